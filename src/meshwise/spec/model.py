@@ -1,0 +1,115 @@
+"""What a causal language model is made of: shapes only, no weights, no framework.
+
+A :class:`Model` is a short list of distinct :class:`Block` kinds and the order in which its layers
+use them. Everything that meshwise counts (parameters, FLOPs, bytes) is computed from these shapes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Self-attention of one layer.
+
+    Multi-head, grouped-query and multi-query attention have ``kv_lora_rank`` None. Multi-head
+    latent attention (MLA, DeepSeek-V2, arXiv 2405.04434) has ``kv_lora_rank`` and ``rope_head_dim``;
+    its ``head_dim`` is the full query/key width (no-position part + rope part).
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int  # width of a query or key head
+    value_head_dim: int  # width of a value head (= head_dim but for MLA)
+    window: int | None = None  # keys that a query sees at most (sliding window, chunk); None = all
+    query_bias: bool = False
+    key_bias: bool = False
+    value_bias: bool = False
+    output_bias: bool = False
+    norm_parameters: int = 0  # weights of query/key (or latent) norms, replicated over TP
+    sinks: bool = False  # one learned logit per head (gpt-oss)
+    output_gate: bool = False  # the query projection also makes a gate as wide as the queries
+    q_lora_rank: int | None = None  # MLA: rank of the query compression, None = direct
+    kv_lora_rank: int | None = None  # MLA: rank of the latent that the KV cache keeps
+    rope_head_dim: int = 0  # MLA: width of the shared rope key
+    latent_bias: bool = False  # MLA: bias on the two down-projections
+
+    @property
+    def mla(self) -> bool:
+        return self.kv_lora_rank is not None
+
+
+class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A dense feed-forward: up (and gate) to ``width``, back down to the hidden size."""
+
+    width: int
+    gated: bool
+    up_bias: bool = False
+    down_bias: bool = False
+
+
+class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Routed experts, ``top_k`` of ``experts`` per token, each an :class:`Mlp`; plus shared ones."""
+
+    experts: int
+    top_k: int
+    expert: Mlp
+    shared: Mlp | None = None  # all shared experts as one MLP of their summed width
+    shared_gate: bool = False  # a hidden -> 1 gate on the shared expert (Qwen2-MoE)
+    router_bias: bool = False  # a trained bias of the router (correction buffers do not count)
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One kind of decoder layer. A part that is None does not exist in it."""
+
+    attention: Attention | None
+    mlp: Mlp | None = None
+    moe: Moe | None = None  # with ``mlp`` too (Arctic): both run on the same input and are added
+    parallel: bool = False  # attention and feed-forward read the same input; outputs are added
+    norm_parameters: int = 0  # weights (and biases) of the layer's norms, replicated over TP
+
+
+class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the checkpoint stores the weights of its linear layers.
+
+    ``group`` is the number of input features that share a scale (AWQ, GPTQ, MXFP4); ``block`` the
+    (output, input) block of FP8 block scales. Embedding, head and norms keep ``Model.dtype``.
+    """
+
+    method: str  # quant_method as the checkpoint names it
+    weight_dtype: str  # int4, int8, fp8, mxfp4, nvfp4
+    group: int | None = None
+    block: tuple[int, int] | None = None
+    attention: bool = True  # False: attention projections are left in Model.dtype
+    experts_only: bool = False  # True: only routed experts are quantised (gpt-oss)
+    kv_cache_dtype: str | None = None
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A decoder-only language model."""
+
+    name: str
+    model_type: str
+    hidden: int
+    vocab: int
+    blocks: tuple[Block, ...]  # the distinct layer kinds
+    pattern: tuple[int, ...]  # for each layer, in order, the index of its kind in ``blocks``
+    tied: bool  # the output head is the embedding table
+    embedding_dim: int | None = None  # where the table is narrower than ``hidden`` (OPT-350m)
+    positions: int = 0  # rows of a learned position table (0 = rotary, ALiBi, none)
+    embedding_norm_parameters: int = 0
+    final_norm_parameters: int = 0
+    head_bias: bool = False
+    max_positions: int | None = None  # context length the checkpoint was made for
+    dropout: bool = False  # trained with dropout after attention and feed-forward (masks are kept)
+    dtype: str = "bf16"  # of the unquantised weights
+    quantization: Quantization | None = None
+    source: str = ""
+
+    @property
+    def layers(self) -> int:
+        return len(self.pattern)
+
+    def kind_counts(self) -> tuple[int, ...]:
+        """How many layers are of each kind, aligned with ``blocks``."""
+        return tuple(self.pattern.count(i) for i in range(len(self.blocks)))
