@@ -33,6 +33,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     kv_lora_rank: int | None = None  # MLA: rank of the latent that the KV cache keeps
     rope_head_dim: int = 0  # MLA: width of the shared rope key
     latent_bias: bool = False  # MLA: bias on the two down-projections
+    indexer_parameters: int = 0  # sparse attention's indexer (DeepSeek-V3.2), replicated over TP
 
     @property
     def mla(self) -> bool:

@@ -73,7 +73,7 @@ def attention_weights(a: Attention, hidden: int) -> Weights:
     if a.latent_bias and a.kv_lora_rank is not None:
         replicated += (a.q_lora_rank or 0) + a.kv_lora_rank + a.rope_head_dim
     split += a.heads * a.sinks
-    replicated += hidden * a.output_bias + a.norm_parameters
+    replicated += hidden * a.output_bias + a.norm_parameters + a.indexer_parameters
     return Weights(split, replicated)
 
 

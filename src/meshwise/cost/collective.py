@@ -1,0 +1,325 @@
+"""Time and wire bytes of collectives over a hierarchical fabric; the cheapest legal algorithm wins.
+
+Notation: n ranks, S payload bytes as nccl-tests counts them, r_l ranks of the group in one domain
+of level l (Π r_l = n), R_l = r_0…r_{l-1} ranks of the group below level l, b_l wire bytes/second per
+device and direction at level l, e the measured efficiency, a the seconds per step.
+
+All arrays broadcast; a group of one rank costs exactly nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.cost.fits import Algorithm, Constants, Protocol, constants
+from meshwise.spec.cluster import Cluster, Level
+from meshwise.spec.layout import Group
+from meshwise.spec.stack import Stack
+
+Array = Any
+
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
+
+# Ring steps and bytes that a rank sends, in units of (n-1) steps and (n-1)/n · S.
+RING_ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
+
+
+class Candidate(NamedTuple):
+    """One algorithm: seconds, and bytes that one device sends per fabric level (innermost first)."""
+
+    algorithm: str
+    seconds: Array
+    wire_bytes: tuple[Array, ...]
+
+
+class Priced(NamedTuple):
+    """The cheapest candidate of each element of the arrays."""
+
+    seconds: Array
+    wire_bytes: tuple[Array, ...]
+    chosen: Array  # index into ``names``
+    names: tuple[str, ...]
+    sources: tuple[str, ...]  # per fabric level
+
+
+def busbw_factor(op: str, n: Array) -> Array:
+    """busbw / algbw as nccl-tests defines it (its doc/PERFORMANCE.md)."""
+    if op == "all_reduce":
+        return 2.0 * (n - 1) / n
+    if op in ("all_gather", "reduce_scatter", "all_to_all"):
+        return (n - 1) / n
+    return 1.0
+
+
+FULL_MESHES = ("infinity-fabric", "gaudi-mesh")  # every pair has a link of its own
+
+
+def device_bandwidth(level: Level, below: int, active: Array, ranks: Array) -> Array:
+    """Bytes/second per device and direction at ``level`` when ``active`` of the ``below`` devices
+    under it use it at once; NICs are shared evenly, and one device drives only its own share of
+    NICs (at least one). In a full mesh a group of n uses the n−1 links among its own ranks."""
+    if level.nics is None:
+        rate = level.bandwidth_bytes_per_s / level.oversubscription
+        if level.kind in FULL_MESHES and level.ranks > 2:
+            return rate * np.maximum(ranks - 1, 1) / (level.ranks - 1)
+        return rate
+    share = level.nics / np.maximum(active, 1)
+    own = max(1.0, level.nics / below)
+    return level.bandwidth_bytes_per_s * np.minimum(share, own) / level.oversubscription
+
+
+def ceil_log2(n: Array) -> Array:
+    """⌈log2 n⌉ of positive integers, exactly (no rounding of a logarithm)."""
+    return np.frexp(np.asarray(n, dtype=np.float64) - 1.0)[1]
+
+
+def ring_shares(ranks: Sequence[Array]) -> list[Array]:
+    """Share of a rank's ring traffic that crosses each level, when as many rings run as a domain has
+    ranks, each leaving it by another one: 1/R_l − 1/R_{l+1} below the outermost crossing."""
+    shares = []
+    inner: Array = 1.0
+    total: Array = 1.0
+    for r in ranks:
+        total = total * r
+    for r in ranks:
+        outer = inner * r
+        shares.append(1.0 / inner - np.where(outer >= total, 0.0, 1.0 / outer))
+        inner = outer
+    # Nothing crosses a level whose domain holds one rank of the group.
+    return [np.where(np.asarray(r) > 1, s, 0.0) for r, s in zip(ranks, shares, strict=True)]
+
+
+class Fabric(NamedTuple):
+    """What the algorithms read: bandwidth per level for this group, and the constants."""
+
+    ranks: tuple[Array, ...]
+    bandwidth: tuple[Array, ...]
+    per_level: tuple[Constants, ...]
+    outermost: Array  # index of the outermost level that the group crosses
+    size: Array
+    peer_to_peer: Array
+    in_switch: Array
+
+
+def _outer(fabric: Fabric, pick: Sequence[Array]) -> Array:
+    """The entry of ``pick`` (one per level) at the outermost level that each group crosses."""
+    result = pick[0]
+    for level in range(1, len(pick)):
+        result = np.where(fabric.outermost >= level, pick[level], result)
+    return result
+
+
+def _protocol(constants: Constants, algorithm: str, name: str) -> tuple[Algorithm, Protocol] | None:
+    """A level's protocol of that name, else its fastest one for large messages."""
+    found = constants.algorithms.get(algorithm)
+    if found is None:
+        return None
+    for protocol in found.protocols:
+        if protocol.name == name:
+            return found, protocol
+    return found, max(found.protocols, key=lambda p: p.efficiency)
+
+
+def _streamed(
+    fabric: Fabric, wire: Sequence[Array], rounds: Array, protocols: Sequence[tuple[Algorithm, Protocol]]
+) -> Array:
+    """launch + rounds · a + max over levels of bytes / (e · b): levels work at the same time.
+
+    Latency and launch are those of the outermost level that the group crosses.
+    """
+    launch = _outer(fabric, [a.launch_s for a, _ in protocols])
+    step = _outer(fabric, [p.step_s for _, p in protocols])
+    slowest: Array = 0.0
+    for sent, b, (_, p) in zip(wire, fabric.bandwidth, protocols, strict=True):
+        slowest = np.maximum(slowest, sent / (p.efficiency * b))
+    return launch + rounds * step + slowest
+
+
+def ring(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """Multi-rail ring: (n−1)/n · S per round trip (twice for all_reduce) in as many steps
+    (Patarasuk and Yuan, JPDC 69(2), 2009). One candidate per protocol of the innermost level."""
+    n = fabric.size
+    trips = RING_ROUNDS[op]
+    total = trips * (n - 1) / n * payload
+    wire = tuple(total * share for share in ring_shares(fabric.ranks))
+    names = [p.name for c in fabric.per_level for p in c.algorithms["ring"].protocols]
+    found = []
+    for name in dict.fromkeys(names):
+        chosen = [_protocol(c, "ring", name) for c in fabric.per_level]
+        protocols = [p for p in chosen if p is not None]
+        seconds = _streamed(fabric, wire, trips * (n - 1), protocols)
+        found.append(Candidate(f"ring/{name}" if name else "ring", seconds, wire))
+    return found
+
+
+def hierarchical_wire(op: str, payload: Array, ranks: Sequence[Array]) -> tuple[Array, ...]:
+    """Bytes sent per level: reduce_scatter inside, the rest of the work on 1/R_l of the payload."""
+    trips = RING_ROUNDS[op]
+    wire, inner = [], 1.0
+    for r in ranks:
+        wire.append(trips * (r - 1) / r * payload / inner)
+        inner = inner * r
+    return tuple(wire)
+
+
+def hierarchical(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """Reduce_scatter inside, the collective across on 1/r_0 of the payload, all_gather inside: one
+    after the other, so the levels' times add. Only for groups that cross more than one level."""
+    wire = hierarchical_wire(op, payload, fabric.ranks)
+    trips = RING_ROUNDS[op]
+    seconds: Array = 0.0
+    crossed: Array = 0
+    for sent, r, b, c in zip(wire, fabric.ranks, fabric.bandwidth, fabric.per_level, strict=True):
+        chosen = _protocol(c, "ring", "simple")
+        assert chosen is not None
+        algorithm, p = chosen
+        part = algorithm.launch_s + trips * (r - 1) * p.step_s + sent / (p.efficiency * b)
+        used = np.asarray(r) > 1
+        seconds = seconds + np.where(used, part, 0.0)
+        crossed = crossed + used
+    return [Candidate("hierarchical", np.where(crossed > 1, seconds, np.inf), wire)]
+
+
+def tree(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """Chains inside the innermost domains, a double binary tree across (Sanders, Speck and Träff,
+    Parallel Computing 35(12), 2009), pipelined: levels work at the same time, 2·(⌈log2 k⌉ + 1)
+    steps over k domains. Only where the group crosses the network."""
+    if op != "all_reduce" or all("tree" not in c.algorithms for c in fabric.per_level):
+        return []
+    wire = hierarchical_wire(op, payload, fabric.ranks)
+    domains = fabric.size // fabric.ranks[0]
+    protocols = []
+    for c in fabric.per_level:
+        chosen = _protocol(c, "tree", "") or _protocol(c, "ring", "simple")
+        assert chosen is not None
+        protocols.append(chosen)
+    seconds = _streamed(fabric, wire, 2 * (ceil_log2(domains) + 1), protocols)
+    return [Candidate("tree", np.where(domains > 1, seconds, np.inf), wire)]
+
+
+def _inner_only(fabric: Fabric, seconds: Array, legal: Array) -> Array:
+    return np.where((fabric.outermost == 0) & legal, seconds, np.inf)
+
+
+def in_switch(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """The switch adds and multicasts (NVLS): each rank sends its S once (NVIDIA, NCCL 2.17 notes)."""
+    a = fabric.per_level[0].algorithms.get("nvls")
+    if op != "all_reduce" or a is None:
+        return []
+    wire = (payload * 1.0, *(0.0 * payload for _ in fabric.ranks[1:]))
+    seconds = a.launch_s + payload / (a.protocols[0].efficiency * fabric.bandwidth[0])
+    legal = fabric.in_switch & (fabric.size >= a.min_ranks)
+    return [Candidate("nvls", _inner_only(fabric, seconds, legal), wire)]
+
+
+def one_shot(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """Every rank reads all others' buffers and adds: (n−1) · S, one step (small messages)."""
+    a = fabric.per_level[0].algorithms.get("one_shot")
+    if op != "all_reduce" or a is None:
+        return []
+    sent = (fabric.size - 1) * payload
+    seconds = a.launch_s + sent / (a.protocols[0].efficiency * fabric.bandwidth[0])
+    wire = (sent, *(0.0 * payload for _ in fabric.ranks[1:]))
+    return [Candidate("one_shot", _inner_only(fabric, seconds, fabric.peer_to_peer), wire)]
+
+
+def two_shot(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """Every rank adds its 1/n, then reads the others' sums: 2(n−1)/n · S, two steps."""
+    a = fabric.per_level[0].algorithms.get("two_shot")
+    if op != "all_reduce" or a is None:
+        return []
+    n = fabric.size
+    sent = 2.0 * (n - 1) / n * payload
+    p = a.protocols[0]
+    seconds = a.launch_s + 2 * p.step_s + sent / (p.efficiency * fabric.bandwidth[0])
+    wire = (sent, *(0.0 * payload for _ in fabric.ranks[1:]))
+    return [Candidate("two_shot", _inner_only(fabric, seconds, fabric.peer_to_peer), wire)]
+
+
+def direct(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """all_to_all: 1/n of the buffer to every other rank, each over the level that joins the two.
+    send_recv: the buffer over the outermost level of the pair. broadcast: a pipelined chain."""
+    n = fabric.size
+    wire: list[Array] = []
+    inner: Array = 1
+    if op == "all_to_all":
+        for r in fabric.ranks:
+            wire.append((inner * r - inner) / n * payload)
+            inner = inner * r
+    else:
+        for index in range(len(fabric.ranks)):
+            wire.append(np.where(fabric.outermost == index, payload * 1.0, 0.0 * payload))
+    protocols = []
+    for c in fabric.per_level:
+        a = c.algorithms["direct"]
+        protocols.append((a, a.protocols[0]))
+    seconds = _streamed(fabric, wire, 0, protocols)
+    return [Candidate("direct" if op != "broadcast" else "chain", seconds, tuple(wire))]
+
+
+def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
+    """The levels as this group meets them."""
+    library = stack.collectives
+    name = op if op in OPS else "all_reduce"
+    per_level = tuple(constants(level, name, library, stack.ideal) for level in cluster.levels)
+    below = (1, *cluster.domain_sizes()[:-1])
+    bandwidth = tuple(
+        device_bandwidth(level, b, active, ranks)
+        for level, b, active, ranks in zip(
+            cluster.levels, below, group.active, group.ranks, strict=True
+        )
+    )
+    outermost: Array = np.int64(0)
+    for index, r in enumerate(group.ranks):
+        outermost = np.where(np.asarray(r) > 1, index, outermost)
+    inner = cluster.levels[0]
+    return Fabric(
+        ranks=group.ranks,
+        bandwidth=bandwidth,
+        per_level=per_level,
+        outermost=outermost,
+        size=group.size,
+        peer_to_peer=np.bool_(inner.peer_to_peer and stack.custom_all_reduce and not stack.ideal),
+        in_switch=np.bool_(inner.in_switch and stack.in_switch and not stack.ideal),
+    )
+
+
+def candidates(op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack) -> list[Candidate]:
+    """Every algorithm for ``op`` on this group; an illegal one takes infinite time.
+
+    ``payload`` in bytes as nccl-tests counts it. Seconds are 0 where the group has one rank.
+    """
+    fabric = fabric_of(op, group, cluster, stack)
+    found: list[Candidate] = []
+    if op in RING_ROUNDS:
+        for build in (ring, hierarchical, tree, in_switch, one_shot, two_shot):
+            found += build(op, payload, fabric)
+    else:
+        found += direct(op, payload, fabric)
+    alone = fabric.size <= 1
+    return [
+        Candidate(
+            c.algorithm,
+            np.where(alone, 0.0, c.seconds),
+            tuple(np.where(alone, 0.0, w) for w in c.wire_bytes),
+        )
+        for c in found
+    ]
+
+
+def price(op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack) -> Priced:
+    """The cheapest legal algorithm for each element."""
+    found = candidates(op, payload, group, cluster, stack)
+    seconds, wire = found[0].seconds, found[0].wire_bytes
+    chosen: Array = np.int64(0)
+    for index, c in enumerate(found[1:], start=1):
+        better = c.seconds < seconds
+        seconds = np.where(better, c.seconds, seconds)
+        wire = tuple(np.where(better, new, old) for new, old in zip(c.wire_bytes, wire, strict=True))
+        chosen = np.where(better, index, chosen)
+    names = tuple(c.algorithm for c in found)
+    sources = tuple(constants(lv, op, stack.collectives, stack.ideal).source for lv in cluster.levels)
+    return Priced(seconds, wire, chosen, names, sources)

@@ -1,0 +1,341 @@
+"""The sum: seconds, bytes and memory of a step for every layout of an open mesh at once.
+
+Sums run in a fixed order over small arrays (a layer's operations read a few axes only); the full
+mesh appears in a handful of final additions. One layout is the same code with 0-d arrays, so both
+give the same bits.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.cost import memory as mem
+from meshwise.cost.collective import Priced, price
+from meshwise.cost.compute import Compute, compute
+from meshwise.cost.overlap import exposed_beside, exposed_of_ops
+from meshwise.cost.schedule import bubble_fraction
+from meshwise.program.ops import COLLECTIVES, Op
+from meshwise.program.step import Program, program
+from meshwise.spec.cluster import Cluster
+from meshwise.spec.layout import Group, Layouts, groups
+from meshwise.spec.model import Model
+from meshwise.spec.stack import Stack
+from meshwise.spec.workload import Workload
+
+Array = Any
+
+
+class Times(NamedTuple):
+    """Seconds of a list of operations, counts included."""
+
+    compute: Array
+    comm: Array
+    exposed: Array
+
+    def plus(self, other: Times, count: Array = 1) -> Times:
+        return Times(
+            self.compute + other.compute * count,
+            self.comm + other.comm * count,
+            self.exposed + other.exposed * count,
+        )
+
+    @property
+    def busy(self) -> Array:
+        return self.compute + self.exposed
+
+
+ZERO = Times(0.0, 0.0, 0.0)
+
+
+class OpCost(NamedTuple):
+    """One operation, priced: seconds per call, and for collectives which algorithm won."""
+
+    op: Op
+    seconds: Array
+    exposed: Array  # of all its calls in its list
+    priced: Priced | None
+    source: str
+
+
+class Pricer(NamedTuple):
+    """Prices operations on a cluster under a stack for given groups."""
+
+    compute: Compute
+    cluster: Cluster
+    stack: Stack
+    groups: dict[str, Group]
+
+    def one(self, op: Op) -> tuple[Array, Priced | None, str]:
+        if op.kind in COLLECTIVES:
+            group = self.groups[op.axis]
+            if op.kind == "send_recv":
+                group = _pair(group)
+            priced = price(op.kind, op.payload_bytes, group, self.cluster, self.stack)
+            used = [s for s, r in zip(priced.sources, group.ranks, strict=True) if np.max(r) > 1]
+            return priced.seconds, priced, (used or list(priced.sources))[-1]
+        return self.compute.seconds(op), None, self.compute.source(op)
+
+    def ops(self, ops: list[Op], tp: Array) -> list[OpCost]:
+        priced = [self.one(op) for op in ops]
+        exposed = exposed_of_ops(ops, [p[0] for p in priced], self.stack, tp)
+        return [
+            OpCost(op, seconds, exp, how, source)
+            for op, (seconds, how, source), exp in zip(ops, priced, exposed, strict=True)
+        ]
+
+
+def _pair(group: Group) -> Group:
+    """Neighbours of a pipeline: two ranks, over the outermost level that the axis crosses."""
+    crossing: list[Array] = []
+    outer: Array = np.bool_(False)
+    for r in reversed(group.ranks):
+        here = (np.asarray(r) > 1) & ~outer
+        crossing.append(np.where(here, 2, 1))
+        outer = outer | (np.asarray(r) > 1)
+    return group._replace(ranks=tuple(reversed(crossing)))
+
+
+def total(costs: list[OpCost], phases: tuple[str, ...] | None = None) -> Times:
+    """Seconds of a list of priced operations in the given phases (all by default)."""
+    compute_s: Array = 0.0
+    comm_s: Array = 0.0
+    exposed_s: Array = 0.0
+    for c in costs:
+        if phases is not None and c.op.phase not in phases:
+            continue
+        if c.op.kind in COLLECTIVES:
+            comm_s = comm_s + c.op.count * c.seconds
+            exposed_s = exposed_s + c.exposed
+        else:
+            compute_s = compute_s + c.op.count * c.seconds
+    return Times(compute_s, comm_s, exposed_s)
+
+
+class Estimate:
+    """The cost of a step over layouts. Attributes are arrays over the layouts' axes, built when asked.
+
+    Times are of the slowest pipeline stage (contracts: ``step_s = compute_s + exposed_comm_s +
+    bubble_s + host_s``, exactly).
+    """
+
+    def __init__(
+        self, model: Model, cluster: Cluster, workload: Workload, stack: Stack, layout: Layouts
+    ) -> None:
+        self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
+        self.layout = layout
+        self.program: Program = program(model, stack, workload, layout)
+        self.pricer = Pricer(compute(cluster.device, stack), cluster, stack, groups(layout, cluster))
+        p, tp = self.pricer, layout.tp
+        self.layer_costs = [p.ops(ops, tp) for ops in self.program.layers]
+        self.embedding_costs = p.ops(self.program.embedding, tp)
+        self.head_costs = p.ops(self.program.head, tp)
+        self.transfer_costs = p.ops(self.program.transfer, tp)
+        self.update_costs = [p.ops(ops, tp) for ops in self.program.update]
+
+    # -- one microbatch ------------------------------------------------------------------------
+
+    @cached_property
+    def _stages(self) -> list[Times]:
+        """Seconds of one microbatch on each role of stage; 0 where the role does not exist."""
+        layers = [total(costs) for costs in self.layer_costs]
+        embedding, head = total(self.embedding_costs), total(self.head_costs)
+        transfer = total(self.transfer_costs)
+        fill = self._split_fill
+        stages = []
+        for role in self.program.roles:
+            times = ZERO
+            for kind, count in zip(layers, role.layers, strict=True):
+                times = times.plus(kind, count)
+            times = times.plus(embedding, role.embedding).plus(head, role.head).plus(transfer)
+            times = times._replace(exposed=times.exposed + fill)
+            stages.append(Times(*(part * role.exists for part in times)))
+        return stages
+
+    @property
+    def _split_fill(self) -> Array:
+        """With the batch split in two, the last half's reduction of a pass has nothing beside it."""
+        if self.stack.overlap != "split" or self.stack.ideal:
+            return 0.0
+        fill: Array = 0.0
+        for phase in ("forward", "dgrad"):
+            last = [c for c in self.layer_costs[-1] if c.op.axis == "tp" and c.op.phase == phase]
+            hidden: Array = 0.0
+            for c in last[-2:]:
+                hidden = np.maximum(hidden, c.op.count * c.seconds - c.exposed)
+            fill = fill + 0.5 * hidden
+        return fill
+
+    @cached_property
+    def _slowest(self) -> Array:
+        """Index of the role with the longest microbatch."""
+        best, index = self._stages[0].busy, np.int64(0)
+        for i, stage in enumerate(self._stages[1:], start=1):
+            better = stage.busy > best
+            best = np.where(better, stage.busy, best)
+            index = np.where(better, i, index)
+        return index
+
+    def _of_slowest(self, values: list[Array]) -> Array:
+        result = values[0]
+        for i, value in enumerate(values[1:], start=1):
+            result = np.where(self._slowest == i, value, result)
+        return result
+
+    @cached_property
+    def microbatch(self) -> Times:
+        """Seconds of one microbatch on the slowest stage."""
+        return Times(*(self._of_slowest([s[i] for s in self._stages]) for i in range(3)))
+
+    # -- the step --------------------------------------------------------------------------------
+
+    @cached_property
+    def update(self) -> Times:
+        """Gradient reduction and optimizer, once per step, on the slowest stage."""
+        found = [total(costs) for costs in self.update_costs]
+        if self.stack.overlap_grad_reduce and not self.stack.ideal:
+            backward = self._backward_microbatch
+            found = [t._replace(exposed=exposed_beside(t.exposed, backward)) for t in found]
+        return Times(*(self._of_slowest([t[i] for t in found]) for i in range(3)))
+
+    @property
+    def _backward_microbatch(self) -> Array:
+        """Backward of one microbatch on the stage: what the last gradient buckets run beside."""
+        busy: Array = 0.0
+        role = self.program.roles[0]
+        for costs, count in zip(self.layer_costs, role.layers, strict=True):
+            busy = busy + total(costs, ("recompute", "dgrad", "wgrad")).busy * count
+        return busy
+
+    @cached_property
+    def step_s(self) -> Array:
+        return self.compute_s + self.exposed_comm_s + self.bubble_s + self.host_s
+
+    @cached_property
+    def compute_s(self) -> Array:
+        return self.program.ctx.microbatches * self.microbatch.compute + self.update.compute
+
+    @cached_property
+    def comm_s(self) -> Array:
+        return self.program.ctx.microbatches * self.microbatch.comm + self.update.comm
+
+    @cached_property
+    def exposed_comm_s(self) -> Array:
+        return self.program.ctx.microbatches * self.microbatch.exposed + self.update.exposed
+
+    @cached_property
+    def bubble_s(self) -> Array:
+        layout, m = self.layout, self.program.ctx.microbatches
+        return bubble_fraction(layout.pp, layout.vp, m) * m * self.microbatch.busy
+
+    @cached_property
+    def host_s(self) -> float:
+        return 0.0 if self.stack.ideal else self.stack.host_s
+
+    @cached_property
+    def fast_step_s(self) -> Array:
+        """``step_s`` in as few passes over the full mesh as it takes: for searches."""
+        layout, m = self.layout, self.program.ctx.microbatches
+        passes = m + (layout.pp - 1) / layout.vp
+        return passes * self.microbatch.busy + (self.update.busy + self.host_s)
+
+    # -- bytes and FLOPs ---------------------------------------------------------------------------
+
+    def _sum(self, value: Any) -> Array:
+        """Σ over all operations of a step on the slowest stage of value(cost) · calls."""
+        m = self.program.ctx.microbatches
+        per_role = []
+        for role, update_costs in zip(self.program.roles, self.update_costs, strict=True):
+            micro: Array = 0.0
+            for costs, count in zip(self.layer_costs, role.layers, strict=True):
+                micro = micro + _values(costs, value) * count
+            micro = micro + _values(self.embedding_costs, value) * role.embedding
+            micro = micro + _values(self.head_costs, value) * role.head
+            micro = micro + _values(self.transfer_costs, value)
+            per_role.append(micro * m + _values(update_costs, value))
+        return self._of_slowest(per_role)
+
+    @cached_property
+    def payload_bytes(self) -> Array:
+        return self._sum(lambda c: c.op.payload_bytes)
+
+    @cached_property
+    def wire_bytes(self) -> tuple[Array, ...]:
+        return tuple(
+            self._sum(lambda c, i=i: c.priced.wire_bytes[i] if c.priced else 0.0)
+            for i in range(len(self.cluster.levels))
+        )
+
+    def _all_stages(self, value: Any) -> Array:
+        """Σ over all stages (not the slowest only) of value · calls, per rank of the other axes."""
+        m = self.program.ctx.microbatches
+        result: Array = 0.0
+        for costs, count in zip(self.layer_costs, self.model.kind_counts(), strict=True):
+            result = result + _values(costs, value) * count
+        result = result + _values(self.embedding_costs, value) + _values(self.head_costs, value)
+        return result * m
+
+    @cached_property
+    def model_flops_per_device(self) -> Array:
+        """Model FLOPs of the step over all devices, per device: what MFU counts."""
+        return self._all_stages(lambda c: c.op.model_flops) / self.layout.pp
+
+    @cached_property
+    def hardware_flops_per_device(self) -> Array:
+        """As :attr:`model_flops_per_device`, with recomputation counted."""
+        recompute = self._all_stages(
+            lambda c: c.op.flops if c.op.phase == "recompute" else c.op.model_flops
+        )
+        return recompute / self.layout.pp
+
+    # -- memory --------------------------------------------------------------------------------------
+
+    @cached_property
+    def memories(self) -> list[mem.Memory]:
+        return [mem.memory(self.program.ctx, role) for role in self.program.roles]
+
+    @cached_property
+    def memory(self) -> mem.Memory:
+        """Parts on the stage that needs most."""
+        totals = [m.total * r.exists for m, r in zip(self.memories, self.program.roles, strict=True)]
+        best, index = totals[0], np.int64(0)
+        for i, value in enumerate(totals[1:], start=1):
+            better = value > best
+            best = np.where(better, value, best)
+            index = np.where(better, i, index)
+        parts = []
+        for part in range(len(mem.Memory._fields)):
+            value = self.memories[0][part]
+            for i, m in enumerate(self.memories[1:], start=1):
+                value = np.where(index == i, m[part], value)
+            parts.append(value)
+        return mem.Memory(*parts)
+
+    @cached_property
+    def memory_bytes(self) -> Array:
+        return self.memory.total
+
+    @property
+    def memory_limit_bytes(self) -> float:
+        """Device memory less what the stack keeps for itself."""
+        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory_reserve)
+
+    @cached_property
+    def fits(self) -> Array:
+        return self.memory_bytes <= self.memory_limit_bytes
+
+
+def _values(costs: list[OpCost], value: Any) -> Array:
+    result: Array = 0.0
+    for c in costs:
+        result = result + value(c) * c.op.count
+    return result
+
+
+def estimate(
+    model: Model, cluster: Cluster, workload: Workload, stack: Stack, layout: Layouts
+) -> Estimate:
+    """Price a step of ``workload`` for every layout (arrays broadcast)."""
+    return Estimate(model, cluster, workload, stack, layout)

@@ -1,0 +1,196 @@
+"""Measured constants of kernels and collectives, from the catalog's fits; nothing is invented here.
+
+A device or fabric without a fit of its own inherits the nearest one, and its source says so.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+from meshwise.spec import catalog
+from meshwise.spec.cluster import Device, Level
+
+# Device whose kernel fit stands for a whole generation.
+_GENERATION = {
+    "volta": "a100-80gb-sxm",
+    "turing": "a100-80gb-sxm",
+    "ampere": "a100-80gb-sxm",
+    "ada": "l40s",
+    "hopper": "h100-80gb-sxm",
+    "blackwell": "b200",
+}
+_ANY_DEVICE = "h100-80gb-sxm"
+
+# Fabric kind (or the beginning of a fabric's name) → file of collective constants.
+_FABRIC = (
+    ("nvlink5", "nvlink5-nvswitch"),
+    ("nvlink4", "nvlink4-nvswitch"),
+    ("nvlink", "nvlink3-nvswitch"),
+    ("pcie3-host", "pcie3-no-p2p"),
+    ("efa-50", "efa-host"),
+    ("efa", "efa"),
+    ("gcp-tcpx", "tcpxo"),
+    ("gcp-gvnic", "tcp"),
+    ("tpu-dcn", "tcp"),
+    ("ethernet", "tcp"),
+    ("ib", "roce"),
+    ("roce", "roce"),
+    ("slingshot", "roce"),
+)
+_KIND = {
+    "nvswitch": "nvlink3-nvswitch",
+    "nvlink-mesh": "nvlink3-nvswitch",
+    "nvlink-bridge": "nvlink3-nvswitch",
+    "infinity-fabric": "nvlink3-nvswitch",
+    "gaudi-mesh": "nvlink3-nvswitch",
+    "ici": "nvlink3-nvswitch",
+    "pcie": "pcie4-p2p",
+    "pcie-host": "pcie4-no-p2p",
+    "socket": "pcie4-no-p2p",
+    "shared-memory": "pcie4-no-p2p",
+    "network": "roce",
+}
+
+
+class Kernel(NamedTuple):
+    """``t = launch + max(flops / (efficiency · peak), bytes / (memory_efficiency · bandwidth))``."""
+
+    efficiency: float
+    memory_efficiency: float
+    launch_s: float
+    source: str
+
+
+class Kernels(NamedTuple):
+    """A device's kernel constants by operand format, and its attention constants."""
+
+    gemm: dict[str, Kernel]
+    prefill: Kernel
+    decode: Kernel
+    memory_efficiency: float
+    inherited: bool
+
+
+@functools.cache
+def _kernel_table(name: str) -> dict[str, Any]:
+    return catalog.load("kernels", name, "kernels")[1]
+
+
+def kernels(device: Device) -> Kernels:
+    """Kernel constants of a device: its own fit, or that of the nearest generation."""
+    own = catalog.canonical("kernels", device.name) or _family_fit(device.name)
+    name = own or _GENERATION.get(device.generation, _ANY_DEVICE)
+    table = _kernel_table(name)
+    source = f"kernels/{name}" + ("" if own else f" (inherited by {device.name})")
+
+    def kernel(entry: dict[str, Any], fallback: dict[str, Any]) -> Kernel:
+        return Kernel(
+            efficiency=entry.get("efficiency", fallback.get("efficiency", 1.0)),
+            memory_efficiency=entry.get("memory_efficiency", fallback.get("memory_efficiency", 1.0)),
+            launch_s=entry["launch_s"],
+            source=source,
+        )
+
+    base = table["gemm"]["bf16"]
+    gemm = {k: kernel(v, base) for k, v in table["gemm"].items()}
+    attention = table["attention"]
+    return Kernels(
+        gemm=gemm,
+        prefill=kernel(attention["prefill"], base),
+        decode=kernel(attention["decode"], base),
+        memory_efficiency=base["memory_efficiency"],
+        inherited=own is None,
+    )
+
+
+def _family_fit(name: str) -> str | None:
+    """A fit under the device family's short name (``h200`` for ``h200-141gb-sxm``)."""
+    family = name.split("-")[0]
+    return family if family in catalog.names("kernels") else None
+
+
+class Protocol(NamedTuple):
+    """One way to run an algorithm: ``step_s`` per hop, ``efficiency`` of the wire rate."""
+
+    name: str
+    step_s: float
+    efficiency: float
+
+
+class Algorithm(NamedTuple):
+    launch_s: float
+    protocols: tuple[Protocol, ...]
+    min_ranks: int = 2
+
+
+class Constants(NamedTuple):
+    """Constants of one collective on one fabric level, by algorithm; and where they come from."""
+
+    algorithms: dict[str, Algorithm]
+    source: str
+
+
+_IDEAL = Algorithm(0.0, (Protocol("", 0.0, 1.0),))
+
+
+def _file(level: Level) -> tuple[str, bool]:
+    """(constants file, whether it was measured on this very fabric)."""
+    known = catalog.names("collectives")
+    if level.fabric in known:
+        return level.fabric, True
+    for beginning, name in _FABRIC:
+        if level.fabric.startswith(beginning) and name in known:
+            return name, beginning.split("-")[0] in ("efa", "gcp", "roce", "pcie3")
+    name = _KIND[level.kind]
+    return (name if name in known else "pcie4-no-p2p"), False
+
+
+@functools.cache
+def _collective_table(name: str) -> dict[str, Any]:
+    return catalog.load("collectives", name, "collectives")[1]
+
+
+def _algorithms(entry: dict[str, Any]) -> dict[str, Algorithm]:
+    launch = entry.get("launch_s", 0.0)
+    found: dict[str, Algorithm] = {}
+    if "efficiency" in entry:
+        found["direct"] = Algorithm(launch, (Protocol("", 0.0, entry["efficiency"]),))
+    for name, table in entry.items():
+        if not isinstance(table, dict) or name == "fit":
+            continue
+        protocols = tuple(
+            Protocol(p.get("name", ""), p.get("step_s", 0.0), p["efficiency"])
+            for p in table.get("protocols", [table])
+        )
+        found[name] = Algorithm(table.get("launch_s", launch), protocols, table.get("min_ranks", 2))
+    return found
+
+
+def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
+    """Constants of collective ``op`` on ``level`` for a library, with those that it falls back to.
+
+    Ideal: wire bandwidth, no latency, bandwidth-optimal ring algorithms only (the note's model).
+    """
+    if ideal:
+        return Constants({"ring": _IDEAL, "direct": _IDEAL}, "datasheet")
+    name, measured = _file(level)
+    table = _collective_table(name)
+    nccl = table["nccl"]
+    algorithms = _algorithms(nccl.get(op, {}))
+    if op in ("all_gather", "reduce_scatter") and "ring" not in algorithms:
+        algorithms |= {k: v for k, v in _algorithms(nccl["all_reduce"]).items() if k in ("ring", "tree")}
+    if "direct" not in algorithms:
+        ring = (algorithms.get("ring") or _algorithms(nccl["all_reduce"])["ring"])
+        best = max(ring.protocols, key=lambda p: p.efficiency)
+        algorithms["direct"] = Algorithm(ring.launch_s, (best._replace(step_s=0.0),))
+    if library != "nccl":
+        own = _algorithms(table.get(library, {}).get(op, {}))
+        algorithms |= own
+    if level.efficiency is not None:
+        algorithms = {
+            k: a._replace(protocols=tuple(p._replace(efficiency=level.efficiency) for p in a.protocols[:1]))
+            for k, a in algorithms.items()
+        }
+    source = f"collectives/{name}" + ("" if measured else f" (inherited by {level.fabric})")
+    return Constants(algorithms, source)

@@ -1,0 +1,171 @@
+"""Bytes by part on one device.
+
+Activations after Korthikanti et al. 2022 (arXiv 2205.05198, equations 1-6), generalised to gated
+FFNs, grouped-query attention and experts by counting the tensors that backward reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.cost.schedule import in_flight_layers
+from meshwise.program.context import Context
+from meshwise.program.update import ADAM_STATE_BYTES, stage_weights
+from meshwise.program.weights import Role
+from meshwise.spec.model import Attention, Block, Mlp
+
+Array = Any
+
+
+class Memory(NamedTuple):
+    """Bytes on one device."""
+
+    weights_bytes: Array
+    gradients_bytes: Array
+    optimizer_bytes: Array
+    activations_bytes: Array
+    kv_cache_bytes: Array
+    workspace_bytes: Array
+
+    @property
+    def total(self) -> Array:
+        total: Array = 0.0
+        for part in self:
+            total = total + part
+        return total
+
+
+def attention_activations(ctx: Context, a: Attention) -> tuple[Array, Array]:
+    """(bytes kept inside the TP region, bytes of the scores) per token row; scores are 0 if fused.
+
+    Megatron's 11·s·b·h + 5·a·s²·b less the input and the output's mask: queries, keys, values and
+    the core's output; per score softmax output, dropout mask and dropout output (2 + 1 + 2 bytes).
+    """
+    act, tp = ctx.widths.activation, ctx.layout.tp
+    heads = -(-a.heads // tp)
+    kv = heads if a.mla else -(-a.kv_heads // tp)
+    kept = act * (
+        heads * a.head_dim + kv * (a.head_dim + a.value_head_dim) + heads * a.value_head_dim
+    )
+    if a.mla:
+        kept = kept + act * ((a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim)
+    unfused = ctx.stack.attention != "flash"
+    per_score = act + (1.0 + act if ctx.model.dropout else 0.0)
+    scores = per_score * heads * ctx.keys * float(unfused)
+    return kept, scores
+
+
+def _mlp_activations(ctx: Context, mlp: Mlp, split: Array) -> Array:
+    """Up (and gate) outputs and the down product's input, per token row."""
+    return ctx.widths.activation * (3 if mlp.gated else 2) * -(-mlp.width // split)
+
+
+def layer_activations(ctx: Context, block: Block) -> Array:
+    """Bytes of one layer's activations for one microbatch, by recompute mode.
+
+    none: sbh(10 + 24/t + 5as/(ht)); with sequence parallelism sbh/t(34 + 5as/h); selective: without
+    the scores; full: the layer's input, 2sbh (equations 1-4 and section 5 of the paper).
+    """
+    act, tp, h = ctx.widths.activation, ctx.layout.tp, ctx.model.hidden
+    outside = 0.0  # per token row: what sequence parallelism divides
+    inside: Array = 0.0
+    scores: Array = 0.0
+    if block.attention is not None:
+        # norm input, projection input, dropout mask after the output projection
+        outside += h * (2 * act + (1.0 if ctx.model.dropout else 0.0))
+        kept, scores = attention_activations(ctx, block.attention)
+        inside = inside + kept
+    if block.mlp is not None or block.moe is not None:
+        outside += h * (2 * act + (1.0 if ctx.model.dropout else 0.0))
+    if block.mlp is not None:
+        inside = inside + _mlp_activations(ctx, block.mlp, tp)
+    if block.moe is not None:
+        moe = block.moe
+        etp = ctx.layout.expert_tp()
+        rows = moe.top_k * etp / tp
+        inside = inside + rows * (act * h + _mlp_activations(ctx, moe.expert, etp))
+        if moe.shared is not None:
+            inside = inside + _mlp_activations(ctx, moe.shared, tp)
+    tokens = ctx.tokens
+    kept_all = tokens * (outside / ctx.token_split + inside)
+    with_scores = kept_all + tokens * scores
+    only_input = tokens * h * act / ctx.token_split
+    return np.where(
+        ctx.recompute == 2, only_input, np.where(ctx.recompute == 1, kept_all, with_scores)
+    )
+
+
+def activations(ctx: Context, role: Role) -> Array:
+    """Peak bytes of activations on a stage: its layers times the microbatches in flight, one whole
+    layer while it is recomputed, and the ends' inputs and logits."""
+    layout = ctx.layout
+    total: Array = 0.0
+    largest: Array = 0.0
+    none = ctx._replace(recompute=ctx.recompute * 0)
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        total = total + count * layer_activations(ctx, block)
+        largest = np.maximum(largest, layer_activations(none, block))
+    flight = np.minimum(in_flight_layers(layout.pp, layout.vp, role.in_flight), ctx.microbatches)
+    total = total * flight + np.where(ctx.recompute == 2, largest, 0.0)
+    h, act = ctx.model.hidden, ctx.widths.activation
+    ends = ctx.tokens / ctx.token_split * h * act * 2.0 * role.head
+    logits = ctx.tokens * ctx.split(ctx.model.vocab) * (act + 4.0) * role.head
+    return total + ends + logits
+
+
+def kv_cache(ctx: Context, role: Role) -> Array:
+    """Keys and values of every sequence; TP beyond the KV heads keeps copies (C38); MLA keeps one
+    latent per token on every rank."""
+    total: Array = 0.0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        a = block.attention
+        if a is None:
+            continue
+        if a.mla:
+            values: Array = (a.kv_lora_rank or 0) + a.rope_head_dim
+        else:
+            values = -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
+        held = min(ctx.keys, a.window or ctx.keys)
+        total = total + count * ctx.sequences * held * values * ctx.widths.kv
+    return total
+
+
+def memory(ctx: Context, role: Role) -> Memory:
+    """All parts for one stage role."""
+    layout, w = ctx.layout, ctx.widths
+    local = stage_weights(ctx, role)
+    zero = 0.0 * local.total
+    if not ctx.training:
+        weights = local.linear * w.weight + local.plain * w.plain_weight + local.experts * w.weight
+        q = ctx.model.quantization
+        if q is not None and q.experts_only:
+            weights = local.dense * w.plain_weight + local.experts * w.weight
+        rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
+        # residual stream, norm output, the widest FFN product; and the logits that are gathered
+        widest: Array = 0.0
+        for block in ctx.model.blocks:
+            for mlp in (block.mlp, block.moe.shared if block.moe else None):
+                if mlp is not None:
+                    widest = np.maximum(widest, _mlp_activations(ctx, mlp, layout.tp))
+            if block.moe is not None:
+                widest = np.maximum(
+                    widest,
+                    block.moe.top_k * _mlp_activations(ctx, block.moe.expert, layout.expert_tp()),
+                )
+        working = rows * (2 * ctx.model.hidden * w.activation + widest)
+        logits = ctx.sequences * ctx.model.vocab * (w.activation + 4.0) * role.head
+        return Memory(weights, zero, zero, working, kv_cache(ctx, role), logits)
+    data = layout.dp * layout.cp
+    weight_shards = np.where(layout.shard >= 3, data, 1)
+    gradient_shards = np.where(layout.shard >= 2, data, 1)
+    optimizer_shards = np.where(layout.shard >= 1, data, 1)
+    return Memory(
+        local.total * w.plain_weight / weight_shards,
+        local.total * w.gradient / gradient_shards,
+        local.total * ADAM_STATE_BYTES / optimizer_shards,
+        activations(ctx, role),
+        zero,
+        zero,
+    )

@@ -1,0 +1,83 @@
+"""What hides under what: the part of a collective's time that the step really waits for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.program.ops import COLLECTIVES, Op
+from meshwise.spec.stack import Stack
+
+Array = Any
+
+
+def exposed_beside(comm_s: Array, compute_s: Array) -> Array:
+    """A collective that runs beside independent compute: what sticks out."""
+    return np.maximum(comm_s - compute_s, 0.0)
+
+
+def exposed_decomposed(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
+    """A collective cut into ``chunks`` and interleaved with its own product, as many chunks: the
+    first chunk has nothing to hide under (Wang et al., ASPLOS 2023, "Overlap communication with
+    dependent computation via decomposition")."""
+    rest = (chunks - 1) / chunks
+    return comm_s / chunks + np.maximum(comm_s - gemm_s, 0.0) * rest
+
+
+def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array) -> list[Array]:
+    """Exposed seconds (count included) of every op of one layer or end; 0 for compute.
+
+    ``seconds`` are per call. What can hide a collective is spent once: two collectives under the
+    same product share its time, in order.
+    """
+    named: dict[str, Array] = {}
+    for op, s in zip(ops, seconds, strict=True):
+        if op.kind not in COLLECTIVES and op.phase != "recompute":
+            suffix = "" if op.phase == "forward" else f":{op.phase}"
+            named[op.name + suffix] = op.count * s
+    regions = _region_compute(ops, seconds)
+    spent: dict[str, Array] = {}
+    result: list[Array] = []
+    for index, (op, s) in enumerate(zip(ops, seconds, strict=True)):
+        if op.kind not in COLLECTIVES:
+            result.append(0.0)
+            continue
+        total = op.count * s
+        under = named.get(op.hides_under)
+        if stack.ideal or under is None:
+            result.append(total)
+        elif op.axis == "cp":
+            result.append(_beside(total, under, op.hides_under, spent))
+        elif op.hides_under.endswith(":wgrad") and stack.overlap_input_gradient:
+            result.append(_beside(total, under, op.hides_under, spent))
+        elif op.phase == "wgrad" and stack.overlap_input_gradient:
+            result.append(_beside(total, under, op.hides_under, spent))
+        elif stack.overlap == "split" and op.axis == "tp":
+            result.append(exposed_beside(total, regions[index]))
+        elif stack.overlap == "decomposed" and op.axis == "tp":
+            result.append(exposed_decomposed(total, under, np.maximum(tp, 1)))
+        else:
+            result.append(total)
+    return result
+
+
+def _beside(total: Array, under: Array, name: str, spent: dict[str, Array]) -> Array:
+    free = np.maximum(under - spent.get(name, 0.0), 0.0)
+    spent[name] = spent.get(name, 0.0) + total
+    return exposed_beside(total, free)
+
+
+def _region_compute(ops: list[Op], seconds: list[Array]) -> dict[int, Array]:
+    """For each TP collective, the compute since the one before it in the same phase order: with the
+    batch split in two, that is what the other half computes meanwhile."""
+    result: dict[int, Array] = {}
+    since: Array = 0.0
+    for index, (op, s) in enumerate(zip(ops, seconds, strict=True)):
+        if op.kind in COLLECTIVES:
+            if op.axis == "tp":
+                result[index] = since
+                since = np.where(np.asarray(op.count) > 0, 0.0, since)
+        else:
+            since = since + op.count * s
+    return result

@@ -1,0 +1,156 @@
+"""Attention of one layer on one device: projections, the core, rotary and cache traffic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.program.context import Context
+from meshwise.program.ops import Op, elementwise, gemm
+from meshwise.spec.model import Attention
+
+Array = Any
+
+
+def attended_pairs(queries: int, keys: int, window: int | None, causal: bool) -> float:
+    """Query-key pairs of one head and sequence.
+
+    ``queries`` are the last of ``keys`` positions. Causal: each query sees itself and what is
+    before it, at most ``window`` keys. Not causal: all keys, at most ``window`` each.
+    """
+    if not causal:
+        return float(queries) * min(keys, window or keys)
+    limit = min(window or keys, keys)
+    first = keys - queries + 1  # keys that the first query sees
+    growing = max(0, min(limit, keys) - first)  # queries whose view still grows
+    growing = min(growing, queries)
+    total = growing * first + growing * (growing - 1) / 2
+    return total + (queries - growing) * float(min(limit, keys))
+
+
+def projections(ctx: Context, a: Attention) -> tuple[list[Op], Op, list[tuple[str, int]]]:
+    """(ops before the core, the output projection, what backward reduces).
+
+    The third is the list of (op name, features) whose input gradient is partial on each rank: the
+    layer's input for column-parallel projections, MLA's latents where the up-projections are split.
+    """
+    w, tp = ctx.widths, ctx.layout.tp
+    quantised = ctx.model.quantization is None or ctx.model.quantization.attention
+    if ctx.model.quantization is not None and ctx.model.quantization.experts_only:
+        quantised = False
+    dtype = w.dtype if quantised or w.dtype == "bf16" else "bf16"
+    kw = {
+        "dtype": dtype,
+        "a_bytes": w.operand if quantised else w.activation,
+        "weight_bytes": w.weight if quantised else w.plain_weight,
+        "out_bytes": w.activation,
+    }
+    h = ctx.model.hidden
+    heads = -(-a.heads // tp)
+    q_width = heads * a.head_dim * (2 if a.output_gate else 1)
+    output = gemm("attention.output", ctx.tokens, h, heads * a.value_head_dim, **kw)
+    if a.kv_lora_rank is None:
+        kv = -(-a.kv_heads // tp)
+        qkv = gemm("attention.qkv", ctx.tokens, q_width + kv * (a.head_dim + a.value_head_dim), h, **kw)
+        return [qkv], output, [("attention.qkv", h)]
+    nope = a.head_dim - a.rope_head_dim
+    latent = a.kv_lora_rank + a.rope_head_dim
+    ops, reduced = [], []
+    if a.q_lora_rank is None:
+        ops.append(gemm("attention.query", ctx.tokens, q_width, h, **kw))
+        reduced.append(("attention.query", h))
+    else:
+        ops.append(gemm("attention.query_down", ctx.tokens, a.q_lora_rank, h, **kw))
+        ops.append(gemm("attention.query_up", ctx.tokens, q_width, a.q_lora_rank, **kw))
+        reduced.append(("attention.query_up", a.q_lora_rank))
+    ops.append(gemm("attention.kv_down", ctx.tokens, latent, h, **kw))
+    # In decode the up-projection is absorbed into the query and the output: the same weights, read
+    # once, and the same FLOPs per new token (arXiv 2405.04434, section 2.1.2).
+    ops.append(
+        gemm("attention.kv_up", ctx.tokens, heads * (nope + a.value_head_dim), a.kv_lora_rank, **kw)
+    )
+    reduced.append(("attention.kv_up", latent))
+    return ops, output, reduced
+
+
+def core(ctx: Context, a: Attention) -> list[Op]:
+    """Scores, softmax and their product with the values; rotary; the cache written.
+
+    Fused (flash) attention executes half of the scores under a causal mask and keeps none of
+    them; unfused attention computes the full square and carries it through memory.
+    """
+    w = ctx.widths
+    heads = -(-a.heads // ctx.layout.tp)
+    decode = ctx.phase == "decode"
+    fused = ctx.stack.attention == "flash" and not ctx.stack.ideal
+    cp = ctx.layout.cp if not decode else np.int64(1)
+    if a.mla and decode:
+        assert a.kv_lora_rank is not None
+        score_width, value_width = a.kv_lora_rank + a.rope_head_dim, a.kv_lora_rank
+        kv_values: Array = np.int64(score_width)
+    else:
+        score_width, value_width = a.head_dim, a.value_head_dim
+        kv_values = (heads if a.mla else -(-a.kv_heads // ctx.layout.tp)) * (
+            a.head_dim + a.value_head_dim
+        )
+    per_pair = 2.0 * (score_width + value_width)
+    pairs = attended_pairs(ctx.queries, ctx.keys, a.window, causal=fused or decode)
+    if not fused and not decode:
+        pairs = float(ctx.queries) * ctx.keys  # the mask is applied to the full square
+    full = float(ctx.queries) * min(ctx.keys, a.window or ctx.keys)
+    scale = ctx.sequences * heads / cp
+    flops = per_pair * pairs * scale
+    model_flops = 2.0 * (a.head_dim + a.value_head_dim) * full * scale
+    if decode:
+        model_flops = flops
+    keys_read = min(ctx.keys, a.window or ctx.keys) if decode else ctx.keys
+    kv_bytes = ctx.sequences * keys_read * kv_values * (w.kv if decode else w.activation)
+    q_bytes = ctx.tokens * heads * (score_width + value_width) * w.activation
+    traffic = kv_bytes + q_bytes
+    if not fused and not decode:
+        # scores written, softmax reads and writes, the second product reads; dropout once more
+        passes = 4.0 * w.activation + (2 * w.activation + 1 if ctx.model.dropout and ctx.training else 0)
+        traffic = traffic + passes * pairs * scale
+    ops = [
+        Op(
+            "attention.decode" if decode else "attention.core",
+            "attention",
+            "forward",
+            1,
+            flops=flops,
+            model_flops=model_flops,
+            hbm_bytes=traffic,
+            m=ctx.sequences * ctx.queries,
+            n=ctx.keys,
+            k=score_width,
+            batch=heads,
+            dtype="fp32" if w.dtype == "fp32" else "bf16",
+        )
+    ]
+    if ctx.model.positions == 0:
+        kv = 1 if a.mla else -(-a.kv_heads // ctx.layout.tp)
+        width = (heads + kv) * (a.rope_head_dim or a.head_dim)
+        ops.insert(0, elementwise("attention.rotary", 2.0 * ctx.tokens * width * w.activation))
+    if not ctx.training:
+        cached = (
+            (a.kv_lora_rank or 0) + a.rope_head_dim
+            if a.mla
+            else -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
+        )
+        ops.insert(-1, elementwise("attention.cache_write", ctx.tokens * cached * (w.activation + w.kv)))
+    return ops
+
+
+def core_gradient(op: Op, fused: bool) -> Op:
+    """Backward of the core: twice the forward's products, five for two where scores are recomputed.
+
+    Flash attention's backward rebuilds the scores: 2.5 × the forward's executed FLOPs (Dao 2023,
+    arXiv 2307.08691, section 3.1.2); the model's FLOPs count 2 ×.
+    """
+    return op._replace(
+        phase="dgrad",
+        flops=op.flops * (2.5 if fused else 2.0),
+        model_flops=op.model_flops * 2.0,
+        hbm_bytes=op.hbm_bytes * 2.0,
+    )

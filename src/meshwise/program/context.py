@@ -1,0 +1,127 @@
+"""The sizes that every part of the program reads: tokens, widths and bytes per value."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.spec import dtypes
+from meshwise.spec.layout import Layouts
+from meshwise.spec.model import Model
+from meshwise.spec.stack import Stack
+from meshwise.spec.workload import Decode, Training, Workload
+
+Array = Any
+
+
+class Widths(NamedTuple):
+    """Bytes per value, and the formats they come from."""
+
+    dtype: str  # operands of the products
+    weight_dtype: str  # of the linear layers' weights
+    operand: float  # activations as a product reads them
+    weight: float  # weights of linear layers
+    plain_weight: float  # embedding, head, norms: never quantised
+    activation: float  # what flows between operations
+    kv: float
+    comm: float
+    gradient: float
+
+
+def widths(model: Model, workload: Workload) -> Widths:
+    """Formats of a run: what the workload says, else what the checkpoint says.
+
+    A quantised checkpoint keeps its narrow weights in inference; FP8 and INT8 checkpoints also
+    multiply in that format. Training works on unquantised weights.
+    """
+    f = workload.formats
+    base = model.dtype if model.dtype in ("fp16", "bf16") else "bf16"
+    quantised = model.quantization.weight_dtype if model.quantization else None
+    training = isinstance(workload, Training)
+    known = quantised if quantised in dtypes.WEIGHT and not training else None
+    dtype = f.dtype or (known if known in ("fp8", "int8", "nvfp4") else base)
+    dtype = dtypes.canonical(dtype, "dtype", dtypes.COMPUTE)
+    activation = dtypes.activation_dtype(dtype)
+    if f.weights is not None:
+        weight = dtypes.canonical(f.weights, "weight_dtype", dtypes.WEIGHT)
+    elif known is not None and f.dtype is None:
+        weight = known
+    else:
+        # FP8 training (transformer engine) keeps 16-bit weights and casts them for the product.
+        weight = activation if training or dtype == "tf32" else dtype
+    checkpoint_kv = model.quantization.kv_cache_dtype if model.quantization else None
+    kv = f.kv_cache or (checkpoint_kv if not training else None) or activation
+    return Widths(
+        dtype=dtype,
+        weight_dtype=weight,
+        operand=dtypes.BYTES[dtype],
+        weight=dtypes.BYTES[weight],
+        plain_weight=dtypes.BYTES[activation],
+        activation=dtypes.BYTES[activation],
+        kv=dtypes.BYTES[dtypes.canonical(kv, "kv_dtype", dtypes.KV_CACHE)],
+        comm=dtypes.BYTES[dtypes.canonical(f.comm or activation, "comm_dtype", dtypes.COMM)],
+        gradient=dtypes.BYTES[
+            dtypes.canonical(f.gradients or activation, "grad_dtype", dtypes.GRADIENT)
+        ],
+    )
+
+
+class Context(NamedTuple):
+    """Everything an operation's shape depends on. Arrays broadcast over the layouts' axes."""
+
+    model: Model
+    stack: Stack
+    layout: Layouts
+    widths: Widths
+    phase: str  # train | prefill | decode
+    sequences: Array  # per microbatch
+    queries: int  # tokens per sequence that are computed
+    keys: int  # tokens per sequence that are attended to
+    tokens: Array  # rows of the products per microbatch and rank: sequences · queries / cp
+    microbatches: Array
+    recompute: Array
+
+    @property
+    def training(self) -> bool:
+        return self.phase == "train"
+
+    @property
+    def token_split(self) -> Array:
+        """What sequence parallelism divides the tokens by, outside the TP regions."""
+        return np.where(self.layout.sequence_parallel, self.layout.tp, 1)
+
+    def split(self, width: int) -> Array:
+        """``width`` over the TP ranks, padded up."""
+        return -(-width // self.layout.tp)
+
+
+def context(model: Model, stack: Stack, workload: Workload, layout: Layouts) -> Context:
+    """The context of a workload under layouts; for inference one microbatch holds the batch."""
+    if isinstance(workload, Decode):
+        sequences: Array = np.int64(workload.batch)
+        queries, keys = 1, workload.context
+        microbatches: Array = np.int64(1)
+        recompute: Array = np.int64(0)
+    else:
+        queries = keys = workload.seq
+        training = isinstance(workload, Training)
+        sequences = layout.micro_batch if training else np.int64(workload.batch)
+        microbatches = (
+            workload.batch // (layout.micro_batch * layout.dp) if training else np.int64(1)
+        )
+        recompute = layout.recompute if training else np.int64(0)
+    split = layout.cp if queries > 1 else np.int64(1)
+    return Context(
+        model=model,
+        stack=stack,
+        layout=layout,
+        widths=widths(model, workload),
+        phase=workload.phase,
+        sequences=sequences,
+        queries=queries,
+        keys=keys,
+        tokens=sequences * queries / split,
+        microbatches=microbatches,
+        recompute=recompute,
+    )

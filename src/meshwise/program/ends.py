@@ -1,0 +1,90 @@
+"""The two ends of the model: embedding, and output head with its loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.program.context import Context
+from meshwise.program.ops import Op, collective, elementwise, gemm, gradients_of
+
+Array = Any
+
+
+def embedding(ctx: Context) -> list[Op]:
+    """Vocabulary-parallel lookup: each rank fills its rows with zeros but for its own words."""
+    w, h = ctx.widths, ctx.model.hidden
+    tp = ctx.layout.tp > 1
+    sp = ctx.layout.sequence_parallel & tp
+    payload = ctx.tokens * h * w.comm
+    lookup = elementwise("embedding.lookup", 2.0 * ctx.tokens * h * w.activation)
+    ops = [
+        lookup,
+        collective("embedding.output", "all_reduce", "tp", payload, count=np.where(tp & ~sp, 1, 0), phase="forward"),
+        collective("embedding.output", "reduce_scatter", "tp", payload, count=np.where(sp, 1, 0), phase="forward"),
+    ]
+    if ctx.training:
+        ops.append(
+            collective("embedding.output_grad", "all_gather", "tp", payload, count=np.where(sp, 1, 0), phase="dgrad")
+        )
+        ops.append(lookup._replace(phase="wgrad", hbm_bytes=lookup.hbm_bytes * 1.5))
+    return ops
+
+
+def head(ctx: Context) -> list[Op]:
+    """Final norm, logits over the rank's share of the (padded) vocabulary, loss or gather.
+
+    Training computes every position's logits and Megatron's vocabulary-parallel cross-entropy:
+    three reductions of one fp32 value per token (maximum, target logit, sum of exponentials), never
+    the full logits. Inference needs the last position only and gathers its logits.
+    """
+    w, h, vocab = ctx.widths, ctx.model.hidden, ctx.split(ctx.model.vocab)
+    width = ctx.model.embedding_dim or h
+    tp = ctx.layout.tp > 1
+    sp = ctx.layout.sequence_parallel & tp
+    rows = ctx.tokens if ctx.training else ctx.sequences
+    plain = w.dtype if w.dtype in ("fp32", "fp16", "bf16", "tf32") else "bf16"
+    norm = elementwise("head.norm", 2.0 * ctx.tokens / ctx.token_split * h * w.activation)
+    logits = gemm(
+        "head.logits",
+        rows,
+        vocab,
+        width,
+        dtype=plain,
+        a_bytes=w.activation,
+        weight_bytes=w.plain_weight,
+        out_bytes=w.activation,
+    )
+    payload = ctx.tokens * h * w.comm
+    plain_tp = np.where(tp & ~sp, 1, 0)
+    sharded = np.where(sp, 1, 0)
+    gather = collective("head.input", "all_gather", "tp", payload, count=sharded, phase="forward")
+    if not ctx.training:
+        result = collective(
+            "head.logits",
+            "all_gather",
+            "tp",
+            1.0 * rows * vocab * ctx.layout.tp * w.activation,
+            count=np.where(tp, 1, 0),
+            phase="forward",
+        )
+        return [norm, gather, logits, result]
+    # read the logits twice (maximum, sum), write the gradient once, in fp32
+    loss = elementwise("head.loss", 12.0 * rows * vocab)
+    per_token = collective("head.loss", "all_reduce", "tp", 4.0 * rows, count=np.where(tp, 3, 0), phase="forward")
+    dgrad, wgrad = gradients_of(logits, w.activation, w.gradient)
+    under = "head.logits:wgrad"
+    return [
+        norm,
+        gather,
+        logits,
+        loss,
+        per_token,
+        dgrad,
+        wgrad,
+        collective("head.input_grad", "all_reduce", "tp", payload, count=plain_tp, phase="dgrad", hides_under=under),
+        gather._replace(name="head.input_again", phase="wgrad"),
+        collective("head.input_grad", "reduce_scatter", "tp", payload, count=sharded, phase="dgrad", hides_under=under),
+        *gradients_of(norm, w.activation, w.gradient),
+    ]

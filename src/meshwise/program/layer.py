@@ -1,0 +1,232 @@
+"""One transformer layer: its operations forward and backward, with TP's collectives in place.
+
+Megatron's conjugate pair (arXiv 1909.08053, section 3): forward reduces after each row-parallel
+product, backward reduces the *input gradient of the column-parallel* products. With sequence
+parallelism (arXiv 2205.05198, section 4.2.2) a reduction becomes reduce_scatter + all_gather around
+the region, and backward gathers the sharded input once more for the weight gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.program import attention, mlp
+from meshwise.program.context import Context
+from meshwise.program.ops import Op, collective, elementwise, gradients_of
+from meshwise.spec.model import Block
+
+Array = Any
+
+
+class Part(NamedTuple):
+    """A tensor-parallel region between two residual additions."""
+
+    name: str
+    norm: Op
+    compute: list[Op]
+    inputs: list[tuple[str, int]]  # (column-parallel op, features of its input gradient)
+    last: str  # the row-parallel op whose output is partial
+
+
+def _norm(ctx: Context, name: str) -> Op:
+    """Norm and residual addition over the tokens that this rank keeps outside TP regions."""
+    values = 4.0 if ctx.stack.fused_elementwise else 5.0
+    if ctx.model.dropout and ctx.training:
+        values += 0.5 if ctx.stack.fused_elementwise else 2.5  # mask byte; or a pass of its own
+    rows = ctx.tokens / ctx.token_split
+    return elementwise(f"{name}.norm", values * rows * ctx.model.hidden * ctx.widths.activation)
+
+
+def parts(ctx: Context, block: Block) -> list[Part]:
+    """The layer's regions in order; a parallel block is one region where its sums are reduced once."""
+    found: list[Part] = []
+    if block.attention is not None:
+        before, output, inputs = attention.projections(ctx, block.attention)
+        core = attention.core(ctx, block.attention)
+        found.append(
+            Part("attention", _norm(ctx, "attention"), [*before, *core, output], inputs, output.name)
+        )
+    if block.mlp is not None or block.moe is not None:
+        ops: list[Op] = []
+        inputs = []
+        if block.mlp is not None:
+            ops += mlp.dense(ctx, block.mlp, "mlp", not _experts_only(ctx))
+            inputs.append((ops[-3].name, ctx.model.hidden))
+        if block.moe is not None:
+            ops += mlp.moe(ctx, block.moe)
+            inputs.append((next(o.name for o in ops if o.name.startswith("moe.experts")), ctx.model.hidden))
+        name = "moe" if block.moe is not None else "mlp"
+        found.append(Part(name, _norm(ctx, name), ops, inputs, ops[-1].name))
+    if block.parallel and len(found) == 2 and ctx.stack.parallel_block_one_all_reduce:
+        a, f = found
+        return [Part("block", a.norm, [*a.compute, *f.compute], [a.inputs[0]], f.last)]
+    return found
+
+
+def _experts_only(ctx: Context) -> bool:
+    q = ctx.model.quantization
+    return q is not None and q.experts_only
+
+
+def _shape(ctx: Context) -> tuple[Array, Array, int]:
+    """(is there a TP group, does it run sequence-parallel, calls that one reduction is cut into)."""
+    tp = ctx.layout.tp > 1
+    pieces = 2 if ctx.stack.overlap == "split" and not ctx.stack.ideal else 1
+    return tp, ctx.layout.sequence_parallel & tp, pieces
+
+
+def forward(ctx: Context, part: Part) -> list[Op]:
+    """Norm, gather (sequence parallel), compute, reduce."""
+    tp, sp, pieces = _shape(ctx)
+    payload = ctx.tokens * ctx.model.hidden * ctx.widths.comm / pieces
+    first = part.inputs[0][0]
+    plain, sharded = np.where(tp & ~sp, pieces, 0), np.where(sp, pieces, 0)
+    return [
+        part.norm,
+        collective(
+            f"{part.name}.input", "all_gather", "tp", payload, count=sharded, phase="forward", hides_under=first
+        ),
+        *part.compute,
+        *_context_exchange(ctx, part, "forward"),
+        collective(
+            f"{part.name}.output", "all_reduce", "tp", payload, count=plain, phase="forward", hides_under=part.last
+        ),
+        collective(
+            f"{part.name}.output",
+            "reduce_scatter",
+            "tp",
+            payload,
+            count=sharded,
+            phase="forward",
+            hides_under=part.last,
+        ),
+    ]
+
+
+def backward(ctx: Context, part: Part) -> list[Op]:
+    """Gradients in reverse order, with the reductions of the input gradients.
+
+    ``hides_under`` of an input gradient's reduction is the same product's weight gradient.
+    """
+    tp, sp, pieces = _shape(ctx)
+    w = ctx.widths
+    payload = ctx.tokens * ctx.model.hidden * w.comm / pieces
+    plain, sharded = np.where(tp & ~sp, pieces, 0), np.where(sp, pieces, 0)
+    fused = ctx.stack.attention == "flash" and not ctx.stack.ideal
+    ops = [
+        collective(
+            f"{part.name}.output_grad",
+            "all_gather",
+            "tp",
+            payload,
+            count=sharded,
+            phase="dgrad",
+            hides_under=f"{part.last}:dgrad",
+        )
+    ]
+    for op in reversed(part.compute):
+        if op.kind == "attention":
+            ops.append(attention.core_gradient(op, fused))
+        elif op.kind in ("gemm", "elementwise"):
+            ops.extend(gradients_of(op, w.activation, w.gradient))
+        else:
+            ops.append(op._replace(phase="dgrad"))  # an all-to-all's gradient goes the way back
+    ops += _context_exchange(ctx, part, "dgrad")
+    for name, features in part.inputs:
+        piece = ctx.tokens * features * w.comm / pieces
+        under = f"{name}:wgrad"
+        if features != ctx.model.hidden:
+            # MLA's latents are reduced whole, whatever happens outside the region
+            latent = np.where(tp, pieces, 0)
+            ops.append(
+                collective(f"{name}.input_grad", "all_reduce", "tp", piece, count=latent, phase="dgrad", hides_under=under)
+            )
+            continue
+        ops.append(
+            collective(f"{name}.input_grad", "all_reduce", "tp", piece, count=plain, phase="dgrad", hides_under=under)
+        )
+    ops.append(
+        collective(
+            f"{part.name}.input_again",
+            "all_gather",
+            "tp",
+            payload,
+            count=sharded,
+            phase="wgrad",
+            hides_under=f"{part.inputs[0][0]}:dgrad",
+        )
+    )
+    ops.append(
+        collective(
+            f"{part.name}.input_grad",
+            "reduce_scatter",
+            "tp",
+            payload,
+            count=sharded,
+            phase="dgrad",
+            hides_under=f"{part.inputs[0][0]}:wgrad",
+        )
+    )
+    ops += gradients_of(part.norm, w.activation, w.gradient)
+    return ops
+
+
+def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
+    """Context parallelism gathers keys and values of the whole sequence (and reduces their gradients)."""
+    cores = [op for op in part.compute if op.kind == "attention"]
+    if not cores or ctx.phase == "decode":
+        return []
+    kv_bytes = ctx.sequences * ctx.keys * _kv_width(ctx, part) * ctx.widths.activation
+    count = np.where(ctx.layout.cp > 1, 1, 0)
+    name = "attention.kv"
+    under = "attention.core" + (":dgrad" if phase == "dgrad" else "")
+    gather = collective(name, "all_gather", "cp", kv_bytes, count=count, phase=phase, hides_under=under)
+    if phase == "forward":
+        return [gather]
+    return [gather, gather._replace(name="attention.kv_grad", kind="reduce_scatter")]
+
+
+def _kv_width(ctx: Context, part: Part) -> Array:
+    for block in ctx.model.blocks:
+        a = block.attention
+        if a is None:
+            continue
+        if a.mla:
+            return (a.kv_lora_rank or 0) + a.rope_head_dim
+        return -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
+    return 0
+
+
+def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
+    """What activation recomputation does again before the part's backward.
+
+    Full: the whole forward, collectives included; a checkpoint that stops early leaves out the
+    layer's last reduction. Selective: the attention core, where it is not fused already.
+    """
+    full = np.where(ctx.recompute == 2, 1, 0)
+    selective = np.where(ctx.recompute == 1, 1, 0)
+    unfused = ctx.stack.attention != "flash" or ctx.stack.ideal
+    ops = []
+    for op in forward(ctx, part):
+        count = op.count * full
+        if is_last and ctx.stack.recompute_early_stop and op.name == f"{part.name}.output":
+            count = op.count * 0
+        if op.kind == "attention" and unfused:
+            count = count + op.count * selective
+        ops.append(op._replace(phase="recompute", count=count, model_flops=0.0))
+    return ops
+
+
+def layer(ctx: Context, block: Block) -> list[Op]:
+    """All operations of one layer for one microbatch, in the order they run."""
+    regions = parts(ctx, block)
+    ops = [op for part in regions for op in forward(ctx, part)]
+    if not ctx.training:
+        return ops
+    for i, part in enumerate(regions):
+        ops += recomputed(ctx, part, is_last=i == len(regions) - 1)
+    for part in reversed(regions):
+        ops += backward(ctx, part)
+    return ops

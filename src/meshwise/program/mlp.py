@@ -1,0 +1,118 @@
+"""Feed-forward parts of one layer: a dense MLP, and routed experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.program.context import Context
+from meshwise.program.ops import Op, collective, elementwise, gemm
+from meshwise.spec.model import Mlp, Moe
+
+Array = Any
+
+
+def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> Array:
+    """Bytes of the activation function over ``rows`` × ``width``, one fused pass or several."""
+    values = 3.0 if gated else 2.0
+    if not ctx.stack.fused_elementwise:
+        values += 2.0  # the gate's product, or the bias, in a pass of its own
+    return values * rows * width * ctx.widths.activation
+
+
+def dense(ctx: Context, mlp: Mlp, prefix: str, quantised: bool = True) -> list[Op]:
+    """Up (with gate), activation, down: column- then row-parallel over tp."""
+    w = ctx.widths
+    width = ctx.split(mlp.width)
+    kw = {
+        "dtype": w.dtype if quantised else _plain(w.dtype),
+        "a_bytes": w.operand if quantised else w.activation,
+        "weight_bytes": w.weight if quantised else w.plain_weight,
+        "out_bytes": w.activation,
+    }
+    up = f"{prefix}.gate_up" if mlp.gated else f"{prefix}.up"
+    return [
+        gemm(up, ctx.tokens, (2 if mlp.gated else 1) * width, ctx.model.hidden, **kw),
+        elementwise(f"{prefix}.activation", activation_traffic(ctx, ctx.tokens, width, mlp.gated)),
+        gemm(f"{prefix}.down", ctx.tokens, ctx.model.hidden, width, **kw),
+    ]
+
+
+def _plain(dtype: str) -> str:
+    return dtype if dtype in ("fp32", "fp16", "bf16") else "bf16"
+
+
+def routed_tokens(ctx: Context) -> Array:
+    """Tokens of this rank that enter the router after TP's share of them: see :func:`moe`."""
+    layout = ctx.layout
+    return ctx.tokens * layout.expert_tp() / layout.tp
+
+
+def exchanges_tokens(ctx: Context) -> Array:
+    """Whether experts get their tokens by all-to-all.
+
+    In training with ep > 1, and in inference where the experts' group is larger than the TP group;
+    an engine whose TP ranks all hold all tokens just computes its own experts and reduces.
+    """
+    layout = ctx.layout
+    if ctx.training:
+        return layout.ep > 1
+    return layout.ep > layout.tp
+
+
+def moe(ctx: Context, moe: Moe) -> list[Op]:
+    """Router, dispatch, grouped products of the experts, combine; shared experts beside them.
+
+    Expert grid etp · ep · expert-dp on the ranks of tp · cp · dp: a rank computes
+    tokens · top_k · etp / tp rows with width / etp, balanced over its experts / ep experts.
+    """
+    w, layout, h = ctx.widths, ctx.layout, ctx.model.hidden
+    etp = layout.expert_tp()
+    local = moe.experts / layout.ep
+    exchange = exchanges_tokens(ctx)
+    rows = routed_tokens(ctx) * moe.top_k
+    width = -(-moe.expert.width // etp)
+    gated = moe.expert.gated
+    # Experts that at least one token visits: their weights are what a grouped product reads.
+    tokens = rows * moe.experts / (moe.top_k * local)
+    visited = 1.0 - np.power(1.0 - moe.top_k / moe.experts, tokens)
+    router = gemm(
+        "moe.router",
+        ctx.tokens / ctx.token_split,
+        moe.experts,
+        h,
+        dtype=_plain(w.dtype),
+        a_bytes=w.activation,
+        weight_bytes=w.plain_weight,
+        out_bytes=w.activation,
+    )
+    per_expert = rows / local
+    kw = {"dtype": w.dtype, "a_bytes": w.operand, "weight_bytes": w.weight, "out_bytes": w.activation}
+    name = "moe.experts.gate_up" if gated else "moe.experts.up"
+    up = gemm(name, per_expert, (2 if gated else 1) * width, h, batch=local, **kw)
+    down = gemm("moe.experts.down", per_expert, h, width, batch=local, **kw)
+    quantised = ctx.model.quantization is None or not ctx.model.quantization.experts_only
+    unread = 1.0 - visited
+    grouped = [
+        op._replace(
+            hbm_bytes=op.hbm_bytes - op.weight_bytes * unread,
+            weight_bytes=op.weight_bytes * visited,
+        )
+        for op in (up, down)
+    ]
+    payload = rows * h * w.activation
+    swap = {"payload_bytes": payload, "count": np.where(exchange, 1, 0), "phase": "forward"}
+    ops = [
+        router,
+        elementwise("moe.permute", 2.0 * rows * h * w.activation),
+        collective("moe.dispatch", "all_to_all", "ep", **swap),
+        grouped[0],
+        elementwise("moe.activation", activation_traffic(ctx, rows, width, gated)),
+        grouped[1],
+        collective("moe.combine", "all_to_all", "ep", **swap),
+        elementwise("moe.unpermute", (rows + ctx.tokens) * h * w.activation),
+    ]
+    if moe.shared is not None:
+        ops.extend(dense(ctx, moe.shared, "moe.shared", quantised))
+    return ops

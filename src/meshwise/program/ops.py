@@ -1,0 +1,126 @@
+"""What one device does: a list of operations with shapes, bytes and the group they run over.
+
+All quantities are arrays over the layouts' axes (0-d for one layout). An operation that a layout
+does not have is there with ``count`` 0; the list itself never depends on the layout.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+PHASES = ("forward", "recompute", "dgrad", "wgrad", "grad_reduce", "optimizer")
+
+
+class Op(NamedTuple):
+    """One operation. Values are per call; ``count`` is calls per step (or per layer, see caller).
+
+    ``kind`` gemm | attention | elementwise | a collective. ``flops`` is executed floating-point
+    operations (2 per multiply-add), ``model_flops`` what the Megatron/PaLM convention counts for it
+    (full attention, no recomputation), ``hbm_bytes`` the device-memory traffic. ``m``, ``n``, ``k``
+    are a GEMM's shape (``batch`` of them in the call). ``payload_bytes`` is a collective's size as
+    nccl-tests counts it, ``axis`` its group. ``hides_under`` names the op (same phase) whose time
+    can hide it, where the stack does so.
+    """
+
+    name: str
+    kind: str
+    phase: str
+    count: Array
+    flops: Array = 0.0
+    model_flops: Array = 0.0
+    hbm_bytes: Array = 0.0
+    m: Array = 0
+    n: Array = 0
+    k: Array = 0
+    batch: Array = 1
+    dtype: str = "bf16"
+    payload_bytes: Array = 0.0
+    axis: str = ""
+    weight_bytes: Array = 0.0
+    hides_under: str = ""
+    weight: bool = True  # a GEMM with a weight has a weight gradient
+
+
+def gemm(
+    name: str,
+    m: Array,
+    n: Array,
+    k: Array,
+    *,
+    count: Array = 1,
+    batch: Array = 1,
+    dtype: str,
+    a_bytes: float,
+    weight_bytes: float,
+    out_bytes: float,
+) -> Op:
+    """A forward product of an (m × k) activation with a (k × n) weight, ``batch`` of them.
+
+    FLOPs 2·m·n·k; traffic m·k + k·n + m·n values of their widths, each moved once.
+    """
+    flops = 2.0 * m * n * k * batch
+    weights = 1.0 * k * n * weight_bytes * batch
+    traffic = (1.0 * m * k * a_bytes + 1.0 * m * n * out_bytes) * batch + weights
+    return Op(
+        name,
+        "gemm",
+        "forward",
+        count,
+        flops=flops,
+        model_flops=flops,
+        hbm_bytes=traffic,
+        m=m,
+        n=n,
+        k=k,
+        batch=batch,
+        dtype=dtype,
+        weight_bytes=weights,
+    )
+
+
+def elementwise(name: str, hbm_bytes: Array, *, count: Array = 1, phase: str = "forward") -> Op:
+    """A pass over memory: ``hbm_bytes`` read plus written."""
+    return Op(name, "elementwise", phase, count, hbm_bytes=hbm_bytes)
+
+
+def collective(
+    name: str, kind: str, axis: str, payload_bytes: Array, *, count: Array, phase: str, hides_under: str = ""
+) -> Op:
+    """A collective over the group of ``axis``; ``count`` must be 0 where that group has one rank."""
+    return Op(
+        name,
+        kind,
+        phase,
+        count,
+        payload_bytes=payload_bytes,
+        axis=axis,
+        hides_under=hides_under,
+    )
+
+
+def gradients_of(op: Op, act_bytes: float, grad_bytes: float) -> tuple[Op, ...]:
+    """Input- and weight-gradient of a forward operation.
+
+    A GEMM (m, n, k) has dgrad (m, k, n) and wgrad (k, n, m); its traffic is that of the transposed
+    products, the weight gradient is read and written in ``grad_bytes`` (accumulation).
+    """
+    if op.kind == "gemm":
+        dgrad = op._replace(phase="dgrad", n=op.k, k=op.n)
+        wgrad_traffic = (
+            1.0 * op.m * (op.n + op.k) * act_bytes + 2.0 * op.n * op.k * grad_bytes
+        ) * op.batch
+        wgrad = op._replace(phase="wgrad", m=op.k, n=op.n, k=op.m, hbm_bytes=wgrad_traffic)
+        return (dgrad, wgrad) if op.weight else (dgrad, dgrad._replace(phase="wgrad"))
+    if op.kind == "elementwise":
+        return (op._replace(phase="dgrad", hbm_bytes=2.0 * op.hbm_bytes),)
+    raise ValueError(f"no gradient rule for {op.kind}")
+
+
+def zero_where(count: Array, absent: Array) -> Array:
+    """``count`` where the operation exists, 0 where ``absent``."""
+    return np.where(absent, 0, count)

@@ -1,0 +1,98 @@
+"""Once per step: gradient reduction, optimizer, parameter gathers; and pipeline transfers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.program.context import Context
+from meshwise.program.ops import Op, collective, elementwise
+from meshwise.program.weights import LocalWeights, Role, block_weights, end_weights
+
+Array = Any
+
+ADAM_STATE_BYTES = 12.0  # fp32 master weight, first and second moment (ZeRO, arXiv 1910.02054, 3.1)
+
+
+def stage_weights(ctx: Context, role: Role) -> LocalWeights:
+    """Weights that one rank of a stage keeps."""
+    linear: Array = 0
+    plain: Array = 0
+    experts: Array = 0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        local = block_weights(block, ctx.model.hidden, ctx.layout)
+        linear = linear + local.linear * count
+        plain = plain + local.plain * count
+        experts = experts + local.experts * count
+    embed, head = end_weights(ctx.model, ctx.layout)
+    return LocalWeights(linear, plain + embed * role.embedding + head * role.head, experts)
+
+
+def transfers(ctx: Context) -> list[Op]:
+    """Activations to the next stage and their gradients back, per microbatch and virtual stage."""
+    layout = ctx.layout
+    payload = ctx.tokens / ctx.token_split * ctx.model.hidden * ctx.widths.activation
+    present = np.where(layout.pp > 1, layout.vp, 0)
+    ops = [collective("pipeline.activation", "send_recv", "pp", payload, count=present, phase="forward")]
+    if ctx.training:
+        ops.append(
+            collective("pipeline.gradient", "send_recv", "pp", payload, count=present, phase="dgrad")
+        )
+    return ops
+
+
+def update(ctx: Context, role: Role) -> list[Op]:
+    """Gradient reduction by sharding stage, then Adam.
+
+    Replicated optimizer: one all_reduce of the gradients (2Ψ on the wire). ZeRO-1/2: reduce_scatter
+    of gradients and all_gather of weights (2Ψ). ZeRO-3/FSDP: weights gathered in forward and again
+    in backward, gradients scattered, per microbatch (3Ψ). (ZeRO, arXiv 1910.02054, section 7.)
+    Experts' gradients are summed over the expert-dp group, all others over dp · cp.
+    """
+    if not ctx.training:
+        return []
+    layout, w = ctx.layout, ctx.widths
+    local = stage_weights(ctx, role)
+    ops: list[Op] = []
+    for name, weights, axis, size in (
+        ("dense", local.dense, "dp_cp", layout.dp * layout.cp),
+        (
+            "experts",
+            local.experts,
+            "expert_dp",
+            layout.tp * layout.cp * layout.dp // np.maximum(layout.expert_tp() * layout.ep, 1),
+        ),
+    ):
+        if name == "experts" and all(b.moe is None for b in ctx.model.blocks):
+            continue
+        many = size > 1
+        grads = weights * w.gradient
+        values = weights * w.plain_weight
+        plain = np.where(many & (layout.shard == 0), 1, 0)
+        sharded = np.where(many & (layout.shard > 0) & (layout.shard < 3), 1, 0)
+        full = np.where(many & (layout.shard == 3), ctx.microbatches, 0)
+        ops += [
+            collective(f"gradients.{name}", "all_reduce", axis, grads, count=plain, phase="grad_reduce"),
+            collective(
+                f"gradients.{name}", "reduce_scatter", axis, grads, count=sharded + full, phase="grad_reduce"
+            ),
+            collective(
+                f"weights.{name}", "all_gather", axis, values, count=sharded + 2 * full, phase="grad_reduce"
+            ),
+        ]
+    if any(b.norm_parameters for b in ctx.model.blocks):
+        # Sequence parallelism leaves each rank with its tokens' share of the norms' gradients.
+        replicated = sum(
+            block.norm_parameters * count
+            for block, count in zip(ctx.model.blocks, role.layers, strict=True)
+        )
+        present = np.where(layout.sequence_parallel & (layout.tp > 1), 1, 0)
+        ops.append(
+            collective("gradients.norms", "all_reduce", "tp", replicated * w.gradient, count=present, phase="grad_reduce")
+        )
+    shards = np.where(layout.shard > 0, layout.dp * layout.cp, 1)
+    # gradient, master and both moments read; master, moments and weight written
+    per_weight = w.gradient + 2 * ADAM_STATE_BYTES + w.plain_weight
+    ops.append(elementwise("optimizer.adam", local.total * per_weight / shards, phase="optimizer"))
+    return ops

@@ -1,0 +1,145 @@
+"""Weights that one rank keeps, and how a model's layers fall to pipeline stages."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.spec.layout import Layouts
+from meshwise.spec.model import Attention, Block, Mlp, Model
+from meshwise.spec.parameters import attention_matrices, attention_weights
+from meshwise.spec.parameters import block_weights as whole_block
+
+Array = Any
+
+
+class LocalWeights(NamedTuple):
+    """Numbers of weights on one rank: linear and other dense ones, routed experts' and the ends'."""
+
+    linear: Array  # weights of the split or replicated linear layers (quantisable)
+    plain: Array  # norms, biases, routers, tables: always in the wide format
+    experts: Array  # routed experts, on the expert grid
+
+    @property
+    def dense(self) -> Array:
+        return self.linear + self.plain
+
+    @property
+    def total(self) -> Array:
+        return self.linear + self.plain + self.experts
+
+
+def _mlp(m: Mlp, hidden: int, split: Array) -> tuple[Array, Array]:
+    ups = 2 if m.gated else 1
+    width = -(-m.width // split)
+    return hidden * width * (ups + 1), ups * width * m.up_bias + hidden * m.down_bias
+
+
+def block_weights(block: Block, hidden: int, layout: Layouts) -> LocalWeights:
+    """One layer's weights on one rank: heads and widths divided (padded up), KV heads copied."""
+    tp = layout.tp
+    linear: Array = 0
+    plain: Array = block.norm_parameters
+    experts: Array = 0
+    a = block.attention
+    if a is not None:
+        kv = -(-a.kv_heads // tp)
+        for role, k, n, how in attention_matrices(a, hidden):
+            if how == "none":
+                linear = linear + k * n
+            elif role in ("key", "value"):
+                linear = linear + k * (n // a.kv_heads) * kv
+            else:
+                whole = n if how == "column" else k
+                linear = linear + (k * n // whole) * (whole // a.heads) * -(-a.heads // tp)
+        matrices = sum(k * n for _, k, n, _ in attention_matrices(a, hidden))
+        rest = attention_weights(a, hidden)
+        split_rest = rest.total - matrices - _replicated_rest(a, hidden)
+        plain = plain + _replicated_rest(a, hidden) + -(-split_rest // tp)
+    if block.mlp is not None:
+        matrices_, biases = _mlp(block.mlp, hidden, tp)
+        linear, plain = linear + matrices_, plain + biases
+    if block.moe is not None:
+        moe = block.moe
+        etp = layout.expert_tp()
+        matrices_, biases = _mlp(moe.expert, hidden, etp)
+        experts = (matrices_ + biases) * moe.experts / layout.ep
+        plain = plain + moe.experts * (hidden + moe.router_bias) + hidden * moe.shared_gate
+        if moe.shared is not None:
+            matrices_, biases = _mlp(moe.shared, hidden, tp)
+            linear, plain = linear + matrices_, plain + biases
+    return LocalWeights(linear, plain, experts)
+
+
+def _replicated_rest(a: Attention, hidden: int) -> int:
+    latent = (a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim if a.mla else 0
+    return hidden * a.output_bias + a.norm_parameters + latent * a.latent_bias
+
+
+def end_weights(model: Model, layout: Layouts) -> tuple[Array, Array]:
+    """(embedding, head) weights of one rank; the vocabulary is padded up to the TP degree."""
+    width = model.embedding_dim or model.hidden
+    project = width * model.hidden if model.embedding_dim else 0
+    vocab = -(-model.vocab // layout.tp)
+    embed = (
+        vocab * width + model.positions * model.hidden + model.embedding_norm_parameters + project
+    )
+    head = vocab * (width + model.head_bias) + model.final_norm_parameters + project
+    # A tied head shares the table where both ends are on one stage; else it keeps a copy.
+    tied_here = np.where(layout.pp == 1, vocab * width * int(model.tied), 0)
+    return embed, head - tied_here
+
+
+class Role(NamedTuple):
+    """A kind of pipeline stage: layers of each kind, and whether it has the ends (0 or 1)."""
+
+    name: str
+    layers: tuple[Array, ...]
+    embedding: Array
+    head: Array
+    exists: Array
+    in_flight: Array  # microbatches whose activations the stage keeps under 1F1B
+
+
+def _slice(pattern: tuple[int, ...], pp: int, stage: int) -> tuple[int, ...]:
+    """Layers of ``stage`` when ``pp`` stages divide the layers as evenly as they go, in order."""
+    return pattern[len(pattern) * stage // pp : len(pattern) * (stage + 1) // pp]
+
+
+def _role_counts(model: Model, pp: int) -> tuple[tuple[int, ...], ...]:
+    """Layers of each kind on the first, the heaviest middle, and the last stage."""
+    weight = [whole_block(block, model.hidden, active=True).total for block in model.blocks]
+    middle = range(1, pp - 1)
+    heaviest = max(
+        middle, key=lambda s: sum(weight[i] for i in _slice(model.pattern, pp, s)), default=0
+    )
+    counts = []
+    for stage in (0, heaviest, pp - 1):
+        layers = _slice(model.pattern, pp, stage)
+        counts.append(tuple(layers.count(i) for i in range(len(model.blocks))))
+    return tuple(counts)
+
+
+def roles(model: Model, layout: Layouts) -> tuple[Role, ...]:
+    """First, middle and last stage; with one stage the first has both ends."""
+    pps = np.asarray(layout.pp)
+    table = {int(pp): _role_counts(model, int(pp)) for pp in np.unique(pps)}
+    built = []
+    for index, name in enumerate(("first", "middle", "last")):
+        layers = tuple(
+            np.array([table[int(pp)][index][kind] for pp in pps.ravel()]).reshape(pps.shape)[()]
+            for kind in range(len(model.blocks))
+        )
+        one = pps == 1
+        built.append(
+            Role(
+                name,
+                layers,
+                embedding=np.where(one, 1, int(name == "first"))[()],
+                head=np.where(one, 1, int(name == "last"))[()],
+                exists=np.asarray(pps >= 3 if name == "middle" else pps >= 1)[()],
+                in_flight={"first": pps, "middle": np.maximum(pps - 1, 1), "last": pps * 0 + 1}[name][()],
+            )
+        )
+    return tuple(built)

@@ -1,0 +1,69 @@
+"""Data files, one per entry, each figure with its source. This module finds and opens them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from meshwise.errors import InputError, shorten, unknown_name
+
+ROOT = Path(__file__).parent
+SUFFIX = {"models": ".json"}  # everything else is TOML
+_INDEX = "index.json"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+
+
+@functools.cache
+def names(kind: str) -> tuple[str, ...]:
+    """Canonical names of all entries of a kind (models, devices, fabrics, clusters, stacks)."""
+    suffix = SUFFIX.get(kind, ".toml")
+    found = (p.name.removesuffix(suffix) for p in (ROOT / kind).glob("*" + suffix))
+    return tuple(sorted(n for n in found if n != "index"))
+
+
+@functools.cache
+def aliases(kind: str) -> dict[str, str]:
+    """Other spellings → canonical name, from the kind's ``index.json``."""
+    try:
+        table: dict[str, str] = json.loads((ROOT / kind / _INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return table
+
+
+def canonical(kind: str, name: str) -> str | None:
+    """The canonical name that ``name`` or one of its aliases stands for; None if there is none."""
+    key = name.strip().lower().replace("_", "-").replace(" ", "-")
+    if not _NAME.fullmatch(key):
+        return None
+    if (ROOT / kind / (key + SUFFIX.get(kind, ".toml"))).is_file() and key != "index":
+        return key
+    return aliases(kind).get(key)
+
+
+def load(kind: str, name: str, field: str) -> tuple[str, dict[str, Any]]:
+    """An entry's canonical name and table; :class:`~meshwise.errors.UnknownName` if there is none."""
+    found = canonical(kind, name)
+    if found is None:
+        raise unknown_name(field, name, names(kind), kind.removesuffix("s"))
+    path = ROOT / kind / (found + SUFFIX.get(kind, ".toml"))
+    text = path.read_text(encoding="utf-8")
+    table = json.loads(text) if path.suffix == ".json" else toml(text, found)
+    return found, table
+
+
+def toml(text: str, where: str) -> dict[str, Any]:
+    """A TOML document as a table; :class:`InputError` with line and column if it is not one."""
+    import tomllib  # 13 ms: only where a TOML file is read
+
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(
+            f"{where}: not a TOML document: {shorten(str(error))}",
+            field=where,
+            legal="TOML, such as `meshwise catalog cluster dgx-a100 --toml` prints",
+        ) from None

@@ -1,0 +1,267 @@
+"""How a checkpoint stores its weights, from ``quantization_config`` or ``hf_quant_config.json``.
+
+A method that is not known keeps the parameter count right and gives ``weight_dtype`` "unknown":
+the caller has to ask for the bytes. Anything malformed inside is read as far as it is clear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from meshwise.errors import InputError, shorten
+from meshwise.spec.model import Model, Quantization
+
+_SKIP_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules",
+              "exclude", "llm_int8_skip_modules", "modules_to_not_quantize")  # fmt: skip
+_EIGHT = {"fbgemm_fp8": "fp8", "fp8": "fp8", "deepspeedfp": "fp8", "eetq": "int8",
+          "bitnet": "int2", "tpu_int8": "int8", "finegrained_fp8": "fp8",
+          "mxfp4": "mxfp4", "nvfp4": "nvfp4"}  # fmt: skip
+_BY_BITS = ("awq", "gptq", "marlin", "auto-round", "auto_round", "intel/auto-round", "exl2",
+            "exl3", "hqq", "aqlm", "gptq_marlin", "awq_marlin", "gptqmodel", "autoawq", "rtn",
+            "squeezellm", "spqr", "vptq", "autoround", "higgs", "moe_wna16")  # fmt: skip
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _integer(*values: object) -> int | None:
+    for value in values:
+        if type(value) is int and 0 < value <= 10**6:
+            return value
+    return None
+
+
+def _text(*values: object) -> str:
+    for value in values:
+        if isinstance(value, str) and value:
+            return value
+    return ""
+
+
+def _by_bits(bits: int | None, default: int | None = 4) -> str:
+    bits = bits if bits is not None else default
+    return f"int{bits}" if bits in (1, 2, 3, 4, 5, 6, 8) else "unknown"
+
+
+def _pair(value: object) -> tuple[int, int] | None:
+    if isinstance(value, list) and len(value) == 2:
+        first, second = _integer(value[0]), _integer(value[1])
+        if first and second:
+            return first, second
+    return None
+
+
+def _skipped(config: Mapping[str, Any]) -> list[str]:
+    """Names and patterns of the modules that keep their dtype."""
+    found: list[str] = []
+    for key in _SKIP_KEYS:
+        value = config.get(key)
+        if isinstance(value, list):
+            found += [item for item in value if isinstance(item, str)]
+    return found
+
+
+def _layer_of(name: str) -> str | None:
+    """The layer number in ``model.layers.7.self_attn``, None where a pattern names no layer."""
+    for part in name.replace("\\.", ".").replace("^", "").split("."):
+        if part.isdigit():
+            return part
+    return None
+
+
+_OUT = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+
+
+def _leaves_out_attention(skipped: Iterable[str], layers: int) -> bool:
+    """Whether the patterns cover the attention projections of every layer.
+
+    Naming the output projection stands for all of them: no recipe leaves out only that one.
+    """
+    seen: set[str] = set()
+    for name in skipped:
+        low = name.replace("\\.", ".")
+        at = max(low.rfind("attn"), low.rfind("attention"))
+        if at < 0 or "norm" in low[at:] or "vision" in low or "visual" in low:
+            continue
+        rest = low[at:].partition(".")[2].strip("*$().")
+        if rest and not any(out in rest for out in _OUT):
+            continue
+        layer = _layer_of(low)
+        if layer is None:
+            return True
+        seen.add(layer)
+    return len(seen) >= layers > 0
+
+
+def _experts_only(skipped: Iterable[str]) -> bool:
+    """Whether the patterns also cover shared experts or dense MLPs, everywhere."""
+    for name in skipped:
+        low = name.replace("\\.", ".")
+        if _layer_of(low) is not None or "vision" in low or "gate." in low:
+            continue
+        if "shared_expert" in low or ("mlp" in low and "_proj" in low):
+            return True
+    return False
+
+
+def _from_number(weights: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
+    """(dtype, group, block) of a compressed-tensors or ModelOpt description of weights."""
+    bits = _integer(weights.get("num_bits"))
+    group = _integer(weights.get("group_size"))
+    block = _pair(weights.get("block_structure"))
+    if weights.get("type") == "float":
+        if bits == 4:
+            return ("mxfp4" if group == 32 else "nvfp4"), group or 16, None
+        return ("fp8" if bits == 8 else "unknown"), group, block
+    return _by_bits(bits, None), group, block
+
+
+def _compressed(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
+    groups = _object(config.get("config_groups"))
+    for entry in groups.values():
+        weights = _object(_object(entry).get("weights"))
+        if weights:
+            return _from_number(weights)
+    form = _text(config.get("format"))
+    named = {"float-quantized": "fp8", "int-quantized": "int8", "pack-quantized": "int4",
+             "nvfp4-pack-quantized": "nvfp4", "naive-quantized": "int8"}  # fmt: skip
+    return named.get(form, "unknown"), None, None
+
+
+def _modelopt(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
+    algorithm = _text(config.get("quant_algo"), config.get("quant_method")).upper()
+    group = _integer(config.get("group_size"))
+    if "NVFP4" in algorithm or algorithm == "FP4":
+        return "nvfp4", group or 16, None
+    if "MXFP4" in algorithm:
+        return "mxfp4", group or 32, None
+    if algorithm.startswith("W4"):
+        return "int4", group or 128, None
+    if "FP8" in algorithm:
+        block = (128, 128) if "PB" in algorithm or "BLOCK" in algorithm else None
+        return "fp8", None, block
+    if algorithm.startswith(("W8", "INT8")):
+        return "int8", group, None
+    return _compressed(config)
+
+
+def _quark(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
+    weight = _object(config.get("global_quant_config")).get("weight")
+    if isinstance(weight, list) and weight:
+        weight = weight[0]
+    weight = _object(weight)
+    name = _text(weight.get("dtype"))
+    group = _integer(weight.get("group_size"))
+    if name.startswith("fp8"):
+        return "fp8", group, None
+    if name.startswith("fp4"):
+        return "mxfp4", group or 32, None
+    if name.startswith(("int", "uint")):
+        digits = name.lstrip("uint")
+        return _by_bits(int(digits) if digits.isdecimal() and len(digits) < 3 else None), group, None
+    return "unknown", group, None
+
+
+def _named(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
+    """quanto and torchao name the dtype of the weights in words."""
+    name = _text(config.get("weights"), config.get("quant_type")).lower()
+    group = _integer(config.get("group_size"))
+    for sign, dtype in (("int4", "int4"), ("int8", "int8"), ("float8", "fp8"), ("fp8", "fp8"),
+                        ("int2", "int2")):  # fmt: skip
+        if sign in name:
+            return dtype, group, None
+    return "unknown", group, None
+
+
+def _weights(method: str, c: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
+    if method in _EIGHT:
+        group = {"mxfp4": 32, "nvfp4": 16}.get(method)
+        return _EIGHT[method], group, _pair(c.get("weight_block_size"))
+    if method in ("bitsandbytes", "bnb"):
+        four = c.get("load_in_4bit") is True or c.get("_load_in_4bit") is True
+        return ("int4", 64, None) if four else ("int8", None, None)
+    if method == "compressed-tensors":
+        return _compressed(c)
+    if method.startswith("modelopt") or c.get("quant_algo"):
+        return _modelopt(c)
+    if method == "quark":
+        return _quark(c)
+    if method in ("quanto", "torchao"):
+        return _named(c)
+    if method in _BY_BITS:
+        nested = _object(_object(c.get("quant_config")).get("weight_quant_params"))
+        bits = _integer(c.get("bits"), c.get("w_bit"), c.get("num_bits"), nested.get("nbits"))
+        group = _integer(c.get("group_size"), c.get("q_group_size"), nested.get("group_size"))
+        return _by_bits(bits, 4 if "awq" in method or "marlin" in method else None), group, None
+    return "unknown", _integer(c.get("group_size")), _pair(c.get("weight_block_size"))
+
+
+def _cache(config: Mapping[str, Any]) -> str | None:
+    """Dtype of the KV cache that the checkpoint was calibrated for."""
+    named = _text(config.get("kv_cache_quant_algo")).lower()
+    if named in ("fp8", "int8", "nvfp4"):
+        return named
+    scheme = _object(config.get("kv_cache_scheme"))
+    if scheme:
+        dtype = _from_number(scheme)[0]
+        return None if dtype == "unknown" else dtype
+    return None
+
+
+def quantization_of(
+    config: object, separate: object, model: Model, field: str = "quantization_config"
+) -> Quantization | None:
+    """What ``quantization_config`` says, or else the separate ``hf_quant_config.json``."""
+    if config is None and separate is not None:
+        outer = _checked(separate, "hf_quant_config")
+        inner = _object(outer.get("quantization")) or outer
+        if not _text(inner.get("quant_algo")) and not inner.get("config_groups"):
+            if not _text(inner.get("kv_cache_quant_algo")):
+                return None  # ModelOpt writes nulls where nothing is quantised
+            config = {"quant_method": "none", **inner}
+        else:
+            producer = _object(outer.get("producer"))
+            config = {"quant_method": _text(producer.get("name")) or "modelopt", **inner}
+    if config is None or config == {}:
+        return None
+    c = _checked(config, field)
+    method = _text(c.get("quant_method"), c.get("quantization_method")).lower()
+    if not method:
+        if "load_in_4bit" in c or "load_in_8bit" in c:
+            method = "bitsandbytes"
+        else:
+            method = "modelopt" if c.get("quant_algo") else "unknown"
+    if method == "bitsandbytes" and not (
+        c.get("load_in_4bit") or c.get("load_in_8bit") or c.get("_load_in_4bit")
+        or c.get("_load_in_8bit")
+    ):  # fmt: skip
+        return None
+    dtype, group, block = (model.dtype, None, None) if method == "none" else _weights(method, c)
+    skipped = _skipped(c)
+    attention = not _leaves_out_attention(skipped, model.layers)
+    has_experts = any(b.moe is not None for b in model.blocks)
+    if method == "mxfp4":  # transformers replaces nothing but the experts
+        attention = False
+    experts_only = has_experts and not attention and (method == "mxfp4" or _experts_only(skipped))
+    return Quantization(
+        method=method,
+        weight_dtype=dtype,
+        group=group,
+        block=block,
+        attention=attention,
+        experts_only=experts_only,
+        kv_cache_dtype=_cache(c),
+    )
+
+
+def _checked(value: object, field: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{field}: {shorten(value)} where an object belongs",
+            field=field,
+            value=value,
+            legal="an object, or null",
+        )
+    return value

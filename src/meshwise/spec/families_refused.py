@@ -1,0 +1,141 @@
+"""Model types that are wrappers around a language model, and those that meshwise refuses, and why."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
+    """A multimodal configuration whose language model stands in a nested object."""
+
+    inner: str  # model type of the nested object where it does not say
+    keys: tuple[str, ...] = ("text_config",)
+    flat: bool = False  # the keys may stand at the top instead
+    tied: bool | None = None  # where neither level says; None: what the inner type's class says
+    either: bool = False  # tied as soon as one of the levels says so
+
+
+_LLAMA = Wrapper(inner="llama")
+_TIED_BY_EITHER = Wrapper(inner="llama", flat=True, either=True)
+
+WRAPPERS: dict[str, Wrapper] = {
+    "llava": _TIED_BY_EITHER,
+    "llava_llama": Wrapper(inner="llama", flat=True),
+    "llava_mistral": Wrapper(inner="mistral", flat=True),
+    "llava_qwen": Wrapper(inner="qwen2", flat=True),
+    "llava_next": _LLAMA,
+    "llava_next_video": _LLAMA,
+    "llava_onevision": Wrapper(inner="qwen2", either=True),
+    "vipllava": _LLAMA,
+    "video_llava": _LLAMA,
+    "mistral3": Wrapper(inner="mistral"),
+    "gemma3": Wrapper(inner="gemma3_text", flat=True),
+    "paligemma": Wrapper(inner="gemma"),
+    "llama4": Wrapper(inner="llama4_text"),
+    "qwen2_vl": Wrapper(inner="qwen2_vl_text", flat=True, either=True),
+    "qwen2_5_vl": Wrapper(inner="qwen2_5_vl_text", flat=True, either=True),
+    "qwen3_vl": Wrapper(inner="qwen3_vl_text", tied=False),
+    "qwen3_vl_moe": Wrapper(inner="qwen3_vl_moe_text", tied=False),
+    "qwen2_audio": Wrapper(inner="qwen2"),
+    "voxtral": _LLAMA,
+    "kimi_vl": Wrapper(inner="deepseek_v3"),
+    "kimi_k25": Wrapper(inner="deepseek_v3"),
+    "internvl": Wrapper(inner="qwen2"),
+    "internvl_chat": Wrapper(inner="internlm2", keys=("llm_config", "text_config")),
+    "ovis2": Wrapper(inner="qwen2"),
+    "multi_modality": Wrapper(inner="llama", keys=("language_config", "text_config")),
+    "deepseek_vl": _LLAMA,
+    "deepseek_vl_hybrid": _LLAMA,
+    "idefics2": Wrapper(inner="mistral"),
+    "idefics3": _LLAMA,
+    "smolvlm": _LLAMA,
+    "aya_vision": Wrapper(inner="cohere2"),
+    "cohere2_vision": Wrapper(inner="cohere2"),
+    "glm4v": Wrapper(inner="glm4v_text", either=True),
+    "glm4v_moe": Wrapper(inner="glm4v_moe_text"),
+    "phi3_v": Wrapper(inner="phi3", flat=True),
+}
+
+_ENCODER = "encoder only, not a causal language model"
+_BOTH = "encoder-decoder, not a causal language model"
+_VISION = "a vision or audio model, not a causal language model"
+_DUAL = "dual encoder, not a causal language model"
+_STATE = "state-space model without attention heads"
+_HYBRID = "hybrid of attention and state-space (Mamba) layers"
+_LINEAR = "hybrid of attention and linear-attention layers"
+_RECURRENT = "recurrent layers instead of attention"
+
+
+def _each(reason: str, names: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), reason)
+
+
+REASONS: dict[str, str] = {
+    **_each(_ENCODER, "bert roberta xlm-roberta xlm-roberta-xl distilbert albert electra deberta "
+            "deberta-v2 camembert modernbert nomic_bert mpnet longformer big_bird ernie xlm xlnet "
+            "funnel fnet nystromformer squeezebert mobilebert layoutlm layoutlmv2 layoutlmv3 esm "
+            "convbert megatron-bert rembert roformer data2vec-text flaubert ibert luke new "
+            "eurobert jina_embeddings_v3"),
+    **_each(_BOTH, "t5 mt5 umt5 longt5 bart mbart plbart pegasus pegasus_x blenderbot "
+            "blenderbot-small m2m_100 nllb-moe marian led prophetnet switch_transformers t5gemma "
+            "t5gemma2 encoder-decoder fsmt bigbird_pegasus mvp speech_to_text whisper moonshine "
+            "seamless_m4t seamless_m4t_v2 florence2 pix2struct udop vision-encoder-decoder trocr "
+            "musicgen kosmos-2 donut-swin speecht5"),
+    **_each(_DUAL, "clip siglip siglip2 align altclip chinese_clip clap blip clipseg x_clip flava"),
+    **_each(_VISION, "vit deit beit swin swinv2 convnext convnextv2 resnet dinov2 dinov3_vit detr "
+            "yolos sam sam2 segformer mask2former clip_vision_model siglip_vision_model wav2vec2 "
+            "hubert wavlm sew data2vec-audio audio-spectrogram-transformer encodec mimi dac vits "
+            "bark timesfm pixtral"),
+    **_each(_STATE, "mamba mamba2 falcon_mamba codestral_mamba ssm"),
+    **_each(_HYBRID, "jamba bamba zamba zamba2 nemotron_h falcon_h1 granitemoehybrid plamo2 "
+            "nemotron_h_omni phi4flash samba hymba"),
+    **_each(_LINEAR, "qwen3_next qwen3_5 qwen3_5_moe qwen3_5_text qwen3_5_moe_text minimax "
+            "minimax_text_01 minimax_m1 MiniMaxText01 MiniMaxM1 kimi_linear olmo_hybrid "
+            "bailing_hybrid bailing_moe_linear retnet gla"),
+    **_each(_RECURRENT, "rwkv rwkv5 rwkv6 rwkv7 recurrent_gemma xlstm"),
+    **_each("hybrid of attention and convolution layers", "lfm2 lfm2_moe lfm2_vl lfm3 stripedhyena"),
+    **_each("cross-attention layers to an image encoder", "mllama mllama_text_model idefics "
+            "blip-2 instructblip instructblipvideo"),
+    **_each("per-layer embeddings and shared key/value layers (Gemma 3n)", "gemma3n gemma3n_text"),
+    **_each("two attentions per layer and experts without weights (LongCat)", "longcat_flash"),
+    **_each("differential attention", "diffllama"),
+    **_each("LoRA adapters inside the language model", "phi4mm phi4_multimodal"),
+}  # fmt: skip
+
+# Old or hand-made files without model_type: what their class name says.
+ARCHITECTURES = {
+    "GPT2LMHeadModel": "gpt2",
+    "GPTNeoForCausalLM": "gpt_neo",
+    "GPTNeoXForCausalLM": "gpt_neox",
+    "GPTJForCausalLM": "gptj",
+    "OPTForCausalLM": "opt",
+    "BloomForCausalLM": "bloom",
+    "RWForCausalLM": "falcon",
+    "FalconForCausalLM": "falcon",
+    "LlamaForCausalLM": "llama",
+    "LLaMAForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "MixtralForCausalLM": "mixtral",
+    "QWenLMHeadModel": "qwen",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "GemmaForCausalLM": "gemma",
+    "Gemma2ForCausalLM": "gemma2",
+    "MPTForCausalLM": "mpt",
+    "BaichuanForCausalLM": "baichuan",
+    "BaiChuanForCausalLM": "baichuan",
+    "InternLMForCausalLM": "internlm",
+    "InternLM2ForCausalLM": "internlm2",
+    "Phi3ForCausalLM": "phi3",
+    "DeepseekV2ForCausalLM": "deepseek_v2",
+    "DeepseekV3ForCausalLM": "deepseek_v3",
+}
+_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
+          "ForMaskedLM", "ForMultipleChoice", "ForRewardModel", "RewardModel", "ForImageClassification",
+          "ForAudioClassification", "ForScore", "ForRegression", "EncoderModel", "ForNextSentencePrediction",
+          "ForFeatureExtraction", "ForTextEncoding", "ForProcessRewardModel")  # fmt: skip
+
+
+def other_head(architecture: str) -> bool:
+    """Whether a class name says that the checkpoint has a head that is no language-model head."""
+    return architecture.endswith(_HEADS)

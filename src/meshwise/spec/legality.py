@@ -1,0 +1,211 @@
+"""Which tensor-parallel degrees a model admits, and what the others break.
+
+Small named rules. Each finds what a degree breaks in one model; a *refusal* makes the degree
+illegal, a *remark* says what it costs (padding, copied KV heads) and which software refuses it.
+Reasons are codes with their figures; the sentences stand in :mod:`meshwise.present.words`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from meshwise.errors import IllegalLayout
+from meshwise.spec.model import Attention, Block, Mlp, Model
+from meshwise.spec.parameters import attention_matrices
+
+
+class Finding(NamedTuple):
+    """What one TP degree meets in a model: a code, and the figures that the sentence needs."""
+
+    code: str
+    refuses: bool
+    text: str
+
+
+def _attentions(model: Model) -> Iterator[Attention]:
+    seen = set()
+    for block in model.blocks:
+        if block.attention is not None and block.attention not in seen:
+            seen.add(block.attention)
+            yield block.attention
+
+
+def _mlps(block: Block) -> Iterator[tuple[str, Mlp]]:
+    if block.mlp is not None:
+        yield "FFN", block.mlp
+    if block.moe is not None:
+        yield "expert FFN", block.moe.expert
+        if block.moe.shared is not None:
+            yield "shared-expert FFN", block.moe.shared
+
+
+def heads(model: Model, tp: int) -> Iterator[Finding]:
+    """Query heads are split whole: tp must divide them."""
+    for a in _attentions(model):
+        if a.heads % tp:
+            yield Finding(
+                "heads",
+                True,
+                f"tp={tp} does not divide {a.heads} attention heads ({a.heads} mod {tp} = {a.heads % tp})",
+            )
+
+
+def kv_heads(model: Model, tp: int) -> Iterator[Finding]:
+    """KV heads are split, or each is copied to a whole number of ranks (C38)."""
+    for a in _attentions(model):
+        if a.mla or a.heads % tp:
+            continue
+        if a.kv_heads % tp and tp % a.kv_heads:
+            yield Finding(
+                "kv_heads",
+                True,
+                f"tp={tp} neither divides the {a.kv_heads} KV heads nor is a multiple of them",
+            )
+        elif tp > a.kv_heads:
+            yield Finding(
+                "kv_copies",
+                False,
+                f"{a.kv_heads} KV heads on {tp} ranks: every KV head is copied {tp // a.kv_heads} "
+                f"times, so the KV cache per GPU stays that of TP={a.kv_heads}. Serving engines (vLLM, "
+                "SGLang, TensorRT-LLM) copy; plain column splits (transformers, DTensor) refuse",
+            )
+
+
+def quantization(model: Model, tp: int) -> Iterator[Finding]:
+    """Shards must hold whole quantisation groups and FP8 blocks."""
+    q = model.quantization
+    if q is None or tp == 1 or (q.group is None and q.block is None):
+        return
+    padded = q.method == "mxfp4"  # engines pad MXFP4 experts to whole groups
+    block_out, block_in = q.block or (1, q.group or 1)
+    if q.method in ("awq", "gptq") and q.weight_dtype == "int4":
+        block_out = 8  # eight 4-bit outputs share a 32-bit word
+    for where, side, width in _split_widths(model, tp):
+        size = block_out if side == "out" else block_in
+        if size <= 1 or width % tp:
+            continue
+        shard = width // tp
+        if shard % size:
+            unit = "block" if q.block else "group"
+            yield Finding(
+                "quantization_padding" if padded else "quantization",
+                not padded,
+                f"{q.method} {unit} {size}: {where} {width:,} / {tp} = {shard:,} is no multiple of {size}"
+                f" ({shard / size:g} {unit}s)" + ("; engines pad it" if padded else ""),
+            )
+
+
+def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int]]:
+    """(matrix, which side is split, width) of every quantised matrix that TP splits, once each."""
+    q = model.quantization
+    assert q is not None
+    seen: set[tuple[str, str, int]] = set()
+    for block in model.blocks:
+        found: list[tuple[str, str, int]] = []
+        if block.attention is not None and q.attention and not q.experts_only:
+            for role, k, n, how in attention_matrices(block.attention, model.hidden):
+                if how == "column":
+                    copied = role in ("key", "value") and block.attention.kv_heads < tp
+                    copies = tp // block.attention.kv_heads if copied else 1
+                    found.append((f"attention {role}", "out", n * copies))
+                elif how == "row":
+                    found.append((f"attention {role}", "in", k))
+        for name, mlp in _mlps(block):
+            if q.experts_only and not name.startswith("expert"):
+                continue
+            found.append((f"{name} up", "out", mlp.width))
+            found.append((f"{name} down", "in", mlp.width))
+        for item in found:
+            if item not in seen:
+                seen.add(item)
+                yield item
+
+
+def ffn(model: Model, tp: int) -> Iterator[Finding]:
+    """FFN widths that do not divide are priced padded; even-splitting engines refuse them."""
+    seen: set[tuple[str, int]] = set()
+    for block in model.blocks:
+        for name, mlp in _mlps(block):
+            if mlp.width % tp and (name, mlp.width) not in seen:
+                seen.add((name, mlp.width))
+                yield Finding(
+                    "ffn_padding",
+                    False,
+                    f"{name} width {mlp.width:,} does not divide by {tp}: padded to "
+                    f"{padded(mlp.width, tp):,} here; engines that split evenly (vLLM, Megatron) refuse",
+                )
+
+
+def vocabulary(model: Model, tp: int) -> Iterator[Finding]:
+    """A vocabulary that does not divide is padded to the next multiple (D02)."""
+    if model.vocab % tp:
+        yield Finding(
+            "vocab_padding",
+            False,
+            f"vocabulary {model.vocab:,} does not divide by {tp}: padded to {padded(model.vocab, tp):,}; "
+            "an engine without padding refuses",
+        )
+
+
+RULES = (heads, kv_heads, quantization, ffn, vocabulary)
+
+
+def findings(model: Model, tp: int) -> list[Finding]:
+    """All that TP degree ``tp`` meets, in the fixed order of :data:`RULES`."""
+    return [finding for rule in RULES for finding in rule(model, tp)]
+
+
+def refusals(model: Model, tp: int) -> list[Finding]:
+    return [f for f in findings(model, tp) if f.refuses]
+
+
+def max_heads(model: Model) -> int:
+    return max((a.heads for a in _attentions(model)), default=1)
+
+
+def head_divisors(model: Model) -> list[int]:
+    """Every degree that divides the query heads of all layers."""
+    return [tp for tp in range(1, max_heads(model) + 1) if not any(heads(model, tp))]
+
+
+def legal_tp(model: Model) -> list[int]:
+    """Every degree that no rule refuses, ascending."""
+    return [tp for tp in head_divisors(model) if not refusals(model, tp)]
+
+
+def require_tp(model: Model, tp: int, field: str = "--tp") -> None:
+    """Raise :class:`IllegalLayout` with the first refusal of ``tp``, the legal ones and the nearest."""
+    found = refusals(model, tp)
+    if not found:
+        return
+    legal = legal_tp(model)
+    message = found[0].text
+    if found[0].code == "heads":
+        others = [d for d in head_divisors(model) if d not in legal]
+        if others:
+            reasons = {f.code for d in others for f in refusals(model, d)}
+            why = " and ".join(sorted(_NAMES[r] for r in reasons))
+            listed = ", ".join(str(d) for d in others)
+            message += f"; {listed} {'divides' if len(others) == 1 else 'divide'} the heads but not {why}"
+    elif len(found) > 1:
+        message += f" (and {len(found) - 1} more)"
+    raise IllegalLayout(
+        f"{field}: {message}",
+        field=field,
+        value=tp,
+        legal=legal,
+        nearest=min(legal, key=lambda d: (abs(d - tp), d)),
+    )
+
+
+_NAMES = {
+    "kv_heads": "the KV heads",
+    "quantization": "the quantisation groups",
+    "heads": "the heads",
+}
+
+
+def padded(number: int, multiple: int) -> int:
+    """``number`` rounded up to a multiple."""
+    return -(-number // multiple) * multiple

@@ -1,0 +1,115 @@
+"""How much is computed: a training step, a prefill, or one decode iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from meshwise.errors import InputError
+from meshwise.spec import dtypes
+from meshwise.spec.reading import count, one_of
+
+RECOMPUTE = ("none", "selective", "full")
+OVERLAP = ("none", "split", "decomposed")
+MAX_BATCH = 10**6
+MAX_SEQ = 10**8
+
+
+class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Number formats; None follows the checkpoint (weights, KV cache) or ``dtype`` (the rest)."""
+
+    dtype: str | None = None  # operands of the matrix products
+    weights: str | None = None
+    kv_cache: str | None = None
+    comm: str | None = None  # what TP collectives send
+    gradients: str | None = None
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One optimizer step of a replica: ``batch`` sequences of ``seq`` tokens.
+
+    ``micro_batch`` None takes the whole batch as one microbatch.
+    """
+
+    batch: int
+    seq: int
+    micro_batch: int | None = None
+    recompute: str = "none"
+    formats: Formats = Formats()
+
+    phase = "train"
+
+    def __post_init__(self) -> None:
+        count(self.batch, "batch", high=MAX_BATCH)
+        count(self.seq, "seq", high=MAX_SEQ)
+        one_of(self.recompute, "recompute", RECOMPUTE)
+        if self.micro_batch is not None:
+            count(self.micro_batch, "micro_batch", high=MAX_BATCH)
+            if self.batch % self.micro_batch:
+                legal = [d for d in range(1, min(self.batch, 4096) + 1) if self.batch % d == 0]
+                raise InputError(
+                    f"micro_batch={self.micro_batch} does not divide the batch of {self.batch}",
+                    field="micro_batch",
+                    value=self.micro_batch,
+                    legal=legal if len(legal) < 20 else [*legal[:18], "…", self.batch],
+                    nearest=min(legal, key=lambda d: abs(d - (self.micro_batch or 1))),
+                )
+        _check_formats(self.formats)
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole batch's prompt: ``batch`` sequences of ``seq`` tokens, one forward pass."""
+
+    batch: int
+    seq: int
+    formats: Formats = Formats()
+
+    phase = "prefill"
+
+    def __post_init__(self) -> None:
+        count(self.batch, "batch", high=MAX_BATCH)
+        count(self.seq, "seq", high=MAX_SEQ)
+        _check_formats(self.formats)
+
+
+class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One iteration: a token for each of ``batch`` sequences that hold ``context`` tokens."""
+
+    batch: int
+    context: int
+    formats: Formats = Formats()
+
+    phase = "decode"
+
+    def __post_init__(self) -> None:
+        count(self.batch, "batch", high=MAX_BATCH)
+        count(self.context, "context", high=MAX_SEQ)
+        _check_formats(self.formats)
+
+
+Workload = Training | Prefill | Decode
+
+
+def _check_formats(formats: Formats) -> None:
+    for value, field, legal in (
+        (formats.dtype, "dtype", dtypes.COMPUTE),
+        (formats.weights, "weight_dtype", dtypes.WEIGHT),
+        (formats.kv_cache, "kv_dtype", dtypes.KV_CACHE),
+        (formats.comm, "comm_dtype", dtypes.COMM),
+        (formats.gradients, "grad_dtype", dtypes.GRADIENT),
+    ):
+        if value is not None:
+            dtypes.canonical(value, field, legal)
+
+
+def to_dict(workload: Workload) -> dict[str, Any]:
+    """The workload as JSON, phase first."""
+    fields: dict[str, Any] = {"phase": workload.phase}
+    for name in workload.__struct_fields__:
+        value = getattr(workload, name)
+        if name == "formats":
+            fields |= {f"{k}_dtype" if k != "dtype" else k: v for k, v in msgspec.to_builtins(value).items()}
+        else:
+            fields[name] = value
+    return fields
