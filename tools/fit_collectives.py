@@ -38,7 +38,8 @@ Schema of ``collectives/FABRIC.toml``::
     fallback = "nccl"              # its all_reduce where that is cheaper
     [ENGINE.all_reduce.one_shot]   # launch_s, efficiency
     [ENGINE.all_reduce.two_shot]   # launch_s, step_s, efficiency; absent where never seen
-    [ENGINE.all_reduce.nvls]       # launch_s, efficiency, min_ranks; absent where never seen
+    [ENGINE.all_reduce.multimem]   # launch_s, efficiency, min_ranks: the engine's own kernel of
+                                   #   nvls' form, beside nccl's nvls; absent where never seen
     [nccl.all_reduce]              # between nodes
     launch_s
     [nccl.all_reduce.ring]         # step_s, efficiency
@@ -79,7 +80,7 @@ WIRE = {  # bytes/s per device and direction
     "nvlink3-nvswitch": 300e9,
     "nvlink4-nvswitch": 450e9,
     "nvlink5-nvswitch": 900e9,
-    "pcie4": 31.5e9,
+    "pcie4-p2p": 31.5e9,
     "pcie4-no-p2p": 31.5e9,
     "pcie3-no-p2p": 15.75e9,
 }
@@ -116,7 +117,7 @@ class Rows:
     @property
     def fitted(self) -> Mask:
         level = np.round(np.log2(self.payload)) + np.round(np.log2(self.ranks))
-        return np.equal(level % 2, 0)
+        return np.asarray(level % 2 == 0, bool)
 
 
 def node_rate(row: dict[str, str]) -> float:
@@ -208,8 +209,8 @@ def protocol_names(constants: Constants) -> list[str]:
     return [name for name in PROTOCOLS if f"{name}.step_s" in constants]
 
 
-def in_switch(c: Constants, rows: Rows, bandwidth: float) -> Array:
-    return c["nvls.launch_s"] + rows.payload / (c["nvls.efficiency"] * bandwidth)
+def in_switch(c: Constants, rows: Rows, bandwidth: float, name: str = "nvls") -> Array:
+    return c[f"{name}.launch_s"] + rows.payload / (c[f"{name}.efficiency"] * bandwidth)
 
 
 # Fitting --------------------------------------------------------------------------------------
@@ -380,15 +381,15 @@ def fit_engine(rows: Rows, bandwidth: float, nccl: Tree, kinds: Sequence[str]) -
         if "two_shot" in kinds:
             wire = 2 * (n - 1) / n * r.payload / (c["two_shot.efficiency"] * bandwidth)
             times.append(launch + 2 * c["two_shot.step_s"] + wire)
-        if "nvls" in kinds:
-            times.append(np.where(n >= 8, in_switch(c, r, bandwidth), np.inf))
+        if "multimem" in kinds:
+            times.append(np.where(n >= 8, in_switch(c, r, bandwidth, "multimem"), np.inf))
         return cheapest(np.array(times))
 
     start = {"launch_s": 4e-6, "one_shot.efficiency": 0.6}
     if "two_shot" in kinds:
         start |= {"two_shot.step_s": 2e-6, "two_shot.efficiency": 0.6}
-    if "nvls" in kinds:
-        start |= {"nvls.launch_s": 9e-6, "nvls.efficiency": 0.42}
+    if "multimem" in kinds:
+        start |= {"multimem.launch_s": 9e-6, "multimem.efficiency": 0.42}
     c = fit(model, start, rows)
     table: Tree = {
         "fallback": "nccl",
@@ -400,10 +401,10 @@ def fit_engine(rows: Rows, bandwidth: float, nccl: Tree, kinds: Sequence[str]) -
             "step_s": c["two_shot.step_s"],
             "efficiency": c["two_shot.efficiency"],
         }
-    if "nvls" in kinds:
-        table["nvls"] = {
-            "launch_s": c["nvls.launch_s"],
-            "efficiency": c["nvls.efficiency"],
+    if "multimem" in kinds:
+        table["multimem"] = {
+            "launch_s": c["multimem.launch_s"],
+            "efficiency": c["multimem.efficiency"],
             "min_ranks": 8,
         }
     return table | {"fit": errors(model, c, rows)}
@@ -463,7 +464,7 @@ NVLINK = {
         "2.29.2",
         5,
         {
-            "vllm": ("0.24.0", ("two_shot", "nvls")),
+            "vllm": ("0.24.0", ("two_shot", "multimem")),
             "sglang": ("0.5.14", ("two_shot",)),
             "trtllm": ("1.3.0rc20", ()),
         },
@@ -545,9 +546,9 @@ BETWEEN = {
 
 
 L40S = (
-    "L40S, 2 GPUs with peer-to-peer: aiconfigurator-core 0.12.0 (Apache-2.0), systems/data/l40s/comm,"
-    " nccl 2.27.3. The same machine reaches 5.2 GB/s bus bandwidth with 4 and 1.4 GB/s with 8 GPUs,"
-    " across its host bridges: not fitted"
+    "L40S, 2 GPUs with peer-to-peer: aiconfigurator-core 0.12.0 (Apache-2.0), systems/data/l40s"
+    "/comm/nccl/2.27.3. The same machine reaches 5.2 GB/s bus bandwidth with 4 GPUs"
+    " and 1.4 GB/s with 8, across its host bridges: not fitted"
 )
 
 
@@ -641,7 +642,7 @@ def main() -> None:
         write(fabric, source, fit_pcie(published(table, *names), fabric))
     rows = wheel(arguments.wheel / DATA / "l40s/comm/nccl/2.27.3/nccl_perf.parquet")
     pair = rows.where(rows.ranks == 2)
-    write("pcie4", L40S, fit_pcie(pair, "pcie4"))
+    write("pcie4-p2p", L40S, fit_pcie(pair, "pcie4-p2p"))
     for fabric, (source, names) in BETWEEN.items():
         tables: Tree = {"nccl": {"all_reduce": fit_between(published(table, *names))}}
         write(fabric, source, tables)

@@ -13,10 +13,13 @@ Models, SI units (seconds, FLOP, bytes):
 * GEMM of m x k by k x n:
   ``launch_s + max(2mnk / (efficiency * peak), bytes / (memory_efficiency * bandwidth))``,
   bytes = m*k*b_a + k*n*b_w + m*n*b_out.
-* attention prefill (flash, causal): ``launch_s + flops / (efficiency * peak)``, flops =
-  4 * batch * heads * head_dim * s**2 / 2, which is what a causal kernel executes.
-* attention decode: ``launch_s + kv_bytes / (memory_efficiency * bandwidth)``, kv_bytes =
-  2 * batch * kv_heads * head_dim * context * bytes per element.
+* attention prefill (flash, causal): the same roofline with flops = 4 * batch * heads * head_dim *
+  s**2 / 2, which is what a causal kernel executes, and bytes of q, k, v and the output once (16 bit
+  each). The bytes stand for all work that grows with s and not with its square: without them the
+  held-out median more than doubles.
+* attention decode: ``launch_s + bytes / (memory_efficiency * bandwidth)``, bytes = 2 * batch *
+  head_dim * (kv_heads * context * bytes per element of the cache + heads * 2), query and output
+  included.
 
 Half of the calls, chosen by a hash of their shape, is fitted (all calls weigh the same, soft L1
 loss of the logarithm); the errors in the file are of the rounded constants on the other half.
@@ -33,7 +36,7 @@ Schema of ``kernels/DEVICE.toml``::
     bias                              # median of predicted / measured - 1, held-out half
     flops_range                       # smallest, largest of the whole table
     [attention.prefill]  [attention.prefill_fp8]   # bf16 and fp8 KV cache
-    kernel, peak_flops_per_s, efficiency, launch_s, head_dim, ... as above
+    kernel, peak_flops_per_s, efficiency, memory_efficiency, launch_s, head_dim, ... as above
     [attention.decode]  [attention.decode_fp8]
     kernel, memory_efficiency, launch_s, head_dim, bytes_range, ... as above
 """
@@ -93,7 +96,7 @@ DEVICES = {
     ),
     "h100-80gb-sxm": Source(
         "h100_sxm",
-        3352e9,
+        3350e9,
         {"bf16": 989.4e12, "fp8": 1978.9e12},
         HOPPER_GEMM,
         note="peaks: NVIDIA H100 architecture white paper, SXM5",
@@ -136,7 +139,7 @@ DEVICES = {
     "l40s": Source(
         "l40s",
         864e9,
-        {"bf16": 362.05e12, "fp8": 733e12},
+        {"bf16": 362e12, "fp8": 733e12},
         HOPPER_GEMM,
         note="peaks: NVIDIA L40S datasheet, dense",
     ),
@@ -214,6 +217,18 @@ def fit(
     return {**constants, **quality}
 
 
+def roofline(peak: float, bandwidth: float) -> Callable[..., Array]:
+    """Bound by arithmetic or by memory traffic, plus a launch floor."""
+
+    def model(
+        efficiency: float, memory_efficiency: float, launch_s: float, flops: Array, moved: Array
+    ) -> Array:
+        bound = np.maximum(flops / (efficiency * peak), moved / (memory_efficiency * bandwidth))
+        return np.asarray(launch_s + bound, float)
+
+    return model
+
+
 def extent(values: Array) -> list[float]:
     return [rounded(float(values.min())), rounded(float(values.max()))]
 
@@ -224,17 +239,10 @@ def fit_gemm(path: Path, column: str, dtype: str, peak: float, bandwidth: float)
     a, w, out = OPERAND_BYTES[dtype]
     flops, moved = 2 * m * n * k, m * k * a + k * n * w + m * n * out
 
-    def model(
-        efficiency: float, memory_efficiency: float, launch_s: float, flops: Array, moved: Array
-    ) -> Array:
-        return launch_s + np.maximum(
-            flops / (efficiency * peak), moved / (memory_efficiency * bandwidth)
-        )
-
     start = {"efficiency": 0.7, "memory_efficiency": 0.7, "launch_s": 4e-6}
     head: Table = {"kernel": calls.kernel, "peak_flops_per_s": peak}
     tail: Table = {"bytes_per_element": [a, w, out], "flops_range": extent(flops)}
-    return head | fit(model, start, (flops, moved), calls) | tail
+    return head | fit(roofline(peak, bandwidth), start, (flops, moved), calls) | tail
 
 
 SHAPE = ["batch_size", "isl", "num_heads", "num_key_value_heads", "step"]
@@ -242,29 +250,31 @@ SHAPE = ["batch_size", "isl", "num_heads", "num_key_value_heads", "step"]
 
 def attention_calls(path: Path, kv: str, attention: str) -> Calls:
     keep = {"head_dim": HEAD_DIM, "window_size": 0, "beam_width": 1}
-    return read(path, SHAPE, keep | {"kv_cache_dtype": kv, "attn_dtype": attention})
+    calls = read(path, SHAPE, keep | {"kv_cache_dtype": kv, "attn_dtype": attention})
+    kv_heads = calls.columns["num_key_value_heads"]  # 0 in some tables: as many as heads
+    calls.columns["num_key_value_heads"] = np.where(
+        kv_heads == 0, calls.columns["num_heads"], kv_heads
+    )
+    return calls
 
 
-def fit_prefill(path: Path, kv: str, peak: float) -> Table:
+def fit_prefill(path: Path, kv: str, peak: float, bandwidth: float) -> Table:
     calls = attention_calls(path, kv, "bfloat16")
-    batch, new, heads = (calls.columns[name] for name in SHAPE[:3])
-    pairs = new * new / 2 + new * calls.columns["step"]
-    flops = 4 * batch * heads * HEAD_DIM * pairs
-
-    def model(efficiency: float, launch_s: float, flops: Array) -> Array:
-        return launch_s + flops / (efficiency * peak)
-
-    fitted = fit(model, {"efficiency": 0.5, "launch_s": 1e-5}, (flops,), calls)
+    batch, new, heads, kv_heads, past = (calls.columns[name] for name in SHAPE)
+    flops = 4 * batch * heads * HEAD_DIM * (new * new / 2 + new * past)
+    values = heads * new * 2 + kv_heads * (new + past) * 2  # q and output, k and v
+    moved = batch * HEAD_DIM * values * OPERAND_BYTES["bf16"][2]
+    start = {"efficiency": 0.5, "memory_efficiency": 0.3, "launch_s": 1e-5}
+    fitted = fit(roofline(peak, bandwidth), start, (flops, moved), calls)
     head: Table = {"kernel": calls.kernel, "peak_flops_per_s": peak}
     return head | fitted | {"head_dim": HEAD_DIM, "flops_range": extent(flops)}
 
 
 def fit_decode(path: Path, kv: str, element_bytes: float, bandwidth: float) -> Table:
     calls = attention_calls(path, kv, "bfloat16")
-    heads, kv_heads = calls.columns["num_heads"], calls.columns["num_key_value_heads"]
-    kv_heads = np.where(kv_heads == 0, heads, kv_heads)
-    context = calls.columns["isl"] + calls.columns["step"]
-    moved = 2 * calls.columns["batch_size"] * kv_heads * HEAD_DIM * context * element_bytes
+    batch, new, heads, kv_heads, past = (calls.columns[name] for name in SHAPE)
+    values = kv_heads * (new + past) * element_bytes + heads * OPERAND_BYTES["bf16"][2]
+    moved = 2 * batch * HEAD_DIM * values
 
     def model(memory_efficiency: float, launch_s: float, moved: Array) -> Array:
         return launch_s + moved / (memory_efficiency * bandwidth)
@@ -311,7 +321,7 @@ def fit_device(root: Path, device: str) -> dict[str, Table]:
     formats = [("bfloat16", 2.0, "")] + ([("fp8", 1.0, "_fp8")] if source.kv_fp8 else [])
     for kv, size, suffix in formats:
         tables[f"attention.prefill{suffix}"] = fit_prefill(
-            attention / "context_attention_perf.parquet", kv, source.peaks["bf16"]
+            attention / "context_attention_perf.parquet", kv, source.peaks["bf16"], source.bandwidth
         )
         tables[f"attention.decode{suffix}"] = fit_decode(
             attention / "generation_attention_perf.parquet", kv, size, source.bandwidth

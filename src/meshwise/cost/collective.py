@@ -205,14 +205,17 @@ def _inner_only(fabric: Fabric, seconds: Array, legal: Array) -> Array:
 
 
 def in_switch(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
-    """The switch adds and multicasts (NVLS): each rank sends its S once (NVIDIA, NCCL 2.17 notes)."""
-    a = fabric.per_level[0].algorithms.get("nvls")
-    if op != "all_reduce" or a is None:
-        return []
+    """The switch adds and multicasts: each rank sends its S once. NCCL's kernel is "nvls", vLLM's
+    "multimem"; each has its own launch and efficiency."""
+    found = []
     wire = (payload * 1.0, *(0.0 * payload for _ in fabric.ranks[1:]))
-    seconds = a.launch_s + payload / (a.protocols[0].efficiency * fabric.bandwidth[0])
-    legal = fabric.in_switch & (fabric.size >= a.min_ranks)
-    return [Candidate("nvls", _inner_only(fabric, seconds, legal), wire)]
+    for name in ("nvls", "multimem"):
+        a = fabric.per_level[0].algorithms.get(name)
+        if op == "all_reduce" and a is not None:
+            seconds = a.launch_s + payload / (a.protocols[0].efficiency * fabric.bandwidth[0])
+            legal = fabric.in_switch & (fabric.size >= a.min_ranks)
+            found.append(Candidate(name, _inner_only(fabric, seconds, legal), wire))
+    return found
 
 
 def one_shot(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:

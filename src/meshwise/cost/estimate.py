@@ -241,7 +241,7 @@ class Estimate:
         passes = m + (layout.pp - 1) / layout.vp
         return passes * self.microbatch.busy + (self.update.busy + self.host_s)
 
-    # -- bytes and FLOPs ---------------------------------------------------------------------------
+    # -- bytes ---------------------------------------------------------------------------
 
     def _sum(self, value: Any) -> Array:
         """Σ over all operations of a step on the slowest stage of value(cost) · calls."""
@@ -267,28 +267,6 @@ class Estimate:
             self._sum(lambda c, i=i: c.priced.wire_bytes[i] if c.priced else 0.0)
             for i in range(len(self.cluster.levels))
         )
-
-    def _all_stages(self, value: Any) -> Array:
-        """Σ over all stages (not the slowest only) of value · calls, per rank of the other axes."""
-        m = self.program.ctx.microbatches
-        result: Array = 0.0
-        for costs, count in zip(self.layer_costs, self.model.kind_counts(), strict=True):
-            result = result + _values(costs, value) * count
-        result = result + _values(self.embedding_costs, value) + _values(self.head_costs, value)
-        return result * m
-
-    @cached_property
-    def model_flops_per_device(self) -> Array:
-        """Model FLOPs of the step over all devices, per device: what MFU counts."""
-        return self._all_stages(lambda c: c.op.model_flops) / self.layout.pp
-
-    @cached_property
-    def hardware_flops_per_device(self) -> Array:
-        """As :attr:`model_flops_per_device`, with recomputation counted."""
-        recompute = self._all_stages(
-            lambda c: c.op.flops if c.op.phase == "recompute" else c.op.model_flops
-        )
-        return recompute / self.layout.pp
 
     # -- memory --------------------------------------------------------------------------------------
 

@@ -27,14 +27,17 @@ _FABRIC = (
     ("nvlink5", "nvlink5-nvswitch"),
     ("nvlink4", "nvlink4-nvswitch"),
     ("nvlink", "nvlink3-nvswitch"),
-    ("pcie3-host", "pcie3-no-p2p"),
-    ("efa-50", "efa-host"),
+    ("pcie3-host-", "pcie3-no-p2p"),
+    ("efa-50-", "efa-host"),
+    ("efa-25-", "efa-host"),
+    ("efa-40-", "efa-host"),
+    ("efa-50-", "efa-host"),
     ("efa", "efa"),
     ("gcp-tcpx", "tcpxo"),
     ("gcp-gvnic", "tcp"),
     ("tpu-dcn", "tcp"),
     ("ethernet", "tcp"),
-    ("ib", "roce"),
+    ("ib-", "roce"),
     ("roce", "roce"),
     ("slingshot", "roce"),
 )
@@ -140,7 +143,7 @@ def _file(level: Level) -> tuple[str, bool]:
     if level.fabric in known:
         return level.fabric, True
     for beginning, name in _FABRIC:
-        if level.fabric.startswith(beginning) and name in known:
+        if (level.fabric + "-").startswith(beginning) and name in known:
             return name, beginning.split("-")[0] in ("efa", "gcp", "roce", "pcie3")
     name = _KIND[level.kind]
     return (name if name in known else "pcie4-no-p2p"), False

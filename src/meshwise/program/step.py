@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from meshwise.program import ends, layer, update
 from meshwise.program.context import Context, context
 from meshwise.program.ops import Op
@@ -48,25 +46,3 @@ def program(model: Model, stack: Stack, workload: Workload, layout: Layouts) -> 
         transfer=update.transfers(ctx),
         update=tuple(update.update(ctx, role) for role in stage_roles),
     )
-
-
-def flatten(prog: Program) -> list[tuple[str, Op, Array]]:
-    """(scope, op, calls per step) of a scalar layout's slowest-to-build stage: the first with both ends
-    where pp = 1, else the last (it has the head). Operations that do not occur are left out."""
-    role_index = 0 if int(np.max(prog.ctx.layout.pp)) == 1 else 2
-    role = prog.roles[role_index]
-    m = prog.ctx.microbatches
-    rows: list[tuple[str, Op, Array]] = []
-    for op in prog.embedding:
-        rows.append(("", op, op.count * role.embedding * m))
-    for kind, ops in enumerate(prog.layers):
-        scope = f"layer[{kind}]." if len(prog.layers) > 1 else "layer."
-        for op in ops:
-            rows.append((scope, op, op.count * role.layers[kind] * m))
-    for op in prog.head:
-        rows.append(("", op, op.count * role.head * m))
-    for op in prog.transfer:
-        rows.append(("", op, op.count * m))
-    for op in prog.update[role_index]:
-        rows.append(("", op, op.count))
-    return [(scope, op, count) for scope, op, count in rows if float(np.max(count)) > 0]

@@ -50,14 +50,20 @@ def _unsupported(model_type: str, reason: str, field: str = "model_type") -> Uns
 
 
 def _nearest(model_type: str) -> str | None:
-    """A known type with the same name but for case and separators, or None."""
+    """The known type that a misspelt name means, or None."""
 
     def plain(name: str) -> str:
         return name.lower().replace("-", "").replace("_", "")
 
     if len(model_type) > 100:
         return None
-    return next((name for name in KNOWN if plain(name) == plain(model_type)), None)
+    same = next((name for name in KNOWN if plain(name) == plain(model_type)), None)
+    if same or model_type in REASONS:
+        return same
+    import difflib  # only for an error
+
+    close = difflib.get_close_matches(model_type, KNOWN, n=1, cutoff=0.85)
+    return close[0] if close else None
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -203,8 +209,6 @@ def model_from_config(
             legal="a JSON object with model_type",
         )
     model_type = _model_type(config)
-    if not any(key in config for key in ("architectures", "model_type")):
-        model_type = ""  # unreachable: _model_type has refused
     _refuse_other_models(config, model_type)
     text: Mapping[str, Any] = config
     text_type = model_type

@@ -82,25 +82,32 @@ _PHI = Family(
     head_bias=True,
     dropout="resid_pdrop",
 )
-_FALCON = Family(
-    words="Falcon",
-    defaults=sizes(
-        4544, None, 32, 71, None, 65024, 2048, True, hidden_dropout=0.0, alibi=False,
-        new_decoder_architecture=False, multi_query=True, parallel_attn=True, bias=False,
-    ),
-    aliases={
-        "hidden_size": ("n_embed",),
-        "num_hidden_layers": ("n_layer",),
-        "num_attention_heads": ("n_head",),
-        "num_key_value_heads": ("num_kv_heads", "n_head_kv"),
-        "intermediate_size": ("ffn_hidden_size",),
-    },
-    norm="layer",
-    gated=False,
-    mlp_multiple=4,
-    dropout="hidden_dropout",
-    build="falcon",
+_FALCON = sizes(
+    4544, None, 32, 71, None, 65024, 2048, True, hidden_dropout=0.0, alibi=False,
+    new_decoder_architecture=False, multi_query=True, parallel_attn=True, bias=False,
 )  # fmt: skip
+
+
+def _falcon(**other: Any) -> Family:
+    """Falcon; its first files (RefinedWeb …) had a class with other defaults."""
+    return Family(
+        words="Falcon",
+        defaults={**_FALCON, **other},
+        aliases={
+            "hidden_size": ("n_embed",),
+            "num_hidden_layers": ("n_layer",),
+            "num_attention_heads": ("n_head",),
+            "num_key_value_heads": ("num_kv_heads", "n_head_kv"),
+            "intermediate_size": ("ffn_hidden_size",),
+        },
+        norm="layer",
+        gated=False,
+        mlp_multiple=4,
+        dropout="hidden_dropout",
+        build="falcon",
+    )
+
+
 _LLAMA_LIKE = Family(words="Llama 1–3", defaults=_LLAMA, **_BIASES)
 _INTERNLM = Family(
     words="InternLM 1–3",
@@ -179,9 +186,9 @@ DENSE: dict[str, Family] = {
         norm="layer", gated=False, **_ALL, mlp_multiple=4, embedding_norm=True,
         dropout="hidden_dropout",
     ),
-    "falcon": _FALCON,
-    "RefinedWeb": _FALCON,
-    "RefinedWebModel": _FALCON,
+    "falcon": _falcon(),
+    "RefinedWeb": _falcon(new_decoder_architecture=True, vocab_size=250880),
+    "RefinedWebModel": _falcon(multi_query=False, parallel_attn=False, vocab_size=250880),
     "gpt_bigcode": Family(
         words="StarCoder 1–2",
         defaults=sizes(768, None, 12, 12, None, 50257, 1024, True, multi_query=True,
@@ -315,7 +322,7 @@ DENSE: dict[str, Family] = {
             multi_query_attention=False, multi_query_group_num=1, add_bias_linear=False,
             add_qkv_bias=False, post_layer_norm=True, rmsnorm=True,
         ),
-        aliases={"num_hidden_layers": ("num_layers",), "vocab_size": ("padded_vocab_size",),
+        aliases={"num_hidden_layers": ("num_layers",),
                  "intermediate_size": ("ffn_hidden_size",),
                  "max_position_embeddings": ("seq_length",)},
         dropout="hidden_dropout", build="chatglm",
@@ -406,13 +413,12 @@ DENSE: dict[str, Family] = {
     ),
     "hunyuan_v1_dense": Family(
         words="Hunyuan", defaults={**_LLAMA, "vocab_size": 290943, "use_qk_norm": True},
-        **_BIAS, query_key_norm="head", query_key_norm_key="use_qk_norm",
+        **_BIAS, query_key_norm="head", query_key_norm_key="use_qk_norm", build="hunyuan_dense",
     ),
     "exaone": Family(
         words="EXAONE",
-        defaults=sizes(4096, None, 32, 32, None, 102400, 2048, embed_dropout=0.0),
-        aliases={"num_hidden_layers": ("num_layers",)}, **_BIASES, mlp_multiple=4,
-        dropout="embed_dropout",
+        defaults=sizes(4096, 14336, 32, 32, 8, 102400, 4096, embed_dropout=0.0),
+        aliases={"num_hidden_layers": ("num_layers",)}, **_BIASES, dropout="embed_dropout",
     ),
     "exaone4": Family(
         words="EXAONE",

@@ -194,7 +194,7 @@ MOE: dict[str, Family] = {
                        num_local_experts=256, num_experts_per_tok=8, use_qk_norm=True,
                        shared_intermediate_size=0),
         aliases=_LOCAL, query_key_norm="wide", query_key_norm_key="use_qk_norm",
-        moe=Moe(shared_width="shared_intermediate_size"),
+        moe=Moe(shared_width="shared_intermediate_size"), build="minimax_m2",
     ),
     "gpt_oss": Family(
         words="gpt-oss",

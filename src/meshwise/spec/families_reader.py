@@ -294,7 +294,9 @@ class Reader:
         types = self.config.get("layer_types")
         if isinstance(types, list):
             for item in types:
-                if item not in KNOWN_LAYER_TYPES:
+                if item not in KNOWN_LAYER_TYPES or (
+                    item == "indexed_attention" and not self.family.indexer
+                ):
                     raise UnsupportedModel(
                         f"layer_types: no layer of kind {shorten(item)!r} is known "
                         "(linear or state-space layers are not)",

@@ -42,7 +42,6 @@ WRAPPERS: dict[str, Wrapper] = {
     "kimi_k25": Wrapper(inner="deepseek_v3"),
     "internvl": Wrapper(inner="qwen2"),
     "internvl_chat": Wrapper(inner="internlm2", keys=("llm_config", "text_config")),
-    "ovis2": Wrapper(inner="qwen2"),
     "multi_modality": Wrapper(inner="llama", keys=("language_config", "text_config")),
     "deepseek_vl": _LLAMA,
     "deepseek_vl_hybrid": _LLAMA,

@@ -219,8 +219,11 @@ def chatglm(r: Reader) -> Fields:
     """ChatGLM2/3 and GLM-4 (publisher's code): fused query-key-value, SwiGLU."""
     fields = ends(r)
     hidden: int = fields["hidden"]
-    if not r.has("padded_vocab_size") and not r.has("vocab_size"):
-        raise wrong("padded_vocab_size", None, "absent: ChatGLM 1 is not known")
+    if r.config.get("padded_vocab_size") is not None:  # the table's rows; vocab_size may be less
+        fields["vocab"] = r.integer("padded_vocab_size", 1, fr.MOST_TOKENS)
+    for key in ("inner_hidden_size", "position_encoding_2d"):
+        if r.has(key):
+            raise _not_read(key, r.value(key), "ChatGLM 1 is not known", "ChatGLM2, 3, GLM-4")
     heads = r.integer("num_attention_heads")
     kv_heads = heads
     if r.flag("multi_query_attention"):
@@ -263,16 +266,27 @@ def _shared_like_expert(block: Block) -> Block:
     return msgspec.structs.replace(block, moe=moe)
 
 
+def _plain_hunyuan(r: Reader) -> None:
+    """Hunyuan's files carry keys of variants that were never published as this model type."""
+    for key in ("use_cla", "use_mla"):
+        if r.flag(key):
+            raise _not_read(key, True, "cross-layer and latent attention are not known", "false")
+    r.used |= {"kv_lora_rank", "q_lora_rank", "num_shared_expert", "num_experts"}
+
+
+def hunyuan_dense(r: Reader) -> Fields:
+    """Hunyuan without experts; it says so with num_experts 1."""
+    _plain_hunyuan(r)
+    if (r.uniform("num_experts", 0, fr.MOST_EXPERTS) or 1) > 1:
+        raise _not_read("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
+    return standard(r)
+
+
 def hunyuan_moe(r: Reader) -> Fields:
     """Hunyuan: one shared MLP; keys may be lists that repeat one value per layer."""
-    if r.flag("use_cla"):
-        raise _not_read("use_cla", True, "cross-layer attention is not known", "false")
-    if r.config.get("kv_lora_rank") is not None and r.config.get("use_mla"):
-        raise _not_read("use_mla", True, "Hunyuan with latent attention is not known", "false")
-    r.used |= {"kv_lora_rank", "q_lora_rank", "num_shared_expert"}
+    _plain_hunyuan(r)
     width = r.integer("intermediate_size")
     stated = r.uniform("moe_intermediate_size", 1, fr.MOST_WIDE)
-    count = r.uniform("num_experts", 1, fr.MOST_EXPERTS)
     shared = r.uniform("num_shared_expert", 0, 1000)
     if stated not in (None, width) or shared not in (None, 1):
         raise _not_read(
@@ -284,14 +298,17 @@ def hunyuan_moe(r: Reader) -> Fields:
     if r.optional("moe_layer_num_skipped", 0, fr.MOST_LAYERS):
         raise _not_read("moe_layer_num_skipped", None, "dense first layers are not known", "0")
     fields = standard(r)
-    assert count is not None
     blocks: tuple[Block, ...] = fields["blocks"]
-    if count > 1:
-        fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
-    else:
-        mlp = Mlp(width=width, gated=True)
-        fields["blocks"] = tuple(msgspec.structs.replace(b, moe=None, mlp=mlp) for b in blocks)
+    fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
     return fields
+
+
+def minimax_m2(r: Reader) -> Fields:
+    """MiniMax-M2; its predecessors marked lightning attention by 0 in attn_type_list."""
+    kinds_of_layers = r.sequence("attn_type_list") or []
+    if any(item != 1 for item in kinds_of_layers):
+        raise _not_read("attn_type_list", kinds_of_layers, "linear attention is not known", "1s")
+    return standard(r)
 
 
 def deci(r: Reader) -> Fields:
@@ -384,7 +401,9 @@ BUILDERS: dict[str, Callable[[Reader], Fields]] = {
     "qwen": qwen,
     "chatglm": chatglm,
     "llama4": llama4,
+    "hunyuan_dense": hunyuan_dense,
     "hunyuan_moe": hunyuan_moe,
+    "minimax_m2": minimax_m2,
     "deci": deci,
     "nemotron_nas": nemotron_nas,
 }

@@ -1,0 +1,46 @@
+# Set-up is inside each target: `make demo` and `make test` work on a fresh machine with Python 3.11+.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types docs bench clean
+
+demo: $(VENV)/.core
+	$(BIN)/meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2048
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -W -b html docs build/docs
+
+bench: $(VENV)/.core
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/layouts.py
+
+# Three stages, each on top of the one before: the tool, what its tests need, what its makers need.
+$(VENV)/.core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+# torch first and pinned: a bare requirement would bring a CUDA build of several GB.
+$(VENV)/.test: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,runtime]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

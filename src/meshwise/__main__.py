@@ -1,0 +1,3 @@
+from meshwise.cli import entry
+
+entry()

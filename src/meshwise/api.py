@@ -1,0 +1,283 @@
+"""The public functions: each puts the parts together; no formula is here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from meshwise.cost import collective as coll
+from meshwise.cost.estimate import estimate as price_layouts
+from meshwise.errors import IllegalLayout, InputError
+from meshwise.present import pages, records, tables
+from meshwise.program.context import widths
+from meshwise.search.report import Report, report
+from meshwise.search.scaling import Scaling, curve
+from meshwise.spec import dtypes, grid
+from meshwise.spec.cluster import Cluster, load_cluster
+from meshwise.spec.cluster import Level as Level
+from meshwise.spec.layout import place
+from meshwise.spec.model import Model
+from meshwise.spec.models import load_model
+from meshwise.spec.parameters import parameters
+from meshwise.spec.reading import count, fraction, one_of
+from meshwise.spec.stack import DEFAULT, Stack, load_stack
+from meshwise.spec.workload import OVERLAP, Decode, Formats, Prefill, Training, Workload
+from meshwise.units import BYTES, parse
+
+__all__ = [
+    "Cluster",
+    "CollectiveResult",
+    "Decode",
+    "EstimateResult",
+    "Formats",
+    "Model",
+    "ModelResult",
+    "Prefill",
+    "ScaleResult",
+    "Stack",
+    "Training",
+    "cluster",
+    "collective",
+    "describe",
+    "estimate",
+    "model",
+    "scale",
+    "stack",
+]
+
+
+class _Result:
+    """A result: a record, its JSON and its renderings."""
+
+    def to_dict(self) -> dict[str, Any]:
+        raise TypeError(f"{type(self).__name__} has no record")
+
+    def page(self) -> tables.Page:
+        raise TypeError(f"{type(self).__name__} has no page")
+
+    def __str__(self) -> str:
+        return tables.plain(self.page())
+
+    def _repr_html_(self) -> str:
+        return tables.html(self.page())
+
+
+class ScaleResult(_Result):
+    """The curve over TP degrees, its limit and the verdict. ``points`` are records."""
+
+    def __init__(self, scaling: Scaling) -> None:
+        self.scaling = scaling
+        self.points = scaling.points
+        self.limit = scaling.limit
+
+    @property
+    def verdict(self) -> str:
+        text: str = self.to_dict()["verdict"]
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        return records.scaling_dict(self.scaling)
+
+    def page(self) -> tables.Page:
+        return pages.scaling_page(self.scaling)
+
+
+class EstimateResult(_Result):
+    """One layout in full."""
+
+    def __init__(self, full: Report) -> None:
+        self.report = full
+
+    def to_dict(self) -> dict[str, Any]:
+        return records.report_dict(self.report)
+
+    def explain(self) -> dict[str, Any]:
+        """The program of operations, priced."""
+        return records.explain_dict(self.report)
+
+    def page(self) -> tables.Page:
+        return pages.report_page(self.report)
+
+    def explain_page(self) -> tables.Page:
+        return pages.explain_page(self.report)
+
+
+class ModelResult(_Result):
+    """What a model is made of and which TP degrees it admits."""
+
+    def __init__(self, spec: Model) -> None:
+        self.model = spec
+
+    def to_dict(self) -> dict[str, Any]:
+        return records.model_dict(self.model, weight_bytes(self.model))
+
+    def page(self) -> tables.Page:
+        return pages.model_page(self.to_dict())
+
+
+class CollectiveResult(_Result):
+    """One collective, every algorithm."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.record
+
+    def page(self) -> tables.Page:
+        return pages.collective_page(self.record)
+
+
+def model(name: str) -> Model:
+    """A model: a preset, a path to a ``config.json`` or its folder, or a hub id (``[hub]`` extra)."""
+    return load_model(name)
+
+
+def cluster(name: str, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
+    """A cluster: a preset or a TOML file; ``nodes`` and ``nics`` replace its own."""
+    return load_cluster(name, nodes=nodes, nics=nics)
+
+
+def stack(name: str, **switches: Any) -> Stack:
+    """A software stack of the catalog, with switches replaced."""
+    loaded = load_stack(name)
+    for key, value in switches.items():
+        one_of(key, "stack switch", loaded.__struct_fields__)
+        if key == "overlap":
+            one_of(value, "--overlap", OVERLAP)
+        if key == "attention":
+            one_of(value, "--attention", ("flash", "unfused"))
+    return msgspec.structs.replace(loaded, **switches)
+
+
+def _stack_for(workload: Workload, given: Stack | str | None) -> Stack:
+    if isinstance(given, Stack):
+        return given
+    return load_stack(given or DEFAULT[workload.phase])
+
+
+def scale(
+    model: Model,
+    cluster: Cluster,
+    workload: Workload,
+    *,
+    stack: Stack | str | None = None,
+    tp: list[int] | None = None,
+    sequence_parallel: bool = False,
+    limit_threshold: float = 0.8,
+    objective: str = "efficiency",
+) -> ScaleResult:
+    """What tensor parallelism costs from TP=1 to the cluster, and where it stops paying."""
+    threshold = fraction(limit_threshold, "--limit-threshold", low=0.5, high=1.0)
+    one_of(objective, "--objective", ("efficiency", "latency"))
+    degrees = [count(d, "--tp") for d in tp] if tp is not None else None
+    return ScaleResult(
+        curve(
+            model,
+            cluster,
+            workload,
+            _stack_for(workload, stack),
+            degrees=degrees,
+            sequence_parallel=sequence_parallel,
+            threshold=threshold,
+            objective=objective,
+        )
+    )
+
+
+def estimate(
+    model: Model,
+    cluster: Cluster,
+    workload: Workload,
+    *,
+    stack: Stack | str | None = None,
+    gpus: int | None = None,
+    **layout: Any,
+) -> EstimateResult:
+    """One layout in full: ``tp, pp, vp, dp, cp, ep, etp, micro_batch, sequence_parallel, shard``."""
+    for key in layout:
+        one_of(key, "layout", grid.Grid.__struct_fields__)
+    asked = grid.Grid(**layout)
+    grid.check(asked, model, cluster, workload, gpus)
+    priced = price_layouts(
+        model, cluster, workload, _stack_for(workload, stack), grid.to_layouts(asked, workload)
+    )
+    return EstimateResult(report(priced))
+
+
+def describe(model: Model) -> ModelResult:
+    """Parameters, bytes, heads and legal TP degrees of a model."""
+    return ModelResult(model)
+
+
+def weight_bytes(model: Model) -> dict[str, float]:
+    """Bytes of all weights by number format; a quantised checkpoint first, as it is stored."""
+    total = parameters(model)
+    found: dict[str, float] = {}
+    if model.quantization is not None:
+        w = widths(model, Prefill(batch=1, seq=1))
+        from meshwise.program.weights import block_weights, end_weights
+        from meshwise.spec.layout import Layouts
+
+        one = Layouts(tp=np.int64(1))
+        stored = 0.0
+        for block, n in zip(model.blocks, model.kind_counts(), strict=True):
+            local = block_weights(block, model.hidden, one)
+            linear = w.plain_weight if model.quantization.experts_only else w.weight
+            stored += n * float(
+                local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
+            )
+        embed, head = end_weights(model, one)
+        stored += float(embed + head) * w.plain_weight
+        found[f"{model.quantization.method} checkpoint"] = stored
+    for name in ("fp32", "bf16", "fp8", "int4"):
+        found[name] = total * dtypes.BYTES[name]
+    return found
+
+
+def collective(
+    op: str,
+    size: str | float,
+    cluster: Cluster,
+    ranks: int,
+    *,
+    ranks_per_node: int | None = None,
+    stack: Stack | str = "vllm",
+) -> CollectiveResult:
+    """Time of one collective by every algorithm. ``size`` in bytes as nccl-tests counts it."""
+    one_of(op, "OP", coll.OPS)
+    payload = parse(size, BYTES, "SIZE", bare=True)
+    n = count(ranks, "--ranks")
+    if n > cluster.devices:
+        raise IllegalLayout(
+            f"--ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
+            field="--ranks",
+            value=n,
+            legal=f"1 to {cluster.devices}",
+            nearest=cluster.devices,
+        )
+    chosen = stack if isinstance(stack, Stack) else load_stack(stack)
+    total, size_, stride = np.int64(n), np.int64(n), np.int64(1)
+    group = place("tp", size_, stride, total, cluster)
+    if ranks_per_node is not None:
+        group = _spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
+    found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
+    factor = float(coll.busbw_factor(op, n))
+    return CollectiveResult(records.collective_dict(op, payload, n, cluster, found, factor))
+
+
+def _spread(group: Any, n: int, per_node: int, cluster: Cluster) -> Any:
+    """The group with ``per_node`` ranks on each node."""
+    if len(cluster.levels) != 2 or n % per_node or per_node > cluster.node_devices:
+        legal = [d for d in range(1, cluster.node_devices + 1) if n % d == 0]
+        raise InputError(
+            f"--ranks-per-node={per_node} does not spread {n} ranks over nodes of {cluster.node_devices}",
+            field="--ranks-per-node",
+            value=per_node,
+            legal=legal,
+            nearest=min(legal, key=lambda d: abs(d - per_node)),
+        )
+    ranks = (np.int64(per_node), np.int64(n // per_node))
+    return group._replace(ranks=ranks, active=(np.int64(1), np.int64(per_node)))

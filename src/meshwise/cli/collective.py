@@ -1,0 +1,42 @@
+"""``meshwise collective``: a single question to the fabric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from meshwise.cli import options
+
+
+@click.command("collective")
+@click.argument("op", metavar="OP")
+@click.argument("size", metavar="SIZE")
+@click.option("--on", "cluster", metavar="CLUSTER", help="Cluster: a preset or a TOML file.")
+@click.option("--nodes", metavar="N", help="Nodes of the cluster.")
+@click.option("--nics", metavar="N", help="NICs per node.")
+@click.option("--ranks", metavar="N", help="Ranks of the group (default: one node).")
+@click.option("--ranks-per-node", metavar="N", help="Spread the ranks over nodes.")
+@click.option("--stack", default="vllm", show_default=True, help="Whose kernels: vllm, sglang, trtllm, megatron-core.")
+@click.option("--ideal", is_flag=True, help="Ring algorithms at wire bandwidth, no latency.")
+@options.output
+def command(
+    op: str, size: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any
+) -> None:
+    """Time of OP on SIZE bytes (as nccl-tests counts them), by every algorithm.
+
+    OP: all_reduce, all_gather, reduce_scatter, all_to_all, send_recv, broadcast.
+    """
+    from meshwise import api
+
+    where = options.read_cluster(cluster, nodes, nics)
+    per_node = o["ranks_per_node"]
+    result = api.collective(
+        op,
+        size,
+        where,
+        o["ranks"] if o["ranks"] is not None else where.node_devices,
+        ranks_per_node=per_node,
+        stack="ideal" if o["ideal"] else o["stack"],
+    )
+    options.write(o, result.to_dict, result.page, "candidates")

@@ -1,0 +1,64 @@
+"""``meshwise estimate``: one layout in full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwise.cli import options
+
+if TYPE_CHECKING:
+    from meshwise.api import EstimateResult
+
+layout = options.stacked(
+    click.option("--tp", "--tensor-parallel-size", "tp", default="1", metavar="N", help="Tensor-parallel degree."),
+    click.option("--pp", "--pipeline-parallel-size", "pp", default="1", metavar="N", help="Pipeline stages."),
+    click.option("--vp", default="1", metavar="N", help="Virtual stages per pipeline rank."),
+    click.option("--dp", "--data-parallel-size", "dp", default="1", metavar="N", help="Data-parallel replicas."),
+    click.option("--cp", "--context-parallel-size", "cp", default="1", metavar="N", help="Context-parallel degree."),
+    click.option("--ep", "--expert-parallel-size", "ep", default="1", metavar="N", help="Expert-parallel degree."),
+    click.option("--etp", metavar="N", help="Expert-tensor degree (default: tp / ep)."),
+    click.option("--shard", default="none", show_default=True, help="none, zero1, zero2 or zero3 (FSDP)."),
+    click.option("--gpus", metavar="N", help="Check that the degrees multiply to this."),
+)
+
+
+def priced(model: str, cluster: str | None, nodes: str | None, nics: str | None, o: dict[str, Any]) -> EstimateResult:
+    """The layout that the options describe, priced."""
+    from meshwise import api
+    from meshwise.spec.reading import count
+
+    spec = api.model(model)
+    where = options.read_cluster(cluster, nodes, nics)
+    degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("tp", "pp", "vp", "dp", "cp", "ep")}
+    if o["etp"] is not None:
+        degrees["etp"] = count(o["etp"], "--etp")
+    gpus = count(o["gpus"], "--gpus") if o["gpus"] is not None else None
+    micro = o["micro_batch"]
+    if o["phase"] == "train" and micro is not None:
+        degrees["micro_batch"] = count(micro, "--micro-batch")
+        o = o | {"micro_batch": None}  # the grid checks it against the replica's share
+    workload = options.read_workload(o)
+    return api.estimate(
+        spec,
+        where,
+        workload,
+        stack=options.read_stack(o, workload.phase),
+        gpus=gpus,
+        sequence_parallel=o["sequence_parallel"],
+        shard=o["shard"],
+        **degrees,
+    )
+
+
+@click.command("estimate")
+@options.target
+@layout
+@options.workload
+@options.software
+@options.output
+def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
+    """Price one layout of MODEL in full: time, memory by part, and the communication of every axis."""
+    result = priced(model, cluster, nodes, nics, o)
+    options.write(o, result.to_dict, result.page, "communication")

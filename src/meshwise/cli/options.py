@@ -1,0 +1,192 @@
+"""Options that several commands share, and how their results are written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from meshwise.errors import InputError
+
+if TYPE_CHECKING:
+    from meshwise.api import Cluster, Stack, Workload
+    from meshwise.present.tables import Page
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several click options as one decorator, shown in the order given."""
+
+    def apply(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+# Numbers are taken as text and checked by the specs, so that every refusal names what is legal.
+target = stacked(
+    click.argument("model", metavar="MODEL"),
+    click.option("--on", "cluster", metavar="CLUSTER", help="Cluster: a preset or a TOML file."),
+    click.option("--nodes", metavar="N", help="Nodes of the cluster, in place of its own number."),
+    click.option("--nics", metavar="N", help="NICs per node, in place of the cluster's."),
+)
+workload = stacked(
+    click.option("--phase", default="train", show_default=True, help="train, prefill or decode."),
+    click.option(
+        "--batch",
+        "--global-batch",
+        "--global-batch-size",
+        "batch",
+        metavar="N",
+        help="Training: sequences per step. Inference: sequences in flight per replica.",
+    ),
+    click.option("--seq", "--seq-len", "--isl", "seq", metavar="N", help="Tokens per sequence or prompt."),
+    click.option("--context", metavar="N", help="Decode: tokens that each sequence holds (default --seq)."),
+    click.option("--micro-batch", "--micro-batch-size", "micro_batch", metavar="N", help="Training: sequences per microbatch."),
+    click.option("--recompute", metavar="MODE", help="Activation recomputation: none, selective, full."),
+    click.option("--dtype", metavar="D", help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32."),
+    click.option("--weight-dtype", metavar="D", help="Stored weights: fp16, bf16, fp8, int8, int4, …"),
+    click.option("--kv-dtype", "--kv-cache-dtype", "kv_dtype", metavar="D", help="KV cache: bf16, fp8, int8, …"),
+    click.option("--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."),
+    click.option("--grad-dtype", metavar="D", help="Gradients: bf16 (default) or fp32."),
+)
+software = stacked(
+    click.option("--stack", metavar="STACK", help="Software: megatron-core, vllm, …; see catalog stacks."),
+    click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
+    click.option("--attention", metavar="KIND", help="flash or unfused, in place of the stack's."),
+    click.option("--overlap", metavar="HOW", help="Of TP collectives: none, split or decomposed."),
+    click.option("--sequence-parallel", is_flag=True, help="Norms on S/TP; reduce_scatter + all_gather."),
+)
+output = stacked(
+    click.option("--json", "as_json", is_flag=True, help="The documented JSON contract on stdout."),
+    click.option("--csv", "as_csv", is_flag=True, help="Rows as CSV on stdout."),
+)
+
+
+def required(value: str | None, option: str, example: str) -> str:
+    """The option's value, or one line that asks for it."""
+    if value is None:
+        raise InputError(f"{option}: missing", field=option, legal=f"for example {option} {example}")
+    return value
+
+
+def read_cluster(name: str | None, nodes: str | None, nics: str | None) -> Cluster:
+    from meshwise.spec.cluster import load_cluster
+    from meshwise.spec.reading import count
+
+    return load_cluster(
+        required(name, "--on", "dgx-a100"),
+        nodes=count(nodes, "--nodes", high=100_000) if nodes is not None else None,
+        nics=count(nics, "--nics", high=4096) if nics is not None else None,
+    )
+
+
+def read_workload(o: dict[str, Any]) -> Workload:
+    """The workload that the options describe; options of another phase are refused, not ignored."""
+    from meshwise.spec.reading import count, one_of
+    from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Decode, Formats, Prefill, Training
+
+    phase = one_of(o["phase"], "--phase", ("train", "prefill", "decode"))
+    formats = Formats(
+        dtype=o["dtype"],
+        weights=o["weight_dtype"],
+        kv_cache=o["kv_dtype"],
+        comm=o["comm_dtype"],
+        gradients=o["grad_dtype"],
+    )
+    misplaced = {
+        "train": ("context", "kv_dtype", "weight_dtype"),
+        "prefill": ("context", "micro_batch", "recompute", "grad_dtype"),
+        "decode": ("micro_batch", "recompute", "grad_dtype"),
+    }[phase]
+    for name in misplaced:
+        if o[name] is not None:
+            option = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{option}={o[name]} has no meaning in phase {phase}",
+                field=option,
+                value=o[name],
+                legal=f"leave {option} out, or another --phase",
+            )
+    batch = count(o["batch"] if o["batch"] is not None else 1, "--batch", high=MAX_BATCH)
+    if phase == "decode":
+        given = o["context"] if o["context"] is not None else o["seq"]
+        context = count(required(given, "--context", "4096"), "--context", high=MAX_SEQ)
+        return Decode(batch=batch, context=context, formats=formats)
+    seq = count(required(o["seq"], "--seq", "2048"), "--seq", high=MAX_SEQ)
+    if phase == "prefill":
+        return Prefill(batch=batch, seq=seq, formats=formats)
+    micro = o["micro_batch"]
+    return Training(
+        batch=batch,
+        seq=seq,
+        micro_batch=count(micro, "--micro-batch", high=MAX_BATCH) if micro is not None else None,
+        recompute=o["recompute"] if o["recompute"] is not None else "none",
+        formats=formats,
+    )
+
+
+def read_stack(o: dict[str, Any], phase: str) -> Stack:
+    """The stack with the switches that the options set. ``--overlap none`` turns off the stack's own
+    overlap of backward reductions too: nothing hides."""
+    from meshwise.api import stack
+    from meshwise.spec.stack import DEFAULT
+
+    if o["ideal"] and o["stack"] not in (None, "ideal"):
+        raise InputError(
+            f"--ideal contradicts --stack {o['stack']}",
+            field="--ideal",
+            value=o["stack"],
+            legal="--ideal alone, or --stack ideal",
+        )
+    name = "ideal" if o["ideal"] else o["stack"] or DEFAULT[phase]
+    switches: dict[str, Any] = {}
+    if o["attention"] is not None:
+        switches["attention"] = o["attention"]
+    if o["overlap"] is not None:
+        switches["overlap"] = o["overlap"]
+        if o["overlap"] == "none":
+            switches["overlap_input_gradient"] = False
+    return stack(name, **switches)
+
+
+def write(
+    o: dict[str, Any], record: Callable[[], dict[str, Any]], page: Callable[[], Page], rows: str
+) -> None:
+    """JSON, CSV (of the records under ``rows``), rich on a terminal, else plain text."""
+    if o["as_json"] and o["as_csv"]:
+        raise InputError("--json and --csv: choose one", field="--csv", legal="--json or --csv")
+    if o["as_json"]:
+        import json
+
+        text = json.dumps(record(), allow_nan=False, indent=1)
+        sys.stdout.write(text + "\n")
+        return
+    from meshwise.present import tables
+
+    if o["as_csv"]:
+        flat = [_flatten(row) for row in record()[rows]]
+        sys.stdout.write(tables.csv_text(flat) + "\n")
+        return
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        tables.rich_print(page())
+        return
+    text = tables.plain(page())
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}_")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,41 @@
+"""``meshwise scale``: the curve over TP degrees and the verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from meshwise.cli import options
+
+
+@click.command("scale")
+@options.target
+@options.workload
+@options.software
+@click.option("--tp", "--tensor-parallel-size", "tp", metavar="N,N,…", help="TP degrees (default 1, 2, 4, … up to the cluster).")
+@click.option("--limit-threshold", default="0.8", show_default=True, help="Marginal efficiency below which a doubling does not pay.")
+@click.option("--objective", default="efficiency", show_default=True, help="efficiency or latency.")
+@options.output
+def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
+    """What tensor parallelism costs for MODEL, how far it scales on CLUSTER, and why.
+
+    MODEL is a preset, a config.json (or its folder), or a hub id with the [hub] extra.
+    """
+    from meshwise import api
+
+    spec = api.model(model)
+    where = options.read_cluster(cluster, nodes, nics)
+    workload = options.read_workload(o)
+    degrees = [part.strip() for part in o["tp"].split(",")] if o["tp"] is not None else None
+    result = api.scale(
+        spec,
+        where,
+        workload,
+        stack=options.read_stack(o, workload.phase),
+        tp=degrees,  # type: ignore[arg-type]  # text, checked there
+        sequence_parallel=o["sequence_parallel"],
+        limit_threshold=o["limit_threshold"],
+        objective=o["objective"],
+    )
+    options.write(o, result.to_dict, result.page, "points")

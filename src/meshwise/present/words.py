@@ -1,0 +1,106 @@
+"""Verdicts in words, with the figures that carry them. No arithmetic on costs."""
+
+from __future__ import annotations
+
+from meshwise.search.scaling import Point, Scaling
+from meshwise.units import format_memory, format_time
+
+REASONS = {
+    "bandwidth": "the fabric's bandwidth",
+    "latency": "the collectives' latency",
+    "gemm_shrinkage": "compute that no longer shrinks (products too small)",
+    "heads": "the attention heads",
+    "kv_heads": "the KV heads",
+    "quantization": "the quantisation groups",
+    "cluster": "the size of the cluster",
+    "asked": "the degrees that were asked for",
+    "memory": "memory",
+}
+
+
+def percent(share: float) -> str:
+    """Two digits, and one decimal below 10 %."""
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+
+
+def point_words(p: Point) -> str:
+    return f"TP={p.tp}: {percent(p.comm_share)} communication, {percent(p.efficiency)} efficiency"
+
+
+def _outer(p: Point) -> int:
+    return max((i for i, r in enumerate(p.ranks_per_level) if r > 1), default=0)
+
+
+def verdict(s: Scaling) -> str:
+    """What the curve says, in a few sentences."""
+    by_tp = {p.tp: p for p in s.points}
+    best = by_tp[s.limit.tp]
+    after = [p for p in s.points if p.tp > best.tp]
+    said = [point_words(best) + "."]
+    if after:
+        following = after[0]
+        crossing = _outer(following) > _outer(best)
+        leaves = (
+            f" leaves {s.cluster.levels[_outer(best)].fabric} for {s.cluster.levels[_outer(following)].fabric}"
+            if crossing
+            else ""
+        )
+        score = following.marginal_efficiency
+        pays = f", its doubling pays {percent(score)}" if score is not None else ""
+        said.append(f"TP={following.tp}{leaves}: {percent(following.efficiency)}{pays}.")
+        said.append(f"Stop at {best.tp}: beyond it {REASONS.get(s.limit.reason, s.limit.reason)} binds.")
+    else:
+        said.append(
+            f"Every degree up to TP={best.tp} pays; the curve ends at "
+            f"{REASONS.get(s.limit.reason, s.limit.reason)} ({s.limit.detail})."
+        )
+    said += _go_on(s, best)
+    said += _fit_words(s, best)
+    said += [f"{r[0].upper()}{r[1:]}." for r in best.remarks[:2]]
+    if s.refused:
+        said.append("Refused: " + "; ".join(why for _, why in s.refused[:2]) + ".")
+    return " ".join(said)
+
+
+def _go_on(s: Scaling, best: Point) -> list[str]:
+    if s.workload.phase == "train":
+        return ["Go on with pipeline and data parallelism."] if len(s.points) > 1 else []
+    if s.limit.objective == "latency" or len(s.copies) < 2:
+        return []
+    lowest = min(s.copies, key=lambda c: c.step_s)
+    usable = [c for c in s.copies if c.fits]
+    if not usable:
+        return []
+    most = max(usable, key=lambda c: c.tokens_per_s)
+    if most.tp == lowest.tp:
+        return [f"On one node {most.copies} × TP={most.tp} wins for latency and for tokens/s."]
+    return [
+        f"On one node's GPUs: least latency 1 × TP={lowest.tp} ({format_time(lowest.step_s)}), most "
+        f"tokens/s {most.copies} × TP={most.tp} ({most.tokens_per_s:,.0f}/s against "
+        f"{lowest.tokens_per_s:,.0f}/s)."
+    ]
+
+
+def _fit_words(s: Scaling, best: Point) -> list[str]:
+    if best.fits:
+        return []
+    device = s.cluster.device
+    said = [
+        f"TP={best.tp} alone does not fit: {format_memory(best.memory_bytes)} per GPU, "
+        f"{device.title} has {format_memory(device.memory_bytes)}."
+    ]
+    fitting = [p for p in s.points if p.fits]
+    if fitting:
+        said.append(f"TP={fitting[0].tp} is the first degree that fits.")
+    fit = s.smallest_fit
+    if fit is None:
+        said.append("No mesh of TP and PP holds it, not even one layer per stage.")
+    else:
+        where = "" if fit.within_cluster else f", more than the cluster's {s.cluster.devices}"
+        extra = f" with {fit.recompute} recomputation" if fit.recompute != "none" else ""
+        micro = f", microbatches of {fit.micro_batch}" if s.workload.phase == "train" else ""
+        said.append(
+            f"Smallest mesh that holds it: TP={fit.tp} × PP={fit.pp}{micro}{extra} "
+            f"({fit.devices} GPUs{where}; {format_memory(fit.memory_bytes)} per GPU)."
+        )
+    return said
