@@ -15,9 +15,14 @@ from meshwise.spec.model import Model
 LARGEST = 16 * 1024 * 1024  # bytes; the largest published config.json is under 1 MiB
 
 
+def _shown(path: str) -> str:
+    """The path, or the end of a long one: that is where the file name stands."""
+    return shorten(path) if len(path) <= 80 else "…" + shorten(path[-79:])
+
+
 def _refuse(path: str, what: str, legal: str = "") -> InputError:
     return InputError(
-        f"{shorten(path)}: {what}",
+        f"{_shown(path)}: {what}",
         field="model",
         value=path,
         legal=legal or "a config.json of a model, or a folder that has one",
