@@ -259,8 +259,7 @@ def collective(
             nearest=cluster.devices,
         )
     chosen = stack if isinstance(stack, Stack) else load_stack(stack)
-    total, size_, stride = np.int64(n), np.int64(n), np.int64(1)
-    group = place("tp", size_, stride, total, cluster)
+    group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
         group = _spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)

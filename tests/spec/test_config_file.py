@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshwise.errors import InputError, MeshwiseError
-from meshwise.spec import config_file
 from meshwise.spec.config_file import LARGEST, load_model_file
 from meshwise.spec.families import FAMILIES, KNOWN, model_from_config
 from meshwise.spec.model import Model
@@ -144,7 +143,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def denied(*_: object, **__: object) -> int:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(config_file.os, "open", denied)
+        monkeypatch.setattr("meshwise.spec.config_file.os.open", denied)
     assert "no permission" in refused(path)
 
 

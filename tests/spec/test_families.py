@@ -13,11 +13,11 @@ from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
 from meshwise.spec.families import FAMILIES, KNOWN, families_in_words, model_from_config
 from meshwise.spec.families_refused import REASONS, WRAPPERS
 from meshwise.spec.families_special import BUILDERS
-from meshwise.spec.model import Model
+from meshwise.spec.model import Attention, Model
 from meshwise.spec.parameters import parameters
 
 DATA = Path(__file__).parents[1] / "data" / "configs"
-ROWS = list(csv.DictReader((DATA / "index.csv").open(encoding="utf-8")))
+ROWS = list(csv.DictReader((DATA / "index.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def config(name: str) -> dict[str, Any]:
@@ -33,6 +33,17 @@ def read(name: str) -> Model:
 
 def make(model_type: str, **keys: Any) -> Model:
     return model_from_config({"model_type": model_type, **keys}, name="test")
+
+
+def windows_of(model: Model) -> list[int | None]:
+    kinds = [b.attention.window if b.attention else None for b in model.blocks]
+    return [kinds[i] for i in model.pattern]
+
+
+def attention(model: Model) -> Attention:
+    found = model.blocks[0].attention
+    assert found is not None
+    return found
 
 
 LLAMA = {
@@ -97,21 +108,19 @@ def test_every_family_is_consistent() -> None:
     ],
 )
 def test_windows(name: str, windows: list[int | None]) -> None:
-    model = read(name)
-    kinds = [b.attention.window if b.attention else None for b in model.blocks]
-    assert [kinds[i] for i in model.pattern] == windows
+    assert windows_of(read(name)) == windows
 
 
 def test_windows_that_depend_on_keys() -> None:
     qwen = make("qwen2", num_hidden_layers=4, use_sliding_window=True, sliding_window=64,
                 max_window_layers=2)  # fmt: skip
-    assert [qwen.blocks[i].attention.window for i in qwen.pattern] == [None, None, 64, 64]  # type: ignore[union-attr]
+    assert windows_of(qwen) == [None, None, 64, 64]
     cohere = make("cohere2", num_hidden_layers=5)
-    assert [cohere.blocks[i].attention.window for i in cohere.pattern] == [4096] * 3 + [None, 4096]  # type: ignore[union-attr]
+    assert windows_of(cohere) == [4096] * 3 + [None, 4096]
     neo = make("gpt_neo", num_layers=2, attention_types=[[["global", "local"], 1]])
-    assert [neo.blocks[i].attention.window for i in neo.pattern] == [None, 256]  # type: ignore[union-attr]
+    assert windows_of(neo) == [None, 256]
     stated = make("olmo3", num_hidden_layers=2, layer_types=["full_attention", "sliding_attention"])
-    assert [stated.blocks[i].attention.window for i in stated.pattern] == [None, 4096]  # type: ignore[union-attr]
+    assert windows_of(stated) == [None, 4096]
 
 
 def test_structure_of_some_models() -> None:
@@ -166,10 +175,11 @@ def test_published_counts(keys: dict[str, Any], count: int) -> None:
 def test_fields_where_null_and_absent_differ() -> None:
     small = {"num_hidden_layers": 2, "num_experts_per_tok": 2}
     absent, null = make("deepseek_v2", **small), make("deepseek_v2", **small, q_lora_rank=None)
-    assert absent.blocks[0].attention.q_lora_rank == 1536  # type: ignore[union-attr]
-    assert null.blocks[0].attention.q_lora_rank is None  # type: ignore[union-attr]
-    assert make("gpt2", n_inner=None, n_embd=64, n_head=4).blocks[0].mlp.width == 256  # type: ignore[union-attr]
-    assert llama(num_key_value_heads=None).blocks[0].attention.kv_heads == 8  # type: ignore[union-attr]
+    assert attention(absent).q_lora_rank == 1536
+    assert attention(null).q_lora_rank is None
+    mlp = make("gpt2", n_inner=None, n_embd=64, n_head=4).blocks[0].mlp
+    assert mlp is not None and mlp.width == 256
+    assert attention(llama(num_key_value_heads=None)).kv_heads == 8
 
 
 @pytest.mark.parametrize(
@@ -334,7 +344,9 @@ def test_hf_quant_config() -> None:
     assert (found.method, found.weight_dtype, found.kv_cache_dtype) == ("modelopt", "fp8", "fp8")
     awq = {"quant_method": "awq", "bits": 4, "group_size": 128}
     assert quantized(awq, fp8).method == "awq"  # the config itself comes first
-    assert quantized(None, {"quantization": {"quant_algo": None, "kv_cache_quant_algo": None}}) is None
+    assert (
+        quantized(None, {"quantization": {"quant_algo": None, "kv_cache_quant_algo": None}}) is None
+    )
     with pytest.raises(MeshwiseError):
         quantized(None, [1])
 

@@ -142,14 +142,13 @@ class Estimate:
         """Seconds of one microbatch on each role of stage; 0 where the role does not exist."""
         layers = [total(costs) for costs in self.layer_costs]
         embedding, head = total(self.embedding_costs), total(self.head_costs)
-        transfer = total(self.transfer_costs)
         fill = self._split_fill
         stages = []
         for role in self.program.roles:
             times = ZERO
             for kind, count in zip(layers, role.layers, strict=True):
                 times = times.plus(kind, count)
-            times = times.plus(embedding, role.embedding).plus(head, role.head).plus(transfer)
+            times = times.plus(embedding, role.embedding).plus(head, role.head)
             times = times._replace(exposed=times.exposed + fill)
             stages.append(Times(*(part * role.exists for part in times)))
         return stages
@@ -186,19 +185,33 @@ class Estimate:
 
     @cached_property
     def microbatch(self) -> Times:
-        """Seconds of one microbatch on the slowest stage."""
-        return Times(*(self._of_slowest([s[i] for s in self._stages]) for i in range(3)))
+        """Seconds of one microbatch on the slowest stage, its transfers included."""
+        slowest = Times(*(self._of_slowest([s[i] for s in self._stages]) for i in range(3)))
+        return slowest.plus(total(self.transfer_costs))
+
+    @cached_property
+    def _microbatch_busy(self) -> Array:
+        """As ``microbatch.busy``, without telling compute from communication: for searches."""
+        busy = self._stages[0].busy
+        for stage in self._stages[1:]:
+            busy = np.maximum(busy, stage.busy)
+        return busy + total(self.transfer_costs).exposed
 
     # -- the step --------------------------------------------------------------------------------
 
     @cached_property
     def update(self) -> Times:
-        """Gradient reduction and optimizer, once per step, on the slowest stage."""
+        """Gradient reduction and optimizer, once per step: the stage with most of each sets the pace,
+        as a step ends when its last rank has its weights."""
         found = [total(costs) for costs in self.update_costs]
+        comm, compute_s = found[0].comm, found[0].compute
+        for other in found[1:]:
+            comm = np.maximum(comm, other.comm)
+            compute_s = np.maximum(compute_s, other.compute)
+        exposed = comm
         if self.stack.overlap_grad_reduce and not self.stack.ideal:
-            backward = self._backward_microbatch
-            found = [t._replace(exposed=exposed_beside(t.exposed, backward)) for t in found]
-        return Times(*(self._of_slowest([t[i] for t in found]) for i in range(3)))
+            exposed = exposed_beside(comm, self._backward_microbatch)
+        return Times(compute_s, comm, exposed)
 
     @property
     def _backward_microbatch(self) -> Array:
@@ -236,10 +249,11 @@ class Estimate:
 
     @cached_property
     def fast_step_s(self) -> Array:
-        """``step_s`` in as few passes over the full mesh as it takes: for searches."""
+        """``step_s`` in as few passes over the full mesh as it takes, for searches (same up to
+        rounding)."""
         layout, m = self.layout, self.program.ctx.microbatches
         passes = m + (layout.pp - 1) / layout.vp
-        return passes * self.microbatch.busy + (self.update.busy + self.host_s)
+        return passes * self._microbatch_busy + (self.update.compute + self.host_s) + self.update.exposed
 
     # -- bytes ---------------------------------------------------------------------------
 
@@ -271,29 +285,44 @@ class Estimate:
     # -- memory --------------------------------------------------------------------------------------
 
     @cached_property
-    def memories(self) -> list[mem.Memory]:
-        return [mem.memory(self.program.ctx, role) for role in self.program.roles]
+    def _states(self) -> list[mem.State]:
+        return [mem.state(self.program.ctx, role) for role in self.program.roles]
 
     @cached_property
-    def memory(self) -> mem.Memory:
-        """Parts on the stage that needs most."""
-        totals = [m.total * r.exists for m, r in zip(self.memories, self.program.roles, strict=True)]
-        best, index = totals[0], np.int64(0)
-        for i, value in enumerate(totals[1:], start=1):
-            better = value > best
-            best = np.where(better, value, best)
-            index = np.where(better, i, index)
-        parts = []
-        for part in range(len(mem.Memory._fields)):
-            value = self.memories[0][part]
-            for i, m in enumerate(self.memories[1:], start=1):
-                value = np.where(index == i, m[part], value)
-            parts.append(value)
-        return mem.Memory(*parts)
+    def _working(self) -> list[mem.Working]:
+        return [mem.working(self.program.ctx, role) for role in self.program.roles]
+
+    @cached_property
+    def _stage_memory(self) -> list[Array]:
+        return [
+            (state.total + work.total) * role.exists
+            for state, work, role in zip(
+                self._states, self._working, self.program.roles, strict=True
+            )
+        ]
 
     @cached_property
     def memory_bytes(self) -> Array:
-        return self.memory.total
+        """Bytes on the stage that needs most."""
+        most = self._stage_memory[0]
+        for value in self._stage_memory[1:]:
+            most = np.maximum(most, value)
+        return most
+
+    @cached_property
+    def memory(self) -> dict[str, Array]:
+        """Its parts, by name (``weights_bytes`` …); they add up to :attr:`memory_bytes`."""
+        index: Array = np.int64(0)
+        for i, value in enumerate(self._stage_memory):
+            index = np.where(value == self.memory_bytes, i, index)
+        tables = [s._asdict() | w._asdict() for s, w in zip(self._states, self._working, strict=True)]
+        parts: dict[str, Array] = {}
+        for name, first in tables[0].items():
+            value = first
+            for i, table in enumerate(tables[1:], start=1):
+                value = np.where(index == i, table[name], value)
+            parts[name] = value
+        return parts
 
     @property
     def memory_limit_bytes(self) -> float:

@@ -19,22 +19,28 @@ from meshwise.spec.model import Attention, Block, Mlp
 Array = Any
 
 
-class Memory(NamedTuple):
-    """Bytes on one device."""
+class State(NamedTuple):
+    """Bytes that stay from step to step: they depend on how the weights are divided."""
 
     weights_bytes: Array
     gradients_bytes: Array
     optimizer_bytes: Array
+
+    @property
+    def total(self) -> Array:
+        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+
+
+class Working(NamedTuple):
+    """Bytes that a step needs beside its state: they depend on how the tokens are divided."""
+
     activations_bytes: Array
     kv_cache_bytes: Array
     workspace_bytes: Array
 
     @property
     def total(self) -> Array:
-        total: Array = 0.0
-        for part in self:
-            total = total + part
-        return total
+        return self.activations_bytes + self.kv_cache_bytes + self.workspace_bytes
 
 
 def attention_activations(ctx: Context, a: Attention) -> tuple[Array, Array]:
@@ -132,40 +138,38 @@ def kv_cache(ctx: Context, role: Role) -> Array:
     return total
 
 
-def memory(ctx: Context, role: Role) -> Memory:
-    """All parts for one stage role."""
+def state(ctx: Context, role: Role) -> State:
+    """Weights, and in training gradients and Adam's state divided by the ZeRO stage."""
     layout, w = ctx.layout, ctx.widths
     local = stage_weights(ctx, role)
-    zero = 0.0 * local.total
     if not ctx.training:
-        weights = local.linear * w.weight + local.plain * w.plain_weight + local.experts * w.weight
         q = ctx.model.quantization
-        if q is not None and q.experts_only:
-            weights = local.dense * w.plain_weight + local.experts * w.weight
-        rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
-        # residual stream, norm output, the widest FFN product; and the logits that are gathered
-        widest: Array = 0.0
-        for block in ctx.model.blocks:
-            for mlp in (block.mlp, block.moe.shared if block.moe else None):
-                if mlp is not None:
-                    widest = np.maximum(widest, _mlp_activations(ctx, mlp, layout.tp))
-            if block.moe is not None:
-                widest = np.maximum(
-                    widest,
-                    block.moe.top_k * _mlp_activations(ctx, block.moe.expert, layout.expert_tp()),
-                )
-        working = rows * (2 * ctx.model.hidden * w.activation + widest)
-        logits = ctx.sequences * ctx.model.vocab * (w.activation + 4.0) * role.head
-        return Memory(weights, zero, zero, working, kv_cache(ctx, role), logits)
+        linear = w.plain_weight if q is not None and q.experts_only else w.weight
+        weights = local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
+        return State(weights, 0.0, 0.0)
     data = layout.dp * layout.cp
-    weight_shards = np.where(layout.shard >= 3, data, 1)
-    gradient_shards = np.where(layout.shard >= 2, data, 1)
-    optimizer_shards = np.where(layout.shard >= 1, data, 1)
-    return Memory(
-        local.total * w.plain_weight / weight_shards,
-        local.total * w.gradient / gradient_shards,
-        local.total * ADAM_STATE_BYTES / optimizer_shards,
-        activations(ctx, role),
-        zero,
-        zero,
+    return State(
+        local.total * w.plain_weight / np.where(layout.shard >= 3, data, 1),
+        local.total * w.gradient / np.where(layout.shard >= 2, data, 1),
+        local.total * ADAM_STATE_BYTES / np.where(layout.shard >= 1, data, 1),
     )
+
+
+def working(ctx: Context, role: Role) -> Working:
+    """Training: activations of the microbatches in flight. Inference: KV cache, the widest layer's
+    activations, and the logits (16-bit and fp32) of the sequences' last tokens."""
+    if ctx.training:
+        return Working(activations(ctx, role), 0.0, 0.0)
+    w, layout = ctx.widths, ctx.layout
+    widest: Array = 0.0
+    for block in ctx.model.blocks:
+        for mlp in (block.mlp, block.moe.shared if block.moe else None):
+            if mlp is not None:
+                widest = np.maximum(widest, _mlp_activations(ctx, mlp, layout.tp))
+        if block.moe is not None:
+            expert = _mlp_activations(ctx, block.moe.expert, layout.expert_tp())
+            widest = np.maximum(widest, block.moe.top_k * expert)
+    rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
+    live = rows * (2 * ctx.model.hidden * w.activation + widest)
+    logits = ctx.sequences * ctx.model.vocab * (w.activation + 4.0) * role.head
+    return Working(live, kv_cache(ctx, role), logits)

@@ -234,7 +234,7 @@ def report(e: Estimate) -> Report:
     devices = int(e.layout.devices)
     useful = model_flops(e)
     replicas = 1 if e.workload.phase == "train" else int(e.layout.dp)
-    memory = {k: float(np.asarray(v)) for k, v in e.memory._asdict().items()}
+    memory = {k: float(np.asarray(v)) for k, v in e.memory.items()}
     return Report(
         estimate=e,
         devices=devices,

@@ -1,5 +1,8 @@
 """Reading a model from a ``config.json`` on disk, whatever stands at that path."""
 
+# os.path and not pathlib, whose import alone takes longer than reading a file.
+# ruff: noqa: PTH
+
 from __future__ import annotations
 
 import os

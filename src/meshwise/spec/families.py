@@ -89,7 +89,9 @@ def _model_type(config: Mapping[str, Any]) -> str:
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
     if architecture:
-        raise _unsupported(architecture, "no model_type, and the class is not known", "architectures")
+        raise _unsupported(
+            architecture, "no model_type, and the class is not known", "architectures"
+        )
     raise InputError(
         "model_type: absent, so this is no config.json of a model",
         field="model_type",
@@ -142,7 +144,10 @@ def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], 
         if inner_type not in FAMILIES:
             reason = REASONS.get(inner_type, f"language model of a {model_type}; not known")
             raise _unsupported(inner_type, reason, f"{key}.model_type")
-        return {**nested, "tie_word_embeddings": _tied(config, nested, wrapper, inner_type)}, inner_type
+        return {
+            **nested,
+            "tie_word_embeddings": _tied(config, nested, wrapper, inner_type),
+        }, inner_type
     if wrapper.flat and "hidden_size" in config:
         return {k: v for k, v in config.items() if k != "model_type"}, wrapper.inner
     raise InputError(

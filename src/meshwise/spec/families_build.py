@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from meshwise.errors import shorten
 from meshwise.spec import families_reader as fr
 from meshwise.spec.families_reader import Family, Reader, wrong
@@ -33,10 +35,8 @@ def window_size(r: Reader, key: str = "sliding_window") -> int | None:
 def _by_type(r: Reader, types: list[Any]) -> Windows:
     sliding = window_size(r)
     chunk = window_size(r, "attention_chunk_size")
-    return [
-        sliding if t in ("sliding_attention", "local") else chunk if t == "chunked_attention" else None
-        for t in types
-    ]  # fmt: skip
+    sizes = {"sliding_attention": sliding, "local": sliding, "chunked_attention": chunk}
+    return [sizes.get(t) if isinstance(t, str) else None for t in types]
 
 
 def _where(r: Reader, layers: int, slides: Callable[[int], bool]) -> Windows:
@@ -46,7 +46,7 @@ def _where(r: Reader, layers: int, slides: Callable[[int], bool]) -> Windows:
 
 def _pattern(r: Reader, layers: int) -> Windows:
     """Every p-th layer sees everything (Gemma 3, Cohere 2); or letters, L local, G global."""
-    name, value, _ = r.find("sliding_window_pattern")
+    value = r.value("sliding_window_pattern")
     if isinstance(value, str) and value and set(value) <= {"L", "G"}:
         return _where(r, layers, lambda i: value[i % len(value)] == "L")
     period = r.optional("sliding_window_pattern", 0, fr.MOST_LAYERS)
@@ -289,8 +289,6 @@ def windowed(a: Attention, window: int | None) -> Attention:
     """``a`` with a window."""
     if window is None:
         return a
-    import msgspec
-
     return msgspec.structs.replace(a, window=window)
 
 

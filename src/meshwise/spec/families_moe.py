@@ -1,13 +1,13 @@
-"""Model types with routed experts, as data. See ``families_data`` for where defaults come from."""
+"""Model types with routed experts, as data. See ``families_gpt`` for where defaults come from."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from meshwise.spec.families_data import sizes
+from meshwise.spec.families_gpt import sizes
 from meshwise.spec.families_reader import Family, Moe
 
-_BIAS = {"query_key_bias": "attention_bias", "output_bias": "attention_bias"}
+_BIAS: dict[str, Any] = {"query_key_bias": "attention_bias", "output_bias": "attention_bias"}
 _DEEPSEEK_MOE = Moe(
     experts="n_routed_experts",
     width="moe_intermediate_size",
@@ -15,11 +15,11 @@ _DEEPSEEK_MOE = Moe(
     layers="first_dense",
 )
 _QWEN_MOE = Moe(experts="num_experts", width="moe_intermediate_size", layers="sparse_step")
-_SPARSE = {"decoder_sparse_step": 1, "mlp_only_layers": None}
+_SPARSE: dict[str, Any] = {"decoder_sparse_step": 1, "mlp_only_layers": None}
 _EXPERTS = {"num_experts": ("num_local_experts",)}
 _LOCAL = {"num_local_experts": ("num_experts",)}
 _ROUTED = {"n_routed_experts": ("num_local_experts", "num_experts")}
-_MLA = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64,
+_MLA: dict[str, Any] = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64,
         "qk_nope_head_dim": 128, "v_head_dim": 128}  # fmt: skip
 _V3 = sizes(
     7168, 18432, 61, 128, None, 129280, 4096, **_MLA, n_routed_experts=256, n_shared_experts=1,
@@ -130,18 +130,18 @@ MOE: dict[str, Family] = {
     ),
     "kimi_k2": Family(words="Kimi-K2", defaults=_V3, **_DEEPSEEK),
     "glm4_moe": Family(
-        words="GLM-4.5", defaults={**_GLM_MOE, "use_qk_norm": False},
+        words="GLM-4.5, GLM-5", defaults={**_GLM_MOE, "use_qk_norm": False},
         query_key_bias="attention_bias", query_key_norm="head", query_key_norm_key="use_qk_norm",
         moe=_DEEPSEEK_MOE, aliases=_ROUTED,
     ),
     "glm4v_moe_text": Family(
-        words="GLM-4.5",
+        words="GLM-4.5, GLM-5",
         defaults={**_GLM_MOE, "vocab_size": 151424, "max_position_embeddings": 65536,
                   "attention_bias": True},
         query_key_bias="attention_bias", moe=_DEEPSEEK_MOE, aliases=_ROUTED,
     ),
     "glm4_moe_lite": Family(
-        words="GLM-4.5",
+        words="GLM-4.5, GLM-5",
         defaults=sizes(
             2048, 10240, 47, 20, 20, 154880, 202752, q_lora_rank=768, kv_lora_rank=512,
             qk_rope_head_dim=64, qk_nope_head_dim=192, v_head_dim=256, n_routed_experts=64,
@@ -149,6 +149,26 @@ MOE: dict[str, Family] = {
             first_k_dense_replace=1,
         ),
         **_DEEPSEEK,
+    ),
+    "glm_moe_dsa": Family(
+        words="GLM-4.5, GLM-5",
+        defaults=sizes(
+            6144, 12288, 78, 64, 64, 154880, 202752, q_lora_rank=2048, kv_lora_rank=512,
+            qk_rope_head_dim=64, qk_nope_head_dim=192, v_head_dim=256, n_routed_experts=256,
+            n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048,
+            first_k_dense_replace=3, index_n_heads=32, index_head_dim=128, index_topk=2048,
+        ),
+        **_DEEPSEEK, indexer=True, build="glm_moe_dsa",
+    ),
+    "mimo_v2_flash": Family(
+        words="MiMo",
+        defaults=sizes(
+            4096, 16384, 48, 64, 4, 152576, 131072, head_dim=192, v_head_dim=128,
+            n_routed_experts=256, n_shared_experts=None, num_experts_per_tok=8,
+            moe_intermediate_size=2048, sliding_window=129,
+        ),
+        query_key_bias="attention_bias", moe=_DEEPSEEK_MOE, aliases=_ROUTED,
+        build="mimo_v2_flash",
     ),
     "dots1": Family(
         words="dots.llm1",

@@ -160,7 +160,8 @@ def _quark(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] 
         return "mxfp4", group or 32, None
     if name.startswith(("int", "uint")):
         digits = name.lstrip("uint")
-        return _by_bits(int(digits) if digits.isdecimal() and len(digits) < 3 else None), group, None
+        bits = int(digits) if digits.isdecimal() and len(digits) < 3 else None
+        return _by_bits(bits, None), group, None
     return "unknown", group, None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.spec.model import Attention
 
 # Beyond these no model exists and a count would only hide a typing error.
 MOST_WIDE = 10**7
@@ -83,7 +84,7 @@ STRUCTURE = (
     "attn_layer_period", "attn_layer_offset", "ssm_cfg", "ssm_state_size", "mamba_d_state",
     "state_size", "linear_num_value_heads", "linear_attn_config", "full_attention_interval",
     "full_attn_idxs", "attn_type_list", "use_cla", "use_qk_norm", "qk_layernorm", "qk_norm",
-    "num_key_value_heads_per_layer", "index_n_heads", "index_topk", "layer_norms", "altup_num_inputs",
+    "num_key_value_heads_per_layer", "index_n_heads", "index_topk", "altup_num_inputs",
     "num_kv_shared_layers", "hidden_size_per_layer_input", "word_embed_proj_dim", "zero_expert_num",
     "ffn_mult", "num_attention_heads_per_layer", "sparse_attention_config", "add_attn_sink_bias",
     "attention_sink_bias", "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
@@ -91,7 +92,7 @@ STRUCTURE = (
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
                      "attention", "indexed_attention")  # fmt: skip
-_NEUTRAL = (None, False, 0, "", [], {})
+_NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
 def wrong(
@@ -99,6 +100,27 @@ def wrong(
 ) -> InputError:
     """An :class:`InputError` about one key of the configuration."""
     return InputError(f"{key}: {message}", field=key, value=value, legal=legal, nearest=nearest)
+
+
+def not_read(key: str, value: object, why: str, legal: str) -> UnsupportedModel:
+    """A variant of a known family that meshwise does not read."""
+    return UnsupportedModel(f"{key}: {why}", field=key, value=value, legal=legal)
+
+
+def plain_attention(
+    heads: int, kv_heads: int, head_dim: int, bias: bool = False, output_bias: bool = False
+) -> Attention:
+    """Attention whose keys and values are as wide as its queries, without norms."""
+    return Attention(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_head_dim=head_dim,
+        query_bias=bias,
+        key_bias=bias,
+        value_bias=bias,
+        output_bias=output_bias,
+    )
 
 
 def kind(value: object) -> str:

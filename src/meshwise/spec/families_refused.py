@@ -1,4 +1,4 @@
-"""Model types that are wrappers around a language model, and those that meshwise refuses, and why."""
+"""Model types that wrap a language model, and those that meshwise refuses, with the reason."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ REASONS: dict[str, str] = {
             "minimax_text_01 minimax_m1 MiniMaxText01 MiniMaxM1 kimi_linear olmo_hybrid "
             "bailing_hybrid bailing_moe_linear retnet gla"),
     **_each(_RECURRENT, "rwkv rwkv5 rwkv6 rwkv7 recurrent_gemma xlstm"),
-    **_each("hybrid of attention and convolution layers", "lfm2 lfm2_moe lfm2_vl lfm3 stripedhyena"),
+    **_each("hybrid of attention and convolution layers", "lfm2 lfm2_moe lfm2_vl lfm3 "
+            "stripedhyena"),
     **_each("cross-attention layers to an image encoder", "mllama mllama_text_model idefics "
             "blip-2 instructblip instructblipvideo"),
     **_each("per-layer embeddings and shared key/value layers (Gemma 3n)", "gemma3n gemma3n_text"),
@@ -129,10 +130,12 @@ ARCHITECTURES = {
     "DeepseekV2ForCausalLM": "deepseek_v2",
     "DeepseekV3ForCausalLM": "deepseek_v3",
 }
-_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
-          "ForMaskedLM", "ForMultipleChoice", "ForRewardModel", "RewardModel", "ForImageClassification",
-          "ForAudioClassification", "ForScore", "ForRegression", "EncoderModel", "ForNextSentencePrediction",
-          "ForFeatureExtraction", "ForTextEncoding", "ForProcessRewardModel")  # fmt: skip
+_HEADS = (
+    "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM",
+    "ForMultipleChoice", "ForRewardModel", "RewardModel", "ForImageClassification",
+    "ForAudioClassification", "ForScore", "ForRegression", "EncoderModel",
+    "ForNextSentencePrediction", "ForFeatureExtraction", "ForTextEncoding",
+)  # fmt: skip
 
 
 def other_head(architecture: str) -> bool:

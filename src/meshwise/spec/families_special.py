@@ -7,18 +7,18 @@ from typing import Any
 
 import msgspec
 
-from meshwise.errors import UnsupportedModel, shorten
+from meshwise.errors import shorten
 from meshwise.spec import families_reader as fr
 from meshwise.spec.families_build import (
     ends,
+    experts,
     kinds,
-    listed,
+    moe_layers,
     norm_size,
-    object_of,
     standard,
-    windowed,
 )
-from meshwise.spec.families_reader import Reader, wrong
+from meshwise.spec.families_nas import deci, nemotron_nas
+from meshwise.spec.families_reader import Reader, not_read, plain_attention, wrong
 from meshwise.spec.model import Attention, Block, Mlp, Moe
 
 Fields = dict[str, Any]
@@ -30,27 +30,8 @@ def _alike(fields: Fields, block: Block, layers: int) -> Fields:
     return fields
 
 
-def _plain(
-    heads: int, kv_heads: int, head_dim: int, bias: bool = False, output_bias: bool = False
-) -> Attention:
-    return Attention(
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        value_head_dim=head_dim,
-        query_bias=bias,
-        key_bias=bias,
-        value_bias=bias,
-        output_bias=output_bias,
-    )
-
-
 def _layers(r: Reader) -> int:
     return r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-
-
-def _not_read(key: str, value: object, why: str, legal: str) -> UnsupportedModel:
-    return UnsupportedModel(f"{key}: {why}", field=key, value=value, legal=legal)
 
 
 def gpt_bigcode(r: Reader) -> Fields:
@@ -85,7 +66,7 @@ def opt(r: Reader) -> Fields:
     narrow = r.optional("word_embed_proj_dim")
     fields["embedding_dim"] = narrow if narrow not in (None, hidden) else None
     width = r.integer("intermediate_size")
-    attention = _plain(heads, heads, r.head_width(hidden, heads), bias, bias)
+    attention = plain_attention(heads, heads, r.head_width(hidden, heads), bias, bias)
     mlp = Mlp(width=width, gated=False, up_bias=bias, down_bias=bias)
     return _alike(fields, Block(attention=attention, mlp=mlp, norm_parameters=2 * norm), _layers(r))
 
@@ -110,7 +91,7 @@ def falcon(r: Reader) -> Fields:
     width = r.optional("intermediate_size") or 4 * hidden
     per_layer = 2 if not parallel or norms == 2 else 1
     block = Block(
-        attention=_plain(heads, kv_heads, r.head_width(hidden, heads), bias, bias),
+        attention=plain_attention(heads, kv_heads, r.head_width(hidden, heads), bias, bias),
         mlp=Mlp(width=width, gated=False, up_bias=bias, down_bias=bias),
         parallel=parallel,
         norm_parameters=per_layer * norm_size("layer") * hidden,
@@ -123,7 +104,7 @@ def mpt(r: Reader) -> Fields:
     fields = ends(r)
     hidden: int = fields["hidden"]
     if not r.flag("no_bias"):
-        raise _not_read("no_bias", False, "an MPT with biases is not known", "true")
+        raise not_read("no_bias", False, "an MPT with biases is not known", "true")
     heads = r.integer("num_attention_heads")
     config = r.table("attn_config")
     kv_heads = heads
@@ -140,22 +121,22 @@ def mpt(r: Reader) -> Fields:
                 legal=f"a divisor of {heads}",
             )
     elif attn_type != "multihead_attention":
-        raise _not_read(
+        raise not_read(
             "attn_config.attn_type",
             attn_type,
             f"{shorten(attn_type)} is not known",
             "multihead_attention, multiquery_attention, grouped_query_attention",
         )
     if config.get("qk_ln") or config.get("qk_gn"):
-        raise _not_read("attn_config.qk_ln", True, "query and key norms are not known", "false")
+        raise not_read("attn_config.qk_ln", True, "query and key norms are not known", "false")
     ffn = r.table("ffn_config")
     if ffn.get("ffn_type") not in (None, "mptmlp"):
-        raise _not_read("ffn_config.ffn_type", ffn["ffn_type"], "is not known", "mptmlp")
+        raise not_read("ffn_config.ffn_type", ffn["ffn_type"], "is not known", "mptmlp")
     positional = config.get("alibi", True) or config.get("rope", False)
     if r.flag("learned_pos_emb") and not positional:
         fields["positions"] = r.integer("max_position_embeddings", 1, fr.MOST_TOKENS)
     block = Block(
-        attention=_plain(heads, kv_heads, r.head_width(hidden, heads)),
+        attention=plain_attention(heads, kv_heads, r.head_width(hidden, heads)),
         mlp=Mlp(width=r.integer("expansion_ratio", 1, 1000) * hidden, gated=False),
         norm_parameters=2 * hidden,
     )
@@ -189,7 +170,7 @@ def dbrx(r: Reader) -> Fields:
         expert=Mlp(width=nested("ffn_config", ffn, "ffn_hidden_size", 3584), gated=True),
     )
     block = Block(
-        attention=_plain(heads, kv_heads, r.head_width(hidden, heads)),
+        attention=plain_attention(heads, kv_heads, r.head_width(hidden, heads)),
         moe=moe,
         norm_parameters=2 * hidden,
     )
@@ -208,7 +189,7 @@ def qwen(r: Reader) -> Fields:
     channels = r.integer("kv_channels")
     bias = not r.flag("no_bias")
     block = Block(
-        attention=_plain(heads, heads, channels, True, bias),
+        attention=plain_attention(heads, heads, channels, True, bias),
         mlp=Mlp(width=width // 2, gated=True, up_bias=bias, down_bias=bias),
         norm_parameters=2 * hidden,
     )
@@ -223,7 +204,7 @@ def chatglm(r: Reader) -> Fields:
         fields["vocab"] = r.integer("padded_vocab_size", 1, fr.MOST_TOKENS)
     for key in ("inner_hidden_size", "position_encoding_2d"):
         if r.has(key):
-            raise _not_read(key, r.value(key), "ChatGLM 1 is not known", "ChatGLM2, 3, GLM-4")
+            raise not_read(key, r.value(key), "ChatGLM 1 is not known", "ChatGLM2, 3, GLM-4")
     heads = r.integer("num_attention_heads")
     kv_heads = heads
     if r.flag("multi_query_attention"):
@@ -241,7 +222,7 @@ def chatglm(r: Reader) -> Fields:
     scale = 1 if r.flag("rmsnorm") else 2
     fields["final_norm_parameters"] *= scale
     block = Block(
-        attention=_plain(
+        attention=plain_attention(
             heads, kv_heads, r.integer("kv_channels"), linear or r.flag("add_qkv_bias"), linear
         ),
         mlp=Mlp(width=r.integer("intermediate_size"), gated=True, up_bias=linear, down_bias=linear),
@@ -266,37 +247,37 @@ def _shared_like_expert(block: Block) -> Block:
     return msgspec.structs.replace(block, moe=moe)
 
 
-def _plain_hunyuan(r: Reader) -> None:
+def _check_hunyuan(r: Reader) -> None:
     """Hunyuan's files carry keys of variants that were never published as this model type."""
     for key in ("use_cla", "use_mla"):
         if r.flag(key):
-            raise _not_read(key, True, "cross-layer and latent attention are not known", "false")
+            raise not_read(key, True, "cross-layer and latent attention are not known", "false")
     r.used |= {"kv_lora_rank", "q_lora_rank", "num_shared_expert", "num_experts"}
 
 
 def hunyuan_dense(r: Reader) -> Fields:
     """Hunyuan without experts; it says so with num_experts 1."""
-    _plain_hunyuan(r)
+    _check_hunyuan(r)
     if (r.uniform("num_experts", 0, fr.MOST_EXPERTS) or 1) > 1:
-        raise _not_read("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
+        raise not_read("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
     return standard(r)
 
 
 def hunyuan_moe(r: Reader) -> Fields:
     """Hunyuan: one shared MLP; keys may be lists that repeat one value per layer."""
-    _plain_hunyuan(r)
+    _check_hunyuan(r)
     width = r.integer("intermediate_size")
     stated = r.uniform("moe_intermediate_size", 1, fr.MOST_WIDE)
     shared = r.uniform("num_shared_expert", 0, 1000)
     if stated not in (None, width) or shared not in (None, 1):
-        raise _not_read(
+        raise not_read(
             "moe_intermediate_size",
             stated,
             "experts or a shared MLP of another width than intermediate_size are not known",
             f"{width}",
         )
     if r.optional("moe_layer_num_skipped", 0, fr.MOST_LAYERS):
-        raise _not_read("moe_layer_num_skipped", None, "dense first layers are not known", "0")
+        raise not_read("moe_layer_num_skipped", None, "dense first layers are not known", "0")
     fields = standard(r)
     blocks: tuple[Block, ...] = fields["blocks"]
     fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
@@ -307,87 +288,84 @@ def minimax_m2(r: Reader) -> Fields:
     """MiniMax-M2; its predecessors marked lightning attention by 0 in attn_type_list."""
     kinds_of_layers = r.sequence("attn_type_list") or []
     if any(item != 1 for item in kinds_of_layers):
-        raise _not_read("attn_type_list", kinds_of_layers, "linear attention is not known", "1s")
+        raise not_read("attn_type_list", kinds_of_layers, "linear attention is not known", "1s")
     return standard(r)
 
 
-def deci(r: Reader) -> Fields:
-    """DeciLM: the number of key/value heads differs from layer to layer."""
+def glm_moe_dsa(r: Reader) -> Fields:
+    """GLM-5: sparse attention whose every layer has an indexer (layers that share one: not known)."""
+    pattern = r.value("index_topk_pattern")
+    kinds_of_layers = r.sequence("indexer_types") or []
+    every = r.optional("index_topk_freq", 1, fr.MOST_LAYERS) or 1
+    if (
+        every > 1
+        or (pattern and set(pattern) != {"F"})
+        or set(map(str, kinds_of_layers)) > {"full"}
+    ):
+        raise not_read("index_topk_freq", every, "layers that share an indexer are not known", "1")
+    return standard(r)
+
+
+def mimo_v2_flash(r: Reader) -> Fields:
+    """MiMo-V2-Flash: window layers have twice the key/value heads, and sinks; values are narrower.
+
+    The publisher's file says it layer by layer (hybrid_layer_pattern, 1 = window, and swa_ keys);
+    transformers' own form has layer_types and fixed rules. Both are read, and have to agree.
+    """
     fields = ends(r)
     hidden: int = fields["hidden"]
     layers = _layers(r)
-    heads, _, head_dim = r.heads(hidden)
-    per_layer = listed(r, "num_key_value_heads_per_layer", layers, 1, heads)
-    mlp = Mlp(width=r.integer("intermediate_size"), gated=True)
-    for kv_heads in set(per_layer):
-        if heads % kv_heads:
-            raise wrong("num_key_value_heads_per_layer", kv_heads, f"does not divide {heads} heads",
-                        legal=f"divisors of {heads}")  # fmt: skip
-    fields["blocks"], fields["pattern"] = kinds(
-        Block(attention=_plain(heads, kv, head_dim), mlp=mlp, norm_parameters=2 * hidden)
-        for kv in per_layer
-    )
-    return fields
+    heads, kv_heads, head_dim = r.heads(hidden)
+    value_dim = r.integer("v_head_dim")
+    for key, want in (("swa_num_attention_heads", heads), ("swa_num_key_value_heads", 2 * kv_heads),
+                      ("swa_head_dim", head_dim), ("swa_v_head_dim", value_dim)):  # fmt: skip
+        if r.optional(key) not in (None, want):
+            raise not_read(key, r.value(key), f"{want} is what its code builds", f"{want}")
+    r.used |= {"add_swa_attention_sink_bias", "add_full_attention_sink_bias"}
+    if r.config.get("add_swa_attention_sink_bias") is False:
+        raise not_read("add_swa_attention_sink_bias", False, "is not known", "true")
+    if r.flag("add_full_attention_sink_bias"):
+        raise not_read("add_full_attention_sink_bias", True, "is not known", "false")
+    window = r.optional("sliding_window_size")
+    window = r.integer("sliding_window") if window is None else window + 1
+    types = r.sequence("layer_types", layers)
+    marks = r.sequence("hybrid_layer_pattern", layers)
+    slides = [i != 0 and (i + 1) % 6 != 0 for i in range(layers)]
+    if types is not None:
+        slides = [t == "sliding_attention" for t in types]
+    elif marks is not None:
+        slides = [mark == 1 for mark in marks]
+    sparse = [i > 0 for i in range(layers)]
+    if r.has("moe_layer_freq") or r.has("mlp_layer_types"):
+        sparse = moe_layers(r, layers, "first_dense")
+    moe = experts(r, False)
+    dense = Mlp(width=r.integer("intermediate_size"), gated=True)
+    bias = r.flag("attention_bias")
+    if heads % (2 * kv_heads):
+        raise wrong("num_key_value_heads", kv_heads, f"twice as many do not divide {heads} heads",
+                    legal=f"half of a divisor of {heads}")  # fmt: skip
 
+    def block(i: int) -> Block:
+        attention = Attention(
+            heads=heads,
+            kv_heads=kv_heads * (2 if slides[i] else 1),
+            head_dim=head_dim,
+            value_head_dim=value_dim,
+            window=window if slides[i] else None,
+            query_bias=bias,
+            key_bias=bias,
+            value_bias=bias,
+            sinks=slides[i],
+        )
+        has_experts = sparse[i] and moe is not None
+        return Block(
+            attention=attention,
+            mlp=None if has_experts else dense,
+            moe=moe if has_experts else None,
+            norm_parameters=2 * hidden,
+        )
 
-def _multiple(value: float, hidden: int) -> int:
-    """Width of a Llama-style MLP: two thirds of value * hidden, up to a multiple of 256."""
-    width = int(2 * value * hidden / 3)
-    return -(-width // 256) * 256
-
-
-def nemotron_nas(r: Reader) -> Fields:
-    """Llama-Nemotron after neural architecture search: every layer has its own shape."""
-    fields = ends(r)
-    hidden: int = fields["hidden"]
-    layers = _layers(r)
-    heads = r.integer("num_attention_heads")
-    r.optional("num_key_value_heads")
-    head_dim = r.optional("head_dim") or r.head_width(hidden, heads)
-    bias, mlp_bias = r.flag("attention_bias"), r.flag("mlp_bias")
-    found = r.sequence("block_configs", layers)
-    if found is None:
-        raise wrong("block_configs", None, "absent or null", legal=f"a list of {layers} objects")
-
-    def block(i: int, entry: object) -> Block:
-        at = f"block_configs[{i}]"
-        parts = object_of(at, entry)
-        a = object_of(f"{at}.attention", parts.get("attention") or {})
-        m = object_of(f"{at}.ffn", parts.get("ffn") or {})
-        for name, part in (("attention", a), ("ffn", m)):
-            for key in ("replace_with_linear", "sparsify", "num_sink_tokens", "llama4", "mamba",
-                        "moe", "unshifted_sink"):  # fmt: skip
-                if part.get(key):
-                    raise _not_read(f"{at}.{name}.{key}", part[key], "is not known", "null")
-        attention = None
-        if not a.get("no_op"):
-            group = fr.check_integer(
-                f"{at}.attention.n_heads_in_group", a.get("n_heads_in_group"), 1, heads
-            )
-            if heads % group:
-                raise wrong(f"{at}.attention.n_heads_in_group", group,
-                            f"does not divide {heads} heads", f"a divisor of {heads}")  # fmt: skip
-            attention = _plain(heads, heads // group, head_dim, bias, bias)
-            window = a.get("window_length")
-            if window is not None:
-                window = fr.check_integer(f"{at}.attention.window_length", window, 1, 10**9)
-                attention = windowed(attention, window)
-        mlp = None
-        if not m.get("no_op"):
-            width = m.get("intermediate_size")
-            if width is None:
-                factor = m.get("ffn_mult")
-                if isinstance(factor, bool) or not isinstance(factor, (int, float)) \
-                        or not 0 < factor <= 1000:  # fmt: skip
-                    raise wrong(f"{at}.ffn.ffn_mult", factor, f"{shorten(factor)} is no width",
-                                legal="a number over 0, at most 1000")  # fmt: skip
-                width = _multiple(factor, hidden)
-            width = fr.check_integer(f"{at}.ffn.intermediate_size", width, 1, fr.MOST_WIDE)
-            mlp = Mlp(width=width, gated=True, up_bias=mlp_bias, down_bias=mlp_bias)
-        norms = (attention is not None) + (mlp is not None)
-        return Block(attention=attention, mlp=mlp, norm_parameters=norms * hidden)
-
-    fields["blocks"], fields["pattern"] = kinds(block(i, entry) for i, entry in enumerate(found))
+    fields["blocks"], fields["pattern"] = kinds(block(i) for i in range(layers))
     return fields
 
 
@@ -404,6 +382,8 @@ BUILDERS: dict[str, Callable[[Reader], Fields]] = {
     "hunyuan_dense": hunyuan_dense,
     "hunyuan_moe": hunyuan_moe,
     "minimax_m2": minimax_m2,
+    "glm_moe_dsa": glm_moe_dsa,
+    "mimo_v2_flash": mimo_v2_flash,
     "deci": deci,
     "nemotron_nas": nemotron_nas,
 }

@@ -81,15 +81,18 @@ def _largest_divisor(number: int, bound: int) -> int:
 def _inside(size: int, stride: int, domain: int, total: int) -> int:
     """How many ranks of a group lie in one fabric domain of ``domain`` devices.
 
-    The group has ``size`` ranks, ``stride`` apart, in a layout of ``total`` devices. A group that
-    straddles domains is counted as its worst placed member sees it: the common divisor, unless it
-    is the only group, which can be spread evenly.
+    The group has ``size`` ranks, ``stride`` apart. ``total`` is the layout's devices, or 0 for an
+    inner axis (tp, cp, ep), whose blocks are placed so that they do not straddle domains needlessly:
+    a block larger than a domain is spread evenly. An outer group that straddles domains counts as
+    its worst placed member sees it: the common divisor.
     """
     slots = max(1, domain // stride)
+    if total == 0:
+        if size <= slots:
+            return size
+        return _largest_divisor(size, slots) if stride == 1 else math.gcd(size, slots)
     if size <= slots and (slots % size == 0 or total <= domain):
         return size
-    if size * stride == total and stride == 1:
-        return _largest_divisor(size, slots)
     return math.gcd(size, slots)
 
 
@@ -99,22 +102,22 @@ _inside_array = np.frompyfunc(_inside, 4, 1)
 def place(axis: str, size: Array, stride: Array, total: Array, cluster: Cluster) -> Group:
     """The :class:`Group` of an axis of ``size`` ranks, ``stride`` devices apart.
 
-    Small integer arrays in, small integer arrays out (the axes' own shapes, never the full mesh
-    where the axes do not force it).
+    Arrays in the shapes of the axes they depend on, never the full mesh. ``total`` 0 marks an inner
+    axis (see :func:`_inside`).
     """
     ranks: list[Array] = []
     active: list[Array] = []
     inner: Array = np.int64(1)
     below = 1
-    for domain in cluster.domain_sizes():
-        if len(ranks) == len(cluster.levels) - 1:
+    for index, domain in enumerate(cluster.domain_sizes()):
+        if index == len(cluster.levels) - 1:
             inside = size  # whatever is left crosses the outermost level
         else:
-            inside = _inside_array(size, stride, domain, total)
-            inside = np.asarray(inside, dtype=np.int64)[()]
+            inside = np.asarray(_inside_array(size, stride, domain, total), dtype=np.int64)[()]
         inside = np.maximum(inside // inner, 1)
+        # Neighbours in the same domain run groups of the same axis at the same time.
+        active.append(np.minimum(inner * stride, below))
         ranks.append(inside)
-        active.append(np.minimum(total, below))
         inner = inner * inside
         below = domain
     return Group(axis, tuple(ranks), tuple(active))
@@ -126,7 +129,7 @@ def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
     Experts have their own grid on the same ranks: etp innermost, then ep, then expert-dp.
     """
     total = layout.devices
-    one = np.int64(1)
+    one, inner_axis = np.int64(1), np.int64(0)
     etp = layout.expert_tp()
     inner = layout.tp * layout.cp
     spans = {
@@ -143,4 +146,8 @@ def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
         # Gradients of dense weights are summed over data and context ranks together.
         "dp_cp": (layout.dp * layout.cp, layout.tp),
     }
-    return {name: place(name, size, stride, total, cluster) for name, (size, stride) in spans.items()}
+    outer = ("dp", "pp", "dp_cp", "expert_dp")
+    return {
+        name: place(name, size, stride, total if name in outer else inner_axis, cluster)
+        for name, (size, stride) in spans.items()
+    }

@@ -13,8 +13,8 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Self-attention of one layer.
 
     Multi-head, grouped-query and multi-query attention have ``kv_lora_rank`` None. Multi-head
-    latent attention (MLA, DeepSeek-V2, arXiv 2405.04434) has ``kv_lora_rank`` and ``rope_head_dim``;
-    its ``head_dim`` is the full query/key width (no-position part + rope part).
+    latent attention (MLA, DeepSeek-V2, arXiv 2405.04434) has ``kv_lora_rank`` and
+    ``rope_head_dim``; its ``head_dim`` is the full query/key width (no-position part + rope part).
     """
 
     heads: int
@@ -50,7 +50,7 @@ class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Routed experts, ``top_k`` of ``experts`` per token, each an :class:`Mlp`; plus shared ones."""
+    """Routed experts, ``top_k`` of ``experts`` per token, each an :class:`Mlp`; and shared ones."""
 
     experts: int
     top_k: int
