@@ -30,6 +30,8 @@ bench: $(VENV)/.core
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	# an editable install leaves the sources uncompiled where Python may not write bytecode itself
+	$(BIN)/python -m compileall -q src
 	touch $@
 
 # torch first and pinned: a bare requirement would bring a CUDA build of several GB.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from meshwise.cost import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.errors import IllegalLayout, InputError
-from meshwise.present import pages, records, tables
+from meshwise.present import records
 from meshwise.program.context import widths
 from meshwise.search.report import Report, report
 from meshwise.search.scaling import Scaling, curve
@@ -25,6 +25,9 @@ from meshwise.spec.reading import count, fraction, one_of
 from meshwise.spec.stack import DEFAULT, Stack, load_stack
 from meshwise.spec.workload import OVERLAP, Decode, Formats, Prefill, Training, Workload
 from meshwise.units import BYTES, parse
+
+if TYPE_CHECKING:
+    from meshwise.present.tables import Page
 
 __all__ = [
     "Cluster",
@@ -54,14 +57,18 @@ class _Result:
     def to_dict(self) -> dict[str, Any]:
         raise TypeError(f"{type(self).__name__} has no record")
 
-    def page(self) -> tables.Page:
+    def page(self) -> Page:
         raise TypeError(f"{type(self).__name__} has no page")
 
     def __str__(self) -> str:
-        return tables.plain(self.page())
+        from meshwise.present.tables import plain
+
+        return plain(self.page())
 
     def _repr_html_(self) -> str:
-        return tables.html(self.page())
+        from meshwise.present.tables import html
+
+        return html(self.page())
 
 
 class ScaleResult(_Result):
@@ -80,8 +87,10 @@ class ScaleResult(_Result):
     def to_dict(self) -> dict[str, Any]:
         return records.scaling_dict(self.scaling)
 
-    def page(self) -> tables.Page:
-        return pages.scaling_page(self.scaling)
+    def page(self) -> Page:
+        from meshwise.present.pages import scaling_page
+
+        return scaling_page(self.scaling)
 
 
 class EstimateResult(_Result):
@@ -97,10 +106,14 @@ class EstimateResult(_Result):
         """The program of operations, priced."""
         return records.explain_dict(self.report)
 
-    def page(self) -> tables.Page:
-        return pages.report_page(self.report)
+    def page(self) -> Page:
+        from meshwise.present.pages import report_page
 
-    def explain_page(self) -> tables.Page:
+        return report_page(self.report)
+
+    def explain_page(self) -> Page:
+        from meshwise.present import pages
+
         return pages.explain_page(self.report)
 
 
@@ -113,8 +126,10 @@ class ModelResult(_Result):
     def to_dict(self) -> dict[str, Any]:
         return records.model_dict(self.model, weight_bytes(self.model))
 
-    def page(self) -> tables.Page:
-        return pages.model_page(self.to_dict())
+    def page(self) -> Page:
+        from meshwise.present.pages import model_page
+
+        return model_page(self.to_dict())
 
 
 class CollectiveResult(_Result):
@@ -126,8 +141,10 @@ class CollectiveResult(_Result):
     def to_dict(self) -> dict[str, Any]:
         return self.record
 
-    def page(self) -> tables.Page:
-        return pages.collective_page(self.record)
+    def page(self) -> Page:
+        from meshwise.present.pages import collective_page
+
+        return collective_page(self.record)
 
 
 def model(name: str) -> Model:

@@ -209,6 +209,7 @@ def test_fields_where_null_and_absent_differ() -> None:
         ({"block_configs": [{}]}, "block_configs"),
         ({"kv_lora_rank": 512}, "kv_lora_rank"),
         ({"use_qk_norm": True}, "use_qk_norm"),
+        ({"attention_head_type": "multiquery"}, "attention_head_type"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types"),
         ({"model_type": 7}, "model_type"),
         ({"model_type": None}, "model_type"),
@@ -306,6 +307,9 @@ def quantized(stated: object, separate: object = None, **keys: Any) -> Any:
             "weights": {"num_bits": 4, "type": "float", "group_size": 16}}}}, "nvfp4", 16),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", 16),
         ({"quant_method": "modelopt", "quant_algo": "W4A16_AWQ", "group_size": 64}, "int4", 64),
+        ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {
+            "a": {"quant_algo": "FP8"}, "b": {"quant_algo": "NVFP4"},
+            "c": {"quant_algo": "NVFP4"}}}, "nvfp4", 16),
         ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}}},
          "fp8", None),
         ({"quant_method": "quanto", "weights": "int8"}, "int8", None),

@@ -60,26 +60,37 @@ class OpCost(NamedTuple):
     source: str
 
 
-class Pricer(NamedTuple):
+class Pricer:
     """Prices operations on a cluster under a stack for given groups."""
 
-    compute: Compute
-    cluster: Cluster
-    stack: Stack
-    groups: dict[str, Group]
+    def __init__(
+        self, compute: Compute, cluster: Cluster, stack: Stack, groups: dict[str, Group]
+    ) -> None:
+        self.compute, self.cluster, self.stack, self.groups = compute, cluster, stack, groups
+        self._known: dict[tuple[object, ...], tuple[Array, Priced, str]] = {}
 
     def one(self, op: Op) -> tuple[Array, Priced | None, str]:
-        if op.kind in COLLECTIVES:
+        """(seconds per call, the algorithm if it is a collective, source)."""
+        if op.kind not in COLLECTIVES:
+            return self.compute.seconds(op), None, self.compute.source(op)
+        # A layer's reductions are alike: each payload is priced once.
+        payload = np.asarray(op.payload_bytes)
+        key = (op.kind, op.axis, payload.shape, payload.tobytes())
+        found = self._known.get(key)
+        if found is None:
             group = self.groups[op.axis]
             if op.kind == "send_recv":
                 group = _pair(group)
             priced = price(op.kind, op.payload_bytes, group, self.cluster, self.stack)
             used = [s for s, r in zip(priced.sources, group.ranks, strict=True) if np.max(r) > 1]
-            return priced.seconds, priced, (used or list(priced.sources))[-1]
-        return self.compute.seconds(op), None, self.compute.source(op)
+            found = priced.seconds, priced, (used or list(priced.sources))[-1]
+            self._known[key] = found
+        return found
 
     def ops(self, ops: list[Op], tp: Array) -> list[OpCost]:
-        priced = [self.one(op) for op in ops]
+        # What no layout of the mesh has costs nothing, and is not worth pricing.
+        absent = (0.0, None, "")
+        priced = [self.one(op) if np.max(op.count) > 0 else absent for op in ops]
         exposed = exposed_of_ops(ops, [p[0] for p in priced], self.stack, tp)
         return [
             OpCost(op, seconds, exp, how, source)
@@ -122,11 +133,17 @@ class Estimate:
     """
 
     def __init__(
-        self, model: Model, cluster: Cluster, workload: Workload, stack: Stack, layout: Layouts
+        self,
+        model: Model,
+        cluster: Cluster,
+        workload: Workload,
+        stack: Stack,
+        layout: Layouts,
+        batch: Array | None = None,
     ) -> None:
         self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
         self.layout = layout
-        self.program: Program = program(model, stack, workload, layout)
+        self.program: Program = program(model, stack, workload, layout, batch)
         self.pricer = Pricer(compute(cluster.device, stack), cluster, stack, groups(layout, cluster))
         p, tp = self.pricer, layout.tp
         self.layer_costs = [p.ops(ops, tp) for ops in self.program.layers]
@@ -342,7 +359,13 @@ def _values(costs: list[OpCost], value: Any) -> Array:
 
 
 def estimate(
-    model: Model, cluster: Cluster, workload: Workload, stack: Stack, layout: Layouts
+    model: Model,
+    cluster: Cluster,
+    workload: Workload,
+    stack: Stack,
+    layout: Layouts,
+    batch: Array | None = None,
 ) -> Estimate:
-    """Price a step of ``workload`` for every layout (arrays broadcast)."""
-    return Estimate(model, cluster, workload, stack, layout)
+    """Price a step of ``workload`` for every layout (arrays broadcast); ``batch`` in place of the
+    workload's own."""
+    return Estimate(model, cluster, workload, stack, layout, batch)

@@ -170,6 +170,7 @@ def _algorithms(entry: dict[str, Any]) -> dict[str, Algorithm]:
     return found
 
 
+@functools.cache
 def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     """Constants of collective ``op`` on ``level`` for a library, with those that it falls back to.
 
@@ -190,10 +191,18 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     if library != "nccl":
         own = _algorithms(table.get(library, {}).get(op, {}))
         algorithms |= own
-    if level.efficiency is not None:
-        algorithms = {
-            k: a._replace(protocols=tuple(p._replace(efficiency=level.efficiency) for p in a.protocols[:1]))
-            for k, a in algorithms.items()
-        }
+    if level.efficiency is not None or level.own_latency:
+        algorithms = {k: _stated(a, level) for k, a in algorithms.items()}
     source = f"collectives/{name}" + ("" if measured else f" (inherited by {level.fabric})")
     return Constants(algorithms, source)
+
+
+def _stated(algorithm: Algorithm, level: Level) -> Algorithm:
+    """An algorithm with the figures that the cluster states in place of the fit's: its efficiency,
+    and its latency as the time of one step (then there is no launch beside it)."""
+    best = max(algorithm.protocols, key=lambda p: p.efficiency)
+    if level.efficiency is not None:
+        best = best._replace(efficiency=level.efficiency)
+    if not level.own_latency:
+        return algorithm._replace(protocols=(best,))
+    return algorithm._replace(launch_s=0.0, protocols=(best._replace(step_s=level.latency_s),))

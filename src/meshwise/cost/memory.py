@@ -173,3 +173,11 @@ def working(ctx: Context, role: Role) -> Working:
     live = rows * (2 * ctx.model.hidden * w.activation + widest)
     logits = ctx.sequences * ctx.model.vocab * (w.activation + 4.0) * role.head
     return Working(live, kv_cache(ctx, role), logits)
+
+
+def fullest_stage(ctx: Context, stages: tuple[Role, ...]) -> Array:
+    """Bytes on the stage that needs most."""
+    most: Array = 0.0
+    for role in stages:
+        most = np.maximum(most, (state(ctx, role).total + working(ctx, role).total) * role.exists)
+    return most

@@ -96,20 +96,24 @@ class Context(NamedTuple):
         return -(-width // self.layout.tp)
 
 
-def context(model: Model, stack: Stack, workload: Workload, layout: Layouts) -> Context:
-    """The context of a workload under layouts; for inference one microbatch holds the batch."""
+def context(
+    model: Model, stack: Stack, workload: Workload, layout: Layouts, batch: Array | None = None
+) -> Context:
+    """The context of a workload under layouts; for inference one microbatch holds the batch.
+
+    ``batch`` is an array in place of the workload's batch, for sweeps over it.
+    """
+    batch = np.int64(workload.batch) if batch is None else batch
     if isinstance(workload, Decode):
-        sequences: Array = np.int64(workload.batch)
+        sequences: Array = batch
         queries, keys = 1, workload.context
         microbatches: Array = np.int64(1)
         recompute: Array = np.int64(0)
     else:
         queries = keys = workload.seq
         training = isinstance(workload, Training)
-        sequences = layout.micro_batch if training else np.int64(workload.batch)
-        microbatches = (
-            workload.batch // (layout.micro_batch * layout.dp) if training else np.int64(1)
-        )
+        sequences = layout.micro_batch if training else batch
+        microbatches = batch // (layout.micro_batch * layout.dp) if training else np.int64(1)
         recompute = layout.recompute if training else np.int64(0)
     split = layout.cp if queries > 1 else np.int64(1)
     return Context(

@@ -33,9 +33,11 @@ class Program(NamedTuple):
     update: tuple[list[Op], ...]
 
 
-def program(model: Model, stack: Stack, workload: Workload, layout: Layouts) -> Program:
-    """Build the program; every shape broadcasts over the layouts' axes."""
-    ctx = context(model, stack, workload, layout)
+def program(
+    model: Model, stack: Stack, workload: Workload, layout: Layouts, batch: Array | None = None
+) -> Program:
+    """Build the program; every shape broadcasts over the layouts' axes (and ``batch``)."""
+    ctx = context(model, stack, workload, layout, batch)
     stage_roles = roles(model, layout)
     return Program(
         ctx=ctx,

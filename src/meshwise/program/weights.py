@@ -109,6 +109,9 @@ def _slice(pattern: tuple[int, ...], pp: int, stage: int) -> tuple[int, ...]:
 
 def _role_counts(model: Model, pp: int) -> tuple[tuple[int, ...], ...]:
     """Layers of each kind on the first, the heaviest middle, and the last stage."""
+    if len(model.blocks) == 1:
+        most, last = -(-model.layers // pp), model.layers * (pp - 1) // pp
+        return (model.layers // pp,), (most,), (model.layers - last,)
     weight = [whole_block(block, model.hidden, active=True).total for block in model.blocks]
     middle = range(1, pp - 1)
     heaviest = max(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import estimate
+from meshwise.cost.memory import fullest_stage
+from meshwise.program.context import context
+from meshwise.program.weights import roles
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
@@ -42,52 +46,41 @@ def smallest_fit(
     pps = list(range(1, min(model.layers, 1024) + 1))
     modes = ["none"]
     if isinstance(workload, Training):
-        first = RECOMPUTE_CODE[workload.recompute]
-        modes = [m for m, code in RECOMPUTE_CODE.items() if code >= first]
+        modes = [m for m, code in RECOMPUTE_CODE.items() if code >= RECOMPUTE_CODE[workload.recompute]]
+    codes = np.array([RECOMPUTE_CODE[m] for m in modes], dtype=np.int64)
+    axes = np.ix_(codes, np.array(tps, dtype=np.int64), np.array(pps, dtype=np.int64))
+    layout = Layouts(
+        tp=axes[1],
+        pp=axes[2],
+        micro_batch=np.int64(1),
+        recompute=axes[0],
+        sequence_parallel=np.bool_(sequence_parallel),
+    )
+    shape = (len(modes), len(tps), len(pps))
+    usable = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
+    ctx = context(model, stack, workload, layout)
+    memory = np.broadcast_to(fullest_stage(ctx, roles(model, layout)), shape)
+    fits = memory <= usable
+    if not fits.any():
+        return None
+    devices = np.broadcast_to(layout.tp * layout.pp, shape)
+    fewest = int(devices[fits].min())
+    mode, i, j = np.nonzero(fits & (devices == fewest))
     # Ask with as many nodes as the mesh may need: the question is how many GPUs it takes.
-    import msgspec
-
     outer = cluster.levels[-1]
-    wide = max(outer.ranks, max(tps) * max(pps))
-    levels = (*cluster.levels[:-1], msgspec.structs.replace(outer, ranks=wide))
+    levels = (*cluster.levels[:-1], msgspec.structs.replace(outer, ranks=max(outer.ranks, fewest)))
     roomy = msgspec.structs.replace(cluster, levels=levels if len(levels) > 1 else cluster.levels)
-    tp_axis, pp_axis = np.ix_(np.array(tps, dtype=np.int64), np.array(pps, dtype=np.int64))
-    devices = tp_axis * pp_axis
-    best: SmallestFit | None = None
-    for mode in modes:
-        layout = Layouts(
-            tp=tp_axis,
-            pp=pp_axis,
-            micro_batch=np.int64(1),
-            recompute=np.int64(RECOMPUTE_CODE[mode]),
-            sequence_parallel=np.bool_(sequence_parallel),
-        )
-        e = estimate(model, roomy, workload, stack, layout)
-        fits = np.broadcast_to(e.fits, devices.shape)
-        if not fits.any():
-            continue
-        fewest = int(devices[fits].min())
-        if best is not None and fewest >= best.devices:
-            continue
-        best = _pick(e, fits & (devices == fewest), mode, sequence_parallel, cluster)
-    return best
-
-
-def _pick(
-    e: Estimate, among: Array, mode: str, sequence_parallel: bool, cluster: Cluster
-) -> SmallestFit:
-    """The fastest of the layouts ``among``."""
-    step = np.where(among, np.broadcast_to(e.step_s, among.shape), np.inf)
-    i, j = np.unravel_index(int(np.argmin(step)), step.shape)
-    tp, pp = int(e.layout.tp[i, 0]), int(e.layout.pp[0, j])
+    few = layout._replace(tp=np.array(tps)[i], pp=np.array(pps)[j], recompute=codes[mode])
+    step = np.broadcast_to(estimate(model, roomy, workload, stack, few).step_s, i.shape)
+    best = int(np.argmin(step))
     return SmallestFit(
-        tp=tp,
-        pp=pp,
-        micro_batch=1 if e.workload.phase == "train" else e.workload.batch,
-        recompute=mode,
+        tp=tps[i[best]],
+        pp=pps[j[best]],
+        micro_batch=1 if isinstance(workload, Training) else workload.batch,
+        recompute=modes[mode[best]],
         sequence_parallel=sequence_parallel,
-        devices=tp * pp,
-        memory_bytes=float(np.broadcast_to(e.memory_bytes, among.shape)[i, j]),
-        step_s=float(step[i, j]),
-        within_cluster=tp * pp <= cluster.devices,
+        devices=fewest,
+        memory_bytes=float(memory[mode[best], i[best], j[best]]),
+        step_s=float(step[best]),
+        within_cluster=fewest <= cluster.devices,
     )

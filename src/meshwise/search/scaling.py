@@ -137,7 +137,9 @@ def layouts_for(workload: Workload, tp: Array, sequence_parallel: bool, factor: 
     micro: Array = np.int64(1)
     recompute = np.int64(0)
     if isinstance(workload, Training):
-        micro = np.int64(workload.micro_batch or workload.batch) * factor
+        micro = workload.batch * factor
+        if workload.micro_batch is not None:
+            micro = np.int64(workload.micro_batch)
         recompute = np.int64(RECOMPUTE_CODE[workload.recompute])
     return Layouts(
         tp=tp,
@@ -180,10 +182,12 @@ def curve(
     # T(1) and T(N/2) are needed even where the user asks for a few degrees only.
     known = {1, *kept, *(tp // 2 for tp in kept if tp % 2 == 0)}
     priced = [tp for tp in sorted(known) if tp in kept or not legality.refusals(model, tp)]
-    tps = np.array(priced, dtype=np.int64)
-    e = estimate(model, cluster, workload, stack, layouts_for(workload, tps, sequence_parallel))
-    weak = _weak_efficiency(e, model, cluster, workload, stack, priced, sequence_parallel)
-    points = _points(e, priced, weak)
+    # Strong and weak scaling in one call: the second half has N times the batch (fixed work per GPU).
+    tps = np.array(priced + priced, dtype=np.int64)
+    factor = np.array([1] * len(priced) + priced, dtype=np.int64)
+    layout = layouts_for(workload, tps, sequence_parallel, factor)
+    e = estimate(model, cluster, workload, stack, layout, workload.batch * factor)
+    points = _points(e, priced)
     shown = tuple(p for p in points if p.tp in kept)
     fit = None
     if not all(p.fits for p in shown):
@@ -207,8 +211,8 @@ def _column(value: Array, size: int) -> list[Any]:
     return result
 
 
-def _points(e: Estimate, tps: list[int], weak: list[float]) -> tuple[Point, ...]:
-    size = len(tps)
+def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
+    size = 2 * len(tps)
     step = _column(e.step_s, size)
     columns = {
         name: _column(getattr(e, name), size)
@@ -236,7 +240,7 @@ def _points(e: Estimate, tps: list[int], weak: list[float]) -> tuple[Point, ...]
                 speedup=step[0] / step[i],
                 efficiency=step[0] / step[i] / tp,
                 marginal_efficiency=step[half] / (2 * step[i]) if half is not None else None,
-                weak_efficiency=weak[i],
+                weak_efficiency=step[0] / step[len(tps) + i],
                 memory_bytes=memory[i],
                 fits=bool(fits[i]),
                 ranks_per_level=tuple(r[i] for r in ranks),
@@ -329,53 +333,6 @@ def _algorithms(e: Estimate, size: int) -> list[str | None]:
             if counts[i] > 0:
                 names[i] = c.priced.names[chosen[i]]
     return names
-
-
-def _weak_efficiency(
-    e: Estimate,
-    model: Model,
-    cluster: Cluster,
-    workload: Workload,
-    stack: Stack,
-    tps: list[int],
-    sequence_parallel: bool,
-) -> list[float]:
-    """T(1) at the given batch over T(N) at N times the batch: fixed work per GPU."""
-    single = _column(e.step_s, len(tps))[0]
-    if isinstance(workload, Training):
-        if workload.micro_batch is not None:
-            # more microbatches of the same size: the step grows in proportion
-            steps = [s * tp for s, tp in zip(_column(e.step_s, len(tps)), tps, strict=True)]
-            return [single / s for s in steps]
-        arr = np.array(tps, dtype=np.int64)
-        wide = estimate(
-            model, cluster, _Scaled(workload, arr), stack, layouts_for(workload, arr, sequence_parallel, arr)
-        )
-        return [single / s for s in _column(wide.step_s, len(tps))]
-    result = []
-    for tp in tps:
-        one = estimate(
-            model,
-            cluster,
-            _with_batch(workload, min(workload.batch * tp, 10**6)),
-            stack,
-            layouts_for(workload, np.int64(tp), sequence_parallel),
-        )
-        result.append(single / float(one.step_s))
-    return result
-
-
-def _Scaled(workload: Training, factor: Array) -> Any:
-    """A training workload whose batch is an array over the degrees (internal to weak scaling)."""
-
-    class Scaled:
-        phase = workload.phase
-        batch = workload.batch * factor
-        seq = workload.seq
-        formats = workload.formats
-        recompute = workload.recompute
-
-    return Scaled()
 
 
 def find_limit(

@@ -61,6 +61,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     nics: int | None = None
     oversubscription: float = 1.0
     efficiency: float | None = None  # share of the wire rate that collectives reach; None = fit
+    own_latency: bool = False  # latency_s was stated for this level: one step takes it, no fit's
 
     def per_device_bytes_per_s(self, devices_below: int) -> float:
         """Wire rate per device and direction when all ``devices_below`` the level communicate."""
@@ -205,6 +206,7 @@ def _level(table: Any, index: int) -> Level:
         efficiency=fraction(table["efficiency"], f"{where}.efficiency", low=0.01, high=1.0)
         if "efficiency" in table
         else None,
+        own_latency="latency" in table,
     )
 
 

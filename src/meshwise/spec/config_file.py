@@ -1,7 +1,7 @@
 """Reading a model from a ``config.json`` on disk, whatever stands at that path."""
 
 # os.path and not pathlib, whose import alone takes longer than reading a file.
-# ruff: noqa: PTH
+# ruff: noqa: PTH100, PTH110, PTH112, PTH116, PTH118, PTH119, PTH120
 
 from __future__ import annotations
 

@@ -227,6 +227,7 @@ MOE: dict[str, Family] = {
         words="Llama 4", defaults=_LLAMA4, **_BIAS, window="chunk",
         dense_width="intermediate_size_mlp", moe=Moe(layers="moe_layers"), build="llama4",
     ),
+    # Its correction bias of the router is a parameter, not a buffer as elsewhere: it counts.
     "ernie4_5_moe": Family(
         words="ERNIE 4.5",
         defaults=sizes(
@@ -238,7 +239,7 @@ MOE: dict[str, Family] = {
         query_key_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias",
         head_bias="use_bias",
         moe=Moe(experts="moe_num_experts", top_k="moe_k", width="moe_intermediate_size",
-                shared_count="moe_num_shared_experts", layers="interval"),
+                shared_count="moe_num_shared_experts", layers="interval", router_bias=True),
     ),
     "hunyuan_v1_moe": Family(
         words="Hunyuan",

@@ -133,6 +133,10 @@ def _compressed(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, 
 def _modelopt(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
     algorithm = _text(config.get("quant_algo"), config.get("quant_method")).upper()
     group = _integer(config.get("group_size"))
+    if algorithm.startswith("MIXED"):  # by layer: what most layers have stands for all
+        layers = [_object(v) for v in _object(config.get("quantized_layers")).values()]
+        named = [_text(layer.get("quant_algo")).upper() for layer in layers]
+        algorithm = max(sorted(set(named)), key=named.count, default="")
     if "NVFP4" in algorithm or algorithm == "FP4":
         return "nvfp4", group or 16, None
     if "MXFP4" in algorithm:

@@ -87,7 +87,7 @@ STRUCTURE = (
     "num_key_value_heads_per_layer", "index_n_heads", "index_topk", "altup_num_inputs",
     "num_kv_shared_layers", "hidden_size_per_layer_input", "word_embed_proj_dim", "zero_expert_num",
     "ffn_mult", "num_attention_heads_per_layer", "sparse_attention_config", "add_attn_sink_bias",
-    "attention_sink_bias", "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
+    "attention_sink_bias", "attention_head_type", "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
     "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
