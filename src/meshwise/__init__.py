@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meshwise.api import Decode as Decode
     from meshwise.api import Formats as Formats
     from meshwise.api import Model as Model
+    from meshwise.api import Point as Point
     from meshwise.api import Prefill as Prefill
     from meshwise.api import Stack as Stack
     from meshwise.api import Training as Training
@@ -36,6 +37,7 @@ _API = (
     "Decode",
     "Formats",
     "Model",
+    "Point",
     "Prefill",
     "Stack",
     "Training",

@@ -13,7 +13,7 @@ from meshwise.errors import IllegalLayout, InputError
 from meshwise.present import records
 from meshwise.program.context import widths
 from meshwise.search.report import Report, report
-from meshwise.search.scaling import Scaling, curve
+from meshwise.search.scaling import Point, Scaling, curve
 from meshwise.spec import dtypes, grid
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.cluster import Level as Level
@@ -37,6 +37,7 @@ __all__ = [
     "Formats",
     "Model",
     "ModelResult",
+    "Point",
     "Prefill",
     "ScaleResult",
     "Stack",

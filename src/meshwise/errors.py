@@ -9,13 +9,28 @@ from collections.abc import Iterable
 from typing import Any
 
 _SHOWN = 80  # characters of a bad value that a one-line message repeats
+_LARGEST_INT = 1 << 53  # what every JSON reader holds exactly
 
 
 def shorten(value: object, limit: int = _SHOWN) -> str:
-    """``value`` as one printable line of at most ``limit`` characters."""
-    text = value if isinstance(value, str) else repr(value)
+    """``value`` as one printable line of at most ``limit`` characters, however large or deep it is."""
+    if isinstance(value, str):
+        text = value[: limit + 1]
+    elif isinstance(value, int) and abs(value) > 10**_SHOWN:
+        text = f"a number of {value.bit_length()} bits"  # repr refuses one of 4300 digits
+    elif isinstance(value, (dict, list, tuple, set)):
+        import reprlib
+
+        text = reprlib.repr(value)
+    else:
+        text = repr(value)
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def quoted(value: object) -> str:
+    """``value`` as a message shows it: text in quotes, so that an empty one can be seen."""
+    return f"'{shorten(value)}'" if isinstance(value, str) else shorten(value)
 
 
 class MeshwiseError(ValueError):
@@ -59,6 +74,8 @@ class MeshwiseError(ValueError):
         value = self.value
         if isinstance(value, str) or not isinstance(value, (int, float, bool, type(None))):
             value = shorten(value)
+        elif isinstance(value, int) and abs(value) > _LARGEST_INT:
+            value = shorten(value)
         elif isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
             value = repr(value)  # JSON has no nan or inf
         return {
@@ -94,18 +111,46 @@ class NoFeasibleLayout(MeshwiseError):
     exit_code = 3
 
 
-def unknown_name(field: str, value: str, names: Iterable[str], what: str) -> UnknownName:
-    """An :class:`UnknownName` with the closest of ``names`` as the nearest alternative."""
+def closest(value: object, names: Iterable[str], n: int = 1) -> list[str]:
+    """At most ``n`` of ``names`` that ``value`` may have meant, the likeliest first.
+
+    Names that start with the value, or contain it, go before those that only resemble it.
+    """
     import difflib
 
+    asked = str(value)[:100].strip().lower()
+    if not asked:
+        return []
+    matcher = difflib.SequenceMatcher()
+    matcher.set_seq2(asked)
+
+    def score(name: str) -> float:
+        matcher.set_seq1(name.lower())
+        part = len(asked) > 1
+        bonus = 0.5 * (part and name.startswith(asked)) + 0.3 * (part and asked in name)
+        return matcher.ratio() + bonus
+
+    scored = sorted(((score(name), name) for name in names), key=lambda pair: (-pair[0], pair[1]))
+    return [name for found, name in scored if found >= 0.3][:n]
+
+
+def unknown_name(
+    field: str, value: str, names: Iterable[str], what: str, others: Iterable[str] = ()
+) -> UnknownName:
+    """An :class:`UnknownName` with the closest of ``names`` (and of their other spellings,
+    ``others``) as the nearest alternative."""
     known = sorted(names)
-    close = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.0)
-    shown = known if len(known) <= 12 else [*difflib.get_close_matches(value.lower(), known, n=6, cutoff=0.0)]
-    suffix = "" if len(known) <= 12 else f" (of {len(known)}: `meshwise catalog`)"
+    close = closest(value, [*known, *others])
+    if len(known) <= 12:
+        legal = ", ".join(known)
+    else:
+        likely = ", ".join(closest(value, known, n=6))
+        listed = f"{len(known)} names, see `meshwise catalog`"
+        legal = f"{likely} ({listed})" if likely else listed
     return UnknownName(
-        f"{field}: no {what} is called {shorten(value)!r}",
+        f"{field}: no {what} is called {quoted(value)}",
         field=field,
         value=value,
-        legal=", ".join(shown) + suffix,
+        legal=legal,
         nearest=close[0] if close else None,
     )

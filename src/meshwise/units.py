@@ -11,7 +11,7 @@ import math
 import re
 from typing import NamedTuple
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, quoted
 
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
@@ -19,28 +19,35 @@ _PREFIXES = _DECIMAL | _BINARY
 
 
 class Kind(NamedTuple):
-    """A kind of quantity: its units with their SI factors, and what a legal value looks like."""
+    """A kind of quantity: its units with their SI factors, what a legal value looks like, and the
+    range of it: wide of every device, narrow enough that no product of such figures overflows."""
 
     name: str
     units: dict[str, float]
     example: str
+    low: float
+    high: float
 
 
 def _with_prefixes(prefixes: dict[str, float], *units: tuple[str, float]) -> dict[str, float]:
     return {p + unit: f * scale for unit, scale in units for p, f in prefixes.items()}
 
 
-BYTES = Kind("size", _with_prefixes(_PREFIXES, ("B", 1.0)), "80 GiB or 1.6 GB")
+BYTES = Kind("size", _with_prefixes(_PREFIXES, ("B", 1.0)), "1.6 GB or 80 GiB", 1.0, 1e18)
 BANDWIDTH = Kind(
     "bandwidth",
     _with_prefixes(_PREFIXES, ("B/s", 1.0), ("Bps", 1.0))
     | _with_prefixes(_DECIMAL, ("b/s", 0.125), ("bit/s", 0.125), ("bps", 0.125)),
     "25 GB/s or 200 Gb/s",
+    1e3,
+    1e18,
 )
 TIME = Kind(
     "time",
     {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9},
     "2 us",
+    1e-12,
+    1e4,
 )
 RATE = Kind(
     "compute rate",
@@ -53,32 +60,38 @@ RATE = Kind(
         ("OPS", 1.0),
     ),
     "312 TFLOP/s",
+    1e6,
+    1e21,
 )
 _KINDS = (BYTES, BANDWIDTH, TIME, RATE)
-_QUANTITY = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
+_QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
 
 
 def parse(text: object, kind: Kind, field: str, *, bare: bool = False) -> float:
-    """``text`` ("300 GB/s") as an SI float of the given kind, positive and finite.
+    """``text`` ("300 GB/s") as an SI float of the given kind, positive and in its range.
 
     ``bare`` admits a number without a unit, taken as SI. Raises :class:`InputError` that names
     the field, the value, the legal form and the nearest legal one.
     """
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
-        raise _bad(field, text, kind, f"{shorten(text)} is not a {kind.name}")
+        raise _bad(field, text, kind, f"{quoted(text)} is not a {kind.name}")
     if not isinstance(text, str) or _is_number(text):
+        number = _number(text)
         if bare:
-            return _positive(float(text), field, text, kind)
-        nearest = f"{text} {kind.example.split()[1]}"
-        raise _bad(field, text, kind, f"{shorten(str(text))} has no unit", nearest)
+            return _in_range(number, field, text, kind)
+        sane = 1e-3 <= number <= 1e6
+        nearest = f"{str(text).strip()} {kind.example.split()[1]}" if sane else None
+        raise _bad(field, text, kind, f"{quoted(text)} has no unit", nearest)
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise _bad(field, text, kind, f"{shorten(text)!r} is not a number with a unit")
+        comma = _QUANTITY.fullmatch(text.replace(",", ".", 1))  # "1,6 GB"
+        nearest = " ".join(comma.groups()) if comma and comma[2] in kind.units else None
+        raise _bad(field, text, kind, f"{quoted(text)} is not a number with a unit", nearest)
     number, unit = match.groups()
     factor = kind.units.get(unit)
     if factor is None:
         raise _wrong_unit(field, text, number, unit, kind)
-    return _positive(float(number.replace("_", "")) * factor, field, text, kind)
+    return _in_range(float(number) * factor, field, text, kind)
 
 
 def _is_number(text: str) -> bool:
@@ -89,9 +102,22 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _positive(value: float, field: str, text: object, kind: Kind) -> float:
-    if not math.isfinite(value) or value <= 0:
-        raise _bad(field, text, kind, f"{shorten(str(text))} is not a positive, finite {kind.name}")
+def _number(value: str | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an int of more than 308 digits
+        return math.inf
+
+
+def _in_range(value: float, field: str, text: object, kind: Kind) -> float:
+    if not kind.low <= value <= kind.high:
+        unit = next(u for u, factor in kind.units.items() if factor == 1.0)
+        if not value > 0 or value == math.inf:
+            why = f"is not a positive, finite {kind.name}"
+        else:
+            bound = f"below {kind.low:g}" if value < kind.low else f"above {kind.high:g}"
+            why = f"is {bound} {unit}, no {kind.name} that exists"
+        raise _bad(field, text, kind, f"{quoted(text)} {why}")
     return value
 
 
@@ -99,10 +125,19 @@ def _wrong_unit(field: str, text: str, number: str, unit: str, kind: Kind) -> In
     import difflib
 
     other = next((k.name for k in _KINDS if unit in k.units), None)
-    why = f"{shorten(unit)!r} is a unit of {other}" if other else f"unit {shorten(unit)!r} is unknown"
-    close = difflib.get_close_matches(unit, kind.units, n=1, cutoff=0.5)
-    nearest = f"{number} {close[0]}" if close else None
-    return _bad(field, text, kind, f"{shorten(text)!r} is not a {kind.name}: {why}", nearest)
+    if unit == "":
+        why = "has no unit"
+    elif other:
+        why = f"is not a {kind.name}: {quoted(unit)} is a unit of {other}"
+    else:
+        why = f"is not a {kind.name}: unit {quoted(unit)} is unknown"
+    same_letters = (u for u in kind.units if u.lower() in (unit.lower(), unit.lower() + "/s"))
+    close = next(same_letters, None) or next(
+        iter(difflib.get_close_matches(unit[:20], kind.units, n=1, cutoff=0.6)), None
+    )
+    sane = close is not None and 0 < float(number) < 1e15
+    nearest = f"{number} {close}" if sane else None
+    return _bad(field, text, kind, f"{quoted(text)} {why}", nearest)
 
 
 def _bad(

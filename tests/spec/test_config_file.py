@@ -229,6 +229,9 @@ def keys_of(model_type: str) -> list[str]:
     names = set(family.defaults) | {n for others in family.aliases.values() for n in others}
     return sorted(names | {"layer_types", "architectures", "quantization_config", "torch_dtype",
                            "attn_config", "ffn_config", "mlp_layer_types", "no_rope_layers",
+                           "index_topk_pattern", "indexer_types", "index_topk_freq",
+                           "hybrid_layer_pattern", "swa_head_dim", "sliding_window_size",
+                           "attn_type_list", "use_cla", "num_shared_expert", "dtype",
                            "moe_layer_freq", "word_embed_proj_dim", "block_configs"})  # fmt: skip
 
 

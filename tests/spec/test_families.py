@@ -215,6 +215,7 @@ def test_fields_where_null_and_absent_differ() -> None:
         ({"model_type": None}, "model_type"),
         ({"model_type": "lama"}, "model_type"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
+        ({"architectures": ["LlamaForCausalLMEagle3"]}, "architectures"),
         ({"is_encoder_decoder": True}, "model_type"),
     ],
 )
@@ -315,6 +316,7 @@ def quantized(stated: object, separate: object = None, **keys: Any) -> Any:
         ({"quant_method": "quanto", "weights": "int8"}, "int8", None),
         ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {
             "nbits": 2, "group_size": 16}}}, "int2", 16),
+        ({"bits": 4, "group_size": 64}, "int4", 64),
         ({"quant_method": "something new"}, "unknown", None),
         ({"quant_method": 4, "bits": "four", "config_groups": [1]}, "unknown", None),
     ],
@@ -362,3 +364,26 @@ def test_dtype() -> None:
     assert llama(torch_dtype=None).dtype == "bf16"
     nested = make("llava", text_config={**LLAMA}, torch_dtype="float16")
     assert nested.dtype == "fp16"
+
+
+def test_shared_indexers_are_refused() -> None:
+    own = make("glm_moe_dsa", num_hidden_layers=4, indexer_types=["full"] * 4)
+    assert parameters(own) == parameters(make("glm_moe_dsa", num_hidden_layers=4))
+    for keys in (
+        {"index_topk_freq": 2},
+        {"index_topk_pattern": "FFSF"},
+        {"indexer_types": ["shared"]},
+    ):
+        with pytest.raises(UnsupportedModel, match="share an indexer"):
+            make("glm_moe_dsa", num_hidden_layers=4, **keys)
+
+
+def test_mimo_v2_flash_in_the_publishers_form() -> None:
+    pattern = ([0] + [1] * 4) + ([0] + [1] * 5) * 7 + [0]
+    stated = make("mimo_v2_flash", hybrid_layer_pattern=pattern, moe_layer_freq=[0] + [1] * 47,
+                  swa_num_key_value_heads=8, swa_head_dim=192, swa_v_head_dim=128,
+                  sliding_window_size=128, add_swa_attention_sink_bias=True,
+                  add_full_attention_sink_bias=False)  # fmt: skip
+    assert parameters(stated) == parameters(make("mimo_v2_flash")) == 308_778_768_832
+    with pytest.raises(UnsupportedModel, match="swa_head_dim"):
+        make("mimo_v2_flash", swa_head_dim=128)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from meshwise import __version__
-from meshwise.errors import InputError, MeshwiseError
+from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 
 # command → (module, one line of help). The help of the group needs no command's module.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -64,21 +64,43 @@ def cli() -> None:
     """
 
 
-def _usage_error(error: click.ClickException) -> MeshwiseError:
+def _usage_error(error: click.ClickException, args: list[str]) -> MeshwiseError:
     """click's own complaints in our one line."""
-    message = error.format_message().rstrip(".").replace("\n", " ")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "meshwise"
     if isinstance(error, click.NoSuchOption):
-        close = error.possibilities[0] if error.possibilities else None
-        return InputError(
-            f"{error.option_name}: no such option",
-            field=error.option_name,
-            value=error.option_name,
-            legal="see --help",
-            nearest=close,
-        )
+        return _no_such_option(error, args, path)
+    usage = context.get_usage().partition(": ")[2] if context is not None else "see --help"
     parameter = getattr(error, "param", None)
-    field = parameter.opts[-1] if parameter is not None else ""
-    return InputError(message[0].lower() + message[1:] if message else "bad usage", field=field)
+    message = " ".join(error.format_message().rstrip(".").split())
+    field = getattr(error, "option_name", None) or "ARGUMENT"
+    if parameter is not None:
+        field = parameter.opts[-1]
+        if isinstance(parameter, click.Argument):
+            field = (parameter.metavar or field.upper()).strip("[]")
+    if isinstance(error, click.MissingParameter):
+        message = f"{field}: missing"
+    return InputError(
+        message[:1].lower() + shorten(message[1:], 200) if parameter is None else message,
+        field=field,
+        legal=" ".join(usage.split()),
+    )
+
+
+def _no_such_option(error: click.NoSuchOption, args: list[str], path: str) -> MeshwiseError:
+    """An option that a command lacks. click cuts ``-1GB`` to ``-1``: name what was written."""
+    name = error.option_name
+    if not name.startswith("--"):
+        name = next((a for a in args if a.startswith(name)), name)
+    legal = f"see `{path} --help`"
+    close = next(iter(error.possibilities or ()), None)
+    if name.lstrip("-")[:1].isdigit():
+        legal, close = "a positive number or quantity", name.lstrip("-")
+    elif path == "meshwise" and name in ("--json", "--csv"):
+        legal, close = f"after the command: `meshwise COMMAND … {name}`", None
+    return InputError(
+        f"{quoted(name)}: no such option", field=shorten(name), value=name, legal=legal, nearest=close
+    )
 
 
 def fail(error: MeshwiseError, as_json: bool) -> int:
@@ -107,25 +129,27 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(error.format_message() + "\n")
         return 2
     except click.ClickException as error:
-        return fail(_usage_error(error), as_json)
+        return fail(_usage_error(error, args), as_json)
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # the reader went away (`| head`): not our failure; keep the interpreter from complaining
-        import os
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return 0
 
 
 def entry() -> None:
-    """The console script."""
-    code = main()
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        import os
+    """The console script: what it cannot write is told in one line, or not at all (``| head``)."""
+    import os
 
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller (`>&-`)
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    try:
+        code = main()
+        sys.stdout.flush()
+    except OSError as error:
+        # whatever is left in the buffer must not be tried again when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+        if not isinstance(error, BrokenPipeError):  # the reader went away: not our failure
+            sys.stderr.write(f"meshwise: cannot write the answer: {error.strerror or error}\n")
+            code = 1
     sys.exit(code)

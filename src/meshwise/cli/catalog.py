@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from meshwise.cli import options
+from meshwise.errors import InputError
 
 KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
 
@@ -24,15 +24,21 @@ def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None
     from meshwise.spec import catalog
     from meshwise.spec.reading import one_of
 
+    if as_file and name is None:
+        raise InputError(
+            "--toml: shows the file of one entry",
+            field="--toml",
+            legal="a kind and a name, such as `meshwise catalog cluster dgx-a100 --toml`",
+        )
     if kind is None:
         records = listing.overview(KINDS)
     else:
-        plural = kind if kind.endswith("s") else kind + "s"
+        plural = kind + "s" if kind + "s" in KINDS else kind
         one_of(plural, "KIND", KINDS)
         if name is not None:
             found, table = catalog.load(plural, name, "NAME")
             if as_file:
-                sys.stdout.write(listing.file_text(plural, found))
+                options.emit(listing.file_text(plural, found).rstrip("\n"))
                 return
             shown = listing.entry(plural, found, table)
             options.write(o, lambda: shown, lambda: listing.entry_page(shown), "fields")

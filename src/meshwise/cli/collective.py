@@ -17,7 +17,7 @@ from meshwise.cli import options
 @click.option("--nics", metavar="N", help="NICs per node.")
 @click.option("--ranks", metavar="N", help="Ranks of the group (default: one node).")
 @click.option("--ranks-per-node", metavar="N", help="Spread the ranks over nodes.")
-@click.option("--stack", default="vllm", show_default=True, help="Whose kernels: vllm, sglang, trtllm, megatron-core.")
+@click.option("--stack", metavar="STACK", help="Whose kernels: vllm (default), sglang, trtllm, megatron-core …")
 @click.option("--ideal", is_flag=True, help="Ring algorithms at wire bandwidth, no latency.")
 @options.output
 def command(
@@ -37,6 +37,6 @@ def command(
         where,
         o["ranks"] if o["ranks"] is not None else where.node_devices,
         ranks_per_node=per_node,
-        stack="ideal" if o["ideal"] else o["stack"],
+        stack=options.stack_name(o, "vllm"),
     )
     options.write(o, result.to_dict, result.page, "candidates")

@@ -31,7 +31,8 @@ def priced(model: str, cluster: str | None, nodes: str | None, nics: str | None,
 
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
-    degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("tp", "pp", "vp", "dp", "cp", "ep")}
+    degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "vp", "dp", "cp", "ep")}
+    degrees["tp"] = options.tp_degree(o["tp"], spec, where)
     if o["etp"] is not None:
         degrees["etp"] = count(o["etp"], "--etp")
     gpus = count(o["gpus"], "--gpus") if o["gpus"] is not None else None

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshwise.errors import InputError
+from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
-    from meshwise.api import Cluster, Stack, Workload
+    from meshwise.api import Cluster, Model, Stack, Workload
     from meshwise.present.tables import Page
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,7 +109,7 @@ def read_workload(o: dict[str, Any]) -> Workload:
         if o[name] is not None:
             option = "--" + name.replace("_", "-")
             raise InputError(
-                f"{option}={o[name]} has no meaning in phase {phase}",
+                f"{option}={shorten(o[name])} has no meaning in phase {phase}",
                 field=option,
                 value=o[name],
                 legal=f"leave {option} out, or another --phase",
@@ -117,6 +117,15 @@ def read_workload(o: dict[str, Any]) -> Workload:
     batch = count(o["batch"] if o["batch"] is not None else 1, "--batch", high=MAX_BATCH)
     if phase == "decode":
         given = o["context"] if o["context"] is not None else o["seq"]
+        if o["seq"] not in (None, given):
+            raise InputError(
+                f"--seq={shorten(o['seq'])} contradicts --context={shorten(given)}: a decode step "
+                "reads the context only",
+                field="--seq",
+                value=o["seq"],
+                legal="--context alone",
+                nearest=given,
+            )
         context = count(required(given, "--context", "4096"), "--context", high=MAX_SEQ)
         return Decode(batch=batch, context=context, formats=formats)
     seq = count(required(o["seq"], "--seq", "2048"), "--seq", high=MAX_SEQ)
@@ -132,20 +141,52 @@ def read_workload(o: dict[str, Any]) -> Workload:
     )
 
 
+def tp_degree(value: str, model: Model, cluster: Cluster) -> int:
+    """A degree of ``--tp``; what is no whole number is refused with the degrees of this model."""
+    from meshwise.spec.legality import legal_tp
+    from meshwise.spec.reading import count
+
+    try:
+        return count(value, "--tp")
+    except InputError as error:
+        legal = [tp for tp in legal_tp(model) if tp <= cluster.devices]
+        error.legal = legal
+        error.nearest = min(legal, key=lambda tp: abs(tp - (error.nearest or 1)))
+        raise
+
+
+def stack_name(o: dict[str, Any], default: str) -> str:
+    """The stack that ``--stack`` or ``--ideal`` names."""
+    if o["ideal"] and o["stack"] not in (None, "ideal"):
+        raise InputError(
+            f"--ideal contradicts --stack {shorten(o['stack'])}",
+            field="--ideal",
+            value=o["stack"],
+            legal="--ideal alone, or --stack ideal",
+        )
+    if o["ideal"]:
+        return "ideal"
+    name: str = default if o["stack"] is None else o["stack"]
+    return name
+
+
 def read_stack(o: dict[str, Any], phase: str) -> Stack:
     """The stack with the switches that the options set. ``--overlap none`` turns off the stack's own
     overlap of backward reductions too: nothing hides."""
     from meshwise.api import stack
     from meshwise.spec.stack import DEFAULT
 
-    if o["ideal"] and o["stack"] not in (None, "ideal"):
-        raise InputError(
-            f"--ideal contradicts --stack {o['stack']}",
-            field="--ideal",
-            value=o["stack"],
-            legal="--ideal alone, or --stack ideal",
-        )
-    name = "ideal" if o["ideal"] else o["stack"] or DEFAULT[phase]
+    name = stack_name(o, DEFAULT[phase])
+    if name == "ideal":
+        for option, alike in (("overlap", "none"), ("attention", "unfused")):
+            if o[option] not in (None, alike):
+                raise InputError(
+                    f"--{option}={shorten(o[option])} contradicts ideal rates, which know {alike} only",
+                    field=f"--{option}",
+                    value=o[option],
+                    legal=f"--{option} {alike}, or another --stack",
+                    nearest=alike,
+                )
     switches: dict[str, Any] = {}
     if o["attention"] is not None:
         switches["attention"] = o["attention"]
@@ -165,19 +206,22 @@ def write(
     if o["as_json"]:
         import json
 
-        text = json.dumps(record(), allow_nan=False, indent=1)
-        sys.stdout.write(text + "\n")
+        emit(json.dumps(record(), allow_nan=False, indent=1))
         return
     from meshwise.present import tables
 
     if o["as_csv"]:
         flat = [_flatten(row) for row in record()[rows]]
-        sys.stdout.write(tables.csv_text(flat) + "\n")
+        emit(tables.csv_text(flat))
         return
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         tables.rich_print(page())
         return
-    text = tables.plain(page())
+    emit(tables.plain(page()))
+
+
+def emit(text: str) -> None:
+    """A text and a line end on stdout, with ``?`` for what its encoding (``LANG=C``) cannot say."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwise.cli import options
+from meshwise.errors import InputError, quoted
+
+if TYPE_CHECKING:
+    from meshwise.api import Cluster, Model
+
+
+def _degrees(text: str, model: Model, cluster: Cluster) -> list[int]:
+    """The degrees of ``--tp 1,2,4``."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        kept = ",".join(part for part in parts if part)
+        raise InputError(
+            f"--tp: {quoted(text)} has an empty place",
+            field="--tp",
+            value=text,
+            legal="whole numbers with commas between them, such as 1,2,4",
+            nearest=kept[:80] or "1,2,4",
+        )
+    return [options.tp_degree(part, model, cluster) for part in parts]
 
 
 @click.command("scale")
@@ -27,13 +46,13 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
     workload = options.read_workload(o)
-    degrees = [part.strip() for part in o["tp"].split(",")] if o["tp"] is not None else None
+    degrees = _degrees(o["tp"], spec, where) if o["tp"] is not None else None
     result = api.scale(
         spec,
         where,
         workload,
         stack=options.read_stack(o, workload.phase),
-        tp=degrees,  # type: ignore[arg-type]  # text, checked there
+        tp=degrees,
         sequence_parallel=o["sequence_parallel"],
         limit_threshold=o["limit_threshold"],
         objective=o["objective"],

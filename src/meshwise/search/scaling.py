@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import msgspec
@@ -108,13 +109,16 @@ class Scaling(NamedTuple):
 
 
 def default_degrees(model: Model, cluster: Cluster) -> list[int]:
-    """1, 2, 4, … up to the cluster and the heads, and the legal non-powers that end a ladder early.
+    """1, 2, 4, … up to the cluster and the heads (refused ones are reported as such).
 
-    Degrees that no rule refuses; a model whose heads are no power of two gets its own ladder too.
+    Where the powers of two end below 8 (25, 28, 36, 71 heads), the model's other legal degrees too.
     """
     top = min(cluster.devices, legality.max_heads(model))
     powers = [1 << i for i in range(top.bit_length()) if 1 << i <= top]
-    return powers
+    usable = max(tp for tp in powers if not legality.refusals(model, tp))
+    if usable >= min(8, top):
+        return powers
+    return sorted({*powers, *(tp for tp in legality.legal_tp(model) if tp <= top)})
 
 
 def check_degrees(model: Model, cluster: Cluster, degrees: list[int], field: str = "--tp") -> None:
@@ -355,11 +359,18 @@ def find_limit(
         )
     kept = points[0]
     for p in points[1:]:
-        score = p.marginal_efficiency
-        if score is not None and score < threshold:
+        if _doubling_score(kept, p) < threshold:
             return Limit(kept.tp, objective, threshold, *_why(e, kept, p))
         kept = p
     return Limit(kept.tp, objective, threshold, *_ends(kept, model, cluster))
+
+
+def _doubling_score(before: Point, p: Point) -> float:
+    """T(N/2) / (2·T(N)); where N/2 is no degree of the model, the mean per doubling since the degree
+    before it on the curve."""
+    if p.marginal_efficiency is not None:
+        return p.marginal_efficiency
+    return float((p.efficiency / before.efficiency) ** (1.0 / math.log2(p.tp / before.tp)))
 
 
 def _ends(last: Point, model: Model, cluster: Cluster) -> tuple[str, str]:

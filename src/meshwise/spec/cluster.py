@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from meshwise.errors import InputError, shorten, unknown_name
+from meshwise.errors import InputError, quoted, shorten, unknown_name
 from meshwise.spec import catalog
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse
@@ -27,6 +26,7 @@ FABRIC_KINDS = (
     "network",
     "shared-memory",
 )
+_WIDE = ("bf16", "fp16", "fp32")  # one of them prices what no narrow unit can run
 PEAK_KEYS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "nvfp4", "int4")
 MAX_FILE_BYTES = 1 << 20
 
@@ -131,15 +131,21 @@ def _inline_device(table: dict[str, Any]) -> Device:
     peaks = dict(base.peak_flops_per_s) if base else {}
     given = table.get("peak", {})
     if not isinstance(given, dict):
-        raise _not_a("table", f"{where}.peak", given, '[device.peak] with bf16 = "312 TFLOP/s"')
+        raise _not_a("a table", f"{where}.peak", given, '[device.peak] with bf16 = "312 TFLOP/s"')
     for key, value in given.items():
         one_of(key, f"{where}.peak", PEAK_KEYS)
         peaks[key] = parse(value, RATE, f"{where}.peak.{key}")
     for key in ("memory", "memory_bandwidth"):
         if key not in table and base is None:
             raise _missing(f"{where}.{key}", "[device]")
-    if not peaks:
-        raise _missing(f"{where}.peak", "[device]")
+    if not any(key in peaks for key in _WIDE):
+        raise InputError(
+            f"{where}.peak: no rate for bf16, fp16 or fp32",
+            field=f"{where}.peak",
+            value=given or None,
+            legal='[device.peak] with bf16 = "312 TFLOP/s" (or fp16, fp32)',
+            nearest="bf16",
+        )
     return Device(
         name=base.name if base else _text(table.get("title", "device"), f"{where}.title"),
         title=_text(table.get("title", base.title if base else "device"), f"{where}.title"),
@@ -176,7 +182,7 @@ _CLUSTER_KEYS = ("title", "device", "level", "source", "aliases")
 def _level(table: Any, index: int) -> Level:
     where = f"level[{index}]"
     if not isinstance(table, dict):
-        raise _not_a("table", where, table, "[[level]]")
+        raise _not_a("a table", where, table, "[[level]]")
     check_keys(table, _LEVEL_KEYS, where)
     fabric: dict[str, Any] = {}
     name = ""
@@ -192,18 +198,22 @@ def _level(table: Any, index: int) -> Level:
     kind = one_of(merged.get("kind", default_kind), f"{where}.kind", FABRIC_KINDS)
     return Level(
         name=_text(table.get("name", "node" if index == 0 else "cluster"), f"{where}.name"),
-        ranks=count(table["ranks"], f"{where}.ranks"),
+        ranks=count(table["ranks"], f"{where}.ranks", text=False),
         fabric=name or "custom",
         kind=kind,
         bandwidth_bytes_per_s=parse(merged["bandwidth"], BANDWIDTH, f"{where}.bandwidth"),
         latency_s=parse(merged["latency"], TIME, f"{where}.latency"),
         peer_to_peer=_flag(merged.get("peer_to_peer", index == 0), f"{where}.peer_to_peer"),
         in_switch=_flag(merged.get("in_switch", False), f"{where}.in_switch"),
-        nics=count(table["nics"], f"{where}.nics", high=4096) if "nics" in table else None,
+        nics=count(table["nics"], f"{where}.nics", high=4096, text=False) if "nics" in table else None,
         oversubscription=fraction(
-            table.get("oversubscription", 1.0), f"{where}.oversubscription", low=1.0, high=1000.0
+            table.get("oversubscription", 1.0),
+            f"{where}.oversubscription",
+            low=1.0,
+            high=1000.0,
+            text=False,
         ),
-        efficiency=fraction(table["efficiency"], f"{where}.efficiency", low=0.01, high=1.0)
+        efficiency=fraction(table["efficiency"], f"{where}.efficiency", low=0.01, high=1.0, text=False)
         if "efficiency" in table
         else None,
         own_latency="latency" in table,
@@ -247,15 +257,16 @@ def load_cluster(
     ``nodes`` sets the ranks of the outermost level, ``nics`` the NICs per node of every level that
     has any. Raises :class:`InputError` naming the key, the value and what is legal.
     """
-    path = Path(name)
     if catalog.canonical("clusters", name) is not None and not name.endswith(".toml"):
         key, table = catalog.load("clusters", name, field)
         cluster = cluster_from_table(table, key)
-    elif name.endswith(".toml") or os.sep in name or path.is_file():
-        text = read_text_file(name, field, "a cluster's TOML file", MAX_FILE_BYTES)
-        cluster = cluster_from_table(catalog.toml(text, name), path.name.removesuffix(".toml"))
+    elif name.endswith(".toml") or os.sep in name or os.path.isfile(name):
+        path = os.path.expanduser(name)
+        text = read_text_file(path, field, "a cluster's TOML file", MAX_FILE_BYTES)
+        own = os.path.basename(path).removesuffix(".toml")
+        cluster = cluster_from_table(catalog.toml(text, name), own)
     else:
-        raise unknown_name(field, name, catalog.names("clusters"), "cluster (or TOML file)")
+        raise unknown_name(field, name, catalog.names("clusters"), "cluster (or TOML file)", catalog.aliases("clusters"))
     if nodes is not None:
         nodes = count(nodes, "--nodes", high=100_000)
         outer = cluster.levels[-1]
@@ -332,7 +343,7 @@ def _flag(value: object, field: str) -> bool:
 
 def _not_a(kind: str, field: str, value: object, legal: str) -> InputError:
     return InputError(
-        f"{field}: {shorten(value)} is not {kind}", field=field, value=value, legal=legal
+        f"{field}: {quoted(value)} is not {kind}", field=field, value=value, legal=legal
     )
 
 

@@ -109,8 +109,8 @@ def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
     architecture = _architecture(config)
     if other_head(architecture):
         raise UnsupportedModel(
-            f"architectures: {shorten(architecture)} has a classification or encoder head instead "
-            "of a language-model head",
+            f"architectures: {shorten(architecture)} has another head than a language model's "
+            "(a classifier, an encoder, a draft model)",
             field="architectures",
             value=architecture,
             legal="a class of a causal language model (…ForCausalLM, …LMHeadModel)",
@@ -231,6 +231,8 @@ def model_from_config(
     stated = config.get("quantization_config")
     if stated is None:
         stated = text.get("quantization_config", config.get("compression_config"))
+    if stated is None and isinstance(config.get("quantization"), dict):
+        stated = config["quantization"]  # where MLX writes it
     quantization = quantization_of(stated, quant_config, model)
     if quantization is None:
         return model

@@ -19,7 +19,7 @@ _EIGHT = {"fbgemm_fp8": "fp8", "fp8": "fp8", "deepspeedfp": "fp8", "eetq": "int8
           "mxfp4": "mxfp4", "nvfp4": "nvfp4"}  # fmt: skip
 _BY_BITS = ("awq", "gptq", "marlin", "auto-round", "auto_round", "intel/auto-round", "exl2",
             "exl3", "hqq", "aqlm", "gptq_marlin", "awq_marlin", "gptqmodel", "autoawq", "rtn",
-            "squeezellm", "spqr", "vptq", "autoround", "higgs", "moe_wna16")  # fmt: skip
+            "squeezellm", "spqr", "vptq", "autoround", "higgs", "moe_wna16", "mlx")  # fmt: skip
 
 
 def _object(value: object) -> Mapping[str, Any]:
@@ -236,6 +236,8 @@ def quantization_of(
     if not method:
         if "load_in_4bit" in c or "load_in_8bit" in c:
             method = "bitsandbytes"
+        elif type(c.get("bits")) is int:
+            method = "mlx"
         else:
             method = "modelopt" if c.get("quant_algo") else "unknown"
     if method == "bitsandbytes" and not (

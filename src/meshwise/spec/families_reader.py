@@ -85,9 +85,10 @@ STRUCTURE = (
     "state_size", "linear_num_value_heads", "linear_attn_config", "full_attention_interval",
     "full_attn_idxs", "attn_type_list", "use_cla", "use_qk_norm", "qk_layernorm", "qk_norm",
     "num_key_value_heads_per_layer", "index_n_heads", "index_topk", "altup_num_inputs",
-    "num_kv_shared_layers", "hidden_size_per_layer_input", "word_embed_proj_dim", "zero_expert_num",
-    "ffn_mult", "num_attention_heads_per_layer", "sparse_attention_config", "add_attn_sink_bias",
-    "attention_sink_bias", "attention_head_type", "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
+    "num_kv_shared_layers", "hidden_size_per_layer_input", "word_embed_proj_dim",
+    "zero_expert_num", "ffn_mult", "num_attention_heads_per_layer", "sparse_attention_config",
+    "add_attn_sink_bias", "attention_sink_bias", "attention_head_type",
+    "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
     "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
@@ -181,11 +182,11 @@ class Reader:
         value = self.optional(key, low, high)
         if value is None:
             name, _, present = self.find(key)
-            said = "null" if present else "absent"
+            said = "null where an integer belongs" if present else "absent, and has no default"
             raise wrong(
                 name,
                 None,
-                f"{said}, and model type {self.model_type} has no default for it",
+                f"{said} (model type {self.model_type})",
                 legal=f"an integer from {low} to {high}",
             )
         return value

@@ -139,5 +139,6 @@ _HEADS = (
 
 
 def other_head(architecture: str) -> bool:
-    """Whether a class name says that the checkpoint has a head that is no language-model head."""
-    return architecture.endswith(_HEADS)
+    """Whether a class name says that the checkpoint is no whole language model with its head."""
+    draft = any(word in architecture for word in ("Eagle", "Medusa"))
+    return architecture.endswith(_HEADS) or draft

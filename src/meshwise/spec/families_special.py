@@ -293,17 +293,22 @@ def minimax_m2(r: Reader) -> Fields:
 
 
 def glm_moe_dsa(r: Reader) -> Fields:
-    """GLM-5: sparse attention whose every layer has an indexer (layers that share one: not known)."""
-    pattern = r.value("index_topk_pattern")
-    kinds_of_layers = r.sequence("indexer_types") or []
+    """GLM-5: sparse attention, an indexer in every layer (layers that share one are not known)."""
     every = r.optional("index_topk_freq", 1, fr.MOST_LAYERS) or 1
-    if (
-        every > 1
-        or (pattern and set(pattern) != {"F"})
-        or set(map(str, kinds_of_layers)) > {"full"}
-    ):
+    for key, all_own in (("index_topk_pattern", ("F", "full")), ("indexer_types", ("full",))):
+        marks = r.value(key)
+        if marks is not None and any(mark not in all_own for mark in list_of(key, marks)):
+            raise not_read(key, marks, "layers that share an indexer are not known", "null")
+    if every > 1:
         raise not_read("index_topk_freq", every, "layers that share an indexer are not known", "1")
     return standard(r)
+
+
+def list_of(key: str, value: object) -> list[object]:
+    """The entries of a list, or the letters of a string."""
+    if not isinstance(value, (list, str)):
+        raise wrong(key, value, f"{fr.kind(value)} where a list belongs", legal="a list")
+    return list(value)
 
 
 def mimo_v2_flash(r: Reader) -> Fields:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from typing import Any
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, closest, quoted, shorten
 
 MAX_COUNT = 10**7  # ranks, sequences, tokens: far above any cluster, far below float trouble
 
@@ -17,7 +16,7 @@ def check_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:
     names = list(known)
     for key in table:
         if key not in names:
-            close = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
+            close = closest(key, names)
             raise InputError(
                 f"{where}: unknown key {shorten(key)!r}",
                 field=f"{where}.{shorten(key)}",
@@ -28,16 +27,23 @@ def check_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:
 
 
 def count(
-    value: object, field: str, *, low: int = 1, high: int = MAX_COUNT, what: str = "a whole number"
+    value: object,
+    field: str,
+    *,
+    low: int = 1,
+    high: int = MAX_COUNT,
+    what: str = "a whole number",
+    text: bool = True,
 ) -> int:
-    """``value`` as an int in [low, high]; strings of digits are what a command line gives."""
+    """``value`` as an int in [low, high]; with ``text`` a string of digits too, as a command line
+    gives them."""
     legal = f"{what} from {low} to {high}"
     number: float | None = None
     if isinstance(value, bool):
         pass
     elif isinstance(value, (int, float)):
         number = value
-    elif isinstance(value, str):
+    elif isinstance(value, str) and text:
         try:
             number = int(value)
         except ValueError:
@@ -47,7 +53,7 @@ def count(
                 number = None
     if number is None:
         raise InputError(
-            f"{field}: {shorten(value)!r} is not {what}",
+            f"{field}: {quoted(value)} is not {what}",
             field=field,
             value=value,
             legal=legal,
@@ -63,8 +69,9 @@ def count(
         )
     nearest = min(max(low, round(number)), high)
     if number != nearest:
+        why = f"below {low}" if number < low else f"above {high}" if number > high else f"not {what}"
         raise InputError(
-            f"{field}={shorten(value)} is not {legal}",
+            f"{field}={shorten(value)} is {why}",
             field=field,
             value=value,
             legal=legal,
@@ -73,17 +80,27 @@ def count(
     return nearest
 
 
-def fraction(value: object, field: str, *, low: float, high: float) -> float:
-    """``value`` as a finite float in [low, high]."""
+def fraction(
+    value: object, field: str, *, low: float, high: float, text: bool = True
+) -> float:
+    """``value`` as a finite float in [low, high]; with ``text`` as a command line gives it too."""
     legal = f"a number from {low:g} to {high:g}"
-    try:
-        number = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
+    number = math.nan
+    if not isinstance(value, bool) and isinstance(value, (int, float, str) if text else (int, float)):
+        try:
+            number = float(value)
+        except ValueError:
+            pass
+        except OverflowError:  # an int of more than 308 digits
+            number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if not low <= number <= high:
         nearest = None if math.isnan(number) else min(max(number, low), high)
+        if math.isnan(number):
+            why = "not a number"
+        else:
+            why = f"below {low:g}" if number < low else f"above {high:g}"
         raise InputError(
-            f"{field}={shorten(value)} is not {legal}",
+            f"{field}: {quoted(value)} is {why}",
             field=field,
             value=value,
             legal=legal,
@@ -97,9 +114,9 @@ def one_of(value: object, field: str, legal: Iterable[str]) -> str:
     names = tuple(legal)
     if isinstance(value, str) and value in names:
         return value
-    close = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.0)
+    close = closest(value, names) if isinstance(value, str) else []
     raise InputError(
-        f"{field}: {shorten(value)!r} is not known",
+        f"{field}: {quoted(value)} is not known",
         field=field,
         value=value,
         legal=names,

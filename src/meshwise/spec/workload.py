@@ -41,16 +41,16 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     phase = "train"
 
     def __post_init__(self) -> None:
-        count(self.batch, "batch", high=MAX_BATCH)
-        count(self.seq, "seq", high=MAX_SEQ)
-        one_of(self.recompute, "recompute", RECOMPUTE)
+        count(self.batch, "--batch", high=MAX_BATCH)
+        count(self.seq, "--seq", high=MAX_SEQ)
+        one_of(self.recompute, "--recompute", RECOMPUTE)
         if self.micro_batch is not None:
-            count(self.micro_batch, "micro_batch", high=MAX_BATCH)
+            count(self.micro_batch, "--micro-batch", high=MAX_BATCH)
             if self.batch % self.micro_batch:
                 legal = [d for d in range(1, min(self.batch, 4096) + 1) if self.batch % d == 0]
                 raise InputError(
-                    f"micro_batch={self.micro_batch} does not divide the batch of {self.batch}",
-                    field="micro_batch",
+                    f"--micro-batch={self.micro_batch} does not divide the batch of {self.batch}",
+                    field="--micro-batch",
                     value=self.micro_batch,
                     legal=legal if len(legal) < 20 else [*legal[:18], "…", self.batch],
                     nearest=min(legal, key=lambda d: abs(d - (self.micro_batch or 1))),
@@ -68,8 +68,8 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     phase = "prefill"
 
     def __post_init__(self) -> None:
-        count(self.batch, "batch", high=MAX_BATCH)
-        count(self.seq, "seq", high=MAX_SEQ)
+        count(self.batch, "--batch", high=MAX_BATCH)
+        count(self.seq, "--seq", high=MAX_SEQ)
         _check_formats(self.formats)
 
 
@@ -83,8 +83,8 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     phase = "decode"
 
     def __post_init__(self) -> None:
-        count(self.batch, "batch", high=MAX_BATCH)
-        count(self.context, "context", high=MAX_SEQ)
+        count(self.batch, "--batch", high=MAX_BATCH)
+        count(self.context, "--context", high=MAX_SEQ)
         _check_formats(self.formats)
 
 
@@ -93,11 +93,11 @@ Workload = Training | Prefill | Decode
 
 def _check_formats(formats: Formats) -> None:
     for value, field, legal in (
-        (formats.dtype, "dtype", dtypes.COMPUTE),
-        (formats.weights, "weight_dtype", dtypes.WEIGHT),
-        (formats.kv_cache, "kv_dtype", dtypes.KV_CACHE),
-        (formats.comm, "comm_dtype", dtypes.COMM),
-        (formats.gradients, "grad_dtype", dtypes.GRADIENT),
+        (formats.dtype, "--dtype", dtypes.COMPUTE),
+        (formats.weights, "--weight-dtype", dtypes.WEIGHT),
+        (formats.kv_cache, "--kv-dtype", dtypes.KV_CACHE),
+        (formats.comm, "--comm-dtype", dtypes.COMM),
+        (formats.gradients, "--grad-dtype", dtypes.GRADIENT),
     ):
         if value is not None:
             dtypes.canonical(value, field, legal)

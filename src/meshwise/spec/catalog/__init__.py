@@ -13,7 +13,8 @@ from meshwise.errors import InputError, shorten, unknown_name
 ROOT = Path(__file__).parent
 SUFFIX = {"models": ".json"}  # everything else is TOML
 _INDEX = "index.json"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,99}")
+_MOST_DOTS = 200  # of a line: dotted keys are read in quadratic time
 
 
 @functools.cache
@@ -48,7 +49,7 @@ def load(kind: str, name: str, field: str) -> tuple[str, dict[str, Any]]:
     """An entry's canonical name and table; :class:`~meshwise.errors.UnknownName` if there is none."""
     found = canonical(kind, name)
     if found is None:
-        raise unknown_name(field, name, names(kind), kind.removesuffix("s"))
+        raise unknown_name(field, name, names(kind), kind.removesuffix("s"), aliases(kind))
     path = ROOT / kind / (found + SUFFIX.get(kind, ".toml"))
     text = path.read_text(encoding="utf-8")
     table = json.loads(text) if path.suffix == ".json" else toml(text, found)
@@ -60,10 +61,14 @@ def toml(text: str, where: str) -> dict[str, Any]:
     import tomllib  # 13 ms: only where a TOML file is read
 
     try:
+        if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+            raise RecursionError
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: bad syntax, or a number too long
+        deep = isinstance(error, RecursionError)
+        why = "nested too deeply" if deep else f"not a TOML document: {shorten(str(error))}"
         raise InputError(
-            f"{where}: not a TOML document: {shorten(str(error))}",
-            field=where,
+            f"{shorten(where)}: {why}",
+            field=shorten(where),
             legal="TOML, such as `meshwise catalog cluster dgx-a100 --toml` prints",
         ) from None
