@@ -39,7 +39,13 @@ def mesh(dps: np.ndarray) -> Layouts:
         np.arange(1, 97),
     )
     return Layouts(
-        tp=tp, pp=pp, dp=dp, micro_batch=micro, recompute=recompute, sequence_parallel=sp, shard=shard
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        micro_batch=micro,
+        recompute=recompute,
+        sequence_parallel=sp,
+        shard=shard,
     )
 
 
@@ -82,7 +88,9 @@ def main() -> None:
         count = fits.size if fits.size >= step.size else step.size
     per_s = [count / r for r in rates]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{count:,} layouts, best step {best:.3f} s, 50 of them equal to one call each, to the bit")
+    print(
+        f"{count:,} layouts, best step {best:.3f} s, 50 of them equal to one call each, to the bit"
+    )
     print(
         f"median {statistics.median(per_s) / 1e6:.1f} M layouts/s on one core "
         f"(range {min(per_s) / 1e6:.1f}-{max(per_s) / 1e6:.1f}, {rounds} runs; goal ≥ 10 M), peak memory {peak:.0f} MiB"

@@ -12,8 +12,9 @@ from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.present import records
 from meshwise.program.context import widths
+from meshwise.search.points import Point
 from meshwise.search.report import Report, report
-from meshwise.search.scaling import Point, Scaling, curve
+from meshwise.search.scaling import Scaling, curve
 from meshwise.spec import dtypes, grid
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.cluster import Level as Level

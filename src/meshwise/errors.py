@@ -72,12 +72,9 @@ class MeshwiseError(ValueError):
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract of an error."""
         value = self.value
-        if isinstance(value, str) or not isinstance(value, (int, float, bool, type(None))):
+        # as it is, where JSON can say it: it has no nan, no inf and no integer of any length
+        if value is not None and not (isinstance(value, (int, float)) and abs(value) <= _LARGEST_INT):
             value = shorten(value)
-        elif isinstance(value, int) and abs(value) > _LARGEST_INT:
-            value = shorten(value)
-        elif isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
-            value = repr(value)  # JSON has no nan or inf
         return {
             "error": {
                 "field": self.field,

@@ -193,7 +193,9 @@ def test_c32_pcie_and_small_models_lose() -> None:
 
 
 def test_c34_every_axis_has_its_row() -> None:
-    assert set(row("C34").right) == {f"{a}_wire_bytes" for a in ("tp", "ep", "dp", "expert_dp", "pp")}
+    assert set(row("C34").right) == {
+        f"{a}_wire_bytes" for a in ("tp", "ep", "dp", "expert_dp", "pp")
+    }
 
 
 def test_c35_flows_share_the_nic() -> None:

@@ -12,8 +12,11 @@ import click
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
-    from meshwise.api import Cluster, Model, Stack, Workload
     from meshwise.present.tables import Page
+    from meshwise.spec.cluster import Cluster
+    from meshwise.spec.model import Model
+    from meshwise.spec.stack import Stack
+    from meshwise.spec.workload import Workload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -150,8 +153,8 @@ def tp_degree(value: str, model: Model, cluster: Cluster) -> int:
         return count(value, "--tp")
     except InputError as error:
         legal = [tp for tp in legal_tp(model) if tp <= cluster.devices]
-        error.legal = legal
-        error.nearest = min(legal, key=lambda tp: abs(tp - (error.nearest or 1)))
+        wanted = error.nearest or 1
+        error.legal, error.nearest = legal, min(legal, key=lambda tp: abs(tp - wanted))
         raise
 
 

@@ -124,7 +124,10 @@ def _protocol(constants: Constants, algorithm: str, name: str) -> tuple[Algorith
 
 
 def _streamed(
-    fabric: Fabric, wire: Sequence[Array], rounds: Array, protocols: Sequence[tuple[Algorithm, Protocol]]
+    fabric: Fabric,
+    wire: Sequence[Array],
+    rounds: Array,
+    protocols: Sequence[tuple[Algorithm, Protocol]],
 ) -> Array:
     """launch + rounds · a + max over levels of bytes / (e · b): levels work at the same time.
 
@@ -290,7 +293,9 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
     )
 
 
-def candidates(op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack) -> list[Candidate]:
+def candidates(
+    op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack
+) -> list[Candidate]:
     """Every algorithm for ``op`` on this group; an illegal one takes infinite time.
 
     ``payload`` in bytes as nccl-tests counts it. Seconds are 0 where the group has one rank.
@@ -321,8 +326,12 @@ def price(op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack)
     for index, c in enumerate(found[1:], start=1):
         better = c.seconds < seconds
         seconds = np.where(better, c.seconds, seconds)
-        wire = tuple(np.where(better, new, old) for new, old in zip(c.wire_bytes, wire, strict=True))
+        wire = tuple(
+            np.where(better, new, old) for new, old in zip(c.wire_bytes, wire, strict=True)
+        )
         chosen = np.where(better, index, chosen)
     names = tuple(c.algorithm for c in found)
-    sources = tuple(constants(lv, op, stack.collectives, stack.ideal).source for lv in cluster.levels)
+    sources = tuple(
+        constants(lv, op, stack.collectives, stack.ideal).source for lv in cluster.levels
+    )
     return Priced(seconds, wire, chosen, names, sources)

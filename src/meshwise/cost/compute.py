@@ -52,7 +52,9 @@ class Compute(NamedTuple):
         peak = self.peak(op.dtype)
         if self.stack.ideal:
             return op.flops / peak
-        return roofline(op.flops, op.hbm_bytes, peak, self.device.memory_bytes_per_s, self._kernel(op))
+        return roofline(
+            op.flops, op.hbm_bytes, peak, self.device.memory_bytes_per_s, self._kernel(op)
+        )
 
     def _kernel(self, op: Op) -> Kernel:
         if op.kind == "attention":
@@ -65,7 +67,9 @@ class Compute(NamedTuple):
         """Where the seconds of ``op`` come from."""
         if self.stack.ideal:
             return f"datasheet/{self.device.name}"
-        return self._kernel(op).source if op.kind != "elementwise" else self.fits.gemm["bf16"].source
+        return (
+            self._kernel(op).source if op.kind != "elementwise" else self.fits.gemm["bf16"].source
+        )
 
 
 def compute(device: Device, stack: Stack) -> Compute:

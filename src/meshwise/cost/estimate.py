@@ -144,7 +144,9 @@ class Estimate:
         self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
         self.layout = layout
         self.program: Program = program(model, stack, workload, layout, batch)
-        self.pricer = Pricer(compute(cluster.device, stack), cluster, stack, groups(layout, cluster))
+        self.pricer = Pricer(
+            compute(cluster.device, stack), cluster, stack, groups(layout, cluster)
+        )
         p, tp = self.pricer, layout.tp
         self.layer_costs = [p.ops(ops, tp) for ops in self.program.layers]
         self.embedding_costs = p.ops(self.program.embedding, tp)
@@ -187,7 +189,8 @@ class Estimate:
     @cached_property
     def _slowest(self) -> Array:
         """Index of the role with the longest microbatch."""
-        best, index = self._stages[0].busy, np.int64(0)
+        best: Array = self._stages[0].busy
+        index: Array = np.int64(0)
         for i, stage in enumerate(self._stages[1:], start=1):
             better = stage.busy > best
             best = np.where(better, stage.busy, best)
@@ -270,7 +273,11 @@ class Estimate:
         rounding)."""
         layout, m = self.layout, self.program.ctx.microbatches
         passes = m + (layout.pp - 1) / layout.vp
-        return passes * self._microbatch_busy + (self.update.compute + self.host_s) + self.update.exposed
+        return (
+            passes * self._microbatch_busy
+            + (self.update.compute + self.host_s)
+            + self.update.exposed
+        )
 
     # -- bytes ---------------------------------------------------------------------------
 
@@ -332,7 +339,9 @@ class Estimate:
         index: Array = np.int64(0)
         for i, value in enumerate(self._stage_memory):
             index = np.where(value == self.memory_bytes, i, index)
-        tables = [s._asdict() | w._asdict() for s, w in zip(self._states, self._working, strict=True)]
+        tables = [
+            s._asdict() | w._asdict() for s, w in zip(self._states, self._working, strict=True)
+        ]
         parts: dict[str, Array] = {}
         for name, first in tables[0].items():
             value = first

@@ -90,7 +90,9 @@ def kernels(device: Device) -> Kernels:
     def kernel(entry: dict[str, Any], fallback: dict[str, Any]) -> Kernel:
         return Kernel(
             efficiency=entry.get("efficiency", fallback.get("efficiency", 1.0)),
-            memory_efficiency=entry.get("memory_efficiency", fallback.get("memory_efficiency", 1.0)),
+            memory_efficiency=entry.get(
+                "memory_efficiency", fallback.get("memory_efficiency", 1.0)
+            ),
             launch_s=entry["launch_s"],
             source=source,
         )
@@ -183,9 +185,11 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     nccl = table["nccl"]
     algorithms = _algorithms(nccl.get(op, {}))
     if op in ("all_gather", "reduce_scatter") and "ring" not in algorithms:
-        algorithms |= {k: v for k, v in _algorithms(nccl["all_reduce"]).items() if k in ("ring", "tree")}
+        algorithms |= {
+            k: v for k, v in _algorithms(nccl["all_reduce"]).items() if k in ("ring", "tree")
+        }
     if "direct" not in algorithms:
-        ring = (algorithms.get("ring") or _algorithms(nccl["all_reduce"])["ring"])
+        ring = algorithms.get("ring") or _algorithms(nccl["all_reduce"])["ring"]
         best = max(ring.protocols, key=lambda p: p.efficiency)
         algorithms["direct"] = Algorithm(ring.launch_s, (best._replace(step_s=0.0),))
     if library != "nccl":

@@ -47,11 +47,7 @@ def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array)
         under = named.get(op.hides_under)
         if stack.ideal or under is None:
             result.append(total)
-        elif op.axis == "cp":
-            result.append(_beside(total, under, op.hides_under, spent))
-        elif op.hides_under.endswith(":wgrad") and stack.overlap_input_gradient:
-            result.append(_beside(total, under, op.hides_under, spent))
-        elif op.phase == "wgrad" and stack.overlap_input_gradient:
+        elif op.axis == "cp" or (stack.overlap_input_gradient and _beside_gradient(op)):
             result.append(_beside(total, under, op.hides_under, spent))
         elif stack.overlap == "split" and op.axis == "tp":
             result.append(exposed_beside(total, regions[index]))
@@ -81,3 +77,9 @@ def _region_compute(ops: list[Op], seconds: list[Array]) -> dict[int, Array]:
         else:
             since = since + op.count * s
     return result
+
+
+def _beside_gradient(op: Op) -> bool:
+    """An input gradient's reduction beside the weight gradient, or the second gather of a sharded
+    input beside the input gradient."""
+    return op.hides_under.endswith(":wgrad") or op.phase == "wgrad"

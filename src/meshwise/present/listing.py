@@ -23,7 +23,8 @@ def overview(kinds: Iterable[str]) -> dict[str, Any]:
         "schema": 1,
         "kind": "catalog",
         "entries": [
-            {"kind": k, "entries": len(catalog.names(k)), "example": catalog.names(k)[0]} for k in kinds
+            {"kind": k, "entries": len(catalog.names(k)), "example": catalog.names(k)[0]}
+            for k in kinds
         ],
     }
 
@@ -38,7 +39,9 @@ def entries(kind: str) -> dict[str, Any]:
         flat = {
             **table,
             **table.get("peak", {}),
-            "levels": " × ".join(f"{lv['ranks']} {lv.get('fabric', 'custom')}" for lv in table.get("level", [])),
+            "levels": " × ".join(
+                f"{lv['ranks']} {lv.get('fabric', 'custom')}" for lv in table.get("level", [])
+            ),
         }
         rows.append({"name": name, **{c: flat.get(c, "") for c in _COLUMNS[kind]}})
     return {"schema": 1, "kind": kind, "entries": rows}
@@ -71,8 +74,12 @@ def entry(kind: str, name: str, table: dict[str, Any]) -> dict[str, Any]:
         items = value.items() if isinstance(value, dict) else [(None, value)]
         for sub, item in items:
             field = key if sub is None else f"{key}.{sub}"
-            source = sources.get(field, sources.get(key, "")) if isinstance(sources, dict) else sources
-            fields.append({"field": field, "value": item, "source": source if key != "source" else ""})
+            source = (
+                sources.get(field, sources.get(key, "")) if isinstance(sources, dict) else sources
+            )
+            fields.append(
+                {"field": field, "value": item, "source": source if key != "source" else ""}
+            )
     notes = sources.get("note", "") if isinstance(sources, dict) else ""
     return {"schema": 1, "kind": kind, "name": name, "note": notes, "fields": fields}
 
@@ -88,7 +95,9 @@ def entries_page(records: dict[str, Any]) -> Page:
     table = Table(
         "",
         header,
-        tuple(tuple(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()) for row in rows),
+        tuple(
+            tuple(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()) for row in rows
+        ),
         frozenset(i for i, k in enumerate(header) if isinstance(rows[0][k], str)),
     )
     return Page(f"{records['kind']}: {len(rows)}", (table,))
@@ -101,4 +110,6 @@ def entry_page(record: dict[str, Any]) -> Page:
         tuple((f["field"], str(f["value"]), str(f["source"])) for f in record["fields"]),
         frozenset({0, 1, 2}),
     )
-    return Page(f"{record['kind']}/{record['name']}", (table, *([record["note"]] if record["note"] else [])))
+    return Page(
+        f"{record['kind']}/{record['name']}", (table, *([record["note"]] if record["note"] else []))
+    )

@@ -65,7 +65,21 @@ def scaling_page(s: Scaling) -> Page:
     )
     step = Table(
         f"Per step and GPU, strong scaling ({'TP=1 is hypothetical: it does not fit' if not s.points[0].fits else 'same work at every TP'})",
-        ("TP", "step", "compute", "comm", "exposed", "comm %", "CCR", "speed-up", "efficiency", "last ×2", "weak", "memory", "fits"),
+        (
+            "TP",
+            "step",
+            "compute",
+            "comm",
+            "exposed",
+            "comm %",
+            "CCR",
+            "speed-up",
+            "efficiency",
+            "last ×2",
+            "weak",
+            "memory",
+            "fits",
+        ),
         tuple(
             (
                 str(p.tp) + (" *" if p.tp == s.limit.tp else ""),
@@ -119,10 +133,20 @@ def scaling_page(s: Scaling) -> Page:
     header = ["TP", "forward", "its comm", "payload"]
     header += ["backward", "its comm"] if training else []
     header += ["reductions", "step's wire bytes by level", "algorithm"]
-    layer = Table("Per layer and microbatch", tuple(header), tuple(layer_rows), frozenset({0, len(header) - 1}))
+    layer = Table(
+        "Per layer and microbatch",
+        tuple(header),
+        tuple(layer_rows),
+        frozenset({0, len(header) - 1}),
+    )
     chart = bars(
         [
-            (f"TP={p.tp}", p.speedup, float(p.tp), f"{p.speedup:.2f}× ({words.percent(p.efficiency)})")
+            (
+                f"TP={p.tp}",
+                p.speedup,
+                float(p.tp),
+                f"{p.speedup:.2f}× ({words.percent(p.efficiency)})",
+            )
             for p in s.points
         ]
     )
@@ -131,7 +155,17 @@ def scaling_page(s: Scaling) -> Page:
         parts.append(
             Table(
                 "The GPUs of one node as copies (batch per copy; and the same load shared among them)",
-                ("layout", "batch/copy", "step", "tokens/s", "per GPU", "fits", "shared batch", "step", "tokens/s"),
+                (
+                    "layout",
+                    "batch/copy",
+                    "step",
+                    "tokens/s",
+                    "per GPU",
+                    "fits",
+                    "shared batch",
+                    "step",
+                    "tokens/s",
+                ),
                 tuple(
                     (
                         f"{c.copies} × TP{c.tp}",
@@ -181,7 +215,18 @@ def report_page(r: Report) -> Page:
     )
     comm = Table(
         "Communication by axis, per step and GPU",
-        ("axis", "group", "ranks/level", "over", "flows/NIC", "collectives", "payload", "wire by level", "time", "exposed"),
+        (
+            "axis",
+            "group",
+            "ranks/level",
+            "over",
+            "flows/NIC",
+            "collectives",
+            "payload",
+            "wire by level",
+            "time",
+            "exposed",
+        ),
         tuple(
             (
                 row.axis,
@@ -203,7 +248,11 @@ def report_page(r: Report) -> Page:
         "Memory per GPU, fullest stage",
         ("part", "size"),
         (
-            *((k.removesuffix("_bytes").replace("_", " "), format_memory(v)) for k, v in r.memory.items() if v),
+            *(
+                (k.removesuffix("_bytes").replace("_", " "), format_memory(v))
+                for k, v in r.memory.items()
+                if v
+            ),
             ("total", format_memory(r.memory_bytes)),
             ("usable of the device", format_memory(e.memory_limit_bytes)),
             ("fits", "yes" if r.fits else "NO"),
@@ -228,7 +277,7 @@ def explain_page(r: Report) -> Page:
                 op.name,
                 op.kind,
                 op.phase,
-                f"{op.count:g}",
+                f"{op.calls:g}",
                 shape,
                 format_count(op.flops) + "FLOP" if op.flops else "",
                 format_bytes(op.hbm_bytes) if op.hbm_bytes else "",
@@ -241,7 +290,20 @@ def explain_page(r: Report) -> Page:
         )
     table = Table(
         "Operations of one device, in order; values per call",
-        ("operation", "kind", "phase", "calls/step", "m×n×k", "FLOPs", "HBM", "payload", "wire by level", "group", "algorithm", "time"),
+        (
+            "operation",
+            "kind",
+            "phase",
+            "calls/step",
+            "m×n×k",
+            "FLOPs",
+            "HBM",
+            "payload",
+            "wire by level",
+            "group",
+            "algorithm",
+            "time",
+        ),
         tuple(rows),
         frozenset({0, 1, 2, 9, 10}),
     )
@@ -257,14 +319,26 @@ def model_page(d: dict[str, Any]) -> Page:
         (
             ("model type", d["model_type"]),
             ("parameters", f"{d['parameters']:,} ({format_count(d['parameters'])})"),
-            ("active per token", f"{d['active_parameters']:,} ({format_count(d['active_parameters'])})"),
+            (
+                "active per token",
+                f"{d['active_parameters']:,} ({format_count(d['active_parameters'])})",
+            ),
             ("layers", str(d["layers"])),
             ("hidden", str(d["hidden"])),
             ("query heads / KV heads", f"{d['heads']} / {d['kv_heads']}"),
             ("vocabulary", f"{d['vocab']:,}"),
-            *((("experts", f"{d['experts']}, {d['experts_per_token']} per token"),) if d["experts"] else ()),
             *(
-                (("quantisation", f"{d['quantization']['method']}, weights {d['quantization']['weight_dtype']}"),)
+                (("experts", f"{d['experts']}, {d['experts_per_token']} per token"),)
+                if d["experts"]
+                else ()
+            ),
+            *(
+                (
+                    (
+                        "quantisation",
+                        f"{d['quantization']['method']}, weights {d['quantization']['weight_dtype']}",
+                    ),
+                )
                 if d["quantization"]
                 else ()
             ),

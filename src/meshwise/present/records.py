@@ -145,8 +145,14 @@ def report_dict(r: Report) -> dict[str, Any]:
 def explain_dict(r: Report) -> dict[str, Any]:
     head = report_dict(r)
     return {
-        **{k: head[k] for k in ("schema", "model", "cluster", "workload", "stack", "layout", "step_s")},
-        "operations": [op._asdict() for op in r.operations],
+        **{
+            k: head[k]
+            for k in ("schema", "model", "cluster", "workload", "stack", "layout", "step_s")
+        },
+        "operations": [
+            {("count" if k == "calls" else k): v for k, v in op._asdict().items()}
+            for op in r.operations
+        ],
     }
 
 
@@ -155,7 +161,9 @@ def model_dict(model: Model, weight_bytes: dict[str, float]) -> dict[str, Any]:
     moes = [b.moe for b in model.blocks if b.moe is not None]
     top = legality.max_heads(model)
     legal = legality.legal_tp(model)
-    shown = sorted({tp for tp in (*legal, *_powers(top), *legality.head_divisors(model)) if tp <= top})
+    shown = sorted(
+        {tp for tp in (*legal, *_powers(top), *legality.head_divisors(model)) if tp <= top}
+    )
     return {
         "schema": SCHEMA,
         "name": model.name,
@@ -177,7 +185,8 @@ def model_dict(model: Model, weight_bytes: dict[str, float]) -> dict[str, Any]:
         "legal_tp": legal,
         "tp_dividing_heads": legality.head_divisors(model),
         "max_tp_without_kv_copies": max(
-            (tp for tp in legal if all(a.mla or a.kv_heads % tp == 0 for a in attentions)), default=1
+            (tp for tp in legal if all(a.mla or a.kv_heads % tp == 0 for a in attentions)),
+            default=1,
         ),
         "refused_tp": [
             {"tp": tp, "reasons": [f.text for f in legality.refusals(model, tp)]}
@@ -201,7 +210,12 @@ def _powers(top: int) -> list[int]:
 
 
 def collective_dict(
-    op: str, payload: float, ranks: int, cluster: Cluster, candidates: list[Candidate], factor: float
+    op: str,
+    payload: float,
+    ranks: int,
+    cluster: Cluster,
+    candidates: list[Candidate],
+    factor: float,
 ) -> dict[str, Any]:
     usable = sorted(
         (c for c in candidates if float(c.seconds) != float("inf")), key=lambda c: float(c.seconds)

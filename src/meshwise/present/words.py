@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshwise.search.scaling import Point, Scaling
+from meshwise.search.points import Point
+from meshwise.search.scaling import Scaling
 from meshwise.units import format_memory, format_time
 
 REASONS = {
@@ -48,7 +49,9 @@ def verdict(s: Scaling) -> str:
         score = following.marginal_efficiency
         pays = f", its doubling pays {percent(score)}" if score is not None else ""
         said.append(f"TP={following.tp}{leaves}: {percent(following.efficiency)}{pays}.")
-        said.append(f"Stop at {best.tp}: beyond it {REASONS.get(s.limit.reason, s.limit.reason)} binds.")
+        said.append(
+            f"Stop at {best.tp}: beyond it {REASONS.get(s.limit.reason, s.limit.reason)} binds."
+        )
     else:
         said.append(
             f"Every degree up to TP={best.tp} pays; the curve ends at "

@@ -35,40 +35,39 @@ def projections(ctx: Context, a: Attention) -> tuple[list[Op], Op, list[tuple[st
     The third is the list of (op name, features) whose input gradient is partial on each rank: the
     layer's input for column-parallel projections, MLA's latents where the up-projections are split.
     """
-    w, tp = ctx.widths, ctx.layout.tp
-    quantised = ctx.model.quantization is None or ctx.model.quantization.attention
-    if ctx.model.quantization is not None and ctx.model.quantization.experts_only:
-        quantised = False
-    dtype = w.dtype if quantised or w.dtype == "bf16" else "bf16"
-    kw = {
-        "dtype": dtype,
-        "a_bytes": w.operand if quantised else w.activation,
-        "weight_bytes": w.weight if quantised else w.plain_weight,
-        "out_bytes": w.activation,
-    }
+    tp = ctx.layout.tp
+    formats = ctx.operands(quantised=ctx.attention_quantised)
     h = ctx.model.hidden
     heads = -(-a.heads // tp)
     q_width = heads * a.head_dim * (2 if a.output_gate else 1)
-    output = gemm("attention.output", ctx.tokens, h, heads * a.value_head_dim, **kw)
+    output = gemm("attention.output", ctx.tokens, h, heads * a.value_head_dim, formats)
     if a.kv_lora_rank is None:
         kv = -(-a.kv_heads // tp)
-        qkv = gemm("attention.qkv", ctx.tokens, q_width + kv * (a.head_dim + a.value_head_dim), h, **kw)
+        qkv = gemm(
+            "attention.qkv", ctx.tokens, q_width + kv * (a.head_dim + a.value_head_dim), h, formats
+        )
         return [qkv], output, [("attention.qkv", h)]
     nope = a.head_dim - a.rope_head_dim
     latent = a.kv_lora_rank + a.rope_head_dim
     ops, reduced = [], []
     if a.q_lora_rank is None:
-        ops.append(gemm("attention.query", ctx.tokens, q_width, h, **kw))
+        ops.append(gemm("attention.query", ctx.tokens, q_width, h, formats))
         reduced.append(("attention.query", h))
     else:
-        ops.append(gemm("attention.query_down", ctx.tokens, a.q_lora_rank, h, **kw))
-        ops.append(gemm("attention.query_up", ctx.tokens, q_width, a.q_lora_rank, **kw))
+        ops.append(gemm("attention.query_down", ctx.tokens, a.q_lora_rank, h, formats))
+        ops.append(gemm("attention.query_up", ctx.tokens, q_width, a.q_lora_rank, formats))
         reduced.append(("attention.query_up", a.q_lora_rank))
-    ops.append(gemm("attention.kv_down", ctx.tokens, latent, h, **kw))
+    ops.append(gemm("attention.kv_down", ctx.tokens, latent, h, formats))
     # In decode the up-projection is absorbed into the query and the output: the same weights, read
     # once, and the same FLOPs per new token (arXiv 2405.04434, section 2.1.2).
     ops.append(
-        gemm("attention.kv_up", ctx.tokens, heads * (nope + a.value_head_dim), a.kv_lora_rank, **kw)
+        gemm(
+            "attention.kv_up",
+            ctx.tokens,
+            heads * (nope + a.value_head_dim),
+            a.kv_lora_rank,
+            formats,
+        )
     )
     reduced.append(("attention.kv_up", latent))
     return ops, output, reduced
@@ -110,7 +109,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     traffic = kv_bytes + q_bytes
     if not fused and not decode:
         # scores written, softmax reads and writes, the second product reads; dropout once more
-        passes = 4.0 * w.activation + (2 * w.activation + 1 if ctx.model.dropout and ctx.training else 0)
+        passes = 4.0 * w.activation + (
+            2 * w.activation + 1 if ctx.model.dropout and ctx.training else 0
+        )
         traffic = traffic + passes * pairs * scale
     ops = [
         Op(
@@ -138,7 +139,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             if a.mla
             else -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
         )
-        ops.insert(-1, elementwise("attention.cache_write", ctx.tokens * cached * (w.activation + w.kv)))
+        ops.insert(
+            -1, elementwise("attention.cache_write", ctx.tokens * cached * (w.activation + w.kv))
+        )
     return ops
 
 

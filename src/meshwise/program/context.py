@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.program.ops import Operands
 from meshwise.spec import dtypes
 from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
@@ -90,6 +91,25 @@ class Context(NamedTuple):
     def token_split(self) -> Array:
         """What sequence parallelism divides the tokens by, outside the TP regions."""
         return np.where(self.layout.sequence_parallel, self.layout.tp, 1)
+
+    def operands(self, *, quantised: bool = True) -> Operands:
+        """Formats of a linear layer's product; a layer that the checkpoint leaves unquantised works
+        on 16-bit (or fp32) values whatever the others do."""
+        w = self.widths
+        if quantised:
+            return Operands(w.dtype, w.operand, w.weight, w.activation)
+        dtype = w.dtype if w.dtype in ("fp32", "tf32", "fp16", "bf16") else "bf16"
+        return Operands(dtype, w.activation, w.plain_weight, w.activation)
+
+    @property
+    def attention_quantised(self) -> bool:
+        q = self.model.quantization
+        return q is None or (q.attention and not q.experts_only)
+
+    @property
+    def dense_quantised(self) -> bool:
+        """Whether FFNs outside the routed experts follow the narrow format."""
+        return self.model.quantization is None or not self.model.quantization.experts_only
 
     def split(self, width: int) -> Array:
         """``width`` over the TP ranks, padded up."""

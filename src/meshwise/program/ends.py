@@ -21,12 +21,33 @@ def embedding(ctx: Context) -> list[Op]:
     lookup = elementwise("embedding.lookup", 2.0 * ctx.tokens * h * w.activation)
     ops = [
         lookup,
-        collective("embedding.output", "all_reduce", "tp", payload, count=np.where(tp & ~sp, 1, 0), phase="forward"),
-        collective("embedding.output", "reduce_scatter", "tp", payload, count=np.where(sp, 1, 0), phase="forward"),
+        collective(
+            "embedding.output",
+            "all_reduce",
+            "tp",
+            payload,
+            count=np.where(tp & ~sp, 1, 0),
+            phase="forward",
+        ),
+        collective(
+            "embedding.output",
+            "reduce_scatter",
+            "tp",
+            payload,
+            count=np.where(sp, 1, 0),
+            phase="forward",
+        ),
     ]
     if ctx.training:
         ops.append(
-            collective("embedding.output_grad", "all_gather", "tp", payload, count=np.where(sp, 1, 0), phase="dgrad")
+            collective(
+                "embedding.output_grad",
+                "all_gather",
+                "tp",
+                payload,
+                count=np.where(sp, 1, 0),
+                phase="dgrad",
+            )
         )
         ops.append(lookup._replace(phase="wgrad", hbm_bytes=lookup.hbm_bytes * 1.5))
     return ops
@@ -44,18 +65,8 @@ def head(ctx: Context) -> list[Op]:
     tp = ctx.layout.tp > 1
     sp = ctx.layout.sequence_parallel & tp
     rows = ctx.tokens if ctx.training else ctx.sequences
-    plain = w.dtype if w.dtype in ("fp32", "fp16", "bf16", "tf32") else "bf16"
     norm = elementwise("head.norm", 2.0 * ctx.tokens / ctx.token_split * h * w.activation)
-    logits = gemm(
-        "head.logits",
-        rows,
-        vocab,
-        width,
-        dtype=plain,
-        a_bytes=w.activation,
-        weight_bytes=w.plain_weight,
-        out_bytes=w.activation,
-    )
+    logits = gemm("head.logits", rows, vocab, width, ctx.operands(quantised=False))
     payload = ctx.tokens * h * w.comm
     plain_tp = np.where(tp & ~sp, 1, 0)
     sharded = np.where(sp, 1, 0)
@@ -72,7 +83,9 @@ def head(ctx: Context) -> list[Op]:
         return [norm, gather, logits, result]
     # read the logits twice (maximum, sum), write the gradient once, in fp32
     loss = elementwise("head.loss", 12.0 * rows * vocab)
-    per_token = collective("head.loss", "all_reduce", "tp", 4.0 * rows, count=np.where(tp, 3, 0), phase="forward")
+    per_token = collective(
+        "head.loss", "all_reduce", "tp", 4.0 * rows, count=np.where(tp, 3, 0), phase="forward"
+    )
     dgrad, wgrad = gradients_of(logits, w.activation, w.gradient)
     under = "head.logits:wgrad"
     return [
@@ -83,8 +96,24 @@ def head(ctx: Context) -> list[Op]:
         per_token,
         dgrad,
         wgrad,
-        collective("head.input_grad", "all_reduce", "tp", payload, count=plain_tp, phase="dgrad", hides_under=under),
+        collective(
+            "head.input_grad",
+            "all_reduce",
+            "tp",
+            payload,
+            count=plain_tp,
+            phase="dgrad",
+            hides_under=under,
+        ),
         gather._replace(name="head.input_again", phase="wgrad"),
-        collective("head.input_grad", "reduce_scatter", "tp", payload, count=sharded, phase="dgrad", hides_under=under),
+        collective(
+            "head.input_grad",
+            "reduce_scatter",
+            "tp",
+            payload,
+            count=sharded,
+            phase="dgrad",
+            hides_under=under,
+        ),
         *gradients_of(norm, w.activation, w.gradient),
     ]

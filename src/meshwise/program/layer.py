@@ -46,28 +46,27 @@ def parts(ctx: Context, block: Block) -> list[Part]:
         before, output, inputs = attention.projections(ctx, block.attention)
         core = attention.core(ctx, block.attention)
         found.append(
-            Part("attention", _norm(ctx, "attention"), [*before, *core, output], inputs, output.name)
+            Part(
+                "attention", _norm(ctx, "attention"), [*before, *core, output], inputs, output.name
+            )
         )
     if block.mlp is not None or block.moe is not None:
         ops: list[Op] = []
         inputs = []
         if block.mlp is not None:
-            ops += mlp.dense(ctx, block.mlp, "mlp", not _experts_only(ctx))
+            ops += mlp.dense(ctx, block.mlp, "mlp")
             inputs.append((ops[-3].name, ctx.model.hidden))
         if block.moe is not None:
             ops += mlp.moe(ctx, block.moe)
-            inputs.append((next(o.name for o in ops if o.name.startswith("moe.experts")), ctx.model.hidden))
+            inputs.append(
+                (next(o.name for o in ops if o.name.startswith("moe.experts")), ctx.model.hidden)
+            )
         name = "moe" if block.moe is not None else "mlp"
         found.append(Part(name, _norm(ctx, name), ops, inputs, ops[-1].name))
     if block.parallel and len(found) == 2 and ctx.stack.parallel_block_one_all_reduce:
         a, f = found
         return [Part("block", a.norm, [*a.compute, *f.compute], [a.inputs[0]], f.last)]
     return found
-
-
-def _experts_only(ctx: Context) -> bool:
-    q = ctx.model.quantization
-    return q is not None and q.experts_only
 
 
 def _shape(ctx: Context) -> tuple[Array, Array, int]:
@@ -86,12 +85,24 @@ def forward(ctx: Context, part: Part) -> list[Op]:
     return [
         part.norm,
         collective(
-            f"{part.name}.input", "all_gather", "tp", payload, count=sharded, phase="forward", hides_under=first
+            f"{part.name}.input",
+            "all_gather",
+            "tp",
+            payload,
+            count=sharded,
+            phase="forward",
+            hides_under=first,
         ),
         *part.compute,
         *_context_exchange(ctx, part, "forward"),
         collective(
-            f"{part.name}.output", "all_reduce", "tp", payload, count=plain, phase="forward", hides_under=part.last
+            f"{part.name}.output",
+            "all_reduce",
+            "tp",
+            payload,
+            count=plain,
+            phase="forward",
+            hides_under=part.last,
         ),
         collective(
             f"{part.name}.output",
@@ -141,11 +152,27 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             # MLA's latents are reduced whole, whatever happens outside the region
             latent = np.where(tp, pieces, 0)
             ops.append(
-                collective(f"{name}.input_grad", "all_reduce", "tp", piece, count=latent, phase="dgrad", hides_under=under)
+                collective(
+                    f"{name}.input_grad",
+                    "all_reduce",
+                    "tp",
+                    piece,
+                    count=latent,
+                    phase="dgrad",
+                    hides_under=under,
+                )
             )
             continue
         ops.append(
-            collective(f"{name}.input_grad", "all_reduce", "tp", piece, count=plain, phase="dgrad", hides_under=under)
+            collective(
+                f"{name}.input_grad",
+                "all_reduce",
+                "tp",
+                piece,
+                count=plain,
+                phase="dgrad",
+                hides_under=under,
+            )
         )
     ops.append(
         collective(
@@ -182,7 +209,9 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     count = np.where(ctx.layout.cp > 1, 1, 0)
     name = "attention.kv"
     under = "attention.core" + (":dgrad" if phase == "dgrad" else "")
-    gather = collective(name, "all_gather", "cp", kv_bytes, count=count, phase=phase, hides_under=under)
+    gather = collective(
+        name, "all_gather", "cp", kv_bytes, count=count, phase=phase, hides_under=under
+    )
     if phase == "forward":
         return [gather]
     return [gather, gather._replace(name="attention.kv_grad", kind="reduce_scatter")]

@@ -21,26 +21,16 @@ def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> 
     return values * rows * width * ctx.widths.activation
 
 
-def dense(ctx: Context, mlp: Mlp, prefix: str, quantised: bool = True) -> list[Op]:
+def dense(ctx: Context, mlp: Mlp, prefix: str) -> list[Op]:
     """Up (with gate), activation, down: column- then row-parallel over tp."""
-    w = ctx.widths
     width = ctx.split(mlp.width)
-    kw = {
-        "dtype": w.dtype if quantised else _plain(w.dtype),
-        "a_bytes": w.operand if quantised else w.activation,
-        "weight_bytes": w.weight if quantised else w.plain_weight,
-        "out_bytes": w.activation,
-    }
+    formats = ctx.operands(quantised=ctx.dense_quantised)
     up = f"{prefix}.gate_up" if mlp.gated else f"{prefix}.up"
     return [
-        gemm(up, ctx.tokens, (2 if mlp.gated else 1) * width, ctx.model.hidden, **kw),
+        gemm(up, ctx.tokens, (2 if mlp.gated else 1) * width, ctx.model.hidden, formats),
         elementwise(f"{prefix}.activation", activation_traffic(ctx, ctx.tokens, width, mlp.gated)),
-        gemm(f"{prefix}.down", ctx.tokens, ctx.model.hidden, width, **kw),
+        gemm(f"{prefix}.down", ctx.tokens, ctx.model.hidden, width, formats),
     ]
-
-
-def _plain(dtype: str) -> str:
-    return dtype if dtype in ("fp32", "fp16", "bf16") else "bf16"
 
 
 def routed_tokens(ctx: Context) -> Array:
@@ -78,21 +68,12 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
     tokens = rows * moe.experts / (moe.top_k * local)
     visited = 1.0 - np.power(1.0 - moe.top_k / moe.experts, tokens)
     router = gemm(
-        "moe.router",
-        ctx.tokens / ctx.token_split,
-        moe.experts,
-        h,
-        dtype=_plain(w.dtype),
-        a_bytes=w.activation,
-        weight_bytes=w.plain_weight,
-        out_bytes=w.activation,
+        "moe.router", ctx.tokens / ctx.token_split, moe.experts, h, ctx.operands(quantised=False)
     )
     per_expert = rows / local
-    kw = {"dtype": w.dtype, "a_bytes": w.operand, "weight_bytes": w.weight, "out_bytes": w.activation}
     name = "moe.experts.gate_up" if gated else "moe.experts.up"
-    up = gemm(name, per_expert, (2 if gated else 1) * width, h, batch=local, **kw)
-    down = gemm("moe.experts.down", per_expert, h, width, batch=local, **kw)
-    quantised = ctx.model.quantization is None or not ctx.model.quantization.experts_only
+    up = gemm(name, per_expert, (2 if gated else 1) * width, h, ctx.operands(), batch=local)
+    down = gemm("moe.experts.down", per_expert, h, width, ctx.operands(), batch=local)
     unread = 1.0 - visited
     grouped = [
         op._replace(
@@ -114,5 +95,5 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
         elementwise("moe.unpermute", (rows + ctx.tokens) * h * w.activation),
     ]
     if moe.shared is not None:
-        ops.extend(dense(ctx, moe.shared, "moe.shared", quantised))
+        ops.extend(dense(ctx, moe.shared, "moe.shared"))
     return ops

@@ -46,31 +46,28 @@ class Op(NamedTuple):
     weight: bool = True  # a GEMM with a weight has a weight gradient
 
 
-def gemm(
-    name: str,
-    m: Array,
-    n: Array,
-    k: Array,
-    *,
-    count: Array = 1,
-    batch: Array = 1,
-    dtype: str,
-    a_bytes: float,
-    weight_bytes: float,
-    out_bytes: float,
-) -> Op:
+class Operands(NamedTuple):
+    """Formats of a product: its operands' dtype, and bytes per activation, weight and result."""
+
+    dtype: str
+    activation: float
+    weight: float
+    result: float
+
+
+def gemm(name: str, m: Array, n: Array, k: Array, formats: Operands, *, batch: Array = 1) -> Op:
     """A forward product of an (m × k) activation with a (k × n) weight, ``batch`` of them.
 
     FLOPs 2·m·n·k; traffic m·k + k·n + m·n values of their widths, each moved once.
     """
     flops = 2.0 * m * n * k * batch
-    weights = 1.0 * k * n * weight_bytes * batch
-    traffic = (1.0 * m * k * a_bytes + 1.0 * m * n * out_bytes) * batch + weights
+    weights = 1.0 * k * n * formats.weight * batch
+    traffic = (1.0 * m * k * formats.activation + 1.0 * m * n * formats.result) * batch + weights
     return Op(
         name,
         "gemm",
         "forward",
-        count,
+        1,
         flops=flops,
         model_flops=flops,
         hbm_bytes=traffic,
@@ -78,7 +75,7 @@ def gemm(
         n=n,
         k=k,
         batch=batch,
-        dtype=dtype,
+        dtype=formats.dtype,
         weight_bytes=weights,
     )
 
@@ -89,7 +86,14 @@ def elementwise(name: str, hbm_bytes: Array, *, count: Array = 1, phase: str = "
 
 
 def collective(
-    name: str, kind: str, axis: str, payload_bytes: Array, *, count: Array, phase: str, hides_under: str = ""
+    name: str,
+    kind: str,
+    axis: str,
+    payload_bytes: Array,
+    *,
+    count: Array,
+    phase: str,
+    hides_under: str = "",
 ) -> Op:
     """A collective over the group of ``axis``; ``count`` must be 0 where that group has one rank."""
     return Op(

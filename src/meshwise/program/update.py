@@ -34,10 +34,16 @@ def transfers(ctx: Context) -> list[Op]:
     layout = ctx.layout
     payload = ctx.tokens / ctx.token_split * ctx.model.hidden * ctx.widths.activation
     present = np.where(layout.pp > 1, layout.vp, 0)
-    ops = [collective("pipeline.activation", "send_recv", "pp", payload, count=present, phase="forward")]
+    ops = [
+        collective(
+            "pipeline.activation", "send_recv", "pp", payload, count=present, phase="forward"
+        )
+    ]
     if ctx.training:
         ops.append(
-            collective("pipeline.gradient", "send_recv", "pp", payload, count=present, phase="dgrad")
+            collective(
+                "pipeline.gradient", "send_recv", "pp", payload, count=present, phase="dgrad"
+            )
         )
     return ops
 
@@ -73,12 +79,24 @@ def update(ctx: Context, role: Role) -> list[Op]:
         sharded = np.where(many & (layout.shard > 0) & (layout.shard < 3), 1, 0)
         full = np.where(many & (layout.shard == 3), ctx.microbatches, 0)
         ops += [
-            collective(f"gradients.{name}", "all_reduce", axis, grads, count=plain, phase="grad_reduce"),
             collective(
-                f"gradients.{name}", "reduce_scatter", axis, grads, count=sharded + full, phase="grad_reduce"
+                f"gradients.{name}", "all_reduce", axis, grads, count=plain, phase="grad_reduce"
             ),
             collective(
-                f"weights.{name}", "all_gather", axis, values, count=sharded + 2 * full, phase="grad_reduce"
+                f"gradients.{name}",
+                "reduce_scatter",
+                axis,
+                grads,
+                count=sharded + full,
+                phase="grad_reduce",
+            ),
+            collective(
+                f"weights.{name}",
+                "all_gather",
+                axis,
+                values,
+                count=sharded + 2 * full,
+                phase="grad_reduce",
             ),
         ]
     if any(b.norm_parameters for b in ctx.model.blocks):
@@ -89,7 +107,14 @@ def update(ctx: Context, role: Role) -> list[Op]:
         )
         present = np.where(layout.sequence_parallel & (layout.tp > 1), 1, 0)
         ops.append(
-            collective("gradients.norms", "all_reduce", "tp", replicated * w.gradient, count=present, phase="grad_reduce")
+            collective(
+                "gradients.norms",
+                "all_reduce",
+                "tp",
+                replicated * w.gradient,
+                count=present,
+                phase="grad_reduce",
+            )
         )
     shards = np.where(layout.shard > 0, layout.dp * layout.cp, 1)
     # gradient, master and both moments read; master, moments and weight written

@@ -142,7 +142,9 @@ def roles(model: Model, layout: Layouts) -> tuple[Role, ...]:
                 embedding=np.where(one, 1, int(name == "first"))[()],
                 head=np.where(one, 1, int(name == "last"))[()],
                 exists=np.asarray(pps >= 3 if name == "middle" else pps >= 1)[()],
-                in_flight={"first": pps, "middle": np.maximum(pps - 1, 1), "last": pps * 0 + 1}[name][()],
+                in_flight={"first": pps, "middle": np.maximum(pps - 1, 1), "last": pps * 0 + 1}[
+                    name
+                ][()],
             )
         )
     return tuple(built)

@@ -46,7 +46,9 @@ def smallest_fit(
     pps = list(range(1, min(model.layers, 1024) + 1))
     modes = ["none"]
     if isinstance(workload, Training):
-        modes = [m for m, code in RECOMPUTE_CODE.items() if code >= RECOMPUTE_CODE[workload.recompute]]
+        modes = [
+            m for m, code in RECOMPUTE_CODE.items() if code >= RECOMPUTE_CODE[workload.recompute]
+        ]
     codes = np.array([RECOMPUTE_CODE[m] for m in modes], dtype=np.int64)
     axes = np.ix_(codes, np.array(tps, dtype=np.int64), np.array(pps, dtype=np.int64))
     layout = Layouts(

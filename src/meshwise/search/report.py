@@ -9,8 +9,8 @@ import numpy as np
 from meshwise.cost.estimate import Estimate, OpCost
 from meshwise.program.ops import COLLECTIVES
 from meshwise.program.step import program
-from meshwise.search.scaling import tokens_per_step
 from meshwise.spec.layout import Layouts
+from meshwise.spec.workload import tokens_per_step
 
 Array = Any
 
@@ -46,7 +46,7 @@ class PricedOp(NamedTuple):
     name: str
     kind: str
     phase: str
-    count: float
+    calls: float  # per step; the JSON calls it count
     m: float
     n: float
     k: float
@@ -98,7 +98,7 @@ def operations(e: Estimate) -> list[PricedOp]:
                 name=scope + op.name,
                 kind=op.kind,
                 phase=op.phase,
-                count=calls,
+                calls=calls,
                 m=float(op.m),
                 n=float(op.n),
                 k=float(op.k),

@@ -2,95 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.errors import IllegalLayout, InputError
+from meshwise.errors import IllegalLayout
+from meshwise.search.copies import copies
 from meshwise.search.fit import SmallestFit, smallest_fit
+from meshwise.search.limit import column, find_limit, main_kind
+from meshwise.search.points import Copies, Layer, Limit, Point
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Training, Workload
+from meshwise.spec.workload import Training, Workload, tokens_per_step
 
 Array = Any
-
-
-class Layer(NamedTuple):
-    """One transformer layer (the most frequent kind), one microbatch, one device."""
-
-    forward_s: float
-    backward_s: float
-    forward_comm_s: float
-    backward_comm_s: float
-    forward_payload_bytes: float
-    backward_payload_bytes: float
-    all_reduces_forward: int
-    all_reduces_backward: int
-    all_gathers_forward: int
-    reduce_scatters_forward: int
-    all_gathers_backward: int
-    reduce_scatters_backward: int
-    all_reduces_recompute: int
-    flops_forward: float
-
-
-class Point(NamedTuple):
-    """One TP degree of the curve. Seconds, bytes, shares; ``None`` where it does not apply."""
-
-    tp: int
-    step_s: float
-    compute_s: float
-    comm_s: float
-    exposed_comm_s: float
-    bubble_s: float
-    host_s: float
-    wire_bytes: tuple[float, ...]
-    payload_bytes: float
-    comm_share: float
-    ccr: float | None
-    speedup: float
-    efficiency: float
-    marginal_efficiency: float | None
-    weak_efficiency: float
-    memory_bytes: float
-    fits: bool
-    ranks_per_level: tuple[int, ...]
-    algorithm: str | None
-    tokens_per_s: float
-    remarks: tuple[str, ...]
-    layer: Layer
-
-
-class Limit(NamedTuple):
-    """The largest degree that still pays; ``reason`` is a code, ``detail`` its figures."""
-
-    tp: int
-    objective: str
-    threshold: float
-    reason: str
-    detail: str
-
-
-class Copies(NamedTuple):
-    """The same GPUs as ``copies`` replicas of TP degree ``tp`` (decode and prefill)."""
-
-    tp: int
-    copies: int
-    batch_per_copy: int
-    step_s: float
-    tokens_per_s: float
-    tokens_per_s_per_device: float
-    memory_bytes: float
-    fits: bool
-    same_load_batch_per_copy: int
-    same_load_step_s: float
-    same_load_tokens_per_s: float
 
 
 class Scaling(NamedTuple):
@@ -136,7 +65,9 @@ def check_degrees(model: Model, cluster: Cluster, degrees: list[int], field: str
         legality.require_tp(model, tp, field)
 
 
-def layouts_for(workload: Workload, tp: Array, sequence_parallel: bool, factor: Array = 1) -> Layouts:
+def layouts_for(
+    workload: Workload, tp: Array, sequence_parallel: bool, factor: Array = 1
+) -> Layouts:
     """TP alone: one replica, the whole batch in one microbatch unless the workload says otherwise."""
     micro: Array = np.int64(1)
     recompute = np.int64(0)
@@ -151,13 +82,6 @@ def layouts_for(workload: Workload, tp: Array, sequence_parallel: bool, factor: 
         recompute=recompute,
         sequence_parallel=np.bool_(sequence_parallel),
     )
-
-
-def _with_batch(workload: Workload, batch: int) -> Workload:
-    changes: dict[str, Any] = {"batch": batch}
-    if isinstance(workload, Training):
-        changes["micro_batch"] = None if workload.micro_batch is None else workload.micro_batch
-    return msgspec.structs.replace(workload, **changes)
 
 
 def curve(
@@ -206,25 +130,20 @@ def curve(
         limit=find_limit(e, shown, threshold, objective, model, cluster),
         fastest=min(shown, key=lambda p: p.step_s).tp,
         smallest_fit=fit,
-        copies=_copies(model, cluster, workload, stack, shown) if workload.phase != "train" else (),
+        copies=copies(model, cluster, workload, stack, shown) if workload.phase != "train" else (),
     )
-
-
-def _column(value: Array, size: int) -> list[Any]:
-    result: list[Any] = np.broadcast_to(np.asarray(value), (size,)).tolist()
-    return result
 
 
 def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
     size = 2 * len(tps)
-    step = _column(e.step_s, size)
+    step = column(e.step_s, size)
     columns = {
-        name: _column(getattr(e, name), size)
+        name: column(getattr(e, name), size)
         for name in ("compute_s", "comm_s", "exposed_comm_s", "bubble_s", "host_s", "payload_bytes")
     }
-    memory, fits = _column(e.memory_bytes, size), _column(e.fits, size)
-    wire = [_column(w, size) for w in e.wire_bytes]
-    ranks = [_column(r, size) for r in e.pricer.groups["tp"].ranks]
+    memory, fits = column(e.memory_bytes, size), column(e.fits, size)
+    wire = [column(w, size) for w in e.wire_bytes]
+    ranks = [column(r, size) for r in e.pricer.groups["tp"].ranks]
     layers = _layers(e, size)
     names = _algorithms(e, size)
     tokens = tokens_per_step(e.workload)
@@ -257,25 +176,15 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
     return tuple(built)
 
 
-def tokens_per_step(workload: Workload) -> int:
-    """Tokens that one step of a replica works on (decode: makes)."""
-    return workload.batch * (1 if isinstance(workload, Decode) else workload.seq)
-
-
-def _main_kind(e: Estimate) -> int:
-    counts = e.model.kind_counts()
-    return counts.index(max(counts))
-
-
 def _layers(e: Estimate, size: int) -> list[Layer]:
-    costs = e.layer_costs[_main_kind(e)]
+    costs = e.layer_costs[main_kind(e)]
 
     def seconds(*phases: str) -> list[float]:
         value: Array = 0.0
         for c in costs:
             if c.op.phase in phases:
                 value = value + (c.exposed if c.priced else c.op.count * c.seconds)
-        return _column(value, size)
+        return column(value, size)
 
     def comm(*phases: str) -> tuple[list[float], list[float]]:
         value: Array = 0.0
@@ -284,7 +193,7 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
             if c.priced and c.op.phase in phases:
                 value = value + c.op.count * c.seconds
                 payload = payload + c.op.count * c.op.payload_bytes
-        return _column(value, size), _column(payload, size)
+        return column(value, size), column(payload, size)
 
     pieces = 2 if e.stack.overlap == "split" and not e.stack.ideal else 1
 
@@ -293,7 +202,7 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
         for c in costs:
             if c.op.kind == kind and c.op.phase in phases and c.op.axis == "tp":
                 value = value + c.op.count
-        return [int(v) // pieces for v in _column(value, size)]
+        return [int(v) // pieces for v in column(value, size)]
 
     forward, backward = seconds("forward"), seconds("dgrad", "wgrad")
     (fc, fp), (bc, bp) = comm("forward"), comm("dgrad", "wgrad")
@@ -301,7 +210,7 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
     for c in costs:
         if c.op.phase == "forward":
             flops = flops + c.op.flops
-    flop = _column(flops, size)
+    flop = column(flops, size)
     table = {
         "all_reduces_forward": calls("all_reduce", "forward"),
         "all_reduces_backward": calls("all_reduce", "dgrad", "wgrad"),
@@ -329,135 +238,11 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
 def _algorithms(e: Estimate, size: int) -> list[str | None]:
     """The algorithm of the layer's last forward reduction at each degree."""
     names: list[str | None] = [None] * size
-    for c in e.layer_costs[_main_kind(e)]:
+    for c in e.layer_costs[main_kind(e)]:
         if c.priced is None or c.op.axis != "tp" or c.op.phase != "forward":
             continue
-        counts, chosen = _column(c.op.count, size), _column(c.priced.chosen, size)
+        counts, chosen = column(c.op.count, size), column(c.priced.chosen, size)
         for i in range(size):
             if counts[i] > 0:
                 names[i] = c.priced.names[chosen[i]]
     return names
-
-
-def find_limit(
-    e: Estimate, points: tuple[Point, ...], threshold: float, objective: str, model: Model, cluster: Cluster
-) -> Limit:
-    """The largest N whose last doubling, and every one before, still pays (``efficiency``); or the N
-    with the least step time (``latency``). The reason is what the next degree runs into."""
-    if objective == "latency":
-        best = min(points, key=lambda p: p.step_s)
-        rest = [p for p in points if p.tp > best.tp]
-        reason, detail = _why(e, best, rest[0]) if rest else _ends(best, model, cluster)
-        return Limit(best.tp, objective, threshold, reason, detail)
-    if objective != "efficiency":
-        raise InputError(
-            f"--objective: {objective!r} is not known",
-            field="--objective",
-            value=objective,
-            legal=("efficiency", "latency"),
-            nearest="efficiency",
-        )
-    kept = points[0]
-    for p in points[1:]:
-        if _doubling_score(kept, p) < threshold:
-            return Limit(kept.tp, objective, threshold, *_why(e, kept, p))
-        kept = p
-    return Limit(kept.tp, objective, threshold, *_ends(kept, model, cluster))
-
-
-def _doubling_score(before: Point, p: Point) -> float:
-    """T(N/2) / (2·T(N)); where N/2 is no degree of the model, the mean per doubling since the degree
-    before it on the curve."""
-    if p.marginal_efficiency is not None:
-        return p.marginal_efficiency
-    return float((p.efficiency / before.efficiency) ** (1.0 / math.log2(p.tp / before.tp)))
-
-
-def _ends(last: Point, model: Model, cluster: Cluster) -> tuple[str, str]:
-    """The curve ends while it still pays: the cluster or the model has no larger degree."""
-    following = last.tp * 2
-    if following > cluster.devices:
-        return "cluster", f"the cluster has {cluster.devices} devices"
-    bad = legality.refusals(model, following)
-    if bad:
-        return bad[0].code, bad[0].text
-    if following > legality.max_heads(model):
-        return "heads", f"{legality.max_heads(model)} attention heads"
-    return "asked", "no larger degree was asked for"
-
-
-def _why(e: Estimate, good: Point, bad: Point) -> tuple[str, str]:
-    """What the step from ``good`` to ``bad`` loses to: the larger of what communication and compute
-    take beyond their share, communication told apart into latency and bandwidth."""
-    ratio = good.tp / bad.tp
-    comm = bad.exposed_comm_s - good.exposed_comm_s * ratio
-    compute = bad.compute_s - good.compute_s * ratio
-    crossing = _crossed(bad) > _crossed(good)
-    level = e.cluster.levels[_crossed(bad)]
-    where = f"TP={bad.tp} leaves {e.cluster.levels[_crossed(good)].name} for {level.name}: " if crossing else ""
-    if compute > comm:
-        return (
-            "gemm_shrinkage",
-            f"{where}compute takes {compute / bad.step_s:.0%} of the step more than its share",
-        )
-    share = _latency_share(e, bad.tp)
-    code = "latency" if share > 0.5 else "bandwidth"
-    return code, f"{where}communication takes {bad.comm_share:.0%} of the step, {share:.0%} of it latency"
-
-
-def _crossed(point: Point) -> int:
-    """Index of the outermost fabric level that the point's TP group crosses."""
-    return max((i for i, r in enumerate(point.ranks_per_level) if r > 1), default=0)
-
-
-def _latency_share(e: Estimate, tp: int) -> float:
-    """Share of the layer's TP communication that stays when payloads shrink to one byte."""
-    tps = np.atleast_1d(np.asarray(e.layout.tp))
-    index = int(np.flatnonzero(tps == tp)[0])
-    empty = whole = 0.0
-    for c in e.layer_costs[_main_kind(e)]:
-        if c.priced is None or c.op.axis != "tp":
-            continue
-        count = _column(c.op.count, len(tps))[index]
-        whole += count * _column(c.seconds, len(tps))[index]
-        tiny = e.pricer.one(c.op._replace(payload_bytes=1.0))[0]
-        empty += count * _column(tiny, len(tps))[index]
-    return empty / whole if whole > 0 else 0.0
-
-
-def _copies(
-    model: Model, cluster: Cluster, workload: Workload, stack: Stack, points: tuple[Point, ...]
-) -> tuple[Copies, ...]:
-    """The GPUs of one node as one large or several small replicas: latency against throughput.
-
-    ``batch`` is per replica; the ``same_load`` figures share one replica's batch among the copies.
-    """
-    devices = cluster.node_devices
-    found = []
-    per = tokens_per_step(workload) // workload.batch
-    for p in points:
-        if p.tp > devices or devices % p.tp:
-            continue
-        n = devices // p.tp
-        layout = Layouts(tp=np.int64(p.tp), dp=np.int64(n))
-        one = estimate(model, cluster, workload, stack, layout)
-        step = float(one.step_s)
-        shared = -(-workload.batch // n)
-        alike = estimate(model, cluster, _with_batch(workload, shared), stack, layout)
-        alike_s = float(alike.step_s)
-        found.append(
-            Copies(
-                tp=p.tp,
-                copies=n,
-                batch_per_copy=workload.batch,
-                step_s=step,
-                tokens_per_s=n * workload.batch * per / step,
-                tokens_per_s_per_device=workload.batch * per / step / p.tp,
-                memory_bytes=float(one.memory_bytes),
-                fits=bool(one.fits),
-                same_load_batch_per_copy=shared,
-                same_load_step_s=alike_s,
-                same_load_tokens_per_s=workload.batch * per / alike_s,
-            )
-        )
-    return tuple(found)

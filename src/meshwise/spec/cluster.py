@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -239,7 +240,7 @@ def cluster_from_table(table: dict[str, Any], name: str) -> Cluster:
     total = 1
     for level in built:
         total *= level.ranks
-        count(total, "ranks of all levels multiplied")
+        count(total, "product of all level.ranks")
     return Cluster(
         name=name,
         title=_text(table.get("title", name), "title"),
@@ -260,10 +261,9 @@ def load_cluster(
     if catalog.canonical("clusters", name) is not None and not name.endswith(".toml"):
         key, table = catalog.load("clusters", name, field)
         cluster = cluster_from_table(table, key)
-    elif name.endswith(".toml") or os.sep in name or os.path.isfile(name):
-        path = os.path.expanduser(name)
-        text = read_text_file(path, field, "a cluster's TOML file", MAX_FILE_BYTES)
-        own = os.path.basename(path).removesuffix(".toml")
+    elif name.endswith(".toml") or os.sep in name or _is_file(name):
+        text = read_text_file(name, field, "a cluster's TOML file", MAX_FILE_BYTES)
+        own = Path(name).name.removesuffix(".toml")
         cluster = cluster_from_table(catalog.toml(text, name), own)
     else:
         raise unknown_name(field, name, catalog.names("clusters"), "cluster (or TOML file)", catalog.aliases("clusters"))
@@ -298,6 +298,13 @@ def load_cluster(
     return cluster
 
 
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # too long for a file name, a NUL byte
+        return False
+
+
 def read_text_file(name: str, field: str, what: str, limit: int) -> str:
     """The text of an ordinary file of at most ``limit`` bytes; anything else is refused."""
 
@@ -310,23 +317,24 @@ def read_text_file(name: str, field: str, what: str, limit: int) -> str:
         )
 
     try:
-        info = os.stat(name)
+        path = Path(name).expanduser()
+        info = path.stat()
         if stat.S_ISDIR(info.st_mode):
             raise bad("is a folder")
         if not stat.S_ISREG(info.st_mode):
             raise bad("is not an ordinary file")
         if info.st_size > limit:
             raise bad(f"has {info.st_size:,} bytes")
-        with open(name, "rb") as file:
+        with path.open("rb") as file:
             return file.read(limit + 1).decode("utf-8-sig")
     except OSError as error:
         raise bad(error.strerror or "cannot be read") from None
     except UnicodeDecodeError:
         raise bad("is not UTF-8 text") from None
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise bad("is not a file name") from None  # an embedded NUL
+        raise bad("is not a file name") from None  # an embedded NUL, or the home of nobody
 
 
 def _text(value: object, field: str) -> str:

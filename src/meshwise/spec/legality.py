@@ -187,7 +187,9 @@ def require_tp(model: Model, tp: int, field: str = "--tp") -> None:
             reasons = {f.code for d in others for f in refusals(model, d)}
             why = " and ".join(sorted(_NAMES[r] for r in reasons))
             listed = ", ".join(str(d) for d in others)
-            message += f"; {listed} {'divides' if len(others) == 1 else 'divide'} the heads but not {why}"
+            message += (
+                f"; {listed} {'divides' if len(others) == 1 else 'divide'} the heads but not {why}"
+            )
     elif len(found) > 1:
         message += f" (and {len(found) - 1} more)"
     raise IllegalLayout(

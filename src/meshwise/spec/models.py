@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from pathlib import Path
 
 from meshwise.errors import InputError, shorten, unknown_name
 from meshwise.spec import catalog
@@ -30,11 +32,12 @@ def load_model(name: str, field: str = "MODEL") -> Model:
             source=str(config.get("_source", "")),
         )
     try:
-        exists = os.path.lexists(os.path.expanduser(name))
-    except ValueError:
-        exists = False
+        path = str(Path(name).expanduser())
+        exists = os.path.lexists(path)
+    except (ValueError, RuntimeError):  # an embedded NUL; a home folder that nobody has
+        path, exists = name, False
     if as_path or exists:
-        return load_model_file(os.path.expanduser(name))
+        return load_model_file(path)
     # the preset of the same name, where a hub id has one: no download for what is known already
     if _HUB_ID.fullmatch(name):
         short = catalog.canonical("models", name.split("/")[1])
@@ -54,7 +57,9 @@ def _from_hub(name: str, field: str) -> Model:
             field=field,
             value=name,
             legal="a preset, a path to a config.json, or a hub id after `pip install 'meshwise[hub]'`",
-            nearest=unknown_name(field, name.split("/")[1], catalog.names("models"), "preset").nearest,
+            nearest=unknown_name(
+                field, name.split("/")[1], catalog.names("models"), "preset"
+            ).nearest,
         ) from None
     try:
         path = hub.hf_hub_download(name, "config.json")
@@ -66,8 +71,6 @@ def _from_hub(name: str, field: str) -> Model:
             value=name,
             legal="a hub id with a readable config.json, a preset, or a path",
         ) from None
-    try:
+    with contextlib.suppress(Exception):  # most have none; the reader looks beside config.json
         hub.hf_hub_download(name, "hf_quant_config.json")
-    except Exception:  # most models have none; the reader looks beside config.json by itself
-        pass
     return load_model_file(path)

@@ -105,9 +105,7 @@ def block_weights(block: Block, hidden: int, active: bool = False) -> Weights:
     if block.mlp is not None:
         weights = weights.plus(mlp_weights(block.mlp, hidden))
     if block.moe is not None:
-        weights = weights.plus(
-            moe_weights(block.moe, hidden, block.moe.top_k if active else None)
-        )
+        weights = weights.plus(moe_weights(block.moe, hidden, block.moe.top_k if active else None))
     return weights
 
 

@@ -109,7 +109,15 @@ def to_dict(workload: Workload) -> dict[str, Any]:
     for name in workload.__struct_fields__:
         value = getattr(workload, name)
         if name == "formats":
-            fields |= {f"{k}_dtype" if k != "dtype" else k: v for k, v in msgspec.to_builtins(value).items()}
+            fields |= {
+                f"{k}_dtype" if k != "dtype" else k: v
+                for k, v in msgspec.to_builtins(value).items()
+            }
         else:
             fields[name] = value
     return fields
+
+
+def tokens_per_step(workload: Workload) -> int:
+    """Tokens that one step of a replica works on (decode: makes)."""
+    return workload.batch * (1 if isinstance(workload, Decode) else workload.seq)
