@@ -90,7 +90,7 @@ class ScaleResult(_Result):
         return records.scaling_dict(self.scaling)
 
     def page(self) -> Page:
-        from meshwise.present.pages import scaling_page
+        from meshwise.present.scale_page import scaling_page
 
         return scaling_page(self.scaling)
 

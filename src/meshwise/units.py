@@ -76,10 +76,10 @@ def parse(text: object, kind: Kind, field: str, *, bare: bool = False) -> float:
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise _bad(field, text, kind, f"{quoted(text)} is not a {kind.name}")
     if not isinstance(text, str) or _is_number(text):
-        number = _number(text)
+        value = _number(text)
         if bare:
-            return _in_range(number, field, text, kind)
-        sane = 1e-3 <= number <= 1e6
+            return _in_range(value, field, text, kind)
+        sane = 1e-3 <= value <= 1e6
         nearest = f"{str(text).strip()} {kind.example.split()[1]}" if sane else None
         raise _bad(field, text, kind, f"{quoted(text)} has no unit", nearest)
     match = _QUANTITY.fullmatch(text)
@@ -131,10 +131,11 @@ def _wrong_unit(field: str, text: str, number: str, unit: str, kind: Kind) -> In
         why = f"is not a {kind.name}: {quoted(unit)} is a unit of {other}"
     else:
         why = f"is not a {kind.name}: unit {quoted(unit)} is unknown"
-    same_letters = (u for u in kind.units if u.lower() in (unit.lower(), unit.lower() + "/s"))
-    close = next(same_letters, None) or next(
-        iter(difflib.get_close_matches(unit[:20], kind.units, n=1, cutoff=0.6)), None
-    )
+    low = unit[:20].lower()  # "gb/s", "GB" for "GB/s", "GBs", "GB/s" for "GB"
+    meant = (low, low + "/s", low.removesuffix("/s"), low.removesuffix("s") + "/s")
+    close = next((u for u in kind.units if u.lower() in meant), None)
+    if close is None and other is None:
+        close = next(iter(difflib.get_close_matches(unit[:20], kind.units, n=1, cutoff=0.6)), None)
     sane = close is not None and 0 < float(number) < 1e15
     nearest = f"{number} {close}" if sane else None
     return _bad(field, text, kind, f"{quoted(text)} {why}", nearest)
@@ -195,6 +196,10 @@ def format_bandwidth(bytes_per_s: float) -> str:
 
 def format_rate(flop_per_s: float) -> str:
     return _scaled(flop_per_s, "FLOP/s", _SI, 3)
+
+
+def format_flops(count: float) -> str:
+    return _scaled(count, "FLOP", _SI, 3)
 
 
 def format_count(count: float) -> str:

@@ -46,25 +46,29 @@ def plain(page: Page) -> str:
 
 
 def rich_print(page: Page) -> None:
-    """The same on a terminal, with rich."""
+    """The same on a terminal, with rich. Cells are never cut: a table that is wider than the terminal
+    runs on, and the terminal wraps it."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
     console = Console(highlight=False)
+    wide = max((len(line) for line in plain(page).splitlines()), default=0) + 2
     if page.heading:
         console.print(Text(page.heading, style="bold"))
     for part in page.parts:
         console.print()
         if isinstance(part, str):
-            console.print(Text(part))
+            console.print(Text(part), soft_wrap=True)
             continue
-        table = RichTable(title=part.title or None, title_justify="left", header_style="bold")
+        if part.title:
+            console.print(Text(part.title, style="bold cyan"), soft_wrap=True)
+        table = RichTable(box=None, header_style="bold", padding=(0, 2, 0, 0))
         for i, name in enumerate(part.header):
-            table.add_column(name, justify="left" if i in part.left else "right")
+            table.add_column(name, justify="left" if i in part.left else "right", no_wrap=True)
         for row in part.rows:
             table.add_row(*(Text(cell) for cell in row))
-        console.print(table)
+        console.print(table, width=max(console.width, wide), crop=False, soft_wrap=True)
 
 
 def csv_text(records: Sequence[dict[str, object]]) -> str:

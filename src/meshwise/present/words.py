@@ -33,25 +33,31 @@ def _outer(p: Point) -> int:
 
 
 def verdict(s: Scaling) -> str:
-    """What the curve says, in a few sentences."""
-    by_tp = {p.tp: p for p in s.points}
-    best = by_tp[s.limit.tp]
+    """What the curve says, in a few sentences: the last degree inside the innermost fabric, the first
+    one that leaves it, the limit and what binds beyond it, and how to go on."""
+    best = next(p for p in s.points if p.tp == s.limit.tp)
     after = [p for p in s.points if p.tp > best.tp]
-    said = [point_words(best) + "."]
+    inside = [p for p in s.points if _outer(p) == 0]
+    outside = [p for p in s.points if _outer(p) > 0]
+    told = []
+    if inside and (inside[-1].tp > 1 or not outside):
+        told.append(inside[-1])
+    said = [f"{point_words(p)}." for p in told]
+    if outside:
+        first = outside[0]
+        leaves = (
+            f" leaves {s.cluster.levels[0].fabric} for {s.cluster.levels[_outer(first)].fabric}"
+        )
+        said.append(f"{point_words(first).replace(':', leaves + ':', 1)}.")
+        told.append(first)
+    if best not in told:
+        said.insert(0, f"{point_words(best)}.")
     if after:
         following = after[0]
-        crossing = _outer(following) > _outer(best)
-        leaves = (
-            f" leaves {s.cluster.levels[_outer(best)].fabric} for {s.cluster.levels[_outer(following)].fabric}"
-            if crossing
-            else ""
-        )
         score = following.marginal_efficiency
-        pays = f", its doubling pays {percent(score)}" if score is not None else ""
-        said.append(f"TP={following.tp}{leaves}: {percent(following.efficiency)}{pays}.")
-        said.append(
-            f"Stop at {best.tp}: beyond it {REASONS.get(s.limit.reason, s.limit.reason)} binds."
-        )
+        pays = f", whose doubling pays {percent(score)}" if score is not None else ""
+        binds = REASONS.get(s.limit.reason, s.limit.reason)
+        said.append(f"Stop at {best.tp}: at TP={following.tp}{pays}, {binds} binds.")
     else:
         said.append(
             f"Every degree up to TP={best.tp} pays; the curve ends at "

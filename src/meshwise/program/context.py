@@ -40,7 +40,7 @@ def widths(model: Model, workload: Workload) -> Widths:
     base = model.dtype if model.dtype in ("fp16", "bf16") else "bf16"
     quantised = model.quantization.weight_dtype if model.quantization else None
     training = isinstance(workload, Training)
-    known = quantised if quantised in dtypes.WEIGHT and not training else None
+    known = quantised if quantised in dtypes.BYTES and not training else None
     dtype = f.dtype or (known if known in ("fp8", "int8", "nvfp4") else base)
     dtype = dtypes.canonical(dtype, "dtype", dtypes.COMPUTE)
     activation = dtypes.activation_dtype(dtype)
@@ -51,13 +51,14 @@ def widths(model: Model, workload: Workload) -> Widths:
     else:
         # FP8 training (transformer engine) keeps 16-bit weights and casts them for the product.
         weight = activation if training or dtype == "tf32" else dtype
+    group = model.quantization.group if model.quantization and weight == known else None
     checkpoint_kv = model.quantization.kv_cache_dtype if model.quantization else None
     kv = f.kv_cache or (checkpoint_kv if not training else None) or activation
     return Widths(
         dtype=dtype,
         weight_dtype=weight,
         operand=dtypes.BYTES[dtype],
-        weight=dtypes.BYTES[weight],
+        weight=dtypes.stored_bytes(weight, group),
         plain_weight=dtypes.BYTES[activation],
         activation=dtypes.BYTES[activation],
         kv=dtypes.BYTES[dtypes.canonical(kv, "kv_dtype", dtypes.KV_CACHE)],

@@ -68,7 +68,11 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
     tokens = rows * moe.experts / (moe.top_k * local)
     visited = 1.0 - np.power(1.0 - moe.top_k / moe.experts, tokens)
     router = gemm(
-        "moe.router", ctx.tokens / ctx.token_split, moe.experts, h, ctx.operands(quantised=False)
+        "moe.router",
+        ctx.tokens / ctx.token_split,
+        moe.experts + moe.shared_gate,  # the shared expert's gate is one more column
+        h,
+        ctx.operands(quantised=False),
     )
     per_expert = rows / local
     name = "moe.experts.gate_up" if gated else "moe.experts.up"

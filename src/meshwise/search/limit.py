@@ -101,7 +101,8 @@ def _why(e: Estimate, good: Point, bad: Point) -> tuple[str, str]:
     code = "latency" if share > 0.5 else "bandwidth"
     return (
         code,
-        f"{where}communication takes {bad.comm_share:.0%} of the step, {share:.0%} of it latency",
+        f"{where}communication takes {bad.comm_share:.0%} of the step; {share:.0%} of its time "
+        "would stay at no bytes at all",
     )
 
 

@@ -72,17 +72,27 @@ def stage_costs(e: Estimate) -> list[tuple[str, OpCost, float]]:
     m = float(e.program.ctx.microbatches)
     rows: list[tuple[str, OpCost, float]] = []
 
-    def add(scope: str, costs: list[OpCost], times: float) -> None:
+    def add(scope: str, costs: list[OpCost], times: float, forward: bool) -> None:
         for c in costs:
-            rows.append((scope, c, float(c.op.count) * times))
+            if (c.op.phase == "forward") == forward:
+                rows.append((scope, c, float(c.op.count) * times))
 
-    add("", e.embedding_costs, float(role.embedding) * m)
     several = len(e.layer_costs) > 1
-    for kind, costs in enumerate(e.layer_costs):
-        add(f"layer[{kind}]." if several else "layer.", costs, float(role.layers[kind]) * m)
-    add("", e.head_costs, float(role.head) * m)
-    add("", e.transfer_costs, m)
-    add("", e.update_costs[index], 1.0)
+    layers = [
+        (f"layer[{kind}]." if several else "layer.", costs, float(role.layers[kind]) * m)
+        for kind, costs in enumerate(e.layer_costs)
+    ]
+    add("", e.embedding_costs, float(role.embedding) * m, True)
+    for scope, costs, times in layers:
+        add(scope, costs, times, True)
+    add("", e.transfer_costs, m, True)
+    for forward in (True, False):
+        add("", e.head_costs, float(role.head) * m, forward)
+    for scope, costs, times in reversed(layers):
+        add(scope, costs, times, False)
+    add("", e.transfer_costs, m, False)
+    add("", e.embedding_costs, float(role.embedding) * m, False)
+    add("", e.update_costs[index], 1.0, False)
     return [(scope, c, n) for scope, c, n in rows if n > 0]
 
 

@@ -11,9 +11,9 @@ BYTES: dict[str, float] = {
     "bf16": 2.0,
     "fp8": 1.0,
     "int8": 1.0,
-    # Four-bit weights carry a scale: 16 bit per group of 128 (AWQ, GPTQ), 8 bit per 32 (MXFP4,
+    # Narrow weights carry a scale: 16 bit per group of 128 (AWQ, GPTQ), 8 bit per 32 (MXFP4,
     # OCP Microscaling v1.0), 8 bit per 16 (NVFP4).
-    "int4": 0.5 + 2.0 / 128,
+    **{f"int{bits}": bits / 8 + 2.0 / 128 for bits in range(1, 7)},
     "mxfp4": 0.5 + 1.0 / 32,
     "nvfp4": 0.5 + 1.0 / 16,
 }
@@ -37,6 +37,13 @@ GRADIENT = ("fp32", "fp16", "bf16")
 # Four-bit and eight-bit weights under wider activations are expanded before the product, so the
 # product runs at the activation's rate (weight-only quantisation).
 _WIDER = {"nvfp4": ("fp8", "bf16", "fp16"), "fp8": ("bf16", "fp16"), "int8": ("bf16", "fp16")}
+
+
+def stored_bytes(dtype: str, group: int | None) -> float:
+    """Bytes per weight of a checkpoint, its scales included, for its own group size."""
+    if dtype.startswith("int") and dtype != "int8" and group:
+        return int(dtype[3:]) / 8 + 2.0 / group
+    return BYTES[dtype]
 
 
 def canonical(name: object, field: str, legal: tuple[str, ...]) -> str:

@@ -75,6 +75,12 @@ def kv_heads(model: Model, tp: int) -> Iterator[Finding]:
 def quantization(model: Model, tp: int) -> Iterator[Finding]:
     """Shards must hold whole quantisation groups and FP8 blocks."""
     q = model.quantization
+    if q is not None and q.weight_dtype == "unknown" and tp == 1:
+        yield Finding(
+            "quantization_unknown",
+            False,
+            f"quantisation method {q.method!r} is not known: weights are priced at 16 bit",
+        )
     if q is None or tp == 1 or (q.group is None and q.block is None):
         return
     padded = q.method == "mxfp4"  # engines pad MXFP4 experts to whole groups

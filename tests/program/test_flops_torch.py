@@ -1,0 +1,305 @@
+"""Second derivation of the FLOPs: torch's own counter over transformers' own models.
+
+``FlopCounterMode`` counts the matrix products that the eager model really dispatches: on the meta
+device at the published widths (a few layers), and on real CPU tensors with the eager experts, whose
+row counts depend on the data. Equality is exact everywhere; where transformers computes something
+else than an engine would, the difference is a formula, never a tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from meshwise.program.step import program
+from meshwise.spec.families import model_from_config
+from meshwise.spec.layout import Layouts
+from meshwise.spec.model import Model
+from meshwise.spec.models import load_model
+from meshwise.spec.stack import Stack
+from meshwise.spec.workload import Decode, Prefill, Training
+
+torch = pytest.importorskip("torch", reason="the oracle needs torch")
+transformers = pytest.importorskip("transformers", reason="the oracle needs transformers")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache  # noqa: E402
+
+BATCH, SEQ = 2, 64
+TOKENS = BATCH * SEQ
+EAGER = Stack(name="eager", attention="unfused")
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+PER_LAYER = ("layer_types", "no_rope_layers", "moe_layers", "mlp_layer_types")
+MODELS = Path(__file__).parents[2] / "src/meshwise/spec/catalog/models"
+
+# Presets at their published widths, one of each family that transformers has a class for.
+DENSE = (
+    "gpt2", "llama-3-8b", "qwen2-7b", "gemma-2-9b", "gpt-j-6b", "falcon-7b", "falcon-180b",
+    "gpt-neox-20b", "command-r-plus", "gemma-2b", "gemma-3-12b", "glm-4-9b", "granite-3.1-8b",
+    "mistral-7b", "mpt-30b", "nemotron3-22b", "olmo-7b", "olmo-2-13b", "phi-2", "phi-3-medium",
+    "qwen3-8b", "smollm3-3b", "stablelm-2-12b", "starcoder-15b", "starcoder2-15b",
+)  # fmt: skip
+EXPERTS = (
+    "mixtral-8x7b", "qwen3-30b-a3b", "qwen1.5-moe-a2.7b", "deepseek-v2-lite", "deepseek-v3",
+    "gpt-oss-20b", "glm-4.5-air", "minimax-m2", "olmoe-1b-7b", "phi-3.5-moe",
+)  # fmt: skip
+SMALL = {"vocab_size": 1000, "hidden_size": 128, "num_attention_heads": 8, "num_hidden_layers": 2}
+MANY = {"moe_intermediate_size": 64, "intermediate_size": 256, "num_experts_per_tok": 4}
+LATENT = {"kv_lora_rank": 64, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32}
+EAGER_EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_key_value_heads": 2, "intermediate_size": 256},
+    "qwen2_moe": {**MANY, "num_experts": 16, "shared_expert_intermediate_size": 96},
+    "qwen3_moe": {**MANY, "num_experts": 16, "head_dim": 32, "num_key_value_heads": 2},
+    "olmoe": {"intermediate_size": 64, "num_experts": 16, "num_experts_per_tok": 4},
+    "deepseek_v2": {
+        **MANY, **LATENT, "n_routed_experts": 16, "n_shared_experts": 2,
+        "first_k_dense_replace": 1, "q_lora_rank": None,
+    },
+    "deepseek_v3": {
+        **MANY, **LATENT, "n_routed_experts": 16, "n_shared_experts": 1, "n_group": 4,
+        "topk_group": 2, "first_k_dense_replace": 1, "q_lora_rank": 48,
+    },
+    "gpt_oss": {"intermediate_size": 64, "num_local_experts": 8, "head_dim": 32,
+                "num_key_value_heads": 2, "num_experts_per_tok": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def config_of(preset: str, layers: int, **changes: Any) -> tuple[Any, Model]:
+    """(transformers' config, our Model) of a preset cut to ``layers``, from the same file."""
+    table = json.loads((MODELS / f"{preset}.json").read_text())
+    for key in LAYER_KEYS:
+        if key in table:
+            table[key] = layers
+    for key in PER_LAYER:
+        if isinstance(table.get(key), list):
+            table[key] = table[key][:layers]
+    for key in ("auto_map", "quantization_config", "_source", "architectures"):
+        table.pop(key, None)
+    table |= changes
+    ours = model_from_config(table, name=preset)
+    kind = table.pop("model_type")
+    return AutoConfig.for_model(kind, **table), ours
+
+
+def flops(model: Model, workload: Any, stack: Stack = EAGER, recompute: int = 0) -> dict[str, int]:
+    """FLOPs of our program by phase, on one device; they are whole numbers."""
+    layout = Layouts(
+        tp=np.int64(1),
+        micro_batch=np.int64(getattr(workload, "batch", 1)),
+        recompute=np.int64(recompute),
+    )
+    built = program(model, stack, workload, layout)
+    found = dict.fromkeys(("forward", "dgrad", "wgrad", "recompute"), 0.0)
+    counts = (*model.kind_counts(), 1)
+    for ops, times in zip((*built.layers, built.head), counts, strict=True):
+        for op in ops:
+            if op.kind in ("gemm", "attention"):
+                found[op.phase] += float(op.count * op.flops) * times
+    assert all(value == int(value) for value in found.values())
+    return {phase: int(value) for phase, value in found.items()}
+
+
+def build(config: Any, experts: str = "batched_mm", device: str = "meta") -> Any:
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(
+            config,
+            attn_implementation="eager",
+            experts_implementation=experts,
+            dtype=torch.float32,
+        )
+
+
+def counted(run: Any) -> tuple[int, Any]:
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+    return counter.get_total_flops(), result
+
+
+def step(model: Any, vocab: int, device: str = "meta") -> tuple[int, int]:
+    """(forward, backward) FLOPs of a training step, by torch's counter."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        ids = torch.randint(0, vocab, (BATCH, SEQ))
+        mask = torch.zeros(BATCH, 1, SEQ, SEQ)
+    model.train()
+    forward, out = counted(lambda: model(input_ids=ids, attention_mask=mask, use_cache=False))
+    backward, _ = counted(lambda: out.logits.sum().backward())
+    return forward, backward
+
+
+@pytest.mark.parametrize("preset", [*DENSE, *EXPERTS])
+def test_training_step_at_full_width(preset: str) -> None:
+    config, model = config_of(preset, layers=3 if preset in EXPERTS else 2)
+    forward, backward = step(build(config), model.vocab)
+    ours = flops(model, Training(batch=BATCH, seq=SEQ))
+    assert ours["forward"] == forward
+    assert ours["dgrad"] + ours["wgrad"] == backward == 2 * forward
+
+
+@pytest.mark.parametrize("kind", EAGER_EXPERTS)
+def test_eager_experts(kind: str) -> None:
+    """The real loop over experts on real tensors: its rows add up to tokens · top_k."""
+    table = {**SMALL, **EAGER_EXPERTS[kind]}
+    table.setdefault("num_key_value_heads", table["num_attention_heads"])
+    config = AutoConfig.for_model(kind, **table)
+    model = model_from_config(config.to_dict(), name=kind)
+    assert any(b.moe for b in model.blocks)
+    forward, backward = step(build(config, "eager", "cpu"), model.vocab, "cpu")
+    ours = flops(model, Training(batch=BATCH, seq=SEQ))
+    assert ours["forward"] == forward
+    assert ours["dgrad"] + ours["wgrad"] == backward
+
+
+def test_llama4_computes_every_expert_in_transformers() -> None:
+    """Llama 4's eager module runs all experts on all tokens, with zeros for those not chosen."""
+    config, model = config_of("llama-4-maverick", layers=2)
+    forward, _ = step(build(config), model.vocab)
+    extra = 0
+    for block, count in zip(model.blocks, model.kind_counts(), strict=True):
+        if block.moe is not None:
+            idle = block.moe.experts - block.moe.top_k
+            extra += count * idle * TOKENS * 2 * 3 * model.hidden * block.moe.expert.width
+    assert extra > 0
+    assert flops(model, Training(batch=BATCH, seq=SEQ))["forward"] + extra == forward
+
+
+def test_window_smaller_than_the_sequence() -> None:
+    """Eager attention computes the full square whatever the window is; our unfused core too, and
+    the model's FLOPs count what the window lets through."""
+    config, model = config_of("gemma-2-9b", layers=2, sliding_window=16)
+    forward, _ = step(build(config), model.vocab)
+    assert flops(model, Training(batch=BATCH, seq=SEQ))["forward"] == forward
+    built = program(
+        model, EAGER, Training(batch=BATCH, seq=SEQ), Layouts(tp=np.int64(1), micro_batch=np.int64(BATCH))
+    )
+    per_pair = 2 * 2 * 256 * 16 * BATCH  # two products, head_dim 256, 16 heads
+    cores = {b.attention.window: ops for b, ops in zip(model.blocks, built.layers, strict=True)}
+    for window, ops in cores.items():
+        (core,) = [op for op in ops if op.kind == "attention" and op.phase == "forward"]
+        assert core.flops == per_pair * SEQ * SEQ
+        assert core.model_flops == per_pair * SEQ * (window or SEQ)
+    assert set(cores) == {16, None}
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama-3-8b", "gemma-2-9b", "mixtral-8x7b"])
+def test_prefill_computes_one_row_of_logits(preset: str) -> None:
+    config, model = config_of(preset, layers=2)
+    built = build(config).eval()
+    ids = torch.zeros(BATCH, SEQ, dtype=torch.long, device="meta")
+    mask = torch.zeros(BATCH, 1, SEQ, SEQ, device="meta")
+    forward, _ = counted(
+        lambda: built(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    )
+    assert flops(model, Prefill(batch=BATCH, seq=SEQ)) == {
+        "forward": forward, "dgrad": 0, "wgrad": 0, "recompute": 0,
+    }  # fmt: skip
+
+
+def decode_flops(config: Any, vocab: int, context: int) -> int:
+    """One more token after ``context - 1`` that are in transformers' own cache."""
+    built = build(config, "eager", "cpu").eval()
+    ids = torch.randint(0, vocab, (BATCH, context))
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        built(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+        forward, _ = counted(
+            lambda: built(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+        )
+    return forward
+
+
+NARROW: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 128, "n_head": 8, "vocab_size": 1000},
+    "llama-3-8b": {},
+    "qwen2-7b": {"head_dim": 16},
+    "gemma-2-9b": {"head_dim": 32, "sliding_window": 16},
+    "mixtral-8x7b": {"intermediate_size": 64},
+    "falcon-7b": {},
+    "gpt-j-6b": {"n_embd": 128, "n_head": 8, "rotary_dim": 8, "n_inner": None},
+}
+
+
+@pytest.mark.parametrize("preset", NARROW)
+def test_decode_with_a_cache(preset: str) -> None:
+    """One token per sequence: all keys of the cache, or as many as the window keeps."""
+    table = json.loads((MODELS / f"{preset}.json").read_text())
+    changes = {
+        k: v
+        for k, v in {**SMALL, "intermediate_size": 192, "num_key_value_heads": 2}.items()
+        if k in table
+    }
+    changes.pop("num_hidden_layers", None)
+    config, model = config_of(preset, 2, **(changes | NARROW[preset]))
+    for context in (24, SEQ):
+        forward = decode_flops(config, model.vocab, context)
+        assert flops(model, Decode(batch=BATCH, context=context))["forward"] == forward
+
+
+def test_latent_attention_decodes_absorbed() -> None:
+    """Both cache the latent. transformers rebuilds the keys and values of the whole context at every
+    step; an engine multiplies the up-projection into the query and the output, of the new token
+    only, and attends to the latent itself (arXiv 2405.04434, section 2.1.2): latent + rope and
+    latent wide per pair and head, instead of the key's and the value's width."""
+    table = {**SMALL, **EAGER_EXPERTS["deepseek_v2"], "num_key_value_heads": 8}
+    config = AutoConfig.for_model("deepseek_v2", **table)
+    model = model_from_config(config.to_dict(), name="deepseek_v2")
+    forward = decode_flops(config, model.vocab, SEQ)
+    a = model.blocks[0].attention
+    assert a is not None and a.kv_lora_rank is not None
+    wider = 2 * (2 * a.kv_lora_rank + a.rope_head_dim - a.head_dim - a.value_head_dim)
+    attends = wider * a.heads * BATCH * SEQ * model.layers
+    up = 2 * a.kv_lora_rank * a.heads * (a.head_dim - a.rope_head_dim + a.value_head_dim)
+    rebuilds = up * BATCH * (SEQ - 1) * model.layers
+    ours = flops(model, Decode(batch=BATCH, context=SEQ))["forward"]
+    assert ours - attends == forward - rebuilds
+
+
+def checkpointed(config: Any, vocab: int, reentrant: bool) -> tuple[int, int]:
+    model = build(config)
+    model.train()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    if reentrant:
+        model.enable_input_require_grads()
+    return step(model, vocab)
+
+
+@pytest.mark.parametrize("preset", ["llama-3-8b", "gpt2", "mixtral-8x7b"])
+def test_full_recomputation_repeats_the_forward(preset: str) -> None:
+    """The reentrant checkpoint does the whole layer again: ours with recompute full, exactly."""
+    config, model = config_of(preset, layers=2)
+    forward, backward = checkpointed(config, model.vocab, reentrant=True)
+    ours = flops(model, Training(batch=BATCH, seq=SEQ), recompute=2)
+    assert ours["forward"] == forward
+    assert ours["dgrad"] + ours["wgrad"] + ours["recompute"] == backward
+
+
+def test_early_stop_skips_the_last_product() -> None:
+    """The non-reentrant checkpoint stops once all that backward reads is there: it redoes neither
+    the last reduction (which ``recompute_early_stop`` leaves out) nor the product before it."""
+    config, model = config_of("llama-3-8b", layers=2)
+    _, backward = checkpointed(config, model.vocab, reentrant=False)
+    stack = Stack(name="early", attention="unfused", recompute_early_stop=True)
+    ours = flops(model, Training(batch=BATCH, seq=SEQ), stack, recompute=2)
+    last = 2 * TOKENS * 14336 * 4096 * model.layers
+    assert ours["dgrad"] + ours["wgrad"] + ours["recompute"] - last == backward
+
+
+def test_presets_have_the_widths_of_their_publishers() -> None:
+    """What the tests above cut to a few layers is the preset that users get."""
+    for preset in ("llama-3-8b", "mixtral-8x7b"):
+        _, cut = config_of(preset, layers=2)
+        assert cut.blocks == load_model(preset).blocks
