@@ -155,7 +155,7 @@ def _bad(
 
 def _scaled(value: float, unit: str, prefixes: tuple[tuple[float, str], ...], digits: int) -> str:
     for factor, prefix in prefixes:
-        if abs(value) >= factor:
+        if abs(value) >= factor * 0.9995:  # what rounds to 1000 of a prefix is 1 of the next
             return f"{_significant(value / factor, digits)} {prefix}{unit}"
     factor, prefix = prefixes[-1]
     return f"{_significant(value / factor, digits)} {prefix}{unit}"

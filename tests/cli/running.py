@@ -50,7 +50,7 @@ def refusal(*argv: str) -> dict[str, Any]:
     assert text.out == ""
     assert len(text.err.splitlines()) == 1, text.err
     assert len(text.err) < 1500
-    ran = run(*argv, "--json")
+    ran = run(argv[0], "--json", *argv[1:])
     assert (ran.code, ran.err) == (2, "")
     record = ran.json()
     assert list(record) == ["error"]

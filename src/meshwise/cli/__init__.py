@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -67,10 +68,10 @@ def cli() -> None:
 def _usage_error(error: click.ClickException, args: list[str]) -> MeshwiseError:
     """click's own complaints in our one line."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "meshwise"
+    path = f"meshwise {args[0]}" if args and args[0] in COMMANDS else "meshwise"
     if isinstance(error, click.NoSuchOption):
         return _no_such_option(error, args, path)
-    usage = context.get_usage().partition(": ")[2] if context is not None else "see --help"
+    usage = context.get_usage().partition(": ")[2] if context is not None else f"see `{path} --help`"
     parameter = getattr(error, "param", None)
     message = " ".join(error.format_message().rstrip(".").split())
     field = getattr(error, "option_name", None) or "ARGUMENT"
@@ -120,14 +121,18 @@ def main(argv: list[str] | None = None) -> int:
     args = sys.argv[1:] if argv is None else argv
     as_json = "--json" in args
     try:
-        cli.main(args=args, prog_name="meshwise", standalone_mode=False)
+        if "_MESHWISE_COMPLETE" in os.environ:  # the shell asks for completions
+            cli.main(args=args, prog_name="meshwise")
+        # not cli.main: it turns a closed pipe into exit code 1
+        with cli.make_context("meshwise", list(args)) as context:
+            cli.invoke(context)
     except MeshwiseError as error:
         return fail(error, as_json)
     except click.exceptions.Exit as done:
         return int(done.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         sys.stdout.write(error.format_message() + "\n")
-        return 2
+        return 0
     except click.ClickException as error:
         return fail(_usage_error(error, args), as_json)
     except (click.Abort, KeyboardInterrupt):
@@ -137,8 +142,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script: what it cannot write is told in one line, or not at all (``| head``)."""
-    import os
-
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller (`>&-`)
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

@@ -55,7 +55,7 @@ def verdict(s: Scaling) -> str:
     if after:
         following = after[0]
         score = following.marginal_efficiency
-        pays = f", whose doubling pays {percent(score)}" if score is not None else ""
+        pays = f", whose doubling pays {score:.1%}" if score is not None else ""
         binds = REASONS.get(s.limit.reason, s.limit.reason)
         said.append(f"Stop at {best.tp}: at TP={following.tp}{pays}, {binds} binds.")
     else:

@@ -42,7 +42,8 @@ def smallest_fit(
     one sequence. The workload's own recomputation first, then the stronger kinds. None if nothing
     fits at one layer per stage."""
     node = cluster.node_devices
-    tps = [tp for tp in legality.legal_tp(model) if tp <= node] or [1]
+    # a degree that divides the node: no GPU of it stays idle, no group straddles two
+    tps = [tp for tp in legality.legal_tp(model) if node % tp == 0] or [1]
     pps = list(range(1, min(model.layers, 1024) + 1))
     modes = ["none"]
     if isinstance(workload, Training):

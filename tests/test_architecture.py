@@ -1,0 +1,134 @@
+"""The house rules of the design: which way imports go, what is heavy, how long a module may be."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "meshwise"
+MODULES = sorted(ROOT.rglob("*.py"))
+# Rank of a part; a part imports parts of its own rank only if it is itself, and lower ranks.
+ARROW = [
+    ("units", "errors"),
+    ("spec",),
+    ("program",),
+    ("cost",),
+    ("search",),
+    ("evidence",),
+    ("runtime", "launch", "present"),
+    ("api",),
+    ("cli", "serve"),
+]
+RANK = {part: i for i, parts in enumerate(ARROW) for part in parts}
+PUBLIC = {"__init__.py", "__main__.py"}  # the package's own: they re-export the top
+
+
+def part_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(line, module) of every import of a module, those inside functions too, relative ones resolved."""
+    package = ["meshwise", *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield node.lineno, module
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    if path.relative_to(ROOT).as_posix() in PUBLIC:
+        return
+    own = part_of(path)
+    assert own in RANK, f"{own} has no place in the design"
+    for line, name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "meshwise" or len(parts) < 2:
+            continue
+        other = parts[1]
+        if other in RANK:
+            allowed = other == own or RANK[other] < RANK[own] or {own, other} <= {"units", "errors"}
+            assert allowed, f"{path}:{line}: {own} imports {other}"
+        else:  # meshwise itself: only its version, and that from the top
+            assert RANK[own] >= RANK["api"], f"{path}:{line}: {own} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_runtime_imports_torch(path):
+    if part_of(path) == "runtime":
+        return
+    heavy = {name.split(".")[0] for _, name in imports(path)} & {"torch", "transformers", "safetensors"}
+    assert not heavy
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_are_short_enough_to_read(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def loaded(*argv):
+    """Top-level modules that a command line loads."""
+    code = (
+        "import sys, json, io, contextlib\n"
+        "from meshwise.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    code = main({list(argv)!r})\n"
+        "print(json.dumps([code, sorted({m.split('.')[0] for m in sys.modules})]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    code, names = json.loads(done.stdout)
+    assert code == 0
+    return set(names)
+
+
+HEAVY = {"torch", "transformers", "scipy", "rich", "altair", "pyarrow", "huggingface_hub", "pandas"}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("scale", "gpt3-175b", "--on", "dgx-a100", "--batch", "32", "--seq", "2048"),
+        ("estimate", "gpt2", "--on", "dgx-a100", "--seq", "1024"),
+        ("explain", "gpt2", "--on", "dgx-a100", "--seq", "1024"),
+        ("model", "gpt2"),
+        ("collective", "all_reduce", "1MB", "--on", "dgx-a100"),
+        ("catalog", "devices"),
+    ],
+    ids=lambda a: a[0],
+)
+def test_json_loads_nothing_heavy(argv):
+    assert not loaded(*argv, "--json") & HEAVY
+    assert not loaded(*argv) & HEAVY  # plain text in a pipe neither
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("--version",)])
+def test_help_loads_next_to_nothing(argv):
+    assert not loaded(*argv) & (HEAVY | {"numpy", "msgspec", "json5", "tomllib"})
+
+
+def test_a_parser_for_toml_is_loaded_only_to_read_toml():
+    assert "numpy" not in loaded("model", "--help")
+
+
+def test_importing_meshwise_costs_next_to_nothing():
+    code = "import sys, meshwise; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n"
+
+
+def test_public_names_exist():
+    import meshwise
+
+    for name in meshwise.__all__:
+        assert getattr(meshwise, name) is not None

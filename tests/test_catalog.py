@@ -1,0 +1,129 @@
+"""Every entry of the catalog loads, names its source, and works."""
+
+import json
+
+import numpy as np
+import pytest
+
+import meshwise as mw
+from meshwise.spec import catalog, cluster, stack
+from meshwise.spec.models import load_model
+from meshwise.spec.parameters import parameters
+from meshwise.units import BANDWIDTH, TIME, parse
+
+GB = 1e9
+
+
+def entries(kind):
+    return [pytest.param(name, id=name) for name in catalog.names(kind)]
+
+
+@pytest.mark.parametrize("name", entries("devices"))
+def test_device(name):
+    device = cluster.device(name)
+    table = catalog.load("devices", name, "x")[1]
+    assert device.title
+    assert 1e9 < device.memory_bytes < 1e12
+    assert 1e9 < device.memory_bytes_per_s < 2e13
+    assert any(k in device.peak_flops_per_s for k in ("bf16", "fp16", "fp32"))
+    for key, rate in device.peak_flops_per_s.items():
+        assert key in cluster.PEAK_KEYS
+        assert 1e10 < rate < 1e17
+    peaks = device.peak_flops_per_s
+    for wide, narrow in (("fp32", "tf32"), ("tf32", "bf16"), ("bf16", "fp8"), ("fp8", "fp4")):
+        if wide in peaks and narrow in peaks:
+            assert peaks[narrow] >= peaks[wide], f"{narrow} slower than {wide}"
+    assert table["source"], "no source"
+    for figure in ("memory", "memory_bandwidth", "peak"):
+        assert any(k == figure or k.startswith(figure + ".") or k in ("all", "datasheet") for k in table["source"]), figure
+
+
+@pytest.mark.parametrize("name", entries("fabrics"))
+def test_fabric(name):
+    table = catalog.load("fabrics", name, "x")[1]
+    assert table["source"]
+    assert table["kind"] in cluster.FABRIC_KINDS
+    assert 1e8 <= parse(table["bandwidth"], BANDWIDTH, "bandwidth") <= 2e12
+    assert 1e-8 < parse(table["latency"], TIME, "latency") < 1e-3
+
+
+# Per device and per direction, from the vendors' bidirectional sums (NVLink 4: 900 GB/s both ways).
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("nvlink2-nvswitch", 150 * GB),
+        ("nvlink3-nvswitch", 300 * GB),
+        ("nvlink4-nvswitch", 450 * GB),
+        ("nvlink5-nvswitch", 900 * GB),
+        ("nvlink5-nvl72", 900 * GB),
+        ("nvlink4-h800", 200 * GB),
+        ("nvlink3-a800", 200 * GB),
+        ("ib-hdr", 25 * GB),
+        ("ib-ndr", 50 * GB),
+        ("ib-xdr", 100 * GB),
+        ("ethernet-10", 1.25 * GB),
+        ("ethernet-100", 12.5 * GB),
+        ("roce-400", 50 * GB),
+        ("efa-100", 12.5 * GB),
+        ("slingshot-11", 25 * GB),
+    ],
+)
+def test_bandwidth_is_of_one_direction(name, rate):
+    assert parse(catalog.load("fabrics", name, "x")[1]["bandwidth"], BANDWIDTH, "x") == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("pcie3", 12, 16), ("pcie4", 24, 32), ("pcie5", 50, 64), ("pcie6", 100, 128)])
+def test_pcie_is_of_one_direction(name, low, high):
+    rate = parse(catalog.load("fabrics", name, "x")[1]["bandwidth"], BANDWIDTH, "x")
+    assert low * GB <= rate <= high * GB
+
+
+@pytest.mark.parametrize("name", entries("clusters"))
+def test_cluster(name):
+    found = mw.cluster(name)
+    assert found.source, "no source"
+    assert found.devices >= 1
+    assert found.node_devices <= found.devices
+    small = mw.model("tinyllama-1.1b")
+    for work in (mw.Training(batch=4, seq=512), mw.Decode(batch=4, context=512), mw.Prefill(batch=4, seq=512)):
+        record = mw.scale(small, found, work).to_dict()
+        text = json.dumps(record, allow_nan=False)
+        assert text
+        assert record["points"][-1]["tp"] <= found.devices
+        assert all(np.diff([sum(p["wire_bytes"]) > 0 for p in record["points"]][:2]) >= 0)
+
+
+@pytest.mark.parametrize("name", entries("stacks"))
+def test_stack(name):
+    found = stack.load_stack(name)
+    assert found.sources, "no source"
+    assert 0 <= found.memory_reserve < 0.5
+    assert 0 <= found.host_s < 1
+    mw.scale(mw.model("gpt2"), mw.cluster("dgx-a100"), mw.Training(batch=8, seq=512), stack=found)
+
+
+@pytest.mark.parametrize("name", entries("models"))
+def test_model(name):
+    model = load_model(name)
+    assert model.source, "no source"
+    assert 1e7 < parameters(model) < 2e12
+    assert parameters(model, active=True) <= parameters(model)
+    assert 1 in mw.describe(model).to_dict()["legal_tp"]
+
+
+def test_there_are_enough_models():
+    assert len(catalog.names("models")) >= 40
+
+
+@pytest.mark.parametrize("kind", ["devices", "clusters", "models"])
+def test_aliases_lead_to_entries(kind):
+    names = set(catalog.names(kind))
+    for alias, name in catalog.aliases(kind).items():
+        assert name in names
+        assert alias not in names
+        assert catalog.canonical(kind, alias) == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "index", "../devices/a10", "a" * 5000, "a/b", "\0", "深"])
+def test_names_that_are_none(name):
+    assert catalog.canonical("devices", name) is None
