@@ -67,7 +67,11 @@ def test_imports_go_one_way(path):
 def test_only_the_runtime_imports_torch(path):
     if part_of(path) == "runtime":
         return
-    heavy = {name.split(".")[0] for _, name in imports(path)} & {"torch", "transformers", "safetensors"}
+    heavy = {name.split(".")[0] for _, name in imports(path)} & {
+        "torch",
+        "transformers",
+        "safetensors",
+    }
     assert not heavy
 
 

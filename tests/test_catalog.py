@@ -35,7 +35,10 @@ def test_device(name):
             assert peaks[narrow] >= peaks[wide], f"{narrow} slower than {wide}"
     assert table["source"], "no source"
     for figure in ("memory", "memory_bandwidth", "peak"):
-        assert any(k == figure or k.startswith(figure + ".") or k in ("all", "datasheet") for k in table["source"]), figure
+        assert any(
+            k == figure or k.startswith(figure + ".") or k in ("all", "datasheet")
+            for k in table["source"]
+        ), figure
 
 
 @pytest.mark.parametrize("name", entries("fabrics"))
@@ -69,10 +72,15 @@ def test_fabric(name):
     ],
 )
 def test_bandwidth_is_of_one_direction(name, rate):
-    assert parse(catalog.load("fabrics", name, "x")[1]["bandwidth"], BANDWIDTH, "x") == pytest.approx(rate)
+    assert parse(
+        catalog.load("fabrics", name, "x")[1]["bandwidth"], BANDWIDTH, "x"
+    ) == pytest.approx(rate)
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("pcie3", 12, 16), ("pcie4", 24, 32), ("pcie5", 50, 64), ("pcie6", 100, 128)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("pcie3", 12, 16), ("pcie4", 24, 32), ("pcie5", 50, 64), ("pcie6", 100, 128)],
+)
 def test_pcie_is_of_one_direction(name, low, high):
     rate = parse(catalog.load("fabrics", name, "x")[1]["bandwidth"], BANDWIDTH, "x")
     assert low * GB <= rate <= high * GB
@@ -85,7 +93,11 @@ def test_cluster(name):
     assert found.devices >= 1
     assert found.node_devices <= found.devices
     small = mw.model("tinyllama-1.1b")
-    for work in (mw.Training(batch=4, seq=512), mw.Decode(batch=4, context=512), mw.Prefill(batch=4, seq=512)):
+    for work in (
+        mw.Training(batch=4, seq=512),
+        mw.Decode(batch=4, context=512),
+        mw.Prefill(batch=4, seq=512),
+    ):
         record = mw.scale(small, found, work).to_dict()
         text = json.dumps(record, allow_nan=False)
         assert text
@@ -124,6 +136,8 @@ def test_aliases_lead_to_entries(kind):
         assert catalog.canonical(kind, alias) == name
 
 
-@pytest.mark.parametrize("name", ["", " ", "index", "../devices/a10", "a" * 5000, "a/b", "\0", "深"])
+@pytest.mark.parametrize(
+    "name", ["", " ", "index", "../devices/a10", "a" * 5000, "a/b", "\0", "深"]
+)
 def test_names_that_are_none(name):
     assert catalog.canonical("devices", name) is None

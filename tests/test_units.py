@@ -14,7 +14,10 @@ REGISTRY = pint.UnitRegistry()
 KINDS = (units.BYTES, units.BANDWIDTH, units.TIME, units.RATE)
 # what pint calls ours (it has no FLOP: a count; b is barn there, bit is our b)
 SPELT = {
-    **{p + "B": p + "byte" for p in ("", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi")},
+    **{
+        p + "B": p + "byte"
+        for p in ("", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi")
+    },
     **{p + "B/s": p + "byte/s" for p in ("", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi")},
     **{p + "b/s": p + "bit/s" for p in ("", "k", "M", "G", "T")},
     **{p + "bps": p + "bit/s" for p in ("", "k", "M", "G", "T")},
@@ -85,7 +88,13 @@ def test_known_values(text, kind, value):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
 @given(
     value=st.one_of(
-        st.text(), st.integers(), st.floats(), st.none(), st.booleans(), st.lists(st.integers()), st.binary()
+        st.text(),
+        st.integers(),
+        st.floats(),
+        st.none(),
+        st.booleans(),
+        st.lists(st.integers()),
+        st.binary(),
     )
 )
 def test_anything_is_a_positive_figure_or_refused(kind, value):
@@ -102,14 +111,29 @@ def test_anything_is_a_positive_figure_or_refused(kind, value):
         assert kind.low <= found <= kind.high
 
 
-@pytest.mark.parametrize("bad", ["25", "25 GB", "25 gb/s", "25 GBs", "-25 GB/s", "nan GB/s", "1e999 GB/s", "1__0 GB/s", "GB/s", ""])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "25",
+        "25 GB",
+        "25 gb/s",
+        "25 GBs",
+        "-25 GB/s",
+        "nan GB/s",
+        "1e999 GB/s",
+        "1__0 GB/s",
+        "GB/s",
+        "",
+    ],
+)
 def test_bandwidth_that_is_none(bad):
     with pytest.raises(InputError, match="x:"):
         units.parse(bad, units.BANDWIDTH, "x")
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0"), (999, "999"), (1e3, "1.00K"), (174.6e9, "175B"), (1.5e12, "1.50T")]
+    ("count", "text"),
+    [(0, "0"), (999, "999"), (1e3, "1.00K"), (174.6e9, "175B"), (1.5e12, "1.50T")],
 )
 def test_counts(count, text):
     assert units.format_count(count) == text

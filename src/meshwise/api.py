@@ -189,7 +189,7 @@ def scale(
     objective: str = "efficiency",
 ) -> ScaleResult:
     """What tensor parallelism costs from TP=1 to the cluster, and where it stops paying."""
-    threshold = fraction(limit_threshold, "--limit-threshold", low=0.5, high=1.0)
+    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     one_of(objective, "--objective", ("efficiency", "latency"))
     degrees = [count(d, "--tp") for d in tp] if tp is not None else None
     return ScaleResult(

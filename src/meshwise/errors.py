@@ -73,7 +73,9 @@ class MeshwiseError(ValueError):
         """The JSON contract of an error."""
         value = self.value
         # as it is, where JSON can say it: it has no nan, no inf and no integer of any length
-        if value is not None and not (isinstance(value, (int, float)) and abs(value) <= _LARGEST_INT):
+        if value is not None and not (
+            isinstance(value, (int, float)) and abs(value) <= _LARGEST_INT
+        ):
             value = shorten(value)
         return {
             "error": {

@@ -141,9 +141,7 @@ def _wrong_unit(field: str, text: str, number: str, unit: str, kind: Kind) -> In
     return _bad(field, text, kind, f"{quoted(text)} {why}", nearest)
 
 
-def _bad(
-    field: str, value: object, kind: Kind, why: str, nearest: str | None = None
-) -> InputError:
+def _bad(field: str, value: object, kind: Kind, why: str, nearest: str | None = None) -> InputError:
     return InputError(
         f"{field}: {why}",
         field=field,

@@ -26,11 +26,13 @@ LLAMA = {
 
 @pytest.fixture
 def llama(tmp_path):
-    """A function that writes a Llama config.json with changes and returns its path."""
+    """A function that writes a config.json and returns its path: Llama-2-7B with changes, or, where
+    they name a model_type, only what is given."""
 
     def write(**changes):
         path = tmp_path / f"model-{len(list(tmp_path.iterdir()))}.json"
-        path.write_text(json.dumps(LLAMA | changes))
+        whole = changes if "model_type" in changes else LLAMA | changes
+        path.write_text(json.dumps(whole))
         return str(path)
 
     return write

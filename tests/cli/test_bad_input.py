@@ -28,8 +28,13 @@ CASES = [
     ((*TRAIN, "--tp", "8"), "--tp", 8, TP, 6),
     ((*TRAIN, "--tp", "1000"), "--tp", 1000, TP, 12),
     ((*TRAIN, "--tp", "9" * 5000), "--tp", "999", TP, 12),
-    (("scale", "gpt3-175b", "--on", "hgx-h100", "--nodes", "1", "--seq", "8", "--tp", "16"),
-     "--tp", 16, [1, 2, 3, 4, 6, 8], 8),
+    (
+        ("scale", "gpt3-175b", "--on", "hgx-h100", "--nodes", "1", "--seq", "8", "--tp", "16"),
+        "--tp",
+        16,
+        [1, 2, 3, 4, 6, 8],
+        8,
+    ),
     ((*ESTIMATE, "--tp", "0"), "--tp", "0", TP, 1),
     ((*TRAIN, "--batch", "nan"), "--batch", "nan", MILLION, 1),
     ((*TRAIN, "--batch", "inf"), "--batch", "inf", MILLION, 1000000),
@@ -42,8 +47,8 @@ CASES = [
     ((*SCALE, "--seq", "1e30"), "--seq", "1e30", "1 to 100000000", 100000000),
     ((*SCALE, "--seq", "-inf"), "--seq", "-inf", "1 to 100000000", 1),
     ((*TRAIN, "--batch", "8", "--micro-batch", "3"), "--micro-batch", 3, [1, 2, 4, 8], 2),
-    ((*TRAIN, "--limit-threshold", "nan"), "--limit-threshold", "nan", "0.5 to 1", None),
-    ((*TRAIN, "--limit-threshold", "80"), "--limit-threshold", "80", "0.5 to 1", 1.0),
+    ((*TRAIN, "--limit-threshold", "nan"), "--limit-threshold", "nan", "0.01 to 1", None),
+    ((*TRAIN, "--limit-threshold", "80"), "--limit-threshold", "80", "0.01 to 1", 1.0),
     ((*TRAIN, "--nodes", "0"), "--nodes", "0", "1 to 100000", 1),
     ((*TRAIN, "--nics", "8.5"), "--nics", "8.5", "1 to 4096", 8),
     ((*REDUCE, "--ranks", "161"), "--ranks", 161, "1 to 160", 160),
@@ -68,20 +73,44 @@ CASES = [
     ((*SCALE[:3], "", "--seq", "8"), "--on", "", "catalog", None),
     ((*TRAIN, "--stack", "vlm"), "--stack", "vlm", "vllm", "vllm"),
     ((*TRAIN, "--stack", ""), "--stack", "", "vllm", None),
-    ((*REDUCE, "--stack", "megatroncore"), "--stack", "megatroncore", "megatron-core", "megatron-core"),
+    (
+        (*REDUCE, "--stack", "megatroncore"),
+        "--stack",
+        "megatroncore",
+        "megatron-core",
+        "megatron-core",
+    ),
     (("catalog", "device", "h10"), "NAME", "h10", "h100-80gb-sxm", "h100"),
-    (("catalog", "foo"), "KIND", "foo", ["models", "devices", "fabrics", "clusters", "stacks"], None),
+    (
+        ("catalog", "foo"),
+        "KIND",
+        "foo",
+        ["models", "devices", "fabrics", "clusters", "stacks"],
+        None,
+    ),
     ((*SCALE, "--phase", "trian"), "--phase", "trian", ["train", "prefill", "decode"], "train"),
     ((*TRAIN, "--recompute", "ful"), "--recompute", "ful", ["none", "selective", "full"], "full"),
     ((*TRAIN, "--dtype", "bf17"), "--dtype", "bf17", "bf16", "bf16"),
     ((*DECODE, "--kv-dtype", "tf32"), "--kv-dtype", "tf32", "fp8", "fp32"),
     ((*DECODE, "--weight-dtype", "itn4"), "--weight-dtype", "itn4", "int4", "int4"),
     ((*TRAIN, "--comm-dtype", "int4"), "--comm-dtype", "int4", "int8", "int8"),
-    ((*TRAIN, "--grad-dtype", "fp8"), "--grad-dtype", "fp8", "fp32", "fp32"),
+    ((*TRAIN, "--grad-dtype", "fp8"), "--grad-dtype", "fp8", "fp32", "fp16"),
     ((*TRAIN, "--attention", "flsh"), "--attention", "flsh", ["flash", "unfused"], "flash"),
     ((*TRAIN, "--overlap", "splt"), "--overlap", "splt", ["none", "split", "decomposed"], "split"),
-    ((*TRAIN, "--objective", "latncy"), "--objective", "latncy", ["efficiency", "latency"], "latency"),
-    ((*ESTIMATE, "--shard", "zero4"), "--shard", "zero4", ["none", "zero1", "zero2", "zero3"], "zero1"),
+    (
+        (*TRAIN, "--objective", "latncy"),
+        "--objective",
+        "latncy",
+        ["efficiency", "latency"],
+        "latency",
+    ),
+    (
+        (*ESTIMATE, "--shard", "zero4"),
+        "--shard",
+        "zero4",
+        ["none", "zero1", "zero2", "zero3"],
+        "zero1",
+    ),
     (("collective", "allreduce", *REDUCE[2:]), "OP", "allreduce", "all_reduce", "all_reduce"),
     # what belongs elsewhere, contradicts, or is missing
     ((*TRAIN, "--context", "8"), "--context", "8", "--phase", None),
@@ -92,8 +121,14 @@ CASES = [
     ((*TRAIN, "--ideal", "--stack", "vllm"), "--ideal", "vllm", "--stack", None),
     ((*REDUCE, "--ideal", "--stack", "vllm"), "--ideal", "vllm", "--stack", None),
     ((*TRAIN, "--ideal", "--overlap", "split"), "--overlap", "split", "none", "none"),
-    ((*TRAIN, "--stack", "ideal", "--attention", "flash"), "--attention", "flash", "unfused", "unfused"),
-    ((*SCALE, ), "--seq", None, "--seq 2048", None),
+    (
+        (*TRAIN, "--stack", "ideal", "--attention", "flash"),
+        "--attention",
+        "flash",
+        "unfused",
+        "unfused",
+    ),
+    ((*SCALE,), "--seq", None, "--seq 2048", None),
     ((*SCALE, "--phase", "decode"), "--context", None, "--context 4096", None),
     (("scale", "gpt2", "--seq", "8"), "--on", None, "--on dgx-a100", None),
     (("scale", "--seq", "8"), "MODEL", None, "meshwise scale", None),
@@ -108,7 +143,13 @@ CASES = [
     (("Scale", "gpt2"), "COMMAND", "Scale", "scale", "scale"),
     ((*TRAIN, "--onn", "x"), "--onn", "--onn", "meshwise scale --help", "--on"),
     ((*TRAIN, "--bacth", "8"), "--bacth", "--bacth", "--help", "--batch"),
-    ((*TRAIN, "--tensor-parallel", "8"), "--tensor-parallel", "--tensor", "--help", "--tensor-parallel-size"),
+    (
+        (*TRAIN, "--tensor-parallel", "8"),
+        "--tensor-parallel",
+        "--tensor",
+        "--help",
+        "--tensor-parallel-size",
+    ),
     (("--verison",), "--verison", "--verison", "--help", "--version"),
     (("scale", "-gpt2"), "-gpt2", "-gpt2", "--help", None),
     # layouts
@@ -122,7 +163,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "field", "value", "legal", "nearest"), CASES, ids=lambda v: " ".join(v)[:60] if isinstance(v, tuple) else "")
+@pytest.mark.parametrize(
+    ("argv", "field", "value", "legal", "nearest"),
+    CASES,
+    ids=lambda v: " ".join(v)[:60] if isinstance(v, tuple) else "",
+)
 def test_command_line(argv, field, value, legal, nearest):
     error = refusal(*argv)
     assert error["field"] == field
@@ -217,7 +262,9 @@ FILES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "old", "new", "field", "nearest"), FILES, ids=[f[2][:40] for f in FILES])
+@pytest.mark.parametrize(
+    ("text", "old", "new", "field", "nearest"), FILES, ids=[f[2][:40] for f in FILES]
+)
 def test_cluster_file(text, old, new, field, nearest, toml):
     assert old in text
     error = refusal("scale", "gpt2", "--seq", "64", "--on", toml(text.replace(old, new, 1)))
@@ -263,7 +310,15 @@ def _places(folder):
     os.mkfifo(fifo)
     loop.symlink_to(loop)
     directory.mkdir()
-    return [fifo, loop, directory, folder / "missing.toml", folder / "a\0b.toml", "/dev/zero", "/dev/null"]
+    return [
+        fifo,
+        loop,
+        directory,
+        folder / "missing.toml",
+        folder / "a\0b.toml",
+        "/dev/zero",
+        "/dev/null",
+    ]
 
 
 def test_paths_that_are_no_files(tmp_path):

@@ -10,7 +10,17 @@ TIMES = ("step_s", "compute_s", "comm_s", "exposed_comm_s", "bubble_s", "host_s"
 RUNS = [
     ("gpt3-175b", "dgx-a100", "--batch", "32", "--seq", "2048"),
     ("gpt3-175b", "dgx-a100", "--batch", "32", "--seq", "2048", "--ideal"),
-    ("gpt3-175b", "dgx-a100", "--batch", "8", "--seq", "2048", "--sequence-parallel", "--recompute", "full"),
+    (
+        "gpt3-175b",
+        "dgx-a100",
+        "--batch",
+        "8",
+        "--seq",
+        "2048",
+        "--sequence-parallel",
+        "--recompute",
+        "full",
+    ),
     ("llama-3.1-70b", "hgx-h100", "--phase", "decode", "--batch", "32", "--context", "4096"),
     ("llama-3.1-8b", "rtx-4090-8x", "--phase", "prefill", "--batch", "1", "--seq", "8192"),
     ("deepseek-v3", "gb200-nvl72", "--phase", "decode", "--batch", "64", "--context", "8192"),
@@ -53,7 +63,16 @@ def test_scale(argv):
     assert finite(r)
     assert r["schema"] == 1
     assert r["model"] == argv[0]
-    assert {"cluster", "workload", "stack", "points", "limit", "fastest", "smallest_fit", "verdict"} <= set(r)
+    assert {
+        "cluster",
+        "workload",
+        "stack",
+        "points",
+        "limit",
+        "fastest",
+        "smallest_fit",
+        "verdict",
+    } <= set(r)
     assert r["cluster"]["name"] == argv[1]
     by_tp = {p["tp"]: p for p in r["points"]}
     one = by_tp[1]
@@ -161,8 +180,17 @@ def test_explain(argv):
     r = answer("explain", argv[0], "--on", *argv[1:])
     assert finite(r)
     assert r["schema"] == 1
-    kinds = "gemm attention elementwise all_reduce all_gather reduce_scatter all_to_all send_recv".split()
-    phases = "forward dgrad wgrad recompute grad_reduce optimizer".split()
+    kinds = [
+        "gemm",
+        "attention",
+        "elementwise",
+        "all_reduce",
+        "all_gather",
+        "reduce_scatter",
+        "all_to_all",
+        "send_recv",
+    ]
+    phases = ["forward", "dgrad", "wgrad", "recompute", "grad_reduce", "optimizer"]
     for op in r["operations"]:
         assert op["kind"] in kinds
         assert op["phase"] in phases
@@ -188,7 +216,9 @@ def _adds_up(rows, whole, pp):
     assert rows == pytest.approx(whole, rel=1e-9 if pp == 1 else 0.01)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("gpt3-175b", 174_604_259_328), ("gpt2", 124_439_808)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("gpt3-175b", 174_604_259_328), ("gpt2", 124_439_808)]
+)
 def test_model(name, parameters):
     r = answer("model", name)
     assert r["schema"] == 1
@@ -200,7 +230,9 @@ def test_model(name, parameters):
     assert all(r["heads"] % tp == 0 for tp in r["legal_tp"])
 
 
-@pytest.mark.parametrize("op", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"])
+@pytest.mark.parametrize(
+    "op", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
+)
 @pytest.mark.parametrize("ranks", [2, 8, 16])
 def test_collective(op, ranks):
     r = answer("collective", op, "1.6GB", "--on", "dgx-a100", "--ranks", str(ranks))

@@ -11,7 +11,20 @@ import pytest
 from running import answer, run
 
 ARGV = ("scale", "gpt3-175b", "--on", "dgx-a100", "--batch", "32", "--seq", "2048")
-ESTIMATE = ("estimate", "gpt3-175b", "--on", "dgx-a100", "--tp", "8", "--pp", "8", "--batch", "64", "--seq", "2048")
+ESTIMATE = (
+    "estimate",
+    "gpt3-175b",
+    "--on",
+    "dgx-a100",
+    "--tp",
+    "8",
+    "--pp",
+    "8",
+    "--batch",
+    "64",
+    "--seq",
+    "2048",
+)
 COMMANDS = [
     ARGV,
     ESTIMATE,
@@ -91,7 +104,15 @@ def test_a_terminal_gets_colour_unless_it_says_no():
     assert "\x1b" not in terminal(*ARGV, TERM="dumb", NO_COLOR="")
 
 
-@pytest.mark.parametrize("argv", [ARGV, ("catalog", "clusters", "--csv"), (*ARGV, "--json"), ("catalog", "cluster", "dgx-2", "--toml")])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ARGV,
+        ("catalog", "clusters", "--csv"),
+        (*ARGV, "--json"),
+        ("catalog", "cluster", "dgx-2", "--toml"),
+    ],
+)
 def test_an_ascii_locale_is_no_reason_to_fail(argv):
     done = process(*argv, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
@@ -109,20 +130,36 @@ def test_a_reader_that_goes_away(argv):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
 def test_a_full_disk_is_one_line(argv):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*MODULE, *argv], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(
+            [*MODULE, *argv], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
     assert done.returncode == 1
     assert done.stderr == "meshwise: cannot write the answer: No space left on device\n"
 
 
 def test_closed_streams():
-    for command in (f"{' '.join([*MODULE, *ARGV])} >&-", f"{' '.join([*MODULE, '--help'])} >&- 2>&-"):
+    for command in (
+        f"{' '.join([*MODULE, *ARGV])} >&-",
+        f"{' '.join([*MODULE, '--help'])} >&- 2>&-",
+    ):
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
     bad = f"{' '.join(MODULE)} scale gpt2 --on nowhere --seq 8 2>&-"
     assert subprocess.run(["bash", "-c", bad], capture_output=True, timeout=60).returncode == 2
 
 
-@pytest.mark.parametrize("argv", [("--help",), ("-h",), (), *((c, "--help") for c in ("scale", "estimate", "explain", "model", "collective", "catalog"))])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--help",),
+        ("-h",),
+        (),
+        *(
+            (c, "--help")
+            for c in ("scale", "estimate", "explain", "model", "collective", "catalog")
+        ),
+    ],
+)
 def test_help(argv):
     ran = run(*argv)
     assert (ran.code, ran.err) == (0, "")

@@ -12,13 +12,35 @@ SETTINGS = settings(
 )
 NASTY = st.one_of(
     st.sampled_from(
-        ["", " ", "0", "-1", "1", "2", "8", "3.5", "nan", "inf", "1e30", "8,", ",", "1,2", "1-8", "٣", "none"]
+        [
+            "",
+            " ",
+            "0",
+            "-1",
+            "1",
+            "2",
+            "8",
+            "3.5",
+            "nan",
+            "inf",
+            "1e30",
+            "8,",
+            ",",
+            "1,2",
+            "1-8",
+            "٣",
+            "none",
+        ]
     ),
-    st.sampled_from(["full", "fp8", "int4", "bf16", "split", "flash", "latency", "decode", "ideal", "vllm"]),
+    st.sampled_from(
+        ["full", "fp8", "int4", "bf16", "split", "flash", "latency", "decode", "ideal", "vllm"]
+    ),
     st.integers().map(str),
     st.floats().map(str),
     st.text(max_size=12),
-    st.builds("{}{}".format, st.floats(), st.sampled_from([" GB", "GB/s", " us", "gb", " TFLOP/s"])),
+    st.builds(
+        "{}{}".format, st.floats(), st.sampled_from([" GB", "GB/s", " us", "gb", " TFLOP/s"])
+    ),
 )
 OPTIONS = [
     "--seq --batch --micro-batch --context --tp --pp --dp --cp --ep --etp --vp --nodes --nics --ranks "
@@ -80,7 +102,9 @@ VALUES = st.one_of(
     NASTY.map(lambda t: '"' + "".join(c for c in t if c.isprintable() and c not in '"\\') + '"'),
     st.integers().map(str),
     st.floats().map(str),
-    st.sampled_from(["true", "[]", "{}", "[8]", "1979-05-27", "07:32:00", "{a=1}", "0x" + "f" * 5000]),
+    st.sampled_from(
+        ["true", "[]", "{}", "[8]", "1979-05-27", "07:32:00", "{a=1}", "0x" + "f" * 5000]
+    ),
 )
 
 
@@ -90,7 +114,9 @@ def test_one_value_of_a_cluster_file(toml, data):
     lines = data.draw(st.sampled_from([GOOD, OWN])).splitlines()
     i = data.draw(st.integers(0, len(lines) - 1))
     key = lines[i].partition(" = ")[0]
-    lines[i] = f"{key} = {data.draw(VALUES)}" if " = " in lines[i] else data.draw(st.text(max_size=9))
+    lines[i] = (
+        f"{key} = {data.draw(VALUES)}" if " = " in lines[i] else data.draw(st.text(max_size=9))
+    )
     check(["scale", "gpt2", "--seq", "64", "--on", toml("\n".join(lines)), "--json"])
 
 
@@ -99,21 +125,43 @@ def test_one_value_of_a_cluster_file(toml, data):
 def test_any_cut_of_a_cluster_file(toml, data):
     text = data.draw(st.sampled_from([GOOD, OWN])).encode()
     i, j = sorted((data.draw(st.integers(0, len(text))), data.draw(st.integers(0, len(text)))))
-    check(["scale", "gpt2", "--seq", "64", "--on", toml(text[:i] + data.draw(st.binary(max_size=9)) + text[j:])])
+    check(
+        [
+            "scale",
+            "gpt2",
+            "--seq",
+            "64",
+            "--on",
+            toml(text[:i] + data.draw(st.binary(max_size=9)) + text[j:]),
+        ]
+    )
 
 
 @settings(SETTINGS, max_examples=60)
 @given(
     st.sampled_from(["scale", "estimate"]),
     st.sampled_from(["gpt2", "gpt3-175b", "mixtral-8x7b", "deepseek-v3", "gpt-oss-20b"]),
-    st.sampled_from(["dgx-a100", "hgx-h100", "this-cpu", "rtx-4090-8x", "gb200-nvl72", "mi300x-node"]),
+    st.sampled_from(
+        ["dgx-a100", "hgx-h100", "this-cpu", "rtx-4090-8x", "gb200-nvl72", "mi300x-node"]
+    ),
     st.sampled_from(["train", "prefill", "decode"]),
     st.integers(1, 10**6),
     st.integers(1, 10**6),
 )
 def test_legal_numbers_are_answered(command, model, cluster, phase, batch, seq):
     tokens = "--context" if phase == "decode" else "--seq"
-    argv = [command, model, "--on", cluster, "--phase", phase, "--batch", str(batch), tokens, str(seq)]
+    argv = [
+        command,
+        model,
+        "--on",
+        cluster,
+        "--phase",
+        phase,
+        "--batch",
+        str(batch),
+        tokens,
+        str(seq),
+    ]
     ran = run(*argv, "--json")
     assert ran.code == 0, ran
     record = ran.json()

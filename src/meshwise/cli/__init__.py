@@ -71,7 +71,9 @@ def _usage_error(error: click.ClickException, args: list[str]) -> MeshwiseError:
     path = f"meshwise {args[0]}" if args and args[0] in COMMANDS else "meshwise"
     if isinstance(error, click.NoSuchOption):
         return _no_such_option(error, args, path)
-    usage = context.get_usage().partition(": ")[2] if context is not None else f"see `{path} --help`"
+    usage = (
+        context.get_usage().partition(": ")[2] if context is not None else f"see `{path} --help`"
+    )
     parameter = getattr(error, "param", None)
     message = " ".join(error.format_message().rstrip(".").split())
     field = getattr(error, "option_name", None) or "ARGUMENT"
@@ -100,7 +102,11 @@ def _no_such_option(error: click.NoSuchOption, args: list[str], path: str) -> Me
     elif path == "meshwise" and name in ("--json", "--csv"):
         legal, close = f"after the command: `meshwise COMMAND … {name}`", None
     return InputError(
-        f"{quoted(name)}: no such option", field=shorten(name), value=name, legal=legal, nearest=close
+        f"{quoted(name)}: no such option",
+        field=shorten(name),
+        value=name,
+        legal=legal,
+        nearest=close,
     )
 
 

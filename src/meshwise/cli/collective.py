@@ -17,7 +17,11 @@ from meshwise.cli import options
 @click.option("--nics", metavar="N", help="NICs per node.")
 @click.option("--ranks", metavar="N", help="Ranks of the group (default: one node).")
 @click.option("--ranks-per-node", metavar="N", help="Spread the ranks over nodes.")
-@click.option("--stack", metavar="STACK", help="Whose kernels: vllm (default), sglang, trtllm, megatron-core …")
+@click.option(
+    "--stack",
+    metavar="STACK",
+    help="Whose kernels: vllm (default), sglang, trtllm, megatron-core …",
+)
 @click.option("--ideal", is_flag=True, help="Ring algorithms at wire bandwidth, no latency.")
 @options.output
 def command(

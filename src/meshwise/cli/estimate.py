@@ -12,19 +12,53 @@ if TYPE_CHECKING:
     from meshwise.api import EstimateResult
 
 layout = options.stacked(
-    click.option("--tp", "--tensor-parallel-size", "tp", default="1", metavar="N", help="Tensor-parallel degree."),
-    click.option("--pp", "--pipeline-parallel-size", "pp", default="1", metavar="N", help="Pipeline stages."),
+    click.option(
+        "--tp",
+        "--tensor-parallel-size",
+        "tp",
+        default="1",
+        metavar="N",
+        help="Tensor-parallel degree.",
+    ),
+    click.option(
+        "--pp", "--pipeline-parallel-size", "pp", default="1", metavar="N", help="Pipeline stages."
+    ),
     click.option("--vp", default="1", metavar="N", help="Virtual stages per pipeline rank."),
-    click.option("--dp", "--data-parallel-size", "dp", default="1", metavar="N", help="Data-parallel replicas."),
-    click.option("--cp", "--context-parallel-size", "cp", default="1", metavar="N", help="Context-parallel degree."),
-    click.option("--ep", "--expert-parallel-size", "ep", default="1", metavar="N", help="Expert-parallel degree."),
+    click.option(
+        "--dp",
+        "--data-parallel-size",
+        "dp",
+        default="1",
+        metavar="N",
+        help="Data-parallel replicas.",
+    ),
+    click.option(
+        "--cp",
+        "--context-parallel-size",
+        "cp",
+        default="1",
+        metavar="N",
+        help="Context-parallel degree.",
+    ),
+    click.option(
+        "--ep",
+        "--expert-parallel-size",
+        "ep",
+        default="1",
+        metavar="N",
+        help="Expert-parallel degree.",
+    ),
     click.option("--etp", metavar="N", help="Expert-tensor degree (default: tp / ep)."),
-    click.option("--shard", default="none", show_default=True, help="none, zero1, zero2 or zero3 (FSDP)."),
+    click.option(
+        "--shard", default="none", show_default=True, help="none, zero1, zero2 or zero3 (FSDP)."
+    ),
     click.option("--gpus", metavar="N", help="Check that the degrees multiply to this."),
 )
 
 
-def priced(model: str, cluster: str | None, nodes: str | None, nics: str | None, o: dict[str, Any]) -> EstimateResult:
+def priced(
+    model: str, cluster: str | None, nodes: str | None, nics: str | None, o: dict[str, Any]
+) -> EstimateResult:
     """The layout that the options describe, priced."""
     from meshwise import api
     from meshwise.spec.reading import count

@@ -49,22 +49,50 @@ workload = stacked(
         metavar="N",
         help="Training: sequences per step. Inference: sequences in flight per replica.",
     ),
-    click.option("--seq", "--seq-len", "--isl", "seq", metavar="N", help="Tokens per sequence or prompt."),
-    click.option("--context", metavar="N", help="Decode: tokens that each sequence holds (default --seq)."),
-    click.option("--micro-batch", "--micro-batch-size", "micro_batch", metavar="N", help="Training: sequences per microbatch."),
-    click.option("--recompute", metavar="MODE", help="Activation recomputation: none, selective, full."),
-    click.option("--dtype", metavar="D", help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32."),
-    click.option("--weight-dtype", metavar="D", help="Stored weights: fp16, bf16, fp8, int8, int4, …"),
-    click.option("--kv-dtype", "--kv-cache-dtype", "kv_dtype", metavar="D", help="KV cache: bf16, fp8, int8, …"),
-    click.option("--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."),
+    click.option(
+        "--seq", "--seq-len", "--isl", "seq", metavar="N", help="Tokens per sequence or prompt."
+    ),
+    click.option(
+        "--context", metavar="N", help="Decode: tokens that each sequence holds (default --seq)."
+    ),
+    click.option(
+        "--micro-batch",
+        "--micro-batch-size",
+        "micro_batch",
+        metavar="N",
+        help="Training: sequences per microbatch.",
+    ),
+    click.option(
+        "--recompute", metavar="MODE", help="Activation recomputation: none, selective, full."
+    ),
+    click.option(
+        "--dtype", metavar="D", help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32."
+    ),
+    click.option(
+        "--weight-dtype", metavar="D", help="Stored weights: fp16, bf16, fp8, int8, int4, …"
+    ),
+    click.option(
+        "--kv-dtype",
+        "--kv-cache-dtype",
+        "kv_dtype",
+        metavar="D",
+        help="KV cache: bf16, fp8, int8, …",
+    ),
+    click.option(
+        "--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."
+    ),
     click.option("--grad-dtype", metavar="D", help="Gradients: bf16 (default) or fp32."),
 )
 software = stacked(
-    click.option("--stack", metavar="STACK", help="Software: megatron-core, vllm, …; see catalog stacks."),
+    click.option(
+        "--stack", metavar="STACK", help="Software: megatron-core, vllm, …; see catalog stacks."
+    ),
     click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
     click.option("--attention", metavar="KIND", help="flash or unfused, in place of the stack's."),
     click.option("--overlap", metavar="HOW", help="Of TP collectives: none, split or decomposed."),
-    click.option("--sequence-parallel", is_flag=True, help="Norms on S/TP; reduce_scatter + all_gather."),
+    click.option(
+        "--sequence-parallel", is_flag=True, help="Norms on S/TP; reduce_scatter + all_gather."
+    ),
 )
 output = stacked(
     click.option("--json", "as_json", is_flag=True, help="The documented JSON contract on stdout."),
@@ -75,7 +103,9 @@ output = stacked(
 def required(value: str | None, option: str, example: str) -> str:
     """The option's value, or one line that asks for it."""
     if value is None:
-        raise InputError(f"{option}: missing", field=option, legal=f"for example {option} {example}")
+        raise InputError(
+            f"{option}: missing", field=option, legal=f"for example {option} {example}"
+        )
     return value
 
 

@@ -32,8 +32,19 @@ def _degrees(text: str, model: Model, cluster: Cluster) -> list[int]:
 @options.target
 @options.workload
 @options.software
-@click.option("--tp", "--tensor-parallel-size", "tp", metavar="N,N,…", help="TP degrees (default 1, 2, 4, … up to the cluster).")
-@click.option("--limit-threshold", default="0.8", show_default=True, help="Marginal efficiency below which a doubling does not pay.")
+@click.option(
+    "--tp",
+    "--tensor-parallel-size",
+    "tp",
+    metavar="N,N,…",
+    help="TP degrees (default 1, 2, 4, … up to the cluster).",
+)
+@click.option(
+    "--limit-threshold",
+    default="0.8",
+    show_default=True,
+    help="Marginal efficiency below which a doubling does not pay.",
+)
 @click.option("--objective", default="efficiency", show_default=True, help="efficiency or latency.")
 @options.output
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:

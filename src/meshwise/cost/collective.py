@@ -102,6 +102,7 @@ class Fabric(NamedTuple):
     size: Array
     peer_to_peer: Array
     in_switch: Array
+    through: tuple[bool, ...]  # does the traffic of the level above leave by this level's own links
 
 
 def _outer(fabric: Fabric, pick: Sequence[Array]) -> Array:
@@ -136,8 +137,12 @@ def _streamed(
     launch = _outer(fabric, [a.launch_s for a, _ in protocols])
     step = _outer(fabric, [p.step_s for _, p in protocols])
     slowest: Array = 0.0
-    for sent, b, (_, p) in zip(wire, fabric.bandwidth, protocols, strict=True):
-        slowest = np.maximum(slowest, sent / (p.efficiency * b))
+    carried: Array = 0.0
+    for index in reversed(range(len(wire))):
+        # PCIe cards reach the other socket by the same port that serves their neighbours.
+        carried = wire[index] + (carried if fabric.through[index] else 0.0)
+        efficiency = protocols[index][1].efficiency
+        slowest = np.maximum(slowest, carried / (efficiency * fabric.bandwidth[index]))
     return launch + rounds * step + slowest
 
 
@@ -282,15 +287,24 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
     for index, r in enumerate(group.ranks):
         outermost = np.where(np.asarray(r) > 1, index, outermost)
     inner = cluster.levels[0]
+    above = [level.kind == "socket" for level in cluster.levels[1:]] + [False]
     return Fabric(
+        through=tuple(above),
         ranks=group.ranks,
         bandwidth=bandwidth,
         per_level=per_level,
         outermost=outermost,
         size=group.size,
-        peer_to_peer=np.bool_(inner.peer_to_peer and stack.custom_all_reduce and not stack.ideal),
+        peer_to_peer=_custom_kernels(inner, group.size, stack),
         in_switch=np.bool_(inner.in_switch and stack.in_switch and not stack.ideal),
     )
+
+
+def _custom_kernels(inner: Level, size: Array, stack: Stack) -> Array:
+    """Where the stack's one-shot and two-shot kernels run: peer access, and over PCIe few ranks."""
+    able = inner.peer_to_peer and stack.custom_all_reduce and not stack.ideal
+    most = stack.custom_all_reduce_pcie_ranks if inner.kind == "pcie" else inner.ranks
+    return np.bool_(able) & (size <= most)
 
 
 def candidates(

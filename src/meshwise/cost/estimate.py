@@ -220,14 +220,25 @@ class Estimate:
     # -- the step --------------------------------------------------------------------------------
 
     @cached_property
+    def update_role(self) -> Array:
+        """Index of the stage whose update takes longest: a step ends when its last rank is ready."""
+        times = [total(costs) for costs in self.update_costs]
+        best: Array = times[0].compute + times[0].comm
+        index: Array = np.int64(0)
+        for i, t in enumerate(times[1:], start=1):
+            better = t.compute + t.comm > best
+            best = np.where(better, t.compute + t.comm, best)
+            index = np.where(better, i, index)
+        return index
+
+    @cached_property
     def update(self) -> Times:
-        """Gradient reduction and optimizer, once per step: the stage with most of each sets the pace,
-        as a step ends when its last rank has its weights."""
-        found = [total(costs) for costs in self.update_costs]
-        comm, compute_s = found[0].comm, found[0].compute
-        for other in found[1:]:
-            comm = np.maximum(comm, other.comm)
-            compute_s = np.maximum(compute_s, other.compute)
+        """Gradient reduction and optimizer, once per step, on the stage where they take longest."""
+        times = [total(costs) for costs in self.update_costs]
+        comm, compute_s = times[0].comm, times[0].compute
+        for i, t in enumerate(times[1:], start=1):
+            comm = np.where(self.update_role == i, t.comm, comm)
+            compute_s = np.where(self.update_role == i, t.compute, compute_s)
         exposed = comm
         if self.stack.overlap_grad_reduce and not self.stack.ideal:
             exposed = exposed_beside(comm, self._backward_microbatch)
@@ -285,15 +296,18 @@ class Estimate:
         """Σ over all operations of a step on the slowest stage of value(cost) · calls."""
         m = self.program.ctx.microbatches
         per_role = []
-        for role, update_costs in zip(self.program.roles, self.update_costs, strict=True):
+        for role in self.program.roles:
             micro: Array = 0.0
             for costs, count in zip(self.layer_costs, role.layers, strict=True):
                 micro = micro + _values(costs, value) * count
             micro = micro + _values(self.embedding_costs, value) * role.embedding
             micro = micro + _values(self.head_costs, value) * role.head
             micro = micro + _values(self.transfer_costs, value)
-            per_role.append(micro * m + _values(update_costs, value))
-        return self._of_slowest(per_role)
+            per_role.append(micro * m)
+        update = _values(self.update_costs[0], value)
+        for i, costs in enumerate(self.update_costs[1:], start=1):
+            update = np.where(self.update_role == i, _values(costs, value), update)
+        return self._of_slowest(per_role) + update
 
     @cached_property
     def payload_bytes(self) -> Array:

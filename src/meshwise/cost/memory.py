@@ -12,7 +12,7 @@ import numpy as np
 
 from meshwise.cost.schedule import in_flight_layers
 from meshwise.program.context import Context
-from meshwise.program.update import ADAM_STATE_BYTES, stage_weights
+from meshwise.program.update import ADAM_STATE_BYTES, per_replica, stage_weights
 from meshwise.program.weights import Role
 from meshwise.spec.model import Attention, Block, Mlp
 
@@ -133,7 +133,7 @@ def kv_cache(ctx: Context, role: Role) -> Array:
             values: Array = (a.kv_lora_rank or 0) + a.rope_head_dim
         else:
             values = -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
-        held = min(ctx.keys, a.window or ctx.keys)
+        held = float(min(ctx.keys, a.window or ctx.keys))
         total = total + count * ctx.sequences * held * values * ctx.widths.kv
     return total
 
@@ -147,11 +147,10 @@ def state(ctx: Context, role: Role) -> State:
         linear = w.plain_weight if q is not None and q.experts_only else w.weight
         weights = local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
         return State(weights, 0.0, 0.0)
-    data = layout.dp * layout.cp
     return State(
-        local.total * w.plain_weight / np.where(layout.shard >= 3, data, 1),
-        local.total * w.gradient / np.where(layout.shard >= 2, data, 1),
-        local.total * ADAM_STATE_BYTES / np.where(layout.shard >= 1, data, 1),
+        per_replica(local, layout, layout.shard >= 3) * w.plain_weight,
+        per_replica(local, layout, layout.shard >= 2) * w.gradient,
+        per_replica(local, layout, layout.shard >= 1) * ADAM_STATE_BYTES,
     )
 
 
@@ -171,7 +170,8 @@ def working(ctx: Context, role: Role) -> Working:
             widest = np.maximum(widest, block.moe.top_k * expert)
     rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
     live = rows * (2 * ctx.model.hidden * w.activation + widest)
-    logits = ctx.sequences * ctx.model.vocab * (w.activation + 4.0) * role.head
+    vocab = ctx.split(ctx.model.vocab) * layout.tp  # padded
+    logits = ctx.sequences * vocab * (w.activation + 4.0) * role.head
     return Working(live, kv_cache(ctx, role), logits)
 
 

@@ -103,7 +103,8 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     model_flops = 2.0 * (a.head_dim + a.value_head_dim) * full * scale
     if decode:
         model_flops = flops
-    keys_read = min(ctx.keys, a.window or ctx.keys) if decode else ctx.keys
+    # a float: batch · keys · width passes 2^63 long before it stops making sense
+    keys_read = float(min(ctx.keys, a.window or ctx.keys) if decode else ctx.keys)
     kv_bytes = ctx.sequences * keys_read * kv_values * (w.kv if decode else w.activation)
     q_bytes = ctx.tokens * heads * (score_width + value_width) * w.activation
     traffic = kv_bytes + q_bytes

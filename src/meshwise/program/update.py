@@ -9,6 +9,7 @@ import numpy as np
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise
 from meshwise.program.weights import LocalWeights, Role, block_weights, end_weights
+from meshwise.spec.layout import Layouts
 
 Array = Any
 
@@ -27,6 +28,12 @@ def stage_weights(ctx: Context, role: Role) -> LocalWeights:
         experts = experts + local.experts * count
     embed, head = end_weights(ctx.model, ctx.layout)
     return LocalWeights(linear, plain + embed * role.embedding + head * role.head, experts)
+
+
+def per_replica(local: LocalWeights, layout: Layouts, sharded: Array) -> Array:
+    """Weights of a rank's share where ``sharded``: dense ones over dp · cp, experts over expert-dp."""
+    dense = local.dense / np.where(sharded, layout.dp * layout.cp, 1)
+    return dense + local.experts / np.where(sharded, layout.expert_dp(), 1)
 
 
 def transfers(ctx: Context) -> list[Op]:
@@ -63,12 +70,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
     ops: list[Op] = []
     for name, weights, axis, size in (
         ("dense", local.dense, "dp_cp", layout.dp * layout.cp),
-        (
-            "experts",
-            local.experts,
-            "expert_dp",
-            layout.tp * layout.cp * layout.dp // np.maximum(layout.expert_tp() * layout.ep, 1),
-        ),
+        ("experts", local.experts, "expert_dp", layout.expert_dp()),
     ):
         if name == "experts" and all(b.moe is None for b in ctx.model.blocks):
             continue
@@ -116,8 +118,8 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 phase="grad_reduce",
             )
         )
-    shards = np.where(layout.shard > 0, layout.dp * layout.cp, 1)
     # gradient, master and both moments read; master, moments and weight written
     per_weight = w.gradient + 2 * ADAM_STATE_BYTES + w.plain_weight
-    ops.append(elementwise("optimizer.adam", local.total * per_weight / shards, phase="optimizer"))
+    own = per_replica(local, layout, layout.shard >= 1)
+    ops.append(elementwise("optimizer.adam", own * per_weight, phase="optimizer"))
     return ops

@@ -74,7 +74,8 @@ def block_weights(block: Block, hidden: int, layout: Layouts) -> LocalWeights:
 
 def _replicated_rest(a: Attention, hidden: int) -> int:
     latent = (a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim if a.mla else 0
-    return hidden * a.output_bias + a.norm_parameters + latent * a.latent_bias
+    latents = latent * a.latent_bias
+    return hidden * a.output_bias + a.norm_parameters + latents + a.indexer_parameters
 
 
 def end_weights(model: Model, layout: Layouts) -> tuple[Array, Array]:

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from meshwise.cost.estimate import Estimate
-from meshwise.errors import InputError
 from meshwise.search.points import Limit, Point
 from meshwise.spec import legality
-from meshwise.spec.cluster import Cluster
-from meshwise.spec.model import Model
+from meshwise.spec.reading import one_of
 
 Array = Any
 
@@ -30,32 +28,33 @@ def main_kind(e: Estimate) -> int:
 def find_limit(
     e: Estimate,
     points: tuple[Point, ...],
+    shown: tuple[Point, ...],
     threshold: float,
     objective: str,
-    model: Model,
-    cluster: Cluster,
 ) -> Limit:
-    """The largest N whose last doubling, and every one before, still pays (``efficiency``); or the N
-    with the least step time (``latency``). The reason is what the next degree runs into."""
+    """The largest shown N whose last doubling, and every one before, still pays (``efficiency``); or
+    the N with the least step time (``latency``). The reason is what the next degree runs into.
+
+    ``points`` are all that were priced, T(1) and every T(N/2) among them, whatever was asked for.
+    """
+    one_of(objective, "--objective", ("efficiency", "latency"))
     if objective == "latency":
-        best = min(points, key=lambda p: p.step_s)
-        rest = [p for p in points if p.tp > best.tp]
-        reason, detail = _why(e, best, rest[0]) if rest else _ends(best, model, cluster)
+        best = min(shown, key=lambda p: p.step_s)
+        rest = [p for p in shown if p.tp > best.tp]
+        reason, detail = _why(e, best, rest[0]) if rest else _ends(best, e)
         return Limit(best.tp, objective, threshold, reason, detail)
-    if objective != "efficiency":
-        raise InputError(
-            f"--objective: {objective!r} is not known",
-            field="--objective",
-            value=objective,
-            legal=("efficiency", "latency"),
-            nearest="efficiency",
-        )
     kept = points[0]
     for p in points[1:]:
         if _doubling_score(kept, p) < threshold:
-            return Limit(kept.tp, objective, threshold, *_why(e, kept, p))
+            paying = [q for q in shown if q.tp <= kept.tp]
+            return Limit(
+                (paying or list(shown))[-1 if paying else 0].tp,
+                objective,
+                threshold,
+                *_why(e, kept, p),
+            )
         kept = p
-    return Limit(kept.tp, objective, threshold, *_ends(kept, model, cluster))
+    return Limit(shown[-1].tp, objective, threshold, *_ends(kept, e))
 
 
 def _doubling_score(before: Point, p: Point) -> float:
@@ -66,16 +65,16 @@ def _doubling_score(before: Point, p: Point) -> float:
     return float((p.efficiency / before.efficiency) ** (1.0 / math.log2(p.tp / before.tp)))
 
 
-def _ends(last: Point, model: Model, cluster: Cluster) -> tuple[str, str]:
+def _ends(last: Point, e: Estimate) -> tuple[str, str]:
     """The curve ends while it still pays: the cluster or the model has no larger degree."""
     following = last.tp * 2
-    if following > cluster.devices:
-        return "cluster", f"the cluster has {cluster.devices} devices"
-    bad = legality.refusals(model, following)
+    if following > e.cluster.devices:
+        return "cluster", f"the cluster has {e.cluster.devices} devices"
+    bad = legality.refusals(e.model, following)
     if bad:
         return bad[0].code, bad[0].text
-    if following > legality.max_heads(model):
-        return "heads", f"{legality.max_heads(model)} attention heads"
+    if following > legality.max_heads(e.model):
+        return "heads", f"{legality.max_heads(e.model)} attention heads"
     return "asked", "no larger degree was asked for"
 
 
@@ -101,8 +100,7 @@ def _why(e: Estimate, good: Point, bad: Point) -> tuple[str, str]:
     code = "latency" if share > 0.5 else "bandwidth"
     return (
         code,
-        f"{where}communication takes {bad.comm_share:.0%} of the step; {share:.0%} of its time "
-        "would stay at no bytes at all",
+        f"{where}communication takes {bad.comm_share:.0%} of the step, {share:.0%} of it latency",
     )
 
 

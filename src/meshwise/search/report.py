@@ -92,7 +92,7 @@ def stage_costs(e: Estimate) -> list[tuple[str, OpCost, float]]:
         add(scope, costs, times, False)
     add("", e.transfer_costs, m, False)
     add("", e.embedding_costs, float(role.embedding) * m, False)
-    add("", e.update_costs[index], 1.0, False)
+    add("", e.update_costs[int(e.update_role)], 1.0, False)
     return [(scope, c, n) for scope, c, n in rows if n > 0]
 
 

@@ -17,7 +17,7 @@ from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Training, Workload, tokens_per_step
+from meshwise.spec.workload import Decode, Training, Workload, tokens_per_step
 
 Array = Any
 
@@ -102,9 +102,15 @@ def curve(
     refused: list[tuple[int, str]] = []
     kept: list[int] = []
     for tp in sorted(set(wanted)):
-        bad = legality.refusals(model, tp)
+        bad = [f.text for f in legality.refusals(model, tp)]
+        if sequence_parallel and not isinstance(workload, Decode) and workload.seq % tp:
+            text = f"tp={tp} does not divide the {workload.seq} tokens that sequence parallelism splits"
+            if degrees is not None:
+                legal = [d for d in legality.legal_tp(model) if workload.seq % d == 0]
+                raise IllegalLayout(f"--tp: {text}", field="--tp", value=tp, legal=legal, nearest=1)
+            bad.append(text)
         if bad:
-            refused.append((tp, bad[0].text))
+            refused.append((tp, bad[0]))
         else:
             kept.append(tp)
     # T(1) and T(N/2) are needed even where the user asks for a few degrees only.
@@ -127,7 +133,7 @@ def curve(
         stack=stack,
         points=shown,
         refused=tuple(refused),
-        limit=find_limit(e, shown, threshold, objective, model, cluster),
+        limit=find_limit(e, points, shown, threshold, objective),
         fastest=min(shown, key=lambda p: p.step_s).tp,
         smallest_fit=fit,
         copies=copies(model, cluster, workload, stack, shown) if workload.phase != "train" else (),

@@ -128,7 +128,9 @@ def _inline_device(table: dict[str, Any]) -> Device:
     """A device described in the cluster's own file, alone or as a change to a catalog device."""
     where = "device"
     check_keys(table, _DEVICE_KEYS, where)
-    base = device(_text(table["like"], f"{where}.like"), f"{where}.like") if "like" in table else None
+    base = (
+        device(_text(table["like"], f"{where}.like"), f"{where}.like") if "like" in table else None
+    )
     peaks = dict(base.peak_flops_per_s) if base else {}
     given = table.get("peak", {})
     if not isinstance(given, dict):
@@ -188,7 +190,9 @@ def _level(table: Any, index: int) -> Level:
     fabric: dict[str, Any] = {}
     name = ""
     if "fabric" in table:
-        name, fabric = catalog.load("fabrics", _text(table["fabric"], f"{where}.fabric"), f"{where}.fabric")
+        name, fabric = catalog.load(
+            "fabrics", _text(table["fabric"], f"{where}.fabric"), f"{where}.fabric"
+        )
     if "ranks" not in table:
         raise _missing(f"{where}.ranks", "every [[level]]")
     merged = {**fabric, **table}
@@ -206,7 +210,9 @@ def _level(table: Any, index: int) -> Level:
         latency_s=parse(merged["latency"], TIME, f"{where}.latency"),
         peer_to_peer=_flag(merged.get("peer_to_peer", index == 0), f"{where}.peer_to_peer"),
         in_switch=_flag(merged.get("in_switch", False), f"{where}.in_switch"),
-        nics=count(table["nics"], f"{where}.nics", high=4096, text=False) if "nics" in table else None,
+        nics=count(table["nics"], f"{where}.nics", high=4096, text=False)
+        if "nics" in table
+        else None,
         oversubscription=fraction(
             table.get("oversubscription", 1.0),
             f"{where}.oversubscription",
@@ -214,7 +220,9 @@ def _level(table: Any, index: int) -> Level:
             high=1000.0,
             text=False,
         ),
-        efficiency=fraction(table["efficiency"], f"{where}.efficiency", low=0.01, high=1.0, text=False)
+        efficiency=fraction(
+            table["efficiency"], f"{where}.efficiency", low=0.01, high=1.0, text=False
+        )
         if "efficiency" in table
         else None,
         own_latency="latency" in table,
@@ -266,7 +274,13 @@ def load_cluster(
         own = Path(name).name.removesuffix(".toml")
         cluster = cluster_from_table(catalog.toml(text, name), own)
     else:
-        raise unknown_name(field, name, catalog.names("clusters"), "cluster (or TOML file)", catalog.aliases("clusters"))
+        raise unknown_name(
+            field,
+            name,
+            catalog.names("clusters"),
+            "cluster (or TOML file)",
+            catalog.aliases("clusters"),
+        )
     if nodes is not None:
         nodes = count(nodes, "--nodes", high=100_000)
         outer = cluster.levels[-1]
@@ -356,4 +370,6 @@ def _not_a(kind: str, field: str, value: object, legal: str) -> InputError:
 
 
 def _missing(field: str, owner: str) -> InputError:
-    return InputError(f"{field}: missing; {owner} needs it", field=field, legal="see docs/reference/cluster-file")
+    return InputError(
+        f"{field}: missing; {owner} needs it", field=field, legal="see docs/reference/cluster-file"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwise.errors import InputError
+from meshwise.errors import InputError, closest, quoted
 
 BYTES: dict[str, float] = {
     "fp32": 4.0,
@@ -52,15 +52,13 @@ def canonical(name: object, field: str, legal: tuple[str, ...]) -> str:
         key = ALIASES.get(name.lower(), name.lower())
         if key in legal:
             return key
-    import difflib
-
-    close = difflib.get_close_matches(str(name).lower(), legal, n=1, cutoff=0.0)
+    near = closest(name, legal)
     raise InputError(
-        f"{field}: {name!r} is not a number format that makes sense here",
+        f"{field}: {quoted(name)} is not a number format that makes sense here",
         field=field,
         value=name,
         legal=legal,
-        nearest=close[0] if close else None,
+        nearest=near[0] if near else None,
     )
 
 

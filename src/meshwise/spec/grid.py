@@ -43,8 +43,12 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.tp * self.pp * self.dp * self.cp
 
 
-def _refuse(field: str, value: object, why: str, legal: object = None, nearest: object = None) -> None:
-    raise IllegalLayout(f"{field}={value}: {why}", field=field, value=value, legal=legal, nearest=nearest)
+def _refuse(
+    field: str, value: object, why: str, legal: object = None, nearest: object = None
+) -> None:
+    raise IllegalLayout(
+        f"{field}={value}: {why}", field=field, value=value, legal=legal, nearest=nearest
+    )
 
 
 def _divisors(n: int) -> list[int]:
@@ -55,7 +59,9 @@ def _nearest(legal: list[int], value: int) -> int:
     return min(legal, key=lambda d: (abs(d - value), d))
 
 
-def check(grid: Grid, model: Model, cluster: Cluster, workload: Workload, gpus: int | None = None) -> None:
+def check(
+    grid: Grid, model: Model, cluster: Cluster, workload: Workload, gpus: int | None = None
+) -> None:
     """Raise :class:`IllegalLayout` for the first rule that the layout breaks, in a fixed order:
     product, cluster, heads, layers, sequence, batch, experts."""
     product = f"tp {grid.tp} · pp {grid.pp} · dp {grid.dp} · cp {grid.cp} = {grid.devices}"
@@ -74,16 +80,33 @@ def check(grid: Grid, model: Model, cluster: Cluster, workload: Workload, gpus: 
     legality.require_tp(model, grid.tp)
     if grid.pp * grid.vp > model.layers:
         most = model.layers // grid.vp
-        _refuse("--pp", grid.pp, f"{grid.pp} · vp {grid.vp} stages for {model.layers} layers", f"1 to {most}", most)
+        _refuse(
+            "--pp",
+            grid.pp,
+            f"{grid.pp} · vp {grid.vp} stages for {model.layers} layers",
+            f"1 to {most}",
+            most,
+        )
     if grid.vp > 1 and grid.pp == 1:
         _refuse("--vp", grid.vp, "virtual stages need a pipeline (pp > 1)", "1", 1)
     if workload.phase != "decode":
         seq = workload.seq  # type: ignore[union-attr]
         if seq % grid.cp:
             legal = [d for d in _divisors(grid.cp * 4) if seq % d == 0]
-            _refuse("--cp", grid.cp, f"does not divide the sequence of {seq} tokens", legal, _nearest(legal, grid.cp))
+            _refuse(
+                "--cp",
+                grid.cp,
+                f"does not divide the sequence of {seq} tokens",
+                legal,
+                _nearest(legal, grid.cp),
+            )
         if grid.sequence_parallel and (seq // grid.cp) % grid.tp:
-            _refuse("--sequence-parallel", grid.tp, f"tp does not divide the {seq // grid.cp} tokens of a rank", None)
+            _refuse(
+                "--sequence-parallel",
+                grid.tp,
+                f"tp does not divide the {seq // grid.cp} tokens of a rank",
+                "a --seq that tp divides, or no --sequence-parallel",
+            )
     elif grid.cp > 1:
         _refuse("--cp", grid.cp, "decode has one token per sequence: nothing to divide", "1", 1)
     _check_batch(grid, workload)
@@ -96,16 +119,30 @@ def _check_batch(grid: Grid, workload: Workload) -> None:
     micro = grid.micro_batch or workload.micro_batch or 1
     if workload.batch % grid.dp:
         legal = [d for d in _divisors(workload.batch) if d <= 4 * grid.dp]
-        _refuse("--dp", grid.dp, f"does not divide the global batch of {workload.batch}", legal, _nearest(legal, grid.dp))
+        _refuse(
+            "--dp",
+            grid.dp,
+            f"does not divide the global batch of {workload.batch}",
+            legal,
+            _nearest(legal, grid.dp),
+        )
     per_replica = workload.batch // grid.dp
     if per_replica % micro:
         legal = _divisors(per_replica)[:24]
         _refuse(
-            "--micro-batch", micro, f"does not divide the {per_replica} sequences of a replica", legal, _nearest(legal, micro)
+            "--micro-batch",
+            micro,
+            f"does not divide the {per_replica} sequences of a replica",
+            legal,
+            _nearest(legal, micro),
         )
     if grid.vp > 1 and (per_replica // micro) % grid.pp:
         _refuse(
-            "--vp", grid.vp, f"interleaving needs the {per_replica // micro} microbatches to be a multiple of pp {grid.pp}", "1", 1
+            "--vp",
+            grid.vp,
+            f"interleaving needs the {per_replica // micro} microbatches to be a multiple of pp {grid.pp}",
+            "1",
+            1,
         )
 
 
@@ -118,19 +155,26 @@ def _check_experts(grid: Grid, model: Model) -> None:
     for n in experts:
         if n % grid.ep:
             legal = _divisors(n)
-            _refuse("--ep", grid.ep, f"does not divide the {n} experts", legal, _nearest(legal, grid.ep))
+            _refuse(
+                "--ep", grid.ep, f"does not divide the {n} experts", legal, _nearest(legal, grid.ep)
+            )
     inner = grid.tp * grid.cp * grid.dp
     etp = grid.etp or max(1, grid.tp // grid.ep)
     if inner % (etp * grid.ep):
         _refuse(
-            "--ep", grid.ep, f"ep {grid.ep} · etp {etp} does not divide tp {grid.tp} · cp {grid.cp} · dp {grid.dp} = {inner}",
-            [d for d in _divisors(inner) if experts[0] % d == 0],
+            "--ep",
+            grid.ep,
+            f"ep {grid.ep} · etp {etp} does not divide tp {grid.tp} · cp {grid.cp} · dp {grid.dp} = {inner}",
+            legal := [d for d in _divisors(inner) if experts[0] % d == 0],
+            _nearest(legal, grid.ep),
         )
 
 
 def to_layouts(grid: Grid, workload: Workload) -> Layouts:
     """The layout as 0-d arrays."""
-    micro = grid.micro_batch or (workload.micro_batch if isinstance(workload, Training) else None) or 1
+    micro = (
+        grid.micro_batch or (workload.micro_batch if isinstance(workload, Training) else None) or 1
+    )
     recompute = workload.recompute if isinstance(workload, Training) else "none"
     return Layouts(
         tp=np.int64(grid.tp),

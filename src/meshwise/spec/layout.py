@@ -45,6 +45,11 @@ class Layouts(NamedTuple):
         """Expert-tensor degree: as given, else the ranks of tp·cp·dp that ep leaves inside tp."""
         return np.where(self.etp > 0, self.etp, np.maximum(1, self.tp // self.ep))
 
+    def expert_dp(self) -> Array:
+        """Ranks that keep the same experts: tp · cp · dp / (etp · ep)."""
+        ranks = self.tp * self.cp * self.dp
+        return np.maximum(ranks // (self.expert_tp() * self.ep), 1)
+
 
 class Group(NamedTuple):
     """The ranks that one collective joins, by fabric level.
@@ -139,10 +144,7 @@ def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
         "pp": (layout.pp, inner * layout.dp),
         "etp": (etp, one),
         "ep": (layout.ep, etp),
-        "expert_dp": (
-            np.maximum(inner * layout.dp // (etp * layout.ep), 1),
-            etp * layout.ep,
-        ),
+        "expert_dp": (layout.expert_dp(), etp * layout.ep),
         # Gradients of dense weights are summed over data and context ranks together.
         "dp_cp": (layout.dp * layout.cp, layout.tp),
     }

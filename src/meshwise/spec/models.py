@@ -23,6 +23,8 @@ def load_model(name: str, field: str = "MODEL") -> Model:
     Raises :class:`~meshwise.errors.UnknownName` with the nearest preset, and what the reader of
     ``config.json`` refuses.
     """
+    if not name.strip():
+        raise unknown_name(field, name, catalog.names("models"), "preset, folder or config.json")
     as_path = name.endswith(".json") or name.startswith((".", os.sep, "~"))
     if not as_path and catalog.canonical("models", name) is not None:
         key, config = catalog.load("models", name, field)
@@ -61,8 +63,9 @@ def _from_hub(name: str, field: str) -> Model:
                 field, name.split("/")[1], catalog.names("models"), "preset"
             ).nearest,
         ) from None
+    hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its retries are not the user's one line
     try:
-        path = hub.hf_hub_download(name, "config.json")
+        path = hub.hf_hub_download(name, "config.json", etag_timeout=5)
     except Exception as error:  # the client raises many kinds; the user needs the one line
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -72,5 +75,5 @@ def _from_hub(name: str, field: str) -> Model:
             legal="a hub id with a readable config.json, a preset, or a path",
         ) from None
     with contextlib.suppress(Exception):  # most have none; the reader looks beside config.json
-        hub.hf_hub_download(name, "hf_quant_config.json")
+        hub.hf_hub_download(name, "hf_quant_config.json", etag_timeout=5)
     return load_model_file(path)

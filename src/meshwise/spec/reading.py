@@ -69,7 +69,9 @@ def count(
         )
     nearest = min(max(low, round(number)), high)
     if number != nearest:
-        why = f"below {low}" if number < low else f"above {high}" if number > high else f"not {what}"
+        why = (
+            f"below {low}" if number < low else f"above {high}" if number > high else f"not {what}"
+        )
         raise InputError(
             f"{field}={shorten(value)} is {why}",
             field=field,
@@ -80,13 +82,13 @@ def count(
     return nearest
 
 
-def fraction(
-    value: object, field: str, *, low: float, high: float, text: bool = True
-) -> float:
+def fraction(value: object, field: str, *, low: float, high: float, text: bool = True) -> float:
     """``value`` as a finite float in [low, high]; with ``text`` as a command line gives it too."""
     legal = f"a number from {low:g} to {high:g}"
     number = math.nan
-    if not isinstance(value, bool) and isinstance(value, (int, float, str) if text else (int, float)):
+    if not isinstance(value, bool) and isinstance(
+        value, (int, float, str) if text else (int, float)
+    ):
         try:
             number = float(value)
         except ValueError:

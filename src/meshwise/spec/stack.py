@@ -19,6 +19,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fused_elementwise: bool = True  # norm+residual and activation in one pass each
     collectives: str = "nccl"  # library whose measured constants price the collectives
     custom_all_reduce: bool = False  # one-shot and two-shot kernels for small messages
+    custom_all_reduce_pcie_ranks: int = 2  # most ranks for which those kernels run over PCIe
     in_switch: bool = True  # NVLS / SHARP where the fabric has it
     overlap: str = "none"  # of the TP collectives: none, split, decomposed
     overlap_input_gradient: bool = False  # backward all-reduce beside the weight gradient

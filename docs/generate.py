@@ -1,0 +1,607 @@
+"""Write what the documentation takes from the tool, and say whether it is current.
+
+Four kinds of text in README*.md, AGENTS.md and docs/**/*.md are made here, never typed:
+
+* the output below each ``$ meshwise …`` or ``$ python …`` line of a ``console`` block;
+* the output below each ``>>>`` line of a ``pycon`` block (``python`` blocks only have to run);
+* what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``: a function of SECTIONS;
+* a figure between ``<!--=NAME:FORMAT-->`` and ``<!--/-->``: a value of figures().
+
+and docs/picture.svg. A ``...`` line in a console block stands for any lines and is kept.
+
+    python docs/generate.py            writes
+    python docs/generate.py --check    lists the files that are not current; exit code 1 if any
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import csv
+import doctest
+import functools
+import importlib.util
+import io
+import os
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PICTURE = DOCS / "picture.svg"
+UNTRIED = ("make ", "pip ", "python -m venv", "python tools/", "python benchmarks/")
+WIDTH = "80"
+
+
+def pages() -> list[Path]:
+    """Every Markdown page whose blocks are run."""
+    top = [ROOT / name for name in ("README.md", "README.zh-CN.md", "AGENTS.md")]
+    return [p for p in top if p.exists()] + sorted(DOCS.rglob("*.md"))
+
+
+# -- running what a reader would run -------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _as_a_reader() -> Iterator[io.StringIO]:
+    """In the repository's root, 80 columns wide, stdout and stderr together."""
+    out, before = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = WIDTH
+    try:
+        with (
+            contextlib.chdir(ROOT),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(out),
+        ):
+            yield out
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+@functools.cache
+def _run(command: tuple[str, ...]) -> tuple[str, int]:
+    """What one program prints, and its exit code; in this process."""
+    from meshwise.cli import main
+
+    with _as_a_reader() as out:
+        if command[0] == "meshwise":
+            code = main(list(command[1:]))
+        elif command[0] == "python":
+            code, argv = 0, sys.argv
+            sys.argv = list(command[1:])
+            try:
+                runpy.run_path(command[1], run_name="__main__")
+            finally:
+                sys.argv = argv
+        elif command[0] == "cat":
+            code = 0
+            out.write(Path(command[1]).read_text(encoding="utf-8"))
+        else:
+            raise ValueError(f"a console block runs {command[0]!r}, which docs/generate.py does not")
+    return out.getvalue(), code
+
+
+_last_code = 0
+
+
+def run_line(line: str) -> str | None:
+    """The output of a console line with its pipes; None for what is not run here."""
+    global _last_code
+    if line.startswith(UNTRIED):
+        return None
+    if line == "echo $?":
+        return f"{_last_code}\n"
+    first, *filters = (
+        list(group) for group in _split(shlex.split(line, comments=True, posix=True))
+    )
+    text, _last_code = _run(tuple(first))
+    for command, *arguments in filters:
+        lines = text.splitlines(keepends=True)
+        if command == "head":
+            lines = lines[: int(arguments[-1].lstrip("-"))]
+        elif command == "tail":
+            lines = lines[-int(arguments[-1].lstrip("-")) :]
+        elif command == "grep":
+            context = int(arguments[0][2:]) if arguments[0].startswith("-A") else 0
+            hits = [i for i, text_ in enumerate(lines) if arguments[-1] in text_]
+            kept = sorted({j for i in hits for j in range(i, min(i + context + 1, len(lines)))})
+            lines = [lines[i] for i in kept]
+        else:
+            raise ValueError(f"a console block pipes into {command!r}")
+        text = "".join(lines)
+    return text
+
+
+def _split(words: list[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    for word in words:
+        if word == "|":
+            yield group
+            group = []
+        else:
+            group.append(word)
+    yield group
+
+
+def console(block: str) -> str:
+    """A console block with its outputs as they are now."""
+    lines = block.splitlines()
+    out: list[str] = []
+    i = 0
+    while i < len(lines):
+        if not lines[i].startswith("$ "):
+            raise ValueError(f"a console block begins with output: {lines[i]!r}")
+        command = [lines[i]]
+        while command[-1].endswith("\\"):
+            i += 1
+            command.append(lines[i])
+        i += 1
+        written = []
+        while i < len(lines) and not lines[i].startswith("$ "):
+            written.append(lines[i])
+            i += 1
+        out += command
+        joined = " ".join(part.rstrip("\\").strip() for part in command)[2:]
+        now = run_line(joined)
+        if now is None or _elided(written, now):
+            out += written
+        else:
+            out += now.rstrip("\n").splitlines()
+    return "\n".join(out) + "\n"
+
+
+def _elided(written: list[str], now: str) -> bool:
+    """Whether the written output has a ``...`` line and is the present one but for that."""
+    if "..." not in (line.strip() for line in written):
+        return False
+    rest = _plain(now)
+    for part in re.split(r"(?m)^\s*\.\.\.\s*$", "\n".join(written)):
+        wanted = _plain(part)
+        at = rest.find(wanted)
+        if at < 0:
+            raise ValueError(f"not in the output any more: {part.strip()!r}")
+        rest = rest[at + len(wanted) :]
+    return True
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def session(block: str, names: dict[str, Any]) -> str:
+    """A pycon block with its outputs as they are now."""
+    out: list[str] = []
+    for example in doctest.DocTestParser().get_examples(block):
+        source = example.source.rstrip("\n").split("\n")
+        out += [
+            (">>> " if i == 0 else "... ") + line if line or i == 0 else "..."
+            for i, line in enumerate(source)
+        ]
+        with _as_a_reader() as printed:
+            exec(compile(example.source, "<page>", "single"), names)
+        out += printed.getvalue().rstrip("\n").splitlines()
+    return "\n".join(out) + "\n"
+
+
+# -- sections ------------------------------------------------------------------------------------
+
+
+def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    def cell(value: Any) -> str:
+        return str(value).replace("|", "\\|").replace("\n", " ")
+
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
+
+
+def cli_section() -> str:
+    from meshwise.cli import COMMANDS
+
+    parts = []
+    for name in ("", *COMMANDS):
+        words = ("meshwise", name, "--help") if name else ("meshwise", "--help")
+        text, _ = _run(words)
+        parts.append(f"## {' '.join(words[:-1])}\n\n```text\n{text.rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
+SWITCHES = {
+    "title": "The name that tables show.",
+    "ideal": "Peak FLOP/s for matrix products and attention, wire bandwidth for ring collectives, "
+    "and nothing else: no element-wise pass, latency, host time or overlap.",
+    "attention": "`flash`: fused and causal, half of the scores are computed and none are kept. "
+    "`unfused`: the full square of scores goes through memory.",
+    "fused_elementwise": "Norm with residual, and the activation function, in one pass each.",
+    "collectives": "Whose measured constants price the collectives: `nccl`, `vllm`, `sglang`, "
+    "`trtllm`. An engine falls back to NCCL's where that is cheaper.",
+    "custom_all_reduce": "One-shot and two-shot kernels for small messages, on an innermost level "
+    "with peer-to-peer access.",
+    "custom_all_reduce_pcie_ranks": "The most ranks for which those kernels run where the innermost "
+    "level is PCIe.",
+    "in_switch": "NVLS and multimem reduction where the innermost level has it.",
+    "overlap": "Of the TP collectives. `none`; `split`: the batch in two halves, one computes while "
+    "the other communicates; `decomposed`: the collective and its product in TP chunks.",
+    "overlap_input_gradient": "Backward's reduction of an input gradient runs beside the same "
+    "layer's weight gradient.",
+    "overlap_grad_reduce": "The data-parallel gradient reduction runs beside the last microbatch's "
+    "backward pass.",
+    "recompute_early_stop": "Full recomputation leaves out a layer's last collective: 5 all_reduces "
+    "per layer, not 6.",
+    "parallel_block_one_all_reduce": "Parallel blocks (GPT-J, Falcon, Command-R) add their two "
+    "partial sums before one reduction.",
+    "copies_kv_heads": "Whether the software runs with more ranks than KV heads. Stated for the "
+    "reader; no price and no refusal depends on it in this release.",
+    "pads_vocabulary": "Whether the software pads the vocabulary to a multiple of TP. Stated for "
+    "the reader; no price and no refusal depends on it in this release.",
+    "host_s": "Host time per step that no device work hides [s].",
+    "memory_reserve": "Share of the device's memory that is not the model's to use [1].",
+}
+
+
+def _stacks() -> dict[str, Any]:
+    from meshwise.spec import catalog
+    from meshwise.spec.stack import load_stack
+
+    return {name: load_stack(name) for name in catalog.names("stacks")}
+
+
+def switches_section() -> str:
+    from meshwise.spec.stack import Stack
+
+    defaults = dict(
+        zip(Stack.__struct_fields__[1:], Stack.__struct_defaults__, strict=True)
+    )
+    rows = []
+    for name in Stack.__struct_fields__:
+        if name in ("name", "sources"):
+            continue
+        if name not in SWITCHES:
+            raise LookupError(f"docs/generate.py: SWITCHES says nothing of the switch {name!r}")
+        rows.append((f"`{name}`", f"`{_toml(defaults[name])}`", SWITCHES[name]))
+    return table(("switch", "default", "meaning"), rows)
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+
+
+def stacks_section() -> str:
+    from meshwise.spec.stack import DEFAULT, Stack
+
+    parts = []
+    for name, stack in _stacks().items():
+        phases = [phase for phase, chosen in DEFAULT.items() if chosen == name]
+        head = f"### {name}\n\n{stack.title}." + (
+            f" The default for {' and '.join(phases)}." if phases else ""
+        )
+        rows = []
+        plain = Stack(name=name)
+        for switch in Stack.__struct_fields__:
+            if switch in ("name", "title", "sources"):
+                continue
+            value = getattr(stack, switch)
+            if value != getattr(plain, switch) or switch in stack.sources:
+                rows.append((f"`{switch}`", f"`{_toml(value)}`", stack.sources.get(switch, "")))
+        parts.append(head + "\n\n" + table(("switch", "value", "source"), rows))
+    return "\n\n".join(parts)
+
+
+def families_section() -> str:
+    from meshwise.spec.families import FAMILIES
+
+    by_words: dict[str, list[str]] = {}
+    for model_type, family in FAMILIES.items():
+        by_words.setdefault(family.words, []).append(f"`{model_type}`")
+    rows = [(words, ", ".join(types)) for words, types in sorted(by_words.items(), key=_lower)]
+    return table(("family", "`model_type`"), rows)
+
+
+def _lower(item: tuple[str, Any]) -> str:
+    return item[0].lower()
+
+
+def wrappers_section() -> str:
+    from meshwise.spec.families_refused import WRAPPERS
+
+    rows = [
+        (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`")
+        for name, w in sorted(WRAPPERS.items())
+    ]
+    return table(("`model_type`", "language model under", "its type where the file is silent"), rows)
+
+
+def refused_section() -> str:
+    from meshwise.spec.families_refused import REASONS
+
+    by_reason: dict[str, list[str]] = {}
+    for model_type, reason in REASONS.items():
+        by_reason.setdefault(reason, []).append(f"`{model_type}`")
+    rows = [(reason, ", ".join(types)) for reason, types in by_reason.items()]
+    return table(("reason", "`model_type`"), rows)
+
+
+def catalog_section(kind: str) -> str:
+    from meshwise.present import listing
+    from meshwise.spec import catalog
+
+    spellings: dict[str, list[str]] = {}
+    for alias, name in catalog.aliases(kind).items():
+        spellings.setdefault(name, []).append(alias)
+    records = listing.entries(kind)["entries"]
+    header = {
+        "models": ("name", "model_type", "parameters", "active_parameters", "layers", "hidden"),
+        "devices": ("name", "title", "memory", "memory_bandwidth", "bf16"),
+        "fabrics": ("name", "title", "kind", "bandwidth", "latency"),
+        "clusters": ("name", "title", "device", "levels"),
+    }[kind]
+    rows = []
+    for record in records:
+        cells = [record[key] for key in header]
+        shown = [f"{c:,}" if isinstance(c, int) else c for c in cells]
+        others = ", ".join(sorted(spellings.get(record["name"], []))) if kind != "models" else ""
+        rows.append((f"`{shown[0]}`", *shown[1:], *([others] if kind != "models" else [])))
+    names = tuple("bf16 peak" if h == "bf16" else h.replace("_", " ") for h in header)
+    return table((*names, *(["also called"] if kind != "models" else [])), rows)
+
+
+def _fits(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    from meshwise.spec import catalog
+
+    for name in catalog.names(folder):
+        yield name, catalog.load(folder, name, folder)[1]
+
+
+def kernel_fits_section() -> str:
+    rows = []
+    for name, data in _fits("kernels"):
+        for group in ("gemm", "attention"):
+            for part, fit in data[group].items():
+                rows.append(
+                    (
+                        f"`{name}`",
+                        f"{group} {part}",
+                        f"{fit['efficiency']:.2f}" if "efficiency" in fit else "",
+                        f"{fit['memory_efficiency']:.2f}",
+                        f"{fit['launch_s'] * 1e6:.1f}",
+                        f"{fit['points']:,}",
+                        *(f"{fit[k]:.1%}" for k in ("median_error", "mean_error", "p90_error")),
+                        f"{fit['bias']:+.1%}",
+                    )
+                )
+    return table(
+        ("device", "kernel", "share of peak", "share of memory bandwidth", "launch [µs]", "points")
+        + ("median error", "mean error", "90th percentile", "bias"),
+        rows,
+    )
+
+
+def collective_fits_section() -> str:
+    rows = []
+    for name, data in _fits("collectives"):
+        for library, ops in data.items():
+            if not isinstance(ops, dict):
+                continue
+            for op, entry in ops.items():
+                fit = entry["fit"]
+                low, high = fit["bytes_range"]
+                rows.append(
+                    (
+                        f"`{name}`",
+                        library,
+                        op,
+                        f"{fit['points']:,}",
+                        f"{low:,} to {high:,}",
+                        *(f"{fit[k]:.1%}" for k in ("median_error", "mean_error", "p90_error")),
+                        f"{fit['bias']:+.1%}",
+                    )
+                )
+    return table(
+        ("fabric", "library", "collective", "points", "bytes")
+        + ("median error", "mean error", "90th percentile", "bias"),
+        rows,
+    )
+
+
+def sources_section() -> str:
+    rows = [
+        (f"`{folder}/{name}`", data["source"], f"`{data['command']}`")
+        for folder in ("kernels", "collectives")
+        for name, data in _fits(folder)
+    ]
+    return table(("file", "measurements", "made by"), rows)
+
+
+def inherited_section() -> str:
+    from meshwise.cost.fits import _file, kernels
+    from meshwise.spec import catalog
+    from meshwise.spec.cluster import cluster_from_table, device
+
+    own = []
+    by_fit: dict[str, list[str]] = {}
+    for name in catalog.names("devices"):
+        source = kernels(device(name)).prefill.source
+        fit, _, inherited = source.partition(" (")
+        if inherited:
+            by_fit.setdefault(fit, []).append(f"`{name}`")
+        else:
+            own.append(f"`{name}`")
+    rows = [("own fit", ", ".join(own))]
+    rows += [(f"inherit `{fit}`", ", ".join(names)) for fit, names in sorted(by_fit.items())]
+    fabrics: dict[str, list[str]] = {}
+    measured = []
+    for name in catalog.names("fabrics"):
+        entry = {"device": "h100", "level": [{"ranks": 2, "fabric": name}]}
+        fit, known = _file(cluster_from_table(entry, "x").levels[0])
+        if known:
+            measured.append(f"`{name}`")
+        else:
+            fabrics.setdefault(f"collectives/{fit}", []).append(f"`{name}`")
+    rows.append(("own fit, or the same transport at another rate", ", ".join(measured)))
+    rows += [(f"inherit `{fit}`", ", ".join(names)) for fit, names in sorted(fabrics.items())]
+    return table(("constants", "devices or fabrics"), rows)
+
+
+@functools.cache
+def note() -> Any:
+    """examples/the_note.py as a module."""
+    spec = importlib.util.spec_from_file_location("the_note", ROOT / "examples" / "the_note.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def note_section() -> str:
+    return str(note().markdown())
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "cli": cli_section,
+    "switches": switches_section,
+    "stacks": stacks_section,
+    "families": families_section,
+    "wrappers": wrappers_section,
+    "refused": refused_section,
+    **{
+        kind: functools.partial(catalog_section, kind)
+        for kind in ("models", "devices", "fabrics", "clusters")
+    },
+    "kernel-fits": kernel_fits_section,
+    "collective-fits": collective_fits_section,
+    "fit-sources": sources_section,
+    "inherited": inherited_section,
+    "note": note_section,
+}
+
+
+# -- figures in prose ----------------------------------------------------------------------------
+
+
+@functools.cache
+def figures() -> dict[str, float]:
+    """Figures that prose may quote: ``C8.right.ideal_ms``, ``count.devices``, ``fit.kernels.median``."""
+    from meshwise.spec import catalog
+    from meshwise.spec.families import FAMILIES, KNOWN
+
+    found: dict[str, float] = {}
+    for name, build in note().ROWS.items():
+        row = build()
+        for side in ("note", "right"):
+            for key, value in getattr(row, side).items():
+                found[f"{name}.{side}.{key}"] = float(value)
+    for kind in ("models", "devices", "fabrics", "clusters", "stacks"):
+        found[f"count.{kind}"] = len(catalog.names(kind))
+    found["count.types"] = len(KNOWN)
+    found["count.families"] = len({f.words for f in FAMILIES.values()})
+    index = ROOT / "tests" / "data" / "configs" / "index.csv"
+    rows = list(csv.DictReader(index.read_text(encoding="utf-8").splitlines()))
+    found["count.configs_ok"] = sum(r["expected"] == "ok" for r in rows)
+    found["count.configs_refused"] = sum(r["expected"] != "ok" for r in rows)
+    errors: dict[str, list[float]] = {}
+    for _, data in _fits("kernels"):
+        for group in ("gemm", "attention"):
+            for part, fit in data[group].items():
+                key = part.split("_")[0] if group == "attention" else group
+                errors.setdefault(f"kernels.{key}", []).append(fit["median_error"])
+    for name, data in _fits("collectives"):
+        for ops in data.values():
+            for entry in ops.values() if isinstance(ops, dict) else ():
+                where = "inside" if name.startswith(("nvlink", "pcie")) else "between"
+                errors.setdefault(f"collectives.{where}", []).append(entry["fit"]["median_error"])
+    for key, values in errors.items():
+        found[f"fit.{key}.least"] = 100 * min(values)
+        found[f"fit.{key}.most"] = 100 * max(values)
+        found[f"fit.{key}.sets"] = len(values)
+    return found
+
+
+# -- pages ---------------------------------------------------------------------------------------
+
+_FENCE = re.compile(r"^```(console|pycon|python)\n(.*?)^```$", re.M | re.S)
+_SECTION = re.compile(r"(<!-- begin ([\w-]+) -->\n).*?(<!-- end \2 -->)", re.S)
+_FIGURE = re.compile(r"<!--=([\w.]+):([^>]*?)-->(.*?)<!--/-->")
+
+
+def _fill(found: re.Match[str]) -> str:
+    name, form, _ = found.groups()
+    return f"<!--={name}:{form}-->{figures()[name]:{form}}<!--/-->"
+
+
+def render(text: str) -> str:
+    """A page with everything that is made as it is now."""
+    names: dict[str, Any] = {}
+
+    def block(found: re.Match[str]) -> str:
+        kind, body = found.groups()
+        if kind == "console":
+            body = console(body)
+        elif kind == "pycon":
+            body = session(body, names)
+        else:
+            ast.parse(body)
+            with _as_a_reader():
+                exec(compile(body, "<page>", "exec"), names)
+        return f"```{kind}\n{body}```"
+
+    def section(found: re.Match[str]) -> str:
+        return f"{found[1]}{SECTIONS[found[2]]()}\n{found[3]}"
+
+    return _FENCE.sub(block, _FIGURE.sub(_fill, _SECTION.sub(section, text)))
+
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
+
+
+def same(a: str, b: str, tolerance: float = 0.011) -> bool:
+    """Equal but for spaces and the last digit of a figure (libraries round differently)."""
+    one, two = _plain(a), _plain(b)
+    if one == two:
+        return True
+    if _NUMBER.sub("#", one) != _NUMBER.sub("#", two):
+        return False
+    pairs = zip(_NUMBER.findall(one), _NUMBER.findall(two), strict=True)
+    for x, y in pairs:
+        u, v = (float(n.replace(",", "")) for n in (x, y))
+        if abs(u - v) > tolerance * max(abs(u), abs(v)):
+            return False
+    return True
+
+
+def picture() -> str:
+    return str(runpy.run_path(str(DOCS / "picture.py"))["picture"]())
+
+
+def stale() -> Iterator[tuple[Path, str]]:
+    """(file, its present text) of everything that is not as the tool says it now."""
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        now = render(text)
+        if not same(text, now):
+            yield path, now
+    now = picture()
+    if not PICTURE.exists() or not same(PICTURE.read_text(encoding="utf-8"), now):
+        yield PICTURE, now
+
+
+def main() -> int:
+    check = "--check" in sys.argv
+    found = 0
+    for path, now in stale():
+        found += 1
+        print(f"{'not current' if check else 'written'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(now, encoding="utf-8")
+    return int(check and found > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
