@@ -85,7 +85,9 @@ def _run(command: tuple[str, ...]) -> tuple[str, int]:
             code = 0
             out.write(Path(command[1]).read_text(encoding="utf-8"))
         else:
-            raise ValueError(f"a console block runs {command[0]!r}, which docs/generate.py does not")
+            raise ValueError(
+                f"a console block runs {command[0]!r}, which docs/generate.py does not"
+            )
     return out.getvalue(), code
 
 
@@ -256,9 +258,7 @@ def _stacks() -> dict[str, Any]:
 def switches_section() -> str:
     from meshwise.spec.stack import Stack
 
-    defaults = dict(
-        zip(Stack.__struct_fields__[1:], Stack.__struct_defaults__, strict=True)
-    )
+    defaults = dict(zip(Stack.__struct_fields__[1:], Stack.__struct_defaults__, strict=True))
     rows = []
     for name in Stack.__struct_fields__:
         if name in ("name", "sources"):
@@ -315,7 +315,9 @@ def wrappers_section() -> str:
         (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`")
         for name, w in sorted(WRAPPERS.items())
     ]
-    return table(("`model_type`", "language model under", "its type where the file is silent"), rows)
+    return table(
+        ("`model_type`", "language model under", "its type where the file is silent"), rows
+    )
 
 
 def refused_section() -> str:
@@ -359,6 +361,9 @@ def _fits(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, catalog.load(folder, name, folder)[1]
 
 
+_ERRORS = ("points", "median error", "mean error", "90th percentile", "bias")
+
+
 def kernel_fits_section() -> str:
     rows = []
     for name, data in _fits("kernels"):
@@ -377,8 +382,7 @@ def kernel_fits_section() -> str:
                     )
                 )
     return table(
-        ("device", "kernel", "share of peak", "share of memory bandwidth", "launch [µs]", "points")
-        + ("median error", "mean error", "90th percentile", "bias"),
+        ("device", "kernel", "share of peak", "share of memory bandwidth", "launch [µs]", *_ERRORS),
         rows,
     )
 
@@ -397,17 +401,13 @@ def collective_fits_section() -> str:
                         f"`{name}`",
                         library,
                         op,
-                        f"{fit['points']:,}",
                         f"{low:,} to {high:,}",
+                        f"{fit['points']:,}",
                         *(f"{fit[k]:.1%}" for k in ("median_error", "mean_error", "p90_error")),
                         f"{fit['bias']:+.1%}",
                     )
                 )
-    return table(
-        ("fabric", "library", "collective", "points", "bytes")
-        + ("median error", "mean error", "90th percentile", "bias"),
-        rows,
-    )
+    return table(("fabric", "library", "collective", "bytes", *_ERRORS), rows)
 
 
 def sources_section() -> str:
@@ -464,6 +464,12 @@ def note_section() -> str:
     return str(note().markdown())
 
 
+def example(name: str) -> str:
+    """A file of examples/ as a block."""
+    kind = {"py": "python"}.get(name.rpartition(".")[2], name.rpartition(".")[2])
+    return f"```{kind}\n{(ROOT / 'examples' / name).read_text(encoding='utf-8').rstrip()}\n```"
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "cli": cli_section,
     "switches": switches_section,
@@ -480,6 +486,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "fit-sources": sources_section,
     "inherited": inherited_section,
     "note": note_section,
+    "my-cluster": functools.partial(example, "my_cluster.toml"),
+    "serving-copies": functools.partial(example, "serving_copies.py"),
 }
 
 

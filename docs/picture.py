@@ -9,7 +9,7 @@ from html import escape
 
 import meshwise as mw
 
-WIDTH, HEIGHT = 860, 330
+WIDTH, HEIGHT = 860, 350
 COMPUTE, COMM, HOST = "#4c78a8", "#e4572e", "#9aa5b1"
 INK, DIM = "#24292f", "#57606a"
 
@@ -19,11 +19,13 @@ def _text(x: float, y: float, words: str, size: int = 12, ink: str = INK, extra:
 
 
 def panel(left: int, title: str, below: str, answer: mw.api.ScaleResult) -> list[str]:  # type: ignore[name-defined]
-    """Stacked bars of N·T(N)/T(1): what one unit of work costs in GPU time."""
+    """Stacked bars of N·T(N)/T(1): what the same work costs in GPU time."""
     top, bottom, width = 74, 262, 380
-    points = answer.points
+    after = [p.tp for p in answer.points if p.tp > answer.limit.tp][
+        :1
+    ]  # one degree beyond the limit
+    points = [p for p in answer.points if p.tp <= max([answer.limit.tp, *after])]
     most = max(1 / p.efficiency for p in points)
-    most = min(most, 5.0)
     scale = (bottom - top) / most
     step = width / len(points)
     parts = [_text(left, 26, title, 14, extra='font-weight="600"'), _text(left, 44, below, 11, DIM)]
@@ -36,22 +38,28 @@ def panel(left: int, title: str, below: str, answer: mw.api.ScaleResult) -> list
         x = left + i * step + step * 0.16
         w = step * 0.68
         y = float(bottom)
-        for seconds, fill in ((p.compute_s, COMPUTE), (p.host_s + p.bubble_s, HOST), (p.exposed_comm_s, COMM)):
+        for seconds, fill in (
+            (p.compute_s, COMPUTE),
+            (p.host_s + p.bubble_s, HOST),
+            (p.exposed_comm_s, COMM),
+        ):
             h = seconds * p.tp / points[0].step_s * scale
-            h = min(h, y - top)
             if h > 0:
                 y -= h
-                parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{fill}"/>')
-        cut = 1 / p.efficiency > most
+                parts.append(
+                    f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" fill="{fill}"/>'
+                )
         parts.append(
-            _text(x + w / 2, y - 5, f"{p.efficiency:.0%}" + (" ↑" if cut else ""), 11, extra='text-anchor="middle"')
+            _text(x + w / 2, y - 5, f"{p.efficiency:.0%}", 11, extra='text-anchor="middle"')
         )
         best = p.tp == answer.limit.tp
         weight = 'text-anchor="middle"' + (' font-weight="700"' if best else "")
         parts.append(_text(x + w / 2, bottom + 17, f"TP={p.tp}", 11, extra=weight))
         if best:
             parts.append(_text(x + w / 2, bottom + 32, "limit", 11, COMM, 'text-anchor="middle"'))
-    parts.append(f'<line x1="{left}" x2="{left + width}" y1="{bottom}" y2="{bottom}" stroke="{INK}"/>')
+    parts.append(
+        f'<line x1="{left}" x2="{left + width}" y1="{bottom}" y2="{bottom}" stroke="{INK}"/>'
+    )
     return parts
 
 
@@ -78,8 +86,10 @@ def picture() -> str:
         parts.append(f'<rect x="{x}" y="306" width="12" height="12" fill="{fill}"/>')
         parts.append(_text(x + 18, 316, words, 12, DIM))
         x += 40 + 6.6 * len(words)
-    words = "height: GPU time for the same work, TP=1 is the dashed line; figure on top: efficiency"
-    parts.append(_text(x, 316, words, 12, DIM))
+    words = (
+        "Height: GPU time for the same work; the dashed line is TP=1. Figure on top: efficiency."
+    )
+    parts.append(_text(24, 338, words, 12, DIM))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -10,7 +10,9 @@ print(f"{cluster.title}: {cluster.devices} × {cluster.device.title}")
 below = 1
 for level in cluster.levels:
     rate = level.per_device_bytes_per_s(below)
-    print(f"  {level.name:7} {level.ranks} × {level.fabric}: {rate / 1e9:.2f} GB/s per device and direction")
+    print(
+        f"  {level.name:7} {level.ranks} × {level.fabric}: {rate / 1e9:.2f} GB/s per device and direction"
+    )
     below *= level.ranks
 
 answer = mw.scale(mw.model("llama-3.1-8b"), cluster, mw.Decode(batch=16, context=4096))

@@ -30,4 +30,6 @@ for target_s in (0.004, 0.006, 0.010, 0.020, 0.030):
         print(f"{target_s * 1e3:3.0f} ms      none")
         continue
     rate, layout, batch, seconds = best
-    print(f"{target_s * 1e3:3.0f} ms      {layout:9} {batch:>11} {seconds * 1e3:8.1f} ms {rate:10,.0f}")
+    print(
+        f"{target_s * 1e3:3.0f} ms      {layout:9} {batch:>11} {seconds * 1e3:8.1f} ms {rate:10,.0f}"
+    )

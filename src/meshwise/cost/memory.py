@@ -135,7 +135,8 @@ def kv_cache(ctx: Context, role: Role) -> Array:
             values = -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
         held = float(min(ctx.keys, a.window or ctx.keys))
         total = total + count * ctx.sequences * held * values * ctx.widths.kv
-    return total
+    # context parallelism leaves each rank its share of the prompt
+    return total / (ctx.layout.cp if ctx.phase == "prefill" else 1)
 
 
 def state(ctx: Context, role: Role) -> State:

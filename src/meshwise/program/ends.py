@@ -50,6 +50,10 @@ def embedding(ctx: Context) -> list[Op]:
             )
         )
         ops.append(lookup._replace(phase="wgrad", hbm_bytes=lookup.hbm_bytes * 1.5))
+    if ctx.model.embedding_dim:  # OPT-350m: the table is narrower than the layers
+        width = ctx.model.embedding_dim
+        project = gemm("embedding.project", ctx.tokens, h, width, ctx.operands(quantised=False))
+        ops += [project, *(gradients_of(project, w.activation, w.gradient) if ctx.training else ())]
     return ops
 
 
@@ -67,6 +71,9 @@ def head(ctx: Context) -> list[Op]:
     rows = ctx.tokens if ctx.training else ctx.sequences
     norm = elementwise("head.norm", 2.0 * ctx.tokens / ctx.token_split * h * w.activation)
     logits = gemm("head.logits", rows, vocab, width, ctx.operands(quantised=False))
+    project: list[Op] = []
+    if ctx.model.embedding_dim:
+        project.append(gemm("head.project", rows, width, h, ctx.operands(quantised=False)))
     payload = ctx.tokens * h * w.comm
     plain_tp = np.where(tp & ~sp, 1, 0)
     sharded = np.where(sp, 1, 0)
@@ -80,7 +87,7 @@ def head(ctx: Context) -> list[Op]:
             count=np.where(tp, 1, 0),
             phase="forward",
         )
-        return [norm, gather, logits, result]
+        return [norm, gather, *project, logits, result]
     # read the logits twice (maximum, sum), write the gradient once, in fp32
     loss = elementwise("head.loss", 12.0 * rows * vocab)
     per_token = collective(
@@ -91,6 +98,7 @@ def head(ctx: Context) -> list[Op]:
     return [
         norm,
         gather,
+        *project,
         logits,
         loss,
         per_token,
@@ -115,5 +123,6 @@ def head(ctx: Context) -> list[Op]:
             phase="dgrad",
             hides_under=under,
         ),
+        *(op for p in project for op in gradients_of(p, w.activation, w.gradient)),
         *gradients_of(norm, w.activation, w.gradient),
     ]

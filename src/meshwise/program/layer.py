@@ -15,7 +15,7 @@ import numpy as np
 from meshwise.program import attention, mlp
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise, gradients_of
-from meshwise.spec.model import Block
+from meshwise.spec.model import Attention, Block
 
 Array = Any
 
@@ -28,6 +28,7 @@ class Part(NamedTuple):
     compute: list[Op]
     inputs: list[tuple[str, int]]  # (column-parallel op, features of its input gradient)
     last: str  # the row-parallel op whose output is partial
+    attention: Attention | None = None
 
 
 def _norm(ctx: Context, name: str) -> Op:
@@ -47,25 +48,28 @@ def parts(ctx: Context, block: Block) -> list[Part]:
         core = attention.core(ctx, block.attention)
         found.append(
             Part(
-                "attention", _norm(ctx, "attention"), [*before, *core, output], inputs, output.name
+                "attention",
+                _norm(ctx, "attention"),
+                [*before, *core, output],
+                inputs,
+                output.name,
+                block.attention,
             )
         )
     if block.mlp is not None or block.moe is not None:
-        ops: list[Op] = []
-        inputs = []
-        if block.mlp is not None:
-            ops += mlp.dense(ctx, block.mlp, "mlp")
-            inputs.append((ops[-3].name, ctx.model.hidden))
-        if block.moe is not None:
-            ops += mlp.moe(ctx, block.moe)
-            inputs.append(
-                (next(o.name for o in ops if o.name.startswith("moe.experts")), ctx.model.hidden)
-            )
-        name = "moe" if block.moe is not None else "mlp"
-        found.append(Part(name, _norm(ctx, name), ops, inputs, ops[-1].name))
+        dense = mlp.dense(ctx, block.mlp, "mlp") if block.mlp is not None else []
+        routed = mlp.moe(ctx, block.moe) if block.moe is not None else []
+        ops = dense + routed
+        # one input, one gradient of it: the first product to read it stands for all
+        products = [op.name for op in ops if op.kind == "gemm" and op.name != "moe.router"]
+        name = "moe" if routed else "mlp"
+        found.append(
+            Part(name, _norm(ctx, name), ops, [(products[0], ctx.model.hidden)], products[-1])
+        )
     if block.parallel and len(found) == 2 and ctx.stack.parallel_block_one_all_reduce:
         a, f = found
-        return [Part("block", a.norm, [*a.compute, *f.compute], [a.inputs[0]], f.last)]
+        ops = [*a.compute, *f.compute]
+        return [Part("block", a.norm, ops, a.inputs[:1], f.last, block.attention)]
     return found
 
 
@@ -202,10 +206,9 @@ def backward(ctx: Context, part: Part) -> list[Op]:
 
 def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     """Context parallelism gathers keys and values of the whole sequence (and reduces their gradients)."""
-    cores = [op for op in part.compute if op.kind == "attention"]
-    if not cores or ctx.phase == "decode":
+    if part.attention is None or ctx.phase == "decode":
         return []
-    kv_bytes = ctx.sequences * ctx.keys * _kv_width(ctx, part) * ctx.widths.activation
+    kv_bytes = ctx.sequences * ctx.keys * _kv_width(ctx, part.attention) * ctx.widths.activation
     count = np.where(ctx.layout.cp > 1, 1, 0)
     name = "attention.kv"
     under = "attention.core" + (":dgrad" if phase == "dgrad" else "")
@@ -217,15 +220,11 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     return [gather, gather._replace(name="attention.kv_grad", kind="reduce_scatter")]
 
 
-def _kv_width(ctx: Context, part: Part) -> Array:
-    for block in ctx.model.blocks:
-        a = block.attention
-        if a is None:
-            continue
-        if a.mla:
-            return (a.kv_lora_rank or 0) + a.rope_head_dim
-        return -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
-    return 0
+def _kv_width(ctx: Context, a: Attention) -> Array:
+    """Values per token that a rank's KV heads (or MLA's latent) have."""
+    if a.mla:
+        return (a.kv_lora_rank or 0) + a.rope_head_dim
+    return -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
 
 
 def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:

@@ -196,7 +196,8 @@ def model_flops(e: Estimate) -> float:
     per_microbatch = 0.0
     for ops, count in zip(whole.layers, e.model.kind_counts(), strict=True):
         per_microbatch += count * sum(float(op.count * op.model_flops) for op in ops)
-    per_microbatch += sum(float(op.count * op.model_flops) for op in whole.head)
+    ends = [*whole.embedding, *whole.head]
+    per_microbatch += sum(float(op.count * op.model_flops) for op in ends)
     return per_microbatch * float(whole.ctx.microbatches) * float(e.layout.dp)
 
 
@@ -204,8 +205,11 @@ def recomputed_flops(e: Estimate) -> float:
     """FLOPs of the step over all devices that activation recomputation does again."""
     per_rank = 0.0
     for costs, count in zip(e.layer_costs, e.model.kind_counts(), strict=True):
+        once = {(c.op.name, c.op.kind): c.op.model_flops for c in costs if c.op.phase == "forward"}
         per_rank += count * sum(
-            float(c.op.count * c.op.flops) for c in costs if c.op.phase == "recompute"
+            float(c.op.count * once[c.op.name, c.op.kind])
+            for c in costs
+            if c.op.phase == "recompute"
         )
     ranks = float(e.layout.tp * e.layout.cp * e.layout.dp)
     return per_rank * float(e.program.ctx.microbatches) * ranks

@@ -154,7 +154,18 @@ def vocabulary(model: Model, tp: int) -> Iterator[Finding]:
         )
 
 
-RULES = (heads, kv_heads, quantization, ffn, vocabulary)
+def sparse_attention(model: Model, tp: int) -> Iterator[Finding]:
+    """What the cost of a model with an attention indexer leaves out."""
+    if any(a.indexer_parameters for a in _attentions(model)):
+        yield Finding(
+            "sparse_attention",
+            False,
+            "the attention indexer (DeepSeek sparse attention) counts in weights and memory; time is that "
+            "of full attention, without the indexer",
+        )
+
+
+RULES = (heads, kv_heads, quantization, ffn, vocabulary, sparse_attention)
 
 
 def findings(model: Model, tp: int) -> list[Finding]:
