@@ -420,7 +420,8 @@ def sources_section() -> str:
 
 
 def inherited_section() -> str:
-    from meshwise.cost.fits import _file, kernels
+    from meshwise.cost.collective_fits import constants_file
+    from meshwise.cost.kernel_fits import kernels
     from meshwise.spec import catalog
     from meshwise.spec.cluster import cluster_from_table, device
 
@@ -566,22 +567,9 @@ def render(text: str) -> str:
     return _FENCE.sub(block, _FIGURE.sub(_fill, _SECTION.sub(section, text)))
 
 
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
-
-
-def same(a: str, b: str, tolerance: float = 0.011) -> bool:
-    """Equal but for spaces and the last digit of a figure (libraries round differently)."""
-    one, two = _plain(a), _plain(b)
-    if one == two:
-        return True
-    if _NUMBER.sub("#", one) != _NUMBER.sub("#", two):
-        return False
-    pairs = zip(_NUMBER.findall(one), _NUMBER.findall(two), strict=True)
-    for x, y in pairs:
-        u, v = (float(n.replace(",", "")) for n in (x, y))
-        if abs(u - v) > tolerance * max(abs(u), abs(v)):
-            return False
-    return True
+def same(a: str, b: str) -> bool:
+    """Equal but for spaces."""
+    return _plain(a) == _plain(b)
 
 
 def picture() -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost.fits import Algorithm, Constants, Protocol, constants
+from meshwise.cost.collective_fits import Algorithm, Constants, Protocol, constants
 from meshwise.spec.cluster import Cluster, Level
 from meshwise.spec.layout import Group
 from meshwise.spec.stack import Stack

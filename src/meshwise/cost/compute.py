@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost.fits import Kernel, Kernels, kernels
+from meshwise.cost.kernel_fits import Kernel, Kernels, kernels
 from meshwise.program.ops import Op
 from meshwise.spec import dtypes
 from meshwise.spec.cluster import Device

@@ -1,6 +1,6 @@
-"""Measured constants of kernels and collectives, from the catalog's fits; nothing is invented here.
+"""Measured constants of collectives, from the catalog's fits; nothing is invented here.
 
-A device or fabric without a fit of its own inherits the nearest one, and its source says so.
+A fabric without a fit of its own inherits the nearest one, and its source says so.
 """
 
 from __future__ import annotations
@@ -9,18 +9,7 @@ import functools
 from typing import Any, NamedTuple
 
 from meshwise.spec import catalog
-from meshwise.spec.cluster import Device, Level
-
-# Device whose kernel fit stands for a whole generation.
-_GENERATION = {
-    "volta": "a100-80gb-sxm",
-    "turing": "a100-80gb-sxm",
-    "ampere": "a100-80gb-sxm",
-    "ada": "l40s",
-    "hopper": "h100-80gb-sxm",
-    "blackwell": "b200",
-}
-_ANY_DEVICE = "h100-80gb-sxm"
+from meshwise.spec.cluster import Level
 
 # Fabric kind (or the beginning of a fabric's name) → file of collective constants.
 _FABRIC = (
@@ -31,7 +20,6 @@ _FABRIC = (
     # The PCIe 4 rows come from two rented machines 1.7 × apart; newer hosts inherit the PCIe 3 fit.
     ("pcie5-host-", "pcie3-no-p2p"),
     ("pcie6-host-", "pcie3-no-p2p"),
-    ("efa-50-", "efa-host"),
     ("efa-25-", "efa-host"),
     ("efa-40-", "efa-host"),
     ("efa-50-", "efa-host"),
@@ -57,65 +45,6 @@ _KIND = {
     "shared-memory": "pcie4-no-p2p",
     "network": "roce",
 }
-
-
-class Kernel(NamedTuple):
-    """``t = launch + max(flops / (efficiency · peak), bytes / (memory_efficiency · bandwidth))``."""
-
-    efficiency: float
-    memory_efficiency: float
-    launch_s: float
-    source: str
-
-
-class Kernels(NamedTuple):
-    """A device's kernel constants by operand format, and its attention constants."""
-
-    gemm: dict[str, Kernel]
-    prefill: Kernel
-    decode: Kernel
-    memory_efficiency: float
-    inherited: bool
-
-
-@functools.cache
-def _kernel_table(name: str) -> dict[str, Any]:
-    return catalog.load("kernels", name, "kernels")[1]
-
-
-def kernels(device: Device) -> Kernels:
-    """Kernel constants of a device: its own fit, or that of the nearest generation."""
-    own = catalog.canonical("kernels", device.name) or _family_fit(device.name)
-    name = own or _GENERATION.get(device.generation, _ANY_DEVICE)
-    table = _kernel_table(name)
-    source = f"kernels/{name}" + ("" if own else f" (inherited by {device.name})")
-
-    def kernel(entry: dict[str, Any], fallback: dict[str, Any]) -> Kernel:
-        return Kernel(
-            efficiency=entry.get("efficiency", fallback.get("efficiency", 1.0)),
-            memory_efficiency=entry.get(
-                "memory_efficiency", fallback.get("memory_efficiency", 1.0)
-            ),
-            launch_s=entry["launch_s"],
-            source=source,
-        )
-
-    base = table["gemm"]["bf16"]
-    gemm = {k: kernel(v, base) for k, v in table["gemm"].items()}
-    attention = table["attention"]
-    return Kernels(
-        gemm=gemm,
-        prefill=kernel(attention["prefill"], base),
-        decode=kernel(attention["decode"], base),
-        memory_efficiency=base["memory_efficiency"],
-        inherited=own is None,
-    )
-
-
-def _family_fit(name: str) -> str | None:
-    """A fit under the device family's short name (``h200`` for ``h200-141gb-sxm``)."""
-    family = name.split("-")[0]
-    return family if family in catalog.names("kernels") else None
 
 
 class Protocol(NamedTuple):
@@ -144,7 +73,7 @@ _KERNELS = "nvlink4-nvswitch"  # where all three engines' kernels were measured
 _IDEAL = Algorithm(0.0, (Protocol("", 0.0, 1.0),))
 
 
-def _file(level: Level) -> tuple[str, bool]:
+def constants_file(level: Level) -> tuple[str, bool]:
     """(constants file, whether it was measured on this very fabric)."""
     known = catalog.names("collectives")
     if level.fabric in known:
@@ -185,7 +114,7 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     """
     if ideal:
         return Constants({"ring": _IDEAL, "direct": _IDEAL}, "datasheet")
-    name, measured = _file(level)
+    name, measured = constants_file(level)
     table = _collective_table(name)
     nccl = table["nccl"]
     algorithms = _algorithms(nccl.get(op, {}))
