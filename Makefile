@@ -20,6 +20,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py --check
 	$(BIN)/sphinx-build -W -b html docs build/docs
 
 bench: $(VENV)/.core

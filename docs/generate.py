@@ -239,10 +239,8 @@ SWITCHES = {
     "per layer, not 6.",
     "parallel_block_one_all_reduce": "Parallel blocks (GPT-J, Falcon, Command-R) add their two "
     "partial sums before one reduction.",
-    "copies_kv_heads": "Whether the software runs with more ranks than KV heads. Stated for the "
-    "reader; no price and no refusal depends on it in this release.",
-    "pads_vocabulary": "Whether the software pads the vocabulary to a multiple of TP. Stated for "
-    "the reader; no price and no refusal depends on it in this release.",
+    "copies_kv_heads": "Whether the software runs with more ranks than KV heads. Where it does not, "
+    "such degrees are refused.",
     "host_s": "Host time per step that no device work hides [s].",
     "memory_reserve": "Share of the device's memory that is not the model's to use [1].",
 }
@@ -420,33 +418,30 @@ def sources_section() -> str:
 
 
 def inherited_section() -> str:
-    from meshwise.cost.collective_fits import constants_file
-    from meshwise.cost.kernel_fits import kernels
+    from meshwise.cost.collective import constants
+    from meshwise.cost.compute import compute
     from meshwise.spec import catalog
     from meshwise.spec.cluster import cluster_from_table, device
+    from meshwise.spec.stack import load_stack
 
-    own = []
-    by_fit: dict[str, list[str]] = {}
-    for name in catalog.names("devices"):
-        source = kernels(device(name)).prefill.source
-        fit, _, inherited = source.partition(" (")
-        if inherited:
-            by_fit.setdefault(fit, []).append(f"`{name}`")
-        else:
-            own.append(f"`{name}`")
-    rows = [("own fit", ", ".join(own))]
-    rows += [(f"inherit `{fit}`", ", ".join(names)) for fit, names in sorted(by_fit.items())]
-    fabrics: dict[str, list[str]] = {}
-    measured = []
+    stack = load_stack("vllm")
+    devices = {n: compute(device(n), stack).fits.prefill.source for n in catalog.names("devices")}
+    fabrics = {}
     for name in catalog.names("fabrics"):
         entry = {"device": "h100", "level": [{"ranks": 2, "fabric": name}]}
-        fit, known = _file(cluster_from_table(entry, "x").levels[0])
-        if known:
-            measured.append(f"`{name}`")
-        else:
-            fabrics.setdefault(f"collectives/{fit}", []).append(f"`{name}`")
-    rows.append(("own fit, or the same transport at another rate", ", ".join(measured)))
-    rows += [(f"inherit `{fit}`", ", ".join(names)) for fit, names in sorted(fabrics.items())]
+        level = cluster_from_table(entry, "one level").levels[0]
+        fabrics[name] = constants(level, "all_reduce", "nccl", False).source
+    rows = []
+    for own, sources in (
+        ("own fit", devices),
+        ("own fit, or the same transport at another rate", fabrics),
+    ):
+        by_fit: dict[str, list[str]] = {}
+        for name, source in sources.items():
+            fit, _, inherited = source.partition(" (")
+            by_fit.setdefault(f"inherit `{fit}`" if inherited else own, []).append(f"`{name}`")
+        rows.append((own, ", ".join(by_fit.pop(own))))
+        rows += [(fit, ", ".join(names)) for fit, names in sorted(by_fit.items())]
     return table(("constants", "devices or fabrics"), rows)
 
 

@@ -631,7 +631,7 @@ def c25() -> Row:
 def c26() -> Row:
     def exposed(how: str) -> mw.Point:
         s = mw.stack(
-            "megatron-core", overlap=how, overlap_input_gradient=how == "backward" or how != "none"
+            "megatron-core", overlap=how, overlap_input_gradient=how != "none"
         )
         return mw.scale(gpt3(), dgx(), mw.Training(batch=BATCH, seq=SEQ), stack=s, tp=[8]).points[0]
 

@@ -2,8 +2,8 @@
 
 >>> import meshwise as mw
 >>> r = mw.scale(mw.model("gpt3-175b"), mw.cluster("dgx-a100"), mw.Training(batch=32, seq=2048))
->>> r.limit.tp
-8
+>>> r.points[3].tp, r.points[3].layer.all_reduces_forward
+(8, 2)
 
 Names are imported when they are first used, so ``import meshwise`` costs next to nothing.
 """

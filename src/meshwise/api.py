@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,7 +10,7 @@ import numpy as np
 
 from meshwise.cost import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
-from meshwise.errors import IllegalLayout, InputError
+from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
 from meshwise.program.context import widths
 from meshwise.search.points import Point
@@ -66,6 +67,10 @@ class _Result:
         from meshwise.present.tables import plain
 
         return plain(self.page())
+
+    def __repr__(self) -> str:
+        heading = self.page().heading.splitlines()
+        return f"<{type(self).__name__}: {' '.join(heading)}>"
 
     def _repr_html_(self) -> str:
         from meshwise.present.tables import html
@@ -160,7 +165,10 @@ def cluster(name: str, *, nodes: int | None = None, nics: int | None = None) -> 
 
 
 def stack(name: str, **switches: Any) -> Stack:
-    """A software stack of the catalog, with switches replaced."""
+    """A software stack of the catalog, with switches replaced.
+
+    ``overlap="none"`` turns off the stack's own overlap of backward reductions too: nothing hides.
+    """
     loaded = load_stack(name)
     for key, value in switches.items():
         one_of(key, "stack switch", loaded.__struct_fields__)
@@ -168,22 +176,39 @@ def stack(name: str, **switches: Any) -> Stack:
             one_of(value, "--overlap", OVERLAP)
         if key == "attention":
             one_of(value, "--attention", ("flash", "unfused"))
-    return msgspec.structs.replace(loaded, **switches)
+    if switches.get("overlap") == "none":
+        switches.setdefault("overlap_input_gradient", False)
+    try:
+        return msgspec.convert(msgspec.to_builtins(loaded) | switches, Stack)
+    except msgspec.ValidationError as error:
+        raise InputError(f"stack: {error}", field="stack", value=switches) from None
 
 
-def _stack_for(workload: Workload, given: Stack | str | None) -> Stack:
-    if isinstance(given, Stack):
-        return given
-    return load_stack(given or DEFAULT[workload.phase])
+def _parts(
+    model: Model | str, cluster: Cluster | str, workload: Workload, given: Stack | str | None
+) -> tuple[Model, Cluster, Stack]:
+    """Names looked up, the phase's own stack where none is given."""
+    if not isinstance(workload, (Training, Prefill, Decode)):
+        raise InputError(
+            f"workload: {quoted(workload)} is no workload",
+            field="workload",
+            value=workload,
+            legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
+        )
+    return (
+        load_model(model) if isinstance(model, str) else model,
+        load_cluster(cluster, field="cluster") if isinstance(cluster, str) else cluster,
+        given if isinstance(given, Stack) else load_stack(given or DEFAULT[workload.phase]),
+    )
 
 
 def scale(
-    model: Model,
-    cluster: Cluster,
+    model: Model | str,
+    cluster: Cluster | str,
     workload: Workload,
     *,
     stack: Stack | str | None = None,
-    tp: list[int] | None = None,
+    tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
     objective: str = "efficiency",
@@ -191,13 +216,16 @@ def scale(
     """What tensor parallelism costs from TP=1 to the cluster, and where it stops paying."""
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     one_of(objective, "--objective", ("efficiency", "latency"))
-    degrees = [count(d, "--tp") for d in tp] if tp is not None else None
+    degrees = None
+    if tp is not None:
+        degrees = [count(d, "--tp") for d in ([tp] if isinstance(tp, int) else tp)]
+    spec, where, software = _parts(model, cluster, workload, stack)
     return ScaleResult(
         curve(
-            model,
-            cluster,
+            spec,
+            where,
             workload,
-            _stack_for(workload, stack),
+            software,
             degrees=degrees,
             sequence_parallel=sequence_parallel,
             threshold=threshold,
@@ -207,8 +235,8 @@ def scale(
 
 
 def estimate(
-    model: Model,
-    cluster: Cluster,
+    model: Model | str,
+    cluster: Cluster | str,
     workload: Workload,
     *,
     stack: Stack | str | None = None,
@@ -219,11 +247,10 @@ def estimate(
     for key in layout:
         one_of(key, "layout", grid.Grid.__struct_fields__)
     asked = grid.Grid(**layout)
-    grid.check(asked, model, cluster, workload, gpus)
-    priced = price_layouts(
-        model, cluster, workload, _stack_for(workload, stack), grid.to_layouts(asked, workload)
-    )
-    return EstimateResult(report(priced))
+    spec, where, software = _parts(model, cluster, workload, stack)
+    grid.check(asked, spec, where, workload, gpus, copies_kv_heads=software.copies_kv_heads)
+    layouts = grid.to_layouts(asked, workload)
+    return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
 
 def describe(model: Model) -> ModelResult:

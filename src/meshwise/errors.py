@@ -104,12 +104,6 @@ class IllegalLayout(InputError):
     """A layout that the model or the cluster does not allow."""
 
 
-class NoFeasibleLayout(MeshwiseError):
-    """Every layout was refused or does not fit."""
-
-    exit_code = 3
-
-
 def closest(value: object, names: Iterable[str], n: int = 1) -> list[str]:
     """At most ``n`` of ``names`` that ``value`` may have meant, the likeliest first.
 

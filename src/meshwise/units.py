@@ -111,12 +111,13 @@ def _number(value: str | float) -> float:
 
 def _in_range(value: float, field: str, text: object, kind: Kind) -> float:
     if not kind.low <= value <= kind.high:
-        unit = next(u for u, factor in kind.units.items() if factor == 1.0)
+        unit = kind.example.split()[1]
         if not value > 0 or value == math.inf:
             why = f"is not a positive, finite {kind.name}"
         else:
-            bound = f"below {kind.low:g}" if value < kind.low else f"above {kind.high:g}"
-            why = f"is {bound} {unit}, no {kind.name} that exists"
+            low = value < kind.low
+            bound = (kind.low if low else kind.high) / kind.units[unit]
+            why = f"is {'below' if low else 'above'} {bound:g} {unit}, no {kind.name} that exists"
         raise _bad(field, text, kind, f"{quoted(text)} {why}")
     return value
 

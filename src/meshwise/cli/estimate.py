@@ -50,7 +50,11 @@ layout = options.stacked(
     ),
     click.option("--etp", metavar="N", help="Expert-tensor degree (default: tp / ep)."),
     click.option(
-        "--shard", default="none", show_default=True, help="none, zero1, zero2 or zero3 (FSDP)."
+        "--shard",
+        default="none",
+        metavar="STAGE",
+        show_default=True,
+        help="none, zero1, zero2 or zero3 (FSDP).",
     ),
     click.option("--gpus", metavar="N", help="Check that the degrees multiply to this."),
 )

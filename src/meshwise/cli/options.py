@@ -40,7 +40,13 @@ target = stacked(
     click.option("--nics", metavar="N", help="NICs per node, in place of the cluster's."),
 )
 workload = stacked(
-    click.option("--phase", default="train", show_default=True, help="train, prefill or decode."),
+    click.option(
+        "--phase",
+        default="train",
+        show_default=True,
+        metavar="PHASE",
+        help="train, prefill or decode.",
+    ),
     click.option(
         "--batch",
         "--global-batch",
@@ -204,8 +210,7 @@ def stack_name(o: dict[str, Any], default: str) -> str:
 
 
 def read_stack(o: dict[str, Any], phase: str) -> Stack:
-    """The stack with the switches that the options set. ``--overlap none`` turns off the stack's own
-    overlap of backward reductions too: nothing hides."""
+    """The stack with the switches that the options set."""
     from meshwise.api import stack
     from meshwise.spec.stack import DEFAULT
 
@@ -225,8 +230,6 @@ def read_stack(o: dict[str, Any], phase: str) -> Stack:
         switches["attention"] = o["attention"]
     if o["overlap"] is not None:
         switches["overlap"] = o["overlap"]
-        if o["overlap"] == "none":
-            switches["overlap_input_gradient"] = False
     return stack(name, **switches)
 
 

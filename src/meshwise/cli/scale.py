@@ -42,10 +42,17 @@ def _degrees(text: str, model: Model, cluster: Cluster) -> list[int]:
 @click.option(
     "--limit-threshold",
     default="0.8",
+    metavar="SHARE",
     show_default=True,
     help="Marginal efficiency below which a doubling does not pay.",
 )
-@click.option("--objective", default="efficiency", show_default=True, help="efficiency or latency.")
+@click.option(
+    "--objective",
+    default="efficiency",
+    metavar="WHAT",
+    show_default=True,
+    help="efficiency or latency.",
+)
 @options.output
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
     """What tensor parallelism costs for MODEL, how far it scales on CLUSTER, and why.

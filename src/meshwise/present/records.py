@@ -10,7 +10,7 @@ from meshwise.cost.collective import Candidate
 from meshwise.present import words
 from meshwise.search.fit import SmallestFit
 from meshwise.search.report import Report
-from meshwise.search.scaling import Scaling
+from meshwise.search.scaling import Scaling, remarks
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.model import Model
@@ -138,7 +138,7 @@ def report_dict(r: Report) -> dict[str, Any]:
         "communication": [row._asdict() for row in r.communication],
         "provenance": r.provenance,
         "extrapolated": any("inherited" in source for source in r.provenance),
-        "remarks": [f.text for f in legality.findings(e.model, int(lay.tp)) if not f.refuses],
+        "remarks": list(remarks(e.model, e.workload, int(lay.tp))),
     }
 
 
@@ -217,9 +217,10 @@ def collective_dict(
     candidates: list[Candidate],
     factor: float,
 ) -> dict[str, Any]:
-    usable = sorted(
-        (c for c in candidates if float(c.seconds) != float("inf")), key=lambda c: float(c.seconds)
-    )
+    legal = (c for c in candidates if float(c.seconds) != float("inf"))
+    usable = sorted(legal, key=lambda c: float(c.seconds))
+    if ranks == 1:
+        usable = [usable[0]._replace(algorithm="none")]
     best = usable[0]
     seconds = float(best.seconds)
 
@@ -238,7 +239,7 @@ def collective_dict(
         "cluster": cluster_dict(cluster),
         "time_s": seconds,
         **rates(seconds),
-        "algorithm": best.algorithm if ranks > 1 else "none",
+        "algorithm": best.algorithm,
         "wire_bytes": [float(w) for w in best.wire_bytes],
         "candidates": [
             {

@@ -50,7 +50,9 @@ def default_degrees(model: Model, cluster: Cluster) -> list[int]:
     return sorted({*powers, *(tp for tp in legality.legal_tp(model) if tp <= top)})
 
 
-def check_degrees(model: Model, cluster: Cluster, degrees: list[int], field: str = "--tp") -> None:
+def check_degrees(
+    model: Model, cluster: Cluster, degrees: list[int], stack: Stack, field: str = "--tp"
+) -> None:
     """Raise for a degree that the model or the cluster does not allow."""
     for tp in degrees:
         if tp > cluster.devices:
@@ -62,7 +64,7 @@ def check_degrees(model: Model, cluster: Cluster, degrees: list[int], field: str
                 legal=legal,
                 nearest=legal[-1],
             )
-        legality.require_tp(model, tp, field)
+        legality.require_tp(model, tp, field, copies_kv_heads=stack.copies_kv_heads)
 
 
 def layouts_for(
@@ -98,11 +100,12 @@ def curve(
     """Price every degree at the same total work (strong scaling), and say where to stop."""
     wanted = degrees if degrees is not None else default_degrees(model, cluster)
     if degrees is not None:
-        check_degrees(model, cluster, degrees)
+        check_degrees(model, cluster, degrees, stack)
     refused: list[tuple[int, str]] = []
     kept: list[int] = []
     for tp in sorted(set(wanted)):
-        bad = [f.text for f in legality.refusals(model, tp)]
+        found = legality.refusals(model, tp, copies_kv_heads=stack.copies_kv_heads)
+        bad = [f.text for f in found]
         if sequence_parallel and not isinstance(workload, Decode) and workload.seq % tp:
             text = f"tp={tp} does not divide the {workload.seq} tokens that sequence parallelism splits"
             if degrees is not None:
@@ -140,6 +143,17 @@ def curve(
     )
 
 
+def remarks(model: Model, workload: Workload, tp: int) -> tuple[str, ...]:
+    """What a degree costs or needs that its figures do not say."""
+    found = [f.text for f in legality.findings(model, tp) if not f.refuses]
+    length = workload.context if isinstance(workload, Decode) else workload.seq
+    if model.max_positions is not None and length > model.max_positions:
+        found.append(
+            f"{length:,} tokens are more than the {model.max_positions:,} positions the model was made for"
+        )
+    return tuple(found)
+
+
 def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
     size = 2 * len(tps)
     step = column(e.step_s, size)
@@ -175,7 +189,7 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
                 ranks_per_level=tuple(r[i] for r in ranks),
                 algorithm=names[i],
                 tokens_per_s=tokens / step[i],
-                remarks=tuple(f.text for f in legality.findings(e.model, tp) if not f.refuses),
+                remarks=remarks(e.model, e.workload, tp),
                 layer=layers[i],
             )
         )

@@ -232,6 +232,8 @@ def _level(table: Any, index: int) -> Level:
 def cluster_from_table(table: dict[str, Any], name: str) -> Cluster:
     """A cluster from a parsed TOML table, checked key by key."""
     check_keys(table, _CLUSTER_KEYS, "cluster")
+    for alias in table.get("aliases", []) if isinstance(table.get("aliases", []), list) else [0]:
+        _text(alias, "aliases")
     if "device" not in table:
         raise _missing("device", "a cluster")
     levels = table.get("level")

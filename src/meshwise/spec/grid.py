@@ -60,7 +60,13 @@ def _nearest(legal: list[int], value: int) -> int:
 
 
 def check(
-    grid: Grid, model: Model, cluster: Cluster, workload: Workload, gpus: int | None = None
+    grid: Grid,
+    model: Model,
+    cluster: Cluster,
+    workload: Workload,
+    gpus: int | None = None,
+    *,
+    copies_kv_heads: bool = True,
 ) -> None:
     """Raise :class:`IllegalLayout` for the first rule that the layout breaks, in a fixed order:
     product, cluster, heads, layers, sequence, batch, experts."""
@@ -77,7 +83,7 @@ def check(
             f"at most {cluster.devices} GPUs (--nodes changes the cluster)",
             None,
         )
-    legality.require_tp(model, grid.tp)
+    legality.require_tp(model, grid.tp, copies_kv_heads=copies_kv_heads)
     if grid.pp * grid.vp > model.layers:
         most = model.layers // grid.vp
         _refuse(

@@ -173,8 +173,10 @@ def findings(model: Model, tp: int) -> list[Finding]:
     return [finding for rule in RULES for finding in rule(model, tp)]
 
 
-def refusals(model: Model, tp: int) -> list[Finding]:
-    return [f for f in findings(model, tp) if f.refuses]
+def refusals(model: Model, tp: int, *, copies_kv_heads: bool = True) -> list[Finding]:
+    """What makes ``tp`` illegal; a stack that cannot copy KV heads ends at their number."""
+    found = findings(model, tp)
+    return [f for f in found if f.refuses or (f.code == "kv_copies" and not copies_kv_heads)]
 
 
 def max_heads(model: Model) -> int:
@@ -186,22 +188,28 @@ def head_divisors(model: Model) -> list[int]:
     return [tp for tp in range(1, max_heads(model) + 1) if not any(heads(model, tp))]
 
 
-def legal_tp(model: Model) -> list[int]:
+def legal_tp(model: Model, *, copies_kv_heads: bool = True) -> list[int]:
     """Every degree that no rule refuses, ascending."""
-    return [tp for tp in head_divisors(model) if not refusals(model, tp)]
+    return [
+        tp
+        for tp in head_divisors(model)
+        if not refusals(model, tp, copies_kv_heads=copies_kv_heads)
+    ]
 
 
-def require_tp(model: Model, tp: int, field: str = "--tp") -> None:
+def require_tp(model: Model, tp: int, field: str = "--tp", *, copies_kv_heads: bool = True) -> None:
     """Raise :class:`IllegalLayout` with the first refusal of ``tp``, the legal ones and the nearest."""
-    found = refusals(model, tp)
+    found = refusals(model, tp, copies_kv_heads=copies_kv_heads)
     if not found:
         return
-    legal = legal_tp(model)
+    legal = legal_tp(model, copies_kv_heads=copies_kv_heads)
     message = found[0].text
     if found[0].code == "heads":
         others = [d for d in head_divisors(model) if d not in legal]
         if others:
-            reasons = {f.code for d in others for f in refusals(model, d)}
+            reasons = {
+                f.code for d in others for f in refusals(model, d, copies_kv_heads=copies_kv_heads)
+            }
             why = " and ".join(sorted(_NAMES[r] for r in reasons))
             listed = ", ".join(str(d) for d in others)
             message += (
@@ -220,6 +228,7 @@ def require_tp(model: Model, tp: int, field: str = "--tp") -> None:
 
 _NAMES = {
     "kv_heads": "the KV heads",
+    "kv_copies": "the KV heads (this stack does not copy them)",
     "quantization": "the quantisation groups",
     "heads": "the heads",
 }

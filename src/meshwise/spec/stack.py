@@ -27,7 +27,6 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     recompute_early_stop: bool = False  # full recomputation never redoes a layer's last collective
     parallel_block_one_all_reduce: bool = True  # parallel blocks add partial sums before reducing
     copies_kv_heads: bool = True  # runs with more ranks than KV heads
-    pads_vocabulary: bool = True
     host_s: float = 0.0  # host time per step that no device work hides
     memory_reserve: float = 0.0  # share of device memory that is not the model's to use
     sources: dict[str, str] = {}
