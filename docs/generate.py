@@ -233,6 +233,8 @@ SWITCHES = {
     "the other communicates; `decomposed`: the collective and its product in TP chunks.",
     "overlap_input_gradient": "Backward's reduction of an input gradient runs beside the same "
     "layer's weight gradient.",
+    "schedule": "Of the pipeline: `1f1b` (interleaved where vp > 1), `gpipe`, `zb-1p` and `zb-2p` "
+    "(zero bubble with the memory of 1F1B, and with twice that).",
     "overlap_grad_reduce": "The data-parallel gradient reduction runs beside the last microbatch's "
     "backward pass.",
     "recompute_early_stop": "Full recomputation leaves out a layer's last collective: 5 all_reduces "
@@ -392,6 +394,8 @@ def collective_fits_section() -> str:
             if not isinstance(ops, dict):
                 continue
             for op, entry in ops.items():
+                if not isinstance(entry, dict) or "fit" not in entry:
+                    continue  # what several collectives share
                 fit = entry["fit"]
                 low, high = fit["bytes_range"]
                 rows.append(

@@ -1,6 +1,6 @@
 """Fit the catalog's collectives to measured tables, one TOML file per fabric.
 
-    pip install numpy scipy pyarrow
+    pip install scipy pyarrow && pip install -e .
     pip download --no-deps aiconfigurator-core==0.12.0
     python -m zipfile -e aiconfigurator_core-0.12.0-*.whl WHEEL_DIR
     python tools/fit_collectives.py collectives.csv WHEEL_DIR
@@ -9,44 +9,42 @@ NVLink families come from the wheel's ``comm`` tables (Apache-2.0; nccl-tests an
 custom all-reduce under CUDA graphs, 2/4/8 GPUs), everything else from ``collectives.csv``, the
 table of published measurements (a row each: op, nodes, ranks, bytes, time_us, library, ...).
 
-Symbols, SI units: S payload as nccl-tests counts it, n ranks, k nodes, B ``bandwidth`` of the
-fabric per device and direction, W = NICs x NIC rate of one node. The cheapest legal candidate wins.
+The formulas are those of ``meshwise.cost.collective``, called with trial constants; the cheapest
+legal candidate wins. In short, for one level (S payload as nccl-tests counts it, n ranks, B wire
+bytes/s per device and direction, trips 2 for all_reduce, else 1):
 
-* ring all_reduce:                ``launch_s + 2(n-1) step_s + 2(n-1)/n S / (efficiency B)``
-* ring all_gather/reduce_scatter: ``launch_s +  (n-1) step_s +  (n-1)/n S / (efficiency B)``;
-  a ring has protocols (simple, ll128, ll), each with its own step_s and efficiency. They are the
-  pieces of a lower envelope, fastest wire first, not NCCL's own switch points.
-* nvls (in the switch) all_reduce: ``launch_s + S / (efficiency B)``
-* one_shot all_reduce: ``launch_s + (n-1) S / (efficiency B)``
-* two_shot all_reduce: ``launch_s + 2 step_s + 2(n-1)/n S / (efficiency B)``
-* all_to_all:          ``launch_s + (n-1)/n S / (efficiency B)``
-* between nodes, all_reduce over all n ranks of k nodes:
-  ring ``launch_s + 2(n-1) step_s + 2(n-1)/n S / (efficiency W)``,
-  tree ``launch_s + 2(ceil(log2 k) + 1) step_s + 2(k-1)/k S / (efficiency W)``
+* ring:       ``launch_s + trips (n-1) step_s + trips (n-1)/n S / (efficiency B) + S / (n copy)``
+* nvls, multimem (adds in the switch): ``launch_s + S / (efficiency B)``
+* one_shot:   ``launch_s + (n-1) S / (efficiency B)``
+* two_shot:   ``launch_s + 2 step_s + 2(n-1)/n S / (efficiency B)``
+* all_to_all: ``launch_s + step_s + (n-1)/n S / (efficiency B) + S / (n copy)``; in a protocol
+  marked per_peer every peer has a channel of its own, ``S / (n efficiency B)``
+* across levels each hop takes its own level's step, the launch is the innermost level's, and the
+  levels' wires work at the same time; the network's tree has its own efficiency
+
+all_reduce, all_gather and reduce_scatter share one ring: the same launches, steps, efficiencies and
+copy. A ring has protocols: "simple" (all channels), "narrow" (simple over few channels), "ll128",
+"ll". They are the pieces of a lower envelope, not NCCL's own switch points.
 
 Schema of ``collectives/FABRIC.toml``::
 
     fabric, source, command
     bandwidth                      # bytes/s per device and direction; absent between nodes
-    [LIBRARY.OP]                   # LIBRARY nccl; OP all_reduce, all_gather, reduce_scatter
-    launch_s
-    [LIBRARY.OP.ring]
-    protocols = [{name, step_s, efficiency}, ...]          # one to three
-    [LIBRARY.OP.nvls]              # launch_s, efficiency, min_ranks, dtypes_excluded
-    [LIBRARY.all_to_all]           # launch_s, efficiency
+    [nccl]
+    copy_bytes_per_s               # absent between nodes
+    [nccl.ring], [nccl.tree]       # tree: between nodes
+    protocols = [{name, launch_s, step_s, efficiency}, ...]
+    [nccl.all_reduce.nvls]         # launch_s, efficiency, min_ranks, dtypes_excluded
+    [nccl.all_to_all.direct]       # protocols, one of them per_peer; absent: the ring's
     [ENGINE.all_reduce]            # ENGINE vllm, sglang, trtllm (CUDA graphs)
     fallback = "nccl"              # its all_reduce where that is cheaper
     [ENGINE.all_reduce.one_shot]   # launch_s, efficiency
     [ENGINE.all_reduce.two_shot]   # launch_s, step_s, efficiency; absent where never seen
     [ENGINE.all_reduce.multimem]   # launch_s, efficiency, min_ranks: the engine's own kernel of
                                    #   nvls' form, beside nccl's nvls; absent where never seen
-    [nccl.all_reduce]              # between nodes
-    launch_s
-    [nccl.all_reduce.ring]         # step_s, efficiency
-    [nccl.all_reduce.tree]         # step_s, efficiency
-    [....fit]                      # beside each fitted set: points; median_error, mean_error,
-                                   #   p90_error, bias: held-out half, of predicted / measured - 1;
-                                   #   median_error_by_ranks; bytes_range
+    [LIBRARY.OP.fit]               # points; median_error, mean_error, p90_error, bias: held-out
+                                   #   half, of predicted / measured - 1; mean_error_by_ranks;
+                                   #   bytes_range
 
 Half of the rows, alternating in log2(bytes) + log2(ranks), is fitted (soft L1 loss of the
 logarithm, and a weak pull to the starting constants, so that what the rows do not determine stays
@@ -60,7 +58,7 @@ import argparse
 import csv
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +66,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from meshwise.cost import collective_fits
+from meshwise.cost.collective import RING_ROUNDS, Candidate, Fabric, candidates_on, fabric_of
+from meshwise.spec.cluster import Cluster, cluster_from_table, load_cluster
+from meshwise.spec.layout import Group
+from meshwise.spec.stack import load_stack
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Constants = dict[str, float]
-Model = Callable[[Constants, "Rows"], Array]
+Flat = dict[str, float]  # trial constants by dotted name
+Model = Callable[[Flat, "Rows"], Array]
 Tree = dict[str, object]
 
 CATALOG = Path(__file__).parents[1] / "src/meshwise/spec/catalog/collectives"
@@ -84,35 +88,30 @@ WIRE = {  # bytes/s per device and direction
     "pcie4-no-p2p": 31.5e9,
     "pcie3-no-p2p": 15.75e9,
 }
-NODE_GBITS = {"allreduce-t4-2x1": 50.0, "allreduce-gb10": 200.0}  # where not stated as AxB Gb/s
-PULL = 0.02  # weight of one e-fold away from the start, against log residuals
+OPS = {"alltoall": "all_to_all"}  # the tables' name, the model's
+# Weight of one e-fold away from the start, against log residuals. Two nodes hardly tell a ring from
+# a tree, so the network's efficiencies stay near the start unless several rows say otherwise.
+PULL = 0.02
+PULL_NETWORK = 0.3
 
 
 @dataclass(frozen=True)
 class Rows:
     """Columns of the measurements that a fit uses."""
 
+    log: NDArray[np.str_]
     op: NDArray[np.str_]
     dtype: NDArray[np.str_]
     ranks: Array
     nodes: Array
     payload: Array
-    node_rate: Array  # bytes/s of one node's NICs, 0 inside a node
     seconds: Array
 
     def where(self, mask: Mask) -> Rows:
-        return Rows(
-            self.op[mask],
-            self.dtype[mask],
-            self.ranks[mask],
-            self.nodes[mask],
-            self.payload[mask],
-            self.node_rate[mask],
-            self.seconds[mask],
-        )
+        return Rows(*(getattr(self, field.name)[mask] for field in fields(self)))
 
-    def of(self, op: str) -> Rows:
-        return self.where(self.op == op)
+    def of(self, *ops: str) -> Rows:
+        return self.where(np.isin(self.op, ops))
 
     @property
     def fitted(self) -> Mask:
@@ -120,26 +119,16 @@ class Rows:
         return np.asarray(level % 2 == 0, bool)
 
 
-def node_rate(row: dict[str, str]) -> float:
-    found = re.search(r"(\d+)x(\d+) Gb/s", row["inter_node"])
-    if found:
-        return int(found[1]) * int(found[2]) * 1e9 / 8
-    for prefix, gbits in NODE_GBITS.items():
-        if row["id"].startswith(prefix):
-            return gbits * 1e9 / 8
-    return 0.0
-
-
-def published(table: Sequence[dict[str, str]], *sources: str) -> Rows:
-    """Rows of ``collectives.csv`` whose id is ``source/number``."""
-    rows = [row for row in table if row["id"].rsplit("/", 1)[0] in sources and row["time_us"]]
+def published(table: Sequence[dict[str, str]], *logs: str) -> Rows:
+    """Rows of ``collectives.csv`` whose id is ``log/number``."""
+    rows = [row for row in table if row["id"].rsplit("/", 1)[0] in logs and row["time_us"]]
     return Rows(
-        np.array([row["op"] for row in rows]),
+        np.array([row["id"].rsplit("/", 1)[0] for row in rows]),
+        np.array([OPS.get(row["op"], row["op"]) for row in rows]),
         np.array([row["dtype"] for row in rows]),
-        np.array([float(row["ranks"]) for row in rows]),
-        np.array([float(row["nodes"]) for row in rows]),
+        np.array([int(row["ranks"]) for row in rows]),
+        np.array([int(row["nodes"]) for row in rows]),
         np.array([float(row["bytes"]) for row in rows]),
-        np.array([node_rate(row) for row in rows]),
         np.array([float(row["time_us"]) * 1e-6 for row in rows]),
     )
 
@@ -157,14 +146,14 @@ def wheel(path: Path) -> Rows:
     dtypes = [row.get("nccl_dtype") or row["allreduce_dtype"] for row in rows]
     size = {"half": 2, "bfloat16": 2, "int8": 1}
     return Rows(
-        np.array([row["op_name"] for row in rows]),
+        np.full(len(rows), path.parts[-4]),
+        np.array([OPS.get(row["op_name"], row["op_name"]) for row in rows]),
         np.array(dtypes),
-        np.array([float(row["num_gpus"]) for row in rows]),
-        np.ones(len(rows)),
+        np.array([int(row["num_gpus"]) for row in rows]),
+        np.ones(len(rows), int),
         np.array(
             [float(row["message_size"] * size[d]) for row, d in zip(rows, dtypes, strict=True)]
         ),
-        np.zeros(len(rows)),
         np.array([row["latency"] * 1e-3 for row in rows]),
     )
 
@@ -173,74 +162,98 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-# The algorithms -------------------------------------------------------------------------------
+# The model ------------------------------------------------------------------------------------
 
 
-def ring(launch: float, step: float, efficiency: float, rows: Rows, bandwidth: Array) -> Array:
-    n = rows.ranks
-    passes = np.where(rows.op == "all_reduce", 2.0, 1.0)
-    wire = passes * (n - 1) / n * rows.payload
-    return launch + passes * (n - 1) * step + wire / (efficiency * bandwidth)
+def entry(c: Flat, name: str, **more: object) -> Tree:
+    """The constants under ``name.``; a protocol's launch and step are the quickest one's and more:
+    what is sent in larger pieces never takes less time to the next rank."""
+    found: Tree = {}
+    extra = c.get(f"{name}.extra_s")
+    if extra is not None:
+        found["launch_s"] = c["launch_s"] + extra
+    elif f"{name}.launch_s" not in c and "launch_s" in c:
+        found["launch_s"] = c["launch_s"]
+    for key in ("launch_s", "step_s", "efficiency"):
+        if f"{name}.{key}" in c:
+            found[key] = c[f"{name}.{key}"]
+    if f"{name}.more_step_s" in c:
+        found["step_s"] = c["ll.step_s"] + c[f"{name}.more_step_s"]
+    return found | more
 
 
-def tree(launch: float, step: float, efficiency: float, rows: Rows) -> Array:
-    k = rows.nodes
-    wire = 2 * (k - 1) / k * rows.payload
-    return launch + 2 * (np.ceil(np.log2(k)) + 1) * step + wire / (efficiency * rows.node_rate)
+def tidy(value: object) -> object:
+    """Every figure with four digits, as it is shipped."""
+    if isinstance(value, dict):
+        return {key: tidy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [tidy(item) for item in value]
+    return rounded(value) if isinstance(value, float) else value
 
 
-def by_protocol(c: Constants, rows: Rows, bandwidth: float) -> Array:
-    """Times of a ring by protocol (first axis), in the order of the constants."""
-    wire = np.full(rows.ranks.shape, bandwidth)
-    return np.array(
-        [
-            ring(c["launch_s"], c[f"{name}.step_s"], c[f"{name}.efficiency"], rows, wire)
-            for name in protocol_names(c)
-        ]
-    )
+def tidied(table: Tree) -> Tree:
+    found = tidy(table)
+    assert isinstance(found, dict)
+    return found
 
 
-def cheapest(candidates: Array) -> Array:
-    """The least time over the first axis."""
-    return np.asarray(candidates.min(axis=0), float)
+def protocols(c: Flat, names: Sequence[str], **more: Tree) -> Tree:
+    listed = [
+        {"name": n, **entry(c, n, **more.get(n, {}))} for n in names if f"{n}.efficiency" in c
+    ]
+    return {"protocols": listed}
 
 
-def protocol_names(constants: Constants) -> list[str]:
-    return [name for name in PROTOCOLS if f"{name}.step_s" in constants]
+def on_one_level(table: Tree, rows: Rows, bandwidth: float, library: str = "nccl") -> Array:
+    """Seconds of each row by the shipped formulas, with ``table`` as the file of constants."""
+    seconds = np.zeros(rows.payload.shape)
+    for op in np.unique(rows.op):
+        some = rows.op == op
+        r = rows.where(some)
+        nccl = table["nccl"]
+        assert isinstance(nccl, dict)
+        copy = nccl.get("copy_bytes_per_s", np.inf)
+        algorithms = collective_fits.algorithms_of(table, str(op), library)
+        fabric = Fabric(
+            ranks=(r.ranks,),
+            bandwidth=(bandwidth,),
+            per_level=(collective_fits.Constants(algorithms, copy, ""),),
+            outermost=np.int64(0),
+            size=r.ranks,
+            peer_to_peer=np.bool_(True),
+            in_switch=r.dtype != "int8",
+            through=(False,),
+        )
+        seconds[some] = cheapest(candidates_on(str(op), r.payload, fabric))
+    return seconds
 
 
-def in_switch(c: Constants, rows: Rows, bandwidth: float, name: str = "nvls") -> Array:
-    return c[f"{name}.launch_s"] + rows.payload / (c[f"{name}.efficiency"] * bandwidth)
+def cheapest(found: Sequence[Candidate]) -> Array:
+    return np.asarray(np.min(np.broadcast_arrays(*(c.seconds for c in found)), axis=0), float)
 
 
 # Fitting --------------------------------------------------------------------------------------
 
-PROTOCOLS = {"simple": (5e-6, 0.75), "ll128": (1.5e-6, 0.4), "ll": (7e-7, 0.1)}
 
-
-def errors(model: Model, constants: Constants, rows: Rows) -> Tree:
+def errors(ratio: Array, rows: Rows) -> Tree:
     """How far off the constants are on the half that was not fitted."""
-    held = rows.where(~rows.fitted)
-    ratio = model(constants, held) / held.seconds - 1
-    error = np.abs(ratio)
-    by_ranks = {
-        str(int(n)): rounded(float(np.median(error[held.ranks == n])))
-        for n in np.unique(held.ranks)
-    }
+    held = ~rows.fitted
+    error = np.abs(ratio[held])
+    ranks = rows.ranks[held]
     return {
         "points": len(rows.seconds),
         "median_error": rounded(float(np.median(error))),
         "mean_error": rounded(float(np.mean(error))),
         "p90_error": rounded(float(np.quantile(error, 0.9))),
-        "bias": rounded(float(np.median(ratio))),
-        "median_error_by_ranks": by_ranks,
+        "bias": rounded(float(np.median(ratio[held]))),
+        "mean_error_by_ranks": {
+            str(int(n)): rounded(float(np.mean(error[ranks == n]))) for n in np.unique(ranks)
+        },
         "bytes_range": [int(rows.payload.min()), int(rows.payload.max())],
     }
 
 
-def fit(
-    model: Model, start: Constants, rows: Rows, scales: Sequence[Constants] = ({},)
-) -> Constants:
+def fit(model: Model, start: Flat, rows: Rows, scales: Sequence[Flat] = ({},)) -> Flat:
     """Constants from the fitted half, best of several starts; no efficiency exceeds one.
 
     ``scales``: for each start, factors on the constants whose name ends with the key.
@@ -249,11 +262,13 @@ def fit(
     target = np.log(inside.seconds)
     names = list(start)
     centre = np.log([start[name] for name in names])
-    limit = np.array([0.0 if name.endswith("efficiency") else np.inf for name in names])
+    weight = np.array([PULL_NETWORK if n.endswith((".ring", ".tree")) else PULL for n in names])
+    shares = ("efficiency", "ring", "tree")  # of a wire rate: at most one
+    limit = np.array([0.0 if name.endswith(shares) else np.inf for name in names])
 
     def residuals(log_constants: Array) -> Array:
         constants = dict(zip(names, np.exp(log_constants), strict=True))
-        pull = PULL * (log_constants - centre)
+        pull = weight * (log_constants - centre)
         return np.concatenate([np.log(model(constants, inside)) - target, pull])
 
     best: tuple[float, Array] | None = None
@@ -278,158 +293,206 @@ def fit(
     return {name: rounded(np.exp(x)) for name, x in zip(names, best[1], strict=True)}
 
 
-STEPS: list[Constants] = [{"step_s": factor} for factor in (1.0, 0.5, 2.0, 4.0)]
-# Which of the two carries large messages is not known beforehand.
-RING_OR_TREE: list[Constants] = [
-    {"step_s": step, "ring.efficiency": by_ring, "tree.efficiency": by_tree}
-    for step in (1.0, 0.2, 0.4, 2.0)
-    for by_ring, by_tree in ((1.0, 1.0), (1.0, 0.3), (1.0, 3.0))
-] + [
-    {"ring.step_s": step, "ring.efficiency": 0.2, "tree.step_s": 20.0, "tree.efficiency": 6.0}
-    for step in (1.0, 0.25)
-]
+def fit_used(
+    model: Model, start: Flat, rows: Rows, scales: Sequence[Flat], names: Sequence[str]
+) -> Flat:
+    """As :func:`fit`, without the protocols that hardly ever win."""
+    while True:
+        c = fit(model, start, rows, scales)
+        inside = rows.where(rows.fitted)
+        best = model(c, inside)
+        left = [n for n in names if f"{n}.efficiency" in c]
+        for name in left[:-1]:  # the last one has the launch that the others add to
+            rest = {k: v for k, v in c.items() if not k.startswith(name + ".")}
+            if np.sum(model(rest, inside) > best * (1 + 1e-9)) < 3:
+                start = {k: v for k, v in start.items() if not k.startswith(name + ".")}
+                break
+        else:
+            return c
 
 
-def fit_ring(
-    rows: Rows,
-    bandwidth: float,
-    names: Sequence[str] = ("simple", "ll128", "ll"),
-    slower: float = 1.0,
-    nvls_ranks: int = 0,
-) -> Tree:
-    """A ring of up to three protocols and, from ``nvls_ranks`` ranks on, the switch."""
+STEPS: list[Flat] = [{"step_s": 1.0}, {"step_s": 2.0}, {"more_step_s": 0.2}, {"more_step_s": 10.0}]
+RINGS = collective_fits.PROTOCOLS
+RING_START = {
+    "launch_s": 5e-6,
+    "simple.extra_s": 3e-5,
+    "simple.more_step_s": 5e-7,
+    "simple.efficiency": 0.81,
+    "narrow.extra_s": 1.2e-5,
+    "narrow.more_step_s": 1e-7,
+    "narrow.efficiency": 0.6,
+    "ll128.extra_s": 8e-7,
+    "ll128.more_step_s": 1e-7,
+    "ll128.efficiency": 0.35,
+    "ll.step_s": 8e-7,
+    "ll.efficiency": 0.03,
+}
+PEERS = ("simple", "ll")
+PEER_START = {
+    "launch_s": 6e-6,
+    "simple.extra_s": 8e-6,
+    "simple.efficiency": 0.7,
+    "ll.efficiency": 0.015,
+}
 
-    def model(c: Constants, r: Rows) -> Array:
-        rings = cheapest(by_protocol(c, r, bandwidth))
-        if not nvls_ranks:
-            return rings
-        legal = (r.ranks >= nvls_ranks) & (r.dtype != "int8")
-        return np.where(legal, np.minimum(rings, in_switch(c, r, bandwidth)), rings)
 
-    start = {"launch_s": 5e-6}
-    for name in names:
-        step, efficiency = PROTOCOLS[name]
-        start |= {f"{name}.step_s": step * slower, f"{name}.efficiency": efficiency / slower}
+def fit_nccl(rows: Rows, bandwidth: float, slower: float = 1.0, nvls_ranks: int = 0) -> Tree:
+    """One ring for its three collectives, from ``nvls_ranks`` ranks on the switch, all_to_all."""
+
+    def table(c: Flat) -> Tree:
+        nccl: Tree = {"ring": protocols(c, RINGS)}
+        if "copy" in c:
+            nccl = {"copy_bytes_per_s": c["copy"] * 1e12} | nccl
+        if nvls_ranks:
+            nvls = entry(c, "nvls", min_ranks=nvls_ranks, dtypes_excluded=["int8"])
+            nccl["all_reduce"] = {"nvls": nvls}
+        return {"nccl": nccl}
+
+    def model(c: Flat, r: Rows) -> Array:
+        return on_one_level(table(c), r, bandwidth)
+
+    start = {
+        k: v / slower if k.endswith("efficiency") else v * slower if k.endswith("step_s") else v
+        for k, v in RING_START.items()
+    }
+    start["copy"] = 1.0 / slower
     if nvls_ranks:
         start |= {"nvls.launch_s": 5e-5, "nvls.efficiency": 0.55}
-    while True:
-        constants = fit(model, start, rows, STEPS)
-        left = protocol_names(constants)
-        winner = by_protocol(constants, rows.where(rows.fitted), bandwidth).argmin(axis=0)
-        idle = [name for i, name in enumerate(left) if np.sum(winner == i) < 3]
-        if not idle:
-            break
-        start = {key: value for key, value in start.items() if not key.startswith(idle[0] + ".")}
-    table = ring_table(constants)
-    if nvls_ranks:
-        table["nvls"] = {
-            "launch_s": constants["nvls.launch_s"],
-            "efficiency": constants["nvls.efficiency"],
-            "min_ranks": nvls_ranks,
-            "dtypes_excluded": ["int8"],
-        }
-    return table | {"fit": errors(model, constants, rows)}
+    rings = rows.of(*RING_ROUNDS)
+    tables = tidied(table(fit_used(model, start, rings, STEPS, RINGS)))
+    nccl = tables["nccl"]
+    assert isinstance(nccl, dict)
+
+    def exchange(c: Flat) -> Tree:
+        direct = protocols(c, PEERS, ll={"per_peer": True})
+        return {"nccl": nccl | {"all_to_all": {"direct": direct}}}
+
+    peers = rows.of("all_to_all")
+    if len(peers.op):
+        start = {k: v / slower if k.endswith("efficiency") else v for k, v in PEER_START.items()}
+        c = fit_used(
+            lambda c, r: on_one_level(exchange(c), r, bandwidth), start, peers, [{}], PEERS
+        )
+        tables = tidied(exchange(c))
+    return report_errors(tables, rows, bandwidth)
 
 
-def ring_table(constants: Constants) -> Tree:
-    ordered = sorted(protocol_names(constants), key=lambda n: -constants[f"{n}.efficiency"])
-    rows = [
-        {
-            "name": label,
-            "step_s": constants[f"{name}.step_s"],
-            "efficiency": constants[f"{name}.efficiency"],
-        }
-        for label, name in zip(("simple", "ll128", "ll"), ordered, strict=False)
-    ]
-    if len(rows) == 2:
-        rows[1]["name"] = "ll"
-    return {"launch_s": constants["launch_s"], "ring": {"protocols": rows}}
+def report_errors(tables: Tree, rows: Rows, bandwidth: float) -> Tree:
+    nccl = tables["nccl"]
+    assert isinstance(nccl, dict)
+    for op in (*RING_ROUNDS, "all_to_all"):
+        r = rows.of(op)
+        if len(r.op):
+            ratio = on_one_level(tables, r, bandwidth) / r.seconds - 1
+            nccl[op] = nccl.get(op, {}) | {"fit": errors(ratio, r)}
+    return tables
 
 
-def read_ring(table: Tree, rows: Rows, bandwidth: float) -> Array:
-    """What the shipped constants of an all_reduce predict: what an engine falls back to."""
-    rings = table["ring"]
-    assert isinstance(rings, dict)
-    c: Constants = {"launch_s": float(str(table["launch_s"]))}
-    for entry in rings["protocols"]:
-        c |= {f"{entry['name']}.{key}": entry[key] for key in ("step_s", "efficiency")}
-    best = cheapest(by_protocol(c, rows, bandwidth))
-    switch = table.get("nvls")
-    if isinstance(switch, dict):
-        c |= {f"nvls.{key}": switch[key] for key in ("launch_s", "efficiency")}
-        legal = rows.ranks >= switch["min_ranks"]
-        best = np.where(legal, np.minimum(best, in_switch(c, rows, bandwidth)), best)
-    return best
-
-
-def fit_all_to_all(rows: Rows, bandwidth: float) -> Tree:
-    def model(c: Constants, r: Rows) -> Array:
-        wire = (r.ranks - 1) / r.ranks * r.payload
-        return c["launch_s"] + wire / (c["efficiency"] * bandwidth)
-
-    constants = fit(model, {"launch_s": 1e-5, "efficiency": 0.6}, rows)
-    return dict(constants) | {"fit": errors(model, constants, rows)}
-
-
-def fit_engine(rows: Rows, bandwidth: float, nccl: Tree, kinds: Sequence[str]) -> Tree:
+def fit_engine(
+    rows: Rows, bandwidth: float, nccl: Tree, library: str, kinds: Sequence[str]
+) -> Tree:
     """One-shot, two-shot and in-switch kernels of an engine that falls back to NCCL."""
 
-    def model(c: Constants, r: Rows) -> Array:
-        n, launch = r.ranks, c["launch_s"]
-        one = launch + (n - 1) * r.payload / (c["one_shot.efficiency"] * bandwidth)
-        times = [one, read_ring(nccl, r, bandwidth)]
+    def table(c: Flat) -> Tree:
+        own: Tree = {"fallback": "nccl", "one_shot": entry(c, "one_shot")}
         if "two_shot" in kinds:
-            wire = 2 * (n - 1) / n * r.payload / (c["two_shot.efficiency"] * bandwidth)
-            times.append(launch + 2 * c["two_shot.step_s"] + wire)
+            own["two_shot"] = entry(c, "two_shot")
         if "multimem" in kinds:
-            times.append(np.where(n >= 8, in_switch(c, r, bandwidth, "multimem"), np.inf))
-        return cheapest(np.array(times))
+            own["multimem"] = entry(c, "multimem", min_ranks=8)
+        return {"nccl": nccl, library: {"all_reduce": own}}
+
+    def model(c: Flat, r: Rows) -> Array:
+        return on_one_level(table(c), r, bandwidth, library)
 
     start = {"launch_s": 4e-6, "one_shot.efficiency": 0.6}
     if "two_shot" in kinds:
         start |= {"two_shot.step_s": 2e-6, "two_shot.efficiency": 0.6}
     if "multimem" in kinds:
         start |= {"multimem.launch_s": 9e-6, "multimem.efficiency": 0.42}
-    c = fit(model, start, rows)
-    table: Tree = {
-        "fallback": "nccl",
-        "one_shot": {"launch_s": c["launch_s"], "efficiency": c["one_shot.efficiency"]},
-    }
-    if "two_shot" in kinds:
-        table["two_shot"] = {
-            "launch_s": c["launch_s"],
-            "step_s": c["two_shot.step_s"],
-            "efficiency": c["two_shot.efficiency"],
-        }
-    if "multimem" in kinds:
-        table["multimem"] = {
-            "launch_s": c["multimem.launch_s"],
-            "efficiency": c["multimem.efficiency"],
-            "min_ranks": 8,
-        }
-    return table | {"fit": errors(model, c, rows)}
+    found = table(fit(model, start, rows))
+    ratio = on_one_level(found, rows, bandwidth, library) / rows.seconds - 1
+    own = found[library]
+    assert isinstance(own, dict)
+    return {"all_reduce": own["all_reduce"] | {"fit": errors(ratio, rows)}}
 
 
-def fit_between(rows: Rows) -> Tree:
-    def model(c: Constants, r: Rows) -> Array:
-        launch = c["launch_s"]
-        by_ring = ring(launch, c["ring.step_s"], c["ring.efficiency"], r, r.node_rate)
-        return np.minimum(by_ring, tree(launch, c["tree.step_s"], c["tree.efficiency"], r))
+# Between nodes --------------------------------------------------------------------------------
 
-    start = {
-        "launch_s": 2e-5,
-        "ring.step_s": 1e-5,
-        "ring.efficiency": 0.9,
-        "tree.step_s": 8e-6,
-        "tree.efficiency": 0.15,
-    }
-    c = fit(model, start, rows, RING_OR_TREE)
-    return {
-        "launch_s": c["launch_s"],
-        "ring": {"step_s": c["ring.step_s"], "efficiency": c["ring.efficiency"]},
-        "tree": {"step_s": c["tree.step_s"], "efficiency": c["tree.efficiency"]},
-        "fit": errors(model, c, rows),
-    }
+T4_NODE = {"device": "t4", "level": [{"ranks": 1, "fabric": "pcie3"}]}
+
+
+def t4_pair(fabric: str) -> Cluster:
+    network = {"name": "cluster", "ranks": 2, "fabric": fabric, "nics": 1}
+    return cluster_from_table(
+        {"device": "t4", "level": [{"ranks": 4, "fabric": "pcie3"}, network]}, "t4"
+    )
+
+
+WHERE: dict[str, Callable[[], Cluster]] = {  # log -> the machines that it ran on
+    "allreduce-a100-2x8-oci-roce-2023": lambda: load_cluster("oci-gpu4"),
+    "allreduce-a100-2x8-oci-roce-2026": lambda: load_cluster("oci-gpu4"),
+    "allreduce-a100-2x8-oci-roce-full": lambda: load_cluster("oci-gpu4"),
+    "allreduce-mi300x-2x8-oci-rccl": lambda: load_cluster("oci-mi300x"),
+    "allreduce-h100-2x8-gcp-a3mega": lambda: load_cluster("gcp-a3-mega"),
+    "stas-b200-4n": lambda: load_cluster("aws-p6-b200"),
+    "stas-h200-4n": lambda: load_cluster("aws-p5en"),
+    "allreduce-h100-2x8-p5-truncated": lambda: load_cluster("aws-p5"),
+    "allreduce-t4-2x1-efa-info": lambda: t4_pair("efa-50"),
+    "allreduce-t4-2x1-efa-mpitag": lambda: t4_pair("efa-50"),
+    "allreduce-t4-2x1-tcp-mpitag": lambda: t4_pair("ethernet-50"),
+}
+
+
+def across_nodes(c: Flat | None, rows: Rows) -> Array:
+    """Seconds of each row on its log's machines; constants of the network from ``c``."""
+    seconds = np.zeros(rows.payload.shape)
+    stack = load_stack("megatron-core")
+    for log in np.unique(rows.log):
+        some = rows.log == log
+        r = rows.where(some)
+        each, nodes = r.ranks // r.nodes, r.nodes
+        group = Group("tp", (each, nodes), (np.ones_like(each), each))
+        fabric = fabric_of("all_reduce", group, WHERE[str(log)](), stack)
+        if c is not None:
+            algorithms = collective_fits.algorithms_of(network_table(c), "all_reduce", "nccl")
+            network = collective_fits.Constants(algorithms, np.inf, "")
+            fabric = fabric._replace(per_level=(fabric.per_level[0], network))
+        seconds[some] = cheapest(candidates_on("all_reduce", r.payload, fabric))
+    return seconds
+
+
+LAUNCH = 5e-6  # of a level that is the innermost one: NCCL's on NVLink
+
+
+def network_table(c: Flat) -> Tree:
+    """A ring and a tree of the same hops and the same low-latency protocol."""
+    quick = c["ll128.step_s"]
+    steps = {"simple": quick + c["simple.more_step_s"], "ll128": quick}
+    ring = [
+        {"name": n, "launch_s": LAUNCH, "step_s": s, "efficiency": c[f"{n}.ring"]}
+        for n, s in steps.items()
+    ]
+    tree = [p | {"efficiency": c.get(f"{p['name']}.tree", p["efficiency"])} for p in ring]
+    return {"nccl": {"ring": {"protocols": ring}, "tree": {"protocols": tree}}}
+
+
+NETWORK_START = {
+    "simple.more_step_s": 2e-5,
+    "simple.ring": 0.9,
+    "simple.tree": 0.6,
+    "ll128.step_s": 1e-5,
+    "ll128.ring": 0.1,
+}
+NETWORK_STARTS: list[Flat] = [
+    {"simple.more_step_s": slow, "ll128.step_s": quick, "simple.tree": tree}
+    for slow in (1.0, 10.0)
+    for quick in (1.0, 4.0)
+    for tree in (0.85, 1.5)
+]
+
+
+def fit_between(rows: Rows) -> Flat:
+    return fit(across_nodes, NETWORK_START, rows, NETWORK_STARTS)
 
 
 # Families -------------------------------------------------------------------------------------
@@ -487,17 +550,12 @@ def fit_nvlink(root: Path, fabric: str) -> tuple[str, Tree]:
     family, bandwidth = NVLINK[fabric], WIRE[fabric]
     base = root / DATA / family.folder / "comm"
     rows = wheel(base / "nccl" / family.nccl / "nccl_perf.parquet")
-    nccl: Tree = {}
-    for op in ("all_reduce", "all_gather", "reduce_scatter"):
-        ranks = family.nvls_ranks if op == "all_reduce" else 0
-        nccl[op] = fit_ring(rows.of(op), bandwidth, nvls_ranks=ranks)
-    nccl["all_to_all"] = fit_all_to_all(rows.of("alltoall"), bandwidth)
-    tables: Tree = {"nccl": nccl}
-    reduction = nccl["all_reduce"]
-    assert isinstance(reduction, dict)
+    tables = fit_nccl(rows, bandwidth, nvls_ranks=family.nvls_ranks)
+    nccl = tables["nccl"]
+    assert isinstance(nccl, dict)
     for engine, (version, kinds) in family.engines.items():
         rows = wheel(base / engine / version / "custom_allreduce_perf.parquet")
-        tables[engine] = {"all_reduce": fit_engine(rows, bandwidth, reduction, kinds)}
+        tables[engine] = fit_engine(rows, bandwidth, nccl, engine, kinds)
     engines = ", ".join(f"{name} {version}" for name, (version, _) in family.engines.items())
     source = (
         f"{family.device}, 2/4/8 GPUs: aiconfigurator-core 0.12.0 (Apache-2.0),"
@@ -552,18 +610,6 @@ L40S = (
 )
 
 
-def fit_pcie(rows: Rows, fabric: str) -> Tree:
-    bandwidth, peers = WIRE[fabric], not fabric.endswith("-no-p2p")
-    names = ("simple", "ll128", "ll") if peers else ("simple", "ll")
-    tables: Tree = {}
-    for op in ("all_reduce", "all_gather", "reduce_scatter"):
-        if (rows.op == op).any():
-            tables[op] = fit_ring(rows.of(op), bandwidth, names, slower=4.0)
-    if (rows.op == "alltoall").any():
-        tables["all_to_all"] = fit_all_to_all(rows.of("alltoall"), bandwidth)
-    return {"nccl": tables}
-
-
 # Writing --------------------------------------------------------------------------------------
 
 
@@ -575,6 +621,8 @@ def toml_value(value: object) -> str:
         return "{" + ", ".join(items) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return repr(value)
 
 
@@ -582,7 +630,7 @@ def bare(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"'
 
 
-INLINE = ("protocols", "median_error_by_ranks")
+INLINE = ("protocols", "mean_error_by_ranks")
 
 
 def toml_lines(table: Tree, path: tuple[str, ...] = ()) -> list[str]:
@@ -614,6 +662,8 @@ def write(fabric: str, source: str, tables: Tree) -> None:
     CATALOG.mkdir(parents=True, exist_ok=True)
     (CATALOG / f"{fabric}.toml").write_text("\n".join(toml_lines(head | tables)) + "\n")
     report(fabric, tables)
+    collective_fits.constants.cache_clear()
+    collective_fits._collective_table.cache_clear()
 
 
 def report(name: str, table: Tree) -> None:
@@ -623,7 +673,7 @@ def report(name: str, table: Tree) -> None:
             f"{key.removesuffix('_error')} {quality[key]:.4f}"
             for key in ("median_error", "mean_error", "p90_error")
         )
-        print(f"{name:40} {figures}  {quality['points']} points {quality['median_error_by_ranks']}")
+        print(f"{name:40} {figures}  {quality['points']} points {quality['mean_error_by_ranks']}")
     for key, value in table.items():
         if isinstance(value, dict) and key != "fit":
             report(f"{name} {key}", value)
@@ -638,14 +688,34 @@ def main() -> None:
         table = list(csv.DictReader(lines))
     for fabric in NVLINK:
         write(fabric, *fit_nvlink(arguments.wheel, fabric))
-    for fabric, (source, names) in PCIE.items():
-        write(fabric, source, fit_pcie(published(table, *names), fabric))
+    for fabric, (source, logs) in PCIE.items():
+        write(fabric, source, fit_nccl(published(table, *logs), WIRE[fabric], slower=4.0))
     rows = wheel(arguments.wheel / DATA / "l40s/comm/nccl/2.27.3/nccl_perf.parquet")
     pair = rows.where(rows.ranks == 2)
-    write("pcie4-p2p", L40S, fit_pcie(pair, "pcie4-p2p"))
-    for fabric, (source, names) in BETWEEN.items():
-        tables: Tree = {"nccl": {"all_reduce": fit_between(published(table, *names))}}
+    write("pcie4-p2p", L40S, fit_nccl(pair, WIRE["pcie4-p2p"], slower=4.0))
+    for fabric, (source, logs) in BETWEEN.items():
+        rows = published(table, *logs)
+        tables = tidied(network_table(c := fit_between(rows)))
+        nccl = tables["nccl"]
+        assert isinstance(nccl, dict)
+        nccl["all_reduce"] = {"fit": errors(across_nodes(c, rows) / rows.seconds - 1, rows)}
         write(fabric, source, tables)
+        by_log(rows, c, logs)
+
+
+def by_log(rows: Rows, c: Flat, logs: Sequence[str]) -> None:
+    """Errors of each log: fitted with the others, and predicted by the others alone."""
+    for log in logs:
+        own, rest = rows.where(rows.log == log), rows.where(rows.log != log)
+        text = f"    {log:36}{len(own.op):4} rows  {median_mean(c, own)}"
+        if len(rest.op):
+            text += f"  without it {median_mean(fit_between(rest), own)}"
+        print(text)
+
+
+def median_mean(c: Flat, rows: Rows) -> str:
+    error = np.abs(across_nodes(c, rows) / rows.seconds - 1)
+    return f"median {np.median(error):.4f} mean {np.mean(error):.4f}"
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from meshwise.api import model as model
     from meshwise.api import scale as scale
     from meshwise.api import stack as stack
+    from meshwise.api import validate as validate
     from meshwise.errors import MeshwiseError as MeshwiseError
 
 _API = (
@@ -48,6 +49,7 @@ _API = (
     "model",
     "scale",
     "stack",
+    "validate",
 )
 __all__ = [*_API, "MeshwiseError", "__version__"]  # noqa: PLE0604
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,6 +11,7 @@ import numpy as np
 
 from meshwise.cost import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
+from meshwise.cost.schedule import SCHEDULES
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
 from meshwise.program.context import widths
@@ -29,6 +31,8 @@ from meshwise.spec.workload import OVERLAP, Decode, Formats, Prefill, Training, 
 from meshwise.units import BYTES, parse
 
 if TYPE_CHECKING:
+    from meshwise.evidence.tables import Table
+    from meshwise.evidence.validate import Result
     from meshwise.present.tables import Page
 
 __all__ = [
@@ -44,6 +48,7 @@ __all__ = [
     "ScaleResult",
     "Stack",
     "Training",
+    "ValidateResult",
     "cluster",
     "collective",
     "describe",
@@ -51,6 +56,8 @@ __all__ = [
     "model",
     "scale",
     "stack",
+    "validate",
+    "validate_published",
 ]
 
 
@@ -154,6 +161,52 @@ class CollectiveResult(_Result):
         return collective_page(self.record)
 
 
+class ValidateResult(_Result):
+    """A table's rows, predicted: ``results`` are records, ``summary`` what they come to."""
+
+    def __init__(self, table: Table, results: list[Result], summary: dict[str, Any]) -> None:
+        self.table, self.results, self.summary = table, results, summary
+
+    @property
+    def invalid(self) -> int:
+        """How many rows are malformed."""
+        return sum(r.status == "invalid" for r in self.results)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema": records.SCHEMA,
+            "kind": self.table.kind,
+            "rows": [r._asdict() for r in self.results],
+            "summary": self.summary,
+        }
+
+    def page(self, worst: int = 15) -> Page:
+        from meshwise.present.validate_page import validate_page
+
+        return validate_page(self.table.kind, self.table.name, self.results, self.summary, worst)
+
+
+def validate(table: str) -> ValidateResult:
+    """Predict every row of a CSV table of measurements (training steps, serving runs, collectives).
+
+    Models are presets, or files ``models/NAME.json`` beside the table.
+    """
+    from meshwise.evidence import validate as beside
+    from meshwise.evidence.tables import read_table
+
+    read = read_table(table)
+    results = beside.run(read, Path(table).parent)
+    return ValidateResult(read, results, beside.summary(results))
+
+
+def validate_published(kind: str) -> ValidateResult:
+    """The shipped table of published figures of a kind (training, serving, collectives), predicted."""
+    from meshwise.evidence.tables import KINDS
+
+    folder = Path(__file__).parent / "evidence" / "published"
+    return validate(str(folder / f"{one_of(kind, '--published', KINDS)}.csv"))
+
+
 def model(name: str) -> Model:
     """A model: a preset, a path to a ``config.json`` or its folder, or a hub id (``[hub]`` extra)."""
     return load_model(name)
@@ -176,6 +229,8 @@ def stack(name: str, **switches: Any) -> Stack:
             one_of(value, "--overlap", OVERLAP)
         if key == "attention":
             one_of(value, "--attention", ("flash", "unfused"))
+        if key == "schedule":
+            one_of(value, "--schedule", SCHEDULES)
     if switches.get("overlap") == "none":
         switches.setdefault("overlap_input_gradient", False)
     try:

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("explain", "The program of operations of one device, priced."),
     "model": ("model", "Parameters, bytes and legal TP degrees of a model."),
     "collective": ("collective", "Time of one collective by every algorithm."),
+    "validate": ("validate", "A table of measurements, predicted row by row."),
     "catalog": ("catalog", "List and show models, devices, fabrics, clusters and stacks."),
 }
 

@@ -56,6 +56,11 @@ layout = options.stacked(
         show_default=True,
         help="none, zero1, zero2 or zero3 (FSDP).",
     ),
+    click.option(
+        "--schedule",
+        metavar="KIND",
+        help="Pipeline schedule: 1f1b (interleaved with --vp), gpipe, zb-1p, zb-2p.",
+    ),
     click.option("--gpus", metavar="N", help="Check that the degrees multiply to this."),
 )
 

@@ -230,6 +230,8 @@ def read_stack(o: dict[str, Any], phase: str) -> Stack:
         switches["attention"] = o["attention"]
     if o["overlap"] is not None:
         switches["overlap"] = o["overlap"]
+    if o.get("schedule") is not None:
+        switches["schedule"] = o["schedule"]
     return stack(name, **switches)
 
 

@@ -2,7 +2,8 @@
 
 Notation: n ranks, S payload bytes as nccl-tests counts them, r_l ranks of the group in one domain
 of level l (Π r_l = n), R_l = r_0…r_{l-1} ranks of the group below level l, b_l wire bytes/second per
-device and direction at level l, e the measured efficiency, a the seconds per step.
+device and direction at level l, e the measured efficiency, a the seconds per step, c the bytes/second
+of a copy in a device's own memory.
 
 All arrays broadcast; a group of one rank costs exactly nothing.
 """
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost.collective_fits import Algorithm, Constants, Protocol, constants
+from meshwise.cost.collective_fits import Constants, Protocol, constants
 from meshwise.spec.cluster import Cluster, Level
 from meshwise.spec.layout import Group
 from meshwise.spec.stack import Stack
@@ -92,6 +93,19 @@ def ring_shares(ranks: Sequence[Array]) -> list[Array]:
     return [np.where(np.asarray(r) > 1, s, 0.0) for r, s in zip(ranks, shares, strict=True)]
 
 
+def ring_hops(ranks: Sequence[Array]) -> list[Array]:
+    """Hops of a piece of data once around the ring, by level: n/R_l − n/R_{l+1} domains' ends."""
+    hops = []
+    left: Array = 1
+    for r in ranks:
+        left = left * r
+    for r in ranks:
+        outer = left // r
+        hops.append(left - outer)
+        left = outer
+    return hops
+
+
 class Fabric(NamedTuple):
     """What the algorithms read: bandwidth per level for this group, and the constants."""
 
@@ -104,62 +118,54 @@ class Fabric(NamedTuple):
     in_switch: Array
     through: tuple[bool, ...]  # does the traffic of the level above leave by this level's own links
 
-
-def _outer(fabric: Fabric, pick: Sequence[Array]) -> Array:
-    """The entry of ``pick`` (one per level) at the outermost level that each group crosses."""
-    result = pick[0]
-    for level in range(1, len(pick)):
-        result = np.where(fabric.outermost >= level, pick[level], result)
-    return result
-
-
-def _protocol(constants: Constants, algorithm: str, name: str) -> tuple[Algorithm, Protocol] | None:
-    """A level's protocol of that name, else its fastest one for large messages."""
-    found = constants.algorithms.get(algorithm)
-    if found is None:
-        return None
-    for protocol in found.protocols:
-        if protocol.name == name:
-            return found, protocol
-    return found, max(found.protocols, key=lambda p: p.efficiency)
+    def copy(self, payload: Array) -> Array:
+        """Seconds in which a rank copies its own 1/n of the buffer: S / (n · c)."""
+        return payload / (self.size * self.per_level[0].copy_bytes_per_s)
 
 
 def _streamed(
-    fabric: Fabric,
-    wire: Sequence[Array],
-    rounds: Array,
-    protocols: Sequence[tuple[Algorithm, Protocol]],
+    fabric: Fabric, wire: Sequence[Array], hops: Sequence[Array], protocols: Sequence[Protocol]
 ) -> Array:
-    """launch + rounds · a + max over levels of bytes / (e · b): levels work at the same time.
+    """launch + Σ hops · a + max over levels of bytes / (e · b): levels work at the same time.
 
-    Latency and launch are those of the outermost level that the group crosses.
+    The launch is the kernel's, so the innermost level's; each hop takes its own level's step.
     """
-    launch = _outer(fabric, [a.launch_s for a, _ in protocols])
-    step = _outer(fabric, [p.step_s for _, p in protocols])
+    seconds: Array = protocols[0].launch_s
     slowest: Array = 0.0
     carried: Array = 0.0
     for index in reversed(range(len(wire))):
+        p = protocols[index]
+        seconds = seconds + hops[index] * p.step_s
         # PCIe cards reach the other socket by the same port that serves their neighbours.
         carried = wire[index] + (carried if fabric.through[index] else 0.0)
-        efficiency = protocols[index][1].efficiency
-        slowest = np.maximum(slowest, carried / (efficiency * fabric.bandwidth[index]))
-    return launch + rounds * step + slowest
+        slowest = np.maximum(slowest, carried / (p.efficiency * fabric.bandwidth[index]))
+    return seconds + slowest
+
+
+def _names(fabric: Fabric, algorithm: str) -> list[str]:
+    """Protocols of an algorithm at any level; the whole collective runs one of them."""
+    found = [c.algorithms[algorithm] for c in fabric.per_level if algorithm in c.algorithms]
+    return list(dict.fromkeys(p.name for a in found for p in a.protocols))
+
+
+def _label(algorithm: str, protocol: str) -> str:
+    return f"{algorithm}/{protocol}" if protocol else algorithm
 
 
 def ring(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     """Multi-rail ring: (n−1)/n · S per round trip (twice for all_reduce) in as many steps
-    (Patarasuk and Yuan, JPDC 69(2), 2009). One candidate per protocol of the innermost level."""
+    (Patarasuk and Yuan, JPDC 69(2), 2009), and the copy of a rank's own share. One per protocol."""
     n = fabric.size
     trips = RING_ROUNDS[op]
     total = trips * (n - 1) / n * payload
     wire = tuple(total * share for share in ring_shares(fabric.ranks))
-    names = [p.name for c in fabric.per_level for p in c.algorithms["ring"].protocols]
+    hops = [trips * h for h in ring_hops(fabric.ranks)]
+    copy = fabric.copy(payload)
     found = []
-    for name in dict.fromkeys(names):
-        chosen = [_protocol(c, "ring", name) for c in fabric.per_level]
-        protocols = [p for p in chosen if p is not None]
-        seconds = _streamed(fabric, wire, trips * (n - 1), protocols)
-        found.append(Candidate(f"ring/{name}" if name else "ring", seconds, wire))
+    for name in _names(fabric, "ring"):
+        protocols = [c.algorithms["ring"].protocol(name) for c in fabric.per_level]
+        seconds = _streamed(fabric, wire, hops, protocols) + copy
+        found.append(Candidate(_label("ring", name), seconds, wire))
     return found
 
 
@@ -175,16 +181,17 @@ def hierarchical_wire(op: str, payload: Array, ranks: Sequence[Array]) -> tuple[
 
 def hierarchical(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     """Reduce_scatter inside, the collective across on 1/r_0 of the payload, all_gather inside: one
-    after the other, so the levels' times add. Only for groups that cross more than one level."""
+    after the other, so the levels' times add. Only for groups that cross more than one level, and
+    only in the ideal stack: NCCL has no such algorithm, and its tree is measured."""
+    if "hierarchical" not in fabric.per_level[0].algorithms:
+        return []
     wire = hierarchical_wire(op, payload, fabric.ranks)
     trips = RING_ROUNDS[op]
     seconds: Array = 0.0
     crossed: Array = 0
     for sent, r, b, c in zip(wire, fabric.ranks, fabric.bandwidth, fabric.per_level, strict=True):
-        chosen = _protocol(c, "ring", "simple")
-        assert chosen is not None
-        algorithm, p = chosen
-        part = algorithm.launch_s + trips * (r - 1) * p.step_s + sent / (p.efficiency * b)
+        p = c.algorithms["ring"].fastest
+        part = p.launch_s + trips * (r - 1) * p.step_s + sent / (p.efficiency * b)
         used = np.asarray(r) > 1
         seconds = seconds + np.where(used, part, 0.0)
         crossed = crossed + used
@@ -192,20 +199,37 @@ def hierarchical(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
 
 
 def tree(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
-    """Chains inside the innermost domains, a double binary tree across (Sanders, Speck and Träff,
-    Parallel Computing 35(12), 2009), pipelined: levels work at the same time, 2·(⌈log2 k⌉ + 1)
-    steps over k domains. Only where the group crosses the network."""
-    if op != "all_reduce" or all("tree" not in c.algorithms for c in fabric.per_level):
+    """A double binary tree over the network (Sanders, Speck and Träff, Parallel Computing 35(12),
+    2009), chains inside the domains below it, up and down, all at the same time: 2·⌈log2 r_l⌉ hops
+    there, 2·(r_l − 1) here. With adding switches inside ("nvls_tree") a rank sends them its S once.
+    """
+    if op != "all_reduce" or not (names := _names(fabric, "tree")):
         return []
     wire = hierarchical_wire(op, payload, fabric.ranks)
-    domains = fabric.size // fabric.ranks[0]
-    protocols = []
-    for c in fabric.per_level:
-        chosen = _protocol(c, "tree", "") or _protocol(c, "ring", "simple")
-        assert chosen is not None
-        protocols.append(chosen)
-    seconds = _streamed(fabric, wire, 2 * (ceil_log2(domains) + 1), protocols)
-    return [Candidate("tree", np.where(domains > 1, seconds, np.inf), wire)]
+    is_tree = ["tree" in c.algorithms for c in fabric.per_level]
+    across: Array = False
+    hops = []
+    for r, network in zip(fabric.ranks, is_tree, strict=True):
+        hops.append(2 * (ceil_log2(r) if network else r - 1))
+        across = across | (network & (np.asarray(r) > 1))
+
+    def at(level: Constants, name: str) -> Protocol:
+        return level.algorithms["tree" if "tree" in level.algorithms else "ring"].protocol(name)
+
+    found = []
+    copy = fabric.copy(payload)
+    for name in names:
+        protocols = [at(c, name) for c in fabric.per_level]
+        seconds = np.where(across, _streamed(fabric, wire, hops, protocols) + copy, np.inf)
+        found.append(Candidate(_label("tree", name), seconds, wire))
+    switch = fabric.per_level[0].algorithms.get("nvls")
+    if switch is not None:
+        wire = (payload * 1.0, *wire[1:])
+        protocols = [switch.fastest, *(at(c, "simple") for c in fabric.per_level[1:])]
+        seconds = _streamed(fabric, wire, [0, *hops[1:]], protocols)
+        legal = across & fabric.in_switch & (fabric.ranks[0] >= switch.min_ranks)
+        found.append(Candidate("nvls_tree", np.where(legal, seconds, np.inf), wire))
+    return found
 
 
 def _inner_only(fabric: Fabric, seconds: Array, legal: Array) -> Array:
@@ -220,7 +244,8 @@ def in_switch(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     for name in ("nvls", "multimem"):
         a = fabric.per_level[0].algorithms.get(name)
         if op == "all_reduce" and a is not None:
-            seconds = a.launch_s + payload / (a.protocols[0].efficiency * fabric.bandwidth[0])
+            p = a.protocols[0]
+            seconds = p.launch_s + payload / (p.efficiency * fabric.bandwidth[0])
             legal = fabric.in_switch & (fabric.size >= a.min_ranks)
             found.append(Candidate(name, _inner_only(fabric, seconds, legal), wire))
     return found
@@ -232,7 +257,8 @@ def one_shot(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     if op != "all_reduce" or a is None:
         return []
     sent = (fabric.size - 1) * payload
-    seconds = a.launch_s + sent / (a.protocols[0].efficiency * fabric.bandwidth[0])
+    p = a.protocols[0]
+    seconds = p.launch_s + sent / (p.efficiency * fabric.bandwidth[0])
     wire = (sent, *(0.0 * payload for _ in fabric.ranks[1:]))
     return [Candidate("one_shot", _inner_only(fabric, seconds, fabric.peer_to_peer), wire)]
 
@@ -245,14 +271,15 @@ def two_shot(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     n = fabric.size
     sent = 2.0 * (n - 1) / n * payload
     p = a.protocols[0]
-    seconds = a.launch_s + 2 * p.step_s + sent / (p.efficiency * fabric.bandwidth[0])
+    seconds = p.launch_s + 2 * p.step_s + sent / (p.efficiency * fabric.bandwidth[0])
     wire = (sent, *(0.0 * payload for _ in fabric.ranks[1:]))
     return [Candidate("two_shot", _inner_only(fabric, seconds, fabric.peer_to_peer), wire)]
 
 
 def direct(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     """all_to_all: 1/n of the buffer to every other rank, each over the level that joins the two.
-    send_recv: the buffer over the outermost level of the pair. broadcast: a pipelined chain."""
+    send_recv: the buffer over the outermost level of the pair. broadcast: a pipelined chain.
+    One per protocol, with one step of the outermost level."""
     n = fabric.size
     wire: list[Array] = []
     inner: Array = 1
@@ -263,12 +290,20 @@ def direct(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     else:
         for index in range(len(fabric.ranks)):
             wire.append(np.where(fabric.outermost == index, payload * 1.0, 0.0 * payload))
-    protocols = []
-    for c in fabric.per_level:
-        a = c.algorithms["direct"]
-        protocols.append((a, a.protocols[0]))
-    seconds = _streamed(fabric, wire, 0, protocols)
-    return [Candidate("direct" if op != "broadcast" else "chain", seconds, tuple(wire))]
+    hops = [np.where(fabric.outermost == index, 1, 0) for index in range(len(wire))]
+    copy = fabric.copy(payload) if op == "all_to_all" else 0.0
+    found = []
+    for name in _names(fabric, "direct"):
+        protocols = [c.algorithms["direct"].protocol(name) for c in fabric.per_level]
+        # Every peer is served at the same time: the time is that of one peer's part.
+        most = [
+            np.where(w > 0, payload / n, 0.0) if p.per_peer else w
+            for p, w in zip(protocols, wire, strict=True)
+        ]
+        seconds = _streamed(fabric, most, hops, protocols) + copy
+        label = _label("chain" if op == "broadcast" else "direct", name)
+        found.append(Candidate(label, seconds, tuple(wire)))
+    return found
 
 
 def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
@@ -314,7 +349,10 @@ def candidates(
 
     ``payload`` in bytes as nccl-tests counts it. Seconds are 0 where the group has one rank.
     """
-    fabric = fabric_of(op, group, cluster, stack)
+    return candidates_on(op, payload, fabric_of(op, group, cluster, stack))
+
+
+def candidates_on(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     found: list[Candidate] = []
     if op in RING_ROUNDS:
         for build in (ring, hierarchical, tree, in_switch, one_shot, two_shot):

@@ -47,30 +47,47 @@ _KIND = {
 }
 
 
+PROTOCOLS = ("simple", "narrow", "ll128", "ll")  # from the one for the largest messages on
+
+
 class Protocol(NamedTuple):
-    """One way to run an algorithm: ``step_s`` per hop, ``efficiency`` of the wire rate."""
+    """One way to run an algorithm: ``launch_s`` once, ``step_s`` per hop, ``efficiency`` of the wire
+    rate; ``per_peer``: that share serves each peer at the same time, not all of them in turn."""
 
     name: str
+    launch_s: float
     step_s: float
     efficiency: float
+    per_peer: bool = False
 
 
 class Algorithm(NamedTuple):
-    launch_s: float
     protocols: tuple[Protocol, ...]
     min_ranks: int = 2
+
+    @property
+    def fastest(self) -> Protocol:
+        """The protocol for the largest messages."""
+        return max(self.protocols, key=lambda p: p.efficiency)
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol of that name, else the next one for larger messages."""
+        own = {p.name: p for p in self.protocols}
+        order = PROTOCOLS[: PROTOCOLS.index(name) + 1] if name in PROTOCOLS else ()
+        return next((own[p] for p in reversed(order) if p in own), self.fastest)
 
 
 class Constants(NamedTuple):
     """Constants of one collective on one fabric level, by algorithm; and where they come from."""
 
     algorithms: dict[str, Algorithm]
+    copy_bytes_per_s: float  # of a rank's own share, from the input to the output buffer
     source: str
 
 
 _KERNELS = "nvlink4-nvswitch"  # where all three engines' kernels were measured
 
-_IDEAL = Algorithm(0.0, (Protocol("", 0.0, 1.0),))
+_IDEAL = Algorithm((Protocol("", 0.0, 0.0, 1.0),))
 
 
 def constants_file(level: Level) -> tuple[str, bool]:
@@ -90,19 +107,32 @@ def _collective_table(name: str) -> dict[str, Any]:
     return catalog.load("collectives", name, "collectives")[1]
 
 
-def _algorithms(entry: dict[str, Any]) -> dict[str, Algorithm]:
-    launch = entry.get("launch_s", 0.0)
-    found: dict[str, Algorithm] = {}
-    if "efficiency" in entry:
-        found["direct"] = Algorithm(launch, (Protocol("", 0.0, entry["efficiency"]),))
-    for name, table in entry.items():
-        if not isinstance(table, dict) or name == "fit":
-            continue
-        protocols = tuple(
-            Protocol(p.get("name", ""), p.get("step_s", 0.0), p["efficiency"])
-            for p in table.get("protocols", [table])
+def _algorithm(table: dict[str, Any]) -> Algorithm:
+    protocols = tuple(
+        Protocol(
+            p.get("name", ""),
+            p.get("launch_s", 0.0),
+            p.get("step_s", 0.0),
+            p["efficiency"],
+            p.get("per_peer", False),
         )
-        found[name] = Algorithm(table.get("launch_s", launch), protocols, table.get("min_ranks", 2))
+        for p in table.get("protocols", [table])
+    )
+    return Algorithm(protocols, table.get("min_ranks", 2))
+
+
+_SHARED = ("ring", "tree")  # all_reduce, all_gather and reduce_scatter run the same ones
+
+
+def algorithms_of(table: dict[str, Any], op: str, library: str) -> dict[str, Algorithm]:
+    """What a file's table has for ``op``: the library's own kernels, beside NCCL's algorithms."""
+    nccl = table["nccl"]
+    found = {k: _algorithm(nccl[k]) for k in _SHARED if k in nccl}
+    for name in dict.fromkeys(("nccl", library)):
+        own = table.get(name, {}).get(op, {})
+        found |= {k: _algorithm(v) for k, v in own.items() if k != "fit" and isinstance(v, dict)}
+    if "direct" not in found:
+        found["direct"] = found["ring"]
     return found
 
 
@@ -113,38 +143,29 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     Ideal: wire bandwidth, no latency, bandwidth-optimal ring algorithms only (the note's model).
     """
     if ideal:
-        return Constants({"ring": _IDEAL, "direct": _IDEAL}, "datasheet")
+        every = {"ring": _IDEAL, "hierarchical": _IDEAL, "direct": _IDEAL}
+        return Constants(every, float("inf"), "datasheet")
     name, measured = constants_file(level)
     table = _collective_table(name)
-    nccl = table["nccl"]
-    algorithms = _algorithms(nccl.get(op, {}))
-    if op in ("all_gather", "reduce_scatter") and "ring" not in algorithms:
-        algorithms |= {
-            k: v for k, v in _algorithms(nccl["all_reduce"]).items() if k in ("ring", "tree")
-        }
-    if "direct" not in algorithms:
-        ring = algorithms.get("ring") or _algorithms(nccl["all_reduce"])["ring"]
-        best = max(ring.protocols, key=lambda p: p.efficiency)
-        algorithms["direct"] = Algorithm(ring.launch_s, (best._replace(step_s=0.0),))
-    if library != "nccl":
-        own = _algorithms(table.get(library, {}).get(op, {}))
-        if not own and level.peer_to_peer:
-            # The engine's kernels, measured on NVLink, at this fabric's wire rate.
-            lent = _algorithms(_collective_table(_KERNELS).get(library, {}).get(op, {}))
-            own = {k: v for k, v in lent.items() if k in ("one_shot", "two_shot")}
-        algorithms |= own
+    algorithms = algorithms_of(table, op, library)
+    if library not in table and library != "nccl" and level.peer_to_peer:
+        # The engine's kernels, measured on NVLink, at this fabric's wire rate.
+        lent = algorithms_of(_collective_table(_KERNELS), op, library)
+        algorithms |= {k: v for k, v in lent.items() if k in ("one_shot", "two_shot")}
     if level.efficiency is not None or level.own_latency:
         algorithms = {k: _stated(a, level) for k, a in algorithms.items()}
+    # An efficiency that the cluster states is that of the whole collective.
+    copy = table["nccl"].get("copy_bytes_per_s") if level.efficiency is None else None
     source = f"collectives/{name}" + ("" if measured else f" (inherited by {level.fabric})")
-    return Constants(algorithms, source)
+    return Constants(algorithms, copy or float("inf"), source)
 
 
 def _stated(algorithm: Algorithm, level: Level) -> Algorithm:
     """An algorithm with the figures that the cluster states in place of the fit's: its efficiency,
     and its latency as the time of one step (then there is no launch beside it)."""
-    best = max(algorithm.protocols, key=lambda p: p.efficiency)
+    best = algorithm.fastest
     if level.efficiency is not None:
         best = best._replace(efficiency=level.efficiency)
-    if not level.own_latency:
-        return algorithm._replace(protocols=(best,))
-    return algorithm._replace(launch_s=0.0, protocols=(best._replace(step_s=level.latency_s),))
+    if level.own_latency:
+        best = best._replace(launch_s=0.0, step_s=level.latency_s)
+    return algorithm._replace(protocols=(best,))

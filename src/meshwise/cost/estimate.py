@@ -16,7 +16,7 @@ from meshwise.cost import memory as mem
 from meshwise.cost.collective import Priced, price
 from meshwise.cost.compute import Compute, compute
 from meshwise.cost.overlap import exposed_beside, exposed_of_ops
-from meshwise.cost.schedule import bubble_fraction
+from meshwise.cost.schedule import bubble_s
 from meshwise.program.ops import COLLECTIVES, Op
 from meshwise.program.step import Program, program
 from meshwise.spec.cluster import Cluster
@@ -271,8 +271,28 @@ class Estimate:
 
     @cached_property
     def bubble_s(self) -> Array:
-        layout, m = self.layout, self.program.ctx.microbatches
-        return bubble_fraction(layout.pp, layout.vp, m) * m * self.microbatch.busy
+        return self._bubble(self.microbatch.busy)
+
+    def _bubble(self, busy: Array) -> Array:
+        """Idle time of the pipeline; ``busy`` are the slowest stage's seconds of one microbatch."""
+        layout, kind = self.layout, self.stack.schedule
+        if kind in ("1f1b", "gpipe"):
+            return bubble_s(kind, layout.pp, layout.vp, busy, 0.0, 0.0)
+        wgrad = self._of_slowest(self._stage_wgrad)
+        return bubble_s(kind, layout.pp, layout.vp, 0.0, busy - wgrad, wgrad)
+
+    @cached_property
+    def _stage_wgrad(self) -> list[Array]:
+        """Seconds of weight gradients of one microbatch on each role of stage."""
+        layers = [total(costs, ("wgrad",)).busy for costs in self.layer_costs]
+        head = total(self.head_costs, ("wgrad",)).busy
+        stages = []
+        for role in self.program.roles:
+            seconds: Array = head * role.head
+            for kind, count in zip(layers, role.layers, strict=True):
+                seconds = seconds + kind * count
+            stages.append(seconds)
+        return stages
 
     @cached_property
     def host_s(self) -> float:
@@ -282,13 +302,12 @@ class Estimate:
     def fast_step_s(self) -> Array:
         """``step_s`` in as few passes over the full mesh as it takes, for searches (same up to
         rounding)."""
-        layout, m = self.layout, self.program.ctx.microbatches
-        passes = m + (layout.pp - 1) / layout.vp
-        return (
-            passes * self._microbatch_busy
-            + (self.update.compute + self.host_s)
-            + self.update.exposed
-        )
+        busy, m = self._microbatch_busy, self.program.ctx.microbatches
+        if self.stack.schedule in ("1f1b", "gpipe"):
+            steady = (m + (self.layout.pp - 1) / self.layout.vp) * busy
+        else:
+            steady = m * busy + self._bubble(busy)
+        return steady + (self.update.compute + self.host_s) + self.update.exposed
 
     # -- bytes ---------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost.schedule import in_flight_layers
+from meshwise.cost.schedule import in_flight
 from meshwise.program.context import Context
 from meshwise.program.update import ADAM_STATE_BYTES, per_replica, stage_weights
 from meshwise.program.weights import Role
@@ -113,7 +113,7 @@ def activations(ctx: Context, role: Role) -> Array:
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
         total = total + count * layer_activations(ctx, block)
         largest = np.maximum(largest, layer_activations(none, block))
-    flight = np.minimum(in_flight_layers(layout.pp, layout.vp, role.in_flight), ctx.microbatches)
+    flight = in_flight(ctx.stack.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches)
     total = total * flight + np.where(ctx.recompute == 2, largest, 0.0)
     h, act = ctx.model.hidden, ctx.widths.activation
     ends = ctx.tokens / ctx.token_split * h * act * 2.0 * role.head

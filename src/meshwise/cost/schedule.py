@@ -1,23 +1,47 @@
-"""Pipeline schedules: microbatches in flight and the bubble."""
+"""Pipeline schedules: the bubble, and the microbatches in flight.
+
+Closed forms in the stage's times of one microbatch: forward F, input gradient B, weight gradient W
+(recomputation belongs to B).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 Array = Any
 
+SCHEDULES = ("1f1b", "gpipe", "zb-1p", "zb-2p")
 
-def bubble_fraction(pp: Array, vp: Array, microbatches: Array) -> Array:
-    """Idle time over busy time of 1F1B (vp = 1) and interleaved 1F1B: (pp−1) / (vp · m).
 
-    Narayanan et al. 2021 (arXiv 2104.04473), section 2.2.
+def bubble_s(kind: str, pp: Array, vp: Array, forward: Array, dgrad: Array, wgrad: Array) -> Array:
+    """Idle seconds of a step on each stage.
+
+    1F1B and GPipe: (p−1)(F+B+W), interleaved over v virtual stages 1/v of it (Narayanan et al. 2021,
+    arXiv 2104.04473, section 2.2). Zero bubble with the memory of 1F1B: (p−1)(F+B−W), with twice
+    that memory (p−1)(F+B−2W), never below 0 (Qi et al. 2024, arXiv 2401.10241, Table 1).
     """
-    return (pp - 1) / (vp * microbatches)
+    if kind == "zb-1p":
+        return (pp - 1) * np.maximum(forward + dgrad - wgrad, 0.0)
+    if kind == "zb-2p":
+        return (pp - 1) * np.maximum(forward + dgrad - 2 * wgrad, 0.0)
+    return (pp - 1) / vp * (forward + dgrad + wgrad)
 
 
-def in_flight_layers(pp: Array, vp: Array, in_flight: Array) -> Array:
-    """Microbatches' worth of a stage's activations that interleaving keeps, over plain 1F1B's.
+def in_flight(kind: str, pp: Array, vp: Array, plain: Array, microbatches: Array) -> Array:
+    """Microbatches' worth of a stage's activations that are kept at once.
 
-    1 + (pp−1)/(pp·vp) for vp > 1 (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.3).
+    1F1B: ``plain`` (p on the first stage, one fewer on each next), interleaved 1 + (p−1)/(p·v) times
+    that (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.3). GPipe: all. Zero bubble: as 1F1B,
+    or 2p−1 on every stage. Never more than there are.
     """
-    return in_flight * (1.0 + (vp > 1) * (pp - 1) / (pp * vp))
+    if kind == "gpipe":
+        kept = microbatches
+    elif kind == "zb-2p":
+        kept = 2 * pp - 1 + 0 * plain
+    elif kind == "zb-1p":
+        kept = pp + 0 * plain
+    else:
+        kept = plain * (1.0 + (vp > 1) * (pp - 1) / (pp * vp))
+    return np.minimum(kept, microbatches)

@@ -103,24 +103,37 @@ class Role(NamedTuple):
     in_flight: Array  # microbatches whose activations the stage keeps under 1F1B
 
 
-def _slice(pattern: tuple[int, ...], pp: int, stage: int) -> tuple[int, ...]:
-    """Layers of ``stage`` when ``pp`` stages divide the layers as evenly as they go, in order."""
-    return pattern[len(pattern) * stage // pp : len(pattern) * (stage + 1) // pp]
+def _bounds(layers: int, pp: int) -> tuple[int, ...]:
+    """Index of each stage's first layer, and the end: ``pp`` + 1 numbers.
+
+    Even where pp divides the layers. Else, where it divides them with the loss, or with embedding
+    and loss counted as a layer each, the ends take a layer's place (Megatron-LM's
+    account-for-embedding / account-for-loss splits; the zero-bubble paper's models). Else as even as
+    it goes.
+    """
+    for before, after in ((0, 0), (0, 1), (1, 1)):
+        slots = layers + before + after
+        if slots % pp == 0 and pp > 1:
+            size = slots // pp
+            return tuple(min(max(size * stage - before, 0), layers) for stage in range(pp + 1))
+    return tuple(layers * stage // pp for stage in range(pp + 1))
 
 
 def _role_counts(model: Model, pp: int) -> tuple[tuple[int, ...], ...]:
     """Layers of each kind on the first, the heaviest middle, and the last stage."""
-    if len(model.blocks) == 1:
-        most, last = -(-model.layers // pp), model.layers * (pp - 1) // pp
-        return (model.layers // pp,), (most,), (model.layers - last,)
+    bounds = _bounds(model.layers, pp)
     weight = [whole_block(block, model.hidden, active=True).total for block in model.blocks]
-    middle = range(1, pp - 1)
-    heaviest = max(
-        middle, key=lambda s: sum(weight[i] for i in _slice(model.pattern, pp, s)), default=0
-    )
+    several = len(model.blocks) > 1
+
+    def load(stage: int) -> int:
+        if not several:
+            return bounds[stage + 1] - bounds[stage]
+        return sum(weight[i] for i in model.pattern[bounds[stage] : bounds[stage + 1]])
+
+    heaviest = max(range(1, pp - 1), key=load, default=0)
     counts = []
     for stage in (0, heaviest, pp - 1):
-        layers = _slice(model.pattern, pp, stage)
+        layers = model.pattern[bounds[stage] : bounds[stage + 1]]
         counts.append(tuple(layers.count(i) for i in range(len(model.blocks))))
     return tuple(counts)
 

@@ -84,8 +84,9 @@ def check(
             None,
         )
     legality.require_tp(model, grid.tp, copies_kv_heads=copies_kv_heads)
-    if grid.pp * grid.vp > model.layers:
-        most = model.layers // grid.vp
+    # embedding and head may count as layers of their own
+    most = min(model.layers, (model.layers + 2) // grid.vp)
+    if grid.pp > most:
         _refuse(
             "--pp",
             grid.pp,

@@ -23,6 +23,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     in_switch: bool = True  # NVLS / SHARP where the fabric has it
     overlap: str = "none"  # of the TP collectives: none, split, decomposed
     overlap_input_gradient: bool = False  # backward all-reduce beside the weight gradient
+    schedule: str = "1f1b"  # of the pipeline: 1f1b, gpipe, zb-1p, zb-2p
     overlap_grad_reduce: bool = False  # gradient reduction beside the last microbatch's backward
     recompute_early_stop: bool = False  # full recomputation never redoes a layer's last collective
     parallel_block_one_all_reduce: bool = True  # parallel blocks add partial sums before reducing

@@ -1,0 +1,47 @@
+"""``meshwise validate``: a table of measurements, predicted row by row."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from meshwise.cli import options
+from meshwise.errors import InputError
+
+
+@click.command("validate")
+@click.argument("table", metavar="[TABLE.csv]", required=False)
+@click.option(
+    "--published",
+    metavar="KIND",
+    help="A shipped table of published figures: training, serving or collectives.",
+)
+@click.option(
+    "--worst", metavar="N", help="Show the N rows that are furthest off (default 15; 0: none)."
+)
+@options.output
+def command(table: str | None, **o: Any) -> None:
+    """Predict every row of TABLE.csv (training steps, serving runs or collectives; told by its header)
+    and show measured, predicted and error, and what the errors come to.
+
+    Model names are presets, or files models/NAME.json beside the table. Exit code 2 if a row is
+    malformed; the other rows are predicted all the same.
+    """
+    from meshwise import api
+    from meshwise.spec.reading import count
+
+    worst = count(o["worst"], "--worst", low=0) if o["worst"] is not None else 15
+    if (table is None) == (o["published"] is None):
+        raise InputError(
+            "TABLE.csv: one table, or --published",
+            field="TABLE.csv",
+            value=table,
+            legal="a CSV file, or --published training, serving or collectives",
+        )
+    result = api.validate(table) if table is not None else api.validate_published(o["published"])
+    options.write(o, result.to_dict, lambda: result.page(worst), "rows")
+    if result.invalid:
+        sys.stdout.flush()
+        raise click.exceptions.Exit(2)

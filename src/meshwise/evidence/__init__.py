@@ -1,0 +1,1 @@
+"""Measurements: tables of published and own runs, and the predictions beside them."""

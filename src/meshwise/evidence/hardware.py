@@ -1,0 +1,98 @@
+"""From a row's words for its hardware to a cluster: device, fabric inside the node, network across."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from meshwise.evidence.tables import Row
+from meshwise.spec import catalog
+from meshwise.spec.cluster import Cluster, cluster_from_table, device
+
+# Words of a fabric → catalog fabric; the first that the cell begins with. "no P2P" makes PCIe go
+# through host memory.
+_INSIDE = (
+    ("nvlink2", "nvlink2-nvswitch"),
+    ("nvlink3", "nvlink3-nvswitch"),
+    ("nvlink4", "nvlink4-nvswitch"),
+    ("nvlink5", "nvlink5-nvswitch"),
+    ("infinity-fabric", "infinity-fabric-mi300x"),
+    ("pcie3", "pcie3"),
+    ("pcie4", "pcie4"),
+    ("pcie5", "pcie5"),
+)
+# Network words → (catalog fabric whose measured constants hold, its rate is replaced by the row's).
+_ACROSS = (
+    ("tcpxo", "gcp-tcpxo"),
+    ("tcp", "ethernet-50"),
+    ("efa", "efa-100"),
+    ("roce", "roce-100"),
+    ("infiniband", "ib-hdr"),
+    ("ib", "ib-hdr"),
+    ("slingshot", "slingshot-11"),
+    ("ethernet", "ethernet-100"),
+)
+_RATE = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*(Gb/s|GB/s|Tb/s)", re.IGNORECASE)
+_DEFAULT_NETWORK = {"hopper": ("ib-ndr", 50.0), "blackwell": ("ib-ndr", 50.0)}
+
+
+def inside(row: Row, generation: str) -> str:
+    """The catalog fabric of a row's ``intra_node`` cell."""
+    cell = row.text("intra_node").lower()
+    named = catalog.canonical("fabrics", cell) if cell else None
+    if named is not None:
+        return named
+    if not cell:
+        return {"ampere": "nvlink3-nvswitch", "hopper": "nvlink4-nvswitch"}.get(generation, "pcie4")
+    for words, fabric in _INSIDE:
+        if cell.startswith(words):
+            host = fabric.startswith("pcie") and "no p2p" in cell
+            return f"{fabric}-host" if host else fabric
+    raise row.wrong(
+        "intra_node", f"{cell!r} is no fabric of the catalog", "see `meshwise catalog fabrics`"
+    )
+
+
+def network_by_rate(gbytes_per_s: float, devices_per_node: int) -> dict[str, Any]:
+    """A network level of one NIC per device of the given rate."""
+    fabric = "ib-ndr" if gbytes_per_s > 30 else "ib-hdr" if gbytes_per_s > 13 else "ib-hdr100"
+    return {
+        "name": "cluster",
+        "fabric": fabric,
+        "bandwidth": f"{gbytes_per_s} GB/s",
+        "nics": devices_per_node,
+    }
+
+
+def network_by_words(row: Row) -> dict[str, Any] | None:
+    """A network level from words such as "RoCE 16x100 Gb/s per node"; None where they give no rate."""
+    cell = row.text("inter_node")
+    fabric = next((f for words, f in _ACROSS if words in cell.lower()), None)
+    found = _RATE.search(cell)
+    if fabric is None or found is None:
+        return None
+    count, rate, unit = found.groups()
+    per_byte = {"gb/s": 1.0, "tb/s": 1000.0}[unit.lower()]
+    gbits = float(rate) * per_byte * (8.0 if unit == "GB/s" else 1.0)
+    return {
+        "name": "cluster",
+        "fabric": fabric,
+        "bandwidth": f"{gbits:g} Gb/s",
+        "nics": int(count or 1),
+    }
+
+
+def cluster_of(row: Row, devices: int, per_node: int, network: dict[str, Any] | None) -> Cluster:
+    """The cluster of a row. ``network`` None: the generation's usual one, if a network is needed."""
+    dev = device(row.text("device"), f"line {row.line}: device")
+    per_node = min(per_node, devices)
+    levels: list[dict[str, Any]] = [
+        {"name": "node", "ranks": per_node, "fabric": inside(row, dev.generation)}
+    ]
+    nodes = -(-devices // per_node)
+    if nodes > 1:
+        if network is None:
+            rate = _DEFAULT_NETWORK.get(dev.generation, ("ib-hdr", 25.0))[1]
+            network = network_by_rate(rate, per_node)
+        levels.append({**network, "ranks": nodes})
+    return cluster_from_table({"device": dev.name, "level": levels}, f"line-{row.line}")

@@ -1,0 +1,176 @@
+"""Tables of measurements: training steps, serving runs, collectives. A row is a measurement.
+
+Which table it is, the header tells. Unknown columns are kept; a row that cannot be read is reported
+with its line, its column and what is legal, and the others still run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import NamedTuple
+
+from meshwise.errors import InputError, closest, quoted, shorten
+from meshwise.spec.cluster import read_text_file
+
+MAX_TABLE_BYTES = 64 << 20
+
+# Columns that tell a table's kind, and those that each of its rows must fill.
+KINDS: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
+    "training": (
+        frozenset({"model", "device", "devices", "global_batch", "seq"}),
+        ("id", "model", "device", "devices", "global_batch", "seq"),
+    ),
+    "serving": (
+        frozenset({"model", "device", "devices", "isl", "osl"}),
+        ("id", "model", "device", "devices", "isl", "osl"),
+    ),
+    "collectives": (
+        frozenset({"op", "device", "ranks", "bytes"}),
+        ("id", "op", "device", "ranks", "bytes", "time_us"),
+    ),
+}
+# What each kind measures: column → (quantity, factor to SI).
+MEASURED: dict[str, dict[str, tuple[str, float]]] = {
+    "training": {
+        "step_s": ("step_s", 1.0),
+        "tokens_per_s_per_device": ("tokens_per_s_per_device", 1.0),
+        "tflops_per_device": ("flops_per_s_per_device", 1e12),
+        "mfu": ("mfu", 1.0),
+        "memory_gib": ("memory_bytes", 2.0**30),
+    },
+    "serving": {
+        "tpot_ms": ("tpot_s", 1e-3),
+        "ttft_ms": ("ttft_s", 1e-3),
+        "total_latency_ms": ("total_latency_s", 1e-3),
+    },
+    "collectives": {"time_us": ("time_s", 1e-6)},
+}
+
+
+class Row(NamedTuple):
+    """A row as it stands: its line in the file (header = 1) and its cells, stripped."""
+
+    line: int
+    cells: dict[str, str]
+
+    def text(self, column: str, default: str = "") -> str:
+        return self.cells.get(column, "") or default
+
+    def number(self, column: str, default: float | None = None, *, low: float = 0.0) -> float:
+        """A finite number above ``low``; ``default`` where the cell is empty (None: it must not be)."""
+        cell = self.cells.get(column, "")
+        if not cell and default is not None:
+            return default
+        try:
+            value = float(cell)
+        except ValueError:
+            value = math.nan
+        if not low < value < math.inf:
+            raise self.wrong(
+                column,
+                f"{quoted(cell)} is not a finite number above {low:g}",
+                f"a number above {low:g}",
+            )
+        return value
+
+    def count(self, column: str, default: int | None = None) -> int:
+        """A whole number of at least 1."""
+        value = self.number(column, None if default is None else float(default))
+        if value != int(value) or value < 1:
+            raise self.wrong(
+                column,
+                f"{quoted(self.cells.get(column, ''))} is not a whole number",
+                "a whole number from 1",
+            )
+        return int(value)
+
+    def flag(self, column: str) -> bool:
+        cell = self.cells.get(column, "").lower()
+        if cell not in ("", "true", "false"):
+            raise self.wrong(column, f"{quoted(cell)} is not true or false", "true, false or empty")
+        return cell == "true"
+
+    def wrong(self, column: str, why: str, legal: object) -> InputError:
+        return InputError(
+            f"line {self.line}, column {column}: {why}",
+            field=f"line {self.line}: {column}",
+            value=self.cells.get(column, ""),
+            legal=legal,
+        )
+
+
+class Table(NamedTuple):
+    kind: str
+    name: str
+    columns: tuple[str, ...]
+    rows: list[Row]
+    bad: list[InputError]  # rows that are no rows at all
+
+
+def read_table(path: str, field: str = "TABLE") -> Table:
+    """Read a CSV table; :class:`InputError` where the file or its header is none of ours."""
+    text = read_text_file(path, field, "a CSV table", MAX_TABLE_BYTES)
+    return parse_table(text, path, field)
+
+
+def parse_table(text: str, name: str, field: str = "TABLE") -> Table:
+    """As :func:`read_table`, from text."""
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if any(c.strip() for c in cells)]
+    except csv.Error as error:
+        raise InputError(
+            f"{field}: {shorten(name)}, line {reader.line_num}: not CSV: {error}",
+            field=field,
+            value=name,
+            legal="comma-separated UTF-8 with a header line",
+        ) from None
+    header = tuple(c.strip() for c in lines[0][1]) if lines else ()
+    kind = _kind(header, name, field)
+    rows, bad = [], []
+    for line, cells in lines[1:]:
+        row = Row(line, dict(zip(header, (c.strip() for c in cells), strict=False)))
+        if len(cells) != len(header):
+            bad.append(
+                row.wrong(
+                    "(all)", f"{len(cells)} cells for {len(header)} columns", f"{len(header)} cells"
+                )
+            )
+        else:
+            rows.append(row)
+    return Table(kind, name, header, rows, bad)
+
+
+def _kind(header: tuple[str, ...], name: str, field: str) -> str:
+    repeated = sorted({c for c in header if header.count(c) > 1})
+    if repeated:
+        raise InputError(
+            f"{field}: {shorten(name)}: column {quoted(repeated[0])} appears twice",
+            field=field,
+            value=repeated[0],
+            legal="each column once",
+        )
+    for kind, (telling, needed) in KINDS.items():
+        if telling <= set(header):
+            for column in needed:
+                if column not in header:
+                    raise _missing(field, name, kind, column, header)
+            if not any(c in header for c in MEASURED[kind]):
+                raise _missing(field, name, kind, " or ".join(MEASURED[kind]), header)
+            return kind
+    best = max(KINDS, key=lambda k: len(KINDS[k][0] & set(header)))
+    lacking = sorted(KINDS[best][0] - set(header))
+    raise _missing(field, name, best, lacking[0], header)
+
+
+def _missing(field: str, name: str, kind: str, column: str, header: tuple[str, ...]) -> InputError:
+    near = closest(column, header)
+    return InputError(
+        f"{field}: {shorten(name)} is no table of measurements; a {kind} table needs the column {column}",
+        field=field,
+        value=", ".join(header[:8]),
+        legal="; ".join(f"{k}: {', '.join(KINDS[k][1])} …" for k in KINDS),
+        nearest=f"{near[0]} → {column}" if near else None,
+    )

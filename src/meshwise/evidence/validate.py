@@ -1,0 +1,129 @@
+"""Predicted beside measured: every row, its error, and what a table's errors come to."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from meshwise.errors import MeshwiseError
+from meshwise.evidence.predict import Prediction, Unsupported, predict
+from meshwise.evidence.tables import Table
+
+
+class Result(NamedTuple):
+    """A row's outcome for one quantity. ``error`` is predicted / measured − 1."""
+
+    id: str
+    line: int
+    quantity: str
+    measured: float | None
+    predicted: float | None
+    error: float | None
+    status: str  # ok | unsupported | invalid
+    reason: str
+    source: str
+    assumed: tuple[str, ...]
+
+
+def run(table: Table, folder: Path) -> list[Result]:
+    """Predict every row of a table; rows that cannot be are listed with the reason."""
+    results: list[Result] = []
+    for error in table.bad:
+        line = int(error.field.split(":")[0].split()[-1])
+        results.append(Result("", line, "", None, None, None, "invalid", error.message, "", ()))
+    for row in table.rows:
+        name = row.text("id", f"line {row.line}")
+        try:
+            found = predict(table.kind, row, folder)
+        except Unsupported as why:
+            results.append(
+                Result(name, row.line, "", None, None, None, "unsupported", str(why), "", ())
+            )
+        except MeshwiseError as error:
+            where = "" if str(row.line) in error.field else f"line {row.line}: "
+            results.append(
+                Result(name, row.line, "", None, None, None, "invalid", f"{where}{error}", "", ())
+            )
+        else:
+            results += [_result(row.line, p) for p in found]
+    return sorted(results, key=lambda r: r.line)
+
+
+def _result(line: int, p: Prediction) -> Result:
+    error = None if p.quantity == "fits" else p.predicted / p.measured - 1.0
+    return Result(
+        p.id, line, p.quantity, p.measured, p.predicted, error, "ok", "", p.source, p.assumed
+    )
+
+
+def quantile(values: Iterable[float], q: float) -> float:
+    """Linear between the order statistics, as numpy's default."""
+    ordered = sorted(values)
+    at = q * (len(ordered) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def summary(results: list[Result]) -> dict[str, Any]:
+    """Per quantity: how many, median, mean and 90th percentile of |error|, bias (median error); rows
+    that had to be assumed something are told apart."""
+    unsupported = sum(r.status == "unsupported" for r in results)
+    invalid = sum(r.status == "invalid" for r in results)
+    found: dict[str, Any] = {}
+    for quantity in dict.fromkeys(r.quantity for r in results if r.status == "ok"):
+        rows = [r for r in results if r.quantity == quantity]
+        if quantity == "fits":
+            wrong = sum(r.predicted != r.measured for r in rows)
+            found["fits"] = {
+                "n": len(rows),
+                "wrong": wrong,
+                "unsupported": unsupported,
+                "invalid": invalid,
+            }
+            continue
+        errors = [r.error for r in rows if r.error is not None]
+        sizes = [abs(e) for e in errors]
+        stated = [abs(r.error) for r in rows if r.error is not None and not r.assumed]
+        found[quantity] = {
+            "n": len(errors),
+            "unsupported": unsupported,
+            "invalid": invalid,
+            "median_abs_error": statistics.median(sizes),
+            "mean_abs_error": statistics.fmean(sizes),
+            "p90_abs_error": quantile(sizes, 0.9),
+            "max_abs_error": max(sizes),
+            "bias": statistics.median(errors),
+            "n_whole_layout": len(stated),
+            "median_abs_error_whole_layout": statistics.median(stated) if stated else None,
+            "baselines": baselines(rows),
+            "by_source": by_source(rows),
+        }
+    return found
+
+
+def by_source(rows: list[Result]) -> dict[str, Any]:
+    """Errors of each source alone."""
+    found: dict[str, Any] = {}
+    for source in dict.fromkeys(r.source for r in rows):
+        errors = [r.error for r in rows if r.source == source and r.error is not None]
+        found[source] = {
+            "n": len(errors),
+            "median_abs_error": statistics.median(map(abs, errors)),
+            "bias": statistics.median(errors),
+        }
+    return found
+
+
+def baselines(rows: list[Result]) -> dict[str, Any]:
+    """What a table's own constant scores: each measured value against the median of the measured ones
+    of its source (the least that a model has to beat)."""
+    medians = {
+        source: statistics.median([r.measured for r in rows if r.source == source and r.measured])
+        for source in {r.source for r in rows}
+    }
+    errors = [abs(medians[r.source] / r.measured - 1.0) for r in rows if r.measured]
+    return {"constant": {"median_abs_error": statistics.median(errors)}}

@@ -1,0 +1,123 @@
+"""What ``validate`` shows: a summary by quantity and source, the rows furthest off, the unreadable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshwise.evidence.validate import Result
+from meshwise.present.pages import wrap
+from meshwise.present.tables import Page, Table
+from meshwise.units import format_memory, format_time
+
+_SHOWN_REASONS = 12
+
+
+def _value(quantity: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if quantity == "memory_bytes":
+        return format_memory(value)
+    return format_time(value) if quantity.endswith("_s") else f"{value:g}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def summary_tables(summary: dict[str, Any]) -> list[Table | str]:
+    """One row per quantity, then one per source of each."""
+    numbers = {q: s for q, s in summary.items() if "median_abs_error" in s}
+    parts: list[Table | str] = []
+    if numbers:
+        parts.append(
+            Table(
+                "Errors (predicted / measured − 1)",
+                (
+                    "quantity",
+                    "rows",
+                    "median |e|",
+                    "mean |e|",
+                    "p90 |e|",
+                    "max |e|",
+                    "bias",
+                    "baseline",
+                ),
+                tuple(
+                    (
+                        q,
+                        str(s["n"]),
+                        *(
+                            _percent(s[k])
+                            for k in (
+                                "median_abs_error",
+                                "mean_abs_error",
+                                "p90_abs_error",
+                                "max_abs_error",
+                            )
+                        ),
+                        f"{100 * s['bias']:+.1f}%",
+                        _percent(s["baselines"]["constant"]["median_abs_error"]),
+                    )
+                    for q, s in numbers.items()
+                ),
+            )
+        )
+    for q, s in numbers.items():
+        parts.append(
+            Table(
+                f"{q} by source",
+                ("source", "rows", "median |e|", "bias"),
+                tuple(
+                    (name, str(v["n"]), _percent(v["median_abs_error"]), f"{100 * v['bias']:+.1f}%")
+                    for name, v in s["by_source"].items()
+                ),
+            )
+        )
+    if "fits" in summary:
+        s = summary["fits"]
+        parts.append(f"Out of memory: {s['n'] - s['wrong']} of {s['n']} such rows predicted so.")
+    return parts
+
+
+def validate_page(
+    kind: str, name: str, results: list[Result], summary: dict[str, Any], worst: int
+) -> Page:
+    parts = summary_tables(summary)
+    scored = sorted((r for r in results if r.error is not None), key=lambda r: -abs(r.error or 0.0))
+    if worst and scored:
+        parts.append(
+            Table(
+                f"The {min(worst, len(scored))} rows furthest off",
+                ("id", "quantity", "measured", "predicted", "error"),
+                tuple(
+                    (
+                        r.id,
+                        r.quantity,
+                        _value(r.quantity, r.measured),
+                        _value(r.quantity, r.predicted),
+                        f"{100 * (r.error or 0.0):+.1f}%",
+                    )
+                    for r in scored[:worst]
+                ),
+                frozenset({0, 1}),
+            )
+        )
+    for status in ("unsupported", "invalid"):
+        reasons: dict[str, int] = {}
+        for r in results:
+            if r.status == status:
+                reasons[r.reason] = reasons.get(r.reason, 0) + 1
+        if reasons:
+            lines = [
+                f"{n} × {why}" if n > 1 else why
+                for why, n in list(reasons.items())[:_SHOWN_REASONS]
+            ]
+            if len(reasons) > _SHOWN_REASONS:
+                lines.append(
+                    f"… and {len(reasons) - _SHOWN_REASONS} other reasons (--json has all)"
+                )
+            parts.append(
+                f"{status.capitalize()} rows: {sum(reasons.values())}\n"
+                + "\n".join(map(wrap, lines))
+            )
+    return Page(f"{name}: {kind}, {len(results)} results", tuple(parts))

@@ -1,0 +1,87 @@
+"""Serving in steady state: time per output token with the prompts' work mixed in, static batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from meshwise.cost.estimate import Estimate, estimate
+from meshwise.spec.cluster import Cluster
+from meshwise.spec.layout import Layouts
+from meshwise.spec.model import Model
+from meshwise.spec.stack import Stack
+from meshwise.spec.workload import Decode, Formats, Prefill
+
+
+class Served(NamedTuple):
+    """Seconds of a replica under continuous batching at a fixed concurrency."""
+
+    tpot_s: float  # mean time per output token, prompts' interference included
+    ttft_s: float  # one prompt alone; queueing is not in it
+    decode_step_s: float
+    prefill_s: float
+    tokens_per_s: float
+    decode: Estimate
+    prefill: Estimate
+
+
+def layout(tp: int, pp: int = 1, ep: int = 1) -> Layouts:
+    return Layouts(tp=np.int64(tp), pp=np.int64(pp), ep=np.int64(ep))
+
+
+def continuous(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    layouts: Layouts,
+    *,
+    isl: int,
+    osl: int,
+    concurrency: int,
+    formats: Formats,
+) -> Served:
+    """``concurrency`` requests in flight on one replica, each ``isl`` tokens in and ``osl`` out.
+
+    Every request brings one prompt per ``osl`` iterations, so an iteration carries concurrency / osl
+    prompts beside its ``concurrency`` new tokens: TPOT = decode + concurrency / osl · prefill. The
+    context of a request grows from isl to isl + osl: its mean is priced.
+    """
+    decode = estimate(
+        model,
+        cluster,
+        Decode(batch=concurrency, context=isl + osl // 2, formats=formats),
+        stack,
+        layouts,
+    )
+    prefill = estimate(model, cluster, Prefill(batch=1, seq=isl, formats=formats), stack, layouts)
+    step, prompt = float(decode.step_s), float(prefill.step_s)
+    tpot = step + concurrency / osl * prompt
+    return Served(tpot, prompt, step, prompt, concurrency / tpot, decode, prefill)
+
+
+def static_batch_s(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    layouts: Layouts,
+    *,
+    isl: int,
+    osl: int,
+    batch: int,
+    formats: Formats,
+) -> float:
+    """Seconds from the first input of a static batch to its last output token: prefill, then osl − 1
+    decode iterations whose context grows by one each (the mean context is priced: time is affine
+    in it)."""
+    prefill = estimate(
+        model, cluster, Prefill(batch=batch, seq=isl, formats=formats), stack, layouts
+    )
+    first = float(prefill.step_s)
+    if osl <= 1:
+        return first
+    mean = isl + osl // 2
+    decode = estimate(
+        model, cluster, Decode(batch=batch, context=mean, formats=formats), stack, layouts
+    )
+    return first + (osl - 1) * float(decode.step_s)

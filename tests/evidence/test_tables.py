@@ -1,0 +1,231 @@
+"""Tables of measurements: what is read, and what is refused with its line and column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshwise import api
+from meshwise.cli import main
+from meshwise.errors import InputError, MeshwiseError
+from meshwise.evidence.predict import PREDICT
+from meshwise.evidence.tables import KINDS, parse_table
+from meshwise.evidence.validate import quantile, run, summary
+
+TRAINING = {
+    "id": "mine/1",
+    "model": "gpt3-175b",
+    "device": "a100-80gb-sxm",
+    "devices": "64",
+    "devices_per_node": "8",
+    "intra_node": "nvlink3",
+    "inter_node_gbytes_per_s": "25",
+    "tp": "8",
+    "pp": "8",
+    "dp": "1",
+    "micro_batch": "1",
+    "global_batch": "64",
+    "seq": "2048",
+    "dtype": "fp16",
+    "recompute": "full",
+    "attention": "unfused",
+    "stack": "megatron-2022",
+    "step_s": "18.13",
+    "colour": "blue",
+}
+SERVING = {
+    "id": "mine/2",
+    "model": "llama-3.1-8b",
+    "device": "h100-80gb-sxm",
+    "devices": "2",
+    "tp": "2",
+    "pp": "1",
+    "dp": "1",
+    "engine": "vllm",
+    "isl": "1024",
+    "osl": "128",
+    "concurrency": "8",
+    "tpot_ms": "6",
+}
+COLLECTIVE = {
+    "id": "mine/3",
+    "op": "all_reduce",
+    "device": "h100-80gb-sxm",
+    "intra_node": "nvlink4",
+    "nodes": "1",
+    "devices_per_node": "8",
+    "ranks": "8",
+    "bytes": "1048576",
+    "library": "nccl-2.29.2",
+    "time_us": "25",
+}
+EXAMPLES = {"training": TRAINING, "serving": SERVING, "collectives": COLLECTIVE}
+
+
+def text(*rows: dict[str, str]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def outcome(*rows: dict[str, str]):  # type: ignore[no-untyped-def]
+    return run(parse_table(text(*rows), "mine.csv"), Path("/nonexistent"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind_is_told_by_the_header(kind: str) -> None:
+    table = parse_table(text(EXAMPLES[kind]), "mine.csv")
+    assert table.kind == kind
+    assert set(PREDICT) == set(KINDS)
+    (result,) = outcome(EXAMPLES[kind])
+    assert result.status == "ok"
+    assert result.error == result.predicted / result.measured - 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "status", "words"),
+    [
+        ("training", {"step_s": "-1"}, "invalid", ("line 2", "step_s", "'-1'")),
+        ("training", {"step_s": "18 s"}, "invalid", ("line 2", "step_s")),
+        ("training", {"devices": "63"}, "invalid", ("line 2", "devices", "64")),
+        ("training", {"devices": "6.5"}, "invalid", ("line 2", "devices")),
+        ("training", {"tp": "7", "pp": "1", "devices": "7"}, "invalid", ("line 2", "tp", "96")),
+        ("training", {"model": "gpt9"}, "invalid", ("line 2", "model", "gpt9")),
+        ("training", {"device": "a1000"}, "invalid", ("line 2", "device", "a1000")),
+        ("training", {"intra_node": "string"}, "invalid", ("line 2", "intra_node")),
+        ("training", {"dtype": "fp7"}, "invalid", ("dtype",)),
+        ("training", {"recompute": "some"}, "invalid", ("line 2", "recompute")),
+        ("training", {"sequence_parallel": "maybe"}, "invalid", ("sequence_parallel",)),
+        ("training", {"stack": "abacus"}, "unsupported", ("abacus",)),
+        ("training", {"step_s": ""}, "unsupported", ("nothing",)),
+        ("serving", {"tpot_ms": "nan"}, "invalid", ("tpot_ms",)),
+        ("serving", {"devices": "3"}, "invalid", ("devices",)),
+        ("serving", {"concurrency": ""}, "unsupported", ("concurrency",)),
+        ("serving", {"engine": ""}, "unsupported", ("software",)),
+        ("collectives", {"op": "gossip"}, "unsupported", ("gossip",)),
+        ("collectives", {"ranks": "0"}, "invalid", ("ranks",)),
+        ("collectives", {"bytes": "-5"}, "invalid", ("bytes",)),
+        ("collectives", {"nodes": "2", "ranks": "16"}, "unsupported", ("network",)),
+    ],
+)
+def test_rows(kind: str, change: dict[str, str], status: str, words: tuple[str, ...]) -> None:
+    good = EXAMPLES[kind] | {"sequence_parallel": ""} if kind == "training" else EXAMPLES[kind]
+    bad, fine = outcome(good | change, good | {"id": "mine/9"})
+    assert bad.status == status
+    for word in words:
+        assert word in bad.reason
+    assert fine.status == "ok"  # the other rows still run
+
+
+def test_a_short_row_is_named_and_the_others_run() -> None:
+    lines = text(TRAINING, TRAINING).splitlines()
+    lines[1] = ",".join(lines[1].split(",")[:5])
+    results = run(parse_table("\n".join(lines), "mine.csv"), Path())
+    assert [r.status for r in results] == ["invalid", "ok"]
+    assert "line 2" in results[0].reason
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "column"),
+        ("a,b,c\n1,2,3\n", "column"),
+        ("size,count,type,redop,root,time,algbw,busbw\n8,2,float,sum,-1,1,2,3\n", "column"),
+        (text({k: v for k, v in TRAINING.items() if k != "seq"}), "seq"),
+        (text({k: v for k, v in TRAINING.items() if k != "step_s"}), "step_s"),
+        (text(COLLECTIVE).replace("time_us", "time_ms"), "time_us"),
+        ('id,model\n"open', "CSV"),
+        ("id,model,model,device\n", "twice"),
+    ],
+)
+def test_other_tables_are_refused(content: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parse_table(content, "other.csv")
+    assert words in str(refused.value)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(text(TRAINING, TRAINING | {"step_s": "x"}), encoding="utf-8")
+    assert main(["validate", str(path), "--json"]) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["schema"] == 1
+    assert [r["status"] for r in answer["rows"]] == ["ok", "invalid"]
+    row = answer["rows"][0]
+    assert {"id", "quantity", "measured", "predicted", "error", "status", "reason"} <= set(row)
+    step = answer["summary"]["step_s"]
+    assert {
+        "n",
+        "unsupported",
+        "median_abs_error",
+        "mean_abs_error",
+        "p90_abs_error",
+        "bias",
+        "baselines",
+    } <= set(step)
+    path.write_text(text(TRAINING), encoding="utf-8")
+    assert main(["validate", str(path)]) == 0
+    assert "step_s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["validate"],
+        ["validate", "x.csv", "--published", "training"],
+        ["validate", "/no/such.csv"],
+        ["validate", "--published", "poetry"],
+    ],
+)
+def test_bad_command_lines(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+
+
+CELLS = st.one_of(
+    st.sampled_from(
+        ["", "0", "-1", "1e9", "nan", "inf", "true", "8", "1.5", "nvlink4", "none", "x" * 300]
+    ),
+    st.text(max_size=12).filter(lambda s: "\n" not in s and "\r" not in s),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(EXAMPLES)), st.data())
+def test_any_cell_gives_a_result_and_never_a_traceback(kind: str, data: st.DataObject) -> None:
+    row = dict(EXAMPLES[kind])
+    for column in data.draw(st.lists(st.sampled_from(sorted(row)), max_size=3, unique=True)):
+        row[column] = data.draw(CELLS)
+    try:
+        results = outcome(row)
+    except MeshwiseError:
+        return
+    for r in results:
+        assert r.status in ("ok", "unsupported", "invalid")
+        assert r.status == "ok" or r.reason
+    summary(results)
+
+
+def test_quantile_is_numpys() -> None:
+    import numpy as np
+
+    values = [3.0, 1.0, 4.0, 1.5, 9.0]
+    for q in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert quantile(values, q) == pytest.approx(float(np.quantile(values, q)))
+
+
+def test_published_tables_are_read_whole() -> None:
+    for kind in KINDS:
+        result = api.validate_published(kind)
+        assert result.invalid == 0
+        assert sum(r.status == "ok" for r in result.results) > 0.9 * len(result.table.rows)
