@@ -470,7 +470,43 @@ def example(name: str) -> str:
     return f"```{kind}\n{(ROOT / 'examples' / name).read_text(encoding='utf-8').rstrip()}\n```"
 
 
+@functools.cache
+def _validated(kind: str) -> dict[str, Any]:
+    from meshwise import api
+
+    return api.validate_published(kind).summary
+
+
+def validation(kind: str) -> str:
+    """Errors of the shipped table of a kind, by quantity and by source."""
+    rows = []
+    for quantity, found in _validated(kind).items():
+        if quantity == "fits":
+            rows.append(
+                ("out of memory", "all", str(found["n"]), f"{found['wrong']} wrong", "", "")
+            )
+            continue
+        rows.append(
+            (
+                f"`{quantity}`",
+                "**all**",
+                str(found["n"]),
+                *(f"{100 * found[k]:.1f} %" for k in ("median_abs_error", "p90_abs_error")),
+                f"{100 * found['bias']:+.1f} %",
+            )
+        )
+        for source, part in found["by_source"].items():
+            median, bias = part["median_abs_error"], part["bias"]
+            rows.append(
+                ("", source, str(part["n"]), f"{100 * median:.1f} %", "", f"{100 * bias:+.1f} %")
+            )
+    return table(("quantity", "source", "rows", "median |error|", "p90", "bias"), rows)
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
+    "validation-training": lambda: validation("training"),
+    "validation-serving": lambda: validation("serving"),
+    "validation-collectives": lambda: validation("collectives"),
     "cli": cli_section,
     "switches": switches_section,
     "stacks": stacks_section,
@@ -524,7 +560,10 @@ def figures() -> dict[str, float]:
         for ops in data.values():
             for entry in ops.values() if isinstance(ops, dict) else ():
                 where = "inside" if name.startswith(("nvlink", "pcie")) else "between"
-                errors.setdefault(f"collectives.{where}", []).append(entry["fit"]["median_error"])
+                if "fit" in entry:
+                    errors.setdefault(f"collectives.{where}", []).append(
+                        entry["fit"]["median_error"]
+                    )
     for key, values in errors.items():
         found[f"fit.{key}.least"] = 100 * min(values)
         found[f"fit.{key}.most"] = 100 * max(values)

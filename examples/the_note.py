@@ -630,9 +630,7 @@ def c25() -> Row:
 @row
 def c26() -> Row:
     def exposed(how: str) -> mw.Point:
-        s = mw.stack(
-            "megatron-core", overlap=how, overlap_input_gradient=how != "none"
-        )
+        s = mw.stack("megatron-core", overlap=how, overlap_input_gradient=how != "none")
         return mw.scale(gpt3(), dgx(), mw.Training(batch=BATCH, seq=SEQ), stack=s, tp=[8]).points[0]
 
     plain, split, decomposed = exposed("none"), exposed("split"), exposed("decomposed")

@@ -19,6 +19,7 @@ bytes/s per device and direction, trips 2 for all_reduce, else 1):
 * two_shot:   ``launch_s + 2 step_s + 2(n-1)/n S / (efficiency B)``
 * all_to_all: ``launch_s + step_s + (n-1)/n S / (efficiency B) + S / (n copy)``; in a protocol
   marked per_peer every peer has a channel of its own, ``S / (n efficiency B)``
+* broadcast:  ``launch_s + (n-1) step_s + S / (efficiency B)``, a pipelined chain
 * across levels each hop takes its own level's step, the launch is the innermost level's, and the
   levels' wires work at the same time; the network's tree has its own efficiency
 
@@ -35,7 +36,7 @@ Schema of ``collectives/FABRIC.toml``::
     [nccl.ring], [nccl.tree]       # tree: between nodes
     protocols = [{name, launch_s, step_s, efficiency}, ...]
     [nccl.all_reduce.nvls]         # launch_s, efficiency, min_ranks, dtypes_excluded
-    [nccl.all_to_all.direct]       # protocols, one of them per_peer; absent: the ring's
+    [nccl.OP.direct]               # OP all_to_all, broadcast; protocols; absent: the ring's
     [ENGINE.all_reduce]            # ENGINE vllm, sglang, trtllm (CUDA graphs)
     fallback = "nccl"              # its all_reduce where that is cheaper
     [ENGINE.all_reduce.one_shot]   # launch_s, efficiency
@@ -84,15 +85,18 @@ WIRE = {  # bytes/s per device and direction
     "nvlink3-nvswitch": 300e9,
     "nvlink4-nvswitch": 450e9,
     "nvlink5-nvswitch": 900e9,
+    "pcie5-p2p": 63e9,
     "pcie4-p2p": 31.5e9,
     "pcie4-no-p2p": 31.5e9,
     "pcie3-no-p2p": 15.75e9,
 }
 OPS = {"alltoall": "all_to_all"}  # the tables' name, the model's
 # Weight of one e-fold away from the start, against log residuals. Two nodes hardly tell a ring from
-# a tree, so the network's efficiencies stay near the start unless several rows say otherwise.
+# a tree, so what a tree reaches of a ring's rate stays near the start unless several rows say
+# otherwise: NCCL 2.27 on four H200 nodes over EFA, 310 by tree and 365 by ring (GB/s bus bandwidth).
 PULL = 0.02
-PULL_NETWORK = 0.3
+PULL_NETWORK = {"tree": 1.0}
+HEADERS = 0.97  # share of a network's rate that is left for data: an efficiency's upper limit
 
 
 @dataclass(frozen=True)
@@ -262,9 +266,9 @@ def fit(model: Model, start: Flat, rows: Rows, scales: Sequence[Flat] = ({},)) -
     target = np.log(inside.seconds)
     names = list(start)
     centre = np.log([start[name] for name in names])
-    weight = np.array([PULL_NETWORK if n.endswith((".ring", ".tree")) else PULL for n in names])
-    shares = ("efficiency", "ring", "tree")  # of a wire rate: at most one
-    limit = np.array([0.0 if name.endswith(shares) else np.inf for name in names])
+    weight = np.array([PULL_NETWORK.get(n, PULL) for n in names])
+    most = {"efficiency": 0.0, "ring": np.log(HEADERS)}
+    limit = np.array([most.get(name.rpartition(".")[2], np.inf) for name in names])
 
     def residuals(log_constants: Array) -> Array:
         constants = dict(zip(names, np.exp(log_constants), strict=True))
@@ -363,24 +367,36 @@ def fit_nccl(rows: Rows, bandwidth: float, slower: float = 1.0, nvls_ranks: int 
     nccl = tables["nccl"]
     assert isinstance(nccl, dict)
 
-    def exchange(c: Flat) -> Tree:
-        direct = protocols(c, PEERS, ll={"per_peer": True})
-        return {"nccl": nccl | {"all_to_all": {"direct": direct}}}
-
-    peers = rows.of("all_to_all")
-    if len(peers.op):
-        start = {k: v / slower if k.endswith("efficiency") else v for k, v in PEER_START.items()}
-        c = fit_used(
-            lambda c, r: on_one_level(exchange(c), r, bandwidth), start, peers, [{}], PEERS
-        )
-        tables = tidied(exchange(c))
+    for op, more in (("all_to_all", {"per_peer": True}), ("broadcast", {})):
+        own = rows.of(op)
+        if len(own.op):
+            start = {
+                k: v / slower if k.endswith("efficiency") else v for k, v in PEER_START.items()
+            }
+            tables = fit_direct(tables, op, start, own, bandwidth, more)
     return report_errors(tables, rows, bandwidth)
+
+
+def fit_direct(
+    tables: Tree, op: str, start: Flat, rows: Rows, bandwidth: float, more: Tree
+) -> Tree:
+    """An operation without a ring, beside the ring's constants."""
+    nccl = tables["nccl"]
+    assert isinstance(nccl, dict)
+
+    def table(c: Flat) -> Tree:
+        return {"nccl": nccl | {op: {"direct": protocols(c, PEERS, ll=more)}}}
+
+    def model(c: Flat, r: Rows) -> Array:
+        return on_one_level(table(c), r, bandwidth)
+
+    return tidied(table(fit_used(model, start, rows, [{}], PEERS)))
 
 
 def report_errors(tables: Tree, rows: Rows, bandwidth: float) -> Tree:
     nccl = tables["nccl"]
     assert isinstance(nccl, dict)
-    for op in (*RING_ROUNDS, "all_to_all"):
+    for op in (*RING_ROUNDS, "all_to_all", "broadcast"):
         r = rows.of(op)
         if len(r.op):
             ratio = on_one_level(tables, r, bandwidth) / r.seconds - 1
@@ -472,22 +488,23 @@ def network_table(c: Flat) -> Tree:
         {"name": n, "launch_s": LAUNCH, "step_s": s, "efficiency": c[f"{n}.ring"]}
         for n, s in steps.items()
     ]
-    tree = [p | {"efficiency": c.get(f"{p['name']}.tree", p["efficiency"])} for p in ring]
+    tree = [p.copy() for p in ring]
+    tree[0]["efficiency"] = min(c["simple.ring"] * c["tree"], HEADERS)
     return {"nccl": {"ring": {"protocols": ring}, "tree": {"protocols": tree}}}
 
 
 NETWORK_START = {
     "simple.more_step_s": 2e-5,
-    "simple.ring": 0.9,
-    "simple.tree": 0.6,
+    "simple.ring": 0.93,
+    "tree": 0.65,
     "ll128.step_s": 1e-5,
     "ll128.ring": 0.1,
 }
 NETWORK_STARTS: list[Flat] = [
-    {"simple.more_step_s": slow, "ll128.step_s": quick, "simple.tree": tree}
-    for slow in (1.0, 10.0)
+    {"simple.more_step_s": slow, "ll128.step_s": quick, "tree": tree}
+    for slow in (0.5, 2.0, 10.0)
     for quick in (1.0, 4.0)
-    for tree in (0.85, 1.5)
+    for tree in (0.85, 1.0, 1.5)
 ]
 
 
@@ -571,7 +588,9 @@ PCIE = {
     ),
     "pcie3-no-p2p": (
         "RTX 2080 Ti, 2 GPUs, no peer-to-peer: nccl-tests logs (Anthony-Hoo)",
-        tuple(f"{op}-rtx2080ti-1x2-pcie" for op in ("allreduce", "allgather", "alltoall")),
+        tuple(
+            f"{op}-rtx2080ti-1x2-pcie" for op in ("allreduce", "allgather", "alltoall", "broadcast")
+        ),
     ),
 }
 BETWEEN = {
@@ -603,11 +622,21 @@ BETWEEN = {
 }
 
 
-L40S = (
-    "L40S, 2 GPUs with peer-to-peer: aiconfigurator-core 0.12.0 (Apache-2.0), systems/data/l40s"
-    "/comm/nccl/2.27.3. The same machine reaches 5.2 GB/s bus bandwidth with 4 GPUs"
-    " and 1.4 GB/s with 8, across its host bridges: not fitted"
-)
+WHEEL_PCIE = {  # fabric -> (source, table, most ranks)
+    "pcie5-p2p": (
+        "RTX PRO 6000 Blackwell, 2 and 4 GPUs with peer-to-peer: aiconfigurator-core 0.12.0"
+        " (Apache-2.0), systems/data/rtx_pro_6000_server/comm/nccl/2.29.2",
+        "rtx_pro_6000_server/comm/nccl/2.29.2",
+        4,
+    ),
+    "pcie4-p2p": (
+        "L40S, 2 GPUs with peer-to-peer: aiconfigurator-core 0.12.0 (Apache-2.0), systems/data/l40s"
+        "/comm/nccl/2.27.3. The same machine reaches 5.2 GB/s bus bandwidth with 4 GPUs"
+        " and 1.4 GB/s with 8, across its host bridges: not fitted",
+        "l40s/comm/nccl/2.27.3",
+        2,
+    ),
+}
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -690,9 +719,10 @@ def main() -> None:
         write(fabric, *fit_nvlink(arguments.wheel, fabric))
     for fabric, (source, logs) in PCIE.items():
         write(fabric, source, fit_nccl(published(table, *logs), WIRE[fabric], slower=4.0))
-    rows = wheel(arguments.wheel / DATA / "l40s/comm/nccl/2.27.3/nccl_perf.parquet")
-    pair = rows.where(rows.ranks == 2)
-    write("pcie4-p2p", L40S, fit_nccl(pair, WIRE["pcie4-p2p"], slower=4.0))
+    for fabric, (source, folder, most) in WHEEL_PCIE.items():
+        rows = wheel(arguments.wheel / DATA / folder / "nccl_perf.parquet")
+        few = rows.where(rows.ranks <= most)
+        write(fabric, source, fit_nccl(few, WIRE[fabric], slower=4.0))
     for fabric, (source, logs) in BETWEEN.items():
         rows = published(table, *logs)
         tables = tidied(network_table(c := fit_between(rows)))

@@ -1,44 +1,35 @@
 """Fit the catalog's compute kernels to measured tables, one TOML file per device.
 
     pip install numpy scipy pyarrow
+    pip install --no-deps -e .
     pip download --no-deps aiconfigurator-core==0.12.0
     python -m zipfile -e aiconfigurator_core-0.12.0-*.whl WHEEL_DIR
     python tools/fit_kernels.py WHEEL_DIR
 
 The wheel (Apache-2.0) carries measured calls as Parquet. It is read here and nowhere else: what
-ships is a handful of constants per device and number format, with what they were fitted to.
+ships is a few constants and a small table of corrections per device and kind of call, with what
+they were fitted to. The forms are the functions of ``meshwise.cost.kernels``, called as they are.
 
-Models, SI units (seconds, FLOP, bytes):
-
-* GEMM of m x k by k x n:
-  ``launch_s + max(2mnk / (efficiency * peak), bytes / (memory_efficiency * bandwidth))``,
-  bytes = m*k*b_a + k*n*b_w + m*n*b_out.
-* attention prefill (flash, causal): the same roofline with flops = 4 * batch * heads * head_dim *
-  s**2 / 2, which is what a causal kernel executes, and bytes of q, k, v and the output once (16 bit
-  each). The bytes stand for all work that grows with s and not with its square: without them the
-  held-out median more than doubles.
-* attention decode: ``launch_s + bytes / (memory_efficiency * bandwidth)``, bytes = 2 * batch *
-  head_dim * (kv_heads * context * bytes per element of the cache + heads * 2), query and output
-  included.
-
-Half of the calls, chosen by a hash of their shape, is fitted (all calls weigh the same, soft L1
-loss of the logarithm); the errors in the file are of the rounded constants on the other half.
+Half of the calls, chosen by a hash of their shape, is fitted: the constants first (soft L1 loss of
+the logarithm), rounded to 4 digits, then the corrections left over them (per mille, ridge, robust).
+The errors in the file are of the rounded constants and corrections on the other half.
 
 Schema of ``kernels/DEVICE.toml``::
 
     device, source, command
-    memory_bandwidth                  # bytes/s: the datasheet figure memory_efficiency refers to
-    [gemm.DTYPE]                      # bf16, fp8 (per tensor), int8, nvfp4
-    kernel, peak_flops_per_s          # what ran; the dense datasheet peak efficiency refers to
-    efficiency, memory_efficiency, launch_s
-    bytes_per_element = [a, w, out]
+    memory_bandwidth, sms            # what the constants are relative to: bytes/s, multiprocessors
+    roofline = {efficiency, memory_efficiency, launch_s}   # passes over memory, unfused attention
+    [gemm.DTYPE]                     # bf16, fp8 (per tensor), int8, nvfp4
+    kernel, peak_flops_per_s         # what ran; the dense datasheet peak the constants refer to
+    launch_s, tile_efficiency, ...   # see meshwise.cost.kernels.GemmFit
+    quantise_s = {trtllm, ...}       # more of a launch, by engine: the passes that quantise
     points, median_error, mean_error, p90_error  # held-out half, |predicted / measured - 1|
-    bias                              # median of predicted / measured - 1, held-out half
-    flops_range                       # smallest, largest of the whole table
-    [attention.prefill]  [attention.prefill_fp8]   # bf16 and fp8 KV cache
-    kernel, peak_flops_per_s, efficiency, memory_efficiency, launch_s, head_dim, ... as above
-    [attention.decode]  [attention.decode_fp8]
-    kernel, memory_efficiency, launch_s, head_dim, bytes_range, ... as above
+    bias                             # median of predicted / measured - 1, held-out half
+    range = [[m], [n], [k]]          # smallest, largest of the whole table
+    table.knots, table.per_mille
+    [attention.prefill] [attention.decode] [attention.prefill_fp8] [attention.decode_fp8]
+    as above; range = [[queries or keys], [sequences], [heads]]; one to three tables
+    head_128 = {median_error, p90_error}   # of the heads of 128 without a window alone
 """
 
 from __future__ import annotations
@@ -46,22 +37,26 @@ from __future__ import annotations
 import argparse
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import scipy.sparse as sparse
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+from scipy.sparse.linalg import spsolve
+
+from meshwise.cost import kernels
+from meshwise.cost.kernels import AttentionFit, Chip, Table
 
 Array = NDArray[np.float64]
-Value = str | int | float | list[float]
-Table = dict[str, Value]
+Entry = dict[str, Any]
 
 CATALOG = Path(__file__).parents[1] / "src/meshwise/spec/catalog/kernels"
 DATA = "aiconfigurator_core/systems/data"
 PACKAGE = "aiconfigurator-core 0.12.0 (Apache-2.0)"
-HEAD_DIM = 128
 
 
 @dataclass(frozen=True)
@@ -70,15 +65,18 @@ class Source:
 
     folder: str
     bandwidth: float  # bytes/s
+    sms: int
     peaks: dict[str, float]  # FLOP/s, dense, by operand format
     gemm: dict[str, tuple[str, str]]  # our format -> (library/version, gemm_dtype of the table)
     attention: str = "vllm/0.24.0"
     kv_fp8: bool = True
+    quantise: tuple[str, ...] = ("trtllm/1.3.0rc20", "vllm/0.24.0", "sglang/0.5.14")
     note: str = ""
 
 
-# One library per format: the one whose calls the three constants describe best. All bf16 calls are
-# cuBLAS; fp8 and nvfp4 include the dynamic quantisation of the activations.
+# One library per format. All bf16 calls are cuBLAS; so is TensorRT-LLM's fp8 (vLLM and SGLang run
+# CUTLASS kernels that no smooth form describes: 17 % p90 at best). Narrow formats include the
+# dynamic quantisation of the activations.
 HOPPER_GEMM = {
     "bf16": ("trtllm/1.3.0rc20", "bfloat16"),
     "fp8": ("trtllm/1.3.0rc20", "fp8"),
@@ -88,15 +86,18 @@ DEVICES = {
     "a100-80gb-sxm": Source(
         "a100_sxm",
         2039e9,
+        108,
         {"bf16": 312e12, "int8": 624e12},
         {"bf16": ("sglang/0.5.10", "bfloat16"), "int8": ("trtllm/1.0.0", "sq")},
         attention="vllm/0.14.0",
         kv_fp8=False,
+        quantise=(),
         note="peaks: NVIDIA A100 80GB datasheet",
     ),
     "h100-80gb-sxm": Source(
         "h100_sxm",
         3350e9,
+        132,
         {"bf16": 989.4e12, "fp8": 1978.9e12},
         HOPPER_GEMM,
         note="peaks: NVIDIA H100 architecture white paper, SXM5",
@@ -104,6 +105,7 @@ DEVICES = {
     "h200": Source(
         "h200_sxm",
         4.8e12,
+        132,
         {"bf16": 989.4e12, "fp8": 1978.9e12},
         HOPPER_GEMM,
         note="peaks: NVIDIA H200 datasheet, SXM",
@@ -111,6 +113,7 @@ DEVICES = {
     "b200": Source(
         "b200_sxm",
         8e12,
+        148,
         {"bf16": 2250e12, "fp8": 4500e12, "nvfp4": 9000e12},
         BLACKWELL_GEMM,
         note="peaks: NVIDIA HGX B200 datasheet / 8, dense (8 TB/s; some list 7.7)",
@@ -118,6 +121,7 @@ DEVICES = {
     "b300": Source(
         "b300_sxm",
         8e12,
+        148,
         {"bf16": 2250e12, "fp8": 4500e12, "nvfp4": 13500e12},
         BLACKWELL_GEMM,
         note="peaks: NVIDIA HGX B300 datasheet / 8, dense (nvfp4: 108 PFLOP/s / 8)",
@@ -125,6 +129,7 @@ DEVICES = {
     "gb200": Source(
         "gb200",
         8e12,
+        152,
         {"bf16": 2500e12, "fp8": 5000e12, "nvfp4": 10000e12},
         BLACKWELL_GEMM,
         note="peaks: NVIDIA GB200 NVL72 datasheet / 72, dense",
@@ -132,6 +137,7 @@ DEVICES = {
     "gb300": Source(
         "gb300",
         8e12,
+        152,
         {"bf16": 2500e12, "fp8": 5000e12, "nvfp4": 15000e12},
         BLACKWELL_GEMM,
         note="peaks: NVIDIA GB300 NVL72 datasheet / 72, dense",
@@ -139,6 +145,7 @@ DEVICES = {
     "l40s": Source(
         "l40s",
         864e9,
+        142,
         {"bf16": 362e12, "fp8": 733e12},
         HOPPER_GEMM,
         note="peaks: NVIDIA L40S datasheet, dense",
@@ -155,31 +162,33 @@ OPERAND_BYTES = {
 
 @dataclass(frozen=True)
 class Calls:
-    """Measured calls: shape columns, seconds, and which half is fitted."""
+    """Measured calls: one column per shape figure, seconds, and which half is fitted."""
 
-    columns: dict[str, Array]
+    shape: Array  # figures x calls
     seconds: Array
     fitted: NDArray[np.bool_]
-    kernel: str = field(default="")
+    kernel: str
 
 
-def read(path: Path, shape: list[str], keep: dict[str, object]) -> Calls:
+def read(path: Path, shape: list[str], keep: dict[str, str]) -> Calls:
     """Calls of one Parquet table whose columns equal ``keep``; the median where a shape repeats."""
-    rows: dict[tuple[int, ...], list[float]] = {}
-    kernels: set[str] = set()
     table = pq.read_table(path)
-    keep = {name: value for name, value in keep.items() if name in table.column_names}
-    for row in table.to_pylist():
-        if all(row[name] == value for name, value in keep.items()) and row["latency"] > 0:
-            rows.setdefault(tuple(row[name] for name in shape), []).append(row["latency"] * 1e-3)
-            kernels.add(row["kernel_source"])
+    columns = table.to_pydict()
+    count = table.num_rows
+    figures = [columns.get(name, [0] * count) for name in shape]
+    rows: dict[tuple[int, ...], list[float]] = {}
+    names: set[str] = set()
+    for i in range(count):
+        if columns["latency"][i] > 0 and all(columns[key][i] == v for key, v in keep.items()):
+            key = tuple(figure[i] for figure in figures)
+            rows.setdefault(key, []).append(columns["latency"][i] * 1e-3)
+            names.add(columns["kernel_source"][i])
     keys = sorted(rows)
-    half = [zlib.crc32(repr(key).encode()) % 2 == 0 for key in keys]
     return Calls(
-        {name: np.array([key[i] for key in keys], float) for i, name in enumerate(shape)},
+        np.array(keys, float).T,
         np.array([np.median(rows[key]) for key in keys]),
-        np.array(half),
-        ", ".join(sorted(kernels)),
+        np.array([zlib.crc32(repr(key).encode()) % 2 == 0 for key in keys]),
+        ", ".join(sorted(names)),
     )
 
 
@@ -187,146 +196,404 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def fit(
-    model: Callable[..., Array], start: dict[str, float], work: tuple[Array, ...], calls: Calls
-) -> Table:
-    """Constants of ``model(*constants, *work)`` from the fitted half; errors from the other."""
-    inside = tuple(array[calls.fitted] for array in work)
-    target = np.log(calls.seconds[calls.fitted])
+# -- fitting ---------------------------------------------------------------------------------------
 
-    def residuals(log_constants: Array) -> Array:
-        return np.log(model(*np.exp(log_constants), *inside)) - target
+Model = Callable[[Array, Array], Array]  # (constants, shape) -> seconds
 
-    guess = np.log(np.array(list(start.values())))
+
+def fit_constants(model: Model, start: list[float], calls: Calls, loss: float) -> list[float]:
+    """Constants of ``model`` from every third call of the fitted half, each within e^5 of its start."""
+    chosen = np.flatnonzero(calls.fitted)[::3]
+    shape, target = calls.shape[:, chosen], np.log(calls.seconds[chosen])
+    guess = np.log(np.array(start))
     found = least_squares(
-        residuals, guess, loss="soft_l1", f_scale=0.05, xtol=1e-12, ftol=1e-12, gtol=1e-12
+        lambda x: np.log(model(np.exp(x), shape)) - target,
+        guess,
+        loss="soft_l1",
+        f_scale=loss,
+        max_nfev=60,
+        bounds=(guess - 5, guess + 4),
     )
-    constants: dict[str, float] = {
-        name: rounded(np.exp(x)) for name, x in zip(start, found.x, strict=True)
-    }
-    outside = tuple(array[~calls.fitted] for array in work)
-    ratio = model(*constants.values(), *outside) / calls.seconds[~calls.fitted] - 1
+    return [rounded(value) for value in np.exp(found.x)]
+
+
+def weights(knots: tuple[Array, ...], shape: tuple[Array, ...]) -> sparse.csr_matrix:
+    """What each knot of a table counts at each call: the multilinear interpolation, transposed."""
+    cells = [kernels.cell(k, x) for k, x in zip(knots, shape, strict=True)]
+    sizes = tuple(len(k) for k in knots)
+    calls = np.arange(len(shape[0]))
+    rows, columns, values = [], [], []
+    for corner in np.ndindex(*(2,) * len(sizes)):
+        value = np.ones(len(calls))
+        for c, (_, share) in zip(corner, cells, strict=True):
+            value = value * (share if c else 1.0 - share)
+        at = [low + c for c, (low, _) in zip(corner, cells, strict=True)]
+        rows.append(calls)
+        columns.append(np.ravel_multi_index(at, sizes))
+        values.append(value)
+    parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+    return sparse.csr_matrix(parts, shape=(len(calls), int(np.prod(sizes))))
+
+
+def fit_tables(
+    predicted: Array,
+    calls: Calls,
+    grids: list[tuple[list[list[float]], tuple[Array, ...]]],
+) -> list[Entry]:
+    """Corrections at the knots of ``grids`` (knots, shape values) that bring ``predicted`` to the
+    fitted half: ridge, 12 rounds of weights that pull outliers in."""
+    knots = [tuple(kernels.position(np.array(k, float)) for k in grid) for grid, _ in grids]
+    shapes = [shape for _, shape in grids]
+    whole = sparse.hstack([weights(k, x) for k, x in zip(knots, shapes, strict=True)]).tocsr()
+    ratio = (predicted / calls.seconds)[calls.fitted]
+    matrix = sparse.diags(ratio) @ whole[calls.fitted]
+    target = 1.0 - ratio
+    weight = np.ones(len(target))
+    solution = np.zeros(whole.shape[1])
+    for _ in range(12):
+        system = matrix.T @ sparse.diags(weight) @ matrix + 0.3 * sparse.identity(whole.shape[1])
+        solution = spsolve(system.tocsc(), matrix.T @ (weight * target))
+        weight = 1.0 / np.sqrt(1.0 + ((target - matrix @ solution) / 0.06) ** 2)
+    entries, start = [], 0
+    for (grid, _), k in zip(grids, knots, strict=True):
+        count = int(np.prod([len(axis) for axis in k]))
+        values = np.clip(np.rint(solution[start : start + count] * 1000), -600, 1500).astype(int)
+        entries.append({"knots": grid, "per_mille": " ".join(str(v) for v in values)})
+        start += count
+    return entries
+
+
+def quality(predicted: Array, calls: Calls, only: NDArray[np.bool_] | None = None) -> Entry:
+    """Errors on the held-out half."""
+    where = ~calls.fitted if only is None else ~calls.fitted & only
+    ratio = predicted[where] / calls.seconds[where] - 1
     error = np.abs(ratio)
-    quality: Table = {
+    return {
         "points": len(calls.seconds),
         "median_error": rounded(float(np.median(error))),
         "mean_error": rounded(float(np.mean(error))),
         "p90_error": rounded(float(np.quantile(error, 0.9))),
         "bias": rounded(float(np.median(ratio))),
     }
-    return {**constants, **quality}
 
 
-def roofline(peak: float, bandwidth: float) -> Callable[..., Array]:
-    """Bound by arithmetic or by memory traffic, plus a launch floor."""
-
-    def model(
-        efficiency: float, memory_efficiency: float, launch_s: float, flops: Array, moved: Array
-    ) -> Array:
-        bound = np.maximum(flops / (efficiency * peak), moved / (memory_efficiency * bandwidth))
-        return np.asarray(launch_s + bound, float)
-
-    return model
+def extent(*values: Array) -> list[list[float]]:
+    return [[float(v.min()), float(v.max())] for v in values]
 
 
-def extent(values: Array) -> list[float]:
-    return [rounded(float(values.min())), rounded(float(values.max()))]
+# -- products --------------------------------------------------------------------------------------
+
+GEMM_GRID = [
+    [1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768],
+    [32, 128, 512, 1024, 2048, 4096, 8192, 16384, 65536],
+    [32, 128, 512, 1024, 2048, 4096, 8192, 16384, 65536],
+]
+GEMM_START = {
+    "launch_s": 3e-6,
+    "memory_efficiency": 0.85,
+    "sm_bandwidth": 1.5,
+    "tile_s": 2e-7,
+    "cache_bandwidth": 3.0,
+    "split_s": 2e-6,
+    "split_bandwidth": 2.0,
+    "smooth": 0.3,
+    "store_efficiency": 1.0,
+    "quantise_bytes": 6.0,
+}
+TILE_START = [0.2, 0.5, 0.6, 0.7, 0.75, 0.75]
 
 
-def fit_gemm(path: Path, column: str, dtype: str, peak: float, bandwidth: float) -> Table:
-    calls = read(path, ["m", "n", "k"], {"gemm_dtype": column})
-    m, n, k = (calls.columns[name] for name in "mnk")
-    a, w, out = OPERAND_BYTES[dtype]
-    flops, moved = 2 * m * n * k, m * k * a + k * n * w + m * n * out
-
-    start = {"efficiency": 0.7, "memory_efficiency": 0.7, "launch_s": 4e-6}
-    head: Table = {"kernel": calls.kernel, "peak_flops_per_s": peak}
-    tail: Table = {"bytes_per_element": [a, w, out], "flops_range": extent(flops)}
-    return head | fit(roofline(peak, bandwidth), start, (flops, moved), calls) | tail
-
-
-SHAPE = ["batch_size", "isl", "num_heads", "num_key_value_heads", "step"]
+def gemm_entry(values: Array, operand: float, quantised: bool) -> Entry:
+    """The constants in a catalog's names. ``smooth`` is a share: x / (1 + x)."""
+    entry = dict(zip(GEMM_START, (float(v) for v in values), strict=False))
+    entry["smooth"] = rounded(entry["smooth"] / (1 + entry["smooth"]))
+    if not quantised:
+        del entry["quantise_bytes"]
+    entry["operand_bytes"] = operand
+    entry["tile_efficiency"] = [float(v) for v in values[len(GEMM_START) :]]
+    return entry
 
 
-def attention_calls(path: Path, kv: str, attention: str) -> Calls:
-    keep = {"head_dim": HEAD_DIM, "window_size": 0, "beam_width": 1}
-    calls = read(path, SHAPE, keep | {"kv_cache_dtype": kv, "attn_dtype": attention})
-    kv_heads = calls.columns["num_key_value_heads"]  # 0 in some tables: as many as heads
-    calls.columns["num_key_value_heads"] = np.where(
-        kv_heads == 0, calls.columns["num_heads"], kv_heads
+def fit_gemm(base: Path, source: Source, dtype: str, floor: float | None) -> Entry:
+    """The entry of one format. ``floor``: the bf16 launch, from which ``quantise_s`` counts."""
+    version, column = source.gemm[dtype]
+    calls = read(
+        base / f"gemm/{version}/gemm_perf.parquet", ["m", "n", "k"], {"gemm_dtype": column}
     )
-    return calls
+    a, w, out = OPERAND_BYTES[dtype]
+    chip = Chip(source.sms, source.peaks[dtype], source.bandwidth)
+    quantised = dtype != "bf16"
+
+    def seconds(entry: Entry, shape: Array, tables: tuple[Table, ...] = ()) -> Array:
+        m, n, k = shape
+        moved = m * k * a + k * n * w + m * n * out
+        fit = kernels.gemm_fit(entry, tables)
+        return np.asarray(kernels.gemm_seconds(m, n, k, 1.0, moved, chip, fit), float)
+
+    found = fit_constants(
+        lambda values, shape: seconds(gemm_entry(values, a, quantised), shape),
+        [*GEMM_START.values(), *TILE_START],
+        calls,
+        0.05,
+    )
+    entry = gemm_entry(np.array(found), a, quantised)
+    (table,) = fit_tables(seconds(entry, calls.shape), calls, [(GEMM_GRID, tuple(calls.shape))])
+    errors = quality(seconds(entry, calls.shape, (kernels.table_of(table),)), calls)
+    if floor is not None and entry["launch_s"] > floor:
+        entry["quantise_s"] = {
+            version.partition("/")[0]: rounded(entry["launch_s"] - floor),
+            **quantise_floors(base, source, column),
+        }
+        entry["launch_s"] = floor
+    head: Entry = {"kernel": calls.kernel, "table": version, "peak_flops_per_s": chip.peak}
+    tail: Entry = {"bytes_per_element": [a, w, out], "range": extent(*calls.shape)}
+    return {**head, **entry, **errors, **tail, "tables": [table]}
 
 
-def fit_prefill(path: Path, kv: str, peak: float, bandwidth: float) -> Table:
-    calls = attention_calls(path, kv, "bfloat16")
-    batch, new, heads, kv_heads, past = (calls.columns[name] for name in SHAPE)
-    flops = 4 * batch * heads * HEAD_DIM * (new * new / 2 + new * past)
-    values = heads * new * 2 + kv_heads * (new + past) * 2  # q and output, k and v
-    moved = batch * HEAD_DIM * values * OPERAND_BYTES["bf16"][2]
-    start = {"efficiency": 0.5, "memory_efficiency": 0.3, "launch_s": 1e-5}
-    fitted = fit(roofline(peak, bandwidth), start, (flops, moved), calls)
-    head: Table = {"kernel": calls.kernel, "peak_flops_per_s": peak}
-    return head | fitted | {"head_dim": HEAD_DIM, "flops_range": extent(flops)}
+def quantise_floors(base: Path, source: Source, column: str) -> dict[str, float]:
+    """Seconds that the smallest products of a format take beyond bf16's, by engine: the passes that
+    quantise the activations (median over products of at most 16 x 512 x 512)."""
+    floors: dict[str, float] = {}
+    for version in source.quantise:
+        path = base / f"gemm/{version}/gemm_perf.parquet"
+        if version == source.gemm["fp8"][0] or not path.exists() or column != "fp8":
+            continue
+        small = []
+        for dtype in ("bfloat16", column):
+            calls = read(path, ["m", "n", "k"], {"gemm_dtype": dtype})
+            m, n, k = calls.shape
+            small.append(float(np.median(calls.seconds[(m <= 16) & (n <= 512) & (k <= 512)])))
+        floors[version.partition("/")[0]] = rounded(max(small[1] - small[0], 0.0))
+    return floors
 
 
-def fit_decode(path: Path, kv: str, element_bytes: float, bandwidth: float) -> Table:
-    calls = attention_calls(path, kv, "bfloat16")
-    batch, new, heads, kv_heads, past = (calls.columns[name] for name in SHAPE)
-    values = kv_heads * (new + past) * element_bytes + heads * OPERAND_BYTES["bf16"][2]
-    moved = 2 * batch * HEAD_DIM * values
+def fit_roofline(base: Path, source: Source) -> Entry:
+    """Launch + max(arithmetic, memory) of the bf16 products: what passes over memory are priced by."""
+    version, column = source.gemm["bf16"]
+    calls = read(
+        base / f"gemm/{version}/gemm_perf.parquet", ["m", "n", "k"], {"gemm_dtype": column}
+    )
+    start = {"efficiency": 0.7, "memory_efficiency": 0.7, "launch_s": 4e-6}
 
-    def model(memory_efficiency: float, launch_s: float, moved: Array) -> Array:
-        return launch_s + moved / (memory_efficiency * bandwidth)
+    def model(values: Array, shape: Array) -> Array:
+        m, n, k = shape
+        arithmetic = 2 * m * n * k / (values[0] * source.peaks["bf16"])
+        moved = 2 * (m * k + k * n + m * n)
+        bound = np.maximum(arithmetic, moved / (values[1] * source.bandwidth))
+        return np.asarray(values[2] + bound, float)
 
-    fitted = fit(model, {"memory_efficiency": 0.8, "launch_s": 1e-5}, (moved,), calls)
-    return {"kernel": calls.kernel} | fitted | {"head_dim": HEAD_DIM, "bytes_range": extent(moved)}
+    found = fit_constants(model, list(start.values()), calls, 0.05)
+    return dict(zip(start, found, strict=True))
 
 
-def toml_value(value: Value) -> str:
+# -- attention -------------------------------------------------------------------------------------
+
+SHAPE = [
+    *("batch_size", "isl", "num_heads", "num_key_value_heads"),
+    *("head_dim", "window_size", "step"),
+]
+QUERIES = [16, 64, 128, 256, 512, 1024, 2048, 4096, 16384]
+KEYS = [2, 64, 256, 512, 1024, 4096, 16384, 131072]
+PREFILL_GRIDS = [
+    [QUERIES, [1, 8, 32, 128, 512, 2048, 16384], [1, 4, 16, 64]],
+    [QUERIES, [1, 4, 16, 64, 256], [1, 4, 16, 96]],
+    [QUERIES, [1, 8, 32, 128, 512, 2048, 16384], [64, 128, 192, 256]],
+]
+DECODE_GRIDS = [
+    [KEYS, [1, 8, 32, 64, 128, 256, 1024, 2048, 16384], [1, 4, 16, 64]],
+    [KEYS, [1, 8, 32, 64, 128, 129, 256, 1024, 2048], [1, 2, 4, 8]],
+    [KEYS, [1, 8, 32, 64, 128, 256, 1024, 2048, 16384], [64, 128, 256]],
+]
+PREFILL_START = {
+    "launch_s": 1e-5,
+    "tail": 0.5,
+    "diagonal": 64.0,
+    "tile_s": 1e-6,
+    "query_efficiency": 0.5,
+    "kv_efficiency": 0.3,
+}
+DECODE_START = {
+    "launch_s": 1e-5,
+    "query_efficiency": 1.0,
+    "kv_efficiency": 0.85,
+    "sm_bandwidth": 2.0,
+    "split_keys": 1.0,
+    "head_s": 2e-6,
+    "sequence_s": 1e-9,
+}
+
+
+def attention_calls(path: Path, kv: str) -> Calls:
+    """Calls with at least 16 queries or one, heads of 64 to 256; key-value heads 0: as many as heads."""
+    calls = read(path, SHAPE, {"kv_cache_dtype": kv, "attn_dtype": "bfloat16"})
+    shape = calls.shape.copy()
+    shape[3] = np.where(shape[3] == 0, shape[2], shape[3])
+    keep = (shape[4] <= 256) & ((shape[1] >= 16) | ("generation" in path.name))
+    return Calls(shape[:, keep], calls.seconds[keep], calls.fitted[keep], calls.kernel)
+
+
+def attended(queries: Array, keys: Array, window: Array) -> Array:
+    """Keys that a query sees on average: causal, at most the window's."""
+    limit = np.where(window > 0, np.minimum(window, keys), keys)
+    first = keys - queries + 1
+    growing = np.clip(limit - first, 0, queries)
+    pairs = growing * first + growing * (growing - 1) / 2 + (queries - growing) * limit
+    return np.asarray(pairs / queries, float)
+
+
+def prefill(entry: Entry, shape: Array, chip: Chip, tables: tuple[Table, ...] = ()) -> Array:
+    batch, new, heads, kv_heads, width, window, past = shape
+    fit = AttentionFit(**entry, tables=tables)
+    seconds = np.zeros(len(batch))
+    for one in np.unique(width):
+        at = width == one
+        b, s, h, g, w = (x[at] for x in (batch, new, heads, kv_heads, window))
+        keys = s + past[at]
+        query_bytes, kv_bytes = 4.0 * b * s * h * one, 4.0 * b * keys * g * one
+        seconds[at] = kernels.prefill_seconds(
+            s, b, h, float(one), attended(s, keys, w), query_bytes, kv_bytes, h / g, chip, fit
+        )
+    return seconds
+
+
+def decode(
+    entry: Entry, shape: Array, chip: Chip, element: float, tables: tuple[Table, ...] = ()
+) -> Array:
+    batch, new, heads, kv_heads, width, window, past = shape
+    fit = AttentionFit(**entry, tables=tables)
+    keys = np.where(window > 0, np.minimum(window, new + past), new + past)
+    query_bytes, kv_bytes = (
+        4.0 * batch * heads * width,
+        2 * batch * keys * kv_heads * width * element,
+    )
+    seconds = np.zeros(len(batch))
+    for one in np.unique(width):
+        at = width == one
+        seconds[at] = kernels.decode_seconds(
+            *(x[at] for x in (keys, batch, heads, kv_heads)),
+            float(one),
+            query_bytes[at],
+            kv_bytes[at],
+            chip,
+            fit,
+        )
+    return seconds
+
+
+def fit_attention(path: Path, source: Source, kv: str, *, decoding: bool) -> Entry:
+    calls = attention_calls(path, kv)
+    chip = Chip(source.sms, source.peaks["bf16"], source.bandwidth)
+    start = DECODE_START if decoding else PREFILL_START
+    element = 2.0 if kv == "bfloat16" else 1.0
+
+    def entry_of(values: Array) -> Entry:
+        entry: Entry = dict(zip(start, (float(v) for v in values), strict=False))
+        entry["efficiency"] = [float(v) for v in values[len(start) :]]
+        return entry
+
+    def seconds(entry: Entry, shape: Array, tables: tuple[Table, ...] = ()) -> Array:
+        if decoding:
+            return decode(entry, shape, chip, element, tables)
+        return prefill(entry, shape, chip, tables)
+
+    efficiencies = [0.3] if decoding else [0.5, 0.6, 0.6, 0.5]
+    found = fit_constants(
+        lambda values, shape: seconds(entry_of(values), shape),
+        [*start.values(), *efficiencies],
+        calls,
+        0.1,
+    )
+    entry = entry_of(np.array(found))
+    batch, new, heads, kv_heads, width, window, past = calls.shape
+    if decoding:
+        keys = np.where(window > 0, np.minimum(window, new + past), new + past)
+        rows, long = batch * kv_heads, keys
+        coordinates = [(keys, rows, heads / kv_heads), (keys, batch, kv_heads), (keys, rows, width)]
+    else:
+        rows, long = batch * heads, new
+        coordinates = [(new, rows, heads / kv_heads), (new, batch, heads), (new, rows, width)]
+    several = len(np.unique(width)) > 1
+    grids = list(zip(DECODE_GRIDS if decoding else PREFILL_GRIDS, coordinates, strict=True))
+    tables = fit_tables(seconds(entry, calls.shape), calls, grids if several else grids[:2])
+    final = seconds(entry, calls.shape, tuple(kernels.table_of(t) for t in tables))
+    plain = quality(final, calls, (width == 128) & (window == 0))
+    head: Entry = {"kernel": calls.kernel, "peak_flops_per_s": chip.peak}
+    tail: Entry = {
+        "head_128": {key: plain[key] for key in ("median_error", "p90_error")},
+        "range": extent(long, batch, heads),
+    }
+    return {**head, **entry, **quality(final, calls), **tail, "tables": tables}
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def toml_value(value: Any) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, list):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {toml_value(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, float) and value == int(value) and abs(value) < 1e6:
+        return f"{value:.1f}"
     return repr(value)
 
 
-def write(device: str, source: Source, tables: dict[str, Table]) -> None:
+def wrapped(numbers: str, width: int = 300) -> list[str]:
+    lines, line = [], ""
+    for number in numbers.split(" "):
+        if len(line) + len(number) > width:
+            lines.append(line)
+            line = ""
+        line += (" " if line else "") + number
+    return [*lines, line]
+
+
+def write(device: str, source: Source, roofline: Entry, entries: dict[str, Entry]) -> None:
     folders = {f"gemm/{version}" for version, _ in source.gemm.values()}
     folders.add(f"attention/{source.attention}")
     where = f"{PACKAGE}, systems/data/{source.folder}/{{{','.join(sorted(folders))}}}"
-    head: Table = {
+    head: Entry = {
         "device": device,
         "source": f"{where}; {source.note}",
         "command": "python tools/fit_kernels.py WHEEL_DIR",
         "memory_bandwidth": source.bandwidth,
+        "sms": source.sms,
+        "roofline": roofline,
     }
     lines = [f"{key} = {toml_value(value)}" for key, value in head.items()]
-    for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in table.items())]
+    for name, entry in entries.items():
+        fields = {key: value for key, value in entry.items() if key != "tables"}
+        lines += ["", f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in fields.items())]
+        for table in entry["tables"]:
+            lines += ["", f"[[{name}.tables]]", f"knots = {toml_value(table['knots'])}"]
+            lines += ["per_mille = '''", *wrapped(table["per_mille"])]
+            lines[-1] += "'''"
     CATALOG.mkdir(parents=True, exist_ok=True)
     (CATALOG / f"{device}.toml").write_text("\n".join(lines) + "\n")
 
 
-def fit_device(root: Path, device: str) -> dict[str, Table]:
+def fit_device(root: Path, device: str) -> tuple[Entry, dict[str, Entry]]:
     source = DEVICES[device]
     base = root / DATA / source.folder
-    tables: dict[str, Table] = {}
-    for dtype, (version, column) in source.gemm.items():
-        path = base / "gemm" / version / "gemm_perf.parquet"
-        tables[f"gemm.{dtype}"] = fit_gemm(
-            path, column, dtype, source.peaks[dtype], source.bandwidth
-        )
+    entries: dict[str, Entry] = {}
+    floor: float | None = None
+    for dtype in source.gemm:
+        entries[f"gemm.{dtype}"] = fit_gemm(base, source, dtype, floor)
+        floor = floor or entries[f"gemm.{dtype}"]["launch_s"]
     attention = base / "attention" / source.attention
-    formats = [("bfloat16", 2.0, "")] + ([("fp8", 1.0, "_fp8")] if source.kv_fp8 else [])
-    for kv, size, suffix in formats:
-        tables[f"attention.prefill{suffix}"] = fit_prefill(
-            attention / "context_attention_perf.parquet", kv, source.peaks["bf16"], source.bandwidth
-        )
-        tables[f"attention.decode{suffix}"] = fit_decode(
-            attention / "generation_attention_perf.parquet", kv, size, source.bandwidth
-        )
-    return tables
+    for kv, suffix in (("bfloat16", ""), ("fp8", "_fp8")):
+        if suffix and not source.kv_fp8:
+            continue
+        for name, file, decoding in (
+            ("prefill", "context_attention_perf.parquet", False),
+            ("decode", "generation_attention_perf.parquet", True),
+        ):
+            entries[f"attention.{name}{suffix}"] = fit_attention(
+                attention / file, source, kv, decoding=decoding
+            )
+    return fit_roofline(base, source), entries
 
 
 def main() -> None:
@@ -335,13 +602,13 @@ def main() -> None:
     parser.add_argument("--device", choices=sorted(DEVICES), action="append", help="only these")
     arguments = parser.parse_args()
     for device in arguments.device or DEVICES:
-        tables = fit_device(arguments.wheel, device)
-        write(device, DEVICES[device], tables)
-        for name, table in tables.items():
+        roofline, entries = fit_device(arguments.wheel, device)
+        write(device, DEVICES[device], roofline, entries)
+        for name, entry in entries.items():
             errors = "  ".join(
-                f"{key} {table[key]:7.4f}" for key in ("median_error", "p90_error", "bias")
+                f"{key} {entry[key]:7.4f}" for key in ("median_error", "p90_error", "bias")
             )
-            print(f"{device:14} {name:22} {errors}  {table['points']} points")
+            print(f"{device:14} {name:22} {errors}  {entry['points']} points", flush=True)
 
 
 if __name__ == "__main__":

@@ -278,8 +278,8 @@ def two_shot(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
 
 def direct(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     """all_to_all: 1/n of the buffer to every other rank, each over the level that joins the two.
-    send_recv: the buffer over the outermost level of the pair. broadcast: a pipelined chain.
-    One per protocol, with one step of the outermost level."""
+    send_recv: the buffer over the outermost level of the pair. Both with one step of that level.
+    broadcast: a pipelined chain through all ranks. One candidate per protocol."""
     n = fabric.size
     wire: list[Array] = []
     inner: Array = 1
@@ -291,6 +291,8 @@ def direct(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
         for index in range(len(fabric.ranks)):
             wire.append(np.where(fabric.outermost == index, payload * 1.0, 0.0 * payload))
     hops = [np.where(fabric.outermost == index, 1, 0) for index in range(len(wire))]
+    if op == "broadcast":
+        hops = ring_hops(fabric.ranks)
     copy = fabric.copy(payload) if op == "all_to_all" else 0.0
     found = []
     for name in _names(fabric, "direct"):

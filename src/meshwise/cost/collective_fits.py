@@ -20,6 +20,8 @@ _FABRIC = (
     # The PCIe 4 rows come from two rented machines 1.7 × apart; newer hosts inherit the PCIe 3 fit.
     ("pcie5-host-", "pcie3-no-p2p"),
     ("pcie6-host-", "pcie3-no-p2p"),
+    ("pcie5", "pcie5-p2p"),
+    ("pcie6", "pcie5-p2p"),
     ("efa-25-", "efa-host"),
     ("efa-40-", "efa-host"),
     ("efa-50-", "efa-host"),
@@ -97,7 +99,7 @@ def constants_file(level: Level) -> tuple[str, bool]:
         return level.fabric, True
     for beginning, name in _FABRIC:
         if (level.fabric + "-").startswith(beginning) and name in known:
-            return name, beginning.split("-")[0] in ("efa", "gcp", "roce", "pcie3")
+            return name, beginning.split("-")[0] in ("efa", "gcp", "roce", "pcie3", "pcie5")
     name = _KIND[level.kind]
     return (name if name in known else "pcie4-no-p2p"), False
 

@@ -1,8 +1,8 @@
-"""Time of GEMMs, attention and element-wise passes: roofline × measured efficiency.
+"""Time of GEMMs, attention and element-wise passes from measured kernels.
 
-Williams, Waterman and Patterson, "Roofline" (CACM 52(4), 2009): a kernel is bound by arithmetic or
-by memory traffic; to that comes a launch floor. Valid for kernels that fill the device; tile and
-wave quantisation are inside the fit's residual, which the catalog states beside each constant.
+Products and fused attention by shape: :mod:`meshwise.cost.kernels`. A pass over memory is a
+launch and its bytes at the measured share of the bandwidth;
+attention that is not fused is two batched products and the passes between them.
 """
 
 from __future__ import annotations
@@ -11,21 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost.kernel_fits import Kernel, Kernels, kernels
-from meshwise.program.ops import Op
+from meshwise.cost.kernel_fits import Kernels, Ranges, kernels
+from meshwise.cost.kernels import Chip, decode_seconds, gemm_seconds, outside, prefill_seconds
+from meshwise.program.ops import Core, Op
 from meshwise.spec import dtypes
 from meshwise.spec.cluster import Device
 from meshwise.spec.stack import Stack
 
 Array = Any
-
-
-def roofline(flops: Array, hbm_bytes: Array, peak: float, bandwidth: float, k: Kernel) -> Array:
-    """Seconds of a kernel of ``flops`` [FLOP] and ``hbm_bytes`` [B] on a device of ``peak`` [FLOP/s]
-    and ``bandwidth`` [B/s]."""
-    return k.launch_s + np.maximum(
-        flops / (k.efficiency * peak), hbm_bytes / (k.memory_efficiency * bandwidth)
-    )
 
 
 class Compute(NamedTuple):
@@ -34,43 +27,124 @@ class Compute(NamedTuple):
     device: Device
     stack: Stack
     fits: Kernels
+    known: dict[tuple[object, ...], Array]  # a layer's products repeat: each is priced once
 
     def peak(self, dtype: str) -> float:
         """Dense peak at which products of ``dtype`` operands run here [FLOP/s]."""
         peaks = self.device.peak_flops_per_s
         return peaks[dtypes.peak_dtype(dtype, peaks)]
 
+    def chip(self, dtype: str) -> Chip:
+        return Chip(self.fits.sms, self.peak(dtype), self.device.memory_bytes_per_s)
+
     def seconds(self, op: Op) -> Array:
         """Seconds per call of a compute operation. Ideal: products and attention at peak only."""
-        if op.kind == "elementwise":
-            if self.stack.ideal:
-                return 0.0 * op.hbm_bytes
-            base = self.fits.gemm["bf16"]
-            return base.launch_s + op.hbm_bytes / (
-                base.memory_efficiency * self.device.memory_bytes_per_s
-            )
-        peak = self.peak(op.dtype)
         if self.stack.ideal:
-            return op.flops / peak
-        return roofline(
-            op.flops, op.hbm_bytes, peak, self.device.memory_bytes_per_s, self._kernel(op)
+            return (
+                0.0 * op.hbm_bytes if op.kind == "elementwise" else op.flops / self.peak(op.dtype)
+            )
+        if op.kind == "gemm":
+            return self._gemm(op)
+        if op.core is not None:
+            return self._attention(op, op.core) if self._fused(op) else self._unfused(op, op.core)
+        return self._pass(op.hbm_bytes)
+
+    def _pass(self, moved: Array) -> Array:
+        """Seconds of a pass over memory."""
+        fits = self.fits
+        return fits.launch_s + moved / (fits.memory_efficiency * self.device.memory_bytes_per_s)
+
+    def _unfused(self, op: Op, core: Core) -> Array:
+        """Two batched products with the scores in memory between them, and the passes over them."""
+        element = 4.0 if op.dtype == "fp32" else 2.0
+        batch = core.sequences * core.heads
+        scores = element * core.queries * op.n * batch
+        query_bytes = 2.0 * element * core.queries * core.width * batch
+        passes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - query_bytes - core.kv_bytes
+        moved = (query_bytes + core.kv_bytes) / 2.0 + scores
+        fit, _ = self.fits.gemm(self._runs_as(op.dtype), self.stack.name)
+        chip = self.chip(op.dtype)
+        seconds = (
+            gemm_seconds(core.queries, op.n, core.width, batch, moved, chip, fit)
+            + gemm_seconds(core.queries, core.width, op.n, batch, moved, chip, fit)
+            + self._pass(passes - 2.0 * scores)
+        )
+        return seconds * core.work
+
+    def _fused(self, op: Op) -> bool:
+        return op.name == "attention.decode" or self.stack.attention == "flash"
+
+    def _runs_as(self, dtype: str) -> str:
+        """The format of the table that prices products of ``dtype``."""
+        run = dtypes.peak_dtype(dtype, self.device.peak_flops_per_s)
+        return "bf16" if run in ("fp16", "tf32", "fp32") else run
+
+    def _gemm(self, op: Op) -> Array:
+        shape = [
+            np.asarray(x, dtype=np.float64) for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes)
+        ]
+        key = (op.dtype, *((x.shape, x.tobytes()) for x in shape))
+        found = self.known.get(key)
+        if found is None:
+            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self.stack.name)
+            m, n, k, batch, moved = shape
+            found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
+            self.known[key] = found
+        return found
+
+    def _attention(self, op: Op, core: Core) -> Array:
+        chip = self.chip(op.dtype)
+        query_bytes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - core.kv_bytes
+        if op.name == "attention.decode":
+            fit, _ = self.fits.attention("decode", core.kv_element)
+            return decode_seconds(
+                core.attended,
+                core.sequences,
+                core.heads,
+                core.kv_heads,
+                core.width,
+                query_bytes,
+                core.kv_bytes,
+                chip,
+                fit,
+            )
+        fit, _ = self.fits.attention("prefill", core.kv_element)
+        return prefill_seconds(
+            core.queries,
+            core.sequences,
+            core.heads,
+            core.width,
+            core.attended,
+            query_bytes,
+            core.kv_bytes,
+            core.heads / core.kv_heads,
+            chip,
+            fit,
+            core.work,
         )
 
-    def _kernel(self, op: Op) -> Kernel:
-        if op.kind == "attention":
-            if op.name == "attention.decode":
-                return self.fits.decode
-            return self.fits.prefill if self.stack.attention == "flash" else self.fits.gemm["bf16"]
-        return self.fits.gemm.get(op.dtype, self.fits.gemm["bf16"])
+    def _measured(self, op: Op) -> tuple[Ranges, tuple[Array, ...]]:
+        """(ranges of the table, the operation's place in them); empty where it has none."""
+        if op.kind == "gemm":
+            ranges = self.fits.gemm(self._runs_as(op.dtype), self.stack.name)[1]
+            return ranges, (op.m, op.n, op.k)
+        if op.core is not None and self._fused(op):
+            core, decode = op.core, op.name == "attention.decode"
+            ranges = self.fits.attention("decode" if decode else "prefill", core.kv_element)[1]
+            long = core.attended if decode else core.queries
+            return ranges, (long, core.sequences, core.heads)
+        return (), ()
 
     def source(self, op: Op) -> str:
         """Where the seconds of ``op`` come from."""
         if self.stack.ideal:
             return f"datasheet/{self.device.name}"
-        return (
-            self._kernel(op).source if op.kind != "elementwise" else self.fits.gemm["bf16"].source
-        )
+        if np.ndim(op.hbm_bytes) == 0:
+            ranges, place = self._measured(op)
+            if ranges and outside(ranges, *place):
+                return f"{self.fits.source} (extrapolated)"
+        return self.fits.source
 
 
 def compute(device: Device, stack: Stack) -> Compute:
-    return Compute(device, stack, kernels(device))
+    return Compute(device, stack, kernels(device), {})

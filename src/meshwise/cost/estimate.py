@@ -8,121 +8,23 @@ give the same bits.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from meshwise.cost import memory as mem
-from meshwise.cost.collective import Priced, price
-from meshwise.cost.compute import Compute, compute
-from meshwise.cost.overlap import exposed_beside, exposed_of_ops
+from meshwise.cost.compute import compute
+from meshwise.cost.overlap import exposed_beside
+from meshwise.cost.pricing import ZERO, Pricer, Times, total, values_of
 from meshwise.cost.schedule import bubble_s
-from meshwise.program.ops import COLLECTIVES, Op
 from meshwise.program.step import Program, program
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import Group, Layouts, groups
+from meshwise.spec.layout import Layouts, groups
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Workload
 
 Array = Any
-
-
-class Times(NamedTuple):
-    """Seconds of a list of operations, counts included."""
-
-    compute: Array
-    comm: Array
-    exposed: Array
-
-    def plus(self, other: Times, count: Array = 1) -> Times:
-        return Times(
-            self.compute + other.compute * count,
-            self.comm + other.comm * count,
-            self.exposed + other.exposed * count,
-        )
-
-    @property
-    def busy(self) -> Array:
-        return self.compute + self.exposed
-
-
-ZERO = Times(0.0, 0.0, 0.0)
-
-
-class OpCost(NamedTuple):
-    """One operation, priced: seconds per call, and for collectives which algorithm won."""
-
-    op: Op
-    seconds: Array
-    exposed: Array  # of all its calls in its list
-    priced: Priced | None
-    source: str
-
-
-class Pricer:
-    """Prices operations on a cluster under a stack for given groups."""
-
-    def __init__(
-        self, compute: Compute, cluster: Cluster, stack: Stack, groups: dict[str, Group]
-    ) -> None:
-        self.compute, self.cluster, self.stack, self.groups = compute, cluster, stack, groups
-        self._known: dict[tuple[object, ...], tuple[Array, Priced, str]] = {}
-
-    def one(self, op: Op) -> tuple[Array, Priced | None, str]:
-        """(seconds per call, the algorithm if it is a collective, source)."""
-        if op.kind not in COLLECTIVES:
-            return self.compute.seconds(op), None, self.compute.source(op)
-        # A layer's reductions are alike: each payload is priced once.
-        payload = np.asarray(op.payload_bytes)
-        key = (op.kind, op.axis, payload.shape, payload.tobytes())
-        found = self._known.get(key)
-        if found is None:
-            group = self.groups[op.axis]
-            if op.kind == "send_recv":
-                group = _pair(group)
-            priced = price(op.kind, op.payload_bytes, group, self.cluster, self.stack)
-            used = [s for s, r in zip(priced.sources, group.ranks, strict=True) if np.max(r) > 1]
-            found = priced.seconds, priced, (used or list(priced.sources))[-1]
-            self._known[key] = found
-        return found
-
-    def ops(self, ops: list[Op], tp: Array) -> list[OpCost]:
-        # What no layout of the mesh has costs nothing, and is not worth pricing.
-        absent = (0.0, None, "")
-        priced = [self.one(op) if np.max(op.count) > 0 else absent for op in ops]
-        exposed = exposed_of_ops(ops, [p[0] for p in priced], self.stack, tp)
-        return [
-            OpCost(op, seconds, exp, how, source)
-            for op, (seconds, how, source), exp in zip(ops, priced, exposed, strict=True)
-        ]
-
-
-def _pair(group: Group) -> Group:
-    """Neighbours of a pipeline: two ranks, over the outermost level that the axis crosses."""
-    crossing: list[Array] = []
-    outer: Array = np.bool_(False)
-    for r in reversed(group.ranks):
-        here = (np.asarray(r) > 1) & ~outer
-        crossing.append(np.where(here, 2, 1))
-        outer = outer | (np.asarray(r) > 1)
-    return group._replace(ranks=tuple(reversed(crossing)))
-
-
-def total(costs: list[OpCost], phases: tuple[str, ...] | None = None) -> Times:
-    """Seconds of a list of priced operations in the given phases (all by default)."""
-    compute_s: Array = 0.0
-    comm_s: Array = 0.0
-    exposed_s: Array = 0.0
-    for c in costs:
-        if phases is not None and c.op.phase not in phases:
-            continue
-        if c.op.kind in COLLECTIVES:
-            comm_s = comm_s + c.op.count * c.seconds
-            exposed_s = exposed_s + c.exposed
-        else:
-            compute_s = compute_s + c.op.count * c.seconds
-    return Times(compute_s, comm_s, exposed_s)
 
 
 class Estimate:
@@ -318,14 +220,14 @@ class Estimate:
         for role in self.program.roles:
             micro: Array = 0.0
             for costs, count in zip(self.layer_costs, role.layers, strict=True):
-                micro = micro + _values(costs, value) * count
-            micro = micro + _values(self.embedding_costs, value) * role.embedding
-            micro = micro + _values(self.head_costs, value) * role.head
-            micro = micro + _values(self.transfer_costs, value)
+                micro = micro + values_of(costs, value) * count
+            micro = micro + values_of(self.embedding_costs, value) * role.embedding
+            micro = micro + values_of(self.head_costs, value) * role.head
+            micro = micro + values_of(self.transfer_costs, value)
             per_role.append(micro * m)
-        update = _values(self.update_costs[0], value)
+        update = values_of(self.update_costs[0], value)
         for i, costs in enumerate(self.update_costs[1:], start=1):
-            update = np.where(self.update_role == i, _values(costs, value), update)
+            update = np.where(self.update_role == i, values_of(costs, value), update)
         return self._of_slowest(per_role) + update
 
     @cached_property
@@ -391,13 +293,6 @@ class Estimate:
     @cached_property
     def fits(self) -> Array:
         return self.memory_bytes <= self.memory_limit_bytes
-
-
-def _values(costs: list[OpCost], value: Any) -> Array:
-    result: Array = 0.0
-    for c in costs:
-        result = result + value(c) * c.op.count
-    return result
 
 
 def estimate(

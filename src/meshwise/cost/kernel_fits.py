@@ -1,6 +1,9 @@
 """Measured constants of kernels, from the catalog's fits; nothing is invented here.
 
 A device without a fit of its own inherits that of the nearest generation, and its source says so.
+Every constant is relative to the device's peak, memory bandwidth and number of multiprocessors
+(``multiprocessors`` of the device's file; the fitted device's where it has none), and is scaled by
+them; launches, in seconds, are taken as they are, and so are the tables of corrections.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+from meshwise.cost.kernels import AttentionFit, GemmFit, gemm_fit, table_of
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Device
 
@@ -21,25 +25,33 @@ _GENERATION = {
     "blackwell": "b200",
 }
 _ANY_DEVICE = "h100-80gb-sxm"
-
-
-class Kernel(NamedTuple):
-    """``t = launch + max(flops / (efficiency · peak), bytes / (memory_efficiency · bandwidth))``."""
-
-    efficiency: float
-    memory_efficiency: float
-    launch_s: float
-    source: str
+_SAME_WIDTH = {"int8": "fp8", "fp8": "int8"}  # whose products run alike where one has no table
+_QUALITY = (
+    *("kernel", "peak_flops_per_s", "points", "median_error", "mean_error", "p90_error", "bias"),
+    *("head_128", "range", "tables"),
+)
+Ranges = tuple[tuple[float, float], ...]
 
 
 class Kernels(NamedTuple):
-    """A device's kernel constants by operand format, and its attention constants."""
+    """A device's kernel constants. ``name`` is the file, of which fits are made when asked for."""
 
-    gemm: dict[str, Kernel]
-    prefill: Kernel
-    decode: Kernel
-    memory_efficiency: float
+    name: str
+    source: str
     inherited: bool
+    sms: float
+    # of passes over memory, and of attention that is not fused: launch + max(arithmetic, memory)
+    efficiency: float
+    memory_efficiency: float
+    launch_s: float
+
+    def gemm(self, dtype: str, engine: str) -> tuple[GemmFit, Ranges]:
+        """Constants of products that run at the rate of ``dtype``, and the measured shapes."""
+        return _gemm(self.name, dtype, engine)
+
+    def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
+        """Constants of ``prefill`` or ``decode`` with a cache of ``kv_element`` bytes per value."""
+        return _attention(self.name, kind, kv_element)
 
 
 @functools.cache
@@ -47,32 +59,43 @@ def _kernel_table(name: str) -> dict[str, Any]:
     return catalog.load("kernels", name, "kernels")[1]
 
 
+def _ranges(entry: dict[str, Any]) -> Ranges:
+    return tuple((low, high) for low, high in entry["range"])
+
+
+@functools.cache
+def _gemm(name: str, dtype: str, engine: str) -> tuple[GemmFit, Ranges]:
+    formats = _kernel_table(name)["gemm"]
+    entry = formats.get(dtype) or formats.get(_SAME_WIDTH.get(dtype, "")) or formats["bf16"]
+    # An engine that is not in the table quantises with static scales or in the pass before: the
+    # shortest of the measured ones.
+    passes = entry.get("quantise_s", {})
+    more = passes.get(engine, min(passes.values(), default=0.0))
+    fit = gemm_fit(entry, tuple(table_of(t) for t in entry["tables"]))
+    return fit._replace(launch_s=fit.launch_s + more), _ranges(entry)
+
+
+@functools.cache
+def _attention(name: str, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
+    entries = _kernel_table(name)["attention"]
+    narrow = f"{kind}_fp8"
+    entry = entries[narrow if kv_element < 2 and narrow in entries else kind]
+    constants = {key: value for key, value in entry.items() if key not in _QUALITY}
+    fit = AttentionFit(**constants, tables=tuple(table_of(t) for t in entry["tables"]))
+    return fit, _ranges(entry)
+
+
 def kernels(device: Device) -> Kernels:
     """Kernel constants of a device: its own fit, or that of the nearest generation."""
     own = catalog.canonical("kernels", device.name) or _family_fit(device.name)
     name = own or _GENERATION.get(device.generation, _ANY_DEVICE)
     table = _kernel_table(name)
-    source = f"kernels/{name}" + ("" if own else f" (inherited by {device.name})")
-
-    def kernel(entry: dict[str, Any], fallback: dict[str, Any]) -> Kernel:
-        return Kernel(
-            efficiency=entry.get("efficiency", fallback.get("efficiency", 1.0)),
-            memory_efficiency=entry.get(
-                "memory_efficiency", fallback.get("memory_efficiency", 1.0)
-            ),
-            launch_s=entry["launch_s"],
-            source=source,
-        )
-
-    base = table["gemm"]["bf16"]
-    gemm = {k: kernel(v, base) for k, v in table["gemm"].items()}
-    attention = table["attention"]
     return Kernels(
-        gemm=gemm,
-        prefill=kernel(attention["prefill"], base),
-        decode=kernel(attention["decode"], base),
-        memory_efficiency=base["memory_efficiency"],
+        name=name,
+        source=f"kernels/{name}" + ("" if own else f" (inherited by {device.name})"),
         inherited=own is None,
+        sms=float(device.multiprocessors or table["sms"]),
+        **table["roofline"],
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from meshwise.program.context import Context
-from meshwise.program.ops import Op, elementwise, gemm
+from meshwise.program.ops import Core, Op, elementwise, gemm
 from meshwise.spec.model import Attention
 
 Array = Any
@@ -88,11 +88,11 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         assert a.kv_lora_rank is not None
         score_width, value_width = a.kv_lora_rank + a.rope_head_dim, a.kv_lora_rank
         kv_values: Array = np.int64(score_width)
+        kv_heads: Array = np.int64(1)
     else:
         score_width, value_width = a.head_dim, a.value_head_dim
-        kv_values = (heads if a.mla else -(-a.kv_heads // ctx.layout.tp)) * (
-            a.head_dim + a.value_head_dim
-        )
+        kv_heads = heads if a.mla else -(-a.kv_heads // ctx.layout.tp)
+        kv_values = kv_heads * (a.head_dim + a.value_head_dim)
     per_pair = 2.0 * (score_width + value_width)
     pairs = attended_pairs(ctx.queries, ctx.keys, a.window, causal=fused or decode)
     if not fused and not decode:
@@ -128,6 +128,16 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             k=score_width,
             batch=heads,
             dtype="fp32" if w.dtype == "fp32" else "bf16",
+            core=Core(
+                sequences=ctx.sequences,
+                queries=ctx.queries / cp,
+                attended=keys_read if decode else pairs / ctx.queries,
+                heads=heads,
+                kv_heads=kv_heads,
+                width=(score_width + value_width) / 2,
+                kv_bytes=kv_bytes,
+                kv_element=w.activation if ctx.training else w.kv,
+            ),
         )
     ]
     if ctx.model.positions == 0:
@@ -152,9 +162,12 @@ def core_gradient(op: Op, fused: bool) -> Op:
     Flash attention's backward rebuilds the scores: 2.5 × the forward's executed FLOPs (Dao 2023,
     arXiv 2307.08691, section 3.1.2); the model's FLOPs count 2 ×.
     """
+    assert op.core is not None
+    work = 2.5 if fused else 2.0
     return op._replace(
         phase="dgrad",
-        flops=op.flops * (2.5 if fused else 2.0),
+        flops=op.flops * work,
+        core=op.core._replace(work=work),
         model_flops=op.model_flops * 2.0,
         hbm_bytes=op.hbm_bytes * 2.0,
     )

@@ -74,27 +74,25 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
         h,
         ctx.operands(quantised=False),
     )
-    per_expert = rows / local
+    # a grouped product is of the visited experts, and reads their weights alone
+    experts = local * visited
     name = "moe.experts.gate_up" if gated else "moe.experts.up"
-    up = gemm(name, per_expert, (2 if gated else 1) * width, h, ctx.operands(), batch=local)
-    down = gemm("moe.experts.down", per_expert, h, width, ctx.operands(), batch=local)
-    unread = 1.0 - visited
-    grouped = [
-        op._replace(
-            hbm_bytes=op.hbm_bytes - op.weight_bytes * unread,
-            weight_bytes=op.weight_bytes * visited,
-        )
-        for op in (up, down)
-    ]
+    up_width = (2 if gated else 1) * width
+    up = gemm(name, rows / experts, up_width, h, ctx.operands(), batch=experts)
+    down = gemm("moe.experts.down", rows / experts, h, width, ctx.operands(), batch=experts)
+    up, down = (
+        op._replace(flops=whole, model_flops=whole)  # without the division's rounding
+        for op, whole in ((up, 2.0 * rows * up_width * h), (down, 2.0 * rows * h * width))
+    )
     payload = rows * h * w.activation
     swap = {"payload_bytes": payload, "count": np.where(exchange, 1, 0), "phase": "forward"}
     ops = [
         router,
         elementwise("moe.permute", 2.0 * rows * h * w.activation),
         collective("moe.dispatch", "all_to_all", "ep", **swap),
-        grouped[0],
+        up,
         elementwise("moe.activation", activation_traffic(ctx, rows, width, gated)),
-        grouped[1],
+        down,
         collective("moe.combine", "all_to_all", "ep", **swap),
         elementwise("moe.unpermute", (rows + ctx.tokens) * h * w.activation),
     ]

@@ -16,6 +16,25 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send
 PHASES = ("forward", "recompute", "dgrad", "wgrad", "grad_reduce", "optimizer")
 
 
+class Core(NamedTuple):
+    """What an attention kernel's time depends on beyond m, n, k.
+
+    ``queries`` and ``attended`` are per sequence and rank: rows, and the keys that a row sees on
+    average. ``kv_bytes`` is the part of the traffic that is keys and values, ``kv_element`` the
+    width in which the cache keeps them. ``work`` multiplies the forward's work (backward).
+    """
+
+    sequences: Array
+    queries: Array
+    attended: float
+    heads: Array
+    kv_heads: Array
+    width: float  # of a head, mean of the scores' and the values'
+    kv_bytes: Array
+    kv_element: float
+    work: float = 1.0
+
+
 class Op(NamedTuple):
     """One operation. Values are per call; ``count`` is calls per step (or per layer, see caller).
 
@@ -44,6 +63,7 @@ class Op(NamedTuple):
     weight_bytes: Array = 0.0
     hides_under: str = ""
     weight: bool = True  # a GEMM with a weight has a weight gradient
+    core: Core | None = None  # of an attention kernel
 
 
 class Operands(NamedTuple):

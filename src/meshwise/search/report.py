@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost.estimate import Estimate, OpCost
+from meshwise.cost.estimate import Estimate
+from meshwise.cost.pricing import OpCost
 from meshwise.program.ops import COLLECTIVES
 from meshwise.program.step import program
 from meshwise.spec.layout import Layouts

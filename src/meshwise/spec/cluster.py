@@ -41,6 +41,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory_bytes: float
     memory_bytes_per_s: float
     peak_flops_per_s: dict[str, float]
+    multiprocessors: int | None = None  # what a kernel's tiles are spread over
     sources: dict[str, str] = {}
 
 
@@ -117,6 +118,7 @@ def device(name: str, field: str = "device") -> Device:
         memory_bytes=parse(table["memory"], BYTES, "memory"),
         memory_bytes_per_s=parse(table["memory_bandwidth"], BANDWIDTH, "memory_bandwidth"),
         peak_flops_per_s={k: parse(v, RATE, f"peak.{k}") for k, v in table["peak"].items()},
+        multiprocessors=table.get("multiprocessors"),
         sources=table.get("source", {}),
     )
 
@@ -162,6 +164,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
         if "memory_bandwidth" in table or base is None
         else base.memory_bytes_per_s,
         peak_flops_per_s=peaks,
+        multiprocessors=base.multiprocessors if base else None,
         sources={"all": "the cluster file"},
     )
 

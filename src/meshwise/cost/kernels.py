@@ -1,0 +1,294 @@
+"""Seconds of one kernel from its shape: products, grouped products, attention prefill and decode.
+
+Every form is a few physical terms whose constants were fitted to measured calls, times a small
+table of corrections (measured / formula) over the shape. Only elementwise operations whose scalar
+and array results are the same bits; positions in a table are found by exponent and mantissa, so no
+logarithm is taken. Outside the measured range a table stays at its edge and the terms, which are a
+roofline there, carry on; :func:`outside` says where that is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any
+
+# Tiles that a product may be cut into, and parts that its sum over k may be split into. A subset of
+# what libraries choose from: more of them did not lower the held-out error (docs/validation.md).
+TILES = ((16, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 128))
+SPLITS = (1, 2, 4, 8, 16)
+_CANDIDATES = tuple((i, *TILES[i], s) for i in range(len(TILES)) for s in SPLITS)
+QUERY_TILE = 128  # queries that one block of an attention kernel works on
+KEY_BLOCK = 128  # keys that one step of a decoding kernel reads
+ROW_BLOCK = 16  # query heads of one key-value head that the tensor cores take at once
+
+
+class Chip(NamedTuple):
+    """What the constants are relative to: multiprocessors, dense peak [FLOP/s], memory [B/s]."""
+
+    sms: float
+    peak: float
+    bandwidth: float
+
+
+class Table(NamedTuple):
+    """Corrections, measured / formula - 1, over one coordinate per axis, multilinear between knots.
+
+    ``knots`` are shape values; between powers of two a coordinate is linear in the value itself.
+    """
+
+    knots: tuple[Array, ...]
+    values: Array  # one axis per coordinate
+
+
+class GemmFit(NamedTuple):
+    """Constants of :func:`gemm_seconds`, and per candidate (leading axis) what follows from them."""
+
+    launch_s: float
+    memory_efficiency: float
+    sm_bandwidth: (
+        float  # most of the device's bandwidth that one SM draws, as a multiple of its share
+    )
+    quantise_bytes: float  # device-memory bytes per activation of the pass that quantises it
+    smooth: float  # share of a last wave that is paid by its fill, not as a whole
+    tile_m: Array
+    tile_n: Array
+    split: Array
+    flops_s: Array  # seconds · peak / SMs of one tile's multiplications, per element of k
+    fixed_s: Array  # seconds of a tile's start
+    store: Array  # bytes/bandwidth equivalents of a tile's result, per SM
+    feed: (
+        Array  # bytes that one tile's operands need from the cache, per element of k, over its rate
+    )
+    reduce_s: Array  # seconds to start the addition of parts
+    reduce: Array  # bytes of the parts per result, over their rate
+    tables: tuple[Table, ...]
+
+
+class AttentionFit(NamedTuple):
+    """Constants of :func:`prefill_seconds` (first block) and :func:`decode_seconds`."""
+
+    launch_s: float
+    tables: tuple[Table, ...]
+    efficiency: tuple[float, ...] = ()  # of the peak, at head widths WIDTHS
+    tail: float = 0.0  # share of the longest tile that nothing runs beside
+    diagonal: float = 0.0  # keys that a tile computes beyond those seen
+    tile_s: float = 0.0
+    query_efficiency: float = 1.0  # of the bandwidth, for queries and output
+    kv_efficiency: float = 1.0
+    sm_bandwidth: float = 1.0
+    split_keys: float = 1.0
+    head_s: float = 0.0  # per sequence and key-value head on one SM
+    sequence_s: float = 0.0
+
+
+WIDTHS = (64, 128, 192, 256)
+
+
+def gemm_fit(entry: dict[str, Any], tables: tuple[Table, ...] = ()) -> GemmFit:
+    """The constants of a catalog entry ``gemm.DTYPE``, spread over the candidates."""
+    index, tile_m, tile_n, split = (
+        np.array([c[i] for c in _CANDIDATES], dtype=np.float64) for i in range(4)
+    )
+    efficiency = np.array(entry["tile_efficiency"], dtype=np.float64)[index.astype(np.int64)]
+    area = tile_m * tile_n
+    parts = split > 1
+    return GemmFit(
+        launch_s=entry["launch_s"],
+        memory_efficiency=entry["memory_efficiency"],
+        sm_bandwidth=entry["sm_bandwidth"],
+        quantise_bytes=entry.get("quantise_bytes", 0.0),
+        smooth=entry["smooth"],
+        tile_m=tile_m,
+        tile_n=tile_n,
+        split=split,
+        flops_s=2.0 * area / efficiency / split,
+        fixed_s=np.full_like(area, entry["tile_s"]),
+        store=2.0 * area / entry["store_efficiency"],
+        feed=(tile_m + tile_n) * entry["operand_bytes"] / split / entry["cache_bandwidth"],
+        reduce_s=np.where(parts, entry["split_s"], 0.0),
+        reduce=np.where(parts, 4.0 * split / entry["split_bandwidth"], 0.0),
+        tables=tables,
+    )
+
+
+def gemm_seconds(
+    m: Array, n: Array, k: Array, batch: Array, moved: Array, chip: Chip, fit: GemmFit
+) -> Array:
+    """Seconds of ``batch`` products (m × k)·(k × n) in one call that moves ``moved`` bytes.
+
+    launch + min over tiles and splits of (arithmetic⁴ + memory⁴ + cache⁴)^¼ + addition of parts.
+    Arithmetic is waves · time of a tile; a wave is a tile on every SM. Memory is bound by the device
+    or by what the busy SMs can keep in flight. m may be a fraction (rows per expert).
+    """
+    m, n, k, batch = (np.asarray(x, dtype=np.float64) for x in (m, n, k, batch))
+    moved = np.asarray(moved, dtype=np.float64)
+    dims = max(m.ndim, n.ndim, k.ndim, batch.ndim, moved.ndim)
+    lead = (-1,) + (1,) * dims
+    tile_m, tile_n, split = (a.reshape(lead) for a in (fit.tile_m, fit.tile_n, fit.split))
+    tiles = np.ceil(m / tile_m) * np.ceil(n / tile_n) * (split * batch)
+    waves = tiles / chip.sms
+    busy = np.minimum(waves, 1.0)
+    waves = np.maximum(waves * fit.smooth + np.ceil(waves) * (1.0 - fit.smooth), 1.0)
+    per_k = (fit.flops_s * (chip.sms / chip.peak)).reshape(lead)
+    once = (fit.fixed_s + fit.store * (chip.sms / chip.bandwidth)).reshape(lead)
+    arithmetic = waves * (per_k * k + once)
+    rate = np.minimum(fit.memory_efficiency, busy * fit.sm_bandwidth) * chip.bandwidth
+    memory = moved / rate
+    cache = tiles * (k * (fit.feed / chip.bandwidth).reshape(lead))
+    added = fit.reduce_s.reshape(lead) + (m * n * batch) * (fit.reduce / chip.bandwidth).reshape(
+        lead
+    )
+    best = np.minimum.reduce(_norm4(arithmetic, memory, cache) + added, axis=0)
+    seconds = fit.launch_s + best
+    if fit.quantise_bytes:
+        seconds = seconds + m * k * batch * (fit.quantise_bytes / chip.bandwidth)
+    # a grouped product fills the device as one of all its rows would
+    return corrected(seconds, fit.tables, (m * batch, n, k))
+
+
+def _norm4(a: Array, b: Array, c: Array) -> Array:
+    """(a⁴ + b⁴ + c⁴)^¼ by products and square roots, which round alike everywhere."""
+    a, b, c = a * a, b * b, c * c
+    return np.sqrt(np.sqrt(a * a + b * b + c * c))
+
+
+def prefill_seconds(
+    queries: Array,
+    sequences: Array,
+    heads: Array,
+    width: float,
+    attended: Array,
+    query_bytes: Array,
+    kv_bytes: Array,
+    group: Array,
+    chip: Chip,
+    fit: AttentionFit,
+    work: float = 1.0,
+) -> Array:
+    """Seconds of a fused attention over ``queries`` per sequence, each seeing ``attended`` keys.
+
+    launch + whole tiles' arithmetic + the longest tile's tail + traffic: a sum, since it describes
+    the measurements better than the largest term. ``work`` multiplies all but the launch (backward).
+    """
+    queries = np.asarray(queries, dtype=np.float64)
+    blocks = np.ceil(queries / QUERY_TILE)
+    pair_s = 4.0 * width / (_at_width(fit.efficiency, width) * chip.peak)
+    tiles = blocks * (sequences * heads)
+    total = tiles * (QUERY_TILE * pair_s * (attended + fit.diagonal) + fit.tile_s / chip.sms)
+    longest = (fit.tail * QUERY_TILE * chip.sms * pair_s * 2.0) * attended
+    traffic = query_bytes / (fit.query_efficiency * chip.bandwidth) + kv_bytes / (
+        fit.kv_efficiency * chip.bandwidth
+    )
+    seconds = fit.launch_s + (total + longest + traffic) * work
+    rows = sequences * heads
+    return corrected(
+        seconds,
+        fit.tables,
+        (queries, rows, group),
+        (queries, sequences, heads),
+        (queries, rows, width),
+    )
+
+
+def decode_seconds(
+    keys: Array,
+    sequences: Array,
+    heads: Array,
+    kv_heads: Array,
+    width: float,
+    query_bytes: Array,
+    kv_bytes: Array,
+    chip: Chip,
+    fit: AttentionFit,
+) -> Array:
+    """Seconds of attention of one new token per sequence to ``keys`` cached ones.
+
+    Reading the cache, at the rate that the blocks in flight draw; the tensor cores' work on query
+    heads padded to a block; a fixed time per head and sequence; queries and output.
+    """
+    keys = np.asarray(keys, dtype=np.float64)
+    group = heads / np.asarray(kv_heads, dtype=np.float64)
+    rows = sequences * np.asarray(kv_heads, dtype=np.float64)
+    blocks = rows * np.ceil(keys / (KEY_BLOCK * fit.split_keys))
+    rate = np.minimum(fit.kv_efficiency, blocks * (fit.sm_bandwidth / chip.sms)) * chip.bandwidth
+    padded = rows * np.ceil(group / ROW_BLOCK) * ROW_BLOCK
+    arithmetic = padded * keys * (4.0 * width / (fit.efficiency[0] * chip.peak))
+    seconds = (
+        fit.launch_s
+        + (kv_bytes / rate + arithmetic)
+        + rows * (fit.head_s / chip.sms)
+        + sequences * fit.sequence_s
+        + query_bytes / (fit.query_efficiency * chip.bandwidth)
+    )
+    return corrected(
+        seconds, fit.tables, (keys, rows, group), (keys, sequences, kv_heads), (keys, rows, width)
+    )
+
+
+def _at_width(values: tuple[float, ...], width: float) -> float:
+    """Linear between :data:`WIDTHS`, constant outside."""
+    return float(np.interp(width, WIDTHS, values))
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def position(x: Array) -> Array:
+    """log₂ of ``x`` at powers of two and linear in ``x`` between them."""
+    mantissa, exponent = np.frexp(x)
+    return exponent + (2.0 * mantissa - 2.0)
+
+
+def corrected(seconds: Array, tables: tuple[Table, ...], *at: tuple[Array, ...]) -> Array:
+    """``seconds`` · (1 + the sum of the tables' corrections), each at its own coordinates."""
+    if not tables:
+        return seconds
+    change: Array = 0.0
+    for table, coordinates in zip(tables, at, strict=False):
+        change = change + interpolated(table, coordinates)
+    return seconds * (1.0 + change)
+
+
+def cell(knots: Array, x: Array) -> tuple[Array, Array]:
+    """(index of the knot below, share of the way to the next) of shape values ``x``."""
+    at = position(np.asarray(x, dtype=np.float64))
+    low = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+    below = knots[low]
+    return low, np.clip((at - below) / (knots[low + 1] - below), 0.0, 1.0)
+
+
+def interpolated(table: Table, coordinates: tuple[Array, ...]) -> Array:
+    """The correction of a table at shape values, one array per axis."""
+    cells = [cell(k, x) for k, x in zip(table.knots, coordinates, strict=True)]
+    flat, shape = table.values.ravel(), table.values.shape
+    base: Array = np.int64(0)
+    for (low, _), size in zip(cells, shape, strict=True):
+        base = base * size + low
+    corners = [base]
+    stride = 1
+    for size in reversed(shape):
+        corners = [c + d for d in (0, stride) for c in corners]
+        stride *= size
+    values = [flat[c] for c in corners]
+    for _, share in cells:  # the first axis varies slowest: its two halves meet first
+        half = len(values) // 2
+        values = [a + (b - a) * share for a, b in zip(values[:half], values[half:], strict=True)]
+    return values[0]
+
+
+def table_of(entry: dict[str, Any]) -> Table:
+    """A table of the catalog: knots, and its values in per mille, row by row."""
+    knots = tuple(position(np.array(k, dtype=np.float64)) for k in entry["knots"])
+    values = np.array(entry["per_mille"].split(), dtype=np.float64) / 1000.0
+    return Table(knots, values.reshape([len(k) for k in knots]))
+
+
+def outside(ranges: tuple[tuple[float, float], ...], *shape: Array) -> bool:
+    """Whether any of the shapes lies outside what was measured, a factor of two allowed."""
+    return any(
+        bool(np.any(np.asarray(x) > 2.0 * high)) or bool(np.any(np.asarray(x) < 0.5 * low))
+        for (low, high), x in zip(ranges, shape, strict=True)
+    )
