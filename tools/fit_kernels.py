@@ -27,8 +27,10 @@ Schema of ``kernels/DEVICE.toml``::
     bias                             # median of predicted / measured - 1, held-out half
     range = [[m], [n], [k]]          # smallest, largest of the whole table
     table.knots, table.per_mille
+    [moe.DTYPE]                      # grouped products of experts, where the wheel has them
+    launch_s, memory_efficiency, efficiency, quantise_bytes  # over gemm.DTYPE's; no table
     [attention.prefill] [attention.decode] [attention.prefill_fp8] [attention.decode_fp8]
-    as above; range = [[queries or keys], [sequences], [heads]]; one to three tables
+    as above; range = [[queries or keys], [sequences], [heads]]; two to five tables
     head_128 = {median_error, p90_error}   # of the heads of 128 without a window alone
 """
 
@@ -71,6 +73,7 @@ class Source:
     attention: str = "vllm/0.24.0"
     kv_fp8: bool = True
     quantise: tuple[str, ...] = ("trtllm/1.3.0rc20", "vllm/0.24.0", "sglang/0.5.14")
+    moe: str = ""  # library/version whose grouped products are fitted
     note: str = ""
 
 
@@ -100,6 +103,7 @@ DEVICES = {
         132,
         {"bf16": 989.4e12, "fp8": 1978.9e12},
         HOPPER_GEMM,
+        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA H100 architecture white paper, SXM5",
     ),
     "h200": Source(
@@ -108,6 +112,7 @@ DEVICES = {
         132,
         {"bf16": 989.4e12, "fp8": 1978.9e12},
         HOPPER_GEMM,
+        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA H200 datasheet, SXM",
     ),
     "b200": Source(
@@ -116,6 +121,7 @@ DEVICES = {
         148,
         {"bf16": 2250e12, "fp8": 4500e12, "nvfp4": 9000e12},
         BLACKWELL_GEMM,
+        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA HGX B200 datasheet / 8, dense (8 TB/s; some list 7.7)",
     ),
     "b300": Source(
@@ -124,6 +130,7 @@ DEVICES = {
         148,
         {"bf16": 2250e12, "fp8": 4500e12, "nvfp4": 13500e12},
         BLACKWELL_GEMM,
+        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA HGX B300 datasheet / 8, dense (nvfp4: 108 PFLOP/s / 8)",
     ),
     "gb200": Source(
@@ -132,6 +139,7 @@ DEVICES = {
         152,
         {"bf16": 2500e12, "fp8": 5000e12, "nvfp4": 10000e12},
         BLACKWELL_GEMM,
+        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA GB200 NVL72 datasheet / 72, dense",
     ),
     "gb300": Source(
@@ -140,6 +148,7 @@ DEVICES = {
         152,
         {"bf16": 2500e12, "fp8": 5000e12, "nvfp4": 15000e12},
         BLACKWELL_GEMM,
+        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA GB300 NVL72 datasheet / 72, dense",
     ),
     "l40s": Source(
@@ -235,23 +244,41 @@ def weights(knots: tuple[Array, ...], shape: tuple[Array, ...]) -> sparse.csr_ma
     return sparse.csr_matrix(parts, shape=(len(calls), int(np.prod(sizes))))
 
 
+HOLD = 0.3  # of the square of a difference between neighbours, beside a call's squared error
+
+
+def roughness(sizes: tuple[int, ...]) -> sparse.csr_matrix:
+    """Differences of neighbouring knots along every axis."""
+    parts = []
+    for axis, size in enumerate(sizes):
+        step = sparse.diags([-1.0, 1.0], [0, 1], shape=(size - 1, size))
+        before, after = int(np.prod(sizes[:axis])), int(np.prod(sizes[axis + 1 :]))
+        parts.append(
+            sparse.kron(sparse.kron(sparse.identity(before), step), sparse.identity(after))
+        )
+    return sparse.vstack(parts).tocsr()
+
+
 def fit_tables(
     predicted: Array,
     calls: Calls,
     grids: list[tuple[list[list[float]], tuple[Array, ...]]],
 ) -> list[Entry]:
     """Corrections at the knots of ``grids`` (knots, shape values) that bring ``predicted`` to the
-    fitted half: ridge, 12 rounds of weights that pull outliers in."""
+    fitted half. Neighbouring knots are held together (those without a call take their neighbours'
+    values); 12 rounds of weights pull outliers in."""
     knots = [tuple(kernels.position(np.array(k, float)) for k in grid) for grid, _ in grids]
     shapes = [shape for _, shape in grids]
     whole = sparse.hstack([weights(k, x) for k, x in zip(knots, shapes, strict=True)]).tocsr()
     ratio = (predicted / calls.seconds)[calls.fitted]
     matrix = sparse.diags(ratio) @ whole[calls.fitted]
     target = 1.0 - ratio
+    rough = sparse.block_diag([roughness(tuple(len(axis) for axis in k)) for k in knots])
+    penalty = 0.05 * sparse.identity(whole.shape[1]) + HOLD * rough.T @ rough
     weight = np.ones(len(target))
     solution = np.zeros(whole.shape[1])
     for _ in range(12):
-        system = matrix.T @ sparse.diags(weight) @ matrix + 0.3 * sparse.identity(whole.shape[1])
+        system = matrix.T @ sparse.diags(weight) @ matrix + penalty
         solution = spsolve(system.tocsc(), matrix.T @ (weight * target))
         weight = 1.0 / np.sqrt(1.0 + ((target - matrix @ solution) / 0.06) ** 2)
     entries, start = [], 0
@@ -350,6 +377,62 @@ def fit_gemm(base: Path, source: Source, dtype: str, floor: float | None) -> Ent
     return {**head, **entry, **errors, **tail, "tables": [table]}
 
 
+MOE_SHAPE = ["num_tokens", "hidden_size", "inter_size", "topk", "num_experts"]
+MOE_START = {
+    "launch_s": 5e-6,
+    "memory_efficiency": 0.8,
+    "efficiency": 0.7,
+    "quantise_bytes": 3.0,
+}
+
+
+def fit_moe(base: Path, source: Source, dtype: str, gemm: Entry, roofline: Entry) -> Entry | None:
+    """Grouped products: a layer's experts as the program builds them, balanced over the experts.
+
+    permute, gate and up, activation, down, unpermute; the passes over memory are priced by
+    ``roofline``, the two products by the dense products' tiles with four constants of their own.
+    """
+    keep = {
+        "moe_dtype": source.gemm[dtype][1],
+        "distribution": "balanced",
+        "kernel_source": "moe_torch_flow_cutlass",
+    }
+    path = base / f"moe/{source.moe}/moe_perf.parquet"
+    calls = read(path, [*MOE_SHAPE, "moe_tp_size", "moe_ep_size"], keep)
+    if not len(calls.seconds):
+        return None
+    a, w, out = OPERAND_BYTES[dtype]
+    chip = Chip(source.sms, source.peaks[dtype], source.bandwidth)
+
+    def seconds(values: Array, shape: Array) -> Array:
+        tokens, hidden, inter, top_k, experts, tp, ep = shape
+        rows = tokens * top_k / ep
+        visited = np.minimum(np.maximum(experts / ep, 1), rows)
+        width = np.ceil(inter / tp)
+        entry = dict(zip(MOE_START, (float(v) for v in values), strict=True))
+        fit = kernels.grouped_fit(kernels.gemm_fit(gemm), entry)
+        total = 3 * roofline["launch_s"] + (2 * rows * hidden + 3 * rows * width) * 2 / (
+            roofline["memory_efficiency"] * source.bandwidth
+        )
+        total = total + (rows + tokens) * hidden * 2 / (
+            roofline["memory_efficiency"] * source.bandwidth
+        )
+        m = rows / visited
+        for n, k in ((2 * width, hidden), (hidden, width)):
+            moved = visited * (m * k * a + k * n * w + m * n * out)
+            total = total + kernels.gemm_seconds(m, n, k, visited, moved, chip, fit)
+        return np.asarray(total, float)
+
+    found = fit_constants(seconds, list(MOE_START.values()), calls, 0.1)
+    head: Entry = {"kernel": calls.kernel, "table": source.moe}
+    errors = quality(seconds(np.array(found), calls.shape), calls)
+    tokens, hidden, inter, top_k, experts, tp, ep = calls.shape
+    rows = tokens * top_k / ep
+    both = np.concatenate([hidden, 2 * inter / tp, inter / tp])
+    place = extent(rows / np.minimum(np.maximum(experts / ep, 1), rows), both, both)
+    return {**head, **dict(zip(MOE_START, found, strict=True)), **errors, "range": place}
+
+
 def quantise_floors(base: Path, source: Source, column: str) -> dict[str, float]:
     """Seconds that the smallest products of a format take beyond bf16's, by engine: the passes that
     quantise the activations (median over products of at most 16 x 512 x 512)."""
@@ -398,6 +481,8 @@ PREFILL_GRIDS = [
     [QUERIES, [1, 8, 32, 128, 512, 2048, 16384], [1, 4, 16, 64]],
     [QUERIES, [1, 4, 16, 64, 256], [1, 4, 16, 96]],
     [QUERIES, [1, 8, 32, 128, 512, 2048, 16384], [64, 128, 192, 256]],
+    [QUERIES, [64, 128, 192, 256], [1, 4, 16, 64]],
+    [[8, 64, 256, 1024, 8192], [64, 128, 192, 256], [0.01, 0.1, 0.5]],
 ]
 DECODE_GRIDS = [
     [KEYS, [1, 8, 32, 64, 128, 256, 1024, 2048, 16384], [1, 4, 16, 64]],
@@ -511,7 +596,11 @@ def fit_attention(path: Path, source: Source, kv: str, *, decoding: bool) -> Ent
         coordinates = [(keys, rows, heads / kv_heads), (keys, batch, kv_heads), (keys, rows, width)]
     else:
         rows, long = batch * heads, new
-        coordinates = [(new, rows, heads / kv_heads), (new, batch, heads), (new, rows, width)]
+        group, seen = heads / kv_heads, attended(new, new + past, window)
+        coordinates = [
+            *((new, rows, group), (new, batch, heads), (new, rows, width)),
+            *((new, width, group), (seen, width, seen / new)),
+        ]
     several = len(np.unique(width)) > 1
     grids = list(zip(DECODE_GRIDS if decoding else PREFILL_GRIDS, coordinates, strict=True))
     tables = fit_tables(seconds(entry, calls.shape), calls, grids if several else grids[:2])
@@ -566,7 +655,7 @@ def write(device: str, source: Source, roofline: Entry, entries: dict[str, Entry
     for name, entry in entries.items():
         fields = {key: value for key, value in entry.items() if key != "tables"}
         lines += ["", f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in fields.items())]
-        for table in entry["tables"]:
+        for table in entry.get("tables", ()):
             lines += ["", f"[[{name}.tables]]", f"knots = {toml_value(table['knots'])}"]
             lines += ["per_mille = '''", *wrapped(table["per_mille"])]
             lines[-1] += "'''"
@@ -582,6 +671,11 @@ def fit_device(root: Path, device: str) -> tuple[Entry, dict[str, Entry]]:
     for dtype in source.gemm:
         entries[f"gemm.{dtype}"] = fit_gemm(base, source, dtype, floor)
         floor = floor or entries[f"gemm.{dtype}"]["launch_s"]
+    roofline = fit_roofline(base, source)
+    for dtype in source.gemm if source.moe else ():
+        grouped = fit_moe(base, source, dtype, entries[f"gemm.{dtype}"], roofline)
+        if grouped:
+            entries[f"moe.{dtype}"] = grouped
     attention = base / "attention" / source.attention
     for kv, suffix in (("bfloat16", ""), ("fp8", "_fp8")):
         if suffix and not source.kv_fp8:
@@ -593,14 +687,47 @@ def fit_device(root: Path, device: str) -> tuple[Entry, dict[str, Entry]]:
             entries[f"attention.{name}{suffix}"] = fit_attention(
                 attention / file, source, kv, decoding=decoding
             )
-    return fit_roofline(base, source), entries
+    return roofline, entries
+
+
+SAMPLED = ("a100-80gb-sxm", "h100-80gb-sxm", "h200", "b200")
+SAMPLE = 40  # held-out calls of each part that the tests' sample has
+
+
+def sample(root: Path, path: Path) -> None:
+    """Held-out calls for the tests: of each part the 40 whose shapes hash lowest."""
+    lines = ["device,part,shape,seconds"]
+    for device in SAMPLED:
+        source = DEVICES[device]
+        base = root / DATA / source.folder
+        parts: dict[str, Calls] = {}
+        for dtype, (version, column) in source.gemm.items():
+            file = base / f"gemm/{version}/gemm_perf.parquet"
+            parts[f"gemm.{dtype}"] = read(file, ["m", "n", "k"], {"gemm_dtype": column})
+        folder = base / "attention" / source.attention
+        for name, file in (("prefill", "context"), ("decode", "generation")):
+            for kv, suffix in (("bfloat16", ""), ("fp8", "_fp8"))[: 1 + source.kv_fp8]:
+                parts[f"attention.{name}{suffix}"] = attention_calls(
+                    folder / f"{file}_attention_perf.parquet", kv
+                )
+        for part, calls in parts.items():
+            shapes = calls.shape.T.astype(int).tolist()
+            rank = {i: zlib.crc32(repr(shapes[i]).encode()) for i in np.flatnonzero(~calls.fitted)}
+            for i in sorted(sorted(rank, key=lambda i: rank[i])[:SAMPLE]):
+                shape = " ".join(str(v) for v in shapes[i])
+                lines.append(f"{device},{part},{shape},{calls.seconds[i]:.5g}")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fit kernels/*.toml to measured tables.")
     parser.add_argument("wheel", type=Path, help="folder of the unpacked aiconfigurator-core wheel")
     parser.add_argument("--device", choices=sorted(DEVICES), action="append", help="only these")
+    parser.add_argument("--sample", type=Path, help="write the tests' sample of calls, fit nothing")
     arguments = parser.parse_args()
+    if arguments.sample:
+        sample(arguments.wheel, arguments.sample)
+        return
     for device in arguments.device or DEVICES:
         roofline, entries = fit_device(arguments.wheel, device)
         write(device, DEVICES[device], roofline, entries)

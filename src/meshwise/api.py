@@ -350,6 +350,14 @@ def collective(
     """Time of one collective by every algorithm. ``size`` in bytes as nccl-tests counts it."""
     one_of(op, "OP", coll.OPS)
     payload = parse(size, BYTES, "SIZE", bare=True)
+    if payload != int(payload):
+        raise InputError(
+            f"SIZE: {quoted(size)} is no whole number of bytes",
+            field="SIZE",
+            value=size,
+            legal="whole bytes, or a size with its unit, such as 1.6 GB",
+            nearest=f"{size} GB",
+        )
     n = count(ranks, "--ranks")
     if n > cluster.devices:
         raise IllegalLayout(

@@ -23,6 +23,7 @@ from meshwise.cost.collective import (
     ceil_log2,
     hierarchical_wire,
     price,
+    ring_hops,
     ring_shares,
 )
 from meshwise.cost.estimate import estimate
@@ -213,6 +214,33 @@ def test_ring_bytes_add_up(op: str, payload: float, ranks: list[int]) -> None:
     total = trips * (n - 1) / n * payload
     wire = hierarchical_wire(op, payload, [np.int64(r) for r in ranks])
     assert sum(float(w) for w in wire) == pytest.approx(total, rel=1e-12)
+
+
+@FAST
+@given(st.lists(st.sampled_from([1, 2, 3, 4, 8]), min_size=1, max_size=4))
+def test_hops_of_a_ring_by_level(ranks: list[int]) -> None:
+    """A piece of data passes n − 1 neighbours; those of a real ring, counted by the outermost level
+    at which they differ, wherever the piece begins at the end of a domain."""
+    hops = [int(h) for h in ring_hops([np.int64(r) for r in ranks])]
+    assert sum(hops) == int(np.prod(ranks)) - 1
+    order = places(tuple(ranks))
+    for index, expected in enumerate(hops):
+        crossed = 0
+        for a, b in itertools.pairwise(order):
+            crossed += max(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y) == index
+        assert crossed == expected
+
+
+@FAST
+@given(RINGS | st.just("all_to_all"), SIZE, st.sampled_from([2, 4, 8, 16, 32]))
+def test_more_nodes_never_cost_less(op: str, payload: float, nodes: int) -> None:
+    """Whole nodes; all_gather of a fixed total, too: constants measured on two nodes extrapolate."""
+    for name in ("oci-gpu4", "gcp-a3-mega", "aws-p5", "hgx-h100"):
+        cluster = load_cluster(name, nodes=64)
+        few, many = (
+            price(op, payload, group(8, k), cluster, MEGATRON).seconds for k in (nodes, 2 * nodes)
+        )
+        assert few <= many * (1 + 1e-12)
 
 
 @given(st.integers(1, 2**40))

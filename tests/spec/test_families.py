@@ -318,7 +318,7 @@ def quantized(stated: object, separate: object = None, **keys: Any) -> Any:
             "nbits": 2, "group_size": 16}}}, "int2", 16),
         ({"bits": 4, "group_size": 64}, "int4", 64),
         ({"quant_method": "something new"}, "unknown", None),
-        ({"quant_method": 4, "bits": "four", "config_groups": [1]}, "unknown", None),
+        ({"quant_method": 4, "config_groups": [1]}, "unknown", None),
     ],
 )  # fmt: skip
 def test_quantization(stated: dict[str, Any], dtype: str, group: int | None) -> None:
@@ -387,3 +387,28 @@ def test_mimo_v2_flash_in_the_publishers_form() -> None:
     assert parameters(stated) == parameters(make("mimo_v2_flash")) == 308_778_768_832
     with pytest.raises(UnsupportedModel, match="swa_head_dim"):
         make("mimo_v2_flash", swa_head_dim=128)
+
+
+@pytest.mark.parametrize(
+    ("stated", "key"),
+    [
+        ({"quant_method": "gptq", "bits": "four"}, "bits"),
+        ({"quant_method": "gptq", "bits": 99}, "bits"),
+        ({"quant_method": "awq", "bits": 4, "group_size": "x"}, "group_size"),
+        ({"quant_method": "awq", "bits": 4, "group_size": -7}, "group_size"),
+        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "weight_block_size"),
+        ({"quant_method": "fp8", "weight_block_size": 128}, "weight_block_size"),
+    ],
+)
+def test_quantization_numbers_are_numbers(stated: dict[str, object], key: str) -> None:
+    config = {"model_type": "llama", "quantization_config": stated}
+    with pytest.raises(InputError) as refused:
+        model_from_config(config, name="x")
+    assert refused.value.field.endswith(key)
+
+
+def test_a_key_that_says_what_the_family_has_anyway_is_no_contradiction() -> None:
+    """Qwen3-Coder's files say use_qk_norm; the family has those norms."""
+    plain = model_from_config({"model_type": "qwen3_moe"}, name="x")
+    stated = model_from_config({"model_type": "qwen3_moe", "use_qk_norm": True}, name="x")
+    assert parameters(plain) == parameters(stated)

@@ -34,6 +34,17 @@ _FABRIC = (
     ("roce", "roce"),
     ("slingshot", "roce"),
 )
+_MEASURED = (
+    "pcie3-host-",
+    "pcie5",
+    "efa-25-",
+    "efa-40-",
+    "efa-50-",
+    "efa",
+    "gcp-tcpx",
+    "gcp-gvnic",
+    "roce",
+)
 _KIND = {
     "nvswitch": "nvlink3-nvswitch",
     "nvlink-mesh": "nvlink3-nvswitch",
@@ -99,7 +110,7 @@ def constants_file(level: Level) -> tuple[str, bool]:
         return level.fabric, True
     for beginning, name in _FABRIC:
         if (level.fabric + "-").startswith(beginning) and name in known:
-            return name, beginning.split("-")[0] in ("efa", "gcp", "roce", "pcie3", "pcie5")
+            return name, beginning in _MEASURED
     name = _KIND[level.kind]
     return (name if name in known else "pcie4-no-p2p"), False
 

@@ -83,10 +83,11 @@ class Compute(NamedTuple):
         shape = [
             np.asarray(x, dtype=np.float64) for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes)
         ]
-        key = (op.dtype, *((x.shape, x.tobytes()) for x in shape))
+        grouped = op.name.startswith("moe.experts")
+        key = (op.dtype, grouped, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
         if found is None:
-            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self.stack.name)
+            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self.stack.name, grouped)
             m, n, k, batch, moved = shape
             found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
             self.known[key] = found

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from meshwise.cost.kernels import AttentionFit, GemmFit, gemm_fit, table_of
+from meshwise.cost.kernels import AttentionFit, GemmFit, gemm_fit, grouped_fit, table_of
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Device
 
@@ -45,9 +45,9 @@ class Kernels(NamedTuple):
     memory_efficiency: float
     launch_s: float
 
-    def gemm(self, dtype: str, engine: str) -> tuple[GemmFit, Ranges]:
+    def gemm(self, dtype: str, engine: str, grouped: bool = False) -> tuple[GemmFit, Ranges]:
         """Constants of products that run at the rate of ``dtype``, and the measured shapes."""
-        return _gemm(self.name, dtype, engine)
+        return _gemm(self.name, dtype, engine, grouped)
 
     def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
         """Constants of ``prefill`` or ``decode`` with a cache of ``kv_element`` bytes per value."""
@@ -64,9 +64,13 @@ def _ranges(entry: dict[str, Any]) -> Ranges:
 
 
 @functools.cache
-def _gemm(name: str, dtype: str, engine: str) -> tuple[GemmFit, Ranges]:
+def _gemm(name: str, dtype: str, engine: str, grouped: bool) -> tuple[GemmFit, Ranges]:
     formats = _kernel_table(name)["gemm"]
-    entry = formats.get(dtype) or formats.get(_SAME_WIDTH.get(dtype, "")) or formats["bf16"]
+    dtype = next(d for d in (dtype, _SAME_WIDTH.get(dtype, ""), "bf16") if d in formats)
+    entry = formats[dtype]
+    experts = _kernel_table(name).get("moe", {}).get(dtype) if grouped else None
+    if experts:
+        return grouped_fit(gemm_fit(entry), experts), _ranges(experts)
     # An engine that is not in the table quantises with static scales or in the pass before: the
     # shortest of the measured ones.
     passes = entry.get("quantise_s", {})

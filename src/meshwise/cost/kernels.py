@@ -18,7 +18,7 @@ Array = Any
 # Tiles that a product may be cut into, and parts that its sum over k may be split into. A subset of
 # what libraries choose from: more of them did not lower the held-out error (docs/validation.md).
 TILES = ((16, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 128))
-SPLITS = (1, 2, 4, 8, 16)
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 _CANDIDATES = tuple((i, *TILES[i], s) for i in range(len(TILES)) for s in SPLITS)
 QUERY_TILE = 128  # queries that one block of an attention kernel works on
 KEY_BLOCK = 128  # keys that one step of a decoding kernel reads
@@ -114,6 +114,17 @@ def gemm_fit(entry: dict[str, Any], tables: tuple[Table, ...] = ()) -> GemmFit:
     )
 
 
+def grouped_fit(dense: GemmFit, entry: dict[str, Any]) -> GemmFit:
+    """Constants of an experts' grouped product: the dense ones' tiles, a catalog entry's own rates."""
+    return dense._replace(
+        launch_s=entry["launch_s"],
+        memory_efficiency=entry["memory_efficiency"],
+        quantise_bytes=entry["quantise_bytes"],
+        flops_s=dense.flops_s / entry["efficiency"],
+        tables=(),
+    )
+
+
 def gemm_seconds(
     m: Array, n: Array, k: Array, batch: Array, moved: Array, chip: Chip, fit: GemmFit
 ) -> Array:
@@ -190,6 +201,8 @@ def prefill_seconds(
         (queries, rows, group),
         (queries, sequences, heads),
         (queries, rows, width),
+        (queries, width, group),
+        (attended, width, attended / queries),
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from meshwise.cost.collective import Candidate
 from meshwise.present import words
+from meshwise.program.context import widths
 from meshwise.search.fit import SmallestFit
 from meshwise.search.report import Report
 from meshwise.search.scaling import Scaling, remarks
@@ -75,6 +76,7 @@ def scaling_dict(s: Scaling) -> dict[str, Any]:
         "model": s.model.name,
         "cluster": cluster_dict(s.cluster),
         "workload": workload_dict(s.workload),
+        "formats": widths(s.model, s.workload)._asdict(),
         "stack": stack_dict(s.stack),
         "points": [
             {
@@ -102,6 +104,7 @@ def report_dict(r: Report) -> dict[str, Any]:
         "model": e.model.name,
         "cluster": cluster_dict(e.cluster),
         "workload": workload_dict(e.workload),
+        "formats": e.program.ctx.widths._asdict(),
         "stack": stack_dict(e.stack),
         "layout": {
             **{k: int(getattr(lay, k)) for k in ("tp", "pp", "vp", "dp", "cp", "ep")},
@@ -137,8 +140,10 @@ def report_dict(r: Report) -> dict[str, Any]:
         "memory_limit_bytes": e.memory_limit_bytes,
         "communication": [row._asdict() for row in r.communication],
         "provenance": r.provenance,
-        "extrapolated": any("inherited" in source for source in r.provenance),
-        "remarks": list(remarks(e.model, e.workload, int(lay.tp))),
+        "extrapolated": any(
+            word in source for source in r.provenance for word in ("inherited", "extrapolated")
+        ),
+        "remarks": list(remarks(e.model, e.workload, int(lay.tp), e.cluster.device)),
     }
 
 

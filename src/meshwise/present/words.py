@@ -35,7 +35,7 @@ def _outer(p: Point) -> int:
 def verdict(s: Scaling) -> str:
     """What the curve says, in a few sentences: the last degree inside the innermost fabric, the first
     one that leaves it, the limit and what binds beyond it, and how to go on."""
-    best = next(p for p in s.points if p.tp == s.limit.tp)
+    best = s.limit_point
     after = [p for p in s.points if p.tp > best.tp]
     inside = [p for p in s.points if _outer(p) == 0]
     outside = [p for p in s.points if _outer(p) > 0]

@@ -22,11 +22,11 @@ class Widths(NamedTuple):
     dtype: str  # operands of the products
     weight_dtype: str  # of the linear layers' weights
     operand: float  # activations as a product reads them
-    weight: float  # weights of linear layers
+    weight: float  # weights of linear layers, scales included
     plain_weight: float  # embedding, head, norms: never quantised
     activation: float  # what flows between operations
-    kv: float
-    comm: float
+    kv: float  # cached keys and values
+    comm: float  # what TP collectives send
     gradient: float
 
 

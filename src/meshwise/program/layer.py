@@ -66,6 +66,12 @@ def parts(ctx: Context, block: Block) -> list[Part]:
         found.append(
             Part(name, _norm(ctx, name), ops, [(products[0], ctx.model.hidden)], products[-1])
         )
+    if ctx.stack.overlap == "split":
+        cut = pieces(ctx)
+        found = [
+            p._replace(norm=_parted(p.norm, cut), compute=[_parted(op, cut) for op in p.compute])
+            for p in found
+        ]
     if block.parallel and len(found) == 2 and ctx.stack.parallel_block_one_all_reduce:
         a, f = found
         ops = [*a.compute, *f.compute]
@@ -73,19 +79,40 @@ def parts(ctx: Context, block: Block) -> list[Part]:
     return found
 
 
-def _shape(ctx: Context) -> tuple[Array, Array, int]:
+def pieces(ctx: Context) -> Array:
+    """Parts that the tokens are cut into, so that one computes while another communicates: 2 under
+    ``overlap="split"``, where there are two tokens to part."""
+    if ctx.stack.overlap != "split" or ctx.stack.ideal:
+        return np.int64(1)
+    return np.where(ctx.sequences * ctx.queries >= 2, 2, 1)
+
+
+def _parted(op: Op, parts: Array) -> Op:
+    """An operation on a part of the tokens, called once per part: rows, FLOPs and activations are
+    divided, weights are read each time."""
+    activations = op.hbm_bytes - op.weight_bytes
+    return op._replace(
+        count=op.count * parts,
+        m=op.m / parts,
+        flops=op.flops / parts,
+        model_flops=op.model_flops / parts,
+        hbm_bytes=activations / parts + op.weight_bytes,
+        payload_bytes=op.payload_bytes / parts,
+    )
+
+
+def _shape(ctx: Context) -> tuple[Array, Array, Array]:
     """(is there a TP group, does it run sequence-parallel, calls that one reduction is cut into)."""
     tp = ctx.layout.tp > 1
-    pieces = 2 if ctx.stack.overlap == "split" and not ctx.stack.ideal else 1
-    return tp, ctx.layout.sequence_parallel & tp, pieces
+    return tp, ctx.layout.sequence_parallel & tp, pieces(ctx)
 
 
 def forward(ctx: Context, part: Part) -> list[Op]:
     """Norm, gather (sequence parallel), compute, reduce."""
-    tp, sp, pieces = _shape(ctx)
-    payload = ctx.tokens * ctx.model.hidden * ctx.widths.comm / pieces
+    tp, sp, cut = _shape(ctx)
+    payload = ctx.tokens * ctx.model.hidden * ctx.widths.comm / cut
     first = part.inputs[0][0]
-    plain, sharded = np.where(tp & ~sp, pieces, 0), np.where(sp, pieces, 0)
+    plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
     return [
         part.norm,
         collective(
@@ -125,10 +152,10 @@ def backward(ctx: Context, part: Part) -> list[Op]:
 
     ``hides_under`` of an input gradient's reduction is the same product's weight gradient.
     """
-    tp, sp, pieces = _shape(ctx)
+    tp, sp, cut = _shape(ctx)
     w = ctx.widths
-    payload = ctx.tokens * ctx.model.hidden * w.comm / pieces
-    plain, sharded = np.where(tp & ~sp, pieces, 0), np.where(sp, pieces, 0)
+    payload = ctx.tokens * ctx.model.hidden * w.comm / cut
+    plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
     fused = ctx.stack.attention == "flash" and not ctx.stack.ideal
     ops = [
         collective(
@@ -150,11 +177,11 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             ops.append(op._replace(phase="dgrad"))  # an all-to-all's gradient goes the way back
     ops += _context_exchange(ctx, part, "dgrad")
     for name, features in part.inputs:
-        piece = ctx.tokens * features * w.comm / pieces
+        piece = ctx.tokens * features * w.comm / cut
         under = f"{name}:wgrad"
         if features != ctx.model.hidden:
             # MLA's latents are reduced whole, whatever happens outside the region
-            latent = np.where(tp, pieces, 0)
+            latent = np.where(tp, cut, 0)
             ops.append(
                 collective(
                     f"{name}.input_grad",

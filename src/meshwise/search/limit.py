@@ -32,10 +32,11 @@ def find_limit(
     threshold: float,
     objective: str,
 ) -> Limit:
-    """The largest shown N whose last doubling, and every one before, still pays (``efficiency``); or
+    """The largest N whose last doubling, and every one before, still pays (``efficiency``); or
     the N with the least step time (``latency``). The reason is what the next degree runs into.
 
-    ``points`` are all that were priced, T(1) and every T(N/2) among them, whatever was asked for.
+    ``points`` are all that were priced, T(1) and every T(N/2) among them, whatever was asked for: the
+    limit may be a degree that is not shown.
     """
     one_of(objective, "--objective", ("efficiency", "latency"))
     if objective == "latency":
@@ -46,13 +47,7 @@ def find_limit(
     kept = points[0]
     for p in points[1:]:
         if _doubling_score(kept, p) < threshold:
-            paying = [q for q in shown if q.tp <= kept.tp]
-            return Limit(
-                (paying or list(shown))[-1 if paying else 0].tp,
-                objective,
-                threshold,
-                *_why(e, kept, p),
-            )
+            return Limit(kept.tp, objective, threshold, *_why(e, kept, p))
         kept = p
     return Limit(shown[-1].tp, objective, threshold, *_ends(kept, e))
 

@@ -8,12 +8,15 @@ import numpy as np
 
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.errors import IllegalLayout
+from meshwise.program.context import widths
+from meshwise.program.layer import pieces
 from meshwise.search.copies import copies
 from meshwise.search.fit import SmallestFit, smallest_fit
 from meshwise.search.limit import column, find_limit, main_kind
 from meshwise.search.points import Copies, Layer, Limit, Point
 from meshwise.spec import legality
-from meshwise.spec.cluster import Cluster
+from meshwise.spec.cluster import Cluster, Device
+from meshwise.spec.dtypes import peak_dtype
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
@@ -32,6 +35,7 @@ class Scaling(NamedTuple):
     points: tuple[Point, ...]
     refused: tuple[tuple[int, str], ...]
     limit: Limit
+    limit_point: Point
     fastest: int
     smallest_fit: SmallestFit | None
     copies: tuple[Copies, ...]
@@ -129,21 +133,23 @@ def curve(
     fit = None
     if not all(p.fits for p in shown):
         fit = smallest_fit(model, cluster, workload, stack, sequence_parallel)
+    limit = find_limit(e, points, shown, threshold, objective)
     return Scaling(
+        limit_point=next(p for p in points if p.tp == limit.tp),
         model=model,
         cluster=cluster,
         workload=workload,
         stack=stack,
         points=shown,
         refused=tuple(refused),
-        limit=find_limit(e, points, shown, threshold, objective),
+        limit=limit,
         fastest=min(shown, key=lambda p: p.step_s).tp,
         smallest_fit=fit,
         copies=copies(model, cluster, workload, stack, shown) if workload.phase != "train" else (),
     )
 
 
-def remarks(model: Model, workload: Workload, tp: int) -> tuple[str, ...]:
+def remarks(model: Model, workload: Workload, tp: int, device: Device) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
     found = [f.text for f in legality.findings(model, tp) if not f.refuses]
     length = workload.context if isinstance(workload, Decode) else workload.seq
@@ -151,6 +157,10 @@ def remarks(model: Model, workload: Workload, tp: int) -> tuple[str, ...]:
         found.append(
             f"{length:,} tokens are more than the {model.max_positions:,} positions the model was made for"
         )
+    asked = widths(model, workload).dtype
+    runs = peak_dtype(asked, device.peak_flops_per_s)
+    if runs != asked and {runs, asked} != {"fp16", "bf16"}:
+        found.append(f"{device.title} has no {asked} units: products run at its {runs} rate")
     return tuple(found)
 
 
@@ -189,7 +199,7 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
                 ranks_per_level=tuple(r[i] for r in ranks),
                 algorithm=names[i],
                 tokens_per_s=tokens / step[i],
-                remarks=remarks(e.model, e.workload, tp),
+                remarks=remarks(e.model, e.workload, tp, e.cluster.device),
                 layer=layers[i],
             )
         )
@@ -215,14 +225,14 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
                 payload = payload + c.op.count * c.op.payload_bytes
         return column(value, size), column(payload, size)
 
-    pieces = 2 if e.stack.overlap == "split" and not e.stack.ideal else 1
+    cut = column(pieces(e.program.ctx), size)
 
     def calls(kind: str, *phases: str) -> list[int]:
         value: Array = 0
         for c in costs:
             if c.op.kind == kind and c.op.phase in phases and c.op.axis == "tp":
                 value = value + c.op.count
-        return [int(v) // pieces for v in column(value, size)]
+        return [int(v) // parts for v, parts in zip(column(value, size), cut, strict=True)]
 
     forward, backward = seconds("forward"), seconds("dgrad", "wgrad")
     (fc, fp), (bc, bp) = comm("forward"), comm("dgrad", "wgrad")

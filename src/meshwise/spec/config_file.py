@@ -116,8 +116,12 @@ def load_model_file(path: str | os.PathLike[str], *, name: str = "") -> Model:
         folder = False
     if folder:
         file = os.path.join(given, "config.json")
-        if not os.path.lexists(file):
-            raise _refuse(given, "the folder has no config.json")
+        try:
+            os.lstat(file)
+        except PermissionError:
+            raise _refuse(given, "no permission to read the folder") from None
+        except OSError:
+            raise _refuse(given, "the folder has no config.json") from None
     config = parse(read_bytes(file), file)
     quant_config = None
     beside = os.path.join(os.path.dirname(file), "hf_quant_config.json")

@@ -224,7 +224,9 @@ def model_from_config(
         raise _unsupported(text_type, "architecture not known")
     reader = Reader(text, family, text_type)
     fields = BUILDERS[family.build](reader)
-    reader.check_structure()
+    attentions = [b.attention for b in fields["blocks"] if b.attention is not None]
+    normed = any(a.norm_parameters and not a.mla for a in attentions)
+    reader.check_structure(query_key_norm=normed)
     model = Model(
         name=name, model_type=model_type, dtype=_dtype(text, config), source=source, **fields
     )

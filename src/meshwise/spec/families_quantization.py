@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, quoted, shorten
 from meshwise.spec.model import Model, Quantization
 
 _SKIP_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules",
@@ -245,6 +245,7 @@ def quantization_of(
         or c.get("_load_in_8bit")
     ):  # fmt: skip
         return None
+    _check_numbers(method, c, field)
     dtype, group, block = (model.dtype, None, None) if method == "none" else _weights(method, c)
     skipped = _skipped(c)
     attention = not _leaves_out_attention(skipped, model.layers)
@@ -261,6 +262,40 @@ def quantization_of(
         experts_only=experts_only,
         kv_cache_dtype=_cache(c),
     )
+
+
+_WHOLE = {
+    # key: (least, most, what is legal)
+    "bits": (1, 32, "a whole number of bits, such as 4"),
+    "w_bit": (1, 32, "a whole number of bits, such as 4"),
+    "group_size": (-1, 10**6, "a whole number, or -1 for one scale per output"),
+    "q_group_size": (-1, 10**6, "a whole number, or -1 for one scale per output"),
+}
+
+
+def _check_numbers(method: str, c: Mapping[str, Any], field: str) -> None:
+    """Refuse bits, groups and blocks that are no numbers; EXL2 and its like state fractional bits."""
+    for key, (least, most, legal) in _WHOLE.items():
+        value = c.get(key)
+        if value is None or method.startswith(("exl", "higgs")):
+            continue
+        if type(value) is not int or not least <= value <= most:
+            raise InputError(
+                f"{field}.{key}: {quoted(value)} is not {legal}",
+                field=f"{field}.{key}",
+                value=value,
+                legal=legal,
+                nearest=128 if "group" in key else 4,
+            )
+    block = c.get("weight_block_size")
+    if block is not None and _pair(block) is None:
+        raise InputError(
+            f"{field}.weight_block_size: {quoted(block)} is not two whole numbers above 0",
+            field=f"{field}.weight_block_size",
+            value=block,
+            legal="[output features, input features]",
+            nearest=[128, 128],
+        )
 
 
 def _checked(value: object, field: str) -> Mapping[str, Any]:

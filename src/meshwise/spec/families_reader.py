@@ -76,6 +76,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 # Keys that mean layers or weights of another kind. A family reads those it knows; one that is set
 # in a file of a family that does not read it stops the reading: the count would be wrong.
+_QUERY_KEY_NORM = ("use_qk_norm", "qk_norm", "qk_layernorm")
 STRUCTURE = (
     "block_configs", "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
     "n_shared_experts", "num_shared_experts", "num_shared_expert", "shared_intermediate_size",
@@ -300,10 +301,15 @@ class Reader:
             )
         return hidden // heads
 
-    def check_structure(self) -> None:
-        """Refuse keys of another structure that nothing has read."""
+    def check_structure(self, *, query_key_norm: bool = False) -> None:
+        """Refuse keys of another structure that nothing has read.
+
+        ``query_key_norm``: the layers have such norms anyway, so a key that says so says nothing new.
+        """
         for key in STRUCTURE:
             if key in self.used or key not in self.config:
+                continue
+            if query_key_norm and key in _QUERY_KEY_NORM and self.config[key] is True:
                 continue
             value = self.config[key]
             if not any(type(value) is type(n) and value == n for n in _NEUTRAL):

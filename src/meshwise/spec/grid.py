@@ -116,6 +116,10 @@ def check(
             )
     elif grid.cp > 1:
         _refuse("--cp", grid.cp, "decode has one token per sequence: nothing to divide", "1", 1)
+    if grid.shard != "none" and not isinstance(workload, Training):
+        _refuse(
+            "--shard", grid.shard, f"{workload.phase} has no gradients to shard", "none", "none"
+        )
     _check_batch(grid, workload)
     _check_experts(grid, model)
 
@@ -158,6 +162,8 @@ def _check_experts(grid: Grid, model: Model) -> None:
     if not experts:
         if grid.ep > 1:
             _refuse("--ep", grid.ep, f"{model.name} has no experts", "1", 1)
+        if grid.etp not in (None, 1, grid.tp):
+            _refuse("--etp", grid.etp, f"{model.name} has no experts", "leave --etp out", None)
         return
     for n in experts:
         if n % grid.ep:

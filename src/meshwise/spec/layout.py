@@ -104,6 +104,19 @@ def _inside(size: int, stride: int, domain: int, total: int) -> int:
 _inside_array = np.frompyfunc(_inside, 4, 1)
 
 
+def _multiple(found: int, inner: int, size: int) -> int:
+    """How many groups of ``inner`` ranks a domain joins: the most that ``found`` slots hold and that
+    divide what is left of the group, so that the levels' ranks always multiply to its size."""
+    return _largest_divisor(size // inner, max(1, found // inner))
+
+
+_multiple_array = np.frompyfunc(_multiple, 3, 1)
+
+
+def _more(found: Array, inner: Array, size: Array) -> Array:
+    return np.asarray(_multiple_array(found, inner, size), dtype=np.int64)[()]
+
+
 def place(axis: str, size: Array, stride: Array, total: Array, cluster: Cluster) -> Group:
     """The :class:`Group` of an axis of ``size`` ranks, ``stride`` devices apart.
 
@@ -116,10 +129,9 @@ def place(axis: str, size: Array, stride: Array, total: Array, cluster: Cluster)
     below = 1
     for index, domain in enumerate(cluster.domain_sizes()):
         if index == len(cluster.levels) - 1:
-            inside = size  # whatever is left crosses the outermost level
+            inside = size // inner  # whatever is left crosses the outermost level
         else:
-            inside = np.asarray(_inside_array(size, stride, domain, total), dtype=np.int64)[()]
-        inside = np.maximum(inside // inner, 1)
+            inside = _more(_inside_array(size, stride, domain, total), inner, size)
         # Neighbours in the same domain run groups of the same axis at the same time.
         active.append(np.minimum(inner * stride, below))
         ranks.append(inside)
