@@ -221,7 +221,9 @@ SWITCHES = {
     "and nothing else: no element-wise pass, latency, host time or overlap.",
     "attention": "`flash`: fused and causal, half of the scores are computed and none are kept. "
     "`unfused`: the full square of scores goes through memory.",
-    "fused_elementwise": "Norm with residual, and the activation function, in one pass each.",
+    "fused_elementwise": "The activation function, and the residual addition with its dropout, in "
+    "one pass each.",
+    "fused_add_norm": "The norm in the same pass as the residual addition before it.",
     "collectives": "Whose measured constants price the collectives: `nccl`, `vllm`, `sglang`, "
     "`trtllm`. An engine falls back to NCCL's where that is cheaper.",
     "custom_all_reduce": "One-shot and two-shot kernels for small messages, on an innermost level "
@@ -557,10 +559,22 @@ def figures() -> dict[str, float]:
         for ops in data.values():
             for entry in ops.values() if isinstance(ops, dict) else ():
                 where = "inside" if name.startswith(("nvlink", "pcie")) else "between"
-                if "fit" in entry:
+                if isinstance(entry, dict) and "fit" in entry:
                     errors.setdefault(f"collectives.{where}", []).append(
                         entry["fit"]["median_error"]
                     )
+    for kind in ("training", "serving", "collectives"):
+        for quantity, part in _validated(kind).items():
+            if quantity == "fits":
+                found["validate.oom.right"] = part["n"] - part["wrong"]
+                found["validate.oom.rows"] = part["n"]
+                continue
+            found[f"validate.{quantity}.rows"] = part["n"]
+            for key in ("median", "mean", "p90"):
+                found[f"validate.{quantity}.{key}"] = 100 * part[f"{key}_abs_error"]
+            for source, one in part["by_source"].items():
+                found[f"validate.{quantity}.{source}.median"] = 100 * one["median_abs_error"]
+                found[f"validate.{quantity}.{source}.rows"] = one["n"]
     for key, values in errors.items():
         found[f"fit.{key}.least"] = 100 * min(values)
         found[f"fit.{key}.most"] = 100 * max(values)
@@ -572,7 +586,7 @@ def figures() -> dict[str, float]:
 
 _FENCE = re.compile(r"^```(console|pycon|python)\n(.*?)^```$", re.M | re.S)
 _SECTION = re.compile(r"(<!-- begin ([\w-]+) -->\n).*?(<!-- end \2 -->)", re.S)
-_FIGURE = re.compile(r"<!--=([\w.]+):([^>]*?)-->(.*?)<!--/-->")
+_FIGURE = re.compile(r"<!--=([\w.-]+):([^>]*?)-->(.*?)<!--/-->")
 
 
 def _fill(found: re.Match[str]) -> str:

@@ -182,10 +182,12 @@ def test_more_work_does_not_take_much_less_time(name, dtype):
     for axis in range(3):
         ratio = np.diff(np.log(seconds), axis=axis)
         assert ratio.min() > np.log(0.75)
-        assert np.mean(ratio < np.log(0.95)) < 0.04
-    # eight times the rows, columns and depth each always take longer
-    assert np.all(seconds[3:] > 0.9 * seconds[:-3])
-    assert np.all(seconds[3:, 3:, 3:] > seconds[:-3, :-3, :-3])
+        assert np.mean(ratio < np.log(0.95)) < 0.06
+    # one row is often slower than eight; a launch hides eight times in each of three directions
+    assert np.all(seconds[3:] > 0.75 * seconds[:-3])
+    assert np.all(seconds[3:, 3:, 3:] > 0.9 * seconds[:-3, :-3, :-3])
+    large = seconds[8:, 6:, 6:]
+    assert np.all(large[3:, 3:, 3:] > 3 * large[:-3, :-3, :-3])
 
 
 @pytest.mark.parametrize("name", PRODUCTS)

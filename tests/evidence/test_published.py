@@ -21,9 +21,9 @@ TRAINING = {
     "korthikanti-tab5": 0.05,  # arXiv 2205.05198 Table 5
     "sc21-tab1": 0.05,  # arXiv 2104.04473 Table 1
     "sc21-tab2": 0.05,
-    "megatron-2020": 0.07,
+    "megatron-2020": 0.10,
     "megatron-h100": 0.06,
-    "zerobubble-tab4": 0.06,  # arXiv 2401.10241
+    "zerobubble-tab4": 0.09,  # arXiv 2401.10241
     "zerobubble-tab11": 0.05,
     "nemo-launcher": 0.06,
     "dgxc-gpt3": 0.11,

@@ -74,6 +74,8 @@ def network_by_words(row: Row) -> dict[str, Any] | None:
     count, rate, unit = found.groups()
     per_byte = {"gb/s": 1.0, "tb/s": 1000.0}[unit.lower()]
     gbits = float(rate) * per_byte * (8.0 if unit == "GB/s" else 1.0)
+    if fabric.startswith("efa") and gbits <= 50:
+        fabric = "efa-50"  # the cards of hosts without GPUDirect
     return {
         "name": "cluster",
         "fabric": fabric,

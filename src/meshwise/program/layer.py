@@ -32,10 +32,15 @@ class Part(NamedTuple):
 
 
 def _norm(ctx: Context, name: str) -> Op:
-    """Norm and residual addition over the tokens that this rank keeps outside TP regions."""
-    values = 4.0 if ctx.stack.fused_elementwise else 5.0
+    """Residual addition (with dropout in training) and norm, over the tokens outside TP regions.
+
+    Values moved per element: addition 3 (two read, one written) and norm 2 (read, written); in one
+    pass 4, as the sum is not read again. A dropout mask is half a 16-bit value; dropout in a pass of
+    its own reads and writes once more.
+    """
+    values = 4.0 if ctx.stack.fused_add_norm else 5.0
     if ctx.model.dropout and ctx.training:
-        values += 0.5 if ctx.stack.fused_elementwise else 2.5  # mask byte; or a pass of its own
+        values += 0.5 if ctx.stack.fused_elementwise else 2.5
     rows = ctx.tokens / ctx.token_split
     return elementwise(f"{name}.norm", values * rows * ctx.model.hidden * ctx.widths.activation)
 

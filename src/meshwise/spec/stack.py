@@ -16,7 +16,8 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     title: str = ""
     ideal: bool = False  # peak FLOP/s and wire bandwidth for products and collectives, nothing else
     attention: str = "flash"  # flash: fused and causal; unfused: full scores through memory
-    fused_elementwise: bool = True  # norm+residual and activation in one pass each
+    fused_elementwise: bool = True  # activation, and residual with its dropout, in one pass each
+    fused_add_norm: bool = False  # norm in the same pass as the residual addition before it
     collectives: str = "nccl"  # library whose measured constants price the collectives
     custom_all_reduce: bool = False  # one-shot and two-shot kernels for small messages
     custom_all_reduce_pcie_ranks: int = 2  # most ranks for which those kernels run over PCIe
