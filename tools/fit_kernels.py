@@ -22,6 +22,7 @@ Schema of ``kernels/DEVICE.toml``::
     [gemm.DTYPE]                     # bf16, fp8 (per tensor), int8, nvfp4
     kernel, peak_flops_per_s         # what ran; the dense datasheet peak the constants refer to
     launch_s, tile_efficiency, ...   # see meshwise.cost.kernels.GemmFit
+    ceiling                          # share of the peak that one measured call in 1000 exceeds
     quantise_s = {trtllm, ...}       # more of a launch, by engine: the passes that quantise
     points, median_error, mean_error, p90_error  # held-out half, |predicted / measured - 1|
     bias                             # median of predicted / measured - 1, held-out half
@@ -382,6 +383,7 @@ def fit_gemm(base: Path, source: Source, dtype: str, floor: float | None) -> Ent
             **quantise_floors(base, source, column),
         }
         entry["launch_s"] = floor
+    entry["ceiling"] = ceiling(calls, chip)
     head: Entry = {"kernel": calls.kernel, "table": version, "peak_flops_per_s": chip.peak}
     tail: Entry = {"bytes_per_element": [a, w, out], "range": extent(*calls.shape)}
     return {**head, **entry, **errors, **tail, "tables": [table]}
@@ -420,7 +422,7 @@ def fit_moe(base: Path, source: Source, dtype: str, gemm: Entry, roofline: Entry
         visited = np.minimum(np.maximum(experts / ep, 1), rows)
         width = np.ceil(inter / tp)
         entry = dict(zip(MOE_START, (float(v) for v in values), strict=True))
-        fit = kernels.grouped_fit(kernels.gemm_fit(gemm), entry)
+        fit = kernels.grouped_fit(kernels.gemm_fit({**gemm, "ceiling": 1.0}), entry)
         total = 3 * roofline["launch_s"] + (2 * rows * hidden + 3 * rows * width) * 2 / (
             roofline["memory_efficiency"] * source.bandwidth
         )
@@ -441,6 +443,13 @@ def fit_moe(base: Path, source: Source, dtype: str, gemm: Entry, roofline: Entry
     both = np.concatenate([hidden, 2 * inter / tp, inter / tp])
     place = extent(rows / np.minimum(np.maximum(experts / ep, 1), rows), both, both)
     return {**head, **dict(zip(MOE_START, found, strict=True)), **errors, "range": place}
+
+
+def ceiling(calls: Calls, chip: Chip) -> float:
+    """The largest share of the peak that one call in a thousand of the fitted half exceeds."""
+    m, n, k = calls.shape
+    share = (2 * m * n * k / (chip.peak * calls.seconds))[calls.fitted]
+    return rounded(min(float(np.quantile(share, 0.999)), 1.0))
 
 
 def quantise_floors(base: Path, source: Source, column: str) -> dict[str, float]:
@@ -639,7 +648,7 @@ def toml_value(value: Any) -> str:
     return repr(value)
 
 
-def wrapped(numbers: str, width: int = 300) -> list[str]:
+def wrapped(numbers: str, width: int = 1000) -> list[str]:
     lines, line = [], ""
     for number in numbers.split(" "):
         if len(line) + len(number) > width:

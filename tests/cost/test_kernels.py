@@ -184,7 +184,7 @@ def test_more_work_does_not_take_much_less_time(name, dtype):
         assert ratio.min() > np.log(0.75)
         assert np.mean(ratio < np.log(0.95)) < 0.06
     # one row is often slower than eight; a launch hides eight times in each of three directions
-    assert np.all(seconds[3:] > 0.75 * seconds[:-3])
+    assert np.all(seconds[3:] > 0.7 * seconds[:-3])
     assert np.all(seconds[3:, 3:, 3:] > 0.9 * seconds[:-3, :-3, :-3])
     large = seconds[8:, 6:, 6:]
     assert np.all(large[3:, 3:, 3:] > 3 * large[:-3, :-3, :-3])
@@ -286,3 +286,15 @@ def test_a_shape_beyond_the_tables_says_so():
     assert prices.source(inside) == "kernels/h100-80gb-sxm"
     assert "extrapolated" in prices.source(beyond)
     assert prices.seconds(beyond) > prices.seconds(inside)
+
+
+@pytest.mark.parametrize("name", catalog.names("devices"))
+def test_no_device_runs_above_its_peak(name):
+    """Those that inherit have another ratio of arithmetic to memory than what was measured."""
+    from meshwise.program.ops import Operands, gemm
+
+    prices = compute(device(name), load_stack("megatron-core"))
+    for dtype, width in (("bf16", 2.0), ("fp8", 1.0), ("int8", 1.0)):
+        for size in (1024, 8192, 65536):
+            op = gemm("x", *(np.int64(size),) * 3, Operands(dtype, width, width, 2.0))
+            assert op.flops / prices.seconds(op) < prices.peak(dtype)

@@ -22,7 +22,7 @@ TRAINING = {
     "sc21-tab1": 0.05,  # arXiv 2104.04473 Table 1
     "sc21-tab2": 0.05,
     "megatron-2020": 0.10,
-    "megatron-h100": 0.06,
+    "megatron-h100": 0.08,
     "zerobubble-tab4": 0.09,  # arXiv 2401.10241
     "zerobubble-tab11": 0.05,
     "nemo-launcher": 0.06,

@@ -287,6 +287,8 @@ def direct(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
         for r in fabric.ranks:
             wire.append((inner * r - inner) / n * payload)
             inner = inner * r
+    elif op == "broadcast":  # as many chains as a domain has ranks, each over a NIC of its own
+        wire = [payload * share for share in ring_shares(fabric.ranks)]
     else:
         for index in range(len(fabric.ranks)):
             wire.append(np.where(fabric.outermost == index, payload * 1.0, 0.0 * payload))

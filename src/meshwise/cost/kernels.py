@@ -51,6 +51,7 @@ class GemmFit(NamedTuple):
     sm_bandwidth: (
         float  # most of the device's bandwidth that one SM draws, as a multiple of its share
     )
+    ceiling: float  # most of the peak that a measured call reached
     quantise_bytes: float  # device-memory bytes per activation of the pass that quantises it
     smooth: float  # share of a last wave that is paid by its fill, not as a whole
     tile_m: Array
@@ -99,6 +100,7 @@ def gemm_fit(entry: dict[str, Any], tables: tuple[Table, ...] = ()) -> GemmFit:
         launch_s=entry["launch_s"],
         memory_efficiency=entry["memory_efficiency"],
         sm_bandwidth=entry["sm_bandwidth"],
+        ceiling=entry.get("ceiling", 1.0),
         quantise_bytes=entry.get("quantise_bytes", 0.0),
         smooth=entry["smooth"],
         tile_m=tile_m,
@@ -157,7 +159,9 @@ def gemm_seconds(
     if fit.quantise_bytes:
         seconds = seconds + m * k * batch * (fit.quantise_bytes / chip.bandwidth)
     # a grouped product fills the device as one of all its rows would
-    return corrected(seconds, fit.tables, (m * batch, n, k))
+    seconds = corrected(seconds, fit.tables, (m * batch, n, k))
+    # on a device that inherits the constants at another ratio of arithmetic to memory
+    return np.maximum(seconds, m * n * k * batch * (2.0 / (fit.ceiling * chip.peak)))
 
 
 def _norm4(a: Array, b: Array, c: Array) -> Array:

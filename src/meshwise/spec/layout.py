@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ class Group(NamedTuple):
         return total
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _largest_divisor(number: int, bound: int) -> int:
     """The largest divisor of ``number`` that is at most ``bound``."""
     if number <= bound:
@@ -83,6 +85,7 @@ def _largest_divisor(number: int, bound: int) -> int:
     return best
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _inside(size: int, stride: int, domain: int, total: int) -> int:
     """How many ranks of a group lie in one fabric domain of ``domain`` devices.
 
