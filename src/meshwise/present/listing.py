@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from meshwise.present.tables import Page, Table
@@ -103,13 +103,29 @@ def entries_page(records: dict[str, Any]) -> Page:
     return Page(f"{records['kind']}: {len(rows)}", (table,))
 
 
+def _shown(value: Any) -> str:
+    """A field's value in words: lists joined, a level as its keys and values."""
+    if isinstance(value, list):
+        return "; ".join(_shown(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_shown(v)}" for k, v in value.items())
+    return str(value)
+
+
+def _rows(record: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for f in record["fields"]:
+        if isinstance(f["value"], list) and f["value"] and isinstance(f["value"][0], dict):
+            for index, item in enumerate(f["value"]):
+                yield f"{f['field']}[{index}]", _shown(item), str(f["source"])
+        else:
+            yield f["field"], _shown(f["value"]), str(f["source"])
+
+
 def entry_page(record: dict[str, Any]) -> Page:
-    table = Table(
-        "",
-        ("field", "value", "source"),
-        tuple((f["field"], str(f["value"]), str(f["source"])) for f in record["fields"]),
-        frozenset({0, 1, 2}),
-    )
+    rows = tuple(_rows(record))
+    sourced = any(source for *_, source in rows)
+    header = ("field", "value", "source") if sourced else ("field", "value")
+    table = Table("", header, tuple(row[: len(header)] for row in rows), frozenset({0, 1, 2}))
     return Page(
         f"{record['kind']}/{record['name']}", (table, *([record["note"]] if record["note"] else []))
     )
