@@ -570,6 +570,11 @@ def figures() -> dict[str, float]:
                 found["validate.oom.rows"] = part["n"]
                 continue
             found[f"validate.{quantity}.rows"] = part["n"]
+            if "tp_doubling" in part:
+                steps = part["tp_doubling"]
+                flat = steps["baselines"]["constant_factor"]
+                found["validate.doubling.mean"] = 100 * steps["mean_abs_error"]
+                found["validate.doubling.constant"] = 100 * flat["mean_abs_error"]
             for key in ("median", "mean", "p90"):
                 found[f"validate.{quantity}.{key}"] = 100 * part[f"{key}_abs_error"]
             for source, one in part["by_source"].items():

@@ -176,7 +176,7 @@ class ValidateResult(_Result):
         return {
             "schema": records.SCHEMA,
             "kind": self.table.kind,
-            "rows": [r._asdict() for r in self.results],
+            "rows": [r.to_dict() for r in self.results],
             "summary": self.summary,
         }
 

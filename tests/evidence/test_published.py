@@ -56,3 +56,18 @@ def test_time_per_output_token() -> None:
 )
 def test_collectives_inside_a_node(source: str) -> None:
     assert summary("collectives")["time_s"]["by_source"][source]["median_abs_error"] <= 0.08
+
+
+def test_tp_doublings_beat_constant_factors() -> None:
+    steps = summary("serving")["tpot_s"]["tp_doubling"]
+    assert steps["n"] > 300
+    assert steps["mean_abs_error"] <= 0.07
+    assert steps["mean_abs_error"] < steps["baselines"]["constant_factor"]["mean_abs_error"]
+
+
+def test_training_steps_beat_a_constant_mfu() -> None:
+    steps = summary("training")["step_s"]
+    flat = steps["baselines"]["constant_mfu"]
+    assert 0.25 < flat["mfu"] < 0.45
+    assert steps["median_abs_error"] < flat["median_abs_error"]
+    assert steps["p90_abs_error"] < flat["p90_abs_error"]

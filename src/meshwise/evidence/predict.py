@@ -14,7 +14,7 @@ from meshwise.errors import MeshwiseError
 from meshwise.evidence import hardware
 from meshwise.evidence.tables import MEASURED, Row
 from meshwise.search import serving
-from meshwise.search.report import Report, report
+from meshwise.search.report import Report, model_flops, report
 from meshwise.spec import grid
 from meshwise.spec.config_file import load_model_file
 from meshwise.spec.layout import place
@@ -37,7 +37,9 @@ class Prediction(NamedTuple):
     predicted: float
     source: str
     assumed: tuple[str, ...]  # what the row does not say
-    memory_ok: bool | None = None  # fits=false rows: was that predicted?
+    ideal_s: float | None = None  # training: the step's model FLOPs at the devices' peak
+    pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
+    tp: int = 1
 
 
 # Software names of tables → stack of the catalog, by how they begin.
@@ -150,15 +152,15 @@ def training(row: Row, folder: Path) -> list[Prediction]:
     e, assumed = training_estimate(row, folder)
     name, source = row.text("id"), source_of(row)
     if row.text("fits") == "false":
-        return [
-            Prediction(
-                name, "fits", 0.0, float(e.fits), source, assumed, memory_ok=not bool(e.fits)
-            )
-        ]
+        return [Prediction(name, "fits", 0.0, float(e.fits), source, assumed)]
     found = []
     step = measured_step_s(row, e)
     if step is not None:
-        found.append(Prediction(name, "step_s", step, float(e.step_s), source, assumed))
+        peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
+        ideal = model_flops(e) / float(e.layout.devices) / peak
+        found.append(
+            Prediction(name, "step_s", step, float(e.step_s), source, assumed, ideal_s=ideal)
+        )
     if row.text("memory_gib"):
         memory = row.number("memory_gib") * 2.0**30
         found.append(
@@ -231,8 +233,11 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
         formats=formats,
     )
     if row.text("tpot_ms"):
+        measured = row.number("tpot_ms") * 1e-3
+        columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
+        alike = tuple(row.text(c) for c in columns)
         found.append(
-            Prediction(name, "tpot_s", row.number("tpot_ms") * 1e-3, served.tpot_s, source, ())
+            Prediction(name, "tpot_s", measured, served.tpot_s, source, (), pair=alike, tp=tp)
         )
     return found
 

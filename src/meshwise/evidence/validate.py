@@ -26,6 +26,14 @@ class Result(NamedTuple):
     reason: str
     source: str
     assumed: tuple[str, ...]
+    ideal_s: float | None = None
+    pair: tuple[str, ...] = ()
+    tp: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of the JSON contract."""
+        hidden = ("ideal_s", "pair", "tp")
+        return {k: v for k, v in self._asdict().items() if k not in hidden}
 
 
 def run(table: Table, folder: Path) -> list[Result]:
@@ -55,7 +63,19 @@ def run(table: Table, folder: Path) -> list[Result]:
 def _result(line: int, p: Prediction) -> Result:
     error = None if p.quantity == "fits" else p.predicted / p.measured - 1.0
     return Result(
-        p.id, line, p.quantity, p.measured, p.predicted, error, "ok", "", p.source, p.assumed
+        p.id,
+        line,
+        p.quantity,
+        p.measured,
+        p.predicted,
+        error,
+        "ok",
+        "",
+        p.source,
+        p.assumed,
+        p.ideal_s,
+        p.pair,
+        p.tp,
     )
 
 
@@ -102,6 +122,9 @@ def summary(results: list[Result]) -> dict[str, Any]:
             "baselines": baselines(rows),
             "by_source": by_source(rows),
         }
+        steps = doublings(rows)
+        if steps is not None:
+            found[quantity]["tp_doubling"] = steps
     return found
 
 
@@ -119,11 +142,50 @@ def by_source(rows: list[Result]) -> dict[str, Any]:
 
 
 def baselines(rows: list[Result]) -> dict[str, Any]:
-    """What a table's own constant scores: each measured value against the median of the measured ones
-    of its source (the least that a model has to beat)."""
+    """What constants score on the same rows (the least that a model has to beat).
+
+    ``constant``: the median measured value of the row's source. ``constant_mfu`` (training steps): every
+    step at the table's own mean model-FLOPs utilisation.
+    """
     medians = {
         source: statistics.median([r.measured for r in rows if r.source == source and r.measured])
         for source in {r.source for r in rows}
     }
     errors = [abs(medians[r.source] / r.measured - 1.0) for r in rows if r.measured]
-    return {"constant": {"median_abs_error": statistics.median(errors)}}
+    found = {"constant": {"median_abs_error": statistics.median(errors)}}
+    steps = [(r.ideal_s, r.measured) for r in rows if r.ideal_s and r.measured]
+    if steps:
+        mean = statistics.fmean(ideal / measured for ideal, measured in steps)
+        off = [abs(ideal / mean / measured - 1.0) for ideal, measured in steps]
+        found["constant_mfu"] = {
+            "median_abs_error": statistics.median(off),
+            "p90_abs_error": quantile(off, 0.9),
+            "mfu": mean,
+        }
+    return found
+
+
+def doublings(rows: list[Result]) -> dict[str, Any] | None:
+    """Speed-up of each doubling of TP between rows that are alike in all else: predicted beside
+    measured; and what one constant factor per doubling (its own mean) scores."""
+    known = {(r.pair, r.tp): r for r in rows if r.pair}
+    errors: list[float] = []
+    measured: dict[int, list[float]] = {}
+    for (pair, tp), r in known.items():
+        twice = known.get((pair, 2 * tp))
+        if twice is None or not (r.measured and twice.measured and r.predicted and twice.predicted):
+            continue
+        real, ours = r.measured / twice.measured, r.predicted / twice.predicted
+        errors.append(abs(ours / real - 1.0))
+        measured.setdefault(tp, []).append(real)
+    if not errors:
+        return None
+    constant = [
+        abs(statistics.fmean(reals) / real - 1.0) for reals in measured.values() for real in reals
+    ]
+    return {
+        "n": len(errors),
+        "mean_abs_error": statistics.fmean(errors),
+        "median_abs_error": statistics.median(errors),
+        "baselines": {"constant_factor": {"mean_abs_error": statistics.fmean(constant)}},
+    }

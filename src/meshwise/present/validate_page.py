@@ -73,6 +73,21 @@ def summary_tables(summary: dict[str, Any]) -> list[Table | str]:
                 ),
             )
         )
+    for q, s in numbers.items():
+        if "constant_mfu" in s["baselines"]:
+            flat = s["baselines"]["constant_mfu"]
+            parts.append(
+                f"A constant MFU of {100 * flat['mfu']:.1f}% scores {_percent(flat['median_abs_error'])} "
+                f"median, {_percent(flat['p90_abs_error'])} p90 on {q}."
+            )
+        if "tp_doubling" in s:
+            steps = s["tp_doubling"]
+            flat = steps["baselines"]["constant_factor"]
+            parts.append(
+                f"Speed-up of {steps['n']} TP doublings of {q}: mean |e| "
+                f"{_percent(steps['mean_abs_error'])}, median {_percent(steps['median_abs_error'])}; "
+                f"constant factors score {_percent(flat['mean_abs_error'])}."
+            )
     if "fits" in summary:
         s = summary["fits"]
         parts.append(f"Out of memory: {s['n'] - s['wrong']} of {s['n']} such rows predicted so.")
