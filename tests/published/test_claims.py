@@ -208,3 +208,14 @@ def test_c35_flows_share_the_nic() -> None:
 def test_c37_decode_is_not_the_rings_regime() -> None:
     assert row("C37").right["payload_kib"] == 512
     assert "two_shot" in row("C37").why or "one_shot" in row("C37").why
+
+
+def test_a_layers_figures_add_up() -> None:
+    """C5, C13: compute + exposed = forward + backward; bytes on the wire are the ring's."""
+    for tp, p in note().training(note().dgx()).items():
+        lay = p.layer
+        assert lay.compute_s + lay.exposed_comm_s == pytest.approx(lay.forward_s + lay.backward_s)
+        assert lay.comm_s == pytest.approx(lay.forward_comm_s + lay.backward_comm_s)
+        payload = lay.forward_payload_bytes + lay.backward_payload_bytes
+        assert sum(lay.wire_bytes) == pytest.approx(2 * (tp - 1) / tp * payload)
+        assert (lay.ccr is None) == (tp == 1)

@@ -10,9 +10,8 @@ import numpy as np
 
 from meshwise.cost import collective as coll
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.errors import MeshwiseError
 from meshwise.evidence import hardware
-from meshwise.evidence.tables import MEASURED, Row
+from meshwise.evidence.tables import Row
 from meshwise.search import serving
 from meshwise.search.report import Report, model_flops, report
 from meshwise.spec import grid
@@ -222,8 +221,9 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
         return [Prediction(name, "total_latency_s", measured, total, source, ())]
     if not row.text("concurrency"):
         raise Unsupported("the row does not state its concurrency")
-    found = []
-    served = serving.continuous(
+    if not row.text("tpot_ms"):
+        return []
+    tpot = serving.continuous_tpot_s(
         model,
         cluster,
         stack,
@@ -232,14 +232,10 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
         concurrency=-(-row.count("concurrency") // dp),
         formats=formats,
     )
-    if row.text("tpot_ms"):
-        measured = row.number("tpot_ms") * 1e-3
-        columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
-        alike = tuple(row.text(c) for c in columns)
-        found.append(
-            Prediction(name, "tpot_s", measured, served.tpot_s, source, (), pair=alike, tp=tp)
-        )
-    return found
+    measured = row.number("tpot_ms") * 1e-3
+    columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
+    alike = tuple(row.text(c) for c in columns)
+    return [Prediction(name, "tpot_s", measured, tpot, source, (), pair=alike, tp=tp)]
 
 
 # -- collectives ---------------------------------------------------------------------------------------
@@ -295,9 +291,6 @@ def collective(row: Row, folder: Path) -> list[Prediction]:
 
 
 PREDICT = {"training": training, "serving": serve, "collectives": collective}
-QUANTITIES = {
-    kind: tuple(dict.fromkeys(q for q, _ in table.values())) for kind, table in MEASURED.items()
-}
 
 
 def predict(kind: str, row: Row, folder: Path) -> list[Prediction]:
@@ -306,6 +299,3 @@ def predict(kind: str, row: Row, folder: Path) -> list[Prediction]:
     if not found:
         raise Unsupported("the row measures nothing that is predicted")
     return found
-
-
-__all__ = ["MeshwiseError", "Prediction", "Unsupported", "predict"]

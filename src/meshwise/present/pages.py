@@ -16,7 +16,6 @@ from meshwise.units import (
     format_count,
     format_flops,
     format_memory,
-    format_rate,
     format_time,
 )
 
@@ -234,7 +233,3 @@ def collective_page(d: dict[str, Any]) -> Page:
         f"{format_time(d['time_s'])} by {d['algorithm']}, bus bandwidth {rate(d['busbw_bytes_per_s'])}"
     )
     return Page(heading, (table,))
-
-
-def device_rates(peaks: dict[str, float]) -> str:
-    return ", ".join(f"{k} {format_rate(v)}" for k, v in peaks.items())

@@ -14,6 +14,7 @@ from meshwise.search.report import Report
 from meshwise.search.scaling import Scaling, remarks
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
+from meshwise.spec.layout import ORDER
 from meshwise.spec.model import Model
 from meshwise.spec.parameters import parameters
 from meshwise.spec.stack import Stack
@@ -62,7 +63,7 @@ def layout_dict(fit: SmallestFit) -> dict[str, Any]:
         "sequence_parallel": fit.sequence_parallel,
         "recompute": fit.recompute,
         "shard": "none",
-        "placement": "tp-cp-dp-pp",
+        "placement": "-".join(ORDER),
         "devices": fit.devices,
         "memory_bytes": fit.memory_bytes,
         "step_s": fit.step_s,
@@ -113,7 +114,7 @@ def report_dict(r: Report) -> dict[str, Any]:
             "sequence_parallel": bool(lay.sequence_parallel),
             "recompute": recompute,
             "shard": ("none", "zero1", "zero2", "zero3")[int(lay.shard)],
-            "placement": "tp-cp-dp-pp",
+            "placement": "-".join(ORDER),
         },
         "devices": r.devices,
         **{

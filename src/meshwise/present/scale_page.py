@@ -82,20 +82,43 @@ def _reductions(layer: Layer, training: bool) -> str:
     return text
 
 
-def layer_table(points: tuple[Point, ...], training: bool) -> Table:
-    rows = []
+def layer_tables(points: tuple[Point, ...], training: bool) -> list[Table]:
+    """One layer and microbatch: its times, and what it communicates."""
+    times, moves = [], []
     for p in points:
         lay = p.layer
-        row = [str(p.tp), format_time(lay.forward_s), _time(lay.forward_comm_s)]
-        row.append(format_bytes(lay.forward_payload_bytes) if lay.forward_payload_bytes else "-")
-        if training:
-            row += [format_time(lay.backward_s), _time(lay.backward_comm_s)]
-        row += [_reductions(lay, training), p.algorithm or "-"]
-        rows.append(tuple(row))
-    backward = ("backward", "its comm") if training else ()
-    header = ("TP", "forward", "its comm", "payload", *backward, "reductions", "algorithm")
-    left = frozenset({0, len(header) - 1})
-    return Table("Per layer and microbatch", header, tuple(rows), left)
+        backward = (format_time(lay.backward_s),) if training else ()
+        times.append(
+            (
+                str(p.tp),
+                format_time(lay.forward_s),
+                *backward,
+                format_time(lay.compute_s),
+                _time(lay.comm_s),
+                _time(lay.exposed_comm_s),
+                words.percent(lay.comm_share),
+                f"{lay.ccr:.1f}" if lay.ccr is not None else "-",
+            )
+        )
+        payload = lay.forward_payload_bytes + lay.backward_payload_bytes
+        moves.append(
+            (
+                str(p.tp),
+                _time(lay.forward_comm_s),
+                *((_time(lay.backward_comm_s),) if training else ()),
+                format_bytes(payload) if payload else "-",
+                " + ".join(format_bytes(w) for w in lay.wire_bytes) if payload else "-",
+                _reductions(lay, training),
+                p.algorithm or "-",
+            )
+        )
+    back = ("backward",) if training else ()
+    head = ("TP", "forward", *back, "compute", "comm", "exposed", "comm %", "CCR")
+    sent = ("TP", "forward", *back, "payload", "wire bytes by level", "reductions", "algorithm")
+    return [
+        Table("Per layer and microbatch", head, tuple(times)),
+        Table("Its communication", sent, tuple(moves), frozenset({0, len(sent) - 1})),
+    ]
 
 
 def copies_tables(copies: tuple[Copies, ...]) -> list[Table]:
@@ -157,7 +180,7 @@ def scaling_page(s: Scaling) -> Page:
         (
             step_table(s.points, s.limit.tp),
             scaling_table(s.points),
-            layer_table(s.points, training),
+            *layer_tables(s.points, training),
             *(copies_tables(s.copies) if s.copies else ()),
             "Speed-up over TP=1 (│ ideal):\n" + chart,
             wrap(limit),

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 Array = Any
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
-PHASES = ("forward", "recompute", "dgrad", "wgrad", "grad_reduce", "optimizer")
 
 
 class Core(NamedTuple):
@@ -143,8 +140,3 @@ def gradients_of(op: Op, act_bytes: float, grad_bytes: float) -> tuple[Op, ...]:
     if op.kind == "elementwise":
         return (op._replace(phase="dgrad", hbm_bytes=2.0 * op.hbm_bytes),)
     raise ValueError(f"no gradient rule for {op.kind}")
-
-
-def zero_where(count: Array, absent: Array) -> Array:
-    """``count`` where the operation exists, 0 where ``absent``."""
-    return np.where(absent, 0, count)

@@ -10,6 +10,12 @@ class Layer(NamedTuple):
 
     forward_s: float
     backward_s: float
+    compute_s: float  # this and the next five: forward and backward, without recomputation
+    comm_s: float
+    exposed_comm_s: float
+    comm_share: float
+    ccr: float | None
+    wire_bytes: tuple[float, ...]
     forward_comm_s: float
     backward_comm_s: float
     forward_payload_bytes: float

@@ -234,13 +234,20 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
                 value = value + c.op.count
         return [int(v) // parts for v, parts in zip(column(value, size), cut, strict=True)]
 
+    work = ("forward", "dgrad", "wgrad")
     forward, backward = seconds("forward"), seconds("dgrad", "wgrad")
     (fc, fp), (bc, bp) = comm("forward"), comm("dgrad", "wgrad")
     flops: Array = 0.0
+    exposed: Array = 0.0
+    wire: list[Array] = [0.0 for _ in e.cluster.levels]
     for c in costs:
         if c.op.phase == "forward":
             flops = flops + c.op.flops
-    flop = column(flops, size)
+        if c.priced and c.op.phase in work:
+            exposed = exposed + c.exposed
+            wire = [w + c.op.count * x for w, x in zip(wire, c.priced.wire_bytes, strict=True)]
+    flop, bare = column(flops, size), column(exposed, size)
+    sent = [column(w, size) for w in wire]
     table = {
         "all_reduces_forward": calls("all_reduce", "forward"),
         "all_reduces_backward": calls("all_reduce", "dgrad", "wgrad"),
@@ -254,6 +261,12 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
         Layer(
             forward_s=forward[i],
             backward_s=backward[i],
+            compute_s=forward[i] + backward[i] - bare[i],
+            comm_s=fc[i] + bc[i],
+            exposed_comm_s=bare[i],
+            comm_share=bare[i] / (forward[i] + backward[i]),
+            ccr=(forward[i] + backward[i] - bare[i]) / (fc[i] + bc[i]) if fc[i] + bc[i] else None,
+            wire_bytes=tuple(w[i] for w in sent),
             forward_comm_s=fc[i],
             backward_comm_s=bc[i],
             forward_payload_bytes=fp[i],

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import estimate
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
@@ -14,23 +12,11 @@ from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Decode, Formats, Prefill
 
 
-class Served(NamedTuple):
-    """Seconds of a replica under continuous batching at a fixed concurrency."""
-
-    tpot_s: float  # mean time per output token, prompts' interference included
-    ttft_s: float  # one prompt alone; queueing is not in it
-    decode_step_s: float
-    prefill_s: float
-    tokens_per_s: float
-    decode: Estimate
-    prefill: Estimate
-
-
 def layout(tp: int, pp: int = 1, ep: int = 1) -> Layouts:
     return Layouts(tp=np.int64(tp), pp=np.int64(pp), ep=np.int64(ep))
 
 
-def continuous(
+def continuous_tpot_s(
     model: Model,
     cluster: Cluster,
     stack: Stack,
@@ -40,8 +26,8 @@ def continuous(
     osl: int,
     concurrency: int,
     formats: Formats,
-) -> Served:
-    """``concurrency`` requests in flight on one replica, each ``isl`` tokens in and ``osl`` out.
+) -> float:
+    """Mean seconds per output token with ``concurrency`` requests in flight on one replica, each ``isl`` tokens in and ``osl`` out.
 
     Every request brings one prompt per ``osl`` iterations, so an iteration carries concurrency / osl
     prompts beside its ``concurrency`` new tokens: TPOT = decode + concurrency / osl · prefill. The
@@ -55,9 +41,7 @@ def continuous(
         layouts,
     )
     prefill = estimate(model, cluster, Prefill(batch=1, seq=isl, formats=formats), stack, layouts)
-    step, prompt = float(decode.step_s), float(prefill.step_s)
-    tpot = step + concurrency / osl * prompt
-    return Served(tpot, prompt, step, prompt, concurrency / tpot, decode, prefill)
+    return float(decode.step_s) + concurrency / osl * float(prefill.step_s)
 
 
 def static_batch_s(
