@@ -508,6 +508,7 @@ DECODE_GRIDS = [
     [KEYS, [1, 8, 32, 64, 128, 129, 256, 1024, 2048], [1, 2, 4, 8]],
     [KEYS, [1, 8, 32, 64, 128, 256, 1024, 2048, 16384], [64, 128, 256]],
 ]
+WIDTH_RATIOS = (0.684, 1.0, 1.195, 1.175)  # of kernels.WIDTHS, kernels/h100-80gb-sxm prefill
 PREFILL_START = {
     "launch_s": 1e-5,
     "tail": 0.5,
@@ -584,6 +585,16 @@ def decode(
     return seconds
 
 
+def unmeasured_widths(efficiency: list[float], width: Array) -> list[float]:
+    """Head widths that a table does not have: at the ratio to 128 of the H100's measurements."""
+    measured = np.isin(kernels.WIDTHS, width)
+    base = efficiency[1]
+    return [
+        value if known else float(f"{base * ratio:.4g}")
+        for value, known, ratio in zip(efficiency, measured, WIDTH_RATIOS, strict=True)
+    ]
+
+
 def fit_attention(path: Path, source: Source, kv: str, *, decoding: bool) -> Entry:
     calls = attention_calls(path, kv)
     chip = Chip(source.sms, source.peaks["bf16"], source.bandwidth)
@@ -609,6 +620,8 @@ def fit_attention(path: Path, source: Source, kv: str, *, decoding: bool) -> Ent
     )
     entry = entry_of(np.array(found))
     batch, new, heads, kv_heads, width, window, past = calls.shape
+    if not decoding:
+        entry["efficiency"] = unmeasured_widths(entry["efficiency"], width)
     if decoding:
         keys = np.where(window > 0, np.minimum(window, new + past), new + past)
         rows, long = batch * kv_heads, keys
