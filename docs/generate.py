@@ -246,6 +246,35 @@ SWITCHES = {
     "copies_kv_heads": "Whether the software runs with more ranks than KV heads. Where it does not, "
     "such degrees are refused.",
     "host_s": "Host time per step that no device work hides [s].",
+    "collective_wait_s": "What a collective's kernels wait for each other where every rank's host "
+    "launches them outside CUDA graphs [s].",
+    "static_scales": "Narrow (fp8, int8) activations are quantised by fixed scales in the pass that "
+    "makes them. Otherwise a pass of its own finds each token's scale.",
+    "max_batched_tokens": "Serving: the most tokens that one iteration works on; longer prompts are "
+    "cut into chunks.",
+    "mixes_prefill": "Serving: a prompt's chunk and the running sequences' next tokens share an "
+    "iteration. Otherwise prompts go first and decoding waits.",
+    "shares_prefill": "Serving: prompts that wait together share an iteration, up to "
+    "`max_batched_tokens`. Otherwise an iteration has one prompt.",
+    "prefill_layer_s": "Serving: host time to launch one layer of an iteration with prompts, which no "
+    "CUDA graph replays [s]. Hidden beside the device's work.",
+    "iteration_s": "Serving: host time per iteration that no device work hides [s].",
+    "sequence_s": "Serving: host time per iteration and sequence that no device work hides [s].",
+    "logit_bytes": "Serving: memory traffic per logit of choosing the next token [B].",
+    "loss_peak_bytes": "Memory per logit at the loss's peak: 16-bit logits, fp32 copies, softmax, "
+    "gradients [B].",
+    "expands_kv_heads": "Grouped-query attention copies keys and values to every query head before "
+    "the attention kernel, and keeps the copies for backward.",
+    "packed_qkv": "Without grouped queries the packed query-key-value projection stays alive beside "
+    "the rotated queries and keys.",
+    "keeps_gathered_inputs": "Sequence parallelism keeps the inputs that it gathers before "
+    "column-parallel products. Otherwise it keeps its share and gathers again in backward.",
+    "fp32_parameters": "Weights are fp32 and cast to 16 bit for the products (FSDP2): there is no "
+    "other master copy. Otherwise weights are 16-bit with an fp32 master copy.",
+    "gradient_buckets": "The data-parallel reducer has 16-bit buckets of all gradients beside their "
+    "fp32 sums.",
+    "autograd_gradients": "Every weight has a 16-bit gradient until the backward of its microbatch "
+    "ends, beside the fp32 sums. Otherwise gradients are added up as they come.",
     "memory_reserve": "Share of the device's memory that is not the model's to use [1].",
 }
 

@@ -467,9 +467,12 @@ def test_gradient_bytes_by_zero_stage(model: Model, tp: int, pp: int, dp: int) -
         assert float(p.ctx.microbatches) == 1
         for role, ops in zip(p.roles, p.update, strict=True):
             own = float(stage_weights(p.ctx, role).total) * 2
+            parts = [(ops, 1), (p.embedding, role.embedding), (p.head, role.head)]
+            parts += list(zip(p.layers, role.layers, strict=True))
             trips = sum(
-                float(op.count * op.payload_bytes) * RING_ROUNDS[op.kind]
-                for op in ops
+                float(often * op.count * op.payload_bytes) * RING_ROUNDS[op.kind]
+                for part, often in parts
+                for op in part
                 if op.axis == "dp_cp"
             )
             assert trips == (psi * own if dp > 1 else 0)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost.kernel_fits import Kernels, Ranges, kernels
+from meshwise.cost.kernel_fits import STATIC_SCALES, Kernels, Ranges, kernels
 from meshwise.cost.kernels import Chip, decode_seconds, gemm_seconds, outside, prefill_seconds
 from meshwise.program.ops import Core, Op
 from meshwise.spec import dtypes
@@ -20,6 +20,12 @@ from meshwise.spec.stack import Stack
 
 Array = Any
 
+# Backward runs its products at this share of forward's rate: 561 of 648 TFLOP/s on an H100 at heads
+# of 128 and 16k tokens (FlashAttention-3, arXiv 2407.08608, figures 5 and 6).
+BACKWARD_RATE = 0.87
+# FlashAttention-2 reaches 35 % of an H100's 989.4 TFLOP/s over 132 multiprocessors (the same paper).
+FLASH2_PER_SM = 0.35 * 989.4e12 / 132
+
 
 class Compute(NamedTuple):
     """Prices compute operations on one device under one stack."""
@@ -27,6 +33,7 @@ class Compute(NamedTuple):
     device: Device
     stack: Stack
     fits: Kernels
+    clock: float  # share of the measurements' clock that the device keeps up under the load
     known: dict[tuple[object, ...], Array]  # a layer's products repeat: each is priced once
 
     def peak(self, dtype: str) -> float:
@@ -34,8 +41,13 @@ class Compute(NamedTuple):
         peaks = self.device.peak_flops_per_s
         return peaks[dtypes.peak_dtype(dtype, peaks)]
 
+    @property
+    def _quantiser(self) -> str:
+        """Whose pass narrows the activations of a product."""
+        return STATIC_SCALES if self.stack.static_scales else self.stack.name
+
     def chip(self, dtype: str) -> Chip:
-        return Chip(self.fits.sms, self.peak(dtype), self.device.memory_bytes_per_s)
+        return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.device.memory_bytes_per_s)
 
     def seconds(self, op: Op) -> Array:
         """Seconds per call of a compute operation. Ideal: products and attention at peak only."""
@@ -62,7 +74,7 @@ class Compute(NamedTuple):
         query_bytes = 2.0 * element * core.queries * core.width * batch
         passes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - query_bytes - core.kv_bytes
         moved = (query_bytes + core.kv_bytes) / 2.0 + scores
-        fit, _ = self.fits.gemm(self._runs_as(op.dtype), self.stack.name)
+        fit, _ = self.fits.gemm(self._runs_as(op.dtype), self._quantiser)
         chip = self.chip(op.dtype)
         seconds = (
             gemm_seconds(core.queries, op.n, core.width, batch, moved, chip, fit)
@@ -87,7 +99,7 @@ class Compute(NamedTuple):
         key = (op.dtype, grouped, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
         if found is None:
-            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self.stack.name, grouped)
+            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self._quantiser, grouped)
             m, n, k, batch, moved = shape
             found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
             self.known[key] = found
@@ -110,7 +122,8 @@ class Compute(NamedTuple):
                 fit,
             )
         fit, _ = self.fits.attention("prefill", core.kv_element)
-        return prefill_seconds(
+        work = core.work if core.work == 1.0 else core.work / BACKWARD_RATE
+        seconds = prefill_seconds(
             core.queries,
             core.sequences,
             core.heads,
@@ -121,13 +134,26 @@ class Compute(NamedTuple):
             core.heads / core.kv_heads,
             chip,
             fit,
-            core.work,
+            work,
         )
+        return self._by_version(seconds, op, work / core.work)
+
+    def _by_version(self, seconds: Array, op: Op, slower: float) -> Array:
+        """Older fused kernels than the measured ones: FlashAttention-2 has no instructions of
+        Hopper's, -1 takes twice its time."""
+        version = self.stack.flash_version
+        if version >= 3:
+            return seconds
+        older = 2.0 if version == 1 else 1.0
+        if self.device.generation not in ("hopper", "blackwell"):
+            return seconds * older
+        rate = FLASH2_PER_SM * self.fits.sms / older
+        return np.maximum(seconds, op.flops * slower / rate)
 
     def _measured(self, op: Op) -> tuple[Ranges, tuple[Array, ...]]:
         """(ranges of the table, the operation's place in them); empty where it has none."""
         if op.kind == "gemm":
-            ranges = self.fits.gemm(self._runs_as(op.dtype), self.stack.name)[1]
+            ranges = self.fits.gemm(self._runs_as(op.dtype), self._quantiser)[1]
             return ranges, (op.m, op.n, op.k)
         if op.core is not None and self._fused(op):
             core, decode = op.core, op.name == "attention.decode"
@@ -147,5 +173,6 @@ class Compute(NamedTuple):
         return self.fits.source
 
 
-def compute(device: Device, stack: Stack) -> Compute:
-    return Compute(device, stack, kernels(device), {})
+def compute(device: Device, stack: Stack, *, training: bool = False) -> Compute:
+    """``training`` keeps products running back to back, at the clock that the power limit allows."""
+    return Compute(device, stack, kernels(device), device.training_clock if training else 1.0, {})

@@ -7,6 +7,7 @@ give the same bits.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from meshwise.cost import memory as mem
 from meshwise.cost.compute import compute
-from meshwise.cost.overlap import exposed_beside
-from meshwise.cost.pricing import ZERO, Pricer, Times, total, values_of
+from meshwise.cost.kernels import position
+from meshwise.cost.overlap import CONTENTION, exposed_beside
+from meshwise.cost.pricing import ZERO, OpCost, Pricer, Times, total, values_of
 from meshwise.cost.schedule import bubble_s
 from meshwise.program.step import Program, program
 from meshwise.spec.cluster import Cluster
@@ -47,14 +49,24 @@ class Estimate:
         self.layout = layout
         self.program: Program = program(model, stack, workload, layout, batch)
         self.pricer = Pricer(
-            compute(cluster.device, stack), cluster, stack, groups(layout, cluster)
+            compute(cluster.device, stack, training=self.program.ctx.training),
+            cluster,
+            stack,
+            groups(layout, cluster),
         )
         p, tp = self.pricer, layout.tp
         self.layer_costs = [p.ops(ops, tp) for ops in self.program.layers]
         self.embedding_costs = p.ops(self.program.embedding, tp)
         self.head_costs = p.ops(self.program.head, tp)
-        self.transfer_costs = p.ops(self.program.transfer, tp)
+        self.transfer_costs = [self._beside_stages(c) for c in p.ops(self.program.transfer, tp)]
         self.update_costs = [p.ops(ops, tp) for ops in self.program.update]
+
+    def _beside_stages(self, cost: OpCost) -> OpCost:
+        """A transfer runs beside another virtual stage's work, where there is one."""
+        if not self.stack.overlap_pipeline or self.stack.ideal:
+            return cost
+        slowed = CONTENTION * cost.exposed
+        return cost._replace(exposed=np.where(self.layout.vp > 1, slowed, cost.exposed))
 
     # -- one microbatch ------------------------------------------------------------------------
 
@@ -113,11 +125,28 @@ class Estimate:
 
     @cached_property
     def _microbatch_busy(self) -> Array:
-        """As ``microbatch.busy``, without telling compute from communication: for searches."""
+        """As ``microbatch.busy`` with what the host adds, without telling compute from
+        communication: for searches."""
         busy = self._stages[0].busy
         for stage in self._stages[1:]:
             busy = np.maximum(busy, stage.busy)
-        return busy + total(self.transfer_costs).exposed
+        return np.maximum(busy + total(self.transfer_costs).exposed, self._launch_s)
+
+    @cached_property
+    def _launch_s(self) -> Array:
+        """Host seconds to launch a microbatch's work on the stage with the most layers.
+
+        A stage cannot be quicker than its host issues its kernels, unless a graph replays them.
+        Backward launches about twice forward's kernels, recomputation forward's again.
+        """
+        if self.stack.ideal or not self.stack.host_layer_s:
+            return 0.0
+        layers: Array = 0.0
+        for role in self.program.roles:
+            layers = np.maximum(layers, sum(role.layers) * role.exists)
+        ctx = self.program.ctx
+        passes = 3.0 + (ctx.recompute == 2) if ctx.training else 1.0
+        return layers * passes * self.stack.host_layer_s
 
     # -- the step --------------------------------------------------------------------------------
 
@@ -137,22 +166,33 @@ class Estimate:
     def update(self) -> Times:
         """Gradient reduction and optimizer, once per step, on the stage where they take longest."""
         times = [total(costs) for costs in self.update_costs]
-        comm, compute_s = times[0].comm, times[0].compute
+        gathers = [
+            total([c for c in costs if c.op.kind == "all_gather"]).comm
+            for costs in self.update_costs
+        ]
+        comm, compute_s, gather = times[0].comm, times[0].compute, gathers[0]
         for i, t in enumerate(times[1:], start=1):
             comm = np.where(self.update_role == i, t.comm, comm)
             compute_s = np.where(self.update_role == i, t.compute, compute_s)
-        exposed = comm
-        if self.stack.overlap_grad_reduce and not self.stack.ideal:
-            exposed = exposed_beside(comm, self._backward_microbatch)
-        return Times(compute_s, comm, exposed)
+            gather = np.where(self.update_role == i, gathers[i], gather)
+        stack, layout, reduce = self.stack, self.layout, comm - gather
+        # Interleaved stages finish (and start) one after the other: the first has the passes of pp
+        # microbatches through all others to send its gradients beside.
+        passes = np.where(layout.vp > 1, layout.pp * (layout.vp - 1) / layout.vp, 1.0)
+        if stack.overlap_grad_reduce and not stack.ideal:
+            # ZeRO-2 scatters in every microbatch, the others in the last one's backward
+            often = np.where(layout.shard == 2, self.program.ctx.microbatches, passes)
+            reduce = exposed_beside(reduce, self._one_pass("recompute", "dgrad", "wgrad") * often)
+        if stack.overlap_param_gather and not stack.ideal:
+            gather = exposed_beside(gather, self._one_pass("forward") * passes)
+        return Times(compute_s, comm, reduce + gather)
 
-    @property
-    def _backward_microbatch(self) -> Array:
-        """Backward of one microbatch on the stage: what the last gradient buckets run beside."""
+    def _one_pass(self, *phases: str) -> Array:
+        """Seconds of one microbatch's pass on a stage: what gradients and weights travel beside."""
         busy: Array = 0.0
         role = self.program.roles[0]
         for costs, count in zip(self.layer_costs, role.layers, strict=True):
-            busy = busy + total(costs, ("recompute", "dgrad", "wgrad")).busy * count
+            busy = busy + total(costs, phases).busy * count
         return busy
 
     @cached_property
@@ -172,16 +212,31 @@ class Estimate:
         return self.program.ctx.microbatches * self.microbatch.exposed + self.update.exposed
 
     @cached_property
+    def straggler_s(self) -> Array:
+        """What the ranks wait for the slowest of them, whose host or clock is late (in host_s)."""
+        paced = np.maximum(self.microbatch.busy, self._launch_s)
+        return self._spread * (self.program.ctx.microbatches * paced)
+
+    @cached_property
+    def _spread(self) -> Array:
+        """By how much the slowest of N ranks exceeds the mean: σ·√(2 ln N), the expected largest of
+        N normal deviations."""
+        if not self.program.ctx.training or self.stack.ideal or not self.stack.jitter:
+            return 0.0
+        doublings = position(np.asarray(self.layout.devices, dtype=np.float64))
+        return self.stack.jitter * np.sqrt(2.0 * math.log(2.0) * doublings)
+
+    @cached_property
     def bubble_s(self) -> Array:
-        return self._bubble(self.microbatch.busy)
+        return self._bubble(np.maximum(self.microbatch.busy, self._launch_s))
 
     def _bubble(self, busy: Array) -> Array:
         """Idle time of the pipeline; ``busy`` are the slowest stage's seconds of one microbatch."""
-        layout, kind = self.layout, self.stack.schedule
+        layout, kind, m = self.layout, self.stack.schedule, self.program.ctx.microbatches
         if kind in ("1f1b", "gpipe"):
-            return bubble_s(kind, layout.pp, layout.vp, busy, 0.0, 0.0)
+            return bubble_s(kind, layout.pp, layout.vp, m, busy, 0.0, 0.0)
         wgrad = self._of_slowest(self._stage_wgrad)
-        return bubble_s(kind, layout.pp, layout.vp, 0.0, busy - wgrad, wgrad)
+        return bubble_s(kind, layout.pp, layout.vp, m, 0.0, busy - wgrad, wgrad)
 
     @cached_property
     def _stage_wgrad(self) -> list[Array]:
@@ -197,19 +252,26 @@ class Estimate:
         return stages
 
     @cached_property
-    def host_s(self) -> float:
-        return 0.0 if self.stack.ideal else self.stack.host_s
+    def host_s(self) -> Array:
+        """What the step waits for its hosts: a fixed part, launches that exceed the device's work, and
+        the slowest rank."""
+        if self.stack.ideal:
+            return 0.0
+        late = np.maximum(self._launch_s - self.microbatch.busy, 0.0)
+        return self.stack.host_s + self.program.ctx.microbatches * late + self.straggler_s
 
     @cached_property
     def fast_step_s(self) -> Array:
         """``step_s`` in as few passes over the full mesh as it takes, for searches (same up to
         rounding)."""
         busy, m = self._microbatch_busy, self.program.ctx.microbatches
+        waits = m * self._spread
         if self.stack.schedule in ("1f1b", "gpipe"):
-            steady = (m + (self.layout.pp - 1) / self.layout.vp) * busy
+            steady = (m + waits + (self.layout.pp - 1) / self.layout.vp) * busy
         else:
-            steady = m * busy + self._bubble(busy)
-        return steady + (self.update.compute + self.host_s) + self.update.exposed
+            steady = (m + waits) * busy + self._bubble(busy)
+        host = 0.0 if self.stack.ideal else self.stack.host_s
+        return steady + (self.update.compute + host) + self.update.exposed
 
     # -- bytes ---------------------------------------------------------------------------
 

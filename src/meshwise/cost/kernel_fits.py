@@ -25,6 +25,7 @@ _GENERATION = {
     "blackwell": "b200",
 }
 _ANY_DEVICE = "h100-80gb-sxm"
+STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
 _SAME_WIDTH = {"int8": "fp8", "fp8": "int8"}  # whose products run alike where one has no table
 _QUALITY = (
     *("kernel", "peak_flops_per_s", "points", "median_error", "mean_error", "p90_error", "bias"),
@@ -70,9 +71,14 @@ def _gemm(name: str, dtype: str, engine: str, grouped: bool) -> tuple[GemmFit, R
     entry = formats[dtype]
     experts = _kernel_table(name).get("moe", {}).get(dtype) if grouped else None
     if experts:
-        return grouped_fit(gemm_fit(entry), experts), _ranges(experts)
+        fit = grouped_fit(gemm_fit(entry), experts)
+        fit = fit._replace(quantise_bytes=0.0) if engine == STATIC_SCALES else fit
+        return fit, _ranges(experts)
     # An engine that is not in the table quantises with static scales or in the pass before: the
     # shortest of the measured ones.
+    if engine == STATIC_SCALES:
+        tables = tuple(table_of(t) for t in entry["tables"])
+        return gemm_fit(entry, tables)._replace(quantise_bytes=0.0), _ranges(entry)
     passes = entry.get("quantise_s", {})
     more = passes.get(engine, min(passes.values(), default=0.0))
     fit = gemm_fit(entry, tuple(table_of(t) for t in entry["tables"]))

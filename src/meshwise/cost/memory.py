@@ -1,8 +1,5 @@
-"""Bytes by part on one device.
-
-Activations after Korthikanti et al. 2022 (arXiv 2205.05198, equations 1-6), generalised to gated
-FFNs, grouped-query attention and experts by counting the tensors that backward reads.
-"""
+"""Bytes by part on one device: peak allocated, that is without the allocator's cache, the CUDA
+context and the collectives' buffers."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.cost import activations as act
 from meshwise.cost.schedule import in_flight
 from meshwise.program.context import Context
 from meshwise.program.update import ADAM_STATE_BYTES, per_replica, stage_weights
-from meshwise.program.weights import Role
-from meshwise.spec.model import Attention, Block, Mlp
+from meshwise.program.weights import Role, block_weights, end_weights
 
 Array = Any
 
@@ -43,82 +40,66 @@ class Working(NamedTuple):
         return self.activations_bytes + self.kv_cache_bytes + self.workspace_bytes
 
 
-def attention_activations(ctx: Context, a: Attention) -> tuple[Array, Array]:
-    """(bytes kept inside the TP region, bytes of the scores) per token row; scores are 0 if fused.
-
-    Megatron's 11·s·b·h + 5·a·s²·b less the input and the output's mask: queries, keys, values and
-    the core's output; per score softmax output, dropout mask and dropout output (2 + 1 + 2 bytes).
-    """
-    act, tp = ctx.widths.activation, ctx.layout.tp
-    heads = -(-a.heads // tp)
-    kv = heads if a.mla else -(-a.kv_heads // tp)
-    kept = act * (
-        heads * a.head_dim + kv * (a.head_dim + a.value_head_dim) + heads * a.value_head_dim
-    )
-    if a.mla:
-        kept = kept + act * ((a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim)
-    unfused = ctx.stack.attention != "flash"
-    per_score = act + (1.0 + act if ctx.model.dropout else 0.0)
-    scores = per_score * heads * ctx.keys * float(unfused)
-    return kept, scores
-
-
-def _mlp_activations(ctx: Context, mlp: Mlp, split: Array) -> Array:
-    """Up (and gate) outputs and the down product's input, per token row."""
-    return ctx.widths.activation * (3 if mlp.gated else 2) * -(-mlp.width // split)
-
-
-def layer_activations(ctx: Context, block: Block) -> Array:
-    """Bytes of one layer's activations for one microbatch, by recompute mode.
-
-    none: sbh(10 + 24/t + 5as/(ht)); with sequence parallelism sbh/t(34 + 5as/h); selective: without
-    the scores; full: the layer's input, 2sbh (equations 1-4 and section 5 of the paper).
-    """
-    act, tp, h = ctx.widths.activation, ctx.layout.tp, ctx.model.hidden
-    outside = 0.0  # per token row: what sequence parallelism divides
-    inside: Array = 0.0
-    scores: Array = 0.0
-    if block.attention is not None:
-        # norm input, projection input, dropout mask after the output projection
-        outside += h * (2 * act + (1.0 if ctx.model.dropout else 0.0))
-        kept, scores = attention_activations(ctx, block.attention)
-        inside = inside + kept
-    if block.mlp is not None or block.moe is not None:
-        outside += h * (2 * act + (1.0 if ctx.model.dropout else 0.0))
-    if block.mlp is not None:
-        inside = inside + _mlp_activations(ctx, block.mlp, tp)
-    if block.moe is not None:
-        moe = block.moe
-        etp = ctx.layout.expert_tp()
-        rows = moe.top_k * etp / tp
-        inside = inside + rows * (act * h + _mlp_activations(ctx, moe.expert, etp))
-        if moe.shared is not None:
-            inside = inside + _mlp_activations(ctx, moe.shared, tp)
-    tokens = ctx.tokens
-    kept_all = tokens * (outside / ctx.token_split + inside)
-    with_scores = kept_all + tokens * scores
-    only_input = tokens * h * act / ctx.token_split
-    return np.where(
-        ctx.recompute == 2, only_input, np.where(ctx.recompute == 1, kept_all, with_scores)
-    )
-
-
 def activations(ctx: Context, role: Role) -> Array:
-    """Peak bytes of activations on a stage: its layers times the microbatches in flight, one whole
-    layer while it is recomputed, and the ends' inputs and logits."""
+    """Bytes that backward reads on a stage, at their peak: its layers' times the microbatches in
+    flight, and the head's inputs."""
     layout = ctx.layout
     total: Array = 0.0
-    largest: Array = 0.0
-    none = ctx._replace(recompute=ctx.recompute * 0)
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        total = total + count * layer_activations(ctx, block)
-        largest = np.maximum(largest, layer_activations(none, block))
+        total = total + count * act.layer_activations(ctx, block)
     flight = in_flight(ctx.stack.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches)
-    total = total * flight + np.where(ctx.recompute == 2, largest, 0.0)
-    h, act = ctx.model.hidden, ctx.widths.activation
-    ends = ctx.tokens / ctx.token_split * h * act * 2.0 * role.head
-    logits = ctx.tokens * ctx.split(ctx.model.vocab) * (act + 4.0) * role.head
-    return total + ends + logits
+    return total * flight + act.head_activations(ctx) * role.head
+
+
+def gathered_units(ctx: Context, role: Role) -> Array:
+    """16-bit copies that ZeRO-3 and FSDP make of sharded weights, and whole gradients before they are
+    scattered.
+
+    Two layers' weights (the one at work, the next prefetched) and one layer's gradients, in the
+    format that they are reduced in beside the one that they come in; both ends' weights, a group
+    that stays gathered (FSDP2: the root module), and the head's gradient. With a pipeline FSDP2
+    keeps the stage gathered and adds up whole gradients (torchtitan: reshard_after_forward off,
+    gradients synchronised with the last microbatch).
+    """
+    layout, w = ctx.layout, ctx.widths
+    shards = layout.dp * layout.cp
+    if np.ndim(layout.shard) == 0 and int(layout.shard) < 3:
+        return 0.0
+    largest: Array = 0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        local = block_weights(block, ctx.model.hidden, layout)
+        held = local.dense + local.experts
+        largest = np.maximum(largest, held * np.minimum(count, 1))
+    embed, head = end_weights(ctx.model, layout)
+    # FSDP2 gathers FP8 training's linear weights in FP8 (torchao's fp8 all-gather)
+    narrow = w.operand if ctx.stack.fp32_parameters else w.plain_weight
+    ends = (embed * role.embedding + 2 * head * role.head) * w.plain_weight
+    one = largest * (3 * narrow + w.gradient) + ends
+    if ctx.stack.fp32_parameters:
+        whole = stage_weights(ctx, role).total
+        sums = np.where(ctx.microbatches > 1, w.gradient, 0.0)
+        one = np.where(layout.pp > 1, whole * (narrow + sums) + largest * w.plain_weight, one)
+    return np.where((layout.shard == 3) & (shards > 1), one, 0.0)
+
+
+def beside(ctx: Context, role: Role) -> Array:
+    """Bytes beside state and kept activations at a training step's peak.
+
+    The peak is the last stage's loss, or the backward of a layer; where autograd leaves every weight
+    a 16-bit gradient of its own, it may be the end of backward, when all of these are there and the
+    microbatch's activations are gone.
+    """
+    extra: Array = 0.0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        extra = np.maximum(extra, act.layer_backward(ctx, block) * np.minimum(count, 1))
+    extra = np.maximum(extra, act.loss_bytes(ctx) * role.head)
+    if ctx.stack.autograd_gradients:
+        own: Array = 0.0
+        for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+            own = own + count * act.layer_activations(ctx, block)
+        fresh = stage_weights(ctx, role).total * ctx.widths.plain_weight
+        extra = np.maximum(extra, fresh - own)
+    return extra + gathered_units(ctx, role)
 
 
 def kv_cache(ctx: Context, role: Role) -> Array:
@@ -140,7 +121,11 @@ def kv_cache(ctx: Context, role: Role) -> Array:
 
 
 def state(ctx: Context, role: Role) -> State:
-    """Weights, and in training gradients and Adam's state divided by the ZeRO stage."""
+    """Weights, and in training gradients and Adam's state divided by the ZeRO stage.
+
+    16-bit weights with fp32 master copies, or fp32 weights that are cast for the products (FSDP2);
+    DistributedDataParallel's reducer has 16-bit buckets of all gradients of its own.
+    """
     layout, w = ctx.layout, ctx.widths
     local = stage_weights(ctx, role)
     if not ctx.training:
@@ -148,26 +133,36 @@ def state(ctx: Context, role: Role) -> State:
         linear = w.plain_weight if q is not None and q.experts_only else w.weight
         weights = local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
         return State(weights, 0.0, 0.0)
+    weight, adam = w.plain_weight, ADAM_STATE_BYTES
+    if ctx.stack.fp32_parameters:  # they are the master weights
+        weight, adam = act.FP32, ADAM_STATE_BYTES - act.FP32
+    gradients = per_replica(local, layout, layout.shard >= 2) * w.gradient
+    if ctx.stack.gradient_buckets:
+        reduced = local.dense * (layout.dp * layout.cp > 1) + local.experts * (
+            layout.expert_dp() > 1
+        )
+        gradients = gradients + reduced * w.plain_weight
     return State(
-        per_replica(local, layout, layout.shard >= 3) * w.plain_weight,
-        per_replica(local, layout, layout.shard >= 2) * w.gradient,
-        per_replica(local, layout, layout.shard >= 1) * ADAM_STATE_BYTES,
+        per_replica(local, layout, layout.shard >= 3) * weight,
+        gradients,
+        per_replica(local, layout, layout.shard >= 1) * adam,
     )
 
 
 def working(ctx: Context, role: Role) -> Working:
-    """Training: activations of the microbatches in flight. Inference: KV cache, the widest layer's
+    """Training: activations of the microbatches in flight, and what the peak needs beside them.
+    Inference: KV cache, the widest layer's
     activations, and the logits (16-bit and fp32) of the sequences' last tokens."""
     if ctx.training:
-        return Working(activations(ctx, role), 0.0, 0.0)
+        return Working(activations(ctx, role), 0.0, beside(ctx, role))
     w, layout = ctx.widths, ctx.layout
     widest: Array = 0.0
     for block in ctx.model.blocks:
         for mlp in (block.mlp, block.moe.shared if block.moe else None):
             if mlp is not None:
-                widest = np.maximum(widest, _mlp_activations(ctx, mlp, layout.tp))
+                widest = np.maximum(widest, act.mlp_activations(ctx, mlp, layout.tp))
         if block.moe is not None:
-            expert = _mlp_activations(ctx, block.moe.expert, layout.expert_tp())
+            expert = act.mlp_activations(ctx, block.moe.expert, layout.expert_tp())
             widest = np.maximum(widest, block.moe.top_k * expert)
     rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
     live = rows * (2 * ctx.model.hidden * w.activation + widest)

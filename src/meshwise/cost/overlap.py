@@ -12,9 +12,14 @@ from meshwise.spec.stack import Stack
 Array = Any
 
 
+# Compute runs this much slower while a collective's kernels share the device with it: mean over
+# models and GPUs in Lee et al. 2025, arXiv 2507.03114 (their worst case is 0.40).
+CONTENTION = 0.189
+
+
 def exposed_beside(comm_s: Array, compute_s: Array) -> Array:
-    """A collective that runs beside independent compute: what sticks out."""
-    return np.maximum(comm_s - compute_s, 0.0)
+    """A collective that runs beside independent compute: what sticks out, and what it slows."""
+    return np.maximum(comm_s - compute_s, 0.0) + CONTENTION * np.minimum(comm_s, compute_s)
 
 
 def exposed_decomposed(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
@@ -22,7 +27,7 @@ def exposed_decomposed(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
     first chunk has nothing to hide under (Wang et al., ASPLOS 2023, "Overlap communication with
     dependent computation via decomposition")."""
     rest = (chunks - 1) / chunks
-    return comm_s / chunks + np.maximum(comm_s - gemm_s, 0.0) * rest
+    return comm_s / chunks + exposed_beside(comm_s, gemm_s) * rest
 
 
 def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array) -> list[Array]:
@@ -37,6 +42,7 @@ def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array)
             suffix = "" if op.phase == "forward" else f":{op.phase}"
             named[op.name + suffix] = op.count * s
     regions = _region_compute(ops, seconds)
+    passes = _pass_compute(ops, seconds)
     spent: dict[str, Array] = {}
     result: list[Array] = []
     for index, (op, s) in enumerate(zip(ops, seconds, strict=True)):
@@ -45,7 +51,12 @@ def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array)
             continue
         total = op.count * s
         under = named.get(op.hides_under)
-        if stack.ideal or under is None:
+        if op.axis in ("dp_cp", "expert_dp") and not stack.ideal:
+            gathers = op.kind == "all_gather"
+            hidden = stack.overlap_param_gather if gathers else stack.overlap_grad_reduce
+            which = "forward" if op.phase == "forward" else "backward"
+            result.append(_beside(total, passes[which], which, spent) if hidden else total)
+        elif stack.ideal or under is None:
             result.append(total)
         elif op.axis == "cp" or (stack.overlap_input_gradient and _beside_gradient(op)):
             result.append(_beside(total, under, op.hides_under, spent))
@@ -62,6 +73,17 @@ def _beside(total: Array, under: Array, name: str, spent: dict[str, Array]) -> A
     free = np.maximum(under - spent.get(name, 0.0), 0.0)
     spent[name] = spent.get(name, 0.0) + total
     return exposed_beside(total, free)
+
+
+def _pass_compute(ops: list[Op], seconds: list[Array]) -> dict[str, Array]:
+    """Compute of the forward and of the backward pass: what the next unit's gathers, and the
+    scatters of the one before, run beside."""
+    result: dict[str, Array] = {"forward": 0.0, "backward": 0.0}
+    for op, s in zip(ops, seconds, strict=True):
+        if op.kind not in COLLECTIVES:
+            which = "forward" if op.phase == "forward" else "backward"
+            result[which] = result[which] + op.count * s
+    return result
 
 
 def _region_compute(ops: list[Op], seconds: list[Array]) -> dict[int, Array]:

@@ -72,7 +72,8 @@ class Pricer:
                 group = _pair(group)
             priced = price(op.kind, op.payload_bytes, group, self.cluster, self.stack)
             used = [s for s, r in zip(priced.sources, group.ranks, strict=True) if np.max(r) > 1]
-            found = priced.seconds, priced, (used or list(priced.sources))[-1]
+            wait = 0.0 if self.stack.ideal else self.stack.collective_wait_s
+            found = priced.seconds + wait, priced, (used or list(priced.sources))[-1]
             self._known[key] = found
         return found
 

@@ -15,17 +15,25 @@ Array = Any
 SCHEDULES = ("1f1b", "gpipe", "zb-1p", "zb-2p")
 
 
-def bubble_s(kind: str, pp: Array, vp: Array, forward: Array, dgrad: Array, wgrad: Array) -> Array:
+def bubble_s(
+    kind: str,
+    pp: Array,
+    vp: Array,
+    microbatches: Array,
+    forward: Array,
+    dgrad: Array,
+    wgrad: Array,
+) -> Array:
     """Idle seconds of a step on each stage.
 
     1F1B and GPipe: (p−1)(F+B+W), interleaved over v virtual stages 1/v of it (Narayanan et al. 2021,
     arXiv 2104.04473, section 2.2). Zero bubble with the memory of 1F1B: (p−1)(F+B−W), with twice
-    that memory (p−1)(F+B−2W), never below 0 (Qi et al. 2024, arXiv 2401.10241, Table 1).
+    that memory (p−1)(F+B−2W), never below 0 (Qi et al. 2024, arXiv 2401.10241, Table 1); a stage
+    fills its wait with the weight gradients of the microbatches before the last, and has no more.
     """
-    if kind == "zb-1p":
-        return (pp - 1) * np.maximum(forward + dgrad - wgrad, 0.0)
-    if kind == "zb-2p":
-        return (pp - 1) * np.maximum(forward + dgrad - 2 * wgrad, 0.0)
+    if kind in ("zb-1p", "zb-2p"):
+        fills = np.minimum((2 if kind == "zb-2p" else 1) * (pp - 1), microbatches - 1)
+        return np.maximum((pp - 1) * (forward + dgrad) - fills * wgrad, 0.0)
     return (pp - 1) / vp * (forward + dgrad + wgrad)
 
 

@@ -88,9 +88,14 @@ def cluster_of(row: Row, devices: int, per_node: int, network: dict[str, Any] | 
     """The cluster of a row. ``network`` None: the generation's usual one, if a network is needed."""
     dev = device(row.text("device"), f"line {row.line}: device")
     per_node = min(per_node, devices)
-    levels: list[dict[str, Any]] = [
-        {"name": "node", "ranks": per_node, "fabric": inside(row, dev.generation)}
-    ]
+    fabric = inside(row, dev.generation)
+    levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]
+    if fabric.startswith("pcie") and per_node > 4 and per_node % 2 == 0:
+        # hosts of more than four PCIe cards have two sockets
+        levels = [
+            {"name": "socket", "ranks": per_node // 2, "fabric": fabric},
+            {"name": "node", "ranks": 2, "fabric": "socket-upi", "nics": 1},
+        ]
     nodes = -(-devices // per_node)
     if nodes > 1:
         if network is None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meshwise.errors import MeshwiseError
-from meshwise.evidence.predict import Prediction, Unsupported, predict
+from meshwise.evidence.predict import predict
+from meshwise.evidence.prediction import Prediction, Unsupported
 from meshwise.evidence.tables import Table
 
 

@@ -130,9 +130,10 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             dtype="fp32" if w.dtype == "fp32" else "bf16",
             core=Core(
                 sequences=ctx.sequences,
-                queries=ctx.queries / cp,
+                queries=1 if decode else ctx.queries / cp,
                 attended=keys_read if decode else pairs / ctx.queries,
-                heads=heads,
+                # drafts under verification share a pass over the cache, as heads of one group do
+                heads=heads * ctx.queries if decode else heads,
                 kv_heads=kv_heads,
                 width=(score_width + value_width) / 2,
                 kv_bytes=kv_bytes,
@@ -143,7 +144,14 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     if ctx.model.positions == 0:
         kv = 1 if a.mla else -(-a.kv_heads // ctx.layout.tp)
         width = (heads + kv) * (a.rope_head_dim or a.head_dim)
-        ops.insert(0, elementwise("attention.rotary", 2.0 * ctx.tokens * width * w.activation))
+        # not fused: widened to fp32, multiplied as complex numbers, narrowed: 20 bytes an element
+        values = 2.0 if ctx.stack.fused_norm else 10.0
+        ops.insert(0, elementwise("attention.rotary", values * ctx.tokens * width * w.activation))
+    if a.norm_parameters and not a.mla:
+        # norms of queries and of keys: a kernel each
+        kv = -(-a.kv_heads // ctx.layout.tp)
+        moved = 2.0 * ctx.tokens * (heads + kv) * a.head_dim * w.activation
+        ops.insert(0, elementwise("attention.qk_norm", moved / 2.0, count=2))
     if not ctx.training:
         cached = (
             (a.kv_lora_rank or 0) + a.rope_head_dim

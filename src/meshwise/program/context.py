@@ -11,7 +11,7 @@ from meshwise.spec import dtypes
 from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Training, Workload
+from meshwise.spec.workload import Decode, Prefill, Training, Workload
 
 Array = Any
 
@@ -83,6 +83,7 @@ class Context(NamedTuple):
     tokens: Array  # rows of the products per microbatch and rank: sequences · queries / cp
     microbatches: Array
     recompute: Array
+    expert_imbalance: float = 1.0  # tokens of the fullest expert rank over the mean
 
     @property
     def training(self) -> bool:
@@ -127,16 +128,17 @@ def context(
     batch = np.int64(workload.batch) if batch is None else batch
     if isinstance(workload, Decode):
         sequences: Array = batch
-        queries, keys = 1, workload.context
+        queries, keys = workload.queries, workload.context
         microbatches: Array = np.int64(1)
         recompute: Array = np.int64(0)
     else:
-        queries = keys = workload.seq
+        queries = workload.seq
+        keys = queries + (workload.cached if isinstance(workload, Prefill) else 0)
         training = isinstance(workload, Training)
         sequences = layout.micro_batch if training else batch
         microbatches = batch // (layout.micro_batch * layout.dp) if training else np.int64(1)
         recompute = layout.recompute if training else np.int64(0)
-    split = layout.cp if queries > 1 else np.int64(1)
+    split = layout.cp if queries > 1 and not isinstance(workload, Decode) else np.int64(1)
     return Context(
         model=model,
         stack=stack,
@@ -149,4 +151,5 @@ def context(
         tokens=sequences * queries / split,
         microbatches=microbatches,
         recompute=recompute,
+        expert_imbalance=workload.expert_imbalance,
     )

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from meshwise.program import sharding
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise, gemm, gradients_of
+from meshwise.program.weights import LocalWeights, end_weights
 
 Array = Any
 
@@ -54,7 +56,14 @@ def embedding(ctx: Context) -> list[Op]:
         width = ctx.model.embedding_dim
         project = gemm("embedding.project", ctx.tokens, h, width, ctx.operands(quantised=False))
         ops += [project, *(gradients_of(project, w.activation, w.gradient) if ctx.training else ())]
-    return ops
+    return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout)[0])
+
+
+def _with_weights(ctx: Context, ops: list[Op], weights: Array) -> list[Op]:
+    """An end's operations with the gathers and the accumulation of its ``weights``."""
+    local = LocalWeights(0, weights, 0)
+    before, after = sharding.gathers(ctx, local)
+    return [*before, *ops, *after, *sharding.accumulation(ctx, local)]
 
 
 def head(ctx: Context) -> list[Op]:
@@ -68,7 +77,8 @@ def head(ctx: Context) -> list[Op]:
     width = ctx.model.embedding_dim or h
     tp = ctx.layout.tp > 1
     sp = ctx.layout.sequence_parallel & tp
-    rows = ctx.tokens if ctx.training else ctx.sequences
+    # every position's logits in training and in verification, else the last position's
+    rows = ctx.sequences if ctx.phase == "prefill" else ctx.tokens
     norm = elementwise("head.norm", 2.0 * ctx.tokens / ctx.token_split * h * w.activation)
     logits = gemm("head.logits", rows, vocab, width, ctx.operands(quantised=False))
     project: list[Op] = []
@@ -88,14 +98,13 @@ def head(ctx: Context) -> list[Op]:
             phase="forward",
         )
         return [norm, gather, *project, logits, result]
-    # read the logits twice (maximum, sum), write the gradient once, in fp32
-    loss = elementwise("head.loss", 12.0 * rows * vocab)
+    loss = elementwise("head.loss", ctx.stack.loss_bytes * rows * vocab)
     per_token = collective(
         "head.loss", "all_reduce", "tp", 4.0 * rows, count=np.where(tp, 3, 0), phase="forward"
     )
     dgrad, wgrad = gradients_of(logits, w.activation, w.gradient)
     under = "head.logits:wgrad"
-    return [
+    ops = [
         norm,
         gather,
         *project,
@@ -126,3 +135,4 @@ def head(ctx: Context) -> list[Op]:
         *(op for p in project for op in gradients_of(p, w.activation, w.gradient)),
         *gradients_of(norm, w.activation, w.gradient),
     ]
+    return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout)[1])

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.program import attention, mlp
+from meshwise.program import attention, mlp, sharding
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise, gradients_of
+from meshwise.program.weights import block_weights
 from meshwise.spec.model import Attention, Block
 
 Array = Any
@@ -29,16 +30,22 @@ class Part(NamedTuple):
     inputs: list[tuple[str, int]]  # (column-parallel op, features of its input gradient)
     last: str  # the row-parallel op whose output is partial
     attention: Attention | None = None
+    alone: bool = False  # routed experts and nothing else
+
+
+# what the gradient of a collective inside a region is; an all-to-all's is one, the way back
+_WAY_BACK = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather"}
 
 
 def _norm(ctx: Context, name: str) -> Op:
     """Residual addition (with dropout in training) and norm, over the tokens outside TP regions.
 
     Values moved per element: addition 3 (two read, one written) and norm 2 (read, written); in one
-    pass 4, as the sum is not read again. A dropout mask is half a 16-bit value; dropout in a pass of
-    its own reads and writes once more.
+    pass 4, as the sum is not read again. A norm that is not fused is a chain of fp32 passes: widened,
+    squared, averaged, scaled, narrowed, multiplied by its weight, 36 bytes per 16-bit element. A
+    dropout mask is half a 16-bit value; dropout in a pass of its own reads and writes once more.
     """
-    values = 4.0 if ctx.stack.fused_add_norm else 5.0
+    values = 4.0 if ctx.stack.fused_add_norm else 5.0 if ctx.stack.fused_norm else 21.0
     if ctx.model.dropout and ctx.training:
         values += 0.5 if ctx.stack.fused_elementwise else 2.5
     rows = ctx.tokens / ctx.token_split
@@ -68,9 +75,9 @@ def parts(ctx: Context, block: Block) -> list[Part]:
         # one input, one gradient of it: the first product to read it stands for all
         products = [op.name for op in ops if op.kind == "gemm" and op.name != "moe.router"]
         name = "moe" if routed else "mlp"
-        found.append(
-            Part(name, _norm(ctx, name), ops, [(products[0], ctx.model.hidden)], products[-1])
-        )
+        alone = block.moe is not None and block.moe.shared is None and not dense
+        inputs = [(products[0], ctx.model.hidden)]
+        found.append(Part(name, _norm(ctx, name), ops, inputs, products[-1], alone=alone))
     if ctx.stack.overlap == "split":
         cut = pieces(ctx)
         found = [
@@ -106,15 +113,21 @@ def _parted(op: Op, parts: Array) -> Op:
     )
 
 
-def _shape(ctx: Context) -> tuple[Array, Array, Array]:
-    """(is there a TP group, does it run sequence-parallel, calls that one reduction is cut into)."""
+def _shape(ctx: Context, part: Part) -> tuple[Array, Array, Array]:
+    """(has the part a TP group, does it run sequence-parallel, calls that one reduction is cut into).
+
+    Routed experts that exchange their tokens under sequence parallelism take them from the sharded
+    region and give them back to it: nothing is gathered around them, but for shared experts.
+    """
     tp = ctx.layout.tp > 1
+    if part.alone:
+        tp = tp & ~(mlp.exchanges_tokens(ctx) & ctx.layout.sequence_parallel)
     return tp, ctx.layout.sequence_parallel & tp, pieces(ctx)
 
 
 def forward(ctx: Context, part: Part) -> list[Op]:
     """Norm, gather (sequence parallel), compute, reduce."""
-    tp, sp, cut = _shape(ctx)
+    tp, sp, cut = _shape(ctx, part)
     payload = ctx.tokens * ctx.model.hidden * ctx.widths.comm / cut
     first = part.inputs[0][0]
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
@@ -157,7 +170,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
 
     ``hides_under`` of an input gradient's reduction is the same product's weight gradient.
     """
-    tp, sp, cut = _shape(ctx)
+    tp, sp, cut = _shape(ctx, part)
     w = ctx.widths
     payload = ctx.tokens * ctx.model.hidden * w.comm / cut
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
@@ -179,7 +192,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
         elif op.kind in ("gemm", "elementwise"):
             ops.extend(gradients_of(op, w.activation, w.gradient))
         else:
-            ops.append(op._replace(phase="dgrad"))  # an all-to-all's gradient goes the way back
+            ops.append(op._replace(phase="dgrad", kind=_WAY_BACK.get(op.kind, op.kind)))
     ops += _context_exchange(ctx, part, "dgrad")
     for name, features in part.inputs:
         piece = ctx.tokens * features * w.comm / cut
@@ -263,18 +276,25 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
     """What activation recomputation does again before the part's backward.
 
     Full: the whole forward, collectives included; a checkpoint that stops early leaves out the
-    layer's last reduction. Selective: the attention core, where it is not fused already.
+    layer's last reduction. Selective: the attention core, where it is not fused already; or, where
+    a stack decides by operation (torchtitan), every second product and all passes, with attention
+    and reductions kept.
     """
     full = np.where(ctx.recompute == 2, 1, 0)
     selective = np.where(ctx.recompute == 1, 1, 0)
     unfused = ctx.stack.attention != "flash" or ctx.stack.ideal
+    by_products = ctx.stack.selective_recompute == "products"
+    again = {"gemm": 0.5, "elementwise": 1.0, "all_gather": 1.0} if by_products else {}
     ops = []
     for op in forward(ctx, part):
         count = op.count * full
         if is_last and ctx.stack.recompute_early_stop and op.name == f"{part.name}.output":
             count = op.count * 0
-        if op.kind == "attention" and unfused:
-            count = count + op.count * selective
+        share = again.get(op.kind, 0.0)
+        if op.kind == "attention" and unfused and not by_products:
+            share = 1.0
+        if share:
+            count = count + op.count * (selective * share)
         ops.append(op._replace(phase="recompute", count=count, model_flops=0.0))
     return ops
 
@@ -289,4 +309,6 @@ def layer(ctx: Context, block: Block) -> list[Op]:
         ops += recomputed(ctx, part, is_last=i == len(regions) - 1)
     for part in reversed(regions):
         ops += backward(ctx, part)
-    return ops
+    local = block_weights(block, ctx.model.hidden, ctx.layout)
+    gather, back = sharding.gathers(ctx, local)
+    return [*gather, *ops, *back, *sharding.accumulation(ctx, local)]

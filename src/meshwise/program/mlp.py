@@ -55,13 +55,16 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
     """Router, dispatch, grouped products of the experts, combine; shared experts beside them.
 
     Expert grid etp · ep · expert-dp on the ranks of tp · cp · dp: a rank computes
-    tokens · top_k · etp / tp rows with width / etp, balanced over its experts / ep experts.
+    tokens · top_k · etp / tp rows with width / etp, balanced over its experts / ep experts, times
+    the workload's imbalance on the fullest rank.
     """
     w, layout, h = ctx.widths, ctx.layout, ctx.model.hidden
     etp = layout.expert_tp()
     local = moe.experts / layout.ep
     exchange = exchanges_tokens(ctx)
-    rows = routed_tokens(ctx) * moe.top_k
+    # a layer ends with its fullest rank: its rows, where experts are spread over ranks
+    fullest = np.where(layout.ep > 1, ctx.expert_imbalance, 1.0)
+    rows = routed_tokens(ctx) * moe.top_k * fullest
     width = -(-moe.expert.width // etp)
     gated = moe.expert.gated
     # Experts that at least one token visits: their weights are what a grouped product reads.
@@ -85,14 +88,28 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
         for op, whole in ((up, 2.0 * rows * up_width * h), (down, 2.0 * rows * h * width))
     )
     payload = rows * h * w.activation
-    swap = {"payload_bytes": payload, "count": np.where(exchange, 1, 0), "phase": "forward"}
+    # Where experts are split, each of their ranks exchanges its share of the rows, and the rows are
+    # gathered and summed among them (Megatron-Core's all-to-all dispatcher).
+    shares = etp if ctx.training else np.int64(1)
+    swap = {
+        "payload_bytes": payload / shares,
+        "count": np.where(exchange, 1, 0),
+        "phase": "forward",
+    }
+    among = {
+        "payload_bytes": payload,
+        "count": np.where(exchange & (shares > 1), 1, 0),
+        "phase": "forward",
+    }
     ops = [
         router,
         elementwise("moe.permute", 2.0 * rows * h * w.activation),
         collective("moe.dispatch", "all_to_all", "ep", **swap),
+        collective("moe.gather", "all_gather", "etp", **among),
         up,
         elementwise("moe.activation", activation_traffic(ctx, rows, width, gated)),
         down,
+        collective("moe.scatter", "reduce_scatter", "etp", **among),
         collective("moe.combine", "all_to_all", "ep", **swap),
         elementwise("moe.unpermute", (rows + ctx.tokens) * h * w.activation),
     ]

@@ -58,10 +58,11 @@ def transfers(ctx: Context) -> list[Op]:
 def update(ctx: Context, role: Role) -> list[Op]:
     """Gradient reduction by sharding stage, then Adam.
 
-    Replicated optimizer: one all_reduce of the gradients (2Ψ on the wire). ZeRO-1/2: reduce_scatter
-    of gradients and all_gather of weights (2Ψ). ZeRO-3/FSDP: weights gathered in forward and again
-    in backward, gradients scattered, per microbatch (3Ψ). (ZeRO, arXiv 1910.02054, section 7.)
-    Experts' gradients are summed over the expert-dp group, all others over dp · cp.
+    Replicated optimizer: one all_reduce of the gradients (2Ψ on the wire). ZeRO-1: reduce_scatter
+    of gradients and all_gather of weights (2Ψ); ZeRO-2 keeps no whole gradients, so that it
+    scatters every microbatch's. (ZeRO, arXiv 1910.02054, section 7; ZeRO-3's are in
+    :mod:`meshwise.program.sharding`.) Experts' gradients are summed over the expert-dp group, all
+    others over dp · cp.
     """
     if not ctx.training:
         return []
@@ -79,7 +80,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
         values = weights * w.plain_weight
         plain = np.where(many & (layout.shard == 0), 1, 0)
         sharded = np.where(many & (layout.shard > 0) & (layout.shard < 3), 1, 0)
-        full = np.where(many & (layout.shard == 3), ctx.microbatches, 0)
+        scatters = np.where(layout.shard == 2, sharded * ctx.microbatches, sharded)
         ops += [
             collective(
                 f"gradients.{name}", "all_reduce", axis, grads, count=plain, phase="grad_reduce"
@@ -89,7 +90,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 "reduce_scatter",
                 axis,
                 grads,
-                count=sharded + full,
+                count=scatters,
                 phase="grad_reduce",
             ),
             collective(
@@ -97,7 +98,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 "all_gather",
                 axis,
                 values,
-                count=sharded + 2 * full,
+                count=sharded,
                 phase="grad_reduce",
             ),
         ]

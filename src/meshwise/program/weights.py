@@ -119,10 +119,26 @@ def _bounds(layers: int, pp: int) -> tuple[int, ...]:
     return tuple(layers * stage // pp for stage in range(pp + 1))
 
 
-def _role_counts(model: Model, pp: int) -> tuple[tuple[int, ...], ...]:
+def _balanced(model: Model, weight: list[int], pp: int) -> tuple[int, ...]:
+    """As :func:`_bounds`, where layers and head are dealt out in order by the weights that they
+    multiply with: a stage is full when it reaches the mean."""
+    costs = [weight[i] for i in model.pattern]
+    mean = (sum(costs) + model.vocab * model.hidden) / pp
+    bounds, stage, load = [0], 0, 0.0
+    for index, cost in enumerate(costs):
+        # from half of a layer beyond the mean on, the layer is the next stage's
+        if load + cost / 2 > mean * (stage + 1) and stage < pp - 1:
+            bounds.append(index)
+            stage += 1
+        load += cost
+    return (*bounds, *[model.layers] * (pp + 1 - len(bounds)))
+
+
+def _role_counts(model: Model, pp: int, balance: str) -> tuple[tuple[int, ...], ...]:
     """Layers of each kind on the first, the heaviest middle, and the last stage."""
-    bounds = _bounds(model.layers, pp)
     weight = [whole_block(block, model.hidden, active=True).total for block in model.blocks]
+    by_cost = balance == "cost" and pp > 1
+    bounds = _balanced(model, weight, pp) if by_cost else _bounds(model.layers, pp)
     several = len(model.blocks) > 1
 
     def load(stage: int) -> int:
@@ -138,11 +154,11 @@ def _role_counts(model: Model, pp: int) -> tuple[tuple[int, ...], ...]:
     return tuple(counts)
 
 
-def roles(model: Model, layout: Layouts) -> tuple[Role, ...]:
+def roles(model: Model, layout: Layouts, balance: str = "layers") -> tuple[Role, ...]:
     """First, middle and last stage; with one stage the first has both ends."""
     pps = np.asarray(layout.pp)
     # a set, not np.unique: that one loads numpy.ma, a tenth of the whole answer's time
-    table = {int(pp): _role_counts(model, int(pp)) for pp in set(pps.ravel().tolist())}
+    table = {int(pp): _role_counts(model, int(pp), balance) for pp in set(pps.ravel().tolist())}
     built = []
     for index, name in enumerate(("first", "middle", "last")):
         layers = tuple(

@@ -62,7 +62,7 @@ def smallest_fit(
     shape = (len(modes), len(tps), len(pps))
     usable = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
     ctx = context(model, stack, workload, layout)
-    memory = np.broadcast_to(fullest_stage(ctx, roles(model, layout)), shape)
+    memory = np.broadcast_to(fullest_stage(ctx, roles(model, layout, stack.stage_balance)), shape)
     fits = memory <= usable
     if not fits.any():
         return None

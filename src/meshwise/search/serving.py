@@ -1,47 +1,207 @@
-"""Serving in steady state: time per output token with the prompts' work mixed in, static batches."""
+"""Serving in steady state: TPOT, TTFT and throughput at a fixed concurrency; static batches."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import msgspec
 import numpy as np
 
-from meshwise.cost.estimate import estimate
+from meshwise.cost.estimate import Estimate
+from meshwise.search import iteration
+from meshwise.search.iteration import Engine
+from meshwise.search.speculation import Speculation, draft_s
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
+from meshwise.spec.reading import count, fraction
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Formats, Prefill
+from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Formats, check_imbalance
+
+Array = Any
 
 
-def layout(tp: int, pp: int = 1, ep: int = 1) -> Layouts:
-    return Layouts(tp=np.int64(tp), pp=np.int64(pp), ep=np.int64(ep))
+class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is served: ``concurrency`` requests in flight over all replicas, a new one as soon as one
+    ends, each ``isl`` tokens in and ``osl`` out.
 
-
-def continuous_tpot_s(
-    model: Model,
-    cluster: Cluster,
-    stack: Stack,
-    layouts: Layouts,
-    *,
-    isl: int,
-    osl: int,
-    concurrency: int,
-    formats: Formats,
-) -> float:
-    """Mean seconds per output token with ``concurrency`` requests in flight on one replica, each ``isl`` tokens in and ``osl`` out.
-
-    Every request brings one prompt per ``osl`` iterations, so an iteration carries concurrency / osl
-    prompts beside its ``concurrency`` new tokens: TPOT = decode + concurrency / osl · prefill. The
-    context of a request grows from isl to isl + osl: its mean is priced.
+    ``prefix_hit``: share of a prompt whose keys and values are in the cache already. ``chunk``: most
+    tokens of an iteration, in place of the stack's.
     """
-    decode = estimate(
-        model,
-        cluster,
-        Decode(batch=concurrency, context=isl + osl // 2, formats=formats),
-        stack,
-        layouts,
+
+    isl: int
+    osl: int
+    concurrency: int
+    prefix_hit: float = 0.0
+    chunk: int | None = None
+    speculation: Speculation = Speculation()
+    formats: Formats = Formats()
+    expert_imbalance: float = 1.0
+
+    def __post_init__(self) -> None:
+        count(self.isl, "--isl", high=MAX_SEQ)
+        count(self.osl, "--osl", high=MAX_SEQ)
+        count(self.concurrency, "--concurrency", high=MAX_BATCH)
+        fraction(self.prefix_hit, "--prefix-hit", low=0.0, high=1.0)
+        if self.chunk is not None:
+            count(self.chunk, "--chunk", high=MAX_SEQ)
+        check_imbalance(self.expert_imbalance)
+
+    @property
+    def computed(self) -> int:
+        """Tokens of a prompt that are computed: at least the last, whose logits begin the answer."""
+        return max(self.isl - int(self.isl * self.prefix_hit), 1)
+
+    @property
+    def context(self) -> int:
+        """Mean tokens that a sequence holds while it decodes: time is affine in it."""
+        return max(self.isl + self.osl // 2, self.speculation.queries)
+
+
+class Steady(NamedTuple):
+    """Steady state of layouts (arrays over their axes). Seconds, bytes, requests, tokens."""
+
+    tpot_s: Array  # mean time per output token after the first
+    ttft_s: Array  # from a request's admission to its first token
+    queue_s: Array  # what it waits before, where the KV cache holds fewer than are in flight
+    decode_s: Array  # an iteration of decodes alone, drafts included
+    prefill_s: Array  # a prompt by itself
+    tokens_per_iteration: float  # of each sequence
+    requests_per_s: Array
+    tokens_per_s: Array  # output tokens of all replicas
+    tokens_per_s_per_device: Array
+    running: Array  # requests in flight that the caches hold, over all replicas
+    max_concurrency: Array  # the most that they hold
+    memory_bytes: Array
+    memory_limit_bytes: float
+    fits: Array
+
+
+def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1) -> Layouts:
+    return Layouts(tp=np.int64(tp), pp=np.int64(pp), ep=np.int64(ep), dp=np.int64(dp))
+
+
+class _Prompt(NamedTuple):
+    """How prompts are cut: ``chunks`` of ``chunk`` tokens after ``cached`` (of the middle chunk: time
+    is affine in it); ``together`` prompts in an iteration."""
+
+    chunks: int
+    chunk: int
+    cached: int
+    together: Array
+
+
+def _prompt(load: Load, stack: Stack, running: Array) -> _Prompt:
+    budget = load.chunk or stack.max_batched_tokens
+    chunks = -(-load.computed // budget)
+    chunk = -(-load.computed // chunks)
+    together: Array = np.int64(1)
+    if chunks == 1 and stack.shares_prefill:
+        together = np.minimum(budget // chunk, np.maximum(running - 1, 1))
+    cached = load.isl - load.computed + (chunks - 1) * chunk // 2
+    return _Prompt(chunks, chunk, cached, together)
+
+
+def steady(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, load: Load) -> Steady:
+    """Continuous batching at a fixed concurrency.
+
+    A pipeline keeps pp groups of sequences in flight. A verification yields E tokens of a sequence,
+    so a request lasts osl / E iterations, in which each of the others brings its prompt once.
+    """
+    engine = Engine(model, cluster, stack, layouts, load.formats, load.expert_imbalance)
+    spec = load.speculation
+    per_replica = -(-load.concurrency // layouts.dp)
+    most, used = _capacity(engine, load, per_replica)
+    running = np.maximum(np.minimum(per_replica, most), 1)
+    batch = -(-running // layouts.pp)
+    decode = iteration.decode_s(engine, batch, load.context, spec.queries)
+    decode = decode + draft_s(engine, spec, batch, load.context)
+    prompt = _prompt(load, stack, batch)
+    alone = prompt.chunks * iteration.prefill_s(engine, np.int64(1), prompt.chunk, prompt.cached)
+    times = _mixed if stack.mixes_prefill else _prompts_first
+    tpot, ttft = times(engine, load, batch, decode, prompt)
+    service = ttft + (load.osl - 1) * tpot
+    rate = running * layouts.dp / service
+    fits = per_replica <= most
+    return Steady(
+        tpot_s=tpot,
+        ttft_s=ttft,
+        queue_s=np.maximum(per_replica / running - 1.0, 0.0) * service,
+        decode_s=decode,
+        prefill_s=alone,
+        tokens_per_iteration=spec.expected,
+        requests_per_s=rate,
+        tokens_per_s=rate * load.osl,
+        tokens_per_s_per_device=rate * load.osl / layouts.devices,
+        running=np.minimum(running * layouts.dp, load.concurrency),
+        max_concurrency=most * layouts.dp,
+        memory_bytes=used,
+        memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory_reserve),
+        fits=fits,
     )
-    prefill = estimate(model, cluster, Prefill(batch=1, seq=isl, formats=formats), stack, layouts)
-    return float(decode.step_s) + concurrency / osl * float(prefill.step_s)
+
+
+def _mixed(
+    engine: Engine, load: Load, batch: Array, decode: Array, prompt: _Prompt
+) -> tuple[Array, Array]:
+    """(TPOT, TTFT) where a prompt's chunk rides in an iteration of decodes (Sarathi-Serve, arXiv
+    2403.02310): the others' prompts lengthen that many of a request's iterations; where there are
+    more of them than iterations, prompts wait."""
+    spec = load.speculation
+    mixed = iteration.mixed_s(
+        engine,
+        batch=batch,
+        context=load.context,
+        queries=spec.queries,
+        prompts=prompt.together,
+        chunk=prompt.chunk,
+        cached=prompt.cached,
+    )
+    # a verification's drafts are made beside a prompt too
+    mixed = np.maximum(mixed + draft_s(engine, spec, batch, load.context), decode)
+    iterations = load.osl / spec.expected
+    with_prompts = (batch - 1) * (prompt.chunks / prompt.together)
+    slow = np.minimum(with_prompts, iterations)
+    tpot = (iterations * decode + slow * (mixed - decode)) / load.osl
+    waiting = np.maximum(with_prompts - iterations, 0.0) * mixed
+    now = np.where(batch > 1, tpot * spec.expected / 2.0, 0.0)  # half of the iteration in progress
+    return tpot, now + prompt.chunks * mixed + waiting
+
+
+def _prompts_first(
+    engine: Engine, load: Load, batch: Array, decode: Array, prompt: _Prompt
+) -> tuple[Array, Array]:
+    """(TPOT, TTFT) where prompts go before decodes: nothing decodes while there are prompts.
+
+    Requests of equal length then begin and end together, in waves: their prompts are computed batch
+    after batch, and who is first waits for the others' prompts before its second token. The
+    scheduler works one batch ahead of the device, so that a batch's tokens leave when the next one
+    is done: of n batches the j-th at min(j + 1, n).
+    """
+    batches = np.ceil(batch * prompt.chunks / prompt.together)
+    one = iteration.prefill_s(engine, prompt.together, prompt.chunk, prompt.cached)
+    whole = one * (batch * prompt.chunks / prompt.together)
+    rest = (batches - 1) * np.maximum(batches - 2, 0) / (2.0 * batches * batches)
+    tpot = decode / load.speculation.expected + rest * whole / load.osl
+    return tpot, whole * (1.0 - rest)
+
+
+def _capacity(engine: Engine, load: Load, per_replica: Array) -> tuple[Array, Array]:
+    """(the most sequences of a replica whose keys and values fit, bytes with those that run).
+
+    Weights and the activations of the largest iteration stand beside the cache, as engines measure
+    before they size it; bytes are affine in the number of sequences.
+    """
+    stack = engine.stack
+    context = load.isl + load.osl
+    one = engine.decode(np.int64(1), context).memory_bytes
+    each = engine.decode(np.int64(2), context).memory_bytes - one
+    tokens = max(load.chunk or stack.max_batched_tokens, 1)
+    work = engine.prefill(np.int64(1), min(tokens, context)).memory["activations_bytes"]
+    base = one - each + work
+    limit = engine.cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
+    most = np.maximum(np.floor((limit - base) / each), 0.0).astype(np.int64)[()]
+    return most, base + each * np.minimum(per_replica, np.maximum(most, 1))
 
 
 def static_batch_s(
@@ -58,14 +218,28 @@ def static_batch_s(
     """Seconds from the first input of a static batch to its last output token: prefill, then osl − 1
     decode iterations whose context grows by one each (the mean context is priced: time is affine
     in it)."""
-    prefill = estimate(
-        model, cluster, Prefill(batch=batch, seq=isl, formats=formats), stack, layouts
-    )
-    first = float(prefill.step_s)
+    engine = Engine(model, cluster, stack, layouts, formats)
+    pp = int(layouts.pp)
+    first = _pipelined(engine.prefill(np.int64(local_batch(batch, isl, pp)), isl), batch)
     if osl <= 1:
         return first
-    mean = isl + osl // 2
-    decode = estimate(
-        model, cluster, Decode(batch=batch, context=mean, formats=formats), stack, layouts
-    )
-    return first + (osl - 1) * float(decode.step_s)
+    local = np.int64(local_batch(batch, 1, pp))
+    return first + (osl - 1) * _pipelined(engine.decode(local, isl + osl // 2), batch)
+
+
+def local_batch(batch: int, seq: int, pp: int) -> int:
+    """Sequences that a pipeline works on at a time: a stage's share if it divides, then halved while
+    they have more than 1024 tokens (getLocalBatchSize of FasterTransformer)."""
+    if pp == 1:
+        return batch
+    local = batch // pp if batch % pp == 0 else batch
+    while local * seq > 1024 and local % 2 == 0:
+        local //= 2
+    return local
+
+
+def _pipelined(e: Estimate, batch: int) -> float:
+    """Seconds of ``batch`` sequences that follow each other through the pipeline, a local batch at a
+    time: (m + pp − 1) · the slowest stage."""
+    parts = batch // int(e.program.ctx.sequences)
+    return (parts + int(e.layout.pp) - 1) * float(e.microbatch.busy) + float(e.host_s)

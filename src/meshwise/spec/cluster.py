@@ -42,6 +42,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory_bytes_per_s: float
     peak_flops_per_s: dict[str, float]
     multiprocessors: int | None = None  # what a kernel's tiles are spread over
+    training_clock: float = 1.0  # under a training step's load, over that of short measurements
     sources: dict[str, str] = {}
 
 
@@ -119,6 +120,7 @@ def device(name: str, field: str = "device") -> Device:
         memory_bytes_per_s=parse(table["memory_bandwidth"], BANDWIDTH, "memory_bandwidth"),
         peak_flops_per_s={k: parse(v, RATE, f"peak.{k}") for k, v in table["peak"].items()},
         multiprocessors=table.get("multiprocessors"),
+        training_clock=table.get("training_clock", 1.0),
         sources=table.get("source", {}),
     )
 
@@ -165,6 +167,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
         else base.memory_bytes_per_s,
         peak_flops_per_s=peaks,
         multiprocessors=base.multiprocessors if base else None,
+        training_clock=base.training_clock if base else 1.0,
         sources={"all": "the cluster file"},
     )
 

@@ -8,12 +8,14 @@ import msgspec
 
 from meshwise.errors import InputError
 from meshwise.spec import dtypes
-from meshwise.spec.reading import count, one_of
+from meshwise.spec.reading import count, fraction, one_of
 
 RECOMPUTE = ("none", "selective", "full")
 OVERLAP = ("none", "split", "decomposed")
 MAX_BATCH = 10**6
 MAX_SEQ = 10**8
+MAX_QUERIES = 64  # tokens of a sequence that one verification step works on
+MAX_IMBALANCE = 1e4
 
 
 class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +31,8 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One optimizer step of a replica: ``batch`` sequences of ``seq`` tokens.
 
-    ``micro_batch`` None takes the whole batch as one microbatch.
+    ``micro_batch`` None takes the whole batch as one microbatch. ``expert_imbalance``: tokens of the
+    fullest rank of the expert group over their mean.
     """
 
     batch: int
@@ -37,6 +40,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     micro_batch: int | None = None
     recompute: str = "none"
     formats: Formats = Formats()
+    expert_imbalance: float = 1.0
 
     phase = "train"
 
@@ -44,6 +48,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         count(self.batch, "--batch", high=MAX_BATCH)
         count(self.seq, "--seq", high=MAX_SEQ)
         one_of(self.recompute, "--recompute", RECOMPUTE)
+        check_imbalance(self.expert_imbalance)
         if self.micro_batch is not None:
             count(self.micro_batch, "--micro-batch", high=MAX_BATCH)
             if self.batch % self.micro_batch:
@@ -59,36 +64,56 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole batch's prompt: ``batch`` sequences of ``seq`` tokens, one forward pass."""
+    """The whole batch's prompt: ``batch`` sequences of ``seq`` tokens, one forward pass.
+
+    ``cached`` more tokens stand before them in the KV cache (a prefix, or earlier chunks): they are
+    attended to and not computed. ``expert_imbalance`` as in training.
+    """
 
     batch: int
     seq: int
     formats: Formats = Formats()
+    cached: int = 0
+    expert_imbalance: float = 1.0
 
     phase = "prefill"
 
     def __post_init__(self) -> None:
         count(self.batch, "--batch", high=MAX_BATCH)
         count(self.seq, "--seq", high=MAX_SEQ)
+        count(self.cached, "cached", low=0, high=MAX_SEQ)
+        check_imbalance(self.expert_imbalance)
         _check_formats(self.formats)
 
 
 class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One iteration: a token for each of ``batch`` sequences that hold ``context`` tokens."""
+    """One iteration: a token for each of ``batch`` sequences that hold ``context`` tokens.
+
+    ``queries`` > 1 verifies drafts: that many of the context's last tokens are computed per sequence.
+    ``expert_imbalance`` as in training.
+    """
 
     batch: int
     context: int
     formats: Formats = Formats()
+    queries: int = 1
+    expert_imbalance: float = 1.0
 
     phase = "decode"
 
     def __post_init__(self) -> None:
         count(self.batch, "--batch", high=MAX_BATCH)
         count(self.context, "--context", high=MAX_SEQ)
+        count(self.queries, "queries", high=min(MAX_QUERIES, self.context))
+        check_imbalance(self.expert_imbalance)
         _check_formats(self.formats)
 
 
 Workload = Training | Prefill | Decode
+
+
+def check_imbalance(value: object) -> float:
+    return fraction(value, "--expert-imbalance", low=1.0, high=MAX_IMBALANCE)
 
 
 def _check_formats(formats: Formats) -> None:

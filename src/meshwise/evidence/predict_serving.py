@@ -1,0 +1,89 @@
+"""One row of a serving table → the same latency predicted, or the reason why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from meshwise.evidence import hardware
+from meshwise.evidence.prediction import Prediction, Unsupported, model_of, source_of, stack_of
+from meshwise.evidence.tables import Row
+from meshwise.search import serving
+from meshwise.search.iteration import Engine
+from meshwise.spec.stack import Stack
+from meshwise.spec.workload import Formats
+
+
+def serve(row: Row, folder: Path) -> list[Prediction]:
+    """TPOT under a fixed concurrency, or a static batch's whole latency."""
+    model = model_of(row, folder)
+    devices = row.count("devices")
+    tp, pp, dp = row.count("tp", 1), row.count("pp", 1), row.count("dp", 1)
+    if tp * pp * dp != devices:
+        raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
+    cluster = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
+    stack = stack_of(row, "engine")
+    formats, assumed = formats_of(row, stack)
+    layouts = serving.layout(tp, pp, row.count("ep", 1), dp)
+    isl, osl = row.count("isl"), row.count("osl")
+    name, source = row.text("id"), source_of(row)
+    if row.text("fits") == "false":
+        raise Unsupported("the row says that it does not fit")
+    if row.text("total_latency_ms"):
+        total = serving.static_batch_s(
+            model,
+            cluster,
+            stack,
+            layouts,
+            isl=isl,
+            osl=osl,
+            batch=row.count("concurrency", 1),
+            formats=formats,
+        )
+        measured = row.number("total_latency_ms") * 1e-3
+        return [Prediction(name, "total_latency_s", measured, total, source, ())]
+    if not row.text("concurrency"):
+        raise Unsupported("the row does not state its concurrency")
+    if not row.text("tpot_ms"):
+        return []
+    measured = row.number("tpot_ms") * 1e-3
+    load = serving.Load(isl=isl, osl=osl, concurrency=row.count("concurrency"), formats=formats)
+    check_format(row, Engine(model, cluster, stack, layouts, formats), measured)
+    tpot = float(serving.steady(model, cluster, stack, layouts, load).tpot_s)
+    columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
+    alike = tuple(row.text(c) for c in columns)
+    return [Prediction(name, "tpot_s", measured, tpot, source, assumed, pair=alike, tp=tp)]
+
+
+def formats_of(row: Row, stack: Stack) -> tuple[Formats, tuple[str, ...]]:
+    """Number formats of a row, and what had to be assumed.
+
+    FP8 checkpoints of TensorRT-LLM (NVIDIA ModelOpt) keep their cache in FP8 as well.
+    """
+    dtype, cache = row.text("dtype", "bf16"), row.text("kv_dtype")
+    assumed: tuple[str, ...] = ()
+    if not cache and dtype == "fp8" and stack.name == "trtllm":
+        cache, assumed = "fp8", ("kv_dtype=fp8",)
+    narrow = dtype if dtype in ("fp8", "int8") else None
+    weights = dtype if dtype in ("int4", "nvfp4", "mxfp4") else None
+    return Formats(dtype=narrow, weights=weights, kv_cache=cache or None), assumed
+
+
+def check_format(row: Row, engine: Engine, measured_s: float) -> None:
+    """A token cannot take less than reading the weights once: then their format is not the row's.
+
+    Of models without routed experts, whose weights are all read.
+    """
+    if any(block.moe is not None for block in engine.model.blocks):
+        return
+    program = engine.decode(np.int64(1), 1).program
+    read = sum(float(op.weight_bytes) for op in program.head)
+    for ops, layers in zip(program.layers, engine.model.kind_counts(), strict=True):
+        read += layers * sum(float(op.weight_bytes) for op in ops)
+    floor = read / engine.cluster.device.memory_bytes_per_s
+    if measured_s < floor:
+        raise Unsupported(
+            f"{measured_s * 1e3:.3g} ms per token is less than the {floor * 1e3:.3g} ms that reading "
+            f"{row.text('dtype', 'bf16')} weights takes: they have another format"
+        )

@@ -1,0 +1,121 @@
+"""Training rows: step time and memory of a stated layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from meshwise.cost.estimate import Estimate, estimate
+from meshwise.evidence import hardware
+from meshwise.evidence.prediction import Prediction, model_of, source_of, stack_of
+from meshwise.evidence.tables import Row
+from meshwise.search.report import Report, model_flops, report
+from meshwise.spec import grid
+from meshwise.spec.workload import RECOMPUTE, Formats, Training
+
+# A row that does not state its recomputation ran with none, unless that would take this many times
+# the device's memory: more than the memory model's own error.
+CLEARLY = 1.2
+
+
+# Software that accumulates and reduces gradients in the format of the products; Megatron, NeMo,
+# nanotron and FSDP do in fp32 by default.
+_NARROW_GRADIENTS = ("deepspeed", "paddle")
+
+
+def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]]:
+    """The row's step, priced; and what had to be assumed."""
+    model = model_of(row, folder)
+    devices, batch = row.count("devices"), row.count("global_batch")
+    per_node = row.count("devices_per_node", 8)
+    rate = (
+        row.number("inter_node_gbytes_per_s", 0.0) if row.text("inter_node_gbytes_per_s") else 0.0
+    )
+    network = hardware.network_by_rate(rate, min(per_node, devices)) if rate else None
+    cluster = hardware.cluster_of(row, devices, per_node, network)
+    degrees = {k: row.count(k, 1) for k in ("tp", "pp", "vp", "dp", "cp", "ep")}
+    product = degrees["tp"] * degrees["pp"] * degrees["dp"] * degrees["cp"]
+    if product != devices:
+        raise row.wrong("devices", f"tp·pp·dp·cp = {product}, not {devices}", f"{product}")
+    assumed = [f"{column}=1" for column in ("micro_batch", "vp") if not row.text(column)]
+    recompute = row.text("recompute")
+    if recompute not in ("", *RECOMPUTE):
+        raise row.wrong("recompute", f"{recompute!r} is not known", RECOMPUTE)
+    stack = stack_of(row, "stack")
+    attention = row.text("attention", stack.attention)
+    software = row.text("stack")
+    stack = msgspec.structs.replace(
+        stack,
+        attention="unfused" if attention == "unfused" else "flash",
+        schedule=next((k for k in ("zb-1p", "zb-2p", "gpipe") if software.endswith(k)), "1f1b"),
+    )
+    shard = row.text("shard", "none")
+    shard = "zero3" if shard in ("hsdp", "fsdp") else shard
+    layout = grid.Grid(
+        **degrees,
+        etp=row.count("etp", 1) if degrees["ep"] > 1 and row.text("etp") else None,
+        micro_batch=row.count("micro_batch", 1),
+        sequence_parallel=row.flag("sequence_parallel"),
+        shard=shard,
+    )
+    found: Estimate | None = None
+    mode = recompute
+    for mode in (recompute,) if recompute else RECOMPUTE:
+        workload = Training(
+            batch=batch,
+            seq=row.count("seq"),
+            recompute=mode,
+            formats=Formats(
+                dtype=row.text("dtype", "bf16"),
+                gradients=None if stack.name in _NARROW_GRADIENTS else "fp32",
+            ),
+        )
+        grid.check(layout, model, cluster, workload)
+        found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
+        if recompute or found.memory_bytes <= CLEARLY * cluster.device.memory_bytes:
+            break
+    assert found is not None
+    if not recompute:
+        assumed.append(f"recompute={mode}")
+    return found, tuple(assumed)
+
+
+def training(row: Row, folder: Path) -> list[Prediction]:
+    """Step time (from whichever figure the row gives) and memory."""
+    e, assumed = training_estimate(row, folder)
+    name, source = row.text("id"), source_of(row)
+    if row.text("fits") == "false":
+        return [Prediction(name, "fits", 0.0, float(e.fits), source, assumed)]
+    found = []
+    step = measured_step_s(row, e)
+    if step is not None:
+        peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
+        ideal = model_flops(e) / float(e.layout.devices) / peak
+        found.append(
+            Prediction(name, "step_s", step, float(e.step_s), source, assumed, ideal_s=ideal)
+        )
+    if row.text("memory_gib"):
+        memory = row.number("memory_gib") * 2.0**30
+        found.append(
+            Prediction(name, "memory_bytes", memory, float(e.memory_bytes), source, assumed)
+        )
+    return found
+
+
+def measured_step_s(row: Row, e: Estimate) -> float | None:
+    """Seconds of the measured step, from the most direct figure that the row gives."""
+    devices, tokens = row.count("devices"), row.count("global_batch") * row.count("seq")
+    if row.text("step_s"):
+        return row.number("step_s")
+    if row.text("tokens_per_s_per_device"):
+        return tokens / devices / row.number("tokens_per_s_per_device")
+    full: Report = report(e)
+    peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
+    hardware_flops = row.text("flops_convention").startswith("hardware")
+    flops = (full.hfu if hardware_flops else full.mfu) * full.step_s * peak
+    if row.text("tflops_per_device"):
+        return flops / (row.number("tflops_per_device") * 1e12)
+    if row.text("mfu"):
+        return flops / (row.number("mfu") * e.pricer.compute.peak("bf16"))
+    return None

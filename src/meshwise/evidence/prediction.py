@@ -1,0 +1,59 @@
+"""What every kind of table shares: the prediction's record, the row's software, model and source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from meshwise.evidence.software import as_noted, stack_named
+from meshwise.evidence.tables import Row
+from meshwise.spec.config_file import load_model_file
+from meshwise.spec.model import Model
+from meshwise.spec.models import load_model
+from meshwise.spec.stack import Stack
+
+
+class Unsupported(Exception):
+    """A sound row that meshwise cannot predict; the text says why."""
+
+
+class Prediction(NamedTuple):
+    """A quantity [SI] as measured and predicted. ``source`` is the row's paper or repository."""
+
+    id: str
+    quantity: str
+    measured: float
+    predicted: float
+    source: str
+    assumed: tuple[str, ...]  # what the row does not say
+    ideal_s: float | None = None  # training: the step's model FLOPs at the devices' peak
+    pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
+    tp: int = 1
+
+
+def stack_of(row: Row, column: str) -> Stack:
+    """The stack that a row's software stands for, as the row's note has it."""
+    name = row.text(column)
+    stack = stack_named(name)
+    if stack is None:
+        raise Unsupported(f"software {name!r} is no stack of the catalog")
+    return as_noted(stack, row.text("note"))
+
+
+def model_of(row: Row, folder: Path) -> Model:
+    """A model of the catalog, or ``models/NAME.json`` beside the table."""
+    name = row.text("model")
+    beside = folder / "models" / f"{name}.json"
+    try:
+        if name and beside.is_file():
+            return load_model_file(str(beside), name=name)
+        return load_model(name, f"line {row.line}: model")
+    except OSError:
+        raise row.wrong(
+            "model", f"{name!r} is no model", "a preset, or a file in models/"
+        ) from None
+
+
+def source_of(row: Row) -> str:
+    """The row's source for leaving one out: what stands before the slash of its id."""
+    return row.text("id").split("/")[0]

@@ -1,0 +1,64 @@
+"""Weights divided over data-parallel ranks (ZeRO-3, FSDP), and gradients added up over microbatches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.program.context import Context
+from meshwise.program.ops import Op, collective, elementwise
+from meshwise.program.weights import LocalWeights
+
+Array = Any
+
+
+def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
+    """(before a unit's forward, with its backward) of ZeRO-3 and FSDP, per microbatch.
+
+    The unit (a layer, or an end of the model) gathers its weights for forward and once more for
+    backward, and scatters its gradients: 3 times its size (ZeRO, arXiv 1910.02054, section 7.3.2).
+    Experts over the expert-dp group, all others over dp · cp.
+    """
+    if not ctx.training:
+        return [], []
+    layout, w = ctx.layout, ctx.widths
+    before: list[Op] = []
+    after: list[Op] = []
+    routed = any(block.moe is not None for block in ctx.model.blocks)
+    for name, weights, axis, size in (
+        ("dense", local.dense, "dp_cp", layout.dp * layout.cp),
+        ("experts", local.experts, "expert_dp", layout.expert_dp()),
+    ):
+        if name == "experts" and not routed:
+            continue
+        count = np.where((size > 1) & (layout.shard == 3), 1, 0)
+        gather = collective(
+            f"weights.{name}",
+            "all_gather",
+            axis,
+            weights * w.plain_weight,
+            count=count,
+            phase="forward",
+        )
+        before.append(gather)
+        after.append(gather._replace(phase="dgrad"))
+        after.append(
+            collective(
+                f"gradients.{name}",
+                "reduce_scatter",
+                axis,
+                weights * w.gradient,
+                count=count,
+                phase="grad_reduce",
+            )
+        )
+    return before, after
+
+
+def accumulation(ctx: Context, local: LocalWeights) -> list[Op]:
+    """A pass that adds a microbatch's gradients to those before, where the product does not."""
+    per_weight = ctx.stack.accumulation_bytes
+    if not ctx.training or not per_weight:
+        return []
+    return [elementwise("gradients.accumulate", local.total * per_weight, phase="wgrad")]
