@@ -252,6 +252,7 @@ SWITCHES = {
     "makes them. Otherwise a pass of its own finds each token's scale.",
     "max_batched_tokens": "Serving: the most tokens that one iteration works on; longer prompts are "
     "cut into chunks.",
+    "max_batched_tokens_small": "Serving: the same on devices of less than 70 GiB.",
     "mixes_prefill": "Serving: a prompt's chunk and the running sequences' next tokens share an "
     "iteration. Otherwise prompts go first and decoding waits.",
     "shares_prefill": "Serving: prompts that wait together share an iteration, up to "
@@ -263,6 +264,8 @@ SWITCHES = {
     "logit_bytes": "Serving: memory traffic per logit of choosing the next token [B].",
     "loss_peak_bytes": "Memory per logit at the loss's peak: 16-bit logits, fp32 copies, softmax, "
     "gradients [B].",
+    "loss_peak_bytes_tp": "The same where TP divides the vocabulary, if the software computes that "
+    "loss otherwise [B].",
     "expands_kv_heads": "Grouped-query attention copies keys and values to every query head before "
     "the attention kernel, and keeps the copies for backward.",
     "packed_qkv": "Without grouped queries the packed query-key-value projection stays alive beside "

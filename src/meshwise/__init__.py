@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshwise.api import Model as Model
     from meshwise.api import Point as Point
     from meshwise.api import Prefill as Prefill
+    from meshwise.api import Serving as Serving
     from meshwise.api import Stack as Stack
     from meshwise.api import Training as Training
     from meshwise.api import cluster as cluster
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from meshwise.api import estimate as estimate
     from meshwise.api import model as model
     from meshwise.api import scale as scale
+    from meshwise.api import serve as serve
     from meshwise.api import stack as stack
     from meshwise.api import validate as validate
     from meshwise.errors import MeshwiseError as MeshwiseError
@@ -40,6 +42,7 @@ _API = (
     "Model",
     "Point",
     "Prefill",
+    "Serving",
     "Stack",
     "Training",
     "cluster",
@@ -48,6 +51,7 @@ _API = (
     "estimate",
     "model",
     "scale",
+    "serve",
     "stack",
     "validate",
 )

@@ -14,6 +14,8 @@ from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.schedule import SCHEDULES
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
+from meshwise.present.result import Answer
+from meshwise.present.serve_page import ServeResult
 from meshwise.program.context import widths
 from meshwise.search.points import Point
 from meshwise.search.report import Report, report
@@ -26,6 +28,7 @@ from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.parameters import parameters
 from meshwise.spec.reading import count, fraction, one_of
+from meshwise.spec.serving import Serving
 from meshwise.spec.stack import DEFAULT, Stack, load_stack
 from meshwise.spec.workload import OVERLAP, Decode, Formats, Prefill, Training, Workload
 from meshwise.units import BYTES, parse
@@ -46,6 +49,8 @@ __all__ = [
     "Point",
     "Prefill",
     "ScaleResult",
+    "ServeResult",
+    "Serving",
     "Stack",
     "Training",
     "ValidateResult",
@@ -55,37 +60,14 @@ __all__ = [
     "estimate",
     "model",
     "scale",
+    "serve",
     "stack",
     "validate",
     "validate_published",
 ]
 
 
-class _Result:
-    """A result: a record, its JSON and its renderings."""
-
-    def to_dict(self) -> dict[str, Any]:
-        raise TypeError(f"{type(self).__name__} has no record")
-
-    def page(self) -> Page:
-        raise TypeError(f"{type(self).__name__} has no page")
-
-    def __str__(self) -> str:
-        from meshwise.present.tables import plain
-
-        return plain(self.page())
-
-    def __repr__(self) -> str:
-        heading = self.page().heading.splitlines()
-        return f"<{type(self).__name__}: {' '.join(heading)}>"
-
-    def _repr_html_(self) -> str:
-        from meshwise.present.tables import html
-
-        return html(self.page())
-
-
-class ScaleResult(_Result):
+class ScaleResult(Answer):
     """The curve over TP degrees, its limit and the verdict. ``points`` are records."""
 
     def __init__(self, scaling: Scaling) -> None:
@@ -107,7 +89,7 @@ class ScaleResult(_Result):
         return scaling_page(self.scaling)
 
 
-class EstimateResult(_Result):
+class EstimateResult(Answer):
     """One layout in full."""
 
     def __init__(self, full: Report) -> None:
@@ -131,7 +113,7 @@ class EstimateResult(_Result):
         return pages.explain_page(self.report)
 
 
-class ModelResult(_Result):
+class ModelResult(Answer):
     """What a model is made of and which TP degrees it admits."""
 
     def __init__(self, spec: Model) -> None:
@@ -146,7 +128,7 @@ class ModelResult(_Result):
         return model_page(self.to_dict())
 
 
-class CollectiveResult(_Result):
+class CollectiveResult(Answer):
     """One collective, every algorithm."""
 
     def __init__(self, record: dict[str, Any]) -> None:
@@ -161,7 +143,7 @@ class CollectiveResult(_Result):
         return collective_page(self.record)
 
 
-class ValidateResult(_Result):
+class ValidateResult(Answer):
     """A table's rows, predicted: ``results`` are records, ``summary`` what they come to."""
 
     def __init__(self, table: Table, results: list[Result], summary: dict[str, Any]) -> None:
@@ -306,6 +288,28 @@ def estimate(
     grid.check(asked, spec, where, workload, gpus, copies_kv_heads=software.copies_kv_heads)
     layouts = grid.to_layouts(asked, workload)
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
+
+
+def serve(
+    model: Model | str,
+    cluster: Cluster | str,
+    workload: Serving,
+    *,
+    stack: Stack | str | None = None,
+    gpus: int | None = None,
+    **layout: Any,
+) -> ServeResult:
+    """Continuous batching of one layout, ``tp, pp, dp, ep, etp``, at a fixed concurrency."""
+    from meshwise.search.serving import steady
+
+    for key in layout:
+        one_of(key, "layout", ("tp", "pp", "dp", "ep", "etp"))
+    step: Any = workload.decode() if isinstance(workload, Serving) else workload
+    spec, where, software = _parts(model, cluster, step, stack)
+    asked = grid.Grid(**layout)
+    grid.check(asked, spec, where, step, gpus, copies_kv_heads=software.copies_kv_heads)
+    found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
+    return ServeResult(spec, where, software, asked, workload, found)
 
 
 def describe(model: Model) -> ModelResult:

@@ -244,7 +244,9 @@ def test_activations_of_the_first_stage(shape: Any, t: int, pp: int) -> None:
     sbh = s * b * h
     body = Fraction(sbh * layers, t) * (34 + Fraction(5 * a * s, h))
     kept = working(p.ctx, first)
-    assert Fraction(float(kept.activations_bytes)) == body + (Fraction(4 * sbh, t) if pp == 1 else 0)
+    assert Fraction(float(kept.activations_bytes)) == body + (
+        Fraction(4 * sbh, t) if pp == 1 else 0
+    )
     loss = Fraction(int(UNFUSED.loss_peak_bytes) * s * b * vocab, t)
     if pp == 1:
         assert Fraction(float(kept.workspace_bytes)) >= loss

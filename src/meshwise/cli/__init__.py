@@ -15,6 +15,7 @@ from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 COMMANDS: dict[str, tuple[str, str]] = {
     "scale": ("scale", "What tensor parallelism costs, and how far it scales here."),
     "estimate": ("estimate", "One layout in full: time, memory, every axis' communication."),
+    "serve": ("serve", "Continuous batching: TPOT, TTFT, throughput, requests that fit."),
     "explain": ("explain", "The program of operations of one device, priced."),
     "model": ("model", "Parameters, bytes and legal TP degrees of a model."),
     "collective": ("collective", "Time of one collective by every algorithm."),
@@ -62,6 +63,7 @@ def cli() -> None:
     meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2048
     meshwise scale llama-3.1-70b --on hgx-h100 --phase decode --batch 32 --context 4096
     meshwise estimate gpt3-175b --on dgx-a100 --tp 8 --pp 8 --batch 64 --micro-batch 1 --seq 2048
+    meshwise serve llama-3.1-70b --on hgx-h100 --tp 4 --isl 2048 --osl 256 --concurrency 64
     meshwise collective all_reduce 1.6GB --on dgx-a100 --ranks 8
     """
 

@@ -166,11 +166,14 @@ class Compute(NamedTuple):
         """Where the seconds of ``op`` come from."""
         if self.stack.ideal:
             return f"datasheet/{self.device.name}"
-        if np.ndim(op.hbm_bytes) == 0:
-            ranges, place = self._measured(op)
-            if ranges and outside(ranges, *place):
-                return f"{self.fits.source} (extrapolated)"
+        if np.ndim(op.hbm_bytes) == 0 and float(self.extrapolated(op)):
+            return f"{self.fits.source} (extrapolated)"
         return self.fits.source
+
+    def extrapolated(self, op: Op) -> Array:
+        """1 per layout where the shape lies outside what was measured."""
+        ranges, place = self._measured(op)
+        return outside(ranges, *place) * 1.0 if ranges else 0.0
 
 
 def compute(device: Device, stack: Stack, *, training: bool = False) -> Compute:

@@ -16,7 +16,7 @@ import numpy as np
 from meshwise.cost import memory as mem
 from meshwise.cost.compute import compute
 from meshwise.cost.kernels import position
-from meshwise.cost.overlap import CONTENTION, exposed_beside
+from meshwise.cost.overlap import CONTENTION, TINY, exposed_beside
 from meshwise.cost.pricing import ZERO, OpCost, Pricer, Times, total, values_of
 from meshwise.cost.schedule import bubble_s
 from meshwise.program.step import Program, program
@@ -59,7 +59,7 @@ class Estimate:
         self.embedding_costs = p.ops(self.program.embedding, tp)
         self.head_costs = p.ops(self.program.head, tp)
         self.transfer_costs = [self._beside_stages(c) for c in p.ops(self.program.transfer, tp)]
-        self.update_costs = [p.ops(ops, tp) for ops in self.program.update]
+        self.update_costs = [p.ops(ops, tp, apart=True) for ops in self.program.update]
 
     def _beside_stages(self, cost: OpCost) -> OpCost:
         """A transfer runs beside another virtual stage's work, where there is one."""
@@ -126,11 +126,19 @@ class Estimate:
     @cached_property
     def _microbatch_busy(self) -> Array:
         """As ``microbatch.busy`` with what the host adds, without telling compute from
-        communication: for searches."""
-        busy = self._stages[0].busy
-        for stage in self._stages[1:]:
-            busy = np.maximum(busy, stage.busy)
-        return np.maximum(busy + total(self.transfer_costs).exposed, self._launch_s)
+        communication: for searches, in few passes over the full mesh."""
+        layers = [total(costs).busy for costs in self.layer_costs]
+        embedding, head = total(self.embedding_costs).busy, total(self.head_costs).busy
+        longest: Array = 0.0
+        for role in self.program.roles:
+            busy: Array = self._split_fill * role.exists
+            for kind, count in zip(layers, role.layers, strict=True):
+                busy = busy + kind * (count * role.exists)
+            for end, has in ((embedding, role.embedding), (head, role.head)):
+                if np.any(has):
+                    busy = busy + end * (has * role.exists)
+            longest = np.maximum(longest, busy)
+        return np.maximum(longest + total(self.transfer_costs).exposed, self._launch_s)
 
     @cached_property
     def _launch_s(self) -> Array:
@@ -165,27 +173,43 @@ class Estimate:
     @cached_property
     def update(self) -> Times:
         """Gradient reduction and optimizer, once per step, on the stage where they take longest."""
+        compute_s, reduce, gather = self._update_parts
+        exposed = reduce * self.update_exposure[0] + gather * self.update_exposure[1]
+        return Times(compute_s, reduce + gather, exposed)
+
+    @cached_property
+    def _update_parts(self) -> tuple[Array, Array, Array]:
+        """Seconds of the optimizer, the gradients' reduction and the weights' gathers."""
         times = [total(costs) for costs in self.update_costs]
         gathers = [
             total([c for c in costs if c.op.kind == "all_gather"]).comm
             for costs in self.update_costs
         ]
-        comm, compute_s, gather = times[0].comm, times[0].compute, gathers[0]
+        compute_s, comm, gather = times[0].compute, times[0].comm, gathers[0]
         for i, t in enumerate(times[1:], start=1):
-            comm = np.where(self.update_role == i, t.comm, comm)
             compute_s = np.where(self.update_role == i, t.compute, compute_s)
+            comm = np.where(self.update_role == i, t.comm, comm)
             gather = np.where(self.update_role == i, gathers[i], gather)
-        stack, layout, reduce = self.stack, self.layout, comm - gather
+        return compute_s, comm - gather, gather
+
+    @cached_property
+    def update_exposure(self) -> tuple[Array, Array]:
+        """Share of the gradients' reduction, and of the weights' gathers, that the step waits for."""
+        stack, layout = self.stack, self.layout
+        _, reduce, gather = self._update_parts
         # Interleaved stages finish (and start) one after the other: the first has the passes of pp
         # microbatches through all others to send its gradients beside.
         passes = np.where(layout.vp > 1, layout.pp * (layout.vp - 1) / layout.vp, 1.0)
+        shares: list[Array] = [1.0, 1.0]
         if stack.overlap_grad_reduce and not stack.ideal:
             # ZeRO-2 scatters in every microbatch, the others in the last one's backward
             often = np.where(layout.shard == 2, self.program.ctx.microbatches, passes)
-            reduce = exposed_beside(reduce, self._one_pass("recompute", "dgrad", "wgrad") * often)
+            beside = self._one_pass("recompute", "dgrad", "wgrad") * often
+            shares[0] = exposed_beside(reduce, beside) / np.maximum(reduce, TINY)
         if stack.overlap_param_gather and not stack.ideal:
-            gather = exposed_beside(gather, self._one_pass("forward") * passes)
-        return Times(compute_s, comm, reduce + gather)
+            beside = self._one_pass("forward") * passes
+            shares[1] = exposed_beside(gather, beside) / np.maximum(gather, TINY)
+        return shares[0], shares[1]
 
     def _one_pass(self, *phases: str) -> Array:
         """Seconds of one microbatch's pass on a stage: what gradients and weights travel beside."""
@@ -275,7 +299,7 @@ class Estimate:
 
     # -- bytes ---------------------------------------------------------------------------
 
-    def _sum(self, value: Any) -> Array:
+    def sum_over_step(self, value: Any) -> Array:
         """Σ over all operations of a step on the slowest stage of value(cost) · calls."""
         m = self.program.ctx.microbatches
         per_role = []
@@ -294,12 +318,12 @@ class Estimate:
 
     @cached_property
     def payload_bytes(self) -> Array:
-        return self._sum(lambda c: c.op.payload_bytes)
+        return self.sum_over_step(lambda c: c.op.payload_bytes)
 
     @cached_property
     def wire_bytes(self) -> tuple[Array, ...]:
         return tuple(
-            self._sum(lambda c, i=i: c.priced.wire_bytes[i] if c.priced else 0.0)
+            self.sum_over_step(lambda c, i=i: c.priced.wire_bytes[i] if c.priced else 0.0)
             for i in range(len(self.cluster.levels))
         )
 

@@ -303,9 +303,9 @@ def table_of(entry: dict[str, Any]) -> Table:
     return Table(knots, values.reshape([len(k) for k in knots]))
 
 
-def outside(ranges: tuple[tuple[float, float], ...], *shape: Array) -> bool:
-    """Whether any of the shapes lies outside what was measured, a factor of two allowed."""
-    return any(
-        bool(np.any(np.asarray(x) > 2.0 * high)) or bool(np.any(np.asarray(x) < 0.5 * low))
-        for (low, high), x in zip(ranges, shape, strict=True)
-    )
+def outside(ranges: tuple[tuple[float, float], ...], *shape: Array) -> Array:
+    """Where one of the shape's numbers lies outside what was measured, a factor of two allowed."""
+    found: Array = np.bool_(False)
+    for (low, high), x in zip(ranges, shape, strict=True):
+        found = found | (np.asarray(x) > 2.0 * high) | (np.asarray(x) < 0.5 * low)
+    return found

@@ -11,6 +11,9 @@ from meshwise.spec.stack import Stack
 
 Array = Any
 
+SHARDED = ("dp_cp", "expert_dp")  # axes over which weights and gradients are divided
+TINY = 1e-30  # seconds; stands for nothing in a division
+
 
 # Compute runs this much slower while a collective's kernels share the device with it: mean over
 # models and GPUs in Lee et al. 2025, arXiv 2507.03114 (their worst case is 0.40).
@@ -42,7 +45,7 @@ def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array)
             suffix = "" if op.phase == "forward" else f":{op.phase}"
             named[op.name + suffix] = op.count * s
     regions = _region_compute(ops, seconds)
-    passes = _pass_compute(ops, seconds)
+    shares = _sharded_shares(ops, seconds, stack)
     spent: dict[str, Array] = {}
     result: list[Array] = []
     for index, (op, s) in enumerate(zip(ops, seconds, strict=True)):
@@ -51,11 +54,8 @@ def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array)
             continue
         total = op.count * s
         under = named.get(op.hides_under)
-        if op.axis in ("dp_cp", "expert_dp") and not stack.ideal:
-            gathers = op.kind == "all_gather"
-            hidden = stack.overlap_param_gather if gathers else stack.overlap_grad_reduce
-            which = "forward" if op.phase == "forward" else "backward"
-            result.append(_beside(total, passes[which], which, spent) if hidden else total)
+        if op.axis in SHARDED:
+            result.append(total * (shares[_pass(op)] if _hides(op, stack) else 1.0))
         elif stack.ideal or under is None:
             result.append(total)
         elif op.axis == "cp" or (stack.overlap_input_gradient and _beside_gradient(op)):
@@ -75,15 +75,33 @@ def _beside(total: Array, under: Array, name: str, spent: dict[str, Array]) -> A
     return exposed_beside(total, free)
 
 
-def _pass_compute(ops: list[Op], seconds: list[Array]) -> dict[str, Array]:
-    """Compute of the forward and of the backward pass: what the next unit's gathers, and the
-    scatters of the one before, run beside."""
-    result: dict[str, Array] = {"forward": 0.0, "backward": 0.0}
+def _pass(op: Op) -> str:
+    return "forward" if op.phase == "forward" else "backward"
+
+
+def _hides(op: Op, stack: Stack) -> bool:
+    """Whether a gather of weights, or a scatter of gradients, runs beside compute."""
+    if stack.ideal:
+        return False
+    return stack.overlap_param_gather if op.kind == "all_gather" else stack.overlap_grad_reduce
+
+
+def _sharded_shares(ops: list[Op], seconds: list[Array], stack: Stack) -> dict[str, Array]:
+    """Exposed share of the weights' gathers and gradients' scatters of the forward and the backward
+    pass: together they run beside the pass of the unit before or after, as long as this one's."""
+    compute: dict[str, Array] = {"forward": 0.0, "backward": 0.0}
+    sent: dict[str, Array] = {"forward": 0.0, "backward": 0.0}
     for op, s in zip(ops, seconds, strict=True):
         if op.kind not in COLLECTIVES:
-            which = "forward" if op.phase == "forward" else "backward"
-            result[which] = result[which] + op.count * s
-    return result
+            compute[_pass(op)] = compute[_pass(op)] + op.count * s
+        elif op.axis in SHARDED and _hides(op, stack) and np.max(op.count) > 0:
+            sent[_pass(op)] = sent[_pass(op)] + s
+    return {
+        name: exposed_beside(total, compute[name]) / np.maximum(total, TINY)
+        if np.max(total) > 0
+        else 1.0
+        for name, total in sent.items()
+    }
 
 
 def _region_compute(ops: list[Op], seconds: list[Array]) -> dict[int, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from meshwise.cost.collective import Priced, price
 from meshwise.cost.compute import Compute
-from meshwise.cost.overlap import exposed_of_ops
+from meshwise.cost.overlap import SHARDED, exposed_of_ops
 from meshwise.program.ops import COLLECTIVES, Op
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Group
@@ -77,11 +77,24 @@ class Pricer:
             self._known[key] = found
         return found
 
-    def ops(self, ops: list[Op], tp: Array) -> list[OpCost]:
+    def lent(self, cost: OpCost) -> Array:
+        """Where an operation's seconds rest on constants of other hardware, or on shapes outside
+        those measured (0 or 1 per layout)."""
+        inherited = "(inherited" in cost.source
+        if cost.priced is not None:
+            return float(inherited)
+        return np.maximum(float(inherited), self.compute.extrapolated(cost.op))
+
+    def ops(self, ops: list[Op], tp: Array, *, apart: bool = False) -> list[OpCost]:
+        """Every operation priced, with its exposure (all of it where they run ``apart``)."""
         # What no layout of the mesh has costs nothing, and is not worth pricing.
         absent = (0.0, None, "")
         priced = [self.one(op) if np.max(op.count) > 0 else absent for op in ops]
-        exposed = exposed_of_ops(ops, [p[0] for p in priced], self.stack, tp)
+        seconds = [p[0] for p in priced]
+        if apart:
+            exposed = [op.count * s for op, s in zip(ops, seconds, strict=True)]
+        else:
+            exposed = exposed_of_ops(ops, seconds, self.stack, tp)
         return [
             OpCost(op, seconds, exp, how, source)
             for op, (seconds, how, source), exp in zip(ops, priced, exposed, strict=True)
@@ -104,7 +117,8 @@ def total(costs: list[OpCost], phases: tuple[str, ...] | None = None) -> Times:
     compute_s: Array = 0.0
     comm_s: Array = 0.0
     exposed_s: Array = 0.0
-    for c in costs:
+    # those that depend on every axis last: what is added before stays small
+    for c in sorted(costs, key=lambda c: c.op.axis in SHARDED):
         if phases is not None and c.op.phase not in phases:
             continue
         if c.op.kind in COLLECTIVES:

@@ -40,9 +40,11 @@ def bubble_s(
 def in_flight(kind: str, pp: Array, vp: Array, plain: Array, microbatches: Array) -> Array:
     """Microbatches' worth of a stage's activations that are kept at once.
 
-    1F1B: ``plain`` (p on the first stage, one fewer on each next), interleaved 1 + (p−1)/(p·v) times
-    that (Korthikanti et al. 2022, arXiv 2205.05198, section 4.2.3). GPipe: all. Zero bubble: as 1F1B,
-    or 2p−1 on every stage. Never more than there are.
+    1F1B: ``plain`` (p on the first stage, one fewer on each next). Interleaved, chunks of 1/v of the
+    stage: rank r warms up with 2(p−r−1) + (v−1)·p of them and has one more at work (Megatron-Core,
+    pipeline_parallel/schedules.py); 1 + (p−1)/(p·v) times p on the first stage (Korthikanti et al.
+    2022, arXiv 2205.05198, section 4.2.3). GPipe: all. Zero bubble: p, or 2p−1 on every stage. Never
+    more than there are.
     """
     if kind == "gpipe":
         kept = microbatches
@@ -51,5 +53,5 @@ def in_flight(kind: str, pp: Array, vp: Array, plain: Array, microbatches: Array
     elif kind == "zb-1p":
         kept = pp + 0 * plain
     else:
-        kept = plain * (1.0 + (vp > 1) * (pp - 1) / (pp * vp))
+        kept = np.where(vp > 1, ((vp - 1) * pp + 2 * plain - 1) / vp, plain)
     return np.minimum(kept, microbatches)

@@ -12,8 +12,19 @@ from meshwise.evidence.predict_serving import serve
 from meshwise.evidence.predict_training import training
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import Row
+from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import place
 from meshwise.spec.stack import load_stack
+
+
+def measured_as(stack: str, cluster: Cluster, *, across: bool) -> str:
+    """The group of published collectives that a prediction is judged by."""
+    if across:
+        return "network"
+    if stack in ("vllm", "sglang", "trtllm"):
+        return stack
+    return "nccl-pcie" if cluster.levels[0].kind.startswith("pcie") else "nccl-nvlink"
+
 
 _OPS = {
     "alltoall": "all_to_all",
@@ -59,9 +70,17 @@ def collective(row: Row, folder: Path) -> list[Prediction]:
     cluster = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
     priced = coll.price(op, np.float64(row.number("bytes")), group, cluster, load_stack(stack))
-    measured = row.number("time_us") * 1e-6
     return [
-        Prediction(row.text("id"), "time_s", measured, float(priced.seconds), source_of(row), ())
+        Prediction(
+            row.text("id"),
+            "time_s",
+            row.number("time_us") * 1e-6,
+            float(priced.seconds),
+            source_of(row),
+            (),
+            stack=measured_as(stack, cluster, across=nodes > 1),
+            lent=float("(inherited" in priced.sources[0 if nodes == 1 else -1]),
+        )
     ]
 
 

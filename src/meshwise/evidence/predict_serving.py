@@ -11,6 +11,7 @@ from meshwise.evidence.prediction import Prediction, Unsupported, model_of, sour
 from meshwise.evidence.tables import Row
 from meshwise.search import serving
 from meshwise.search.iteration import Engine
+from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Formats
 
@@ -26,6 +27,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     stack = stack_of(row, "engine")
     formats, assumed = formats_of(row, stack)
     layouts = serving.layout(tp, pp, row.count("ep", 1), dp)
+    engine = Engine(model, cluster, stack, layouts, formats)
     isl, osl = row.count("isl"), row.count("osl")
     name, source = row.text("id"), source_of(row)
     if row.text("fits") == "false":
@@ -42,18 +44,31 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             formats=formats,
         )
         measured = row.number("total_latency_ms") * 1e-3
-        return [Prediction(name, "total_latency_s", measured, total, source, ())]
+        return [Prediction(name, "total_latency_s", measured, total, source, (), stack=stack.name)]
     if not row.text("concurrency"):
         raise Unsupported("the row does not state its concurrency")
     if not row.text("tpot_ms"):
         return []
     measured = row.number("tpot_ms") * 1e-3
-    load = serving.Load(isl=isl, osl=osl, concurrency=row.count("concurrency"), formats=formats)
-    check_format(row, Engine(model, cluster, stack, layouts, formats), measured)
-    tpot = float(serving.steady(model, cluster, stack, layouts, load).tpot_s)
+    w = Serving(isl=isl, osl=osl, concurrency=row.count("concurrency"), formats=formats)
+    check_format(row, engine, measured)
+    steady = serving.steady(model, cluster, stack, layouts, w)
     columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
     alike = tuple(row.text(c) for c in columns)
-    return [Prediction(name, "tpot_s", measured, tpot, source, assumed, pair=alike, tp=tp)]
+    return [
+        Prediction(
+            name,
+            "tpot_s",
+            measured,
+            float(steady.tpot_s),
+            source,
+            assumed,
+            pair=alike,
+            tp=tp,
+            stack=stack.name,
+            lent=float(steady.lent),
+        )
+    ]
 
 
 def formats_of(row: Row, stack: Stack) -> tuple[Formats, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.interval import lent_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, source_of, stack_of
 from meshwise.evidence.tables import Row
@@ -93,12 +94,30 @@ def training(row: Row, folder: Path) -> list[Prediction]:
         peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
         ideal = model_flops(e) / float(e.layout.devices) / peak
         found.append(
-            Prediction(name, "step_s", step, float(e.step_s), source, assumed, ideal_s=ideal)
+            Prediction(
+                name,
+                "step_s",
+                step,
+                float(e.step_s),
+                source,
+                assumed,
+                ideal_s=ideal,
+                stack=e.stack.name,
+                lent=float(lent_share(e)),
+            )
         )
     if row.text("memory_gib"):
         memory = row.number("memory_gib") * 2.0**30
         found.append(
-            Prediction(name, "memory_bytes", memory, float(e.memory_bytes), source, assumed)
+            Prediction(
+                name,
+                "memory_bytes",
+                memory,
+                float(e.memory_bytes),
+                source,
+                assumed,
+                stack=e.stack.name,
+            )
         )
     return found
 

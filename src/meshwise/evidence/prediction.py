@@ -29,6 +29,8 @@ class Prediction(NamedTuple):
     ideal_s: float | None = None  # training: the step's model FLOPs at the devices' peak
     pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
     tp: int = 1
+    stack: str = ""  # whose published runs say how far the prediction may be off
+    lent: float = 0.0  # share of it that rests on constants of other hardware or shapes
 
 
 def stack_of(row: Row, column: str) -> Stack:

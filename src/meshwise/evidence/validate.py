@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from meshwise.cost.interval import ends
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction, Unsupported
@@ -22,6 +23,8 @@ class Result(NamedTuple):
     quantity: str
     measured: float | None
     predicted: float | None
+    low: float | None  # the ends of the prediction's 90 % interval
+    high: float | None
     error: float | None
     status: str  # ok | unsupported | invalid
     reason: str
@@ -36,39 +39,50 @@ class Result(NamedTuple):
         hidden = ("ideal_s", "pair", "tp")
         return {k: v for k, v in self._asdict().items() if k not in hidden}
 
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measured value lies in the interval; None where there is none."""
+        if self.low is None or self.high is None or self.measured is None:
+            return None
+        return self.low <= self.measured <= self.high
+
+
+def _without(name: str, line: int, status: str, reason: str) -> Result:
+    return Result(name, line, "", None, None, None, None, None, status, reason, "", ())
+
 
 def run(table: Table, folder: Path) -> list[Result]:
     """Predict every row of a table; rows that cannot be are listed with the reason."""
     results: list[Result] = []
     for error in table.bad:
         line = int(error.field.split(":")[0].split()[-1])
-        results.append(Result("", line, "", None, None, None, "invalid", error.message, "", ()))
+        results.append(_without("", line, "invalid", error.message))
     for row in table.rows:
         name = row.text("id", f"line {row.line}")
         try:
             found = predict(table.kind, row, folder)
         except Unsupported as why:
-            results.append(
-                Result(name, row.line, "", None, None, None, "unsupported", str(why), "", ())
-            )
+            results.append(_without(name, row.line, "unsupported", str(why)))
         except MeshwiseError as error:
             where = "" if str(row.line) in error.field else f"line {row.line}: "
-            results.append(
-                Result(name, row.line, "", None, None, None, "invalid", f"{where}{error}", "", ())
-            )
+            results.append(_without(name, row.line, "invalid", f"{where}{error}"))
         else:
             results += [_result(row.line, p) for p in found]
     return sorted(results, key=lambda r: r.line)
 
 
 def _result(line: int, p: Prediction) -> Result:
-    error = None if p.quantity == "fits" else p.predicted / p.measured - 1.0
+    fits = p.quantity == "fits"
+    error = None if fits else p.predicted / p.measured - 1.0
+    low, high = (None, None) if fits else ends(p.predicted, p.quantity, p.stack, p.lent)
     return Result(
         p.id,
         line,
         p.quantity,
         p.measured,
         p.predicted,
+        None if low is None else float(low),
+        None if high is None else float(high),
         error,
         "ok",
         "",
@@ -118,6 +132,7 @@ def summary(results: list[Result]) -> dict[str, Any]:
             "p90_abs_error": quantile(sizes, 0.9),
             "max_abs_error": max(sizes),
             "bias": statistics.median(errors),
+            "coverage": statistics.fmean(bool(r.inside) for r in rows),
             "n_whole_layout": len(stated),
             "median_abs_error_whole_layout": statistics.median(stated) if stated else None,
             "baselines": baselines(rows),

@@ -56,10 +56,11 @@ def report_page(r: Report) -> Page:
         ("what", "value"),
         (
             ("step", format_time(r.step_s)),
+            ("  90% interval", f"{format_time(r.step_low_s)} – {format_time(r.step_high_s)}"),
             ("  compute", format_time(r.compute_s)),
             ("  exposed communication", format_time(r.exposed_comm_s)),
             ("  pipeline bubble", format_time(r.bubble_s)),
-            ("  host", format_time(r.host_s)),
+            ("  host and stragglers", format_time(r.host_s)),
             ("communication busy", format_time(r.comm_s)),
             ("comm share", words.percent(r.comm_share)),
             ("MFU / HFU", f"{words.percent(r.mfu)} / {words.percent(r.hfu)}"),

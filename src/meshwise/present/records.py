@@ -121,6 +121,8 @@ def report_dict(r: Report) -> dict[str, Any]:
             k: getattr(r, k)
             for k in (
                 "step_s",
+                "step_low_s",
+                "step_high_s",
                 "compute_s",
                 "comm_s",
                 "exposed_comm_s",
@@ -138,6 +140,7 @@ def report_dict(r: Report) -> dict[str, Any]:
                 "memory",
             )
         },
+        "straggler_s": float(e.straggler_s),
         "memory_limit_bytes": e.memory_limit_bytes,
         "communication": [row._asdict() for row in r.communication],
         "provenance": r.provenance,

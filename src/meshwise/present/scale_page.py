@@ -35,6 +35,7 @@ def step_table(points: tuple[Point, ...], limit: int) -> Table:
         (
             str(p.tp) + (" *" if p.tp == limit else ""),
             format_time(p.step_s),
+            words.interval(p.step_s, p.step_low_s, p.step_high_s),
             format_time(p.compute_s),
             _time(p.comm_s),
             _time(p.exposed_comm_s),
@@ -44,7 +45,10 @@ def step_table(points: tuple[Point, ...], limit: int) -> Table:
         )
         for p in points
     )
-    header = ("TP", "step", "compute", "comm", "exposed", "comm %", "CCR", "wire bytes by level")
+    header = (
+        *("TP", "step", "90%", "compute", "comm", "exposed", "comm %", "CCR"),
+        "wire bytes by level",
+    )
     return Table("Per step and GPU (* the limit)", header, rows)
 
 

@@ -40,6 +40,7 @@ def summary_tables(summary: dict[str, Any]) -> list[Table | str]:
                     "p90 |e|",
                     "max |e|",
                     "bias",
+                    "in interval",
                     "baseline",
                 ),
                 tuple(
@@ -56,6 +57,7 @@ def summary_tables(summary: dict[str, Any]) -> list[Table | str]:
                             )
                         ),
                         f"{100 * s['bias']:+.1f}%",
+                        f"{100 * s['coverage']:.0f}%",
                         _percent(s["baselines"]["constant"]["median_abs_error"]),
                     )
                     for q, s in numbers.items()
@@ -103,7 +105,7 @@ def validate_page(
         parts.append(
             Table(
                 f"The {min(worst, len(scored))} rows furthest off",
-                ("id", "quantity", "measured", "predicted", "error"),
+                ("id", "quantity", "measured", "predicted", "error", "90% interval"),
                 tuple(
                     (
                         r.id,
@@ -111,6 +113,8 @@ def validate_page(
                         _value(r.quantity, r.measured),
                         _value(r.quantity, r.predicted),
                         f"{100 * (r.error or 0.0):+.1f}%",
+                        f"{_value(r.quantity, r.low)} – {_value(r.quantity, r.high)}"
+                        + ("" if r.inside else " (outside)"),
                     )
                     for r in scored[:worst]
                 ),

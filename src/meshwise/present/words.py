@@ -24,6 +24,13 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
 
 
+def interval(value: float, low: float, high: float) -> str:
+    """The ends of a value's interval relative to it: ``-12/+18%``."""
+    if value <= 0 or low == high:
+        return "-"
+    return f"{100 * (low / value - 1):.0f}/{100 * (high / value - 1):+.0f}%"
+
+
 def point_words(p: Point) -> str:
     return f"TP={p.tp}: {percent(p.comm_share)} communication, {percent(p.efficiency)} efficiency"
 

@@ -12,6 +12,7 @@ from meshwise.cost.pricing import OpCost, total
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
+from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Decode, Formats, Prefill
 
@@ -90,6 +91,17 @@ def _per_role(e: Estimate, *, attention: bool) -> list[Array]:
             seconds = seconds + kind * count
         found.append(seconds)
     return found
+
+
+def draft_s(engine: Engine, w: Serving, batch: Array) -> Array:
+    """Seconds to draft the tokens of one verification, one after the other."""
+    if w.draft_tokens == 0 or w.draft_cost == "none":
+        return 0.0
+    e = engine.decode(batch, w.context)
+    if w.draft_cost == "layer":
+        one: Array = total(e.layer_costs[-1]).busy + total(e.head_costs).busy
+        return w.draft_tokens * one
+    return w.draft_tokens * float(w.draft_cost) * e.step_s
 
 
 def decode_s(engine: Engine, batch: Array, context: int, queries: int = 1) -> Array:

@@ -35,6 +35,8 @@ class Point(NamedTuple):
 
     tp: int
     step_s: float
+    step_low_s: float  # the ends of the 90 % interval
+    step_high_s: float
     compute_s: float
     comm_s: float
     exposed_comm_s: float

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.estimate import Estimate
+from meshwise.cost.interval import step_interval
 from meshwise.cost.pricing import OpCost
 from meshwise.program.ops import COLLECTIVES
 from meshwise.program.step import program
@@ -20,6 +21,7 @@ AXES = {
     "tp": ("tp",),
     "cp": ("cp",),
     "ep": ("ep",),
+    "etp": ("etp",),
     "dp": ("dp_cp",),
     "expert_dp": ("expert_dp",),
     "pp": ("pp",),
@@ -93,7 +95,17 @@ def stage_costs(e: Estimate) -> list[tuple[str, OpCost, float]]:
         add(scope, costs, times, False)
     add("", e.transfer_costs, m, False)
     add("", e.embedding_costs, float(role.embedding) * m, False)
-    add("", e.update_costs[int(e.update_role)], 1.0, False)
+    reduced, gathered = (float(share) for share in e.update_exposure)
+    update = [
+        c._replace(
+            exposed=float(c.op.count * c.seconds)
+            * (gathered if c.op.kind == "all_gather" else reduced)
+        )
+        if c.priced
+        else c
+        for c in e.update_costs[int(e.update_role)]
+    ]
+    add("", update, 1.0, False)
     return [(scope, c, n) for scope, c, n in rows if n > 0]
 
 
@@ -154,9 +166,6 @@ def communication(e: Estimate) -> list[AxisRow]:
             assert c.priced is not None
             for i, w in enumerate(c.priced.wire_bytes):
                 wire[i] += float(w) * n
-        if axis in ("dp", "expert_dp"):
-            hidden = float(e.update.comm) - float(e.update.exposed)
-            exposed = max(exposed - hidden * busy / max(float(e.update.comm), 1e-30), 0.0)
         rows.append(
             AxisRow(
                 axis=axis,
@@ -222,6 +231,8 @@ class Report(NamedTuple):
     estimate: Estimate
     devices: int
     step_s: float
+    step_low_s: float  # the ends of the 90 % interval
+    step_high_s: float
     compute_s: float
     comm_s: float
     exposed_comm_s: float
@@ -245,6 +256,7 @@ class Report(NamedTuple):
 def report(e: Estimate) -> Report:
     """The record of one scalar layout."""
     step, comm = float(e.step_s), float(e.comm_s)
+    low, high = step_interval(e)
     peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
     devices = int(e.layout.devices)
     useful = model_flops(e)
@@ -254,6 +266,8 @@ def report(e: Estimate) -> Report:
         estimate=e,
         devices=devices,
         step_s=step,
+        step_low_s=float(low),
+        step_high_s=float(high),
         compute_s=float(e.compute_s),
         comm_s=comm,
         exposed_comm_s=float(e.exposed_comm_s),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.interval import step_interval
 from meshwise.errors import IllegalLayout
 from meshwise.program.context import widths
 from meshwise.program.layer import pieces
@@ -167,6 +168,7 @@ def remarks(model: Model, workload: Workload, tp: int, device: Device) -> tuple[
 def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
     size = 2 * len(tps)
     step = column(e.step_s, size)
+    lows, highs = (column(end, size) for end in step_interval(e))
     columns = {
         name: column(getattr(e, name), size)
         for name in ("compute_s", "comm_s", "exposed_comm_s", "bubble_s", "host_s", "payload_bytes")
@@ -185,6 +187,8 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
             Point(
                 tp=tp,
                 step_s=step[i],
+                step_low_s=lows[i],
+                step_high_s=highs[i],
                 **{k: v[i] for k, v in columns.items() if k != "payload_bytes"},
                 wire_bytes=tuple(w[i] for w in wire),
                 payload_bytes=columns["payload_bytes"][i],

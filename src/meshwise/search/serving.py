@@ -4,58 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from meshwise.cost.estimate import Estimate
+from meshwise.cost.interval import lent_share
 from meshwise.search import iteration
-from meshwise.search.iteration import Engine
-from meshwise.search.speculation import Speculation, draft_s
+from meshwise.search.iteration import Engine, draft_s
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
-from meshwise.spec.reading import count, fraction
+from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Formats, check_imbalance
+from meshwise.spec.workload import Formats
 
 Array = Any
-
-
-class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is served: ``concurrency`` requests in flight over all replicas, a new one as soon as one
-    ends, each ``isl`` tokens in and ``osl`` out.
-
-    ``prefix_hit``: share of a prompt whose keys and values are in the cache already. ``chunk``: most
-    tokens of an iteration, in place of the stack's.
-    """
-
-    isl: int
-    osl: int
-    concurrency: int
-    prefix_hit: float = 0.0
-    chunk: int | None = None
-    speculation: Speculation = Speculation()
-    formats: Formats = Formats()
-    expert_imbalance: float = 1.0
-
-    def __post_init__(self) -> None:
-        count(self.isl, "--isl", high=MAX_SEQ)
-        count(self.osl, "--osl", high=MAX_SEQ)
-        count(self.concurrency, "--concurrency", high=MAX_BATCH)
-        fraction(self.prefix_hit, "--prefix-hit", low=0.0, high=1.0)
-        if self.chunk is not None:
-            count(self.chunk, "--chunk", high=MAX_SEQ)
-        check_imbalance(self.expert_imbalance)
-
-    @property
-    def computed(self) -> int:
-        """Tokens of a prompt that are computed: at least the last, whose logits begin the answer."""
-        return max(self.isl - int(self.isl * self.prefix_hit), 1)
-
-    @property
-    def context(self) -> int:
-        """Mean tokens that a sequence holds while it decodes: time is affine in it."""
-        return max(self.isl + self.osl // 2, self.speculation.queries)
 
 
 class Steady(NamedTuple):
@@ -75,6 +37,7 @@ class Steady(NamedTuple):
     memory_bytes: Array
     memory_limit_bytes: float
     fits: Array
+    lent: Array  # share of a decode that rests on constants of other hardware or shapes
 
 
 def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1) -> Layouts:
@@ -83,45 +46,59 @@ def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1) -> Layouts:
 
 class _Prompt(NamedTuple):
     """How prompts are cut: ``chunks`` of ``chunk`` tokens after ``cached`` (of the middle chunk: time
-    is affine in it); ``together`` prompts in an iteration."""
+    is affine in it); ``together`` prompts in an iteration, of a ``group`` that begins at once."""
 
     chunks: int
     chunk: int
     cached: int
     together: Array
+    group: Array
 
 
-def _prompt(load: Load, stack: Stack, running: Array) -> _Prompt:
-    budget = load.chunk or stack.max_batched_tokens
-    chunks = -(-load.computed // budget)
-    chunk = -(-load.computed // chunks)
+def tokens_per_iteration(engine: Engine, w: Serving) -> int:
+    """The most tokens that an iteration may work on: asked for, or the engine's default."""
+    if w.chunk is not None:
+        return w.chunk
+    small = engine.cluster.device.memory_bytes < 70 * 2.0**30
+    return engine.stack.max_batched_tokens_small if small else engine.stack.max_batched_tokens
+
+
+def _prompt(engine: Engine, w: Serving, running: Array) -> _Prompt:
+    budget, stack = tokens_per_iteration(engine, w), engine.stack
+    chunks = -(-w.computed // budget)
+    chunk = -(-w.computed // chunks)
+    # In a closed loop requests that end together begin together; groups of about √n have the time
+    # to first token of the published rows (vLLM: 2.8 prompts at 8 requests, 7 at 64).
+    group: Array = np.float64(1.0)
+    if stack.shares_prefill:
+        group = np.sqrt(running) if stack.mixes_prefill else 1.0 * running
     together: Array = np.int64(1)
-    if chunks == 1 and stack.shares_prefill:
-        together = np.minimum(budget // chunk, np.maximum(running - 1, 1))
-    cached = load.isl - load.computed + (chunks - 1) * chunk // 2
-    return _Prompt(chunks, chunk, cached, together)
+    if chunks == 1:
+        together = np.minimum(budget // chunk, np.ceil(group)).astype(np.int64)
+    cached = w.isl - w.computed + (chunks - 1) * chunk // 2
+    return _Prompt(chunks, chunk, cached, together, group)
 
 
-def steady(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, load: Load) -> Steady:
+def steady(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: Serving) -> Steady:
     """Continuous batching at a fixed concurrency.
 
     A pipeline keeps pp groups of sequences in flight. A verification yields E tokens of a sequence,
     so a request lasts osl / E iterations, in which each of the others brings its prompt once.
     """
-    engine = Engine(model, cluster, stack, layouts, load.formats, load.expert_imbalance)
-    spec = load.speculation
-    per_replica = -(-load.concurrency // layouts.dp)
-    most, used = _capacity(engine, load, per_replica)
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
+    per_replica = -(-w.concurrency // layouts.dp)
+    most, used = _capacity(engine, w, per_replica)
     running = np.maximum(np.minimum(per_replica, most), 1)
     batch = -(-running // layouts.pp)
-    decode = iteration.decode_s(engine, batch, load.context, spec.queries)
-    decode = decode + draft_s(engine, spec, batch, load.context)
-    prompt = _prompt(load, stack, batch)
+    decode = iteration.decode_s(engine, batch, w.context, w.queries)
+    decode = decode + draft_s(engine, w, batch)
+    prompt = _prompt(engine, w, batch)
     alone = prompt.chunks * iteration.prefill_s(engine, np.int64(1), prompt.chunk, prompt.cached)
     times = _mixed if stack.mixes_prefill else _prompts_first
-    tpot, ttft = times(engine, load, batch, decode, prompt)
-    service = ttft + (load.osl - 1) * tpot
-    rate = running * layouts.dp / service
+    tpot, ttft = times(engine, w, batch, decode, prompt)
+    service = ttft + (w.osl - 1) * tpot
+    served = np.minimum(running * layouts.dp, w.concurrency)
+    rate = served / service
     fits = per_replica <= most
     return Steady(
         tpot_s=tpot,
@@ -129,47 +106,51 @@ def steady(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, load:
         queue_s=np.maximum(per_replica / running - 1.0, 0.0) * service,
         decode_s=decode,
         prefill_s=alone,
-        tokens_per_iteration=spec.expected,
+        tokens_per_iteration=w.tokens_per_iteration,
         requests_per_s=rate,
-        tokens_per_s=rate * load.osl,
-        tokens_per_s_per_device=rate * load.osl / layouts.devices,
-        running=np.minimum(running * layouts.dp, load.concurrency),
+        tokens_per_s=rate * w.osl,
+        tokens_per_s_per_device=rate * w.osl / layouts.devices,
+        running=served,
         max_concurrency=most * layouts.dp,
         memory_bytes=used,
         memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory_reserve),
         fits=fits,
+        lent=lent_share(engine.decode(batch, w.context, w.queries)),
     )
 
 
 def _mixed(
-    engine: Engine, load: Load, batch: Array, decode: Array, prompt: _Prompt
+    engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt
 ) -> tuple[Array, Array]:
     """(TPOT, TTFT) where a prompt's chunk rides in an iteration of decodes (Sarathi-Serve, arXiv
     2403.02310): the others' prompts lengthen that many of a request's iterations; where there are
     more of them than iterations, prompts wait."""
-    spec = load.speculation
     mixed = iteration.mixed_s(
         engine,
         batch=batch,
-        context=load.context,
-        queries=spec.queries,
+        context=w.context,
+        queries=w.queries,
         prompts=prompt.together,
         chunk=prompt.chunk,
         cached=prompt.cached,
     )
     # a verification's drafts are made beside a prompt too
-    mixed = np.maximum(mixed + draft_s(engine, spec, batch, load.context), decode)
-    iterations = load.osl / spec.expected
-    with_prompts = (batch - 1) * (prompt.chunks / prompt.together)
+    mixed = np.maximum(mixed + draft_s(engine, w, batch), decode)
+    iterations = max(w.osl / w.tokens_per_iteration, 1.0)
+    per_prompt = prompt.chunks / prompt.together  # iterations
+    with_prompts = (batch - prompt.group) * per_prompt
     slow = np.minimum(with_prompts, iterations)
-    tpot = (iterations * decode + slow * (mixed - decode)) / load.osl
+    tpot = (iterations * decode + slow * (mixed - decode)) / w.osl
     waiting = np.maximum(with_prompts - iterations, 0.0) * mixed
-    now = np.where(batch > 1, tpot * spec.expected / 2.0, 0.0)  # half of the iteration in progress
-    return tpot, now + prompt.chunks * mixed + waiting
+    now = np.where(
+        batch > 1, tpot * w.tokens_per_iteration / 2.0, 0.0
+    )  # half of the iteration in progress
+    own = np.maximum(prompt.group * per_prompt, prompt.chunks)
+    return tpot, now + (own + prompt.chunks) / 2.0 * mixed + waiting
 
 
 def _prompts_first(
-    engine: Engine, load: Load, batch: Array, decode: Array, prompt: _Prompt
+    engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt
 ) -> tuple[Array, Array]:
     """(TPOT, TTFT) where prompts go before decodes: nothing decodes while there are prompts.
 
@@ -182,22 +163,22 @@ def _prompts_first(
     one = iteration.prefill_s(engine, prompt.together, prompt.chunk, prompt.cached)
     whole = one * (batch * prompt.chunks / prompt.together)
     rest = (batches - 1) * np.maximum(batches - 2, 0) / (2.0 * batches * batches)
-    tpot = decode / load.speculation.expected + rest * whole / load.osl
+    tpot = decode / w.tokens_per_iteration + rest * whole / w.osl
     return tpot, whole * (1.0 - rest)
 
 
-def _capacity(engine: Engine, load: Load, per_replica: Array) -> tuple[Array, Array]:
+def _capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
     """(the most sequences of a replica whose keys and values fit, bytes with those that run).
 
     Weights and the activations of the largest iteration stand beside the cache, as engines measure
     before they size it; bytes are affine in the number of sequences.
     """
     stack = engine.stack
-    context = load.isl + load.osl
+    context = w.isl + w.osl
     one = engine.decode(np.int64(1), context).memory_bytes
     each = engine.decode(np.int64(2), context).memory_bytes - one
-    tokens = max(load.chunk or stack.max_batched_tokens, 1)
-    work = engine.prefill(np.int64(1), min(tokens, context)).memory["activations_bytes"]
+    tokens = min(tokens_per_iteration(engine, w), context * w.concurrency)
+    work = engine.prefill(np.int64(1), tokens).memory["activations_bytes"]
     base = one - each + work
     limit = engine.cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
     most = np.maximum(np.floor((limit - base) / each), 0.0).astype(np.int64)[()]

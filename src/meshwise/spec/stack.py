@@ -43,6 +43,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     collective_wait_s: float = 0.0  # of a collective for its ranks, launched outside CUDA graphs
     static_scales: bool = False  # narrow activations by fixed scales, in the pass before
     max_batched_tokens: int = 8192  # most tokens of one iteration of a serving engine
+    max_batched_tokens_small: int = 8192  # the same on devices of less than 70 GiB
     mixes_prefill: bool = True  # prompts' chunks and decodes share an iteration, else prompts first
     shares_prefill: bool = True  # prompts that wait together share an iteration
     prefill_layer_s: float = 0.0  # host time to launch a layer of an iteration outside CUDA graphs
@@ -50,6 +51,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sequence_s: float = 0.0  # the same per iteration and sequence
     logit_bytes: float = 0.0  # memory traffic per logit of choosing the next token
     loss_peak_bytes: float = 6.0  # memory per logit at the loss's peak
+    loss_peak_bytes_tp: float | None = None  # the same over TP ranks, where it differs
     expands_kv_heads: bool = False  # keys and values are copied to every head before attention
     packed_qkv: bool = False  # the packed projection stays alive beside rotated queries and keys
     keeps_gathered_inputs: bool = False  # sequence parallelism's gathered inputs, for backward

@@ -60,7 +60,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                     legal=legal if len(legal) < 20 else [*legal[:18], "…", self.batch],
                     nearest=min(legal, key=lambda d: abs(d - (self.micro_batch or 1))),
                 )
-        _check_formats(self.formats)
+        check_formats(self.formats)
 
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +83,7 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         count(self.seq, "--seq", high=MAX_SEQ)
         count(self.cached, "cached", low=0, high=MAX_SEQ)
         check_imbalance(self.expert_imbalance)
-        _check_formats(self.formats)
+        check_formats(self.formats)
 
 
 class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,7 +106,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         count(self.context, "--context", high=MAX_SEQ)
         count(self.queries, "queries", high=min(MAX_QUERIES, self.context))
         check_imbalance(self.expert_imbalance)
-        _check_formats(self.formats)
+        check_formats(self.formats)
 
 
 Workload = Training | Prefill | Decode
@@ -116,7 +116,7 @@ def check_imbalance(value: object) -> float:
     return fraction(value, "--expert-imbalance", low=1.0, high=MAX_IMBALANCE)
 
 
-def _check_formats(formats: Formats) -> None:
+def check_formats(formats: Formats) -> None:
     for value, field, legal in (
         (formats.dtype, "--dtype", dtypes.COMPUTE),
         (formats.weights, "--weight-dtype", dtypes.WEIGHT),

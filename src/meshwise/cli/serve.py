@@ -1,0 +1,170 @@
+"""``meshwise serve``: what a request sees and what the GPUs deliver, in continuous batching."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwise.cli import options
+
+if TYPE_CHECKING:
+    from meshwise.spec.serving import Serving
+
+load = options.stacked(
+    click.option("--isl", "--input-len", "isl", metavar="N", help="Tokens of a prompt."),
+    click.option("--osl", "--output-len", "osl", metavar="N", help="Tokens of an answer."),
+    click.option(
+        "--concurrency",
+        "--max-concurrency",
+        "concurrency",
+        metavar="N",
+        help="Requests in flight over all replicas; one that ends is replaced at once.",
+    ),
+    click.option(
+        "--prefix-hit",
+        default="0",
+        metavar="SHARE",
+        show_default=True,
+        help="Share of a prompt that the prefix cache holds: attended to, not computed.",
+    ),
+    click.option(
+        "--chunk",
+        "--max-num-batched-tokens",
+        "--chunked-prefill-size",
+        "chunk",
+        metavar="N",
+        help="Most tokens of an iteration; longer prompts are cut (default: the engine's).",
+    ),
+    click.option(
+        "--draft-tokens",
+        "--num-speculative-tokens",
+        "draft_tokens",
+        default="0",
+        metavar="N",
+        show_default=True,
+        help="Speculative decoding: tokens drafted per verification.",
+    ),
+    click.option(
+        "--acceptance", metavar="P", help="How often a drafted token is accepted, 0 to 1."
+    ),
+    click.option(
+        "--draft-cost",
+        default="none",
+        metavar="WHAT",
+        show_default=True,
+        help="Of a drafted token: none (n-gram), layer (EAGLE, MTP), or a share of a decode.",
+    ),
+    click.option(
+        "--expert-imbalance",
+        default="1",
+        metavar="X",
+        show_default=True,
+        help="Tokens of the fullest rank of the expert group over their mean.",
+    ),
+)
+layout = options.stacked(
+    click.option(
+        "--tp",
+        "--tensor-parallel-size",
+        "tp",
+        default="1",
+        metavar="N",
+        help="Tensor-parallel degree.",
+    ),
+    click.option(
+        "--pp", "--pipeline-parallel-size", "pp", default="1", metavar="N", help="Pipeline stages."
+    ),
+    click.option("--dp", "--data-parallel-size", "dp", default="1", metavar="N", help="Replicas."),
+    click.option(
+        "--ep",
+        "--expert-parallel-size",
+        "ep",
+        default="1",
+        metavar="N",
+        help="Expert-parallel degree.",
+    ),
+    click.option("--etp", metavar="N", help="Expert-tensor degree (default: tp / ep)."),
+    click.option("--gpus", metavar="N", help="Check that the degrees multiply to this."),
+)
+formats = options.stacked(
+    click.option(
+        "--dtype", metavar="D", help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32."
+    ),
+    click.option(
+        "--weight-dtype", metavar="D", help="Stored weights: fp16, bf16, fp8, int8, int4, …"
+    ),
+    click.option(
+        "--kv-dtype",
+        "--kv-cache-dtype",
+        "kv_dtype",
+        metavar="D",
+        help="KV cache: bf16, fp8, int8, …",
+    ),
+    click.option(
+        "--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."
+    ),
+)
+software = options.stacked(
+    click.option("--stack", metavar="STACK", help="Software: vllm (default), sglang, trtllm, …"),
+    click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
+    click.option("--attention", metavar="KIND", help="flash or unfused, in place of the stack's."),
+    click.option("--overlap", metavar="HOW", help="Of TP collectives: none, split or decomposed."),
+)
+
+
+@click.command("serve")
+@options.target
+@layout
+@load
+@formats
+@software
+@options.output
+def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
+    """Serve MODEL with continuous batching: TPOT, TTFT, throughput, and how many requests fit.
+
+    A closed loop: --concurrency requests of --isl tokens in and --osl out are always in flight.
+    """
+    from meshwise import api
+    from meshwise.spec.reading import count
+
+    spec = api.model(model)
+    where = options.read_cluster(cluster, nodes, nics)
+    degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "dp", "ep")}
+    degrees["tp"] = options.tp_degree(o["tp"], spec, where)
+    for name in ("etp", "gpus"):
+        if o[name] is not None:
+            degrees[name] = count(o[name], f"--{name}")
+    result = api.serve(spec, where, _workload(o), stack=options.read_stack(o, "decode"), **degrees)
+    options.write(o, result.to_dict, result.page, "points")
+
+
+def _workload(o: dict[str, Any]) -> Serving:
+    from meshwise.spec.reading import count, fraction
+    from meshwise.spec.serving import Serving, draft_cost
+    from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Formats
+
+    def number(name: str, example: str, high: int = MAX_SEQ) -> int:
+        option = f"--{name}"
+        return count(options.required(o[name], option, example), option, high=high)
+
+    def share(name: str, low: float = 0.0, high: float = 1.0) -> float:
+        return fraction(o[name], "--" + name.replace("_", "-"), low=low, high=high)
+
+    return Serving(
+        isl=number("isl", "1024"),
+        osl=number("osl", "256"),
+        concurrency=number("concurrency", "32", MAX_BATCH),
+        prefix_hit=share("prefix_hit"),
+        chunk=number("chunk", "") if o["chunk"] is not None else None,
+        draft_tokens=count(o["draft_tokens"], "--draft-tokens", low=0),
+        acceptance=share("acceptance") if o["acceptance"] is not None else None,
+        draft_cost=draft_cost(o["draft_cost"]),
+        expert_imbalance=share("expert_imbalance", 1.0, 1e4),
+        formats=Formats(
+            dtype=o["dtype"],
+            weights=o["weight_dtype"],
+            kv_cache=o["kv_dtype"],
+            comm=o["comm_dtype"],
+        ),
+    )

@@ -1,0 +1,72 @@
+"""90 % intervals: how far measured runs of a stack lay from their predictions, wider where the
+seconds come from constants that were not measured on this hardware or at these shapes.
+
+The spread of measured / predicted comes from published runs (``catalog/discrepancy``, written by
+``tools/fit_discrepancy.py``): kernels' own residuals alone would cover far too little. Errors within
+one source of seconds are correlated, so that shares add up before they are squared.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.cost.estimate import Estimate
+from meshwise.spec import catalog
+
+Array = Any
+
+# 1.645 standard deviations of ln(measured / predicted) where constants are lent: a device's products
+# predicted by another generation's fit are off by 6 to 32 % (median 14 %, tests/data/kernel_calls.csv,
+# each of A100, H100, H200, B200 by the others), collectives of a fabric left out of the fit by up to
+# 32 % (docs/explanation/validation): about 0.2.
+LENT = 1.645 * 0.2
+
+
+class Spread(NamedTuple):
+    """ln(measured / predicted) at 5 and 95 %."""
+
+    low: float
+    high: float
+
+
+@functools.cache
+def spread(quantity: str, stack: str) -> Spread:
+    """The spread of a quantity's published rows under a stack, or under all where it has none."""
+    table = catalog.load("discrepancy", quantity.replace("_", "-"), "quantity")[1]
+    entry = table["stack"].get(stack, table["all"])
+    return Spread(entry["low"], entry["high"])
+
+
+def ends(value: Array, quantity: str, stack: str, lent: Array = 0.0) -> tuple[Array, Array]:
+    """(low, high) of a predicted value of which the share ``lent`` rests on lent constants."""
+    found = spread(quantity, stack)
+    more = (LENT * np.minimum(lent, 1.0)) ** 2
+    low = np.minimum(found.low, 0.0) ** 2
+    high = np.maximum(found.high, 0.0) ** 2
+    # a spread whose ends lie on one side of 1 keeps its near end
+    near_low, near_high = max(found.low, 0.0), min(found.high, 0.0)
+    return (
+        value * np.exp(near_low - np.sqrt(low + more)),
+        value * np.exp(near_high + np.sqrt(high + more)),
+    )
+
+
+def lent_share(e: Estimate) -> Array:
+    """Share of the step's compute and exposed communication that rests on lent constants."""
+
+    def seconds(cost: Any) -> Array:
+        each = cost.exposed / np.maximum(cost.op.count, 1) if cost.priced else cost.seconds
+        return each * e.pricer.lent(cost)
+
+    return e.sum_over_step(seconds) / np.maximum(e.step_s, 1e-30)
+
+
+def step_interval(e: Estimate) -> tuple[Array, Array]:
+    """90 % interval of ``step_s`` [s]; the ideal stack is a definition and has none."""
+    if e.stack.ideal:
+        return e.step_s, e.step_s
+    quantity = "step_s" if e.program.ctx.training else "tpot_s"
+    return ends(e.step_s, quantity, e.stack.name, lent_share(e))

@@ -1,0 +1,170 @@
+"""What ``serve`` shows and its JSON (schema 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from meshwise.cost.interval import ends
+from meshwise.present import records
+from meshwise.present.pages import cluster_words, wrap
+from meshwise.present.result import Answer
+from meshwise.present.tables import Page, Table
+from meshwise.program.context import widths
+from meshwise.search.serving import Steady
+from meshwise.spec.cluster import Cluster
+from meshwise.spec.grid import Grid
+from meshwise.spec.legality import findings
+from meshwise.spec.model import Model
+from meshwise.spec.serving import Serving
+from meshwise.spec.stack import Stack
+from meshwise.units import format_memory, format_time
+
+
+def workload_dict(w: Serving) -> dict[str, Any]:
+    """The workload as JSON, phase first."""
+    fields = msgspec.to_builtins(w)
+    fields.pop("formats")
+    return {"phase": w.phase, **fields}
+
+
+def serve_dict(
+    model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, s: Steady
+) -> dict[str, Any]:
+    """The record of one layout in steady state; ``points`` has its figures once more, as a row."""
+    layout = {
+        "tp": grid.tp,
+        "pp": grid.pp,
+        "dp": grid.dp,
+        "ep": grid.ep,
+        "etp": grid.etp or max(1, grid.tp // grid.ep),
+    }
+    low, high = ends(s.tpot_s, "tpot_s", stack.name, s.lent)
+    figures: dict[str, Any] = {
+        "tpot_s": float(s.tpot_s),
+        "tpot_low_s": float(low),
+        "tpot_high_s": float(high),
+        "ttft_s": float(s.ttft_s),
+        "queue_s": float(s.queue_s),
+        "request_s": float(s.queue_s + s.ttft_s + (w.osl - 1) * s.tpot_s),
+        "tokens_per_s_per_device": float(s.tokens_per_s_per_device),
+        "tokens_per_s": float(s.tokens_per_s),
+        "requests_per_s": float(s.requests_per_s),
+        "decode_s": float(s.decode_s),
+        "prefill_s": float(s.prefill_s),
+        "tokens_per_iteration": s.tokens_per_iteration,
+        "running": int(s.running),
+        "max_concurrency": int(s.max_concurrency),
+        "memory_bytes": float(s.memory_bytes),
+        "fits": bool(s.fits),
+    }
+    return {
+        "schema": records.SCHEMA,
+        "model": model.name,
+        "cluster": records.cluster_dict(cluster),
+        "workload": workload_dict(w),
+        "formats": widths(model, w.decode())._asdict(),
+        "stack": records.stack_dict(stack),
+        "layout": layout,
+        "devices": grid.devices,
+        **figures,
+        "memory_limit_bytes": s.memory_limit_bytes,
+        "remarks": [f.text for f in findings(model, grid.tp) if not f.refuses],
+        "points": [{**layout, "devices": grid.devices, **figures}],
+    }
+
+
+def serve_page(cluster: Cluster, d: dict[str, Any]) -> Page:
+    w, lay = d["workload"], d["layout"]
+    axes = " ".join(f"{k}={v}" for k, v in lay.items() if k not in ("ep", "etp") or lay["ep"] > 1)
+    heading = wrap(
+        f"{d['model']}: serving {w['concurrency']} requests in flight, {w['isl']} tokens in, "
+        f"{w['osl']} out\n{d['cluster']['name']}: {cluster_words(cluster)}; stack "
+        f"{d['stack']['name']}\nlayout {axes} ({d['devices']} GPUs){_options(w)}"
+    )
+    queue = (("wait for room in the KV cache", format_time(d["queue_s"])),) if d["queue_s"] else ()
+    drafts = (
+        (("tokens per verification", f"{d['tokens_per_iteration']:.2f}"),)
+        if w["draft_tokens"]
+        else ()
+    )
+    steady = Table(
+        "Steady state",
+        ("what", "value"),
+        (
+            ("time per output token (TPOT)", format_time(d["tpot_s"])),
+            (
+                "  90 % interval",
+                f"{format_time(d['tpot_low_s'])} to {format_time(d['tpot_high_s'])}",
+            ),
+            ("time to first token (TTFT)", format_time(d["ttft_s"])),
+            *queue,
+            ("whole request", format_time(d["request_s"])),
+            ("output tokens/s per GPU", f"{d['tokens_per_s_per_device']:,.1f}"),
+            ("output tokens/s", f"{d['tokens_per_s']:,.1f}"),
+            ("requests/s", f"{d['requests_per_s']:,.3g}"),
+            ("an iteration of decodes alone", format_time(d["decode_s"])),
+            ("one prompt alone", format_time(d["prefill_s"])),
+            *drafts,
+        ),
+    )
+    memory = Table(
+        "Memory per GPU, fullest stage",
+        ("what", "value"),
+        (
+            (f"{d['running']} requests", format_memory(d["memory_bytes"])),
+            ("usable of the device", format_memory(d["memory_limit_bytes"])),
+            ("requests that fit", f"{d['max_concurrency']:,}"),
+            ("fits", "yes" if d["fits"] else "NO"),
+        ),
+    )
+    said = _room(d) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"][:2]]
+    return Page(heading, (steady, memory, *([wrap(" ".join(said))] if said else [])))
+
+
+def _options(w: dict[str, Any]) -> str:
+    said = []
+    if w["prefix_hit"]:
+        said.append(f"{w['prefix_hit']:.0%} of a prompt cached")
+    if w["chunk"]:
+        said.append(f"at most {w['chunk']} tokens an iteration")
+    if w["draft_tokens"]:
+        said.append(f"{w['draft_tokens']} drafts at {w['acceptance']:.0%} acceptance")
+    if w["expert_imbalance"] > 1:
+        said.append(f"fullest expert rank {w['expert_imbalance']:g} × the mean")
+    return "".join(f", {part}" for part in said)
+
+
+def _room(d: dict[str, Any]) -> list[str]:
+    """What the KV cache holds, where that is less than what is asked for."""
+    if d["fits"]:
+        return []
+    asked, most = d["workload"]["concurrency"], d["max_concurrency"]
+    if most == 0:
+        return [
+            "Not one request fits beside the weights: the figures are those of one request per "
+            "replica on a device that had the room."
+        ]
+    return [
+        f"The KV cache does not hold {asked} requests: {most} fit, the others queue. The figures are "
+        f"those of {d['running']} in flight."
+    ]
+
+
+class ServeResult(Answer):
+    """Continuous batching of one layout in steady state."""
+
+    def __init__(
+        self, model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, steady: Steady
+    ) -> None:
+        self.model, self.cluster, self.stack = model, cluster, stack
+        self.grid, self.workload, self.steady = grid, w, steady
+
+    def to_dict(self) -> dict[str, Any]:
+        return serve_dict(
+            self.model, self.cluster, self.stack, self.grid, self.workload, self.steady
+        )
+
+    def page(self) -> Page:
+        return serve_page(self.cluster, self.to_dict())
