@@ -37,7 +37,7 @@ def collect(tables: list[Path]) -> dict[str, Rows]:
             except (Unsupported, MeshwiseError):
                 continue
             for p in predictions:
-                if p.quantity != "fits":
+                if p.quantity != "fits" and not p.judged_as:
                     found[p.quantity].append(
                         (p.source, p.stack, math.log(p.measured / p.predicted), p.lent)
                     )

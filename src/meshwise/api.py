@@ -182,7 +182,7 @@ def validate(table: str) -> ValidateResult:
 
 
 def validate_published(kind: str) -> ValidateResult:
-    """The shipped table of published figures of a kind (training, serving, collectives), predicted."""
+    """The shipped table of published figures of a kind (training, layers, serving, collectives), predicted."""
     from meshwise.evidence.tables import KINDS
 
     folder = Path(__file__).parent / "evidence" / "published"

@@ -16,14 +16,14 @@ from meshwise.errors import InputError
 @click.option(
     "--published",
     metavar="KIND",
-    help="A shipped table of published figures: training, serving or collectives.",
+    help="A shipped table of published figures: training, layers, serving or collectives.",
 )
 @click.option(
     "--worst", metavar="N", help="Show the N rows that are furthest off (default 15; 0: none)."
 )
 @options.output
 def command(table: str | None, **o: Any) -> None:
-    """Predict every row of TABLE.csv (training steps, serving runs or collectives; told by its header)
+    """Predict every row of TABLE.csv (training steps, single layers, serving runs or collectives; told by its header)
     and show measured, predicted and error, and what the errors come to.
 
     Model names are presets, or files models/NAME.json beside the table. Exit code 2 if a row is
@@ -38,7 +38,7 @@ def command(table: str | None, **o: Any) -> None:
             "TABLE.csv: one table, or --published",
             field="TABLE.csv",
             value=table,
-            legal="a CSV file, or --published training, serving or collectives",
+            legal="a CSV file, or --published training, layers, serving or collectives",
         )
     result = api.validate(table) if table is not None else api.validate_published(o["published"])
     options.write(o, result.to_dict, lambda: result.page(worst), "rows")

@@ -134,7 +134,7 @@ def state(ctx: Context, role: Role) -> State:
         weights = local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
         return State(weights, 0.0, 0.0)
     weight, adam = w.plain_weight, ADAM_STATE_BYTES
-    if ctx.stack.fp32_parameters:  # they are the master weights
+    if ctx.stack.fp32_parameters or weight >= act.FP32:  # they are the master weights
         weight, adam = act.FP32, ADAM_STATE_BYTES - act.FP32
     gradients = per_replica(local, layout, layout.shard >= 2) * w.gradient
     if ctx.stack.gradient_buckets:

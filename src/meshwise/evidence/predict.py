@@ -8,6 +8,7 @@ import numpy as np
 
 from meshwise.cost import collective as coll
 from meshwise.evidence import hardware
+from meshwise.evidence.predict_layers import layers
 from meshwise.evidence.predict_serving import serve
 from meshwise.evidence.predict_training import training
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
@@ -84,7 +85,7 @@ def collective(row: Row, folder: Path) -> list[Prediction]:
     ]
 
 
-PREDICT = {"training": training, "serving": serve, "collectives": collective}
+PREDICT = {"training": training, "layers": layers, "serving": serve, "collectives": collective}
 
 
 def predict(kind: str, row: Row, folder: Path) -> list[Prediction]:

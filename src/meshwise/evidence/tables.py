@@ -22,6 +22,10 @@ KINDS: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
         frozenset({"model", "device", "devices", "global_batch", "seq"}),
         ("id", "model", "device", "devices", "global_batch", "seq"),
     ),
+    "layers": (
+        frozenset({"model", "device", "devices", "micro_batch", "seq", "forward_ms"}),
+        ("id", "model", "device", "devices", "micro_batch", "seq"),
+    ),
     "serving": (
         frozenset({"model", "device", "devices", "isl", "osl"}),
         ("id", "model", "device", "devices", "isl", "osl"),
@@ -39,6 +43,13 @@ MEASURED: dict[str, dict[str, tuple[str, float]]] = {
         "tflops_per_device": ("flops_per_s_per_device", 1e12),
         "mfu": ("mfu", 1.0),
         "memory_gib": ("memory_bytes", 2.0**30),
+    },
+    "layers": {
+        "forward_ms": ("forward_s", 1e-3),
+        "backward_ms": ("backward_s", 1e-3),
+        "backward_input_ms": ("backward_input_s", 1e-3),
+        "backward_weight_ms": ("backward_weight_s", 1e-3),
+        "combined_ms": ("combined_s", 1e-3),
     },
     "serving": {
         "tpot_ms": ("tpot_s", 1e-3),

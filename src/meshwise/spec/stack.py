@@ -37,7 +37,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     recompute_early_stop: bool = False  # full recomputation never redoes a layer's last collective
     parallel_block_one_all_reduce: bool = True  # parallel blocks add partial sums before reducing
     copies_kv_heads: bool = True  # runs with more ranks than KV heads
-    jitter: float = 0.01  # standard deviation of a rank's time in training, over its mean
+    jitter: float = 0.0125  # standard deviation of a rank's time in training, over its mean
     host_s: float = 0.0  # host time per step that no device work hides
     host_layer_s: float = 0.0  # host time to launch a layer's forward pass, without CUDA graphs
     collective_wait_s: float = 0.0  # of a collective for its ranks, launched outside CUDA graphs

@@ -1,0 +1,86 @@
+"""Rows of one layer, or of one stage's layers, by phase: forward, backward, its two halves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.interval import lent_share
+from meshwise.cost.pricing import total
+from meshwise.evidence import hardware
+from meshwise.evidence.prediction import Prediction, Unsupported, model_of, source_of, stack_of
+from meshwise.evidence.tables import MEASURED, Row
+from meshwise.spec import grid
+from meshwise.spec.workload import RECOMPUTE, Formats, Training
+
+# Phases that each measured column sums; recomputation runs before the input's gradient.
+_PHASES = {
+    "forward_s": ("forward",),
+    "backward_s": ("recompute", "dgrad", "wgrad"),
+    "backward_input_s": ("recompute", "dgrad"),
+    "backward_weight_s": ("wgrad",),
+    "combined_s": ("forward", "recompute", "dgrad", "wgrad"),
+}
+
+
+def layer_estimate(row: Row, folder: Path) -> Estimate:
+    """The row's layers in a step of one microbatch on one stage."""
+    model = model_of(row, folder)
+    tp, cp, ep = row.count("tp", 1), row.count("cp", 1), row.count("ep", 1)
+    devices = row.count("devices")
+    dp = max(ep // (tp * cp), 1)
+    recompute = row.text("recompute", "none")
+    if recompute not in RECOMPUTE:
+        raise row.wrong("recompute", f"{recompute!r} is not known", RECOMPUTE)
+    used = tp * cp * dp
+    if used > devices:
+        raise row.wrong("devices", f"tp·cp·dp = {used}, more than {devices}", f"at least {used}")
+    cluster = hardware.cluster_of(row, devices, min(devices, 8), None)
+    stack = stack_of(row, "stack")
+    unfused = row.text("attention", stack.attention) == "unfused"
+    stack = msgspec.structs.replace(stack, attention="unfused" if unfused else "flash")
+    micro = row.count("micro_batch", 1)
+    workload = Training(
+        batch=micro * dp,
+        seq=row.count("seq"),
+        recompute=recompute,
+        formats=Formats(dtype=row.text("dtype", "bf16"), gradients="fp32"),
+    )
+    layout = grid.Grid(
+        tp=tp,
+        cp=cp,
+        dp=dp,
+        ep=ep,
+        micro_batch=micro,
+        sequence_parallel=row.flag("sequence_parallel"),
+    )
+    grid.check(layout, model, cluster, workload)
+    return estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
+
+
+def layers(row: Row, folder: Path) -> list[Prediction]:
+    """Every phase that the row measures, of its most frequent kind of layer."""
+    if row.text("model").startswith("(layer only)"):
+        raise Unsupported("a layer outside a model")
+    e = layer_estimate(row, folder)
+    counts = e.model.kind_counts()
+    costs = e.layer_costs[counts.index(max(counts))]
+    found = []
+    for column, (quantity, factor) in MEASURED["layers"].items():
+        if row.text(column):
+            found.append(
+                Prediction(
+                    row.text("id"),
+                    quantity,
+                    row.number(column) * factor,
+                    float(total(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
+                    source_of(row),
+                    (),
+                    stack=e.stack.name,
+                    lent=float(lent_share(e)),
+                    judged_as="step_s",
+                )
+            )
+    return found
