@@ -221,8 +221,15 @@ SWITCHES = {
     "and nothing else: no element-wise pass, latency, host time or overlap.",
     "attention": "`flash`: fused and causal, half of the scores are computed and none are kept. "
     "`unfused`: the full square of scores goes through memory.",
+    "flash_version": "Of the fused attention kernels: 1 and 2 are FlashAttention-1 and -2 (on Hopper and "
+    "later held to what those reach there), 3 FlashAttention-3, cuDNN's and the engines' own.",
     "fused_elementwise": "The activation function, and the residual addition with its dropout, in "
     "one pass each.",
+    "fused_norm": "Norms and rotary embedding in one pass each. Otherwise they are chains of fp32 "
+    "passes.",
+    "loss_bytes": "Memory traffic per logit of the loss, forward and backward [B].",
+    "accumulation_bytes": "Memory traffic per weight and microbatch of adding the gradients to their "
+    "sums, where the weight gradient's product does not [B].",
     "fused_add_norm": "The norm in the same pass as the residual addition before it.",
     "collectives": "Whose measured constants price the collectives: `nccl`, `vllm`, `sglang`, "
     "`trtllm`. An engine falls back to NCCL's where that is cheaper.",
@@ -239,6 +246,15 @@ SWITCHES = {
     "(zero bubble with the memory of 1F1B, and with twice that).",
     "overlap_grad_reduce": "The data-parallel gradient reduction runs beside the last microbatch's "
     "backward pass.",
+    "overlap_param_gather": "The gathers of weights (ZeRO-1 to 3, FSDP) run beside compute.",
+    "scatter_gather": "Without sequence parallelism the TP ranks of a stage send a share each to the "
+    "next stage, which gathers them.",
+    "overlap_pipeline": "Transfers between stages run beside another virtual stage's work, where "
+    "stages are interleaved.",
+    "selective_recompute": "`attention`: selective recomputation redoes the attention core; `products`: "
+    "every second product and all passes (torchtitan's per-operation checkpointing).",
+    "stage_balance": "`layers`: pipeline stages of as many layers each; `cost`: layers and head are "
+    "dealt out by the weights that they multiply with.",
     "recompute_early_stop": "Full recomputation leaves out a layer's last collective: 5 all_reduces "
     "per layer, not 6.",
     "parallel_block_one_all_reduce": "Parallel blocks (GPT-J, Falcon, Command-R) add their two "
@@ -246,6 +262,10 @@ SWITCHES = {
     "copies_kv_heads": "Whether the software runs with more ranks than KV heads. Where it does not, "
     "such degrees are refused.",
     "host_s": "Host time per step that no device work hides [s].",
+    "host_layer_s": "Host time to launch one layer's forward pass without CUDA graphs [s]; backward "
+    "takes twice that. A stage is never quicker than its host.",
+    "jitter": "Standard deviation of a rank's time in training over its mean; the step waits for the "
+    "slowest of N ranks, σ·√(2 ln N) later than the mean.",
     "collective_wait_s": "What a collective's kernels wait for each other where every rank's host "
     "launches them outside CUDA graphs [s].",
     "static_scales": "Narrow (fp8, int8) activations are quantised by fixed scales in the pass that "
@@ -514,7 +534,7 @@ def validation(kind: str) -> str:
     for quantity, found in _validated(kind).items():
         if quantity == "fits":
             rows.append(
-                ("out of memory", "all", str(found["n"]), f"{found['wrong']} wrong", "", "")
+                ("out of memory", "all", str(found["n"]), f"{found['wrong']} wrong", "", "", "")
             )
             continue
         rows.append(
@@ -524,18 +544,21 @@ def validation(kind: str) -> str:
                 str(found["n"]),
                 *(f"{100 * found[k]:.1f} %" for k in ("median_abs_error", "p90_abs_error")),
                 f"{100 * found['bias']:+.1f} %",
+                f"{100 * found['coverage']:.0f} %",
             )
         )
         for source, part in found["by_source"].items():
             median, bias = part["median_abs_error"], part["bias"]
             rows.append(
-                ("", source, str(part["n"]), f"{100 * median:.1f} %", "", f"{100 * bias:+.1f} %")
+                ("", source, str(part["n"]), f"{100 * median:.1f} %", "", f"{100 * bias:+.1f} %", "")
             )
-    return table(("quantity", "source", "rows", "median |error|", "p90", "bias"), rows)
+    heads = ("quantity", "source", "rows", "median |error|", "p90", "bias", "in interval")
+    return table(heads, rows)
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "validation-training": lambda: validation("training"),
+    "validation-layers": lambda: validation("layers"),
     "validation-serving": lambda: validation("serving"),
     "validation-collectives": lambda: validation("collectives"),
     "cli": cli_section,

@@ -19,7 +19,7 @@ Schema of ``kernels/DEVICE.toml``::
     device, source, command
     memory_bandwidth, sms            # what the constants are relative to: bytes/s, multiprocessors
     roofline = {efficiency, memory_efficiency, launch_s}   # passes over memory, unfused attention
-    [gemm.DTYPE]                     # bf16, fp8 (per tensor), int8, nvfp4
+    [gemm.DTYPE]                     # bf16, fp8 (per tensor), fp8_block (128 x 128), int8, nvfp4
     kernel, peak_flops_per_s         # what ran; the dense datasheet peak the constants refer to
     launch_s, tile_efficiency, ...   # see meshwise.cost.kernels.GemmFit
     ceiling                          # share of the peak that one measured call in 1000 exceeds
@@ -84,6 +84,7 @@ class Source:
 HOPPER_GEMM = {
     "bf16": ("trtllm/1.3.0rc20", "bfloat16"),
     "fp8": ("trtllm/1.3.0rc20", "fp8"),
+    "fp8_block": ("trtllm/1.3.0rc20", "fp8_block"),
 }
 BLACKWELL_GEMM = HOPPER_GEMM | {"nvfp4": ("vllm/0.24.0", "nvfp4")}
 DEVICES = {
@@ -165,6 +166,7 @@ DEVICES = {
 OPERAND_BYTES = {
     "bf16": (2.0, 2.0, 2.0),
     "fp8": (1.0, 1.0, 2.0),
+    "fp8_block": (1.0, 1.0, 2.0),
     "int8": (1.0, 1.0, 2.0),
     "nvfp4": (0.5625, 0.5625, 2.0),
 }
@@ -352,7 +354,7 @@ def fit_gemm(base: Path, source: Source, dtype: str, floor: float | None) -> Ent
         base / f"gemm/{version}/gemm_perf.parquet", ["m", "n", "k"], {"gemm_dtype": column}
     )
     a, w, out = OPERAND_BYTES[dtype]
-    chip = Chip(source.sms, source.peaks[dtype], source.bandwidth)
+    chip = Chip(source.sms, source.peaks[dtype.removesuffix("_block")], source.bandwidth)
     quantised = dtype != "bf16"
 
     def seconds(entry: Entry, shape: Array, tables: tuple[Table, ...] = ()) -> Array:
@@ -705,6 +707,8 @@ def fit_device(root: Path, device: str) -> tuple[Entry, dict[str, Entry]]:
         floor = floor or entries[f"gemm.{dtype}"]["launch_s"]
     roofline = fit_roofline(base, source)
     for dtype in source.gemm if source.moe else ():
+        if dtype == "fp8_block":
+            continue
         grouped = fit_moe(base, source, dtype, entries[f"gemm.{dtype}"], roofline)
         if grouped:
             entries[f"moe.{dtype}"] = grouped

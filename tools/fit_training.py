@@ -31,6 +31,7 @@ from meshwise.spec import cluster
 TABLE = Path(__file__).resolve().parents[1] / "src/meshwise/evidence/published/training.csv"
 CLOCKS = (0.70, 0.72, 0.74, 0.76, 0.78, 0.80, 0.82, 0.84, 0.88, 1.0)
 JITTERS = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02)
+AS_GOOD = 0.001  # of the objective: a tenth of a per cent
 REFERENCE = "h100-80gb-sxm"
 _device = cluster.device
 
@@ -90,7 +91,10 @@ def main() -> None:
     grid = [(clock, jitter) for clock in CLOCKS for jitter in JITTERS]
 
     def best(without: str = "") -> tuple[float, float]:
-        return min(grid, key=lambda at: objective(by_clock[at[0]], at[1], without))
+        """Clock and jitter trade off along a flat valley: of what is as good, the least jitter."""
+        scores = {at: objective(by_clock[at[0]], at[1], without) for at in grid}
+        as_good = [at for at in grid if scores[at] <= min(scores.values()) + AS_GOOD]
+        return min(as_good, key=lambda at: (at[1], scores[at]))
 
     for clock in CLOCKS:
         shown = "  ".join(f"{100 * objective(by_clock[clock], j):5.2f}" for j in JITTERS)

@@ -68,6 +68,9 @@ def test_fsdp_keeps_sixteen_bytes_in_shards() -> None:
     n, shards = parameters(LLAMA), 16
     s, _ = first(load_stack("torchtitan-fsdp"), dp=shards, shard=SHARD_CODE["zero3"])
     assert float(s.total) == pytest.approx(16 * n / shards, rel=1e-12)
+    # reduced in 16 bit or not: the gradient of an fp32 weight is fp32
+    narrow, _ = first(load_stack("torchtitan-fsdp"), grad="bf16", dp=shards, shard=3)
+    assert narrow == s
 
 
 def test_units_that_fsdp_gathers() -> None:

@@ -65,7 +65,27 @@ COLLECTIVE = {
     "library": "nccl-2.29.2",
     "time_us": "25",
 }
-EXAMPLES = {"training": TRAINING, "serving": SERVING, "collectives": COLLECTIVE}
+LAYER = {
+    "id": "mine/4",
+    "model": "gpt3-175b",
+    "device": "a100-80gb-sxm",
+    "devices": "8",
+    "tp": "8",
+    "layers": "1",
+    "micro_batch": "1",
+    "seq": "2048",
+    "dtype": "fp16",
+    "attention": "unfused",
+    "stack": "megatron-2022",
+    "forward_ms": "9",
+    "backward_ms": "",
+}
+EXAMPLES = {
+    "training": TRAINING,
+    "layers": LAYER,
+    "serving": SERVING,
+    "collectives": COLLECTIVE,
+}
 
 
 def text(*rows: dict[str, str]) -> str:
@@ -106,6 +126,11 @@ def test_kind_is_told_by_the_header(kind: str) -> None:
         ("training", {"sequence_parallel": "maybe"}, "invalid", ("sequence_parallel",)),
         ("training", {"stack": "abacus"}, "unsupported", ("abacus",)),
         ("training", {"step_s": ""}, "unsupported", ("nothing",)),
+        ("layers", {"forward_ms": "-3"}, "invalid", ("line 2", "forward_ms", "'-3'")),
+        ("layers", {"tp": "16"}, "invalid", ("line 2", "devices", "16")),
+        ("layers", {"recompute": "some"}, "invalid", ("line 2", "recompute")),
+        ("layers", {"model": "(layer only) mine"}, "unsupported", ("outside a model",)),
+        ("layers", {"forward_ms": ""}, "unsupported", ("nothing",)),
         ("serving", {"tpot_ms": "nan"}, "invalid", ("tpot_ms",)),
         ("serving", {"devices": "3"}, "invalid", ("devices",)),
         ("serving", {"concurrency": ""}, "unsupported", ("concurrency",)),

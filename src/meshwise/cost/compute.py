@@ -89,6 +89,8 @@ class Compute(NamedTuple):
     def _runs_as(self, dtype: str) -> str:
         """The format of the table that prices products of ``dtype``."""
         run = dtypes.peak_dtype(dtype, self.device.peak_flops_per_s)
+        if run == "fp8":
+            return dtype if dtype == "fp8_block" else run
         return "bf16" if run in ("fp16", "tf32", "fp32") else run
 
     def _gemm(self, op: Op) -> Array:

@@ -26,7 +26,8 @@ _GENERATION = {
 }
 _ANY_DEVICE = "h100-80gb-sxm"
 STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
-_SAME_WIDTH = {"int8": "fp8", "fp8": "int8"}  # whose products run alike where one has no table
+# whose products run alike where one has no table
+_ALSO = {"int8": ("fp8",), "fp8": ("int8",), "fp8_block": ("fp8", "int8")}
 _QUALITY = (
     *("kernel", "peak_flops_per_s", "points", "median_error", "mean_error", "p90_error", "bias"),
     *("head_128", "range", "tables"),
@@ -67,21 +68,23 @@ def _ranges(entry: dict[str, Any]) -> Ranges:
 @functools.cache
 def _gemm(name: str, dtype: str, engine: str, grouped: bool) -> tuple[GemmFit, Ranges]:
     formats = _kernel_table(name)["gemm"]
-    dtype = next(d for d in (dtype, _SAME_WIDTH.get(dtype, ""), "bf16") if d in formats)
+    dtype = next(d for d in (dtype, *_ALSO.get(dtype, ()), "bf16") if d in formats)
     entry = formats[dtype]
-    experts = _kernel_table(name).get("moe", {}).get(dtype) if grouped else None
+    grouped_dtype = (
+        "fp8" if dtype == "fp8_block" else dtype
+    )  # of grouped products with blocks: none
+    experts = _kernel_table(name).get("moe", {}).get(grouped_dtype) if grouped else None
+    static = engine == STATIC_SCALES and dtype != "fp8_block"  # whose scales are found in each pass
     if experts:
-        fit = grouped_fit(gemm_fit(entry), experts)
-        fit = fit._replace(quantise_bytes=0.0) if engine == STATIC_SCALES else fit
-        return fit, _ranges(experts)
-    # An engine that is not in the table quantises with static scales or in the pass before: the
-    # shortest of the measured ones.
-    if engine == STATIC_SCALES:
-        tables = tuple(table_of(t) for t in entry["tables"])
-        return gemm_fit(entry, tables)._replace(quantise_bytes=0.0), _ranges(entry)
+        fit = grouped_fit(gemm_fit(formats[grouped_dtype]), experts)
+        return fit._replace(quantise_bytes=0.0) if static else fit, _ranges(experts)
+    fit = gemm_fit(entry, tuple(table_of(t) for t in entry["tables"]))
+    if static:
+        return fit._replace(quantise_bytes=0.0), _ranges(entry)
+    # An engine that is not in the table quantises in the pass before: the shortest of the measured
+    # ones.
     passes = entry.get("quantise_s", {})
     more = passes.get(engine, min(passes.values(), default=0.0))
-    fit = gemm_fit(entry, tuple(table_of(t) for t in entry["tables"]))
     return fit._replace(launch_s=fit.launch_s + more), _ranges(entry)
 
 

@@ -93,7 +93,7 @@ def beside(ctx: Context, role: Role) -> Array:
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
         extra = np.maximum(extra, act.layer_backward(ctx, block) * np.minimum(count, 1))
     extra = np.maximum(extra, act.loss_bytes(ctx) * role.head)
-    if ctx.stack.autograd_gradients:
+    if ctx.stack.autograd_gradients and ctx.widths.gradient > ctx.widths.plain_weight:
         own: Array = 0.0
         for block, count in zip(ctx.model.blocks, role.layers, strict=True):
             own = own + count * act.layer_activations(ctx, block)
@@ -133,10 +133,11 @@ def state(ctx: Context, role: Role) -> State:
         linear = w.plain_weight if q is not None and q.experts_only else w.weight
         weights = local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
         return State(weights, 0.0, 0.0)
-    weight, adam = w.plain_weight, ADAM_STATE_BYTES
+    weight, gradient, adam = w.plain_weight, w.gradient, ADAM_STATE_BYTES
     if ctx.stack.fp32_parameters or weight >= act.FP32:  # they are the master weights
-        weight, adam = act.FP32, ADAM_STATE_BYTES - act.FP32
-    gradients = per_replica(local, layout, layout.shard >= 2) * w.gradient
+        # an fp32 weight's gradient is fp32, in whatever format it is reduced
+        weight, gradient, adam = act.FP32, act.FP32, ADAM_STATE_BYTES - act.FP32
+    gradients = per_replica(local, layout, layout.shard >= 2) * gradient
     if ctx.stack.gradient_buckets:
         reduced = local.dense * (layout.dp * layout.cp > 1) + local.experts * (
             layout.expert_dp() > 1

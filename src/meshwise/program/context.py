@@ -99,7 +99,11 @@ class Context(NamedTuple):
         on 16-bit (or fp32) values whatever the others do."""
         w = self.widths
         if quantised:
-            return Operands(w.dtype, w.operand, w.weight, w.activation)
+            # scales per block of weights and group of activations need kernels of their own
+            q = self.model.quantization
+            block = w.dtype == "fp8" and q is not None and q.block is not None
+            name = "fp8_block" if block and not self.training else w.dtype
+            return Operands(name, w.operand, w.weight, w.activation)
         dtype = w.dtype if w.dtype in ("fp32", "tf32", "fp16", "bf16") else "bf16"
         return Operands(dtype, w.activation, w.plain_weight, w.activation)
 

@@ -37,21 +37,33 @@ def per_replica(local: LocalWeights, layout: Layouts, sharded: Array) -> Array:
 
 
 def transfers(ctx: Context) -> list[Op]:
-    """Activations to the next stage and their gradients back, per microbatch and virtual stage."""
+    """Activations to the next stage and their gradients back, per microbatch and virtual stage.
+
+    The TP ranks of a stage hold the same values, but for sequence parallelism: with
+    ``scatter_gather`` each sends its share and the receivers gather them (Narayanan et al. 2021,
+    arXiv 2104.04473, section 4.1).
+    """
     layout = ctx.layout
-    payload = ctx.tokens / ctx.token_split * ctx.model.hidden * ctx.widths.activation
+    whole = ctx.tokens / ctx.token_split * ctx.model.hidden * ctx.widths.activation
     present = np.where(layout.pp > 1, layout.vp, 0)
-    ops = [
-        collective(
-            "pipeline.activation", "send_recv", "pp", payload, count=present, phase="forward"
+    shares = np.int64(1)
+    if ctx.stack.scatter_gather and not ctx.stack.ideal:
+        shares = np.where(layout.sequence_parallel, 1, layout.tp)
+    gathered = np.where(shares > 1, present, 0)
+    ops: list[Op] = []
+    for name, phase in (("activation", "forward"), ("gradient", "dgrad")):
+        if phase == "dgrad" and not ctx.training:
+            continue
+        send = collective(
+            f"pipeline.{name}", "send_recv", "pp", whole / shares, count=present, phase=phase
         )
-    ]
-    if ctx.training:
-        ops.append(
-            collective(
-                "pipeline.gradient", "send_recv", "pp", payload, count=present, phase="dgrad"
+        ops.append(send)
+        if ctx.stack.scatter_gather:
+            ops.append(
+                collective(
+                    f"pipeline.{name}", "all_gather", "tp", whole, count=gathered, phase=phase
+                )
             )
-        )
     return ops
 
 

@@ -121,16 +121,15 @@ def _bounds(layers: int, pp: int) -> tuple[int, ...]:
 
 def _balanced(model: Model, weight: list[int], pp: int) -> tuple[int, ...]:
     """As :func:`_bounds`, where layers and head are dealt out in order by the weights that they
-    multiply with: a stage is full when it reaches the mean."""
+    multiply with: a stage is full when it passes its share of the whole (as nanotron deals)."""
     costs = [weight[i] for i in model.pattern]
     mean = (sum(costs) + model.vocab * model.hidden) / pp
     bounds, stage, load = [0], 0, 0.0
     for index, cost in enumerate(costs):
-        # from half of a layer beyond the mean on, the layer is the next stage's
-        if load + cost / 2 > mean * (stage + 1) and stage < pp - 1:
-            bounds.append(index)
-            stage += 1
         load += cost
+        if load > mean * (stage + 1) and stage < pp - 1:
+            bounds.append(index + 1)
+            stage += 1
     return (*bounds, *[model.layers] * (pp + 1 - len(bounds)))
 
 

@@ -36,7 +36,12 @@ GRADIENT = ("fp32", "fp16", "bf16")
 
 # Four-bit and eight-bit weights under wider activations are expanded before the product, so the
 # product runs at the activation's rate (weight-only quantisation).
-_WIDER = {"nvfp4": ("fp8", "bf16", "fp16"), "fp8": ("bf16", "fp16"), "int8": ("bf16", "fp16")}
+_WIDER = {
+    "nvfp4": ("fp8", "bf16", "fp16"),
+    "fp8": ("bf16", "fp16"),
+    "fp8_block": ("fp8", "bf16", "fp16"),
+    "int8": ("bf16", "fp16"),
+}
 
 
 def stored_bytes(dtype: str, group: int | None) -> float:

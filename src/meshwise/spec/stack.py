@@ -31,6 +31,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     schedule: str = "1f1b"  # of the pipeline: 1f1b, gpipe, zb-1p, zb-2p
     overlap_grad_reduce: bool = False  # gradient reduction beside the last microbatch's backward
     overlap_param_gather: bool = False  # ZeRO's gathers of weights beside compute
+    scatter_gather: bool = False  # pipeline transfers in shares of the TP ranks, gathered after
     overlap_pipeline: bool = False  # transfers between stages, where stages are interleaved
     selective_recompute: str = "attention"  # or "products": every second product, all passes
     stage_balance: str = "layers"  # of pipeline stages; or "cost": the ends count by their FLOPs

@@ -1,0 +1,82 @@
+"""Rows of serving tables: formats that cannot be, formats that are assumed, and how near they come."""
+
+from pathlib import Path
+
+import pytest
+
+from meshwise.evidence.predict_serving import serve
+from meshwise.evidence.prediction import Unsupported
+from meshwise.evidence.tables import Row, read_table
+
+PUBLISHED = Path(__file__).parents[2] / "src/meshwise/evidence/published/serving.csv"
+ROW = {
+    "id": "mine/1",
+    "model": "llama-3.1-8b",
+    "device": "h100-80gb-sxm",
+    "devices": "1",
+    "engine": "vllm",
+    "dtype": "bf16",
+    "isl": "1024",
+    "osl": "256",
+    "concurrency": "8",
+    "tpot_ms": "8",
+}
+
+
+def row(**cells):
+    return Row(2, ROW | cells)
+
+
+def test_a_token_cannot_be_faster_than_the_weights_are_read():
+    """15.0 GB of bf16 weights without the table take 4.5 ms at 3.35 TB/s."""
+    assert serve(row(tpot_ms="4.6"), PUBLISHED.parent)
+    with pytest.raises(Unsupported, match=r"4 ms per token is less than the 4\.48 ms.*bf16"):
+        serve(row(tpot_ms="4"), PUBLISHED.parent)
+    assert serve(row(tpot_ms="4", dtype="fp8"), PUBLISHED.parent)
+
+
+def test_fp8_checkpoints_of_tensorrt_llm_have_an_fp8_cache():
+    found = serve(row(engine="trtllm", dtype="fp8"), PUBLISHED.parent)[0]
+    assert found.assumed == ("kv_dtype=fp8",)
+    for given in ("fp8", "bf16"):
+        stated = serve(row(engine="trtllm", dtype="fp8", kv_dtype=given), PUBLISHED.parent)[0]
+        assert stated.assumed == ()
+        assert (stated.predicted == found.predicted) == (given == "fp8")
+    assert serve(row(engine="vllm", dtype="fp8"), PUBLISHED.parent)[0].assumed == ()
+
+
+def test_what_a_row_must_say():
+    with pytest.raises(Unsupported, match="concurrency"):
+        serve(row(concurrency=""), PUBLISHED.parent)
+    with pytest.raises(Unsupported, match="does not fit"):
+        serve(row(fits="false"), PUBLISHED.parent)
+    assert serve(row(tpot_ms=""), PUBLISHED.parent) == []
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """(quantity, engine) → errors of the published rows."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for r in read_table(str(PUBLISHED)).rows:
+        try:
+            for p in serve(r, PUBLISHED.parent):
+                key = (p.quantity, r.text("engine"))
+                found.setdefault(key, []).append(p.predicted / p.measured - 1.0)
+        except Unsupported:
+            pass
+    return found
+
+
+@pytest.mark.parametrize(
+    ("quantity", "engine", "mean", "median"),
+    [
+        ("tpot_s", "vllm", 0.05, 0.04),
+        ("tpot_s", "sglang", 0.06, 0.04),
+        ("tpot_s", "trtllm", 0.07, 0.05),
+        ("total_latency_s", "fastertransformer", 0.07, 0.06),
+    ],
+)
+def test_published_rows(errors, quantity, engine, mean, median):
+    sizes = sorted(map(abs, errors[quantity, engine]))
+    assert sum(sizes) / len(sizes) <= mean
+    assert sizes[len(sizes) // 2] <= median
