@@ -11,6 +11,7 @@ import numpy as np
 
 from meshwise.cost import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
+from meshwise.cost.interval import collective_interval
 from meshwise.cost.schedule import SCHEDULES
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
@@ -377,7 +378,13 @@ def collective(
         group = _spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
     factor = float(coll.busbw_factor(op, n))
-    return CollectiveResult(records.collective_dict(op, payload, n, cluster, found, factor))
+    sources = coll.price(op, np.float64(payload), group, cluster, chosen).sources
+
+    def interval(seconds: float) -> tuple[float, float]:
+        return collective_interval(seconds, sources, chosen, cluster, group)
+
+    record = records.collective_dict(op, payload, n, cluster, found, factor, interval)
+    return CollectiveResult(record)
 
 
 def _spread(group: Any, n: int, per_node: int, cluster: Cluster) -> Any:

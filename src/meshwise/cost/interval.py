@@ -15,6 +15,9 @@ import numpy as np
 
 from meshwise.cost.estimate import Estimate
 from meshwise.spec import catalog
+from meshwise.spec.cluster import Cluster
+from meshwise.spec.layout import Group
+from meshwise.spec.stack import Stack
 
 Array = Any
 
@@ -70,3 +73,36 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
         return e.step_s, e.step_s
     quantity = "step_s" if e.program.ctx.training else "tpot_s"
     return ends(e.step_s, quantity, e.stack.name, lent_share(e))
+
+
+def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
+    """Whose published collectives say how far one may be off: those across a network, an engine's own
+    kernels, or NCCL's over PCIe or NVLink."""
+    crossed = [
+        level.kind
+        for level, ranks in zip(cluster.levels, group.ranks, strict=True)
+        if np.max(ranks) > 1
+    ]
+    if "network" in crossed:
+        return "network"
+    if stack.custom_all_reduce:
+        return stack.collectives
+    inside = crossed[0] if crossed else cluster.levels[0].kind
+    return "nccl-pcie" if inside.startswith("pcie") else "nccl-nvlink"
+
+
+def lent_levels(sources: tuple[str, ...], group: Group) -> float:
+    """1 where the constants of a level that the group crosses are another fabric's, else 0."""
+    used = zip(sources, group.ranks, strict=True)
+    return float(any("(inherited" in source for source, ranks in used if np.max(ranks) > 1))
+
+
+def collective_interval(
+    seconds: float, sources: tuple[str, ...], stack: Stack, cluster: Cluster, group: Group
+) -> tuple[float, float]:
+    """90 % interval of one collective's time [s]."""
+    if stack.ideal or seconds <= 0.0:
+        return seconds, seconds
+    kind = collective_kind(stack, cluster, group)
+    low, high = ends(seconds, "time_s", kind, lent_levels(sources, group))
+    return float(low), float(high)

@@ -7,25 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from meshwise.cost import collective as coll
+from meshwise.cost.interval import collective_kind, lent_levels
 from meshwise.evidence import hardware
 from meshwise.evidence.predict_layers import layers
 from meshwise.evidence.predict_serving import serve
 from meshwise.evidence.predict_training import training
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import Row
-from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import place
 from meshwise.spec.stack import load_stack
-
-
-def measured_as(stack: str, cluster: Cluster, *, across: bool) -> str:
-    """The group of published collectives that a prediction is judged by."""
-    if across:
-        return "network"
-    if stack in ("vllm", "sglang", "trtllm"):
-        return stack
-    return "nccl-pcie" if cluster.levels[0].kind.startswith("pcie") else "nccl-nvlink"
-
 
 _OPS = {
     "alltoall": "all_to_all",
@@ -79,8 +69,8 @@ def collective(row: Row, folder: Path) -> list[Prediction]:
             float(priced.seconds),
             source_of(row),
             (),
-            stack=measured_as(stack, cluster, across=nodes > 1),
-            lent=float("(inherited" in priced.sources[0 if nodes == 1 else -1]),
+            stack=collective_kind(load_stack(stack), cluster, group),
+            lent=lent_levels(priced.sources, group),
         )
     ]
 

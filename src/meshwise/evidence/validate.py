@@ -74,7 +74,9 @@ def run(table: Table, folder: Path) -> list[Result]:
 def _result(line: int, p: Prediction) -> Result:
     fits = p.quantity == "fits"
     error = None if fits else p.predicted / p.measured - 1.0
-    low, high = (None, None) if fits else ends(p.predicted, p.judged_as or p.quantity, p.stack, p.lent)
+    low, high = (
+        (None, None) if fits else ends(p.predicted, p.judged_as or p.quantity, p.stack, p.lent)
+    )
     return Result(
         p.id,
         line,

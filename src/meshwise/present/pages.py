@@ -231,6 +231,7 @@ def collective_page(d: dict[str, Any]) -> Page:
     )
     heading = (
         f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks of {d['cluster']['name']}: "
-        f"{format_time(d['time_s'])} by {d['algorithm']}, bus bandwidth {rate(d['busbw_bytes_per_s'])}"
+        f"{format_time(d['time_s'])} by {d['algorithm']}, bus bandwidth {rate(d['busbw_bytes_per_s'])}; "
+        f"90% interval {format_time(d['time_low_s'])} – {format_time(d['time_high_s'])}"
     )
     return Page(heading, (table,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -225,6 +226,7 @@ def collective_dict(
     cluster: Cluster,
     candidates: list[Candidate],
     factor: float,
+    interval: Callable[[float], tuple[float, float]],
 ) -> dict[str, Any]:
     legal = (c for c in candidates if float(c.seconds) != float("inf"))
     usable = sorted(legal, key=lambda c: float(c.seconds))
@@ -232,6 +234,7 @@ def collective_dict(
         usable = [usable[0]._replace(algorithm="none")]
     best = usable[0]
     seconds = float(best.seconds)
+    low, high = interval(seconds)
 
     def rates(time_s: float) -> dict[str, float | None]:
         algbw = payload / time_s if time_s > 0 else None
@@ -247,6 +250,8 @@ def collective_dict(
         "ranks": ranks,
         "cluster": cluster_dict(cluster),
         "time_s": seconds,
+        "time_low_s": low,
+        "time_high_s": high,
         **rates(seconds),
         "algorithm": best.algorithm,
         "wire_bytes": [float(w) for w in best.wire_bytes],

@@ -46,7 +46,7 @@ def transfers(ctx: Context) -> list[Op]:
     layout = ctx.layout
     whole = ctx.tokens / ctx.token_split * ctx.model.hidden * ctx.widths.activation
     present = np.where(layout.pp > 1, layout.vp, 0)
-    shares = np.int64(1)
+    shares: Array = np.int64(1)
     if ctx.stack.scatter_gather and not ctx.stack.ideal:
         shares = np.where(layout.sequence_parallel, 1, layout.tp)
     gathered = np.where(shares > 1, present, 0)
