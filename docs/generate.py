@@ -268,6 +268,7 @@ SWITCHES = {
     "slowest of N ranks, σ·√(2 ln N) later than the mean.",
     "collective_wait_s": "What a collective's kernels wait for each other where every rank's host "
     "launches them outside CUDA graphs [s].",
+    "fused_qk_norm": "Inference: norms of queries and keys (Qwen3) in the rotary embedding's pass.",
     "static_scales": "Narrow (fp8, int8) activations are quantised by fixed scales in the pass that "
     "makes them. Otherwise a pass of its own finds each token's scale.",
     "max_batched_tokens": "Serving: the most tokens that one iteration works on; longer prompts are "

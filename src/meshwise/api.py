@@ -21,6 +21,7 @@ from meshwise.program.context import widths
 from meshwise.search.points import Point
 from meshwise.search.report import Report, report
 from meshwise.search.scaling import Scaling, curve
+from meshwise.search.serving import steady
 from meshwise.spec import dtypes, grid
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.cluster import Level as Level
@@ -28,7 +29,7 @@ from meshwise.spec.layout import place
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.parameters import parameters
-from meshwise.spec.reading import count, fraction, one_of
+from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import DEFAULT, Stack, load_stack
 from meshwise.spec.workload import OVERLAP, Decode, Formats, Prefill, Training, Workload
@@ -301,10 +302,7 @@ def serve(
     **layout: Any,
 ) -> ServeResult:
     """Continuous batching of one layout, ``tp, pp, dp, ep, etp``, at a fixed concurrency."""
-    from meshwise.search.serving import steady
-
-    for key in layout:
-        one_of(key, "layout", ("tp", "pp", "dp", "ep", "etp"))
+    check_keys(layout, ("tp", "pp", "dp", "ep", "etp"), "layout")
     step: Any = workload.decode() if isinstance(workload, Serving) else workload
     spec, where, software = _parts(model, cluster, step, stack)
     asked = grid.Grid(**layout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from meshwise.evidence import hardware
@@ -11,6 +12,7 @@ from meshwise.evidence.prediction import Prediction, Unsupported, model_of, sour
 from meshwise.evidence.tables import Row
 from meshwise.search import serving
 from meshwise.search.iteration import Engine
+from meshwise.spec.model import Model, Quantization
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Formats
@@ -26,6 +28,8 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     cluster = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
     stack = stack_of(row, "engine")
     formats, assumed = formats_of(row, stack)
+    model, blocks = checkpoint_of(row, model)
+    assumed += blocks
     layouts = serving.layout(tp, pp, row.count("ep", 1), dp)
     engine = Engine(model, cluster, stack, layouts, formats)
     isl, osl = row.count("isl"), row.count("osl")
@@ -83,6 +87,19 @@ def formats_of(row: Row, stack: Stack) -> tuple[Formats, tuple[str, ...]]:
     narrow = dtype if dtype in ("fp8", "int8") else None
     weights = dtype if dtype in ("int4", "nvfp4", "mxfp4") else None
     return Formats(dtype=narrow, weights=weights, kv_cache=cache or None), assumed
+
+
+# Whose publisher's FP8 checkpoints have a scale per 128 × 128 weights and per 128 activations
+# (quantization_config of Qwen/Qwen3-32B-FP8); other models' are taken as scaled per tensor.
+BLOCK_SCALED = ("qwen3", "qwen3_moe")
+
+
+def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[str, ...]]:
+    """The model with the quantisation of its publisher's checkpoint in the row's format."""
+    if row.text("dtype") != "fp8" or model.quantization or model.model_type not in BLOCK_SCALED:
+        return model, ()
+    blocks = Quantization(method="fp8", weight_dtype="fp8", block=(128, 128))
+    return msgspec.structs.replace(model, quantization=blocks), ("FP8 scales by block",)
 
 
 def check_format(row: Row, engine: Engine, measured_s: float) -> None:

@@ -147,11 +147,10 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         # not fused: widened to fp32, multiplied as complex numbers, narrowed: 20 bytes an element
         values = 2.0 if ctx.stack.fused_norm else 10.0
         ops.insert(0, elementwise("attention.rotary", values * ctx.tokens * width * w.activation))
-    if a.norm_parameters and not a.mla:
-        # norms of queries and of keys: a kernel each
+    if a.norm_parameters and not a.mla and not (ctx.stack.fused_qk_norm and not ctx.training):
         kv = -(-a.kv_heads // ctx.layout.tp)
         moved = 2.0 * ctx.tokens * (heads + kv) * a.head_dim * w.activation
-        ops.insert(0, elementwise("attention.qk_norm", moved / 2.0, count=2))
+        ops.insert(0, elementwise("attention.qk_norm", moved))
     if not ctx.training:
         cached = (
             (a.kv_lora_rank or 0) + a.rope_head_dim
