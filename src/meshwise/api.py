@@ -16,15 +16,12 @@ from meshwise.cost.schedule import SCHEDULES
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
 from meshwise.present.result import Answer
-from meshwise.present.serve_page import ServeResult
 from meshwise.program.context import widths
 from meshwise.search.points import Point
 from meshwise.search.report import Report, report
 from meshwise.search.scaling import Scaling, curve
-from meshwise.search.serving import steady
 from meshwise.spec import dtypes, grid
 from meshwise.spec.cluster import Cluster, load_cluster
-from meshwise.spec.cluster import Level as Level
 from meshwise.spec.layout import place
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
@@ -38,6 +35,7 @@ from meshwise.units import BYTES, parse
 if TYPE_CHECKING:
     from meshwise.evidence.tables import Table
     from meshwise.evidence.validate import Result
+    from meshwise.present.serve_page import ServeResult
     from meshwise.present.tables import Page
 
 __all__ = [
@@ -51,7 +49,6 @@ __all__ = [
     "Point",
     "Prefill",
     "ScaleResult",
-    "ServeResult",
     "Serving",
     "Stack",
     "Training",
@@ -302,6 +299,9 @@ def serve(
     **layout: Any,
 ) -> ServeResult:
     """Continuous batching of one layout, ``tp, pp, dp, ep, etp``, at a fixed concurrency."""
+    from meshwise.present.serve_page import ServeResult
+    from meshwise.search.serving import steady
+
     check_keys(layout, ("tp", "pp", "dp", "ep", "etp"), "layout")
     step: Any = workload.decode() if isinstance(workload, Serving) else workload
     spec, where, software = _parts(model, cluster, step, stack)
@@ -375,12 +375,12 @@ def collective(
     if ranks_per_node is not None:
         group = _spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
-    factor = float(coll.busbw_factor(op, n))
     sources = coll.price(op, np.float64(payload), group, cluster, chosen).sources
 
     def interval(seconds: float) -> tuple[float, float]:
         return collective_interval(seconds, sources, chosen, cluster, group)
 
+    factor = float(coll.busbw_factor(op, n))
     record = records.collective_dict(op, payload, n, cluster, found, factor, interval)
     return CollectiveResult(record)
 
