@@ -551,7 +551,15 @@ def validation(kind: str) -> str:
         for source, part in found["by_source"].items():
             median, bias = part["median_abs_error"], part["bias"]
             rows.append(
-                ("", source, str(part["n"]), f"{100 * median:.1f} %", "", f"{100 * bias:+.1f} %", "")
+                (
+                    "",
+                    source,
+                    str(part["n"]),
+                    f"{100 * median:.1f} %",
+                    "",
+                    f"{100 * bias:+.1f} %",
+                    "",
+                )
             )
     heads = ("quantity", "source", "rows", "median |error|", "p90", "bias", "in interval")
     return table(heads, rows)

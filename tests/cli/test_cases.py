@@ -242,3 +242,27 @@ def test_d18_four_tokens_per_second_of_a_70b():
     moe = points("qwen3-30b-a3b", "dgx-spark-2", "decode", 1, 1024, *extra)[1]["tokens_per_s"]
     assert 3.5 <= dense <= 5.5
     assert moe > 5 * dense
+
+
+def test_d12_full_recomputation_loses_a_third_of_the_table_row():
+    """128 H100 at TP8 x PP8 x DP2 with full recomputation: 296 TFLOP/s, where the table's TP8 x PP2 on
+    768 shows 420 (NVIDIA/Megatron-LM issue 1031)."""
+    same = ("--on", "hgx-h100", "--seq", "4096", "--sequence-parallel", "--shard", "zero1")
+    run_ = ("--stack", "megatron-core", "--micro-batch", "1", "--grad-dtype", "fp32")
+    theirs = answer(
+        *("estimate", "llama-2-70b", *same, *run_, "--nodes", "16", "--recompute", "full"),
+        *("--tp", "8", "--pp", "8", "--dp", "2", "--batch", "256"),
+    )
+    table = answer(
+        *("estimate", "llama-2-70b", *same, *run_, "--nodes", "96"),
+        *("--tp", "8", "--pp", "2", "--dp", "48", "--batch", "1536"),
+    )
+    assert 0.6 <= theirs["mfu"] / table["mfu"] <= 0.8
+    assert theirs["bubble_s"] > 0
+    assert theirs["hfu"] > 1.25 * theirs["mfu"]  # the recomputed work is named
+    bigger = answer(
+        *("estimate", "llama-2-70b", *same, "--stack", "megatron-core", "--grad-dtype", "fp32"),
+        *("--nodes", "16", "--tp", "8", "--pp", "2", "--dp", "8", "--batch", "256"),
+        *("--micro-batch", "4"),
+    )
+    assert bigger["memory_bytes"] > 0.85 * bigger["memory_limit_bytes"]  # tight, or does not fit
