@@ -180,12 +180,12 @@ def validate(table: str) -> ValidateResult:
     return ValidateResult(read, results, beside.summary(results))
 
 
-def validate_published(kind: str) -> ValidateResult:
-    """The shipped table of published figures of a kind (training, layers, serving, collectives), predicted."""
-    from meshwise.evidence.tables import KINDS
+def validate_published(kind: str = "all") -> ValidateResult:
+    """The shipped table of published figures of a kind (training, layers, serving, collectives, or
+    all), predicted."""
+    from meshwise.evidence.validate import published
 
-    folder = Path(__file__).parent / "evidence" / "published"
-    return validate(str(folder / f"{one_of(kind, '--published', KINDS)}.csv"))
+    return ValidateResult(*published(kind))
 
 
 def model(name: str) -> Model:

@@ -110,3 +110,14 @@ def test_nine_of_ten_rows_lie_inside_their_interval(kind: str) -> None:
             continue
         room = 3 * (0.9 * 0.1 / found["n"]) ** 0.5
         assert found["coverage"] >= 0.9 - room, quantity
+
+
+def test_all_shipped_tables_at_once() -> None:
+    every = api.validate_published()
+    assert every.to_dict()["kind"] == "all"
+    assert every.invalid == 0
+    kinds = ("training", "layers", "serving", "collectives")
+    expected: dict[str, Any] = {}
+    for kind in kinds:
+        expected |= summary(kind)
+    assert every.summary == expected

@@ -15,8 +15,10 @@ from meshwise.errors import InputError
 @click.argument("table", metavar="[TABLE.csv]", required=False)
 @click.option(
     "--published",
-    metavar="KIND",
-    help="A shipped table of published figures: training, layers, serving or collectives.",
+    metavar="[KIND]",
+    is_flag=False,
+    flag_value="all",
+    help="The shipped tables of published figures, or one: training, layers, serving or collectives.",
 )
 @click.option(
     "--worst", metavar="N", help="Show the N rows that are furthest off (default 15; 0: none)."
@@ -38,7 +40,7 @@ def command(table: str | None, **o: Any) -> None:
             "TABLE.csv: one table, or --published",
             field="TABLE.csv",
             value=table,
-            legal="a CSV file, or --published training, layers, serving or collectives",
+            legal="a CSV file, or --published [training, layers, serving or collectives]",
         )
     result = api.validate(table) if table is not None else api.validate_published(o["published"])
     options.write(o, result.to_dict, lambda: result.page(worst), "rows")

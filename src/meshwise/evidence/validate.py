@@ -12,7 +12,8 @@ from meshwise.cost.interval import ends
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction, Unsupported
-from meshwise.evidence.tables import Table
+from meshwise.evidence.tables import KINDS, Table, read_table
+from meshwise.spec.reading import one_of
 
 
 class Result(NamedTuple):
@@ -69,6 +70,28 @@ def run(table: Table, folder: Path) -> list[Result]:
         else:
             results += [_result(row.line, p) for p in found]
     return sorted(results, key=lambda r: r.line)
+
+
+PUBLISHED = Path(__file__).parent / "published"
+
+
+def published(kind: str) -> tuple[Table, list[Result], dict[str, Any]]:
+    """A shipped table (``all``: every one), its results and what they come to."""
+    one_of(kind, "--published", (*KINDS, "all"))
+    results: list[Result] = []
+    found: dict[str, Any] = {}
+    tables = [read_table(str(PUBLISHED / f"{k}.csv")) for k in (KINDS if kind == "all" else [kind])]
+    for table in tables:
+        own = run(table, PUBLISHED)
+        results += own
+        found |= summary(own)  # no quantity is in two kinds of table
+    if len(tables) == 1:
+        return tables[0], results, found
+    return (
+        Table("all", "published tables", (), [r for t in tables for r in t.rows], []),
+        results,
+        found,
+    )
 
 
 def _result(line: int, p: Prediction) -> Result:
