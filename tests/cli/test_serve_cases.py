@@ -1,12 +1,11 @@
 """Questions that users asked of serving engines in public threads (see test_cases).
 
-Each names its thread. Ranges were set around the documented figure; nothing is fitted to them.
+Each names its thread. Ranges were set around the documented figure. Nothing is fitted to them, but
+for the host time of an eager layer, which is D07's own figure on H100: there only its A100 half checks.
 """
 
 import pytest
 from running import answer
-
-from meshwise.spec import catalog
 
 EAGER = "tgi-2023"  # an engine without CUDA graphs
 TP_OVER_NODES = """\
@@ -29,7 +28,6 @@ def step(model, cluster, *argv):
     return answer("estimate", model, "--on", cluster, "--phase", "decode", *argv)
 
 
-@pytest.mark.skipif(EAGER not in catalog.names("stacks"), reason=f"no stack {EAGER}")
 def test_d07_four_gpus_are_not_faster_than_two_for_one_user():
     """huggingface/text-generation-inference issue 1315: CodeLlama-34B, ms per token at TP 1, 2, 4:
     A100 46.8, 29.4, 32.1; H100 28.0, 28.0, 31.8."""
@@ -79,7 +77,6 @@ def test_d14_tp_over_sixteen_nodes(toml):
     assert over["collectives"]["all_reduce"] >= 2 * 61
 
 
-@pytest.mark.skipif(EAGER not in catalog.names("stacks"), reason=f"no stack {EAGER}")
 def test_d14_without_graphs_launches_are_added(toml):
     pair = toml(TP_OVER_NODES.format(node=8, nodes=2))
     argv = ("--batch", "1", "--context", "1024", "--tp", "8", "--pp", "2", "--stack")
