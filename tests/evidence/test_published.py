@@ -1,5 +1,6 @@
-"""Predictions beside published figures that no constant was fitted to. Bounds are what is reached
-today with a little room; README and docs print the figures themselves."""
+"""Predictions beside published figures; the few constants that are fitted to them are fitted to all
+together (docs/explanation/provenance.md). Bounds are what is reached today with a little room;
+README and docs print the figures themselves."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_c28_saves_memory() -> None:
 
 
 def test_c29_prediction_beside_the_published_row() -> None:
-    """140 TFLOP/s per GPU published; nothing was tuned to it."""
+    """140 TFLOP/s per GPU published; one of the many runs that ``jitter`` is fitted to."""
     assert row("C29").right["predicted_tflops"] == pytest.approx(140, rel=0.10)
 
 

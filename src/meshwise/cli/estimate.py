@@ -12,43 +12,11 @@ if TYPE_CHECKING:
     from meshwise.api import EstimateResult
 
 layout = options.stacked(
-    click.option(
-        "--tp",
-        "--tensor-parallel-size",
-        "tp",
-        default="1",
-        metavar="N",
-        help="Tensor-parallel degree.",
-    ),
-    click.option(
-        "--pp", "--pipeline-parallel-size", "pp", default="1", metavar="N", help="Pipeline stages."
-    ),
+    options.tp_degrees,
     click.option("--vp", default="1", metavar="N", help="Virtual stages per pipeline rank."),
-    click.option(
-        "--dp",
-        "--data-parallel-size",
-        "dp",
-        default="1",
-        metavar="N",
-        help="Data-parallel replicas.",
-    ),
-    click.option(
-        "--cp",
-        "--context-parallel-size",
-        "cp",
-        default="1",
-        metavar="N",
-        help="Context-parallel degree.",
-    ),
-    click.option(
-        "--ep",
-        "--expert-parallel-size",
-        "ep",
-        default="1",
-        metavar="N",
-        help="Expert-parallel degree.",
-    ),
-    click.option("--etp", metavar="N", help="Expert-tensor degree (default: tp / ep)."),
+    options.dp_degree,
+    options.degree("cp", "context", "Context-parallel degree."),
+    options.ep_degrees,
     click.option(
         "--shard",
         default="none",
@@ -61,7 +29,7 @@ layout = options.stacked(
         metavar="KIND",
         help="Pipeline schedule: 1f1b (interleaved with --vp), gpipe, zb-1p, zb-2p.",
     ),
-    click.option("--gpus", metavar="N", help="Check that the degrees multiply to this."),
+    options.gpus,
 )
 
 

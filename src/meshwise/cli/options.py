@@ -39,6 +39,43 @@ target = stacked(
     click.option("--nodes", metavar="N", help="Nodes of the cluster, in place of its own number."),
     click.option("--nics", metavar="N", help="NICs per node, in place of the cluster's."),
 )
+
+
+def degree(name: str, long: str, words: str) -> Callable[[F], F]:
+    """A parallel degree, 1 unless given, also under the name that engines give it."""
+    return click.option(
+        f"--{name}", f"--{long}-parallel-size", name, default="1", metavar="N", help=words
+    )
+
+
+tp_degrees = stacked(
+    degree("tp", "tensor", "Tensor-parallel degree."),
+    degree("pp", "pipeline", "Pipeline stages."),
+)
+dp_degree = degree("dp", "data", "Data-parallel replicas.")
+ep_degrees = stacked(
+    degree("ep", "expert", "Expert-parallel degree."),
+    click.option("--etp", metavar="N", help="Expert-tensor degree (default: tp / ep)."),
+)
+gpus = click.option("--gpus", metavar="N", help="Check that the degrees multiply to this.")
+formats = stacked(
+    click.option(
+        "--dtype", metavar="D", help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32."
+    ),
+    click.option(
+        "--weight-dtype", metavar="D", help="Stored weights: fp16, bf16, fp8, int8, int4, …"
+    ),
+    click.option(
+        "--kv-dtype",
+        "--kv-cache-dtype",
+        "kv_dtype",
+        metavar="D",
+        help="KV cache: bf16, fp8, int8, …",
+    ),
+    click.option(
+        "--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."
+    ),
+)
 workload = stacked(
     click.option(
         "--phase",
@@ -71,22 +108,7 @@ workload = stacked(
     click.option(
         "--recompute", metavar="MODE", help="Activation recomputation: none, selective, full."
     ),
-    click.option(
-        "--dtype", metavar="D", help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32."
-    ),
-    click.option(
-        "--weight-dtype", metavar="D", help="Stored weights: fp16, bf16, fp8, int8, int4, …"
-    ),
-    click.option(
-        "--kv-dtype",
-        "--kv-cache-dtype",
-        "kv_dtype",
-        metavar="D",
-        help="KV cache: bf16, fp8, int8, …",
-    ),
-    click.option(
-        "--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."
-    ),
+    formats,
     click.option("--grad-dtype", metavar="D", help="Gradients: bf16 (default) or fp32."),
 )
 software = stacked(

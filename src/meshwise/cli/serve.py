@@ -63,48 +63,7 @@ load = options.stacked(
         help="Tokens of the fullest rank of the expert group over their mean.",
     ),
 )
-layout = options.stacked(
-    click.option(
-        "--tp",
-        "--tensor-parallel-size",
-        "tp",
-        default="1",
-        metavar="N",
-        help="Tensor-parallel degree.",
-    ),
-    click.option(
-        "--pp", "--pipeline-parallel-size", "pp", default="1", metavar="N", help="Pipeline stages."
-    ),
-    click.option("--dp", "--data-parallel-size", "dp", default="1", metavar="N", help="Replicas."),
-    click.option(
-        "--ep",
-        "--expert-parallel-size",
-        "ep",
-        default="1",
-        metavar="N",
-        help="Expert-parallel degree.",
-    ),
-    click.option("--etp", metavar="N", help="Expert-tensor degree (default: tp / ep)."),
-    click.option("--gpus", metavar="N", help="Check that the degrees multiply to this."),
-)
-formats = options.stacked(
-    click.option(
-        "--dtype", metavar="D", help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32."
-    ),
-    click.option(
-        "--weight-dtype", metavar="D", help="Stored weights: fp16, bf16, fp8, int8, int4, …"
-    ),
-    click.option(
-        "--kv-dtype",
-        "--kv-cache-dtype",
-        "kv_dtype",
-        metavar="D",
-        help="KV cache: bf16, fp8, int8, …",
-    ),
-    click.option(
-        "--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."
-    ),
-)
+layout = options.stacked(options.tp_degrees, options.dp_degree, options.ep_degrees, options.gpus)
 software = options.stacked(
     click.option("--stack", metavar="STACK", help="Software: vllm (default), sglang, trtllm, …"),
     click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
@@ -117,7 +76,7 @@ software = options.stacked(
 @options.target
 @layout
 @load
-@formats
+@options.formats
 @software
 @options.output
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:

@@ -149,12 +149,17 @@ class Estimate:
         """
         if self.stack.ideal or not self.stack.host_layer_s:
             return 0.0
-        layers: Array = 0.0
-        for role in self.program.roles:
-            layers = np.maximum(layers, sum(role.layers) * role.exists)
         ctx = self.program.ctx
         passes = 3.0 + (ctx.recompute == 2) if ctx.training else 1.0
-        return layers * passes * self.stack.host_layer_s
+        return self.stage_layers * passes * self.stack.host_layer_s
+
+    @property
+    def stage_layers(self) -> Array:
+        """Layers of the stage that has most."""
+        most: Array = 0
+        for role in self.program.roles:
+            most = np.maximum(most, sum(role.layers) * role.exists)
+        return most
 
     # -- the step --------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ LENT = 1.645 * 0.2
 
 
 class Spread(NamedTuple):
-    """ln(measured / predicted) at 5 and 95 %."""
+    """The ends of ln(measured / predicted) that hold 90 % of left-out rows."""
 
     low: float
     high: float

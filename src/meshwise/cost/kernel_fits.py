@@ -70,13 +70,13 @@ def _gemm(name: str, dtype: str, engine: str, grouped: bool) -> tuple[GemmFit, R
     formats = _kernel_table(name)["gemm"]
     dtype = next(d for d in (dtype, *_ALSO.get(dtype, ()), "bf16") if d in formats)
     entry = formats[dtype]
-    grouped_dtype = (
-        "fp8" if dtype == "fp8_block" else dtype
-    )  # of grouped products with blocks: none
-    experts = _kernel_table(name).get("moe", {}).get(grouped_dtype) if grouped else None
-    static = engine == STATIC_SCALES and dtype != "fp8_block"  # whose scales are found in each pass
+    blocks = dtype == "fp8_block"
+    static = engine == STATIC_SCALES and not blocks  # whose scales are found in each pass
+    # no grouped products with scales per block were measured: those of whole tensors stand in
+    wide = "fp8" if blocks else dtype
+    experts = _kernel_table(name).get("moe", {}).get(wide) if grouped else None
     if experts:
-        fit = grouped_fit(gemm_fit(formats[grouped_dtype]), experts)
+        fit = grouped_fit(gemm_fit(formats[wide]), experts)
         return fit._replace(quantise_bytes=0.0) if static else fit, _ranges(experts)
     fit = gemm_fit(entry, tuple(table_of(t) for t in entry["tables"]))
     if static:

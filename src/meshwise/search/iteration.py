@@ -66,14 +66,13 @@ class Engine(NamedTuple):
         choice = s.logit_bytes / rate * self.model.vocab * rows
         return s.iteration_s + s.sequence_s * sequences + choice
 
-    def launch_s(self, e: Estimate) -> Array:
-        """Host seconds to launch the layers of a stage without a graph."""
+    def launched_s(self, e: Estimate, busy: Array) -> Array:
+        """Seconds of an iteration that no graph replays: each stage's ``busy`` seconds, or its host's
+        launches where they last longer."""
         if self.stack.ideal:
-            return 0.0
-        layers: Array = 0.0
-        for role in e.program.roles:
-            layers = np.maximum(layers, sum(role.layers) * role.exists)
-        return layers * self.stack.prefill_layer_s
+            return e.layout.pp * busy
+        launches = e.stage_layers * self.stack.prefill_layer_s
+        return e.layout.pp * np.maximum(busy, launches) + self.stack.host_s
 
 
 def _attention(cost: OpCost) -> bool:
@@ -114,8 +113,7 @@ def prefill_s(engine: Engine, prompts: Array, chunk: int, cached: int = 0) -> Ar
     """An iteration of prompts alone: the device's work, or the host's launches where they last
     longer."""
     e = engine.prefill(prompts, chunk, cached)
-    busy = np.maximum(e.microbatch.busy, engine.launch_s(e))
-    return e.layout.pp * busy + e.host_s + engine.host_s(prompts, prompts)
+    return engine.launched_s(e, e.microbatch.busy) + engine.host_s(prompts, prompts)
 
 
 def mixed_s(
@@ -147,5 +145,6 @@ def mixed_s(
         stage = stage + embedding * role.embedding + head * role.head
         busy = np.maximum(busy, stage * role.exists)
     busy = busy + total(whole.transfer_costs).busy
-    step = whole.layout.pp * np.maximum(busy, engine.launch_s(whole)) + whole.host_s
-    return step + engine.host_s(batch + prompts, batch * queries + prompts)
+    return engine.launched_s(whole, busy) + engine.host_s(
+        batch + prompts, batch * queries + prompts
+    )
