@@ -127,6 +127,8 @@ def test_kind_is_told_by_the_header(kind: str) -> None:
         ("training", {"stack": "abacus"}, "unsupported", ("abacus",)),
         ("training", {"step_s": ""}, "unsupported", ("nothing",)),
         ("layers", {"forward_ms": "-3"}, "invalid", ("line 2", "forward_ms", "'-3'")),
+        ("layers", {"forward_ms": "-3", "stack": ""}, "invalid", ("line 2", "forward_ms")),
+        ("layers", {"stack": ""}, "unsupported", ("software", "stack")),
         ("layers", {"tp": "16"}, "invalid", ("line 2", "devices", "16")),
         ("layers", {"recompute": "some"}, "invalid", ("line 2", "recompute")),
         ("layers", {"model": "(layer only) mine"}, "unsupported", ("outside a model",)),
@@ -148,6 +150,12 @@ def test_rows(kind: str, change: dict[str, str], status: str, words: tuple[str, 
     for word in words:
         assert word in bad.reason
     assert fine.status == "ok"  # the other rows still run
+
+
+def test_a_table_without_rows_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_table(text(TRAINING).splitlines()[0], "mine.csv")
+    assert "no rows" in str(caught.value)
 
 
 def test_a_short_row_is_named_and_the_others_run() -> None:

@@ -13,7 +13,7 @@ from meshwise.evidence.predict_layers import layers
 from meshwise.evidence.predict_serving import serve
 from meshwise.evidence.predict_training import training
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
-from meshwise.evidence.tables import Row
+from meshwise.evidence.tables import MEASURED, Row
 from meshwise.spec.layout import place
 from meshwise.spec.stack import load_stack
 
@@ -80,6 +80,9 @@ PREDICT = {"training": training, "layers": layers, "serving": serve, "collective
 
 def predict(kind: str, row: Row, folder: Path) -> list[Prediction]:
     """All that a row measures and meshwise predicts. Raises :class:`Unsupported` or MeshwiseError."""
+    for column in MEASURED[kind]:
+        if row.text(column):
+            row.number(column)  # a measurement that is none is malformed, whatever else is stated
     found = PREDICT[kind](row, folder)
     if not found:
         raise Unsupported("the row measures nothing that is predicted")

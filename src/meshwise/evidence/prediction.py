@@ -38,6 +38,8 @@ def stack_of(row: Row, column: str) -> Stack:
     """The stack that a row's software stands for, as the row's note has it."""
     name = row.text(column)
     stack = stack_named(name)
+    if not name:
+        raise Unsupported(f"the row does not state its software (column {column})")
     if stack is None:
         raise Unsupported(f"software {name!r} is no stack of the catalog")
     return as_noted(stack, row.text("note"))

@@ -151,6 +151,13 @@ def parse_table(text: str, name: str, field: str = "TABLE") -> Table:
             )
         else:
             rows.append(row)
+    if not rows and not bad:
+        raise InputError(
+            f"{field}: {shorten(name)} has a header and no rows",
+            field=field,
+            value=name,
+            legal="one measurement per line below the header",
+        )
     return Table(kind, name, header, rows, bad)
 
 
