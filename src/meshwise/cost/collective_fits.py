@@ -169,6 +169,9 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
         algorithms = {k: _stated(a, level) for k, a in algorithms.items()}
     # An efficiency that the cluster states is that of the whole collective.
     copy = table["nccl"].get("copy_bytes_per_s") if level.efficiency is None else None
+    if copy and not level.peer_to_peer and not measured:
+        # through host memory the copy goes at the pace of the same wire
+        copy *= level.bandwidth_bytes_per_s / table["bandwidth"]
     source = f"collectives/{name}" + ("" if measured else f" (inherited by {level.fabric})")
     return Constants(algorithms, copy or float("inf"), source)
 

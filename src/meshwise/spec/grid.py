@@ -16,7 +16,8 @@ from meshwise.spec.workload import Training, Workload
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Degrees of one layout. ``etp`` None: what ep leaves of tp. ``micro_batch`` None: from the
-    workload, else one sequence."""
+    workload, else one sequence; ``recompute`` None: from the workload. ``dcp``: decode context
+    parallelism, over ranks of tp."""
 
     tp: int = 1
     pp: int = 1
@@ -25,18 +26,22 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cp: int = 1
     ep: int = 1
     etp: int | None = None
+    dcp: int = 1
     micro_batch: int | None = None
     sequence_parallel: bool = False
+    recompute: str | None = None
     shard: str = "none"
 
     def __post_init__(self) -> None:
-        for name in ("tp", "pp", "vp", "dp", "cp", "ep"):
+        for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp"):
             count(getattr(self, name), f"--{name}")
         if self.etp is not None:
             count(self.etp, "--etp")
         if self.micro_batch is not None:
             count(self.micro_batch, "--micro-batch")
         one_of(self.shard, "--shard", SHARD_CODE)
+        if self.recompute is not None:
+            one_of(self.recompute, "--recompute", RECOMPUTE_CODE)
 
     @property
     def devices(self) -> int:
@@ -188,7 +193,9 @@ def to_layouts(grid: Grid, workload: Workload) -> Layouts:
     micro = (
         grid.micro_batch or (workload.micro_batch if isinstance(workload, Training) else None) or 1
     )
-    recompute = workload.recompute if isinstance(workload, Training) else "none"
+    recompute = "none"
+    if isinstance(workload, Training):
+        recompute = grid.recompute or workload.recompute
     return Layouts(
         tp=np.int64(grid.tp),
         pp=np.int64(grid.pp),
