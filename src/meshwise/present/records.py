@@ -15,10 +15,11 @@ from meshwise.search.report import Report
 from meshwise.search.scaling import Scaling, remarks
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import ORDER
+from meshwise.spec.layout import ORDERS, SHARD_CODE
 from meshwise.spec.model import Model
 from meshwise.spec.parameters import parameters
 from meshwise.spec.stack import Stack
+from meshwise.spec.workload import RECOMPUTE
 from meshwise.spec.workload import to_dict as workload_dict
 
 SCHEMA = 1
@@ -64,7 +65,7 @@ def layout_dict(fit: SmallestFit) -> dict[str, Any]:
         "sequence_parallel": fit.sequence_parallel,
         "recompute": fit.recompute,
         "shard": "none",
-        "placement": "-".join(ORDER),
+        "placement": "-".join(ORDERS[0]),
         "devices": fit.devices,
         "memory_bytes": fit.memory_bytes,
         "step_s": fit.step_s,
@@ -100,7 +101,6 @@ def scaling_dict(s: Scaling) -> dict[str, Any]:
 def report_dict(r: Report) -> dict[str, Any]:
     e = r.estimate
     lay = e.layout
-    recompute = e.workload.recompute if e.workload.phase == "train" else "none"  # type: ignore[union-attr]
     return {
         "schema": SCHEMA,
         "model": e.model.name,
@@ -109,13 +109,13 @@ def report_dict(r: Report) -> dict[str, Any]:
         "formats": e.program.ctx.widths._asdict(),
         "stack": stack_dict(e.stack),
         "layout": {
-            **{k: int(getattr(lay, k)) for k in ("tp", "pp", "vp", "dp", "cp", "ep")},
+            **{k: int(getattr(lay, k)) for k in ("tp", "pp", "vp", "dp", "cp", "dcp", "ep")},
             "etp": int(lay.expert_tp()),
             "micro_batch": int(e.program.ctx.sequences),
             "sequence_parallel": bool(lay.sequence_parallel),
-            "recompute": recompute,
-            "shard": ("none", "zero1", "zero2", "zero3")[int(lay.shard)],
-            "placement": "-".join(ORDER),
+            "recompute": RECOMPUTE[int(lay.recompute)],
+            "shard": list(SHARD_CODE)[int(lay.shard)],
+            "placement": "-".join(ORDERS[int(lay.placement)]),
         },
         "devices": r.devices,
         **{

@@ -208,4 +208,5 @@ def to_layouts(grid: Grid, workload: Workload) -> Layouts:
         sequence_parallel=np.bool_(grid.sequence_parallel),
         recompute=np.int64(RECOMPUTE_CODE[recompute]),
         shard=np.int64(SHARD_CODE[grid.shard]),
+        dcp=np.int64(grid.dcp),
     )

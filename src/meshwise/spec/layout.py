@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,10 @@ Array = Any  # a numpy array or scalar; axes of an open mesh broadcast against e
 
 RECOMPUTE_CODE = {"none": 0, "selective": 1, "full": 2}
 SHARD_CODE = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3}
-ORDER = ("tp", "cp", "dp", "pp")  # innermost (neighbouring ranks) to outermost
+# of the axes on the ranks, innermost (neighbours) to outermost; the first is the usual one
+ORDERS = tuple(itertools.permutations(("tp", "cp", "dp", "pp")))
+_POSITION = {axis: np.array([order.index(axis) for order in ORDERS]) for axis in ORDERS[0]}
+_BEFORE = {(a, b): _POSITION[a] < _POSITION[b] for a in ORDERS[0] for b in ORDERS[0]}
 
 
 class Layouts(NamedTuple):
@@ -23,7 +28,8 @@ class Layouts(NamedTuple):
     ``tp`` tensor, ``pp`` pipeline, ``vp`` virtual stages per rank, ``dp`` data, ``cp`` context,
     ``ep`` expert, ``etp`` expert-tensor degree; ``micro_batch`` sequences per microbatch;
     ``sequence_parallel`` bool; ``recompute`` and ``shard`` by :data:`RECOMPUTE_CODE` and
-    :data:`SHARD_CODE`.
+    :data:`SHARD_CODE`; ``dcp`` ranks of tp that divide the KV cache along the sequence in decode;
+    ``placement`` the order of the axes on the ranks, an index of :data:`ORDERS`.
     """
 
     tp: Array
@@ -37,6 +43,8 @@ class Layouts(NamedTuple):
     sequence_parallel: Array = np.bool_(False)
     recompute: Array = np.int64(0)
     shard: Array = np.int64(0)
+    dcp: Array = np.int64(1)
+    placement: Array = np.int64(0)
 
     @property
     def devices(self) -> Array:
@@ -104,27 +112,46 @@ def _inside(size: int, stride: int, domain: int, total: int) -> int:
     return math.gcd(size, slots)
 
 
-_inside_array = np.frompyfunc(_inside, 4, 1)
-
-
 def _multiple(found: int, inner: int, size: int) -> int:
     """How many groups of ``inner`` ranks a domain joins: the most that ``found`` slots hold and that
     divide what is left of the group, so that the levels' ranks always multiply to its size."""
     return _largest_divisor(size // inner, max(1, found // inner))
 
 
-_multiple_array = np.frompyfunc(_multiple, 3, 1)
+def _each(function: Callable[..., int], *arguments: Array) -> Array:
+    """``function`` of integers over broadcast arrays; long ones are worked out once per distinct
+    combination."""
+    arrays = np.broadcast_arrays(*arguments)
+    shape, size = arrays[0].shape, arrays[0].size
+    if size <= 64:
+        every = [function(*map(int, row)) for row in zip(*(a.ravel() for a in arrays), strict=True)]
+        return np.array(every, dtype=np.int64).reshape(shape)[()]
+    codes = np.zeros(size, dtype=np.int64)
+    for array in arguments:
+        values, code = np.unique(np.asarray(array), return_inverse=True)
+        code = np.broadcast_to(code.reshape(np.shape(array)), shape).ravel()
+        # renumbered at each step, so that the product cannot overflow
+        codes = np.unique(codes * values.size + code, return_inverse=True)[1]
+    first = np.unique(codes, return_index=True)[1]
+    rows = zip(*(a.ravel()[first] for a in arrays), strict=True)
+    table = np.array([function(*map(int, row)) for row in rows], dtype=np.int64)
+    result: Array = table[codes].reshape(shape)
+    return result
 
 
-def _more(found: Array, inner: Array, size: Array) -> Array:
-    return np.asarray(_multiple_array(found, inner, size), dtype=np.int64)[()]
-
-
-def place(axis: str, size: Array, stride: Array, total: Array, cluster: Cluster) -> Group:
+def place(
+    axis: str,
+    size: Array,
+    stride: Array,
+    total: Array,
+    cluster: Cluster,
+    gap: tuple[Array, Array] | None = None,
+) -> Group:
     """The :class:`Group` of an axis of ``size`` ranks, ``stride`` devices apart.
 
     Arrays in the shapes of the axes they depend on, never the full mesh. ``total`` 0 marks an inner
-    axis (see :func:`_inside`).
+    axis (see :func:`_inside`). ``gap`` (b, p): after every b ranks come p − 1 times b of other
+    pipeline stages, that ``stride`` does not count.
     """
     ranks: list[Array] = []
     active: list[Array] = []
@@ -134,37 +161,84 @@ def place(axis: str, size: Array, stride: Array, total: Array, cluster: Cluster)
         if index == len(cluster.levels) - 1:
             inside = size // inner  # whatever is left crosses the outermost level
         else:
-            inside = _more(_inside_array(size, stride, domain, total), inner, size)
+            held: Array = np.int64(domain)
+            if gap is not None:
+                held = np.maximum(np.minimum(domain, gap[0]), domain // gap[1])
+            found = _each(_inside, size, stride, held, total)
+            inside = _each(_multiple, found, inner, size)
         # Neighbours in the same domain run groups of the same axis at the same time.
-        active.append(np.minimum(inner * stride, below))
+        users = inner * stride
+        if gap is not None:
+            users = np.where(users >= gap[0], users * gap[1], users)
+        active.append(np.minimum(users, below))
         ranks.append(inside)
         inner = inner * inside
         below = domain
     return Group(axis, tuple(ranks), tuple(active))
 
 
-def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
-    """The groups of every axis under the placement order tp, cp, dp, pp (innermost first).
+def _inside_of(order: Array, axis: str, sizes: dict[str, Array]) -> Array:
+    """Devices between neighbours of an axis: the product of the axes inside it."""
+    stride: Array = np.int64(1)
+    for other, size in sizes.items():
+        before = _BEFORE[other, axis][order]
+        if np.ndim(before) == 0:
+            stride = stride * size if before else stride
+        else:
+            stride = stride * np.where(before, size, 1)
+    return stride
 
-    Experts have their own grid on the same ranks: etp innermost, then ep, then expert-dp.
+
+def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
+    """The groups of every axis under the layout's placement.
+
+    Experts have their own grid on the ranks of tp, cp and dp, in the same order: etp innermost, then
+    ep, then expert-dp.
     """
-    total = layout.devices
-    one, inner_axis = np.int64(1), np.int64(0)
+    order = layout.placement
+    sizes = {"tp": layout.tp, "cp": layout.cp, "dp": layout.dp, "pp": layout.pp}
+    strides = {axis: _inside_of(order, axis, sizes) for axis in sizes}
+    total, inner_axis = layout.devices, np.int64(0)
     etp = layout.expert_tp()
-    inner = layout.tp * layout.cp
-    spans = {
-        "tp": (layout.tp, one),
-        "cp": (layout.cp, layout.tp),
-        "dp": (layout.dp, inner),
-        "pp": (layout.pp, inner * layout.dp),
-        "etp": (etp, one),
-        "ep": (layout.ep, etp),
-        "expert_dp": (layout.expert_dp(), etp * layout.ep),
-        # Gradients of dense weights are summed over data and context ranks together.
-        "dp_cp": (layout.dp * layout.cp, layout.tp),
+    # the two innermost axes are placed so that they straddle domains no more than they must
+    outer = {axis: np.where(_POSITION[axis][order] >= 2, total, 0)[()] for axis in sizes}
+    if np.ndim(order) == 0 and order == 0:
+        outer = {"tp": inner_axis, "cp": inner_axis, "dp": total, "pp": total}
+        gap = None
+    else:
+        # pipeline stages outside all others leave no gaps
+        gap = (np.where(_POSITION["pp"][order] == 3, 1 << 62, strides["pp"])[()], layout.pp)
+    found = {name: place(name, sizes[name], strides[name], outer[name], cluster) for name in sizes}
+    found |= {
+        name: place(name, size, stride, last, cluster, gap)
+        for name, size, stride, last in (
+            ("etp", etp, np.int64(1), inner_axis),
+            ("ep", layout.ep, etp, inner_axis),
+            ("expert_dp", layout.expert_dp(), etp * layout.ep, total),
+        )
     }
-    outer = ("dp", "pp", "dp_cp", "expert_dp")
-    return {
-        name: place(name, size, stride, total if name in outer else inner_axis, cluster)
-        for name, (size, stride) in spans.items()
-    }
+    found["dcp"] = place("dcp", layout.dcp, strides["tp"], inner_axis, cluster)
+    found["dp_cp"] = _joint(layout, strides, total, found, cluster)
+    return found
+
+
+def _joint(
+    layout: Layouts,
+    strides: dict[str, Array],
+    total: Array,
+    found: dict[str, Group],
+    cluster: Cluster,
+) -> Group:
+    """Data and context ranks as one group: the gradients of dense weights are summed over both."""
+    dp, cp = layout.dp, layout.cp
+    near = np.minimum(strides["dp"], strides["cp"])
+    stride = np.where(cp == 1, strides["dp"], np.where(dp == 1, strides["cp"], near))[()]
+    row = place("dp_cp", dp * cp, stride, total, cluster)
+    positions = [_POSITION[axis][layout.placement] for axis in ("dp", "cp")]
+    apart = (np.abs(positions[0] - positions[1]) > 1) & (dp > 1) & (cp > 1)
+    if not np.any(apart):
+        return row
+    # something lies between them: what each has inside a domain multiplies
+    both = [a * b for a, b in zip(found["dp"].ranks, found["cp"].ranks, strict=True)]
+    ranks = tuple(np.where(apart, b, r) for b, r in zip(both, row.ranks, strict=True))
+    return row._replace(ranks=ranks)
