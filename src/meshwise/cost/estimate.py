@@ -17,16 +17,17 @@ from meshwise.cost import memory as mem
 from meshwise.cost.compute import compute
 from meshwise.cost.kernels import position
 from meshwise.cost.overlap import CONTENTION, TINY, exposed_beside
-from meshwise.cost.pricing import ZERO, OpCost, Pricer, Times, total, values_of
+from meshwise.cost.pricing import ZERO, Columns, OpCost, Pricer, Times, total, values_of
 from meshwise.cost.schedule import bubble_s
 from meshwise.program.step import Program, program
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import Layouts, groups
+from meshwise.spec.layout import Group, Layouts, groups
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Workload
 
 Array = Any
+FEW = 500  # columns that are priced sooner than sorted by kind
 
 
 class Estimate:
@@ -44,6 +45,7 @@ class Estimate:
         stack: Stack,
         layout: Layouts,
         batch: Array | None = None,
+        placed: dict[str, Group] | None = None,
     ) -> None:
         self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
         self.layout = layout
@@ -52,14 +54,15 @@ class Estimate:
             compute(cluster.device, stack, training=self.program.ctx.training),
             cluster,
             stack,
-            groups(layout, cluster),
+            placed or groups(layout, cluster),
+            Columns(layout) if placed and np.size(layout.tp) > FEW else None,
         )
-        p, tp = self.pricer, layout.tp
-        self.layer_costs = [p.ops(ops, tp) for ops in self.program.layers]
-        self.embedding_costs = p.ops(self.program.embedding, tp)
-        self.head_costs = p.ops(self.program.head, tp)
-        self.transfer_costs = [self._beside_stages(c) for c in p.ops(self.program.transfer, tp)]
-        self.update_costs = [p.ops(ops, tp, apart=True) for ops in self.program.update]
+        p = self.pricer
+        self.layer_costs = [p.ops(ops, layout) for ops in self.program.layers]
+        self.embedding_costs = p.ops(self.program.embedding, layout)
+        self.head_costs = p.ops(self.program.head, layout)
+        self.transfer_costs = [self._beside_stages(c) for c in p.ops(self.program.transfer, layout)]
+        self.update_costs = [p.ops(ops, layout, apart=True) for ops in self.program.update]
 
     def _beside_stages(self, cost: OpCost) -> OpCost:
         """A transfer runs beside another virtual stage's work, where there is one."""
@@ -393,7 +396,9 @@ def estimate(
     stack: Stack,
     layout: Layouts,
     batch: Array | None = None,
+    placed: dict[str, Group] | None = None,
 ) -> Estimate:
     """Price a step of ``workload`` for every layout (arrays broadcast); ``batch`` in place of the
-    workload's own."""
-    return Estimate(model, cluster, workload, stack, layout, batch)
+    workload's own. ``placed``: the groups of columns (all degrees, and nothing else, along one last
+    axis), which are then priced once per kind of column."""
+    return Estimate(model, cluster, workload, stack, layout, batch, placed)

@@ -167,7 +167,10 @@ def gemm_seconds(
 def _norm4(a: Array, b: Array, c: Array) -> Array:
     """(a⁴ + b⁴ + c⁴)^¼ by products and square roots, which round alike everywhere."""
     a, b, c = a * a, b * b, c * c
-    return np.sqrt(np.sqrt(a * a + b * b + c * c))
+    total = a * a + b * b + c * c
+    return (
+        np.sqrt(np.sqrt(total, out=total), out=total) if np.ndim(total) else np.sqrt(np.sqrt(total))
+    )
 
 
 def prefill_seconds(

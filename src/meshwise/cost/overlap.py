@@ -33,10 +33,12 @@ def exposed_decomposed(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
     return comm_s / chunks + exposed_beside(comm_s, gemm_s) * rest
 
 
-def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array) -> list[Array]:
+def exposed_of_ops(
+    ops: list[Op], seconds: list[Array], stack: Stack, tp: Array, decomposed: Array
+) -> list[Array]:
     """Exposed seconds (count included) of every op of one layer or end; 0 for compute.
 
-    ``seconds`` are per call. What can hide a collective is spent once: two collectives under the
+    ``seconds`` are per call; ``decomposed`` where a layout cuts TP's collectives into chunks. What can hide a collective is spent once: two collectives under the
     same product share its time, in order.
     """
     named: dict[str, Array] = {}
@@ -64,6 +66,9 @@ def exposed_of_ops(ops: list[Op], seconds: list[Array], stack: Stack, tp: Array)
             result.append(exposed_beside(total, regions[index]))
         elif stack.overlap == "decomposed" and op.axis == "tp":
             result.append(exposed_decomposed(total, under, np.maximum(tp, 1)))
+        elif op.axis == "tp" and np.any(decomposed):
+            cut = exposed_decomposed(total, under, np.maximum(tp, 1))
+            result.append(np.where(decomposed, cut, total))
         else:
             result.append(total)
     return result

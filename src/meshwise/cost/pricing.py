@@ -11,7 +11,7 @@ from meshwise.cost.compute import Compute
 from meshwise.cost.overlap import SHARDED, exposed_of_ops
 from meshwise.program.ops import COLLECTIVES, Op
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import Group
+from meshwise.spec.layout import Group, Layouts, alike
 from meshwise.spec.stack import Stack
 
 Array = Any
@@ -39,6 +39,55 @@ class Times(NamedTuple):
 ZERO = Times(0.0, 0.0, 0.0)
 
 
+class Alike(NamedTuple):
+    """Columns of a last axis that are alike: the first of each kind, and the kind of every column."""
+
+    first: Array
+    kind: Array
+
+    def few(self, value: Any) -> Any:
+        """A value (arrays inside tuples too) with one column of each kind."""
+        if isinstance(value, tuple):
+            parts = [self.few(v) for v in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        if isinstance(value, np.ndarray) and value.ndim and value.shape[-1] == self.kind.size:
+            return value[..., self.first]
+        return value
+
+    def spread(self, value: Array) -> Array:
+        """Back to every column."""
+        if np.ndim(value) and np.shape(value)[-1] == self.first.size:
+            return value[..., self.kind]
+        return value
+
+
+class Columns:
+    """Which columns of flat layouts have operations of the same shapes: products and kernels on a
+    rank's tokens, products of the experts, collectives of a group."""
+
+    def __init__(self, layout: Layouts) -> None:
+        tokens = layout.micro_batch / layout.cp
+        self.dense = _alike([layout.tp, layout.cp, layout.micro_batch])
+        self.experts = _alike(
+            [tokens * layout.expert_tp() / layout.tp, layout.ep, layout.expert_tp()]
+        )
+        self._tokens = [layout.tp, layout.cp, layout.ep, layout.etp, layout.micro_batch]
+        self._groups: dict[str, Alike] = {}
+
+    def group(self, axis: str, group: Group) -> Alike:
+        """Columns whose group of an axis has the same ranks everywhere, and the same payloads."""
+        known = self._groups.get(axis)
+        if known is None:
+            keys = [*self._tokens, *group.ranks, *group.active]
+            known = self._groups[axis] = _alike(keys)
+        return known
+
+
+def _alike(keys: list[Array]) -> Alike:
+    _, first, kind = np.unique(alike(keys), return_index=True, return_inverse=True)
+    return Alike(first, kind)
+
+
 class OpCost(NamedTuple):
     """One operation, priced: seconds per call, and for collectives which algorithm won."""
 
@@ -50,27 +99,58 @@ class OpCost(NamedTuple):
 
 
 class Pricer:
-    """Prices operations on a cluster under a stack for given groups."""
+    """Prices operations on a cluster under a stack for given groups.
+
+    ``columns``: where the layouts' last axis is long, which of its columns are alike.
+    """
 
     def __init__(
-        self, compute: Compute, cluster: Cluster, stack: Stack, groups: dict[str, Group]
+        self,
+        compute: Compute,
+        cluster: Cluster,
+        stack: Stack,
+        groups: dict[str, Group],
+        columns: Columns | None = None,
     ) -> None:
         self.compute, self.cluster, self.stack, self.groups = compute, cluster, stack, groups
+        self.columns = columns
         self._known: dict[tuple[object, ...], tuple[Array, Priced, str]] = {}
 
-    def one(self, op: Op) -> tuple[Array, Priced | None, str]:
-        """(seconds per call, the algorithm if it is a collective, source)."""
+    def _seconds(self, op: Op, apart: bool) -> Array:
+        """Seconds of an operation that computes; a product's or kernel's of columns that have the
+        same, once (a pass over memory is priced sooner than looked up)."""
+        if self.columns is None or apart or op.kind == "elementwise":
+            return self.compute.seconds(op)
+        alike = self.columns.experts if op.name.startswith("moe.experts") else self.columns.dense
+        return alike.spread(self.compute.seconds(alike.few(op)))
+
+    def _price(self, op: Op, apart: bool) -> Priced:
+        group = self.groups[op.axis]
+        if op.kind == "send_recv":
+            group = _pair(group)
+        if self.columns is None or apart:
+            return price(op.kind, op.payload_bytes, group, self.cluster, self.stack)
+        alike = self.columns.group(op.axis, group)
+        payload, group = alike.few(op.payload_bytes), alike.few(group)
+        found = price(op.kind, payload, group, self.cluster, self.stack)
+        return found._replace(
+            seconds=alike.spread(found.seconds),
+            wire_bytes=tuple(alike.spread(w) for w in found.wire_bytes),
+            chosen=alike.spread(found.chosen),
+        )
+
+    def one(self, op: Op, *, apart: bool = False) -> tuple[Array, Priced | None, str]:
+        """(seconds per call, the algorithm if it is a collective, source); operations of the update
+        (``apart``) depend on all of a column."""
         if op.kind not in COLLECTIVES:
-            return self.compute.seconds(op), None, self.compute.source(op)
+            return self._seconds(op, apart), None, self.compute.source(op)
         # A layer's reductions are alike: each payload is priced once.
         payload = np.asarray(op.payload_bytes)
         key = (op.kind, op.axis, payload.shape, payload.tobytes())
         found = self._known.get(key)
         if found is None:
             group = self.groups[op.axis]
-            if op.kind == "send_recv":
-                group = _pair(group)
-            priced = price(op.kind, op.payload_bytes, group, self.cluster, self.stack)
+            priced = self._price(op, apart)
             used = [s for s, r in zip(priced.sources, group.ranks, strict=True) if np.max(r) > 1]
             wait = 0.0 if self.stack.ideal else self.stack.collective_wait_s
             found = priced.seconds + wait, priced, (used or list(priced.sources))[-1]
@@ -85,16 +165,16 @@ class Pricer:
             return float(inherited)
         return np.maximum(float(inherited), self.compute.extrapolated(cost.op))
 
-    def ops(self, ops: list[Op], tp: Array, *, apart: bool = False) -> list[OpCost]:
+    def ops(self, ops: list[Op], layout: Layouts, *, apart: bool = False) -> list[OpCost]:
         """Every operation priced, with its exposure (all of it where they run ``apart``)."""
         # What no layout of the mesh has costs nothing, and is not worth pricing.
         absent = (0.0, None, "")
-        priced = [self.one(op) if np.max(op.count) > 0 else absent for op in ops]
+        priced = [self.one(op, apart=apart) if np.max(op.count) > 0 else absent for op in ops]
         seconds = [p[0] for p in priced]
         if apart:
             exposed = [op.count * s for op, s in zip(ops, seconds, strict=True)]
         else:
-            exposed = exposed_of_ops(ops, seconds, self.stack, tp)
+            exposed = exposed_of_ops(ops, seconds, self.stack, layout.tp, layout.decomposed)
         return [
             OpCost(op, seconds, exp, how, source)
             for op, (seconds, how, source), exp in zip(ops, priced, exposed, strict=True)

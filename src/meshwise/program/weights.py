@@ -157,13 +157,13 @@ def roles(model: Model, layout: Layouts, balance: str = "layers") -> tuple[Role,
     """First, middle and last stage; with one stage the first has both ends."""
     pps = np.asarray(layout.pp)
     # a set, not np.unique: that one loads numpy.ma, a tenth of the whole answer's time
-    table = {int(pp): _role_counts(model, int(pp), balance) for pp in set(pps.ravel().tolist())}
+    known = sorted(set(pps.ravel().tolist()))
+    # [role, kind of layer, pp]
+    table = np.array([_role_counts(model, pp, balance) for pp in known]).transpose(1, 2, 0)
+    place = np.searchsorted(known, pps)
     built = []
     for index, name in enumerate(("first", "middle", "last")):
-        layers = tuple(
-            np.array([table[int(pp)][index][kind] for pp in pps.ravel()]).reshape(pps.shape)[()]
-            for kind in range(len(model.blocks))
-        )
+        layers = tuple(counts[place] for counts in table[index])
         one = pps == 1
         built.append(
             Role(

@@ -29,7 +29,8 @@ class Layouts(NamedTuple):
     ``ep`` expert, ``etp`` expert-tensor degree; ``micro_batch`` sequences per microbatch;
     ``sequence_parallel`` bool; ``recompute`` and ``shard`` by :data:`RECOMPUTE_CODE` and
     :data:`SHARD_CODE`; ``dcp`` ranks of tp that divide the KV cache along the sequence in decode;
-    ``placement`` the order of the axes on the ranks, an index of :data:`ORDERS`.
+    ``placement`` the order of the axes on the ranks, an index of :data:`ORDERS`. ``decomposed`` bool:
+    TP's collectives in chunks beside their products, whatever the stack does by itself.
     """
 
     tp: Array
@@ -45,6 +46,7 @@ class Layouts(NamedTuple):
     shard: Array = np.int64(0)
     dcp: Array = np.int64(1)
     placement: Array = np.int64(0)
+    decomposed: Array = np.bool_(False)
 
     @property
     def devices(self) -> Array:
@@ -118,6 +120,16 @@ def _multiple(found: int, inner: int, size: int) -> int:
     return _largest_divisor(size // inner, max(1, found // inner))
 
 
+def alike(rows: list[Array]) -> Array:
+    """A number for each distinct combination of values that stand at one place of the rows."""
+    codes: Array = np.zeros(1, dtype=np.int64)
+    for row in rows:
+        values, code = np.unique(row, return_inverse=True)
+        # renumbered at each step, so that the product cannot overflow
+        codes = np.unique(codes * values.size + code.ravel(), return_inverse=True)[1]
+    return codes
+
+
 def _each(function: Callable[..., int], *arguments: Array) -> Array:
     """``function`` of integers over broadcast arrays; long ones are worked out once per distinct
     combination."""
@@ -126,12 +138,7 @@ def _each(function: Callable[..., int], *arguments: Array) -> Array:
     if size <= 64:
         every = [function(*map(int, row)) for row in zip(*(a.ravel() for a in arrays), strict=True)]
         return np.array(every, dtype=np.int64).reshape(shape)[()]
-    codes = np.zeros(size, dtype=np.int64)
-    for array in arguments:
-        values, code = np.unique(np.asarray(array), return_inverse=True)
-        code = np.broadcast_to(code.reshape(np.shape(array)), shape).ravel()
-        # renumbered at each step, so that the product cannot overflow
-        codes = np.unique(codes * values.size + code, return_inverse=True)[1]
+    codes = alike([np.broadcast_to(a, shape).ravel() for a in arguments if np.ndim(a)])
     first = np.unique(codes, return_index=True)[1]
     rows = zip(*(a.ravel()[first] for a in arrays), strict=True)
     table = np.array([function(*map(int, row)) for row in rows], dtype=np.int64)
@@ -189,6 +196,15 @@ def _inside_of(order: Array, axis: str, sizes: dict[str, Array]) -> Array:
     return stride
 
 
+def pipeline_stride(layout: Layouts) -> Array:
+    """Devices between neighbouring stages."""
+    return _inside_of(layout.placement, "pp", _sizes(layout))
+
+
+def _sizes(layout: Layouts) -> dict[str, Array]:
+    return {"tp": layout.tp, "cp": layout.cp, "dp": layout.dp, "pp": layout.pp}
+
+
 def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
     """The groups of every axis under the layout's placement.
 
@@ -196,7 +212,7 @@ def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
     ep, then expert-dp.
     """
     order = layout.placement
-    sizes = {"tp": layout.tp, "cp": layout.cp, "dp": layout.dp, "pp": layout.pp}
+    sizes = _sizes(layout)
     strides = {axis: _inside_of(order, axis, sizes) for axis in sizes}
     total, inner_axis = layout.devices, np.int64(0)
     etp = layout.expert_tp()
