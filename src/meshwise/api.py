@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,15 @@ from meshwise.cost.schedule import SCHEDULES
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
 from meshwise.present.result import Answer
-from meshwise.program.context import widths
+from meshwise.program.stored import weight_bytes
 from meshwise.search.points import Point
 from meshwise.search.report import Report, report
 from meshwise.search.scaling import Scaling, curve
-from meshwise.spec import dtypes, grid
+from meshwise.spec import grid
 from meshwise.spec.cluster import Cluster, load_cluster
-from meshwise.spec.layout import place
+from meshwise.spec.layout import place, spread
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
-from meshwise.spec.parameters import parameters
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import DEFAULT, Stack, load_stack
@@ -35,6 +34,7 @@ from meshwise.units import BYTES, parse
 if TYPE_CHECKING:
     from meshwise.evidence.tables import Table
     from meshwise.evidence.validate import Result
+    from meshwise.present.plan_page import PlanResult
     from meshwise.present.serve_page import ServeResult
     from meshwise.present.tables import Page
 
@@ -58,6 +58,7 @@ __all__ = [
     "describe",
     "estimate",
     "model",
+    "plan",
     "scale",
     "serve",
     "stack",
@@ -316,29 +317,41 @@ def describe(model: Model) -> ModelResult:
     return ModelResult(model)
 
 
-def weight_bytes(model: Model) -> dict[str, float]:
-    """Bytes of all weights by number format; a quantised checkpoint first, as it is stored."""
-    total = parameters(model)
-    found: dict[str, float] = {}
-    if model.quantization is not None:
-        w = widths(model, Prefill(batch=1, seq=1))
-        from meshwise.program.weights import block_weights, end_weights
-        from meshwise.spec.layout import Layouts
+def plan(
+    model: Model | str,
+    cluster: Cluster | str,
+    workload: Training,
+    *,
+    stack: Stack | str | None = None,
+    gpus: int | None = None,
+    free: Sequence[str] = (),
+    top: int = 10,
+    objective: str = "step",
+    price_per_device_hour: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **layout: Any,
+) -> PlanResult:
+    """Every legal layout of ``gpus`` devices, ranked. ``layout`` pins axes to a value or several:
+    ``tp, pp, vp, dp, cp, ep, etp, micro_batch, recompute, shard, sequence_parallel, overlap,
+    placement``; ``free``: numerics to look at too (``dtype``, ``comm-dtype``)."""
+    from meshwise.present.plan_page import PlanResult
+    from meshwise.search.planning import plan_training, read_pins
 
-        one = Layouts(tp=np.int64(1))
-        stored = 0.0
-        for block, n in zip(model.blocks, model.kind_counts(), strict=True):
-            local = block_weights(block, model.hidden, one)
-            linear = w.plain_weight if model.quantization.experts_only else w.weight
-            stored += n * float(
-                local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
-            )
-        embed, head = end_weights(model, one)
-        stored += float(embed + head) * w.plain_weight
-        found[f"{model.quantization.method} checkpoint"] = stored
-    for name in ("fp32", "bf16", "fp8", "int4"):
-        found[name] = total * dtypes.BYTES[name]
-    return found
+    spec, where, software = _parts(model, cluster, workload, stack)
+    planned = plan_training(
+        spec,
+        where,
+        workload,
+        software,
+        gpus=gpus,
+        pins=read_pins(layout),
+        free=tuple(free),
+        top=top,
+        objective=objective,
+        price_per_device_hour=price_per_device_hour,
+        progress=progress,
+    )
+    return PlanResult(planned)
 
 
 def collective(
@@ -373,7 +386,7 @@ def collective(
     chosen = stack if isinstance(stack, Stack) else load_stack(stack)
     group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
-        group = _spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
+        group = spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
     sources = coll.price(op, np.float64(payload), group, cluster, chosen).sources
 
@@ -383,18 +396,3 @@ def collective(
     factor = float(coll.busbw_factor(op, n))
     record = records.collective_dict(op, payload, n, cluster, found, factor, interval)
     return CollectiveResult(record)
-
-
-def _spread(group: Any, n: int, per_node: int, cluster: Cluster) -> Any:
-    """The group with ``per_node`` ranks on each node."""
-    if len(cluster.levels) != 2 or n % per_node or per_node > cluster.node_devices:
-        legal = [d for d in range(1, cluster.node_devices + 1) if n % d == 0]
-        raise InputError(
-            f"--ranks-per-node={per_node} does not spread {n} ranks over nodes of {cluster.node_devices}",
-            field="--ranks-per-node",
-            value=per_node,
-            legal=legal,
-            nearest=min(legal, key=lambda d: abs(d - per_node)),
-        )
-    ranks = (np.int64(per_node), np.int64(n // per_node))
-    return group._replace(ranks=ranks, active=(np.int64(1), np.int64(per_node)))

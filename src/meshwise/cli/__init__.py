@@ -14,6 +14,7 @@ from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 # command → (module, one line of help). The help of the group needs no command's module.
 COMMANDS: dict[str, tuple[str, str]] = {
     "scale": ("scale", "What tensor parallelism costs, and how far it scales here."),
+    "plan": ("plan", "Every legal layout ranked: which mesh to run, and why."),
     "estimate": ("estimate", "One layout in full: time, memory, every axis' communication."),
     "serve": ("serve", "Continuous batching: TPOT, TTFT, throughput, requests that fit."),
     "explain": ("explain", "The program of operations of one device, priced."),
@@ -62,6 +63,7 @@ def cli() -> None:
     \b
     meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2048
     meshwise scale llama-3.1-70b --on hgx-h100 --phase decode --batch 32 --context 4096
+    meshwise plan gpt3-175b --on dgx-a100 --gpus 1024 --global-batch 1536 --seq 2048
     meshwise estimate gpt3-175b --on dgx-a100 --tp 8 --pp 8 --batch 64 --micro-batch 1 --seq 2048
     meshwise serve llama-3.1-70b --on hgx-h100 --tp 4 --isl 2048 --osl 256 --concurrency 64
     meshwise collective all_reduce 1.6GB --on dgx-a100 --ranks 8

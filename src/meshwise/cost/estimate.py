@@ -1,8 +1,7 @@
 """The sum: seconds, bytes and memory of a step for every layout of an open mesh at once.
 
-Sums run in a fixed order over small arrays (a layer's operations read a few axes only); the full
-mesh appears in a handful of final additions. One layout is the same code with 0-d arrays, so both
-give the same bits.
+Sums run in a fixed order over small arrays; the full mesh appears in a handful of final additions.
+One layout is the same code with 0-d arrays, so both give the same bits.
 """
 
 from __future__ import annotations
@@ -305,8 +304,6 @@ class Estimate:
         host = 0.0 if self.stack.ideal else self.stack.host_s
         return steady + (self.update.compute + host) + self.update.exposed
 
-    # -- bytes ---------------------------------------------------------------------------
-
     def sum_over_step(self, value: Any) -> Array:
         """Σ over all operations of a step on the slowest stage of value(cost) · calls."""
         m = self.program.ctx.microbatches
@@ -334,8 +331,6 @@ class Estimate:
             self.sum_over_step(lambda c, i=i: c.priced.wire_bytes[i] if c.priced else 0.0)
             for i in range(len(self.cluster.levels))
         )
-
-    # -- memory --------------------------------------------------------------------------------------
 
     @cached_property
     def _states(self) -> list[mem.State]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -35,7 +36,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]
     )
     network = hardware.network_by_rate(rate, min(per_node, devices)) if rate else None
     cluster = hardware.cluster_of(row, devices, per_node, network)
-    degrees = {k: row.count(k, 1) for k in ("tp", "pp", "vp", "dp", "cp", "ep")}
+    degrees: dict[str, Any] = {k: row.count(k, 1) for k in ("tp", "pp", "vp", "dp", "cp", "ep")}
     product = degrees["tp"] * degrees["pp"] * degrees["dp"] * degrees["cp"]
     if product != devices:
         raise row.wrong("devices", f"tp·pp·dp·cp = {product}, not {devices}", f"{product}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from meshwise.cost.estimate import estimate
@@ -12,7 +11,7 @@ from meshwise.cost.memory import fullest_stage
 from meshwise.program.context import context
 from meshwise.program.weights import roles
 from meshwise.spec import legality
-from meshwise.spec.cluster import Cluster
+from meshwise.spec.cluster import Cluster, grown
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
@@ -70,9 +69,7 @@ def smallest_fit(
     fewest = int(devices[fits].min())
     mode, i, j = np.nonzero(fits & (devices == fewest))
     # Ask with as many nodes as the mesh may need: the question is how many GPUs it takes.
-    outer = cluster.levels[-1]
-    levels = (*cluster.levels[:-1], msgspec.structs.replace(outer, ranks=max(outer.ranks, fewest)))
-    roomy = msgspec.structs.replace(cluster, levels=levels if len(levels) > 1 else cluster.levels)
+    roomy = grown(cluster, fewest * node)
     few = layout._replace(tp=np.array(tps)[i], pp=np.array(pps)[j], recompute=codes[mode])
     step = np.broadcast_to(estimate(model, roomy, workload, stack, few).step_s, i.shape)
     best = int(np.argmin(step))

@@ -65,7 +65,7 @@ class Search(NamedTuple):
     searched: tuple[Searched, ...]
     partial: bool
     enumerated: int  # layouts, and meshes that a rule refuses
-    priced: int  # layouts that were looked at, one by one or by a bound
+    bounded: int  # feasible layouts of placements that a bound excludes from the best
     feasible: int
     refused: dict[str, int]
 
@@ -167,13 +167,14 @@ def _counted(
 ) -> Search:
     """The search with its counts. What fits does not depend on the placement."""
     refused: dict[str, int] = {}
-    feasible = priced = 0
+    feasible = bounded = 0
     for index, found in enumerate(searched):
         places = found.space.placements
         seen = np.arange(found.space.size) < found.first.done
         fit = int(np.sum(found.first.fit * places))
         looked = int(np.sum((found.space.number * places)[seen]))
-        feasible, priced = feasible + fit, priced + looked
+        feasible += fit
+        bounded += fit - sum(int(np.sum(p.fit)) for p in found.pricers)
         for rule, number in found.space.refused.items():
             # a mesh is refused once, whatever varies on it
             if index == 0 or rule in ("interleaving", "sequence_parallel"):
@@ -187,7 +188,7 @@ def _counted(
         searched=searched,
         partial=partial,
         enumerated=total + sum(n for rule, n in refused.items() if rule != "memory"),
-        priced=priced,
+        bounded=bounded,
         feasible=feasible,
         refused=refused,
     )

@@ -266,6 +266,17 @@ def cluster_from_table(table: dict[str, Any], name: str) -> Cluster:
     )
 
 
+def grown(cluster: Cluster, devices: int) -> Cluster:
+    """The cluster with as many more of its outermost domains as hold ``devices``; as it is where one
+    fabric level is all it has."""
+    if devices <= cluster.devices or len(cluster.levels) == 1:
+        return cluster
+    outer = cluster.levels[-1]
+    below = cluster.devices // outer.ranks
+    levels = (*cluster.levels[:-1], msgspec.structs.replace(outer, ranks=-(-devices // below)))
+    return msgspec.structs.replace(cluster, levels=levels)
+
+
 def load_cluster(
     name: str, *, field: str = "--on", nodes: int | None = None, nics: int | None = None
 ) -> Cluster:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.errors import InputError
 from meshwise.spec.cluster import Cluster
 
 Array = Any  # a numpy array or scalar; axes of an open mesh broadcast against each other
@@ -217,7 +218,9 @@ def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
     total, inner_axis = layout.devices, np.int64(0)
     etp = layout.expert_tp()
     # the two innermost axes are placed so that they straddle domains no more than they must
-    outer = {axis: np.where(_POSITION[axis][order] >= 2, total, 0)[()] for axis in sizes}
+    outer: dict[str, Array] = {
+        axis: np.where(_POSITION[axis][order] >= 2, total, 0)[()] for axis in sizes
+    }
     if np.ndim(order) == 0 and order == 0:
         outer = {"tp": inner_axis, "cp": inner_axis, "dp": total, "pp": total}
         gap = None
@@ -258,3 +261,18 @@ def _joint(
     both = [a * b for a, b in zip(found["dp"].ranks, found["cp"].ranks, strict=True)]
     ranks = tuple(np.where(apart, b, r) for b, r in zip(both, row.ranks, strict=True))
     return row._replace(ranks=ranks)
+
+
+def spread(group: Group, n: int, per_node: int, cluster: Cluster) -> Group:
+    """The group with ``per_node`` ranks on each node."""
+    if len(cluster.levels) != 2 or n % per_node or per_node > cluster.node_devices:
+        legal = [d for d in range(1, cluster.node_devices + 1) if n % d == 0]
+        raise InputError(
+            f"--ranks-per-node={per_node} does not spread {n} ranks over nodes of {cluster.node_devices}",
+            field="--ranks-per-node",
+            value=per_node,
+            legal=legal,
+            nearest=min(legal, key=lambda d: abs(d - per_node)),
+        )
+    ranks = (np.int64(per_node), np.int64(n // per_node))
+    return group._replace(ranks=ranks, active=(np.int64(1), np.int64(per_node)))

@@ -1,0 +1,288 @@
+"""The planner against brute force, against itself, and against what others published."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import meshwise as mw
+from meshwise.cost.estimate import estimate
+from meshwise.search.plan import plan, ranked
+from meshwise.search.planner import Search, search, variants
+from meshwise.search.price_space import Pricer
+from meshwise.search.space import divisors, space, virtual_stages
+from meshwise.spec import legality
+from meshwise.spec.cluster import Cluster
+from meshwise.spec.layout import ORDERS, Layouts, groups
+from meshwise.spec.model import Model
+from meshwise.spec.stack import Stack, load_stack
+from meshwise.spec.workload import Training
+
+DENSE = mw.model("llama-2-13b")
+SPARSE = mw.model("mixtral-8x7b")
+A100 = mw.cluster("dgx-a100", nodes=2)
+W = Training(batch=24, seq=4096)
+
+
+def find(
+    model: Model, cluster: Cluster, w: Training, stack: Stack, n: int, **pins: object
+) -> Search:
+    return search(model, cluster, variants(stack, w), n, dict(pins))
+
+
+def signature(layout: Layouts, cluster: Cluster, routed: bool) -> tuple[object, ...]:
+    """What tells two placements of a mesh apart: the ranks of each group on each level, and who shares
+    the links of the levels that it crosses."""
+    found = groups(layout, cluster)
+    rows: list[object] = []
+    for axis in ("tp", "cp", "dp", "pp", "dp_cp"):
+        g = found[axis]
+        rows.append(tuple(int(r) for r in g.ranks))
+        rows.append(
+            tuple(int(a) if int(r) > 1 else 0 for r, a in zip(g.ranks, g.active, strict=True))
+        )
+    if routed:
+        for axis in ("etp", "ep", "expert_dp"):
+            g = found[axis]
+            rows.append((tuple(map(int, g.ranks)), tuple(map(int, g.active))))
+    return tuple(rows)
+
+
+def every_layout(model: Model, cluster: Cluster, w: Training, stack: Stack, n: int):
+    """All legal layouts by nested loops: an independent enumeration of the rules."""
+    moes = [b.moe for b in model.blocks if b.moe is not None]
+    tps = legality.legal_tp(model)
+    for tp, pp, cp in itertools.product(divisors(n), repeat=3):
+        if n % (tp * pp * cp) or tp not in tps or pp > model.layers or w.seq % cp:
+            continue
+        dp = n // (tp * pp * cp)
+        if w.batch % dp:
+            continue
+        grids = [(1, 0)]
+        if moes:
+            grids = [
+                (ep, etp)
+                for ep in divisors(moes[0].experts)
+                for etp in divisors(tp)
+                if (tp * cp * dp) % (ep * etp) == 0 and moes[0].expert.width % etp == 0
+            ]
+        for ep, etp in grids:
+            yield from _switches(model, cluster, w, tp, pp, cp, dp, ep, etp)
+
+
+def _switches(model, cluster, w, tp, pp, cp, dp, ep, etp):
+    seen = set()
+    for order in range(len(ORDERS)):
+        mesh = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "ep": ep, "etp": etp, "placement": order}
+        layout = Layouts(**{k: np.int64(v) for k, v in mesh.items()})
+        key = signature(layout, cluster, ep > 1 or etp > 1)
+        if key in seen:
+            continue
+        seen.add(key)
+        expert_dp = int(layout.expert_dp())
+        for micro in divisors(w.batch // dp):
+            interleaved = virtual_stages(model.layers, pp) if pp > 1 else []
+            if (w.batch // dp // micro) % pp:
+                interleaved = []
+            ways = [(False, False)]
+            if tp > 1 and (w.seq // cp) % tp == 0:
+                ways += [(True, False), (True, True)]
+            shards = range(4) if dp * cp > 1 or (etp and expert_dp > 1) else range(1)
+            for vp, (sp, cut), recompute, shard in itertools.product(
+                [1, *interleaved], ways, (0, 2), shards
+            ):
+                yield mesh | {
+                    "micro_batch": micro,
+                    "vp": vp,
+                    "sequence_parallel": sp,
+                    "decomposed": cut,
+                    "recompute": recompute,
+                    "shard": shard,
+                }
+
+
+def priced(model, cluster, w, stack, layouts):
+    """(seconds, fits) of each layout, one call per layout."""
+    rows = []
+    for axes in layouts:
+        layout = Layouts(
+            **{k: np.bool_(v) if isinstance(v, bool) else np.int64(v) for k, v in axes.items()}
+        )
+        e = estimate(model, cluster, w, stack, layout)
+        rows.append((float(e.fast_step_s), bool(e.fits)))
+    return rows
+
+
+@pytest.mark.parametrize(("model", "gpus"), [(DENSE, 8), (DENSE, 12), (SPARSE, 16)])
+def test_brute_force(model: Model, gpus: int) -> None:
+    """Every layout by nested loops: the same number, the same number that fit, the same ranking."""
+    stack = load_stack("megatron-core")
+    found = find(model, A100, W, stack, gpus)
+    layouts = list(every_layout(model, A100, W, stack, gpus))
+    legal = sum(s.space.layouts for s in found.searched)
+    assert legal >= len(layouts)
+    if model is DENSE:
+        assert legal == len(layouts)
+    rng = np.random.default_rng(1)
+    some = layouts
+    if len(layouts) > 2500:
+        some = [layouts[i] for i in sorted(rng.choice(len(layouts), 1200, replace=False).tolist())]
+    rows = priced(model, A100, W, stack, some)
+    if some is layouts:
+        assert found.feasible == sum(fits for _, fits in rows)
+    best = sorted(s for s, fits in rows if fits)
+    top = ranked(found, 20)
+    if some is layouts:
+        assert [f.step_s for f in top] == pytest.approx(best[:20], rel=1e-12)
+    else:
+        assert top[0].step_s <= best[0] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("model", [DENSE, SPARSE])
+@pytest.mark.parametrize("stack", ["megatron-core", "nemo", "torchtitan-fsdp", "ideal"])
+def test_columns_equal_single_layouts_to_the_bit(model: Model, stack: str) -> None:
+    software = load_stack(stack)
+    s = space(model, A100, W, software, 16, {})
+    pricer = Pricer(model, A100, W, software, s)
+    pricer.run()
+    rng = np.random.default_rng(0)
+    columns = np.flatnonzero(np.isfinite(pricer.step_s))
+    assert columns.size
+    for column in rng.choice(columns, 25).tolist():
+        axes = {k: int(v[column]) for k, v in s.columns.items()}
+        axes |= {k: int(v[column]) for k, v in pricer.best.items()}
+        for name in ("sequence_parallel", "decomposed"):
+            axes[name] = bool(axes[name])
+        ((step, fits),) = priced(model, A100, W, software, [axes])
+        assert fits
+        assert step == pricer.step_s[column], axes
+
+
+@pytest.mark.parametrize("model", [DENSE, SPARSE])
+def test_bound_hides_no_better_placement(model: Model) -> None:
+    """All placements priced without the bound: the same best layouts."""
+    stack = load_stack("megatron-core")
+    cluster = mw.cluster("rtx-4090-8x", nodes=2)
+    for where in (A100, cluster):
+        pins = {"tp": (2, 4), "recompute": (2,)}
+        found = find(model, where, W, stack, 16, **pins)
+        best = [f.step_s for f in ranked(found, 10)]
+        every: list[float] = []
+        for order in range(len(ORDERS)):
+            one = find(model, where, W, stack, 16, **pins, placement=(order,))
+            every += [f.step_s for f in ranked(one, 10)]
+        least = sorted(set(every))
+        assert best[:1] == pytest.approx(least[:1], rel=1e-12)
+        for mine, theirs in zip(sorted(set(best)), least, strict=False):
+            assert mine <= theirs * (1 + 1e-9)
+
+
+def _best(model: Model, cluster: Cluster, w: Training, n: int, **pins: object) -> float:
+    rows = ranked(find(model, cluster, w, load_stack("megatron-core"), n, **pins), 1)
+    return rows[0].step_s if rows else float("inf")
+
+
+def test_more_memory_never_hurts() -> None:
+    import msgspec
+
+    steps = []
+    for gib in (20, 30, 40, 60, 80, 120):
+        device = msgspec.structs.replace(A100.device, memory_bytes=gib * 2.0**30)
+        steps.append(_best(DENSE, msgspec.structs.replace(A100, device=device), W, 16))
+    assert all(b <= a for a, b in itertools.pairwise(steps))
+    assert steps[-1] < steps[0]
+
+
+def test_a_faster_fabric_never_hurts() -> None:
+    import msgspec
+
+    steps = []
+    for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
+        outer = A100.levels[-1]
+        fast = msgspec.structs.replace(
+            outer, bandwidth_bytes_per_s=outer.bandwidth_bytes_per_s * factor
+        )
+        levels = (*A100.levels[:-1], fast)
+        steps.append(_best(DENSE, msgspec.structs.replace(A100, levels=levels), W, 16))
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(steps))
+
+
+def test_a_pin_never_helps() -> None:
+    free = _best(DENSE, A100, W, 16)
+    for pins in ({"tp": (8,)}, {"pp": (2, 4)}, {"micro_batch": (1,)}, {"shard": (0,)}):
+        assert _best(DENSE, A100, W, 16, **pins) >= free
+
+
+def test_the_parts_of_a_row_add_up() -> None:
+    stack = load_stack("megatron-core")
+    answer = plan(find(SPARSE, A100, W, stack, 16), stack, 10)
+    for row in answer.rows:
+        assert sum(row.parts.values()) == pytest.approx(row.step_s, rel=1e-9)
+        assert sum(row.sources.values()) == pytest.approx(row.step_s, rel=1e-9)
+        assert row.step_low_s < row.step_s < row.step_high_s
+        assert row.fits
+    steps = [row.step_s for row in answer.rows]
+    assert steps == sorted(steps)
+
+
+def test_the_front_is_a_front() -> None:
+    stack = load_stack("megatron-core")
+    front = plan(find(DENSE, A100, W, stack, 16), stack, 10).pareto
+    assert len(front) > 2
+    for a, b in itertools.pairwise(front):
+        assert a.step_s <= b.step_s
+        assert a.memory_bytes > b.memory_bytes
+
+
+def test_rivals_differ_in_their_axis() -> None:
+    stack = load_stack("megatron-core")
+    answer = plan(find(DENSE, A100, W, stack, 16), stack, 10)
+    best = answer.best
+    assert best is not None
+    assert {"tp", "pp", "dp", "cp", "recompute", "shard", "micro_batch"} <= {
+        r.axis for r in answer.rivals
+    }
+    for rival in answer.rivals:
+        assert rival.row.found.axes[rival.axis] != best.found.axes[rival.axis]
+        assert rival.row.difference_s >= 0
+
+
+def test_an_independent_solver_finds_the_same_optimum() -> None:
+    """A reduced problem (TP and PP at one microbatch, ideal rates) as a shortest path over the degrees,
+    solved by scipy's mixed-integer programming over the priced table."""
+    scipy = pytest.importorskip("scipy.optimize")
+    stack = load_stack("ideal")
+    w = Training(batch=16, seq=2048)
+    pins = {"cp": (1,), "micro_batch": (1,), "vp": (1,), "recompute": (0,), "shard": (1,)}
+    pins |= {"sequence_parallel": (False,), "placement": (0,), "decomposed": (False,)}
+    found = find(DENSE, A100, w, stack, 16, **pins)
+    best = ranked(found, 1)[0]
+    meshes = [(tp, pp) for tp in (1, 2, 4, 8) for pp in (1, 2, 4, 8, 16) if tp * pp <= 16]
+    meshes = [(tp, pp) for tp, pp in meshes if DENSE.layers >= pp]
+    axes = [
+        {"tp": tp, "pp": pp, "dp": 16 // tp // pp, "micro_batch": 1, "shard": int(tp * pp < 16)}
+        for tp, pp in meshes
+    ]
+    rows = priced(DENSE, A100, w, stack, axes)
+    usable = [(m, s) for m, (s, fits) in zip(meshes, rows, strict=True) if fits]
+    cost = np.array([s for _, s in usable])
+    solved = scipy.milp(
+        cost,
+        constraints=scipy.LinearConstraint(np.ones((1, len(cost))), 1, 1),
+        integrality=np.ones(len(cost)),
+        bounds=scipy.Bounds(0, 1),
+    )
+    (tp, pp), step = usable[int(np.argmax(solved.x))]
+    assert best.step_s == pytest.approx(step)
+    assert step == pytest.approx(solved.fun)
+    assert (best.axes["tp"], best.axes["pp"]) == (tp, pp)
+
+
+def test_sizes_grow_linearly() -> None:
+    """Twice the batch's divisors, about twice the layouts: nothing is cut silently."""
+    stack = load_stack("megatron-core")
+    few = space(DENSE, A100, Training(batch=8, seq=4096), stack, 16, {})
+    many = space(DENSE, A100, Training(batch=64, seq=4096), stack, 16, {})
+    assert many.layouts > 1.5 * few.layouts
