@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from meshwise.cost import memory as mem
 from meshwise.cost.compute import compute
+from meshwise.cost.footprint import Footprint
 from meshwise.cost.kernels import position
 from meshwise.cost.overlap import CONTENTION, TINY, exposed_beside
 from meshwise.cost.pricing import ZERO, Columns, OpCost, Pricer, Times, total, values_of
@@ -29,7 +29,7 @@ Array = Any
 FEW = 500  # columns that are priced sooner than sorted by kind
 
 
-class Estimate:
+class Estimate(Footprint):
     """The cost of a step over layouts. Attributes are arrays over the layouts' axes, built when asked.
 
     Times are of the slowest pipeline stage (contracts: ``step_s = compute_s + exposed_comm_s +
@@ -73,9 +73,13 @@ class Estimate:
     # -- one microbatch ------------------------------------------------------------------------
 
     @cached_property
+    def _layers(self) -> list[Times]:
+        return [total(costs) for costs in self.layer_costs]
+
+    @cached_property
     def _stages(self) -> list[Times]:
         """Seconds of one microbatch on each role of stage; 0 where the role does not exist."""
-        layers = [total(costs) for costs in self.layer_costs]
+        layers = self._layers
         embedding, head = total(self.embedding_costs), total(self.head_costs)
         fill = self._split_fill
         stages = []
@@ -129,7 +133,7 @@ class Estimate:
     def _microbatch_busy(self) -> Array:
         """As ``microbatch.busy`` with what the host adds, without telling compute from
         communication: for searches, in few passes over the full mesh."""
-        layers = [total(costs).busy for costs in self.layer_costs]
+        layers = [layer.busy for layer in self._layers]
         embedding, head = total(self.embedding_costs).busy, total(self.head_costs).busy
         longest: Array = 0.0
         for role in self.program.roles:
@@ -304,6 +308,21 @@ class Estimate:
         host = 0.0 if self.stack.ideal else self.stack.host_s
         return steady + (self.update.compute + host) + self.update.exposed
 
+    @property
+    def floor_s(self) -> Array:
+        """What no step of a column (the last axis) is shorter than: its compute, whatever it sends."""
+        longest: Array = 0.0
+        for role in self.program.roles:
+            busy: Array = 0.0
+            for layer, count in zip(self._layers, role.layers, strict=True):
+                busy = busy + layer.compute * (count * role.exists)
+            longest = np.maximum(longest, busy)
+        longest = longest.min(axis=tuple(range(longest.ndim - 1)))
+        stages = (self.layout.pp - 1) / np.max(self.layout.vp, axis=0)
+        if self.stack.schedule not in ("1f1b", "gpipe"):
+            stages = 0.0  # weight gradients fill the bubble
+        return (self.program.ctx.microbatches + stages) * longest
+
     def sum_over_step(self, value: Any) -> Array:
         """Σ over all operations of a step on the slowest stage of value(cost) · calls."""
         m = self.program.ctx.microbatches
@@ -331,57 +350,6 @@ class Estimate:
             self.sum_over_step(lambda c, i=i: c.priced.wire_bytes[i] if c.priced else 0.0)
             for i in range(len(self.cluster.levels))
         )
-
-    @cached_property
-    def _states(self) -> list[mem.State]:
-        return [mem.state(self.program.ctx, role) for role in self.program.roles]
-
-    @cached_property
-    def _working(self) -> list[mem.Working]:
-        return [mem.working(self.program.ctx, role) for role in self.program.roles]
-
-    @cached_property
-    def _stage_memory(self) -> list[Array]:
-        return [
-            (state.total + work.total) * role.exists
-            for state, work, role in zip(
-                self._states, self._working, self.program.roles, strict=True
-            )
-        ]
-
-    @cached_property
-    def memory_bytes(self) -> Array:
-        """Bytes on the stage that needs most."""
-        most = self._stage_memory[0]
-        for value in self._stage_memory[1:]:
-            most = np.maximum(most, value)
-        return most
-
-    @cached_property
-    def memory(self) -> dict[str, Array]:
-        """Its parts, by name (``weights_bytes`` …); they add up to :attr:`memory_bytes`."""
-        index: Array = np.int64(0)
-        for i, value in enumerate(self._stage_memory):
-            index = np.where(value == self.memory_bytes, i, index)
-        tables = [
-            s._asdict() | w._asdict() for s, w in zip(self._states, self._working, strict=True)
-        ]
-        parts: dict[str, Array] = {}
-        for name, first in tables[0].items():
-            value = first
-            for i, table in enumerate(tables[1:], start=1):
-                value = np.where(index == i, table[name], value)
-            parts[name] = value
-        return parts
-
-    @property
-    def memory_limit_bytes(self) -> float:
-        """Device memory less what the stack keeps for itself."""
-        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory_reserve)
-
-    @cached_property
-    def fits(self) -> Array:
-        return self.memory_bytes <= self.memory_limit_bytes
 
 
 def estimate(

@@ -78,17 +78,15 @@ def axes_at(pricer: Pricer, column: int, switches: dict[str, int]) -> dict[str, 
 def _gainers(s: Space, first: Pricer, cluster: Cluster, keep: int) -> Array:
     """Columns that some other placement could bring among the ``keep`` best: those whose step, with
     every group as near together as can be, is below the last of these."""
-    several = np.flatnonzero((s.placements > 1) & (first.fit > 0))
-    if not several.size:
-        return several
     steps = first.step_s[np.isfinite(first.step_s)]
     last = np.partition(steps, keep - 1)[keep - 1] if steps.size > keep else np.inf
+    several = np.flatnonzero((s.placements > 1) & (first.fit > 0) & (first.floor_s <= last))
+    if not several.size:
+        return several
     near = s.take(several)
     near = near._replace(groups=nearest(Layouts(**near.columns), cluster))
-    bound = Pricer(*first.parts, near)
-    bound.run()
     # the same sums in another order: a rounding's room
-    return several[bound.step_s <= last * (1.0 + 1e-12)]
+    return several[Pricer(*first.parts, near).least() <= last * (1.0 + 1e-12)]
 
 
 def variants(

@@ -17,7 +17,7 @@ from meshwise.spec.workload import Training
 
 Array = Any
 INNER = ("shard", "sequence_parallel", "decomposed", "recompute", "vp")  # of a column
-PIECE = 120_000  # layouts that are priced in the time that a piece takes to set up
+PIECE = 300_000  # layouts that are priced in the time that a piece takes to set up
 CHUNK = 250_000  # layouts priced at a time: a few hundred MB whatever the space
 
 
@@ -100,6 +100,7 @@ class Pricer:
         self.unbounded_s = np.full(n, np.inf)  # least step whatever the memory
         self.memory_bytes = np.full(n, np.inf)  # of the smallest layout
         self.fit = np.zeros(n, dtype=np.int64)  # layouts that fit
+        self.floor_s = np.zeros(n)  # no step of the column is shorter, wherever its groups are
         # switch → value → (least step of the layouts that have it, their column, its switches)
         self.switch: dict[str, dict[int, tuple[float, int, dict[str, int]]]] = {}
         self.done = 0  # columns
@@ -127,6 +128,7 @@ class Pricer:
         least = np.min(memory, axis=(0, 1, 2, 3), where=legal, initial=np.inf)
         self.memory_bytes[at] = least
         self.fit[at] = np.count_nonzero(fits & legal, axis=(0, 1, 2, 3))
+        self.floor_s[at] = e.floor_s
         self._keep_switches(piece, timed)
         self.done = piece.first + n
 
@@ -156,6 +158,15 @@ class Pricer:
         switches = _switches_at(piece, tuple(inner), column)
         values = {switch: int(v) for switch, v in switches.items()}
         self.switch[name][value] = (least, piece.first + column, values)
+
+    def least(self) -> Array:
+        """The least step of every column, and nothing else."""
+        for piece in slices(self.space):
+            e = self.evaluate(piece)
+            step = np.where(piece.legal & e.fits, e.fast_step_s, np.inf)
+            at = slice(piece.first, piece.first + piece.shape[-1])
+            self.step_s[at] = np.min(step.reshape(-1, piece.shape[-1]), axis=0)
+        return self.step_s
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """Price everything."""
