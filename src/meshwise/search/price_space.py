@@ -65,9 +65,10 @@ def slice_of(space: Space, first: int, last: int) -> Slice:
     return Slice(first, layout, take_groups(space.groups, at), legal)
 
 
-def slices(space: Space, chunk: int = CHUNK) -> Iterator[Slice]:
+def slices(space: Space, chunk: int | None = None) -> Iterator[Slice]:
     """The whole space in pieces of about ``chunk`` layouts, cut where columns with more virtual
     stages begin if the holes of those before would cost more than another piece."""
+    chunk = chunk or CHUNK
     number = np.cumsum(space.number)
     depth = np.count_nonzero(space.vps, axis=0)
     deeper = [*(np.flatnonzero(np.diff(depth)) + 1).tolist(), space.size]
@@ -102,7 +103,8 @@ class Pricer:
         self.fit = np.zeros(n, dtype=np.int64)  # layouts that fit
         self.floor_s = np.zeros(n)  # no step of the column is shorter, wherever its groups are
         # switch → value → (least step of the layouts that have it, their column, its switches)
-        self.switch: dict[str, dict[int, tuple[float, int, dict[str, int]]]] = {}
+        self.switch: dict[str, dict[int, tuple[float, int, dict[str, int]]]]
+        self.switch = {name: {} for name in INNER}
         self.done = 0  # columns
 
     def evaluate(self, piece: Slice) -> Estimate:
@@ -150,7 +152,7 @@ class Pricer:
     ) -> None:
         at = int(np.argmin(timed))
         least = float(timed.flat[at])
-        known = self.switch.setdefault(name, {}).get(value)
+        known = self.switch[name].get(value)
         if known is not None and known[0] <= least:
             return
         found = np.unravel_index(at, timed.shape)
