@@ -113,7 +113,7 @@ def keys(record: Any) -> Iterator[str]:
     if isinstance(record, dict):
         for key, value in record.items():
             yield key
-            if key not in ("provenance", "collectives", "weight_bytes", "block", "stack", "memory"):
+            if key not in ("provenance", "collectives", "weight_bytes", "block", "stack", "memory", "pinned"):
                 yield from keys(value)
     elif isinstance(record, (list, tuple)):
         for item in record:
@@ -122,7 +122,7 @@ def keys(record: Any) -> Iterator[str]:
 
 def answers() -> dict[str, list[Any]]:
     gpt, dgx, hgx = mw.model("gpt3-175b"), mw.cluster("dgx-a100"), mw.cluster("hgx-h100")
-    llama = mw.model("llama-3.1-70b")
+    llama, mix = mw.model("llama-3.1-70b"), mw.model("mixtral-8x7b")
     full = mw.estimate(gpt, dgx, mw.Training(batch=16, seq=2048), tp=8, pp=8, dp=2, micro_batch=1)
     try:
         mw.model("gpt3-176b")
@@ -135,6 +135,10 @@ def answers() -> dict[str, list[Any]]:
             mw.scale(llama, hgx, mw.Decode(batch=8, context=1024)).to_dict(),
         ],
         "estimate": [full.to_dict()],
+        "plan": [
+            mw.plan(mix, hgx, mw.Training(batch=64, seq=4096), gpus=16, price_per_device_hour=2.0).to_dict(),
+            mw.plan(gpt, dgx, mw.Training(batch=64, seq=2048), gpus=8).to_dict(),
+        ],
         "explain": [full.explain(), full.to_dict()],
         "model": [mw.describe(mw.model(n)).to_dict() for n in ("deepseek-v3", "gpt2")],
         "collective": [mw.collective("all_reduce", "1MB", hgx, 8).to_dict()],

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from meshwise.api import collective as collective
     from meshwise.api import describe as describe
     from meshwise.api import estimate as estimate
+    from meshwise.api import grow as grow
     from meshwise.api import model as model
+    from meshwise.api import plan as plan
     from meshwise.api import scale as scale
     from meshwise.api import serve as serve
     from meshwise.api import stack as stack
+    from meshwise.api import sweep as sweep
     from meshwise.api import validate as validate
     from meshwise.errors import MeshwiseError as MeshwiseError
 
@@ -49,10 +52,13 @@ _API = (
     "collective",
     "describe",
     "estimate",
+    "grow",
     "model",
+    "plan",
     "scale",
     "serve",
     "stack",
+    "sweep",
     "validate",
 )
 __all__ = [*_API, "MeshwiseError", "__version__"]  # noqa: PLE0604

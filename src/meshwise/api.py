@@ -15,11 +15,16 @@ from meshwise.cost.interval import collective_interval
 from meshwise.cost.schedule import SCHEDULES
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
-from meshwise.present.result import Answer
-from meshwise.program.stored import weight_bytes
+from meshwise.present.answers import (
+    CollectiveResult,
+    EstimateResult,
+    ModelResult,
+    ScaleResult,
+    ValidateResult,
+)
 from meshwise.search.points import Point
-from meshwise.search.report import Report, report
-from meshwise.search.scaling import Scaling, curve
+from meshwise.search.report import report
+from meshwise.search.scaling import curve, default_degrees
 from meshwise.spec import grid
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.layout import place, spread
@@ -32,11 +37,10 @@ from meshwise.spec.workload import OVERLAP, Decode, Formats, Prefill, Training, 
 from meshwise.units import BYTES, parse
 
 if TYPE_CHECKING:
-    from meshwise.evidence.tables import Table
-    from meshwise.evidence.validate import Result
+    from meshwise.present.growth_page import GrowthResult
     from meshwise.present.plan_page import PlanResult
     from meshwise.present.serve_page import ServeResult
-    from meshwise.present.tables import Page
+    from meshwise.present.sweep_page import SweepResult
 
 __all__ = [
     "Cluster",
@@ -57,115 +61,16 @@ __all__ = [
     "collective",
     "describe",
     "estimate",
+    "grow",
     "model",
     "plan",
     "scale",
     "serve",
     "stack",
+    "sweep",
     "validate",
     "validate_published",
 ]
-
-
-class ScaleResult(Answer):
-    """The curve over TP degrees, its limit and the verdict. ``points`` are records."""
-
-    def __init__(self, scaling: Scaling) -> None:
-        self.scaling = scaling
-        self.points = scaling.points
-        self.limit = scaling.limit
-
-    @property
-    def verdict(self) -> str:
-        text: str = self.to_dict()["verdict"]
-        return text
-
-    def to_dict(self) -> dict[str, Any]:
-        return records.scaling_dict(self.scaling)
-
-    def page(self) -> Page:
-        from meshwise.present.scale_page import scaling_page
-
-        return scaling_page(self.scaling)
-
-
-class EstimateResult(Answer):
-    """One layout in full."""
-
-    def __init__(self, full: Report) -> None:
-        self.report = full
-
-    def to_dict(self) -> dict[str, Any]:
-        return records.report_dict(self.report)
-
-    def explain(self) -> dict[str, Any]:
-        """The program of operations, priced."""
-        return records.explain_dict(self.report)
-
-    def page(self) -> Page:
-        from meshwise.present.pages import report_page
-
-        return report_page(self.report)
-
-    def explain_page(self) -> Page:
-        from meshwise.present import pages
-
-        return pages.explain_page(self.report)
-
-
-class ModelResult(Answer):
-    """What a model is made of and which TP degrees it admits."""
-
-    def __init__(self, spec: Model) -> None:
-        self.model = spec
-
-    def to_dict(self) -> dict[str, Any]:
-        return records.model_dict(self.model, weight_bytes(self.model))
-
-    def page(self) -> Page:
-        from meshwise.present.pages import model_page
-
-        return model_page(self.to_dict())
-
-
-class CollectiveResult(Answer):
-    """One collective, every algorithm."""
-
-    def __init__(self, record: dict[str, Any]) -> None:
-        self.record = record
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.record
-
-    def page(self) -> Page:
-        from meshwise.present.pages import collective_page
-
-        return collective_page(self.record)
-
-
-class ValidateResult(Answer):
-    """A table's rows, predicted: ``results`` are records, ``summary`` what they come to."""
-
-    def __init__(self, table: Table, results: list[Result], summary: dict[str, Any]) -> None:
-        self.table, self.results, self.summary = table, results, summary
-
-    @property
-    def invalid(self) -> int:
-        """How many rows are malformed."""
-        return sum(r.status == "invalid" for r in self.results)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema": records.SCHEMA,
-            "kind": self.table.kind,
-            "rows": [r.to_dict() for r in self.results],
-            "summary": self.summary,
-        }
-
-    def page(self, worst: int = 15) -> Page:
-        from meshwise.present.validate_page import validate_page
-
-        return validate_page(self.table.kind, self.table.name, self.results, self.summary, worst)
 
 
 def validate(table: str) -> ValidateResult:
@@ -253,9 +158,7 @@ def scale(
     """What tensor parallelism costs from TP=1 to the cluster, and where it stops paying."""
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     one_of(objective, "--objective", ("efficiency", "latency"))
-    degrees = None
-    if tp is not None:
-        degrees = [count(d, "--tp") for d in ([tp] if isinstance(tp, int) else tp)]
+    degrees = _degrees(tp)
     spec, where, software = _parts(model, cluster, workload, stack)
     return ScaleResult(
         curve(
@@ -269,6 +172,77 @@ def scale(
             objective=objective,
         )
     )
+
+
+def sweep(
+    model: Model | str,
+    cluster: Cluster | str,
+    workload: Workload,
+    sweep: str,
+    *,
+    stack: Stack | str | None = None,
+    tp: int | Sequence[int] | None = None,
+    sequence_parallel: bool = False,
+    limit_threshold: float = 0.8,
+    objective: str = "efficiency",
+) -> SweepResult:
+    """:func:`scale` at values of one quantity, ``"inter.bandwidth=25GB/s:400GB/s"``, and the values at
+    which each doubling begins to pay."""
+    from meshwise.present.sweep_page import SweepResult
+    from meshwise.search import sweep as sweeping
+
+    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
+    one_of(objective, "--objective", ("efficiency", "latency"))
+    spec, where, software = _parts(model, cluster, workload, stack)
+    degrees = _degrees(tp)
+    most = max(degrees or default_degrees(spec, where)) if sequence_parallel else 1
+    known = sweeping.quantities(where, workload, most)
+    quantity, values = sweeping.read_sweep(sweep, known)
+    return SweepResult(
+        sweeping.sweep(
+            spec,
+            where,
+            software,
+            quantity,
+            values,
+            degrees=degrees,
+            sequence_parallel=sequence_parallel,
+            threshold=threshold,
+            objective=objective,
+        )
+    )
+
+
+def grow(
+    model: Model | str,
+    cluster: Cluster | str,
+    workload: Training,
+    gpus: Sequence[int],
+    *,
+    stack: Stack | str | None = None,
+    weak: bool = False,
+    limit_threshold: float = 0.8,
+    **layout: Any,
+) -> GrowthResult:
+    """Strong (one global batch) or weak scaling over numbers of GPUs, with the best layout of each;
+    ``layout`` pins axes as in :func:`plan`."""
+    from meshwise.present.growth_page import GrowthResult
+    from meshwise.search.growth import growth
+    from meshwise.search.planning import read_pins
+
+    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
+    spec, where, software = _parts(model, cluster, workload, stack)
+    sizes = [count(n, "--gpus") for n in gpus]
+    pins = read_pins(layout)
+    return GrowthResult(
+        growth(spec, where, workload, software, sizes, weak=weak, pins=pins), threshold
+    )
+
+
+def _degrees(tp: int | Sequence[int] | None) -> list[int] | None:
+    if tp is None:
+        return None
+    return [count(d, "--tp") for d in ([tp] if isinstance(tp, int) else tp)]
 
 
 def estimate(

@@ -11,6 +11,7 @@ from meshwise.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from meshwise.api import Cluster, Model
+    from meshwise.spec.workload import Workload
 
 
 def _degrees(text: str, model: Model, cluster: Cluster) -> list[int]:
@@ -53,6 +54,18 @@ def _degrees(text: str, model: Model, cluster: Cluster) -> list[int]:
     show_default=True,
     help="efficiency or latency.",
 )
+@click.option(
+    "--sweep",
+    metavar="NAME=LOW:HIGH",
+    help="The curve over a quantity, with its break-evens: batch, seq, inter.bandwidth=25GB/s:400GB/s, "
+    "intra.latency, nics, device.flops, … (bandwidths per device or NIC and direction); or NAME=A,B,C.",
+)
+@click.option(
+    "--gpus",
+    metavar="N,N,…",
+    help="Training: the best layout (all axes) at each of these numbers of GPUs; or LOW:HIGH, doubling.",
+)
+@click.option("--weak", is_flag=True, help="With --gpus: the batch grows with the GPUs.")
 @options.output
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
     """What tensor parallelism costs for MODEL, how far it scales on CLUSTER, and why.
@@ -64,15 +77,88 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
     workload = options.read_workload(o)
+    if o["gpus"] is not None or o["weak"]:
+        _grow(spec, where, workload, o)
+        return
     degrees = _degrees(o["tp"], spec, where) if o["tp"] is not None else None
-    result = api.scale(
-        spec,
-        where,
-        workload,
-        stack=options.read_stack(o, workload.phase),
-        tp=degrees,
-        sequence_parallel=o["sequence_parallel"],
-        limit_threshold=o["limit_threshold"],
-        objective=o["objective"],
-    )
+    asked: dict[str, Any] = {
+        "stack": options.read_stack(o, workload.phase),
+        "tp": degrees,
+        "sequence_parallel": o["sequence_parallel"],
+        "limit_threshold": o["limit_threshold"],
+        "objective": o["objective"],
+    }
+    if o["sweep"] is not None:
+        swept = api.sweep(spec, where, workload, o["sweep"], **asked)
+        options.write(o, swept.to_dict, swept.page, "rows")
+        return
+    result = api.scale(spec, where, workload, **asked)
     options.write(o, result.to_dict, result.page, "points")
+
+
+def _grow(model: Model, cluster: Cluster, workload: Workload, o: dict[str, Any]) -> None:
+    """Strong or weak scaling over numbers of GPUs."""
+    from meshwise import api
+
+    if o["gpus"] is None:
+        raise InputError(
+            "--weak has no meaning without --gpus", field="--weak", legal="--gpus 8:64"
+        )
+    for name in ("sweep",):
+        if o[name] is not None:
+            raise InputError(
+                f"--{name} and --gpus: choose one",
+                field=f"--{name}",
+                value=o[name],
+                legal=f"--{name} or --gpus",
+            )
+    if not isinstance(workload, api.Training):
+        raise InputError(
+            f"--gpus: {workload.phase} has no layouts to choose here",
+            field="--gpus",
+            value=o["gpus"],
+            legal="--phase train; for serving: meshwise plan",
+        )
+    layout: dict[str, Any] = {}
+    if o["tp"] is not None:
+        layout["tp"] = _degrees(o["tp"], model, cluster)
+    if o["recompute"] is not None:
+        layout["recompute"] = o["recompute"]
+    if o["sequence_parallel"]:
+        layout["sequence_parallel"] = True
+    if o["overlap"] == "decomposed":
+        layout["overlap"] = "decomposed"
+        o = o | {"overlap": None}
+    grown = api.grow(
+        model,
+        cluster,
+        workload,
+        _sizes(o["gpus"]),
+        stack=options.read_stack(o, "train"),
+        weak=o["weak"],
+        limit_threshold=o["limit_threshold"],
+        **layout,
+    )
+    options.write(o, grown.to_dict, grown.page, "points")
+    if not grown.feasible:
+        raise click.exceptions.Exit(3)
+
+
+def _sizes(text: str) -> list[int]:
+    """``8,16,24`` or ``8:1024``, doubling."""
+    from meshwise.spec.reading import count
+
+    if ":" not in text:
+        return [count(part.strip(), "--gpus") for part in text.split(",")]
+    ends = [count(part.strip(), "--gpus") for part in text.split(":")]
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise InputError(
+            f"--gpus: {quoted(text)} is no range",
+            field="--gpus",
+            value=text,
+            legal="LOW:HIGH with LOW below HIGH, such as 8:1024",
+        )
+    sizes = [ends[0]]
+    while sizes[-1] * 2 <= ends[1]:
+        sizes.append(sizes[-1] * 2)
+    return sizes if sizes[-1] == ends[1] else [*sizes, ends[1]]

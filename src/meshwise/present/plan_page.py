@@ -273,7 +273,7 @@ def _lost(row: PlanRow) -> str:
 def _counted(p: Planned) -> list[str]:
     s = p.plan.search
     said = [
-        f"{s.enumerated:,} layouts looked at in {format_time(p.elapsed_s)}, {s.feasible:,} feasible"
+        f"{s.enumerated:,} layouts looked at, {s.feasible:,} feasible"
         + (
             f"; of these {s.bounded:,} are placements that a bound shows to be no better than those "
             "above."
