@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from meshwise.present.growth_page import GrowthResult
     from meshwise.present.plan_page import PlanResult
     from meshwise.present.serve_page import ServeResult
+    from meshwise.present.serving_plan_page import ServingPlanResult
     from meshwise.present.sweep_page import SweepResult
 
 __all__ = [
@@ -294,23 +295,53 @@ def describe(model: Model) -> ModelResult:
 def plan(
     model: Model | str,
     cluster: Cluster | str,
-    workload: Training,
+    workload: Training | Serving,
     *,
     stack: Stack | str | None = None,
     gpus: int | None = None,
     free: Sequence[str] = (),
     top: int = 10,
-    objective: str = "step",
+    objective: str | None = None,
     price_per_device_hour: float | None = None,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    disaggregated: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **layout: Any,
-) -> PlanResult:
+) -> PlanResult | ServingPlanResult:
     """Every legal layout of ``gpus`` devices, ranked. ``layout`` pins axes to a value or several:
     ``tp, pp, vp, dp, cp, ep, etp, micro_batch, recompute, shard, sequence_parallel, overlap,
-    placement``; ``free``: numerics to look at too (``dtype``, ``comm-dtype``)."""
+    placement`` (serving: ``tp, pp, dp, ep, etp, dcp``).
+
+    Training: ``free`` numerics to look at too (``dtype``, ``comm-dtype``). Serving: at the workload's
+    concurrency, or under limits ``ttft_s`` and ``tpot_s`` with as many requests as they allow;
+    ``disaggregated`` adds prefill and decode on GPUs of their own.
+    """
     from meshwise.present.plan_page import PlanResult
+    from meshwise.present.serving_plan_page import PlannedServing, ServingPlanResult
     from meshwise.search.planning import plan_training, read_pins
 
+    if isinstance(workload, Serving):
+        from meshwise.search.serving_plan import Limits
+        from meshwise.search.serving_planning import plan_deployment
+
+        spec, where, software = _parts(model, cluster, workload.decode(), stack)
+        pins = read_pins(layout)
+        bounded = ttft_s is not None or tpot_s is not None
+        served = plan_deployment(
+            spec,
+            where,
+            software,
+            workload,
+            gpus=gpus,
+            pins=pins,
+            limits=Limits(ttft_s, tpot_s) if bounded else None,
+            objective=objective or "throughput",
+            top=top,
+            price_per_device_hour=price_per_device_hour,
+            disaggregated=disaggregated,
+        )
+        return ServingPlanResult(PlannedServing(served, disaggregated, pins, price_per_device_hour))
     spec, where, software = _parts(model, cluster, workload, stack)
     planned = plan_training(
         spec,
@@ -321,7 +352,7 @@ def plan(
         pins=read_pins(layout),
         free=tuple(free),
         top=top,
-        objective=objective,
+        objective=objective or "step",
         price_per_device_hour=price_per_device_hour,
         progress=progress,
     )

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, serve
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshwise.api import Training
+    from meshwise.api import Serving, Training
 
 
 def _pin(name: str, long: str, words: str) -> Callable[[options.F], options.F]:
@@ -25,11 +25,12 @@ def _pin(name: str, long: str, words: str) -> Callable[[options.F], options.F]:
 pins = options.stacked(
     _pin("tp", "tensor", "Only these tensor-parallel degrees."),
     _pin("pp", "pipeline", "Only these numbers of pipeline stages."),
-    _pin("vp", "", "Only these numbers of virtual stages per rank."),
     _pin("dp", "data", "Only these data-parallel degrees."),
-    _pin("cp", "context", "Only these context-parallel degrees."),
     _pin("ep", "expert", "Only these expert-parallel degrees."),
     _pin("etp", "", "Only these expert-tensor degrees."),
+    _pin("dcp", "decode-context", "Serving: only these decode-context-parallel degrees."),
+    _pin("cp", "context", "Training: only these context-parallel degrees."),
+    _pin("vp", "", "Training: only these numbers of virtual stages per rank."),
     click.option(
         "--micro-batch",
         "--micro-batch-size",
@@ -43,7 +44,9 @@ pins = options.stacked(
         "--sequence-parallel", metavar="true|false", help="Training: only with, or without."
     ),
     click.option("--overlap", metavar="HOW", help="Of TP collectives: none, decomposed, or split."),
-    click.option("--placement", metavar="ORDER,…", help="Of the axes on the ranks: tp-cp-dp-pp, …"),
+    click.option(
+        "--placement", metavar="ORDER,…", help="Training: of the axes on the ranks, tp-cp-dp-pp, …"
+    ),
 )
 training = options.stacked(
     click.option(
@@ -55,18 +58,32 @@ training = options.stacked(
         help="Training: sequences per step.",
     ),
     click.option("--seq", "--seq-len", "seq", metavar="N", help="Training: tokens per sequence."),
-    click.option("--schedule", metavar="KIND", help="Pipeline: 1f1b, gpipe, zb-1p, zb-2p."),
-    click.option("--grad-dtype", metavar="D", help="Gradients: bf16 (default) or fp32."),
+    click.option("--schedule", metavar="KIND", help="Training: 1f1b, gpipe, zb-1p, zb-2p."),
+    click.option("--grad-dtype", metavar="D", help="Training: gradients, bf16 (default) or fp32."),
     click.option(
         "--free",
         metavar="WHAT,…",
-        help="Also look at options that change the numerics: dtype, comm-dtype.",
+        help="Training: also look at options that change the numerics: dtype, comm-dtype.",
+    ),
+)
+serving = options.stacked(
+    serve.load,
+    click.option("--ttft", metavar="TIME", help="Serving: the longest time to first token."),
+    click.option("--tpot", metavar="TIME", help="Serving: the longest time per output token."),
+    click.option(
+        "--disaggregated",
+        is_flag=True,
+        help="Serving: also prefill and decode on GPUs of their own (needs --ttft or --tpot).",
     ),
 )
 asked = options.stacked(
     click.option("--gpus", metavar="N", help="GPUs to use (default: the whole cluster)."),
     click.option("--top", default="10", metavar="N", show_default=True, help="Layouts to show."),
-    click.option("--objective", metavar="WHAT", help="Training: step (default), mfu or cost."),
+    click.option(
+        "--objective",
+        metavar="WHAT",
+        help="Training: step (default), mfu or cost. Serving: throughput (default), latency or cost.",
+    ),
     click.option("--price", metavar="USD", help="Dollars per GPU and hour."),
 )
 software = options.stacked(
@@ -75,11 +92,20 @@ software = options.stacked(
     click.option("--attention", metavar="KIND", help="flash or unfused, in place of the stack's."),
 )
 
+BOTH = ("tp", "pp", "dp", "ep", "etp")
+TRAINING_PINS = (
+    *("vp", "cp", "micro_batch", "recompute", "shard"),
+    *("sequence_parallel", "overlap", "placement"),
+)
+TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free")
+SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance")
+
 
 @click.command("plan")
 @options.target
 @asked
 @training
+@serving
 @pins
 @options.formats
 @software
@@ -87,7 +113,8 @@ software = options.stacked(
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
     """Every legal layout of MODEL on the GPUs of CLUSTER, ranked, and why the best one is.
 
-    Training: --global-batch and --seq.
+    Training: --global-batch and --seq. Serving: --isl and --osl, with --concurrency or with --ttft
+    and --tpot.
     """
     from meshwise import api
     from meshwise.spec.reading import count, fraction
@@ -102,35 +129,91 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
             legal=f"1 to {where.devices}, or no --nodes",
             nearest=where.devices,
         )
-    price = fraction(o["price"], "--price", low=0.0, high=1e6) if o["price"] is not None else None
-    overlap = {"overlap": None, "schedule": o["schedule"]}
-    layout = {name: _list(o[name]) for name in PINS if o[name] is not None}
-    if o["overlap"] == "split":  # cuts the tokens: a stack of its own
-        overlap["overlap"] = layout.pop("overlap")[0]
-    result = api.plan(
-        spec,
-        where,
-        _training(o),
-        stack=options.read_stack(o | overlap, "train"),
-        gpus=count(o["gpus"], "--gpus") if o["gpus"] is not None else None,
-        free=tuple(_list(o["free"])) if o["free"] is not None else (),
-        top=o["top"],
-        objective=o["objective"] or "step",
-        price_per_device_hour=price,
-        progress=Bar() if sys.stderr.isatty() else None,
-        **layout,
-    )
+    given: dict[str, Any] = {
+        "gpus": count(o["gpus"], "--gpus") if o["gpus"] is not None else None,
+        "top": o["top"],
+        "objective": o["objective"],
+        "price_per_device_hour": None,
+    }
+    if o["price"] is not None:
+        given["price_per_device_hour"] = fraction(o["price"], "--price", low=0.0, high=1e6)
+    if _serves(o):
+        result: Any = api.plan(spec, where, _serving(o), **given, **_deployment(o))
+    else:
+        bar = Bar() if sys.stderr.isatty() else None
+        result = api.plan(spec, where, _training(o), progress=bar, **given, **_mesh(o))
     options.write(o, result.to_dict, result.page, "layouts")
     if not result.feasible:
         raise click.exceptions.Exit(130 if result.partial else 3)
 
 
-DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch")
-PINS = (*DEGREES, "recompute", "shard", "sequence_parallel", "overlap", "placement")
+def _serves(o: dict[str, Any]) -> bool:
+    """Whether the options describe serving; training's beside them are refused."""
+    mine = [name for name in SERVING if o[name] is not None] + ["disaggregated"] * o[
+        "disaggregated"
+    ]
+    if not mine:
+        if o["dcp"] is not None:
+            _misplaced("dcp", o["dcp"], "training")
+        return False
+    for name in (*TRAINING, *TRAINING_PINS):
+        if o[name] is not None and name != "overlap":
+            _misplaced(name, o[name], f"serving (--{mine[0]})")
+    return True
+
+
+def _misplaced(name: str, value: Any, phase: str) -> None:
+    option = {"batch": "--global-batch"}.get(name, "--" + name.replace("_", "-"))
+    raise InputError(
+        f"{option}={shorten(value)} has no meaning in {phase}",
+        field=option,
+        value=value,
+        legal=f"leave {option} out",
+    )
 
 
 def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
+
+
+def _mesh(o: dict[str, Any]) -> dict[str, Any]:
+    """Stack, freed numerics and pins of a training plan."""
+    layout: dict[str, Any] = {
+        name: _list(o[name]) for name in (*BOTH, *TRAINING_PINS) if o[name] is not None
+    }
+    overlap = None
+    if o["overlap"] == "split":  # cuts the tokens: another program
+        overlap = layout.pop("overlap")[0]
+    stack = options.read_stack(o | {"overlap": overlap}, "train")
+    free = tuple(_list(o["free"])) if o["free"] is not None else ()
+    return {"stack": stack, "free": free, **layout}
+
+
+def _deployment(o: dict[str, Any]) -> dict[str, Any]:
+    """Stack, limits and pins of a serving plan."""
+    from meshwise.units import TIME, parse
+
+    found: dict[str, Any] = {name: _list(o[name]) for name in (*BOTH, "dcp") if o[name] is not None}
+    for name in ("ttft", "tpot"):
+        if o[name] is not None:
+            found[f"{name}_s"] = parse(o[name], TIME, f"--{name}")
+    return {
+        "stack": options.read_stack(o | {"schedule": None}, "decode"),
+        "disaggregated": o["disaggregated"],
+        **found,
+    }
+
+
+def _serving(o: dict[str, Any]) -> Serving:
+    limited = o["ttft"] is not None or o["tpot"] is not None
+    if limited and o["concurrency"] is not None:
+        raise InputError(
+            "--concurrency: with limits of latency the requests in flight are searched for",
+            field="--concurrency",
+            value=o["concurrency"],
+            legal="--concurrency, or --ttft and --tpot",
+        )
+    return serve.read_load(o | ({"concurrency": "1"} if limited else {}))
 
 
 def _training(o: dict[str, Any]) -> Training:
@@ -139,19 +222,13 @@ def _training(o: dict[str, Any]) -> Training:
 
     for name in ("kv_dtype", "weight_dtype"):
         if o[name] is not None:
-            option = "--" + name.replace("_", "-")
-            raise InputError(
-                f"{option}={shorten(o[name])} has no meaning in training",
-                field=option,
-                value=o[name],
-                legal=f"leave {option} out",
-            )
-    batch = count(
-        options.required(o["batch"], "--global-batch", "256"), "--global-batch", high=MAX_BATCH
-    )
+            _misplaced(name, o[name], "training")
+    given = options.required(o["batch"], "--global-batch", "256 --seq 4096 (or --isl … to serve)")
+    batch = count(given, "--global-batch", high=MAX_BATCH)
     seq = count(options.required(o["seq"], "--seq", "4096"), "--seq", high=MAX_SEQ)
     formats = Formats(dtype=o["dtype"], comm=o["comm_dtype"], gradients=o["grad_dtype"])
-    return Training(batch=batch, seq=seq, formats=formats)
+    imbalance = serve.imbalance(o)
+    return Training(batch=batch, seq=seq, formats=formats, expert_imbalance=imbalance)
 
 
 class Bar:

@@ -94,11 +94,18 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     for name in ("etp", "gpus"):
         if o[name] is not None:
             degrees[name] = count(o[name], f"--{name}")
-    result = api.serve(spec, where, _workload(o), stack=options.read_stack(o, "decode"), **degrees)
+    result = api.serve(spec, where, read_load(o), stack=options.read_stack(o, "decode"), **degrees)
     options.write(o, result.to_dict, result.page, "points")
 
 
-def _workload(o: dict[str, Any]) -> Serving:
+def imbalance(o: dict[str, Any]) -> float:
+    from meshwise.spec.reading import fraction
+
+    return fraction(o["expert_imbalance"], "--expert-imbalance", low=1.0, high=1e4)
+
+
+def read_load(o: dict[str, Any]) -> Serving:
+    """The requests that the options describe."""
     from meshwise.spec.reading import count, fraction
     from meshwise.spec.serving import Serving, draft_cost
     from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Formats
@@ -119,7 +126,7 @@ def _workload(o: dict[str, Any]) -> Serving:
         draft_tokens=count(o["draft_tokens"], "--draft-tokens", low=0),
         acceptance=share("acceptance") if o["acceptance"] is not None else None,
         draft_cost=draft_cost(o["draft_cost"]),
-        expert_imbalance=share("expert_imbalance", 1.0, 1e4),
+        expert_imbalance=imbalance(o),
         formats=Formats(
             dtype=o["dtype"],
             weights=o["weight_dtype"],

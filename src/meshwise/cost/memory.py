@@ -104,7 +104,7 @@ def beside(ctx: Context, role: Role) -> Array:
 
 def kv_cache(ctx: Context, role: Role) -> Array:
     """Keys and values of every sequence; TP beyond the KV heads keeps copies (C38); MLA keeps one
-    latent per token on every rank."""
+    latent per token on every rank; decode context parallelism divides either along the sequence."""
     total: Array = 0.0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
         a = block.attention
@@ -117,7 +117,7 @@ def kv_cache(ctx: Context, role: Role) -> Array:
         held = float(min(ctx.keys, a.window or ctx.keys))
         total = total + count * ctx.sequences * held * values * ctx.widths.kv
     # context parallelism leaves each rank its share of the prompt
-    return total / (ctx.layout.cp if ctx.phase == "prefill" else 1)
+    return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1)
 
 
 def state(ctx: Context, role: Role) -> State:

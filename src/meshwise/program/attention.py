@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from meshwise.program.context import Context
-from meshwise.program.ops import Core, Op, elementwise, gemm
+from meshwise.program.ops import Core, Op, collective, elementwise, gemm
 from meshwise.spec.model import Attention
 
 Array = Any
@@ -77,13 +77,16 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     """Scores, softmax and their product with the values; rotary; the cache written.
 
     Fused (flash) attention executes half of the scores under a causal mask and keeps none of
-    them; unfused attention computes the full square and carries it through memory.
+    them; unfused attention computes the full square and carries it through memory. Decode context
+    parallelism: a rank sees its share of the keys with the queries of all ranks that share them, the
+    same FLOPs over less of the cache.
     """
     w = ctx.widths
     heads = -(-a.heads // ctx.layout.tp)
     decode = ctx.phase == "decode"
     fused = ctx.stack.attention == "flash" and not ctx.stack.ideal
     cp = ctx.layout.cp if not decode else np.int64(1)
+    dcp = ctx.layout.dcp if decode else np.int64(1)
     if a.mla and decode:
         assert a.kv_lora_rank is not None
         score_width, value_width = a.kv_lora_rank + a.rope_head_dim, a.kv_lora_rank
@@ -105,8 +108,8 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         model_flops = flops
     # a float: batch · keys · width passes 2^63 long before it stops making sense
     keys_read = float(min(ctx.keys, a.window or ctx.keys) if decode else ctx.keys)
-    kv_bytes = ctx.sequences * keys_read * kv_values * (w.kv if decode else w.activation)
-    q_bytes = ctx.tokens * heads * (score_width + value_width) * w.activation
+    kv_bytes = ctx.sequences * keys_read * kv_values * (w.kv if decode else w.activation) / dcp
+    q_bytes = ctx.tokens * heads * dcp * (score_width + value_width) * w.activation
     traffic = kv_bytes + q_bytes
     if not fused and not decode:
         # scores written, softmax reads and writes, the second product reads; dropout once more
@@ -131,9 +134,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             core=Core(
                 sequences=ctx.sequences,
                 queries=1 if decode else ctx.queries / cp,
-                attended=keys_read if decode else pairs / ctx.queries,
+                attended=keys_read / dcp if decode else pairs / ctx.queries,
                 # drafts under verification share a pass over the cache, as heads of one group do
-                heads=heads * ctx.queries if decode else heads,
+                heads=heads * dcp * ctx.queries if decode else heads,
                 kv_heads=kv_heads,
                 width=(score_width + value_width) / 2,
                 kv_bytes=kv_bytes,
@@ -161,6 +164,32 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             -1, elementwise("attention.cache_write", ctx.tokens * cached * (w.activation + w.kv))
         )
     return ops
+
+
+def decode_exchange(ctx: Context, a: Attention) -> list[Op]:
+    """What decode context parallelism sends: every rank's queries to the ranks that share its keys,
+    each partial result's log-sum-exp, and the partial results back, summed (vLLM's
+    decode_context_parallel_size; exact by the rescaling of Dao et al. 2022, arXiv 2205.14135)."""
+    if ctx.phase != "decode":
+        return []
+    dcp = ctx.layout.dcp
+    heads = -(-a.heads // ctx.layout.tp) * dcp
+    count = np.where(dcp > 1, 1, 0)
+    if a.mla:
+        assert a.kv_lora_rank is not None
+        score, value = a.kv_lora_rank + a.rope_head_dim, a.kv_lora_rank
+    else:
+        score, value = a.head_dim, a.value_head_dim
+    act = ctx.widths.activation
+    sent = (
+        ("attention.dcp_query", "all_gather", score * act),
+        ("attention.dcp_lse", "all_gather", 4.0 * dcp),  # fp32, of every rank's partial result
+        ("attention.dcp_output", "reduce_scatter", value * act),
+    )
+    return [
+        collective(name, kind, "dcp", ctx.tokens * heads * each, count=count, phase="forward")
+        for name, kind, each in sent
+    ]
 
 
 def core_gradient(op: Op, fused: bool) -> Op:

@@ -250,9 +250,12 @@ def backward(ctx: Context, part: Part) -> list[Op]:
 
 
 def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
-    """Context parallelism gathers keys and values of the whole sequence (and reduces their gradients)."""
-    if part.attention is None or ctx.phase == "decode":
+    """Context parallelism gathers keys and values of the whole sequence (and reduces their gradients);
+    in decode the queries travel instead."""
+    if part.attention is None:
         return []
+    if ctx.phase == "decode":
+        return attention.decode_exchange(ctx, part.attention)
     kv_bytes = ctx.sequences * ctx.keys * _kv_width(ctx, part.attention) * ctx.widths.activation
     count = np.where(ctx.layout.cp > 1, 1, 0)
     name = "attention.kv"

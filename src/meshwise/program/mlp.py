@@ -42,13 +42,22 @@ def routed_tokens(ctx: Context) -> Array:
 def exchanges_tokens(ctx: Context) -> Array:
     """Whether experts get their tokens by all-to-all.
 
-    In training with ep > 1, and in inference where the experts' group is larger than the TP group;
+    In training with ep > 1, and in inference where the experts' grid is larger than the TP group;
     an engine whose TP ranks all hold all tokens just computes its own experts and reduces.
     """
     layout = ctx.layout
     if ctx.training:
         return layout.ep > 1
-    return layout.ep > layout.tp
+    return (layout.ep > 1) & (layout.ep * layout.expert_tp() > layout.tp)
+
+
+def gathers_replicas(ctx: Context) -> Array:
+    """Whether experts' shards span attention replicas in inference (attention data parallelism with
+    experts by TP: etp > tp, one expert group): every shard works on the tokens of all of them."""
+    layout = ctx.layout
+    if ctx.training:
+        return np.bool_(False)
+    return (layout.expert_tp() > layout.tp) & ~exchanges_tokens(ctx)
 
 
 def moe(ctx: Context, moe: Moe) -> list[Op]:
@@ -101,7 +110,15 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
         "count": np.where(exchange & (shares > 1), 1, 0),
         "phase": "forward",
     }
+    # Of etp / tp replicas' tokens each shard needs all, and its partial results go back summed. What
+    # TP's own reduction does after that is priced as for any other layer.
+    replicas = {
+        "payload_bytes": ctx.tokens * etp / layout.tp * h * w.activation,
+        "count": np.where(gathers_replicas(ctx), 1, 0),
+        "phase": "forward",
+    }
     ops = [
+        collective("moe.replicas_in", "all_gather", "etp", **replicas),
         router,
         elementwise("moe.permute", 2.0 * rows * h * w.activation),
         collective("moe.dispatch", "all_to_all", "ep", **swap),
@@ -111,6 +128,7 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
         down,
         collective("moe.scatter", "reduce_scatter", "etp", **among),
         collective("moe.combine", "all_to_all", "ep", **swap),
+        collective("moe.replicas_out", "reduce_scatter", "etp", **replicas),
         elementwise("moe.unpermute", (rows + ctx.tokens) * h * w.activation),
     ]
     if moe.shared is not None:

@@ -22,7 +22,7 @@ from meshwise.spec.workload import Training
 OBJECTIVES = ("step", "mfu", "cost")
 FREE = ("dtype", "comm-dtype")  # what changes the numerics is looked at only where it is freed
 MAX_TOP = 1000
-DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch")
+DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp", "micro_batch")
 CODES: dict[str, dict[str, Any]] = {
     "recompute": RECOMPUTE_CODE,
     "shard": SHARD_CODE,
@@ -172,6 +172,10 @@ def plan_training(
     asked = dict(pins or {})
     if w.micro_batch is not None:
         asked.setdefault("micro_batch", (w.micro_batch,))
+    if "dcp" in asked:
+        raise InputError(
+            "--dcp has no meaning in training", field="--dcp", legal="leave --dcp out, or --isl …"
+        )
     check_pins(model, stack, w, n, asked)
     if "decomposed" in asked and stack.overlap != "none":
         raise InputError(

@@ -20,6 +20,7 @@ Array = Any
 AXES = {
     "tp": ("tp",),
     "cp": ("cp",),
+    "dcp": ("dcp",),
     "ep": ("ep",),
     "etp": ("etp",),
     "dp": ("dp_cp",),

@@ -79,15 +79,24 @@ def _prompt(engine: Engine, w: Serving, running: Array) -> _Prompt:
     return _Prompt(chunks, chunk, cached, together, group)
 
 
-def steady(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: Serving) -> Steady:
-    """Continuous batching at a fixed concurrency.
+def steady(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    layouts: Layouts,
+    w: Serving,
+    concurrency: Array | None = None,
+) -> Steady:
+    """Continuous batching at a fixed concurrency (``concurrency`` per layout in place of the
+    workload's).
 
     A pipeline keeps pp groups of sequences in flight. A verification yields E tokens of a sequence,
     so a request lasts osl / E iterations, in which each of the others brings its prompt once.
     """
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
-    per_replica = -(-w.concurrency // layouts.dp)
-    most, used = _capacity(engine, w, per_replica)
+    asked: Array = w.concurrency if concurrency is None else concurrency
+    per_replica = -(-asked // layouts.dp)
+    most, used = _capacity(engine, w, per_replica, asked)
     running = np.maximum(np.minimum(per_replica, most), 1)
     batch = -(-running // layouts.pp)
     decode = iteration.decode_s(engine, batch, w.context, w.queries)
@@ -97,7 +106,7 @@ def steady(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: Se
     times = _mixed if stack.mixes_prefill else _prompts_first
     tpot, ttft = times(engine, w, batch, decode, prompt)
     service = ttft + (w.osl - 1) * tpot
-    served = np.minimum(running * layouts.dp, w.concurrency)
+    served = np.minimum(running * layouts.dp, asked)
     rate = served / service
     fits = per_replica <= most
     return Steady(
@@ -167,7 +176,7 @@ def _prompts_first(
     return tpot, whole * (1.0 - rest)
 
 
-def _capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
+def _capacity(engine: Engine, w: Serving, per_replica: Array, asked: Array) -> tuple[Array, Array]:
     """(the most sequences of a replica whose keys and values fit, bytes with those that run).
 
     Weights and the activations of the largest iteration stand beside the cache, as engines measure
@@ -177,8 +186,10 @@ def _capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Ar
     context = w.isl + w.osl
     one = engine.decode(np.int64(1), context).memory_bytes
     each = engine.decode(np.int64(2), context).memory_bytes - one
-    tokens = min(tokens_per_iteration(engine, w), context * w.concurrency)
-    work = engine.prefill(np.int64(1), tokens).memory["activations_bytes"]
+    budget = tokens_per_iteration(engine, w)
+    if np.ndim(asked) == 0:
+        budget = min(budget, context * int(asked))
+    work = engine.prefill(np.int64(1), budget).memory["activations_bytes"]
     base = one - each + work
     limit = engine.cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
     most = np.maximum(np.floor((limit - base) / each), 0.0).astype(np.int64)[()]

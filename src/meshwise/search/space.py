@@ -126,7 +126,7 @@ def divisors(n: int) -> list[int]:
     return small + [n // d for d in reversed(small) if d * d != n]
 
 
-def _factorizations(gpus: int, pins: Pins) -> dict[str, Array]:
+def factorizations(gpus: int, pins: Pins) -> dict[str, Array]:
     """All (tp, pp, cp, dp) whose product is ``gpus``."""
     rows: list[tuple[int, int, int, int]] = []
     every = divisors(gpus)
@@ -151,7 +151,7 @@ def _take(table: dict[str, Array], index: Array) -> dict[str, Array]:
     return {name: values[index] for name, values in table.items()}
 
 
-def _spread(table: dict[str, Array], lists: list[Any], name: str) -> dict[str, Array]:
+def spread(table: dict[str, Array], lists: list[Any], name: str) -> dict[str, Array]:
     """Each row once per value of its list, the value in column ``name``."""
     lengths = np.array([len(values) for values in lists], dtype=np.int64)
     index = np.repeat(np.arange(len(lists)), lengths)
@@ -159,43 +159,52 @@ def _spread(table: dict[str, Array], lists: list[Any], name: str) -> dict[str, A
     return _take(table, index) | {name: np.array(flat, dtype=np.int64)}
 
 
-def _lists(values: Array, of: Any) -> list[Any]:
+def lists(values: Array, of: Any) -> list[Any]:
     """``of`` each value, worked out once per distinct value."""
     known = {int(v): of(int(v)) for v in set(values.tolist())}
     return [known[int(v)] for v in values.tolist()]
 
 
-class _Refusals:
+class Refusals:
     """Rows that break a rule, counted under the first that they break."""
 
-    def __init__(self) -> None:
-        self.counts = dict.fromkeys(RULES, 0)
+    def __init__(self, rules: tuple[str, ...] = RULES) -> None:
+        self.counts = dict.fromkeys(rules, 0)
 
     def keep(self, table: dict[str, Array], rule: str, good: Array) -> dict[str, Array]:
         self.counts[rule] += int(good.size - np.count_nonzero(good))
         return _take(table, np.flatnonzero(good))
 
 
-def _meshes(
-    model: Model, stack: Stack, w: Training, gpus: int, pins: Pins, refused: _Refusals
+def keep_legal_tp(
+    model: Model, stack: Stack, table: dict[str, Array], refused: Refusals
 ) -> dict[str, Array]:
-    table = _factorizations(gpus, pins)
+    """The rows whose tp the model and the stack admit."""
 
     def first(tp: int) -> str:
         found = legality.refusals(model, tp, copies_kv_heads=stack.copies_kv_heads)
         return found[0].code if found else ""
 
-    codes = np.array(_lists(table["tp"], first), dtype=object)
+    codes = np.array(lists(table["tp"], first), dtype=object)
     for rule in ("heads", "kv_heads", "kv_copies", "quantization"):
         table = refused.keep(table, rule, codes != rule)
         codes = codes[codes != rule]
+    return table
+
+
+def _meshes(
+    model: Model, stack: Stack, w: Training, gpus: int, pins: Pins, refused: Refusals
+) -> dict[str, Array]:
+    table = factorizations(gpus, pins)
+
+    table = keep_legal_tp(model, stack, table, refused)
     table = refused.keep(table, "layers", table["pp"] <= model.layers)
     table = refused.keep(table, "sequence", w.seq % table["cp"] == 0)
     return refused.keep(table, "batch", w.batch % table["dp"] == 0)
 
 
 def _experts(
-    model: Model, table: dict[str, Array], pins: Pins, refused: _Refusals
+    model: Model, table: dict[str, Array], pins: Pins, refused: Refusals
 ) -> dict[str, Array]:
     """Each mesh with every expert grid: ep divides the experts, etp divides tp and the width."""
     moes = [b.moe for b in model.blocks if b.moe is not None]
@@ -205,13 +214,13 @@ def _experts(
     experts = int(np.gcd.reduce([m.experts for m in moes]))
     eps = [d for d in divisors(experts) if "ep" not in pins or d in pins["ep"]]
     inner = table["tp"] * table["cp"] * table["dp"]
-    table = _spread(table, _lists(inner, lambda n: [ep for ep in eps if ep <= n]), "ep")
+    table = spread(table, lists(inner, lambda n: [ep for ep in eps if ep <= n]), "ep")
 
     def etps(tp: int) -> list[int]:
         fits = [d for d in divisors(tp) if all(m.expert.width % d == 0 for m in moes)]
         return [d for d in fits if "etp" not in pins or d in pins["etp"]]
 
-    table = _spread(table, _lists(table["tp"], etps), "etp")
+    table = spread(table, lists(table["tp"], etps), "etp")
     whole = table["tp"] * table["cp"] * table["dp"] % (table["ep"] * table["etp"]) == 0
     return refused.keep(table, "experts", whole)
 
@@ -266,7 +275,7 @@ def space(
     model: Model, cluster: Cluster, w: Training, stack: Stack, gpus: int, pins: Pins
 ) -> Space:
     """The legal layouts of ``gpus`` devices, and how many each rule refuses."""
-    refused = _Refusals()
+    refused = Refusals()
     routed = any(b.moe is not None for b in model.blocks)
     table = _meshes(model, stack, w, gpus, pins, refused)
     orders = _placements(table, cluster, pins, routed)
@@ -276,11 +285,11 @@ def space(
     dense = table.pop("dense")
     placed = groups(Layouts(**table), cluster)
     mesh = np.arange(len(table["tp"]))
-    micros = _lists(
+    micros = lists(
         w.batch // table["dp"],
         lambda n: [m for m in divisors(n) if "micro_batch" not in pins or m in pins["micro_batch"]],
     )
-    table = _spread(table | {"mesh": mesh}, micros, "micro_batch")
+    table = spread(table | {"mesh": mesh}, micros, "micro_batch")
     mesh = table.pop("mesh")
     placements = np.array([len(o) for o in orders], dtype=np.int64)[dense[mesh]]
     tp, pp, cp = table["tp"], table["pp"], table["cp"]
@@ -341,7 +350,7 @@ def _virtual(model: Model, w: Training, stack: Stack, table: dict[str, Array], p
         )
         return [v for v in (1, *interleaved) if allowed is None or v in allowed]
 
-    lists = _lists(table["pp"], of)
-    most = max((len(values) for values in lists), default=0)
-    padded = [values + [0] * (most - len(values)) for values in lists]
-    return np.array(padded, dtype=np.int64).reshape(len(lists), most).T
+    found = lists(table["pp"], of)
+    most = max((len(values) for values in found), default=0)
+    padded = [values + [0] * (most - len(values)) for values in found]
+    return np.array(padded, dtype=np.int64).reshape(len(found), most).T

@@ -1,0 +1,134 @@
+"""A serving plan from what a user asks: checks, the search, its answer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from meshwise.errors import IllegalLayout, InputError
+from meshwise.search.disaggregated import Disaggregated, disaggregate
+from meshwise.search.planning import MAX_TOP, check_gpus
+from meshwise.search.serving_plan import (
+    OBJECTIVES,
+    Limits,
+    ServingChange,
+    ServingPlan,
+    plan_serving,
+    serving_changes,
+)
+from meshwise.search.serving_space import AXES, kv_copies
+from meshwise.search.space import Pins, divisors
+from meshwise.spec import legality
+from meshwise.spec.cluster import Cluster
+from meshwise.spec.model import Model
+from meshwise.spec.reading import count, one_of
+from meshwise.spec.serving import Serving
+from meshwise.spec.stack import Stack
+
+
+class Served(NamedTuple):
+    """A serving plan, what would change it, and the disaggregated one beside it."""
+
+    plan: ServingPlan
+    changes: tuple[ServingChange, ...]
+    disaggregated: Disaggregated | None
+    elapsed_s: float
+
+
+def plan_deployment(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    w: Serving,
+    *,
+    gpus: int | None = None,
+    pins: Pins | None = None,
+    limits: Limits | None = None,
+    objective: str = "throughput",
+    top: int = 10,
+    price_per_device_hour: float | None = None,
+    disaggregated: bool = False,
+) -> Served:
+    """The best layouts of ``gpus`` devices (all of the cluster's by default) for serving."""
+    started = time.perf_counter()
+    one_of(objective, "--objective", OBJECTIVES)
+    if objective == "cost" and price_per_device_hour is None:
+        raise InputError(
+            "--price: missing: the objective cost needs the price of a GPU",
+            field="--price",
+            legal="dollars per GPU and hour, for example --price 2.50",
+        )
+    if disaggregated and limits is None:
+        raise InputError(
+            "--disaggregated: the pools are matched under limits of latency",
+            field="--disaggregated",
+            value=True,
+            legal="--tpot and --ttft, for example --ttft 1s --tpot 30ms",
+        )
+    top = count(top, "--top", high=MAX_TOP)
+    n = cluster.devices if gpus is None else count(gpus, "--gpus")
+    where = check_gpus(cluster, n)
+    asked = dict(pins or {})
+    _check(model, stack, n, asked)
+    answer = plan_serving(
+        model, where, stack, w, n, asked, limits=limits, objective=objective, top=top
+    )
+    apart = None
+    if disaggregated and limits is not None:
+        apart = disaggregate(model, where, stack, w, n, limits, asked)
+    changes: list[ServingChange] = []
+    if not answer.rows:
+        changes = serving_changes(answer, asked, limits)
+    return Served(answer, tuple(changes), apart, time.perf_counter() - started)
+
+
+def _check(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
+    for axis in pins:
+        if axis not in AXES:
+            option = "--" + axis.replace("_", "-")
+            raise InputError(
+                f"{option} has no meaning in serving",
+                field=option,
+                value=list(pins[axis]),
+                legal=f"leave {option} out",
+            )
+    for tp in pins.get("tp", ()):
+        legality.require_tp(model, tp, copies_kv_heads=stack.copies_kv_heads)
+    for axis in ("tp", "pp", "dp"):
+        for value in pins.get(axis, ()):
+            if gpus % value:
+                _refuse(axis, value, f"does not divide the {gpus} GPUs", divisors(gpus))
+    if all(len(pins.get(axis, (1, 2))) == 1 for axis in ("tp", "pp", "dp")):
+        product = pins["tp"][0] * pins["pp"][0] * pins["dp"][0]
+        if product != gpus:
+            _refuse("gpus", gpus, f"the pinned degrees use {product} GPUs", [product])
+    for pp in pins.get("pp", ()):
+        if pp > model.layers:
+            _refuse("pp", pp, f"{pp} stages for {model.layers} layers", [model.layers])
+    experts = [b.moe.experts for b in model.blocks if b.moe is not None]
+    for axis in ("ep", "etp"):
+        for value in pins.get(axis, ()):
+            if not experts and value > 1:
+                _refuse(axis, value, f"{model.name} has no experts", [1])
+            if axis == "ep" and any(number % value for number in experts):
+                why = f"does not divide the {experts[0]} experts"
+                _refuse(axis, value, why, divisors(experts[0]))
+    for value in pins.get("dcp", ()):
+        if value > 1:
+            tps = pins.get("tp") or [d for d in divisors(gpus) if d in legality.legal_tp(model)]
+            copies = max(kv_copies(model, tp) for tp in tps)
+            if copies % value:
+                why = f"at most {copies} ranks of a TP group hold the same keys and values"
+                _refuse("dcp", value, why, divisors(copies))
+
+
+def _refuse(axis: str, value: int, why: str, legal: list[int]) -> None:
+    option = f"--{axis}"
+    shown: list[Any] = legal if len(legal) <= 24 else [*legal[:20], "…", legal[-1]]
+    raise IllegalLayout(
+        f"{option}={value}: {why}",
+        field=option,
+        value=value,
+        legal=shown,
+        nearest=min(legal, key=lambda d: (abs(d - value), d)),
+    )
