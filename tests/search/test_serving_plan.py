@@ -1,0 +1,248 @@
+"""The serving planner against brute force and against itself; what decode context parallelism moves."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import numpy as np
+import pytest
+
+import meshwise as mw
+from meshwise.cost.estimate import estimate
+from meshwise.search.disaggregated import disaggregate, kv_bytes
+from meshwise.search.serving import steady
+from meshwise.search.serving_plan import Limits, ServingRow, plan_serving, within
+from meshwise.search.serving_space import kv_copies, serving_space
+from meshwise.search.space import divisors
+from meshwise.spec import legality
+from meshwise.spec.layout import Layouts
+from meshwise.spec.stack import load_stack
+
+LLAMA = mw.model("llama-3.1-70b")
+MIXTRAL = mw.model("mixtral-8x7b")
+DEEPSEEK = mw.model("deepseek-v2-lite")
+HGX = mw.cluster("hgx-h100", nodes=4)
+VLLM = load_stack("vllm")
+LOAD = mw.Serving(isl=2048, osl=256, concurrency=48)
+
+
+def single(axes: dict[str, int]) -> Layouts:
+    return Layouts(**{k: np.int64(v) for k, v in axes.items()})
+
+
+def every_layout(model: mw.Model, gpus: int, replicas: int | None = None):
+    """All legal layouts by nested loops."""
+    moes = [b.moe for b in model.blocks if b.moe is not None]
+    for tp, pp in itertools.product(divisors(gpus), repeat=2):
+        if gpus % (tp * pp) or tp not in legality.legal_tp(model) or pp > model.layers:
+            continue
+        dp = gpus // tp // pp
+        if replicas is not None and dp > replicas:
+            continue
+        grids = [(1, 0)]
+        if moes:
+            grids = [
+                (ep, etp)
+                for ep in divisors(moes[0].experts)
+                for etp in divisors(tp * dp)
+                if (tp * dp) % (ep * etp) == 0 and moes[0].expert.width % etp == 0
+            ]
+        for ep, etp in grids:
+            for dcp in divisors(kv_copies(model, tp)):
+                yield {"tp": tp, "pp": pp, "dp": dp, "ep": ep, "etp": etp, "dcp": dcp}
+
+
+@pytest.mark.parametrize(("model", "gpus"), [(LLAMA, 8), (LLAMA, 32), (MIXTRAL, 8), (DEEPSEEK, 6)])
+def test_brute_force_at_a_concurrency(model: mw.Model, gpus: int) -> None:
+    plan = plan_serving(model, HGX, VLLM, LOAD, gpus, {}, top=1000)
+    layouts = list(every_layout(model, gpus, LOAD.concurrency))
+    rates, fitting = [], 0
+    for axes in layouts:
+        s = steady(model, HGX, VLLM, single(axes), LOAD)
+        if bool(s.fits):
+            fitting += 1
+            rates.append(float(s.tokens_per_s_per_device))
+    assert plan.feasible == fitting
+    assert plan.enumerated == plan.feasible + sum(plan.refused.values())
+    assert [r.tokens_per_s_per_device for r in plan.rows] == pytest.approx(sorted(rates)[::-1])
+    legal = plan.feasible + plan.refused["memory"] + plan.refused["capacity"]
+    assert legal == len(layouts)
+
+
+def test_limits_by_brute_force() -> None:
+    """The most requests in flight within the limits, by trying all numbers per replica."""
+    limits = Limits(ttft_s=1.0, tpot_s=0.035)
+    plan = plan_serving(LLAMA, HGX, VLLM, LOAD, 8, {"tp": (4, 8), "pp": (1,)}, limits=limits)
+    assert plan.rows
+    for row in plan.rows:
+        good = []
+        for replica in range(1, 160):
+            w = msgspec.structs.replace(LOAD, concurrency=replica * row.axes["dp"])
+            s = steady(LLAMA, HGX, VLLM, single(row.axes), w)
+            if bool(within(s, limits)) and bool(s.fits):
+                good.append(replica * row.axes["dp"])
+        # kernels' tiles make time per token uneven: bisection may stop at an earlier edge
+        assert row.concurrency in good
+        assert row.concurrency >= 0.9 * max(good)
+        assert row.ttft_s <= 1.0
+        assert row.tpot_s <= 0.035
+
+
+def best(gpus: int = 8, cluster: mw.Cluster = HGX, limits: Limits | None = None) -> ServingRow:
+    rows = plan_serving(LLAMA, cluster, VLLM, LOAD, gpus, {}, limits=limits, top=1).rows
+    assert rows
+    return rows[0]
+
+
+def test_looser_limits_never_hurt() -> None:
+    rates = [
+        best(limits=Limits(tpot_s=t)).tokens_per_s_per_device for t in (0.02, 0.03, 0.05, 0.1, 0.5)
+    ]
+    assert rates == sorted(rates)
+
+
+def test_more_memory_and_a_faster_fabric_never_hurt() -> None:
+    rates = []
+    for gib in (60, 80, 120, 200):
+        device = msgspec.structs.replace(HGX.device, memory_bytes=gib * 2.0**30)
+        cluster = msgspec.structs.replace(HGX, device=device)
+        rates.append(best(16, cluster, Limits(tpot_s=0.2)).tokens_per_s_per_device)
+    assert all(b >= a * 0.999 for a, b in itertools.pairwise(rates))
+    rates = []
+    for factor in (0.25, 1.0, 4.0):
+        inner = HGX.levels[0]
+        fast = msgspec.structs.replace(
+            inner, bandwidth_bytes_per_s=inner.bandwidth_bytes_per_s * factor
+        )
+        cluster = msgspec.structs.replace(HGX, levels=(fast, *HGX.levels[1:]))
+        rates.append(best(16, cluster).tokens_per_s_per_device)
+    assert rates == sorted(rates)
+
+
+def test_objectives_differ() -> None:
+    w = msgspec.structs.replace(LOAD, concurrency=8)
+    fast = plan_serving(LLAMA, HGX, VLLM, w, 32, {}, objective="latency").rows[0]
+    full = plan_serving(LLAMA, HGX, VLLM, w, 32, {}, objective="throughput").rows[0]
+    assert fast.request_s <= full.request_s
+    assert full.tokens_per_s_per_device >= fast.tokens_per_s_per_device
+
+
+def test_the_front_is_a_front() -> None:
+    front = plan_serving(LLAMA, HGX, VLLM, LOAD, 16, {}).pareto
+    assert len(front) > 4
+    for a, b in itertools.pairwise(front):
+        assert a.tpot_s <= b.tpot_s
+        assert a.tokens_per_s_per_device < b.tokens_per_s_per_device
+
+
+# -- decode context parallelism --------------------------------------------------------------------
+
+
+def test_which_ranks_share_keys() -> None:
+    assert [kv_copies(LLAMA, tp) for tp in (1, 8, 16, 32)] == [1, 1, 2, 4]
+    assert kv_copies(DEEPSEEK, 8) == 8  # one latent, on every rank
+    with pytest.raises(mw.MeshwiseError, match="same keys and values"):
+        mw.plan(LLAMA, HGX, LOAD, gpus=8, dcp=2)
+
+
+@pytest.mark.parametrize(("model", "tp"), [(LLAMA, 32), (DEEPSEEK, 8)])
+def test_the_cache_is_divided_and_the_work_is_not(model: mw.Model, tp: int) -> None:
+    work = mw.Decode(batch=16, context=8192)
+    plain = estimate(model, HGX, work, VLLM, single({"tp": tp}))
+    for dcp in divisors(kv_copies(model, tp)):
+        e = estimate(model, HGX, work, VLLM, single({"tp": tp, "dcp": dcp}))
+        held = float(e.memory["kv_cache_bytes"]) * dcp
+        assert held == pytest.approx(float(plain.memory["kv_cache_bytes"]))
+        for mine, theirs in zip(e.layer_costs, plain.layer_costs, strict=True):
+            flops = [sum(float(c.op.flops * c.op.count) for c in costs) for costs in (mine, theirs)]
+            assert flops[0] == pytest.approx(flops[1])
+            cores = [
+                sum(float(c.op.core.kv_bytes) for c in costs if c.op.core)
+                for costs in (mine, theirs)
+            ]
+            assert cores[0] * dcp == pytest.approx(cores[1])
+            sent = {c.op.name: c for c in mine if c.op.axis == "dcp"}
+            assert set(sent) == {"attention.dcp_query", "attention.dcp_lse", "attention.dcp_output"}
+            for c in sent.values():
+                assert int(c.op.count) == int(dcp > 1)
+
+
+def test_queries_travel_by_hand_count() -> None:
+    """16 sequences, 64 heads over 32 ranks, 4 of which share a KV head: each gathers 8 heads of 128."""
+    e = estimate(LLAMA, HGX, mw.Decode(batch=16, context=4096), VLLM, single({"tp": 32, "dcp": 4}))
+    sent = {c.op.name: float(c.op.payload_bytes) for c in e.layer_costs[0] if c.op.axis == "dcp"}
+    assert sent["attention.dcp_query"] == 16 * (2 * 4) * 128 * 2
+    assert sent["attention.dcp_output"] == 16 * (2 * 4) * 128 * 2
+    assert sent["attention.dcp_lse"] == 16 * (2 * 4) * 4 * 4
+
+
+# -- attention data parallelism --------------------------------------------------------------------
+
+
+def test_experts_by_tp_over_replicas_gather_their_tokens() -> None:
+    """TP=2, DP=4, expert-TP over all 8 ranks: each shard works on four replicas' tokens."""
+    work = mw.Decode(batch=8, context=1024)
+    joined = estimate(MIXTRAL, HGX, work, VLLM, single({"tp": 2, "dp": 4, "ep": 1, "etp": 8}))
+    ops = {c.op.name: c.op for c in joined.layer_costs[0] if c.op.axis == "etp"}
+    whole = 8 * 4 * MIXTRAL.hidden * 2  # tokens of four replicas, bf16
+    assert float(ops["moe.replicas_in"].payload_bytes) == whole
+    assert float(ops["moe.replicas_out"].payload_bytes) == whole
+    assert int(ops["moe.replicas_in"].count) == 1
+    apart = estimate(MIXTRAL, HGX, work, VLLM, single({"tp": 2, "dp": 4, "ep": 1, "etp": 2}))
+    assert all(
+        int(c.op.count) == 0 for c in apart.layer_costs[0] if c.op.name.startswith("moe.replicas")
+    )
+    # a quarter of the experts' weights on each rank, the same FLOPs over all ranks
+    assert float(joined.memory_bytes) < float(apart.memory_bytes)
+
+    def flops(e: object) -> float:
+        costs = e.layer_costs[0]  # type: ignore[attr-defined]
+        return sum(float(c.op.flops) for c in costs if c.op.name.startswith("moe.experts"))
+
+    assert flops(joined) == pytest.approx(flops(apart))
+
+
+# -- disaggregated ---------------------------------------------------------------------------------
+
+
+def test_disaggregated_rates_are_matched() -> None:
+    limits = Limits(ttft_s=1.0, tpot_s=0.03)
+    d = disaggregate(LLAMA, HGX, VLLM, LOAD, 16, limits, {})
+    assert d is not None
+    assert d.devices <= 16
+    assert d.devices == (
+        d.prefill_instances * d.prefill.devices + d.decode_instances * d.decode.devices
+    )
+    assert d.requests_per_s <= d.prefill_instances * d.prefill.requests_per_s * (1 + 1e-9)
+    assert d.requests_per_s <= d.decode_instances * d.decode.requests_per_s * (1 + 1e-9)
+    assert d.tokens_per_s == pytest.approx(d.requests_per_s * LOAD.osl)
+    assert d.ttft_s == pytest.approx(d.prefill.latency_s + d.transfer_s)
+    assert d.ttft_s <= 1.0
+    assert d.tpot_s <= 0.03
+
+
+def test_what_moves_is_the_prompts_cache() -> None:
+    # 80 layers · 8 KV heads · 128 · keys and values · bf16
+    assert kv_bytes(LLAMA, VLLM, LOAD) == 2048 * 80 * 8 * 128 * 2 * 2
+
+
+def test_a_slower_network_never_helps() -> None:
+    limits = Limits(ttft_s=1.0, tpot_s=0.03)
+    rates = []
+    for factor in (0.001, 0.1, 1.0):
+        outer = HGX.levels[-1]
+        slow = msgspec.structs.replace(
+            outer, bandwidth_bytes_per_s=outer.bandwidth_bytes_per_s * factor
+        )
+        cluster = msgspec.structs.replace(HGX, levels=(*HGX.levels[:-1], slow))
+        d = disaggregate(LLAMA, cluster, VLLM, LOAD, 16, limits, {"tp": (2, 4, 8)})
+        rates.append(d.tokens_per_s if d else 0.0)
+    assert rates == sorted(rates)
+    assert rates[0] < rates[-1]
+
+
+def test_space_of_a_dense_model_has_no_experts() -> None:
+    layouts, _ = serving_space(LLAMA, VLLM, 16, {})
+    assert set(layouts.ep.tolist()) == {1}
+    assert set(layouts.etp.tolist()) == {0}
