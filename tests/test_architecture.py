@@ -18,8 +18,10 @@ ARROW = [
     ("cost",),
     ("search",),
     ("evidence",),
-    ("runtime", "launch", "present"),
+    ("runtime", "launch"),
+    ("present",),  # also what launch writes and reads
     ("api",),
+    ("commands",),
     ("cli", "serve"),
 ]
 RANK = {part: i for i, parts in enumerate(ARROW) for part in parts}

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from meshwise.api import stack as stack
     from meshwise.api import sweep as sweep
     from meshwise.api import validate as validate
+    from meshwise.commands import export as export
+    from meshwise.commands import read_command as read_command
     from meshwise.errors import MeshwiseError as MeshwiseError
 
 _API = (
@@ -61,7 +63,8 @@ _API = (
     "sweep",
     "validate",
 )
-__all__ = [*_API, "MeshwiseError", "__version__"]  # noqa: PLE0604
+_COMMANDS = ("export", "read_command")
+__all__ = [*_API, *_COMMANDS, "MeshwiseError", "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
@@ -69,6 +72,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _API:
         return getattr(importlib.import_module("meshwise.api"), name)
+    if name in _COMMANDS:
+        return getattr(importlib.import_module("meshwise.commands"), name)
     if name == "MeshwiseError":
         return importlib.import_module("meshwise.errors").MeshwiseError
     raise AttributeError(f"module 'meshwise' has no attribute {name!r}")

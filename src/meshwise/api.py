@@ -241,9 +241,7 @@ def grow(
 
 
 def _degrees(tp: int | Sequence[int] | None) -> list[int] | None:
-    if tp is None:
-        return None
-    return [count(d, "--tp") for d in ([tp] if isinstance(tp, int) else tp)]
+    return None if tp is None else [count(d, "--tp") for d in ([tp] if isinstance(tp, int) else tp)]
 
 
 def estimate(
@@ -309,9 +307,8 @@ def plan(
     progress: Callable[[int, int], None] | None = None,
     **layout: Any,
 ) -> PlanResult | ServingPlanResult:
-    """Every legal layout of ``gpus`` devices, ranked. ``layout`` pins axes to a value or several:
-    ``tp, pp, vp, dp, cp, ep, etp, micro_batch, recompute, shard, sequence_parallel, overlap,
-    placement`` (serving: ``tp, pp, dp, ep, etp, dcp``).
+    """Every legal layout of ``gpus`` devices, ranked. ``layout`` pins axes to a value or several: those
+    of :func:`estimate`, ``recompute, overlap, placement`` (serving: ``tp, pp, dp, ep, etp, dcp``).
 
     Training: ``free`` numerics to look at too (``dtype``, ``comm-dtype``). Serving: at the workload's
     concurrency, or under limits ``ttft_s`` and ``tpot_s`` with as many requests as they allow;

@@ -15,6 +15,8 @@ from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 COMMANDS: dict[str, tuple[str, str]] = {
     "scale": ("scale", "What tensor parallelism costs, and how far it scales here."),
     "plan": ("plan", "Every legal layout ranked: which mesh to run, and why."),
+    "export": ("export", "The launch command of a layout, for the software that runs it."),
+    "import": ("import_", "A launch command, priced beside the best layout."),
     "estimate": ("estimate", "One layout in full: time, memory, every axis' communication."),
     "serve": ("serve", "Continuous batching: TPOT, TTFT, throughput, requests that fit."),
     "explain": ("explain", "The program of operations of one device, priced."),

@@ -125,6 +125,13 @@ software = stacked(
 output = stacked(
     click.option("--json", "as_json", is_flag=True, help="The documented JSON contract on stdout."),
     click.option("--csv", "as_csv", is_flag=True, help="Rows as CSV on stdout."),
+    click.option(
+        "--parquet",
+        "as_parquet",
+        is_flag=True,
+        help="Rows as Parquet, into -o FILE ([parquet] extra).",
+    ),
+    click.option("-o", "--output", "path", metavar="FILE", help="Into FILE, not on stdout."),
 )
 
 
@@ -260,24 +267,48 @@ def read_stack(o: dict[str, Any], phase: str) -> Stack:
 def write(
     o: dict[str, Any], record: Callable[[], dict[str, Any]], page: Callable[[], Page], rows: str
 ) -> None:
-    """JSON, CSV (of the records under ``rows``), rich on a terminal, else plain text."""
-    if o["as_json"] and o["as_csv"]:
-        raise InputError("--json and --csv: choose one", field="--csv", legal="--json or --csv")
-    if o["as_json"]:
+    """JSON, CSV or Parquet (of the records under ``rows``), rich on a terminal, else plain text; on
+    stdout, or into the file of ``-o``."""
+    asked = [name for name in ("json", "csv", "parquet") if o[f"as_{name}"]]
+    if len(asked) > 1:
+        listed = " and ".join(f"--{name}" for name in asked)
+        raise InputError(
+            f"{listed}: choose one",
+            field=f"--{asked[1]}",
+            legal=" or ".join(f"--{a}" for a in asked),
+        )
+    path = o["path"]
+    if asked == ["parquet"]:
+        from meshwise.present.files import write_parquet
+
+        required(path, "-o", "rows.parquet")
+        write_parquet(path, [_flatten(row) for row in record()[rows]])
+        return
+    if asked == ["json"]:
         import json
 
-        emit(json.dumps(record(), allow_nan=False, indent=1))
-        return
-    from meshwise.present import tables
+        text = json.dumps(record(), allow_nan=False, indent=1)
+    else:
+        from meshwise.present import tables
 
-    if o["as_csv"]:
-        flat = [_flatten(row) for row in record()[rows]]
-        emit(tables.csv_text(flat))
-        return
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
-        tables.rich_print(page())
-        return
-    emit(tables.plain(page()))
+        if asked == ["csv"]:
+            text = tables.csv_text([_flatten(row) for row in record()[rows]])
+        elif path is None and _styled():
+            tables.rich_print(page())
+            return
+        else:
+            text = tables.plain(page())
+    if path is None:
+        emit(text)
+    else:
+        from meshwise.present.files import write_text
+
+        write_text(path, text + "\n")
+
+
+def _styled() -> bool:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
 
 
 def emit(text: str) -> None:

@@ -14,7 +14,7 @@ from meshwise.errors import InputError, shorten
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshwise.api import Serving, Training
+    from meshwise.api import Cluster, Model, Serving, Training
 
 
 def _pin(name: str, long: str, words: str) -> Callable[[options.F], options.F]:
@@ -85,6 +85,11 @@ asked = options.stacked(
         help="Training: step (default), mfu or cost. Serving: throughput (default), latency or cost.",
     ),
     click.option("--price", metavar="USD", help="Dollars per GPU and hour."),
+    click.option(
+        "--compare",
+        metavar="COMMAND",
+        help="A launch command that you have, in quotes: priced beside the best, with what to change.",
+    ),
 )
 software = options.stacked(
     click.option("--stack", metavar="STACK", help="Software; see catalog stacks."),
@@ -142,9 +147,40 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     else:
         bar = Bar() if sys.stderr.isatty() else None
         result = api.plan(spec, where, _training(o), progress=bar, **given, **_mesh(o))
+    if o["compare"] is not None:
+        result.compared = _compared(o, spec, where, result)
     options.write(o, result.to_dict, result.page, "layouts")
     if not result.feasible:
         raise click.exceptions.Exit(130 if result.partial else 3)
+
+
+def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) -> Any:
+    """The layout of ``--compare`` at the plan's own load."""
+    from meshwise import commands, launch
+
+    gpus = result.to_dict()["gpus"]
+    routed = any(block.moe is not None for block in model.blocks)
+    job = launch.parse(o["compare"], gpus=gpus, experts=routed).job
+    serves = _serves(o)
+    if (job.phase == "serve") != serves:
+        raise InputError(
+            f"--compare: the command {'serves' if job.phase == 'serve' else 'trains'}",
+            field="--compare",
+            value=o["compare"],
+            legal=f"a command that {'serves' if serves else 'trains'}",
+        )
+    if gpus % job.gpus:
+        raise InputError(
+            f"--compare: the command uses {job.gpus} GPUs, the plan {gpus}",
+            field="--compare",
+            value=job.gpus,
+            legal=f"--gpus {job.gpus}",
+            nearest=job.gpus,
+        )
+    load = _serving(o) if serves else _training(o)
+    stack = (_deployment(o) if serves else _mesh(o))["stack"]
+    best = result.planned.plan
+    return commands.beside(job, model, cluster, load, stack, best if serves else result.planned)
 
 
 def _serves(o: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from meshwise.present.pages import cluster_words, wrap
 from meshwise.present.plan_records import axis_value, found_dict, layout_dict, plan_dict
 from meshwise.present.result import Answer
 from meshwise.present.tables import Page, Table
+from meshwise.search.compare import Compared, ComparedServing
 from meshwise.search.nearest import Change
 from meshwise.search.plan import Plan, Rival
 from meshwise.search.plan_rows import PlanRow
@@ -49,6 +50,7 @@ class PlanResult(Answer):
 
     def __init__(self, planned: Planned) -> None:
         self.planned = planned
+        self.compared: Compared | None = None  # a layout to hold against the plan
 
     @property
     def feasible(self) -> bool:
@@ -65,10 +67,29 @@ class PlanResult(Answer):
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        return plan_dict(self.planned)
+        return with_compared(plan_dict(self.planned), self.compared)
 
     def page(self) -> Page:
-        return plan_page(self.planned)
+        return page_with_compared(plan_page(self.planned), self.compared)
+
+
+def with_compared(
+    record: dict[str, Any], compared: Compared | ComparedServing | None
+) -> dict[str, Any]:
+    """A plan's record with the layout that it is held against."""
+    if compared is None:
+        return record
+    from meshwise.present.launch_page import compared_dict, verdict
+
+    return record | {"compared": {**compared_dict(compared), "verdict": verdict(compared)}}
+
+
+def page_with_compared(page: Page, compared: Compared | ComparedServing | None) -> Page:
+    if compared is None:
+        return page
+    from meshwise.present.launch_page import compared_parts
+
+    return Page(page.heading, (*page.parts, "Beside your command:", *compared_parts(compared)))
 
 
 def mesh_words(axes: dict[str, int]) -> str:

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 from meshwise.present import records, words
 from meshwise.present.pages import cluster_words, wrap
 from meshwise.present.plan_page import REFUSED as TRAINING_REFUSED
+from meshwise.present.plan_page import page_with_compared, with_compared
 from meshwise.present.plan_records import pins_dict
 from meshwise.present.result import Answer
 from meshwise.present.serve_page import workload_dict
 from meshwise.present.tables import Page, Table
+from meshwise.search.compare import ComparedServing
 from meshwise.search.disaggregated import Disaggregated, Instance
 from meshwise.search.serving_plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving_planning import Served
@@ -59,6 +61,7 @@ class ServingPlanResult(Answer):
 
     def __init__(self, planned: PlannedServing) -> None:
         self.planned = planned
+        self.compared: ComparedServing | None = None  # a layout to hold against the plan
 
     @property
     def feasible(self) -> bool:
@@ -71,10 +74,10 @@ class ServingPlanResult(Answer):
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        return serving_plan_dict(self.planned)
+        return with_compared(serving_plan_dict(self.planned), self.compared)
 
     def page(self) -> Page:
-        return serving_plan_page(self.planned)
+        return page_with_compared(serving_plan_page(self.planned), self.compared)
 
 
 def _layout(axes: dict[str, int]) -> dict[str, Any]:

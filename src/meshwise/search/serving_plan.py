@@ -71,7 +71,7 @@ class ServingPlan(NamedTuple):
     reached: ServingRow | None  # where limits leave nothing: the layout that comes nearest
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """Columns with their figures at a concurrency each."""
 
     layouts: Layouts
@@ -87,7 +87,7 @@ class Server:
     def __init__(self, model: Model, cluster: Cluster, stack: Stack, w: Serving) -> None:
         self.model, self.cluster, self.stack, self.w = model, cluster, stack, w
 
-    def at(self, layouts: Layouts, concurrency: Array) -> _Table:
+    def at(self, layouts: Layouts, concurrency: Array) -> Table:
         """Steady state of every column at its concurrency."""
         size = layouts.tp.size
         pieces = []
@@ -105,7 +105,7 @@ class Server:
         low, high = ends(whole.tpot_s, "tpot_s", self.stack.name, whole.lent)
         if self.stack.ideal:
             low = high = whole.tpot_s
-        return _Table(layouts, np.asarray(concurrency), whole, low, high)
+        return Table(layouts, np.asarray(concurrency), whole, low, high)
 
     def most(self, layouts: Layouts, limits: Limits) -> tuple[Array, Array]:
         """(the largest concurrency of each column within the limits and its KV cache, 0 where there is
@@ -147,7 +147,7 @@ def within(s: Steady, limits: Limits) -> Array:
     return good
 
 
-def _row(t: _Table, i: int, w: Serving) -> ServingRow:
+def row_at(t: Table, i: int, w: Serving) -> ServingRow:
     s, lay = t.steady, t.layouts
     axes = {name: int(getattr(lay, name)[i]) for name in AXES}
     return ServingRow(
@@ -215,7 +215,7 @@ def plan_serving(
     return _answer(server, gpus, asked, objective, refused, enumerated, table, order, top, reached)
 
 
-def _order(t: _Table, good: Array, objective: str, w: Serving) -> list[int]:
+def _order(t: Table, good: Array, objective: str, w: Serving) -> list[int]:
     """Indices of the feasible columns, the best first."""
     s, lay = t.steady, t.layouts
     request = s.queue_s + s.ttft_s + (w.osl - 1) * s.tpot_s
@@ -225,7 +225,7 @@ def _order(t: _Table, good: Array, objective: str, w: Serving) -> list[int]:
     return [int(i) for i in order[good[order]]]
 
 
-def _nearest(alone: _Table, roomy: Array, limits: Limits, w: Serving) -> ServingRow | None:
+def _nearest(alone: Table, roomy: Array, limits: Limits, w: Serving) -> ServingRow | None:
     """The layout that misses the limits by the smallest factor with one request per replica."""
     if not roomy.any():
         return None
@@ -235,7 +235,7 @@ def _nearest(alone: _Table, roomy: Array, limits: Limits, w: Serving) -> Serving
         over = np.maximum(over, s.ttft_s / limits.ttft_s)
     if limits.tpot_s is not None:
         over = np.maximum(over, s.tpot_s / limits.tpot_s)
-    return _row(alone, int(np.argmin(np.where(roomy, over, np.inf))), w)
+    return row_at(alone, int(np.argmin(np.where(roomy, over, np.inf))), w)
 
 
 def _answer(
@@ -245,13 +245,13 @@ def _answer(
     objective: str,
     refused: dict[str, int],
     enumerated: int,
-    table: _Table | None,
+    table: Table | None,
     order: list[int],
     top: int,
     reached: ServingRow | None,
 ) -> ServingPlan:
     w = server.w
-    rows = [_row(table, i, w) for i in order[:top]] if table is not None else []
+    rows = [row_at(table, i, w) for i in order[:top]] if table is not None else []
     front: list[ServingRow] = []
     rivals: list[tuple[str, ServingRow]] = []
     thumb = None
@@ -280,7 +280,7 @@ def _answer(
 
 
 def _rivals(
-    t: _Table, order: list[int], best: ServingRow, w: Serving
+    t: Table, order: list[int], best: ServingRow, w: Serving
 ) -> list[tuple[str, ServingRow]]:
     """For each axis the best layout with another value of it."""
     found = []
@@ -288,11 +288,11 @@ def _rivals(
         values = getattr(t.layouts, axis)
         other = next((i for i in order if int(values[i]) != best.axes[axis]), None)
         if other is not None:
-            found.append((axis, _row(t, other, w)))
+            found.append((axis, row_at(t, other, w)))
     return found
 
 
-def _thumb(t: _Table, order: list[int], cluster: Cluster, w: Serving) -> ServingRow | None:
+def _thumb(t: Table, order: list[int], cluster: Cluster, w: Serving) -> ServingRow | None:
     """The rule of thumb: the smallest TP degree inside a node on which it is feasible, no pipeline,
     replicas for the rest, experts within TP."""
     lay = t.layouts
@@ -305,7 +305,7 @@ def _thumb(t: _Table, order: list[int], cluster: Cluster, w: Serving) -> Serving
         and lay.ep[i] == 1
         and lay.etp[i] in (0, lay.tp[i])
     ]
-    return _row(t, min(plain, key=lambda i: int(lay.tp[i])), w) if plain else None
+    return row_at(t, min(plain, key=lambda i: int(lay.tp[i])), w) if plain else None
 
 
 def _front(server: Server, layouts: Layouts) -> list[ServingRow]:
@@ -324,7 +324,7 @@ def _front(server: Server, layouts: Layouts) -> list[ServingRow]:
     for _, t, i in tables:
         rate = float(t.steady.tokens_per_s_per_device[i])
         if rate > most:
-            front.append(_row(t, i, server.w))
+            front.append(row_at(t, i, server.w))
             most = rate
     return front
 

@@ -1,0 +1,230 @@
+"""``meshwise export``: the launch command of a layout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwise.cli import options
+from meshwise.errors import InputError, shorten
+
+if TYPE_CHECKING:
+    from meshwise.launch.job import Job
+
+MAX_FILE_BYTES = 200_000_000
+
+
+@click.command("export")
+@click.argument("target", metavar="TARGET")
+@click.argument("model", metavar="[MODEL]", required=False)
+@click.option("--on", "cluster", metavar="CLUSTER", help="Check the layout against this cluster.")
+@click.option(
+    "--from",
+    "source",
+    metavar="FILE",
+    help="A row of `plan --json` or `estimate --json`; - for stdin.",
+)
+@click.option("--row", metavar="N", help="Which row of the plan (default 1, the best).")
+@options.tp_degrees
+@click.option("--vp", default="1", metavar="N", help="Virtual stages per pipeline rank.")
+@options.dp_degree
+@options.degree("cp", "context", "Context-parallel degree.")
+@options.ep_degrees
+@options.degree("dcp", "decode-context", "Decode context parallelism, over ranks of TP.")
+@click.option("--micro-batch", "--micro-batch-size", "micro_batch", metavar="N")
+@click.option("--global-batch", "--batch", "--global-batch-size", "global_batch", metavar="N")
+@click.option("--seq", "--seq-len", "seq", metavar="N", help="Tokens per sequence (training).")
+@click.option("--isl", metavar="N", help="Tokens of a prompt (serving).")
+@click.option("--osl", metavar="N", help="Tokens of an answer (serving).")
+@click.option("--concurrency", metavar="N", help="Requests in flight over all replicas.")
+@click.option("--recompute", metavar="MODE", default="none", help="none, selective, full.")
+@click.option("--shard", metavar="STAGE", default="none", help="none, zero1, zero2, zero3.")
+@click.option("--sequence-parallel", is_flag=True)
+@click.option("--overlap", metavar="HOW", default="none", help="none or decomposed.")
+@click.option(
+    "--placement", metavar="ORDER", default="tp-cp-dp-pp", help="Of the axes on the ranks."
+)
+@click.option("--schedule", metavar="KIND", default="1f1b", help="1f1b, gpipe, zb-1p, zb-2p.")
+@click.option("--dtype", metavar="D", help="bf16, fp16 or fp8.")
+@click.option("--weight-dtype", metavar="D", help="Serving: fp8, where it is narrower.")
+@click.option("--kv-dtype", "--kv-cache-dtype", "kv_dtype", metavar="D", help="Serving: fp8.")
+@click.option(
+    "--gpus-per-node", metavar="N", help="GPUs of a node (default: the cluster's, else 8)."
+)
+@click.option("--wrapper", metavar="WHAT", help="torchrun, slurm, lws or kuberay.")
+@click.option("--target-version", metavar="V", help="Refuse any other version of the flag table.")
+@click.option("--json", "as_json", is_flag=True, help="The documented JSON contract.")
+@click.option("-o", "--output", "path", metavar="FILE", help="Into FILE, not on stdout.")
+def command(target: str, model: str | None, **o: Any) -> None:
+    """The launch command of a layout for TARGET: vllm, sglang, trtllm, megatron-lm, megatron-bridge,
+    torchtitan, deepspeed or accelerate.
+
+    The layout is given by its degrees, or taken from a plan (--from FILE). What the target has no flag
+    for is listed in the command's own comments.
+    """
+    from meshwise import commands
+    from meshwise.launch.table import target as known_target
+
+    chosen = known_target(target, o["target_version"])
+    job = (
+        _from_file(model, o, chosen.phase)
+        if o["source"] is not None
+        else _from_options(model, o, chosen.phase)
+    )
+    result = commands.export(job, target, wrapper=_wrapper(o), version=o["target_version"])
+    text = json.dumps(result.to_dict(), indent=1) if o["as_json"] else str(result)
+    if o["path"] is None:
+        options.emit(text)
+        return
+    from meshwise.present.files import write_text
+
+    write_text(o["path"], text + "\n")
+
+
+def _wrapper(o: dict[str, Any]) -> str | None:
+    from meshwise.launch.export import WRAPPERS
+    from meshwise.spec.reading import one_of
+
+    return one_of(o["wrapper"], "--wrapper", WRAPPERS) if o["wrapper"] is not None else None
+
+
+def _number(o: dict[str, Any], name: str) -> int | None:
+    from meshwise.spec.reading import count
+
+    return count(o[name], "--" + name.replace("_", "-")) if o[name] is not None else None
+
+
+def _more(o: dict[str, Any], phase: str) -> dict[str, Any]:
+    """What a job has beside its layout."""
+    found: dict[str, Any] = {name: o[name] for name in ("dtype", "weight_dtype", "kv_dtype")}
+    if phase == "train":
+        found |= {name: _number(o, name) for name in ("global_batch", "seq")}
+        for name in ("isl", "osl", "concurrency", "weight_dtype", "kv_dtype"):
+            if o[name] is not None:
+                option = "--" + name.replace("_", "-")
+                raise InputError(
+                    f"{option}={shorten(o[name])} has no meaning in training",
+                    field=option,
+                    value=o[name],
+                    legal=f"leave {option} out",
+                )
+        return found
+    isl, osl = _number(o, "isl"), _number(o, "osl")
+    found["max_len"] = isl + osl if isl is not None and osl is not None else None
+    found["concurrency"] = _number(o, "concurrency")
+    return found
+
+
+def _from_options(model: str | None, o: dict[str, Any], phase: str) -> Job:
+    from meshwise import launch
+    from meshwise.spec.reading import count
+
+    if model is None:
+        raise InputError("MODEL: missing", field="MODEL", legal="a model's name, or --from FILE")
+    layout: dict[str, Any] = {
+        name: count(o[name], f"--{name}") for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")
+    }
+    if o["etp"] is not None:
+        layout["etp"] = count(o["etp"], "--etp")
+    layout["micro_batch"] = _number(o, "micro_batch")
+    for name in ("recompute", "shard", "sequence_parallel", "overlap", "placement", "schedule"):
+        layout[name] = o[name]
+    node = _checked(model, o, phase, layout)
+    if o["gpus_per_node"] is not None:
+        node = count(o["gpus_per_node"], "--gpus-per-node")
+    return launch.job_of(model, phase, layout, gpus_per_node=node, **_more(o, phase))
+
+
+def _checked(model: str, o: dict[str, Any], phase: str, layout: dict[str, Any]) -> int | None:
+    """GPUs of the cluster's node, the layout checked against it and the model."""
+    if o["cluster"] is None:
+        return None
+    from meshwise import api
+    from meshwise.spec import grid
+    from meshwise.spec.cluster import grown, load_cluster
+
+    spec = api.model(model)
+    asked = {k: layout[k] for k in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")}
+    if layout.get("etp") is not None:
+        asked["etp"] = layout["etp"]
+    work: Any = api.Decode(batch=1, context=_number(o, "isl") or 1024)
+    if phase == "train":
+        micro = layout["micro_batch"] or 1
+        batch = _number(o, "global_batch") or layout["dp"] * micro
+        work = api.Training(batch=batch, seq=_number(o, "seq") or 4096)
+        asked |= {"micro_batch": micro, "sequence_parallel": layout["sequence_parallel"]}
+        asked["shard"] = layout["shard"]
+    cell = grid.Grid(**asked)
+    where = grown(load_cluster(o["cluster"]), cell.devices)
+    grid.check(cell, spec, where, work)
+    return where.node_devices
+
+
+def _from_file(model: str | None, o: dict[str, Any], phase: str) -> Job:
+    """A job from a row of a plan, or from an estimate."""
+    from meshwise import launch
+    from meshwise.spec.reading import count
+
+    record = _record(o["source"])
+    rows = record.get("layouts")
+    if rows is None and isinstance(record.get("layout"), dict):
+        rows = [record["layout"]]
+    if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
+        raise InputError(
+            f"--from: {shorten(o['source'])} has no layouts",
+            field="--from",
+            value=o["source"],
+            legal="what `meshwise plan --json` or `meshwise estimate --json` prints",
+        )
+    row = count(o["row"], "--row", high=len(rows)) if o["row"] is not None else 1
+    work = record.get("workload") or {}
+    mine = "train" if work.get("phase", "train") == "train" else "serve"
+    more: dict[str, Any] = {}
+    if mine == "train":
+        more = {"global_batch": work.get("batch"), "seq": work.get("seq")}
+    else:
+        isl, osl = work.get("isl"), work.get("osl")
+        more["max_len"] = isl + osl if isinstance(isl, int) and isinstance(osl, int) else None
+        more["concurrency"] = rows[row - 1].get("concurrency") or work.get("concurrency")
+    given = {k: v for k, v in _more(o, mine).items() if v is not None}
+    levels = (record.get("cluster") or {}).get("levels") or []
+    node = 1
+    for level in levels:
+        if level.get("kind") == "network":
+            break
+        node *= int(level.get("ranks", 1))
+    more["gpus_per_node"] = _number(o, "gpus_per_node") or (node if levels else None)
+    schedule = (record.get("stack") or {}).get("schedule")
+    layout = rows[row - 1] | ({"schedule": schedule} if schedule and mine == "train" else {})
+    name = model or record.get("model") or ""
+    return launch.job_of(str(name), mine, layout, **(more | given))
+
+
+def _record(path: str) -> dict[str, Any]:
+    from meshwise.spec.cluster import read_text_file
+
+    if path == "-":
+        text = sys.stdin.read(MAX_FILE_BYTES)
+    else:
+        text = read_text_file(str(Path(path)), "--from", "a JSON file", MAX_FILE_BYTES)
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise InputError(
+            f"--from: {shorten(path)} is no JSON: {error}",
+            field="--from",
+            value=path,
+            legal="what `meshwise plan --json` or `meshwise estimate --json` prints",
+        ) from None
+    if not isinstance(record, dict):
+        raise InputError(
+            f"--from: {shorten(path)} is no JSON object",
+            field="--from",
+            value=path,
+            legal="an object",
+        )
+    return record

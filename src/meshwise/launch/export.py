@@ -1,0 +1,328 @@
+"""A job written as the launch command of a target."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any, NamedTuple
+
+from meshwise.errors import IllegalLayout, InputError, MeshwiseError
+from meshwise.launch import serving, training, wrappers, zero
+from meshwise.launch.job import Job
+from meshwise.launch.parse import Parsed, parse
+from meshwise.launch.serving import Settings
+from meshwise.launch.table import Target, target
+
+WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
+# what the reading of a command cannot know of a job
+NOT_LAUNCHED = ("gpus_per_node",)
+
+
+class Exported(NamedTuple):
+    """The text to run (here-documents write its files), and what it does not say.
+
+    ``gpus`` are those of one command, counted from its own text; ``servers`` how many of it make the
+    job. ``untranslated``: field → why the target does not say it.
+    """
+
+    target: str
+    version: str
+    wrapper: str | None
+    text: str
+    files: dict[str, str]
+    gpus: int
+    servers: int
+    untranslated: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def export(
+    job: Job, name: str, *, wrapper: str | None = None, version: str | None = None
+) -> Exported:
+    """The launch command of ``job`` for a target; everything that the command, read again, does not
+    say is in ``untranslated``. Raises :class:`~meshwise.errors.InputError` for a target of the other
+    phase and for a wrapper that it does not run in."""
+    chosen = target(name, version)
+    if chosen.phase != job.phase:
+        kind = {"train": "trains", "serve": "serves"}[chosen.phase]
+        legal = [n for n in _names() if target(n).phase == job.phase]
+        raise InputError(
+            f"{chosen.title} {kind}: this layout is for {'training' if job.phase == 'train' else 'serving'}",
+            field="TARGET",
+            value=name,
+            legal=legal,
+        )
+    if wrapper is not None and wrapper not in chosen.wrappers:
+        raise InputError(
+            f"--wrapper: {chosen.title} does not run in {wrapper!r} here",
+            field="--wrapper",
+            value=wrapper,
+            legal=list(chosen.wrappers),
+            nearest=chosen.wrappers[0] if chosen.wrappers else None,
+        )
+    command, files = WRITERS[chosen.name](job, chosen)
+    plain = _with_files(command, files)
+    read = _read_again(job, plain, chosen)
+    missing = _missing(job, read, chosen)
+    servers = job.gpus // read.job.gpus if job.gpus % read.job.gpus == 0 else 1
+    notes = list(read.notes)
+    if servers > 1:
+        notes.append(f"{servers} servers of {read.job.gpus} GPUs each behind a router")
+    head = [
+        f"# {chosen.title}, flags of {chosen.version}; {read.job.gpus} GPUs"
+        + (f" each, {servers} servers" if servers > 1 else ""),
+        f"# ranks, neighbours first: {job.placement}",
+        *(f"# NOT SAID by this command: {field}: {why}" for field, why in missing.items()),
+    ]
+    body = plain
+    if wrapper in ("slurm", "lws", "kuberay"):
+        body, files = wrappers.WRITERS[wrapper](job, chosen, command, files, servers)
+    shebang, rest = [], body
+    if body.startswith("#!"):
+        first, _, rest = body.partition("\n")
+        shebang = [first]
+    return Exported(
+        target=chosen.name,
+        version=chosen.version,
+        wrapper=wrapper,
+        text="\n".join([*shebang, *head, rest]),
+        files=files,
+        gpus=read.job.gpus,
+        servers=servers,
+        untranslated=missing,
+        notes=tuple(notes),
+    )
+
+
+def _read_again(job: Job, text: str, chosen: Target) -> Parsed:
+    """The command as its target reads it. Degrees that it cannot say would run another layout on the
+    same GPUs: they are refused, not reported."""
+    for field in ("pp", "cp", "ep"):
+        if getattr(job, field) > 1 and field in chosen.cannot:
+            raise _cannot(job, field, chosen.cannot[field], chosen)
+    gpus = job.gpus if chosen.phase == "train" else None
+    try:
+        read = parse(text, chosen.name, gpus=gpus, model=job.model, experts=job.has_experts_grid)
+    except MeshwiseError as error:
+        raise IllegalLayout(
+            f"{chosen.title} cannot run this layout: {error.message}",
+            field=error.field or "layout",
+            value=error.value,
+            legal="another layout, or another target",
+        ) from None
+    for field in ("tp", "pp", "cp", "ep"):
+        if getattr(read.job, field) != getattr(job, field):
+            why = f"its flags come to {field} {getattr(read.job, field)}"
+            raise _cannot(job, field, why, chosen)
+    if read.job.dp != job.dp and (read.job.dp != 1 or chosen.phase == "train"):
+        raise _cannot(job, "dp", f"its flags come to dp {read.job.dp}", chosen)
+    return read
+
+
+def _cannot(job: Job, field: str, why: str, chosen: Target) -> IllegalLayout:
+    value = getattr(job, field)
+    return IllegalLayout(
+        f"{chosen.title} cannot run {field} {value} of this layout: {why}",
+        field=f"--{field}",
+        value=value,
+        legal="another layout, or another target",
+    )
+
+
+def _names() -> tuple[str, ...]:
+    from meshwise.launch.table import targets
+
+    return targets()
+
+
+def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:
+    """Every field of the job that its command, read again, does not have."""
+    found: dict[str, str] = {}
+    dense_experts = not job.has_experts_grid and not read.job.has_experts_grid
+    for field in Job.__struct_fields__:
+        mine, theirs = getattr(job, field), getattr(read.job, field)
+        if field in NOT_LAUNCHED or mine == theirs or (field == "model" and not mine):
+            continue
+        if mine is None or (field == "etp" and dense_experts):
+            continue
+        if field == "model":
+            continue  # given to the reader, as the command may not name it
+        why = chosen.cannot.get(field)
+        if why is None and field == "dp" and job.gpus % read.job.gpus == 0 and read.job.dp == 1:
+            why = "replicas are servers of their own"
+        if why is None and field == "concurrency":
+            why = f"said per replica: {theirs} over all"
+        found[field] = f"{mine}: {why or f'{chosen.title} has no flag for it'}"
+    return found
+
+
+def _with_files(command: str, files: dict[str, str]) -> str:
+    """The command after here-documents that write its files."""
+    parts = [f"cat > {name} <<'EOF'\n{text.rstrip()}\nEOF" for name, text in files.items()]
+    return "\n".join([*parts, command])
+
+
+def lines(program: str, settings: Settings, chosen: Target, more: tuple[str, ...] = ()) -> str:
+    """A command, a flag on each line."""
+    parts = [program]
+    for name, value in settings.items():
+        flag = chosen.flags.get(name)
+        if flag is None or value is None or value is False:
+            continue
+        spelling = flag.spellings[0]
+        if chosen.style == "overrides":
+            parts.append(f"{spelling}={value}")
+        else:
+            parts.append(
+                spelling if flag.kind == "flag" else f"{spelling} {shlex.quote(str(value))}"
+            )
+    return " \\\n    ".join([*parts, *more])
+
+
+def torchrun(job: Job, program: str) -> str:
+    """torchrun on each node of the job."""
+    each = min(job.gpus, job.gpus_per_node)
+    if job.nodes == 1:
+        return f"torchrun --standalone --nproc-per-node {each} {program}"
+    return (
+        f"torchrun --nnodes {job.nodes} --nproc-per-node {each} --rdzv-id job --rdzv-backend c10d "
+        f"--rdzv-endpoint $MASTER_ADDR:29500 {program}"
+    )
+
+
+Written = tuple[str, dict[str, str]]
+
+
+def _vllm(job: Job, chosen: Target) -> Written:
+    s = serving.vllm_settings(job)
+    engine = job.tp * job.pp
+    more: tuple[str, ...] = ()
+    whole = engine * s.get("dp", 1)
+    if engine > job.gpus_per_node:
+        nodes = -(-engine // job.gpus_per_node)
+        more = (f"--nnodes {nodes} --node-rank $NODE_RANK --master-addr $MASTER_ADDR",)
+    elif whole > job.gpus_per_node:
+        local = job.gpus_per_node // engine
+        more = (
+            f"--data-parallel-size-local {local} --data-parallel-start-rank $((NODE_RANK * {local}))",
+            "--data-parallel-address $MASTER_ADDR --data-parallel-rpc-port 13345",
+            "$([ $NODE_RANK -gt 0 ] && echo --headless)",
+        )
+    return lines(f"vllm serve {shlex.quote(job.model)}", s, chosen, more), {}
+
+
+def _sglang(job: Job, chosen: Target) -> Written:
+    s = serving.sglang_settings(job)
+    more: tuple[str, ...] = ()
+    whole = s["tp"] * job.pp * (1 if s.get("dp_attention") else s.get("dp", 1))
+    if whole > job.gpus_per_node:
+        nodes = -(-whole // job.gpus_per_node)
+        more = (f"--nnodes {nodes} --node-rank $NODE_RANK --dist-init-addr $MASTER_ADDR:20000",)
+    program = f"python -m sglang.launch_server --model-path {shlex.quote(job.model)}"
+    return lines(program, s, chosen, more), {}
+
+
+def _trtllm(job: Job, chosen: Target) -> Written:
+    s = serving.trtllm_settings(job)
+    files = {}
+    if s["yaml"]:
+        files["config.yaml"] = _yaml(s["yaml"])
+        s["config"] = "config.yaml"
+    if (
+        job.tp * job.pp * (job.dp if s["yaml"].get("enable_attention_dp") else 1)
+        > job.gpus_per_node
+    ):
+        s["gpus_per_node"] = job.gpus_per_node
+    return lines(f"trtllm-serve {shlex.quote(job.model)}", s, chosen), files
+
+
+def _yaml(table: dict[str, Any], indent: int = 0) -> str:
+    rows = []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            rows += [" " * indent + f"{key}:", _yaml(value, indent + 2)]
+        else:
+            shown = str(value).lower() if isinstance(value, bool) else value
+            rows.append(" " * indent + f"{key}: {shown}")
+    return "\n".join(rows)
+
+
+def _megatron(job: Job, chosen: Target) -> Written:
+    s = training.megatron_settings(job)
+    return lines(torchrun(job, "pretrain_gpt.py"), s, chosen, ("$MODEL_ARGS $DATA_ARGS",)), {}
+
+
+def _bridge(job: Job, chosen: Target) -> Written:
+    return lines(torchrun(job, "$RECIPE"), training.bridge_settings(job), chosen), {}
+
+
+def _titan(job: Job, chosen: Target) -> Written:
+    """A Python function that returns the configuration: section flags are to be removed."""
+    s = training.titan_settings(job)
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in s.items():
+        section, _, key = chosen.flags[name].spellings[0].removeprefix("--").partition(".")
+        sections.setdefault(section, {})[key] = value
+    classes = {
+        "parallelism": "ParallelismConfig",
+        "training": "TrainingConfig",
+        "activation_checkpoint": "ActivationCheckpointConfig",
+    }
+    body = []
+    for section, values in sections.items():
+        body.append(f"        {section}={classes[section]}(")
+        for key, value in values.items():
+            boolean = value in ("True", "False")
+            shown = value if boolean or not isinstance(value, str) else f'"{value}"'
+            body.append(f"            {key}={shown},")
+        body.append("        ),")
+    imports = "\n".join(f"    {classes[section]}," for section in sorted(sections))
+    text = (
+        "from torchtitan.config import (\n"
+        f"{imports}\n)\nfrom torchtitan.trainer import Trainer\n\n\n"
+        "def meshwise_config() -> Trainer.Config:\n    return Trainer.Config(\n"
+        + "\n".join(body)
+        + "\n    )"
+    )
+    command = (
+        f"{torchrun(job, '-m torchtitan.train')} --module meshwise_titan --config meshwise_config"
+    )
+    return command, {"meshwise_titan.py": text}
+
+
+def _deepspeed(job: Job, chosen: Target) -> Written:
+    table: dict[str, Any] = {}
+    for name, value in zero.deepspeed_settings(job).items():
+        *sections, key = chosen.flags[name].spellings[0].split(".")
+        place = table
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    each = min(job.gpus, job.gpus_per_node)
+    program = f"deepspeed --num_nodes {job.nodes} --num_gpus {each}"
+    if job.nodes > 1:
+        program += " --hostfile hostfile"
+    command = f"{program} $TRAIN_SCRIPT --deepspeed_config ds_config.json"
+    return command, {"ds_config.json": json.dumps(table, indent=2)}
+
+
+def _accelerate(job: Job, chosen: Target) -> Written:
+    s = zero.accelerate_settings(job)
+    more: tuple[str, ...] = ()
+    if job.nodes > 1:
+        more = (
+            "--machine_rank $NODE_RANK --main_process_ip $MASTER_ADDR --main_process_port 29500",
+        )
+    return lines("accelerate launch", s, chosen, (*more, "$TRAIN_SCRIPT")), {}
+
+
+WRITERS = {
+    "vllm": _vllm,
+    "sglang": _sglang,
+    "trtllm": _trtllm,
+    "megatron-lm": _megatron,
+    "megatron-bridge": _bridge,
+    "torchtitan": _titan,
+    "deepspeed": _deepspeed,
+    "accelerate": _accelerate,
+}

@@ -1,0 +1,115 @@
+"""What a launch command starts: a model under a layout, in words that no target has of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from meshwise.errors import IllegalLayout, InputError
+from meshwise.spec.layout import RECOMPUTE_CODE, SHARD_CODE
+from meshwise.spec.reading import count, one_of
+
+PHASES = ("train", "serve")
+DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")
+SCHEDULES = ("1f1b", "gpipe", "zb-1p", "zb-2p")
+PLACEMENT = "tp-cp-dp-pp"
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A layout with what its command has to say beside it.
+
+    ``dp`` replicas of attention; with ep · etp > tp the experts span them (attention data
+    parallelism). ``etp`` is explicit: tp for a model without experts. Training has ``micro_batch``,
+    ``global_batch`` and ``seq``; serving ``max_len`` (prompt and answer) and ``concurrency`` over all
+    replicas. ``dtype`` is that of the products, ``weight_dtype`` and ``kv_dtype`` where they are
+    narrower; None: as the checkpoint.
+    """
+
+    model: str
+    phase: str
+    tp: int = 1
+    pp: int = 1
+    vp: int = 1
+    dp: int = 1
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    dcp: int = 1
+    sequence_parallel: bool = False
+    overlap: str = "none"
+    recompute: str = "none"
+    shard: str = "none"
+    schedule: str = "1f1b"
+    placement: str = PLACEMENT
+    micro_batch: int | None = None
+    global_batch: int | None = None
+    seq: int | None = None
+    max_len: int | None = None
+    concurrency: int | None = None
+    dtype: str | None = None
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
+    gpus_per_node: int = 8
+
+    def __post_init__(self) -> None:
+        one_of(self.phase, "phase", PHASES)
+        for name in (*DEGREES, "gpus_per_node"):
+            count(getattr(self, name), name)
+        for name in ("micro_batch", "global_batch", "seq", "max_len", "concurrency"):
+            if getattr(self, name) is not None:
+                count(getattr(self, name), name)
+        one_of(self.recompute, "recompute", RECOMPUTE_CODE)
+        one_of(self.shard, "shard", SHARD_CODE)
+        one_of(self.schedule, "schedule", SCHEDULES)
+        inner = self.tp * self.cp * self.dp
+        if inner % (self.ep * self.etp):
+            raise IllegalLayout(
+                f"ep {self.ep} · etp {self.etp} does not divide tp {self.tp} · cp {self.cp} · dp "
+                f"{self.dp} = {inner}",
+                field="ep",
+                value=self.ep,
+                legal=[d for d in range(1, inner + 1) if inner % (d * self.etp) == 0][:20],
+            )
+        if self.global_batch is not None and self.global_batch % (
+            self.dp * (self.micro_batch or 1)
+        ):
+            raise IllegalLayout(
+                f"a global batch of {self.global_batch} is no multiple of dp {self.dp} · microbatch "
+                f"{self.micro_batch or 1}",
+                field="global_batch",
+                value=self.global_batch,
+                legal=f"multiples of {self.dp * (self.micro_batch or 1)}",
+            )
+
+    @property
+    def gpus(self) -> int:
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.gpus // self.gpus_per_node)
+
+    @property
+    def spans_replicas(self) -> bool:
+        """Whether experts lie over several attention replicas."""
+        return self.ep * self.etp > self.tp
+
+    @property
+    def has_experts_grid(self) -> bool:
+        return self.ep > 1 or self.etp != self.tp
+
+
+def job_of(model: str, phase: str, layout: dict[str, Any], **more: Any) -> Job:
+    """A job from a layout's record (as ``plan --json`` or ``estimate --json`` print it)."""
+    known = {k: layout[k] for k in Job.__struct_fields__ if k in layout and layout[k] is not None}
+    if phase == "serve":
+        known.pop("micro_batch", None)
+    if "etp" not in known:
+        known["etp"] = max(1, known.get("tp", 1) // known.get("ep", 1))
+    fields: dict[str, Any] = {"model": model, "phase": phase} | known
+    fields |= {k: v for k, v in more.items() if v is not None}
+    try:
+        return Job(**fields)
+    except TypeError as error:
+        raise InputError(f"layout: {error}", field="layout", value=layout) from None

@@ -1,0 +1,304 @@
+"""What training frameworks' flags mean: settings from a job, and a job's fields from settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshwise.errors import InputError
+from meshwise.launch.job import Job
+from meshwise.launch.serving import Read, Settings, contradiction
+
+
+def replicas(world: int | None, rest: int, field: str) -> int:
+    """Data-parallel degree: what the other degrees leave of the world."""
+    if world is None:
+        raise InputError(
+            "the command does not say how many GPUs it runs on",
+            field="gpus",
+            legal="torchrun --nnodes … --nproc-per-node …, or --gpus N",
+        )
+    if world % rest:
+        raise contradiction(
+            field,
+            world,
+            f"{world} GPUs are no multiple of the {rest} of one replica",
+            f"multiples of {rest}",
+        )
+    return world // rest
+
+
+def yes(value: Any) -> bool:
+    return str(value).strip().lower() in ("true", "1", "yes", "on")
+
+
+def _batches(s: Settings) -> dict[str, Any]:
+    names = ("micro_batch", "global_batch", "seq")
+    return {name: s[name] for name in names if s.get(name) is not None}
+
+
+# -- Megatron-LM and Megatron-Bridge ------------------------------------------------------------------
+
+_STRATEGIES = {"zero1": "optim", "zero2": "optim_grads", "zero3": "optim_grads_params"}
+
+
+def _recomputation(job: Job) -> Settings:
+    if job.recompute == "full":
+        return {"granularity": "full", "recompute_method": "uniform", "recompute_layers": 1}
+    return {"granularity": "selective"} if job.recompute == "selective" else {}
+
+
+def _degrees(job: Job) -> Settings:
+    s: Settings = {"tp": job.tp, "pp": job.pp}
+    if job.vp > 1:
+        s["vp"] = job.vp
+    if job.cp > 1:
+        s["cp"] = job.cp
+    if job.has_experts_grid:
+        s["ep"], s["etp"] = job.ep, job.etp
+    return s
+
+
+def megatron_settings(job: Job) -> Settings:
+    """DP is what tp · pp · cp leave of the world; experts have a grid of their own."""
+    s = _degrees(job) | _recomputation(job)
+    for name, on in (
+        ("sequence_parallel", job.sequence_parallel),
+        ("tp_overlap", job.overlap == "decomposed"),
+        ("pp_first", job.placement == "tp-cp-pp-dp"),
+        ("bf16", job.dtype in ("bf16", "fp8")),
+        ("fp16", job.dtype == "fp16"),
+    ):
+        if on:
+            s[name] = True
+    if job.dtype == "fp8":
+        s["fp8"] = "hybrid"
+    if job.shard == "zero1":
+        s |= {"distributed_optimizer": True, "grad_overlap": True, "param_overlap": True}
+    elif job.shard in _STRATEGIES:
+        s |= {"distributed_optimizer": True, "fsdp": True, "sharding": _STRATEGIES[job.shard]}
+    elif job.dp * job.cp > 1:
+        s["grad_overlap"] = True
+    return s | _batches(_of(job))
+
+
+def _of(job: Job) -> Settings:
+    return {name: getattr(job, name) for name in ("micro_batch", "global_batch", "seq")}
+
+
+def megatron_fields(s: Settings, world: int | None) -> Read:
+    tp, pp, cp = s.get("tp", 1), s.get("pp", 1), s.get("cp", 1)
+    ep, etp = s.get("ep", 1), s.get("etp")
+    dp = replicas(world, tp * pp * cp, "--tensor-model-parallel-size")
+    etp = tp if etp is None else etp
+    if (tp * cp * dp) % (ep * etp):
+        inner = tp * cp * dp
+        legal = [d for d in range(1, inner + 1) if inner % (d * etp) == 0]
+        raise contradiction(
+            "--expert-model-parallel-size",
+            ep,
+            f"· expert TP {etp} does not divide the {inner} ranks of a pipeline stage",
+            legal[:20],
+        )
+    shard = "zero1" if s.get("distributed_optimizer") else "none"
+    if s.get("fsdp") or s.get("fsdp2"):
+        strategy = s.get("sharding", "optim_grads_params")
+        known = {v: k for k, v in _STRATEGIES.items()} | {"no_shard": "none"}
+        if strategy not in known:
+            raise contradiction(
+                "--data-parallel-sharding-strategy", strategy, "is not known", list(known)
+            )
+        shard = known[strategy]
+    notes = []
+    granularity = s.get("granularity")
+    if granularity not in (None, "full", "selective"):
+        raise contradiction(
+            "--recompute-granularity", granularity, "is not known", ("full", "selective")
+        )
+    if s.get("recompute_activations"):
+        granularity = granularity or "selective"
+    if granularity == "full" and s.get("recompute_method") == "block":
+        notes.append("--recompute-method block recomputes some layers only: priced as all of them")
+    found = {
+        "tp": tp,
+        "pp": pp,
+        "vp": _virtual(s, pp),
+        "cp": cp,
+        "dp": dp,
+        "ep": ep,
+        "etp": etp,
+        "sequence_parallel": bool(s.get("sequence_parallel")),
+        "overlap": "decomposed" if s.get("tp_overlap") else "none",
+        "recompute": granularity or "none",
+        "shard": shard,
+        "placement": "tp-cp-pp-dp" if s.get("pp_first") else "tp-cp-dp-pp",
+        **_batches(s),
+    }
+    if s.get("sequence_parallel") and tp == 1:
+        notes.append("--sequence-parallel does nothing at TP=1")
+        found["sequence_parallel"] = False
+    if s.get("fp8"):
+        found["dtype"] = "fp8"
+    elif s.get("bf16") or s.get("fp16"):
+        found["dtype"] = "bf16" if s.get("bf16") else "fp16"
+    return found, notes
+
+
+def _virtual(s: Settings, pp: int) -> int:
+    if s.get("vp"):
+        return int(s["vp"])
+    each = s.get("layers_per_stage")
+    if not each:
+        return 1
+    layers = s.get("layers")
+    if layers is None:
+        raise InputError(
+            "--num-layers-per-virtual-pipeline-stage: the command does not say --num-layers",
+            field="--num-layers-per-virtual-pipeline-stage",
+            value=each,
+            legal="with --num-layers",
+        )
+    if layers % (pp * each):
+        legal = [d for d in range(1, layers // pp + 1) if layers % (pp * d) == 0]
+        raise contradiction(
+            "--num-layers-per-virtual-pipeline-stage",
+            each,
+            f"does not cut {layers} layers over {pp} stages",
+            legal,
+        )
+    return int(layers // (pp * each))
+
+
+def bridge_settings(job: Job) -> Settings:
+    """The same model as Megatron-LM's, as overrides of a recipe."""
+    s = _degrees(job) | _recomputation(job)
+    s["sequence_parallel"] = str(job.sequence_parallel).lower()
+    if job.shard == "zero1":
+        s["distributed_optimizer"] = "true"
+    elif job.shard == "none":
+        s["distributed_optimizer"] = "false"
+    if job.overlap == "decomposed":
+        s["tp_overlap"] = "true"
+    return s | {k: v for k, v in _of(job).items() if v is not None}
+
+
+def bridge_fields(s: Settings, world: int | None) -> Read:
+    flags = dict(s)
+    for name in ("sequence_parallel", "distributed_optimizer", "tp_overlap"):
+        flags[name] = yes(s.get(name, "false"))
+    for name in ("vp", "etp"):
+        if str(flags.get(name)).lower() in ("none", "null"):
+            flags.pop(name, None)
+    return megatron_fields(flags, world)
+
+
+# -- torchtitan --------------------------------------------------------------------------------------
+
+
+def titan_settings(job: Job) -> Settings:
+    """World = dp_replicate · dp_shard · cp · tp · pp; ep divides dp_shard · cp · tp. ZeRO-3 is FSDP2,
+    ZeRO-2 FSDP2 that never frees its weights."""
+    sharded = job.shard in ("zero2", "zero3")
+    s: Settings = {
+        "dp_replicate": 1 if sharded else job.dp,
+        "dp_shard": job.dp if sharded else 1,
+        "tp": job.tp,
+        "pp": job.pp,
+        "cp": job.cp,
+    }
+    if job.shard == "zero2":
+        s["reshard"] = "never"
+    if job.has_experts_grid:
+        s["ep"] = job.ep
+    s["sequence_parallel"] = str(job.sequence_parallel)
+    if job.overlap == "decomposed":
+        s["async_tp"] = "True"
+    if job.pp > 1:
+        schedule = {"gpipe": "GPipe", "zb-1p": "ZBVZeroBubble", "zb-2p": "ZBVZeroBubble"}
+        s["pp_schedule"] = schedule.get(job.schedule, "Interleaved1F1B" if job.vp > 1 else "1F1B")
+    if job.micro_batch is not None and job.global_batch is not None:
+        local = job.global_batch // job.dp if job.pp > 1 else job.micro_batch
+        s["local_batch"] = local
+        s["global_batch"] = job.global_batch
+        if job.pp > 1:
+            s["pp_microbatches"] = local // job.micro_batch
+    if job.seq is not None:
+        s["seq"] = job.seq
+    s["checkpointing"] = job.recompute
+    return s
+
+
+_TITAN_SCHEDULES = {
+    "1f1b": "1f1b",
+    "interleaved1f1b": "1f1b",
+    "gpipe": "gpipe",
+    "zbvzerobubble": "zb-1p",
+    "interleavedzerobubble": "zb-1p",
+}
+
+
+def titan_fields(s: Settings, world: int | None) -> Read:
+    tp, pp, cp = s.get("tp", 1), s.get("pp", 1), s.get("cp", 1)
+    replicate, shard = s.get("dp_replicate", 1), s.get("dp_shard", -1)
+    rest = tp * pp * cp * replicate
+    if shard == -1:
+        shard = replicas(world, rest, "data_parallel_shard_degree")
+    elif world is not None and rest * shard != world:
+        raise contradiction(
+            "world",
+            world,
+            f"dp_replicate {replicate} · dp_shard {shard} · cp {cp} · tp {tp} · pp {pp} = {rest * shard}",
+            rest * shard,
+        )
+    ep = s.get("ep", 1)
+    if (shard * cp * tp) % ep:
+        legal = [d for d in range(1, shard * cp * tp + 1) if (shard * cp * tp) % d == 0]
+        raise contradiction(
+            "expert_parallel_degree",
+            ep,
+            f"does not divide dp_shard · cp · tp = {shard * cp * tp}",
+            legal,
+        )
+    notes = []
+    stage = "none"
+    if shard > 1:
+        stage = "zero2" if str(s.get("reshard", "")).lower() == "never" else "zero3"
+        if replicate > 1:
+            notes.append(f"hybrid sharding over {shard} of {shard * replicate}: priced as over all")
+    found = {
+        "tp": tp,
+        "pp": pp,
+        "cp": cp,
+        "dp": replicate * shard,
+        "ep": ep,
+        "etp": tp if ep == 1 else 1,
+        "sequence_parallel": tp > 1 and yes(s.get("sequence_parallel", "true")),
+        "overlap": "decomposed" if yes(s.get("async_tp", "false")) else "none",
+        "shard": stage,
+        "recompute": s.get("checkpointing", "none"),
+    }
+    if found["recompute"] not in ("none", "selective", "full"):
+        raise contradiction(
+            "activation_checkpoint.mode",
+            found["recompute"],
+            "is not known",
+            ("none", "selective", "full"),
+        )
+    if s.get("pp_schedule") is not None:
+        name = str(s["pp_schedule"]).lower()
+        if name not in _TITAN_SCHEDULES:
+            notes.append(f"the schedule {s['pp_schedule']} is priced as 1F1B")
+        found["schedule"] = _TITAN_SCHEDULES.get(name, "1f1b")
+    if s.get("local_batch") is not None:
+        parts = s.get("pp_microbatches") or 1
+        if s["local_batch"] % parts:
+            raise contradiction(
+                "num_pp_microbatches",
+                parts,
+                f"does not divide the local batch of {s['local_batch']}",
+                "a divisor",
+            )
+        found["micro_batch"] = s["local_batch"] // parts
+        found["global_batch"] = s.get("global_batch") or s["local_batch"] * found["dp"]
+    if s.get("seq") is not None:
+        found["seq"] = s["seq"]
+    return found, notes

@@ -1,0 +1,182 @@
+"""What ``export`` and ``import`` answer: JSON (schema 1) and pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from meshwise.launch.export import Exported
+from meshwise.launch.job import Job
+from meshwise.launch.parse import Parsed
+from meshwise.launch.table import target
+from meshwise.present import plan_page, plan_records, records, serving_plan_page, words
+from meshwise.present.pages import wrap
+from meshwise.present.result import Answer
+from meshwise.present.tables import Page, Table
+from meshwise.search.compare import Compared, ComparedServing
+from meshwise.units import format_memory, format_time
+
+
+class ExportResult(Answer):
+    """A launch command; ``str()`` of it is the text to run."""
+
+    def __init__(self, exported: Exported, job: Job) -> None:
+        self.exported, self.job = exported, job
+
+    def to_dict(self) -> dict[str, Any]:
+        e = self.exported
+        return {
+            "schema": records.SCHEMA,
+            "target": e.target,
+            "version": e.version,
+            "wrapper": e.wrapper,
+            "gpus": e.gpus,
+            "servers": e.servers,
+            "text": e.text,
+            "files": e.files,
+            "untranslated": [{"field": k, "reason": v} for k, v in e.untranslated.items()],
+            "notes": list(e.notes),
+            "job": msgspec.to_builtins(self.job),
+        }
+
+    def page(self) -> Page:
+        notes = "".join(f"\n# {note}" for note in self.exported.notes)
+        return Page(self.exported.text + notes, ())
+
+
+class ImportResult(Answer):
+    """A launch command, read and priced beside the best layout of as many GPUs."""
+
+    def __init__(self, parsed: Parsed, compared: Compared | ComparedServing, model: str) -> None:
+        self.parsed, self.compared, self.model = parsed, compared, model
+
+    def to_dict(self) -> dict[str, Any]:
+        p = self.parsed
+        return {
+            "schema": records.SCHEMA,
+            "target": p.target,
+            "version": target(p.target).version,
+            "model": self.model,
+            "job": msgspec.to_builtins(p.job),
+            "ignored": list(p.ignored),
+            "notes": list(p.notes),
+            **compared_dict(self.compared),
+            "verdict": verdict(self.compared),
+        }
+
+    def page(self) -> Page:
+        p, job = self.parsed, self.parsed.job
+        layout = {k: getattr(job, k) for k in ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")}
+        if not job.has_experts_grid:
+            layout.pop("etp")
+        degrees = " ".join(f"{k}={v}" for k, v in layout.items() if v > 1) or "tp=1"
+        heading = f"{target(p.target).title} command: {self.model}, {job.gpus} GPUs, {degrees}"
+        parts: list[Table | str] = list(compared_parts(self.compared))
+        if p.notes:
+            parts.append("\n".join(wrap(note) for note in p.notes))
+        if p.ignored:
+            parts.append(wrap("Not of the layout, left aside: " + ", ".join(p.ignored)))
+        return Page(heading, tuple(parts))
+
+
+def compared_dict(c: Compared | ComparedServing) -> dict[str, Any]:
+    """A layout, the best, and single changes."""
+    if isinstance(c, Compared):
+        row = plan_records.row_dict
+        named = {"decomposed": "overlap"}
+        return {
+            "layout": row(c.mine),
+            "best": row(c.best) if c.best is not None else None,
+            "changes": [{"axis": named.get(axis, axis), **row(r)} for axis, r in c.changes],
+        }
+    serving = serving_plan_page.row_dict
+    return {
+        "layout": serving(c.mine),
+        "best": serving(c.best) if c.best is not None else None,
+        "changes": [{"axis": axis, **serving(r)} for axis, r in c.changes],
+    }
+
+
+def compared_parts(c: Compared | ComparedServing) -> tuple[Table | str, ...]:
+    if isinstance(c, Compared):
+        rows = [("yours", c.mine), *((f"{_named(axis)}", r) for axis, r in c.changes)]
+        if c.best is not None:
+            rows.append(("best", c.best))
+        body = tuple(
+            (
+                name,
+                plan_page.mesh_words(r.found.axes),
+                format_time(r.step_s),
+                words.percent(r.mfu),
+                words.percent(r.exposed_comm_s / r.step_s),
+                format_memory(r.memory_bytes),
+                "yes" if r.fits else "NO",
+            )
+            for name, r in rows
+        )
+        header = ("change", "layout", "step", "MFU", "comm", "memory", "fits")
+        return Table("", header, body, frozenset({0, 1})), wrap(verdict(c))
+    served = [("yours", c.mine), *c.changes]
+    if c.best is not None:
+        served.append(("best", c.best))
+    lines = tuple(
+        (
+            name,
+            serving_plan_page.mesh_words(r.axes),
+            format_time(r.tpot_s),
+            format_time(r.ttft_s),
+            f"{r.tokens_per_s_per_device:,.1f}",
+            format_memory(r.memory_bytes),
+            "yes" if r.fits else "NO",
+        )
+        for name, r in served
+    )
+    header = ("change", "layout", "TPOT", "TTFT", "tokens/s/GPU", "memory", "fits")
+    return Table("", header, lines, frozenset({0, 1})), wrap(verdict(c))
+
+
+def _named(axis: str) -> str:
+    return {"decomposed": "overlap", "sequence_parallel": "sequence parallelism"}.get(axis, axis)
+
+
+def verdict(c: Compared | ComparedServing) -> str:
+    """What to change, in a sentence or two."""
+    said = [] if c.mine.fits else ["This layout does not fit in the GPUs' memory."]
+    if isinstance(c, Compared):
+        if c.best is None:
+            return " ".join([*said, "No layout of as many GPUs fits."])
+        same = c.best.found.axes == c.mine.found.axes
+        loss = c.mine.step_s / c.best.step_s - 1.0
+        best, tie = plan_page.mesh_words(c.best.found.axes), c.mine.tie
+        first = c.changes[0] if c.changes else None
+        gain = 1.0 - first[1].step_s / c.mine.step_s if first else 0.0
+        unit = "step"
+        change = plan_page.mesh_words(first[1].found.axes) if first else ""
+    else:
+        if c.best is None:
+            return " ".join([*said, "No layout of as many GPUs serves this load."])
+        same = c.best.axes == c.mine.axes
+        loss = 1.0 - c.mine.tokens_per_s_per_device / c.best.tokens_per_s_per_device
+        best, tie = serving_plan_page.mesh_words(c.best.axes), abs(loss) < 0.03
+        first_s = c.changes[0] if c.changes else None
+        mine = c.mine.tokens_per_s_per_device
+        gain = first_s[1].tokens_per_s_per_device / mine - 1.0 if first_s else 0.0
+        unit = "tokens"
+        change = serving_plan_page.mesh_words(first_s[1].axes) if first_s else ""
+    if same:
+        said.append("It is the best layout of these GPUs.")
+        return " ".join(said)
+    if c.mine.fits:
+        word = " (a tie)" if tie else ""
+        share = words.percent(max(loss, 0.0))
+        how = f"takes {share} longer than" if unit == "step" else f"serves {share} less than"
+        said.append(f"It {how} the best, {best}{word}.")
+    else:
+        said.append(f"The best that does: {best}.")
+    if change and c.changes:
+        axis = _named(c.changes[0][0])
+        more = "saves" if unit == "step" else "brings"
+        brings = f"{more} {words.percent(gain)}" if c.mine.fits and gain > 0 else "makes it fit"
+        said.append(f"Of single changes {axis} {brings}: {change}.")
+    return " ".join(said)
