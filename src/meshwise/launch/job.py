@@ -105,6 +105,9 @@ def job_of(model: str, phase: str, layout: dict[str, Any], **more: Any) -> Job:
     known = {k: layout[k] for k in Job.__struct_fields__ if k in layout and layout[k] is not None}
     if phase == "serve":
         known.pop("micro_batch", None)
+    for name in DEGREES:
+        if name in known:
+            known[name] = count(known[name], name)
     if "etp" not in known:
         known["etp"] = max(1, known.get("tp", 1) // known.get("ep", 1))
     fields: dict[str, Any] = {"model": model, "phase": phase} | known

@@ -1,0 +1,197 @@
+"""``meshwise export`` and ``meshwise import``, ``plan --compare``, and answers into files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from running import answer, refusal, run
+
+PLAN = (
+    "plan",
+    "gpt3-175b",
+    "--on",
+    "dgx-a100",
+    "--gpus",
+    "64",
+    "--global-batch",
+    "64",
+    "--seq",
+    "2048",
+)
+SERVE = (
+    "plan",
+    "llama-3.1-70b",
+    "--on",
+    "hgx-h100",
+    "--gpus",
+    "8",
+    "--isl",
+    "2048",
+    "--osl",
+    "256",
+)
+MEGATRON = (
+    "torchrun --nnodes 8 --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 8 "
+    "--pipeline-model-parallel-size 8 --micro-batch-size 1 --global-batch-size 64 --seq-length 2048 "
+    "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
+)
+VLLM = "vllm serve meta-llama/Llama-3.1-70B-Instruct -tp 4 -dp 2 --max-num-seqs 32 --port 8000"
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    path = tmp_path / "plan.json"
+    assert run(*PLAN, "--json", "-o", str(path)).code == 0
+    return path
+
+
+def test_every_row_of_a_plan_goes_out_and_comes_back(plan_file) -> None:
+    plan = json.loads(plan_file.read_text())
+    for row in (1, 3):
+        e = answer("export", "megatron-lm", "--from", str(plan_file), "--row", str(row))
+        layout = plan["layouts"][row - 1]
+        assert e["gpus"] == 64
+        assert e["untranslated"] == []
+        back = answer("import", e["text"], "--on", "dgx-a100", "--model", "gpt3-175b")
+        assert back["layout"]["step_s"] == pytest.approx(layout["step_s"], rel=1e-9)
+        for key in ("tp", "pp", "vp", "dp", "cp", "micro_batch", "recompute", "shard"):
+            assert back["layout"][key] == layout[key]
+
+
+def test_estimates_and_serving_plans_go_out(tmp_path) -> None:
+    one = tmp_path / "one.json"
+    argv = ("estimate", "llama-2-7b", "--on", "dgx-a100", "--tp", "2", "--dp", "4", "--batch", "8")
+    assert run(*argv, "--seq", "4096", "--json", "-o", str(one)).code == 0
+    e = answer("export", "torchtitan", "--from", str(one))
+    assert "tensor_parallel_degree=2" in e["text"]
+    assert e["gpus"] == 8
+    served = tmp_path / "served.json"
+    assert run(*SERVE, "--concurrency", "64", "--json", "-o", str(served)).code == 0
+    e = answer("export", "vllm", "--from", str(served), "--wrapper", "slurm")
+    assert "--max-model-len 2304" in e["text"]
+    assert refusal("export", "megatron-lm", "--from", str(served))["field"] == "TARGET"
+
+
+def test_by_options() -> None:
+    argv = ("export", "sglang", "deepseek-v3", "--on", "hgx-h200", "--dp", "16", "--ep", "16")
+    text = run(*argv, "--etp", "1", "--isl", "4096", "--osl", "512").out
+    assert "--tp-size 16" in text
+    assert "--enable-dp-attention" in text
+
+
+def test_import_prices_and_says_what_to_change() -> None:
+    d = answer("import", MEGATRON, "--on", "dgx-a100", "--model", "gpt3-175b")
+    assert d["target"] == "megatron-lm"
+    assert d["layout"]["recompute"] == "full"
+    assert d["best"]["step_s"] < d["layout"]["step_s"]
+    assert d["changes"][0]["step_s"] < d["layout"]["step_s"]
+    assert "longer than the best" in d["verdict"]
+    same = answer(
+        *("estimate", "gpt3-175b", "--on", "dgx-a100", "--tp", "8", "--pp", "8", "--batch", "64"),
+        *("--micro-batch", "1", "--seq", "2048", "--recompute", "full"),
+    )
+    assert d["layout"]["step_s"] == pytest.approx(same["step_s"], rel=1e-12)
+
+
+def test_import_of_a_server() -> None:
+    d = answer("import", VLLM, "--on", "hgx-h100", "--isl", "2048", "--osl", "256")
+    assert d["model"] == "llama-3.1-70b"
+    assert d["layout"]["concurrency"] == 64
+    assert d["ignored"] == ["--port 8000"]
+    assert (
+        "Of single changes"
+        in run("import", VLLM, "--on", "hgx-h100", "--isl", "2048", "--osl", "256").out
+    )
+
+
+def test_compare() -> None:
+    d = answer(*PLAN, "--compare", MEGATRON)["compared"]
+    assert d["best"]["step_s"] < d["layout"]["step_s"]
+    assert "Beside your command" in run(*SERVE, "--tpot", "40ms", "--compare", VLLM).out
+
+
+@pytest.mark.parametrize(
+    ("argv", "field"),
+    [
+        (("export", "vlm", "gpt2"), "TARGET"),
+        (("export", "vllm"), "MODEL"),
+        (("export", "vllm", "gpt2", "--tp", "0"), "--tp"),
+        (("export", "vllm", "gpt2", "--on", "dgx-a100", "--tp", "5"), "--tp"),
+        (("export", "vllm", "gpt2", "--wrapper", "nomad"), "--wrapper"),
+        (("export", "trtllm", "gpt2", "--wrapper", "lws"), "--wrapper"),
+        (("export", "vllm", "gpt2", "--target-version", "0.1"), "--target-version"),
+        (("export", "vllm", "--from", "/nowhere.json"), "--from"),
+        (("export", "megatron-lm", "gpt2", "--isl", "4"), "--isl"),
+        (("export", "deepspeed", "gpt2", "--pp", "2"), "--pp"),
+        (("import", "echo hello", "--on", "dgx-a100"), "COMMAND"),
+        (("import", "", "--on", "dgx-a100"), "COMMAND"),
+        (("import", VLLM, "--on", "hgx-h100"), "--isl"),
+        (
+            ("import", "vllm serve my/own -tp 2", "--on", "hgx-h100", "--isl", "8", "--osl", "8"),
+            "--model",
+        ),
+        (
+            ("import", "vllm serve x --tensor-paralel-size 2", "--on", "hgx-h100"),
+            "--tensor-paralel-size",
+        ),
+        (
+            ("import", MEGATRON, "--on", "dgx-a100", "--model", "gpt3-175b", "--gpus", "63"),
+            "--gpus",
+        ),
+        (
+            (
+                "import",
+                MEGATRON.replace("size 8 --micro", "size 7 --micro"),
+                "--on",
+                "dgx-a100",
+                "--model",
+                "gpt2",
+            ),
+            "--tensor-model-parallel-size",
+        ),
+        ((*PLAN, "--compare", VLLM), "--compare"),
+        ((*SERVE, "--concurrency", "8", "--compare", "vllm serve m -tp 16"), "--gpus"),
+    ],
+    ids=lambda v: " ".join(v)[:60] if isinstance(v, tuple) else v,
+)
+def test_bad_input(argv: tuple[str, ...], field: str) -> None:
+    assert refusal(*argv)["field"] == field
+
+
+def test_a_file_that_is_no_plan(tmp_path) -> None:
+    for text in ("", "{", "[]", "{}", '{"layouts": []}', '{"layouts": [3]}'):
+        path = tmp_path / "plan.json"
+        path.write_text(text)
+        assert refusal("export", "vllm", "--from", str(path))["field"] == "--from"
+    path.write_text('{"layouts": [{"tp": "many"}], "workload": {"phase": "serve"}}')
+    assert refusal("export", "vllm", "--from", str(path))["field"]
+
+
+# -- files -------------------------------------------------------------------------------------------
+
+
+def test_output_files(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    ran = run(*PLAN, "--csv", "-o", str(path))
+    assert (ran.code, ran.out) == (0, "")
+    assert path.read_text().startswith("tp,pp,")
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
+    assert refusal(*PLAN, "-o", str(tmp_path / "no" / "rows.txt"))["field"] == "-o"
+    assert refusal(*PLAN, "-o", str(tmp_path))["field"] == "-o"
+    ran = run(*PLAN, "--csv", "--parquet")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--csv and --parquet: choose one" in ran.err
+
+
+def test_parquet(tmp_path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    ran = run(*PLAN, "--parquet")
+    assert (ran.code, ran.out) == (2, "")
+    assert "-o: missing" in ran.err
+    assert run(*PLAN, "--parquet", "-o", str(path)).code == 0
+    table = parquet.read_table(path).to_pylist()
+    rows = answer(*PLAN)["layouts"]
+    assert [r["step_s"] for r in table] == [r["step_s"] for r in rows]
+    assert [r["tp"] for r in table] == [r["tp"] for r in rows]
