@@ -15,6 +15,7 @@ import pytest
 
 import meshwise as mw
 from meshwise.cli import COMMANDS, cli
+from meshwise.launch import Job
 from meshwise.present import listing
 from meshwise.spec import cluster as cluster_spec
 from meshwise.spec.families import KNOWN
@@ -113,16 +114,37 @@ def keys(record: Any) -> Iterator[str]:
     if isinstance(record, dict):
         for key, value in record.items():
             yield key
-            if key not in ("provenance", "collectives", "weight_bytes", "block", "stack", "memory", "pinned"):
+            if key not in (
+                "provenance",
+                "collectives",
+                "weight_bytes",
+                "block",
+                "stack",
+                "memory",
+                "pinned",
+                "files",
+            ):
                 yield from keys(value)
     elif isinstance(record, (list, tuple)):
         for item in record:
             yield from keys(item)
 
 
+MEGATRON = "torchrun --nproc-per-node 8 --nnodes 8 pretrain_gpt.py --tensor-model-parallel-size 8"
+
+
 def answers() -> dict[str, list[Any]]:
     gpt, dgx, hgx = mw.model("gpt3-175b"), mw.cluster("dgx-a100"), mw.cluster("hgx-h100")
     llama, mix = mw.model("llama-3.1-70b"), mw.model("mixtral-8x7b")
+    load = mw.Serving(isl=2048, osl=256, concurrency=32)
+    served = mw.plan(
+        *(llama, hgx, load),
+        gpus=16,
+        ttft_s=1.0,
+        tpot_s=0.04,
+        disaggregated=True,
+        price_per_device_hour=2.0,
+    )
     full = mw.estimate(gpt, dgx, mw.Training(batch=16, seq=2048), tp=8, pp=8, dp=2, micro_batch=1)
     try:
         mw.model("gpt3-176b")
@@ -135,9 +157,24 @@ def answers() -> dict[str, list[Any]]:
             mw.scale(llama, hgx, mw.Decode(batch=8, context=1024)).to_dict(),
         ],
         "estimate": [full.to_dict()],
+        "scale --sweep": [
+            mw.sweep(gpt, dgx, mw.Training(batch=32, seq=2048), "nics=1:8").to_dict()
+        ],
+        "scale --gpus": [mw.grow(gpt, dgx, mw.Training(batch=64, seq=2048), [8, 64]).to_dict()],
         "plan": [
-            mw.plan(mix, hgx, mw.Training(batch=64, seq=4096), gpus=16, price_per_device_hour=2.0).to_dict(),
+            mw.plan(
+                mix, hgx, mw.Training(batch=64, seq=4096), gpus=16, price_per_device_hour=2.0
+            ).to_dict(),
             mw.plan(gpt, dgx, mw.Training(batch=64, seq=2048), gpus=8).to_dict(),
+            served.to_dict(),
+            mw.plan(llama, hgx, load, gpus=8, tpot_s=0.001).to_dict(),
+        ],
+        "export": [mw.export(Job(model="m", phase="serve", tp=2, etp=2), "vllm").to_dict()],
+        "import": [
+            mw.read_command(
+                "vllm serve m -tp 4", hgx, model=llama, isl=512, osl=64, concurrency=8
+            ).to_dict(),
+            mw.read_command(MEGATRON, dgx, model=gpt, global_batch=64, seq=2048).to_dict(),
         ],
         "explain": [full.explain(), full.to_dict()],
         "model": [mw.describe(mw.model(n)).to_dict() for n in ("deepseek-v3", "gpt2")],
@@ -152,7 +189,9 @@ ANSWERS = answers()
 
 @pytest.mark.parametrize("title", list(ANSWERS))
 def test_every_json_key_is_in_the_reference(title: str) -> None:
-    text = section(title) + (section("estimate") if title == "explain" else "")
+    others = {"explain": ("estimate",), "scale --sweep": ("scale",), "import": ("export", "plan")}
+    others["scale --gpus"] = ("plan",)
+    text = section(title) + "".join(section(t) for t in others.get(title, ()))
     words = set(re.findall(r"[\w]+", " ".join(re.findall(r"`([^`\n]+)`", text))))
     missing = {k for record in ANSWERS[title] for k in keys(record)} - words
     assert not missing, missing
