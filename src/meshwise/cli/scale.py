@@ -56,6 +56,7 @@ def _degrees(text: str, model: Model, cluster: Cluster) -> list[int]:
 )
 @click.option(
     "--sweep",
+    multiple=True,  # a second one is refused, not taken in place of the first
     metavar="NAME=LOW:HIGH",
     help="The curve over a quantity, with its break-evens: batch, seq, inter.bandwidth=25GB/s:400GB/s, "
     "intra.latency, nics, device.flops, … (bandwidths per device or NIC and direction); or NAME=A,B,C.",
@@ -77,6 +78,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
     workload = options.read_workload(o)
+    o["sweep"] = _one(o["sweep"])
     if o["gpus"] is not None or o["weak"]:
         _grow(spec, where, workload, o)
         return
@@ -94,6 +96,19 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
         return
     result = api.scale(spec, where, workload, **asked)
     options.write(o, result.to_dict, result.page, "points")
+
+
+def _one(sweeps: tuple[str, ...]) -> str | None:
+    """The only sweep, if any."""
+    if len(sweeps) > 1:
+        raise InputError(
+            f"--sweep: {len(sweeps)} are given, one at a time is swept",
+            field="--sweep",
+            value=" ".join(sweeps),
+            legal="one --sweep NAME=LOW:HIGH",
+            nearest=sweeps[0],
+        )
+    return sweeps[0] if sweeps else None
 
 
 def _grow(model: Model, cluster: Cluster, workload: Workload, o: dict[str, Any]) -> None:

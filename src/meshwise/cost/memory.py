@@ -158,15 +158,19 @@ def working(ctx: Context, role: Role) -> Working:
         return Working(activations(ctx, role), 0.0, beside(ctx, role))
     w, layout = ctx.widths, ctx.layout
     widest: Array = 0.0
+    gathered: Array = 1.0  # replicas whose tokens a rank holds
     for block in ctx.model.blocks:
         for mlp in (block.mlp, block.moe.shared if block.moe else None):
             if mlp is not None:
                 widest = np.maximum(widest, act.mlp_activations(ctx, mlp, layout.tp))
         if block.moe is not None:
             expert = act.mlp_activations(ctx, block.moe.expert, layout.expert_tp())
-            widest = np.maximum(widest, block.moe.top_k * expert)
+            # an expert's shards across attention replicas work on the tokens of all of them
+            joined = np.maximum(layout.expert_tp() / layout.tp, 1.0)
+            widest = np.maximum(widest, block.moe.top_k * expert * joined)
+            gathered = np.maximum(gathered, joined)
     rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
-    live = rows * (2 * ctx.model.hidden * w.activation + widest)
+    live = rows * (2 * ctx.model.hidden * w.activation * gathered + widest)
     vocab = ctx.split(ctx.model.vocab) * layout.tp  # padded
     logits = ctx.sequences * vocab * (w.activation + 4.0) * role.head
     return Working(live, kv_cache(ctx, role), logits)

@@ -87,7 +87,9 @@ def verdict(s: Sweep) -> str:
         said.append(f"TP={before} → {tp} pays {share} of what it adds {_where(asked, s, name)}.")
     if said:
         return " ".join(said)
-    return f"One value of {name}: no break-even ({low} to {high})."
+    if low != high:
+        return "No break-even: one degree alone is no doubling."
+    return f"One value of {name}, {low}: no break-even."
 
 
 def _where(found: list[BreakEven], s: Sweep, name: str) -> str:
@@ -112,26 +114,34 @@ def sweep_page(s: Sweep) -> Page:
         f"sweep of {s.quantity.name}, stack {first.stack.name}"
     )
     degrees = sorted({p.tp for _, c in s.values for p in c.points})
-    header = [s.quantity.name, *(f"TP={tp}" for tp in degrees), "limit", "fastest"]
-    body = []
+    names = (s.quantity.name, *(f"TP={tp}" for tp in degrees))
+    body, shares = [], []
     for value, c in s.values:
         at = {p.tp: p for p in c.points}
-        cells = [in_words(value, s.quantity)]
+        steps, share = [], []
         for tp in degrees:
             p = at.get(tp)
-            cells.append(
-                f"{format_time(p.step_s)} {words.percent(p.efficiency)}" if p is not None else "-"
-            )
-        cells += [f"TP={c.limit.tp}", f"TP={c.fastest}"]
-        body.append(tuple(cells))
-    table = Table("Step and efficiency at each degree", tuple(header), tuple(body), frozenset())
+            if p is None:
+                steps.append("-")
+                share.append("-")
+                continue
+            steps.append(f"{format_time(p.step_s)} {words.percent(p.efficiency)}")
+            share.append(f"{p.speedup:.2f}× {words.percent(p.comm_share)}")
+        said = in_words(value, s.quantity)
+        body.append((said, *steps, f"TP={c.limit.tp}", f"TP={c.fastest}"))
+        shares.append((said, *share))
+    title = "Step and efficiency at each degree"
+    table = Table(title, (*names, "limit", "fastest"), tuple(body), frozenset())
+    title = "Speed-up, and communication's share of the step"
+    more = Table(title, names, tuple(shares), frozenset())
     rows = tuple(_row(b, s.quantity) for b in s.break_evens)
     solved = Table(
         "Break-evens, solved for", ("doubling", "question", "where"), rows, frozenset({0, 1, 2})
     )
-    parts: list[Table | str] = [table]
+    parts: list[Table | str] = [table, more]
     if rows:
-        parts += [solved, wrap(verdict(s))]
+        parts.append(solved)
+    parts.append(wrap(verdict(s)))
     return Page(heading, tuple(parts))
 
 

@@ -52,12 +52,19 @@ def exchanges_tokens(ctx: Context) -> Array:
 
 
 def gathers_replicas(ctx: Context) -> Array:
-    """Whether experts' shards span attention replicas in inference (attention data parallelism with
-    experts by TP: etp > tp, one expert group): every shard works on the tokens of all of them."""
+    """Whether an expert's shards span attention replicas in inference: attention data parallelism with
+    etp > tp.
+
+    The etp ranks of an expert then serve etp / tp replicas, each with tokens of its own, and a shard
+    needs them all: the replicas' inputs are gathered over etp (the result: etp / tp · tokens · hidden)
+    before the experts or their dispatch over ep, and the partial outputs summed and scattered after
+    them. What tp's own reductions around that do is priced as for any other layer, so that for tp > 1
+    a fused gather (SGLang's) sends less by one pass within tp each way.
+    """
     layout = ctx.layout
     if ctx.training:
         return np.bool_(False)
-    return (layout.expert_tp() > layout.tp) & ~exchanges_tokens(ctx)
+    return layout.expert_tp() > layout.tp
 
 
 def moe(ctx: Context, moe: Moe) -> list[Op]:
@@ -110,8 +117,6 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
         "count": np.where(exchange & (shares > 1), 1, 0),
         "phase": "forward",
     }
-    # Of etp / tp replicas' tokens each shard needs all, and its partial results go back summed. What
-    # TP's own reduction does after that is priced as for any other layer.
     replicas = {
         "payload_bytes": ctx.tokens * etp / layout.tp * h * w.activation,
         "count": np.where(gathers_replicas(ctx), 1, 0),

@@ -69,7 +69,7 @@ def _freed(pins: Pins, best: Best) -> Change | None:
 
 def _gpus(cluster: Cluster, gpus: int, best: Best) -> Change | None:
     """The nearest number of GPUs that holds the step: whole nodes (or, inside one, powers of two)
-    beside the asked one, then more and more nodes; between the last that does not and the first that
+    beside the asked one, then more and more nodes, then fewer; between the last that does not and the first that
     does, up to eight numbers of nodes are tried from below."""
     node, failed = cluster.node_devices, gpus
     for n in _counts(cluster, gpus):
@@ -78,7 +78,7 @@ def _gpus(cluster: Cluster, gpus: int, best: Best) -> Change | None:
             failed = max(failed, n)
             continue
         step = node * max(1, (n - failed) // node // 8)
-        for fewer in range(failed - failed % step + step, n, step):
+        for fewer in range(failed - failed % step + step, n, step) if n > gpus else ():
             less = best(n=fewer) if fewer > failed else None
             if less is not None:
                 return Change("gpus", fewer, less)
@@ -95,9 +95,14 @@ def _counts(cluster: Cluster, gpus: int) -> Iterator[int]:
         yield nodes * node
         if gpus > node:
             yield gpus // node * node
-    while nodes < 4096:
-        nodes = max(nodes + 1, 1 << nodes.bit_length() if nodes & (nodes - 1) else 2 * nodes)
-        yield nodes * node
+    more = nodes
+    while more < 4096:
+        more = 1 << more.bit_length() if more & (more - 1) else 2 * more
+        yield more * node
+    fewer = nodes
+    while fewer > 1:
+        fewer = 1 << (fewer - 1).bit_length() - 1
+        yield fewer * node
 
 
 def _batch(w: Training, gpus: int, best: Best) -> Change | None:

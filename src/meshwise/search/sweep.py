@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from meshwise.cost.estimate import estimate
 from meshwise.errors import InputError, closest, quoted
 from meshwise.search.scaling import Scaling, curve, layouts_for
+from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.model import Model
 from meshwise.spec.reading import count
@@ -36,13 +38,34 @@ class Quantity(NamedTuple):
     apply: Callable[[float], Job]
     step: int = 1  # numbers are multiples of it
     high: int = 0
+    divides: int = 0  # numbers divide it; 0: they need not
+
+    def nearest(self, value: float) -> int:
+        """The legal number nearest to a value."""
+        if self.divides:
+            return min(_divisors(self.divides), key=lambda d: abs(d - value))
+        return max(round(value / self.step), 1) * self.step
+
+    def between(self, low: float, high: float) -> float | None:
+        """A legal number about half way between two; None where there is none."""
+        if self.divides:
+            inside = [d for d in _divisors(self.divides) if low < d < high]
+            return float(inside[len(inside) // 2]) if inside else None
+        middle = (low + high) / 2 // self.step * self.step
+        return middle if low < middle < high else None
+
+
+def _divisors(number: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
 
 
 class BreakEven(NamedTuple):
     """Where the step from ``from_tp`` to ``tp`` crosses ``threshold``.
 
-    ``question``: ``marginal_efficiency`` is T(from) · from / (T(tp) · tp); ``faster`` asks whether
-    T(tp) < T(from). ``direction`` is the side of ``value`` on which it pays; without a crossing in the
+    ``from_tp`` is half of ``tp`` where the model allows that degree, else the degree before it on the
+    curve. ``question``: ``marginal_efficiency`` is T(tp/2) / (2·T(tp)), as the limit has it; ``faster``
+    asks whether T(tp) < T(from). ``direction`` is the side of ``value`` on which it pays; without a crossing in the
     range ``value`` is None and the direction ``always`` or ``never``.
     """
 
@@ -81,20 +104,28 @@ def quantities(cluster: Cluster, workload: Workload, step: int = 1) -> dict[str,
         size("context", MAX_SEQ)
     else:
         size("seq", MAX_SEQ, step)
-    names = {level.name: i for i, level in enumerate(cluster.levels)}
-    names["intra"] = 0
-    network = next((i for i, lv in enumerate(cluster.levels) if lv.kind == "network"), None)
-    if network is not None:
-        names["inter"] = network
+    if isinstance(workload, Training):
+
+        def micro_batch(value: float) -> Job:
+            return cluster, msgspec.structs.replace(workload, micro_batch=int(value))
+
+        found["micro_batch"] = Quantity(
+            "micro_batch", "", None, micro_batch, 1, MAX_BATCH, workload.batch
+        )
+    names = _level_names(cluster)
     for name, index in names.items():
         found[f"{name}.bandwidth"] = _level(
             f"{name}.bandwidth", cluster, workload, index, "bandwidth_bytes_per_s"
         )
         found[f"{name}.latency"] = _level(f"{name}.latency", cluster, workload, index, "latency_s")
-    if network is not None and cluster.levels[network].nics:
+    wired = [i for i, lv in enumerate(cluster.levels) if lv.kind == "network" and lv.nics]
+    if wired:
 
         def nics(value: float) -> Job:
-            return _with_level(cluster, network, nics=int(value)), workload
+            where = cluster
+            for index in wired:  # as --nics does
+                where = _with_level(where, index, nics=int(value))
+            return where, workload
 
         found["nics"] = Quantity("nics", "", None, nics, 1, 4096)
 
@@ -114,6 +145,20 @@ def quantities(cluster: Cluster, workload: Workload, step: int = 1) -> dict[str,
 
     found["device.flops"] = Quantity("device.flops", "FLOP/s", RATE, flops)
     return found
+
+
+def _level_names(cluster: Cluster) -> dict[str, int]:
+    """Levels by name; those that share one (it may be left out) as ``level[i]``, as errors call them."""
+    shared = Counter(level.name for level in cluster.levels)
+    names = {
+        level.name if shared[level.name] == 1 else f"level[{i}]": i
+        for i, level in enumerate(cluster.levels)
+    }
+    names.setdefault("intra", 0)
+    network = next((i for i, lv in enumerate(cluster.levels) if lv.kind == "network"), None)
+    if network is not None:
+        names.setdefault("inter", network)
+    return names
 
 
 def _with_level(cluster: Cluster, index: int, **changes: Any) -> Cluster:
@@ -157,7 +202,9 @@ def read_sweep(text: str, known: dict[str, Quantity]) -> tuple[Quantity, list[fl
             nearest=near[0] if near else None,
         )
     if "," in rest or ":" not in rest:
-        values = [_value(part, quantity) for part in rest.split(",")]
+        listed = rest.split(",")
+        count(len(listed), "--sweep: values", high=MOST_POINTS)
+        values = [_value(part, quantity) for part in listed]
         return quantity, sorted(dict.fromkeys(values))
     parts = rest.split(":")
     if len(parts) > 3:
@@ -187,25 +234,28 @@ def _value(text: str, quantity: Quantity) -> float:
     if quantity.kind is not None:
         return parse(text.strip(), quantity.kind, field)
     number = count(text.strip(), field, high=quantity.high)
-    if number % quantity.step:
-        near = max(round(number / quantity.step), 1) * quantity.step
+    near = quantity.nearest(number)
+    if near != number:
+        part = f"multiple of {quantity.step}"
+        if quantity.divides:
+            part = f"divisor of the batch of {quantity.divides}"
         raise InputError(
-            f"{field}: {number} is no multiple of {quantity.step}",
+            f"{field}: {number} is no {part}",
             field="--sweep",
             value=number,
-            legal=f"multiples of {quantity.step}",
+            legal=part.replace(" ", "s ", 1),
             nearest=near,
         )
     return float(number)
 
 
 def spaced(quantity: Quantity, low: float, high: float, points: int) -> list[float]:
-    """Values in equal ratios from low to high, both ends exact; numbers are rounded to multiples."""
+    """Values in equal ratios from low to high, both ends exact; numbers are rounded to legal ones."""
     ratio = math.log(high / low)
     values = [low * math.exp(ratio * i / (points - 1)) for i in range(points)]
     values[0], values[-1] = low, high
     if quantity.kind is None:
-        values = [float(max(round(v / quantity.step), 1) * quantity.step) for v in values]
+        values = [float(quantity.nearest(v)) for v in values]
     return sorted(dict.fromkeys(values))
 
 
@@ -236,9 +286,21 @@ def sweep(
             objective=objective,
         )
         curves.append((value, made))
-    degrees_shown = sorted({p.tp for _, s in curves for p in s.points})
-    solver = _Solver(model, stack, quantity, degrees_shown, sequence_parallel)
+    shown = sorted({p.tp for _, s in curves for p in s.points})
+    solver = _Solver(model, stack, quantity, _pairs(model, shown), sequence_parallel)
     return Sweep(cluster, quantity, tuple(curves), tuple(solver.all(values, threshold)), threshold)
+
+
+def _pairs(model: Model, shown: list[int]) -> list[tuple[int, int]]:
+    """(N/2, N) of every degree shown; where the model has no N/2, the degree shown before N."""
+    pairs = []
+    for before, tp in zip([0, *shown], shown, strict=False):
+        half = tp // 2
+        if tp % 2 == 0 and not legality.refusals(model, half):
+            pairs.append((half, tp))
+        elif before:
+            pairs.append((before, tp))
+    return pairs
 
 
 class _Solver:
@@ -249,11 +311,12 @@ class _Solver:
         model: Model,
         stack: Stack,
         quantity: Quantity,
-        degrees: list[int],
+        pairs: list[tuple[int, int]],
         sequence_parallel: bool,
     ) -> None:
         self.model, self.stack, self.quantity = model, stack, quantity
-        self.degrees, self.sequence_parallel = degrees, sequence_parallel
+        self.pairs, self.sequence_parallel = pairs, sequence_parallel
+        self.degrees = sorted({tp for pair in pairs for tp in pair})
         self.known: dict[float, dict[int, float]] = {}
 
     def steps(self, value: float) -> dict[int, float]:
@@ -273,8 +336,10 @@ class _Solver:
             return []
         grid = sorted({*spaced(self.quantity, low, high, GRID), *values})
         found: list[BreakEven] = []
-        for before, tp in zip(self.degrees[:-1], self.degrees[1:], strict=True):
-            for question, wanted in (("marginal_efficiency", threshold), ("faster", before / tp)):
+        for before, tp in self.pairs:
+            # where tp is no doubling, its score is the mean per doubling, as the limit's
+            least = threshold ** math.log2(tp / before)
+            for question, wanted in (("marginal_efficiency", least), ("faster", before / tp)):
 
                 def margin(value: float, a: int = before, b: int = tp, t: float = wanted) -> float:
                     steps = self.steps(value)
@@ -304,9 +369,8 @@ class _Solver:
         pays_low = margin(low) >= 0
         while True:
             if self.quantity.kind is None:
-                step = self.quantity.step
-                middle = float((low + high) / 2 // step * step)
-                if middle in (low, high):
+                middle = self.quantity.between(low, high)
+                if middle is None:
                     return low if pays_low else high
             else:
                 if high / low - 1.0 < CLOSE:
