@@ -23,7 +23,6 @@ from meshwise.present.answers import (
     ValidateResult,
 )
 from meshwise.search.points import Point
-from meshwise.search.report import report
 from meshwise.search.scaling import curve, default_degrees
 from meshwise.spec import grid
 from meshwise.spec.cluster import Cluster, load_cluster
@@ -187,8 +186,7 @@ def sweep(
     limit_threshold: float = 0.8,
     objective: str = "efficiency",
 ) -> SweepResult:
-    """:func:`scale` at values of one quantity, ``"inter.bandwidth=25GB/s:400GB/s"``, and the values at
-    which each doubling begins to pay."""
+    """:func:`scale` at values of ``"inter.bandwidth=25GB/s:400GB/s"``, and where each doubling pays."""
     from meshwise.present.sweep_page import SweepResult
     from meshwise.search import sweep as sweeping
 
@@ -254,6 +252,8 @@ def estimate(
     **layout: Any,
 ) -> EstimateResult:
     """One layout in full: ``tp, pp, vp, dp, cp, ep, etp, micro_batch, sequence_parallel, shard``."""
+    from meshwise.search.report import report
+
     for key in layout:
         one_of(key, "layout", grid.Grid.__struct_fields__)
     asked = grid.Grid(**layout)

@@ -29,6 +29,12 @@ def test_page_and_csv() -> None:
     assert len(lines) == 1 + 3 * 3
 
 
+def test_nearest_name() -> None:
+    assert refusal(*GPT, "--sweep", "intre.bandwidth=1GB/s:2GB/s")["nearest"] == "inter.bandwidth"
+    assert refusal(*DECODE, "--sweep", "contxt=1:4")["nearest"] == "context"
+    assert "micro_batch" not in refusal(*DECODE, "--sweep", "micro_batch=1:4")["legal"]
+
+
 def test_gpus_and_weak() -> None:
     d = answer(*GPT[:4], "--batch", "64", "--seq", "2048", "--gpus", "64:256", "--weak")
     assert [p["gpus"] for p in d["points"]] == [64, 128, 256]
@@ -54,6 +60,13 @@ def test_no_size_fits() -> None:
         (("--sweep", "batch=0:4"), "--sweep batch"),
         (("--sweep", "batch=a:4"), "--sweep batch"),
         (("--sweep", "context=1:4"), "--sweep"),
+        (("--sweep", "batch=1:4", "--sweep", "seq=128:256"), "--sweep"),
+        (("--sweep", "micro_batch=3:32"), "--sweep"),
+        (("--sweep", "batch=3:8", "--micro-batch", "2"), "--sweep"),
+        (("--sweep", "batch=4:4"), "--sweep"),
+        (("--sweep", "rack.bandwidth=1GB/s:2GB/s"), "--sweep"),
+        (("--sweep", "inter.latency=-1us:2us"), "--sweep inter.latency"),
+        (("--sweep", "inter.latency=1GB/s:2GB/s"), "--sweep inter.latency"),
         (("--sweep", "batch=1:4", "--gpus", "8"), "--sweep"),
         (("--weak",), "--weak"),
         (("--gpus", "8:4"), "--gpus"),

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from meshwise.present import records
 from meshwise.present.result import Answer
-from meshwise.program.stored import weight_bytes
-from meshwise.search.report import Report
 from meshwise.search.scaling import Scaling
 from meshwise.spec.model import Model
 
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
     from meshwise.evidence.tables import Table
     from meshwise.evidence.validate import Result
     from meshwise.present.tables import Page
+    from meshwise.search.report import Report
 
 
 class ScaleResult(Answer):
@@ -70,6 +69,8 @@ class ModelResult(Answer):
         self.model = spec
 
     def to_dict(self) -> dict[str, Any]:
+        from meshwise.program.stored import weight_bytes
+
         return records.model_dict(self.model, weight_bytes(self.model))
 
     def page(self) -> Page:

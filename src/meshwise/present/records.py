@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,7 +11,6 @@ from meshwise.cost.collective import Candidate
 from meshwise.present import words
 from meshwise.program.context import widths
 from meshwise.search.fit import SmallestFit
-from meshwise.search.report import Report
 from meshwise.search.scaling import Scaling, remarks
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
@@ -21,6 +20,9 @@ from meshwise.spec.parameters import parameters
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import RECOMPUTE
 from meshwise.spec.workload import to_dict as workload_dict
+
+if TYPE_CHECKING:
+    from meshwise.search.report import Report
 
 SCHEMA = 1
 

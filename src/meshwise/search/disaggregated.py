@@ -20,7 +20,6 @@ from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 
 Array = Any
-PROMPTS = (1, 2, 4, 8, 16)  # that a prefill instance computes together
 
 
 class Instance(NamedTuple):
@@ -64,36 +63,31 @@ def disaggregate(
 ) -> Disaggregated | None:
     """The most tokens/s of two pools on ``gpus`` devices within the limits; None if none is.
 
-    A prefill instance computes batches of prompts one after the other; a request waits for half a
-    batch, its own, and the transfer. A decode instance holds the most sequences that the limit on the
-    time per token and its KV cache allow. Of instances of one size those that another one beats in
-    rate and latency cannot be part of the best, and are dropped; all numbers of instances are tried.
+    A prefill instance computes batches of prompts one after the other, as many batches at a time as it
+    has pipeline stages; a request waits for half the time between two batches, its own batch, and the
+    transfer. A decode instance holds the most sequences that the limit on the time per token and its
+    KV cache allow. Of instances of one size those that another one beats in rate and latency cannot be
+    part of the best, and are dropped; of what is left all pairs and all numbers of instances are
+    compared.
     """
     prefills: list[Instance] = []
     decodes: list[Instance] = []
-    for size in divisors_below(cluster, gpus):
+    for size in instance_sizes(cluster, gpus):
         layouts, _ = serving_space(model, stack, size, pins, joined=True)
         if layouts.tp.size:
             prefills += _undominated(_prefills(model, cluster, stack, w, layouts, limits))
             decodes += _undominated(_decodes(model, cluster, stack, w, layouts, limits))
-    moved = kv_bytes(model, stack, w)
-    best: Disaggregated | None = None
-    for p in prefills:
-        for d in decodes:
-            pair = _matched(p, d, cluster, w, gpus, limits, moved)
-            if pair is not None and (
-                best is None
-                or (pair.tokens_per_s, -pair.devices) > (best.tokens_per_s, -best.devices)
-            ):
-                best = pair
-    return best
+    if not prefills or not decodes:
+        return None
+    return _matched(prefills, decodes, cluster, w, gpus, limits, kv_bytes(model, stack, w))
 
 
-def divisors_below(cluster: Cluster, gpus: int) -> list[int]:
-    """Sizes of an instance: those that divide a node, and whole numbers of nodes."""
+def instance_sizes(cluster: Cluster, gpus: int) -> list[int]:
+    """Sizes that tile nodes without straddling them: those that divide a node, and every whole number of
+    nodes. At least one device is left for the other pool."""
     node = cluster.node_devices
-    inside = [d for d in divisors(node) if d < gpus]
-    return inside + [node * n for n in divisors(max(gpus // node, 1)) if n > 1 and node * n < gpus]
+    sizes = divisors(node) + [node * n for n in range(2, gpus // node + 1)]
+    return [size for size in sizes if size < gpus]
 
 
 def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
@@ -110,30 +104,43 @@ def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
 def _prefills(
     model: Model, cluster: Cluster, stack: Stack, w: Serving, layouts: Layouts, limits: Limits
 ) -> list[Instance]:
-    """Every layout with every batch of prompts that meets the limit: its rate, and the time from a
-    request's arrival to its first token, transfer apart."""
+    """Every layout with batches of 1, 2, 4 … prompts, and of as many as an iteration's tokens hold,
+    that meet the limit: its rate, and the time from a request's arrival to its first token, transfer
+    apart. Its cache holds the batches of all its stages and one whose keys and values are under way."""
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
     budget = tokens_per_iteration(engine, w)
     chunks = -(-w.computed // budget)
     chunk = -(-w.computed // chunks)
     cached = w.isl - w.computed + (chunks - 1) * chunk // 2
     limit_bytes = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
+    together = max(budget // chunk, 1)
+    shape = layouts.tp.shape
     found = []
-    for prompts in PROMPTS:
-        e = engine.prefill(np.int64(prompts), w.isl)
-        seconds = chunks * iteration.prefill_s(engine, np.int64(prompts), chunk, cached)
-        size = layouts.tp.size
-        seconds = np.broadcast_to(seconds, (size,))
-        memory = np.broadcast_to(e.memory_bytes, (size,))
-        first = 1.5 * seconds
+    for prompts in sorted({*(1 << i for i in range(together.bit_length())), together}):
+        work = engine.prefill(np.int64(prompts), chunk, cached).memory
+        held = engine.prefill(prompts * (layouts.pp + 1), w.isl).memory
+        memory = np.broadcast_to(
+            held["weights_bytes"]
+            + held["kv_cache_bytes"]
+            + work["activations_bytes"]
+            + work["workspace_bytes"],
+            shape,
+        )
+        seconds = np.broadcast_to(
+            chunks * iteration.prefill_s(engine, np.int64(prompts), chunk, cached), shape
+        )
+        every = seconds / layouts.pp  # between two batches
+        first = every / 2.0 + seconds
+        # each replica of an instance computes its own prompts
+        rate = prompts * layouts.dp / every
         good = memory <= limit_bytes
         if limits.ttft_s is not None:
             good = good & (first <= limits.ttft_s)
         for i in np.flatnonzero(good).tolist():
-            # each replica of an instance computes its own prompts
-            rate = prompts * float(layouts.dp[i]) / float(seconds[i])
-            row = _instance(layouts, i, rate, float(first[i]), prompts, float(memory[i]))
-            found.append(row)
+            batch = prompts * int(layouts.dp[i])
+            found.append(
+                _instance(layouts, i, float(rate[i]), float(first[i]), batch, float(memory[i]))
+            )
     return found
 
 
@@ -192,8 +199,9 @@ def _undominated(found: list[Instance]) -> list[Instance]:
 
 
 def link_bytes_per_s(cluster: Cluster, devices: int) -> float:
-    """What ``devices`` of one instance send to another instance: over the network at their share of its
-    NICs, or inside the one node there is over its outermost level."""
+    """What ``devices`` of one instance exchange with another pool: over the network at their share of its
+    NICs, or inside the one node there is over its outermost level. (Pools that share a node of several
+    are priced over the network too.)"""
     index = next(
         (i for i, level in enumerate(cluster.levels) if level.kind == "network"),
         len(cluster.levels) - 1,
@@ -204,53 +212,75 @@ def link_bytes_per_s(cluster: Cluster, devices: int) -> float:
 
 
 def _matched(
-    p: Instance,
-    d: Instance,
+    prefills: list[Instance],
+    decodes: list[Instance],
     cluster: Cluster,
     w: Serving,
     gpus: int,
     limits: Limits,
     moved: float,
 ) -> Disaggregated | None:
-    """The best numbers of the two instances; None if the limits or the GPUs leave none."""
-    link = link_bytes_per_s(cluster, min(p.devices, d.devices))
-    transfer = moved / link
-    ttft = p.latency_s + transfer
-    if limits.ttft_s is not None and ttft > limits.ttft_s:
+    """The best pair of instances and their numbers; None if the limits or the GPUs leave none.
+
+    n decode instances deliver the lesser of what they do, rising in n, and what the prefill instances on
+    the other GPUs do, falling in n: best at the largest n at which prefill keeps up, or the next.
+    Nothing delivers more than its instances' links carry.
+    """
+
+    def column(rows: list[Instance], name: str) -> Array:
+        return np.array([getattr(row, name) for row in rows])
+
+    one = link_bytes_per_s(cluster, 1)
+    p, d = column(prefills, "devices")[:, None], column(decodes, "devices")[None, :]
+    carried = one / moved  # requests per second and device
+    prefill = np.minimum(column(prefills, "requests_per_s")[:, None], p * carried)
+    decode = np.minimum(column(decodes, "requests_per_s")[None, :], d * carried)
+    transfer = moved / (np.minimum(p, d) * one)
+    ttft = column(prefills, "latency_s")[:, None] + transfer
+    most = (gpus - p) // d
+    good = most >= 1
+    if limits.ttft_s is not None:
+        good &= ttft <= limits.ttft_s
+    if not good.any():
         return None
-    most = (gpus - p.devices) // d.devices
-    if most < 1:
-        return None
-    decodes = np.arange(1, most + 1)
-    prefills = (gpus - decodes * d.devices) // p.devices
-    prefill_rate = prefills * p.requests_per_s
-    decode_rate = decodes * d.requests_per_s
-    # what the senders' links carry in a second
-    sent = prefills * link_bytes_per_s(cluster, p.devices) / moved
-    rate = np.minimum(np.minimum(prefill_rate, decode_rate), sent)
-    i = int(np.argmax(rate))
-    bounds = {"prefill": prefill_rate[i], "decode": decode_rate[i], "transfer": sent[i]}
-    requests = float(rate[i])
+
+    def delivered(n: Array) -> Array:
+        return np.minimum(n * decode, (gpus - n * d) // p * prefill)
+
+    low, high = np.zeros_like(most), np.maximum(most, 0) + 1
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        keeps_up = middle * decode <= (gpus - middle * d) // p * prefill
+        apart = high - low > 1
+        low = np.where(apart & keeps_up, middle, low)
+        high = np.where(apart & ~keeps_up, middle, high)
+    after = np.minimum(low + 1, np.maximum(most, 1))
+    numbers = np.where((low >= 1) & (delivered(low) >= delivered(after)), low, after)
+    rate = np.where(good, delivered(numbers), -1.0)
     # no more prefill instances than the rate needs
-    needed = int(
-        np.ceil(
-            requests / min(p.requests_per_s, link_bytes_per_s(cluster, p.devices) / moved) - 1e-9
-        )
-    )
-    number = max(1, min(int(prefills[i]), needed))
+    needed = np.maximum(np.ceil(rate / prefill - 1e-9), 1).astype(np.int64)
+    devices = needed * p + numbers * d
+    i, j = divmod(int(np.lexsort((devices.ravel(), -rate.ravel()))[0]), rate.shape[1])
+    requests, first, second = float(rate[i, j]), prefills[i], decodes[j]
+    number = int(numbers[i, j])
+    bounds = {
+        "prefill": (gpus - number * second.devices) // first.devices * first.requests_per_s,
+        "decode": number * second.requests_per_s,
+    }
+    bound = min(bounds, key=lambda name: bounds[name])
     return Disaggregated(
-        prefill=p,
-        decode=d,
-        prefill_instances=number,
-        decode_instances=int(decodes[i]),
-        devices=number * p.devices + int(decodes[i]) * d.devices,
-        transfer_s=transfer,
+        prefill=first,
+        decode=second,
+        prefill_instances=int(needed[i, j]),
+        decode_instances=number,
+        devices=int(devices[i, j]),
+        transfer_s=float(transfer[i, j]),
         transfer_bytes=moved,
-        ttft_s=ttft,
-        tpot_s=d.latency_s,
+        ttft_s=float(ttft[i, j]),
+        tpot_s=second.latency_s,
         requests_per_s=requests,
         tokens_per_s=requests * w.osl,
         tokens_per_s_per_device=requests * w.osl / gpus,
-        concurrency=d.batch * int(decodes[i]),
-        bound=min(bounds, key=lambda k: float(bounds[k])),
+        concurrency=second.batch * number,
+        bound=bound if requests > bounds[bound] * (1.0 - 1e-9) else "transfer",
     )

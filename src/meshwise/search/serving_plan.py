@@ -354,9 +354,10 @@ def serving_changes(plan: ServingPlan, pins: Pins, limits: Limits | None) -> lis
         return found.rows[0] if found.rows else None
 
     changes = []
-    node = plan.cluster.node_devices
-    counts = [1 << i for i in range(plan.gpus.bit_length(), 16)]
-    for n in [c for c in counts if c < node or c % node == 0][:8]:
+    node, full = plan.cluster.node_devices, -(-plan.gpus // plan.cluster.node_devices)
+    counts = [1 << i for i in range(plan.gpus.bit_length(), node.bit_length()) if 1 << i < node]
+    counts += [n * node for n in (full, *(full + 1 << i for i in range(8))) if n * node > plan.gpus]
+    for n in counts:
         row = best(gpus=n)
         if row is not None:
             changes.append(ServingChange("gpus", n, row))

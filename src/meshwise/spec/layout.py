@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,8 +95,20 @@ def _largest_divisor(number: int, bound: int) -> int:
     return best
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def _inside(size: int, stride: int, domain: int, total: int) -> int:
+_divisor_each = np.frompyfunc(_largest_divisor, 2, 1)
+
+
+def _fitting(number: Array, bound: Array) -> Array:
+    """The largest divisor of each number that is at most its bound; looked for only where neither the
+    number itself nor the bound is one."""
+    found: Array = np.where(number <= bound, number, bound)
+    rest = (number > bound) & (number % bound != 0)
+    if np.any(rest):
+        found = np.where(rest, _divisor_each(number, bound), found).astype(np.int64)
+    return found
+
+
+def _inside(size: Array, stride: Array, domain: Array, total: Array) -> Array:
     """How many ranks of a group lie in one fabric domain of ``domain`` devices.
 
     The group has ``size`` ranks, ``stride`` apart. ``total`` is the layout's devices, or 0 for an
@@ -105,20 +116,20 @@ def _inside(size: int, stride: int, domain: int, total: int) -> int:
     a block larger than a domain is spread evenly. An outer group that straddles domains counts as
     its worst placed member sees it: the common divisor.
     """
-    slots = max(1, domain // stride)
-    if total == 0:
-        if size <= slots:
-            return size
-        return _largest_divisor(size, slots) if stride == 1 else math.gcd(size, slots)
-    if size <= slots and (slots % size == 0 or total <= domain):
-        return size
-    return math.gcd(size, slots)
+    slots = np.maximum(1, domain // stride)
+    held = size <= slots
+    whole = held & ((total == 0) | (slots % size == 0) | (total <= domain))
+    found: Array = np.where(whole, size, np.gcd(size, slots))
+    spread = ~held & (total == 0) & (stride == 1)
+    if np.any(spread):
+        found = np.where(spread, _fitting(size, slots), found)
+    return found
 
 
-def _multiple(found: int, inner: int, size: int) -> int:
+def _multiple(found: Array, inner: Array, size: Array) -> Array:
     """How many groups of ``inner`` ranks a domain joins: the most that ``found`` slots hold and that
     divide what is left of the group, so that the levels' ranks always multiply to its size."""
-    return _largest_divisor(size // inner, max(1, found // inner))
+    return _fitting(size // inner, np.maximum(1, found // inner))
 
 
 def alike(rows: list[Array]) -> Array:
@@ -129,22 +140,6 @@ def alike(rows: list[Array]) -> Array:
         # renumbered at each step, so that the product cannot overflow
         codes = np.unique(codes * values.size + code.ravel(), return_inverse=True)[1]
     return codes
-
-
-def _each(function: Callable[..., int], *arguments: Array) -> Array:
-    """``function`` of integers over broadcast arrays; long ones are worked out once per distinct
-    combination."""
-    arrays = np.broadcast_arrays(*arguments)
-    shape, size = arrays[0].shape, arrays[0].size
-    if size <= 64:
-        every = [function(*map(int, row)) for row in zip(*(a.ravel() for a in arrays), strict=True)]
-        return np.array(every, dtype=np.int64).reshape(shape)[()]
-    codes = alike([np.broadcast_to(a, shape).ravel() for a in arguments if np.ndim(a)])
-    first = np.unique(codes, return_index=True)[1]
-    rows = zip(*(a.ravel()[first] for a in arrays), strict=True)
-    table = np.array([function(*map(int, row)) for row in rows], dtype=np.int64)
-    result: Array = table[codes].reshape(shape)
-    return result
 
 
 def place(
@@ -172,8 +167,7 @@ def place(
             held: Array = np.int64(domain)
             if gap is not None:
                 held = np.maximum(np.minimum(domain, gap[0]), domain // gap[1])
-            found = _each(_inside, size, stride, held, total)
-            inside = _each(_multiple, found, inner, size)
+            inside = _multiple(_inside(size, stride, held, total), inner, size)[()]
         # Neighbours in the same domain run groups of the same axis at the same time.
         users = inner * stride
         if gap is not None:
