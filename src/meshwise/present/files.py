@@ -47,8 +47,8 @@ def write_text(path: str, text: str) -> None:
 def write_parquet(path: str, rows: list[dict[str, Any]]) -> None:
     """Rows as a Parquet table; lists stay lists. Raises without pyarrow."""
     try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise InputError(
             "--parquet: pyarrow is not installed",

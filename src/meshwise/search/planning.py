@@ -177,9 +177,14 @@ def plan_training(
             "--dcp has no meaning in training", field="--dcp", legal="leave --dcp out, or --isl …"
         )
     check_pins(model, stack, w, n, asked)
-    if "decomposed" in asked and stack.overlap != "none":
+    if "decomposed" in asked and (stack.overlap != "none" or stack.ideal):
+        how = (
+            "hides nothing at ideal rates"
+            if stack.ideal
+            else f"overlaps by itself ({stack.overlap})"
+        )
         raise InputError(
-            f"--overlap: {stack.name} overlaps by itself ({stack.overlap})",
+            f"--overlap: {stack.name} {how}",
             field="--overlap",
             value=quoted(stack.overlap),
             legal="leave --overlap out, or a stack without it",

@@ -303,7 +303,9 @@ def space(
     wanted = (tp > 1) & (True in sp)
     split = wanted & fits_sp
     vps = _virtual(model, w, stack, table, pins)
-    ways = tuple(pins.get("decomposed", (False, True) if stack.overlap == "none" else (False,)))
+    # ideal rates hide nothing; a stack that overlaps by itself has one way
+    both = stack.overlap == "none" and not stack.ideal
+    ways = tuple(pins.get("decomposed", (False, True) if both else (False,)))
     if False not in ways:
         unsplit = np.zeros_like(unsplit)
     legal_vp = (vps == 1) | (
