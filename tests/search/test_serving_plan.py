@@ -1,4 +1,4 @@
-"""The serving planner against brute force and against itself; what decode context parallelism moves."""
+"""The serving planner against brute force and against itself; pools matched in rate."""
 
 from __future__ import annotations
 
@@ -9,10 +9,22 @@ import numpy as np
 import pytest
 
 import meshwise as mw
-from meshwise.cost.estimate import estimate
-from meshwise.search.disaggregated import disaggregate, kv_bytes
+from meshwise.search.disaggregated import (
+    _decodes,
+    _prefills,
+    disaggregate,
+    instance_sizes,
+    kv_bytes,
+    link_bytes_per_s,
+)
 from meshwise.search.serving import steady
-from meshwise.search.serving_plan import Limits, ServingRow, plan_serving, within
+from meshwise.search.serving_plan import (
+    Limits,
+    ServingRow,
+    plan_serving,
+    serving_changes,
+    within,
+)
 from meshwise.search.serving_space import kv_copies, serving_space
 from meshwise.search.space import divisors
 from meshwise.spec import legality
@@ -82,9 +94,7 @@ def test_limits_by_brute_force() -> None:
             s = steady(LLAMA, HGX, VLLM, single(row.axes), w)
             if bool(within(s, limits)) and bool(s.fits):
                 good.append(replica * row.axes["dp"])
-        # kernels' tiles make time per token uneven: bisection may stop at an earlier edge
-        assert row.concurrency in good
-        assert row.concurrency >= 0.9 * max(good)
+        assert row.concurrency == max(good)
         assert row.ttft_s <= 1.0
         assert row.tpot_s <= 0.035
 
@@ -136,73 +146,6 @@ def test_the_front_is_a_front() -> None:
         assert a.tokens_per_s_per_device < b.tokens_per_s_per_device
 
 
-# -- decode context parallelism --------------------------------------------------------------------
-
-
-def test_which_ranks_share_keys() -> None:
-    assert [kv_copies(LLAMA, tp) for tp in (1, 8, 16, 32)] == [1, 1, 2, 4]
-    assert kv_copies(DEEPSEEK, 8) == 8  # one latent, on every rank
-    with pytest.raises(mw.MeshwiseError, match="same keys and values"):
-        mw.plan(LLAMA, HGX, LOAD, gpus=8, dcp=2)
-
-
-@pytest.mark.parametrize(("model", "tp"), [(LLAMA, 32), (DEEPSEEK, 8)])
-def test_the_cache_is_divided_and_the_work_is_not(model: mw.Model, tp: int) -> None:
-    work = mw.Decode(batch=16, context=8192)
-    plain = estimate(model, HGX, work, VLLM, single({"tp": tp}))
-    for dcp in divisors(kv_copies(model, tp)):
-        e = estimate(model, HGX, work, VLLM, single({"tp": tp, "dcp": dcp}))
-        held = float(e.memory["kv_cache_bytes"]) * dcp
-        assert held == pytest.approx(float(plain.memory["kv_cache_bytes"]))
-        for mine, theirs in zip(e.layer_costs, plain.layer_costs, strict=True):
-            flops = [sum(float(c.op.flops * c.op.count) for c in costs) for costs in (mine, theirs)]
-            assert flops[0] == pytest.approx(flops[1])
-            cores = [
-                sum(float(c.op.core.kv_bytes) for c in costs if c.op.core)
-                for costs in (mine, theirs)
-            ]
-            assert cores[0] * dcp == pytest.approx(cores[1])
-            sent = {c.op.name: c for c in mine if c.op.axis == "dcp"}
-            assert set(sent) == {"attention.dcp_query", "attention.dcp_lse", "attention.dcp_output"}
-            for c in sent.values():
-                assert int(c.op.count) == int(dcp > 1)
-
-
-def test_queries_travel_by_hand_count() -> None:
-    """16 sequences, 64 heads over 32 ranks, 4 of which share a KV head: each gathers 8 heads of 128."""
-    e = estimate(LLAMA, HGX, mw.Decode(batch=16, context=4096), VLLM, single({"tp": 32, "dcp": 4}))
-    sent = {c.op.name: float(c.op.payload_bytes) for c in e.layer_costs[0] if c.op.axis == "dcp"}
-    assert sent["attention.dcp_query"] == 16 * (2 * 4) * 128 * 2
-    assert sent["attention.dcp_output"] == 16 * (2 * 4) * 128 * 2
-    assert sent["attention.dcp_lse"] == 16 * (2 * 4) * 4 * 4
-
-
-# -- attention data parallelism --------------------------------------------------------------------
-
-
-def test_experts_by_tp_over_replicas_gather_their_tokens() -> None:
-    """TP=2, DP=4, expert-TP over all 8 ranks: each shard works on four replicas' tokens."""
-    work = mw.Decode(batch=8, context=1024)
-    joined = estimate(MIXTRAL, HGX, work, VLLM, single({"tp": 2, "dp": 4, "ep": 1, "etp": 8}))
-    ops = {c.op.name: c.op for c in joined.layer_costs[0] if c.op.axis == "etp"}
-    whole = 8 * 4 * MIXTRAL.hidden * 2  # tokens of four replicas, bf16
-    assert float(ops["moe.replicas_in"].payload_bytes) == whole
-    assert float(ops["moe.replicas_out"].payload_bytes) == whole
-    assert int(ops["moe.replicas_in"].count) == 1
-    apart = estimate(MIXTRAL, HGX, work, VLLM, single({"tp": 2, "dp": 4, "ep": 1, "etp": 2}))
-    assert all(
-        int(c.op.count) == 0 for c in apart.layer_costs[0] if c.op.name.startswith("moe.replicas")
-    )
-    # a quarter of the experts' weights on each rank, the same FLOPs over all ranks
-    assert float(joined.memory_bytes) < float(apart.memory_bytes)
-
-    def flops(e: object) -> float:
-        costs = e.layer_costs[0]  # type: ignore[attr-defined]
-        return sum(float(c.op.flops) for c in costs if c.op.name.startswith("moe.experts"))
-
-    assert flops(joined) == pytest.approx(flops(apart))
-
-
 # -- disaggregated ---------------------------------------------------------------------------------
 
 
@@ -220,6 +163,44 @@ def test_disaggregated_rates_are_matched() -> None:
     assert d.ttft_s == pytest.approx(d.prefill.latency_s + d.transfer_s)
     assert d.ttft_s <= 1.0
     assert d.tpot_s <= 0.03
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "w", "limits", "pins"),
+    [
+        (LLAMA, 16, LOAD, Limits(ttft_s=1.0, tpot_s=0.03), {}),
+        (LLAMA, 24, LOAD, Limits(ttft_s=0.6), {"tp": (2, 4, 8)}),
+        (MIXTRAL, 12, LOAD, Limits(tpot_s=0.01), {"pp": (1,), "etp": (1, 2)}),
+    ],
+)
+def test_disaggregated_by_brute_force(
+    model: mw.Model, gpus: int, w: mw.Serving, limits: Limits, pins: dict[str, tuple[int, ...]]
+) -> None:
+    """Every pair of instances, dominated ones too, in every number."""
+    prefills, decodes = [], []
+    for size in instance_sizes(HGX, gpus):
+        layouts, _ = serving_space(model, VLLM, size, pins, joined=True)
+        if layouts.tp.size:
+            prefills += _prefills(model, HGX, VLLM, w, layouts, limits)
+            decodes += _decodes(model, HGX, VLLM, w, layouts, limits)
+    moved, best = kv_bytes(model, VLLM, w), 0.0
+    for p, d in itertools.product(prefills, decodes):
+        transfer = moved / link_bytes_per_s(HGX, min(p.devices, d.devices))
+        if limits.ttft_s is not None and p.latency_s + transfer > limits.ttft_s:
+            continue
+        for n in range(1, gpus // d.devices + 1):
+            m = (gpus - n * d.devices) // p.devices
+            links = [k * link_bytes_per_s(HGX, i.devices) / moved for k, i in ((m, p), (n, d))]
+            best = max(best, min(m * p.requests_per_s, n * d.requests_per_s, *links))
+    found = disaggregate(model, HGX, VLLM, w, gpus, limits, pins)
+    assert found is not None
+    assert found.requests_per_s == pytest.approx(best, rel=1e-12)
+
+
+def test_sizes_tile_nodes() -> None:
+    assert instance_sizes(HGX, 32) == [1, 2, 4, 8, 16, 24]
+    assert instance_sizes(HGX, 8) == [1, 2, 4]
+    assert instance_sizes(HGX, 1) == []
 
 
 def test_what_moves_is_the_prompts_cache() -> None:
@@ -246,3 +227,15 @@ def test_space_of_a_dense_model_has_no_experts() -> None:
     layouts, _ = serving_space(LLAMA, VLLM, 16, {})
     assert set(layouts.ep.tolist()) == {1}
     assert set(layouts.etp.tolist()) == {0}
+
+
+def test_more_gpus_where_too_few_hold_the_model() -> None:
+    """The next power of two in a node, then whole nodes, whatever their size."""
+    big = mw.model("llama-3.1-405b")
+    w = msgspec.structs.replace(LOAD, concurrency=4)
+    for asked in (4, 8, 10):
+        plan = plan_serving(big, HGX, VLLM, w, asked, {})
+        assert not plan.rows
+        changes = {c.code: c for c in serving_changes(plan, {}, None)}
+        assert changes["gpus"].value == 16
+        assert changes["gpus"].row.devices == 16
