@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, MeshwiseError, closest, quoted
+from meshwise.errors import InputError, closest, quoted
 from meshwise.launch import serving, training, zero
 from meshwise.launch.job import Job
 from meshwise.launch.serving import Read, Settings
@@ -345,6 +345,3 @@ def _from_json(text: str, world: int | None, model: str | None) -> Parsed:
             _misspelt(key, known, chosen)
     fields, notes = zero.deepspeed_fields(settings, world)
     return _job(chosen, model or "", fields, notes, [], None, world)
-
-
-__all__ = ["MeshwiseError", "Parsed", "parse"]

@@ -50,7 +50,6 @@ class PlanRow(NamedTuple):
     sources: dict[str, float]  # seconds whose errors go together
     tie: bool = False  # with the best: the difference is within its own interval
     difference_s: float = 0.0  # to the best
-    difference_sigma_s: float = 0.0
 
     @property
     def parts(self) -> dict[str, float]:
@@ -199,7 +198,6 @@ def against(best: PlanRow, other: PlanRow, ideal: bool) -> PlanRow:
     spread_s = 0.0 if ideal else math.sqrt(variance)
     return other._replace(
         difference_s=difference,
-        difference_sigma_s=spread_s,
         tie=difference <= LEVEL * spread_s,
     )
 

@@ -48,7 +48,6 @@ class Searched(NamedTuple):
     space: Space
     first: Pricer  # every column with its first placement
     others: Pricer | None  # the other placements of the columns that could gain by one
-    others_of: Array  # which column each of those is of
 
     @property
     def pricers(self) -> tuple[Pricer, ...]:
@@ -128,19 +127,19 @@ def search(
     partial = False
     for v, s in spaces:
         first = Pricer(model, cluster, v.workload, v.stack, s)
-        others, of = None, np.zeros(0, dtype=np.int64)
+        others = None
         try:
             share = s.layouts / max(1, int(np.sum(s.number)))
             first.run(_shown(progress, done, share, total))
             gainers = _gainers(s, first, cluster, keep)
             if gainers.size:
-                more, of = s.placed(gainers, cluster)
+                more = s.placed(gainers, cluster)
                 others = Pricer(model, cluster, v.workload, v.stack, more)
                 others.run()
         except KeyboardInterrupt:
             partial = True
         done += s.layouts
-        searched.append(Searched(v, s, first, others, of))
+        searched.append(Searched(v, s, first, others))
         if partial:
             break
     return _counted(model, cluster, gpus, pins, tuple(searched), partial, total)

@@ -86,7 +86,7 @@ def check_pins(model: Model, stack: Stack, w: Training, gpus: int, pins: Pins) -
         for value in pins.get(axis, ()):
             if gpus % value:
                 legal = divisors(gpus)
-                _refuse(axis, value, f"does not divide the {gpus} GPUs", legal)
+                refuse(axis, value, f"does not divide the {gpus} GPUs", legal)
     least = 1
     for axis in ("tp", "pp", "dp", "cp"):
         least *= min(pins.get(axis, (1,)))
@@ -100,36 +100,47 @@ def check_pins(model: Model, stack: Stack, w: Training, gpus: int, pins: Pins) -
             nearest=max(1, round(gpus / least)) * least,
         )
     if all(axis in pins for axis in ("tp", "pp", "dp", "cp")) and least > gpus:
-        _refuse("gpus", gpus, f"the pinned degrees use {least} GPUs at least", [least])
+        refuse("gpus", gpus, f"the pinned degrees use {least} GPUs at least", [least])
     for dp in pins.get("dp", ()):
         if w.batch % dp:
-            _refuse("dp", dp, f"does not divide the global batch of {w.batch}", divisors(w.batch))
+            refuse("dp", dp, f"does not divide the global batch of {w.batch}", divisors(w.batch))
     for cp in pins.get("cp", ()):
         if w.seq % cp:
-            _refuse("cp", cp, f"does not divide the sequence of {w.seq} tokens", divisors(w.seq))
+            refuse("cp", cp, f"does not divide the sequence of {w.seq} tokens", divisors(w.seq))
     for pp in pins.get("pp", ()):
         if pp > model.layers:
-            _refuse("pp", pp, f"{pp} stages for {model.layers} layers", [model.layers])
+            refuse("pp", pp, f"{pp} stages for {model.layers} layers", [model.layers])
     for micro in pins.get("micro_batch", ()):
         if w.batch % micro:
             why = f"does not divide the global batch of {w.batch}"
-            _refuse("micro_batch", micro, why, divisors(w.batch))
-    _check_experts(model, pins)
+            refuse("micro_batch", micro, why, divisors(w.batch))
+    check_experts(model, pins)
 
 
-def _check_experts(model: Model, pins: Pins) -> None:
+def check_experts(model: Model, pins: Pins) -> None:
     experts = [b.moe.experts for b in model.blocks if b.moe is not None]
     for axis in ("ep", "etp"):
         for value in pins.get(axis, ()):
             if not experts and value > 1:
-                _refuse(axis, value, f"{model.name} has no experts", [1])
+                refuse(axis, value, f"{model.name} has no experts", [1])
             if axis == "ep" and experts and any(n % value for n in experts):
-                _refuse(
+                refuse(
                     axis, value, f"does not divide the {experts[0]} experts", divisors(experts[0])
                 )
 
 
-def _refuse(axis: str, value: int, why: str, legal: list[int]) -> None:
+def check_objective(objective: str, legal: tuple[str, ...], price: float | None) -> None:
+    one_of(objective, "--objective", legal)
+    if objective == "cost" and price is None:
+        raise InputError(
+            "--price: missing: the objective cost needs the price of a GPU",
+            field="--price",
+            legal="dollars per GPU and hour, for example --price 2.50",
+        )
+
+
+def refuse(axis: str, value: int, why: str, legal: list[int]) -> None:
+    """Raise for a pinned value, with the nearest legal one."""
     option = "--" + axis.replace("_", "-")
     shown: list[Any] = legal if len(legal) <= 24 else [*legal[:20], "…", legal[-1]]
     raise IllegalLayout(
@@ -157,13 +168,7 @@ def plan_training(
 ) -> Planned:
     """The best layouts of ``gpus`` devices (all of the cluster's by default) for a training step."""
     started = time.perf_counter()
-    one_of(objective, "--objective", OBJECTIVES)
-    if objective == "cost" and price_per_device_hour is None:
-        raise InputError(
-            "--price: missing: the objective cost needs the price of a GPU",
-            field="--price",
-            legal="dollars per GPU and hour, for example --price 2.50",
-        )
+    check_objective(objective, OBJECTIVES, price_per_device_hour)
     for name in free:
         one_of(name, "--free", FREE)
     top = count(top, "--top", high=MAX_TOP)

@@ -9,7 +9,7 @@ import numpy as np
 
 from meshwise.cost.interval import ends
 from meshwise.search.serving import Steady, steady
-from meshwise.search.serving_space import AXES, RULES, serving_space
+from meshwise.search.serving_space import AXES, serving_space
 from meshwise.search.space import Pins
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Layouts
@@ -381,6 +381,3 @@ def serving_changes(plan: ServingPlan, pins: Pins, limits: Limits | None) -> lis
         reached = {"ttft_s": plan.reached.ttft_s, "tpot_s": plan.reached.tpot_s}
         changes.append(ServingChange("limits", reached, plan.reached))
     return changes
-
-
-__all__ = ["RULES", "Limits", "ServingPlan", "ServingRow", "plan_serving", "serving_changes"]

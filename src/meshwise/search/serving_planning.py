@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from meshwise.errors import IllegalLayout, InputError
+from meshwise.errors import InputError
 from meshwise.search.disaggregated import Disaggregated, disaggregate
-from meshwise.search.planning import MAX_TOP, check_gpus
+from meshwise.search.planning import MAX_TOP, check_experts, check_gpus, check_objective, refuse
 from meshwise.search.serving_plan import (
     OBJECTIVES,
     Limits,
@@ -21,7 +21,7 @@ from meshwise.search.space import Pins, divisors
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.model import Model
-from meshwise.spec.reading import count, one_of
+from meshwise.spec.reading import count
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 
@@ -51,13 +51,7 @@ def plan_deployment(
 ) -> Served:
     """The best layouts of ``gpus`` devices (all of the cluster's by default) for serving."""
     started = time.perf_counter()
-    one_of(objective, "--objective", OBJECTIVES)
-    if objective == "cost" and price_per_device_hour is None:
-        raise InputError(
-            "--price: missing: the objective cost needs the price of a GPU",
-            field="--price",
-            legal="dollars per GPU and hour, for example --price 2.50",
-        )
+    check_objective(objective, OBJECTIVES, price_per_device_hour)
     if disaggregated and limits is None:
         raise InputError(
             "--disaggregated: the pools are matched under limits of latency",
@@ -97,38 +91,19 @@ def _check(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
     for axis in ("tp", "pp", "dp"):
         for value in pins.get(axis, ()):
             if gpus % value:
-                _refuse(axis, value, f"does not divide the {gpus} GPUs", divisors(gpus))
+                refuse(axis, value, f"does not divide the {gpus} GPUs", divisors(gpus))
     if all(len(pins.get(axis, (1, 2))) == 1 for axis in ("tp", "pp", "dp")):
         product = pins["tp"][0] * pins["pp"][0] * pins["dp"][0]
         if product != gpus:
-            _refuse("gpus", gpus, f"the pinned degrees use {product} GPUs", [product])
+            refuse("gpus", gpus, f"the pinned degrees use {product} GPUs", [product])
     for pp in pins.get("pp", ()):
         if pp > model.layers:
-            _refuse("pp", pp, f"{pp} stages for {model.layers} layers", [model.layers])
-    experts = [b.moe.experts for b in model.blocks if b.moe is not None]
-    for axis in ("ep", "etp"):
-        for value in pins.get(axis, ()):
-            if not experts and value > 1:
-                _refuse(axis, value, f"{model.name} has no experts", [1])
-            if axis == "ep" and any(number % value for number in experts):
-                why = f"does not divide the {experts[0]} experts"
-                _refuse(axis, value, why, divisors(experts[0]))
+            refuse("pp", pp, f"{pp} stages for {model.layers} layers", [model.layers])
+    check_experts(model, pins)
     for value in pins.get("dcp", ()):
         if value > 1:
             tps = pins.get("tp") or [d for d in divisors(gpus) if d in legality.legal_tp(model)]
             copies = max(kv_copies(model, tp) for tp in tps)
             if copies % value:
                 why = f"at most {copies} ranks of a TP group hold the same keys and values"
-                _refuse("dcp", value, why, divisors(copies))
-
-
-def _refuse(axis: str, value: int, why: str, legal: list[int]) -> None:
-    option = f"--{axis}"
-    shown: list[Any] = legal if len(legal) <= 24 else [*legal[:20], "…", legal[-1]]
-    raise IllegalLayout(
-        f"{option}={value}: {why}",
-        field=option,
-        value=value,
-        legal=shown,
-        nearest=min(legal, key=lambda d: (abs(d - value), d)),
-    )
+                refuse("dcp", value, why, divisors(copies))

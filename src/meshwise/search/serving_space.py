@@ -10,6 +10,7 @@ from meshwise.search.space import (
     Pins,
     Refusals,
     divisors,
+    expert_grids,
     factorizations,
     keep_legal_tp,
     lists,
@@ -73,7 +74,8 @@ def serving_space(
     table = refused.keep(table, "layers", table["pp"] <= model.layers)
     if replicas is not None:
         table = refused.keep(table, "replicas", table["dp"] <= replicas)
-    table = _experts(model, table, pins, refused)
+    inner = table["tp"] * table["dp"]
+    table = expert_grids(model, table, pins, refused, inner, inner)
     if joined:
         joins = table["ep"] * np.maximum(table["etp"], 1) > table["tp"]
         kept = np.flatnonzero((table["dp"] == 1) | joins)
@@ -85,26 +87,3 @@ def serving_space(
     table = spread(table, degrees, "dcp")
     table = refused.keep(table, "dcp", many % table["dcp"] == 0)
     return Layouts(**table), refused.counts
-
-
-def _experts(
-    model: Model, table: dict[str, Array], pins: Pins, refused: Refusals
-) -> dict[str, Array]:
-    moes = [b.moe for b in model.blocks if b.moe is not None]
-    size = len(table["tp"])
-    if not moes:
-        return table | {"ep": np.ones(size, np.int64), "etp": np.zeros(size, np.int64)}
-    experts = int(np.gcd.reduce([m.experts for m in moes]))
-    inner = table["tp"] * table["dp"]
-    allowed = pins.get("ep")
-    eps = [d for d in divisors(experts) if allowed is None or d in allowed]
-    table = spread(table, lists(inner, lambda n: [ep for ep in eps if ep <= n]), "ep")
-    etp = pins.get("etp")
-
-    def etps(n: int) -> list[int]:
-        fits = [d for d in divisors(n) if all(m.expert.width % d == 0 for m in moes)]
-        return [d for d in fits if etp is None or d in etp]
-
-    table = spread(table, lists(table["tp"] * table["dp"], etps), "etp")
-    whole = table["tp"] * table["dp"] % (table["ep"] * table["etp"]) == 0
-    return refused.keep(table, "experts", whole)

@@ -98,14 +98,14 @@ class Space(NamedTuple):
             },
         )
 
-    def placed(self, index: Array, cluster: Cluster) -> tuple[Space, Array]:
-        """(the columns of ``index`` with their other placements, which column each is of)."""
+    def placed(self, index: Array, cluster: Cluster) -> Space:
+        """The columns of ``index`` with their other placements."""
         others = [self.orders[d][1:] for d in self.dense[index].tolist()]
         of = np.repeat(index, [len(o) for o in others])
         found = self.take(of)
         order = np.array([o for each in others for o in each], dtype=np.int64)
         columns = found.columns | {"placement": order}
-        return found._replace(columns=columns, groups=groups(Layouts(**columns), cluster)), of
+        return found._replace(columns=columns, groups=groups(Layouts(**columns), cluster))
 
 
 def take_groups(groups_: dict[str, Group], index: Any) -> dict[str, Group]:
@@ -207,21 +207,35 @@ def _experts(
     model: Model, table: dict[str, Array], pins: Pins, refused: Refusals
 ) -> dict[str, Array]:
     """Each mesh with every expert grid: ep divides the experts, etp divides tp and the width."""
+    inner = table["tp"] * table["cp"] * table["dp"]
+    return expert_grids(model, table, pins, refused, inner, table["tp"])
+
+
+def expert_grids(
+    model: Model,
+    table: dict[str, Array],
+    pins: Pins,
+    refused: Refusals,
+    inner: Array,
+    widest: Array,
+) -> dict[str, Array]:
+    """Each row with every (ep, etp): ep divides the experts, etp their width and ``widest``, both
+    together the ``inner`` ranks of a stage. Without experts one row stays one."""
     moes = [b.moe for b in model.blocks if b.moe is not None]
     size = len(table["tp"])
     if not moes:
         return table | {"ep": np.ones(size, np.int64), "etp": np.zeros(size, np.int64)}
     experts = int(np.gcd.reduce([m.experts for m in moes]))
     eps = [d for d in divisors(experts) if "ep" not in pins or d in pins["ep"]]
-    inner = table["tp"] * table["cp"] * table["dp"]
+    table = table | {"inner": inner, "widest": widest}
     table = spread(table, lists(inner, lambda n: [ep for ep in eps if ep <= n]), "ep")
 
-    def etps(tp: int) -> list[int]:
-        fits = [d for d in divisors(tp) if all(m.expert.width % d == 0 for m in moes)]
+    def etps(n: int) -> list[int]:
+        fits = [d for d in divisors(n) if all(m.expert.width % d == 0 for m in moes)]
         return [d for d in fits if "etp" not in pins or d in pins["etp"]]
 
-    table = spread(table, lists(table["tp"], etps), "etp")
-    whole = table["tp"] * table["cp"] * table["dp"] % (table["ep"] * table["etp"]) == 0
+    table = spread(table, lists(table.pop("widest"), etps), "etp")
+    whole = table.pop("inner") % (table["ep"] * table["etp"]) == 0
     return refused.keep(table, "experts", whole)
 
 
