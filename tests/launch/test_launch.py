@@ -291,6 +291,13 @@ BAD = [
     ("vllm serve m --tensor-parallel-size -4", "below 1"),
     ("vllm serve m --tensor-paralel-size 4", "no such flag"),
     ("vllm serve m --enable-expert-paralel", "no such flag"),
+    ("vllm serve m --tp-size 4", "nearest: --tensor-parallel-size"),
+    ("vllm serve m --tensor-parallel 4", "nearest: --tensor-parallel-size"),
+    ("python -m sglang.launch_server --model m --moe-data-parallel-size 4", "no such flag"),
+    (
+        "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-parallel-size 8",
+        "nearest: --tensor-model-parallel-size",
+    ),
     ("vllm serve m -tp 4 --tensor-parallel-size 8", "also says"),
     ("vllm serve m -tp 4 -dcp 3", "does not divide"),
     ("vllm serve m --max-model-len long", "no length"),

@@ -15,7 +15,9 @@ from meshwise.launch.shell import Script, mapping, number, option, read_script, 
 from meshwise.launch.table import Flag, Target, target, targets
 from meshwise.spec.reading import count
 
-ALIKE = 0.82  # of a misspelt flag to the one that was meant
+ALIKE = 0.9  # of a misspelt flag to the one that was meant
+_DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "global_batch")
+_ABOUT = re.compile(r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel")
 
 
 class Parsed(NamedTuple):
@@ -256,22 +258,40 @@ def _value(flag: Flag, name: str, text: str) -> Any:
 
 
 def _misspelt(name: str, known: dict[str, Flag], chosen: Target) -> None:
-    """Raise for a flag that resembles one of the layout's."""
+    """Raise for a flag that the target does not have and that is about the layout: one that resembles
+    a flag of the layout, that is another target's, or that names a kind of parallelism."""
     import difflib
 
-    if name in chosen.takes_value or name in chosen.bare or len(name) < 6:
+    if name in chosen.takes_value or name in chosen.bare or len(name) < 3:
         return
+    nearest: str | None = None
     for near in closest(name, known, n=3):
         same_length = abs(len(near) - len(name)) <= 3
         ratio = difflib.SequenceMatcher(None, near, name).ratio()
-        if (same_length and ratio >= ALIKE + 0.08) or ratio >= 0.95:
-            raise InputError(
-                f"{name}: {chosen.title} has no such flag",
-                field=name,
-                value=name,
-                legal=sorted(s for s in known if s.startswith(name[:4]))[:20] or sorted(known)[:20],
-                nearest=near,
-            )
+        if (same_length and ratio >= ALIKE) or ratio >= 0.95:
+            nearest = near
+            break
+    for other in targets():
+        flag = target(other).by_spelling().get(name)
+        if (
+            nearest is None
+            and flag is not None
+            and flag.name in _DEGREES
+            and flag.name in chosen.flags
+        ):
+            nearest = chosen.flags[flag.name].spellings[0]
+    about = _ABOUT.search(name) is not None
+    if nearest is None and about:
+        nearest = next(iter(closest(name, known)), None)
+    if nearest is not None or about:
+        alike = [s for s in known if nearest is not None and s[:6] == nearest[:6]]
+        raise InputError(
+            f"{name}: {chosen.title} has no such flag of a layout",
+            field=name,
+            value=name,
+            legal=sorted(alike)[:20] or sorted(known)[:20],
+            nearest=nearest,
+        )
 
 
 def _yaml(path: str | None, script: Script) -> dict[str, Any]:
