@@ -20,6 +20,7 @@ from meshwise.search.disaggregated import (
 from meshwise.search.serving import steady
 from meshwise.search.serving_plan import (
     Limits,
+    Server,
     ServingRow,
     plan_serving,
     serving_changes,
@@ -97,6 +98,26 @@ def test_limits_by_brute_force() -> None:
         assert row.concurrency == max(good)
         assert row.ttft_s <= 1.0
         assert row.tpot_s <= 0.035
+
+
+@pytest.mark.parametrize("name", ["sglang", "vllm"])
+def test_every_limit_by_brute_force(name: str) -> None:
+    """Also where the time to the first token falls as more are in flight (prompts before decodes)."""
+    stack, number = load_stack(name), np.arange(1, 201)
+    w = msgspec.structs.replace(LOAD, isl=512)
+    layouts, _ = serving_space(LLAMA, stack, 8, {"tp": (4,)})
+    server = Server(LLAMA, HGX, stack, w)
+    tables = [server.at(layouts, n * layouts.dp).steady for n in number]
+    ttft = np.array([s.ttft_s + s.queue_s for s in tables])
+    dips = np.sort(ttft[1:][np.diff(ttft, axis=0) < 0])
+    assert (dips.size > 0) != stack.mixes_prefill
+    limits = [*np.geomspace(ttft[0].max(), ttft[100].min(), 8), *(dips[:8] * 1.001)]
+    room = tables[0].max_concurrency // layouts.dp
+    for limit in limits:
+        good = (ttft <= limit) & (number[:, None] <= room)
+        most = np.where(good, number[:, None], 0).max(axis=0)
+        found, _ = server.most(layouts, Limits(ttft_s=float(limit)))
+        assert (found // layouts.dp).tolist() == most.tolist()
 
 
 def best(gpus: int = 8, cluster: mw.Cluster = HGX, limits: Limits | None = None) -> ServingRow:

@@ -63,6 +63,11 @@ def tokens_per_iteration(engine: Engine, w: Serving) -> int:
     return engine.stack.max_batched_tokens_small if small else engine.stack.max_batched_tokens
 
 
+def together_at_most(engine: Engine, w: Serving) -> int:
+    """Prompts that the tokens of an iteration hold; 1 where a prompt takes several iterations."""
+    return max(tokens_per_iteration(engine, w) // w.computed, 1)
+
+
 def _prompt(engine: Engine, w: Serving, running: Array) -> _Prompt:
     budget, stack = tokens_per_iteration(engine, w), engine.stack
     chunks = -(-w.computed // budget)
@@ -74,7 +79,7 @@ def _prompt(engine: Engine, w: Serving, running: Array) -> _Prompt:
         group = np.sqrt(running) if stack.mixes_prefill else 1.0 * running
     together: Array = np.int64(1)
     if chunks == 1:
-        together = np.minimum(budget // chunk, np.ceil(group)).astype(np.int64)
+        together = np.minimum(together_at_most(engine, w), np.ceil(group)).astype(np.int64)
     cached = w.isl - w.computed + (chunks - 1) * chunk // 2
     return _Prompt(chunks, chunk, cached, together, group)
 

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 
 from meshwise.cost.interval import ends
-from meshwise.search.serving import Steady, steady
+from meshwise.search.iteration import Engine
+from meshwise.search.serving import Steady, steady, together_at_most
 from meshwise.search.serving_space import AXES, serving_space
 from meshwise.search.space import Pins
 from meshwise.spec.cluster import Cluster
@@ -109,20 +110,36 @@ class Server:
 
     def most(self, layouts: Layouts, limits: Limits) -> tuple[Array, Array]:
         """(the largest concurrency of each column within the limits and its KV cache, 0 where there is
-        none; what a single request of each replica meets). By bisection of the requests per replica:
-        more in flight never shortens a step."""
-        alone = self.at(layouts, layouts.dp)
-        room = np.maximum(alone.steady.max_concurrency // layouts.dp, 0)
-        low = np.where((room >= 1) & within(alone.steady, limits), 1, 0)
-        high = np.where(low > 0, room, 0)
-        full = self.at(layouts, np.maximum(high, 1) * layouts.dp)
-        low = np.where((high > 0) & within(full.steady, limits), high, low)
-        while np.any(high - low > 1):
-            middle = (low + high) // 2
-            good = within(self.at(layouts, np.maximum(middle, 1) * layouts.dp).steady, limits)
-            low = np.where((high - low > 1) & good, middle, low)
-            high = np.where((high - low > 1) & ~good, middle, high)
-        return low * layouts.dp, within(alone.steady, limits)
+        none; what a single request of each replica meets).
+
+        By bisection of the requests per replica: more in flight never shortens a step. Where prompts go
+        first, the time to the first token falls where they need a batch more, and rises in between: the
+        limit may be met again from the next such number on, not from the one after it.
+        """
+        dp, pp = layouts.dp, layouts.pp
+
+        def good(requests: Array) -> Array:
+            return within(self.at(layouts, np.maximum(requests, 1) * dp).steady, limits)
+
+        def largest(low: Array, high: Array) -> Array:
+            low = np.where((high > low) & good(high), high, low)
+            while np.any(high - low > 1):
+                middle, apart = (low + high) // 2, high - low > 1
+                met = good(middle)
+                low, high = np.where(apart & met, middle, low), np.where(apart & ~met, middle, high)
+            return low
+
+        alone = self.at(layouts, dp)
+        possible, room = within(alone.steady, limits), alone.steady.max_concurrency // dp
+        first = np.where((room >= 1) & possible, 1, 0)
+        low = largest(first, np.where(first > 0, room, 0))
+        batch = pp * together_at_most(Engine(self.model, self.cluster, self.stack, layouts), self.w)
+        if limits.ttft_s is not None and not self.stack.mixes_prefill and np.any(batch > pp):
+            end = -(-(low + 1) // batch) * batch
+            again = (low > 0) & (end < room) & good(end + 1)
+            last = np.minimum(end + batch, room)
+            low = largest(np.where(again, end + 1, low), np.where(again, last, low))
+        return low * dp, possible
 
 
 def _flat(s: Steady, size: int) -> Steady:
