@@ -219,6 +219,11 @@ COMMANDS = [
         {"tp": 4, "cp": 2, "dp": 1, "micro_batch": 1},
     ),
     (
+        "python setup_experiment.py -tp 8 -pp 2 -ng 64 -mb 1 -gb 128",
+        64,
+        {"tp": 8, "pp": 2, "dp": 4, "micro_batch": 1, "global_batch": 128},
+    ),
+    (
         "NGPU=8 ./run_train.sh --parallelism.tensor_parallel_degree 2",
         8,
         {"tp": 2, "dp": 4, "shard": "zero3"},
@@ -264,6 +269,87 @@ srun torchrun --nnodes $SLURM_NNODES --nproc-per-node 8 \\
 """
     job = parse(text).job
     assert (job.tp, job.dp, job.gpus, job.sequence_parallel) == (8, 2, 16, True)
+
+
+SCRIPTS = {
+    "arrays": """
+GPUS_PER_NODE=8
+NUM_NODES=4
+DISTRIBUTED_ARGS=(
+    --nproc_per_node $GPUS_PER_NODE   # of each
+    --nnodes $NUM_NODES
+)
+MODEL_PARALLEL_ARGS=(--tensor-model-parallel-size 8)
+MODEL_PARALLEL_ARGS+=(--pipeline-model-parallel-size 2 --sequence-parallel)
+torchrun ${DISTRIBUTED_ARGS[@]} pretrain_gpt.py "${MODEL_PARALLEL_ARGS[@]}"
+""",
+    "words in a variable": """
+DISTRIBUTED_ARGS="--nproc_per_node 8 --nnodes 4"
+GPT_ARGS="--tensor-model-parallel-size 8 \\
+    --pipeline-model-parallel-size 2 --sequence-parallel"
+torchrun $DISTRIBUTED_ARGS pretrain_gpt.py $GPT_ARGS --bf16
+""",
+    "a shell within": """#SBATCH --nodes=4
+#SBATCH --gres=gpu:8
+srun bash -c 'cd /code; python pretrain_gpt.py --tensor-model-parallel-size 8 \\
+    --pipeline-model-parallel-size 2 --sequence-parallel'
+""",
+    "srun's own numbers": "srun -N 4 --gpus-per-node=8 python pretrain_gpt.py --sequence-parallel "
+    "--tensor-model-parallel-size 8 --pipeline-model-parallel-size 2",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_as_users_write_them(name: str) -> None:
+    job = parse(SCRIPTS[name]).job
+    assert (job.tp, job.pp, job.dp, job.gpus, job.sequence_parallel) == (8, 2, 2, 32, True)
+
+
+@pytest.mark.parametrize("name", [*SERVING, *TRAINING])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_slurm_scripts_are_read_back(name: str, nodes: int) -> None:
+    """The script starts the job that the bare command does, on as many GPUs."""
+    phase = target(name).phase
+    split = {"dp": 8 * nodes} if name == "deepspeed" else {"tp": 8, "dp": nodes}
+    if phase == "serve":
+        split = {"tp": 8, "pp": nodes}
+    batch = {"micro_batch": 1, "global_batch": 32, "seq": 128} if phase == "train" else {}
+    job = Job(model="m", phase=phase, etp=split.get("tp", 1), **split, **batch)
+    bare, script = export(job, name), export(job, name, wrapper="slurm")
+    read = parse(script.text, experts=False).job
+    assert read == parse(bare.text, experts=False).job
+    assert read.gpus == 8 * nodes
+
+
+def test_pods_are_read_back() -> None:
+    job = Job(model="org/m", phase="serve", tp=8, pp=2, etp=8)
+    for name in ("vllm", "sglang"):
+        read = parse(export(job, name, wrapper="lws").text, experts=False).job
+        assert (read.tp, read.pp, read.model) == (8, 2, "org/m")
+    with pytest.raises(MeshwiseError, match="RayService"):
+        parse(export(job, "vllm", wrapper="kuberay").text)
+
+
+def test_engines_over_nodes_are_servers_apart() -> None:
+    """vLLM's replicas in one server have whole engines on a node; SGLang's plain replicas one node."""
+    wide = Job(model="m", phase="serve", tp=16, dp=2, etp=16)
+    found = export(wide, "vllm", wrapper="lws")
+    assert (found.servers, found.gpus) == (2, 16)
+    assert "dp" in found.untranslated
+    plain = Job(model="m", phase="serve", tp=8, dp=2, etp=8)
+    found = export(plain, "sglang")
+    assert (found.servers, found.gpus) == (2, 8)
+    assert "--nnodes" not in found.text
+
+
+def test_gpus_that_are_no_whole_nodes() -> None:
+    job = Job(model="m", phase="train", tp=4, dp=3, etp=4, micro_batch=1, global_batch=6, seq=128)
+    for name in ("megatron-lm", "torchtitan", "megatron-bridge", "accelerate"):
+        with pytest.raises(MeshwiseError, match="no whole number of nodes of 8"):
+            export(job, name)
+    uneven = Job(model="m", phase="serve", tp=4, dp=3, etp=4)
+    with pytest.raises(MeshwiseError, match="do not fill nodes of 8"):
+        export(uneven, "vllm")
 
 
 def test_what_does_not_matter_is_listed() -> None:
@@ -327,6 +413,9 @@ BAD = [
         '{"train_batch_size": 60, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 7}',
         "how many GPUs",
     ),
+    ("vllm serve m --enable-ep", "no such flag"),
+    ('{"a":' * 5_000 + "1" + "}" * 5_000, "no JSON"),
+    ("srun bash -c 'vllm serve m --tensor-paralel-size 4'", "no such flag"),
     ("vllm serve " + "x" * 300_000, "characters"),
 ]
 

@@ -60,6 +60,7 @@ def export(
             legal=list(chosen.wrappers),
             nearest=chosen.wrappers[0] if chosen.wrappers else None,
         )
+    _whole_nodes(job)
     command, files = WRITERS[chosen.name](job, chosen)
     plain = _with_files(command, files)
     read = _read_again(job, plain, chosen)
@@ -92,6 +93,27 @@ def export(
         untranslated=missing,
         notes=tuple(notes),
     )
+
+
+def _whole_nodes(job: Job) -> None:
+    """Launchers start as many processes on every node."""
+    each = job.gpus_per_node
+    if job.phase == "train" and job.gpus > each and job.gpus % each:
+        raise IllegalLayout(
+            f"{job.gpus} GPUs are no whole number of nodes of {each}",
+            field="--gpus-per-node",
+            value=each,
+            legal=[d for d in range(1, each + 1) if job.gpus % d == 0],
+        )
+    engine = job.tp * job.pp
+    local = max(each // engine, 1)
+    if job.phase == "serve" and engine <= each < job.gpus and (each % engine or job.dp % local):
+        raise IllegalLayout(
+            f"{job.dp} replicas of {engine} GPUs do not fill nodes of {each} evenly",
+            field="--gpus-per-node",
+            value=each,
+            legal=[d for d in range(engine, each + 1, engine) if job.dp % (d // engine) == 0],
+        )
 
 
 def _read_again(job: Job, text: str, chosen: Target) -> Parsed:
@@ -298,11 +320,11 @@ def _deepspeed(job: Job, chosen: Target) -> Written:
         for section in sections:
             place = place.setdefault(section, {})
         place[key] = value
-    each = min(job.gpus, job.gpus_per_node)
-    program = f"deepspeed --num_nodes {job.nodes} --num_gpus {each}"
-    if job.nodes > 1:
-        program += " --hostfile hostfile"
-    command = f"{program} $TRAIN_SCRIPT --deepspeed_config ds_config.json"
+    # torchrun on every node where there are several: the deepspeed launcher reaches them by ssh
+    script = "$TRAIN_SCRIPT --deepspeed_config ds_config.json"
+    command = (
+        f"deepspeed --num_gpus {job.gpus} {script}" if job.nodes == 1 else torchrun(job, script)
+    )
     return command, {"ds_config.json": json.dumps(table, indent=2)}
 
 

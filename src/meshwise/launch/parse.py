@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, quoted
 from meshwise.launch import serving, training, zero
+from meshwise.launch.config_files import beside, pod_command, titan_config
 from meshwise.launch.job import Job
 from meshwise.launch.serving import Read, Settings
-from meshwise.launch.shell import Script, mapping, number, option, read_script, substituted
+from meshwise.launch.shell import Script, number, option, read_script, substituted
 from meshwise.launch.table import Flag, Target, target, targets
 from meshwise.spec.reading import count
 
 ALIKE = 0.9  # of a misspelt flag to the one that was meant
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "global_batch")
-_ABOUT = re.compile(r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel")
+_ABOUT = re.compile(
+    r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel|[-_](tp|pp|dp|ep|cp)$"
+)
 
 
 class Parsed(NamedTuple):
@@ -46,22 +49,44 @@ def parse(
     stripped = text.strip() if isinstance(text, str) else ""
     if stripped.startswith("{"):
         return _from_json(stripped, gpus, model)
+    if re.search(r"(?m)^apiVersion:", stripped):
+        text = pod_command(stripped)
     script = read_script(text)
     chosen, words = _recognised(script, target_name, text)
     words = substituted(words, script.variables)
+    if (
+        chosen.name == "megatron-lm"
+        and any(w.startswith("$") for w in words)
+        and not _says(words, chosen)
+    ):
+        unset = [w for w in words if w.startswith("$")]
+        raise InputError(
+            f"COMMAND: {unset[0]} is not set in the text, and nothing else names the layout",
+            field="COMMAND",
+            value=unset[0],
+            legal="the command with its variables' values, or the script that sets them",
+        )
     before, after = _launcher(words, chosen)
     world = _world(before, words, script, gpus, chosen)
     if chosen.style == "json":
         return _deepspeed(script, words, world, model)
     settings, positional, ignored = _settings(after, chosen)
     if chosen.name == "torchtitan":
-        settings = _titan_config(text, chosen) | settings
+        settings = titan_config(text, chosen) | settings
     if chosen.name == "trtllm":
-        settings["yaml"] = _yaml(settings.get("config"), script)
+        settings["yaml"] = beside(settings.get("config"), script)
     settings["experts"] = experts
-    named = model or settings.get("model") or (positional[0] if positional else None) or ""
+    world = settings.pop("gpus", None) or world
+    named = model or settings.get("model") or ""
+    if not named and positional and chosen.phase == "serve":
+        named = positional[0]
     fields, notes = READERS[chosen.name](settings, world)
     return _job(chosen, named, fields, notes, ignored, gpus, world)
+
+
+def _says(words: list[str], chosen: Target) -> bool:
+    known = chosen.by_spelling()
+    return any(word.partition("=")[0] in known for word in words)
 
 
 def _job(
@@ -134,6 +159,9 @@ def _recognised(script: Script, name: str | None, text: str) -> tuple[Target, li
 
 def _launcher(words: list[str], chosen: Target) -> tuple[list[str], list[str]]:
     """(the launcher's words, the target's own)."""
+    if chosen.style == "overrides":
+        first = next((i for i, w in enumerate(words) if re.match(r"\w+\.\w+=|-[a-z]{2}$", w)), 0)
+        return words[:first], words[first:]
     keys = [key.strip().split(" ")[-1] for key in chosen.program]
     for i, word in enumerate(words):
         if any(key in word for key in keys) and "=" not in word:
@@ -149,16 +177,21 @@ def _world(
 ) -> int | None:
     """GPUs that the launcher starts: torchrun's nodes and processes, DeepSpeed's, SLURM's."""
     line = " ".join(before)
-    if chosen.name == "accelerate" or (not before and "torchrun" not in line):
+    if chosen.phase == "serve" or chosen.name == "accelerate":
+        return gpus  # its own flags say
+    if not before and "torchrun" not in line:
         return gpus
     per = option(before, "nproc-per-node", "num_gpus")
     nodes = option(before, "nnodes", "num_nodes")
     each = number(per) if per is not None else None
     if each is None:
         each = number(script.variables.get("NGPU", "")) or _batch_gpus(script)
-    many = number(nodes) if nodes is not None else 1
+    launched = any(w.rpartition("/")[2] in ("torchrun", "deepspeed") for w in before)
+    launched = launched or "torch.distributed" in line
+    many = number(nodes) if nodes is not None else 1 if launched else None
     if many is None:
-        many = number(script.batch.get("--nodes", script.batch.get("-N", "")))
+        said = script.batch.get("--nodes", script.batch.get("-N", ""))
+        many = number(said) if said or nodes is not None else 1
     if each is None or many is None:
         return gpus
     world = each * many
@@ -294,33 +327,6 @@ def _misspelt(name: str, known: dict[str, Flag], chosen: Target) -> None:
         )
 
 
-def _yaml(path: str | None, script: Script) -> dict[str, Any]:
-    """The YAML beside a TensorRT-LLM command: in the text, or a file."""
-    for name, text in script.files.items():
-        if path is None or name == path or name.endswith((".yaml", ".yml")):
-            return mapping(text)
-    if path is None:
-        return {}
-    from meshwise.spec.cluster import read_text_file
-
-    return mapping(read_text_file(path, "--config", "a YAML file", 1_000_000))
-
-
-def _titan_config(text: str, chosen: Target) -> Settings:
-    """Keyword arguments of a torchtitan configuration written in Python."""
-    found: Settings = {}
-    for name, flag in chosen.flags.items():
-        key = flag.spellings[0].rpartition(".")[2]
-        match = re.search(rf"\b{key}\s*=\s*(-?\d+|\"[^\"]*\"|'[^']*'|True|False)", text)
-        if match and "ParallelismConfig" in text:
-            value = match.group(1).strip("'\"")
-            found[name] = int(value) if flag.kind == "int" else value
-    mode = re.search(r"ActivationCheckpointConfig\([^)]*mode\s*=\s*[\"'](\w+)", text)
-    if mode:
-        found["checkpointing"] = mode.group(1)
-    return found
-
-
 def _deepspeed(script: Script, words: list[str], world: int | None, model: str | None) -> Parsed:
     for text in script.files.values():
         if text.strip().startswith("{"):
@@ -334,7 +340,7 @@ def _deepspeed(script: Script, words: list[str], world: int | None, model: str |
             field="COMMAND",
             legal="--deepspeed_config FILE, or the JSON itself",
         )
-    text = read_text_file(path, "--deepspeed_config", "a DeepSpeed JSON file", 1_000_000)
+    text = read_text_file(path, "--deepspeed_config", "a DeepSpeed JSON file", 1 << 20)
     return _from_json(text, world, model)
 
 
@@ -343,7 +349,7 @@ def _from_json(text: str, world: int | None, model: str | None) -> Parsed:
     chosen = target("deepspeed")
     try:
         table = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"COMMAND: no JSON: {error}", field="COMMAND", value=text[:60], legal="a DeepSpeed JSON"
         ) from None

@@ -59,7 +59,9 @@ def vllm_settings(job: Job) -> Settings:
     if job.pp > 1:
         s["pp"] = job.pp
     joined = not job.has_experts_grid or job.spans_replicas
-    if job.dp > 1 and joined:
+    # an engine over several nodes is a server of its own, but where experts join its replicas
+    apart = job.tp * job.pp > job.gpus_per_node and not job.spans_replicas
+    if job.dp > 1 and joined and not apart:
         s["dp"] = job.dp
     if job.ep > 1 and job.etp == 1 and job.ep in (job.tp * job.dp, job.tp):
         s["expert_parallel"] = True
@@ -145,7 +147,8 @@ def sglang_settings(job: Job) -> Settings:
     s: Settings = {"tp": whole}
     if job.pp > 1:
         s["pp"] = job.pp
-    if job.dp > 1:
+    # plain replicas share a node; over nodes they are servers behind a router
+    if job.dp > 1 and (joined or job.gpus <= job.gpus_per_node):
         s["dp"] = job.dp
     if joined:
         s["dp_attention"] = True

@@ -14,6 +14,7 @@ _HEREDOC = re.compile(
     r"cat\s*>\s*(\S+)\s*<<\s*(['\"]?)(\w+)\2\s*\n(.*?)\n\3[ \t]*(?:\n|$)", re.DOTALL
 )
 _BATCH = re.compile(r"(?m)^#SBATCH\s+(\S+?)(?:=|\s+)(\S+)")
+_ARRAY = re.compile(r"(?m)^[ \t]*(?:declare -a +)?([A-Za-z_]\w*)\+?=\(([^()]*)\)")
 _ENDS = {";", "&&", "||", "&", "|", ";;"}
 
 
@@ -46,6 +47,15 @@ def read_script(text: str) -> Script:
     batch = dict(_BATCH.findall(text))
     text = _HEREDOC.sub(keep, text)
     text = re.sub(r"\\\r?\n", " ", text)
+    variables: dict[str, str] = {}
+
+    def array(match: re.Match[str]) -> str:
+        body = re.sub(r"(?m)(^|\s)#.*$", "", match.group(2))
+        before = variables.get(match.group(1), "") if "+=" in match.group(0) else ""
+        variables[match.group(1)] = f"{before} {' '.join(body.split())}".strip()
+        return ""
+
+    text = _ARRAY.sub(array, text)
     lexer = shlex.shlex(re.sub(r"\r?\n", " ;\n", text), posix=True, punctuation_chars=";&|")
     lexer.whitespace_split = True
     try:
@@ -63,7 +73,14 @@ def read_script(text: str) -> Script:
             commands.append([])
         else:
             commands[-1].append(word)
-    variables: dict[str, str] = {}
+    for command in [c for c in commands if c]:
+        batch |= _srun_options(command)
+        inner = _within(command)
+        if inner is not None:  # what the outer command starts is what counts
+            at = commands.index(command)
+            commands[at : at + 1] = inner.commands
+            variables |= inner.variables
+            files |= inner.files
     for command in commands:
         if command[:1] == ["export"]:
             command = command[1:]
@@ -76,13 +93,42 @@ def read_script(text: str) -> Script:
     return Script([c for c in commands if c], files, variables, batch)
 
 
+def _within(command: list[str]) -> Script | None:
+    """The script that a shell within gets: ``srun bash -c '…'``."""
+    for i in range(1, len(command) - 1):
+        if command[i] in ("-c", "-lc") and command[i - 1].rpartition("/")[2] in ("bash", "sh"):
+            return read_script(command[i + 1])
+    return None
+
+
+def _srun_options(command: list[str]) -> dict[str, str]:
+    if command[0].rpartition("/")[2] != "srun":
+        return {}
+    said = {
+        name: option(command, name.lstrip("-"))
+        for name in ("--nodes", "-N", "--gres", "--gpus-per-node", "--ntasks-per-node")
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def substituted(words: list[str], variables: dict[str, str]) -> list[str]:
-    """``$NAME`` and ``${NAME}`` replaced where the text itself sets them."""
+    """``$NAME``, ``${NAME}`` and ``${NAME[@]}`` replaced where the text itself sets them; a word that is
+    such a name and nothing else becomes as many words as its value has."""
+    name = re.compile(r"\$(?:\{(\w+)(?:\[[@*]\])?\}|(\w+))")
 
     def value(match: re.Match[str]) -> str:
         return variables.get(match.group(1) or match.group(2), match.group(0))
 
-    return [re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, word) for word in words]
+    found = list(words)
+    for _ in range(4):  # values that name others
+        after: list[str] = []
+        for word in found:
+            new = name.sub(value, word)
+            after += new.split() if new != word and name.fullmatch(word) else [new]
+        if after == found:
+            break
+        found = after
+    return found
 
 
 def number(text: Any) -> int | None:

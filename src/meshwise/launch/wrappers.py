@@ -22,16 +22,18 @@ def engine_gpus(job: Job, servers: int) -> int:
 
 
 def slurm(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
-    """A batch script: one task per node, the launcher inside it."""
+    """A batch script: one task per node, the launcher inside it; TensorRT-LLM over nodes is one MPI
+    task per GPU."""
     gpus = engine_gpus(job, servers)
     nodes = -(-gpus // job.gpus_per_node)
     each = min(gpus, job.gpus_per_node)
+    mpi = chosen.name == "trtllm" and nodes > 1
     written = [f"cat > {name} <<'EOF'\n{text.rstrip()}\nEOF" for name, text in files.items()]
     body = [
         "#!/bin/bash",
         f"#SBATCH --job-name=meshwise-{chosen.name}",
         f"#SBATCH --nodes={nodes}",
-        "#SBATCH --ntasks-per-node=1",
+        f"#SBATCH --ntasks-per-node={each if mpi else 1}",
         f"#SBATCH --gres=gpu:{each}",
         "#SBATCH --exclusive",
         "#SBATCH --output=%x-%j.out",
@@ -40,7 +42,9 @@ def slurm(job: Job, chosen: Target, command: str, files: dict[str, str], servers
         *written,
     ]
     inner = command.replace("'", "'\\''")
-    run = f"srun --wait=60 --kill-on-bad-exit=1 bash -c 'export NODE_RANK=$SLURM_NODEID; {inner}'"
+    start = "trtllm-llmapi-launch " if mpi else "export NODE_RANK=$SLURM_NODEID; "
+    options = "--mpi=pmix" if mpi else "--wait=60 --kill-on-bad-exit=1"
+    run = f"srun {options} bash -c '{start}{inner}'"
     return "\n".join([*body, run]), files
 
 
@@ -49,8 +53,8 @@ def lws(job: Job, chosen: Target, command: str, files: dict[str, str], servers: 
     gpus = engine_gpus(job, servers)
     nodes = -(-gpus // job.gpus_per_node)
     each = min(gpus, job.gpus_per_node)
-    inner = command.replace("$MASTER_ADDR", "$(LWS_LEADER_ADDRESS)")
-    inner = inner.replace("$NODE_RANK", "$(LWS_WORKER_INDEX)")
+    inner = command.replace("$MASTER_ADDR", "$LWS_LEADER_ADDRESS")
+    inner = inner.replace("$NODE_RANK", "$LWS_WORKER_INDEX")
     inner = inner.replace("$((NODE_RANK", "$((LWS_WORKER_INDEX")
     image = {"vllm": "vllm/vllm-openai:latest", "sglang": "lmsysorg/sglang:latest"}[chosen.name]
 
