@@ -424,6 +424,8 @@ def kernel_fits_section() -> str:
     for name, data in _fits("kernels"):
         for group in ("gemm", "moe", "attention"):
             for part, fit in data.get(group, {}).items():
+                if "points" not in fit:
+                    continue  # a roofline, which no table was fitted to
                 share = fit["kv_efficiency" if group == "attention" else "memory_efficiency"]
                 rows.append(
                     (
@@ -617,6 +619,8 @@ def figures() -> dict[str, float]:
     for _, data in _fits("kernels"):
         for group in ("gemm", "attention"):
             for part, fit in data[group].items():
+                if "points" not in fit:
+                    continue
                 key = part.split("_")[0] if group == "attention" else group
                 errors.setdefault(f"kernels.{key}", []).append(fit["median_error"])
     for name, data in _fits("collectives"):

@@ -20,7 +20,7 @@ from meshwise.cost.pricing import ZERO, Columns, OpCost, Pricer, Times, total, v
 from meshwise.cost.schedule import bubble_s
 from meshwise.program.step import Program, program
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import Group, Layouts, groups
+from meshwise.spec.layout import Group, Layouts, groups, kv_group
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Workload
@@ -53,7 +53,7 @@ class Estimate(Footprint):
             compute(cluster.device, stack, training=self.program.ctx.training),
             cluster,
             stack,
-            placed or groups(layout, cluster),
+            (placed or groups(layout, cluster)) | self._kv_groups(),
             Columns(layout) if placed and np.size(layout.tp) > FEW else None,
         )
         p = self.pricer
@@ -62,6 +62,12 @@ class Estimate(Footprint):
         self.head_costs = p.ops(self.program.head, layout)
         self.transfer_costs = [self._beside_stages(c) for c in p.ops(self.program.transfer, layout)]
         self.update_costs = [p.ops(ops, layout, apart=True) for ops in self.program.update]
+
+    def _kv_groups(self) -> dict[str, Group]:
+        heads = [
+            b.attention.kv_heads for b in self.model.blocks if b.attention and not b.attention.mla
+        ]
+        return {"kv": kv_group(self.layout, min(heads), self.cluster)} if heads else {}
 
     def _beside_stages(self, cost: OpCost) -> OpCost:
         """A transfer runs beside another virtual stage's work, where there is one."""

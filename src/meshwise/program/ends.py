@@ -17,10 +17,11 @@ Array = Any
 def embedding(ctx: Context) -> list[Op]:
     """Vocabulary-parallel lookup: each rank fills its rows with zeros but for its own words."""
     w, h = ctx.widths, ctx.model.hidden
+    width = ctx.model.embedding_dim or h  # OPT-350m: the table is narrower than the layers
     tp = ctx.layout.tp > 1
     sp = ctx.layout.sequence_parallel & tp
-    payload = ctx.tokens * h * w.comm
-    lookup = elementwise("embedding.lookup", 2.0 * ctx.tokens * h * w.activation)
+    payload = ctx.tokens * width * w.comm
+    lookup = elementwise("embedding.lookup", 2.0 * ctx.tokens * width * w.activation)
     ops = [
         lookup,
         collective(
@@ -52,8 +53,7 @@ def embedding(ctx: Context) -> list[Op]:
             )
         )
         ops.append(lookup._replace(phase="wgrad", hbm_bytes=lookup.hbm_bytes * 1.5))
-    if ctx.model.embedding_dim:  # OPT-350m: the table is narrower than the layers
-        width = ctx.model.embedding_dim
+    if ctx.model.embedding_dim:
         project = gemm("embedding.project", ctx.tokens, h, width, ctx.operands(quantised=False))
         ops += [project, *(gradients_of(project, w.activation, w.gradient) if ctx.training else ())]
     return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout)[0])
@@ -84,7 +84,7 @@ def head(ctx: Context) -> list[Op]:
     project: list[Op] = []
     if ctx.model.embedding_dim:
         project.append(gemm("head.project", rows, width, h, ctx.operands(quantised=False)))
-    payload = ctx.tokens * h * w.comm
+    payload = ctx.tokens * width * w.comm
     plain_tp = np.where(tp & ~sp, 1, 0)
     sharded = np.where(sp, 1, 0)
     gather = collective("head.input", "all_gather", "tp", payload, count=sharded, phase="forward")
@@ -114,7 +114,7 @@ def head(ctx: Context) -> list[Op]:
         dgrad,
         wgrad,
         collective(
-            "head.input_grad",
+            "head.logits.input_grad",
             "all_reduce",
             "tp",
             payload,

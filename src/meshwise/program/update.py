@@ -10,6 +10,8 @@ from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise
 from meshwise.program.weights import LocalWeights, Role, block_weights, end_weights
 from meshwise.spec.layout import Layouts
+from meshwise.spec.parameters import block_weights as whole_block
+from meshwise.spec.parameters import embedding_weights, head_weights
 
 Array = Any
 
@@ -114,25 +116,52 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 phase="grad_reduce",
             ),
         ]
-    if any(b.norm_parameters for b in ctx.model.blocks):
-        # Sequence parallelism leaves each rank with its tokens' share of the norms' gradients.
-        replicated = sum(
-            block.norm_parameters * count
-            for block, count in zip(ctx.model.blocks, role.layers, strict=True)
-        )
-        present = np.where(layout.sequence_parallel & (layout.tp > 1), 1, 0)
-        ops.append(
-            collective(
-                "gradients.norms",
-                "all_reduce",
-                "tp",
-                replicated * w.gradient,
-                count=present,
-                phase="grad_reduce",
-            )
-        )
+    ops += tensor_parallel_sums(ctx, role)
     # gradient, master and both moments read; master, moments and weight written
     per_weight = w.gradient + 2 * ADAM_STATE_BYTES + w.plain_weight
     own = per_replica(local, layout, layout.shard >= 1)
     ops.append(elementwise("optimizer.adam", own * per_weight, phase="optimizer"))
+    return ops
+
+
+def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
+    """Gradients of weights that TP ranks hold alike, where each rank has a part of the gradient.
+
+    Sequence parallelism leaves each rank with its tokens' share of what every replicated weight gets
+    (norms, row-parallel biases, routers, learned positions: Korthikanti et al. 2022, arXiv
+    2205.05198, section 4.2.2). Without it that holds for query and key norms, which see the rank's
+    heads, and for routers of experts that are divided by TP. KV heads that are fewer than the ranks
+    are copied, and their gradients summed over the ranks that share one.
+    """
+    layout, model, width = ctx.layout, ctx.model, ctx.widths.gradient
+    everything = embedding_weights(model).replicated * role.embedding
+    everything = everything + head_weights(model).replicated * role.head
+    own: Array = 0
+    kv: Array = 0
+    for block, count in zip(model.blocks, role.layers, strict=True):
+        everything = everything + whole_block(block, model.hidden).replicated * count
+        a, moe = block.attention, block.moe
+        if a is not None and not a.mla:
+            own = own + a.norm_parameters * count
+            each = (model.hidden + a.key_bias) * a.head_dim
+            each += (model.hidden + a.value_bias) * a.value_head_dim
+            # a rank of such a group has one KV head
+            kv = kv + np.where(layout.tp >= 2 * a.kv_heads, each * count, 0)
+        if moe is not None:
+            router = moe.experts * (model.hidden + moe.router_bias)
+            own = own + np.where(layout.expert_tp() > 1, router * count, 0)
+    sharded = layout.sequence_parallel & (layout.tp > 1)
+    partial = np.where(sharded, everything, np.where(layout.tp > 1, own, 0))
+    ops = []
+    for name, axis, weights in (("norms", "tp", partial), ("kv_heads", "kv", kv)):
+        if np.any(weights > 0):
+            op = collective(
+                f"gradients.{name}",
+                "all_reduce",
+                axis,
+                1.0 * weights * width,
+                count=np.where(weights > 0, 1, 0),
+                phase="grad_reduce",
+            )
+            ops.append(op)
     return ops

@@ -18,7 +18,7 @@ Array = Any
 
 # Row of the communication table → the groups whose collectives it shows.
 AXES = {
-    "tp": ("tp",),
+    "tp": ("tp", "kv"),
     "cp": ("cp",),
     "dcp": ("dcp",),
     "ep": ("ep",),

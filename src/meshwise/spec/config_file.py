@@ -101,11 +101,8 @@ def parse(data: bytes, path: str) -> Any:
         raise _refuse(path, "has a number with too many digits") from None
 
 
-def load_model_file(path: str | os.PathLike[str], *, name: str = "") -> Model:
-    """The model at ``path``: a ``config.json``, or a folder with one.
-
-    ``hf_quant_config.json`` beside it says how ModelOpt has quantised the checkpoint.
-    """
+def find_config(path: str | os.PathLike[str]) -> tuple[str, Any]:
+    """(file, JSON value) of the ``config.json`` at ``path``, or in the folder there."""
     given = os.fspath(path)
     if not given:
         raise _refuse(given, "an empty path")
@@ -122,7 +119,16 @@ def load_model_file(path: str | os.PathLike[str], *, name: str = "") -> Model:
             raise _refuse(given, "no permission to read the folder") from None
         except OSError:
             raise _refuse(given, "the folder has no config.json") from None
-    config = parse(read_bytes(file), file)
+    return file, parse(read_bytes(file), file)
+
+
+def load_model_file(path: str | os.PathLike[str], *, name: str = "") -> Model:
+    """The model at ``path``: a ``config.json``, or a folder with one.
+
+    ``hf_quant_config.json`` beside it says how ModelOpt has quantised the checkpoint.
+    """
+    given = os.fspath(path)
+    file, config = find_config(given)
     quant_config = None
     beside = os.path.join(os.path.dirname(file), "hf_quant_config.json")
     if os.path.exists(beside) and os.path.basename(file) == "config.json":

@@ -235,6 +235,12 @@ def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
     return found
 
 
+def kv_group(layout: Layouts, kv_heads: int, cluster: Cluster) -> Group:
+    """TP ranks that hold the same KV head."""
+    stride = _inside_of(layout.placement, "tp", _sizes(layout))
+    return place("kv", np.maximum(layout.tp // kv_heads, 1), stride, np.int64(0), cluster)
+
+
 def _joint(
     layout: Layouts,
     strides: dict[str, Array],

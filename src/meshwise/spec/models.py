@@ -6,13 +6,15 @@ import contextlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from meshwise.errors import InputError, shorten, unknown_name
 from meshwise.spec import catalog
-from meshwise.spec.config_file import load_model_file
+from meshwise.spec.config_file import find_config, load_model_file
 from meshwise.spec.families import model_from_config
 from meshwise.spec.model import Model
 
+_PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -23,34 +25,70 @@ def load_model(name: str, field: str = "MODEL") -> Model:
     Raises :class:`~meshwise.errors.UnknownName` with the nearest preset, and what the reader of
     ``config.json`` refuses.
     """
+    key, path = _find(name, field)
+    if path is not None:
+        return load_model_file(path)
+    key, config = catalog.load("models", key, field)
+    return model_from_config(
+        {k: v for k, v in config.items() if not k.startswith("_")},
+        name=key,
+        source=str(config.get("_source", "")),
+    )
+
+
+def load_config(name: str, field: str = "MODEL") -> tuple[str, dict[str, Any]]:
+    """(name, content of the ``config.json``) of the model that ``name`` stands for, as it is written."""
+    load_model(name, field)  # whatever is wrong with it is said here
+    key, path = _find(name, field)
+    if path is not None:
+        return name, find_config(path)[1]
+    key, config = catalog.load("models", key, field)
+    return key, {k: v for k, v in config.items() if not k.startswith("_")}
+
+
+def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
+    """The ``config.json`` of the model's first layers, at full width."""
+    if layers is None:
+        return config
+    key = next((k for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config), None)
+    most = config[key] if key else 0
+    if key is None or not 1 <= layers <= most:
+        raise InputError(
+            f"--layers={layers}: the model has {most}",
+            field="--layers",
+            value=layers,
+            legal=f"1 to {most}",
+            nearest=min(max(layers, 1), most),
+        )
+    cut = {k: v[:layers] for k, v in config.items() if k in _PER_LAYER and isinstance(v, list)}
+    return {**config, key: layers, **cut}
+
+
+def _find(name: str, field: str) -> tuple[str, str | None]:
+    """(preset, None) or (name, path of a file or folder)."""
     if not name.strip():
         raise unknown_name(field, name, catalog.names("models"), "preset, folder or config.json")
     as_path = name.endswith(".json") or name.startswith((".", os.sep, "~"))
     if not as_path and catalog.canonical("models", name) is not None:
-        key, config = catalog.load("models", name, field)
-        return model_from_config(
-            {k: v for k, v in config.items() if not k.startswith("_")},
-            name=key,
-            source=str(config.get("_source", "")),
-        )
+        return name, None
     try:
         path = str(Path(name).expanduser())
         exists = os.path.lexists(path)
     except (ValueError, RuntimeError):  # an embedded NUL; a home folder that nobody has
         path, exists = name, False
     if as_path or exists:
-        return load_model_file(path)
+        return name, path
     # the preset of the same name, where a hub id has one: no download for what is known already
     if _HUB_ID.fullmatch(name):
         short = catalog.canonical("models", name.split("/")[1])
         if short is not None:
-            return load_model(short, field)
-        return _from_hub(name, field)
+            return short, None
+        return name, _from_hub(name, field)
     raise unknown_name(field, name, catalog.names("models"), "preset, folder or config.json")
 
 
-def _from_hub(name: str, field: str) -> Model:
-    """Download one small file, ``config.json`` (and ``hf_quant_config.json`` if there is one)."""
+def _from_hub(name: str, field: str) -> str:
+    """Path of one small downloaded file, ``config.json`` (and ``hf_quant_config.json`` if there is one)."""
     try:
         import huggingface_hub as hub
     except ImportError:
@@ -76,4 +114,4 @@ def _from_hub(name: str, field: str) -> Model:
         ) from None
     with contextlib.suppress(Exception):  # most have none; the reader looks beside config.json
         hub.hf_hub_download(name, "hf_quant_config.json", etag_timeout=5)
-    return load_model_file(path)
+    return str(path)

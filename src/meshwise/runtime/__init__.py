@@ -1,0 +1,25 @@
+"""Tensor parallelism performed on torch.distributed; needs the ``runtime`` extra.
+
+from meshwise.runtime import Options, parallelize
+model = parallelize(model, group, Options(sequence_parallel=True))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meshwise.runtime.options import Options as Options
+    from meshwise.runtime.parallel import parallelize as parallelize
+    from meshwise.runtime.peers import Peers as Peers
+    from meshwise.runtime.spawn import launch as launch
+
+__all__ = ["Options", "Peers", "launch", "parallelize"]
+_HOME = {"Options": "options", "Peers": "peers", "launch": "spawn", "parallelize": "parallel"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

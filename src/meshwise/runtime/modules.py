@@ -1,0 +1,153 @@
+"""The modules that stand in for a transformer's linear layers and embedding, each with its rank's share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meshwise.runtime import functions as f
+from meshwise.runtime.group import Group
+from meshwise.runtime.scopes import timed
+
+
+class Bundle:
+    """Column-parallel products of one input: computed together when the first of them is called, so
+    that their input gradients are summed once.
+
+    ``gathered`` has the inputs that a module's hook gathered, and the shards they came from.
+    """
+
+    def __init__(
+        self, group: Group, name: str, region: str, dim: int | None, transposed: bool
+    ) -> None:
+        self.group, self.name, self.region = group, name, region
+        self.dim, self.transposed = dim, transposed
+        self.members: list[ColumnLinear] = []
+        self.gathered: dict[int, tuple[Tensor, Tensor]] = {}
+        self._ready: dict[int, tuple[Tensor, list[Tensor | None]]] = {}
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The whole of a shard along the sequence, for a module that looks at its shape."""
+        with torch.no_grad():
+            full = self.group.all_gather(x, 1, f"{self.region}.input", "forward")
+        self.gathered[id(full)] = (full, x)
+        return full
+
+    def output(self, x: Tensor, index: int) -> Tensor:
+        key = id(x)
+        kept = self._ready.get(key)
+        outputs: list[Tensor | None]
+        if kept is None or kept[0] is not x or kept[1][index] is None:
+            outputs = list(self._compute(x))
+            self._ready[key] = (x, outputs)
+        else:
+            outputs = kept[1]
+        found = outputs[index]
+        assert found is not None
+        outputs[index] = None
+        if all(o is None for o in outputs):
+            del self._ready[key]
+        return found
+
+    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        group, wait, full = self.group, None, None
+        dim = self.dim if group.sequence else None
+        if id(x) in self.gathered:
+            full, x = self.gathered.pop(id(x))
+        elif group.baton is not None and dim is None and torch.is_grad_enabled():
+            wait = f.Wait()
+            x = f.Await.apply(wait, x)
+        parameters = [p for m in self.members for p in (m.weight, m.bias)]
+        result: tuple[Tensor, ...] = f.Column.apply(
+            group, self.name, self.region, dim, self.transposed, wait, full, x, *parameters
+        )
+        return result
+
+
+class ColumnLinear(nn.Module):
+    """A linear layer's share of the output features; ``weight`` (M, K), transposed (K, M)."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, bundle: Bundle, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self._index = len(bundle.members)
+        bundle.members.append(self)
+        self._bundle = [bundle]  # not a submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._bundle[0].output(x, self._index)
+
+
+class RowLinear(nn.Module):
+    """A linear layer's share of the input features; the ranks' outputs are summed, then the bias added."""
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        group: Group,
+        name: str,
+        region: str,
+        dim: int,
+        transposed: bool,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self._settings = (group, name, region, dim, transposed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        group, name, region, dim, transposed = self._settings
+        along = dim if group.sequence else None
+        y: Tensor = f.Row.apply(group, name, region, along, transposed, x, self.weight, self.bias)
+        return y
+
+
+class VocabularyEmbedding(nn.Module):
+    """This rank's rows of the table: words of other ranks give zeros, the sum is the embedding.
+
+    Under sequence parallelism the sum is this rank's positions alone, in the shape of all, as the
+    model's own code derives positions and masks from it.
+    """
+
+    def __init__(
+        self, group: Group, weight: nn.Parameter, start: int, padding: int | None, scale: Any
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self._group, self._start, self._scale = group, start, scale
+        self.padding_idx = padding
+        if scale is not None:
+            self.register_buffer("embed_scale", scale, persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        group = self._group
+        lookup = timed(group.ledger, "embedding.lookup", self._lookup)
+        words = lookup(self.weight, ids)
+        if group.size > 1 and group.sequence:
+            shard = f.Scatter.apply(group, "embedding", 1, words)
+            words = f.Padded.apply(group, shard)
+        elif group.size > 1:
+            words = f.Reduce.apply(group, "embedding", words)
+        if self._scale is not None:
+            words = words * self.embed_scale.to(words.dtype)
+        result: Tensor = words
+        return result
+
+    def _lookup(self, weight: Tensor, ids: Tensor) -> Tensor:
+        rows = weight.shape[0]
+        local = ids - self._start
+        mine = (local >= 0) & (local < rows)
+        padding = self.padding_idx
+        if padding is not None:
+            padding -= self._start
+            padding = padding if 0 <= padding < rows else None
+        words = F.embedding(local.clamp(0, rows - 1), weight, padding)
+        # the padding row's gradient stays zero, and the clamped words' must
+        return words.masked_fill(~mine.unsqueeze(-1), 0.0)

@@ -1,0 +1,102 @@
+"""Collectives made of sends and receives, every byte counted in ``peers.sent``.
+
+gloo's own reduce_scatter moves what an all_reduce moves and its all_gather half as much again as the
+wire asks for; these move what is needed, with every receive posted before a send.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meshwise.runtime.peers import Peers
+
+
+def wait(works: list[Any]) -> None:
+    for work in works:
+        work.wait()
+
+
+def flat(x: Tensor) -> Tensor:
+    """One dimension of the same memory. Raises ValueError for a tensor that is not contiguous."""
+    if not x.is_contiguous():
+        raise ValueError("a collective in place takes a contiguous tensor")
+    return x.view(-1)
+
+
+def ring_all_reduce(x: Tensor, peers: Peers) -> Tensor:
+    """The sum over the ranks, in place, around a ring: N - 1 steps that sum a chunk and N - 1 that pass
+    it on (Patarasuk and Yuan 2009, J. Parallel Distrib. Comput. 69). All ranks together send
+    2 (N - 1) · payload bytes, each rank 2 (N - 1) / N of the payload where N divides it; all to the
+    next rank."""
+    n, rank = peers.size, peers.rank
+    if n == 1:
+        return x
+    chunks = flat(x).tensor_split(n)
+    after, before = (rank + 1) % n, (rank - 1) % n
+    landed = torch.empty_like(chunks[0])  # the longest is first
+    for step in range(n - 1):
+        going, coming = chunks[(rank - step) % n], chunks[(rank - step - 1) % n]
+        room = landed[: coming.numel()]
+        _pass_on(peers, going, after, room, before)
+        coming.add_(room)
+    for step in range(n - 1):
+        going, coming = chunks[(rank + 1 - step) % n], chunks[(rank - step) % n]
+        _pass_on(peers, going, after, coming, before)
+    return x
+
+
+def _pass_on(peers: Peers, going: Tensor, after: int, coming: Tensor, before: int) -> None:
+    receives = [(coming, before)] if coming.numel() else []
+    sends = [(going, after)] if going.numel() else []
+    wait(peers.exchange(receives, sends))
+
+
+def scatter_sum(parts: list[Tensor], peers: Peers) -> Tensor:
+    """Of one part (any sizes) per rank: the sum over the ranks of this rank's part, added in the order
+    of the ranks, in fp32 where the parts are narrower."""
+    own = parts[peers.rank]
+    others = [r for r in range(peers.size) if r != peers.rank]
+    landed = {r: torch.empty_like(own) for r in others} if own.numel() else {}
+    sends = [(parts[r], r) for r in others if parts[r].numel()]
+    wait(peers.exchange([(landed[r], r) for r in landed], sends))
+    if not landed:
+        return own
+    landed[peers.rank] = own
+    if peers.size == 2:
+        return torch.add(landed[0], landed[1])
+    wide = torch.float32 if own.element_size() < 4 and own.is_floating_point() else own.dtype
+    total = landed[0].to(wide, copy=True)
+    for r in range(1, peers.size):
+        total.add_(landed[r])
+    return total.to(own.dtype)
+
+
+def gather_parts(parts: list[Tensor], peers: Peers) -> None:
+    """Fill every rank's part (any sizes) from the rank that has it."""
+    own = parts[peers.rank]
+    others = [r for r in range(peers.size) if r != peers.rank]
+    receives = [(parts[r], r) for r in others if parts[r].numel()]
+    sends = [(own, r) for r in others] if own.numel() else []
+    wait(peers.exchange(receives, sends))
+
+
+def reduce_scatter(out: Tensor, x: Tensor, peers: Peers) -> None:
+    """``x`` (N·d, …) summed over the ranks, this rank's d rows into ``out``; a rank sends
+    (N - 1) / N of the payload."""
+    if peers.size == 1:
+        out.copy_(x)
+        return
+    parts = list(flat(x).chunk(peers.size))
+    flat(out).copy_(scatter_sum(parts, peers))
+
+
+def all_gather(out: Tensor, x: Tensor, peers: Peers) -> None:
+    """Every rank's ``x`` (d, …) into ``out`` (N·d, …), in the order of the ranks; a rank sends its own
+    N - 1 times."""
+    parts = list(flat(out).chunk(peers.size))
+    parts[peers.rank].copy_(x.reshape(-1))
+    if peers.size > 1:
+        gather_parts(parts, peers)

@@ -1,0 +1,314 @@
+"""A transformers model turned into its tensor-parallel form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meshwise.errors import InputError
+from meshwise.runtime import cuts as cutting
+from meshwise.runtime import functions as f
+from meshwise.runtime import hooks, plans
+from meshwise.runtime.agree import agree
+from meshwise.runtime.cuts import Cut
+from meshwise.runtime.group import Group
+from meshwise.runtime.ledger import Ledger
+from meshwise.runtime.modules import Bundle, ColumnLinear, RowLinear, VocabularyEmbedding
+from meshwise.runtime.options import Options
+from meshwise.runtime.peers import Peers
+from meshwise.runtime.plans import Family, Product, Sizes
+
+
+class Parallel:
+    """What :func:`parallelize` leaves on the model as ``model.tensor_parallel``: the group with its
+    ledger, how each parameter was cut, and which are shared by ranks that have a part of its gradient."""
+
+    def __init__(self, model: nn.Module, group: Group, plan: Family, sizes: Sizes) -> None:
+        self.model, self.group, self.plan, self.sizes = model, group, plan, sizes
+        self.cuts: dict[str, Cut] = {}
+        self.kv_group: Group | None = None
+        self.vocabulary = 0
+        self.layerwise = False  # sum shared gradients by layer, not at the end (FSDP)
+        self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._inside = self._local_logits = False
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.group.ledger
+
+    @property
+    def base(self) -> nn.Module:
+        return self.model.get_submodule(self.plan.base)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        layers: Any = self.base.get_submodule(self.plan.layers)
+        return list(layers)
+
+    @contextmanager
+    def passing(self, hidden: Tensor, *, local_logits: bool = False) -> Iterator[None]:
+        """A forward pass of parts of the model (a pipeline stage), as the model's own call prepares it.
+        ``hidden`` is what goes in, (B, S, …)."""
+        self.begin(hidden, {})
+        self._inside, self._local_logits = True, local_logits
+        try:
+            yield
+        finally:
+            self._inside = self._local_logits = False
+            self.restore()
+
+    def begin(self, given: Tensor | None, kwargs: dict[str, Any]) -> None:
+        self.restore()
+        self.group.sequence = self._by_sequence(given, kwargs)
+        if self.layerwise:
+            inside = {id(m) for layer in self.layers for m in layer.modules()}
+            self.share(m for m in self.model.modules() if id(m) not in inside)
+        else:
+            self.share(self.model.modules())
+
+    def _by_sequence(self, given: Tensor | None, kwargs: dict[str, Any]) -> bool:
+        """Whether a pass splits its hidden states by sequence: with the option, where the logits of all
+        positions are asked for and no cache is filled."""
+        group = self.group
+        if not group.options.sequence_parallel or group.size == 1:
+            return False
+        cached = any(kwargs.get(k) is not None for k in ("cache", "past_key_values"))
+        keep = kwargs.get("logits_to_keep", 0)
+        keep = keep if isinstance(keep, int) else -1
+        if given is None or cached or keep != 0:
+            return False
+        length = given.shape[1]
+        if length % group.size == 0:
+            return True
+        if kwargs.get("labels") is None and not self.model.training:
+            return False
+        raise InputError(
+            f"seq={length}: sequence parallelism splits it over {group.size} ranks",
+            field="seq",
+            value=length,
+            legal=f"multiples of {group.size}",
+            nearest=max(length // group.size, 1) * group.size,
+        )
+
+    # -- parameters that several ranks hold ------------------------------------------------------
+
+    def shared(self, modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, str]], ...]:
+        """(module, name) of the modules' own parameters whose gradient each rank has a part of: summed
+        over the TP group, and (KV heads that ranks share) over those ranks."""
+        over_tp: list[tuple[nn.Module, str]] = []
+        over_kv: list[tuple[nn.Module, str]] = []
+        sequence = self.group.sequence
+        for module in modules:
+            for name, p in module._parameters.items():
+                if p is None or not p.requires_grad:
+                    continue
+                if isinstance(module, (VocabularyEmbedding, ColumnLinear)):
+                    if getattr(module, "shared_kv", False):
+                        over_kv.append((module, name))
+                elif isinstance(module, RowLinear):
+                    if name == "bias" and sequence:
+                        over_tp.append((module, name))
+                elif getattr(module, "partial", False) or (sequence and not _split(module)):
+                    over_tp.append((module, name))
+        return over_tp, over_kv
+
+    def share(self, modules: Iterable[nn.Module]) -> int:
+        """Put in place of the shared parameters what sums their gradients, until :meth:`restore` to the
+        number that is returned."""
+        before = len(self._swapped)
+        if self.group.size == 1 or not torch.is_grad_enabled():
+            return before
+        over_tp, over_kv = self.shared(modules)
+        for group, members, name in (
+            (self.group, over_tp, "gradients.norms"),
+            (self.kv_group, over_kv, "gradients.kv_heads"),
+        ):
+            if not members or group is None:
+                continue
+            unique = {id(m._parameters[n]): (m, n) for m, n in members}
+            parameters = [m._parameters[n] for m, n in unique.values()]
+            for (m, n), p, alias in zip(
+                unique.values(),
+                parameters,
+                f.Shared.apply(group, name, *parameters),
+                strict=True,
+            ):
+                self._swapped.append((m, n, p))  # type: ignore[arg-type]
+                m._parameters[n] = alias
+        return before
+
+    def restore(self, to: int = 0) -> None:
+        for module, name, parameter in self._swapped[to:]:
+            module._parameters[name] = parameter
+        del self._swapped[to:]
+
+
+def _split(module: nn.Module) -> bool:
+    """Whether a module's own parameters are shares of the whole (experts)."""
+    return bool(getattr(module, "split_over_ranks", False))
+
+
+def parallelize(
+    model: nn.Module,
+    group: Peers | Any = None,
+    options: Options | None = None,
+    *,
+    cut: bool = True,
+    kv_peers: Peers | None = None,
+    timeout_s: float = 120.0,
+) -> nn.Module:
+    """Turn a transformers causal LM into its share for this rank, in place, and return it.
+
+    ``group`` is the TP group: a :class:`~meshwise.runtime.peers.Peers`, a process group, or None for
+    all ranks. With ``cut`` the model's whole parameters are cut to the rank's share; without, they
+    have their local shapes (a checkpoint is read by slice). Forward, backward and ``generate`` then
+    work as before on every rank, with the same inputs; logits are whole where no labels are given,
+    else this rank's share of the vocabulary.
+
+    Raises :class:`~meshwise.errors.InputError` for an unknown family, a degree that the heads do not
+    allow, and for ranks that do not agree on model and options.
+    """
+    options = options or Options()
+    peers = group if isinstance(group, Peers) else Peers.of(group)
+    config: Any = model.config
+    plan = plans.family(config.model_type)
+    sizes = plans.sizes(config, peers.size, peers.rank)
+    if peers.size > 1:
+        agree("model and options", _fingerprint(model, options), timeout_s, list(peers.ranks))
+    cuda = next(model.parameters()).is_cuda
+    tp = Group(peers, options, ledger=Ledger(cuda=cuda))
+    state = Parallel(model, tp, plan, sizes)
+    found = plans.cuts(model, plan, sizes)
+    state.cuts = found
+    vocabulary = found[f"{plan.base}.{plan.embedding}.weight"]
+    state.vocabulary = vocabulary.whole[0]
+    if cut:
+        _cut(model, found)
+    if sizes.sharing > 1 and peers.size > 1:
+        shared = kv_peers or peers.subgroup(sizes.sharing)
+        state.kv_group = Group(shared, Options(algorithm="backend"), axis="kv", ledger=tp.ledger)
+    _replace(state)
+    hooks.install(state)
+    model.tensor_parallel = state  # type: ignore[assignment]
+    return model
+
+
+def _fingerprint(model: nn.Module, options: Options) -> Mapping[str, Any]:
+    """What all ranks must have alike: switches, and every parameter's name, shape and dtype."""
+    import hashlib
+
+    listing = [(n, tuple(p.shape), str(p.dtype)) for n, p in model.named_parameters()]
+    found: dict[str, Any] = {field: getattr(options, field) for field in options.__struct_fields__}
+    found["model_type"] = model.config.model_type  # type: ignore[union-attr]
+    found["parameters"] = sum(p.numel() for p in model.parameters())
+    found["shapes"] = hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+    return found
+
+
+def _cut(model: nn.Module, found: Mapping[str, Cut]) -> None:
+    done: dict[int, nn.Parameter] = {}
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        path, _, leaf = name.rpartition(".")
+        if id(parameter) not in done:
+            local = cutting.apply(found[name], parameter.detach())
+            done[id(parameter)] = nn.Parameter(local, requires_grad=parameter.requires_grad)
+        model.get_submodule(path)._parameters[leaf] = done[id(parameter)]
+
+
+# -- modules -----------------------------------------------------------------------------------------
+
+
+def _replace(state: Parallel) -> None:
+    plan, sizes, group = state.plan, state.sizes, state.group
+    base, config = state.base, state.model.config
+    embedding: Any = base.get_submodule(plan.embedding)
+    first = state.cuts[f"{plan.base}.{plan.embedding}.weight"].spans[0][0]
+    # as a number: its buffer may be on the meta device
+    scale = getattr(embedding, "scalar_embed_scale", None)
+    scale = torch.tensor(scale) if scale is not None else None
+    base.set_submodule(
+        plan.embedding,
+        VocabularyEmbedding(group, embedding.weight, first, embedding.padding_idx, scale),
+    )
+    head: Any = state.model.get_submodule("lm_head")
+    bundle = Bundle(group, "head.logits", "head", 1, False)
+    state.model.set_submodule("lm_head", ColumnLinear(bundle, head.weight, head.bias))
+    for layer in state.layers:
+        attention: Any = layer.get_submodule(plan.attention)
+        _columns(state, attention, plan.inputs, "layer.attention.qkv", "layer.attention", 1)
+        _row(state, attention, plan.output, "layer.attention.output", "layer.attention", 1)
+        _localise(attention, config, sizes)
+        ffn: Any = layer.get_submodule(plan.ffn) if plan.ffn else layer
+        if hasattr(ffn, "experts"):
+            ffn.experts.split_over_ranks = True
+            _plain_products(ffn.experts)
+            ffn.gate.partial = True
+            continue
+        gated = sum(len(p.parts) for p in plan.up) == 2
+        up = "layer.mlp.gate_up" if gated else "layer.mlp.up"
+        _columns(state, ffn, plan.up, up, "layer.mlp", 0)
+        _row(state, ffn, plan.down, "layer.mlp.down", "layer.mlp", 0)
+
+
+def _plain_products(experts: Any) -> None:
+    """A grouped product wants rows of 16 bytes and no fp64; where a share is not such, one by one."""
+    inner = experts.down_proj
+    if inner.dtype == torch.float64 or inner.shape[-1] * inner.element_size() % 16:
+        experts.config = copy.copy(experts.config)
+        experts.config._experts_implementation = "eager"
+
+
+def _columns(
+    state: Parallel,
+    parent: nn.Module,
+    products: tuple[Product, ...],
+    name: str,
+    region: str,
+    dim: int,
+) -> None:
+    modules: list[Any] = [parent.get_submodule(p.path) for p in products]
+    bundle = Bundle(state.group, name, region, dim, plans._transposed(modules[0]))
+    for product, module in zip(products, modules, strict=True):
+        column = ColumnLinear(bundle, module.weight, module.bias)
+        if state.sizes.sharing > 1 and "kv" in product.parts:
+            if product.parts != ("kv",):
+                raise InputError(
+                    f"tp={state.sizes.ranks}: ranks would share a KV head of a fused projection",
+                    field="tp",
+                    value=state.sizes.ranks,
+                    legal=f"a divisor of {state.sizes.kv_heads} KV heads",
+                )
+            column.shared_kv = True  # type: ignore[assignment]
+        parent.set_submodule(product.path, column)
+
+
+def _row(state: Parallel, parent: nn.Module, path: str, name: str, region: str, dim: int) -> None:
+    module: Any = parent.get_submodule(path)
+    row = RowLinear(
+        state.group, name, region, dim, plans._transposed(module), module.weight, module.bias
+    )
+    parent.set_submodule(path, row)
+
+
+def _localise(attention: Any, config: Any, s: Sizes) -> None:
+    """What attention modules know of the number of heads, for this rank's heads."""
+    local = {
+        "num_heads": s.local_heads,
+        "num_key_value_heads": s.local_kv_heads,
+        "num_key_value_groups": s.local_heads // s.local_kv_heads,
+        "split_size": s.local_heads * s.head_dim,
+    }
+    for name, value in local.items():
+        if hasattr(attention, name):
+            setattr(attention, name, value)
+    for norm in ("q_norm", "k_norm"):
+        if hasattr(attention, norm):  # one weight for all heads, each rank sees its own
+            getattr(attention, norm).partial = True
+    own = copy.copy(config)
+    own.num_attention_heads, own.num_key_value_heads = s.local_heads, s.local_kv_heads
+    attention.config = own

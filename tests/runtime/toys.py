@@ -1,0 +1,71 @@
+"""What ranks do in the tests of the launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from meshwise.errors import InputError
+from meshwise.runtime import watch
+from meshwise.runtime.agree import agree
+from meshwise.runtime.group import Group
+from meshwise.runtime.options import Options
+from meshwise.runtime.peers import Peers
+
+
+def total(value: int) -> dict[str, Any]:
+    """The sum over the ranks of value + rank."""
+    x = torch.tensor([float(value + dist.get_rank())])
+    dist.all_reduce(x)
+    return {"total": float(x), "threads": torch.get_num_threads()}
+
+
+def troubled(rank: int, how: str, algorithm: str = "backend") -> None:
+    """All-reduce for ever; ``rank`` gets into trouble after a few."""
+    group = Group(Peers.of(), Options(algorithm=algorithm))
+    for i in range(10**9):
+        if i == 5 and dist.get_rank() == rank:
+            _trouble(how)
+        pending = group.reduction((4,), torch.ones(4), "layer.attention.output", "forward")
+        pending.tensor.fill_(1.0)
+        pending.start()
+        pending.result()
+
+
+def _trouble(how: str) -> None:
+    if how == "raise":
+        raise ValueError("the toy broke")
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "exit":
+        os._exit(3)
+    if how == "input":
+        raise InputError("--toy=1: is no toy", field="--toy", value=1, legal="2", nearest=2)
+    watch.board().note("sleeps")
+    time.sleep(10**6)
+
+
+def computing(rank: int) -> None:
+    """``rank`` is killed while the others compute without a collective."""
+    if dist.get_rank() == rank:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    x = torch.ones(256, 256)
+    while True:
+        x = x @ x * 0
+
+
+def disagreeing(members: list[int] | None = None) -> None:
+    options = {"tp": 2, "options": {"sequence_parallel": dist.get_rank() == 1}}
+    agree("options", options, 20.0, members)
+
+
+def absent() -> None:
+    if dist.get_rank() == 1:
+        time.sleep(10**6)
+    agree("options", {"tp": 2}, 1.0)
