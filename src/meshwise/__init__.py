@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from meshwise.commands import export as export
     from meshwise.commands import read_command as read_command
     from meshwise.errors import MeshwiseError as MeshwiseError
+    from meshwise.runs import run as run
 
 _API = (
     "Cluster",
@@ -64,7 +65,7 @@ _API = (
     "validate",
 )
 _COMMANDS = ("export", "read_command")
-__all__ = [*_API, *_COMMANDS, "MeshwiseError", "__version__"]  # noqa: PLE0604
+__all__ = [*_API, *_COMMANDS, "MeshwiseError", "__version__", "run"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
@@ -74,6 +75,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("meshwise.api"), name)
     if name in _COMMANDS:
         return getattr(importlib.import_module("meshwise.commands"), name)
+    if name == "run":
+        return importlib.import_module("meshwise.runs").run
     if name == "MeshwiseError":
         return importlib.import_module("meshwise.errors").MeshwiseError
     raise AttributeError(f"module 'meshwise' has no attribute {name!r}")

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("explain", "The program of operations of one device, priced."),
     "model": ("model", "Parameters, bytes and legal TP degrees of a model."),
     "collective": ("collective", "Time of one collective by every algorithm."),
+    "run": ("run", "The model performed here, beside its prediction."),
     "validate": ("validate", "A table of measurements, predicted row by row."),
     "catalog": ("catalog", "List and show models, devices, fabrics, clusters and stacks."),
 }

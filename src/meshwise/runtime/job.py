@@ -150,7 +150,7 @@ class _Train:
             schedule=task.schedule,
             shard=task.shard,
         )
-        self.optimizer = torch.optim.AdamW(self.trainer.trained.parameters(), lr=1e-4)
+        self.optimizer = torch.optim.AdamW(self.trainer.trained.parameters(), lr=1e-4, fused=True)
         self.losses: list[float] = []
 
     def step(self, number: int) -> None:

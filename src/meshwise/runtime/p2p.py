@@ -26,6 +26,16 @@ def flat(x: Tensor) -> Tensor:
     return x.view(-1)
 
 
+def shards(whole: Tensor, part: Tensor, peers: Peers) -> list[Tensor]:
+    """``whole`` (N·d, …), flat, in one piece per rank. Raises ValueError where ``part`` is not the size
+    of one: ranks would wait for bytes that nobody sends."""
+    if whole.numel() != peers.size * part.numel():
+        raise ValueError(
+            f"{tuple(whole.shape)} is not {peers.size} ranks' shards of {tuple(part.shape)}"
+        )
+    return list(flat(whole).chunk(peers.size))
+
+
 def ring_all_reduce(x: Tensor, peers: Peers) -> Tensor:
     """The sum over the ranks, in place, around a ring: N - 1 steps that sum a chunk and N - 1 that pass
     it on (Patarasuk and Yuan 2009, J. Parallel Distrib. Comput. 69). All ranks together send
@@ -86,17 +96,17 @@ def gather_parts(parts: list[Tensor], peers: Peers) -> None:
 def reduce_scatter(out: Tensor, x: Tensor, peers: Peers) -> None:
     """``x`` (N·d, …) summed over the ranks, this rank's d rows into ``out``; a rank sends
     (N - 1) / N of the payload."""
+    parts = shards(x, out, peers)
     if peers.size == 1:
         out.copy_(x)
         return
-    parts = list(flat(x).chunk(peers.size))
     flat(out).copy_(scatter_sum(parts, peers))
 
 
 def all_gather(out: Tensor, x: Tensor, peers: Peers) -> None:
     """Every rank's ``x`` (d, …) into ``out`` (N·d, …), in the order of the ranks; a rank sends its own
     N - 1 times."""
-    parts = list(flat(out).chunk(peers.size))
+    parts = shards(out, x, peers)
     parts[peers.rank].copy_(x.reshape(-1))
     if peers.size > 1:
         gather_parts(parts, peers)

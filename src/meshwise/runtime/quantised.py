@@ -12,12 +12,28 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from meshwise.runtime.p2p import flat, gather_parts, scatter_sum, wait
+from meshwise.errors import InputError, closest
+from meshwise.runtime.p2p import flat, gather_parts, scatter_sum, shards, wait
 from meshwise.runtime.peers import Peers
 
 LARGEST = {"int8": 127.0, "e4m3": 448.0, "e5m2": 57344.0}
 _STORED = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 GROUP = 128
+_SMALLEST = 2.0**-126  # normal fp32: below it a reciprocal overflows
+
+
+def stored(form: str) -> torch.dtype:
+    """The type of ``form``'s values. Raises :class:`InputError` for a name that is no format."""
+    if form not in _STORED:
+        near = closest(form, _STORED)
+        raise InputError(
+            f"comm_dtype={form}: values are not sent in it",
+            field="comm_dtype",
+            value=form,
+            legal=list(_STORED),
+            nearest=near[0] if near else None,
+        )
+    return _STORED[form]
 
 
 def packed_bytes(n: int, group: int) -> int:
@@ -27,8 +43,10 @@ def packed_bytes(n: int, group: int) -> int:
 
 
 def quantise(x: Tensor, form: str, group: int = GROUP) -> Tensor:
-    """Values (any shape) → uint8 (:func:`packed_bytes`): the groups' narrow values, then their scales
-    amax / largest. A NaN or an infinity makes its group NaN."""
+    """Values (any shape) → uint8 (:func:`packed_bytes`): the groups' scales, fp32, each its largest
+    magnitude over the format's, then the narrow values. A NaN or an infinity makes its group NaN; a
+    group that would need a subnormal scale becomes zeros."""
+    kind = stored(form)
     values = x.reshape(-1).float()
     n = values.numel()
     groups = -(-n // group)
@@ -36,22 +54,22 @@ def quantise(x: Tensor, form: str, group: int = GROUP) -> Tensor:
         values = torch.nn.functional.pad(values, (0, groups * group - n))
     values = values.view(groups, group)
     packed = torch.empty(packed_bytes(n, group), dtype=torch.uint8, device=x.device)
-    scales = packed[groups * group :].view(torch.float32)
+    scales = packed[: 4 * groups].view(torch.float32)
     torch.amax(values.abs(), dim=1, out=scales)
     scales.mul_(1.0 / LARGEST[form])
-    inverse = torch.where(scales == 0.0, 0.0, scales.reciprocal())
+    inverse = torch.where(scales < _SMALLEST, 0.0, scales.reciprocal())
     narrow = values * inverse.unsqueeze(1)
     if form == "int8":
         narrow = narrow.round_()
-    packed[: groups * group].view(_STORED[form]).copy_(narrow.view(-1))
+    packed[4 * groups :].view(kind).copy_(narrow.view(-1))
     return packed
 
 
 def dequantise(packed: Tensor, n: int, form: str, group: int = GROUP) -> Tensor:
     """The first ``n`` values, fp32."""
     groups = -(-n // group)
-    scales = packed[groups * group :].view(torch.float32)
-    values = packed[: groups * group].view(_STORED[form]).to(torch.float32)
+    scales = packed[: 4 * groups].view(torch.float32)
+    values = packed[4 * groups :].view(stored(form)).to(torch.float32)
     return values.view(groups, group).mul_(scales.unsqueeze(1)).view(-1)[:n]
 
 
@@ -133,7 +151,7 @@ def quantised_all_gather(
     out: Tensor, x: Tensor, peers: Peers, form: str, group: int = GROUP
 ) -> None:
     """Every rank's ``x`` (d, …) into ``out`` (N·d, …), narrow on the way; the same bits on all ranks."""
-    parts = flat(out).chunk(peers.size)
+    parts = shards(out, x, peers)
     size = packed_bytes(x.numel(), group)
     packed = [torch.empty(size, dtype=torch.uint8, device=x.device) for _ in parts]
     packed[peers.rank] = quantise(x, form, group)
@@ -147,7 +165,7 @@ def quantised_reduce_scatter(
 ) -> None:
     """``x`` (N·d, …) summed over the ranks in fp32, this rank's d rows into ``out``; what others send
     is narrow."""
-    parts = flat(x).chunk(peers.size)
+    parts = shards(x, out, peers)
     own = parts[peers.rank]
     others = [r for r in range(peers.size) if r != peers.rank]
     going = [(quantise(parts[r], form, group), r) for r in others]

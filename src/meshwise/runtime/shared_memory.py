@@ -3,8 +3,9 @@ of serving engines.
 
 A rank writes what it adds into a slot of its own (a product may write it there directly), raises a
 flag, waits for the others' flags and adds their slots. Plain loads and stores suffice on x86-64, which
-keeps the order of stores (Intel SDM vol. 3A, section 8.2.2). A slot is written again only when all
-ranks have read it, which is what the number of slots buys.
+keeps the order of stores (Intel SDM vol. 3A, section 8.2.2); streaming stores, which do not keep it,
+are drained by the locked instructions of torch's reference counts before a flag goes up. A slot is
+written again only when all ranks have read it, which is what the number of slots buys.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from meshwise.runtime.peers import Peers, timeout
 FOLDER = "/dev/shm"
 LINE = 64  # bytes that a core takes at once: flags of two ranks never share them
 SPIN_S = 2e-4  # before the processor is offered to others
+LOOK_S = 0.1  # between looks at whether a late rank still lives
 TWO_SHOT_FROM = 1 << 16  # bytes from which more than two ranks add a part each
 _KINDS = ("published", "summed", "done")
 
@@ -35,10 +37,14 @@ _KINDS = ("published", "summed", "done")
 class SharedMemory:
     """``slots`` slots of ``slot_bytes`` for each rank of ``peers``; made by all of them together.
 
-    Raises OSError on every rank where the memory cannot be had.
+    A rank that does not come within ``timeout_s`` (None: the process group's) or that has ended is a
+    RuntimeError on those that wait for it. Raises OSError on every rank where one cannot have the
+    memory.
     """
 
-    def __init__(self, peers: Peers, slot_bytes: int, slots: int = 2) -> None:
+    def __init__(
+        self, peers: Peers, slot_bytes: int, slots: int = 2, timeout_s: float | None = None
+    ) -> None:
         self.peers, self.slots = peers, slots
         self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         n = peers.size
@@ -48,7 +54,8 @@ class SharedMemory:
         words = np.frombuffer(self._map, dtype=np.int64, count=flags // 8)
         rows = words[: len(_KINDS) * n * LINE // 8].reshape(len(_KINDS), n, LINE // 8)
         self._published, self._summed, self._done = (rows[i, :, 0] for i in range(len(_KINDS)))
-        self._pids = rows[0, :, 1]
+        self._pids, self._spaces = rows[0, :, 1], rows[0, :, 2]
+        self._spaces[peers.rank] = _pid_namespace()
         self._pids[peers.rank] = os.getpid()
         self._memory = torch.frombuffer(self._map, dtype=torch.uint8)
         self._others = [r for r in range(n) if r != peers.rank]
@@ -56,8 +63,8 @@ class SharedMemory:
         self._sums = 0  # counted apart: operations end in the same order everywhere, not in turn
         self._open: dict[int, tuple[tuple[int, ...], torch.dtype]] = {}
         self._writing: tuple[tuple[int, ...], torch.dtype] | None = None
-        self._patience = timeout().total_seconds() if dist.is_initialized() else 60.0
-        self._crowded = n > (os.cpu_count() or 1)
+        self._patience = timeout_s if timeout_s is not None else timeout().total_seconds()
+        self._crowded = n > len(os.sched_getaffinity(0))
 
     @staticmethod
     def available(peers: Peers) -> str | None:
@@ -155,22 +162,33 @@ class SharedMemory:
                 now = time.monotonic()
                 if self._crowded or now - begin > SPIN_S:
                     os.sched_yield()
-                if now - looked > 0.1:
+                if now - looked > min(LOOK_S, self._patience):
                     looked = now
                     self._alive(r)
                     if now - begin > self._patience:
                         raise RuntimeError(
                             f"rank {self.peers.ranks[r]} did not come {what} in "
-                            f"{self._patience:.0f} s (shared memory)"
+                            f"{self._patience:g} s (shared memory)"
                         )
 
     def _alive(self, rank: int) -> None:
         pid = int(self._pids[rank])
-        try:
-            if pid:
-                os.kill(pid, 0)
-        except ProcessLookupError:
-            raise RuntimeError(f"rank {self.peers.ranks[rank]} has ended (shared memory)") from None
+        if pid and int(self._spaces[rank]) == _pid_namespace() and _ended(pid):
+            raise RuntimeError(f"rank {self.peers.ranks[rank]} has ended (shared memory)")
+
+
+def _pid_namespace() -> int:
+    """Where process ids mean the same: ranks in containers may share memory and not these."""
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+def _ended(pid: int) -> bool:
+    """Gone, or a zombie that its parent has not asked about yet (proc(5))."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
 
 
 def _mapped(peers: Peers, size: int) -> mmap.mmap:
@@ -179,33 +197,50 @@ def _mapped(peers: Peers, size: int) -> mmap.mmap:
     said: list[Any] = [None]
     if peers.rank == 0:
         path = f"{FOLDER}/meshwise-{os.getpid()}-{secrets.token_hex(8)}"
-        said = [_made(path, size)]
-    dist.broadcast_object_list(said, src=peers.ranks[0], group=peers.group)
-    path, error = said[0]
-    if error:
-        raise OSError(f"{size} bytes of shared memory: {error}")
+        said = [(path, _made(path, size))]
+    found: mmap.mmap | None = None
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        found = mmap.mmap(handle, size)
-        os.close(handle)
-        dist.barrier(group=peers.group)
+        if peers.size > 1:
+            dist.broadcast_object_list(said, src=peers.ranks[0], group=peers.group)
+        path, error = said[0]
+        if not error:
+            found, error = _opened(path, size)
+        errors = [error]
+        if peers.size > 1:
+            errors = [""] * peers.size
+            dist.all_gather_object(errors, error, group=peers.group)
     finally:
         if peers.rank == 0:
-            Path(path).unlink(missing_ok=True)
+            Path(said[0][0]).unlink(missing_ok=True)
+    for rank, error in zip(peers.ranks, errors, strict=True):
+        if error or found is None:
+            raise OSError(f"{size} bytes of shared memory on rank {rank}: {error}")
+    assert found is not None
     return found
 
 
-def _made(path: str, size: int) -> tuple[str, str]:
-    """(path, what went wrong). The pages are taken now: a full /dev/shm says so here, not by a signal."""
+def _opened(path: str, size: int) -> tuple[mmap.mmap | None, str]:
+    """(the mapping, what went wrong): a rank in another container may not see the file."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return mmap.mmap(handle, size), ""
+        finally:
+            os.close(handle)
+    except OSError as error:
+        return None, os.strerror(error.errno or 0)
+
+
+def _made(path: str, size: int) -> str:
+    """What went wrong. The pages are taken now: a full /dev/shm says so here, not by a signal."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        return path, os.strerror(error.errno or 0)
+        return os.strerror(error.errno or 0)
     try:
         os.posix_fallocate(handle, 0, size)
     except OSError as error:
-        Path(path).unlink(missing_ok=True)
-        return path, os.strerror(error.errno or 0)
+        return os.strerror(error.errno or 0)
     finally:
         os.close(handle)
-    return path, ""
+    return ""

@@ -1,0 +1,109 @@
+"""``meshwise run``: the model performed, beside its prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from meshwise.cli import options
+
+
+@click.command("run")
+@click.argument("model", metavar="MODEL")
+@options.stacked(
+    click.option("--tp", "--tensor-parallel-size", default="1", metavar="N", help="TP degree."),
+    click.option("--pp", "--pipeline-parallel-size", default="1", metavar="N", help="Stages."),
+    click.option("--dp", "--data-parallel-size", default="1", metavar="N", help="Replicas."),
+    click.option(
+        "--phase",
+        default="train",
+        metavar="PHASE",
+        show_default=True,
+        help="train, prefill, decode or generate.",
+    ),
+    click.option("--layers", metavar="N", help="The model's first N layers, at full width."),
+    click.option("--batch", default="1", metavar="N", help="Sequences: per step, or per replica."),
+    click.option("--seq", default="128", metavar="N", show_default=True, help="Tokens of each."),
+    click.option("--micro-batch", metavar="N", help="Sequences of a microbatch."),
+    click.option("--new-tokens", default="16", metavar="N", help="generate: tokens to make."),
+    click.option("--steps", default="10", metavar="N", show_default=True, help="Timed steps."),
+    click.option("--warmup", default="2", metavar="N", show_default=True, help="Steps before."),
+    click.option("--dtype", default="fp32", metavar="D", help="fp32 (default), bf16, fp16, fp64."),
+    click.option("--shard", default="none", metavar="STAGE", help="none (DDP) or zero3 (FSDP2)."),
+    click.option("--schedule", default="1f1b", metavar="KIND", help="1f1b or gpipe."),
+    click.option("--checkpoint", metavar="PATH", help="Safetensors; default random weights."),
+    click.option("--seed", default="0", metavar="N", help="Of random weights and words."),
+    click.option("--backend", default="gloo", metavar="B", help="gloo (CPU) or nccl (CUDA)."),
+    click.option("--threads", metavar="N", help="Of each rank (default: cores / ranks)."),
+    click.option("--timeout", default="120 s", metavar="T", help="Longest wait in a collective."),
+    click.option("--on", metavar="CLUSTER", help="Predict for this cluster, not the host."),
+)
+@options.stacked(
+    click.option("--sequence-parallel", is_flag=True, help="Norms on 1/TP of the sequence."),
+    click.option(
+        "--overlap",
+        default="wgrad",
+        metavar="HOW",
+        show_default=True,
+        help="none, wgrad, split (batch in two) or decomposed.",
+    ),
+    click.option("--comm-dtype", metavar="D", help="TP sends int8, e4m3, e5m2 or bf16."),
+    click.option("--scale-group", default="128", metavar="N", help="Values that share a scale."),
+    click.option(
+        "--algorithm",
+        default="auto",
+        metavar="A",
+        show_default=True,
+        help="auto, backend, ring, hierarchical or shared_memory.",
+    ),
+    click.option("--chunks", default="4", metavar="N", help="Pieces of a decomposed product."),
+)
+@options.output
+def command(model: str, **o: Any) -> None:
+    """Perform MODEL on this machine (or under torchrun or srun) and print what every operation took,
+    beside the prediction."""
+    from meshwise.runs import run
+    from meshwise.runtime.job import PHASES
+    from meshwise.runtime.mesh import SCHEDULES, SHARDS
+    from meshwise.runtime.options import Options
+    from meshwise.spec.reading import count, one_of
+    from meshwise.units import TIME, parse
+
+    def number(name: str, low: int = 1) -> int:
+        return count(o[name], "--" + name.replace("_", "-"), low=low)
+
+    switches = Options(
+        sequence_parallel=o["sequence_parallel"],
+        overlap=o["overlap"],
+        comm_dtype=o["comm_dtype"],
+        scale_group=number("scale_group"),
+        algorithm=o["algorithm"],
+        chunks=number("chunks"),
+    )
+    result = run(
+        model,
+        on=o["on"],
+        layers=number("layers") if o["layers"] is not None else None,
+        backend=one_of(o["backend"], "--backend", ("gloo", "nccl")),
+        timeout_s=parse(o["timeout"], TIME, "--timeout"),
+        threads=number("threads") if o["threads"] is not None else None,
+        tp=number("tp"),
+        pp=number("pp"),
+        dp=number("dp"),
+        phase=one_of(o["phase"], "--phase", PHASES),
+        batch=number("batch"),
+        seq=number("seq"),
+        new_tokens=number("new_tokens"),
+        micro_batch=number("micro_batch") if o["micro_batch"] is not None else None,
+        steps=number("steps"),
+        warmup=number("warmup", 0),
+        dtype=o["dtype"],
+        shard=one_of(o["shard"], "--shard", SHARDS),
+        schedule=one_of(o["schedule"], "--schedule", SCHEDULES),
+        checkpoint=o["checkpoint"],
+        seed=number("seed", 0),
+        options=switches,
+    )
+    if result is not None:
+        options.write(o, result.to_dict, result.page, "operations")

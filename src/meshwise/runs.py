@@ -1,0 +1,279 @@
+"""The public function :func:`run`: a model performed on this machine (or in a job), and the prediction
+beside it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from meshwise.api import estimate
+from meshwise.api import stack as load_stack
+from meshwise.errors import InputError, MeshwiseError
+from meshwise.spec.cluster import Cluster, Device, Level, load_cluster
+from meshwise.spec.families import model_from_config
+from meshwise.spec.models import first_layers, load_config
+from meshwise.spec.workload import Decode, Formats, Prefill, Training
+
+if TYPE_CHECKING:
+    from meshwise.present.run_page import RunResult
+    from meshwise.runtime.job import Task
+
+JOB = "meshwise.runtime.job:run"
+_EXPERTS = ("permute", "unpermute", "activation", "experts.gate_up", "experts.up", "experts.down")
+_PHASES = {"forward": "forward", "dgrad": "backward", "wgrad": "backward"}
+
+
+def run(
+    model: str,
+    *,
+    on: str | None = None,
+    layers: int | None = None,
+    backend: str = "gloo",
+    timeout_s: float = 120.0,
+    threads: int | None = None,
+    **task: Any,
+) -> RunResult | None:
+    """Perform ``model`` and predict it.
+
+    ``task``: the fields of :class:`meshwise.runtime.job.Task` (``tp, pp, dp, phase, batch, seq, steps,
+    dtype, options`` …). On one machine the ranks are started here; where another launcher has started
+    them (torchrun, srun) this process is one of them, and all but rank 0 get None. ``on``: the cluster
+    to predict with; default what is measured on the host.
+
+    Raises :class:`InputError` for what cannot be run, :class:`~meshwise.runtime.spawn.RunFailed` for a
+    run that broke, and MeshwiseError without the ``runtime`` extra.
+    """
+    name, table = load_config(model)
+    where = load_cluster(on, field="--on") if on is not None else None
+    job, launcher, cluster_env = _runtime()
+    asked: Task = job.Task(
+        model=first_layers(table, layers), timeout_s=timeout_s, measure_host=where is None, **task
+    )
+    job.check(asked)
+    how = {"backend": backend, "timeout_s": timeout_s, "threads": threads}
+    arguments = msgspec.to_builtins(asked)
+    if cluster_env.under_launcher():
+        record = cluster_env.join(JOB, arguments, **how)
+        if record is None:
+            return None
+    else:
+        record = launcher.launch(JOB, arguments, ranks=asked.ranks, **how)
+    from meshwise.present.run_page import RunResult
+
+    return RunResult(_joined(name, asked, record, where))
+
+
+def _runtime() -> tuple[Any, Any, Any]:
+    try:
+        from meshwise.runtime import cluster_env, job, spawn
+    except ImportError as error:
+        raise MeshwiseError(
+            f"run: {error.name} is not installed",
+            field="run",
+            legal="after `pip install 'meshwise[runtime]'`",
+        ) from None
+    return job, spawn, cluster_env
+
+
+# -- the prediction --------------------------------------------------------------------------------
+
+
+def host_cluster(record: dict[str, Any], ranks: int) -> Cluster:
+    """The machine of a run as its micro-measurements show it: products at the measured rate, passes at
+    that of a copy, an all-reduce of latency + bytes / bandwidth through its shortest and longest."""
+    host = record["host"]
+    times = host["all_reduce"]
+    latency, bandwidth = 1e-6, host["memory_bytes_per_s"]
+    if times:
+        n = record["tp"]
+        short, long = times[0], times[-1]
+        slope = (long["time_s"] - short["time_s"]) / (long["bytes"] - short["bytes"])
+        # ring: 2 (N - 1) steps, 2 (N - 1) / N of the bytes
+        bandwidth = 2.0 * (n - 1) / n / slope if slope > 0 else bandwidth
+        latency = max(short["time_s"] / (2.0 * (n - 1)), 1e-7)
+    device = Device(
+        name="cpu",
+        title=record["machine"]["device"],
+        generation="cpu",
+        memory_bytes=4.0 * 2**30,
+        memory_bytes_per_s=host["memory_bytes_per_s"],
+        peak_flops_per_s=dict.fromkeys(("fp32", "bf16", "fp16"), host["flops_per_s"]),
+        sources=dict.fromkeys(("peak", "memory_bandwidth"), "measured in this run"),
+    )
+    level = Level(
+        name="host",
+        ranks=max(ranks, 2),
+        fabric="shared-memory",
+        kind="shared-memory",
+        bandwidth_bytes_per_s=bandwidth,
+        latency_s=latency,
+        peer_to_peer=True,
+        efficiency=1.0,
+        own_latency=True,
+    )
+    return Cluster(
+        name="this host",
+        title=f"{record['machine']['device']}, measured in this run",
+        device=device,
+        levels=(level,),
+        source="micro-measurements of products, a copy and the all-reduce before the run",
+    )
+
+
+def predicted(name: str, task: Task, where: Cluster) -> dict[str, Any]:
+    """Step, communication and operations of a task on a cluster, by :func:`meshwise.estimate`."""
+    spec = model_from_config(task.model, name=name, source="run")
+    options = task.options
+    wide = {"fp64": "fp32"}.get(task.dtype, task.dtype)
+    narrow = {"e4m3": "fp8", "e5m2": "fp8"}.get(
+        options.comm_dtype or wide, options.comm_dtype or wide
+    )
+    overlap = options.overlap if options.overlap in ("split", "decomposed") else "none"
+    software = load_stack(
+        "meshwise", overlap=overlap, overlap_input_gradient=options.overlap != "none"
+    )
+    formats = Formats(dtype=wide, comm=narrow, gradients=wide if task.phase == "train" else None)
+    layout: dict[str, Any] = {"tp": task.tp, "dp": task.dp}
+    if task.phase == "train":
+        layout |= {"pp": task.pp, "shard": task.shard, "micro_batch": task.micro}
+        layout["sequence_parallel"] = options.sequence_parallel and task.tp > 1
+        work: Any = Training(batch=task.batch, seq=task.seq, formats=formats)
+        return _shown(estimate(spec, where, work, stack=software, **layout), task.batch * task.seq)
+    batch = task.batch
+    prompt = Prefill(batch=batch, seq=task.seq, formats=formats)
+    if task.phase == "prefill":
+        found = estimate(spec, where, prompt, stack=software, **layout)
+        return _shown(found, batch * task.dp * task.seq)
+    middle = task.seq + (task.new_tokens // 2 if task.phase == "generate" else 0)
+    decode = Decode(batch=batch, context=middle, formats=formats)
+    token = _shown(estimate(spec, where, decode, stack=software, **layout), batch * task.dp)
+    if task.phase == "decode":
+        return token
+    first = _shown(estimate(spec, where, prompt, stack=software, **layout), 1)
+    step = first["step_s"] + (task.new_tokens - 1) * token["step_s"]
+    waited = first["comm_share"] * first["step_s"]
+    waited += token["comm_share"] * token["step_s"] * (task.new_tokens - 1)
+    return {
+        "step_s": step,
+        "tokens_per_s": batch * task.dp * task.new_tokens / step,
+        "comm_share": waited / step,
+        "ttft_s": first["step_s"],
+        "tpot_s": token["step_s"],
+        "operations": [],
+    }
+
+
+def _shown(result: Any, tokens: int) -> dict[str, Any]:
+    listed = result.explain()
+    waited = sum(
+        op["exposed_s"] * op["count"] for op in listed["operations"] if op["group"] in ("tp", "kv")
+    )
+    return {
+        "step_s": listed["step_s"],
+        "tokens_per_s": tokens / listed["step_s"],
+        "comm_share": waited / listed["step_s"],
+        "ttft_s": None,
+        "tpot_s": None,
+        "operations": listed["operations"],
+    }
+
+
+def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -> dict[str, Any]:
+    """The record of a run with the prediction's figures beside the measured ones."""
+    record = {**record, "tp": task.tp}
+    where = on
+    if where is None and record["host"] is not None and record["machine"]["backend"] == "gloo":
+        where = host_cluster(record, task.ranks)
+    said, why = None, "name the cluster with --on"
+    if where is not None:
+        try:
+            said = predicted(name, task, where)
+        except InputError as error:
+            why = str(error)
+    keys = ("step_s", "tokens_per_s", "comm_share", "ttft_s", "tpot_s")
+    own = ("steps_s", "unattributed_s", "detailed_step_s", "losses", "peak_memory_bytes")
+    return {
+        "schema": 1,
+        "model": name,
+        "layers": next(
+            (task.model[k] for k in ("num_hidden_layers", "n_layer") if k in task.model), None
+        ),
+        "phase": task.phase,
+        "layout": {"tp": task.tp, "pp": task.pp, "dp": task.dp, "ranks": task.ranks},
+        "workload": {
+            "batch": task.batch,
+            "seq": task.seq,
+            "micro_batch": task.micro if task.phase == "train" else None,
+            "new_tokens": task.new_tokens if task.phase == "generate" else None,
+            "dtype": task.dtype,
+            "shard": task.shard,
+            "schedule": task.schedule,
+            "checkpoint": task.checkpoint,
+        },
+        "options": msgspec.to_builtins(task.options),
+        "measured": {k: record[k] for k in (*keys, *own)},
+        "predicted": {k: said[k] for k in keys} if said else None,
+        "predicted_on": where.title if said and where else why,
+        "operations": _operations(record, said["operations"] if said else []),
+        "host": record["host"],
+        "machine": record["machine"],
+    }
+
+
+def _operations(record: dict[str, Any], listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per operation and pass: what was measured and what was predicted, per step."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+    def row(name: str, phase: str, kind: str) -> dict[str, Any]:
+        key = (name, _PHASES.get(phase, "update"), kind)
+        return rows.setdefault(
+            key,
+            {
+                "name": name,
+                "phase": key[1],
+                "kind": kind,
+                "group": None,
+                "group_size": None,
+                "payload_bytes": None,
+                "algorithm": None,
+                "calls": 0.0,
+                "measured_s": None,
+                "predicted_s": None,
+            },
+        )
+
+    for found in record["compute"]:
+        own = row(found["name"], found["phase"], "compute")
+        own["calls"] = max(own["calls"], found["calls"])
+        own["measured_s"] = (own["measured_s"] or 0.0) + found["time_s"]
+    for found in record["collectives"]:
+        own = row(found["name"], found["phase"], found["kind"])
+        own |= {
+            "group": found["axis"],
+            "group_size": found["ranks"],
+            "payload_bytes": found["payload_bytes"],
+            "algorithm": found["algorithm"] or None,
+        }
+        own["calls"] += found["calls"]
+        own["measured_s"] = (own["measured_s"] or 0.0) + found["time_s"]
+    for op in listed:
+        name = re.sub(r"layer\[\d+\]", "layer", op["name"])
+        part = name.removeprefix("layer.moe.")
+        if part != name and part in _EXPERTS:
+            name = "layer.moe.experts"
+        if not op["count"]:
+            continue
+        sent = bool(op["payload_bytes"])
+        own = row(name, op["phase"], op["kind"] if sent else "compute")
+        seconds = op["exposed_s"] if sent else op["time_s"]
+        own["predicted_s"] = (own["predicted_s"] or 0.0) + seconds * op["count"]
+        if sent and own["group"] is None:
+            own |= {
+                "group": op["group"],
+                "group_size": op["group_size"],
+                "payload_bytes": round(op["payload_bytes"]),
+                "calls": op["count"],
+            }
+    return list(rows.values())
