@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import shutil
@@ -27,7 +28,8 @@ DEVICE = "mw0"
 ADDRESS = "10.77.0.{}"
 PORT = 29500
 PR_SET_PDEATHSIG = 1
-_NAME = re.compile(r"mw-(\d+)-[ab]\b")
+_NAME = re.compile(r"mw-(\d+)-\d+[ab]\b")
+_made = itertools.count()
 
 
 class Failed(RuntimeError):
@@ -67,7 +69,8 @@ class TwoNodes:
 
     def __init__(self, rate: str = "200mbit", mtu: int = 9000, burst: str = "128kb") -> None:
         self.rate, self.mtu, self.burst = rate, mtu, burst
-        self.names = [f"mw-{os.getpid()}-{end}" for end in "ab"]
+        count = next(_made)
+        self.names = [f"mw-{os.getpid()}-{count}{end}" for end in "ab"]
         self._started: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> TwoNodes:

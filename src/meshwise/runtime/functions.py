@@ -15,6 +15,7 @@ from torch import Tensor
 
 from meshwise.runtime.group import Group, Reduction
 
+RANKS = -1  # a first dimension of the ranks' shards, in their order
 AHEAD = 2  # pieces that are sent while another is computed
 
 
@@ -73,14 +74,18 @@ class Column(torch.autograd.Function):
         whole, again = x, x
         if dim is not None and ctx.needs_input_grad[8:].count(True):
             again = group.all_gather(x, dim, f"{region}.input_again", "wgrad")
-        shape = again.shape
+        shape = list(x.shape)
+        if dim is not None:
+            shape[dim] *= group.size
         k = shape[-1]
         dx: Any = None
         pending: Reduction | None = None
+        room: Tensor | None = None
         if ctx.needs_input_grad[7]:
             tokens = present[0][0].shape[0]
             if group.size == 1 or dim is not None:
-                dx = present[0][0].new_empty((tokens, k))
+                room = group.room(tuple(shape), present[0][0]) if dim is not None else None
+                dx = _rows(room) if room is not None else present[0][0].new_empty((tokens, k))
             else:
                 pending = group.reduction((tokens, k), present[0][0], f"{name}.input_grad", "dgrad")
                 dx = pending.tensor
@@ -94,9 +99,8 @@ class Column(torch.autograd.Function):
             if pending is not None:
                 pending.start()
             elif dim is not None:
-                full_shape = list(x.shape)
-                full_shape[dim] *= group.size
-                dx = group.reduce_scatter(dx.view(full_shape), dim, f"{region}.input_grad", "dgrad")
+                partial = room if room is not None else dx.view(shape)
+                dx = group.reduce_scatter(partial, dim, f"{region}.input_grad", "dgrad")
         late = pending is not None and wait is None and group.options.overlap == "none"
         if late and pending is not None:
             dx = pending.result()
@@ -147,14 +151,18 @@ class Row(torch.autograd.Function):
         m = factor.shape[1]
         shape = (*x.shape[:-1], m)
         if dim is not None:
-            if dim == 1:  # rank by rank, so that the shards of the result lie one after the other
+            partial = group.room(shape, x)
+            if partial is None and dim == 1:
+                # rank by rank, so that the shards of the result lie one after the other
                 b, s, k = x.shape
                 n = group.size
                 x = x.reshape(b, n, s // n, k).transpose(0, 1).reshape(n * b, s // n, k)
-                shape = (n * b, s // n, m)
+                shape, dim = (n * b, s // n, m), RANKS
+            partial = x.new_empty(shape) if partial is None else partial
             with group.ledger.scope(name, "forward"):
-                partial = torch.mm(_rows(x), factor).view(shape)
-            out = group.reduce_scatter(partial, 0, f"{region}.output", "forward")
+                torch.mm(_rows(x), factor, out=_rows(partial))
+            along = 0 if dim == RANKS else dim
+            out = group.reduce_scatter(partial, along, f"{region}.output", "forward")
         elif group.size == 1:
             with group.ledger.scope(name, "forward"):
                 out = torch.mm(_rows(x), factor).view(shape)
@@ -172,13 +180,14 @@ class Row(torch.autograd.Function):
         group, name, region, dim, transposed, biased = ctx.settings
         bias_grad = _rows(grad).sum(0) if biased and ctx.needs_input_grad[7] else None
         if dim is not None:
-            grad = group.all_gather(grad, 0, f"{region}.output_grad", "dgrad")
+            along = 0 if dim == RANKS else dim
+            grad = group.all_gather(grad, along, f"{region}.output_grad", "dgrad")
         g = _rows(grad)
         dx = dw = None
         if ctx.needs_input_grad[5]:
             with group.ledger.scope(name, "dgrad"):
                 dx = torch.mm(g, weight.t() if transposed else weight).view(x.shape)
-            if dim == 1:
+            if dim == RANKS:
                 n = group.size
                 nb, s, k = dx.shape
                 dx = dx.view(n, nb // n, s, k).transpose(0, 1).reshape(nb // n, n * s, k)

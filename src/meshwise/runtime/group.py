@@ -17,8 +17,9 @@ from meshwise.runtime.options import Options
 from meshwise.runtime.peers import Peers
 from meshwise.runtime.shared_memory import SharedMemory
 
+SHARED = "shared_memory"
 SLOTS = 4  # of shared memory: two halves of a split batch, each with one in flight and one written
-LARGEST_SLOT = 1 << 26
+LARGEST_SLOT = 1 << 25
 HIERARCHICAL_FROM = 1 << 20  # bytes below which the extra phases cost more than the wire saves
 
 
@@ -38,6 +39,7 @@ class Group:
         self.sequence = False
         self.baton: Any = None  # who runs, while a batch is split in two
         self._shared: SharedMemory | None = None
+        self._room: tuple[SharedMemory, Tensor] | None = None
         self._no_shared: str | None = None
 
     # -- algorithms ------------------------------------------------------------------------------
@@ -55,10 +57,10 @@ class Group:
         chosen = self.options.algorithm
         if chosen == "auto":
             if device.type == "cpu" and self._shared_memory(nbytes) is not None:
-                return "shared_memory"
+                return SHARED
             many = hierarchy.worthwhile(self.peers) and nbytes >= HIERARCHICAL_FROM
             return "hierarchical" if many else "backend"
-        if chosen == "shared_memory":
+        if chosen == SHARED:
             usable = device.type == "cpu" and self._shared_memory(nbytes) is not None
             return chosen if usable else "backend"
         if chosen == "hierarchical" and not hierarchy.worthwhile(self.peers):
@@ -112,10 +114,14 @@ class Group:
     ) -> Tensor:
         """Shards along ``dim`` (0 or 1) put together: (…, d, …) → (…, N·d, …); ``exact`` whatever
         ``comm_dtype``."""
+        sent = x.nbytes * self.size if exact else self._sent(x) * self.size
+        slot = self.room(tuple(x.shape), x)
+        if slot is not None and self._room is not None:
+            slot.copy_(x)
+            return self._gathered(x, dim, self._call(name, "all_gather", sent, phase, SHARED))
         x = x.contiguous()
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
-        sent = out.nbytes if exact else self._sent(out)
-        call = self._call(name, "all_gather", sent, phase, self._plain())
+        call = self._call(name, "all_gather", sent, phase, self._plain(exact))
         with _Timed(self, call):
             if self._quantised(x) and not exact:
                 quantised.quantised_all_gather(
@@ -128,7 +134,16 @@ class Group:
         return out if dim == 0 else _ranks_inside(out, self.size)
 
     def reduce_scatter(self, x: Tensor, dim: int, name: str, phase: str) -> Tensor:
-        """The sum over ranks, this rank's shard of it along ``dim`` (0 or 1)."""
+        """The sum over ranks, this rank's shard of it along ``dim`` (0 or 1). ``x`` may be what
+        :meth:`room` gave."""
+        if self._room is None or self._room[1] is not x:
+            slot = self.room(tuple(x.shape), x)
+            if slot is not None:
+                slot.copy_(x)
+        if self._room is not None:
+            return self._scattered(
+                x, dim, self._call(name, "reduce_scatter", self._sent(x), phase, SHARED)
+            )
         x = x.contiguous() if dim == 0 else _ranks_outside(x, self.size)
         out = x.new_empty((x.shape[0] // self.size, *x.shape[1:]))
         call = self._call(name, "reduce_scatter", self._sent(x), phase, self._plain())
@@ -143,9 +158,54 @@ class Group:
                 p2p.reduce_scatter(out, x, self.peers)
         return out
 
+    # -- through shared memory -------------------------------------------------------------------
+
+    def room(self, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """Shared memory to write the input of a collective into; None where another algorithm sends
+        it. The collective must be the next one of the group."""
+        self._room = None
+        if self.options.comm_dtype is not None or like.device.type != "cpu" or self.size == 1:
+            return None
+        if self.options.algorithm not in ("auto", SHARED):
+            return None
+        size = like.element_size()
+        for n in shape:
+            size *= n
+        shared = self._shared_memory(size)
+        slot = shared.buffer(shape, like.dtype) if shared is not None else None
+        if shared is not None and slot is not None:
+            self._room = shared, slot
+        return slot
+
+    def _gathered(self, x: Tensor, dim: int, call: Call) -> Tensor:
+        assert self._room is not None
+        shared, self._room = self._room[0], None
+        operation = shared.publish()
+        with _Timed(self, call):
+            parts = shared.filled(operation)
+            out = torch.cat(parts, dim)
+            shared.read(operation)
+        return out
+
+    def _scattered(self, x: Tensor, dim: int, call: Call) -> Tensor:
+        assert self._room is not None
+        shared, self._room = self._room[0], None
+        operation = shared.publish()
+        with _Timed(self, call):
+            d = x.shape[dim] // self.size
+            parts = [p.narrow(dim, self.rank * d, d) for p in shared.filled(operation)]
+            out = x.new_empty(parts[0].shape)
+            torch.add(parts[0], parts[1], out=out)
+            for part in parts[2:]:
+                out.add_(part)
+            shared.read(operation)
+        return out
+
     # -- how they are counted --------------------------------------------------------------------
 
-    def _plain(self) -> str:
+    def _plain(self, exact: bool = False) -> str:
+        if self.options.comm_dtype not in (None, "bf16") and not exact:
+            return self._format
         return "backend" if self.backend == "nccl" else "p2p"
 
     @property
@@ -191,7 +251,7 @@ class Reduction:
             size *= n
         self.algorithm = group.options.comm_dtype or group.algorithm(size, like.device)
         slot = None
-        if self.algorithm == "shared_memory":
+        if self.algorithm == SHARED:
             # kept: the group may have a larger one before this reduction ends
             self._shared = group._shared_memory(size)
             assert self._shared is not None
@@ -210,7 +270,7 @@ class Reduction:
         if payload:
             group.ledger.count(self._call)
         begin = group.ledger.now()
-        if self.algorithm == "shared_memory":
+        if self.algorithm == SHARED:
             assert self._shared is not None
             self._pending = self._shared.publish()
         elif self.algorithm == "backend":
@@ -228,7 +288,7 @@ class Reduction:
             group.baton.pass_on()
         begin = group.ledger.now()
         watch.board().enter(f"all_reduce {self._name}, group {group.axis}")
-        if self.algorithm == "shared_memory":
+        if self.algorithm == SHARED:
             assert self._shared is not None
             out = self._shared.finish(self._pending)
         else:

@@ -109,11 +109,9 @@ class SharedMemory:
     def finish(self, operation: int, out: Tensor | None = None) -> Tensor:
         """The sum of what the ranks published for an operation, in the order of the ranks: the same bits
         on all of them."""
-        shape, dtype = self._open[operation]
-        self._wait(self._published, operation + 1, "to fill a slot")
-        parts = [self._slot(r, operation, shape, dtype) for r in range(self.peers.size)]
+        parts = self.filled(operation)
         if out is None:
-            out = torch.empty(shape, dtype=dtype)
+            out = torch.empty_like(parts[0])
         if self.peers.size > 2 and out.nbytes >= TWO_SHOT_FROM and out.is_contiguous():
             self._in_parts([p.view(-1) for p in parts], out.view(-1))
         elif self.peers.size == 1:
@@ -122,10 +120,20 @@ class SharedMemory:
             torch.add(parts[0], parts[1], out=out)
             for part in parts[2:]:
                 out.add_(part)
+        self.read(operation)
+        return out
+
+    def filled(self, operation: int) -> list[Tensor]:
+        """Every rank's slot of an operation, when all have filled it; then :meth:`read`."""
+        self._wait(self._published, operation + 1, "to fill a slot")
+        shape, dtype = self._open[operation]
+        return [self._slot(r, operation, shape, dtype) for r in range(self.peers.size)]
+
+    def read(self, operation: int) -> None:
+        """This rank needs the slots of an operation no more."""
         del self._open[operation]
         self._finished = min(self._open, default=self._begun)
         self._done[self.peers.rank] = self._finished
-        return out
 
     def _in_parts(self, slots: list[Tensor], out: Tensor) -> None:
         """Each rank adds its part of all slots, in its own slot, and reads the others' parts."""
@@ -213,7 +221,7 @@ def _mapped(peers: Peers, size: int) -> mmap.mmap:
         if peers.rank == 0:
             Path(said[0][0]).unlink(missing_ok=True)
     for rank, error in zip(peers.ranks, errors, strict=True):
-        if error or found is None:
+        if error:
             raise OSError(f"{size} bytes of shared memory on rank {rank}: {error}")
     assert found is not None
     return found
