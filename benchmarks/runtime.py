@@ -158,11 +158,11 @@ def once(model: Any, x: Any, backward: bool) -> None:
         if state is None:
             y = model.model(inputs_embeds=x, use_cache=False).last_hidden_state
         else:
-            sequence = state.group.options.sequence_parallel
-            from meshwise.runtime.functions import Own, Padded
+            split = state.group.options.sequence_parallel
+            from meshwise.runtime.sequence import Own, Padded
 
             with state.passing(x):
-                inputs = Padded.apply(state.group, Own.apply(state.group, x)) if sequence else x
+                inputs = Padded.apply(state.group, Own.apply(state.group, x)) if split else x
                 y = state.base(inputs_embeds=inputs, use_cache=False).last_hidden_state
         if backward:
             y.backward(torch.ones_like(y))

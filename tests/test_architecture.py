@@ -21,7 +21,7 @@ ARROW = [
     ("runtime", "launch"),
     ("present",),  # also what launch writes and reads
     ("api",),
-    ("commands",),
+    ("commands", "runs"),
     ("cli", "serve"),
 ]
 RANK = {part: i for i, parts in enumerate(ARROW) for part in parts}

@@ -87,7 +87,7 @@ def host_cluster(record: dict[str, Any], ranks: int) -> Cluster:
     times = host["all_reduce"]
     latency, bandwidth = 1e-6, host["memory_bytes_per_s"]
     if times:
-        n = record["tp"]
+        n = host["ranks"]
         short, long = times[0], times[-1]
         slope = (long["time_s"] - short["time_s"]) / (long["bytes"] - short["bytes"])
         # ring: 2 (N - 1) steps, 2 (N - 1) / N of the bytes
@@ -182,7 +182,6 @@ def _shown(result: Any, tokens: int) -> dict[str, Any]:
 
 def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -> dict[str, Any]:
     """The record of a run with the prediction's figures beside the measured ones."""
-    record = {**record, "tp": task.tp}
     where = on
     if where is None and record["host"] is not None and record["machine"]["backend"] == "gloo":
         where = host_cluster(record, task.ranks)

@@ -144,7 +144,7 @@ def refused() -> list[str]:
 _SHARED: dict[tuple[int, int, int], SharedMemory] = {}
 
 
-def shared(size: int, slot_bytes: int = 1 << 20, slots: int = 2) -> SharedMemory:
+def shared(size: int, slot_bytes: int = 1 << 22, slots: int = 2) -> SharedMemory:
     key = size, slot_bytes, slots
     if key not in _SHARED:
         _SHARED[key] = SharedMemory(exact.peers(size), slot_bytes, slots)

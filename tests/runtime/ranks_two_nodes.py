@@ -20,6 +20,7 @@ from meshwise.runtime.shared_memory import SharedMemory
 
 ROOT = Path(__file__).parents[2]
 VALUES = 1 << 18  # fp32: 1 MiB
+LEAST = 1 << 18  # bytes: in four pieces
 
 
 def _tool(name: str) -> ModuleType:
@@ -35,9 +36,11 @@ two_nodes = _tool("two_nodes")
 
 
 def crossed() -> int:
-    """Bytes that this node sent since the last call, once all are through."""
+    """Bytes that this node has sent while no rank sends any."""
     dist.barrier()
-    return int(two_nodes.tx_bytes())
+    sent = int(two_nodes.tx_bytes())
+    dist.barrier()
+    return sent
 
 
 def main(path: str) -> None:
@@ -49,9 +52,11 @@ def main(path: str) -> None:
         "flat": lambda x: dist.all_reduce(x),
         "ring": lambda x: p2p.ring_all_reduce(x, peers),
         "hierarchical": lambda x: hierarchy.hierarchical_all_reduce(x, peers),
-        "hierarchical, 4 chunks": lambda x: hierarchy.hierarchical_all_reduce(x, peers, 4),
+        "hierarchical, 4 chunks": lambda x: hierarchy.hierarchical_all_reduce(x, peers, 4, LEAST),
         "int8": lambda x: quantised.quantised_all_reduce(x, peers, "int8"),
-        "int8, 4 chunks": lambda x: quantised.quantised_all_reduce(x, peers, "int8", chunks=4),
+        "int8, 4 chunks": lambda x: quantised.quantised_all_reduce(
+            x, peers, "int8", chunks=4, least=LEAST
+        ),
     }
     found = {
         "nodes": peers.nodes,

@@ -56,7 +56,7 @@ def test_hierarchical(crew: Any, dtype: str) -> None:
     for shape in SHAPES:
         for chunks in (1, 2, 3, 7):
             found = crew.run(
-                ranks.reduced, "hierarchical", 4, True, shape, dtype, {"chunks": chunks}
+                ranks.reduced, "hierarchical", 4, True, shape, dtype, {"chunks": chunks, "least": 1}
             )
             same_bits(found)
             payload = numel(shape) * getattr(torch, dtype).itemsize
@@ -156,7 +156,9 @@ def test_zeros_tiny_and_broken_values(form: str) -> None:
 @pytest.mark.parametrize(("size", "two_nodes"), [(2, False), (4, False), (4, True)])
 def test_narrow_all_reduce(crew: Any, form: str, size: int, two_nodes: bool) -> None:
     for shape, chunks in ((1, 1), (3, 4), (1000, 3), (40_000, 1), (40_000, 4)):
-        found = crew.run(ranks.reduced, form, size, two_nodes, shape, "float32", {"chunks": chunks})
+        found = crew.run(
+            ranks.reduced, form, size, two_nodes, shape, "float32", {"chunks": chunks, "least": 1}
+        )
         same_bits(found)
         for f in found:
             if numel(shape) >= 1000:
@@ -176,7 +178,7 @@ def test_bytes_of_a_narrow_all_reduce(crew: Any) -> None:
     for f in crew.run(ranks.reduced, "int8", 2, False, n, "float32", {}):
         assert f["sent"] == [{1 - f["rank"]: n * 33 // 32}]
     # over nodes: exact inside, half of it narrow between them
-    for f in crew.run(ranks.reduced, "int8", 4, True, n, "float32", {"chunks": 4}):
+    for f in crew.run(ranks.reduced, "int8", 4, True, n, "float32", {"chunks": 4, "least": 1}):
         flat, local, across = f["sent"]
         assert flat == {}
         assert list(local.values()) == [4 * n]

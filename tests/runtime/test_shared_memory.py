@@ -23,8 +23,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("dtype", ROUNDOFF)
 def test_sums(crew: Any, size: int, dtype: str) -> None:
-    """Above 64 KiB four ranks add a part each. As good as the backend's, within the bound of any order."""
-    for shape in ((1,), (7,), (3, 5, 11), (64, 256), (333, 391)):
+    """Above 64 KiB four ranks add a part each; above 1 MiB it goes in pieces. As good as the backend's,
+    within the bound of any order."""
+    for shape in ((1,), (7,), (3, 5, 11), (64, 256), (333, 391), (711, 701)):
         for direct in (False, True):
             found = crew.run(ranks.reduced_in_memory, size, shape, dtype, direct)
             same_bits(found)

@@ -43,13 +43,13 @@ def test_the_value_of_rank_0() -> None:
     }
 
 
-@pytest.mark.parametrize("algorithm", ["backend", "shared_memory"])
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("how", "words", "algorithm"),
     [
-        ("raise", ["rank 1 failed", "ValueError: the toy broke"]),
-        ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"]),
-        ("exit", ["rank 1 ended with exit code 3"]),
+        ("raise", ["rank 1 failed", "ValueError: the toy broke"], "backend"),
+        ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "backend"),
+        ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "shared_memory"),
+        ("exit", ["rank 1 ended with exit code 3"], "ring"),
     ],
 )
 def test_the_first_rank_to_fail_is_named(

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwise.runtime.p2p import flat, gather_parts, scatter_sum
+from meshwise.runtime.p2p import LEAST_PIECE, gather_parts, pieces, scatter_sum
 from meshwise.runtime.peers import Peers
 
 
@@ -16,19 +16,21 @@ def worthwhile(peers: Peers) -> bool:
     return peers.local is not None and peers.across is not None
 
 
-def hierarchical_all_reduce(x: Tensor, peers: Peers, chunks: int = 1) -> Tensor:
+def hierarchical_all_reduce(
+    x: Tensor, peers: Peers, chunks: int = 1, least: int = LEAST_PIECE
+) -> Tensor:
     """The sum over the ranks, in place: reduce-scatter inside the node, all-reduce of each share with
     its twins on the other nodes, all-gather inside (Horovod's and NCCL's hierarchical scheme; claims
     of 2 (M - 1) / M · payload / L bytes per rank over M nodes of L ranks).
 
-    With ``chunks`` the inside of one chunk runs while the chunk before crosses the network. Raises
-    ValueError where :func:`worthwhile` is false.
+    With ``chunks`` (of ``least`` bytes each, or fewer) the inside of one chunk runs while the chunk
+    before crosses the network. Raises ValueError where :func:`worthwhile` is false.
     """
     local, across = peers.local, peers.across
     if local is None or across is None:
         raise ValueError(f"no hierarchy in ranks on nodes {peers.nodes}")
     crossing: list[tuple[list[Tensor], Any]] = []
-    for piece in flat(x).tensor_split(max(min(chunks, x.numel()), 1)):
+    for piece in pieces(x, chunks, least):
         parts = list(piece.tensor_split(local.size))
         parts[local.rank].copy_(scatter_sum(parts, local))
         work = dist.all_reduce(parts[local.rank], group=across.group, async_op=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from meshwise.runtime import functions as f
-from meshwise.runtime import scopes, split
+from meshwise.runtime import scopes, sequence, split
 from meshwise.runtime.group import Group
 from meshwise.runtime.loss import GatherLogits, causal_loss
 from meshwise.runtime.modules import Bundle
@@ -76,7 +76,7 @@ def own(group: Group) -> Any:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not group.sequence:
             return None
-        return _first(args, kwargs, lambda x: f.Own.apply(group, x))
+        return _first(args, kwargs, lambda x: sequence.Own.apply(group, x))
 
     return hook
 
@@ -93,7 +93,7 @@ def _widen_last(state: Parallel) -> None:
     group = state.group
 
     def narrow(_: nn.Module, args: tuple[Any, ...]) -> Any:
-        return (f.Own.apply(group, args[0]),) if group.sequence else None
+        return (sequence.Own.apply(group, args[0]),) if group.sequence else None
 
     state.base.get_submodule(state.plan.norm).register_forward_hook(widened(group))
     state.model.get_submodule("lm_head").register_forward_pre_hook(narrow)
@@ -103,7 +103,7 @@ def widened(group: Group) -> Any:
     """A hook that puts a shard into the shape of the whole."""
 
     def hook(_: nn.Module, args: Any, output: Tensor) -> Any:
-        return f.Padded.apply(group, output) if group.sequence else None
+        return sequence.Padded.apply(group, output) if group.sequence else None
 
     return hook
 
@@ -117,12 +117,12 @@ def _around_experts(block: nn.Module, group: Group) -> None:
             name = "layer.moe.experts.gate_up"
             args, kwargs = _first(args, kwargs, lambda x: f.Copy.apply(group, name, x))
             return _last(inner(*args, **kwargs), lambda y: f.Reduce.apply(group, "layer.moe", y))
-        again = f.Again()
-        gather = functools.partial(f.Gather.apply, group, "layer.moe", 0, again)
+        again = sequence.Again()
+        gather = functools.partial(sequence.Gather.apply, group, "layer.moe", 0, again)
         args, kwargs = _first(args, kwargs, gather)
         with again:
             output = inner(*args, **kwargs)
-        return _last(output, lambda y: f.Scatter.apply(group, "layer.moe", 0, y))
+        return _last(output, lambda y: sequence.Scatter.apply(group, "layer.moe", 0, y))
 
     block.forward = forward  # type: ignore[method-assign]
 

@@ -51,6 +51,7 @@ def measure(
     dist.all_reduce(mean)
     flops, copy, *times = (float(v) / dist.get_world_size() for v in mean)
     return {
+        "ranks": peers.size,
         "flops_per_s": flops,
         "memory_bytes_per_s": copy,
         "all_reduce": [

@@ -21,6 +21,7 @@ from meshwise.runtime import build, host, mesh, plans, watch
 from meshwise.runtime.agree import agree
 from meshwise.runtime.ledger import Call
 from meshwise.runtime.options import Options
+from meshwise.runtime.peers import Peers
 from meshwise.runtime.pipeline import bounds
 
 PHASES = ("train", "prefill", "decode", "generate")
@@ -110,7 +111,10 @@ def run(**task: Any) -> dict[str, Any] | None:
         device = torch.device("cuda", torch.cuda.current_device())
     place = mesh.make(asked.tp, asked.dp, asked.pp, device)
     kind = build.dtype(asked.dtype)
-    micro = host.measure(place.tp, kind, device, asked.options) if asked.measure_host else None
+    micro = None
+    if asked.measure_host:
+        group = place.tp if asked.tp > 1 else Peers.of(None)
+        micro = host.measure(group, kind, device, asked.options)
     model = build.build(
         config,
         place.tp,

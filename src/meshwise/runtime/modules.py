@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meshwise.runtime import functions as f
+from meshwise.runtime import sequence
 from meshwise.runtime.group import Group
 from meshwise.runtime.scopes import timed
 
@@ -131,8 +132,8 @@ class VocabularyEmbedding(nn.Module):
         lookup = timed(group.ledger, "embedding.lookup", self._lookup)
         words = lookup(self.weight, ids)
         if group.size > 1 and group.sequence:
-            shard = f.Scatter.apply(group, "embedding", 1, words)
-            words = f.Padded.apply(group, shard)
+            shard = sequence.Scatter.apply(group, "embedding", 1, words)
+            words = sequence.Padded.apply(group, shard)
         elif group.size > 1:
             words = f.Reduce.apply(group, "embedding", words)
         if self._scale is not None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from meshwise.runtime.peers import Peers
 
+LEAST_PIECE = 1 << 20  # bytes below which a phase more costs what the overlap of phases gains
+
 
 def wait(works: list[Any]) -> None:
     for work in works:
@@ -24,6 +26,11 @@ def flat(x: Tensor) -> Tensor:
     if not x.is_contiguous():
         raise ValueError("a collective in place takes a contiguous tensor")
     return x.view(-1)
+
+
+def pieces(x: Tensor, chunks: int, least: int) -> tuple[Tensor, ...]:
+    """``x``, flat, in at most ``chunks`` pieces of at least ``least`` bytes (or one)."""
+    return flat(x).tensor_split(max(1, min(chunks, x.numel(), x.nbytes // max(least, 1))))
 
 
 def shards(whole: Tensor, part: Tensor, peers: Peers) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from meshwise.errors import InputError
-from meshwise.runtime import functions as f
+from meshwise.runtime import sequence
 from meshwise.runtime.hooks import own, widened
 from meshwise.runtime.parallel import Parallel
 
@@ -74,7 +74,7 @@ class Stage(nn.Module):
             kwargs["input_ids"] = x
         else:
             if group.options.sequence_parallel and group.size > 1:
-                x = f.Padded.apply(group, x)
+                x = sequence.Padded.apply(group, x)
             kwargs["inputs_embeds"] = x
         with state.passing(x, local_logits=True):
             if self.last:
@@ -82,7 +82,7 @@ class Stage(nn.Module):
                 return logits
             hidden: Tensor = state.base(**kwargs).last_hidden_state
             if state.plan.views_whole and group.sequence:
-                hidden = f.Own.apply(group, hidden)
+                hidden = sequence.Own.apply(group, hidden)
             return hidden
 
 

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from meshwise.errors import InputError, closest
-from meshwise.runtime.p2p import flat, gather_parts, scatter_sum, shards, wait
+from meshwise.runtime.p2p import (
+    LEAST_PIECE,
+    flat,
+    gather_parts,
+    pieces,
+    scatter_sum,
+    shards,
+    wait,
+)
 from meshwise.runtime.peers import Peers
 
 LARGEST = {"int8": 127.0, "e4m3": 448.0, "e5m2": 57344.0}
@@ -74,15 +82,20 @@ def dequantise(packed: Tensor, n: int, form: str, group: int = GROUP) -> Tensor:
 
 
 def quantised_all_reduce(
-    x: Tensor, peers: Peers, form: str, group: int = GROUP, chunks: int = 1
+    x: Tensor,
+    peers: Peers,
+    form: str,
+    group: int = GROUP,
+    chunks: int = 1,
+    least: int = LEAST_PIECE,
 ) -> Tensor:
     """The sum over the ranks, in place, the same bits on all of them. Over nodes of several ranks
-    exact inside a node and narrow between them; ``chunks`` pieces, one of them on the wire while
-    the next is prepared."""
+    exact inside a node and narrow between them; ``chunks`` pieces (of ``least`` bytes each, or
+    fewer), one of them on the wire while the next is prepared."""
     if peers.size == 1:
         return x
     running: list[Iterator[None]] = []
-    for piece in flat(x).tensor_split(max(min(chunks, x.numel()), 1)):
+    for piece in pieces(x, chunks, least):
         steps = _reduced(piece, peers, form, group)
         next(steps, None)
         running.append(steps)

@@ -28,9 +28,9 @@ from meshwise.runtime.peers import Peers, timeout
 
 FOLDER = "/dev/shm"
 LINE = 64  # bytes that a core takes at once: flags of two ranks never share them
-SPIN_S = 2e-4  # before the processor is offered to others
 LOOK_S = 0.1  # between looks at whether a late rank still lives
 TWO_SHOT_FROM = 1 << 16  # bytes from which more than two ranks add a part each
+PIECE = 1 << 20  # bytes of a slot that stay in a cache between the writer and its reader
 _KINDS = ("published", "summed", "done")
 
 
@@ -64,7 +64,6 @@ class SharedMemory:
         self._open: dict[int, tuple[tuple[int, ...], torch.dtype]] = {}
         self._writing: tuple[tuple[int, ...], torch.dtype] | None = None
         self._patience = timeout_s if timeout_s is not None else timeout().total_seconds()
-        self._crowded = n > len(os.sched_getaffinity(0))
 
     @staticmethod
     def available(peers: Peers) -> str | None:
@@ -151,12 +150,24 @@ class SharedMemory:
             total[r].copy_(split[r][r])
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """In place; raises ValueError where ``x`` is larger than a slot."""
-        slot = self.buffer(tuple(x.shape), x.dtype)
-        if slot is None:
+        """In place; raises ValueError where ``x`` is larger than a slot. A large one goes in pieces, one
+        of them added while the next is written."""
+        if x.nbytes > self.slot_bytes:
             raise ValueError(f"{x.nbytes} bytes do not fit in a slot of {self.slot_bytes}")
-        slot.copy_(x)
-        return self.finish(self.publish(), x)
+        pieces: tuple[Tensor, ...] = (x,)
+        # operations in flight may hold all slots but one
+        if x.nbytes > PIECE and x.is_contiguous() and self.slots > 1 and not self._open:
+            pieces = x.view(-1).split(PIECE // x.element_size())
+        sent: list[tuple[int, Tensor]] = []
+        for piece in pieces:
+            slot = self.buffer(tuple(piece.shape), x.dtype)
+            assert slot is not None
+            slot.copy_(piece)
+            sent.append((self.publish(), piece))
+            if len(sent) > 1:
+                self.finish(*sent.pop(0))
+        self.finish(*sent.pop())
+        return x
 
     def _wait(self, flags: Any, least: int, what: str) -> None:
         """Until all other ranks' flags are at ``least``. Raises RuntimeError with the rank that is not,
@@ -167,9 +178,8 @@ class SharedMemory:
             begin = time.monotonic()
             looked = begin
             while flags[r] < least:
+                os.sched_yield()  # at once: whoever is waited for may have no other processor
                 now = time.monotonic()
-                if self._crowded or now - begin > SPIN_S:
-                    os.sched_yield()
                 if now - looked > min(LOOK_S, self._patience):
                     looked = now
                     self._alive(r)
