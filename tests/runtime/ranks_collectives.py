@@ -220,6 +220,28 @@ def many_in_flight(size: int, slots: int, ahead: int, times: int) -> list[int]:
     return wrong
 
 
+def in_reverse(size: int, times: int) -> list[int]:
+    """The pairs of operations that came out wrong when the later one is finished first, and a rank takes
+    its time before the other."""
+    memory = shared(size, 1 << 16, 2)
+    rank, n = memory.peers.rank, memory.peers.size
+    wrong = []
+    for i in range(times):
+        running = []
+        for j in (2 * i, 2 * i + 1):
+            slot = memory.buffer((40,), torch.float32)
+            assert slot is not None
+            slot.fill_(j + rank)
+            running.append((j, memory.publish()))
+        for j, operation in reversed(running):
+            if j == 2 * i and i % n == rank:
+                time.sleep(0.003)
+            want = torch.full((40,), float(n * j + n * (n - 1) // 2))
+            if not torch.equal(memory.finish(operation), want):
+                wrong.append(j)
+    return wrong
+
+
 def too_large() -> list[str]:
     memory = shared(2, 1 << 12)
     said = [str(memory.buffer((1025,), torch.float32)), str(memory.buffer((4, 257), torch.float32))]

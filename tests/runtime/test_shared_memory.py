@@ -46,6 +46,11 @@ def test_no_slot_is_overwritten_before_all_have_read_it(crew: Any, slots: int, a
         assert crew.run(ranks.many_in_flight, size, slots, ahead, 150) == [[]] * 4
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_operations_may_end_in_another_order(crew: Any, size: int) -> None:
+    assert crew.run(ranks.in_reverse, size, 30) == [[]] * 4
+
+
 def test_larger_than_a_slot(crew: Any) -> None:
     for said in crew.run(ranks.too_large):
         assert said == ["None", "None", "4100 bytes do not fit in a slot of 4096"]
