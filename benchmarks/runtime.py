@@ -128,7 +128,9 @@ def dtensor(model: Any, size: int) -> Any:
     return model
 
 
-def variants(layers: int, dtype: Any, rank: int, size: int) -> dict[str, Any]:
+def variants(
+    layers: int, dtype: Any, rank: int, size: int, chosen: list[str] | None
+) -> dict[str, Any]:
     from meshwise.runtime import Options, parallelize
 
     model = whole(layers, dtype)
@@ -147,7 +149,7 @@ def variants(layers: int, dtype: Any, rank: int, size: int) -> dict[str, Any]:
         ),
     }.items():
         made[name] = parallelize(copy.deepcopy(model), options=options)
-    return made
+    return {n: m for n, m in made.items() if not chosen or n in (*chosen, REFERENCE, "DTensor")}
 
 
 def once(model: Any, x: Any, backward: bool) -> None:
@@ -168,14 +170,17 @@ def once(model: Any, x: Any, backward: bool) -> None:
             y.backward(torch.ones_like(y))
 
 
-def measure(shape: str, dtype_name: str, rounds: int, rank: int, size: int) -> dict[str, Any]:
+def measure(
+    shape: str, dtype_name: str, rounds: int, rank: int, size: int, chosen: list[str] | None
+) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
     layers, batch, seq = SHAPES[shape]
     dtype = getattr(torch, dtype_name)
-    made = variants(layers, dtype, rank, size)
-    names = list(made) if rank == 0 else ["one thread", *made]
+    made = variants(layers, dtype, rank, size, chosen)
+    alone = not chosen or "one thread" in chosen
+    names = list(made) if rank == 0 or not alone else ["one thread", *made]
     x = torch.randn(batch, seq, HIDDEN, dtype=dtype, generator=torch.Generator().manual_seed(1))
     x.requires_grad_()
     times: dict[str, dict[str, list[float]]] = {}
@@ -208,7 +213,7 @@ def worker(rank: int, size: int, port: int, arguments: argparse.Namespace) -> No
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size)
     result = {
-        f"{shape}, {dtype}": measure(shape, dtype, arguments.rounds, rank, size)
+        f"{shape}, {dtype}": measure(shape, dtype, arguments.rounds, rank, size, arguments.variant)
         for shape, dtype in (("large", "float32"), ("large", "bfloat16"), ("small", "float32"))
         if f"{shape}, {dtype}" in arguments.only
     }
@@ -232,6 +237,8 @@ def report(runs: list[dict[str, Any]], markdown: bool) -> None:
             for name in runs[0][case][kind]:
                 cells = [f"{1e3 * statistics.median(runs[0][case][kind][name]):.0f}"]
                 for to, inverse in ((REFERENCE, False), ("DTensor", False), ("one thread", True)):
+                    if to not in runs[0][case][kind]:
+                        continue
                     per_run = []
                     for run in runs:
                         values = ratios(run[case][kind], name, to)
@@ -253,6 +260,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     cases = ["large, float32", "large, bfloat16", "small, float32"]
     parser.add_argument("--only", action="append", choices=cases)
+    parser.add_argument("--variant", action="append", help="default: all")
     arguments = parser.parse_args()
     arguments.only = arguments.only or cases
     import tempfile

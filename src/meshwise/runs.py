@@ -215,6 +215,7 @@ def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -
         "measured": {k: record[k] for k in (*keys, *own)},
         "predicted": {k: said[k] for k in keys} if said else None,
         "predicted_on": where.title if said and where else why,
+        "comm_error": record["comm_error"],
         "operations": _operations(record, said["operations"] if said else []),
         "host": record["host"],
         "machine": record["machine"],

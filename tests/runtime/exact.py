@@ -91,11 +91,15 @@ def compare(
     reference = dict(whole.named_parameters())
     scale = max(float(p.grad.norm()) for p in reference.values())
     found["gradients"] = found["weights"] = 0.0
+    difference = norm = 0.0
     for name, p in split.named_parameters():
         want = cuts.apply(state.cuts[name], reference[name].grad)
+        difference += float((p.grad.double() - want.double()).square().sum())
+        norm += float(want.double().square().sum())
         error = _distance(p.grad, want, floor=1e-4 * scale)
         if error > found["gradients"]:
             found["gradients"], found["worst"] = error, name
+    found["all_gradients"] = (difference / norm) ** 0.5
     for model in (whole, split):
         torch.optim.SGD(model.parameters(), lr=0.1).step()
     for name, p in split.named_parameters():

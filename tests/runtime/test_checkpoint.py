@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.runtime import tiny
 
 from meshwise.errors import InputError
-from meshwise.runtime import build, cuts, plans
+from meshwise.runtime import build, cuts, plans, slices, weights
 from meshwise.runtime.checkpoint import Checkpoint
 from meshwise.runtime.options import Options
 from meshwise.runtime.peers import Peers
@@ -49,6 +49,10 @@ def test_one_rank_reads_what_transformers_reads(family: str, tmp_path: Path) -> 
     got = dict(model.named_parameters())
     for name, p in want.named_parameters():
         assert torch.equal(got[name], p), name
+    assert {n for n, _ in model.named_parameters(remove_duplicate=False)} == {
+        n for n, _ in want.named_parameters(remove_duplicate=False)
+    }
+    assert list(got) == [n for n, _ in want.named_parameters()]  # tied ones are one
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
     whole = {n: b for n, b in want.named_buffers() if "inv_freq" in n}
     for name, b in whole.items():
@@ -56,6 +60,42 @@ def test_one_rank_reads_what_transformers_reads(family: str, tmp_path: Path) -> 
     ids = torch.randint(3, tiny.VOCABULARY, (2, 8))
     with torch.no_grad():
         assert torch.allclose(model.eval()(ids).logits, want.eval()(ids).logits, atol=1e-6)
+
+
+ROTARY: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama3": (
+        "llama",
+        {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "yarn": ("qwen2", {"factor": 2.0, "original_max_position_embeddings": 32}),
+    "linear": ("mistral", {"factor": 4.0}),
+    "longrope": ("phi3", {"short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0], "factor": 2.0}),
+}
+
+
+@pytest.mark.parametrize("rule", ROTARY)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_buffers_are_those_of_a_model_built_as_usual(rule: str, kind: torch.dtype) -> None:
+    from transformers import AutoModelForCausalLM
+
+    family, settings = ROTARY[rule]
+    parameters = {"rope_type": rule, "rope_theta": 1e4, **settings}
+    config = tiny.config(family, rope_parameters=parameters)
+    want = AutoModelForCausalLM.from_config(config, dtype=kind)
+    with torch.device("meta"):
+        got = AutoModelForCausalLM.from_config(config, dtype=kind)
+    weights.materialise_buffers(got, torch.device("cpu"))
+    buffers = dict(got.named_buffers())
+    assert buffers.keys() == dict(want.named_buffers()).keys()
+    for name, b in want.named_buffers():
+        assert buffers[name].dtype == b.dtype and torch.equal(buffers[name], b), name
+    plain = type(want.model.rotary_emb)(tiny.config(family))
+    assert not torch.equal(plain.inv_freq, want.model.rotary_emb.inv_freq)
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)
@@ -110,6 +150,11 @@ def header(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     return do
 
 
+def lengthen(folder: Path) -> None:
+    with (folder / "model.safetensors").open("ab") as handle:
+        handle.write(b"12345")
+
+
 def to_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -146,7 +191,18 @@ FAULTS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "odd entry": (header(lambda t: t.update({NORM: 3})), [NORM, "damaged"]),
     "unknown type": (header(lambda t: t[NORM].update(dtype="F12")), [NORM, "F12"]),
+    "type is no text": (header(lambda t: t[NORM].update(dtype=[])), [NORM, "[]"]),
+    "whole numbers": (header(lambda t: t[NORM].update(dtype="I32")), ["1 stored as", NORM]),
     "negative": (header(lambda t: t[NORM].update(shape=[-32])), [NORM]),
+    "place is text": (header(lambda t: t[NORM].update(data_offsets=["a", "b"])), [NORM, "place"]),
+    "one place for two": (
+        header(lambda t: t[UP].update(data_offsets=t[UP.replace("1", "0")]["data_offsets"])),
+        ["begins at byte"],
+    ),
+    "longer than it says": (
+        lengthen,
+        ["5 bytes that are no tensor's"],
+    ),
     "pickle": (to_pickle, ["pytorch_model.bin", "never loaded", "save_pretrained"]),
     "nothing": (lambda f: (f / "model.safetensors").unlink(), ["no .safetensors"]),
     "index without shard": (index({"weight_map": {"a": "gone.safetensors"}}), ["1 missing shards"]),
@@ -169,6 +225,91 @@ def test_what_is_wrong_is_one_line(fault: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_header_with_any_byte_changed(tmp_path: Path) -> None:
+    """It is read as it was meant, or refused in one line, never anything else."""
+    model = saved("llama", tmp_path)
+    file = tmp_path / "model.safetensors"
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    refused = 0
+    for at in (*range(8), *range(8, 8 + length, 13)):
+        for byte in b'9"[}\x00\xff':
+            file.write_bytes(data[:at] + bytes([byte]) + data[at + 1 :])
+            try:
+                Checkpoint(str(tmp_path)).check(*build.expected(model))
+            except InputError as error:
+                refused += 1
+                assert "\n" not in str(error)
+            else:
+                load_file(file)  # safetensors itself accepts it as well
+    assert refused > 1000
+
+
+def test_a_tied_tensor_that_is_stored_and_differs(tmp_path: Path) -> None:
+    """transformers would untie it, so a model that stays tied would compute something else."""
+    model = saved("qwen2", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, file)
+    Checkpoint(str(tmp_path)).check(*build.expected(model))
+    tensors["lm_head.weight"][-1, -1] += 1
+    save_file(tensors, file)
+    with pytest.raises(InputError, match=r"lm_head.weight differs .* tie_word_embeddings"):
+        Checkpoint(str(tmp_path)).check(*build.expected(model))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_experts_in_one_tensor(family: str, tmp_path: Path) -> None:
+    """As transformers 5 holds them in memory, beside one tensor per expert as hubs do."""
+    model = saved(family, tmp_path)
+    parameters = {n: p.detach().clone() for n, p in model.named_parameters()}
+    apart = set(load_file(tmp_path / "model.safetensors"))
+    save_file(parameters, tmp_path / "model.safetensors")
+    source = Checkpoint(str(tmp_path))
+    source.check(*build.expected(model))
+    fused = [n for n in parameters if ".experts." in n]
+    assert fused and not apart.intersection(fused)
+    for name, cut in plans.cuts(
+        model, plans.family(family), plans.sizes(model.config, 4, 3)
+    ).items():
+        if name in fused:
+            got = source.read(name, cut, torch.float32, torch.device("cpu"))
+            assert torch.equal(got, cuts.apply(cut, parameters[name])), name
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+)
+def test_what_is_stored_is_converted(kind: torch.dtype, tmp_path: Path) -> None:
+    stored = torch.randn(24, 40).to(kind)
+    save_file({"x": stored}, tmp_path / "model.safetensors")
+    source = Checkpoint(str(tmp_path))
+    for cut in (
+        cuts.Cut.everything((24, 40)),
+        cuts.Cut(0, ((3, 9), (20, 24)), 13, (24, 40)),  # two spans, and zeros after them
+        cuts.Cut(1, ((0, 5), (0, 5), (39, 40)), 11, (24, 40)),
+    ):
+        for dtype in (torch.float32, torch.bfloat16):
+            got = source.read("x", cut, dtype, torch.device("cpu"))
+            assert torch.equal(got, cuts.apply(cut, stored.to(dtype))), (cut, dtype)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("block", [48, 400, 100_000])
+def test_whatever_the_blocks(dim: int, block: int, monkeypatch: Any, tmp_path: Path) -> None:
+    """Rows longer and shorter than a block, column runs read alone and with what lies between."""
+    whole = torch.randn(24, 40)
+    save_file({"x": whole}, tmp_path / "model.safetensors")
+    source = Checkpoint(str(tmp_path))
+    cut = cuts.Cut(dim, ((5, 17),), 12, (24, 40))
+    for small in (0, 1 << 20):
+        monkeypatch.setattr(slices, "BLOCK", block)
+        monkeypatch.setattr(slices, "SMALL", small)
+        got = source.read("x", cut, torch.float32, torch.device("cpu"))
+        assert torch.equal(got, cuts.apply(cut, whole))
 
 
 def test_a_file_that_is_a_pickle_or_not_there(tmp_path: Path) -> None:
@@ -245,4 +386,5 @@ def test_peak_memory_of_a_rank(tmp_path: Path) -> None:
         [sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+    print(f"peak over the model's bytes at TP=4: {float(run.stdout):.3f}")
     assert 0.2 < float(run.stdout) <= LARGEST_SHARE

@@ -47,3 +47,21 @@ def test_pairs_of_options_in_fp32(crew: Any, family: str) -> None:
 def test_overlap_and_sequence_parallelism_in_fp64(crew: Any, family: str, overlap: str) -> None:
     switches = {"sequence_parallel": True, "overlap": overlap}
     held(crew, [(family, tp, switches, "float64") for tp in (2, 4)])
+
+
+@pytest.mark.parametrize(
+    ("comm_dtype", "logits", "gradients"),
+    [("bf16", 0.02, 0.04), ("int8", 0.03, 0.06), ("e4m3", 0.1, 0.2), ("e5m2", 0.2, 0.4)],
+)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_narrow_communication_is_as_near_as_stated(
+    crew: Any, family: str, comm_dtype: str, logits: float, gradients: float
+) -> None:
+    """Of the hidden states' error (int8 0.7 % per reduction, fp8 3 to 7 %) this is what two layers make;
+    all ranks hold the same logits."""
+    for tp, more in ((2, {}), (4, {"sequence_parallel": True})):
+        switches = {"comm_dtype": comm_dtype, "scale_group": 32, **more}
+        found = crew.run(exact.compare, family, tp, switches, "float32", {})
+        for rank in found:
+            assert 0 < rank["logits"] < logits
+            assert rank["all_gradients"] < gradients

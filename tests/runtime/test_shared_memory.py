@@ -8,11 +8,13 @@ import time
 from typing import Any
 
 import pytest
+import torch
 import torch.multiprocessing as mp
 from tests.runtime import ranks_collectives as ranks
 from tests.runtime.test_collectives import ROUNDOFF, same_bits
 
 from meshwise.runtime import shared_memory
+from meshwise.runtime.peers import Peers
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir(shared_memory.FOLDER) or os.uname().machine != "x86_64",
@@ -49,6 +51,13 @@ def test_no_slot_is_overwritten_before_all_have_read_it(crew: Any, slots: int, a
 @pytest.mark.parametrize("size", [2, 4])
 def test_operations_may_end_in_another_order(crew: Any, size: int) -> None:
     assert crew.run(ranks.in_reverse, size, 30) == [[]] * 4
+
+
+def test_alone() -> None:
+    """Without a process group."""
+    memory = shared_memory.SharedMemory(Peers(None, [0], [0], 0), 1 << 21)
+    x = torch.arange(400_000.0)
+    assert torch.equal(memory.all_reduce(x.clone()), x)
 
 
 def test_larger_than_a_slot(crew: Any) -> None:

@@ -149,6 +149,9 @@ def _notes(r: dict[str, Any]) -> list[str]:
         notes.append(f"Predicted for: {r['predicted_on']}.")
     else:
         notes.append(f"No prediction: {r['predicted_on']}.")
+    if r["comm_error"]:
+        parts = " and ".join(f"{v:.2%} of the {k}" for k, v in r["comm_error"].items())
+        notes.append(f"Communication in {r['options']['comm_dtype']} changes {parts} (norms).")
     if measured["losses"]:
         first, last = measured["losses"][0], measured["losses"][-1]
         if first is not None and last is not None:

@@ -6,6 +6,7 @@ said then. Files are read, not mapped: mapped pages count as the process's memor
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from meshwise.errors import InputError, MeshwiseError, shorten
-from meshwise.runtime.slices import Stored, read_slice
+from meshwise.runtime.slices import BLOCK, Stored, read_slice
 
 DTYPES = {
     "F64": torch.float64,
@@ -116,9 +117,11 @@ class Checkpoint:
 
     def check(self, expected: Mapping[str, tuple[int, ...]], tied: Iterable[str] = ()) -> None:
         """Every parameter (name → whole shape) is there in its shape, and nothing else but what is known
-        to be superfluous and the names that are ``tied`` to another."""
-        used: set[str] = {s for name in tied for s in _spellings(name)}
-        missing, wrong = [], []
+        to be superfluous and the names that are ``tied`` to another. A tied one that is stored as well
+        has to be a copy of a parameter (transformers would untie it)."""
+        copies = {s for name in tied for s in _spellings(name)}
+        used = set(copies)
+        missing, wrong, whole_numbers = [], [], []
         for parameter, shape in expected.items():
             pieces = self.pieces(parameter, shape)
             if not pieces:
@@ -131,14 +134,29 @@ class Checkpoint:
                     missing.append(piece.name)
                 elif stored.shape != want:
                     wrong.append(f"{piece.name} {list(stored.shape)} (want {list(want)})")
+                elif not stored.dtype.is_floating_point:
+                    whole_numbers.append(piece.name)
         extra = [n for n in self.tensors if n not in used and not n.endswith(_LEFT_OVER)]
         said = [
             f"{len(found)} {what}: {_some(found)}"
-            for what, found in (("missing", missing), ("wrongly shaped", wrong), ("extra", extra))
+            for what, found in (
+                ("missing", missing),
+                ("wrongly shaped", wrong),
+                ("stored as whole numbers", whole_numbers),
+                ("extra", extra),
+            )
             if found
         ]
         if said:
             raise _refuse(self.path, "; ".join(said), "the tensors of the model's config.json")
+        for name in sorted(copies & self.tensors.keys()):
+            same = (p.name for n, shape in expected.items() for p in self.pieces(n, shape))
+            if not any(_alike(self.tensors[name], self.tensors[other]) for other in same):
+                raise _refuse(
+                    self.path,
+                    f"{shorten(name)} differs from the tensor that it is tied to",
+                    "a config.json with tie_word_embeddings: false",
+                )
 
     def read(self, parameter: str, cut: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The cut of a parameter (:class:`~meshwise.runtime.cuts.Cut`); only its bytes are read."""
@@ -192,6 +210,21 @@ def _piece_shape(piece: Piece, whole: tuple[int, ...], pieces: int) -> tuple[int
         return whole
     rows = whole[1] // (pieces // whole[0])
     return (rows, *whole[2:])
+
+
+def _alike(one: Stored, other: Stored) -> bool:
+    """Whether two stored tensors are the same, to the bit; read a block of rows at a time."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype) or not one.shape:
+        return False
+    rows = max(BLOCK // max(math.prod(one.shape[1:]) * one.dtype.itemsize, 1), 1)
+    for start in range(0, one.shape[0], rows):
+        stop = min(start + rows, one.shape[0])
+        pair = [torch.empty((stop - start, *one.shape[1:]), dtype=one.dtype) for _ in range(2)]
+        for stored, block in zip((one, other), pair, strict=True):
+            read_slice(stored, 0, start, stop, block)
+        if not torch.equal(*(block.view(torch.uint8) for block in pair)):
+            return False
+    return True
 
 
 def _spellings(parameter: str) -> list[str]:
@@ -291,27 +324,40 @@ def _header(file: str) -> dict[str, Stored]:
     if not isinstance(table, dict):
         raise _refuse(file, "its header is no table of tensors")
     table.pop("__metadata__", None)
-    found = {}
+    data = 8 + length
+    places = []
     for name, entry in table.items():
-        try:
-            kind, shape = entry["dtype"], tuple(entry["shape"])
-            start, stop = entry["data_offsets"]
-            count = 1
-            for n in shape:
-                count *= n
-            numbers = all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop))
-        except (KeyError, TypeError, ValueError):
-            raise _refuse(file, f"the entry of {shorten(name)} is damaged") from None
-        if kind not in DTYPES:
-            raise _refuse(file, f"{shorten(name)} is stored as {shorten(kind)}", ", ".join(DTYPES))
-        if not numbers or stop - start != count * DTYPES[kind].itemsize:
+        kind, shape, start, stop = _entry(file, name, entry)
+        if data + stop > size:
             raise _refuse(
-                file, f"{shorten(name)}: {stop - start} bytes for {list(shape)} of {kind}"
+                file, f"is truncated: {shorten(name)} ends at byte {data + stop:,} of {size:,}"
             )
-        if 8 + length + stop > size:
+        places.append((start, stop, name, Stored(file, data + start, shape, DTYPES[kind])))
+    end = 0
+    for start, stop, name, _ in sorted(places):
+        if start != end:  # as the format has it: no gap, and no byte in two tensors
             raise _refuse(
-                file,
-                f"is truncated: {shorten(name)} ends at byte {8 + length + stop:,} of {size:,}",
+                file, f"{shorten(name)} begins at byte {start:,} of the data, not {end:,}"
             )
-        found[name] = Stored(file, 8 + length + start, shape, DTYPES[kind])
-    return found
+        end = stop
+    if data + end != size:
+        raise _refuse(file, f"has {size - data - end:,} bytes that are no tensor's, at its end")
+    return {name: stored for _, _, name, stored in places}
+
+
+def _entry(file: str, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """(type, shape, first byte, byte after the last) of a header's entry, in the file's data."""
+    try:
+        kind, shape = entry["dtype"], tuple(entry["shape"])
+        start, stop = entry["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise _refuse(file, f"the entry of {shorten(name)} is damaged") from None
+    if not isinstance(kind, str) or kind not in DTYPES:
+        raise _refuse(file, f"{shorten(name)} is stored as {shorten(kind)}", ", ".join(DTYPES))
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+        raise _refuse(file, f"{shorten(name)}: its shape or place is no list of whole numbers")
+    if stop - start != math.prod(shape) * DTYPES[kind].itemsize:
+        raise _refuse(
+            file, f"{shorten(name)}: {stop - start} bytes for {shorten(list(shape))} of {kind}"
+        )
+    return kind, shape, start, stop

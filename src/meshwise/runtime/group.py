@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,7 +23,7 @@ from meshwise.runtime.shared_memory import SharedMemory
 SHARED = "shared_memory"
 SLOTS = 4  # of shared memory: two halves of a split batch, each with one in flight and one written
 LARGEST_SLOT = 1 << 25
-HIERARCHICAL_FROM = 1 << 20  # bytes below which the extra phases cost more than the wire saves
+TRIES = 3  # of each algorithm, after a first one
 
 
 class Group:
@@ -41,6 +44,7 @@ class Group:
         self._shared: SharedMemory | None = None
         self._room: tuple[SharedMemory, Tensor] | None = None
         self._no_shared: str | None = None
+        self._faster: dict[int, str] = {}
 
     # -- algorithms ------------------------------------------------------------------------------
 
@@ -58,14 +62,44 @@ class Group:
         if chosen == "auto":
             if device.type == "cpu" and self._shared_memory(nbytes) is not None:
                 return SHARED
-            many = hierarchy.worthwhile(self.peers) and nbytes >= HIERARCHICAL_FROM
-            return "hierarchical" if many else "backend"
+            return self._tuned(nbytes, device) if hierarchy.worthwhile(self.peers) else "backend"
         if chosen == SHARED:
             usable = device.type == "cpu" and self._shared_memory(nbytes) is not None
             return chosen if usable else "backend"
         if chosen == "hierarchical" and not hierarchy.worthwhile(self.peers):
             return "backend"
         return chosen
+
+    def _tuned(self, nbytes: int, device: torch.device) -> str:
+        """The faster of the hierarchical algorithm and the backend's for a size, up to a factor of two:
+        tried when first asked for, as the crossover depends on the network. All ranks ask alike."""
+        known = nbytes.bit_length()
+        if known not in self._faster:
+            task = self._thread.submit(self._try_both, 1 << (known - 1), device)
+            self._faster[known] = task.result()
+        return self._faster[known]
+
+    def _try_both(self, nbytes: int, device: torch.device) -> str:
+        x = torch.zeros(max(nbytes // 4, 1), device=device)
+        seconds: dict[str, list[float]] = {"backend": [], "hierarchical": []}
+        for turn in range(TRIES + 1):
+            for name, found in seconds.items():
+                begin = time.perf_counter()
+                if name == "backend":
+                    dist.all_reduce(x, group=self.peers.group)
+                else:
+                    hierarchy.hierarchical_all_reduce(x, self.peers, self.options.chunks)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if turn:
+                    found.append(time.perf_counter() - begin)
+        both = torch.tensor(
+            [statistics.median(found) for found in seconds.values()],
+            dtype=torch.float64,
+            device=device,
+        )
+        dist.all_reduce(both, group=self.peers.group)  # one verdict
+        return "hierarchical" if float(both[1]) < float(both[0]) else "backend"
 
     def _shared_memory(self, nbytes: int) -> SharedMemory | None:
         """The mapped buffers, made when first asked for; None where they cannot be used."""
@@ -106,8 +140,17 @@ class Group:
         """The sum (or ``op``) of ``x`` over the ranks, in place; exact whatever ``comm_dtype``."""
         call = self._call(name, "all_reduce", x.nbytes, phase, "backend")
         with _Timed(self, call):
-            dist.all_reduce(x, op=op or dist.ReduceOp.SUM, group=self.peers.group)
+            self._in_turn(
+                partial(dist.all_reduce, x, op or dist.ReduceOp.SUM, group=self.peers.group)
+            )
         return x
+
+    def _in_turn(self, call: Callable[[], Any]) -> None:
+        """After what the helper thread was given before: all ranks then call in the same order."""
+        if "_thread" in self.__dict__:
+            self._thread.submit(call).result()
+        else:
+            call()
 
     def all_gather(
         self, x: Tensor, dim: int, name: str, phase: str, *, exact: bool = False
@@ -124,13 +167,13 @@ class Group:
         call = self._call(name, "all_gather", sent, phase, self._plain(exact))
         with _Timed(self, call):
             if self._quantised(x) and not exact:
-                quantised.quantised_all_gather(
-                    out, x, self.peers, self._format, self.options.scale_group
-                )
+                form, group = self._format, self.options.scale_group
+                do = partial(quantised.quantised_all_gather, out, x, self.peers, form, group)
             elif self.backend == "nccl":
-                dist.all_gather_into_tensor(out, x, group=self.peers.group)
+                do = partial(dist.all_gather_into_tensor, out, x, group=self.peers.group)
             else:
-                p2p.all_gather(out, x, self.peers)
+                do = partial(p2p.all_gather, out, x, self.peers)
+            self._in_turn(do)
         return out if dim == 0 else _ranks_inside(out, self.size)
 
     def reduce_scatter(self, x: Tensor, dim: int, name: str, phase: str) -> Tensor:
@@ -149,13 +192,13 @@ class Group:
         call = self._call(name, "reduce_scatter", self._sent(x), phase, self._plain())
         with _Timed(self, call):
             if self._quantised(x):
-                quantised.quantised_reduce_scatter(
-                    out, x, self.peers, self._format, self.options.scale_group
-                )
+                form, group = self._format, self.options.scale_group
+                do = partial(quantised.quantised_reduce_scatter, out, x, self.peers, form, group)
             elif self.backend == "nccl":
-                dist.reduce_scatter_tensor(out, x, group=self.peers.group)
+                do = partial(dist.reduce_scatter_tensor, out, x, group=self.peers.group)
             else:
-                p2p.reduce_scatter(out, x, self.peers)
+                do = partial(p2p.reduce_scatter, out, x, self.peers)
+            self._in_turn(do)
         return out
 
     # -- through shared memory -------------------------------------------------------------------
@@ -317,7 +360,7 @@ class Reduction:
             dist.all_reduce(narrow, group=peers.group)
             x.copy_(narrow)
         elif self.algorithm in ("int8", "e4m3", "e5m2"):
-            chunks = options.chunks if hierarchy.worthwhile(peers) else 1
+            chunks = options.chunks if len(set(peers.nodes)) > 1 else 1
             quantised.quantised_all_reduce(
                 x, peers, self.algorithm, options.scale_group, chunks=chunks
             )

@@ -17,8 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwise.errors import InputError
-from meshwise.runtime import build, host, mesh, plans, watch
+from meshwise.runtime import build, host, mesh, plans
+from meshwise.runtime.accuracy import narrow_error
 from meshwise.runtime.agree import agree
+from meshwise.runtime.checkpoint import Checkpoint
 from meshwise.runtime.ledger import Call
 from meshwise.runtime.options import Options
 from meshwise.runtime.peers import Peers
@@ -72,6 +74,8 @@ def check(task: Task) -> Any:
     plans.sizes(config, task.tp, 0)
     bounds(config.num_hidden_layers, task.pp)
     build.dtype(task.dtype)
+    if task.checkpoint is not None:
+        Checkpoint(task.checkpoint)  # its headers
     refused: tuple[str, Any, str, Any] | None = None
     if task.phase != "train" and task.pp > 1:
         refused = "--pp", task.pp, "pipeline stages are performed in training only", 1
@@ -271,7 +275,10 @@ def _measure(
     # decode goes on in the cache; training and prefill draw words of their own
     apart = _timed(again, task.warmup + task.steps, place.device, performer.step)
     ledger.settle()
-    watch.board().leave()
+    narrow = None
+    if task.options.comm_dtype is not None and task.pp == 1 and task.shard == "none":
+        ids = _ids(task, performer.config, place, 0)
+        narrow = narrow_error(performer.state, ids, training=task.phase == "train")
     own = {
         "rank": dist.get_rank(),
         "compute": [
@@ -291,7 +298,8 @@ def _measure(
     dist.gather_object(own, every)
     if every is None:
         return None
-    return _record(task, place, performer.tokens, seconds, apart, every, micro)
+    record = _record(task, place, performer.tokens, seconds, apart, every, micro)
+    return {**record, "comm_error": narrow}
 
 
 def _peak(device: torch.device) -> int:

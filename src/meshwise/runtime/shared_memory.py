@@ -63,7 +63,9 @@ class SharedMemory:
         self._sums = 0  # counted apart: operations end in the same order everywhere, not in turn
         self._open: dict[int, tuple[tuple[int, ...], torch.dtype]] = {}
         self._writing: tuple[tuple[int, ...], torch.dtype] | None = None
-        self._patience = timeout_s if timeout_s is not None else timeout().total_seconds()
+        if timeout_s is None and n > 1:
+            timeout_s = timeout().total_seconds()
+        self._patience = timeout_s or 0.0  # alone, nobody is waited for
 
     @staticmethod
     def available(peers: Peers) -> str | None:
