@@ -283,6 +283,20 @@ class Shared(torch.autograd.Function):
         return None, None, *(p.view(s) for p, s in zip(parts, ctx.shapes, strict=True))
 
 
+# Backward runs, of what is ready, the operation that was numbered last. Of a batch in two halves the
+# first half is numbered BEHIND ahead of the second, and a wait APART before the product that it waits
+# for, so that both halves' products of a block come before the first wait, and the second wait after
+# the first half's next block (of at most BEHIND operations).
+BEHIND, APART = 160, 224
+
+
+def skip_numbers(count: int) -> None:
+    """Let ``count`` numbers of operations of this thread pass."""
+    x = torch.zeros((), requires_grad=True)
+    for _ in range(count):
+        x.view_as(x)
+
+
 class Wait:
     """Where a reduction that backward left running is waited for."""
 

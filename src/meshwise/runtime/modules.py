@@ -61,6 +61,7 @@ class Bundle:
         elif group.baton is not None and dim is None and torch.is_grad_enabled():
             wait = f.Wait()
             x = f.Await.apply(wait, x)
+            f.skip_numbers(f.APART)
         parameters = [p for m in self.members for p in (m.weight, m.bias)]
         result: tuple[Tensor, ...] = f.Column.apply(
             group, self.name, self.region, dim, self.transposed, wait, full, x, *parameters

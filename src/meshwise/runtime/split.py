@@ -1,8 +1,8 @@
 """A batch cut in two, so that one half's collectives run under the other half's compute.
 
 Each half goes through the layers in a thread of its own, and only one of the two runs at any time: it
-hands over when it would wait for a collective (the schedule of Domino, arXiv 2409.15241). Autograd
-numbers the operations of both threads alike, so that backward alternates in the same way.
+hands over when it would wait for a collective (the schedule of Domino, arXiv 2409.15241). Backward
+alternates block by block, by the numbers that autograd gives to the operations of each thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meshwise.runtime.functions import BEHIND, skip_numbers
 from meshwise.runtime.group import Group
 from meshwise.runtime.plans import Family
 
@@ -89,6 +90,8 @@ def _in_halves(whole: Any, group: Group, hidden: Tensor, kwargs: dict[str, Any])
             own = {k: _rows(v, rows, batch) for k, v in kwargs.items()}
             # modes belong to a thread
             with torch.set_grad_enabled(grad), torch.autocast(kind, *cast):
+                if i == 0 and grad:
+                    skip_numbers(BEHIND)
                 parts[i] = whole(inputs_embeds=hidden[rows], **own)
         except BaseException as error:
             errors[i] = error
