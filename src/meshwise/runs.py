@@ -3,6 +3,7 @@ beside it."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +67,15 @@ def run(
 
 
 def _runtime() -> tuple[Any, Any, Any]:
-    try:
-        from meshwise.runtime import cluster_env, job, spawn
-    except ImportError as error:
+    missing = [m for m in ("torch", "transformers") if importlib.util.find_spec(m) is None]
+    if missing:
         raise MeshwiseError(
-            f"run: {error.name} is not installed",
+            f"run: {' and '.join(missing)} not installed",
             field="run",
             legal="after `pip install 'meshwise[runtime]'`",
-        ) from None
+        )
+    from meshwise.runtime import cluster_env, job, spawn
+
     return job, spawn, cluster_env
 
 

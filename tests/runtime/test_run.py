@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,16 @@ SMALL = {
     "max_position_embeddings": 128,
 }
 FAST = ("--threads", "1", "--steps", "3", "--warmup", "1", "--batch", "4", "--seq", "16")
+
+
+def keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner)
 
 
 @pytest.fixture
@@ -65,6 +77,10 @@ def test_training(config: str, capsys: Any) -> None:
     total = sum(o["measured_s"] or 0 for o in r["operations"]) + r["measured"]["unattributed_s"]
     assert total == pytest.approx(r["measured"]["detailed_step_s"], rel=0.02)
     assert r["predicted"]["step_s"] > 0
+    page = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
+    section = page.read_text(encoding="utf-8").partition("## run\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", section))))
+    assert set(keys(r)) <= named, set(keys(r)) - named
     assert r["host"]["flops_per_s"] > 1e8
 
 
@@ -121,6 +137,8 @@ def test_another_cluster_is_predicted(config: str, capsys: Any) -> None:
         (("--timeout", "soon"), ["--timeout"]),
         (("--shard", "zero3", "--pp", "2"), ["--shard=zero3"]),
         (("--checkpoint", "/no/such"), ["--checkpoint=/no/such: there is no such file"]),
+        (("--backend", "nccl", "--tp", "64"), ["tp=64 does not divide"]),
+        (("--backend", "nccl", "--dp", "1000", "--batch", "1000"), ["--backend=nccl", "gloo"]),
         (("--backend", "mpi"), ["--backend", "gloo, nccl"]),
     ],
 )
@@ -163,3 +181,14 @@ def test_under_torchrun(config: str) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["layout"]["tp"] == 2
+
+
+def test_without_the_extra(config: str, capsys: Any, monkeypatch: Any) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+    )
+    assert main(["run", config]) == 2
+    assert "torch not installed; legal: after `pip install" in capsys.readouterr().err

@@ -64,9 +64,7 @@ def command(model: str, **o: Any) -> None:
     """Perform MODEL on this machine (or under torchrun or srun) and print what every operation took,
     beside the prediction."""
     from meshwise.runs import run
-    from meshwise.runtime.job import PHASES
-    from meshwise.runtime.mesh import SCHEDULES, SHARDS
-    from meshwise.runtime.options import Options
+    from meshwise.runtime.options import PHASES, SCHEDULES, SHARDS, Options
     from meshwise.spec.reading import count, one_of
     from meshwise.units import TIME, parse
 

@@ -23,10 +23,6 @@ def under_launcher(environment: Mapping[str, str] | None = None) -> bool:
     return "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1
 
 
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS", "1"))
-
-
 def from_slurm(env: Mapping[str, str]) -> dict[str, str]:
     """torch's variables from those of a Slurm step. Raises :class:`InputError` where one is missing."""
     try:

@@ -26,7 +26,7 @@ from meshwise.runtime.options import Options
 from meshwise.runtime.peers import Peers
 from meshwise.runtime.pipeline import bounds
 
-PHASES = ("train", "prefill", "decode", "generate")
+DETAILED = 3  # steps at most in which every part is timed
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,7 +95,8 @@ def check(task: Task) -> Any:
         own = task.batch // task.dp
         refused = "--micro-batch", task.micro, f"does not divide the {own} of a replica", own
     longest = getattr(config, "max_position_embeddings", None)
-    tokens = task.seq + (task.new_tokens if task.phase == "generate" else task.steps + task.warmup)
+    steps = task.steps + task.warmup + DETAILED
+    tokens = task.seq + (task.new_tokens if task.phase == "generate" else steps)
     tokens = task.seq if task.phase in ("train", "prefill") else tokens
     if refused is None and longest and tokens > longest:
         refused = "--seq", task.seq, f"with what follows, passes {longest} positions", longest
@@ -269,7 +270,7 @@ def _measure(
         performer.ttft.clear()
         performer.tpot.clear()
     seconds = _timed(task.steps, task.warmup, place.device, performer.step)
-    again = max(1, min(3, task.steps // 2))
+    again = max(1, min(DETAILED, task.steps // 2))
     ledger.detailed = True
     ledger.clear()
     # decode goes on in the cache; training and prefill draw words of their own

@@ -19,9 +19,6 @@ from meshwise.runtime.parallel import Parallel
 from meshwise.runtime.peers import Peers
 from meshwise.runtime.pipeline import Stage
 
-SCHEDULES = ("1f1b", "gpipe")
-SHARDS = ("none", "zero3")
-
 
 class Mesh(NamedTuple):
     """The ranks of a run: ``tp``, ``dp`` and ``pp`` of this rank, and their groups."""

@@ -10,6 +10,9 @@ from meshwise.errors import InputError, closest
 
 OVERLAPS = ("none", "wgrad", "split", "decomposed")
 ALGORITHMS = ("auto", "backend", "ring", "hierarchical", "shared_memory")
+PHASES = ("train", "prefill", "decode", "generate")
+SCHEDULES = ("1f1b", "gpipe")
+SHARDS = ("none", "zero3")
 COMM_DTYPES = ("int8", "e4m3", "e5m2", "bf16")
 
 

@@ -53,6 +53,7 @@ def launch(
     Raises the error itself where the ranks raised an :class:`InputError`, else :class:`RunFailed` with
     the first rank to fail. ``timeout_s`` limits the wait in any collective.
     """
+    _check_devices(backend, ranks)
     folder = tempfile.mkdtemp(prefix="meshwise-run-")
     spec: dict[str, Any] = {
         "call": call,
@@ -76,6 +77,22 @@ def launch(
         raise _failed(folder, codes, guard)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_devices(backend: str, ranks: int) -> None:
+    if backend != "nccl":
+        return
+    import torch
+
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if devices < ranks:
+        raise InputError(
+            f"--backend=nccl: {ranks} ranks need as many CUDA devices, here are {devices}",
+            field="--backend",
+            value="nccl",
+            legal="gloo" if not devices else f"at most {devices} ranks, or gloo",
+            nearest="gloo",
+        )
 
 
 @contextlib.contextmanager
