@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.runtime import exact, tiny
+from tests.runtime import exact, tiny, toys
 from tests.runtime.covering import pairwise
 
 LIMITS = {"float32": 1e-5, "float64": 1e-10}
@@ -65,3 +65,19 @@ def test_narrow_communication_is_as_near_as_stated(
         for rank in found:
             assert 0 < rank["logits"] < logits
             assert rank["all_gradients"] < gradients
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_dropout_is_the_same_where_ranks_hold_the_same(
+    crew: Any, family: str, sequence_parallel: bool
+) -> None:
+    found = crew.run(toys.dropping, family, True, sequence_parallel)
+    assert all(losses == found[0] for losses in found)
+    assert len(set(found[0])) == 3  # it does drop
+    with pytest.raises(AssertionError, match="ranks differ in seed"):
+        crew.run(toys.dropping, family, False, sequence_parallel)
+
+
+def test_gradient_checkpointing_is_refused(crew: Any) -> None:
+    assert set(crew.run(toys.checkpointing)) == {"gradient_checkpointing"}

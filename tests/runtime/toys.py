@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.runtime import tiny
 
 from meshwise.errors import InputError
 from meshwise.runtime import watch
 from meshwise.runtime.agree import agree
 from meshwise.runtime.group import Group
 from meshwise.runtime.options import Options
+from meshwise.runtime.parallel import parallelize
 from meshwise.runtime.peers import Peers
 
 
@@ -69,3 +71,32 @@ def absent() -> None:
     if dist.get_rank() == 1:
         time.sleep(10**6)
     agree("options", {"tp": 2}, 1.0)
+
+
+def dropping(family: str, alike: bool, sequence_parallel: bool) -> list[float]:
+    """Losses of a model with dropout on this rank of four; raises where seeds differ."""
+    torch.manual_seed(7 if alike else dist.get_rank())
+    changes = {"gpt2": {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}}
+    model = tiny.build(family, **changes.get(family, {"dropout": 0.2})).train()
+    torch.manual_seed(7 if alike else dist.get_rank())
+    parallelize(model, None, Options(sequence_parallel=sequence_parallel))
+    ids = torch.arange(3, 19).view(2, 8)
+    losses = []
+    for _ in range(3):
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        losses.append(float(loss.detach()))
+    model.tensor_parallel.group.close()
+    return losses
+
+
+def checkpointing() -> str:
+    model = tiny.build("llama").train()
+    model.gradient_checkpointing_enable()
+    parallelize(model, None, Options())
+    ids = torch.arange(3, 19).view(2, 8)
+    try:
+        model(ids, labels=ids)
+    except InputError as error:
+        return error.field
+    return ""

@@ -120,6 +120,7 @@ def run(**task: Any) -> dict[str, Any] | None:
     if asked.measure_host:
         group = place.tp if asked.tp > 1 else Peers.of(None)
         micro = host.measure(group, kind, device, asked.options)
+    torch.manual_seed(asked.seed + place.dp_rank)  # what TP ranks hold alike is dropped alike
     model = build.build(
         config,
         place.tp,

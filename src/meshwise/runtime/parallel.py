@@ -64,6 +64,13 @@ class Parallel:
 
     def begin(self, given: Tensor | None, kwargs: dict[str, Any]) -> None:
         self.restore()
+        model: Any = self.model
+        if model.training and torch.is_grad_enabled() and model.is_gradient_checkpointing:
+            raise InputError(
+                "gradient checkpointing: the second forward pass is not performed tensor-parallel",
+                field="gradient_checkpointing",
+                legal="model.gradient_checkpointing_disable()",
+            )
         self.group.sequence = self._by_sequence(given, kwargs)
         if self.layerwise:
             inside = {id(m) for layer in self.layers for m in layer.modules()}
@@ -170,6 +177,9 @@ def parallelize(
     work as before on every rank, with the same inputs; logits are whole where no labels are given,
     else this rank's share of the vocabulary.
 
+    A model with dropout needs the same random seed on all ranks of the group: what they all hold is
+    then dropped alike (and their own heads by the same pattern).
+
     Raises :class:`~meshwise.errors.InputError` for an unknown family, a degree that the heads do not
     allow, and for ranks that do not agree on model and options.
     """
@@ -205,9 +215,19 @@ def _fingerprint(model: nn.Module, options: Options) -> Mapping[str, Any]:
     listing = [(n, tuple(p.shape), str(p.dtype)) for n, p in model.named_parameters()]
     found: dict[str, Any] = {field: getattr(options, field) for field in options.__struct_fields__}
     found["model_type"] = model.config.model_type  # type: ignore[union-attr]
+    if _drops(model):  # what all ranks hold must be dropped alike
+        found["seed"] = torch.initial_seed()
     found["parameters"] = sum(p.numel() for p in model.parameters())
     found["shapes"] = hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
     return found
+
+
+def _drops(model: nn.Module) -> bool:
+    config: Any = model.config
+    names = ("attention_dropout", "attn_pdrop", "dropout")
+    return any(getattr(config, n, 0.0) for n in names) or any(
+        isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()
+    )
 
 
 def _cut(model: nn.Module, found: Mapping[str, Cut]) -> None:
