@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -138,3 +139,40 @@ def test_what_a_killed_run_left_is_removed() -> None:
     assert left <= set(namespaces())
     with two_nodes.TwoNodes():
         assert not left & set(namespaces())
+
+
+def test_a_link_that_goes_down_ends_like_a_hang(nodes: Any, tmp_path: Any) -> None:
+    """Both ranks end by the time-out and say in which collective they waited."""
+    del nodes  # skipped where there are none
+    script = (
+        "import sys\n"
+        "from meshwise.runtime.cluster_env import join\n"
+        "arguments = {'rank': 9, 'how': '', 'ready': sys.argv[1]}\n"
+        "join('tests.runtime.toys:troubled', arguments, backend='gloo', timeout_s=3, threads=1)\n"
+    )
+    ready = tmp_path / "ready"
+    logs = [tmp_path / f"log{rank}" for rank in range(2)]
+    with two_nodes.TwoNodes() as own:
+        ranks = []
+        for rank in range(2):
+            env = {
+                "RANK": str(rank),
+                "LOCAL_RANK": "0",
+                "WORLD_SIZE": "2",
+                "LOCAL_WORLD_SIZE": "1",
+                "MASTER_ADDR": two_nodes.ADDRESS.format(1),
+                "MASTER_PORT": str(two_nodes.PORT),
+                "GLOO_SOCKET_IFNAME": two_nodes.DEVICE,
+            }
+            with logs[rank].open("wb") as file:
+                command = [sys.executable, "-c", script, str(ready)]
+                ranks.append(own.start(rank, command, env, cwd=ROOT, stdout=file, stderr=file))
+        deadline = time.monotonic() + 60
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert ready.exists(), [log.read_text()[-2000:] for log in logs]
+        two_nodes.ip("-n", own.names[0], "link", "set", two_nodes.DEVICE, "down")
+        assert [process.wait(20) for process in ranks] == [1, 1]
+    for rank, log in enumerate(logs):
+        said = log.read_text()
+        assert f"rank {rank} failed in all_reduce layer.attention.output, group tp" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ def total(value: int) -> dict[str, Any]:
     return {"total": float(x), "threads": torch.get_num_threads()}
 
 
-def troubled(rank: int, how: str, algorithm: str = "backend") -> None:
-    """All-reduce for ever; ``rank`` gets into trouble after a few."""
+def troubled(rank: int, how: str, algorithm: str = "backend", ready: str = "") -> None:
+    """All-reduce for ever; ``rank`` gets into trouble after a few. Then there is a file ``ready``."""
     group = Group(Peers.of(), Options(algorithm=algorithm))
     for i in range(10**9):
         if i == 5 and dist.get_rank() == rank:
             _trouble(how)
+        if i == 5 and ready:
+            Path(ready).touch()
         pending = group.reduction((4,), torch.ones(4), "layer.attention.output", "forward")
         pending.tensor.fill_(1.0)
         pending.start()
