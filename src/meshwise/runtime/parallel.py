@@ -64,8 +64,10 @@ class Parallel:
 
     def begin(self, given: Tensor | None, kwargs: dict[str, Any]) -> None:
         self.restore()
-        model: Any = self.model
-        if model.training and torch.is_grad_enabled() and model.is_gradient_checkpointing:
+        if torch.is_grad_enabled() and any(
+            layer.training and getattr(layer, "gradient_checkpointing", False)
+            for layer in self.layers
+        ):
             raise InputError(
                 "gradient checkpointing: the second forward pass is not performed tensor-parallel",
                 field="gradient_checkpointing",
