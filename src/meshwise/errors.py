@@ -134,7 +134,7 @@ def unknown_name(
     ``others``) as the nearest alternative."""
     known = sorted(names)
     close = closest(value, [*known, *others])
-    if len(known) <= 16:
+    if len(known) <= 20:
         legal = ", ".join(known)
     else:
         likely = ", ".join(closest(value, known, n=6))

@@ -122,7 +122,8 @@ def test_attention_is_within_what_was_asked(name):
         assert table[kind]["p90_error"] <= 0.18
 
 
-@pytest.mark.parametrize("name", catalog.names("kernels"))
+# but the CPU's, a roofline that no table was fitted to
+@pytest.mark.parametrize("name", [n for n in catalog.names("kernels") if n != "cpu"])
 def test_files_are_compact_and_name_their_source(name):
     table = catalog.load("kernels", name, "kernels")[1]
     assert "aiconfigurator-core 0.12.0" in table["source"]
