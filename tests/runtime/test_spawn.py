@@ -49,7 +49,9 @@ def test_the_value_of_rank_0() -> None:
         ("raise", ["rank 1 failed", "ValueError: the toy broke"], "backend"),
         ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "backend"),
         ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "shared_memory"),
+        ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "ring"),
         ("exit", ["rank 1 ended with exit code 3"], "ring"),
+        ("exit", ["rank 1 ended with exit code 3"], "shared_memory"),
     ],
 )
 def test_the_first_rank_to_fail_is_named(
@@ -93,6 +95,15 @@ def test_a_hang_names_who_waits_in_what(algorithm: str) -> None:
     assert "no progress for 2 s" in said
     assert "rank 0 waits in all_reduce layer.attention.output, group tp" in said
     assert "rank 1 did not come" in said
+
+
+def test_a_hang_that_only_a_waiting_rank_sees_names_who_did_not_come() -> None:
+    with pytest.raises(RunFailed) as caught:
+        launch(f"{TOYS}:replicated", {"rank": 1}, ranks=2, threads=1, timeout_s=2)
+    said = str(caught.value).lower()
+    assert "rank 0 failed" in said
+    assert "timed out" in said
+    assert "rank 1 did not come: after the start of step 2 it has been elsewhere" in said
 
 
 def test_bad_input_comes_back_as_it_was_raised(capfd: Any) -> None:

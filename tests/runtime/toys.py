@@ -65,6 +65,17 @@ def computing(rank: int) -> None:
         x = x @ x * 0
 
 
+def replicated(rank: int) -> None:
+    """Replicas train; ``rank`` does not come to a reduction that torch waits in, not we."""
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+    for i in range(10**9):
+        with watch.waiting(f"the start of step {i}"):
+            dist.barrier()
+        if i == 2 and dist.get_rank() == rank:
+            time.sleep(10**6)
+        model(torch.ones(2, 4)).sum().backward()
+
+
 def disagreeing(members: list[int] | None = None) -> None:
     options = {"tp": 2, "options": {"sequence_parallel": dist.get_rank() == 1}}
     agree("options", options, 20.0, members)

@@ -27,7 +27,7 @@ def agree(
     """All of ``members`` (global ranks; None: all) hold the same JSON ``value``.
 
     Raises :class:`InputError` on every member, naming the first key that differs, both values and
-    their ranks; RuntimeError where a member does not come within ``timeout_s``.
+    their ranks; PeerLost where a member does not come within ``timeout_s``.
     """
     ranks = list(members) if members is not None else list(range(dist.get_world_size()))
     if len(ranks) < 2:
@@ -37,21 +37,20 @@ def agree(
     _calls[scope] += 1
     key, before = f"{scope}/{_calls[scope]}", f"{scope}/{_calls[scope] - 1}"
     me = dist.get_rank()
-    watch.board().enter(f"agreement on {name}")
-    if me == ranks[0]:
-        verdict = _judged(store, key, ranks, value, timeout_s)
-        store.delete_key(f"{before}/verdict")
-        store.set(f"{key}/verdict", json.dumps(verdict))
-    else:
-        store.set(f"{key}/{me}", json.dumps(value))
-        said = _got(store, f"{key}/verdict", timeout_s + GRACE_S)
-        absent = {"absent": ranks[0]}
-        verdict = json.loads(said) if said is not None else absent
-    watch.board().leave()
+    with watch.waiting(f"agreement on {name}"):
+        if me == ranks[0]:
+            verdict = _judged(store, key, ranks, value, timeout_s)
+            store.delete_key(f"{before}/verdict")
+            store.set(f"{key}/verdict", json.dumps(verdict))
+        else:
+            store.set(f"{key}/{me}", json.dumps(value))
+            said = _got(store, f"{key}/verdict", timeout_s + GRACE_S)
+            absent = {"absent": ranks[0]}
+            verdict = json.loads(said) if said is not None else absent
     if verdict is None:
         return
     if "absent" in verdict:
-        raise RuntimeError(
+        raise watch.PeerLost(
             f"rank {verdict['absent']} did not come to the agreement on {name} in {timeout_s:.0f} s"
         )
     raise InputError(verdict["text"], field=verdict["field"], value=verdict["value"])

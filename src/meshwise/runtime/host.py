@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from meshwise.runtime import watch
 from meshwise.runtime.group import Group
 from meshwise.runtime.options import Options
 from meshwise.runtime.peers import Peers
@@ -70,7 +71,8 @@ def _reduce(group: Group, x: torch.Tensor) -> None:
 def _median(call: Callable[[], Any], device: torch.device) -> float:
     seconds = []
     for _ in range(REPEATS + 2):
-        dist.barrier()
+        with watch.waiting("the measurement of the host"):
+            dist.barrier()
         begin = time.perf_counter()
         call()
         if device.type == "cuda":

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwise.errors import InputError
-from meshwise.runtime import build, host, mesh, plans
+from meshwise.runtime import build, host, mesh, plans, watch
 from meshwise.runtime.accuracy import narrow_error
 from meshwise.runtime.agree import agree
 from meshwise.runtime.checkpoint import Checkpoint
@@ -30,8 +30,8 @@ DETAILED = 3  # steps at most in which every part is timed
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is run: ``model`` is the content of a ``config.json``; ``batch`` sequences of ``seq`` tokens (train: per step over all replicas, else per
-    replica) in microbatches of ``micro_batch``."""
+    """What is run: ``model`` is the content of a ``config.json``; ``batch`` sequences of ``seq`` tokens
+    (train: per step over all replicas, else per replica) in microbatches of ``micro_batch``."""
 
     model: dict[str, Any]
     tp: int = 1
@@ -247,7 +247,8 @@ def _timed(
     """Seconds of each step on the slowest rank, all ranks starting together."""
     seconds = []
     for i in range(steps):
-        dist.barrier()
+        with watch.waiting(f"the start of step {first + i}"):
+            dist.barrier()
         begin = time.perf_counter()
         step(first + i)
         if device.type == "cuda":
@@ -297,7 +298,8 @@ def _measure(
         "tpot_s": getattr(performer, "tpot", []),
     }
     every: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(own, every)
+    with watch.waiting("the gathering of results"):
+        dist.gather_object(own, every)
     if every is None:
         return None
     record = _record(task, place, performer.tokens, seconds, apart, every, micro)

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwise.runtime.peers import Peers, timeout
+from meshwise.runtime.watch import PeerLost
 
 FOLDER = "/dev/shm"
 LINE = 64  # bytes that a core takes at once: flags of two ranks never share them
@@ -38,7 +39,7 @@ class SharedMemory:
     """``slots`` slots of ``slot_bytes`` for each rank of ``peers``; made by all of them together.
 
     A rank that does not come within ``timeout_s`` (None: the process group's) or that has ended is a
-    RuntimeError on those that wait for it. Raises OSError on every rank where one cannot have the
+    PeerLost on those that wait for it. Raises OSError on every rank where one cannot have the
     memory.
     """
 
@@ -172,7 +173,7 @@ class SharedMemory:
         return x
 
     def _wait(self, flags: Any, least: int, what: str) -> None:
-        """Until all other ranks' flags are at ``least``. Raises RuntimeError with the rank that is not,
+        """Until all other ranks' flags are at ``least``. Raises PeerLost with the rank that is not,
         where its process has ended or the time is up."""
         for r in self._others:
             if flags[r] >= least:
@@ -186,7 +187,7 @@ class SharedMemory:
                     looked = now
                     self._alive(r)
                     if now - begin > self._patience:
-                        raise RuntimeError(
+                        raise PeerLost(
                             f"rank {self.peers.ranks[r]} did not come {what} in "
                             f"{self._patience:g} s (shared memory)"
                         )
@@ -194,7 +195,7 @@ class SharedMemory:
     def _alive(self, rank: int) -> None:
         pid = int(self._pids[rank])
         if pid and int(self._spaces[rank]) == _pid_namespace() and _ended(pid):
-            raise RuntimeError(f"rank {self.peers.ranks[rank]} has ended (shared memory)")
+            raise PeerLost(f"rank {self.peers.ranks[rank]} has ended (shared memory)")
 
 
 def _pid_namespace() -> int:

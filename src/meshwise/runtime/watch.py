@@ -6,12 +6,18 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 RECORD = 256  # bytes: calls entered, inside or not, since when, pid, length of the text, text
 _HEAD = struct.Struct("<qqdqq")
 _ROOM = RECORD - _HEAD.size
+
+
+class PeerLost(RuntimeError):
+    """Another rank has ended, or did not come in time: never what went wrong first."""
 
 
 class Entry(NamedTuple):
@@ -108,6 +114,14 @@ def board() -> Board:
 def use(found: Board) -> None:
     global _current
     _current = found
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """This rank waits for others, unless it fails there."""
+    _current.enter(text)
+    yield
+    _current.leave()
 
 
 def describe(entries: list[Entry]) -> list[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-GRACE_S = 10.0
+GRACE_S = 5.0
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -103,10 +103,9 @@ def main(path: str) -> int:
             write_json(f"{folder}/result.json", value)
         import torch.distributed as dist
 
-        watch.board().enter("the end of the run")
-        dist.barrier()  # nobody goes while another still reads what it holds
-        dist.destroy_process_group()
-        watch.board().leave()
+        with watch.waiting("the end of the run"):
+            dist.barrier()  # nobody goes while another still reads what it holds
+            dist.destroy_process_group()
     except Exception as error:
         write_json(f"{folder}/error-{rank}.json", failure(error))
         os._exit(1)  # threads of a broken process group may not end
