@@ -219,10 +219,10 @@ def _failed(folder: str, codes: Mapping[int, int], guard: _Guard) -> MeshwiseErr
     rank, doing = first["rank"], f" while in {first['doing']}" if first["doing"] else ""
     sys.stderr.write(f"rank {rank}:\n{first['traceback']}")
     what = f"{first['type']}: {shorten(first['message'], 300)}"
-    said = [f"rank {rank} failed{doing}: {what}"]
+    told = [f"rank {rank} failed{doing}: {what}"]
     if _consequence(first):  # it waited in vain: for whom?
-        said += watch.describe([e for e in guard.board.read() if e.rank not in errors])
-    return RunFailed("; ".join(said), rank=rank, trace=first["traceback"])
+        told += watch.describe([e for e in guard.board.read() if e.rank not in errors])
+    return RunFailed("; ".join(told), rank=rank, trace=first["traceback"])
 
 
 def _consequence(error: Mapping[str, Any]) -> bool:
