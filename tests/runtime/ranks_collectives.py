@@ -75,27 +75,28 @@ def reduced(
     }
 
 
-def sharded(kind: str, size: int, rows: int, dtype: str, form: str | None) -> dict[str, Any]:
-    """A reduce-scatter or an all-gather of (rows, 3) per rank."""
+def sharded(
+    kind: str, size: int, outer: int, rows: int, dtype: str, form: str | None
+) -> dict[str, Any]:
+    """A reduce-scatter or an all-gather of (outer, rows, 3) per rank."""
     peers = exact.peers(size)
     before = _sent(peers)
     if kind == "reduce_scatter":
-        given = [values((rows * size, 3), dtype, r) for r in peers.ranks]
-        mine = slice(peers.rank * rows, (peers.rank + 1) * rows)
-        x, out = given[peers.rank], torch.empty((rows, 3), dtype=given[0].dtype)
+        given = [values((outer, size, rows, 3), dtype, r) for r in peers.ranks]
+        x, out = given[peers.rank], torch.empty((outer, rows, 3), dtype=given[0].dtype)
         if form is None:
-            p2p.reduce_scatter(out, x, peers)
+            p2p.finish(p2p.reduce_scatter(out, x, peers))
         else:
-            quantised.quantised_reduce_scatter(out, x, peers, form)
-        norm, element = errors(out, [g[mine] for g in given])
+            p2p.finish(quantised.quantised_reduce_scatter(out, x, peers, form))
+        norm, element = errors(out, [g[:, peers.rank] for g in given])
     else:
-        given = [values((rows, 3), dtype, r) for r in peers.ranks]
-        out = torch.empty((rows * size, 3), dtype=given[0].dtype)
+        given = [values((outer, rows, 3), dtype, r) for r in peers.ranks]
+        out = torch.empty((outer, size, rows, 3), dtype=given[0].dtype)
         if form is None:
-            p2p.all_gather(out, given[peers.rank], peers)
+            p2p.finish(p2p.all_gather(out, given[peers.rank], peers))
         else:
-            quantised.quantised_all_gather(out, given[peers.rank], peers, form)
-        norm, element = errors(out, [torch.cat(given)])
+            p2p.finish(quantised.quantised_all_gather(out, given[peers.rank], peers, form))
+        norm, element = errors(out, [torch.stack(given, 1)])
     return {
         "norm": norm,
         "element": element,
@@ -125,9 +126,11 @@ def refused() -> list[str]:
         lambda: hierarchy.hierarchical_all_reduce(wrong, exact.peers(4, True)),
         lambda: quantised.quantised_all_reduce(wrong, peers, "int8"),
         lambda: hierarchy.hierarchical_all_reduce(torch.ones(8), peers),
-        lambda: p2p.reduce_scatter(torch.empty(2), torch.empty(9), peers),
-        lambda: p2p.all_gather(torch.empty(9), torch.empty(2), peers),
-        lambda: quantised.quantised_all_gather(torch.empty(9), torch.empty(2), peers, "int8"),
+        lambda: p2p.finish(p2p.reduce_scatter(torch.empty(1, 2), torch.empty(1, 9), peers)),
+        lambda: p2p.finish(p2p.all_gather(torch.empty(1, 9), torch.empty(1, 2), peers)),
+        lambda: p2p.finish(
+            quantised.quantised_all_gather(torch.empty(1, 9), torch.empty(1, 2), peers, "int8")
+        ),
         lambda: quantised.quantised_all_reduce(torch.ones(8), peers, "e4m4"),
     ]
     said = []
@@ -244,11 +247,16 @@ def in_reverse(size: int, times: int) -> list[int]:
 
 def too_large() -> list[str]:
     memory = shared(2, 1 << 12)
-    said = [str(memory.buffer((1025,), torch.float32)), str(memory.buffer((4, 257), torch.float32))]
-    try:
-        memory.all_reduce(torch.ones(1025))
-    except ValueError as error:
-        said.append(str(error))
+    said = []
+    for call in (
+        lambda: memory.buffer((1025,), torch.float32),
+        lambda: memory.buffer((4, 257), torch.float32),
+        lambda: memory.all_reduce(torch.ones(1025)),
+    ):
+        try:
+            call()
+        except ValueError as error:
+            said.append(str(error))
     return said
 
 

@@ -7,24 +7,43 @@ and out M of this rank.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from meshwise.runtime.group import Group, Reduction
-
-RANKS = -1  # a first dimension of the ranks' shards, in their order
-AHEAD = 2  # pieces that are sent while another is computed
+from meshwise.runtime.decomposed import (
+    Place,
+    gathered_and_multiplied,
+    multiplied_and_reduced,
+    multiplied_and_scattered,
+)
+from meshwise.runtime.group import Group
 
 
 def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, out: Tensor | None = None
+) -> Tensor:
+    """x·Wᵀ + b, (T, M), of a weight (M, K), or of a ``transposed`` one (GPT-2's Conv1D, (K, M)) x·W + b."""
+    factor = weight if transposed else weight.t()
+    if bias is None:
+        return torch.mm(x, factor, out=out)
+    return torch.addmm(bias, x, factor, out=out)
+
+
 def _weight_gradient(g: Tensor, x: Tensor, transposed: bool) -> Tensor:
-    """Of y = x·Wᵀ: gᵀ·x, (M, K); of a ``transposed`` weight (GPT-2's Conv1D): xᵀ·g, (K, M)."""
+    """Of y = x·Wᵀ: gᵀ·x, (M, K); of a ``transposed`` weight: xᵀ·g, (K, M)."""
     return x.t() @ g if transposed else g.t() @ x
 
 
@@ -32,203 +51,164 @@ class Column(torch.autograd.Function):
     """x (…, K) → one output (…, M_i) per weight; the input gradients of all are summed over the ranks
     together, once.
 
-    ``dim``: None, x is whole; 0 or 1, x is this rank's shard along it (sequence parallelism) and is
-    gathered here, and again in backward rather than kept. ``full`` is the gathered x where a module
-    gathered it before.
+    Where ``place.dim`` is given, x is this rank's shard along it (sequence parallelism) and is gathered
+    here, and again in backward rather than kept. ``wait``: where backward leaves its sum running.
     """
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        group: Group,
-        name: str,
-        region: str,
-        dim: int | None,
-        transposed: bool,
-        wait: Any,
-        full: Tensor | None,
-        x: Tensor,
-        *parameters: Tensor | None,
+        ctx: Any, place: Place, wait: Wait | None, x: Tensor, *parameters: Tensor | None
     ) -> tuple[Tensor, ...]:
-        weights, biases = parameters[0::2], parameters[1::2]
-        if dim is not None and full is None:
-            full = group.all_gather(x, dim, f"{region}.input", "forward")
-        whole = x if full is None else full
-        with group.ledger.scope(name, "forward"):
-            outputs = tuple(
-                _product(whole, w, b, transposed)
-                for w, b in zip(weights, biases, strict=True)
-                if w is not None
-            )
-        ctx.save_for_backward(x, *(w for w in weights))
-        ctx.settings = (group, name, region, dim, transposed, wait)
-        ctx.biased = tuple(b is not None for b in biases)
-        return outputs
+        ledger, transposed = place.group.ledger, place.transposed
+        weights = [w for w in parameters[0::2] if w is not None]
+        pairs = list(zip(weights, parameters[1::2], strict=True))
+        ctx.save_for_backward(x, *weights)
+        ctx.settings = place, wait
+        whole = place.whole(x)
+        if place.dim is None:
+            rows = _rows(x)
+            with ledger.scope(place.name, "forward"):
+                outputs = [_product(rows, w, b, transposed) for w, b in pairs]
+        else:
+            tokens = math.prod(whole[:-1])
+            widths = [w.shape[1 if transposed else 0] for w in weights]
+            outputs = [x.new_empty((tokens, m)) for m in widths]
+
+            def multiply(rows: Tensor, at: slice) -> None:
+                with ledger.scope(place.name, "forward"):
+                    for y, (w, b) in zip(outputs, pairs, strict=True):
+                        _product(rows, w, b, transposed, out=y[at])
+
+            gathered_and_multiplied(place, x, "input", "forward", multiply)
+        return tuple(y.view(*whole[:-1], y.shape[-1]) for y in outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         x, *weights = ctx.saved_tensors
-        group, name, region, dim, transposed, wait = ctx.settings
+        place, wait = ctx.settings
+        group, transposed = place.group, place.transposed
+        whole = place.whole(x)
         gs = [_rows(g) if g is not None else None for g in grads]
-        present = [(g, w) for g, w in zip(gs, weights, strict=True) if g is not None]
-        whole, again = x, x
-        if dim is not None and ctx.needs_input_grad[8:].count(True):
-            again = group.all_gather(x, dim, f"{region}.input_again", "wgrad")
-        shape = list(x.shape)
-        if dim is not None:
-            shape[dim] *= group.size
-        k = shape[-1]
+        again: Callable[[], Tensor] = partial(_same, x)
+        if place.dim is not None and any(ctx.needs_input_grad[3:]):
+            again = group.begin_all_gather(x, place.dim, f"{place.region}.input_again", "wgrad")
+            if group.options.overlap in ("none", "decomposed"):  # pieces need the slots
+                again = partial(_same, again())
+        summed: Callable[[], Tensor] | None = None
+        if ctx.needs_input_grad[2]:
+            factors = [w.t() if transposed else w for w in weights]
+            pairs = [(g, w) for g, w in zip(gs, factors, strict=True) if g is not None]
+            summed = _input_gradient(place, whole, pairs)
         dx: Any = None
-        pending: Reduction | None = None
-        room: Tensor | None = None
-        if ctx.needs_input_grad[7]:
-            tokens = present[0][0].shape[0]
-            if group.size == 1 or dim is not None:
-                room = group.room(tuple(shape), present[0][0]) if dim is not None else None
-                dx = _rows(room) if room is not None else present[0][0].new_empty((tokens, k))
-            else:
-                pending = group.reduction((tokens, k), present[0][0], f"{name}.input_grad", "dgrad")
-                dx = pending.tensor
-            with group.ledger.scope(name, "dgrad"):
-                for i, (g, w) in enumerate(present):
-                    factor = w.t() if transposed else w
-                    if i == 0:
-                        torch.mm(g, factor, out=dx)
-                    else:
-                        dx.addmm_(g, factor)
-            if pending is not None:
-                pending.start()
-            elif dim is not None:
-                partial = room if room is not None else dx.view(shape)
-                dx = group.reduce_scatter(partial, dim, f"{region}.input_grad", "dgrad")
-        late = pending is not None and wait is None and group.options.overlap == "none"
-        if late and pending is not None:
-            dx = pending.result()
-        found: list[Any] = []
-        with group.ledger.scope(name, "wgrad"):
-            rows = _rows(again)
-            for i, own in enumerate(gs):
-                w_needed = ctx.needs_input_grad[8 + 2 * i]
-                b_needed = ctx.needs_input_grad[9 + 2 * i]
+        if summed is not None and wait is not None:
+            # the other half of the batch goes first
+            wait.summed, dx = summed, x.new_zeros(()).expand(x.shape)
+        elif summed is not None and group.options.overlap == "none":
+            dx = summed()
+        found: list[Tensor | None] = []
+        rows = _rows(again())
+        with group.ledger.scope(place.name, "wgrad"):
+            for i, g in enumerate(gs):
+                w_needed, b_needed = ctx.needs_input_grad[3 + 2 * i : 5 + 2 * i]
                 found += [
-                    _weight_gradient(own, rows, transposed)
-                    if w_needed and own is not None
-                    else None,
-                    own.sum(0) if b_needed and own is not None else None,
+                    _weight_gradient(g, rows, transposed) if w_needed and g is not None else None,
+                    g.sum(0) if b_needed and g is not None else None,
                 ]
-        if pending is not None and not late:
-            if wait is not None:
-                wait.pending = pending  # the other half of the batch goes first
-                dx = pending.tensor
-            else:
-                dx = pending.result()
-        if dx is not None:
-            dx = dx.view(whole.shape)
-        return (None,) * 7 + (dx, *found)
+        if summed is not None and dx is None:
+            dx = summed()
+        return None, None, dx.view(x.shape) if dx is not None else None, *found
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-    return F.linear(x, weight.t() if transposed else weight, bias)
+def _input_gradient(
+    place: Place, shape: tuple[int, ...], pairs: list[tuple[Tensor, Tensor]]
+) -> Callable[[], Tensor]:
+    """Σ g·W of gradients (T, M_i) and weights (M_i, K), of hidden states of ``shape``, whole; its sum over
+    the ranks is begun. Returns what waits for it."""
+    group, name = place.group, place.name
+    like = pairs[0][0]
+
+    def multiply(columns: slice, out: Tensor) -> None:
+        with group.ledger.scope(name, "dgrad"):
+            for i, (g, w) in enumerate(pairs):
+                if i == 0:
+                    torch.mm(g, w[:, columns], out=out)
+                else:
+                    out.addmm_(g, w[:, columns])
+
+    every = slice(0, shape[-1])
+    if place.dim is not None:
+        return multiplied_and_scattered(place, shape, like, "input_grad", "dgrad", multiply)
+    size = (like.shape[0], shape[-1])
+    if group.size == 1:
+        dx = like.new_empty(size)
+        multiply(every, dx)
+        return partial(_same, dx)
+    pending = group.reduction(size, like, f"{name}.input_grad", "dgrad")
+    multiply(every, pending.tensor)
+    pending.start()
+    return pending.result
 
 
 class Row(torch.autograd.Function):
     """x (…, K), this rank's features → (…, M) summed over the ranks, or this rank's shard of it along
-    ``dim``. The bias is added once, after the sum."""
+    ``place.dim``. The bias is added once, after the sum."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        group: Group,
-        name: str,
-        region: str,
-        dim: int | None,
-        transposed: bool,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        ctx: Any, place: Place, x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        factor = weight if transposed else weight.t()
-        m = factor.shape[1]
-        shape = (*x.shape[:-1], m)
-        if dim is not None:
-            partial = group.room(shape, x)
-            if partial is None and dim == 1:
-                # rank by rank, so that the shards of the result lie one after the other
-                b, s, k = x.shape
-                n = group.size
-                x = x.reshape(b, n, s // n, k).transpose(0, 1).reshape(n * b, s // n, k)
-                shape, dim = (n * b, s // n, m), RANKS
-            partial = x.new_empty(shape) if partial is None else partial
-            with group.ledger.scope(name, "forward"):
-                torch.mm(_rows(x), factor, out=_rows(partial))
-            along = 0 if dim == RANKS else dim
-            out = group.reduce_scatter(partial, along, f"{region}.output", "forward")
+        group = place.group
+        factor = weight if place.transposed else weight.t()
+        rows = _rows(x)
+        shape = (*x.shape[:-1], factor.shape[1])
+
+        def multiply(some: Tensor, columns: slice, out: Tensor) -> None:
+            with group.ledger.scope(place.name, "forward"):
+                torch.mm(some, factor[:, columns], out=out)
+
+        every = slice(0, shape[-1])
+        if place.dim is not None:
+            out = multiplied_and_scattered(
+                place, shape, x, "output", "forward", partial(multiply, rows)
+            )()
         elif group.size == 1:
-            with group.ledger.scope(name, "forward"):
-                out = torch.mm(_rows(x), factor).view(shape)
+            out = x.new_empty(shape)
+            multiply(rows, every, _rows(out))
         else:
-            out = _reduced_product(group, name, region, _rows(x), factor).view(shape)
+            out = multiplied_and_reduced(
+                place, rows, shape[-1], lambda some, to: multiply(some, every, to)
+            ).view(shape)
         if bias is not None:
             out.add_(bias)
         ctx.save_for_backward(x, weight)
-        ctx.settings = (group, name, region, dim, transposed, bias is not None)
+        ctx.settings = place, bias is not None
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        group, name, region, dim, transposed, biased = ctx.settings
-        bias_grad = _rows(grad).sum(0) if biased and ctx.needs_input_grad[7] else None
-        if dim is not None:
-            along = 0 if dim == RANKS else dim
-            grad = group.all_gather(grad, along, f"{region}.output_grad", "dgrad")
-        g = _rows(grad)
-        dx = dw = None
-        if ctx.needs_input_grad[5]:
-            with group.ledger.scope(name, "dgrad"):
-                dx = torch.mm(g, weight.t() if transposed else weight).view(x.shape)
-            if dim == RANKS:
-                n = group.size
-                nb, s, k = dx.shape
-                dx = dx.view(n, nb // n, s, k).transpose(0, 1).reshape(nb // n, n * s, k)
-        if ctx.needs_input_grad[6]:
-            with group.ledger.scope(name, "wgrad"):
-                dw = _weight_gradient(g, _rows(x), transposed)
-        return None, None, None, None, None, dx, dw, bias_grad
+        place, biased = ctx.settings
+        ledger = place.group.ledger
+        factor = weight.t() if place.transposed else weight
+        bias_grad = _rows(grad).sum(0) if biased and ctx.needs_input_grad[3] else None
+        rows = _rows(x)
+        dx = grad.new_empty(rows.shape) if ctx.needs_input_grad[1] else None
 
+        def multiply(some: Tensor, at: slice) -> None:
+            if dx is not None:
+                with ledger.scope(place.name, "dgrad"):
+                    torch.mm(some, factor, out=dx[at])
 
-def _reduced_product(group: Group, name: str, region: str, x: Tensor, factor: Tensor) -> Tensor:
-    """x·factor summed over the ranks; decomposed, each piece is sent under the next one's product."""
-    t, m = x.shape[0], factor.shape[1]
-    pieces = min(group.options.chunks, t) if group.options.overlap == "decomposed" else 1
-    if pieces == 1:
-        pending = group.reduction((t, m), x, f"{region}.output", "forward")
-        with group.ledger.scope(name, "forward"):
-            torch.mm(x, factor, out=pending.tensor)
-        pending.start()
-        return pending.result()
-    whole = group._sent(_like(x, t, m))
-    running: list[Reduction] = []
-    done: list[Tensor] = []
-    for i, piece in enumerate(x.tensor_split(pieces)):
-        part = group.reduction(
-            (piece.shape[0], m),
-            x,
-            f"{region}.output",
-            "forward",
-            whole=whole if i == 0 else 0,
-        )
-        with group.ledger.scope(name, "forward"):
-            torch.mm(piece, factor, out=part.tensor)
-        part.start()
-        running.append(part)
-        if len(running) == AHEAD:  # as many as shared memory has slots for
-            done.append(running.pop(0).result())
-    return torch.cat([*done, *(part.result() for part in running)])
-
-
-def _like(x: Tensor, *shape: int) -> Tensor:
-    return x.new_empty(shape)
+        if place.dim is not None:
+            g = gathered_and_multiplied(place, grad, "output_grad", "dgrad", multiply)
+        else:
+            g = _rows(grad)
+            multiply(g, slice(None))
+        dw = None
+        if ctx.needs_input_grad[2]:
+            with ledger.scope(place.name, "wgrad"):
+                dw = _weight_gradient(g, rows, place.transposed)
+        return None, dx.view(x.shape) if dx is not None else None, dw, bias_grad
 
 
 class Copy(torch.autograd.Function):
@@ -301,7 +281,7 @@ class Wait:
     """Where a reduction that backward left running is waited for."""
 
     def __init__(self) -> None:
-        self.pending: Reduction | None = None
+        self.summed: Callable[[], Tensor] | None = None
 
 
 class Await(torch.autograd.Function):
@@ -314,7 +294,5 @@ class Await(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        pending, ctx.wait.pending = ctx.wait.pending, None
-        if pending is None:
-            return None, grad
-        return None, pending.result().view(grad.shape)
+        summed, ctx.wait.summed = ctx.wait.summed, None
+        return None, grad if summed is None else summed().view(grad.shape)

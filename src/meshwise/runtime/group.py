@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any
@@ -13,8 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwise.errors import InputError
-from meshwise.runtime import hierarchy, p2p, quantised, watch
+from meshwise.runtime import algorithms, hierarchy, p2p, tuning, watch
 from meshwise.runtime.ledger import Call, Ledger
 from meshwise.runtime.options import Options
 from meshwise.runtime.peers import Peers
@@ -23,15 +21,11 @@ from meshwise.runtime.shared_memory import SharedMemory
 SHARED = "shared_memory"
 SLOTS = 4  # of shared memory: two halves of a split batch, each with one in flight and one written
 LARGEST_SLOT = 1 << 25
-TRIES = 3  # of each algorithm, after a first one
 
 
 class Group:
-    """A TP group as the layers see it. ``ledger`` has what it did; ``options`` how it does it.
-
-    ``sequence`` and ``gathered_tokens`` are the state of the running forward pass: whether its
-    hidden states are split by sequence.
-    """
+    """A TP group as the layers see it. ``ledger`` has what it did; ``options`` how it does it;
+    ``sequence`` whether the running forward pass splits its hidden states by sequence."""
 
     def __init__(
         self, peers: Peers, options: Options, *, axis: str = "tp", ledger: Ledger | None = None
@@ -75,31 +69,13 @@ class Group:
         tried when first asked for, as the crossover depends on the network. All ranks ask alike."""
         known = nbytes.bit_length()
         if known not in self._faster:
-            task = self._thread.submit(self._try_both, 1 << (known - 1), device)
-            self._faster[known] = task.result()
+            asked = partial(
+                tuning.faster, self.peers, 1 << (known - 1), device, self.options.chunks
+            )
+            # on the host after what the helper thread was given before
+            here = device.type != "cpu"
+            self._faster[known] = asked() if here else self._thread.submit(asked).result()
         return self._faster[known]
-
-    def _try_both(self, nbytes: int, device: torch.device) -> str:
-        x = torch.zeros(max(nbytes // 4, 1), device=device)
-        seconds: dict[str, list[float]] = {"backend": [], "hierarchical": []}
-        for turn in range(TRIES + 1):
-            for name, found in seconds.items():
-                begin = time.perf_counter()
-                if name == "backend":
-                    dist.all_reduce(x, group=self.peers.group)
-                else:
-                    hierarchy.hierarchical_all_reduce(x, self.peers, self.options.chunks)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                if turn:
-                    found.append(time.perf_counter() - begin)
-        both = torch.tensor(
-            [statistics.median(found) for found in seconds.values()],
-            dtype=torch.float64,
-            device=device,
-        )
-        dist.all_reduce(both, group=self.peers.group)  # one verdict
-        return "hierarchical" if float(both[1]) < float(both[0]) else "backend"
 
     def _shared_memory(self, nbytes: int) -> SharedMemory | None:
         """The mapped buffers, made when first asked for; None where they cannot be used."""
@@ -130,78 +106,106 @@ class Group:
         name: str,
         phase: str,
         *,
-        whole: int | None = None,
+        payload: int | None = None,
+        of: Call | None = None,
     ) -> Reduction:
-        """An all-reduce whose input is still to be written: see :class:`Reduction`. ``whole`` is the
-        payload to count where this is the first piece of one (0: a later piece)."""
-        return Reduction(self, shape, like, name, phase, whole)
+        """An all-reduce whose input is still to be written: see :class:`Reduction`. The first piece of
+        one counts the ``payload`` of all, the others are ``of`` it."""
+        return Reduction(self, shape, like, name, phase, payload, of)
 
     def all_reduce(self, x: Tensor, name: str, phase: str, *, op: Any = None) -> Tensor:
         """The sum (or ``op``) of ``x`` over the ranks, in place; exact whatever ``comm_dtype``."""
         call = self._call(name, "all_reduce", x.nbytes, phase, "backend")
-        with _Timed(self, call):
-            self._in_turn(
-                partial(dist.all_reduce, x, op or dist.ReduceOp.SUM, group=self.peers.group)
-            )
-        return x
-
-    def _in_turn(self, call: Callable[[], Any]) -> None:
-        """After what the helper thread was given before: all ranks then call in the same order."""
-        if "_thread" in self.__dict__:
-            self._thread.submit(call).result()
-        else:
-            call()
+        return self._begin(call, algorithms.backend_all_reduce(x, self.peers, op), x).result()
 
     def all_gather(
         self, x: Tensor, dim: int, name: str, phase: str, *, exact: bool = False
     ) -> Tensor:
         """Shards along ``dim`` (0 or 1) put together: (…, d, …) → (…, N·d, …); ``exact`` whatever
         ``comm_dtype``."""
-        sent = x.nbytes * self.size if exact else self._sent(x) * self.size
+        return self.begin_all_gather(x, dim, name, phase, exact=exact)()
+
+    def begin_all_gather(
+        self, x: Tensor, dim: int, name: str, phase: str, *, exact: bool = False
+    ) -> Callable[[], Tensor]:
+        """:meth:`all_gather`, begun; returns what waits for it."""
+        shard = x if dim else x.unsqueeze(0)
+        out = x.new_empty((shard.shape[0], self.size, *shard.shape[1:]))
+        pending = self.gathering(shard, out, name, phase, exact=exact)
+
+        def finish() -> Tensor:
+            whole = pending.result().flatten(1, 2)
+            return whole if dim else whole.squeeze(0)
+
+        return finish
+
+    def gathering(
+        self,
+        x: Tensor,
+        out: Tensor,
+        name: str,
+        phase: str,
+        *,
+        exact: bool = False,
+        payload: int | None = None,
+        of: Call | None = None,
+    ) -> Pending:
+        """Every rank's ``x`` (o, d, …) into ``out`` (o, N, d, …), begun. Pieces as for
+        :meth:`reduction`."""
         slot = self.room(tuple(x.shape), x)
-        if slot is not None and self._room is not None:
+        algorithm = SHARED if slot is not None else self._plain(x, exact)
+        if payload is None:
+            payload = self.size * (x.nbytes if exact else self.sent_bytes(x.numel(), x))
+        call = of or self._call(name, "all_gather", payload, phase, algorithm)
+        if slot is not None:
+            begin = self.ledger.now()
             slot.copy_(x)
-            return self._gathered(x, dim, self._call(name, "all_gather", sent, phase, SHARED))
-        x = x.contiguous()
-        out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
-        call = self._call(name, "all_gather", sent, phase, self._plain(exact))
-        with _Timed(self, call):
-            if self._quantised(x) and not exact:
-                form, group = self._format, self.options.scale_group
-                do = partial(quantised.quantised_all_gather, out, x, self.peers, form, group)
-            elif self.backend == "nccl":
-                do = partial(dist.all_gather_into_tensor, out, x, group=self.peers.group)
-            else:
-                do = partial(p2p.all_gather, out, x, self.peers)
-            self._in_turn(do)
-        return out if dim == 0 else _ranks_inside(out, self.size)
+
+            def read(parts: list[Tensor]) -> Tensor:
+                for rank, part in enumerate(parts):
+                    out[:, rank].copy_(part)
+                return out
+
+            return self._through_memory(call, read, begin)
+        steps = algorithms.all_gather(out, x, self.peers, algorithm, self.options)
+        return self._begin(call, steps, out)
 
     def reduce_scatter(self, x: Tensor, dim: int, name: str, phase: str) -> Tensor:
-        """The sum over ranks, this rank's shard of it along ``dim`` (0 or 1). ``x`` may be what
-        :meth:`room` gave."""
-        if self._room is None or self._room[1] is not x:
+        """The sum over ranks, this rank's shard of it along ``dim`` (0 or 1)."""
+        parts = x.unflatten(dim, (self.size, -1))
+        out = self.scattering(parts if dim else parts.unsqueeze(0), name, phase).result()
+        return out if dim else out.squeeze(0)
+
+    def scattering(
+        self,
+        x: Tensor,
+        name: str,
+        phase: str,
+        *,
+        payload: int | None = None,
+        of: Call | None = None,
+    ) -> Pending:
+        """The sum over ranks of ``x`` (o, N, d, …), this rank's (o, d, …), begun; ``x`` may be (a view
+        of) what :meth:`room` gave. Pieces as for :meth:`reduction`."""
+        begin = self.ledger.now()
+        if self._room is None or self._room[1].data_ptr() != x.data_ptr():
             slot = self.room(tuple(x.shape), x)
             if slot is not None:
                 slot.copy_(x)
+        algorithm = SHARED if self._room is not None else self._plain(x)
+        if payload is None:
+            payload = self.sent_bytes(x.numel(), x)
+        call = of or self._call(name, "reduce_scatter", payload, phase, algorithm)
         if self._room is not None:
-            return self._scattered(
-                x, dim, self._call(name, "reduce_scatter", self._sent(x), phase, SHARED)
-            )
-        x = x.contiguous() if dim == 0 else _ranks_outside(x, self.size)
-        out = x.new_empty((x.shape[0] // self.size, *x.shape[1:]))
-        call = self._call(name, "reduce_scatter", self._sent(x), phase, self._plain())
-        with _Timed(self, call):
-            if self._quantised(x):
-                form, group = self._format, self.options.scale_group
-                do = partial(quantised.quantised_reduce_scatter, out, x, self.peers, form, group)
-            elif self.backend == "nccl":
-                do = partial(dist.reduce_scatter_tensor, out, x, group=self.peers.group)
-            else:
-                do = partial(p2p.reduce_scatter, out, x, self.peers)
-            self._in_turn(do)
-        return out
+            shape, own = x.shape, self.rank
 
-    # -- through shared memory -------------------------------------------------------------------
+            def read(parts: list[Tensor]) -> Tensor:
+                return _added([p.view(shape)[:, own] for p in parts])
+
+            return self._through_memory(call, read, begin)
+        out = x.new_empty((x.shape[0], *x.shape[2:]))
+        steps = algorithms.reduce_scatter(out, x, self.peers, algorithm, self.options)
+        return self._begin(call, steps, out)
 
     def room(self, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """Shared memory to write the input of a collective into; None where another algorithm sends
@@ -211,65 +215,86 @@ class Group:
             return None
         if self.options.algorithm not in ("auto", SHARED):
             return None
-        size = like.element_size()
-        for n in shape:
-            size *= n
-        shared = self._shared_memory(size)
-        slot = shared.buffer(shape, like.dtype) if shared is not None else None
-        if shared is not None and slot is not None:
-            self._room = shared, slot
+        shared = self._shared_memory(math.prod(shape) * like.element_size())
+        if shared is None:
+            return None
+        slot = shared.buffer(shape, like.dtype)
+        self._room = shared, slot
         return slot
 
-    def _gathered(self, x: Tensor, dim: int, call: Call) -> Tensor:
+    def _through_memory(
+        self, call: Call, read: Callable[[list[Tensor]], Tensor], begin: Any
+    ) -> Pending:
         assert self._room is not None
         shared, self._room = self._room[0], None
         operation = shared.publish()
-        with _Timed(self, call):
-            parts = shared.filled(operation)
-            out = torch.cat(parts, dim)
-            shared.read(operation)
-        return out
 
-    def _scattered(self, x: Tensor, dim: int, call: Call) -> Tensor:
-        assert self._room is not None
-        shared, self._room = self._room[0], None
-        operation = shared.publish()
-        with _Timed(self, call):
-            d = x.shape[dim] // self.size
-            parts = [p.narrow(dim, self.rank * d, d) for p in shared.filled(operation)]
-            out = x.new_empty(parts[0].shape)
-            torch.add(parts[0], parts[1], out=out)
-            for part in parts[2:]:
-                out.add_(part)
+        def finish() -> Tensor:
+            out = read(shared.filled(operation))
             shared.read(operation)
-        return out
+            return out
+
+        self.ledger.waited(call, begin)
+        return Pending(self, call, finish)
+
+    def _begin(self, call: Call, steps: Iterator[None], out: Tensor) -> Pending:
+        """Post what ``steps`` send; they are finished when the result is asked for. In the helper thread
+        once there is one, after what it was given before: all ranks then call in the same order."""
+        begin = self.ledger.now()
+        posted = None
+        if "_thread" in self.__dict__:
+            posted = self._thread.submit(next, steps, None)
+        else:
+            next(steps, None)
+
+        def finish() -> Tensor:
+            if posted is not None:
+                posted.result()
+            p2p.finish(steps)
+            return out
+
+        self.ledger.waited(call, begin)
+        return Pending(self, call, finish)
 
     # -- how they are counted --------------------------------------------------------------------
 
-    def _plain(self, exact: bool = False) -> str:
-        if self.options.comm_dtype not in (None, "bf16") and not exact:
-            return self._format
+    def _plain(self, x: Tensor, exact: bool = False) -> str:
+        """What an all-gather or a reduce-scatter is done by, other than shared memory."""
+        narrow = self.options.comm_dtype
+        if narrow is not None and x.is_floating_point() and not exact:
+            return narrow
         return "backend" if self.backend == "nccl" else "p2p"
 
-    @property
-    def _format(self) -> str:
-        return str(self.options.comm_dtype)
-
-    def _quantised(self, x: Tensor) -> bool:
+    def sent_bytes(self, numel: int, like: Tensor) -> int:
+        """Payload of values of a type, in the format that is sent; scales come on top."""
         narrow = self.options.comm_dtype
-        return narrow is not None and narrow != "bf16" and x.is_floating_point()
-
-    def _sent(self, x: Tensor) -> int:
-        """Payload bytes in the format that is sent; scales come on top."""
-        narrow = self.options.comm_dtype
-        if narrow is None or not x.is_floating_point():
-            return x.nbytes
-        return x.numel() * (2 if narrow == "bf16" else 1)
+        if narrow is None or not like.is_floating_point():
+            return numel * like.element_size()
+        return numel * (2 if narrow == "bf16" else 1)
 
     def _call(self, name: str, kind: str, payload: int, phase: str, algorithm: str) -> Call:
         call = Call(name, kind, self.axis, self.size, payload, phase, algorithm)
         self.ledger.count(call)
         return call
+
+
+class Pending:
+    """A collective that has begun. ``result()`` waits for it, on the board and in the ledger; another
+    half of a split batch runs in the meantime."""
+
+    def __init__(self, group: Group, call: Call, finish: Callable[[], Tensor]) -> None:
+        self.group, self.call, self._finish = group, call, finish
+
+    def result(self) -> Tensor:
+        group, call = self.group, self.call
+        if group.baton is not None:
+            group.baton.pass_on()
+        watch.board().enter(f"{call.kind} {call.name}, group {call.axis}")
+        begin = group.ledger.now()
+        out = self._finish()
+        group.ledger.waited(call, begin)
+        watch.board().leave()
+        return out
 
 
 class Reduction:
@@ -283,118 +308,61 @@ class Reduction:
         like: Tensor,
         name: str,
         phase: str,
-        whole: int | None = None,
+        payload: int | None,
+        of: Call | None,
     ) -> None:
         self.group = group
-        self._pending: Any = None
-        self._shared: SharedMemory | None = None
-        self._name, self._phase, self._whole = name, phase, whole
-        size = like.new_empty(0).element_size()
-        for n in shape:
-            size *= n
+        size = math.prod(shape) * like.element_size()
         self.algorithm = group.options.comm_dtype or group.algorithm(size, like.device)
-        slot = None
-        if self.algorithm == SHARED:
-            # kept: the group may have a larger one before this reduction ends
-            self._shared = group._shared_memory(size)
-            assert self._shared is not None
-            slot = self._shared.buffer(shape, like.dtype)
-            if slot is None:
-                self.algorithm = "backend"
-        self.tensor = slot if slot is not None else like.new_empty(shape)
-        self._call: Call | None = None
+        # kept: the group may have a larger one before this reduction ends
+        self._shared = group._shared_memory(size) if self.algorithm == SHARED else None
+        if self._shared is not None:
+            self.tensor = self._shared.buffer(shape, like.dtype)
+        else:
+            self.tensor = like.new_empty(shape)
+        if payload is None:
+            payload = group.sent_bytes(math.prod(shape), like)
+        self.call = of or group._call(name, "all_reduce", payload, phase, self.algorithm)
+        self._pending: Pending | None = None
 
     def start(self) -> None:
         group, x = self.group, self.tensor
-        payload = group._sent(x) if self._whole is None else self._whole
-        self._call = Call(
-            self._name, "all_reduce", group.axis, group.size, payload, self._phase, self.algorithm
-        )
-        if payload:
-            group.ledger.count(self._call)
         begin = group.ledger.now()
-        if self.algorithm == SHARED:
-            assert self._shared is not None
-            self._pending = self._shared.publish()
+        begun: Any = None
+        if self._shared is not None:
+            operation = self._shared.publish()
         elif self.algorithm == "backend":
-            self._pending = dist.all_reduce(x, group=group.peers.group, async_op=True)
+            begun = dist.all_reduce(x, group=group.peers.group, async_op=True)
         elif x.device.type == "cpu":
-            self._pending = group._thread.submit(self._perform)
+            begun = group._thread.submit(self._send)
         else:
-            self._perform()
-        self._waited(begin)
+            self._send()
+
+        def finish() -> Tensor:
+            if self._shared is not None:
+                return self._shared.finish(operation)
+            if isinstance(begun, Future):
+                begun.result()
+            elif begun is not None:
+                begun.wait()
+            return x
+
+        self._pending = Pending(group, self.call, finish)
+        group.ledger.waited(self.call, begin)
+
+    def _send(self) -> None:
+        group = self.group
+        algorithms.all_reduce(self.tensor, group.peers, self.algorithm, group.options)
 
     def result(self) -> Tensor:
-        """The sum; blocks until it is there. Another half of a split batch runs in the meantime."""
-        group = self.group
-        if group.baton is not None:
-            group.baton.pass_on()
-        begin = group.ledger.now()
-        watch.board().enter(f"all_reduce {self._name}, group {group.axis}")
-        if self.algorithm == SHARED:
-            assert self._shared is not None
-            out = self._shared.finish(self._pending)
-        else:
-            if isinstance(self._pending, Future):
-                self._pending.result()
-            elif self._pending is not None:
-                self._pending.wait()
-            out = self.tensor
-        watch.board().leave()
-        self._waited(begin)
-        return out
-
-    def _waited(self, since: Any) -> None:
-        if self._call is not None:
-            self.group.ledger.waited(self._call, since)
-
-    def _perform(self) -> None:
-        x, group = self.tensor, self.group
-        peers, options = group.peers, group.options
-        if self.algorithm == "ring":
-            p2p.ring_all_reduce(x, peers)
-        elif self.algorithm == "hierarchical":
-            hierarchy.hierarchical_all_reduce(x, peers, options.chunks)
-        elif self.algorithm == "bf16":
-            narrow = x.to(torch.bfloat16)
-            dist.all_reduce(narrow, group=peers.group)
-            x.copy_(narrow)
-        elif self.algorithm in ("int8", "e4m3", "e5m2"):
-            chunks = options.chunks if len(set(peers.nodes)) > 1 else 1
-            quantised.quantised_all_reduce(
-                x, peers, self.algorithm, options.scale_group, chunks=chunks
-            )
-        else:
-            raise InputError(f"algorithm={self.algorithm}: unknown", field="algorithm")
+        """The sum; blocks until it is there."""
+        assert self._pending is not None
+        return self._pending.result()
 
 
-class _Timed:
-    """A collective on the board and in the ledger while it runs."""
-
-    def __init__(self, group: Group, call: Call) -> None:
-        self.group, self.call = group, call
-
-    def __enter__(self) -> None:
-        if self.group.baton is not None:
-            self.group.baton.pass_on()
-        watch.board().enter(f"{self.call.kind} {self.call.name}, group {self.call.axis}")
-        self.begin = self.group.ledger.now()
-
-    def __exit__(self, *error: object) -> None:
-        self.group.ledger.waited(self.call, self.begin)
-        if error[0] is None:
-            watch.board().leave()
-
-
-def _ranks_inside(x: Tensor, n: int) -> Tensor:
-    """(N·b, s, …) in rank order → (b, N·s, …)."""
-    if x.shape[0] == n:
-        return x.reshape(1, n * x.shape[1], *x.shape[2:])
-    parts = x.view(n, x.shape[0] // n, *x.shape[1:])
-    return parts.transpose(0, 1).reshape(x.shape[0] // n, n * x.shape[1], *x.shape[2:])
-
-
-def _ranks_outside(x: Tensor, n: int) -> Tensor:
-    """(b, N·s, …) → (N·b, s, …), rank by rank."""
-    parts = x.reshape(x.shape[0], n, x.shape[1] // n, *x.shape[2:])
-    return parts.transpose(0, 1).reshape(n * x.shape[0], x.shape[1] // n, *x.shape[2:])
+def _added(parts: list[Tensor]) -> Tensor:
+    """The sum, in order."""
+    total = torch.add(parts[0], parts[1])
+    for part in parts[2:]:
+        total.add_(part)
+    return total

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwise.runtime.p2p import LEAST_PIECE, gather_parts, pieces, scatter_sum
+from meshwise.runtime.p2p import LEAST_PIECE, finish, gather_parts, pieces, scatter_sum
 from meshwise.runtime.peers import Peers
 
 
@@ -32,7 +32,7 @@ def hierarchical_all_reduce(
     crossing: list[tuple[list[Tensor], Any]] = []
     for piece in pieces(x, chunks, least):
         parts = list(piece.tensor_split(local.size))
-        parts[local.rank].copy_(scatter_sum(parts, local))
+        finish(scatter_sum(parts, parts[local.rank], local))
         work = dist.all_reduce(parts[local.rank], group=across.group, async_op=True)
         crossing.append((parts, work))
         if len(crossing) > 1:
@@ -44,4 +44,4 @@ def hierarchical_all_reduce(
 
 def _land(parts: list[Tensor], work: Any, local: Peers) -> None:
     work.wait()
-    gather_parts(parts, local)
+    finish(gather_parts(parts, local))

@@ -55,7 +55,7 @@ def install(state: Parallel) -> None:
     for layer in layers:
         attention: Any = layer.get_submodule(plan.attention)
         inputs: Any = attention.get_submodule(plan.inputs[0].path)
-        attention.register_forward_pre_hook(_gathered(group, inputs._bundle[0]), with_kwargs=True)
+        attention.register_forward_pre_hook(_in_shape(group, inputs._bundle[0]), with_kwargs=True)
         ffn: Any = layer.get_submodule(plan.ffn) if plan.ffn else layer
         if hasattr(ffn, "experts"):
             _around_experts(ffn, group)
@@ -81,9 +81,11 @@ def own(group: Group) -> Any:
     return hook
 
 
-def _gathered(group: Group, bundle: Bundle) -> Any:
+def _in_shape(group: Group, bundle: Bundle) -> Any:
+    """A hook that gives attention, which looks at its input's shape, the shape of the whole."""
+
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _first(args, kwargs, bundle.gather) if group.sequence else None
+        return _first(args, kwargs, bundle.standing_in) if group.sequence else None
 
     return hook
 

@@ -10,32 +10,27 @@ from torch import Tensor, nn
 
 from meshwise.runtime import functions as f
 from meshwise.runtime import sequence
+from meshwise.runtime.decomposed import Place
 from meshwise.runtime.group import Group
 from meshwise.runtime.scopes import timed
 
 
 class Bundle:
     """Column-parallel products of one input: computed together when the first of them is called, so
-    that their input gradients are summed once.
+    that their input gradients are summed once."""
 
-    ``gathered`` has the inputs that a module's hook gathered, and the shards they came from.
-    """
-
-    def __init__(
-        self, group: Group, name: str, region: str, dim: int | None, transposed: bool
-    ) -> None:
-        self.group, self.name, self.region = group, name, region
-        self.dim, self.transposed = dim, transposed
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.members: list[ColumnLinear] = []
-        self.gathered: dict[int, tuple[Tensor, Tensor]] = {}
+        self._shards: dict[int, tuple[Tensor, Tensor]] = {}  # by what stands in for their whole
         self._ready: dict[int, tuple[Tensor, list[Tensor | None]]] = {}
 
-    def gather(self, x: Tensor) -> Tensor:
-        """The whole of a shard along the sequence, for a module that looks at its shape."""
-        with torch.no_grad():
-            full = self.group.all_gather(x, 1, f"{self.region}.input", "forward")
-        self.gathered[id(full)] = (full, x)
-        return full
+    def standing_in(self, x: Tensor) -> Tensor:
+        """For a module that looks at its input's shape and passes it on: a tensor without content in
+        the shape of the whole, known here as the shard ``x``."""
+        whole = x.new_zeros(()).expand(self.place.whole(x))
+        self._shards[id(whole)] = whole, x
+        return whole
 
     def output(self, x: Tensor, index: int) -> Tensor:
         key = id(x)
@@ -54,18 +49,18 @@ class Bundle:
         return found
 
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
-        group, wait, full = self.group, None, None
-        dim = self.dim if group.sequence else None
-        if id(x) in self.gathered:
-            full, x = self.gathered.pop(id(x))
-        elif group.baton is not None and dim is None and torch.is_grad_enabled():
+        place, wait = self.place, None
+        group = place.group
+        if not group.sequence:
+            place = place._replace(dim=None)
+        if id(x) in self._shards:
+            x = self._shards.pop(id(x))[1]
+        elif group.baton is not None and place.dim is None and torch.is_grad_enabled():
             wait = f.Wait()
             x = f.Await.apply(wait, x)
             f.skip_numbers(f.APART)
         parameters = [p for m in self.members for p in (m.weight, m.bias)]
-        result: tuple[Tensor, ...] = f.Column.apply(
-            group, self.name, self.region, dim, self.transposed, wait, full, x, *parameters
-        )
+        result: tuple[Tensor, ...] = f.Column.apply(place, wait, x, *parameters)
         return result
 
 
@@ -90,24 +85,14 @@ class RowLinear(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(
-        self,
-        group: Group,
-        name: str,
-        region: str,
-        dim: int,
-        transposed: bool,
-        weight: nn.Parameter,
-        bias: nn.Parameter | None,
-    ) -> None:
+    def __init__(self, place: Place, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
-        self._settings = (group, name, region, dim, transposed)
+        self._place = place
 
     def forward(self, x: Tensor) -> Tensor:
-        group, name, region, dim, transposed = self._settings
-        along = dim if group.sequence else None
-        y: Tensor = f.Row.apply(group, name, region, along, transposed, x, self.weight, self.bias)
+        place = self._place if self._place.group.sequence else self._place._replace(dim=None)
+        y: Tensor = f.Row.apply(place, x, self.weight, self.bias)
         return y
 
 

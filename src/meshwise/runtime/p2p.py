@@ -6,6 +6,7 @@ wire asks for; these move what is needed, with every receive posted before a sen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -33,14 +34,20 @@ def pieces(x: Tensor, chunks: int, least: int) -> tuple[Tensor, ...]:
     return flat(x).tensor_split(max(1, min(chunks, x.numel(), x.nbytes // max(least, 1))))
 
 
-def shards(whole: Tensor, part: Tensor, peers: Peers) -> list[Tensor]:
-    """``whole`` (N·d, …), flat, in one piece per rank. Raises ValueError where ``part`` is not the size
-    of one: ranks would wait for bytes that nobody sends."""
-    if whole.numel() != peers.size * part.numel():
+def facing(whole: Tensor, part: Tensor, peers: Peers) -> list[Tensor]:
+    """``whole`` (o, N, d, …) as one piece (o, d, …) per rank. Raises ValueError where ``part`` is not
+    such a piece: ranks would wait for bytes that nobody sends."""
+    if whole.shape != (part.shape[0], peers.size, *part.shape[1:]):
         raise ValueError(
             f"{tuple(whole.shape)} is not {peers.size} ranks' shards of {tuple(part.shape)}"
         )
-    return list(flat(whole).chunk(peers.size))
+    return list(whole.unbind(1))
+
+
+def finish(steps: Iterator[None]) -> None:
+    """Run a collective to its end."""
+    for _ in steps:
+        pass
 
 
 def ring_all_reduce(x: Tensor, peers: Peers) -> Tensor:
@@ -71,49 +78,58 @@ def _pass_on(peers: Peers, going: Tensor, after: int, coming: Tensor, before: in
     wait(peers.exchange(receives, sends))
 
 
-def scatter_sum(parts: list[Tensor], peers: Peers) -> Tensor:
-    """Of one part (any sizes) per rank: the sum over the ranks of this rank's part, added in the order
-    of the ranks, in fp32 where the parts are narrower."""
+def scatter_sum(parts: list[Tensor], out: Tensor, peers: Peers) -> Iterator[None]:
+    """Of one part (any sizes) per rank: the sum over the ranks of this rank's part into ``out`` (which
+    may be that part), added in the order of the ranks, in fp32 where the parts are narrower. Yields
+    when all is on its way."""
     own = parts[peers.rank]
     others = [r for r in range(peers.size) if r != peers.rank]
-    landed = {r: torch.empty_like(own) for r in others} if own.numel() else {}
-    sends = [(parts[r], r) for r in others if parts[r].numel()]
-    wait(peers.exchange([(landed[r], r) for r in landed], sends))
+    landed = {r: torch.empty_like(out) for r in others} if out.numel() else {}
+    sends = [(parts[r].contiguous(), r) for r in others if parts[r].numel()]
+    works = peers.exchange([(landed[r], r) for r in landed], sends)
+    yield
+    wait(works)
     if not landed:
-        return own
+        out.copy_(own)
+        return
     landed[peers.rank] = own
     if peers.size == 2:
-        return torch.add(landed[0], landed[1])
-    wide = torch.float32 if own.element_size() < 4 and own.is_floating_point() else own.dtype
+        torch.add(landed[0], landed[1], out=out)
+        return
+    wide = torch.float32 if out.element_size() < 4 and out.is_floating_point() else out.dtype
     total = landed[0].to(wide, copy=True)
     for r in range(1, peers.size):
         total.add_(landed[r])
-    return total.to(own.dtype)
+    out.copy_(total)
 
 
-def gather_parts(parts: list[Tensor], peers: Peers) -> None:
-    """Fill every rank's part (any sizes) from the rank that has it."""
+def gather_parts(parts: list[Tensor], peers: Peers) -> Iterator[None]:
+    """Fill every rank's part (any sizes) from the rank that has it. Yields when all is on its way."""
     own = parts[peers.rank]
     others = [r for r in range(peers.size) if r != peers.rank]
-    receives = [(parts[r], r) for r in others if parts[r].numel()]
-    sends = [(own, r) for r in others] if own.numel() else []
-    wait(peers.exchange(receives, sends))
+    landing = {r: parts[r] for r in others}
+    for r, part in landing.items():
+        if not part.is_contiguous():
+            landing[r] = torch.empty_like(part, memory_format=torch.contiguous_format)
+    receives = [(landing[r], r) for r in others if parts[r].numel()]
+    sends = [(own.contiguous(), r) for r in others] if own.numel() else []
+    works = peers.exchange(receives, sends)
+    yield
+    wait(works)
+    for r, part in landing.items():
+        if part is not parts[r]:
+            parts[r].copy_(part)
 
 
-def reduce_scatter(out: Tensor, x: Tensor, peers: Peers) -> None:
-    """``x`` (N·d, …) summed over the ranks, this rank's d rows into ``out``; a rank sends
-    (N - 1) / N of the payload."""
-    parts = shards(x, out, peers)
-    if peers.size == 1:
-        out.copy_(x)
-        return
-    flat(out).copy_(scatter_sum(parts, peers))
+def reduce_scatter(out: Tensor, x: Tensor, peers: Peers) -> Iterator[None]:
+    """``x`` (o, N, d, …) summed over the ranks, this rank's (o, d, …) into ``out``; a rank sends
+    (N - 1) / N of the payload. Yields when all is on its way."""
+    yield from scatter_sum(facing(x, out, peers), out, peers)
 
 
-def all_gather(out: Tensor, x: Tensor, peers: Peers) -> None:
-    """Every rank's ``x`` (d, …) into ``out`` (N·d, …), in the order of the ranks; a rank sends its own
-    N - 1 times."""
-    parts = shards(out, x, peers)
-    parts[peers.rank].copy_(x.reshape(-1))
-    if peers.size > 1:
-        gather_parts(parts, peers)
+def all_gather(out: Tensor, x: Tensor, peers: Peers) -> Iterator[None]:
+    """Every rank's ``x`` (o, d, …) into ``out`` (o, N, d, …), in the order of the ranks; a rank sends its
+    own N - 1 times. Yields when all is on its way."""
+    parts = facing(out, x, peers)
+    parts[peers.rank].copy_(x)
+    yield from gather_parts(parts, peers)

@@ -16,6 +16,7 @@ from meshwise.runtime import functions as f
 from meshwise.runtime import hooks, plans
 from meshwise.runtime.agree import agree
 from meshwise.runtime.cuts import Cut
+from meshwise.runtime.decomposed import Place
 from meshwise.runtime.group import Group
 from meshwise.runtime.ledger import Ledger
 from meshwise.runtime.modules import Bundle, ColumnLinear, RowLinear, VocabularyEmbedding
@@ -258,7 +259,7 @@ def _replace(state: Parallel) -> None:
         VocabularyEmbedding(group, embedding.weight, first, embedding.padding_idx, scale),
     )
     head: Any = state.model.get_submodule("lm_head")
-    bundle = Bundle(group, "head.logits", "head", 1, False)
+    bundle = Bundle(Place(group, "head.logits", "head", 1, False))
     state.model.set_submodule("lm_head", ColumnLinear(bundle, head.weight, head.bias))
     for layer in state.layers:
         attention: Any = layer.get_submodule(plan.attention)
@@ -294,7 +295,7 @@ def _columns(
     dim: int,
 ) -> None:
     modules: list[Any] = [parent.get_submodule(p.path) for p in products]
-    bundle = Bundle(state.group, name, region, dim, plans._transposed(modules[0]))
+    bundle = Bundle(Place(state.group, name, region, dim, plans._transposed(modules[0])))
     for product, module in zip(products, modules, strict=True):
         column = ColumnLinear(bundle, module.weight, module.bias)
         if state.sizes.sharing > 1 and "kv" in product.parts:
@@ -311,10 +312,8 @@ def _columns(
 
 def _row(state: Parallel, parent: nn.Module, path: str, name: str, region: str, dim: int) -> None:
     module: Any = parent.get_submodule(path)
-    row = RowLinear(
-        state.group, name, region, dim, plans._transposed(module), module.weight, module.bias
-    )
-    parent.set_submodule(path, row)
+    place = Place(state.group, name, region, dim, plans._transposed(module))
+    parent.set_submodule(path, RowLinear(place, module.weight, module.bias))
 
 
 def _localise(attention: Any, config: Any, s: Sizes) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 from meshwise.errors import InputError, closest
 from meshwise.runtime.p2p import (
     LEAST_PIECE,
-    flat,
+    facing,
+    finish,
     gather_parts,
     pieces,
     scatter_sum,
-    shards,
     wait,
 )
 from meshwise.runtime.peers import Peers
@@ -100,15 +100,10 @@ def quantised_all_reduce(
         next(steps, None)
         running.append(steps)
         if len(running) > 1:
-            _finish(running.pop(0))
+            finish(running.pop(0))
     for steps in running:
-        _finish(steps)
+        finish(steps)
     return x
-
-
-def _finish(steps: Iterator[None]) -> None:
-    for _ in steps:
-        pass
 
 
 def _reduced(piece: Tensor, peers: Peers, form: str, group: int) -> Iterator[None]:
@@ -119,9 +114,9 @@ def _reduced(piece: Tensor, peers: Peers, form: str, group: int) -> Iterator[Non
         return
     parts = list(piece.tensor_split(local.size))
     own = parts[local.rank]
-    own.copy_(scatter_sum(parts, local))
+    finish(scatter_sum(parts, own, local))
     yield from _summed(own, across, form, group)
-    gather_parts(parts, local)
+    finish(gather_parts(parts, local))
 
 
 def _summed(x: Tensor, peers: Peers, form: str, group: int) -> Iterator[None]:
@@ -162,29 +157,32 @@ def _summed(x: Tensor, peers: Peers, form: str, group: int) -> Iterator[None]:
 
 def quantised_all_gather(
     out: Tensor, x: Tensor, peers: Peers, form: str, group: int = GROUP
-) -> None:
-    """Every rank's ``x`` (d, …) into ``out`` (N·d, …), narrow on the way; the same bits on all ranks."""
-    parts = shards(out, x, peers)
+) -> Iterator[None]:
+    """Every rank's ``x`` (o, d, …) into ``out`` (o, N, d, …), narrow on the way; the same bits on all
+    ranks. Yields when all is on its way."""
+    parts = facing(out, x, peers)
     size = packed_bytes(x.numel(), group)
     packed = [torch.empty(size, dtype=torch.uint8, device=x.device) for _ in parts]
     packed[peers.rank] = quantise(x, form, group)
-    gather_parts(packed, peers)
+    yield from gather_parts(packed, peers)
     for part, bytes_ in zip(parts, packed, strict=True):
-        part.copy_(dequantise(bytes_, part.numel(), form, group))
+        part.copy_(dequantise(bytes_, part.numel(), form, group).view(part.shape))
 
 
 def quantised_reduce_scatter(
     out: Tensor, x: Tensor, peers: Peers, form: str, group: int = GROUP
-) -> None:
-    """``x`` (N·d, …) summed over the ranks in fp32, this rank's d rows into ``out``; what others send
-    is narrow."""
-    parts = shards(x, out, peers)
+) -> Iterator[None]:
+    """``x`` (o, N, d, …) summed over the ranks in fp32, this rank's (o, d, …) into ``out``; what others
+    send is narrow. Yields when all is on its way."""
+    parts = facing(x, out, peers)
     own = parts[peers.rank]
     others = [r for r in range(peers.size) if r != peers.rank]
     going = [(quantise(parts[r], form, group), r) for r in others]
     landed = {r: torch.empty_like(packed) for packed, r in going}
-    wait(peers.exchange([(landed[r], r) for r in others], going))
+    works = peers.exchange([(landed[r], r) for r in others], going)
+    yield
+    wait(works)
     total = own.float()
     for r in others:
-        total = total.add(dequantise(landed[r], own.numel(), form, group))
-    flat(out).copy_(total)
+        total = total.add(dequantise(landed[r], own.numel(), form, group).view(own.shape))
+    out.copy_(total)

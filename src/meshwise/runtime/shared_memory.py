@@ -10,6 +10,7 @@ written again only when all ranks have read it, which is what the number of slot
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import platform
@@ -82,23 +83,21 @@ class SharedMemory:
     def _slot(
         self, rank: int, operation: int, shape: tuple[int, ...], dtype: torch.dtype
     ) -> Tensor:
-        size = dtype.itemsize
-        for length in shape:
-            size *= length
+        size = math.prod(shape) * dtype.itemsize
         place = rank * self.slots + operation % self.slots
         begin = self._flag_bytes + place * self.slot_bytes
         return self._memory[begin : begin + size].view(dtype).view(shape)
 
-    def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-        """This rank's next slot, to be filled and published; None where it is too small."""
-        size = dtype.itemsize
-        for length in shape:
-            size *= length
-        if size > self.slot_bytes:
-            return None
+    def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """This rank's next slot, to be filled and published. Raises ValueError where it is too small."""
+        self._fits(math.prod(shape) * dtype.itemsize)
         self._wait(self._done, self._begun - self.slots + 1, "to read a slot")
         self._writing = (tuple(shape), dtype)
         return self._slot(self.peers.rank, self._begun, *self._writing)
+
+    def _fits(self, size: int) -> None:
+        if size > self.slot_bytes:
+            raise ValueError(f"{size} bytes do not fit in a slot of {self.slot_bytes}")
 
     def publish(self) -> int:
         """What :meth:`buffer` gave is filled; returns the operation's number."""
@@ -155,8 +154,7 @@ class SharedMemory:
     def all_reduce(self, x: Tensor) -> Tensor:
         """In place; raises ValueError where ``x`` is larger than a slot. A large one goes in pieces, one
         of them added while the next is written."""
-        if x.nbytes > self.slot_bytes:
-            raise ValueError(f"{x.nbytes} bytes do not fit in a slot of {self.slot_bytes}")
+        self._fits(x.nbytes)
         pieces: tuple[Tensor, ...] = (x,)
         # operations in flight may hold all slots but one
         if x.nbytes > PIECE and x.is_contiguous() and self.slots > 1 and not self._open:
@@ -164,7 +162,6 @@ class SharedMemory:
         sent: list[tuple[int, Tensor]] = []
         for piece in pieces:
             slot = self.buffer(tuple(piece.shape), x.dtype)
-            assert slot is not None
             slot.copy_(piece)
             sent.append((self.publish(), piece))
             if len(sent) > 1:
