@@ -7,7 +7,8 @@ layers, forward and backward, no embedding or head. Variants run in shuffled ord
 round's time is the slower rank's. Beside them stands what the step's dependencies allow: the same
 compute and the same seconds on the wire, both measured in the steps without overlap, laid out by the
 order of that overlap with the link always busy when something waits for it. Printed: the share of what
-could be hidden that was, (none − measured) / (none − allowed), median of the rounds.
+could be hidden that was, (none − measured) / (none − allowed), median of the rounds. Then every
+variant's time against the same without overlap.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-OVERLAPS = ("none", "wgrad", "split")
+OVERLAPS = ("none", "wgrad", "split")  # those whose order the bound below lays out
+SPLIT = "sequence parallel, "
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{how: {"overlap": how} for how in (*OVERLAPS, "decomposed")},
+    **{
+        SPLIT + how: {"overlap": how, "sequence_parallel": True}
+        for how in (*OVERLAPS, "decomposed")
+    },
+}
 
 
 def parts_of(model: Any, took: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -77,6 +86,7 @@ def rank(arguments: argparse.Namespace) -> None:
 
     from meshwise.runtime import Options, parallelize
     from meshwise.runtime.peers import Peers
+    from meshwise.runtime.sequence import Own, Padded
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -90,10 +100,10 @@ def rank(arguments: argparse.Namespace) -> None:
     )
     peers = Peers.of(None)
     made = {}
-    for how in OVERLAPS:
+    for name, switches in VARIANTS.items():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-        made[how] = parallelize(model, peers, Options(overlap=how, algorithm="backend"))
+        made[name] = parallelize(model, peers, Options(algorithm="backend", **switches))
     x = torch.randn(arguments.batch, arguments.seq, 1024).requires_grad_()
 
     def slowest(seconds: float) -> float:
@@ -109,7 +119,10 @@ def rank(arguments: argparse.Namespace) -> None:
         dist.barrier()
         begin = time.perf_counter()
         with state.passing(x):
-            y = state.base(inputs_embeds=x, use_cache=False).last_hidden_state
+            inputs = x
+            if state.group.sequence:
+                inputs = Padded.apply(state.group, Own.apply(state.group, x))
+            y = state.base(inputs_embeds=inputs, use_cache=False).last_hidden_state
         middle = time.perf_counter()
         y.backward(torch.ones_like(y))
         end = time.perf_counter()
@@ -117,7 +130,7 @@ def rank(arguments: argparse.Namespace) -> None:
 
     for model in made.values():
         once(model)
-    order, names = random.Random(0), list(OVERLAPS)
+    order, names = random.Random(0), list(VARIANTS)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     parts = []
     for _ in range(arguments.rounds):
@@ -162,6 +175,14 @@ def report(found: dict[str, Any], layers: int) -> None:
                 f"{how:10s}{phase:10s}{took_ms:9.0f}{1e3 * best:9.0f}  "
                 f"{middle:.0%} [{low:.0%} {high:.0%}]"
             )
+    print(f"{'variant':32s}{'phase':10s}{'ms':>7s}  of the same without overlap")
+    for name, steps in found["steps"].items():
+        base = found["steps"][SPLIT + "none" if name.startswith(SPLIT) else "none"]
+        for phase in ("forward", "backward"):
+            ratios = [a[phase] / b[phase] for a, b in zip(steps, base, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            took_ms = 1e3 * statistics.median(s[phase] for s in steps)
+            print(f"{name:32s}{phase:10s}{took_ms:7.0f}  {middle:.2f} [{low:.2f} {high:.2f}]")
     none = [sum(s.values()) for s in found["steps"]["none"]]
     print(f"without overlap {1e3 * statistics.median(none):.0f} ms, {len(none)} rounds")
 

@@ -32,11 +32,6 @@ SHAPES = {"large": (2, 4, 256), "small": (4, 2, 32)}
 REFERENCE = "hand-written"
 
 
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return low, middle, high
-
-
 def whole(layers: int, dtype: Any) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -136,18 +131,21 @@ def variants(
     model = whole(layers, dtype)
     made: dict[str, Any] = {"one thread": copy.deepcopy(model)} if rank == 0 else {}
     made[REFERENCE] = handwritten(copy.deepcopy(model), rank, size)
+    ours: dict[str, Any] = {}
     made["DTensor"] = dtensor(copy.deepcopy(model), size)
-    for name, options in {
-        "ours (gloo)": Options(algorithm="backend"),
-        "ours (gloo), sequence parallel": Options(algorithm="backend", sequence_parallel=True),
-        "ours (gloo), batch split": Options(algorithm="backend", overlap="split"),
-        "ours (gloo), decomposed": Options(algorithm="backend", overlap="decomposed"),
-        "ours (gloo), int8": Options(algorithm="backend", comm_dtype="int8"),
-        "ours (shared memory)": Options(algorithm="shared_memory"),
-        "ours (shared memory), sequence parallel": Options(
-            algorithm="shared_memory", sequence_parallel=True
-        ),
-    }.items():
+    for transport, algorithm in (("gloo", "backend"), ("shared memory", "shared_memory")):
+        for how, switches in {
+            "": {},
+            ", sequence parallel": {"sequence_parallel": True},
+            ", sequence parallel, no overlap": {"sequence_parallel": True, "overlap": "none"},
+            ", sequence parallel, decomposed": {"sequence_parallel": True, "overlap": "decomposed"},
+            ", batch split": {"overlap": "split"},
+            ", decomposed": {"overlap": "decomposed"},
+            ", int8": {"comm_dtype": "int8"},
+        }.items():
+            if transport == "gloo" or "comm_dtype" not in switches:
+                ours[f"ours ({transport}){how}"] = Options(algorithm=algorithm, **switches)
+    for name, options in ours.items():
         made[name] = parallelize(copy.deepcopy(model), options=options)
     return {n: m for n, m in made.items() if not chosen or n in (*chosen, REFERENCE, "DTensor")}
 
