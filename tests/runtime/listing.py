@@ -13,15 +13,22 @@ BATCH, SEQ = 2, 8
 Key = tuple[str, str, str, int, str]  # name, kind, group, payload bytes, phase
 
 
-def listed(path: str, options: Options, dtype: str = "fp32", **layout: Any) -> dict[Key, int]:
-    """Collectives → calls of a step of one microbatch, for a ``config.json``."""
+def listed(
+    path: str,
+    options: Options,
+    dtype: str = "fp32",
+    batch: int = BATCH,
+    micro_batch: int = BATCH,
+    **layout: Any,
+) -> dict[Key, int]:
+    """Collectives → calls of a step (by default of one microbatch), for a ``config.json``."""
     narrow = {"e4m3": "fp8", "e5m2": "fp8"}.get(options.comm_dtype or dtype, options.comm_dtype)
     formats = Formats(dtype=dtype, comm=narrow, gradients=dtype)
     overlap = options.overlap if options.overlap in ("split", "decomposed") else "none"
     result = api.estimate(
         path,
         "this-cpu",
-        Training(batch=BATCH, seq=SEQ, micro_batch=BATCH, formats=formats),
+        Training(batch=batch, seq=SEQ, micro_batch=micro_batch, formats=formats),
         stack=api.stack("meshwise", overlap=overlap),
         sequence_parallel=options.sequence_parallel,
         **layout,

@@ -126,7 +126,7 @@ class Pricer:
 
     def _price(self, op: Op, apart: bool) -> Priced:
         group = self.groups[op.axis]
-        if op.kind == "send_recv":
+        if op.axis == "pp":  # stages exchange in pairs
             group = _pair(group)
         if self.columns is None or apart:
             return price(op.kind, op.payload_bytes, group, self.cluster, self.stack)
@@ -182,7 +182,7 @@ class Pricer:
 
 
 def _pair(group: Group) -> Group:
-    """Neighbours of a pipeline: two ranks, over the outermost level that the axis crosses."""
+    """Two stages of a pipeline: two ranks, over the outermost level that the axis crosses."""
     crossing: list[Array] = []
     outer: Array = np.bool_(False)
     for r in reversed(group.ranks):

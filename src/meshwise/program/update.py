@@ -8,7 +8,13 @@ import numpy as np
 
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise
-from meshwise.program.weights import LocalWeights, Role, block_weights, end_weights
+from meshwise.program.weights import (
+    LocalWeights,
+    Role,
+    block_weights,
+    end_weights,
+    tied_table,
+)
 from meshwise.spec.layout import Layouts
 from meshwise.spec.parameters import block_weights as whole_block
 from meshwise.spec.parameters import embedding_weights, head_weights
@@ -116,12 +122,25 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 phase="grad_reduce",
             ),
         ]
-    ops += tensor_parallel_sums(ctx, role)
+    ops += [*tensor_parallel_sums(ctx, role), *tied_sum(ctx, role)]
     # gradient, master and both moments read; master, moments and weight written
     per_weight = w.gradient + 2 * ADAM_STATE_BYTES + w.plain_weight
     own = per_replica(local, layout, layout.shard >= 1)
     ops.append(elementwise("optimizer.adam", own * per_weight, phase="optimizer"))
     return ops
+
+
+def tied_sum(ctx: Context, role: Role) -> list[Op]:
+    """The gradient of a table that is embedding and head, each on a stage of its own: summed over the
+    two (Megatron-LM's embedding group)."""
+    model, layout = ctx.model, ctx.layout
+    if not model.tied:
+        return []
+    end = np.maximum(role.embedding, role.head) * np.where(layout.pp > 1, 1, 0)
+    table = 1.0 * tied_table(model, layout) * ctx.widths.gradient
+    return [
+        collective("gradients.embedding", "all_reduce", "pp", table, count=end, phase="grad_reduce")
+    ]
 
 
 def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
@@ -131,7 +150,8 @@ def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
     (norms, row-parallel biases, routers, learned positions: Korthikanti et al. 2022, arXiv
     2205.05198, section 4.2.2). Without it that holds for query and key norms, which see the rank's
     heads, and for routers of experts that are divided by TP. KV heads that are fewer than the ranks
-    are copied, and their gradients summed over the ranks that share one.
+    are copied, and their gradients summed over the ranks that share one. Under ZeRO-3 a rank sums
+    its replica's share of these gradients.
     """
     layout, model, width = ctx.layout, ctx.model, ctx.widths.gradient
     everything = embedding_weights(model).replicated * role.embedding
@@ -159,7 +179,7 @@ def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
                 f"gradients.{name}",
                 "all_reduce",
                 axis,
-                1.0 * weights * width,
+                1.0 * weights * width / np.where(layout.shard == 3, layout.dp * layout.cp, 1),
                 count=np.where(weights > 0, 1, 0),
                 phase="grad_reduce",
             )

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from meshwise.errors import InputError
+from meshwise.runtime import counted, watch
 from meshwise.runtime.ledger import Call
 from meshwise.runtime.parallel import Parallel
-from meshwise.runtime.peers import Peers
+from meshwise.runtime.peers import Peers, new_group
 from meshwise.runtime.pipeline import Stage
 
 
@@ -81,58 +82,64 @@ class Trainer:
     ) -> None:
         self.mesh, self.model, self.microbatches = mesh, model, microbatches
         self.state: Parallel = model.tensor_parallel  # type: ignore[assignment]
+        self.state.deferred = True
         self._loss: Callable[..., Tensor] = model.loss_function  # type: ignore[assignment]
         self._tied = _tied(model) if mesh.pp > 1 else None
         self._ends = _ends_group(mesh) if self._tied is not None else None
         self.schedule_name = schedule
         self._schedule: Any = None
         self.trained: nn.Module = Stage(model, mesh.pp_rank, mesh.pp) if mesh.pp > 1 else model
+        self._replicas = mesh.mesh["dp"].get_group()
         if mesh.dp > 1:
             self.trained = self._replicated(shard)
         self._shape: tuple[int, ...] = ()
 
     def _replicated(self, shard: str) -> nn.Module:
-        group = self.mesh.mesh["dp"]
+        ledger, group = self.state.ledger, self._replicas
         if shard == "zero3":
-            from torch.distributed.fsdp import fully_shard
-
-            self.state.layerwise = True
-            for layer in self.state.layers:
-                _share_inside(self.state, layer)
-                fully_shard(layer, mesh=group)
-            fully_shard(self.trained, mesh=group)
+            self._shard(self.mesh.mesh["dp"])
             return self.trained
         ddp = nn.parallel.DistributedDataParallel
         known = inspect.signature(ddp).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         settings: dict[str, Any] = {buffers: False}  # they are constants
-        wrapped = ddp(self.trained, process_group=group.get_group(), **settings)
+        wrapped = ddp(self.trained, process_group=group, **settings)
+        buckets = counted.Buckets(ledger, group, self.mesh.dp, counted.kinds(self.state))
 
-        def hook(_: Any, bucket: Any) -> Any:
-            return self._counted(bucket)
+        def hook(state: Any, bucket: Any) -> Any:
+            return buckets(state, bucket)
 
         hook.__annotations__.clear()  # DDP compares them, and does not know them as strings
         wrapped.register_comm_hook(None, hook)
         return wrapped
 
-    def _counted(self, bucket: Any) -> torch.futures.Future[Tensor]:
-        """DDP's mean over the replicas, in the ledger."""
-        buffer = bucket.buffer()
-        call = Call(
-            "gradients.dense", "all_reduce", "dp", self.mesh.dp, buffer.nbytes, "grad_reduce"
-        )
-        self.state.ledger.count(call)
-        buffer.div_(self.mesh.dp)
-        work = dist.all_reduce(buffer, group=self.mesh.mesh["dp"].get_group(), async_op=True)
-        future: torch.futures.Future[Tensor] = work.get_future().then(lambda r: r.value()[0])
-        return future
+    def _shard(self, mesh: DeviceMesh) -> None:
+        """ZeRO-3 by FSDP2: experts, layers and the rest gather and scatter apart."""
+        from torch.distributed.fsdp import fully_shard
+
+        state, ledger = self.state, self.state.ledger
+        for layer in state.layers:
+            for experts in layer.modules():
+                if getattr(experts, "split_over_ranks", False):
+                    fully_shard(experts, mesh=mesh)
+                    counted.shards(experts, ledger, "layer.", counted.EXPERTS)
+            fully_shard(layer, mesh=mesh)
+            counted.shards(layer, ledger, "layer.")
+        fully_shard(self.trained, mesh=mesh, reshard_after_forward=True)
+        counted.shards(self.trained, ledger, "")
 
     def step(self, ids: Tensor, labels: Tensor) -> Tensor | None:
         loss = self._pipelined(ids, labels) if self.mesh.pp > 1 else self._accumulated(ids, labels)
+        self.state.sum_shared()
         if self._tied is not None and self._ends is not None:
-            dist.all_reduce(self._tied.grad, group=self._ends)
+            self.state.ledger.count(
+                Call("gradients.embedding", "all_reduce", "pp", 2, self._tied.nbytes, "grad_reduce")
+            )
+            with watch.waiting("all_reduce gradients.embedding, first and last stage"):
+                dist.all_reduce(self._tied.grad, group=self._ends)
         if loss is not None and self.mesh.dp > 1:
-            dist.all_reduce(loss, group=self.mesh.mesh["dp"].get_group())
+            with watch.waiting("all_reduce of the replicas' losses"):
+                dist.all_reduce(loss, group=self._replicas)
             loss /= self.mesh.dp
         return loss
 
@@ -191,26 +198,13 @@ class Trainer:
             output_args=(logits if mesh.last else hidden,),
             group=mesh.mesh["pp"].get_group(),
         )
+        counted.messages(stage, state.ledger, mesh.pp)
         made = Schedule1F1B if self.schedule_name == "1f1b" else ScheduleGPipe
 
         def loss(output: Tensor, target: Tensor) -> Tensor:
             return self._loss(output, target)
 
         return made(stage, self.microbatches, loss_fn=loss)
-
-
-def _share_inside(state: Parallel, layer: nn.Module) -> None:
-    """While a layer runs, what FSDP has gathered of it is shared as the rest of the model is."""
-    marks: list[int] = []
-
-    def before(module: nn.Module, _: Any) -> None:
-        marks.append(state.share(module.modules()))
-
-    def after(*_: Any) -> None:
-        state.restore(marks.pop())
-
-    layer.register_forward_pre_hook(before)
-    layer.register_forward_hook(after)
 
 
 def _tied(model: nn.Module) -> nn.Parameter | None:
@@ -226,7 +220,7 @@ def _ends_group(mesh: Mesh) -> Any:
     ranks = mesh.mesh.mesh
     own = None
     for pair in ranks[[0, -1]].reshape(2, -1).t().tolist():
-        group = dist.new_group(pair)
+        group = new_group(pair)
         if dist.get_rank() in pair:
             own = group
     return own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ class Parallel:
         self.cuts: dict[str, Cut] = {}
         self.kv_group: Group | None = None
         self.vocabulary = 0
-        self.layerwise = False  # sum shared gradients by layer, not at the end (FSDP)
+        self.deferred = False  # shared gradients are summed once a step, by :meth:`sum_shared`
         self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._inside = self._local_logits = False
 
@@ -75,11 +75,8 @@ class Parallel:
                 legal="model.gradient_checkpointing_disable()",
             )
         self.group.sequence = self._by_sequence(given, kwargs)
-        if self.layerwise:
-            inside = {id(m) for layer in self.layers for m in layer.modules()}
-            self.share(m for m in self.model.modules() if id(m) not in inside)
-        else:
-            self.share(self.model.modules())
+        if not self.deferred:
+            self.share()
 
     def _by_sequence(self, given: Tensor | None, kwargs: dict[str, Any]) -> bool:
         """Whether a pass splits its hidden states by sequence: with the option, where the logits of all
@@ -107,55 +104,59 @@ class Parallel:
 
     # -- parameters that several ranks hold ------------------------------------------------------
 
-    def shared(self, modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, str]], ...]:
-        """(module, name) of the modules' own parameters whose gradient each rank has a part of: summed
-        over the TP group, and (KV heads that ranks share) over those ranks."""
+    def shared(self) -> list[tuple[Group, str, list[tuple[nn.Module, str]]]]:
+        """(group, name, members) of parameters whose gradient each rank of a group has a part of; a
+        member is a module and the name of its own parameter. KV heads that ranks share are summed
+        over those ranks, the others over the TP group."""
         over_tp: list[tuple[nn.Module, str]] = []
         over_kv: list[tuple[nn.Module, str]] = []
-        sequence = self.group.sequence
-        for module in modules:
+        sequence, seen = self.group.sequence, set()
+        for module in self.model.modules():
             for name, p in module._parameters.items():
-                if p is None or not p.requires_grad:
+                if p is None or not p.requires_grad or id(p) in seen:
                     continue
+                found: list[tuple[nn.Module, str]] | None = None
                 if isinstance(module, (VocabularyEmbedding, ColumnLinear)):
-                    if getattr(module, "shared_kv", False):
-                        over_kv.append((module, name))
+                    found = over_kv if getattr(module, "shared_kv", False) else None
                 elif isinstance(module, RowLinear):
-                    if name == "bias" and sequence:
-                        over_tp.append((module, name))
+                    found = over_tp if name == "bias" and sequence else None
                 elif getattr(module, "partial", False) or (sequence and not _split(module)):
-                    over_tp.append((module, name))
-        return over_tp, over_kv
+                    found = over_tp
+                if found is not None:
+                    seen.add(id(p))
+                    found.append((module, name))
+        every = [(self.group, "gradients.norms", over_tp)]
+        if self.kv_group is not None:
+            every.append((self.kv_group, "gradients.kv_heads", over_kv))
+        return [(group, name, members) for group, name, members in every if members]
 
-    def share(self, modules: Iterable[nn.Module]) -> int:
-        """Put in place of the shared parameters what sums their gradients, until :meth:`restore` to the
-        number that is returned."""
-        before = len(self._swapped)
+    def share(self) -> None:
+        """Put in place of the shared parameters what sums their gradients, until :meth:`restore`."""
         if self.group.size == 1 or not torch.is_grad_enabled():
-            return before
-        over_tp, over_kv = self.shared(modules)
-        for group, members, name in (
-            (self.group, over_tp, "gradients.norms"),
-            (self.kv_group, over_kv, "gradients.kv_heads"),
-        ):
-            if not members or group is None:
-                continue
-            unique = {id(m._parameters[n]): (m, n) for m, n in members}
-            parameters = [m._parameters[n] for m, n in unique.values()]
-            for (m, n), p, alias in zip(
-                unique.values(),
-                parameters,
-                f.Shared.apply(group, name, *parameters),
-                strict=True,
-            ):
+            return
+        for group, name, members in self.shared():
+            parameters = [m._parameters[n] for m, n in members]
+            aliases = f.Shared.apply(group, name, *parameters)
+            for (m, n), p, alias in zip(members, parameters, aliases, strict=True):
                 self._swapped.append((m, n, p))  # type: ignore[arg-type]
                 m._parameters[n] = alias
-        return before
 
-    def restore(self, to: int = 0) -> None:
-        for module, name, parameter in self._swapped[to:]:
+    def restore(self) -> None:
+        for module, name, parameter in self._swapped:
             module._parameters[name] = parameter
-        del self._swapped[to:]
+        self._swapped.clear()
+
+    def sum_shared(self) -> None:
+        """Sum what the ranks' ``grad`` of the shared parameters has come to (with FSDP: their shards)."""
+        if self.group.size == 1:
+            return
+        for group, name, members in self.shared():
+            grads = [m._parameters[n].grad for m, n in members]  # type: ignore[union-attr]
+            local = [getattr(g, "_local_tensor", g) for g in grads if g is not None]
+            flat = torch.cat([g.reshape(-1) for g in local])
+            group.all_reduce(flat, name, "grad_reduce")
+            for g, total in zip(local, flat.split([g.numel() for g in local]), strict=True):
+                g.copy_(total.view(g.shape))
 
 
 def _split(module: nn.Module) -> bool:
