@@ -219,6 +219,7 @@ def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -
         "predicted_on": where.title if said and where else why,
         "comm_error": record["comm_error"],
         "operations": _operations(record, said["operations"] if said else []),
+        "links": record["links"],
         "host": record["host"],
         "machine": record["machine"],
     }
@@ -259,7 +260,8 @@ def _operations(record: dict[str, Any], listed: list[dict[str, Any]]) -> list[di
             "algorithm": found["algorithm"] or None,
         }
         own["calls"] += found["calls"]
-        own["measured_s"] = (own["measured_s"] or 0.0) + found["time_s"]
+        if found["time_s"] is not None:
+            own["measured_s"] = (own["measured_s"] or 0.0) + found["time_s"]
     for op in listed:
         name = re.sub(r"layer\[\d+\]", "layer", op["name"])
         part = name.removeprefix("layer.moe.")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.runtime import tiny
 
 from meshwise.errors import InputError
-from meshwise.runtime import build, cuts, plans, slices, weights
+from meshwise.runtime import build, cuts, load_model, plans, slices, weights
 from meshwise.runtime.checkpoint import Checkpoint
 from meshwise.runtime.options import Options
 from meshwise.runtime.peers import Peers
@@ -37,15 +37,7 @@ def test_one_rank_reads_what_transformers_reads(family: str, tmp_path: Path) -> 
     from transformers import AutoModelForCausalLM
 
     want = AutoModelForCausalLM.from_pretrained(tmp_path)
-    table = json.loads((tmp_path / "config.json").read_text())
-    model = build.build(
-        build.config(table),
-        Peers.of(None),
-        Options(),
-        kind=torch.float32,
-        device=torch.device("cpu"),
-        checkpoint=str(tmp_path),
-    )
+    model = load_model(str(tmp_path))
     got = dict(model.named_parameters())
     for name, p in want.named_parameters():
         assert torch.equal(got[name], p), name

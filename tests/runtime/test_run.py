@@ -84,6 +84,19 @@ def test_training(config: str, capsys: Any) -> None:
     assert r["host"]["flops_per_s"] > 1e8
 
 
+def test_ring_and_its_links(config: str, capsys: Any) -> None:
+    """Each rank sends 2 (N − 1) / N of every payload, all to the next (C6)."""
+    r = record(capsys, config, "--tp", "2", "--layers", "1", "--algorithm", "ring")
+    payload = sum(
+        o["calls"] * o["payload_bytes"] for o in r["operations"] if o["algorithm"] == "ring"
+    )
+    assert payload > 0
+    assert r["links"] == [
+        {"rank": 0, "to": 1, "sent_bytes": payload},
+        {"rank": 1, "to": 0, "sent_bytes": payload},
+    ]
+
+
 @pytest.mark.parametrize(
     ("phase", "tokens"),
     [("decode", 4), ("generate", 4 * 8)],  # which prefills first
@@ -130,10 +143,10 @@ def test_another_cluster_is_predicted(config: str, capsys: Any) -> None:
         (("--tp", "2", "--seq", "15", "--sequence-parallel"), ["--seq=15", "nearest: 14"]),
         (("--phase", "decode", "--pp", "2"), ["--pp=2", "training only"]),
         (("--phase", "serve"), ["--phase", "nearest: generate"]),
-        (("--overlap", "spit"), ["overlap=spit", "nearest: split"]),
-        (("--comm-dtype", "fp8"), ["comm_dtype=fp8"]),
-        (("--algorithm", "rings"), ["algorithm=rings", "nearest: ring"]),
-        (("--dtype", "fp8"), ["--dtype=fp8"]),
+        (("--overlap", "spit"), ["overlap: 'spit' is not known", "nearest: split"]),
+        (("--comm-dtype", "fp8"), ["comm_dtype: 'fp8' is not known"]),
+        (("--algorithm", "rings"), ["algorithm: 'rings' is not known", "nearest: ring"]),
+        (("--dtype", "fp8"), ["--dtype: 'fp8' is not known"]),
         (("--timeout", "soon"), ["--timeout"]),
         (("--shard", "zero3", "--pp", "2"), ["--shard=zero3"]),
         (("--checkpoint", "/no/such"), ["--checkpoint=/no/such: there is no such file"]),

@@ -37,6 +37,8 @@ def run_page(r: dict[str, Any]) -> Page:
     parts.append(_compute(compute))
     if sent:
         parts.append(_collectives(sent))
+    if r["links"]:
+        parts.append(_links(r["links"]))
     parts += _notes(r)
     return Page(heading, tuple(parts))
 
@@ -130,6 +132,11 @@ def _collectives(operations: list[dict[str, Any]]) -> Table:
         *("waited", "predicted"),
     )
     return Table("Collectives per step", header, rows, frozenset({0, 1, 2, 4, 6}))
+
+
+def _links(links: list[dict[str, Any]]) -> Table:
+    rows = tuple((str(o["rank"]), str(o["to"]), format_bytes(o["sent_bytes"])) for o in links)
+    return Table("Sent from point to point per step", ("rank", "to", "bytes"), rows)
 
 
 def _notes(r: dict[str, Any]) -> list[str]:

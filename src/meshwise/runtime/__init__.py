@@ -1,7 +1,8 @@
 """Tensor parallelism performed on torch.distributed; needs the ``runtime`` extra.
 
-from meshwise.runtime import Options, parallelize
+from meshwise.runtime import Options, load_model, parallelize
 model = parallelize(model, group, Options(sequence_parallel=True))
+model = load_model("checkpoint/", group)
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from meshwise.runtime.build import load_model as load_model
     from meshwise.runtime.options import Options as Options
     from meshwise.runtime.parallel import parallelize as parallelize
     from meshwise.runtime.peers import Peers as Peers
     from meshwise.runtime.spawn import launch as launch
 
-__all__ = ["Options", "Peers", "launch", "parallelize"]
-_HOME = {"Options": "options", "Peers": "peers", "launch": "spawn", "parallelize": "parallel"}
+__all__ = ["Options", "Peers", "launch", "load_model", "parallelize"]
+_HOME = {
+    "Options": "options",
+    "Peers": "peers",
+    "launch": "spawn",
+    "load_model": "build",
+    "parallelize": "parallel",
+}
 
 
 def __getattr__(name: str) -> Any:

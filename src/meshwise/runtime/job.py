@@ -8,7 +8,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ from meshwise.runtime.agree import agree
 from meshwise.runtime.checkpoint import Checkpoint
 from meshwise.runtime.ledger import Call
 from meshwise.runtime.options import Options
-from meshwise.runtime.peers import Peers
+from meshwise.runtime.peers import Peers, sent_to
 from meshwise.runtime.pipeline import bounds
 
 DETAILED = 3  # steps at most in which every part is timed
@@ -275,9 +275,11 @@ def _measure(
     again = max(1, min(DETAILED, task.steps // 2))
     ledger.detailed = True
     ledger.clear()
+    before = sent_to(place.tp)
     # decode goes on in the cache; training and prefill draw words of their own
     apart = _timed(again, task.warmup + task.steps, place.device, performer.step)
     ledger.settle()
+    sent = {to: size - before.get(to, 0) for to, size in sent_to(place.tp).items()}
     narrow = None
     if task.options.comm_dtype is not None and task.pp == 1 and task.shard == "none":
         ids = _ids(task, performer.config, place, 0)
@@ -289,9 +291,14 @@ def _measure(
             for (name, phase), calls in ledger.scopes.items()
         ],
         "collectives": [
-            [list(call), calls / again, ledger.call_s[call] / again]
+            [
+                list(call),
+                calls / again,
+                ledger.call_s[call] / again if call in ledger.call_s else None,
+            ]
             for call, calls in ledger.calls.items()
         ],
+        "sent_bytes": [[to, size / again] for to, size in sorted(sent.items()) if size],
         "peak_memory_bytes": _peak(place.device),
         "losses": performer.losses[: task.steps],
         "ttft_s": getattr(performer, "ttft", []),
@@ -325,10 +332,11 @@ def _record(
     detailed = statistics.median(apart)
     step = statistics.median(seconds)
     compute: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    calls: dict[Call, list[tuple[float, float]]] = {}
+    calls: dict[Call, list[tuple[float, float | None]]] = {}
     shares, left = [], []
     for rank in ranks:
-        waited = sum(s for call, _, s in rank["collectives"] if Call(*call).axis in ("tp", "kv"))
+        tp = [s for call, _, s in rank["collectives"] if Call(*call).axis in ("tp", "kv")]
+        waited = sum(s for s in tp if s is not None)
         shares.append(waited / detailed)
         left.append(detailed - waited - sum(s for *_, s in rank["compute"]))
         for name, phase, n, s in rank["compute"]:
@@ -356,6 +364,11 @@ def _record(
             {**call._asdict(), "calls": _mean(found, 0), "time_s": _mean(found, 1)}
             for call, found in calls.items()
         ],
+        "links": [
+            {"rank": r["rank"], "to": to, "sent_bytes": size}
+            for r in ranks
+            for to, size in r["sent_bytes"]
+        ],
         "host": micro,
         "machine": {
             "device": _device_name(place.device),
@@ -369,8 +382,10 @@ def _record(
     }
 
 
-def _mean(found: list[tuple[float, float]], at: int) -> float:
-    return statistics.fmean(pair[at] for pair in found)
+def _mean(found: Sequence[tuple[float, float | None]], at: int) -> float | None:
+    """None where nothing was measured: torch's own waits."""
+    known = [value for value in (pair[at] for pair in found) if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _device_name(device: torch.device) -> str:

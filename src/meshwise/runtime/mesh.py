@@ -132,11 +132,15 @@ class Trainer:
         loss = self._pipelined(ids, labels) if self.mesh.pp > 1 else self._accumulated(ids, labels)
         self.state.sum_shared()
         if self._tied is not None and self._ends is not None:
-            self.state.ledger.count(
-                Call("gradients.embedding", "all_reduce", "pp", 2, self._tied.nbytes, "grad_reduce")
+            size, ledger = self._tied.nbytes, self.state.ledger
+            call = Call(
+                "gradients.embedding", "all_reduce", "pp", 2, size, "grad_reduce", "backend"
             )
+            ledger.count(call)
+            begin = ledger.now()
             with watch.waiting("all_reduce gradients.embedding, first and last stage"):
                 dist.all_reduce(self._tied.grad, group=self._ends)
+            ledger.waited(call, begin)
         if loss is not None and self.mesh.dp > 1:
             with watch.waiting("all_reduce of the replicas' losses"):
                 dist.all_reduce(loss, group=self._replicas)

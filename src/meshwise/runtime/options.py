@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from meshwise.errors import InputError, closest
+from meshwise.errors import InputError
+from meshwise.spec.reading import one_of
 
 OVERLAPS = ("none", "wgrad", "split", "decomposed")
 ALGORITHMS = ("auto", "backend", "ring", "hierarchical", "shared_memory")
@@ -40,25 +39,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int = 4
 
     def __post_init__(self) -> None:
-        _one_of("overlap", self.overlap, OVERLAPS)
-        _one_of("algorithm", self.algorithm, ALGORITHMS)
+        one_of(self.overlap, "overlap", OVERLAPS)
+        one_of(self.algorithm, "algorithm", ALGORITHMS)
         if self.comm_dtype is not None:
-            _one_of("comm_dtype", self.comm_dtype, COMM_DTYPES)
+            one_of(self.comm_dtype, "comm_dtype", COMM_DTYPES)
         for name in ("scale_group", "chunks"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65536:
                 raise InputError(
                     f"{name}={value}: is no count", field=name, value=value, legal="1 to 65536"
                 )
-
-
-def _one_of(field: str, value: Any, legal: tuple[str, ...]) -> None:
-    if value not in legal:
-        near = closest(str(value), legal)
-        raise InputError(
-            f"{field}={value}: is none of its choices",
-            field=field,
-            value=value,
-            legal=list(legal),
-            nearest=near[0] if near else None,
-        )

@@ -169,17 +169,16 @@ def parallelize(
     group: Peers | Any = None,
     options: Options | None = None,
     *,
-    cut: bool = True,
-    kv_peers: Peers | None = None,
     timeout_s: float = 120.0,
 ) -> nn.Module:
     """Turn a transformers causal LM into its share for this rank, in place, and return it.
 
     ``group`` is the TP group: a :class:`~meshwise.runtime.peers.Peers`, a process group, or None for
-    all ranks. With ``cut`` the model's whole parameters are cut to the rank's share; without, they
-    have their local shapes (a checkpoint is read by slice). Forward, backward and ``generate`` then
-    work as before on every rank, with the same inputs; logits are whole where no labels are given,
-    else this rank's share of the vocabulary.
+    all ranks. The model's whole parameters are cut to the rank's share. Forward, backward and
+    ``generate`` then work as before on every rank, with the same inputs; logits are whole where no
+    labels are given, else this rank's share of the vocabulary.
+
+    :func:`~meshwise.runtime.build.load_model` reads a checkpoint without any rank holding all of it.
 
     A model with dropout needs the same random seed on all ranks of the group: what they all hold is
     then dropped alike (and their own heads by the same pattern).
@@ -201,10 +200,9 @@ def parallelize(
     state.cuts = found
     vocabulary = found[f"{plan.base}.{plan.embedding}.weight"]
     state.vocabulary = vocabulary.whole[0]
-    if cut:
-        _cut(model, found)
+    _cut(model, found)
     if sizes.sharing > 1 and peers.size > 1:
-        shared = kv_peers or peers.subgroup(sizes.sharing)
+        shared = peers.subgroup(sizes.sharing)
         state.kv_group = Group(shared, Options(algorithm="backend"), axis="kv", ledger=tp.ledger)
     _replace(state)
     hooks.install(state)

@@ -97,6 +97,17 @@ class Peers:
         return works
 
 
+def sent_to(peers: Peers) -> dict[int, int]:
+    """Bytes that this rank has sent from point to point, by global rank: in its group, its node and
+    across nodes."""
+    found: dict[int, int] = {}
+    parts = (part for part in (peers, peers.local, peers.across) if part is not None)
+    for part in parts:
+        for to, size in part.sent.items():
+            found[part.ranks[to]] = found.get(part.ranks[to], 0) + size
+    return {to: size for to, size in found.items() if size}
+
+
 def node_of_rank() -> list[int]:
     """The node of every rank of the run: ranks lie node by node, ``LOCAL_WORLD_SIZE`` on each."""
     world = dist.get_world_size()

@@ -35,6 +35,7 @@ class Family(NamedTuple):
     up: tuple[Product, ...]
     down: str
     experts: bool = False  # where the ffn module has experts, they are one tensor of all
+    centred_norms: bool = False  # a norm multiplies by 1 + its weight
     views_whole: bool = False  # the base model reshapes the last hidden state to the input's shape
 
 
@@ -60,7 +61,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "gemma2": _LLAMA,
+    "gemma2": _LLAMA._replace(centred_norms=True),
     "phi3": _LLAMA._replace(
         inputs=(Product("qkv_proj", ("q", "kv", "kv")),),
         up=(Product("gate_up_proj", ("ffn", "ffn")),),

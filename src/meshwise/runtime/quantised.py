@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from meshwise.errors import InputError, closest
 from meshwise.runtime.p2p import (
     LEAST_PIECE,
     facing,
@@ -23,6 +22,7 @@ from meshwise.runtime.p2p import (
     wait,
 )
 from meshwise.runtime.peers import Peers
+from meshwise.spec.reading import one_of
 
 LARGEST = {"int8": 127.0, "e4m3": 448.0, "e5m2": 57344.0}
 _STORED = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
@@ -32,16 +32,7 @@ _SMALLEST = 2.0**-126  # normal fp32: below it a reciprocal overflows
 
 def stored(form: str) -> torch.dtype:
     """The type of ``form``'s values. Raises :class:`InputError` for a name that is no format."""
-    if form not in _STORED:
-        near = closest(form, _STORED)
-        raise InputError(
-            f"comm_dtype={form}: values are not sent in it",
-            field="comm_dtype",
-            value=form,
-            legal=list(_STORED),
-            nearest=near[0] if near else None,
-        )
-    return _STORED[form]
+    return _STORED[one_of(form, "comm_dtype", _STORED)]
 
 
 def packed_bytes(n: int, group: int) -> int:

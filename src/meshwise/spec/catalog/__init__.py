@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
@@ -50,10 +51,15 @@ def load(kind: str, name: str, field: str) -> tuple[str, dict[str, Any]]:
     found = canonical(kind, name)
     if found is None:
         raise unknown_name(field, name, names(kind), kind.removesuffix("s"), aliases(kind))
+    return found, copy.deepcopy(_table(kind, found))
+
+
+@functools.cache
+def _table(kind: str, found: str) -> dict[str, Any]:
     path = ROOT / kind / (found + SUFFIX.get(kind, ".toml"))
     text = path.read_text(encoding="utf-8")
-    table = json.loads(text) if path.suffix == ".json" else toml(text, found)
-    return found, table
+    table: dict[str, Any] = json.loads(text) if path.suffix == ".json" else toml(text, found)
+    return table
 
 
 def toml(text: str, where: str) -> dict[str, Any]:
