@@ -18,8 +18,6 @@ from tests.runtime import tiny
 from meshwise.errors import InputError
 from meshwise.runtime import build, cuts, load_model, plans, slices, weights
 from meshwise.runtime.checkpoint import Checkpoint
-from meshwise.runtime.options import Options
-from meshwise.runtime.peers import Peers
 
 LARGEST_SHARE = 0.35  # of the model, that a rank's memory may grow by at TP=4
 

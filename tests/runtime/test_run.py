@@ -84,6 +84,19 @@ def test_training(config: str, capsys: Any) -> None:
     assert r["host"]["flops_per_s"] > 1e8
 
 
+def test_narrow_communication_is_measured_apart(config: str, capsys: Any) -> None:
+    """What compares narrow with exact communication is no part of the timed steps."""
+    axes = ("--tp", "2", "--dp", "2", "--layers", "1")
+    r = record(capsys, config, *axes, "--comm-dtype", "int8", "--micro-batch", "2")
+    assert 0 < r["comm_error"]["logits"] < 0.05
+    assert 0 < r["comm_error"]["gradients"] < 0.05
+    by = {(o["name"], o["kind"]): o for o in r["operations"]}
+    output = by["layer.mlp.output", "all_reduce"]
+    assert (output["calls"], output["algorithm"]) == (1, "int8")
+    replicas = by["gradients.dense", "all_reduce"]
+    assert (replicas["calls"], replicas["group"], replicas["measured_s"]) == (1, "dp_cp", None)
+
+
 def test_ring_and_its_links(config: str, capsys: Any) -> None:
     """Each rank sends 2 (N − 1) / N of every payload, all to the next (C6)."""
     r = record(capsys, config, "--tp", "2", "--layers", "1", "--algorithm", "ring")

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import os
-import platform
-import resource
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,11 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwise.errors import InputError
-from meshwise.runtime import build, host, mesh, plans, watch
+from meshwise.runtime import build, host, mesh, plans, recording, watch
 from meshwise.runtime.accuracy import narrow_error
 from meshwise.runtime.agree import agree
 from meshwise.runtime.checkpoint import Checkpoint
-from meshwise.runtime.ledger import Call
 from meshwise.runtime.options import Options
 from meshwise.runtime.peers import Peers, sent_to
 from meshwise.runtime.pipeline import bounds
@@ -280,122 +274,16 @@ def _measure(
     apart = _timed(again, task.warmup + task.steps, place.device, performer.step)
     ledger.settle()
     sent = {to: size - before.get(to, 0) for to, size in sent_to(place.tp).items()}
+    own = recording.of_rank(ledger, again, sent, place.device, performer.losses[: task.steps])
+    own |= {"ttft_s": getattr(performer, "ttft", []), "tpot_s": getattr(performer, "tpot", [])}
     narrow = None
     if task.options.comm_dtype is not None and task.pp == 1 and task.shard == "none":
         ids = _ids(task, performer.config, place, 0)
         narrow = narrow_error(performer.state, ids, training=task.phase == "train")
-    own = {
-        "rank": dist.get_rank(),
-        "compute": [
-            [name, phase, calls / again, ledger.scope_s[name, phase] / again]
-            for (name, phase), calls in ledger.scopes.items()
-        ],
-        "collectives": [
-            [
-                list(call),
-                calls / again,
-                ledger.call_s[call] / again if call in ledger.call_s else None,
-            ]
-            for call, calls in ledger.calls.items()
-        ],
-        "sent_bytes": [[to, size / again] for to, size in sorted(sent.items()) if size],
-        "peak_memory_bytes": _peak(place.device),
-        "losses": performer.losses[: task.steps],
-        "ttft_s": getattr(performer, "ttft", []),
-        "tpot_s": getattr(performer, "tpot", []),
-    }
     every: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     with watch.waiting("the gathering of results"):
         dist.gather_object(own, every)
     if every is None:
         return None
-    record = _record(task, place, performer.tokens, seconds, apart, every, micro)
+    record = recording.record(place, performer.tokens, seconds, apart, every, micro)
     return {**record, "comm_error": narrow}
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _record(
-    task: Task,
-    place: mesh.Mesh,
-    tokens: int,
-    seconds: list[float],
-    apart: list[float],
-    ranks: list[dict[str, Any]],
-    micro: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """The documented record. Operations are the mean over the ranks that have them."""
-    detailed = statistics.median(apart)
-    step = statistics.median(seconds)
-    compute: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    calls: dict[Call, list[tuple[float, float | None]]] = {}
-    shares, left = [], []
-    for rank in ranks:
-        tp = [s for call, _, s in rank["collectives"] if Call(*call).axis in ("tp", "kv")]
-        waited = sum(s for s in tp if s is not None)
-        shares.append(waited / detailed)
-        left.append(detailed - waited - sum(s for *_, s in rank["compute"]))
-        for name, phase, n, s in rank["compute"]:
-            compute.setdefault((name, phase), []).append((n, s))
-        for call, n, s in rank["collectives"]:
-            calls.setdefault(Call(*call), []).append((n, s))
-    losses: list[float] = next((r["losses"] for r in ranks if r["losses"]), [])
-    ttft, tpot = ranks[0]["ttft_s"], ranks[0]["tpot_s"]
-    return {
-        "step_s": step,
-        "steps_s": seconds,
-        "tokens_per_s": tokens / step,
-        "comm_share": statistics.fmean(shares),
-        "unattributed_s": statistics.fmean(left),
-        "detailed_step_s": detailed,
-        "losses": [x if math.isfinite(x) else None for x in losses],
-        "ttft_s": statistics.median(ttft) if ttft else None,
-        "tpot_s": statistics.median(tpot) if tpot else None,
-        "peak_memory_bytes": [r["peak_memory_bytes"] for r in ranks],
-        "compute": [
-            {"name": name, "phase": phase, "calls": _mean(found, 0), "time_s": _mean(found, 1)}
-            for (name, phase), found in compute.items()
-        ],
-        "collectives": [
-            {**call._asdict(), "calls": _mean(found, 0), "time_s": _mean(found, 1)}
-            for call, found in calls.items()
-        ],
-        "links": [
-            {"rank": r["rank"], "to": to, "sent_bytes": size}
-            for r in ranks
-            for to, size in r["sent_bytes"]
-        ],
-        "host": micro,
-        "machine": {
-            "device": _device_name(place.device),
-            "backend": str(dist.get_backend()),
-            "threads": torch.get_num_threads(),
-            "cores": os.cpu_count(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "nodes": len(set(place.tp.nodes)),
-        },
-    }
-
-
-def _mean(found: Sequence[tuple[float, float | None]], at: int) -> float | None:
-    """None where nothing was measured: torch's own waits."""
-    known = [value for value in (pair[at] for pair in found) if value is not None]
-    return statistics.fmean(known) if known else None
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
