@@ -9,8 +9,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.core
 	$(BIN)/meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2048
 
+# All but the runtime's tests share the processors; those start ranks of their own and come after.
 test: $(VENV)/.test
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/runtime
+	$(BIN)/python -m pytest tests/runtime
+endif
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
