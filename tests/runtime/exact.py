@@ -114,3 +114,51 @@ def compare(
     )
     state.group.close()
     return found
+
+
+def autocast(family: str, tp: int, switches: dict[str, Any]) -> dict[str, float]:
+    """Relative errors of logits and of all gradients under autocast to bf16, and the whole model's own
+    under it; the truth is the whole model in fp32."""
+    group = peers(tp)
+    whole = tiny.build(family)
+    split = parallelize(copy.deepcopy(whole), group, Options(**switches))
+    ids = torch.randint(3, tiny.VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(1))
+    found: dict[str, float] = {}
+    whole(ids, labels=ids).loss.backward()
+    truth = {n: p.grad.clone() for n, p in whole.named_parameters()}
+    state = split.tensor_parallel
+    for name, model in (("whole", whole), ("split", split)):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(ids, labels=ids).loss.backward()
+        difference = norm = 0.0
+        for n, p in model.named_parameters():
+            want = cuts.apply(state.cuts[n], truth[n]) if model is split else truth[n]
+            assert p.grad.dtype == torch.float32
+            difference += float((p.grad - want).square().sum())
+            norm += float(want.square().sum())
+        found[name] = (difference / norm) ** 0.5
+    state.group.close()
+    return found
+
+
+def frozen(switches: dict[str, Any]) -> dict[str, float]:
+    """All but the attention's query weights and the norms frozen: the largest relative error of their
+    gradients, and how many of the others have one."""
+    whole = tiny.build("llama")
+    for n, p in whole.named_parameters():
+        p.requires_grad_("q_proj" in n or "norm" in n)
+    split = parallelize(copy.deepcopy(whole), peers(2), Options(**switches))
+    ids = torch.randint(3, tiny.VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(1))
+    whole(ids, labels=ids).loss.backward()
+    split(ids, labels=ids).loss.backward()
+    state, want = split.tensor_parallel, dict(whole.named_parameters())
+    found = {"trained": 0.0, "frozen": 0}
+    for n, p in split.named_parameters():
+        if p.requires_grad:
+            error = _distance(p.grad, cuts.apply(state.cuts[n], want[n].grad))
+            found["trained"] = max(found["trained"], error)
+        else:
+            found["frozen"] += p.grad is not None
+    state.group.close()
+    return found

@@ -81,3 +81,20 @@ def test_dropout_is_the_same_where_ranks_hold_the_same(
 
 def test_gradient_checkpointing_is_refused(crew: Any) -> None:
     assert set(crew.run(toys.checkpointing)) == {"gradient_checkpointing"}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("switches", [{}, {"sequence_parallel": True}, {"overlap": "split"}])
+def test_autocast_is_as_near_as_of_the_whole_model(
+    crew: Any, family: str, switches: dict[str, Any]
+) -> None:
+    for tp in (1, 2):
+        for found in crew.run(exact.autocast, family, tp, switches):
+            assert 1e-4 < found["split"] < 1.5 * found["whole"] < 0.05, (tp, found)
+
+
+def test_frozen_weights_get_no_gradient(crew: Any) -> None:
+    for switches in ({}, {"sequence_parallel": True}, {"overlap": "split"}):
+        for found in crew.run(exact.frozen, switches):
+            assert found["trained"] < 1e-5, (switches, found)
+            assert found["frozen"] == 0

@@ -60,8 +60,17 @@ class Bundle:
             x = f.Await.apply(wait, x)
             f.skip_numbers(f.APART)
         parameters = [p for m in self.members for p in (m.weight, m.bias)]
-        result: tuple[Tensor, ...] = f.Column.apply(place, wait, x, *parameters)
+        result: tuple[Tensor, ...] = f.Column.apply(place, wait, *_autocast(x, *parameters))
         return result
+
+
+def _autocast(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor | None, ...]:
+    """As autocast would give them to a linear layer: it does not see into our own functions."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+        return x, *parameters
+    to = torch.get_autocast_dtype(kind)
+    return tuple(t.to(to) if t is not None else None for t in (x, *parameters))
 
 
 class ColumnLinear(nn.Module):
@@ -92,7 +101,7 @@ class RowLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         place = self._place if self._place.group.sequence else self._place._replace(dim=None)
-        y: Tensor = f.Row.apply(place, x, self.weight, self.bias)
+        y: Tensor = f.Row.apply(place, *_autocast(x, self.weight, self.bias))
         return y
 
 

@@ -25,7 +25,10 @@ from meshwise.runtime import watch
 START_S = 180.0  # in which every rank must have come up
 POLL_S = 0.1
 TAIL = 2000  # characters of a rank's output that are shown when it fails without a word
-BROKEN = ("connection closed", "connection reset", "broken pipe", "timed out", "socket", "store")
+BROKEN = (  # in the messages of gloo, the store and NCCL
+    *("connection closed", "connection reset", "broken pipe", "timed out", "socket", "store"),
+    *("pair closure", "remote process exited", "aborted"),
+)
 
 
 class RunFailed(MeshwiseError):
@@ -200,9 +203,11 @@ def _failed(folder: str, codes: Mapping[int, int], guard: _Guard) -> MeshwiseErr
             errors[found["rank"]] = found
     # ranks that the agent did not end, and that left no word
     silent = [r for r, c in codes.items() if c not in (0, -signal.SIGTERM) and r not in errors]
+    # the agent ends ranks by SIGTERM: whoever died of another signal was the first
+    killed = [r for r in silent if codes[r] < 0]
     first = min(errors.values(), key=lambda e: (_consequence(e), e["time"]), default=None)
-    if first is None or (silent and _consequence(first)):
-        rank = min(silent or codes)
+    if killed or first is None or (silent and _consequence(first)):
+        rank = min(killed or silent or codes)
         if codes[rank] < 0:
             return _by_signal(rank, codes[rank], guard)
         said = f"rank {rank} ended with exit code {codes[rank]}{_tail(folder, rank)}"
