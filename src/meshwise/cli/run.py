@@ -64,20 +64,32 @@ def command(model: str, **o: Any) -> None:
     """Perform MODEL on this machine (or under torchrun or srun) and print what every operation took,
     beside the prediction."""
     from meshwise.runs import run
-    from meshwise.runtime.options import PHASES, SCHEDULES, SHARDS, Options
-    from meshwise.spec.reading import count, one_of
+    from meshwise.runtime.options import (
+        ALGORITHMS,
+        COMM_DTYPES,
+        MOST,
+        OVERLAPS,
+        PHASES,
+        SCHEDULES,
+        SHARDS,
+        Options,
+    )
+    from meshwise.spec.reading import MAX_COUNT, count, one_of
     from meshwise.units import TIME, parse
 
-    def number(name: str, low: int = 1) -> int:
-        return count(o[name], "--" + name.replace("_", "-"), low=low)
+    def number(name: str, low: int = 1, high: int = MAX_COUNT) -> int:
+        return count(o[name], "--" + name.replace("_", "-"), low=low, high=high)
 
+    narrow = o["comm_dtype"]
+    if narrow is not None:
+        narrow = one_of(narrow, "--comm-dtype", COMM_DTYPES)
     switches = Options(
         sequence_parallel=o["sequence_parallel"],
-        overlap=o["overlap"],
-        comm_dtype=o["comm_dtype"],
-        scale_group=number("scale_group"),
-        algorithm=o["algorithm"],
-        chunks=number("chunks"),
+        overlap=one_of(o["overlap"], "--overlap", OVERLAPS),
+        comm_dtype=narrow,
+        scale_group=number("scale_group", high=MOST),
+        algorithm=one_of(o["algorithm"], "--algorithm", ALGORITHMS),
+        chunks=number("chunks", high=MOST),
     )
     result = run(
         model,

@@ -12,6 +12,7 @@ ALGORITHMS = ("auto", "backend", "ring", "hierarchical", "shared_memory")
 PHASES = ("train", "prefill", "decode", "generate")
 SCHEDULES = ("1f1b", "gpipe")
 SHARDS = ("none", "zero3")
+MOST = 65536  # pieces, values per scale
 COMM_DTYPES = ("int8", "e4m3", "e5m2", "bf16")
 
 
@@ -45,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             one_of(self.comm_dtype, "comm_dtype", COMM_DTYPES)
         for name in ("scale_group", "chunks"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65536:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
                 raise InputError(
-                    f"{name}={value}: is no count", field=name, value=value, legal="1 to 65536"
+                    f"{name}={value}: is no count", field=name, value=value, legal=f"1 to {MOST}"
                 )
