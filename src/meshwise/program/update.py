@@ -130,14 +130,19 @@ def update(ctx: Context, role: Role) -> list[Op]:
     return ops
 
 
+def _shares(layout: Layouts) -> Array:
+    """Ranks that what ZeRO-3 has scattered is divided over when its gradients are complete."""
+    return np.where(layout.shard == 3, layout.dp * layout.cp, 1)
+
+
 def tied_sum(ctx: Context, role: Role) -> list[Op]:
     """The gradient of a table that is embedding and head, each on a stage of its own: summed over the
-    two (Megatron-LM's embedding group)."""
+    two (Megatron-LM's embedding group); under ZeRO-3 the replica's share of it."""
     model, layout = ctx.model, ctx.layout
     if not model.tied:
         return []
     end = np.maximum(role.embedding, role.head) * np.where(layout.pp > 1, 1, 0)
-    table = 1.0 * tied_table(model, layout) * ctx.widths.gradient
+    table = tied_table(model, layout) * ctx.widths.gradient / _shares(layout)
     return [
         collective("gradients.embedding", "all_reduce", "pp", table, count=end, phase="grad_reduce")
     ]
@@ -179,7 +184,7 @@ def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
                 f"gradients.{name}",
                 "all_reduce",
                 axis,
-                1.0 * weights * width / np.where(layout.shard == 3, layout.dp * layout.cp, 1),
+                weights * width / _shares(layout),
                 count=np.where(weights > 0, 1, 0),
                 phase="grad_reduce",
             )

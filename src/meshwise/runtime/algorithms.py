@@ -3,7 +3,7 @@ its way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -40,6 +40,11 @@ def backend_all_reduce(x: Tensor, peers: Peers, op: Any) -> Iterator[None]:
     work.wait()
 
 
+def transport(peers: Peers) -> str:
+    """What an all-gather or a reduce-scatter goes by: gloo's own move more than they need."""
+    return "backend" if str(dist.get_backend(peers.group)) == "nccl" else "p2p"
+
+
 def all_gather(
     out: Tensor, x: Tensor, peers: Peers, algorithm: str, options: Options
 ) -> Iterator[None]:
@@ -47,22 +52,15 @@ def all_gather(
     if algorithm in quantised.LARGEST:
         yield from quantised.quantised_all_gather(out, x, peers, algorithm, options.scale_group)
     elif algorithm == "bf16":
-        narrow = torch.empty_like(out, dtype=torch.bfloat16)
-        yield from _all_gather(narrow, x.bfloat16(), peers)
-        out.copy_(narrow)
+        yield from _in_bf16(all_gather, out, x, peers, options)
+    elif algorithm == "backend":
+        flat = x.new_empty((peers.size, *x.shape))  # it wants the ranks outermost
+        work = dist.all_gather_into_tensor(flat, x.contiguous(), group=peers.group, async_op=True)
+        yield
+        work.wait()
+        out.copy_(flat.transpose(0, 1))
     else:
-        yield from _all_gather(out, x, peers)
-
-
-def _all_gather(out: Tensor, x: Tensor, peers: Peers) -> Iterator[None]:
-    if str(dist.get_backend(peers.group)) != "nccl":
         yield from p2p.all_gather(out, x, peers)
-        return
-    flat = x.new_empty((peers.size, *x.shape))  # the backend wants the ranks outermost
-    work = dist.all_gather_into_tensor(flat, x.contiguous(), group=peers.group, async_op=True)
-    yield
-    work.wait()
-    out.copy_(flat.transpose(0, 1))
 
 
 def reduce_scatter(
@@ -72,18 +70,23 @@ def reduce_scatter(
     if algorithm in quantised.LARGEST:
         yield from quantised.quantised_reduce_scatter(out, x, peers, algorithm, options.scale_group)
     elif algorithm == "bf16":
-        narrow = torch.empty_like(out, dtype=torch.bfloat16)
-        yield from _reduce_scatter(narrow, x.bfloat16(), peers)
-        out.copy_(narrow)
+        yield from _in_bf16(reduce_scatter, out, x, peers, options)
+    elif algorithm == "backend":
+        parts = x.transpose(0, 1).contiguous()
+        work = dist.reduce_scatter_tensor(out, parts, group=peers.group, async_op=True)
+        yield
+        work.wait()
     else:
-        yield from _reduce_scatter(out, x, peers)
-
-
-def _reduce_scatter(out: Tensor, x: Tensor, peers: Peers) -> Iterator[None]:
-    if str(dist.get_backend(peers.group)) != "nccl":
         yield from p2p.reduce_scatter(out, x, peers)
-        return
-    parts = x.transpose(0, 1).contiguous()
-    work = dist.reduce_scatter_tensor(out, parts, group=peers.group, async_op=True)
-    yield
-    work.wait()
+
+
+def _in_bf16(
+    collective: Callable[..., Iterator[None]],
+    out: Tensor,
+    x: Tensor,
+    peers: Peers,
+    options: Options,
+) -> Iterator[None]:
+    narrow = torch.empty_like(out, dtype=torch.bfloat16)
+    yield from collective(narrow, x.bfloat16(), peers, transport(peers), options)
+    out.copy_(narrow)

@@ -78,13 +78,12 @@ def gathered_and_multiplied(
     if len(pieces) < wanted:
         each = cut(inner, -(-wanted // outer))
         pieces = [(slice(o, o + 1), i) for o in range(outer) for i in each]
+    name = f"{place.region}.{what}"
     payload = group.size * group.sent_bytes(x.numel(), x)
-    first: Call | None = None
 
     def begun() -> Iterator[Pending]:
-        nonlocal first
+        first: Call | None = None
         for o, i in pieces:
-            name = f"{place.region}.{what}"
             piece = group.gathering(
                 shard[o, i], whole[o, :, i], name, phase, payload=payload, of=first
             )

@@ -43,10 +43,6 @@ class Group:
     # -- algorithms ------------------------------------------------------------------------------
 
     @cached_property
-    def backend(self) -> str:
-        return str(dist.get_backend(self.peers.group))
-
-    @cached_property
     def _thread(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, thread_name_prefix="collectives")
 
@@ -263,7 +259,7 @@ class Group:
         narrow = self.options.comm_dtype
         if narrow is not None and x.is_floating_point() and not exact:
             return narrow
-        return "backend" if self.backend == "nccl" else "p2p"
+        return algorithms.transport(self.peers)
 
     def sent_bytes(self, numel: int, like: Tensor) -> int:
         """Payload of values of a type, in the format that is sent; scales come on top."""

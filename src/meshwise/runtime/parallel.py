@@ -153,6 +153,8 @@ class Parallel:
         for group, name, members in self.shared():
             grads = [m._parameters[n].grad for m, n in members]  # type: ignore[union-attr]
             local = [getattr(g, "_local_tensor", g) for g in grads if g is not None]
+            if not local:
+                continue
             flat = torch.cat([g.reshape(-1) for g in local])
             group.all_reduce(flat, name, "grad_reduce")
             for g, total in zip(local, flat.split([g.numel() for g in local]), strict=True):

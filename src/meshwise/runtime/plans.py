@@ -34,7 +34,6 @@ class Family(NamedTuple):
     ffn: str  # module that the up and down products are in; "" is the layer itself
     up: tuple[Product, ...]
     down: str
-    experts: bool = False  # where the ffn module has experts, they are one tensor of all
     centred_norms: bool = False  # a norm multiplies by 1 + its weight
     views_whole: bool = False  # the base model reshapes the last hidden state to the input's shape
 
@@ -66,8 +65,8 @@ FAMILIES: dict[str, Family] = {
         inputs=(Product("qkv_proj", ("q", "kv", "kv")),),
         up=(Product("gate_up_proj", ("ffn", "ffn")),),
     ),
-    "mixtral": _LLAMA._replace(experts=True),
-    "qwen3_moe": _LLAMA._replace(experts=True),
+    "mixtral": _LLAMA,
+    "qwen3_moe": _LLAMA,
     "gpt2": Family(
         base="transformer",
         layers="h",
