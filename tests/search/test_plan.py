@@ -292,3 +292,10 @@ def test_sizes_grow_linearly() -> None:
     few = space(DENSE, A100, Training(batch=8, seq=4096), stack, 16, {})
     many = space(DENSE, A100, Training(batch=64, seq=4096), stack, 16, {})
     assert many.layouts > 1.5 * few.layouts
+
+
+@pytest.mark.parametrize("name", ["deepseek-v2-lite", "deepseek-v2"])
+def test_models_without_kv_heads_are_planned(name):
+    answer = mw.plan(mw.model(name), mw.cluster("hgx-h100"), Training(batch=32, seq=2048), gpus=32)
+    best = answer.to_dict()["layouts"][0]
+    assert best["step_s"] > 0 and "kv" not in best["exposed_comm_by_axis_s"]

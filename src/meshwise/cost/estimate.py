@@ -64,10 +64,9 @@ class Estimate(Footprint):
         self.update_costs = [p.ops(ops, layout, apart=True) for ops in self.program.update]
 
     def _kv_groups(self) -> dict[str, Group]:
-        heads = [
-            b.attention.kv_heads for b in self.model.blocks if b.attention and not b.attention.mla
-        ]
-        return {"kv": kv_group(self.layout, min(heads), self.cluster)} if heads else {}
+        """Ranks that hold the same KV head: known only with the model, whose groups these are. One
+        rank each where no layer has KV heads (multi-head latent attention, no attention)."""
+        return {"kv": kv_group(self.layout, self.model.least_kv_heads, self.cluster)}
 
     def _beside_stages(self, cost: OpCost) -> OpCost:
         """A transfer runs beside another virtual stage's work, where there is one."""
