@@ -86,7 +86,7 @@ class Estimate(Footprint):
         """Seconds of one microbatch on each role of stage; 0 where the role does not exist."""
         layers = self._layers
         embedding, head = total(self.embedding_costs), total(self.head_costs)
-        fill = self._split_fill
+        fill = self.split_fill
         stages = []
         for role in self.program.roles:
             times = ZERO
@@ -98,8 +98,9 @@ class Estimate(Footprint):
         return stages
 
     @property
-    def _split_fill(self) -> Array:
-        """With the batch split in two, the last half's reduction of a pass has nothing beside it."""
+    def split_fill(self) -> Array:
+        """With the batch split in two, the last half's reduction of a pass has nothing beside it:
+        exposed seconds of a microbatch."""
         if self.stack.overlap != "split" or self.stack.ideal:
             return 0.0
         fill: Array = 0.0
@@ -142,7 +143,7 @@ class Estimate(Footprint):
         embedding, head = total(self.embedding_costs).busy, total(self.head_costs).busy
         longest: Array = 0.0
         for role in self.program.roles:
-            busy: Array = self._split_fill * role.exists
+            busy: Array = self.split_fill * role.exists
             for kind, count in zip(layers, role.layers, strict=True):
                 busy = busy + kind * (count * role.exists)
             for end, has in ((embedding, role.embedding), (head, role.head)):
