@@ -292,3 +292,12 @@ def test_sizes_grow_linearly() -> None:
     few = space(DENSE, A100, Training(batch=8, seq=4096), stack, 16, {})
     many = space(DENSE, A100, Training(batch=64, seq=4096), stack, 16, {})
     assert many.layouts > 1.5 * few.layouts
+
+
+@pytest.mark.parametrize(("name", "gpus"), [("deepseek-v2-lite", 32), ("deepseek-v3", 512)])
+def test_models_without_kv_heads_are_planned(name, gpus):
+    w = Training(batch=512, seq=2048)
+    answer = mw.plan(mw.model(name), mw.cluster("hgx-h100"), w, gpus=gpus, top=20).to_dict()
+    assert len(answer["layouts"]) == 20
+    for row in answer["layouts"]:
+        assert row["step_s"] > 0 and all(s > 0 for s in row["exposed_comm_by_axis_s"].values())

@@ -64,10 +64,9 @@ class Estimate(Footprint):
         self.update_costs = [p.ops(ops, layout, apart=True) for ops in self.program.update]
 
     def _kv_groups(self) -> dict[str, Group]:
-        heads = [
-            b.attention.kv_heads for b in self.model.blocks if b.attention and not b.attention.mla
-        ]
-        return {"kv": kv_group(self.layout, min(heads), self.cluster)} if heads else {}
+        """Ranks that hold the same KV head: known only with the model, whose groups these are. One
+        rank each where no layer has KV heads (multi-head latent attention, no attention)."""
+        return {"kv": kv_group(self.layout, self.model.least_kv_heads, self.cluster)}
 
     def _beside_stages(self, cost: OpCost) -> OpCost:
         """A transfer runs beside another virtual stage's work, where there is one."""
@@ -87,7 +86,7 @@ class Estimate(Footprint):
         """Seconds of one microbatch on each role of stage; 0 where the role does not exist."""
         layers = self._layers
         embedding, head = total(self.embedding_costs), total(self.head_costs)
-        fill = self._split_fill
+        fill = self.split_fill
         stages = []
         for role in self.program.roles:
             times = ZERO
@@ -99,8 +98,9 @@ class Estimate(Footprint):
         return stages
 
     @property
-    def _split_fill(self) -> Array:
-        """With the batch split in two, the last half's reduction of a pass has nothing beside it."""
+    def split_fill(self) -> Array:
+        """With the batch split in two, the last half's reduction of a pass has nothing beside it:
+        exposed seconds of a microbatch."""
         if self.stack.overlap != "split" or self.stack.ideal:
             return 0.0
         fill: Array = 0.0
@@ -143,7 +143,7 @@ class Estimate(Footprint):
         embedding, head = total(self.embedding_costs).busy, total(self.head_costs).busy
         longest: Array = 0.0
         for role in self.program.roles:
-            busy: Array = self._split_fill * role.exists
+            busy: Array = self.split_fill * role.exists
             for kind, count in zip(layers, role.layers, strict=True):
                 busy = busy + kind * (count * role.exists)
             for end, has in ((embedding, role.embedding), (head, role.head)):

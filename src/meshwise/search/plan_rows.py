@@ -147,7 +147,7 @@ def _exposed(e: Estimate) -> tuple[dict[str, Array], dict[str, Array]]:
                 spent = np.where(last, c.op.count * c.seconds * share, 0.0)
                 total[c.op.axis] = total[c.op.axis] + spent
     # what is exposed because two batches' halves follow each other is tensor parallelism's
-    total["tp"] = total["tp"] + (e.exposed_comm_s - sum(total.values()))
+    total["tp"] = total["tp"] + e.split_fill * m
     for axis, value in total.items():
         by_axis[_ROW[axis]] = by_axis[_ROW[axis]] + value
         across = across + np.where(_over_network(e, axis), value, 0.0)

@@ -167,6 +167,8 @@ def communication(e: Estimate) -> list[AxisRow]:
             assert c.priced is not None
             for i, w in enumerate(c.priced.wire_bytes):
                 wire[i] += float(w) * n
+        if axis == "tp":
+            exposed += float(e.split_fill * e.program.ctx.microbatches)
         rows.append(
             AxisRow(
                 axis=axis,

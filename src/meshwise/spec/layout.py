@@ -235,10 +235,11 @@ def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
     return found
 
 
-def kv_group(layout: Layouts, kv_heads: int, cluster: Cluster) -> Group:
-    """TP ranks that hold the same KV head."""
+def kv_group(layout: Layouts, kv_heads: int | None, cluster: Cluster) -> Group:
+    """TP ranks that hold the same KV head; one each without KV heads."""
     stride = _inside_of(layout.placement, "tp", _sizes(layout))
-    return place("kv", np.maximum(layout.tp // kv_heads, 1), stride, np.int64(0), cluster)
+    copies = np.int64(1) if kv_heads is None else np.maximum(layout.tp // kv_heads, 1)
+    return place("kv", copies, stride, np.int64(0), cluster)
 
 
 def _joint(

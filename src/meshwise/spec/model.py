@@ -111,6 +111,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def layers(self) -> int:
         return len(self.pattern)
 
+    @property
+    def least_kv_heads(self) -> int | None:
+        """KV heads of the layers that have fewest; None where no layer keeps keys by head (MLA)."""
+        found = [b.attention for b in self.blocks if b.attention and not b.attention.mla]
+        return min((a.kv_heads for a in found), default=None)
+
     def kind_counts(self) -> tuple[int, ...]:
         """How many layers are of each kind, aligned with ``blocks``."""
         return tuple(self.pattern.count(i) for i in range(len(self.blocks)))
