@@ -123,7 +123,9 @@ def test_kind_is_told_by_the_header(kind: str) -> None:
         ("training", {"dtype": "fp7"}, "invalid", ("dtype",)),
         ("training", {"recompute": "some"}, "invalid", ("line 2", "recompute")),
         ("training", {"sequence_parallel": "maybe"}, "invalid", ("sequence_parallel",)),
-        ("training", {"stack": "abacus"}, "unsupported", ("abacus",)),
+        ("training", {"stack": ""}, "unsupported", ("software", "stack")),
+        ("training", {"attention": "flash9"}, "invalid", ("line 2", "attention", "flash9")),
+        ("training", {"dtype": "banana"}, "invalid", ("line 2", "banana")),
         ("training", {"step_s": ""}, "unsupported", ("nothing",)),
         ("layers", {"forward_ms": "-3"}, "invalid", ("line 2", "forward_ms", "'-3'")),
         ("layers", {"forward_ms": "-3", "stack": ""}, "invalid", ("line 2", "forward_ms")),
@@ -136,6 +138,7 @@ def test_kind_is_told_by_the_header(kind: str) -> None:
         ("serving", {"devices": "3"}, "invalid", ("devices",)),
         ("serving", {"concurrency": ""}, "unsupported", ("concurrency",)),
         ("serving", {"engine": ""}, "unsupported", ("software",)),
+        ("serving", {"engine": "abacus"}, "unsupported", ("abacus",)),
         ("collectives", {"op": "gossip"}, "unsupported", ("gossip",)),
         ("collectives", {"ranks": "0"}, "invalid", ("ranks",)),
         ("collectives", {"bytes": "-5"}, "invalid", ("bytes",)),
@@ -149,6 +152,98 @@ def test_rows(kind: str, change: dict[str, str], status: str, words: tuple[str, 
     for word in words:
         assert word in bad.reason
     assert fine.status == "ok"  # the other rows still run
+
+
+NOTES = (
+    "no communication overlap",
+    "--tp-comm-overlap was NOT set",
+    "gradient all-reduce overlapped with backward",
+    "ZeRO-1 without overlap",
+    "eager mode; async TP",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_note_changes_nothing(kind: str) -> None:
+    plain, *noted = outcome(*(EXAMPLES[kind] | {"note": note} for note in ("", *NOTES)))
+    assert plain.status == "ok"
+    assert all(r._replace(line=plain.line) == plain for r in noted)
+
+
+def predicted(**cells: str) -> float:
+    (result,) = outcome(DATA_PARALLEL | cells)
+    assert result.status == "ok", result.reason
+    return float(result.predicted or 0.0)
+
+
+DATA_PARALLEL = TRAINING | {
+    "model": "llama-2-7b",
+    "devices": "16",
+    "tp": "4",
+    "pp": "1",
+    "dp": "4",
+    "dtype": "bf16",
+    "attention": "flash",
+    "sequence_parallel": "true",
+    "stack": "megatron-core-2025",
+    "overlap": "",
+    "grad_overlap": "",
+    "grad_dtype": "",
+    "schedule": "",
+}
+
+
+def test_what_steers_the_price_is_a_column() -> None:
+    usual = predicted()
+    assert predicted(overlap="decomposed") < usual < predicted(overlap="none", grad_overlap="false")
+    assert predicted(grad_overlap="false") > usual
+    assert predicted(grad_dtype="bf16") < predicted(grad_dtype="fp32")
+    assert predicted(attention="flash1") > usual
+    piped = {"tp": "4", "pp": "4", "dp": "1"}
+    assert predicted(**piped, schedule="zb-2p") < predicted(**piped)
+    assert predicted(**piped, schedule="zb-2p") == predicted(**piped, stack="megatron-core-zb-2p")
+
+
+def test_unknown_software_is_priced_as_the_usual_one_and_said_so() -> None:
+    (named,) = outcome(DATA_PARALLEL | {"stack": "megatron-core"})
+    (unknown,) = outcome(DATA_PARALLEL | {"stack": "abacus"})
+    assert unknown.predicted == named.predicted
+    assert [a._asdict() for a in set(unknown.assumed) - set(named.assumed)] == [
+        {"field": "stack", "value": "megatron-core"}
+    ]
+
+
+def test_what_hardware_a_row_leaves_open_is_listed() -> None:
+    stated, open_ = outcome(
+        DATA_PARALLEL, DATA_PARALLEL | {"intra_node": "", "inter_node_gbytes_per_s": ""}
+    )
+    assert {a.field for a in open_.assumed} - {a.field for a in stated.assumed} == {
+        "intra_node",
+        "inter_node_gbytes_per_s",
+    }
+
+
+def test_an_eager_collective_is_host_time() -> None:
+    graph, eager = outcome(COLLECTIVE | {"launch": "graph"}, COLLECTIVE | {"launch": "eager"})
+    assert (graph.status, eager.status) == ("ok", "unsupported")
+    assert graph.predicted == outcome(COLLECTIVE)[0].predicted
+
+
+@pytest.mark.parametrize("dtype", ["fp4", "nvfp4", "int4", "mxfp4"])
+def test_four_bit_weights_of_a_row_are_read(dtype: str) -> None:
+    """A decode step of one sequence reads little else: it takes far less time than at 16 bit."""
+    alone = {"devices": "1", "tp": "1", "concurrency": "1", "tpot_ms": "5"}
+    wide, narrow = outcome(*(SERVING | alone | {"dtype": d} for d in ("bf16", dtype)))
+    assert wide.predicted and narrow.predicted
+    assert narrow.predicted < 0.6 * wide.predicted
+
+
+def test_a_stated_width_replaces_the_checkpoints() -> None:
+    r1 = SERVING | {"model": "deepseek-r1", "devices": "16", "tp": "16", "device": "h200-141gb-sxm"}
+    own, wide = outcome(r1 | {"dtype": ""}, r1 | {"dtype": "bf16"})
+    assert wide.predicted and own.predicted
+    assert wide.predicted > own.predicted
+    assert own.assumed[0].field == "dtype"
 
 
 def test_a_table_without_rows_is_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from meshwise.evidence.predict_serving import serve
 from meshwise.evidence.prediction import Unsupported
-from meshwise.evidence.tables import Row, read_table
+from meshwise.evidence.tables import Assumed, Row, read_table
 
 PUBLISHED = Path(__file__).parents[2] / "src/meshwise/evidence/published/serving.csv"
 ROW = {
@@ -37,7 +37,7 @@ def test_a_token_cannot_be_faster_than_the_weights_are_read():
 
 def test_fp8_checkpoints_of_tensorrt_llm_have_an_fp8_cache():
     found = serve(row(engine="trtllm", dtype="fp8"), PUBLISHED.parent)[0]
-    assert found.assumed == ("kv_dtype=fp8",)
+    assert found.assumed == (Assumed("kv_dtype", "fp8"),)
     for given in ("fp8", "bf16"):
         stated = serve(row(engine="trtllm", dtype="fp8", kv_dtype=given), PUBLISHED.parent)[0]
         assert stated.assumed == ()

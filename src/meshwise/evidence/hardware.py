@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from meshwise.evidence.tables import Row
+from meshwise.evidence.tables import Assumed, Row
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Cluster, cluster_from_table, device
 
@@ -84,11 +84,15 @@ def network_by_words(row: Row) -> dict[str, Any] | None:
     }
 
 
-def cluster_of(row: Row, devices: int, per_node: int, network: dict[str, Any] | None) -> Cluster:
-    """The cluster of a row. ``network`` None: the generation's usual one, if a network is needed."""
+def cluster_of(
+    row: Row, devices: int, per_node: int, network: dict[str, Any] | None
+) -> tuple[Cluster, tuple[Assumed, ...]]:
+    """The cluster of a row, and what of it the row does not say. ``network`` None: the generation's
+    usual one, if a network is needed."""
     dev = device(row.text("device"), f"line {row.line}: device")
     per_node = min(per_node, devices)
     fabric = inside(row, dev.generation)
+    assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not row.text("intra_node") else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]
     if fabric.startswith("pcie") and per_node > 4 and per_node % 2 == 0:
         # hosts of more than four PCIe cards have two sockets
@@ -101,5 +105,7 @@ def cluster_of(row: Row, devices: int, per_node: int, network: dict[str, Any] | 
         if network is None:
             rate = _DEFAULT_NETWORK.get(dev.generation, ("ib-hdr", 25.0))[1]
             network = network_by_rate(rate, per_node)
+            assumed.append(Assumed("inter_node_gbytes_per_s", f"{rate:g}"))
         levels.append({**network, "ranks": nodes})
-    return cluster_from_table({"device": dev.name, "level": levels}, f"line-{row.line}")
+    table = {"device": dev.name, "level": levels}
+    return cluster_from_table(table, f"line-{row.line}"), tuple(assumed)

@@ -51,14 +51,14 @@ def collective(row: Row, folder: Path) -> list[Prediction]:
     stack = next((s for k, s in _KERNELS.items() if library.startswith(k)), None)
     if stack is None:
         raise Unsupported(f"library {library!r} has no constants")
-    if "eager" in row.text("note").lower():
+    if row.one_of("launch", ("graph", "eager")) == "eager":
         raise Unsupported("launched outside a graph: host time, not the kernel's")
     network = None
     if nodes > 1:
         network = hardware.network_by_words(row)
         if network is None:
             raise Unsupported("the row does not state its network's rate")
-    cluster = hardware.cluster_of(row, ranks, per_node, network)
+    cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
     priced = coll.price(op, np.float64(row.number("bytes")), group, cluster, load_stack(stack))
     return [
@@ -68,7 +68,7 @@ def collective(row: Row, folder: Path) -> list[Prediction]:
             row.number("time_us") * 1e-6,
             float(priced.seconds),
             source_of(row),
-            (),
+            lacking,
             stack=collective_kind(load_stack(stack), cluster, group),
             lent=lent_levels(priced.sources, group),
         )

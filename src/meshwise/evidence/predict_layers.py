@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.interval import lent_share
 from meshwise.cost.pricing import total
@@ -31,16 +29,12 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
     tp, cp, ep = row.count("tp", 1), row.count("cp", 1), row.count("ep", 1)
     devices = row.count("devices")
     dp = max(ep // (tp * cp), 1)
-    recompute = row.text("recompute", "none")
-    if recompute not in RECOMPUTE:
-        raise row.wrong("recompute", f"{recompute!r} is not known", RECOMPUTE)
+    recompute = row.one_of("recompute", RECOMPUTE) or "none"
     used = tp * cp * dp
     if used > devices:
         raise row.wrong("devices", f"tp·cp·dp = {used}, more than {devices}", f"at least {used}")
-    cluster = hardware.cluster_of(row, devices, min(devices, 8), None)
+    cluster, _ = hardware.cluster_of(row, devices, min(devices, 8), None)
     stack = stack_of(row, "stack")
-    unfused = row.text("attention", stack.attention) == "unfused"
-    stack = msgspec.structs.replace(stack, attention="unfused" if unfused else "flash")
     micro = row.count("micro_batch", 1)
     workload = Training(
         batch=micro * dp,

@@ -8,10 +8,18 @@ import msgspec
 import numpy as np
 
 from meshwise.evidence import hardware
-from meshwise.evidence.prediction import Prediction, Unsupported, model_of, source_of, stack_of
-from meshwise.evidence.tables import Row
+from meshwise.evidence.prediction import (
+    Prediction,
+    Unsupported,
+    model_of,
+    source_of,
+    stack_of,
+)
+from meshwise.evidence.tables import Assumed, Row
 from meshwise.search import serving
 from meshwise.search.iteration import Engine
+from meshwise.spec.cluster import Device
+from meshwise.spec.dtypes import BYTES, COMPUTE, WEIGHT, canonical, peak_dtype
 from meshwise.spec.model import Model, Quantization
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
@@ -25,12 +33,13 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     tp, pp, dp = row.count("tp", 1), row.count("pp", 1), row.count("dp", 1)
     if tp * pp * dp != devices:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
-    cluster = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
+    cluster, lacking = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
     stack = stack_of(row, "engine")
-    formats, assumed = formats_of(row, stack)
+    formats, assumed = formats_of(row, stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
-    assumed += blocks
-    layouts = serving.layout(tp, pp, row.count("ep", 1), dp)
+    assumed += (*blocks, *lacking)
+    etp = row.count("etp") if row.text("etp") else None
+    layouts = serving.layout(tp, pp, row.count("ep", 1), dp, etp)
     engine = Engine(model, cluster, stack, layouts, formats)
     isl, osl = row.count("isl"), row.count("osl")
     name, source = row.text("id"), source_of(row)
@@ -48,7 +57,9 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             formats=formats,
         )
         measured = row.number("total_latency_ms") * 1e-3
-        return [Prediction(name, "total_latency_s", measured, total, source, (), stack=stack.name)]
+        return [
+            Prediction(name, "total_latency_s", measured, total, source, assumed, stack=stack.name)
+        ]
     if not row.text("concurrency"):
         raise Unsupported("the row does not state its concurrency")
     if not row.text("tpot_ms"):
@@ -75,18 +86,49 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     ]
 
 
-def formats_of(row: Row, stack: Stack) -> tuple[Formats, tuple[str, ...]]:
+def formats_of(
+    row: Row, stack: Stack, model: Model, device: Device
+) -> tuple[Formats, tuple[Assumed, ...]]:
     """Number formats of a row, and what had to be assumed.
 
-    FP8 checkpoints of TensorRT-LLM (NVIDIA ModelOpt) keep their cache in FP8 as well.
+    A 4-bit format is the weights'; products are in it where the device has it, else in 16 bit, as
+    weight-only kernels are. FP8 checkpoints of TensorRT-LLM (NVIDIA ModelOpt) keep their cache in FP8
+    as well. Where the row states nothing, the checkpoint's own formats hold.
     """
-    dtype, cache = row.text("dtype", "bf16"), row.text("kv_dtype")
-    assumed: tuple[str, ...] = ()
-    if not cache and dtype == "fp8" and stack.name == "trtllm":
-        cache, assumed = "fp8", ("kv_dtype=fp8",)
-    narrow = dtype if dtype in ("fp8", "int8") else None
-    weights = dtype if dtype in ("int4", "nvfp4", "mxfp4") else None
-    return Formats(dtype=narrow, weights=weights, kv_cache=cache or None), assumed
+    cache = row.text("kv_dtype") or None
+    stated = row.text("dtype")
+    if not stated:
+        stands = model.quantization.weight_dtype if model.quantization else model.dtype
+        return Formats(kv_cache=cache), (Assumed("dtype", stands),)
+    dtype = canonical(stated, f"line {row.line}: dtype", (*COMPUTE, *WEIGHT))
+    assumed: tuple[Assumed, ...] = ()
+    if cache is None and dtype == "fp8" and stack.name == "trtllm":
+        cache, assumed = "fp8", (Assumed("kv_dtype", "fp8"),)
+    own = model.quantization.weight_dtype if model.quantization else None
+    if BYTES[dtype] < 1:
+        # the publisher's 4-bit checkpoint, whichever of the 4-bit formats the row's word is short for
+        weights = None if own is not None and BYTES[own] < 1 else dtype
+        products = (
+            dtype
+            if weights in COMPUTE and peak_dtype(dtype, device.peak_flops_per_s) == dtype
+            else None
+        )
+        return Formats(dtype=products, weights=weights, kv_cache=cache), assumed
+    if BYTES[dtype] == 1:
+        return Formats(dtype=dtype, kv_cache=cache), assumed
+    experts = expert_format(row, own)
+    return Formats(weights=None if own == experts else dtype, kv_cache=cache), assumed
+
+
+def expert_format(row: Row, own: str | None) -> str | None:
+    """Format of the experts' weights that the row states; only that of the checkpoint can stand
+    beside another one of the rest."""
+    if not row.text("moe_dtype"):
+        return None
+    stated = canonical(row.text("moe_dtype"), f"line {row.line}: moe_dtype", WEIGHT)
+    if stated not in (own, canonical(row.text("dtype"), "dtype", (*COMPUTE, *WEIGHT))):
+        raise Unsupported(f"experts in {stated} beside {row.text('dtype')} in a {own} checkpoint")
+    return stated
 
 
 # Whose publisher's FP8 checkpoints have a scale per 128 × 128 weights and per 128 activations
@@ -94,12 +136,12 @@ def formats_of(row: Row, stack: Stack) -> tuple[Formats, tuple[str, ...]]:
 BLOCK_SCALED = ("qwen3", "qwen3_moe")
 
 
-def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[str, ...]]:
+def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[Assumed, ...]]:
     """The model with the quantisation of its publisher's checkpoint in the row's format."""
     if row.text("dtype") != "fp8" or model.quantization or model.model_type not in BLOCK_SCALED:
         return model, ()
     blocks = Quantization(method="fp8", weight_dtype="fp8", block=(128, 128))
-    return msgspec.structs.replace(model, quantization=blocks), ("FP8 scales by block",)
+    return msgspec.structs.replace(model, quantization=blocks), (Assumed("fp8_scales", "block"),)
 
 
 def check_format(row: Row, engine: Engine, measured_s: float) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.interval import lent_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, source_of, stack_of
-from meshwise.evidence.tables import Row
+from meshwise.evidence.software import as_stated, stack_named, usual_training_stack
+from meshwise.evidence.tables import Assumed, Row
 from meshwise.search.report import Report, model_flops, report
 from meshwise.spec import grid
+from meshwise.spec.stack import Stack
 from meshwise.spec.workload import RECOMPUTE, Formats, Training
 
 # A row that does not state its recomputation ran with none, unless that would take this many times
@@ -24,9 +24,18 @@ CLEARLY = 1.2
 # Software that accumulates and reduces gradients in the format of the products; Megatron, NeMo,
 # nanotron and FSDP do in fp32 by default.
 _NARROW_GRADIENTS = ("deepspeed", "paddle")
+_SHARDS = {"fsdp": "zero3", "hsdp": "zero3"}  # other words for sharding everything
 
 
-def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]]:
+def software_of(row: Row, shard: str) -> tuple[Stack, tuple[Assumed, ...]]:
+    """The row's stack; the usual one of its kind, said so, where the catalog does not know its name."""
+    if not row.text("stack") or stack_named(row.text("stack")) is not None:
+        return stack_of(row, "stack"), ()
+    stack = usual_training_stack(shard)
+    return as_stated(stack, row), (Assumed("stack", stack.name),)
+
+
+def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, ...]]:
     """The row's step, priced; and what had to be assumed."""
     model = model_of(row, folder)
     devices, batch = row.count("devices"), row.count("global_batch")
@@ -35,25 +44,16 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]
         row.number("inter_node_gbytes_per_s", 0.0) if row.text("inter_node_gbytes_per_s") else 0.0
     )
     network = hardware.network_by_rate(rate, min(per_node, devices)) if rate else None
-    cluster = hardware.cluster_of(row, devices, per_node, network)
+    cluster, lacking = hardware.cluster_of(row, devices, per_node, network)
     degrees: dict[str, Any] = {k: row.count(k, 1) for k in ("tp", "pp", "vp", "dp", "cp", "ep")}
     product = degrees["tp"] * degrees["pp"] * degrees["dp"] * degrees["cp"]
     if product != devices:
         raise row.wrong("devices", f"tp·pp·dp·cp = {product}, not {devices}", f"{product}")
-    assumed = [f"{column}=1" for column in ("micro_batch", "vp") if not row.text(column)]
-    recompute = row.text("recompute")
-    if recompute not in ("", *RECOMPUTE):
-        raise row.wrong("recompute", f"{recompute!r} is not known", RECOMPUTE)
-    stack = stack_of(row, "stack")
-    attention = row.text("attention", stack.attention)
-    software = row.text("stack")
-    stack = msgspec.structs.replace(
-        stack,
-        attention="unfused" if attention == "unfused" else "flash",
-        schedule=next((k for k in ("zb-1p", "zb-2p", "gpipe") if software.endswith(k)), "1f1b"),
-    )
-    shard = row.text("shard", "none")
-    shard = "zero3" if shard in ("hsdp", "fsdp") else shard
+    assumed = [Assumed(column, "1") for column in ("micro_batch", "vp") if not row.text(column)]
+    recompute = row.one_of("recompute", RECOMPUTE)
+    shard = _SHARDS.get(row.text("shard", "none"), row.text("shard", "none"))
+    stack, stood_in = software_of(row, shard)
+    assumed += (*stood_in, *lacking)
     layout = grid.Grid(
         **degrees,
         etp=row.count("etp", 1) if degrees["ep"] > 1 and row.text("etp") else None,
@@ -68,10 +68,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]
             batch=batch,
             seq=row.count("seq"),
             recompute=mode,
-            formats=Formats(
-                dtype=row.text("dtype", "bf16"),
-                gradients=None if stack.name in _NARROW_GRADIENTS else "fp32",
-            ),
+            formats=Formats(dtype=row.text("dtype", "bf16"), gradients=gradients_of(row, stack)),
         )
         grid.check(layout, model, cluster, workload)
         found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
@@ -79,8 +76,13 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]
             break
     assert found is not None
     if not recompute:
-        assumed.append(f"recompute={mode}")
+        assumed.append(Assumed("recompute", mode))
     return found, tuple(assumed)
+
+
+def gradients_of(row: Row, stack: Stack) -> str | None:
+    """Format of the gradients: stated, else the software's own."""
+    return row.text("grad_dtype") or (None if stack.name in _NARROW_GRADIENTS else "fp32")
 
 
 def training(row: Row, folder: Path) -> list[Prediction]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from meshwise.evidence.software import as_noted, stack_named
-from meshwise.evidence.tables import Row
+from meshwise.evidence.software import as_stated, stack_named
+from meshwise.evidence.tables import Assumed, Row
 from meshwise.spec.config_file import load_model_file
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
     measured: float
     predicted: float
     source: str
-    assumed: tuple[str, ...]  # what the row does not say
+    assumed: tuple[Assumed, ...]
     ideal_s: float | None = None  # training: the step's model FLOPs at the devices' peak
     pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
     tp: int = 1
@@ -35,14 +35,14 @@ class Prediction(NamedTuple):
 
 
 def stack_of(row: Row, column: str) -> Stack:
-    """The stack that a row's software stands for, as the row's note has it."""
+    """The stack that a row's software stands for, with the switches that the row states."""
     name = row.text(column)
     stack = stack_named(name)
     if not name:
         raise Unsupported(f"the row does not state its software (column {column})")
     if stack is None:
         raise Unsupported(f"software {name!r} is no stack of the catalog")
-    return as_noted(stack, row.text("note"))
+    return as_stated(stack, row)
 
 
 def model_of(row: Row, folder: Path) -> Model:

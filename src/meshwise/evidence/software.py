@@ -1,4 +1,4 @@
-"""From a row's words for its software to a stack: name and version, and what its note says."""
+"""From a row's columns for its software to a stack: its name and version, and the switches it states."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Any
 
 import msgspec
 
+from meshwise.cost.schedule import SCHEDULES
+from meshwise.evidence.tables import Row
 from meshwise.spec.stack import Stack, load_stack
+from meshwise.spec.workload import OVERLAP
+
+ATTENTION = ("flash", "flash1", "flash2", "flash3", "unfused")
 
 # Megatron-LM's own transformer of 2023 (megatron/model): SwiGLU in two operations, keys and
 # values copied to every head, a second fp32 copy of the logits.
@@ -42,18 +47,15 @@ _RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (r"torchtitan-2024.*compile", "torchtitan-fsdp", _EAGER_LOSS),
     (r"torchtitan.*compile", "torchtitan-fsdp", {}),
     (r"torchtitan", "torchtitan-eager", {}),
-    (r"fsdp", "torchtitan-eager", {}),
+    # the others that shard by PyTorch's FSDP
+    (r"(fsdp|llm-foundry|torchtune).*compile", "torchtitan-fsdp", {}),
+    (r"fsdp|llm-foundry|torchtune", "torchtitan-eager", {}),
     (r"maxtext|jax", "maxtext", {}),
     (r"vllm", "vllm", {}),
     (r"sglang", "sglang", {}),
     (r"trt|tensorrt", "trtllm", {}),
     (r"fastertransformer|ft\b", "fastertransformer", {}),
 )
-
-_NOTHING_OVERLAPS = re.compile(r"no communication overlap|not overlap communication", re.IGNORECASE)
-_ASYNC_TP = re.compile(r"\basync[ -]?tp\b|--tp-comm-overlap", re.IGNORECASE)
-_GRADIENTS_WAIT = re.compile(r"\b(not overlapped|without overlap)", re.IGNORECASE)
-_GRADIENTS_OVERLAP = re.compile(r"gradient (all-reduce|reduction) overlapped", re.IGNORECASE)
 
 
 def stack_named(name: str) -> Stack | None:
@@ -64,20 +66,39 @@ def stack_named(name: str) -> Stack | None:
     return None
 
 
-def as_noted(stack: Stack, note: str) -> Stack:
-    """The stack with what a row's note says of its overlap."""
+# What a training run without a known name is priced as, by the way that it shards: these have the
+# most published runs of their kind.
+_USUAL = {"zero3": "torchtitan-eager"}
+_USUAL_ELSE = "megatron-core"
+
+
+def usual_training_stack(shard: str) -> Stack:
+    """The stack that stands in for software that the catalog does not know."""
+    return load_stack(_USUAL.get(shard, _USUAL_ELSE))
+
+
+def as_stated(stack: Stack, row: Row) -> Stack:
+    """The stack with the switches that the row's columns state (``attention``, ``schedule``,
+    ``overlap``, ``grad_overlap``)."""
     changes: dict[str, Any] = {}
-    if _NOTHING_OVERLAPS.search(note):
-        changes = {
-            "overlap": "none",
-            "overlap_input_gradient": False,
-            "overlap_grad_reduce": False,
-            "overlap_param_gather": False,
-        }
-    elif _GRADIENTS_WAIT.search(note):
-        changes = {"overlap_grad_reduce": False, "overlap_param_gather": False}
-    elif _GRADIENTS_OVERLAP.search(note):
-        changes = {"overlap_grad_reduce": True}
-    if _ASYNC_TP.search(note):
-        changes["overlap"] = "decomposed"
+    attention = row.one_of("attention", ATTENTION)
+    if attention:
+        changes["attention"] = "unfused" if attention == "unfused" else "flash"
+        if attention[-1].isdigit():
+            changes["flash_version"] = int(attention[-1])
+    # a variant of the software may be a schedule: megatron-2024-zb-2p
+    variant = next((k for k in SCHEDULES if row.text("stack").lower().endswith(f"-{k}")), "")
+    schedule = row.one_of("schedule", SCHEDULES) or variant
+    if schedule:
+        changes["schedule"] = schedule
+    overlap = row.one_of("overlap", OVERLAP)
+    if overlap:
+        changes["overlap"] = overlap
+    if overlap == "none":
+        changes["overlap_input_gradient"] = False
+    if row.text("grad_overlap"):
+        # overlapped reductions and ZeRO's gathers come together; alone the first is the usual one
+        changes["overlap_grad_reduce"] = row.flag("grad_overlap")
+        if not row.flag("grad_overlap"):
+            changes["overlap_param_gather"] = False
     return msgspec.structs.replace(stack, **changes)

@@ -103,6 +103,13 @@ class Row(NamedTuple):
             raise self.wrong(column, f"{quoted(cell)} is not true or false", "true, false or empty")
         return cell == "true"
 
+    def one_of(self, column: str, legal: tuple[str, ...]) -> str:
+        """One of the ``legal`` words, in any case; empty where the row does not say."""
+        cell = self.cells.get(column, "").lower()
+        if cell and cell not in legal:
+            raise self.wrong(column, f"{quoted(cell)} is not known", legal)
+        return cell
+
     def wrong(self, column: str, why: str, legal: object) -> InputError:
         return InputError(
             f"line {self.line}, column {column}: {why}",
@@ -110,6 +117,13 @@ class Row(NamedTuple):
             value=self.cells.get(column, ""),
             legal=legal,
         )
+
+
+class Assumed(NamedTuple):
+    """What a row does not say, and the value that was taken."""
+
+    field: str
+    value: str
 
 
 class Table(NamedTuple):

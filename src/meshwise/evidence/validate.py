@@ -12,7 +12,7 @@ from meshwise.cost.interval import ends
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction, Unsupported
-from meshwise.evidence.tables import KINDS, Table, read_table
+from meshwise.evidence.tables import KINDS, Assumed, Table, read_table
 from meshwise.spec.reading import one_of
 
 
@@ -30,7 +30,7 @@ class Result(NamedTuple):
     status: str  # ok | unsupported | invalid
     reason: str
     source: str
-    assumed: tuple[str, ...]
+    assumed: tuple[Assumed, ...]
     ideal_s: float | None = None
     pair: tuple[str, ...] = ()
     tp: int = 1
@@ -38,7 +38,8 @@ class Result(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """The row of the JSON contract."""
         hidden = ("ideal_s", "pair", "tp")
-        return {k: v for k, v in self._asdict().items() if k not in hidden}
+        found = {k: v for k, v in self._asdict().items() if k not in hidden}
+        return found | {"assumed": [a._asdict() for a in self.assumed]}
 
     @property
     def inside(self) -> bool | None:

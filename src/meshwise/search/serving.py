@@ -40,8 +40,14 @@ class Steady(NamedTuple):
     lent: Array  # share of a decode that rests on constants of other hardware or shapes
 
 
-def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1) -> Layouts:
-    return Layouts(tp=np.int64(tp), pp=np.int64(pp), ep=np.int64(ep), dp=np.int64(dp))
+def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1, etp: int | None = None) -> Layouts:
+    return Layouts(
+        tp=np.int64(tp),
+        pp=np.int64(pp),
+        ep=np.int64(ep),
+        dp=np.int64(dp),
+        etp=np.int64(etp or 0),
+    )
 
 
 class _Prompt(NamedTuple):
