@@ -78,9 +78,11 @@ def read_command(
     isl: int | None = None,
     osl: int | None = None,
     concurrency: int | None = None,
+    acceptance: float | None = None,
 ) -> ImportResult:
     """A launch command read into a layout, priced beside the best of as many GPUs. What the command
-    does not say is given: the model, the batch and the sequence, or the prompts and answers."""
+    does not say is given: the model, the batch and the sequence, or the prompts and answers, and how
+    often a drafted token is accepted."""
     from meshwise import launch
     from meshwise.present.launch_page import ImportResult
 
@@ -89,6 +91,7 @@ def read_command(
         spec = _model_of(launch.parse(command, target, gpus=gpus))
     routed = any(block.moe is not None for block in spec.blocks)
     parsed = launch.parse(command, target, gpus=gpus, experts=routed)
+    _same_model(parsed, spec)
     compared = compare(
         parsed.job,
         spec,
@@ -99,8 +102,45 @@ def read_command(
         isl=isl,
         osl=osl,
         concurrency=concurrency,
+        acceptance=acceptance,
     )
     return ImportResult(parsed, compared, spec.name)
+
+
+def _same_model(parsed: Parsed, spec: Model) -> None:
+    """Raise where the sizes that the command's flags give are not the model's."""
+    attentions = [b.attention for b in spec.blocks if b.attention is not None]
+    moes = [b.moe for b in spec.blocks if b.moe is not None]
+    mine = {
+        "layers": {spec.layers},
+        "hidden": {spec.hidden},
+        "heads": {a.heads for a in attentions},
+        "kv_heads": {a.kv_heads for a in attentions if not a.mla},
+        "experts_total": {m.experts for m in moes},
+    }
+    flags = {
+        "layers": "--num-layers",
+        "hidden": "--hidden-size",
+        "heads": "--num-attention-heads",
+        "kv_heads": "--num-query-groups",
+        "experts_total": "--num-experts",
+    }
+    wrong = {
+        name: value
+        for name, value in parsed.sizes.items()
+        if name in mine and (mine[name] or name == "experts_total") and value not in mine[name]
+    }
+    if wrong:
+        said = ", ".join(f"{flags[n]} {v}" for n, v in wrong.items())
+        right = ", ".join(
+            f"{flags[n]} {' or '.join(map(str, sorted(mine[n]))) or 'left out'}" for n in wrong
+        )
+        raise InputError(
+            f"--model={spec.name}: the command trains another model: {said}",
+            field="--model",
+            value=spec.name,
+            legal=f"the model of the command, or {right}",
+        )
 
 
 _STACK = {
@@ -142,6 +182,7 @@ def compare(
     isl: int | None = None,
     osl: int | None = None,
     concurrency: int | None = None,
+    acceptance: float | None = None,
 ) -> Compared | ComparedServing:
     """A job beside the best layout of as many GPUs."""
     import msgspec
@@ -158,21 +199,65 @@ def compare(
         assert batch is not None and tokens is not None
         if job.micro_batch is None:
             layout["micro_batch"] = 1
-        dtype = job.dtype if job.dtype in ("fp8", "fp16") else None
-        work = Training(batch=batch, seq=tokens, formats=Formats(dtype=dtype))
+        formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
+        work = Training(batch=batch, seq=tokens, formats=formats)
         spec, where, software = _parts(model, cluster, work, stack)
-        if job.schedule != software.schedule and not software.ideal:
-            software = msgspec.structs.replace(software, schedule=job.schedule)
+        switches = {"schedule": job.schedule, "attention": job.attention}
+        if job.overlap == "split":
+            switches["overlap"] = job.overlap
+        if not software.ideal:
+            software = msgspec.structs.replace(software, **switches)
         return compare_training(spec, where, work, software, layout)
     for value, option, example in ((isl, "--isl", "2048"), (osl, "--osl", "256")):
         _needed(value, option, example)
     flight = concurrency or job.concurrency
     _needed(flight, "--concurrency", "64")
     assert isl is not None and osl is not None and flight is not None
-    formats = Formats(weights=job.weight_dtype, kv_cache=job.kv_dtype)
-    load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats)
+    formats = Formats(dtype=_narrow(job, model), weights=job.weight_dtype, kv_cache=job.kv_dtype)
+    load = Serving(
+        isl=isl,
+        osl=osl,
+        concurrency=flight,
+        formats=formats,
+        chunk=job.chunk,
+        **_drafts(job, acceptance),
+    )
     spec, where, software = _parts(model, cluster, load.decode(), stack)
     return compare_serving(spec, where, load, software, layout)
+
+
+def _narrow(job: Job, model: Model) -> str | None:
+    """The format of the products that a serving command names: not what the checkpoint already has."""
+    narrow = model.quantization is None and job.dtype in ("fp16", "fp32")
+    return job.dtype if narrow and job.dtype != model.dtype else None
+
+
+def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
+    """Speculation as the load has it; how often a draft is accepted no command says."""
+    if job.draft_tokens is None:
+        _without_drafts(acceptance)
+        return {}
+    if acceptance is None:
+        raise InputError(
+            f"--acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
+            field="--acceptance",
+            legal="how often a drafted token is accepted, for example --acceptance 0.7",
+        )
+    return {
+        "draft_tokens": job.draft_tokens,
+        "acceptance": acceptance,
+        "draft_cost": job.draft_cost or "none",
+    }
+
+
+def _without_drafts(acceptance: float | None) -> None:
+    if acceptance is not None:
+        raise InputError(
+            "--acceptance: the command drafts no tokens",
+            field="--acceptance",
+            value=acceptance,
+            legal="leave --acceptance out",
+        )
 
 
 def beside(

@@ -135,6 +135,7 @@ def test_megatron_says_everything_it_can() -> None:
         global_batch=256,
         seq=4096,
         dtype="fp8",
+        grad_dtype="fp32",
     )
     exported = export(job, "megatron-lm")
     assert exported.untranslated == {}
@@ -379,7 +380,7 @@ BAD = [
     ("vllm serve m --enable-expert-paralel", "no such flag"),
     ("vllm serve m --tp-size 4", "nearest: --tensor-parallel-size"),
     ("vllm serve m --tensor-parallel 4", "nearest: --tensor-parallel-size"),
-    ("python -m sglang.launch_server --model m --moe-data-parallel-size 4", "no such flag"),
+    ("python -m sglang.launch_server --model m --moe-data-parallel-size 4", "not followed"),
     (
         "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-parallel-size 8",
         "nearest: --tensor-model-parallel-size",

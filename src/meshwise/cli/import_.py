@@ -23,6 +23,7 @@ from meshwise.cli import options
 @click.option("--isl", metavar="N", help="Serving: tokens of a prompt.")
 @click.option("--osl", metavar="N", help="Serving: tokens of an answer.")
 @click.option("--concurrency", metavar="N", help="Serving: requests in flight.")
+@click.option("--acceptance", metavar="P", help="Serving: of a token that the command drafts.")
 @click.option("--stack", metavar="STACK", help="Software (default: the target's).")
 @options.output
 def command(
@@ -34,7 +35,7 @@ def command(
     COMMAND is one argument in quotes, or - for stdin.
     """
     from meshwise import commands
-    from meshwise.spec.reading import count
+    from meshwise.spec.reading import count, fraction
 
     text = sys.stdin.read(1_000_000) if launch == "-" else launch
     where = options.read_cluster(cluster, nodes, nics)
@@ -43,7 +44,16 @@ def command(
         for name in ("gpus", "global_batch", "seq", "isl", "osl", "concurrency")
         if o[name] is not None
     }
+    accepted = o["acceptance"]
+    if accepted is not None:
+        accepted = fraction(accepted, "--acceptance", low=0.0, high=1.0)
     result = commands.read_command(
-        text, where, model=o["model"], target=o["target"], stack=o["stack"], **numbers
+        text,
+        where,
+        model=o["model"],
+        target=o["target"],
+        stack=o["stack"],
+        acceptance=accepted,
+        **numbers,
     )
     options.write(o, result.to_dict, result.page, "changes")

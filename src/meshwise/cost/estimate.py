@@ -18,6 +18,7 @@ from meshwise.cost.kernels import position
 from meshwise.cost.overlap import CONTENTION, TINY, exposed_beside
 from meshwise.cost.pricing import ZERO, Columns, OpCost, Pricer, Times, total, values_of
 from meshwise.cost.schedule import bubble_s
+from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.step import Program, program
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Group, Layouts, groups, kv_group
@@ -219,8 +220,9 @@ class Estimate(Footprint):
         passes = np.where(layout.vp > 1, layout.pp * (layout.vp - 1) / layout.vp, 1.0)
         shares: list[Array] = [1.0, 1.0]
         if stack.overlap_grad_reduce and not stack.ideal:
-            # ZeRO-2 scatters in every microbatch, the others in the last one's backward
-            often = np.where(layout.shard == 2, self.program.ctx.microbatches, passes)
+            # in every microbatch's backward, or in the last one's
+            every = scatters_every_microbatch(layout)
+            often = np.where(every, self.program.ctx.microbatches, passes)
             beside = self._one_pass("recompute", "dgrad", "wgrad") * often
             shares[0] = exposed_beside(reduce, beside) / np.maximum(reduce, TINY)
         if stack.overlap_param_gather and not stack.ideal:

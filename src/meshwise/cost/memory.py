@@ -10,6 +10,7 @@ import numpy as np
 from meshwise.cost import activations as act
 from meshwise.cost.schedule import in_flight
 from meshwise.program.context import Context
+from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.update import ADAM_STATE_BYTES, per_replica, stage_weights
 from meshwise.program.weights import Role, block_weights, end_weights
 
@@ -137,7 +138,8 @@ def state(ctx: Context, role: Role) -> State:
     if ctx.stack.fp32_parameters or weight >= act.FP32:  # they are the master weights
         # an fp32 weight's gradient is fp32, in whatever format it is reduced
         weight, gradient, adam = act.FP32, act.FP32, ADAM_STATE_BYTES - act.FP32
-    gradients = per_replica(local, layout, layout.shard >= 2) * gradient
+    divided = scatters_every_microbatch(layout) | (layout.shard >= 3)
+    gradients = per_replica(local, layout, divided) * gradient
     if ctx.stack.gradient_buckets:
         reduced = local.dense * (layout.dp * layout.cp > 1) + local.experts * (
             layout.expert_dp() > 1

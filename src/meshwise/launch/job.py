@@ -7,13 +7,18 @@ from typing import Any
 import msgspec
 
 from meshwise.errors import IllegalLayout, InputError
-from meshwise.spec.layout import RECOMPUTE_CODE, SHARD_CODE
+from meshwise.spec.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.spec.reading import count, one_of
+from meshwise.spec.workload import OVERLAP
 
 PHASES = ("train", "serve")
 DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")
 SCHEDULES = ("1f1b", "gpipe", "zb-1p", "zb-2p")
 PLACEMENT = "tp-cp-dp-pp"
+PLACEMENTS = tuple("-".join(order) for order in ORDERS)
+_COUNTS = (
+    *("micro_batch", "global_batch", "seq", "max_len", "concurrency", "chunk", "draft_tokens"),
+)
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,8 +27,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``dp`` replicas of attention; with ep · etp > tp the experts span them (attention data
     parallelism). ``etp`` is explicit: tp for a model without experts. Training has ``micro_batch``,
     ``global_batch`` and ``seq``; serving ``max_len`` (prompt and answer) and ``concurrency`` over all
-    replicas. ``dtype`` is that of the products, ``weight_dtype`` and ``kv_dtype`` where they are
-    narrower; None: as the checkpoint.
+    replicas, ``chunk`` tokens of an iteration, ``draft_tokens`` of speculation. ``dtype`` is that of
+    the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
+    sends, ``grad_dtype`` the gradients'; None: as the checkpoint, or as the software does by itself.
     """
 
     model: str
@@ -50,18 +56,26 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     dtype: str | None = None
     weight_dtype: str | None = None
     kv_dtype: str | None = None
+    comm_dtype: str | None = None
+    grad_dtype: str | None = None
+    attention: str = "flash"
+    chunk: int | None = None
+    draft_tokens: int | None = None
+    draft_cost: str | None = None
     gpus_per_node: int = 8
 
     def __post_init__(self) -> None:
         one_of(self.phase, "phase", PHASES)
         for name in (*DEGREES, "gpus_per_node"):
             count(getattr(self, name), name)
-        for name in ("micro_batch", "global_batch", "seq", "max_len", "concurrency"):
+        for name in _COUNTS:
             if getattr(self, name) is not None:
                 count(getattr(self, name), name)
         one_of(self.recompute, "recompute", RECOMPUTE_CODE)
         one_of(self.shard, "shard", SHARD_CODE)
         one_of(self.schedule, "schedule", SCHEDULES)
+        one_of(self.overlap, "overlap", OVERLAP)
+        one_of(self.placement, "placement", PLACEMENTS)
         inner = self.tp * self.cp * self.dp
         if inner % (self.ep * self.etp):
             raise IllegalLayout(
@@ -89,6 +103,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def nodes(self) -> int:
         return -(-self.gpus // self.gpus_per_node)
+
+    @property
+    def words(self) -> str:
+        """Its degrees above 1, as one reads them."""
+        names = [n for n in DEGREES if n != "etp" or self.has_experts_grid]
+        shown = " ".join(f"{n}={getattr(self, n)}" for n in names if getattr(self, n) > 1)
+        return shown or "tp=1"
 
     @property
     def spans_replicas(self) -> bool:

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, closest, quoted
-from meshwise.launch import serving, training, zero
-from meshwise.launch.config_files import beside, pod_command, titan_config
+from meshwise.errors import InputError, MeshwiseError, quoted, shorten
+from meshwise.launch import config_files, defaults, serving, training, yaml_text, zero, zero_file
+from meshwise.launch.find import Launch, launches, script_of
+from meshwise.launch.flags import DEGREES, Words, read_words
 from meshwise.launch.job import Job
 from meshwise.launch.serving import Read, Settings
-from meshwise.launch.shell import Script, number, option, read_script, substituted
-from meshwise.launch.table import Flag, Target, target, targets
-from meshwise.spec.reading import count
+from meshwise.launch.shell import Script, check_text, read_script
+from meshwise.launch.table import Target, target, targets
+from meshwise.launch.world import world_of
 
-ALIKE = 0.9  # of a misspelt flag to the one that was meant
-_DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "global_batch")
-_ABOUT = re.compile(
-    r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel|[-_](tp|pp|dp|ep|cp)$"
-)
+
+class Unpriced(NamedTuple):
+    """A flag that changes ``changes`` (memory, time) and is not in the figures."""
+
+    flag: str
+    changes: str
 
 
 class Parsed(NamedTuple):
-    """What a command says: the job; flags that do not matter to a layout; what is worth knowing."""
+    """What a command says: the job; flags that do not matter to a price; what is worth knowing; flags
+    that matter and are not priced; the model's own sizes where the command gives them."""
 
     job: Job
     target: str
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
+    unpriced: tuple[Unpriced, ...] = ()
+    sizes: dict[str, int] = {}
+
+
+class _Asked(NamedTuple):
+    """What the caller gives beside the text."""
+
+    target: str | None
+    gpus: int | None
+    model: str | None
+    experts: bool | None
 
 
 def parse(
@@ -43,74 +56,261 @@ def parse(
     """The job that a launch command starts.
 
     The target is told by the command's own words unless given. ``gpus`` where the command does not say
-    how many it runs on; ``experts``: whether the model has routed experts. Raises :class:`~meshwise.errors.InputError` for a flag that looks like a
-    misspelt one, a missing or wrong value, and flags that contradict each other.
+    how many it runs on; ``experts``: whether the model has routed experts. Raises
+    :class:`~meshwise.errors.InputError` for a flag that looks like a misspelt one, a missing or wrong
+    value, flags that contradict each other, words that may hold the layout and cannot be followed, and
+    a command that states no layout.
     """
-    stripped = text.strip() if isinstance(text, str) else ""
+    asked = _Asked(target_name, gpus, model, experts)
+    stripped = check_text(text).strip()
     if stripped.startswith("{"):
-        return _from_json(stripped, gpus, model)
-    if re.search(r"(?m)^apiVersion:", stripped):
-        text = pod_command(stripped)
-    script = read_script(text)
-    chosen, words = _recognised(script, target_name, text)
-    words = substituted(words, script.variables)
-    if (
-        chosen.name == "megatron-lm"
-        and any(w.startswith("$") for w in words)
-        and not _says(words, chosen)
-    ):
-        unset = [w for w in words if w.startswith("$")]
-        raise InputError(
-            f"COMMAND: {unset[0]} is not set in the text, and nothing else names the layout",
-            field="COMMAND",
-            value=unset[0],
-            legal="the command with its variables' values, or the script that sets them",
+        return _job(target("deepspeed"), *zero_file.read(stripped, gpus), asked)
+    if yaml_text.looks_like(stripped):
+        commands = config_files.manifest(text)
+        if commands is None:
+            return _configuration(stripped, asked)
+        text = commands
+    else:
+        tree = config_files.python_tree(text)
+        if tree is not None:
+            return _python(text, config_files.recipe_words(tree), asked)
+    return _one_of([_way(script, text, asked) for script in read_script(text)], text)
+
+
+class _Way(NamedTuple):
+    """One way through a script: what it comes to."""
+
+    conditions: tuple[str, ...]
+    read: Parsed | None
+    error: MeshwiseError | None
+
+
+def _way(script: Script, text: str, asked: _Asked) -> _Way:
+    try:
+        return _Way(script.conditions, _first(script, text, asked), None)
+    except MeshwiseError as error:
+        return _Way(script.conditions, None, error)
+
+
+def _one_of(ways: list[_Way], text: str) -> Parsed:
+    """What all ways through a script agree on."""
+    read = [w for w in ways if w.read is not None]
+    failed = [w.error for w in ways if w.error is not None]
+    hard = [e for e in failed if not isinstance(e, NoLaunch)]
+    if hard:
+        raise hard[0]
+    if not read:
+        raise failed[0]
+    first = read[0].read
+    assert first is not None
+    others = [w for w in read[1:] if w.read is not None and w.read.job != first.job]
+    if others:
+        said = "; ".join(
+            f"{shorten(w.conditions[-1] if w.conditions else 'always', 60)}: {w.read.job.words}"
+            for w in [read[0], *others[:3]]
+            if w.read is not None
         )
-    before, after = _launcher(words, chosen)
-    world = _world(before, words, script, gpus, chosen)
-    if chosen.style == "json":
-        return _deepspeed(script, words, world, model)
-    settings, positional, ignored = _settings(after, chosen)
-    if chosen.name == "torchtitan":
-        settings = titan_config(text, chosen) | settings
-    if chosen.name == "trtllm":
-        settings["yaml"] = beside(settings.get("config"), script)
-    settings["experts"] = experts
-    world = settings.pop("gpus", None) or world
-    named = model or settings.get("model") or ""
-    if not named and positional and chosen.phase == "serve":
-        named = positional[0]
-    fields, notes = READERS[chosen.name](settings, world)
-    return _job(chosen, named, fields, notes, ignored, gpus, world)
+        raise InputError(
+            f"COMMAND: which branch runs is not known ({said})",
+            field="COMMAND",
+            value=read[0].conditions[-1] if read[0].conditions else None,
+            legal="the script with the condition's variables set before it",
+        )
+    return first
 
 
-def _says(words: list[str], chosen: Target) -> bool:
-    known = chosen.by_spelling()
-    return any(word.partition("=")[0] in known for word in words)
+class NoLaunch(InputError):
+    """A text in which nothing is started that is known."""
 
 
-def _job(
-    chosen: Target,
-    model: str,
-    fields: dict[str, Any],
-    notes: list[str],
-    ignored: list[str],
-    gpus: int | None,
-    world: int | None,
-) -> Parsed:
-    known = {k: v for k, v in fields.items() if v is not None}
-    job = Job(model=model, phase=chosen.phase, **known)
-    if gpus is not None and chosen.phase == "serve" and gpus != job.gpus:
-        if gpus % job.gpus:
-            raise InputError(
-                f"--gpus={gpus}: the command uses {job.gpus} GPUs",
-                field="--gpus",
-                value=gpus,
-                legal=f"{job.gpus}, or a multiple: that many servers",
-                nearest=job.gpus,
+def _first(script: Script, text: str, asked: _Asked) -> Parsed:
+    """The first launch of a script; others with another layout are named."""
+    found = launches(script.commands, asked.target)
+    if not found:
+        raise _none(script, text)
+    first = _read(found[0], script, text, asked)
+    notes: list[str] = []
+    for other in found[1:]:
+        try:
+            second = _read(other, script, text, asked)
+        except MeshwiseError as error:
+            notes.append(f"another command of the text is not read: {error.message}")
+            continue
+        if second.job != first.job:
+            notes.append(
+                f"the text starts another command with another layout ({second.job.words}): the "
+                "first is priced"
             )
-        notes = [*notes, f"{gpus // job.gpus} servers of {job.gpus} GPUs each"]
-    return Parsed(job, chosen.name, tuple(ignored), tuple(notes))
+    return first._replace(notes=(*dict.fromkeys(notes), *first.notes))
+
+
+def _none(script: Script, text: str) -> NoLaunch:
+    wrapped = next((s for s in map(script_of, script.commands) if s is not None), None)
+    wrapped = wrapped or next(iter(script.sourced), None)
+    if wrapped is not None:
+        return NoLaunch(
+            f"COMMAND: what {shorten(wrapped)} starts is not in the text",
+            field="COMMAND",
+            value=wrapped,
+            legal=f"the text of {shorten(wrapped)} with its variables set before it",
+        )
+    return NoLaunch(
+        f"COMMAND: no launch command of a known target in {quoted(text.strip()[:60])}",
+        field="COMMAND",
+        value=text.strip()[:80],
+        legal=", ".join(targets()),
+    )
+
+
+def _read(launch: Launch, script: Script, text: str, asked: _Asked) -> Parsed:
+    chosen = launch.target
+    world = world_of(launch, script, asked.gpus)
+    if chosen.style == "json":
+        table = zero_file.of_command(launch.after, script)
+        fields, notes, ignored = zero_file.read(table, world)
+        return _job(chosen, fields, notes, ignored, asked)
+    words = read_words(launch.after, chosen)
+    settings = _with_file(words, chosen, script, launch)
+    if chosen.name == "megatron-lm":
+        settings |= zero_file.stage_of(launch.after, script, settings)
+    if chosen.name == "torchtitan":
+        for file in (text, *script.files.values()):
+            settings = config_files.titan_config(file, chosen) | settings
+    _states_a_layout(settings, words, launch, world)
+    return _from_settings(chosen, settings, words, asked, world)
+
+
+def _with_file(words: Words, chosen: Target, script: Script, launch: Launch) -> Settings:
+    """The settings of the file that a command names, under those of its own flags."""
+    own = words.settings
+    path = own.pop("config", None)
+    if chosen.name == "trtllm":
+        own["yaml"] = config_files.beside(path, script)
+        return own
+    if path is None or (chosen.name == "torchtitan" and not path.endswith(".toml")):
+        if path is not None:
+            words.notes.append(f"what the configuration {path} sets beside the flags is not read")
+        return own
+    option = chosen.flags["config"].spellings[0]
+    text = config_files.opened(path, option, script.files)
+    if chosen.name == "torchtitan":
+        table = config_files.sections(text, option)
+    else:
+        table = yaml_text.mapping(text, option)
+    return _of_table(table, chosen, words) | own
+
+
+def _of_table(table: dict[str, Any], chosen: Target, words: Words) -> Settings:
+    """A configuration file's keys, read as the flags that they are."""
+    found: Settings = {}
+    if chosen.name == "accelerate":
+        found = zero.accelerate_kind(table)
+        table = config_files.leaves(table)
+        table.pop("fsdp_config", None)
+        table = {k: v for k, v in table.items() if k != "distributed_type"}
+    read = read_words(config_files.as_words(table), chosen)
+    words.ignored.extend(read.ignored)
+    words.unpriced.extend(read.unpriced)
+    words.unknown.extend(read.unknown)
+    return found | {k: v for k, v in read.settings.items() if v is not None}
+
+
+def _states_a_layout(settings: Settings, words: Words, launch: Launch, world: int | None) -> None:
+    """Raise for a command in which no word of a layout was read: degrees of 1 are nobody's choice. An
+    engine's own command without any is its documented default, one GPU."""
+    chosen = launch.target
+    said = DEGREES & {k for k, v in settings.items() if v is not None and v is not False}
+    said |= {"yaml"} if _degrees_of_yaml(settings) else set()
+    if said or settings.get("processes", world) == 1:
+        return
+    if chosen.phase == "serve" and launch.by_structure and not words.notes and not words.unknown:
+        words.notes.append(
+            f"the command names no degree: {chosen.title}'s default is one GPU "
+            f"({chosen.flags['tp'].spellings[0]} 1)"
+        )
+        return
+    raise _no_layout(chosen)
+
+
+def _no_layout(chosen: Target) -> InputError:
+    example = next(
+        chosen.flags[n].spellings[0] for n in ("tp", "dp_shard", "stage") if n in chosen.flags
+    )
+    return InputError(
+        f"COMMAND: no word of a layout of {chosen.title} was read",
+        field="COMMAND",
+        value=chosen.name,
+        legal=f"the command with its degrees, such as {example} 1",
+    )
+
+
+def _degrees_of_yaml(settings: Settings) -> bool:
+    return any(
+        key.endswith("parallel_size") or key == "enable_attention_dp"
+        for key in settings.get("yaml", {})
+    )
+
+
+def _configuration(text: str, asked: _Asked) -> Parsed:
+    """A configuration file given itself."""
+    table = yaml_text.mapping(text, "COMMAND")
+    if asked.target is None:
+        chosen = _owner(table)
+    else:
+        chosen = target(asked.target)
+    words = Words({}, [], [], [], [], [])
+    if chosen.name == "trtllm":
+        settings: Settings = {"yaml": table}
+        keys = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
+        settings |= {keys[k]: v for k, v in table.items() if k in keys and isinstance(v, int)}
+        if isinstance(table.get("model"), str):
+            settings["model"] = table["model"]
+    elif chosen.style == "json":
+        return _job(chosen, *zero_file.read(json.dumps(table), asked.gpus), asked)
+    else:
+        settings = _of_table(table, chosen, words)
+    _states_a_layout(settings, words, Launch(chosen, [], [], False), asked.gpus)
+    return _from_settings(chosen, settings, words, asked, asked.gpus)
+
+
+def _owner(table: dict[str, Any]) -> Target:
+    keys = set(config_files.leaves(table)) | set(table)
+    if "distributed_type" in keys or {"num_processes", "num_machines"} & keys:
+        return target("accelerate")
+    if {"zero_optimization", "train_micro_batch_size_per_gpu"} & keys:
+        return target("deepspeed")
+    if any("-" in k for k in keys) and "tensor-parallel-size" in keys:
+        return target("vllm")
+    raise NoLaunch(
+        "COMMAND: a configuration file, of which target is not known",
+        field="--target",
+        value=", ".join(sorted(map(str, table))[:5]),
+        legal="--target trtllm, vllm, accelerate or another",
+    )
+
+
+def _python(text: str, assigned: list[str], asked: _Asked) -> Parsed:
+    """A recipe of Megatron-Bridge by its assignments, or a configuration of torchtitan."""
+    titan = "ParallelismConfig" in text
+    chosen = target(asked.target or ("torchtitan" if titan else "megatron-bridge"))
+    if chosen.name == "torchtitan":
+        words = Words({}, [], [], [], [], [])
+        settings = config_files.titan_config(text, chosen)
+    elif chosen.name == "megatron-bridge":
+        known = chosen.by_spelling()
+        own = [w for w in assigned if w.partition("=")[0] in known]
+        words = read_words(own, chosen)
+        settings = words.settings
+        words.ignored.extend(w for w in assigned if w not in own and w.startswith("model."))
+    else:
+        raise InputError(
+            f"COMMAND: Python is not read as {chosen.title}'s",
+            field="COMMAND",
+            value=text.strip()[:60],
+            legal="the command that starts it",
+        )
+    _states_a_layout(settings, words, Launch(chosen, [], [], False), asked.gpus)
+    return _from_settings(chosen, settings, words, asked, asked.gpus)
 
 
 READERS: dict[str, Callable[[Settings, int | None], Read]] = {
@@ -125,249 +325,43 @@ READERS: dict[str, Callable[[Settings, int | None], Read]] = {
 }
 
 
-def _recognised(script: Script, name: str | None, text: str) -> tuple[Target, list[str]]:
-    """(target, the words of its command): by name, or by the first words that only it has."""
-    order = ["vllm", "sglang", "trtllm", "accelerate", "torchtitan", "megatron-bridge", "deepspeed"]
-    order += ["megatron-lm"]
-    wanted = [target(name)] if name is not None else [target(n) for n in order]
-    for chosen in wanted:
-        for command in script.commands:
-            line = " ".join(command)
-            if any(word in line for word in chosen.program):
-                return chosen, command
-    if name is not None:
-        longest = max(script.commands, key=len, default=[])
-        return wanted[0], longest
-    flags = {
-        s: t for n in order for t in [target(n)] for f in t.flags.values() for s in f.spellings
-    }
-    for command in script.commands:
-        for word in command:
-            owner = flags.get(word.partition("=")[0])
-            if owner is not None and len(word.partition("=")[0]) > 12:
-                return owner, command
-    for file in script.files.values():
-        if "zero_optimization" in file:
-            return target("deepspeed"), script.commands[0] if script.commands else []
-    raise InputError(
-        f"COMMAND: no launch command of a known target in {quoted(text.strip()[:60])}",
-        field="COMMAND",
-        value=text.strip()[:80],
-        legal=", ".join(targets()),
-    )
+def _from_settings(
+    chosen: Target, settings: Settings, words: Words, asked: _Asked, world: int | None
+) -> Parsed:
+    settings["experts"] = asked.experts
+    world = settings.pop("gpus", None) or world
+    named = asked.model or settings.get("model") or ""
+    if not named and words.positional and chosen.phase == "serve":
+        named = words.positional[0]
+    fields, notes = READERS[chosen.name](settings, world)
+    extra, said = defaults.formats(chosen, settings, fields)
+    unpriced = [Unpriced(*u) for u in words.unpriced]
+    unpriced += [Unpriced(u, "time or memory, which is not known") for u in words.unknown]
+    notes = [*said, *notes, *words.notes]
+    parsed = _job(chosen, fields | extra, notes, words.ignored, asked, named)
+    sizes = defaults.sizes(settings)
+    return parsed._replace(unpriced=tuple(dict.fromkeys(unpriced)), sizes=sizes)
 
 
-def _launcher(words: list[str], chosen: Target) -> tuple[list[str], list[str]]:
-    """(the launcher's words, the target's own)."""
-    if chosen.style == "overrides":
-        first = next((i for i, w in enumerate(words) if re.match(r"\w+\.\w+=|-[a-z]{2}$", w)), 0)
-        return words[:first], words[first:]
-    keys = [key.strip().split(" ")[-1] for key in chosen.program]
-    for i, word in enumerate(words):
-        if any(key in word for key in keys) and "=" not in word:
-            return words[: i + 1], words[i + 1 :]
-    for i, word in enumerate(words):
-        if word.endswith((".py", ".sh")):
-            return words[: i + 1], words[i + 1 :]
-    return [], words
-
-
-def _world(
-    before: list[str], words: list[str], script: Script, gpus: int | None, chosen: Target
-) -> int | None:
-    """GPUs that the launcher starts: torchrun's nodes and processes, DeepSpeed's, SLURM's."""
-    line = " ".join(before)
-    if chosen.phase == "serve" or chosen.name == "accelerate":
-        return gpus  # its own flags say
-    if not before and "torchrun" not in line:
-        return gpus
-    per = option(before, "nproc-per-node", "num_gpus")
-    nodes = option(before, "nnodes", "num_nodes")
-    each = number(per) if per is not None else None
-    if each is None:
-        each = number(script.variables.get("NGPU", "")) or _batch_gpus(script)
-    launched = any(w.rpartition("/")[2] in ("torchrun", "deepspeed") for w in before)
-    launched = launched or "torch.distributed" in line
-    many = number(nodes) if nodes is not None else 1 if launched else None
-    if many is None:
-        said = script.batch.get("--nodes", script.batch.get("-N", ""))
-        many = number(said) if said or nodes is not None else 1
-    if each is None or many is None:
-        return gpus
-    world = each * many
-    if gpus is not None and gpus != world:
-        raise InputError(
-            f"--gpus={gpus}: the command starts {many} · {each} = {world} processes",
-            field="--gpus",
-            value=gpus,
-            legal=str(world),
-            nearest=world,
-        )
-    return world
-
-
-def _batch_gpus(script: Script) -> int | None:
-    for key in ("--gpus-per-node", "--gres"):
-        value = script.batch.get(key, "")
-        found = number(value.rpartition(":")[2])
-        if found is not None:
-            return found
-    return None
-
-
-def _settings(words: list[str], chosen: Target) -> tuple[Settings, list[str], list[str]]:
-    """(settings, words that are no flag, flags that do not matter to the layout)."""
-    known = chosen.by_spelling()
-    settings: Settings = {}
-    positional: list[str] = []
-    ignored: list[str] = []
-    i = 0
-    while i < len(words):
-        word = words[i]
-        name, equals, given = word.partition("=")
-        i += 1
-        flag = known.get(name)
-        if flag is None and chosen.style != "overrides" and name.startswith("--"):
-            flag = known.get("--" + name[2:].replace("_", "-")) or known.get(
-                "--" + name[2:].replace("-", "_")
-            )
-        if flag is None:
-            if chosen.style == "overrides":
-                if equals:
-                    _misspelt(name, known, chosen)
-                    ignored.append(word)
-                elif word.startswith("-"):
-                    ignored.append(word)
-                continue
-            if not re.match(r"--?[A-Za-z]", word):
-                positional.append(word)
-                continue
-            _misspelt(name, known, chosen)
-            ignored.append(name)
-            if not equals and i < len(words) and not words[i].startswith("-"):
-                # its value, unless the word before was a switch and this one is the model
-                if name in chosen.bare:
-                    continue
-                ignored[-1] = f"{name} {words[i]}"
-                i += 1
-            continue
-        if flag.kind == "flag":
-            value: Any = True
-            if equals:
-                value = given.strip().lower() not in ("false", "0", "no")
-            elif i < len(words) and words[i].lower() in ("true", "false"):
-                value = words[i].lower() == "true"
-                i += 1
-        else:
-            if not equals:
-                if i >= len(words) or (words[i].startswith("--")):
-                    raise InputError(
-                        f"{name}: missing its value", field=name, legal=f"for example {name} 8"
-                    )
-                given = words[i]
-                i += 1
-            value = _value(flag, name, given)
-        before = settings.get(flag.name)
-        if before is not None and before != value:
+def _job(
+    chosen: Target,
+    fields: dict[str, Any],
+    notes: list[str],
+    ignored: list[str],
+    asked: _Asked,
+    named: str | None = None,
+) -> Parsed:
+    known = {k: v for k, v in fields.items() if v is not None}
+    job = Job(model=named or asked.model or "", phase=chosen.phase, **known)
+    gpus = asked.gpus
+    if gpus is not None and chosen.phase == "serve" and gpus != job.gpus:
+        if gpus % job.gpus:
             raise InputError(
-                f"{name}={value}: the command also says {before}",
-                field=name,
-                value=value,
-                legal="one value",
-                nearest=before,
+                f"--gpus={gpus}: the command uses {job.gpus} GPUs",
+                field="--gpus",
+                value=gpus,
+                legal=f"{job.gpus}, or a multiple: that many servers",
+                nearest=job.gpus,
             )
-        settings[flag.name] = value
-    return settings, positional, ignored
-
-
-def _value(flag: Flag, name: str, text: str) -> Any:
-    if flag.kind == "text":
-        return text
-    if text.strip().lower() in ("none", "null"):
-        return None
-    if text.strip() == "-1":
-        return -1
-    return count(text.strip(), name, low=0 if flag.name == "stage" else 1)
-
-
-def _misspelt(name: str, known: dict[str, Flag], chosen: Target) -> None:
-    """Raise for a flag that the target does not have and that is about the layout: one that resembles
-    a flag of the layout, that is another target's, or that names a kind of parallelism."""
-    import difflib
-
-    if name in chosen.takes_value or name in chosen.bare or len(name) < 3:
-        return
-    nearest: str | None = None
-    for near in closest(name, known, n=3):
-        same_length = abs(len(near) - len(name)) <= 3
-        ratio = difflib.SequenceMatcher(None, near, name).ratio()
-        if (same_length and ratio >= ALIKE) or ratio >= 0.95:
-            nearest = near
-            break
-    for other in targets():
-        flag = target(other).by_spelling().get(name)
-        if (
-            nearest is None
-            and flag is not None
-            and flag.name in _DEGREES
-            and flag.name in chosen.flags
-        ):
-            nearest = chosen.flags[flag.name].spellings[0]
-    about = _ABOUT.search(name) is not None
-    if nearest is None and about:
-        nearest = next(iter(closest(name, known)), None)
-    if nearest is not None or about:
-        alike = [s for s in known if nearest is not None and s[:6] == nearest[:6]]
-        raise InputError(
-            f"{name}: {chosen.title} has no such flag of a layout",
-            field=name,
-            value=name,
-            legal=sorted(alike)[:20] or sorted(known)[:20],
-            nearest=nearest,
-        )
-
-
-def _deepspeed(script: Script, words: list[str], world: int | None, model: str | None) -> Parsed:
-    for text in script.files.values():
-        if text.strip().startswith("{"):
-            return _from_json(text, world, model)
-    from meshwise.spec.cluster import read_text_file
-
-    path = option(words, "deepspeed_config", "deepspeed")
-    if path is None:
-        raise InputError(
-            "COMMAND: no DeepSpeed configuration",
-            field="COMMAND",
-            legal="--deepspeed_config FILE, or the JSON itself",
-        )
-    text = read_text_file(path, "--deepspeed_config", "a DeepSpeed JSON file", 1 << 20)
-    return _from_json(text, world, model)
-
-
-def _from_json(text: str, world: int | None, model: str | None) -> Parsed:
-    """A DeepSpeed configuration."""
-    chosen = target("deepspeed")
-    try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"COMMAND: no JSON: {error}", field="COMMAND", value=text[:60], legal="a DeepSpeed JSON"
-        ) from None
-    if not isinstance(table, dict):
-        raise InputError("COMMAND: no JSON object", field="COMMAND", legal="a DeepSpeed JSON")
-    settings: Settings = {}
-    for name, flag in chosen.flags.items():
-        value: Any = table
-        for part in flag.spellings[0].split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is None or value == "auto":
-            continue
-        if flag.kind == "int":
-            value = count(value, flag.spellings[0], low=0 if name == "stage" else 1)
-        settings[name] = value
-    for key in table:
-        if key not in {f.spellings[0].split(".")[0] for f in chosen.flags.values()}:
-            known = {f.spellings[0].split(".")[0]: f for f in chosen.flags.values()}
-            _misspelt(key, known, chosen)
-    fields, notes = zero.deepspeed_fields(settings, world)
-    return _job(chosen, model or "", fields, notes, [], None, world)
+        notes = [*notes, f"{gpus // job.gpus} servers of {job.gpus} GPUs each"]
+    return Parsed(job, chosen.name, tuple(ignored), tuple(dict.fromkeys(notes)))

@@ -41,7 +41,22 @@ def _read_formats(s: Settings) -> dict[str, Any]:
         found["dtype"] = _NAMES[s["dtype"]]
     if str(s.get("kv_dtype", "")).lower() in _FP8_CACHE:
         found["kv_dtype"] = "fp8"
+    if s.get("chunk") is not None and s["chunk"] != -1:
+        found["chunk"] = s["chunk"]
     return found
+
+
+_DRAFTERS = ("eagle", "eagle3", "nextn", "mtp", "medusa", "mlp_speculator", "standalone", "draft")
+
+
+def drafts(method: str, tokens: int) -> tuple[dict[str, Any], str]:
+    """Fields of speculation: a method without a model of its own costs nothing, the others a layer."""
+    name = method.lower()
+    cost = "layer" if any(d in name for d in _DRAFTERS) else "none"
+    return {
+        "draft_tokens": tokens,
+        "draft_cost": cost,
+    }, f"drafted tokens of a step: {tokens} ({method})"
 
 
 def contradiction(field: str, value: Any, why: str, legal: Any) -> IllegalLayout:
@@ -71,6 +86,8 @@ def vllm_settings(job: Job) -> Settings:
         s["max_len"] = job.max_len
     if job.concurrency is not None:
         s["max_seqs"] = per_replica(job)
+    if job.chunk is not None:
+        s["chunk"] = job.chunk
     return s | _formats(job, "fp8")
 
 
@@ -113,7 +130,32 @@ def vllm_fields(s: Settings) -> Read:
         found["max_len"] = _length(s["max_len"])
     if s.get("max_seqs") is not None:
         found["concurrency"] = s["max_seqs"] * dp
+    if s.get("speculation") or s.get("draft_model"):
+        more, said = _vllm_drafts(s)
+        found |= more
+        notes.append(said)
     return found, notes
+
+
+def _vllm_drafts(s: Settings) -> tuple[dict[str, Any], str]:
+    """``--speculative-config JSON``, or the flags of older versions."""
+    import json
+
+    table: Any = {"num_speculative_tokens": s.get("draft_tokens"), "method": "draft model"}
+    if s.get("speculation"):
+        try:
+            table = json.loads(s["speculation"])
+        except (ValueError, RecursionError):
+            table = None
+    tokens = table.get("num_speculative_tokens") if isinstance(table, dict) else None
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens < 64:
+        raise InputError(
+            "--speculative-config: no number of drafted tokens was read",
+            field="--speculative-config",
+            value=str(s.get("speculation"))[:60],
+            legal='JSON with "num_speculative_tokens": 1 to 63',
+        )
+    return drafts(str(table.get("method") or "draft model"), tokens)
 
 
 def _length(text: Any) -> int | None:
@@ -160,6 +202,8 @@ def sglang_settings(job: Job) -> Settings:
         s["max_len"] = job.max_len
     if job.concurrency is not None:
         s["max_seqs"] = (per_replica(job) or 1) * (job.dp if joined else 1)
+    if job.chunk is not None:
+        s["chunk"] = job.chunk
     return s | _formats(job, "fp8_e4m3")
 
 
@@ -187,7 +231,29 @@ def sglang_fields(s: Settings) -> Read:
         found["max_len"] = s["max_len"]
     if s.get("max_seqs") is not None:
         found["concurrency"] = s["max_seqs"] * (1 if joined else dp)
-    return found, []
+    notes: list[str] = []
+    if s.get("speculation"):
+        more, said = _sglang_drafts(s)
+        found |= more
+        notes.append(said)
+    return found, notes
+
+
+def _sglang_drafts(s: Settings) -> tuple[dict[str, Any], str]:
+    """A chain drafts a token per step; ``--speculative-num-draft-tokens`` counts what is verified at
+    once, the token before the drafts too. A tree (``--speculative-eagle-topk`` above 1) verifies more
+    than it can accept: priced as the chain of its verified tokens."""
+    steps, verified = s.get("draft_steps"), s.get("draft_tokens")
+    tokens = verified - 1 if verified is not None else steps
+    if tokens is None or tokens < 1 or tokens > 63:
+        raise InputError(
+            "--speculative-algorithm: no number of drafted tokens was read",
+            field="--speculative-num-draft-tokens",
+            value=verified,
+            legal="2 to 64",
+        )
+    found, said = drafts(str(s["speculation"]), tokens)
+    return found, f"{said}: {tokens + 1} tokens are verified at once"
 
 
 # -- TensorRT-LLM ------------------------------------------------------------------------------------
@@ -207,6 +273,8 @@ def trtllm_settings(job: Job) -> Settings:
         s["max_len"] = job.max_len
     if job.concurrency is not None:
         s["max_seqs"] = per_replica(job)
+    if job.chunk is not None:
+        s["chunk"] = job.chunk
     yaml: dict[str, Any] = {}
     if job.has_experts_grid and job.ep * job.etp == whole:
         yaml["moe_tensor_parallel_size"] = job.etp
@@ -261,4 +329,13 @@ def trtllm_fields(s: Settings) -> Read:
         found["max_len"] = s["max_len"]
     if s.get("max_seqs") is not None:
         found["concurrency"] = s["max_seqs"] * found["dp"]
+    if s.get("chunk") is not None:
+        found["chunk"] = s["chunk"]
+    speculation = yaml.get("speculative_config")
+    if isinstance(speculation, dict):
+        keys = ("num_nextn_predict_layers", "max_draft_len")
+        tokens = next((speculation[k] for k in keys if isinstance(speculation.get(k), int)), 1)
+        more, said = drafts(str(speculation.get("decoding_type", "draft model")), tokens)
+        found |= more
+        notes.append(said)
     return found, notes

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, unknown_name
 
 KINDS = ("int", "flag", "text")
+CHANGES = ("memory", "time", "memory and time")  # of what is not priced
 
 
 class Flag(NamedTuple):
@@ -33,6 +34,8 @@ class Target(NamedTuple):
         str
     ]  # flags that are known, have a value and do not matter to the layout
     bare: frozenset[str]  # the same without a value
+    price: dict[str, str]  # flag that changes time or memory and is not priced → which of them
+    holds: dict[str, str]  # flag of the layout that is not followed → what it does
     cannot: dict[str, str]  # field of a job → why the target cannot say it
     wrappers: tuple[str, ...]
 
@@ -99,6 +102,8 @@ def _load(key: str) -> Target:
         flags=flags,
         takes_value=frozenset(table.get("takes_value", ())),
         bare=frozenset(table.get("bare", ())),
+        price={k: v for v in CHANGES for k in table.get("price", {}).get(v, ())},
+        holds=table.get("holds", {}),
         cannot=table.get("cannot", {}),
         wrappers=tuple(table.get("wrappers", ())),
     )

@@ -61,17 +61,22 @@ def _degrees(job: Job) -> Settings:
 def megatron_settings(job: Job) -> Settings:
     """DP is what tp · pp · cp leave of the world; experts have a grid of their own."""
     s = _degrees(job) | _recomputation(job)
+    narrow = job.dtype in ("bf16", "fp8")
     for name, on in (
         ("sequence_parallel", job.sequence_parallel),
-        ("tp_overlap", job.overlap == "decomposed"),
+        ("tp_overlap", job.overlap == "decomposed" and job.sequence_parallel and job.tp > 1),
         ("pp_first", job.placement == "tp-cp-pp-dp"),
-        ("bf16", job.dtype in ("bf16", "fp8")),
+        ("bf16", narrow),
         ("fp16", job.dtype == "fp16"),
+        ("grad_bf16", narrow and job.grad_dtype == "bf16"),
+        ("grad_fp32", job.dtype == "fp16" and job.grad_dtype == "fp32"),
     ):
         if on:
             s[name] = True
     if job.dtype == "fp8":
         s["fp8"] = "hybrid"
+    if job.attention != "flash":
+        s["attention"] = job.attention
     if job.shard == "zero1":
         s |= {"distributed_optimizer": True, "grad_overlap": True, "param_overlap": True}
     elif job.shard in _STRATEGIES:
@@ -100,6 +105,8 @@ def megatron_fields(s: Settings, world: int | None) -> Read:
             legal[:20],
         )
     shard = "zero1" if s.get("distributed_optimizer") else "none"
+    if s.get("stage"):
+        shard = f"zero{s['stage']}"
     if s.get("fsdp") or s.get("fsdp2"):
         strategy = s.get("sharding", "optim_grads_params")
         known = {v: k for k, v in _STRATEGIES.items()} | {"no_shard": "none"}
@@ -136,10 +143,17 @@ def megatron_fields(s: Settings, world: int | None) -> Read:
     if s.get("sequence_parallel") and tp == 1:
         notes.append("--sequence-parallel does nothing at TP=1")
         found["sequence_parallel"] = False
+    if s.get("tp_overlap") and not found["sequence_parallel"]:
+        notes.append("--tp-comm-overlap needs --sequence-parallel: priced without the overlap")
+        found["overlap"] = "none"
+    if s.get("attention") in ("unfused", "local"):
+        found["attention"] = "unfused"
+    if yes(s.get("bf16")) and yes(s.get("fp16")):
+        raise contradiction("--fp16", "", "contradicts --bf16", "one of the two")
     if s.get("fp8"):
         found["dtype"] = "fp8"
-    elif s.get("bf16") or s.get("fp16"):
-        found["dtype"] = "bf16" if s.get("bf16") else "fp16"
+    elif yes(s.get("bf16")) or yes(s.get("fp16")):
+        found["dtype"] = "bf16" if yes(s.get("bf16")) else "fp16"
     return found, notes
 
 
@@ -176,19 +190,39 @@ def bridge_settings(job: Job) -> Settings:
         s["distributed_optimizer"] = "true"
     elif job.shard == "none":
         s["distributed_optimizer"] = "false"
-    if job.overlap == "decomposed":
+    if job.overlap == "decomposed" and job.sequence_parallel:
         s["tp_overlap"] = "true"
+    if job.dtype in _MIXED:
+        s["precision"] = _MIXED[job.dtype]
+    if job.grad_dtype is not None:
+        s["grad_fp32"] = str(job.grad_dtype == "fp32").lower()
     return s | {k: v for k, v in _of(job).items() if v is not None}
+
+
+# names of Megatron-Bridge's mixed-precision recipes (training/mixed_precision.py)
+_MIXED = {
+    "bf16": "bf16_mixed",
+    "fp16": "fp16_mixed",
+    "fp8": "bf16_with_fp8_delayed_scaling_mixed",
+}
 
 
 def bridge_fields(s: Settings, world: int | None) -> Read:
     flags = dict(s)
+    mixed = str(s.get("precision", "")).lower()
+    if "fp8" in mixed or "mxfp8" in mixed:
+        flags["fp8"] = mixed
+    elif "bf16" in mixed or "fp16" in mixed:
+        flags["bf16" if "bf16" in mixed else "fp16"] = True
     for name in ("sequence_parallel", "distributed_optimizer", "tp_overlap"):
         flags[name] = yes(s.get(name, "false"))
     for name in ("vp", "etp"):
         if str(flags.get(name)).lower() in ("none", "null"):
             flags.pop(name, None)
-    return megatron_fields(flags, world)
+    found, notes = megatron_fields(flags, world)
+    if s.get("grad_fp32") is not None:
+        found["grad_dtype"] = "fp32" if yes(s["grad_fp32"]) else "bf16"
+    return found, notes
 
 
 # -- torchtitan --------------------------------------------------------------------------------------
@@ -224,6 +258,10 @@ def titan_settings(job: Job) -> Settings:
     if job.seq is not None:
         s["seq"] = job.seq
     s["checkpointing"] = job.recompute
+    if job.dtype in ("bf16", "fp32"):
+        s["precision"] = {"bf16": "bfloat16", "fp32": "float32"}[job.dtype]
+    if job.grad_dtype is not None:
+        s["reduce"] = {"bf16": "bfloat16"}.get(job.grad_dtype, "float32")
     return s
 
 
@@ -301,4 +339,9 @@ def titan_fields(s: Settings, world: int | None) -> Read:
         found["global_batch"] = s.get("global_batch") or s["local_batch"] * found["dp"]
     if s.get("seq") is not None:
         found["seq"] = s["seq"]
+    short = {"bfloat16": "bf16", "float32": "fp32"}
+    if s.get("precision") in short:
+        found["dtype"] = short[s["precision"]]
+    if s.get("reduce") in short:
+        found["grad_dtype"] = short[s["reduce"]]
     return found, notes

@@ -7,6 +7,8 @@ from typing import Any
 from meshwise.launch.job import Job
 from meshwise.launch.serving import Read, Settings, contradiction
 from meshwise.launch.training import replicas, yes
+from meshwise.spec import dtypes
+from meshwise.spec.reading import one_of
 
 # -- DeepSpeed ---------------------------------------------------------------------------------------
 
@@ -29,6 +31,8 @@ def deepspeed_settings(job: Job) -> Settings:
         }
     if job.dtype in ("bf16", "fp16"):
         s[job.dtype] = True
+    if job.grad_dtype is not None:
+        s["grad_dtype"] = job.grad_dtype
     return s
 
 
@@ -48,23 +52,7 @@ def deepspeed_fields(s: Settings, world: int | None) -> Read:
     if world is None and micro and steps and whole and whole % (micro * steps) == 0:
         world = tp * whole // (micro * steps)
     dp = replicas(world, tp, "tensor_parallel.autotp_size")
-    if micro is not None and whole is not None:
-        if whole % (micro * dp):
-            raise contradiction(
-                "train_batch_size",
-                whole,
-                f"no multiple of microbatch {micro} · dp {dp}",
-                f"multiples of {micro * dp}",
-            )
-        if steps is not None and micro * steps * dp != whole:
-            raise contradiction(
-                "gradient_accumulation_steps",
-                steps,
-                f"microbatch {micro} · steps · dp {dp} is not train_batch_size {whole}",
-                whole // (micro * dp),
-            )
-    elif micro is not None and steps is not None:
-        whole = micro * steps * dp
+    micro, whole = _bound(micro, steps, whole, dp)
     found: dict[str, Any] = {"tp": tp, "dp": dp, "ep": ep, "etp": 1 if ep > 1 else tp}
     found["shard"] = "none" if stage == 0 else f"zero{stage}"
     if tp > 1 and yes(s.get("tp_overlap", "false")):
@@ -76,7 +64,46 @@ def deepspeed_fields(s: Settings, world: int | None) -> Read:
     for name in ("bf16", "fp16"):
         if yes(s.get(name, "false")):
             found["dtype"] = name
+    if s.get("grad_dtype") is not None:
+        found["grad_dtype"] = one_of(
+            s["grad_dtype"], "data_types.grad_accum_dtype", dtypes.GRADIENT
+        )
     return found, []
+
+
+def _bound(
+    micro: int | None, steps: int | None, whole: int | None, dp: int
+) -> tuple[int | None, int | None]:
+    """train_batch_size = train_micro_batch_size_per_gpu · gradient_accumulation_steps · dp: what is
+    left out follows from the others, steps of 1 where two are (DeepSpeed,
+    ``_set_batch_related_parameters``)."""
+    if whole is None:
+        return micro, micro * (steps or 1) * dp if micro is not None else None
+    if micro is None:
+        rest = (steps or 1) * dp
+        if whole % rest:
+            raise contradiction(
+                "train_batch_size",
+                whole,
+                f"no multiple of {steps or 1} steps · dp {dp}",
+                f"multiples of {rest}",
+            )
+        return whole // rest, whole
+    if whole % (micro * dp):
+        raise contradiction(
+            "train_batch_size",
+            whole,
+            f"no multiple of microbatch {micro} · dp {dp}",
+            f"multiples of {micro * dp}",
+        )
+    if steps is not None and micro * steps * dp != whole:
+        raise contradiction(
+            "gradient_accumulation_steps",
+            steps,
+            f"microbatch {micro} · steps · dp {dp} is not train_batch_size {whole}",
+            whole // (micro * dp),
+        )
+    return micro, whole
 
 
 # -- Hugging Face accelerate ---------------------------------------------------------------------------
@@ -108,10 +135,60 @@ def accelerate_settings(job: Job) -> Settings:
     return s
 
 
+_KINDS = {
+    "FSDP": {"fsdp": True},
+    "MULTI_GPU": {"multi_gpu": True},
+    "MEGATRON_LM": {"megatron": True},
+    "DEEPSPEED": {"deepspeed": True},
+    "NO": {"multi_gpu": True},
+}
+
+
+def accelerate_kind(table: dict[str, Any]) -> Settings:
+    """What ``distributed_type`` of a configuration file turns on."""
+    kind = str(table.get("distributed_type", "NO")).upper()
+    if kind == "NO" and ("fsdp_config" in table or "parallelism_config" in table):
+        return {"fsdp": "fsdp_config" in table}
+    if kind not in _KINDS:
+        raise contradiction("distributed_type", kind, "is not followed", tuple(_KINDS))
+    return dict(_KINDS[kind])
+
+
+# FSDP's strategies by name and by the number that accelerate also takes
+_STRATEGIES = {
+    "full_shard": "zero3",
+    "shard_grad_op": "zero2",
+    "no_shard": "none",
+    "hybrid_shard": "zero3",
+    "hybrid_shard_zero2": "zero2",
+    "1": "zero3",
+    "2": "zero2",
+    "3": "none",
+    "4": "zero3",
+    "5": "zero2",
+}
+
+
+def _fsdp_stage(s: Settings) -> str:
+    """FSDP1 by its sharding strategy, FSDP2 by whether it frees weights after forward."""
+    said = str(s.get("resharding", s.get("sharding", "true"))).lower()
+    if said in ("true", "false"):
+        return "zero2" if said == "false" else "zero3"
+    if said not in _STRATEGIES:
+        raise contradiction("fsdp_sharding_strategy", said, "is not known", tuple(_STRATEGIES))
+    return _STRATEGIES[said]
+
+
 def accelerate_fields(s: Settings, world: int | None) -> Read:
     world = s.get("processes", world)
     found: dict[str, Any] = {}
-    if s.get("megatron"):
+    if s.get("deepspeed"):
+        stage = s.get("zero_stage", 2)  # accelerate's default
+        if stage not in (0, 1, 2, 3):
+            raise contradiction("--zero_stage", stage, "is no stage", (0, 1, 2, 3))
+        found = {"dp": replicas(world, 1, "--num_processes")}
+        found["shard"] = f"zero{stage}" if stage else "none"
+    elif s.get("megatron"):
         if s.get("fsdp"):
             raise contradiction("--use_megatron_lm", "", "contradicts --use_fsdp", "one of the two")
         tp, pp = s.get("megatron_tp", 1), s.get("megatron_pp", 1)
@@ -140,15 +217,17 @@ def accelerate_fields(s: Settings, world: int | None) -> Read:
                 tp * cp * replicate * shard,
             )
         dp = replicate * shard
-        keeps = str(s.get("resharding", "")).lower() == "false"
         sharded = s.get("fsdp") and dp > 1
         found = {"tp": tp, "cp": cp, "dp": dp}
-        found["shard"] = ("zero2" if keeps else "zero3") if sharded else "none"
+        found["shard"] = _fsdp_stage(s) if sharded else "none"
         if yes(s.get("checkpointing", "false")):
             found["recompute"] = "full"
     else:
         found = {"dp": replicas(world, 1, "--num_processes")}
     found["etp"] = found.get("tp", 1)
+    notes = []
+    if "hybrid" in str(s.get("sharding", "")).lower() or str(s.get("sharding")) in ("4", "5"):
+        notes.append("hybrid sharding inside a node is priced as over all GPUs")
     if s.get("precision") in ("bf16", "fp16", "fp8"):
         found["dtype"] = s["precision"]
-    return found, []
+    return found, notes

@@ -8,7 +8,7 @@ import msgspec
 
 from meshwise.launch.export import Exported
 from meshwise.launch.job import Job
-from meshwise.launch.parse import Parsed
+from meshwise.launch.parse import Parsed, Unpriced
 from meshwise.launch.table import target
 from meshwise.present import plan_page, plan_records, records, serving_plan_page, words
 from meshwise.present.pages import wrap
@@ -61,23 +61,35 @@ class ImportResult(Answer):
             "job": msgspec.to_builtins(p.job),
             "ignored": list(p.ignored),
             "notes": list(p.notes),
+            "unpriced": [u._asdict() for u in p.unpriced],
             **compared_dict(self.compared),
             "verdict": verdict(self.compared),
         }
 
     def page(self) -> Page:
         p, job = self.parsed, self.parsed.job
-        layout = {k: getattr(job, k) for k in ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")}
-        if not job.has_experts_grid:
-            layout.pop("etp")
-        degrees = " ".join(f"{k}={v}" for k, v in layout.items() if v > 1) or "tp=1"
-        heading = f"{target(p.target).title} command: {self.model}, {job.gpus} GPUs, {degrees}"
-        parts: list[Table | str] = list(compared_parts(self.compared))
-        if p.notes:
-            parts.append("\n".join(wrap(note) for note in p.notes))
+        formats = [f for f in (job.dtype, job.weight_dtype, job.kv_dtype) if f]
+        words = ", ".join([f"{job.gpus} GPUs", job.words, *dict.fromkeys(formats)])
+        heading = f"{target(p.target).title} command: {self.model}, {words}"
+        # what was assumed comes before the figures that rest on it
+        parts: list[Table | str] = [wrap(note) for note in p.notes]
+        parts += unpriced_words(p.unpriced)
+        parts += compared_parts(self.compared)
         if p.ignored:
             parts.append(wrap("Not of the layout, left aside: " + ", ".join(p.ignored)))
         return Page(heading, tuple(parts))
+
+
+def unpriced_words(unpriced: tuple[Unpriced, ...]) -> list[str]:
+    """What the figures leave out: memory is then an upper bound."""
+    found: dict[str, list[str]] = {}
+    for flag, changes in unpriced:
+        found.setdefault(changes, []).append(flag)
+    lines = []
+    for changes, flags in found.items():
+        bound = ": memory is an upper bound" if changes.startswith("memory") else ""
+        lines.append(wrap(f"Not priced, changes {changes}{bound}: {', '.join(flags)}"))
+    return lines
 
 
 def compared_dict(c: Compared | ComparedServing) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise
 from meshwise.program.weights import LocalWeights
+from meshwise.spec.layout import Layouts
 
 Array = Any
 
@@ -54,6 +55,16 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
             )
         )
     return before, after
+
+
+def scatters_every_microbatch(layout: Layouts) -> Array:
+    """Where ZeRO-2 has no whole gradients: it scatters those of every microbatch.
+
+    A pipeline's stages add up whole gradients and scatter them once, with the last microbatch (FSDP2
+    under a schedule of torch, set_requires_gradient_sync; DeepSpeed refuses ZeRO-2 with pipelines for
+    that reason, deepspeedai/DeepSpeed issues 823 and 1110).
+    """
+    return (layout.shard == 2) & (layout.pp == 1)
 
 
 def accumulation(ctx: Context, local: LocalWeights) -> list[Op]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise
+from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.weights import (
     LocalWeights,
     Role,
@@ -79,8 +80,8 @@ def update(ctx: Context, role: Role) -> list[Op]:
     """Gradient reduction by sharding stage, then Adam.
 
     Replicated optimizer: one all_reduce of the gradients (2Ψ on the wire). ZeRO-1: reduce_scatter
-    of gradients and all_gather of weights (2Ψ); ZeRO-2 keeps no whole gradients, so that it
-    scatters every microbatch's. (ZeRO, arXiv 1910.02054, section 7; ZeRO-3's are in
+    of gradients and all_gather of weights (2Ψ); ZeRO-2 without a pipeline keeps no whole gradients,
+    so that it scatters every microbatch's. (ZeRO, arXiv 1910.02054, section 7; ZeRO-3's are in
     :mod:`meshwise.program.sharding`.) Experts' gradients are summed over the expert-dp group, all
     others over dp · cp.
     """
@@ -100,7 +101,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
         values = weights * w.plain_weight
         plain = np.where(many & (layout.shard == 0), 1, 0)
         sharded = np.where(many & (layout.shard > 0) & (layout.shard < 3), 1, 0)
-        scatters = np.where(layout.shard == 2, sharded * ctx.microbatches, sharded)
+        often = np.where(scatters_every_microbatch(layout), ctx.microbatches, 1)
         ops += [
             collective(
                 f"gradients.{name}", "all_reduce", axis, grads, count=plain, phase="grad_reduce"
@@ -110,7 +111,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 "reduce_scatter",
                 axis,
                 grads,
-                count=scatters,
+                count=sharded * often,
                 phase="grad_reduce",
             ),
             collective(

@@ -1,0 +1,267 @@
+"""A target's own words: every one is a setting, priced or not, known and of no matter, or not followed."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from meshwise.errors import InputError, closest, shorten
+from meshwise.launch.serving import Settings
+from meshwise.launch.shell import number, unread
+from meshwise.launch.table import Flag, Target, target, targets
+from meshwise.spec.reading import count
+
+ALIKE = 0.9  # of a misspelt flag to the one that was meant
+# settings that name a layout; without one of them a command states none
+DEGREES = frozenset(
+    [
+        "tp",
+        "pp",
+        "dp",
+        "cp",
+        "ep",
+        "etp",
+        "dcp",
+        "pcp",
+        "vp",
+        "layers_per_stage",
+        "expert_parallel",
+        "dp_attention",
+        "dp_shard",
+        "dp_replicate",
+        "fsdp",
+        "fsdp2",
+        "multi_gpu",
+        "parallelism",
+        "megatron",
+        "megatron_tp",
+        "megatron_pp",
+        "stage",
+        "zero_stage",
+        "deepspeed",
+        "distributed_optimizer",
+        "sequence_parallel",
+    ]
+)
+_KINDS = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "global_batch")
+_ABOUT = re.compile(
+    r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel|[-_](tp|pp|dp|ep|cp)$"
+)
+_DEGREE = re.compile(r"(size|degree|ranks|stages|num|shards|parallel|tp|pp|dp|ep|cp)$")
+# a list of arguments by a name that says what else it holds
+_OTHERS = re.compile(
+    r"MODEL|DATA|TOKENI|LOG|CKPT|CHECKPOINT|SAVE|LOAD|OUTPUT|EVAL|WANDB|TENSORBOARD|PROFIL|NCCL|MASTER|"
+    r"SCRIPT|RECIPE|CODE|PATH|DIR|FILE|PORT|HOST|ADDR|RANK|NAME|IMAGE|API_KEY|TOKEN|SEED|LR|JOB",
+    re.IGNORECASE,
+)
+_LAYOUT = re.compile(r"PARALLEL|DIST|LAYOUT|(^|_)(TP|PP|DP|CP|EP|MP)(_|$)", re.IGNORECASE)
+
+
+class Words(NamedTuple):
+    """``ignored`` flags do not matter to a price; ``unpriced`` (flag, what it changes) do;
+    ``unknown`` are in no table."""
+
+    settings: Settings
+    positional: list[str]
+    ignored: list[str]
+    unpriced: list[tuple[str, str]]
+    unknown: list[str]
+    notes: list[str]
+
+
+def read_words(words: list[str], chosen: Target) -> Words:
+    """Raise for a wrong value, a contradiction, a misspelt flag and a word that may hold the layout."""
+    found = Words({}, [], [], [], [], [])
+    known = chosen.by_spelling()
+    unset: list[tuple[str, str]] = []
+    i = 0
+    while i < len(words):
+        word = words[i]
+        name, equals, given = word.partition("=")
+        i += 1
+        flag = _flag(known, name, chosen)
+        if flag is None:
+            i = _other(words, i, chosen, known, found)
+            continue
+        value: Any = True
+        if flag.kind == "flag":
+            if equals:
+                value = given.strip().lower() not in ("false", "0", "no")
+            elif i < len(words) and words[i].lower() in ("true", "false"):
+                value = words[i].lower() == "true"
+                i += 1
+        else:
+            if not equals:
+                if i >= len(words) or words[i].startswith("--"):
+                    raise InputError(
+                        f"{name}: missing its value", field=name, legal=f"for example {name} 8"
+                    )
+                given = words[i]
+                i += 1
+            if unread(given) and flag.name not in ("model", "config"):
+                unset += [(name, variable) for variable in unread(given)]
+                continue
+            value = _value(flag, name, given)
+        before = found.settings.get(flag.name)
+        if before is not None and before != value:
+            raise InputError(
+                f"{name}={value}: the command also says {before}",
+                field=name,
+                value=value,
+                legal="one value",
+                nearest=before,
+            )
+        found.settings[flag.name] = value
+    _all_set(unset)
+    return found
+
+
+def _all_set(unset: list[tuple[str, str]]) -> None:
+    if not unset:
+        return
+    names = list(dict.fromkeys(f"${variable}" for _, variable in unset))
+    raise InputError(
+        f"{unset[0][0]}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not set in the text",
+        field=unset[0][0],
+        value=names[0],
+        legal=" ".join(f"{name[1:]}=…" for name in names) + " before the command",
+    )
+
+
+def _flag(known: dict[str, Flag], name: str, chosen: Target) -> Flag | None:
+    flag = known.get(name)
+    if flag is None and name.startswith("--"):
+        flag = known.get("--" + name[2:].replace("_", "-")) or known.get(
+            "--" + name[2:].replace("-", "_")
+        )
+    return flag
+
+
+def _spelt(name: str, table: Any) -> str | None:
+    for spelling in (name, name.replace("_", "-"), "--" + name[2:].replace("-", "_")):
+        if spelling in table:
+            return spelling
+    return None
+
+
+def _other(words: list[str], i: int, chosen: Target, known: dict[str, Flag], found: Words) -> int:
+    """A word that is no setting, put where it belongs; where the next one stands."""
+    word = words[i - 1]
+    name, equals, given = word.partition("=")
+    overrides = chosen.style == "overrides"
+    if word.startswith("$") or (word.startswith("-") and "$" in name):
+        _unread_word(word, found)
+        return i
+    if not re.match(r"--?[A-Za-z]", word) and not (overrides and equals):
+        found.positional.append(word)
+        return i
+    values = [given] if equals else []
+    if not equals and _spelt(name, chosen.bare) is None:
+        # all that follow are its values, but the model that an engine is to serve
+        many = chosen.phase == "train" or bool(found.positional) or "model" in found.settings
+        while i < len(words) and not _is_flag(words[i]) and (many or not values):
+            if many and values and (words[i].startswith("$") or (overrides and "=" in words[i])):
+                break
+            values.append(words[i])
+            i += 1
+    if re.match(r"--[\w.-]+\s", name):
+        raise InputError(
+            f"COMMAND: '{shorten(name)}' is one word here (quoted in an array), which no parser takes",
+            field="COMMAND",
+            value=name,
+            legal="its words apart",
+        )
+    shown = " ".join([name, *values]) if not equals else word
+    held = _spelt(name, chosen.holds)
+    if held is not None:
+        raise InputError(
+            f"{name}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
+            field=name,
+            value=" ".join(values) or None,
+            legal="a layout without it",
+        )
+    priced = _spelt(name, chosen.price)
+    if priced is not None:
+        found.unpriced.append((shown, chosen.price[priced]))
+    elif _spelt(name, chosen.bare) or _spelt(name, chosen.takes_value):
+        found.ignored.append(shown)
+    else:
+        misspelt(name, known, chosen, values)
+        (found.unknown if _ABOUT.search(name) else found.ignored).append(shown)
+    return i
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not re.fullmatch(r"-\d[\d.e-]*", word)
+
+
+def _unread_word(word: str, found: Words) -> None:
+    names = unread(word) or [word]
+    name = names[0]
+    if word.startswith("$(") and word.endswith(")"):
+        if re.search(r"headless|hostname|scontrol|date", word):
+            return
+    elif _OTHERS.search(name) and not _LAYOUT.search(name):
+        found.notes.append(f"{word} is not in the text: what it holds is not in the answer")
+        return
+    raise InputError(
+        f"COMMAND: {word} is not set in the text, and may hold the layout",
+        field="COMMAND",
+        value=word,
+        legal="the command with its variables' values, or the script that sets them",
+    )
+
+
+def _value(flag: Flag, name: str, text: str) -> Any:
+    if flag.kind == "text":
+        return text
+    if text.strip().lower() in ("none", "null"):
+        return None
+    if text.strip() == "-1":
+        return -1
+    low = 0 if flag.name in ("stage", "zero_stage") else 1
+    return count(text.strip(), name, low=low)
+
+
+def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str]) -> None:
+    """Raise for a flag that the target does not have and that is about the layout: one that resembles
+    a flag of the layout, that is another target's, or that gives a number of some parallelism."""
+    if len(name) < 3:
+        return
+    nearest = _resembled(name, known) or _lent(name, chosen)
+    numeric = any(number(value) is not None or value.startswith("$") for value in values)
+    about = _ABOUT.search(name) is not None
+    degree = (
+        about and (numeric or name.startswith(("--enable-", "--use-"))) and _DEGREE.search(name)
+    )
+    if nearest is None and degree:
+        nearest = next(iter(closest(name, known)), None)
+    if nearest is not None or degree:
+        alike = [s for s in known if nearest is not None and s[:6] == nearest[:6]]
+        raise InputError(
+            f"{name}: {chosen.title} has no such flag of a layout that is known here",
+            field=name,
+            value=name,
+            legal=sorted(alike)[:20] or sorted(known)[:20],
+            nearest=nearest,
+        )
+
+
+def _resembled(name: str, known: dict[str, Flag]) -> str | None:
+    import difflib
+
+    for near in closest(name, known, n=3):
+        same_length = abs(len(near) - len(name)) <= 3
+        ratio = difflib.SequenceMatcher(None, near, name).ratio()
+        if (same_length and ratio >= ALIKE) or ratio >= 0.95:
+            return near
+    return None
+
+
+def _lent(name: str, chosen: Target) -> str | None:
+    """The target's own flag for what another target calls by this name."""
+    for other in targets():
+        flag = target(other).by_spelling().get(name)
+        if flag is not None and flag.name in _KINDS and flag.name in chosen.flags:
+            return chosen.flags[flag.name].spellings[0]
+    return None

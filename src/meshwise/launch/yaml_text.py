@@ -1,0 +1,81 @@
+"""YAML with its scalars as text: YAML 1.1 would turn ``no``, ``08`` and ``1:30`` into other things."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from meshwise.errors import InputError, shorten
+
+MAX_NODES = 50_000  # aliases counted each time that they are used
+
+
+def load(text: str, where: str = "COMMAND") -> list[Any]:
+    """The documents of a YAML text: dicts, lists and strings. Tags construct nothing."""
+    import yaml
+
+    try:
+        found = list(yaml.load_all(text, Loader=yaml.BaseLoader))
+        count = [0]
+        for document in found:
+            _counted(document, count, 0)
+    except (yaml.YAMLError, RecursionError, _TooMany, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark is not None else ""
+        why = getattr(error, "problem", None) or str(error) or type(error).__name__
+        raise InputError(
+            f"{where}: no YAML: {shorten(why)}{line}",
+            field=where,
+            value=shorten(text.strip()[:60]),
+            legal="a YAML file",
+        ) from None
+    return found
+
+
+class _TooMany(Exception):
+    def __str__(self) -> str:
+        return f"more than {MAX_NODES:,} values, aliases counted, or too deep"
+
+
+def _counted(node: Any, count: list[int], depth: int) -> None:
+    count[0] += 1
+    if count[0] > MAX_NODES or depth > 60:
+        raise _TooMany
+    if isinstance(node, dict):
+        for value in node.values():
+            _counted(value, count, depth + 1)
+    elif isinstance(node, list):
+        for value in node:
+            _counted(value, count, depth + 1)
+
+
+def mapping(text: str, where: str) -> dict[str, Any]:
+    """A YAML file that is one mapping, whole numbers and booleans as such."""
+    documents = [d for d in load(text, where) if d not in (None, "")]
+    if not documents:
+        return {}
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise InputError(f"{where}: no YAML mapping", field=where, legal="key: value lines")
+    found: dict[str, Any] = typed(documents[0])
+    return found
+
+
+def typed(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {str(key): typed(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [typed(value) for value in node]
+    if re.fullmatch(r"-?\d{1,12}", node):
+        return int(node)
+    known = {"true": True, "false": False, "null": None, "~": None, "": None}
+    return known.get(node.lower(), node)
+
+
+def looks_like(text: str) -> bool:
+    """Whether a text begins as a YAML mapping does, not as a shell command."""
+    for line in text.splitlines():
+        bare = line.split(" #", 1)[0].strip()
+        if not bare or bare.startswith("#") or bare == "---":
+            continue
+        return re.match(r"[\"']?[A-Za-z_][\w.-]*[\"']?:(\s|$)", bare) is not None
+    return False
