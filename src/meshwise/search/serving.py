@@ -107,7 +107,7 @@ def steady(
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
     asked: Array = w.concurrency if concurrency is None else concurrency
     per_replica = -(-asked // layouts.dp)
-    most, used = _capacity(engine, w, per_replica, asked)
+    most, used = _capacity(engine, w, per_replica)
     running = np.maximum(np.minimum(per_replica, most), 1)
     batch = -(-running // layouts.pp)
     decode = iteration.decode_s(engine, batch, w.context, w.queries)
@@ -187,20 +187,17 @@ def _prompts_first(
     return tpot, whole * (1.0 - rest)
 
 
-def _capacity(engine: Engine, w: Serving, per_replica: Array, asked: Array) -> tuple[Array, Array]:
+def _capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
     """(the most sequences of a replica whose keys and values fit, bytes with those that run).
 
     Weights and the activations of the largest iteration stand beside the cache, as engines measure
-    before they size it; bytes are affine in the number of sequences.
+    before they size it, whatever will be in flight; bytes are affine in the number of sequences.
     """
     stack = engine.stack
     context = w.isl + w.osl
     one = engine.decode(np.int64(1), context).memory_bytes
     each = engine.decode(np.int64(2), context).memory_bytes - one
-    budget = tokens_per_iteration(engine, w)
-    if np.ndim(asked) == 0:
-        budget = min(budget, context * int(asked))
-    work = engine.prefill(np.int64(1), budget).memory["activations_bytes"]
+    work = engine.prefill(np.int64(1), tokens_per_iteration(engine, w)).memory["activations_bytes"]
     base = one - each + work
     limit = engine.cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
     most = np.maximum(np.floor((limit - base) / each), 0.0).astype(np.int64)[()]

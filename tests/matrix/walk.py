@@ -1,0 +1,291 @@
+"""Every command that takes a model, for one model on one cluster, and what they must say alike."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from contract import Refused, ask, page
+
+import meshwise as mw
+from meshwise import launch
+from meshwise.errors import MeshwiseError
+from meshwise.launch.table import target, targets
+from meshwise.spec import legality
+
+CLUSTERS = ("hgx-h100", "l40s-8x")  # NVLink in nodes of 8 over InfiniBand; PCIe, two sockets
+TRAIN = ("--batch", "16", "--seq", "512", "--micro-batch", "1")
+PROMPT = ("--phase", "prefill", "--batch", "2", "--seq", "512")
+TOKEN = ("--phase", "decode", "--batch", "4", "--context", "512")
+LOAD = ("--isl", "512", "--osl", "64", "--concurrency", "8")
+LIMITS = ("--isl", "512", "--osl", "64", "--ttft", "20s", "--tpot", "1s")
+PHASES = {"train": TRAIN, "prefill": PROMPT, "decode": TOKEN}
+DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp")
+Step = Callable[["Case"], None]
+
+
+class Case(NamedTuple):
+    """A model (a preset's name or a file) on a cluster."""
+
+    model: str
+    cluster: str
+
+    @property
+    def spec(self) -> mw.Model:
+        return mw.model(self.model)
+
+    def asked(self, command: str, *options: str) -> tuple[str, ...]:
+        return (command, self.model, "--on", self.cluster, *options)
+
+    def grid(self, phase: str) -> list[str]:
+        """Options of a layout of up to 8 GPUs that uses every axis that the model has."""
+        spec = self.spec
+        tp = max(t for t in legality.legal_tp(spec, copies_kv_heads=phase != "train") if t <= 2)
+        options = ["--tp", str(tp), "--dp", "2"]
+        if spec.layers > 1 and phase != "decode":
+            options += ["--pp", "2"]
+        experts = [b.moe.experts for b in spec.blocks if b.moe is not None]
+        if experts and all(n % 2 == 0 for n in experts):
+            options += ["--ep", "2", "--etp", str(tp)]
+        return options
+
+
+def failures(case: Case, steps: dict[str, Step]) -> list[str]:
+    """What goes wrong, one line per step, with its place."""
+    found = []
+    for name, step in steps.items():
+        try:
+            step(case)
+        except Refused as refused:
+            found.append(f"{name}: refused: {refused}")
+        except Exception as error:  # every step is to be tried
+            found.append(f"{name}: {type(error).__name__}: {error}"[:2000])
+    return found
+
+
+# -- a command each --------------------------------------------------------------------------------
+
+
+def model(case: Case) -> None:
+    record = ask("model", case.model)
+    assert record["parameters"] >= record["active_parameters"] > 0
+    page("model", case.model)
+
+
+def scale(case: Case) -> None:
+    """Its points are what ``estimate`` says of the same layout."""
+    for phase, options in PHASES.items():
+        record = ask(*case.asked("scale", *options))
+        assert record["points"][0]["tp"] == 1
+        point = record["points"][min(1, len(record["points"]) - 1)]
+        alone = ask(*case.asked("estimate", "--tp", str(point["tp"]), *options))
+        alike(point, alone, ("step_s", "compute_s", "exposed_comm_s", "memory_bytes", "fits"))
+        page(*case.asked("scale", *options))
+        if phase == "decode":
+            ask(*case.asked("scale", *options, "--ideal"))
+
+
+def sweep(case: Case) -> None:
+    base = {p["tp"]: p for p in ask(*case.asked("scale", *TOKEN, "--tp", "1,2"))["points"]}
+    record = ask(*case.asked("scale", *TOKEN, "--tp", "1,2", "--sweep", "batch=1,4"))
+    for row in record["rows"]:
+        if row["value"] == 4:
+            alike(row, base[row["tp"]], ("step_s", "memory_bytes", "fits"))
+    page(*case.asked("scale", *TRAIN, "--sweep", "intra.bandwidth=10GB/s,100GB/s"))
+
+
+def estimate(case: Case) -> None:
+    for phase, options in PHASES.items():
+        record = ask(*case.asked("estimate", *case.grid(phase), *options))
+        assert record["step_s"] > 0
+        if phase != "prefill":
+            page(*case.asked("estimate", *case.grid(phase), *options))
+
+
+def explain(case: Case) -> None:
+    """Its operations take as long as its layout's parts."""
+    for phase, options in PHASES.items():
+        grid = case.grid(phase)
+        record = ask(*case.asked("explain", *grid, *options))
+        whole = ask(*case.asked("estimate", *grid, *options))
+        alike(record, whole, ("step_s", "layout"))
+        spent = math.fsum(o["time_s"] * o["count"] for o in record["operations"] if not o["group"])
+        assert math.isclose(spent, whole["compute_s"], rel_tol=1e-9), (spent, whole["compute_s"])
+    page(*case.asked("explain", *case.grid("train"), *TRAIN))
+
+
+def plan(case: Case) -> None:
+    """Its rows are what ``estimate`` says of them; ``scale --gpus`` has its best row."""
+    gpus = gpus_for(case, 8.0 if case.cluster != CLUSTERS[0] else 18.0)
+    asked = ("--global-batch", str(2 * gpus), "--seq", "512", "--gpus", str(gpus), "--top", "3")
+    record = ask(*case.asked("plan", *asked))
+    for row in record["layouts"]:
+        alone = as_estimate(case, row, ("--batch", str(2 * gpus), "--seq", "512"))
+        if alone is not None:
+            alike(row, alone, ("step_s", "compute_s", "bubble_s", "memory_bytes", "fits", "mfu"))
+    grown = ask(*case.asked("scale", "--batch", str(2 * gpus), "--seq", "512", "--gpus", str(gpus)))
+    best, point = record["best"], grown["points"][0]
+    assert point["feasible"] == (best is not None)
+    if best is not None:
+        alike(point, best, ("step_s", "memory_bytes", *DEGREES))
+    page(*case.asked("plan", *asked))
+
+
+def serve(case: Case) -> None:
+    """One price of a deployment, asked for or found."""
+    gpus = gpus_for(case, 1.5)
+    record = ask(*case.asked("plan", *LOAD, "--gpus", str(gpus), "--top", "2"))
+    for row in record["layouts"]:
+        if row["dcp"] > 1:
+            continue
+        degrees = [w for n in ("tp", "pp", "dp", "ep", "etp") for w in (f"--{n}", str(row[n]))]
+        alone = ask(*case.asked("serve", *degrees, *LOAD))
+        names = ("tpot_s", "ttft_s", "tokens_per_s", "memory_bytes", "max_concurrency", "fits")
+        alike(row, alone, names)
+    try:
+        ask(*case.asked("serve", *(w for w in case.grid("decode")), *LOAD))
+    except Refused as refused:  # the weights of a large model leave no room for a request
+        assert "fit" in str(refused), refused
+    page(*case.asked("plan", *LOAD, "--gpus", str(gpus)))
+
+
+def disaggregated(case: Case) -> None:
+    gpus = max(4, gpus_for(case, 2.5))
+    page(*case.asked("plan", *LIMITS, "--gpus", str(gpus), "--disaggregated"))
+    ask(*case.asked("plan", *LIMITS, "--gpus", str(gpus), "--disaggregated"))
+
+
+def exported(case: Case) -> None:
+    """The command of each target says the layout, or lists what it leaves out; read again, it is the
+    same."""
+    for name in targets():
+        phase = target(name, None).phase
+        grid = case.grid("decode" if phase == "serve" else "train")
+        more = TRAIN if phase == "train" else LOAD
+        argv = ("export", name, case.model, *grid, *more)
+        try:
+            record = ask(*argv)
+        except Refused as refused:
+            assert "cannot run" in str(refused), refused
+            continue
+        said = dict(zip(grid[::2], map(int, grid[1::2]), strict=True))
+        routed = any(b.moe is not None for b in case.spec.blocks)
+        gpus = None if phase == "serve" else math.prod(said.get(f"--{n}", 1) for n in ("tp", "pp", "dp"))
+        back = launch.parse(record["text"], gpus=gpus, model=case.model, experts=routed)
+        assert back.target == name
+        for axis in ("tp", "pp", "dp", "ep"):
+            mine, theirs = said.get(f"--{axis}", 1), getattr(back.job, axis)
+            assert mine == theirs or axis in record["untranslated"], (name, axis, mine, theirs)
+
+
+STEPS: dict[str, Step] = {
+    f.__name__: f
+    for f in (model, scale, sweep, estimate, explain, plan, serve, disaggregated, exported)
+}
+
+
+# -- what they share -------------------------------------------------------------------------------
+
+
+def alike(one: dict[str, Any], other: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Two commands' figures of one layout are one figure."""
+    for name in names:
+        a, b = one[name], other[name]
+        same = math.isclose(a, b, rel_tol=1e-9) if isinstance(a, float) else a == b
+        assert same, f"{name}: {a} and {b}"
+
+
+def gpus_for(case: Case, bytes_per_weight: float) -> int:
+    """GPUs (a power of two, as many as the cluster has at most) whose memory holds the model."""
+    where = mw.cluster(case.cluster)
+    need = mw.describe(case.spec).to_dict()["parameters"] * bytes_per_weight
+    gpus = 8
+    while gpus < where.devices and gpus * 0.5 * where.device.memory_bytes < need:
+        gpus *= 2
+    return min(gpus, where.devices)
+
+
+def as_estimate(case: Case, row: dict[str, Any], load: tuple[str, ...]) -> dict[str, Any] | None:
+    """``estimate`` of a plan's row; None where it has no option for what the row has."""
+    if row["placement"] != "tp-cp-dp-pp":
+        return None
+    words = [w for n in (*DEGREES, "micro_batch") for w in (_option(n), str(row[n]))]
+    words += ["--recompute", row["recompute"], "--shard", row["shard"], "--overlap", row["overlap"]]
+    words += ["--sequence-parallel"] if row["sequence_parallel"] else []
+    return ask(*case.asked("estimate", *words, *load))
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+# -- which models ----------------------------------------------------------------------------------
+
+
+def presets() -> list[str]:
+    from meshwise.spec import catalog
+
+    return catalog.names("models")
+
+
+def configs(folder: Path) -> Iterator[str]:
+    """Files of a folder whose index expects an answer."""
+    import csv
+
+    with (folder / "index.csv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            if row["expected"] == "ok":
+                yield str(folder / row["file"])
+
+
+def kind(name: str) -> str:
+    """What a model is made of, as far as the program branches on it."""
+    spec = mw.model(name)
+    blocks = spec.blocks
+    heads = [b.attention for b in blocks if b.attention is not None]
+    q = spec.quantization
+    parts = [
+        "mla" if any(a.mla for a in heads) else _heads(heads),
+        "moe" if any(b.moe for b in blocks) else "dense",
+        "mixed" if len({(b.moe is None, b.mlp is None) for b in blocks}) > 1 else "",
+        "no-attention" if any(b.attention is None for b in blocks) else "",
+        "shared" if any(b.moe and b.moe.shared for b in blocks) else "",
+        "sliding" if any(a.window for a in heads) else "",
+        "sinks" if any(a.sinks for a in heads) else "",
+        "indexer" if any(a.indexer_parameters for a in heads) else "",
+        "parallel" if any(b.parallel for b in blocks) else "",
+        "tied" if spec.tied else "",
+        "narrow" if spec.embedding_dim is not None else "",
+        "positions" if spec.positions else "",
+        f"{q.method}-{q.weight_dtype}" if q else "",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _heads(heads: list[Any]) -> str:
+    if len({a.kv_heads for a in heads}) > 1:
+        return "kv-heads-differ"
+    least = heads[0]
+    return "mqa" if least.kv_heads == 1 else "mha" if least.kv_heads == least.heads else "gqa"
+
+
+def label(name: str) -> str:
+    return re.sub(r"\.json$", "", Path(name).name)
+
+
+def readable(names: Iterator[str] | list[str]) -> Iterator[str]:
+    """Those that the program reads (what it refuses is the readers' own tests' matter)."""
+    for name in names:
+        try:
+            mw.model(name)
+        except MeshwiseError:
+            continue
+        yield name
+
+
+def dump(record: Any) -> str:
+    return json.dumps(record, indent=1)
