@@ -30,6 +30,7 @@ DEVICE_KEYS = {
     "generation",
     "memory",
     "memory_bandwidth",
+    "fabric",
     "aliases",
     "peak",
     "source",
@@ -48,7 +49,7 @@ CLUSTER_KEYS = {"title", "device", "source", "aliases", "level"}
 LEVEL_KEYS = {"name", "ranks", "fabric", "nics", "oversubscription"}
 DTYPES = {"fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4"}
 NAME = re.compile(r"[a-z0-9][a-z0-9.\-]*")
-MEMORY = re.compile(r"\d+ GiB")
+MEMORY = re.compile(r"\d+ [GM]iB")
 BANDWIDTH = re.compile(r"\d+(\.\d+)? G[Bb]/s")
 RATE = re.compile(r"\d+(\.\d+)? [GT]FLOP/s")
 TIME = re.compile(r"\d+(\.\d+)? us")
@@ -81,8 +82,9 @@ def expect(wrong: list[str], where: str, value: object, pattern: re.Pattern[str]
         wrong.append(f"{where}: {value!r} is not like {pattern.pattern}")
 
 
-def check_device(name: str, entry: Table, wrong: list[str]) -> None:
-    keys = set(entry) - {"multiprocessors"}  # of what has such units, and a published count
+def check_device(name: str, entry: Table, fabrics: set[str], wrong: list[str]) -> None:
+    # of what has such units, and a published count; of boards whose power limits their clock
+    keys = set(entry) - {"multiprocessors", "training_clock"}
     if keys != DEVICE_KEYS:
         wrong.append(f"{name}: keys {sorted(keys ^ DEVICE_KEYS)}")
         return
@@ -92,8 +94,10 @@ def check_device(name: str, entry: Table, wrong: list[str]) -> None:
         expect(wrong, f"{name}.peak.{dtype}", rate, RATE)
     if not entry["peak"] or not set(entry["peak"]) <= DTYPES:
         wrong.append(f"{name}.peak: {sorted(entry['peak'])}")
-    counted = ("multiprocessors",) if "multiprocessors" in entry else ()
-    check_sources(name, entry, ("memory", "memory_bandwidth", *counted, "peak"), wrong)
+    if entry["fabric"] not in fabrics:
+        wrong.append(f"{name}.fabric: {entry['fabric']} is not in the fabric catalog")
+    more = tuple(key for key in ("multiprocessors", "training_clock") if key in entry)
+    check_sources(name, entry, ("memory", "memory_bandwidth", "fabric", *more, "peak"), wrong)
 
 
 def check_fabric(name: str, entry: Table, wrong: list[str]) -> None:
@@ -110,7 +114,7 @@ def check_fabric(name: str, entry: Table, wrong: list[str]) -> None:
 def check_sources(name: str, entry: Table, keys: tuple[str, ...], wrong: list[str]) -> None:
     source = entry["source"]
     for key in keys:
-        if len(source.get(key, "")) < 15:
+        if not isinstance(source.get(key), str) or len(source[key]) < 15:
             wrong.append(f"{name}.source.{key}: missing")
     if not set(source) <= {*keys, "note"}:
         wrong.append(f"{name}.source: keys {sorted(source)}")
@@ -149,7 +153,7 @@ def main(argv: list[str]) -> int:
     wrong: list[str] = []
     devices, fabrics, clusters = read("devices"), read("fabrics"), read("clusters")
     for name, entry in devices.items():
-        check_device(name, entry, wrong)
+        check_device(name, entry, set(fabrics), wrong)
     for name, entry in fabrics.items():
         check_fabric(name, entry, wrong)
     for name, entry in clusters.items():
