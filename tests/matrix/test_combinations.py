@@ -3,6 +3,7 @@ are figures and sums that add up."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import walk
@@ -53,10 +54,8 @@ def some(table: dict[str, st.SearchStrategy[object]]) -> st.SearchStrategy[dict[
 
 def keeps(argv: list[str]) -> None:
     """The contract, as JSON and as text."""
-    try:
+    with contextlib.suppress(Refused):
         ask(*argv)
-    except Refused:
-        pass
     page(*argv)
 
 
