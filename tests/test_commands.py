@@ -83,7 +83,7 @@ def complete(command: str) -> list[str]:
             filled += ["--on", "dgx-a100"]
         more, unless = REST[filled[0]]
         if not set(unless.split("|")) & set(filled):
-            filled += [w for w in more.split()]
+            filled += list(more.split())
     return filled
 
 

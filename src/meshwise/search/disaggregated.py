@@ -199,7 +199,12 @@ class _Met(NamedTuple):
 def _undominated(layouts: Layouts, found: list[_Met]) -> list[Instance]:
     """Instances of which no other of the same size has a higher rate and less latency."""
     size = layouts.tp.size
-    met = _Met(*(np.concatenate([np.broadcast_to(a, (size,)) for a in p]) for p in zip(*found)))
+    met = _Met(
+        *(
+            np.concatenate([np.broadcast_to(a, (size,)) for a in p])
+            for p in zip(*found, strict=True)
+        )
+    )
     devices = np.tile(layouts.tp * layouts.pp * layouts.dp, len(found))
     good = np.flatnonzero(met.good)
     order = good[np.lexsort((-met.rate[good], met.latency[good], devices[good]))]
