@@ -4,7 +4,10 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs bench clean
+# Folder with an index.csv and the configurations that `make matrix` reads beside the presets.
+CONFIGS ?= $(firstword $(wildcard ../shared/data/configs) tests/data/configs)
+
+.PHONY: demo test matrix lint types docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2048
@@ -17,6 +20,10 @@ else
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/runtime
 	$(BIN)/python -m pytest tests/runtime
 endif
+
+# Every model through every command; about a quarter of an hour on two processors.
+matrix: $(VENV)/.test
+	MESHWISE_MATRIX=1 MESHWISE_CONFIGS=$(abspath $(CONFIGS)) $(BIN)/python -m pytest tests/matrix -m 'matrix or not matrix' -n auto --maxprocesses 4
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

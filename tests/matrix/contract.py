@@ -86,7 +86,9 @@ def _record(r: dict[str, Any], where: str) -> Iterator[str]:
                 yield f"{where}: {sent} = Σ axes ≠ exposed {r['exposed_comm_s']}"
     for name in ("step", "tpot"):
         low, middle, high = (r.get(f"{name}{end}_s") for end in ("_low", "", "_high"))
-        if None not in (low, middle, high) and not low <= middle * (1 + 1e-12) <= high * (1 + 2e-12):
+        if None not in (low, middle, high) and not low <= middle * (1 + 1e-12) <= high * (
+            1 + 2e-12
+        ):
             yield f"{where}: {name} {low} … {middle} … {high}"
     parts = r.get("memory")
     if isinstance(parts, dict) and isinstance(r.get("memory_bytes"), float):

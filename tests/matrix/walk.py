@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -90,12 +89,13 @@ def scale(case: Case) -> None:
 
 
 def sweep(case: Case) -> None:
-    base = {p["tp"]: p for p in ask(*case.asked("scale", *TOKEN, "--tp", "1,2"))["points"]}
-    record = ask(*case.asked("scale", *TOKEN, "--tp", "1,2", "--sweep", "batch=1,4"))
+    degrees = ",".join(str(t) for t in legality.legal_tp(case.spec)[:2])
+    base = {p["tp"]: p for p in ask(*case.asked("scale", *TOKEN, "--tp", degrees))["points"]}
+    record = ask(*case.asked("scale", *TOKEN, "--tp", degrees, "--sweep", "batch=1,4"))
     for row in record["rows"]:
         if row["value"] == 4:
             alike(row, base[row["tp"]], ("step_s", "memory_bytes", "fits"))
-    page(*case.asked("scale", *TRAIN, "--sweep", "intra.bandwidth=10GB/s,100GB/s"))
+    page(*case.asked("scale", *TRAIN, "--tp", degrees, "--sweep", "intra.latency=1us,10us"))
 
 
 def estimate(case: Case) -> None:
@@ -154,8 +154,8 @@ def serve(case: Case) -> None:
 
 
 def disaggregated(case: Case) -> None:
+    """Pools of their own, where two instances of the model fit; else the plan without them."""
     gpus = max(4, gpus_for(case, 2.5))
-    page(*case.asked("plan", *LIMITS, "--gpus", str(gpus), "--disaggregated"))
     ask(*case.asked("plan", *LIMITS, "--gpus", str(gpus), "--disaggregated"))
 
 
@@ -174,11 +174,16 @@ def exported(case: Case) -> None:
             continue
         said = dict(zip(grid[::2], map(int, grid[1::2]), strict=True))
         routed = any(b.moe is not None for b in case.spec.blocks)
-        gpus = None if phase == "serve" else math.prod(said.get(f"--{n}", 1) for n in ("tp", "pp", "dp"))
+        gpus = (
+            None
+            if phase == "serve"
+            else math.prod(said.get(f"--{n}", 1) for n in ("tp", "pp", "dp"))
+        )
         back = launch.parse(record["text"], gpus=gpus, model=case.model, experts=routed)
         assert back.target == name
         for axis in ("tp", "pp", "dp", "ep"):
             mine, theirs = said.get(f"--{axis}", 1), getattr(back.job, axis)
+            mine //= record["servers"] if axis == "dp" else 1  # each is a server of its own
             assert mine == theirs or axis in record["untranslated"], (name, axis, mine, theirs)
 
 
@@ -214,7 +219,9 @@ def as_estimate(case: Case, row: dict[str, Any], load: tuple[str, ...]) -> dict[
     if row["placement"] != "tp-cp-dp-pp":
         return None
     words = [w for n in (*DEGREES, "micro_batch") for w in (_option(n), str(row[n]))]
-    words += ["--recompute", row["recompute"], "--shard", row["shard"], "--overlap", row["overlap"]]
+    words += ["--recompute", row["recompute"], "--shard", row["shard"]]
+    # "none" of estimate also turns off what the stack overlaps by itself
+    words += ["--overlap", row["overlap"]] if row["overlap"] != "none" else []
     words += ["--sequence-parallel"] if row["sequence_parallel"] else []
     return ask(*case.asked("estimate", *words, *load))
 
@@ -273,6 +280,12 @@ def _heads(heads: list[Any]) -> str:
     return "mqa" if least.kv_heads == 1 else "mha" if least.kv_heads == least.heads else "gqa"
 
 
+def size(name: str) -> float:
+    """Weights, as far as they tell which model is quicker to walk."""
+    parameters: float = mw.describe(mw.model(name)).to_dict()["parameters"]
+    return parameters
+
+
 def label(name: str) -> str:
     return re.sub(r"\.json$", "", Path(name).name)
 
@@ -285,7 +298,3 @@ def readable(names: Iterator[str] | list[str]) -> Iterator[str]:
         except MeshwiseError:
             continue
         yield name
-
-
-def dump(record: Any) -> str:
-    return json.dumps(record, indent=1)

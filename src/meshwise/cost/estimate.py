@@ -50,19 +50,41 @@ class Estimate(Footprint):
         self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
         self.layout = layout
         self.program: Program = program(model, stack, workload, layout, batch)
-        self.pricer = Pricer(
-            compute(cluster.device, stack, training=self.program.ctx.training),
-            cluster,
-            stack,
-            (placed or groups(layout, cluster)) | self._kv_groups(),
+        self._placed = placed
+
+    # -- prices, each list's when asked for: memory needs none ------------------------------------
+
+    @cached_property
+    def pricer(self) -> Pricer:
+        layout, placed = self.layout, self._placed
+        return Pricer(
+            compute(self.cluster.device, self.stack, training=self.program.ctx.training),
+            self.cluster,
+            self.stack,
+            (placed or groups(layout, self.cluster)) | self._kv_groups(),
             Columns(layout) if placed and np.size(layout.tp) > FEW else None,
         )
-        p = self.pricer
-        self.layer_costs = [p.ops(ops, layout) for ops in self.program.layers]
-        self.embedding_costs = p.ops(self.program.embedding, layout)
-        self.head_costs = p.ops(self.program.head, layout)
-        self.transfer_costs = [self._beside_stages(c) for c in p.ops(self.program.transfer, layout)]
-        self.update_costs = [p.ops(ops, layout, apart=True) for ops in self.program.update]
+
+    @cached_property
+    def layer_costs(self) -> list[list[OpCost]]:
+        return [self.pricer.ops(ops, self.layout) for ops in self.program.layers]
+
+    @cached_property
+    def embedding_costs(self) -> list[OpCost]:
+        return self.pricer.ops(self.program.embedding, self.layout)
+
+    @cached_property
+    def head_costs(self) -> list[OpCost]:
+        return self.pricer.ops(self.program.head, self.layout)
+
+    @cached_property
+    def transfer_costs(self) -> list[OpCost]:
+        costs = self.pricer.ops(self.program.transfer, self.layout)
+        return [self._beside_stages(c) for c in costs]
+
+    @cached_property
+    def update_costs(self) -> list[list[OpCost]]:
+        return [self.pricer.ops(ops, self.layout, apart=True) for ops in self.program.update]
 
     def _kv_groups(self) -> dict[str, Group]:
         """Ranks that hold the same KV head: known only with the model, whose groups these are. One

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from meshwise.cost.memory import kv_cache
 from meshwise.search import iteration
+from meshwise.search.bisection import largest
 from meshwise.search.iteration import Engine, draft_s
-from meshwise.search.serving import tokens_per_iteration
-from meshwise.search.serving_plan import Limits, Server, columns
+from meshwise.search.serving import capacity, tokens_per_iteration
+from meshwise.search.serving_plan import CHUNK, EVERY, Limits, columns
 from meshwise.search.serving_space import AXES, serving_space
 from meshwise.search.space import Pins, divisors
 from meshwise.spec.cluster import Cluster
@@ -72,11 +74,9 @@ def disaggregate(
     """
     prefills: list[Instance] = []
     decodes: list[Instance] = []
-    for size in instance_sizes(cluster, gpus):
-        layouts, _ = serving_space(model, stack, size, pins, joined=True)
-        if layouts.tp.size:
-            prefills += _undominated(_prefills(model, cluster, stack, w, layouts, limits))
-            decodes += _undominated(_decodes(model, cluster, stack, w, layouts, limits))
+    for layouts in _batches(model, cluster, stack, gpus, pins):
+        prefills += _prefills(model, cluster, stack, w, layouts, limits)
+        decodes += _decodes(model, cluster, stack, w, layouts, limits)
     if not prefills or not decodes:
         return None
     return _matched(prefills, decodes, cluster, w, gpus, limits, kv_bytes(model, stack, w))
@@ -88,6 +88,23 @@ def instance_sizes(cluster: Cluster, gpus: int) -> list[int]:
     node = cluster.node_devices
     sizes = divisors(node) + [node * n for n in range(2, gpus // node + 1)]
     return [size for size in sizes if size < gpus]
+
+
+def _batches(
+    model: Model, cluster: Cluster, stack: Stack, gpus: int, pins: Pins
+) -> Iterator[Layouts]:
+    """The layouts of all sizes, as many sizes together as make :data:`CHUNK` columns."""
+    held: list[Layouts] = []
+    sizes = instance_sizes(cluster, gpus)
+    for size in sizes:
+        layouts, _ = serving_space(model, stack, size, pins, joined=True)
+        if layouts.tp.size:
+            held.append(layouts)
+        if held and (size == sizes[-1] or sum(h.tp.size for h in held) >= CHUNK):
+            yield Layouts(
+                *(np.concatenate(p) if np.ndim(p[0]) else p[0] for p in zip(*held, strict=True))
+            )
+            held = []
 
 
 def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
@@ -117,13 +134,13 @@ def _prefills(
     shape = layouts.tp.shape
     found = []
     for prompts in sorted({*(1 << i for i in range(together.bit_length())), together}):
-        work = engine.prefill(np.int64(prompts), chunk, cached).memory
+        work = engine.prefill(np.int64(prompts), chunk, cached)
         held = engine.prefill(prompts * (layouts.pp + 1), w.isl).memory
         memory = np.broadcast_to(
             held["weights_bytes"]
             + held["kv_cache_bytes"]
-            + work["activations_bytes"]
-            + work["workspace_bytes"],
+            + work.memory["activations_bytes"]
+            + work.memory["workspace_bytes"],
             shape,
         )
         seconds = np.broadcast_to(
@@ -136,66 +153,83 @@ def _prefills(
         good = memory <= limit_bytes
         if limits.ttft_s is not None:
             good = good & (first <= limits.ttft_s)
-        for i in np.flatnonzero(good).tolist():
-            batch = prompts * int(layouts.dp[i])
-            found.append(
-                _instance(layouts, i, float(rate[i]), float(first[i]), batch, float(memory[i]))
-            )
-    return found
+        found.append(_Met(good, rate, first, prompts * layouts.dp, memory))
+    return _undominated(layouts, found)
 
 
 def _decodes(
     model: Model, cluster: Cluster, stack: Stack, w: Serving, layouts: Layouts, limits: Limits
 ) -> list[Instance]:
     """Every layout with the most sequences that its cache and the limit per token allow."""
-    server = Server(model, cluster, stack, w)
-    alone = server.at(layouts, layouts.dp)
-    room = np.maximum(alone.steady.max_concurrency // layouts.dp, 0)
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
+    shape = layouts.tp.shape
+    room = np.broadcast_to(capacity(engine, w, np.int64(1))[0], shape)
 
-    def tpot(batch: Array) -> Array:
-        local = -(-batch // layouts.pp)
-        seconds = iteration.decode_s(engine, local, w.context, w.queries)
-        seconds = seconds + draft_s(engine, w, local)
-        return np.broadcast_to(seconds / w.tokens_per_iteration, room.shape)
+    def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
+        some = engine._replace(layouts=columns(layouts, index))
+        local = -(-batch // some.layouts.pp)
+        seconds = iteration.decode_s(some, local, w.context, w.queries)
+        seconds = seconds + draft_s(some, w, local)
+        return np.broadcast_to(seconds / w.tokens_per_iteration, some.layouts.tp.shape)
 
     limit = np.inf if limits.tpot_s is None else limits.tpot_s
-    low = np.where((room >= 1) & (tpot(np.ones_like(room)) <= limit), 1, 0)
-    high = np.where(low > 0, room, 0)
-    low = np.where((high > 0) & (tpot(np.maximum(high, 1)) <= limit), high, low)
-    while np.any(high - low > 1):
-        middle = (low + high) // 2
-        good = tpot(np.maximum(middle, 1)) <= limit
-        apart = high - low > 1
-        low, high = np.where(apart & good, middle, low), np.where(apart & ~good, middle, high)
+
+    def good(batch: Array, index: Array) -> Array:
+        return tpot(batch, index) <= limit
+
+    first = np.where((room >= 1) & (tpot(np.ones_like(room)) <= limit), 1, 0)
+    low = largest(first, np.where(first > 0, room, 0), good)
     seconds = tpot(np.maximum(low, 1))
-    memory = np.broadcast_to(
-        server.at(layouts, np.maximum(low, 1) * layouts.dp).steady.memory_bytes, room.shape
+    memory = np.broadcast_to(capacity(engine, w, np.maximum(low, 1))[1], shape)
+    batch = np.maximum(low, 1) * layouts.dp
+    rate = batch / (w.osl * seconds)
+    return _undominated(layouts, [_Met(low > 0, rate, seconds, batch, memory)])
+
+
+class _Met(NamedTuple):
+    """What columns of layouts deliver, and which of them meet the limits."""
+
+    good: Array
+    rate: Array
+    latency: Array
+    batch: Array
+    memory: Array
+
+
+def _undominated(layouts: Layouts, found: list[_Met]) -> list[Instance]:
+    """Instances of which no other of the same size has a higher rate and less latency."""
+    size = layouts.tp.size
+    met = _Met(
+        *(
+            np.concatenate([np.broadcast_to(a, (size,)) for a in p])
+            for p in zip(*found, strict=True)
+        )
     )
-    found = []
-    for i in np.flatnonzero(low > 0).tolist():
-        batch = int(low[i]) * int(layouts.dp[i])
-        rate = batch / (w.osl * float(seconds[i]))
-        found.append(_instance(layouts, i, rate, float(seconds[i]), batch, float(memory[i])))
-    return found
-
-
-def _instance(
-    layouts: Layouts, i: int, rate: float, latency: float, batch: int, memory: float
-) -> Instance:
-    one = columns(layouts, i)
-    axes = {name: int(getattr(one, name)) for name in AXES}
-    devices = axes["tp"] * axes["pp"] * axes["dp"]
-    return Instance(axes, devices, rate, latency, batch, memory)
-
-
-def _undominated(found: list[Instance]) -> list[Instance]:
-    """Instances of one size of which no other has a higher rate and less latency."""
-    kept: list[Instance] = []
-    for row in sorted(found, key=lambda r: (r.latency_s, -r.requests_per_s)):
-        if not kept or row.requests_per_s > kept[-1].requests_per_s:
-            kept.append(row)
+    devices = np.tile(layouts.tp * layouts.pp * layouts.dp, len(found))
+    good = np.flatnonzero(met.good)
+    order = good[np.lexsort((-met.rate[good], met.latency[good], devices[good]))]
+    kept = []
+    most, of = 0.0, 0
+    for i, n, rate in zip(
+        order.tolist(), devices[order].tolist(), met.rate[order].tolist(), strict=True
+    ):
+        if n != of or rate > most:
+            kept.append(_instance(layouts, met, i))
+            most, of = rate, n
     return kept
+
+
+def _instance(layouts: Layouts, met: _Met, i: int) -> Instance:
+    one = columns(layouts, i % layouts.tp.size)
+    axes = {name: int(getattr(one, name)) for name in AXES}
+    return Instance(
+        axes,
+        devices=axes["tp"] * axes["pp"] * axes["dp"],
+        requests_per_s=float(met.rate[i]),
+        latency_s=float(met.latency[i]),
+        batch=int(met.batch[i]),
+        memory_bytes=float(met.memory[i]),
+    )
 
 
 def link_bytes_per_s(cluster: Cluster, devices: int) -> float:

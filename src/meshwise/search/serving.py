@@ -107,7 +107,7 @@ def steady(
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
     asked: Array = w.concurrency if concurrency is None else concurrency
     per_replica = -(-asked // layouts.dp)
-    most, used = _capacity(engine, w, per_replica)
+    most, used = capacity(engine, w, per_replica)
     running = np.maximum(np.minimum(per_replica, most), 1)
     batch = -(-running // layouts.pp)
     decode = iteration.decode_s(engine, batch, w.context, w.queries)
@@ -187,7 +187,7 @@ def _prompts_first(
     return tpot, whole * (1.0 - rest)
 
 
-def _capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
+def capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
     """(the most sequences of a replica whose keys and values fit, bytes with those that run).
 
     Weights and the activations of the largest iteration stand beside the cache, as engines measure

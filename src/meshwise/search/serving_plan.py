@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from meshwise.cost.interval import ends
+from meshwise.search.bisection import largest
 from meshwise.search.iteration import Engine
 from meshwise.search.serving import Steady, steady, together_at_most
 from meshwise.search.serving_space import AXES, serving_space
@@ -22,6 +23,7 @@ Array = Any
 
 OBJECTIVES = ("throughput", "latency", "cost")
 CHUNK = 4096  # layouts priced at a time
+EVERY = slice(None)
 LADDER = 12  # doublings of a replica's batch that the front is made of
 
 
@@ -118,27 +120,20 @@ class Server:
         """
         dp, pp = layouts.dp, layouts.pp
 
-        def good(requests: Array) -> Array:
-            return within(self.at(layouts, np.maximum(requests, 1) * dp).steady, limits)
-
-        def largest(low: Array, high: Array) -> Array:
-            low = np.where((high > low) & good(high), high, low)
-            while np.any(high - low > 1):
-                middle, apart = (low + high) // 2, high - low > 1
-                met = good(middle)
-                low, high = np.where(apart & met, middle, low), np.where(apart & ~met, middle, high)
-            return low
+        def good(requests: Array, index: Array | slice = EVERY) -> Array:
+            some = columns(layouts, index)
+            return within(self.at(some, np.maximum(requests, 1) * some.dp).steady, limits)
 
         alone = self.at(layouts, dp)
         possible, room = within(alone.steady, limits), alone.steady.max_concurrency // dp
         first = np.where((room >= 1) & possible, 1, 0)
-        low = largest(first, np.where(first > 0, room, 0))
+        low = largest(first, np.where(first > 0, room, 0), good)
         batch = pp * together_at_most(Engine(self.model, self.cluster, self.stack, layouts), self.w)
         if limits.ttft_s is not None and not self.stack.mixes_prefill and np.any(batch > pp):
             end = -(-(low + 1) // batch) * batch
             again = (low > 0) & (end < room) & good(end + 1)
             last = np.minimum(end + batch, room)
-            low = largest(np.where(again, end + 1, low), np.where(again, last, low))
+            low = largest(np.where(again, end + 1, low), np.where(again, last, low), good)
         return low * dp, possible
 
 

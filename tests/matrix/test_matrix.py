@@ -1,0 +1,61 @@
+"""Every command over every kind of architecture: an answer or one line, and one figure in all of them.
+
+``make test`` takes one model of each kind, a tenth of the rest and random combinations; ``make matrix``
+every preset and every configuration that an index expects to be read (``CONFIGS=FOLDER``), on both
+clusters.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import walk
+
+SHIPPED = Path(__file__).parents[1] / "data" / "configs"
+FOLDER = Path(os.environ.get("MESHWISE_CONFIGS") or SHIPPED)
+SEED = 12
+
+
+def every(folder: Path) -> list[str]:
+    """Presets and files, those of one kind beside each other."""
+    known: dict[str, list[str]] = {}
+    for name in [*walk.presets(), *walk.readable(walk.configs(folder))]:
+        known.setdefault(walk.kind(name), []).append(name)
+    return [name for names in known.values() for name in sorted(names, key=walk.size)]
+
+
+def chosen() -> list[str]:
+    """The smallest model of each kind, and a seeded tenth of the others."""
+    names = every(SHIPPED)
+    kinds: dict[str, str] = {}
+    for name in names:
+        kinds.setdefault(walk.kind(name), name)
+    first = list(kinds.values())
+    rest = [name for name in names if name not in first]
+    return first + random.Random(SEED).sample(rest, len(rest) // 10)
+
+
+@pytest.mark.parametrize("place, name", list(enumerate(chosen())), ids=lambda v: walk.label(str(v)))
+def test_one_of_each_kind(place: int, name: str) -> None:
+    case = walk.Case(name, walk.CLUSTERS[place % 2])
+    found = walk.failures(case, walk.STEPS)
+    assert not found, "\n".join(found)
+
+
+def test_the_kinds_are_those_that_the_program_tells_apart() -> None:
+    words = {word for name in chosen() for word in walk.kind(name).split()}
+    assert words >= {
+        *("mha", "mqa", "gqa", "mla", "dense", "moe", "mixed", "shared", "sliding", "tied"),
+        *("parallel", "no-attention", "sinks", "positions", "awq-int4", "fp8-fp8", "mxfp4-mxfp4"),
+    }
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("cluster", walk.CLUSTERS)
+@pytest.mark.parametrize("name", every(FOLDER), ids=walk.label)
+def test_every_model(name: str, cluster: str) -> None:
+    found = walk.failures(walk.Case(name, cluster), walk.STEPS)
+    assert not found, "\n".join(found)
