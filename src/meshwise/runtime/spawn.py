@@ -222,7 +222,7 @@ def _failed(folder: str, codes: Mapping[int, int], guard: _Guard) -> MeshwiseErr
             nearest=known.get("nearest"),
         )
     rank, doing = first["rank"], f" while in {first['doing']}" if first["doing"] else ""
-    sys.stderr.write(f"rank {rank}:\n{first['traceback']}")
+    sys.stderr.write(clean(f"rank {rank}:\n{first['traceback']}"))
     what = f"{first['type']}: {shorten(first['message'], 300)}"
     told = [f"rank {rank} failed{doing}: {what}"]
     if _consequence(first):  # it waited in vain: for whom?
