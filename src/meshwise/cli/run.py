@@ -36,7 +36,12 @@ from meshwise.cli import options
     click.option("--seed", default="0", metavar="N", help="Of random weights and words."),
     click.option("--backend", default="gloo", metavar="B", help="gloo (CPU) or nccl (CUDA)."),
     click.option("--threads", metavar="N", help="Of each rank (default: cores / ranks)."),
-    click.option("--timeout", default="120 s", metavar="T", help="Longest wait in a collective: 8, 8 s, 500 ms."),
+    click.option(
+        "--timeout",
+        default="120 s",
+        metavar="T",
+        help="Longest wait in a collective: 8, 8 s, 500 ms.",
+    ),
     click.option("--on", metavar="CLUSTER", help="Predict for this cluster, not the host."),
 )
 @options.stacked(

@@ -19,12 +19,12 @@ def write_bytes(path: str, content: bytes) -> None:
     """``content`` to what ``path`` stands for: a link's target is replaced, not the link; a device, a
     FIFO and a descriptor of this process are written to."""
     try:
-        descriptor = _descriptor(path)
-        found = _status(path)
+        descriptor = _descriptor(Path(path))
+        found = _status(Path(path))
         if descriptor is not None:
             _pour(os.dup(descriptor), content)
         elif found is None or stat.S_ISREG(found.st_mode):
-            _replace(Path(os.path.realpath(path)) if path else Path(path), content, found)
+            _replace(Path(os.path.realpath(path)), content, found)
         elif stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(21, "is a folder")
         else:
@@ -38,27 +38,26 @@ def write_bytes(path: str, content: bytes) -> None:
         ) from None
 
 
-def _status(path: str) -> os.stat_result | None:
+def _status(path: Path) -> os.stat_result | None:
     """What the path, links followed, stands for; None where that is yet to be made."""
     try:
-        return os.stat(path)
+        return path.stat()
     except FileNotFoundError:
         return None
 
 
-def _descriptor(path: str) -> int | None:
+def _descriptor(path: Path) -> int | None:
     """The descriptor that ``/dev/stdout`` and its kind stand for: what it goes to is open already, and
     may be a file that a shell appends to."""
     own = f"/proc/{os.getpid()}/fd"
     for _ in range(_MOST_LINKS):
-        folder, name = os.path.split(path)
-        folder = os.path.realpath(folder or ".")
-        if folder == own and name.isdigit():
-            return int(name)
-        path = os.path.join(folder, name)
-        if not os.path.islink(path):
+        folder = os.path.realpath(path.parent)
+        if folder == own and path.name.isdigit():
+            return int(path.name)
+        path = Path(folder, path.name)
+        if not path.is_symlink():
             return None
-        path = os.path.join(folder, os.readlink(path))
+        path = Path(folder, path.readlink())
     return None
 
 
@@ -74,7 +73,9 @@ def _replace(path: Path, content: bytes, old: os.stat_result | None) -> None:
         if old is None:
             part.chmod(0o666 & ~_mask())
         else:
-            with contextlib.suppress(OSError, AttributeError):  # only the superuser gives files away
+            with contextlib.suppress(
+                OSError, AttributeError
+            ):  # only the superuser gives files away
                 os.chown(part, old.st_uid, old.st_gid)
             part.chmod(stat.S_IMODE(old.st_mode))
         part.replace(path)
@@ -83,15 +84,12 @@ def _replace(path: Path, content: bytes, old: os.stat_result | None) -> None:
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A new file in the folder of ``path``, gone afterwards whatever happens."""
-    if not path.name:
-        raise FileNotFoundError(2, "no file is named")
     handle, name = tempfile.mkstemp(prefix=".meshwise-", dir=path.parent)
     try:
         os.close(handle)
         yield Path(name)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        Path(name).unlink(missing_ok=True)
 
 
 def _mask() -> int:

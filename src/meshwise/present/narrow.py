@@ -49,9 +49,9 @@ def prose(text: str, width: int | None) -> Iterator[str]:
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    found = textwrap.wrap(
-        text, max(width, 1), break_long_words=False, break_on_hyphens=False
-    ) or [""]
+    found = textwrap.wrap(text, max(width, 1), break_long_words=False, break_on_hyphens=False) or [
+        ""
+    ]
     return [indent + line for line in found]
 
 
@@ -60,7 +60,7 @@ def table(shown: Table, width: int | None) -> Iterator[tuple[str, str]]:
     header = _line(shown.header)
     rows = [_line(row) for row in shown.rows]
     widths = [max(size(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    chosen = _fitting(widths, shown.keep, width)
+    chosen = _fitting(widths, _spare(shown), width)
     if width is not None and _total(widths, chosen) > width:
         narrowed = _narrowed(widths, rows, chosen, shown.left, width)
         if narrowed is None:
@@ -84,15 +84,27 @@ def _total(widths: list[int], chosen: list[int]) -> int:
     return sum(widths[i] for i in chosen) + _GAP * (len(chosen) - 1)
 
 
-def _fitting(widths: list[int], keep: frozenset[int], width: int | None) -> list[int]:
-    """The columns that there is room for, those of ``keep`` always."""
+def _spare(shown: Table) -> list[int]:
+    """The columns that a table need not keep, the first to be shown first."""
+    at = {name: i for i, name in reversed(list(enumerate(shown.header)))}
+    later = [at[name] for name in shown.then if name in at and name not in shown.keep]
+    kept = {0, *(i for i, name in enumerate(shown.header) if name in shown.keep)}
+    return [*later, *(i for i in range(len(shown.header)) if i not in kept.union(later))]
+
+
+def _fitting(widths: list[int], spare: list[int], width: int | None) -> list[int]:
+    """The columns that there is room for: the last of the spare ones go until the rest fits, and what
+    still finds room comes back."""
     chosen = list(range(len(widths)))
-    for i in reversed(range(len(widths))):
-        if width is None or _total(widths, chosen) <= width:
-            break
-        if i not in keep:
+    if width is None:
+        return chosen
+    for i in reversed(spare):
+        if _total(widths, chosen) > width:
             chosen.remove(i)
-    return chosen
+    for i in spare:
+        if i not in chosen and _total(widths, [*chosen, i]) <= width:
+            chosen.append(i)
+    return sorted(chosen)
 
 
 def _narrowed(
@@ -117,35 +129,32 @@ def _aligned(
     row: list[str], chosen: list[int], widths: list[int], left: frozenset[int]
 ) -> Iterator[str]:
     """A row's line, or its lines where a cell is wrapped."""
-    cells = {i: [row[i]] if size(row[i]) <= widths[i] else _wrapped(row[i], widths[i]) for i in chosen}
+    cells = {
+        i: [row[i]] if size(row[i]) <= widths[i] else _wrapped(row[i], widths[i]) for i in chosen
+    }
     for n in range(max((len(c) for c in cells.values()), default=0)):
-        shown = [
-            _pad(c[n] if n < len(c) else "", widths[i], i in left) for i, c in cells.items()
-        ]
+        shown = [_pad(c[n] if n < len(c) else "", widths[i], i in left) for i, c in cells.items()]
         yield (" " * _GAP).join(shown).rstrip()
 
 
 def _record(header: list[str], row: list[str], width: int) -> Iterator[str]:
     """A row as names and values, as many on a line as there is room for."""
-    line = ""
-    for pair in (f"{name} {cell}".strip() for name, cell in zip(header, row, strict=True)):
-        if line and size(line) + 3 + size(pair) > width:
-            yield f"{line} ·" if size(line) + 2 <= width else line
+    pairs = [f"{name} {cell}".strip() for name, cell in zip(header, row, strict=True)]
+    line = pairs[0]
+    for pair in pairs[1:]:
+        if size(line) + len(f" · {pair} ·") > width:
+            yield from _hanging(line + " ·", width)
             line = "  " + pair
         else:
-            line = f"{line} · {pair}" if line else pair
-        if size(line) > width:
-            *whole, line = _hanging(line, width)
-            yield from whole
-    yield line
+            line += f" · {pair}"
+    yield from _hanging(line, width)
 
 
-def _hanging(line: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        line,
-        width,
-        initial_indent="  " if line.startswith("  ") else "",
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+def _hanging(line: str, width: int) -> Iterator[str]:
+    if size(line) <= width:
+        yield line
+        return
+    indent = line[: len(line) - len(line.lstrip())]
+    first, *rest = _wrapped(line.strip(), width - 4)
+    yield indent + first
+    yield from ("    " + more for more in rest)

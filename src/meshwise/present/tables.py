@@ -10,14 +10,16 @@ from meshwise.errors import clean
 
 
 class Table(NamedTuple):
-    """A table: header row, rows of text, which columns are text (left-aligned), and which a narrow
-    terminal keeps; the others go there, the last first."""
+    """A table: header row, rows of text, which columns are text (left-aligned), and the names of those
+    that a narrow terminal keeps beside the first one. Of the others the last go first, those named in
+    ``then`` after all others."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: frozenset[int] = frozenset({0})
-    keep: frozenset[int] = frozenset({0})
+    keep: tuple[str, ...] = ()
+    then: tuple[str, ...] = ()
 
 
 class Page(NamedTuple):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from meshwise.errors import InputError, MeshwiseError, shorten
+from meshwise.errors import InputError, MeshwiseError, clean, shorten
 from meshwise.runtime import watch
 
 START_S = 180.0  # in which every rank must have come up
