@@ -19,7 +19,7 @@ _COLUMNS = {
 _KEPT = {
     "devices": ("memory", "memory_bandwidth", "bf16"),
     "fabrics": ("kind", "bandwidth", "latency"),
-    "clusters": ("device",),
+    "clusters": ("title",),
     "models": ("parameters",),
 }
 
