@@ -5,11 +5,25 @@ A bug is never one of these: an ``assert`` or an ordinary exception is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 _SHOWN = 80  # characters of a bad value that a one-line message repeats
 _LARGEST_INT = 1 << 53  # what every JSON reader holds exactly
+
+
+# Control characters but line end and tab (ESC and the C1 ones steer a terminal), line separators, and
+# what turns the direction of writing or hides in it.
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def clean(text: str) -> str:
+    """``text`` without what would steer the terminal that it is shown on."""
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def shorten(value: object, limit: int = _SHOWN) -> str:
@@ -67,7 +81,7 @@ class MeshwiseError(ValueError):
             parts.append(f"legal: {legal}")
         if self.nearest is not None:
             parts.append(f"nearest: {self.nearest}")
-        return "; ".join(parts)
+        return clean("; ".join(parts))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract of an error."""

@@ -273,7 +273,9 @@ def test_interrupt_keeps_what_was_found(monkeypatch) -> None:
     ran = run(*argv, "--seq", "2048", "--json")
     d = ran.json()
     assert d["partial"] is True
-    assert ran.code == 0
+    assert ran.code == 130
     assert d["best"]["fits"]
     calls.clear()
-    assert "Interrupted" in run(*argv, "--seq", "2048").out
+    text = run(*argv, "--seq", "2048")
+    assert text.code == 130
+    assert "Interrupted" in text.out

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from meshwise import __version__
-from meshwise.errors import InputError, MeshwiseError, quoted, shorten
+from meshwise.errors import InputError, MeshwiseError, clean, quoted, shorten
 
 # command → (module, one line of help). The help of the group needs no command's module.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -125,7 +125,7 @@ def fail(error: MeshwiseError, as_json: bool) -> int:
 
         sys.stdout.write(json.dumps(error.to_dict(), default=str) + "\n")
     else:
-        text = " ".join(str(error).split())
+        text = clean(" ".join(str(error).split()))
         sys.stderr.write(f"meshwise: {text}\n")
     return error.exit_code
 

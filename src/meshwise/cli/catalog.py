@@ -38,7 +38,7 @@ def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None
         if name is not None:
             found, table = catalog.load(plural, name, "NAME")
             if as_file:
-                options.emit(listing.file_text(plural, found).rstrip("\n"))
+                options.deliver(listing.file_text(plural, found).rstrip("\n"), o["path"])
                 return
             shown = listing.entry(plural, found, table)
             options.write(o, lambda: shown, lambda: listing.entry_page(shown), "fields")

@@ -58,7 +58,7 @@ MAX_FILE_BYTES = 200_000_000
 @click.option("--wrapper", metavar="WHAT", help="torchrun, slurm, lws or kuberay.")
 @click.option("--target-version", metavar="V", help="Refuse any other version of the flag table.")
 @click.option("--json", "as_json", is_flag=True, help="The documented JSON contract.")
-@click.option("-o", "--output", "path", metavar="FILE", help="Into FILE, not on stdout.")
+@click.option("-o", "--output", "path", metavar="FILE", help="Into FILE; - is stdout.")
 def command(target: str, model: str | None, **o: Any) -> None:
     """The launch command of a layout for TARGET: vllm, sglang, trtllm, megatron-lm, megatron-bridge,
     torchtitan, deepspeed or accelerate.
@@ -77,12 +77,7 @@ def command(target: str, model: str | None, **o: Any) -> None:
     )
     result = commands.export(job, target, wrapper=_wrapper(o), version=o["target_version"])
     text = json.dumps(result.to_dict(), indent=1) if o["as_json"] else str(result)
-    if o["path"] is None:
-        options.emit(text)
-        return
-    from meshwise.present.files import write_text
-
-    write_text(o["path"], text + "\n")
+    options.deliver(text, o["path"])
 
 
 def _wrapper(o: dict[str, Any]) -> str | None:

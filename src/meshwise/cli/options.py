@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, clean, shorten
 
 if TYPE_CHECKING:
     from meshwise.present.tables import Page
@@ -131,7 +131,8 @@ output = stacked(
         is_flag=True,
         help="Rows as Parquet, into -o FILE ([parquet] extra).",
     ),
-    click.option("-o", "--output", "path", metavar="FILE", help="Into FILE, not on stdout."),
+    click.option("--wide", is_flag=True, help="All columns, however narrow the terminal."),
+    click.option("-o", "--output", "path", metavar="FILE", help="Into FILE; - is stdout."),
 )
 
 
@@ -277,44 +278,64 @@ def write(
             field=f"--{asked[1]}",
             legal=" or ".join(f"--{a}" for a in asked),
         )
-    path = o["path"]
     if asked == ["parquet"]:
         from meshwise.present.files import write_parquet
 
-        required(path, "-o", "rows.parquet")
-        write_parquet(path, [_flatten(row) for row in record()[rows]])
-        return
-    if asked == ["json"]:
+        required(o["path"], "-o", "rows.parquet")
+        write_parquet(o["path"], [_flatten(row) for row in record()[rows]])
+    elif asked == ["json"]:
         import json
 
-        text = json.dumps(record(), allow_nan=False, indent=1)
-    else:
-        from meshwise.present import tables
+        deliver(json.dumps(record(), allow_nan=False, indent=1), o["path"])
+    elif asked == ["csv"]:
+        from meshwise.present.tables import csv_text
 
-        if asked == ["csv"]:
-            text = tables.csv_text([_flatten(row) for row in record()[rows]])
-        elif path is None and _styled():
-            tables.rich_print(page())
-            return
-        else:
-            text = tables.plain(page())
-    if path is None:
+        deliver(csv_text([_flatten(row) for row in record()[rows]]), o["path"])
+    else:
+        _show(page(), o["path"], o["wide"])
+
+
+def _show(page: Page, path: str | None, wide: bool) -> None:
+    """A page: within the terminal's columns where it goes to one, whole elsewhere."""
+    from meshwise.present import tables
+
+    on_terminal = path in (None, "-") and sys.stdout.isatty()
+    width = _columns() if on_terminal and not wide else None
+    if on_terminal and _styled():
+        tables.rich_print(page, width)
+    else:
+        deliver(tables.plain(page, width), path)
+
+
+def _styled() -> bool:
+    return not (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb")
+
+
+def _columns() -> int:
+    """Columns of the terminal: what COLUMNS says, else what it says itself, else 80."""
+    said = os.environ.get("COLUMNS", "")
+    try:
+        own = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        own = 0
+    return (int(said) if said.isascii() and said.isdigit() and len(said) < 6 else 0) or own or 80
+
+
+def deliver(text: str, path: str | None) -> None:
+    """A text and a line end into the file of ``-o``, or on stdout; either way without what would steer
+    a terminal. JSON has no such characters: it escapes them."""
+    if path in (None, "-"):
         emit(text)
     else:
         from meshwise.present.files import write_text
 
-        write_text(path, text + "\n")
-
-
-def _styled() -> bool:
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return sys.stdout.isatty() and not plain
+        write_text(str(path), clean(text) + "\n")
 
 
 def emit(text: str) -> None:
     """A text and a line end on stdout, with ``?`` for what its encoding (``LANG=C``) cannot say."""
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.write(clean(text).encode(encoding, "replace").decode(encoding) + "\n")
 
 
 def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:

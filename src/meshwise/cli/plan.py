@@ -150,8 +150,10 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     if o["compare"] is not None:
         result.compared = _compared(o, spec, where, result)
     options.write(o, result.to_dict, result.page, "layouts")
+    if result.partial:  # interrupted: what was found is printed, and is not the answer
+        raise click.exceptions.Exit(130)
     if not result.feasible:
-        raise click.exceptions.Exit(130 if result.partial else 3)
+        raise click.exceptions.Exit(3)
 
 
 def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) -> Any:

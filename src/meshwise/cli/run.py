@@ -36,7 +36,12 @@ from meshwise.cli import options
     click.option("--seed", default="0", metavar="N", help="Of random weights and words."),
     click.option("--backend", default="gloo", metavar="B", help="gloo (CPU) or nccl (CUDA)."),
     click.option("--threads", metavar="N", help="Of each rank (default: cores / ranks)."),
-    click.option("--timeout", default="120 s", metavar="T", help="Longest wait in a collective."),
+    click.option(
+        "--timeout",
+        default="120 s",
+        metavar="T",
+        help="Longest wait in a collective: 8, 8 s, 500 ms.",
+    ),
     click.option("--on", metavar="CLUSTER", help="Predict for this cluster, not the host."),
 )
 @options.stacked(
@@ -96,7 +101,7 @@ def command(model: str, **o: Any) -> None:
         on=o["on"],
         layers=number("layers") if o["layers"] is not None else None,
         backend=one_of(o["backend"], "--backend", ("gloo", "nccl")),
-        timeout_s=parse(o["timeout"], TIME, "--timeout"),
+        timeout_s=parse(o["timeout"], TIME, "--timeout", bare=True),
         threads=number("threads") if o["threads"] is not None else None,
         tp=number("tp"),
         pp=number("pp"),

@@ -142,6 +142,7 @@ def read_table(path: str, field: str = "TABLE") -> Table:
 
 def parse_table(text: str, name: str, field: str = "TABLE") -> Table:
     """As :func:`read_table`, from text."""
+    _refuse_log(text, name, field)
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(c.strip() for c in cells)]
@@ -173,6 +174,24 @@ def parse_table(text: str, name: str, field: str = "TABLE") -> Table:
             legal="one measurement per line below the header",
         )
     return Table(kind, name, header, rows, bad)
+
+
+# What heads the columns of a log of nccl-tests or rccl-tests, of any version.
+_LOGGED = {"size", "count", "type", "time", "algbw", "busbw"}
+
+
+def _refuse_log(text: str, name: str, field: str) -> None:
+    """A log of nccl-tests is told from a table by its header; it says neither the device nor, in most
+    versions, the operation, so its rows have to be written as those of a table."""
+    if any(set(line.split()) >= _LOGGED for line in text.splitlines()):
+        needed = ", ".join(KINDS["collectives"][1])
+        raise InputError(
+            f"{field}: {shorten(name)} is a log of nccl-tests (collectives), no CSV table",
+            field=field,
+            value=name,
+            legal=f"a CSV table with the columns {needed}: bytes is the log's size, time_us its "
+            "out-of-place time",
+        )
 
 
 def _kind(header: tuple[str, ...], name: str, field: str) -> str:

@@ -51,7 +51,9 @@ class GrowthResult(Answer):
         )
         header = ("GPUs", "batch", "layout", "step", "tokens/s", "MFU", "comm", "memory")
         body = tuple(_row(s) for s in g.sizes)
-        table = Table("", (*header, "speedup", "eff.", "doubling"), body, frozenset({2}))
+        table = Table(
+            "", (*header, "speedup", "eff.", "doubling"), body, frozenset({2}), header[1:4]
+        )
         return Page(heading, (table, wrap(_verdict(g, self.threshold))))
 
 

@@ -128,7 +128,7 @@ def compared_parts(c: Compared | ComparedServing) -> tuple[Table | str, ...]:
             for name, r in rows
         )
         header = ("change", "layout", "step", "MFU", "comm", "memory", "fits")
-        return Table("", header, body, frozenset({0, 1})), wrap(verdict(c))
+        return Table("", header, body, frozenset({0, 1}), (*header[:3], "fits")), wrap(verdict(c))
     served = [("yours", c.mine), *c.changes]
     if c.best is not None:
         served.append(("best", c.best))
@@ -145,7 +145,7 @@ def compared_parts(c: Compared | ComparedServing) -> tuple[Table | str, ...]:
         for name, r in served
     )
     header = ("change", "layout", "TPOT", "TTFT", "tokens/s/GPU", "memory", "fits")
-    return Table("", header, lines, frozenset({0, 1})), wrap(verdict(c))
+    return Table("", header, lines, frozenset({0, 1}), (*header[:3], "fits")), wrap(verdict(c))
 
 
 def _named(axis: str) -> str:

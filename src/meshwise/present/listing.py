@@ -15,6 +15,13 @@ _COLUMNS = {
     "clusters": ("title", "device", "levels"),
     "stacks": ("title", "attention", "collectives"),
 }
+# what a narrow terminal keeps beside the name: a device's title says what its name does
+_KEPT = {
+    "devices": ("memory", "memory_bandwidth", "bf16"),
+    "fabrics": ("kind", "bandwidth", "latency"),
+    "clusters": ("title",),
+    "models": ("parameters",),
+}
 
 
 def overview(kinds: Iterable[str]) -> dict[str, Any]:
@@ -99,6 +106,7 @@ def entries_page(records: dict[str, Any]) -> Page:
             tuple(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()) for row in rows
         ),
         frozenset(i for i, k in enumerate(header) if isinstance(rows[0][k], str)),
+        _KEPT.get(records["kind"], ()),
     )
     return Page(f"{records['kind']}: {len(rows)}", (table,))
 
@@ -125,7 +133,8 @@ def entry_page(record: dict[str, Any]) -> Page:
     rows = tuple(_rows(record))
     sourced = any(source for *_, source in rows)
     header = ("field", "value", "source") if sourced else ("field", "value")
-    table = Table("", header, tuple(row[: len(header)] for row in rows), frozenset({0, 1, 2}))
+    body = tuple(row[: len(header)] for row in rows)
+    table = Table("", header, body, frozenset({0, 1, 2}), header)
     return Page(
         f"{record['kind']}/{record['name']}", (table, *([record["note"]] if record["note"] else []))
     )

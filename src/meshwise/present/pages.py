@@ -97,6 +97,7 @@ def report_page(r: Report) -> Page:
             for row in r.communication
         ),
         frozenset({0, 3, 5}),
+        ("group", "time", "exposed"),
     )
     memory = Table(
         "Memory per GPU, fullest stage",
@@ -156,6 +157,7 @@ def explain_page(r: Report) -> Page:
             (*first, "batch·m×n×k", "FLOPs", "HBM", "time"),
             tuple(compute),
             frozenset({1, 2, 3}),
+            ("operation", "phase", "calls/step", "time"),
         ),
     ]
     if comm:
@@ -165,6 +167,7 @@ def explain_page(r: Report) -> Page:
                 (*first, "group", "payload", "wire by level", "algorithm", "time"),
                 tuple(comm),
                 frozenset({1, 2, 3, 5, 8}),
+                ("operation", "phase", "calls/step", "time"),
             )
         )
     return Page(heading, tuple(parts))
@@ -205,6 +208,7 @@ def model_page(d: dict[str, Any]) -> Page:
             ("most without KV copies", str(d["max_tp_without_kv_copies"])),
         ),
         frozenset({0, 1}),
+        ("value",),
     )
     lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
@@ -228,6 +232,7 @@ def collective_page(d: dict[str, Any]) -> Page:
             )
             for c in d["candidates"]
         ),
+        keep=("time", "busbw"),
     )
     heading = (
         f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks of {d['cluster']['name']}: "

@@ -180,7 +180,9 @@ def _table(title: str, rows: list[PlanRow], *, ranks: bool, price: float | None)
         if price is not None:
             cells.append(f"{price * row.devices / 3600.0 / row.tokens_per_s * 1e9:,.0f}")
         body.append(tuple(cells))
-    return Table(title, tuple(header), tuple(body), frozenset())
+    later = ("memory", "to best", "$/1B tokens")
+    keep = (*header[: header.index("step") + 1], *(["memory"] if not ranks else []))
+    return Table(title, tuple(header), tuple(body), frozenset(), keep, later)
 
 
 def _difference(row: PlanRow) -> str:
@@ -219,7 +221,8 @@ def _rivals(best: PlanRow, rivals: tuple[Rival, ...]) -> Table:
             )
         )
     title = "Nearest rivals: the best layout with another value of each axis"
-    return Table(title, ("instead", "layout", "to best", "why"), tuple(body), frozenset({0, 1, 3}))
+    header = ("instead", "layout", "to best", "why")
+    return Table(title, header, tuple(body), frozenset({0, 1, 3}), header)
 
 
 def _heading(p: Planned) -> str:

@@ -131,7 +131,8 @@ def _collectives(operations: list[dict[str, Any]]) -> Table:
         *("operation", "kind", "phase", "calls", "group", "payload", "algorithm"),
         *("waited", "predicted"),
     )
-    return Table("Collectives per step", header, rows, frozenset({0, 1, 2, 4, 6}))
+    keep = ("kind", "phase", "waited", "predicted")
+    return Table("Collectives per step", header, rows, frozenset({0, 1, 2, 4, 6}), keep)
 
 
 def _links(links: list[dict[str, Any]]) -> Table:

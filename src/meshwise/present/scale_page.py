@@ -49,7 +49,7 @@ def step_table(points: tuple[Point, ...], limit: int) -> Table:
         *("TP", "step", "90%", "compute", "comm", "exposed", "comm %", "CCR"),
         "wire bytes by level",
     )
-    return Table("Per step and GPU (* the limit)", header, rows)
+    return Table("Per step and GPU (* the limit)", header, rows, keep=("step",))
 
 
 def scaling_table(points: tuple[Point, ...]) -> Table:
@@ -69,7 +69,7 @@ def scaling_table(points: tuple[Point, ...]) -> Table:
     title = "Scaling at fixed work (weak: at fixed work per GPU)"
     if not points[0].fits:
         title += f"; TP={points[0].tp} does not fit: hypothetical"
-    return Table(title, header, rows)
+    return Table(title, header, rows, keep=("efficiency", "fits"))
 
 
 def _reductions(layer: Layer, training: bool) -> str:

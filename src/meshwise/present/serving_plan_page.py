@@ -195,7 +195,8 @@ def _table(title: str, rows: list[ServingRow], price: float | None, *, ranks: bo
             cost = _price(price, r.devices, r.tokens_per_s)
             cells.append(f"{cost.get('dollars_per_million_tokens', 0.0):,.2f}")
         body.append(tuple(cells))
-    return Table(title, tuple(header), tuple(body), frozenset())
+    keep = (*header[: header.index("TPOT") + 1], "tokens/s/GPU")
+    return Table(title, tuple(header), tuple(body), frozenset(), keep, ("$/1M tokens", "TTFT"))
 
 
 def _heading(p: PlannedServing) -> str:
@@ -253,7 +254,8 @@ def serving_plan_page(p: PlannedServing) -> Page:
                 for axis, r in a.rivals
             )
             title = "Nearest rivals: the best layout with another value of each axis"
-            parts.append(Table(title, ("instead", "layout", "to best"), rows, frozenset({0, 1, 2})))
+            header = ("instead", "layout", "to best")
+            parts.append(Table(title, header, rows, frozenset({0, 1, 2}), header))
         if len(a.pareto) > 1:
             title = "Least time per token for the throughput (over layouts and concurrencies)"
             front = list(a.pareto)

@@ -131,7 +131,9 @@ def sweep_page(s: Sweep) -> Page:
         body.append((said, *steps, f"TP={c.limit.tp}", f"TP={c.fastest}"))
         shares.append((said, *share))
     title = "Step and efficiency at each degree"
-    table = Table(title, (*names, "limit", "fastest"), tuple(body), frozenset())
+    table = Table(
+        title, (*names, "limit", "fastest"), tuple(body), frozenset(), ("limit", "fastest")
+    )
     title = "Speed-up, and communication's share of the step"
     more = Table(title, names, tuple(shares), frozenset())
     rows = tuple(_row(b, s.quantity) for b in s.break_evens)

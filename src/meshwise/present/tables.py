@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from meshwise.errors import clean
 
 
 class Table(NamedTuple):
-    """A table: header row, rows of text, and which columns are text (left-aligned)."""
+    """A table: header row, rows of text, which columns are text (left-aligned), and the names of those
+    that a narrow terminal keeps beside the first one. Of the others the last go first, those named in
+    ``then`` after all others."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: frozenset[int] = frozenset({0})
+    keep: tuple[str, ...] = ()
+    then: tuple[str, ...] = ()
 
 
 class Page(NamedTuple):
@@ -23,52 +29,43 @@ class Page(NamedTuple):
     parts: tuple[Table | str, ...]
 
 
-def plain(page: Page) -> str:
-    """Aligned text without colour, for pipes and files."""
-    out = [page.heading] if page.heading else []
+def lines(page: Page, width: int | None = None) -> Iterator[tuple[str, str]]:
+    """(what it is, text) of every line: heading, title, header or nothing in particular. With a
+    ``width`` no line is longer, but for words that are, and no cell is cut."""
+    from meshwise.present import narrow
+
+    if page.heading:
+        yield from (("heading", line) for line in narrow.prose(clean(page.heading), width))
     for part in page.parts:
-        out.append("")
+        yield "", ""
         if isinstance(part, str):
-            out.append(part)
+            yield from (("", line) for line in narrow.prose(clean(part), width))
             continue
         if part.title:
-            out.append(part.title)
-        widths = [
-            max(len(row[i]) for row in (part.header, *part.rows)) for i in range(len(part.header))
-        ]
-        for row in (part.header, *part.rows):
-            cells = [
-                cell.ljust(w) if i in part.left else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            ]
-            out.append("  ".join(cells).rstrip())
-    return "\n".join(out)
+            yield from (("title", line) for line in narrow.prose(clean(part.title), width))
+        yield from narrow.table(part, width)
 
 
-def rich_print(page: Page) -> None:
-    """The same on a terminal, with rich. Cells are never cut: a table that is wider than the terminal
-    runs on, and the terminal wraps it."""
+def plain(page: Page, width: int | None = None) -> str:
+    """Aligned text without colour, for pipes and files; as it is, or within ``width`` columns."""
+    return "\n".join(text for _, text in lines(page, width))
+
+
+_STYLES = {"heading": "bold", "title": "bold cyan", "header": "bold"}
+
+
+def rich_print(page: Page, width: int | None) -> None:
+    """The same on a terminal, with rich. All of it is text: what looks like markup stays as it is."""
+    import sys
+
     from rich.console import Console
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(highlight=False)
-    wide = max((len(line) for line in plain(page).splitlines()), default=0) + 2
-    if page.heading:
-        console.print(Text(page.heading, style="bold"))
-    for part in page.parts:
-        console.print()
-        if isinstance(part, str):
-            console.print(Text(part), soft_wrap=True)
-            continue
-        if part.title:
-            console.print(Text(part.title, style="bold cyan"), soft_wrap=True)
-        table = RichTable(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for i, name in enumerate(part.header):
-            table.add_column(name, justify="left" if i in part.left else "right", no_wrap=True)
-        for row in part.rows:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table, width=max(console.width, wide), crop=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False)
+    encoding = sys.stdout.encoding or "utf-8"
+    for kind, line in lines(page, width):
+        shown = line.encode(encoding, "replace").decode(encoding)
+        console.print(Text(shown, style=_STYLES.get(kind, "")), soft_wrap=True)
 
 
 def csv_text(records: Sequence[dict[str, object]]) -> str:
@@ -93,17 +90,17 @@ def html(page: Page) -> str:
     """The page as an HTML fragment (notebooks); everything is escaped."""
     from html import escape
 
-    out = [f"<div class='meshwise'><p><b>{escape(page.heading)}</b></p>"]
+    out = [f"<div class='meshwise'><p><b>{escape(clean(page.heading))}</b></p>"]
     for part in page.parts:
         if isinstance(part, str):
-            out.append(f"<pre style='line-height:1.2'>{escape(part)}</pre>")
+            out.append(f"<pre style='line-height:1.2'>{escape(clean(part))}</pre>")
             continue
-        out.append(f"<table><caption>{escape(part.title)}</caption><thead><tr>")
-        out += [f"<th scope='col'>{escape(h)}</th>" for h in part.header]
+        out.append(f"<table><caption>{escape(clean(part.title))}</caption><thead><tr>")
+        out += [f"<th scope='col'>{escape(clean(h))}</th>" for h in part.header]
         out.append("</tr></thead><tbody>")
         for row in part.rows:
             cells = "".join(
-                f"<td style='text-align:{'left' if i in part.left else 'right'}'>{escape(c)}</td>"
+                f"<td style='text-align:{'left' if i in part.left else 'right'}'>{escape(clean(c))}</td>"
                 for i, c in enumerate(row)
             )
             out.append(f"<tr>{cells}</tr>")

@@ -119,6 +119,7 @@ def validate_page(
                     for r in scored[:worst]
                 ),
                 frozenset({0, 1}),
+                ("quantity", "measured", "predicted", "error"),
             )
         )
     for status in ("unsupported", "invalid"):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from meshwise.errors import InputError, MeshwiseError, shorten
+from meshwise.errors import InputError, MeshwiseError, clean, shorten
 from meshwise.runtime import watch
 
 START_S = 180.0  # in which every rank must have come up
@@ -222,7 +222,7 @@ def _failed(folder: str, codes: Mapping[int, int], guard: _Guard) -> MeshwiseErr
             nearest=known.get("nearest"),
         )
     rank, doing = first["rank"], f" while in {first['doing']}" if first["doing"] else ""
-    sys.stderr.write(f"rank {rank}:\n{first['traceback']}")
+    sys.stderr.write(clean(f"rank {rank}:\n{first['traceback']}"))
     what = f"{first['type']}: {shorten(first['message'], 300)}"
     told = [f"rank {rank} failed{doing}: {what}"]
     if _consequence(first):  # it waited in vain: for whom?
