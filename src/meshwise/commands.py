@@ -127,7 +127,7 @@ def _same_model(parsed: Parsed, spec: Model) -> None:
     }
     wrong = {
         name: value
-        for name, value in parsed.sizes.items()
+        for name, value in parsed.sizes
         if name in mine and (mine[name] or name == "experts_total") and value not in mine[name]
     }
     if wrong:

@@ -32,7 +32,7 @@ SERVE = (
     "256",
 )
 MEGATRON = (
-    "torchrun --nnodes 8 --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 8 "
+    "torchrun --nnodes 8 --nproc-per-node 8 pretrain_gpt.py --bf16 --tensor-model-parallel-size 8 "
     "--pipeline-model-parallel-size 8 --micro-batch-size 1 --global-batch-size 64 --seq-length 2048 "
     "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
 )
@@ -90,6 +90,7 @@ def test_import_prices_and_says_what_to_change() -> None:
     same = answer(
         *("estimate", "gpt3-175b", "--on", "dgx-a100", "--tp", "8", "--pp", "8", "--batch", "64"),
         *("--micro-batch", "1", "--seq", "2048", "--recompute", "full"),
+        *("--dtype", "bf16", "--grad-dtype", "fp32"),  # as --bf16 has it
     )
     assert d["layout"]["step_s"] == pytest.approx(same["step_s"], rel=1e-12)
 

@@ -217,7 +217,9 @@ def recipe_words(tree: ast.Module) -> list[str]:
                 name = ".".join(ast.unparse(each).split(".")[1:])
                 name = re.sub(r"^(?:.*\.)?(model|train|ddp|comm_overlap|optimizer)\.", r"\1.", name)
                 name = re.sub(r"^(trainer\.strategy)\.", "model.", name)
-                shown = f"${ast.unparse(node.value)[:40]}" if value is None else str(value)
+                shown = (
+                    str(value) if value is not None or node.value is None else _unknown(node.value)
+                )
                 if name in found and found[name] != shown:
                     raise InputError(
                         f"{name}: set to {found[name]} and to {shown}",
@@ -227,6 +229,12 @@ def recipe_words(tree: ast.Module) -> list[str]:
                     )
                 found[name] = shown
     return [f"{name}={value}" for name, value in found.items()]
+
+
+def _unknown(node: ast.expr) -> str:
+    """A value that the text does not hold, as an unset variable."""
+    name = re.sub(r"\W+", "_", ast.unparse(node))[:40].strip("_")
+    return f"${name if name[:1].isalpha() else 'value'}"
 
 
 def _constant(node: ast.expr | None, constants: dict[str, Any]) -> Any:

@@ -59,7 +59,7 @@ _LAYOUT = re.compile(r"PARALLEL|DIST|LAYOUT|(^|_)(TP|PP|DP|CP|EP|MP)(_|$)", re.I
 
 class Words(NamedTuple):
     """``ignored`` flags do not matter to a price; ``unpriced`` (flag, what it changes) do;
-    ``unknown`` are in no table."""
+    ``unknown`` are in no table, ``unread`` are variables that the text does not set."""
 
     settings: Settings
     positional: list[str]
@@ -67,11 +67,16 @@ class Words(NamedTuple):
     unpriced: list[tuple[str, str]]
     unknown: list[str]
     notes: list[str]
+    unread: list[str]
+
+
+def no_words() -> Words:
+    return Words({}, [], [], [], [], [], [])
 
 
 def read_words(words: list[str], chosen: Target) -> Words:
     """Raise for a wrong value, a contradiction, a misspelt flag and a word that may hold the layout."""
-    found = Words({}, [], [], [], [], [])
+    found = no_words()
     known = chosen.by_spelling()
     unset: list[tuple[str, str]] = []
     i = 0
@@ -202,7 +207,7 @@ def _unread_word(word: str, found: Words) -> None:
         if re.search(r"headless|hostname|scontrol|date", word):
             return
     elif _OTHERS.search(name) and not _LAYOUT.search(name):
-        found.notes.append(f"{word} is not in the text: what it holds is not in the answer")
+        found.unread.append(word)
         return
     raise InputError(
         f"COMMAND: {word} is not set in the text, and may hold the layout",

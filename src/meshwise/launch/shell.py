@@ -22,7 +22,7 @@ class Script(NamedTuple):
     files: dict[str, str]
     variables: dict[str, str]
     batch: dict[str, str]
-    sourced: list[str] = []
+    sourced: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
 
 
@@ -58,7 +58,9 @@ def read_script(text: str) -> list[Script]:
             commands.append(list(words))
         options |= {k: v for words in state.started for k, v in srun_options(words).items()}
         found.append(
-            Script(commands, state.files, variables, options, state.sourced, state.conditions)
+            Script(
+                commands, state.files, variables, options, tuple(state.sourced), state.conditions
+            )
         )
     return found
 
