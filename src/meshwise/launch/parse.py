@@ -186,6 +186,8 @@ def _with_file(words: Words, chosen: Target, script: Script, launch: Launch) -> 
     """The settings of the file that a command names, under those of its own flags."""
     own = words.settings
     path = own.pop("config", None)
+    if path is None and launch.before and launch.before[-1].endswith("run_train.sh"):
+        path = script.variables.get("CONFIG_FILE")
     if chosen.name == "trtllm":
         own["yaml"] = config_files.beside(path, script)
         return own
