@@ -134,6 +134,21 @@ SCRIPTS = {
         "cfg.model.pipeline_model_parallel_size = 4\ncfg.train.micro_batch_size = 2\n",
         TP2PP4,
     ),
+    "a recipe's own arguments": (
+        "import recipes\ncfg = recipes.get(tensor_model_parallel_size=2, micro_batch_size=2)\n"
+        "cfg.model.pipeline_model_parallel_size = 4\n",
+        TP2PP4,
+    ),
+    "an old launcher": (
+        "python -m torch.distributed.launch --nproc_per_node=8 --nnodes 2 pretrain.py "
+        "--tensor-model-parallel-size 4",
+        TP4,
+    ),
+    "a trainer's sizes": (
+        "accelerate launch --num_processes 8 --use_fsdp train.py --per_device_train_batch_size 2 "
+        "--gradient_accumulation_steps 4 --bf16 True",
+        {"dp": 8, "micro_batch": 2, "global_batch": 64, "dtype": "bf16", "shard": "zero3"},
+    ),
     "a flag of the present version": (
         f"{RUN} --expert-model-parallel-size 8 --overlap-moe-expert-parallel-comm",
         {"dp": 16, "ep": 8},
@@ -230,10 +245,14 @@ SERVERS = {
 }
 
 
+def _says_gpus(text: str) -> bool:
+    return any(word in text for word in ("torchrun", "num_gpus", "nproc", "num_processes"))
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_training_scripts(name: str) -> None:
     text, fields = SCRIPTS[name]
-    job = parse(text, gpus=16 if "torchrun" not in text and "num_gpus" not in text else None).job
+    job = parse(text, gpus=None if _says_gpus(text) else 16).job
     assert {k: getattr(job, k) for k in fields} == fields
 
 
@@ -269,6 +288,30 @@ REFUSED = {
     "a value that is not there": (
         f"{RUN} --tensor-model-parallel-size $TP --pipeline-model-parallel-size $PP",
         "$TP, $PP are not set",
+    ),
+    "a value of a program": (
+        f"TP=$(nvidia-smi -L | wc -l)\n{RUN} --tensor-model-parallel-size $TP",
+        "$TP is not set",
+    ),
+    "a value of itself": ("X=$X; vllm serve m -tp ${X}", "$X is not set"),
+    "words of a file": (f"{RUN} --tensor-model-parallel-size 2 $(cat update.txt)", "may hold"),
+    "a hostfile": (
+        "deepspeed --hostfile hosts pretrain_gpt.py --tensor-model-parallel-size 2",
+        "how many GPUs",
+    ),
+    "a trainer's own sharding": (
+        "accelerate launch --multi_gpu --num_processes 8 train.py --fsdp full_shard",
+        "not followed",
+    ),
+    "a recipe under a condition": (
+        "import recipes\ncfg = recipes.get()\nif cfg.big:\n"
+        "    cfg.model.tensor_model_parallel_size = 8\n",
+        "under a condition",
+    ),
+    "a recipe's arguments": (
+        "import sys, recipes\ncfg = recipes.get()\n"
+        "cfg.model.tensor_model_parallel_size = sys.argv[1]\n",
+        "not set in the text",
     ),
     "an argument": (f"{RUN} --tensor-model-parallel-size $1", "$1 is not set"),
     "words that are not there": (f"{RUN} --tensor-model-parallel-size 2 $EXTRA", "$EXTRA"),

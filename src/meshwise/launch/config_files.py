@@ -205,6 +205,7 @@ def recipe_words(tree: ast.Module) -> list[str]:
     overrides that they are, in order; values that are no constants stay as variables."""
     constants: dict[str, Any] = {}
     found: dict[str, str] = {}
+    open_ = _conditional(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Assign | ast.AnnAssign):
             continue
@@ -220,6 +221,13 @@ def recipe_words(tree: ast.Module) -> list[str]:
                 shown = (
                     str(value) if value is not None or node.value is None else _unknown(node.value)
                 )
+                if id(node) in open_ and _LAYOUT.search(name):
+                    raise InputError(
+                        f"{name}: set under a condition",
+                        field=name,
+                        value=shown,
+                        legal="an assignment that always runs",
+                    )
                 if name in found and found[name] != shown:
                     raise InputError(
                         f"{name}: set to {found[name]} and to {shown}",
@@ -228,7 +236,26 @@ def recipe_words(tree: ast.Module) -> list[str]:
                         legal="one value",
                     )
                 found[name] = shown
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg and _LAYOUT.search(node.arg):
+            value = _constant(node.value, constants)
+            section = "train" if node.arg.endswith("batch_size") else "model"
+            shown = _unknown(node.value) if value is None else str(value)
+            found.setdefault(f"{section}.{node.arg}", shown)
     return [f"{name}={value}" for name, value in found.items()]
+
+
+_LAYOUT = re.compile(r"parallel_size$|sequence_parallel$|^(train\.)?(micro|global)_batch_size$")
+
+
+def _conditional(tree: ast.Module) -> set[int]:
+    """Statements that a condition or a loop may leave out."""
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        guard = isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+        if isinstance(node, ast.If | ast.While | ast.For | ast.Try) and not guard:
+            found |= {id(inner) for inner in ast.walk(node)}
+    return found
 
 
 def _unknown(node: ast.expr) -> str:

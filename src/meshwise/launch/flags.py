@@ -54,6 +54,7 @@ _OTHERS = re.compile(
     r"SCRIPT|RECIPE|CODE|PATH|DIR|FILE|PORT|HOST|ADDR|RANK|NAME|IMAGE|API_KEY|TOKEN|SEED|LR|JOB",
     re.IGNORECASE,
 )
+_HEADLESS = re.compile(r"\$\(\[ [^]]* \] && echo --headless\)")
 _LAYOUT = re.compile(r"PARALLEL|DIST|LAYOUT|(^|_)(TP|PP|DP|CP|EP|MP)(_|$)", re.IGNORECASE)
 
 
@@ -203,10 +204,9 @@ def _is_flag(word: str) -> bool:
 def _unread_word(word: str, found: Words) -> None:
     names = unread(word) or [word]
     name = names[0]
-    if word.startswith("$(") and word.endswith(")"):
-        if re.search(r"headless|hostname|scontrol|date", word):
-            return
-    elif _OTHERS.search(name) and not _LAYOUT.search(name):
+    if re.match(r"\$\((hostname|scontrol|date)\b", word) or _HEADLESS.fullmatch(word):
+        return
+    if not word.startswith("$(") and _OTHERS.search(name) and not _LAYOUT.search(name):
         found.unread.append(word)
         return
     raise InputError(

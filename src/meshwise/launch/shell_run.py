@@ -257,8 +257,6 @@ def _command(node: Simple, state: State, depth: int) -> list[State]:
         if _assignment(token) is not None:
             before.append(_assign(token, state, expander, bool(rest) and not declares))
     if not rest:
-        for name, _ in before:
-            state.variables.setdefault(name, "")
         return [state]
     words = [f for t in rest if t.kind == "word" for f in expander.fields(t.words[0])]
     _files(rest, words, state, expander)
