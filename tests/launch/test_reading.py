@@ -355,6 +355,17 @@ REFUSED = {
         ),
         "aliases",
     ),
+    "a value that doubles": (
+        "A=aaaaaaaa\n" + "A=$A$A\n" * 40 + "vllm serve $A -tp 2",
+        "characters",
+    ),
+    "loops in loops": (
+        "for a in {0}; do for b in {0}; do for c in {0}; do X=$a; done; done; done\n".format(
+            " ".join(map(str, range(60)))
+        )
+        + RUN,
+        "statements",
+    ),
     "a tag": ("services: !!python/object/apply:os.system [ls]\n", "no container"),
 }
 

@@ -223,14 +223,14 @@ def recipe_words(tree: ast.Module) -> list[str]:
                 )
                 if id(node) in open_ and _LAYOUT.search(name):
                     raise InputError(
-                        f"{name}: set under a condition",
+                        f"{shorten(name)}: set under a condition",
                         field=name,
                         value=shown,
                         legal="an assignment that always runs",
                     )
                 if name in found and found[name] != shown:
                     raise InputError(
-                        f"{name}: set to {found[name]} and to {shown}",
+                        f"{shorten(name)}: set to {shorten(found[name])} and to {shorten(shown)}",
                         field=name,
                         value=shown,
                         legal="one value",

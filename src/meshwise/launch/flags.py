@@ -100,7 +100,9 @@ def read_words(words: list[str], chosen: Target) -> Words:
             if not equals:
                 if i >= len(words) or words[i].startswith("--"):
                     raise InputError(
-                        f"{name}: missing its value", field=name, legal=f"for example {name} 8"
+                        f"{shorten(name)}: missing its value",
+                        field=name,
+                        legal=f"for example {name} 8",
                     )
                 given = words[i]
                 i += 1
@@ -111,11 +113,11 @@ def read_words(words: list[str], chosen: Target) -> Words:
         before = found.settings.get(flag.name)
         if before is not None and before != value:
             raise InputError(
-                f"{name}={value}: the command also says {before}",
+                f"{name}={shorten(value)}: the command also says {before}",
                 field=name,
                 value=value,
                 legal="one value",
-                nearest=before,
+                nearest=shorten(before) if isinstance(before, str) else before,
             )
         found.settings[flag.name] = value
     _all_set(unset)
@@ -181,7 +183,7 @@ def _other(words: list[str], i: int, chosen: Target, known: dict[str, Flag], fou
     held = _spelt(name, chosen.holds)
     if held is not None:
         raise InputError(
-            f"{name}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
+            f"{shorten(name)}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
             field=name,
             value=" ".join(values) or None,
             legal="a layout without it",
@@ -210,7 +212,7 @@ def _unread_word(word: str, found: Words) -> None:
         found.unread.append(word)
         return
     raise InputError(
-        f"COMMAND: {word} is not set in the text, and may hold the layout",
+        f"COMMAND: {shorten(word)} is not set in the text, and may hold the layout",
         field="COMMAND",
         value=word,
         legal="the command with its variables' values, or the script that sets them",
@@ -244,7 +246,7 @@ def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str
     if nearest is not None or degree:
         alike = [s for s in known if nearest is not None and s[:6] == nearest[:6]]
         raise InputError(
-            f"{name}: {chosen.title} has no such flag of a layout that is known here",
+            f"{shorten(name)}: {chosen.title} has no such flag of a layout that is known here",
             field=name,
             value=name,
             legal=sorted(alike)[:20] or sorted(known)[:20],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwise.errors import IllegalLayout, InputError, quoted
+from meshwise.errors import IllegalLayout, InputError, quoted, shorten
 from meshwise.launch.job import Job
 
 Settings = dict[str, Any]
@@ -93,7 +93,8 @@ def drafts(method: str, tokens: int) -> tuple[dict[str, Any], str]:
 
 
 def contradiction(field: str, value: Any, why: str, legal: Any) -> IllegalLayout:
-    return IllegalLayout(f"{field}={value}: {why}", field=field, value=value, legal=legal)
+    shown = shorten(value) if isinstance(value, str) else value
+    return IllegalLayout(f"{field}={shown}: {why}", field=field, value=value, legal=legal)
 
 
 # -- vLLM --------------------------------------------------------------------------------------------
