@@ -108,6 +108,11 @@ SCRIPTS = {
         "--tensor-model-parallel-size 4",
         TP4,
     ),
+    "SLURM's own variables": (
+        "#SBATCH --nodes=2\n#SBATCH --gres=gpu:8\ntorchrun --nnodes $SLURM_NNODES --nproc-per-node "
+        "$SLURM_GPUS_ON_NODE pretrain_gpt.py --tensor-model-parallel-size $((SLURM_NNODES*2))",
+        TP4,
+    ),
     "a here-document": (
         'cat <<EOT > ds.json\n{"train_micro_batch_size_per_gpu": 2, "zero_optimization": '
         '{"stage": 1}}\nEOT\ndeepspeed --num_gpus 8 pretrain_gpt.py --tensor-model-parallel-size 2 '

@@ -114,9 +114,12 @@ class State:
         return (self.variables, self.files, self.commands, self.done)
 
 
-def follow(text: str) -> list[State]:
-    """Every way through the text, those with the same outcome once."""
-    states = _script(text, [State()], 0)
+def follow(text: str, given: dict[str, str]) -> list[State]:
+    """Every way through the text, those with the same outcome once; ``given``: variables that are set
+    before it begins."""
+    first = State()
+    first.variables |= given
+    states = _script(text, [first], 0)
     return [s for s in states if s.commands or s.files] or states[:1]
 
 
