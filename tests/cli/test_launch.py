@@ -144,7 +144,7 @@ def test_precision_of_a_command_is_priced_and_said() -> None:
 
 
 def test_drafts_need_an_acceptance() -> None:
-    text = "python -m sglang.launch_server --model-path deepseek-ai/DeepSeek-V3 --tp 8"
+    text = "python -m sglang.launch_server --model-path meta-llama/Llama-3.1-8B --tp 2"
     more = (
         " --speculative-algorithm EAGLE --speculative-num-steps 1 --speculative-num-draft-tokens 2"
     )
