@@ -251,7 +251,7 @@ def estimate(
     gpus: int | None = None,
     **layout: Any,
 ) -> EstimateResult:
-    """One layout in full: ``tp, pp, vp, dp, cp, ep, etp, micro_batch, sequence_parallel, shard``."""
+    """One layout in full: ``tp, pp, vp, dp, cp, ep, etp, micro_batch, sequence_parallel, shard`` …."""
     from meshwise.search.report import report
 
     for key in layout:

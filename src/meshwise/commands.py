@@ -108,38 +108,22 @@ def read_command(
 
 
 def _same_model(parsed: Parsed, spec: Model) -> None:
-    """Raise where the sizes that the command's flags give are not the model's."""
-    attentions = [b.attention for b in spec.blocks if b.attention is not None]
-    moes = [b.moe for b in spec.blocks if b.moe is not None]
-    mine = {
-        "layers": {spec.layers},
-        "hidden": {spec.hidden},
-        "heads": {a.heads for a in attentions},
-        "kv_heads": {a.kv_heads for a in attentions if not a.mla},
-        "experts_total": {m.experts for m in moes},
-    }
-    flags = {
-        "layers": "--num-layers",
-        "hidden": "--hidden-size",
-        "heads": "--num-attention-heads",
-        "kv_heads": "--num-query-groups",
-        "experts_total": "--num-experts",
-    }
-    wrong = {
-        name: value
-        for name, value in parsed.sizes.items()
-        if name in mine and (mine[name] or name == "experts_total") and value not in mine[name]
-    }
-    if wrong:
-        said = ", ".join(f"{flags[n]} {v}" for n, v in wrong.items())
-        right = ", ".join(
-            f"{flags[n]} {' or '.join(map(str, sorted(mine[n]))) or 'left out'}" for n in wrong
-        )
+    """Raise where the model that the command names, or the sizes that its flags give, are not the
+    model's."""
+    from meshwise.launch.sizes import check_sizes
+
+    check_sizes(dict(parsed.sizes), spec)
+    known = known_model(parsed.job.model) if parsed.job.model else None
+    if known is None:
+        return
+    other = load_model(known)
+    if (other.layers, other.hidden, other.vocab) != (spec.layers, spec.hidden, spec.vocab):
         raise InputError(
-            f"--model={spec.name}: the command trains another model: {said}",
+            f"--model={spec.name}: the command runs {parsed.job.model}",
             field="--model",
             value=spec.name,
-            legal=f"the model of the command, or {right}",
+            legal=f"{other.name}, or leave --model out",
+            nearest=other.name,
         )
 
 
@@ -271,7 +255,19 @@ def beside(
     layout = msgspec.to_builtins(job)
     if isinstance(load, Training):
         layout["micro_batch"] = layout["micro_batch"] or 1
+        if job.dtype is not None:  # what the command computes in, not what the plan does
+            own = msgspec.structs.replace(
+                load.formats, dtype=job.dtype, gradients=job.grad_dtype or load.formats.gradients
+            )
+            load = msgspec.structs.replace(load, formats=own)
         return compare_training(model, cluster, load, stack, layout, plan)
+    if (job.draft_tokens or 0) != load.draft_tokens:
+        raise InputError(
+            f"--draft-tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
+            field="--draft-tokens",
+            value=load.draft_tokens,
+            legal=f"--draft-tokens {job.draft_tokens or 0}, and --acceptance where it drafts",
+        )
     layout["dp"] *= max(plan.gpus // job.gpus, 1)
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
         flight = plan.rows[0].concurrency if plan.rows else layout["dp"]

@@ -32,7 +32,7 @@ SERVE = (
     "256",
 )
 MEGATRON = (
-    "torchrun --nnodes 8 --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 8 "
+    "torchrun --nnodes 8 --nproc-per-node 8 pretrain_gpt.py --bf16 --tensor-model-parallel-size 8 "
     "--pipeline-model-parallel-size 8 --micro-batch-size 1 --global-batch-size 64 --seq-length 2048 "
     "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
 )
@@ -90,6 +90,7 @@ def test_import_prices_and_says_what_to_change() -> None:
     same = answer(
         *("estimate", "gpt3-175b", "--on", "dgx-a100", "--tp", "8", "--pp", "8", "--batch", "64"),
         *("--micro-batch", "1", "--seq", "2048", "--recompute", "full"),
+        *("--dtype", "bf16", "--grad-dtype", "fp32"),  # as --bf16 has it
     )
     assert d["layout"]["step_s"] == pytest.approx(same["step_s"], rel=1e-12)
 
@@ -103,6 +104,73 @@ def test_import_of_a_server() -> None:
         "Of single changes"
         in run("import", VLLM, "--on", "hgx-h100", "--isl", "2048", "--osl", "256").out
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--num-layers 12 --hidden-size 1024", "--num-layers 12, --hidden-size 1024"),
+        ("--num-attention-heads 64", "--num-attention-heads 64"),
+        ("--num-experts 8", "--num-experts 8"),
+        ("--num-query-groups 8", "--num-query-groups 8"),
+    ],
+)
+def test_a_model_that_the_flags_contradict(flags: str, said: str) -> None:
+    argv = ("import", f"{MEGATRON} {flags}", "--on", "dgx-a100", "--model", "gpt3-175b")
+    assert said in refusal(*argv)["message"]
+    argv = (
+        "import",
+        VLLM,
+        "--on",
+        "hgx-h100",
+        "--model",
+        "llama-3.1-8b",
+        "--isl",
+        "8",
+        "--osl",
+        "8",
+    )
+    assert refusal(*argv)["nearest"] == "llama-3.1-70b"
+
+
+def test_precision_of_a_command_is_priced_and_said() -> None:
+    argv = ("--on", "dgx-a100", "--model", "gpt3-175b")
+    narrow = answer("import", MEGATRON, *argv)
+    plain = MEGATRON.replace("--bf16 ", "")
+    wide = answer("import", plain, *argv)
+    assert wide["job"]["dtype"] == "fp32"
+    assert wide["layout"]["step_s"] > 4 * narrow["layout"]["step_s"]
+    assert "--bf16" in " ".join(run("import", plain, *argv).out.splitlines()[:4])
+
+
+def test_drafts_need_an_acceptance() -> None:
+    text = "python -m sglang.launch_server --model-path meta-llama/Llama-3.1-8B --tp 2"
+    more = (
+        " --speculative-algorithm EAGLE --speculative-num-steps 1 --speculative-num-draft-tokens 2"
+    )
+    argv = (
+        "--on",
+        "hgx-h200",
+        "--nodes",
+        "1",
+        "--isl",
+        "1024",
+        "--osl",
+        "256",
+        "--concurrency",
+        "4",
+    )
+    assert refusal("import", text + more, *argv)["field"] == "--acceptance"
+    assert refusal("import", text, *argv, "--acceptance", "0.8")["field"] == "--acceptance"
+    plain = answer("import", text, *argv)["layout"]["tpot_s"]
+    assert answer("import", text + more, *argv, "--acceptance", "0.8")["layout"]["tpot_s"] < plain
+
+
+def test_what_is_not_priced_stands_beside_the_figures() -> None:
+    text = f"{MEGATRON} --optimizer-cpu-offload"
+    argv = ("import", text, "--on", "dgx-a100", "--model", "gpt3-175b")
+    assert answer(*argv)["unpriced"] == [{"flag": "--optimizer-cpu-offload", "changes": "memory"}]
+    assert "memory is an upper bound: --optimizer-cpu-offload" in " ".join(run(*argv).out.split())
 
 
 def test_compare() -> None:

@@ -29,6 +29,11 @@ layout = options.stacked(
         metavar="KIND",
         help="Pipeline schedule: 1f1b (interleaved with --vp), gpipe, zb-1p, zb-2p.",
     ),
+    click.option(
+        "--placement",
+        metavar="ORDER",
+        help="Of the axes on the ranks, neighbours first (default tp-cp-dp-pp).",
+    ),
     options.gpus,
 )
 
@@ -46,6 +51,8 @@ def priced(
     degrees["tp"] = options.tp_degree(o["tp"], spec, where)
     if o["etp"] is not None:
         degrees["etp"] = count(o["etp"], "--etp")
+    if o["placement"] is not None:
+        degrees["placement"] = o["placement"]
     gpus = count(o["gpus"], "--gpus") if o["gpus"] is not None else None
     micro = o["micro_batch"]
     if o["phase"] == "train" and micro is not None:

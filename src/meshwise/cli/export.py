@@ -178,25 +178,53 @@ def _from_file(model: str | None, o: dict[str, Any], phase: str) -> Job:
     row = count(o["row"], "--row", high=len(rows)) if o["row"] is not None else 1
     work = record.get("workload") or {}
     mine = "train" if work.get("phase", "train") == "train" else "serve"
-    more: dict[str, Any] = {}
-    if mine == "train":
-        more = {"global_batch": work.get("batch"), "seq": work.get("seq")}
-    else:
-        isl, osl = work.get("isl"), work.get("osl")
-        more["max_len"] = isl + osl if isinstance(isl, int) and isinstance(osl, int) else None
-        more["concurrency"] = rows[row - 1].get("concurrency") or work.get("concurrency")
+    more = _priced(record, rows[row - 1], mine)
     given = {k: v for k, v in _more(o, mine).items() if v is not None}
+    more["gpus_per_node"] = _number(o, "gpus_per_node") or _node(record)
+    name = model or record.get("model") or ""
+    return launch.job_of(str(name), mine, rows[row - 1] | more | given)
+
+
+def _node(record: dict[str, Any]) -> int | None:
     levels = (record.get("cluster") or {}).get("levels") or []
     node = 1
     for level in levels:
         if level.get("kind") == "network":
             break
         node *= int(level.get("ranks", 1))
-    more["gpus_per_node"] = _number(o, "gpus_per_node") or (node if levels else None)
-    schedule = (record.get("stack") or {}).get("schedule")
-    layout = rows[row - 1] | ({"schedule": schedule} if schedule and mine == "train" else {})
-    name = model or record.get("model") or ""
-    return launch.job_of(str(name), mine, layout, **(more | given))
+    return node if levels else None
+
+
+def _priced(record: dict[str, Any], row: dict[str, Any], phase: str) -> dict[str, Any]:
+    """What was priced beside the degrees: the load, the formats, the stack's own switches."""
+    work, stack = record.get("workload") or {}, record.get("stack") or {}
+    formats = record.get("formats") or {}
+    found: dict[str, Any] = {
+        "comm_dtype": row.get("comm_dtype") or work.get("comm_dtype"),
+        "attention": stack.get("attention"),
+    }
+    if phase == "train":
+        found |= {"global_batch": work.get("batch"), "seq": work.get("seq")}
+        found["dtype"] = row.get("dtype") or work.get("dtype") or formats.get("dtype")
+        gradient = {4.0: "fp32", 2.0: "bf16"}.get(float(formats.get("gradient") or 0.0))
+        found["grad_dtype"] = work.get("gradients_dtype") or gradient
+        if int(row.get("pp", 1)) > 1:
+            found["schedule"] = stack.get("schedule")
+        if int(row.get("tp", 1)) == 1:
+            found["overlap"] = "none"
+        return found
+    found |= {k: work.get(k) for k in ("dtype", "chunk")}
+    found |= {"weight_dtype": work.get("weights_dtype"), "kv_dtype": work.get("kv_cache_dtype")}
+    if work.get("draft_tokens"):
+        found |= {"draft_tokens": work["draft_tokens"], "draft_cost": str(work.get("draft_cost"))}
+    isl, osl = work.get("isl"), work.get("osl")
+    found["max_len"] = isl + osl if isinstance(isl, int) and isinstance(osl, int) else None
+    found["max_len"] = found["max_len"] or work.get("context")
+    found["concurrency"] = row.get("concurrency") or work.get("concurrency")
+    if found["concurrency"] is None and isinstance(work.get("batch"), int):
+        found["concurrency"] = work["batch"] * int(row.get("dp", 1))  # of each replica
+    found |= {"overlap": "none", "placement": None, "recompute": "none"}
+    return {k: v for k, v in found.items() if v is not None} | {"placement": "tp-cp-dp-pp"}
 
 
 def _record(path: str) -> dict[str, Any]:

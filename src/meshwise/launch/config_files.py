@@ -205,6 +205,7 @@ def recipe_words(tree: ast.Module) -> list[str]:
     overrides that they are, in order; values that are no constants stay as variables."""
     constants: dict[str, Any] = {}
     found: dict[str, str] = {}
+    open_ = _conditional(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Assign | ast.AnnAssign):
             continue
@@ -217,16 +218,50 @@ def recipe_words(tree: ast.Module) -> list[str]:
                 name = ".".join(ast.unparse(each).split(".")[1:])
                 name = re.sub(r"^(?:.*\.)?(model|train|ddp|comm_overlap|optimizer)\.", r"\1.", name)
                 name = re.sub(r"^(trainer\.strategy)\.", "model.", name)
-                shown = f"${ast.unparse(node.value)[:40]}" if value is None else str(value)
+                shown = (
+                    str(value) if value is not None or node.value is None else _unknown(node.value)
+                )
+                if id(node) in open_ and _LAYOUT.search(name):
+                    raise InputError(
+                        f"{shorten(name)}: set under a condition",
+                        field=name,
+                        value=shown,
+                        legal="an assignment that always runs",
+                    )
                 if name in found and found[name] != shown:
                     raise InputError(
-                        f"{name}: set to {found[name]} and to {shown}",
+                        f"{shorten(name)}: set to {shorten(found[name])} and to {shorten(shown)}",
                         field=name,
                         value=shown,
                         legal="one value",
                     )
                 found[name] = shown
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg and _LAYOUT.search(node.arg):
+            value = _constant(node.value, constants)
+            section = "train" if node.arg.endswith("batch_size") else "model"
+            shown = _unknown(node.value) if value is None else str(value)
+            found.setdefault(f"{section}.{node.arg}", shown)
     return [f"{name}={value}" for name, value in found.items()]
+
+
+_LAYOUT = re.compile(r"parallel_size$|sequence_parallel$|^(train\.)?(micro|global)_batch_size$")
+
+
+def _conditional(tree: ast.Module) -> set[int]:
+    """Statements that a condition or a loop may leave out."""
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        guard = isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+        if isinstance(node, ast.If | ast.While | ast.For | ast.Try) and not guard:
+            found |= {id(inner) for inner in ast.walk(node)}
+    return found
+
+
+def _unknown(node: ast.expr) -> str:
+    """A value that the text does not hold, as an unset variable."""
+    name = re.sub(r"\W+", "_", ast.unparse(node))[:40].strip("_")
+    return f"${name if name[:1].isalpha() else 'value'}"
 
 
 def _constant(node: ast.expr | None, constants: dict[str, Any]) -> Any:

@@ -6,6 +6,8 @@ import json
 import shlex
 from typing import Any, NamedTuple
 
+import msgspec
+
 from meshwise.errors import IllegalLayout, InputError, MeshwiseError
 from meshwise.launch import serving, training, wrappers, zero
 from meshwise.launch.job import Job
@@ -61,6 +63,8 @@ def export(
             nearest=chosen.wrappers[0] if chosen.wrappers else None,
         )
     _whole_nodes(job)
+    if job.phase == "train" and job.dtype is None:
+        job = msgspec.structs.replace(job, dtype="bf16")  # what targets compute in is always said
     command, files = WRITERS[chosen.name](job, chosen)
     plain = _with_files(command, files)
     read = _read_again(job, plain, chosen)

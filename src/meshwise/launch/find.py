@@ -128,7 +128,7 @@ def _says(words: list[str], chosen: Target) -> bool:
 def _script_at(words: list[str]) -> int:
     """Where the words of the script itself begin: after it."""
     for i, word in enumerate(words):
-        if word == "-m" and i + 1 < len(words):
+        if word == "-m" and i + 1 < len(words) and not words[i + 1].startswith("torch."):
             return i + 2
         if word.endswith((".py", ".sh")) and not word.startswith("-"):
             return i + 1

@@ -54,12 +54,13 @@ _OTHERS = re.compile(
     r"SCRIPT|RECIPE|CODE|PATH|DIR|FILE|PORT|HOST|ADDR|RANK|NAME|IMAGE|API_KEY|TOKEN|SEED|LR|JOB",
     re.IGNORECASE,
 )
+_HEADLESS = re.compile(r"\$\(\[ [^]]* \] && echo --headless\)")
 _LAYOUT = re.compile(r"PARALLEL|DIST|LAYOUT|(^|_)(TP|PP|DP|CP|EP|MP)(_|$)", re.IGNORECASE)
 
 
 class Words(NamedTuple):
     """``ignored`` flags do not matter to a price; ``unpriced`` (flag, what it changes) do;
-    ``unknown`` are in no table."""
+    ``unknown`` are in no table, ``unread`` are variables that the text does not set."""
 
     settings: Settings
     positional: list[str]
@@ -67,11 +68,16 @@ class Words(NamedTuple):
     unpriced: list[tuple[str, str]]
     unknown: list[str]
     notes: list[str]
+    unread: list[str]
+
+
+def no_words() -> Words:
+    return Words({}, [], [], [], [], [], [])
 
 
 def read_words(words: list[str], chosen: Target) -> Words:
     """Raise for a wrong value, a contradiction, a misspelt flag and a word that may hold the layout."""
-    found = Words({}, [], [], [], [], [])
+    found = no_words()
     known = chosen.by_spelling()
     unset: list[tuple[str, str]] = []
     i = 0
@@ -94,7 +100,9 @@ def read_words(words: list[str], chosen: Target) -> Words:
             if not equals:
                 if i >= len(words) or words[i].startswith("--"):
                     raise InputError(
-                        f"{name}: missing its value", field=name, legal=f"for example {name} 8"
+                        f"{shorten(name)}: missing its value",
+                        field=name,
+                        legal=f"for example {name} 8",
                     )
                 given = words[i]
                 i += 1
@@ -105,11 +113,11 @@ def read_words(words: list[str], chosen: Target) -> Words:
         before = found.settings.get(flag.name)
         if before is not None and before != value:
             raise InputError(
-                f"{name}={value}: the command also says {before}",
+                f"{name}={shorten(value)}: the command also says {before}",
                 field=name,
                 value=value,
                 legal="one value",
-                nearest=before,
+                nearest=shorten(before) if isinstance(before, str) else before,
             )
         found.settings[flag.name] = value
     _all_set(unset)
@@ -175,7 +183,7 @@ def _other(words: list[str], i: int, chosen: Target, known: dict[str, Flag], fou
     held = _spelt(name, chosen.holds)
     if held is not None:
         raise InputError(
-            f"{name}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
+            f"{shorten(name)}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
             field=name,
             value=" ".join(values) or None,
             legal="a layout without it",
@@ -198,14 +206,13 @@ def _is_flag(word: str) -> bool:
 def _unread_word(word: str, found: Words) -> None:
     names = unread(word) or [word]
     name = names[0]
-    if word.startswith("$(") and word.endswith(")"):
-        if re.search(r"headless|hostname|scontrol|date", word):
-            return
-    elif _OTHERS.search(name) and not _LAYOUT.search(name):
-        found.notes.append(f"{word} is not in the text: what it holds is not in the answer")
+    if re.match(r"\$\((hostname|scontrol|date)\b", word) or _HEADLESS.fullmatch(word):
+        return
+    if not word.startswith("$(") and _OTHERS.search(name) and not _LAYOUT.search(name):
+        found.unread.append(word)
         return
     raise InputError(
-        f"COMMAND: {word} is not set in the text, and may hold the layout",
+        f"COMMAND: {shorten(word)} is not set in the text, and may hold the layout",
         field="COMMAND",
         value=word,
         legal="the command with its variables' values, or the script that sets them",
@@ -239,7 +246,7 @@ def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str
     if nearest is not None or degree:
         alike = [s for s in known if nearest is not None and s[:6] == nearest[:6]]
         raise InputError(
-            f"{name}: {chosen.title} has no such flag of a layout that is known here",
+            f"{shorten(name)}: {chosen.title} has no such flag of a layout that is known here",
             field=name,
             value=name,
             legal=sorted(alike)[:20] or sorted(known)[:20],

@@ -7,15 +7,14 @@ from typing import Any
 import msgspec
 
 from meshwise.errors import IllegalLayout, InputError
-from meshwise.spec.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
+from meshwise.spec.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.spec.reading import count, one_of
 from meshwise.spec.workload import OVERLAP
 
 PHASES = ("train", "serve")
 DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")
 SCHEDULES = ("1f1b", "gpipe", "zb-1p", "zb-2p")
-PLACEMENT = "tp-cp-dp-pp"
-PLACEMENTS = tuple("-".join(order) for order in ORDERS)
+PLACEMENT = PLACEMENTS[0]
 _COUNTS = (
     *("micro_batch", "global_batch", "seq", "max_len", "concurrency", "chunk", "draft_tokens"),
 )
@@ -121,11 +120,27 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.ep > 1 or self.etp != self.tp
 
 
+def _canonical(placement: str, degrees: dict[str, Any]) -> str:
+    """The first placement that puts the ranks alike: the place of an axis of one rank is no matter."""
+    if placement not in PLACEMENTS:
+        return placement
+
+    def order(name: str) -> list[str]:
+        return [axis for axis in name.split("-") if int(degrees.get(axis, 1)) > 1]
+
+    return next(p for p in (*_SAID, *PLACEMENTS) if order(p) == order(placement))
+
+
+_SAID = (PLACEMENT, "tp-cp-pp-dp")  # what targets have words for
+
+
 def job_of(model: str, phase: str, layout: dict[str, Any], **more: Any) -> Job:
     """A job from a layout's record (as ``plan --json`` or ``estimate --json`` print it)."""
     known = {k: layout[k] for k in Job.__struct_fields__ if k in layout and layout[k] is not None}
     if phase == "serve":
         known.pop("micro_batch", None)
+    elif "placement" in known:
+        known["placement"] = _canonical(str(known["placement"]), known)
     for name in DEGREES:
         if name in known:
             known[name] = count(known[name], name)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 from meshwise.launch import config_files, defaults, serving, training, yaml_text, zero, zero_file
 from meshwise.launch.find import Launch, launches, script_of
-from meshwise.launch.flags import DEGREES, Words, read_words
+from meshwise.launch.flags import DEGREES, Words, no_words, read_words
 from meshwise.launch.job import Job
 from meshwise.launch.serving import Read, Settings
 from meshwise.launch.shell import Script, check_text, read_script
@@ -25,15 +25,17 @@ class Unpriced(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What a command says: the job; flags that do not matter to a price; what is worth knowing; flags
-    that matter and are not priced; the model's own sizes where the command gives them."""
+    """What a command says: the job; flags that do not matter to a price; what is worth knowing; what is
+    taken for granted where it says nothing; flags that matter and are not priced; the model's own sizes
+    where the command gives them."""
 
     job: Job
     target: str
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
     unpriced: tuple[Unpriced, ...] = ()
-    sizes: dict[str, int] = {}
+    sizes: tuple[tuple[str, int], ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 class _Asked(NamedTuple):
@@ -184,12 +186,14 @@ def _with_file(words: Words, chosen: Target, script: Script, launch: Launch) -> 
     """The settings of the file that a command names, under those of its own flags."""
     own = words.settings
     path = own.pop("config", None)
+    if path is None and launch.before and launch.before[-1].endswith("run_train.sh"):
+        path = script.variables.get("CONFIG_FILE")
     if chosen.name == "trtllm":
         own["yaml"] = config_files.beside(path, script)
         return own
     if path is None or (chosen.name == "torchtitan" and not path.endswith(".toml")):
         if path is not None:
-            words.notes.append(f"what the configuration {path} sets beside the flags is not read")
+            words.unread.append(path)
         return own
     option = chosen.flags["config"].spellings[0]
     text = config_files.opened(path, option, script.files)
@@ -223,7 +227,8 @@ def _states_a_layout(settings: Settings, words: Words, launch: Launch, world: in
     said |= {"yaml"} if _degrees_of_yaml(settings) else set()
     if said or settings.get("processes", world) == 1:
         return
-    if chosen.phase == "serve" and launch.by_structure and not words.notes and not words.unknown:
+    read = not words.unread and not words.unknown
+    if chosen.phase == "serve" and launch.by_structure and read:
         words.notes.append(
             f"the command names no degree: {chosen.title}'s default is one GPU "
             f"({chosen.flags['tp'].spellings[0]} 1)"
@@ -254,11 +259,8 @@ def _degrees_of_yaml(settings: Settings) -> bool:
 def _configuration(text: str, asked: _Asked) -> Parsed:
     """A configuration file given itself."""
     table = yaml_text.mapping(text, "COMMAND")
-    if asked.target is None:
-        chosen = _owner(table)
-    else:
-        chosen = target(asked.target)
-    words = Words({}, [], [], [], [], [])
+    chosen = _owner(table) if asked.target is None else target(asked.target)
+    words = no_words()
     if chosen.name == "trtllm":
         settings: Settings = {"yaml": table}
         keys = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
@@ -294,7 +296,7 @@ def _python(text: str, assigned: list[str], asked: _Asked) -> Parsed:
     titan = "ParallelismConfig" in text
     chosen = target(asked.target or ("torchtitan" if titan else "megatron-bridge"))
     if chosen.name == "torchtitan":
-        words = Words({}, [], [], [], [], [])
+        words = no_words()
         settings = config_files.titan_config(text, chosen)
     elif chosen.name == "megatron-bridge":
         known = chosen.by_spelling()
@@ -337,10 +339,14 @@ def _from_settings(
     extra, said = defaults.formats(chosen, settings, fields)
     unpriced = [Unpriced(*u) for u in words.unpriced]
     unpriced += [Unpriced(u, "time or memory, which is not known") for u in words.unknown]
-    notes = [*said, *notes, *words.notes]
+    said += [f"{w} is not in the text: what it holds is not in the answer" for w in words.unread]
+    notes = [*words.notes, *notes]
     parsed = _job(chosen, fields | extra, notes, words.ignored, asked, named)
-    sizes = defaults.sizes(settings)
-    return parsed._replace(unpriced=tuple(dict.fromkeys(unpriced)), sizes=sizes)
+    return parsed._replace(
+        unpriced=tuple(dict.fromkeys(unpriced)),
+        sizes=tuple(defaults.sizes(settings).items()),
+        assumed=tuple(said),
+    )
 
 
 def _job(

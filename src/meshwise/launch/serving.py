@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwise.errors import IllegalLayout, InputError
+from meshwise.errors import IllegalLayout, InputError, quoted, shorten
 from meshwise.launch.job import Job
 
 Settings = dict[str, Any]
@@ -31,16 +31,49 @@ def _formats(job: Job, cache: str) -> Settings:
     return found
 
 
+# what engines call weights' formats; None: as the checkpoint's own configuration says
+_QUANTIZED: dict[str, str | None] = {
+    **dict.fromkeys(
+        ("fp8", "fbgemm_fp8", "w8a8_fp8", "ptpc_fp8", "modelopt", "modelopt_fp8"), "fp8"
+    ),
+    **dict.fromkeys(("awq", "gptq", "awq_marlin", "gptq_marlin"), "int4"),
+    **dict.fromkeys(("modelopt_fp4", "nvfp4", "petit_nvfp4"), "nvfp4"),
+    **dict.fromkeys(("w8a8_int8", "int8"), "int8"),
+    "mxfp4": "mxfp4",
+    **dict.fromkeys(("compressed-tensors", "quark", "auto", "none"), None),
+}
+_CACHES: dict[str, str | None] = {
+    **dict.fromkeys(_FP8_CACHE, "fp8"),
+    **dict.fromkeys(("bfloat16", "bf16"), "bf16"),
+    **dict.fromkeys(("float16", "fp16", "half"), "fp16"),
+    "int8": "int8",
+    "auto": None,
+}
+_TYPES: dict[str, str | None] = {**_NAMES, "half": "fp16", "float": "fp32", "auto": None}
+
+
+def _format(s: Settings, name: str, option: str, known: dict[str, str | None]) -> str | None:
+    """A format that the command states: used, or refused; never dropped."""
+    said = s.get(name)
+    if said is None:
+        return None
+    if str(said).lower() not in known:
+        raise InputError(
+            f"{option}: {quoted(said)} is not priced",
+            field=option,
+            value=str(said),
+            legal=sorted(known),
+        )
+    return known[str(said).lower()]
+
+
 def _read_formats(s: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if s.get("quantization") in ("fp8", "fbgemm_fp8", "w8a8_fp8"):
-        found["weight_dtype"] = "fp8"
-    elif s.get("quantization") in ("awq", "gptq", "awq_marlin", "gptq_marlin"):
-        found["weight_dtype"] = "int4"
-    if s.get("dtype") in _NAMES:
-        found["dtype"] = _NAMES[s["dtype"]]
-    if str(s.get("kv_dtype", "")).lower() in _FP8_CACHE:
-        found["kv_dtype"] = "fp8"
+    formats = {
+        "weight_dtype": _format(s, "quantization", "--quantization", _QUANTIZED),
+        "dtype": _format(s, "dtype", "--dtype", _TYPES),
+        "kv_dtype": _format(s, "kv_dtype", "--kv-cache-dtype", _CACHES),
+    }
+    found: dict[str, Any] = {k: v for k, v in formats.items() if v is not None}
     if s.get("chunk") is not None and s["chunk"] != -1:
         found["chunk"] = s["chunk"]
     return found
@@ -60,7 +93,8 @@ def drafts(method: str, tokens: int) -> tuple[dict[str, Any], str]:
 
 
 def contradiction(field: str, value: Any, why: str, legal: Any) -> IllegalLayout:
-    return IllegalLayout(f"{field}={value}: {why}", field=field, value=value, legal=legal)
+    shown = shorten(value) if isinstance(value, str) else value
+    return IllegalLayout(f"{field}={shown}: {why}", field=field, value=value, legal=legal)
 
 
 # -- vLLM --------------------------------------------------------------------------------------------
@@ -320,8 +354,8 @@ def trtllm_fields(s: Settings) -> Read:
         "etp": etp,
     }
     cache = yaml.get("kv_cache_config")
-    if isinstance(cache, dict) and str(cache.get("dtype", "")).lower() == "fp8":
-        found["kv_dtype"] = "fp8"
+    said = cache.get("dtype") if isinstance(cache, dict) else None
+    found |= _read_formats({"kv_dtype": said if said is not None else s.get("kv_dtype")})
     notes = []
     if s.get("cp", 1) > 1:
         notes.append(f"context parallelism of {s['cp']} is not priced in serving")

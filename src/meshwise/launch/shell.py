@@ -22,7 +22,7 @@ class Script(NamedTuple):
     files: dict[str, str]
     variables: dict[str, str]
     batch: dict[str, str]
-    sourced: list[str] = []
+    sourced: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
 
 
@@ -45,7 +45,7 @@ def read_script(text: str) -> list[Script]:
     text = check_text(text)
     found = []
     batch = dict(_BATCH.findall(text))
-    for state in follow(text):
+    for state in follow(text, _slurm(batch)):
         variables = {
             name: value if isinstance(value, str) else " ".join(value)
             for name, value in state.variables.items()
@@ -58,9 +58,25 @@ def read_script(text: str) -> list[Script]:
             commands.append(list(words))
         options |= {k: v for words in state.started for k, v in srun_options(words).items()}
         found.append(
-            Script(commands, state.files, variables, options, state.sourced, state.conditions)
+            Script(
+                commands, state.files, variables, options, tuple(state.sourced), state.conditions
+            )
         )
     return found
+
+
+def _slurm(batch: dict[str, str]) -> dict[str, str]:
+    """What SLURM sets of a batch script's own options."""
+    nodes = number(batch.get("--nodes", batch.get("-N", "")))
+    gpus = (batch.get(key, "").rpartition(":")[2] for key in ("--gpus-per-node", "--gres"))
+    each = next((n for n in map(number, gpus) if n is not None), None)
+    tasks = number(batch.get("--ntasks-per-node", ""))
+    found = {
+        **dict.fromkeys(("SLURM_NNODES", "SLURM_JOB_NUM_NODES"), nodes),
+        **dict.fromkeys(("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"), each),
+        "SLURM_NTASKS_PER_NODE": tasks,
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def srun_options(command: list[str]) -> dict[str, str]:

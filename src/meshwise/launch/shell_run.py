@@ -7,7 +7,7 @@ import fnmatch
 import re
 from typing import Any
 
-from meshwise.errors import InputError
+from meshwise.errors import InputError, shorten
 from meshwise.launch.shell_expand import Expander, Variables
 from meshwise.launch.shell_tree import Body, Branch, Function, Loop, Parser, Simple
 from meshwise.launch.shell_words import Lexer, Token, Word, bare, plain
@@ -15,6 +15,8 @@ from meshwise.launch.shell_words import Lexer, Token, Word, bare, plain
 MAX_WAYS = 16
 MAX_TURNS = 64  # of a loop
 MAX_DEPTH = 8  # of scripts in scripts
+MAX_STEPS = 60_000  # statements followed, those of loops each time
+MAX_VALUE = 1_000_000  # characters of a variable
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)(\+?)=")
 _DECLARE = ("export", "declare", "local", "readonly", "typeset")
 # commands that start nothing which could be a launch
@@ -97,9 +99,11 @@ class State:
         self.started: list[list[str]] = []  # commands whose script within was followed
         self.conditions: tuple[str, ...] = ()
         self.done = False
+        self.steps = [0]  # shared by all ways
 
     def copy(self) -> State:
         new = State()
+        new.steps = self.steps
         new.variables, new.files = dict(self.variables), dict(self.files)
         new.commands, new.functions = list(self.commands), dict(self.functions)
         new.sourced, new.started = list(self.sourced), list(self.started)
@@ -110,9 +114,12 @@ class State:
         return (self.variables, self.files, self.commands, self.done)
 
 
-def follow(text: str) -> list[State]:
-    """Every way through the text, those with the same outcome once."""
-    states = _script(text, [State()], 0)
+def follow(text: str, given: dict[str, str]) -> list[State]:
+    """Every way through the text, those with the same outcome once; ``given``: variables that are set
+    before it begins."""
+    first = State()
+    first.variables |= given
+    states = _script(text, [first], 0)
     return [s for s in states if s.commands or s.files] or states[:1]
 
 
@@ -140,7 +147,7 @@ def _distinct(states: list[State]) -> list[State]:
     if len(found) > MAX_WAYS:
         raise InputError(
             f"COMMAND: more than {MAX_WAYS} ways through its branches "
-            f"({', '.join(found[-1].conditions)[:120]})",
+            f"({shorten(', '.join(found[-1].conditions), 120)})",
             field="COMMAND",
             value=found[-1].conditions[-1] if found[-1].conditions else None,
             legal="the command that runs, or the script without its branches",
@@ -149,6 +156,9 @@ def _distinct(states: list[State]) -> list[State]:
 
 
 def _step(node: Simple | Branch | Loop | Function, state: State, depth: int) -> list[State]:
+    state.steps[0] += 1
+    if state.steps[0] > MAX_STEPS:
+        raise _too_long(f"more than {MAX_STEPS:,} statements to follow")
     if isinstance(node, Simple):
         return _command(node, state, depth)
     if isinstance(node, Function):
@@ -157,6 +167,10 @@ def _step(node: Simple | Branch | Loop | Function, state: State, depth: int) -> 
     if isinstance(node, Loop):
         return _loop(node, state, depth)
     return _branch(node, state, depth)
+
+
+def _too_long(what: str) -> InputError:
+    return InputError(f"COMMAND: {what}", field="COMMAND", legal="the command that runs")
 
 
 def _loop(node: Loop, state: State, depth: int) -> list[State]:
@@ -257,8 +271,6 @@ def _command(node: Simple, state: State, depth: int) -> list[State]:
         if _assignment(token) is not None:
             before.append(_assign(token, state, expander, bool(rest) and not declares))
     if not rest:
-        for name, _ in before:
-            state.variables.setdefault(name, "")
         return [state]
     words = [f for t in rest if t.kind == "word" for f in expander.fields(t.words[0])]
     _files(rest, words, state, expander)
@@ -289,6 +301,8 @@ def _assign(token: Token, state: State, expander: Expander, passing: bool) -> tu
         value = expander.text((first._replace(text=first.text[match.end() :]), *others))
         if more:
             value = f"{' '.join(old) if isinstance(old, tuple) else old}{value}"
+    if isinstance(value, str) and len(value) > MAX_VALUE:
+        raise _too_long(f"{name} has more than {MAX_VALUE:,} characters")
     own = re.compile(rf"\$\(|\$\{{?{name}\b")
     if not passing and not (isinstance(value, str) and own.search(value)):
         state.variables[name] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from meshwise.errors import InputError
@@ -86,7 +87,7 @@ class Parser:
         if self.at >= len(self.tokens):
             return ()
         word = bare(self.tokens[self.at])
-        readers = {
+        readers: dict[str, Callable[[], Branch | Loop]] = {
             "if": self._if,
             "case": self._case,
             "for": self._for,

@@ -20,11 +20,12 @@ def world_of(launch: Launch, script: Script, gpus: int | None) -> int | None:
     line = " ".join(before)
     launched = any(w.rpartition("/")[2] in ("torchrun", "deepspeed") for w in before)
     launched = launched or "torch.distributed" in line
-    many = number(nodes) if nodes is not None else 1 if launched and not _batch(script) else None
+    many = number(nodes) if nodes is not None else 1 if launched else None
     if many is None:
         said = _batch(script)
         many = number(said) if said or nodes is not None else 1
-    if each is None or many is None:
+    hosts = nodes is None and option(before, "hostfile", "include") is not None
+    if each is None or many is None or hosts:
         return gpus
     world = each * many
     if gpus is not None and gpus != world:

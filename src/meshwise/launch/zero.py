@@ -228,6 +228,12 @@ def accelerate_fields(s: Settings, world: int | None) -> Read:
     notes = []
     if "hybrid" in str(s.get("sharding", "")).lower() or str(s.get("sharding")) in ("4", "5"):
         notes.append("hybrid sharding inside a node is priced as over all GPUs")
+    for name in ("bf16", "fp16"):
+        if s.get(f"trainer_{name}"):
+            found["dtype"] = name
     if s.get("precision") in ("bf16", "fp16", "fp8"):
         found["dtype"] = s["precision"]
+    if s.get("micro_batch") is not None:
+        found["micro_batch"] = s["micro_batch"]
+        found["global_batch"] = s["micro_batch"] * found["dp"] * s.get("accumulation", 1)
     return found, notes

@@ -60,7 +60,7 @@ class ImportResult(Answer):
             "model": self.model,
             "job": msgspec.to_builtins(p.job),
             "ignored": list(p.ignored),
-            "notes": list(p.notes),
+            "notes": [*p.assumed, *p.notes],
             "unpriced": [u._asdict() for u in p.unpriced],
             **compared_dict(self.compared),
             "verdict": verdict(self.compared),
@@ -72,7 +72,7 @@ class ImportResult(Answer):
         words = ", ".join([f"{job.gpus} GPUs", job.words, *dict.fromkeys(formats)])
         heading = f"{target(p.target).title} command: {self.model}, {words}"
         # what was assumed comes before the figures that rest on it
-        parts: list[Table | str] = [wrap(note) for note in p.notes]
+        parts: list[Table | str] = [wrap(note) for note in (*p.assumed, *p.notes)]
         parts += unpriced_words(p.unpriced)
         parts += compared_parts(self.compared)
         if p.ignored:

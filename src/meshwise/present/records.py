@@ -118,6 +118,7 @@ def report_dict(r: Report) -> dict[str, Any]:
             "recompute": RECOMPUTE[int(lay.recompute)],
             "shard": list(SHARD_CODE)[int(lay.shard)],
             "placement": "-".join(ORDERS[int(lay.placement)]),
+            "overlap": "decomposed" if lay.decomposed else e.stack.overlap,
         },
         "devices": r.devices,
         **{

@@ -25,8 +25,10 @@ from meshwise.units import format_memory, format_time
 def workload_dict(w: Serving) -> dict[str, Any]:
     """The workload as JSON, phase first."""
     fields = msgspec.to_builtins(w)
-    fields.pop("formats")
-    return {"phase": w.phase, **fields}
+    formats = fields.pop("formats")
+    named = {k if k == "dtype" else f"{k}_dtype": v for k, v in formats.items()}
+    named.pop("gradients_dtype")
+    return {"phase": w.phase, **fields, **named}
 
 
 def serve_dict(

@@ -8,7 +8,7 @@ import numpy as np
 from meshwise.errors import IllegalLayout
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import RECOMPUTE_CODE, SHARD_CODE, Layouts
+from meshwise.spec.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.reading import count, one_of
 from meshwise.spec.workload import Training, Workload
@@ -17,7 +17,7 @@ from meshwise.spec.workload import Training, Workload
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Degrees of one layout. ``etp`` None: what ep leaves of tp. ``micro_batch`` None: from the
     workload, else one sequence; ``recompute`` None: from the workload. ``dcp``: decode context
-    parallelism, over ranks of tp."""
+    parallelism, over ranks of tp. ``placement``: order of the axes on the ranks, neighbours first."""
 
     tp: int = 1
     pp: int = 1
@@ -31,6 +31,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sequence_parallel: bool = False
     recompute: str | None = None
     shard: str = "none"
+    placement: str = PLACEMENTS[0]
 
     def __post_init__(self) -> None:
         for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp"):
@@ -40,6 +41,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.micro_batch is not None:
             count(self.micro_batch, "--micro-batch")
         one_of(self.shard, "--shard", SHARD_CODE)
+        one_of(self.placement, "--placement", PLACEMENTS)
         if self.recompute is not None:
             one_of(self.recompute, "--recompute", RECOMPUTE_CODE)
 
@@ -209,4 +211,5 @@ def to_layouts(grid: Grid, workload: Workload) -> Layouts:
         recompute=np.int64(RECOMPUTE_CODE[recompute]),
         shard=np.int64(SHARD_CODE[grid.shard]),
         dcp=np.int64(grid.dcp),
+        placement=np.int64(PLACEMENTS.index(grid.placement)),
     )

@@ -18,6 +18,7 @@ RECOMPUTE_CODE = {"none": 0, "selective": 1, "full": 2}
 SHARD_CODE = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3}
 # of the axes on the ranks, innermost (neighbours) to outermost; the first is the usual one
 ORDERS = tuple(itertools.permutations(("tp", "cp", "dp", "pp")))
+PLACEMENTS = tuple("-".join(order) for order in ORDERS)  # as users write them
 _POSITION = {axis: np.array([order.index(axis) for order in ORDERS]) for axis in ORDERS[0]}
 _BEFORE = {(a, b): _POSITION[a] < _POSITION[b] for a in ORDERS[0] for b in ORDERS[0]}
 
