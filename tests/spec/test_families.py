@@ -324,23 +324,84 @@ def quantized(stated: object, separate: object = None, **keys: Any) -> Any:
 def test_quantization(stated: dict[str, Any], dtype: str, group: int | None) -> None:
     found = quantized(stated)
     assert (found.weight_dtype, found.group) == (dtype, group)
-    assert found.attention and not found.experts_only
 
 
-def test_quantization_that_leaves_modules_out() -> None:
-    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    assert quantized(fp8).block == (128, 128)
-    for skipped in (["re:.*self_attn.*"], ["model.layers.*.self_attn"], ["lm_head", "self_attn"],
-                    ["model.layers.0.self_attn*", "model.layers.1.self_attn*"],
-                    ["re:.*self_attn\\.(q|k|v|o_proj)$"]):  # fmt: skip
-        assert not quantized({**fp8, "modules_to_not_convert": skipped}).attention, skipped
-    for skipped in (["lm_head"], ["model.layers.0.self_attn"], ["self_attn.q_norm"],
-                    ["re:.*self_attn.kv_b_proj"], ["visual.blocks.0.attn"]):  # fmt: skip
-        assert quantized({**fp8, "ignore": skipped}).attention, skipped
-    mixtral = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
-    only = quantized({"quant_method": "compressed-tensors", "format": "pack-quantized",
-                      "ignore": ["re:.*self_attn.*", "re:.*shared_experts.*"]}, **mixtral)  # fmt: skip
-    assert only.experts_only and only.weight_dtype == "int4"
+def stored(stated: object, **keys: Any) -> list[Any]:
+    """How each layer of a model of 4 layers stores its matrices, in order."""
+    config = {**LLAMA, "num_hidden_layers": 4, **keys, "quantization_config": stated}
+    model = model_from_config(config, name="test")
+    return [model.blocks[kind].stored for kind in model.pattern]
+
+
+FP8_BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize(
+    ("skipped", "attention", "output", "up"),
+    [
+        (["lm_head"], 4, 4, 4),
+        (["re:.*self_attn.*"], 0, 0, 4),
+        (["model.layers.*.self_attn"], 0, 0, 4),
+        (["lm_head", "self_attn"], 0, 0, 4),
+        (["model.layers.0.self_attn*", "model.layers.1.self_attn*"], 2, 2, 4),
+        (["re:.*self_attn\\.(q|k|v|o)_proj$"], 0, 0, 4),
+        (["re:.*self_attn.o_proj"], 4, 0, 4),
+        (["model.layers.0.self_attn"], 3, 3, 4),
+        (["model.language_model.layers.1"], 3, 3, 3),
+        (["re:model\\.layers\\.(0|3)\\.mlp.*"], 4, 4, 2),
+        (["self_attn.q_norm"], 4, 4, 4),
+        (["re:.*self_attn.kv_b_proj"], 4, 4, 4),
+        (["visual.blocks.0.attn"], 4, 4, 4),
+        (["model.layers.10.mlp"], 4, 4, 4),  # another layer than 1
+    ],
+)
+@pytest.mark.parametrize("key", ["modules_to_not_convert", "ignore", "ignored_layers"])
+def test_quantization_that_leaves_modules_out(
+    key: str, skipped: list[str], attention: int, output: int, up: int
+) -> None:
+    layers = stored({**FP8_BLOCKS, key: skipped})
+    assert sum(s.attention is not None for s in layers) == attention
+    assert sum(s.output is not None for s in layers) == output
+    assert sum(s.up is not None for s in layers) == up
+
+
+def test_experts_alone_are_quantised() -> None:
+    only = stored({"quant_method": "compressed-tensors", "format": "pack-quantized",
+                   "ignore": ["re:.*self_attn.*", "re:.*shared_experts.*"]},
+                  model_type="mixtral", num_local_experts=4, num_experts_per_tok=2)  # fmt: skip
+    assert {s.expert_up.dtype for s in only} == {"int4"}
+    assert all(s.attention is None and s.output is None for s in only)
+
+
+def test_groups_of_formats_by_target() -> None:
+    """Each group's weights are those that its targets name; the first that names a module counts."""
+    four = {"num_bits": 4, "type": "int", "group_size": 128}
+    eight = {"num_bits": 8, "type": "float", "strategy": "channel"}
+    layers = stored({"quant_method": "compressed-tensors", "ignore": ["lm_head"], "config_groups": {
+        "a": {"targets": ["re:.*mlp.*"], "weights": four},
+        "b": {"targets": ["re:.*self_attn.*"], "weights": eight}}})  # fmt: skip
+    assert {(s.up.dtype, s.down.group, s.attention.dtype, s.output.dtype) for s in layers} == {
+        ("int4", 128, "fp8", "fp8")
+    }
+
+
+def test_formats_by_module() -> None:
+    named = {f"model.layers.{i}.mlp.{p}_proj": {"quant_algo": "NVFP4", "group_size": 16}
+             for i in (0, 2) for p in ("gate", "up", "down")}  # fmt: skip
+    layers = stored({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION",
+                     "quantized_layers": named})  # fmt: skip
+    assert [s.up and s.up.dtype for s in layers] == ["nvfp4", None, "nvfp4", None]
+    assert all(s.attention is None for s in layers)
+    layers = stored({"quant_method": "gptq", "bits": 4, "group_size": 128,
+                     "dynamic": {"-:.*self_attn.*": {}, "+:.*down_proj": {"bits": 8}}})  # fmt: skip
+    assert {(s.attention, s.up.dtype, s.down.dtype) for s in layers} == {(None, "int4", "int8")}
+
+
+def test_a_pattern_that_is_not_read_is_refused() -> None:
+    """And never run: it comes from a file, and may take for ever."""
+    with pytest.raises(InputError) as refused:
+        stored({**FP8_BLOCKS, "ignore": ["re:^(?!.*experts)((a+)+)+$"]})
+    assert refused.value.field.startswith("quantization_config")
 
 
 def test_hf_quant_config() -> None:

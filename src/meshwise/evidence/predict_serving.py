@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from meshwise.evidence import hardware
@@ -12,7 +11,8 @@ from meshwise.evidence.prediction import Prediction, Unsupported, model_of, sour
 from meshwise.evidence.tables import Row
 from meshwise.search import serving
 from meshwise.search.iteration import Engine
-from meshwise.spec.model import Model, Quantization
+from meshwise.spec.formats import quantised
+from meshwise.spec.model import Model, Stored
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Formats
@@ -98,8 +98,7 @@ def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[str, ...]]:
     """The model with the quantisation of its publisher's checkpoint in the row's format."""
     if row.text("dtype") != "fp8" or model.quantization or model.model_type not in BLOCK_SCALED:
         return model, ()
-    blocks = Quantization(method="fp8", weight_dtype="fp8", block=(128, 128))
-    return msgspec.structs.replace(model, quantization=blocks), ("FP8 scales by block",)
+    return quantised(model, "fp8", Stored(dtype="fp8", block=(128, 128))), ("FP8 scales by block",)
 
 
 def check_format(row: Row, engine: Engine, measured_s: float) -> None:

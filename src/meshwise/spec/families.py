@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from meshwise.errors import InputError, UnsupportedModel, shorten
 from meshwise.spec.families_data import DENSE
 from meshwise.spec.families_moe import MOE
-from meshwise.spec.families_quantization import quantization_of
+from meshwise.spec.families_quantization import quantised_as
 from meshwise.spec.families_reader import Family, Reader, kind
 from meshwise.spec.families_refused import ARCHITECTURES, REASONS, WRAPPERS, Wrapper, other_head
 from meshwise.spec.families_special import BUILDERS
@@ -235,7 +233,4 @@ def model_from_config(
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    quantization = quantization_of(stated, quant_config, model)
-    if quantization is None:
-        return model
-    return msgspec.structs.replace(model, quantization=quantization)
+    return quantised_as(stated, quant_config, model)
