@@ -11,6 +11,7 @@ import pytest
 
 from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
 from meshwise.spec.families import FAMILIES, KNOWN, families_in_words, model_from_config
+from meshwise.spec.families_reader import NEVER_ABSENT
 from meshwise.spec.families_refused import REASONS, WRAPPERS
 from meshwise.spec.families_special import BUILDERS
 from meshwise.spec.model import Attention, Model
@@ -32,7 +33,14 @@ def read(name: str) -> Model:
 
 
 def make(model_type: str, **keys: Any) -> Model:
-    return model_from_config({"model_type": model_type, **keys}, name="test")
+    """A model with the sizes of its class's default configuration where ``keys`` give none."""
+    family = FAMILIES.get(model_type)
+    sizes = {}
+    for key in NEVER_ABSENT if family is not None and "text_config" not in keys else ():
+        stated = {key, *family.aliases.get(key, ())} & set(keys)
+        if not stated and family.defaults.get(key) is not None:
+            sizes[key] = family.defaults[key]
+    return model_from_config({"model_type": model_type, **sizes, **keys}, name="test")
 
 
 def windows_of(model: Model) -> list[int | None]:
@@ -81,7 +89,7 @@ def test_published_configs(row: dict[str, str]) -> None:
             read(row["file"])
         message = str(caught.value)
         assert row["model_type"] in message
-        assert "Llama" in message  # the list of what is known
+        assert "a model_type that is read" in message
         assert "\n" not in message
 
 
@@ -148,7 +156,8 @@ PUBLISHED: list[tuple[dict[str, Any], int]] = [
       "vocab_size": 151552, "multi_query_attention": True, "multi_query_group_num": 2,
       "add_bias_linear": False, "add_qkv_bias": True}, 9_399_951_360),
     ({"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512, "ffn_dim": 4096,
-      "num_hidden_layers": 24, "num_attention_heads": 16, "do_layer_norm_before": False},
+      "num_hidden_layers": 24, "num_attention_heads": 16, "do_layer_norm_before": False,
+      "vocab_size": 50272},
      331_196_416),
     ({"model_type": "RefinedWebModel", "hidden_size": 4544, "n_layer": 32, "n_head": 71,
       "multi_query": True, "parallel_attn": True, "vocab_size": 65024}, 6_921_720_704),
@@ -262,7 +271,7 @@ def test_refused_types_say_why(model_type: str) -> None:
 
 
 def test_unknown_type_is_refused_with_the_list() -> None:
-    with pytest.raises(UnsupportedModel, match=r"not known.*legal:.*Llama 1–3"):
+    with pytest.raises(UnsupportedModel, match=r"not known.*legal: a model_type that is read"):
         make("brand_new_model", hidden_size=64)
 
 
@@ -462,7 +471,7 @@ def test_mimo_v2_flash_in_the_publishers_form() -> None:
     ],
 )
 def test_quantization_numbers_are_numbers(stated: dict[str, object], key: str) -> None:
-    config = {"model_type": "llama", "quantization_config": stated}
+    config = {**LLAMA, "quantization_config": stated}
     with pytest.raises(InputError) as refused:
         model_from_config(config, name="x")
     assert refused.value.field.endswith(key)
@@ -470,6 +479,58 @@ def test_quantization_numbers_are_numbers(stated: dict[str, object], key: str) -
 
 def test_a_key_that_says_what_the_family_has_anyway_is_no_contradiction() -> None:
     """Qwen3-Coder's files say use_qk_norm; the family has those norms."""
-    plain = model_from_config({"model_type": "qwen3_moe"}, name="x")
-    stated = model_from_config({"model_type": "qwen3_moe", "use_qk_norm": True}, name="x")
+    plain = make("qwen3_moe")
+    stated = make("qwen3_moe", use_qk_norm=True)
     assert parameters(plain) == parameters(stated)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size"],
+)
+def test_sizes_are_never_filled_in(key: str) -> None:
+    """The defaults of a class are the sizes of one model, not of the one in the file."""
+    with pytest.raises(InputError) as refused:
+        model_from_config({k: v for k, v in LLAMA.items() if k != key}, name="x")
+    assert refused.value.field == key
+
+
+def test_experts_are_never_filled_in() -> None:
+    sizes = {**LLAMA, "model_type": "mixtral", "num_experts_per_tok": 2}
+    with pytest.raises(InputError) as refused:
+        model_from_config(sizes, name="x")
+    assert refused.value.field == "num_local_experts"
+
+
+@pytest.mark.parametrize("key", ["text_config", "llm_config", "decoder_settings"])
+def test_sizes_in_a_block_that_the_type_has_not(key: str) -> None:
+    """They are read, or refused; never left out for the class's defaults."""
+    block = {k: v for k, v in LLAMA.items() if k != "model_type"}
+    if key == "decoder_settings":
+        with pytest.raises(InputError):
+            model_from_config({"model_type": "llama", key: block}, name="x")
+        return
+    found = model_from_config({"model_type": "llama", key: block}, name="x")
+    assert parameters(found) == parameters(llama())
+    del block["vocab_size"]
+    with pytest.raises(InputError) as refused:
+        model_from_config({"model_type": "llama", key: block}, name="x")
+    assert refused.value.field == "vocab_size"
+
+
+def test_ling_has_grouped_queries_and_plain_experts() -> None:
+    """inclusionAI/Ling-lite: 16.8B parameters, 2.75B of them active (arXiv 2503.05139, table 1)."""
+    ling = make(
+        "bailing_moe", hidden_size=2048, intermediate_size=1408, moe_intermediate_size=1408,
+        num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=4, num_experts=64,
+        num_shared_experts=2, num_experts_per_tok=6, vocab_size=126464,
+    )  # fmt: skip
+    assert parameters(ling) == 16_801_974_272
+    assert parameters(ling, active=True) / 1e9 == pytest.approx(2.75, abs=0.06)
+
+
+def test_an_unknown_type_is_refused_in_a_few_words() -> None:
+    with pytest.raises(UnsupportedModel) as refused:
+        model_from_config({**LLAMA, "model_type": "of_tomorrow"}, name="x")
+    assert str(refused.value).startswith("model_type: 'of_tomorrow' is not supported")
+    assert len(str(refused.value)) < 300

@@ -42,7 +42,8 @@ def _unsupported(model_type: str, reason: str, field: str = "model_type") -> Uns
         f"{field}: {shorten(model_type)!r} is not supported ({reason})",
         field=field,
         value=model_type,
-        legal=families_in_words(),
+        legal=f"a model_type that is read ({len(KNOWN)} are: see the documentation of custom models), "
+        "or the config.json of a model of the same shapes",
         nearest=_nearest(model_type),
     )
 
@@ -156,6 +157,22 @@ def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], 
     )
 
 
+def _own_block(config: Mapping[str, Any], model_type: str) -> tuple[Mapping[str, Any], str]:
+    """The sizes of a plain language model that stand in a block of their own, though its type has
+    none: where the top has no sizes, they are the model's."""
+    family = FAMILIES.get(model_type)
+    tops = ("hidden_size", *family.aliases.get("hidden_size", ())) if family else ()
+    if not tops or any(key in config for key in tops):
+        return config, model_type
+    for key in ("text_config", "llm_config", "language_config", "language_model"):
+        block = config.get(key)
+        if isinstance(block, dict) and any(k in block for k in tops):
+            inner = block.get("model_type") or model_type
+            tied = {k: config[k] for k in ("tie_word_embeddings",) if k in config}
+            return {**block, **tied}, inner if isinstance(inner, str) else model_type
+    return config, model_type
+
+
 def _tied(
     outer: Mapping[str, Any], nested: Mapping[str, Any], wrapper: Wrapper, inner_type: str
 ) -> object:
@@ -217,10 +234,12 @@ def model_from_config(
     text_type = model_type
     if model_type in WRAPPERS:
         text, text_type = _inner(config, model_type)
+    else:
+        text, text_type = _own_block(config, model_type)
     family = FAMILIES.get(text_type)
     if family is None:
         raise _unsupported(text_type, "architecture not known")
-    reader = Reader(text, family, text_type)
+    reader = Reader(text, family, text_type, nested=model_type in WRAPPERS and text is not config)
     fields = BUILDERS[family.build](reader)
     attentions = [b.attention for b in fields["blocks"] if b.attention is not None]
     normed = any(a.norm_parameters and not a.mla for a in attentions)
