@@ -126,6 +126,7 @@ def compare(
     import msgspec
 
     from meshwise.search.compare import compare_serving, compare_training
+    from meshwise.spec.dtypes import NARROW
     from meshwise.spec.workload import Formats
 
     layout = msgspec.to_builtins(job)
@@ -148,7 +149,13 @@ def compare(
     flight = concurrency or job.concurrency
     _needed(flight, "--concurrency", "64")
     assert isl is not None and osl is not None and flight is not None
-    formats = Formats(weights=job.weight_dtype, kv_cache=job.kv_dtype)
+    # engines that narrow a 16-bit checkpoint multiply in that format too
+    narrows = job.weight_dtype in NARROW and model.quantization is None
+    formats = Formats(
+        dtype=job.weight_dtype if narrows else None,
+        weights=job.weight_dtype,
+        kv_cache=job.kv_dtype,
+    )
     load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats)
     spec, where, software = _parts(model, cluster, load.decode(), stack)
     return compare_serving(spec, where, load, software, layout)

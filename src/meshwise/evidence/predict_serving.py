@@ -11,6 +11,7 @@ from meshwise.evidence.prediction import Prediction, Unsupported, model_of, sour
 from meshwise.evidence.tables import Row
 from meshwise.search import serving
 from meshwise.search.iteration import Engine
+from meshwise.spec.dtypes import KV_CACHE, canonical, known, operands_of
 from meshwise.spec.formats import quantised
 from meshwise.spec.model import Model, Stored
 from meshwise.spec.serving import Serving
@@ -81,11 +82,12 @@ def formats_of(row: Row, stack: Stack) -> tuple[Formats, tuple[str, ...]]:
     FP8 checkpoints of TensorRT-LLM (NVIDIA ModelOpt) keep their cache in FP8 as well.
     """
     dtype, cache = row.text("dtype", "bf16"), row.text("kv_dtype")
+    narrow, weights = operands_of(dtype, f"line {row.line}: dtype")
+    if cache:
+        cache = canonical(cache, f"line {row.line}: kv_dtype", KV_CACHE)
     assumed: tuple[str, ...] = ()
-    if not cache and dtype == "fp8" and stack.name == "trtllm":
+    if not cache and narrow == "fp8" and stack.name == "trtllm":
         cache, assumed = "fp8", ("kv_dtype=fp8",)
-    narrow = dtype if dtype in ("fp8", "int8") else None
-    weights = dtype if dtype in ("int4", "nvfp4", "mxfp4") else None
     return Formats(dtype=narrow, weights=weights, kv_cache=cache or None), assumed
 
 
@@ -96,7 +98,11 @@ BLOCK_SCALED = ("qwen3", "qwen3_moe")
 
 def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[str, ...]]:
     """The model with the quantisation of its publisher's checkpoint in the row's format."""
-    if row.text("dtype") != "fp8" or model.quantization or model.model_type not in BLOCK_SCALED:
+    if (
+        known(row.text("dtype")) != "fp8"
+        or model.quantization
+        or model.model_type not in BLOCK_SCALED
+    ):
         return model, ()
     return quantised(model, "fp8", Stored(dtype="fp8", block=(128, 128))), ("FP8 scales by block",)
 

@@ -10,7 +10,7 @@ import msgspec
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.interval import lent_share
 from meshwise.evidence import hardware
-from meshwise.evidence.prediction import Prediction, model_of, source_of, stack_of
+from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
 from meshwise.evidence.tables import Row
 from meshwise.search.report import Report, model_flops, report
 from meshwise.spec import grid
@@ -69,7 +69,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]
             seq=row.count("seq"),
             recompute=mode,
             formats=Formats(
-                dtype=row.text("dtype", "bf16"),
+                dtype=operand_of(row),
                 gradients=None if stack.name in _NARROW_GRADIENTS else "fp32",
             ),
         )

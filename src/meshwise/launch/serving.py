@@ -6,13 +6,12 @@ from typing import Any
 
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.launch.job import Job
+from meshwise.spec import dtypes
 
 Settings = dict[str, Any]
 Read = tuple[dict[str, Any], list[str]]  # fields of a job, notes
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-_NAMES = {v: k for k, v in _DTYPES.items()} | {k: k for k in _DTYPES}
-_FP8_CACHE = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8_ds_mla")
 
 
 def per_replica(job: Job) -> int | None:
@@ -31,16 +30,37 @@ def _formats(job: Job, cache: str) -> Settings:
     return found
 
 
+# --quantization: methods by the weights that they make of a checkpoint; None: the checkpoint says it
+_METHODS: dict[str, str | None] = {
+    **dict.fromkeys(("fbgemm_fp8", "w8a8_fp8", "ptpc_fp8", "deepspeedfp", "modelopt_fp8"), "fp8"),
+    **dict.fromkeys(
+        ("awq", "gptq", "awq_marlin", "gptq_marlin", "moe_wna16", "bitsandbytes"), "int4"
+    ),
+    **dict.fromkeys(("w8a8_int8", "blockwise_int8", "experts_int8"), "int8"),
+    **dict.fromkeys(("modelopt_fp4", "petit_nvfp4"), "nvfp4"),
+    **dict.fromkeys(
+        ("compressed-tensors", "modelopt", "quark", "auto-round", "none", "auto"), None
+    ),
+}
+
+
 def _read_formats(s: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if s.get("quantization") in ("fp8", "fbgemm_fp8", "w8a8_fp8"):
-        found["weight_dtype"] = "fp8"
-    elif s.get("quantization") in ("awq", "gptq", "awq_marlin", "gptq_marlin"):
-        found["weight_dtype"] = "int4"
-    if s.get("dtype") in _NAMES:
-        found["dtype"] = _NAMES[s["dtype"]]
-    if str(s.get("kv_dtype", "")).lower() in _FP8_CACHE:
-        found["kv_dtype"] = "fp8"
+    method = s.get("quantization")
+    if method:
+        name = str(method).lower()
+        weights = _METHODS[name] if name in _METHODS else dtypes.known(name)
+        if weights is None and name not in _METHODS:
+            legal = (*dtypes.WEIGHT, *_METHODS)
+            raise contradiction("--quantization", method, "no format that is priced", legal)
+        if weights is not None:
+            found["weight_dtype"] = weights
+    dtype = dtypes.known(s.get("dtype"))
+    if dtype in _DTYPES:
+        found["dtype"] = dtype
+    cache = dtypes.known(s.get("kv_dtype"))
+    if cache in dtypes.KV_CACHE and cache not in ("bf16", "fp16"):
+        found["kv_dtype"] = cache
     return found
 
 

@@ -29,7 +29,11 @@ def block_bytes(model: Model, block: Block, layout: Layouts, w: Widths) -> Array
 def end_bytes(model: Model, layout: Layouts, w: Widths) -> tuple[Array, Array]:
     """Bytes of (embedding, head) on one rank."""
     q = model.quantization
-    ends = zip(end_weights(model, layout), (q and q.embedding, q and q.head), strict=True)
+    ends = zip(
+        end_weights(model, layout),
+        (q.embedding, q.head) if q is not None else (None, None),
+        strict=True,
+    )
     embed, head = (
         number * (w.plain_weight if how is None else stored_width(model, w, how))
         for number, how in ends

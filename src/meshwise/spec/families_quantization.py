@@ -273,8 +273,8 @@ def _by_module(
             return _groups(c, field)
     if method == "mlx":
         default = msgspec.structs.replace(default, scale=4.0)  # a 16-bit scale and bias per group
-        own = {k: v for k, v in c.items() if "." in k and (v is False or isinstance(v, dict))}
-        return _each(own, lambda entry: _of_bits(entry, default), field), default
+        named = {k: v for k, v in c.items() if "." in k and (v is False or isinstance(v, dict))}
+        return _each(named, lambda entry: _of_bits(entry, default), field), default
     own = _object(c.get("extra_config")) or _object(c.get("dynamic"))
     return _each(own, lambda entry: _of_bits(entry, default), field), default
 

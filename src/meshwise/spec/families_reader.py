@@ -96,9 +96,18 @@ KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention",
                      "attention", "indexed_attention")  # fmt: skip
 # Sizes that every model's file states: the defaults of a class are those of one model.
 NEVER_ABSENT = frozenset(
-    ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size",
-     "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
-     "moe_intermediate_size")
+    (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+        "intermediate_size",
+        "num_experts",
+        "num_local_experts",
+        "n_routed_experts",
+        "moe_num_experts",
+        "moe_intermediate_size",
+    )
 )
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
 
@@ -144,7 +153,9 @@ class Reader:
     def __init__(
         self, config: Mapping[str, Any], family: Family, model_type: str, *, nested: bool = False
     ) -> None:
-        self.nested = nested  # transformers leaves out of a nested block what the class's default is
+        self.nested = (
+            nested  # transformers leaves out of a nested block what the class's default is
+        )
         self.config = config
         self.family = family
         self.model_type = model_type
