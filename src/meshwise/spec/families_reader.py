@@ -96,7 +96,7 @@ KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention",
                      "attention", "indexed_attention")  # fmt: skip
 # Sizes that every model's file states: the defaults of a class are those of one model.
 NEVER_ABSENT = frozenset(
-    (
+    [
         "hidden_size",
         "num_hidden_layers",
         "num_attention_heads",
@@ -107,7 +107,7 @@ NEVER_ABSENT = frozenset(
         "n_routed_experts",
         "moe_num_experts",
         "moe_intermediate_size",
-    )
+    ]
 )
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
 
@@ -207,11 +207,8 @@ class Reader:
         return None if value is None else check_integer(name, value, low, high)
 
     def integer(self, key: str, low: int = 1, high: int = MOST_WIDE) -> int:
-        """An integer in [low, high]; null or a missing default is refused, and so is a size that makes
-        the model what it is and is not in the file: the class's default is another model's."""
-        value = self.optional(key, low, high)
-        if self.lacks(key):
-            value = None
+        """An integer in [low, high]; null, a missing default and a size that is not there are refused."""
+        value = None if self.lacks(key) else self.optional(key, low, high)
         if value is None:
             name, _, present = self.find(key)
             said = "null where an integer belongs" if present else "absent"

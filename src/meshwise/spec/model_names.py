@@ -181,6 +181,9 @@ def _traits(key: str) -> _Traits:
 def nearest(name: str) -> str | None:
     """The preset that an unknown name is nearest to: by family, then version and size, then letters."""
     key = name.strip().lower().rpartition("/")[2].replace("_", "-")[:100]
+    begun = [n for n in catalog.names("models") if key and n.startswith(key)]
+    if begun:  # typed in part
+        return min(begun, key=lambda n: (len(n), n))
     asked = _traits(key)
     alike = [
         n for n in catalog.names("models") if asked.family and _traits(n).family == asked.family
