@@ -190,10 +190,9 @@ class Reader:
     def lacks(self, key: str) -> bool:
         """Whether a size that every file states is absent: what a class fills in is no fact."""
         instead = key == "vocab_size" and "padded_vocab_size" in self.config  # ChatGLM's publisher
-        # a class whose default is none, or a single expert, has a rule of its own for an absent one
         filled_in = self.family.defaults.get(key) not in (None, 0, 1)
-        needed = key in NEVER_ABSENT and filled_in and not self.nested and not instead
-        return needed and not self.find(key)[2]
+        exempt = self.nested or instead or not filled_in
+        return key in NEVER_ABSENT and not exempt and not self.find(key)[2]
 
     def has(self, key: str) -> bool:
         return self.find(key)[2]
