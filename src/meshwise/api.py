@@ -24,7 +24,7 @@ from meshwise.present.answers import (
 )
 from meshwise.search.points import Point
 from meshwise.search.scaling import curve, default_degrees
-from meshwise.spec import grid
+from meshwise.spec import formats, grid
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.layout import place, spread
 from meshwise.spec.model import Model
@@ -138,7 +138,7 @@ def _parts(
             legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
         )
     return (
-        load_model(model) if isinstance(model, str) else model,
+        formats.priced(load_model(model) if isinstance(model, str) else model, workload),
         load_cluster(cluster, field="cluster") if isinstance(cluster, str) else cluster,
         given if isinstance(given, Stack) else load_stack(given or DEFAULT[workload.phase]),
     )

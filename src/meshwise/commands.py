@@ -37,31 +37,10 @@ def known_model(name: str) -> str | None:
     or a config file by its path; None where there is none."""
     from pathlib import Path
 
-    from meshwise.spec import catalog
+    from meshwise.spec.model_names import named
 
-    base = name.rstrip("/").rpartition("/")[2].lower()
-    endings = (
-        "-instruct",
-        "-hf",
-        "-chat",
-        "-base",
-        "-fp8",
-        "-it",
-        "-v0.1",
-        "-v0.2",
-        "-v0.3",
-        "-v1",
-    )
-    tried = [name, base]
-    for _ in range(2):
-        for ending in endings:
-            if tried[-1].endswith(ending):
-                tried.append(tried[-1].removesuffix(ending))
-    tried += [t.removeprefix("meta-") for t in tried]
-    for candidate in tried:
-        found = catalog.canonical("models", candidate)
-        if found is not None:
-            return found
+    if named(name.rstrip("/"), "--model") is not None:
+        return name.rstrip("/")
     return name if Path(name).exists() else None
 
 

@@ -67,10 +67,13 @@ _KINDS = (BYTES, BANDWIDTH, TIME, RATE)
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
 
 
-def parse(text: object, kind: Kind, field: str, *, bare: bool = False) -> float:
+def parse(
+    text: object, kind: Kind, field: str, *, bare: bool = False, usual: str | None = None
+) -> float:
     """``text`` ("300 GB/s") as an SI float of the given kind, positive and in its range.
 
-    ``bare`` admits a number without a unit, taken as SI. Raises :class:`InputError` that names
+    ``bare`` admits a number without a unit, taken as SI; ``usual`` is the unit that a number without one
+    is likeliest to mean here. Raises :class:`InputError` that names
     the field, the value, the legal form and the nearest legal one.
     """
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
@@ -80,7 +83,7 @@ def parse(text: object, kind: Kind, field: str, *, bare: bool = False) -> float:
         if bare:
             return _in_range(value, field, text, kind)
         sane = 1e-3 <= value <= 1e6
-        nearest = f"{str(text).strip()} {kind.example.split()[1]}" if sane else None
+        nearest = f"{str(text).strip()} {usual or kind.example.split()[1]}" if sane else None
         raise _bad(field, text, kind, f"{quoted(text)} has no unit", nearest)
     match = _QUANTITY.fullmatch(text)
     if match is None:

@@ -11,6 +11,7 @@ import pytest
 
 from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
 from meshwise.spec.families import FAMILIES, KNOWN, families_in_words, model_from_config
+from meshwise.spec.families_reader import NEVER_ABSENT
 from meshwise.spec.families_refused import REASONS, WRAPPERS
 from meshwise.spec.families_special import BUILDERS
 from meshwise.spec.model import Attention, Model
@@ -32,7 +33,14 @@ def read(name: str) -> Model:
 
 
 def make(model_type: str, **keys: Any) -> Model:
-    return model_from_config({"model_type": model_type, **keys}, name="test")
+    """A model with the sizes of its class's default configuration where ``keys`` give none."""
+    family = FAMILIES.get(model_type)
+    sizes = {}
+    for key in NEVER_ABSENT if family is not None and "text_config" not in keys else ():
+        stated = {key, *family.aliases.get(key, ())} & set(keys)
+        if not stated and family.defaults.get(key) is not None:
+            sizes[key] = family.defaults[key]
+    return model_from_config({"model_type": model_type, **sizes, **keys}, name="test")
 
 
 def windows_of(model: Model) -> list[int | None]:
@@ -81,7 +89,7 @@ def test_published_configs(row: dict[str, str]) -> None:
             read(row["file"])
         message = str(caught.value)
         assert row["model_type"] in message
-        assert "Llama" in message  # the list of what is known
+        assert "a model_type that is read" in message
         assert "\n" not in message
 
 
@@ -148,7 +156,8 @@ PUBLISHED: list[tuple[dict[str, Any], int]] = [
       "vocab_size": 151552, "multi_query_attention": True, "multi_query_group_num": 2,
       "add_bias_linear": False, "add_qkv_bias": True}, 9_399_951_360),
     ({"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512, "ffn_dim": 4096,
-      "num_hidden_layers": 24, "num_attention_heads": 16, "do_layer_norm_before": False},
+      "num_hidden_layers": 24, "num_attention_heads": 16, "do_layer_norm_before": False,
+      "vocab_size": 50272},
      331_196_416),
     ({"model_type": "RefinedWebModel", "hidden_size": 4544, "n_layer": 32, "n_head": 71,
       "multi_query": True, "parallel_attn": True, "vocab_size": 65024}, 6_921_720_704),
@@ -262,7 +271,7 @@ def test_refused_types_say_why(model_type: str) -> None:
 
 
 def test_unknown_type_is_refused_with_the_list() -> None:
-    with pytest.raises(UnsupportedModel, match=r"not known.*legal:.*Llama 1–3"):
+    with pytest.raises(UnsupportedModel, match=r"not known.*legal: a model_type that is read"):
         make("brand_new_model", hidden_size=64)
 
 
@@ -324,23 +333,84 @@ def quantized(stated: object, separate: object = None, **keys: Any) -> Any:
 def test_quantization(stated: dict[str, Any], dtype: str, group: int | None) -> None:
     found = quantized(stated)
     assert (found.weight_dtype, found.group) == (dtype, group)
-    assert found.attention and not found.experts_only
 
 
-def test_quantization_that_leaves_modules_out() -> None:
-    fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    assert quantized(fp8).block == (128, 128)
-    for skipped in (["re:.*self_attn.*"], ["model.layers.*.self_attn"], ["lm_head", "self_attn"],
-                    ["model.layers.0.self_attn*", "model.layers.1.self_attn*"],
-                    ["re:.*self_attn\\.(q|k|v|o_proj)$"]):  # fmt: skip
-        assert not quantized({**fp8, "modules_to_not_convert": skipped}).attention, skipped
-    for skipped in (["lm_head"], ["model.layers.0.self_attn"], ["self_attn.q_norm"],
-                    ["re:.*self_attn.kv_b_proj"], ["visual.blocks.0.attn"]):  # fmt: skip
-        assert quantized({**fp8, "ignore": skipped}).attention, skipped
-    mixtral = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
-    only = quantized({"quant_method": "compressed-tensors", "format": "pack-quantized",
-                      "ignore": ["re:.*self_attn.*", "re:.*shared_experts.*"]}, **mixtral)  # fmt: skip
-    assert only.experts_only and only.weight_dtype == "int4"
+def stored(stated: object, **keys: Any) -> list[Any]:
+    """How each layer of a model of 4 layers stores its matrices, in order."""
+    config = {**LLAMA, "num_hidden_layers": 4, **keys, "quantization_config": stated}
+    model = model_from_config(config, name="test")
+    return [model.blocks[kind].stored for kind in model.pattern]
+
+
+FP8_BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize(
+    ("skipped", "attention", "output", "up"),
+    [
+        (["lm_head"], 4, 4, 4),
+        (["re:.*self_attn.*"], 0, 0, 4),
+        (["model.layers.*.self_attn"], 0, 0, 4),
+        (["lm_head", "self_attn"], 0, 0, 4),
+        (["model.layers.0.self_attn*", "model.layers.1.self_attn*"], 2, 2, 4),
+        (["re:.*self_attn\\.(q|k|v|o)_proj$"], 0, 0, 4),
+        (["re:.*self_attn.o_proj"], 4, 0, 4),
+        (["model.layers.0.self_attn"], 3, 3, 4),
+        (["model.language_model.layers.1"], 3, 3, 3),
+        (["re:model\\.layers\\.(0|3)\\.mlp.*"], 4, 4, 2),
+        (["self_attn.q_norm"], 4, 4, 4),
+        (["re:.*self_attn.kv_b_proj"], 4, 4, 4),
+        (["visual.blocks.0.attn"], 4, 4, 4),
+        (["model.layers.10.mlp"], 4, 4, 4),  # another layer than 1
+    ],
+)
+@pytest.mark.parametrize("key", ["modules_to_not_convert", "ignore", "ignored_layers"])
+def test_quantization_that_leaves_modules_out(
+    key: str, skipped: list[str], attention: int, output: int, up: int
+) -> None:
+    layers = stored({**FP8_BLOCKS, key: skipped})
+    assert sum(s.attention is not None for s in layers) == attention
+    assert sum(s.output is not None for s in layers) == output
+    assert sum(s.up is not None for s in layers) == up
+
+
+def test_experts_alone_are_quantised() -> None:
+    only = stored({"quant_method": "compressed-tensors", "format": "pack-quantized",
+                   "ignore": ["re:.*self_attn.*", "re:.*shared_experts.*"]},
+                  model_type="mixtral", num_local_experts=4, num_experts_per_tok=2)  # fmt: skip
+    assert {s.expert_up.dtype for s in only} == {"int4"}
+    assert all(s.attention is None and s.output is None for s in only)
+
+
+def test_groups_of_formats_by_target() -> None:
+    """Each group's weights are those that its targets name; the first that names a module counts."""
+    four = {"num_bits": 4, "type": "int", "group_size": 128}
+    eight = {"num_bits": 8, "type": "float", "strategy": "channel"}
+    layers = stored({"quant_method": "compressed-tensors", "ignore": ["lm_head"], "config_groups": {
+        "a": {"targets": ["re:.*mlp.*"], "weights": four},
+        "b": {"targets": ["re:.*self_attn.*"], "weights": eight}}})  # fmt: skip
+    assert {(s.up.dtype, s.down.group, s.attention.dtype, s.output.dtype) for s in layers} == {
+        ("int4", 128, "fp8", "fp8")
+    }
+
+
+def test_formats_by_module() -> None:
+    named = {f"model.layers.{i}.mlp.{p}_proj": {"quant_algo": "NVFP4", "group_size": 16}
+             for i in (0, 2) for p in ("gate", "up", "down")}  # fmt: skip
+    layers = stored({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION",
+                     "quantized_layers": named})  # fmt: skip
+    assert [s.up and s.up.dtype for s in layers] == ["nvfp4", None, "nvfp4", None]
+    assert all(s.attention is None for s in layers)
+    layers = stored({"quant_method": "gptq", "bits": 4, "group_size": 128,
+                     "dynamic": {"-:.*self_attn.*": {}, "+:.*down_proj": {"bits": 8}}})  # fmt: skip
+    assert {(s.attention, s.up.dtype, s.down.dtype) for s in layers} == {(None, "int4", "int8")}
+
+
+def test_a_pattern_that_is_not_read_is_refused() -> None:
+    """And never run: it comes from a file, and may take for ever."""
+    with pytest.raises(InputError) as refused:
+        stored({**FP8_BLOCKS, "ignore": ["re:^(?!.*experts)((a+)+)+$"]})
+    assert refused.value.field.startswith("quantization_config")
 
 
 def test_hf_quant_config() -> None:
@@ -401,7 +471,7 @@ def test_mimo_v2_flash_in_the_publishers_form() -> None:
     ],
 )
 def test_quantization_numbers_are_numbers(stated: dict[str, object], key: str) -> None:
-    config = {"model_type": "llama", "quantization_config": stated}
+    config = {**LLAMA, "quantization_config": stated}
     with pytest.raises(InputError) as refused:
         model_from_config(config, name="x")
     assert refused.value.field.endswith(key)
@@ -409,6 +479,58 @@ def test_quantization_numbers_are_numbers(stated: dict[str, object], key: str) -
 
 def test_a_key_that_says_what_the_family_has_anyway_is_no_contradiction() -> None:
     """Qwen3-Coder's files say use_qk_norm; the family has those norms."""
-    plain = model_from_config({"model_type": "qwen3_moe"}, name="x")
-    stated = model_from_config({"model_type": "qwen3_moe", "use_qk_norm": True}, name="x")
+    plain = make("qwen3_moe")
+    stated = make("qwen3_moe", use_qk_norm=True)
     assert parameters(plain) == parameters(stated)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size"],
+)
+def test_sizes_are_never_filled_in(key: str) -> None:
+    """The defaults of a class are the sizes of one model, not of the one in the file."""
+    with pytest.raises(InputError) as refused:
+        model_from_config({k: v for k, v in LLAMA.items() if k != key}, name="x")
+    assert refused.value.field == key
+
+
+def test_experts_are_never_filled_in() -> None:
+    sizes = {**LLAMA, "model_type": "mixtral", "num_experts_per_tok": 2}
+    with pytest.raises(InputError) as refused:
+        model_from_config(sizes, name="x")
+    assert refused.value.field == "num_local_experts"
+
+
+@pytest.mark.parametrize("key", ["text_config", "llm_config", "decoder_settings"])
+def test_sizes_in_a_block_that_the_type_has_not(key: str) -> None:
+    """They are read, or refused; never left out for the class's defaults."""
+    block = {k: v for k, v in LLAMA.items() if k != "model_type"}
+    if key == "decoder_settings":
+        with pytest.raises(InputError):
+            model_from_config({"model_type": "llama", key: block}, name="x")
+        return
+    found = model_from_config({"model_type": "llama", key: block}, name="x")
+    assert parameters(found) == parameters(llama())
+    del block["vocab_size"]
+    with pytest.raises(InputError) as refused:
+        model_from_config({"model_type": "llama", key: block}, name="x")
+    assert refused.value.field == "vocab_size"
+
+
+def test_ling_has_grouped_queries_and_plain_experts() -> None:
+    """inclusionAI/Ling-lite: 16.8B parameters, 2.75B of them active (arXiv 2503.05139, table 1)."""
+    ling = make(
+        "bailing_moe", hidden_size=2048, intermediate_size=1408, moe_intermediate_size=1408,
+        num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=4, num_experts=64,
+        num_shared_experts=2, num_experts_per_tok=6, vocab_size=126464,
+    )  # fmt: skip
+    assert parameters(ling) == 16_801_974_272
+    assert parameters(ling, active=True) / 1e9 == pytest.approx(2.75, abs=0.06)
+
+
+def test_an_unknown_type_is_refused_in_a_few_words() -> None:
+    with pytest.raises(UnsupportedModel) as refused:
+        model_from_config({**LLAMA, "model_type": "of_tomorrow"}, name="x")
+    assert str(refused.value).startswith("model_type: 'of_tomorrow' is not supported")
+    assert len(str(refused.value)) < 300

@@ -37,9 +37,20 @@ MAX_FILE_BYTES = 200_000_000
 @options.degree("dcp", "decode-context", "Decode context parallelism, over ranks of TP.")
 @click.option("--micro-batch", "--micro-batch-size", "micro_batch", metavar="N")
 @click.option("--global-batch", "--batch", "--global-batch-size", "global_batch", metavar="N")
-@click.option("--seq", "--seq-len", "seq", metavar="N", help="Tokens per sequence (training).")
-@click.option("--isl", metavar="N", help="Tokens of a prompt (serving).")
-@click.option("--osl", metavar="N", help="Tokens of an answer (serving).")
+@click.option(
+    "--seq",
+    "--seq-len",
+    "seq",
+    metavar="N",
+    help="Tokens per sequence (training).",
+    callback=options.in_tokens,
+)
+@click.option(
+    "--isl", metavar="N", help="Tokens of a prompt (serving).", callback=options.in_tokens
+)
+@click.option(
+    "--osl", metavar="N", help="Tokens of an answer (serving).", callback=options.in_tokens
+)
 @click.option("--concurrency", metavar="N", help="Requests in flight over all replicas.")
 @click.option("--recompute", metavar="MODE", default="none", help="none, selective, full.")
 @click.option("--shard", metavar="STAGE", default="none", help="none, zero1, zero2, zero3.")

@@ -19,9 +19,18 @@ from meshwise.cli import options
 @click.option("--target", metavar="TARGET", help="Where the command's own words do not tell it.")
 @click.option("--gpus", metavar="N", help="Where the command does not say on how many it runs.")
 @click.option("--global-batch", "--batch", "global_batch", metavar="N", help="Training.")
-@click.option("--seq", "--seq-len", "seq", metavar="N", help="Training: tokens per sequence.")
-@click.option("--isl", metavar="N", help="Serving: tokens of a prompt.")
-@click.option("--osl", metavar="N", help="Serving: tokens of an answer.")
+@click.option(
+    "--seq",
+    "--seq-len",
+    "seq",
+    metavar="N",
+    help="Training: tokens per sequence.",
+    callback=options.in_tokens,
+)
+@click.option("--isl", metavar="N", help="Serving: tokens of a prompt.", callback=options.in_tokens)
+@click.option(
+    "--osl", metavar="N", help="Serving: tokens of an answer.", callback=options.in_tokens
+)
 @click.option("--concurrency", metavar="N", help="Serving: requests in flight.")
 @click.option("--acceptance", metavar="P", help="Serving: of a token that the command drafts.")
 @click.option("--stack", metavar="STACK", help="Software (default: the target's).")

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def in_tokens(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The number of an option that counts tokens, as people write it: ``--seq 4k``."""
+    from meshwise.spec.reading import tokens
+
+    return None if value is None else tokens(value)
+
+
 def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Several click options as one decorator, shown in the order given."""
 
@@ -93,10 +100,19 @@ workload = stacked(
         help="Training: sequences per step. Inference: sequences in flight per replica.",
     ),
     click.option(
-        "--seq", "--seq-len", "--isl", "seq", metavar="N", help="Tokens per sequence or prompt."
+        "--seq",
+        "--seq-len",
+        "--isl",
+        "seq",
+        metavar="N",
+        help="Tokens per sequence or prompt.",
+        callback=in_tokens,
     ),
     click.option(
-        "--context", metavar="N", help="Decode: tokens that each sequence holds (default --seq)."
+        "--context",
+        metavar="N",
+        help="Decode: tokens that each sequence holds (default --seq).",
+        callback=in_tokens,
     ),
     click.option(
         "--micro-batch",

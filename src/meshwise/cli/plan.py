@@ -57,7 +57,14 @@ training = options.stacked(
         metavar="N",
         help="Training: sequences per step.",
     ),
-    click.option("--seq", "--seq-len", "seq", metavar="N", help="Training: tokens per sequence."),
+    click.option(
+        "--seq",
+        "--seq-len",
+        "seq",
+        metavar="N",
+        help="Training: tokens per sequence.",
+        callback=options.in_tokens,
+    ),
     click.option("--schedule", metavar="KIND", help="Training: 1f1b, gpipe, zb-1p, zb-2p."),
     click.option("--grad-dtype", metavar="D", help="Training: gradients, bf16 (default) or fp32."),
     click.option(
@@ -234,12 +241,22 @@ def _deployment(o: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {name: _list(o[name]) for name in (*BOTH, "dcp") if o[name] is not None}
     for name in ("ttft", "tpot"):
         if o[name] is not None:
-            found[f"{name}_s"] = parse(o[name], TIME, f"--{name}")
+            found[f"{name}_s"] = parse(
+                o[name], TIME, f"--{name}", usual=_latency_unit(name, o[name])
+            )
     return {
         "stack": options.read_stack(o | {"schedule": None}, "decode"),
         "disaggregated": o["disaggregated"],
         **found,
     }
+
+
+def _latency_unit(name: str, text: str) -> str:
+    """The unit of a latency that people wait for, where they leave it out: 500 is ms, 0.5 is s, and so
+    is a first token's 2."""
+    digits = text.strip()
+    short = name == "ttft" and len(digits) == 1
+    return "s" if short or digits.lstrip("0").startswith(".") else "ms"
 
 
 def _serving(o: dict[str, Any]) -> Serving:

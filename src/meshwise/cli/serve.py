@@ -12,8 +12,22 @@ if TYPE_CHECKING:
     from meshwise.spec.serving import Serving
 
 load = options.stacked(
-    click.option("--isl", "--input-len", "isl", metavar="N", help="Tokens of a prompt."),
-    click.option("--osl", "--output-len", "osl", metavar="N", help="Tokens of an answer."),
+    click.option(
+        "--isl",
+        "--input-len",
+        "isl",
+        metavar="N",
+        help="Tokens of a prompt.",
+        callback=options.in_tokens,
+    ),
+    click.option(
+        "--osl",
+        "--output-len",
+        "osl",
+        metavar="N",
+        help="Tokens of an answer.",
+        callback=options.in_tokens,
+    ),
     click.option(
         "--concurrency",
         "--max-concurrency",

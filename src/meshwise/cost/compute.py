@@ -25,6 +25,9 @@ Array = Any
 BACKWARD_RATE = 0.87
 # FlashAttention-2 reaches 35 % of an H100's 989.4 TFLOP/s over 132 multiprocessors (the same paper).
 FLASH2_PER_SM = 0.35 * 989.4e12 / 132
+# Rows from which weights are widened in a pass of their own instead of in the product (vLLM, awq.py:
+# FP16_MATMUL_HEURISTIC_CONDITION).
+WIDENS_FROM = 256
 
 
 MANY = 100  # columns that are priced sooner than told apart
@@ -131,7 +134,20 @@ class Compute(NamedTuple):
             if kind is not None and np.ndim(found):
                 found = found[kind]
             self.known[key] = found
-        return found
+        widening = self._widening(op)
+        return found if widening is None else found + widening
+
+    def _widening(self, op: Op) -> Array | None:
+        """Seconds of a pass that widens narrow weights for a device without units for them: read as
+        they are stored, written in 16 bit and read again by the product, where rows are many; else the
+        product widens them on its way."""
+        run = dtypes.peak_dtype(op.dtype, self.device.peak_flops_per_s)
+        narrow = dtypes.BYTES.get(op.dtype.removesuffix("_block"), 2.0)
+        if narrow >= 2 or dtypes.BYTES[run] < 2 or op.phase != "forward":
+            return None
+        more = self._pass(2.0 * 2.0 * op.n * op.k * op.batch)
+        stored_wide = op.weight_bytes >= 2.0 * op.n * op.k * op.batch  # training's weights
+        return np.where((np.asarray(op.m) < WIDENS_FROM) | stored_wide, 0.0, more)
 
     def _attention(self, op: Op, core: Core) -> Array:
         chip = self.chip(op.dtype)

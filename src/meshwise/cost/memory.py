@@ -11,6 +11,7 @@ from meshwise.cost import activations as act
 from meshwise.cost.schedule import in_flight
 from meshwise.program.context import Context
 from meshwise.program.sharding import scatters_every_microbatch
+from meshwise.program.stored import stage_bytes
 from meshwise.program.update import ADAM_STATE_BYTES, per_replica, stage_weights
 from meshwise.program.weights import Role, block_weights, end_weights
 
@@ -128,12 +129,9 @@ def state(ctx: Context, role: Role) -> State:
     DistributedDataParallel's reducer has 16-bit buckets of all gradients of its own.
     """
     layout, w = ctx.layout, ctx.widths
-    local = stage_weights(ctx, role)
     if not ctx.training:
-        q = ctx.model.quantization
-        linear = w.plain_weight if q is not None and q.experts_only else w.weight
-        weights = local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
-        return State(weights, 0.0, 0.0)
+        return State(stage_bytes(ctx.model, role, layout, w), 0.0, 0.0)
+    local = stage_weights(ctx, role)
     weight, gradient, adam = w.plain_weight, w.gradient, ADAM_STATE_BYTES
     if ctx.stack.fp32_parameters or weight >= act.FP32:  # they are the master weights
         # an fp32 weight's gradient is fp32, in whatever format it is reduced

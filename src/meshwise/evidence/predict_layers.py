@@ -8,7 +8,14 @@ from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.interval import lent_share
 from meshwise.cost.pricing import total
 from meshwise.evidence import hardware
-from meshwise.evidence.prediction import Prediction, Unsupported, model_of, source_of, stack_of
+from meshwise.evidence.prediction import (
+    Prediction,
+    Unsupported,
+    model_of,
+    operand_of,
+    source_of,
+    stack_of,
+)
 from meshwise.evidence.tables import MEASURED, Row
 from meshwise.spec import grid
 from meshwise.spec.workload import RECOMPUTE, Formats, Training
@@ -40,7 +47,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         batch=micro * dp,
         seq=row.count("seq"),
         recompute=recompute,
-        formats=Formats(dtype=row.text("dtype", "bf16"), gradients="fp32"),
+        formats=Formats(dtype=operand_of(row), gradients="fp32"),
     )
     layout = grid.Grid(
         tp=tp,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from meshwise.evidence import hardware
@@ -19,8 +18,9 @@ from meshwise.evidence.tables import Assumed, Row
 from meshwise.search import serving
 from meshwise.search.iteration import Engine
 from meshwise.spec.cluster import Device
-from meshwise.spec.dtypes import BYTES, COMPUTE, WEIGHT, canonical, peak_dtype
-from meshwise.spec.model import Model, Quantization
+from meshwise.spec.dtypes import BYTES, KV_CACHE, WEIGHT, canonical, known, operands_of, peak_dtype
+from meshwise.spec.formats import quantised
+from meshwise.spec.model import Model, Stored
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Formats
@@ -95,29 +95,28 @@ def formats_of(
     weight-only kernels are. FP8 checkpoints of TensorRT-LLM (NVIDIA ModelOpt) keep their cache in FP8
     as well. Where the row states nothing, the checkpoint's own formats hold.
     """
-    cache = row.text("kv_dtype") or None
+    cache = (
+        canonical(row.text("kv_dtype"), f"line {row.line}: kv_dtype", KV_CACHE)
+        if row.text("kv_dtype")
+        else None
+    )
     stated = row.text("dtype")
-    if not stated:
-        stands = model.quantization.weight_dtype if model.quantization else model.dtype
-        return Formats(kv_cache=cache), (Assumed("dtype", stands),)
-    dtype = canonical(stated, f"line {row.line}: dtype", (*COMPUTE, *WEIGHT))
-    assumed: tuple[Assumed, ...] = ()
-    if cache is None and dtype == "fp8" and stack.name == "trtllm":
-        cache, assumed = "fp8", (Assumed("kv_dtype", "fp8"),)
     own = model.quantization.weight_dtype if model.quantization else None
-    if BYTES[dtype] < 1:
+    if not stated:
+        return Formats(kv_cache=cache), (Assumed("dtype", own or model.dtype),)
+    products, weights = operands_of(stated, f"line {row.line}: dtype")
+    assumed: tuple[Assumed, ...] = ()
+    if cache is None and products == "fp8" and stack.name == "trtllm":
+        cache, assumed = "fp8", (Assumed("kv_dtype", "fp8"),)
+    width = BYTES[products or weights or "bf16"]
+    if width < 1 and own is not None and BYTES[own] < 1:
         # the publisher's 4-bit checkpoint, whichever of the 4-bit formats the row's word is short for
-        weights = None if own is not None and BYTES[own] < 1 else dtype
-        products = (
-            dtype
-            if weights in COMPUTE and peak_dtype(dtype, device.peak_flops_per_s) == dtype
-            else None
-        )
-        return Formats(dtype=products, weights=weights, kv_cache=cache), assumed
-    if BYTES[dtype] == 1:
-        return Formats(dtype=dtype, kv_cache=cache), assumed
-    experts = expert_format(row, own)
-    return Formats(weights=None if own == experts else dtype, kv_cache=cache), assumed
+        products, weights = None, None
+    elif width < 1 and products and peak_dtype(products, device.peak_flops_per_s) != products:
+        products, weights = None, products
+    elif width >= 2:
+        products, weights = None, None if own == expert_format(row, own) else products
+    return Formats(dtype=products, weights=weights, kv_cache=cache), assumed
 
 
 def expert_format(row: Row, own: str | None) -> str | None:
@@ -126,7 +125,7 @@ def expert_format(row: Row, own: str | None) -> str | None:
     if not row.text("moe_dtype"):
         return None
     stated = canonical(row.text("moe_dtype"), f"line {row.line}: moe_dtype", WEIGHT)
-    if stated not in (own, canonical(row.text("dtype"), "dtype", (*COMPUTE, *WEIGHT))):
+    if stated not in (own, known(row.text("dtype"))):
         raise Unsupported(f"experts in {stated} beside {row.text('dtype')} in a {own} checkpoint")
     return stated
 
@@ -138,10 +137,14 @@ BLOCK_SCALED = ("qwen3", "qwen3_moe")
 
 def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[Assumed, ...]]:
     """The model with the quantisation of its publisher's checkpoint in the row's format."""
-    if row.text("dtype") != "fp8" or model.quantization or model.model_type not in BLOCK_SCALED:
+    if (
+        known(row.text("dtype")) != "fp8"
+        or model.quantization
+        or model.model_type not in BLOCK_SCALED
+    ):
         return model, ()
-    blocks = Quantization(method="fp8", weight_dtype="fp8", block=(128, 128))
-    return msgspec.structs.replace(model, quantization=blocks), (Assumed("fp8_scales", "block"),)
+    blocks = Stored(dtype="fp8", block=(128, 128))
+    return quantised(model, "fp8", blocks), (Assumed("fp8_scales", "block"),)
 
 
 def check_format(row: Row, engine: Engine, measured_s: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.interval import lent_share
 from meshwise.evidence import hardware
-from meshwise.evidence.prediction import Prediction, model_of, source_of, stack_of
+from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
 from meshwise.evidence.software import as_stated, stack_named, usual_training_stack
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.search.report import Report, model_flops, report
@@ -68,7 +68,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
             batch=batch,
             seq=row.count("seq"),
             recompute=mode,
-            formats=Formats(dtype=row.text("dtype", "bf16"), gradients=gradients_of(row, stack)),
+            formats=Formats(dtype=operand_of(row), gradients=gradients_of(row, stack)),
         )
         grid.check(layout, model, cluster, workload)
         found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from meshwise.evidence.software import as_stated, stack_named
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.spec.config_file import load_model_file
+from meshwise.spec.dtypes import COMPUTE, canonical
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.stack import Stack
@@ -57,6 +58,11 @@ def model_of(row: Row, folder: Path) -> Model:
         raise row.wrong(
             "model", f"{name!r} is no model", "a preset, or a file in models/"
         ) from None
+
+
+def operand_of(row: Row) -> str:
+    """The format of a row's products, in whatever word; refused where it is none."""
+    return canonical(row.text("dtype", "bf16"), f"line {row.line}: dtype", COMPUTE)
 
 
 def source_of(row: Row) -> str:

@@ -6,13 +6,12 @@ from typing import Any
 
 from meshwise.errors import IllegalLayout, InputError, quoted, shorten
 from meshwise.launch.job import Job
+from meshwise.spec import dtypes
 
 Settings = dict[str, Any]
 Read = tuple[dict[str, Any], list[str]]  # fields of a job, notes
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-_NAMES = {v: k for k, v in _DTYPES.items()} | {k: k for k in _DTYPES}
-_FP8_CACHE = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8_ds_mla")
 
 
 def per_replica(job: Job) -> int | None:
@@ -31,47 +30,47 @@ def _formats(job: Job, cache: str) -> Settings:
     return found
 
 
-# what engines call weights' formats; None: as the checkpoint's own configuration says
-_QUANTIZED: dict[str, str | None] = {
+# --quantization: methods by the weights that they make of a checkpoint; None: the checkpoint says it
+_METHODS: dict[str, str | None] = {
+    **dict.fromkeys(("fbgemm_fp8", "w8a8_fp8", "ptpc_fp8", "deepspeedfp", "modelopt_fp8"), "fp8"),
     **dict.fromkeys(
-        ("fp8", "fbgemm_fp8", "w8a8_fp8", "ptpc_fp8", "modelopt", "modelopt_fp8"), "fp8"
+        ("awq", "gptq", "awq_marlin", "gptq_marlin", "moe_wna16", "bitsandbytes"), "int4"
     ),
-    **dict.fromkeys(("awq", "gptq", "awq_marlin", "gptq_marlin"), "int4"),
-    **dict.fromkeys(("modelopt_fp4", "nvfp4", "petit_nvfp4"), "nvfp4"),
-    **dict.fromkeys(("w8a8_int8", "int8"), "int8"),
-    "mxfp4": "mxfp4",
-    **dict.fromkeys(("compressed-tensors", "quark", "auto", "none"), None),
+    **dict.fromkeys(("w8a8_int8", "blockwise_int8", "experts_int8"), "int8"),
+    **dict.fromkeys(("modelopt_fp4", "petit_nvfp4"), "nvfp4"),
+    **dict.fromkeys(
+        ("compressed-tensors", "modelopt", "quark", "auto-round", "none", "auto"), None
+    ),
 }
-_CACHES: dict[str, str | None] = {
-    **dict.fromkeys(_FP8_CACHE, "fp8"),
-    **dict.fromkeys(("bfloat16", "bf16"), "bf16"),
-    **dict.fromkeys(("float16", "fp16", "half"), "fp16"),
-    "int8": "int8",
-    "auto": None,
-}
-_TYPES: dict[str, str | None] = {**_NAMES, "half": "fp16", "float": "fp32", "auto": None}
+_AUTO: dict[str, str | None] = {"auto": None}
 
 
-def _format(s: Settings, name: str, option: str, known: dict[str, str | None]) -> str | None:
+def _format(
+    s: Settings, name: str, option: str, words: dict[str, str | None], legal: tuple[str, ...]
+) -> str | None:
     """A format that the command states: used, or refused; never dropped."""
     said = s.get(name)
     if said is None:
         return None
-    if str(said).lower() not in known:
+    word = str(said).lower()
+    if word in words:
+        return words[word]
+    found = dtypes.known(word)
+    if found not in legal:
         raise InputError(
             f"{option}: {quoted(said)} is not priced",
             field=option,
             value=str(said),
-            legal=sorted(known),
+            legal=[*legal, *words],
         )
-    return known[str(said).lower()]
+    return found
 
 
 def _read_formats(s: Settings) -> dict[str, Any]:
     formats = {
-        "weight_dtype": _format(s, "quantization", "--quantization", _QUANTIZED),
-        "dtype": _format(s, "dtype", "--dtype", _TYPES),
-        "kv_dtype": _format(s, "kv_dtype", "--kv-cache-dtype", _CACHES),
+        "weight_dtype": _format(s, "quantization", "--quantization", _METHODS, dtypes.WEIGHT),
+        "dtype": _format(s, "dtype", "--dtype", _AUTO, tuple(_DTYPES)),
+        "kv_dtype": _format(s, "kv_dtype", "--kv-cache-dtype", _AUTO, dtypes.KV_CACHE),
     }
     found: dict[str, Any] = {k: v for k, v in formats.items() if v is not None}
     if s.get("chunk") is not None and s["chunk"] != -1:

@@ -8,6 +8,7 @@ from typing import Any
 from meshwise.present import words
 from meshwise.present.tables import Page, Table
 from meshwise.search.report import Report
+from meshwise.search.scaling import remarks
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.workload import Workload
 from meshwise.units import (
@@ -118,7 +119,9 @@ def report_page(r: Report) -> Page:
         ("source", "share"),
         tuple((k, words.percent(v)) for k, v in r.provenance.items()),
     )
-    return Page(heading, (times, comm, memory, source))
+    said = remarks(e.model, e.workload, int(lay.tp), e.cluster.device)
+    lines = ["\n".join(wrap(f"{line[0].upper()}{line[1:]}.") for line in said)] if said else []
+    return Page(heading, (times, comm, memory, source, *lines))
 
 
 def explain_page(r: Report) -> Page:
@@ -197,7 +200,7 @@ def model_page(d: dict[str, Any]) -> Page:
                 (
                     (
                         "quantisation",
-                        f"{d['quantization']['method']}, weights {d['quantization']['weight_dtype']}",
+                        _stored(d["quantization"]),
                     ),
                 )
                 if d["quantization"]
@@ -240,3 +243,12 @@ def collective_page(d: dict[str, Any]) -> Page:
         f"90% interval {format_time(d['time_low_s'])} – {format_time(d['time_high_s'])}"
     )
     return Page(heading, (table,))
+
+
+def _stored(q: dict[str, Any]) -> str:
+    """How the weights are stored, in words."""
+    if q["weight_dtype"] == "unknown":
+        return f"{q['method']}: not known"
+    unit = f", blocks of {q['block'][0]}x{q['block'][1]}" if q["block"] else ""
+    unit = unit or (f", groups of {q['group']}" if q["group"] else "")
+    return f"{q['method']}, weights {q['weight_dtype']}{unit}"

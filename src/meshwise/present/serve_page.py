@@ -12,10 +12,10 @@ from meshwise.present.pages import cluster_words, wrap
 from meshwise.present.result import Answer
 from meshwise.present.tables import Page, Table
 from meshwise.program.context import widths
+from meshwise.search.scaling import remarks
 from meshwise.search.serving import Steady
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.grid import Grid
-from meshwise.spec.legality import findings
 from meshwise.spec.model import Model
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
@@ -72,7 +72,7 @@ def serve_dict(
         "devices": grid.devices,
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
-        "remarks": [f.text for f in findings(model, grid.tp) if not f.refuses],
+        "remarks": list(remarks(model, w.decode(), grid.tp, cluster.device)),
         "points": [{**layout, "devices": grid.devices, **figures}],
     }
 
@@ -121,7 +121,7 @@ def serve_page(cluster: Cluster, d: dict[str, Any]) -> Page:
             ("fits", "yes" if d["fits"] else "NO"),
         ),
     )
-    said = _room(d) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"][:2]]
+    said = _room(d) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"][:4]]
     return Page(heading, (steady, memory, *([wrap(" ".join(said))] if said else [])))
 
 

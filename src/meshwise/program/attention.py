@@ -8,7 +8,7 @@ import numpy as np
 
 from meshwise.program.context import Context
 from meshwise.program.ops import Core, Op, collective, elementwise, gemm
-from meshwise.spec.model import Attention
+from meshwise.spec.model import Attention, LayerFormats
 
 Array = Any
 
@@ -29,18 +29,21 @@ def attended_pairs(queries: int, keys: int, window: int | None, causal: bool) ->
     return total + (queries - growing) * float(min(limit, keys))
 
 
-def projections(ctx: Context, a: Attention) -> tuple[list[Op], Op, list[tuple[str, int]]]:
+def projections(
+    ctx: Context, a: Attention, stored: LayerFormats
+) -> tuple[list[Op], Op, list[tuple[str, int]]]:
     """(ops before the core, the output projection, what backward reduces).
 
     The third is the list of (op name, features) whose input gradient is partial on each rank: the
     layer's input for column-parallel projections, MLA's latents where the up-projections are split.
     """
     tp = ctx.layout.tp
-    formats = ctx.operands(quantised=ctx.attention_quantised)
+    formats = ctx.operands(stored.attention)
     h = ctx.model.hidden
     heads = -(-a.heads // tp)
     q_width = heads * a.head_dim * (2 if a.output_gate else 1)
-    output = gemm("attention.output", ctx.tokens, h, heads * a.value_head_dim, formats)
+    last = ctx.operands(stored.output)
+    output = gemm("attention.output", ctx.tokens, h, heads * a.value_head_dim, last)
     if a.kv_lora_rank is None:
         kv = -(-a.kv_heads // tp)
         qkv = gemm(

@@ -8,8 +8,9 @@ import numpy as np
 
 from meshwise.program.ops import Operands
 from meshwise.spec import dtypes
+from meshwise.spec.formats import priced
 from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Model
+from meshwise.spec.model import Model, Stored
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Decode, Prefill, Training, Workload
 
@@ -20,10 +21,10 @@ class Widths(NamedTuple):
     """Bytes per value, and the formats they come from."""
 
     dtype: str  # operands of the products
-    weight_dtype: str  # of the linear layers' weights
+    weight_dtype: str  # of most of the linear layers' weights
     operand: float  # activations as a product reads them
-    weight: float  # weights of linear layers, scales included
-    plain_weight: float  # embedding, head, norms: never quantised
+    weight: float  # those weights, scales included
+    plain_weight: float  # embedding, head, norms
     activation: float  # what flows between operations
     kv: float  # cached keys and values
     comm: float  # what TP collectives send
@@ -33,40 +34,49 @@ class Widths(NamedTuple):
 def widths(model: Model, workload: Workload) -> Widths:
     """Formats of a run: what the workload says, else what the checkpoint says.
 
-    A quantised checkpoint keeps its narrow weights in inference; FP8 and INT8 checkpoints also
-    multiply in that format. Training works on unquantised weights.
+    FP8, INT8 and NVFP4 checkpoints also multiply in that format, but for weight-only ones. FP8
+    training (transformer engine) keeps 16-bit weights and casts them for the product.
     """
     f = workload.formats
+    model = priced(model, workload)
+    q = model.quantization
     base = model.dtype if model.dtype in ("fp16", "bf16") else "bf16"
-    quantised = model.quantization.weight_dtype if model.quantization else None
-    training = isinstance(workload, Training)
-    known = quantised if quantised in dtypes.BYTES and not training else None
-    dtype = f.dtype or (known if known in ("fp8", "int8", "nvfp4") else base)
-    dtype = dtypes.canonical(dtype, "dtype", dtypes.COMPUTE)
+    narrow = q.weight_dtype if q and not q.weight_only and q.weight_dtype in dtypes.NARROW else base
+    dtype = dtypes.canonical(f.dtype or narrow, "--dtype", dtypes.COMPUTE)
     activation = dtypes.activation_dtype(dtype)
-    if f.weights is not None:
-        weight = dtypes.canonical(f.weights, "weight_dtype", dtypes.WEIGHT)
-    elif known is not None and f.dtype is None:
-        weight = known
-    else:
-        # FP8 training (transformer engine) keeps 16-bit weights and casts them for the product.
-        weight = activation if training or dtype == "tf32" else dtype
-    group = model.quantization.group if model.quantization and weight == known else None
-    checkpoint_kv = model.quantization.kv_cache_dtype if model.quantization else None
-    kv = f.kv_cache or (checkpoint_kv if not training else None) or activation
+    wide = dtypes.known(f.weights)
+    weight = wide if wide is not None and dtypes.BYTES[wide] >= 2 else activation
+    width = dtypes.BYTES[weight]
+    if q is not None:
+        weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group)
+    kv = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
     return Widths(
         dtype=dtype,
         weight_dtype=weight,
         operand=dtypes.BYTES[dtype],
-        weight=dtypes.stored_bytes(weight, group),
+        weight=width,
         plain_weight=dtypes.BYTES[activation],
         activation=dtypes.BYTES[activation],
-        kv=dtypes.BYTES[dtypes.canonical(kv, "kv_dtype", dtypes.KV_CACHE)],
-        comm=dtypes.BYTES[dtypes.canonical(f.comm or activation, "comm_dtype", dtypes.COMM)],
+        kv=dtypes.BYTES[dtypes.canonical(kv, "--kv-dtype", dtypes.KV_CACHE)],
+        comm=dtypes.BYTES[dtypes.canonical(f.comm or activation, "--comm-dtype", dtypes.COMM)],
         gradient=dtypes.BYTES[
-            dtypes.canonical(f.gradients or activation, "grad_dtype", dtypes.GRADIENT)
+            dtypes.canonical(f.gradients or activation, "--grad-dtype", dtypes.GRADIENT)
         ],
     )
+
+
+def stored_width(model: Model, w: Widths, stored: Stored | None) -> float:
+    """Bytes per weight of a linear layer, its scales included."""
+    if model.quantization is None:
+        return w.weight
+    if stored is None or stored.dtype == "unknown":
+        return w.plain_weight
+    return dtypes.stored_bytes(stored.dtype, stored.group, stored.scale)
+
+
+def _multiplies_as(stored: Stored) -> str:
+    """Operands of a product with weights in this format, "" where they are widened for it."""
+    return "" if stored.weight_only or stored.dtype not in dtypes.NARROW else stored.dtype
 
 
 class Context(NamedTuple):
@@ -84,6 +94,7 @@ class Context(NamedTuple):
     microbatches: Array
     recompute: Array
     expert_imbalance: float = 1.0  # tokens of the fullest expert rank over the mean
+    dtype_stated: bool = False  # --dtype names the operands of all products
 
     @property
     def training(self) -> bool:
@@ -94,28 +105,28 @@ class Context(NamedTuple):
         """What sequence parallelism divides the tokens by, outside the TP regions."""
         return np.where(self.layout.sequence_parallel, self.layout.tp, 1)
 
-    def operands(self, *, quantised: bool = True) -> Operands:
-        """Formats of a linear layer's product; a layer that the checkpoint leaves unquantised works
-        on 16-bit (or fp32) values whatever the others do."""
+    def operands(self, stored: Stored | None = None) -> Operands:
+        """Formats of a linear layer's product; a layer that a quantised checkpoint leaves as it is
+        works on 16-bit (or fp32) values whatever the others do."""
+        w, stated = self.widths, self.dtype_stated
+        width = stored_width(self.model, w, stored)
+        if self.model.quantization is None:
+            return Operands(w.dtype, w.operand, width, w.activation)
+        if stored is None or stored.dtype == "unknown":
+            return self.wide()._replace(weight=width)
+        dtype = w.dtype if stated else _multiplies_as(stored)
+        if dtype not in dtypes.NARROW:
+            return self.wide()._replace(weight=width)
+        # scales per block of weights and group of activations need kernels of their own
+        name = "fp8_block" if dtype == "fp8" and stored.block is not None else dtype
+        return Operands(name, dtypes.BYTES[dtype], width, w.activation)
+
+    def wide(self, stored: Stored | None = None) -> Operands:
+        """Formats of a product that is never narrow: a router, the head."""
         w = self.widths
-        if quantised:
-            # scales per block of weights and group of activations need kernels of their own
-            q = self.model.quantization
-            block = w.dtype == "fp8" and q is not None and q.block is not None
-            name = "fp8_block" if block and not self.training else w.dtype
-            return Operands(name, w.operand, w.weight, w.activation)
         dtype = w.dtype if w.dtype in ("fp32", "tf32", "fp16", "bf16") else "bf16"
-        return Operands(dtype, w.activation, w.plain_weight, w.activation)
-
-    @property
-    def attention_quantised(self) -> bool:
-        q = self.model.quantization
-        return q is None or (q.attention and not q.experts_only)
-
-    @property
-    def dense_quantised(self) -> bool:
-        """Whether FFNs outside the routed experts follow the narrow format."""
-        return self.model.quantization is None or not self.model.quantization.experts_only
+        width = w.plain_weight if stored is None else stored_width(self.model, w, stored)
+        return Operands(dtype, w.activation, width, w.activation)
 
     def split(self, width: int) -> Array:
         """``width`` over the TP ranks, padded up."""
@@ -129,6 +140,7 @@ def context(
 
     ``batch`` is an array in place of the workload's batch, for sweeps over it.
     """
+    model = priced(model, workload)
     batch = np.int64(workload.batch) if batch is None else batch
     if isinstance(workload, Decode):
         sequences: Array = batch
@@ -156,4 +168,5 @@ def context(
         microbatches=microbatches,
         recompute=recompute,
         expert_imbalance=workload.expert_imbalance,
+        dtype_stated=workload.formats.dtype is not None,
     )

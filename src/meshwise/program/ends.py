@@ -54,7 +54,7 @@ def embedding(ctx: Context) -> list[Op]:
         )
         ops.append(lookup._replace(phase="wgrad", hbm_bytes=lookup.hbm_bytes * 1.5))
     if ctx.model.embedding_dim:
-        project = gemm("embedding.project", ctx.tokens, h, width, ctx.operands(quantised=False))
+        project = gemm("embedding.project", ctx.tokens, h, width, ctx.wide())
         ops += [project, *(gradients_of(project, w.activation, w.gradient) if ctx.training else ())]
     return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout)[0])
 
@@ -80,10 +80,11 @@ def head(ctx: Context) -> list[Op]:
     # every position's logits in training and in verification, else the last position's
     rows = ctx.sequences if ctx.phase == "prefill" else ctx.tokens
     norm = elementwise("head.norm", 2.0 * ctx.tokens / ctx.token_split * h * w.activation)
-    logits = gemm("head.logits", rows, vocab, width, ctx.operands(quantised=False))
+    q = ctx.model.quantization
+    logits = gemm("head.logits", rows, vocab, width, ctx.wide(q.head if q else None))
     project: list[Op] = []
     if ctx.model.embedding_dim:
-        project.append(gemm("head.project", rows, width, h, ctx.operands(quantised=False)))
+        project.append(gemm("head.project", rows, width, h, ctx.wide()))
     payload = ctx.tokens * width * w.comm
     plain_tp = np.where(tp & ~sp, 1, 0)
     sharded = np.where(sp, 1, 0)

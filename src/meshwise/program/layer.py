@@ -55,8 +55,9 @@ def _norm(ctx: Context, name: str) -> Op:
 def parts(ctx: Context, block: Block) -> list[Part]:
     """The layer's regions in order; a parallel block is one region where its sums are reduced once."""
     found: list[Part] = []
+    how = block.stored
     if block.attention is not None:
-        before, output, inputs = attention.projections(ctx, block.attention)
+        before, output, inputs = attention.projections(ctx, block.attention, how)
         core = attention.core(ctx, block.attention)
         found.append(
             Part(
@@ -69,8 +70,10 @@ def parts(ctx: Context, block: Block) -> list[Part]:
             )
         )
     if block.mlp is not None or block.moe is not None:
-        dense = mlp.dense(ctx, block.mlp, "mlp") if block.mlp is not None else []
-        routed = mlp.moe(ctx, block.moe) if block.moe is not None else []
+        dense = (
+            mlp.dense(ctx, block.mlp, "mlp", (how.up, how.down)) if block.mlp is not None else []
+        )
+        routed = mlp.moe(ctx, block.moe, how) if block.moe is not None else []
         ops = dense + routed
         # one input, one gradient of it: the first product to read it stands for all
         products = [op.name for op in ops if op.kind == "gemm" and op.name != "moe.router"]

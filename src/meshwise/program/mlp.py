@@ -8,9 +8,10 @@ import numpy as np
 
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise, gemm
-from meshwise.spec.model import Mlp, Moe
+from meshwise.spec.model import LayerFormats, Mlp, Moe, Stored
 
 Array = Any
+Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
 
 
 def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> Array:
@@ -21,15 +22,15 @@ def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> 
     return values * rows * width * ctx.widths.activation
 
 
-def dense(ctx: Context, mlp: Mlp, prefix: str) -> list[Op]:
+def dense(ctx: Context, mlp: Mlp, prefix: str, stored: Pair) -> list[Op]:
     """Up (with gate), activation, down: column- then row-parallel over tp."""
     width = ctx.split(mlp.width)
-    formats = ctx.operands(quantised=ctx.dense_quantised)
+    first, last = (ctx.operands(how) for how in stored)
     up = f"{prefix}.gate_up" if mlp.gated else f"{prefix}.up"
     return [
-        gemm(up, ctx.tokens, (2 if mlp.gated else 1) * width, ctx.model.hidden, formats),
+        gemm(up, ctx.tokens, (2 if mlp.gated else 1) * width, ctx.model.hidden, first),
         elementwise(f"{prefix}.activation", activation_traffic(ctx, ctx.tokens, width, mlp.gated)),
-        gemm(f"{prefix}.down", ctx.tokens, ctx.model.hidden, width, formats),
+        gemm(f"{prefix}.down", ctx.tokens, ctx.model.hidden, width, last),
     ]
 
 
@@ -67,7 +68,7 @@ def gathers_replicas(ctx: Context) -> Array:
     return layout.expert_tp() > layout.tp
 
 
-def moe(ctx: Context, moe: Moe) -> list[Op]:
+def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     """Router, dispatch, grouped products of the experts, combine; shared experts beside them.
 
     Expert grid etp · ep · expert-dp on the ranks of tp · cp · dp: a rank computes
@@ -91,14 +92,15 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
         ctx.tokens / ctx.token_split,
         moe.experts + moe.shared_gate,  # the shared expert's gate is one more column
         h,
-        ctx.operands(quantised=False),
+        ctx.wide(),
     )
     # a grouped product is of the visited experts, and reads their weights alone
     experts = local * visited
     name = "moe.experts.gate_up" if gated else "moe.experts.up"
     up_width = (2 if gated else 1) * width
-    up = gemm(name, rows / experts, up_width, h, ctx.operands(), batch=experts)
-    down = gemm("moe.experts.down", rows / experts, h, width, ctx.operands(), batch=experts)
+    first, last = ctx.operands(stored.expert_up), ctx.operands(stored.expert_down)
+    up = gemm(name, rows / experts, up_width, h, first, batch=experts)
+    down = gemm("moe.experts.down", rows / experts, h, width, last, batch=experts)
     up, down = (
         op._replace(flops=whole, model_flops=whole)  # without the division's rounding
         for op, whole in ((up, 2.0 * rows * up_width * h), (down, 2.0 * rows * h * width))
@@ -137,5 +139,6 @@ def moe(ctx: Context, moe: Moe) -> list[Op]:
         elementwise("moe.unpermute", (rows + ctx.tokens) * h * w.activation),
     ]
     if moe.shared is not None:
-        ops.extend(dense(ctx, moe.shared, "moe.shared"))
+        pair = (stored.shared_up, stored.shared_down)
+        ops.extend(dense(ctx, moe.shared, "moe.shared", pair))
     return ops

@@ -42,7 +42,7 @@ def program(
     return Program(
         ctx=ctx,
         roles=stage_roles,
-        layers=tuple(layer.layer(ctx, block) for block in model.blocks),
+        layers=tuple(layer.layer(ctx, block) for block in ctx.model.blocks),
         embedding=ends.embedding(ctx),
         head=ends.head(ctx),
         transfer=update.transfers(ctx),

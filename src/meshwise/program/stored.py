@@ -1,35 +1,68 @@
-"""Bytes of a model's weights, as checkpoints store them."""
+"""Bytes of a model's weights, as they are stored."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from meshwise.program.context import widths
-from meshwise.program.weights import block_weights, end_weights
+from meshwise.program.context import Widths, stored_width, widths
+from meshwise.program.weights import Role, block_matrices, end_weights
 from meshwise.spec import dtypes
 from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Model
+from meshwise.spec.model import Block, Model
 from meshwise.spec.parameters import parameters
 from meshwise.spec.workload import Prefill
 
+Array = Any
+
+
+def block_bytes(model: Model, block: Block, layout: Layouts, w: Widths) -> Array:
+    """Bytes of one layer's weights on one rank: every matrix in its own format."""
+    m = block_matrices(block, model.hidden, layout)
+    total: Array = (m.plain + m.expert_biases) * w.plain_weight
+    for stored, number in (*m.linear, *m.experts):
+        total = total + number * stored_width(model, w, stored)
+    return total
+
+
+def end_bytes(model: Model, layout: Layouts, w: Widths) -> tuple[Array, Array]:
+    """Bytes of (embedding, head) on one rank."""
+    q = model.quantization
+    ends = zip(
+        end_weights(model, layout),
+        (q.embedding, q.head) if q is not None else (None, None),
+        strict=True,
+    )
+    embed, head = (
+        number * (w.plain_weight if how is None else stored_width(model, w, how))
+        for number, how in ends
+    )
+    return embed, head
+
+
+def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths) -> Array:
+    """Bytes of a pipeline stage's weights on one rank."""
+    embed, head = end_bytes(model, layout, w)
+    total: Array = embed * role.embedding + head * role.head
+    for block, count in zip(model.blocks, role.layers, strict=True):
+        total = total + block_bytes(model, block, layout, w) * count
+    return total
+
 
 def weight_bytes(model: Model) -> dict[str, float]:
-    """Bytes of all weights by number format; a quantised checkpoint first, as it is stored."""
+    """Bytes of all weights by number format; a quantised checkpoint first, as it is stored, unless
+    the file does not say how."""
     total = parameters(model)
     found: dict[str, float] = {}
-    if model.quantization is not None:
+    q = model.quantization
+    if q is not None and q.weight_dtype != "unknown":
         w = widths(model, Prefill(batch=1, seq=1))
         one = Layouts(tp=np.int64(1))
-        stored = 0.0
+        stored = float(sum(end_bytes(model, one, w)))
         for block, n in zip(model.blocks, model.kind_counts(), strict=True):
-            local = block_weights(block, model.hidden, one)
-            linear = w.plain_weight if model.quantization.experts_only else w.weight
-            stored += n * float(
-                local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
-            )
-        embed, head = end_weights(model, one)
-        stored += float(embed + head) * w.plain_weight
-        found[f"{model.quantization.method} checkpoint"] = stored
+            stored += n * float(block_bytes(model, block, one, w))
+        found[f"{q.method} checkpoint"] = stored
     for name in ("fp32", "bf16", "fp8", "int4"):
         found[name] = total * dtypes.BYTES[name]
     return found

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Attention, Block, Mlp, Model
+from meshwise.spec.model import Attention, Block, LayerFormats, Mlp, Model, Stored
 from meshwise.spec.parameters import attention_matrices, attention_weights
 from meshwise.spec.parameters import block_weights as whole_block
 
@@ -30,46 +30,78 @@ class LocalWeights(NamedTuple):
         return self.linear + self.plain + self.experts
 
 
-def _mlp(m: Mlp, hidden: int, split: Array) -> tuple[Array, Array]:
+Matrix = tuple[Stored | None, Array]  # how it is stored, and its weights on one rank
+
+
+def _mlp(
+    m: Mlp, hidden: int, split: Array, up: Stored | None, down: Stored | None
+) -> tuple[list[Matrix], Array]:
     ups = 2 if m.gated else 1
-    width = -(-m.width // split)
-    return hidden * width * (ups + 1), ups * width * m.up_bias + hidden * m.down_bias
+    one = hidden * -(-m.width // split)
+    biases = ups * -(-m.width // split) * m.up_bias + hidden * m.down_bias
+    return [(up, one * ups), (down, one)], biases
+
+
+def _attention(a: Attention, hidden: int, tp: Array, stored: LayerFormats) -> list[Matrix]:
+    kv = -(-a.kv_heads // tp)
+    found: list[Matrix] = []
+    for role, k, n, how in attention_matrices(a, hidden):
+        if how == "none":
+            number: Array = k * n
+        elif role in ("key", "value"):
+            number = k * (n // a.kv_heads) * kv
+        else:
+            whole = n if how == "column" else k
+            number = (k * n // whole) * (whole // a.heads) * -(-a.heads // tp)
+        found.append((stored.output if role == "output" else stored.attention, number))
+    return found
+
+
+class Matrices(NamedTuple):
+    """One rank's weights of a layer by matrix, and those that are none."""
+
+    linear: list[Matrix]
+    plain: Array
+    experts: list[Matrix]
+    expert_biases: Array
+
+
+def block_matrices(block: Block, hidden: int, layout: Layouts) -> Matrices:
+    """One layer's weights on one rank: heads and widths divided (padded up), KV heads copied."""
+    tp, s = layout.tp, block.stored
+    linear: list[Matrix] = []
+    experts: list[Matrix] = []
+    plain: Array = block.norm_parameters
+    biases: Array = 0
+    a = block.attention
+    if a is not None:
+        linear += _attention(a, hidden, tp, s)
+        matrices = sum(k * n for _, k, n, _ in attention_matrices(a, hidden))
+        split_rest = attention_weights(a, hidden).total - matrices - _replicated_rest(a, hidden)
+        plain = plain + _replicated_rest(a, hidden) + -(-split_rest // tp)
+    if block.mlp is not None:
+        found, more = _mlp(block.mlp, hidden, tp, s.up, s.down)
+        linear, plain = linear + found, plain + more
+    if block.moe is not None:
+        moe = block.moe
+        share = moe.experts / layout.ep
+        found, more = _mlp(moe.expert, hidden, layout.expert_tp(), s.expert_up, s.expert_down)
+        experts, biases = [(how, number * share) for how, number in found], more * share
+        plain = plain + moe.experts * (hidden + moe.router_bias) + hidden * moe.shared_gate
+        if moe.shared is not None:
+            found, more = _mlp(moe.shared, hidden, tp, s.shared_up, s.shared_down)
+            linear, plain = linear + found, plain + more
+    return Matrices(linear, plain, experts, biases)
 
 
 def block_weights(block: Block, hidden: int, layout: Layouts) -> LocalWeights:
-    """One layer's weights on one rank: heads and widths divided (padded up), KV heads copied."""
-    tp = layout.tp
-    linear: Array = 0
-    plain: Array = block.norm_parameters
-    experts: Array = 0
-    a = block.attention
-    if a is not None:
-        kv = -(-a.kv_heads // tp)
-        for role, k, n, how in attention_matrices(a, hidden):
-            if how == "none":
-                linear = linear + k * n
-            elif role in ("key", "value"):
-                linear = linear + k * (n // a.kv_heads) * kv
-            else:
-                whole = n if how == "column" else k
-                linear = linear + (k * n // whole) * (whole // a.heads) * -(-a.heads // tp)
-        matrices = sum(k * n for _, k, n, _ in attention_matrices(a, hidden))
-        rest = attention_weights(a, hidden)
-        split_rest = rest.total - matrices - _replicated_rest(a, hidden)
-        plain = plain + _replicated_rest(a, hidden) + -(-split_rest // tp)
-    if block.mlp is not None:
-        matrices_, biases = _mlp(block.mlp, hidden, tp)
-        linear, plain = linear + matrices_, plain + biases
-    if block.moe is not None:
-        moe = block.moe
-        etp = layout.expert_tp()
-        matrices_, biases = _mlp(moe.expert, hidden, etp)
-        experts = (matrices_ + biases) * moe.experts / layout.ep
-        plain = plain + moe.experts * (hidden + moe.router_bias) + hidden * moe.shared_gate
-        if moe.shared is not None:
-            matrices_, biases = _mlp(moe.shared, hidden, tp)
-            linear, plain = linear + matrices_, plain + biases
-    return LocalWeights(linear, plain, experts)
+    """Numbers of one layer's weights on one rank."""
+    m = block_matrices(block, hidden, layout)
+    return LocalWeights(
+        sum(number for _, number in m.linear),
+        m.plain,
+        sum(number for _, number in m.experts) + m.expert_biases,
+    )
 
 
 def _replicated_rest(a: Attention, hidden: int) -> int:

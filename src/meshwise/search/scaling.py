@@ -9,15 +9,13 @@ import numpy as np
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.interval import step_interval
 from meshwise.errors import IllegalLayout
-from meshwise.program.context import widths
 from meshwise.program.layer import pieces
 from meshwise.search.copies import copies
 from meshwise.search.fit import SmallestFit, smallest_fit
 from meshwise.search.limit import column, find_limit, main_kind
 from meshwise.search.points import Copies, Layer, Limit, Point
-from meshwise.spec import legality
+from meshwise.spec import formats, legality
 from meshwise.spec.cluster import Cluster, Device
-from meshwise.spec.dtypes import peak_dtype
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
@@ -152,16 +150,13 @@ def curve(
 
 def remarks(model: Model, workload: Workload, tp: int, device: Device) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
-    found = [f.text for f in legality.findings(model, tp) if not f.refuses]
+    found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
+    found += [f.text for f in legality.findings(model, tp) if not f.refuses]
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:
         found.append(
             f"{length:,} tokens are more than the {model.max_positions:,} positions the model was made for"
         )
-    asked = widths(model, workload).dtype
-    runs = peak_dtype(asked, device.peak_flops_per_s)
-    if runs != asked and {runs, asked} != {"fp16", "bf16"}:
-        found.append(f"{device.title} has no {asked} units: products run at its {runs} rate")
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from meshwise.errors import InputError, quoted, shorten, unknown_name
-from meshwise.spec import catalog
+from meshwise.spec import catalog, dtypes
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse
 
@@ -118,7 +118,9 @@ def device(name: str, field: str = "device") -> Device:
         generation=table["generation"],
         memory_bytes=parse(table["memory"], BYTES, "memory"),
         memory_bytes_per_s=parse(table["memory_bandwidth"], BANDWIDTH, "memory_bandwidth"),
-        peak_flops_per_s={k: parse(v, RATE, f"peak.{k}") for k, v in table["peak"].items()},
+        peak_flops_per_s={
+            dtypes.known(k) or k: parse(v, RATE, f"peak.{k}") for k, v in table["peak"].items()
+        },
         multiprocessors=table.get("multiprocessors"),
         training_clock=table.get("training_clock", 1.0),
         sources=table.get("source", {}),
@@ -141,7 +143,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
         raise _not_a("a table", f"{where}.peak", given, '[device.peak] with bf16 = "312 TFLOP/s"')
     for key, value in given.items():
         one_of(key, f"{where}.peak", PEAK_KEYS)
-        peaks[key] = parse(value, RATE, f"{where}.peak.{key}")
+        peaks[dtypes.known(key) or key] = parse(value, RATE, f"{where}.peak.{key}")
     for key in ("memory", "memory_bandwidth"):
         if key not in table and base is None:
             raise _missing(f"{where}.{key}", "[device]")

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from meshwise.errors import InputError, UnsupportedModel, shorten
 from meshwise.spec.families_data import DENSE
 from meshwise.spec.families_moe import MOE
-from meshwise.spec.families_quantization import quantization_of
+from meshwise.spec.families_quantization import quantised_as
 from meshwise.spec.families_reader import Family, Reader, kind
 from meshwise.spec.families_refused import ARCHITECTURES, REASONS, WRAPPERS, Wrapper, other_head
 from meshwise.spec.families_special import BUILDERS
@@ -44,7 +42,8 @@ def _unsupported(model_type: str, reason: str, field: str = "model_type") -> Uns
         f"{field}: {shorten(model_type)!r} is not supported ({reason})",
         field=field,
         value=model_type,
-        legal=families_in_words(),
+        legal=f"a model_type that is read ({len(KNOWN)} are: see the documentation of custom models), "
+        "or the config.json of a model of the same shapes",
         nearest=_nearest(model_type),
     )
 
@@ -158,6 +157,22 @@ def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], 
     )
 
 
+def _own_block(config: Mapping[str, Any], model_type: str) -> tuple[Mapping[str, Any], str]:
+    """The sizes of a plain language model that stand in a block of their own, though its type has
+    none: where the top has no sizes, they are the model's."""
+    family = FAMILIES.get(model_type)
+    tops = ("hidden_size", *family.aliases.get("hidden_size", ())) if family else ()
+    if not tops or any(key in config for key in tops):
+        return config, model_type
+    for key in ("text_config", "llm_config", "language_config", "language_model"):
+        block = config.get(key)
+        if isinstance(block, dict) and any(k in block for k in tops):
+            inner = block.get("model_type") or model_type
+            tied = {k: config[k] for k in ("tie_word_embeddings",) if k in config}
+            return {**block, **tied}, inner if isinstance(inner, str) else model_type
+    return config, model_type
+
+
 def _tied(
     outer: Mapping[str, Any], nested: Mapping[str, Any], wrapper: Wrapper, inner_type: str
 ) -> object:
@@ -219,10 +234,12 @@ def model_from_config(
     text_type = model_type
     if model_type in WRAPPERS:
         text, text_type = _inner(config, model_type)
+    else:
+        text, text_type = _own_block(config, model_type)
     family = FAMILIES.get(text_type)
     if family is None:
         raise _unsupported(text_type, "architecture not known")
-    reader = Reader(text, family, text_type)
+    reader = Reader(text, family, text_type, nested=model_type in WRAPPERS and text is not config)
     fields = BUILDERS[family.build](reader)
     attentions = [b.attention for b in fields["blocks"] if b.attention is not None]
     normed = any(a.norm_parameters and not a.mla for a in attentions)
@@ -235,7 +252,4 @@ def model_from_config(
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    quantization = quantization_of(stated, quant_config, model)
-    if quantization is None:
-        return model
-    return msgspec.structs.replace(model, quantization=quantization)
+    return quantised_as(stated, quant_config, model)

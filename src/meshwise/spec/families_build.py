@@ -296,6 +296,8 @@ def dense_mlp(r: Reader, mlp_bias: bool) -> Mlp:
     f = r.family
     hidden = r.integer("hidden_size")
     width = r.optional(f.dense_width)
+    if r.lacks(f.dense_width) and not f.mlp_multiple:
+        width = None
     if width is None:
         width = f.mlp_multiple * hidden or r.integer(f.dense_width)
     return Mlp(width=width, gated=f.gated, up_bias=mlp_bias, down_bias=mlp_bias)

@@ -6,11 +6,15 @@ the caller has to ask for the bytes. Anything malformed inside is read as far as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from meshwise.errors import InputError, quoted, shorten
-from meshwise.spec.model import Model, Quantization
+from meshwise.spec.dtypes import GROUPS, NARROW
+from meshwise.spec.model import Model, Quantization, Stored
+from meshwise.spec.quantised_modules import Rule, common, head_format, rules, with_formats
 
 _SKIP_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules",
               "exclude", "llm_int8_skip_modules", "modules_to_not_quantize")  # fmt: skip
@@ -63,49 +67,6 @@ def _skipped(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _layer_of(name: str) -> str | None:
-    """The layer number in ``model.layers.7.self_attn``, None where a pattern names no layer."""
-    for part in name.replace("\\.", ".").replace("^", "").split("."):
-        if part.isdigit():
-            return part
-    return None
-
-
-_OUT = ("o_proj", "out_proj", "dense", "c_proj", "wo")
-
-
-def _leaves_out_attention(skipped: Iterable[str], layers: int) -> bool:
-    """Whether the patterns cover the attention projections of every layer.
-
-    Naming the output projection stands for all of them: no recipe leaves out only that one.
-    """
-    seen: set[str] = set()
-    for name in skipped:
-        low = name.replace("\\.", ".")
-        at = max(low.rfind("attn"), low.rfind("attention"))
-        if at < 0 or "norm" in low[at:] or "vision" in low or "visual" in low:
-            continue
-        rest = low[at:].partition(".")[2].strip("*$().")
-        if rest and not any(out in rest for out in _OUT):
-            continue
-        layer = _layer_of(low)
-        if layer is None:
-            return True
-        seen.add(layer)
-    return len(seen) >= layers > 0
-
-
-def _experts_only(skipped: Iterable[str]) -> bool:
-    """Whether the patterns also cover shared experts or dense MLPs, everywhere."""
-    for name in skipped:
-        low = name.replace("\\.", ".")
-        if _layer_of(low) is not None or "vision" in low or "gate." in low:
-            continue
-        if "shared_expert" in low or ("mlp" in low and "_proj" in low):
-            return True
-    return False
-
-
 def _from_number(weights: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
     """(dtype, group, block) of a compressed-tensors or ModelOpt description of weights."""
     bits = _integer(weights.get("num_bits"))
@@ -118,25 +79,46 @@ def _from_number(weights: Mapping[str, Any]) -> tuple[str, int | None, tuple[int
     return _by_bits(bits, None), group, block
 
 
+def _stored(found: tuple[str, int | None, tuple[int, int] | None], only: bool = False) -> Stored:
+    dtype, group, block = found
+    return Stored(dtype=dtype, group=group, block=block, weight_only=only or dtype not in NARROW)
+
+
+def _groups(config: Mapping[str, Any], field: str) -> tuple[list[Rule], Stored | None]:
+    """Rules and default of compressed-tensors' groups: targets by name, or by class (Linear)."""
+    found: list[Rule] = []
+    default = None
+    for entry in _object(config.get("config_groups")).values():
+        group = _object(entry)
+        weights = _object(group.get("weights"))
+        if not weights:
+            continue
+        # null activations: the weights are widened for the product
+        only = "input_activations" in group and group["input_activations"] is None
+        stored = _stored(_from_number(weights), only)
+        targets = group.get("targets", ["Linear"])
+        for target in targets if isinstance(targets, list) else []:
+            if not isinstance(target, str):
+                continue
+            if target == "Linear":
+                default = default or stored
+            elif target != "Embedding":
+                found += rules([target], stored, f"{field}.targets")
+    return found, default
+
+
 def _compressed(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
-    groups = _object(config.get("config_groups"))
-    for entry in groups.values():
-        weights = _object(_object(entry).get("weights"))
-        if weights:
-            return _from_number(weights)
     form = _text(config.get("format"))
     named = {"float-quantized": "fp8", "int-quantized": "int8", "pack-quantized": "int4",
-             "nvfp4-pack-quantized": "nvfp4", "naive-quantized": "int8"}  # fmt: skip
-    return named.get(form, "unknown"), None, None
+             "nvfp4-pack-quantized": "nvfp4", "naive-quantized": "int8",
+             "mxfp4-pack-quantized": "mxfp4"}  # fmt: skip
+    dtype = named.get(form, "unknown")
+    return dtype, GROUPS.get(dtype) if dtype != "int4" else None, None
 
 
 def _modelopt(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
     algorithm = _text(config.get("quant_algo"), config.get("quant_method")).upper()
     group = _integer(config.get("group_size"))
-    if algorithm.startswith("MIXED"):  # by layer: what most layers have stands for all
-        layers = [_object(v) for v in _object(config.get("quantized_layers")).values()]
-        named = [_text(layer.get("quant_algo")).upper() for layer in layers]
-        algorithm = max(sorted(set(named)), key=named.count, default="")
     if "NVFP4" in algorithm or algorithm == "FP4":
         return "nvfp4", group or 16, None
     if "MXFP4" in algorithm:
@@ -215,22 +197,23 @@ def _cache(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def quantization_of(
+def quantised_as(
     config: object, separate: object, model: Model, field: str = "quantization_config"
-) -> Quantization | None:
-    """What ``quantization_config`` says, or else the separate ``hf_quant_config.json``."""
+) -> Model:
+    """The model as ``quantization_config`` says that it is stored, or else the separate
+    ``hf_quant_config.json``."""
     if config is None and separate is not None:
         outer = _checked(separate, "hf_quant_config")
         inner = _object(outer.get("quantization")) or outer
         if not _text(inner.get("quant_algo")) and not inner.get("config_groups"):
             if not _text(inner.get("kv_cache_quant_algo")):
-                return None  # ModelOpt writes nulls where nothing is quantised
+                return model  # ModelOpt writes nulls where nothing is quantised
             config = {"quant_method": "none", **inner}
         else:
             producer = _object(outer.get("producer"))
             config = {"quant_method": _text(producer.get("name")) or "modelopt", **inner}
     if config is None or config == {}:
-        return None
+        return model
     c = _checked(config, field)
     method = _text(c.get("quant_method"), c.get("quantization_method")).lower()
     if not method:
@@ -244,24 +227,88 @@ def quantization_of(
         c.get("load_in_4bit") or c.get("load_in_8bit") or c.get("_load_in_4bit")
         or c.get("_load_in_8bit")
     ):  # fmt: skip
-        return None
+        return model
     _check_numbers(method, c, field)
-    dtype, group, block = (model.dtype, None, None) if method == "none" else _weights(method, c)
-    skipped = _skipped(c)
-    attention = not _leaves_out_attention(skipped, model.layers)
-    has_experts = any(b.moe is not None for b in model.blocks)
+    found = rules(_skipped(c), None, field)
+    default: Stored | None = None
+    if method != "none":
+        default = _stored(_weights(method, c), method in _WEIGHT_ONLY)
+        more, default = _by_module(method, c, default, field)
+        found += more
     if method == "mxfp4":  # transformers replaces nothing but the experts
-        attention = False
-    experts_only = has_experts and not attention and (method == "mxfp4" or _experts_only(skipped))
-    return Quantization(
-        method=method,
-        weight_dtype=dtype,
-        group=group,
-        block=block,
-        attention=attention,
-        experts_only=experts_only,
-        kv_cache_dtype=_cache(c),
+        experts = [f"*.{name}.*" for name in ("experts",)]
+        found, default = found + rules(experts, default, field), None
+    model = with_formats(model, found, default)
+    main = common(model) or default or _most(found) or Stored(dtype=model.dtype, weight_only=True)
+    ends = {"embedding": main, "head": main} if method == "mlx" else {"head": head_format(found)}
+    if c.get("lm_head") is True:
+        ends = {"head": main}
+    return msgspec.structs.replace(
+        model,
+        quantization=Quantization(
+            method=method,
+            weight_dtype=main.dtype,
+            group=main.group,
+            block=main.block,
+            weight_only=main.weight_only,
+            kv_cache_dtype=_cache(c),
+            **ends,
+        ),
     )
+
+
+# Methods whose kernels widen the weights in the product, whatever the weights' width.
+_WEIGHT_ONLY = frozenset(("bitsandbytes", "bnb", "eetq", "quanto", "tpu_int8", "bitnet", *_BY_BITS))
+
+
+def _by_module(
+    method: str, c: Mapping[str, Any], default: Stored, field: str
+) -> tuple[list[Rule], Stored | None]:
+    """Rules for modules with a format of their own, and the format of all others."""
+    if method in ("compressed-tensors", "modelopt") or method.startswith("modelopt"):
+        mixed = _object(c.get("quantized_layers"))
+        if mixed:
+            return _each(mixed, lambda entry: _stored(_modelopt(entry)), field), None
+        if c.get("config_groups"):
+            return _groups(c, field)
+    if method == "mlx":
+        default = msgspec.structs.replace(default, scale=4.0)  # a 16-bit scale and bias per group
+        named = {k: v for k, v in c.items() if "." in k and (v is False or isinstance(v, dict))}
+        return _each(named, lambda entry: _of_bits(entry, default), field), default
+    own = _object(c.get("extra_config")) or _object(c.get("dynamic"))
+    return _each(own, lambda entry: _of_bits(entry, default), field), default
+
+
+def _of_bits(entry: Mapping[str, Any], default: Stored) -> Stored | None:
+    """A module's own bits and group where it states them, the checkpoint's where not."""
+    bits = _integer(entry.get("bits"))
+    if bits is not None and bits >= 16:
+        return None
+    return msgspec.structs.replace(
+        default,
+        dtype=default.dtype if bits is None else _by_bits(bits, None),
+        group=_integer(entry.get("group_size")) or default.group,
+    )
+
+
+def _most(found: list[Rule]) -> Stored | None:
+    """The format that most rules give."""
+    given = [rule.stored for rule in found if rule.stored is not None]
+    return max(given, key=given.count, default=None)
+
+
+def _each(
+    entries: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Stored | None], field: str
+) -> list[Rule]:
+    """One rule per module; ``false`` and GPTQModel's ``-:`` leave it out."""
+    found: list[Rule] = []
+    for name, entry in entries.items():
+        left_out = entry is False or name.startswith("-:")
+        pattern = "re:" + name[2:] if name.startswith(("-:", "+:")) else name
+        found += rules(
+            [pattern], None if left_out else read(_object(entry)), f"{field}.{name[:40]}"
+        )
+    return found
 
 
 _WHOLE = {

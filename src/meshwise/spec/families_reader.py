@@ -94,6 +94,21 @@ STRUCTURE = (
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
                      "attention", "indexed_attention")  # fmt: skip
+# Sizes that every model's file states: the defaults of a class are those of one model.
+NEVER_ABSENT = frozenset(
+    [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+        "intermediate_size",
+        "num_experts",
+        "num_local_experts",
+        "n_routed_experts",
+        "moe_num_experts",
+        "moe_intermediate_size",
+    ]
+)
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
@@ -135,7 +150,12 @@ def kind(value: object) -> str:
 class Reader:
     """One configuration, read as one family."""
 
-    def __init__(self, config: Mapping[str, Any], family: Family, model_type: str) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], family: Family, model_type: str, *, nested: bool = False
+    ) -> None:
+        self.nested = (
+            nested  # transformers leaves out of a nested block what the class's default is
+        )
         self.config = config
         self.family = family
         self.model_type = model_type
@@ -167,6 +187,13 @@ class Reader:
         name = (stated or present)[0]
         return name, self.config[name], True
 
+    def lacks(self, key: str) -> bool:
+        """Whether a size that every file states is absent: what a class fills in is no fact."""
+        instead = key == "vocab_size" and "padded_vocab_size" in self.config  # ChatGLM's publisher
+        filled_in = self.family.defaults.get(key) not in (None, 0, 1)
+        exempt = self.nested or instead or not filled_in
+        return key in NEVER_ABSENT and not exempt and not self.find(key)[2]
+
     def has(self, key: str) -> bool:
         return self.find(key)[2]
 
@@ -179,11 +206,11 @@ class Reader:
         return None if value is None else check_integer(name, value, low, high)
 
     def integer(self, key: str, low: int = 1, high: int = MOST_WIDE) -> int:
-        """An integer in [low, high]; null or a missing default is refused."""
-        value = self.optional(key, low, high)
+        """An integer in [low, high]; null, a missing default and a size that is not there are refused."""
+        value = None if self.lacks(key) else self.optional(key, low, high)
         if value is None:
             name, _, present = self.find(key)
-            said = "null where an integer belongs" if present else "absent, and has no default"
+            said = "null where an integer belongs" if present else "absent"
             raise wrong(
                 name,
                 None,
@@ -252,6 +279,8 @@ class Reader:
 
     def uniform(self, key: str, low: int, high: int) -> int | None:
         """An integer, or a list per layer that repeats one integer (Hunyuan)."""
+        if self.lacks(key):
+            return self.integer(key, low, high)
         name, value, _ = self.find(key)
         if isinstance(value, list):
             if not value:
@@ -319,6 +348,15 @@ class Reader:
                     field=key,
                     value=value,
                     legal=f"a {self.model_type} config without {key}",
+                )
+        for key, value in self.config.items():
+            sizes = isinstance(value, dict) and "hidden_size" in value and key not in self.used
+            if sizes and not self.config.get("hidden_size") and not self.nested:
+                raise not_read(
+                    key,
+                    list(value)[:4],
+                    f"model type {self.model_type} has no such block, so its sizes are not read",
+                    f"the sizes at the top, or the model_type of what wraps a {self.model_type}",
                 )
         types = self.config.get("layer_types")
         if isinstance(types, list):

@@ -8,6 +8,7 @@ import numpy as np
 from meshwise.errors import IllegalLayout
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
+from meshwise.spec.formats import priced
 from meshwise.spec.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.reading import count, one_of
@@ -76,7 +77,9 @@ def check(
     copies_kv_heads: bool = True,
 ) -> None:
     """Raise :class:`IllegalLayout` for the first rule that the layout breaks, in a fixed order:
-    product, cluster, heads, layers, sequence, batch, experts."""
+    product, cluster, heads, layers, sequence, batch, experts. The model is looked at in the formats
+    that the workload runs it in."""
+    model = priced(model, workload)
     product = f"tp {grid.tp} · pp {grid.pp} · dp {grid.dp} · cp {grid.cp} = {grid.devices}"
     if gpus is not None and grid.devices != gpus:
         rest = grid.tp * grid.pp * grid.cp

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from meshwise.errors import IllegalLayout
-from meshwise.spec.model import Attention, Block, Mlp, Model
+from meshwise.spec.model import Attention, Block, Mlp, Model, Stored
 from meshwise.spec.parameters import attention_matrices
 
 
@@ -75,25 +75,23 @@ def kv_heads(model: Model, tp: int) -> Iterator[Finding]:
 def quantization(model: Model, tp: int) -> Iterator[Finding]:
     """Shards must hold whole quantisation groups and FP8 blocks."""
     q = model.quantization
-    if q is not None and q.weight_dtype == "unknown" and tp == 1:
+    if q is None:
+        return
+    if q.weight_dtype == "unknown" and tp == 1:
         yield Finding(
             "quantization_unknown",
             False,
-            f"quantisation method {q.method!r} is not known: weights are priced at 16 bit",
+            f"quantisation method {q.method!r} is not known, nor how many bytes its weights take: "
+            "prices need --weight-dtype",
         )
-    if q is None or tp == 1 or (q.group is None and q.block is None):
-        return
     padded = q.method == "mxfp4"  # engines pad MXFP4 experts to whole groups
-    block_out, block_in = q.block or (1, q.group or 1)
-    if q.method in ("awq", "gptq") and q.weight_dtype == "int4":
-        block_out = 8  # eight 4-bit outputs share a 32-bit word
-    for where, side, width in _split_widths(model, tp):
-        size = block_out if side == "out" else block_in
-        if size <= 1 or width % tp:
+    for where, side, width, stored in _split_widths(model, tp):
+        size = _whole(q.method, side, stored)
+        if tp == 1 or size <= 1 or width % tp:
             continue
         shard = width // tp
         if shard % size:
-            unit = "block" if q.block else "group"
+            unit = "block" if stored.block else "group"
             yield Finding(
                 "quantization_padding" if padded else "quantization",
                 not padded,
@@ -102,30 +100,42 @@ def quantization(model: Model, tp: int) -> Iterator[Finding]:
             )
 
 
-def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int]]:
-    """(matrix, which side is split, width) of every quantised matrix that TP splits, once each."""
-    q = model.quantization
-    assert q is not None
-    seen: set[tuple[str, str, int]] = set()
+def _whole(method: str, side: str, stored: Stored) -> int:
+    """Features that a shard must hold together."""
+    if side == "in":
+        return stored.block[1] if stored.block else stored.group or 1
+    if method in ("awq", "gptq") and stored.dtype == "int4":
+        return 8  # eight 4-bit outputs share a 32-bit word
+    return stored.block[0] if stored.block else 1
+
+
+def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int, Stored]]:
+    """(matrix, which side is split, width, format) of every quantised matrix that TP splits, once."""
+    seen: set[tuple[str, str, int, Stored]] = set()
     for block in model.blocks:
-        found: list[tuple[str, str, int]] = []
-        if block.attention is not None and q.attention and not q.experts_only:
+        s = block.stored
+        found: list[tuple[str, str, int, Stored | None]] = []
+        if block.attention is not None:
             for role, k, n, how in attention_matrices(block.attention, model.hidden):
                 if how == "column":
                     copied = role in ("key", "value") and block.attention.kv_heads < tp
                     copies = tp // block.attention.kv_heads if copied else 1
-                    found.append((f"attention {role}", "out", n * copies))
+                    found.append((f"attention {role}", "out", n * copies, s.attention))
                 elif how == "row":
-                    found.append((f"attention {role}", "in", k))
+                    found.append((f"attention {role}", "in", k, s.output))
+        pairs = {
+            "FFN": (s.up, s.down),
+            "expert FFN": (s.expert_up, s.expert_down),
+            "shared-expert FFN": (s.shared_up, s.shared_down),
+        }
         for name, mlp in _mlps(block):
-            if q.experts_only and not name.startswith("expert"):
-                continue
-            found.append((f"{name} up", "out", mlp.width))
-            found.append((f"{name} down", "in", mlp.width))
-        for item in found:
-            if item not in seen:
-                seen.add(item)
-                yield item
+            up, down = pairs[name]
+            found.append((f"{name} up", "out", mlp.width, up))
+            found.append((f"{name} down", "in", mlp.width, down))
+        for where, side, width, stored in found:
+            if stored is not None and (where, side, width, stored) not in seen:
+                seen.add((where, side, width, stored))
+                yield where, side, width, stored
 
 
 def ffn(model: Model, tp: int) -> Iterator[Finding]:

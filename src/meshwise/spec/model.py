@@ -60,6 +60,36 @@ class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     router_bias: bool = False  # a trained bias of the router (correction buffers do not count)
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a weight matrix is stored.
+
+    ``group`` is the number of input features that share a scale (AWQ, GPTQ, MXFP4); ``block`` the
+    (output, input) block of FP8 block scales.
+    """
+
+    dtype: str  # int4, int8, fp8, mxfp4, nvfp4, …; "unknown" where the file does not say it
+    group: int | None = None
+    block: tuple[int, int] | None = None
+    weight_only: bool = False  # 16-bit activations multiply with it: it is widened in the product
+    scale: float | None = None  # bytes per group (scale and offset), where not the format's usual
+
+
+class LayerFormats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How each matrix of a layer is stored; None: as ``Model.dtype``, like all that is no matrix."""
+
+    attention: Stored | None = None  # all projections but the output's
+    output: Stored | None = None
+    up: Stored | None = None  # of a dense feed-forward, gate included
+    down: Stored | None = None
+    shared_up: Stored | None = None
+    shared_down: Stored | None = None
+    expert_up: Stored | None = None
+    expert_down: Stored | None = None
+
+
+UNQUANTISED = LayerFormats()
+
+
 class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of decoder layer. A part that is None does not exist in it."""
 
@@ -68,22 +98,23 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     moe: Moe | None = None  # with ``mlp`` too (Arctic): both run on the same input and are added
     parallel: bool = False  # attention and feed-forward read the same input; outputs are added
     norm_parameters: int = 0  # weights (and biases) of the layer's norms, replicated over TP
+    stored: LayerFormats = UNQUANTISED
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the checkpoint stores the weights of its linear layers.
+    """How a checkpoint stores its weights; which matrix how: ``Block.stored``, and the two ends here.
 
-    ``group`` is the number of input features that share a scale (AWQ, GPTQ, MXFP4); ``block`` the
-    (output, input) block of FP8 block scales. Embedding, head and norms keep ``Model.dtype``.
+    ``weight_dtype``, ``group`` and ``block`` are those of most of its weights.
     """
 
     method: str  # quant_method as the checkpoint names it
     weight_dtype: str  # int4, int8, fp8, mxfp4, nvfp4
     group: int | None = None
     block: tuple[int, int] | None = None
-    attention: bool = True  # False: attention projections are left in Model.dtype
-    experts_only: bool = False  # True: only routed experts are quantised (gpt-oss)
+    weight_only: bool = False
     kv_cache_dtype: str | None = None
+    embedding: Stored | None = None  # None: Model.dtype
+    head: Stored | None = None
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +137,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dtype: str = "bf16"  # of the unquantised weights
     quantization: Quantization | None = None
     source: str = ""
+    asked: str = ""  # the name that was given, where this is a preset of the same architecture
 
     @property
     def layers(self) -> int:

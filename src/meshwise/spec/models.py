@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
 from typing import Any
 
-from meshwise.errors import InputError, shorten, unknown_name
+import msgspec
+
+from meshwise.errors import InputError, shorten
 from meshwise.spec import catalog
 from meshwise.spec.config_file import find_config, load_model_file
 from meshwise.spec.families import model_from_config
 from meshwise.spec.model import Model
+from meshwise.spec.model_names import HUB_ID, Named, config_of, named, nearest, unknown_model
 
 _PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_model(name: str, field: str = "MODEL") -> Model:
@@ -25,25 +26,25 @@ def load_model(name: str, field: str = "MODEL") -> Model:
     Raises :class:`~meshwise.errors.UnknownName` with the nearest preset, and what the reader of
     ``config.json`` refuses.
     """
-    key, path = _find(name, field)
-    if path is not None:
-        return load_model_file(path)
-    key, config = catalog.load("models", key, field)
-    return model_from_config(
-        {k: v for k, v in config.items() if not k.startswith("_")},
-        name=key,
-        source=str(config.get("_source", "")),
-    )
+    found = _find(name, field)
+    if isinstance(found, str):
+        return load_model_file(found)
+    model = model_from_config(config_of(found), name=found.name, source=_source(found))
+    return msgspec.structs.replace(model, asked=found.words) if found.words else model
+
+
+def _source(found: Named) -> str:
+    own = str(catalog.load("models", found.preset, "MODEL")[1].get("_source", ""))
+    return f"{own}; {found.format['source']}" if found.format else own
 
 
 def load_config(name: str, field: str = "MODEL") -> tuple[str, dict[str, Any]]:
     """(name, content of the ``config.json``) of the model that ``name`` stands for, as it is written."""
     load_model(name, field)  # whatever is wrong with it is said here
-    key, path = _find(name, field)
-    if path is not None:
-        return name, find_config(path)[1]
-    key, config = catalog.load("models", key, field)
-    return key, {k: v for k, v in config.items() if not k.startswith("_")}
+    found = _find(name, field)
+    if isinstance(found, str):
+        return name, find_config(found)[1]
+    return found.name, config_of(found)
 
 
 def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
@@ -64,27 +65,29 @@ def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     return {**config, key: layers, **cut}
 
 
-def _find(name: str, field: str) -> tuple[str, str | None]:
-    """(preset, None) or (name, path of a file or folder)."""
+def _find(name: str, field: str) -> Named | str:
+    """What a name stands for: a preset in a format, or the path of a file or folder."""
     if not name.strip():
-        raise unknown_name(field, name, catalog.names("models"), "preset, folder or config.json")
+        raise unknown_model(field, name)
     as_path = name.endswith(".json") or name.startswith((".", os.sep, "~"))
-    if not as_path and catalog.canonical("models", name) is not None:
-        return name, None
+    if not as_path:
+        key = catalog.canonical("models", name)
+        if key is not None:
+            return Named(key, None, name)
     try:
         path = str(Path(name).expanduser())
         exists = os.path.lexists(path)
     except (ValueError, RuntimeError):  # an embedded NUL; a home folder that nobody has
         path, exists = name, False
     if as_path or exists:
-        return name, path
-    # the preset of the same name, where a hub id has one: no download for what is known already
-    if _HUB_ID.fullmatch(name):
-        short = catalog.canonical("models", name.split("/")[1])
-        if short is not None:
-            return short, None
-        return name, _from_hub(name, field)
-    raise unknown_name(field, name, catalog.names("models"), "preset, folder or config.json")
+        return path
+    # the preset of the same architecture, where there is one: no download for what is known already
+    found = named(name, field)
+    if found is not None:
+        return found
+    if HUB_ID.fullmatch(name):
+        return _from_hub(name, field)
+    raise unknown_model(field, name)
 
 
 def _from_hub(name: str, field: str) -> str:
@@ -97,9 +100,7 @@ def _from_hub(name: str, field: str) -> str:
             field=field,
             value=name,
             legal="a preset, a path to a config.json, or a hub id after `pip install 'meshwise[hub]'`",
-            nearest=unknown_name(
-                field, name.split("/")[1], catalog.names("models"), "preset"
-            ).nearest,
+            nearest=nearest(name),
         ) from None
     hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its retries are not the user's one line
     try:

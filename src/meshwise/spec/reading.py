@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -80,6 +81,16 @@ def count(
             nearest=nearest,
         )
     return nearest
+
+
+def tokens(text: str) -> str:
+    """``4k``, ``128K``, ``1M`` tokens as digits: contexts are named by powers of 1024. Any other text
+    is left for :func:`count` to read or to refuse."""
+    number, power = text.strip()[:-1], {"k": 1024, "m": 1024**2}.get(text.strip()[-1:].lower())
+    if power is None or not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", number):
+        return text
+    whole = float(number) * power
+    return str(int(whole)) if whole == int(whole) else text
 
 
 def fraction(value: object, field: str, *, low: float, high: float, text: bool = True) -> float:

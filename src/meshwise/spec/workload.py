@@ -117,6 +117,7 @@ def check_imbalance(value: object) -> float:
 
 
 def check_formats(formats: Formats) -> None:
+    """Refuse a format that makes no sense in its place, in the words of the option."""
     for value, field, legal in (
         (formats.dtype, "--dtype", dtypes.COMPUTE),
         (formats.weights, "--weight-dtype", dtypes.WEIGHT),

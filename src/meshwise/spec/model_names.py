@@ -1,0 +1,212 @@
+"""What a model's name says, as people, hubs and commands write it: one rule for every command.
+
+A name is a preset's, or one of the same architecture: an organisation before it, ``-Instruct`` or
+``-it`` in it, another spelling, an alias that the catalog states. What stands at its end may be the
+format of the checkpoint, which is part of the name: ``Qwen/Qwen2.5-72B-Instruct-AWQ`` has the shapes
+of the preset qwen2.5-72b and weights in int4. A name that is no known architecture has the nearest by
+family, version and size.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from typing import Any, NamedTuple
+
+from meshwise.errors import InputError, UnknownName, closest, shorten, unknown_name
+from meshwise.spec import catalog
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SAME = {"instruct", "chat", "it", "hf", "base", "pt", "thinking"}  # trained further, same shapes
+_DATE = re.compile(r"\d{4}")  # 2507, 0324: another training of the same shapes
+_SIZE = re.compile(r"(?<![a-z0-9.])(\d+x)?(\d+(?:\.\d+)?)([bmt])(?![a-z0-9])")
+_SCALE = {"m": 1e-3, "b": 1.0, "t": 1e3}
+
+
+class Named(NamedTuple):
+    """A preset, and the format that the name adds to it (an entry of the catalog's table)."""
+
+    preset: str
+    format: dict[str, Any] | None
+    asked: str
+
+    @property
+    def name(self) -> str:
+        """Preset and format as one name, which stands for the same again."""
+        return f"{self.preset}-{self.format['name']}" if self.format else self.preset
+
+    @property
+    def words(self) -> str:
+        """What the name was taken as; "" where it is the preset's own, in whatever spelling."""
+        same = _plain(self.asked) == _plain(self.name)
+        if same and not self.format:
+            return ""
+        how = f", weights {self.format['says']}" if self.format else ""
+        shapes = f"preset {self.preset}" if same else f"preset {self.preset}, the same architecture"
+        return f"{shorten(self.asked)}: {shapes}{how}"
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    text = (catalog.ROOT / "checkpoint_formats.json").read_text(encoding="utf-8")
+    table: dict[str, Any] = json.loads(text)
+    return table
+
+
+def _plain(name: str) -> str:
+    """Letters and digits alone: spellings differ in what stands between them."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@functools.cache
+def _spellings() -> dict[str, str]:
+    known = {_plain(alias): name for alias, name in catalog.aliases("models").items()}
+    return known | {_plain(name): name for name in catalog.names("models")}
+
+
+def _architecture(key: str) -> str | None:
+    """The preset of the same architecture as a name without a format."""
+    words = key.removeprefix("meta-").split("-")
+    trained = [w for w in words if w not in _SAME]
+    undated = [w for w in trained if not _DATE.fullmatch(w)]
+    for tried in (words, trained, undated):
+        name = "-".join(tried)
+        found = catalog.canonical("models", name) or _spellings().get(_plain(name))
+        if found is not None:
+            return found
+    return None
+
+
+def _formats(key: str) -> list[tuple[str, str]]:
+    """(name without it, format) for what may be a format at the end, the longest first."""
+    pieces = "|".join(f"(?:{e['pattern']})" for e in _table()["entries"])
+    pattern = re.compile(f"(?:{pieces}|{_table()['not_priced']})")
+    cuts = [m.start() for m in re.finditer(r"[-.@:]", key)]
+    return [(key[:at], key[at + 1 :]) for at in cuts if pattern.fullmatch(key[at + 1 :])]
+
+
+def _entry(said: str, preset: str, publisher: str) -> dict[str, Any] | None:
+    for entry in _table()["entries"]:
+        whose = entry.get("publishers")
+        if re.fullmatch(entry["pattern"], said) and (
+            whose is None
+            or any(publisher + "/" == w or publisher == w for w in whose)
+            or (not _quantiser(publisher) and any(preset.startswith(w) for w in whose))
+        ):
+            found: dict[str, Any] = entry
+            return found
+    return None
+
+
+def _quantiser(publisher: str) -> bool:
+    """Whether an organisation publishes formats of its own for other people's models."""
+    return any(
+        publisher in e.get("publishers", ()) for e in _table()["entries"][:6] if publisher
+    ) and (publisher in ("nvidia", "redhatai", "neuralmagic"))
+
+
+def named(name: str, field: str = "MODEL") -> Named | None:
+    """The preset and format that a name stands for; None where it is no known architecture.
+
+    A format that is known and not priced is refused: it is never left out.
+    """
+    publisher, _, base = name.strip().lower().rpartition("/")
+    key = base.replace("_", "-").replace(" ", "-")
+    if len(key) > 100:
+        return None
+    whole = _architecture(key)
+    if whole is not None:
+        return Named(whole, None, name)
+    for shape, said in _formats(key):
+        preset = _architecture(shape)
+        if preset is None:
+            continue
+        entry = _entry(said, preset, publisher)
+        if entry is None:
+            raise InputError(
+                f"{field}: {shorten(name)} is preset {preset}, in a format that a name does not "
+                f"describe ({shorten(said)})",
+                field=field,
+                value=name,
+                legal=", ".join(dict.fromkeys(e["name"] for e in _table()["entries"]))
+                + " at the end, or the checkpoint's config.json",
+                nearest=preset,
+            )
+        return Named(preset, entry, name)
+    return None
+
+
+def config_of(found: Named) -> dict[str, Any]:
+    """The ``config.json`` of the preset in the format of the name."""
+    _, table = catalog.load("models", found.preset, "MODEL")
+    config = {k: v for k, v in table.items() if not k.startswith("_")}
+    entry = found.format
+    if entry is None:
+        return config
+    own = config.pop("quantization_config", None)
+    if "dtype" in entry:
+        key = "dtype" if "dtype" in config else "torch_dtype"
+        return config | {key: entry["dtype"]}
+    method = own.get("quant_method") if own else None
+    if method is not None and method == entry["name"]:  # the publisher's own
+        return config | {"quantization_config": own}
+    layers = next(config[k] for k in ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+                  if k in config)  # fmt: skip
+    text = json.dumps(entry["config"]).replace("{last}", str(layers - 1))
+    return config | {"quantization_config": json.loads(text)}
+
+
+class _Traits(NamedTuple):
+    family: str
+    version: float | None
+    size: float | None  # billions of parameters
+
+
+def _traits(key: str) -> _Traits:
+    size = None
+    found = None
+    spaced = re.sub(r"([a-z])(?=\d)", r"\1-", key)  # llama70b
+    for found in _SIZE.finditer(spaced):
+        each = float(found[2]) * _SCALE[found[3]]
+        size = each * (int(found[1][:-1]) if found[1] else 1)
+        break
+    rest = spaced.replace(found[0], "") if found else spaced
+    version = re.search(r"\d+(?:\.\d+)?", rest)
+    family = re.match(r"[a-z]+", key)
+    return _Traits(family[0] if family else "", float(version[0]) if version else None, size)
+
+
+def nearest(name: str) -> str | None:
+    """The preset that an unknown name is nearest to: by family, then version and size, then letters."""
+    key = name.strip().lower().rpartition("/")[2].replace("_", "-")[:100]
+    begun = [n for n in catalog.names("models") if key and n.startswith(key)]
+    if begun:  # typed in part
+        return min(begun, key=lambda n: (len(n), n))
+    asked = _traits(key)
+    alike = [
+        n for n in catalog.names("models") if asked.family and _traits(n).family == asked.family
+    ]
+    if not alike or (asked.size is None and asked.version is None):
+        close = closest(key, [*catalog.names("models"), *catalog.aliases("models")])
+        return close[0] if close else None
+    versions = [_traits(n).version for n in alike]
+
+    def far(n: str) -> tuple[float, float, int, float, int]:
+        t = _traits(n)
+        size = (
+            abs(math.log(t.size / asked.size)) if t.size and asked.size else 9.0 * bool(asked.size)
+        )
+        version = abs((t.version or 0.0) - asked.version) if asked.version is not None else 0.0
+        # no version asked for: that of which most sizes are known, the latest of these
+        return (size, version, -versions.count(t.version), -(t.version or 0.0), len(n))
+
+    return min(alike, key=far)
+
+
+def unknown_model(field: str, name: str) -> UnknownName:
+    """The error for a name that is no known architecture."""
+    error = unknown_name(field, name, catalog.names("models"), "preset, folder or config.json")
+    error.nearest = nearest(name)
+    return error

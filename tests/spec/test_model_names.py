@@ -1,0 +1,86 @@
+"""Names as people and hubs write them: the architecture, and the format that stands at the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshwise.errors import InputError
+from meshwise.spec.model_names import nearest
+from meshwise.spec.models import load_model
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("meta-llama/Llama-3.1-70B-Instruct", "llama-3.1-70b"),
+        ("meta-llama/Llama-2-7b-chat-hf", "llama-2-7b"),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b"),
+        ("Qwen/Qwen3-235B-A22B-Instruct-2507", "qwen3-235b-a22b"),
+        ("deepseek-ai/DeepSeek-V3.1", "deepseek-v3"),
+        ("zai-org/GLM-4.6", "glm-4.5"),
+        ("qwq-32b", "qwen2.5-32b"),
+    ],
+)
+def test_the_same_architecture(name: str, same: str) -> None:
+    found, preset = load_model(name), load_model(same)
+    assert found.name == same
+    assert (found.blocks, found.pattern, found.vocab) == (
+        preset.blocks,
+        preset.pattern,
+        preset.vocab,
+    )
+    assert same in found.asked and name in found.asked  # every answer says what it was taken as
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "dtype", "group", "block"),
+    [
+        ("Qwen/Qwen3-32B-FP8", "qwen3-32b", "fp8", None, (128, 128)),
+        ("Qwen/Qwen2.5-72B-Instruct-AWQ", "qwen2.5-72b", "int4", 128, None),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", "qwen2.5-7b", "int8", 128, None),
+        ("nvidia/Llama-3.3-70B-Instruct-FP4", "llama-3.3-70b", "nvfp4", 16, None),
+        ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "llama-3.3-70b", "fp8", None, None),
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "llama-3.1-8b", "int4", 128, None),
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", "llama-3.2-3b", "int4", 64, None),
+    ],
+)
+def test_the_format_is_part_of_the_name(
+    name: str, preset: str, dtype: str, group: int | None, block: tuple[int, int] | None
+) -> None:
+    found = load_model(name)
+    q = found.quantization
+    assert q is not None and found.name.startswith(preset + "-")
+    assert (q.weight_dtype, q.group, q.block) == (dtype, group, block)
+    again = load_model(found.name)  # the name that answers print stands for the same
+    assert (again.blocks, again.quantization) == (found.blocks, found.quantization)
+
+
+def test_16_bit_is_a_format_too() -> None:
+    assert load_model("deepseek-v3").quantization is not None
+    assert load_model("deepseek-v3-bf16").quantization is None
+
+
+def test_the_publishers_fp8_of_405b_leaves_attention_in_16_bit() -> None:
+    found = load_model("meta-llama/Llama-3.1-405B-Instruct-FP8")
+    layers = [found.blocks[kind].stored for kind in found.pattern]
+    assert all(s.attention is None and s.output is None for s in layers)
+    assert [s.up is None for s in layers] == [True] + [False] * 124 + [True]
+
+
+@pytest.mark.parametrize("name", ["bartowski/Llama-3.2-3B-Instruct-GGUF", "llama-3.1-8b-exl2"])
+def test_a_format_that_is_not_priced_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="a format that a name does not describe"):
+        load_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("llama70b", "llama-3.1-70b"),
+        ("deepseek-v3.2", "deepseek-v3"),
+        ("llama-3.1-70", "llama-3.1-70b"),
+        ("gemma-4-27b", "gemma-3-27b"),
+    ],
+)
+def test_the_nearest_is_of_the_same_family_and_size(name: str, near: str) -> None:
+    assert nearest(name) == near
