@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from meshwise.cost import inference
 from meshwise.cost.compute import compute
 from meshwise.cost.footprint import Footprint
 from meshwise.cost.kernels import position
@@ -160,11 +161,12 @@ class Estimate(Footprint):
         A stage cannot be quicker than its host issues its kernels, unless a graph replays them.
         Backward launches about twice forward's kernels, recomputation forward's again.
         """
-        if self.stack.ideal or not self.stack.host_layer_s:
-            return 0.0
         ctx = self.program.ctx
+        each = inference.layer_launch_s(self.stack, ctx)
+        if not each:
+            return 0.0
         passes = 3.0 + (ctx.recompute == 2) if ctx.training else 1.0
-        return self.stage_layers * passes * self.stack.host_layer_s
+        return self.stage_layers * passes * each
 
     @property
     def stage_layers(self) -> Array:
@@ -173,6 +175,13 @@ class Estimate(Footprint):
         for role in self.program.roles:
             most = np.maximum(most, sum(role.layers) * role.exists)
         return most
+
+    @cached_property
+    def pass_s(self) -> Array:
+        """Seconds of one batch through all stages, one after the other: what inference waits for."""
+        ends = total(self.embedding_costs), total(self.head_costs)
+        busy = inference.pass_s(self.program, self._layers, *ends, total(self.transfer_costs))
+        return busy + self._split_fill * self.layout.pp
 
     # -- the step --------------------------------------------------------------------------------
 
@@ -271,6 +280,9 @@ class Estimate(Footprint):
 
     @cached_property
     def bubble_s(self) -> Array:
+        """Idle time of the slowest stage: a schedule's bubble, or a single batch on the others."""
+        if not self.program.ctx.training:
+            return inference.waits_s(self.pass_s, self.microbatch.busy, self.layout.pp)
         return self._bubble(np.maximum(self.microbatch.busy, self._launch_s))
 
     def _bubble(self, busy: Array) -> Array:
@@ -297,9 +309,15 @@ class Estimate(Footprint):
     @cached_property
     def host_s(self) -> Array:
         """What the step waits for its hosts: a fixed part, launches that exceed the device's work, and
-        the slowest rank."""
+        the slowest rank; in inference the engine's iteration."""
         if self.stack.ideal:
             return 0.0
+        ctx = self.program.ctx
+        if not ctx.training:
+            launches = inference.layer_launch_s(self.stack, ctx) * self.model.layers
+            device = self.compute_s + self.exposed_comm_s + self.bubble_s
+            late = np.maximum(launches - device, 0.0)
+            return late + inference.own_engine_s(self.pricer.compute, ctx)
         late = np.maximum(self._launch_s - self.microbatch.busy, 0.0)
         return self.stack.host_s + self.program.ctx.microbatches * late + self.straggler_s
 
@@ -307,6 +325,8 @@ class Estimate(Footprint):
     def fast_step_s(self) -> Array:
         """``step_s`` in as few passes over the full mesh as it takes, for searches (same up to
         rounding)."""
+        if not self.program.ctx.training:
+            return self.step_s
         busy, m = self._microbatch_busy, self.program.ctx.microbatches
         waits = m * self._spread
         if self.stack.schedule in ("1f1b", "gpipe"):
