@@ -295,6 +295,8 @@ SWITCHES = {
     "column-parallel products. Otherwise it keeps its share and gathers again in backward.",
     "fp32_parameters": "Weights are fp32 and cast to 16 bit for the products (FSDP2): there is no "
     "other master copy. Otherwise weights are 16-bit with an fp32 master copy.",
+    "gradient_dtype": "Format in which gradients are added up and reduced; without one that of the "
+    "products' results. `--grad-dtype` overrides it.",
     "gradient_buckets": "The data-parallel reducer has 16-bit buckets of all gradients beside their "
     "fp32 sums.",
     "autograd_gradients": "Every weight has a 16-bit gradient until the backward of its microbatch "

@@ -46,7 +46,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         batch=micro * dp,
         seq=row.count("seq"),
         recompute=recompute,
-        formats=Formats(dtype=row.text("dtype", "bf16"), gradients="fp32"),
+        formats=Formats(dtype=row.text("dtype", "bf16")),
     )
     layout = grid.Grid(
         tp=tp,

@@ -21,11 +21,6 @@ from meshwise.spec.workload import RECOMPUTE, Formats, Training
 CLEARLY = 1.2
 
 
-# Software that accumulates and reduces gradients in the format of the products; Megatron, NeMo,
-# nanotron and FSDP do in fp32 by default.
-_NARROW_GRADIENTS = ("deepspeed", "paddle")
-
-
 def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]]:
     """The row's step, priced; and what had to be assumed."""
     model = model_of(row, folder)
@@ -68,10 +63,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]
             batch=batch,
             seq=row.count("seq"),
             recompute=mode,
-            formats=Formats(
-                dtype=row.text("dtype", "bf16"),
-                gradients=None if stack.name in _NARROW_GRADIENTS else "fp32",
-            ),
+            formats=Formats(dtype=row.text("dtype", "bf16")),
         )
         grid.check(layout, model, cluster, workload)
         found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))

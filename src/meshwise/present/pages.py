@@ -49,7 +49,7 @@ def report_page(r: Report) -> Page:
     axes = " ".join(f"{k}={int(getattr(lay, k))}" for k in ("tp", "pp", "vp", "dp", "cp", "ep"))
     heading = wrap(
         f"{e.model.name}: {workload_words(e.workload)}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
-        f"stack {e.stack.name}\nlayout {axes}, microbatch {int(e.program.ctx.sequences)} ({r.devices} GPUs)"
+        f"stack {e.stack.name}{words.gradients(e.model, e.workload, e.stack)}\nlayout {axes}, microbatch {int(e.program.ctx.sequences)} ({r.devices} GPUs)"
     )
     times = Table(
         "Per step, slowest stage",
@@ -147,7 +147,8 @@ def explain_page(r: Report) -> Page:
     first = ("#", "operation", "kind", "phase", "calls/step")
     e = r.estimate
     heading = wrap(
-        f"{e.model.name}: {workload_words(e.workload)} on {e.cluster.name}, stack {e.stack.name}; "
+        f"{e.model.name}: {workload_words(e.workload)} on {e.cluster.name}, stack {e.stack.name}"
+        f"{words.gradients(e.model, e.workload, e.stack)}; "
         f"step {format_time(r.step_s)}. Values per call, on one device, numbered in order."
     )
     parts = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.present import records
+from meshwise.program.context import widths
 from meshwise.search.nearest import Change
 from meshwise.search.plan import Binding, Plan
 from meshwise.search.plan_rows import PlanRow
@@ -117,6 +118,7 @@ def plan_dict(p: Planned) -> dict[str, Any]:
         "model": s.model.name,
         "cluster": records.cluster_dict(s.cluster),
         "workload": workload,
+        "formats": widths(s.model, s.searched[0].variant.workload, answer.stack)._asdict(),
         "stack": records.stack_dict(answer.stack),
         "gpus": s.gpus,
         "objective": p.objective,

@@ -28,10 +28,11 @@ class Widths(NamedTuple):
     kv: float  # cached keys and values
     comm: float  # what TP collectives send
     gradient: float
+    gradient_dtype: str  # in which gradients are added up and reduced
 
 
-def widths(model: Model, workload: Workload) -> Widths:
-    """Formats of a run: what the workload says, else what the checkpoint says.
+def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widths:
+    """Formats of a run: what the workload says, else what the checkpoint (gradients: the stack) says.
 
     A quantised checkpoint keeps its narrow weights in inference; FP8 and INT8 checkpoints also
     multiply in that format. Training works on unquantised weights.
@@ -53,6 +54,8 @@ def widths(model: Model, workload: Workload) -> Widths:
         weight = activation if training or dtype == "tf32" else dtype
     group = model.quantization.group if model.quantization and weight == known else None
     checkpoint_kv = model.quantization.kv_cache_dtype if model.quantization else None
+    own = stack.gradient_dtype if stack is not None else None
+    gradients = dtypes.canonical(f.gradients or own or activation, "grad_dtype", dtypes.GRADIENT)
     kv = f.kv_cache or (checkpoint_kv if not training else None) or activation
     return Widths(
         dtype=dtype,
@@ -63,9 +66,8 @@ def widths(model: Model, workload: Workload) -> Widths:
         activation=dtypes.BYTES[activation],
         kv=dtypes.BYTES[dtypes.canonical(kv, "kv_dtype", dtypes.KV_CACHE)],
         comm=dtypes.BYTES[dtypes.canonical(f.comm or activation, "comm_dtype", dtypes.COMM)],
-        gradient=dtypes.BYTES[
-            dtypes.canonical(f.gradients or activation, "grad_dtype", dtypes.GRADIENT)
-        ],
+        gradient=dtypes.BYTES[gradients],
+        gradient_dtype=gradients,
     )
 
 
@@ -147,7 +149,7 @@ def context(
         model=model,
         stack=stack,
         layout=layout,
-        widths=widths(model, workload),
+        widths=widths(model, workload, stack),
         phase=workload.phase,
         sequences=sequences,
         queries=queries,
