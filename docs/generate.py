@@ -218,7 +218,8 @@ def cli_section() -> str:
 SWITCHES = {
     "title": "The name that tables show.",
     "ideal": "Peak FLOP/s for matrix products and attention, wire bandwidth for ring collectives, "
-    "and nothing else: no element-wise pass, latency, host time or overlap.",
+    "and nothing else: no element-wise pass, latency, host time or overlap. In decode the reading of "
+    "weights, keys and values at the memory's bandwidth binds too.",
     "attention": "`flash`: fused and causal, half of the scores are computed and none are kept. "
     "`unfused`: the full square of scores goes through memory.",
     "flash_version": "Of the fused attention kernels: 1 and 2 are FlashAttention-1 and -2 (on Hopper and "

@@ -878,9 +878,11 @@ def c35() -> Row:
 
 @row
 def c36() -> Row:
-    r = mw.estimate(gpt3(), dgx(), mw.Training(batch=BATCH, seq=SEQ), tp=8, micro_batch=1).to_dict()
+    half = mw.Formats(gradients="bf16")
+    work = mw.Training(batch=BATCH, seq=SEQ, formats=half)
+    r = mw.estimate(gpt3(), dgx(), work, tp=8, micro_batch=1).to_dict()
     state = sum(r["memory"][k] for k in ("weights_bytes", "gradients_bytes", "optimizer_bytes"))
-    fit = mw.scale(gpt3(), dgx(), mw.Training(batch=BATCH, seq=SEQ)).scaling.smallest_fit
+    fit = mw.scale(gpt3(), dgx(), work).scaling.smallest_fit
     return Row(
         "C36",
         "(left out) memory",

@@ -35,6 +35,7 @@ class Compute(NamedTuple):
     fits: Kernels
     clock: float  # share of the measurements' clock that the device keeps up under the load
     known: dict[tuple[object, ...], Array]  # a layer's products repeat: each is priced once
+    decoding: bool = False  # one token per sequence: the ideal reads weights and cache from memory
 
     def peak(self, dtype: str) -> float:
         """Dense peak at which products of ``dtype`` operands run here [FLOP/s]."""
@@ -50,16 +51,25 @@ class Compute(NamedTuple):
         return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.device.memory_bytes_per_s)
 
     def seconds(self, op: Op) -> Array:
-        """Seconds per call of a compute operation. Ideal: products and attention at peak only."""
+        """Seconds per call of a compute operation."""
         if self.stack.ideal:
-            return (
-                0.0 * op.hbm_bytes if op.kind == "elementwise" else op.flops / self.peak(op.dtype)
-            )
+            return self._ideal(op)
         if op.kind == "gemm":
             return self._gemm(op)
         if op.core is not None:
             return self._attention(op, op.core) if self._fused(op) else self._unfused(op, op.core)
         return self._pass(op.hbm_bytes)
+
+    def _ideal(self, op: Op) -> Array:
+        """Products and attention at peak, and in decode no sooner than the memory's datasheet rate
+        gives their weights, or keys and values."""
+        if op.kind == "elementwise":
+            return 0.0 * op.hbm_bytes
+        arithmetic = op.flops / self.peak(op.dtype)
+        if not self.decoding:
+            return arithmetic
+        read = op.core.kv_bytes if op.core is not None else op.weight_bytes
+        return np.maximum(arithmetic, read / self.device.memory_bytes_per_s)
 
     def _pass(self, moved: Array) -> Array:
         """Seconds of a pass over memory."""
@@ -178,6 +188,9 @@ class Compute(NamedTuple):
         return outside(ranges, *place) * 1.0 if ranges else 0.0
 
 
-def compute(device: Device, stack: Stack, *, training: bool = False) -> Compute:
+def compute(
+    device: Device, stack: Stack, *, training: bool = False, decoding: bool = False
+) -> Compute:
     """``training`` keeps products running back to back, at the clock that the power limit allows."""
-    return Compute(device, stack, kernels(device), device.training_clock if training else 1.0, {})
+    clock = device.training_clock if training else 1.0
+    return Compute(device, stack, kernels(device), clock, {}, decoding)

@@ -52,7 +52,12 @@ class Estimate(Footprint):
         self.layout = layout
         self.program: Program = program(model, stack, workload, layout, batch)
         self.pricer = Pricer(
-            compute(cluster.device, stack, training=self.program.ctx.training),
+            compute(
+                cluster.device,
+                stack,
+                training=self.program.ctx.training,
+                decoding=self.program.ctx.phase == "decode",
+            ),
             cluster,
             stack,
             (placed or groups(layout, cluster)) | self._kv_groups(),

@@ -26,6 +26,13 @@ def wrap(text: str) -> str:
     return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH))
 
 
+def interval_row(value: float, low: float, high: float) -> list[tuple[str, str]]:
+    """The ends of a value's interval as a row; none where it is a definition's."""
+    if low == value == high:
+        return []
+    return [("  90% interval", f"{format_time(low)} – {format_time(high)}")]
+
+
 def workload_words(w: Workload) -> str:
     if w.phase == "train":
         return f"training step, batch {w.batch}, sequence {w.seq}, recompute {w.recompute}"  # type: ignore[union-attr]
@@ -56,7 +63,7 @@ def report_page(r: Report) -> Page:
         ("what", "value"),
         (
             ("step", format_time(r.step_s)),
-            ("  90% interval", f"{format_time(r.step_low_s)} – {format_time(r.step_high_s)}"),
+            *interval_row(r.step_s, r.step_low_s, r.step_high_s),
             ("  compute", format_time(r.compute_s)),
             ("  exposed communication", format_time(r.exposed_comm_s)),
             ("  pipeline bubble", format_time(r.bubble_s)),
@@ -232,7 +239,8 @@ def collective_page(d: dict[str, Any]) -> Page:
     )
     heading = (
         f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks of {d['cluster']['name']}: "
-        f"{format_time(d['time_s'])} by {d['algorithm']}, bus bandwidth {rate(d['busbw_bytes_per_s'])}; "
-        f"90% interval {format_time(d['time_low_s'])} – {format_time(d['time_high_s'])}"
+        f"{format_time(d['time_s'])} by {d['algorithm']}, bus bandwidth {rate(d['busbw_bytes_per_s'])}"
     )
+    for _, ends in interval_row(d["time_s"], d["time_low_s"], d["time_high_s"]):
+        heading += f"; 90% interval {ends}"
     return Page(heading, (table,))

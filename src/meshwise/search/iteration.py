@@ -98,9 +98,7 @@ def _attention(cost: OpCost) -> bool:
 
 def _per_kind(e: Estimate, *, attention: bool) -> list[Array]:
     """Seconds of the attention cores, or of all the rest, of a layer of each kind."""
-    return [
-        total([c for c in costs if _attention(c) == attention]).busy for costs in e.layer_costs
-    ]
+    return [total([c for c in costs if _attention(c) == attention]).busy for costs in e.layer_costs]
 
 
 def draft_s(engine: Engine, w: Serving, batch: Array) -> Array:
@@ -124,9 +122,7 @@ def decode_s(
     return e.step_s + np.where(np.asarray(groups) > 1, waits, 0.0)
 
 
-def prefill(
-    engine: Engine, prompts: Array, chunk: int, cached: int = 0, groups: Array = 1
-) -> Pace:
+def prefill(engine: Engine, prompts: Array, chunk: int, cached: int = 0, groups: Array = 1) -> Pace:
     """An iteration of prompts alone: the device's work, or the host's launches where they last
     longer."""
     e = engine.prefill(prompts, chunk, cached)

@@ -14,7 +14,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     name: str
     title: str = ""
-    ideal: bool = False  # peak FLOP/s and wire bandwidth for products and collectives, nothing else
+    ideal: bool = False  # a definition: peak FLOP/s, wire bandwidth, in decode memory bandwidth
     attention: str = "flash"  # flash: fused and causal; unfused: full scores through memory
     flash_version: int = 3  # of the fused kernels: 1, 2 (FlashAttention-1, -2), 3 (-3, cuDNN)
     fused_elementwise: bool = True  # activation, and residual with its dropout, in one pass each
