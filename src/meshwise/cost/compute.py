@@ -26,6 +26,8 @@ BACKWARD_RATE = 0.87
 # FlashAttention-2 reaches 35 % of an H100's 989.4 TFLOP/s over 132 multiprocessors (the same paper).
 FLASH2_PER_SM = 0.35 * 989.4e12 / 132
 
+NARROWER = 0.75  # of the operands' width: weights below it are expanded inside the product
+
 
 class Compute(NamedTuple):
     """Prices compute operations on one device under one stack."""
@@ -103,15 +105,21 @@ class Compute(NamedTuple):
             return dtype if dtype == "fp8_block" else run
         return "bf16" if run in ("fp16", "tf32", "fp32") else run
 
+    def _weight_only(self, op: Op) -> float | None:
+        """Bytes of a weight that the product expands on its way; None where operands are alike."""
+        narrow = op.weight_element < NARROWER * dtypes.BYTES.get(op.dtype, 1.0)
+        return op.weight_element if op.weight_element and narrow else None
+
     def _gemm(self, op: Op) -> Array:
         shape = [
             np.asarray(x, dtype=np.float64) for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes)
         ]
         grouped = op.name.startswith("moe.experts")
-        key = (op.dtype, grouped, *((x.shape, x.tobytes()) for x in shape))
+        narrow = self._weight_only(op)
+        key = (op.dtype, grouped, narrow, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
         if found is None:
-            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self._quantiser, grouped)
+            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self._quantiser, grouped, narrow)
             m, n, k, batch, moved = shape
             found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
             self.known[key] = found
