@@ -218,7 +218,8 @@ def cli_section() -> str:
 SWITCHES = {
     "title": "The name that tables show.",
     "ideal": "Peak FLOP/s for matrix products and attention, wire bandwidth for ring collectives, "
-    "and nothing else: no element-wise pass, latency, host time or overlap.",
+    "and nothing else: no element-wise pass, latency, host time or overlap. In decode the reading of "
+    "weights, keys and values at the memory's bandwidth binds too.",
     "attention": "`flash`: fused and causal, half of the scores are computed and none are kept. "
     "`unfused`: the full square of scores goes through memory.",
     "flash_version": "Of the fused attention kernels: 1 and 2 are FlashAttention-1 and -2 (on Hopper and "
@@ -295,6 +296,8 @@ SWITCHES = {
     "column-parallel products. Otherwise it keeps its share and gathers again in backward.",
     "fp32_parameters": "Weights are fp32 and cast to 16 bit for the products (FSDP2): there is no "
     "other master copy. Otherwise weights are 16-bit with an fp32 master copy.",
+    "gradient_dtype": "Format in which gradients are added up and reduced; without one that of the "
+    "products' results. `--grad-dtype` overrides it.",
     "gradient_buckets": "The data-parallel reducer has 16-bit buckets of all gradients beside their "
     "fp32 sums.",
     "autograd_gradients": "Every weight has a 16-bit gradient until the backward of its microbatch "

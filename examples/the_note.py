@@ -558,15 +558,13 @@ def c23() -> Row:
     f, t = forward(sixteen), training(sixteen)
     full = training(sixteen, "ideal", "full")
 
-    def ccr(p: mw.Point, *, backward: bool) -> float:
-        lay = p.layer
-        comm = lay.forward_comm_s + (lay.backward_comm_s if backward else 0.0)
-        whole = lay.forward_s + (lay.backward_s if backward else 0.0)
-        return (whole - comm) / comm
+    def ccr(p: mw.Point) -> float:
+        assert p.layer.ccr is not None
+        return p.layer.ccr
 
-    right = {f"ccr_tp{n}": ccr(f[n], backward=False) for n in (2, 4, 8, 16)}
-    right["training_over_forward"] = ccr(t[8], backward=True) / right["ccr_tp8"]
-    right["full_recompute_over_forward"] = full[8].ccr / f[8].ccr
+    right = {f"ccr_tp{n}": ccr(f[n]) for n in (2, 4, 8, 16)}
+    right["training_over_forward"] = ccr(t[8]) / right["ccr_tp8"]
+    right["full_recompute_over_forward"] = ccr(full[8]) / right["ccr_tp8"]
     return Row(
         "C23",
         "CCR = FLOPS/BW · (8H + 4S)/4 ≈ 27000",
@@ -880,9 +878,11 @@ def c35() -> Row:
 
 @row
 def c36() -> Row:
-    r = mw.estimate(gpt3(), dgx(), mw.Training(batch=BATCH, seq=SEQ), tp=8, micro_batch=1).to_dict()
+    half = mw.Formats(gradients="bf16")
+    work = mw.Training(batch=BATCH, seq=SEQ, formats=half)
+    r = mw.estimate(gpt3(), dgx(), work, tp=8, micro_batch=1).to_dict()
     state = sum(r["memory"][k] for k in ("weights_bytes", "gradients_bytes", "optimizer_bytes"))
-    fit = mw.scale(gpt3(), dgx(), mw.Training(batch=BATCH, seq=SEQ)).scaling.smallest_fit
+    fit = mw.scale(gpt3(), dgx(), work).scaling.smallest_fit
     return Row(
         "C36",
         "(left out) memory",

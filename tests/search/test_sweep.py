@@ -208,16 +208,16 @@ def test_one_degree_or_one_value_is_said() -> None:
 
 
 def test_numbers_are_solved_to_the_smallest_that_pays() -> None:
-    llama, hgx = mw.model("llama-3.1-70b"), mw.cluster("hgx-h100")
+    qwen, hgx = mw.model("qwen2.5-32b"), mw.cluster("hgx-h100")
     work = mw.Decode(batch=1, context=4096)
-    swept = mw.sweep(llama, hgx, work, "batch=1:512").to_dict()
+    swept = mw.sweep(qwen, hgx, work, "batch=1:512").to_dict()
     solved = [b for b in swept["break_evens"] if b["found"]]
     assert solved
     for b in solved:
         assert b["value"] == int(b["value"])
         scores = []
         for batch in (int(b["value"]) - 1, int(b["value"]), int(b["value"]) + 1):
-            points = mw.scale(llama, hgx, mw.Decode(batch=batch, context=4096)).points
+            points = mw.scale(qwen, hgx, mw.Decode(batch=batch, context=4096)).points
             at = {p.tp: p.step_s for p in points}
             score = at[b["from_tp"]] / at[b["tp"]]
             if b["question"] == "marginal_efficiency":

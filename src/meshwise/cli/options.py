@@ -125,7 +125,11 @@ workload = stacked(
         "--recompute", metavar="MODE", help="Activation recomputation: none, selective, full."
     ),
     formats,
-    click.option("--grad-dtype", metavar="D", help="Gradients: bf16 (default) or fp32."),
+    click.option(
+        "--grad-dtype",
+        metavar="D",
+        help="Of gradients, in place of the stack's: fp32, bf16 or fp16.",
+    ),
 )
 software = stacked(
     click.option(

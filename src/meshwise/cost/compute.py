@@ -53,6 +53,9 @@ def distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
     return shape, None
 
 
+NARROWER = 0.75  # of the operands' width: weights below it are expanded inside the product
+
+
 class Compute(NamedTuple):
     """Prices compute operations on one device under one stack."""
 
@@ -61,6 +64,7 @@ class Compute(NamedTuple):
     fits: Kernels
     clock: float  # share of the measurements' clock that the device keeps up under the load
     known: dict[tuple[object, ...], Array]  # a layer's products repeat: each is priced once
+    decoding: bool = False  # one token per sequence: the ideal reads weights and cache from memory
 
     def peak(self, dtype: str) -> float:
         """Dense peak at which products of ``dtype`` operands run here [FLOP/s]."""
@@ -76,16 +80,25 @@ class Compute(NamedTuple):
         return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.device.memory_bytes_per_s)
 
     def seconds(self, op: Op) -> Array:
-        """Seconds per call of a compute operation. Ideal: products and attention at peak only."""
+        """Seconds per call of a compute operation."""
         if self.stack.ideal:
-            return (
-                0.0 * op.hbm_bytes if op.kind == "elementwise" else op.flops / self.peak(op.dtype)
-            )
+            return self._ideal(op)
         if op.kind == "gemm":
             return self._gemm(op)
         if op.core is not None:
             return self._attention(op, op.core) if self._fused(op) else self._unfused(op, op.core)
         return self._pass(op.hbm_bytes)
+
+    def _ideal(self, op: Op) -> Array:
+        """Products and attention at peak, and in decode no sooner than the memory's datasheet rate
+        gives their weights, or keys and values."""
+        if op.kind == "elementwise":
+            return 0.0 * op.hbm_bytes
+        arithmetic = op.flops / self.peak(op.dtype)
+        if not self.decoding:
+            return arithmetic
+        read = op.core.kv_bytes if op.core is not None else op.weight_bytes
+        return np.maximum(arithmetic, read / self.device.memory_bytes_per_s)
 
     def _pass(self, moved: Array) -> Array:
         """Seconds of a pass over memory."""
@@ -119,15 +132,21 @@ class Compute(NamedTuple):
             return dtype if dtype == "fp8_block" else run
         return "bf16" if run in ("fp16", "tf32", "fp32") else run
 
+    def _weight_only(self, op: Op) -> float | None:
+        """Bytes of a weight that the product expands on its way; None where operands are alike."""
+        narrow = op.weight_element < NARROWER * dtypes.BYTES.get(op.dtype, 1.0)
+        return op.weight_element if op.weight_element and narrow else None
+
     def _gemm(self, op: Op) -> Array:
         shape = [
             np.asarray(x, dtype=np.float64) for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes)
         ]
         grouped = op.name.startswith("moe.experts")
-        key = (op.dtype, grouped, *((x.shape, x.tobytes()) for x in shape))
+        narrow = self._weight_only(op)
+        key = (op.dtype, grouped, narrow, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
         if found is None:
-            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self._quantiser, grouped)
+            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self._quantiser, grouped, narrow)
             few, kind = distinct(shape)
             m, n, k, batch, moved = few
             found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
@@ -220,6 +239,9 @@ class Compute(NamedTuple):
         return outside(ranges, *place) * 1.0 if ranges else 0.0
 
 
-def compute(device: Device, stack: Stack, *, training: bool = False) -> Compute:
+def compute(
+    device: Device, stack: Stack, *, training: bool = False, decoding: bool = False
+) -> Compute:
     """``training`` keeps products running back to back, at the clock that the power limit allows."""
-    return Compute(device, stack, kernels(device), device.training_clock if training else 1.0, {})
+    clock = device.training_clock if training else 1.0
+    return Compute(device, stack, kernels(device), clock, {}, decoding)

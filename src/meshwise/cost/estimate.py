@@ -12,91 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from meshwise.cost.compute import compute
-from meshwise.cost.footprint import Footprint
+from meshwise.cost import inference
 from meshwise.cost.kernels import position
-from meshwise.cost.overlap import CONTENTION, TINY, exposed_beside
-from meshwise.cost.pricing import ZERO, Columns, OpCost, Pricer, Times, total, values_of
+from meshwise.cost.overlap import TINY, exposed_beside
+from meshwise.cost.priced_step import PricedStep
+from meshwise.cost.pricing import ZERO, Times, total, values_of
 from meshwise.cost.schedule import bubble_s
 from meshwise.program.sharding import scatters_every_microbatch
-from meshwise.program.step import Program, program
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import Group, Layouts, groups, kv_group
+from meshwise.spec.layout import Group, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Workload
 
 Array = Any
-FEW = 500  # columns that are priced sooner than sorted by kind
 
 
-class Estimate(Footprint):
+class Estimate(PricedStep):
     """The cost of a step over layouts. Attributes are arrays over the layouts' axes, built when asked.
 
     Times are of the slowest pipeline stage (contracts: ``step_s = compute_s + exposed_comm_s +
     bubble_s + host_s``, exactly).
     """
-
-    def __init__(
-        self,
-        model: Model,
-        cluster: Cluster,
-        workload: Workload,
-        stack: Stack,
-        layout: Layouts,
-        batch: Array | None = None,
-        placed: dict[str, Group] | None = None,
-    ) -> None:
-        self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
-        self.layout = layout
-        self.program: Program = program(model, stack, workload, layout, batch)
-        self._placed = placed
-
-    # -- prices, each list's when asked for: memory needs none ------------------------------------
-
-    @cached_property
-    def pricer(self) -> Pricer:
-        layout, placed = self.layout, self._placed
-        return Pricer(
-            compute(self.cluster.device, self.stack, training=self.program.ctx.training),
-            self.cluster,
-            self.stack,
-            (placed or groups(layout, self.cluster)) | self._kv_groups(),
-            Columns(layout) if placed and np.size(layout.tp) > FEW else None,
-        )
-
-    @cached_property
-    def layer_costs(self) -> list[list[OpCost]]:
-        return [self.pricer.ops(ops, self.layout) for ops in self.program.layers]
-
-    @cached_property
-    def embedding_costs(self) -> list[OpCost]:
-        return self.pricer.ops(self.program.embedding, self.layout)
-
-    @cached_property
-    def head_costs(self) -> list[OpCost]:
-        return self.pricer.ops(self.program.head, self.layout)
-
-    @cached_property
-    def transfer_costs(self) -> list[OpCost]:
-        costs = self.pricer.ops(self.program.transfer, self.layout)
-        return [self._beside_stages(c) for c in costs]
-
-    @cached_property
-    def update_costs(self) -> list[list[OpCost]]:
-        return [self.pricer.ops(ops, self.layout, apart=True) for ops in self.program.update]
-
-    def _kv_groups(self) -> dict[str, Group]:
-        """Ranks that hold the same KV head: known only with the model, whose groups these are. One
-        rank each where no layer has KV heads (multi-head latent attention, no attention)."""
-        return {"kv": kv_group(self.layout, self.model.least_kv_heads, self.cluster)}
-
-    def _beside_stages(self, cost: OpCost) -> OpCost:
-        """A transfer runs beside another virtual stage's work, where there is one."""
-        if not self.stack.overlap_pipeline or self.stack.ideal:
-            return cost
-        slowed = CONTENTION * cost.exposed
-        return cost._replace(exposed=np.where(self.layout.vp > 1, slowed, cost.exposed))
 
     # -- one microbatch ------------------------------------------------------------------------
 
@@ -182,11 +119,12 @@ class Estimate(Footprint):
         A stage cannot be quicker than its host issues its kernels, unless a graph replays them.
         Backward launches about twice forward's kernels, recomputation forward's again.
         """
-        if self.stack.ideal or not self.stack.host_layer_s:
-            return 0.0
         ctx = self.program.ctx
+        each = inference.layer_launch_s(self.stack, ctx)
+        if not each:
+            return 0.0
         passes = 3.0 + (ctx.recompute == 2) if ctx.training else 1.0
-        return self.stage_layers * passes * self.stack.host_layer_s
+        return self.stage_layers * passes * each
 
     @property
     def stage_layers(self) -> Array:
@@ -195,6 +133,13 @@ class Estimate(Footprint):
         for role in self.program.roles:
             most = np.maximum(most, sum(role.layers) * role.exists)
         return most
+
+    @cached_property
+    def pass_s(self) -> Array:
+        """Seconds of one batch through all stages, one after the other: what inference waits for."""
+        ends = total(self.embedding_costs), total(self.head_costs)
+        busy = inference.pass_s(self.program, self._layers, *ends, total(self.transfer_costs))
+        return busy + self.split_fill * self.layout.pp
 
     # -- the step --------------------------------------------------------------------------------
 
@@ -293,6 +238,9 @@ class Estimate(Footprint):
 
     @cached_property
     def bubble_s(self) -> Array:
+        """Idle time of the slowest stage: a schedule's bubble, or a single batch on the others."""
+        if not self.program.ctx.training:
+            return inference.waits_s(self.pass_s, self.microbatch.busy, self.layout.pp)
         return self._bubble(np.maximum(self.microbatch.busy, self._launch_s))
 
     def _bubble(self, busy: Array) -> Array:
@@ -319,9 +267,15 @@ class Estimate(Footprint):
     @cached_property
     def host_s(self) -> Array:
         """What the step waits for its hosts: a fixed part, launches that exceed the device's work, and
-        the slowest rank."""
+        the slowest rank; in inference the engine's iteration."""
         if self.stack.ideal:
             return 0.0
+        ctx = self.program.ctx
+        if not ctx.training:
+            launches = inference.layer_launch_s(self.stack, ctx) * self.model.layers
+            device = self.compute_s + self.exposed_comm_s + self.bubble_s
+            late = np.maximum(launches - device, 0.0)
+            return late + inference.own_engine_s(self.pricer.compute, ctx)
         late = np.maximum(self._launch_s - self.microbatch.busy, 0.0)
         return self.stack.host_s + self.program.ctx.microbatches * late + self.straggler_s
 
@@ -329,6 +283,8 @@ class Estimate(Footprint):
     def fast_step_s(self) -> Array:
         """``step_s`` in as few passes over the full mesh as it takes, for searches (same up to
         rounding)."""
+        if not self.program.ctx.training:
+            return self.step_s
         busy, m = self._microbatch_busy, self.program.ctx.microbatches
         waits = m * self._spread
         if self.stack.schedule in ("1f1b", "gpipe"):

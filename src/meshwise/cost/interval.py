@@ -57,6 +57,13 @@ def ends(value: Array, quantity: str, stack: str, lent: Array = 0.0) -> tuple[Ar
     )
 
 
+def tpot_interval(tpot_s: Array, stack: Stack, lent: Array) -> tuple[Array, Array]:
+    """90 % interval of a time per output token [s]; the ideal stack is a definition and has none."""
+    if stack.ideal:
+        return tpot_s, tpot_s
+    return ends(tpot_s, "tpot_s", stack.name, lent)
+
+
 def lent_share(e: Estimate) -> Array:
     """Share of the step's compute and exposed communication that rests on lent constants."""
 

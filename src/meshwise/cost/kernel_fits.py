@@ -47,9 +47,16 @@ class Kernels(NamedTuple):
     memory_efficiency: float
     launch_s: float
 
-    def gemm(self, dtype: str, engine: str, grouped: bool = False) -> tuple[GemmFit, Ranges]:
-        """Constants of products that run at the rate of ``dtype``, and the measured shapes."""
-        return _gemm(self.name, dtype, engine, grouped)
+    def gemm(
+        self,
+        dtype: str,
+        engine: str,
+        grouped: bool = False,
+        weight_bytes: float | None = None,
+    ) -> tuple[GemmFit, Ranges]:
+        """Constants of products that run at the rate of ``dtype``, and the measured shapes;
+        ``weight_bytes`` where weights are narrower than the operands, and expanded in the kernel."""
+        return _gemm(self.name, dtype, engine, grouped, self.inherited, weight_bytes)
 
     def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
         """Constants of ``prefill`` or ``decode`` with a cache of ``kv_element`` bytes per value."""
@@ -66,19 +73,31 @@ def _ranges(entry: dict[str, Any]) -> Ranges:
 
 
 @functools.cache
-def _gemm(name: str, dtype: str, engine: str, grouped: bool) -> tuple[GemmFit, Ranges]:
+def _gemm(
+    name: str,
+    dtype: str,
+    engine: str,
+    grouped: bool,
+    inherited: bool,
+    weight_bytes: float | None,
+) -> tuple[GemmFit, Ranges]:
     formats = _kernel_table(name)["gemm"]
     dtype = next(d for d in (dtype, *_ALSO.get(dtype, ()), "bf16") if d in formats)
     entry = formats[dtype]
+    where: dict[str, Any] = {
+        "elsewhere": inherited or weight_bytes is not None,
+        "weight_bytes": weight_bytes,
+    }
     blocks = dtype == "fp8_block"
     static = engine == STATIC_SCALES and not blocks  # whose scales are found in each pass
     # no grouped products with scales per block were measured: those of whole tensors stand in
     wide = "fp8" if blocks else dtype
     experts = _kernel_table(name).get("moe", {}).get(wide) if grouped else None
     if experts:
-        fit = grouped_fit(gemm_fit(formats[wide]), experts)
+        fit = grouped_fit(gemm_fit(formats[wide], **where), experts)
         return fit._replace(quantise_bytes=0.0) if static else fit, _ranges(experts)
-    fit = gemm_fit(entry, tuple(table_of(t) for t in entry["tables"]))
+    tables = tuple(table_of(t) for t in entry["tables"])
+    fit = gemm_fit(entry, tables, **where)
     if static:
         return fit._replace(quantise_bytes=0.0), _ranges(entry)
     # An engine that is not in the table quantises in the pass before: the shortest of the measured

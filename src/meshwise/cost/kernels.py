@@ -88,14 +88,37 @@ class AttentionFit(NamedTuple):
 WIDTHS = (64, 128, 192, 256)
 
 
-def gemm_fit(entry: dict[str, Any], tables: tuple[Table, ...] = ()) -> GemmFit:
-    """The constants of a catalog entry ``gemm.DTYPE``, spread over the candidates."""
+def tile_efficiencies(entry: dict[str, Any], elsewhere: bool) -> Array:
+    """Share of the peak that each tile reaches.
+
+    Memory bound every measured call of the smallest tile, so that its share says how slow the tile
+    may be there and no more. ``elsewhere``, on another chip or with weights that take fewer bytes,
+    it multiplies like the next one: both issue the same instructions.
+    """
+    efficiency = np.array(entry["tile_efficiency"], dtype=np.float64)
+    if elsewhere:
+        efficiency[0] = max(efficiency[0], efficiency[1])
+    return efficiency
+
+
+def gemm_fit(
+    entry: dict[str, Any],
+    tables: tuple[Table, ...] = (),
+    *,
+    elsewhere: bool = False,
+    weight_bytes: float | None = None,
+) -> GemmFit:
+    """The constants of a catalog entry ``gemm.DTYPE``, spread over the candidates; ``elsewhere`` than
+    where they were measured: :func:`tile_efficiencies`. ``weight_bytes``: of a weight that is
+    narrower than the operands, and travels so as far as the multiprocessor."""
     index, tile_m, tile_n, split = (
         np.array([c[i] for c in _CANDIDATES], dtype=np.float64) for i in range(4)
     )
-    efficiency = np.array(entry["tile_efficiency"], dtype=np.float64)[index.astype(np.int64)]
+    efficiency = tile_efficiencies(entry, elsewhere)[index.astype(np.int64)]
     area = tile_m * tile_n
     parts = split > 1
+    operand = entry["operand_bytes"]
+    fed = tile_m * operand + tile_n * (operand if weight_bytes is None else weight_bytes)
     return GemmFit(
         launch_s=entry["launch_s"],
         memory_efficiency=entry["memory_efficiency"],
@@ -109,7 +132,7 @@ def gemm_fit(entry: dict[str, Any], tables: tuple[Table, ...] = ()) -> GemmFit:
         flops_s=2.0 * area / efficiency / split,
         fixed_s=np.full_like(area, entry["tile_s"]),
         store=2.0 * area / entry["store_efficiency"],
-        feed=(tile_m + tile_n) * entry["operand_bytes"] / split / entry["cache_bandwidth"],
+        feed=fed / split / entry["cache_bandwidth"],
         reduce_s=np.where(parts, entry["split_s"], 0.0),
         reduce=np.where(parts, 4.0 * split / entry["split_bandwidth"], 0.0),
         tables=tables,

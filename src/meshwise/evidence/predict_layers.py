@@ -47,7 +47,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         batch=micro * dp,
         seq=row.count("seq"),
         recompute=recompute,
-        formats=Formats(dtype=operand_of(row), gradients="fp32"),
+        formats=Formats(dtype=operand_of(row)),
     )
     layout = grid.Grid(
         tp=tp,

@@ -21,9 +21,6 @@ from meshwise.spec.workload import RECOMPUTE, Formats, Training
 CLEARLY = 1.2
 
 
-# Software that accumulates and reduces gradients in the format of the products; Megatron, NeMo,
-# nanotron and FSDP do in fp32 by default.
-_NARROW_GRADIENTS = ("deepspeed", "paddle")
 _SHARDS = {"fsdp": "zero3", "hsdp": "zero3"}  # other words for sharding everything
 
 
@@ -68,7 +65,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
             batch=batch,
             seq=row.count("seq"),
             recompute=mode,
-            formats=Formats(dtype=operand_of(row), gradients=gradients_of(row, stack)),
+            formats=Formats(dtype=operand_of(row), gradients=row.text("grad_dtype") or None),
         )
         grid.check(layout, model, cluster, workload)
         found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
@@ -78,11 +75,6 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     if not recompute:
         assumed.append(Assumed("recompute", mode))
     return found, tuple(assumed)
-
-
-def gradients_of(row: Row, stack: Stack) -> str | None:
-    """Format of the gradients: stated, else the software's own."""
-    return row.text("grad_dtype") or (None if stack.name in _NARROW_GRADIENTS else "fp32")
 
 
 def training(row: Row, folder: Path) -> list[Prediction]:

@@ -10,6 +10,7 @@ from meshwise.present.plan_page import mesh_words
 from meshwise.present.plan_records import row_dict
 from meshwise.present.result import Answer
 from meshwise.present.tables import Page, Table
+from meshwise.program.context import widths
 from meshwise.search.growth import Growth, Size
 from meshwise.spec.workload import to_dict as workload_dict
 from meshwise.units import format_memory, format_time
@@ -35,6 +36,7 @@ class GrowthResult(Answer):
             "model": g.model.name,
             "cluster": records.cluster_dict(g.cluster),
             "workload": workload,
+            "formats": widths(g.model, g.workload, g.stack)._asdict(),
             "stack": records.stack_dict(g.stack),
             "mode": "weak" if g.weak else "strong",
             "points": [_point(s) for s in g.sizes],
@@ -48,6 +50,7 @@ class GrowthResult(Answer):
         heading = (
             f"{g.model.name} on {cluster_words(g.cluster)}: {kind} scaling, best layout at each size, "
             f"{g.workload.seq:,} tokens per sequence, stack {g.stack.name}"
+            f"{words.gradients(g.model, g.workload, g.stack)}"
         )
         header = ("GPUs", "batch", "layout", "step", "tokens/s", "MFU", "comm", "memory")
         body = tuple(_row(s) for s in g.sizes)

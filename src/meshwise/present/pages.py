@@ -27,6 +27,13 @@ def wrap(text: str) -> str:
     return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH))
 
 
+def interval_row(value: float, low: float, high: float) -> list[tuple[str, str]]:
+    """The ends of a value's interval as a row; none where it is a definition's."""
+    if low == value == high:
+        return []
+    return [("  90% interval", f"{format_time(low)} – {format_time(high)}")]
+
+
 def workload_words(w: Workload) -> str:
     if w.phase == "train":
         return f"training step, batch {w.batch}, sequence {w.seq}, recompute {w.recompute}"  # type: ignore[union-attr]
@@ -50,14 +57,14 @@ def report_page(r: Report) -> Page:
     axes = " ".join(f"{k}={int(getattr(lay, k))}" for k in ("tp", "pp", "vp", "dp", "cp", "ep"))
     heading = wrap(
         f"{e.model.name}: {workload_words(e.workload)}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
-        f"stack {e.stack.name}\nlayout {axes}, microbatch {int(e.program.ctx.sequences)} ({r.devices} GPUs)"
+        f"stack {e.stack.name}{words.gradients(e.model, e.workload, e.stack)}\nlayout {axes}, microbatch {int(e.program.ctx.sequences)} ({r.devices} GPUs)"
     )
     times = Table(
         "Per step, slowest stage",
         ("what", "value"),
         (
             ("step", format_time(r.step_s)),
-            ("  90% interval", f"{format_time(r.step_low_s)} – {format_time(r.step_high_s)}"),
+            *interval_row(r.step_s, r.step_low_s, r.step_high_s),
             ("  compute", format_time(r.compute_s)),
             ("  exposed communication", format_time(r.exposed_comm_s)),
             ("  pipeline bubble", format_time(r.bubble_s)),
@@ -151,7 +158,8 @@ def explain_page(r: Report) -> Page:
     first = ("#", "operation", "kind", "phase", "calls/step")
     e = r.estimate
     heading = wrap(
-        f"{e.model.name}: {workload_words(e.workload)} on {e.cluster.name}, stack {e.stack.name}; "
+        f"{e.model.name}: {workload_words(e.workload)} on {e.cluster.name}, stack {e.stack.name}"
+        f"{words.gradients(e.model, e.workload, e.stack)}; "
         f"step {format_time(r.step_s)}. Values per call, on one device, numbered in order."
     )
     parts = [
@@ -239,9 +247,10 @@ def collective_page(d: dict[str, Any]) -> Page:
     )
     heading = (
         f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks of {d['cluster']['name']}: "
-        f"{format_time(d['time_s'])} by {d['algorithm']}, bus bandwidth {rate(d['busbw_bytes_per_s'])}; "
-        f"90% interval {format_time(d['time_low_s'])} – {format_time(d['time_high_s'])}"
+        f"{format_time(d['time_s'])} by {d['algorithm']}, bus bandwidth {rate(d['busbw_bytes_per_s'])}"
     )
+    for _, ends in interval_row(d["time_s"], d["time_low_s"], d["time_high_s"]):
+        heading += f"; 90% interval {ends}"
     return Page(heading, (table,))
 
 

@@ -231,6 +231,7 @@ def _heading(p: Planned) -> str:
     return (
         f"{s.model.name} on {s.gpus:,} GPUs of {cluster_words(s.cluster)}: training, global batch "
         f"{w.batch:,} × {w.seq:,} tokens, stack {p.plan.stack.name}"
+        f"{words.gradients(s.model, w, p.plan.stack)}"
     )
 
 

@@ -118,7 +118,7 @@ def plan_dict(p: Planned) -> dict[str, Any]:
         "model": s.model.name,
         "cluster": records.cluster_dict(s.cluster),
         "workload": workload,
-        "formats": widths(s.model, s.searched[0].variant.workload)._asdict(),
+        "formats": widths(s.model, s.searched[0].variant.workload, answer.stack)._asdict(),
         "stack": records.stack_dict(answer.stack),
         "gpus": s.gpus,
         "objective": p.objective,

@@ -81,7 +81,7 @@ def scaling_dict(s: Scaling) -> dict[str, Any]:
         "model": s.model.name,
         "cluster": cluster_dict(s.cluster),
         "workload": workload_dict(s.workload),
-        "formats": widths(s.model, s.workload)._asdict(),
+        "formats": widths(s.model, s.workload, s.stack)._asdict(),
         "stack": stack_dict(s.stack),
         "points": [
             {

@@ -89,14 +89,17 @@ def _reductions(layer: Layer, training: bool) -> str:
 def layer_tables(points: tuple[Point, ...], training: bool) -> list[Table]:
     """One layer and microbatch: its times, and what it communicates."""
     times, moves = [], []
+    again = any(p.layer.recompute_s > 0 for p in points)
+    back = (("recompute",) if again else ()) + (("backward",) if training else ())
     for p in points:
         lay = p.layer
-        backward = (format_time(lay.backward_s),) if training else ()
+        passes = (lay.recompute_s,) * again + (lay.backward_s,) * training
+        sent_s = (lay.recompute_comm_s,) * again + (lay.backward_comm_s,) * training
         times.append(
             (
                 str(p.tp),
                 format_time(lay.forward_s),
-                *backward,
+                *(format_time(s) for s in passes),
                 format_time(lay.compute_s),
                 _time(lay.comm_s),
                 _time(lay.exposed_comm_s),
@@ -105,22 +108,22 @@ def layer_tables(points: tuple[Point, ...], training: bool) -> list[Table]:
             )
         )
         payload = lay.forward_payload_bytes + lay.backward_payload_bytes
+        payload += lay.recompute_payload_bytes
         moves.append(
             (
                 str(p.tp),
                 _time(lay.forward_comm_s),
-                *((_time(lay.backward_comm_s),) if training else ()),
+                *(_time(s) for s in sent_s),
                 format_bytes(payload) if payload else "-",
                 " + ".join(format_bytes(w) for w in lay.wire_bytes) if payload else "-",
                 _reductions(lay, training),
                 p.algorithm or "-",
             )
         )
-    back = ("backward",) if training else ()
     head = ("TP", "forward", *back, "compute", "comm", "exposed", "comm %", "CCR")
     sent = ("TP", "forward", *back, "payload", "wire bytes by level", "reductions", "algorithm")
     return [
-        Table("Per layer and microbatch", head, tuple(times)),
+        Table("Per layer and microbatch" + ", recomputation included" * again, head, tuple(times)),
         Table("Its communication", sent, tuple(moves), frozenset({0, len(sent) - 1})),
     ]
 
@@ -163,7 +166,8 @@ def scaling_page(s: Scaling) -> Page:
         overlap = "backward (input gradient's reduction beside the weight gradient)"
     heading = wrap(
         f"{s.model.name}: {workload_words(s.workload)}\n{s.cluster.name}: {cluster_words(s.cluster)}\n"
-        f"stack {s.stack.name}, TP overlap {overlap}"
+        f"stack {s.stack.name}"
+        f"{words.gradients(s.model, s.workload, s.stack)}, TP overlap {overlap}"
     )
     chart = bars(
         [

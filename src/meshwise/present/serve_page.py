@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from meshwise.cost.interval import ends
+from meshwise.cost.interval import tpot_interval
 from meshwise.present import records
-from meshwise.present.pages import cluster_words, wrap
+from meshwise.present.pages import cluster_words, interval_row, wrap
 from meshwise.present.result import Answer
 from meshwise.present.tables import Page, Table
 from meshwise.program.context import widths
@@ -42,7 +42,7 @@ def serve_dict(
         "ep": grid.ep,
         "etp": grid.etp or max(1, grid.tp // grid.ep),
     }
-    low, high = ends(s.tpot_s, "tpot_s", stack.name, s.lent)
+    low, high = tpot_interval(s.tpot_s, stack, s.lent)
     figures: dict[str, Any] = {
         "tpot_s": float(s.tpot_s),
         "tpot_low_s": float(low),
@@ -96,10 +96,7 @@ def serve_page(cluster: Cluster, d: dict[str, Any]) -> Page:
         ("what", "value"),
         (
             ("time per output token (TPOT)", format_time(d["tpot_s"])),
-            (
-                "  90 % interval",
-                f"{format_time(d['tpot_low_s'])} to {format_time(d['tpot_high_s'])}",
-            ),
+            *interval_row(d["tpot_s"], d["tpot_low_s"], d["tpot_high_s"]),
             ("time to first token (TTFT)", format_time(d["ttft_s"])),
             *queue,
             ("whole request", format_time(d["request_s"])),

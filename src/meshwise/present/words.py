@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from meshwise.program.context import widths
 from meshwise.search.points import Point
 from meshwise.search.scaling import Scaling
+from meshwise.spec.model import Model
+from meshwise.spec.stack import Stack
+from meshwise.spec.workload import Workload
 from meshwise.units import format_memory, format_time
 
 REASONS = {
@@ -17,6 +21,13 @@ REASONS = {
     "asked": "the degrees that were asked for",
     "memory": "memory",
 }
+
+
+def gradients(model: Model, workload: Workload, stack: Stack) -> str:
+    """The format of a training step's gradients, as headings add it."""
+    if workload.phase != "train":
+        return ""
+    return f", gradients {widths(model, workload, stack).gradient_dtype}"
 
 
 def percent(share: float) -> str:

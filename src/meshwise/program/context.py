@@ -29,10 +29,11 @@ class Widths(NamedTuple):
     kv: float  # cached keys and values
     comm: float  # what TP collectives send
     gradient: float
+    gradient_dtype: str  # in which gradients are added up and reduced
 
 
-def widths(model: Model, workload: Workload) -> Widths:
-    """Formats of a run: what the workload says, else what the checkpoint says.
+def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widths:
+    """Formats of a run: what the workload says, else what the checkpoint (gradients: the stack) says.
 
     FP8, INT8 and NVFP4 checkpoints also multiply in that format, but for weight-only ones. FP8
     training (transformer engine) keeps 16-bit weights and casts them for the product.
@@ -44,6 +45,8 @@ def widths(model: Model, workload: Workload) -> Widths:
     narrow = q.weight_dtype if q and not q.weight_only and q.weight_dtype in dtypes.NARROW else base
     dtype = dtypes.canonical(f.dtype or narrow, "--dtype", dtypes.COMPUTE)
     activation = dtypes.activation_dtype(dtype)
+    own = stack.gradient_dtype if stack is not None else None
+    gradients = dtypes.canonical(f.gradients or own or activation, "--grad-dtype", dtypes.GRADIENT)
     wide = dtypes.known(f.weights)
     weight = wide if wide is not None and dtypes.BYTES[wide] >= 2 else activation
     width = dtypes.BYTES[weight]
@@ -59,9 +62,8 @@ def widths(model: Model, workload: Workload) -> Widths:
         activation=dtypes.BYTES[activation],
         kv=dtypes.BYTES[dtypes.canonical(kv, "--kv-dtype", dtypes.KV_CACHE)],
         comm=dtypes.BYTES[dtypes.canonical(f.comm or activation, "--comm-dtype", dtypes.COMM)],
-        gradient=dtypes.BYTES[
-            dtypes.canonical(f.gradients or activation, "--grad-dtype", dtypes.GRADIENT)
-        ],
+        gradient=dtypes.BYTES[gradients],
+        gradient_dtype=gradients,
     )
 
 
@@ -159,7 +161,7 @@ def context(
         model=model,
         stack=stack,
         layout=layout,
-        widths=widths(model, workload),
+        widths=widths(model, workload, stack),
         phase=workload.phase,
         sequences=sequences,
         queries=queries,

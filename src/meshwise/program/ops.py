@@ -58,6 +58,7 @@ class Op(NamedTuple):
     payload_bytes: Array = 0.0
     axis: str = ""
     weight_bytes: Array = 0.0
+    weight_element: float = 0.0  # bytes per weight of a product, scales included
     hides_under: str = ""
     weight: bool = True  # a GEMM with a weight has a weight gradient
     core: Core | None = None  # of an attention kernel
@@ -94,6 +95,7 @@ def gemm(name: str, m: Array, n: Array, k: Array, formats: Operands, *, batch: A
         batch=batch,
         dtype=formats.dtype,
         weight_bytes=weights,
+        weight_element=formats.weight,
     )
 
 

@@ -143,10 +143,9 @@ def _prefills(
             + work.memory["workspace_bytes"],
             shape,
         )
-        seconds = np.broadcast_to(
-            chunks * iteration.prefill_s(engine, np.int64(prompts), chunk, cached), shape
-        )
-        every = seconds / layouts.pp  # between two batches
+        pace = iteration.prefill(engine, np.int64(prompts), chunk, cached)
+        seconds = np.broadcast_to(pace.series_s(chunks), shape)
+        every = np.broadcast_to(chunks * pace.every_s, shape)  # between two batches
         first = every / 2.0 + seconds
         # each replica of an instance computes its own prompts
         rate = prompts * layouts.dp / every
@@ -168,7 +167,7 @@ def _decodes(
     def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
         some = engine._replace(layouts=columns(layouts, index))
         local = -(-batch // some.layouts.pp)
-        seconds = iteration.decode_s(some, local, w.context, w.queries)
+        seconds = iteration.decode_s(some, local, w.context, w.queries, -(-batch // local))
         seconds = seconds + draft_s(some, w, local)
         return np.broadcast_to(seconds / w.tokens_per_iteration, some.layouts.tp.shape)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.cost.kernel_fits import kernels
+from meshwise.cost.inference import engine_s, layer_launch_s
 from meshwise.cost.pricing import OpCost, total
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Layouts
@@ -56,40 +56,49 @@ class Engine(NamedTuple):
             self.model, self.cluster, work, self.stack, self.layouts, np.asarray(batch)[()]
         )
 
-    def host_s(self, sequences: Array, rows: Array) -> Array:
-        """Seconds per iteration outside the model's program: the scheduler and its bookkeeping, and
-        the choice of ``rows`` next tokens from their logits."""
-        if self.stack.ideal:
-            return 0.0
-        s, device = self.stack, self.cluster.device
-        rate = kernels(device).memory_efficiency * device.memory_bytes_per_s
-        choice = s.logit_bytes / rate * self.model.vocab * rows
-        return s.iteration_s + s.sequence_s * sequences + choice
+    def engine_s(self, e: Estimate, sequences: Array, rows: Array) -> Array:
+        """Seconds of an iteration outside the model's program, for ``rows`` next tokens."""
+        return engine_s(e.pricer.compute, e.program.ctx, sequences, rows)
 
-    def launched_s(self, e: Estimate, busy: Array) -> Array:
-        """Seconds of an iteration that no graph replays: each stage's ``busy`` seconds, or its host's
-        launches where they last longer."""
-        if self.stack.ideal:
-            return e.layout.pp * busy
-        launches = e.stage_layers * self.stack.prefill_layer_s
-        return e.layout.pp * np.maximum(busy, launches) + self.stack.host_s
+    def launched(self, e: Estimate, whole: Array, slowest: Array, groups: Array) -> Pace:
+        """An iteration that no graph replays: the device's work, or the host's launches where they
+        last longer, over the whole pipeline and on its slowest stage."""
+        each = layer_launch_s(self.stack, e.program.ctx)
+        whole = np.maximum(whole, self.model.layers * each)
+        return Pace.of(whole, np.maximum(slowest, e.stage_layers * each), groups)
+
+
+class Pace(NamedTuple):
+    """An iteration of one of the ``groups`` of sequences that a pipeline keeps in flight.
+
+    ``iteration_s`` is what a group waits for its own result: the pass through all stages, or the
+    slowest stage once for every group. ``every_s`` is what parts iterations that need no result of
+    the one before, such as a prompt's chunks.
+    """
+
+    iteration_s: Array
+    every_s: Array
+
+    @classmethod
+    def of(cls, whole: Array, slowest: Array, groups: Array) -> Pace:
+        every = groups * slowest
+        return cls(np.maximum(whole, every), every)
+
+    def plus(self, seconds: Array) -> Pace:
+        return Pace(self.iteration_s + seconds, self.every_s + seconds)
+
+    def series_s(self, iterations: Array) -> Array:
+        """Seconds of iterations that follow each other without waiting for results."""
+        return self.iteration_s + (iterations - 1) * self.every_s
 
 
 def _attention(cost: OpCost) -> bool:
     return cost.op.kind == "attention"
 
 
-def _per_role(e: Estimate, *, attention: bool) -> list[Array]:
-    """Seconds of the attention cores, or of all the rest of the layers, by role of stage."""
-    chosen = [[c for c in costs if _attention(c) == attention] for costs in e.layer_costs]
-    layers = [total(costs).busy for costs in chosen]
-    found = []
-    for role in e.program.roles:
-        seconds: Array = 0.0
-        for kind, count in zip(layers, role.layers, strict=True):
-            seconds = seconds + kind * count
-        found.append(seconds)
-    return found
+def _per_kind(e: Estimate, *, attention: bool) -> list[Array]:
+    """Seconds of the attention cores, or of all the rest, of a layer of each kind."""
+    return [total([c for c in costs if _attention(c) == attention]).busy for costs in e.layer_costs]
 
 
 def draft_s(engine: Engine, w: Serving, batch: Array) -> Array:
@@ -100,23 +109,28 @@ def draft_s(engine: Engine, w: Serving, batch: Array) -> Array:
     if w.draft_cost == "layer":
         one: Array = total(e.layer_costs[-1]).busy + total(e.head_costs).busy
         return w.draft_tokens * one
-    return w.draft_tokens * float(w.draft_cost) * e.step_s
+    return w.draft_tokens * float(w.draft_cost) * (e.step_s - e.host_s)
 
 
-def decode_s(engine: Engine, batch: Array, context: int, queries: int = 1) -> Array:
-    """An iteration of decodes alone, replayed from a CUDA graph."""
+def decode_s(
+    engine: Engine, batch: Array, context: int, queries: int = 1, groups: Array = 1
+) -> Array:
+    """An iteration of decodes alone, replayed from a CUDA graph; ``groups`` of ``batch`` sequences are
+    in flight."""
     e = engine.decode(batch, context, queries)
-    return e.step_s + engine.host_s(batch, batch * queries)
+    waits = np.maximum(groups * e.microbatch.busy - (e.step_s - e.host_s), 0.0)
+    return e.step_s + np.where(np.asarray(groups) > 1, waits, 0.0)
 
 
-def prefill_s(engine: Engine, prompts: Array, chunk: int, cached: int = 0) -> Array:
+def prefill(engine: Engine, prompts: Array, chunk: int, cached: int = 0, groups: Array = 1) -> Pace:
     """An iteration of prompts alone: the device's work, or the host's launches where they last
     longer."""
     e = engine.prefill(prompts, chunk, cached)
-    return engine.launched_s(e, e.microbatch.busy) + engine.host_s(prompts, prompts)
+    pace = engine.launched(e, e.pass_s, e.microbatch.busy, groups)
+    return pace.plus(engine.engine_s(e, prompts, prompts))
 
 
-def mixed_s(
+def mixed(
     engine: Engine,
     *,
     batch: Array,
@@ -125,7 +139,8 @@ def mixed_s(
     prompts: Array,
     chunk: int,
     cached: int = 0,
-) -> Array:
+    groups: Array = 1,
+) -> Pace:
     """An iteration of ``batch`` decodes and chunks of ``prompts``.
 
     Products, passes and collectives work on all tokens at once and read the weights once; each kind
@@ -133,18 +148,22 @@ def mixed_s(
     graph.
     """
     tokens = batch * queries + prompts * chunk
-    whole = engine.prefill(tokens, 1)
+    together = engine.prefill(tokens, 1)
     decodes = engine.decode(batch, context, queries)
     chunks = engine.prefill(prompts, chunk, cached)
-    layers = _per_role(whole, attention=False)
-    cores = [_per_role(e, attention=True) for e in (decodes, chunks)]
-    embedding, head = total(whole.embedding_costs).busy, total(decodes.head_costs).busy
-    busy: Array = 0.0
-    for i, role in enumerate(whole.program.roles):
-        stage = layers[i] + cores[0][i] + cores[1][i]
-        stage = stage + embedding * role.embedding + head * role.head
-        busy = np.maximum(busy, stage * role.exists)
-    busy = busy + total(whole.transfer_costs).busy
-    return engine.launched_s(whole, busy) + engine.host_s(
-        batch + prompts, batch * queries + prompts
-    )
+    kinds = _per_kind(together, attention=False)
+    for e in (decodes, chunks):
+        kinds = [a + b for a, b in zip(kinds, _per_kind(e, attention=True), strict=True)]
+    embedding, head = total(together.embedding_costs).busy, total(decodes.head_costs).busy
+    transfer = total(together.transfer_costs).busy
+    slowest: Array = 0.0
+    for role in together.program.roles:
+        stage = embedding * role.embedding + head * role.head
+        for kind, count in zip(kinds, role.layers, strict=True):
+            stage = stage + kind * count
+        slowest = np.maximum(slowest, stage * role.exists)
+    whole = embedding + head + (together.layout.pp - 1) * transfer
+    for kind, count in zip(kinds, engine.model.kind_counts(), strict=True):
+        whole = whole + kind * count
+    pace = engine.launched(together, whole, slowest + transfer, groups)
+    return pace.plus(engine.engine_s(together, batch + prompts, batch * queries + prompts))

@@ -9,8 +9,9 @@ class Layer(NamedTuple):
     """One transformer layer (the most frequent kind), one microbatch, one device."""
 
     forward_s: float
-    backward_s: float
-    compute_s: float  # this and the next five: forward and backward, without recomputation
+    backward_s: float  # input and weight gradients
+    recompute_s: float  # what activation recomputation does again before them
+    compute_s: float  # this and the next five: forward, recomputation and backward
     comm_s: float
     exposed_comm_s: float
     comm_share: float
@@ -18,8 +19,10 @@ class Layer(NamedTuple):
     wire_bytes: tuple[float, ...]
     forward_comm_s: float
     backward_comm_s: float
+    recompute_comm_s: float
     forward_payload_bytes: float
     backward_payload_bytes: float
+    recompute_payload_bytes: float
     all_reduces_forward: int
     all_reduces_backward: int
     all_gathers_forward: int

@@ -233,8 +233,10 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
                 value = value + c.op.count
         return [int(v) // parts for v, parts in zip(column(value, size), cut, strict=True)]
 
-    work = ("forward", "dgrad", "wgrad")
+    work = ("forward", "recompute", "dgrad", "wgrad")
     forward, backward = seconds("forward"), seconds("dgrad", "wgrad")
+    again, whole, busy = seconds("recompute"), seconds(*work), comm(*work)[0]
+    rc, rp = comm("recompute")
     (fc, fp), (bc, bp) = comm("forward"), comm("dgrad", "wgrad")
     flops: Array = 0.0
     exposed: Array = 0.0
@@ -260,14 +262,17 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
         Layer(
             forward_s=forward[i],
             backward_s=backward[i],
-            compute_s=forward[i] + backward[i] - bare[i],
-            comm_s=fc[i] + bc[i],
+            recompute_s=again[i],
+            compute_s=whole[i] - bare[i],
+            comm_s=busy[i],
             exposed_comm_s=bare[i],
-            comm_share=bare[i] / (forward[i] + backward[i]),
-            ccr=(forward[i] + backward[i] - bare[i]) / (fc[i] + bc[i]) if fc[i] + bc[i] else None,
+            comm_share=bare[i] / whole[i],
+            ccr=(whole[i] - bare[i]) / busy[i] if busy[i] else None,
             wire_bytes=tuple(w[i] for w in sent),
             forward_comm_s=fc[i],
             backward_comm_s=bc[i],
+            recompute_comm_s=rc[i],
+            recompute_payload_bytes=rp[i],
             forward_payload_bytes=fp[i],
             backward_payload_bytes=bp[i],
             flops_forward=flop[i],

@@ -101,7 +101,7 @@ def steady(
     """Continuous batching at a fixed concurrency (``concurrency`` per layout in place of the
     workload's).
 
-    A pipeline keeps pp groups of sequences in flight. A verification yields E tokens of a sequence,
+    A pipeline keeps up to pp groups of sequences in flight. A verification yields E tokens of a sequence,
     so a request lasts osl / E iterations, in which each of the others brings its prompt once.
     """
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
@@ -110,12 +110,14 @@ def steady(
     most, used = capacity(engine, w, per_replica)
     running = np.maximum(np.minimum(per_replica, most), 1)
     batch = -(-running // layouts.pp)
-    decode = iteration.decode_s(engine, batch, w.context, w.queries)
+    groups = -(-running // batch)
+    decode = iteration.decode_s(engine, batch, w.context, w.queries, groups)
     decode = decode + draft_s(engine, w, batch)
     prompt = _prompt(engine, w, batch)
-    alone = prompt.chunks * iteration.prefill_s(engine, np.int64(1), prompt.chunk, prompt.cached)
+    one = iteration.prefill(engine, np.int64(1), prompt.chunk, prompt.cached)
+    alone = one.series_s(prompt.chunks)
     times = _mixed if stack.mixes_prefill else _prompts_first
-    tpot, ttft = times(engine, w, batch, decode, prompt)
+    tpot, ttft = times(engine, w, batch, decode, prompt, groups)
     service = ttft + (w.osl - 1) * tpot
     served = np.minimum(running * layouts.dp, asked)
     rate = served / service
@@ -140,12 +142,12 @@ def steady(
 
 
 def _mixed(
-    engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt
+    engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt, groups: Array
 ) -> tuple[Array, Array]:
     """(TPOT, TTFT) where a prompt's chunk rides in an iteration of decodes (Sarathi-Serve, arXiv
     2403.02310): the others' prompts lengthen that many of a request's iterations; where there are
     more of them than iterations, prompts wait."""
-    mixed = iteration.mixed_s(
+    pace = iteration.mixed(
         engine,
         batch=batch,
         context=w.context,
@@ -153,9 +155,12 @@ def _mixed(
         prompts=prompt.together,
         chunk=prompt.chunk,
         cached=prompt.cached,
+        groups=groups,
     )
     # a verification's drafts are made beside a prompt too
-    mixed = np.maximum(mixed + draft_s(engine, w, batch), decode)
+    drafts = draft_s(engine, w, batch)
+    mixed = np.maximum(pace.iteration_s + drafts, decode)
+    every = np.where(pace.every_s < pace.iteration_s, pace.every_s + drafts, mixed)
     iterations = max(w.osl / w.tokens_per_iteration, 1.0)
     per_prompt = prompt.chunks / prompt.together  # iterations
     with_prompts = (batch - prompt.group) * per_prompt
@@ -166,11 +171,11 @@ def _mixed(
         batch > 1, tpot * w.tokens_per_iteration / 2.0, 0.0
     )  # half of the iteration in progress
     own = np.maximum(prompt.group * per_prompt, prompt.chunks)
-    return tpot, now + (own + prompt.chunks) / 2.0 * mixed + waiting
+    return tpot, now + mixed + ((own + prompt.chunks) / 2.0 - 1.0) * every + waiting
 
 
 def _prompts_first(
-    engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt
+    engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt, groups: Array
 ) -> tuple[Array, Array]:
     """(TPOT, TTFT) where prompts go before decodes: nothing decodes while there are prompts.
 
@@ -180,8 +185,8 @@ def _prompts_first(
     is done: of n batches the j-th at min(j + 1, n).
     """
     batches = np.ceil(batch * prompt.chunks / prompt.together)
-    one = iteration.prefill_s(engine, prompt.together, prompt.chunk, prompt.cached)
-    whole = one * (batch * prompt.chunks / prompt.together)
+    one = iteration.prefill(engine, prompt.together, prompt.chunk, prompt.cached, groups)
+    whole = one.series_s(batch * prompt.chunks / prompt.together)
     rest = (batches - 1) * np.maximum(batches - 2, 0) / (2.0 * batches * batches)
     tpot = decode / w.tokens_per_iteration + rest * whole / w.osl
     return tpot, whole * (1.0 - rest)
@@ -240,6 +245,6 @@ def local_batch(batch: int, seq: int, pp: int) -> int:
 
 def _pipelined(e: Estimate, batch: int) -> float:
     """Seconds of ``batch`` sequences that follow each other through the pipeline, a local batch at a
-    time: (m + pp − 1) · the slowest stage."""
+    time: the first through all stages, the others one slowest stage apart."""
     parts = batch // int(e.program.ctx.sequences)
-    return (parts + int(e.layout.pp) - 1) * float(e.microbatch.busy) + float(e.host_s)
+    return float(e.step_s) + (parts - 1) * float(e.microbatch.busy)

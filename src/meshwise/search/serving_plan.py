@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from meshwise.cost.interval import ends
+from meshwise.cost.interval import tpot_interval
 from meshwise.search.bisection import largest
 from meshwise.search.iteration import Engine
 from meshwise.search.serving import Steady, steady, together_at_most
@@ -105,7 +105,7 @@ class Server:
             np.concatenate([p[i] for p in pieces]) if np.ndim(pieces[0][i]) else pieces[0][i]
             for i in range(len(Steady._fields))
         )
-        low, high = ends(whole.tpot_s, "tpot_s", self.stack.name, whole.lent)
+        low, high = tpot_interval(whole.tpot_s, self.stack, whole.lent)
         if self.stack.ideal:
             low = high = whole.tpot_s
         return Table(layouts, np.asarray(concurrency), whole, low, high)

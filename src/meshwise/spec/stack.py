@@ -14,7 +14,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     name: str
     title: str = ""
-    ideal: bool = False  # peak FLOP/s and wire bandwidth for products and collectives, nothing else
+    ideal: bool = False  # a definition: peak FLOP/s, wire bandwidth, in decode memory bandwidth
     attention: str = "flash"  # flash: fused and causal; unfused: full scores through memory
     flash_version: int = 3  # of the fused kernels: 1, 2 (FlashAttention-1, -2), 3 (-3, cuDNN)
     fused_elementwise: bool = True  # activation, and residual with its dropout, in one pass each
@@ -58,6 +58,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     packed_qkv: bool = False  # the packed projection stays alive beside rotated queries and keys
     keeps_gathered_inputs: bool = False  # sequence parallelism's gathered inputs, for backward
     fp32_parameters: bool = False  # weights are fp32 and cast for products: no other master copy
+    gradient_dtype: str | None = None  # of sums and reductions; None: as the products' results
     gradient_buckets: bool = False  # the reducer's 16-bit copies of gradients, beside their sums
     autograd_gradients: bool = False  # all weights' 16-bit gradients at once, before they are added
     memory_reserve: float = 0.0  # share of device memory that is not the model's to use

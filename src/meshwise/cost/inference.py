@@ -1,0 +1,61 @@
+"""What an iteration of inference adds to its device work: the other stages, the engine and its host.
+
+A batch visits every stage of a pipeline once, one after the other: its time is their sum. What a
+host does once per iteration (scheduling, bookkeeping, the choice of the next tokens) belongs to
+every step, whoever asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.cost.compute import Compute
+from meshwise.cost.pricing import Times
+from meshwise.program.context import Context
+from meshwise.program.step import Program
+from meshwise.spec.stack import Stack
+
+Array = Any
+
+
+def pass_s(
+    program: Program, layers: list[Times], embedding: Times, head: Times, transfer: Times
+) -> Array:
+    """Seconds of a batch from the first stage to the last, each boundary crossed once."""
+    seconds: Array = embedding.busy + head.busy
+    for kind, count in zip(layers, program.ctx.model.kind_counts(), strict=True):
+        seconds = seconds + kind.busy * count
+    return seconds + (program.ctx.layout.pp - 1) * transfer.exposed
+
+
+def layer_launch_s(stack: Stack, ctx: Context) -> float:
+    """Host seconds to launch a layer's forward pass; prompts run outside CUDA graphs."""
+    if stack.ideal:
+        return 0.0
+    if ctx.phase == "prefill":
+        return max(stack.host_layer_s, stack.prefill_layer_s)
+    return stack.host_layer_s
+
+
+def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> Array:
+    """Seconds of an iteration outside the model's program: the scheduler and its bookkeeping, and
+    the choice of ``rows`` next tokens from their logits."""
+    stack = compute.stack
+    if stack.ideal or ctx.training:
+        return 0.0
+    rate = compute.fits.memory_efficiency * compute.device.memory_bytes_per_s
+    choice = stack.logit_bytes / rate * ctx.model.vocab * rows
+    return stack.host_s + stack.iteration_s + stack.sequence_s * sequences + choice
+
+
+def own_engine_s(compute: Compute, ctx: Context) -> Array:
+    """:func:`engine_s` of a batch by itself: a prompt's last token is followed by one choice."""
+    queries = ctx.queries if ctx.phase == "decode" else 1
+    return engine_s(compute, ctx, ctx.sequences, ctx.sequences * queries)
+
+
+def waits_s(whole: Array, slowest: Array, pp: Array) -> Array:
+    """Seconds of a batch on the stages that are not the slowest one; nothing without a pipeline."""
+    return np.where(pp > 1, np.maximum(whole - slowest, 0.0), 0.0)[()]

@@ -1,0 +1,90 @@
+"""A step's operations priced for every layout, each list when it is asked for: memory needs none."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from meshwise.cost.compute import compute
+from meshwise.cost.footprint import Footprint
+from meshwise.cost.overlap import CONTENTION
+from meshwise.cost.pricing import Columns, OpCost, Pricer
+from meshwise.program.step import Program, program
+from meshwise.spec.cluster import Cluster
+from meshwise.spec.layout import Group, Layouts, groups, kv_group
+from meshwise.spec.model import Model
+from meshwise.spec.stack import Stack
+from meshwise.spec.workload import Workload
+
+Array = Any
+FEW = 500  # columns that are priced sooner than sorted by kind
+
+
+class PricedStep(Footprint):
+    """The operations of a step over layouts, with their costs."""
+
+    def __init__(
+        self,
+        model: Model,
+        cluster: Cluster,
+        workload: Workload,
+        stack: Stack,
+        layout: Layouts,
+        batch: Array | None = None,
+        placed: dict[str, Group] | None = None,
+    ) -> None:
+        self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
+        self.layout = layout
+        self.program: Program = program(model, stack, workload, layout, batch)
+        self._placed = placed
+
+    @cached_property
+    def pricer(self) -> Pricer:
+        layout, placed = self.layout, self._placed
+        return Pricer(
+            compute(
+                self.cluster.device,
+                self.stack,
+                training=self.program.ctx.training,
+                decoding=self.program.ctx.phase == "decode",
+            ),
+            self.cluster,
+            self.stack,
+            (placed or groups(layout, self.cluster)) | self._kv_groups(),
+            Columns(layout) if placed and np.size(layout.tp) > FEW else None,
+        )
+
+    @cached_property
+    def layer_costs(self) -> list[list[OpCost]]:
+        return [self.pricer.ops(ops, self.layout) for ops in self.program.layers]
+
+    @cached_property
+    def embedding_costs(self) -> list[OpCost]:
+        return self.pricer.ops(self.program.embedding, self.layout)
+
+    @cached_property
+    def head_costs(self) -> list[OpCost]:
+        return self.pricer.ops(self.program.head, self.layout)
+
+    @cached_property
+    def transfer_costs(self) -> list[OpCost]:
+        costs = self.pricer.ops(self.program.transfer, self.layout)
+        return [self._beside_stages(c) for c in costs]
+
+    @cached_property
+    def update_costs(self) -> list[list[OpCost]]:
+        return [self.pricer.ops(ops, self.layout, apart=True) for ops in self.program.update]
+
+    def _kv_groups(self) -> dict[str, Group]:
+        """Ranks that hold the same KV head: known only with the model, whose groups these are. One
+        rank each where no layer has KV heads (multi-head latent attention, no attention)."""
+        return {"kv": kv_group(self.layout, self.model.least_kv_heads, self.cluster)}
+
+    def _beside_stages(self, cost: OpCost) -> OpCost:
+        """A transfer runs beside another virtual stage's work, where there is one."""
+        if not self.stack.overlap_pipeline or self.stack.ideal:
+            return cost
+        slowed = CONTENTION * cost.exposed
+        return cost._replace(exposed=np.where(self.layout.vp > 1, slowed, cost.exposed))
