@@ -93,7 +93,7 @@ def read_command(
         parsed.job,
         spec,
         cluster,
-        stack=stack or _STACK.get(parsed.target),
+        stack=stack or STACK.get(parsed.target),
         global_batch=global_batch,
         seq=seq,
         isl=isl,
@@ -103,7 +103,7 @@ def read_command(
     return ImportResult(parsed, compared, spec.name)
 
 
-_STACK = {
+STACK = {
     "vllm": "vllm",
     "sglang": "sglang",
     "trtllm": "trtllm",

@@ -26,7 +26,7 @@ from meshwise.search.serving_plan import (
     serving_changes,
     within,
 )
-from meshwise.search.serving_space import kv_copies, serving_space
+from meshwise.search.serving_space import serving_space
 from meshwise.search.space import divisors
 from meshwise.spec import legality
 from meshwise.spec.layout import Layouts
@@ -62,7 +62,7 @@ def every_layout(model: mw.Model, gpus: int, replicas: int | None = None):
                 if (tp * dp) % (ep * etp) == 0 and moes[0].expert.width % etp == 0
             ]
         for ep, etp in grids:
-            for dcp in divisors(kv_copies(model, tp)):
+            for dcp in divisors(key_copies(model, tp)):
                 yield {"tp": tp, "pp": pp, "dp": dp, "ep": ep, "etp": etp, "dcp": dcp}
 
 

@@ -158,9 +158,17 @@ def read_cluster(name: str | None, nodes: str | None, nics: str | None) -> Clust
 def read_workload(o: dict[str, Any]) -> Workload:
     """The workload that the options describe; options of another phase are refused, not ignored."""
     from meshwise.spec.reading import count, one_of
-    from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Decode, Formats, Prefill, Training
+    from meshwise.spec.workload import (
+        MAX_BATCH,
+        MAX_SEQ,
+        PHASES,
+        Decode,
+        Formats,
+        Prefill,
+        Training,
+    )
 
-    phase = one_of(o["phase"], "--phase", ("train", "prefill", "decode"))
+    phase = one_of(o["phase"], "--phase", PHASES)
     formats = Formats(
         dtype=o["dtype"],
         weights=o["weight_dtype"],
@@ -209,7 +217,7 @@ def read_workload(o: dict[str, Any]) -> Workload:
     )
 
 
-def tp_degree(value: str, model: Model, cluster: Cluster) -> int:
+def tp_degree(value: str, model: Model, cluster: Cluster, stack: Stack) -> int:
     """A degree of ``--tp``; what is no whole number is refused with the degrees of this model."""
     from meshwise.spec.legality import legal_tp
     from meshwise.spec.reading import count
@@ -217,7 +225,7 @@ def tp_degree(value: str, model: Model, cluster: Cluster) -> int:
     try:
         return count(value, "--tp")
     except InputError as error:
-        legal = [tp for tp in legal_tp(model) if tp <= cluster.devices]
+        legal = [tp for tp in legal_tp(model, stack) if tp <= cluster.devices]
         wanted = error.nearest or 1
         error.legal, error.nearest = legal, min(legal, key=lambda tp: abs(tp - wanted))
         raise

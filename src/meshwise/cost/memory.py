@@ -70,7 +70,7 @@ def gathered_units(ctx: Context, role: Role) -> Array:
         local = block_weights(block, ctx.model.hidden, layout)
         held = local.dense + local.experts
         largest = np.maximum(largest, held * np.minimum(count, 1))
-    embed, head = end_weights(ctx.model, layout)
+    embed, head = end_weights(ctx.model, layout, ctx.vocabulary)
     # FSDP2 gathers FP8 training's linear weights in FP8 (torchao's fp8 all-gather)
     narrow = w.operand if ctx.stack.fp32_parameters else w.plain_weight
     ends = (embed * role.embedding + 2 * head * role.head) * w.plain_weight
@@ -171,7 +171,7 @@ def working(ctx: Context, role: Role) -> Working:
             gathered = np.maximum(gathered, joined)
     rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
     live = rows * (2 * ctx.model.hidden * w.activation * gathered + widest)
-    vocab = ctx.split(ctx.model.vocab) * layout.tp  # padded
+    vocab = ctx.vocabulary * layout.tp  # padded
     logits = ctx.sequences * vocab * (w.activation + 4.0) * role.head
     return Working(live, kv_cache(ctx, role), logits)
 

@@ -15,7 +15,7 @@ from meshwise.program.context import widths
 from meshwise.search.serving import Steady
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.grid import Grid
-from meshwise.spec.legality import findings
+from meshwise.spec.legality import remarks
 from meshwise.spec.model import Model
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
@@ -70,7 +70,7 @@ def serve_dict(
         "devices": grid.devices,
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
-        "remarks": [f.text for f in findings(model, grid.tp) if not f.refuses],
+        "remarks": remarks(model, grid.tp, stack),
         "points": [{**layout, "devices": grid.devices, **figures}],
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 from meshwise.program.ops import Operands
 from meshwise.spec import dtypes
 from meshwise.spec.layout import Layouts
+from meshwise.spec.legality import vocabulary_rows
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Decode, Prefill, Training, Workload
@@ -116,6 +117,11 @@ class Context(NamedTuple):
     def dense_quantised(self) -> bool:
         """Whether FFNs outside the routed experts follow the narrow format."""
         return self.model.quantization is None or not self.model.quantization.experts_only
+
+    @property
+    def vocabulary(self) -> Array:
+        """Rows of the vocabulary on a TP rank, padded as the stack pads it."""
+        return vocabulary_rows(self.model, self.stack, self.layout.tp)
 
     def split(self, width: int) -> Array:
         """``width`` over the TP ranks, padded up."""

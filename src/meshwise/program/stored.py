@@ -27,7 +27,7 @@ def weight_bytes(model: Model) -> dict[str, float]:
             stored += n * float(
                 local.linear * linear + local.plain * w.plain_weight + local.experts * w.weight
             )
-        embed, head = end_weights(model, one)
+        embed, head = end_weights(model, one, model.vocab)
         stored += float(embed + head) * w.plain_weight
         found[f"{model.quantization.method} checkpoint"] = stored
     for name in ("fp32", "bf16", "fp8", "int4"):
