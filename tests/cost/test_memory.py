@@ -79,7 +79,7 @@ def test_units_that_fsdp_gathers() -> None:
     titan, zero3 = load_stack("torchtitan-fsdp"), SHARD_CODE["zero3"]
     p = built(titan, dp=8, shard=zero3)
     layer = float(block_weights(LLAMA.blocks[0], LLAMA.hidden, p.ctx.layout).total)
-    embed, head = (float(v) for v in end_weights(LLAMA, p.ctx.layout))
+    embed, head = (float(v) for v in end_weights(LLAMA, p.ctx.layout, p.ctx.vocabulary))
     found = float(gathered_units(p.ctx, p.roles[0]))
     assert found == layer * (2 + 2 + 2 + 4) + 2 * embed + 4 * head
     piped = built(titan, dp=8, pp=4, shard=zero3)

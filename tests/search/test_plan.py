@@ -53,7 +53,7 @@ def signature(layout: Layouts, cluster: Cluster, routed: bool) -> tuple[object, 
 def every_layout(model: Model, cluster: Cluster, w: Training, stack: Stack, n: int):
     """All legal layouts by nested loops: an independent enumeration of the rules."""
     moes = [b.moe for b in model.blocks if b.moe is not None]
-    tps = legality.legal_tp(model)
+    tps = legality.legal_tp(model, None)
     for tp, pp, cp in itertools.product(divisors(n), repeat=3):
         if n % (tp * pp * cp) or tp not in tps or pp > model.layers or w.seq % cp:
             continue

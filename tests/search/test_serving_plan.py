@@ -48,7 +48,7 @@ def every_layout(model: mw.Model, gpus: int, replicas: int | None = None):
     """All legal layouts by nested loops."""
     moes = [b.moe for b in model.blocks if b.moe is not None]
     for tp, pp in itertools.product(divisors(gpus), repeat=2):
-        if gpus % (tp * pp) or tp not in legality.legal_tp(model) or pp > model.layers:
+        if gpus % (tp * pp) or tp not in legality.legal_tp(model, None) or pp > model.layers:
             continue
         dp = gpus // tp // pp
         if replicas is not None and dp > replicas:

@@ -174,6 +174,7 @@ class Refusals:
         self.counts = dict.fromkeys(rules, 0)
 
     def keep(self, table: dict[str, Array], rule: str, good: Array) -> dict[str, Array]:
+        good = np.broadcast_to(good, np.shape(table["tp"]))
         self.counts[rule] += int(good.size - np.count_nonzero(good))
         return _take(table, np.flatnonzero(good))
 
@@ -276,7 +277,7 @@ def _placements(
 
 def virtual_stages(layers: int, pp: int) -> list[int]:
     """Numbers of virtual stages v > 1 that cut the layers into pp · v chunks."""
-    vps = np.arange(2, layers // pp + 1)
+    vps = np.arange(2, (layers + 2) // pp + 1)
     return [int(v) for v in vps[rules.chunks(layers, np.int64(pp), vps)]]
 
 

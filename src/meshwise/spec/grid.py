@@ -135,11 +135,11 @@ def _of(field: str, value: int, why: str, legal: list[int]) -> Refusal:
 
 def _layers(g: Grid, c: rules.Case) -> Refusal:
     n = c.model.layers
-    if g.vp == 1:
+    if g.pp > n:
         return Refusal("--pp", g.pp, f"{g.pp} stages for {n} layers", f"1 to {n}", n)
     if g.pp == 1:
         return Refusal("--vp", g.vp, "virtual stages need a pipeline (pp > 1)", "1", 1)
-    legal = [v for v in range(1, n // g.pp + 1) if rules.chunks(n, np.int64(g.pp), np.int64(v))]
+    legal = [v for v in range(1, (n + 2) // g.pp + 1) if rules.chunks(n, np.int64(g.pp), np.int64(v))]
     why = (
         f"pp {g.pp} · vp {g.vp} = {g.pp * g.vp} chunks do not divide the {n} layers evenly, nor with "
         "embedding and loss in the place of one each"

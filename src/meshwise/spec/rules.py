@@ -76,10 +76,10 @@ def key_copies(model: Model, tp: int) -> int:
 def chunks(layers: int, pp: Array, vp: Array) -> Array:
     """Stages have a layer at least. With virtual stages the pp · vp chunks are of equal size, embedding
     and loss taking a layer's place where that makes them so (Megatron-LM's account-for-embedding and
-    account-for-loss splits), and each has one at least."""
+    account-for-loss splits; the zero-bubble paper's 22 layers in 24 chunks)."""
     parts = pp * vp
     equal = (layers % parts == 0) | ((layers + 1) % parts == 0) | ((layers + 2) % parts == 0)
-    return np.where(vp > 1, (pp > 1) & (parts <= layers) & equal, pp <= layers)
+    return (pp <= layers) & ((vp == 1) | ((pp > 1) & equal))
 
 
 def layers(c: Case) -> Array:
