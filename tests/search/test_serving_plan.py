@@ -59,7 +59,7 @@ def every_layout(model: mw.Model, gpus: int, replicas: int | None = None):
                 (ep, etp)
                 for ep in divisors(moes[0].experts)
                 for etp in divisors(tp * dp)
-                if (tp * dp) % (ep * etp) == 0 and moes[0].expert.width % etp == 0
+                if (tp * dp) % (ep * etp) == 0
             ]
         for ep, etp in grids:
             for dcp in divisors(key_copies(model, tp)):

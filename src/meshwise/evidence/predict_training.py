@@ -73,7 +73,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[str, ...]
                 gradients=None if stack.name in _NARROW_GRADIENTS else "fp32",
             ),
         )
-        grid.check(layout, model, cluster, workload, stack)
+        grid.check(layout, model, cluster, workload, stack, ran=True)
         found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
         if recompute or found.memory_bytes <= CLEARLY * cluster.device.memory_bytes:
             break

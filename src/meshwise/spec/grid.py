@@ -76,14 +76,20 @@ def check(
     stack: Stack,
     gpus: int | None = None,
     requests: int | None = None,
+    *,
+    ran: bool = False,
 ) -> None:
     """Raise :class:`IllegalLayout` for a layout that does not fit its GPUs, whose tp the model does not
-    admit, or that breaks one of :data:`rules.RULES`: the first of them as the field, all in the text."""
+    admit, or that breaks one of :data:`rules.RULES`: the first of them as the field, all in the text. ``ran``: the layout of a run that somebody measured,
+    with stages cut by hand maybe, on software that could run it."""
     _check_devices(grid, cluster, gpus)
     legality.require_tp(model, grid.tp, stack)
     _check_meaning(grid, workload)
     found = rules.of(model, stack, workload, to_layouts(grid, workload), requests)
-    refusals = [SENTENCES[code](grid, found) for code in rules.broken(found)]
+    if ran:
+        found = found._replace(layout=found.layout._replace(vp=np.int64(1)))
+    broken = [code for code in rules.broken(found) if not (ran and code == "stack")]
+    refusals = [SENTENCES[code](grid, found) for code in broken]
     if refusals:
         first = refusals[0]
         others = "".join(f"; {r.field}={r.value}: {r.why}" for r in refusals[1:])
@@ -139,7 +145,9 @@ def _layers(g: Grid, c: rules.Case) -> Refusal:
         return Refusal("--pp", g.pp, f"{g.pp} stages for {n} layers", f"1 to {n}", n)
     if g.pp == 1:
         return Refusal("--vp", g.vp, "virtual stages need a pipeline (pp > 1)", "1", 1)
-    legal = [v for v in range(1, (n + 2) // g.pp + 1) if rules.chunks(n, np.int64(g.pp), np.int64(v))]
+    legal = [
+        v for v in range(1, (n + 2) // g.pp + 1) if rules.chunks(n, np.int64(g.pp), np.int64(v))
+    ]
     why = (
         f"pp {g.pp} · vp {g.vp} = {g.pp * g.vp} chunks do not divide the {n} layers evenly, nor with "
         "embedding and loss in the place of one each"
@@ -213,7 +221,9 @@ def _dcp(g: Grid, c: rules.Case) -> Refusal:
     if c.trains:
         return Refusal("--dcp", g.dcp, "has no meaning in training", "leave --dcp out", 1)
     copies = rules.key_copies(c.model, g.tp)
-    why = f"at most {copies} of the tp {g.tp} ranks hold the same keys and values, which dcp divides"
+    why = (
+        f"at most {copies} of the tp {g.tp} ranks hold the same keys and values, which dcp divides"
+    )
     return _of("--dcp", g.dcp, why, _divisors(copies))
 
 
