@@ -30,6 +30,7 @@ from meshwise.search.serving_space import serving_space
 from meshwise.search.space import divisors
 from meshwise.spec import legality
 from meshwise.spec.layout import Layouts
+from meshwise.spec.rules import key_copies
 from meshwise.spec.stack import load_stack
 
 LLAMA = mw.model("llama-3.1-70b")

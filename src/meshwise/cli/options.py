@@ -181,8 +181,8 @@ def read_workload(o: dict[str, Any]) -> Workload:
         "prefill": ("context", "micro_batch", "recompute", "grad_dtype"),
         "decode": ("micro_batch", "recompute", "grad_dtype"),
     }[phase]
-    for name in misplaced:
-        if o[name] is not None:
+    for name in (*misplaced, *(("schedule",) if phase != "train" else ())):
+        if o.get(name) is not None:
             option = "--" + name.replace("_", "-")
             raise InputError(
                 f"{option}={shorten(o[name])} has no meaning in phase {phase}",
