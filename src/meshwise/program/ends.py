@@ -100,7 +100,13 @@ def head(ctx: Context) -> list[Op]:
         return [norm, gather, *project, logits, result]
     loss = elementwise("head.loss", ctx.stack.loss_bytes * rows * vocab)
     per_token = collective(
-        "head.loss", "all_reduce", "tp", 4.0 * rows, count=np.where(tp, 3, 0), phase="forward"
+        "head.loss",
+        "all_reduce",
+        "tp",
+        4.0 * rows,
+        count=np.where(tp, 3, 0),
+        phase="forward",
+        dtype="fp32",
     )
     dgrad, wgrad = gradients_of(logits, w.activation, w.gradient)
     under = "head.logits:wgrad"
