@@ -103,7 +103,7 @@ workload = stacked(
         "--micro-batch-size",
         "micro_batch",
         metavar="N",
-        help="Training: sequences per microbatch.",
+        help="Training: sequences per microbatch (default: scale, all of the batch; estimate and explain, 1).",
     ),
     click.option(
         "--recompute", metavar="MODE", help="Activation recomputation: none, selective, full."
