@@ -194,7 +194,7 @@ def sweep(
     one_of(objective, "--objective", ("efficiency", "latency"))
     spec, where, software = _parts(model, cluster, workload, stack)
     degrees = _degrees(tp)
-    most = max(degrees or default_degrees(spec, where)) if sequence_parallel else 1
+    most = max(degrees or default_degrees(spec, where, software)) if sequence_parallel else 1
     known = sweeping.quantities(where, workload, most)
     quantity, values = sweeping.read_sweep(sweep, known)
     return SweepResult(
@@ -258,7 +258,7 @@ def estimate(
         one_of(key, "layout", grid.Grid.__struct_fields__)
     asked = grid.Grid(**layout)
     spec, where, software = _parts(model, cluster, workload, stack)
-    grid.check(asked, spec, where, workload, gpus, copies_kv_heads=software.copies_kv_heads)
+    grid.check(asked, spec, where, workload, software, gpus)
     layouts = grid.to_layouts(asked, workload)
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
@@ -276,11 +276,11 @@ def serve(
     from meshwise.present.serve_page import ServeResult
     from meshwise.search.serving import steady
 
-    check_keys(layout, ("tp", "pp", "dp", "ep", "etp"), "layout")
+    check_keys(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"), "layout")
     step: Any = workload.decode() if isinstance(workload, Serving) else workload
     spec, where, software = _parts(model, cluster, step, stack)
     asked = grid.Grid(**layout)
-    grid.check(asked, spec, where, step, gpus, copies_kv_heads=software.copies_kv_heads)
+    grid.check(asked, spec, where, step, software, gpus, workload.concurrency)
     found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
     return ServeResult(spec, where, software, asked, workload, found)
 

@@ -75,7 +75,7 @@ def read_command(
         parsed.job,
         spec,
         cluster,
-        stack=stack or _STACK.get(parsed.target),
+        stack=stack or STACK.get(parsed.target),
         global_batch=global_batch,
         seq=seq,
         isl=isl,
@@ -106,7 +106,7 @@ def _same_model(parsed: Parsed, spec: Model) -> None:
         )
 
 
-_STACK = {
+STACK = {
     "vllm": "vllm",
     "sglang": "sglang",
     "trtllm": "trtllm",

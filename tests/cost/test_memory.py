@@ -79,7 +79,7 @@ def test_units_that_fsdp_gathers() -> None:
     titan, zero3 = load_stack("torchtitan-fsdp"), SHARD_CODE["zero3"]
     p = built(titan, dp=8, shard=zero3)
     layer = float(block_weights(LLAMA.blocks[0], LLAMA.hidden, p.ctx.layout).total)
-    embed, head = (float(v) for v in end_weights(LLAMA, p.ctx.layout))
+    embed, head = (float(v) for v in end_weights(LLAMA, p.ctx.layout, p.ctx.vocabulary))
     found = float(gathered_units(p.ctx, p.roles[0]))
     assert found == layer * (2 + 2 + 2 + 4) + 2 * embed + 4 * head
     piped = built(titan, dp=8, pp=4, shard=zero3)
@@ -96,7 +96,7 @@ def test_units_that_fsdp_gathers() -> None:
 
 
 def test_the_loss_is_the_peak_of_a_large_vocabulary() -> None:
-    """4,096 tokens · 128,256 logits at the stack's bytes per logit, divided over TP; on the last
+    """4,096 tokens · 128,256 logits, padded as the stack pads them, at the stack's bytes per logit, divided over TP; on the last
     stage of a pipeline only."""
     for name in TRAINING_STACKS:
         stack = load_stack(name)
@@ -105,7 +105,9 @@ def test_the_loss_is_the_peak_of_a_large_vocabulary() -> None:
             per_logit = stack.loss_peak_bytes
             if tp > 1 and stack.loss_peak_bytes_tp is not None:
                 per_logit = stack.loss_peak_bytes_tp
-            expected = SEQ * LLAMA.vocab / tp * per_logit
+            multiple = stack.vocab_multiple * (tp if stack.vocab_multiple_per_rank else 1)
+            rows = -(-LLAMA.vocab // multiple) * multiple / tp
+            expected = SEQ * rows * per_logit
             assert float(loss_bytes(p.ctx)) == expected
             layer = float(layer_backward(p.ctx, LLAMA.blocks[0]))
             found = float(working(p.ctx, p.roles[0]).workspace_bytes)

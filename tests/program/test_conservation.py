@@ -147,7 +147,7 @@ def test_every_weight_is_somewhere(model: Model, grid: dict[str, int]) -> None:
         assert float(local.dense) == split / grid["tp"] + copied
         assert float(local.experts) == expert / (grid["ep"] * grid["etp"]) + row_bias / grid["ep"]
         total += count * (split + copied + expert + row_bias)
-    embed, head = end_weights(model, at)
+    embed, head = end_weights(model, at, -(-model.vocab // at.tp))
     first, last = embedding_weights(model), head_weights(model)
     ends = (first.split + last.split) / grid["tp"] + first.replicated + last.replicated
     assert float(embed + head) == ends

@@ -9,9 +9,10 @@ import pytest
 
 import meshwise as mw
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.search.serving_space import kv_copies, serving_space
+from meshwise.search.serving_space import serving_space
 from meshwise.search.space import divisors
 from meshwise.spec.layout import Layouts, groups
+from meshwise.spec.rules import key_copies
 from meshwise.spec.stack import load_stack
 
 LLAMA = mw.model("llama-3.1-70b")
@@ -35,8 +36,8 @@ def ops(e: Estimate, axis: str | None = None) -> dict[str, Any]:
 
 
 def test_which_ranks_share_keys() -> None:
-    assert [kv_copies(LLAMA, tp) for tp in (1, 8, 16, 32)] == [1, 1, 2, 4]
-    assert kv_copies(DEEPSEEK, 8) == 8  # one latent, on every rank
+    assert [key_copies(LLAMA, tp) for tp in (1, 8, 16, 32)] == [1, 1, 2, 4]
+    assert key_copies(DEEPSEEK, 8) == 8  # one latent, on every rank
     with pytest.raises(mw.MeshwiseError, match="same keys and values"):
         mw.plan(LLAMA, HGX, mw.Serving(isl=2048, osl=256, concurrency=48), gpus=8, dcp=2)
 
@@ -45,7 +46,7 @@ def test_which_ranks_share_keys() -> None:
 def test_the_cache_is_divided_and_the_work_is_not(model: mw.Model, tp: int) -> None:
     work = mw.Decode(batch=16, context=8192)
     plain = priced(model, work, tp=tp)
-    for dcp in divisors(kv_copies(model, tp)):
+    for dcp in divisors(key_copies(model, tp)):
         e = priced(model, work, tp=tp, dcp=dcp)
         held = float(e.memory["kv_cache_bytes"]) * dcp
         assert held == pytest.approx(float(plain.memory["kv_cache_bytes"]))

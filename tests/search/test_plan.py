@@ -15,7 +15,7 @@ from meshwise.search.price_space import Pricer
 from meshwise.search.space import divisors, space, virtual_stages
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import ORDERS, Layouts, groups
+from meshwise.spec.layout import ORDERS, SHARD_CODE, Layouts, groups
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack, load_stack
 from meshwise.spec.workload import Training
@@ -53,7 +53,7 @@ def signature(layout: Layouts, cluster: Cluster, routed: bool) -> tuple[object, 
 def every_layout(model: Model, cluster: Cluster, w: Training, stack: Stack, n: int):
     """All legal layouts by nested loops: an independent enumeration of the rules."""
     moes = [b.moe for b in model.blocks if b.moe is not None]
-    tps = legality.legal_tp(model)
+    tps = legality.legal_tp(model, None)
     for tp, pp, cp in itertools.product(divisors(n), repeat=3):
         if n % (tp * pp * cp) or tp not in tps or pp > model.layers or w.seq % cp:
             continue
@@ -66,13 +66,13 @@ def every_layout(model: Model, cluster: Cluster, w: Training, stack: Stack, n: i
                 (ep, etp)
                 for ep in divisors(moes[0].experts)
                 for etp in divisors(tp)
-                if (tp * cp * dp) % (ep * etp) == 0 and moes[0].expert.width % etp == 0
+                if (tp * cp * dp) % (ep * etp) == 0
             ]
         for ep, etp in grids:
-            yield from _switches(model, cluster, w, tp, pp, cp, dp, ep, etp)
+            yield from _switches(model, cluster, w, stack, tp, pp, cp, dp, ep, etp)
 
 
-def _switches(model, cluster, w, tp, pp, cp, dp, ep, etp):
+def _switches(model, cluster, w, stack, tp, pp, cp, dp, ep, etp):
     seen = set()
     for order in range(len(ORDERS)):
         mesh = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "ep": ep, "etp": etp, "placement": order}
@@ -90,6 +90,8 @@ def _switches(model, cluster, w, tp, pp, cp, dp, ep, etp):
             if tp > 1 and (w.seq // cp) % tp == 0:
                 ways += [(True, False), (True, True)]
             shards = range(4) if dp * cp > 1 or (etp and expert_dp > 1) else range(1)
+            if pp > 1:
+                shards = [s for s in shards if list(SHARD_CODE)[s] in stack.pipelined_shards]
             for vp, (sp, cut), recompute, shard in itertools.product(
                 [1, *interleaved], ways, (0, 2), shards
             ):

@@ -26,10 +26,11 @@ from meshwise.search.serving_plan import (
     serving_changes,
     within,
 )
-from meshwise.search.serving_space import kv_copies, serving_space
+from meshwise.search.serving_space import serving_space
 from meshwise.search.space import divisors
 from meshwise.spec import legality
 from meshwise.spec.layout import Layouts
+from meshwise.spec.rules import key_copies
 from meshwise.spec.stack import load_stack
 
 LLAMA = mw.model("llama-3.1-70b")
@@ -48,7 +49,7 @@ def every_layout(model: mw.Model, gpus: int, replicas: int | None = None):
     """All legal layouts by nested loops."""
     moes = [b.moe for b in model.blocks if b.moe is not None]
     for tp, pp in itertools.product(divisors(gpus), repeat=2):
-        if gpus % (tp * pp) or tp not in legality.legal_tp(model) or pp > model.layers:
+        if gpus % (tp * pp) or tp not in legality.legal_tp(model, None) or pp > model.layers:
             continue
         dp = gpus // tp // pp
         if replicas is not None and dp > replicas:
@@ -59,10 +60,10 @@ def every_layout(model: mw.Model, gpus: int, replicas: int | None = None):
                 (ep, etp)
                 for ep in divisors(moes[0].experts)
                 for etp in divisors(tp * dp)
-                if (tp * dp) % (ep * etp) == 0 and moes[0].expert.width % etp == 0
+                if (tp * dp) % (ep * etp) == 0
             ]
         for ep, etp in grids:
-            for dcp in divisors(kv_copies(model, tp)):
+            for dcp in divisors(key_copies(model, tp)):
                 yield {"tp": tp, "pp": pp, "dp": dp, "ep": ep, "etp": etp, "dcp": dcp}
 
 

@@ -43,12 +43,14 @@ def priced(
 ) -> EstimateResult:
     """The layout that the options describe, priced."""
     from meshwise import api
-    from meshwise.spec.reading import count
+    from meshwise.spec.reading import count, one_of
+    from meshwise.spec.workload import PHASES
 
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
     degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "vp", "dp", "cp", "ep")}
-    degrees["tp"] = options.tp_degree(o["tp"], spec, where)
+    stack = options.read_stack(o, one_of(o["phase"], "--phase", PHASES))
+    degrees["tp"] = options.tp_degree(o["tp"], spec, where, stack)
     if o["etp"] is not None:
         degrees["etp"] = count(o["etp"], "--etp")
     if o["placement"] is not None:
@@ -63,7 +65,7 @@ def priced(
         spec,
         where,
         workload,
-        stack=options.read_stack(o, workload.phase),
+        stack=stack,
         gpus=gpus,
         sequence_parallel=o["sequence_parallel"],
         shard=o["shard"],

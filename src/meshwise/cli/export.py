@@ -84,7 +84,7 @@ def command(target: str, model: str | None, **o: Any) -> None:
     job = (
         _from_file(model, o, chosen.phase)
         if o["source"] is not None
-        else _from_options(model, o, chosen.phase)
+        else _from_options(model, o, chosen.phase, chosen.name)
     )
     result = commands.export(job, target, wrapper=_wrapper(o), version=o["target_version"])
     text = json.dumps(result.to_dict(), indent=1) if o["as_json"] else str(result)
@@ -125,7 +125,7 @@ def _more(o: dict[str, Any], phase: str) -> dict[str, Any]:
     return found
 
 
-def _from_options(model: str | None, o: dict[str, Any], phase: str) -> Job:
+def _from_options(model: str | None, o: dict[str, Any], phase: str, target: str) -> Job:
     from meshwise import launch
     from meshwise.spec.reading import count
 
@@ -139,19 +139,23 @@ def _from_options(model: str | None, o: dict[str, Any], phase: str) -> Job:
     layout["micro_batch"] = _number(o, "micro_batch")
     for name in ("recompute", "shard", "sequence_parallel", "overlap", "placement", "schedule"):
         layout[name] = o[name]
-    node = _checked(model, o, phase, layout)
+    node = _checked(model, o, phase, layout, target)
     if o["gpus_per_node"] is not None:
         node = count(o["gpus_per_node"], "--gpus-per-node")
     return launch.job_of(model, phase, layout, gpus_per_node=node, **_more(o, phase))
 
 
-def _checked(model: str, o: dict[str, Any], phase: str, layout: dict[str, Any]) -> int | None:
+def _checked(
+    model: str, o: dict[str, Any], phase: str, layout: dict[str, Any], target: str
+) -> int | None:
     """GPUs of the cluster's node, the layout checked against it and the model."""
     if o["cluster"] is None:
         return None
     from meshwise import api
+    from meshwise.commands import STACK
     from meshwise.spec import grid
     from meshwise.spec.cluster import grown, load_cluster
+    from meshwise.spec.stack import load_stack
 
     spec = api.model(model)
     asked = {k: layout[k] for k in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")}
@@ -160,13 +164,16 @@ def _checked(model: str, o: dict[str, Any], phase: str, layout: dict[str, Any]) 
     work: Any = api.Decode(batch=1, context=_number(o, "isl") or 1024)
     if phase == "train":
         micro = layout["micro_batch"] or 1
-        batch = _number(o, "global_batch") or layout["dp"] * micro
+        batch = _number(o, "global_batch") or layout["dp"] * layout["pp"] * micro
         work = api.Training(batch=batch, seq=_number(o, "seq") or 4096)
         asked |= {"micro_batch": micro, "sequence_parallel": layout["sequence_parallel"]}
         asked["shard"] = layout["shard"]
     cell = grid.Grid(**asked)
     where = grown(load_cluster(o["cluster"]), cell.devices)
-    grid.check(cell, spec, where, work)
+    stack = load_stack(STACK[target])
+    if o["schedule"] is not None:
+        stack = api.stack(stack.name, schedule=o["schedule"])
+    grid.check(cell, spec, where, work, stack)
     return where.node_devices
 
 

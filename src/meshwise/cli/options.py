@@ -119,7 +119,7 @@ workload = stacked(
         "--micro-batch-size",
         "micro_batch",
         metavar="N",
-        help="Training: sequences per microbatch.",
+        help="Training: sequences per microbatch (default: scale, all of the batch; estimate and explain, 1).",
     ),
     click.option(
         "--recompute", metavar="MODE", help="Activation recomputation: none, selective, full."
@@ -179,9 +179,17 @@ def read_cluster(name: str | None, nodes: str | None, nics: str | None) -> Clust
 def read_workload(o: dict[str, Any]) -> Workload:
     """The workload that the options describe; options of another phase are refused, not ignored."""
     from meshwise.spec.reading import count, one_of
-    from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Decode, Formats, Prefill, Training
+    from meshwise.spec.workload import (
+        MAX_BATCH,
+        MAX_SEQ,
+        PHASES,
+        Decode,
+        Formats,
+        Prefill,
+        Training,
+    )
 
-    phase = one_of(o["phase"], "--phase", ("train", "prefill", "decode"))
+    phase = one_of(o["phase"], "--phase", PHASES)
     formats = Formats(
         dtype=o["dtype"],
         weights=o["weight_dtype"],
@@ -194,8 +202,8 @@ def read_workload(o: dict[str, Any]) -> Workload:
         "prefill": ("context", "micro_batch", "recompute", "grad_dtype"),
         "decode": ("micro_batch", "recompute", "grad_dtype"),
     }[phase]
-    for name in misplaced:
-        if o[name] is not None:
+    for name in (*misplaced, *(("schedule",) if phase != "train" else ())):
+        if o.get(name) is not None:
             option = "--" + name.replace("_", "-")
             raise InputError(
                 f"{option}={shorten(o[name])} has no meaning in phase {phase}",
@@ -230,7 +238,7 @@ def read_workload(o: dict[str, Any]) -> Workload:
     )
 
 
-def tp_degree(value: str, model: Model, cluster: Cluster) -> int:
+def tp_degree(value: str, model: Model, cluster: Cluster, stack: Stack) -> int:
     """A degree of ``--tp``; what is no whole number is refused with the degrees of this model."""
     from meshwise.spec.legality import legal_tp
     from meshwise.spec.reading import count
@@ -238,7 +246,7 @@ def tp_degree(value: str, model: Model, cluster: Cluster) -> int:
     try:
         return count(value, "--tp")
     except InputError as error:
-        legal = [tp for tp in legal_tp(model) if tp <= cluster.devices]
+        legal = [tp for tp in legal_tp(model, stack) if tp <= cluster.devices]
         wanted = error.nearest or 1
         error.legal, error.nearest = legal, min(legal, key=lambda tp: abs(tp - wanted))
         raise

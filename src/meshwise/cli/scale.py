@@ -10,11 +10,11 @@ from meshwise.cli import options
 from meshwise.errors import InputError, quoted
 
 if TYPE_CHECKING:
-    from meshwise.api import Cluster, Model
+    from meshwise.api import Cluster, Model, Stack
     from meshwise.spec.workload import Workload
 
 
-def _degrees(text: str, model: Model, cluster: Cluster) -> list[int]:
+def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[int]:
     """The degrees of ``--tp 1,2,4``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
@@ -26,7 +26,7 @@ def _degrees(text: str, model: Model, cluster: Cluster) -> list[int]:
             legal="whole numbers with commas between them, such as 1,2,4",
             nearest=kept[:80] or "1,2,4",
         )
-    return [options.tp_degree(part, model, cluster) for part in parts]
+    return [options.tp_degree(part, model, cluster, stack) for part in parts]
 
 
 @click.command("scale")
@@ -82,9 +82,10 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     if o["gpus"] is not None or o["weak"]:
         _grow(spec, where, workload, o)
         return
-    degrees = _degrees(o["tp"], spec, where) if o["tp"] is not None else None
+    stack = options.read_stack(o, workload.phase)
+    degrees = _degrees(o["tp"], spec, where, stack) if o["tp"] is not None else None
     asked: dict[str, Any] = {
-        "stack": options.read_stack(o, workload.phase),
+        "stack": stack,
         "tp": degrees,
         "sequence_parallel": o["sequence_parallel"],
         "limit_threshold": o["limit_threshold"],
@@ -134,9 +135,16 @@ def _grow(model: Model, cluster: Cluster, workload: Workload, o: dict[str, Any])
             value=o["gpus"],
             legal="--phase train; for serving: meshwise plan",
         )
+    if o["objective"] != "efficiency":
+        raise InputError(
+            f"--objective={o['objective']}: over numbers of GPUs the answer is the layout of the shortest "
+            "step at each, and where a growth pays",
+            field="--objective",
+            value=o["objective"],
+            legal="efficiency, or no --gpus",
+            nearest="efficiency",
+        )
     layout: dict[str, Any] = {}
-    if o["tp"] is not None:
-        layout["tp"] = _degrees(o["tp"], model, cluster)
     if o["recompute"] is not None:
         layout["recompute"] = o["recompute"]
     if o["sequence_parallel"]:
@@ -144,12 +152,15 @@ def _grow(model: Model, cluster: Cluster, workload: Workload, o: dict[str, Any])
     if o["overlap"] == "decomposed":
         layout["overlap"] = "decomposed"
         o = o | {"overlap": None}
+    stack = options.read_stack(o, "train")
+    if o["tp"] is not None:
+        layout["tp"] = _degrees(o["tp"], model, cluster, stack)
     grown = api.grow(
         model,
         cluster,
         workload,
         _sizes(o["gpus"]),
-        stack=options.read_stack(o, "train"),
+        stack=stack,
         weak=o["weak"],
         limit_threshold=o["limit_threshold"],
         **layout,

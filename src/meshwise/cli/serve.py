@@ -104,11 +104,12 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
     degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "dp", "ep")}
-    degrees["tp"] = options.tp_degree(o["tp"], spec, where)
+    stack = options.read_stack(o, "decode")
+    degrees["tp"] = options.tp_degree(o["tp"], spec, where, stack)
     for name in ("etp", "gpus"):
         if o[name] is not None:
             degrees[name] = count(o[name], f"--{name}")
-    result = api.serve(spec, where, read_load(o), stack=options.read_stack(o, "decode"), **degrees)
+    result = api.serve(spec, where, read_load(o), stack=stack, **degrees)
     options.write(o, result.to_dict, result.page, "points")
 
 

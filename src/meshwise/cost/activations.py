@@ -181,4 +181,4 @@ def loss_bytes(ctx: Context) -> Array:
     """Logits, their fp32 copies, softmax and gradient at the loss's peak."""
     alone, split = ctx.stack.loss_peak_bytes, ctx.stack.loss_peak_bytes_tp
     per_logit = alone if split is None else np.where(ctx.layout.tp > 1, split, alone)
-    return ctx.tokens * ctx.split(ctx.model.vocab) * per_logit
+    return ctx.tokens * ctx.vocabulary * per_logit

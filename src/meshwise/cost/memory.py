@@ -72,7 +72,7 @@ def gathered_units(ctx: Context, role: Role) -> Array:
         local = block_weights(block, ctx.model.hidden, layout)
         held = local.dense + local.experts
         largest = np.maximum(largest, held * np.minimum(count, 1))
-    embed, head = end_weights(ctx.model, layout)
+    embed, head = end_weights(ctx.model, layout, ctx.vocabulary)
     # FSDP2 gathers FP8 training's linear weights in FP8 (torchao's fp8 all-gather)
     narrow = w.operand if ctx.stack.fp32_parameters else w.plain_weight
     ends = (embed * role.embedding + 2 * head * role.head) * w.plain_weight
@@ -130,7 +130,7 @@ def state(ctx: Context, role: Role) -> State:
     """
     layout, w = ctx.layout, ctx.widths
     if not ctx.training:
-        return State(stage_bytes(ctx.model, role, layout, w), 0.0, 0.0)
+        return State(stage_bytes(ctx.model, role, layout, w, ctx.vocabulary), 0.0, 0.0)
     local = stage_weights(ctx, role)
     weight, gradient, adam = w.plain_weight, w.gradient, ADAM_STATE_BYTES
     if ctx.stack.fp32_parameters or weight >= act.FP32:  # they are the master weights
@@ -171,7 +171,7 @@ def working(ctx: Context, role: Role) -> Working:
             gathered = np.maximum(gathered, joined)
     rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
     live = rows * (2 * ctx.model.hidden * w.activation * gathered + widest)
-    vocab = ctx.split(ctx.model.vocab) * layout.tp  # padded
+    vocab = ctx.vocabulary * layout.tp  # padded
     logits = ctx.sequences * vocab * (w.activation + 4.0) * role.head
     return Working(live, kv_cache(ctx, role), logits)
 

@@ -57,7 +57,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         micro_batch=micro,
         sequence_parallel=row.flag("sequence_parallel"),
     )
-    grid.check(layout, model, cluster, workload)
+    grid.check(layout, model, cluster, workload, stack, ran=True)
     return estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
 
 

@@ -67,7 +67,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
             recompute=mode,
             formats=Formats(dtype=operand_of(row), gradients=row.text("grad_dtype") or None),
         )
-        grid.check(layout, model, cluster, workload)
+        grid.check(layout, model, cluster, workload, stack, ran=True)
         found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
         if recompute or found.memory_bytes <= CLEARLY * cluster.device.memory_bytes:
             break

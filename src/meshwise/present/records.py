@@ -151,7 +151,7 @@ def report_dict(r: Report) -> dict[str, Any]:
         "extrapolated": any(
             word in source for source in r.provenance for word in ("inherited", "extrapolated")
         ),
-        "remarks": list(remarks(e.model, e.workload, int(lay.tp), e.cluster.device)),
+        "remarks": list(remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp))),
     }
 
 
@@ -173,7 +173,7 @@ def model_dict(model: Model, weight_bytes: dict[str, float]) -> dict[str, Any]:
     attentions = [b.attention for b in model.blocks if b.attention is not None]
     moes = [b.moe for b in model.blocks if b.moe is not None]
     top = legality.max_heads(model)
-    legal = legality.legal_tp(model)
+    legal = legality.legal_tp(model, None)
     shown = sorted(
         {tp for tp in (*legal, *_powers(top), *legality.head_divisors(model)) if tp <= top}
     )
@@ -202,14 +202,14 @@ def model_dict(model: Model, weight_bytes: dict[str, float]) -> dict[str, Any]:
             default=1,
         ),
         "refused_tp": [
-            {"tp": tp, "reasons": [f.text for f in legality.refusals(model, tp)]}
+            {"tp": tp, "reasons": [f.text for f in legality.refusals(model, tp, None)]}
             for tp in shown
             if tp not in legal
         ],
         "remarks": [
             {"tp": tp, "remarks": found}
             for tp in legal
-            if (found := [f.text for f in legality.findings(model, tp) if not f.refuses])
+            if (found := legality.remarks(model, tp, None))
         ],
         "kinds": [
             {"layers": n, "block": msgspec.to_builtins(b)}

@@ -52,13 +52,15 @@ def step_table(points: tuple[Point, ...], limit: int) -> Table:
     return Table("Per step and GPU (* the limit)", header, rows, keep=("step",))
 
 
-def scaling_table(points: tuple[Point, ...]) -> Table:
+def scaling_table(points: tuple[Point, ...], threshold: float) -> Table:
     rows = tuple(
         (
             str(p.tp),
             f"{p.speedup:.2f}",
             words.percent(p.efficiency),
-            words.percent(p.marginal_efficiency) if p.marginal_efficiency is not None else "-",
+            words.beside(p.marginal_efficiency, threshold)
+            if p.marginal_efficiency is not None
+            else "-",
             words.percent(p.weak_efficiency),
             format_memory(p.memory_bytes),
             "yes" if p.fits else "NO",
@@ -187,7 +189,7 @@ def scaling_page(s: Scaling) -> Page:
         heading,
         (
             step_table(s.points, s.limit.tp),
-            scaling_table(s.points),
+            scaling_table(s.points, s.limit.threshold),
             *layer_tables(s.points, training),
             *(copies_tables(s.copies) if s.copies else ()),
             "Speed-up over TP=1 (│ ideal):\n" + chart,

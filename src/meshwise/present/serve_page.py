@@ -72,7 +72,7 @@ def serve_dict(
         "devices": grid.devices,
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
-        "remarks": list(remarks(model, w.decode(), grid.tp, cluster.device)),
+        "remarks": list(remarks(model, cluster, w.decode(), stack, grid.tp)),
         "points": [{**layout, "devices": grid.devices, **figures}],
     }
 

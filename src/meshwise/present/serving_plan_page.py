@@ -22,6 +22,7 @@ from meshwise.units import format_memory, format_time
 
 _SAME = ("heads", "kv_heads", "kv_copies", "quantization", "layers")
 REFUSED = {rule: TRAINING_REFUSED[rule] for rule in _SAME} | {
+    "stack": "what this stack cannot run (pipelines, expert or decode context parallelism)",
     "replicas": "more replicas than requests in flight",
     "experts": "EP · expert-TP does not divide TP · DP",
     "dcp": "decode context parallelism over ranks that hold different KV heads",

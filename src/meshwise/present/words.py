@@ -35,6 +35,16 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
 
 
+def beside(share: float, threshold: float) -> str:
+    """A share in as many digits as it takes to stand on its side of the threshold."""
+    text = percent(share)
+    for digits in range(1, 12):
+        if (round(float(text[:-1]), 12) >= round(100 * threshold, 12)) == (share >= threshold):
+            break
+        text = f"{share:.{digits}%}"
+    return text
+
+
 def interval(value: float, low: float, high: float) -> str:
     """The ends of a value's interval relative to it: ``-12/+18%``."""
     if value <= 0 or low == high:
@@ -73,7 +83,9 @@ def verdict(s: Scaling) -> str:
     if after:
         following = after[0]
         score = following.marginal_efficiency
-        pays = f", whose doubling pays {score:.1%}" if score is not None else ""
+        pays = (
+            f", whose doubling pays {beside(score, s.limit.threshold)}" if score is not None else ""
+        )
         binds = REASONS.get(s.limit.reason, s.limit.reason)
         said.append(f"Stop at {best.tp}: at TP={following.tp}{pays}, {binds} binds.")
     else:

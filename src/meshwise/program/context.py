@@ -10,6 +10,7 @@ from meshwise.program.ops import Operands
 from meshwise.spec import dtypes
 from meshwise.spec.formats import priced
 from meshwise.spec.layout import Layouts
+from meshwise.spec.legality import vocabulary_rows
 from meshwise.spec.model import Model, Stored
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Decode, Prefill, Training, Workload
@@ -129,6 +130,11 @@ class Context(NamedTuple):
         dtype = w.dtype if w.dtype in ("fp32", "tf32", "fp16", "bf16") else "bf16"
         width = w.plain_weight if stored is None else stored_width(self.model, w, stored)
         return Operands(dtype, w.activation, width, w.activation)
+
+    @property
+    def vocabulary(self) -> Array:
+        """Rows of the vocabulary on a TP rank, padded as the stack pads it."""
+        return vocabulary_rows(self.model, self.stack, self.layout.tp)
 
     def split(self, width: int) -> Array:
         """``width`` over the TP ranks, padded up."""

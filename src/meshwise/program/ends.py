@@ -56,7 +56,7 @@ def embedding(ctx: Context) -> list[Op]:
     if ctx.model.embedding_dim:
         project = gemm("embedding.project", ctx.tokens, h, width, ctx.wide())
         ops += [project, *(gradients_of(project, w.activation, w.gradient) if ctx.training else ())]
-    return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout)[0])
+    return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout, ctx.vocabulary)[0])
 
 
 def _with_weights(ctx: Context, ops: list[Op], weights: Array) -> list[Op]:
@@ -73,7 +73,7 @@ def head(ctx: Context) -> list[Op]:
     three reductions of one fp32 value per token (maximum, target logit, sum of exponentials), never
     the full logits. Inference needs the last position only and gathers its logits.
     """
-    w, h, vocab = ctx.widths, ctx.model.hidden, ctx.split(ctx.model.vocab)
+    w, h, vocab = ctx.widths, ctx.model.hidden, ctx.vocabulary
     width = ctx.model.embedding_dim or h
     tp = ctx.layout.tp > 1
     sp = ctx.layout.sequence_parallel & tp
@@ -101,7 +101,13 @@ def head(ctx: Context) -> list[Op]:
         return [norm, gather, *project, logits, result]
     loss = elementwise("head.loss", ctx.stack.loss_bytes * rows * vocab)
     per_token = collective(
-        "head.loss", "all_reduce", "tp", 4.0 * rows, count=np.where(tp, 3, 0), phase="forward"
+        "head.loss",
+        "all_reduce",
+        "tp",
+        4.0 * rows,
+        count=np.where(tp, 3, 0),
+        phase="forward",
+        dtype="fp32",
     )
     dgrad, wgrad = gradients_of(logits, w.activation, w.gradient)
     under = "head.logits:wgrad"
@@ -136,4 +142,4 @@ def head(ctx: Context) -> list[Op]:
         *(op for p in project for op in gradients_of(p, w.activation, w.gradient)),
         *gradients_of(norm, w.activation, w.gradient),
     ]
-    return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout)[1])
+    return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout, ctx.vocabulary)[1])

@@ -113,6 +113,7 @@ def collective(
     count: Array,
     phase: str,
     hides_under: str = "",
+    dtype: str = "bf16",
 ) -> Op:
     """A collective over the group of ``axis``; ``count`` must be 0 where that group has one rank."""
     return Op(
@@ -123,6 +124,7 @@ def collective(
         payload_bytes=payload_bytes,
         axis=axis,
         hides_under=hides_under,
+        dtype=dtype,
     )
 
 

@@ -26,11 +26,11 @@ def block_bytes(model: Model, block: Block, layout: Layouts, w: Widths) -> Array
     return total
 
 
-def end_bytes(model: Model, layout: Layouts, w: Widths) -> tuple[Array, Array]:
-    """Bytes of (embedding, head) on one rank."""
+def end_bytes(model: Model, layout: Layouts, w: Widths, rows: Array) -> tuple[Array, Array]:
+    """Bytes of (embedding, head) on one rank that holds ``rows`` of the vocabulary."""
     q = model.quantization
     ends = zip(
-        end_weights(model, layout),
+        end_weights(model, layout, rows),
         (q.embedding, q.head) if q is not None else (None, None),
         strict=True,
     )
@@ -41,9 +41,9 @@ def end_bytes(model: Model, layout: Layouts, w: Widths) -> tuple[Array, Array]:
     return embed, head
 
 
-def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths) -> Array:
+def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths, rows: Array) -> Array:
     """Bytes of a pipeline stage's weights on one rank."""
-    embed, head = end_bytes(model, layout, w)
+    embed, head = end_bytes(model, layout, w, rows)
     total: Array = embed * role.embedding + head * role.head
     for block, count in zip(model.blocks, role.layers, strict=True):
         total = total + block_bytes(model, block, layout, w) * count
@@ -59,7 +59,7 @@ def weight_bytes(model: Model) -> dict[str, float]:
     if q is not None and q.weight_dtype != "unknown":
         w = widths(model, Prefill(batch=1, seq=1))
         one = Layouts(tp=np.int64(1))
-        stored = float(sum(end_bytes(model, one, w)))
+        stored = float(sum(end_bytes(model, one, w, model.vocab)))
         for block, n in zip(model.blocks, model.kind_counts(), strict=True):
             stored += n * float(block_bytes(model, block, one, w))
         found[f"{q.method} checkpoint"] = stored

@@ -35,7 +35,7 @@ def stage_weights(ctx: Context, role: Role) -> LocalWeights:
         linear = linear + local.linear * count
         plain = plain + local.plain * count
         experts = experts + local.experts * count
-    embed, head = end_weights(ctx.model, ctx.layout)
+    embed, head = end_weights(ctx.model, ctx.layout, ctx.vocabulary)
     return LocalWeights(linear, plain + embed * role.embedding + head * role.head, experts)
 
 
@@ -143,7 +143,7 @@ def tied_sum(ctx: Context, role: Role) -> list[Op]:
     if not model.tied:
         return []
     end = np.maximum(role.embedding, role.head) * np.where(layout.pp > 1, 1, 0)
-    table = tied_table(model, layout) * ctx.widths.gradient / _shares(layout)
+    table = tied_table(model, ctx.vocabulary) * ctx.widths.gradient / _shares(layout)
     return [
         collective("gradients.embedding", "all_reduce", "pp", table, count=end, phase="grad_reduce")
     ]

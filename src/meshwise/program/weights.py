@@ -110,23 +110,22 @@ def _replicated_rest(a: Attention, hidden: int) -> int:
     return hidden * a.output_bias + a.norm_parameters + latents + a.indexer_parameters
 
 
-def tied_table(model: Model, layout: Layouts) -> Array:
-    """Weights of one rank's share of the table that embedding and head have in common (0 where they
-    have none); the vocabulary is padded up to the TP degree."""
-    return -(-model.vocab // layout.tp) * (model.embedding_dim or model.hidden) * int(model.tied)
+def tied_table(model: Model, rows: Array) -> Array:
+    """Weights of one rank's ``rows`` of the table that embedding and head have in common (0 where they
+    have none)."""
+    return rows * (model.embedding_dim or model.hidden) * int(model.tied)
 
 
-def end_weights(model: Model, layout: Layouts) -> tuple[Array, Array]:
-    """(embedding, head) weights of one rank; the vocabulary is padded up to the TP degree."""
+def end_weights(model: Model, layout: Layouts, rows: Array) -> tuple[Array, Array]:
+    """(embedding, head) weights of one rank that holds ``rows`` of the (padded) vocabulary."""
     width = model.embedding_dim or model.hidden
     project = width * model.hidden if model.embedding_dim else 0
-    vocab = -(-model.vocab // layout.tp)
     embed = (
-        vocab * width + model.positions * model.hidden + model.embedding_norm_parameters + project
+        rows * width + model.positions * model.hidden + model.embedding_norm_parameters + project
     )
-    head = vocab * (width + model.head_bias) + model.final_norm_parameters + project
+    head = rows * (width + model.head_bias) + model.final_norm_parameters + project
     # A tied head shares the table where both ends are on one stage; else it keeps a copy.
-    tied_here = np.where(layout.pp == 1, tied_table(model, layout), 0)
+    tied_here = np.where(layout.pp == 1, tied_table(model, rows), 0)
     return embed, head - tied_here
 
 

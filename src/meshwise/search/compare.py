@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.errors import IllegalLayout
 from meshwise.search.plan import ranked
 from meshwise.search.plan_rows import PlanRow, against, rows
 from meshwise.search.planner import Found, Variant, search, variants
@@ -72,7 +71,7 @@ def check_training(
         sequence_parallel=bool(axes["sequence_parallel"]),
         shard=list(SHARD_CODE)[axes["shard"]],
     )
-    grid.check(asked, model, cluster, w, copies_kv_heads=stack.copies_kv_heads)
+    grid.check(asked, model, cluster, w, stack)
 
 
 def compare_training(
@@ -138,15 +137,7 @@ def compare_serving(
     where = check_gpus(cluster, gpus)
     degrees: dict[str, Any] = {**axes, "etp": axes["etp"] or None}
     asked = grid.Grid(**degrees)
-    grid.check(asked, model, where, w.decode(), copies_kv_heads=stack.copies_kv_heads)
-    if axes["tp"] % axes["dcp"]:
-        legal = [d for d in range(1, axes["tp"] + 1) if axes["tp"] % d == 0]
-        raise IllegalLayout(
-            f"--dcp={axes['dcp']} does not divide tp {axes['tp']}",
-            field="--dcp",
-            value=axes["dcp"],
-            legal=legal,
-        )
+    grid.check(asked, model, where, w.decode(), stack)
     columns = Layouts(**{name: np.array([value]) for name, value in axes.items()})
     table = Server(model, where, stack, w).at(columns, np.array([w.concurrency]))
     mine = row_at(table, 0, w)

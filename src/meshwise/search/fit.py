@@ -10,7 +10,7 @@ from meshwise.cost.estimate import estimate
 from meshwise.cost.memory import fullest_stage
 from meshwise.program.context import context
 from meshwise.program.weights import roles
-from meshwise.spec import legality
+from meshwise.spec import legality, rules
 from meshwise.spec.cluster import Cluster, grown
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
@@ -42,7 +42,9 @@ def smallest_fit(
     fits at one layer per stage."""
     node = cluster.node_devices
     # a degree that divides the node: no GPU of it stays idle, no group straddles two
-    tps = [tp for tp in legality.legal_tp(model) if node % tp == 0] or [1]
+    tps = [tp for tp in legality.legal_tp(model, stack) if node % tp == 0] or [1]
+    if sequence_parallel:
+        tps = [tp for tp in tps if rules.splits(model, stack, workload, tp)]
     pps = list(range(1, min(model.layers, 1024) + 1))
     modes = ["none"]
     if isinstance(workload, Training):

@@ -65,7 +65,7 @@ def _ends(last: Point, e: Estimate) -> tuple[str, str]:
     following = last.tp * 2
     if following > e.cluster.devices:
         return "cluster", f"the cluster has {e.cluster.devices} devices"
-    bad = legality.refusals(e.model, following)
+    bad = legality.refusals(e.model, following, e.stack)
     if bad:
         return bad[0].code, bad[0].text
     if following > legality.max_heads(e.model):

@@ -102,7 +102,7 @@ def _rows(e: Estimate, found: list[Found], w: Training) -> list[PlanRow]:
     return [
         PlanRow(
             found=each,
-            exposed_by_axis={name: values[i] for name, values in axes.items()},
+            exposed_by_axis={name: max(values[i], 0.0) for name, values in axes.items()},
             sources={name: values[i] for name, values in sources.items()},
             **{name: values[i] for name, values in table.items()},
         )

@@ -81,7 +81,7 @@ def check_gpus(cluster: Cluster, gpus: int) -> Cluster:
 def check_pins(model: Model, stack: Stack, w: Training, gpus: int, pins: Pins) -> None:
     """Refuse pins that no layout can have, with the nearest legal value."""
     for tp in pins.get("tp", ()):
-        legality.require_tp(model, tp, copies_kv_heads=stack.copies_kv_heads)
+        legality.require_tp(model, tp, stack)
     for axis in ("tp", "pp", "dp", "cp"):
         for value in pins.get(axis, ()):
             if gpus % value:

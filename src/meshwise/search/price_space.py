@@ -47,7 +47,9 @@ def slice_of(space: Space, first: int, last: int) -> Slice:
     if split.any() or not ways:
         ways += [(True, way) for way in space.decomposed]
     parallel, chunks = (np.array(values, dtype=bool) for values in zip(*ways, strict=True))
-    of_shard = np.where(sharded, np.isin(shards, space.shard)[:, None], (shards == 0)[:, None])
+    able = np.isin(shards, space.shard)[:, None]
+    able = able & ((columns["pp"] == 1) | np.isin(shards, space.piped)[:, None])
+    of_shard = np.where(sharded, able, (shards == 0)[:, None])
     of_parallel = np.where(parallel[:, None], split, unsplit)
     legal = (
         of_shard[:, None, None, None, :]

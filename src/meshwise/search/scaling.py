@@ -14,8 +14,8 @@ from meshwise.search.copies import copies
 from meshwise.search.fit import SmallestFit, smallest_fit
 from meshwise.search.limit import column, find_limit, main_kind
 from meshwise.search.points import Copies, Layer, Limit, Point
-from meshwise.spec import formats, legality
-from meshwise.spec.cluster import Cluster, Device
+from meshwise.spec import formats, legality, rules
+from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
@@ -40,17 +40,17 @@ class Scaling(NamedTuple):
     copies: tuple[Copies, ...]
 
 
-def default_degrees(model: Model, cluster: Cluster) -> list[int]:
+def default_degrees(model: Model, cluster: Cluster, stack: Stack) -> list[int]:
     """1, 2, 4, … up to the cluster and the heads (refused ones are reported as such).
 
     Where the powers of two end below 8 (25, 28, 36, 71 heads), the model's other legal degrees too.
     """
     top = min(cluster.devices, legality.max_heads(model))
     powers = [1 << i for i in range(top.bit_length()) if 1 << i <= top]
-    usable = max(tp for tp in powers if not legality.refusals(model, tp))
+    usable = max(tp for tp in powers if not legality.refusals(model, tp, stack))
     if usable >= min(8, top):
         return powers
-    return sorted({*powers, *(tp for tp in legality.legal_tp(model) if tp <= top)})
+    return sorted({*powers, *(tp for tp in legality.legal_tp(model, stack) if tp <= top)})
 
 
 def check_degrees(
@@ -59,7 +59,7 @@ def check_degrees(
     """Raise for a degree that the model or the cluster does not allow."""
     for tp in degrees:
         if tp > cluster.devices:
-            legal = [d for d in legality.legal_tp(model) if d <= cluster.devices]
+            legal = [d for d in legality.legal_tp(model, stack) if d <= cluster.devices]
             raise IllegalLayout(
                 f"{field}={tp} is more than the {cluster.devices} GPUs of {cluster.name}",
                 field=field,
@@ -67,7 +67,7 @@ def check_degrees(
                 legal=legal,
                 nearest=legal[-1],
             )
-        legality.require_tp(model, tp, field, copies_kv_heads=stack.copies_kv_heads)
+        legality.require_tp(model, tp, stack, field)
 
 
 def layouts_for(
@@ -101,18 +101,22 @@ def curve(
     objective: str = "efficiency",
 ) -> Scaling:
     """Price every degree at the same total work (strong scaling), and say where to stop."""
-    wanted = degrees if degrees is not None else default_degrees(model, cluster)
+    wanted = degrees if degrees is not None else default_degrees(model, cluster, stack)
     if degrees is not None:
         check_degrees(model, cluster, degrees, stack)
     refused: list[tuple[int, str]] = []
     kept: list[int] = []
     for tp in sorted(set(wanted)):
-        found = legality.refusals(model, tp, copies_kv_heads=stack.copies_kv_heads)
+        found = legality.refusals(model, tp, stack)
         bad = [f.text for f in found]
-        if sequence_parallel and not isinstance(workload, Decode) and workload.seq % tp:
-            text = f"tp={tp} does not divide the {workload.seq} tokens that sequence parallelism splits"
+        if sequence_parallel and not rules.splits(model, stack, workload, tp):
+            text = f"tp={tp} does not divide the tokens that sequence parallelism splits"
             if degrees is not None:
-                legal = [d for d in legality.legal_tp(model) if workload.seq % d == 0]
+                legal = [
+                    d
+                    for d in legality.legal_tp(model, stack)
+                    if rules.splits(model, stack, workload, d)
+                ]
                 raise IllegalLayout(f"--tp: {text}", field="--tp", value=tp, legal=legal, nearest=1)
             bad.append(text)
         if bad:
@@ -121,7 +125,7 @@ def curve(
             kept.append(tp)
     # T(1) and T(N/2) are needed even where the user asks for a few degrees only.
     known = {1, *kept, *(tp // 2 for tp in kept if tp % 2 == 0)}
-    priced = [tp for tp in sorted(known) if tp in kept or not legality.refusals(model, tp)]
+    priced = [tp for tp in sorted(known) if tp in kept or not legality.refusals(model, tp, stack)]
     # Strong and weak scaling in one call: the second half has N times the batch (fixed work per GPU).
     tps = np.array(priced + priced, dtype=np.int64)
     factor = np.array([1] * len(priced) + priced, dtype=np.int64)
@@ -148,16 +152,19 @@ def curve(
     )
 
 
-def remarks(model: Model, workload: Workload, tp: int, device: Device) -> tuple[str, ...]:
+def remarks(
+    model: Model, cluster: Cluster, workload: Workload, stack: Stack, tp: int
+) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
+    device = cluster.device
     found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
-    found += [f.text for f in legality.findings(model, tp) if not f.refuses]
+    found += legality.remarks(model, tp, stack)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:
         found.append(
             f"{length:,} tokens are more than the {model.max_positions:,} positions the model was made for"
         )
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
@@ -198,7 +205,7 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
                 ranks_per_level=tuple(r[i] for r in ranks),
                 algorithm=names[i],
                 tokens_per_s=tokens / step[i],
-                remarks=remarks(e.model, e.workload, tp, e.cluster.device),
+                remarks=remarks(e.model, e.cluster, e.workload, e.stack, tp),
                 layer=layers[i],
             )
         )

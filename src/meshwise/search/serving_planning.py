@@ -16,12 +16,13 @@ from meshwise.search.serving_plan import (
     plan_serving,
     serving_changes,
 )
-from meshwise.search.serving_space import AXES, kv_copies
+from meshwise.search.serving_space import AXES
 from meshwise.search.space import Pins, divisors
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.model import Model
 from meshwise.spec.reading import count
+from meshwise.spec.rules import key_copies
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 
@@ -87,7 +88,7 @@ def _check(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
                 legal=f"leave {option} out",
             )
     for tp in pins.get("tp", ()):
-        legality.require_tp(model, tp, copies_kv_heads=stack.copies_kv_heads)
+        legality.require_tp(model, tp, stack)
     for axis in ("tp", "pp", "dp"):
         for value in pins.get(axis, ()):
             if gpus % value:
@@ -102,8 +103,10 @@ def _check(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
     check_experts(model, pins)
     for value in pins.get("dcp", ()):
         if value > 1:
-            tps = pins.get("tp") or [d for d in divisors(gpus) if d in legality.legal_tp(model)]
-            copies = max(kv_copies(model, tp) for tp in tps)
+            tps = pins.get("tp") or [
+                d for d in divisors(gpus) if d in legality.legal_tp(model, stack)
+            ]
+            copies = max(key_copies(model, tp) for tp in tps)
             if copies % value:
                 why = f"at most {copies} ranks of a TP group hold the same keys and values"
                 refuse("dcp", value, why, divisors(copies))

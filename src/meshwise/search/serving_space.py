@@ -16,6 +16,7 @@ from meshwise.search.space import (
     lists,
     spread,
 )
+from meshwise.spec import rules
 from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
@@ -29,6 +30,7 @@ RULES = (
     "kv_copies",
     "quantization",
     "layers",
+    "stack",
     "replicas",  # more replicas than requests in flight
     "experts",  # ep · etp does not divide tp · dp
     "dcp",  # decode context parallelism over ranks that share no KV head
@@ -38,17 +40,6 @@ RULES = (
     "tpot",
 )
 AXES = ("tp", "pp", "dp", "ep", "etp", "dcp")
-
-
-def kv_copies(model: Model, tp: int) -> int:
-    """Ranks of a TP group that hold the same keys and values, of all layers: what decode context
-    parallelism can divide. MLA's latent is on every rank."""
-    copies = []
-    for block in model.blocks:
-        a = block.attention
-        if a is not None:
-            copies.append(tp if a.mla else max(1, tp // a.kv_heads))
-    return int(np.gcd.reduce(copies)) if copies else 1
 
 
 def serving_space(
@@ -71,19 +62,23 @@ def serving_space(
     table = factorizations(gpus, pins | {"cp": (1,)})
     table.pop("cp")
     table = keep_legal_tp(model, stack, table, refused)
-    table = refused.keep(table, "layers", table["pp"] <= model.layers)
-    if replicas is not None:
-        table = refused.keep(table, "replicas", table["dp"] <= replicas)
+
+    def keep(table: dict[str, Array], *codes: str) -> dict[str, Array]:
+        for rule in codes:
+            layout = Layouts(**{name: table[name] for name in Layouts._fields if name in table})
+            case = rules.Case(model, stack, "decode", 1, 1, layout, replicas)
+            table = refused.keep(table, rule, rules.RULES[rule](case))
+        return table
+
+    table = keep(table, "layers", "stack", "replicas")
     inner = table["tp"] * table["dp"]
-    table = expert_grids(model, table, pins, refused, inner, inner)
+    table = keep(expert_grids(model, table, pins, inner, inner), "experts", "stack")
     if joined:
         joins = table["ep"] * np.maximum(table["etp"], 1) > table["tp"]
         kept = np.flatnonzero((table["dp"] == 1) | joins)
         table = {name: values[kept] for name, values in table.items()}
     asked = pins.get("dcp")
-    copies = lists(table["tp"], lambda tp: kv_copies(model, tp))
+    copies = lists(table["tp"], lambda tp: rules.key_copies(model, tp))
     degrees = [divisors(n) if asked is None else list(asked) for n in copies]
-    many = np.repeat(np.array(copies, dtype=np.int64), [len(d) for d in degrees])
-    table = spread(table, degrees, "dcp")
-    table = refused.keep(table, "dcp", many % table["dcp"] == 0)
+    table = keep(spread(table, degrees, "dcp"), "dcp", "stack")
     return Layouts(**table), refused.counts

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.spec import legality
+from meshwise.spec import legality, rules
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import (
     ORDERS,
@@ -42,6 +42,7 @@ RULES = (
     "kv_copies",  # the stack does not copy KV heads
     "quantization",  # a shard would hold part of a quantisation group
     "layers",  # more stages than layers
+    "stack",  # what the software cannot run
     "sequence",  # cp does not divide the sequence
     "batch",  # dp does not divide the global batch
     "experts",  # ep · etp does not divide tp · cp · dp
@@ -68,6 +69,7 @@ class Space(NamedTuple):
     decomposed: tuple[bool, ...]  # with it, whether collectives are cut into chunks
     recompute: tuple[int, ...]
     shard: tuple[int, ...]  # of columns that are sharded
+    piped: tuple[int, ...]  # … of those with pipelines
     number: Array  # [n] layouts of a column, of one placement; memory not looked at
     refused: dict[str, int]
 
@@ -172,6 +174,7 @@ class Refusals:
         self.counts = dict.fromkeys(rules, 0)
 
     def keep(self, table: dict[str, Array], rule: str, good: Array) -> dict[str, Array]:
+        good = np.broadcast_to(good, np.shape(table["tp"]))
         self.counts[rule] += int(good.size - np.count_nonzero(good))
         return _take(table, np.flatnonzero(good))
 
@@ -182,7 +185,7 @@ def keep_legal_tp(
     """The rows whose tp the model and the stack admit."""
 
     def first(tp: int) -> str:
-        found = legality.refusals(model, tp, copies_kv_heads=stack.copies_kv_heads)
+        found = legality.refusals(model, tp, stack)
         return found[0].code if found else ""
 
     codes = np.array(lists(table["tp"], first), dtype=object)
@@ -198,45 +201,54 @@ def _meshes(
     table = factorizations(gpus, pins)
 
     table = keep_legal_tp(model, stack, table, refused)
-    table = refused.keep(table, "layers", table["pp"] <= model.layers)
-    table = refused.keep(table, "sequence", w.seq % table["cp"] == 0)
-    return refused.keep(table, "batch", w.batch % table["dp"] == 0)
+    for rule in ("layers", "stack", "sequence", "batch"):
+        table = refused.keep(table, rule, rules.RULES[rule](case(model, stack, w, table)))
+    return table
+
+
+def case(model: Model, stack: Stack, w: Training, table: dict[str, Array]) -> rules.Case:
+    """Rows of a table as the rules look at them."""
+    layout = Layouts(**{name: table[name] for name in Layouts._fields if name in table})
+    return rules.of(model, stack, w, layout)
 
 
 def _experts(
-    model: Model, table: dict[str, Array], pins: Pins, refused: Refusals
+    model: Model,
+    stack: Stack,
+    w: Training,
+    table: dict[str, Array],
+    pins: Pins,
+    refused: Refusals,
 ) -> dict[str, Array]:
     """Each mesh with every expert grid: ep divides the experts, etp divides tp and the width."""
     inner = table["tp"] * table["cp"] * table["dp"]
-    return expert_grids(model, table, pins, refused, inner, table["tp"])
+    found = expert_grids(model, table, pins, inner, table["tp"])
+    for rule in ("experts", "stack"):
+        found = refused.keep(found, rule, rules.RULES[rule](case(model, stack, w, found)))
+    return found
 
 
 def expert_grids(
     model: Model,
     table: dict[str, Array],
     pins: Pins,
-    refused: Refusals,
     inner: Array,
     widest: Array,
 ) -> dict[str, Array]:
-    """Each row with every (ep, etp): ep divides the experts, etp their width and ``widest``, both
-    together the ``inner`` ranks of a stage. Without experts one row stays one."""
-    moes = [b.moe for b in model.blocks if b.moe is not None]
+    """Each row with every (ep, etp) that may be legal: ep divides the experts and is no more than the
+    ``inner`` ranks of a stage, etp divides ``widest``. Without experts one row stays one."""
+    experts = rules.experts(model)
     size = len(table["tp"])
-    if not moes:
+    if not experts:
         return table | {"ep": np.ones(size, np.int64), "etp": np.zeros(size, np.int64)}
-    experts = int(np.gcd.reduce([m.experts for m in moes]))
     eps = [d for d in divisors(experts) if "ep" not in pins or d in pins["ep"]]
-    table = table | {"inner": inner, "widest": widest}
+    table = table | {"widest": widest}
     table = spread(table, lists(inner, lambda n: [ep for ep in eps if ep <= n]), "ep")
 
     def etps(n: int) -> list[int]:
-        fits = [d for d in divisors(n) if all(m.expert.width % d == 0 for m in moes)]
-        return [d for d in fits if "etp" not in pins or d in pins["etp"]]
+        return [d for d in divisors(n) if "etp" not in pins or d in pins["etp"]]
 
-    table = spread(table, lists(table.pop("widest"), etps), "etp")
-    whole = table.pop("inner") % (table["ep"] * table["etp"]) == 0
-    return refused.keep(table, "experts", whole)
+    return spread(table, lists(table.pop("widest"), etps), "etp")
 
 
 def _placements(
@@ -264,15 +276,9 @@ def _placements(
 
 
 def virtual_stages(layers: int, pp: int) -> list[int]:
-    """Numbers of virtual stages v > 1 by which pp · v stages are of equal size, the ends taking a
-    layer's place where that makes them so."""
-    found = {
-        slots // pp // size
-        for slots in (layers, layers + 1, layers + 2)
-        if slots % pp == 0
-        for size in divisors(slots // pp)
-    }
-    return sorted(v for v in found if v > 1 and pp * v <= layers)
+    """Numbers of virtual stages v > 1 that cut the layers into pp · v chunks."""
+    vps = np.arange(2, (layers + 2) // pp + 1)
+    return [int(v) for v in vps[rules.chunks(layers, np.int64(pp), vps)]]
 
 
 def _switches(
@@ -281,8 +287,8 @@ def _switches(
     """(recomputation, sharding stages) to look at."""
     kept = stack.attention != "flash" or stack.ideal or stack.selective_recompute == "products"
     modes = [code for name, code in RECOMPUTE_CODE.items() if kept or name != "selective"]
-    shards = tuple(SHARD_CODE.values())
-    return tuple(pins.get("recompute", modes)), tuple(pins.get("shard", shards))
+    asked = pins.get("shard", tuple(SHARD_CODE.values()))
+    return tuple(pins.get("recompute", modes)), tuple(asked)
 
 
 def space(
@@ -295,7 +301,7 @@ def space(
     orders = _placements(table, cluster, pins, routed)
     table["dense"] = np.arange(len(table["tp"]))
     table["placement"] = np.array([o[0] for o in orders], dtype=np.int64)
-    table = _experts(model, table, pins, refused)
+    table = _experts(model, stack, w, table, pins, refused)
     dense = table.pop("dense")
     placed = groups(Layouts(**table), cluster)
     mesh = np.arange(len(table["tp"]))
@@ -310,9 +316,12 @@ def space(
     recompute, shard = _switches(model, w, stack, pins)
     expert_dp = Layouts(**table).expert_dp() if np.any(table["etp"] > 0) else 1
     sharded = (table["dp"] * cp > 1) | (expert_dp > 1)
-    shards = np.where(sharded, len(shard), int(0 in shard))
+    able = [rules.sharding(stack, np.int64(code), pp) for code in shard]
+    wanted_shards = np.where(sharded, len(shard), int(0 in shard))
+    shards = np.where(sharded, sum(able, np.int64(0)), int(0 in shard))
     sp = pins.get("sequence_parallel", (False, True))
-    fits_sp = (w.seq // cp) % tp == 0
+    split_all = case(model, stack, w, table | {"sequence_parallel": np.ones(len(tp), bool)})
+    fits_sp = rules.sequence_parallel(split_all)
     unsplit = np.full(len(tp), False in sp) | (tp == 1) & (False in sp)
     wanted = (tp > 1) & (True in sp)
     split = wanted & fits_sp
@@ -322,9 +331,7 @@ def space(
     ways = tuple(pins.get("decomposed", (False, True) if both else (False,)))
     if False not in ways:
         unsplit = np.zeros_like(unsplit)
-    legal_vp = (vps == 1) | (
-        (vps > 1) & (w.batch // (table["micro_batch"] * table["dp"]) % pp == 0)
-    )
+    legal_vp = (vps > 0) & rules.interleaving(case(model, stack, w, table | {"vp": vps}))
     per_vp = shards * len(recompute)
     asked = np.count_nonzero(vps, axis=0)
     found = np.count_nonzero(legal_vp, axis=0)
@@ -333,6 +340,8 @@ def space(
     refused.counts["sequence_parallel"] += int(
         np.sum(found * (wanted & ~fits_sp) * len(ways) * per_vp * placements)
     )
+    lost = (wanted_shards - shards) * len(recompute)
+    refused.counts["stack"] += int(np.sum(asked * sps * lost * placements))
     number = found * (unsplit.astype(np.int64) + split * len(ways)) * per_vp
     vps = -np.sort(-np.where(legal_vp, vps, 0), axis=0)
     # columns with the same switches beside each other, so that a chunk has few holes; of those, the
@@ -351,6 +360,7 @@ def space(
         decomposed=ways,
         recompute=recompute,
         shard=shard,
+        piped=tuple(c for c in shard if rules.sharding(stack, np.int64(c), np.int64(2))),
         number=number[order],
         refused=refused.counts,
     )
@@ -361,9 +371,8 @@ def _virtual(model: Model, w: Training, stack: Stack, table: dict[str, Array], p
     allowed = pins.get("vp")
 
     def of(pp: int) -> list[int]:
-        interleaved = (
-            virtual_stages(model.layers, pp) if pp > 1 and stack.schedule == "1f1b" else []
-        )
+        able = stack.schedule == "1f1b" and stack.virtual_stages
+        interleaved = virtual_stages(model.layers, pp) if pp > 1 and able else []
         return [v for v in (1, *interleaved) if allowed is None or v in allowed]
 
     found = lists(table["pp"], of)

@@ -287,16 +287,16 @@ def sweep(
         )
         curves.append((value, made))
     shown = sorted({p.tp for _, s in curves for p in s.points})
-    solver = _Solver(model, stack, quantity, _pairs(model, shown), sequence_parallel)
+    solver = _Solver(model, stack, quantity, _pairs(model, stack, shown), sequence_parallel)
     return Sweep(cluster, quantity, tuple(curves), tuple(solver.all(values, threshold)), threshold)
 
 
-def _pairs(model: Model, shown: list[int]) -> list[tuple[int, int]]:
+def _pairs(model: Model, stack: Stack, shown: list[int]) -> list[tuple[int, int]]:
     """(N/2, N) of every degree shown; where the model has no N/2, the degree shown before N."""
     pairs = []
     for before, tp in zip([0, *shown], shown, strict=False):
         half = tp // 2
-        if tp % 2 == 0 and not legality.refusals(model, half):
+        if tp % 2 == 0 and not legality.refusals(model, half, stack):
             pairs.append((half, tp))
         elif before:
             pairs.append((before, tp))

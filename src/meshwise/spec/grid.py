@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
 import msgspec
 import numpy as np
 
 from meshwise.errors import IllegalLayout
-from meshwise.spec import legality
+from meshwise.spec import legality, rules
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.formats import priced
 from meshwise.spec.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.reading import count, one_of
+from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Training, Workload
 
 
@@ -72,14 +76,32 @@ def check(
     model: Model,
     cluster: Cluster,
     workload: Workload,
+    stack: Stack,
     gpus: int | None = None,
+    requests: int | None = None,
     *,
-    copies_kv_heads: bool = True,
+    ran: bool = False,
 ) -> None:
-    """Raise :class:`IllegalLayout` for the first rule that the layout breaks, in a fixed order:
-    product, cluster, heads, layers, sequence, batch, experts. The model is looked at in the formats
-    that the workload runs it in."""
+    """Raise :class:`IllegalLayout` for a layout that does not fit its GPUs, whose tp the model does not
+    admit, or that breaks one of :data:`rules.RULES`: the first of them as the field, all in the text.
+    The model is looked at in the formats that the workload runs it in. ``ran``: the layout of a run
+    that somebody measured, with stages cut by hand maybe, on software that could run it."""
     model = priced(model, workload)
+    _check_devices(grid, cluster, gpus)
+    legality.require_tp(model, grid.tp, stack)
+    _check_meaning(grid, workload)
+    found = rules.of(model, stack, workload, to_layouts(grid, workload), requests)
+    if ran:
+        found = found._replace(layout=found.layout._replace(vp=np.int64(1)))
+    broken = [code for code in rules.broken(found) if not (ran and code == "stack")]
+    refusals = [SENTENCES[code](grid, found) for code in broken]
+    if refusals:
+        first = refusals[0]
+        others = "".join(f"; {r.field}={r.value}: {r.why}" for r in refusals[1:])
+        _refuse(first.field, first.value, first.why + others, first.legal, first.nearest)
+
+
+def _check_devices(grid: Grid, cluster: Cluster, gpus: int | None) -> None:
     product = f"tp {grid.tp} · pp {grid.pp} · dp {grid.dp} · cp {grid.cp} = {grid.devices}"
     if gpus is not None and grid.devices != gpus:
         rest = grid.tp * grid.pp * grid.cp
@@ -93,104 +115,164 @@ def check(
             f"at most {cluster.devices} GPUs (--nodes changes the cluster)",
             None,
         )
-    legality.require_tp(model, grid.tp, copies_kv_heads=copies_kv_heads)
-    # embedding and head may count as layers of their own
-    most = min(model.layers, (model.layers + 2) // grid.vp)
-    if grid.pp > most:
-        _refuse(
-            "--pp",
-            grid.pp,
-            f"{grid.pp} · vp {grid.vp} stages for {model.layers} layers",
-            f"1 to {most}",
-            most,
-        )
-    if grid.vp > 1 and grid.pp == 1:
-        _refuse("--vp", grid.vp, "virtual stages need a pipeline (pp > 1)", "1", 1)
-    if workload.phase != "decode":
-        seq = workload.seq  # type: ignore[union-attr]
-        if seq % grid.cp:
-            legal = [d for d in _divisors(grid.cp * 4) if seq % d == 0]
-            _refuse(
-                "--cp",
-                grid.cp,
-                f"does not divide the sequence of {seq} tokens",
-                legal,
-                _nearest(legal, grid.cp),
-            )
-        if grid.sequence_parallel and (seq // grid.cp) % grid.tp:
-            _refuse(
-                "--sequence-parallel",
-                grid.tp,
-                f"tp does not divide the {seq // grid.cp} tokens of a rank",
-                "a --seq that tp divides, or no --sequence-parallel",
-            )
-    elif grid.cp > 1:
-        _refuse("--cp", grid.cp, "decode has one token per sequence: nothing to divide", "1", 1)
-    if grid.shard != "none" and not isinstance(workload, Training):
-        _refuse(
-            "--shard", grid.shard, f"{workload.phase} has no gradients to shard", "none", "none"
-        )
-    _check_batch(grid, workload)
-    _check_experts(grid, model)
 
 
-def _check_batch(grid: Grid, workload: Workload) -> None:
-    if not isinstance(workload, Training):
+def _check_meaning(grid: Grid, workload: Workload) -> None:
+    """Refuse what only training has."""
+    if isinstance(workload, Training):
         return
-    micro = grid.micro_batch or workload.micro_batch or 1
-    if workload.batch % grid.dp:
-        legal = [d for d in _divisors(workload.batch) if d <= 4 * grid.dp]
-        _refuse(
-            "--dp",
-            grid.dp,
-            f"does not divide the global batch of {workload.batch}",
-            legal,
-            _nearest(legal, grid.dp),
-        )
-    per_replica = workload.batch // grid.dp
-    if per_replica % micro:
-        legal = _divisors(per_replica)[:24]
-        _refuse(
-            "--micro-batch",
-            micro,
-            f"does not divide the {per_replica} sequences of a replica",
-            legal,
-            _nearest(legal, micro),
-        )
-    if grid.vp > 1 and (per_replica // micro) % grid.pp:
-        _refuse(
-            "--vp",
-            grid.vp,
-            f"interleaving needs the {per_replica // micro} microbatches to be a multiple of pp {grid.pp}",
-            "1",
-            1,
-        )
+    for name in ("micro_batch", "recompute"):
+        if getattr(grid, name) is not None:
+            option = "--" + name.replace("_", "-")
+            why = f"has no meaning in {workload.phase}"
+            _refuse(option, getattr(grid, name), why, f"leave {option} out")
 
 
-def _check_experts(grid: Grid, model: Model) -> None:
-    experts = [b.moe.experts for b in model.blocks if b.moe is not None]
-    if not experts:
-        if grid.ep > 1:
-            _refuse("--ep", grid.ep, f"{model.name} has no experts", "1", 1)
-        if grid.etp not in (None, 1, grid.tp):
-            _refuse("--etp", grid.etp, f"{model.name} has no experts", "leave --etp out", None)
-        return
-    for n in experts:
-        if n % grid.ep:
-            legal = _divisors(n)
-            _refuse(
-                "--ep", grid.ep, f"does not divide the {n} experts", legal, _nearest(legal, grid.ep)
-            )
-    inner = grid.tp * grid.cp * grid.dp
-    etp = grid.etp or max(1, grid.tp // grid.ep)
-    if inner % (etp * grid.ep):
-        _refuse(
-            "--ep",
-            grid.ep,
-            f"ep {grid.ep} · etp {etp} does not divide tp {grid.tp} · cp {grid.cp} · dp {grid.dp} = {inner}",
-            legal := [d for d in _divisors(inner) if experts[0] % d == 0],
-            _nearest(legal, grid.ep),
-        )
+class Refusal(NamedTuple):
+    """A sentence, and what mends it."""
+
+    field: str
+    value: object
+    why: str
+    legal: object = None
+    nearest: object = None
+
+
+def _of(field: str, value: int, why: str, legal: list[int]) -> Refusal:
+    """A degree, with those that the rule admits."""
+    shown: list[Any] = legal if len(legal) <= 24 else [*legal[:20], "…", legal[-1]]
+    return Refusal(field, value, why, shown, _nearest(legal, value))
+
+
+def _layers(g: Grid, c: rules.Case) -> Refusal:
+    n = c.model.layers
+    if g.pp > n:
+        return Refusal("--pp", g.pp, f"{g.pp} stages for {n} layers", f"1 to {n}", n)
+    if g.pp == 1:
+        return Refusal("--vp", g.vp, "virtual stages need a pipeline (pp > 1)", "1", 1)
+    legal = [
+        v for v in range(1, (n + 2) // g.pp + 1) if rules.chunks(n, np.int64(g.pp), np.int64(v))
+    ]
+    why = (
+        f"pp {g.pp} · vp {g.vp} = {g.pp * g.vp} chunks do not divide the {n} layers evenly, nor with "
+        "embedding and loss in the place of one each"
+    )
+    return _of("--vp", g.vp, why, legal or [1])
+
+
+def _sequence(g: Grid, c: rules.Case) -> Refusal:
+    if c.phase == "decode":
+        return Refusal("--cp", g.cp, "decode has one token per sequence: nothing to divide", "1", 1)
+    legal = [d for d in _divisors(g.cp * 4) if c.tokens % d == 0]
+    return _of("--cp", g.cp, f"does not divide the sequence of {c.tokens} tokens", legal)
+
+
+def _shards(g: Grid, c: rules.Case) -> Refusal:
+    return Refusal("--shard", g.shard, f"{c.phase} has no gradients to shard", "none", "none")
+
+
+def _batch(g: Grid, c: rules.Case) -> Refusal:
+    legal = [d for d in _divisors(c.batch) if d <= 4 * g.dp]
+    return _of("--dp", g.dp, f"does not divide the global batch of {c.batch}", legal)
+
+
+def _micro_batch(g: Grid, c: rules.Case) -> Refusal:
+    mine = max(1, c.batch // g.dp)
+    why = f"does not divide the {mine} sequences of a replica"
+    return _of("--micro-batch", int(c.layout.micro_batch), why, _divisors(mine))
+
+
+def _replicas(g: Grid, c: rules.Case) -> Refusal:
+    n = c.requests
+    return Refusal("--dp", g.dp, f"more replicas than the {n} requests in flight", f"1 to {n}", n)
+
+
+def _experts(g: Grid, c: rules.Case) -> Refusal:
+    n, name = rules.experts(c.model), c.model.name
+    if not n and g.ep > 1:
+        return Refusal("--ep", g.ep, f"{name} has no experts", "1", 1)
+    if not n:
+        return Refusal("--etp", g.etp, f"{name} has no experts", "leave --etp out")
+    if n % g.ep:
+        return _of("--ep", g.ep, f"does not divide the {n} experts", _divisors(n))
+    etp, inner = int(c.layout.expert_tp()), int(c.expert_ranks)
+    ranks = f"tp {g.tp} · cp {g.cp} · dp {g.dp} = {inner}"
+    widest = g.tp if c.trains else inner
+    if widest % etp:
+        of = f"tp {g.tp}" if c.trains else ranks
+        return _of("--etp", etp, f"does not divide {of}", _divisors(widest))
+    legal = [d for d in _divisors(inner) if n % d == 0]
+    return _of("--ep", g.ep, f"ep {g.ep} · etp {etp} does not divide {ranks}", legal)
+
+
+def _interleaving(g: Grid, c: rules.Case) -> Refusal:
+    if not c.trains:
+        return Refusal("--vp", g.vp, f"{c.phase} has no virtual stages", "1", 1)
+    if c.stack.schedule != "1f1b":
+        return Refusal("--vp", g.vp, f"the {c.stack.schedule} schedule is not interleaved", "1", 1)
+    why = f"{int(c.microbatches)} microbatches of a replica are no multiple of pp {g.pp}"
+    return Refusal("--vp", g.vp, why, "1, or a batch of more microbatches", 1)
+
+
+def _sequence_parallel(g: Grid, c: rules.Case) -> Refusal:
+    decode = c.phase == "decode"
+    tokens = c.batch * c.tokens if decode else c.tokens // g.cp
+    why = f"tp does not divide the {tokens} tokens of a {'step' if decode else 'rank'}"
+    legal = f"a {'--batch' if decode else '--seq'} that tp divides, or no --sequence-parallel"
+    return Refusal("--sequence-parallel", g.tp, why, legal)
+
+
+def _dcp(g: Grid, c: rules.Case) -> Refusal:
+    if c.trains:
+        return Refusal("--dcp", g.dcp, "has no meaning in training", "leave --dcp out", 1)
+    copies = rules.key_copies(c.model, g.tp)
+    why = (
+        f"at most {copies} of the tp {g.tp} ranks hold the same keys and values, which dcp divides"
+    )
+    return _of("--dcp", g.dcp, why, _divisors(copies))
+
+
+def _stack(g: Grid, c: rules.Case) -> Refusal:
+    name, shards = c.stack.title or c.stack.name, c.stack.shards
+    if g.shard not in shards:
+        why = f"{name} shards {_either(shards)} only"
+        return Refusal("--shard", g.shard, why, list(shards), shards[-1])
+    piped = [s for s in shards if s in c.stack.pipelined_shards]
+    if g.pp > 1 and g.shard not in piped:
+        why = f"beside pipelines {name} shards {_either(piped)} only"
+        return Refusal("--shard", g.shard, why, piped, piped[-1])
+    for switch, axis, used in rules.ABILITIES:
+        if not getattr(c.stack, switch) and bool(used(c)):
+            what = WORDS[switch]
+            return Refusal(f"--{axis}", getattr(g, axis), f"{name} has no {what}", "1", 1)
+    raise AssertionError("no ability is missing")
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(names)
+
+
+WORDS = {
+    "pipelines": "pipeline stages",
+    "virtual_stages": "interleaved virtual stages",
+    "context_parallel": "context parallelism",
+    "expert_parallel": "expert parallelism",
+    "attention_dp": "experts over the ranks of several replicas",
+    "decode_context": "decode context parallelism",
+}
+SENTENCES: dict[str, Callable[[Grid, rules.Case], Refusal]] = {
+    "layers": _layers,
+    "sequence": _sequence,
+    "shards": _shards,
+    "batch": _batch,
+    "micro_batch": _micro_batch,
+    "replicas": _replicas,
+    "experts": _experts,
+    "interleaving": _interleaving,
+    "sequence_parallel": _sequence_parallel,
+    "dcp": _dcp,
+    "stack": _stack,
+}
 
 
 def to_layouts(grid: Grid, workload: Workload) -> Layouts:

@@ -8,11 +8,16 @@ Reasons are codes with their figures; the sentences stand in :mod:`meshwise.pres
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from meshwise.errors import IllegalLayout
 from meshwise.spec.model import Attention, Block, Mlp, Model, Stored
 from meshwise.spec.parameters import attention_matrices
+from meshwise.spec.stack import Stack
+
+# The software decides over copies of KV heads and the padding of the vocabulary. None: an engine that
+# copies, and pads no more than it must.
+Software = Stack | None
 
 
 class Finding(NamedTuple):
@@ -40,7 +45,7 @@ def _mlps(block: Block) -> Iterator[tuple[str, Mlp]]:
             yield "shared-expert FFN", block.moe.shared
 
 
-def heads(model: Model, tp: int) -> Iterator[Finding]:
+def heads(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
     """Query heads are split whole: tp must divide them."""
     for a in _attentions(model):
         if a.heads % tp:
@@ -51,10 +56,10 @@ def heads(model: Model, tp: int) -> Iterator[Finding]:
             )
 
 
-def kv_heads(model: Model, tp: int) -> Iterator[Finding]:
+def kv_heads(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
     """KV heads are split, or each is copied to a whole number of ranks (C38)."""
     for a in _attentions(model):
-        if a.mla or a.heads % tp:
+        if a.mla or (a.heads == a.kv_heads and a.heads % tp):
             continue
         if a.kv_heads % tp and tp % a.kv_heads:
             yield Finding(
@@ -63,16 +68,20 @@ def kv_heads(model: Model, tp: int) -> Iterator[Finding]:
                 f"tp={tp} neither divides the {a.kv_heads} KV heads nor is a multiple of them",
             )
         elif tp > a.kv_heads:
+            refuses = stack is not None and not stack.copies_kv_heads
+            what = f"so the KV cache per GPU stays that of TP={a.kv_heads}"
+            if stack is not None and refuses:
+                what = f"which {stack.title or stack.name} does not"
             yield Finding(
                 "kv_copies",
-                False,
+                refuses,
                 f"{a.kv_heads} KV heads on {tp} ranks: every KV head is copied {tp // a.kv_heads} "
-                f"times, so the KV cache per GPU stays that of TP={a.kv_heads}. Serving engines (vLLM, "
+                f"times, {what}. Serving engines (vLLM, "
                 "SGLang, TensorRT-LLM) copy; plain column splits (transformers, DTensor) refuse",
             )
 
 
-def quantization(model: Model, tp: int) -> Iterator[Finding]:
+def quantization(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
     """Shards must hold whole quantisation groups and FP8 blocks."""
     q = model.quantization
     if q is None:
@@ -138,7 +147,7 @@ def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int, Stored
                 yield where, side, width, stored
 
 
-def ffn(model: Model, tp: int) -> Iterator[Finding]:
+def ffn(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
     """FFN widths that do not divide are priced padded; even-splitting engines refuse them."""
     seen: set[tuple[str, int]] = set()
     for block in model.blocks:
@@ -153,18 +162,27 @@ def ffn(model: Model, tp: int) -> Iterator[Finding]:
                 )
 
 
-def vocabulary(model: Model, tp: int) -> Iterator[Finding]:
-    """A vocabulary that does not divide is padded to the next multiple (D02)."""
+def vocabulary_rows(model: Model, stack: Software, tp: Any) -> Any:
+    """Rows of the vocabulary on each of ``tp`` ranks: rounded up as the engine does, then to whole rows."""
+    multiple: Any = 1
+    if stack is not None:
+        multiple = stack.vocab_multiple * (tp if stack.vocab_multiple_per_rank else 1)
+    return -(-padded(model.vocab, multiple) // tp)
+
+
+def vocabulary(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
+    """A vocabulary that does not divide is padded, to the multiple that the stack rounds it to."""
     if model.vocab % tp:
+        rows = int(vocabulary_rows(model, stack, tp))
         yield Finding(
             "vocab_padding",
             False,
-            f"vocabulary {model.vocab:,} does not divide by {tp}: padded to {padded(model.vocab, tp):,}; "
+            f"vocabulary {model.vocab:,} does not divide by {tp}: padded to {rows * tp:,}; "
             "an engine without padding refuses",
         )
 
 
-def sparse_attention(model: Model, tp: int) -> Iterator[Finding]:
+def sparse_attention(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
     """What the cost of a model with an attention indexer leaves out."""
     if any(a.indexer_parameters for a in _attentions(model)):
         yield Finding(
@@ -178,15 +196,20 @@ def sparse_attention(model: Model, tp: int) -> Iterator[Finding]:
 RULES = (heads, kv_heads, quantization, ffn, vocabulary, sparse_attention)
 
 
-def findings(model: Model, tp: int) -> list[Finding]:
-    """All that TP degree ``tp`` meets, in the fixed order of :data:`RULES`."""
-    return [finding for rule in RULES for finding in rule(model, tp)]
+def findings(model: Model, tp: int, stack: Software) -> list[Finding]:
+    """All that TP degree ``tp`` meets, in the fixed order of :data:`RULES`, each once."""
+    every = [finding for rule in RULES for finding in rule(model, tp, stack)]
+    return list(dict.fromkeys(every))
 
 
-def refusals(model: Model, tp: int, *, copies_kv_heads: bool = True) -> list[Finding]:
-    """What makes ``tp`` illegal; a stack that cannot copy KV heads ends at their number."""
-    found = findings(model, tp)
-    return [f for f in found if f.refuses or (f.code == "kv_copies" and not copies_kv_heads)]
+def refusals(model: Model, tp: int, stack: Software) -> list[Finding]:
+    """What makes ``tp`` illegal."""
+    return [f for f in findings(model, tp, stack) if f.refuses]
+
+
+def remarks(model: Model, tp: int, stack: Software) -> list[str]:
+    """What ``tp`` costs or needs that does not make it illegal."""
+    return list(dict.fromkeys(f.text for f in findings(model, tp, stack) if not f.refuses))
 
 
 def max_heads(model: Model) -> int:
@@ -195,38 +218,33 @@ def max_heads(model: Model) -> int:
 
 def head_divisors(model: Model) -> list[int]:
     """Every degree that divides the query heads of all layers."""
-    return [tp for tp in range(1, max_heads(model) + 1) if not any(heads(model, tp))]
+    return [tp for tp in range(1, max_heads(model) + 1) if not any(heads(model, tp, None))]
 
 
-def legal_tp(model: Model, *, copies_kv_heads: bool = True) -> list[int]:
+def legal_tp(model: Model, stack: Software) -> list[int]:
     """Every degree that no rule refuses, ascending."""
-    return [
-        tp
-        for tp in head_divisors(model)
-        if not refusals(model, tp, copies_kv_heads=copies_kv_heads)
-    ]
+    return [tp for tp in head_divisors(model) if not refusals(model, tp, stack)]
 
 
-def require_tp(model: Model, tp: int, field: str = "--tp", *, copies_kv_heads: bool = True) -> None:
-    """Raise :class:`IllegalLayout` with the first refusal of ``tp``, the legal ones and the nearest."""
-    found = refusals(model, tp, copies_kv_heads=copies_kv_heads)
+def require_tp(model: Model, tp: int, stack: Software, field: str = "--tp") -> None:
+    """Raise :class:`IllegalLayout` with all that refuses ``tp``, the legal degrees and the nearest."""
+    found = refusals(model, tp, stack)
     if not found:
         return
-    legal = legal_tp(model, copies_kv_heads=copies_kv_heads)
-    message = found[0].text
+    legal = legal_tp(model, stack)
+    message = "; ".join(f.text for f in found)
     if found[0].code == "heads":
         others = [d for d in head_divisors(model) if d not in legal]
         if others:
-            reasons = {
-                f.code for d in others for f in refusals(model, d, copies_kv_heads=copies_kv_heads)
-            }
+            reasons = {f.code for d in others for f in refusals(model, d, stack)}
             why = " and ".join(sorted(_NAMES[r] for r in reasons))
             listed = ", ".join(str(d) for d in others)
             message += (
                 f"; {listed} {'divides' if len(others) == 1 else 'divide'} the heads but not {why}"
             )
-    elif len(found) > 1:
-        message += f" (and {len(found) - 1} more)"
+    # whoever mends one fault meets the next
+    padding = (f for f in findings(model, tp, stack) if f.code in ("ffn_padding", "vocab_padding"))
+    message += "".join(f"; {f.text}" for f in padding)
     raise IllegalLayout(
         f"{field}: {message}",
         field=field,
@@ -244,6 +262,6 @@ _NAMES = {
 }
 
 
-def padded(number: int, multiple: int) -> int:
+def padded(number: int, multiple: Any) -> Any:
     """``number`` rounded up to a multiple."""
     return -(-number // multiple) * multiple

@@ -38,6 +38,16 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     recompute_early_stop: bool = False  # full recomputation never redoes a layer's last collective
     parallel_block_one_all_reduce: bool = True  # parallel blocks add partial sums before reducing
     copies_kv_heads: bool = True  # runs with more ranks than KV heads
+    vocab_multiple: int = 1  # the vocabulary is rounded up to it, before TP ranks share it evenly
+    vocab_multiple_per_rank: bool = False  # … to it times the TP degree
+    shards: tuple[str, ...] = ("none", "zero1", "zero2", "zero3")  # what it can shard
+    pipelined_shards: tuple[str, ...] = ("none", "zero1", "zero2", "zero3")  # … beside pipelines
+    pipelines: bool = True  # runs pipeline stages
+    virtual_stages: bool = True  # runs several chunks of layers per stage, interleaved
+    context_parallel: bool = True  # divides sequences over ranks
+    expert_parallel: bool = True  # keeps experts whole on ranks
+    attention_dp: bool = True  # serves replicas of attention that share their experts
+    decode_context: bool = True  # divides the context of a KV head's copies in decode
     jitter: float = 0.0125  # standard deviation of a rank's time in training, over its mean
     host_s: float = 0.0  # host time per step that no device work hides
     host_layer_s: float = 0.0  # host time to launch a layer's forward pass, without CUDA graphs

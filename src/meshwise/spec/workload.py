@@ -10,6 +10,7 @@ from meshwise.errors import InputError
 from meshwise.spec import dtypes
 from meshwise.spec.reading import count, fraction, one_of
 
+PHASES = ("train", "prefill", "decode")
 RECOMPUTE = ("none", "selective", "full")
 OVERLAP = ("none", "split", "decomposed")
 MAX_BATCH = 10**6
