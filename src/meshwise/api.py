@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from meshwise.cost import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.interval import collective_interval
-from meshwise.cost.schedule import SCHEDULES
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
 from meshwise.present.answers import (
@@ -31,8 +29,8 @@ from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.spec.serving import Serving
-from meshwise.spec.stack import DEFAULT, Stack, load_stack
-from meshwise.spec.workload import OVERLAP, Decode, Formats, Prefill, Training, Workload
+from meshwise.spec.stack import DEFAULT, WORDS, Stack, load_stack, replaced
+from meshwise.spec.workload import Decode, Formats, Prefill, Training, Workload
 from meshwise.units import BYTES, parse
 
 if TYPE_CHECKING:
@@ -110,20 +108,12 @@ def stack(name: str, **switches: Any) -> Stack:
     ``overlap="none"`` turns off the stack's own overlap of backward reductions too: nothing hides.
     """
     loaded = load_stack(name)
-    for key, value in switches.items():
-        one_of(key, "stack switch", loaded.__struct_fields__)
-        if key == "overlap":
-            one_of(value, "--overlap", OVERLAP)
-        if key == "attention":
-            one_of(value, "--attention", ("flash", "unfused"))
-        if key == "schedule":
-            one_of(value, "--schedule", SCHEDULES)
+    for key in ("overlap", "attention", "schedule"):  # options of the command line too
+        if key in switches:
+            one_of(switches[key], f"--{key}", WORDS[key])
     if switches.get("overlap") == "none":
         switches.setdefault("overlap_input_gradient", False)
-    try:
-        return msgspec.convert(msgspec.to_builtins(loaded) | switches, Stack)
-    except msgspec.ValidationError as error:
-        raise InputError(f"stack: {error}", field="stack", value=switches) from None
+    return replaced(loaded, switches)
 
 
 def _parts(
@@ -138,9 +128,9 @@ def _parts(
             legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
         )
     return (
-        load_model(model) if isinstance(model, str) else model,
-        load_cluster(cluster, field="cluster") if isinstance(cluster, str) else cluster,
-        given if isinstance(given, Stack) else load_stack(given or DEFAULT[workload.phase]),
+        load_model(model),
+        load_cluster(cluster, field="cluster"),
+        load_stack(DEFAULT[workload.phase] if given is None else given),
     )
 
 

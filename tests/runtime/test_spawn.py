@@ -23,6 +23,7 @@ from meshwise.runtime.spawn import RunFailed, launch
 
 TOYS = "tests.runtime.toys"
 WITHIN_S = 10.0
+PATH = os.pathsep.join((".", os.environ.get("PYTHONPATH", "")))
 
 
 def left_behind(marker: str) -> list[int]:
@@ -143,7 +144,7 @@ def launcher(tmp_path: Path) -> Any:
     scratch.mkdir()
     process = subprocess.Popen(
         [sys.executable, str(script)],
-        env={**os.environ, "TEST_MARKER": marker, "TMPDIR": str(scratch), "PYTHONPATH": "."},
+        env={**os.environ, "TEST_MARKER": marker, "TMPDIR": str(scratch), "PYTHONPATH": PATH},
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
@@ -239,7 +240,7 @@ def test_under_torchrun(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=90,
-        env={**os.environ, "PYTHONPATH": "."},
+        env={**os.environ, "PYTHONPATH": PATH},
         check=False,
     )
     assert run.returncode == 0, run.stderr

@@ -10,6 +10,7 @@ from typing import Any
 
 from meshwise.errors import InputError, shorten, unknown_name
 from meshwise.spec import catalog
+from meshwise.spec.checks import name_of
 from meshwise.spec.config_file import find_config, load_model_file
 from meshwise.spec.families import model_from_config
 from meshwise.spec.model import Model
@@ -18,13 +19,15 @@ _PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def load_model(name: str, field: str = "MODEL") -> Model:
-    """The model that ``name`` stands for.
+def load_model(name: str | os.PathLike[str] | Model, field: str = "MODEL") -> Model:
+    """The model that ``name`` stands for; a :class:`Model` as it is.
 
     An existing path wins over a preset only if it is written as a path (``./gpt2``, ``x/config.json``).
     Raises :class:`~meshwise.errors.UnknownName` with the nearest preset, and what the reader of
     ``config.json`` refuses.
     """
+    if isinstance(name, Model):
+        return name
     key, path = _find(name, field)
     if path is not None:
         return load_model_file(path)
@@ -36,12 +39,12 @@ def load_model(name: str, field: str = "MODEL") -> Model:
     )
 
 
-def load_config(name: str, field: str = "MODEL") -> tuple[str, dict[str, Any]]:
+def load_config(name: str | os.PathLike[str], field: str = "MODEL") -> tuple[str, dict[str, Any]]:
     """(name, content of the ``config.json``) of the model that ``name`` stands for, as it is written."""
     load_model(name, field)  # whatever is wrong with it is said here
     key, path = _find(name, field)
     if path is not None:
-        return name, find_config(path)[1]
+        return str(name), find_config(path)[1]
     key, config = catalog.load("models", key, field)
     return key, {k: v for k, v in config.items() if not k.startswith("_")}
 
@@ -64,8 +67,11 @@ def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     return {**config, key: layers, **cut}
 
 
-def _find(name: str, field: str) -> tuple[str, str | None]:
+def _find(given: str | os.PathLike[str], field: str) -> tuple[str, str | None]:
     """(preset, None) or (name, path of a file or folder)."""
+    name = name_of(
+        given, field, "a model's name, the path of a config.json or its folder, or a Model"
+    )
     if not name.strip():
         raise unknown_name(field, name, catalog.names("models"), "preset, folder or config.json")
     as_path = name.endswith(".json") or name.startswith((".", os.sep, "~"))
