@@ -23,13 +23,17 @@ from meshwise.present.answers import (
 from meshwise.search.points import Point
 from meshwise.search.scaling import curve, default_degrees
 from meshwise.spec import grid
+from meshwise.spec.arguments import Named, counts, given, limit_s, names, price
+from meshwise.spec.arguments import degrees as read_degrees
+from meshwise.spec.arguments import parts as _parts
+from meshwise.spec.checks import flag, name_of
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.layout import place, spread
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.spec.serving import Serving
-from meshwise.spec.stack import DEFAULT, WORDS, Stack, load_stack, replaced
+from meshwise.spec.stack import WORDS, Stack, load_stack, replaced
 from meshwise.spec.workload import Decode, Formats, Prefill, Training, Workload
 from meshwise.units import BYTES, parse
 
@@ -71,7 +75,7 @@ __all__ = [
 ]
 
 
-def validate(table: str) -> ValidateResult:
+def validate(table: Named) -> ValidateResult:
     """Predict every row of a CSV table of measurements (training steps, serving runs, collectives).
 
     Models are presets, or files ``models/NAME.json`` beside the table.
@@ -79,8 +83,9 @@ def validate(table: str) -> ValidateResult:
     from meshwise.evidence import validate as beside
     from meshwise.evidence.tables import read_table
 
-    read = read_table(table)
-    results = beside.run(read, Path(table).parent)
+    path = name_of(table, "TABLE", "the path of a CSV table")
+    read = read_table(path)
+    results = beside.run(read, Path(path).parent)
     return ValidateResult(read, results, beside.summary(results))
 
 
@@ -92,17 +97,17 @@ def validate_published(kind: str = "all") -> ValidateResult:
     return ValidateResult(*published(kind))
 
 
-def model(name: str) -> Model:
+def model(name: Named | Model) -> Model:
     """A model: a preset, a path to a ``config.json`` or its folder, or a hub id (``[hub]`` extra)."""
     return load_model(name)
 
 
-def cluster(name: str, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
+def cluster(name: Named | Cluster, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
     """A cluster: a preset or a TOML file; ``nodes`` and ``nics`` replace its own."""
     return load_cluster(name, nodes=nodes, nics=nics)
 
 
-def stack(name: str, **switches: Any) -> Stack:
+def stack(name: Named | Stack, **switches: Any) -> Stack:
     """A software stack of the catalog, with switches replaced.
 
     ``overlap="none"`` turns off the stack's own overlap of backward reductions too: nothing hides.
@@ -116,30 +121,12 @@ def stack(name: str, **switches: Any) -> Stack:
     return replaced(loaded, switches)
 
 
-def _parts(
-    model: Model | str, cluster: Cluster | str, workload: Workload, given: Stack | str | None
-) -> tuple[Model, Cluster, Stack]:
-    """Names looked up, the phase's own stack where none is given."""
-    if not isinstance(workload, (Training, Prefill, Decode)):
-        raise InputError(
-            f"workload: {quoted(workload)} is no workload",
-            field="workload",
-            value=workload,
-            legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
-        )
-    return (
-        load_model(model),
-        load_cluster(cluster, field="cluster"),
-        load_stack(DEFAULT[workload.phase] if given is None else given),
-    )
-
-
 def scale(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Workload,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
@@ -148,7 +135,8 @@ def scale(
     """What tensor parallelism costs from TP=1 to the cluster, and where it stops paying."""
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     one_of(objective, "--objective", ("efficiency", "latency"))
-    degrees = _degrees(tp)
+    degrees = read_degrees(tp)
+    flag(sequence_parallel, "--sequence-parallel")
     spec, where, software = _parts(model, cluster, workload, stack)
     return ScaleResult(
         curve(
@@ -165,12 +153,12 @@ def scale(
 
 
 def sweep(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Workload,
     sweep: str,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
@@ -182,8 +170,10 @@ def sweep(
 
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     one_of(objective, "--objective", ("efficiency", "latency"))
+    flag(sequence_parallel, "--sequence-parallel")
+    given(sweep, str, "--sweep", "NAME=LOW:HIGH, for example inter.bandwidth=25GB/s:400GB/s")
     spec, where, software = _parts(model, cluster, workload, stack)
-    degrees = _degrees(tp)
+    degrees = read_degrees(tp)
     most = max(degrees or default_degrees(spec, where)) if sequence_parallel else 1
     known = sweeping.quantities(where, workload, most)
     quantity, values = sweeping.read_sweep(sweep, known)
@@ -203,12 +193,12 @@ def sweep(
 
 
 def grow(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Training,
     gpus: Sequence[int],
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     weak: bool = False,
     limit_threshold: float = 0.8,
     **layout: Any,
@@ -220,24 +210,22 @@ def grow(
     from meshwise.search.planning import read_pins
 
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
+    given(workload, Training, "workload", "Training(batch=, seq=)")
+    flag(weak, "--weak")
     spec, where, software = _parts(model, cluster, workload, stack)
-    sizes = [count(n, "--gpus") for n in gpus]
+    sizes = counts(gpus, "--gpus")
     pins = read_pins(layout)
     return GrowthResult(
         growth(spec, where, workload, software, sizes, weak=weak, pins=pins), threshold
     )
 
 
-def _degrees(tp: int | Sequence[int] | None) -> list[int] | None:
-    return None if tp is None else [count(d, "--tp") for d in ([tp] if isinstance(tp, int) else tp)]
-
-
 def estimate(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Workload,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     gpus: int | None = None,
     **layout: Any,
 ) -> EstimateResult:
@@ -247,6 +235,7 @@ def estimate(
     for key in layout:
         one_of(key, "layout", grid.Grid.__struct_fields__)
     asked = grid.Grid(**layout)
+    gpus = None if gpus is None else count(gpus, "--gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
     grid.check(asked, spec, where, workload, gpus, copies_kv_heads=software.copies_kv_heads)
     layouts = grid.to_layouts(asked, workload)
@@ -254,11 +243,11 @@ def estimate(
 
 
 def serve(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Serving,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     gpus: int | None = None,
     **layout: Any,
 ) -> ServeResult:
@@ -267,25 +256,27 @@ def serve(
     from meshwise.search.serving import steady
 
     check_keys(layout, ("tp", "pp", "dp", "ep", "etp"), "layout")
-    step: Any = workload.decode() if isinstance(workload, Serving) else workload
+    given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
+    step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
     asked = grid.Grid(**layout)
+    gpus = None if gpus is None else count(gpus, "--gpus")
     grid.check(asked, spec, where, step, gpus, copies_kv_heads=software.copies_kv_heads)
     found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
     return ServeResult(spec, where, software, asked, workload, found)
 
 
-def describe(model: Model) -> ModelResult:
+def describe(model: Model | Named) -> ModelResult:
     """Parameters, bytes, heads and legal TP degrees of a model."""
-    return ModelResult(model)
+    return ModelResult(load_model(model))
 
 
 def plan(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Training | Serving,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     gpus: int | None = None,
     free: Sequence[str] = (),
     top: int = 10,
@@ -308,6 +299,15 @@ def plan(
     from meshwise.present.serving_plan_page import PlannedServing, ServingPlanResult
     from meshwise.search.planning import plan_training, read_pins
 
+    given(
+        workload,
+        (Training, Serving),
+        "workload",
+        "Training(batch=, seq=) or Serving(isl=, osl=, …)",
+    )
+    flag(disaggregated, "--disaggregated")
+    price_per_device_hour = price(price_per_device_hour)
+    ttft_s, tpot_s = limit_s(ttft_s, "--ttft"), limit_s(tpot_s, "--tpot")
     if isinstance(workload, Serving):
         from meshwise.search.serving_plan import Limits
         from meshwise.search.serving_planning import plan_deployment
@@ -337,7 +337,7 @@ def plan(
         software,
         gpus=gpus,
         pins=read_pins(layout),
-        free=tuple(free),
+        free=names(free, "--free"),
         top=top,
         objective=objective or "step",
         price_per_device_hour=price_per_device_hour,
@@ -349,14 +349,15 @@ def plan(
 def collective(
     op: str,
     size: str | float,
-    cluster: Cluster,
+    cluster: Cluster | Named,
     ranks: int,
     *,
     ranks_per_node: int | None = None,
-    stack: Stack | str = "vllm",
+    stack: Stack | Named = "vllm",
 ) -> CollectiveResult:
     """Time of one collective by every algorithm. ``size`` in bytes as nccl-tests counts it."""
     one_of(op, "OP", coll.OPS)
+    cluster = load_cluster(cluster, field="cluster")
     payload = parse(size, BYTES, "SIZE", bare=True)
     if payload != int(payload):
         raise InputError(
@@ -375,7 +376,7 @@ def collective(
             legal=f"1 to {cluster.devices}",
             nearest=cluster.devices,
         )
-    chosen = stack if isinstance(stack, Stack) else load_stack(stack)
+    chosen = load_stack(stack)
     group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
         group = spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)

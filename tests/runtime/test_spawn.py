@@ -158,6 +158,7 @@ def launcher(tmp_path: Path) -> Any:
         pytest.fail("the ranks did not start")
     yield process, marker, scratch
     process.kill()
+    process.wait()
 
 
 def gone(marker: str) -> bool:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from meshwise.errors import InputError, quoted
-from meshwise.spec.reading import count, fraction, one_of
+from meshwise.spec.reading import MAX_COUNT, count, fraction, one_of
 from meshwise.units import Kind, parse
 
 Rule = Callable[[object, str], Any]
@@ -70,6 +70,16 @@ def among(*names: str) -> Rule:
     return lambda value, field: one_of(value, field, names)
 
 
+def counted(option: str, *, low: int = 1, high: int = MAX_COUNT) -> Rule:
+    """A whole number under the name of its option; text of digits too, as a command line gives it."""
+    return lambda value, field: count(value, option, low=low, high=high)
+
+
+def shared(option: str, *, low: float, high: float) -> Rule:
+    """A number under the name of its option; text too."""
+    return lambda value, field: fraction(value, option, low=low, high=high)
+
+
 def optional(rule: Rule) -> Rule:
     """None, or what ``rule`` takes."""
     return lambda value, field: None if value is None else rule(value, field)
@@ -109,15 +119,10 @@ def texts(value: object, field: str) -> dict[str, str]:
     return value
 
 
-def flags(struct: type, names: Iterable[str]) -> dict[str, Rule]:
-    """Rules of the fields that are true or false."""
-    return {name: flag for name in names if struct.__annotations__[name] == "bool"}
-
-
 def name_of(value: object, field: str, what: str) -> str:
     """The text of a name or path; anything else is refused with ``what`` would be right."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
         return value
-    raise not_a(what, field, value, what)
+    raise not_a("a name or a path", field, value, what)
