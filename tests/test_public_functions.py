@@ -146,9 +146,7 @@ def test_models_by_name_path_and_object(given: Any) -> None:
 @pytest.mark.parametrize("how", ["name", "path", "object"])
 def test_clusters_by_name_path_and_object(how: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text(
-        'device = "a100-80gb-sxm"\n[[level]]\nranks = 8\nfabric = "nvlink3-nvswitch"\n'
-    )
+    file.write_text('device = "a100-80gb-sxm"\n[[level]]\nranks = 8\nfabric = "nvlink3-nvswitch"\n')
     given: Any = {"name": str(file), "path": file, "object": mw.cluster(file)}[how]
     assert mw.cluster(given).devices == 8
     assert mw.collective("all_reduce", "1MB", given, 8).time_s > 0
@@ -160,4 +158,30 @@ def test_numbers_of_a_command_line_and_of_numpy() -> None:
     other = mw.Training(batch=np.int64(8), seq="512")  # type: ignore[arg-type]
     for tp in ("2", 2.0, np.int64(2), np.float64(2)):
         assert mw.estimate("gpt2", "dgx-a100", other, tp=tp).to_dict() == want
-    assert [p.tp for p in mw.scale("gpt2", "dgx-a100", TRAINING, tp=np.int64(2)).points] == [1, 2]
+    assert [p.tp for p in mw.scale("gpt2", "dgx-a100", TRAINING, tp=np.int64(2)).points] == [2]
+
+
+def test_results_have_their_figures_as_attributes() -> None:
+    answers: dict[Any, tuple[str, ...]] = {
+        mw.estimate("gpt2", "dgx-a100", TRAINING, tp=2): (
+            *("step_s", "step_low_s", "step_high_s", "compute_s", "comm_s", "exposed_comm_s"),
+            *("bubble_s", "host_s", "comm_share", "mfu", "hfu", "tokens_per_s_per_device"),
+            *("memory_bytes", "memory_limit_bytes", "fits", "devices"),
+        ),
+        mw.serve("gpt2", "dgx-a100", SERVING): (
+            *("tpot_s", "ttft_s", "queue_s", "tokens_per_s", "tokens_per_s_per_device", "fits"),
+            *("requests_per_s", "decode_s", "prefill_s", "memory_bytes", "memory_limit_bytes"),
+            *("max_concurrency", "devices"),
+        ),
+        mw.plan("gpt2", "dgx-a100", TRAINING, gpus=2, tp=1): ("best", "layouts"),
+        mw.plan("gpt2", "dgx-a100", SERVING, gpus=2, tp=1): ("best", "layouts"),
+        mw.collective("all_reduce", "1MB", "dgx-a100", 8): (
+            *("time_s", "time_low_s", "time_high_s", "algorithm"),
+            *("algbw_bytes_per_s", "busbw_bytes_per_s"),
+        ),
+        mw.describe("gpt2"): ("name", "layers", "parameters", "active_parameters", "legal_tp"),
+    }
+    for answer, names in answers.items():
+        record = answer.to_dict()
+        for name in names:
+            assert getattr(answer, name) == record[name], (type(answer), name)

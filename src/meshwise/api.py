@@ -306,6 +306,8 @@ def plan(
         "Training(batch=, seq=) or Serving(isl=, osl=, …)",
     )
     flag(disaggregated, "--disaggregated")
+    if objective is not None:
+        given(objective, str, "--objective", "an objective by name, such as cost")
     price_per_device_hour = price(price_per_device_hour)
     ttft_s, tpot_s = limit_s(ttft_s, "--ttft"), limit_s(tpot_s, "--tpot")
     if isinstance(workload, Serving):

@@ -32,6 +32,9 @@ def export(
     from meshwise.present.launch_page import ExportResult
 
     given(job, launch.Job, "job", "a meshwise.launch.Job, such as meshwise.launch.job_of makes")
+    for value, option in ((target, "TARGET"), (wrapper, "--wrapper"), (version, "--version")):
+        if value is not None or option == "TARGET":
+            given(value, str, option, "a name")
     return ExportResult(launch.export(job, target, wrapper=wrapper, version=version), job)
 
 
@@ -89,6 +92,15 @@ def read_command(
 
     given(command, str, "COMMAND", "the text of a launch command")
     gpus = None if gpus is None else count(gpus, "--gpus")
+    for option, number in (
+        ("--global-batch", global_batch),
+        ("--seq", seq),
+        ("--isl", isl),
+        ("--osl", osl),
+        ("--concurrency", concurrency),
+    ):
+        if number is not None:
+            count(number, option)
     if model is not None:
         spec = load_model(model, "--model")
     else:
@@ -99,7 +111,7 @@ def read_command(
         parsed.job,
         spec,
         cluster,
-        stack=stack or _STACK.get(parsed.target),
+        stack=_STACK.get(parsed.target) if stack is None else stack,
         global_batch=global_batch,
         seq=seq,
         isl=isl,
