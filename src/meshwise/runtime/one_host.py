@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.distributed import HashStore
+import torch.distributed as dist
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
@@ -28,7 +28,7 @@ class OneHost(RendezvousHandler):
     def __init__(self, parameters: RendezvousParameters) -> None:
         self._run_id = parameters.run_id
         self._closed = False
-        self._store = HashStore()
+        self._store = dist.HashStore()  # type: ignore[attr-defined]
 
     def get_backend(self) -> str:
         return NAME

@@ -69,7 +69,8 @@ def start(backend: str, timeout_s: float, threads: int | None, store: str | None
         torch.cuda.set_device(local)
         more["device_id"] = torch.device("cuda", local)
     if store is not None:
-        more |= {"store": dist.FileStore(store, world), "world_size": world}
+        shared = dist.FileStore(store, world)  # type: ignore[attr-defined]
+        more |= {"store": shared, "world_size": world}
         more["rank"] = int(os.environ["RANK"])
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **more)
 

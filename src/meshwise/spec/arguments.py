@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from meshwise.errors import InputError, quoted
 from meshwise.spec.checks import not_a
@@ -48,10 +48,10 @@ def names(values: object, field: str) -> tuple[Any, ...]:
         return (values,)
     if not _listed(values):
         raise not_a("a list of names", field, values, "a list of names")
-    return tuple(values)  # type: ignore[call-overload, no-any-return]
+    return tuple(values)
 
 
-def _listed(values: object) -> Any:
+def _listed(values: object) -> TypeGuard[Iterable[Any]]:
     return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
 
 

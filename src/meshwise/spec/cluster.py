@@ -19,6 +19,18 @@ from meshwise.spec.machine import FABRIC_KINDS, PEAK_KEYS, WIDE, Cluster, Device
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse
 
+__all__ = [
+    "FABRIC_KINDS",
+    "PEAK_KEYS",
+    "Cluster",
+    "Device",
+    "Level",
+    "cluster_from_table",
+    "device",
+    "grown",
+    "load_cluster",
+    "read_text_file",
+]
 MAX_FILE_BYTES = 1 << 20
 
 
