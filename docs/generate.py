@@ -314,7 +314,7 @@ def _stacks() -> dict[str, Any]:
 
 
 def switches_section() -> str:
-    from meshwise.spec.stack import Stack
+    from meshwise.spec.stack import Stack, legal
 
     defaults = dict(zip(Stack.__struct_fields__[1:], Stack.__struct_defaults__, strict=True))
     rows = []
@@ -323,8 +323,8 @@ def switches_section() -> str:
             continue
         if name not in SWITCHES:
             raise LookupError(f"docs/generate.py: SWITCHES says nothing of the switch {name!r}")
-        rows.append((f"`{name}`", f"`{_toml(defaults[name])}`", SWITCHES[name]))
-    return table(("switch", "default", "meaning"), rows)
+        rows.append((f"`{name}`", f"`{_toml(defaults[name])}`", legal(name), SWITCHES[name]))
+    return table(("switch", "default", "legal", "meaning"), rows)
 
 
 def _toml(value: Any) -> str:

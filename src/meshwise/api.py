@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from meshwise.cost import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.interval import collective_interval
-from meshwise.cost.schedule import SCHEDULES
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.present import records
 from meshwise.present.answers import (
@@ -24,15 +22,19 @@ from meshwise.present.answers import (
 )
 from meshwise.search.points import Point
 from meshwise.search.scaling import curve, default_degrees
-from meshwise.spec import formats, grid
+from meshwise.spec import grid
+from meshwise.spec.arguments import Named, counts, given, limit_s, names, price
+from meshwise.spec.arguments import degrees as read_degrees
+from meshwise.spec.arguments import parts as _parts
+from meshwise.spec.checks import flag, name_of
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.layout import place, spread
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.spec.serving import Serving
-from meshwise.spec.stack import DEFAULT, Stack, load_stack
-from meshwise.spec.workload import OVERLAP, Decode, Formats, Prefill, Training, Workload
+from meshwise.spec.stack import WORDS, Stack, load_stack, replaced
+from meshwise.spec.workload import Decode, Formats, Prefill, Training, Workload
 from meshwise.units import BYTES, parse
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ __all__ = [
 ]
 
 
-def validate(table: str) -> ValidateResult:
+def validate(table: Named) -> ValidateResult:
     """Predict every row of a CSV table of measurements (training steps, serving runs, collectives).
 
     Models are presets, or files ``models/NAME.json`` beside the table.
@@ -81,8 +83,9 @@ def validate(table: str) -> ValidateResult:
     from meshwise.evidence import validate as beside
     from meshwise.evidence.tables import read_table
 
-    read = read_table(table)
-    results = beside.run(read, Path(table).parent)
+    path = name_of(table, "TABLE", "the path of a CSV table")
+    read = read_table(path)
+    results = beside.run(read, Path(path).parent)
     return ValidateResult(read, results, beside.summary(results))
 
 
@@ -94,62 +97,36 @@ def validate_published(kind: str = "all") -> ValidateResult:
     return ValidateResult(*published(kind))
 
 
-def model(name: str) -> Model:
+def model(name: Named | Model) -> Model:
     """A model: a preset, a path to a ``config.json`` or its folder, or a hub id (``[hub]`` extra)."""
     return load_model(name)
 
 
-def cluster(name: str, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
+def cluster(name: Named | Cluster, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
     """A cluster: a preset or a TOML file; ``nodes`` and ``nics`` replace its own."""
     return load_cluster(name, nodes=nodes, nics=nics)
 
 
-def stack(name: str, **switches: Any) -> Stack:
+def stack(name: Named | Stack, **switches: Any) -> Stack:
     """A software stack of the catalog, with switches replaced.
 
     ``overlap="none"`` turns off the stack's own overlap of backward reductions too: nothing hides.
     """
     loaded = load_stack(name)
-    for key, value in switches.items():
-        one_of(key, "stack switch", loaded.__struct_fields__)
-        if key == "overlap":
-            one_of(value, "--overlap", OVERLAP)
-        if key == "attention":
-            one_of(value, "--attention", ("flash", "unfused"))
-        if key == "schedule":
-            one_of(value, "--schedule", SCHEDULES)
+    for key in ("overlap", "attention", "schedule"):  # options of the command line too
+        if key in switches:
+            one_of(switches[key], f"--{key}", WORDS[key])
     if switches.get("overlap") == "none":
         switches.setdefault("overlap_input_gradient", False)
-    try:
-        return msgspec.convert(msgspec.to_builtins(loaded) | switches, Stack)
-    except msgspec.ValidationError as error:
-        raise InputError(f"stack: {error}", field="stack", value=switches) from None
-
-
-def _parts(
-    model: Model | str, cluster: Cluster | str, workload: Workload, given: Stack | str | None
-) -> tuple[Model, Cluster, Stack]:
-    """Names looked up, the phase's own stack where none is given."""
-    if not isinstance(workload, (Training, Prefill, Decode)):
-        raise InputError(
-            f"workload: {quoted(workload)} is no workload",
-            field="workload",
-            value=workload,
-            legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
-        )
-    return (
-        formats.priced(load_model(model) if isinstance(model, str) else model, workload),
-        load_cluster(cluster, field="cluster") if isinstance(cluster, str) else cluster,
-        given if isinstance(given, Stack) else load_stack(given or DEFAULT[workload.phase]),
-    )
+    return replaced(loaded, switches)
 
 
 def scale(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Workload,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
@@ -158,7 +135,8 @@ def scale(
     """What tensor parallelism costs from TP=1 to the cluster, and where it stops paying."""
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     one_of(objective, "--objective", ("efficiency", "latency"))
-    degrees = _degrees(tp)
+    degrees = read_degrees(tp)
+    flag(sequence_parallel, "--sequence-parallel")
     spec, where, software = _parts(model, cluster, workload, stack)
     return ScaleResult(
         curve(
@@ -175,12 +153,12 @@ def scale(
 
 
 def sweep(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Workload,
     sweep: str,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
@@ -192,8 +170,10 @@ def sweep(
 
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     one_of(objective, "--objective", ("efficiency", "latency"))
+    flag(sequence_parallel, "--sequence-parallel")
+    given(sweep, str, "--sweep", "NAME=LOW:HIGH, for example inter.bandwidth=25GB/s:400GB/s")
     spec, where, software = _parts(model, cluster, workload, stack)
-    degrees = _degrees(tp)
+    degrees = read_degrees(tp)
     most = max(degrees or default_degrees(spec, where, software)) if sequence_parallel else 1
     known = sweeping.quantities(where, workload, most)
     quantity, values = sweeping.read_sweep(sweep, known)
@@ -213,12 +193,12 @@ def sweep(
 
 
 def grow(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Training,
     gpus: Sequence[int],
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     weak: bool = False,
     limit_threshold: float = 0.8,
     **layout: Any,
@@ -230,24 +210,22 @@ def grow(
     from meshwise.search.planning import read_pins
 
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
+    given(workload, Training, "workload", "Training(batch=, seq=)")
+    flag(weak, "--weak")
     spec, where, software = _parts(model, cluster, workload, stack)
-    sizes = [count(n, "--gpus") for n in gpus]
+    sizes = counts(gpus, "--gpus")
     pins = read_pins(layout)
     return GrowthResult(
         growth(spec, where, workload, software, sizes, weak=weak, pins=pins), threshold
     )
 
 
-def _degrees(tp: int | Sequence[int] | None) -> list[int] | None:
-    return None if tp is None else [count(d, "--tp") for d in ([tp] if isinstance(tp, int) else tp)]
-
-
 def estimate(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Workload,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     gpus: int | None = None,
     **layout: Any,
 ) -> EstimateResult:
@@ -257,6 +235,7 @@ def estimate(
     for key in layout:
         one_of(key, "layout", grid.Grid.__struct_fields__)
     asked = grid.Grid(**layout)
+    gpus = None if gpus is None else count(gpus, "--gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
     grid.check(asked, spec, where, workload, software, gpus)
     layouts = grid.to_layouts(asked, workload)
@@ -264,11 +243,11 @@ def estimate(
 
 
 def serve(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Serving,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     gpus: int | None = None,
     **layout: Any,
 ) -> ServeResult:
@@ -277,25 +256,27 @@ def serve(
     from meshwise.search.serving import steady
 
     check_keys(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"), "layout")
-    step: Any = workload.decode() if isinstance(workload, Serving) else workload
+    given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
+    step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
     asked = grid.Grid(**layout)
+    gpus = None if gpus is None else count(gpus, "--gpus")
     grid.check(asked, spec, where, step, software, gpus, workload.concurrency)
     found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
     return ServeResult(spec, where, software, asked, workload, found)
 
 
-def describe(model: Model) -> ModelResult:
+def describe(model: Model | Named) -> ModelResult:
     """Parameters, bytes, heads and legal TP degrees of a model."""
-    return ModelResult(model)
+    return ModelResult(load_model(model))
 
 
 def plan(
-    model: Model | str,
-    cluster: Cluster | str,
+    model: Model | Named,
+    cluster: Cluster | Named,
     workload: Training | Serving,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     gpus: int | None = None,
     free: Sequence[str] = (),
     top: int = 10,
@@ -318,6 +299,17 @@ def plan(
     from meshwise.present.serving_plan_page import PlannedServing, ServingPlanResult
     from meshwise.search.planning import plan_training, read_pins
 
+    given(
+        workload,
+        (Training, Serving),
+        "workload",
+        "Training(batch=, seq=) or Serving(isl=, osl=, …)",
+    )
+    flag(disaggregated, "--disaggregated")
+    if objective is not None:
+        given(objective, str, "--objective", "an objective by name, such as cost")
+    price_per_device_hour = price(price_per_device_hour)
+    ttft_s, tpot_s = limit_s(ttft_s, "--ttft"), limit_s(tpot_s, "--tpot")
     if isinstance(workload, Serving):
         from meshwise.search.serving_plan import Limits
         from meshwise.search.serving_planning import plan_deployment
@@ -347,7 +339,7 @@ def plan(
         software,
         gpus=gpus,
         pins=read_pins(layout),
-        free=tuple(free),
+        free=names(free, "--free"),
         top=top,
         objective=objective or "step",
         price_per_device_hour=price_per_device_hour,
@@ -359,14 +351,15 @@ def plan(
 def collective(
     op: str,
     size: str | float,
-    cluster: Cluster,
+    cluster: Cluster | Named,
     ranks: int,
     *,
     ranks_per_node: int | None = None,
-    stack: Stack | str = "vllm",
+    stack: Stack | Named = "vllm",
 ) -> CollectiveResult:
     """Time of one collective by every algorithm. ``size`` in bytes as nccl-tests counts it."""
     one_of(op, "OP", coll.OPS)
+    cluster = load_cluster(cluster, field="cluster")
     payload = parse(size, BYTES, "SIZE", bare=True)
     if payload != int(payload):
         raise InputError(
@@ -385,7 +378,7 @@ def collective(
             legal=f"1 to {cluster.devices}",
             nearest=cluster.devices,
         )
-    chosen = stack if isinstance(stack, Stack) else load_stack(stack)
+    chosen = load_stack(stack)
     group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
         group = spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)

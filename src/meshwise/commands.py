@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshwise.api import _parts
 from meshwise.errors import InputError
+from meshwise.spec.arguments import Named, given
+from meshwise.spec.arguments import parts as _parts
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
+from meshwise.spec.reading import count
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Training
@@ -29,6 +31,10 @@ def export(
     from meshwise import launch
     from meshwise.present.launch_page import ExportResult
 
+    given(job, launch.Job, "job", "a meshwise.launch.Job, such as meshwise.launch.job_of makes")
+    for value, option in ((target, "TARGET"), (wrapper, "--wrapper"), (version, "--version")):
+        if value is not None or option == "TARGET":
+            given(value, str, option, "a name")
     return ExportResult(launch.export(job, target, wrapper=wrapper, version=version), job)
 
 
@@ -46,12 +52,12 @@ def known_model(name: str) -> str | None:
 
 def read_command(
     command: str,
-    cluster: Cluster | str,
+    cluster: Cluster | Named,
     *,
-    model: Model | str | None = None,
+    model: Model | Named | None = None,
     target: str | None = None,
     gpus: int | None = None,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     global_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
@@ -65,8 +71,20 @@ def read_command(
     from meshwise import launch
     from meshwise.present.launch_page import ImportResult
 
-    spec = load_model(model) if isinstance(model, str) else model
-    if spec is None:
+    given(command, str, "COMMAND", "the text of a launch command")
+    gpus = None if gpus is None else count(gpus, "--gpus")
+    for option, number in (
+        ("--global-batch", global_batch),
+        ("--seq", seq),
+        ("--isl", isl),
+        ("--osl", osl),
+        ("--concurrency", concurrency),
+    ):
+        if number is not None:
+            count(number, option)
+    if model is not None:
+        spec = load_model(model, "--model")
+    else:
         spec = _model_of(launch.parse(command, target, gpus=gpus))
     routed = any(block.moe is not None for block in spec.blocks)
     parsed = launch.parse(command, target, gpus=gpus, experts=routed)
@@ -75,7 +93,7 @@ def read_command(
         parsed.job,
         spec,
         cluster,
-        stack=stack or STACK.get(parsed.target),
+        stack=STACK.get(parsed.target) if stack is None else stack,
         global_batch=global_batch,
         seq=seq,
         isl=isl,
@@ -137,9 +155,9 @@ def _model_of(parsed: Parsed) -> Model:
 def compare(
     job: Job,
     model: Model,
-    cluster: Cluster | str,
+    cluster: Cluster | Named,
     *,
-    stack: Stack | str | None = None,
+    stack: Stack | Named | None = None,
     global_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,

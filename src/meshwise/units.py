@@ -8,6 +8,7 @@ and ``B`` a byte, as network and GPU vendors write them.
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from typing import NamedTuple
 
@@ -76,6 +77,8 @@ def parse(
     is likeliest to mean here. Raises :class:`InputError` that names
     the field, the value, the legal form and the nearest legal one.
     """
+    if isinstance(text, numbers.Real) and not isinstance(text, (bool, int, float)):
+        text = float(text)  # numpy's
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise _bad(field, text, kind, f"{quoted(text)} is not a {kind.name}")
     if not isinstance(text, str) or _is_number(text):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -19,6 +23,7 @@ from meshwise.runtime.spawn import RunFailed, launch
 
 TOYS = "tests.runtime.toys"
 WITHIN_S = 10.0
+PATH = os.pathsep.join((".", os.environ.get("PYTHONPATH", "")))
 
 
 def left_behind(marker: str) -> list[int]:
@@ -139,7 +144,7 @@ def launcher(tmp_path: Path) -> Any:
     scratch.mkdir()
     process = subprocess.Popen(
         [sys.executable, str(script)],
-        env={**os.environ, "TEST_MARKER": marker, "TMPDIR": str(scratch), "PYTHONPATH": "."},
+        env={**os.environ, "TEST_MARKER": marker, "TMPDIR": str(scratch), "PYTHONPATH": PATH},
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
@@ -153,6 +158,7 @@ def launcher(tmp_path: Path) -> Any:
         pytest.fail("the ranks did not start")
     yield process, marker, scratch
     process.kill()
+    process.wait()
 
 
 def gone(marker: str) -> bool:
@@ -180,6 +186,47 @@ def test_ctrl_c_leaves_nothing(launcher: Any, number: signal.Signals) -> None:
     assert not list(Path("/dev/shm").glob(f"meshwise-{process.pid}*"))
 
 
+def listening(pids: list[int]) -> list[str]:
+    """Addresses on which processes accept connections (Linux, proc(5): state 0A)."""
+    own = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                own.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in own:
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                swapped = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                found.append(str(ipaddress.ip_address(swapped)))
+    return found
+
+
+def test_nobody_listens_beyond_this_host(launcher: Any) -> None:
+    """Whoever reaches a TCP store of torch runs code as its user: there is none, and the pairs' own
+    sockets are bound to the loopback interface."""
+    _, marker, scratch = launcher
+    pids = left_behind(marker)
+    assert len(pids) >= 3
+    found = listening(pids)
+    assert all(ipaddress.ip_address(address).is_loopback for address in found), found
+    with socket.socket() as server:  # the list sees what listens
+        server.bind(("0.0.0.0", 0))
+        server.listen()
+        assert "0.0.0.0" in listening([os.getpid()])
+    (folder,) = scratch.glob("meshwise-run-*")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / "store").exists()
+
+
+def test_an_interface_of_the_environment_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster's profile names its network for jobs of several hosts; this one has none."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuchinterface0")
+    assert launch(f"{TOYS}:total", {"value": 3}, ranks=2, threads=1)["total"] == 7.0
+
+
 def test_under_torchrun(tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     script.write_text(
@@ -194,7 +241,7 @@ def test_under_torchrun(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=90,
-        env={**os.environ, "PYTHONPATH": "."},
+        env={**os.environ, "PYTHONPATH": PATH},
         check=False,
     )
     assert run.returncode == 0, run.stderr

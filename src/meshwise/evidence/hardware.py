@@ -7,7 +7,7 @@ from typing import Any
 
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.spec import catalog
-from meshwise.spec.cluster import Cluster, cluster_from_table, device
+from meshwise.spec.cluster import Cluster, Device, cluster_from_table, device
 
 # Words of a fabric → catalog fabric; the first that the cell begins with. "no P2P" makes PCIe go
 # through host memory.
@@ -36,14 +36,14 @@ _RATE = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*(Gb/s|GB/s|Tb/s)", re.IG
 _DEFAULT_NETWORK = {"hopper": ("ib-ndr", 50.0), "blackwell": ("ib-ndr", 50.0)}
 
 
-def inside(row: Row, generation: str) -> str:
-    """The catalog fabric of a row's ``intra_node`` cell."""
+def inside(row: Row, dev: Device) -> str:
+    """The catalog fabric of a row's ``intra_node`` cell; the device's usual one where it is empty."""
     cell = row.text("intra_node").lower()
     named = catalog.canonical("fabrics", cell) if cell else None
     if named is not None:
         return named
     if not cell:
-        return {"ampere": "nvlink3-nvswitch", "hopper": "nvlink4-nvswitch"}.get(generation, "pcie4")
+        return dev.fabric or "pcie4"
     for words, fabric in _INSIDE:
         if cell.startswith(words):
             host = fabric.startswith("pcie") and "no p2p" in cell
@@ -91,7 +91,7 @@ def cluster_of(
     usual one, if a network is needed."""
     dev = device(row.text("device"), f"line {row.line}: device")
     per_node = min(per_node, devices)
-    fabric = inside(row, dev.generation)
+    fabric = inside(row, dev)
     assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not row.text("intra_node") else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]
     if fabric.startswith("pcie") and per_node > 4 and per_node % 2 == 0:

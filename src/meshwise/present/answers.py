@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 from meshwise.present import records
 from meshwise.present.result import Answer
 from meshwise.search.scaling import Scaling
+from meshwise.spec import legality
 from meshwise.spec.model import Model
+from meshwise.spec.parameters import parameters
 
 if TYPE_CHECKING:
     from meshwise.evidence.tables import Table
     from meshwise.evidence.validate import Result
     from meshwise.present.tables import Page
+    from meshwise.search.points import Point
     from meshwise.search.report import Report
 
 
@@ -23,6 +26,11 @@ class ScaleResult(Answer):
         self.scaling = scaling
         self.points = scaling.points
         self.limit = scaling.limit
+
+    @property
+    def fastest(self) -> Point | None:
+        """The degree of the least step among those that fit."""
+        return next((p for p in self.points if p.tp == self.scaling.fastest), None)
 
     @property
     def verdict(self) -> str:
@@ -43,6 +51,76 @@ class EstimateResult(Answer):
 
     def __init__(self, full: Report) -> None:
         self.report = full
+
+    @property
+    def step_s(self) -> float:
+        """Time of a step [s]."""
+        return float(self.report.step_s)
+
+    @property
+    def step_low_s(self) -> float:
+        """Lower end of the step's 90 % interval [s]."""
+        return float(self.report.step_low_s)
+
+    @property
+    def step_high_s(self) -> float:
+        """Upper end of the step's 90 % interval [s]."""
+        return float(self.report.step_high_s)
+
+    @property
+    def compute_s(self) -> float:
+        return float(self.report.compute_s)
+
+    @property
+    def comm_s(self) -> float:
+        return float(self.report.comm_s)
+
+    @property
+    def exposed_comm_s(self) -> float:
+        """Communication that nothing hides [s]."""
+        return float(self.report.exposed_comm_s)
+
+    @property
+    def bubble_s(self) -> float:
+        return float(self.report.bubble_s)
+
+    @property
+    def host_s(self) -> float:
+        return float(self.report.host_s)
+
+    @property
+    def comm_share(self) -> float:
+        """Exposed communication over the step."""
+        return float(self.report.comm_share)
+
+    @property
+    def mfu(self) -> float:
+        return self.report.mfu
+
+    @property
+    def hfu(self) -> float:
+        return self.report.hfu
+
+    @property
+    def tokens_per_s_per_device(self) -> float:
+        return float(self.report.tokens_per_s_per_device)
+
+    @property
+    def memory_bytes(self) -> float:
+        """Of the fullest device [bytes]."""
+        return float(self.report.memory_bytes)
+
+    @property
+    def memory_limit_bytes(self) -> float:
+        return float(self.report.estimate.memory_limit_bytes)
+
+    @property
+    def fits(self) -> bool:
+        return bool(self.report.fits)
+
+    @property
+    def devices(self) -> int:
+        return int(self.report.devices)
 
     def to_dict(self) -> dict[str, Any]:
         return records.report_dict(self.report)
@@ -68,6 +146,28 @@ class ModelResult(Answer):
     def __init__(self, spec: Model) -> None:
         self.model = spec
 
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def layers(self) -> int:
+        return self.model.layers
+
+    @property
+    def parameters(self) -> int:
+        return int(parameters(self.model))
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that a token meets: of routed experts, its own."""
+        return int(parameters(self.model, active=True))
+
+    @property
+    def legal_tp(self) -> list[int]:
+        """Every TP degree that no rule refuses, ascending."""
+        return legality.legal_tp(self.model, None)
+
     def to_dict(self) -> dict[str, Any]:
         from meshwise.program.stored import weight_bytes
 
@@ -84,6 +184,37 @@ class CollectiveResult(Answer):
 
     def __init__(self, record: dict[str, Any]) -> None:
         self.record = record
+
+    @property
+    def time_s(self) -> float:
+        """Of the fastest algorithm [s]."""
+        return float(self.record["time_s"])
+
+    @property
+    def time_low_s(self) -> float:
+        """Lower end of the 90 % interval [s]."""
+        return float(self.record["time_low_s"])
+
+    @property
+    def time_high_s(self) -> float:
+        """Upper end of the 90 % interval [s]."""
+        return float(self.record["time_high_s"])
+
+    @property
+    def algorithm(self) -> str:
+        return str(self.record["algorithm"])
+
+    @property
+    def algbw_bytes_per_s(self) -> float | None:
+        """Size over time, as nccl-tests prints it."""
+        found: float | None = self.record["algbw_bytes_per_s"]
+        return found
+
+    @property
+    def busbw_bytes_per_s(self) -> float | None:
+        """Bus bandwidth, as nccl-tests prints it."""
+        found: float | None = self.record["busbw_bytes_per_s"]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         return self.record

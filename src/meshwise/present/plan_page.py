@@ -67,6 +67,12 @@ class PlanResult(Answer):
         found: dict[str, Any] | None = self.to_dict()["best"]
         return found
 
+    @property
+    def layouts(self) -> list[dict[str, Any]]:
+        """The best first."""
+        found: list[dict[str, Any]] = self.to_dict()["layouts"]
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         return with_compared(plan_dict(self.planned), self.compared)
 

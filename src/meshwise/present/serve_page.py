@@ -160,6 +160,63 @@ class ServeResult(Answer):
         self.model, self.cluster, self.stack = model, cluster, stack
         self.grid, self.workload, self.steady = grid, w, steady
 
+    @property
+    def tpot_s(self) -> float:
+        """Time per output token [s]."""
+        return float(self.steady.tpot_s)
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to the first token, without the wait for a place [s]."""
+        return float(self.steady.ttft_s)
+
+    @property
+    def queue_s(self) -> float:
+        """Wait for a place [s]."""
+        return float(self.steady.queue_s)
+
+    @property
+    def tokens_per_s(self) -> float:
+        return float(self.steady.tokens_per_s)
+
+    @property
+    def tokens_per_s_per_device(self) -> float:
+        return float(self.steady.tokens_per_s_per_device)
+
+    @property
+    def requests_per_s(self) -> float:
+        return float(self.steady.requests_per_s)
+
+    @property
+    def decode_s(self) -> float:
+        return float(self.steady.decode_s)
+
+    @property
+    def prefill_s(self) -> float:
+        return float(self.steady.prefill_s)
+
+    @property
+    def memory_bytes(self) -> float:
+        """Of the fullest device [bytes]."""
+        return float(self.steady.memory_bytes)
+
+    @property
+    def memory_limit_bytes(self) -> float:
+        return float(self.steady.memory_limit_bytes)
+
+    @property
+    def max_concurrency(self) -> int:
+        """Requests whose keys and values the memory holds."""
+        return int(self.steady.max_concurrency)
+
+    @property
+    def fits(self) -> bool:
+        return bool(self.steady.fits)
+
+    @property
+    def devices(self) -> int:
+        return self.grid.devices
+
     def to_dict(self) -> dict[str, Any]:
         return serve_dict(
             self.model, self.cluster, self.stack, self.grid, self.workload, self.steady

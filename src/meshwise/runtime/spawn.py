@@ -67,6 +67,7 @@ def launch(
         "threads": threads,
         "folder": folder,
         "board": f"{folder}/board",
+        "store": f"{folder}/store",  # the folder is ours alone: whoever writes here runs code as us
         "parent": os.getpid(),
     }
     try:
@@ -123,6 +124,8 @@ def _agent(folder: str, ranks: int) -> dict[int, int] | None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from meshwise.runtime import one_host
+
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are ours to tell
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the agent warns where it is unset
@@ -131,8 +134,7 @@ def _agent(folder: str, ranks: int) -> dict[int, int] | None:
         max_nodes=1,
         nproc_per_node=ranks,
         run_id=f"meshwise-{os.getpid()}-{time.monotonic_ns()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
+        rdzv_backend=one_host.register(),
         max_restarts=0,
         monitor_interval=POLL_S,
         local_addr="127.0.0.1",

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -46,12 +47,18 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     return getattr(importlib.import_module(module), function)(**arguments)
 
 
-def start(backend: str, timeout_s: float, threads: int | None) -> None:
-    """Threads, device and process group of a rank, from the environment that its launcher made."""
+def start(backend: str, timeout_s: float, threads: int | None, store: str | None = None) -> None:
+    """Threads, device and process group of a rank, from the environment that its launcher made.
+
+    ``store``: the file through which ranks of one host meet; without one they meet over TCP, where
+    their launcher says.
+    """
     local, here = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     world = int(os.environ["WORLD_SIZE"])
-    if here == world:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if store is not None:  # the ranks' own sockets too, whatever the environment says
+        os.environ |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback())
+    elif here == world:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
     import torch
     import torch.distributed as dist
 
@@ -61,7 +68,16 @@ def start(backend: str, timeout_s: float, threads: int | None) -> None:
     if backend == "nccl":
         torch.cuda.set_device(local)
         more["device_id"] = torch.device("cuda", local)
+    if store is not None:
+        shared = dist.FileStore(store, world)  # type: ignore[attr-defined]
+        more |= {"store": shared, "world_size": world}
+        more["rank"] = int(os.environ["RANK"])
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **more)
+
+
+def _loopback() -> str:
+    """The name of the interface that only this host reaches."""
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -96,7 +112,7 @@ def main(path: str) -> int:
     watch.use(watch.Board.open(spec["board"], spec["ranks"], int(os.environ["LOCAL_RANK"])))
     try:
         # the launcher, which sees all ranks, is the first to end a hang
-        start(spec["backend"], spec["timeout_s"] + GRACE_S, spec["threads"])
+        start(spec["backend"], spec["timeout_s"] + GRACE_S, spec["threads"], spec["store"])
         watch.board().note("computes")
         value = call(spec["call"], spec["arguments"])
         if rank == 0:

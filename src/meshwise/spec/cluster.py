@@ -9,104 +9,29 @@ from typing import Any
 
 import msgspec
 
-from meshwise.errors import InputError, quoted, shorten, unknown_name
+from meshwise.errors import InputError, shorten, unknown_name
 from meshwise.spec import catalog, dtypes
+from meshwise.spec.checks import flag as _flag
+from meshwise.spec.checks import name_of
+from meshwise.spec.checks import not_a as _not_a
+from meshwise.spec.checks import text as _text
+from meshwise.spec.machine import FABRIC_KINDS, PEAK_KEYS, WIDE, Cluster, Device, Level
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse
 
-FABRIC_KINDS = (
-    "nvswitch",
-    "nvlink-mesh",
-    "nvlink-bridge",
-    "pcie",
-    "pcie-host",
-    "infinity-fabric",
-    "ici",
-    "gaudi-mesh",
-    "socket",
-    "network",
-    "shared-memory",
-)
-_WIDE = ("bf16", "fp16", "fp32")  # one of them prices what no narrow unit can run
-PEAK_KEYS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "nvfp4", "int4")
+__all__ = [
+    "FABRIC_KINDS",
+    "PEAK_KEYS",
+    "Cluster",
+    "Device",
+    "Level",
+    "cluster_from_table",
+    "device",
+    "grown",
+    "load_cluster",
+    "read_text_file",
+]
 MAX_FILE_BYTES = 1 << 20
-
-
-class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One accelerator. Peaks are dense matrix rates, without sparsity."""
-
-    name: str
-    title: str
-    generation: str
-    memory_bytes: float
-    memory_bytes_per_s: float
-    peak_flops_per_s: dict[str, float]
-    multiprocessors: int | None = None  # what a kernel's tiles are spread over
-    training_clock: float = 1.0  # under a training step's load, over that of short measurements
-    sources: dict[str, str] = {}
-
-
-class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One level of the fabric: ``ranks`` domains of the level below, joined.
-
-    ``bandwidth_bytes_per_s`` is per device and direction; with ``nics`` it is per NIC (port), and a
-    domain of the level below shares its NICs. ``latency_s`` is one hop of a small message.
-    """
-
-    name: str
-    ranks: int
-    fabric: str
-    kind: str
-    bandwidth_bytes_per_s: float
-    latency_s: float
-    peer_to_peer: bool = False
-    in_switch: bool = False
-    nics: int | None = None
-    oversubscription: float = 1.0
-    efficiency: float | None = None  # share of the wire rate that collectives reach; None = fit
-    own_latency: bool = False  # latency_s was stated for this level: one step takes it, no fit's
-
-    def per_device_bytes_per_s(self, devices_below: int) -> float:
-        """Wire rate per device and direction when all ``devices_below`` the level communicate."""
-        rate = self.bandwidth_bytes_per_s
-        if self.nics is not None:
-            rate = rate * self.nics / devices_below
-        return rate / self.oversubscription
-
-
-class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A device and its fabric levels, innermost first."""
-
-    name: str
-    title: str
-    device: Device
-    levels: tuple[Level, ...]
-    source: str = ""
-
-    @property
-    def devices(self) -> int:
-        total = 1
-        for level in self.levels:
-            total *= level.ranks
-        return total
-
-    @property
-    def node_devices(self) -> int:
-        """Devices that a network of NICs joins: all levels below the first level with NICs."""
-        total = 1
-        for level in self.levels:
-            if level.kind == "network":
-                break
-            total *= level.ranks
-        return total
-
-    def domain_sizes(self) -> tuple[int, ...]:
-        """Devices in one domain of each level: cumulated ranks, innermost first."""
-        sizes, total = [], 1
-        for level in self.levels:
-            total *= level.ranks
-            sizes.append(total)
-        return tuple(sizes)
 
 
 def device(name: str, field: str = "device") -> Device:
@@ -121,6 +46,7 @@ def device(name: str, field: str = "device") -> Device:
         peak_flops_per_s={
             dtypes.known(k) or k: parse(v, RATE, f"peak.{k}") for k, v in table["peak"].items()
         },
+        fabric=table["fabric"],
         multiprocessors=table.get("multiprocessors"),
         training_clock=table.get("training_clock", 1.0),
         sources=table.get("source", {}),
@@ -147,7 +73,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
     for key in ("memory", "memory_bandwidth"):
         if key not in table and base is None:
             raise _missing(f"{where}.{key}", "[device]")
-    if not any(key in peaks for key in _WIDE):
+    if not any(key in peaks for key in WIDE):
         raise InputError(
             f"{where}.peak: no rate for bf16, fp16 or fp32",
             field=f"{where}.peak",
@@ -168,6 +94,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
         if "memory_bandwidth" in table or base is None
         else base.memory_bytes_per_s,
         peak_flops_per_s=peaks,
+        fabric=base.fabric if base else None,
         multiprocessors=base.multiprocessors if base else None,
         training_clock=base.training_clock if base else 1.0,
         sources={"all": "the cluster file"},
@@ -190,11 +117,16 @@ _LEVEL_KEYS = (
 _CLUSTER_KEYS = ("title", "device", "level", "source", "aliases")
 
 
-def _level(table: Any, index: int) -> Level:
+_OF_THE_FABRIC = ("fabric", "kind", "bandwidth", "latency")
+
+
+def _level(table: Any, index: int, dev: Device) -> Level:
     where = f"level[{index}]"
     if not isinstance(table, dict):
         raise _not_a("a table", where, table, "[[level]]")
     check_keys(table, _LEVEL_KEYS, where)
+    if index == 0 and dev.fabric and not any(key in table for key in _OF_THE_FABRIC):
+        table = table | {"fabric": dev.fabric}
     fabric: dict[str, Any] = {}
     name = ""
     if "fabric" in table:
@@ -254,7 +186,7 @@ def cluster_from_table(table: dict[str, Any], name: str) -> Cluster:
         )
     given = table["device"]
     dev = _inline_device(given) if isinstance(given, dict) else device(_text(given, "device"))
-    built = tuple(_level(entry, i) for i, entry in enumerate(levels))
+    built = tuple(_level(entry, i, dev) for i, entry in enumerate(levels))
     total = 1
     for level in built:
         total *= level.ranks
@@ -280,28 +212,40 @@ def grown(cluster: Cluster, devices: int) -> Cluster:
 
 
 def load_cluster(
-    name: str, *, field: str = "--on", nodes: int | None = None, nics: int | None = None
+    name: str | os.PathLike[str] | Cluster,
+    *,
+    field: str = "--on",
+    nodes: int | None = None,
+    nics: int | None = None,
 ) -> Cluster:
-    """A preset by name, or a TOML file by path; ``nodes`` and ``nics`` replace the file's.
+    """A preset by name, or a TOML file by path, or a cluster as it is; ``nodes`` and ``nics`` replace the file's.
 
     ``nodes`` sets the ranks of the outermost level, ``nics`` the NICs per node of every level that
     has any. Raises :class:`InputError` naming the key, the value and what is legal.
     """
+    cluster = name if isinstance(name, Cluster) else _named(name, field)
+    return _resized(cluster, nodes, nics)
+
+
+def _named(given: str | os.PathLike[str], field: str) -> Cluster:
+    name = name_of(given, field, "a cluster's name, the path of a TOML file, or a Cluster")
     if catalog.canonical("clusters", name) is not None and not name.endswith(".toml"):
         key, table = catalog.load("clusters", name, field)
-        cluster = cluster_from_table(table, key)
-    elif name.endswith(".toml") or os.sep in name or _is_file(name):
+        return cluster_from_table(table, key)
+    if name.endswith(".toml") or os.sep in name or _is_file(name):
         text = read_text_file(name, field, "a cluster's TOML file", MAX_FILE_BYTES)
         own = Path(name).name.removesuffix(".toml")
-        cluster = cluster_from_table(catalog.toml(text, name), own)
-    else:
-        raise unknown_name(
-            field,
-            name,
-            catalog.names("clusters"),
-            "cluster (or TOML file)",
-            catalog.aliases("clusters"),
-        )
+        return cluster_from_table(catalog.toml(text, name), own)
+    raise unknown_name(
+        field,
+        name,
+        catalog.names("clusters"),
+        "cluster (or TOML file)",
+        catalog.aliases("clusters"),
+    )
+
+
+def _resized(cluster: Cluster, nodes: int | None, nics: int | None) -> Cluster:
     if nodes is not None:
         nodes = count(nodes, "--nodes", high=100_000)
         outer = cluster.levels[-1]
@@ -370,24 +314,6 @@ def read_text_file(name: str, field: str, what: str, limit: int) -> str:
         if isinstance(error, InputError):
             raise
         raise bad("is not a file name") from None  # an embedded NUL, or the home of nobody
-
-
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise _not_a("text", field, value, '"quoted text"')
-    return value
-
-
-def _flag(value: object, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise _not_a("true or false", field, value, "true or false")
-    return value
-
-
-def _not_a(kind: str, field: str, value: object, legal: str) -> InputError:
-    return InputError(
-        f"{field}: {quoted(value)} is not {kind}", field=field, value=value, legal=legal
-    )
 
 
 def _missing(field: str, owner: str) -> InputError:

@@ -10,11 +10,12 @@ import numpy as np
 
 from meshwise.errors import IllegalLayout
 from meshwise.spec import legality, rules
+from meshwise.spec.checks import Rule, check_fields, counted, flag, optional
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.formats import priced
 from meshwise.spec.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.spec.model import Model
-from meshwise.spec.reading import count, one_of
+from meshwise.spec.reading import one_of
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Training, Workload
 
@@ -39,20 +40,22 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     placement: str = PLACEMENTS[0]
 
     def __post_init__(self) -> None:
-        for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp"):
-            count(getattr(self, name), f"--{name}")
-        if self.etp is not None:
-            count(self.etp, "--etp")
-        if self.micro_batch is not None:
-            count(self.micro_batch, "--micro-batch")
-        one_of(self.shard, "--shard", SHARD_CODE)
-        one_of(self.placement, "--placement", PLACEMENTS)
-        if self.recompute is not None:
-            one_of(self.recompute, "--recompute", RECOMPUTE_CODE)
+        check_fields(self, _RULES, "")
 
     @property
     def devices(self) -> int:
         return self.tp * self.pp * self.dp * self.cp
+
+
+_RULES: dict[str, Rule] = {
+    **{name: counted(f"--{name}") for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")},
+    "etp": optional(counted("--etp")),
+    "micro_batch": optional(counted("--micro-batch")),
+    "sequence_parallel": lambda value, field: flag(value, "--sequence-parallel"),
+    "recompute": optional(lambda value, field: one_of(value, "--recompute", RECOMPUTE_CODE)),
+    "shard": lambda value, field: one_of(value, "--shard", SHARD_CODE),
+    "placement": lambda value, field: one_of(value, "--placement", PLACEMENTS),
+}
 
 
 def _refuse(

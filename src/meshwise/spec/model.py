@@ -8,6 +8,21 @@ from __future__ import annotations
 
 import msgspec
 
+from meshwise.spec import dtypes
+from meshwise.spec.checks import (
+    MANY,
+    Rule,
+    a,
+    among,
+    check_fields,
+    flag,
+    optional,
+    sequence,
+    text,
+    whole,
+)
+from meshwise.spec.reading import MAX_COUNT, count
+
 
 class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Self-attention of one layer.
@@ -35,6 +50,10 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     latent_bias: bool = False  # MLA: bias on the two down-projections
     indexer_parameters: int = 0  # sparse attention's indexer (DeepSeek-V3.2), replicated over TP
 
+    def __post_init__(self) -> None:
+        check_fields(self, _ATTENTION, "attention")
+        count(self.kv_heads, "attention.kv_heads", high=self.heads, text=False)
+
     @property
     def mla(self) -> bool:
         return self.kv_lora_rank is not None
@@ -48,6 +67,9 @@ class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     up_bias: bool = False
     down_bias: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self, _MLP, "mlp")
+
 
 class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Routed experts, ``top_k`` of ``experts`` per token, each an :class:`Mlp`; and shared ones."""
@@ -58,6 +80,10 @@ class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     shared: Mlp | None = None  # all shared experts as one MLP of their summed width
     shared_gate: bool = False  # a hidden -> 1 gate on the shared expert (Qwen2-MoE)
     router_bias: bool = False  # a trained bias of the router (correction buffers do not count)
+
+    def __post_init__(self) -> None:
+        check_fields(self, _MOE, "moe")
+        count(self.top_k, "moe.top_k", high=self.experts, text=False)
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,6 +126,9 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     norm_parameters: int = 0  # weights (and biases) of the layer's norms, replicated over TP
     stored: LayerFormats = UNQUANTISED
 
+    def __post_init__(self) -> None:
+        check_fields(self, _BLOCK, "block")
+
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a checkpoint stores its weights; which matrix how: ``Block.stored``, and the two ends here.
@@ -115,6 +144,9 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_cache_dtype: str | None = None
     embedding: Stored | None = None  # None: Model.dtype
     head: Stored | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, _QUANTIZATION, "quantization")
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,6 +171,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     source: str = ""
     asked: str = ""  # the name that was given, where this is a preset of the same architecture
 
+    def __post_init__(self) -> None:
+        check_fields(self, _MODEL, "model")
+        for kind in set(self.pattern):
+            count(kind, "model.pattern", low=0, high=len(self.blocks) - 1, text=False)
+
     @property
     def layers(self) -> int:
         return len(self.pattern)
@@ -152,3 +189,53 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def kind_counts(self) -> tuple[int, ...]:
         """How many layers are of each kind, aligned with ``blocks``."""
         return tuple(self.pattern.count(i) for i in range(len(self.blocks)))
+
+
+_SIZE = whole(1, MAX_COUNT)
+_PARAMETERS = whole(0, MANY)
+
+
+def _flags(struct: type[msgspec.Struct]) -> dict[str, Rule]:
+    """A rule for every field that is true or false."""
+    return {name: flag for name, kind in struct.__annotations__.items() if kind == "bool"}
+
+
+_ATTENTION = _flags(Attention) | {
+    **dict.fromkeys(("heads", "kv_heads", "head_dim", "value_head_dim"), _SIZE),
+    **dict.fromkeys(("window", "q_lora_rank", "kv_lora_rank"), optional(whole(1, MANY))),
+    **dict.fromkeys(("norm_parameters", "indexer_parameters"), _PARAMETERS),
+    "rope_head_dim": whole(0, MAX_COUNT),
+}
+_MLP = _flags(Mlp) | {"width": _SIZE}
+_MOE = _flags(Moe) | {
+    "experts": _SIZE,
+    "top_k": _SIZE,
+    "expert": a(Mlp),
+    "shared": optional(a(Mlp)),
+}
+_BLOCK = _flags(Block) | {
+    "attention": optional(a(Attention)),
+    "mlp": optional(a(Mlp)),
+    "moe": optional(a(Moe)),
+    "norm_parameters": _PARAMETERS,
+}
+_QUANTIZATION = _flags(Quantization) | {
+    "method": text,
+    "weight_dtype": among(*dtypes.BYTES, "unknown"),
+    "group": optional(whole(1, MAX_COUNT)),
+    "block": optional(sequence(_SIZE, "size")),
+    "kv_cache_dtype": optional(among(*dtypes.BYTES)),
+}
+_MODEL = _flags(Model) | {
+    **dict.fromkeys(("name", "model_type", "source"), text),
+    **dict.fromkeys(("hidden", "vocab"), _SIZE),
+    "blocks": sequence(a(Block), "Block"),
+    "pattern": sequence(whole(0, MAX_COUNT), "index of a block"),
+    "embedding_dim": optional(_SIZE),
+    "positions": _PARAMETERS,
+    "embedding_norm_parameters": _PARAMETERS,
+    "final_norm_parameters": _PARAMETERS,
+    "max_positions": optional(whole(1, MANY)),
+    "dtype": among(*dtypes.BYTES),
+    "quantization": optional(a(Quantization)),
+}

@@ -11,6 +11,7 @@ import msgspec
 
 from meshwise.errors import InputError, shorten
 from meshwise.spec import catalog
+from meshwise.spec.checks import name_of
 from meshwise.spec.config_file import find_config, load_model_file
 from meshwise.spec.families import model_from_config
 from meshwise.spec.model import Model
@@ -19,13 +20,15 @@ from meshwise.spec.model_names import HUB_ID, Named, config_of, named, nearest, 
 _PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
 
 
-def load_model(name: str, field: str = "MODEL") -> Model:
-    """The model that ``name`` stands for.
+def load_model(name: str | os.PathLike[str] | Model, field: str = "MODEL") -> Model:
+    """The model that ``name`` stands for; a :class:`Model` as it is.
 
     An existing path wins over a preset only if it is written as a path (``./gpt2``, ``x/config.json``).
     Raises :class:`~meshwise.errors.UnknownName` with the nearest preset, and what the reader of
     ``config.json`` refuses.
     """
+    if isinstance(name, Model):
+        return name
     found = _find(name, field)
     if isinstance(found, str):
         return load_model_file(found)
@@ -38,12 +41,12 @@ def _source(found: Named) -> str:
     return f"{own}; {found.format['source']}" if found.format else own
 
 
-def load_config(name: str, field: str = "MODEL") -> tuple[str, dict[str, Any]]:
+def load_config(name: str | os.PathLike[str], field: str = "MODEL") -> tuple[str, dict[str, Any]]:
     """(name, content of the ``config.json``) of the model that ``name`` stands for, as it is written."""
     load_model(name, field)  # whatever is wrong with it is said here
     found = _find(name, field)
     if isinstance(found, str):
-        return name, find_config(found)[1]
+        return str(name), find_config(found)[1]
     return found.name, config_of(found)
 
 
@@ -65,8 +68,11 @@ def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     return {**config, key: layers, **cut}
 
 
-def _find(name: str, field: str) -> Named | str:
+def _find(given: str | os.PathLike[str], field: str) -> Named | str:
     """What a name stands for: a preset in a format, or the path of a file or folder."""
+    name = name_of(
+        given, field, "a model's name, the path of a config.json or its folder, or a Model"
+    )
     if not name.strip():
         raise unknown_model(field, name)
     as_path = name.endswith(".json") or name.startswith((".", os.sep, "~"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -44,6 +45,8 @@ def count(
         pass
     elif isinstance(value, (int, float)):
         number = value
+    elif isinstance(value, numbers.Real):  # numpy's too
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
     elif isinstance(value, str) and text:
         try:
             number = int(value)
@@ -98,7 +101,7 @@ def fraction(value: object, field: str, *, low: float, high: float, text: bool =
     legal = f"a number from {low:g} to {high:g}"
     number = math.nan
     if not isinstance(value, bool) and isinstance(
-        value, (int, float, str) if text else (int, float)
+        value, (numbers.Real, str) if text else numbers.Real
     ):
         try:
             number = float(value)

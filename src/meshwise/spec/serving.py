@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from meshwise.errors import InputError, quoted
-from meshwise.spec.reading import count, fraction
+from meshwise.spec.checks import Rule, a, check_fields, counted, optional, shared
+from meshwise.spec.reading import fraction
 from meshwise.spec.workload import (
     MAX_BATCH,
+    MAX_IMBALANCE,
     MAX_QUERIES,
     MAX_SEQ,
     Decode,
     Formats,
-    check_formats,
-    check_imbalance,
 )
 
 DRAFT_COSTS = ("none", "layer")
@@ -21,8 +21,8 @@ DRAFT_COSTS = ("none", "layer")
 
 def draft_cost(value: object) -> str | float:
     """``none``, ``layer``, or a share of the model's own decode iteration."""
-    if value in DRAFT_COSTS:
-        return str(value)
+    if isinstance(value, str) and value in DRAFT_COSTS:
+        return value
     try:
         return fraction(value, "--draft-cost", low=0.0, high=1.0)
     except InputError as error:
@@ -57,19 +57,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     phase = "serve"
 
     def __post_init__(self) -> None:
-        count(self.isl, "--isl", high=MAX_SEQ)
-        count(self.osl, "--osl", high=MAX_SEQ)
-        count(self.concurrency, "--concurrency", high=MAX_BATCH)
-        fraction(self.prefix_hit, "--prefix-hit", low=0.0, high=1.0)
-        if self.chunk is not None:
-            count(self.chunk, "--chunk", high=MAX_SEQ)
-        check_imbalance(self.expert_imbalance)
-        check_formats(self.formats)
+        check_fields(self, _RULES, "")
         self._check_drafts()
 
     def _check_drafts(self) -> None:
-        count(self.draft_tokens, "--draft-tokens", low=0, high=MAX_QUERIES - 1)
-        draft_cost(self.draft_cost)
         if self.draft_tokens:
             if self.acceptance is None:
                 raise InputError(
@@ -77,7 +68,6 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     field="--acceptance",
                     legal="a number from 0 to 1, for example --acceptance 0.7",
                 )
-            fraction(self.acceptance, "--acceptance", low=0.0, high=1.0)
             return
         for value, unset, option in (
             (self.acceptance, None, "--acceptance"),
@@ -118,3 +108,17 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def decode(self) -> Decode:
         """One iteration of the requests of a single replica, for what reads a workload's sizes."""
         return Decode(batch=self.concurrency, context=self.context, formats=self.formats)
+
+
+_RULES: dict[str, Rule] = {
+    "isl": counted("--isl", high=MAX_SEQ),
+    "osl": counted("--osl", high=MAX_SEQ),
+    "concurrency": counted("--concurrency", high=MAX_BATCH),
+    "prefix_hit": shared("--prefix-hit", low=0.0, high=1.0),
+    "chunk": optional(counted("--chunk", high=MAX_SEQ)),
+    "draft_tokens": counted("--draft-tokens", low=0, high=MAX_QUERIES - 1),
+    "acceptance": optional(shared("--acceptance", low=0.0, high=1.0)),
+    "draft_cost": lambda value, field: draft_cost(value),
+    "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
+    "formats": a(Formats),
+}

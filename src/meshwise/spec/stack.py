@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import msgspec
 
-from meshwise.errors import InputError
 from meshwise.spec import catalog
+from meshwise.spec.checks import (
+    Rule,
+    among,
+    check_fields,
+    flag,
+    name_of,
+    number,
+    optional,
+    text,
+    texts,
+    whole,
+)
 from meshwise.spec.reading import check_keys
+from meshwise.spec.workload import MAX_SEQ, OVERLAP
+
+# What the switches may be; those that are true or false need no entry.
+WORDS: dict[str, tuple[str, ...]] = {
+    "attention": ("flash", "unfused"),
+    "collectives": ("nccl", "vllm", "sglang", "trtllm"),
+    "overlap": OVERLAP,
+    "schedule": ("1f1b", "gpipe", "zb-1p", "zb-2p"),
+    "selective_recompute": ("attention", "products"),
+    "stage_balance": ("layers", "cost"),
+}
+WHOLE = {  # lowest, highest
+    "flash_version": (1, 3),
+    "custom_all_reduce_pcie_ranks": (0, 1024),
+    "max_batched_tokens": (1, MAX_SEQ),
+    "max_batched_tokens_small": (1, MAX_SEQ),
+}
+_SECONDS, _TRAFFIC = (0.0, 1e3), (0.0, 1e6)  # s; bytes per logit or weight
+RANGES = {
+    "loss_bytes": _TRAFFIC,
+    "accumulation_bytes": _TRAFFIC,
+    "jitter": (0.0, 1.0),
+    "host_s": _SECONDS,
+    "host_layer_s": _SECONDS,
+    "collective_wait_s": _SECONDS,
+    "prefill_layer_s": _SECONDS,
+    "iteration_s": _SECONDS,
+    "sequence_s": _SECONDS,
+    "logit_bytes": _TRAFFIC,
+    "loss_peak_bytes": _TRAFFIC,
+    "loss_peak_bytes_tp": _TRAFFIC,  # or none
+    "memory_reserve": (0.0, 0.95),
+}
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,15 +121,50 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     memory_reserve: float = 0.0  # share of device memory that is not the model's to use
     sources: dict[str, str] = {}
 
+    def __post_init__(self) -> None:
+        check_fields(self, RULES, "stack")
 
-def load_stack(name: str, field: str = "--stack") -> Stack:
-    """A stack of the catalog."""
+
+def _rule(name: str, kind: str) -> Rule:
+    if name in WORDS:
+        return among(*WORDS[name])
+    if name in WHOLE:
+        return whole(*WHOLE[name])
+    if name in RANGES:
+        own = number(*RANGES[name])
+        return optional(own) if "None" in kind else own
+    if kind == "bool":
+        return flag
+    return texts if name == "sources" else text
+
+
+RULES = {name: _rule(name, str(kind)) for name, kind in Stack.__annotations__.items()}
+
+
+def legal(name: str) -> str:
+    """What a switch may be, in words."""
+    if name in WORDS:
+        return ", ".join(WORDS[name])
+    bounds = WHOLE.get(name) or RANGES.get(name)
+    if bounds:
+        return f"{bounds[0]:g} to {bounds[1]:g}"
+    return "true or false" if Stack.__annotations__[name] == "bool" else "text"
+
+
+def replaced(stack: Stack, switches: dict[str, Any]) -> Stack:
+    """The stack with switches replaced; an unknown one is refused."""
+    check_keys(switches, Stack.__struct_fields__, "stack")
+    return msgspec.structs.replace(stack, **switches)
+
+
+def load_stack(name: str | os.PathLike[str] | Stack, field: str = "--stack") -> Stack:
+    """A stack of the catalog by name; a :class:`Stack` as it is."""
+    if isinstance(name, Stack):
+        return name
+    name = name_of(name, field, "a stack's name, or a Stack")
     key, table = catalog.load("stacks", name, field)
     check_keys(table, [*Stack.__struct_fields__, "source"], f"stacks/{key}")
-    try:
-        return msgspec.convert({"name": key, "sources": table.pop("source", {}), **table}, Stack)
-    except msgspec.ValidationError as error:
-        raise InputError(f"stacks/{key}: {error}", field=field, value=name) from None
+    return Stack(**{"name": key, "sources": table.pop("source", {}), **table})
 
 
 DEFAULT = {"train": "megatron-core", "prefill": "vllm", "decode": "vllm"}

@@ -8,7 +8,8 @@ import msgspec
 
 from meshwise.errors import InputError
 from meshwise.spec import dtypes
-from meshwise.spec.reading import count, fraction, one_of
+from meshwise.spec.checks import Rule, a, check_fields, counted, optional, shared
+from meshwise.spec.reading import count, one_of
 
 PHASES = ("train", "prefill", "decode")
 RECOMPUTE = ("none", "selective", "full")
@@ -19,6 +20,20 @@ MAX_QUERIES = 64  # tokens of a sequence that one verification step works on
 MAX_IMBALANCE = 1e4
 
 
+def _format(option: str, legal: tuple[str, ...]) -> Rule:
+    """None, or the canonical name of one of the number formats."""
+    return optional(lambda value, field: dtypes.canonical(value, option, legal))
+
+
+_FORMATS = {
+    "dtype": _format("--dtype", dtypes.COMPUTE),
+    "weights": _format("--weight-dtype", dtypes.WEIGHT),
+    "kv_cache": _format("--kv-dtype", dtypes.KV_CACHE),
+    "comm": _format("--comm-dtype", dtypes.COMM),
+    "gradients": _format("--grad-dtype", dtypes.GRADIENT),
+}
+
+
 class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Number formats; None follows the checkpoint (weights, KV cache) or ``dtype`` (the rest)."""
 
@@ -27,6 +42,9 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     kv_cache: str | None = None
     comm: str | None = None  # what TP collectives send
     gradients: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, _FORMATS, "")
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,22 +64,17 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     phase = "train"
 
     def __post_init__(self) -> None:
-        count(self.batch, "--batch", high=MAX_BATCH)
-        count(self.seq, "--seq", high=MAX_SEQ)
         one_of(self.recompute, "--recompute", RECOMPUTE)
-        check_imbalance(self.expert_imbalance)
-        if self.micro_batch is not None:
-            count(self.micro_batch, "--micro-batch", high=MAX_BATCH)
-            if self.batch % self.micro_batch:
-                legal = [d for d in range(1, min(self.batch, 4096) + 1) if self.batch % d == 0]
-                raise InputError(
-                    f"--micro-batch={self.micro_batch} does not divide the batch of {self.batch}",
-                    field="--micro-batch",
-                    value=self.micro_batch,
-                    legal=legal if len(legal) < 20 else [*legal[:18], "…", self.batch],
-                    nearest=min(legal, key=lambda d: abs(d - (self.micro_batch or 1))),
-                )
-        check_formats(self.formats)
+        check_fields(self, _TRAINING, "")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            legal = [d for d in range(1, min(self.batch, 4096) + 1) if self.batch % d == 0]
+            raise InputError(
+                f"--micro-batch={self.micro_batch} does not divide the batch of {self.batch}",
+                field="--micro-batch",
+                value=self.micro_batch,
+                legal=legal if len(legal) < 20 else [*legal[:18], "…", self.batch],
+                nearest=min(legal, key=lambda d: abs(d - (self.micro_batch or 1))),
+            )
 
 
 class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,11 +93,7 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     phase = "prefill"
 
     def __post_init__(self) -> None:
-        count(self.batch, "--batch", high=MAX_BATCH)
-        count(self.seq, "--seq", high=MAX_SEQ)
-        count(self.cached, "cached", low=0, high=MAX_SEQ)
-        check_imbalance(self.expert_imbalance)
-        check_formats(self.formats)
+        check_fields(self, _PREFILL, "")
 
 
 class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,31 +112,28 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     phase = "decode"
 
     def __post_init__(self) -> None:
-        count(self.batch, "--batch", high=MAX_BATCH)
-        count(self.context, "--context", high=MAX_SEQ)
+        check_fields(self, _DECODE, "")
         count(self.queries, "queries", high=min(MAX_QUERIES, self.context))
-        check_imbalance(self.expert_imbalance)
-        check_formats(self.formats)
 
+
+_BATCH = counted("--batch", high=MAX_BATCH)
+_SEQ = counted("--seq", high=MAX_SEQ)
+_ALWAYS: dict[str, Rule] = {
+    "batch": _BATCH,
+    "formats": a(Formats),
+    "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
+}
+_TRAINING = _ALWAYS | {
+    "seq": _SEQ,
+    "micro_batch": optional(counted("--micro-batch", high=MAX_BATCH)),
+}
+_PREFILL = _ALWAYS | {"seq": _SEQ, "cached": counted("cached", low=0, high=MAX_SEQ)}
+_DECODE = _ALWAYS | {
+    "context": counted("--context", high=MAX_SEQ),
+    "queries": counted("queries", high=MAX_QUERIES),
+}
 
 Workload = Training | Prefill | Decode
-
-
-def check_imbalance(value: object) -> float:
-    return fraction(value, "--expert-imbalance", low=1.0, high=MAX_IMBALANCE)
-
-
-def check_formats(formats: Formats) -> None:
-    """Refuse a format that makes no sense in its place, in the words of the option."""
-    for value, field, legal in (
-        (formats.dtype, "--dtype", dtypes.COMPUTE),
-        (formats.weights, "--weight-dtype", dtypes.WEIGHT),
-        (formats.kv_cache, "--kv-dtype", dtypes.KV_CACHE),
-        (formats.comm, "--comm-dtype", dtypes.COMM),
-        (formats.gradients, "--grad-dtype", dtypes.GRADIENT),
-    ):
-        if value is not None:
-            dtypes.canonical(value, field, legal)
 
 
 def to_dict(workload: Workload) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""Arguments of public functions: names looked up, seconds, prices and lists of degrees checked."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
+
+from meshwise.errors import InputError, quoted
+from meshwise.spec.checks import not_a
+from meshwise.spec.cluster import Cluster, load_cluster
+from meshwise.spec.formats import priced
+from meshwise.spec.model import Model
+from meshwise.spec.models import load_model
+from meshwise.spec.reading import count, fraction
+from meshwise.spec.stack import DEFAULT, Stack, load_stack
+from meshwise.spec.workload import Decode, Prefill, Training, Workload
+
+Named = str | os.PathLike[str]  # a name or a path
+MAX_PRICE = 1e6  # dollars per device and hour
+MAX_LIMIT_S = 1e6
+
+
+def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str) -> None:
+    """Refuse what is not an object of these types."""
+    if not isinstance(value, kinds):
+        raise not_a("what it has to be", field, value, legal)
+
+
+def degrees(tp: object, field: str = "--tp") -> list[int] | None:
+    """One degree or several, ascending as they are given."""
+    if tp is None:
+        return None
+    return counts([tp] if isinstance(tp, (str, numbers.Number)) else tp, field)
+
+
+def counts(values: object, field: str) -> list[int]:
+    """At least one whole number."""
+    found = list(values) if _listed(values) else []
+    if not found:
+        raise not_a("a list of whole numbers", field, values, "one or several, such as [1, 2, 4]")
+    return [count(v, field) for v in found]
+
+
+def names(values: object, field: str) -> tuple[Any, ...]:
+    """A list of names; a text alone is one."""
+    if isinstance(values, str):
+        return (values,)
+    if not _listed(values):
+        raise not_a("a list of names", field, values, "a list of names")
+    return tuple(values)
+
+
+def _listed(values: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
+
+
+def price(value: object, field: str = "--price") -> float | None:
+    """Dollars per device and hour."""
+    return None if value is None else fraction(value, field, low=0.0, high=MAX_PRICE)
+
+
+def limit_s(value: object, field: str) -> float | None:
+    """A limit of latency [s], above zero."""
+    if value is None:
+        return None
+    found = fraction(value, field, low=0.0, high=MAX_LIMIT_S, text=False)
+    if found == 0.0:
+        raise InputError(
+            f"{field}: nothing is done in 0 s",
+            field=field,
+            value=value,
+            legal=f"seconds above 0, at most {MAX_LIMIT_S:g}",
+        )
+    return found
+
+
+def parts(
+    model: Model | Named, cluster: Cluster | Named, workload: Workload, chosen: Stack | Named | None
+) -> tuple[Model, Cluster, Stack]:
+    """Names looked up, the phase's own stack where none is given."""
+    if not isinstance(workload, (Training, Prefill, Decode)):
+        raise InputError(
+            f"workload: {quoted(workload)} is no workload",
+            field="workload",
+            value=workload,
+            legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
+        )
+    return (
+        priced(load_model(model), workload),
+        load_cluster(cluster, field="cluster"),
+        load_stack(DEFAULT[workload.phase] if chosen is None else chosen),
+    )

@@ -1,0 +1,187 @@
+"""Every public function takes names, paths and objects; whatever else it is given ends in one line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import meshwise as mw
+from meshwise import launch
+
+TRAINING = mw.Training(batch=8, seq=512)
+SERVING = mw.Serving(isl=128, osl=16, concurrency=4)
+JOB = launch.Job(model="gpt2", phase="train", tp=2, dp=4, micro_batch=1, global_batch=8, seq=512)
+
+NONSENSE: dict[str, Any] = {
+    "nothing": None,
+    "a number": 7,
+    "a large number": 10**400,
+    "a negative number": -3,
+    "a fraction": 2.5,
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "true": True,
+    "text": "no such thing",
+    "empty text": "",
+    "a NUL": "a\0b",
+    "bytes": b"gpt2",
+    "an empty list": [],
+    "a list": [None, "x"],
+    "a table": {"a": 1},
+    "a path": Path("no/such/file"),
+    "an object": object(),
+    "a class": mw.Training,
+    "an array": np.arange(3),
+    "a stack": mw.stack("vllm"),
+    "a cluster": mw.cluster("dgx-a100"),
+    "a model": mw.model("gpt2"),
+    "a workload": mw.Decode(batch=1, context=64),
+}
+
+# Each function with arguments that are right; the other parameters are tried beside them.
+CALLS: dict[str, dict[str, Any]] = {
+    "Cluster": {"name": "x", "title": "x", "device": None, "levels": None},
+    "Decode": {"batch": 1, "context": 64},
+    "Formats": {},
+    "Model": {},
+    "Prefill": {"batch": 1, "seq": 64},
+    "Serving": {"isl": 128, "osl": 16, "concurrency": 4},
+    "Stack": {"name": "x"},
+    "Training": {"batch": 8, "seq": 512},
+    "cluster": {"name": "dgx-a100"},
+    "collective": {"op": "all_reduce", "size": "1MB", "cluster": "dgx-a100", "ranks": 8},
+    "describe": {"model": "gpt2"},
+    "estimate": {"model": "gpt2", "cluster": "dgx-a100", "workload": TRAINING},
+    "export": {"job": JOB, "target": "megatron-lm"},
+    "grow": {"model": "gpt2", "cluster": "dgx-a100", "workload": TRAINING, "gpus": [1, 2]},
+    "model": {"name": "gpt2"},
+    "plan": {"model": "gpt2", "cluster": "dgx-a100", "workload": TRAINING, "gpus": 2, "tp": 1},
+    "read_command": {
+        "command": "vllm serve gpt2 --tensor-parallel-size 2",
+        "cluster": "dgx-a100",
+        "model": "gpt2",
+        "isl": 128,
+        "osl": 16,
+        "concurrency": 4,
+    },
+    "scale": {"model": "gpt2", "cluster": "dgx-a100", "workload": TRAINING, "tp": [1, 2]},
+    "serve": {"model": "gpt2", "cluster": "dgx-a100", "workload": SERVING},
+    "stack": {"name": "vllm"},
+    "sweep": {
+        "model": "gpt2",
+        "cluster": "dgx-a100",
+        "workload": TRAINING,
+        "sweep": "batch=1,2",
+        "tp": [1, 2],
+    },
+    "validate": {"table": "no-such.csv"},
+}
+LAYOUT = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp", "micro_batch", "shard", "recompute")
+MORE = {
+    "estimate": (*LAYOUT, "sequence_parallel", "no_such_axis"),
+    "serve": ("tp", "pp", "dp", "ep", "etp", "no_such_axis"),
+    "plan": (*LAYOUT, "sequence_parallel", "overlap", "placement", "no_such_axis"),
+    "grow": ("tp", "pp", "shard", "no_such_axis"),
+    "stack": (*mw.Stack.__struct_fields__, "no_such_switch"),
+}
+NO_CALLS = {"MeshwiseError", "Point", "__version__", "run"}  # run starts ranks: tests/runtime
+
+
+def parameters(name: str) -> list[str]:
+    function = getattr(mw, name)
+    own = (
+        list(function.__struct_fields__)
+        if hasattr(function, "__struct_fields__")
+        else [p.name for p in inspect.signature(function).parameters.values() if p.kind != 4]
+    )
+    return list(dict.fromkeys([*own, *MORE.get(name, ())]))
+
+
+def complete(name: str) -> dict[str, Any]:
+    if name == "Cluster":
+        own = mw.cluster("dgx-a100")
+        return {f: getattr(own, f) for f in own.__struct_fields__}
+    if name == "Model":
+        spec = mw.model("gpt2")
+        return {f: getattr(spec, f) for f in spec.__struct_fields__}
+    return CALLS[name]
+
+
+def test_every_public_name_is_tried() -> None:
+    assert set(CALLS) | NO_CALLS == set(mw.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_nonsense_ends_in_one_line(name: str) -> None:
+    function: Callable[..., Any] = getattr(mw, name)
+    wrong = []
+    refused = 0
+    for parameter in parameters(name):
+        if parameter == "progress":
+            continue
+        for what, value in NONSENSE.items():
+            try:
+                function(**complete(name) | {parameter: value})
+            except mw.MeshwiseError as error:
+                refused += 1
+                if "\n" in str(error) or not error.field:
+                    wrong.append((parameter, what, str(error)))
+            except Exception as error:
+                wrong.append((parameter, what, f"{type(error).__name__}: {error}"))
+    assert not wrong, "\n".join(map(str, wrong))
+    assert refused > len(parameters(name))
+
+
+@pytest.mark.parametrize("given", ["gpt2", Path("gpt2"), mw.model("gpt2")])
+def test_models_by_name_path_and_object(given: Any) -> None:
+    assert mw.model(given) == mw.describe(given).model == mw.model("gpt2")
+    assert mw.estimate(given, "dgx-a100", TRAINING, tp=2).step_s > 0
+
+
+@pytest.mark.parametrize("how", ["name", "path", "object"])
+def test_clusters_by_name_path_and_object(how: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('device = "a100-80gb-sxm"\n[[level]]\nranks = 8\nfabric = "nvlink3-nvswitch"\n')
+    given: Any = {"name": str(file), "path": file, "object": mw.cluster(file)}[how]
+    assert mw.cluster(given).devices == 8
+    assert mw.collective("all_reduce", "1MB", given, 8).time_s > 0
+    assert mw.estimate("gpt2", given, TRAINING, tp=2).step_s > 0
+
+
+def test_numbers_of_a_command_line_and_of_numpy() -> None:
+    want = mw.estimate("gpt2", "dgx-a100", TRAINING, tp=2).to_dict()
+    other = mw.Training(batch=np.int64(8), seq="512")  # type: ignore[arg-type]
+    for tp in ("2", 2.0, np.int64(2), np.float64(2)):
+        assert mw.estimate("gpt2", "dgx-a100", other, tp=tp).to_dict() == want
+    assert [p.tp for p in mw.scale("gpt2", "dgx-a100", TRAINING, tp=np.int64(2)).points] == [2]
+
+
+def test_results_have_their_figures_as_attributes() -> None:
+    answers: dict[Any, tuple[str, ...]] = {
+        mw.estimate("gpt2", "dgx-a100", TRAINING, tp=2): (
+            *("step_s", "step_low_s", "step_high_s", "compute_s", "comm_s", "exposed_comm_s"),
+            *("bubble_s", "host_s", "comm_share", "mfu", "hfu", "tokens_per_s_per_device"),
+            *("memory_bytes", "memory_limit_bytes", "fits", "devices"),
+        ),
+        mw.serve("gpt2", "dgx-a100", SERVING): (
+            *("tpot_s", "ttft_s", "queue_s", "tokens_per_s", "tokens_per_s_per_device", "fits"),
+            *("requests_per_s", "decode_s", "prefill_s", "memory_bytes", "memory_limit_bytes"),
+            *("max_concurrency", "devices"),
+        ),
+        mw.plan("gpt2", "dgx-a100", TRAINING, gpus=2, tp=1): ("best", "layouts"),
+        mw.plan("gpt2", "dgx-a100", SERVING, gpus=2, tp=1): ("best", "layouts"),
+        mw.collective("all_reduce", "1MB", "dgx-a100", 8): (
+            *("time_s", "time_low_s", "time_high_s", "algorithm"),
+            *("algbw_bytes_per_s", "busbw_bytes_per_s"),
+        ),
+        mw.describe("gpt2"): ("name", "layers", "parameters", "active_parameters", "legal_tp"),
+    }
+    for answer, names in answers.items():
+        record = answer.to_dict()
+        for name in names:
+            assert getattr(answer, name) == record[name], (type(answer), name)
