@@ -15,7 +15,7 @@ import meshwise as mw
 from meshwise.cost import schedule
 from meshwise.spec import stack as stacks
 from meshwise.spec.grid import Grid
-from meshwise.spec.model import Quantization
+from meshwise.spec.model import LayerFormats, Quantization, Stored
 
 CLUSTER = mw.cluster("dgx-a100")
 MOE = mw.model("deepseek-v3")
@@ -32,6 +32,8 @@ OBJECTS: dict[str, Any] = {
     "moe": BLOCK.moe,
     "mlp": DENSE.mlp,
     "quantization": Quantization(method="awq", weight_dtype="int4", group=128),
+    "stored": Stored(dtype="int4", group=128),
+    "layer_formats": LayerFormats(),
     "training": mw.Training(batch=8, seq=512, micro_batch=2),
     "prefill": mw.Prefill(batch=8, seq=512),
     "decode": mw.Decode(batch=8, context=512),

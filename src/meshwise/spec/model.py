@@ -16,6 +16,7 @@ from meshwise.spec.checks import (
     among,
     check_fields,
     flag,
+    number,
     optional,
     sequence,
     text,
@@ -99,6 +100,18 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight_only: bool = False  # 16-bit activations multiply with it: it is widened in the product
     scale: float | None = None  # bytes per group (scale and offset), where not the format's usual
 
+    def __post_init__(self) -> None:
+        check_fields(self, _STORED, "stored")
+
+
+_STORED: dict[str, Rule] = {
+    "dtype": among(*dtypes.BYTES, "unknown"),
+    "group": optional(whole(1, MAX_COUNT)),
+    "block": optional(sequence(whole(1, MAX_COUNT), "size")),
+    "weight_only": flag,
+    "scale": optional(number(0.0, MAX_COUNT)),
+}
+
 
 class LayerFormats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How each matrix of a layer is stored; None: as ``Model.dtype``, like all that is no matrix."""
@@ -112,7 +125,11 @@ class LayerFormats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     expert_up: Stored | None = None
     expert_down: Stored | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, _FORMATS, "stored")
 
+
+_FORMATS: dict[str, Rule] = dict.fromkeys(LayerFormats.__struct_fields__, optional(a(Stored)))
 UNQUANTISED = LayerFormats()
 
 
@@ -218,6 +235,7 @@ _BLOCK = _flags(Block) | {
     "mlp": optional(a(Mlp)),
     "moe": optional(a(Moe)),
     "norm_parameters": _PARAMETERS,
+    "stored": a(LayerFormats),
 }
 _QUANTIZATION = _flags(Quantization) | {
     "method": text,
@@ -225,9 +243,10 @@ _QUANTIZATION = _flags(Quantization) | {
     "group": optional(whole(1, MAX_COUNT)),
     "block": optional(sequence(_SIZE, "size")),
     "kv_cache_dtype": optional(among(*dtypes.BYTES)),
+    **dict.fromkeys(("embedding", "head"), optional(a(Stored))),
 }
 _MODEL = _flags(Model) | {
-    **dict.fromkeys(("name", "model_type", "source"), text),
+    **dict.fromkeys(("name", "model_type", "source", "asked"), text),
     **dict.fromkeys(("hidden", "vocab"), _SIZE),
     "blocks": sequence(a(Block), "Block"),
     "pattern": sequence(whole(0, MAX_COUNT), "index of a block"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from meshwise.spec import catalog
+from meshwise.spec import catalog, dtypes
 from meshwise.spec.checks import (
     Rule,
     among,
@@ -16,6 +16,7 @@ from meshwise.spec.checks import (
     name_of,
     number,
     optional,
+    sequence,
     text,
     texts,
     whole,
@@ -31,10 +32,14 @@ WORDS: dict[str, tuple[str, ...]] = {
     "schedule": ("1f1b", "gpipe", "zb-1p", "zb-2p"),
     "selective_recompute": ("attention", "products"),
     "stage_balance": ("layers", "cost"),
+    "gradient_dtype": dtypes.GRADIENT,  # or none
 }
+SHARDS = ("none", "zero1", "zero2", "zero3")
+LISTS = {"shards": SHARDS, "pipelined_shards": SHARDS}  # some of them
 WHOLE = {  # lowest, highest
     "flash_version": (1, 3),
     "custom_all_reduce_pcie_ranks": (0, 1024),
+    "vocab_multiple": (1, 1 << 20),
     "max_batched_tokens": (1, MAX_SEQ),
     "max_batched_tokens_small": (1, MAX_SEQ),
 }
@@ -87,8 +92,8 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     copies_kv_heads: bool = True  # runs with more ranks than KV heads
     vocab_multiple: int = 1  # the vocabulary is rounded up to it, before TP ranks share it evenly
     vocab_multiple_per_rank: bool = False  # … to it times the TP degree
-    shards: tuple[str, ...] = ("none", "zero1", "zero2", "zero3")  # what it can shard
-    pipelined_shards: tuple[str, ...] = ("none", "zero1", "zero2", "zero3")  # … beside pipelines
+    shards: tuple[str, ...] = SHARDS  # what it can shard
+    pipelined_shards: tuple[str, ...] = SHARDS  # … beside pipelines
     pipelines: bool = True  # runs pipeline stages
     virtual_stages: bool = True  # runs several chunks of layers per stage, interleaved
     context_parallel: bool = True  # divides sequences over ranks
@@ -126,16 +131,18 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def _rule(name: str, kind: str) -> Rule:
+    own: Rule = texts if name == "sources" else text
     if name in WORDS:
-        return among(*WORDS[name])
-    if name in WHOLE:
-        return whole(*WHOLE[name])
-    if name in RANGES:
+        own = among(*WORDS[name])
+    elif name in LISTS:
+        own = sequence(among(*LISTS[name]), "of the stack's words")
+    elif name in WHOLE:
+        own = whole(*WHOLE[name])
+    elif name in RANGES:
         own = number(*RANGES[name])
-        return optional(own) if "None" in kind else own
-    if kind == "bool":
-        return flag
-    return texts if name == "sources" else text
+    elif kind == "bool":
+        own = flag
+    return optional(own) if "None" in kind else own
 
 
 RULES = {name: _rule(name, str(kind)) for name, kind in Stack.__annotations__.items()}
@@ -145,6 +152,8 @@ def legal(name: str) -> str:
     """What a switch may be, in words."""
     if name in WORDS:
         return ", ".join(WORDS[name])
+    if name in LISTS:
+        return "some of " + ", ".join(LISTS[name])
     bounds = WHOLE.get(name) or RANGES.get(name)
     if bounds:
         return f"{bounds[0]:g} to {bounds[1]:g}"
