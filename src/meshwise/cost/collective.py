@@ -44,6 +44,7 @@ class Priced(NamedTuple):
     chosen: Array  # index into ``names``
     names: tuple[str, ...]
     sources: tuple[str, ...]  # per fabric level
+    lent: tuple[float, ...]  # per fabric level: Constants.lent
 
 
 def busbw_factor(op: str, n: Array) -> Array:
@@ -387,7 +388,6 @@ def price(op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack)
         )
         chosen = np.where(better, index, chosen)
     names = tuple(c.algorithm for c in found)
-    sources = tuple(
-        constants(lv, op, stack.collectives, stack.ideal).source for lv in cluster.levels
-    )
-    return Priced(seconds, wire, chosen, names, sources)
+    used = [constants(lv, op, stack.collectives, stack.ideal) for lv in cluster.levels]
+    sources, lent = tuple(c.source for c in used), tuple(c.lent for c in used)
+    return Priced(seconds, wire, chosen, names, sources, lent)
