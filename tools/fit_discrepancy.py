@@ -15,7 +15,6 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from meshwise.cost.interval import LENT
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import Unsupported, predict
 from meshwise.evidence.tables import read_table
@@ -98,10 +97,9 @@ def left_out(rows: Rows, level: float) -> tuple[float, float] | None:
             continue
         known = {r[1] for r in rest}
         for _, stack, value, lent in (r for r in rows if r[0] == source):
-            if lent > OWN_SPREAD:  # one of several sources' own spread, wherever it comes from
-                low, high = -LENT * lent, LENT * lent
-            else:
-                low, high = spread(rest, stack if stack in known else None, level)
+            if lent > OWN_SPREAD:
+                continue  # says nothing of the spread that is fitted here
+            low, high = spread(rest, stack if stack in known else None, level)
             inside[source].append(min(low, 0.0) <= value <= max(high, 0.0))
     if not inside:
         return None
