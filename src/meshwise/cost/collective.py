@@ -118,6 +118,7 @@ class Fabric(NamedTuple):
     peer_to_peer: Array
     in_switch: Array
     through: tuple[bool, ...]  # does the traffic of the level above leave by this level's own links
+    in_series: bool = False  # PCIe keeps few requests in flight: the other socket's way adds its time
 
     def copy(self, payload: Array) -> Array:
         """Seconds in which a rank copies its own 1/n of the buffer: S / (n · c)."""
@@ -139,7 +140,10 @@ def _streamed(
         seconds = seconds + hops[index] * p.step_s
         # PCIe cards reach the other socket by the same port that serves their neighbours.
         carried = wire[index] + (carried if fabric.through[index] else 0.0)
-        slowest = np.maximum(slowest, carried / (p.efficiency * fabric.bandwidth[index]))
+        busy = carried / (p.efficiency * fabric.bandwidth[index])
+        if fabric.in_series and fabric.through[index]:
+            busy = busy + wire[index + 1] / fabric.bandwidth[index + 1]
+        slowest = np.maximum(slowest, busy)
     return seconds + slowest
 
 
@@ -337,6 +341,7 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
         size=group.size,
         peer_to_peer=_custom_kernels(inner, group.size, stack),
         in_switch=np.bool_(inner.in_switch and stack.in_switch and not stack.ideal),
+        in_series=not stack.ideal,
     )
 
 
