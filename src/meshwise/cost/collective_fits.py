@@ -180,10 +180,10 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
         # through host memory the copy goes at the pace of the same wire
         copy *= level.bandwidth_bytes_per_s / table["bandwidth"]
     source = f"collectives/{name}" + ("" if measured else f" (inherited by {level.fabric})")
-    lent = 0.0 if measured else table.get("lent", 1.0)
+    doubt = 0.0 if measured else float(table.get("lent", 1.0))
     if level.efficiency is not None:
-        lent = min(lent, 1.0)
-    return Constants(algorithms, copy or float("inf"), source, lent)
+        doubt = min(doubt, 1.0)
+    return Constants(algorithms, copy or float("inf"), source, doubt)
 
 
 def lent_levels(lent: Sequence[float], ranks: Sequence[Any]) -> Any:
