@@ -11,6 +11,7 @@ import pytest
 import meshwise as mw
 from meshwise.api import collective
 from meshwise.cost.collective_fits import constants
+from meshwise.cost.interval import half_width
 from meshwise.errors import InputError
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Cluster, cluster_from_table, load_cluster
@@ -173,3 +174,8 @@ def test_doubt_is_a_number_of_the_constants_not_of_their_text() -> None:
         found = constants(level, "all_reduce", "nccl", False)
         assert (found.lent > 0.0) == ("(inherited" in found.source)
         assert np.isfinite(found.lent)
+
+
+def test_ties_of_a_plan_know_how_hosts_differ() -> None:
+    assert half_width("nccl-host") > half_width("nccl-nvlink")
+    assert half_width("nccl-host") == pytest.approx(np.log(3.5), rel=0.05)

@@ -186,6 +186,11 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     return Constants(algorithms, copy or float("inf"), source, doubt)
 
 
+def host_doubt() -> float:
+    """``Constants.lent`` of what passes through a host's memory."""
+    return float(_collective_table(_KIND["pcie-host"])["lent"])
+
+
 def lent_levels(lent: Sequence[float], ranks: Sequence[Any]) -> Any:
     """The largest doubt among the levels that a group crosses, as ``Constants.lent``."""
     found: Any = 0.0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.collective import Fabric, Priced, candidates_on, fabric_of
-from meshwise.cost.collective_fits import THROUGH_HOST, lent_levels, slower_start
+from meshwise.cost.collective_fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Cluster
@@ -97,6 +97,14 @@ def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
     if inside in THROUGH_HOST:
         return "nccl-host"
     return "nccl-pcie" if inside.startswith("pcie") else "nccl-nvlink"
+
+
+def half_width(kind: str) -> float:
+    """Half the 90 % interval of ln(measured / predicted) of a kind of collective; hosts without peer
+    access bring theirs with their constants."""
+    found = spread("time_s", kind)
+    brought = LENT * host_doubt() if kind == "nccl-host" else 0.0
+    return float(np.hypot((found.high - found.low) / 2.0, brought))
 
 
 # RCCL between two nodes needs 219 to 241 us for a few KiB (2 x 8 MI300X, one log: hisohara/ai-scripts
