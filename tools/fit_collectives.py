@@ -31,8 +31,10 @@ Schema of ``collectives/FABRIC.toml``::
 
     fabric, source, command
     bandwidth                      # bytes/s per device and direction; absent between nodes
+    lent                           # absent: 1; the doubt on hardware that was not measured
     [nccl]
     copy_bytes_per_s               # absent between nodes
+    limit_bytes_per_s              # per NIC; TCP sockets alone: what the CPU copies at most
     [nccl.ring], [nccl.tree]       # tree: between nodes
     protocols = [{name, launch_s, step_s, efficiency}, ...]
     [nccl.all_reduce.nvls]         # launch_s, efficiency, min_ranks, dtypes_excluded
@@ -69,6 +71,8 @@ from scipy.optimize import least_squares
 
 from meshwise.cost import collective_fits
 from meshwise.cost.collective import RING_ROUNDS, Candidate, Fabric, candidates_on, fabric_of
+from meshwise.cost.interval import LENT
+from meshwise.spec import catalog
 from meshwise.spec.cluster import Cluster, cluster_from_table, load_cluster
 from meshwise.spec.layout import Group
 from meshwise.spec.stack import load_stack
@@ -616,7 +620,10 @@ BETWEEN = {
         ("allreduce-t4-2x1-efa-info", "allreduce-t4-2x1-efa-mpitag"),
     ),
     "tcp": (
-        "T4 2x1 on 50 Gb/s ENA, TCP sockets (aws-samples/aws-do-eks)",
+        "hops: T4 2x1 on 50 Gb/s ENA, TCP sockets (aws-samples/aws-do-eks). Share of the wire: A10G 2x1"
+        " on 10 Gb/s, 1.19 of 1.25 GB/s (AWS SageMaker HyperPod deep health checks). Limit per NIC:"
+        " geometric mean of that T4 log, 2.03 GB/s, and of A100 2x4 by TCP over Slingshot 11, two NICs a"
+        " node, 9.45 GB/s bus bandwidth (argonne-lcf/alcf-nccl-tests)",
         ("allreduce-t4-2x1-tcp-mpitag",),
     ),
 }
@@ -637,6 +644,78 @@ WHEEL_PCIE = {  # fabric -> (source, table, most ranks)
         2,
     ),
 }
+
+
+# Machines without peer access: bus bandwidth of the largest messages over the lane rate of one card
+# [GB/s], by source. One source, one vote: what differs is the host, not the generation.
+HOSTS = {
+    "RTX 2080 Ti x 2, PCIe 3 (Anthony-Hoo/Anthony-Hoo.github.io)": [(4.0, 15.75)],
+    "RTX 4090 x 2 and x 4, PCIe 4 (kalavai-net/kalavai-client)": [
+        (2.24, 31.5),
+        (3.85, 31.5),
+        (2.59, 31.5),
+        (2.59, 31.5),
+    ],
+    "RTX 2080 Ti, 4 in each of 8 nodes, PCIe 3 (dexhunter/allreduce-experiments)": [(5.51, 15.75)],
+    "H100 x 4, PCIe 5, P2P disabled (eugenesiow/LLM-Insights)": [(24.27, 63.0)],
+}
+# What the one machine with all operations reaches in them, over its all_reduce (RTX 2080 Ti x 2).
+HOST_OPS = {"all_to_all": 4.61 / 4.0, "broadcast": 11.09 / 4.0}
+
+
+def pooled_hosts() -> tuple[str, Tree]:
+    """Any host without peer access: launches and steps are the geometric mean of both fitted
+    machines', the share of the lane rate that of all sources; half the 90 % interval of a further
+    host from the sources' spread, in units of ``interval.LENT``."""
+    votes = np.array([np.mean([np.log(a / b) for a, b in runs]) for runs in HOSTS.values()])
+    share = float(np.exp(votes.mean()))
+    doubt = 1.645 * votes.std(ddof=1) * np.sqrt(1 + 1 / len(votes))
+    fits = [collective_fits._collective_table(n)["nccl"]["ring"]["protocols"] for n in PCIE]
+    ring = []
+    for each in zip(*fits, strict=True):
+        mean = {
+            k: rounded(float(np.exp(np.mean([np.log(p[k]) for p in each]))))
+            for k in ("launch_s", "step_s", "efficiency")
+        }
+        ring.append({"name": each[0]["name"]} | mean)
+    slow = share / ring[0]["efficiency"]
+    for protocol in ring:
+        protocol["efficiency"] = rounded(protocol["efficiency"] * slow)
+    nccl: Tree = {"ring": {"protocols": ring}}
+    for op, times in HOST_OPS.items():
+        direct = [p | {"efficiency": rounded(p["efficiency"] * times)} for p in ring]
+        nccl[op] = {"direct": {"protocols": direct}}
+    machines = "; ".join(
+        f"{name}: " + ", ".join(f"{a / b:.2f}" for a, b in runs) for name, runs in HOSTS.items()
+    )
+    source = (
+        f"bus bandwidth over the lane rate of one card, nccl-tests logs: {machines}. Geometric mean"
+        " by source; launches and steps of pcie3-no-p2p and pcie4-no-p2p"
+    )
+    return source, {"lent": rounded(doubt / LENT), "nccl": nccl}
+
+
+# Sockets: nearly the whole of a slow wire (A10G x 2 on 10 Gb/s: 1.19 GB/s), and no more than the CPU
+# can copy per NIC on a fast one: bytes/s of T4 x 2 on 50 Gb/s (bus bandwidth 2.03 GB/s) and of two
+# Slingshot nodes with two NICs each (bus bandwidth 9.45 GB/s over 2 x 4 A100: by a tree at SOCKET_TREE
+# of the ring's rate, 9.45 / 1.75 / 2 NICs / 0.85).
+SOCKET_SHARE = 1.19 / 1.25
+SOCKET_TREE = 310 / 365  # NCCL 2.27 on four H200 nodes: tree over ring
+SOCKET_LIMITS = (2.03e9, 9.45e9 / 1.75 / 2 / SOCKET_TREE)
+
+
+def sockets(tables: Tree) -> Tree:
+    """The fitted hops of TCP with a share of the wire and a limit per NIC."""
+    nccl = tables["nccl"]
+    assert isinstance(nccl, dict)
+    ring, tree = (nccl[name]["protocols"] for name in ("ring", "tree"))
+    times = SOCKET_SHARE / ring[0]["efficiency"]
+    for own, other in zip(ring, tree, strict=True):
+        own["efficiency"] *= times
+        other["efficiency"] = own["efficiency"]
+    tree[0]["efficiency"] *= SOCKET_TREE
+    limit = float(np.exp(np.mean(np.log(SOCKET_LIMITS))))
+    return tidied({"nccl": {"limit_bytes_per_s": limit} | nccl})
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -693,6 +772,7 @@ def write(fabric: str, source: str, tables: Tree) -> None:
     report(fabric, tables)
     collective_fits.constants.cache_clear()
     collective_fits._collective_table.cache_clear()
+    catalog._table.cache_clear()
 
 
 def report(name: str, table: Tree) -> None:
@@ -719,6 +799,7 @@ def main() -> None:
         write(fabric, *fit_nvlink(arguments.wheel, fabric))
     for fabric, (source, logs) in PCIE.items():
         write(fabric, source, fit_nccl(published(table, *logs), WIRE[fabric], slower=4.0))
+    write("pcie-no-p2p", *pooled_hosts())
     for fabric, (source, folder, most) in WHEEL_PCIE.items():
         rows = wheel(arguments.wheel / DATA / folder / "nccl_perf.parquet")
         few = rows.where(rows.ranks <= most)
@@ -726,11 +807,16 @@ def main() -> None:
     for fabric, (source, logs) in BETWEEN.items():
         rows = published(table, *logs)
         tables = tidied(network_table(c := fit_between(rows)))
+        if fabric == "tcp":
+            tables = sockets(tables)
+            write(fabric, source, tables)
+            c = None  # errors of the file that was just written
         nccl = tables["nccl"]
         assert isinstance(nccl, dict)
         nccl["all_reduce"] = {"fit": errors(across_nodes(c, rows) / rows.seconds - 1, rows)}
         write(fabric, source, tables)
-        by_log(rows, c, logs)
+        if c is not None:
+            by_log(rows, c, logs)
 
 
 def by_log(rows: Rows, c: Flat, logs: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1] / "src/meshwise"
 PUBLISHED = ROOT / "evidence/published"
 CATALOG = ROOT / "spec/catalog/discrepancy"
 LEVEL, MOST = 0.90, 0.98
+OWN_SPREAD = 1.0  # constants that are lent with more doubt than this bring their own spread
 
 Rows = list[tuple[str, str, float, float]]  # (source, stack, ln(measured / predicted), lent)
 
@@ -70,9 +71,12 @@ def per_source(rows: Rows) -> list[tuple[float, float]]:
 
 
 def spread(rows: Rows, stack: str | None, level: float) -> tuple[float, float]:
-    """Both ends of a stack's central ``level``, shrunk to all others (None: of all)."""
+    """Both ends of a stack's central ``level``, shrunk to all others (None: of all); nothing beside
+    what constants that bring a spread of their own say."""
     own = [r for r in rows if r[1] == stack]
-    rest = [r for r in rows if r[1] != stack]
+    if own and all(r[3] > OWN_SPREAD for r in own):
+        return 0.0, 0.0
+    rest = [r for r in rows if r[1] != stack and r[3] <= OWN_SPREAD]
     k = len({r[0] for r in own})
     pairs: list[tuple[float, float]] = []
     for part, share in ((own, k / (k + 1)), (rest, 1 / (k + 1))):
@@ -92,7 +96,9 @@ def left_out(rows: Rows, level: float) -> tuple[float, float] | None:
         if not rest:
             continue
         known = {r[1] for r in rest}
-        for _, stack, value, _ in (r for r in rows if r[0] == source):
+        for _, stack, value, lent in (r for r in rows if r[0] == source):
+            if lent > OWN_SPREAD:
+                continue  # says nothing of the spread that is fitted here
             low, high = spread(rest, stack if stack in known else None, level)
             inside[source].append(min(low, 0.0) <= value <= max(high, 0.0))
     if not inside:

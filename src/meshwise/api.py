@@ -28,7 +28,7 @@ from meshwise.spec.arguments import degrees as read_degrees
 from meshwise.spec.arguments import parts as _parts
 from meshwise.spec.checks import flag, name_of
 from meshwise.spec.cluster import Cluster, load_cluster
-from meshwise.spec.layout import place, spread
+from meshwise.spec.layout import place, spread, usual_ranks
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import check_keys, count, fraction, one_of
@@ -352,12 +352,12 @@ def collective(
     op: str,
     size: str | float,
     cluster: Cluster | Named,
-    ranks: int,
+    ranks: int | None = None,
     *,
     ranks_per_node: int | None = None,
     stack: Stack | Named = "vllm",
 ) -> CollectiveResult:
-    """Time of one collective by every algorithm. ``size`` in bytes as nccl-tests counts it."""
+    """Time of one collective by every algorithm; ``size`` in bytes as nccl-tests counts it."""
     one_of(op, "OP", coll.OPS)
     cluster = load_cluster(cluster, field="cluster")
     payload = parse(size, BYTES, "SIZE", bare=True)
@@ -369,7 +369,7 @@ def collective(
             legal="whole bytes, or a size with its unit, such as 1.6 GB",
             nearest=f"{size} GB",
         )
-    n = count(ranks, "--ranks")
+    n = count(ranks, "--ranks") if ranks is not None else usual_ranks(cluster)
     if n > cluster.devices:
         raise IllegalLayout(
             f"--ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
@@ -383,10 +383,10 @@ def collective(
     if ranks_per_node is not None:
         group = spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
-    sources = coll.price(op, np.float64(payload), group, cluster, chosen).sources
+    best = coll.price(op, np.float64(payload), group, cluster, chosen)
 
     def interval(seconds: float) -> tuple[float, float]:
-        return collective_interval(seconds, sources, chosen, cluster, group)
+        return collective_interval(seconds, op, payload, best, chosen, cluster, group)
 
     factor = float(coll.busbw_factor(op, n))
     record = records.collective_dict(op, payload, n, cluster, found, factor, interval)

@@ -142,5 +142,5 @@ def test_the_files_state_their_held_out_errors() -> None:
         assert table[library]["all_reduce"]["fit"]["mean_error"] <= most
     for name in catalog.names("collectives"):
         table = catalog.load("collectives", name, "collectives")[1]
-        if "bandwidth" not in table:
+        if "bandwidth" not in table and "lent" not in table:
             assert table["nccl"]["all_reduce"]["fit"]["median_error"] <= 0.12, name

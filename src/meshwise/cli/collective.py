@@ -15,7 +15,11 @@ from meshwise.cli import options
 @click.option("--on", "cluster", metavar="CLUSTER", help="Cluster: a preset or a TOML file.")
 @click.option("--nodes", metavar="N", help="Nodes of the cluster.")
 @click.option("--nics", metavar="N", help="NICs per node.")
-@click.option("--ranks", metavar="N", help="Ranks of the group (default: one node).")
+@click.option(
+    "--ranks",
+    metavar="N",
+    help="Ranks of the group (default: one node, or all nodes of one device each).",
+)
 @click.option("--ranks-per-node", metavar="N", help="Spread the ranks over nodes.")
 @click.option(
     "--stack",
@@ -39,7 +43,7 @@ def command(
         op,
         size,
         where,
-        o["ranks"] if o["ranks"] is not None else where.node_devices,
+        o["ranks"],
         ranks_per_node=per_node,
         stack=options.stack_name(o, "vllm"),
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.collective_fits import Constants, Protocol, constants
+from meshwise.cost.ring_paths import ceil_log2, ring_hops, ring_shares
 from meshwise.spec.cluster import Cluster, Level
 from meshwise.spec.layout import Group
 from meshwise.spec.stack import Stack
@@ -44,6 +45,7 @@ class Priced(NamedTuple):
     chosen: Array  # index into ``names``
     names: tuple[str, ...]
     sources: tuple[str, ...]  # per fabric level
+    lent: tuple[float, ...]  # per fabric level: Constants.lent
 
 
 def busbw_factor(op: str, n: Array) -> Array:
@@ -54,6 +56,10 @@ def busbw_factor(op: str, n: Array) -> Array:
         return (n - 1) / n
     return 1.0
 
+
+# What a network keeps of its rate for every e-fold of domains beyond two that it joins, when each talks
+# to its neighbours: one exponent for 29 logs on 2 to 256 nodes (598 rows of verbs, OFI, EFA and TCP).
+NEIGHBOURS = -0.035
 
 FULL_MESHES = ("infinity-fabric", "gaudi-mesh")  # every pair has a link of its own
 
@@ -72,40 +78,6 @@ def device_bandwidth(level: Level, below: int, active: Array, ranks: Array) -> A
     return level.bandwidth_bytes_per_s * np.minimum(share, own) / level.oversubscription
 
 
-def ceil_log2(n: Array) -> Array:
-    """⌈log2 n⌉ of positive integers, exactly (no rounding of a logarithm)."""
-    return np.frexp(np.asarray(n, dtype=np.float64) - 1.0)[1]
-
-
-def ring_shares(ranks: Sequence[Array]) -> list[Array]:
-    """Share of a rank's ring traffic that crosses each level, when as many rings run as a domain has
-    ranks, each leaving it by another one: 1/R_l − 1/R_{l+1} below the outermost crossing."""
-    shares = []
-    inner: Array = 1.0
-    total: Array = 1.0
-    for r in ranks:
-        total = total * r
-    for r in ranks:
-        outer = inner * r
-        shares.append(1.0 / inner - np.where(outer >= total, 0.0, 1.0 / outer))
-        inner = outer
-    # Nothing crosses a level whose domain holds one rank of the group.
-    return [np.where(np.asarray(r) > 1, s, 0.0) for r, s in zip(ranks, shares, strict=True)]
-
-
-def ring_hops(ranks: Sequence[Array]) -> list[Array]:
-    """Hops of a piece of data once around the ring, by level: n/R_l − n/R_{l+1} domains' ends."""
-    hops = []
-    left: Array = 1
-    for r in ranks:
-        left = left * r
-    for r in ranks:
-        outer = left // r
-        hops.append(left - outer)
-        left = outer
-    return hops
-
-
 class Fabric(NamedTuple):
     """What the algorithms read: bandwidth per level for this group, and the constants."""
 
@@ -117,6 +89,9 @@ class Fabric(NamedTuple):
     peer_to_peer: Array
     in_switch: Array
     through: tuple[bool, ...]  # does the traffic of the level above leave by this level's own links
+    in_series: bool = (
+        False  # PCIe keeps few requests in flight: the other socket's way adds its time
+    )
 
     def copy(self, payload: Array) -> Array:
         """Seconds in which a rank copies its own 1/n of the buffer: S / (n · c)."""
@@ -138,7 +113,10 @@ def _streamed(
         seconds = seconds + hops[index] * p.step_s
         # PCIe cards reach the other socket by the same port that serves their neighbours.
         carried = wire[index] + (carried if fabric.through[index] else 0.0)
-        slowest = np.maximum(slowest, carried / (p.efficiency * fabric.bandwidth[index]))
+        busy = carried / (p.efficiency * fabric.bandwidth[index])
+        if fabric.in_series and fabric.through[index]:
+            busy = busy + wire[index + 1] / fabric.bandwidth[index + 1]
+        slowest = np.maximum(slowest, busy)
     return seconds + slowest
 
 
@@ -322,6 +300,8 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
             cluster.levels, below, group.active, group.ranks, strict=True
         )
     )
+    if not stack.ideal:
+        bandwidth = tuple(map(_among_many, cluster.levels, bandwidth, group.ranks))
     outermost: Array = np.int64(0)
     for index, r in enumerate(group.ranks):
         outermost = np.where(np.asarray(r) > 1, index, outermost)
@@ -336,7 +316,15 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
         size=group.size,
         peer_to_peer=_custom_kernels(inner, group.size, stack),
         in_switch=np.bool_(inner.in_switch and stack.in_switch and not stack.ideal),
+        in_series=not stack.ideal,
     )
+
+
+def _among_many(level: Level, rate: Array, ranks: Array) -> Array:
+    """A level's rate when ``ranks`` of its domains communicate: a network's falls with them."""
+    if level.kind != "network" or level.efficiency is not None:
+        return rate
+    return rate * np.maximum(np.asarray(ranks) / 2.0, 1.0) ** NEIGHBOURS
 
 
 def _custom_kernels(inner: Level, size: Array, stack: Stack) -> Array:
@@ -387,7 +375,6 @@ def price(op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack)
         )
         chosen = np.where(better, index, chosen)
     names = tuple(c.algorithm for c in found)
-    sources = tuple(
-        constants(lv, op, stack.collectives, stack.ideal).source for lv in cluster.levels
-    )
-    return Priced(seconds, wire, chosen, names, sources)
+    used = [constants(lv, op, stack.collectives, stack.ideal) for lv in cluster.levels]
+    sources, lent = tuple(c.source for c in used), tuple(c.lent for c in used)
+    return Priced(seconds, wire, chosen, names, sources, lent)

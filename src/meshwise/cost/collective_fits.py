@@ -6,7 +6,10 @@ A fabric without a fit of its own inherits the nearest one, and its source says 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Level
@@ -16,10 +19,6 @@ _FABRIC = (
     ("nvlink5", "nvlink5-nvswitch"),
     ("nvlink4", "nvlink4-nvswitch"),
     ("nvlink", "nvlink3-nvswitch"),
-    ("pcie3-host-", "pcie3-no-p2p"),
-    # The PCIe 4 rows come from two rented machines 1.7 × apart; newer hosts inherit the PCIe 3 fit.
-    ("pcie5-host-", "pcie3-no-p2p"),
-    ("pcie6-host-", "pcie3-no-p2p"),
     ("pcie5", "pcie5-p2p"),
     ("pcie6", "pcie5-p2p"),
     ("efa-25-", "efa-host"),
@@ -35,7 +34,6 @@ _FABRIC = (
     ("slingshot", "roce"),
 )
 _MEASURED = (
-    "pcie3-host-",
     "pcie5",
     "efa-25-",
     "efa-40-",
@@ -53,12 +51,14 @@ _KIND = {
     "gaudi-mesh": "nvlink3-nvswitch",
     "ici": "nvlink3-nvswitch",
     "pcie": "pcie4-p2p",
-    "pcie-host": "pcie4-no-p2p",
-    "socket": "pcie3-no-p2p",
-    "shared-memory": "pcie4-no-p2p",
+    "pcie-host": "pcie-no-p2p",
+    "socket": "pcie-no-p2p",
+    "shared-memory": "pcie-no-p2p",
     "network": "roce",
 }
 
+# Levels whose traffic passes through host memory: what it reaches is the host's property.
+THROUGH_HOST = ("pcie-host", "shared-memory", "socket")
 
 PROTOCOLS = ("simple", "narrow", "ll128", "ll")  # from the one for the largest messages on
 
@@ -96,6 +96,7 @@ class Constants(NamedTuple):
     algorithms: dict[str, Algorithm]
     copy_bytes_per_s: float  # of a rank's own share, from the input to the output buffer
     source: str
+    lent: float = 0.0  # doubt that they hold here, in units of what another fabric's have
 
 
 _KERNELS = "nvlink4-nvswitch"  # where all three engines' kernels were measured
@@ -108,11 +109,13 @@ def constants_file(level: Level) -> tuple[str, bool]:
     known = catalog.names("collectives")
     if level.fabric in known:
         return level.fabric, True
+    if level.kind in THROUGH_HOST:
+        return _KIND[level.kind], False
     for beginning, name in _FABRIC:
         if (level.fabric + "-").startswith(beginning) and name in known:
             return name, beginning in _MEASURED
     name = _KIND[level.kind]
-    return (name if name in known else "pcie4-no-p2p"), False
+    return (name if name in known else "pcie-no-p2p"), False
 
 
 @functools.cache
@@ -165,6 +168,10 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
         # The engine's kernels, measured on NVLink, at this fabric's wire rate.
         lent = algorithms_of(_collective_table(_KERNELS), op, library)
         algorithms |= {k: v for k, v in lent.items() if k in ("one_shot", "two_shot")}
+    limit = table["nccl"].get("limit_bytes_per_s")
+    if limit is not None:
+        most = limit / (algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s)
+        algorithms = {k: _slowed(a, min(most, 1.0)) for k, a in algorithms.items()}
     if level.efficiency is not None or level.own_latency:
         algorithms = {k: _stated(a, level) for k, a in algorithms.items()}
     # An efficiency that the cluster states is that of the whole collective.
@@ -173,7 +180,41 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
         # through host memory the copy goes at the pace of the same wire
         copy *= level.bandwidth_bytes_per_s / table["bandwidth"]
     source = f"collectives/{name}" + ("" if measured else f" (inherited by {level.fabric})")
-    return Constants(algorithms, copy or float("inf"), source)
+    doubt = 0.0 if measured else float(table.get("lent", 1.0))
+    if level.efficiency is not None:
+        doubt = min(doubt, 1.0)
+    return Constants(algorithms, copy or float("inf"), source, doubt)
+
+
+def host_doubt() -> float:
+    """``Constants.lent`` of what passes through a host's memory."""
+    return float(_collective_table(_KIND["pcie-host"])["lent"])
+
+
+def lent_levels(lent: Sequence[float], ranks: Sequence[Any]) -> Any:
+    """The largest doubt among the levels that a group crosses, as ``Constants.lent``."""
+    found: Any = 0.0
+    for doubt, r in zip(lent, ranks, strict=True):
+        found = np.maximum(found, np.where(np.asarray(r) > 1, doubt, 0.0))
+    return found
+
+
+def slower_start(constants: Constants, times: float) -> Constants:
+    """Constants whose launches and steps take ``times`` as long."""
+
+    def later(a: Algorithm) -> Algorithm:
+        every = (
+            p._replace(launch_s=p.launch_s * times, step_s=p.step_s * times) for p in a.protocols
+        )
+        return a._replace(protocols=tuple(every))
+
+    return constants._replace(algorithms={k: later(a) for k, a in constants.algorithms.items()})
+
+
+def _slowed(algorithm: Algorithm, share: float) -> Algorithm:
+    """An algorithm at a share of its rate: what the CPU can copy limits it, not the wire."""
+    every = (p._replace(efficiency=p.efficiency * share) for p in algorithm.protocols)
+    return algorithm._replace(protocols=tuple(every))
 
 
 def _stated(algorithm: Algorithm, level: Level) -> Algorithm:

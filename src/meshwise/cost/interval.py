@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.cost.collective import Fabric, Priced, candidates_on, fabric_of
+from meshwise.cost.collective_fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Cluster
@@ -43,17 +45,21 @@ def spread(quantity: str, stack: str) -> Spread:
     return Spread(entry["low"], entry["high"])
 
 
-def ends(value: Array, quantity: str, stack: str, lent: Array = 0.0) -> tuple[Array, Array]:
-    """(low, high) of a predicted value of which the share ``lent`` rests on lent constants."""
+def ends(
+    value: Array, quantity: str, stack: str, lent: Array = 0.0, slower: Array = 0.0
+) -> tuple[Array, Array]:
+    """(low, high) of a predicted value of which the share ``lent`` rests on lent constants (above 1
+    where these say less than another fabric's do); ``slower``: how much longer, as a logarithm, it
+    takes if nothing holds that was never measured."""
     found = spread(quantity, stack)
-    more = (LENT * np.minimum(lent, 1.0)) ** 2
+    more = (LENT * lent) ** 2
     low = np.minimum(found.low, 0.0) ** 2
     high = np.maximum(found.high, 0.0) ** 2
     # a spread whose ends lie on one side of 1 keeps its near end
     near_low, near_high = max(found.low, 0.0), min(found.high, 0.0)
     return (
         value * np.exp(near_low - np.sqrt(low + more)),
-        value * np.exp(near_high + np.sqrt(high + more)),
+        value * np.exp(near_high + np.sqrt(high + more) + slower),
     )
 
 
@@ -84,7 +90,7 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
 
 def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
     """Whose published collectives say how far one may be off: those across a network, an engine's own
-    kernels, or NCCL's over PCIe or NVLink."""
+    kernels, or NCCL's through the host's memory, over PCIe or NVLink."""
     crossed = [
         level.kind
         for level, ranks in zip(cluster.levels, group.ranks, strict=True)
@@ -95,21 +101,66 @@ def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
     if stack.custom_all_reduce:
         return stack.collectives
     inside = crossed[0] if crossed else cluster.levels[0].kind
+    if inside in THROUGH_HOST:
+        return "nccl-host"
     return "nccl-pcie" if inside.startswith("pcie") else "nccl-nvlink"
 
 
-def lent_levels(sources: tuple[str, ...], group: Group) -> float:
-    """1 where the constants of a level that the group crosses are another fabric's, else 0."""
-    used = zip(sources, group.ranks, strict=True)
-    return float(any("(inherited" in source for source, ranks in used if np.max(ranks) > 1))
+def half_width(kind: str) -> float:
+    """Half the 90 % interval of ln(measured / predicted) of a kind of collective; hosts without peer
+    access bring theirs with their constants."""
+    found = spread("time_s", kind)
+    brought = LENT * host_doubt() if kind == "nccl-host" else 0.0
+    return float(np.hypot((found.high - found.low) / 2.0, brought))
+
+
+# RCCL between two nodes needs 219 to 241 us for a few KiB (2 x 8 MI300X, one log: hisohara/ai-scripts
+# training/01_rccl-smoketest), where NCCL's constants, which stand in, say 36 to 45: six times.
+OTHER_LIBRARY = 6.0
+OTHER_MAKERS = ("cdna", "gaudi", "tpu")  # beginnings of generations that NCCL does not run on
+# The fastest network of one domain that was measured: 3.2 Tb/s a node (AWS p5, p5en, p6-b200).
+MEASURED_DOMAIN = 400e9
+
+
+def _unmeasured(fabric: Fabric, cluster: Cluster) -> Fabric:
+    """The fabric if nothing holds that no log shows: another maker's library starts as late as the
+    one log of such does, and a domain's network carries no more than the fastest one measured."""
+    bandwidth = list(fabric.bandwidth)
+    domains = (1, *cluster.domain_sizes()[:-1])
+    for index, (level, below) in enumerate(zip(cluster.levels, domains, strict=True)):
+        if level.kind == "network" and level.efficiency is None:
+            whole = below * level.per_device_bytes_per_s(below)
+            bandwidth[index] = bandwidth[index] * min(1.0, MEASURED_DOMAIN / whole)
+    per_level = fabric.per_level
+    if cluster.device.generation.startswith(OTHER_MAKERS):
+        per_level = tuple(slower_start(c, OTHER_LIBRARY) for c in per_level)
+    return fabric._replace(bandwidth=tuple(bandwidth), per_level=per_level)
+
+
+def slower(
+    op: str, payload: float, group: Group, cluster: Cluster, stack: Stack, seconds: float
+) -> float:
+    """ln of how much longer a collective over a network takes if nothing unmeasured holds."""
+    if stack.ideal or seconds <= 0.0 or collective_kind(stack, cluster, group) != "network":
+        return 0.0
+    fabric = _unmeasured(fabric_of(op, group, cluster, stack), cluster)
+    longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))
+    return max(float(np.log(longest / seconds)), 0.0)
 
 
 def collective_interval(
-    seconds: float, sources: tuple[str, ...], stack: Stack, cluster: Cluster, group: Group
+    seconds: float,
+    op: str,
+    payload: float,
+    best: Priced,
+    stack: Stack,
+    cluster: Cluster,
+    group: Group,
 ) -> tuple[float, float]:
-    """90 % interval of one collective's time [s]."""
+    """90 % interval [s] of one algorithm's time of a collective, whose ``best`` is known."""
     if stack.ideal or seconds <= 0.0:
         return seconds, seconds
     kind = collective_kind(stack, cluster, group)
-    low, high = ends(seconds, "time_s", kind, lent_levels(sources, group))
+    longer = slower(op, payload, group, cluster, stack, float(best.seconds))
+    low, high = ends(seconds, "time_s", kind, lent_levels(best.lent, group.ranks), longer)
     return float(low), float(high)

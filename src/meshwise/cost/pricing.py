@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.collective import Priced, price
+from meshwise.cost.collective_fits import lent_levels
 from meshwise.cost.compute import Compute
 from meshwise.cost.overlap import SHARDED, exposed_of_ops
 from meshwise.program.ops import COLLECTIVES, Op
@@ -159,10 +160,10 @@ class Pricer:
 
     def lent(self, cost: OpCost) -> Array:
         """Where an operation's seconds rest on constants of other hardware, or on shapes outside
-        those measured (0 or 1 per layout)."""
-        inherited = "(inherited" in cost.source
+        those measured, per layout: 0, 1, or more where these say less."""
         if cost.priced is not None:
-            return float(inherited)
+            return lent_levels(cost.priced.lent, self.groups[cost.op.axis].ranks)
+        inherited = "(inherited" in cost.source
         return np.maximum(float(inherited), self.compute.extrapolated(cost.op))
 
     def ops(self, ops: list[Op], layout: Layouts, *, apart: bool = False) -> list[OpCost]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from meshwise.cost import collective as coll
-from meshwise.cost.interval import collective_kind, lent_levels
+from meshwise.cost.collective_fits import lent_levels
+from meshwise.cost.interval import collective_kind, slower
 from meshwise.evidence import hardware
 from meshwise.evidence.predict_layers import layers
 from meshwise.evidence.predict_serving import serve
@@ -60,17 +61,20 @@ def collective(row: Row, folder: Path) -> list[Prediction]:
             raise Unsupported("the row does not state its network's rate")
     cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
-    priced = coll.price(op, np.float64(row.number("bytes")), group, cluster, load_stack(stack))
+    payload, software = row.number("bytes"), load_stack(stack)
+    priced = coll.price(op, np.float64(payload), group, cluster, software)
+    seconds = float(priced.seconds)
     return [
         Prediction(
             row.text("id"),
             "time_s",
             row.number("time_us") * 1e-6,
-            float(priced.seconds),
+            seconds,
             source_of(row),
             lacking,
-            stack=collective_kind(load_stack(stack), cluster, group),
-            lent=lent_levels(priced.sources, group),
+            stack=collective_kind(software, cluster, group),
+            lent=float(lent_levels(priced.lent, group.ranks)),
+            slower=slower(op, payload, group, cluster, software, seconds),
         )
     ]
 

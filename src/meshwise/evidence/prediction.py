@@ -32,6 +32,7 @@ class Prediction(NamedTuple):
     tp: int = 1
     stack: str = ""  # whose published runs say how far the prediction may be off
     lent: float = 0.0  # share of it that rests on constants of other hardware or shapes
+    slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
 
 

@@ -99,7 +99,9 @@ def _result(line: int, p: Prediction) -> Result:
     fits = p.quantity == "fits"
     error = None if fits else p.predicted / p.measured - 1.0
     low, high = (
-        (None, None) if fits else ends(p.predicted, p.judged_as or p.quantity, p.stack, p.lent)
+        (None, None)
+        if fits
+        else ends(p.predicted, p.judged_as or p.quantity, p.stack, p.lent, p.slower)
     )
     return Result(
         p.id,

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.cost.interval import collective_kind, spread, step_interval
+from meshwise.cost.interval import collective_kind, half_width, step_interval
 from meshwise.program.ops import COLLECTIVES
 from meshwise.search.planner import Found
 from meshwise.search.report import AXES, model_flops
@@ -179,8 +179,7 @@ def sigma(source: str) -> float:
         return KERNEL_SIGMA
     if source == "host":
         return HOST_SIGMA
-    found = spread("time_s", source.partition(":")[2])
-    return (found.high - found.low) / 2.0 / LEVEL
+    return half_width(source.partition(":")[2]) / LEVEL
 
 
 def against(best: PlanRow, other: PlanRow, ideal: bool) -> PlanRow:

@@ -143,6 +143,19 @@ def alike(rows: list[Array]) -> Array:
     return codes
 
 
+def usual_ranks(cluster: Cluster) -> int:
+    """The ranks that a question without them means: a node's, or all where a node has one device."""
+    n = cluster.node_devices if cluster.node_devices > 1 else cluster.devices
+    if n > 1:
+        return n
+    raise InputError(
+        f"--ranks: {cluster.name} has one device, which sends nothing to itself",
+        field="--ranks",
+        value=None,
+        legal="a cluster of two devices or more (--nodes N)",
+    )
+
+
 def place(
     axis: str,
     size: Array,
