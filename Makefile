@@ -28,6 +28,7 @@ matrix: $(VENV)/.test
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_catalog_sources.py
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -1,6 +1,8 @@
 """Every entry of the catalog loads, names its source, and works."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,3 +143,59 @@ def test_aliases_lead_to_entries(kind):
 )
 def test_names_that_are_none(name):
     assert catalog.canonical("devices", name) is None
+
+
+def test_every_figure_has_a_source_and_names_stand_for_one_entry():
+    path = Path(__file__).parents[1] / "tools" / "check_catalog_sources.py"
+    spec = importlib.util.spec_from_file_location("check_catalog_sources", path)
+    checker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(checker)
+    assert checker.main([]) == 0
+
+
+@pytest.mark.parametrize("name", entries("devices"))
+def test_a_node_without_a_fabric_has_its_devices_usual_one(name):
+    levels = [{"name": "node", "ranks": 2}]
+    built = cluster.cluster_from_table({"device": name, "level": levels}, "mine")
+    assert built.levels[0].fabric == cluster.device(name).fabric
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("a100-sxm4", "a100-80gb-sxm"),
+        ("A100-SXM4-40GB", "a100-40gb-sxm"),
+        ("b300-288gb-sxm", "b300"),
+        ("rtx-pro-6000-server", "rtx-pro-6000"),
+        ("a40", "a40"),
+        ("H100 80GB HBM3", "h100-80gb-sxm"),
+    ],
+)
+def test_devices_by_the_names_that_people_write(said, name):
+    assert cluster.device(said).name == name
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("p5.48xlarge", "aws-p5"),
+        ("p4d.24xlarge", "aws-p4d"),
+        ("a3-megagpu-8g", "gcp-a3-mega"),
+        ("ND96isr_H100_v5", "azure-nd-h100-v5"),
+        ("g5.48xlarge", "aws-g5-48xlarge"),
+    ],
+)
+def test_clusters_by_the_names_of_cloud_instances(said, name):
+    assert mw.cluster(said).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "shown_mib"), [("l4", 23034), ("l40s", 46068), ("a10g", 23028), ("t4", 15360)]
+)
+def test_memory_of_cards_with_inline_ecc_is_what_the_driver_shows(name, shown_mib):
+    assert cluster.device(name).memory_bytes == shown_mib * 2**20
+
+
+def test_a_chip_has_its_own_multiprocessors():
+    assert cluster.device("gb10").multiprocessors == 48
+    assert cluster.device("b200").multiprocessors == 148
