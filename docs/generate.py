@@ -262,6 +262,18 @@ SWITCHES = {
     "partial sums before one reduction.",
     "copies_kv_heads": "Whether the software runs with more ranks than KV heads. Where it does not, "
     "such degrees are refused.",
+    "vocab_multiple": "The vocabulary is rounded up to a multiple of it before the TP ranks share it "
+    "evenly.",
+    "vocab_multiple_per_rank": "The multiple is `vocab_multiple` times the TP degree.",
+    "shards": "What the software can shard over data-parallel ranks. Other layouts are refused under it, "
+    "as under the switches below.",
+    "pipelined_shards": "The same beside pipeline stages.",
+    "pipelines": "Whether it runs pipeline stages.",
+    "virtual_stages": "Whether it runs several chunks of layers per stage, interleaved.",
+    "context_parallel": "Whether it divides sequences over ranks.",
+    "expert_parallel": "Whether it keeps experts whole on ranks.",
+    "attention_dp": "Whether it serves replicas of attention that share their experts.",
+    "decode_context": "Whether it divides the context of a KV head's copies in decode.",
     "host_s": "Host time per step that no device work hides [s].",
     "host_layer_s": "Host time to launch one layer's forward pass without CUDA graphs [s]; backward "
     "takes twice that. A stage is never quicker than its host.",
