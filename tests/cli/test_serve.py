@@ -33,6 +33,7 @@ def test_the_record():
         "acceptance": None,
         "draft_cost": "none",
         "expert_imbalance": 1.0,
+        "expert_skew": 1.0,
         **dict.fromkeys(("dtype", "weights_dtype", "kv_cache_dtype", "comm_dtype")),
     }
     assert d["request_s"] == pytest.approx(d["ttft_s"] + 255 * d["tpot_s"])

@@ -83,6 +83,12 @@ formats = stacked(
         "--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."
     ),
 )
+expert_skew = click.option(
+    "--expert-skew",
+    metavar="SIGMA",
+    help="How unevenly tokens draw experts: sigma of a log-normal popularity; 0 is even, an upper bound "
+    "of the experts that a batch reads (default: 1 in inference, 0 in training).",
+)
 workload = stacked(
     click.option(
         "--phase",
@@ -130,6 +136,7 @@ workload = stacked(
         metavar="D",
         help="Of gradients, in place of the stack's: fp32, bf16 or fp16.",
     ),
+    expert_skew,
 )
 software = stacked(
     click.option(
@@ -224,10 +231,10 @@ def read_workload(o: dict[str, Any]) -> Workload:
                 nearest=given,
             )
         context = count(required(given, "--context", "4096"), "--context", high=MAX_SEQ)
-        return Decode(batch=batch, context=context, formats=formats)
+        return Decode(batch=batch, context=context, formats=formats, **skew(o))
     seq = count(required(o["seq"], "--seq", "2048"), "--seq", high=MAX_SEQ)
     if phase == "prefill":
-        return Prefill(batch=batch, seq=seq, formats=formats)
+        return Prefill(batch=batch, seq=seq, formats=formats, **skew(o))
     micro = o["micro_batch"]
     return Training(
         batch=batch,
@@ -235,7 +242,13 @@ def read_workload(o: dict[str, Any]) -> Workload:
         micro_batch=count(micro, "--micro-batch", high=MAX_BATCH) if micro is not None else None,
         recompute=o["recompute"] if o["recompute"] is not None else "none",
         formats=formats,
+        **skew(o),
     )
+
+
+def skew(o: dict[str, Any]) -> dict[str, Any]:
+    """``--expert-skew`` as a field of a workload, where it is given."""
+    return {} if o["expert_skew"] is None else {"expert_skew": o["expert_skew"]}
 
 
 def tp_degree(value: str, model: Model, cluster: Cluster, stack: Stack) -> int:

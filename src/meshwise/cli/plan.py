@@ -283,7 +283,9 @@ def _training(o: dict[str, Any]) -> Training:
     seq = count(options.required(o["seq"], "--seq", "4096"), "--seq", high=MAX_SEQ)
     formats = Formats(dtype=o["dtype"], comm=o["comm_dtype"], gradients=o["grad_dtype"])
     imbalance = serve.imbalance(o)
-    return Training(batch=batch, seq=seq, formats=formats, expert_imbalance=imbalance)
+    return Training(
+        batch=batch, seq=seq, formats=formats, expert_imbalance=imbalance, **options.skew(o)
+    )
 
 
 class Bar:

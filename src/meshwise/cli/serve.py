@@ -76,6 +76,7 @@ load = options.stacked(
         show_default=True,
         help="Tokens of the fullest rank of the expert group over their mean.",
     ),
+    options.expert_skew,
 )
 layout = options.stacked(options.tp_degrees, options.dp_degree, options.ep_degrees, options.gpus)
 software = options.stacked(
@@ -142,6 +143,7 @@ def read_load(o: dict[str, Any]) -> Serving:
         acceptance=share("acceptance") if o["acceptance"] is not None else None,
         draft_cost=draft_cost(o["draft_cost"]),
         expert_imbalance=imbalance(o),
+        **options.skew(o),
         formats=Formats(
             dtype=o["dtype"],
             weights=o["weight_dtype"],

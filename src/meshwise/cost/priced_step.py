@@ -21,6 +21,8 @@ from meshwise.spec.workload import Workload
 Array = Any
 FEW = 500  # columns that are priced sooner than sorted by kind
 
+EMPTY = 1.0  # bytes of a message of which only the start is left
+
 
 class PricedStep(Footprint):
     """The operations of a step over layouts, with their costs."""
@@ -83,8 +85,11 @@ class PricedStep(Footprint):
         return {"kv": kv_group(self.layout, self.model.least_kv_heads, self.cluster)}
 
     def _beside_stages(self, cost: OpCost) -> OpCost:
-        """A transfer runs beside another virtual stage's work, where there is one."""
-        if not self.stack.overlap_pipeline or self.stack.ideal:
+        """A transfer runs beside another virtual stage's work, where there is one: but for its start.
+        Each chunk issues a message and waits for one, however small: what an empty one lasts."""
+        if not self.stack.overlap_pipeline or self.stack.ideal or np.max(cost.op.count) == 0:
             return cost
-        slowed = CONTENTION * cost.exposed
+        empty, _, _ = self.pricer.one(cost.op._replace(payload_bytes=EMPTY))
+        start = np.minimum(cost.op.count * empty, cost.exposed)
+        slowed = start + CONTENTION * (cost.exposed - start)
         return cost._replace(exposed=np.where(self.layout.vp > 1, slowed, cost.exposed))

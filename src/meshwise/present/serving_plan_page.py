@@ -14,6 +14,7 @@ from meshwise.present.serve_page import workload_dict
 from meshwise.present.tables import Page, Table
 from meshwise.search.compare import ComparedServing
 from meshwise.search.disaggregated import Disaggregated, Instance
+from meshwise.search.scaling import expert_remarks
 from meshwise.search.serving_plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving_planning import Served
 from meshwise.search.space import Pins
@@ -276,6 +277,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
         parts.append("\n".join(lines))
     if p.asked_disaggregated:
         parts.append(_disaggregated(p))
+    parts += [wrap(f"{r[0].upper()}{r[1:]}.") for r in expert_remarks(a.model, a.workload.decode())]
     counted = [f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible."]
     refused = sorted((n, rule) for rule, n in a.refused.items() if n)
     counted += [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]

@@ -97,6 +97,7 @@ class Context(NamedTuple):
     microbatches: Array
     recompute: Array
     expert_imbalance: float = 1.0  # tokens of the fullest expert rank over the mean
+    expert_skew: float = 0.0  # of the experts' popularity, see program.experts
     dtype_stated: bool = False  # --dtype names the operands of all products
 
     @property
@@ -176,5 +177,6 @@ def context(
         microbatches=microbatches,
         recompute=recompute,
         expert_imbalance=workload.expert_imbalance,
+        expert_skew=workload.expert_skew,
         dtype_stated=workload.formats.dtype is not None,
     )

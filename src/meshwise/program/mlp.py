@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from meshwise.program.context import Context
+from meshwise.program.experts import visited
 from meshwise.program.ops import Op, collective, elementwise, gemm
 from meshwise.spec.model import LayerFormats, Mlp, Moe, Stored
 
@@ -84,9 +85,8 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     rows = routed_tokens(ctx) * moe.top_k * fullest
     width = -(-moe.expert.width // etp)
     gated = moe.expert.gated
-    # Experts that at least one token visits: their weights are what a grouped product reads.
     tokens = rows * moe.experts / (moe.top_k * local)
-    visited = 1.0 - np.power(1.0 - moe.top_k / moe.experts, tokens)
+    share = visited(moe.experts, moe.top_k, tokens, ctx.expert_skew)
     router = gemm(
         "moe.router",
         ctx.tokens / ctx.token_split,
@@ -95,7 +95,7 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
         ctx.wide(),
     )
     # a grouped product is of the visited experts, and reads their weights alone
-    experts = local * visited
+    experts = local * share
     name = "moe.experts.gate_up" if gated else "moe.experts.up"
     up_width = (2 if gated else 1) * width
     first, last = ctx.operands(stored.expert_up), ctx.operands(stored.expert_down)

@@ -124,7 +124,7 @@ def _prefills(
     """Every layout with batches of 1, 2, 4 … prompts, and of as many as an iteration's tokens hold,
     that meet the limit: its rate, and the time from a request's arrival to its first token, transfer
     apart. Its cache holds the batches of all its stages and one whose keys and values are under way."""
-    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     budget = tokens_per_iteration(engine, w)
     chunks = -(-w.computed // budget)
     chunk = -(-w.computed // chunks)
@@ -160,7 +160,7 @@ def _decodes(
     model: Model, cluster: Cluster, stack: Stack, w: Serving, layouts: Layouts, limits: Limits
 ) -> list[Instance]:
     """Every layout with the most sequences that its cache and the limit per token allow."""
-    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     shape = layouts.tp.shape
     room = np.broadcast_to(capacity(engine, w, np.int64(1))[0], shape)
 

@@ -14,7 +14,7 @@ from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Formats, Prefill
+from meshwise.spec.workload import SERVED_SKEW, Decode, Formats, Prefill
 
 Array = Any
 
@@ -28,6 +28,7 @@ class Engine(NamedTuple):
     layouts: Layouts
     formats: Formats = Formats()
     expert_imbalance: float = 1.0
+    expert_skew: float = SERVED_SKEW
 
     def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:
         """``queries`` tokens of each of ``batch`` sequences, priced."""
@@ -37,6 +38,7 @@ class Engine(NamedTuple):
             formats=self.formats,
             queries=queries,
             expert_imbalance=self.expert_imbalance,
+            expert_skew=self.expert_skew,
         )
         return self._price(work, batch)
 
@@ -48,6 +50,7 @@ class Engine(NamedTuple):
             formats=self.formats,
             cached=cached,
             expert_imbalance=self.expert_imbalance,
+            expert_skew=self.expert_skew,
         )
         return self._price(work, prompts)
 

@@ -152,12 +152,28 @@ def curve(
     )
 
 
+def expert_remarks(model: Model, workload: Workload) -> list[str]:
+    """What was assumed of the experts that a decode's batch reads."""
+    if not isinstance(workload, Decode) or not any(b.moe for b in model.blocks):
+        return []
+    skew = workload.expert_skew
+    if skew == 0.0:
+        return [
+            "experts are drawn evenly: an upper bound of those that a batch reads (--expert-skew 0)"
+        ]
+    return [
+        f"experts are drawn with log-normal popularity, sigma {skew:g}: fewer are read than by even "
+        "draws, which are the upper bound (--expert-skew 0)"
+    ]
+
+
 def remarks(
     model: Model, cluster: Cluster, workload: Workload, stack: Stack, tp: int
 ) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
     device = cluster.device
     found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
+    found += expert_remarks(model, workload)
     found += legality.remarks(model, tp, stack)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:

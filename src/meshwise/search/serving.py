@@ -104,7 +104,7 @@ def steady(
     A pipeline keeps up to pp groups of sequences in flight. A verification yields E tokens of a sequence,
     so a request lasts osl / E iterations, in which each of the others brings its prompt once.
     """
-    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance)
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     asked: Array = w.concurrency if concurrency is None else concurrency
     per_replica = -(-asked // layouts.dp)
     most, used = capacity(engine, w, per_replica)

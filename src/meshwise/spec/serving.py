@@ -12,6 +12,8 @@ from meshwise.spec.workload import (
     MAX_IMBALANCE,
     MAX_QUERIES,
     MAX_SEQ,
+    MAX_SKEW,
+    SERVED_SKEW,
     Decode,
     Formats,
 )
@@ -40,7 +42,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ``prefix_hit``: share of a prompt whose keys and values are in the cache already: attended to and
     held, not computed. ``chunk``: most tokens of an iteration, in place of the stack's.
     ``draft_tokens`` are drafted per verification, each accepted with probability ``acceptance``; for
-    ``draft_cost`` see :func:`draft_cost`. ``expert_imbalance`` as in training.
+    ``draft_cost`` see :func:`draft_cost`. ``expert_imbalance`` and ``expert_skew`` as in
+    decoding.
     """
 
     isl: int
@@ -52,6 +55,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     acceptance: float | None = None
     draft_cost: str | float = "none"
     expert_imbalance: float = 1.0
+    expert_skew: float = SERVED_SKEW
     formats: Formats = Formats()
 
     phase = "serve"
@@ -107,7 +111,13 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def decode(self) -> Decode:
         """One iteration of the requests of a single replica, for what reads a workload's sizes."""
-        return Decode(batch=self.concurrency, context=self.context, formats=self.formats)
+        return Decode(
+            batch=self.concurrency,
+            context=self.context,
+            formats=self.formats,
+            expert_imbalance=self.expert_imbalance,
+            expert_skew=self.expert_skew,
+        )
 
 
 _RULES: dict[str, Rule] = {
@@ -120,5 +130,6 @@ _RULES: dict[str, Rule] = {
     "acceptance": optional(shared("--acceptance", low=0.0, high=1.0)),
     "draft_cost": lambda value, field: draft_cost(value),
     "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
+    "expert_skew": shared("--expert-skew", low=0.0, high=MAX_SKEW),
     "formats": a(Formats),
 }

@@ -18,6 +18,12 @@ MAX_BATCH = 10**6
 MAX_SEQ = 10**8
 MAX_QUERIES = 64  # tokens of a sequence that one verification step works on
 MAX_IMBALANCE = 1e4
+MAX_SKEW = 10.0
+# How unevenly the tokens of a service draw experts: the standard deviation of the logarithm of an
+# expert's popularity. Tokens of one batch are alike, and even draws visit too many experts: 0.5, 1, 1.5
+# were tried on published decode rows of MoE models, and 1 was the best choice for the other rows
+# whichever cell (model, device and engine) was left out. Training balances its experts: 0.
+SERVED_SKEW = 1.0
 
 
 def _format(option: str, legal: tuple[str, ...]) -> Rule:
@@ -51,7 +57,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """One optimizer step of a replica: ``batch`` sequences of ``seq`` tokens.
 
     ``micro_batch`` None takes the whole batch as one microbatch. ``expert_imbalance``: tokens of the
-    fullest rank of the expert group over their mean.
+    fullest rank of the expert group over their mean. ``expert_skew``: see :data:`SERVED_SKEW`.
     """
 
     batch: int
@@ -60,6 +66,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     recompute: str = "none"
     formats: Formats = Formats()
     expert_imbalance: float = 1.0
+    expert_skew: float = 0.0
 
     phase = "train"
 
@@ -81,7 +88,7 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The whole batch's prompt: ``batch`` sequences of ``seq`` tokens, one forward pass.
 
     ``cached`` more tokens stand before them in the KV cache (a prefix, or earlier chunks): they are
-    attended to and not computed. ``expert_imbalance`` as in training.
+    attended to and not computed. ``expert_imbalance`` and ``expert_skew`` as in training.
     """
 
     batch: int
@@ -89,6 +96,7 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     formats: Formats = Formats()
     cached: int = 0
     expert_imbalance: float = 1.0
+    expert_skew: float = SERVED_SKEW
 
     phase = "prefill"
 
@@ -100,7 +108,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One iteration: a token for each of ``batch`` sequences that hold ``context`` tokens.
 
     ``queries`` > 1 verifies drafts: that many of the context's last tokens are computed per sequence.
-    ``expert_imbalance`` as in training.
+    ``expert_imbalance`` and ``expert_skew`` as in training.
     """
 
     batch: int
@@ -108,6 +116,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     formats: Formats = Formats()
     queries: int = 1
     expert_imbalance: float = 1.0
+    expert_skew: float = SERVED_SKEW
 
     phase = "decode"
 
@@ -122,6 +131,7 @@ _ALWAYS: dict[str, Rule] = {
     "batch": _BATCH,
     "formats": a(Formats),
     "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
+    "expert_skew": shared("--expert-skew", low=0.0, high=MAX_SKEW),
 }
 _TRAINING = _ALWAYS | {
     "seq": _SEQ,
