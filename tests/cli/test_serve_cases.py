@@ -59,7 +59,7 @@ def test_d08_a_small_model_over_two_cards_without_peer_access():
     # the advice: a copy per card nearly doubles the throughput
     copies = answer(*argv, *load, "2", "--dp", "2")
     assert copies["requests_per_s"] / one["requests_per_s"] == pytest.approx(2.0, rel=0.05)
-    assert copies["requests_per_s"] > 1.5 * answer(*argv, *load, "2", "--tp", "2")["requests_per_s"]
+    assert copies["requests_per_s"] > 1.3 * answer(*argv, *load, "2", "--tp", "2")["requests_per_s"]
 
 
 def test_d14_tp_over_sixteen_nodes(toml):

@@ -72,7 +72,7 @@ def test_the_interval_of_a_host_is_as_wide_as_hosts_differ(
     cluster = one_level(fabric, ranks)
     low, high = ends_of_busbw(cluster, ranks)
     assert low < seen < high
-    assert high < cluster.levels[0].bandwidth_bytes_per_s / 1e9
+    assert high <= 1.001 * cluster.levels[0].bandwidth_bytes_per_s / 1e9
 
 
 def test_a_step_over_such_a_host_is_less_sure_than_over_nvlink() -> None:
@@ -88,7 +88,7 @@ def test_a_step_over_such_a_host_is_less_sure_than_over_nvlink() -> None:
 def test_the_ring_over_two_sockets_is_slower() -> None:
     for name in ("rtx-5090-8x", "rtx-4090-8x", "l40s-8x"):
         cluster = load_cluster(name)
-        assert busbw(cluster, 8) < 0.95 * busbw(cluster, 4)
+        assert busbw(cluster, 8) < 0.97 * busbw(cluster, 4)
         assert busbw(cluster, 8) < cluster.levels[0].bandwidth_bytes_per_s / 1e9
     ideal = collective("all_reduce", 1024 * MI, load_cluster("rtx-5090-8x"), 8, stack="ideal")
     moved = 2 * 7 / 8 * 1024 * MI

@@ -15,6 +15,7 @@ from meshwise import launch
 from meshwise.errors import MeshwiseError
 from meshwise.launch.table import target, targets
 from meshwise.spec import legality
+from meshwise.spec.stack import DEFAULT, load_stack
 
 CLUSTERS = ("hgx-h100", "l40s-8x")  # NVLink in nodes of 8 over InfiniBand; PCIe, two sockets
 TRAIN = ("--batch", "16", "--seq", "512", "--micro-batch", "1")
@@ -43,7 +44,7 @@ class Case(NamedTuple):
     def grid(self, phase: str) -> list[str]:
         """Options of a layout of up to 8 GPUs that uses every axis that the model has."""
         spec = self.spec
-        tp = max(t for t in legality.legal_tp(spec, copies_kv_heads=phase != "train") if t <= 2)
+        tp = max(t for t in legality.legal_tp(spec, load_stack(DEFAULT[phase])) if t <= 2)
         options = ["--tp", str(tp), "--dp", "2"]
         if spec.layers > 1 and phase != "decode":
             options += ["--pp", "2"]
@@ -89,7 +90,9 @@ def scale(case: Case) -> None:
 
 
 def sweep(case: Case) -> None:
-    degrees = ",".join(str(t) for t in legality.legal_tp(case.spec)[:2])
+    degrees = ",".join(
+        str(t) for t in legality.legal_tp(case.spec, load_stack(DEFAULT["train"]))[:2]
+    )
     base = {p["tp"]: p for p in ask(*case.asked("scale", *TOKEN, "--tp", degrees))["points"]}
     record = ask(*case.asked("scale", *TOKEN, "--tp", degrees, "--sweep", "batch=1,4"))
     for row in record["rows"]:

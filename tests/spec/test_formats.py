@@ -57,13 +57,13 @@ def test_mlx_narrows_embedding_and_head() -> None:
 def test_options_reach_legality() -> None:
     blocks = checkpoint(intermediate_size=11520, quantization_config={
         "quant_method": "fp8", "weight_block_size": [128, 128]})  # fmt: skip
-    assert legality.refusals(priced(blocks, run()), 8)
-    assert not legality.refusals(priced(blocks, run(weights="bf16", dtype="bf16")), 8)
-    assert not legality.refusals(priced(blocks, run(dtype="bf16")), 8)
-    assert not legality.refusals(priced(blocks, Training(batch=1, seq=16)), 8)
+    assert legality.refusals(priced(blocks, run()), 8, None)
+    assert not legality.refusals(priced(blocks, run(weights="bf16", dtype="bf16")), 8, None)
+    assert not legality.refusals(priced(blocks, run(dtype="bf16")), 8, None)
+    assert not legality.refusals(priced(blocks, Training(batch=1, seq=16)), 8, None)
     plain = load_model("llama-2-7b")
-    assert not legality.refusals(priced(plain, run()), 4)
-    found = legality.refusals(priced(plain, run(weights="int4")), 4)
+    assert not legality.refusals(priced(plain, run()), 4, None)
+    found = legality.refusals(priced(plain, run(weights="int4")), 4, None)
     assert found and "21.5 groups" in found[0].text
 
 

@@ -172,6 +172,10 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     if limit is not None:
         most = limit / (algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s)
         algorithms = {k: _slowed(a, min(most, 1.0)) for k, a in algorithms.items()}
+    if "host_rates" in table["nccl"]:
+        reached = _host_rate(level.bandwidth_bytes_per_s, table["nccl"]["host_rates"])
+        fitted = algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s
+        algorithms = {k: _slowed(a, reached / fitted) for k, a in algorithms.items()}
     if level.efficiency is not None or level.own_latency:
         algorithms = {k: _stated(a, level) for k, a in algorithms.items()}
     # An efficiency that the cluster states is that of the whole collective.
@@ -184,6 +188,15 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     if level.efficiency is not None:
         doubt = min(doubt, 1.0)
     return Constants(algorithms, copy or float("inf"), source, doubt)
+
+
+def _host_rate(lanes: float, rates: list[list[float]]) -> float:
+    """Bytes/s that hosts reach at a lane rate [bytes/s]: a power of it between the measured ones, a
+    share of it beyond them."""
+    known, reached = np.log(np.array(rates)).T
+    inside = np.interp(np.log(lanes), known, reached)
+    beyond = np.log(lanes) - np.clip(np.log(lanes), known[0], known[-1])
+    return float(np.exp(inside + beyond))
 
 
 def host_doubt() -> float:
@@ -212,7 +225,7 @@ def slower_start(constants: Constants, times: float) -> Constants:
 
 
 def _slowed(algorithm: Algorithm, share: float) -> Algorithm:
-    """An algorithm at a share of its rate: what the CPU can copy limits it, not the wire."""
+    """An algorithm at a share of its rate: what a host can copy limits it, not the wire."""
     every = (p._replace(efficiency=p.efficiency * share) for p in algorithm.protocols)
     return algorithm._replace(protocols=tuple(every))
 

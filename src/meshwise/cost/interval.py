@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost.collective import Fabric, Priced, candidates_on, fabric_of
+from meshwise.cost.collective import Fabric, Priced, candidates_on, fabric_of, price
 from meshwise.cost.collective_fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Group
-from meshwise.spec.stack import Stack
+from meshwise.spec.stack import Stack, load_stack
 
 Array = Any
 
@@ -163,4 +163,8 @@ def collective_interval(
     kind = collective_kind(stack, cluster, group)
     longer = slower(op, payload, group, cluster, stack, float(best.seconds))
     low, high = ends(seconds, "time_s", kind, lent_levels(best.lent, group.ranks), longer)
-    return float(low), float(high)
+    if kind == "nccl-host":  # hosts differ by more than the wire allows
+        low = max(
+            low, float(price(op, np.float64(payload), group, cluster, load_stack("ideal")).seconds)
+        )
+    return min(float(low), seconds), float(high)

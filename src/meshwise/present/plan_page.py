@@ -22,7 +22,7 @@ REFUSED = {
     "kv_copies": "more TP ranks than KV heads, which this stack does not copy",
     "quantization": "a TP shard would hold part of a quantisation group or block",
     "layers": "more pipeline stages than layers",
-    "stack": "what this stack cannot run (sharding beside pipelines, virtual stages, …)",
+    "stack": "what this stack cannot run (sharding beside pipelines, virtual stages and so on)",
     "sequence": "CP does not divide the sequence",
     "batch": "DP does not divide the global batch",
     "experts": "EP · expert-TP does not divide TP · CP · DP",
