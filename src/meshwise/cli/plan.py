@@ -111,6 +111,7 @@ TRAINING_PINS = (
 )
 TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free")
 SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance")
+SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 
 @click.command("plan")
@@ -277,6 +278,9 @@ def _training(o: dict[str, Any]) -> Training:
 
     for name in ("kv_dtype", "weight_dtype"):
         if o[name] is not None:
+            _misplaced(name, o[name], "training")
+    for name, without in SERVING_DEFAULTS.items():
+        if o[name] != without:
             _misplaced(name, o[name], "training")
     given = options.required(o["batch"], "--global-batch", "256 --seq 4096 (or --isl … to serve)")
     batch = count(given, "--global-batch", high=MAX_BATCH)

@@ -107,7 +107,12 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def decode(self) -> Decode:
         """One iteration of the requests of a single replica, for what reads a workload's sizes."""
-        return Decode(batch=self.concurrency, context=self.context, formats=self.formats)
+        return Decode(
+            batch=self.concurrency,
+            context=self.context,
+            formats=self.formats,
+            expert_imbalance=self.expert_imbalance,
+        )
 
 
 _RULES: dict[str, Rule] = {
