@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from running import answer, refusal
+from running import answer, refusal, run
 
 MODEL = "deepseek-v2-lite"
 HERE = ("--on", "hgx-h100")
@@ -115,3 +115,13 @@ def test_an_option_with_meaning_changes_the_answer(
 )
 def test_experts_that_a_model_does_not_have_are_in_no_imbalance(argv: tuple[str, ...]) -> None:
     assert refusal(*argv, "--expert-imbalance", "2")["field"] == "--expert-imbalance"
+
+
+@pytest.mark.parametrize(("command", "default"), [("scale", 8), ("estimate", 1), ("explain", 1)])
+def test_pages_say_which_microbatch_is_priced(command: str, default: int) -> None:
+    asked = (command, "llama-3.1-8b", *HERE, "--batch", "8", "--seq", "512")
+    assert f"batch 8, microbatch {default} (the default), sequence 512" in run(*asked).out
+    assert "batch 8, microbatch 2, sequence 512" in run(*asked, "--micro-batch", "2").out
+    given = answer(*asked, "--micro-batch", "2", "--recompute", "full")["workload"]
+    assert (given["micro_batch"], given["recompute"]) == (2, "full")
+    assert answer(*asked)["workload"]["micro_batch"] is None
