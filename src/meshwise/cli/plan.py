@@ -165,12 +165,14 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
 
 
 def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) -> Any:
-    """The layout of ``--compare`` at the plan's own load."""
+    """The command of ``--compare`` at the plan's own load."""
     from meshwise import commands, launch
+    from meshwise.present.plan_page import Beside
 
     gpus = result.to_dict()["gpus"]
     routed = any(block.moe is not None for block in model.blocks)
-    job = launch.parse(o["compare"], gpus=gpus, experts=routed).job
+    parsed = launch.parse(o["compare"], gpus=gpus, experts=routed)
+    job = parsed.job
     serves = _serves(o)
     if (job.phase == "serve") != serves:
         raise InputError(
@@ -190,7 +192,8 @@ def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) ->
     load = _serving(o) if serves else _training(o)
     stack = (_deployment(o) if serves else _mesh(o))["stack"]
     best = result.planned.plan
-    return commands.beside(job, model, cluster, load, stack, best if serves else result.planned)
+    plan = best if serves else result.planned
+    return Beside(parsed, commands.beside(job, model, cluster, load, stack, plan))
 
 
 def _serves(o: dict[str, Any]) -> bool:
