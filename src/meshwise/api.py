@@ -238,7 +238,7 @@ def estimate(
     gpus = None if gpus is None else count(gpus, "--gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
     grid.check(asked, spec, where, workload, software, gpus)
-    layouts = grid.to_layouts(asked, workload)
+    layouts, workload = grid.to_layouts(asked, workload), grid.stated(asked, workload)
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
 

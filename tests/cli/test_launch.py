@@ -179,6 +179,21 @@ def test_compare() -> None:
     assert "Beside your command" in run(*SERVE, "--tpot", "40ms", "--compare", VLLM).out
 
 
+@pytest.mark.parametrize("flags", ["--optimizer-cpu-offload", "--bf16 --cpu-offloading"])
+def test_compare_says_what_import_says_of_a_command(flags: str) -> None:
+    text = f"torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 {flags}"
+    batch = ("--global-batch", "64", "--seq", "2048")
+    alone = ("import", text, "--on", "hgx-h100", "--model", "llama-3.1-8b", *batch)
+    beside = ("plan", "llama-3.1-8b", "--on", "hgx-h100", "--gpus", "8", *batch, "--compare", text)
+    said, compared = answer(*alone), answer(*beside)["compared"]
+    assert said["unpriced"]
+    assert said["notes"] == compared["notes"]
+    assert said["unpriced"] == compared["unpriced"]
+    pages = ["".join(run(*argv).out.split()) for argv in (alone, beside)]
+    for line in (*said["notes"], *(u["flag"] for u in said["unpriced"])):
+        assert all("".join(line.split()) in page for page in pages)
+
+
 @pytest.mark.parametrize(
     ("argv", "field"),
     [

@@ -207,7 +207,8 @@ def read_workload(o: dict[str, Any]) -> Workload:
     misplaced = {
         "train": ("context", "kv_dtype", "weight_dtype"),
         "prefill": ("context", "micro_batch", "recompute", "grad_dtype"),
-        "decode": ("micro_batch", "recompute", "grad_dtype"),
+        # a step over the cache has kernels of its own
+        "decode": ("micro_batch", "recompute", "grad_dtype", "attention"),
     }[phase]
     for name in (*misplaced, *(("schedule",) if phase != "train" else ())):
         if o.get(name) is not None:

@@ -111,6 +111,7 @@ TRAINING_PINS = (
 )
 TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free")
 SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance")
+SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 
 @click.command("plan")
@@ -164,12 +165,14 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
 
 
 def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) -> Any:
-    """The layout of ``--compare`` at the plan's own load."""
+    """The command of ``--compare`` at the plan's own load."""
     from meshwise import commands, launch
+    from meshwise.present.plan_page import Beside
 
     gpus = result.to_dict()["gpus"]
     routed = any(block.moe is not None for block in model.blocks)
-    job = launch.parse(o["compare"], gpus=gpus, experts=routed).job
+    parsed = launch.parse(o["compare"], gpus=gpus, experts=routed)
+    job = parsed.job
     serves = _serves(o)
     if (job.phase == "serve") != serves:
         raise InputError(
@@ -189,7 +192,8 @@ def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) ->
     load = _serving(o) if serves else _training(o)
     stack = (_deployment(o) if serves else _mesh(o))["stack"]
     best = result.planned.plan
-    return commands.beside(job, model, cluster, load, stack, best if serves else result.planned)
+    plan = best if serves else result.planned
+    return Beside(parsed, commands.beside(job, model, cluster, load, stack, plan))
 
 
 def _serves(o: dict[str, Any]) -> bool:
@@ -277,6 +281,9 @@ def _training(o: dict[str, Any]) -> Training:
 
     for name in ("kv_dtype", "weight_dtype"):
         if o[name] is not None:
+            _misplaced(name, o[name], "training")
+    for name, without in SERVING_DEFAULTS.items():
+        if o[name] != without:
             _misplaced(name, o[name], "training")
     given = options.required(o["batch"], "--global-batch", "256 --seq 4096 (or --isl … to serve)")
     batch = count(given, "--global-batch", high=MAX_BATCH)

@@ -107,7 +107,7 @@ class Compute(NamedTuple):
 
     def _unfused(self, op: Op, core: Core) -> Array:
         """Two batched products with the scores in memory between them, and the passes over them."""
-        element = 4.0 if op.dtype == "fp32" else 2.0
+        element = dtypes.BYTES[op.dtype]
         batch = core.sequences * core.heads
         scores = element * core.queries * op.n * batch
         query_bytes = 2.0 * element * core.queries * core.width * batch

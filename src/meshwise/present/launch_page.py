@@ -60,8 +60,7 @@ class ImportResult(Answer):
             "model": self.model,
             "job": msgspec.to_builtins(p.job),
             "ignored": list(p.ignored),
-            "notes": [*p.assumed, *p.notes],
-            "unpriced": [u._asdict() for u in p.unpriced],
+            **said_dict(p),
             **compared_dict(self.compared),
             "verdict": verdict(self.compared),
         }
@@ -72,12 +71,23 @@ class ImportResult(Answer):
         words = ", ".join([f"{job.gpus} GPUs", job.words, *dict.fromkeys(formats)])
         heading = f"{target(p.target).title} command: {self.model}, {words}"
         # what was assumed comes before the figures that rest on it
-        parts: list[Table | str] = [wrap(note) for note in (*p.assumed, *p.notes)]
-        parts += unpriced_words(p.unpriced)
+        parts: list[Table | str] = [*said_words(p)]
         parts += compared_parts(self.compared)
         if p.ignored:
             parts.append(wrap("Not of the layout, left aside: " + ", ".join(p.ignored)))
         return Page(heading, tuple(parts))
+
+
+def said_dict(p: Parsed) -> dict[str, Any]:
+    """What was taken for granted of a command, is worth knowing of it, and is not priced."""
+    return {
+        "notes": [*p.assumed, *p.notes],
+        "unpriced": [u._asdict() for u in p.unpriced],
+    }
+
+
+def said_words(p: Parsed) -> list[str]:
+    return [*(wrap(note) for note in (*p.assumed, *p.notes)), *unpriced_words(p.unpriced)]
 
 
 def unpriced_words(unpriced: tuple[Unpriced, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from meshwise.present.tables import Page, Table
 from meshwise.search.report import Report
 from meshwise.search.scaling import remarks
 from meshwise.spec.cluster import Cluster
-from meshwise.spec.workload import Workload
+from meshwise.spec.workload import Prefill, Training, Workload
 from meshwise.units import (
     format_bandwidth,
     format_bytes,
@@ -34,12 +34,17 @@ def interval_row(value: float, low: float, high: float) -> list[tuple[str, str]]
     return [("  90% interval", f"{format_time(low)} – {format_time(high)}")]
 
 
-def workload_words(w: Workload) -> str:
-    if w.phase == "train":
-        return f"training step, batch {w.batch}, sequence {w.seq}, recompute {w.recompute}"  # type: ignore[union-attr]
-    if w.phase == "prefill":
-        return f"prefill, batch {w.batch}, prompt {w.seq}"  # type: ignore[union-attr]
-    return f"decode, batch {w.batch}, context {w.context}"  # type: ignore[union-attr]
+def workload_words(w: Workload, micro_batch: int) -> str:
+    """What was priced; ``micro_batch`` is the one of a training step that does not state its own."""
+    if isinstance(w, Training):
+        micro = w.micro_batch or f"{micro_batch} (the default)"
+        return (
+            f"training step, batch {w.batch}, microbatch {micro}, sequence {w.seq}, "
+            f"recompute {w.recompute}"
+        )
+    if isinstance(w, Prefill):
+        return f"prefill, batch {w.batch}, prompt {w.seq}"
+    return f"decode, batch {w.batch}, context {w.context}"
 
 
 def cluster_words(c: Cluster) -> str:
@@ -56,8 +61,8 @@ def report_page(r: Report) -> Page:
     lay = e.layout
     axes = " ".join(f"{k}={int(getattr(lay, k))}" for k in ("tp", "pp", "vp", "dp", "cp", "ep"))
     heading = wrap(
-        f"{e.model.name}: {workload_words(e.workload)}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
-        f"stack {e.stack.name}{words.gradients(e.model, e.workload, e.stack)}\nlayout {axes}, microbatch {int(e.program.ctx.sequences)} ({r.devices} GPUs)"
+        f"{e.model.name}: {workload_words(e.workload, int(lay.micro_batch))}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
+        f"stack {e.stack.name}{words.gradients(e.model, e.workload, e.stack)}\nlayout {axes} ({r.devices} GPUs)"
     )
     times = Table(
         "Per step, slowest stage",
@@ -158,7 +163,8 @@ def explain_page(r: Report) -> Page:
     first = ("#", "operation", "kind", "phase", "calls/step")
     e = r.estimate
     heading = wrap(
-        f"{e.model.name}: {workload_words(e.workload)} on {e.cluster.name}, stack {e.stack.name}"
+        f"{e.model.name}: {workload_words(e.workload, int(e.layout.micro_batch))} on {e.cluster.name}, "
+        f"stack {e.stack.name}"
         f"{words.gradients(e.model, e.workload, e.stack)}; "
         f"step {format_time(r.step_s)}. Values per call, on one device, numbered in order."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshwise.present import words
 from meshwise.present.pages import cluster_words, wrap
@@ -15,6 +15,9 @@ from meshwise.search.plan import Plan, Rival
 from meshwise.search.plan_rows import PlanRow
 from meshwise.search.planning import Planned
 from meshwise.units import format_memory, format_time
+
+if TYPE_CHECKING:
+    from meshwise.launch.parse import Parsed
 
 REFUSED = {
     "heads": "TP does not divide the attention heads",
@@ -46,12 +49,19 @@ SHORT = {"none": "-", "selective": "sel", "full": "full"}
 MOST_POINTS = 12  # of the front on the page; the JSON has all
 
 
+class Beside(NamedTuple):
+    """A launch command as it was read, and its price beside a plan's best."""
+
+    parsed: Parsed
+    priced: Compared | ComparedServing
+
+
 class PlanResult(Answer):
     """The plan of a training step: ``best`` and ``layouts`` are records."""
 
     def __init__(self, planned: Planned) -> None:
         self.planned = planned
-        self.compared: Compared | None = None  # a layout to hold against the plan
+        self.compared: Beside | None = None  # a command to hold against the plan
 
     @property
     def feasible(self) -> bool:
@@ -80,23 +90,24 @@ class PlanResult(Answer):
         return page_with_compared(plan_page(self.planned), self.compared)
 
 
-def with_compared(
-    record: dict[str, Any], compared: Compared | ComparedServing | None
-) -> dict[str, Any]:
-    """A plan's record with the layout that it is held against."""
+def with_compared(record: dict[str, Any], compared: Beside | None) -> dict[str, Any]:
+    """A plan's record with the command that it is held against."""
     if compared is None:
         return record
-    from meshwise.present.launch_page import compared_dict, verdict
+    from meshwise.present.launch_page import compared_dict, said_dict, verdict
 
-    return record | {"compared": {**compared_dict(compared), "verdict": verdict(compared)}}
+    priced = compared_dict(compared.priced)
+    told = {**said_dict(compared.parsed), **priced, "verdict": verdict(compared.priced)}
+    return record | {"compared": told}
 
 
-def page_with_compared(page: Page, compared: Compared | ComparedServing | None) -> Page:
+def page_with_compared(page: Page, compared: Beside | None) -> Page:
     if compared is None:
         return page
-    from meshwise.present.launch_page import compared_parts
+    from meshwise.present.launch_page import compared_parts, said_words
 
-    return Page(page.heading, (*page.parts, "Beside your command:", *compared_parts(compared)))
+    told = (*said_words(compared.parsed), *compared_parts(compared.priced))
+    return Page(page.heading, (*page.parts, "Beside your command:", *told))
 
 
 def mesh_words(axes: dict[str, int]) -> str:

@@ -167,7 +167,7 @@ def scaling_page(s: Scaling) -> Page:
     if overlap == "none" and training and s.stack.overlap_input_gradient:
         overlap = "backward (input gradient's reduction beside the weight gradient)"
     heading = wrap(
-        f"{s.model.name}: {workload_words(s.workload)}\n{s.cluster.name}: {cluster_words(s.cluster)}\n"
+        f"{s.model.name}: {workload_words(s.workload, s.workload.batch)}\n{s.cluster.name}: {cluster_words(s.cluster)}\n"
         f"stack {s.stack.name}"
         f"{words.gradients(s.model, s.workload, s.stack)}, TP overlap {overlap}"
     )

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 from meshwise.present import records, words
 from meshwise.present.pages import cluster_words, wrap
 from meshwise.present.plan_page import REFUSED as TRAINING_REFUSED
-from meshwise.present.plan_page import page_with_compared, with_compared
+from meshwise.present.plan_page import Beside, page_with_compared, with_compared
 from meshwise.present.plan_records import pins_dict
 from meshwise.present.result import Answer
 from meshwise.present.serve_page import workload_dict
 from meshwise.present.tables import Page, Table
-from meshwise.search.compare import ComparedServing
 from meshwise.search.disaggregated import Disaggregated, Instance
 from meshwise.search.scaling import expert_remarks
 from meshwise.search.serving_plan import ServingChange, ServingPlan, ServingRow
@@ -63,7 +62,7 @@ class ServingPlanResult(Answer):
 
     def __init__(self, planned: PlannedServing) -> None:
         self.planned = planned
-        self.compared: ComparedServing | None = None  # a layout to hold against the plan
+        self.compared: Beside | None = None  # a command to hold against the plan
 
     @property
     def feasible(self) -> bool:

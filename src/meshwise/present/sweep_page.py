@@ -110,7 +110,7 @@ def _where(found: list[BreakEven], s: Sweep, name: str) -> str:
 def sweep_page(s: Sweep) -> Page:
     _, first = s.values[0]
     heading = (
-        f"{first.model.name}: {workload_words(first.workload)}\n{cluster_words(s.cluster)}\n"
+        f"{first.model.name}: {workload_words(first.workload, first.workload.batch)}\n{cluster_words(s.cluster)}\n"
         f"sweep of {s.quantity.name}, stack {first.stack.name}"
     )
     degrees = sorted({p.tp for _, c in s.values for p in c.points})

@@ -133,7 +133,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             n=ctx.keys,
             k=score_width,
             batch=heads,
-            dtype="fp32" if w.dtype == "fp32" else "bf16",
+            dtype=ctx.wide().dtype,  # keys and values are widened, whatever the cache keeps
             core=Core(
                 sequences=ctx.sequences,
                 queries=1 if decode else ctx.queries / cp,
@@ -152,11 +152,16 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         width = (heads + kv) * (a.rope_head_dim or a.head_dim)
         # not fused: widened to fp32, multiplied as complex numbers, narrowed: 20 bytes an element
         values = 2.0 if ctx.stack.fused_norm else 10.0
-        ops.insert(0, elementwise("attention.rotary", values * ctx.tokens * width * w.activation))
+        ops.insert(
+            0,
+            elementwise(
+                "attention.rotary", w.activation_dtype, values * ctx.tokens * width * w.activation
+            ),
+        )
     if a.norm_parameters and not a.mla and not (ctx.stack.fused_qk_norm and not ctx.training):
         kv = -(-a.kv_heads // ctx.layout.tp)
         moved = 2.0 * ctx.tokens * (heads + kv) * a.head_dim * w.activation
-        ops.insert(0, elementwise("attention.qk_norm", moved))
+        ops.insert(0, elementwise("attention.qk_norm", w.activation_dtype, moved))
     if not ctx.training:
         cached = (
             (a.kv_lora_rank or 0) + a.rope_head_dim
@@ -164,7 +169,10 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             else -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
         )
         ops.insert(
-            -1, elementwise("attention.cache_write", ctx.tokens * cached * (w.activation + w.kv))
+            -1,
+            elementwise(
+                "attention.cache_write", w.kv_dtype, ctx.tokens * cached * (w.activation + w.kv)
+            ),
         )
     return ops
 
@@ -183,15 +191,17 @@ def decode_exchange(ctx: Context, a: Attention) -> list[Op]:
         score, value = a.kv_lora_rank + a.rope_head_dim, a.kv_lora_rank
     else:
         score, value = a.head_dim, a.value_head_dim
-    act = ctx.widths.activation
+    act, wide = ctx.widths.activation, ctx.widths.activation_dtype
     sent = (
-        ("attention.dcp_query", "all_gather", score * act),
-        ("attention.dcp_lse", "all_gather", 4.0 * dcp),  # fp32, of every rank's partial result
-        ("attention.dcp_output", "reduce_scatter", value * act),
+        ("attention.dcp_query", "all_gather", wide, score * act),
+        ("attention.dcp_lse", "all_gather", "fp32", 4.0 * dcp),  # of every rank's partial result
+        ("attention.dcp_output", "reduce_scatter", wide, value * act),
     )
     return [
-        collective(name, kind, "dcp", ctx.tokens * heads * each, count=count, phase="forward")
-        for name, kind, each in sent
+        collective(
+            name, kind, "dcp", dtype, ctx.tokens * heads * each, count=count, phase="forward"
+        )
+        for name, kind, dtype, each in sent
     ]
 
 

@@ -29,6 +29,9 @@ class Widths(NamedTuple):
     activation: float  # what flows between operations
     kv: float  # cached keys and values
     comm: float  # what TP collectives send
+    activation_dtype: str
+    kv_dtype: str
+    comm_dtype: str
     gradient: float
     gradient_dtype: str  # in which gradients are added up and reduced
 
@@ -46,6 +49,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     narrow = q.weight_dtype if q and not q.weight_only and q.weight_dtype in dtypes.NARROW else base
     dtype = dtypes.canonical(f.dtype or narrow, "--dtype", dtypes.COMPUTE)
     activation = dtypes.activation_dtype(dtype)
+    comm = dtypes.canonical(f.comm or activation, "--comm-dtype", dtypes.COMM)
     own = stack.gradient_dtype if stack is not None else None
     gradients = dtypes.canonical(f.gradients or own or activation, "--grad-dtype", dtypes.GRADIENT)
     wide = dtypes.known(f.weights)
@@ -53,7 +57,8 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     width = dtypes.BYTES[weight]
     if q is not None:
         weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group)
-    kv = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
+    cached = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
+    kv = dtypes.canonical(cached, "--kv-dtype", dtypes.KV_CACHE)
     return Widths(
         dtype=dtype,
         weight_dtype=weight,
@@ -61,8 +66,11 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
         weight=width,
         plain_weight=dtypes.BYTES[activation],
         activation=dtypes.BYTES[activation],
-        kv=dtypes.BYTES[dtypes.canonical(kv, "--kv-dtype", dtypes.KV_CACHE)],
-        comm=dtypes.BYTES[dtypes.canonical(f.comm or activation, "--comm-dtype", dtypes.COMM)],
+        kv=dtypes.BYTES[kv],
+        comm=dtypes.BYTES[comm],
+        activation_dtype=activation,
+        kv_dtype=kv,
+        comm_dtype=comm,
         gradient=dtypes.BYTES[gradients],
         gradient_dtype=gradients,
     )

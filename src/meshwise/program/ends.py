@@ -21,13 +21,16 @@ def embedding(ctx: Context) -> list[Op]:
     tp = ctx.layout.tp > 1
     sp = ctx.layout.sequence_parallel & tp
     payload = ctx.tokens * width * w.comm
-    lookup = elementwise("embedding.lookup", 2.0 * ctx.tokens * width * w.activation)
+    lookup = elementwise(
+        "embedding.lookup", w.activation_dtype, 2.0 * ctx.tokens * width * w.activation
+    )
     ops = [
         lookup,
         collective(
             "embedding.output",
             "all_reduce",
             "tp",
+            w.comm_dtype,
             payload,
             count=np.where(tp & ~sp, 1, 0),
             phase="forward",
@@ -36,6 +39,7 @@ def embedding(ctx: Context) -> list[Op]:
             "embedding.output",
             "reduce_scatter",
             "tp",
+            w.comm_dtype,
             payload,
             count=np.where(sp, 1, 0),
             phase="forward",
@@ -47,6 +51,7 @@ def embedding(ctx: Context) -> list[Op]:
                 "embedding.output_grad",
                 "all_gather",
                 "tp",
+                w.comm_dtype,
                 payload,
                 count=np.where(sp, 1, 0),
                 phase="dgrad",
@@ -79,7 +84,9 @@ def head(ctx: Context) -> list[Op]:
     sp = ctx.layout.sequence_parallel & tp
     # every position's logits in training and in verification, else the last position's
     rows = ctx.sequences if ctx.phase == "prefill" else ctx.tokens
-    norm = elementwise("head.norm", 2.0 * ctx.tokens / ctx.token_split * h * w.activation)
+    norm = elementwise(
+        "head.norm", w.activation_dtype, 2.0 * ctx.tokens / ctx.token_split * h * w.activation
+    )
     q = ctx.model.quantization
     logits = gemm("head.logits", rows, vocab, width, ctx.wide(q.head if q else None))
     project: list[Op] = []
@@ -88,26 +95,29 @@ def head(ctx: Context) -> list[Op]:
     payload = ctx.tokens * width * w.comm
     plain_tp = np.where(tp & ~sp, 1, 0)
     sharded = np.where(sp, 1, 0)
-    gather = collective("head.input", "all_gather", "tp", payload, count=sharded, phase="forward")
+    gather = collective(
+        "head.input", "all_gather", "tp", w.comm_dtype, payload, count=sharded, phase="forward"
+    )
     if not ctx.training:
         result = collective(
             "head.logits",
             "all_gather",
             "tp",
+            w.activation_dtype,
             1.0 * rows * vocab * ctx.layout.tp * w.activation,
             count=np.where(tp, 1, 0),
             phase="forward",
         )
         return [norm, gather, *project, logits, result]
-    loss = elementwise("head.loss", ctx.stack.loss_bytes * rows * vocab)
+    loss = elementwise("head.loss", "fp32", ctx.stack.loss_bytes * rows * vocab)
     per_token = collective(
         "head.loss",
         "all_reduce",
         "tp",
+        "fp32",
         4.0 * rows,
         count=np.where(tp, 3, 0),
         phase="forward",
-        dtype="fp32",
     )
     dgrad, wgrad = gradients_of(logits, w.activation, w.gradient)
     under = "head.logits:wgrad"
@@ -124,6 +134,7 @@ def head(ctx: Context) -> list[Op]:
             "head.logits.input_grad",
             "all_reduce",
             "tp",
+            w.comm_dtype,
             payload,
             count=plain_tp,
             phase="dgrad",
@@ -134,6 +145,7 @@ def head(ctx: Context) -> list[Op]:
             "head.input_grad",
             "reduce_scatter",
             "tp",
+            w.comm_dtype,
             payload,
             count=sharded,
             phase="dgrad",

@@ -49,7 +49,9 @@ def _norm(ctx: Context, name: str) -> Op:
     if ctx.model.dropout and ctx.training:
         values += 0.5 if ctx.stack.fused_elementwise else 2.5
     rows = ctx.tokens / ctx.token_split
-    return elementwise(f"{name}.norm", values * rows * ctx.model.hidden * ctx.widths.activation)
+    w = ctx.widths
+    moved = values * rows * ctx.model.hidden * w.activation
+    return elementwise(f"{name}.norm", w.activation_dtype, moved)
 
 
 def parts(ctx: Context, block: Block) -> list[Part]:
@@ -131,7 +133,8 @@ def _shape(ctx: Context, part: Part) -> tuple[Array, Array, Array]:
 def forward(ctx: Context, part: Part) -> list[Op]:
     """Norm, gather (sequence parallel), compute, reduce."""
     tp, sp, cut = _shape(ctx, part)
-    payload = ctx.tokens * ctx.model.hidden * ctx.widths.comm / cut
+    w = ctx.widths
+    payload = ctx.tokens * ctx.model.hidden * w.comm / cut
     first = part.inputs[0][0]
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
     return [
@@ -140,6 +143,7 @@ def forward(ctx: Context, part: Part) -> list[Op]:
             f"{part.name}.input",
             "all_gather",
             "tp",
+            w.comm_dtype,
             payload,
             count=sharded,
             phase="forward",
@@ -151,6 +155,7 @@ def forward(ctx: Context, part: Part) -> list[Op]:
             f"{part.name}.output",
             "all_reduce",
             "tp",
+            w.comm_dtype,
             payload,
             count=plain,
             phase="forward",
@@ -160,6 +165,7 @@ def forward(ctx: Context, part: Part) -> list[Op]:
             f"{part.name}.output",
             "reduce_scatter",
             "tp",
+            w.comm_dtype,
             payload,
             count=sharded,
             phase="forward",
@@ -183,6 +189,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             f"{part.name}.output_grad",
             "all_gather",
             "tp",
+            w.comm_dtype,
             payload,
             count=sharded,
             phase="dgrad",
@@ -208,6 +215,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
                     f"{name}.input_grad",
                     "all_reduce",
                     "tp",
+                    w.comm_dtype,
                     piece,
                     count=latent,
                     phase="dgrad",
@@ -220,6 +228,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
                 f"{name}.input_grad",
                 "all_reduce",
                 "tp",
+                w.comm_dtype,
                 piece,
                 count=plain,
                 phase="dgrad",
@@ -231,6 +240,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             f"{part.name}.input_again",
             "all_gather",
             "tp",
+            w.comm_dtype,
             payload,
             count=sharded,
             phase="wgrad",
@@ -242,6 +252,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             f"{part.name}.input_grad",
             "reduce_scatter",
             "tp",
+            w.comm_dtype,
             payload,
             count=sharded,
             phase="dgrad",
@@ -259,12 +270,20 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
         return []
     if ctx.phase == "decode":
         return attention.decode_exchange(ctx, part.attention)
-    kv_bytes = ctx.sequences * ctx.keys * _kv_width(ctx, part.attention) * ctx.widths.activation
+    w = ctx.widths
+    kv_bytes = ctx.sequences * ctx.keys * _kv_width(ctx, part.attention) * w.activation
     count = np.where(ctx.layout.cp > 1, 1, 0)
     name = "attention.kv"
     under = "attention.core" + (":dgrad" if phase == "dgrad" else "")
     gather = collective(
-        name, "all_gather", "cp", kv_bytes, count=count, phase=phase, hides_under=under
+        name,
+        "all_gather",
+        "cp",
+        w.activation_dtype,
+        kv_bytes,
+        count=count,
+        phase=phase,
+        hides_under=under,
     )
     if phase == "forward":
         return [gather]

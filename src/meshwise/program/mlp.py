@@ -28,9 +28,10 @@ def dense(ctx: Context, mlp: Mlp, prefix: str, stored: Pair) -> list[Op]:
     width = ctx.split(mlp.width)
     first, last = (ctx.operands(how) for how in stored)
     up = f"{prefix}.gate_up" if mlp.gated else f"{prefix}.up"
+    moved = activation_traffic(ctx, ctx.tokens, width, mlp.gated)
     return [
         gemm(up, ctx.tokens, (2 if mlp.gated else 1) * width, ctx.model.hidden, first),
-        elementwise(f"{prefix}.activation", activation_traffic(ctx, ctx.tokens, width, mlp.gated)),
+        elementwise(f"{prefix}.activation", ctx.widths.activation_dtype, moved),
         gemm(f"{prefix}.down", ctx.tokens, ctx.model.hidden, width, last),
     ]
 
@@ -110,33 +111,37 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     # gathered and summed among them (Megatron-Core's all-to-all dispatcher).
     shares = etp if ctx.training else np.int64(1)
     swap = {
+        "dtype": w.activation_dtype,
         "payload_bytes": payload / shares,
         "count": np.where(exchange, 1, 0),
         "phase": "forward",
     }
     among = {
+        "dtype": w.activation_dtype,
         "payload_bytes": payload,
         "count": np.where(exchange & (shares > 1), 1, 0),
         "phase": "forward",
     }
     replicas = {
+        "dtype": w.activation_dtype,
         "payload_bytes": ctx.tokens * etp / layout.tp * h * w.activation,
         "count": np.where(gathers_replicas(ctx), 1, 0),
         "phase": "forward",
     }
+    moved = activation_traffic(ctx, rows, width, gated)
     ops = [
         collective("moe.replicas_in", "all_gather", "etp", **replicas),
         router,
-        elementwise("moe.permute", 2.0 * rows * h * w.activation),
+        elementwise("moe.permute", w.activation_dtype, 2.0 * rows * h * w.activation),
         collective("moe.dispatch", "all_to_all", "ep", **swap),
         collective("moe.gather", "all_gather", "etp", **among),
         up,
-        elementwise("moe.activation", activation_traffic(ctx, rows, width, gated)),
+        elementwise("moe.activation", w.activation_dtype, moved),
         down,
         collective("moe.scatter", "reduce_scatter", "etp", **among),
         collective("moe.combine", "all_to_all", "ep", **swap),
         collective("moe.replicas_out", "reduce_scatter", "etp", **replicas),
-        elementwise("moe.unpermute", (rows + ctx.tokens) * h * w.activation),
+        elementwise("moe.unpermute", w.activation_dtype, (rows + ctx.tokens) * h * w.activation),
     ]
     if moe.shared is not None:
         pair = (stored.shared_up, stored.shared_down)

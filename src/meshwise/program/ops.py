@@ -38,7 +38,8 @@ class Op(NamedTuple):
     ``kind`` gemm | attention | elementwise | a collective. ``flops`` is executed floating-point
     operations (2 per multiply-add), ``model_flops`` what the Megatron/PaLM convention counts for it
     (full attention, no recomputation), ``hbm_bytes`` the device-memory traffic. ``m``, ``n``, ``k``
-    are a GEMM's shape (``batch`` of them in the call). ``payload_bytes`` is a collective's size as
+    are a GEMM's shape (``batch`` of them in the call). ``dtype`` is the format of a product's operands,
+    of a collective's payload, of what a pass writes. ``payload_bytes`` is a collective's size as
     nccl-tests counts it, ``axis`` its group. ``hides_under`` names the op (same phase) whose time
     can hide it, where the stack does so.
     """
@@ -54,7 +55,7 @@ class Op(NamedTuple):
     n: Array = 0
     k: Array = 0
     batch: Array = 1
-    dtype: str = "bf16"
+    dtype: str = ""
     payload_bytes: Array = 0.0
     axis: str = ""
     weight_bytes: Array = 0.0
@@ -99,23 +100,23 @@ def gemm(name: str, m: Array, n: Array, k: Array, formats: Operands, *, batch: A
     )
 
 
-def elementwise(name: str, hbm_bytes: Array, *, count: Array = 1, phase: str = "forward") -> Op:
-    """A pass over memory: ``hbm_bytes`` read plus written."""
-    return Op(name, "elementwise", phase, count, hbm_bytes=hbm_bytes)
+def elementwise(name: str, dtype: str, hbm_bytes: Array, *, phase: str = "forward") -> Op:
+    """A pass over memory: ``hbm_bytes`` read plus written, the result in ``dtype``."""
+    return Op(name, "elementwise", phase, 1, dtype=dtype, hbm_bytes=hbm_bytes)
 
 
 def collective(
     name: str,
     kind: str,
     axis: str,
+    dtype: str,
     payload_bytes: Array,
     *,
     count: Array,
     phase: str,
     hides_under: str = "",
-    dtype: str = "bf16",
 ) -> Op:
-    """A collective over the group of ``axis``; ``count`` must be 0 where that group has one rank."""
+    """A collective of values in ``dtype`` over the group of ``axis``; ``count`` must be 0 where that group has one rank."""
     return Op(
         name,
         kind,

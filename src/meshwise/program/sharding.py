@@ -38,6 +38,7 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
             f"weights.{name}",
             "all_gather",
             axis,
+            w.activation_dtype,
             weights * w.plain_weight,
             count=count,
             phase="forward",
@@ -49,6 +50,7 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
                 f"gradients.{name}",
                 "reduce_scatter",
                 axis,
+                w.gradient_dtype,
                 weights * w.gradient,
                 count=count,
                 phase="grad_reduce",
@@ -72,4 +74,11 @@ def accumulation(ctx: Context, local: LocalWeights) -> list[Op]:
     per_weight = ctx.stack.accumulation_bytes
     if not ctx.training or not per_weight:
         return []
-    return [elementwise("gradients.accumulate", local.total * per_weight, phase="wgrad")]
+    return [
+        elementwise(
+            "gradients.accumulate",
+            ctx.widths.gradient_dtype,
+            local.total * per_weight,
+            phase="wgrad",
+        )
+    ]

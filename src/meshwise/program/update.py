@@ -53,7 +53,8 @@ def transfers(ctx: Context) -> list[Op]:
     arXiv 2104.04473, section 4.1).
     """
     layout = ctx.layout
-    whole = ctx.tokens / ctx.token_split * ctx.model.hidden * ctx.widths.activation
+    w = ctx.widths
+    whole = ctx.tokens / ctx.token_split * ctx.model.hidden * w.activation
     present = np.where(layout.pp > 1, layout.vp, 0)
     shares: Array = np.int64(1)
     if ctx.stack.scatter_gather and not ctx.stack.ideal:
@@ -64,13 +65,25 @@ def transfers(ctx: Context) -> list[Op]:
         if phase == "dgrad" and not ctx.training:
             continue
         send = collective(
-            f"pipeline.{name}", "send_recv", "pp", whole / shares, count=present, phase=phase
+            f"pipeline.{name}",
+            "send_recv",
+            "pp",
+            w.activation_dtype,
+            whole / shares,
+            count=present,
+            phase=phase,
         )
         ops.append(send)
         if ctx.stack.scatter_gather:
             ops.append(
                 collective(
-                    f"pipeline.{name}", "all_gather", "tp", whole, count=gathered, phase=phase
+                    f"pipeline.{name}",
+                    "all_gather",
+                    "tp",
+                    w.activation_dtype,
+                    whole,
+                    count=gathered,
+                    phase=phase,
                 )
             )
     return ops
@@ -104,12 +117,19 @@ def update(ctx: Context, role: Role) -> list[Op]:
         often = np.where(scatters_every_microbatch(layout), ctx.microbatches, 1)
         ops += [
             collective(
-                f"gradients.{name}", "all_reduce", axis, grads, count=plain, phase="grad_reduce"
+                f"gradients.{name}",
+                "all_reduce",
+                axis,
+                w.gradient_dtype,
+                grads,
+                count=plain,
+                phase="grad_reduce",
             ),
             collective(
                 f"gradients.{name}",
                 "reduce_scatter",
                 axis,
+                w.gradient_dtype,
                 grads,
                 count=sharded * often,
                 phase="grad_reduce",
@@ -118,6 +138,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 f"weights.{name}",
                 "all_gather",
                 axis,
+                w.activation_dtype,
                 values,
                 count=sharded,
                 phase="grad_reduce",
@@ -127,7 +148,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
     # gradient, master and both moments read; master, moments and weight written
     per_weight = w.gradient + 2 * ADAM_STATE_BYTES + w.plain_weight
     own = per_replica(local, layout, layout.shard >= 1)
-    ops.append(elementwise("optimizer.adam", own * per_weight, phase="optimizer"))
+    ops.append(elementwise("optimizer.adam", "fp32", own * per_weight, phase="optimizer"))
     return ops
 
 
@@ -143,9 +164,18 @@ def tied_sum(ctx: Context, role: Role) -> list[Op]:
     if not model.tied:
         return []
     end = np.maximum(role.embedding, role.head) * np.where(layout.pp > 1, 1, 0)
-    table = tied_table(model, ctx.vocabulary) * ctx.widths.gradient / _shares(layout)
+    w = ctx.widths
+    table = tied_table(model, ctx.vocabulary) * w.gradient / _shares(layout)
     return [
-        collective("gradients.embedding", "all_reduce", "pp", table, count=end, phase="grad_reduce")
+        collective(
+            "gradients.embedding",
+            "all_reduce",
+            "pp",
+            w.gradient_dtype,
+            table,
+            count=end,
+            phase="grad_reduce",
+        )
     ]
 
 
@@ -159,7 +189,7 @@ def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
     are copied, and their gradients summed over the ranks that share one. Under ZeRO-3 a rank sums
     its replica's share of these gradients.
     """
-    layout, model, width = ctx.layout, ctx.model, ctx.widths.gradient
+    layout, model, w = ctx.layout, ctx.model, ctx.widths
     everything = embedding_weights(model).replicated * role.embedding
     everything = everything + head_weights(model).replicated * role.head
     own: Array = 0
@@ -185,7 +215,8 @@ def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
                 f"gradients.{name}",
                 "all_reduce",
                 axis,
-                weights * width / _shares(layout),
+                w.gradient_dtype,
+                weights * w.gradient / _shares(layout),
                 count=np.where(weights > 0, 1, 0),
                 phase="grad_reduce",
             )

@@ -76,6 +76,18 @@ def limit_s(value: object, field: str) -> float | None:
     return found
 
 
+def _no_imbalance(model: Model, imbalance: float) -> None:
+    """Refuse an imbalance of experts that the model does not have."""
+    if imbalance != 1.0 and all(block.moe is None for block in model.blocks):
+        raise InputError(
+            f"--expert-imbalance={imbalance:g}: {model.name} has no experts",
+            field="--expert-imbalance",
+            value=imbalance,
+            legal="1",
+            nearest=1,
+        )
+
+
 def parts(
     model: Model | Named, cluster: Cluster | Named, workload: Workload, chosen: Stack | Named | None
 ) -> tuple[Model, Cluster, Stack]:
@@ -87,8 +99,10 @@ def parts(
             value=workload,
             legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
         )
+    spec = priced(load_model(model), workload)
+    _no_imbalance(spec, workload.expert_imbalance)
     return (
-        priced(load_model(model), workload),
+        spec,
         load_cluster(cluster, field="cluster"),
         load_stack(DEFAULT[workload.phase] if chosen is None else chosen),
     )

@@ -200,10 +200,15 @@ def cluster_from_table(table: dict[str, Any], name: str) -> Cluster:
     )
 
 
+def _joins_nodes(cluster: Cluster) -> bool:
+    """Whether the outermost level counts nodes: one above others, or a network of single devices."""
+    return len(cluster.levels) > 1 or cluster.levels[-1].kind == "network"
+
+
 def grown(cluster: Cluster, devices: int) -> Cluster:
-    """The cluster with as many more of its outermost domains as hold ``devices``; as it is where one
-    fabric level is all it has."""
-    if devices <= cluster.devices or len(cluster.levels) == 1:
+    """The cluster with as many more of its outermost domains as hold ``devices``; as it is where no
+    network joins them."""
+    if devices <= cluster.devices or not _joins_nodes(cluster):
         return cluster
     outer = cluster.levels[-1]
     below = cluster.devices // outer.ranks
@@ -248,8 +253,10 @@ def _named(given: str | os.PathLike[str], field: str) -> Cluster:
 def _resized(cluster: Cluster, nodes: int | None, nics: int | None) -> Cluster:
     if nodes is not None:
         nodes = count(nodes, "--nodes", high=100_000)
-        outer = cluster.levels[-1]
-        if len(cluster.levels) == 1 and nodes > 1:
+        if _joins_nodes(cluster):
+            outer = msgspec.structs.replace(cluster.levels[-1], ranks=nodes)
+            cluster = msgspec.structs.replace(cluster, levels=(*cluster.levels[:-1], outer))
+        elif nodes > 1:
             raise InputError(
                 f"--nodes={nodes}: {cluster.name} has one fabric level only, nothing joins its nodes",
                 field="--nodes",
@@ -257,9 +264,6 @@ def _resized(cluster: Cluster, nodes: int | None, nics: int | None) -> Cluster:
                 legal="1, or a cluster with a network [[level]]",
                 nearest=1,
             )
-        if len(cluster.levels) > 1:
-            levels = (*cluster.levels[:-1], msgspec.structs.replace(outer, ranks=nodes))
-            cluster = msgspec.structs.replace(cluster, levels=levels)
     if nics is not None:
         nics = count(nics, "--nics", high=4096)
         if not any(level.kind == "network" and level.nics for level in cluster.levels):

@@ -278,6 +278,15 @@ SENTENCES: dict[str, Callable[[Grid, rules.Case], Refusal]] = {
 }
 
 
+def stated(grid: Grid, workload: Workload) -> Workload:
+    """The workload with what the grid says in its place."""
+    if not isinstance(workload, Training):
+        return workload
+    micro = grid.micro_batch or workload.micro_batch
+    recompute = grid.recompute or workload.recompute
+    return msgspec.structs.replace(workload, micro_batch=micro, recompute=recompute)
+
+
 def to_layouts(grid: Grid, workload: Workload) -> Layouts:
     """The layout as 0-d arrays."""
     micro = (

@@ -54,10 +54,12 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One optimizer step of a replica: ``batch`` sequences of ``seq`` tokens.
+    """One optimizer step: ``batch`` sequences of ``seq`` tokens over all replicas.
 
-    ``micro_batch`` None takes the whole batch as one microbatch. ``expert_imbalance``: tokens of the
-    fullest rank of the expert group over their mean. ``expert_skew``: see :data:`SERVED_SKEW`.
+    They are cut into microbatches of ``micro_batch`` sequences; None takes, for ``scale``, the whole
+    batch of its one replica in one microbatch, and for ``estimate`` and ``explain`` 1.
+    ``expert_imbalance``: tokens of the fullest rank of the expert group over their mean. ``expert_skew``:
+    see :data:`SERVED_SKEW`.
     """
 
     batch: int
