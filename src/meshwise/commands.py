@@ -193,6 +193,7 @@ def compare(
         _needed(value, option, example)
     flight = concurrency or job.concurrency
     _needed(flight, "--concurrency", "64")
+    _within_limit(concurrency, job)
     assert isl is not None and osl is not None and flight is not None
     formats = Formats(dtype=_narrow(job, model), weights=job.weight_dtype, kv_cache=job.kv_dtype)
     load = Serving(
@@ -205,6 +206,19 @@ def compare(
     )
     spec, where, software = _parts(model, cluster, load.decode(), stack)
     return compare_serving(spec, where, load, software, layout)
+
+
+def _within_limit(concurrency: int | None, job: Job) -> None:
+    """More requests than the command's engines take would wait, which is not priced."""
+    if concurrency is not None and job.concurrency is not None and concurrency > job.concurrency:
+        raise InputError(
+            f"--concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
+            "at once; the others wait, which is not priced",
+            field="--concurrency",
+            value=concurrency,
+            legal=f"at most {job.concurrency}, or leave it out",
+            nearest=job.concurrency,
+        )
 
 
 def _narrow(job: Job, model: Model) -> str | None:

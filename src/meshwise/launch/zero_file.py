@@ -14,6 +14,7 @@ from meshwise.launch.shell import Script, number, option
 from meshwise.launch.table import target
 from meshwise.spec.reading import count
 
+CHECKPOINTING = "gradient_checkpointing"  # the trainer's flag, taken beside the table
 _OPTIONS = ("--deepspeed_config", "--deepspeed-config", "--deepspeed")
 
 
@@ -32,20 +33,39 @@ def table_of(text: str) -> dict[str, Any]:
     return table
 
 
+def _at(table: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path of nested sections; None where there is none."""
+    value: Any = table
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _unpriced(table: dict[str, Any]) -> list[str]:
+    """What the table turns on that changes memory or time and is not priced."""
+    found = []
+    for path, what in target("deepspeed").price.items():
+        value = _at(table, path)
+        off = isinstance(value, dict) and value.get("device") == "none"
+        if value not in (None, False, {}, 1) and not off:
+            bound = ": memory is an upper bound" if "memory" in what else ""
+            found.append(f"{path} is not priced and changes {what}{bound}")
+    return found
+
+
 def settings_of(table: dict[str, Any]) -> Settings:
     """What the table says; ``auto`` is left to the script that reads it."""
     chosen = target("deepspeed")
     settings: Settings = {}
     for name, flag in chosen.flags.items():
-        value: Any = table
-        for part in flag.spellings[0].split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+        value = _at(table, flag.spellings[0])
         if value is None or value == "auto":
             continue
         if flag.kind == "int":
             value = count(value, flag.spellings[0], low=0 if name == "stage" else 1)
         settings[name] = value
-    known = {f.spellings[0].split(".")[0]: f for f in chosen.flags.values()}
+    known: dict[str, Any] = {f.spellings[0].split(".")[0]: f for f in chosen.flags.values()}
+    known |= dict.fromkeys((key.split(".")[0] for key in (*chosen.price, CHECKPOINTING)), None)
     for key in table:
         if key not in known:
             misspelt(key, known, chosen, [])
@@ -54,7 +74,8 @@ def settings_of(table: dict[str, Any]) -> Settings:
 
 def read(text: str, world: int | None) -> tuple[dict[str, Any], list[str], list[str]]:
     """(fields of a job, notes, keys that do not matter)."""
-    settings = settings_of(table_of(text))
+    table = table_of(text)
+    settings = settings_of(table)
     if not settings.keys() - {"bf16", "fp16"}:
         raise InputError(
             "COMMAND: no word of a layout of DeepSpeed was read",
@@ -67,7 +88,9 @@ def read(text: str, world: int | None) -> tuple[dict[str, Any], list[str], list[
         notes.append("the configuration names no precision: the model's own is priced")
     if fields.get("micro_batch") is None:
         notes.append("train_micro_batch_size_per_gpu is not said: 1 is priced")
-    return fields, notes, []
+    if table.get(CHECKPOINTING):
+        fields["recompute"] = "full"
+    return fields, notes + _unpriced(table), []
 
 
 def config_path(words: list[str]) -> str | None:
@@ -98,6 +121,18 @@ def of_command(words: list[str], script: Script) -> str:
         said = number(option(words, name) or "")
         if said is not None and table.get(key, "auto") == "auto":
             table[key] = said
+    adapters = next(
+        (w for w in words if w.lstrip("-").lower().startswith(("lora", "use_lora"))), None
+    )
+    if adapters is not None:
+        raise InputError(
+            f"{shorten(adapters)}: low-rank adapters are not priced: their gradients and optimizer are "
+            "those of a few weights",
+            field=adapters,
+            legal="a run that trains all weights",
+        )
+    if option([*words, ""], CHECKPOINTING) not in (None, "False", "false"):
+        table[CHECKPOINTING] = True
     for name in ("bf16", "fp16"):
         section = table.get(name)
         auto = not isinstance(section, dict) or section.get("enabled") == "auto"
