@@ -168,7 +168,10 @@ def test_a_node_without_a_fabric_has_its_devices_usual_one(name):
         ("b300-288gb-sxm", "b300"),
         ("rtx-pro-6000-server", "rtx-pro-6000"),
         ("a40", "a40"),
-        ("H100 80GB HBM3", "h100-80gb-sxm"),
+        ("NVIDIA H100 80GB HBM3", "h100-80gb-sxm"),
+        ("NVIDIA A10G", "a10g"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("V100-SXM2-32GB", "v100-32gb-sxm"),
     ],
 )
 def test_devices_by_the_names_that_people_write(said, name):
@@ -182,6 +185,7 @@ def test_devices_by_the_names_that_people_write(said, name):
         ("p4d.24xlarge", "aws-p4d"),
         ("a3-megagpu-8g", "gcp-a3-mega"),
         ("ND96isr_H100_v5", "azure-nd-h100-v5"),
+        ("Standard_ND96isr_H100_v5", "azure-nd-h100-v5"),
         ("g5.48xlarge", "aws-g5-48xlarge"),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from meshwise.cli import main
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.evidence.predict import PREDICT
-from meshwise.evidence.tables import KINDS, parse_table
+from meshwise.evidence.tables import KINDS, parse_table, unread
 from meshwise.evidence.validate import quantile, run, summary
 
 TRAINING = {
@@ -221,6 +221,11 @@ def test_what_hardware_a_row_leaves_open_is_listed() -> None:
         "intra_node",
         "inter_node_gbytes_per_s",
     }
+
+
+def test_columns_that_nothing_reads_are_named() -> None:
+    table = parse_table(text(SERVING | {"weight_dtype": "int4", "empty": "", "note": "x"}), "t")
+    assert unread(table) == ["weight_dtype"]
 
 
 def test_an_eager_collective_is_host_time() -> None:

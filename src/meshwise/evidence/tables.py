@@ -60,6 +60,46 @@ MEASURED: dict[str, dict[str, tuple[str, float]]] = {
 }
 
 
+_DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp")
+_HARDWARE = ("device", "devices", "devices_per_node", "intra_node")
+_RUN = (
+    "model",
+    "micro_batch",
+    "seq",
+    "dtype",
+    "sequence_parallel",
+    "recompute",
+    "attention",
+    "stack",
+)
+_SWITCHES = ("schedule", "overlap", "grad_overlap")
+# What is read of each kind beside what it measures, and what is for people.
+_READ: dict[str, tuple[str, ...]] = {
+    "training": (
+        *(*_DEGREES, *_HARDWARE, *_RUN, *_SWITCHES, "inter_node_gbytes_per_s"),
+        *("shard", "global_batch", "grad_dtype", "flops_convention", "fits"),
+    ),
+    "layers": ("tp", "cp", "ep", *_HARDWARE, *_RUN, *_SWITCHES, "layers"),
+    "serving": (
+        *("tp", "pp", "dp", "ep", "etp", *_HARDWARE, "model", "engine", "engine_version"),
+        *("dtype", "moe_dtype", "kv_dtype", "isl", "osl", "concurrency", "fits"),
+    ),
+    "collectives": (
+        *("op", "device", "devices_per_node", "intra_node", "inter_node", "nodes", "ranks"),
+        *("bytes", "library", "launch"),
+    ),
+}
+_FOR_PEOPLE = ("id", "source", "note")
+
+
+def unread(table: Table) -> list[str]:
+    """Columns that hold something and that no prediction reads."""
+    if table.kind not in _READ:
+        return []
+    read = {*_READ[table.kind], *MEASURED[table.kind], *_FOR_PEOPLE}
+    return [c for c in table.columns if c not in read and any(r.cells.get(c) for r in table.rows)]
+
+
 class Row(NamedTuple):
     """A row as it stands: its line in the file (header = 1) and its cells, stripped."""
 

@@ -237,14 +237,24 @@ class ValidateResult(Answer):
         return sum(r.status == "invalid" for r in self.results)
 
     def to_dict(self) -> dict[str, Any]:
+        from meshwise.evidence.tables import unread
+
         return {
             "schema": records.SCHEMA,
             "kind": self.table.kind,
+            "unread": unread(self.table),
             "rows": [r.to_dict() for r in self.results],
             "summary": self.summary,
         }
 
     def page(self, worst: int = 15) -> Page:
+        from meshwise.evidence.tables import unread
+        from meshwise.present.pages import wrap
         from meshwise.present.validate_page import validate_page
 
-        return validate_page(self.table.kind, self.table.name, self.results, self.summary, worst)
+        found = validate_page(self.table.kind, self.table.name, self.results, self.summary, worst)
+        columns = unread(self.table)
+        if not columns:
+            return found
+        said = wrap(f"Columns that no prediction reads: {', '.join(columns)}.")
+        return found._replace(parts=(*found.parts, said))

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent
 SUFFIX = {"models": ".json"}  # everything else is TOML
 _INDEX = "index.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,99}")
+_PREFIX = re.compile(r"(nvidia|amd-instinct|standard)-(?=.)")
 _MOST_DOTS = 200  # of a line: dotted keys are read in quadratic time
 
 
@@ -39,6 +40,8 @@ def aliases(kind: str) -> dict[str, str]:
 def canonical(kind: str, name: str) -> str | None:
     """The canonical name that ``name`` or one of its aliases stands for; None if there is none."""
     key = name.strip().lower().replace("_", "-").replace(" ", "-")
+    if kind in ("devices", "clusters"):  # as drivers and clouds print them
+        key = _PREFIX.sub("", key)
     if not _NAME.fullmatch(key):
         return None
     if (ROOT / kind / (key + SUFFIX.get(kind, ".toml"))).is_file() and key != "index":
