@@ -182,9 +182,9 @@ def test_d10_tp_before_pp_for_latency_in_a_node():
     assert tp4 < mixed < pp4
 
 
+@pytest.mark.xfail(strict=True, reason="1.28: the engine's host time weighs too much in both")
 def test_d11_both_ends_of_a_moe():
-    """SemiAnalysisAI/InferenceX pull request 832: MiniMax-M2 on 8 x H100 at 4 requests. TPOT was 1.49
-    times as long at TP4: that is predicted too small, as the engine's host time has a large part in both."""
+    """SemiAnalysisAI/InferenceX pull request 832: MiniMax-M2 on 8 x H100 at 4 requests."""
     argv = (
         "scale",
         "minimax-m2",
@@ -199,8 +199,9 @@ def test_d11_both_ends_of_a_moe():
     )
     record = answer(*argv, "--context", "1536")
     tpot = {p["tp"]: p["step_s"] for p in record["points"]}
-    assert 1.2 <= tpot[4] / tpot[8] <= 1.7
     assert {c["tp"] for c in record["copies"]} >= {4, 8}
+    assert tpot[8] < tpot[4]
+    assert 1.3 <= tpot[4] / tpot[8] <= 1.7
 
 
 def test_d15_two_boxes_on_200_gbe():
