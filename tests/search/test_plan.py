@@ -11,9 +11,10 @@ import meshwise as mw
 from meshwise.cost.estimate import estimate
 from meshwise.search.plan import plan, ranked
 from meshwise.search.planner import Search, search, variants
-from meshwise.search.price_space import Pricer
+from meshwise.search.price_space import Pricer, slices
 from meshwise.search.space import divisors, space, virtual_stages
-from meshwise.spec import legality
+from meshwise.spec import legality, rules
+from meshwise.spec.catalog import names
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import ORDERS, SHARD_CODE, Layouts, groups
 from meshwise.spec.model import Model
@@ -24,6 +25,7 @@ DENSE = mw.model("llama-2-13b")
 SPARSE = mw.model("mixtral-8x7b")
 A100 = mw.cluster("dgx-a100", nodes=2)
 W = Training(batch=24, seq=4096)
+STACKS = names("stacks")
 
 
 def find(
@@ -140,6 +142,21 @@ def test_brute_force(model: Model, gpus: int) -> None:
         assert [f.step_s for f in top] == pytest.approx(best[:20], rel=1e-12)
     else:
         assert top[0].step_s <= best[0] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("model", [DENSE, SPARSE])
+@pytest.mark.parametrize("stack", STACKS)
+def test_what_is_priced_is_what_is_counted(model: Model, stack: str) -> None:
+    """Of every column: as many layouts as its number says, each of them one that the stack can run."""
+    software = load_stack(stack)
+    s = space(model, A100, W, software, 16, {})
+    for piece in slices(s):
+        legal = np.broadcast_to(piece.legal, piece.shape)
+        at = slice(piece.first, piece.first + piece.shape[-1])
+        assert np.array_equal(np.count_nonzero(legal, axis=(0, 1, 2, 3)), s.number[at])
+        case = rules.of(model, software, W, piece.layout)
+        for rule, good in ((name, rule(case)) for name, rule in rules.RULES.items()):
+            assert not np.any(legal & ~np.asarray(good)), rule
 
 
 @pytest.mark.parametrize("model", [DENSE, SPARSE])

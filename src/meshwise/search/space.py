@@ -68,7 +68,7 @@ class Space(NamedTuple):
     unsplit: Array  # [n] whether the layout without it is
     decomposed: tuple[bool, ...]  # with it, whether collectives are cut into chunks
     recompute: tuple[int, ...]
-    shard: tuple[int, ...]  # of columns that are sharded
+    shard: tuple[int, ...]  # of columns that are sharded, what the stack can run
     piped: tuple[int, ...]  # … of those with pipelines
     number: Array  # [n] layouts of a column, of one placement; memory not looked at
     refused: dict[str, int]
@@ -359,7 +359,7 @@ def space(
         unsplit=unsplit[order],
         decomposed=ways,
         recompute=recompute,
-        shard=shard,
+        shard=tuple(c for c in shard if rules.sharding(stack, np.int64(c), np.int64(1))),
         piped=tuple(c for c in shard if rules.sharding(stack, np.int64(c), np.int64(2))),
         number=number[order],
         refused=refused.counts,
