@@ -1,5 +1,6 @@
 """Continuous batching: what has to hold whatever the constants are, and the model's parts by hand."""
 
+import dataclasses
 import itertools
 
 import msgspec
@@ -96,7 +97,7 @@ def test_without_a_graph_the_host_is_the_floor():
     floor = MODEL.layers * e.stack.prefill_layer_s
     assert iteration.prefill(e, np.int64(1), 16).iteration_s == pytest.approx(floor, rel=0.05)
     assert iteration.decode_s(e, np.int64(1), 16) < floor / 3
-    free = e._replace(stack=msgspec.structs.replace(e.stack, prefill_layer_s=0.0))
+    free = dataclasses.replace(e, stack=msgspec.structs.replace(e.stack, prefill_layer_s=0.0))
     assert iteration.prefill(free, np.int64(1), 16).iteration_s < floor / 3
 
 
@@ -104,14 +105,14 @@ def test_host_time_by_iteration_sequence_and_logit():
     plain = msgspec.structs.replace(
         load_stack("vllm"), iteration_s=0.0, sequence_s=0.0, logit_bytes=0.0
     )
-    e = engine()._replace(stack=plain)
+    e = dataclasses.replace(engine(), stack=plain)
     base = iteration.decode_s(e, np.int64(32), 1024)
     for change, more in (
         ({"iteration_s": 1e-3}, 1e-3),
         ({"sequence_s": 1e-5}, 32e-5),
         ({"logit_bytes": 10.0}, 32 * 128256 * 10 / (0.7904 * 3.35e12)),
     ):
-        other = e._replace(stack=msgspec.structs.replace(plain, **change))
+        other = dataclasses.replace(e, stack=msgspec.structs.replace(plain, **change))
         assert iteration.decode_s(other, np.int64(32), 1024) - base == pytest.approx(more, rel=1e-3)
 
 

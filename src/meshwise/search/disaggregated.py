@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,7 +166,7 @@ def _decodes(
     room = np.broadcast_to(capacity(engine, w, np.int64(1))[0], shape)
 
     def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
-        some = engine._replace(layouts=columns(layouts, index))
+        some = replace(engine, layouts=columns(layouts, index))
         local = -(-batch // some.layouts.pp)
         seconds = iteration.decode_s(some, local, w.context, w.queries, -(-batch // local))
         seconds = seconds + draft_s(some, w, local)
@@ -173,11 +174,11 @@ def _decodes(
 
     limit = np.inf if limits.tpot_s is None else limits.tpot_s
 
-    def good(batch: Array, index: Array) -> Array:
-        return tpot(batch, index) <= limit
+    def over(batch: Array, index: Array) -> Array:
+        return tpot(batch, index) / limit - 1.0
 
     first = np.where((room >= 1) & (tpot(np.ones_like(room)) <= limit), 1, 0)
-    low = largest(first, np.where(first > 0, room, 0), good)
+    low = largest(first, np.where(first > 0, room, 0), over)
     seconds = tpot(np.maximum(low, 1))
     memory = np.broadcast_to(capacity(engine, w, np.maximum(low, 1))[1], shape)
     batch = np.maximum(low, 1) * layouts.dp

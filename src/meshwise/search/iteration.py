@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,16 +20,19 @@ from meshwise.spec.workload import SERVED_SKEW, Decode, Formats, Prefill
 Array = Any
 
 
-class Engine(NamedTuple):
-    """What serves: a model under a software stack, on layouts (arrays broadcast) of a cluster."""
+@dataclass(frozen=True)
+class Engine:
+    """What serves: a model under a software stack, on layouts (arrays broadcast) of a cluster. An
+    iteration that is asked for again is priced once."""
 
     model: Model
     cluster: Cluster
     stack: Stack
     layouts: Layouts
-    formats: Formats = Formats()
+    formats: Formats = field(default_factory=Formats)
     expert_imbalance: float = 1.0
     expert_skew: float = SERVED_SKEW
+    known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
 
     def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:
         """``queries`` tokens of each of ``batch`` sequences, priced."""
@@ -55,9 +59,13 @@ class Engine(NamedTuple):
         return self._price(work, prompts)
 
     def _price(self, work: Decode | Prefill, batch: Array) -> Estimate:
-        return estimate(
-            self.model, self.cluster, work, self.stack, self.layouts, np.asarray(batch)[()]
-        )
+        sequences = np.asarray(batch)
+        key = (work, sequences.shape, sequences.tobytes())
+        if key not in self.known:
+            self.known[key] = estimate(
+                self.model, self.cluster, work, self.stack, self.layouts, sequences[()]
+            )
+        return self.known[key]
 
     def engine_s(self, e: Estimate, sequences: Array, rows: Array) -> Array:
         """Seconds of an iteration outside the model's program, for ``rows`` next tokens."""

@@ -114,26 +114,26 @@ class Server:
         """(the largest concurrency of each column within the limits and its KV cache, 0 where there is
         none; what a single request of each replica meets).
 
-        By bisection of the requests per replica: more in flight never shortens a step. Where prompts go
+        By a search of the requests per replica: more in flight never shortens a step. Where prompts go
         first, the time to the first token falls where they need a batch more, and rises in between: the
         limit may be met again from the next such number on, not from the one after it.
         """
         dp, pp = layouts.dp, layouts.pp
 
-        def good(requests: Array, index: Array | slice = EVERY) -> Array:
+        def over(requests: Array, index: Array | slice = EVERY) -> Array:
             some = columns(layouts, index)
-            return within(self.at(some, np.maximum(requests, 1) * some.dp).steady, limits)
+            return beyond(self.at(some, np.maximum(requests, 1) * some.dp).steady, limits)
 
         alone = self.at(layouts, dp)
         possible, room = within(alone.steady, limits), alone.steady.max_concurrency // dp
         first = np.where((room >= 1) & possible, 1, 0)
-        low = largest(first, np.where(first > 0, room, 0), good)
+        low = largest(first, np.where(first > 0, room, 0), over)
         batch = pp * together_at_most(Engine(self.model, self.cluster, self.stack, layouts), self.w)
         if limits.ttft_s is not None and not self.stack.mixes_prefill and np.any(batch > pp):
             end = -(-(low + 1) // batch) * batch
-            again = (low > 0) & (end < room) & good(end + 1)
+            again = (low > 0) & (end < room) & (over(end + 1) <= 0)
             last = np.minimum(end + batch, room)
-            low = largest(np.where(again, end + 1, low), np.where(again, last, low), good)
+            low = largest(np.where(again, end + 1, low), np.where(again, last, low), over)
         return low * dp, possible
 
 
@@ -150,13 +150,18 @@ def columns(layouts: Layouts, index: Any) -> Layouts:
     return Layouts(*(a[index] if np.ndim(a) else a for a in layouts))
 
 
-def within(s: Steady, limits: Limits) -> Array:
-    good = np.ones(np.shape(s.tpot_s), dtype=bool)
+def beyond(s: Steady, limits: Limits) -> Array:
+    """How far the worse of the two times is beyond its limit, as a share of it; at most 0 within both."""
+    over = np.full(np.shape(s.tpot_s), -1.0)
     if limits.ttft_s is not None:
-        good &= s.ttft_s + s.queue_s <= limits.ttft_s
+        over = np.maximum(over, (s.ttft_s + s.queue_s - limits.ttft_s) / limits.ttft_s)
     if limits.tpot_s is not None:
-        good &= s.tpot_s <= limits.tpot_s
-    return good
+        over = np.maximum(over, (s.tpot_s - limits.tpot_s) / limits.tpot_s)
+    return over
+
+
+def within(s: Steady, limits: Limits) -> Array:
+    return beyond(s, limits) <= 0
 
 
 def row_at(t: Table, i: int, w: Serving) -> ServingRow:
