@@ -21,9 +21,11 @@ else
 	$(BIN)/python -m pytest tests/runtime
 endif
 
-# Every model through every command; about a quarter of an hour on two processors.
+# Every model through every command, and the benchmarks that take long; about a quarter of an hour on two
+# processors. SEED=N draws other combinations of options than the usual ones.
 matrix: $(VENV)/.test
-	MESHWISE_MATRIX=1 MESHWISE_CONFIGS=$(abspath $(CONFIGS)) $(BIN)/python -m pytest tests/matrix -m 'matrix or not matrix' -n auto --maxprocesses 4
+	MESHWISE_MATRIX=1 MESHWISE_SEED=$(SEED) MESHWISE_CONFIGS=$(abspath $(CONFIGS)) $(BIN)/python -m pytest tests/matrix -m 'matrix or not matrix' -n auto --maxprocesses 4
+	$(BIN)/python -m pytest tests/runtime/test_benchmarks.py -m matrix
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

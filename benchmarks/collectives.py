@@ -27,6 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 BACKEND = "all_reduce of gloo"
 COPY = "copy"
 ROOT = Path(__file__).parents[1]
@@ -223,7 +225,7 @@ def start(arguments: argparse.Namespace, into: str) -> None:
 
 
 def spread(values: list[float], scale: float = 1.0, digits: int = 2) -> str:
-    low, middle, high = (scale * v for v in statistics.quantiles(values, n=4))
+    low, middle, high = scale * np.percentile(values, [25, 50, 75])
     return f"{middle:.{digits}f} [{low:.{digits}f} {high:.{digits}f}]"
 
 

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 BATCH, SEQ = 4, 256
 
 
@@ -105,9 +107,8 @@ def main() -> None:
             mp.spawn(worker, args=(port, arguments, folder), nprocs=2)
             for kind, rows in json.loads(Path(folder, "found.json").read_text()).items():
                 one, two = rows["one thread"], rows["TP=2"]
-                low, middle, high = statistics.quantiles(
-                    [a / b for a, b in zip(one, two, strict=True)], n=4
-                )
+                ratios = [a / b for a, b in zip(one, two, strict=True)]
+                low, middle, high = np.percentile(ratios, [25, 50, 75])
                 print(
                     f"run {run + 1}, {kind:18s} {1e3 * statistics.median(one):6.0f} ms, "
                     f"{1e3 * statistics.median(two):6.0f} ms: x{middle:.2f} [{low:.2f} {high:.2f}]"

@@ -329,6 +329,7 @@ def plan(
             top=top,
             price_per_device_hour=price_per_device_hour,
             disaggregated=disaggregated,
+            progress=progress,
         )
         return ServingPlanResult(PlannedServing(served, disaggregated, pins, price_per_device_hour))
     spec, where, software = _parts(model, cluster, workload, stack)

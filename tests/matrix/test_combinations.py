@@ -8,14 +8,14 @@ import os
 
 import walk
 from contract import Refused, ask, page
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from meshwise.spec import catalog
 
-# always the same in `make test`; others with every run of `make matrix`
-MANY = bool(os.environ.get("MESHWISE_MATRIX"))
-SETTINGS = settings(max_examples=2000 if MANY else 100, deadline=None, derandomize=not MANY)
+MANY = bool(os.environ.get("MESHWISE_MATRIX"))  # make matrix
+SEED = os.environ.get("MESHWISE_SEED")  # others than those that every run draws
+SETTINGS = settings(max_examples=2000 if MANY else 100, deadline=None, derandomize=not SEED)
 MODELS = st.sampled_from(walk.presets())
 CLUSTERS = st.sampled_from(catalog.names("clusters"))
 STACKS = st.sampled_from([*catalog.names("stacks"), None])
@@ -41,6 +41,9 @@ SERVING = COMMON | {
 }
 
 
+drawn = seed(int(SEED)) if SEED else lambda test: test
+
+
 def words(options: dict[str, object]) -> list[str]:
     found = []
     for name, value in options.items():
@@ -59,6 +62,7 @@ def keeps(argv: list[str]) -> None:
     page(*argv)
 
 
+@drawn
 @SETTINGS
 @given(st.data(), MODELS, CLUSTERS, STACKS)
 def test_a_layout(data: st.DataObject, model: str, cluster: str, stack: str | None) -> None:
@@ -79,6 +83,7 @@ def test_a_layout(data: st.DataObject, model: str, cluster: str, stack: str | No
     keeps([command, model, "--on", cluster, *words(options)])
 
 
+@drawn
 @SETTINGS
 @given(st.data(), MODELS, CLUSTERS, STACKS)
 def test_a_deployment(data: st.DataObject, model: str, cluster: str, stack: str | None) -> None:
@@ -92,6 +97,7 @@ def test_a_deployment(data: st.DataObject, model: str, cluster: str, stack: str 
     keeps(["serve", model, "--on", cluster, *words(options)])
 
 
+@drawn
 @settings(SETTINGS, max_examples=SETTINGS.max_examples // 5)
 @given(st.data(), MODELS, CLUSTERS, STACKS)
 def test_a_search(data: st.DataObject, model: str, cluster: str, stack: str | None) -> None:
@@ -106,6 +112,7 @@ def test_a_search(data: st.DataObject, model: str, cluster: str, stack: str | No
     keeps(["plan", model, "--on", cluster, *words(options)])
 
 
+@drawn
 @settings(SETTINGS, max_examples=SETTINGS.max_examples // 5)
 @given(st.data(), MODELS, CLUSTERS, STACKS)
 def test_a_curve(data: st.DataObject, model: str, cluster: str, stack: str | None) -> None:

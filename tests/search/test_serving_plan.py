@@ -22,6 +22,7 @@ from meshwise.search.serving_plan import (
     Limits,
     Server,
     ServingRow,
+    columns,
     plan_serving,
     serving_changes,
     within,
@@ -217,6 +218,28 @@ def test_disaggregated_by_brute_force(
     found = disaggregate(model, HGX, VLLM, w, gpus, limits, pins)
     assert found is not None
     assert found.requests_per_s == pytest.approx(best, rel=1e-12)
+
+
+def test_who_is_not_looked_at_to_the_end_is_not_the_best() -> None:
+    """Of every size the decode instance with the highest rate, among all and each by itself."""
+    limits = Limits(tpot_s=0.02)
+    for size in (1, 2, 4, 8):
+        layouts, _ = serving_space(MIXTRAL, VLLM, size, {}, joined=True)
+        together = _decodes(MIXTRAL, HGX, VLLM, LOAD, layouts, limits)
+        alone = [
+            _decodes(MIXTRAL, HGX, VLLM, LOAD, columns(layouts, slice(i, i + 1)), limits)
+            for i in range(layouts.tp.size)
+        ]
+        rates = [d.requests_per_s for found in alone for d in found]
+        assert max((d.requests_per_s for d in together), default=0.0) == max(rates, default=0.0)
+
+
+def test_a_long_search_says_how_far_it_is() -> None:
+    heard: list[tuple[int, int]] = []
+    limits = Limits(ttft_s=1.0, tpot_s=0.03)
+    disaggregate(LLAMA, HGX, VLLM, LOAD, 16, limits, {}, lambda *said: heard.append(said))
+    assert heard
+    assert [done for done, _ in heard] == list(range(1, heard[-1][1] + 1))
 
 
 def test_sizes_tile_nodes() -> None:

@@ -147,14 +147,14 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
         "top": o["top"],
         "objective": o["objective"],
         "price_per_device_hour": None,
+        "progress": Bar() if sys.stderr.isatty() else None,
     }
     if o["price"] is not None:
         given["price_per_device_hour"] = fraction(o["price"], "--price", low=0.0, high=1e6)
     if _serves(o):
         result: Any = api.plan(spec, where, _serving(o), **given, **_deployment(o))
     else:
-        bar = Bar() if sys.stderr.isatty() else None
-        result = api.plan(spec, where, _training(o), progress=bar, **given, **_mesh(o))
+        result = api.plan(spec, where, _training(o), **given, **_mesh(o))
     if o["compare"] is not None:
         result.compared = _compared(o, spec, where, result)
     options.write(o, result.to_dict, result.page, "layouts")

@@ -10,33 +10,7 @@ import numpy as np
 Array = Any
 
 
-def largest(low: Array, high: Array, over: Callable[[Array, Array], Array]) -> Array:
-    """Of each column the largest number up to ``high`` for which ``over(numbers, columns)``, which says
-    how far each is beyond the condition, is not above 0, as that of ``low`` is. Columns that are done are
-    not looked at again.
-
-    First among the powers of two, the same for all columns: what prices them sees few different numbers.
-    Between two of them by the ITP method (Oliveira and Takahashi, ACM TOMS 47(1), 2020), which takes a few
-    steps where the condition is nearly linear in the number, and at most one more than bisection.
-    """
-    ends = _Ends(low, high, over)
-    index = np.flatnonzero(high > low)
-    ends.look(index, high[index])
-    while (index := np.flatnonzero(ends.power() > 0)).size:
-        ends.look(index, ends.power()[index])
-    index = np.flatnonzero(ends.high - ends.low > 1)
-    unknown = index[np.isnan(ends.below[index])]
-    ends.look(unknown, ends.low[unknown])
-    width = np.maximum(ends.high - ends.low, 1).astype(np.float64)
-    steps = np.ceil(np.log2(width)) + 1.0  # bisection's, and one
-    taken = 0
-    while (index := index[ends.high[index] - ends.low[index] > 1]).size:
-        ends.look(index, ends.between(index, width[index], 0.5 * np.exp2(steps[index] - taken)))
-        taken += 1
-    return ends.low
-
-
-class _Ends:
+class Ends:
     """Of each column a number that meets the condition and a larger one that does not, or is the last."""
 
     def __init__(self, low: Array, high: Array, over: Callable[[Array, Array], Array]) -> None:
@@ -72,3 +46,40 @@ class _Ends:
         left = np.maximum(reach - (high - low) / 2.0, 0.0)
         at = np.clip(at, middle - left, middle + left)
         return np.clip(np.floor(at).astype(np.int64), low + 1, high - 1)
+
+
+def largest(
+    low: Array,
+    high: Array,
+    over: Callable[[Array, Array], Array],
+    worth: Callable[[Ends], Array] | None = None,
+) -> Array:
+    """Of each column the largest number up to ``high`` for which ``over(numbers, columns)``, which says
+    how far each is beyond the condition, is not above 0, as that of ``low`` is. Columns that are done are
+    not looked at again, nor those that are not ``worth`` it by what is known so far of all of them: their
+    number is one that meets the condition, not the largest.
+
+    First among the powers of two, the same for all columns: what prices them sees few different numbers.
+    Between two of them by the ITP method (Oliveira and Takahashi, ACM TOMS 47(1), 2020), which takes a few
+    steps where the condition is nearly linear in the number, and at most one more than bisection.
+    """
+    ends = Ends(low, high, over)
+    index = np.flatnonzero(high > low)
+    ends.look(index, high[index])
+
+    def left(some: Array) -> Array:
+        kept = some if worth is None else some & worth(ends)
+        return np.flatnonzero(kept)
+
+    while (index := left(ends.power() > 0)).size:
+        ends.look(index, ends.power()[index])
+    index = left(ends.high - ends.low > 1)
+    unknown = index[np.isnan(ends.below[index])]
+    ends.look(unknown, ends.low[unknown])
+    width = np.maximum(ends.high - ends.low, 1).astype(np.float64)
+    steps = np.ceil(np.log2(width)) + 1.0  # bisection's, and one
+    taken = 0
+    while (index := left(ends.high - ends.low > 1)).size:
+        ends.look(index, ends.between(index, width[index], 0.5 * np.exp2(steps[index] - taken)))
+        taken += 1
+    return ends.low

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from meshwise.cost.memory import kv_cache
 from meshwise.search import iteration
-from meshwise.search.bisection import largest
+from meshwise.search.bisection import Ends, largest
 from meshwise.search.iteration import Engine, draft_s
 from meshwise.search.serving import capacity, tokens_per_iteration
 from meshwise.search.serving_plan import CHUNK, EVERY, Limits, columns
@@ -23,6 +23,7 @@ from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 
 Array = Any
+ROWS = 256  # prefill instances that are compared with all decode instances at a time
 
 
 class Instance(NamedTuple):
@@ -63,6 +64,7 @@ def disaggregate(
     gpus: int,
     limits: Limits,
     pins: Pins,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Disaggregated | None:
     """The most tokens/s of two pools on ``gpus`` devices within the limits; None if none is.
 
@@ -71,13 +73,16 @@ def disaggregate(
     transfer. A decode instance holds the most sequences that the limit on the time per token and its
     KV cache allow. Of instances of one size those that another one beats in rate and latency cannot be
     part of the best, and are dropped; of what is left all pairs and all numbers of instances are
-    compared.
+    compared. ``progress`` hears of batches of layouts done, of how many.
     """
     prefills: list[Instance] = []
     decodes: list[Instance] = []
-    for layouts in _batches(model, cluster, stack, gpus, pins):
+    batches = list(_batches(model, cluster, stack, gpus, pins))
+    for done, layouts in enumerate(batches):
         prefills += _prefills(model, cluster, stack, w, layouts, limits)
         decodes += _decodes(model, cluster, stack, w, layouts, limits)
+        if progress is not None:
+            progress(done + 1, len(batches))
     if not prefills or not decodes:
         return None
     return _matched(prefills, decodes, cluster, w, gpus, limits, kv_bytes(model, stack, w))
@@ -99,9 +104,19 @@ def _batches(
     sizes = instance_sizes(cluster, gpus)
     for size in sizes:
         layouts, _ = serving_space(model, stack, size, pins, joined=True)
-        if layouts.tp.size:
-            held.append(layouts)
+        for first in range(0, layouts.tp.size, CHUNK):
+            held.append(columns(layouts, slice(first, first + CHUNK)))
         if held and (size == sizes[-1] or sum(h.tp.size for h in held) >= CHUNK):
+            yield from _together(held)
+            held = []
+
+
+def _together(parts: list[Layouts]) -> Iterator[Layouts]:
+    """Parts joined until they make :data:`CHUNK` columns."""
+    held: list[Layouts] = []
+    for part in parts:
+        held.append(part)
+        if part is parts[-1] or sum(h.tp.size for h in held) >= CHUNK:
             yield Layouts(
                 *(np.concatenate(p) if np.ndim(p[0]) else p[0] for p in zip(*held, strict=True))
             )
@@ -160,7 +175,8 @@ def _prefills(
 def _decodes(
     model: Model, cluster: Cluster, stack: Stack, w: Serving, layouts: Layouts, limits: Limits
 ) -> list[Instance]:
-    """Every layout with the most sequences that its cache and the limit per token allow."""
+    """Every layout with the most sequences that its cache and the limit per token allow; with fewer
+    where another one of its size is known to deliver more."""
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     shape = layouts.tp.shape
     room = np.broadcast_to(capacity(engine, w, np.int64(1))[0], shape)
@@ -177,8 +193,18 @@ def _decodes(
     def over(batch: Array, index: Array) -> Array:
         return tpot(batch, index) / limit - 1.0
 
-    first = np.where((room >= 1) & (tpot(np.ones_like(room)) <= limit), 1, 0)
-    low = largest(first, np.where(first > 0, room, 0), over)
+    alone = tpot(np.ones_like(room))
+    first = np.where((room >= 1) & (alone <= limit), 1, 0)
+    sizes, size = np.unique(layouts.tp * layouts.pp * layouts.dp, return_inverse=True)
+
+    def worth(ends: Ends) -> Array:
+        """Who may yet deliver the most of its size: more sequences never take less time per token."""
+        seconds = np.where(np.isnan(ends.below), alone, limit * (ends.below + 1.0))
+        best = np.zeros(sizes.size)
+        np.maximum.at(best, size, ends.low * layouts.dp / seconds)
+        return ends.high * layouts.dp / seconds >= best[size]
+
+    low = largest(first, np.where(first > 0, room, 0), over, None if limit == np.inf else worth)
     seconds = tpot(np.maximum(low, 1))
     memory = np.broadcast_to(capacity(engine, w, np.maximum(low, 1))[1], shape)
     batch = np.maximum(low, 1) * layouts.dp
@@ -245,16 +271,24 @@ def link_bytes_per_s(cluster: Cluster, devices: int) -> float:
     return devices * level.per_device_bytes_per_s(max(below, 1))
 
 
-def _matched(
+class _Pairs(NamedTuple):
+    """Prefill instances (rows) against decode instances (columns)."""
+
+    rate: Array  # requests/s of the best numbers of both; -1 where the pair is no answer
+    devices: Array
+    numbers: Array  # decode instances
+    needed: Array  # prefill instances
+    transfer: Array
+
+
+def _pairs(
     prefills: list[Instance],
     decodes: list[Instance],
-    cluster: Cluster,
-    w: Serving,
     gpus: int,
     limits: Limits,
-    moved: float,
-) -> Disaggregated | None:
-    """The best pair of instances and their numbers; None if the limits or the GPUs leave none.
+    carried: float,
+) -> _Pairs:
+    """Every pair with the best numbers of its instances; ``carried`` requests/s by a device's links.
 
     n decode instances deliver the lesser of what they do, rising in n, and what the prefill instances on
     the other GPUs do, falling in n: best at the largest n at which prefill keeps up, or the next.
@@ -264,19 +298,14 @@ def _matched(
     def column(rows: list[Instance], name: str) -> Array:
         return np.array([getattr(row, name) for row in rows])
 
-    one = link_bytes_per_s(cluster, 1)
     p, d = column(prefills, "devices")[:, None], column(decodes, "devices")[None, :]
-    carried = one / moved  # requests per second and device
     prefill = np.minimum(column(prefills, "requests_per_s")[:, None], p * carried)
     decode = np.minimum(column(decodes, "requests_per_s")[None, :], d * carried)
-    transfer = moved / (np.minimum(p, d) * one)
-    ttft = column(prefills, "latency_s")[:, None] + transfer
+    transfer = 1.0 / (np.minimum(p, d) * carried)
     most = (gpus - p) // d
     good = most >= 1
     if limits.ttft_s is not None:
-        good &= ttft <= limits.ttft_s
-    if not good.any():
-        return None
+        good &= column(prefills, "latency_s")[:, None] + transfer <= limits.ttft_s
 
     def delivered(n: Array) -> Array:
         return np.minimum(n * decode, (gpus - n * d) // p * prefill)
@@ -293,10 +322,37 @@ def _matched(
     rate = np.where(good, delivered(numbers), -1.0)
     # no more prefill instances than the rate needs
     needed = np.maximum(np.ceil(rate / prefill - 1e-9), 1).astype(np.int64)
-    devices = needed * p + numbers * d
-    i, j = divmod(int(np.lexsort((devices.ravel(), -rate.ravel()))[0]), rate.shape[1])
-    requests, first, second = float(rate[i, j]), prefills[i], decodes[j]
-    number = int(numbers[i, j])
+    return _Pairs(rate, needed * p + numbers * d, numbers, needed, transfer)
+
+
+def _matched(
+    prefills: list[Instance],
+    decodes: list[Instance],
+    cluster: Cluster,
+    w: Serving,
+    gpus: int,
+    limits: Limits,
+    moved: float,
+) -> Disaggregated | None:
+    """The best pair of instances and their numbers, the fewest devices of equal ones; None if the limits
+    or the GPUs leave none."""
+    carried = link_bytes_per_s(cluster, 1) / moved  # requests per second and device
+    best: tuple[float, int] | None = None
+    for start in range(0, len(prefills), ROWS):
+        rows = prefills[start : start + ROWS]
+        pairs = _pairs(rows, decodes, gpus, limits, carried)
+        i, j = divmod(
+            int(np.lexsort((pairs.devices.ravel(), -pairs.rate.ravel()))[0]), len(decodes)
+        )
+        requests, devices = float(pairs.rate[i, j]), int(pairs.devices[i, j])
+        if requests < 0 or (best is not None and best <= (-requests, devices)):
+            continue
+        best = -requests, devices
+        first, second, number = rows[i], decodes[j], int(pairs.numbers[i, j])
+        needed, transfer = int(pairs.needed[i, j]), float(pairs.transfer[i, j])
+    if best is None:
+        return None
+    requests = -best[0]
     bounds = {
         "prefill": (gpus - number * second.devices) // first.devices * first.requests_per_s,
         "decode": number * second.requests_per_s,
@@ -305,12 +361,12 @@ def _matched(
     return Disaggregated(
         prefill=first,
         decode=second,
-        prefill_instances=int(needed[i, j]),
+        prefill_instances=needed,
         decode_instances=number,
-        devices=int(devices[i, j]),
-        transfer_s=float(transfer[i, j]),
+        devices=best[1],
+        transfer_s=transfer,
         transfer_bytes=moved,
-        ttft_s=float(ttft[i, j]),
+        ttft_s=first.latency_s + transfer,
         tpot_s=second.latency_s,
         requests_per_s=requests,
         tokens_per_s=requests * w.osl,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from meshwise.errors import InputError
@@ -49,6 +50,7 @@ def plan_deployment(
     top: int = 10,
     price_per_device_hour: float | None = None,
     disaggregated: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Served:
     """The best layouts of ``gpus`` devices (all of the cluster's by default) for serving."""
     started = time.perf_counter()
@@ -70,7 +72,7 @@ def plan_deployment(
     )
     apart = None
     if disaggregated and limits is not None:
-        apart = disaggregate(model, where, stack, w, n, limits, asked)
+        apart = disaggregate(model, where, stack, w, n, limits, asked, progress)
     changes: list[ServingChange] = []
     if not answer.rows:
         changes = serving_changes(answer, asked, limits)
