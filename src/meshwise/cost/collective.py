@@ -345,12 +345,6 @@ def candidates(
 
 
 def candidates_on(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
-    found: list[Candidate] = []
-    if op in RING_ROUNDS:
-        for build in (ring, hierarchical, tree, in_switch, one_shot, two_shot):
-            found += build(op, payload, fabric)
-    else:
-        found += direct(op, payload, fabric)
     alone = fabric.size <= 1
     return [
         Candidate(
@@ -358,13 +352,22 @@ def candidates_on(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
             np.where(alone, 0.0, c.seconds),
             tuple(np.where(alone, 0.0, w) for w in c.wire_bytes),
         )
-        for c in found
+        for c in _built(op, payload, fabric)
     ]
+
+
+def _built(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """The candidates where a group has several ranks."""
+    if op in RING_ROUNDS:
+        every = (ring, hierarchical, tree, in_switch, one_shot, two_shot)
+        return [c for build in every for c in build(op, payload, fabric)]
+    return direct(op, payload, fabric)
 
 
 def price(op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack) -> Priced:
     """The cheapest legal algorithm for each element."""
-    found = candidates(op, payload, group, cluster, stack)
+    fabric = fabric_of(op, group, cluster, stack)
+    found = _built(op, payload, fabric)
     seconds, wire = found[0].seconds, found[0].wire_bytes
     chosen: Array = np.int64(0)
     for index, c in enumerate(found[1:], start=1):
@@ -374,6 +377,9 @@ def price(op: str, payload: Array, group: Group, cluster: Cluster, stack: Stack)
             np.where(better, new, old) for new, old in zip(c.wire_bytes, wire, strict=True)
         )
         chosen = np.where(better, index, chosen)
+    if np.any(alone := fabric.size <= 1):
+        seconds, chosen = np.where(alone, 0.0, seconds), np.where(alone, 0, chosen)
+        wire = tuple(np.where(alone, 0.0, w) for w in wire)
     names = tuple(c.algorithm for c in found)
     used = [constants(lv, op, stack.collectives, stack.ideal) for lv in cluster.levels]
     sources, lent = tuple(c.source for c in used), tuple(c.lent for c in used)

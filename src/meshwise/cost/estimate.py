@@ -42,6 +42,11 @@ class Estimate(PricedStep):
         return [total(costs) for costs in self.layer_costs]
 
     @cached_property
+    def _exposed_layers(self) -> list[Times]:
+        """The layers without what is hidden of their communication."""
+        return [total(costs, hidden=False) for costs in self.layer_costs]
+
+    @cached_property
     def _stages(self) -> list[Times]:
         """Seconds of one microbatch on each role of stage; 0 where the role does not exist."""
         layers = self._layers
@@ -99,7 +104,7 @@ class Estimate(PricedStep):
     def _microbatch_busy(self) -> Array:
         """As ``microbatch.busy`` with what the host adds, without telling compute from
         communication: for searches, in few passes over the full mesh."""
-        layers = [layer.busy for layer in self._layers]
+        layers = [layer.busy for layer in self._exposed_layers]
         embedding, head = total(self.embedding_costs).busy, total(self.head_costs).busy
         longest: Array = 0.0
         for role in self.program.roles:
@@ -300,7 +305,7 @@ class Estimate(PricedStep):
         longest: Array = 0.0
         for role in self.program.roles:
             busy: Array = 0.0
-            for layer, count in zip(self._layers, role.layers, strict=True):
+            for layer, count in zip(self._exposed_layers, role.layers, strict=True):
                 busy = busy + layer.compute * (count * role.exists)
             longest = np.maximum(longest, busy)
         longest = longest.min(axis=tuple(range(longest.ndim - 1)))

@@ -193,8 +193,11 @@ def _pair(group: Group) -> Group:
     return group._replace(ranks=tuple(reversed(crossing)))
 
 
-def total(costs: list[OpCost], phases: tuple[str, ...] | None = None) -> Times:
-    """Seconds of a list of priced operations in the given phases (all by default)."""
+def total(
+    costs: list[OpCost], phases: tuple[str, ...] | None = None, *, hidden: bool = True
+) -> Times:
+    """Seconds of a list of priced operations in the given phases (all by default); communication with
+    what is hidden of it, which a search does not ask for."""
     compute_s: Array = 0.0
     comm_s: Array = 0.0
     exposed_s: Array = 0.0
@@ -203,7 +206,8 @@ def total(costs: list[OpCost], phases: tuple[str, ...] | None = None) -> Times:
         if phases is not None and c.op.phase not in phases:
             continue
         if c.op.kind in COLLECTIVES:
-            comm_s = comm_s + c.op.count * c.seconds
+            if hidden:
+                comm_s = comm_s + c.op.count * c.seconds
             exposed_s = exposed_s + c.exposed
         else:
             compute_s = compute_s + c.op.count * c.seconds

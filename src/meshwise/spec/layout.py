@@ -136,11 +136,25 @@ def _multiple(found: Array, inner: Array, size: Array) -> Array:
 def alike(rows: list[Array]) -> Array:
     """A number for each distinct combination of values that stand at one place of the rows."""
     codes: Array = np.zeros(1, dtype=np.int64)
+    many = 1  # codes are less
     for row in rows:
-        values, code = np.unique(row, return_inverse=True)
-        # renumbered at each step, so that the product cannot overflow
-        codes = np.unique(codes * values.size + code.ravel(), return_inverse=True)[1]
-    return codes
+        code, size = _coded(np.asarray(row))
+        if many * size >= 2**62:  # renumbered, so that the product cannot overflow
+            codes = np.unique(codes, return_inverse=True)[1]
+            many = int(codes.max(initial=0)) + 1
+        codes = codes * size + code
+        many *= size
+    return np.unique(codes, return_inverse=True)[1]
+
+
+def _coded(row: Array) -> tuple[Array, int]:
+    """A number for each value of a row, and how many numbers there may be. Degrees are numbers as they
+    are; sorting is for what is none."""
+    flat = row.ravel()
+    if flat.dtype.kind in "bui" and flat.size and flat.min() >= 0 and flat.max() < 2**20:
+        return flat.astype(np.int64), int(flat.max()) + 1
+    values, code = np.unique(flat, return_inverse=True)
+    return code, max(values.size, 1)
 
 
 def usual_ranks(cluster: Cluster) -> int:
