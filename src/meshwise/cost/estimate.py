@@ -112,6 +112,11 @@ class Estimate(PricedStep):
             longest = np.maximum(longest, busy)
         return np.maximum(longest + total(self.transfer_costs).exposed, self._launch_s)
 
+    @property
+    def launch_s(self) -> Array:
+        """Host seconds of a step's launches, whether the device hides them or not."""
+        return self.program.ctx.microbatches * self._launch_s
+
     @cached_property
     def _launch_s(self) -> Array:
         """Host seconds to launch a microbatch's work on the stage with the most layers.

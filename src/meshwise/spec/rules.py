@@ -152,6 +152,11 @@ def hides_experts(stack: Stack, layout: Layouts) -> Array:
     interleaved ones (Megatron-Core, transformer_config.py: overlap_moe_expert_parallel_comm)."""
     if not stack.overlap_experts or stack.ideal or stack.schedule != "1f1b":
         return np.bool_(False)
+    return exchange_pairs(layout)
+
+
+def exchange_pairs(layout: Layouts) -> Array:
+    """Layouts in which a microbatch's exchange of tokens can run beside another one's compute."""
     staged = (layout.pp == 1) | (layout.vp > 1)
     return (layout.ep > 1) & (layout.recompute != RECOMPUTE_CODE["full"]) & staged
 

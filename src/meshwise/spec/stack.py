@@ -39,6 +39,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "moments_dtype": MOMENTS,
     "dispatcher": DISPATCHERS,
 }
+# switches that a command line, a launch command and a table's row state too
+STATED = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype")
 SHARDS = ("none", "zero1", "zero2", "zero3")
 LISTS = {"shards": SHARDS, "pipelined_shards": SHARDS}  # some of them
 WHOLE = {  # lowest, highest
