@@ -186,7 +186,8 @@ def loss_bytes(ctx: Context) -> Array:
     alone, split = ctx.stack.loss_peak_bytes, ctx.stack.loss_peak_bytes_tp
     per_logit = alone if split is None else np.where(ctx.layout.tp > 1, split, alone)
     chunks = ctx.loss_chunks
-    logits = ctx.tokens / chunks * ctx.vocabulary * per_logit
+    rows = ctx.vocabulary * (ctx.layout.tp if ctx.stack.whole_logits else 1)
+    logits = ctx.tokens / chunks * rows * per_logit
     return logits + np.where(chunks > 1, _summed_over_chunks(ctx), 0.0)
 
 

@@ -43,6 +43,9 @@ _RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (r"nanotron-2025", "nanotron", {"keeps_gathered_inputs": True}),
     (r"nanotron", "nanotron", {}),
     (r"intern", "internevo", {}),
+    (r"aleph-alpha-scaling.*\+rms", "aleph-alpha-scaling", {"fused_norm": True}),
+    (r"aleph-alpha-scaling.*flash1", "aleph-alpha-scaling", {"flash_version": 1}),
+    (r"aleph-alpha-scaling", "aleph-alpha-scaling", {}),
     (r"paddle", "paddle", {}),
     # the loss is compiled since 2025
     (r"torchtitan-2024.*compile", "torchtitan-fsdp", _EAGER_LOSS),

@@ -81,6 +81,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fused_elementwise: bool = True  # activation, and residual with its dropout, in one pass each
     fused_norm: bool = True  # norms and rotary in one pass each, not as a chain of fp32 passes
     loss_bytes: float = 52.0  # memory traffic of the loss per logit, forward and backward
+    whole_logits: bool = False  # every TP rank gathers all logits and takes their loss by itself
     loss_chunks: int = 1  # head and loss on one part of a microbatch's tokens at a time
     accumulation_bytes: float = 0.0  # traffic per weight and microbatch of adding up gradients
     fused_add_norm: bool = False  # norm in the same pass as the residual addition before it
