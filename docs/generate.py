@@ -229,6 +229,10 @@ SWITCHES = {
     "fused_norm": "Norms and rotary embedding in one pass each. Otherwise they are chains of fp32 "
     "passes.",
     "loss_bytes": "Memory traffic per logit of the loss, forward and backward [B].",
+    "whole_logits": "Every TP rank gathers all logits and takes their loss by itself. Otherwise the "
+    "ranks share the vocabulary and reduce three values per token.",
+    "loss_chunks": "Head and loss work on so many parts of a microbatch's tokens, one at a time: logits "
+    "and their gradient exist for one part only. `--loss-chunks` overrides it.",
     "accumulation_bytes": "Memory traffic per weight and microbatch of adding the gradients to their "
     "sums, where the weight gradient's product does not [B].",
     "fused_add_norm": "The norm in the same pass as the residual addition before it.",
@@ -245,6 +249,11 @@ SWITCHES = {
     "layer's weight gradient.",
     "schedule": "Of the pipeline: `1f1b` (interleaved where vp > 1), `gpipe`, `zb-1p` and `zb-2p` "
     "(zero bubble with the memory of 1F1B, and with twice that).",
+    "dispatcher": "Of tokens to their experts, in training and prompts: `alltoall` sends a token to each "
+    "of its experts, `deepep` and `hybridep` once per node that has one, and on over the links inside. "
+    "`--dispatcher` overrides it.",
+    "overlap_experts": "The exchange of tokens runs beside another microbatch's passes, but for full "
+    "recomputation and pipeline stages without virtual ones. `--overlap-experts` overrides it.",
     "overlap_grad_reduce": "The data-parallel gradient reduction runs beside the last microbatch's "
     "backward pass.",
     "overlap_param_gather": "The gathers of weights (ZeRO-1 to 3, FSDP) run beside compute.",
@@ -277,6 +286,8 @@ SWITCHES = {
     "host_s": "Host time per step that no device work hides [s].",
     "host_layer_s": "Host time to launch one layer's forward pass without CUDA graphs [s]; backward "
     "takes twice that. A stage is never quicker than its host.",
+    "host_launch_s": "Training: host time to start one kernel [s]. A microbatch is never quicker than the "
+    "start of its kernels, which are counted by operation.",
     "jitter": "Standard deviation of a rank's time in training over its mean; the step waits for the "
     "slowest of N ranks, σ·√(2 ln N) later than the mean.",
     "collective_wait_s": "What a collective's kernels wait for each other where every rank's host "
@@ -310,6 +321,8 @@ SWITCHES = {
     "other master copy. Otherwise weights are 16-bit with an fp32 master copy.",
     "gradient_dtype": "Format in which gradients are added up and reduced; without one that of the "
     "products' results. `--grad-dtype` overrides it.",
+    "moments_dtype": "Format of Adam's two moments, beside their fp32 master weights. `--moments-dtype` "
+    "overrides it.",
     "gradient_buckets": "The data-parallel reducer has 16-bit buckets of all gradients beside their "
     "fp32 sums.",
     "autograd_gradients": "Every weight has a 16-bit gradient until the backward of its microbatch "

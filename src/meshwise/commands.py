@@ -183,9 +183,10 @@ def compare(
         formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
         work = Training(batch=batch, seq=tokens, formats=formats)
         spec, where, software = _parts(model, cluster, work, stack)
-        switches = {"schedule": job.schedule, "attention": job.attention}
+        switches: dict[str, Any] = {"schedule": job.schedule, "attention": job.attention}
         if job.overlap == "split":
             switches["overlap"] = job.overlap
+        switches |= _stated(job)
         if not software.ideal:
             software = msgspec.structs.replace(software, **switches)
         return compare_training(spec, where, work, software, layout)
@@ -206,6 +207,13 @@ def compare(
     )
     spec, where, software = _parts(model, cluster, load.decode(), stack)
     return compare_serving(spec, where, load, software, layout)
+
+
+def _stated(job: Job) -> dict[str, Any]:
+    """Switches of a stack that the job says."""
+    from meshwise.spec.stack import STATED
+
+    return {name: getattr(job, name) for name in STATED if getattr(job, name) is not None}
 
 
 def _within_limit(concurrency: int | None, job: Job) -> None:
@@ -271,6 +279,8 @@ def beside(
                 load.formats, dtype=job.dtype, gradients=job.grad_dtype or load.formats.gradients
             )
             load = msgspec.structs.replace(load, formats=own)
+        if not stack.ideal:
+            stack = msgspec.structs.replace(stack, **_stated(job))
         return compare_training(model, cluster, load, stack, layout, plan)
     if (job.draft_tokens or 0) != load.draft_tokens:
         raise InputError(

@@ -354,3 +354,57 @@ def test_quantile_is_numpys() -> None:
     values = [3.0, 1.0, 4.0, 1.5, 9.0]
     for q in (0.0, 0.1, 0.5, 0.9, 1.0):
         assert quantile(values, q) == pytest.approx(float(np.quantile(values, q)))
+
+
+def _training_step(**cells: str) -> float:
+    row = {k: v for k, v in TRAINING.items() if k != "colour"} | cells
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(row))
+    writer.writeheader()
+    writer.writerow(row)
+    table = parse_table(out.getvalue(), "mine.csv")
+    assert unread(table) == []
+    (found,) = [p for p in PREDICT[table.kind](table.rows[0], Path(".")) if p.quantity == "step_s"]
+    return found.predicted
+
+
+def test_switches_of_the_software_are_columns():
+    experts = {
+        "model": "qwen3-30b-a3b",
+        "device": "h100-80gb-sxm",
+        "devices": "16",
+        "intra_node": "nvlink4",
+        "inter_node_gbytes_per_s": "50",
+        "attention": "flash",
+        "stack": "megatron-core-2025",
+        "dtype": "bf16",
+        "recompute": "none",
+        "tp": "1",
+        "pp": "1",
+        "dp": "16",
+        "ep": "16",
+        "etp": "1",
+        "seq": "4096",
+        "shard": "zero1",
+        "global_batch": "256",
+    }
+    plain = _training_step(**experts)
+    assert _training_step(**experts, dispatcher="deepep") < 0.8 * plain
+    assert _training_step(**experts, overlap_experts="true") < 0.9 * plain
+    assert _training_step(**experts, loss_chunks="8", moments_dtype="bf16") != plain
+    for column, bad in (("dispatcher", "fast"), ("overlap_experts", "yes"), ("loss_chunks", "0")):
+        with pytest.raises(InputError, match=column):
+            _training_step(**experts, **{column: bad})
+
+
+def test_the_variant_of_a_software_says_its_kernels():
+    from meshwise.evidence.software import stack_named
+
+    name = "aleph-alpha-scaling-2023-"
+    found = {v: stack_named(name + v) for v in ("flash2+rms", "flash2", "flash1", "torch")}
+    assert {s.name for s in found.values() if s} == {"aleph-alpha-scaling"}
+    assert found["flash2+rms"].fused_norm
+    assert not found["flash2"].fused_norm
+    assert found["flash1"].flash_version == 1
+    titan = {y: stack_named(f"torchtitan-{y}-compile").loss_chunks for y in (2025, 2026)}
+    assert titan == {2025: 1, 2026: 8}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, switches
 
 if TYPE_CHECKING:
     from meshwise.api import EstimateResult
@@ -47,6 +47,7 @@ def priced(
     from meshwise.spec.workload import PHASES
 
     spec = api.model(model)
+    switches.check(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "vp", "dp", "cp", "ep")}
     stack = options.read_stack(o, one_of(o["phase"], "--phase", PHASES))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, switches
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ MAX_FILE_BYTES = 200_000_000
     "--placement", metavar="ORDER", default="tp-cp-dp-pp", help="Of the axes on the ranks."
 )
 @click.option("--schedule", metavar="KIND", default="1f1b", help="1f1b, gpipe, zb-1p, zb-2p.")
+@options.stacked(*switches.OPTIONS)
 @click.option("--dtype", metavar="D", help="bf16, fp16 or fp8.")
 @click.option("--weight-dtype", metavar="D", help="Serving: fp8, where it is narrower.")
 @click.option("--kv-dtype", "--kv-cache-dtype", "kv_dtype", metavar="D", help="Serving: fp8.")
@@ -109,6 +110,7 @@ def _more(o: dict[str, Any], phase: str) -> dict[str, Any]:
     found: dict[str, Any] = {name: o[name] for name in ("dtype", "weight_dtype", "kv_dtype")}
     if phase == "train":
         found |= {name: _number(o, name) for name in ("global_batch", "seq")}
+        found |= switches.read(o, "")
         for name in ("isl", "osl", "concurrency", "weight_dtype", "kv_dtype"):
             if o[name] is not None:
                 option = "--" + name.replace("_", "-")
@@ -119,6 +121,9 @@ def _more(o: dict[str, Any], phase: str) -> dict[str, Any]:
                     legal=f"leave {option} out",
                 )
         return found
+    for name in switches.NAMES:
+        if o[name] is not None:
+            raise switches.refused(name, o[name], "has no meaning in serving")
     isl, osl = _number(o, "isl"), _number(o, "osl")
     found["max_len"] = isl + osl if isl is not None and osl is not None else None
     found["concurrency"] = _number(o, "concurrency")
@@ -226,6 +231,8 @@ def _priced(record: dict[str, Any], row: dict[str, Any], phase: str) -> dict[str
         found["dtype"] = row.get("dtype") or work.get("dtype") or formats.get("dtype")
         gradient = {4.0: "fp32", 2.0: "bf16"}.get(float(formats.get("gradient") or 0.0))
         found["grad_dtype"] = work.get("gradients_dtype") or gradient
+        found |= {name: stack.get(name) for name in switches.NAMES}
+        found["overlap_experts"] = bool(stack.get("overlap_experts")) and _pairs(row)
         if int(row.get("pp", 1)) > 1:
             found["schedule"] = stack.get("schedule")
         if int(row.get("tp", 1)) == 1:
@@ -243,6 +250,18 @@ def _priced(record: dict[str, Any], row: dict[str, Any], phase: str) -> dict[str
         found["concurrency"] = work["batch"] * int(row.get("dp", 1))  # of each replica
     found |= {"overlap": "none", "placement": None, "recompute": "none"}
     return {k: v for k, v in found.items() if v is not None} | {"placement": "tp-cp-dp-pp"}
+
+
+def _pairs(row: dict[str, Any]) -> bool:
+    """Whether the layout can run the exchange of tokens beside another microbatch's compute."""
+    import numpy as np
+
+    from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
+    from meshwise.spec.rules import exchange_pairs
+
+    degrees = {name: np.int64(row.get(name) or 1) for name in ("tp", "pp", "vp", "ep")}
+    mode = np.int64(RECOMPUTE_CODE.get(str(row.get("recompute")), 0))
+    return bool(exchange_pairs(Layouts(**degrees, recompute=mode)))
 
 
 def _record(path: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from meshwise.cli import switches
 from meshwise.errors import InputError, clean, shorten
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ software = stacked(
     click.option(
         "--sequence-parallel", is_flag=True, help="Norms on S/TP; reduce_scatter + all_gather."
     ),
+    *switches.OPTIONS,
 )
 output = stacked(
     click.option("--json", "as_json", is_flag=True, help="The documented JSON contract on stdout."),
@@ -204,12 +206,13 @@ def read_workload(o: dict[str, Any]) -> Workload:
         comm=o["comm_dtype"],
         gradients=o["grad_dtype"],
     )
-    misplaced = {
+    misplaced: tuple[str, ...] = {
         "train": ("context", "kv_dtype", "weight_dtype"),
         "prefill": ("context", "micro_batch", "recompute", "grad_dtype"),
         # a step over the cache has kernels of its own
         "decode": ("micro_batch", "recompute", "grad_dtype", "attention"),
     }[phase]
+    misplaced += switches.MISPLACED[phase]
     for name in (*misplaced, *(("schedule",) if phase != "train" else ())):
         if o.get(name) is not None:
             option = "--" + name.replace("_", "-")
@@ -297,14 +300,9 @@ def read_stack(o: dict[str, Any], phase: str) -> Stack:
                     legal=f"--{option} {alike}, or another --stack",
                     nearest=alike,
                 )
-    switches: dict[str, Any] = {}
-    if o["attention"] is not None:
-        switches["attention"] = o["attention"]
-    if o["overlap"] is not None:
-        switches["overlap"] = o["overlap"]
-    if o.get("schedule") is not None:
-        switches["schedule"] = o["schedule"]
-    return stack(name, **switches)
+    given = ("attention", "overlap", "schedule")
+    found = {key: o[key] for key in given if o.get(key) is not None}
+    return stack(name, **found, **switches.read(o, name))
 
 
 def write(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options, serve
+from meshwise.cli import options, serve, switches
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ software = options.stacked(
     click.option("--stack", metavar="STACK", help="Software; see catalog stacks."),
     click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
     click.option("--attention", metavar="KIND", help="flash or unfused, in place of the stack's."),
+    *switches.OPTIONS,
 )
 
 BOTH = ("tp", "pp", "dp", "ep", "etp")
@@ -109,7 +110,7 @@ TRAINING_PINS = (
     *("vp", "cp", "micro_batch", "recompute", "shard"),
     *("sequence_parallel", "overlap", "placement"),
 )
-TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free")
+TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.NAMES)
 SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance")
 SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
@@ -133,6 +134,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     from meshwise.spec.reading import count, fraction
 
     spec = api.model(model)
+    switches.check(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     if nodes is not None and o["gpus"] is not None and count(o["gpus"], "--gpus") > where.devices:
         raise InputError(

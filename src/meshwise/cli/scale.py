@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, switches
 from meshwise.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     from meshwise import api
 
     spec = api.model(model)
+    switches.check(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     workload = options.read_workload(o)
     o["sweep"] = _one(o["sweep"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from meshwise.program.context import Context
+from meshwise.program.mlp import exchanges_tokens
 from meshwise.spec.model import Attention, Block, Mlp
 from meshwise.spec.parameters import attention_matrices
 
@@ -96,10 +97,11 @@ def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
 
 def _by_products(ctx: Context, block: Block) -> Array:
     """Selective checkpointing by operation: the layer's input, every second product's output
-    (counted from the first), attention's output, and reductions.
+    (counted from the first), attention's output, reductions and exchanges of tokens; nothing of the
+    grouped products of experts.
 
-    torchtitan's save list: mm but every second, attention, reduce_scatter
-    (parallelisms/parallelize_llama.py).
+    torchtitan's save list: mm but every second (grouped ones are another operation), attention,
+    reduce_scatter, all_to_all (distributed/activation_checkpoint.py).
     """
     act, tp, h = ctx.widths.activation, ctx.layout.tp, ctx.model.hidden
     outs: list[Array] = []
@@ -113,8 +115,8 @@ def _by_products(ctx: Context, block: Block) -> Array:
         outs += [-(-block.mlp.width // tp)] * (1 + block.mlp.gated) + [h]
     if block.moe is not None:
         moe, etp = block.moe, ctx.layout.expert_tp()
-        width = moe.top_k * etp / tp * -(-moe.expert.width // etp)
-        outs += [width] * (1 + moe.expert.gated) + [moe.top_k * etp / tp * h]
+        # what the dispatch brings, and what the combination brings back
+        rows = rows + np.where(exchanges_tokens(ctx), 2.0 * moe.top_k * etp / tp * h, 0.0)
         if moe.shared is not None:
             outs += [-(-moe.shared.width // tp)] * (1 + moe.shared.gated) + [h]
     for out in outs[::2]:
@@ -178,7 +180,17 @@ def head_activations(ctx: Context) -> Array:
 
 
 def loss_bytes(ctx: Context) -> Array:
-    """Logits, their fp32 copies, softmax and gradient at the loss's peak."""
+    """Logits, their fp32 copies, softmax and gradient at the loss's peak: of a chunk of the tokens,
+    and then beside it what the chunks add up, the gradient of the head's weight (its sum, and the
+    chunk's) and of the loss's input."""
     alone, split = ctx.stack.loss_peak_bytes, ctx.stack.loss_peak_bytes_tp
     per_logit = alone if split is None else np.where(ctx.layout.tp > 1, split, alone)
-    return ctx.tokens * ctx.vocabulary * per_logit
+    chunks = ctx.loss_chunks
+    rows = ctx.vocabulary * (ctx.layout.tp if ctx.stack.whole_logits else 1)
+    logits = ctx.tokens / chunks * rows * per_logit
+    return logits + np.where(chunks > 1, _summed_over_chunks(ctx), 0.0)
+
+
+def _summed_over_chunks(ctx: Context) -> Array:
+    width = ctx.model.embedding_dim or ctx.model.hidden
+    return width * (ctx.vocabulary * ctx.widths.plain_weight + ctx.tokens * FP32)

@@ -98,7 +98,7 @@ class Fabric(NamedTuple):
         return payload / (self.size * self.per_level[0].copy_bytes_per_s)
 
 
-def _streamed(
+def streamed(
     fabric: Fabric, wire: Sequence[Array], hops: Sequence[Array], protocols: Sequence[Protocol]
 ) -> Array:
     """launch + Σ hops · a + max over levels of bytes / (e · b): levels work at the same time.
@@ -142,7 +142,7 @@ def ring(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     found = []
     for name in _names(fabric, "ring"):
         protocols = [c.algorithms["ring"].protocol(name) for c in fabric.per_level]
-        seconds = _streamed(fabric, wire, hops, protocols) + copy
+        seconds = streamed(fabric, wire, hops, protocols) + copy
         found.append(Candidate(_label("ring", name), seconds, wire))
     return found
 
@@ -198,13 +198,13 @@ def tree(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     copy = fabric.copy(payload)
     for name in names:
         protocols = [at(c, name) for c in fabric.per_level]
-        seconds = np.where(across, _streamed(fabric, wire, hops, protocols) + copy, np.inf)
+        seconds = np.where(across, streamed(fabric, wire, hops, protocols) + copy, np.inf)
         found.append(Candidate(_label("tree", name), seconds, wire))
     switch = fabric.per_level[0].algorithms.get("nvls")
     if switch is not None:
         wire = (payload * 1.0, *wire[1:])
         protocols = [switch.fastest, *(at(c, "simple") for c in fabric.per_level[1:])]
-        seconds = _streamed(fabric, wire, [0, *hops[1:]], protocols)
+        seconds = streamed(fabric, wire, [0, *hops[1:]], protocols)
         legal = across & fabric.in_switch & (fabric.ranks[0] >= switch.min_ranks)
         found.append(Candidate("nvls_tree", np.where(legal, seconds, np.inf), wire))
     return found
@@ -282,7 +282,7 @@ def direct(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
             np.where(w > 0, payload / n, 0.0) if p.per_peer else w
             for p, w in zip(protocols, wire, strict=True)
         ]
-        seconds = _streamed(fabric, most, hops, protocols) + copy
+        seconds = streamed(fabric, most, hops, protocols) + copy
         label = _label("chain" if op == "broadcast" else "direct", name)
         found.append(Candidate(label, seconds, tuple(wire)))
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from meshwise.cost import inference
+from meshwise.cost import hosting, inference
 from meshwise.cost.kernels import position
 from meshwise.cost.overlap import TINY, exposed_beside
 from meshwise.cost.priced_step import PricedStep
@@ -117,6 +117,11 @@ class Estimate(PricedStep):
             longest = np.maximum(longest, busy)
         return np.maximum(longest + total(self.transfer_costs).exposed, self._launch_s)
 
+    @property
+    def launch_s(self) -> Array:
+        """Host seconds of a step's launches, whether the device hides them or not."""
+        return self.program.ctx.microbatches * self._launch_s
+
     @cached_property
     def _launch_s(self) -> Array:
         """Host seconds to launch a microbatch's work on the stage with the most layers.
@@ -125,11 +130,12 @@ class Estimate(PricedStep):
         Backward launches about twice forward's kernels, recomputation forward's again.
         """
         ctx = self.program.ctx
+        counted = hosting.microbatch_s(self.program)
         each = inference.layer_launch_s(self.stack, ctx)
         if not each:
-            return 0.0
+            return counted
         passes = 3.0 + (ctx.recompute == 2) if ctx.training else 1.0
-        return self.stage_layers * passes * each
+        return self.stage_layers * passes * each + counted
 
     @property
     def stage_layers(self) -> Array:
@@ -282,7 +288,13 @@ class Estimate(PricedStep):
             late = np.maximum(launches - device, 0.0)
             return late + inference.own_engine_s(self.pricer.compute, ctx)
         late = np.maximum(self._launch_s - self.microbatch.busy, 0.0)
-        return self.stack.host_s + self.program.ctx.microbatches * late + self.straggler_s
+        late = self.program.ctx.microbatches * late + self._late_update_s
+        return self.stack.host_s + late + self.straggler_s
+
+    @cached_property
+    def _late_update_s(self) -> Array:
+        """What the update waits for its host, which copies every parameter by itself."""
+        return np.maximum(hosting.update_s(self.program) - self.update.compute, 0.0)
 
     @cached_property
     def fast_step_s(self) -> Array:
@@ -296,7 +308,7 @@ class Estimate(PricedStep):
             steady = (m + waits + (self.layout.pp - 1) / self.layout.vp) * busy
         else:
             steady = (m + waits) * busy + self._bubble(busy)
-        host = 0.0 if self.stack.ideal else self.stack.host_s
+        host = 0.0 if self.stack.ideal else self.stack.host_s + self._late_update_s
         return steady + (self.update.compute + host) + self.update.exposed
 
     @property

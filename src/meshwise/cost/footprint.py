@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from meshwise.cost import activations as act
 from meshwise.cost import memory as mem
 from meshwise.program.step import Program
 from meshwise.spec.cluster import Cluster
@@ -63,6 +65,18 @@ class Footprint:
                 value = np.where(index == i, table[name], value)
             parts[name] = value
         return parts
+
+    @property
+    def loss_bytes(self) -> Array:
+        """Of the workspace what the loss takes at its peak: logits, their copies and their gradient."""
+        return act.loss_bytes(self.program.ctx) if self.program.ctx.training else 0.0
+
+    @property
+    def whole_loss_bytes(self) -> Array:
+        """The same with a microbatch's logits at once."""
+        whole = msgspec.structs.replace(self.stack, loss_chunks=1)
+        ctx = self.program.ctx._replace(stack=whole)
+        return act.loss_bytes(ctx) if ctx.training else 0.0
 
     @property
     def memory_limit_bytes(self) -> float:

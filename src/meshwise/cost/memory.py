@@ -12,7 +12,7 @@ from meshwise.cost.schedule import in_flight
 from meshwise.program.context import Context
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes
-from meshwise.program.update import ADAM_STATE_BYTES, per_replica, stage_weights
+from meshwise.program.update import adam_bytes, per_replica, stage_weights
 from meshwise.program.weights import Role, block_weights, end_weights
 
 Array = Any
@@ -132,10 +132,10 @@ def state(ctx: Context, role: Role) -> State:
     if not ctx.training:
         return State(stage_bytes(ctx.model, role, layout, w, ctx.vocabulary), 0.0, 0.0)
     local = stage_weights(ctx, role)
-    weight, gradient, adam = w.plain_weight, w.gradient, ADAM_STATE_BYTES
+    weight, gradient, adam = w.plain_weight, w.gradient, adam_bytes(ctx.stack)
     if ctx.stack.fp32_parameters or weight >= act.FP32:  # they are the master weights
         # an fp32 weight's gradient is fp32, in whatever format it is reduced
-        weight, gradient, adam = act.FP32, act.FP32, ADAM_STATE_BYTES - act.FP32
+        weight, gradient, adam = act.FP32, act.FP32, adam - act.FP32
     divided = scatters_every_microbatch(layout) | (layout.shard >= 3)
     gradients = per_replica(local, layout, divided) * gradient
     if ctx.stack.gradient_buckets:

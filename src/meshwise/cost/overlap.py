@@ -34,11 +34,17 @@ def exposed_decomposed(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
 
 
 def exposed_of_ops(
-    ops: list[Op], seconds: list[Array], stack: Stack, tp: Array, decomposed: Array
+    ops: list[Op],
+    seconds: list[Array],
+    stack: Stack,
+    tp: Array,
+    decomposed: Array,
+    apart: Array | None = None,
 ) -> list[Array]:
     """Exposed seconds (count included) of every op of one layer or end; 0 for compute.
 
-    ``seconds`` are per call; ``decomposed`` where a layout cuts TP's collectives into chunks. What can hide a collective is spent once: two collectives under the
+    ``seconds`` are per call; ``decomposed`` where a layout cuts TP's collectives into chunks;
+    ``apart``: the share of microbatches whose exchange of tokens runs beside another's compute. What can hide a collective is spent once: two collectives under the
     same product share its time, in order.
     """
     named: dict[str, Array] = {}
@@ -48,6 +54,7 @@ def exposed_of_ops(
             named[op.name + suffix] = op.count * s
     regions = _region_compute(ops, seconds)
     shares = _sharded_shares(ops, seconds, stack)
+    exchanged = 1.0 if apart is None else _exchanged_share(ops, seconds, apart)
     spent: dict[str, Array] = {}
     result: list[Array] = []
     for index, (op, s) in enumerate(zip(ops, seconds, strict=True)):
@@ -58,6 +65,8 @@ def exposed_of_ops(
         under = named.get(op.hides_under)
         if op.axis in SHARDED:
             result.append(total * (shares[_pass(op)] if _hides(op, stack) else 1.0))
+        elif op.axis == "ep":
+            result.append(total * exchanged)
         elif stack.ideal or under is None:
             result.append(total)
         elif op.axis == "cp" or (stack.overlap_input_gradient and _beside_gradient(op)):
@@ -107,6 +116,20 @@ def _sharded_shares(ops: list[Op], seconds: list[Array], stack: Stack) -> dict[s
         else 1.0
         for name, total in sent.items()
     }
+
+
+def _exchanged_share(ops: list[Op], seconds: list[Array], apart: Array) -> Array:
+    """Exposed share of a layer's exchanges of tokens: of the share ``apart`` of the microbatches, forward's
+    and backward's together run beside the layer's passes of another one."""
+    compute: Array = 0.0
+    sent: Array = 0.0
+    for op, s in zip(ops, seconds, strict=True):
+        if op.kind not in COLLECTIVES:
+            compute = compute + op.count * s
+        elif op.axis == "ep":
+            sent = sent + op.count * s
+    beside = exposed_beside(sent, compute) / np.maximum(sent, TINY)
+    return 1.0 - apart * (1.0 - np.minimum(beside, 1.0))
 
 
 def _region_compute(ops: list[Op], seconds: list[Array]) -> dict[int, Array]:

@@ -11,7 +11,9 @@ from meshwise.cost.compute import compute
 from meshwise.cost.footprint import Footprint
 from meshwise.cost.overlap import CONTENTION
 from meshwise.cost.pricing import Columns, OpCost, Pricer
+from meshwise.cost.schedule import paired
 from meshwise.program.step import Program, program
+from meshwise.spec import rules
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Group, Layouts, groups, kv_group
 from meshwise.spec.model import Model
@@ -60,7 +62,16 @@ class PricedStep(Footprint):
 
     @cached_property
     def layer_costs(self) -> list[list[OpCost]]:
-        return [self.pricer.ops(ops, self.layout) for ops in self.program.layers]
+        beside = self.exchanges_beside
+        return [self.pricer.ops(ops, self.layout, exchanges=beside) for ops in self.program.layers]
+
+    @property
+    def exchanges_beside(self) -> Array | None:
+        """Share of the microbatches whose exchange of tokens runs beside another one's compute."""
+        if not self.stack.overlap_experts or not self.program.ctx.training:
+            return None
+        able = rules.hides_experts(self.stack, self.layout)
+        return able * paired(self.layout.pp, self.layout.vp, self.program.ctx.microbatches)
 
     @cached_property
     def embedding_costs(self) -> list[OpCost]:

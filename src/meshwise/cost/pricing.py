@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.cost import dispatch
 from meshwise.cost.collective import Priced, price
 from meshwise.cost.collective_fits import lent_levels
 from meshwise.cost.compute import Compute
@@ -130,15 +131,20 @@ class Pricer:
         if op.axis == "pp":  # stages exchange in pairs
             group = _pair(group)
         if self.columns is None or apart:
-            return price(op.kind, op.payload_bytes, group, self.cluster, self.stack)
+            return self._priced(op, op.payload_bytes, group)
         alike = self.columns.group(op.axis, group)
         payload, group = alike.few(op.payload_bytes), alike.few(group)
-        found = price(op.kind, payload, group, self.cluster, self.stack)
+        found = self._priced(op, payload, group)
         return found._replace(
             seconds=alike.spread(found.seconds),
             wire_bytes=tuple(alike.spread(w) for w in found.wire_bytes),
             chosen=alike.spread(found.chosen),
         )
+
+    def _priced(self, op: Op, payload: Array, group: Group) -> Priced:
+        if op.copies is not None:
+            return dispatch.price(payload, op.copies, group, self.cluster, self.stack)
+        return price(op.kind, payload, group, self.cluster, self.stack)
 
     def one(self, op: Op, *, apart: bool = False) -> tuple[Array, Priced | None, str]:
         """(seconds per call, the algorithm if it is a collective, source); operations of the update
@@ -147,7 +153,7 @@ class Pricer:
             return self._seconds(op, apart), None, self.compute.source(op)
         # A layer's reductions are alike: each payload is priced once.
         payload = np.asarray(op.payload_bytes)
-        key = (op.kind, op.axis, payload.shape, payload.tobytes())
+        key = (op.kind, op.axis, op.copies, payload.shape, payload.tobytes())
         found = self._known.get(key)
         if found is None:
             group = self.groups[op.axis]
@@ -166,8 +172,16 @@ class Pricer:
         inherited = "(inherited" in cost.source
         return np.maximum(float(inherited), self.compute.extrapolated(cost.op))
 
-    def ops(self, ops: list[Op], layout: Layouts, *, apart: bool = False) -> list[OpCost]:
-        """Every operation priced, with its exposure (all of it where they run ``apart``)."""
+    def ops(
+        self,
+        ops: list[Op],
+        layout: Layouts,
+        *,
+        apart: bool = False,
+        exchanges: Array | None = None,
+    ) -> list[OpCost]:
+        """Every operation priced, with its exposure (all of it where they run ``apart``);
+        ``exchanges``: the share of microbatches whose exchange of tokens runs beside another's compute."""
         # What no layout of the mesh has costs nothing, and is not worth pricing.
         absent = (0.0, None, "")
         priced = [self.one(op, apart=apart) if np.max(op.count) > 0 else absent for op in ops]
@@ -175,7 +189,9 @@ class Pricer:
         if apart:
             exposed = [op.count * s for op, s in zip(ops, seconds, strict=True)]
         else:
-            exposed = exposed_of_ops(ops, seconds, self.stack, layout.tp, layout.decomposed)
+            exposed = exposed_of_ops(
+                ops, seconds, self.stack, layout.tp, layout.decomposed, exchanges
+            )
         return [
             OpCost(op, seconds, exp, how, source)
             for op, (seconds, how, source), exp in zip(ops, priced, exposed, strict=True)

@@ -55,3 +55,11 @@ def in_flight(kind: str, pp: Array, vp: Array, plain: Array, microbatches: Array
     else:
         kept = np.where(vp > 1, ((vp - 1) * pp + 2 * plain - 1) / vp, plain)
     return np.minimum(kept, microbatches)
+
+
+def paired(pp: Array, vp: Array, microbatches: Array) -> Array:
+    """Share of a stage's microbatches whose pass runs beside another one's of the other direction under
+    1F1B: but for the passes that fill the pipeline, (v−1)·p + (p−1) chunks on the middle stage (as
+    :func:`in_flight` counts them), and one more, which has nothing before it."""
+    alone = (vp - 1) * pp + pp
+    return np.maximum(1.0 - alone / (microbatches * vp), 0.0)

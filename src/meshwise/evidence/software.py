@@ -9,7 +9,7 @@ import msgspec
 
 from meshwise.cost.schedule import SCHEDULES
 from meshwise.evidence.tables import Row
-from meshwise.spec.stack import Stack, load_stack
+from meshwise.spec.stack import WORDS, Stack, load_stack
 from meshwise.spec.workload import OVERLAP
 
 ATTENTION = ("flash", "flash1", "flash2", "flash3", "unfused")
@@ -24,7 +24,8 @@ _MEGATRON_2023 = {
 }
 
 # torchtitan of 2024 compiles its layers, not the loss.
-_EAGER_LOSS = {"loss_peak_bytes": 12.0, "loss_peak_bytes_tp": 16.0}
+_EAGER_LOSS = {"loss_peak_bytes": 12.0, "loss_peak_bytes_tp": 16.0, "loss_chunks": 1}
+_WHOLE_LOSS = {"loss_chunks": 1}  # in chunks since 2026
 
 # Software names of tables → stack of the catalog, and switches that a version has otherwise; the
 # first whose pattern the name begins with.
@@ -42,14 +43,19 @@ _RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (r"nanotron-2025", "nanotron", {"keeps_gathered_inputs": True}),
     (r"nanotron", "nanotron", {}),
     (r"intern", "internevo", {}),
+    (r"aleph-alpha-scaling.*\+rms", "aleph-alpha-scaling", {"fused_norm": True}),
+    (r"aleph-alpha-scaling.*flash1", "aleph-alpha-scaling", {"flash_version": 1}),
+    (r"aleph-alpha-scaling", "aleph-alpha-scaling", {}),
     (r"paddle", "paddle", {}),
     # the loss is compiled since 2025
     (r"torchtitan-2024.*compile", "torchtitan-fsdp", _EAGER_LOSS),
+    (r"torchtitan-202[45].*compile", "torchtitan-fsdp", _WHOLE_LOSS),
     (r"torchtitan.*compile", "torchtitan-fsdp", {}),
+    (r"torchtitan-202[45]", "torchtitan-eager", _WHOLE_LOSS),
     (r"torchtitan", "torchtitan-eager", {}),
     # the others that shard by PyTorch's FSDP
-    (r"(fsdp|llm-foundry|torchtune).*compile", "torchtitan-fsdp", {}),
-    (r"fsdp|llm-foundry|torchtune", "torchtitan-eager", {}),
+    (r"(fsdp|llm-foundry|torchtune).*compile", "torchtitan-fsdp", _WHOLE_LOSS),
+    (r"fsdp|llm-foundry|torchtune", "torchtitan-eager", _WHOLE_LOSS),
     (r"maxtext|jax", "maxtext", {}),
     (r"vllm", "vllm", {}),
     (r"sglang", "sglang", {}),
@@ -74,12 +80,12 @@ _USUAL_ELSE = "megatron-core"
 
 def usual_training_stack(shard: str) -> Stack:
     """The stack that stands in for software that the catalog does not know."""
-    return load_stack(_USUAL.get(shard, _USUAL_ELSE))
+    return msgspec.structs.replace(load_stack(_USUAL.get(shard, _USUAL_ELSE)), **_WHOLE_LOSS)
 
 
 def as_stated(stack: Stack, row: Row) -> Stack:
     """The stack with the switches that the row's columns state (``attention``, ``schedule``,
-    ``overlap``, ``grad_overlap``)."""
+    ``overlap``, ``grad_overlap``, and those of :data:`~meshwise.spec.stack.STATED`)."""
     changes: dict[str, Any] = {}
     attention = row.one_of("attention", ATTENTION)
     if attention:
@@ -101,4 +107,11 @@ def as_stated(stack: Stack, row: Row) -> Stack:
         changes["overlap_grad_reduce"] = row.flag("grad_overlap")
         if not row.flag("grad_overlap"):
             changes["overlap_param_gather"] = False
+    for name in ("dispatcher", "moments_dtype"):
+        if row.text(name):
+            changes[name] = row.one_of(name, WORDS[name])
+    if row.text("loss_chunks"):
+        changes["loss_chunks"] = row.count("loss_chunks")
+    if row.text("overlap_experts"):
+        changes["overlap_experts"] = row.flag("overlap_experts")
     return msgspec.structs.replace(stack, **changes)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from meshwise.errors import InputError, closest, quoted, shorten
 from meshwise.spec.cluster import read_text_file
+from meshwise.spec.stack import STATED
 
 MAX_TABLE_BYTES = 64 << 20
 
@@ -72,7 +73,7 @@ _RUN = (
     "attention",
     "stack",
 )
-_SWITCHES = ("schedule", "overlap", "grad_overlap")
+_SWITCHES = ("schedule", "overlap", "grad_overlap", *STATED)
 # What is read of each kind beside what it measures, and what is for people.
 _READ: dict[str, tuple[str, ...]] = {
     "training": (

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshwise.errors import IllegalLayout, InputError, MeshwiseError
-from meshwise.launch import serving, training, wrappers, zero
+from meshwise.launch import serving, switches, training, wrappers, zero
 from meshwise.launch.job import Job
 from meshwise.launch.parse import Parsed, parse
 from meshwise.launch.serving import Settings
 from meshwise.launch.table import Target, target
 
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
+# what training software does by itself where its command says nothing
+PLAIN = {"loss_chunks": 1, "dispatcher": "alltoall", "overlap_experts": False}
+PLAIN |= {"moments_dtype": "fp32"}
 # what the reading of a command cannot know of a job
 NOT_LAUNCHED = ("gpus_per_node",)
 
@@ -63,6 +66,7 @@ def export(
             nearest=chosen.wrappers[0] if chosen.wrappers else None,
         )
     _whole_nodes(job)
+    switches.check(job)
     if job.phase == "train" and job.dtype is None:
         job = msgspec.structs.replace(job, dtype="bf16")  # what targets compute in is always said
     command, files = WRITERS[chosen.name](job, chosen)
@@ -167,6 +171,7 @@ def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:
     dense_experts = not job.has_experts_grid and not read.job.has_experts_grid
     for field in Job.__struct_fields__:
         mine, theirs = getattr(job, field), getattr(read.job, field)
+        theirs = PLAIN.get(field) if theirs is None else theirs
         if field in NOT_LAUNCHED or mine == theirs or (field == "model" and not mine):
             continue
         if mine is None or (field == "etp" and dense_experts):
@@ -293,6 +298,7 @@ def _titan(job: Job, chosen: Target) -> Written:
         "parallelism": "ParallelismConfig",
         "training": "TrainingConfig",
         "activation_checkpoint": "ActivationCheckpointConfig",
+        "loss": "ChunkedLossWrapper.Config",
     }
     body = []
     for section, values in sections.items():
@@ -302,9 +308,11 @@ def _titan(job: Job, chosen: Target) -> Written:
             shown = value if boolean or not isinstance(value, str) else f'"{value}"'
             body.append(f"            {key}={shown},")
         body.append("        ),")
-    imports = "\n".join(f"    {classes[section]}," for section in sorted(sections))
+    imports = "\n".join(f"    {classes[s]}," for s in sorted(sections) if s != "loss")
     text = (
-        "from torchtitan.config import (\n"
+        "from torchtitan.components.loss import ChunkedLossWrapper\n"
+        * ("loss" in sections)
+        + "from torchtitan.config import (\n"
         f"{imports}\n)\nfrom torchtitan.trainer import Trainer\n\n\n"
         "def meshwise_config() -> Trainer.Config:\n    return Trainer.Config(\n"
         + "\n".join(body)

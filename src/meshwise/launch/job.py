@@ -9,6 +9,7 @@ import msgspec
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.spec.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.spec.reading import count, one_of
+from meshwise.spec.stack import DISPATCHERS, MOMENTS
 from meshwise.spec.workload import OVERLAP
 
 PHASES = ("train", "serve")
@@ -17,6 +18,7 @@ SCHEDULES = ("1f1b", "gpipe", "zb-1p", "zb-2p")
 PLACEMENT = PLACEMENTS[0]
 _COUNTS = (
     *("micro_batch", "global_batch", "seq", "max_len", "concurrency", "chunk", "draft_tokens"),
+    "loss_chunks",
 )
 
 
@@ -28,7 +30,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``global_batch`` and ``seq``; serving ``max_len`` (prompt and answer) and ``concurrency`` over all
     replicas, ``chunk`` tokens of an iteration, ``draft_tokens`` of speculation. ``dtype`` is that of
     the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
-    sends, ``grad_dtype`` the gradients'; None: as the checkpoint, or as the software does by itself.
+    sends, ``grad_dtype`` the gradients', and ``loss_chunks``, ``dispatcher``, ``overlap_experts`` and
+    ``moments_dtype`` switch what a training stack does; None: as the checkpoint, or as the software does
+    by itself.
     """
 
     model: str
@@ -57,6 +61,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     kv_dtype: str | None = None
     comm_dtype: str | None = None
     grad_dtype: str | None = None
+    loss_chunks: int | None = None
+    dispatcher: str | None = None
+    overlap_experts: bool | None = None
+    moments_dtype: str | None = None
     attention: str = "flash"
     chunk: int | None = None
     draft_tokens: int | None = None
@@ -75,6 +83,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         one_of(self.schedule, "schedule", SCHEDULES)
         one_of(self.overlap, "overlap", OVERLAP)
         one_of(self.placement, "placement", PLACEMENTS)
+        for name, legal in (("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS)):
+            if getattr(self, name) is not None:
+                one_of(getattr(self, name), name, legal)
         inner = self.tp * self.cp * self.dp
         if inner % (self.ep * self.etp):
             raise IllegalLayout(

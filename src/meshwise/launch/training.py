@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.errors import InputError
+from meshwise.launch import switches
 from meshwise.launch.job import Job
 from meshwise.launch.serving import Read, Settings, contradiction
 
@@ -83,7 +84,7 @@ def megatron_settings(job: Job) -> Settings:
         s |= {"distributed_optimizer": True, "fsdp": True, "sharding": _STRATEGIES[job.shard]}
     elif job.dp * job.cp > 1:
         s["grad_overlap"] = True
-    return s | _batches(_of(job))
+    return s | switches.settings(job) | _batches(_of(job))
 
 
 def _of(job: Job) -> Settings:
@@ -146,6 +147,9 @@ def megatron_fields(s: Settings, world: int | None) -> Read:
     if s.get("tp_overlap") and not found["sequence_parallel"]:
         notes.append("--tp-comm-overlap needs --sequence-parallel: priced without the overlap")
         found["overlap"] = "none"
+    more, said = switches.fields(s, ep)
+    found |= more
+    notes += said
     if s.get("attention") in ("unfused", "local"):
         found["attention"] = "unfused"
     if yes(s.get("bf16")) and yes(s.get("fp16")):
@@ -196,9 +200,13 @@ def bridge_settings(job: Job) -> Settings:
         s["precision"] = _MIXED[job.dtype]
     if job.grad_dtype is not None:
         s["grad_fp32"] = str(job.grad_dtype == "fp32").lower()
+    s |= {k: str(v).lower() if v is True else v for k, v in switches.settings(job).items()}
+    s = {k: v for k, v in s.items() if k not in _OF_A_RECIPE}
     return s | {k: v for k, v in _of(job).items() if v is not None}
 
 
+# torch's own objects in a recipe: no override says them
+_OF_A_RECIPE = ("precise", "moment", "second_moment")
 # names of Megatron-Bridge's mixed-precision recipes (training/mixed_precision.py)
 _MIXED = {
     "bf16": "bf16_mixed",
@@ -208,18 +216,26 @@ _MIXED = {
 
 
 def bridge_fields(s: Settings, world: int | None) -> Read:
-    flags = dict(s)
+    flags, said = switches.of_a_recipe(s)
     mixed = str(s.get("precision", "")).lower()
     if "fp8" in mixed or "mxfp8" in mixed:
         flags["fp8"] = mixed
     elif "bf16" in mixed or "fp16" in mixed:
         flags["bf16" if "bf16" in mixed else "fp16"] = True
-    for name in ("sequence_parallel", "distributed_optimizer", "tp_overlap"):
+    told = (
+        "sequence_parallel",
+        "distributed_optimizer",
+        "tp_overlap",
+        "overlap_experts",
+        "precise",
+    )
+    for name in told:
         flags[name] = yes(s.get(name, "false"))
     for name in ("vp", "etp"):
         if str(flags.get(name)).lower() in ("none", "null"):
             flags.pop(name, None)
     found, notes = megatron_fields(flags, world)
+    notes = [*said, *notes]
     if s.get("grad_fp32") is not None:
         found["grad_dtype"] = "fp32" if yes(s["grad_fp32"]) else "bf16"
     return found, notes
@@ -262,6 +278,8 @@ def titan_settings(job: Job) -> Settings:
         s["precision"] = {"bf16": "bfloat16", "fp32": "float32"}[job.dtype]
     if job.grad_dtype is not None:
         s["reduce"] = {"bf16": "bfloat16"}.get(job.grad_dtype, "float32")
+    if job.loss_chunks is not None:
+        s["loss_chunks"] = job.loss_chunks
     return s
 
 
@@ -337,8 +355,9 @@ def titan_fields(s: Settings, world: int | None) -> Read:
             )
         found["micro_batch"] = s["local_batch"] // parts
         found["global_batch"] = s.get("global_batch") or s["local_batch"] * found["dp"]
-    if s.get("seq") is not None:
-        found["seq"] = s["seq"]
+    for name in ("seq", "loss_chunks"):
+        if s.get(name) is not None:
+            found[name] = s[name]
     short = {"bfloat16": "bf16", "float32": "fp32"}
     if s.get("precision") in short:
         found["dtype"] = short[s["precision"]]

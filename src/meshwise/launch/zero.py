@@ -225,6 +225,7 @@ def accelerate_fields(s: Settings, world: int | None) -> Read:
     else:
         found = {"dp": replicas(world, 1, "--num_processes")}
     found["etp"] = found.get("tp", 1)
+    found["loss_chunks"] = 1
     notes = []
     if "hybrid" in str(s.get("sharding", "")).lower() or str(s.get("sharding")) in ("4", "5"):
         notes.append("hybrid sharding inside a node is priced as over all GPUs")

@@ -56,6 +56,19 @@ def cluster_words(c: Cluster) -> str:
     return f"{c.device.title}, " + ", ".join(parts)
 
 
+def _loss_rows(r: Report) -> list[tuple[str, str]]:
+    """Logits and their gradient at the loss's peak, within the workspace; and without chunks."""
+    if not r.loss_bytes:
+        return []
+    chunks = r.estimate.stack.loss_chunks
+    if chunks == 1:
+        return [("  of it at the loss (logits)", format_memory(r.loss_bytes))]
+    return [
+        (f"  of it at the loss, {chunks} chunks", format_memory(r.loss_bytes)),
+        ("  the same in one", format_memory(r.whole_loss_bytes)),
+    ]
+
+
 def report_page(r: Report) -> Page:
     e = r.estimate
     lay = e.layout
@@ -121,6 +134,7 @@ def report_page(r: Report) -> Page:
                 for k, v in r.memory.items()
                 if v
             ),
+            *_loss_rows(r),
             ("total", format_memory(r.memory_bytes)),
             ("usable of the device", format_memory(e.memory_limit_bytes)),
             ("fits", "yes" if r.fits else "NO"),
@@ -131,7 +145,7 @@ def report_page(r: Report) -> Page:
         ("source", "share"),
         tuple((k, words.percent(v)) for k, v in r.provenance.items()),
     )
-    said = remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp))
+    said = (*remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp)), *r.remarks)
     lines = ["\n".join(wrap(f"{line[0].upper()}{line[1:]}.") for line in said)] if said else []
     return Page(heading, (times, comm, memory, source, *lines))
 

@@ -142,16 +142,21 @@ def report_dict(r: Report) -> dict[str, Any]:
                 "memory_bytes",
                 "fits",
                 "memory",
+                "loss_bytes",
             )
         },
         "straggler_s": float(e.straggler_s),
+        "launch_s": float(e.launch_s),
         "memory_limit_bytes": e.memory_limit_bytes,
         "communication": [row._asdict() for row in r.communication],
         "provenance": r.provenance,
         "extrapolated": any(
             word in source for source in r.provenance for word in ("inherited", "extrapolated")
         ),
-        "remarks": list(remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp))),
+        "remarks": [
+            *remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp)),
+            *r.remarks,
+        ],
     }
 
 

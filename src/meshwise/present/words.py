@@ -24,10 +24,19 @@ REASONS = {
 
 
 def gradients(model: Model, workload: Workload, stack: Stack) -> str:
-    """The format of a training step's gradients, as headings add it."""
+    """The format of a training step's gradients, and the switches that make it another program, as
+    headings add them."""
     if workload.phase != "train":
         return ""
-    return f", gradients {widths(model, workload, stack).gradient_dtype}"
+    said = [f"gradients {widths(model, workload, stack).gradient_dtype}"]
+    if stack.moments_dtype != "fp32":
+        said.append(f"moments {stack.moments_dtype}")
+    if stack.loss_chunks > 1:
+        said.append(f"loss in {stack.loss_chunks} chunks")
+    if any(block.moe is not None for block in model.blocks):
+        said += [f"dispatcher {stack.dispatcher}"] * (stack.dispatcher != "alltoall")
+        said += ["experts overlapped"] * stack.overlap_experts
+    return "".join(f", {words}" for words in said)
 
 
 def percent(share: float) -> str:

@@ -141,6 +141,11 @@ class Context(NamedTuple):
         return Operands(dtype, w.activation, width, w.activation)
 
     @property
+    def loss_chunks(self) -> Array:
+        """Parts of a microbatch's tokens that the loss takes one by one: a token each at most."""
+        return np.minimum(self.stack.loss_chunks, np.maximum(self.tokens, 1.0))
+
+    @property
     def vocabulary(self) -> Array:
         """Rows of the vocabulary on a TP rank, padded as the stack pads it."""
         return vocabulary_rows(self.model, self.stack, self.layout.tp)

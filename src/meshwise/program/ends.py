@@ -8,7 +8,7 @@ import numpy as np
 
 from meshwise.program import sharding
 from meshwise.program.context import Context
-from meshwise.program.ops import Op, collective, elementwise, gemm, gradients_of
+from meshwise.program.ops import Op, collective, elementwise, gemm, gradients_of, parted
 from meshwise.program.weights import LocalWeights, end_weights
 
 Array = Any
@@ -76,7 +76,7 @@ def head(ctx: Context) -> list[Op]:
 
     Training computes every position's logits and Megatron's vocabulary-parallel cross-entropy:
     three reductions of one fp32 value per token (maximum, target logit, sum of exponentials), never
-    the full logits. Inference needs the last position only and gathers its logits.
+    the full logits, unless a stack gathers them; or head, loss and their gradients on a chunk of the tokens at a time. Inference needs the last position only and gathers its logits.
     """
     w, h, vocab = ctx.widths, ctx.model.hidden, ctx.vocabulary
     width = ctx.model.embedding_dim or h
@@ -109,16 +109,29 @@ def head(ctx: Context) -> list[Op]:
             phase="forward",
         )
         return [norm, gather, *project, logits, result]
-    loss = elementwise("head.loss", "fp32", ctx.stack.loss_bytes * rows * vocab)
+    chunks = ctx.loss_chunks
+    logits = parted(logits, chunks)
+    whole = vocab * ctx.layout.tp if ctx.stack.whole_logits else vocab
+    loss = parted(elementwise("head.loss", "fp32", ctx.stack.loss_bytes * rows * whole), chunks)
     per_token = collective(
         "head.loss",
         "all_reduce",
         "tp",
         "fp32",
-        4.0 * rows,
-        count=np.where(tp, 3, 0),
+        4.0 * rows / chunks,
+        count=np.where(tp, 3 * chunks, 0),
         phase="forward",
     )
+    if ctx.stack.whole_logits:
+        per_token = collective(
+            "head.logits",
+            "all_gather",
+            "tp",
+            w.activation_dtype,
+            1.0 * rows * whole * w.activation / chunks,
+            count=np.where(tp, chunks, 0),
+            phase="forward",
+        )
     dgrad, wgrad = gradients_of(logits, w.activation, w.gradient)
     under = "head.logits:wgrad"
     ops = [

@@ -14,7 +14,7 @@ import numpy as np
 
 from meshwise.program import attention, mlp, sharding
 from meshwise.program.context import Context
-from meshwise.program.ops import Op, collective, elementwise, gradients_of
+from meshwise.program.ops import Op, collective, elementwise, gradients_of, parted
 from meshwise.program.weights import block_weights
 from meshwise.spec.model import Attention, Block
 
@@ -86,7 +86,7 @@ def parts(ctx: Context, block: Block) -> list[Part]:
     if ctx.stack.overlap == "split":
         cut = pieces(ctx)
         found = [
-            p._replace(norm=_parted(p.norm, cut), compute=[_parted(op, cut) for op in p.compute])
+            p._replace(norm=parted(p.norm, cut), compute=[parted(op, cut) for op in p.compute])
             for p in found
         ]
     if block.parallel and len(found) == 2 and ctx.stack.parallel_block_one_all_reduce:
@@ -102,20 +102,6 @@ def pieces(ctx: Context) -> Array:
     if ctx.stack.overlap != "split" or ctx.stack.ideal:
         return np.int64(1)
     return np.where(ctx.sequences * ctx.queries >= 2, 2, 1)
-
-
-def _parted(op: Op, parts: Array) -> Op:
-    """An operation on a part of the tokens, called once per part: rows, FLOPs and activations are
-    divided, weights are read each time."""
-    activations = op.hbm_bytes - op.weight_bytes
-    return op._replace(
-        count=op.count * parts,
-        m=op.m / parts,
-        flops=op.flops / parts,
-        model_flops=op.model_flops / parts,
-        hbm_bytes=activations / parts + op.weight_bytes,
-        payload_bytes=op.payload_bytes / parts,
-    )
 
 
 def _shape(ctx: Context, part: Part) -> tuple[Array, Array, Array]:
@@ -302,8 +288,8 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
 
     Full: the whole forward, collectives included; a checkpoint that stops early leaves out the
     layer's last reduction. Selective: the attention core, where it is not fused already; or, where
-    a stack decides by operation (torchtitan), every second product and all passes, with attention
-    and reductions kept.
+    a stack decides by operation (torchtitan), every second product, the experts' grouped ones and all
+    passes, with attention, reductions and exchanges of tokens kept.
     """
     full = np.where(ctx.recompute == 2, 1, 0)
     selective = np.where(ctx.recompute == 1, 1, 0)
@@ -316,6 +302,8 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
         if is_last and ctx.stack.recompute_early_stop and op.name == f"{part.name}.output":
             count = op.count * 0
         share = again.get(op.kind, 0.0)
+        if by_products and op.name.startswith("moe.experts"):
+            share = 1.0
         if op.kind == "attention" and unfused and not by_products:
             share = 1.0
         if share:

@@ -8,7 +8,7 @@ import numpy as np
 
 from meshwise.program.context import Context
 from meshwise.program.experts import visited
-from meshwise.program.ops import Op, collective, elementwise, gemm
+from meshwise.program.ops import Copies, Op, collective, elementwise, gemm
 from meshwise.spec.model import LayerFormats, Mlp, Moe, Stored
 
 Array = Any
@@ -129,19 +129,26 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
         "phase": "forward",
     }
     moved = activation_traffic(ctx, rows, width, gated)
+    # decode's kernels send each copy by itself, for the latency
+    by_node = ctx.stack.dispatcher != "alltoall" and ctx.phase != "decode" and not ctx.stack.ideal
+    copies = Copies(moe.experts, moe.top_k) if by_node else None
+    # a copy per expert, and the copies' sum: each is the other's gradient
+    spread, summed = 2.0 * rows * h * w.activation, (rows + ctx.tokens) * h * w.activation
+    permute = elementwise("moe.permute", w.activation_dtype, spread)
+    unpermute = elementwise("moe.unpermute", w.activation_dtype, summed)
     ops = [
         collective("moe.replicas_in", "all_gather", "etp", **replicas),
         router,
-        elementwise("moe.permute", w.activation_dtype, 2.0 * rows * h * w.activation),
-        collective("moe.dispatch", "all_to_all", "ep", **swap),
+        permute._replace(gradient_bytes=summed),
+        collective("moe.dispatch", "all_to_all", "ep", **swap)._replace(copies=copies),
         collective("moe.gather", "all_gather", "etp", **among),
         up,
         elementwise("moe.activation", w.activation_dtype, moved),
         down,
         collective("moe.scatter", "reduce_scatter", "etp", **among),
-        collective("moe.combine", "all_to_all", "ep", **swap),
+        collective("moe.combine", "all_to_all", "ep", **swap)._replace(copies=copies),
         collective("moe.replicas_out", "reduce_scatter", "etp", **replicas),
-        elementwise("moe.unpermute", w.activation_dtype, (rows + ctx.tokens) * h * w.activation),
+        unpermute._replace(gradient_bytes=spread),
     ]
     if moe.shared is not None:
         pair = (stored.shared_up, stored.shared_down)

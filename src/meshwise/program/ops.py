@@ -32,6 +32,13 @@ class Core(NamedTuple):
     work: float = 1.0
 
 
+class Copies(NamedTuple):
+    """Of each token that an exchange of tokens sends: one for each of ``top_k`` of the ``experts``."""
+
+    experts: int
+    top_k: int
+
+
 class Op(NamedTuple):
     """One operation. Values are per call; ``count`` is calls per step (or per layer, see caller).
 
@@ -63,6 +70,8 @@ class Op(NamedTuple):
     hides_under: str = ""
     weight: bool = True  # a GEMM with a weight has a weight gradient
     core: Core | None = None  # of an attention kernel
+    copies: Copies | None = None  # of an exchange that sends a token once per node
+    gradient_bytes: Array | None = None  # a pass's gradient moves; None: twice what it moves
 
 
 class Operands(NamedTuple):
@@ -129,6 +138,22 @@ def collective(
     )
 
 
+def parted(op: Op, parts: Array) -> Op:
+    """An operation on a part of the tokens, called once per part: rows, FLOPs and activations are
+    divided, weights are read each time."""
+    activations = op.hbm_bytes - op.weight_bytes
+    back = op.gradient_bytes
+    return op._replace(
+        count=op.count * parts,
+        m=op.m / parts,
+        flops=op.flops / parts,
+        model_flops=op.model_flops / parts,
+        hbm_bytes=activations / parts + op.weight_bytes,
+        payload_bytes=op.payload_bytes / parts,
+        gradient_bytes=None if back is None else back / parts,
+    )
+
+
 def gradients_of(op: Op, act_bytes: float, grad_bytes: float) -> tuple[Op, ...]:
     """Input- and weight-gradient of a forward operation.
 
@@ -143,5 +168,6 @@ def gradients_of(op: Op, act_bytes: float, grad_bytes: float) -> tuple[Op, ...]:
         wgrad = op._replace(phase="wgrad", m=op.k, n=op.n, k=op.m, hbm_bytes=wgrad_traffic)
         return (dgrad, wgrad) if op.weight else (dgrad, dgrad._replace(phase="wgrad"))
     if op.kind == "elementwise":
-        return (op._replace(phase="dgrad", hbm_bytes=2.0 * op.hbm_bytes),)
+        moved = 2.0 * op.hbm_bytes if op.gradient_bytes is None else op.gradient_bytes
+        return (op._replace(phase="dgrad", hbm_bytes=moved),)
     raise ValueError(f"no gradient rule for {op.kind}")

@@ -16,13 +16,21 @@ from meshwise.program.weights import (
     end_weights,
     tied_table,
 )
+from meshwise.spec import dtypes
 from meshwise.spec.layout import Layouts
 from meshwise.spec.parameters import block_weights as whole_block
 from meshwise.spec.parameters import embedding_weights, head_weights
+from meshwise.spec.stack import Stack
 
 Array = Any
 
-ADAM_STATE_BYTES = 12.0  # fp32 master weight, first and second moment (ZeRO, arXiv 1910.02054, 3.1)
+FP32 = 4.0  # bytes
+
+
+def adam_bytes(stack: Stack) -> float:
+    """Bytes per weight of Adam's state: an fp32 master weight, the first and the second moment (ZeRO,
+    arXiv 1910.02054, 3.1: 12), which narrower optimizers keep in fewer."""
+    return FP32 + 2.0 * dtypes.BYTES[stack.moments_dtype]
 
 
 def stage_weights(ctx: Context, role: Role) -> LocalWeights:
@@ -146,7 +154,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
         ]
     ops += [*tensor_parallel_sums(ctx, role), *tied_sum(ctx, role)]
     # gradient, master and both moments read; master, moments and weight written
-    per_weight = w.gradient + 2 * ADAM_STATE_BYTES + w.plain_weight
+    per_weight = w.gradient + 2 * adam_bytes(ctx.stack) + w.plain_weight
     own = per_replica(local, layout, layout.shard >= 1)
     ops.append(elementwise("optimizer.adam", "fp32", own * per_weight, phase="optimizer"))
     return ops

@@ -12,7 +12,9 @@ from meshwise.cost.pricing import OpCost
 from meshwise.program.ops import COLLECTIVES
 from meshwise.program.step import program
 from meshwise.spec.layout import Layouts
+from meshwise.spec.rules import hides_experts
 from meshwise.spec.workload import tokens_per_step
+from meshwise.units import format_time
 
 Array = Any
 
@@ -250,10 +252,33 @@ class Report(NamedTuple):
     tokens_per_s_per_device: float
     memory: dict[str, float]
     memory_bytes: float
+    loss_bytes: float  # of the workspace, at the loss: logits, their gradient; and all in one chunk
+    whole_loss_bytes: float
     fits: bool
     communication: list[AxisRow]
     provenance: dict[str, float]
     operations: list[PricedOp]
+    remarks: tuple[str, ...]
+
+
+def remarks(e: Estimate) -> tuple[str, ...]:
+    """What binds a training step beside its operations, and switches that its layout leaves unused."""
+    if e.workload.phase != "train":
+        return ()
+    said = []
+    busy, host = float(e.microbatch.busy), float(e._launch_s)
+    if host > busy:
+        said.append(
+            f"launches bind: the host takes {format_time(host)} to start a microbatch's kernels, the "
+            f"device {format_time(busy)} to run them; more tokens per microbatch or CUDA graphs help"
+        )
+    routed = any(block.moe is not None for block in e.model.blocks)
+    if e.stack.overlap_experts and routed and not bool(hides_experts(e.stack, e.layout)):
+        said.append(
+            "experts are not overlapped in this layout: that takes ep > 1, no full recomputation, and "
+            "virtual stages beside pipelines"
+        )
+    return tuple(said)
 
 
 def report(e: Estimate) -> Report:
@@ -285,8 +310,11 @@ def report(e: Estimate) -> Report:
         tokens_per_s_per_device=tokens_per_step(e.workload) * replicas / step / devices,
         memory=memory,
         memory_bytes=float(e.memory_bytes),
+        loss_bytes=float(e.loss_bytes),
+        whole_loss_bytes=float(e.whole_loss_bytes),
         fits=bool(e.fits),
         communication=communication(e),
         provenance=provenance(e),
         operations=operations(e),
+        remarks=remarks(e),
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.spec.layout import SHARD_CODE, Layouts
+from meshwise.spec.layout import RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Decode, Workload
@@ -144,6 +144,21 @@ def dcp(c: Case) -> Array:
     known = {int(tp): key_copies(c.model, int(tp)) for tp in np.unique(tps)}
     copies = np.array([known[int(tp)] for tp in tps.ravel()], dtype=np.int64).reshape(tps.shape)
     return copies % lay.dcp == 0
+
+
+def hides_experts(stack: Stack, layout: Layouts) -> Array:
+    """Where a stack that runs the exchange of tokens beside another microbatch's compute can do so:
+    between the two passes of 1F1B, which full recomputation would mix, and beside pipeline stages of
+    interleaved ones (Megatron-Core, transformer_config.py: overlap_moe_expert_parallel_comm)."""
+    if not stack.overlap_experts or stack.ideal or stack.schedule != "1f1b":
+        return np.bool_(False)
+    return exchange_pairs(layout)
+
+
+def exchange_pairs(layout: Layouts) -> Array:
+    """Layouts in which a microbatch's exchange of tokens can run beside another one's compute."""
+    staged = (layout.pp == 1) | (layout.vp > 1)
+    return (layout.ep > 1) & (layout.recompute != RECOMPUTE_CODE["full"]) & staged
 
 
 def shards(c: Case) -> Array:

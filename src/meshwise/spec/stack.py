@@ -24,6 +24,9 @@ from meshwise.spec.checks import (
 from meshwise.spec.reading import check_keys
 from meshwise.spec.workload import MAX_SEQ, OVERLAP
 
+MOMENTS = ("fp32", "bf16", "fp16", "fp8")
+# alltoall sends a token once per expert; the others once per node, whose ranks pass it on
+DISPATCHERS = ("alltoall", "deepep", "hybridep")
 # What the switches may be; those that are true or false need no entry.
 WORDS: dict[str, tuple[str, ...]] = {
     "attention": ("flash", "unfused"),
@@ -33,7 +36,11 @@ WORDS: dict[str, tuple[str, ...]] = {
     "selective_recompute": ("attention", "products"),
     "stage_balance": ("layers", "cost"),
     "gradient_dtype": dtypes.GRADIENT,  # or none
+    "moments_dtype": MOMENTS,
+    "dispatcher": DISPATCHERS,
 }
+# switches that a command line, a launch command and a table's row state too
+STATED = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype")
 SHARDS = ("none", "zero1", "zero2", "zero3")
 LISTS = {"shards": SHARDS, "pipelined_shards": SHARDS}  # some of them
 WHOLE = {  # lowest, highest
@@ -42,6 +49,7 @@ WHOLE = {  # lowest, highest
     "vocab_multiple": (1, 1 << 20),
     "max_batched_tokens": (1, MAX_SEQ),
     "max_batched_tokens_small": (1, MAX_SEQ),
+    "loss_chunks": (1, 1 << 20),
 }
 _SECONDS, _TRAFFIC = (0.0, 1e3), (0.0, 1e6)  # s; bytes per logit or weight
 RANGES = {
@@ -50,6 +58,7 @@ RANGES = {
     "jitter": (0.0, 1.0),
     "host_s": _SECONDS,
     "host_layer_s": _SECONDS,
+    "host_launch_s": _SECONDS,
     "collective_wait_s": _SECONDS,
     "prefill_layer_s": _SECONDS,
     "iteration_s": _SECONDS,
@@ -72,6 +81,8 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fused_elementwise: bool = True  # activation, and residual with its dropout, in one pass each
     fused_norm: bool = True  # norms and rotary in one pass each, not as a chain of fp32 passes
     loss_bytes: float = 52.0  # memory traffic of the loss per logit, forward and backward
+    whole_logits: bool = False  # every TP rank gathers all logits and takes their loss by itself
+    loss_chunks: int = 1  # head and loss on one part of a microbatch's tokens at a time
     accumulation_bytes: float = 0.0  # traffic per weight and microbatch of adding up gradients
     fused_add_norm: bool = False  # norm in the same pass as the residual addition before it
     collectives: str = "nccl"  # library whose measured constants price the collectives
@@ -81,6 +92,8 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     overlap: str = "none"  # of the TP collectives: none, split, decomposed
     overlap_input_gradient: bool = False  # backward all-reduce beside the weight gradient
     schedule: str = "1f1b"  # of the pipeline: 1f1b, gpipe, zb-1p, zb-2p
+    dispatcher: str = "alltoall"  # of tokens to their experts: alltoall, deepep, hybridep
+    overlap_experts: bool = False  # the dispatch beside another microbatch's compute
     overlap_grad_reduce: bool = False  # gradient reduction beside the last microbatch's backward
     overlap_param_gather: bool = False  # ZeRO's gathers of weights beside compute
     scatter_gather: bool = False  # pipeline transfers in shares of the TP ranks, gathered after
@@ -103,6 +116,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     jitter: float = 0.0125  # standard deviation of a rank's time in training, over its mean
     host_s: float = 0.0  # host time per step that no device work hides
     host_layer_s: float = 0.0  # host time to launch a layer's forward pass, without CUDA graphs
+    host_launch_s: float = 0.0  # host time per kernel that an eager training step starts
     collective_wait_s: float = 0.0  # of a collective for its ranks, launched outside CUDA graphs
     fused_qk_norm: bool = False  # norms of queries and keys in the rotary's pass, in inference
     static_scales: bool = False  # narrow activations by fixed scales, in the pass before
@@ -121,6 +135,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     keeps_gathered_inputs: bool = False  # sequence parallelism's gathered inputs, for backward
     fp32_parameters: bool = False  # weights are fp32 and cast for products: no other master copy
     gradient_dtype: str | None = None  # of sums and reductions; None: as the products' results
+    moments_dtype: str = "fp32"  # of Adam's two moments
     gradient_buckets: bool = False  # the reducer's 16-bit copies of gradients, beside their sums
     autograd_gradients: bool = False  # all weights' 16-bit gradients at once, before they are added
     memory_reserve: float = 0.0  # share of device memory that is not the model's to use

@@ -1,0 +1,74 @@
+"""Options that switch what a training stack does, in place of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwise.errors import InputError, shorten
+
+if TYPE_CHECKING:
+    from meshwise.spec.model import Model
+
+OPTIONS = (
+    click.option(
+        "--loss-chunks",
+        metavar="N",
+        help="Training: head and loss on N parts of a microbatch's tokens, one at a time.",
+    ),
+    click.option(
+        "--dispatcher",
+        metavar="NAME",
+        help="Of tokens to experts: alltoall, deepep or hybridep (once per node).",
+    ),
+    click.option(
+        "--overlap-experts/--no-overlap-experts",
+        default=None,
+        help="Training: their exchange beside another microbatch's compute.",
+    ),
+    click.option(
+        "--moments-dtype",
+        metavar="D",
+        help="Training: of Adam's moments, fp32, bf16, fp16 or fp8.",
+    ),
+)
+NAMES = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype")  # spec.stack.STATED
+_EXCHANGE = ("dispatcher", "overlap_experts")
+# what a phase does without
+MISPLACED: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "prefill": ("loss_chunks", "overlap_experts", "moments_dtype"),
+    "decode": ("loss_chunks", "overlap_experts", "moments_dtype", "dispatcher"),
+}
+
+
+def read(o: dict[str, Any], name: str) -> dict[str, Any]:
+    """The switches that the options set in the stack ``name``."""
+    from meshwise.spec.reading import count
+    from meshwise.spec.stack import WHOLE
+
+    found = {key: o[key] for key in NAMES if o.get(key) is not None}
+    if "loss_chunks" in found:
+        most = WHOLE["loss_chunks"][1]
+        found["loss_chunks"] = count(found["loss_chunks"], "--loss-chunks", high=most)
+    for key in _EXCHANGE:
+        if name == "ideal" and key in found:
+            raise refused(key, found[key], "contradicts ideal rates, which know none")
+    return found
+
+
+def check(o: dict[str, Any], model: Model) -> None:
+    """Refuse what is said of experts that a model does not have."""
+    if any(block.moe is not None for block in model.blocks):
+        return
+    for key in _EXCHANGE:
+        if o.get(key) is not None:
+            raise refused(key, o[key], f"{model.name} has no experts")
+
+
+def refused(key: str, value: Any, why: str) -> InputError:
+    option = "--" + key.replace("_", "-")
+    return InputError(
+        f"{option}={shorten(value)}: {why}", field=option, value=value, legal=f"leave {option} out"
+    )

@@ -1,0 +1,46 @@
+"""What the host of an eager training step has to do before the device can: start its kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.program import launches
+from meshwise.program.step import Program
+
+Array = Any
+
+
+def microbatch_s(program: Program) -> Array:
+    """Host seconds to start a microbatch's kernels on the stage with the most."""
+    ctx = program.ctx
+    each = ctx.stack.host_launch_s
+    if not each or not ctx.training or ctx.stack.ideal:
+        return 0.0
+    layers = [
+        launches.total(ops, ctx.stack, block)
+        for ops, block in zip(program.layers, ctx.model.blocks, strict=True)
+    ]
+    ends = [launches.total(ops, ctx.stack) for ops in (program.embedding, program.head)]
+    most: Array = 0.0
+    for role in program.roles:
+        found = ends[0] * role.embedding + ends[1] * role.head
+        for number, count in zip(layers, role.layers, strict=True):
+            found = found + number * count
+        most = np.maximum(most, found * role.exists)
+    return each * (most + launches.total(program.transfer, ctx.stack))
+
+
+def update_s(program: Program) -> Array:
+    """Host seconds of the update: each parameter is copied back from its master by itself."""
+    ctx = program.ctx
+    if not ctx.stack.host_launch_s or not ctx.training or ctx.stack.ideal:
+        return 0.0
+    most: Array = 0.0
+    for role in program.roles:
+        found: Array = 0.0
+        for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+            found = found + launches.tensors(ctx, block) * count
+        most = np.maximum(most, found * role.exists)
+    return ctx.stack.host_launch_s * most

@@ -1,0 +1,99 @@
+"""Kernels that an eager training step starts, which its host has to launch one after the other.
+
+Counted in Megatron-Core (NVIDIA/Megatron-LM d98e8a6, megatron/core/transformer) with its usual fused
+kernels, and in the same modules of PyTorch where a stack does not fuse them. Pairs are (forward,
+backward).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshwise.program.context import Context
+from meshwise.program.ops import COLLECTIVES, Op
+from meshwise.spec.model import Block
+from meshwise.spec.stack import Stack
+
+Array = Any
+Pair = tuple[int, int]
+
+# A residual addition and a norm; backward has the norm's weight too. Written out: widened, squared,
+# averaged, offset, its root, scaled, narrowed, weighted.
+_NORM: tuple[Pair, Pair] = ((2, 3), (9, 16))
+_QK_NORM: tuple[Pair, Pair] = ((2, 4), (16, 30))  # of queries and of keys
+# Queries and keys, one kernel each. Written out, each has cosine and sine, halves swapped and joined, two
+# products and a sum; MLA's is (multi_latent_attention.py), which works out its frequencies in each layer
+# and joins and spreads heads.
+_ROTARY: tuple[Pair, Pair] = ((2, 2), (22, 20))
+_MLA_ROTARY: Pair = (6 + 22 + 6, 20 + 6)
+_ACTIVATION: tuple[Pair, Pair] = ((1, 1), (2, 4))
+_CORE: Pair = (1, 3)  # backward: row sums before, a conversion after
+# router.py beside its product: widening, the choice of k (two), their weights, two maps written from
+# zeros (six); the balancing loss' scores, choice, map and count (eight), its product, sums and record.
+_ROUTER: Pair = (1 + 2 + 1 + 6 + 8 + 6, 10)
+# moe_utils.py, fused: three kernels number the rows, one copies them; backward copies
+_PERMUTE: Pair = (4, 1)
+_UNPERMUTE: Pair = (1, 1)
+# token_dispatcher.py, all-to-all: tokens and their weights; counts, their gathering and slices and sums
+# (eight) and their copies to the host (four); rows sorted by expert. Once per node: the choice again
+# (two), counts and layout (three), one kernel, the counts for the host.
+_DISPATCH: dict[bool, Pair] = {False: (2 + 8 + 4 + 3, 2 + 2), True: (2 + 3 + 1 + 1, 1 + 1)}
+_COMBINE: dict[bool, Pair] = {False: (1 + 2, 1 + 2), True: (1, 1)}
+_LOSS = 12  # of the logits' loss, both ways
+_TRANSFER = 2  # what a chunk sends, and what it receives
+
+
+def _pass(op: Op, stack: Stack, block: Block | None) -> Pair:
+    """(forward, backward) kernels of a pass over memory."""
+    name = op.name.rpartition(".")[2]
+    if name == "norm":
+        return _NORM[not stack.fused_norm]
+    if name == "qk_norm":
+        return _QK_NORM[not stack.fused_norm]
+    if name == "rotary":
+        mla = block is not None and block.attention is not None and block.attention.mla
+        return _MLA_ROTARY if mla else _ROTARY[not stack.fused_norm]
+    if name == "activation":
+        return _ACTIVATION[not stack.fused_elementwise]
+    known = {"permute": _PERMUTE, "unpermute": _UNPERMUTE, "loss": (_LOSS, 0)}
+    return known.get(name, (1, 1))
+
+
+def _exchange(op: Op, stack: Stack) -> Pair:
+    by_node = stack.dispatcher != "alltoall"
+    known = {"moe.dispatch": _DISPATCH[by_node], "moe.combine": _COMBINE[by_node]}
+    return known.get(op.name, (_TRANSFER, _TRANSFER) if op.kind == "send_recv" else (1, 1))
+
+
+def of(op: Op, stack: Stack, block: Block | None = None) -> Array:
+    """Kernels of one call of an operation."""
+    back = op.phase in ("dgrad", "wgrad")
+    if op.kind == "gemm":
+        more = _ROUTER[back] if op.name == "moe.router" and op.phase != "wgrad" else 0
+        return op.batch + more  # a product per expert (GroupedLinear)
+    if op.kind in COLLECTIVES:
+        return _exchange(op, stack)[back]
+    if op.core is not None:
+        return _CORE[back]
+    return _pass(op, stack, block)[back]
+
+
+def total(ops: list[Op], stack: Stack, block: Block | None = None) -> Array:
+    """Kernels of a list of operations, per microbatch."""
+    found: Array = 0.0
+    for op in ops:
+        found = found + op.count * of(op, stack, block)
+    return found
+
+
+def tensors(ctx: Context, block: Block) -> Array:
+    """Parameters of a layer as tensors on a rank: matrices, norms' weights, each expert's own."""
+    found: Array = 2
+    a, moe = block.attention, block.moe
+    if a is not None:
+        found = found + (4 + bool(a.q_lora_rank) if a.mla else 2 + 2 * bool(a.norm_parameters))
+    for mlp in (block.mlp, moe.shared if moe else None):
+        found = found + (0 if mlp is None else 2)
+    if moe is not None:
+        found = found + 1 + 2 * moe.experts / ctx.layout.ep
+    return found

@@ -1,0 +1,168 @@
+"""Switches of a training stack on the command line and in launch commands."""
+
+from __future__ import annotations
+
+import pytest
+from running import answer, run
+
+from meshwise import launch
+from meshwise.cli import switches
+from meshwise.errors import IllegalLayout, InputError
+from meshwise.spec.stack import STATED
+
+QWEN = ["qwen3-30b-a3b", "--on", "hgx-h100", "--nodes", "2"]
+LAYOUT = ["--dp", "16", "--ep", "16", "--etp", "1", "--shard", "zero1", "--micro-batch", "1"]
+LOAD = ["--batch", "64", "--seq", "4096"]
+ALL = ["--dispatcher", "deepep", "--overlap-experts", "--moments-dtype", "bf16"]
+SAID = {"dispatcher": "deepep", "overlap_experts": True, "moments_dtype": "bf16"}
+
+
+def test_the_options_are_the_stack_switches():
+    assert switches.NAMES == STATED
+
+
+def test_estimate_prices_what_the_options_say():
+    plain = answer("estimate", *QWEN, *LAYOUT, *LOAD, "--stack", "nemo")
+    found = answer("estimate", *QWEN, *LAYOUT, *LOAD, "--stack", "nemo", *ALL)
+    assert {k: found["stack"][k] for k in SAID} == SAID
+    assert found["step_s"] < plain["step_s"]
+    narrow = found["memory"]["optimizer_bytes"] / plain["memory"]["optimizer_bytes"]
+    assert narrow == pytest.approx(8 / 12)
+    off = answer("estimate", *QWEN, *LAYOUT, *LOAD, "--no-overlap-experts", "--loss-chunks", "4")
+    assert off["stack"]["overlap_experts"] is False
+    assert off["stack"]["loss_chunks"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["--dispatcher", "deep"], "--dispatcher"),
+        (["--loss-chunks", "0"], "--loss-chunks"),
+        (["--loss-chunks", "many"], "--loss-chunks"),
+        (["--moments-dtype", "int8"], "--moments-dtype"),
+        (["--phase", "decode", "--dispatcher", "deepep"], "--dispatcher"),
+        (["--phase", "prefill", "--loss-chunks", "2"], "--loss-chunks"),
+        (["--phase", "prefill", "--overlap-experts"], "--overlap-experts"),
+        (["--ideal", "--dispatcher", "deepep"], "--dispatcher"),
+    ],
+)
+def test_what_means_nothing_is_refused(words: list[str], field: str):
+    ran = run("estimate", *QWEN, "--seq", "1024", "--dp", "16", "--batch", "16", *words, "--json")
+    assert ran.code == 2
+    assert ran.json()["error"]["field"] == field
+
+
+@pytest.mark.parametrize("words", [["--dispatcher", "deepep"], ["--overlap-experts"]])
+@pytest.mark.parametrize("command", ["estimate", "scale", "plan"])
+def test_experts_that_a_model_does_not_have(command: str, words: list[str]):
+    load = ["--global-batch" if command == "plan" else "--batch", "8", "--seq", "1024"]
+    ran = run(command, "llama-2-7b", "--on", "hgx-h100", *load, *words, "--json")
+    assert ran.code == 2
+    assert ran.json()["error"]["field"] == words[0]
+
+
+def test_a_serving_plan_has_no_training_switches():
+    load = ["--isl", "128", "--osl", "32", "--concurrency", "8", "--gpus", "8"]
+    ran = run("plan", "llama-2-7b", "--on", "hgx-h100", *load, "--loss-chunks", "4", "--json")
+    assert ran.code == 2
+    assert ran.json()["error"]["field"] == "--loss-chunks"
+
+
+def job(**more: object) -> launch.Job:
+    layout = {"dp": 16, "ep": 16, "etp": 1, "shard": "zero1", "micro_batch": 1}
+    fields = {"global_batch": 64, "seq": 4096, "dtype": "bf16", "grad_dtype": "fp32"} | more
+    return launch.job_of("m", "train", layout, **fields)
+
+
+def test_megatron_says_them_and_is_read_again():
+    out = launch.export(job(**SAID), "megatron-lm")
+    assert out.untranslated == {}
+    for flag in ("--moe-flex-dispatcher-backend deepep", "--overlap-moe-expert-parallel-comm"):
+        assert flag in out.text
+    assert launch.parse(out.text, model="m").job == job(**SAID)
+    plain = launch.export(job(), "megatron-lm")
+    assert "--moe-token-dispatcher-type alltoall" in plain.text
+    assert launch.parse(plain.text, model="m").job == job()
+
+
+def test_what_a_target_has_no_flag_for_is_listed():
+    assert set(launch.export(job(loss_chunks=8), "megatron-lm").untranslated) == {"loss_chunks"}
+    bridge = launch.export(job(**SAID), "megatron-bridge")
+    assert set(bridge.untranslated) == {"moments_dtype"}
+    fsdp = {"shard": "zero3", "etp": 1, "ep": 16}
+    titan = launch.export(job(**fsdp, loss_chunks=8, **SAID), "torchtitan")
+    assert "ChunkedLossWrapper.Config" in titan.text
+    assert set(titan.untranslated) >= {"dispatcher", "overlap_experts", "moments_dtype"}
+    assert "loss_chunks" not in titan.untranslated
+
+
+@pytest.mark.parametrize(
+    ("flags", "fields"),
+    [
+        ("--moe-token-dispatcher-type flex --moe-enable-deepep", {"dispatcher": "deepep"}),
+        ("--moe-token-dispatcher-type flex", {"dispatcher": "deepep"}),
+        (
+            "--moe-token-dispatcher-type flex --moe-flex-dispatcher-backend hybridep",
+            {"dispatcher": "hybridep"},
+        ),
+        ("--moe-token-dispatcher-type alltoall", {"dispatcher": None}),
+        (
+            "--moe-token-dispatcher-type alltoall --overlap-moe-expert-parallel-comm",
+            {"overlap_experts": True},
+        ),
+        (
+            "--use-precision-aware-optimizer --exp-avg-dtype bf16 --exp-avg-sq-dtype fp32",
+            {"moments_dtype": "fp32"},
+        ),
+    ],
+)
+def test_megatron_flags_are_read(flags: str, fields: dict[str, object]):
+    parallel = "--expert-model-parallel-size 8 --expert-tensor-parallel-size 1 --bf16"
+    command = f"torchrun --nproc-per-node 8 pretrain_gpt.py {parallel} {flags}"
+    found = launch.parse(command, model="m").job
+    assert {k: getattr(found, k) for k in fields} == fields
+
+
+def test_a_recipe_script_names_its_dispatcher():
+    words = "--num_gpus 16 --expert_model_parallel_size 16 --moe_flex_dispatcher_backend hybridep"
+    found = launch.parse(f"python setup_experiment.py {words} --moe_a2a_overlap true", model="m")
+    assert found.job.dispatcher == "hybridep"
+    assert found.job.overlap_experts is True
+
+
+def test_what_megatron_refuses_is_refused():
+    for bad in ({"recompute": "full"}, {"ep": 1}, {"pp": 2, "dp": 8, "ep": 8}):
+        layout = {"dp": 16, "ep": 16, "etp": 1, "micro_batch": 1, "recompute": "none"} | bad
+        wrong = launch.job_of("m", "train", layout, overlap_experts=True, seq=64, global_batch=64)
+        with pytest.raises(IllegalLayout, match="overlap-experts"):
+            launch.export(wrong, "megatron-lm")
+    with pytest.raises(InputError, match="flex"):
+        launch.parse(
+            "torchrun --nproc-per-node 8 pretrain_gpt.py --expert-model-parallel-size 8 "
+            "--moe-token-dispatcher-type alltoall --moe-enable-deepep",
+            model="m",
+        )
+
+
+def test_an_estimate_is_exported_as_it_was_priced(tmp_path):
+    record = tmp_path / "estimate.json"
+    full = [*LAYOUT, "--recompute", "full"]
+    for layout, said in ((LAYOUT, True), (full, False)):
+        run("estimate", *QWEN, *layout, *LOAD, "--stack", "nemo", *ALL, "--json", "-o", str(record))
+        ran = run("export", "megatron-lm", "--from", str(record))
+        assert ran.code == 0
+        assert ("--overlap-moe-expert-parallel-comm" in ran.out) is said
+        assert "--moe-flex-dispatcher-backend deepep" in ran.out
+        assert "NOT SAID" not in ran.out
+
+
+def test_import_prices_the_switches_of_a_command():
+    parallel = "--expert-model-parallel-size 16 --expert-tensor-parallel-size 1 --bf16"
+    load = "--micro-batch-size 1 --global-batch-size 64 --seq-length 4096"
+    head = "torchrun --nnodes 2 --nproc-per-node 8 pretrain_gpt.py --use-distributed-optimizer"
+    steps = []
+    for more in ("--moe-token-dispatcher-type alltoall", "--moe-token-dispatcher-type flex"):
+        words = f"{head} {parallel} {load} {more}"
+        model = ["--model", QWEN[0]]
+        steps.append(answer("import", words, *QWEN[1:], *model)["layout"]["step_s"])
+    assert steps[1] < 0.75 * steps[0]
