@@ -162,6 +162,8 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         kv = -(-a.kv_heads // ctx.layout.tp)
         moved = 2.0 * ctx.tokens * (heads + kv) * a.head_dim * w.activation
         ops.insert(0, elementwise("attention.qk_norm", w.activation_dtype, moved))
+    if a.norms_span_heads and not ctx.training:
+        ops.insert(0, norm_sums(ctx))
     if not ctx.training:
         cached = (
             (a.kv_lora_rank or 0) + a.rope_head_dim
@@ -175,6 +177,20 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             ),
         )
     return ops
+
+
+def norm_sums(ctx: Context) -> Op:
+    """Norms over all heads need every rank's sum of squares, of queries and of keys, in fp32 (vLLM's
+    minimax_m2.py; OLMo 2 there gathers the queries and keys themselves, which is more)."""
+    return collective(
+        "attention.norm_sums",
+        "all_reduce",
+        "tp",
+        "fp32",
+        ctx.tokens * 2 * 4.0,
+        count=np.where(ctx.layout.tp > 1, 1, 0),
+        phase="forward",
+    )
 
 
 def decode_exchange(ctx: Context, a: Attention) -> list[Op]:
