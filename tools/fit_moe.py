@@ -86,6 +86,8 @@ KERNELS = {
         "vllm_gptossmxfp4moe_marlin_marlinexperts",
     ),
     ("sglang", "bf16"): ("sglang_fused_moe_triton",),
+    # its Triton one expands the weights when it loads them, and is not what its server chooses
+    ("sglang", "w4a16_mxfp4"): ("sglang_flashinfer_trtllm_moe",),
     ("sglang", None): (
         "sglang_flashinfer_trtllm_moe",
         "sglang_fused_moe_triton",
@@ -95,27 +97,39 @@ KERNELS = {
 FEWEST = 300  # calls that a section rests on
 
 
-def kernel_of(engine: str, name: str, there: set[str]) -> str | None:
-    wanted = KERNELS.get((engine, name)) or KERNELS.get((engine, None))
-    return next((k for k in wanted or () if k in there), None)
-
-
-def calls_of(path: Path, engine: str, name: str) -> Calls | None:
+def calls_of(path: Path, engine: str, name: str, bandwidth: float) -> Calls | None:
     """The measured calls of an engine's kernel, balanced over gated experts."""
     keep = {"moe_dtype": FORMATS[name].column, "distribution": "balanced"}
     columns = pq.read_table(path, columns=[*keep, "kernel_source"]).to_pydict()
     rows = zip(*(columns[key] for key in (*keep, "kernel_source")), strict=True)
     there = {kernel for *what, kernel in rows if what == list(keep.values())}
-    kernel = kernel_of(engine, name, there)
-    if kernel:
-        keep["kernel_source"] = kernel
+    wanted = KERNELS.get((engine, name)) or KERNELS.get((engine, None))
+    if wanted is not None:
+        keep["kernel_source"] = next((k for k in wanted if k in there), "none")
     calls = fk.read(path, [*SHAPE, "moe_tp_size", "moe_ep_size"], keep)
     if not len(calls.seconds):
         return None
     _, hidden, inter, *_ = calls.shape
-    gated = ~np.any([(hidden == h) & (inter == i) for h, i in NO_GATE], axis=0)
-    calls = Calls(calls.shape[:, gated], calls.seconds[gated], calls.fitted[gated], calls.kernel)
+    kept = ~np.any([(hidden == h) & (inter == i) for h, i in NO_GATE], axis=0)
+    kept &= ~unevenly_routed(calls, FORMATS[name].weight, bandwidth)
+    calls = Calls(calls.shape[:, kept], calls.seconds[kept], calls.fitted[kept], calls.kernel)
     return calls if len(calls.seconds) >= FEWEST else None
+
+
+def visits(shape: Array) -> tuple[Array, Array]:
+    """(rows of a rank, experts that they visit) where tokens are spread evenly."""
+    tokens, _, _, top_k, experts, _, ep = shape
+    rows = tokens * top_k / ep
+    return rows, np.minimum(np.maximum(experts / ep, 1), rows)
+
+
+def unevenly_routed(calls: Calls, weight: float, bandwidth: float) -> Array:
+    """Models of which a call took less than reading the weights of as many experts as an even routing
+    visits: their kernels route inside, by groups of experts, and visited fewer."""
+    _, hidden, inter, _, experts, tp, _ = calls.shape
+    read = visits(calls.shape)[1] * 3 * hidden * np.ceil(inter / tp) * weight
+    model = hidden * 1e9 + inter * 1e4 + experts
+    return np.isin(model, model[read / bandwidth > calls.seconds])
 
 
 class Layer(NamedTuple):
@@ -133,9 +147,8 @@ class Layer(NamedTuple):
 def layer(shape: Array, fmt: Format, fit: GemmFit, chip: Chip, roofline: Entry) -> Layer:
     """The experts as the program builds them; rows of a token that no expert of the rank takes are
     not there."""
-    tokens, hidden, inter, top_k, experts, tp, ep = shape
-    rows = tokens * top_k / ep
-    visited = np.minimum(np.maximum(experts / ep, 1), rows)
+    tokens, hidden, inter, _, _, tp, _ = shape
+    rows, visited = visits(shape)
     width = np.ceil(inter / tp)
     rate = roofline["memory_efficiency"] * chip.bandwidth
     moved = 2 * rows * hidden + 3 * rows * width + (rows + tokens) * hidden
@@ -149,7 +162,7 @@ def layer(shape: Array, fmt: Format, fit: GemmFit, chip: Chip, roofline: Entry) 
 
 
 def fit_format(path: Path, engine: str, name: str, device: Entry) -> Entry | None:
-    calls, fmt = calls_of(path, engine, name), FORMATS[name]
+    calls, fmt = calls_of(path, engine, name, device["memory_bandwidth"]), FORMATS[name]
     if calls is None or fmt.dense not in device["gemm"]:
         return None
     dense = device["gemm"][fmt.dense]

@@ -9,6 +9,7 @@ them; launches, in seconds, are taken as they are, and so are the tables of corr
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from meshwise.cost.kernels import AttentionFit, GemmFit, gemm_fit, grouped_fit, table_of
@@ -122,6 +123,7 @@ def _experts(
 # products are too. The others', Triton's and generated ones, are for four-bit weights alone.
 _EXPERTS_OF = "trtllm"
 _FOUR_BIT = 0.75  # bytes, below which a weight is one
+_SAME = 0.01  # bytes, within which two formats of them are one: their scales tell them apart
 _UNDER = {"bf16": "w4a16", "fp8": "w4a8"}  # sections of four-bit weights, by what multiplies
 
 
@@ -133,17 +135,16 @@ def _expert_entry(
         return _first([own.get(dtype), shared.get(dtype)])
     under = _UNDER.get(dtype, "no section")
     found = [
-        [entry for key, entry in formats.items() if key.startswith(under)]
+        entry
         for formats in (own, shared, *engines.values())
+        for key, entry in formats.items()
+        if key.startswith(under)
     ]
-    return min(
-        next(filter(None, found), []),
-        key=lambda entry: abs(float(entry["weight_bytes"]) - weight_bytes),
-        default=None,
-    )
+    same = [entry for entry in found if abs(entry["weight_bytes"] - weight_bytes) < _SAME]
+    return _first([*same, *found])
 
 
-def _first(entries: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+def _first(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     return next(filter(None, entries), None)
 
 

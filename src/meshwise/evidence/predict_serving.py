@@ -21,6 +21,7 @@ from meshwise.spec.cluster import Device
 from meshwise.spec.dtypes import BYTES, KV_CACHE, WEIGHT, canonical, known, operands_of, peak_dtype
 from meshwise.spec.formats import quantised
 from meshwise.spec.model import Model, Stored
+from meshwise.spec.reading import fraction
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Formats
@@ -65,7 +66,15 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     if not row.text("tpot_ms"):
         return []
     measured = row.number("tpot_ms") * 1e-3
-    w = Serving(isl=isl, osl=osl, concurrency=row.count("concurrency"), formats=formats)
+    spread, unstated = lengths_of(row, stack)
+    assumed += unstated
+    w = Serving(
+        isl=isl,
+        osl=osl,
+        concurrency=row.count("concurrency"),
+        formats=formats,
+        length_spread=spread,
+    )
     check_format(row, engine, measured)
     steady = serving.steady(model, cluster, stack, layouts, w)
     columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
@@ -84,6 +93,15 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             lent=float(steady.lent),
         )
     ]
+
+
+def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
+    """How far a row's answers differ in length; equal where it does not say, which counts where prompts
+    go first."""
+    if row.text("length_spread"):
+        field = f"line {row.line}: length_spread"
+        return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
+    return 0.0, () if stack.mixes_prefill else (Assumed("length_spread", "0"),)
 
 
 def formats_of(
