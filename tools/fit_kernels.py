@@ -5,6 +5,7 @@
     pip download --no-deps aiconfigurator-core==0.12.0
     python -m zipfile -e aiconfigurator_core-0.12.0-*.whl WHEEL_DIR
     python tools/fit_kernels.py WHEEL_DIR
+    python tools/fit_moe.py WHEEL_DIR
 
 The wheel (Apache-2.0) carries measured calls as Parquet. It is read here and nowhere else: what
 ships is a few constants and a small table of corrections per device and kind of call, with what
@@ -28,8 +29,7 @@ Schema of ``kernels/DEVICE.toml``::
     bias                             # median of predicted / measured - 1, held-out half
     range = [[m], [n], [k]]          # smallest, largest of the whole table
     table.knots, table.per_mille
-    [moe.DTYPE]                      # grouped products of experts, where the wheel has them
-    launch_s, memory_efficiency, efficiency, quantise_bytes  # over gemm.DTYPE's; no table
+    [moe.ENGINE.FORMAT]              # layers of experts: by tools/fit_moe.py, run afterwards
     [attention.prefill] [attention.decode] [attention.prefill_fp8] [attention.decode_fp8]
     as above; range = [[queries or keys], [sequences], [heads]]; two to five tables
     head_128 = {median_error, p90_error}   # of the heads of 128 without a window alone
@@ -74,7 +74,6 @@ class Source:
     attention: str = "vllm/0.24.0"
     kv_fp8: bool = True
     quantise: tuple[str, ...] = ("trtllm/1.3.0rc20", "vllm/0.24.0", "sglang/0.5.14")
-    moe: str = ""  # library/version whose grouped products are fitted
     note: str = ""
 
 
@@ -105,7 +104,6 @@ DEVICES = {
         132,
         {"bf16": 989.4e12, "fp8": 1978.9e12},
         HOPPER_GEMM,
-        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA H100 architecture white paper, SXM5",
     ),
     "h200": Source(
@@ -114,7 +112,6 @@ DEVICES = {
         132,
         {"bf16": 989.4e12, "fp8": 1978.9e12},
         HOPPER_GEMM,
-        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA H200 datasheet, SXM",
     ),
     "b200": Source(
@@ -123,7 +120,6 @@ DEVICES = {
         148,
         {"bf16": 2250e12, "fp8": 4500e12, "nvfp4": 9000e12},
         BLACKWELL_GEMM,
-        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA HGX B200 datasheet / 8, dense (8 TB/s; some list 7.7)",
     ),
     "b300": Source(
@@ -132,7 +128,6 @@ DEVICES = {
         148,
         {"bf16": 2250e12, "fp8": 4500e12, "nvfp4": 13500e12},
         BLACKWELL_GEMM,
-        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA HGX B300 datasheet / 8, dense (nvfp4: 108 PFLOP/s / 8)",
     ),
     "gb200": Source(
@@ -141,7 +136,6 @@ DEVICES = {
         152,
         {"bf16": 2500e12, "fp8": 5000e12, "nvfp4": 10000e12},
         BLACKWELL_GEMM,
-        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA GB200 NVL72 datasheet / 72, dense",
     ),
     "gb300": Source(
@@ -150,7 +144,6 @@ DEVICES = {
         152,
         {"bf16": 2500e12, "fp8": 5000e12, "nvfp4": 15000e12},
         BLACKWELL_GEMM,
-        moe="trtllm/1.3.0rc20",
         note="peaks: NVIDIA GB300 NVL72 datasheet / 72, dense",
     ),
     "l40s": Source(
@@ -389,62 +382,6 @@ def fit_gemm(base: Path, source: Source, dtype: str, floor: float | None) -> Ent
     head: Entry = {"kernel": calls.kernel, "table": version, "peak_flops_per_s": chip.peak}
     tail: Entry = {"bytes_per_element": [a, w, out], "range": extent(*calls.shape)}
     return {**head, **entry, **errors, **tail, "tables": [table]}
-
-
-MOE_SHAPE = ["num_tokens", "hidden_size", "inter_size", "topk", "num_experts"]
-MOE_START = {
-    "launch_s": 5e-6,
-    "memory_efficiency": 0.8,
-    "efficiency": 0.7,
-    "quantise_bytes": 3.0,
-}
-
-
-def fit_moe(base: Path, source: Source, dtype: str, gemm: Entry, roofline: Entry) -> Entry | None:
-    """Grouped products: a layer's experts as the program builds them, balanced over the experts.
-
-    permute, gate and up, activation, down, unpermute; the passes over memory are priced by
-    ``roofline``, the two products by the dense products' tiles with four constants of their own.
-    """
-    keep = {
-        "moe_dtype": source.gemm[dtype][1],
-        "distribution": "balanced",
-        "kernel_source": "moe_torch_flow_cutlass",
-    }
-    path = base / f"moe/{source.moe}/moe_perf.parquet"
-    calls = read(path, [*MOE_SHAPE, "moe_tp_size", "moe_ep_size"], keep)
-    if not len(calls.seconds):
-        return None
-    a, w, out = OPERAND_BYTES[dtype]
-    chip = Chip(source.sms, source.peaks[dtype], source.bandwidth)
-
-    def seconds(values: Array, shape: Array) -> Array:
-        tokens, hidden, inter, top_k, experts, tp, ep = shape
-        rows = tokens * top_k / ep
-        visited = np.minimum(np.maximum(experts / ep, 1), rows)
-        width = np.ceil(inter / tp)
-        entry = dict(zip(MOE_START, (float(v) for v in values), strict=True))
-        fit = kernels.grouped_fit(kernels.gemm_fit({**gemm, "ceiling": 1.0}), entry)
-        total = 3 * roofline["launch_s"] + (2 * rows * hidden + 3 * rows * width) * 2 / (
-            roofline["memory_efficiency"] * source.bandwidth
-        )
-        total = total + (rows + tokens) * hidden * 2 / (
-            roofline["memory_efficiency"] * source.bandwidth
-        )
-        m = rows / visited
-        for n, k in ((2 * width, hidden), (hidden, width)):
-            moved = visited * (m * k * a + k * n * w + m * n * out)
-            total = total + kernels.gemm_seconds(m, n, k, visited, moved, chip, fit)
-        return np.asarray(total, float)
-
-    found = fit_constants(seconds, list(MOE_START.values()), calls, 0.1)
-    head: Entry = {"kernel": calls.kernel, "table": source.moe}
-    errors = quality(seconds(np.array(found), calls.shape), calls)
-    tokens, hidden, inter, top_k, experts, tp, ep = calls.shape
-    rows = tokens * top_k / ep
-    both = np.concatenate([hidden, 2 * inter / tp, inter / tp])
-    place = extent(rows / np.minimum(np.maximum(experts / ep, 1), rows), both, both)
-    return {**head, **dict(zip(MOE_START, found, strict=True)), **errors, "range": place}
 
 
 def ceiling(calls: Calls, chip: Chip) -> float:
@@ -686,6 +623,13 @@ def write(device: str, source: Source, roofline: Entry, entries: dict[str, Entry
         "roofline": roofline,
     }
     lines = [f"{key} = {toml_value(value)}" for key, value in head.items()]
+    lines += ["", *section_lines(entries)]
+    CATALOG.mkdir(parents=True, exist_ok=True)
+    (CATALOG / f"{device}.toml").write_text("\n".join(lines) + "\n")
+
+
+def section_lines(entries: dict[str, Entry]) -> list[str]:
+    lines: list[str] = []
     for name, entry in entries.items():
         fields = {key: value for key, value in entry.items() if key != "tables"}
         lines += ["", f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in fields.items())]
@@ -693,8 +637,7 @@ def write(device: str, source: Source, roofline: Entry, entries: dict[str, Entry
             lines += ["", f"[[{name}.tables]]", f"knots = {toml_value(table['knots'])}"]
             lines += ["per_mille = '''", *wrapped(table["per_mille"])]
             lines[-1] += "'''"
-    CATALOG.mkdir(parents=True, exist_ok=True)
-    (CATALOG / f"{device}.toml").write_text("\n".join(lines) + "\n")
+    return lines[1:]
 
 
 def fit_device(root: Path, device: str) -> tuple[Entry, dict[str, Entry]]:
@@ -706,12 +649,6 @@ def fit_device(root: Path, device: str) -> tuple[Entry, dict[str, Entry]]:
         entries[f"gemm.{dtype}"] = fit_gemm(base, source, dtype, floor)
         floor = floor or entries[f"gemm.{dtype}"]["launch_s"]
     roofline = fit_roofline(base, source)
-    for dtype in source.gemm if source.moe else ():
-        if dtype == "fp8_block":
-            continue
-        grouped = fit_moe(base, source, dtype, entries[f"gemm.{dtype}"], roofline)
-        if grouped:
-            entries[f"moe.{dtype}"] = grouped
     attention = base / "attention" / source.attention
     for kv, suffix in (("bfloat16", ""), ("fp8", "_fp8")):
         if suffix and not source.kv_fp8:

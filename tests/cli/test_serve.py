@@ -34,6 +34,7 @@ def test_the_record():
         "draft_cost": "none",
         "expert_imbalance": 1.0,
         "expert_skew": 1.0,
+        "length_spread": 0.2,
         **dict.fromkeys(("dtype", "weights_dtype", "kv_cache_dtype", "comm_dtype")),
     }
     assert d["request_s"] == pytest.approx(d["ttft_s"] + 255 * d["tpot_s"])

@@ -305,3 +305,75 @@ def test_no_device_runs_above_its_peak(name):
         for size in (1024, 8192, 65536):
             op = gemm("x", *(np.int64(size),) * 3, Operands(dtype, width, width, 2.0))
             assert op.flops / prices.seconds(op) < prices.peak(dtype)
+
+
+# -- layers of experts -----------------------------------------------------------------------------
+
+# Calls of the wheel that no fit saw: device, engine, format, (tokens, hidden, width, drawn, experts,
+# TP, EP), microseconds of the layer's experts.
+EXPERTS = (
+    ("h200", "trtllm", "mxfp4", (8, 2880, 2880, 4, 128, 1, 1), 204.2),
+    ("h200", "trtllm", "mxfp4", (128, 2880, 2880, 4, 128, 1, 1), 618.8),
+    ("h200", "vllm", "mxfp4", (8, 2880, 2880, 4, 128, 1, 1), 188.7),
+    ("h200", "vllm", "mxfp4", (32, 2880, 2880, 4, 128, 8, 1), 115),
+    ("h200", "sglang", "fp8_block", (8, 4096, 1536, 8, 128, 1, 8), 65.49),
+    ("h200", "sglang", "fp8_block", (32, 4096, 1536, 8, 128, 1, 1), 629.5),
+    ("h100-80gb-sxm", "vllm", "fp8_block", (32, 4096, 1536, 8, 128, 1, 1), 857.9),
+    ("h100-80gb-sxm", "vllm", "fp8_block", (128, 4096, 1536, 8, 128, 1, 8), 142.4),
+    ("b200", "vllm", "nvfp4", (8, 4096, 1536, 8, 128, 8, 1), 30.85),
+    ("b200", "vllm", "nvfp4", (32, 4096, 1536, 8, 128, 1, 1), 210.4),
+    ("b200", "trtllm", "nvfp4", (8, 4096, 1536, 8, 128, 8, 1), 76.65),
+    ("b200", "trtllm", "nvfp4", (32, 7168, 2048, 8, 256, 1, 1), 1020),
+    ("a100-80gb-sxm", "vllm", "bf16", (128, 4096, 1536, 8, 128, 8, 1), 429),
+    ("a100-80gb-sxm", "vllm", "int4", (32, 4096, 1536, 8, 128, 1, 1), 792),
+)
+OPERANDS = {  # products of, bytes of an activation and of a weight
+    "bf16": ("bf16", 2.0, 2.0),
+    "fp8_block": ("fp8_block", 1.0, 1.0),
+    "nvfp4": ("nvfp4", 0.5625, 0.5625),
+    "mxfp4": ("bf16", 2.0, 0.53125),
+    "int4": ("bf16", 2.0, 0.515625),
+}
+
+
+def experts_layer(name, engine, dtype, shape):
+    """Seconds of a layer's experts as the program has them, visited as evenly as the benchmark's."""
+    from meshwise.program.ops import Operands, elementwise, gemm
+
+    tokens, hidden, width, drawn, experts, tp, ep = shape
+    prices = compute(device(name), load_stack(engine))
+    products, activation, weight = OPERANDS[dtype]
+    formats = Operands(products, activation, weight, 2.0)
+    rows = tokens * drawn / ep
+    visited = min(experts / ep, rows)
+    inner = -(-width // tp)
+    ops = [
+        elementwise("moe.permute", "bf16", 4.0 * rows * hidden),
+        elementwise("moe.activation", "bf16", 6.0 * rows * inner),
+        elementwise("moe.unpermute", "bf16", 2.0 * (rows + tokens) * hidden),
+    ]
+    for part, n, kk in (("gate_up", 2 * inner, hidden), ("down", hidden, inner)):
+        ops.append(gemm(f"moe.experts.{part}", rows / visited, n, kk, formats, batch=visited))
+    return sum(float(prices.seconds(op)) for op in ops)
+
+
+def test_layers_of_experts_take_what_was_measured():
+    ratios = [experts_layer(*call[:-1]) / (call[-1] * 1e-6) for call in EXPERTS]
+    errors = np.abs(np.array(ratios) - 1)
+    assert np.median(errors) < 0.12
+    assert errors.max() < 0.4
+
+
+def test_engines_differ_in_their_experts_kernels():
+    """Four-bit experts on Blackwell: CUTLASS's take more than twice the generated kernels' time."""
+    shape = (32, 4096, 1536, 8, 128, 8, 1)
+    cutlass, generated = (experts_layer("b200", e, "nvfp4", shape) for e in ("trtllm", "vllm"))
+    assert 1.7 < cutlass / generated < 3.0
+
+
+def test_every_section_of_experts_is_held_to_its_measurements():
+    for name in catalog.names("kernels"):
+        for formats in catalog.load("kernels", name, "kernels")[1].get("moe", {}).values():
+            for section in formats.values():
+                assert section["decode"]["median_error"] < 0.18, name
+                assert 0 < section["memory_efficiency"] <= 1

@@ -27,7 +27,7 @@ from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Attention, Block, Mlp, Model
 from meshwise.spec.models import load_model
 from meshwise.spec.parameters import parameters
-from meshwise.spec.stack import Stack
+from meshwise.spec.stack import Stack, load_stack
 from meshwise.spec.workload import Decode, Training
 
 FAST = settings(max_examples=40, deadline=None, derandomize=True)
@@ -358,3 +358,37 @@ def test_bytes_of_the_products(shape: Any, t: int) -> None:
             op = found[name, phase]
             assert float(op.hbm_bytes) == 2 * (moved + weights * inputs * outputs)
             assert float(op.flops) == 2 * tokens * inputs * outputs
+
+
+def test_norms_over_all_heads_reduce_their_sums_over_tp():
+    """MiniMax and OLMo 2 take one variance over all heads: two fp32 sums per token and layer."""
+    for name, spans in (("minimax-m2", True), ("olmo-2-7b", True), ("qwen3-8b", False)):
+        ops = [o for layer in decode_program(name, tp=4).layers for o in layer]
+        found = [o for o in ops if o.name == "attention.norm_sums"]
+        assert bool(found) is spans, name
+        for op in found:
+            assert (op.kind, op.axis, float(op.payload_bytes), int(op.count)) == (
+                "all_reduce", "tp", 8 * 2 * 4.0, 1,
+            )  # fmt: skip
+    alone = [o for layer in decode_program("minimax-m2", tp=1).layers for o in layer]
+    assert all(int(o.count) == 0 for o in alone if o.name == "attention.norm_sums")
+
+
+def test_sglang_computes_the_shared_expert_with_the_routed_ones():
+    """DeepSeek-V3 without expert parallelism: nine experts a token, no product of its own."""
+
+    def experts(ep: int, stack: str) -> tuple[float, float]:
+        ops = decode_program("deepseek-v3", tp=8, ep=ep, stack=stack).layers[-1]
+        flops = {o.name: float(o.count * o.flops) for o in ops if o.kind == "gemm"}
+        return flops["moe.experts.down"], flops["moe.shared.down"]
+
+    routed, shared = experts(1, "vllm")
+    assert shared == pytest.approx(routed / 8)
+    assert experts(1, "sglang") == pytest.approx((routed * 9 / 8, 0.0))
+    assert experts(8, "sglang")[1] == pytest.approx(shared)
+
+
+def decode_program(name: str, tp: int, ep: int = 1, stack: str = "vllm") -> Program:
+    layouts = Layouts(tp=np.int64(tp), ep=np.int64(ep))
+    work = Decode(batch=8, context=1024)
+    return program(load_model(name), load_stack(stack), work, layouts)

@@ -217,7 +217,10 @@ def test_zero_keeps_one_copy(model: Model, grid: dict[str, int], shard: str) -> 
 # -- FLOPs -------------------------------------------------------------------------------------------
 
 # Every TP rank makes MLA's latents, and a narrow table's projections.
-COPIED = ("attention.query_down", "attention.kv_down", "embedding.project", "head.project")
+COPIED = (
+    *("attention.query_down", "attention.kv_down", "attention.latents"),
+    *("embedding.project", "head.project"),
+)
 
 
 def flops(ops: list[Op]) -> dict[str, float]:

@@ -119,12 +119,26 @@ def test_host_time_by_iteration_sequence_and_logit():
 def test_prompts_first_come_in_waves():
     """Of n batches of prompts the j-th is told at min(j + 1, n): by hand for 32 prompts of 1024 in 4
     batches, ends at 2, 3, 4 and 4 of 4."""
-    s = steady("sglang", concurrency=32)
+    s = steady("sglang", concurrency=32, length_spread=0.0)
     e = engine("sglang")
     one = iteration.prefill(e, np.int64(8), 1024).iteration_s
     assert s.ttft_s == pytest.approx(one * (2 + 3 + 4 + 4) / 4)
     waits = one * (2 + 1 + 0 + 0) / 4
     assert s.tpot_s == pytest.approx(iteration.decode_s(e, np.int64(32), 1152) + waits / 256)
+
+
+def test_prompts_of_answers_that_end_apart_do_not_wait_for_a_wave():
+    """SGLang with answers of 0.8 to 1.0 of the longest: a prompt alone after half an iteration, and the
+    others' prompts in every request's decodes."""
+    apart, wave = (steady("sglang", concurrency=32, length_spread=s) for s in (1.0, 0.0))
+    e = engine("sglang")
+    one = float(iteration.prefill(e, np.int64(1), 1024).iteration_s)
+    decode = float(iteration.decode_s(e, np.int64(32), 1152))
+    assert float(apart.tpot_s) == pytest.approx(decode + 31 * one / 256)
+    assert one + decode / 2 < float(apart.ttft_s) < 2 * one + decode
+    assert float(wave.ttft_s) > 4 * float(apart.ttft_s)
+    between = steady("sglang", concurrency=32, length_spread=0.02)
+    assert apart.ttft_s < between.ttft_s < wave.ttft_s
 
 
 def test_a_prefix_in_the_cache_is_attended_to_but_not_computed():

@@ -76,6 +76,11 @@ load = options.stacked(
         show_default=True,
         help="Tokens of the fullest rank of the expert group over their mean.",
     ),
+    click.option(
+        "--length-spread",
+        metavar="SHARE",
+        help="Answers are from (1 - SHARE) x --osl to --osl long (default 0.2); 0: all end together.",
+    ),
     options.expert_skew,
 )
 layout = options.stacked(options.tp_degrees, options.dp_degree, options.ep_degrees, options.gpus)
@@ -144,6 +149,7 @@ def read_load(o: dict[str, Any]) -> Serving:
         draft_cost=draft_cost(o["draft_cost"]),
         expert_imbalance=imbalance(o),
         **options.skew(o),
+        **({} if o["length_spread"] is None else {"length_spread": share("length_spread")}),
         formats=Formats(
             dtype=o["dtype"],
             weights=o["weight_dtype"],

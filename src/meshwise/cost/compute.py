@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.kernel_fits import STATIC_SCALES, Kernels, Ranges, kernels
-from meshwise.cost.kernels import Chip, decode_seconds, gemm_seconds, outside, prefill_seconds
+from meshwise.cost.kernels import (
+    Chip,
+    GemmFit,
+    decode_seconds,
+    gemm_seconds,
+    outside,
+    prefill_seconds,
+)
 from meshwise.program.ops import Core, Op
 from meshwise.spec import dtypes
 from meshwise.spec.cluster import Device
@@ -146,7 +153,7 @@ class Compute(NamedTuple):
         key = (op.dtype, grouped, narrow, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
         if found is None:
-            fit, _ = self.fits.gemm(self._runs_as(op.dtype), self._quantiser, grouped, narrow)
+            fit = self._product_fit(self._runs_as(op.dtype), narrow, grouped)
             few, kind = distinct(shape)
             m, n, k, batch, moved = few
             found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
@@ -155,6 +162,15 @@ class Compute(NamedTuple):
             self.known[key] = found
         widening = self._widening(op)
         return found if widening is None else found + widening
+
+    def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> GemmFit:
+        """Constants of a product, of the experts' where they were measured."""
+        experts = self.fits.experts(dtype, self.stack.name, narrow) if grouped else None
+        if experts is None:
+            return self.fits.gemm(dtype, self._quantiser, narrow)[0]
+        # scales per block are found in each pass
+        static = self.stack.static_scales and dtype != "fp8_block"
+        return experts._replace(quantise_bytes=0.0) if static else experts
 
     def _widening(self, op: Op) -> Array | None:
         """Seconds of a pass that widens narrow weights for a device without units for them: read as

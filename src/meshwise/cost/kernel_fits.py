@@ -9,6 +9,7 @@ them; launches, in seconds, are taken as they are, and so are the tables of corr
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from meshwise.cost.kernels import AttentionFit, GemmFit, gemm_fit, grouped_fit, table_of
@@ -51,12 +52,15 @@ class Kernels(NamedTuple):
         self,
         dtype: str,
         engine: str,
-        grouped: bool = False,
         weight_bytes: float | None = None,
     ) -> tuple[GemmFit, Ranges]:
         """Constants of products that run at the rate of ``dtype``, and the measured shapes;
         ``weight_bytes`` where weights are narrower than the operands, and expanded in the kernel."""
-        return _gemm(self.name, dtype, engine, grouped, self.inherited, weight_bytes)
+        return _gemm(self.name, dtype, engine, self.inherited, weight_bytes)
+
+    def experts(self, dtype: str, engine: str, weight_bytes: float | None = None) -> GemmFit | None:
+        """Constants of an engine's grouped products of experts; None where none were measured."""
+        return _experts(self.name, dtype, engine, self.inherited, weight_bytes)
 
     def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
         """Constants of ``prefill`` or ``decode`` with a cache of ``kv_element`` bytes per value."""
@@ -77,7 +81,6 @@ def _gemm(
     name: str,
     dtype: str,
     engine: str,
-    grouped: bool,
     inherited: bool,
     weight_bytes: float | None,
 ) -> tuple[GemmFit, Ranges]:
@@ -90,12 +93,6 @@ def _gemm(
     }
     blocks = dtype == "fp8_block"
     static = engine == STATIC_SCALES and not blocks  # whose scales are found in each pass
-    # no grouped products with scales per block were measured: those of whole tensors stand in
-    wide = "fp8" if blocks else dtype
-    experts = _kernel_table(name).get("moe", {}).get(wide) if grouped else None
-    if experts:
-        fit = grouped_fit(gemm_fit(formats[wide], **where), experts)
-        return fit._replace(quantise_bytes=0.0) if static else fit, _ranges(experts)
     tables = tuple(table_of(t) for t in entry["tables"])
     fit = gemm_fit(entry, tables, **where)
     if static:
@@ -105,6 +102,50 @@ def _gemm(
     passes = entry.get("quantise_s", {})
     more = passes.get(engine, min(passes.values(), default=0.0))
     return fit._replace(launch_s=fit.launch_s + more), _ranges(entry)
+
+
+@functools.cache
+def _experts(
+    name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None
+) -> GemmFit | None:
+    """Constants of an engine's grouped products; None where nothing of the kind was measured."""
+    entry = _expert_entry(_kernel_table(name).get("moe", {}), dtype, engine, weight_bytes)
+    if entry is None:
+        return None
+    narrow = weight_bytes is not None
+    # those with scales per block run on the tiles of whole tensors' products
+    dense = _kernel_table(name)["gemm"]["fp8" if dtype == "fp8_block" else dtype]
+    tiles = gemm_fit(dense, elsewhere=inherited or narrow, weight_bytes=weight_bytes)
+    return grouped_fit(tiles, entry, tuple(table_of(t) for t in entry["tables"]))
+
+
+# Whose kernels stand in for a stack's own: TensorRT-LLM's CUTLASS ones, which training's grouped
+# products are too. The others', Triton's and generated ones, are for four-bit weights alone.
+_EXPERTS_OF = "trtllm"
+_FOUR_BIT = 0.75  # bytes, below which a weight is one
+_SAME = 0.01  # bytes, within which two formats of them are one: their scales tell them apart
+_UNDER = {"bf16": "w4a16", "fp8": "w4a8"}  # sections of four-bit weights, by what multiplies
+
+
+def _expert_entry(
+    engines: dict[str, Any], dtype: str, engine: str, weight_bytes: float | None
+) -> dict[str, Any] | None:
+    own, shared = engines.get(engine, {}), engines.get(_EXPERTS_OF, {})
+    if weight_bytes is None or weight_bytes >= _FOUR_BIT:
+        return _first([own.get(dtype), shared.get(dtype)])
+    under = _UNDER.get(dtype, "no section")
+    found = [
+        entry
+        for formats in (own, shared, *engines.values())
+        for key, entry in formats.items()
+        if key.startswith(under)
+    ]
+    same = [entry for entry in found if abs(entry["weight_bytes"] - weight_bytes) < _SAME]
+    return _first([*same, *found])
+
+
+def _first(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    return next(filter(None, entries), None)
 
 
 @functools.cache

@@ -66,6 +66,7 @@ class GemmFit(NamedTuple):
     reduce_s: Array  # seconds to start the addition of parts
     reduce: Array  # bytes of the parts per result, over their rate
     tables: tuple[Table, ...]
+    grouped: bool = False  # tables over rows of one product, products, elements of one weight
 
 
 class AttentionFit(NamedTuple):
@@ -139,14 +140,16 @@ def gemm_fit(
     )
 
 
-def grouped_fit(dense: GemmFit, entry: dict[str, Any]) -> GemmFit:
-    """Constants of an experts' grouped product: the dense ones' tiles, a catalog entry's own rates."""
+def grouped_fit(dense: GemmFit, entry: dict[str, Any], tables: tuple[Table, ...] = ()) -> GemmFit:
+    """Constants of an experts' grouped product: the dense ones' tiles, a catalog entry's own rates
+    and corrections."""
     return dense._replace(
         launch_s=entry["launch_s"],
         memory_efficiency=entry["memory_efficiency"],
         quantise_bytes=entry["quantise_bytes"],
         flops_s=dense.flops_s / entry["efficiency"],
-        tables=(),
+        tables=tables,
+        grouped=True,
     )
 
 
@@ -181,8 +184,9 @@ def gemm_seconds(
     seconds = fit.launch_s + best
     if fit.quantise_bytes:
         seconds = seconds + m * k * batch * (fit.quantise_bytes / chip.bandwidth)
-    # a grouped product fills the device as one of all its rows would
-    seconds = corrected(seconds, fit.tables, (m * batch, n, k))
+    # a product per head fills the device as one of all its rows would
+    at = (m, batch, n * k) if fit.grouped else (m * batch, n, k)
+    seconds = corrected(seconds, fit.tables, at)
     # on a device that inherits the constants at another ratio of arithmetic to memory
     return np.maximum(seconds, m * n * k * batch * (2.0 / (fit.ceiling * chip.peak)))
 

@@ -21,6 +21,7 @@ from meshwise.spec.cluster import Device
 from meshwise.spec.dtypes import BYTES, KV_CACHE, WEIGHT, canonical, known, operands_of, peak_dtype
 from meshwise.spec.formats import quantised
 from meshwise.spec.model import Model, Stored
+from meshwise.spec.reading import fraction
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
 from meshwise.spec.workload import Formats
@@ -34,7 +35,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     if tp * pp * dp != devices:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
     cluster, lacking = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
-    stack = stack_of(row, "engine")
+    stack = stack_of(row, "engine", "engine_version")
     formats, assumed = formats_of(row, stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
     assumed += (*blocks, *lacking)
@@ -65,7 +66,15 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     if not row.text("tpot_ms"):
         return []
     measured = row.number("tpot_ms") * 1e-3
-    w = Serving(isl=isl, osl=osl, concurrency=row.count("concurrency"), formats=formats)
+    spread, unstated = lengths_of(row, stack)
+    assumed += unstated
+    w = Serving(
+        isl=isl,
+        osl=osl,
+        concurrency=row.count("concurrency"),
+        formats=formats,
+        length_spread=spread,
+    )
     check_format(row, engine, measured)
     steady = serving.steady(model, cluster, stack, layouts, w)
     columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
@@ -86,14 +95,22 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     ]
 
 
+def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
+    """How far a row's answers differ in length; equal where it does not say, which counts where prompts
+    go first."""
+    if row.text("length_spread"):
+        field = f"line {row.line}: length_spread"
+        return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
+    return 0.0, () if stack.mixes_prefill else (Assumed("length_spread", "0"),)
+
+
 def formats_of(
     row: Row, stack: Stack, model: Model, device: Device
 ) -> tuple[Formats, tuple[Assumed, ...]]:
     """Number formats of a row, and what had to be assumed.
 
     A 4-bit format is the weights'; products are in it where the device has it, else in 16 bit, as
-    weight-only kernels are. FP8 checkpoints of TensorRT-LLM (NVIDIA ModelOpt) keep their cache in FP8
-    as well. Where the row states nothing, the checkpoint's own formats hold.
+    weight-only kernels are. Where the row states nothing, the checkpoint's own formats hold.
     """
     cache = (
         canonical(row.text("kv_dtype"), f"line {row.line}: kv_dtype", KV_CACHE)
@@ -106,17 +123,44 @@ def formats_of(
         return Formats(kv_cache=cache), (Assumed("dtype", own or model.dtype),)
     products, weights = operands_of(stated, f"line {row.line}: dtype")
     assumed: tuple[Assumed, ...] = ()
-    if cache is None and products == "fp8" and stack.name == "trtllm":
+    if cache is None and keeps_fp8_cache(stack, model, device, products):
         cache, assumed = "fp8", (Assumed("kv_dtype", "fp8"),)
     width = BYTES[products or weights or "bf16"]
     if width < 1 and own is not None and BYTES[own] < 1:
         # the publisher's 4-bit checkpoint, whichever of the 4-bit formats the row's word is short for
         products, weights = None, None
+        if _kind(stack, model, device) in _MXFP8_ASKED:
+            products, assumed = "mxfp8", (*assumed, Assumed("activations", "mxfp8"))
     elif width < 1 and products and peak_dtype(products, device.peak_flops_per_s) != products:
         products, weights = None, products
     elif width >= 2:
         products, weights = None, None if own == expert_format(row, own) else products
     return Formats(dtype=products, weights=weights, kv_cache=cache), assumed
+
+
+# NVIDIA ModelOpt's checkpoints, which are TensorRT-LLM's, name FP8 for the cache beside these weights
+# (kv_cache_quant_algo of their hf_quant_config.json).
+_MODELOPT = ("fp8", "nvfp4")
+# Engine, model type and generation of published sweeps that ask for formats which the rows do not
+# state: --kv-cache-dtype of benchmarks/dsr1_fp{4,8}_b200*.sh and gptoss_fp4_b200*.sh, and of the latter
+# MXFP8 activations (VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1; InferenceMAX/InferenceMAX).
+_FP8_CACHE_ASKED = (
+    ("sglang", "deepseek_v3", "blackwell"),
+    ("vllm", "gpt_oss", "blackwell"),
+    ("trtllm", "gpt_oss", "blackwell"),
+)
+_MXFP8_ASKED = (("vllm", "gpt_oss", "blackwell"), ("trtllm", "gpt_oss", "blackwell"))
+
+
+def keeps_fp8_cache(stack: Stack, model: Model, device: Device, products: str | None) -> bool:
+    """Whether rows of the kind keep keys and values in FP8 where they do not say."""
+    if stack.name == "trtllm" and products in _MODELOPT and model.model_type != "gpt_oss":
+        return True
+    return _kind(stack, model, device) in _FP8_CACHE_ASKED
+
+
+def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:
+    return stack.name, model.model_type, device.generation
 
 
 def expert_format(row: Row, own: str | None) -> str | None:

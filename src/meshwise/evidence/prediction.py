@@ -36,10 +36,12 @@ class Prediction(NamedTuple):
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
 
 
-def stack_of(row: Row, column: str) -> Stack:
-    """The stack that a row's software stands for, with the switches that the row states."""
+def stack_of(row: Row, column: str, version: str = "") -> Stack:
+    """The stack that a row's software stands for, with the switches that the row states; ``version``:
+    the column of its version, where it has one of its own."""
     name = row.text(column)
-    stack = stack_named(name)
+    number = row.text(version) if version else ""
+    stack = stack_named(f"{name}-{number}" if number else name)
     if not name:
         raise Unsupported(f"the row does not state its software (column {column})")
     if stack is None:

@@ -57,6 +57,9 @@ _RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (r"(fsdp|llm-foundry|torchtune).*compile", "torchtitan-fsdp", _WHOLE_LOSS),
     (r"fsdp|llm-foundry|torchtune", "torchtitan-eager", _WHOLE_LOSS),
     (r"maxtext|jax", "maxtext", {}),
+    # asynchronous scheduling by default: the host prepares the next iteration beside the device
+    # (vllm-project/vllm pull request 27614, in 0.14.0 of January 2026)
+    (r"vllm-(0\.(1[4-9]|[2-9]\d)|[1-9])", "vllm", {"iteration_s": 0.0}),
     (r"vllm", "vllm", {}),
     (r"sglang", "sglang", {}),
     (r"trt|tensorrt", "trtllm", {}),

@@ -83,7 +83,7 @@ _READ: dict[str, tuple[str, ...]] = {
     "layers": ("tp", "cp", "ep", *_HARDWARE, *_RUN, *_SWITCHES, "layers"),
     "serving": (
         *("tp", "pp", "dp", "ep", "etp", *_HARDWARE, "model", "engine", "engine_version"),
-        *("dtype", "moe_dtype", "kv_dtype", "isl", "osl", "concurrency", "fits"),
+        *("dtype", "moe_dtype", "kv_dtype", "isl", "osl", "length_spread", "concurrency", "fits"),
     ),
     "collectives": (
         *("op", "device", "devices_per_node", "intra_node", "inter_node", "nodes", "ranks"),

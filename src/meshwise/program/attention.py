@@ -53,14 +53,20 @@ def projections(
     nope = a.head_dim - a.rope_head_dim
     latent = a.kv_lora_rank + a.rope_head_dim
     ops, reduced = [], []
+    # engines multiply by both down-projections at once (vLLM's fused_qkv_a_proj, SGLang's
+    # fused_qkv_a_proj_with_mqa, TensorRT-LLM's kv_a_proj_with_mqa)
+    at_once = a.q_lora_rank is not None and not ctx.training
     if a.q_lora_rank is None:
         ops.append(gemm("attention.query", ctx.tokens, q_width, h, formats))
         reduced.append(("attention.query", h))
     else:
-        ops.append(gemm("attention.query_down", ctx.tokens, a.q_lora_rank, h, formats))
+        down = a.q_lora_rank + (latent if at_once else 0)
+        name = "attention.latents" if at_once else "attention.query_down"
+        ops.append(gemm(name, ctx.tokens, down, h, formats))
         ops.append(gemm("attention.query_up", ctx.tokens, q_width, a.q_lora_rank, formats))
         reduced.append(("attention.query_up", a.q_lora_rank))
-    ops.append(gemm("attention.kv_down", ctx.tokens, latent, h, formats))
+    if not at_once:
+        ops.append(gemm("attention.kv_down", ctx.tokens, latent, h, formats))
     # In decode the up-projection is absorbed into the query and the output: the same weights, read
     # once, and the same FLOPs per new token (arXiv 2405.04434, section 2.1.2).
     ops.append(
@@ -162,6 +168,8 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         kv = -(-a.kv_heads // ctx.layout.tp)
         moved = 2.0 * ctx.tokens * (heads + kv) * a.head_dim * w.activation
         ops.insert(0, elementwise("attention.qk_norm", w.activation_dtype, moved))
+    if a.norms_span_heads and not ctx.training:
+        ops.insert(0, norm_sums(ctx))
     if not ctx.training:
         cached = (
             (a.kv_lora_rank or 0) + a.rope_head_dim
@@ -175,6 +183,20 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             ),
         )
     return ops
+
+
+def norm_sums(ctx: Context) -> Op:
+    """Norms over all heads need every rank's sum of squares, of queries and of keys, in fp32 (vLLM's
+    minimax_m2.py; OLMo 2 there gathers the queries and keys themselves, which is more)."""
+    return collective(
+        "attention.norm_sums",
+        "all_reduce",
+        "tp",
+        "fp32",
+        ctx.tokens * 2 * 4.0,
+        count=np.where(ctx.layout.tp > 1, 1, 0),
+        phase="forward",
+    )
 
 
 def decode_exchange(ctx: Context, a: Attention) -> list[Op]:

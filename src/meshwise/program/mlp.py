@@ -70,6 +70,19 @@ def gathers_replicas(ctx: Context) -> Array:
     return layout.expert_tp() > layout.tp
 
 
+def shares_a_product(ctx: Context, moe: Moe, stored: LayerFormats) -> Array:
+    """Where the shared expert is one more of the grouped products, which every token visits: SGLang's
+    engine without expert parallelism, if it is as wide as a routed one and stored alike."""
+    alike = (
+        ctx.stack.fuses_shared_expert
+        and not ctx.training
+        and moe.shared == moe.expert
+        and not moe.shared_gate
+        and (stored.shared_up, stored.shared_down) == (stored.expert_up, stored.expert_down)
+    )
+    return np.bool_(alike) & (ctx.layout.ep == 1)
+
+
 def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     """Router, dispatch, grouped products of the experts, combine; shared experts beside them.
 
@@ -83,10 +96,11 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     exchange = exchanges_tokens(ctx)
     # a layer ends with its fullest rank: its rows, where experts are spread over ranks
     fullest = np.where(layout.ep > 1, ctx.expert_imbalance, 1.0)
-    rows = routed_tokens(ctx) * moe.top_k * fullest
+    fused = shares_a_product(ctx, moe, stored)
+    rows = routed_tokens(ctx) * (moe.top_k + fused) * fullest
     width = -(-moe.expert.width // etp)
     gated = moe.expert.gated
-    tokens = rows * moe.experts / (moe.top_k * local)
+    tokens = routed_tokens(ctx) * fullest * moe.experts / local
     share = visited(moe.experts, moe.top_k, tokens, ctx.expert_skew)
     router = gemm(
         "moe.router",
@@ -96,7 +110,7 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
         ctx.wide(),
     )
     # a grouped product is of the visited experts, and reads their weights alone
-    experts = local * share
+    experts = local * share + fused
     name = "moe.experts.gate_up" if gated else "moe.experts.up"
     up_width = (2 if gated else 1) * width
     first, last = ctx.operands(stored.expert_up), ctx.operands(stored.expert_down)
@@ -152,5 +166,7 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     ]
     if moe.shared is not None:
         pair = (stored.shared_up, stored.shared_down)
-        ops.extend(dense(ctx, moe.shared, "moe.shared", pair))
+        alone = np.where(fused, 0, 1)
+        beside = dense(ctx, moe.shared, "moe.shared", pair)
+        ops.extend(op._replace(count=op.count * alone) for op in beside)
     return ops

@@ -99,7 +99,7 @@ def steady(
     concurrency: Array | None = None,
 ) -> Steady:
     """Continuous batching at a fixed concurrency (``concurrency`` per layout in place of the
-    workload's).
+    workload's), long after the first requests began.
 
     A pipeline keeps up to pp groups of sequences in flight. A verification yields E tokens of a sequence,
     so a request lasts osl / E iterations, in which each of the others brings its prompt once.
@@ -179,17 +179,44 @@ def _prompts_first(
 ) -> tuple[Array, Array]:
     """(TPOT, TTFT) where prompts go before decodes: nothing decodes while there are prompts.
 
-    Requests of equal length then begin and end together, in waves: their prompts are computed batch
-    after batch, and who is first waits for the others' prompts before its second token. The
-    scheduler works one batch ahead of the device, so that a batch's tokens leave when the next one
-    is done: of n batches the j-th at min(j + 1, n).
+    Answers of equal length end together, and the next prompts meet in a wave; of other lengths they
+    end one by one over the longest's last tokens, and as many prompts as are computed in that time
+    meet no other.
+    """
+    tpot, ttft = _one_by_one(engine, w, batch, decode, prompt, groups)
+    wave_tpot, wave_ttft, whole = _in_waves(engine, w, batch, decode, prompt, groups)
+    window = w.length_spread * w.osl * decode / w.tokens_per_iteration
+    meet = np.clip(1.0 - window / whole, 0.0, 1.0)
+    return tpot + meet * (wave_tpot - tpot), ttft + meet * (wave_ttft - ttft)
+
+
+def _one_by_one(
+    engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt, groups: Array
+) -> tuple[Array, Array]:
+    """Each prompt holds up the others' decodes for its own time, and comes after half of the iteration
+    in progress, and after a prompt that came shortly before: a queue of constant service time."""
+    own = iteration.prefill(engine, np.int64(1), prompt.chunk, prompt.cached, groups)
+    prefill = own.series_s(prompt.chunks)
+    others = (batch - 1) * prefill
+    decodes = w.osl * decode / w.tokens_per_iteration
+    queue = others * prefill / (2.0 * decodes)
+    now = np.where(batch > 1, decode / 2.0, 0.0)
+    return (decodes + others) / w.osl, prefill + now + queue
+
+
+def _in_waves(
+    engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt, groups: Array
+) -> tuple[Array, Array, Array]:
+    """(TPOT, TTFT, a wave's prompts): prompts are computed batch after batch, and who is first waits
+    for the others' before its second token. The scheduler works one batch ahead of the device, so that
+    a batch's tokens leave when the next one is done: of n batches the j-th at min(j + 1, n).
     """
     batches = np.ceil(batch * prompt.chunks / prompt.together)
     one = iteration.prefill(engine, prompt.together, prompt.chunk, prompt.cached, groups)
     whole = one.series_s(batch * prompt.chunks / prompt.together)
     rest = (batches - 1) * np.maximum(batches - 2, 0) / (2.0 * batches * batches)
     tpot = decode / w.tokens_per_iteration + rest * whole / w.osl
-    return tpot, whole * (1.0 - rest)
+    return tpot, whole * (1.0 - rest), whole
 
 
 def capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:

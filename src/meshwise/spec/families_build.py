@@ -281,6 +281,7 @@ def self_attention(r: Reader) -> Attention:
         value_bias=bias,
         output_bias=r.flag(f.output_bias),
         norm_parameters=norms + (hidden if f.sub_norms else 0),
+        norms_span_heads=bool(norms) and f.query_key_norm == "wide",
         sinks=f.sinks,
     )
 

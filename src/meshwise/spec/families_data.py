@@ -35,7 +35,7 @@ _STABLELM = Family(
     norm="layer",
     single_norm="use_parallel_residual",
     query_key_bias="use_qkv_bias",
-    query_key_norm="wide",
+    query_key_norm="each",
     query_key_norm_key="qk_layernorm",
     parallel="use_parallel_residual",
     dropout="hidden_dropout",
@@ -184,7 +184,7 @@ DENSE: dict[str, Family] = {
     "cohere": Family(
         words="Command-R",
         defaults=sizes(8192, 22528, 40, 64, None, 256000, 8192, True, use_qk_norm=False), **_BIAS,
-        norms=1, query_key_norm="wide", query_key_norm_key="use_qk_norm", parallel=True,
+        norms=1, query_key_norm="each", query_key_norm_key="use_qk_norm", parallel=True,
     ),
     "cohere2": Family(
         words="Command-R",

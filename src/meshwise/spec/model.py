@@ -43,6 +43,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     value_bias: bool = False
     output_bias: bool = False
     norm_parameters: int = 0  # weights of query/key (or latent) norms, replicated over TP
+    norms_span_heads: bool = False  # one over all heads (MiniMax, OLMo 2): TP ranks share its sums
     sinks: bool = False  # one learned logit per head (gpt-oss)
     output_gate: bool = False  # the query projection also makes a gate as wide as the queries
     q_lora_rank: int | None = None  # MLA: rank of the query compression, None = direct

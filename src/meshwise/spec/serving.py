@@ -19,6 +19,8 @@ from meshwise.spec.workload import (
 )
 
 DRAFT_COSTS = ("none", "layer")
+# Lengths of public sweeps: --random-range-ratio 0.8 of the client that InferenceMAX runs.
+LENGTH_SPREAD = 0.2
 
 
 def draft_cost(value: object) -> str | float:
@@ -43,7 +45,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     held, not computed. ``chunk``: most tokens of an iteration, in place of the stack's.
     ``draft_tokens`` are drafted per verification, each accepted with probability ``acceptance``; for
     ``draft_cost`` see :func:`draft_cost`. ``expert_imbalance`` and ``expert_skew`` as in
-    decoding.
+    decoding. ``length_spread``: answers have from (1 − it) · osl to osl tokens; equal ones end
+    together.
     """
 
     isl: int
@@ -56,6 +59,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     draft_cost: str | float = "none"
     expert_imbalance: float = 1.0
     expert_skew: float = SERVED_SKEW
+    length_spread: float = LENGTH_SPREAD
     formats: Formats = Formats()
 
     phase = "serve"
@@ -131,5 +135,6 @@ _RULES: dict[str, Rule] = {
     "draft_cost": lambda value, field: draft_cost(value),
     "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
     "expert_skew": shared("--expert-skew", low=0.0, high=MAX_SKEW),
+    "length_spread": shared("--length-spread", low=0.0, high=1.0),
     "formats": a(Formats),
 }

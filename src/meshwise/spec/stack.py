@@ -119,6 +119,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     host_launch_s: float = 0.0  # host time per kernel that an eager training step starts
     collective_wait_s: float = 0.0  # of a collective for its ranks, launched outside CUDA graphs
     fused_qk_norm: bool = False  # norms of queries and keys in the rotary's pass, in inference
+    fuses_shared_expert: bool = False  # it is one more routed expert where ranks hold all of them
     static_scales: bool = False  # narrow activations by fixed scales, in the pass before
     max_batched_tokens: int = 8192  # most tokens of one iteration of a serving engine
     max_batched_tokens_small: int = 8192  # the same on devices of less than 70 GiB
