@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shlex
@@ -12,9 +11,7 @@ from typing import Any
 from meshwise.errors import InputError, shorten
 from meshwise.launch import yaml_text
 from meshwise.launch.find import IMAGE
-from meshwise.launch.serving import Settings
 from meshwise.launch.shell import Script, unread
-from meshwise.launch.table import Target
 
 MAX_BYTES = 1 << 20
 
@@ -178,123 +175,6 @@ def _quoted(word: str) -> str:
     if "$" in word and "\n" not in word and "'" not in word and " " not in word:
         return '"' + word.replace('"', '\\"') + '"'
     return shlex.quote(word)
-
-
-# -- Python -------------------------------------------------------------------------------------------
-
-
-def python_tree(text: str) -> ast.Module | None:
-    """A text that is a Python program: it has an import, a function or an assignment to an attribute."""
-    if not re.search(
-        r"(?m)^\s*(from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w+\(|[\w.]+\.\w+\s*=[^=])", text
-    ):
-        return None
-    import warnings
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    return tree
-
-
-def recipe_words(tree: ast.Module) -> list[str]:
-    """Assignments to attributes of a recipe (``cfg.model.tensor_model_parallel_size = 4``) as the
-    overrides that they are, in order; values that are no constants stay as variables."""
-    constants: dict[str, Any] = {}
-    found: dict[str, str] = {}
-    open_ = _conditional(tree)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Assign | ast.AnnAssign):
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        for each in targets:
-            value = _constant(node.value, constants)
-            if isinstance(each, ast.Name):
-                constants[each.id] = None if each.id in constants else value
-            elif isinstance(each, ast.Attribute):
-                name = ".".join(ast.unparse(each).split(".")[1:])
-                name = re.sub(r"^(?:.*\.)?(model|train|ddp|comm_overlap|optimizer)\.", r"\1.", name)
-                name = re.sub(r"^(trainer\.strategy)\.", "model.", name)
-                shown = (
-                    str(value) if value is not None or node.value is None else _unknown(node.value)
-                )
-                if id(node) in open_ and _LAYOUT.search(name):
-                    raise InputError(
-                        f"{shorten(name)}: set under a condition",
-                        field=name,
-                        value=shown,
-                        legal="an assignment that always runs",
-                    )
-                if name in found and found[name] != shown:
-                    raise InputError(
-                        f"{shorten(name)}: set to {shorten(found[name])} and to {shorten(shown)}",
-                        field=name,
-                        value=shown,
-                        legal="one value",
-                    )
-                found[name] = shown
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg and _LAYOUT.search(node.arg):
-            value = _constant(node.value, constants)
-            section = "train" if node.arg.endswith("batch_size") else "model"
-            shown = _unknown(node.value) if value is None else str(value)
-            found.setdefault(f"{section}.{node.arg}", shown)
-    return [f"{name}={value}" for name, value in found.items()]
-
-
-_LAYOUT = re.compile(r"parallel_size$|sequence_parallel$|^(train\.)?(micro|global)_batch_size$")
-
-
-def _conditional(tree: ast.Module) -> set[int]:
-    """Statements that a condition or a loop may leave out."""
-    found: set[int] = set()
-    for node in ast.walk(tree):
-        guard = isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
-        if isinstance(node, ast.If | ast.While | ast.For | ast.Try) and not guard:
-            found |= {id(inner) for inner in ast.walk(node)}
-    return found
-
-
-def _unknown(node: ast.expr) -> str:
-    """A value that the text does not hold, as an unset variable."""
-    name = re.sub(r"\W+", "_", ast.unparse(node))[:40].strip("_")
-    return f"${name if name[:1].isalpha() else 'value'}"
-
-
-def _constant(node: ast.expr | None, constants: dict[str, Any]) -> Any:
-    if isinstance(node, ast.Constant):
-        return "None" if node.value is None else node.value
-    if isinstance(node, ast.Name):
-        return constants.get(node.id)
-    return None
-
-
-def titan_config(text: str, chosen: Target) -> Settings:
-    """Keyword arguments of a torchtitan configuration written in Python."""
-    found: Settings = {}
-    if "ParallelismConfig" not in text:
-        return found
-    for name, flag in chosen.flags.items():
-        key = flag.spellings[0].rpartition(".")[2]
-        match = re.search(rf"\b{key}\s*=\s*([^\s,)]+)", text)
-        if match is None or name == "config":
-            continue
-        value = match.group(1).strip("'\"")
-        if flag.kind == "int" and not re.fullmatch(r"-?\d+", value):
-            raise InputError(
-                f"{key}: {shorten(value)} is no number",
-                field=key,
-                value=value,
-                legal="a number in the text",
-            )
-        found[name] = int(value) if flag.kind == "int" else value
-    mode = re.search(r"ActivationCheckpointConfig\([^)]*mode\s*=\s*[\"'](\w+)", text)
-    if mode:
-        found["checkpointing"] = mode.group(1)
-    return found
 
 
 def beside(path: str | None, script: Script) -> dict[str, Any]:

@@ -257,11 +257,13 @@ def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str
 def _resembled(name: str, known: dict[str, Flag]) -> str | None:
     import difflib
 
-    for near in closest(name, known, n=3):
-        same_length = abs(len(near) - len(name)) <= 3
-        ratio = difflib.SequenceMatcher(None, near, name).ratio()
-        if (same_length and ratio >= ALIKE) or ratio >= 0.95:
-            return near
+    # files and Python write a flag's name with underscores
+    for spelt in dict.fromkeys((name, "--" + name[2:].replace("_", "-"))):
+        for near in closest(spelt, known, n=3):
+            same_length = abs(len(near) - len(spelt)) <= 3
+            ratio = difflib.SequenceMatcher(None, near, spelt).ratio()
+            if (same_length and ratio >= ALIKE) or ratio >= 0.95:
+                return near
     return None
 
 
