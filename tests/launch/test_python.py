@@ -180,5 +180,5 @@ def test_another_engine_of_the_same_program_is_named() -> None:
 
 
 def test_the_target_of_another_software_is_refused() -> None:
-    with pytest.raises(MeshwiseError, match="not read as SGLang's"):
+    with pytest.raises(MeshwiseError, match="vLLM's is not read as SGLang's"):
         parse("from vllm import LLM\nLLM('m', tensor_parallel_size=4)\n", "sglang")

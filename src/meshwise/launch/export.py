@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshwise.errors import IllegalLayout, InputError, MeshwiseError
-from meshwise.launch import serving, training, wrappers, zero
+from meshwise.launch import serving, training, trtllm, wrappers, zero
 from meshwise.launch.job import Job
 from meshwise.launch.parse import Parsed, parse
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.table import Target, target
 
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
@@ -249,7 +249,7 @@ def _sglang(job: Job, chosen: Target) -> Written:
 
 
 def _trtllm(job: Job, chosen: Target) -> Written:
-    s = serving.trtllm_settings(job)
+    s = trtllm.settings(job)
     files = {}
     if s["yaml"]:
         files["config.yaml"] = _yaml(s["yaml"])

@@ -7,20 +7,21 @@ import json
 from typing import Any
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch import config_files, python_calls, python_text, yaml_text, zero_file
+from meshwise.launch import config_files, python_calls, python_text, ray_serve, yaml_text, zero_file
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import DEGREES, Words, no_words, read_words
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
     Parsed,
+    copies,
     from_settings,
     job_from,
     of_table,
     states_a_layout,
 )
 from meshwise.launch.python_values import Values
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.table import Target, target
 
 
@@ -40,7 +41,7 @@ def of_mapping(
     """A target's settings by their names; ``called``: of an engine's call, whose defaults are known."""
     ours = chosen.name == "trtllm"
     settings = _trtllm(table) if ours else of_table(table, chosen, words)
-    states_a_layout(settings, words, Launch(chosen, [], [], called), asked.gpus)
+    states_a_layout(settings, words, Launch(chosen, [], [], called, {}), asked.gpus)
     return from_settings(chosen, settings, words, asked, asked.gpus)
 
 
@@ -67,6 +68,28 @@ def _owner(table: dict[str, Any]) -> Target:
         value=", ".join(sorted(map(str, table))[:5]),
         legal="--target trtllm, vllm, accelerate or another",
     )
+
+
+def ray(text: str, asked: Asked) -> Parsed | None:
+    """The first engine of Ray Serve's configuration; None where the YAML is none."""
+    engines = ray_serve.deployed(text)
+    if engines is None:
+        return None
+    chosen = _same(target("vllm"), asked, text)
+    read = []
+    for engine in engines:
+        words = no_words()
+        one = of_mapping(engine.table, chosen, asked, words, called=True)
+        if engine.scaled:
+            one = one._replace(notes=(*one.notes, "replicas follow the load: one is priced"))
+        read.append(copies(one, engine.replicas) if engine.replicas > 1 else one)
+    first = read[0]
+    notes = [
+        f"another engine with another layout ({p.job.words}): the first is priced"
+        for p in read[1:]
+        if p.job != first.job
+    ]
+    return first._replace(notes=(*dict.fromkeys(notes), *first.notes))
 
 
 # -- Python -------------------------------------------------------------------------------------------
@@ -99,7 +122,7 @@ def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | str:
             raise python_calls.no_launch(text, values)
         words.ignored.extend(w for w in assigned if w not in own and w.startswith("model."))
     world = asked.gpus or python_text.recipe_gpus(tree, values)
-    states_a_layout(settings, words, Launch(chosen, [], [], False), world)
+    states_a_layout(settings, words, Launch(chosen, [], [], False, {}), world)
     return from_settings(chosen, settings, words, asked, world)
 
 
@@ -107,10 +130,10 @@ def _same(chosen: Target, asked: Asked, text: str) -> Target:
     """The target that the program is of; raise where the caller names another."""
     if asked.target is not None and target(asked.target).name != chosen.name:
         raise InputError(
-            f"COMMAND: Python is not read as {target(asked.target).title}'s",
-            field="COMMAND",
-            value=text.strip()[:60],
-            legal="the command that starts it",
+            f"COMMAND: {chosen.title}'s is not read as {target(asked.target).title}'s",
+            field="--target",
+            value=asked.target,
+            legal=chosen.name,
         )
     return chosen
 

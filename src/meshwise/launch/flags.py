@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.shell import number, unread
 from meshwise.launch.table import Flag, Target, target, targets
 from meshwise.spec.reading import count

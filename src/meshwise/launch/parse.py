@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
-from meshwise.launch import config_files, files, python_text, yaml_text, zero_file
+from meshwise.launch import (
+    config_files,
+    files,
+    manifests,
+    python_text,
+    servers,
+    yaml_text,
+    zero_file,
+)
 from meshwise.launch.find import Launch, launches, script_of
 from meshwise.launch.flags import Words, read_words
 from meshwise.launch.parsed import (
@@ -16,9 +24,10 @@ from meshwise.launch.parsed import (
     from_settings,
     job_from,
     of_table,
+    on_gpus,
     states_a_layout,
 )
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.shell import Script, check_text, read_script
 from meshwise.launch.table import Target, target, targets
 from meshwise.launch.world import world_of
@@ -42,12 +51,18 @@ def parse(
     value, flags that contradict each other, words that may hold the layout and cannot be followed, and
     a command that states no layout.
     """
-    asked = Asked(target_name, gpus, model, experts)
+    return on_gpus(_parse(text, Asked(target_name, gpus, model, experts)), gpus)
+
+
+def _parse(text: str, asked: Asked) -> Parsed:
     stripped = check_text(text).strip()
     if stripped.startswith("{"):
-        return job_from(target("deepspeed"), *zero_file.read(stripped, gpus), asked)
+        return job_from(target("deepspeed"), *zero_file.read(stripped, asked.gpus), asked)
     if yaml_text.looks_like(stripped):
-        commands = config_files.manifest(text)
+        served = files.ray(text, asked)
+        if served is not None:
+            return served
+        commands = manifests.commands(text)
         if commands is None:
             return files.configuration(stripped, asked)
         text = commands
@@ -103,28 +118,32 @@ def _one_of(ways: list[_Way], text: str) -> Parsed:
 
 
 def _first(script: Script, text: str, asked: Asked) -> Parsed:
-    """The first launch of a script; others with another layout are named."""
+    """The first launch of a script; others with another layout are named, copies of a server counted."""
     found = launches(script.commands, asked.target)
     if not found:
         raise _none(script, text)
     first = _read(found[0], script, text, asked)
     notes: list[str] = []
+    alike = [found[0]]
     for other in found[1:]:
         try:
             second = _read(other, script, text, asked)
         except MeshwiseError as error:
             notes.append(f"another command of the text is not read: {error.message}")
             continue
-        if second.job != first.job:
+        if second.job == first.job:
+            alike.append(other)
+        else:
             notes.append(
                 f"the text starts another command with another layout ({second.job.words}): the "
                 "first is priced"
             )
-    return first._replace(notes=(*dict.fromkeys(notes), *first.notes))
+    read = servers.together(first, alike, script)
+    return read._replace(notes=(*dict.fromkeys(notes), *read.notes))
 
 
 def _none(script: Script, text: str) -> NoLaunch:
-    wrapped = next((s for s in map(script_of, script.commands) if s is not None), None)
+    wrapped = next((s for c in script.commands if (s := script_of(c.words)) is not None), None)
     wrapped = wrapped or next(iter(script.sourced), None)
     if wrapped is not None:
         return NoLaunch(
@@ -143,11 +162,11 @@ def _none(script: Script, text: str) -> NoLaunch:
 
 def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     chosen = launch.target
-    world = world_of(launch, script, asked.gpus)
+    world, nodes = world_of(launch, script, asked.gpus)
     if chosen.style == "json":
         table = zero_file.of_command(launch.after, script)
         fields, notes, ignored = zero_file.read(table, world)
-        return job_from(chosen, fields, notes, ignored, asked)
+        return job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
     words = read_words(launch.after, chosen)
     settings = _with_file(words, chosen, script, launch)
     if chosen.name == "megatron-lm":
@@ -156,7 +175,8 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         for file in (text, *script.files.values()):
             settings = python_text.titan_config(file, chosen) | settings
     states_a_layout(settings, words, launch, world)
-    return from_settings(chosen, settings, words, asked, world)
+    read = from_settings(chosen, settings, words, asked, world)
+    return read if nodes is None else read._replace(nodes=nodes)
 
 
 def _with_file(words: Words, chosen: Target, script: Script, launch: Launch) -> Settings:

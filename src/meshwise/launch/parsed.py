@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from meshwise.errors import InputError
-from meshwise.launch import config_files, defaults, serving, training, zero
+from meshwise.launch import config_files, defaults, serving, training, trtllm, zero
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import DEGREES, Words, read_words
 from meshwise.launch.job import Job
-from meshwise.launch.serving import Read, Settings
+from meshwise.launch.settings import Read, Settings
 from meshwise.launch.table import Target
 
 
@@ -24,7 +26,7 @@ class Unpriced(NamedTuple):
 class Parsed(NamedTuple):
     """What a command says: the job; flags that do not matter to a price; what is worth knowing; what is
     taken for granted where it says nothing; flags that matter and are not priced; the model's own sizes
-    where the command gives them."""
+    where the command gives them; ``nodes`` that the GPUs are on, where the command says it."""
 
     job: Job
     target: str
@@ -33,6 +35,7 @@ class Parsed(NamedTuple):
     unpriced: tuple[Unpriced, ...] = ()
     sizes: tuple[tuple[str, int], ...] = ()
     assumed: tuple[str, ...] = ()
+    nodes: int | None = None
 
 
 class Asked(NamedTuple):
@@ -103,7 +106,7 @@ def of_table(table: dict[str, Any], chosen: Target, words: Words) -> Settings:
 READERS: dict[str, Callable[[Settings, int | None], Read]] = {
     "vllm": lambda s, _: serving.vllm_fields(s),
     "sglang": lambda s, _: serving.sglang_fields(s),
-    "trtllm": lambda s, _: serving.trtllm_fields(s),
+    "trtllm": lambda s, _: trtllm.fields(s),
     "megatron-lm": training.megatron_fields,
     "megatron-bridge": training.bridge_fields,
     "torchtitan": training.titan_fields,
@@ -131,6 +134,7 @@ def from_settings(
         unpriced=tuple(dict.fromkeys(unpriced)),
         sizes=tuple(defaults.sizes(settings).items()),
         assumed=tuple(said),
+        nodes=settings.get("nodes", settings.get("machines")),
     )
 
 
@@ -144,15 +148,32 @@ def job_from(
 ) -> Parsed:
     known = {k: v for k, v in fields.items() if v is not None}
     job = Job(model=named or asked.model or "", phase=chosen.phase, **known)
-    gpus = asked.gpus
-    if gpus is not None and chosen.phase == "serve" and gpus != job.gpus:
-        if gpus % job.gpus:
-            raise InputError(
-                f"--gpus={gpus}: the command uses {job.gpus} GPUs",
-                field="--gpus",
-                value=gpus,
-                legal=f"{job.gpus}, or a multiple: that many servers",
-                nearest=job.gpus,
-            )
-        notes = [*notes, f"{gpus // job.gpus} servers of {job.gpus} GPUs each"]
     return Parsed(job, chosen.name, tuple(ignored), tuple(dict.fromkeys(notes)))
+
+
+def on_gpus(read: Parsed, gpus: int | None) -> Parsed:
+    """Servers on as many GPUs as the caller has: copies of the command's where it uses fewer."""
+    own = read.job.gpus
+    if gpus is None or read.job.phase != "serve" or gpus == own:
+        return read
+    if gpus % own:
+        raise InputError(
+            f"--gpus={gpus}: the command uses {own} GPUs",
+            field="--gpus",
+            value=gpus,
+            legal=f"{own}, or a multiple: that many servers",
+            nearest=own,
+        )
+    return copies(read, gpus // own)
+
+
+def copies(read: Parsed, many: int) -> Parsed:
+    """``many`` servers alike: replicas of attention, unless experts join the replicas of each."""
+    job = read.job
+    note = f"{many} servers of {job.gpus} GPUs each"
+    if job.spans_replicas:
+        return read._replace(notes=(*read.notes, f"{note}: one is priced"))
+    flight = None if job.concurrency is None else job.concurrency * many
+    whole = msgspec.structs.replace(job, dp=job.dp * many, concurrency=flight)
+    nodes = read.nodes * many if read.nodes is not None and read.nodes > 1 else None
+    return read._replace(job=whole, notes=(*read.notes, note), nodes=nodes)

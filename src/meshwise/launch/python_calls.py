@@ -105,8 +105,11 @@ def deepspeed_config(tree: ast.Module, values: Values) -> Any:
         if not isinstance(node, ast.Call):
             continue
         name = values.dotted(node.func)
-        keys = {"deepspeed.initialize": ("config", "config_params")}.get(name, ())
-        keys = ("deepspeed",) if name.endswith("TrainingArguments") else keys
+        keys: tuple[str, ...] = ()
+        if name == "deepspeed.initialize":
+            keys = ("config", "config_params")
+        elif name.endswith("TrainingArguments"):
+            keys = ("deepspeed",)
         table = values.keywords(node) if keys else {}
         found = next((table[k] for k in keys if table.get(k) is not None), None)
         if found is not None:

@@ -98,7 +98,9 @@ class Values:
 
     def keywords(self, node: ast.Call, depth: int = 0) -> dict[str, Any]:
         """Keyword arguments, those of ``**`` a literal too."""
-        keys = [k.arg and ast.Constant(k.arg) for k in node.keywords]
+        keys: list[ast.expr | None] = [
+            ast.Constant(k.arg) if k.arg else None for k in node.keywords
+        ]
         return self._dict(ast.Dict(keys, [k.value for k in node.keywords]), depth)
 
     def _calculated(self, node: ast.BinOp | ast.UnaryOp, depth: int) -> Any:

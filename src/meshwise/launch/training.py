@@ -6,7 +6,7 @@ from typing import Any
 
 from meshwise.errors import InputError
 from meshwise.launch.job import Job
-from meshwise.launch.serving import Read, Settings, contradiction
+from meshwise.launch.settings import Read, Settings, contradiction
 
 
 def replicas(world: int | None, rest: int, field: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.launch.job import Job
-from meshwise.launch.serving import Read, Settings, contradiction
+from meshwise.launch.settings import Read, Settings, contradiction
 from meshwise.launch.training import replicas, yes
 from meshwise.spec import dtypes
 from meshwise.spec.reading import one_of

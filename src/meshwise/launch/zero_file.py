@@ -9,7 +9,7 @@ from meshwise.errors import InputError, shorten
 from meshwise.launch import zero
 from meshwise.launch.config_files import opened
 from meshwise.launch.flags import misspelt
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.shell import Script, number, option
 from meshwise.launch.table import target
 from meshwise.spec.reading import count
