@@ -53,6 +53,8 @@ def vllm_settings(job: Job) -> Settings:
         s["max_seqs"] = per_replica(job)
     if job.chunk is not None:
         s["chunk"] = job.chunk
+    if job.memory_share is not None:
+        s["memory_share"] = job.memory_share
     return s | serving_formats.settings(job, "fp8")
 
 
@@ -83,6 +85,7 @@ def vllm_fields(s: Settings) -> Read:
         # replicas of a dense model share nothing; experts by TP lie on all tp · dp ranks
         "etp": 1 if spread else tp * (dp if s.get("experts") else 1),
         "dcp": dcp,
+        "memory_share": s.get("memory_share"),
         **serving_formats.fields(s),
     }
     notes = []
@@ -92,8 +95,8 @@ def vllm_fields(s: Settings) -> Read:
         )
     if s.get("pcp", 1) > 1:
         notes.append(f"prefill context parallelism of {s['pcp']} is not priced")
-    if s.get("max_len") is not None:
-        found["max_len"] = _length(s["max_len"])
+    if s.get("max_len") not in (None, -1):
+        found["max_len"] = s["max_len"]
     if s.get("max_seqs") is not None:
         found["concurrency"] = s["max_seqs"] * dp
     if s.get("speculation") or s.get("draft_model"):
@@ -140,26 +143,6 @@ def _vllm_drafts(s: Settings) -> tuple[dict[str, Any], str]:
     return drafts(str(table.get("method") or "draft model"), tokens)
 
 
-def _length(text: Any) -> int | None:
-    """``8192``, ``8k`` or ``auto``."""
-    value = str(text).strip().lower()
-    if value == "auto" or value == "-1":
-        return None
-    scale = 1
-    if value[-1:] in ("k", "m"):
-        scale = 1000 if str(text)[-1].islower() else 1024
-        scale **= 1 if value[-1] == "k" else 2
-        value = value[:-1]
-    if not value.replace(".", "", 1).isdigit():
-        raise InputError(
-            f"--max-model-len: {text!r} is no length",
-            field="--max-model-len",
-            value=str(text),
-            legal="tokens, such as 8192 or 8k",
-        )
-    return int(float(value) * scale)
-
-
 # -- SGLang ------------------------------------------------------------------------------------------
 
 
@@ -186,6 +169,8 @@ def sglang_settings(job: Job) -> Settings:
         s["max_seqs"] = (per_replica(job) or 1) * (job.dp if joined else 1)
     if job.chunk is not None:
         s["chunk"] = job.chunk
+    if job.memory_share is not None:
+        s["memory_share"] = job.memory_share
     return s | serving_formats.settings(job, "fp8_e4m3")
 
 
@@ -208,9 +193,10 @@ def sglang_fields(s: Settings) -> Read:
         "ep": ep,
         "etp": whole // ep,
         "dcp": s.get("dcp", 1),
+        "memory_share": s.get("memory_share"),
         **serving_formats.fields(s),
     }
-    if s.get("max_len") is not None:
+    if s.get("max_len") not in (None, -1):
         found["max_len"] = s["max_len"]
     if s.get("max_seqs") is not None:
         found["concurrency"] = s["max_seqs"] * (1 if joined else dp)

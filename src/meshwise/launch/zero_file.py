@@ -48,7 +48,7 @@ def _unpriced(table: dict[str, Any]) -> list[str]:
         value = _at(table, path)
         off = isinstance(value, dict) and value.get("device") == "none"
         if value not in (None, False, {}, 1) and not off:
-            bound = ": memory is an upper bound" if "memory" in what else ""
+            bound = ": memory is an upper bound" if what == "memory" else ""
             found.append(f"{path} is not priced and changes {what}{bound}")
     return found
 
