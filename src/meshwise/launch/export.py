@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshwise.errors import IllegalLayout, InputError, MeshwiseError
-from meshwise.launch import serving, training, trtllm, wrappers, zero
+from meshwise.launch import serving, titan, training, trtllm, wrappers, zero
 from meshwise.launch.job import Job
 from meshwise.launch.parse import Parsed, parse
 from meshwise.launch.settings import Settings
@@ -308,7 +308,7 @@ def _bridge(job: Job, chosen: Target) -> Written:
 
 def _titan(job: Job, chosen: Target) -> Written:
     """A Python function that returns the configuration: section flags are to be removed."""
-    s = training.titan_settings(job)
+    s = titan.settings(job)
     sections: dict[str, dict[str, Any]] = {}
     for name, value in s.items():
         section, _, key = chosen.flags[name].spellings[0].removeprefix("--").partition(".")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshwise.errors import InputError
-from meshwise.launch import config_files, defaults, serving, training, trtllm, zero
+from meshwise.launch import config_files, defaults, serving, titan, training, trtllm, zero
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import DEGREES, Words, read_words
 from meshwise.launch.job import Job
@@ -109,7 +109,7 @@ READERS: dict[str, Callable[[Settings, int | None], Read]] = {
     "trtllm": lambda s, _: trtllm.fields(s),
     "megatron-lm": training.megatron_fields,
     "megatron-bridge": training.bridge_fields,
-    "torchtitan": training.titan_fields,
+    "torchtitan": titan.fields,
     "deepspeed": zero.deepspeed_fields,
     "accelerate": zero.accelerate_fields,
 }

@@ -127,4 +127,17 @@ def titan_config(text: str, chosen: Target) -> Settings:
     mode = re.search(r"ActivationCheckpointConfig\([^)]*mode\s*=\s*[\"'](\w+)", text)
     if mode:
         found["checkpointing"] = mode.group(1)
+    converters = [name for word, name in _CONVERTERS.items() if re.search(rf"\b{word}\b", text)]
+    if converters:
+        found["converters"] = ",".join(converters)
     return found
+
+
+# converters as classes, by their names on a command line
+_CONVERTERS = {
+    "Float8LinearConverter": "quantize.linear.float8",
+    "MXFP8LinearConverter": "quantize.linear.mx",
+    "MXLinearConverter": "quantize.linear.mx",
+    "Float8GroupedMMConverter": "quantize.grouped_mm.float8",
+    "MXFP8GroupedMMConverter": "quantize.grouped_mm.mx",
+}
