@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from meshwise.errors import InputError
 from meshwise.spec.arguments import Named, given
 from meshwise.spec.arguments import parts as _parts
-from meshwise.spec.cluster import Cluster
+from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import count
@@ -89,6 +89,7 @@ def read_command(
     routed = any(block.moe is not None for block in spec.blocks)
     parsed = launch.parse(command, target, gpus=gpus, experts=routed)
     _same_model(parsed, spec)
+    _same_nodes(parsed, cluster)
     compared = compare(
         parsed.job,
         spec,
@@ -121,6 +122,27 @@ def _same_model(parsed: Parsed, spec: Model) -> None:
             value=spec.name,
             legal=f"{other.name}, or leave --model out",
             nearest=other.name,
+        )
+
+
+RACK = 16  # GPUs of a node from which on it is a rack, whose hosts have fewer
+
+
+def _same_nodes(parsed: Parsed, cluster: Cluster | Named) -> None:
+    """Raise where the command puts its GPUs on other nodes than the cluster has: the collectives that
+    cross the network would be others."""
+    where = load_cluster(cluster)
+    nodes, gpus = parsed.nodes, parsed.job.gpus
+    if nodes is None or where.node_devices > RACK or gpus % nodes:
+        return
+    each = gpus // nodes
+    if each > where.node_devices or (nodes > 1 and each < where.node_devices):
+        raise InputError(
+            f"--on={where.name}: the command puts {gpus} GPUs on {nodes} nodes of {each}: the cluster's "
+            f"have {where.node_devices}",
+            field="--on",
+            value=where.name,
+            legal=f"a cluster with nodes of {each} GPUs, or the command with {where.node_devices} a node",
         )
 
 
@@ -195,6 +217,7 @@ def compare(
     flight = concurrency or job.concurrency
     _needed(flight, "--concurrency", "64")
     _within_limit(concurrency, job)
+    _within_length(isl, osl, job)
     assert isl is not None and osl is not None and flight is not None
     formats = Formats(dtype=_narrow(job, model), weights=job.weight_dtype, kv_cache=job.kv_dtype)
     load = Serving(
@@ -206,7 +229,30 @@ def compare(
         **_drafts(job, acceptance),
     )
     spec, where, software = _parts(model, cluster, load.decode(), stack)
-    return compare_serving(spec, where, load, software, layout)
+    return compare_serving(spec, where, load, _taking(software, job), layout)
+
+
+def _taking(stack: Stack, job: Job) -> Stack:
+    """The stack with the share of memory that the command lets its engine take."""
+    import msgspec
+
+    if job.memory_share is None or stack.ideal:
+        return stack
+    return msgspec.structs.replace(stack, memory_reserve=round(1.0 - job.memory_share, 6))
+
+
+def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
+    """A request longer than the command's engines take is refused by them."""
+    if isl is None or osl is None or job.max_len is None or isl + osl <= job.max_len:
+        return
+    raise InputError(
+        f"--isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
+        "command's engines take",
+        field="--isl",
+        value=isl,
+        legal=f"--isl and --osl of at most {job.max_len} together",
+        nearest=max(job.max_len - osl, 1),
+    )
 
 
 def _stated(job: Job) -> dict[str, Any]:
@@ -293,7 +339,7 @@ def beside(
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
         flight = plan.rows[0].concurrency if plan.rows else layout["dp"]
         load = msgspec.structs.replace(load, concurrency=flight)
-    return compare_serving(model, cluster, load, stack, layout)
+    return compare_serving(model, cluster, load, _taking(stack, job), layout)
 
 
 def _needed(value: int | None, option: str, example: str) -> None:

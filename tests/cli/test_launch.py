@@ -278,3 +278,76 @@ def test_parquet(tmp_path) -> None:
     rows = answer(*PLAN)["layouts"]
     assert [r["step_s"] for r in table] == [r["step_s"] for r in rows]
     assert [r["tp"] for r in table] == [r["tp"] for r in rows]
+
+
+def test_the_share_of_memory_that_an_engine_may_take() -> None:
+    argv = (
+        "--on",
+        "hgx-h100",
+        "--nodes",
+        "1",
+        "--isl",
+        "4096",
+        "--osl",
+        "256",
+        "--concurrency",
+        "64",
+    )
+    text = "vllm serve meta-llama/Llama-3.1-70B -tp 4 --gpu-memory-utilization {}"
+    half, most = (answer("import", text.format(share), *argv) for share in ("0.4", "0.95"))
+    assert (half["layout"]["fits"], most["layout"]["fits"]) == (False, True)
+    assert most["job"]["memory_share"] == 0.95
+    assert most["unpriced"] == []
+    static = "python -m sglang.launch_server --model-path Qwen/Qwen3-8B --tp 1 --mem-fraction-static 0.15"
+    assert not answer("import", static, *argv)["layout"]["fits"]
+
+
+def test_a_request_longer_than_the_engine_takes() -> None:
+    text = "vllm serve meta-llama/Llama-3.1-8B -tp 2 --max-model-len 4k"
+    error = refusal(
+        "import", text, "--on", "hgx-h100", "--isl", "4096", "--osl", "64", "--concurrency", "4"
+    )
+    assert (error["field"], error["nearest"]) == ("--isl", 3936)
+
+
+def test_what_is_given_is_no_upper_bound() -> None:
+    text = "vllm serve meta-llama/Llama-3.1-8B -tp 2 --gpu-memory-utilization 0.8 --enable-lora"
+    ran = run(
+        "import", text, "--on", "hgx-h100", "--isl", "1024", "--osl", "64", "--concurrency", "4"
+    )
+    assert "upper bound" not in ran.out
+    assert "takes more memory: memory is a lower bound: --enable-lora" in " ".join(ran.out.split())
+
+
+def test_nodes_of_the_command_and_of_the_cluster() -> None:
+    load = ("--isl", "1024", "--osl", "64", "--concurrency", "4")
+    wide = "vllm serve meta-llama/Llama-3.1-70B -tp 16 --nnodes 2 --node-rank 0"
+    assert answer("import", wide, "--on", "hgx-h100", *load)["job"]["tp"] == 16
+    thin = wide.replace("16", "8")
+    error = refusal("import", thin, "--on", "hgx-h100", *load)
+    assert "8 GPUs on 2 nodes of 4" in error["message"]
+    four = "torchrun --nnodes 4 --nproc-per-node 4 pretrain_gpt.py --bf16 --tensor-model-parallel-size 4"
+    batch = ("--model", "llama-3.1-8b", "--global-batch", "64", "--seq", "4096")
+    assert refusal("import", four, "--on", "hgx-h100", *batch)["field"] == "--on"
+    assert answer("import", four, "--on", "gb200-nvl72", *batch)["job"]["dp"] == 4
+
+
+def test_engines_are_given_the_hubs_name() -> None:
+    for target in ("vllm", "sglang", "trtllm"):
+        text = run("export", target, "llama-3.1-70b", "--tp", "8").out
+        assert "meta-llama/Llama-3.1-70B" in text
+        read = answer(
+            "import", text, "--on", "hgx-h100", "--isl", "1024", "--osl", "64", "--concurrency", "8"
+        )
+        assert (read["model"], read["job"]["tp"]) == ("llama-3.1-70b", 8)
+    assert " org/mine " in run("export", "vllm", "org/mine", "--tp", "8").out
+
+
+def test_replicas_of_an_engine_are_written_and_read() -> None:
+    for wrapper in ((), ("--wrapper", "slurm")):
+        text = run("export", "trtllm", "llama-3-8b", "--tp", "4", "--dp", "2", *wrapper).out
+        assert "NOT SAID" not in text
+        read = answer(
+            "import", text, "--on", "hgx-h100", "--isl", "1024", "--osl", "64", "--concurrency", "8"
+        )
+        assert (read["job"]["tp"], read["job"]["dp"]) == (4, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.table import Target
 
 _SIZES = ("layers", "hidden", "heads", "kv_heads", "ffn", "experts_total")

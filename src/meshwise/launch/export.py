@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshwise.errors import IllegalLayout, InputError, MeshwiseError
-from meshwise.launch import serving, switches, training, wrappers, zero
+from meshwise.launch import serving, switches, titan, training, trtllm, wrappers, zero
 from meshwise.launch.job import Job
 from meshwise.launch.parse import Parsed, parse
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.table import Target, target
+from meshwise.spec.model_names import hub_id
 
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
 # what training software does by itself where its command says nothing
@@ -69,11 +70,17 @@ def export(
     switches.check(job)
     if job.phase == "train" and job.dtype is None:
         job = msgspec.structs.replace(job, dtype="bf16")  # what targets compute in is always said
+    job = msgspec.structs.replace(job, model=hub_id(job.model) or job.model)
     command, files = WRITERS[chosen.name](job, chosen)
     plain = _with_files(command, files)
     read = _read_again(job, plain, chosen)
-    missing = _missing(job, read, chosen)
     servers = job.gpus // read.job.gpus if job.gpus % read.job.gpus == 0 else 1
+    body = plain
+    if wrapper in wrappers.WRITERS:
+        body, files = wrappers.WRITERS[wrapper](job, chosen, command, files, servers)
+    elif servers > 1 and job.gpus <= job.gpus_per_node:
+        body = _with_files(_side_by_side(command, servers, read.job.gpus), files)
+    missing = _missing(job, _whole(job, body, read, chosen), chosen)
     notes = list(read.notes)
     if servers > 1:
         notes.append(f"{servers} servers of {read.job.gpus} GPUs each behind a router")
@@ -83,9 +90,6 @@ def export(
         f"# ranks, neighbours first: {job.placement}",
         *(f"# NOT SAID by this command: {field}: {why}" for field, why in missing.items()),
     ]
-    body = plain
-    if wrapper in ("slurm", "lws", "kuberay"):
-        body, files = wrappers.WRITERS[wrapper](job, chosen, command, files, servers)
     shebang, rest = [], body
     if body.startswith("#!"):
         first, _, rest = body.partition("\n")
@@ -101,6 +105,26 @@ def export(
         untranslated=missing,
         notes=tuple(notes),
     )
+
+
+def _side_by_side(command: str, servers: int, gpus: int) -> str:
+    """Servers of one node, each on GPUs and a port of its own."""
+    devices = ",".join(f"$(({gpus} * i + {k}))" for k in range(gpus))
+    return "\n".join(
+        [
+            f"for i in {' '.join(map(str, range(servers)))}; do",
+            f"  CUDA_VISIBLE_DEVICES={devices} {command} \\\n    --port $((8000 + i)) &",
+            "done",
+            "wait",
+        ]
+    )
+
+
+def _whole(job: Job, body: str, read: Parsed, chosen: Target) -> Parsed:
+    """All servers of a text as they are read again; one where they are read only one by one."""
+    if job.phase != "serve" or job.gpus == read.job.gpus:
+        return read
+    return parse(body, chosen.name, model=job.model, experts=job.has_experts_grid)
 
 
 def _whole_nodes(job: Job) -> None:
@@ -254,7 +278,7 @@ def _sglang(job: Job, chosen: Target) -> Written:
 
 
 def _trtllm(job: Job, chosen: Target) -> Written:
-    s = serving.trtllm_settings(job)
+    s = trtllm.settings(job)
     files = {}
     if s["yaml"]:
         files["config.yaml"] = _yaml(s["yaml"])
@@ -289,7 +313,7 @@ def _bridge(job: Job, chosen: Target) -> Written:
 
 def _titan(job: Job, chosen: Target) -> Written:
     """A Python function that returns the configuration: section flags are to be removed."""
-    s = training.titan_settings(job)
+    s = titan.settings(job)
     sections: dict[str, dict[str, Any]] = {}
     for name, value in s.items():
         section, _, key = chosen.flags[name].spellings[0].removeprefix("--").partition(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from meshwise.launch.shell import Command
 from meshwise.launch.table import Target, target, targets
 
 _SHELLS = ("bash", "sh", "zsh", "source", ".")
@@ -35,29 +36,34 @@ class Launch(NamedTuple):
     before: list[str]
     after: list[str]
     by_structure: bool
+    variables: dict[str, str]  # that are set where it stands
 
     @property
     def words(self) -> list[str]:
         return [*self.before, *self.after]
 
 
-def launches(commands: list[list[str]], name: str | None) -> list[Launch]:
+def launches(commands: list[Command], name: str | None) -> list[Launch]:
     """The launches among commands, of the target ``name`` where it is given."""
-    found = [launch for words in commands if (launch := _launch(words)) is not None]
+    found = [
+        launch._replace(variables=c.variables)
+        for c in commands
+        if (launch := _launch(c.words)) is not None
+    ]
     if name is None:
         return found
     wanted = target(name)
     chosen = [x for x in found if x.target.name == wanted.name]
     if chosen or found:
-        return chosen or [_as(x.words, wanted) for x in found]
+        return chosen or [_as(x.words, wanted, x.variables) for x in found]
     known = wanted.by_spelling()
-    said = [c for c in commands if any(w.partition("=")[0] in known for w in c)]
-    return [_as(c, wanted) for c in said if not _a_script(c)]
+    said = [c for c in commands if any(w.partition("=")[0] in known for w in c.words)]
+    return [_as(c.words, wanted, c.variables) for c in said if not _a_script(c.words)]
 
 
-def _as(words: list[str], wanted: Target) -> Launch:
+def _as(words: list[str], wanted: Target, variables: dict[str, str]) -> Launch:
     at = _script_at(words)
-    return Launch(wanted, words[:at], words[at:], False)
+    return Launch(wanted, words[:at], words[at:], False, variables)
 
 
 def _launch(words: list[str]) -> Launch | None:
@@ -66,17 +72,17 @@ def _launch(words: list[str]) -> Launch | None:
         after = words[i + 1] if i + 1 < len(words) else ""
         name = _PAIRS.get((base, after))
         if name is not None:
-            return Launch(target(name), words[: i + 2], words[i + 2 :], True)
+            return Launch(target(name), words[: i + 2], words[i + 2 :], True, {})
         name = _MODULES.get(word) or _FILES.get(base) or _image(base, words[:i])
         if base == "trtllm-serve":
             name, i = "trtllm", i + (after == "serve")
         if name == "megatron-bridge" or (name == "vllm" and word.endswith(("main",))):
             i += after == "serve"
         if name is not None and (base != "api_server.py" or "vllm" in word):
-            return Launch(target(name), words[: i + 1], words[i + 1 :], True)
+            return Launch(target(name), words[: i + 1], words[i + 1 :], True, {})
     if any(re.match(r"\+*model\.\w+_model_parallel_size=", w) for w in words):
         at = next(i for i, w in enumerate(words) if re.match(r"\+*\w+\.\w+=", w))
-        return Launch(target("megatron-bridge"), words[:at], words[at:], True)
+        return Launch(target("megatron-bridge"), words[:at], words[at:], True, {})
     return None if _a_script(words) else _of_script(words)
 
 
@@ -100,17 +106,17 @@ def _of_script(words: list[str]) -> Launch | None:
     deepspeed = any(w.rpartition("/")[2] == "deepspeed" for w in words[:at])
     deepspeed = deepspeed or any(w.startswith("--deepspeed") for w in after)
     if "megatron-lm" in says and at:
-        return Launch(target("megatron-lm"), words[:at], after, True)
+        return Launch(target("megatron-lm"), words[:at], after, True, {})
     if deepspeed and at:
-        return Launch(target("deepspeed"), words[:at], after, True)
+        return Launch(target("deepspeed"), words[:at], after, True, {})
     if base.startswith("pretrain_") or (base.endswith(".py") and "megatron" in script.lower()):
-        return Launch(target("megatron-lm"), words[:at], after, True)
+        return Launch(target("megatron-lm"), words[:at], after, True, {})
     if at and words[at - 2 : at - 1] == ["-m"] and script.startswith("megatron"):
-        return Launch(target("megatron-lm"), words[:at], after, True)
+        return Launch(target("megatron-lm"), words[:at], after, True, {})
     if len(says) == 1 and words[0] != script:
-        return Launch(target(says.pop()), words[:at], after, False)
+        return Launch(target(says.pop()), words[:at], after, False, {})
     if len(says) == 1 and not words[0].startswith("-"):
-        return Launch(target(says.pop()), words[:at], after, False)
+        return Launch(target(says.pop()), words[:at], after, False, {})
     return None
 
 

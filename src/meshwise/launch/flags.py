@@ -6,10 +6,10 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.shell import number, unread
 from meshwise.launch.table import Flag, Target, target, targets
-from meshwise.spec.reading import count
+from meshwise.spec.reading import count, fraction
 
 ALIKE = 0.9  # of a misspelt flag to the one that was meant
 # settings that name a layout; without one of them a command states none
@@ -222,12 +222,44 @@ def _unread_word(word: str, found: Words) -> None:
 def _value(flag: Flag, name: str, text: str) -> Any:
     if flag.kind == "text":
         return text
+    if flag.kind == "share":
+        return fraction(text.strip(), name, low=0.0, high=1.0)
+    if flag.kind == "tokens":
+        text = _tokens(text.strip(), name)
     if text.strip().lower() in ("none", "null"):
         return None
     if text.strip() == "-1":
         return -1
     low = 0 if flag.name in ("stage", "zero_stage") else 1
     return count(text.strip(), name, low=low)
+
+
+def _tokens(text: str, name: str) -> str:
+    """``8k`` is 8,000 and ``8K`` 8,192, as vLLM and SGLang read them (``human_readable_int``: decimals
+    with the small letter only)."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([kKmMgG])", text)
+    if found is None:
+        if text.lower() != "auto" and re.fullmatch(r"-?\d+", text) is None:
+            raise InputError(
+                f"{name}: {shorten(text)} is no length",
+                field=name,
+                value=text,
+                legal="tokens, such as 8192, 8k (8,000) or 8K (8,192)",
+            )
+        return "-1" if text.lower() == "auto" else text
+    digits, suffix = found.groups()
+    power = "kmg".index(suffix.lower()) + 1
+    if suffix.islower():
+        return str(int(float(digits) * 1000**power))
+    if "." in digits:
+        raise InputError(
+            f"{name}: {shorten(text)} has decimals before a binary suffix, which the engine refuses",
+            field=name,
+            value=text,
+            legal=f"{digits}{suffix.lower()}, or a whole number",
+            nearest=f"{digits}{suffix.lower()}",
+        )
+    return str(int(digits) * 1024**power)
 
 
 def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str]) -> None:
@@ -257,11 +289,13 @@ def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str
 def _resembled(name: str, known: dict[str, Flag]) -> str | None:
     import difflib
 
-    for near in closest(name, known, n=3):
-        same_length = abs(len(near) - len(name)) <= 3
-        ratio = difflib.SequenceMatcher(None, near, name).ratio()
-        if (same_length and ratio >= ALIKE) or ratio >= 0.95:
-            return near
+    # files and Python write a flag's name with underscores
+    for spelt in dict.fromkeys((name, "--" + name[2:].replace("_", "-"))):
+        for near in closest(spelt, known, n=3):
+            same_length = abs(len(near) - len(spelt)) <= 3
+            ratio = difflib.SequenceMatcher(None, near, spelt).ratio()
+            if (same_length and ratio >= ALIKE) or ratio >= 0.95:
+                return near
     return None
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.spec.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
-from meshwise.spec.reading import count, one_of
+from meshwise.spec.reading import count, fraction, one_of
 from meshwise.spec.stack import DISPATCHERS, MOMENTS
 from meshwise.spec.workload import OVERLAP
 
@@ -28,7 +28,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``dp`` replicas of attention; with ep · etp > tp the experts span them (attention data
     parallelism). ``etp`` is explicit: tp for a model without experts. Training has ``micro_batch``,
     ``global_batch`` and ``seq``; serving ``max_len`` (prompt and answer) and ``concurrency`` over all
-    replicas, ``chunk`` tokens of an iteration, ``draft_tokens`` of speculation. ``dtype`` is that of
+    replicas, ``chunk`` tokens of an iteration, ``draft_tokens`` of speculation,
+    ``memory_share`` of a GPU's memory that the engine may take. ``dtype`` is that of
     the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
     sends, ``grad_dtype`` the gradients', and ``loss_chunks``, ``dispatcher``, ``overlap_experts`` and
     ``moments_dtype`` switch what a training stack does; None: as the checkpoint, or as the software does
@@ -69,6 +70,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     chunk: int | None = None
     draft_tokens: int | None = None
     draft_cost: str | None = None
+    memory_share: float | None = None
     gpus_per_node: int = 8
 
     def __post_init__(self) -> None:
@@ -78,6 +80,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         for name in _COUNTS:
             if getattr(self, name) is not None:
                 count(getattr(self, name), name)
+        if self.memory_share is not None:
+            fraction(self.memory_share, "memory_share", low=0.05, high=1.0)
         one_of(self.recompute, "recompute", RECOMPUTE_CODE)
         one_of(self.shard, "shard", SHARD_CODE)
         one_of(self.schedule, "schedule", SCHEDULES)

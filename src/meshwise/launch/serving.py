@@ -1,81 +1,18 @@
-"""What serving engines' flags mean: settings from a job, and a job's fields from settings."""
+"""What vLLM's and SGLang's flags mean: settings from a job, and a job's fields from settings."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from meshwise.errors import IllegalLayout, InputError, quoted, shorten
+from meshwise.errors import InputError
+from meshwise.launch import serving_formats
 from meshwise.launch.job import Job
-from meshwise.spec import dtypes
-
-Settings = dict[str, Any]
-Read = tuple[dict[str, Any], list[str]]  # fields of a job, notes
-
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+from meshwise.launch.settings import Read, Settings, contradiction
 
 
 def per_replica(job: Job) -> int | None:
     """Sequences of one replica; more where the replicas do not divide the concurrency."""
     return None if job.concurrency is None else -(-job.concurrency // job.dp)
-
-
-def _formats(job: Job, cache: str) -> Settings:
-    found: Settings = {}
-    if job.weight_dtype == "fp8" or job.dtype == "fp8":
-        found["quantization"] = "fp8"
-    if job.dtype in _DTYPES:
-        found["dtype"] = _DTYPES[job.dtype]
-    if job.kv_dtype == "fp8":
-        found["kv_dtype"] = cache
-    return found
-
-
-# --quantization: methods by the weights that they make of a checkpoint; None: the checkpoint says it
-_METHODS: dict[str, str | None] = {
-    **dict.fromkeys(("fbgemm_fp8", "w8a8_fp8", "ptpc_fp8", "deepspeedfp", "modelopt_fp8"), "fp8"),
-    **dict.fromkeys(
-        ("awq", "gptq", "awq_marlin", "gptq_marlin", "moe_wna16", "bitsandbytes"), "int4"
-    ),
-    **dict.fromkeys(("w8a8_int8", "blockwise_int8", "experts_int8"), "int8"),
-    **dict.fromkeys(("modelopt_fp4", "petit_nvfp4"), "nvfp4"),
-    **dict.fromkeys(
-        ("compressed-tensors", "modelopt", "quark", "auto-round", "none", "auto"), None
-    ),
-}
-_AUTO: dict[str, str | None] = {"auto": None}
-
-
-def _format(
-    s: Settings, name: str, option: str, words: dict[str, str | None], legal: tuple[str, ...]
-) -> str | None:
-    """A format that the command states: used, or refused; never dropped."""
-    said = s.get(name)
-    if said is None:
-        return None
-    word = str(said).lower()
-    if word in words:
-        return words[word]
-    found = dtypes.known(word)
-    if found not in legal:
-        raise InputError(
-            f"{option}: {quoted(said)} is not priced",
-            field=option,
-            value=str(said),
-            legal=[*legal, *words],
-        )
-    return found
-
-
-def _read_formats(s: Settings) -> dict[str, Any]:
-    formats = {
-        "weight_dtype": _format(s, "quantization", "--quantization", _METHODS, dtypes.WEIGHT),
-        "dtype": _format(s, "dtype", "--dtype", _AUTO, tuple(_DTYPES)),
-        "kv_dtype": _format(s, "kv_dtype", "--kv-cache-dtype", _AUTO, dtypes.KV_CACHE),
-    }
-    found: dict[str, Any] = {k: v for k, v in formats.items() if v is not None}
-    if s.get("chunk") is not None and s["chunk"] != -1:
-        found["chunk"] = s["chunk"]
-    return found
 
 
 _DRAFTERS = ("eagle", "eagle3", "nextn", "mtp", "medusa", "mlp_speculator", "standalone", "draft")
@@ -89,11 +26,6 @@ def drafts(method: str, tokens: int) -> tuple[dict[str, Any], str]:
         "draft_tokens": tokens,
         "draft_cost": cost,
     }, f"drafted tokens of a step: {tokens} ({method})"
-
-
-def contradiction(field: str, value: Any, why: str, legal: Any) -> IllegalLayout:
-    shown = shorten(value) if isinstance(value, str) else value
-    return IllegalLayout(f"{field}={shown}: {why}", field=field, value=value, legal=legal)
 
 
 # -- vLLM --------------------------------------------------------------------------------------------
@@ -121,7 +53,9 @@ def vllm_settings(job: Job) -> Settings:
         s["max_seqs"] = per_replica(job)
     if job.chunk is not None:
         s["chunk"] = job.chunk
-    return s | _formats(job, "fp8")
+    if job.memory_share is not None:
+        s["memory_share"] = job.memory_share
+    return s | serving_formats.settings(job, "fp8")
 
 
 def vllm_fields(s: Settings) -> Read:
@@ -141,6 +75,7 @@ def vllm_fields(s: Settings) -> Read:
             f"more than the {dp} replicas",
             f"1 to {dp}",
         )
+    _vllm_nodes(s, tp * s.get("pp", 1), dp)
     spread = bool(s.get("expert_parallel"))
     found = {
         "tp": tp,
@@ -150,7 +85,8 @@ def vllm_fields(s: Settings) -> Read:
         # replicas of a dense model share nothing; experts by TP lie on all tp · dp ranks
         "etp": 1 if spread else tp * (dp if s.get("experts") else 1),
         "dcp": dcp,
-        **_read_formats(s),
+        "memory_share": s.get("memory_share"),
+        **serving_formats.fields(s),
     }
     notes = []
     if not spread and dp > 1 and s.get("experts") is None:
@@ -159,8 +95,8 @@ def vllm_fields(s: Settings) -> Read:
         )
     if s.get("pcp", 1) > 1:
         notes.append(f"prefill context parallelism of {s['pcp']} is not priced")
-    if s.get("max_len") is not None:
-        found["max_len"] = _length(s["max_len"])
+    if s.get("max_len") not in (None, -1):
+        found["max_len"] = s["max_len"]
     if s.get("max_seqs") is not None:
         found["concurrency"] = s["max_seqs"] * dp
     if s.get("speculation") or s.get("draft_model"):
@@ -168,6 +104,22 @@ def vllm_fields(s: Settings) -> Read:
         found |= more
         notes.append(said)
     return found, notes
+
+
+def _vllm_nodes(s: Settings, engine: int, dp: int) -> None:
+    """``--nnodes`` is of the whole server; each node has as many ranks (vLLM, ``ParallelConfig``:
+    nnodes over the nodes of data parallelism, world over these)."""
+    nodes = s.get("nodes")
+    if nodes is None:
+        return
+    apart = dp // s["dp_local"] if s.get("dp_local") and dp % s["dp_local"] == 0 else 1
+    if nodes % apart or engine % (nodes // apart):
+        raise contradiction(
+            "--nnodes",
+            nodes,
+            f"does not share the {engine} ranks of an engine (tp · pp) evenly",
+            [d * apart for d in range(1, engine + 1) if engine % d == 0],
+        )
 
 
 def _vllm_drafts(s: Settings) -> tuple[dict[str, Any], str]:
@@ -189,26 +141,6 @@ def _vllm_drafts(s: Settings) -> tuple[dict[str, Any], str]:
             legal='JSON with "num_speculative_tokens": 1 to 63',
         )
     return drafts(str(table.get("method") or "draft model"), tokens)
-
-
-def _length(text: Any) -> int | None:
-    """``8192``, ``8k`` or ``auto``."""
-    value = str(text).strip().lower()
-    if value == "auto" or value == "-1":
-        return None
-    scale = 1
-    if value[-1:] in ("k", "m"):
-        scale = 1000 if str(text)[-1].islower() else 1024
-        scale **= 1 if value[-1] == "k" else 2
-        value = value[:-1]
-    if not value.replace(".", "", 1).isdigit():
-        raise InputError(
-            f"--max-model-len: {text!r} is no length",
-            field="--max-model-len",
-            value=str(text),
-            legal="tokens, such as 8192 or 8k",
-        )
-    return int(float(value) * scale)
 
 
 # -- SGLang ------------------------------------------------------------------------------------------
@@ -237,7 +169,9 @@ def sglang_settings(job: Job) -> Settings:
         s["max_seqs"] = (per_replica(job) or 1) * (job.dp if joined else 1)
     if job.chunk is not None:
         s["chunk"] = job.chunk
-    return s | _formats(job, "fp8_e4m3")
+    if job.memory_share is not None:
+        s["memory_share"] = job.memory_share
+    return s | serving_formats.settings(job, "fp8_e4m3")
 
 
 def sglang_fields(s: Settings) -> Read:
@@ -251,6 +185,7 @@ def sglang_fields(s: Settings) -> Read:
     if whole % ep:
         legal = [d for d in range(1, whole + 1) if whole % d == 0]
         raise contradiction("--ep-size", ep, f"does not divide the {whole} TP ranks", legal)
+    _sglang_nodes(s, whole * s.get("pp", 1), dp if not joined else 1)
     found = {
         "tp": whole // dp if joined else whole,
         "pp": s.get("pp", 1),
@@ -258,9 +193,10 @@ def sglang_fields(s: Settings) -> Read:
         "ep": ep,
         "etp": whole // ep,
         "dcp": s.get("dcp", 1),
-        **_read_formats(s),
+        "memory_share": s.get("memory_share"),
+        **serving_formats.fields(s),
     }
-    if s.get("max_len") is not None:
+    if s.get("max_len") not in (None, -1):
         found["max_len"] = s["max_len"]
     if s.get("max_seqs") is not None:
         found["concurrency"] = s["max_seqs"] * (1 if joined else dp)
@@ -270,6 +206,26 @@ def sglang_fields(s: Settings) -> Read:
         found |= more
         notes.append(said)
     return found, notes
+
+
+def _sglang_nodes(s: Settings, engine: int, apart: int) -> None:
+    """An engine shares its ranks evenly over ``--nnodes``; plain replicas do not span nodes (SGLang,
+    ``ServerArgs.check_server_args``)."""
+    nodes = s.get("nodes")
+    if nodes is None:
+        return
+    if engine % nodes:
+        legal = [d for d in range(1, engine + 1) if engine % d == 0]
+        raise contradiction(
+            "--nnodes", nodes, f"does not share the {engine} ranks (tp · pp) evenly", legal
+        )
+    if nodes > 1 and apart > 1:
+        raise contradiction(
+            "--dp-size",
+            apart,
+            f"plain replicas do not run over {nodes} nodes",
+            "with --enable-dp-attention, or a server on each node behind a router",
+        )
 
 
 def _sglang_drafts(s: Settings) -> tuple[dict[str, Any], str]:
@@ -287,88 +243,3 @@ def _sglang_drafts(s: Settings) -> tuple[dict[str, Any], str]:
         )
     found, said = drafts(str(s["speculation"]), tokens)
     return found, f"{said}: {tokens + 1} tokens are verified at once"
-
-
-# -- TensorRT-LLM ------------------------------------------------------------------------------------
-
-
-def trtllm_settings(job: Job) -> Settings:
-    """Attention data parallelism gives every rank of the TP group its own requests, and exists in
-    YAML only; other replicas are servers of their own. MoE: tp · ep of the experts = tp_size."""
-    joined = job.spans_replicas and job.dp > 1 and job.tp == 1
-    whole = job.tp * job.dp if joined else job.tp
-    s: Settings = {"tp": whole}
-    if job.pp > 1:
-        s["pp"] = job.pp
-    if job.ep > 1:
-        s["ep"] = job.ep
-    if job.max_len is not None:
-        s["max_len"] = job.max_len
-    if job.concurrency is not None:
-        s["max_seqs"] = per_replica(job)
-    if job.chunk is not None:
-        s["chunk"] = job.chunk
-    yaml: dict[str, Any] = {}
-    if job.has_experts_grid and job.ep * job.etp == whole:
-        yaml["moe_tensor_parallel_size"] = job.etp
-        yaml["moe_expert_parallel_size"] = job.ep
-    if joined:
-        yaml["enable_attention_dp"] = True
-    if job.kv_dtype == "fp8":
-        yaml["kv_cache_config"] = {"dtype": "fp8"}
-    s["yaml"] = yaml
-    return s
-
-
-def trtllm_fields(s: Settings) -> Read:
-    yaml = s.get("yaml", {})
-
-    def number(key: str, flag: Any) -> Any:
-        value = yaml.get(key, flag)
-        if flag is not None and key in yaml and yaml[key] != flag:
-            raise contradiction(f"--{key}", flag, f"the file says {yaml[key]}", yaml[key])
-        return value
-
-    whole = number("tensor_parallel_size", s.get("tp")) or 1
-    pp = number("pipeline_parallel_size", s.get("pp")) or 1
-    ep = number("moe_expert_parallel_size", s.get("ep"))
-    etp = yaml.get("moe_tensor_parallel_size")
-    if ep is None:
-        ep = whole // etp if etp and whole % etp == 0 else 1
-    if etp is None:
-        etp = max(1, whole // ep)
-    if ep * etp != whole:
-        raise contradiction(
-            "moe_tensor_parallel_size",
-            etp,
-            f"· moe_expert_parallel_size {ep} is not the tensor_parallel_size {whole}",
-            f"{whole // ep}" if whole % ep == 0 else f"divisors of {whole}",
-        )
-    joined = bool(yaml.get("enable_attention_dp")) and whole > 1
-    found = {
-        "tp": 1 if joined else whole,
-        "pp": pp,
-        "dp": whole if joined else 1,
-        "ep": ep,
-        "etp": etp,
-    }
-    cache = yaml.get("kv_cache_config")
-    said = cache.get("dtype") if isinstance(cache, dict) else None
-    found |= _read_formats({"kv_dtype": said if said is not None else s.get("kv_dtype")})
-    notes = []
-    if s.get("cp", 1) > 1:
-        notes.append(f"context parallelism of {s['cp']} is not priced in serving")
-    if s.get("max_len") is not None:
-        found["max_len"] = s["max_len"]
-    if s.get("max_seqs") is not None:
-        found["concurrency"] = s["max_seqs"] * found["dp"]
-    if s.get("chunk") is not None:
-        found["chunk"] = s["chunk"]
-    speculation = yaml.get("speculative_config")
-    if isinstance(speculation, dict):
-        keys = ("num_nextn_predict_layers", "max_draft_len")
-        tokens = next((speculation[k] for k in keys if isinstance(speculation.get(k), int)), 1)
-        more, said = drafts(str(speculation.get("decoding_type", "draft model")), tokens)
-        found |= more
-        notes.append(said)
-    return found, notes

@@ -6,22 +6,30 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError
+from meshwise.launch import slurm
+from meshwise.launch.shell_expand import Variables
 from meshwise.launch.shell_run import follow
 
 MAX_TEXT = 200_000  # characters of a command
 
-_BATCH = re.compile(r"(?m)^#SBATCH\s+(\S+?)(?:=|\s+)(\S+)")
 _UNREAD = re.compile(r"\$\{?([A-Za-z_]\w*|[0-9])")
 
 
-class Script(NamedTuple):
-    """One way through a text: its commands as words, files written by here-documents, variables set,
-    SBATCH and srun options, what it sources, and the conditions of its branches."""
+class Command(NamedTuple):
+    """A command that a text starts: its words, and the variables that are set where it stands."""
 
-    commands: list[list[str]]
+    words: list[str]
+    variables: dict[str, str]
+
+
+class Script(NamedTuple):
+    """One way through a text: its commands, files written by here-documents, variables set at its end,
+    what its SBATCH lines ask for, what it sources, and the conditions of its branches."""
+
+    commands: list[Command]
     files: dict[str, str]
     variables: dict[str, str]
-    batch: dict[str, str]
+    batch: slurm.Asked
     sourced: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
 
@@ -43,50 +51,23 @@ def check_text(text: Any) -> str:
 def read_script(text: str) -> list[Script]:
     """Every way through a text; :class:`InputError` for what no shell would take."""
     text = check_text(text)
+    batch = slurm.of_script(text)
     found = []
-    batch = dict(_BATCH.findall(text))
-    for state in follow(text, _slurm(batch)):
-        variables = {
-            name: value if isinstance(value, str) else " ".join(value)
-            for name, value in state.variables.items()
-        }
-        options = dict(batch)
-        commands = []
-        for words, before in state.commands:
-            variables |= dict(before)
-            options |= srun_options(list(words))
-            commands.append(list(words))
-        options |= {k: v for words in state.started for k, v in srun_options(words).items()}
-        found.append(
-            Script(
-                commands, state.files, variables, options, tuple(state.sourced), state.conditions
-            )
-        )
+    for state in follow(text, slurm.variables(batch)):
+        commands = [
+            Command(list(words), _joined(known) | dict(before))
+            for words, before, known in state.commands
+        ]
+        variables = _joined(state.variables)
+        for command in commands:  # what a command alone gets is known to the text's readers too
+            variables |= {k: v for k, v in command.variables.items() if k not in variables}
+        sourced = tuple(state.sourced)
+        found.append(Script(commands, state.files, variables, batch, sourced, state.conditions))
     return found
 
 
-def _slurm(batch: dict[str, str]) -> dict[str, str]:
-    """What SLURM sets of a batch script's own options."""
-    nodes = number(batch.get("--nodes", batch.get("-N", "")))
-    gpus = (batch.get(key, "").rpartition(":")[2] for key in ("--gpus-per-node", "--gres"))
-    each = next((n for n in map(number, gpus) if n is not None), None)
-    tasks = number(batch.get("--ntasks-per-node", ""))
-    found = {
-        **dict.fromkeys(("SLURM_NNODES", "SLURM_JOB_NUM_NODES"), nodes),
-        **dict.fromkeys(("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"), each),
-        "SLURM_NTASKS_PER_NODE": tasks,
-    }
-    return {name: str(value) for name, value in found.items() if value is not None}
-
-
-def srun_options(command: list[str]) -> dict[str, str]:
-    if not command or command[0].rpartition("/")[2] != "srun":
-        return {}
-    said = {
-        name: option(command, name.lstrip("-"))
-        for name in ("--nodes", "-N", "--gres", "--gpus-per-node", "--ntasks-per-node")
-    }
-    return {name: value for name, value in said.items() if value is not None}
+def _joined(variables: Variables) -> dict[str, str]:
+    return {k: v if isinstance(v, str) else " ".join(v) for k, v in variables.items()}
 
 
 def unread(word: str) -> list[str]:

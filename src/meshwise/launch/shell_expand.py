@@ -12,6 +12,7 @@ Variables = dict[str, "str | tuple[str, ...]"]
 MAX_WORDS = 100_000
 _NAME = re.compile(r"[A-Za-z_]\w*|[0-9@*#?$!-]")
 _BRACED = re.compile(r"([A-Za-z_]\w*|[0-9@*])(?:\[([^\]]*)\])?(:?[-=?+])?(.*)", re.DOTALL)
+_JOINED = re.compile(r"\$\*|\$\{(\*|\w+\[\*\]).*\}", re.DOTALL)  # one word where it is quoted
 _TRIM = re.compile(r"([A-Za-z_]\w*)(##|#|%%|%)(.*)", re.DOTALL)
 
 
@@ -36,6 +37,8 @@ class Expander:
                     now = [*(now or []), text]
                     continue
                 split = piece.quote != '"'
+                if not split and _JOINED.fullmatch(text):
+                    entries = (" ".join(entries),)
                 found = [f for e in entries for f in (e.split() if split else [e])]
                 if split and entries and entries[0][:1].isspace() and now is not None:
                     done.append("".join(now))

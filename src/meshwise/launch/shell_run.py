@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch import shell_within, slurm
 from meshwise.launch.shell_expand import Expander, Variables
 from meshwise.launch.shell_tree import Body, Branch, Function, Loop, Parser, Simple
 from meshwise.launch.shell_words import Lexer, Token, Word, bare, plain
@@ -87,16 +88,19 @@ _QUIET = frozenset(
 )
 
 
+Pairs = tuple[tuple[str, str], ...]
+
+
 class State:
     """One way through a text."""
 
     def __init__(self) -> None:
         self.variables: Variables = {"@": ()}
         self.files: dict[str, str] = {}
-        self.commands: list[tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = []
+        self.commands: list[tuple[tuple[str, ...], Pairs, Variables]] = []
         self.functions: dict[str, Body] = {}
         self.sourced: list[str] = []
-        self.started: list[list[str]] = []  # commands whose script within was followed
+        self.starter: tuple[str, ...] = ()  # srun with its options, around a script within
         self.conditions: tuple[str, ...] = ()
         self.done = False
         self.steps = [0]  # shared by all ways
@@ -106,7 +110,7 @@ class State:
         new.steps = self.steps
         new.variables, new.files = dict(self.variables), dict(self.files)
         new.commands, new.functions = list(self.commands), dict(self.functions)
-        new.sourced, new.started = list(self.sourced), list(self.started)
+        new.sourced, new.starter = list(self.sourced), self.starter
         new.conditions, new.done = self.conditions, self.done
         return new
 
@@ -274,7 +278,9 @@ def _command(node: Simple, state: State, depth: int) -> list[State]:
         return [state]
     words = [f for t in rest if t.kind == "word" for f in expander.fields(t.words[0])]
     _files(rest, words, state, expander)
-    return _started(words, tuple(before), state, depth)
+    here = next((t for t in rest if t.kind == "here"), None)
+    given = expander.text(here.words[0]) if here is not None else None
+    return _started(words, tuple(before), state, depth, given)
 
 
 def _assignment(token: Token) -> re.Match[str] | None:
@@ -331,21 +337,21 @@ def _files(rest: list[Token], words: list[str], state: State, expander: Expander
 
 
 def _started(
-    words: list[str], before: tuple[tuple[str, str], ...], state: State, depth: int
+    words: list[str], before: Pairs, state: State, depth: int, given: str | None = None
 ) -> list[State]:
+    """What a command starts; ``given``: the here-document that it reads."""
     if not words:
         return [state]
     program = words[0].rpartition("/")[2]
     if program in ("exit",):
         state.done = True
         return [state]
-    if program in ("source", ".") and len(words) > 1:
+    if program in ("source", ".") and len(words) > 1 and words[1] not in state.files:
         state.sourced.append(words[1])
         return [state]
-    inner = _inner(words)
+    inner = shell_within.of(words, state.files, given)
     if inner is not None:
-        state.started.append(words)
-        return _script(inner, [state], depth + 1)
+        return _within(inner, words, state, depth)
     if program in state.functions and depth < MAX_DEPTH:
         kept = {k: v for k, v in state.variables.items() if k == "@" or k.isdigit()}
         state.variables |= {"@": tuple(words[1:]), **dict(_numbered(words[1:]))}
@@ -354,20 +360,24 @@ def _started(
             each.variables |= kept
         return states
     if program not in _QUIET:
-        state.commands.append((tuple(words), before))
+        state.commands.append(((*state.starter, *words), before, dict(state.variables)))
     return [state]
+
+
+def _within(inner: shell_within.Within, words: list[str], state: State, depth: int) -> list[State]:
+    """A script in a command: it has its own arguments, and is started by what starts its shell."""
+    starter, kept = state.starter, dict(state.variables)
+    state.starter = (*starter, *inner.starter)
+    state.variables |= {"@": tuple(inner.words), **dict(_numbered(inner.words))}
+    state.variables |= slurm.variables(slurm.of_command(list(inner.starter)))
+    states = _script(inner.text, [state], depth + 1)
+    own = {k: v for k, v in kept.items() if k == "@" or k.isdigit()}
+    for each in states:
+        each.starter = starter
+        each.variables = {k: v for k, v in each.variables.items() if not k.isdigit()} | own
+        each.done = False  # it was the inner shell that ended
+    return states
 
 
 def _numbered(words: list[str]) -> list[tuple[str, str]]:
     return [(str(i), word) for i, word in enumerate(words[:9], 1)]
-
-
-def _inner(words: list[str]) -> str | None:
-    """The text that ``eval`` or a shell within gets: ``srun bash -c '…'``."""
-    if words[0] == "eval":
-        return " ".join(words[1:])
-    for i in range(1, len(words) - 1):
-        shell = words[i - 1].rpartition("/")[2] in ("bash", "sh")
-        if shell and words[i] in ("-c", "-lc", "-ic", "-ec", "-exc", "-xc"):
-            return words[i + 1]
-    return None

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, unknown_name
 
-KINDS = ("int", "flag", "text")
-CHANGES = ("memory", "time", "memory and time")  # of what is not priced
+KINDS = ("int", "flag", "text", "share", "tokens")
+# of what is not priced: "memory" is what saves some, so that the figure is an upper bound
+CHANGES = ("memory", "more memory", "room for requests", "time", "memory and time")
 
 
 class Flag(NamedTuple):
@@ -17,7 +18,7 @@ class Flag(NamedTuple):
 
     name: str
     spellings: tuple[str, ...]
-    kind: str  # int, flag (present or not) or text
+    kind: str  # int, flag (present or not), text, share (from 0 to 1) or tokens (an int, 8k, 8K)
 
 
 class Target(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.launch.job import Job
-from meshwise.launch.serving import Read, Settings, contradiction
+from meshwise.launch.settings import Read, Settings, contradiction
 from meshwise.launch.training import replicas, yes
 from meshwise.spec import dtypes
 from meshwise.spec.reading import one_of
@@ -116,6 +116,10 @@ def accelerate_settings(job: Job) -> Settings:
     if job.pp > 1:
         s |= {"megatron": True, "megatron_tp": job.tp, "megatron_pp": job.pp}
         s["megatron_sp"] = str(job.sequence_parallel).lower()
+        if job.recompute == "selective":
+            s["megatron_recompute"] = "true"
+        if job.shard == "zero1":
+            s["megatron_optimizer"] = "true"
         if job.micro_batch and job.global_batch:
             s["megatron_microbatches"] = job.global_batch // (job.dp * job.micro_batch)
     elif job.tp * job.cp == 1 and job.shard == "none":
@@ -196,6 +200,9 @@ def accelerate_fields(s: Settings, world: int | None) -> Read:
         found = {"tp": tp, "pp": pp, "dp": dp}
         found["sequence_parallel"] = tp > 1 and yes(s.get("megatron_sp", "false"))
         found["schedule"] = "1f1b"
+        found["shard"] = "zero1" if yes(s.get("megatron_optimizer", "false")) else "none"
+        if yes(s.get("megatron_recompute", "false")):
+            found["recompute"] = "selective"
     elif s.get("fsdp") or s.get("parallelism") is not None:
         tp, cp = s.get("tp", 1), s.get("cp", 1)
         replicate = s.get("dp_replicate", 1)
@@ -236,5 +243,7 @@ def accelerate_fields(s: Settings, world: int | None) -> Read:
         found["dtype"] = s["precision"]
     if s.get("micro_batch") is not None:
         found["micro_batch"] = s["micro_batch"]
-        found["global_batch"] = s["micro_batch"] * found["dp"] * s.get("accumulation", 1)
+        # the Megatron plugin counts its steps by itself (accelerate, MegatronLMPlugin)
+        name = "megatron_microbatches" if s.get("megatron") else "accumulation"
+        found["global_batch"] = s["micro_batch"] * found["dp"] * s.get(name, 1)
     return found, notes

@@ -9,7 +9,7 @@ from meshwise.errors import InputError, shorten
 from meshwise.launch import zero
 from meshwise.launch.config_files import opened
 from meshwise.launch.flags import misspelt
-from meshwise.launch.serving import Settings
+from meshwise.launch.settings import Settings
 from meshwise.launch.shell import Script, number, option
 from meshwise.launch.table import target
 from meshwise.spec.reading import count
@@ -48,7 +48,7 @@ def _unpriced(table: dict[str, Any]) -> list[str]:
         value = _at(table, path)
         off = isinstance(value, dict) and value.get("device") == "none"
         if value not in (None, False, {}, 1) and not off:
-            bound = ": memory is an upper bound" if "memory" in what else ""
+            bound = ": memory is an upper bound" if what == "memory" else ""
             found.append(f"{path} is not priced and changes {what}{bound}")
     return found
 

@@ -90,15 +90,23 @@ def said_words(p: Parsed) -> list[str]:
     return [*(wrap(note) for note in (*p.assumed, *p.notes)), *unpriced_words(p.unpriced)]
 
 
+_CHANGES = {
+    "memory": "changes memory: memory is an upper bound",
+    "more memory": "takes more memory: memory is a lower bound",
+    "room for requests": "changes how many requests fit",
+}
+
+
 def unpriced_words(unpriced: tuple[Unpriced, ...]) -> list[str]:
-    """What the figures leave out: memory is then an upper bound."""
+    """What the figures leave out: where it saves memory, the figure is an upper bound."""
     found: dict[str, list[str]] = {}
     for flag, changes in unpriced:
         found.setdefault(changes, []).append(flag)
     lines = []
     for changes, flags in found.items():
-        bound = ": memory is an upper bound" if changes.startswith("memory") else ""
-        lines.append(wrap(f"Not priced, changes {changes}{bound}: {', '.join(flags)}"))
+        lines.append(
+            wrap(f"Not priced, {_CHANGES.get(changes, f'changes {changes}')}: {', '.join(flags)}")
+        )
     return lines
 
 

@@ -55,6 +55,27 @@ def _table() -> dict[str, Any]:
     return table
 
 
+@functools.cache
+def _hub_ids() -> dict[str, str]:
+    """Hub id → preset, in lower case; the base model's where there are several."""
+    text = (catalog.ROOT / "hub_ids.json").read_text(encoding="utf-8")
+    return {hub.lower(): preset for preset, hub in json.loads(text).items()}
+
+
+def hub_id(name: str) -> str | None:
+    """The hub's id of the checkpoint that a preset describes; None where the name is no preset's, is in
+    a format of its own, or has no public checkpoint."""
+    try:
+        found = named(name) if name and HUB_ID.fullmatch(name) is None else None
+    except InputError:  # in a format that no name describes
+        return None
+    if found is None or found.format is not None:
+        return None
+    text = (catalog.ROOT / "hub_ids.json").read_text(encoding="utf-8")
+    known: str | None = json.loads(text).get(found.preset)
+    return known
+
+
 def _plain(name: str) -> str:
     """Letters and digits alone: spellings differ in what stands between them."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
@@ -116,7 +137,7 @@ def named(name: str, field: str = "MODEL") -> Named | None:
     key = base.replace("_", "-").replace(" ", "-")
     if len(key) > 100:
         return None
-    whole = _architecture(key)
+    whole = _hub_ids().get(name.strip().lower()) or _architecture(key)
     if whole is not None:
         return Named(whole, None, name)
     for shape, said in _formats(key):

@@ -61,7 +61,7 @@ def count(
             field=field,
             value=value,
             legal=legal,
-            nearest=low,
+            nearest=_meant(value, low, high),
         )
     if isinstance(number, float) and not math.isfinite(number):
         raise InputError(
@@ -84,6 +84,15 @@ def count(
             nearest=nearest,
         )
     return nearest
+
+
+def _meant(value: object, low: int, high: int) -> int:
+    """The number that a text which is none comes nearest to: ``4,096``, ``8k``, ``16 GPUs``."""
+    found = re.match(r"\s*(\d{1,3}(?:[,' ]\d{3})+|\d{1,12}(?:\.\d+)?\s?[kKmM]?)", str(value))
+    if found is None:
+        return low
+    digits = tokens(re.sub(r"[,' ]", "", found.group(1)))
+    return min(max(low, round(float(digits))), high) if digits[-1].isdigit() else low
 
 
 def tokens(text: str) -> str:

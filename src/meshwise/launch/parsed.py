@@ -1,0 +1,179 @@
+"""What is read of a launch: the job, and what is worth knowing of how it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from meshwise.errors import InputError
+from meshwise.launch import config_files, defaults, serving, titan, training, trtllm, zero
+from meshwise.launch.find import Launch
+from meshwise.launch.flags import DEGREES, Words, read_words
+from meshwise.launch.job import Job
+from meshwise.launch.settings import Read, Settings
+from meshwise.launch.table import Target
+
+
+class Unpriced(NamedTuple):
+    """A flag that changes ``changes`` (memory, time) and is not in the figures."""
+
+    flag: str
+    changes: str
+
+
+class Parsed(NamedTuple):
+    """What a command says: the job; flags that do not matter to a price; what is worth knowing; what is
+    taken for granted where it says nothing; flags that matter and are not priced; the model's own sizes
+    where the command gives them; ``nodes`` that the GPUs are on, where the command says it."""
+
+    job: Job
+    target: str
+    ignored: tuple[str, ...]
+    notes: tuple[str, ...]
+    unpriced: tuple[Unpriced, ...] = ()
+    sizes: tuple[tuple[str, int], ...] = ()
+    assumed: tuple[str, ...] = ()
+    nodes: int | None = None
+
+
+class Asked(NamedTuple):
+    """What the caller gives beside the text."""
+
+    target: str | None
+    gpus: int | None
+    model: str | None
+    experts: bool | None
+
+
+class NoLaunch(InputError):
+    """A text in which nothing is started that is known."""
+
+
+def states_a_layout(settings: Settings, words: Words, launch: Launch, world: int | None) -> None:
+    """Raise for a command in which no word of a layout was read: degrees of 1 are nobody's choice. An
+    engine's own command without any is its documented default, one GPU."""
+    chosen = launch.target
+    said = DEGREES & {k for k, v in settings.items() if v is not None and v is not False}
+    said |= {"yaml"} if _degrees_of_yaml(settings) else set()
+    if said or settings.get("processes", world) == 1:
+        return
+    read = not words.unread and not words.unknown
+    if chosen.phase == "serve" and launch.by_structure and read:
+        words.notes.append(
+            f"the command names no degree: {chosen.title}'s default is one GPU "
+            f"({chosen.flags['tp'].spellings[0]} 1)"
+        )
+        return
+    raise no_layout(chosen)
+
+
+def no_layout(chosen: Target) -> InputError:
+    example = next(
+        chosen.flags[n].spellings[0] for n in ("tp", "dp_shard", "stage") if n in chosen.flags
+    )
+    return InputError(
+        f"COMMAND: no word of a layout of {chosen.title} was read",
+        field="COMMAND",
+        value=chosen.name,
+        legal=f"the command with its degrees, such as {example} 1",
+    )
+
+
+def _degrees_of_yaml(settings: Settings) -> bool:
+    return any(
+        key.endswith("parallel_size") or key == "enable_attention_dp"
+        for key in settings.get("yaml", {})
+    )
+
+
+def of_table(table: dict[str, Any], chosen: Target, words: Words) -> Settings:
+    """A configuration file's keys, read as the flags that they are."""
+    found: Settings = {}
+    if chosen.name == "accelerate":
+        found = zero.accelerate_kind(table)
+        table = config_files.leaves(table)
+        table.pop("fsdp_config", None)
+        table = {k: v for k, v in table.items() if k != "distributed_type"}
+    read = read_words(config_files.as_words(table), chosen)
+    words.ignored.extend(read.ignored)
+    words.unpriced.extend(read.unpriced)
+    words.unknown.extend(read.unknown)
+    return found | {k: v for k, v in read.settings.items() if v is not None}
+
+
+READERS: dict[str, Callable[[Settings, int | None], Read]] = {
+    "vllm": lambda s, _: serving.vllm_fields(s),
+    "sglang": lambda s, _: serving.sglang_fields(s),
+    "trtllm": lambda s, _: trtllm.fields(s),
+    "megatron-lm": training.megatron_fields,
+    "megatron-bridge": training.bridge_fields,
+    "torchtitan": titan.fields,
+    "deepspeed": zero.deepspeed_fields,
+    "accelerate": zero.accelerate_fields,
+}
+
+
+def from_settings(
+    chosen: Target, settings: Settings, words: Words, asked: Asked, world: int | None
+) -> Parsed:
+    settings["experts"] = asked.experts
+    world = settings.pop("gpus", None) or world
+    named = asked.model or settings.get("model") or ""
+    if not named and words.positional and chosen.phase == "serve":
+        named = words.positional[0]
+    fields, notes = READERS[chosen.name](settings, world)
+    extra, said = defaults.formats(chosen, settings, fields)
+    unpriced = [Unpriced(*u) for u in words.unpriced]
+    unpriced += [Unpriced(u, "time or memory, which is not known") for u in words.unknown]
+    said += [f"{w} is not in the text: what it holds is not in the answer" for w in words.unread]
+    notes = [*words.notes, *notes]
+    parsed = job_from(chosen, fields | extra, notes, words.ignored, asked, named)
+    return parsed._replace(
+        unpriced=tuple(dict.fromkeys(unpriced)),
+        sizes=tuple(defaults.sizes(settings).items()),
+        assumed=tuple(said),
+        nodes=settings.get("nodes", settings.get("machines")),
+    )
+
+
+def job_from(
+    chosen: Target,
+    fields: dict[str, Any],
+    notes: list[str],
+    ignored: list[str],
+    asked: Asked,
+    named: str | None = None,
+) -> Parsed:
+    known = {k: v for k, v in fields.items() if v is not None}
+    job = Job(model=named or asked.model or "", phase=chosen.phase, **known)
+    return Parsed(job, chosen.name, tuple(ignored), tuple(dict.fromkeys(notes)))
+
+
+def on_gpus(read: Parsed, gpus: int | None) -> Parsed:
+    """Servers on as many GPUs as the caller has: copies of the command's where it uses fewer."""
+    own = read.job.gpus
+    if gpus is None or read.job.phase != "serve" or gpus == own:
+        return read
+    if gpus % own:
+        raise InputError(
+            f"--gpus={gpus}: the command uses {own} GPUs",
+            field="--gpus",
+            value=gpus,
+            legal=f"{own}, or a multiple: that many servers",
+            nearest=own,
+        )
+    return copies(read, gpus // own)
+
+
+def copies(read: Parsed, many: int) -> Parsed:
+    """``many`` servers alike: replicas of attention, unless experts join the replicas of each."""
+    job = read.job
+    note = f"{many} servers of {job.gpus} GPUs each"
+    if job.spans_replicas:
+        return read._replace(notes=(*read.notes, f"{note}: one is priced"))
+    flight = None if job.concurrency is None else job.concurrency * many
+    whole = msgspec.structs.replace(job, dp=job.dp * many, concurrency=flight)
+    nodes = read.nodes * many if read.nodes is not None and read.nodes > 1 else None
+    return read._replace(job=whole, notes=(*read.notes, note), nodes=nodes)
