@@ -168,6 +168,7 @@ def compare(
     """A job beside the best layout of as many GPUs."""
     import msgspec
 
+    from meshwise.launch.quantization import formats_of
     from meshwise.search.compare import compare_serving, compare_training
     from meshwise.spec.workload import Formats
 
@@ -195,7 +196,7 @@ def compare(
     _needed(flight, "--concurrency", "64")
     _within_limit(concurrency, job)
     assert isl is not None and osl is not None and flight is not None
-    formats = Formats(dtype=_narrow(job, model), weights=job.weight_dtype, kv_cache=job.kv_dtype)
+    formats = formats_of(job, model)
     load = Serving(
         isl=isl,
         osl=osl,
@@ -219,12 +220,6 @@ def _within_limit(concurrency: int | None, job: Job) -> None:
             legal=f"at most {job.concurrency}, or leave it out",
             nearest=job.concurrency,
         )
-
-
-def _narrow(job: Job, model: Model) -> str | None:
-    """The format of the products that a serving command names: not what the checkpoint already has."""
-    narrow = model.quantization is None and job.dtype in ("fp16", "fp32")
-    return job.dtype if narrow and job.dtype != model.dtype else None
 
 
 def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
@@ -261,6 +256,7 @@ def beside(
     """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold."""
     import msgspec
 
+    from meshwise.launch.quantization import formats_of
     from meshwise.search.compare import compare_serving, compare_training
 
     layout = msgspec.to_builtins(job)
@@ -279,6 +275,10 @@ def beside(
             value=load.draft_tokens,
             legal=f"--draft-tokens {job.draft_tokens or 0}, and --acceptance where it drafts",
         )
+    said = {
+        k: v for k, v in msgspec.structs.asdict(formats_of(job, model)).items() if v is not None
+    }
+    load = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
     layout["dp"] *= max(plan.gpus // job.gpus, 1)
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
         flight = plan.rows[0].concurrency if plan.rows else layout["dp"]

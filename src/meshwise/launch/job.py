@@ -28,7 +28,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``global_batch`` and ``seq``; serving ``max_len`` (prompt and answer) and ``concurrency`` over all
     replicas, ``chunk`` tokens of an iteration, ``draft_tokens`` of speculation. ``dtype`` is that of
     the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
-    sends, ``grad_dtype`` the gradients'; None: as the checkpoint, or as the software does by itself.
+    sends, ``grad_dtype`` the gradients', ``quantization`` the method as an engine calls it; None: as
+    the checkpoint, or as the software does by itself.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     kv_dtype: str | None = None
     comm_dtype: str | None = None
     grad_dtype: str | None = None
+    quantization: str | None = None
     attention: str = "flash"
     chunk: int | None = None
     draft_tokens: int | None = None
