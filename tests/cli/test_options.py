@@ -125,3 +125,13 @@ def test_pages_say_which_microbatch_is_priced(command: str, default: int) -> Non
     given = answer(*asked, "--micro-batch", "2", "--recompute", "full")["workload"]
     assert (given["micro_batch"], given["recompute"]) == (2, "full")
     assert answer(*asked)["workload"]["micro_batch"] is None
+
+
+@pytest.mark.parametrize("command", ["scale", "estimate", "explain", "plan"])
+def test_two_spellings_of_an_option_agree(command: str) -> None:
+    base = f"{command} gpt2 --on dgx-a100 --seq 512 --batch 8"
+    if command == "plan":
+        base += " --gpus 8"
+    assert run(*base.split(), "--global-batch=8").code == 0
+    error = refusal(*base.split(), "--global-batch", "16")
+    assert (error["field"], error["nearest"]) == ("--global-batch", "--batch 8")
