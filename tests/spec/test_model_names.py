@@ -8,6 +8,7 @@ import pytest
 
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.program.stored import weight_bytes
+from meshwise.spec.legality import legal_tp
 from meshwise.spec.model import Model
 from meshwise.spec.model_names import _table, named, nearest
 from meshwise.spec.models import load_model
@@ -122,7 +123,9 @@ def test_every_format_of_every_kind_of_file(preset: str, publisher: str) -> None
     """A model or one line: sizes stand under other keys, or in the block of a language model."""
     for entry in _table()["entries"]:
         with contextlib.suppress(MeshwiseError):
-            assert load_model(f"{publisher}{preset}-{entry['name']}").name.startswith(preset)
+            found = load_model(f"{publisher}{preset}-{entry['name']}")
+            assert preset in found.name
+            assert load_model(found.name).quantization == found.quantization
 
 
 def test_the_publishers_fp8_of_maverick_is_of_the_experts() -> None:
@@ -156,3 +159,41 @@ def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
 )
 def test_the_nearest_shares_words(name: str, near: str) -> None:
     assert nearest(name) == near
+
+
+# Sums of the weights files that hubs list, in GB as they are shown there.
+PUBLISHED = {
+    "TheBloke/Llama-2-7B-Chat-AWQ": 3.89,
+    "TheBloke/Llama-2-13B-chat-AWQ": 7.25,
+    "TheBloke/Llama-2-70B-chat-AWQ": 36.61,
+    "TheBloke/Llama-2-13B-chat-GPTQ": 7.26,
+    "TheBloke/Llama-2-13B-chat-GPTQ-8bit": 13.65,
+    "TheBloke/Mistral-7B-Instruct-v0.1-AWQ": 4.15,
+    "TheBloke/CodeLlama-34B-Instruct-AWQ": 18.31,
+    "TheBloke/Mixtral-8x7B-Instruct-v0.1-AWQ": 24.65,
+    "TheBloke/Yi-34B-Chat-AWQ": 19.22,
+    "Qwen/Qwen2.5-7B-Instruct-AWQ": 5.57,
+    "Qwen/Qwen3-32B-FP8": 34.3,
+    "unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit": 5.70,
+    "openai/gpt-oss-120b": 65.3,
+    "meta-llama/Llama-3.1-405B-Instruct-FP8": 489.0,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_bytes_of_published_checkpoints(name: str) -> None:
+    assert checkpoint(load_model(name)) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.005)
+
+
+def test_a_format_may_have_other_shapes() -> None:
+    """The publisher pads the FFN of its 72B so that eight shards hold whole groups; others do not."""
+    own, other = (
+        load_model("Qwen/Qwen2.5-72B-Instruct-AWQ"),
+        load_model("x/Qwen2.5-72B-Instruct-AWQ"),
+    )
+    for form in ("AWQ", "GPTQ-Int4", "GPTQ-Int8"):
+        assert 8 in legal_tp(load_model(f"Qwen/Qwen2-72B-Instruct-{form}"), None)
+    assert 8 in legal_tp(own, None) and 2 not in legal_tp(other, None)
+    for found in (own, other, load_model("nvidia/Llama-3.3-70B-Instruct-FP8")):
+        again = load_model(found.name)
+        assert (again.blocks, again.quantization) == (found.blocks, found.quantization)

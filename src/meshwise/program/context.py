@@ -57,7 +57,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     weight = wide if wide is not None and dtypes.BYTES[wide] >= 2 else activation
     width = dtypes.BYTES[weight]
     if q is not None:
-        weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group)
+        weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group, q.scale)
     cached = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
     kv = dtypes.canonical(cached, "--kv-dtype", dtypes.KV_CACHE)
     return Widths(

@@ -38,8 +38,15 @@ class Named(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Preset and format as one name, which stands for the same again."""
-        return f"{self.preset}-{self.format['name']}" if self.format else self.preset
+        """Preset and format as one name, which stands for the same again: with the publisher, where a
+        format of that name is another's."""
+        if self.format is None:
+            return self.preset
+        own, publisher = self.format["name"], self.asked.strip().lower().rpartition("/")[0]
+        short = f"{self.preset}-{own}"
+        plain = _entry(own, self.preset, "") or {}
+        same = all(plain.get(k) == self.format.get(k) for k in ("config", "shapes", "dtype"))
+        return short if same else f"{publisher}/{short}"
 
     @property
     def words(self) -> str:
@@ -97,7 +104,9 @@ def _formats(key: str) -> list[tuple[str, str]]:
 
 def _entry(said: str, preset: str, publisher: str) -> dict[str, Any] | None:
     for entry in _table()["entries"]:
-        whose = entry.get("publishers")
+        whose, only = entry.get("publishers"), entry.get("presets")
+        if only is not None and (preset not in only or publisher not in ("", entry["of"])):
+            continue
         if re.fullmatch(entry["pattern"], said) and (
             whose is None
             or any(publisher + "/" == w or publisher == w for w in whose)
@@ -163,7 +172,7 @@ def config_of(found: Named) -> dict[str, Any]:
     text = json.dumps(entry["config"])
     if "{last}" in text:
         text = text.replace("{last}", str(_layers(config) - 1))
-    return config | {"quantization_config": json.loads(text)}
+    return config | entry.get("shapes", {}) | {"quantization_config": json.loads(text)}
 
 
 def _layers(config: dict[str, Any]) -> int:
