@@ -168,7 +168,7 @@ def compare(
     """A job beside the best layout of as many GPUs."""
     import msgspec
 
-    from meshwise.launch.quantization import formats_of
+    from meshwise.launch.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
     from meshwise.spec.workload import Formats
 
@@ -256,7 +256,7 @@ def beside(
     """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold."""
     import msgspec
 
-    from meshwise.launch.quantization import formats_of
+    from meshwise.launch.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
 
     layout = msgspec.to_builtins(job)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.errors import IllegalLayout, InputError, shorten
+from meshwise.launch import serving_formats
 from meshwise.launch.job import Job
-from meshwise.launch.quantization import fields_of, settings_of
 
 Settings = dict[str, Any]
 Read = tuple[dict[str, Any], list[str]]  # fields of a job, notes
@@ -15,13 +15,6 @@ Read = tuple[dict[str, Any], list[str]]  # fields of a job, notes
 def per_replica(job: Job) -> int | None:
     """Sequences of one replica; more where the replicas do not divide the concurrency."""
     return None if job.concurrency is None else -(-job.concurrency // job.dp)
-
-
-def _read_formats(s: Settings) -> dict[str, Any]:
-    found = fields_of(s)
-    if s.get("chunk") is not None and s["chunk"] != -1:
-        found["chunk"] = s["chunk"]
-    return found
 
 
 _DRAFTERS = ("eagle", "eagle3", "nextn", "mtp", "medusa", "mlp_speculator", "standalone", "draft")
@@ -67,7 +60,7 @@ def vllm_settings(job: Job) -> Settings:
         s["max_seqs"] = per_replica(job)
     if job.chunk is not None:
         s["chunk"] = job.chunk
-    return s | settings_of(job, "fp8")
+    return s | serving_formats.settings(job, "fp8")
 
 
 def vllm_fields(s: Settings) -> Read:
@@ -96,7 +89,7 @@ def vllm_fields(s: Settings) -> Read:
         # replicas of a dense model share nothing; experts by TP lie on all tp · dp ranks
         "etp": 1 if spread else tp * (dp if s.get("experts") else 1),
         "dcp": dcp,
-        **_read_formats(s),
+        **serving_formats.fields(s),
     }
     notes = []
     if not spread and dp > 1 and s.get("experts") is None:
@@ -183,7 +176,7 @@ def sglang_settings(job: Job) -> Settings:
         s["max_seqs"] = (per_replica(job) or 1) * (job.dp if joined else 1)
     if job.chunk is not None:
         s["chunk"] = job.chunk
-    return s | settings_of(job, "fp8_e4m3")
+    return s | serving_formats.settings(job, "fp8_e4m3")
 
 
 def sglang_fields(s: Settings) -> Read:
@@ -204,7 +197,7 @@ def sglang_fields(s: Settings) -> Read:
         "ep": ep,
         "etp": whole // ep,
         "dcp": s.get("dcp", 1),
-        **_read_formats(s),
+        **serving_formats.fields(s),
     }
     if s.get("max_len") is not None:
         found["max_len"] = s["max_len"]
@@ -300,7 +293,7 @@ def trtllm_fields(s: Settings) -> Read:
     }
     cache = yaml.get("kv_cache_config")
     said = cache.get("dtype") if isinstance(cache, dict) else None
-    found |= _read_formats({"kv_dtype": said if said is not None else s.get("kv_dtype")})
+    found |= serving_formats.fields({"kv_dtype": said if said is not None else s.get("kv_dtype")})
     notes = []
     if s.get("cp", 1) > 1:
         notes.append(f"context parallelism of {s['cp']} is not priced in serving")

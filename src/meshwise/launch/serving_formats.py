@@ -48,7 +48,7 @@ _DEFAULT = ("none", "auto")
 _OWN = ("awq", "gptq", "bitsandbytes", "mlx")  # checkpoints that no container runs
 
 
-def settings_of(job: Job, cache: str) -> Settings:
+def settings(job: Job, cache: str) -> Settings:
     """What a command says of the job's formats."""
     found: Settings = {}
     if job.weight_dtype == "fp8" or job.dtype == "fp8":
@@ -98,7 +98,7 @@ def _method(said: object) -> tuple[str, Method] | None:
     return word, Method(weights, weights if weights in dtypes.NARROW else None)
 
 
-def fields_of(s: Settings) -> dict[str, Any]:
+def fields(s: Settings) -> dict[str, Any]:
     """A job's fields from what a command says of formats."""
     method = _method(s.get("quantization"))
     found: dict[str, Any] = {
@@ -109,6 +109,8 @@ def fields_of(s: Settings) -> dict[str, Any]:
         word, means = method
         found |= {"quantization": word, "weight_dtype": means.weights}
         found["dtype"] = means.products or found["dtype"]
+    if s.get("chunk") is not None and s["chunk"] != -1:
+        found["chunk"] = s["chunk"]
     return {k: v for k, v in found.items() if v is not None}
 
 

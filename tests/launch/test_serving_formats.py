@@ -6,7 +6,7 @@ import pytest
 
 from meshwise.errors import InputError
 from meshwise.launch import parse
-from meshwise.launch.quantization import METHODS, formats_of
+from meshwise.launch.serving_formats import METHODS, formats_of
 from meshwise.spec.formats import priced
 from meshwise.spec.models import load_model
 from meshwise.spec.serving import Serving
