@@ -256,17 +256,17 @@ def _node_of(name: str, field: str) -> Cluster | None:
     for key, size in cluster_names.nodes_of(asked.device):
         table = catalog.load("clusters", key, field)[1]
         first = _level(table["level"][0], 0, device(asked.device))
-        whole = size == asked.count
-        if not whole and not (asked.count < size == first.ranks and first.kind in _ALIKE):
+        whole = size == asked.number
+        if not whole and not (asked.number < size == first.ranks and first.kind in _ALIKE):
             continue
         found = cluster_from_table(table, key)
         levels = [lv for lv in found.levels if lv.kind != "network"]
         if not whole:
-            levels = [msgspec.structs.replace(first, ranks=asked.count)]
+            levels = [msgspec.structs.replace(first, ranks=asked.number)]
         return msgspec.structs.replace(
             found,
-            name=f"{asked.count}x{asked.device}",
-            title=f"{asked.count} x {found.device.title}, a node of {key}",
+            name=f"{asked.number}x{asked.device}",
+            title=f"{asked.number} x {found.device.title}, a node of {key}",
             levels=tuple(levels),
         )
     return None

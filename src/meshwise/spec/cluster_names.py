@@ -28,7 +28,7 @@ class Counted(NamedTuple):
     """So many of a device."""
 
     device: str
-    count: int
+    number: int
 
 
 def _key(name: str) -> str:
@@ -117,7 +117,7 @@ def nearest(name: str) -> str | None:
     device = asked.device if asked else _device_in(key)
     if device is not None and (nodes := nodes_of(device)):
         last = re.search(r"[.-](\d{1,2})g?$", key)  # BM.GPU.L40S.4
-        n = asked.count if asked else int(last[1]) if last else 0
+        n = asked.number if asked else int(last[1]) if last else 0
         return min(nodes, key=lambda c: abs(c[1] - n) if n else 0)[0]
     return None
 

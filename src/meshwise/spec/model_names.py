@@ -172,7 +172,8 @@ def config_of(found: Named) -> dict[str, Any]:
     text = json.dumps(entry["config"])
     if "{last}" in text:
         text = text.replace("{last}", str(_layers(config) - 1))
-    return config | entry.get("shapes", {}) | {"quantization_config": json.loads(text)}
+    shapes: dict[str, Any] = entry.get("shapes", {})
+    return config | shapes | {"quantization_config": json.loads(text)}
 
 
 def _layers(config: dict[str, Any]) -> int:
