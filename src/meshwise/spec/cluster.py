@@ -125,7 +125,8 @@ def _level(table: Any, index: int, dev: Device) -> Level:
     if not isinstance(table, dict):
         raise _not_a("a table", where, table, "[[level]]")
     check_keys(table, _LEVEL_KEYS, where)
-    if index == 0 and dev.fabric and not any(key in table for key in _OF_THE_FABRIC):
+    assumed = bool(index == 0 and dev.fabric and not any(key in table for key in _OF_THE_FABRIC))
+    if assumed:
         table = table | {"fabric": dev.fabric}
     fabric: dict[str, Any] = {}
     name = ""
@@ -166,6 +167,7 @@ def _level(table: Any, index: int, dev: Device) -> Level:
         if "efficiency" in table
         else None,
         own_latency="latency" in table,
+        assumed=assumed,
     )
 
 
