@@ -12,7 +12,7 @@ from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import count
 from meshwise.spec.serving import Serving
-from meshwise.spec.stack import Stack
+from meshwise.spec.stack import Stack, taking
 from meshwise.spec.workload import Training
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def compare(
     """A job beside the best layout of as many GPUs."""
     import msgspec
 
+    from meshwise.launch.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
     from meshwise.spec.workload import Formats
 
@@ -219,7 +220,7 @@ def compare(
     _within_limit(concurrency, job)
     _within_length(isl, osl, job)
     assert isl is not None and osl is not None and flight is not None
-    formats = Formats(dtype=_narrow(job, model), weights=job.weight_dtype, kv_cache=job.kv_dtype)
+    formats = formats_of(job, model)
     load = Serving(
         isl=isl,
         osl=osl,
@@ -229,16 +230,7 @@ def compare(
         **_drafts(job, acceptance),
     )
     spec, where, software = _parts(model, cluster, load.decode(), stack)
-    return compare_serving(spec, where, load, _taking(software, job), layout)
-
-
-def _taking(stack: Stack, job: Job) -> Stack:
-    """The stack with the share of memory that the command lets its engine take."""
-    import msgspec
-
-    if job.memory_share is None or stack.ideal:
-        return stack
-    return msgspec.structs.replace(stack, memory_reserve=round(1.0 - job.memory_share, 6))
+    return compare_serving(spec, where, load, taking(software, job.memory_share), layout)
 
 
 def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
@@ -275,12 +267,6 @@ def _within_limit(concurrency: int | None, job: Job) -> None:
         )
 
 
-def _narrow(job: Job, model: Model) -> str | None:
-    """The format of the products that a serving command names: not what the checkpoint already has."""
-    narrow = model.quantization is None and job.dtype in ("fp16", "fp32")
-    return job.dtype if narrow and job.dtype != model.dtype else None
-
-
 def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
     """Speculation as the load has it; how often a draft is accepted no command says."""
     if job.draft_tokens is None:
@@ -315,6 +301,7 @@ def beside(
     """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold."""
     import msgspec
 
+    from meshwise.launch.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
 
     layout = msgspec.to_builtins(job)
@@ -335,6 +322,10 @@ def beside(
             value=load.draft_tokens,
             legal=f"--draft-tokens {job.draft_tokens or 0}, and --acceptance where it drafts",
         )
+    said = {
+        k: v for k, v in msgspec.structs.asdict(formats_of(job, model)).items() if v is not None
+    }
+    load = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
     layout["dp"] *= max(plan.gpus // job.gpus, 1)
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
         flight = plan.rows[0].concurrency if plan.rows else layout["dp"]

@@ -68,7 +68,7 @@ CASES = [
     (("model", "llama-3.1-70"), "MODEL", "llama-3.1-70", "llama-3.1-70b", "llama-3.1-70b"),
     (("model", "x" * 5000), "MODEL", "xxx", "catalog", None),
     ((*SCALE[:3], "dgx-a10", "--seq", "8"), "--on", "dgx-a10", "dgx-a100", "dgx-a100"),
-    ((*SCALE[:3], "8xh100", "--seq", "8"), "--on", "8xh100", "hgx-h100", "h100"),
+    ((*SCALE[:3], "16xh100", "--seq", "8"), "--on", "16xh100", "hgx-h100", "hgx-h100"),
     ((*SCALE[:3], "x" * 5000, "--seq", "8"), "--on", "xxx", "catalog", None),
     ((*SCALE[:3], "", "--seq", "8"), "--on", "", "catalog", None),
     ((*TRAIN, "--stack", "vlm"), "--stack", "vlm", "vllm", "vllm"),

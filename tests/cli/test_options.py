@@ -43,10 +43,12 @@ REFUSED = {
     "estimate decode": "--seq=9 --micro-batch=2 --recompute=full --grad-dtype=fp32 --cp=2 "
     "--schedule=gpipe --shard=zero1 --attention=unfused",
     "explain decode": "--seq=9 --attention=unfused --schedule=1f1b --recompute=none",
-    "serve": "--gpus=2 --acceptance=0.5 --draft-cost=0.1",
+    "serve": "--gpus=2 --acceptance=0.5 --draft-cost=0.1 --max-model-len=543 "
+    "--gpu-memory-utilization=1.5",
     "plan train": "--kv-dtype=fp8 --weight-dtype=fp8 --dcp=2 --prefix-hit=0.5 --draft-tokens=2 "
-    "--draft-cost=layer --isl=9 --disaggregated --chunk=9 --acceptance=0.5",
-    "plan serve": "--batch=8 --seq=9 --cp=2 --vp=2 --micro-batch=2 --recompute=full --shard=zero1 "
+    "--draft-cost=layer --isl=9 --disaggregated --chunk=9 --acceptance=0.5 "
+    "--gpu-memory-utilization=0.8 --max-model-len=4096",
+    "plan serve": "--context-length=99 --batch=8 --seq=9 --cp=2 --vp=2 --micro-batch=2 --recompute=full --shard=zero1 "
     "--sequence-parallel=true --placement=tp-cp-dp-pp --schedule=gpipe --grad-dtype=fp32 "
     "--free=dtype --disaggregated",
 }
@@ -69,11 +71,12 @@ HONOURED = {
     "--placement=dp-tp-cp-pp",
     "explain decode": "--kv-dtype=fp8 --comm-dtype=fp8",
     "serve": "--kv-dtype=fp8 --weight-dtype=fp8 --comm-dtype=fp8 --attention=unfused "
-    "--overlap=split --prefix-hit=0.5 --chunk=64 --expert-imbalance=2 --etp=2",
+    "--overlap=split --prefix-hit=0.5 --chunk=64 --expert-imbalance=2 --etp=2 "
+    "--gpu-memory-utilization=0.5",
     "plan train": "--nics=4 --recompute=full --grad-dtype=bf16 --micro-batch=1 --shard=zero1 "
     "--overlap=split --sequence-parallel=true --placement=tp-dp-cp-pp --pp=2 --cp=2 --top=3 "
     "--attention=unfused --price=2",
-    "plan serve": "--kv-dtype=fp8 --prefix-hit=0.5 --chunk=64 --tp=2 --expert-imbalance=2 --top=2 "
+    "plan serve": "--mem-fraction-static=0.5 --kv-dtype=fp8 --prefix-hit=0.5 --chunk=64 --tp=2 --expert-imbalance=2 --top=2 "
     "--objective=latency --price=2",
 }
 
@@ -125,3 +128,13 @@ def test_pages_say_which_microbatch_is_priced(command: str, default: int) -> Non
     given = answer(*asked, "--micro-batch", "2", "--recompute", "full")["workload"]
     assert (given["micro_batch"], given["recompute"]) == (2, "full")
     assert answer(*asked)["workload"]["micro_batch"] is None
+
+
+@pytest.mark.parametrize("command", ["scale", "estimate", "explain", "plan"])
+def test_two_spellings_of_an_option_agree(command: str) -> None:
+    base = f"{command} gpt2 --on dgx-a100 --seq 512 --batch 8"
+    if command == "plan":
+        base += " --gpus 8"
+    assert run(*base.split(), "--global-batch=8").code == 0
+    error = refusal(*base.split(), "--global-batch", "16")
+    assert (error["field"], error["nearest"]) == ("--global-batch", "--batch 8")

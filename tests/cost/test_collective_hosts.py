@@ -179,3 +179,19 @@ def test_doubt_is_a_number_of_the_constants_not_of_their_text() -> None:
 def test_ties_of_a_plan_know_how_hosts_differ() -> None:
     assert half_width("nccl-host") > half_width("nccl-nvlink")
     assert half_width("nccl-host") == pytest.approx(np.log(3.5), rel=0.05)
+
+
+def test_sockets_are_of_the_generation_of_the_lanes() -> None:
+    """PCIe 5 came with the sockets' next link; the ring over it falls, and stays in reach of the wire."""
+    clusters = [mw.cluster(name) for name in catalog.names("clusters")]
+    joined = [c for c in clusters if any(level.kind == "socket" for level in c.levels)]
+    for c in joined:
+        link = next(level.fabric for level in c.levels if level.kind == "socket")
+        new = c.levels[0].fabric.startswith("pcie5") or c.device.name.startswith(("h100", "h200"))
+        assert link.endswith(("upi2", "xgmi3")) == new, c.name
+
+    def busbw(ranks: int) -> float:
+        found = mw.collective("all_reduce", 1 << 30, "rtx-5090-8x", ranks).to_dict()
+        return float(found["busbw_bytes_per_s"])
+
+    assert 20e9 < busbw(8) < busbw(4) < 33e9

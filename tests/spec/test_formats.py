@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from meshwise.errors import InputError
+from meshwise.program.context import widths
 from meshwise.program.stored import weight_bytes
 from meshwise.spec import dtypes, legality
 from meshwise.spec.cluster import load_cluster
 from meshwise.spec.families import model_from_config
-from meshwise.spec.formats import priced, remarks
+from meshwise.spec.formats import priced, products, remarks
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.parameters import parameters
@@ -59,7 +60,7 @@ def test_options_reach_legality() -> None:
         "quant_method": "fp8", "weight_block_size": [128, 128]})  # fmt: skip
     assert legality.refusals(priced(blocks, run()), 8, None)
     assert not legality.refusals(priced(blocks, run(weights="bf16", dtype="bf16")), 8, None)
-    assert not legality.refusals(priced(blocks, run(dtype="bf16")), 8, None)
+    assert not legality.refusals(priced(blocks, run(weights="bf16")), 8, None)
     assert not legality.refusals(priced(blocks, Training(batch=1, seq=16)), 8, None)
     plain = load_model("llama-2-7b")
     assert not legality.refusals(priced(plain, run()), 4, None)
@@ -73,10 +74,36 @@ def test_a_weight_only_checkpoint_keeps_its_weights_under_any_operands() -> None
         assert priced(awq, run(dtype=dtype)).quantization == awq.quantization
 
 
+@pytest.mark.parametrize("form", ["fp8", "w8a8", "nvfp4", "awq", "gptq-int8"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_16_bit_beside_a_checkpoint_is_that_of_the_activations(form: str, dtype: str) -> None:
+    """As in engines: only a weight dtype makes another copy of the checkpoint."""
+    model = load_model(f"qwen3-32b-{form}")
+    kept = priced(model, run(dtype=dtype))
+    assert kept == model
+    own, beside = widths(model, run()), widths(model, run(dtype=dtype))
+    assert (own.weight_dtype, own.weight) == (beside.weight_dtype, beside.weight)
+    if not model.quantization.weight_only:  # type: ignore[union-attr]
+        assert own.dtype == beside.dtype and products(model, run(dtype=dtype)) is None
+        said = remarks(kept, run(dtype=dtype), {"bf16": 1.0, "fp8": 2.0}, "X")
+        assert any(f"stay in {own.weight_dtype}" in text for text in said)
+    assert beside.activation_dtype == dtype
+    copy = priced(model, run(weights=dtype))
+    assert copy.quantization is None and "priced as a copy" in copy.asked
+
+
+def test_operands_and_weights_may_both_be_stated() -> None:
+    model = load_model("qwen3-32b-fp8")
+    both = widths(model, run(dtype="bf16", weights="fp8"))
+    assert (both.dtype, both.weight_dtype) == ("bf16", "fp8")
+
+
 def test_a_method_that_is_not_known_is_not_priced() -> None:
     unknown = checkpoint(quantization_config={"quant_method": "exl2", "bits": 4.5})
     with pytest.raises(InputError, match="--weight-dtype"):
         priced(unknown, run())
+    with pytest.raises(InputError, match="--weight-dtype"):
+        priced(unknown, run(dtype="bf16"))
     stated = priced(unknown, run(weights="int4")).quantization
     assert stated is not None and stated.weight_dtype == "int4"
     assert list(weight_bytes(unknown)) == ["fp32", "bf16", "fp8", "int4"]

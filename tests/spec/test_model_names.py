@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
-from meshwise.errors import InputError
-from meshwise.spec.model_names import nearest
+from meshwise.errors import InputError, MeshwiseError
+from meshwise.program.stored import weight_bytes
+from meshwise.spec.legality import legal_tp
+from meshwise.spec.model import Model
+from meshwise.spec.model_names import _table, named, nearest
 from meshwise.spec.models import load_model
+
+
+def checkpoint(model: Model) -> float:
+    """Bytes of a quantised checkpoint."""
+    return next(v for k, v in weight_bytes(model).items() if k.endswith(" checkpoint"))
 
 
 @pytest.mark.parametrize(
@@ -84,3 +94,106 @@ def test_a_format_that_is_not_priced_is_refused(name: str) -> None:
 )
 def test_the_nearest_is_of_the_same_family_and_size(name: str, near: str) -> None:
     assert nearest(name) == near
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "stored"),
+    [
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama-4-scout", None),
+        ("mistralai/Mistral-Nemo-Instruct-2407", "mistral-nemo-12b", None),
+        ("Mistral-Nemo-Instruct-FP8-2407", "mistral-nemo-12b", "fp8"),
+        ("Mistral-Large-Instruct-AWQ-2411", "mistral-large", "int4"),
+        ("01-ai/Yi-34B-Chat-4bits", "yi-34b", "int4"),
+        ("01-ai/Yi-34B-Chat-8bits", "yi-34b", "int8"),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "tinyllama-1.1b", None),
+        ("TheBloke/TinyLlama-1.1B-Chat-v1.0-AWQ", "tinyllama-1.1b", "int4"),
+        ("openbmb/MiniCPM-2B-sft-bf16", "minicpm-2b", None),
+    ],
+)
+def test_words_in_any_order(name: str, preset: str, stored: str | None) -> None:
+    found, plain = load_model(name), load_model(preset)
+    assert (found.layers, found.hidden, found.vocab) == (plain.layers, plain.hidden, plain.vocab)
+    assert found.name.startswith(preset)
+    assert (found.quantization.weight_dtype if found.quantization else None) == stored
+
+
+@pytest.mark.parametrize("publisher", ["", "nvidia/", "Qwen/", "meta-llama/"])
+@pytest.mark.parametrize("preset", ["llama-4-maverick", "gpt2", "kimi-k2", "falcon-7b", "mpt-7b"])
+def test_every_format_of_every_kind_of_file(preset: str, publisher: str) -> None:
+    """A model or one line: sizes stand under other keys, or in the block of a language model."""
+    for entry in _table()["entries"]:
+        with contextlib.suppress(MeshwiseError):
+            found = load_model(f"{publisher}{preset}-{entry['name']}")
+            assert preset in found.name
+            assert load_model(found.name).quantization == found.quantization
+
+
+def test_the_publishers_fp8_of_maverick_is_of_the_experts() -> None:
+    found = load_model("meta-llama/Llama-4-Maverick-17B-128E-Instruct-FP8")
+    assert checkpoint(found) == pytest.approx(415e9, rel=0.01)  # of the published files
+
+
+def test_another_training_may_have_another_format() -> None:
+    thinking, instruct = (load_model(n) for n in ("Kimi-K2-Thinking", "Kimi-K2-Instruct"))
+    assert checkpoint(thinking) == pytest.approx(594e9, rel=0.01)
+    assert checkpoint(instruct) == pytest.approx(1029e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mistralai/Mistral-Small-Instruct-2409", "CohereForAI/c4ai-command-r-08-2024",
+     "Qwen/Qwen2.5-VL-72B-Instruct", "deepseek-ai/DeepSeek-V3.2", "xai-org/grok-1",
+     "mistralai/Mistral-Large-3-675B-Instruct-2512", "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B"],
+)  # fmt: skip
+def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
+    assert named(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("Mistral-Nemo-Minitron-8B-FP8", "mistral-nemo-12b"),
+        ("mistralai/Ministral-8B-2410", "mistral-7b-v0.3"),
+        ("deepseek-ai/DeepSeek-Coder-V2-Lite-Preview", "deepseek-v2-lite"),
+    ],
+)
+def test_the_nearest_shares_words(name: str, near: str) -> None:
+    assert nearest(name) == near
+
+
+# Sums of the weights files that hubs list, in GB as they are shown there.
+PUBLISHED = {
+    "TheBloke/Llama-2-7B-Chat-AWQ": 3.89,
+    "TheBloke/Llama-2-13B-chat-AWQ": 7.25,
+    "TheBloke/Llama-2-70B-chat-AWQ": 36.61,
+    "TheBloke/Llama-2-13B-chat-GPTQ": 7.26,
+    "TheBloke/Llama-2-13B-chat-GPTQ-8bit": 13.65,
+    "TheBloke/Mistral-7B-Instruct-v0.1-AWQ": 4.15,
+    "TheBloke/CodeLlama-34B-Instruct-AWQ": 18.31,
+    "TheBloke/Mixtral-8x7B-Instruct-v0.1-AWQ": 24.65,
+    "TheBloke/Yi-34B-Chat-AWQ": 19.22,
+    "Qwen/Qwen2.5-7B-Instruct-AWQ": 5.57,
+    "Qwen/Qwen3-32B-FP8": 34.3,
+    "unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit": 5.70,
+    "openai/gpt-oss-120b": 65.3,
+    "meta-llama/Llama-3.1-405B-Instruct-FP8": 489.0,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_bytes_of_published_checkpoints(name: str) -> None:
+    assert checkpoint(load_model(name)) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.005)
+
+
+def test_a_format_may_have_other_shapes() -> None:
+    """The publisher pads the FFN of its 72B so that eight shards hold whole groups; others do not."""
+    own, other = (
+        load_model("Qwen/Qwen2.5-72B-Instruct-AWQ"),
+        load_model("x/Qwen2.5-72B-Instruct-AWQ"),
+    )
+    for form in ("AWQ", "GPTQ-Int4", "GPTQ-Int8"):
+        assert 8 in legal_tp(load_model(f"Qwen/Qwen2-72B-Instruct-{form}"), None)
+    assert 8 in legal_tp(own, None) and 2 not in legal_tp(other, None)
+    for found in (own, other, load_model("nvidia/Llama-3.3-70B-Instruct-FP8")):
+        again = load_model(found.name)
+        assert (again.blocks, again.quantization) == (found.blocks, found.quantization)

@@ -48,11 +48,40 @@ class Lazy(click.Group):
             from meshwise.errors import unknown_name
 
             raise unknown_name("COMMAND", args[0], COMMANDS, "command")
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        if found[1] is not None:
+            for option in found[1].params:
+                _one_value(option, found[2])
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _one_value(option: click.Parameter, args: list[str]) -> None:
+    """Raise where two spellings of one option disagree: click takes the last without a word."""
+    spellings = [name for name in option.opts if name.startswith("--")]
+    if (
+        len(spellings) < 2
+        or getattr(option, "is_flag", False)
+        or getattr(option, "multiple", False)
+    ):
+        return
+    said: dict[str, str] = {}
+    for i, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name in spellings and (equals or i + 1 < len(args)):
+            said[name] = value if equals else args[i + 1]
+    if len(set(said.values())) > 1:
+        (first, one), (second, other) = list(said.items())[:2]
+        raise InputError(
+            f"{second}={shorten(other)}: {first} says {shorten(one)}, and both are the same option",
+            field=second,
+            value=other,
+            legal="one of the two",
+            nearest=f"{first} {one}",
+        )
 
 
 @click.command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options, serve, switches
+from meshwise.cli import engine, options, serve, switches
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ TRAINING_PINS = (
 )
 TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.NAMES)
 SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance")
+ENGINE = ("gpu_memory_utilization", "max_model_len")
 SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 
@@ -122,6 +123,7 @@ SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"
 @serving
 @pins
 @options.formats
+@engine.limits
 @software
 @options.output
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
@@ -251,7 +253,7 @@ def _deployment(o: dict[str, Any]) -> dict[str, Any]:
                 o[name], TIME, f"--{name}", usual=_latency_unit(name, o[name])
             )
     return {
-        "stack": options.read_stack(o | {"schedule": None}, "decode"),
+        "stack": engine.read_stack(o | {"schedule": None}),
         "disaggregated": o["disaggregated"],
         **found,
     }
@@ -274,14 +276,14 @@ def _serving(o: dict[str, Any]) -> Serving:
             value=o["concurrency"],
             legal="--concurrency, or --ttft and --tpot",
         )
-    return serve.read_load(o | ({"concurrency": "1"} if limited else {}))
+    return engine.within(o, serve.read_load(o | ({"concurrency": "1"} if limited else {})))
 
 
 def _training(o: dict[str, Any]) -> Training:
     from meshwise.spec.reading import count
     from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Formats, Training
 
-    for name in ("kv_dtype", "weight_dtype"):
+    for name in ("kv_dtype", "weight_dtype", *ENGINE):
         if o[name] is not None:
             _misplaced(name, o[name], "training")
     for name, without in SERVING_DEFAULTS.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import engine, options
 
 if TYPE_CHECKING:
     from meshwise.spec.serving import Serving
@@ -97,6 +97,7 @@ software = options.stacked(
 @layout
 @load
 @options.formats
+@engine.limits
 @software
 @options.output
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
@@ -110,12 +111,12 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
     degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "dp", "ep")}
-    stack = options.read_stack(o, "decode")
+    stack = engine.read_stack(o)
     degrees["tp"] = options.tp_degree(o["tp"], spec, where, stack)
     for name in ("etp", "gpus"):
         if o[name] is not None:
             degrees[name] = count(o[name], f"--{name}")
-    result = api.serve(spec, where, read_load(o), stack=stack, **degrees)
+    result = api.serve(spec, where, engine.within(o, read_load(o)), stack=stack, **degrees)
     options.write(o, result.to_dict, result.page, "points")
 
 

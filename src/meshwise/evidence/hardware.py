@@ -95,10 +95,11 @@ def cluster_of(
     assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not row.text("intra_node") else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]
     if fabric.startswith("pcie") and per_node > 4 and per_node % 2 == 0:
-        # hosts of more than four PCIe cards have two sockets
+        # hosts of more than four PCIe cards have two sockets, of the generation of their lanes
+        link = "socket-upi2" if fabric.startswith(("pcie5", "pcie6")) else "socket-upi"
         levels = [
             {"name": "socket", "ranks": per_node // 2, "fabric": fabric},
-            {"name": "node", "ranks": 2, "fabric": "socket-upi", "nics": 1},
+            {"name": "node", "ranks": 2, "fabric": link, "nics": 1},
         ]
     nodes = -(-devices // per_node)
     if nodes > 1:

@@ -31,9 +31,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     replicas, ``chunk`` tokens of an iteration, ``draft_tokens`` of speculation,
     ``memory_share`` of a GPU's memory that the engine may take. ``dtype`` is that of
     the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
-    sends, ``grad_dtype`` the gradients', and ``loss_chunks``, ``dispatcher``, ``overlap_experts`` and
-    ``moments_dtype`` switch what a training stack does; None: as the checkpoint, or as the software does
-    by itself.
+    sends, ``grad_dtype`` the gradients', ``quantization`` the method as an engine calls it, and
+    ``loss_chunks``, ``dispatcher``, ``overlap_experts`` and ``moments_dtype`` switch what a training stack
+    does; None: as the checkpoint, or as the software does by itself.
     """
 
     model: str
@@ -66,6 +66,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     dispatcher: str | None = None
     overlap_experts: bool | None = None
     moments_dtype: str | None = None
+    quantization: str | None = None
     attention: str = "flash"
     chunk: int | None = None
     draft_tokens: int | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from meshwise.errors import IllegalLayout
 from meshwise.launch.job import Job
-from meshwise.launch.serving import Read, Settings, contradiction
+from meshwise.launch.settings import Read, Settings, contradiction
 from meshwise.spec.stack import MOMENTS
 
 _DISPATCHERS = ("allgather", "alltoall", "alltoall_seq", "flex")

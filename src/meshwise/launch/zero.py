@@ -61,9 +61,9 @@ def deepspeed_fields(s: Settings, world: int | None) -> Read:
         found["micro_batch"] = micro
     if whole is not None:
         found["global_batch"] = whole
-    for name in ("bf16", "fp16"):
-        if yes(s.get(name, "false")):
-            found["dtype"] = name
+    dtype = _precision([name for name in ("bf16", "fp16") if yes(s.get(name, "false"))])
+    if dtype is not None:
+        found["dtype"] = dtype
     if s.get("grad_dtype") is not None:
         found["grad_dtype"] = one_of(
             s["grad_dtype"], "data_types.grad_accum_dtype", dtypes.GRADIENT
@@ -104,6 +104,15 @@ def _bound(
             whole // (micro * dp),
         )
     return micro, whole
+
+
+def _precision(said: list[str]) -> str | None:
+    """The one precision that is said, in a configuration and by the trainer's flags."""
+    first = said[0] if said else None
+    for other in said:
+        if other != first and {first, other} != {"bf16", "fp8"}:  # FP8 beside the 16 bits between
+            raise contradiction(other, "true", f"contradicts {first}", "one of the two")
+    return said[-1] if said else None
 
 
 # -- Hugging Face accelerate ---------------------------------------------------------------------------
@@ -236,11 +245,12 @@ def accelerate_fields(s: Settings, world: int | None) -> Read:
     notes = []
     if "hybrid" in str(s.get("sharding", "")).lower() or str(s.get("sharding")) in ("4", "5"):
         notes.append("hybrid sharding inside a node is priced as over all GPUs")
-    for name in ("bf16", "fp16"):
-        if s.get(f"trainer_{name}"):
-            found["dtype"] = name
+    said = [name for name in ("bf16", "fp16") if s.get(f"trainer_{name}")]
     if s.get("precision") in ("bf16", "fp16", "fp8"):
-        found["dtype"] = s["precision"]
+        said.append(s["precision"])
+    dtype = _precision(said)
+    if dtype is not None:
+        found["dtype"] = dtype
     if s.get("micro_batch") is not None:
         found["micro_batch"] = s["micro_batch"]
         # the Megatron plugin counts its steps by itself (accelerate, MegatronLMPlugin)

@@ -119,7 +119,9 @@ def of_command(words: list[str], script: Script) -> str:
         ("gradient_accumulation_steps", "gradient_accumulation_steps"),
     ):
         said = number(option(words, name) or "")
-        if said is not None and table.get(key, "auto") == "auto":
+        if said is not None and table.get(key, "auto") not in ("auto", said):
+            raise _mismatch(key, table[key], f"--{name}", said)
+        if said is not None:
             table[key] = said
     adapters = next(
         (w for w in words if w.lstrip("-").lower().startswith(("lora", "use_lora"))), None
@@ -134,11 +136,24 @@ def of_command(words: list[str], script: Script) -> str:
     if option([*words, ""], CHECKPOINTING) not in (None, "False", "false"):
         table[CHECKPOINTING] = True
     for name in ("bf16", "fp16"):
+        if option([*words, ""], name) in (None, "False", "false"):
+            continue
         section = table.get(name)
-        auto = not isinstance(section, dict) or section.get("enabled") == "auto"
-        if auto and option([*words, ""], name) not in (None, "False", "false"):
-            table[name] = {"enabled": True}
+        stated = section.get("enabled", "auto") if isinstance(section, dict) else "auto"
+        if stated is False:
+            raise _mismatch(f"{name}.enabled", "false", f"--{name}", "True")
+        table[name] = {"enabled": True}
     return json.dumps(table)
+
+
+def _mismatch(key: str, value: object, flag: str, said: object) -> InputError:
+    """The trainer refuses a configuration that its own flags contradict (``HfTrainerDeepSpeedConfig``)."""
+    return InputError(
+        f"{flag}={shorten(said)}: the DeepSpeed configuration says {key}: {shorten(value)}",
+        field=flag,
+        value=said,
+        legal=f'{shorten(value)}, or "auto" in the configuration',
+    )
 
 
 def stage_of(words: list[str], script: Script, settings: Settings) -> Settings:

@@ -119,16 +119,23 @@ def compared_dict(c: Compared | ComparedServing) -> dict[str, Any]:
             "layout": row(c.mine),
             "best": row(c.best) if c.best is not None else None,
             "changes": [{"axis": named.get(axis, axis), **row(r)} for axis, r in c.changes],
+            "remarks": list(c.remarks),
         }
     serving = serving_plan_page.row_dict
     return {
         "layout": serving(c.mine),
         "best": serving(c.best) if c.best is not None else None,
         "changes": [{"axis": axis, **serving(r)} for axis, r in c.changes],
+        "remarks": list(c.remarks),
     }
 
 
 def compared_parts(c: Compared | ComparedServing) -> tuple[Table | str, ...]:
+    """The table of a layout and its rivals, the verdict, and what was remarked."""
+    return (*_compared(c), *(wrap(f"{r[0].upper()}{r[1:]}.") for r in c.remarks))
+
+
+def _compared(c: Compared | ComparedServing) -> tuple[Table | str, ...]:
     if isinstance(c, Compared):
         rows = [("yours", c.mine), *((f"{_named(axis)}", r) for axis, r in c.changes)]
         if c.best is not None:

@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from meshwise.present import words
+from meshwise.present.records import cluster_dict
 from meshwise.present.tables import Page, Table
 from meshwise.search.report import Report
 from meshwise.search.scaling import remarks
@@ -52,7 +53,8 @@ def cluster_words(c: Cluster) -> str:
     for level in c.levels:
         rate = format_bandwidth(level.bandwidth_bytes_per_s)
         nics = f" × {level.nics} NICs" if level.nics else ""
-        parts.append(f"{level.ranks} × {level.fabric} ({rate}{nics})")
+        assumed = ", assumed: the device's usual one" if level.assumed else ""
+        parts.append(f"{level.ranks} × {level.fabric} ({rate}{nics}{assumed})")
     return f"{c.device.title}, " + ", ".join(parts)
 
 
@@ -67,6 +69,11 @@ def _loss_rows(r: Report) -> list[tuple[str, str]]:
         (f"  of it at the loss, {chunks} chunks", format_memory(r.loss_bytes)),
         ("  the same in one", format_memory(r.whole_loss_bytes)),
     ]
+
+
+def assumed_words(c: dict[str, Any]) -> str:
+    """What the file of a cluster's record leaves out, where a page does not show its levels."""
+    return "".join(f"; {a['field']} assumed: {a['value']}" for a in c["assumed"])
 
 
 def report_page(r: Report) -> Page:
@@ -180,7 +187,8 @@ def explain_page(r: Report) -> Page:
         f"{e.model.name}: {workload_words(e.workload, int(e.layout.micro_batch))} on {e.cluster.name}, "
         f"stack {e.stack.name}"
         f"{words.gradients(e.model, e.workload, e.stack)}; "
-        f"step {format_time(r.step_s)}. Values per call, on one device, numbered in order."
+        f"step {format_time(r.step_s)}{assumed_words(cluster_dict(e.cluster))}. "
+        "Values per call, on one device, numbered in order."
     )
     parts = [
         Table(
@@ -271,7 +279,7 @@ def collective_page(d: dict[str, Any]) -> Page:
     )
     for _, ends in interval_row(d["time_s"], d["time_low_s"], d["time_high_s"]):
         heading += f"; 90% interval {ends}"
-    return Page(heading, (table,))
+    return Page(heading + assumed_words(d["cluster"]), (table,))
 
 
 def _stored(q: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from meshwise.search.nearest import Change
 from meshwise.search.plan import Plan, Rival
 from meshwise.search.plan_rows import PlanRow
 from meshwise.search.planning import Planned
+from meshwise.search.scaling import run_remarks
 from meshwise.units import format_memory, format_time
 
 if TYPE_CHECKING:
@@ -328,7 +329,8 @@ def _counted(p: Planned) -> list[str]:
     said += [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]
     if s.partial:
         said.insert(0, "Interrupted: this is what was found so far; other layouts may be better.")
-    return ["\n".join(said)]
+    notes = run_remarks(s.model, s.cluster, s.searched[0].variant.workload)
+    return [*(wrap(f"{note[0].upper()}{note[1:]}.") for note in notes), "\n".join(said)]
 
 
 def _nothing(p: Planned) -> list[Table | str]:

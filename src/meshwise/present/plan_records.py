@@ -11,6 +11,7 @@ from meshwise.search.plan import Binding, Plan
 from meshwise.search.plan_rows import PlanRow
 from meshwise.search.planner import Found
 from meshwise.search.planning import Planned
+from meshwise.search.scaling import run_remarks
 from meshwise.search.space import Pins
 from meshwise.spec.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.spec.workload import to_dict as workload_dict
@@ -137,6 +138,7 @@ def plan_dict(p: Planned) -> dict[str, Any]:
             "refused": {rule: n for rule, n in s.refused.items() if n},
         },
         "partial": s.partial,
+        "remarks": run_remarks(s.model, s.cluster, s.searched[0].variant.workload),
         "elapsed_s": p.elapsed_s,
     }
 

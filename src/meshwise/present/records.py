@@ -45,6 +45,11 @@ def cluster_dict(cluster: Cluster) -> dict[str, Any]:
             }
             for level in cluster.levels
         ],
+        "assumed": [
+            {"field": f"level[{i}].fabric", "value": level.fabric}
+            for i, level in enumerate(cluster.levels)
+            if level.assumed
+        ],
     }
 
 

@@ -13,7 +13,7 @@ from meshwise.present.result import Answer
 from meshwise.present.serve_page import workload_dict
 from meshwise.present.tables import Page, Table
 from meshwise.search.disaggregated import Disaggregated, Instance
-from meshwise.search.scaling import expert_remarks
+from meshwise.search.scaling import run_remarks
 from meshwise.search.serving_plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving_planning import Served
 from meshwise.search.space import Pins
@@ -159,6 +159,7 @@ def serving_plan_dict(p: PlannedServing) -> dict[str, Any]:
             "refused": {rule: n for rule, n in a.refused.items() if n},
         },
         "partial": a.partial,
+        "remarks": run_remarks(a.model, a.cluster, a.workload.decode()),
         "elapsed_s": p.served.elapsed_s,
     }
 
@@ -276,7 +277,10 @@ def serving_plan_page(p: PlannedServing) -> Page:
         parts.append("\n".join(lines))
     if p.asked_disaggregated:
         parts.append(_disaggregated(p))
-    parts += [wrap(f"{r[0].upper()}{r[1:]}.") for r in expert_remarks(a.model, a.workload.decode())]
+    parts += [
+        wrap(f"{r[0].upper()}{r[1:]}.")
+        for r in run_remarks(a.model, a.cluster, a.workload.decode())
+    ]
     counted = [f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible."]
     refused = sorted((n, rule) for rule, n in a.refused.items() if n)
     counted += [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from meshwise.program.ops import Operands
 from meshwise.spec import dtypes
-from meshwise.spec.formats import priced
+from meshwise.spec.formats import priced, products
 from meshwise.spec.layout import Layouts
 from meshwise.spec.legality import vocabulary_rows
 from meshwise.spec.model import Model, Stored
@@ -42,13 +42,14 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     FP8, INT8 and NVFP4 checkpoints also multiply in that format, but for weight-only ones. FP8
     training (transformer engine) keeps 16-bit weights and casts them for the product.
     """
-    f = workload.formats
+    f, stated = workload.formats, products(model, workload)
     model = priced(model, workload)
     q = model.quantization
     base = model.dtype if model.dtype in ("fp16", "bf16") else "bf16"
     narrow = q.weight_dtype if q and not q.weight_only and q.weight_dtype in dtypes.NARROW else base
-    dtype = dtypes.canonical(f.dtype or narrow, "--dtype", dtypes.COMPUTE)
-    activation = dtypes.activation_dtype(dtype)
+    dtype = dtypes.canonical(stated or narrow, "--dtype", dtypes.COMPUTE)
+    between = dtypes.canonical(f.dtype or dtype, "--dtype", dtypes.COMPUTE)
+    activation = dtypes.activation_dtype(between)
     comm = dtypes.canonical(f.comm or activation, "--comm-dtype", dtypes.COMM)
     own = stack.gradient_dtype if stack is not None else None
     gradients = dtypes.canonical(f.gradients or own or activation, "--grad-dtype", dtypes.GRADIENT)
@@ -56,7 +57,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     weight = wide if wide is not None and dtypes.BYTES[wide] >= 2 else activation
     width = dtypes.BYTES[weight]
     if q is not None:
-        weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group)
+        weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group, q.scale)
     cached = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
     kv = dtypes.canonical(cached, "--kv-dtype", dtypes.KV_CACHE)
     return Widths(
@@ -136,7 +137,7 @@ class Context(NamedTuple):
     def wide(self, stored: Stored | None = None) -> Operands:
         """Formats of a product that is never narrow: a router, the head."""
         w = self.widths
-        dtype = w.dtype if w.dtype in ("fp32", "tf32", "fp16", "bf16") else "bf16"
+        dtype = w.dtype if w.dtype in ("fp32", "tf32", "fp16", "bf16") else w.activation_dtype
         width = w.plain_weight if stored is None else stored_width(self.model, w, stored)
         return Operands(dtype, w.activation, width, w.activation)
 
@@ -191,5 +192,5 @@ def context(
         recompute=recompute,
         expert_imbalance=workload.expert_imbalance,
         expert_skew=workload.expert_skew,
-        dtype_stated=workload.formats.dtype is not None,
+        dtype_stated=products(model, workload) is not None,
     )

@@ -10,6 +10,7 @@ from meshwise.search.plan import ranked
 from meshwise.search.plan_rows import PlanRow, against, rows
 from meshwise.search.planner import Found, Variant, search, variants
 from meshwise.search.planning import Planned, check_gpus
+from meshwise.search.scaling import remarks
 from meshwise.search.serving_plan import Server, ServingPlan, ServingRow, plan_serving, row_at
 from meshwise.search.space import Pins
 from meshwise.spec import grid
@@ -32,6 +33,7 @@ class Compared(NamedTuple):
     mine: PlanRow
     best: PlanRow | None
     changes: tuple[tuple[str, PlanRow], ...]  # the shortest step first, those that shorten it only
+    remarks: tuple[str, ...] = ()  # as what it was priced, where its figures do not say it
 
 
 class ComparedServing(NamedTuple):
@@ -40,6 +42,7 @@ class ComparedServing(NamedTuple):
     mine: ServingRow
     best: ServingRow | None
     changes: tuple[tuple[str, ServingRow], ...]
+    remarks: tuple[str, ...] = ()
 
 
 def training_axes(layout: dict[str, Any], model: Model) -> dict[str, int]:
@@ -104,7 +107,8 @@ def compare_training(
         own = {k: v for k, v in pins.items() if k not in freed}
         listed = ranked(search(model, where, choices, gpus, own, keep=1), 1)
         if listed and listed[0].axes != axes:
-            found.append((axis, listed[0]))
+            found.append((_changed(axis, axes, listed[0].axes), listed[0]))
+    found = [f for i, f in enumerate(found) if f[1].axes not in [g[1].axes for g in found[:i]]]
     priced = rows([f for _, f in found], model, where) if found else []
     better = [
         (axis, against(mine, r, stack.ideal))
@@ -117,7 +121,15 @@ def compare_training(
         best = rows(listed, model, where)[0] if listed else None
     if best is not None:
         mine = against(best, mine, stack.ideal)
-    return Compared(mine, best, tuple(sorted(better, key=lambda c: c[1].step_s)))
+    order = tuple(sorted(better, key=lambda c: c[1].step_s))
+    return Compared(mine, best, order, remarks(model, where, w, stack, axes["tp"]))
+
+
+def _changed(freed: str, mine: dict[str, int], other: dict[str, int]) -> str:
+    """The axis that a change is called by: the freed one, but where only what goes with it changed."""
+    if mine[freed] != other[freed]:
+        return freed
+    return next((k for k in _FREE if mine[k] != other[k]), freed)
 
 
 def compare_serving(
@@ -159,4 +171,6 @@ def compare_serving(
         listed = plan_serving(model, where, stack, w, gpus, {}, top=1).rows
         best = listed[0] if listed else None
     order = sorted(better, key=lambda c: -c[1].tokens_per_s_per_device)
-    return ComparedServing(mine, best, tuple(order))
+    return ComparedServing(
+        mine, best, tuple(order), remarks(model, where, w.decode(), stack, axes["tp"])
+    )

@@ -167,13 +167,18 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     ]
 
 
+def run_remarks(model: Model, cluster: Cluster, workload: Workload) -> list[str]:
+    """As what a run is priced, whatever its layout: formats, and how experts are drawn."""
+    device = cluster.device
+    found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
+    return found + expert_remarks(model, workload)
+
+
 def remarks(
     model: Model, cluster: Cluster, workload: Workload, stack: Stack, tp: int
 ) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
-    device = cluster.device
-    found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
-    found += expert_remarks(model, workload)
+    found = run_remarks(model, cluster, workload)
     found += legality.remarks(model, tp, stack)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:

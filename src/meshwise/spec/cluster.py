@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from meshwise.errors import InputError, shorten, unknown_name
-from meshwise.spec import catalog, dtypes
+from meshwise.errors import InputError, shorten
+from meshwise.spec import catalog, cluster_names, dtypes
 from meshwise.spec.checks import flag as _flag
 from meshwise.spec.checks import name_of
 from meshwise.spec.checks import not_a as _not_a
@@ -125,7 +125,8 @@ def _level(table: Any, index: int, dev: Device) -> Level:
     if not isinstance(table, dict):
         raise _not_a("a table", where, table, "[[level]]")
     check_keys(table, _LEVEL_KEYS, where)
-    if index == 0 and dev.fabric and not any(key in table for key in _OF_THE_FABRIC):
+    assumed = bool(index == 0 and dev.fabric and not any(key in table for key in _OF_THE_FABRIC))
+    if assumed:
         table = table | {"fabric": dev.fabric}
     fabric: dict[str, Any] = {}
     name = ""
@@ -166,6 +167,7 @@ def _level(table: Any, index: int, dev: Device) -> Level:
         if "efficiency" in table
         else None,
         own_latency="latency" in table,
+        assumed=assumed,
     )
 
 
@@ -234,20 +236,49 @@ def load_cluster(
 
 def _named(given: str | os.PathLike[str], field: str) -> Cluster:
     name = name_of(given, field, "a cluster's name, the path of a TOML file, or a Cluster")
-    if catalog.canonical("clusters", name) is not None and not name.endswith(".toml"):
-        key, table = catalog.load("clusters", name, field)
+    known = cluster_names.canonical(name)
+    if known is not None and not name.endswith(".toml"):
+        key, table = catalog.load("clusters", known, field)
         return cluster_from_table(table, key)
     if name.endswith(".toml") or os.sep in name or _is_file(name):
         text = read_text_file(name, field, "a cluster's TOML file", MAX_FILE_BYTES)
         own = Path(name).name.removesuffix(".toml")
         return cluster_from_table(catalog.toml(text, name), own)
-    raise unknown_name(
-        field,
-        name,
-        catalog.names("clusters"),
-        "cluster (or TOML file)",
-        catalog.aliases("clusters"),
-    )
+    node = _node_of(name, field)
+    if node is None:
+        raise cluster_names.unknown_cluster(field, name)
+    return node
+
+
+def _node_of(name: str, field: str) -> Cluster | None:
+    """One node with so many of a device, such as ``8xH100``: as the catalog has it, or a part of it."""
+    asked = cluster_names.counted(name)
+    if asked is None:
+        return None
+    for key, size in cluster_names.nodes_of(asked.device):
+        table = catalog.load("clusters", key, field)[1]
+        first = _level(table["level"][0], 0, device(asked.device))
+        whole = size == asked.number
+        if not whole and not (asked.number < size == first.ranks and first.kind in _ALIKE):
+            continue
+        found = cluster_from_table(table, key)
+        levels = [lv for lv in found.levels if lv.kind != "network"]
+        if not whole:
+            levels = [msgspec.structs.replace(first, ranks=asked.number)]
+        return msgspec.structs.replace(
+            found,
+            name=f"{asked.number}x{asked.device}",
+            title=f"{asked.number} x {found.device.title}, a node of {key}",
+            levels=tuple(levels),
+        )
+    return None
+
+
+_ALIKE = (
+    "nvswitch",
+    "pcie",
+    "pcie-host",
+)  # fabrics whose devices have the same rate, however many they are
 
 
 def _resized(cluster: Cluster, nodes: int | None, nics: int | None) -> Cluster:

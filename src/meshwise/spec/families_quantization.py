@@ -84,6 +84,27 @@ def _stored(found: tuple[str, int | None, tuple[int, int] | None], only: bool = 
     return Stored(dtype=dtype, group=group, block=block, weight_only=only or dtype not in NARROW)
 
 
+# Integer formats whose files hold a zero point for each scale, packed at the width of the weights
+# (AutoGPTQ and GPTQModel ``qzeros``, AutoAWQ GEMM; auto-round packs as these do).
+_PACKED = ("awq", "gptq", "auto-round", "auto_round", "intel/auto-round", "autoround")
+_PAIRS = ("mlx", "hqq", "quanto", "torchao")  # a 16-bit scale and a 16-bit offset for each group
+
+
+def _scaled(stored: Stored, method: str, c: Mapping[str, Any]) -> Stored:
+    """The format with the bytes of a group's scale and zero, where they are not one 16-bit scale."""
+    if not stored.dtype.startswith("int") or stored.group is None:
+        return stored
+    scale = 2.0  # one 16-bit scale, as in compressed-tensors' symmetric groups
+    if method.startswith(_PACKED):
+        scale += int(stored.dtype[3:]) / 8
+    elif method in _PAIRS:
+        scale = 4.0
+    elif method in ("bitsandbytes", "bnb"):
+        # absmax in fp32; nested: in 8 bit, with an fp32 scale of its own for 256 of them
+        scale = 1.0 + 4.0 / 256 if c.get("bnb_4bit_use_double_quant") is True else 4.0
+    return msgspec.structs.replace(stored, scale=scale)
+
+
 def _groups(config: Mapping[str, Any], field: str) -> tuple[list[Rule], Stored | None]:
     """Rules and default of compressed-tensors' groups: targets by name, or by class (Linear)."""
     found: list[Rule] = []
@@ -95,7 +116,10 @@ def _groups(config: Mapping[str, Any], field: str) -> tuple[list[Rule], Stored |
             continue
         # null activations: the weights are widened for the product
         only = "input_activations" in group and group["input_activations"] is None
-        stored = _stored(_from_number(weights), only)
+        stored = _scaled(_stored(_from_number(weights), only), "", weights)
+        if weights.get("symmetric") is False and stored.scale is not None:  # packed zeros
+            zero = int(stored.dtype[3:]) / 8
+            stored = msgspec.structs.replace(stored, scale=stored.scale + zero)
         targets = group.get("targets", ["Linear"])
         for target in targets if isinstance(targets, list) else []:
             if not isinstance(target, str):
@@ -232,7 +256,7 @@ def quantised_as(
     found = rules(_skipped(c), None, field)
     default: Stored | None = None
     if method != "none":
-        default = _stored(_weights(method, c), method in _WEIGHT_ONLY)
+        default = _scaled(_stored(_weights(method, c), method in _WEIGHT_ONLY), method, c)
         more, default = _by_module(method, c, default, field)
         found += more
     if method == "mxfp4":  # transformers replaces nothing but the experts
@@ -250,6 +274,7 @@ def quantised_as(
             weight_dtype=main.dtype,
             group=main.group,
             block=main.block,
+            scale=main.scale,
             weight_only=main.weight_only,
             kv_cache_dtype=_cache(c),
             **ends,
@@ -272,23 +297,23 @@ def _by_module(
         if c.get("config_groups"):
             return _groups(c, field)
     if method == "mlx":
-        default = msgspec.structs.replace(default, scale=4.0)  # a 16-bit scale and bias per group
         named = {k: v for k, v in c.items() if "." in k and (v is False or isinstance(v, dict))}
-        return _each(named, lambda entry: _of_bits(entry, default), field), default
+        return _each(named, lambda entry: _of_bits(entry, default, method), field), default
     own = _object(c.get("extra_config")) or _object(c.get("dynamic"))
-    return _each(own, lambda entry: _of_bits(entry, default), field), default
+    return _each(own, lambda entry: _of_bits(entry, default, method), field), default
 
 
-def _of_bits(entry: Mapping[str, Any], default: Stored) -> Stored | None:
+def _of_bits(entry: Mapping[str, Any], default: Stored, method: str) -> Stored | None:
     """A module's own bits and group where it states them, the checkpoint's where not."""
     bits = _integer(entry.get("bits"))
     if bits is not None and bits >= 16:
         return None
-    return msgspec.structs.replace(
+    own = msgspec.structs.replace(
         default,
         dtype=default.dtype if bits is None else _by_bits(bits, None),
         group=_integer(entry.get("group_size")) or default.group,
     )
+    return _scaled(own, method, entry)
 
 
 def _most(found: list[Rule]) -> Stored | None:

@@ -59,18 +59,32 @@ def _wanted(model: Model, workload: Workload) -> str | None:
     if f.dtype is None:
         return None
     dtype = dtypes.canonical(f.dtype, "--dtype", dtypes.COMPUTE)
-    if (
+    if dtype not in dtypes.NARROW or (
         q is not None and q.weight_only and q.weight_dtype != "unknown"
-    ):  # whatever multiplies: the weights are widened for it
+    ):
+        return None  # a checkpoint's weights are what they are: only --weight-dtype says another format
+    return dtype
+
+
+def products(model: Model, workload: Workload) -> str | None:
+    """The operands that ``--dtype`` states for the linear layers; None where it does not.
+
+    As in engines: beside a checkpoint that multiplies in its own narrow format, a 16-bit dtype is that of
+    the activations between the products.
+    """
+    f, q = workload.formats, priced(model, workload).quantization
+    if f.dtype is None:
         return None
-    return dtype if dtype in dtypes.NARROW or q is not None else None
+    dtype = dtypes.canonical(f.dtype, "--dtype", dtypes.COMPUTE)
+    own = q is not None and not q.weight_only and q.weight_dtype in dtypes.NARROW
+    return None if own and dtype not in dtypes.NARROW and f.weights is None else dtype
 
 
 def priced(model: Model, workload: Workload) -> Model:
     """The model as the workload runs it.
 
-    Training works on unquantised weights. A weight-only checkpoint keeps its weights under any
-    ``--dtype``; one whose products are narrow is converted to another that is asked for.
+    Training works on unquantised weights. A checkpoint keeps its weights but where ``--weight-dtype``
+    says another format, or ``--dtype`` other narrow operands than it multiplies in.
     """
     if isinstance(workload, Training):
         return unquantised(model)
@@ -86,17 +100,32 @@ def priced(model: Model, workload: Workload) -> Model:
     if wanted is None or (q is not None and q.weight_dtype == wanted):
         return model
     if dtypes.BYTES[wanted] >= 2:
-        return unquantised(model)
+        return _copy(model, unquantised(model), wanted)
     stored = of_dtype(wanted, weight_only=workload.formats.dtype is None)
-    return quantised(model, wanted, stored, q.kv_cache_dtype if q else None)
+    return _copy(model, quantised(model, wanted, stored, q.kv_cache_dtype if q else None), wanted)
+
+
+def _copy(model: Model, other: Model, dtype: str) -> Model:
+    """The model in another format than its checkpoint, which every answer says of it."""
+    q = model.quantization
+    if q is None:
+        return other
+    said = f"priced as a copy with {dtype} weights, not as the checkpoint, which is in {q.weight_dtype}"
+    return msgspec.structs.replace(other, asked=f"{model.asked}; {said}" if model.asked else said)
 
 
 def remarks(model: Model, workload: Workload, peaks: dict[str, float], device: str) -> list[str]:
     """As what the model is priced, where its name does not say it; and what the formats of a run cost
     on a device that has no units for them."""
     found = [model.asked] if model.asked else []
-    q = priced(model, workload).quantization
-    asked = workload.formats.dtype or (q.weight_dtype if q and not q.weight_only else None)
+    q, f = priced(model, workload).quantization, workload.formats
+    stated = products(model, workload)
+    if stated is None and f.dtype is not None and q is not None:
+        found.append(
+            f"dtype {f.dtype} is that of the activations: weights and products stay in {q.weight_dtype}, as "
+            f"the checkpoint says (a weight dtype of {f.dtype} prices a copy of it)"
+        )
+    asked = stated or (q.weight_dtype if q and not q.weight_only else None)
     dtype = dtypes.known(asked)
     if dtype is None:
         return found

@@ -113,8 +113,8 @@ def _whole(method: str, side: str, stored: Stored) -> int:
     """Features that a shard must hold together."""
     if side == "in":
         return stored.block[1] if stored.block else stored.group or 1
-    if method in ("awq", "gptq") and stored.dtype == "int4":
-        return 8  # eight 4-bit outputs share a 32-bit word
+    if method.startswith(("awq", "gptq")) and stored.dtype in ("int4", "int8"):
+        return 32 // int(stored.dtype[3:])  # outputs that share a 32-bit word
     return stored.block[0] if stored.block else 1
 
 

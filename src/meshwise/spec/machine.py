@@ -119,6 +119,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     oversubscription: float = 1.0
     efficiency: float | None = None  # share of the wire rate that collectives reach; None = fit
     own_latency: bool = False  # latency_s was stated for this level: one step takes it, no fit's
+    assumed: bool = False  # the file names no fabric: the device's usual one
 
     def __post_init__(self) -> None:
         check_fields(self, _LEVEL, "level")
@@ -144,6 +145,7 @@ _LEVEL = {
     "oversubscription": number(1.0, 1000.0),
     "efficiency": optional(number(0.01, 1.0)),
     "own_latency": flag,
+    "assumed": flag,
 }
 
 

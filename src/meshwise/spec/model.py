@@ -151,13 +151,14 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a checkpoint stores its weights; which matrix how: ``Block.stored``, and the two ends here.
 
-    ``weight_dtype``, ``group`` and ``block`` are those of most of its weights.
+    ``weight_dtype``, ``group``, ``block`` and ``scale`` are those of most of its weights.
     """
 
     method: str  # quant_method as the checkpoint names it
     weight_dtype: str  # int4, int8, fp8, mxfp4, nvfp4
     group: int | None = None
     block: tuple[int, int] | None = None
+    scale: float | None = None  # as in Stored
     weight_only: bool = False
     kv_cache_dtype: str | None = None
     embedding: Stored | None = None  # None: Model.dtype
@@ -243,6 +244,7 @@ _QUANTIZATION = _flags(Quantization) | {
     "weight_dtype": among(*dtypes.BYTES, "unknown"),
     "group": optional(whole(1, MAX_COUNT)),
     "block": optional(sequence(_SIZE, "size")),
+    "scale": optional(number(0.0, MAX_COUNT)),
     "kv_cache_dtype": optional(among(*dtypes.BYTES)),
     **dict.fromkeys(("embedding", "head"), optional(a(Stored))),
 }

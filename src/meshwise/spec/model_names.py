@@ -1,10 +1,11 @@
 """What a model's name says, as people, hubs and commands write it: one rule for every command.
 
 A name is a preset's, or one of the same architecture: an organisation before it, ``-Instruct`` or
-``-it`` in it, another spelling, an alias that the catalog states. What stands at its end may be the
-format of the checkpoint, which is part of the name: ``Qwen/Qwen2.5-72B-Instruct-AWQ`` has the shapes
-of the preset qwen2.5-72b and weights in int4. A name that is no known architecture has the nearest by
-family, version and size.
+``-it`` in it, a date, another spelling, an alias that the catalog states. The format of the checkpoint
+is part of the name, wherever it stands: ``Qwen/Qwen2.5-72B-Instruct-AWQ`` and
+``Mistral-Nemo-Instruct-FP8-2407`` have the shapes of a preset and weights in int4 and FP8. No other word
+is left out: a name that is no known architecture has only the nearest one, by family, words, version
+and size.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from meshwise.errors import InputError, UnknownName, closest, shorten, unknown_n
 from meshwise.spec import catalog
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SAME = {"instruct", "chat", "it", "hf", "base", "pt", "thinking"}  # trained further, same shapes
+_SAME = {  # trained further, same shapes
+    "instruct", "chat", "it", "hf", "base", "pt", "sft", "thinking", "reasoning",
+}  # fmt: skip
+_RELEASE = re.compile(r"v\d\.\d")  # of the further training, where a preset's name has none
 _DATE = re.compile(r"\d{4}")  # 2507, 0324: another training of the same shapes
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+x)?(\d+(?:\.\d+)?)([bmt])(?![a-z0-9])")
 _SCALE = {"m": 1e-3, "b": 1.0, "t": 1e3}
@@ -34,8 +38,15 @@ class Named(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Preset and format as one name, which stands for the same again."""
-        return f"{self.preset}-{self.format['name']}" if self.format else self.preset
+        """Preset and format as one name, which stands for the same again: with the publisher, where a
+        format of that name is another's."""
+        if self.format is None:
+            return self.preset
+        own, publisher = self.format["name"], self.asked.strip().lower().rpartition("/")[0]
+        short = f"{self.preset}-{own}"
+        plain = _entry(own, self.preset, "") or {}
+        same = all(plain.get(k) == self.format.get(k) for k in ("config", "shapes", "dtype"))
+        return short if same else f"{publisher}/{short}"
 
     @property
     def words(self) -> str:
@@ -92,7 +103,8 @@ def _architecture(key: str) -> str | None:
     words = key.removeprefix("meta-").split("-")
     trained = [w for w in words if w not in _SAME]
     undated = [w for w in trained if not _DATE.fullmatch(w)]
-    for tried in (words, trained, undated):
+    released = undated if trained == words else [w for w in undated if not _RELEASE.fullmatch(w)]
+    for tried in (words, trained, undated, released):
         name = "-".join(tried)
         found = catalog.canonical("models", name) or _spellings().get(_plain(name))
         if found is not None:
@@ -101,16 +113,21 @@ def _architecture(key: str) -> str | None:
 
 
 def _formats(key: str) -> list[tuple[str, str]]:
-    """(name without it, format) for what may be a format at the end, the longest first."""
+    """(name without it, format) for whatever may be a format, the longest first and the last first."""
     pieces = "|".join(f"(?:{e['pattern']})" for e in _table()["entries"])
     pattern = re.compile(f"(?:{pieces}|{_table()['not_priced']})")
     cuts = [m.start() for m in re.finditer(r"[-.@:]", key)]
-    return [(key[:at], key[at + 1 :]) for at in cuts if pattern.fullmatch(key[at + 1 :])]
+    spans = [(at, end) for at in cuts for end in (*cuts, len(key)) if at < end]
+    found = [(a, z) for a, z in spans if pattern.fullmatch(key[a + 1 : z])]
+    found.sort(key=lambda span: (span[0] - span[1], -span[0]))
+    return [(key[:a] + key[z:], key[a + 1 : z]) for a, z in found]
 
 
 def _entry(said: str, preset: str, publisher: str) -> dict[str, Any] | None:
     for entry in _table()["entries"]:
-        whose = entry.get("publishers")
+        whose, only = entry.get("publishers"), entry.get("presets")
+        if only is not None and (preset not in only or publisher not in ("", entry["of"])):
+            continue
         if re.fullmatch(entry["pattern"], said) and (
             whose is None
             or any(publisher + "/" == w or publisher == w for w in whose)
@@ -173,10 +190,18 @@ def config_of(found: Named) -> dict[str, Any]:
     method = own.get("quant_method") if own else None
     if method is not None and method == entry["name"]:  # the publisher's own
         return config | {"quantization_config": own}
-    layers = next(config[k] for k in ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-                  if k in config)  # fmt: skip
-    text = json.dumps(entry["config"]).replace("{last}", str(layers - 1))
-    return config | {"quantization_config": json.loads(text)}
+    text = json.dumps(entry["config"])
+    if "{last}" in text:
+        text = text.replace("{last}", str(_layers(config) - 1))
+    shapes: dict[str, Any] = entry.get("shapes", {})
+    return config | shapes | {"quantization_config": json.loads(text)}
+
+
+def _layers(config: dict[str, Any]) -> int:
+    """Layers of a ``config.json``, whose sizes may stand in the block of its language model."""
+    keys = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    blocks = (config, config.get("text_config", {}))
+    return int(next(block[k] for block in blocks for k in keys if k in block))
 
 
 class _Traits(NamedTuple):
@@ -199,29 +224,43 @@ def _traits(key: str) -> _Traits:
     return _Traits(family[0] if family else "", float(version[0]) if version else None, size)
 
 
+def _without_format(key: str) -> str:
+    """A name without its format: two models are not alike because both are in FP8."""
+    found = _formats(key)
+    return found[0][0] if found else key
+
+
+def _words(key: str) -> set[str]:
+    """The words of a name that say which model it is: neither sizes nor how it was trained."""
+    words = re.split(r"[^a-z0-9.]+", _SIZE.sub("", key))
+    return {w for w in words if w.isalpha()} - _SAME
+
+
 def nearest(name: str) -> str | None:
-    """The preset that an unknown name is nearest to: by family, then version and size, then letters."""
-    key = name.strip().lower().rpartition("/")[2].replace("_", "-")[:100]
-    begun = [n for n in catalog.names("models") if key and n.startswith(key)]
+    """The preset that an unknown name is nearest to: by family and its words, then size and version,
+    then letters."""
+    key = _without_format(name.strip().lower().rpartition("/")[2].replace("_", "-")[:100])
+    presets = catalog.names("models")
+    begun = [n for n in presets if key and n.startswith(key)]
     if begun:  # typed in part
         return min(begun, key=lambda n: (len(n), n))
-    asked = _traits(key)
-    alike = [
-        n for n in catalog.names("models") if asked.family and _traits(n).family == asked.family
+    asked, words = _traits(key), _words(key)
+    publisher = name.strip().lower().rpartition("/")[0]
+    alike = [n for n in presets if asked.family and _traits(n).family == asked.family] or [
+        n for n in presets if publisher.startswith(_traits(n).family)
     ]
-    if not alike or (asked.size is None and asked.version is None):
-        close = closest(key, [*catalog.names("models"), *catalog.aliases("models")])
+    if not alike or (asked.size is None and asked.version is None and len(words) < 2):
+        close = closest(key, [*presets, *catalog.aliases("models")])
         return close[0] if close else None
     versions = [_traits(n).version for n in alike]
 
-    def far(n: str) -> tuple[float, float, int, float, int]:
-        t = _traits(n)
-        size = (
-            abs(math.log(t.size / asked.size)) if t.size and asked.size else 9.0 * bool(asked.size)
-        )
+    def far(n: str) -> tuple[float, ...]:
+        t, common = _traits(n), len(words & _words(n))
+        both = t.size and asked.size
+        size = abs(math.log(t.size / asked.size)) if both else 9.0 * bool(asked.size)  # type: ignore[operator]
         version = abs((t.version or 0.0) - asked.version) if asked.version is not None else 0.0
         # no version asked for: that of which most sizes are known, the latest of these
-        return (size, version, -versions.count(t.version), -(t.version or 0.0), len(n))
+        return (-common, size, version, -versions.count(t.version), -(t.version or 0.0), len(n))
 
     return min(alike, key=far)
 

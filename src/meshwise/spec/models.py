@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError
 from meshwise.spec import catalog
 from meshwise.spec.checks import name_of
 from meshwise.spec.config_file import find_config, load_model_file
 from meshwise.spec.families import model_from_config
 from meshwise.spec.model import Model
-from meshwise.spec.model_names import HUB_ID, Named, config_of, named, nearest, unknown_model
+from meshwise.spec.model_names import HUB_ID, Named, config_of, named, unknown_model
 
 _PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
 
@@ -92,33 +91,7 @@ def _find(given: str | os.PathLike[str], field: str) -> Named | str:
     if found is not None:
         return found
     if HUB_ID.fullmatch(name):
-        return _from_hub(name, field)
+        from meshwise.spec.hub import from_hub  # threads and a client: for a hub id only
+
+        return from_hub(name, field)
     raise unknown_model(field, name)
-
-
-def _from_hub(name: str, field: str) -> str:
-    """Path of one small downloaded file, ``config.json`` (and ``hf_quant_config.json`` if there is one)."""
-    try:
-        import huggingface_hub as hub
-    except ImportError:
-        raise InputError(
-            f"{field}: {shorten(name)} looks like a hub id; reading it takes the [hub] extra",
-            field=field,
-            value=name,
-            legal="a preset, a path to a config.json, or a hub id after `pip install 'meshwise[hub]'`",
-            nearest=nearest(name),
-        ) from None
-    hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its retries are not the user's one line
-    try:
-        path = hub.hf_hub_download(name, "config.json", etag_timeout=5)
-    except Exception as error:  # the client raises many kinds; the user needs the one line
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{field}: {shorten(name)} cannot be read from the hub: {shorten(first)}",
-            field=field,
-            value=name,
-            legal="a hub id with a readable config.json, a preset, or a path",
-        ) from None
-    with contextlib.suppress(Exception):  # most have none; the reader looks beside config.json
-        hub.hf_hub_download(name, "hf_quant_config.json", etag_timeout=5)
-    return str(path)

@@ -193,3 +193,10 @@ def load_stack(name: str | os.PathLike[str] | Stack, field: str = "--stack") -> 
 
 
 DEFAULT = {"train": "megatron-core", "prefill": "vllm", "decode": "vllm"}
+
+
+def taking(stack: Stack, share: float | None) -> Stack:
+    """The stack whose engine takes this share of a GPU's memory, where one is said."""
+    if share is None or stack.ideal:
+        return stack
+    return msgspec.structs.replace(stack, memory_reserve=round(1.0 - share, 9))

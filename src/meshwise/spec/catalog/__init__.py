@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent
 SUFFIX = {"models": ".json"}  # everything else is TOML
 _INDEX = "index.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,99}")
-_PREFIX = re.compile(r"(nvidia|amd-instinct|standard)-(?=.)")
+_PREFIX = re.compile(r"^(nvidia|amd-instinct|standard)-(?=.)")
 _MOST_DOTS = 200  # of a line: dotted keys are read in quadratic time
 
 

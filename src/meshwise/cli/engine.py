@@ -1,0 +1,63 @@
+"""Limits of a serving engine, as its own options call them: its share of memory, its longest sequence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwise.cli import options
+from meshwise.errors import InputError
+
+if TYPE_CHECKING:
+    from meshwise.spec.serving import Serving
+    from meshwise.spec.stack import Stack
+
+limits = options.stacked(
+    click.option(
+        "--gpu-memory-utilization",
+        "--mem-fraction-static",
+        "gpu_memory_utilization",
+        metavar="SHARE",
+        help="Serving: share of a GPU's memory that the engine takes, in place of the stack's.",
+    ),
+    click.option(
+        "--max-model-len",
+        "--context-length",
+        "max_model_len",
+        metavar="N",
+        help="Serving: most tokens of a prompt and its answer; a longer request is refused.",
+        callback=options.in_tokens,
+    ),
+)
+
+
+def read_stack(o: dict[str, Any]) -> Stack:
+    """The stack of ``--stack`` and its switches, with the share of memory that is given."""
+    from meshwise.spec.reading import fraction
+    from meshwise.spec.stack import taking
+
+    stack = options.read_stack(o, "decode")
+    given = o["gpu_memory_utilization"]
+    if given is None:
+        return stack
+    return taking(stack, fraction(given, "--gpu-memory-utilization", low=0.05, high=1.0))
+
+
+def within(o: dict[str, Any], load: Serving) -> Serving:
+    """The load; :class:`InputError` where its requests are longer than the engine takes."""
+    from meshwise.spec.reading import count
+    from meshwise.spec.workload import MAX_SEQ
+
+    if o["max_model_len"] is None:
+        return load
+    most, asked = count(o["max_model_len"], "--max-model-len", high=MAX_SEQ), load.isl + load.osl
+    if asked > most:
+        raise InputError(
+            f"--max-model-len={most}: a request of {load.isl:,} tokens in and {load.osl:,} out is longer",
+            field="--max-model-len",
+            value=most,
+            legal=f"at least {asked}",
+            nearest=asked,
+        )
+    return load

@@ -1,0 +1,68 @@
+"""The formats that a serving command states, against the checkpoint that it serves."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshwise.errors import InputError
+from meshwise.launch import parse
+from meshwise.launch.serving_formats import METHODS, formats_of
+from meshwise.spec.formats import priced
+from meshwise.spec.models import load_model
+from meshwise.spec.serving import Serving
+
+
+def weights(name: str, flags: str) -> str | None:
+    """The format of the weights that the command runs."""
+    job = parse(f"vllm serve {name} -tp 2 {flags}").job
+    model = load_model(name)
+    load = Serving(isl=16, osl=16, concurrency=1, formats=formats_of(job, model))
+    q = priced(model, load.decode()).quantization
+    return q.weight_dtype if q is not None else None
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "runs"),
+    [
+        ("Qwen/Qwen3-32B", "", None),
+        ("Qwen/Qwen3-32B", "--dtype bfloat16", None),
+        ("Qwen/Qwen3-32B", "--quantization fp8", "fp8"),
+        ("Qwen/Qwen3-32B", "--quantization fp8 --dtype bfloat16", "fp8"),
+        ("Qwen/Qwen3-32B", "--quantization awq", "int4"),
+        ("Qwen/Qwen3-32B-FP8", "--dtype bfloat16", "fp8"),
+        ("Qwen/Qwen3-32B-FP8", "--quantization fp8", "fp8"),
+        ("Qwen/Qwen3-32B-FP8", "--quantization auto", "fp8"),
+        ("Qwen/Qwen3-32B-AWQ", "--quantization awq_marlin --dtype half", "int4"),
+        ("Qwen/Qwen2.5-32B-Instruct-GPTQ-Int8", "--quantization gptq_marlin", "int8"),
+        ("nvidia/Qwen3-32B-FP4", "--quantization modelopt_fp4", "nvfp4"),
+        ("RedHatAI/Qwen3-32B-FP8-dynamic", "--quantization compressed-tensors", "fp8"),
+        ("openai/gpt-oss-20b", "--quantization mxfp4 --dtype bfloat16", "mxfp4"),
+    ],
+)
+def test_the_checkpoint_is_what_it_is(name: str, flags: str, runs: str | None) -> None:
+    assert weights(name, flags) == runs
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("Qwen/Qwen3-32B-AWQ", "gptq"),
+        ("Qwen/Qwen3-32B-AWQ", "fp8"),
+        ("Qwen/Qwen3-32B-AWQ", "compressed-tensors"),
+        ("Qwen/Qwen2.5-32B-Instruct-GPTQ-Int4", "awq"),
+        ("Qwen/Qwen2.5-32B-Instruct-GPTQ-Int8", "bitsandbytes"),
+        ("Qwen/Qwen3-32B-FP8", "w8a8_int8"),
+        ("nvidia/Qwen3-32B-FP4", "modelopt_fp8"),
+    ],
+)
+def test_another_method_than_the_checkpoints_is_refused(name: str, method: str) -> None:
+    with pytest.raises(InputError) as caught:
+        weights(name, f"--quantization {method}")
+    assert caught.value.field == "--quantization" and caught.value.value == method
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", [*METHODS, "int4", "compressed-tensors"])
+def test_every_word_is_read(word: str) -> None:
+    job = parse(f"vllm serve m -tp 2 --quantization {word}").job
+    assert job.quantization == word
