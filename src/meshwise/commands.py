@@ -330,7 +330,7 @@ def beside(
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
         flight = plan.rows[0].concurrency if plan.rows else layout["dp"]
         load = msgspec.structs.replace(load, concurrency=flight)
-    return compare_serving(model, cluster, load, _taking(stack, job), layout)
+    return compare_serving(model, cluster, load, taking(stack, job.memory_share), layout)
 
 
 def _needed(value: int | None, option: str, example: str) -> None:
