@@ -9,7 +9,7 @@ import msgspec
 
 from meshwise.cost.schedule import SCHEDULES
 from meshwise.evidence.tables import Row
-from meshwise.spec.stack import WORDS, Stack, load_stack
+from meshwise.spec.stack import MODULES, WORDS, Stack, load_stack
 from meshwise.spec.workload import OVERLAP
 
 ATTENTION = ("flash", "flash1", "flash2", "flash3", "unfused")
@@ -112,6 +112,17 @@ def as_stated(stack: Stack, row: Row) -> Stack:
             changes[name] = row.one_of(name, WORDS[name])
     if row.text("loss_chunks"):
         changes["loss_chunks"] = row.count("loss_chunks")
+    if row.text("recompute_modules"):
+        changes["recompute_modules"] = _modules(row)
     if row.text("overlap_experts"):
         changes["overlap_experts"] = row.flag("overlap_experts")
     return msgspec.structs.replace(stack, **changes)
+
+
+def _modules(row: Row) -> tuple[str, ...]:
+    """Parts of a layer with commas or spaces between them."""
+    names = row.text("recompute_modules").lower().replace(",", " ").split()
+    for name in names:
+        if name not in MODULES:
+            raise row.wrong("recompute_modules", f"{name} is not known", MODULES)
+    return tuple(dict.fromkeys(names))

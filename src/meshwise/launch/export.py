@@ -18,7 +18,7 @@ from meshwise.launch.table import Target, target
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
 # what training software does by itself where its command says nothing
 PLAIN = {"loss_chunks": 1, "dispatcher": "alltoall", "overlap_experts": False}
-PLAIN |= {"moments_dtype": "fp32"}
+PLAIN |= {"moments_dtype": "fp32", "recompute_modules": ("core_attn",)}
 # what the reading of a command cannot know of a job
 NOT_LAUNCHED = ("gpus_per_node",)
 
@@ -202,7 +202,10 @@ def lines(program: str, settings: Settings, chosen: Target, more: tuple[str, ...
             continue
         spelling = flag.spellings[0]
         if chosen.style == "overrides":
-            parts.append(f"{spelling}={value}")
+            shown = f"[{','.join(value)}]" if isinstance(value, tuple) else value
+            parts.append(f"{spelling}={shown}")
+        elif isinstance(value, tuple):
+            parts.append(" ".join([spelling, *map(shlex.quote, value)]))
         else:
             parts.append(
                 spelling if flag.kind == "flag" else f"{spelling} {shlex.quote(str(value))}"

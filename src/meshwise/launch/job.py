@@ -30,8 +30,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``global_batch`` and ``seq``; serving ``max_len`` (prompt and answer) and ``concurrency`` over all
     replicas, ``chunk`` tokens of an iteration, ``draft_tokens`` of speculation. ``dtype`` is that of
     the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
-    sends, ``grad_dtype`` the gradients', and ``loss_chunks``, ``dispatcher``, ``overlap_experts`` and
-    ``moments_dtype`` switch what a training stack does; None: as the checkpoint, or as the software does
+    sends, ``grad_dtype`` the gradients', and ``loss_chunks``, ``dispatcher``, ``overlap_experts``,
+    ``moments_dtype`` and ``recompute_modules`` switch what a training stack does; None: as the checkpoint, or as the software does
     by itself.
     """
 
@@ -65,6 +65,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     dispatcher: str | None = None
     overlap_experts: bool | None = None
     moments_dtype: str | None = None
+    recompute_modules: tuple[str, ...] | None = None
     attention: str = "flash"
     chunk: int | None = None
     draft_tokens: int | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from meshwise.errors import IllegalLayout
 from meshwise.launch.job import Job
 from meshwise.launch.serving import Read, Settings, contradiction
-from meshwise.spec.stack import MOMENTS
+from meshwise.spec.stack import MODULES, MOMENTS
 
 _DISPATCHERS = ("allgather", "alltoall", "alltoall_seq", "flex")
 _BACKENDS = ("deepep", "hybridep")
@@ -23,6 +23,8 @@ def settings(job: Job) -> Settings:
             s["backend"] = job.dispatcher
     if job.overlap_experts:
         s["overlap_experts"] = True
+    if job.recompute_modules is not None and job.recompute == "selective":
+        s["modules"] = job.recompute_modules
     if job.moments_dtype not in (None, "fp32") and job.shard != "none":
         s |= {"precise": True, "moment": job.moments_dtype, "second_moment": job.moments_dtype}
     return s
@@ -48,6 +50,12 @@ def fields(s: Settings, ep: int) -> Read:
         notes.append("the dispatcher allgather (the default) is priced as alltoall")
     if s.get("overlap_experts"):
         found["overlap_experts"] = True
+    chosen = tuple(dict.fromkeys(s.get("modules") or ()))
+    for name in chosen:
+        if name not in MODULES:
+            raise contradiction("--recompute-modules", name, "is not priced", MODULES)
+    if chosen and chosen != ("core_attn",):
+        found["recompute_modules"] = chosen
     if s.get("precise"):
         found["moments_dtype"] = _moments(s, notes)
     return found, notes
@@ -85,13 +93,19 @@ def _format(value: Any) -> str:
     )
 
 
+def _again(job: Job) -> bool:
+    """Whether backward does the exchange of tokens again."""
+    experts = job.recompute == "selective" and "moe" in (job.recompute_modules or ())
+    return job.recompute == "full" or experts
+
+
 def check(job: Job) -> None:
     """Raise for an overlap of experts that Megatron-Core refuses."""
     if not job.overlap_experts:
         return
     for field, bad, why in (
         ("ep", job.ep == 1, "there is no exchange of tokens"),
-        ("recompute", job.recompute == "full", "full recomputation runs it again in backward"),
+        ("recompute", _again(job), "backward would run it again"),
         ("vp", job.pp > 1 and job.vp == 1, "pipeline stages need virtual ones beside it"),
     ):
         if bad:
@@ -100,5 +114,5 @@ def check(job: Job) -> None:
                 f"--overlap-experts with {field} {value}: {why}",
                 field="--overlap-experts",
                 value=True,
-                legal="ep > 1, no full recomputation, and vp > 1 where pp > 1",
+                legal="ep > 1, no recomputation of layers or experts, and vp > 1 where pp > 1",
             )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, unknown_name
 
-KINDS = ("int", "flag", "text")
+KINDS = ("int", "flag", "text", "list")
 CHANGES = ("memory", "time", "memory and time")  # of what is not priced
 
 
@@ -17,7 +17,7 @@ class Flag(NamedTuple):
 
     name: str
     spellings: tuple[str, ...]
-    kind: str  # int, flag (present or not) or text
+    kind: str  # int, flag (present or not), text, list (of words)
 
 
 class Target(NamedTuple):

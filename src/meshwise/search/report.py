@@ -275,8 +275,8 @@ def remarks(e: Estimate) -> tuple[str, ...]:
     routed = any(block.moe is not None for block in e.model.blocks)
     if e.stack.overlap_experts and routed and not bool(hides_experts(e.stack, e.layout)):
         said.append(
-            "experts are not overlapped in this layout: that takes ep > 1, no full recomputation, and "
-            "virtual stages beside pipelines"
+            "experts are not overlapped in this layout: that takes ep > 1, no recomputation of layers "
+            "or experts, and virtual stages beside pipelines"
         )
     return tuple(said)
 
