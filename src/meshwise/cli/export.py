@@ -79,6 +79,7 @@ def command(target: str, model: str | None, **o: Any) -> None:
     for is listed in the command's own comments.
     """
     from meshwise import commands
+    from meshwise.launch.switches import as_said
     from meshwise.launch.table import target as known_target
 
     chosen = known_target(target, o["target_version"])
@@ -87,6 +88,7 @@ def command(target: str, model: str | None, **o: Any) -> None:
         if o["source"] is not None
         else _from_options(model, o, chosen.phase, chosen.name)
     )
+    job = as_said(job, chosen.name)
     result = commands.export(job, target, wrapper=_wrapper(o), version=o["target_version"])
     text = json.dumps(result.to_dict(), indent=1) if o["as_json"] else str(result)
     options.deliver(text, o["path"])

@@ -51,13 +51,15 @@ MISPLACED: dict[str, tuple[str, ...]] = {
 
 def read(o: dict[str, Any], name: str) -> dict[str, Any]:
     """The switches that the options set in the stack ``name``."""
-    from meshwise.spec.reading import count
-    from meshwise.spec.stack import WHOLE
+    from meshwise.spec.reading import count, one_of
+    from meshwise.spec.stack import WHOLE, WORDS
 
     found = {key: o[key] for key in NAMES if o.get(key) is not None}
     if "loss_chunks" in found:
         most = WHOLE["loss_chunks"][1]
         found["loss_chunks"] = count(found["loss_chunks"], "--loss-chunks", high=most)
+    for key in WORDS.keys() & found.keys():
+        one_of(found[key], "--" + key.replace("_", "-"), WORDS[key])
     if "recompute_modules" in found:
         found["recompute_modules"] = modules(found["recompute_modules"])
     for key in _EXCHANGE:

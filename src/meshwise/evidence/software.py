@@ -31,6 +31,7 @@ _WHOLE_LOSS = {"loss_chunks": 1}  # in chunks since 2026
 # first whose pattern the name begins with.
 _RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (r"megatron(-lm)?-20(19|2[0-2])|nemo-megatron-2023", "megatron-2021", {}),
+    (r"deepspeed-2021", "deepspeed-2021", {}),
     (r"(megatron-)?deepspeed", "deepspeed", {}),
     # TransformerEngine before 1.5 has context parallelism with flash-attn only
     (r"nemo-(23|24\.0[1-3])", "nemo", {"flash_version": 2}),

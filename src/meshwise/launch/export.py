@@ -16,9 +16,6 @@ from meshwise.launch.serving import Settings
 from meshwise.launch.table import Target, target
 
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
-# what training software does by itself where its command says nothing
-PLAIN = {"loss_chunks": 1, "dispatcher": "alltoall", "overlap_experts": False}
-PLAIN |= {"moments_dtype": "fp32", "recompute_modules": ("core_attn",)}
 # what the reading of a command cannot know of a job
 NOT_LAUNCHED = ("gpus_per_node",)
 
@@ -171,7 +168,7 @@ def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:
     dense_experts = not job.has_experts_grid and not read.job.has_experts_grid
     for field in Job.__struct_fields__:
         mine, theirs = getattr(job, field), getattr(read.job, field)
-        theirs = PLAIN.get(field) if theirs is None else theirs
+        theirs = switches.PLAIN.get(field) if theirs is None else theirs
         if field in NOT_LAUNCHED or mine == theirs or (field == "model" and not mine):
             continue
         if mine is None or (field == "etp" and dense_experts):

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from meshwise.errors import IllegalLayout
 from meshwise.launch.job import Job
 from meshwise.launch.serving import Read, Settings, contradiction
 from meshwise.spec.stack import MODULES, MOMENTS
 
+# what training software does by itself where its command says nothing
+PLAIN: dict[str, Any] = {
+    "loss_chunks": 1,
+    "dispatcher": "alltoall",
+    "overlap_experts": False,
+    "moments_dtype": "fp32",
+    "recompute_modules": ("core_attn",),
+}
+_OTHERWISE = {"torchtitan": ("loss_chunks",)}  # targets that have a way of their own
 _DISPATCHERS = ("allgather", "alltoall", "alltoall_seq", "flex")
 _BACKENDS = ("deepep", "hybridep")
 
@@ -28,6 +39,13 @@ def settings(job: Job) -> Settings:
     if job.moments_dtype not in (None, "fp32") and job.shard != "none":
         s |= {"precise": True, "moment": job.moments_dtype, "second_moment": job.moments_dtype}
     return s
+
+
+def as_said(job: Job, target: str) -> Job:
+    """The job without what the target does by itself."""
+    own = {k: v for k, v in PLAIN.items() if k not in _OTHERWISE.get(target, ())}
+    dropped = {k: None for k, v in own.items() if getattr(job, k) == v}
+    return msgspec.structs.replace(job, **dropped)
 
 
 def fields(s: Settings, ep: int) -> Read:
