@@ -16,7 +16,7 @@ from meshwise.program.weights import block_weights, end_weights
 from meshwise.spec.layout import SHARD_CODE, Layouts
 from meshwise.spec.models import load_model
 from meshwise.spec.parameters import parameters
-from meshwise.spec.stack import Stack, load_stack
+from meshwise.spec.stack import Stack, load_stack, replaced
 from meshwise.spec.workload import Formats, Training
 
 LLAMA = load_model("llama-3-8b")
