@@ -21,7 +21,10 @@ _MEGATRON_2023 = {
     "fused_elementwise": False,
     "expands_kv_heads": True,
     "loss_peak_bytes": 10.0,
+    "loss_bytes": 52.0,
 }
+# Megatron-Core before its recipes fused the loss' passes
+_LOSS_BY_PASSES = {"loss_bytes": 52.0}
 
 # torchtitan of 2024 compiles its layers, not the loss.
 _EAGER_LOSS = {"loss_peak_bytes": 12.0, "loss_peak_bytes_tp": 16.0, "loss_chunks": 1}
@@ -37,7 +40,8 @@ _RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (r"nemo-(23|24\.0[1-3])", "nemo", {"flash_version": 2}),
     (r"nemo|megatron-bridge", "nemo", {}),
     # cross entropy in place since core 0.8
-    (r"megatron-core-0\.[0-7]", "megatron-core", {"loss_peak_bytes": 10.0}),
+    (r"megatron-core-0\.[0-7]", "megatron-core", {"loss_peak_bytes": 10.0} | _LOSS_BY_PASSES),
+    (r"megatron-core-0\.[89]|(pai-)?megatron-(202[34]|patch-24)", "megatron-core", _LOSS_BY_PASSES),
     (r"(pai-)?megatron", "megatron-core", {}),
     (r"flagscale", "megatron-core", _MEGATRON_2023),
     # most of the playbook's runs kept gathered inputs: their memory says so
