@@ -68,10 +68,11 @@ def fields(s: Settings, ep: int) -> Read:
         notes.append("the dispatcher allgather (the default) is priced as alltoall")
     if s.get("overlap_experts"):
         found["overlap_experts"] = True
-    chosen = tuple(dict.fromkeys(s.get("modules") or ()))
-    for name in chosen:
-        if name not in MODULES:
-            raise contradiction("--recompute-modules", name, "is not priced", MODULES)
+    named = tuple(dict.fromkeys(s.get("modules") or ()))
+    chosen = tuple(name for name in named if name in MODULES)
+    if chosen != named:
+        others = ", ".join(name for name in named if name not in MODULES)
+        notes.append(f"recomputation of {others} is not priced")
     if chosen and chosen != ("core_attn",):
         found["recompute_modules"] = chosen
     if s.get("precise"):
