@@ -166,6 +166,15 @@ def test_a_recipe_script_names_its_dispatcher():
     assert found.job.overlap_experts is True
 
 
+def test_a_named_precision_of_a_recipe_reduces_fp32_gradients():
+    head = "torchrun --nproc-per-node 8 pretrain.py model.tensor_model_parallel_size=8"
+    read = [
+        launch.parse(f"{head} {more}", "megatron-bridge", model="m").job.grad_dtype
+        for more in ("mixed_precision=bf16_mixed", "", "ddp.grad_reduce_in_fp32=false")
+    ]
+    assert read == ["fp32", None, "bf16"]
+
+
 def test_what_megatron_refuses_is_refused():
     for bad in ({"recompute": "full"}, {"ep": 1}, {"pp": 2, "dp": 8, "ep": 8}):
         layout = {"dp": 16, "ep": 16, "etp": 1, "micro_batch": 1, "recompute": "none"} | bad
