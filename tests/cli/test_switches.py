@@ -47,6 +47,17 @@ def test_estimate_prices_what_the_options_say():
         (["--recompute-modules", "moe_act"], "--recompute-modules"),
         (["--recompute", "selective", "--recompute-modules", "act"], "--recompute-modules"),
         (["--phase", "decode", "--recompute-modules", "moe"], "--recompute-modules"),
+        (
+            [
+                "--recompute",
+                "selective",
+                "--recompute-modules",
+                "moe",
+                "--stack",
+                "torchtitan-fsdp",
+            ],
+            "--recompute-modules",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused(words: list[str], field: str):

@@ -52,7 +52,7 @@ MISPLACED: dict[str, tuple[str, ...]] = {
 def read(o: dict[str, Any], name: str) -> dict[str, Any]:
     """The switches that the options set in the stack ``name``."""
     from meshwise.spec.reading import count, one_of
-    from meshwise.spec.stack import WHOLE, WORDS
+    from meshwise.spec.stack import WHOLE, WORDS, load_stack
 
     found = {key: o[key] for key in NAMES if o.get(key) is not None}
     if "loss_chunks" in found:
@@ -61,6 +61,10 @@ def read(o: dict[str, Any], name: str) -> dict[str, Any]:
     for key in WORDS.keys() & found.keys():
         one_of(found[key], "--" + key.replace("_", "-"), WORDS[key])
     if "recompute_modules" in found:
+        if name and load_stack(name).selective_recompute != "attention":
+            raise refused(
+                "recompute_modules", found["recompute_modules"], f"{name} chooses operations"
+            )
         found["recompute_modules"] = modules(found["recompute_modules"])
     for key in _EXCHANGE:
         if name == "ideal" and key in found:
