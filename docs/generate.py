@@ -263,6 +263,9 @@ SWITCHES = {
     "stages are interleaved.",
     "selective_recompute": "`attention`: selective recomputation redoes the attention core; `products`: "
     "every second product and all passes (torchtitan's per-operation checkpointing).",
+    "recompute_modules": "What selective recomputation by `attention` does again, in Megatron-Core's words: "
+    "`core_attn` (where it is not fused), `layernorm`, `moe_act`, `shared_experts`, `mla_up_proj`, `mlp`, "
+    "`moe`. `--recompute-modules` overrides it.",
     "stage_balance": "`layers`: pipeline stages of as many layers each; `cost`: layers and head are "
     "dealt out by the weights that they multiply with.",
     "recompute_early_stop": "Full recomputation leaves out a layer's last collective: 5 all_reduces "

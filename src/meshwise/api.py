@@ -33,7 +33,7 @@ from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import check_keys, count, fraction, one_of
 from meshwise.spec.serving import Serving
-from meshwise.spec.stack import STATED, WORDS, Stack, load_stack, replaced
+from meshwise.spec.stack import WORDS, Stack, load_stack, replaced
 from meshwise.spec.workload import Decode, Formats, Prefill, Training, Workload
 from meshwise.units import BYTES, parse
 
@@ -113,9 +113,9 @@ def stack(name: Named | Stack, **switches: Any) -> Stack:
     ``overlap="none"`` turns off the stack's own overlap of backward reductions too: nothing hides.
     """
     loaded = load_stack(name)
-    for key in ("overlap", "attention", "schedule", *STATED):  # options of the command line too
-        if key in switches and key in WORDS:
-            one_of(switches[key], "--" + key.replace("_", "-"), WORDS[key])
+    for key in ("overlap", "attention", "schedule"):  # options of the command line too
+        if key in switches:
+            one_of(switches[key], f"--{key}", WORDS[key])
     if switches.get("overlap") == "none":
         switches.setdefault("overlap_input_gradient", False)
     return replaced(loaded, switches)

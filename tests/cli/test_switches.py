@@ -44,6 +44,20 @@ def test_estimate_prices_what_the_options_say():
         (["--phase", "prefill", "--loss-chunks", "2"], "--loss-chunks"),
         (["--phase", "prefill", "--overlap-experts"], "--overlap-experts"),
         (["--ideal", "--dispatcher", "deepep"], "--dispatcher"),
+        (["--recompute-modules", "moe_act"], "--recompute-modules"),
+        (["--recompute", "selective", "--recompute-modules", "act"], "--recompute-modules"),
+        (["--phase", "decode", "--recompute-modules", "moe"], "--recompute-modules"),
+        (
+            [
+                "--recompute",
+                "selective",
+                "--recompute-modules",
+                "moe",
+                "--stack",
+                "torchtitan-fsdp",
+            ],
+            "--recompute-modules",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused(words: list[str], field: str):
@@ -123,11 +137,53 @@ def test_megatron_flags_are_read(flags: str, fields: dict[str, object]):
     assert {k: getattr(found, k) for k in fields} == fields
 
 
+def test_modules_of_selective_recomputation_are_said_and_read():
+    chosen = ("moe_act", "layernorm")
+    asked = launch.job_of(
+        "m",
+        "train",
+        {"dp": 16, "ep": 16, "etp": 1, "micro_batch": 1, "recompute": "selective"},
+        global_batch=64,
+        seq=4096,
+        dtype="bf16",
+        grad_dtype="fp32",
+        recompute_modules=chosen,
+    )
+    for name in ("megatron-lm", "megatron-bridge"):
+        out = launch.export(asked, name)
+        assert out.untranslated == {}
+        assert launch.parse(out.text, name, model="m").job.recompute_modules == chosen
+    spaced = "--recompute-granularity selective --recompute-modules core_attn --bf16"
+    head = "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 8"
+    assert launch.parse(f"{head} {spaced}", model="m").job.recompute_modules is None
+    other = launch.parse(f"{head} {spaced.replace('core_attn', 'mhc moe_act')}", model="m")
+    assert other.job.recompute_modules == ("moe_act",)
+    assert "recomputation of mhc is not priced" in other.notes
+
+
+def test_an_estimate_with_modules_is_exported(tmp_path):
+    record = tmp_path / "estimate.json"
+    more = ["--recompute", "selective", "--recompute-modules", "moe_act,layernorm"]
+    run("estimate", *QWEN, *LAYOUT, *LOAD, "--stack", "nemo", *more, "--json", "-o", str(record))
+    ran = run("export", "megatron-lm", "--from", str(record))
+    assert "--recompute-modules moe_act layernorm" in ran.out
+    assert "NOT SAID" not in ran.out
+
+
 def test_a_recipe_script_names_its_dispatcher():
     words = "--num_gpus 16 --expert_model_parallel_size 16 --moe_flex_dispatcher_backend hybridep"
     found = launch.parse(f"python setup_experiment.py {words} --moe_a2a_overlap true", model="m")
     assert found.job.dispatcher == "hybridep"
     assert found.job.overlap_experts is True
+
+
+def test_a_named_precision_of_a_recipe_reduces_fp32_gradients():
+    head = "torchrun --nproc-per-node 8 pretrain.py model.tensor_model_parallel_size=8"
+    read = [
+        launch.parse(f"{head} {more}", "megatron-bridge", model="m").job.grad_dtype
+        for more in ("mixed_precision=bf16_mixed", "", "ddp.grad_reduce_in_fp32=false")
+    ]
+    assert read == ["fp32", None, "bf16"]
 
 
 def test_what_megatron_refuses_is_refused():

@@ -459,10 +459,12 @@ def test_a_second_command_is_named() -> None:
 def test_what_changes_memory_is_said() -> None:
     read = parse(
         f"{RUN} --tensor-model-parallel-size 2 --optimizer-cpu-offload --recompute-granularity "
-        "selective --recompute-modules moe_act layernorm --swiglu --some-future-flag 3"
+        "selective --recompute-modules moe_act layernorm --swiglu --some-future-flag 3 "
+        "--mtp-num-layers 1"
     )
     assert ("--optimizer-cpu-offload", "memory") in read.unpriced
-    assert ("--recompute-modules moe_act layernorm", "memory and time") in read.unpriced
+    assert ("--mtp-num-layers 1", "memory and time") in read.unpriced
+    assert read.job.recompute_modules == ("moe_act", "layernorm")
     assert read.ignored == ("--swiglu", "--some-future-flag 3")
 
 

@@ -79,6 +79,7 @@ def command(target: str, model: str | None, **o: Any) -> None:
     for is listed in the command's own comments.
     """
     from meshwise import commands
+    from meshwise.launch.switches import as_said
     from meshwise.launch.table import target as known_target
 
     chosen = known_target(target, o["target_version"])
@@ -87,6 +88,7 @@ def command(target: str, model: str | None, **o: Any) -> None:
         if o["source"] is not None
         else _from_options(model, o, chosen.phase, chosen.name)
     )
+    job = as_said(job, chosen.name)
     result = commands.export(job, target, wrapper=_wrapper(o), version=o["target_version"])
     text = json.dumps(result.to_dict(), indent=1) if o["as_json"] else str(result)
     options.deliver(text, o["path"])
@@ -232,7 +234,9 @@ def _priced(record: dict[str, Any], row: dict[str, Any], phase: str) -> dict[str
         gradient = {4.0: "fp32", 2.0: "bf16"}.get(float(formats.get("gradient") or 0.0))
         found["grad_dtype"] = work.get("gradients_dtype") or gradient
         found |= {name: stack.get(name) for name in switches.NAMES}
-        found["overlap_experts"] = bool(stack.get("overlap_experts")) and _pairs(row)
+        named = tuple(stack.get("recompute_modules") or ())
+        found["recompute_modules"] = named if row.get("recompute") == "selective" else None
+        found["overlap_experts"] = bool(stack.get("overlap_experts")) and _pairs(row, named)
         if int(row.get("pp", 1)) > 1:
             found["schedule"] = stack.get("schedule")
         if int(row.get("tp", 1)) == 1:
@@ -252,7 +256,7 @@ def _priced(record: dict[str, Any], row: dict[str, Any], phase: str) -> dict[str
     return {k: v for k, v in found.items() if v is not None} | {"placement": "tp-cp-dp-pp"}
 
 
-def _pairs(row: dict[str, Any]) -> bool:
+def _pairs(row: dict[str, Any], modules: tuple[str, ...]) -> bool:
     """Whether the layout can run the exchange of tokens beside another microbatch's compute."""
     import numpy as np
 
@@ -261,7 +265,7 @@ def _pairs(row: dict[str, Any]) -> bool:
 
     degrees = {name: np.int64(row.get(name) or 1) for name in ("tp", "pp", "vp", "ep")}
     mode = np.int64(RECOMPUTE_CODE.get(str(row.get("recompute")), 0))
-    return bool(exchange_pairs(Layouts(**degrees, recompute=mode)))
+    return bool(exchange_pairs(Layouts(**degrees, recompute=mode), modules))
 
 
 def _record(path: str) -> dict[str, Any]:

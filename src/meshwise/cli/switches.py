@@ -32,34 +32,61 @@ OPTIONS = (
         metavar="D",
         help="Training: of Adam's moments, fp32, bf16, fp16 or fp8.",
     ),
+    click.option(
+        "--recompute-modules",
+        metavar="NAME,…",
+        help="Training: what selective recomputation does again: core_attn, layernorm, moe_act, moe, …",
+    ),
 )
-NAMES = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype")  # spec.stack.STATED
+# spec.stack.STATED
+NAMES = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype", "recompute_modules")
 _EXCHANGE = ("dispatcher", "overlap_experts")
 # what a phase does without
 MISPLACED: dict[str, tuple[str, ...]] = {
     "train": (),
-    "prefill": ("loss_chunks", "overlap_experts", "moments_dtype"),
-    "decode": ("loss_chunks", "overlap_experts", "moments_dtype", "dispatcher"),
+    "prefill": tuple(name for name in NAMES if name != "dispatcher"),
+    "decode": NAMES,
 }
 
 
 def read(o: dict[str, Any], name: str) -> dict[str, Any]:
     """The switches that the options set in the stack ``name``."""
-    from meshwise.spec.reading import count
-    from meshwise.spec.stack import WHOLE
+    from meshwise.spec.reading import count, one_of
+    from meshwise.spec.stack import WHOLE, WORDS, load_stack
 
     found = {key: o[key] for key in NAMES if o.get(key) is not None}
     if "loss_chunks" in found:
         most = WHOLE["loss_chunks"][1]
         found["loss_chunks"] = count(found["loss_chunks"], "--loss-chunks", high=most)
+    for key in WORDS.keys() & found.keys():
+        one_of(found[key], "--" + key.replace("_", "-"), WORDS[key])
+    if "recompute_modules" in found:
+        if name and load_stack(name).selective_recompute != "attention":
+            raise refused(
+                "recompute_modules", found["recompute_modules"], f"{name} chooses operations"
+            )
+        found["recompute_modules"] = modules(found["recompute_modules"])
     for key in _EXCHANGE:
         if name == "ideal" and key in found:
             raise refused(key, found[key], "contradicts ideal rates, which know none")
     return found
 
 
+def modules(text: str) -> tuple[str, ...]:
+    """Parts of a layer with commas between them."""
+    from meshwise.spec.reading import one_of
+    from meshwise.spec.stack import MODULES
+
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(one_of(part, "--recompute-modules", MODULES) for part in dict.fromkeys(parts))
+
+
 def check(o: dict[str, Any], model: Model) -> None:
-    """Refuse what is said of experts that a model does not have."""
+    """Refuse what is said of experts that a model does not have, and modules that nothing redoes."""
+    mode, named = o.get("recompute"), o.get("recompute_modules")
+    planned = "free" in o and mode is None  # a plan looks at all modes
+    if named is not None and mode in (None, "none", "full") and not planned:
+        raise refused("recompute_modules", named, "only --recompute selective has modules")
     if any(block.moe is not None for block in model.blocks):
         return
     for key in _EXCHANGE:

@@ -126,6 +126,39 @@ def _by_products(ctx: Context, block: Block) -> Array:
     return ctx.tokens * act * (rows + reduced)
 
 
+def _dropped(ctx: Context, block: Block) -> Array:
+    """Bytes that a layer does without where the stack's modules run again: of a norm what the products
+    read, of an activation what it makes, of a whole MLP or its experts all but their input, of MLA's
+    up-projections queries, keys and values."""
+    chosen, act, h, tp = (
+        ctx.stack.recompute_modules,
+        ctx.widths.activation,
+        ctx.model.hidden,
+        ctx.layout.tp,
+    )
+    per_row: Array = 0.0
+    a, moe = block.attention, block.moe
+    if "layernorm" in chosen:
+        parts = (a is not None) + (block.mlp is not None or moe is not None)
+        parts = 1 if block.parallel else parts
+        gathered = 1.0 if ctx.stack.keeps_gathered_inputs else ctx.token_split
+        per_row = per_row + parts * h * act / gathered
+    if a is not None and a.mla and "mla_up_proj" in chosen:
+        per_row = per_row + act * -(-a.heads // tp) * (2 * a.head_dim + a.value_head_dim)
+    if block.mlp is not None and "mlp" in chosen:
+        per_row = per_row + mlp_activations(ctx, block.mlp, tp)
+    if moe is not None:
+        etp = ctx.layout.expert_tp()
+        rows = moe.top_k * etp / tp
+        if "moe" in chosen:
+            per_row = per_row + rows * (act * h + mlp_activations(ctx, moe.expert, etp))
+        elif "moe_act" in chosen:
+            per_row = per_row + rows * act * -(-moe.expert.width // etp)
+        if moe.shared is not None and {"moe", "shared_experts"} & set(chosen):
+            per_row = per_row + mlp_activations(ctx, moe.shared, tp)
+    return ctx.tokens * per_row
+
+
 def layer_activations(ctx: Context, block: Block) -> Array:
     """Bytes of one layer's activations for one microbatch, by recompute mode.
 
@@ -134,9 +167,12 @@ def layer_activations(ctx: Context, block: Block) -> Array:
     1-4 and section 5 of the paper).
     """
     kept, scores = _whole_layer(ctx, block)
-    selective = kept
     if ctx.stack.selective_recompute == "products":
         selective = _by_products(ctx, block)
+    else:
+        selective = kept - _dropped(ctx, block)
+        if "core_attn" not in ctx.stack.recompute_modules:
+            selective = selective + scores
     only_input = ctx.tokens * ctx.model.hidden * ctx.widths.activation / ctx.token_split
     return np.where(
         ctx.recompute == 2, only_input, np.where(ctx.recompute == 1, selective, kept + scores)

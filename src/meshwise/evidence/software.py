@@ -9,7 +9,7 @@ import msgspec
 
 from meshwise.cost.schedule import SCHEDULES
 from meshwise.evidence.tables import Row
-from meshwise.spec.stack import WORDS, Stack, load_stack
+from meshwise.spec.stack import MODULES, WORDS, Stack, load_stack
 from meshwise.spec.workload import OVERLAP
 
 ATTENTION = ("flash", "flash1", "flash2", "flash3", "unfused")
@@ -21,7 +21,10 @@ _MEGATRON_2023 = {
     "fused_elementwise": False,
     "expands_kv_heads": True,
     "loss_peak_bytes": 10.0,
+    "loss_bytes": 52.0,
 }
+# Megatron-Core before its recipes fused the loss' passes
+_LOSS_BY_PASSES = {"loss_bytes": 52.0}
 
 # torchtitan of 2024 compiles its layers, not the loss.
 _EAGER_LOSS = {"loss_peak_bytes": 12.0, "loss_peak_bytes_tp": 16.0, "loss_chunks": 1}
@@ -31,12 +34,14 @@ _WHOLE_LOSS = {"loss_chunks": 1}  # in chunks since 2026
 # first whose pattern the name begins with.
 _RULES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (r"megatron(-lm)?-20(19|2[0-2])|nemo-megatron-2023", "megatron-2021", {}),
+    (r"deepspeed-2021", "deepspeed-2021", {}),
     (r"(megatron-)?deepspeed", "deepspeed", {}),
     # TransformerEngine before 1.5 has context parallelism with flash-attn only
     (r"nemo-(23|24\.0[1-3])", "nemo", {"flash_version": 2}),
     (r"nemo|megatron-bridge", "nemo", {}),
     # cross entropy in place since core 0.8
-    (r"megatron-core-0\.[0-7]", "megatron-core", {"loss_peak_bytes": 10.0}),
+    (r"megatron-core-0\.[0-7]", "megatron-core", {"loss_peak_bytes": 10.0} | _LOSS_BY_PASSES),
+    (r"megatron-core-0\.[89]|(pai-)?megatron-(202[34]|patch-24)", "megatron-core", _LOSS_BY_PASSES),
     (r"(pai-)?megatron", "megatron-core", {}),
     (r"flagscale", "megatron-core", _MEGATRON_2023),
     # most of the playbook's runs kept gathered inputs: their memory says so
@@ -115,6 +120,17 @@ def as_stated(stack: Stack, row: Row) -> Stack:
             changes[name] = row.one_of(name, WORDS[name])
     if row.text("loss_chunks"):
         changes["loss_chunks"] = row.count("loss_chunks")
+    if row.text("recompute_modules"):
+        changes["recompute_modules"] = _modules(row)
     if row.text("overlap_experts"):
         changes["overlap_experts"] = row.flag("overlap_experts")
     return msgspec.structs.replace(stack, **changes)
+
+
+def _modules(row: Row) -> tuple[str, ...]:
+    """Parts of a layer with commas or spaces between them."""
+    names = row.text("recompute_modules").lower().replace(",", " ").split()
+    for name in names:
+        if name not in MODULES:
+            raise row.wrong("recompute_modules", f"{name} is not known", MODULES)
+    return tuple(dict.fromkeys(names))

@@ -19,11 +19,15 @@ def formats(chosen: Target, s: Settings, fields: Fields) -> tuple[Fields, list[s
     if chosen.phase != "train":
         return {}, []
     said: list[str] = []
+    found: Fields = {}
+    named = chosen.name == "megatron-bridge" and s.get("precision") is not None
+    if named and fields.get("grad_dtype") is None and fields.get("dtype") in ("bf16", "fp8"):
+        found["grad_dtype"] = "fp32"  # training/mixed_precision.py: grad_reduce_in_fp32
     if fields.get("dtype") is None:
         said.append(f"the command names no precision: {_PRECISION[chosen.name]}")
     if fields.get("micro_batch") is None:
         said.append("the command names no microbatch: 1 is priced")
-    return {}, said
+    return found, said
 
 
 _PRECISION = {

@@ -17,9 +17,6 @@ from meshwise.launch.table import Target, target
 from meshwise.spec.model_names import hub_id
 
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
-# what training software does by itself where its command says nothing
-PLAIN = {"loss_chunks": 1, "dispatcher": "alltoall", "overlap_experts": False}
-PLAIN |= {"moments_dtype": "fp32"}
 # what the reading of a command cannot know of a job
 NOT_LAUNCHED = ("gpus_per_node",)
 
@@ -195,7 +192,7 @@ def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:
     dense_experts = not job.has_experts_grid and not read.job.has_experts_grid
     for field in Job.__struct_fields__:
         mine, theirs = getattr(job, field), getattr(read.job, field)
-        theirs = PLAIN.get(field) if theirs is None else theirs
+        theirs = switches.PLAIN.get(field) if theirs is None else theirs
         if field in NOT_LAUNCHED or mine == theirs or (field == "model" and not mine):
             continue
         if mine is None or (field == "etp" and dense_experts):
@@ -226,7 +223,10 @@ def lines(program: str, settings: Settings, chosen: Target, more: tuple[str, ...
             continue
         spelling = flag.spellings[0]
         if chosen.style == "overrides":
-            parts.append(f"{spelling}={value}")
+            shown = f"[{','.join(value)}]" if isinstance(value, tuple) else value
+            parts.append(f"{spelling}={shown}")
+        elif isinstance(value, tuple):
+            parts.append(" ".join([spelling, *map(shlex.quote, value)]))
         else:
             parts.append(
                 spelling if flag.kind == "flag" else f"{spelling} {shlex.quote(str(value))}"

@@ -106,6 +106,9 @@ def read_words(words: list[str], chosen: Target) -> Words:
                     )
                 given = words[i]
                 i += 1
+                while flag.kind == "list" and i < len(words) and re.match(r"[a-z]", words[i]):
+                    given += f",{words[i]}"
+                    i += 1
             if unread(given) and flag.name not in ("model", "config"):
                 unset += [(name, variable) for variable in unread(given)]
                 continue
@@ -226,6 +229,8 @@ def _value(flag: Flag, name: str, text: str) -> Any:
         return fraction(text.strip(), name, low=0.0, high=1.0)
     if flag.kind == "tokens":
         text = _tokens(text.strip(), name)
+    if flag.kind == "list":
+        return tuple(re.findall(r"[\w-]+", text))
     if text.strip().lower() in ("none", "null"):
         return None
     if text.strip() == "-1":

@@ -32,8 +32,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``memory_share`` of a GPU's memory that the engine may take. ``dtype`` is that of
     the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
     sends, ``grad_dtype`` the gradients', ``quantization`` the method as an engine calls it, and
-    ``loss_chunks``, ``dispatcher``, ``overlap_experts`` and ``moments_dtype`` switch what a training stack
-    does; None: as the checkpoint, or as the software does by itself.
+    ``loss_chunks``, ``dispatcher``, ``overlap_experts``, ``moments_dtype`` and ``recompute_modules`` switch
+    what a training stack does; None: as the checkpoint, or as the software does by itself.
     """
 
     model: str
@@ -67,6 +67,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     overlap_experts: bool | None = None
     moments_dtype: str | None = None
     quantization: str | None = None
+    recompute_modules: tuple[str, ...] | None = None
     attention: str = "flash"
     chunk: int | None = None
     draft_tokens: int | None = None

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from meshwise.errors import IllegalLayout
 from meshwise.launch.job import Job
 from meshwise.launch.settings import Read, Settings, contradiction
-from meshwise.spec.stack import MOMENTS
+from meshwise.spec.stack import MODULES, MOMENTS
 
+# what training software does by itself where its command says nothing
+PLAIN: dict[str, Any] = {
+    "loss_chunks": 1,
+    "dispatcher": "alltoall",
+    "overlap_experts": False,
+    "moments_dtype": "fp32",
+    "recompute_modules": ("core_attn",),
+}
+_OTHERWISE = {"torchtitan": ("loss_chunks",)}  # targets that have a way of their own
 _DISPATCHERS = ("allgather", "alltoall", "alltoall_seq", "flex")
 _BACKENDS = ("deepep", "hybridep")
 
@@ -23,9 +34,18 @@ def settings(job: Job) -> Settings:
             s["backend"] = job.dispatcher
     if job.overlap_experts:
         s["overlap_experts"] = True
+    if job.recompute_modules is not None and job.recompute == "selective":
+        s["modules"] = job.recompute_modules
     if job.moments_dtype not in (None, "fp32") and job.shard != "none":
         s |= {"precise": True, "moment": job.moments_dtype, "second_moment": job.moments_dtype}
     return s
+
+
+def as_said(job: Job, target: str) -> Job:
+    """The job without what the target does by itself."""
+    own = {k: v for k, v in PLAIN.items() if k not in _OTHERWISE.get(target, ())}
+    dropped = {k: None for k, v in own.items() if getattr(job, k) == v}
+    return msgspec.structs.replace(job, **dropped)
 
 
 def fields(s: Settings, ep: int) -> Read:
@@ -48,6 +68,13 @@ def fields(s: Settings, ep: int) -> Read:
         notes.append("the dispatcher allgather (the default) is priced as alltoall")
     if s.get("overlap_experts"):
         found["overlap_experts"] = True
+    named = tuple(dict.fromkeys(s.get("modules") or ()))
+    chosen = tuple(name for name in named if name in MODULES)
+    if chosen != named:
+        others = ", ".join(name for name in named if name not in MODULES)
+        notes.append(f"recomputation of {others} is not priced")
+    if chosen and chosen != ("core_attn",):
+        found["recompute_modules"] = chosen
     if s.get("precise"):
         found["moments_dtype"] = _moments(s, notes)
     return found, notes
@@ -85,13 +112,19 @@ def _format(value: Any) -> str:
     )
 
 
+def _again(job: Job) -> bool:
+    """Whether backward does the exchange of tokens again."""
+    experts = job.recompute == "selective" and "moe" in (job.recompute_modules or ())
+    return job.recompute == "full" or experts
+
+
 def check(job: Job) -> None:
     """Raise for an overlap of experts that Megatron-Core refuses."""
     if not job.overlap_experts:
         return
     for field, bad, why in (
         ("ep", job.ep == 1, "there is no exchange of tokens"),
-        ("recompute", job.recompute == "full", "full recomputation runs it again in backward"),
+        ("recompute", _again(job), "backward would run it again"),
         ("vp", job.pp > 1 and job.vp == 1, "pipeline stages need virtual ones beside it"),
     ):
         if bad:
@@ -100,5 +133,5 @@ def check(job: Job) -> None:
                 f"--overlap-experts with {field} {value}: {why}",
                 field="--overlap-experts",
                 value=True,
-                legal="ep > 1, no full recomputation, and vp > 1 where pp > 1",
+                legal="ep > 1, no recomputation of layers or experts, and vp > 1 where pp > 1",
             )

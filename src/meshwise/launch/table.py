@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, unknown_name
 
-KINDS = ("int", "flag", "text", "share", "tokens")
+KINDS = ("int", "flag", "text", "list", "share", "tokens")
 # of what is not priced: "memory" is what saves some, so that the figure is an upper bound
 CHANGES = ("memory", "more memory", "room for requests", "time", "memory and time")
 
@@ -18,7 +18,7 @@ class Flag(NamedTuple):
 
     name: str
     spellings: tuple[str, ...]
-    kind: str  # int, flag (present or not), text, share (from 0 to 1) or tokens (an int, 8k, 8K)
+    kind: str  # int, flag (present or not), text, list (of words), share (0 to 1), tokens (an int, 8k)
 
 
 class Target(NamedTuple):

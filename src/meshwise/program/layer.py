@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.program import attention, mlp, sharding
+from meshwise.program import attention, mlp, modules, sharding
 from meshwise.program.context import Context
 from meshwise.program.ops import Op, collective, elementwise, gradients_of, parted
 from meshwise.program.weights import block_weights
@@ -287,25 +287,16 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
     """What activation recomputation does again before the part's backward.
 
     Full: the whole forward, collectives included; a checkpoint that stops early leaves out the
-    layer's last reduction. Selective: the attention core, where it is not fused already; or, where
-    a stack decides by operation (torchtitan), every second product, the experts' grouped ones and all
-    passes, with attention, reductions and exchanges of tokens kept.
+    layer's last reduction. Selective: see :mod:`meshwise.program.modules`.
     """
     full = np.where(ctx.recompute == 2, 1, 0)
     selective = np.where(ctx.recompute == 1, 1, 0)
-    unfused = ctx.stack.attention != "flash" or ctx.stack.ideal
-    by_products = ctx.stack.selective_recompute == "products"
-    again = {"gemm": 0.5, "elementwise": 1.0, "all_gather": 1.0} if by_products else {}
     ops = []
     for op in forward(ctx, part):
         count = op.count * full
         if is_last and ctx.stack.recompute_early_stop and op.name == f"{part.name}.output":
             count = op.count * 0
-        share = again.get(op.kind, 0.0)
-        if by_products and op.name.startswith("moe.experts"):
-            share = 1.0
-        if op.kind == "attention" and unfused and not by_products:
-            share = 1.0
+        share = modules.again(op, ctx.stack)
         if share:
             count = count + op.count * (selective * share)
         ops.append(op._replace(phase="recompute", count=count, model_flops=0.0))

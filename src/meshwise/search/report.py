@@ -12,7 +12,6 @@ from meshwise.cost.pricing import OpCost
 from meshwise.program.ops import COLLECTIVES
 from meshwise.program.step import program
 from meshwise.spec.layout import Layouts
-from meshwise.spec.rules import hides_experts
 from meshwise.spec.workload import tokens_per_step
 from meshwise.units import format_time
 
@@ -273,10 +272,10 @@ def remarks(e: Estimate) -> tuple[str, ...]:
             f"device {format_time(busy)} to run them; more tokens per microbatch or CUDA graphs help"
         )
     routed = any(block.moe is not None for block in e.model.blocks)
-    if e.stack.overlap_experts and routed and not bool(hides_experts(e.stack, e.layout)):
+    if routed and e.exchanges_beside is not None and not float(e.exchanges_beside):
         said.append(
-            "experts are not overlapped in this layout: that takes ep > 1, no full recomputation, and "
-            "virtual stages beside pipelines"
+            "experts are not overlapped in this layout: that takes ep > 1, several microbatches, no "
+            "recomputation of layers or experts, and virtual stages beside pipelines"
         )
     return tuple(said)
 

@@ -286,6 +286,7 @@ def _switches(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(recomputation, sharding stages) to look at."""
     kept = stack.attention != "flash" or stack.ideal or stack.selective_recompute == "products"
+    kept = kept or set(stack.recompute_modules) != {"core_attn"}
     modes = [code for name, code in RECOMPUTE_CODE.items() if kept or name != "selective"]
     asked = pins.get("shard", tuple(SHARD_CODE.values()))
     return tuple(pins.get("recompute", modes)), tuple(asked)

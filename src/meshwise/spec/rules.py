@@ -148,17 +148,21 @@ def dcp(c: Case) -> Array:
 
 def hides_experts(stack: Stack, layout: Layouts) -> Array:
     """Where a stack that runs the exchange of tokens beside another microbatch's compute can do so:
-    between the two passes of 1F1B, which full recomputation would mix, and beside pipeline stages of
+    between the two passes of 1F1B, which recomputation of whole layers or experts would mix, and beside pipeline stages of
     interleaved ones (Megatron-Core, transformer_config.py: overlap_moe_expert_parallel_comm)."""
     if not stack.overlap_experts or stack.ideal or stack.schedule != "1f1b":
         return np.bool_(False)
-    return exchange_pairs(layout)
+    return exchange_pairs(layout, stack.recompute_modules)
 
 
-def exchange_pairs(layout: Layouts) -> Array:
-    """Layouts in which a microbatch's exchange of tokens can run beside another one's compute."""
+def exchange_pairs(layout: Layouts, modules: tuple[str, ...]) -> Array:
+    """Layouts in which a microbatch's exchange of tokens can run beside another one's compute: nothing
+    does it again in backward."""
     staged = (layout.pp == 1) | (layout.vp > 1)
-    return (layout.ep > 1) & (layout.recompute != RECOMPUTE_CODE["full"]) & staged
+    once = layout.recompute != RECOMPUTE_CODE["full"]
+    if "moe" in modules:
+        once = once & (layout.recompute != RECOMPUTE_CODE["selective"])
+    return (layout.ep > 1) & once & staged
 
 
 def shards(c: Case) -> Array:

@@ -40,9 +40,11 @@ WORDS: dict[str, tuple[str, ...]] = {
     "dispatcher": DISPATCHERS,
 }
 # switches that a command line, a launch command and a table's row state too
-STATED = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype")
+STATED = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype", "recompute_modules")
+# parts of a layer that selective recomputation may do again (Megatron-Core's words)
+MODULES = ("core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe")
 SHARDS = ("none", "zero1", "zero2", "zero3")
-LISTS = {"shards": SHARDS, "pipelined_shards": SHARDS}  # some of them
+LISTS = {"shards": SHARDS, "pipelined_shards": SHARDS, "recompute_modules": MODULES}  # some of them
 WHOLE = {  # lowest, highest
     "flash_version": (1, 3),
     "custom_all_reduce_pcie_ranks": (0, 1024),
@@ -99,6 +101,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scatter_gather: bool = False  # pipeline transfers in shares of the TP ranks, gathered after
     overlap_pipeline: bool = False  # transfers between stages, where stages are interleaved
     selective_recompute: str = "attention"  # or "products": every second product, all passes
+    recompute_modules: tuple[str, ...] = ("core_attn",)  # of "attention": what else it does again
     stage_balance: str = "layers"  # of pipeline stages; or "cost": the ends count by their FLOPs
     recompute_early_stop: bool = False  # full recomputation never redoes a layer's last collective
     parallel_block_one_all_reduce: bool = True  # parallel blocks add partial sums before reducing
