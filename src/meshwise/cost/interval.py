@@ -16,6 +16,7 @@ import numpy as np
 from meshwise.cost.collective import Fabric, Priced, candidates_on, fabric_of, price
 from meshwise.cost.collective_fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
+from meshwise.program.mlp import moe
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Group
@@ -63,11 +64,39 @@ def ends(
     )
 
 
-def tpot_interval(tpot_s: Array, stack: Stack, lent: Array) -> tuple[Array, Array]:
-    """90 % interval of a time per output token [s]; the ideal stack is a definition and has none."""
+def tpot_interval(
+    tpot_s: Array, stack: Stack, lent: Array, even_s: Array = 0.0
+) -> tuple[Array, Array]:
+    """90 % interval of a time per output token [s]; the ideal stack is a definition and has none.
+
+    ``even_s``: how much longer it takes if experts are drawn evenly, where that is not known. The
+    interval is then that of both ends.
+    """
     if stack.ideal:
         return tpot_s, tpot_s
-    return ends(tpot_s, "tpot_s", stack.name, lent)
+    return ends(tpot_s, "tpot_s", stack.name, lent, np.log1p(even_s / tpot_s))
+
+
+def even_draws_s(e: Estimate) -> Array:
+    """Seconds that a pass of inference takes longer if its tokens draw experts evenly; 0 where how
+    they draw was said."""
+    ctx = e.program.ctx
+    if ctx.training or e.stack.ideal or e.workload.expert_skew is not None:
+        return 0.0
+    even = ctx._replace(expert_skew=0.0)
+    longer: Array = 0.0
+    for block, costs, count in zip(
+        ctx.model.blocks, e.layer_costs, ctx.model.kind_counts(), strict=True
+    ):
+        if block.moe is None:
+            continue
+        for op in moe(even, block.moe, block.stored):
+            if op.name.startswith("moe.experts"):
+                longer = longer + count * op.count * e.pricer.one(op)[0]
+        for cost in costs:
+            if cost.op.name.startswith("moe.experts"):
+                longer = longer - count * cost.op.count * cost.seconds
+    return np.maximum(longer, 0.0)
 
 
 def lent_share(e: Estimate) -> Array:
@@ -84,8 +113,9 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
     """90 % interval of ``step_s`` [s]; the ideal stack is a definition and has none."""
     if e.stack.ideal:
         return e.step_s, e.step_s
-    quantity = "step_s" if e.program.ctx.training else "tpot_s"
-    return ends(e.step_s, quantity, e.stack.name, lent_share(e))
+    if e.program.ctx.training:
+        return ends(e.step_s, "step_s", e.stack.name, lent_share(e))
+    return tpot_interval(e.step_s, e.stack, lent_share(e), even_draws_s(e))
 
 
 def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             tp=tp,
             stack=stack.name,
             lent=float(steady.lent),
+            slower=math.log1p(float(steady.even_s / steady.tpot_s)),
         )
     ]
 

@@ -19,6 +19,7 @@ from meshwise.spec.grid import Grid
 from meshwise.spec.model import Model
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
+from meshwise.spec.workload import drawn_skew
 from meshwise.units import format_memory, format_time
 
 
@@ -28,6 +29,7 @@ def workload_dict(w: Serving) -> dict[str, Any]:
     formats = fields.pop("formats")
     named = {k if k == "dtype" else f"{k}_dtype": v for k, v in formats.items()}
     named.pop("gradients_dtype")
+    fields["expert_skew"] = drawn_skew(w.expert_skew)
     return {"phase": w.phase, **fields, **named}
 
 
@@ -42,7 +44,7 @@ def serve_dict(
         "ep": grid.ep,
         "etp": grid.etp or max(1, grid.tp // grid.ep),
     }
-    low, high = tpot_interval(s.tpot_s, stack, s.lent)
+    low, high = tpot_interval(s.tpot_s, stack, s.lent, s.even_s)
     figures: dict[str, Any] = {
         "tpot_s": float(s.tpot_s),
         "tpot_low_s": float(low),

@@ -14,7 +14,7 @@ from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import SERVED_SKEW, Decode, Formats, Prefill
+from meshwise.spec.workload import Decode, Formats, Prefill
 
 Array = Any
 
@@ -28,7 +28,7 @@ class Engine(NamedTuple):
     layouts: Layouts
     formats: Formats = Formats()
     expert_imbalance: float = 1.0
-    expert_skew: float = SERVED_SKEW
+    expert_skew: float | None = None
 
     def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:
         """``queries`` tokens of each of ``batch`` sequences, priced."""

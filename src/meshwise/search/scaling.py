@@ -19,7 +19,7 @@ from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Training, Workload, tokens_per_step
+from meshwise.spec.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
 
 Array = Any
 
@@ -156,13 +156,14 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     """What was assumed of the experts that a decode's batch reads."""
     if not isinstance(workload, Decode) or not any(b.moe for b in model.blocks):
         return []
-    skew = workload.expert_skew
+    skew = drawn_skew(workload.expert_skew)
     if skew == 0.0:
         return [
             "experts are drawn evenly: an upper bound of those that a batch reads (--expert-skew 0)"
         ]
+    how = ", assumed: the interval reaches to even draws" if workload.expert_skew is None else ""
     return [
-        f"experts are drawn with log-normal popularity, sigma {skew:g}: fewer are read than by even "
+        f"experts are drawn with log-normal popularity, sigma {skew:g}{how}: fewer are read than by even "
         "draws, which are the upper bound (--expert-skew 0)"
     ]
 

@@ -53,9 +53,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     gated: bool = True
     mlp_bias: bool | str = False
     mlp_multiple: int = 0  # intermediate_size = this * hidden_size where it is null
-    # "", "head": one over a head's width, "each": the same with every head's own weights, "wide": over
-    # all heads together
-    query_key_norm: str = ""
+    query_key_norm: str = ""  # or head: over its width; each: with its own weights; wide: over all
     query_key_norm_key: bool | str = True  # key that switches query_key_norm
     query_key_norm_bias: bool = False
     parallel: bool | str = False
