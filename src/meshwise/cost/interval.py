@@ -28,7 +28,8 @@ Array = Any
 # predicted by another generation's fit are off by 6 to 32 % (median 14 %, tests/data/kernel_calls.csv,
 # each of A100, H100, H200, B200 by the others), collectives of a fabric left out of the fit by up to
 # 32 % (docs/explanation/validation): about 0.2.
-LENT = 1.645 * 0.2
+NORMAL = 1.645  # standard deviations of the normal distribution's middle 90 %
+LENT = NORMAL * 0.2
 
 
 class Spread(NamedTuple):
@@ -47,13 +48,19 @@ def spread(quantity: str, stack: str) -> Spread:
 
 
 def ends(
-    value: Array, quantity: str, stack: str, lent: Array = 0.0, slower: Array = 0.0
+    value: Array,
+    quantity: str,
+    stack: str,
+    lent: Array = 0.0,
+    slower: Array = 0.0,
+    unseen: Array = 0.0,
 ) -> tuple[Array, Array]:
     """(low, high) of a predicted value of which the share ``lent`` rests on lent constants (above 1
     where these say less than another fabric's do); ``slower``: how much longer, as a logarithm, it
-    takes if nothing holds that was never measured."""
+    takes if nothing holds that was never measured; ``unseen``: standard deviation of what the
+    published rows have not."""
     found = spread(quantity, stack)
-    more = (LENT * lent) ** 2
+    more = (LENT * lent) ** 2 + (NORMAL * unseen) ** 2
     low = np.minimum(found.low, 0.0) ** 2
     high = np.maximum(found.high, 0.0) ** 2
     # a spread whose ends lie on one side of 1 keeps its near end
@@ -64,8 +71,22 @@ def ends(
     )
 
 
+def unseen_sd(e: Estimate) -> Array:
+    """Standard deviation of ln(measured / predicted) of a pass of inference by what the published
+    rows of one source, dense models inside a node, have not."""
+    table = catalog.load("discrepancy", "tpot-s", "quantity")[1]["beyond"]
+    variance: Array = table["source"] ** 2
+    if any(block.moe is not None for block in e.model.blocks):
+        variance = variance + table["moe"] ** 2
+    levels = zip(e.cluster.levels, e.pricer.groups["tp"].ranks, strict=True)
+    for level, ranks in levels:
+        if level.kind == "network":
+            variance = np.where(np.asarray(ranks) > 1, variance + table["network"] ** 2, variance)
+    return np.sqrt(variance)
+
+
 def tpot_interval(
-    tpot_s: Array, stack: Stack, lent: Array, even_s: Array = 0.0
+    tpot_s: Array, stack: Stack, lent: Array, even_s: Array, unseen: Array
 ) -> tuple[Array, Array]:
     """90 % interval of a time per output token [s]; the ideal stack is a definition and has none.
 
@@ -74,7 +95,7 @@ def tpot_interval(
     """
     if stack.ideal:
         return tpot_s, tpot_s
-    return ends(tpot_s, "tpot_s", stack.name, lent, np.log1p(even_s / tpot_s))
+    return ends(tpot_s, "tpot_s", stack.name, lent, np.log1p(even_s / tpot_s), unseen)
 
 
 def even_draws_s(e: Estimate) -> Array:
@@ -115,7 +136,7 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
         return e.step_s, e.step_s
     if e.program.ctx.training:
         return ends(e.step_s, "step_s", e.stack.name, lent_share(e))
-    return tpot_interval(e.step_s, e.stack, lent_share(e), even_draws_s(e))
+    return tpot_interval(e.step_s, e.stack, lent_share(e), even_draws_s(e), unseen_sd(e))
 
 
 def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:

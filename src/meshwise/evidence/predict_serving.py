@@ -93,6 +93,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             stack=stack.name,
             lent=float(steady.lent),
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
+            unseen=float(steady.unseen),
         )
     ]
 

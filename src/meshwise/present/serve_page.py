@@ -44,7 +44,7 @@ def serve_dict(
         "ep": grid.ep,
         "etp": grid.etp or max(1, grid.tp // grid.ep),
     }
-    low, high = tpot_interval(s.tpot_s, stack, s.lent, s.even_s)
+    low, high = tpot_interval(s.tpot_s, stack, s.lent, s.even_s, s.unseen)
     figures: dict[str, Any] = {
         "tpot_s": float(s.tpot_s),
         "tpot_low_s": float(low),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.estimate import Estimate
-from meshwise.cost.interval import even_draws_s, lent_share
+from meshwise.cost.interval import even_draws_s, lent_share, unseen_sd
 from meshwise.search import iteration
 from meshwise.search.iteration import Engine, draft_s
 from meshwise.spec.cluster import Cluster
@@ -39,6 +39,7 @@ class Steady(NamedTuple):
     fits: Array
     lent: Array  # share of a decode that rests on constants of other hardware or shapes
     even_s: Array  # more of TPOT if experts are drawn evenly, where their skew is an assumption
+    unseen: Array  # standard deviation of its logarithm by what no published row has
 
 
 def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1, etp: int | None = None) -> Layouts:
@@ -141,6 +142,7 @@ def steady(
         fits=fits,
         lent=lent_share(one_iteration),
         even_s=even_draws_s(one_iteration) / w.tokens_per_iteration,
+        unseen=unseen_sd(one_iteration),
     )
 
 
