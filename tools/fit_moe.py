@@ -86,8 +86,6 @@ KERNELS = {
         "vllm_gptossmxfp4moe_marlin_marlinexperts",
     ),
     ("sglang", "bf16"): ("sglang_fused_moe_triton",),
-    # its Triton one expands the weights when it loads them, and is not what its server chooses
-    ("sglang", "w4a16_mxfp4"): ("sglang_flashinfer_trtllm_moe",),
     ("sglang", None): (
         "sglang_flashinfer_trtllm_moe",
         "sglang_fused_moe_triton",
@@ -95,6 +93,10 @@ KERNELS = {
     ),
 }
 FEWEST = 300  # calls that a section rests on
+# Share of the memory's bandwidth that a kernel's best call has to read its weights at. Below it are
+# kernels that nobody serves with: untuned ones (vLLM's CUTLASS for FP8 by tensor takes six times the
+# others' time), or such as expand four-bit weights when they are loaded (SGLang's Triton).
+REACH = 0.42
 
 
 def calls_of(path: Path, engine: str, name: str, bandwidth: float) -> Calls | None:
@@ -113,7 +115,9 @@ def calls_of(path: Path, engine: str, name: str, bandwidth: float) -> Calls | No
     kept = ~np.any([(hidden == h) & (inter == i) for h, i in NO_GATE], axis=0)
     kept &= ~unevenly_routed(calls, FORMATS[name].weight, bandwidth)
     calls = Calls(calls.shape[:, kept], calls.seconds[kept], calls.fitted[kept], calls.kernel)
-    return calls if len(calls.seconds) >= FEWEST else None
+    if len(calls.seconds) < FEWEST or reach(calls, FORMATS[name].weight, bandwidth).max() < REACH:
+        return None
+    return calls
 
 
 def visits(shape: Array) -> tuple[Array, Array]:
@@ -123,13 +127,19 @@ def visits(shape: Array) -> tuple[Array, Array]:
     return rows, np.minimum(np.maximum(experts / ep, 1), rows)
 
 
+def reach(calls: Calls, weight: float, bandwidth: float) -> Array:
+    """Share of the bandwidth at which the weights of the experts visited are read."""
+    _, hidden, inter, _, _, tp, _ = calls.shape
+    read = visits(calls.shape)[1] * 3 * hidden * np.ceil(inter / tp) * weight
+    return np.asarray(read / bandwidth / calls.seconds, float)
+
+
 def unevenly_routed(calls: Calls, weight: float, bandwidth: float) -> Array:
     """Models of which a call took less than reading the weights of as many experts as an even routing
     visits: their kernels route inside, by groups of experts, and visited fewer."""
-    _, hidden, inter, _, experts, tp, _ = calls.shape
-    read = visits(calls.shape)[1] * 3 * hidden * np.ceil(inter / tp) * weight
+    _, hidden, inter, _, experts, *_ = calls.shape
     model = hidden * 1e9 + inter * 1e4 + experts
-    return np.isin(model, model[read / bandwidth > calls.seconds])
+    return np.isin(model, model[reach(calls, weight, bandwidth) > 1.0])
 
 
 class Layer(NamedTuple):

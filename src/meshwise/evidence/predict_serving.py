@@ -178,8 +178,8 @@ def expert_format(row: Row, own: str | None) -> str | None:
 
 
 # Whose publisher's FP8 checkpoints have a scale per 128 × 128 weights and per 128 activations
-# (quantization_config of Qwen/Qwen3-32B-FP8); other models' are taken as scaled per tensor.
-BLOCK_SCALED = ("qwen3", "qwen3_moe")
+# (quantization_config of Qwen/Qwen3-32B-FP8, MiniMaxAI/MiniMax-M2); other models' are taken as scaled per tensor.
+BLOCK_SCALED = ("qwen3", "qwen3_moe", "minimax_m2")
 
 
 def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[Assumed, ...]]:
