@@ -97,7 +97,7 @@ KERNELS = {
 # read less than twice as much were not read from memory (GDDR6 is slow beside its cache; NVIDIA L40S
 # datasheet: 96 MB).
 CACHE = {"l40s": 96e6}
-FEWEST = 300  # calls that a section rests on
+FEWEST = 150  # calls that a section rests on
 # Share of the memory's bandwidth that a kernel's best call has to read its weights at. Below it are
 # kernels that nobody serves with: untuned ones (vLLM's CUTLASS for FP8 by tensor takes six times the
 # others' time), or such as expand four-bit weights when they are loaded (SGLang's Triton).
