@@ -146,6 +146,19 @@ def steady(
     )
 
 
+def burst_s(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: Serving) -> Array:
+    """Mean seconds to the first token where all requests begin at once, as a benchmark's first do: its
+    prompts are computed one batch after the other."""
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
+    batch = -(-w.concurrency // layouts.dp)
+    prompt = _prompt(engine, w, batch)
+    most = together_at_most(engine, w) if stack.shares_prefill else 1
+    together = np.minimum(most, batch)
+    batches = np.ceil(batch * prompt.chunks / together)
+    one = iteration.prefill(engine, together, prompt.chunk, prompt.cached)
+    return one.series_s(batches) * (batches + 1.0) / (2.0 * batches)
+
+
 def _mixed(
     engine: Engine, w: Serving, batch: Array, decode: Array, prompt: _Prompt, groups: Array
 ) -> tuple[Array, Array]:
