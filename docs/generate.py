@@ -296,6 +296,8 @@ SWITCHES = {
     "collective_wait_s": "What a collective's kernels wait for each other where every rank's host "
     "launches them outside CUDA graphs [s].",
     "fused_qk_norm": "Inference: norms of queries and keys (Qwen3) in the rotary embedding's pass.",
+    "fuses_shared_expert": "A shared expert as wide as the routed ones is one more of their grouped "
+    "products, where no expert parallelism divides them.",
     "static_scales": "Narrow (fp8, int8) activations are quantised by fixed scales in the pass that "
     "makes them. Otherwise a pass of its own finds each token's scale.",
     "max_batched_tokens": "Serving: the most tokens that one iteration works on; longer prompts are "
@@ -453,8 +455,17 @@ _ERRORS = ("points", "median error", "mean error", "90th percentile", "bias")
 def kernel_fits_section() -> str:
     rows = []
     for name, data in _fits("kernels"):
-        for group in ("gemm", "moe", "attention"):
-            for part, fit in data.get(group, {}).items():
+        experts = {
+            f"{part} {engine}": fit
+            for engine, parts in data.get("moe", {}).items()
+            for part, fit in parts.items()
+        }
+        for group, parts in (
+            ("gemm", data["gemm"]),
+            ("moe", experts),
+            ("attention", data["attention"]),
+        ):
+            for part, fit in parts.items():
                 if "points" not in fit:
                     continue  # a roofline, which no table was fitted to
                 share = fit["kv_efficiency" if group == "attention" else "memory_efficiency"]

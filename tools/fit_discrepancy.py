@@ -25,6 +25,9 @@ CATALOG = ROOT / "spec/catalog/discrepancy"
 LEVEL, MOST = 0.90, 0.98
 OWN_SPREAD = 1.0  # constants that are lent with more doubt than this bring their own spread
 
+# What a table's sources do not have, by quantity: kept as the catalog's file says it.
+BEYOND = "[beyond]"
+
 Rows = list[tuple[str, str, float, float]]  # (source, stack, ln(measured / predicted), lent)
 
 
@@ -108,6 +111,18 @@ def left_out(rows: Rows, level: float) -> tuple[float, float] | None:
     return sum(every) / len(every), sum(means) / len(means)
 
 
+def beyond(quantity: str) -> list[str]:
+    """The lines of the catalog's present file on what its rows have not, with the comment before."""
+    path = CATALOG / f"{quantity.replace('_', '-')}.toml"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if BEYOND not in lines:
+        return []
+    first = lines.index(BEYOND)
+    while lines[first - 1].startswith("#"):
+        first -= 1
+    return lines[first : lines.index("[stack]")]
+
+
 def write(quantity: str, rows: Rows) -> None:
     stacks = sorted({r[1] for r in rows})
     level = LEVEL
@@ -133,6 +148,7 @@ def write(quantity: str, rows: Rows) -> None:
         ),
         f"all = {{ low = {low:.4f}, high = {high:.4f} }}",
         "",
+        *beyond(quantity),
         "[stack]",
     ]
     for stack in stacks:

@@ -35,6 +35,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import scipy.sparse as sparse
 from fit_kernels import Array, Calls, Entry
+from numpy.typing import NDArray
 from scipy.sparse.linalg import spsolve
 
 from meshwise.cost import kernels
@@ -86,18 +87,26 @@ KERNELS = {
         "vllm_gptossmxfp4moe_marlin_marlinexperts",
     ),
     ("sglang", "bf16"): ("sglang_fused_moe_triton",),
-    # its Triton one expands the weights when it loads them, and is not what its server chooses
-    ("sglang", "w4a16_mxfp4"): ("sglang_flashinfer_trtllm_moe",),
     ("sglang", None): (
         "sglang_flashinfer_trtllm_moe",
         "sglang_fused_moe_triton",
         "sglang_marlin_moe",
     ),
 }
-FEWEST = 300  # calls that a section rests on
+# Bytes of cache in which weights stay from one repetition of a call to the next: those of calls that
+# read less than twice as much were not read from memory (GDDR6 is slow beside its cache; NVIDIA L40S
+# datasheet: 96 MB).
+CACHE = {"l40s": 96e6}
+FEWEST = 150  # calls that a section rests on
+# Share of the memory's bandwidth that a kernel's best call has to read its weights at. Below it are
+# kernels that nobody serves with: untuned ones (vLLM's CUTLASS for FP8 by tensor takes six times the
+# others' time), or such as expand four-bit weights when they are loaded (SGLang's Triton).
+REACH = 0.42
 
 
-def calls_of(path: Path, engine: str, name: str, bandwidth: float) -> Calls | None:
+def calls_of(
+    path: Path, engine: str, name: str, bandwidth: float, cache: float = 0.0
+) -> Calls | None:
     """The measured calls of an engine's kernel, balanced over gated experts."""
     keep = {"moe_dtype": FORMATS[name].column, "distribution": "balanced"}
     columns = pq.read_table(path, columns=[*keep, "kernel_source"]).to_pydict()
@@ -109,11 +118,14 @@ def calls_of(path: Path, engine: str, name: str, bandwidth: float) -> Calls | No
     calls = fk.read(path, [*SHAPE, "moe_tp_size", "moe_ep_size"], keep)
     if not len(calls.seconds):
         return None
+    calls = chosen(calls, read_bytes(calls, FORMATS[name].weight) >= 2.0 * cache)
     _, hidden, inter, *_ = calls.shape
     kept = ~np.any([(hidden == h) & (inter == i) for h, i in NO_GATE], axis=0)
     kept &= ~unevenly_routed(calls, FORMATS[name].weight, bandwidth)
-    calls = Calls(calls.shape[:, kept], calls.seconds[kept], calls.fitted[kept], calls.kernel)
-    return calls if len(calls.seconds) >= FEWEST else None
+    calls = chosen(calls, kept)
+    if len(calls.seconds) < FEWEST or reach(calls, FORMATS[name].weight, bandwidth).max() < REACH:
+        return None
+    return calls
 
 
 def visits(shape: Array) -> tuple[Array, Array]:
@@ -123,13 +135,27 @@ def visits(shape: Array) -> tuple[Array, Array]:
     return rows, np.minimum(np.maximum(experts / ep, 1), rows)
 
 
+def chosen(calls: Calls, kept: NDArray[np.bool_]) -> Calls:
+    return Calls(calls.shape[:, kept], calls.seconds[kept], calls.fitted[kept], calls.kernel)
+
+
+def read_bytes(calls: Calls, weight: float) -> Array:
+    """Of the weights of the experts visited."""
+    _, hidden, inter, _, _, tp, _ = calls.shape
+    return np.asarray(visits(calls.shape)[1] * 3 * hidden * np.ceil(inter / tp) * weight, float)
+
+
+def reach(calls: Calls, weight: float, bandwidth: float) -> Array:
+    """Share of the bandwidth at which they are read."""
+    return read_bytes(calls, weight) / bandwidth / calls.seconds
+
+
 def unevenly_routed(calls: Calls, weight: float, bandwidth: float) -> Array:
     """Models of which a call took less than reading the weights of as many experts as an even routing
     visits: their kernels route inside, by groups of experts, and visited fewer."""
-    _, hidden, inter, _, experts, tp, _ = calls.shape
-    read = visits(calls.shape)[1] * 3 * hidden * np.ceil(inter / tp) * weight
+    _, hidden, inter, _, experts, *_ = calls.shape
     model = hidden * 1e9 + inter * 1e4 + experts
-    return np.isin(model, model[read / bandwidth > calls.seconds])
+    return np.isin(model, model[reach(calls, weight, bandwidth) > 1.0])
 
 
 class Layer(NamedTuple):
@@ -162,7 +188,8 @@ def layer(shape: Array, fmt: Format, fit: GemmFit, chip: Chip, roofline: Entry) 
 
 
 def fit_format(path: Path, engine: str, name: str, device: Entry) -> Entry | None:
-    calls, fmt = calls_of(path, engine, name, device["memory_bandwidth"]), FORMATS[name]
+    fmt, cache = FORMATS[name], CACHE.get(device["device"], 0.0)
+    calls = calls_of(path, engine, name, device["memory_bandwidth"], cache)
     if calls is None or fmt.dense not in device["gemm"]:
         return None
     dense = device["gemm"][fmt.dense]

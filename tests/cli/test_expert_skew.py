@@ -57,3 +57,25 @@ def test_training_is_balanced_unless_it_is_said():
 @pytest.mark.parametrize("value", ["-1", "nan", "11", "even"])
 def test_what_is_no_skew_is_refused(command, value):
     assert refusal(*COMMANDS[command], "--expert-skew", value)["field"] == "--expert-skew"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_interval_holds_both_ends_of_what_was_assumed(command):
+    """Where nobody said how experts are drawn, even draws lie inside; who says it gets the narrower
+    interval of that."""
+    argv = COMMANDS[command]
+    rows = {"plan": "layouts", "scale": "points"}.get(command)
+    unit = "step" if command in ("estimate", "scale") else "tpot"
+
+    def figures(*extra):
+        d = answer(*argv, *extra)
+        best = d if rows is None else min(d[rows], key=lambda row: row[f"{unit}_s"])
+        return best[f"{unit}_low_s"], best[f"{unit}_s"], best[f"{unit}_high_s"]
+
+    low, middle, high = figures()
+    even = figures("--expert-skew", "0")[1]
+    stated = figures("--expert-skew", "1")
+    assert low < middle < even < high
+    assert stated[1] == pytest.approx(middle)
+    assert stated[0] == pytest.approx(low)
+    assert stated[2] < high

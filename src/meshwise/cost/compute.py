@@ -13,6 +13,7 @@ import numpy as np
 
 from meshwise.cost.kernel_fits import STATIC_SCALES, Kernels, Ranges, kernels
 from meshwise.cost.kernels import (
+    QUERY_TILE,
     Chip,
     GemmFit,
     decode_seconds,
@@ -36,6 +37,11 @@ FLASH2_PER_SM = 0.35 * 989.4e12 / 132
 # FP16_MATMUL_HEURISTIC_CONDITION).
 WIDENS_FROM = 256
 
+
+# Instructions of the other units for one value of a narrow cache, on a device that has no conversion for
+# it. Widening: FlashInfer's fast_dequant_f8f16x4 (include/flashinfer/vec_dtypes.cuh), 12 for four.
+# Narrowing: the software path of CUDA's cuda_fp8.hpp (__nv_cvt_float_to_fp8), about 30.
+WIDEN, NARROW = 3.0, 30.0
 
 MANY = 100  # columns that are priced sooner than told apart
 # projects a column's shape onto a number: any irrational ratios do, since what it finds is checked
@@ -94,7 +100,7 @@ class Compute(NamedTuple):
             return self._gemm(op)
         if op.core is not None:
             return self._attention(op, op.core) if self._fused(op) else self._unfused(op, op.core)
-        return self._pass(op.hbm_bytes)
+        return self._pass(op.hbm_bytes) + self._narrowing(op)
 
     def _ideal(self, op: Op) -> Array:
         """Products and attention at peak, and in decode no sooner than the memory's datasheet rate
@@ -184,12 +190,34 @@ class Compute(NamedTuple):
         stored_wide = op.weight_bytes >= 2.0 * op.n * op.k * op.batch  # training's weights
         return np.where((np.asarray(op.m) < WIDENS_FROM) | stored_wide, 0.0, more)
 
+    def _converts(self, values: Array, instructions: float) -> Array:
+        """Seconds to convert a narrow cache's values by instructions; 0 where the device has units for
+        8-bit floats, whose kernels were measured with such a cache."""
+        peaks = self.device.peak_flops_per_s
+        if "fp8" in peaks or "fp32" not in peaks:
+            return 0.0
+        return values * (instructions / (peaks["fp32"] / 2.0))  # a fused multiply-add counts as two
+
+    def _narrowing(self, op: Op) -> Array:
+        """Of new keys and values, as they are written."""
+        element = dtypes.BYTES.get(op.dtype, 2.0)
+        if op.name != "attention.cache_write" or element >= 2:
+            return 0.0
+        return self._converts(op.hbm_bytes / (2.0 + element), NARROW)
+
+    def _widening_keys(self, core: Core) -> Array:
+        """Of cached keys and values, by each tile of queries that sees them."""
+        if core.kv_element >= 2:
+            return 0.0
+        tiles = np.ceil(core.queries / QUERY_TILE) * core.sequences
+        return self._converts(tiles * core.heads * core.attended * 2.0 * core.width, WIDEN)
+
     def _attention(self, op: Op, core: Core) -> Array:
         chip = self.chip(op.dtype)
         query_bytes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - core.kv_bytes
         if op.name == "attention.decode":
             fit, _ = self.fits.attention("decode", core.kv_element)
-            return decode_seconds(
+            seconds = decode_seconds(
                 core.attended,
                 core.sequences,
                 core.heads,
@@ -200,6 +228,9 @@ class Compute(NamedTuple):
                 chip,
                 fit,
             )
+            # a decode waits for its cache, and converts meanwhile; heads of a group share what is read
+            group = core.heads / core.kv_heads
+            return np.maximum(seconds, fit.launch_s + self._widening_keys(core) / group)
         fit, _ = self.fits.attention("prefill", core.kv_element)
         work = core.work if core.work == 1.0 else core.work / BACKWARD_RATE
         seconds = prefill_seconds(
@@ -215,7 +246,7 @@ class Compute(NamedTuple):
             fit,
             work,
         )
-        return self._by_version(seconds, op, work / core.work)
+        return self._by_version(seconds, op, work / core.work) + self._widening_keys(core)
 
     def _by_version(self, seconds: Array, op: Op, slower: float) -> Array:
         """Older fused kernels than the measured ones: FlashAttention-2 has no instructions of

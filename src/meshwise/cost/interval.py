@@ -16,6 +16,7 @@ import numpy as np
 from meshwise.cost.collective import Fabric, Priced, candidates_on, fabric_of, price
 from meshwise.cost.collective_fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
+from meshwise.program.mlp import moe
 from meshwise.spec import catalog
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import Group
@@ -27,7 +28,8 @@ Array = Any
 # predicted by another generation's fit are off by 6 to 32 % (median 14 %, tests/data/kernel_calls.csv,
 # each of A100, H100, H200, B200 by the others), collectives of a fabric left out of the fit by up to
 # 32 % (docs/explanation/validation): about 0.2.
-LENT = 1.645 * 0.2
+NORMAL = 1.645  # standard deviations of the normal distribution's middle 90 %
+LENT = NORMAL * 0.2
 
 
 class Spread(NamedTuple):
@@ -46,13 +48,19 @@ def spread(quantity: str, stack: str) -> Spread:
 
 
 def ends(
-    value: Array, quantity: str, stack: str, lent: Array = 0.0, slower: Array = 0.0
+    value: Array,
+    quantity: str,
+    stack: str,
+    lent: Array = 0.0,
+    slower: Array = 0.0,
+    unseen: Array = 0.0,
 ) -> tuple[Array, Array]:
     """(low, high) of a predicted value of which the share ``lent`` rests on lent constants (above 1
     where these say less than another fabric's do); ``slower``: how much longer, as a logarithm, it
-    takes if nothing holds that was never measured."""
+    takes if nothing holds that was never measured; ``unseen``: standard deviation of what the
+    published rows have not."""
     found = spread(quantity, stack)
-    more = (LENT * lent) ** 2
+    more = (LENT * lent) ** 2 + (NORMAL * unseen) ** 2
     low = np.minimum(found.low, 0.0) ** 2
     high = np.maximum(found.high, 0.0) ** 2
     # a spread whose ends lie on one side of 1 keeps its near end
@@ -63,11 +71,53 @@ def ends(
     )
 
 
-def tpot_interval(tpot_s: Array, stack: Stack, lent: Array) -> tuple[Array, Array]:
-    """90 % interval of a time per output token [s]; the ideal stack is a definition and has none."""
+def unseen_sd(e: Estimate) -> Array:
+    """Standard deviation of ln(measured / predicted) of a pass of inference by what the published
+    rows of one source, dense models inside a node, have not."""
+    table = catalog.load("discrepancy", "tpot-s", "quantity")[1]["beyond"]
+    variance: Array = table["source"] ** 2
+    if any(block.moe is not None for block in e.model.blocks):
+        variance = variance + table["moe"] ** 2
+    levels = zip(e.cluster.levels, e.pricer.groups["tp"].ranks, strict=True)
+    for level, ranks in levels:
+        if level.kind == "network":
+            variance = np.where(np.asarray(ranks) > 1, variance + table["network"] ** 2, variance)
+    return np.sqrt(variance)
+
+
+def tpot_interval(
+    tpot_s: Array, stack: Stack, lent: Array, even_s: Array, unseen: Array
+) -> tuple[Array, Array]:
+    """90 % interval of a time per output token [s]; the ideal stack is a definition and has none.
+
+    ``even_s``: how much longer it takes if experts are drawn evenly, where that is not known. The
+    interval is then that of both ends.
+    """
     if stack.ideal:
         return tpot_s, tpot_s
-    return ends(tpot_s, "tpot_s", stack.name, lent)
+    return ends(tpot_s, "tpot_s", stack.name, lent, np.log1p(even_s / tpot_s), unseen)
+
+
+def even_draws_s(e: Estimate) -> Array:
+    """Seconds that a pass of inference takes longer if its tokens draw experts evenly; 0 where how
+    they draw was said."""
+    ctx = e.program.ctx
+    if ctx.training or e.stack.ideal or e.workload.expert_skew is not None:
+        return 0.0
+    even = ctx._replace(expert_skew=0.0)
+    longer: Array = 0.0
+    for block, costs, count in zip(
+        ctx.model.blocks, e.layer_costs, ctx.model.kind_counts(), strict=True
+    ):
+        if block.moe is None:
+            continue
+        for op in moe(even, block.moe, block.stored):
+            if op.name.startswith("moe.experts"):
+                longer = longer + count * op.count * e.pricer.one(op)[0]
+        for cost in costs:
+            if cost.op.name.startswith("moe.experts"):
+                longer = longer - count * cost.op.count * cost.seconds
+    return np.maximum(longer, 0.0)
 
 
 def lent_share(e: Estimate) -> Array:
@@ -84,8 +134,9 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
     """90 % interval of ``step_s`` [s]; the ideal stack is a definition and has none."""
     if e.stack.ideal:
         return e.step_s, e.step_s
-    quantity = "step_s" if e.program.ctx.training else "tpot_s"
-    return ends(e.step_s, quantity, e.stack.name, lent_share(e))
+    if e.program.ctx.training:
+        return ends(e.step_s, "step_s", e.stack.name, lent_share(e))
+    return tpot_interval(e.step_s, e.stack, lent_share(e), even_draws_s(e), unseen_sd(e))
 
 
 def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:

@@ -144,6 +144,12 @@ def _expert_entry(
     return _first([*same, *found])
 
 
+def experts_of(device: Device, engine: str) -> str | None:
+    """Library and version whose layers of experts were measured for an engine; None for other stacks."""
+    found = _kernel_table(kernels(device).name).get("moe", {}).get(engine, {})
+    return next((str(entry["table"]).replace("/", " ") for entry in found.values()), None)
+
+
 def _first(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     return next(filter(None, entries), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,8 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             tp=tp,
             stack=stack.name,
             lent=float(steady.lent),
+            slower=math.log1p(float(steady.even_s / steady.tpot_s)),
+            unseen=float(steady.unseen),
         )
     ]
 
@@ -175,8 +178,8 @@ def expert_format(row: Row, own: str | None) -> str | None:
 
 
 # Whose publisher's FP8 checkpoints have a scale per 128 × 128 weights and per 128 activations
-# (quantization_config of Qwen/Qwen3-32B-FP8); other models' are taken as scaled per tensor.
-BLOCK_SCALED = ("qwen3", "qwen3_moe")
+# (quantization_config of Qwen/Qwen3-32B-FP8, MiniMaxAI/MiniMax-M2); other models' are taken as scaled per tensor.
+BLOCK_SCALED = ("qwen3", "qwen3_moe", "minimax_m2")
 
 
 def checkpoint_of(row: Row, model: Model) -> tuple[Model, tuple[Assumed, ...]]:

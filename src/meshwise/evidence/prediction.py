@@ -33,6 +33,7 @@ class Prediction(NamedTuple):
     stack: str = ""  # whose published runs say how far the prediction may be off
     lent: float = 0.0  # share of it that rests on constants of other hardware or shapes
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
+    unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
 
 

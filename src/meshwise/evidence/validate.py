@@ -101,7 +101,7 @@ def _result(line: int, p: Prediction) -> Result:
     low, high = (
         (None, None)
         if fits
-        else ends(p.predicted, p.judged_as or p.quantity, p.stack, p.lent, p.slower)
+        else ends(p.predicted, p.judged_as or p.quantity, p.stack, p.lent, p.slower, p.unseen)
     )
     return Result(
         p.id,

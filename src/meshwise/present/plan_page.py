@@ -329,7 +329,8 @@ def _counted(p: Planned) -> list[str]:
     said += [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]
     if s.partial:
         said.insert(0, "Interrupted: this is what was found so far; other layouts may be better.")
-    notes = run_remarks(s.model, s.cluster, s.searched[0].variant.workload)
+    stack, w, _ = s.searched[0].variant
+    notes = run_remarks(s.model, s.cluster, w, stack)
     return [*(wrap(f"{note[0].upper()}{note[1:]}.") for note in notes), "\n".join(said)]
 
 

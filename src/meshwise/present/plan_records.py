@@ -111,7 +111,8 @@ def plan_dict(p: Planned) -> dict[str, Any]:
     s = answer.search
     price = p.price_per_device_hour
     best = answer.best
-    workload = workload_dict(s.searched[0].variant.workload)
+    w = s.searched[0].variant.workload
+    workload = workload_dict(w)
     for key in ("micro_batch", "recompute"):  # axes of the plan
         workload.pop(key, None)
     return {
@@ -119,7 +120,7 @@ def plan_dict(p: Planned) -> dict[str, Any]:
         "model": s.model.name,
         "cluster": records.cluster_dict(s.cluster),
         "workload": workload,
-        "formats": widths(s.model, s.searched[0].variant.workload, answer.stack)._asdict(),
+        "formats": widths(s.model, w, answer.stack)._asdict(),
         "stack": records.stack_dict(answer.stack),
         "gpus": s.gpus,
         "objective": p.objective,
@@ -138,7 +139,7 @@ def plan_dict(p: Planned) -> dict[str, Any]:
             "refused": {rule: n for rule, n in s.refused.items() if n},
         },
         "partial": s.partial,
-        "remarks": run_remarks(s.model, s.cluster, s.searched[0].variant.workload),
+        "remarks": run_remarks(s.model, s.cluster, w, answer.stack),
         "elapsed_s": p.elapsed_s,
     }
 

@@ -13,12 +13,13 @@ from meshwise.present.result import Answer
 from meshwise.present.tables import Page, Table
 from meshwise.program.context import widths
 from meshwise.search.scaling import remarks
-from meshwise.search.serving import Steady
+from meshwise.search.serving import Steady, burst_s, layout
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.grid import Grid
 from meshwise.spec.model import Model
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
+from meshwise.spec.workload import drawn_skew
 from meshwise.units import format_memory, format_time
 
 
@@ -28,6 +29,7 @@ def workload_dict(w: Serving) -> dict[str, Any]:
     formats = fields.pop("formats")
     named = {k if k == "dtype" else f"{k}_dtype": v for k, v in formats.items()}
     named.pop("gradients_dtype")
+    fields["expert_skew"] = drawn_skew(w.expert_skew)
     return {"phase": w.phase, **fields, **named}
 
 
@@ -35,14 +37,14 @@ def serve_dict(
     model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, s: Steady
 ) -> dict[str, Any]:
     """The record of one layout in steady state; ``points`` has its figures once more, as a row."""
-    layout = {
+    degrees = {
         "tp": grid.tp,
         "pp": grid.pp,
         "dp": grid.dp,
         "ep": grid.ep,
         "etp": grid.etp or max(1, grid.tp // grid.ep),
     }
-    low, high = tpot_interval(s.tpot_s, stack, s.lent)
+    low, high = tpot_interval(s.tpot_s, stack, s.lent, s.even_s, s.unseen)
     figures: dict[str, Any] = {
         "tpot_s": float(s.tpot_s),
         "tpot_low_s": float(low),
@@ -68,13 +70,31 @@ def serve_dict(
         "workload": workload_dict(w),
         "formats": widths(model, w.decode())._asdict(),
         "stack": records.stack_dict(stack),
-        "layout": layout,
+        "layout": degrees,
         "devices": grid.devices,
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
-        "remarks": list(remarks(model, cluster, w.decode(), stack, grid.tp)),
-        "points": [{**layout, "devices": grid.devices, **figures}],
+        "remarks": [
+            *remarks(model, cluster, w.decode(), stack, grid.tp),
+            *burst_remarks(model, cluster, stack, grid, w, s),
+        ],
+        "points": [{**degrees, "devices": grid.devices, **figures}],
     }
+
+
+def burst_remarks(
+    model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, s: Steady
+) -> list[str]:
+    """The first token of requests that all begin at once, where it comes much later than in the steady
+    state."""
+    layouts = layout(grid.tp, grid.pp, grid.ep, grid.dp, grid.etp)
+    burst = float(burst_s(model, cluster, stack, layouts, w))
+    if stack.ideal or not s.fits or burst < 2.0 * float(s.ttft_s):
+        return []
+    return [
+        f"TTFT is of the steady state: where all {w.concurrency} requests begin at once, as a benchmark's "
+        f"first do, it is {format_time(burst)} in the mean"
+    ]
 
 
 def serve_page(cluster: Cluster, d: dict[str, Any]) -> Page:

@@ -159,7 +159,7 @@ def serving_plan_dict(p: PlannedServing) -> dict[str, Any]:
             "refused": {rule: n for rule, n in a.refused.items() if n},
         },
         "partial": a.partial,
-        "remarks": run_remarks(a.model, a.cluster, a.workload.decode()),
+        "remarks": run_remarks(a.model, a.cluster, a.workload.decode(), a.stack),
         "elapsed_s": p.served.elapsed_s,
     }
 
@@ -279,7 +279,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
         parts.append(_disaggregated(p))
     parts += [
         wrap(f"{r[0].upper()}{r[1:]}.")
-        for r in run_remarks(a.model, a.cluster, a.workload.decode())
+        for r in run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
     ]
     counted = [f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible."]
     refused = sorted((n, rule) for rule, n in a.refused.items() if n)

@@ -13,7 +13,7 @@ from meshwise.spec.layout import Layouts
 from meshwise.spec.legality import vocabulary_rows
 from meshwise.spec.model import Model, Stored
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Prefill, Training, Workload
+from meshwise.spec.workload import Decode, Prefill, Training, Workload, drawn_skew
 
 Array = Any
 
@@ -191,6 +191,6 @@ def context(
         microbatches=microbatches,
         recompute=recompute,
         expert_imbalance=workload.expert_imbalance,
-        expert_skew=workload.expert_skew,
+        expert_skew=drawn_skew(workload.expert_skew),
         dtype_stated=products(model, workload) is not None,
     )

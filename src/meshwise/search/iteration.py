@@ -15,7 +15,7 @@ from meshwise.spec.layout import Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import SERVED_SKEW, Decode, Formats, Prefill
+from meshwise.spec.workload import Decode, Formats, Prefill
 
 Array = Any
 
@@ -31,7 +31,7 @@ class Engine:
     layouts: Layouts
     formats: Formats = field(default_factory=Formats)
     expert_imbalance: float = 1.0
-    expert_skew: float = SERVED_SKEW
+    expert_skew: float | None = None
     known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
 
     def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:

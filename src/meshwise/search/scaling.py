@@ -8,6 +8,7 @@ import numpy as np
 
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.interval import step_interval
+from meshwise.cost.kernel_fits import experts_of
 from meshwise.errors import IllegalLayout
 from meshwise.program.layer import pieces
 from meshwise.search.copies import copies
@@ -19,7 +20,7 @@ from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Training, Workload, tokens_per_step
+from meshwise.spec.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
 
 Array = Any
 
@@ -156,29 +157,45 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     """What was assumed of the experts that a decode's batch reads."""
     if not isinstance(workload, Decode) or not any(b.moe for b in model.blocks):
         return []
-    skew = workload.expert_skew
+    skew = drawn_skew(workload.expert_skew)
     if skew == 0.0:
         return [
             "experts are drawn evenly: an upper bound of those that a batch reads (--expert-skew 0)"
         ]
+    how = ", assumed: the interval reaches to even draws" if workload.expert_skew is None else ""
     return [
-        f"experts are drawn with log-normal popularity, sigma {skew:g}: fewer are read than by even "
+        f"experts are drawn with log-normal popularity, sigma {skew:g}{how}: fewer are read than by even "
         "draws, which are the upper bound (--expert-skew 0)"
     ]
 
 
-def run_remarks(model: Model, cluster: Cluster, workload: Workload) -> list[str]:
+def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack) -> list[str]:
     """As what a run is priced, whatever its layout: formats, and how experts are drawn."""
     device = cluster.device
     found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
-    return found + expert_remarks(model, workload)
+    found += expert_remarks(model, workload)
+    return found + version_remarks(model, cluster, workload, stack)
+
+
+def version_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack) -> list[str]:
+    """As of which version an engine's experts were measured: DeepSeek-R1 made 44 tokens/s of one stream
+    on 8 x H200 in early 2025 (sgl-project/sglang pull request 3582), and twice as many a year later."""
+    if not isinstance(workload, Decode) or stack.ideal or not any(b.moe for b in model.blocks):
+        return []
+    version = experts_of(cluster.device, stack.name)
+    if version is None:
+        return []
+    return [
+        f"experts' kernels are those of {version} (2026): engines of a year before took up to twice as "
+        "long per token"
+    ]
 
 
 def remarks(
     model: Model, cluster: Cluster, workload: Workload, stack: Stack, tp: int
 ) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
-    found = run_remarks(model, cluster, workload)
+    found = run_remarks(model, cluster, workload, stack)
     found += legality.remarks(model, tp, stack)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:

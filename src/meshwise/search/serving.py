@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.cost.estimate import Estimate
-from meshwise.cost.interval import lent_share
+from meshwise.cost.interval import even_draws_s, lent_share, unseen_sd
 from meshwise.search import iteration
 from meshwise.search.iteration import Engine, draft_s
 from meshwise.spec.cluster import Cluster
@@ -38,6 +38,8 @@ class Steady(NamedTuple):
     memory_limit_bytes: float
     fits: Array
     lent: Array  # share of a decode that rests on constants of other hardware or shapes
+    even_s: Array  # more of TPOT if experts are drawn evenly, where their skew is an assumption
+    unseen: Array  # standard deviation of its logarithm by what no published row has
 
 
 def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1, etp: int | None = None) -> Layouts:
@@ -122,6 +124,7 @@ def steady(
     served = np.minimum(running * layouts.dp, asked)
     rate = served / service
     fits = per_replica <= most
+    one_iteration = engine.decode(batch, w.context, w.queries)
     return Steady(
         tpot_s=tpot,
         ttft_s=ttft,
@@ -137,8 +140,23 @@ def steady(
         memory_bytes=used,
         memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory_reserve),
         fits=fits,
-        lent=lent_share(engine.decode(batch, w.context, w.queries)),
+        lent=lent_share(one_iteration),
+        even_s=even_draws_s(one_iteration) / w.tokens_per_iteration,
+        unseen=unseen_sd(one_iteration),
     )
+
+
+def burst_s(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: Serving) -> Array:
+    """Mean seconds to the first token where all requests begin at once, as a benchmark's first do: its
+    prompts are computed one batch after the other."""
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
+    batch = -(-w.concurrency // layouts.dp)
+    prompt = _prompt(engine, w, batch)
+    most = together_at_most(engine, w) if stack.shares_prefill else 1
+    together = np.minimum(most, batch)
+    batches = np.ceil(batch * prompt.chunks / together)
+    one = iteration.prefill(engine, together, prompt.chunk, prompt.cached)
+    return one.series_s(batches) * (batches + 1.0) / (2.0 * batches)
 
 
 def _mixed(

@@ -105,9 +105,7 @@ class Server:
             np.concatenate([p[i] for p in pieces]) if np.ndim(pieces[0][i]) else pieces[0][i]
             for i in range(len(Steady._fields))
         )
-        low, high = tpot_interval(whole.tpot_s, self.stack, whole.lent)
-        if self.stack.ideal:
-            low = high = whole.tpot_s
+        low, high = tpot_interval(whole.tpot_s, self.stack, whole.lent, whole.even_s, whole.unseen)
         return Table(layouts, np.asarray(concurrency), whole, low, high)
 
     def most(self, layouts: Layouts, limits: Limits) -> tuple[Array, Array]:

@@ -13,7 +13,6 @@ from meshwise.spec.workload import (
     MAX_QUERIES,
     MAX_SEQ,
     MAX_SKEW,
-    SERVED_SKEW,
     Decode,
     Formats,
 )
@@ -58,7 +57,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     acceptance: float | None = None
     draft_cost: str | float = "none"
     expert_imbalance: float = 1.0
-    expert_skew: float = SERVED_SKEW
+    expert_skew: float | None = None
     length_spread: float = LENGTH_SPREAD
     formats: Formats = Formats()
 
@@ -134,7 +133,7 @@ _RULES: dict[str, Rule] = {
     "acceptance": optional(shared("--acceptance", low=0.0, high=1.0)),
     "draft_cost": lambda value, field: draft_cost(value),
     "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
-    "expert_skew": shared("--expert-skew", low=0.0, high=MAX_SKEW),
+    "expert_skew": optional(shared("--expert-skew", low=0.0, high=MAX_SKEW)),
     "length_spread": shared("--length-spread", low=0.0, high=1.0),
     "formats": a(Formats),
 }

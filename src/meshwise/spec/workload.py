@@ -26,6 +26,11 @@ MAX_SKEW = 10.0
 SERVED_SKEW = 1.0
 
 
+def drawn_skew(expert_skew: float | None) -> float:
+    """What is priced where a service's skew is not said: its intervals then reach to even draws."""
+    return SERVED_SKEW if expert_skew is None else expert_skew
+
+
 def _format(option: str, legal: tuple[str, ...]) -> Rule:
     """None, or the canonical name of one of the number formats."""
     return optional(lambda value, field: dtypes.canonical(value, option, legal))
@@ -90,7 +95,8 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The whole batch's prompt: ``batch`` sequences of ``seq`` tokens, one forward pass.
 
     ``cached`` more tokens stand before them in the KV cache (a prefix, or earlier chunks): they are
-    attended to and not computed. ``expert_imbalance`` and ``expert_skew`` as in training.
+    attended to and not computed. ``expert_imbalance`` and ``expert_skew`` as in training; None:
+    :data:`SERVED_SKEW`, as an assumption.
     """
 
     batch: int
@@ -98,7 +104,7 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     formats: Formats = Formats()
     cached: int = 0
     expert_imbalance: float = 1.0
-    expert_skew: float = SERVED_SKEW
+    expert_skew: float | None = None
 
     phase = "prefill"
 
@@ -110,7 +116,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One iteration: a token for each of ``batch`` sequences that hold ``context`` tokens.
 
     ``queries`` > 1 verifies drafts: that many of the context's last tokens are computed per sequence.
-    ``expert_imbalance`` and ``expert_skew`` as in training.
+    ``expert_imbalance`` and ``expert_skew`` as in prefill.
     """
 
     batch: int
@@ -118,7 +124,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     formats: Formats = Formats()
     queries: int = 1
     expert_imbalance: float = 1.0
-    expert_skew: float = SERVED_SKEW
+    expert_skew: float | None = None
 
     phase = "decode"
 
@@ -133,14 +139,20 @@ _ALWAYS: dict[str, Rule] = {
     "batch": _BATCH,
     "formats": a(Formats),
     "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
-    "expert_skew": shared("--expert-skew", low=0.0, high=MAX_SKEW),
 }
+_SKEW = shared("--expert-skew", low=0.0, high=MAX_SKEW)
 _TRAINING = _ALWAYS | {
+    "expert_skew": _SKEW,
     "seq": _SEQ,
     "micro_batch": optional(counted("--micro-batch", high=MAX_BATCH)),
 }
-_PREFILL = _ALWAYS | {"seq": _SEQ, "cached": counted("cached", low=0, high=MAX_SEQ)}
+_PREFILL = _ALWAYS | {
+    "expert_skew": optional(_SKEW),
+    "seq": _SEQ,
+    "cached": counted("cached", low=0, high=MAX_SEQ),
+}
 _DECODE = _ALWAYS | {
+    "expert_skew": optional(_SKEW),
     "context": counted("--context", high=MAX_SEQ),
     "queries": counted("queries", high=MAX_QUERIES),
 }
@@ -160,7 +172,7 @@ def to_dict(workload: Workload) -> dict[str, Any]:
             }
         else:
             fields[name] = value
-    return fields
+    return fields | {"expert_skew": drawn_skew(workload.expert_skew)}
 
 
 def tokens_per_step(workload: Workload) -> int:
