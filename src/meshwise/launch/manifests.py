@@ -102,6 +102,8 @@ def _resources(pod: Pod, document: dict[str, Any], whole: int) -> list[str]:
         f"{SIZE}={pod.size}",
         f"{SERVERS}={pod.many}",
     ]
+    if document.get("kind") == "LeaderWorkerSet":  # its controller's own variables
+        rows += [f"LWS_GROUP_SIZE={pod.size}", "LWS_WORKER_INDEX=0"]
     if document.get("kind") in ("PyTorchJob", "TrainJob"):
         per = _whole(_at(document, "spec", "nprocPerNode")) or pod.gpus
         per = _whole(_at(document, "spec", "trainer", "numProcPerNode")) or per
