@@ -63,8 +63,6 @@ def of_mapping(
 
 def _trtllm(table: dict[str, Any]) -> Settings:
     settings: Settings = {"yaml": table}
-    keys = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
-    settings |= {keys[k]: v for k, v in table.items() if k in keys and isinstance(v, int)}
     if isinstance(table.get("model"), str):
         settings["model"] = table["model"]
     return settings
@@ -78,6 +76,12 @@ def _owner(table: dict[str, Any]) -> Target:
         return target("deepspeed")
     if any("-" in k for k in keys) and "tensor-parallel-size" in keys:
         return target("vllm")
+    if keys & {"max_model_len", "gpu_memory_utilization", "max_num_seqs", "enforce_eager"}:
+        return target("vllm")
+    if keys & {"mem_fraction_static", "tp_size", "context_length", "max_running_requests"}:
+        return target("sglang")
+    if keys & {"kv_cache_config", "max_seq_len", "cuda_graph_config", "moe_expert_parallel_size"}:
+        return target("trtllm")
     other = others.of_keys(table)
     if other is not None:
         raise others.not_read(other)

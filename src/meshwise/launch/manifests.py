@@ -151,9 +151,11 @@ def _container(container: dict[str, Any]) -> list[str]:
             rows.append(f"{name}={shlex.quote(value)}")
     words = _words(container)
     image = str(container.get("image", ""))
-    ours = "vllm-openai" in image and (words[0].startswith("-") or "/" in words[0][1:])
+    called = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    own = called.startswith("vllm") and words[0].startswith("-")  # an engine's image built again
+    ours = own or ("vllm-openai" in image and (words[0].startswith("-") or "/" in words[0][1:]))
     if ours and not words[0].endswith(("vllm", "python", "python3", "bash", "sh")):
-        words = [IMAGE, image, *words]
+        words = [IMAGE, "vllm-openai", *words]
     quoted = [_quoted(w) for w in words]
     return [*rows, " ".join(quoted)]
 

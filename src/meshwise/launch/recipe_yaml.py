@@ -28,7 +28,8 @@ def read(table: dict[str, Any]) -> tuple[dict[str, Any], int | None] | None:
     found = {_MOVED.get(key, key): value for key, value in dotted.items() if value is not None}
     if "mixed_precision" in found:
         found["mixed_precision"] = _precision(str(found["mixed_precision"]))
-    nodes, each = dotted.get("trainer.num_nodes", 1), dotted.get("trainer.devices")
+    nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes", 1))
+    each = dotted.get("trainer.devices", dotted.get("cluster.gpus_per_node"))
     whole = isinstance(nodes, int) and isinstance(each, int) and nodes * each > 0
     return found, nodes * each if whole else None
 
