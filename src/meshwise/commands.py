@@ -131,9 +131,12 @@ def read_command(
 def _same_model(parsed: Parsed, spec: Model) -> None:
     """Raise where the model that the command names, or the sizes that its flags give, are not the
     model's."""
+    from meshwise.launch import stages
     from meshwise.launch.sizes import check_sizes
 
     check_sizes(dict(parsed.sizes), spec)
+    if parsed.target in ("megatron-lm", "megatron-bridge"):
+        stages.check(dict(parsed.sizes), spec.layers, parsed.job.pp, parsed.job.vp)
     known = known_model(parsed.job.model) if parsed.job.model else None
     if known is None:
         return

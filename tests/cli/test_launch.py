@@ -385,3 +385,20 @@ def test_experts_beside_tp_in_every_command() -> None:
     said, bare = run(*curve, "--sequence-parallel"), run(*curve)
     assert bare.out == said.out
     assert "trains experts beside TP with it only" in " ".join(bare.out.split())
+
+
+@pytest.mark.parametrize("target", ["megatron-lm", "megatron-bridge"])
+@pytest.mark.parametrize(
+    ("model", "pp"), [("llama-3.1-8b", 3), ("llama-3.1-8b", 5), ("gpt3-13b", 6)]
+)
+def test_uneven_stages_are_written_and_read(target: str, model: str, pp: int) -> None:
+    batch = ("--global-batch", "16", "--micro-batch", "1", "--seq", "2048")
+    text = run("export", target, model, "--pp", str(pp), *batch).out
+    read = answer("import", text, "--model", model, "--gpus", str(pp), "--on", "hgx-h100")
+    assert read["job"]["pp"] == pp
+    assert not any("stages" in note for note in read["notes"])
+    bare = "\n".join(
+        line for line in text.splitlines() if "split" not in line and "layout" not in line
+    )
+    error = refusal("import", bare, "--model", model, "--gpus", str(pp), "--on", "hgx-h100")
+    assert "does not share" in error["message"]

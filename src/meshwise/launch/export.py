@@ -221,7 +221,7 @@ def lines(program: str, settings: Settings, chosen: Target, more: tuple[str, ...
             continue
         spelling = flag.spellings[0]
         if chosen.style == "overrides":
-            parts.append(f"{spelling}={value}")
+            parts.append(shlex.quote(f"{spelling}={value}"))
         else:
             parts.append(
                 spelling if flag.kind == "flag" else f"{spelling} {shlex.quote(str(value))}"
