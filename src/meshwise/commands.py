@@ -35,7 +35,30 @@ def export(
     for value, option in ((target, "TARGET"), (wrapper, "--wrapper"), (version, "--version")):
         if value is not None or option == "TARGET":
             given(value, str, option, "a name")
+    _runs(job, target)
     return ExportResult(launch.export(job, target, wrapper=wrapper, version=version), job)
+
+
+def _runs(job: Job, target: str) -> None:
+    """Raise for experts beside TP without sequence parallelism where the target's software needs it."""
+    from meshwise.errors import IllegalLayout
+    from meshwise.launch.table import target as known_target
+    from meshwise.spec import rules
+    from meshwise.spec.stack import load_stack
+
+    stack = load_stack(STACK[known_target(target).name])
+    known = known_model(job.model) if job.model else None
+    if known is None or job.tp == 1 or job.sequence_parallel or job.phase != "train":
+        return
+    if rules.needs_split(load_model(known), stack, job.phase):
+        raise IllegalLayout(
+            f"--sequence-parallel=false: {stack.title} trains experts beside tp {job.tp} with sequence "
+            "parallelism only",
+            field="--sequence-parallel",
+            value="false",
+            legal="--sequence-parallel, or tp 1",
+            nearest="true",
+        )
 
 
 def known_model(name: str) -> str | None:
@@ -108,9 +131,12 @@ def read_command(
 def _same_model(parsed: Parsed, spec: Model) -> None:
     """Raise where the model that the command names, or the sizes that its flags give, are not the
     model's."""
+    from meshwise.launch import stages
     from meshwise.launch.sizes import check_sizes
 
     check_sizes(dict(parsed.sizes), spec)
+    if parsed.target in ("megatron-lm", "megatron-bridge"):
+        stages.check(dict(parsed.sizes), spec.layers, parsed.job.pp, parsed.job.vp)
     known = known_model(parsed.job.model) if parsed.job.model else None
     if known is None:
         return

@@ -351,3 +351,54 @@ def test_replicas_of_an_engine_are_written_and_read() -> None:
             "import", text, "--on", "hgx-h100", "--isl", "1024", "--osl", "64", "--concurrency", "8"
         )
         assert (read["job"]["tp"], read["job"]["dp"]) == (4, 2)
+
+
+MOE = ("mixtral-8x7b", "--tp", "8", "--global-batch", "8", "--micro-batch", "1", "--seq", "4096")
+
+
+@pytest.mark.parametrize("target", ["megatron-lm", "megatron-bridge"])
+def test_experts_beside_tp_need_sequence_parallelism(target: str) -> None:
+    assert refusal("export", target, *MOE)["field"] == "--sequence-parallel"
+    assert (
+        "--tensor-model-parallel-size"
+        in run("export", "megatron-lm", *MOE, "--sequence-parallel").out
+    )
+    assert run("export", "torchtitan", *MOE).code == 0
+
+
+def test_experts_beside_tp_in_every_command() -> None:
+    """Megatron-Core refuses the step: so do estimate, plan and import; scale turns it on and says so."""
+    on = ("--on", "hgx-h100", "--nodes", "1")
+    one = ("estimate", "mixtral-8x7b", *on, "--tp", "8", "--batch", "8", "--seq", "4096")
+    assert refusal(*one)["field"] == "--sequence-parallel"
+    assert answer(*one, "--sequence-parallel")["step_s"] > 0
+    assert answer(*one, "--stack", "torchtitan-fsdp")["step_s"] > 0
+    batch = ("--global-batch", "16", "--seq", "4096")
+    plan = answer("plan", "olmoe-1b-7b", *on, *batch, "--tp", "2")
+    assert plan["layouts"]
+    assert all(row["sequence_parallel"] for row in plan["layouts"])
+    assert plan["counts"]["refused"]["unsplit_experts"] > 0
+    text = "torchrun --nproc-per-node 8 pretrain_gpt.py --bf16 --tensor-model-parallel-size 8"
+    load = ("--model", "mixtral-8x7b", "--global-batch", "8", "--seq", "4096")
+    assert refusal("import", text, *on, *load)["field"] == "--sequence-parallel"
+    curve = ("scale", "mixtral-8x7b", *on, "--batch", "8", "--seq", "4096")
+    said, bare = run(*curve, "--sequence-parallel"), run(*curve)
+    assert bare.out == said.out
+    assert "trains experts beside TP with it only" in " ".join(bare.out.split())
+
+
+@pytest.mark.parametrize("target", ["megatron-lm", "megatron-bridge"])
+@pytest.mark.parametrize(
+    ("model", "pp"), [("llama-3.1-8b", 3), ("llama-3.1-8b", 5), ("gpt3-13b", 6)]
+)
+def test_uneven_stages_are_written_and_read(target: str, model: str, pp: int) -> None:
+    batch = ("--global-batch", "16", "--micro-batch", "1", "--seq", "2048")
+    text = run("export", target, model, "--pp", str(pp), *batch).out
+    read = answer("import", text, "--model", model, "--gpus", str(pp), "--on", "hgx-h100")
+    assert read["job"]["pp"] == pp
+    assert not any("stages" in note for note in read["notes"])
+    bare = "\n".join(
+        line for line in text.splitlines() if "split" not in line and "layout" not in line
+    )
+    error = refusal("import", bare, "--model", model, "--gpus", str(pp), "--on", "hgx-h100")
+    assert "does not share" in error["message"]

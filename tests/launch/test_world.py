@@ -241,3 +241,113 @@ def test_lengths_that_engines_refuse() -> None:
         parse("vllm serve m -tp 2 --max-model-len 25.6K")
     with pytest.raises(MeshwiseError, match="nearest: 32768"):
         parse("trtllm-serve m --tp_size 2 --max_seq_len 32k")
+
+
+def test_requests_that_the_files_words_bound() -> None:
+    read = parse(
+        "cat > c.yml <<EOT\nkv_cache_config: {dtype: fp8, free_gpu_memory_fraction: 0.8}\n"
+        "max_batch_size: 256\nmax_num_tokens: 8192\nquant_config: {quant_algo: FP8}\n"
+        "cuda_graph_config: {enable_padding: true}\nEOT\ntrtllm-serve m --tp_size 4 --config c.yml"
+    )
+    job = read.job
+    assert (job.tp, job.concurrency, job.chunk, job.kv_dtype) == (4, 256, 8192, "fp8")
+    assert job.weight_dtype == "fp8"
+    assert {u.flag: u.changes for u in read.unpriced} == {
+        "kv_cache_config.free_gpu_memory_fraction": "room for requests",
+        "cuda_graph_config": "time",
+    }
+    with pytest.raises(MeshwiseError, match="cp_config"):
+        parse("tensor_parallel_size: 4\ncp_config: {cp_type: star}\n", "trtllm")
+
+
+def test_what_is_turned_off_changes_nothing() -> None:
+    read = parse(
+        "distributed_type: DEEPSPEED\ndeepspeed_config:\n  zero_stage: 3\n"
+        "  offload_optimizer_device: none\nnum_processes: 8\n"
+    )
+    assert read.unpriced == ()
+    assert "--offload_optimizer_device=none" in read.ignored
+
+
+FILES = {
+    "torchtitan's TOML": (
+        "# a file\n[parallelism]\ntensor_parallel_degree = 4\ndata_parallel_shard_degree = 2\n"
+        '[model]\nconverters = ["float8"]\n',
+        "torchtitan",
+        {"tp": 4, "dp": 2, "dtype": "fp8"},
+    ),
+    "Megatron-Bridge's YAML": (
+        "model:\n  tensor_model_parallel_size: 4\n  sequence_parallel: true\ntrain:\n"
+        "  micro_batch_size: 2\nmixed_precision: bf16_mixed\n",
+        "megatron-bridge",
+        {"tp": 4, "dp": 2, "micro_batch": 2, "sequence_parallel": True, "dtype": "bf16"},
+    ),
+    "NeMo's YAML": (
+        "trainer: {devices: 8, num_nodes: 4, precision: bf16}\nmodel:\n  micro_batch_size: 1\n"
+        "  tensor_model_parallel_size: 8\n  pipeline_model_parallel_size: 2\n",
+        "megatron-bridge",
+        {"tp": 8, "pp": 2, "dp": 2, "micro_batch": 1, "dtype": "bf16"},
+    ),
+    "a chart's values": (
+        "servingEngineSpec:\n  modelSpec:\n  - name: a\n    modelURL: org/m\n    replicaCount: 2\n"
+        "    requestGPU: 2\n    vllmConfig: {tensorParallelSize: 2, maxModelLen: 16384,\n"
+        '      extraArgs: ["--gpu-memory-utilization", "0.8"]}\n',
+        "vllm",
+        {"tp": 2, "dp": 2, "max_len": 16384, "memory_share": 0.8, "model": "org/m"},
+    ),
+    "vLLM's names in YAML": (
+        "model: org/m\ntensor_parallel_size: 4\ngpu_memory_utilization: 0.9\n",
+        "vllm",
+        {"tp": 4, "memory_share": 0.9, "model": "org/m"},
+    ),
+    "kubectl": (
+        "kubectl apply -f - <<EOT\n" + SERVER.format(replicas=2, tp=2, gpus=2) + "EOT\n",
+        "vllm",
+        {"tp": 2, "dp": 2},
+    ),
+    "a group's own variables": (
+        "kind: LeaderWorkerSet\napiVersion: leaderworkerset.x-k8s.io/v1\nspec:\n"
+        "  leaderWorkerTemplate:\n    size: 2\n    leaderTemplate:\n      spec:\n        containers:\n"
+        "        - name: l\n          command: [python3, -m, sglang.launch_server, --model-path, m, --tp,"
+        ' "16", --nnodes, $(LWS_GROUP_SIZE), --node-rank, $(LWS_WORKER_INDEX)]\n'
+        '          resources: {limits: {nvidia.com/gpu: "8"}}\n',
+        "sglang",
+        {"tp": 16, "dp": 1},
+    ),
+    "an image built again": (
+        SERVER.format(replicas=1, tp=2, gpus=2).replace("vllm/vllm-openai:v1", "x.io/ml/vllm:0.9"),
+        "vllm",
+        {"tp": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files(name: str) -> None:
+    text, target, fields = FILES[name]
+    train = target in ("torchtitan", "megatron-bridge") and "devices" not in text
+    read = parse(text, gpus=8 if train else None)
+    assert read.target == target
+    assert {k: getattr(read.job, k) for k in fields} == fields
+
+
+NAMED = {
+    "text-generation-launcher --model-id m --num-shard 4": "Text Generation Inference is not read",
+    "docker run --gpus all ghcr.io/huggingface/text-generation-inference:3 --num-shard 4": "Text Gen",
+    "lmdeploy serve api_server m --tp 2": "LMDeploy is not read",
+    "python3 -m verl.trainer.main_ppo trainer.n_gpus_per_node=8 "
+    "actor_rollout_ref.rollout.tensor_model_parallel_size=2": "verl is not read",
+    "llamafactory-cli train a.yaml": "LLaMA-Factory is not read",
+    "stage: sft\nfinetuning_type: full\ndeepspeed: z3.json\n": "LLaMA-Factory is not read",
+    "base_model: m\nmicro_batch_size: 1\ntensor_parallel_size: 2\n": "axolotl is not read",
+    "srun -N 1 --ntasks-per-node=8 trtllm-llmapi-launch trtllm-serve m --tp_size 16": "MPI starts 8",
+    "#SBATCH --nodes=1\n#SBATCH --gres=gpu:4\nvllm serve m -tp 8": "the batch has 1 · 4",
+}
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_what_is_not_read_is_named(text: str) -> None:
+    with pytest.raises(MeshwiseError) as error:
+        parse(text)
+    assert NAMED[text] in str(error.value)
+    assert "\n" not in str(error.value)

@@ -88,7 +88,7 @@ def _switches(model, cluster, w, stack, tp, pp, cp, dp, ep, etp):
             interleaved = virtual_stages(model.layers, pp) if pp > 1 else []
             if (w.batch // dp // micro) % pp:
                 interleaved = []
-            ways = [(False, False)]
+            ways = [] if tp > 1 and etp and not stack.unsplit_experts else [(False, False)]
             if tp > 1 and (w.seq // cp) % tp == 0:
                 ways += [(True, False), (True, True)]
             shards = range(4) if dp * cp > 1 or (etp and expert_dp > 1) else range(1)

@@ -69,14 +69,14 @@ def sections(text: str, field: str) -> dict[str, Any]:
         raise InputError(
             f"{field}: no TOML: {shorten(str(error))}", field=field, legal="a TOML file"
         ) from None
-    return _dotted(table)
+    return dotted(table)
 
 
-def _dotted(table: dict[str, Any], before: str = "") -> dict[str, Any]:
+def dotted(table: dict[str, Any], before: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):
-            found |= _dotted(value, f"{before}{key}.")
+            found |= dotted(value, f"{before}{key}.")
         else:
             found[f"{before}{key}"] = value
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshwise.launch import stages
 from meshwise.launch.settings import Settings
 from meshwise.launch.table import Target
 
@@ -60,4 +61,9 @@ def _megatron(s: Settings, fields: Fields) -> tuple[Fields, list[str]]:
 
 
 def sizes(s: Settings) -> dict[str, int]:
-    return {name: s[name] for name in _SIZES if isinstance(s.get(name), int)}
+    """Sizes of the model, and how its layers are split (a switch is 1)."""
+    numbers = (*_SIZES, "first_layers", "last_layers")
+    found = {name: s[name] for name in numbers if isinstance(s.get(name), int)}
+    switches = {name: str(s.get(name)).lower() == "true" for name in stages.SPLITS[:2]}
+    switches["stage_layout"] = str(s.get("stage_layout")).lower() not in ("none", "null")
+    return found | {name: 1 for name, on in switches.items() if on}

@@ -224,7 +224,7 @@ def lines(program: str, settings: Settings, chosen: Target, more: tuple[str, ...
         spelling = flag.spellings[0]
         if chosen.style == "overrides":
             shown = f"[{','.join(value)}]" if isinstance(value, tuple) else value
-            parts.append(f"{spelling}={shown}")
+            parts.append(shlex.quote(f"{spelling}={shown}"))
         elif isinstance(value, tuple):
             parts.append(" ".join([spelling, *map(shlex.quote, value)]))
         else:

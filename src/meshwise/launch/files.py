@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from typing import Any
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch import config_files, python_calls, python_text, ray_serve, yaml_text, zero_file
+from meshwise.launch import (
+    config_files,
+    others,
+    python_calls,
+    python_text,
+    ray_serve,
+    recipe_yaml,
+    yaml_text,
+    zero_file,
+)
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import DEGREES, Words, no_words, read_words
 from meshwise.launch.parsed import (
@@ -28,6 +38,12 @@ from meshwise.launch.table import Target, target
 def configuration(text: str, asked: Asked) -> Parsed:
     """A configuration file given itself."""
     table = yaml_text.mapping(text, "COMMAND")
+    recipe = recipe_yaml.read(table)
+    if recipe is not None and asked.target in (None, "megatron-bridge"):
+        return _recipe(*recipe, asked)
+    chart = recipe_yaml.production_stack(table)
+    if chart is not None:
+        return _chart(chart, asked)
     chosen = _owner(table) if asked.target is None else target(asked.target)
     words = no_words()
     if chosen.style == "json":
@@ -47,8 +63,6 @@ def of_mapping(
 
 def _trtllm(table: dict[str, Any]) -> Settings:
     settings: Settings = {"yaml": table}
-    keys = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
-    settings |= {keys[k]: v for k, v in table.items() if k in keys and isinstance(v, int)}
     if isinstance(table.get("model"), str):
         settings["model"] = table["model"]
     return settings
@@ -62,12 +76,65 @@ def _owner(table: dict[str, Any]) -> Target:
         return target("deepspeed")
     if any("-" in k for k in keys) and "tensor-parallel-size" in keys:
         return target("vllm")
+    if keys & {"max_model_len", "gpu_memory_utilization", "max_num_seqs", "enforce_eager"}:
+        return target("vllm")
+    if keys & {"mem_fraction_static", "tp_size", "context_length", "max_running_requests"}:
+        return target("sglang")
+    if keys & {"kv_cache_config", "max_seq_len", "cuda_graph_config", "moe_expert_parallel_size"}:
+        return target("trtllm")
+    other = others.of_keys(table)
+    if other is not None:
+        raise others.not_read(other)
     raise NoLaunch(
         "COMMAND: a configuration file, of which target is not known",
         field="--target",
         value=", ".join(sorted(map(str, table))[:5]),
         legal="--target trtllm, vllm, accelerate or another",
     )
+
+
+def looks_like_toml(text: str) -> bool:
+    """Whether a text begins as a TOML file does: with a section, after comments."""
+    first = next((x for x in text.splitlines() if x.strip() and not x.strip().startswith("#")), "")
+    return re.fullmatch(r"\s*\[[\w.-]+\]\s*(#.*)?", first) is not None
+
+
+def titan_toml(text: str, asked: Asked) -> Parsed:
+    """torchtitan's configuration file given itself."""
+    chosen, words = _same(target("torchtitan"), asked, text), no_words()
+    settings = of_table(config_files.sections(text, "COMMAND"), chosen, words)
+    states_a_layout(settings, words, Launch(chosen, [], [], False, {}), asked.gpus)
+    return from_settings(chosen, settings, words, asked, asked.gpus)
+
+
+def _recipe(overrides: dict[str, Any], world: int | None, asked: Asked) -> Parsed:
+    """A configuration of Megatron-Bridge or NeMo: its keys are a recipe's overrides."""
+    chosen = target("megatron-bridge")
+    known = chosen.by_spelling()
+    words = read_words([f"{k}={v}" for k, v in overrides.items() if k in known], chosen)
+    words.ignored.extend(f"{k}={v}" for k, v in overrides.items() if k not in known)
+    gpus = asked.gpus or world
+    states_a_layout(words.settings, words, Launch(chosen, [], [], False, {}), gpus)
+    return from_settings(chosen, words.settings, words, asked, gpus)
+
+
+def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:
+    """Servers of vLLM's production stack."""
+    words = no_words()
+    chosen = _same(target("vllm"), asked, chart.model)
+    more = read_words(chart.words, chosen).settings
+    settings = of_table(chart.table, chosen, words) | more
+    states_a_layout(settings, words, Launch(chosen, [], [], True, {}), asked.gpus)
+    read = from_settings(chosen, settings | {"model": chart.model}, words, asked, asked.gpus)
+    if chart.gpus is not None and read.job.gpus > chart.gpus:
+        raise InputError(
+            f"COMMAND: {read.job.words} takes {read.job.gpus} GPUs: requestGPU is {chart.gpus}",
+            field="requestGPU",
+            value=chart.gpus,
+            legal=str(read.job.gpus),
+            nearest=read.job.gpus,
+        )
+    return copies(read, chart.replicas) if chart.replicas > 1 else read
 
 
 def ray(text: str, asked: Asked) -> Parsed | None:

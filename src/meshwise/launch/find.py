@@ -14,6 +14,7 @@ _MODULES = {
     "vllm.entrypoints.openai.api_server": "vllm",
     "vllm.entrypoints.cli.main": "vllm",
     "sglang.launch_server": "sglang",
+    "sglang_router.launch_server": "sglang",
     "torchtitan.train": "torchtitan",
     "accelerate.commands.launch": "accelerate",
     "tensorrt_llm.commands.serve": "trtllm",

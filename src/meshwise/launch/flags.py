@@ -192,9 +192,10 @@ def _other(words: list[str], i: int, chosen: Target, known: dict[str, Flag], fou
             legal="a layout without it",
         )
     priced = _spelt(name, chosen.price)
-    if priced is not None:
+    off = [v.lower() for v in values] in (["none"], ["false"], ["no"], ["null"])
+    if priced is not None and not off:
         found.unpriced.append((shown, chosen.price[priced]))
-    elif _spelt(name, chosen.bare) or _spelt(name, chosen.takes_value):
+    elif priced is not None or _spelt(name, chosen.bare) or _spelt(name, chosen.takes_value):
         found.ignored.append(shown)
     else:
         misspelt(name, known, chosen, values)

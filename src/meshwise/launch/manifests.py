@@ -102,6 +102,8 @@ def _resources(pod: Pod, document: dict[str, Any], whole: int) -> list[str]:
         f"{SIZE}={pod.size}",
         f"{SERVERS}={pod.many}",
     ]
+    if document.get("kind") == "LeaderWorkerSet":  # its controller's own variables
+        rows += [f"LWS_GROUP_SIZE={pod.size}", "LWS_WORKER_INDEX=0"]
     if document.get("kind") in ("PyTorchJob", "TrainJob"):
         per = _whole(_at(document, "spec", "nprocPerNode")) or pod.gpus
         per = _whole(_at(document, "spec", "trainer", "numProcPerNode")) or per
@@ -149,9 +151,11 @@ def _container(container: dict[str, Any]) -> list[str]:
             rows.append(f"{name}={shlex.quote(value)}")
     words = _words(container)
     image = str(container.get("image", ""))
-    ours = "vllm-openai" in image and (words[0].startswith("-") or "/" in words[0][1:])
+    called = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    own = called.startswith("vllm") and words[0].startswith("-")  # an engine's image built again
+    ours = own or ("vllm-openai" in image and (words[0].startswith("-") or "/" in words[0][1:]))
     if ours and not words[0].endswith(("vllm", "python", "python3", "bash", "sh")):
-        words = [IMAGE, image, *words]
+        words = [IMAGE, "vllm-openai", *words]
     quoted = [_quoted(w) for w in words]
     return [*rows, " ".join(quoted)]
 

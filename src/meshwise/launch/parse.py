@@ -9,6 +9,7 @@ from meshwise.launch import (
     config_files,
     files,
     manifests,
+    others,
     python_text,
     servers,
     yaml_text,
@@ -55,7 +56,7 @@ def parse(
 
 
 def _parse(text: str, asked: Asked) -> Parsed:
-    stripped = check_text(text).strip()
+    stripped = shell = check_text(text).strip()
     if stripped.startswith("{"):
         return job_from(target("deepspeed"), *zero_file.read(stripped, asked.gpus), asked)
     if yaml_text.looks_like(stripped):
@@ -65,14 +66,16 @@ def _parse(text: str, asked: Asked) -> Parsed:
         commands = manifests.commands(text)
         if commands is None:
             return files.configuration(stripped, asked)
-        text = commands
+        shell = commands
+    elif files.looks_like_toml(stripped):
+        return files.titan_toml(stripped, asked)
     else:
         tree = python_text.python_tree(text)
         read = files.python(text, tree, asked) if tree is not None else text
         if isinstance(read, Parsed):
             return read
-        text = read
-    return _one_of([_way(script, text, asked) for script in read_script(text)], text)
+        shell = read
+    return _one_of([_way(script, text, asked) for script in read_script(shell)], text)
 
 
 class _Way(NamedTuple):
@@ -145,6 +148,9 @@ def _first(script: Script, text: str, asked: Asked) -> Parsed:
 def _none(script: Script, text: str) -> NoLaunch:
     wrapped = next((s for c in script.commands if (s := script_of(c.words)) is not None), None)
     wrapped = wrapped or next(iter(script.sourced), None)
+    other = next((o for c in script.commands if (o := others.of_words(c.words))), None)
+    if other is not None:
+        return others.not_read(other)
     if wrapped is not None:
         return NoLaunch(
             f"COMMAND: what {shorten(wrapped)} starts is not in the text",

@@ -125,6 +125,10 @@ def from_settings(
         named = words.positional[0]
     fields, notes = READERS[chosen.name](settings, world)
     extra, said = defaults.formats(chosen, settings, fields)
+    if chosen.name == "trtllm":
+        left, other = trtllm.unread(settings.get("yaml", {}))
+        words.unpriced.extend(left)
+        words.ignored.extend(other)
     unpriced = [Unpriced(*u) for u in words.unpriced]
     unpriced += [Unpriced(u, "time or memory, which is not known") for u in words.unknown]
     said += [f"{w} is not in the text: what it holds is not in the answer" for w in words.unread]

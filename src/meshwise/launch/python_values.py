@@ -6,6 +6,8 @@ import ast
 import re
 from typing import Any
 
+from meshwise.spec import dtypes
+
 MAX_DEPTH = 30
 _ENVIRONMENT = ("os.environ.get", "os.getenv", "environ.get", "getenv")
 _CASTS = ("int", "str", "float", "bool")
@@ -64,7 +66,16 @@ class Values:
             return self._call(node, depth)
         if isinstance(node, ast.BinOp | ast.UnaryOp):
             return self._calculated(node, depth)
+        if isinstance(node, ast.Attribute) and self._is_word(node):
+            return node.attr
         return unknown(node)
+
+    def _is_word(self, node: ast.Attribute) -> bool:
+        """``torch.bfloat16``, ``QuantAlgo.FP8``: a name that stands for itself."""
+        whose = self.dotted(node.value)
+        named = isinstance(node.value, ast.Name) and node.value.id in self.imported
+        enum = named and whose.rpartition(".")[2][:1].isupper() and node.attr.isupper()
+        return enum or (whose == "torch" and dtypes.known(node.attr) is not None)
 
     def _dict(self, node: ast.Dict, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}

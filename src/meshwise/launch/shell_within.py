@@ -31,6 +31,13 @@ def of(words: list[str], files: dict[str, str], given: str | None) -> Within | N
     at = next((i for i, w in enumerate(words) if w.rpartition("/")[2] in _SHELLS), None)
     if at is not None:
         return _shell(words, at, files, given)
+    if given is not None and program == "kubectl":
+        return _pods(given)
+    applied = program == "kubectl" and next(
+        (_manifest(w, files) for w in words if w in files), None
+    )
+    if applied:
+        return _pods(applied)
     if given is not None and program in ("sbatch", "ssh"):
         return Within(given, [], tuple(words) if program == "sbatch" else ())
     named = next((i for i, w in enumerate(words[:9]) if _own(w, files) is not None), None)
@@ -76,6 +83,18 @@ def _own(word: str, files: dict[str, str]) -> str | None:
         if name in files and not name.endswith((".json", ".yaml", ".yml", ".toml", ".py", ".txt")):
             return files[name]
     return None
+
+
+def _manifest(word: str, files: dict[str, str]) -> str | None:
+    return files[word] if word.endswith((".yaml", ".yml")) else None
+
+
+def _pods(text: str) -> Within | None:
+    """What ``kubectl apply`` starts."""
+    from meshwise.launch.manifests import commands  # it reads shell texts too
+
+    found = commands(text)
+    return Within(found, [], ()) if found is not None else None
 
 
 def _starter(words: list[str]) -> tuple[str, ...]:

@@ -10,7 +10,10 @@ from meshwise.errors import InputError, unknown_name
 
 KINDS = ("int", "flag", "text", "list", "share", "tokens")
 # of what is not priced: "memory" is what saves some, so that the figure is an upper bound
-CHANGES = ("memory", "more memory", "room for requests", "time", "memory and time")
+CHANGES = (
+    *("memory", "more memory", "room for requests", "time"),
+    *("memory and time", "more memory and time", "memory or time"),
+)
 
 
 class Flag(NamedTuple):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwise.errors import InputError
-from meshwise.launch import switches
+from meshwise.errors import InputError, MeshwiseError
+from meshwise.launch import stages, switches
 from meshwise.launch.job import Job
 from meshwise.launch.settings import Read, Settings, contradiction
+from meshwise.spec.model_names import named
+from meshwise.spec.models import load_model
 
 
 def replicas(world: int | None, rest: int, field: str) -> int:
@@ -48,8 +50,16 @@ def _recomputation(job: Job) -> Settings:
     return {"granularity": "selective"} if job.recompute == "selective" else {}
 
 
+def _layers(job: Job) -> int | None:
+    """Layers of the job's model, where its name is known."""
+    try:
+        return load_model(job.model).layers if job.model and named(job.model) else None
+    except MeshwiseError:
+        return None
+
+
 def _degrees(job: Job) -> Settings:
-    s: Settings = {"tp": job.tp, "pp": job.pp}
+    s: Settings = {"tp": job.tp, "pp": job.pp, **stages.settings(_layers(job), job.pp)}
     if job.vp > 1:
         s["vp"] = job.vp
     if job.cp > 1:
@@ -116,7 +126,7 @@ def megatron_fields(s: Settings, world: int | None) -> Read:
                 "--data-parallel-sharding-strategy", strategy, "is not known", list(known)
             )
         shard = known[strategy]
-    notes = []
+    notes = stages.remark(s, pp)
     granularity = s.get("granularity")
     if granularity not in (None, "full", "selective"):
         raise contradiction(
@@ -175,6 +185,7 @@ def _virtual(s: Settings, pp: int) -> int:
             value=each,
             legal="with --num-layers",
         )
+    layers += int(bool(s.get("embedding_split"))) + int(bool(s.get("loss_split")))
     if layers % (pp * each):
         legal = [d for d in range(1, layers // pp + 1) if layers % (pp * d) == 0]
         raise contradiction(
@@ -228,10 +239,11 @@ def bridge_fields(s: Settings, world: int | None) -> Read:
         "tp_overlap",
         "overlap_experts",
         "precise",
+        *stages.SPLITS[:2],
     )
     for name in told:
         flags[name] = yes(s.get(name, "false"))
-    for name in ("vp", "etp"):
+    for name in ("vp", "etp", *stages.SPLITS[2:]):
         if str(flags.get(name)).lower() in ("none", "null"):
             flags.pop(name, None)
     found, notes = megatron_fields(flags, world)

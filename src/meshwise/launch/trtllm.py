@@ -38,6 +38,61 @@ def settings(job: Job) -> Settings:
     return s
 
 
+# the file's words for what flags say too
+SIZES = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
+_ALGORITHMS = {
+    "FP8_BLOCK_SCALES": "fp8",
+    "W4A16_AWQ": "int4",
+    "W4A16_GPTQ": "int4",
+    "W8A16": "int8",
+}
+# keys of the file that are read, and what those that are not priced change
+_READ = (
+    *SIZES,
+    *("tensor_parallel_size", "pipeline_parallel_size", "moe_expert_parallel_size"),
+    *("moe_tensor_parallel_size", "enable_attention_dp", "speculative_config", "quant_config"),
+    *("model", "kv_cache_config.dtype"),
+)
+_CHANGES = {
+    "kv_cache_config.free_gpu_memory_fraction": "room for requests",
+    "kv_cache_config.max_tokens": "room for requests",
+    "kv_cache_config.host_cache_size": "room for requests",
+    "kv_cache_config.enable_block_reuse": "time",
+    **dict.fromkeys(
+        (
+            *("cuda_graph_config", "moe_config", "disable_overlap_scheduler", "enable_autotuner"),
+            *(
+                "enable_chunked_prefill",
+                "attn_backend",
+                "attention_dp_config",
+                "allreduce_strategy",
+            ),
+        ),
+        "time",
+    ),
+    "lora_config": "more memory",
+}
+_OTHER_LAYOUT = ("context_parallel_size", "moe_cluster_parallel_size", "cp_config")
+
+
+def unread(yaml: Settings) -> tuple[list[tuple[str, str]], list[str]]:
+    """(what the file says that is not priced and what it changes, keys of no matter)."""
+    unpriced: list[tuple[str, str]] = []
+    ignored: list[str] = []
+    for key, value in yaml.items():
+        if key in _OTHER_LAYOUT and value not in (None, 1):
+            raise contradiction(key, value, "is not followed", "a file without it")
+        inner = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
+        for name, said in inner.items() if key == "kv_cache_config" else [(key, value)]:
+            if name in _READ or said is None:
+                continue
+            if name in _CHANGES:
+                unpriced.append((name, _CHANGES[name]))
+            else:
+                ignored.append(name)
+    return unpriced, ignored
+
+
 def fields(s: Settings) -> Read:
     yaml = s.get("yaml", {})
 
@@ -72,7 +127,15 @@ def fields(s: Settings) -> Read:
     }
     cache = yaml.get("kv_cache_config")
     said = cache.get("dtype") if isinstance(cache, dict) else None
-    found |= serving_formats.fields({"kv_dtype": said if said is not None else s.get("kv_dtype")})
+    quant = yaml.get("quant_config")
+    quant = quant if isinstance(quant, dict) else {}
+    said = said if said not in (None, "auto") else quant.get("kv_cache_quant_algo", said)
+    formats = {
+        "kv_dtype": said if said is not None else s.get("kv_dtype"),
+        "quantization": _ALGORITHMS.get(str(quant.get("quant_algo")), quant.get("quant_algo")),
+    }
+    found |= serving_formats.fields(formats)
+    s = s | {own: yaml[key] for key, own in SIZES.items() if isinstance(yaml.get(key), int)}
     notes = []
     if s.get("cp", 1) > 1:
         notes.append(f"context parallelism of {s['cp']} is not priced in serving")

@@ -92,7 +92,9 @@ def said_words(p: Parsed) -> list[str]:
 
 _CHANGES = {
     "memory": "changes memory: memory is an upper bound",
+    "memory and time": "changes memory and time: memory is an upper bound",
     "more memory": "takes more memory: memory is a lower bound",
+    "more memory and time": "takes more memory and time: memory is a lower bound",
     "room for requests": "changes how many requests fit",
 }
 

@@ -32,6 +32,7 @@ REFUSED = {
     "experts": "EP · expert-TP does not divide TP · CP · DP",
     "interleaving": "virtual stages need microbatches that are a multiple of PP",
     "sequence_parallel": "TP does not divide the tokens that sequence parallelism splits",
+    "unsplit_experts": "experts beside TP without sequence parallelism, which this stack needs",
     "memory": "do not fit in the device's memory",
 }
 PARTS = {

@@ -140,7 +140,7 @@ class Role(NamedTuple):
     in_flight: Array  # microbatches whose activations the stage keeps under 1F1B
 
 
-def _bounds(layers: int, pp: int) -> tuple[int, ...]:
+def stage_bounds(layers: int, pp: int) -> tuple[int, ...]:
     """Index of each stage's first layer, and the end: ``pp`` + 1 numbers.
 
     Even where pp divides the layers. Else, where it divides them with the loss, or with embedding
@@ -157,7 +157,7 @@ def _bounds(layers: int, pp: int) -> tuple[int, ...]:
 
 
 def _balanced(model: Model, weight: list[int], pp: int) -> tuple[int, ...]:
-    """As :func:`_bounds`, where layers and head are dealt out in order by the weights that they
+    """As :func:`stage_bounds`, where layers and head are dealt out in order by the weights that they
     multiply with: a stage is full when it passes its share of the whole (as nanotron deals)."""
     costs = [weight[i] for i in model.pattern]
     mean = (sum(costs) + model.vocab * model.hidden) / pp
@@ -174,7 +174,7 @@ def _role_counts(model: Model, pp: int, balance: str) -> tuple[tuple[int, ...], 
     """Layers of each kind on the first, the heaviest middle, and the last stage."""
     weight = [whole_block(block, model.hidden, active=True).total for block in model.blocks]
     by_cost = balance == "cost" and pp > 1
-    bounds = _balanced(model, weight, pp) if by_cost else _bounds(model.layers, pp)
+    bounds = _balanced(model, weight, pp) if by_cost else stage_bounds(model.layers, pp)
     several = len(model.blocks) > 1
 
     def load(stage: int) -> int:

@@ -174,7 +174,7 @@ def _counted(
         bounded += fit - sum(int(np.sum(p.fit)) for p in found.pricers)
         for rule, number in found.space.refused.items():
             # a mesh is refused once, whatever varies on it
-            if index == 0 or rule in ("interleaving", "sequence_parallel"):
+            if index == 0 or rule in ("interleaving", "sequence_parallel", "unsplit_experts"):
                 refused[rule] = refused.get(rule, 0) + number
         refused["memory"] += looked - fit
     return Search(

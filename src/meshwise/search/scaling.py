@@ -101,7 +101,9 @@ def curve(
     threshold: float = 0.8,
     objective: str = "efficiency",
 ) -> Scaling:
-    """Price every degree at the same total work (strong scaling), and say where to stop."""
+    """Price every degree at the same total work (strong scaling), and say where to stop. Sequence
+    parallelism is on where the software trains the model's experts with it only."""
+    sequence_parallel = sequence_parallel or rules.needs_split(model, stack, workload.phase)
     wanted = degrees if degrees is not None else default_degrees(model, cluster, stack)
     if degrees is not None:
         check_degrees(model, cluster, degrees, stack)
@@ -196,6 +198,9 @@ def remarks(
 ) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
     found = run_remarks(model, cluster, workload, stack)
+    if tp > 1 and rules.needs_split(model, stack, workload.phase):
+        name = stack.title or stack.name
+        found.append(f"sequence parallelism is on: {name} trains experts beside TP with it only")
     found += legality.remarks(model, tp, stack)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:

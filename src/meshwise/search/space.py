@@ -48,6 +48,7 @@ RULES = (
     "experts",  # ep · etp does not divide tp · cp · dp
     "interleaving",  # virtual stages whose microbatches are no multiple of pp
     "sequence_parallel",  # tp does not divide a rank's tokens
+    "unsplit_experts",  # experts beside tp without sequence parallelism, which the software needs
     "memory",
 )
 AXES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch")
@@ -324,6 +325,8 @@ def space(
     split_all = case(model, stack, w, table | {"sequence_parallel": np.ones(len(tp), bool)})
     fits_sp = rules.sequence_parallel(split_all)
     unsplit = np.full(len(tp), False in sp) | (tp == 1) & (False in sp)
+    split_none = case(model, stack, w, table | {"sequence_parallel": np.zeros(len(tp), bool)})
+    banned = unsplit & ~rules.unsplit_experts(split_none)
     wanted = (tp > 1) & (True in sp)
     split = wanted & fits_sp
     vps = _virtual(model, w, stack, table, pins)
@@ -332,6 +335,7 @@ def space(
     ways = tuple(pins.get("decomposed", (False, True) if both else (False,)))
     if False not in ways:
         unsplit = np.zeros_like(unsplit)
+        banned = np.zeros_like(banned)
     legal_vp = (vps > 0) & rules.interleaving(case(model, stack, w, table | {"vp": vps}))
     per_vp = shards * len(recompute)
     asked = np.count_nonzero(vps, axis=0)
@@ -343,6 +347,8 @@ def space(
     )
     lost = (wanted_shards - shards) * len(recompute)
     refused.counts["stack"] += int(np.sum(asked * sps * lost * placements))
+    refused.counts["unsplit_experts"] += int(np.sum(found * banned * per_vp * placements))
+    unsplit = unsplit & ~banned
     number = found * (unsplit.astype(np.int64) + split * len(ways)) * per_vp
     vps = -np.sort(-np.where(legal_vp, vps, 0), axis=0)
     # columns with the same switches beside each other, so that a chunk has few holes; of those, the

@@ -13,7 +13,7 @@ import numpy as np
 from meshwise.cost.estimate import estimate
 from meshwise.errors import InputError, closest, quoted
 from meshwise.search.scaling import Scaling, curve, layouts_for
-from meshwise.spec import legality
+from meshwise.spec import legality, rules
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.model import Model
 from meshwise.spec.reading import count
@@ -286,6 +286,9 @@ def sweep(
             objective=objective,
         )
         curves.append((value, made))
+    sequence_parallel = sequence_parallel or any(
+        rules.needs_split(model, stack, s.workload.phase) for _, s in curves
+    )
     shown = sorted({p.tp for _, s in curves for p in s.points})
     solver = _Solver(model, stack, quantity, _pairs(model, stack, shown), sequence_parallel)
     return Sweep(cluster, quantity, tuple(curves), tuple(solver.all(values, threshold)), threshold)

@@ -96,7 +96,9 @@ def check(
     found = rules.of(model, stack, workload, to_layouts(grid, workload), requests)
     if ran:
         found = found._replace(layout=found.layout._replace(vp=np.int64(1)))
-    broken = [code for code in rules.broken(found) if not (ran and code == "stack")]
+    broken = [
+        code for code in rules.broken(found) if not (ran and code in ("stack", "unsplit_experts"))
+    ]
     refusals = [SENTENCES[code](grid, found) for code in broken]
     if refusals:
         first = refusals[0]
@@ -235,6 +237,12 @@ def _dcp(g: Grid, c: rules.Case) -> Refusal:
     return _of("--dcp", g.dcp, why, _divisors(copies))
 
 
+def _unsplit_experts(g: Grid, c: rules.Case) -> Refusal:
+    name = c.stack.title or c.stack.name
+    why = f"{name} trains experts beside tp {g.tp} with sequence parallelism only"
+    return Refusal("--sequence-parallel", "false", why, "--sequence-parallel, or tp 1", "true")
+
+
 def _stack(g: Grid, c: rules.Case) -> Refusal:
     name, shards = c.stack.title or c.stack.name, c.stack.shards
     if g.shard not in shards:
@@ -273,6 +281,7 @@ SENTENCES: dict[str, Callable[[Grid, rules.Case], Refusal]] = {
     "experts": _experts,
     "interleaving": _interleaving,
     "sequence_parallel": _sequence_parallel,
+    "unsplit_experts": _unsplit_experts,
     "dcp": _dcp,
     "stack": _stack,
 }

@@ -170,6 +170,19 @@ def shards(c: Case) -> Array:
     return np.bool_(True) if c.trains else np.asarray(c.layout.shard) == 0
 
 
+def unsplit_experts(c: Case) -> Array:
+    """Not every software trains experts beside TP ranks that all have every token: there sequence
+    parallelism is needed."""
+    if not needs_split(c.model, c.stack, c.phase):
+        return np.bool_(True)
+    return (c.layout.tp == 1) | np.asarray(c.layout.sequence_parallel)
+
+
+def needs_split(model: Model, stack: Stack, phase: str) -> bool:
+    """Whether TP ranks above 1 need sequence parallelism."""
+    return phase == "train" and not stack.unsplit_experts and experts(model) > 0
+
+
 # (the stack's switch, the axis, which layouts use it)
 ABILITIES: tuple[tuple[str, str, Callable[[Case], Array]], ...] = (
     ("pipelines", "pp", lambda c: c.layout.pp > 1),
@@ -220,6 +233,7 @@ RULES: dict[str, Callable[[Case], Array]] = {
     "experts": expert_grid,
     "interleaving": interleaving,
     "sequence_parallel": sequence_parallel,
+    "unsplit_experts": unsplit_experts,
     "dcp": dcp,
     "stack": stack,
 }

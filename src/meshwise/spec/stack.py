@@ -115,6 +115,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     context_parallel: bool = True  # divides sequences over ranks
     expert_parallel: bool = True  # keeps experts whole on ranks
     attention_dp: bool = True  # serves replicas of attention that share their experts
+    unsplit_experts: bool = True  # trains experts beside TP without sequence parallelism
     decode_context: bool = True  # divides the context of a KV head's copies in decode
     jitter: float = 0.0125  # standard deviation of a rank's time in training, over its mean
     host_s: float = 0.0  # host time per step that no device work hides

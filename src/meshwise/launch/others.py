@@ -1,0 +1,66 @@
+"""Software whose launches are known and not read: it is named, with what can be given in its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshwise.launch.parsed import NoLaunch
+
+_ENGINE = "the engine's own command (vLLM, SGLang, TensorRT-LLM) with the same degrees"
+_TRAINER = (
+    "the command or file that cuts the model: torchrun with Megatron-LM's or torchtitan's flags, \
+accelerate, DeepSpeed's JSON"
+)
+# a word of the command → (title, what is legal)
+_WORDS = {
+    "text-generation-launcher": ("Text Generation Inference", _ENGINE),
+    "text-generation-inference": ("Text Generation Inference", _ENGINE),
+    "lmdeploy": ("LMDeploy", _ENGINE),
+    "mlc_llm": ("MLC LLM", _ENGINE),
+    "llama-server": ("llama.cpp", _ENGINE),
+    "ollama": ("Ollama", _ENGINE),
+    "tritonserver": ("Triton", _ENGINE),
+    "dynamo": ("NVIDIA Dynamo", _ENGINE),
+    "verl": ("verl", "the actor's or the rollout's own command with its degrees"),
+    "llamafactory-cli": ("LLaMA-Factory", _TRAINER),
+    "axolotl": ("axolotl", _TRAINER),
+    "colossalai": ("Colossal-AI", _TRAINER),
+    "tune": ("torchtune", _TRAINER),
+    "nemo": ("NeMo's command line", _TRAINER),
+}
+# keys of a configuration file → title
+_KEYS: tuple[tuple[frozenset[str], str, str], ...] = (
+    (frozenset({"stage", "finetuning_type"}), "LLaMA-Factory", _TRAINER),
+    (frozenset({"base_model", "micro_batch_size"}), "axolotl", _TRAINER),
+    (frozenset({"actor_rollout_ref"}), "verl", "the actor's or the rollout's own command"),
+    (frozenset({"parallelism", "tokens", "tokenizer"}), "nanotron", _TRAINER),
+    (frozenset({"image", "resources"}), "a Helm chart", _ENGINE),
+)
+
+
+def of_words(words: list[str]) -> tuple[str, str] | None:
+    """(title, what is legal) of a command of such software."""
+    for word in words[:40]:
+        base = word.rpartition("/")[2].partition(":")[0]
+        for name in (base, base.partition(".")[0], base.partition("-")[0]):
+            if name in _WORDS:
+                return _WORDS[name]
+    return None
+
+
+def of_keys(table: dict[str, Any]) -> tuple[str, str] | None:
+    """The same of a configuration file."""
+    for keys, title, legal in _KEYS:
+        if keys <= set(table):
+            return title, legal
+    return None
+
+
+def not_read(other: tuple[str, str]) -> NoLaunch:
+    title, legal = other
+    return NoLaunch(
+        f"COMMAND: {title} is not read: which layout it runs is not known",
+        field="COMMAND",
+        value=title,
+        legal=legal,
+    )
