@@ -354,3 +354,13 @@ def test_quantile_is_numpys() -> None:
     values = [3.0, 1.0, 4.0, 1.5, 9.0]
     for q in (0.0, 0.1, 0.5, 0.9, 1.0):
         assert quantile(values, q) == pytest.approx(float(np.quantile(values, q)))
+
+
+def test_a_format_in_a_models_name_stays() -> None:
+    """A row's 16 bits beside it are the activations', as of a served checkpoint; without it, the run's."""
+    rows = (("qwen3-32b-fp8", ""), ("qwen3-32b-fp8", "bf16"), ("qwen3-32b-fp8", "fp8"),
+            ("qwen3-32b", "bf16"))  # fmt: skip
+    large = SERVING | {"devices": "2", "tp": "2", "tpot_ms": "40"}
+    own, beside, same, wide = outcome(*(large | {"model": m, "dtype": d} for m, d in rows))
+    assert own.predicted == beside.predicted == same.predicted
+    assert wide.predicted and own.predicted and wide.predicted > 1.2 * own.predicted

@@ -61,7 +61,7 @@ def count(
             field=field,
             value=value,
             legal=legal,
-            nearest=low,
+            nearest=_meant(value, low, high) if text else low,
         )
     if isinstance(number, float) and not math.isfinite(number):
         raise InputError(
@@ -86,9 +86,23 @@ def count(
     return nearest
 
 
+def _meant(value: object, low: int, high: int) -> int:
+    """The number that a text such as 8,192 or 1k may have meant."""
+    found = re.match(r"\s*(\d{1,3}(?:,\d{3})+|\d{1,9})\s*([km]?)", str(value).lower()[:40])
+    if found is None or not isinstance(value, str):
+        return low
+    number = int(found[1].replace(",", "")) * {"k": 10**3, "m": 10**6}.get(found[2], 1)
+    return min(max(number, low), high)
+
+
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+
+
 def tokens(text: str) -> str:
-    """``4k``, ``128K``, ``1M`` tokens as digits: contexts are named by powers of 1024. Any other text
-    is left for :func:`count` to read or to refuse."""
+    """``4k``, ``128K``, ``1M`` tokens as digits: contexts are named by powers of 1024; ``8,192`` too.
+    Any other text is left for :func:`count` to read or to refuse."""
+    if _THOUSANDS.fullmatch(text.strip()):
+        return text.strip().replace(",", "")
     number, power = text.strip()[:-1], {"k": 1024, "m": 1024**2}.get(text.strip()[-1:].lower())
     if power is None or not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", number):
         return text
