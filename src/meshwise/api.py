@@ -359,7 +359,7 @@ def collective(
     stack: Stack | Named = "vllm",
 ) -> CollectiveResult:
     """Time of one collective by every algorithm; ``size`` in bytes as nccl-tests counts it."""
-    one_of(op, "OP", coll.OPS)
+    op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
     payload = parse(size, BYTES, "SIZE", bare=True)
     if payload != int(payload):

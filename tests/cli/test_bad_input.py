@@ -111,7 +111,7 @@ CASES = [
         ["none", "zero1", "zero2", "zero3"],
         "zero1",
     ),
-    (("collective", "allreduce", *REDUCE[2:]), "OP", "allreduce", "all_reduce", "all_reduce"),
+    (("collective", "allreduc", *REDUCE[2:]), "OP", "allreduc", "all_reduce", "all_reduce"),
     # what belongs elsewhere, contradicts, or is missing
     ((*TRAIN, "--context", "8"), "--context", "8", "--phase", None),
     ((*TRAIN, "--kv-dtype", "fp8"), "--kv-dtype", "fp8", "--phase", None),

@@ -195,3 +195,9 @@ def test_sockets_are_of_the_generation_of_the_lanes() -> None:
         return float(found["busbw_bytes_per_s"])
 
     assert 20e9 < busbw(8) < busbw(4) < 33e9
+
+
+@pytest.mark.parametrize("name", ["allreduce", "all-reduce", "AllReduce", "ALL_REDUCE"])
+def test_an_operation_in_any_librarys_spelling(name: str) -> None:
+    found = mw.collective(name, 1 << 20, "hgx-h100", 8).to_dict()
+    assert found["op"] == "all_reduce"

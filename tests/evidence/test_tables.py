@@ -408,3 +408,13 @@ def test_the_variant_of_a_software_says_its_kernels():
     assert found["flash1"].flash_version == 1
     titan = {y: stack_named(f"torchtitan-{y}-compile").loss_chunks for y in (2025, 2026)}
     assert titan == {2025: 1, 2026: 8}
+
+
+def test_a_format_in_a_models_name_stays() -> None:
+    """A row's 16 bits beside it are the activations', as of a served checkpoint; without it, the run's."""
+    rows = (("qwen3-32b-fp8", ""), ("qwen3-32b-fp8", "bf16"), ("qwen3-32b-fp8", "fp8"),
+            ("qwen3-32b", "bf16"))  # fmt: skip
+    large = SERVING | {"devices": "2", "tp": "2", "tpot_ms": "40"}
+    own, beside, same, wide = outcome(*(large | {"model": m, "dtype": d} for m, d in rows))
+    assert own.predicted == beside.predicted == same.predicted
+    assert wide.predicted and own.predicted and wide.predicted > 1.2 * own.predicted

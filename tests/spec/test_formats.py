@@ -141,3 +141,23 @@ def test_devices_state_their_peaks_in_the_formats_of_products() -> None:
     peaks = load_cluster("hgx-b200").device.peak_flops_per_s
     assert "nvfp4" in peaks and dtypes.peak_dtype("nvfp4", peaks) == "nvfp4"
     assert np.isclose(peaks["nvfp4"] / peaks["fp8"], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "bits"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, 4 + 20 / 128),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128}, 8 + 24 / 128),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 64}, 3 + 19 / 64),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, 4),
+        ({"quant_method": "awq", "bits": 4}, 4 + 20 / 128),
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 32}, 4 + 20 / 32),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4 + 32 / 64),
+        ({"quant_method": "hqq", "bits": 4, "group_size": 64}, 4 + 32 / 64),
+    ],
+)
+def test_scales_and_zeros_count(config: dict[str, object], bits: float) -> None:
+    model = checkpoint(quantization_config=config)
+    rest = parameters(model) - ATTENTION - MLP
+    want = (ATTENTION + MLP) * bits / 8 + 2 * rest
+    assert next(iter(weight_bytes(model).values())) == pytest.approx(want, rel=1e-3)

@@ -197,3 +197,9 @@ def test_a_format_may_have_other_shapes() -> None:
     for found in (own, other, load_model("nvidia/Llama-3.3-70B-Instruct-FP8")):
         again = load_model(found.name)
         assert (again.blocks, again.quantization) == (found.blocks, found.quantization)
+
+
+def test_a_size_beside_a_name_is_the_presets() -> None:
+    assert load_model("deepseek-r1:671b").name == "deepseek-v3"
+    assert named("deepseek-r1:70b") is None and named("llama-3.1-8b:70b") is None
+    assert load_model("meta-llama/Llama-3.1-8B/").name == "llama-3.1-8b"

@@ -10,6 +10,7 @@ All arrays broadcast; a group of one rank costs exactly nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,11 +20,20 @@ from meshwise.cost.collective_fits import Constants, Protocol, constants
 from meshwise.cost.ring_paths import ceil_log2, ring_hops, ring_shares
 from meshwise.spec.cluster import Cluster, Level
 from meshwise.spec.layout import Group
+from meshwise.spec.reading import one_of
 from meshwise.spec.stack import Stack
 
 Array = Any
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
+
+
+def operation(name: str) -> str:
+    """An operation by its name in any library's spelling: all-reduce, AllReduce, alltoall."""
+    spelt = {op.replace("_", ""): op for op in OPS}
+    plain = re.sub(r"[^a-z]", "", name.lower()) if isinstance(name, str) else ""
+    return one_of(spelt.get(plain, name), "OP", OPS)
+
 
 # Ring steps and bytes that a rank sends, in units of (n-1) steps and (n-1)/n · S.
 RING_ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}

@@ -22,6 +22,7 @@ from meshwise.spec.cluster import Device
 from meshwise.spec.dtypes import BYTES, KV_CACHE, WEIGHT, canonical, known, operands_of, peak_dtype
 from meshwise.spec.formats import quantised
 from meshwise.spec.model import Model, Stored
+from meshwise.spec.model_names import named
 from meshwise.spec.reading import fraction
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import Stack
@@ -136,6 +137,8 @@ def formats_of(
             products, assumed = "mxfp8", (*assumed, Assumed("activations", "mxfp8"))
     elif width < 1 and products and peak_dtype(products, device.peak_flops_per_s) != products:
         products, weights = None, products
+    elif width >= 2 and own is not None and states_format(row.text("model")):
+        products, weights = products, None  # of the activations: the name says the weights' format
     elif width >= 2:
         products, weights = None, None if own == expert_format(row, own) else products
     return Formats(dtype=products, weights=weights, kv_cache=cache), assumed
@@ -164,6 +167,12 @@ def keeps_fp8_cache(stack: Stack, model: Model, device: Device, products: str | 
 
 def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:
     return stack.name, model.model_type, device.generation
+
+
+def states_format(name: str) -> bool:
+    """Whether a model's name says how its weights are stored."""
+    found = named(name, "model")
+    return found is not None and found.format is not None
 
 
 def expert_format(row: Row, own: str | None) -> str | None:

@@ -14,6 +14,7 @@ from meshwise.launch.job import Job
 from meshwise.launch.parse import Parsed, parse
 from meshwise.launch.settings import Settings
 from meshwise.launch.table import Target, target
+from meshwise.spec.dtypes import NARROW
 from meshwise.spec.model_names import hub_id
 
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
@@ -205,6 +206,8 @@ def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:
         if why is None and field == "concurrency":
             why = f"said per replica: {theirs} over all"
         found[field] = f"{mine}: {why or f'{chosen.title} has no flag for it'}"
+    if job.phase == "serve" and read.job.dtype in NARROW and job.dtype not in NARROW:
+        found["dtype"] = f"16 bit: products are in {read.job.dtype} too where the device has them"
     return found
 
 

@@ -3,13 +3,16 @@ and held against the checkpoint that the command serves."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, quoted
+from meshwise.errors import InputError, MeshwiseError, quoted
 from meshwise.launch.job import Job
 from meshwise.launch.settings import Settings
 from meshwise.spec import dtypes
 from meshwise.spec.model import Model, Quantization
+from meshwise.spec.model_names import named
+from meshwise.spec.models import load_model
 from meshwise.spec.workload import Formats
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -50,7 +53,7 @@ _OWN = ("awq", "gptq", "bitsandbytes", "mlx")  # checkpoints that no container r
 def settings(job: Job, cache: str) -> Settings:
     """What a command says of the job's formats."""
     found: Settings = {}
-    if job.weight_dtype == "fp8" or job.dtype == "fp8":
+    if "fp8" in (job.weight_dtype, job.dtype) and _makes_fp8(job.model):
         found["quantization"] = job.quantization or "fp8"
     elif job.quantization is not None:
         found["quantization"] = job.quantization
@@ -59,6 +62,15 @@ def settings(job: Job, cache: str) -> Settings:
     if job.kv_dtype == "fp8":
         found["kv_dtype"] = cache
     return found
+
+
+def _makes_fp8(name: str) -> bool:
+    """Whether an engine serves the model in FP8 if it is told to: 16-bit and FP8 checkpoints."""
+    known = None
+    with contextlib.suppress(MeshwiseError):
+        known = named(name)
+    q = load_model(name).quantization if known is not None else None
+    return q is None or q.weight_dtype == "fp8"
 
 
 def _format(s: Settings, name: str, option: str, legal: tuple[str, ...]) -> str | None:

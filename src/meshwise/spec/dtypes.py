@@ -58,9 +58,10 @@ _WIDER = {
 
 def stored_bytes(dtype: str, group: int | None, scale: float | None = None) -> float:
     """Bytes per weight of a checkpoint, its scales included, for its own group size; ``scale`` bytes
-    per group where they are not the format's usual ones."""
-    if scale is not None and group and dtype.startswith("int"):
-        return int(dtype[3:]) / 8 + scale / group
+    per group where they are not the format's usual ones (without groups: one per output, next to
+    nothing)."""
+    if scale is not None and dtype.startswith("int"):
+        return int(dtype[3:]) / 8 + (scale / group if group else 0.0)
     if dtype.startswith("int") and dtype != "int8" and group:
         return int(dtype[3:]) / 8 + 2.0 / group
     return BYTES[dtype]

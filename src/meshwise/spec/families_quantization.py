@@ -92,8 +92,11 @@ _PAIRS = ("mlx", "hqq", "quanto", "torchao")  # a 16-bit scale and a 16-bit offs
 
 def _scaled(stored: Stored, method: str, c: Mapping[str, Any]) -> Stored:
     """The format with the bytes of a group's scale and zero, where they are not one 16-bit scale."""
-    if not stored.dtype.startswith("int") or stored.group is None:
+    if not stored.dtype.startswith("int"):
         return stored
+    if stored.group is None:
+        whole = -1 in (c.get("group_size"), c.get("q_group_size"))
+        return msgspec.structs.replace(stored, scale=0.0) if whole else stored
     scale = 2.0  # one 16-bit scale, as in compressed-tensors' symmetric groups
     if method.startswith(_PACKED):
         scale += int(stored.dtype[3:]) / 8
@@ -205,7 +208,10 @@ def _weights(method: str, c: Mapping[str, Any]) -> tuple[str, int | None, tuple[
         nested = _object(_object(c.get("quant_config")).get("weight_quant_params"))
         bits = _integer(c.get("bits"), c.get("w_bit"), c.get("num_bits"), nested.get("nbits"))
         group = _integer(c.get("group_size"), c.get("q_group_size"), nested.get("group_size"))
-        return _by_bits(bits, 4 if "awq" in method or "marlin" in method else None), group, None
+        stated = any(k in c for k in ("group_size", "q_group_size"))
+        usual = None if stated or not method.startswith(("awq", "gptq")) else 128  # their default
+        default = 4 if "awq" in method or "marlin" in method else None
+        return _by_bits(bits, default), group or usual, None
     return "unknown", _integer(c.get("group_size")), _pair(c.get("weight_block_size"))
 
 

@@ -21,7 +21,7 @@ from meshwise.spec import catalog
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAME = {  # trained further, same shapes
-    "instruct", "chat", "it", "hf", "base", "pt", "sft", "thinking", "reasoning",
+    "instruct", "chat", "it", "hf", "base", "pt", "sft", "qat", "thinking", "reasoning",
 }  # fmt: skip
 _RELEASE = re.compile(r"v\d\.\d")  # of the further training, where a preset's name has none
 _DATE = re.compile(r"\d{4}")  # 2507, 0324: another training of the same shapes
@@ -109,7 +109,18 @@ def _architecture(key: str) -> str | None:
         found = catalog.canonical("models", name) or _spellings().get(_plain(name))
         if found is not None:
             return found
-    return None
+    return _sized(key)
+
+
+def _sized(key: str) -> str | None:
+    """The preset of a name that states its size too, such as deepseek-r1:671b; not that of another."""
+    found = re.fullmatch(r"(.+)[-:](\d+(?:\.\d+)?b)", key)
+    preset = found and (catalog.canonical("models", found[1]) or _spellings().get(_plain(found[1])))
+    if not found or not preset:
+        return None
+    table = catalog.load("models", preset, "MODEL")[1]
+    published, size = table.get("_published_parameters_billion"), float(found[2][:-1])
+    return preset if published and abs(published - size) < 0.05 * size else None
 
 
 def _formats(key: str) -> list[tuple[str, str]]:
@@ -150,7 +161,7 @@ def named(name: str, field: str = "MODEL") -> Named | None:
 
     A format that is known and not priced is refused: it is never left out.
     """
-    publisher, _, base = name.strip().lower().rpartition("/")
+    publisher, _, base = name.strip().rstrip("/").lower().rpartition("/")
     key = base.replace("_", "-").replace(" ", "-")
     if len(key) > 100:
         return None
@@ -239,7 +250,9 @@ def _words(key: str) -> set[str]:
 def nearest(name: str) -> str | None:
     """The preset that an unknown name is nearest to: by family and its words, then size and version,
     then letters."""
-    key = _without_format(name.strip().lower().rpartition("/")[2].replace("_", "-")[:100])
+    key = _without_format(
+        name.strip().rstrip("/").lower().rpartition("/")[2].replace("_", "-")[:100]
+    )
     presets = catalog.names("models")
     begun = [n for n in presets if key and n.startswith(key)]
     if begun:  # typed in part

@@ -95,9 +95,14 @@ def _meant(value: object, low: int, high: int) -> int:
     return min(max(low, round(float(digits))), high) if digits[-1].isdigit() else low
 
 
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+
+
 def tokens(text: str) -> str:
-    """``4k``, ``128K``, ``1M`` tokens as digits: contexts are named by powers of 1024. Any other text
-    is left for :func:`count` to read or to refuse."""
+    """``4k``, ``128K``, ``1M`` tokens as digits: contexts are named by powers of 1024; ``8,192`` too.
+    Any other text is left for :func:`count` to read or to refuse."""
+    if _THOUSANDS.fullmatch(text.strip()):
+        return text.strip().replace(",", "")
     number, power = text.strip()[:-1], {"k": 1024, "m": 1024**2}.get(text.strip()[-1:].lower())
     if power is None or not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", number):
         return text
