@@ -139,7 +139,8 @@ LAYOUTS = [
     ("gpt3-175b", "dgx-a100", "--tp", "8", "--pp", "8", "--batch", "64", "--micro-batch", "1", "--seq", "2048"),
     ("gpt3-175b", "dgx-a100", "--tp", "8", "--pp", "4", "--dp", "4", "--batch", "64", "--seq", "2048",
      "--sequence-parallel", "--recompute", "selective", "--shard", "zero1"),
-    ("mixtral-8x7b", "hgx-h100", "--tp", "2", "--ep", "4", "--dp", "4", "--batch", "64", "--seq", "4096"),
+    ("mixtral-8x7b", "hgx-h100", "--tp", "2", "--ep", "4", "--dp", "4", "--batch", "64", "--seq", "4096",
+     "--sequence-parallel"),
     ("llama-3.1-70b", "hgx-h100", "--tp", "8", "--phase", "decode", "--batch", "32", "--context", "4096"),
     ("gpt2", "this-cpu", "--seq", "128"),
 ]  # fmt: skip

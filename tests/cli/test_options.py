@@ -9,7 +9,8 @@ from running import answer, refusal, run
 
 MODEL = "deepseek-v2-lite"
 HERE = ("--on", "hgx-h100")
-TRAIN = ("--batch", "32", "--seq", "512")
+# a stack that trains experts with sequence parallelism and without
+TRAIN = ("--stack", "internevo", "--batch", "32", "--seq", "512")
 PROMPT = ("--phase", "prefill", "--batch", "8", "--seq", "512")
 TOKEN = ("--phase", "decode", "--batch", "8", "--context", "512")
 LOAD = ("--isl", "512", "--osl", "32", "--concurrency", "8")
@@ -54,7 +55,7 @@ REFUSED = {
 }
 HONOURED = {
     "scale train": "--nodes=1 --nics=4 --micro-batch=2 --recompute=full --dtype=fp8 "
-    "--comm-dtype=fp8 --grad-dtype=bf16 --stack=deepspeed --ideal --attention=unfused "
+    "--comm-dtype=fp8 --grad-dtype=bf16 --stack=deepspeed --attention=unfused "
     "--overlap=split --sequence-parallel --limit-threshold=0.5 --objective=latency",
     "scale prefill": "--weight-dtype=fp8 --kv-dtype=fp8 --comm-dtype=fp8 --attention=unfused "
     "--overlap=split --sequence-parallel",

@@ -11,7 +11,21 @@ PLAN = ("plan", "llama-3.2-1b", "--on", "hgx-h100", "--nodes", "1", "--top", "3"
 TRAIN = (*PLAN, "--global-batch", "32", "--seq", "2048")
 SERVE = (*PLAN, "--isl", "512", "--osl", "64", "--concurrency", "16")
 MOE = ("qwen3-30b-a3b", "--on", "hgx-h100", "--nodes", "2")
-LAYOUT = ("--tp", "2", "--pp", "2", "--dp", "4", "--ep", "4", "--batch", "32", "--seq", "2048")
+LAYOUT = (
+    "--tp",
+    "2",
+    "--pp",
+    "2",
+    "--dp",
+    "4",
+    "--ep",
+    "4",
+    "--batch",
+    "32",
+    "--seq",
+    "2048",
+    "--sequence-parallel",
+)
 MEGATRON = "torchrun --nproc-per-node 8 pretrain_gpt.py --bf16 --tensor-model-parallel-size 2"
 TRAINED = ("--on", "hgx-h100", "--nodes", "1", "--global-batch", "32", "--seq", "2048")
 SCALE = ("scale", "llama-3.1-8b", "--on", "hgx-h100", "--nodes", "2", "--seq", "2048")

@@ -300,6 +300,18 @@ FILES = {
         "vllm",
         {"tp": 4, "memory_share": 0.9, "model": "org/m"},
     ),
+    "SkyPilot": (
+        "resources: {accelerators: 'H100:8'}\nnum_nodes: 2\nrun: |\n  vllm serve org/m "
+        "--tensor-parallel-size $SKYPILOT_NUM_GPUS_PER_NODE -pp $SKYPILOT_NUM_NODES\n",
+        "vllm",
+        {"tp": 8, "pp": 2, "dp": 1},
+    ),
+    "a service of dstack": (
+        "type: service\ncommands:\n- vllm serve org/m -tp $DSTACK_GPUS_PER_NODE\n"
+        "resources: {gpu: 'H100:4'}\n",
+        "vllm",
+        {"tp": 4},
+    ),
     "kubectl": (
         "kubectl apply -f - <<EOT\n" + SERVER.format(replicas=2, tp=2, gpus=2) + "EOT\n",
         "vllm",
@@ -332,6 +344,9 @@ def test_files(name: str) -> None:
 
 
 NAMED = {
+    "vllm serve m \\ \n  --tensor-parallel-size 4": "a line begins with --tensor-parallel-size",
+    "vllm serve m ^\n  --tensor-parallel-size 4": "a line begins with --tensor-parallel-size",
+    "vllm serve m -tp 2\n--max-model-len 8192": "a line begins with --max-model-len",
     "text-generation-launcher --model-id m --num-shard 4": "Text Generation Inference is not read",
     "docker run --gpus all ghcr.io/huggingface/text-generation-inference:3 --num-shard 4": "Text Gen",
     "lmdeploy serve api_server m --tp 2": "LMDeploy is not read",

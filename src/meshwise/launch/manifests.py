@@ -30,6 +30,9 @@ def commands(text: str) -> str | None:
     """The shell text of a manifest's containers, what their pods have before each; None where the YAML
     is no manifest."""
     documents = [d for d in yaml_text.load(text) if isinstance(d, dict)]
+    task = next((t for d in documents if (t := _task(d)) is not None), None)
+    if task is not None:
+        return task
     if not any("apiVersion" in d or "services" in d for d in documents):
         return None
     found: list[str] = []
@@ -46,6 +49,40 @@ def commands(text: str) -> str | None:
             legal="a container with its command",
         )
     return "\n".join(found)
+
+
+# a task's (keys of its shell text, of its GPUs and of its nodes, variables that its launcher sets)
+_TASKS = (
+    (
+        "run",
+        ("resources", "accelerators"),
+        "num_nodes",
+        "SKYPILOT_NUM_NODES",
+        "SKYPILOT_NUM_GPUS_PER_NODE",
+    ),
+    ("commands", ("resources", "gpu"), "nodes", "DSTACK_NODES_NUM", "DSTACK_GPUS_PER_NODE"),
+)
+
+
+def _task(document: dict[str, Any]) -> str | None:
+    """The shell text of a task for a cloud's launcher (SkyPilot, dstack), its variables before it."""
+    for key, path, many, nodes, each in _TASKS:
+        text = document.get(key)
+        text = "\n".join(map(str, text)) if isinstance(text, list) else text
+        if not isinstance(text, str) or "resources" not in document:
+            continue
+        said = str(_at(document, *path) or "")
+        gpus = _whole(said.rpartition(":")[2]) if ":" in said else 1 if said else None
+        whole = _whole(document.get(many)) or 1
+        rows = [f"{nodes}={whole}", f"{GPUS}={gpus or ''}", f"{PODS}={whole}", f"{SIZE}={whole}"]
+        if gpus is not None:
+            rows.append(f"{each}={gpus}")
+        own = document.get("envs", document.get("env"))
+        for name, value in own.items() if isinstance(own, dict) else []:
+            if str(name).isidentifier() and value not in (None, ""):
+                rows.append(f"{name}={shlex.quote(str(value))}")
+        return "\n".join([*rows, text])
+    return None
 
 
 def _pods(node: Any, many: int, size: int) -> list[Pod]:

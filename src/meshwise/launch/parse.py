@@ -125,6 +125,7 @@ def _first(script: Script, text: str, asked: Asked) -> Parsed:
     found = launches(script.commands, asked.target)
     if not found:
         raise _none(script, text)
+    _goes_on(script)
     first = _read(found[0], script, text, asked)
     notes: list[str] = []
     alike = [found[0]]
@@ -143,6 +144,20 @@ def _first(script: Script, text: str, asked: Asked) -> Parsed:
             )
     read = servers.together(first, alike, script)
     return read._replace(notes=(*dict.fromkeys(notes), *read.notes))
+
+
+def _goes_on(script: Script) -> None:
+    """Raise for a line of flags that no command has: the line before it does not go on."""
+    for command in script.commands:
+        word = command.words[0]
+        if word.startswith("--") and len(word) > 3 and manifests.asked(command.variables) is None:
+            raise InputError(
+                f"COMMAND: a line begins with {shorten(word)}: the line before it does not end with a "
+                "backslash",
+                field="COMMAND",
+                value=word,
+                legal="the command in one line, or \\ at the end of each that goes on",
+            )
 
 
 def _none(script: Script, text: str) -> NoLaunch:
