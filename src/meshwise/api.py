@@ -237,6 +237,7 @@ def estimate(
     asked = grid.Grid(**layout)
     gpus = None if gpus is None else count(gpus, "--gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
+    asked = grid.settled(asked, spec, software, workload.phase)
     grid.check(asked, spec, where, workload, software, gpus)
     layouts, workload = grid.to_layouts(asked, workload), grid.stated(asked, workload)
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))

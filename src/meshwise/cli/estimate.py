@@ -68,7 +68,7 @@ def priced(
         workload,
         stack=stack,
         gpus=gpus,
-        sequence_parallel=o["sequence_parallel"],
+        sequence_parallel=o["sequence_parallel"] or None,
         shard=o["shard"],
         **degrees,
     )

@@ -22,7 +22,8 @@ from meshwise.spec.workload import Training, Workload
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Degrees of one layout. ``etp`` None: what ep leaves of tp. ``micro_batch`` None: from the
-    workload, else one sequence; ``recompute`` None: from the workload. ``dcp``: decode context
+    workload, else one sequence; ``recompute`` None: from the workload. ``sequence_parallel`` None: off,
+    or on where the software needs it (:func:`settled`). ``dcp``: decode context
     parallelism, over ranks of tp. ``placement``: order of the axes on the ranks, neighbours first."""
 
     tp: int = 1
@@ -34,7 +35,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     etp: int | None = None
     dcp: int = 1
     micro_batch: int | None = None
-    sequence_parallel: bool = False
+    sequence_parallel: bool | None = None
     recompute: str | None = None
     shard: str = "none"
     placement: str = PLACEMENTS[0]
@@ -51,7 +52,7 @@ _RULES: dict[str, Rule] = {
     **{name: counted(f"--{name}") for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")},
     "etp": optional(counted("--etp")),
     "micro_batch": optional(counted("--micro-batch")),
-    "sequence_parallel": lambda value, field: flag(value, "--sequence-parallel"),
+    "sequence_parallel": optional(lambda value, field: flag(value, "--sequence-parallel")),
     "recompute": optional(lambda value, field: one_of(value, "--recompute", RECOMPUTE_CODE)),
     "shard": lambda value, field: one_of(value, "--shard", SHARD_CODE),
     "placement": lambda value, field: one_of(value, "--placement", PLACEMENTS),
@@ -72,6 +73,15 @@ def _divisors(n: int) -> list[int]:
 
 def _nearest(legal: list[int], value: int) -> int:
     return min(legal, key=lambda d: (abs(d - value), d))
+
+
+def settled(grid: Grid, model: Model, stack: Stack, phase: str) -> Grid:
+    """The layout with sequence parallelism where nobody said it and the software cannot run without."""
+    if grid.sequence_parallel is not None or grid.tp == 1:
+        return grid
+    return msgspec.structs.replace(
+        grid, sequence_parallel=rules.needs_split(model, stack, phase) or None
+    )
 
 
 def check(
@@ -313,7 +323,7 @@ def to_layouts(grid: Grid, workload: Workload) -> Layouts:
         ep=np.int64(grid.ep),
         etp=np.int64(grid.etp or 0),
         micro_batch=np.int64(micro),
-        sequence_parallel=np.bool_(grid.sequence_parallel),
+        sequence_parallel=np.bool_(bool(grid.sequence_parallel)),
         recompute=np.int64(RECOMPUTE_CODE[recompute]),
         shard=np.int64(SHARD_CODE[grid.shard]),
         dcp=np.int64(grid.dcp),
