@@ -94,3 +94,48 @@ def test_d14_without_graphs_launches_are_added(toml):
     assert graphs["host_s"] < 1e-3
     assert eager["step_s"] > 2 * graphs["step_s"]
     assert eager["host_s"] > 0.3 * eager["step_s"]
+
+
+def test_pipelines_beat_tp_on_cards_without_peer_access() -> None:
+    """70B in FP8 on eight L4 of one cloud node, many at once: PP4 x TP2 was 1.18 times PP2 x TP4, whose
+    all-reduces cross the host's memory four ranks wide."""
+    rate = {
+        pp: answer(
+            *("serve", "llama-3.1-70b", "--on", "aws-g6-48xlarge", "--nodes", "1"),
+            *("--tp", str(8 // pp), "--pp", str(pp), "--dtype", "fp8", "--kv-dtype", "fp8"),
+            *("--isl", "220", "--osl", "200", "--concurrency", "256"),
+        )["tokens_per_s"]
+        for pp in (2, 4)
+    }
+    assert 1.05 < rate[4] / rate[2] < 1.6
+
+
+def test_deepseek_by_load() -> None:
+    """R1 on eight H200 under SGLang: 12.8, 17.2, 25.6 and 34.6 ms a token at 8 to 64 in flight, the
+    first token in less than 0.9 s."""
+    found = {
+        n: answer(
+            *("serve", "deepseek-r1", "--on", "hgx-h200", "--nodes", "1", "--tp", "8"),
+            *("--isl", "1024", "--osl", "1024", "--concurrency", str(n), "--stack", "sglang"),
+        )
+        for n in (8, 16, 32, 64)
+    }
+    for n, measured in ((8, 12.8e-3), (16, 17.2e-3), (32, 25.6e-3), (64, 34.6e-3)):
+        assert found[n]["tpot_s"] == pytest.approx(measured, rel=0.25)
+        assert found[n]["tpot_low_s"] < measured < found[n]["tpot_high_s"]
+    assert 2.2 < found[64]["tpot_s"] / found[8]["tpot_s"] < 3.2
+    assert found[64]["ttft_s"] < 0.9
+    assert any("begin at once" in remark for remark in found[64]["remarks"])
+
+
+def test_few_active_weights_gain_little_from_tp() -> None:
+    """gpt-oss-120b, one request on A100: 90 tokens/s on one card, 77 on two."""
+    d = {
+        tp: answer(
+            *("serve", "gpt-oss-120b", "--on", "dgx-a100", "--nodes", "1", "--tp", str(tp)),
+            *("--isl", "512", "--osl", "256", "--concurrency", "1"),
+        )
+        for tp in (1, 2)
+    }
+    assert d[1]["tpot_s"] / d[2]["tpot_s"] < 1.2
+    assert d[1]["tpot_low_s"] < 1 / 90 < d[1]["tpot_high_s"]

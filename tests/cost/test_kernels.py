@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -377,3 +378,23 @@ def test_every_section_of_experts_is_held_to_its_measurements():
             for section in formats.values():
                 assert section["decode"]["median_error"] < 0.18, name
                 assert 0 < section["memory_efficiency"] <= 1
+
+
+def test_a_narrow_cache_is_converted_where_no_unit_does_it():
+    """FP8 keys and values on an A100: a prompt pays for widening them at every tile of queries, a
+    decode reads half as much and converts meanwhile; an H100 has units, and kernels measured with
+    such a cache."""
+    import meshwise as mw
+
+    def seconds(cluster, work, kv):
+        formats = mw.Formats(kv_cache=kv)
+        e = mw.estimate("qwen3-8b", cluster, msgspec.structs.replace(work, formats=formats))
+        return e.step_s
+
+    prompt, decode = mw.Prefill(batch=1, seq=2048), mw.Decode(batch=8, context=1152)
+    narrow, wide = (seconds("dgx-a100", prompt, kv) for kv in ("fp8", "bf16"))
+    assert 1.005 < narrow / wide < 1.08
+    narrow, wide = (seconds("dgx-a100", decode, kv) for kv in ("fp8", "bf16"))
+    assert 0.9 < narrow / wide < 1.0
+    long = mw.Prefill(batch=1, seq=16384)
+    assert seconds("dgx-a100", long, "fp8") > 1.02 * seconds("dgx-a100", long, "bf16")

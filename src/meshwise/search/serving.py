@@ -99,9 +99,10 @@ def steady(
     layouts: Layouts,
     w: Serving,
     concurrency: Array | None = None,
+    doubted: bool = True,
 ) -> Steady:
     """Continuous batching at a fixed concurrency (``concurrency`` per layout in place of the
-    workload's), long after the first requests began.
+    workload's), long after the first requests began. ``doubted``: with what its interval needs.
 
     A pipeline keeps up to pp groups of sequences in flight. A verification yields E tokens of a sequence,
     so a request lasts osl / E iterations, in which each of the others brings its prompt once.
@@ -124,7 +125,7 @@ def steady(
     served = np.minimum(running * layouts.dp, asked)
     rate = served / service
     fits = per_replica <= most
-    one_iteration = engine.decode(batch, w.context, w.queries)
+    e = engine.decode(batch, w.context, w.queries)
     return Steady(
         tpot_s=tpot,
         ttft_s=ttft,
@@ -140,9 +141,9 @@ def steady(
         memory_bytes=used,
         memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory_reserve),
         fits=fits,
-        lent=lent_share(one_iteration),
-        even_s=even_draws_s(one_iteration) / w.tokens_per_iteration,
-        unseen=unseen_sd(one_iteration),
+        lent=lent_share(e) if doubted else np.float64(0.0),
+        even_s=even_draws_s(e) / w.tokens_per_iteration if doubted else np.float64(0.0),
+        unseen=unseen_sd(e) if doubted else np.float64(0.0),
     )
 
 

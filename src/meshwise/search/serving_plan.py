@@ -90,16 +90,15 @@ class Server:
     def __init__(self, model: Model, cluster: Cluster, stack: Stack, w: Serving) -> None:
         self.model, self.cluster, self.stack, self.w = model, cluster, stack, w
 
-    def at(self, layouts: Layouts, concurrency: Array) -> Table:
-        """Steady state of every column at its concurrency."""
+    def at(self, layouts: Layouts, concurrency: Array, doubted: bool = True) -> Table:
+        """Steady state of every column at its concurrency; not ``doubted``: without its interval."""
         size = layouts.tp.size
         pieces = []
         for first in range(0, max(size, 1), CHUNK):
             part = slice(first, first + CHUNK)
             some = columns(layouts, part)
-            s = steady(
-                self.model, self.cluster, self.stack, some, self.w, np.asarray(concurrency)[part]
-            )
+            at = np.asarray(concurrency)[part]
+            s = steady(self.model, self.cluster, self.stack, some, self.w, at, doubted)
             pieces.append(_flat(s, some.tp.size))
         whole = Steady._make(
             np.concatenate([p[i] for p in pieces]) if np.ndim(pieces[0][i]) else pieces[0][i]
@@ -120,9 +119,10 @@ class Server:
 
         def over(requests: Array, index: Array | slice = EVERY) -> Array:
             some = columns(layouts, index)
-            return beyond(self.at(some, np.maximum(requests, 1) * some.dp).steady, limits)
+            found = self.at(some, np.maximum(requests, 1) * some.dp, False)
+            return beyond(found.steady, limits)
 
-        alone = self.at(layouts, dp)
+        alone = self.at(layouts, dp, False)
         possible, room = within(alone.steady, limits), alone.steady.max_concurrency // dp
         first = np.where((room >= 1) & possible, 1, 0)
         low = largest(first, np.where(first > 0, room, 0), over)

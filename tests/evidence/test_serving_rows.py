@@ -1,0 +1,94 @@
+"""Rows of serving tables are read as their publishers ran them: formats, versions, lengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meshwise.evidence.predict import predict
+from meshwise.evidence.prediction import Prediction
+from meshwise.evidence.software import stack_named
+from meshwise.evidence.tables import parse_table
+
+BASE = {
+    "id": "a/1",
+    "model": "llama-3.1-70b",
+    "device": "h200",
+    "devices": "8",
+    "tp": "8",
+    "engine": "vllm",
+    "isl": "1024",
+    "osl": "1024",
+    "concurrency": "16",
+    "tpot_ms": "10",
+}
+
+
+def row(**cells: str) -> Prediction:
+    filled = BASE | cells
+    text = ",".join(filled) + "\n" + ",".join(filled.values()) + "\n"
+    (one,) = parse_table(text, "table.csv").rows
+    (found,) = predict("serving", one, Path())
+    return found
+
+
+def assumed(p: Prediction) -> dict[str, str]:
+    return {a.field: a.value for a in p.assumed}
+
+
+@pytest.mark.parametrize(
+    ("cells", "cache"),
+    [
+        ({"engine": "trtllm", "dtype": "fp8"}, True),
+        ({"engine": "trtllm", "dtype": "fp4", "device": "b200"}, True),
+        ({"engine": "vllm", "dtype": "fp8"}, False),
+        ({"engine": "sglang", "dtype": "fp8", "model": "deepseek-r1", "device": "b200"}, True),
+        ({"engine": "sglang", "dtype": "fp8", "model": "deepseek-r1"}, False),
+        ({"engine": "vllm", "dtype": "fp4", "model": "gpt-oss-120b", "device": "b200"}, True),
+        ({"engine": "vllm", "dtype": "fp4", "model": "gpt-oss-120b"}, False),
+    ],
+)
+def test_the_cache_that_publishers_ask_for_is_assumed(cells: dict[str, str], cache: bool) -> None:
+    """ModelOpt's checkpoints name FP8 keys and values; a sweep's scripts ask for them on Blackwell."""
+    p = row(**cells)
+    assert ("kv_dtype" in assumed(p)) is cache
+    stated = row(**cells, kv_dtype="bf16")
+    assert "kv_dtype" not in assumed(stated)
+    if cache:
+        assert stated.predicted != p.predicted
+
+
+def test_experts_of_gpt_oss_on_blackwell_take_eight_bit_activations() -> None:
+    cells = {"model": "gpt-oss-120b", "device": "b200", "dtype": "fp4", "tp": "1", "devices": "1"}
+    assert assumed(row(**cells))["activations"] == "mxfp8"
+    assert "activations" not in assumed(row(**cells | {"device": "h200"}))
+
+
+def test_an_engines_version_is_read() -> None:
+    """vLLM's host prepares the next iteration beside the device from 0.14 on."""
+    old, new, none = (row(engine_version=version).predicted for version in ("0.12.0", "0.14.0", ""))
+    assert old == none
+    assert old - new == pytest.approx(0.85e-3, rel=1e-6)
+    names = ("vllm-0.9.1", "vllm 0.13.0", "vllm-0.14.1", "vllm-0.24.0", "vllm-1.0", "vllm")
+    host = [stack_named(name.replace(" ", "-")) for name in names]
+    assert [s.iteration_s for s in host if s] == [0.85e-3, 0.85e-3, 0.0, 0.0, 0.0, 0.85e-3]
+
+
+def test_answers_of_one_length_are_an_assumption_where_prompts_go_first() -> None:
+    equal = row(engine="sglang")
+    assert assumed(equal)["length_spread"] == "0"
+    apart = row(engine="sglang", length_spread="0.2")
+    assert "length_spread" not in assumed(apart)
+    assert apart.predicted != equal.predicted
+    assert "length_spread" not in assumed(row(engine="vllm"))
+
+
+def test_intervals_say_what_no_published_row_has() -> None:
+    """Experts, and a TP group over a network, are less sure than a dense model in a node."""
+    dense = row()
+    experts = row(model="qwen3-30b-a3b", tp="4", devices="4")
+    network = row(tp="16", devices="16")
+    assert 0 < dense.unseen < experts.unseen
+    assert dense.unseen < network.unseen
+    assert dense.slower == 0.0 < experts.slower
