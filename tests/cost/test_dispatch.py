@@ -99,6 +99,15 @@ def test_where_megatron_cannot_overlap_nothing_is_hidden_and_the_page_says_so(la
     assert not any("overlapped" in r for r in bare.to_dict()["remarks"])
 
 
+def test_a_paired_microbatch_keeps_a_layer_more():
+    bare, paired = (
+        estimate(nemo(overlap_experts=o)).to_dict()["memory"]["activations_bytes"]
+        for o in (False, True)
+    )
+    head = 2 * 2 * 4096 * 2048  # inputs of the last norm and of the head
+    assert paired - bare == pytest.approx((bare - head) / 48)
+
+
 def test_one_microbatch_has_no_other_to_hide_beside():
     def step(batch: int, overlap: bool) -> float:
         work = mw.Training(batch=batch, seq=4096, micro_batch=1)

@@ -14,6 +14,7 @@ from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes
 from meshwise.program.update import adam_bytes, per_replica, stage_weights
 from meshwise.program.weights import Role, block_weights, end_weights
+from meshwise.spec.rules import hides_experts
 
 Array = Any
 
@@ -44,13 +45,18 @@ class Working(NamedTuple):
 
 def activations(ctx: Context, role: Role) -> Array:
     """Bytes that backward reads on a stage, at their peak: its layers' times the microbatches in
-    flight, and the head's inputs."""
+    flight, and the head's inputs; where a microbatch's forward runs beside another's backward, a layer
+    of the one before the other's is free."""
     layout = ctx.layout
     total: Array = 0.0
+    widest: Array = 0.0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        total = total + count * act.layer_activations(ctx, block)
+        own = act.layer_activations(ctx, block)
+        total = total + count * own
+        widest = np.maximum(widest, own * np.minimum(count, 1))
     flight = in_flight(ctx.stack.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches)
-    return total * flight + act.head_activations(ctx) * role.head
+    beside = widest * (hides_experts(ctx.stack, layout) & (ctx.microbatches > 1))
+    return total * flight + beside + act.head_activations(ctx) * role.head
 
 
 def gathered_units(ctx: Context, role: Role) -> Array:
