@@ -149,6 +149,23 @@ def _same_model(parsed: Parsed, spec: Model) -> None:
             legal=f"{other.name}, or leave --model out",
             nearest=other.name,
         )
+    _same_format(parsed.job, other, spec, "--model")
+
+
+def _same_format(job: Job, other: Model, spec: Model, field: str) -> None:
+    """Raise where a command serves a checkpoint in another format than the model that is asked for."""
+    if job.phase != "serve" or job.quantization is not None:  # made of it as it is loaded
+        return
+    own, theirs = (m.quantization and m.quantization.weight_dtype for m in (spec, other))
+    if own != theirs:
+        raise InputError(
+            f"{field}={spec.name}: weights in {own or '16 bit'}, and the command's {job.model} has them "
+            f"in {theirs or '16 bit'}",
+            field=field,
+            value=spec.name,
+            legal=f"{other.name}, as in the command",
+            nearest=other.name,
+        )
 
 
 RACK = 16  # GPUs of a node from which on it is a rack, whose hosts have fewer
