@@ -87,3 +87,21 @@ def test_the_commands_checkpoint_is_the_models(command: str, model: str, agree: 
         with pytest.raises(InputError) as caught:
             mw.read_command(command, "hgx-h100", model=model, **load)
         assert caught.value.field == "--model"
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("/models/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("/data/hub/Qwen3-32B-AWQ/", "qwen3-32b-awq"),
+        ("./qwen3-8b", "qwen3-8b"),
+    ],
+)
+def test_a_folder_of_another_machine_is_read_by_its_name(name: str, model: str) -> None:
+    found = mw.read_command(f"vllm serve {name} -tp 2", "hgx-h100", isl=64, osl=8, concurrency=2)
+    assert found.to_dict()["model"] == model
+
+
+def test_a_folder_whose_name_says_nothing() -> None:
+    with pytest.raises(InputError, match="is no preset"):
+        mw.read_command("vllm serve /models/mine -tp 2", "hgx-h100", isl=64, osl=8, concurrency=2)
