@@ -9,6 +9,7 @@ from meshwise.spec.arguments import Named, given
 from meshwise.spec.arguments import parts as _parts
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.model import Model
+from meshwise.spec.model_names import HUB_ID, nearest
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import count
 from meshwise.spec.serving import Serving
@@ -68,9 +69,12 @@ def known_model(name: str) -> str | None:
 
     from meshwise.spec.model_names import named
 
-    if named(name.rstrip("/"), "--model") is not None:
-        return name.rstrip("/")
-    return name if Path(name).exists() else None
+    plain = name.rstrip("/")
+    if not plain or Path(plain).exists():
+        return plain or None
+    # a folder of another machine says by its last name what lies in it
+    said = Path(plain).name if plain.startswith((".", "/", "~")) else plain
+    return said if named(said, "--model") is not None else None
 
 
 def read_command(
@@ -149,6 +153,23 @@ def _same_model(parsed: Parsed, spec: Model) -> None:
             legal=f"{other.name}, or leave --model out",
             nearest=other.name,
         )
+    _same_format(parsed.job, other, spec, "--model")
+
+
+def _same_format(job: Job, other: Model, spec: Model, field: str) -> None:
+    """Raise where a command serves a checkpoint in another format than the model that is asked for."""
+    if job.phase != "serve" or job.quantization is not None:  # made of it as it is loaded
+        return
+    own, theirs = (m.quantization and m.quantization.weight_dtype for m in (spec, other))
+    if own != theirs:
+        raise InputError(
+            f"{field}={spec.name}: weights in {own or '16 bit'}, and the command's {job.model} has them "
+            f"in {theirs or '16 bit'}",
+            field=field,
+            value=spec.name,
+            legal=f"{other.name}, as in the command",
+            nearest=other.name,
+        )
 
 
 RACK = 16  # GPUs of a node from which on it is a rack, whose hosts have fewer
@@ -187,6 +208,8 @@ STACK = {
 def _model_of(parsed: Parsed) -> Model:
     name = parsed.job.model
     known = known_model(name) if name else None
+    if known is None and name and HUB_ID.fullmatch(name):  # as every command reads it
+        return load_model(name, "--model")
     if known is None:
         said = (
             f"the command's model {name!r} is no preset" if name else "the command names no model"
@@ -196,6 +219,7 @@ def _model_of(parsed: Parsed) -> Model:
             field="--model",
             value=name or None,
             legal="a preset, a config.json or its folder",
+            nearest=nearest(name) if name else None,
         )
     return load_model(known)
 

@@ -139,3 +139,23 @@ def test_two_spellings_of_an_option_agree(command: str) -> None:
     assert run(*base.split(), "--global-batch=8").code == 0
     error = refusal(*base.split(), "--global-batch", "16")
     assert (error["field"], error["nearest"]) == ("--global-batch", "--batch 8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "entry"),
+    [
+        ("model", "meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("cluster", "ml.p5.48xlarge", "aws-p5"),
+        ("device", "H100-SXM5", "h100-80gb-sxm"),
+    ],
+)
+def test_the_catalog_reads_names_as_the_commands_do(kind: str, name: str, entry: str) -> None:
+    assert entry in run("catalog", kind, name).out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "near"),
+    [("model", "Qwen/Qwen3-32B-FP8", "qwen3-32b"), ("cluster", "16xh100", "hgx-h100")],
+)
+def test_an_entry_that_the_catalog_has_not(kind: str, name: str, near: str) -> None:
+    assert refusal("catalog", kind, name)["nearest"] == near

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import meshwise as mw
 from meshwise.errors import InputError
 from meshwise.launch import parse
 from meshwise.launch.serving_formats import METHODS, formats_of
@@ -66,3 +67,41 @@ def test_another_method_than_the_checkpoints_is_refused(name: str, method: str) 
 def test_every_word_is_read(word: str) -> None:
     job = parse(f"vllm serve m -tp 2 --quantization {word}").job
     assert job.quantization == word
+
+
+@pytest.mark.parametrize(
+    ("command", "model", "agree"),
+    [
+        ("vllm serve Qwen/Qwen3-32B -tp 2", "qwen3-32b-awq", False),
+        ("vllm serve Qwen/Qwen3-32B-AWQ -tp 2", "qwen3-32b", False),
+        ("vllm serve Qwen/Qwen3-32B-AWQ -tp 2", "qwen3-32b-awq", True),
+        ("vllm serve Qwen/Qwen3-32B -tp 2 --quantization fp8", "qwen3-32b", True),
+        ("vllm serve /models/mine -tp 2", "qwen3-32b-awq", True),
+    ],
+)
+def test_the_commands_checkpoint_is_the_models(command: str, model: str, agree: bool) -> None:
+    load = {"isl": 64, "osl": 8, "concurrency": 2}
+    if agree:
+        assert mw.read_command(command, "hgx-h100", model=model, **load).to_dict()["layout"]
+    else:
+        with pytest.raises(InputError) as caught:
+            mw.read_command(command, "hgx-h100", model=model, **load)
+        assert caught.value.field == "--model"
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("/models/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("/data/hub/Qwen3-32B-AWQ/", "qwen3-32b-awq"),
+        ("./qwen3-8b", "qwen3-8b"),
+    ],
+)
+def test_a_folder_of_another_machine_is_read_by_its_name(name: str, model: str) -> None:
+    found = mw.read_command(f"vllm serve {name} -tp 2", "hgx-h100", isl=64, osl=8, concurrency=2)
+    assert found.to_dict()["model"] == model
+
+
+def test_a_folder_whose_name_says_nothing() -> None:
+    with pytest.raises(InputError, match="is no preset"):
+        mw.read_command("vllm serve /models/mine -tp 2", "hgx-h100", isl=64, osl=8, concurrency=2)

@@ -98,15 +98,15 @@ def test_one_answer(
     same(one, curve, ("step_s", "memory_bytes", "fits"), "estimate, scale")
     own = said(["serve", *base, *degree, *load, *formats], lambda r: r)
     assert bool(own.refusal) == bool(one.refusal), (own.refusal, one.refusal)
+    pins = ["--gpus", str(tp), *degree, "--pp", "1", "--dp", "1", "--ep", "1", "--dcp", "1"]
+    pins += ["--etp", str(tp)] if any(b.moe for b in mw.model(model).blocks) else []
     if own.refusal:
         # the rule is the same one, in the same words
         assert own.refusal.split(";")[0] == one.refusal.split(";")[0]
         with pytest.raises(Refused):
-            ask("plan", *base, "--gpus", str(tp), *degree, *load, *formats, feasible=True)
+            ask("plan", *base, *pins, *load, *formats, feasible=True)
         return
     assert own["remarks"] == one["remarks"] or set(own["remarks"]) >= set(one["remarks"][:1])
-    pins = ["--gpus", str(tp), *degree, "--pp", "1", "--dp", "1", "--ep", "1", "--dcp", "1"]
-    pins += ["--etp", str(tp)] if any(b.moe for b in mw.model(model).blocks) else []
     row = said(["plan", *base, *pins, *load, *formats], served)
     if own["fits"]:
         same(own, row, ("tpot_s", "ttft_s", "memory_bytes", "fits", "max_concurrency"), "plan")

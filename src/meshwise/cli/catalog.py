@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from meshwise.cli import options
-from meshwise.errors import InputError
+from meshwise.errors import InputError, shorten
 
 KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
 
@@ -36,7 +36,7 @@ def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None
         plural = kind + "s" if kind + "s" in KINDS else kind
         one_of(plural, "KIND", KINDS)
         if name is not None:
-            found, table = catalog.load(plural, name, "NAME")
+            found, table = catalog.load(plural, _entry(plural, name), "NAME")
             if as_file:
                 options.deliver(listing.file_text(plural, found).rstrip("\n"), o["path"])
                 return
@@ -45,3 +45,28 @@ def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None
             return
         records = listing.entries(plural)
     options.write(o, lambda: records, lambda: listing.entries_page(records), "entries")
+
+
+def _entry(kind: str, name: str) -> str:
+    """The entry that a name stands for, as the commands read it; a name in a format is none of its own."""
+    from meshwise.spec import cluster_names, model_names
+
+    if kind == "clusters":
+        known = cluster_names.canonical(name)
+        if known is None:
+            raise cluster_names.unknown_cluster("NAME", name)
+        return known
+    if kind == "models":
+        found = model_names.named(name, "NAME")
+        if found is None:
+            raise model_names.unknown_model("NAME", name)
+        if found.format is not None:
+            raise InputError(
+                f"NAME: {shorten(name)} is preset {found.preset} in a format; `meshwise model` shows it",
+                field="NAME",
+                value=name,
+                legal=found.preset,
+                nearest=found.preset,
+            )
+        return found.preset
+    return name

@@ -152,7 +152,8 @@ def report_page(r: Report) -> Page:
         ("source", "share"),
         tuple((k, words.percent(v)) for k, v in r.provenance.items()),
     )
-    said = (*remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp)), *r.remarks)
+    etp = int(lay.expert_tp())
+    said = (*remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), etp), *r.remarks)
     lines = ["\n".join(wrap(f"{line[0].upper()}{line[1:]}.") for line in said)] if said else []
     return Page(heading, (times, comm, memory, source, *lines))
 

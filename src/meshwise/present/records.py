@@ -159,7 +159,7 @@ def report_dict(r: Report) -> dict[str, Any]:
             word in source for source in r.provenance for word in ("inherited", "extrapolated")
         ),
         "remarks": [
-            *remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp)),
+            *remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), int(lay.expert_tp())),
             *r.remarks,
         ],
     }

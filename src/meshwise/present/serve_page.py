@@ -75,7 +75,7 @@ def serve_dict(
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
         "remarks": [
-            *remarks(model, cluster, w.decode(), stack, grid.tp),
+            *remarks(model, cluster, w.decode(), stack, grid.tp, degrees["etp"]),
             *burst_remarks(model, cluster, stack, grid, w, s),
         ],
         "points": [{**degrees, "devices": grid.devices, **figures}],

@@ -122,7 +122,9 @@ def compare_training(
     if best is not None:
         mine = against(best, mine, stack.ideal)
     order = tuple(sorted(better, key=lambda c: c[1].step_s))
-    return Compared(mine, best, order, remarks(model, where, w, stack, axes["tp"]))
+    return Compared(
+        mine, best, order, remarks(model, where, w, stack, axes["tp"], axes["etp"] or None)
+    )
 
 
 def _changed(freed: str, mine: dict[str, int], other: dict[str, int]) -> str:
@@ -172,5 +174,8 @@ def compare_serving(
         best = listed[0] if listed else None
     order = sorted(better, key=lambda c: -c[1].tokens_per_s_per_device)
     return ComparedServing(
-        mine, best, tuple(order), remarks(model, where, w.decode(), stack, axes["tp"])
+        mine,
+        best,
+        tuple(order),
+        remarks(model, where, w.decode(), stack, axes["tp"], axes["etp"] or None),
     )

@@ -10,7 +10,7 @@ from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.search.nearest import Change, changes
 from meshwise.search.plan import Plan, plan
 from meshwise.search.planner import Progress, search, variants
-from meshwise.search.space import Pins, divisors
+from meshwise.search.space import Pins, divisors, least_etp
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster, grown
 from meshwise.spec.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
@@ -81,7 +81,7 @@ def check_gpus(cluster: Cluster, gpus: int) -> Cluster:
 def check_pins(model: Model, stack: Stack, w: Training, gpus: int, pins: Pins) -> None:
     """Refuse pins that no layout can have, with the nearest legal value."""
     for tp in pins.get("tp", ()):
-        legality.require_tp(model, tp, stack)
+        legality.require_tp(model, tp, stack, etp=least_etp(tp, pins))
     for axis in ("tp", "pp", "dp", "cp"):
         for value in pins.get(axis, ()):
             if gpus % value:

@@ -194,14 +194,19 @@ def version_remarks(model: Model, cluster: Cluster, workload: Workload, stack: S
 
 
 def remarks(
-    model: Model, cluster: Cluster, workload: Workload, stack: Stack, tp: int
+    model: Model,
+    cluster: Cluster,
+    workload: Workload,
+    stack: Stack,
+    tp: int,
+    etp: int | None = None,
 ) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
     found = run_remarks(model, cluster, workload, stack)
     if tp > 1 and rules.needs_split(model, stack, workload.phase):
         name = stack.title or stack.name
         found.append(f"sequence parallelism is on: {name} trains experts beside TP with it only")
-    found += legality.remarks(model, tp, stack)
+    found += legality.remarks(model, tp, stack, etp)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:
         found.append(

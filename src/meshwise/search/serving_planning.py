@@ -18,7 +18,7 @@ from meshwise.search.serving_plan import (
     serving_changes,
 )
 from meshwise.search.serving_space import AXES
-from meshwise.search.space import Pins, divisors
+from meshwise.search.space import Pins, divisors, least_etp
 from meshwise.spec import legality
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.model import Model
@@ -90,7 +90,7 @@ def _check(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
                 legal=f"leave {option} out",
             )
     for tp in pins.get("tp", ()):
-        legality.require_tp(model, tp, stack)
+        legality.require_tp(model, tp, stack, etp=least_etp(tp, pins))
     for axis in ("tp", "pp", "dp"):
         for value in pins.get(axis, ()):
             if gpus % value:

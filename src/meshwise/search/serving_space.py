@@ -67,12 +67,13 @@ def serving_space(
         for rule in codes:
             layout = Layouts(**{name: table[name] for name in Layouts._fields if name in table})
             case = rules.Case(model, stack, "decode", 1, 1, layout, replicas)
-            table = refused.keep(table, rule, rules.RULES[rule](case))
+            good = rules.expert_groups if rule == "quantization" else rules.RULES[rule]
+            table = refused.keep(table, rule, good(case))
         return table
 
     table = keep(table, "layers", "stack", "replicas")
     inner = table["tp"] * table["dp"]
-    table = keep(expert_grids(model, table, pins, inner, inner), "experts", "stack")
+    table = keep(expert_grids(model, table, pins, inner, inner), "experts", "quantization", "stack")
     if joined:
         joins = table["ep"] * np.maximum(table["etp"], 1) > table["tp"]
         kept = np.flatnonzero((table["dp"] == 1) | joins)

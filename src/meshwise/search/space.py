@@ -180,13 +180,21 @@ class Refusals:
         return _take(table, np.flatnonzero(good))
 
 
+def least_etp(tp: int, pins: Pins) -> int:
+    """The least ranks that split an expert under the pins: all of TP where there is no EP."""
+    if "etp" in pins:
+        return int(min(pins["etp"]))
+    return 1 if max(pins.get("ep", (2,))) > 1 else tp
+
+
 def keep_legal_tp(
     model: Model, stack: Stack, table: dict[str, Array], refused: Refusals
 ) -> dict[str, Array]:
     """The rows whose tp the model and the stack admit."""
 
     def first(tp: int) -> str:
-        found = legality.refusals(model, tp, stack)
+        # experts may be split less: their own degree is looked at with it
+        found = legality.refusals(model, tp, stack, 1)
         return found[0].code if found else ""
 
     codes = np.array(lists(table["tp"], first), dtype=object)
@@ -226,7 +234,7 @@ def _experts(
     found = expert_grids(model, table, pins, inner, table["tp"])
     for rule in ("experts", "stack"):
         found = refused.keep(found, rule, rules.RULES[rule](case(model, stack, w, found)))
-    return found
+    return refused.keep(found, "quantization", rules.expert_groups(case(model, stack, w, found)))
 
 
 def expert_grids(

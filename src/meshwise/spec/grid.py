@@ -101,9 +101,10 @@ def check(
     that somebody measured, with stages cut by hand maybe, on software that could run it."""
     model = priced(model, workload)
     _check_devices(grid, cluster, gpus)
-    legality.require_tp(model, grid.tp, stack)
+    layout = to_layouts(grid, workload)
+    legality.require_tp(model, grid.tp, stack, etp=int(layout.expert_tp()))
     _check_meaning(grid, workload)
-    found = rules.of(model, stack, workload, to_layouts(grid, workload), requests)
+    found = rules.of(model, stack, workload, layout, requests)
     if ran:
         found = found._replace(layout=found.layout._replace(vp=np.int64(1)))
     broken = [

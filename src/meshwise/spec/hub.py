@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,17 @@ from meshwise.errors import InputError, shorten
 from meshwise.spec.model_names import nearest
 
 LIMIT_S = 5.0  # for all that is asked of the network: its client alone would try again for 24 s
+AGAIN_S = 60.0  # after which a hub that did not answer is tried again: a table names many models
+_silent_since: list[float] = []
 
 
 class _TooSlow(Exception):
     """The network did not answer within the limit."""
+
+
+def _silent() -> bool:
+    """Whether the network did not answer a short while ago."""
+    return bool(_silent_since) and time.monotonic() - _silent_since[-1] < AGAIN_S
 
 
 def _within(limit_s: float, ask: Callable[[], str]) -> str:
@@ -56,6 +64,8 @@ def _download(hub: Any, name: str) -> str:
     """Path of the one small file (and of ``hf_quant_config.json`` beside it, if there is one)."""
     with contextlib.suppress(Exception):  # what was read once takes no network
         return str(hub.hf_hub_download(name, "config.json", local_files_only=True))
+    if _silent():
+        raise _TooSlow
     path = str(hub.hf_hub_download(name, "config.json", etag_timeout=3))
     with contextlib.suppress(Exception):  # most have none; the reader looks beside config.json
         hub.hf_hub_download(name, "hf_quant_config.json", etag_timeout=3)
@@ -78,6 +88,8 @@ def from_hub(name: str, field: str) -> str:
     try:
         return _within(LIMIT_S, lambda: _download(hub, name))
     except Exception as error:  # the client raises many kinds; the user needs the one line
+        if isinstance(error, _TooSlow) and not _silent():
+            _silent_since[:] = [time.monotonic()]
         raise InputError(
             f"{field}: no preset has the shapes of {shorten(name)}, and {_why(error, shorten(name))}",
             field=field,

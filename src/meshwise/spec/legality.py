@@ -45,7 +45,7 @@ def _mlps(block: Block) -> Iterator[tuple[str, Mlp]]:
             yield "shared-expert FFN", block.moe.shared
 
 
-def heads(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
+def heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """Query heads are split whole: tp must divide them."""
     for a in _attentions(model):
         if a.heads % tp:
@@ -56,7 +56,7 @@ def heads(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
             )
 
 
-def kv_heads(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
+def kv_heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """KV heads are split, or each is copied to a whole number of ranks (C38)."""
     for a in _attentions(model):
         if a.mla or (a.heads == a.kv_heads and a.heads % tp):
@@ -81,7 +81,7 @@ def kv_heads(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
             )
 
 
-def quantization(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
+def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """Shards must hold whole quantisation groups and FP8 blocks."""
     q = model.quantization
     if q is None:
@@ -95,18 +95,23 @@ def quantization(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
         )
     padded = q.method == "mxfp4"  # engines pad MXFP4 experts to whole groups
     for where, side, width, stored in _split_widths(model, tp):
-        size = _whole(q.method, side, stored)
-        if tp == 1 or size <= 1 or width % tp:
+        size, n = _whole(q.method, side, stored), _ranks(where, tp, etp)
+        if n == 1 or size <= 1 or width % n:
             continue
-        shard = width // tp
+        shard = width // n
         if shard % size:
             unit = "block" if stored.block else "group"
             yield Finding(
                 "quantization_padding" if padded else "quantization",
                 not padded,
-                f"{q.method} {unit} {size}: {where} {width:,} / {tp} = {shard:,} is no multiple of {size}"
+                f"{q.method} {unit} {size}: {where} {width:,} / {n} = {shard:,} is no multiple of {size}"
                 f" ({shard / size:g} {unit}s)" + ("; engines pad it" if padded else ""),
             )
+
+
+def _ranks(where: str, tp: int, etp: int) -> int:
+    """Ranks that split a matrix: routed experts have a degree of their own."""
+    return etp if where.startswith("expert FFN") else tp
 
 
 def _whole(method: str, side: str, stored: Stored) -> int:
@@ -147,18 +152,19 @@ def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int, Stored
                 yield where, side, width, stored
 
 
-def ffn(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
+def ffn(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """FFN widths that do not divide are priced padded; even-splitting engines refuse them."""
     seen: set[tuple[str, int]] = set()
     for block in model.blocks:
         for name, mlp in _mlps(block):
-            if mlp.width % tp and (name, mlp.width) not in seen:
+            n = _ranks(name, tp, etp)
+            if mlp.width % n and (name, mlp.width) not in seen:
                 seen.add((name, mlp.width))
                 yield Finding(
                     "ffn_padding",
                     False,
-                    f"{name} width {mlp.width:,} does not divide by {tp}: padded to "
-                    f"{padded(mlp.width, tp):,} here; engines that split evenly (vLLM, Megatron) refuse",
+                    f"{name} width {mlp.width:,} does not divide by {n}: padded to "
+                    f"{padded(mlp.width, n):,} here; engines that split evenly (vLLM, Megatron) refuse",
                 )
 
 
@@ -170,7 +176,7 @@ def vocabulary_rows(model: Model, stack: Software, tp: Any) -> Any:
     return -(-padded(model.vocab, multiple) // tp)
 
 
-def vocabulary(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
+def vocabulary(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """A vocabulary that does not divide is padded, to the multiple that the stack rounds it to."""
     if model.vocab % tp:
         rows = int(vocabulary_rows(model, stack, tp))
@@ -182,7 +188,7 @@ def vocabulary(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
         )
 
 
-def sparse_attention(model: Model, tp: int, stack: Software) -> Iterator[Finding]:
+def sparse_attention(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """What the cost of a model with an attention indexer leaves out."""
     if any(a.indexer_parameters for a in _attentions(model)):
         yield Finding(
@@ -196,20 +202,22 @@ def sparse_attention(model: Model, tp: int, stack: Software) -> Iterator[Finding
 RULES = (heads, kv_heads, quantization, ffn, vocabulary, sparse_attention)
 
 
-def findings(model: Model, tp: int, stack: Software) -> list[Finding]:
-    """All that TP degree ``tp`` meets, in the fixed order of :data:`RULES`, each once."""
-    every = [finding for rule in RULES for finding in rule(model, tp, stack)]
+def findings(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[Finding]:
+    """All that TP degree ``tp`` meets, in the fixed order of :data:`RULES`, each once. ``etp``: ranks
+    that split an expert, where expert parallelism leaves fewer than ``tp``."""
+    own = tp if etp is None else etp
+    every = [finding for rule in RULES for finding in rule(model, tp, stack, own)]
     return list(dict.fromkeys(every))
 
 
-def refusals(model: Model, tp: int, stack: Software) -> list[Finding]:
+def refusals(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[Finding]:
     """What makes ``tp`` illegal."""
-    return [f for f in findings(model, tp, stack) if f.refuses]
+    return [f for f in findings(model, tp, stack, etp) if f.refuses]
 
 
-def remarks(model: Model, tp: int, stack: Software) -> list[str]:
+def remarks(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[str]:
     """What ``tp`` costs or needs that does not make it illegal."""
-    return list(dict.fromkeys(f.text for f in findings(model, tp, stack) if not f.refuses))
+    return list(dict.fromkeys(f.text for f in findings(model, tp, stack, etp) if not f.refuses))
 
 
 def max_heads(model: Model) -> int:
@@ -218,7 +226,7 @@ def max_heads(model: Model) -> int:
 
 def head_divisors(model: Model) -> list[int]:
     """Every degree that divides the query heads of all layers."""
-    return [tp for tp in range(1, max_heads(model) + 1) if not any(heads(model, tp, None))]
+    return [tp for tp in range(1, max_heads(model) + 1) if not any(heads(model, tp, None, tp))]
 
 
 def legal_tp(model: Model, stack: Software) -> list[int]:
@@ -226,9 +234,11 @@ def legal_tp(model: Model, stack: Software) -> list[int]:
     return [tp for tp in head_divisors(model) if not refusals(model, tp, stack)]
 
 
-def require_tp(model: Model, tp: int, stack: Software, field: str = "--tp") -> None:
+def require_tp(
+    model: Model, tp: int, stack: Software, field: str = "--tp", etp: int | None = None
+) -> None:
     """Raise :class:`IllegalLayout` with all that refuses ``tp``, the legal degrees and the nearest."""
-    found = refusals(model, tp, stack)
+    found = refusals(model, tp, stack, etp)
     if not found:
         return
     legal = legal_tp(model, stack)
@@ -242,8 +252,12 @@ def require_tp(model: Model, tp: int, stack: Software, field: str = "--tp") -> N
             message += (
                 f"; {listed} {'divides' if len(others) == 1 else 'divide'} the heads but not {why}"
             )
+    if any(f.code == "quantization" for f in found):
+        message += "; a copy in 16 bit has no such blocks or groups (--weight-dtype bf16)"
     # whoever mends one fault meets the next
-    padding = (f for f in findings(model, tp, stack) if f.code in ("ffn_padding", "vocab_padding"))
+    padding = (
+        f for f in findings(model, tp, stack, etp) if f.code in ("ffn_padding", "vocab_padding")
+    )
     message += "".join(f"; {f.text}" for f in padding)
     raise IllegalLayout(
         f"{field}: {message}",

@@ -247,6 +247,13 @@ def _words(key: str) -> set[str]:
     return {w for w in words if w.isalpha()} - _SAME
 
 
+def _alike(key: str, name: str) -> bool:
+    """Whether letters alone say that one name was meant by the other."""
+    import difflib
+
+    return key in name or difflib.SequenceMatcher(None, key, name).ratio() >= 0.6
+
+
 def nearest(name: str) -> str | None:
     """The preset that an unknown name is nearest to: by family and its words, then size and version,
     then letters."""
@@ -264,7 +271,7 @@ def nearest(name: str) -> str | None:
     ]
     if not alike or (asked.size is None and asked.version is None and len(words) < 2):
         close = closest(key, [*presets, *catalog.aliases("models")])
-        return close[0] if close else None
+        return close[0] if close and _alike(key, close[0]) else None
     versions = [_traits(n).version for n in alike]
 
     def far(n: str) -> tuple[float, ...]:

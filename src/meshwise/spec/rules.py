@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.spec import legality
 from meshwise.spec.layout import RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.spec.model import Model
 from meshwise.spec.stack import Stack
@@ -118,6 +119,16 @@ def expert_grid(c: Case) -> Array:
     etp = lay.expert_tp()
     widest = lay.tp if c.trains else c.expert_ranks
     return (n % lay.ep == 0) & (widest % etp == 0) & (c.expert_ranks % (lay.ep * etp) == 0)
+
+
+def expert_groups(c: Case) -> Array:
+    """Shards of a routed expert hold whole quantisation groups and blocks, by its own degree."""
+    if c.model.quantization is None:
+        return np.bool_(True)
+    degrees, place = np.unique(c.layout.expert_tp(), return_inverse=True)
+    found = (legality.refusals(c.model, 1, c.stack, int(n)) for n in degrees)
+    good = np.array([all(f.code != "quantization" for f in each) for each in found])
+    return good[place].reshape(np.shape(c.layout.expert_tp()))
 
 
 def interleaving(c: Case) -> Array:

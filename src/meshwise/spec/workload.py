@@ -32,8 +32,14 @@ def drawn_skew(expert_skew: float | None) -> float:
 
 
 def _format(option: str, legal: tuple[str, ...]) -> Rule:
-    """None, or the canonical name of one of the number formats."""
-    return optional(lambda value, field: dtypes.canonical(value, option, legal))
+    """None (also as engines write it: auto), or the canonical name of one of the number formats."""
+
+    def read(value: object, field: str) -> str | None:
+        if isinstance(value, str) and value.strip().lower() == "auto":
+            return None
+        return dtypes.canonical(value, option, legal)
+
+    return optional(read)
 
 
 _FORMATS = {
