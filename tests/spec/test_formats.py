@@ -161,3 +161,11 @@ def test_scales_and_zeros_count(config: dict[str, object], bits: float) -> None:
     rest = parameters(model) - ATTENTION - MLP
     want = (ATTENTION + MLP) * bits / 8 + 2 * rest
     assert next(iter(weight_bytes(model).values())) == pytest.approx(want, rel=1e-3)
+
+
+def test_training_says_that_it_keeps_wide_weights() -> None:
+    work = Training(batch=1, seq=16)
+    model = priced(load_model("qwen3-32b-awq"), work)
+    assert model.quantization is None and "16-bit weights" in model.asked
+    assert priced(model, work) == model  # said once
+    assert priced(load_model("gpt2"), work).asked == ""

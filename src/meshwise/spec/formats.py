@@ -87,7 +87,7 @@ def priced(model: Model, workload: Workload) -> Model:
     says another format, or ``--dtype`` other narrow operands than it multiplies in.
     """
     if isinstance(workload, Training):
-        return unquantised(model)
+        return _trained(model)
     wanted, q = _wanted(model, workload), model.quantization
     if q is not None and q.weight_dtype == "unknown" and wanted is None:
         raise InputError(
@@ -103,6 +103,16 @@ def priced(model: Model, workload: Workload) -> Model:
         return _copy(model, unquantised(model), wanted)
     stored = of_dtype(wanted, weight_only=workload.formats.dtype is None)
     return _copy(model, quantised(model, wanted, stored, q.kv_cache_dtype if q else None), wanted)
+
+
+def _trained(model: Model) -> Model:
+    """The model as training has it: with 16-bit weights, which every answer says of a narrow checkpoint."""
+    q = model.quantization
+    if q is None:
+        return model
+    said = f"training keeps 16-bit weights, not the checkpoint's ({q.weight_dtype})"
+    asked = f"{model.asked}; {said}" if model.asked else said
+    return msgspec.structs.replace(unquantised(model), asked=asked)
 
 
 def _copy(model: Model, other: Model, dtype: str) -> Model:
