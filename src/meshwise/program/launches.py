@@ -21,11 +21,12 @@ Pair = tuple[int, int]
 # averaged, offset, its root, scaled, narrowed, weighted.
 _NORM: tuple[Pair, Pair] = ((2, 3), (9, 16))
 _QK_NORM: tuple[Pair, Pair] = ((2, 4), (16, 30))  # of queries and of keys
-# Queries and keys, one kernel each. Written out, each has cosine and sine, halves swapped and joined, two
-# products and a sum; MLA's is (multi_latent_attention.py), which works out its frequencies in each layer
-# and joins and spreads heads.
-_ROTARY: tuple[Pair, Pair] = ((2, 2), (22, 20))
-_MLA_ROTARY: Pair = (6 + 22 + 6, 20 + 6)
+# Queries and keys, one kernel each. Written out (rope_utils.py), each has cosine and sine, scaled and
+# narrowed (six), halves turned and joined (two), two products, a sum and the joining with the rest; MLA's
+# is (multi_latent_attention.py, unless fused, which takes YaRN), which also pairs the features before,
+# and joins queries and keys and copies the values after.
+_ROTARY: tuple[Pair, Pair] = ((2, 2), (2 * 12, 2 * 10))
+_MLA_ROTARY: Pair = (2 * 13 + 3, 2 * 13 + 3)
 _ACTIVATION: tuple[Pair, Pair] = ((1, 1), (2, 4))
 _CORE: Pair = (1, 3)  # backward: row sums before, a conversion after
 # router.py beside its product: widening, the choice of k (two), their weights, two maps written from
