@@ -169,15 +169,20 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     ]
 
 
+def _turned_on(model: Model, workload: Workload, stack: Stack, tp: int) -> tuple[str, ...]:
+    """What the curve turns on because the software needs it."""
+    if tp == 1 or not rules.needs_split(model, stack, workload.phase):
+        return ()
+    name = stack.title or stack.name
+    return (f"sequence parallelism is on: {name} trains experts beside TP with it only",)
+
+
 def remarks(
     model: Model, cluster: Cluster, workload: Workload, stack: Stack, tp: int
 ) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
     device = cluster.device
     found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
-    if tp > 1 and rules.needs_split(model, stack, workload.phase):
-        name = stack.title or stack.name
-        found.append(f"sequence parallelism is on: {name} trains experts beside TP with it only")
     found += expert_remarks(model, workload)
     found += legality.remarks(model, tp, stack)
     length = workload.context if isinstance(workload, Decode) else workload.seq
@@ -226,7 +231,10 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
                 ranks_per_level=tuple(r[i] for r in ranks),
                 algorithm=names[i],
                 tokens_per_s=tokens / step[i],
-                remarks=remarks(e.model, e.cluster, e.workload, e.stack, tp),
+                remarks=(
+                    *_turned_on(e.model, e.workload, e.stack, tp),
+                    *remarks(e.model, e.cluster, e.workload, e.stack, tp),
+                ),
                 layer=layers[i],
             )
         )
