@@ -285,6 +285,7 @@ SWITCHES = {
     "context_parallel": "Whether it divides sequences over ranks.",
     "expert_parallel": "Whether it keeps experts whole on ranks.",
     "attention_dp": "Whether it serves replicas of attention that share their experts.",
+    "unsplit_experts": "Whether it trains experts beside TP without sequence parallelism.",
     "decode_context": "Whether it divides the context of a KV head's copies in decode.",
     "host_s": "Host time per step that no device work hides [s].",
     "host_layer_s": "Host time to launch one layer's forward pass without CUDA graphs [s]; backward "

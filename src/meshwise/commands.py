@@ -40,21 +40,29 @@ def export(
     return ExportResult(launch.export(job, target, wrapper=wrapper, version=version), job)
 
 
-def _runs(job: Job, target: str) -> None:
-    """Raise for experts beside TP without sequence parallelism where the target's software needs it."""
-    from meshwise.errors import IllegalLayout
+def needs_split(job: Job, target: str) -> bool:
+    """Whether the target's software trains the job's experts beside TP with sequence parallelism only,
+    and the job is without."""
     from meshwise.launch.table import target as known_target
     from meshwise.spec import rules
     from meshwise.spec.stack import load_stack
 
-    stack = load_stack(STACK[known_target(target).name])
     known = known_model(job.model) if job.model else None
     if known is None or job.tp == 1 or job.sequence_parallel or job.phase != "train":
-        return
-    if rules.needs_split(load_model(known), stack, job.phase):
+        return False
+    stack = load_stack(STACK[known_target(target).name])
+    return rules.needs_split(load_model(known), stack, job.phase)
+
+
+def _runs(job: Job, target: str) -> None:
+    """Raise where the target's software cannot run the job."""
+    from meshwise.errors import IllegalLayout
+    from meshwise.launch.table import target as known_target
+
+    if needs_split(job, target):
         raise IllegalLayout(
-            f"--sequence-parallel=false: {stack.title} trains experts beside tp {job.tp} with sequence "
-            "parallelism only",
+            f"--sequence-parallel=false: {known_target(target).title} trains experts beside tp {job.tp} "
+            "with sequence parallelism only",
             field="--sequence-parallel",
             value="false",
             legal="--sequence-parallel, or tp 1",

@@ -344,6 +344,8 @@ def test_files(name: str) -> None:
 
 
 NAMED = {
+    "services:\n  a:\n    command: x\n    deploy: [1]\n    resources: [2]\n": "no launch command",
+    "A=(x <<EOT)\nEOT\nvllm serve m -tp 2": "a here-document in an array",
     "vllm serve m \\ \n  --tensor-parallel-size 4": "a line begins with --tensor-parallel-size",
     "vllm serve m ^\n  --tensor-parallel-size 4": "a line begins with --tensor-parallel-size",
     "vllm serve m -tp 2\n--max-model-len 8192": "a line begins with --max-model-len",
@@ -366,3 +368,13 @@ def test_what_is_not_read_is_named(text: str) -> None:
         parse(text)
     assert NAMED[text] in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("null", ["null", "None"])
+def test_a_degree_that_is_null_is_not_said(null: str) -> None:
+    text = (
+        "torchrun --nproc-per-node 8 t.py model.tensor_model_parallel_size=2 "
+        f"model.virtual_pipeline_model_parallel_size={null} model.context_parallel_size={null}"
+    )
+    assert (parse(text).job.tp, parse(text).job.vp, parse(text).job.cp) == (2, 1, 1)
+    assert parse(f"vllm serve m -tp 2 -pp {null}").job.pp == 1

@@ -14,7 +14,7 @@ import meshwise as mw
 from meshwise import launch
 from meshwise.errors import MeshwiseError
 from meshwise.launch.table import target, targets
-from meshwise.spec import legality
+from meshwise.spec import legality, rules
 from meshwise.spec.stack import DEFAULT, load_stack
 
 CLUSTERS = ("hgx-h100", "l40s-8x")  # NVLink in nodes of 8 over InfiniBand; PCIe, two sockets
@@ -51,7 +51,12 @@ class Case(NamedTuple):
         experts = [b.moe.experts for b in spec.blocks if b.moe is not None]
         if experts and all(n % 2 == 0 for n in experts):
             options += ["--ep", "2", "--etp", str(tp)]
-        return options
+        return options + self.split(phase, tp)
+
+    def split(self, phase: str, tp: int) -> list[str]:
+        """Sequence parallelism, where the software trains the model's experts with it only."""
+        needed = rules.needs_split(self.spec, load_stack(DEFAULT[phase]), phase)
+        return ["--sequence-parallel"] if needed and tp > 1 else []
 
 
 def failures(case: Case, steps: dict[str, Step]) -> list[str]:
@@ -82,7 +87,8 @@ def scale(case: Case) -> None:
         record = ask(*case.asked("scale", *options))
         assert record["points"][0]["tp"] == 1
         point = record["points"][min(1, len(record["points"]) - 1)]
-        alone = ask(*case.asked("estimate", "--tp", str(point["tp"]), *options))
+        tp = ["--tp", str(point["tp"]), *case.split(phase, point["tp"])]
+        alone = ask(*case.asked("estimate", *tp, *options))
         alike(point, alone, ("step_s", "compute_s", "exposed_comm_s", "memory_bytes", "fits"))
         page(*case.asked("scale", *options))
         if phase == "decode":
@@ -175,7 +181,8 @@ def exported(case: Case) -> None:
         except Refused as refused:
             assert "cannot run" in str(refused), refused
             continue
-        said = dict(zip(grid[::2], map(int, grid[1::2]), strict=True))
+        degrees = [word for word in grid if word != "--sequence-parallel"]
+        said = dict(zip(degrees[::2], map(int, degrees[1::2]), strict=True))
         routed = any(b.moe is not None for b in case.spec.blocks)
         gpus = (
             None
@@ -186,7 +193,8 @@ def exported(case: Case) -> None:
         assert back.target == name
         for axis in ("tp", "pp", "dp", "ep"):
             mine, theirs = said.get(f"--{axis}", 1), getattr(back.job, axis)
-            mine //= record["servers"] if axis == "dp" else 1  # each is a server of its own
+            if axis == "dp" and mine != theirs:  # one of several servers
+                mine //= record["servers"]
             assert mine == theirs or axis in record["untranslated"], (name, axis, mine, theirs)
 
 

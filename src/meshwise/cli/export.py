@@ -78,6 +78,8 @@ def command(target: str, model: str | None, **o: Any) -> None:
     The layout is given by its degrees, or taken from a plan (--from FILE). What the target has no flag
     for is listed in the command's own comments.
     """
+    import msgspec
+
     from meshwise import commands
     from meshwise.launch.switches import as_said
     from meshwise.launch.table import target as known_target
@@ -88,6 +90,8 @@ def command(target: str, model: str | None, **o: Any) -> None:
         if o["source"] is not None
         else _from_options(model, o, chosen.phase, chosen.name)
     )
+    if o["source"] is None and commands.needs_split(job, target):
+        job = msgspec.structs.replace(job, sequence_parallel=True)  # nobody said that it is off
     job = as_said(job, chosen.name)
     result = commands.export(job, target, wrapper=_wrapper(o), version=o["target_version"])
     text = json.dumps(result.to_dict(), indent=1) if o["as_json"] else str(result)

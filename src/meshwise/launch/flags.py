@@ -113,6 +113,8 @@ def read_words(words: list[str], chosen: Target) -> Words:
                 unset += [(name, variable) for variable in unread(given)]
                 continue
             value = _value(flag, name, given)
+        if value is None:  # null: as where it is not said
+            continue
         before = found.settings.get(flag.name)
         if before is not None and before != value:
             raise InputError(

@@ -94,7 +94,7 @@ def _pods(node: Any, many: int, size: int) -> list[Pod]:
         many *= _whole(node.get(key)) or 1
     size *= _whole(_at(node, "leaderWorkerTemplate", "size")) or 1
     if any(key in node for key in ("command", "args", "entrypoint")):
-        many *= _whole((node.get("deploy") or {}).get("replicas")) or 1
+        many *= _whole(_at(node, "deploy", "replicas")) or 1
         return [Pod(node, many, size, _gpus(node))]
     return [p for value in node.values() for p in _pods(value, many, size)]
 
@@ -105,11 +105,10 @@ def _whole(value: Any) -> int | None:
 
 def _gpus(container: dict[str, Any]) -> int | None:
     """GPUs of a pod's limits or of a compose service's devices."""
-    resources = container.get("resources") or container.get("resourcesPerNode") or {}
+    resources = container.get("resources") or container.get("resourcesPerNode")
     for kind in ("limits", "requests"):
-        for key, value in (
-            (resources.get(kind) if isinstance(resources, dict) else None) or {}
-        ).items():
+        said = _at(resources, kind)
+        for key, value in said.items() if isinstance(said, dict) else []:
             if _GPU.search(str(key)):
                 return _whole(value)
     deploy = container.get("deploy")

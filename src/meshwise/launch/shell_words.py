@@ -139,8 +139,11 @@ class Lexer:
         if array is not None and self.text.startswith("(", self.at):
             self.at += 1
             outer, self.tokens = self.tokens, []
+            waiting, self.waiting = self.waiting, []
             self._until(")")
-            inner, self.tokens = self.tokens, outer
+            if self.waiting:
+                raise _open("a here-document in an array", self.text, self.at)
+            inner, self.tokens, self.waiting = self.tokens, outer, waiting
             entries = tuple(t.words[0] for t in inner if t.kind == "word")
             name = array.group(1) + array.group(2)
             self.tokens.append(Token("array", name, entries))

@@ -253,7 +253,7 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
                 ranks_per_level=tuple(r[i] for r in ranks),
                 algorithm=names[i],
                 tokens_per_s=tokens / step[i],
-                remarks=remarks(e.model, e.cluster, e.workload, e.stack, tp),
+                remarks=(*remarks(e.model, e.cluster, e.workload, e.stack, tp),),
                 layer=layers[i],
             )
         )
