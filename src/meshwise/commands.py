@@ -41,8 +41,7 @@ def export(
 
 
 def needs_split(job: Job, target: str) -> bool:
-    """Whether the target's software trains the job's experts beside TP with sequence parallelism only,
-    and the job is without."""
+    """Whether the target's software trains experts beside TP split only, and the job's are not."""
     from meshwise.launch.table import target as known_target
     from meshwise.spec import rules
     from meshwise.spec.stack import load_stack
@@ -61,8 +60,7 @@ def _runs(job: Job, target: str) -> None:
 
     if needs_split(job, target):
         raise IllegalLayout(
-            f"--sequence-parallel=false: {known_target(target).title} trains experts beside tp {job.tp} "
-            "with sequence parallelism only",
+            f"--sequence-parallel=false: {known_target(target).title} trains experts beside TP with it only",
             field="--sequence-parallel",
             value="false",
             legal="--sequence-parallel, or tp 1",
@@ -80,8 +78,7 @@ def known_model(name: str) -> str | None:
     plain = name.rstrip("/")
     if not plain or Path(plain).exists():
         return plain or None
-    # a folder of another machine says by its last name what lies in it
-    said = Path(plain).name if plain.startswith((".", "/", "~")) else plain
+    said = Path(plain).name if plain.startswith((".", "/", "~")) else plain  # of another machine
     return said if named(said, "--model") is not None else None
 
 
