@@ -44,6 +44,14 @@ def read_stack(o: dict[str, Any]) -> Stack:
     return taking(stack, fraction(given, "--gpu-memory-utilization", low=0.05, high=1.0))
 
 
+def recorded(o: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """The record of an answer, the engine's limits that are given beside its load."""
+    share, most = o["gpu_memory_utilization"], o["max_model_len"]
+    given: dict[str, Any] = {} if share is None else {"gpu_memory_utilization": float(share)}
+    given |= {} if most is None else {"max_model_len": int(most)}
+    return record | {"workload": record["workload"] | given}
+
+
 def within(o: dict[str, Any], load: Serving) -> Serving:
     """The load; :class:`InputError` where its requests are longer than the engine takes."""
     from meshwise.spec.reading import count

@@ -150,10 +150,21 @@ def _from_options(model: str | None, o: dict[str, Any], phase: str, target: str)
     layout["micro_batch"] = _number(o, "micro_batch")
     for name in ("recompute", "shard", "sequence_parallel", "overlap", "placement", "schedule"):
         layout[name] = o[name]
+    _known(model, o)
     node = _checked(model, o, phase, layout, target)
     if o["gpus_per_node"] is not None:
         node = count(o["gpus_per_node"], "--gpus-per-node")
     return launch.job_of(model, phase, layout, gpus_per_node=node, **_more(o, phase))
+
+
+def _known(model: str, o: dict[str, Any]) -> None:
+    """Refuse switches of what a model that is known does not have."""
+    from meshwise import api
+    from meshwise.commands import known_model
+
+    known = known_model(model)
+    if known is not None and any(o[name] is not None for name in switches.NAMES):
+        switches.check(o, api.model(known))
 
 
 def _checked(
@@ -177,11 +188,11 @@ def _checked(
         micro = layout["micro_batch"] or 1
         batch = _number(o, "global_batch") or layout["dp"] * layout["pp"] * micro
         work = api.Training(batch=batch, seq=_number(o, "seq") or 4096)
-        asked |= {"micro_batch": micro, "sequence_parallel": layout["sequence_parallel"]}
+        asked |= {"micro_batch": micro, "sequence_parallel": layout["sequence_parallel"] or None}
         asked["shard"] = layout["shard"]
-    cell = grid.Grid(**asked)
-    where = grown(load_cluster(o["cluster"]), cell.devices)
     stack = load_stack(STACK[target])
+    cell = grid.settled(grid.Grid(**asked), spec, stack, phase)
+    where = grown(load_cluster(o["cluster"]), cell.devices)
     if o["schedule"] is not None:
         stack = api.stack(stack.name, schedule=o["schedule"])
     grid.check(cell, spec, where, work, stack)
@@ -252,7 +263,8 @@ def _priced(record: dict[str, Any], row: dict[str, Any], phase: str) -> dict[str
         found |= {"draft_tokens": work["draft_tokens"], "draft_cost": str(work.get("draft_cost"))}
     isl, osl = work.get("isl"), work.get("osl")
     found["max_len"] = isl + osl if isinstance(isl, int) and isinstance(osl, int) else None
-    found["max_len"] = found["max_len"] or work.get("context")
+    found["max_len"] = work.get("max_model_len") or found["max_len"] or work.get("context")
+    found["memory_share"] = work.get("gpu_memory_utilization")
     found["concurrency"] = row.get("concurrency") or work.get("concurrency")
     if found["concurrency"] is None and isinstance(work.get("batch"), int):
         found["concurrency"] = work["batch"] * int(row.get("dp", 1))  # of each replica

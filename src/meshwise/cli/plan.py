@@ -161,7 +161,12 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
         result = api.plan(spec, where, _training(o), **given, **_mesh(o))
     if o["compare"] is not None:
         result.compared = _compared(o, spec, where, result)
-    options.write(o, result.to_dict, result.page, "layouts")
+
+    def record() -> Any:
+        said = result.to_dict()
+        return engine.recorded(o, said) if _serves(o) else said
+
+    options.write(o, record, result.page, "layouts")
     if result.partial:  # interrupted: what was found is printed, and is not the answer
         raise click.exceptions.Exit(130)
     if not result.feasible:
@@ -252,8 +257,10 @@ def _deployment(o: dict[str, Any]) -> dict[str, Any]:
             found[f"{name}_s"] = parse(
                 o[name], TIME, f"--{name}", usual=_latency_unit(name, o[name])
             )
+    stack = engine.read_stack(o | {"schedule": None})
+    serve.spread(o, stack)
     return {
-        "stack": engine.read_stack(o | {"schedule": None}),
+        "stack": stack,
         "disaggregated": o["disaggregated"],
         **found,
     }

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwise.cli import engine, options
+from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
     from meshwise.spec.serving import Serving
+    from meshwise.spec.stack import Stack
 
 load = options.stacked(
     click.option(
@@ -116,8 +118,22 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     for name in ("etp", "gpus"):
         if o[name] is not None:
             degrees[name] = count(o[name], f"--{name}")
-    result = api.serve(spec, where, engine.within(o, read_load(o)), stack=stack, **degrees)
-    options.write(o, result.to_dict, result.page, "points")
+    load = engine.within(o, read_load(o))
+    spread(o, stack)
+    result = api.serve(spec, where, load, stack=stack, **degrees)
+    options.write(o, lambda: engine.recorded(o, result.to_dict()), result.page, "points")
+
+
+def spread(o: dict[str, Any], stack: Stack) -> None:
+    """Refuse a spread of lengths where nothing waits for prompts that come together."""
+    if o["length_spread"] is not None and stack.mixes_prefill:
+        raise InputError(
+            f"--length-spread={shorten(o['length_spread'])}: {stack.title or stack.name} computes prompts "
+            "beside decodes, whichever end together",
+            field="--length-spread",
+            value=o["length_spread"],
+            legal="leave --length-spread out, or a stack that computes prompts first (sglang)",
+        )
 
 
 def imbalance(o: dict[str, Any]) -> float:

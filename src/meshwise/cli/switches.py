@@ -87,11 +87,28 @@ def check(o: dict[str, Any], model: Model) -> None:
     planned = "free" in o and mode is None  # a plan looks at all modes
     if named is not None and mode in (None, "none", "full") and not planned:
         raise refused("recompute_modules", named, "only --recompute selective has modules")
+    if named is not None:
+        _has(modules(named), named, model)
     if any(block.moe is not None for block in model.blocks):
         return
     for key in _EXCHANGE:
         if o.get(key) is not None:
             raise refused(key, o[key], f"{model.name} has no experts")
+
+
+def _has(parts: tuple[str, ...], said: str, model: Model) -> None:
+    """Refuse modules that no layer of the model has."""
+    moes = [b.moe for b in model.blocks if b.moe is not None]
+    attentions = [b.attention for b in model.blocks if b.attention is not None]
+    missing = {
+        "mla_up_proj": "no latent attention" if not any(a.mla for a in attentions) else "",
+        "moe": "" if moes else "no experts",
+        "moe_act": "" if moes else "no experts",
+        "shared_experts": "" if any(m.shared for m in moes) else "no shared experts",
+    }
+    for part in parts:
+        if missing.get(part):
+            raise refused("recompute_modules", said, f"{part}: {model.name} has {missing[part]}")
 
 
 def refused(key: str, value: Any, why: str) -> InputError:

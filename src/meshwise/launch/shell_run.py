@@ -278,6 +278,9 @@ def _command(node: Simple, state: State, depth: int) -> list[State]:
         return [state]
     words = [f for t in rest if t.kind == "word" for f in expander.fields(t.words[0])]
     _files(rest, words, state, expander)
+    if words and words[0] == "unset":
+        for name in words[1:]:
+            state.variables.pop(name, None)
     here = next((t for t in rest if t.kind == "here"), None)
     given = expander.text(here.words[0]) if here is not None else None
     return _started(words, tuple(before), state, depth, given)

@@ -1,0 +1,42 @@
+"""What an engine was given when it was priced is written into its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from running import answer, refusal, run
+
+LOAD = ("--on", "hgx-h100", "--isl", "1024", "--osl", "128", "--concurrency", "16")
+LIMITS = ("--gpu-memory-utilization", "0.7", "--max-model-len", "4096")
+FLAGS = {
+    "vllm": ("--gpu-memory-utilization 0.7", "--max-model-len 4096"),
+    "sglang": ("--mem-fraction-static 0.7", "--context-length 4096"),
+}
+
+
+@pytest.mark.parametrize("stack", FLAGS)
+@pytest.mark.parametrize("command", [("serve", "--tp", "2"), ("plan", "--gpus", "2")])
+def test_limits_survive(stack: str, command: tuple[str, ...], tmp_path: Path) -> None:
+    record = answer(command[0], "llama-3.1-8b", *LOAD, *LIMITS, *command[1:], "--stack", stack)
+    assert record["workload"]["gpu_memory_utilization"] == 0.7
+    assert record["workload"]["max_model_len"] == 4096
+    path = tmp_path / "priced.json"
+    path.write_text(json.dumps(record))
+    text = run("export", stack, "--from", str(path)).out
+    assert all(flag in text for flag in FLAGS[stack])
+
+
+def test_what_means_nothing_is_refused() -> None:
+    spread = ("serve", "llama-3.1-8b", *LOAD, "--length-spread", "0.2")
+    assert refusal(*spread)["field"] == "--length-spread"
+    assert answer(*spread, "--stack", "sglang")["tpot_s"] > 0
+    estimate = ("estimate", "llama-3.1-8b", "--on", "hgx-h100", "--tp", "2", "--batch", "8")
+    export = ("export", "megatron-lm", "llama-3.1-8b", "--tp", "2", "--batch", "8")
+    for part in ("mla_up_proj", "moe_act", "shared_experts"):
+        asked = ("--seq", "512", "--recompute", "selective", "--recompute-modules", part)
+        assert refusal(*estimate, *asked)["field"] == "--recompute-modules"
+        assert refusal(*export, *asked)["field"] == "--recompute-modules"
+    experts = ("qwen3-30b-a3b", "--on", "hgx-h100", "--tp", "4", "--dp", "2", "--ep", "8")
+    assert "--sequence-parallel" in run("export", "megatron-lm", *experts, "--seq", "2048").out
