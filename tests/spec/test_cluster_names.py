@@ -69,6 +69,7 @@ def test_shapes_of_clouds(name: str, cluster: str, device: str) -> None:
         ("16xH100", "hgx-h100"),
         ("lambda-8xh100", "hgx-h100"),
         ("h100sxm", "hgx-h100"),
+        ("a100-sxm4", "dgx-a100"),
         ("NVIDIA H100 80GB HBM3", "hgx-h100"),
         ("Standard_NC24ads_A100_v4", "dgx-a100"),
         ("BM.GPU.L40S.4", "l40s-4x"),

@@ -110,6 +110,9 @@ def _exact_device(text: str) -> str | None:
 def nearest(name: str) -> str | None:
     """The cluster that an unknown name is nearest to; None where nothing tells."""
     key = _key(name)
+    exact = _exact_device(key)
+    if exact is not None and (nodes := nodes_of(exact)):
+        return nodes[0][0]
     shape = _family(key)
     if shape is not None:
         return shape
@@ -128,7 +131,8 @@ def unknown_cluster(field: str, name: str) -> UnknownName:
     error = unknown_name(field, name, catalog.names("clusters"), "cluster (or TOML file)")
     key = _key(name)
     typo = next((n for n in closest(key, everything) if _typed_badly(key, n)), None)
-    error.nearest = _family(key) or typo or nearest(name)
+    named = nearest(name) if _exact_device(key) else None
+    error.nearest = named or _family(key) or typo or nearest(name)
     asked = counted(name)
     device = asked.device if asked else _device_in(key)
     listed = f"{len(catalog.names('clusters'))} names, see `meshwise catalog clusters`"
