@@ -41,7 +41,15 @@ def read_stack(o: dict[str, Any]) -> Stack:
     given = o["gpu_memory_utilization"]
     if given is None:
         return stack
-    return taking(stack, fraction(given, "--gpu-memory-utilization", low=0.05, high=1.0))
+    share = fraction(given, "--gpu-memory-utilization", low=0.05, high=1.0)
+    if stack.ideal:
+        raise InputError(
+            f"--gpu-memory-utilization={share:g} contradicts ideal rates, whose engine takes all of it",
+            field="--gpu-memory-utilization",
+            value=given,
+            legal="leave it or --ideal out",
+        )
+    return taking(stack, share)
 
 
 def recorded(o: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,12 @@ def drafts(method: str, tokens: int) -> tuple[dict[str, Any], str]:
     }, f"drafted tokens of a step: {tokens} ({method})"
 
 
+def load(job: Job) -> Settings:
+    """Longest sequence, sequences of a replica and tokens of an iteration, as far as they are said."""
+    said = {"max_len": job.max_len, "max_seqs": per_replica(job), "chunk": job.chunk}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 # -- vLLM --------------------------------------------------------------------------------------------
 
 
@@ -47,12 +53,7 @@ def vllm_settings(job: Job) -> Settings:
         s["expert_parallel"] = True
     if job.dcp > 1:
         s["dcp"] = job.dcp
-    if job.max_len is not None:
-        s["max_len"] = job.max_len
-    if job.concurrency is not None:
-        s["max_seqs"] = per_replica(job)
-    if job.chunk is not None:
-        s["chunk"] = job.chunk
+    s |= load(job)
     if job.memory_share is not None:
         s["memory_share"] = job.memory_share
     return s | serving_formats.settings(job, "fp8")
@@ -163,12 +164,9 @@ def sglang_settings(job: Job) -> Settings:
         s["ep"] = job.ep
     if job.dcp > 1:
         s["dcp"] = job.dcp
-    if job.max_len is not None:
-        s["max_len"] = job.max_len
-    if job.concurrency is not None:
-        s["max_seqs"] = (per_replica(job) or 1) * (job.dp if joined else 1)
-    if job.chunk is not None:
-        s["chunk"] = job.chunk
+    s |= load(job)
+    if joined and "max_seqs" in s:
+        s["max_seqs"] *= job.dp
     if job.memory_share is not None:
         s["memory_share"] = job.memory_share
     return s | serving_formats.settings(job, "fp8_e4m3")

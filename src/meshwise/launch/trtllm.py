@@ -6,7 +6,7 @@ from typing import Any
 
 from meshwise.launch import serving_formats
 from meshwise.launch.job import Job
-from meshwise.launch.serving import drafts, per_replica
+from meshwise.launch.serving import drafts, load
 from meshwise.launch.settings import Read, Settings, contradiction
 
 
@@ -20,12 +20,7 @@ def settings(job: Job) -> Settings:
         s["pp"] = job.pp
     if job.ep > 1:
         s["ep"] = job.ep
-    if job.max_len is not None:
-        s["max_len"] = job.max_len
-    if job.concurrency is not None:
-        s["max_seqs"] = per_replica(job)
-    if job.chunk is not None:
-        s["chunk"] = job.chunk
+    s |= load(job)
     yaml: dict[str, Any] = {}
     if job.has_experts_grid and job.ep * job.etp == whole:
         yaml["moe_tensor_parallel_size"] = job.etp

@@ -76,15 +76,25 @@ def limit_s(value: object, field: str) -> float | None:
     return found
 
 
-def _no_imbalance(model: Model, imbalance: float) -> None:
-    """Refuse an imbalance of experts that the model does not have."""
-    if imbalance != 1.0 and all(block.moe is None for block in model.blocks):
+def _no_experts(model: Model, workload: Workload) -> None:
+    """Refuse an imbalance or a skew of experts that the model does not have."""
+    if any(block.moe is not None for block in model.blocks):
+        return
+    if workload.expert_imbalance != 1.0:
         raise InputError(
-            f"--expert-imbalance={imbalance:g}: {model.name} has no experts",
+            f"--expert-imbalance={workload.expert_imbalance:g}: {model.name} has no experts",
             field="--expert-imbalance",
-            value=imbalance,
+            value=workload.expert_imbalance,
             legal="1",
             nearest=1,
+        )
+    if workload.expert_skew:
+        raise InputError(
+            f"--expert-skew={workload.expert_skew:g}: {model.name} has no experts",
+            field="--expert-skew",
+            value=workload.expert_skew,
+            legal="leave --expert-skew out",
+            nearest=0,
         )
 
 
@@ -100,7 +110,7 @@ def parts(
             legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
         )
     spec = priced(load_model(model), workload)
-    _no_imbalance(spec, workload.expert_imbalance)
+    _no_experts(spec, workload)
     return (
         spec,
         load_cluster(cluster, field="cluster"),

@@ -13,7 +13,8 @@ import msgspec
 
 from meshwise.errors import InputError, quoted, shorten
 from meshwise.spec.dtypes import GROUPS, NARROW
-from meshwise.spec.model import Model, Quantization, Stored
+from meshwise.spec.formats import summary
+from meshwise.spec.model import Model, Stored
 from meshwise.spec.quantised_modules import Rule, common, head_format, rules, with_formats
 
 _SKIP_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules",
@@ -266,26 +267,13 @@ def quantised_as(
         more, default = _by_module(method, c, default, field)
         found += more
     if method == "mxfp4":  # transformers replaces nothing but the experts
-        experts = [f"*.{name}.*" for name in ("experts",)]
-        found, default = found + rules(experts, default, field), None
+        found, default = found + rules(["*.experts.*"], default, field), None
     model = with_formats(model, found, default)
     main = common(model) or default or _most(found) or Stored(dtype=model.dtype, weight_only=True)
     ends = {"embedding": main, "head": main} if method == "mlx" else {"head": head_format(found)}
     if c.get("lm_head") is True:
         ends = {"head": main}
-    return msgspec.structs.replace(
-        model,
-        quantization=Quantization(
-            method=method,
-            weight_dtype=main.dtype,
-            group=main.group,
-            block=main.block,
-            scale=main.scale,
-            weight_only=main.weight_only,
-            kv_cache_dtype=_cache(c),
-            **ends,
-        ),
-    )
+    return msgspec.structs.replace(model, quantization=summary(method, main, _cache(c), **ends))
 
 
 # Methods whose kernels widen the weights in the product, whatever the weights' width.

@@ -25,18 +25,25 @@ def everywhere(stored: Stored) -> LayerFormats:
     return LayerFormats(**dict.fromkeys(LayerFormats.__struct_fields__, stored))
 
 
+def summary(method: str, stored: Stored, cache: str | None, **ends: Stored) -> Quantization:
+    """A checkpoint's method and the format of most of its weights; ``ends``: embedding and head."""
+    return Quantization(
+        method=method,
+        weight_dtype=stored.dtype,
+        group=stored.group,
+        block=stored.block,
+        scale=stored.scale,
+        weight_only=stored.weight_only,
+        kv_cache_dtype=cache,
+        **ends,
+    )
+
+
 def quantised(model: Model, method: str, stored: Stored, cache: str | None = None) -> Model:
     """The model with all its linear layers in one format; embedding and head stay as they are."""
     return msgspec.structs.replace(
         model,
-        quantization=Quantization(
-            method=method,
-            weight_dtype=stored.dtype,
-            group=stored.group,
-            block=stored.block,
-            weight_only=stored.weight_only,
-            kv_cache_dtype=cache,
-        ),
+        quantization=summary(method, stored, cache),
         blocks=tuple(
             msgspec.structs.replace(block, stored=everywhere(stored)) for block in model.blocks
         ),
