@@ -73,6 +73,7 @@ class Source:
     gemm: dict[str, tuple[str, str]]  # our format -> (library/version, gemm_dtype of the table)
     attention: str = "vllm/0.24.0"
     kv_fp8: bool = True
+    windows: bool = True  # whether decoding kernels leave out what a window hides
     quantise: tuple[str, ...] = ("trtllm/1.3.0rc20", "vllm/0.24.0", "sglang/0.5.14")
     note: str = ""
 
@@ -86,6 +87,9 @@ HOPPER_GEMM = {
     "fp8_block": ("trtllm/1.3.0rc20", "fp8_block"),
 }
 BLACKWELL_GEMM = HOPPER_GEMM | {"nvfp4": ("vllm/0.24.0", "nvfp4")}
+# Cards whose cache is large beside their memory's rate: TensorRT-LLM's table has calls there whose
+# operands never left the cache, vLLM's of the same cuBLAS few (:func:`from_memory`).
+CARD_BF16 = {"bf16": ("vllm/0.24.0", "bfloat16")}
 DEVICES = {
     "a100-80gb-sxm": Source(
         "a100_sxm",
@@ -151,8 +155,18 @@ DEVICES = {
         864e9,
         142,
         {"bf16": 362e12, "fp8": 733e12},
-        HOPPER_GEMM,
+        HOPPER_GEMM | CARD_BF16,
+        windows=False,
         note="peaks: NVIDIA L40S datasheet, dense",
+    ),
+    "rtx-pro-6000": Source(
+        "rtx_pro_6000_server",
+        1597e9,
+        188,
+        {"bf16": 480e12, "fp8": 960e12, "nvfp4": 1920e12},
+        BLACKWELL_GEMM | CARD_BF16,
+        windows=False,
+        note="the Server Edition; peaks: NVIDIA RTX PRO 6000 Blackwell Server Edition datasheet, dense",
     ),
 }
 # Bytes per element of the two operands and the result. NVFP4 carries an 8-bit scale per 16 values.
@@ -195,6 +209,20 @@ def read(path: Path, shape: list[str], keep: dict[str, str]) -> Calls:
         np.array([zlib.crc32(repr(key).encode()) % 2 == 0 for key in keys]),
         ", ".join(sorted(names)),
     )
+
+
+BEYOND_CACHES = 1e9  # bytes: of calls that read more, a tenth at most can stay in a cache
+
+
+def from_memory(calls: Calls, read_bytes: Array, bandwidth: float) -> Calls:
+    """Without the calls that read faster than any does that no cache can help, or than the memory."""
+    rate = read_bytes / calls.seconds
+    beyond = rate[read_bytes > BEYOND_CACHES]
+    return chosen(calls, rate <= min(float(beyond.max(initial=0.0)) or bandwidth, bandwidth))
+
+
+def chosen(calls: Calls, kept: NDArray[np.bool_]) -> Calls:
+    return Calls(calls.shape[:, kept], calls.seconds[kept], calls.fitted[kept], calls.kernel)
 
 
 def rounded(value: float) -> float:
@@ -340,12 +368,19 @@ def gemm_entry(values: Array, operand: float, quantised: bool) -> Entry:
     return entry
 
 
+def gemm_calls(base: Path, source: Source, dtype: str) -> Calls:
+    version, column = source.gemm[dtype]
+    path = base / f"gemm/{version}/gemm_perf.parquet"
+    calls = read(path, ["m", "n", "k"], {"gemm_dtype": column})
+    a, w, _ = OPERAND_BYTES[dtype]
+    m, n, k = calls.shape
+    return from_memory(calls, m * k * a + k * n * w, source.bandwidth)
+
+
 def fit_gemm(base: Path, source: Source, dtype: str, floor: float | None) -> Entry:
     """The entry of one format. ``floor``: the bf16 launch, from which ``quantise_s`` counts."""
     version, column = source.gemm[dtype]
-    calls = read(
-        base / f"gemm/{version}/gemm_perf.parquet", ["m", "n", "k"], {"gemm_dtype": column}
-    )
+    calls = gemm_calls(base, source, dtype)
     a, w, out = OPERAND_BYTES[dtype]
     chip = Chip(source.sms, source.peaks[dtype.removesuffix("_block")], source.bandwidth)
     quantised = dtype != "bf16"
@@ -500,16 +535,27 @@ def prefill(entry: Entry, shape: Array, chip: Chip, tables: tuple[Table, ...] = 
     return seconds
 
 
+def cached_bytes(shape: Array, element: float) -> Array:
+    """Of the keys and values that one new token per sequence reads."""
+    batch, new, _, kv_heads, width, window, past = shape
+    keys = np.where(window > 0, np.minimum(window, new + past), new + past)
+    return np.asarray(2.0 * batch * keys * kv_heads * width * element, float)
+
+
+def decode_calls(calls: Calls, source: Source, element: float) -> Calls:
+    """Those that read their keys and values from memory, and only these: a kernel that reads what a
+    window hides as well takes up to six times as long as the window's keys do."""
+    calls = from_memory(calls, cached_bytes(calls.shape, element), source.bandwidth)
+    return calls if source.windows else chosen(calls, calls.shape[5] == 0)
+
+
 def decode(
     entry: Entry, shape: Array, chip: Chip, element: float, tables: tuple[Table, ...] = ()
 ) -> Array:
     batch, new, heads, kv_heads, width, window, past = shape
     fit = AttentionFit(**entry, tables=tables)
     keys = np.where(window > 0, np.minimum(window, new + past), new + past)
-    query_bytes, kv_bytes = (
-        4.0 * batch * heads * width,
-        2 * batch * keys * kv_heads * width * element,
-    )
+    query_bytes, kv_bytes = 4.0 * batch * heads * width, cached_bytes(shape, element)
     seconds = np.zeros(len(batch))
     for one in np.unique(width):
         at = width == one
@@ -539,6 +585,8 @@ def fit_attention(path: Path, source: Source, kv: str, *, decoding: bool) -> Ent
     chip = Chip(source.sms, source.peaks["bf16"], source.bandwidth)
     start = DECODE_START if decoding else PREFILL_START
     element = 2.0 if kv == "bfloat16" else 1.0
+    if decoding:
+        calls = decode_calls(calls, source, element)
 
     def entry_of(values: Array) -> Entry:
         entry: Entry = dict(zip(start, (float(v) for v in values), strict=False))
@@ -663,7 +711,7 @@ def fit_device(root: Path, device: str) -> tuple[Entry, dict[str, Entry]]:
     return roofline, entries
 
 
-SAMPLED = ("a100-80gb-sxm", "h100-80gb-sxm", "h200", "b200")
+SAMPLED = ("a100-80gb-sxm", "h100-80gb-sxm", "h200", "b200", "l40s", "rtx-pro-6000")
 SAMPLE = 40  # held-out calls of each part that the tests' sample has
 
 
@@ -674,15 +722,15 @@ def sample(root: Path, path: Path) -> None:
         source = DEVICES[device]
         base = root / DATA / source.folder
         parts: dict[str, Calls] = {}
-        for dtype, (version, column) in source.gemm.items():
-            file = base / f"gemm/{version}/gemm_perf.parquet"
-            parts[f"gemm.{dtype}"] = read(file, ["m", "n", "k"], {"gemm_dtype": column})
+        for dtype in source.gemm:
+            parts[f"gemm.{dtype}"] = gemm_calls(base, source, dtype)
         folder = base / "attention" / source.attention
         for name, file in (("prefill", "context"), ("decode", "generation")):
             for kv, suffix in (("bfloat16", ""), ("fp8", "_fp8"))[: 1 + source.kv_fp8]:
-                parts[f"attention.{name}{suffix}"] = attention_calls(
-                    folder / f"{file}_attention_perf.parquet", kv
-                )
+                calls = attention_calls(folder / f"{file}_attention_perf.parquet", kv)
+                if name == "decode":
+                    calls = decode_calls(calls, source, 1.0 if suffix else 2.0)
+                parts[f"attention.{name}{suffix}"] = calls
         for part, calls in parts.items():
             shapes = calls.shape.T.astype(int).tolist()
             rank = {i: zlib.crc32(repr(shapes[i]).encode()) for i in np.flatnonzero(~calls.fitted)}

@@ -35,7 +35,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import scipy.sparse as sparse
 from fit_kernels import Array, Calls, Entry
-from numpy.typing import NDArray
 from scipy.sparse.linalg import spsolve
 
 from meshwise.cost import kernels
@@ -94,10 +93,10 @@ KERNELS = {
     ),
 }
 # Bytes of cache in which weights stay from one repetition of a call to the next: those of calls that
-# read less than twice as much were not read from memory (GDDR6 is slow beside its cache; NVIDIA L40S
-# datasheet: 96 MB).
-CACHE = {"l40s": 96e6}
-FEWEST = 150  # calls that a section rests on
+# read less than twice as much were not read from memory (GDDR is slow beside its cache; NVIDIA L40S and
+# RTX PRO 6000 Blackwell datasheets: 96, 128 MB).
+CACHE = {"l40s": 96e6, "rtx-pro-6000": 128e6}
+FEWEST = 120  # calls that a section rests on
 # Share of the memory's bandwidth that a kernel's best call has to read its weights at. Below it are
 # kernels that nobody serves with: untuned ones (vLLM's CUTLASS for FP8 by tensor takes six times the
 # others' time), or such as expand four-bit weights when they are loaded (SGLang's Triton).
@@ -118,11 +117,11 @@ def calls_of(
     calls = fk.read(path, [*SHAPE, "moe_tp_size", "moe_ep_size"], keep)
     if not len(calls.seconds):
         return None
-    calls = chosen(calls, read_bytes(calls, FORMATS[name].weight) >= 2.0 * cache)
+    calls = fk.chosen(calls, read_bytes(calls, FORMATS[name].weight) >= 2.0 * cache)
     _, hidden, inter, *_ = calls.shape
     kept = ~np.any([(hidden == h) & (inter == i) for h, i in NO_GATE], axis=0)
     kept &= ~unevenly_routed(calls, FORMATS[name].weight, bandwidth)
-    calls = chosen(calls, kept)
+    calls = fk.chosen(calls, kept)
     if len(calls.seconds) < FEWEST or reach(calls, FORMATS[name].weight, bandwidth).max() < REACH:
         return None
     return calls
@@ -133,10 +132,6 @@ def visits(shape: Array) -> tuple[Array, Array]:
     tokens, _, _, top_k, experts, _, ep = shape
     rows = tokens * top_k / ep
     return rows, np.minimum(np.maximum(experts / ep, 1), rows)
-
-
-def chosen(calls: Calls, kept: NDArray[np.bool_]) -> Calls:
-    return Calls(calls.shape[:, kept], calls.seconds[kept], calls.fitted[kept], calls.kernel)
 
 
 def read_bytes(calls: Calls, weight: float) -> Array:

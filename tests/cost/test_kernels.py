@@ -31,7 +31,12 @@ PRODUCTS = {
     "h200": {"bf16": (0.03, 0.10), "fp8": (0.02, 0.06)},
     "b200": {"bf16": (0.042, 0.12), "fp8": (0.03, 0.09), "nvfp4": (0.04, 0.12)},
     "a100-80gb-sxm": {"bf16": (0.042, 0.13), "int8": (0.05, 0.17)},
+    "l40s": {"bf16": (0.055, 0.16), "fp8": (0.03, 0.15)},
+    "rtx-pro-6000": {"bf16": (0.03, 0.11), "fp8": (0.03, 0.11), "nvfp4": (0.03, 0.1)},
 }
+# Kernels of cards were measured less smooth: one row up to 40 % slower than eight, scales per block
+# at a quarter of the peak.
+CARDS = ("l40s", "rtx-pro-6000")
 
 
 def sample():
@@ -189,10 +194,10 @@ def test_more_work_does_not_take_much_less_time(name, dtype):
     seconds = product(name, dtype, m, n, kk)
     for axis in range(3):
         ratio = np.diff(np.log(seconds), axis=axis)
-        assert ratio.min() > np.log(0.75)
+        assert ratio.min() > np.log(0.7 if name in CARDS else 0.75)
         assert np.mean(ratio < np.log(0.95)) < 0.06
     # one row is often slower than eight; a launch hides eight times in each of three directions
-    assert np.all(seconds[3:] > 0.7 * seconds[:-3])
+    assert np.all(seconds[3:] > (0.6 if name in CARDS else 0.7) * seconds[:-3])
     assert np.all(seconds[3:, 3:, 3:] > 0.9 * seconds[:-3, :-3, :-3])
     large = seconds[8:, 6:, 6:]
     assert np.all(large[3:, 3:, 3:] > 3 * large[:-3, :-3, :-3])
@@ -225,7 +230,7 @@ def test_limits_are_a_roofline(name, dtype):
     where = chip(name, made["peak_flops_per_s"])
     big = 2.0**18
     seconds = product(name, dtype, big, big, big)
-    assert 0.3 < 2 * big**3 / where.peak / seconds < 1.05
+    assert (0.2 if name in CARDS else 0.3) < 2 * big**3 / where.peak / seconds < 1.05
     moved = big * big * BYTES[dtype][1]
     seconds = product(name, dtype, 1.0, big, big)
     assert 0.4 < moved / where.bandwidth / seconds < 1.05
@@ -282,6 +287,32 @@ def test_devices_inherit_and_scale():
     pcie = compute(device("h100-80gb-pcie"), stack)
     assert pcie.fits.sms == 114
     assert own.fits.sms == 132
+
+
+@pytest.mark.parametrize("name", ["rtx-5090", "gb10", "rtx-pro-6000-server"])
+def test_cards_of_blackwell_have_a_cards_kernels(name):
+    """Not those of a B200, whose memory is 30 times as fast as GB10's and hides nothing of a launch."""
+    fits = compute(device(name), load_stack("vllm")).fits
+    assert fits.name == "rtx-pro-6000"
+    assert fits.inherited == (name != "rtx-pro-6000-server")
+
+
+def test_a_matrix_is_read_at_the_rate_that_a_device_sustains():
+    """GB10 reads 231 to 234 GB/s (antirez/ds4 issue 773); matrices of a layer, bf16, one row."""
+    from meshwise.program.ops import Operands, gemm
+
+    prices = compute(device("gb10"), load_stack("vllm"))
+    for n, k in ((5120, 2880), (28672, 8192), (8192, 14336)):
+        op = gemm("x", np.int64(1), np.int64(n), np.int64(k), Operands("bf16", 2.0, 2.0, 2.0))
+        assert 170e9 < 2.0 * n * k / float(prices.seconds(op)) < 234e9
+
+
+def test_no_card_reads_weights_faster_than_its_memory():
+    """Calls that a large cache answered are not in the fits."""
+    for name in CARDS:
+        bandwidth = catalog.load("kernels", name, "kernels")[1]["memory_bandwidth"]
+        for n, k in ((4096, 4096), (8192, 4096), (16384, 2048), (16384, 5120), (4096, 16384)):
+            assert 2.0 * n * k / float(product(name, "bf16", 1.0, n, k)) < bandwidth
 
 
 def test_a_shape_beyond_the_tables_says_so():

@@ -85,12 +85,17 @@ class Compute(NamedTuple):
         return peaks[dtypes.peak_dtype(dtype, peaks)]
 
     @property
+    def bandwidth(self) -> float:
+        """What the kernels' shares of the memory's rate are of [B/s]."""
+        return self.device.memory_bytes_per_s * self.device.memory_share
+
+    @property
     def _quantiser(self) -> str:
         """Whose pass narrows the activations of a product."""
         return STATIC_SCALES if self.stack.static_scales else self.stack.name
 
     def chip(self, dtype: str) -> Chip:
-        return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.device.memory_bytes_per_s)
+        return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.bandwidth)
 
     def seconds(self, op: Op) -> Array:
         """Seconds per call of a compute operation."""
@@ -116,7 +121,7 @@ class Compute(NamedTuple):
     def _pass(self, moved: Array) -> Array:
         """Seconds of a pass over memory."""
         fits = self.fits
-        return fits.launch_s + moved / (fits.memory_efficiency * self.device.memory_bytes_per_s)
+        return fits.launch_s + moved / (fits.memory_efficiency * self.bandwidth)
 
     def _unfused(self, op: Op, core: Core) -> Array:
         """Two batched products with the scores in memory between them, and the passes over them."""

@@ -45,7 +45,7 @@ def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> A
     stack = compute.stack
     if stack.ideal or ctx.training:
         return 0.0
-    rate = compute.fits.memory_efficiency * compute.device.memory_bytes_per_s
+    rate = compute.fits.memory_efficiency * compute.bandwidth
     choice = stack.logit_bytes / rate * ctx.model.vocab * rows
     return stack.host_s + stack.iteration_s + stack.sequence_s * sequences + choice
 

@@ -24,6 +24,7 @@ _GENERATION = {
     "ada": "l40s",
     "hopper": "h100-80gb-sxm",
     "blackwell": "b200",
+    "blackwell-rtx": "rtx-pro-6000",  # of graphics memory: other multiprocessors, Ada's instructions
 }
 _ANY_DEVICE = "h100-80gb-sxm"
 STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
@@ -180,5 +181,6 @@ def kernels(device: Device) -> Kernels:
 
 def _family_fit(name: str) -> str | None:
     """A fit under the device family's short name (``h200`` for ``h200-141gb-sxm``)."""
-    family = name.split("-")[0]
-    return family if family in catalog.names("kernels") else None
+    words = name.split("-")
+    families = ("-".join(words[:count]) for count in range(len(words) - 1, 0, -1))
+    return next((family for family in families if family in catalog.names("kernels")), None)

@@ -49,6 +49,7 @@ def device(name: str, field: str = "device") -> Device:
         fabric=table["fabric"],
         multiprocessors=table.get("multiprocessors"),
         training_clock=table.get("training_clock", 1.0),
+        memory_share=table.get("memory_share", 1.0),
         sources=table.get("source", {}),
     )
 
@@ -97,6 +98,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
         fabric=base.fabric if base else None,
         multiprocessors=base.multiprocessors if base else None,
         training_clock=base.training_clock if base else 1.0,
+        memory_share=base.memory_share if base else 1.0,
         sources={"all": "the cluster file"},
     )
 

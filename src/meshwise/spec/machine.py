@@ -43,8 +43,8 @@ PEAK_KEYS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "nvfp4
 
 
 GENERATIONS = (
-    *("volta", "turing", "ampere", "ada", "hopper", "blackwell", "cdna2", "cdna3", "cdna4"),
-    *("gaudi", "tpu", "cpu", "unknown"),
+    *("volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx"),
+    *("cdna2", "cdna3", "cdna4", "gaudi", "tpu", "cpu", "unknown"),
 )
 
 
@@ -80,6 +80,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fabric: str | None = None  # what usually joins such devices inside a node
     multiprocessors: int | None = None  # what a kernel's tiles are spread over
     training_clock: float = 1.0  # under a training step's load, over that of short measurements
+    memory_share: float = 1.0  # of its bandwidth that reads reach, over the inherited kernels' card
     sources: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -96,6 +97,7 @@ _DEVICE = {
     "fabric": optional(text),
     "multiprocessors": optional(whole(1, 100_000)),
     "training_clock": number(0.01, 1.0),
+    "memory_share": number(0.01, 1.0),
     "sources": texts,
 }
 
