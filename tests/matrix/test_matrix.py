@@ -20,20 +20,13 @@ SEED = 12
 
 def every(folder: Path) -> list[str]:
     """Presets and files, those of one kind beside each other."""
-    known: dict[str, list[str]] = {}
-    for name in [*walk.presets(), *walk.readable(walk.configs(folder))]:
-        known.setdefault(walk.kind(name), []).append(name)
-    return [name for names in known.values() for name in sorted(names, key=walk.size)]
+    return [name for names in walk.kinds(folder).values() for name in names]
 
 
 def chosen() -> list[str]:
     """The smallest model of each kind, and a seeded tenth of the others."""
-    names = every(SHIPPED)
-    kinds: dict[str, str] = {}
-    for name in names:
-        kinds.setdefault(walk.kind(name), name)
-    first = list(kinds.values())
-    rest = [name for name in names if name not in first]
+    first = [names[0] for names in walk.kinds(SHIPPED).values()]
+    rest = [name for name in every(SHIPPED) if name not in first]
     return first + random.Random(SEED).sample(rest, len(rest) // 10)
 
 

@@ -1,0 +1,453 @@
+"""Compare this working tree's answers with those of another commit, to the last digit.
+
+    python tools/golden.py main                     # exit code 1 where anything differs
+    python tools/golden.py main --only 'serve .*--tp'
+    python tools/golden.py main --accepted FILE     # differences that are decided: LINE # REASON
+    python tools/golden.py --list                   # the command lines, and what is left out
+
+BASE is checked out into a scratch worktree. Both versions run the same command lines, each version in
+a process of its own, in folders alike: those of the pages (``docs/generate.py`` finds them), those of
+``tests/matrix/lines.py`` over every kind of architecture, and the refusals of
+``tests/cli/test_bad_input.py``. Compared are exit codes, JSON (values, their types, the order of keys;
+not the time that a search took), files written, stderr, and some pages of text 100 columns wide. The
+list is the working tree's: what BASE does not know differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+INPUTS = ("examples", "tests/data")  # what the pages' commands read, relative to where they run
+IGNORED = {"elapsed_s", "meshwise_version"}  # how long a search took, who answered
+AS_TEXT = {"--json", "--csv", "--parquet", "--toml", "--help", "-h", "--version", "-o", "--output"}
+PAGES = 2  # of text, of each command: the first so many of its lines in the documentation
+LIMIT_S = 120  # per command line
+ENVIRONMENT = {"COLUMNS": "100", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+
+
+class Unusable(Exception):
+    """Nothing can be compared: exit code 2."""
+
+
+class Line(NamedTuple):
+    """A command's arguments; ``<`` and a file at the end are its input."""
+
+    words: tuple[str, ...]
+    in_order: bool  # after the one before it, whose files it may read
+
+    @property
+    def label(self) -> str:
+        text = " ".join(w if w == "<" else shlex.quote(w) for w in self.words)
+        text = text.replace("\n", "\\n")
+        return text if len(text) <= 300 else f"{text[:280]}… ({len(text)} characters)"
+
+    @property
+    def written(self) -> str | None:
+        return self.words[self.words.index("-o") + 1] if "-o" in self.words[:-1] else None
+
+
+# -- which command lines -------------------------------------------------------------------------
+
+
+class Gathered(NamedTuple):
+    lines: list[Line]
+    files: dict[str, str]  # what the commands read beside INPUTS
+    left_out: list[tuple[str, str]]  # line, reason
+
+
+def gather() -> Gathered:
+    """Every command line once, in the order in which they run."""
+    sys.path[:0] = [str(ROOT / p) for p in ("src", "docs", "tests", "tests/matrix", "tests/cli")]
+    lines = importlib.import_module("lines")
+    documented, left_out = _documented()
+    bad = importlib.import_module("test_bad_input")
+    files = {f"bad-{i}.toml": f[0].replace(f[1], f[2], 1) for i, f in enumerate(bad.FILES)}
+    with contextlib.chdir(ROOT):
+        kinds = list(lines.of_kinds(Path("tests/data/configs")))
+    in_json = _with_json()
+    ordered = [*documented, *lines.of_launches(), *lines.of_plans()]
+    rest = [*kinds, *lines.of_catalog(), *lines.of_illegal(), *(tuple(c[0]) for c in bad.CASES)]
+    rest += [("scale", "gpt2", "--seq", "64", "--on", name) for name in files]
+    found = [Line(in_json(words), True) for words in ordered]
+    found += [Line(words, False) for words in _pages(documented)]
+    found += [Line(in_json(words), False) for words in rest]
+    found += [Line(tuple(case[0]), False) for case in bad.CASES]  # their one line of text too
+    unique = {line.words: line for line in reversed(found)}
+    return Gathered(list(reversed(unique.values())), files, left_out)
+
+
+def _documented() -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
+    """Commands of the pages' blocks and text, without what they are piped into; and those not run."""
+    generate = importlib.import_module("generate")
+    in_text = importlib.import_module("test_commands")
+    kept: list[tuple[str, ...]] = []
+    left_out = []
+    for line in dict.fromkeys([*generate.console_lines(), *in_text.inline()]):
+        program = generate.programs(line)[0]
+        reason = next((r for start, r in in_text.NOT_RUN.items() if line.startswith(start)), None)
+        if reason is None and program[0] in ("python", "cat", "echo"):
+            reason = "no command of meshwise"
+        if reason is not None:
+            left_out.append((line, reason))
+        elif program[0] == "meshwise" and len(program) > 2 and not _has_places(program):
+            kept.append(tuple(program[1:]))
+        else:
+            kept.append(tuple(in_text.complete(line)))
+    return kept, left_out
+
+
+def _has_places(words: list[str]) -> bool:
+    """Whether a reader has to fill in something: MODEL, [KIND], TABLE.csv."""
+    return any(re.fullmatch(r"\[?[A-Z]{4,}\]?(\.csv)?|N", word) for word in words)
+
+
+def _pages(documented: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    seen: dict[str, int] = {}
+    for words in documented:
+        if not AS_TEXT & set(words):
+            seen[words[0]] = seen.get(words[0], 0) + 1
+            if seen[words[0]] <= PAGES:
+                yield words
+
+
+def _with_json() -> Any:
+    """Adds ``--json`` to a command that has it and is not asked for another form."""
+    import click
+
+    from meshwise.cli import COMMANDS, cli
+
+    found = {name: cli.get_command(click.Context(cli), name) for name in COMMANDS}
+    known = {n for n, c in found.items() if c and any("--json" in p.opts for p in c.params)}
+
+    def added(words: tuple[str, ...]) -> tuple[str, ...]:
+        if words[0] in known and not AS_TEXT & set(words):
+            return (words[0], "--json", *words[1:])
+        return words
+
+    return added
+
+
+def chosen(lines: list[Line], only: str | None) -> list[Line]:
+    """Those that a pattern finds, and those whose files they read."""
+    if only is None:
+        return lines
+    found = [line for line in lines if re.search(only, line.label)]
+    if not found:
+        raise Unusable(f"--only {only!r}: no command line has it; see --list")
+    read = {word for line in found for word in line.words}
+    return [line for line in lines if line in found or line.written in read]
+
+
+# -- one version's process -----------------------------------------------------------------------
+
+
+class TooLong(BaseException):
+    """No Exception: a command may not take it for one of its own."""
+
+
+def work(source: str, todo: str, out: str) -> None:
+    """Run the lines of a file, one record each, in this folder; the first record says that it began."""
+    cli = importlib.import_module("meshwise.cli")
+    if not Path(str(cli.__file__)).resolve().is_relative_to(source):
+        sys.exit(f"meshwise is {cli.__file__}, not that of {source}")
+    signal.signal(signal.SIGALRM, _too_long)
+    places = {str(Path.cwd()): "<here>", source: "<src>"}
+    with Path(out).open("a", encoding="utf-8") as records:
+        records.write("{}\n")
+        for text in Path(todo).read_text(encoding="utf-8").splitlines():
+            record = {key: _placed(v, places) for key, v in _ran(cli.main, json.loads(text)).items()}
+            records.write(json.dumps(record) + "\n")
+            records.flush()
+
+
+def _too_long(*_: object) -> None:
+    raise TooLong(f"not done after {LIMIT_S} s")
+
+
+def _placed(value: Any, places: dict[str, str]) -> Any:
+    for place, word in places.items() if isinstance(value, str) else ():
+        value = value.replace(place, word)
+    return value
+
+
+def _ran(main: Any, words: list[str]) -> dict[str, Any]:
+    out, err = io.StringIO(), io.StringIO()
+    given = ""
+    with contextlib.suppress(OSError):
+        given = Path(words[-1]).read_text(encoding="utf-8") if "<" in words[-2:-1] else ""
+    words = words[:-2] if "<" in words[-2:-1] else words
+    before, sys.stdin = sys.stdin, io.StringIO(given)
+    signal.alarm(LIMIT_S)
+    record: dict[str, Any] = {}
+    try:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(record=True) as warned,
+        ):
+            warnings.simplefilter("always")
+            record["code"] = main(words)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever one command does, the others are to be run
+        record["code"] = f"{type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+        sys.stdin = before
+    said = [f"{w.category.__name__}: {w.message}" for w in warned]
+    record |= {"err": "\n".join([err.getvalue(), *said]), "out": out.getvalue()}
+    file = Line(tuple(words), False).written
+    if file is not None and Path(file).is_file():
+        record["file"] = Path(file).read_text(encoding="utf-8")
+    return record
+
+
+# -- both versions -------------------------------------------------------------------------------
+
+
+class Share:
+    """Lines that one process runs after each other; begun again behind one that killed it."""
+
+    def __init__(self, source: Path, folder: Path, words: list[tuple[str, ...]]) -> None:
+        self.source, self.folder, self.words = source, folder, words
+        self.records: list[dict[str, Any]] = []
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        todo, out = self.folder.with_suffix(".todo"), self.folder.with_suffix(".out")
+        out.unlink(missing_ok=True)
+        rest = self.words[len(self.records) :]
+        todo.write_text("".join(json.dumps(w) + "\n" for w in rest), encoding="utf-8")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MESHWISE", "XDG_"))}
+        own = {"PYTHONPATH": str(self.source), "HOME": str(self.folder)}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--work", str(self.source), str(todo), str(out)],
+            cwd=self.folder,
+            env=kept | ENVIRONMENT | own,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the one who waits
+        )
+
+    def done(self) -> bool:
+        """Whether all its lines have a record; what it said is taken when it ends."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        _, said = self.process.communicate()
+        out = self.folder.with_suffix(".out")
+        began, *records = out.read_text(encoding="utf-8").splitlines() if out.exists() else [""]
+        if not began:
+            raise Unusable(said.decode(errors="replace").strip().rpartition("\n")[2])
+        self.records += [json.loads(text) for text in records]
+        if len(self.records) < len(self.words):
+            code = f"the process ended ({self.process.returncode})"
+            self.records.append({"code": code, "err": "", "out": ""})
+        self.process = None
+        return len(self.records) == len(self.words)
+
+
+def answers(shares: list[Share], jobs: int) -> None:
+    """Run the shares, so many at a time."""
+    waiting, running = list(shares), list[Share]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(waiting.pop(0))
+            for share in list(running):
+                if share.process is None:
+                    share.start()
+                elif share.done():
+                    running.remove(share)
+            time.sleep(0.05)
+    finally:
+        for share in running:
+            if share.process is not None:
+                share.process.kill()
+                share.process.wait()
+
+
+@contextlib.contextmanager
+def checked_out(base: str, folder: Path) -> Iterator[Path]:
+    """The sources of a commit, in a worktree that is gone afterwards."""
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+
+    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", base + "^{commit}")
+    if found.returncode:
+        raise Unusable(f"BASE: {base!r} is not a commit of {ROOT}")
+    try:
+        added = git("worktree", "add", "--detach", str(folder), found.stdout.strip())
+        if added.returncode:
+            raise Unusable(f"git worktree: {added.stderr.strip()}")
+        yield folder / "src"
+    finally:
+        git("worktree", "remove", "--force", str(folder))
+
+
+def compared(base: str, gathered: Gathered, lines: list[Line], jobs: int) -> Iterator[Any]:
+    """Of each line that differs: the line, where, BASE's value and this tree's."""
+    parts = max(1, jobs // 2)
+    dealt = [[i for i, x in enumerate(lines) if _part(i, x, parts) == n] for n in range(parts)]
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="golden-"))).resolve()
+        before = stack.enter_context(checked_out(base, scratch / "worktree"))
+        shares = []
+        for n, part in enumerate(dealt):
+            for name, source in (("base", before), ("tree", ROOT / "src")):
+                here = scratch / name / f"part{n}"
+                _prepare(here, gathered.files)
+                shares.append(Share(source, here, [lines[i].words for i in part]))
+        answers(shares, jobs)
+    for one, other, part in zip(shares[::2], shares[1::2], dealt, strict=True):
+        for i, a, b in zip(part, one.records, other.records, strict=True):
+            found = difference(_parsed(a), _parsed(b))
+            if found is not None:
+                yield lines[i], *found
+
+
+def _part(place: int, line: Line, parts: int) -> int:
+    return 0 if line.in_order else place % parts
+
+
+def _prepare(folder: Path, files: dict[str, str]) -> None:
+    for name in INPUTS:
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=without)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+# -- differences ---------------------------------------------------------------------------------
+
+
+def _parsed(record: dict[str, Any]) -> dict[str, Any]:
+    """What is printed and written as JSON, else as lines; a code that differs is told with its words."""
+    found = {"exit code": record["code"], "stderr": record["err"].splitlines()}
+    for name in ("out", "file"):
+        text = record.get(name, "")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text.splitlines()
+    return found
+
+
+def difference(a: Any, b: Any, where: str = "") -> tuple[str, Any, Any] | None:
+    """The first place where two values differ, with both."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        kept, other = ([k for k in x if k not in IGNORED] for x in (a, b))
+        for key in kept:
+            if key not in b:
+                return f"{where}.{key}", a[key], "(absent)"
+            found = difference(a[key], b[key], f"{where}.{key}")
+            if found is not None:
+                return found
+        more = next((k for k in other if k not in a), None)
+        if more is not None:
+            return f"{where}.{more}", "(absent)", b[more]
+        return None if kept == other else (f"{where} (order of keys)", kept, other)
+    if isinstance(a, list) and isinstance(b, list):
+        for i, (x, y) in enumerate(zip(a, b, strict=False)):
+            found = difference(x, y, f"{where}[{i}]")
+            if found is not None:
+                return found
+        i = min(len(a), len(b))
+        ends = [x[i] if i < len(x) else "(absent)" for x in (a, b)]
+        return None if len(a) == len(b) else (f"{where}[{i}]", *ends)
+    return None if repr(a) == repr(b) else (where, a, b)  # 1 is not 1.0, NaN is NaN
+
+
+def shortened(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def accepted(path: str | None) -> dict[str, str]:
+    """Line → reason, of a file with ``LINE # REASON``."""
+    found = {}
+    for text in Path(path).read_text(encoding="utf-8").splitlines() if path else ():
+        if text.strip() and not text.startswith("#"):
+            line, _, reason = text.partition(" # ")
+            if not reason.strip():
+                raise Unusable(f"--accepted: {text!r} has no reason after ' # '")
+            found[line.strip()] = reason.strip()
+    return found
+
+
+def report(base: str, o: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    gathered = gather()
+    lines = chosen(gathered.lines, o.only)
+    decided = accepted(o.accepted)
+    differing = {}
+    for line, where, a, b in compared(base, gathered, lines, o.jobs):
+        differing[line.label] = where
+        mark = f"  (accepted: {decided[line.label]})" if line.label in decided else ""
+        print(f"{line.label}: {where.lstrip('.')}: {shortened(a)} → {shortened(b)}{mark}")
+    for label in sorted({line.label for line in lines} & decided.keys() - differing.keys()):
+        print(f"{label}: accepted, and does not differ any more")
+    open_ = differing.keys() - decided.keys()
+    took = time.perf_counter() - started
+    print(f"{len(lines)} command lines: {len(differing)} differ, {len(differing) - len(open_)} "
+          f"of them accepted ({took:.0f} s)")  # fmt: skip
+    return int(bool(open_))
+
+
+def listed(only: str | None) -> int:
+    gathered = gather()
+    for line in chosen(gathered.lines, only):
+        print(line.label)
+    for text, reason in gathered.left_out:
+        print(f"# left out: {text}: {reason}")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("base", metavar="BASE", nargs="?", help="the commit to compare with")
+    parser.add_argument("--only", metavar="PATTERN", help="command lines that have it (re.search)")
+    parser.add_argument("--jobs", metavar="N", type=int, default=2, help="processes at a time")
+    parser.add_argument("--accepted", metavar="FILE", help="decided differences: LINE # REASON")
+    parser.add_argument("--list", action="store_true", help="print the command lines")
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    o = parser.parse_args()
+    if o.work:
+        work(*o.work)
+        return 0
+    for name in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was made is removed
+        signal.signal(name, lambda *_: sys.exit(130))
+    try:
+        if o.list:
+            return listed(o.only)
+        if o.base is None:
+            parser.error("BASE: which commit to compare with")
+        return report(o.base, o)
+    except Unusable as error:
+        sys.stderr.write(f"golden: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
