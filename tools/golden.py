@@ -6,11 +6,9 @@
     python tools/golden.py --list                   # the command lines, and what is left out
 
 BASE is checked out into a scratch worktree. Both versions run the same command lines, each version in
-a process of its own, in folders alike: those of the pages (``docs/generate.py`` finds them), those of
-``tests/matrix/lines.py`` over every kind of architecture, and the refusals of
-``tests/cli/test_bad_input.py``. Compared are exit codes, JSON (values, their types, the order of keys;
-not the time that a search took), files written, stderr, and some pages of text 100 columns wide. The
-list is the working tree's: what BASE does not know differs.
+a process of its own, in folders alike. Compared are exit codes, JSON (values, their types, the order of
+keys; not the time that a search took), files written, stderr, and some pages of text 100 columns wide.
+The list of golden_lines.py is the working tree's: what BASE does not know differs.
 """
 
 from __future__ import annotations
@@ -19,10 +17,10 @@ import argparse
 import contextlib
 import importlib
 import io
+import itertools
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -32,117 +30,24 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from golden_lines import Gathered, Line, gather
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUTS = ("examples", "tests/data")  # what the pages' commands read, relative to where they run
-IGNORED = {"elapsed_s", "meshwise_version"}  # how long a search took, who answered
-AS_TEXT = {"--json", "--csv", "--parquet", "--toml", "--help", "-h", "--version", "-o", "--output"}
-PAGES = 2  # of text, of each command: the first so many of its lines in the documentation
+IGNORED = {"elapsed_s"}  # how long a search took
 LIMIT_S = 120  # per command line
-ENVIRONMENT = {"COLUMNS": "100", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+ENVIRONMENT = {
+    "COLUMNS": "100",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+}
 
 
 class Unusable(Exception):
     """Nothing can be compared: exit code 2."""
-
-
-class Line(NamedTuple):
-    """A command's arguments; ``<`` and a file at the end are its input."""
-
-    words: tuple[str, ...]
-    in_order: bool  # after the one before it, whose files it may read
-
-    @property
-    def label(self) -> str:
-        text = " ".join(w if w == "<" else shlex.quote(w) for w in self.words)
-        text = text.replace("\n", "\\n")
-        return text if len(text) <= 300 else f"{text[:280]}… ({len(text)} characters)"
-
-    @property
-    def written(self) -> str | None:
-        return self.words[self.words.index("-o") + 1] if "-o" in self.words[:-1] else None
-
-
-# -- which command lines -------------------------------------------------------------------------
-
-
-class Gathered(NamedTuple):
-    lines: list[Line]
-    files: dict[str, str]  # what the commands read beside INPUTS
-    left_out: list[tuple[str, str]]  # line, reason
-
-
-def gather() -> Gathered:
-    """Every command line once, in the order in which they run."""
-    sys.path[:0] = [str(ROOT / p) for p in ("src", "docs", "tests", "tests/matrix", "tests/cli")]
-    lines = importlib.import_module("lines")
-    documented, left_out = _documented()
-    bad = importlib.import_module("test_bad_input")
-    files = {f"bad-{i}.toml": f[0].replace(f[1], f[2], 1) for i, f in enumerate(bad.FILES)}
-    with contextlib.chdir(ROOT):
-        kinds = list(lines.of_kinds(Path("tests/data/configs")))
-    in_json = _with_json()
-    ordered = [*documented, *lines.of_launches(), *lines.of_plans()]
-    rest = [*kinds, *lines.of_catalog(), *lines.of_illegal(), *(tuple(c[0]) for c in bad.CASES)]
-    rest += [("scale", "gpt2", "--seq", "64", "--on", name) for name in files]
-    found = [Line(in_json(words), True) for words in ordered]
-    found += [Line(words, False) for words in _pages(documented)]
-    found += [Line(in_json(words), False) for words in rest]
-    found += [Line(tuple(case[0]), False) for case in bad.CASES]  # their one line of text too
-    unique = {line.words: line for line in reversed(found)}
-    return Gathered(list(reversed(unique.values())), files, left_out)
-
-
-def _documented() -> tuple[list[tuple[str, ...]], list[tuple[str, str]]]:
-    """Commands of the pages' blocks and text, without what they are piped into; and those not run."""
-    generate = importlib.import_module("generate")
-    in_text = importlib.import_module("test_commands")
-    kept: list[tuple[str, ...]] = []
-    left_out = []
-    for line in dict.fromkeys([*generate.console_lines(), *in_text.inline()]):
-        program = generate.programs(line)[0]
-        reason = next((r for start, r in in_text.NOT_RUN.items() if line.startswith(start)), None)
-        if reason is None and program[0] in ("python", "cat", "echo"):
-            reason = "no command of meshwise"
-        if reason is not None:
-            left_out.append((line, reason))
-        elif program[0] == "meshwise" and len(program) > 2 and not _has_places(program):
-            kept.append(tuple(program[1:]))
-        else:
-            kept.append(tuple(in_text.complete(line)))
-    return kept, left_out
-
-
-def _has_places(words: list[str]) -> bool:
-    """Whether a reader has to fill in something: MODEL, [KIND], TABLE.csv."""
-    return any(re.fullmatch(r"\[?[A-Z]{4,}\]?(\.csv)?|N", word) for word in words)
-
-
-def _pages(documented: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    seen: dict[str, int] = {}
-    for words in documented:
-        if not AS_TEXT & set(words):
-            seen[words[0]] = seen.get(words[0], 0) + 1
-            if seen[words[0]] <= PAGES:
-                yield words
-
-
-def _with_json() -> Any:
-    """Adds ``--json`` to a command that has it and is not asked for another form."""
-    import click
-
-    from meshwise.cli import COMMANDS, cli
-
-    found = {name: cli.get_command(click.Context(cli), name) for name in COMMANDS}
-    known = {n for n, c in found.items() if c and any("--json" in p.opts for p in c.params)}
-
-    def added(words: tuple[str, ...]) -> tuple[str, ...]:
-        if words[0] in known and not AS_TEXT & set(words):
-            return (words[0], "--json", *words[1:])
-        return words
-
-    return added
 
 
 def chosen(lines: list[Line], only: str | None) -> list[Line]:
@@ -170,12 +75,12 @@ def work(source: str, todo: str, out: str) -> None:
         sys.exit(f"meshwise is {cli.__file__}, not that of {source}")
     signal.signal(signal.SIGALRM, _too_long)
     places = {str(Path.cwd()): "<here>", source: "<src>"}
-    with Path(out).open("a", encoding="utf-8") as records:
+    with Path(out).open("w", encoding="utf-8", buffering=1) as records:
         records.write("{}\n")
         for text in Path(todo).read_text(encoding="utf-8").splitlines():
-            record = {key: _placed(v, places) for key, v in _ran(cli.main, json.loads(text)).items()}
-            records.write(json.dumps(record) + "\n")
-            records.flush()
+            record = _ran(cli.main, json.loads(text))
+            said = {key: _placed(value, places) for key, value in record.items()}
+            records.write(json.dumps(said) + "\n")
 
 
 def _too_long(*_: object) -> None:
@@ -189,11 +94,11 @@ def _placed(value: Any, places: dict[str, str]) -> Any:
 
 
 def _ran(main: Any, words: list[str]) -> dict[str, Any]:
-    out, err = io.StringIO(), io.StringIO()
-    given = ""
-    with contextlib.suppress(OSError):
-        given = Path(words[-1]).read_text(encoding="utf-8") if "<" in words[-2:-1] else ""
-    words = words[:-2] if "<" in words[-2:-1] else words
+    """What a command line prints and writes, and how it ends."""
+    out, err, given = io.StringIO(), io.StringIO(), ""
+    if "<" in words[-2:-1]:
+        words, name = words[:-2], Path(words[-1])
+        given = name.read_text(encoding="utf-8") if name.is_file() else ""
     before, sys.stdin = sys.stdin, io.StringIO(given)
     signal.alarm(LIMIT_S)
     record: dict[str, Any] = {}
@@ -205,8 +110,6 @@ def _ran(main: Any, words: list[str]) -> dict[str, Any]:
         ):
             warnings.simplefilter("always")
             record["code"] = main(words)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # whatever one command does, the others are to be run
         record["code"] = f"{type(error).__name__}: {error}"
     finally:
@@ -284,18 +187,25 @@ def answers(shares: list[Share], jobs: int) -> None:
                 share.process.wait()
 
 
-@contextlib.contextmanager
-def checked_out(base: str, folder: Path) -> Iterator[Path]:
-    """The sources of a commit, in a worktree that is gone afterwards."""
-
-    def git(*words: str) -> subprocess.CompletedProcess[str]:
+def git(*words: str) -> subprocess.CompletedProcess[str]:
+    try:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    except OSError as error:
+        raise Unusable(f"git: {error.strerror}") from None
 
+
+def commit(base: str) -> str:
     found = git("rev-parse", "--verify", "--quiet", "--end-of-options", base + "^{commit}")
     if found.returncode:
         raise Unusable(f"BASE: {base!r} is not a commit of {ROOT}")
+    return found.stdout.strip()
+
+
+@contextlib.contextmanager
+def checked_out(base: str, folder: Path) -> Iterator[Path]:
+    """The sources of a commit, in a worktree that is gone afterwards."""
     try:
-        added = git("worktree", "add", "--detach", str(folder), found.stdout.strip())
+        added = git("worktree", "add", "--detach", str(folder), base)
         if added.returncode:
             raise Unusable(f"git worktree: {added.stderr.strip()}")
         yield folder / "src"
@@ -319,7 +229,7 @@ def compared(base: str, gathered: Gathered, lines: list[Line], jobs: int) -> Ite
         answers(shares, jobs)
     for one, other, part in zip(shares[::2], shares[1::2], dealt, strict=True):
         for i, a, b in zip(part, one.records, other.records, strict=True):
-            found = difference(_parsed(a), _parsed(b))
+            found = told(a, b)
             if found is not None:
                 yield lines[i], *found
 
@@ -339,16 +249,24 @@ def _prepare(folder: Path, files: dict[str, str]) -> None:
 # -- differences ---------------------------------------------------------------------------------
 
 
-def _parsed(record: dict[str, Any]) -> dict[str, Any]:
-    """What is printed and written as JSON, else as lines; a code that differs is told with its words."""
-    found = {"exit code": record["code"], "stderr": record["err"].splitlines()}
-    for name in ("out", "file"):
-        text = record.get(name, "")
-        try:
-            found[name] = json.loads(text)
-        except ValueError:
-            found[name] = text.splitlines()
-    return found
+def told(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """Where two records differ; codes first, with what was said."""
+    if a["code"] != b["code"]:
+        kept, now = (f"{r['code']} {r['err'] or r['out']}".strip() for r in (a, b))
+        return "exit code", kept, now
+    for name in ("out", "err", "file"):
+        kept, now = (_parsed(r.get(name, "")) for r in (a, b))
+        found = difference(kept, now, "" if name == "out" else name)
+        if found is not None:
+            return found
+    return None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"lines": text.splitlines()}
 
 
 def difference(a: Any, b: Any, where: str = "") -> tuple[str, Any, Any] | None:
@@ -366,13 +284,11 @@ def difference(a: Any, b: Any, where: str = "") -> tuple[str, Any, Any] | None:
             return f"{where}.{more}", "(absent)", b[more]
         return None if kept == other else (f"{where} (order of keys)", kept, other)
     if isinstance(a, list) and isinstance(b, list):
-        for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        for i, (x, y) in enumerate(itertools.zip_longest(a, b, fillvalue="(absent)")):
             found = difference(x, y, f"{where}[{i}]")
             if found is not None:
                 return found
-        i = min(len(a), len(b))
-        ends = [x[i] if i < len(x) else "(absent)" for x in (a, b)]
-        return None if len(a) == len(b) else (f"{where}[{i}]", *ends)
+        return None
     return None if repr(a) == repr(b) else (where, a, b)  # 1 is not 1.0, NaN is NaN
 
 
@@ -384,8 +300,12 @@ def shortened(value: Any) -> str:
 
 def accepted(path: str | None) -> dict[str, str]:
     """Line → reason, of a file with ``LINE # REASON``."""
-    found = {}
-    for text in Path(path).read_text(encoding="utf-8").splitlines() if path else ():
+    found: dict[str, str] = {}
+    if path is None:
+        return found
+    if not Path(path).is_file():
+        raise Unusable(f"--accepted: {path!r} is not a file")
+    for text in Path(path).read_text(encoding="utf-8").splitlines():
         if text.strip() and not text.startswith("#"):
             line, _, reason = text.partition(" # ")
             if not reason.strip():
@@ -394,23 +314,26 @@ def accepted(path: str | None) -> dict[str, str]:
     return found
 
 
-def report(base: str, o: argparse.Namespace) -> int:
+def report(o: argparse.Namespace) -> int:
+    """Print what differs, and whether it was decided; 1 where something was not."""
     started = time.perf_counter()
+    base, decided = commit(o.base), accepted(o.accepted)
     gathered = gather()
     lines = chosen(gathered.lines, o.only)
-    decided = accepted(o.accepted)
-    differing = {}
-    for line, where, a, b in compared(base, gathered, lines, o.jobs):
-        differing[line.label] = where
+    differing = set()
+    for line, where, a, b in compared(base, gathered, lines, max(1, o.jobs)):
+        differing.add(line.label)
         mark = f"  (accepted: {decided[line.label]})" if line.label in decided else ""
         print(f"{line.label}: {where.lstrip('.')}: {shortened(a)} → {shortened(b)}{mark}")
-    for label in sorted({line.label for line in lines} & decided.keys() - differing.keys()):
+    for label in sorted({line.label for line in lines} & decided.keys() - differing):
         print(f"{label}: accepted, and does not differ any more")
-    open_ = differing.keys() - decided.keys()
+    for label in sorted(decided.keys() - {line.label for line in gathered.lines}):
+        print(f"{label}: accepted, and is not a command line of --list")
+    undecided = differing - decided.keys()
     took = time.perf_counter() - started
-    print(f"{len(lines)} command lines: {len(differing)} differ, {len(differing) - len(open_)} "
+    print(f"{len(lines)} command lines: {len(differing)} differ, {len(differing) - len(undecided)} "
           f"of them accepted ({took:.0f} s)")  # fmt: skip
-    return int(bool(open_))
+    return int(bool(undecided))
 
 
 def listed(only: str | None) -> int:
@@ -441,7 +364,7 @@ def main() -> int:
             return listed(o.only)
         if o.base is None:
             parser.error("BASE: which commit to compare with")
-        return report(o.base, o)
+        return report(o)
     except Unusable as error:
         sys.stderr.write(f"golden: {error}\n")
         return 2

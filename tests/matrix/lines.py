@@ -49,9 +49,11 @@ def of_case(case: walk.Case) -> Iterator[Line]:
     yield case.asked("scale", *walk.TOKEN, *degrees, "--sweep", "batch=1,4")
     gpus, plan = case.trained()
     yield plan
-    yield case.asked("scale", "--batch", str(2 * gpus), "--seq", "512", "--gpus", str(gpus))
     yield (*case.served(), "--top", "2")
-    yield case.apart()
+    if case.cluster == walk.CLUSTERS[0]:  # the two that take longest: by turns
+        yield case.apart()
+    else:
+        yield case.asked("scale", "--batch", str(2 * gpus), "--seq", "512", "--gpus", str(gpus))
     yield case.asked("serve", *case.grid("decode"), *walk.LOAD)
     for name in targets():
         yield case.written(name)
@@ -62,10 +64,13 @@ def of_launches() -> Iterator[Line]:
     for model in WRITTEN:
         case = walk.Case(model, walk.CLUSTERS[0])
         for name in targets():
-            file = f"{name}-{model}.txt"
-            yield (*case.written(name), "-o", file)
-            load = walk.LOAD if target(name, None).phase == "serve" else ("--seq", "512")
-            yield ("import", "-", "--on", case.cluster, "--model", model, *load, "<", file)
+            file, phase = f"{name}-{model}.txt", target(name, None).phase
+            axes, load, more = ("--tp", "2", "--dp", "2"), walk.LOAD, walk.LOAD
+            if phase == "train":
+                axes += tuple(case.split(phase, 2))
+                load, more = walk.TRAIN, ("--batch", "16", "--seq", "512")
+            yield "export", name, model, *axes, *load, "-o", file
+            yield "import", "-", "--on", case.cluster, "--model", model, *more, "<", file
 
 
 def of_plans() -> Iterator[Line]:
