@@ -10,6 +10,7 @@ import os
 import random
 from pathlib import Path
 
+import lines
 import pytest
 import walk
 
@@ -43,6 +44,24 @@ def test_the_kinds_are_those_that_the_program_tells_apart() -> None:
         *("mha", "mqa", "gqa", "mla", "dense", "moe", "mixed", "shared", "sliding", "tied"),
         *("parallel", "no-attention", "sinks", "positions", "awq-int4", "fp8-fp8", "mxfp4-mxfp4"),
     }
+
+
+class Asked(Exception):
+    """A step's first question."""
+
+
+@pytest.mark.parametrize("step", list(walk.STEPS))
+def test_what_a_step_asks_first_is_compared_between_versions(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*argv: str) -> None:
+        raise Asked(argv)
+
+    monkeypatch.setattr(walk, "ask", ask)
+    case = walk.Case("gpt-oss-20b", walk.CLUSTERS[0])
+    with pytest.raises(Asked) as asked:
+        walk.STEPS[step](case)
+    assert asked.value.args[0] in set(lines.of_case(case))
 
 
 def cases(folder: Path) -> list[tuple[str, str]]:
