@@ -134,32 +134,44 @@ class Share:
         self.records: list[dict[str, Any]] = []
         self.process: subprocess.Popen[bytes] | None = None
 
+    def file(self, what: str) -> Path:
+        return self.folder.with_suffix("." + what)
+
     def start(self) -> None:
-        todo, out = self.folder.with_suffix(".todo"), self.folder.with_suffix(".out")
-        out.unlink(missing_ok=True)
+        self.file("out").unlink(missing_ok=True)
         rest = self.words[len(self.records) :]
-        todo.write_text("".join(json.dumps(w) + "\n" for w in rest), encoding="utf-8")
+        self.file("todo").write_text("".join(json.dumps(w) + "\n" for w in rest), encoding="utf-8")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MESHWISE", "XDG_"))}
         own = {"PYTHONPATH": str(self.source), "HOME": str(self.folder)}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--work", str(self.source), str(todo), str(out)],
-            cwd=self.folder,
-            env=kept | ENVIRONMENT | own,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the one who waits
-        )
+        files = [str(self.file(what)) for what in ("todo", "out")]
+        with self.file("err").open("wb") as said:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    str(ROOT / "tools" / "golden.py"),
+                    "--work",
+                    str(self.source),
+                    *files,
+                ],
+                cwd=self.folder,
+                env=kept | ENVIRONMENT | own,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,  # Ctrl-C is for the one who waits
+            )
 
     def done(self) -> bool:
-        """Whether all its lines have a record; what it said is taken when it ends."""
+        """Whether all its lines have a record, once its process has ended."""
         if self.process is None or self.process.poll() is None:
             return False
-        _, said = self.process.communicate()
-        out = self.folder.with_suffix(".out")
-        began, *records = out.read_text(encoding="utf-8").splitlines() if out.exists() else [""]
+        out = self.file("out")
+        text = out.read_text(encoding="utf-8") if out.exists() else ""
+        began, *records = text.split("\n")  # the last of them is empty, or was not finished
         if not began:
-            raise Unusable(said.decode(errors="replace").strip().rpartition("\n")[2])
-        self.records += [json.loads(text) for text in records]
+            said = self.file("err").read_text(encoding="utf-8", errors="replace")
+            raise Unusable(said.strip().rpartition("\n")[2])
+        self.records += [json.loads(record) for record in records[:-1]]
         if len(self.records) < len(self.words):
             code = f"the process ended ({self.process.returncode})"
             self.records.append({"code": code, "err": "", "out": ""})
