@@ -65,6 +65,7 @@ def test_equal_versions_and_a_changed_constant(project: Path) -> None:
     assert (other.returncode, other.stderr) == (1, ""), other
     where = "cluster.levels[0].latency_s: 8e-07 → 9"
     assert any(line.startswith(f"{LINE}: {where}") and "(accepted: the" in line for line in said)
+    assert "in 1 lines: cluster.levels[].latency_s" in said
     assert any(
         line.startswith("catalog --json fabrics: entries[") and line.endswith("0.8 us → 0.9 us")
         for line in said
@@ -117,8 +118,8 @@ def tool() -> ModuleType:
 def test_values_are_compared_to_the_last_digit(
     tool: ModuleType, one: object, other: object, where: str | None
 ) -> None:
-    found = tool.difference(one, other)
-    assert (found[0] if found else None) == where
+    found = [difference.where for difference in tool.differences(one, other)]
+    assert found == ([] if where is None else [where])
 
 
 def test_a_pattern_keeps_what_writes_the_files_that_its_lines_read(tool: ModuleType) -> None:
@@ -131,12 +132,15 @@ def test_a_pattern_keeps_what_writes_the_files_that_its_lines_read(tool: ModuleT
 
 def test_codes_come_first_and_text_is_compared_by_lines(tool: ModuleType) -> None:
     good, bad = {"code": 0, "err": "", "out": "1\n"}, {"code": 2, "err": "no\n", "out": ""}
-    assert tool.told(good, dict(good)) is None
-    assert tool.told(good, bad) == ("exit code", "0 1", "2 no")
     page, less = (good | {"out": text} for text in ("a b\nc d\n", "a b\n"))
-    assert tool.told(page, less) == (".lines[1]", "c d", "(absent)")
-    assert tool.told(good | {"file": "x"}, good | {"file": "y"}) == ("file.lines[0]", "x", "y")
-    assert tool.told(bad, bad | {"err": "yes\n"}) == ("err.lines[0]", "no", "yes")
+    for one, other, found in (
+        (good, dict(good), []),
+        (good, bad, [("exit code", "0 1", "2 no")]),
+        (page, less, [(".lines[1]", "c d", "(absent)")]),
+        (good | {"file": "x"}, good | {"file": "y"}, [("file.lines[0]", "x", "y")]),
+        (bad, bad | {"err": "yes\n"}, [("err.lines[0]", "no", "yes")]),
+    ):
+        assert list(tool.told(one, other)) == found
 
 
 def test_a_command_that_ends_its_process_loses_no_other(tool: ModuleType, tmp_path: Path) -> None:

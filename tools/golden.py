@@ -14,6 +14,7 @@ The list of golden_lines.py is the working tree's: what BASE does not know diffe
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import importlib
 import io
@@ -30,14 +31,15 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from golden_lines import Gathered, Line, gather
+from golden_lines import Gathered, Line, Unusable, chosen, gather
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUTS = ("examples", "tests/data")  # what the pages' commands read, relative to where they run
 IGNORED = {"elapsed_s"}  # how long a search took
 LIMIT_S = 120  # per command line
+MOST = 20  # places of differences that are counted at the end
 ENVIRONMENT = {
     "COLUMNS": "100",
     "HF_HUB_OFFLINE": "1",
@@ -46,19 +48,13 @@ ENVIRONMENT = {
 }
 
 
-class Unusable(Exception):
-    """Nothing can be compared: exit code 2."""
+ABSENT = "(absent)"
 
 
-def chosen(lines: list[Line], only: str | None) -> list[Line]:
-    """Those that a pattern finds, and those whose files they read."""
-    if only is None:
-        return lines
-    found = [line for line in lines if re.search(only, line.label)]
-    if not found:
-        raise Unusable(f"--only {only!r}: no command line has it; see --list")
-    read = {word for line in found for word in line.words}
-    return [line for line in lines if line in found or line.written in read]
+class Difference(NamedTuple):
+    where: str
+    before: Any
+    now: Any
 
 
 # -- one version's process -----------------------------------------------------------------------
@@ -225,8 +221,10 @@ def checked_out(base: str, folder: Path) -> Iterator[Path]:
         git("worktree", "remove", "--force", str(folder))
 
 
-def compared(base: str, gathered: Gathered, lines: list[Line], jobs: int) -> Iterator[Any]:
-    """Of each line that differs: the line, where, BASE's value and this tree's."""
+def compared(
+    base: str, gathered: Gathered, lines: list[Line], jobs: int
+) -> Iterator[tuple[Line, list[Difference]]]:
+    """The lines that differ, and where."""
     parts = max(1, jobs // 2)
     dealt = [[i for i, x in enumerate(lines) if _part(i, x, parts) == n] for n in range(parts)]
     with contextlib.ExitStack() as stack:
@@ -241,9 +239,9 @@ def compared(base: str, gathered: Gathered, lines: list[Line], jobs: int) -> Ite
         answers(shares, jobs)
     for one, other, part in zip(shares[::2], shares[1::2], dealt, strict=True):
         for i, a, b in zip(part, one.records, other.records, strict=True):
-            found = told(a, b)
-            if found is not None:
-                yield lines[i], *found
+            found = list(told(a, b))
+            if found:
+                yield lines[i], found
 
 
 def _part(place: int, line: Line, parts: int) -> int:
@@ -261,17 +259,15 @@ def _prepare(folder: Path, files: dict[str, str]) -> None:
 # -- differences ---------------------------------------------------------------------------------
 
 
-def told(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """Where two records differ; codes first, with what was said."""
+def told(a: dict[str, Any], b: dict[str, Any]) -> Iterator[Difference]:
+    """Where two records differ; a code that does, with what was said, is all there is to say."""
     if a["code"] != b["code"]:
         kept, now = (f"{r['code']} {r['err'] or r['out']}".strip() for r in (a, b))
-        return "exit code", kept, now
+        yield Difference("exit code", kept, now)
+        return
     for name in ("out", "err", "file"):
         kept, now = (_parsed(r.get(name, "")) for r in (a, b))
-        found = difference(kept, now, "" if name == "out" else name)
-        if found is not None:
-            return found
-    return None
+        yield from differences(kept, now, "" if name == "out" else name)
 
 
 def _parsed(text: str) -> Any:
@@ -281,27 +277,19 @@ def _parsed(text: str) -> Any:
         return {"lines": text.splitlines()}
 
 
-def difference(a: Any, b: Any, where: str = "") -> tuple[str, Any, Any] | None:
-    """The first place where two values differ, with both."""
+def differences(a: Any, b: Any, where: str = "") -> Iterator[Difference]:
+    """The places where two values differ, in the order of the first."""
     if isinstance(a, dict) and isinstance(b, dict):
-        kept, other = ([k for k in x if k not in IGNORED] for x in (a, b))
-        for key in kept:
-            if key not in b:
-                return f"{where}.{key}", a[key], "(absent)"
-            found = difference(a[key], b[key], f"{where}.{key}")
-            if found is not None:
-                return found
-        more = next((k for k in other if k not in a), None)
-        if more is not None:
-            return f"{where}.{more}", "(absent)", b[more]
-        return None if kept == other else (f"{where} (order of keys)", kept, other)
-    if isinstance(a, list) and isinstance(b, list):
-        for i, (x, y) in enumerate(itertools.zip_longest(a, b, fillvalue="(absent)")):
-            found = difference(x, y, f"{where}[{i}]")
-            if found is not None:
-                return found
-        return None
-    return None if repr(a) == repr(b) else (where, a, b)  # 1 is not 1.0, NaN is NaN
+        kept, now = ([k for k in x if k not in IGNORED] for x in (a, b))
+        for key in dict.fromkeys([*kept, *now]):
+            yield from differences(a.get(key, ABSENT), b.get(key, ABSENT), f"{where}.{key}")
+        if kept != now and set(kept) == set(now):
+            yield Difference(f"{where} (order of keys)", kept, now)
+    elif isinstance(a, list) and isinstance(b, list):
+        for i, (x, y) in enumerate(itertools.zip_longest(a, b, fillvalue=ABSENT)):
+            yield from differences(x, y, f"{where}[{i}]")
+    elif repr(a) != repr(b):  # 1 is not 1.0, NaN is NaN
+        yield Difference(where, a, b)
 
 
 def shortened(value: Any) -> str:
@@ -333,10 +321,14 @@ def report(o: argparse.Namespace) -> int:
     gathered = gather()
     lines = chosen(gathered.lines, o.only)
     differing = set()
-    for line, where, a, b in compared(base, gathered, lines, max(1, o.jobs)):
+    places = collections.Counter[str]()
+    for line, found in compared(base, gathered, lines, max(1, o.jobs)):
         differing.add(line.label)
-        mark = f"  (accepted: {decided[line.label]})" if line.label in decided else ""
-        print(f"{line.label}: {where.lstrip('.')}: {shortened(a)} → {shortened(b)}{mark}")
+        places.update({re.sub(r"\[\d+\]", "[]", d.where) for d in found})
+        print(f"{line.label}: {described(found)}{_decided(decided.get(line.label))}")
+    # where the differences are, so that many lines of one cause are seen as that
+    for place, count in places.most_common(MOST) if len(differing) > 1 else ():
+        print(f"in {count} lines: {place.lstrip('.')}")
     for label in sorted({line.label for line in lines} & decided.keys() - differing):
         print(f"{label}: accepted, and does not differ any more")
     for label in sorted(decided.keys() - {line.label for line in gathered.lines}):
@@ -346,6 +338,18 @@ def report(o: argparse.Namespace) -> int:
     print(f"{len(lines)} command lines: {len(differing)} differ, {len(differing) - len(undecided)} "
           f"of them accepted ({took:.0f} s)")  # fmt: skip
     return int(bool(undecided))
+
+
+def described(found: list[Difference]) -> str:
+    """The first difference, and how many there are beside it."""
+    first = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    values = f"{shortened(first.before)} → {shortened(first.now)}"
+    return f"{first.where.lstrip('.')}: {values}{more}"
+
+
+def _decided(reason: str | None) -> str:
+    return "" if reason is None else f"  (accepted: {reason})"
 
 
 def listed(only: str | None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,10 @@ AS_TEXT = {"--json", "--csv", "--parquet", "--toml", "--help", "-h", "--version"
 PAGES = 2  # of text, of each command: the first so many of its lines in the documentation
 SLOW = ("training", "serving")  # tables whose page is not made beside their JSON
 Words = tuple[str, ...]
+
+
+class Unusable(Exception):
+    """Nothing can be compared: exit code 2."""
 
 
 class Line(NamedTuple):
@@ -118,3 +123,14 @@ def _with_json() -> Callable[[Words], Words]:
         return words
 
     return added
+
+
+def chosen(lines: list[Line], only: str | None) -> list[Line]:
+    """Those that a pattern finds, and those whose files they read."""
+    if only is None:
+        return lines
+    found = [line for line in lines if re.search(only, line.label)]
+    if not found:
+        raise Unusable(f"--only {only!r}: no command line has it; see --list")
+    read = {word for line in found for word in line.words}
+    return [line for line in lines if line in found or line.written in read]
