@@ -65,7 +65,7 @@ def test_equal_versions_and_a_changed_constant(project: Path) -> None:
     assert (other.returncode, other.stderr) == (1, ""), other
     where = "cluster.levels[0].latency_s: 8e-07 → 9"
     assert any(line.startswith(f"{LINE}: {where}") and "(accepted: the" in line for line in said)
-    assert "in 1 lines: cluster.levels[].latency_s" in said
+    assert "    1 × cluster.levels[].latency_s" in said
     assert any(
         line.startswith("catalog --json fabrics: entries[") and line.endswith("0.8 us → 0.9 us")
         for line in said

@@ -328,7 +328,7 @@ def report(o: argparse.Namespace) -> int:
         print(f"{line.label}: {described(found)}{_decided(decided.get(line.label))}")
     # where the differences are, so that many lines of one cause are seen as that
     for place, count in places.most_common(MOST) if len(differing) > 1 else ():
-        print(f"in {count} lines: {place.lstrip('.')}")
+        print(f"{count:5} × {place.lstrip('.')}")
     for label in sorted({line.label for line in lines} & decided.keys() - differing):
         print(f"{label}: accepted, and does not differ any more")
     for label in sorted(decided.keys() - {line.label for line in gathered.lines}):
