@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Folder with an index.csv and the configurations that `make matrix` reads beside the presets.
 CONFIGS ?= $(firstword $(wildcard ../shared/data/configs) tests/data/configs)
 
-.PHONY: demo test matrix lint types docs bench clean
+.PHONY: demo test matrix golden lint types docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2048
@@ -26,6 +26,12 @@ endif
 matrix: $(VENV)/.test
 	MESHWISE_MATRIX=1 MESHWISE_SEED=$(SEED) MESHWISE_CONFIGS=$(abspath $(CONFIGS)) $(BIN)/python -m pytest tests/matrix -m 'matrix or not matrix' -n auto --maxprocesses 4
 	$(BIN)/python -m pytest tests/runtime/test_benchmarks.py -m matrix
+
+# This working tree's answers beside those of a commit (BASE): nothing differs where nothing should.
+# ARGS="--only PATTERN" takes some of them, ARGS="--accepted FILE" knows what is decided.
+BASE ?= main
+golden: $(VENV)/.test
+	$(BIN)/python tools/golden.py $(BASE) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -101,9 +101,7 @@ def run_line(line: str) -> str | None:
         return None
     if line == "echo $?":
         return f"{_last_code}\n"
-    first, *filters = (
-        list(group) for group in _split(shlex.split(line, comments=True, posix=True))
-    )
+    first, *filters = programs(line)
     text, _last_code = _run(tuple(first))
     for command, *arguments in filters:
         lines = text.splitlines(keepends=True)
@@ -122,21 +120,33 @@ def run_line(line: str) -> str | None:
     return text
 
 
-def _split(words: list[str]) -> Iterator[list[str]]:
-    group: list[str] = []
-    for word in words:
+def programs(line: str) -> list[list[str]]:
+    """The words of a line's programs, those that it is piped into after the first."""
+    groups: list[list[str]] = [[]]
+    for word in shlex.split(line, comments=True):
         if word == "|":
-            yield group
-            group = []
+            groups.append([])
         else:
-            group.append(word)
-    yield group
+            groups[-1].append(word)
+    return groups
 
 
 def console(block: str) -> str:
     """A console block with its outputs as they are now."""
-    lines = block.splitlines()
     out: list[str] = []
+    for command, line, written in _commands(block):
+        now = run_line(line)
+        out += command
+        if now is None or _elided(written, now):
+            out += written
+        else:
+            out += now.rstrip("\n").splitlines()
+    return "\n".join(out) + "\n"
+
+
+def _commands(block: str) -> Iterator[tuple[list[str], str, list[str]]]:
+    """Of each command of a console block: its lines, the one line that they are, its written output."""
+    lines = block.splitlines()
     i = 0
     while i < len(lines):
         if not lines[i].startswith("$ "):
@@ -150,14 +160,15 @@ def console(block: str) -> str:
         while i < len(lines) and not lines[i].startswith("$ "):
             written.append(lines[i])
             i += 1
-        out += command
-        joined = " ".join(part.rstrip("\\").strip() for part in command)[2:]
-        now = run_line(joined)
-        if now is None or _elided(written, now):
-            out += written
-        else:
-            out += now.rstrip("\n").splitlines()
-    return "\n".join(out) + "\n"
+        yield command, " ".join(part.rstrip("\\").strip() for part in command)[2:], written
+
+
+def console_lines() -> Iterator[str]:
+    """Every command line of the pages' console blocks, in a reader's order."""
+    for path in pages():
+        for kind, body in _FENCE.findall(path.read_text(encoding="utf-8")):
+            if kind == "console":
+                yield from (line for _, line, _ in _commands(body))
 
 
 def _elided(written: list[str], now: str) -> bool:

@@ -10,6 +10,7 @@ import os
 import random
 from pathlib import Path
 
+import lines
 import pytest
 import walk
 
@@ -20,20 +21,13 @@ SEED = 12
 
 def every(folder: Path) -> list[str]:
     """Presets and files, those of one kind beside each other."""
-    known: dict[str, list[str]] = {}
-    for name in [*walk.presets(), *walk.readable(walk.configs(folder))]:
-        known.setdefault(walk.kind(name), []).append(name)
-    return [name for names in known.values() for name in sorted(names, key=walk.size)]
+    return [name for names in walk.kinds(folder).values() for name in names]
 
 
 def chosen() -> list[str]:
     """The smallest model of each kind, and a seeded tenth of the others."""
-    names = every(SHIPPED)
-    kinds: dict[str, str] = {}
-    for name in names:
-        kinds.setdefault(walk.kind(name), name)
-    first = list(kinds.values())
-    rest = [name for name in names if name not in first]
+    first = [names[0] for names in walk.kinds(SHIPPED).values()]
+    rest = [name for name in every(SHIPPED) if name not in first]
     return first + random.Random(SEED).sample(rest, len(rest) // 10)
 
 
@@ -50,6 +44,24 @@ def test_the_kinds_are_those_that_the_program_tells_apart() -> None:
         *("mha", "mqa", "gqa", "mla", "dense", "moe", "mixed", "shared", "sliding", "tied"),
         *("parallel", "no-attention", "sinks", "positions", "awq-int4", "fp8-fp8", "mxfp4-mxfp4"),
     }
+
+
+class Asked(Exception):
+    """A step's first question."""
+
+
+@pytest.mark.parametrize("step", list(walk.STEPS))
+def test_what_a_step_asks_first_is_compared_between_versions(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*argv: str) -> None:
+        raise Asked(argv)
+
+    monkeypatch.setattr(walk, "ask", ask)
+    case = walk.Case("gpt-oss-20b", walk.CLUSTERS[0])
+    with pytest.raises(Asked) as asked:
+        walk.STEPS[step](case)
+    assert asked.value.args[0] in set(lines.of_case(case))
 
 
 def cases(folder: Path) -> list[tuple[str, str]]:

@@ -58,6 +58,31 @@ class Case(NamedTuple):
         needed = rules.needs_split(self.spec, load_stack(DEFAULT[phase]), phase)
         return ["--sequence-parallel"] if needed and tp > 1 else []
 
+    # -- questions that several commands and tools/golden.py ask --
+
+    def two_degrees(self) -> str:
+        legal = legality.legal_tp(self.spec, load_stack(DEFAULT["train"]))
+        return ",".join(str(t) for t in legal[:2])
+
+    def trained(self) -> tuple[int, tuple[str, ...]]:
+        """GPUs that train the model, and the plan for them."""
+        gpus = gpus_for(self, 8.0 if self.cluster != CLUSTERS[0] else 18.0)
+        asked = ("--global-batch", str(2 * gpus), "--seq", "512", "--gpus", str(gpus), "--top", "3")
+        return gpus, self.asked("plan", *asked)
+
+    def served(self) -> tuple[str, ...]:
+        return self.asked("plan", *LOAD, "--gpus", str(gpus_for(self, 1.5)))
+
+    def apart(self) -> tuple[str, ...]:
+        gpus = max(4, gpus_for(self, 2.5))
+        return self.asked("plan", *LIMITS, "--gpus", str(gpus), "--disaggregated")
+
+    def written(self, name: str) -> tuple[str, ...]:
+        """The launch command of a target."""
+        phase = target(name, None).phase
+        grid = self.grid("decode" if phase == "serve" else "train")
+        return ("export", name, self.model, *grid, *(TRAIN if phase == "train" else LOAD))
+
 
 def failures(case: Case, steps: dict[str, Step]) -> list[str]:
     """What goes wrong, one line per step, with its place."""
@@ -96,9 +121,7 @@ def scale(case: Case) -> None:
 
 
 def sweep(case: Case) -> None:
-    degrees = ",".join(
-        str(t) for t in legality.legal_tp(case.spec, load_stack(DEFAULT["train"]))[:2]
-    )
+    degrees = case.two_degrees()
     base = {p["tp"]: p for p in ask(*case.asked("scale", *TOKEN, "--tp", degrees))["points"]}
     record = ask(*case.asked("scale", *TOKEN, "--tp", degrees, "--sweep", "batch=1,4"))
     for row in record["rows"]:
@@ -129,9 +152,8 @@ def explain(case: Case) -> None:
 
 def plan(case: Case) -> None:
     """Its rows are what ``estimate`` says of them; ``scale --gpus`` has its best row."""
-    gpus = gpus_for(case, 8.0 if case.cluster != CLUSTERS[0] else 18.0)
-    asked = ("--global-batch", str(2 * gpus), "--seq", "512", "--gpus", str(gpus), "--top", "3")
-    record = ask(*case.asked("plan", *asked))
+    gpus, asked = case.trained()
+    record = ask(*asked)
     for row in record["layouts"]:
         alone = as_estimate(case, row, ("--batch", str(2 * gpus), "--seq", "512"))
         if alone is not None:
@@ -141,13 +163,12 @@ def plan(case: Case) -> None:
     assert point["feasible"] == (best is not None)
     if best is not None:
         alike(point, best, ("step_s", "memory_bytes", *DEGREES))
-    page(*case.asked("plan", *asked))
+    page(*asked)
 
 
 def serve(case: Case) -> None:
     """One price of a deployment, asked for or found."""
-    gpus = gpus_for(case, 1.5)
-    record = ask(*case.asked("plan", *LOAD, "--gpus", str(gpus), "--top", "2"))
+    record = ask(*case.served(), "--top", "2")
     for row in record["layouts"]:
         if row["dcp"] > 1:
             continue
@@ -159,13 +180,12 @@ def serve(case: Case) -> None:
         ask(*case.asked("serve", *(w for w in case.grid("decode")), *LOAD))
     except Refused as refused:  # the weights of a large model leave no room for a request
         assert "fit" in str(refused), refused
-    page(*case.asked("plan", *LOAD, "--gpus", str(gpus)))
+    page(*case.served())
 
 
 def disaggregated(case: Case) -> None:
     """Pools of their own, where two instances of the model fit; else the plan without them."""
-    gpus = max(4, gpus_for(case, 2.5))
-    ask(*case.asked("plan", *LIMITS, "--gpus", str(gpus), "--disaggregated"))
+    ask(*case.apart())
 
 
 def exported(case: Case) -> None:
@@ -174,10 +194,8 @@ def exported(case: Case) -> None:
     for name in targets():
         phase = target(name, None).phase
         grid = case.grid("decode" if phase == "serve" else "train")
-        more = TRAIN if phase == "train" else LOAD
-        argv = ("export", name, case.model, *grid, *more)
         try:
-            record = ask(*argv)
+            record = ask(*case.written(name))
         except Refused as refused:
             assert "cannot run" in str(refused), refused
             continue
@@ -289,6 +307,14 @@ def _heads(heads: list[Any]) -> str:
         return "kv-heads-differ"
     least = heads[0]
     return "mqa" if least.kv_heads == 1 else "mha" if least.kv_heads == least.heads else "gqa"
+
+
+def kinds(folder: Path) -> dict[str, list[str]]:
+    """Presets and a folder's files by their kind, the smallest first."""
+    known: dict[str, list[str]] = {}
+    for name in [*presets(), *readable(configs(folder))]:
+        known.setdefault(kind(name), []).append(name)
+    return {what: sorted(names, key=size) for what, names in known.items()}
 
 
 def size(name: str) -> float:
