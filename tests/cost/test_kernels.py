@@ -302,17 +302,17 @@ def test_a_matrix_is_read_at_the_rate_that_a_device_sustains():
     from meshwise.program.ops import Operands, gemm
 
     prices = compute(device("gb10"), load_stack("vllm"))
-    for n, k in ((5120, 2880), (28672, 8192), (8192, 14336)):
-        op = gemm("x", np.int64(1), np.int64(n), np.int64(k), Operands("bf16", 2.0, 2.0, 2.0))
-        assert 170e9 < 2.0 * n * k / float(prices.seconds(op)) < 234e9
+    for n, kk in ((5120, 2880), (28672, 8192), (8192, 14336)):
+        op = gemm("x", np.int64(1), np.int64(n), np.int64(kk), Operands("bf16", 2.0, 2.0, 2.0))
+        assert 170e9 < 2.0 * n * kk / float(prices.seconds(op)) < 234e9
 
 
 def test_no_card_reads_weights_faster_than_its_memory():
     """Calls that a large cache answered are not in the fits."""
     for name in CARDS:
         bandwidth = catalog.load("kernels", name, "kernels")[1]["memory_bandwidth"]
-        for n, k in ((4096, 4096), (8192, 4096), (16384, 2048), (16384, 5120), (4096, 16384)):
-            assert 2.0 * n * k / float(product(name, "bf16", 1.0, n, k)) < bandwidth
+        for n, kk in ((4096, 4096), (8192, 4096), (16384, 2048), (16384, 5120), (4096, 16384)):
+            assert 2.0 * n * kk / float(product(name, "bf16", 1.0, n, kk)) < bandwidth
 
 
 def test_a_shape_beyond_the_tables_says_so():
