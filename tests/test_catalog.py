@@ -166,7 +166,7 @@ def test_a_node_without_a_fabric_has_its_devices_usual_one(name):
         ("a100-sxm4", "a100-80gb-sxm"),
         ("A100-SXM4-40GB", "a100-40gb-sxm"),
         ("b300-288gb-sxm", "b300"),
-        ("rtx-pro-6000-server", "rtx-pro-6000"),
+        ("rtx-pro-6000-server", "rtx-pro-6000-server"),
         ("a40", "a40"),
         ("NVIDIA H100 80GB HBM3", "h100-80gb-sxm"),
         ("NVIDIA A10G", "a10g"),
