@@ -16,6 +16,7 @@ from meshwise.errors import InputError, MeshwiseError
 from meshwise.evidence.predict import PREDICT
 from meshwise.evidence.tables import KINDS, parse_table, unread
 from meshwise.evidence.validate import quantile, run, summary
+from meshwise.spec.cluster import load_cluster
 
 TRAINING = {
     "id": "mine/1",
@@ -221,6 +222,39 @@ def test_what_hardware_a_row_leaves_open_is_listed() -> None:
         "intra_node",
         "inter_node_gbytes_per_s",
     }
+
+
+def _on(device: str, **cells: str):  # type: ignore[no-untyped-def]
+    left_out = dict.fromkeys(("devices_per_node", "intra_node", "inter_node_gbytes_per_s"), "")
+    return outcome({**TRAINING, **left_out, "attention": "", "device": device, **cells})[0]
+
+
+@pytest.mark.parametrize(
+    ("node", "network"),
+    [
+        ("p5.48xlarge", "12.5"),  # 32 NICs of 100 Gb/s, no InfiniBand
+        ("Standard_ND96isr_H100_v5", "50"),
+        ("a3-highgpu-8g", "25"),
+        ("dgx-h100", "50"),
+        ("BM.GPU.H100.8", "50"),
+    ],
+)
+def test_a_node_in_the_device_column_is_read_as_it_is_elsewhere(node: str, network: str) -> None:
+    """Its device is priced in its own node and network, or as the row says."""
+    row, device = _on(node), _on("h100-80gb-sxm")
+    assert row.status == device.status == "ok"
+    assert not {a.field for a in row.assumed} & {"intra_node", "inter_node_gbytes_per_s"}
+    stated = {"intra_node": "nvlink4", "inter_node_gbytes_per_s": network, "devices_per_node": "8"}
+    assert _on(node, **stated).predicted == _on("h100-80gb-sxm", **stated).predicted
+    assert load_cluster(node).device.name == "h100-80gb-sxm"
+
+
+def test_a_node_in_the_device_column_contradicts_another_size_or_is_named() -> None:
+    assert "devices_per_node: p5.48xlarge has 8" in _on("p5.48xlarge", devices_per_node="4").reason
+    for shape, device in (("p5.4xlarge", "h100-80gb-sxm"), ("NC24ads_A100_v4", "a100-80gb-sxm")):
+        row = _on(shape)
+        assert row.status == "invalid"
+        assert "device: no device" in row.reason and row.reason.endswith(f"nearest: {device}")
 
 
 def test_columns_that_nothing_reads_are_named() -> None:

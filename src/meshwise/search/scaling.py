@@ -175,6 +175,7 @@ def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack
     """As what a run is priced, whatever its layout: formats, and how experts are drawn."""
     device = cluster.device
     found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
+    found += [cluster.asked] if cluster.asked else []
     found += expert_remarks(model, workload)
     return found + version_remarks(model, cluster, workload, stack)
 
