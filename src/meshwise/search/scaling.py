@@ -19,7 +19,7 @@ from meshwise.spec import formats, legality, rules
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
-from meshwise.spec.stack import Stack
+from meshwise.spec.stack import Stack, not_made_for
 from meshwise.spec.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
 
 Array = Any
@@ -176,6 +176,7 @@ def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack
     device = cluster.device
     found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
+    found += not_made_for(stack, workload.phase)
     found += expert_remarks(model, workload)
     return found + version_remarks(model, cluster, workload, stack)
 

@@ -14,7 +14,7 @@ from meshwise.spec.formats import priced
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import count, fraction
-from meshwise.spec.stack import DEFAULT, Stack, load_stack
+from meshwise.spec.stack import DEFAULT, Stack, load_stack, must_run_models
 from meshwise.spec.workload import Decode, Prefill, Training, Workload
 
 Named = str | os.PathLike[str]  # a name or a path
@@ -111,8 +111,7 @@ def parts(
         )
     spec = priced(load_model(model), workload)
     _no_experts(spec, workload)
-    return (
-        spec,
-        load_cluster(cluster, field="cluster"),
-        load_stack(DEFAULT[workload.phase] if chosen is None else chosen),
-    )
+    where = load_cluster(cluster, field="cluster")
+    software = load_stack(DEFAULT[workload.phase] if chosen is None else chosen)
+    must_run_models(software, workload.phase)
+    return spec, where, software
