@@ -118,8 +118,24 @@ def _again(job: Job) -> bool:
     return job.recompute == "full" or experts
 
 
+def _check_chunks(job: Job) -> None:
+    if job.loss_chunks is None or job.seq is None:
+        return
+    tokens = (job.micro_batch or 1) * job.seq // job.cp
+    if job.loss_chunks > tokens:
+        raise IllegalLayout(
+            f"--loss-chunks={job.loss_chunks}: more parts than the {tokens} tokens of a microbatch",
+            field="--loss-chunks",
+            value=job.loss_chunks,
+            legal=f"1 to {tokens}",
+            nearest=tokens,
+        )
+
+
 def check(job: Job) -> None:
-    """Raise for an overlap of experts that Megatron-Core refuses."""
+    """Raise for an overlap of experts that Megatron-Core refuses, and for more parts of the loss than a
+    microbatch has tokens."""
+    _check_chunks(job)
     if not job.overlap_experts:
         return
     for field, bad, why in (

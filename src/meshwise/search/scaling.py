@@ -15,7 +15,7 @@ from meshwise.search.copies import copies
 from meshwise.search.fit import SmallestFit, smallest_fit
 from meshwise.search.limit import column, find_limit, main_kind
 from meshwise.search.points import Copies, Layer, Limit, Point
-from meshwise.spec import formats, legality, rules
+from meshwise.spec import formats, grid, legality, rules
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
@@ -126,6 +126,8 @@ def curve(
             refused.append((tp, bad[0]))
         else:
             kept.append(tp)
+    one = layouts_for(workload, np.int64(1), False)
+    grid.check_switches(model, workload, stack, one, ("loss_chunks", "exchange"))
     # T(1) and T(N/2) are needed even where the user asks for a few degrees only.
     known = {1, *kept, *(tp // 2 for tp in kept if tp % 2 == 0)}
     priced = [tp for tp in sorted(known) if tp in kept or not legality.refusals(model, tp, stack)]

@@ -204,6 +204,13 @@ def load_stack(name: str | os.PathLike[str] | Stack, field: str = "--stack") -> 
     return Stack(**{"name": key, "sources": table.pop("source", {}), **table})
 
 
+def stated(stack: Stack, switch: str) -> bool:
+    """Whether a switch is another than in the catalog's stack of that name: what a stack does by itself
+    it does where a layout can, what someone asked of it has to be possible."""
+    known = catalog.canonical("stacks", stack.name)
+    return known is None or getattr(load_stack(known), switch) != getattr(stack, switch)
+
+
 def kind_of(phase: str) -> str:
     """Training or inference: what a stack is asked to run."""
     return "training" if phase == "train" else "inference"
