@@ -113,7 +113,7 @@ def test_without_an_exchange_there_is_nothing_to_overlap():
     asked = {"gpus": 16, "tp": (1, 2), "pp": 1, "micro_batch": 1, "vp": 1}
     rows = mw.plan(QWEN, where, work, stack=nemo(overlap_experts=True), top=50, **asked).to_dict()
     assert rows["layouts"] and all(row["ep"] > 1 for row in rows["layouts"])
-    assert rows["search"]["refused"]["exchange"] > 0
+    assert rows["counts"]["refused"]["exchange"] > 0
 
 
 def test_the_loss_has_no_more_parts_than_a_microbatch_has_tokens():
