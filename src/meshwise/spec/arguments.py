@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
-from meshwise.errors import InputError, quoted
+from meshwise.errors import InputError, closest, quoted
 from meshwise.spec.checks import not_a
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.formats import priced
@@ -16,10 +17,35 @@ from meshwise.spec.models import load_model
 from meshwise.spec.reading import count, fraction
 from meshwise.spec.stack import DEFAULT, Stack, load_stack, must_run_models
 from meshwise.spec.workload import Decode, Prefill, Training, Workload
+from meshwise.units import BYTES, parse
 
 Named = str | os.PathLike[str]  # a name or a path
 MAX_PRICE = 1e6  # dollars per device and hour
 MAX_LIMIT_S = 1e6
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which refuses a keyword that it does not have as it refuses any other bad input:
+    with the nearest that it has."""
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        for key in kwargs:
+            if key not in known:
+                raise InputError(
+                    f"{function.__name__}: no argument is called {quoted(key)}",
+                    field=key,
+                    value=key,
+                    legal=", ".join(known),
+                    nearest=next(iter(closest(key, known)), None),
+                )
+        return function(*args, **kwargs)
+
+    return called
 
 
 def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str) -> None:
@@ -72,6 +98,20 @@ def limit_s(value: object, field: str) -> float | None:
             field=field,
             value=value,
             legal=f"seconds above 0, at most {MAX_LIMIT_S:g}",
+        )
+    return found
+
+
+def whole_bytes(size: object, field: str) -> float:
+    """A size in bytes; a number or text with a unit."""
+    found = parse(size, BYTES, field, bare=True)
+    if found != int(found):
+        raise InputError(
+            f"{field}: {quoted(size)} is no whole number of bytes",
+            field=field,
+            value=size,
+            legal="whole bytes, or a size with its unit, such as 1.6 GB",
+            nearest=f"{size} GB",
         )
     return found
 

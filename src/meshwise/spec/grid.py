@@ -48,6 +48,13 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.tp * self.pp * self.dp * self.cp
 
 
+def asked(layout: dict[str, Any]) -> Grid:
+    """The layout that keywords say; an axis that is none is refused."""
+    for key in layout:
+        one_of(key, "layout", Grid.__struct_fields__)
+    return Grid(**layout)
+
+
 _RULES: dict[str, Rule] = {
     **{name: counted(f"--{name}") for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")},
     "etp": optional(counted("--etp")),
