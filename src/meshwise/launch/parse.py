@@ -55,6 +55,9 @@ def parse(
     return on_gpus(_parse(text, Asked(target_name, gpus, model, experts)), gpus)
 
 
+_PART = "a part of a manifest: copies that the rest of it asks for are not counted"
+
+
 def _parse(text: str, asked: Asked) -> Parsed:
     stripped = shell = check_text(text).strip()
     if stripped.startswith("{"):
@@ -66,7 +69,8 @@ def _parse(text: str, asked: Asked) -> Parsed:
         commands = manifests.commands(text)
         if commands is None:
             return files.configuration(stripped, asked)
-        shell = commands
+        read = _one_of([_way(script, text, asked) for script in read_script(commands)], text)
+        return read._replace(notes=(*read.notes, _PART)) if manifests.is_part(text) else read
     elif files.looks_like_toml(stripped):
         return files.titan_toml(stripped, asked)
     else:
