@@ -16,6 +16,8 @@ from meshwise.errors import InputError, MeshwiseError
 from meshwise.evidence.predict import PREDICT
 from meshwise.evidence.tables import KINDS, parse_table, unread
 from meshwise.evidence.validate import quantile, run, summary
+from meshwise.present.tables import plain
+from meshwise.present.validate_page import validate_page
 from meshwise.spec.cluster import load_cluster
 
 TRAINING = {
@@ -212,6 +214,32 @@ def test_unknown_software_is_priced_as_the_usual_one_and_said_so() -> None:
     assert [a._asdict() for a in set(unknown.assumed) - set(named.assumed)] == [
         {"field": "stack", "value": "megatron-core"}
     ]
+
+
+@pytest.mark.parametrize("shard", ["none", "zero3"])
+def test_what_stands_in_for_unknown_software_may_be_off_as_any(shard: str) -> None:
+    """Its interval is wider than that of the stack that it is priced as, of step and of memory."""
+    own = {"shard": shard, "memory_gib": "40"}
+    name = {"none": "megatron-core", "zero3": "torchtitan-2025"}[shard]
+    known = outcome(DATA_PARALLEL | own | {"stack": name})
+    unknown = outcome(DATA_PARALLEL | own | {"stack": "abacus"})
+    assert [r.quantity for r in unknown] == ["step_s", "memory_bytes"]
+    for mine, other in zip(known, unknown, strict=True):
+        assert mine.predicted == pytest.approx(other.predicted)
+        assert other.low <= mine.low and other.high >= mine.high  # type: ignore[operator]
+    step, known_step = unknown[0], known[0]
+    assert step.high - step.low > known_step.high - known_step.low  # type: ignore[operator]
+
+
+def test_the_page_counts_rows_of_unknown_software() -> None:
+    def page(*names: str) -> str:
+        table = parse_table(text(*({**DATA_PARALLEL, "stack": n} for n in names)), "mine")
+        results = run(table, Path())
+        return str(plain(validate_page(table.kind, "mine", results, summary(results), 0), None))
+
+    assert "software that the catalog" not in page("megatron-core")
+    said = " ".join(page("megatron-core", "abacus", "other").split())
+    assert "2 rows name software that the catalog does not know: priced 2 as megatron-core" in said
 
 
 def test_what_hardware_a_row_leaves_open_is_listed() -> None:

@@ -34,6 +34,7 @@ class Prediction(NamedTuple):
     lent: float = 0.0  # share of it that rests on constants of other hardware or shapes
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
+    stood_in: bool = False  # the stack is none that the row names: it may be off as any of them
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
 
 
