@@ -69,16 +69,15 @@ def _parse(text: str, asked: Asked) -> Parsed:
         commands = manifests.commands(text)
         if commands is None:
             return files.configuration(stripped, asked)
-        read = _one_of([_way(script, text, asked) for script in read_script(commands)], text)
-        return read._replace(notes=(*read.notes, _PART)) if manifests.is_part(text) else read
-    elif files.looks_like_toml(stripped):
+        found = _one_of([_way(script, text, asked) for script in read_script(commands)], text)
+        return found._replace(notes=(*found.notes, _PART)) if manifests.is_part(text) else found
+    if files.looks_like_toml(stripped):
         return files.titan_toml(stripped, asked)
-    else:
-        tree = python_text.python_tree(text)
-        read = files.python(text, tree, asked) if tree is not None else text
-        if isinstance(read, Parsed):
-            return read
-        shell = read
+    tree = python_text.python_tree(text)
+    read = files.python(text, tree, asked) if tree is not None else text
+    if isinstance(read, Parsed):
+        return read
+    shell = read
     return _one_of([_way(script, text, asked) for script in read_script(shell)], text)
 
 
