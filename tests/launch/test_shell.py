@@ -37,6 +37,8 @@ def test_a_shell_of_its_own_keeps_its_variables(text: str) -> None:
         f"f() {{ TP=8; }}\nf\n{SERVE} $TP",
         f"TP=4\n{{ TP=8; }}\n{SERVE} $TP",
         f"eval TP=8\n{SERVE} $TP",
+        f"{{\n{SERVE} 8\n}} | tee log",
+        f"A=([0]=8)\n{SERVE} ${{A[@]}}",
         f"let TP=2*4\n{SERVE} $TP",
         f"N=1\nlet N++\nlet 'TP = N * 4'\n{SERVE} $TP",
         f"(( TP = 16 / 2 ))\n{SERVE} $TP",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
@@ -55,12 +56,13 @@ def parse(
     return on_gpus(_parse(text, Asked(target_name, gpus, model, experts)), gpus)
 
 
+_GROUP = re.compile(r"\{\s+[^\s\"'}]")  # of commands in a shell; JSON's keys are in quotes
 _PART = "a part of a manifest: copies that the rest of it asks for are not counted"
 
 
 def _parse(text: str, asked: Asked) -> Parsed:
     stripped = shell = check_text(text).strip()
-    if stripped.startswith("{"):
+    if stripped.startswith("{") and _GROUP.match(stripped) is None:
         return job_from(target("deepspeed"), *zero_file.read(stripped, asked.gpus), asked)
     if yaml_text.looks_like(stripped):
         served = files.ray(text, asked)

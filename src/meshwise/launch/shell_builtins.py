@@ -4,6 +4,7 @@ arrays. A value that does not follow from the text is marked with what sets it."
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from meshwise.launch.shell_expand import Expander, Variables, unfollowed
 from meshwise.launch.shell_words import Token, Word, bare, plain
@@ -161,11 +162,17 @@ def table(name: str, entries: tuple[Word, ...], expander: Expander) -> bool:
     said = [_KEYED.fullmatch(expander.text(word)) for word in entries]
     if not said or not all(said):
         return False
+    pairs = [(found[1], found[2]) for found in said if found is not None]
+    if f"{name}[]" not in expander.variables and [k for k, _ in pairs] == list(_digits(len(pairs))):
+        expander.variables[name] = tuple(value for _, value in pairs)
+        return True
     expander.variables.pop(name, None)
-    for found in said:
-        assert found is not None
-        expander.variables[f"{name}[{found[1]}]"] = found[2]
+    expander.variables |= {f"{name}[{key}]": value for key, value in pairs}
     return True
+
+
+def _digits(n: int) -> Iterator[str]:
+    return map(str, range(n))
 
 
 def associative(tokens: list[Token], variables: Variables) -> None:
