@@ -40,7 +40,7 @@ from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.layout import place, spread, usual_ranks
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
-from meshwise.spec.reading import check_keys, count, fraction, one_of
+from meshwise.spec.reading import count, fraction, one_of
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import WORDS, Stack, load_stack, replaced
 from meshwise.spec.workload import Decode, Formats, Prefill, Training, Workload
@@ -98,7 +98,6 @@ def validate(table: Named) -> ValidateResult:
     return ValidateResult(read, results, beside.summary(results))
 
 
-@keywords
 def validate_published(kind: str = "all") -> ValidateResult:
     """The shipped table of published figures of a kind (training, layers, serving, collectives, or
     all), predicted."""
@@ -206,6 +205,7 @@ def sweep(
     )
 
 
+@keywords
 def grow(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -234,6 +234,7 @@ def grow(
     )
 
 
+@keywords
 def estimate(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -255,6 +256,7 @@ def estimate(
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
 
+@keywords
 def serve(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -268,11 +270,10 @@ def serve(
     from meshwise.present.serve_page import ServeResult
     from meshwise.search.serving import steady
 
-    check_keys(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"), "layout")
+    asked = grid.asked(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"))
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
-    asked = grid.Grid(**layout)
     gpus = None if gpus is None else count(gpus, "--gpus")
     grid.check(asked, spec, where, step, software, gpus, workload.concurrency)
     found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
@@ -285,6 +286,7 @@ def describe(model: Model | Named) -> ModelResult:
     return ModelResult(load_model(model))
 
 
+@keywords
 def plan(
     model: Model | Named,
     cluster: Cluster | Named,

@@ -28,13 +28,14 @@ R = TypeVar("R")
 
 def keywords(function: Callable[P, R]) -> Callable[P, R]:
     """The function, which refuses a keyword that it does not have as it refuses any other bad input:
-    with the nearest that it has."""
+    with the nearest that it has. Where it takes axes of a layout by name, these are its too."""
     code = function.__code__
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    axes = bool(code.co_flags & 0x08)  # **layout
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        for key in kwargs:
+        for key in kwargs if not axes else ():
             if key not in known:
                 raise InputError(
                     f"{function.__name__}: no argument is called {quoted(key)}",
@@ -43,7 +44,14 @@ def keywords(function: Callable[P, R]) -> Callable[P, R]:
                     legal=", ".join(known),
                     nearest=next(iter(closest(key, known)), None),
                 )
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            key = error.value if isinstance(error.value, str) else ""
+            if axes and error.field == "layout" and key in kwargs:
+                names = [*known, *(k for k in error.legal or () if k not in known)]
+                error.legal, error.nearest = ", ".join(names), next(iter(closest(key, names)), None)
+            raise
 
     return called
 

@@ -48,10 +48,10 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.tp * self.pp * self.dp * self.cp
 
 
-def asked(layout: dict[str, Any]) -> Grid:
+def asked(layout: dict[str, Any], axes: Sequence[str] = Grid.__struct_fields__) -> Grid:
     """The layout that keywords say; an axis that is none is refused."""
     for key in layout:
-        one_of(key, "layout", Grid.__struct_fields__)
+        one_of(key, "layout", axes)
     return Grid(**layout)
 
 
