@@ -228,6 +228,8 @@ def cli_section() -> str:
 
 SWITCHES = {
     "title": "The name that tables show.",
+    "runs": "What the software is made for. Another's kernels price a phase that it does not run all the "
+    "same, and the answer says so; one of collectives alone runs no model.",
     "ideal": "Peak FLOP/s for matrix products and attention, wire bandwidth for ring collectives, "
     "and nothing else: no element-wise pass, latency, host time or overlap. In decode the reading of "
     "weights, keys and values at the memory's bandwidth binds too.",

@@ -185,3 +185,13 @@ def test_results_have_their_figures_as_attributes() -> None:
         record = answer.to_dict()
         for name in names:
             assert getattr(answer, name) == record[name], (type(answer), name)
+
+
+@pytest.mark.parametrize("name", [n for n in CALLS if inspect.isfunction(getattr(mw, n))])
+def test_an_unknown_keyword_is_refused_by_name(name: str) -> None:
+    """A slip in a keyword is bad input like any other: not a signature's traceback."""
+    first = next(iter(CALLS[name]))
+    slip = first + "_x"
+    with pytest.raises(mw.MeshwiseError) as caught:
+        getattr(mw, name)(**CALLS[name], **{slip: 1})
+    assert slip in str(caught.value) and caught.value.legal

@@ -11,7 +11,7 @@ import numpy as np
 from meshwise.cost import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.interval import collective_interval
-from meshwise.errors import IllegalLayout, InputError, quoted
+from meshwise.errors import IllegalLayout
 from meshwise.present import records
 from meshwise.present.answers import (
     CollectiveResult,
@@ -23,7 +23,16 @@ from meshwise.present.answers import (
 from meshwise.search.points import Point
 from meshwise.search.scaling import curve, default_degrees
 from meshwise.spec import grid
-from meshwise.spec.arguments import Named, counts, given, limit_s, names, price
+from meshwise.spec.arguments import (
+    Named,
+    counts,
+    given,
+    keywords,
+    limit_s,
+    names,
+    price,
+    whole_bytes,
+)
 from meshwise.spec.arguments import degrees as read_degrees
 from meshwise.spec.arguments import parts as _parts
 from meshwise.spec.checks import flag, name_of
@@ -31,11 +40,10 @@ from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.layout import place, spread, usual_ranks
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
-from meshwise.spec.reading import check_keys, count, fraction, one_of
+from meshwise.spec.reading import count, fraction, one_of
 from meshwise.spec.serving import Serving
 from meshwise.spec.stack import WORDS, Stack, load_stack, replaced
 from meshwise.spec.workload import Decode, Formats, Prefill, Training, Workload
-from meshwise.units import BYTES, parse
 
 if TYPE_CHECKING:
     from meshwise.present.growth_page import GrowthResult
@@ -75,6 +83,7 @@ __all__ = [
 ]
 
 
+@keywords
 def validate(table: Named) -> ValidateResult:
     """Predict every row of a CSV table of measurements (training steps, serving runs, collectives).
 
@@ -97,11 +106,13 @@ def validate_published(kind: str = "all") -> ValidateResult:
     return ValidateResult(*published(kind))
 
 
+@keywords
 def model(name: Named | Model) -> Model:
     """A model: a preset, a path to a ``config.json`` or its folder, or a hub id (``[hub]`` extra)."""
     return load_model(name)
 
 
+@keywords
 def cluster(name: Named | Cluster, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
     """A cluster: a preset or a TOML file; ``nodes`` and ``nics`` replace its own."""
     return load_cluster(name, nodes=nodes, nics=nics)
@@ -121,6 +132,7 @@ def stack(name: Named | Stack, **switches: Any) -> Stack:
     return replaced(loaded, switches)
 
 
+@keywords
 def scale(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -152,6 +164,7 @@ def scale(
     )
 
 
+@keywords
 def sweep(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -192,6 +205,7 @@ def sweep(
     )
 
 
+@keywords
 def grow(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -220,6 +234,7 @@ def grow(
     )
 
 
+@keywords
 def estimate(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -232,9 +247,7 @@ def estimate(
     """One layout in full: ``tp, pp, vp, dp, cp, ep, etp, micro_batch, sequence_parallel, shard`` …."""
     from meshwise.search.report import report
 
-    for key in layout:
-        one_of(key, "layout", grid.Grid.__struct_fields__)
-    asked = grid.Grid(**layout)
+    asked = grid.asked(layout)
     gpus = None if gpus is None else count(gpus, "--gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
     asked = grid.settled(asked, spec, software, workload.phase)
@@ -243,6 +256,7 @@ def estimate(
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
 
+@keywords
 def serve(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -256,22 +270,23 @@ def serve(
     from meshwise.present.serve_page import ServeResult
     from meshwise.search.serving import steady
 
-    check_keys(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"), "layout")
+    asked = grid.asked(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"))
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
-    asked = grid.Grid(**layout)
     gpus = None if gpus is None else count(gpus, "--gpus")
     grid.check(asked, spec, where, step, software, gpus, workload.concurrency)
     found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
     return ServeResult(spec, where, software, asked, workload, found)
 
 
+@keywords
 def describe(model: Model | Named) -> ModelResult:
     """Parameters, bytes, heads and legal TP degrees of a model."""
     return ModelResult(load_model(model))
 
 
+@keywords
 def plan(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -300,12 +315,8 @@ def plan(
     from meshwise.present.serving_plan_page import PlannedServing, ServingPlanResult
     from meshwise.search.planning import plan_training, read_pins
 
-    given(
-        workload,
-        (Training, Serving),
-        "workload",
-        "Training(batch=, seq=) or Serving(isl=, osl=, …)",
-    )
+    legal = "Training(batch=, seq=) or Serving(isl=, osl=, …)"
+    given(workload, (Training, Serving), "workload", legal)
     flag(disaggregated, "--disaggregated")
     if objective is not None:
         given(objective, str, "--objective", "an objective by name, such as cost")
@@ -350,6 +361,7 @@ def plan(
     return PlanResult(planned)
 
 
+@keywords
 def collective(
     op: str,
     size: str | float,
@@ -362,15 +374,7 @@ def collective(
     """Time of one collective by every algorithm; ``size`` in bytes as nccl-tests counts it."""
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
-    payload = parse(size, BYTES, "SIZE", bare=True)
-    if payload != int(payload):
-        raise InputError(
-            f"SIZE: {quoted(size)} is no whole number of bytes",
-            field="SIZE",
-            value=size,
-            legal="whole bytes, or a size with its unit, such as 1.6 GB",
-            nearest=f"{size} GB",
-        )
+    payload = whole_bytes(size, "SIZE")
     n = count(ranks, "--ranks") if ranks is not None else usual_ranks(cluster)
     if n > cluster.devices:
         raise IllegalLayout(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from meshwise.errors import InputError
-from meshwise.spec.arguments import Named, given
+from meshwise.spec.arguments import Named, given, keywords
 from meshwise.spec.arguments import parts as _parts
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.model import Model
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meshwise.search.compare import Compared, ComparedServing
 
 
+@keywords
 def export(
     job: Job, target: str, *, wrapper: str | None = None, version: str | None = None
 ) -> ExportResult:
@@ -82,6 +83,7 @@ def known_model(name: str) -> str | None:
     return said if named(said, "--model") is not None else None
 
 
+@keywords
 def read_command(
     command: str,
     cluster: Cluster | Named,
@@ -251,11 +253,8 @@ def compare(
 
     layout = msgspec.to_builtins(job)
     if job.phase == "train":
-        batch = global_batch or job.global_batch
-        tokens = seq or job.seq
-        _needed(batch, "--global-batch", "256")
-        _needed(tokens, "--seq", "4096")
-        assert batch is not None and tokens is not None
+        batch = _needed(global_batch or job.global_batch, "--global-batch", "256")
+        tokens = _needed(seq or job.seq, "--seq", "4096")
         if job.micro_batch is None:
             layout["micro_batch"] = 1
         formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
@@ -388,13 +387,14 @@ def beside(
     return compare_serving(model, cluster, load, taking(stack, job.memory_share), layout)
 
 
-def _needed(value: int | None, option: str, example: str) -> None:
+def _needed(value: int | None, option: str, example: str) -> int:
     if value is None:
         raise InputError(
             f"{option}: missing: the command does not say it",
             field=option,
             legal=f"for example {option} {example}",
         )
+    return value
 
 
 __all__ = ["compare", "export", "known_model", "read_command"]

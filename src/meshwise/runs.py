@@ -15,6 +15,7 @@ from meshwise.errors import InputError, MeshwiseError
 from meshwise.spec.cluster import Cluster, Device, Level, load_cluster
 from meshwise.spec.families import model_from_config
 from meshwise.spec.models import first_layers, load_config
+from meshwise.spec.reading import check_keys
 from meshwise.spec.workload import Decode, Formats, Prefill, Training
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run(
     name, table = load_config(model)
     where = load_cluster(on, field="--on") if on is not None else None
     job, launcher, cluster_env = _runtime()
+    check_keys(task, job.Task.__struct_fields__, "run")
     asked: Task = job.Task(
         model=first_layers(table, layers), timeout_s=timeout_s, measure_host=where is None, **task
     )

@@ -341,3 +341,9 @@ def test_control_characters_stay_out_of_the_line():
             ran = run(*argv)
             assert ran.code == 2
             assert ran.err[:-1].isprintable(), ran.err
+
+
+def test_the_catalog_takes_names_as_the_commands_do() -> None:
+    assert "clusters/dgx-a100" in run("catalog", "cluster", "a100-sxm4").out
+    assert refusal("catalog", "cluster", "v100")["nearest"] == "dgx-1-v100"
+    assert refusal("catalog", "device", "p5.48xlarge")["nearest"] == "h100-80gb-sxm"

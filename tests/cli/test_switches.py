@@ -152,12 +152,16 @@ def test_modules_of_selective_recomputation_are_said_and_read():
     for name in ("megatron-lm", "megatron-bridge"):
         out = launch.export(asked, name)
         assert out.untranslated == {}
-        assert launch.parse(out.text, name, model="m").job.recompute_modules == chosen
+        assert "moe-grouped-gemm" in out.text or "moe_grouped_gemm=true" in out.text
+        again = launch.parse(out.text, name, model="m")
+        assert again.job.recompute_modules == chosen
+        assert not any("grouped" in note for note in again.notes)
     spaced = "--recompute-granularity selective --recompute-modules core_attn --bf16"
     head = "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 8"
     assert launch.parse(f"{head} {spaced}", model="m").job.recompute_modules is None
     other = launch.parse(f"{head} {spaced.replace('core_attn', 'mhc moe_act')}", model="m")
     assert other.job.recompute_modules == ("moe_act",)
+    assert "moe_act: Megatron-Core takes it with --moe-grouped-gemm only" in other.notes
     assert "recomputation of mhc is not priced" in other.notes
 
 

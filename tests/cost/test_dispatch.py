@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise import launch
 from meshwise.cost.dispatch import distinct, wire_bytes
+from meshwise.errors import IllegalLayout
 from meshwise.program.ops import Copies
 from meshwise.search.report import report
 from meshwise.spec.layout import Group
@@ -89,7 +91,6 @@ def test_the_list_of_collectives_is_the_same_and_sends_less():
     [
         {"recompute": "full"},
         {"pp": 2, "dp": 8, "ep": 8},
-        {"ep": 1, "etp": None, "shard": "zero3"},
     ],
 )
 def test_where_megatron_cannot_overlap_nothing_is_hidden_and_the_page_says_so(layout: dict):
@@ -97,6 +98,43 @@ def test_where_megatron_cannot_overlap_nothing_is_hidden_and_the_page_says_so(la
     assert asked.to_dict()["step_s"] == bare.to_dict()["step_s"]
     assert any("not overlapped" in r for r in asked.to_dict()["remarks"])
     assert not any("overlapped" in r for r in bare.to_dict()["remarks"])
+
+
+def test_without_an_exchange_there_is_nothing_to_overlap():
+    """The verdict is the export's, of one layout, of the TP curve and of a plan."""
+    where, work = mw.cluster("hgx-h100", nodes=2), mw.Training(batch=64, seq=4096)
+    for ask in (
+        lambda: estimate(nemo(overlap_experts=True), ep=1, etp=None, shard="zero3"),
+        lambda: mw.scale(QWEN, where, work, stack=nemo(overlap_experts=True)),
+    ):
+        with pytest.raises(IllegalLayout, match="no exchange of tokens") as caught:
+            ask()
+        assert caught.value.field == "--overlap-experts"
+    asked = {"gpus": 16, "tp": (1, 2), "pp": 1, "micro_batch": 1, "vp": 1}
+    rows = mw.plan(QWEN, where, work, stack=nemo(overlap_experts=True), top=50, **asked).to_dict()
+    assert rows["layouts"] and all(row["ep"] > 1 for row in rows["layouts"])
+    assert rows["counts"]["refused"]["exchange"] > 0
+
+
+def test_the_loss_has_no_more_parts_than_a_microbatch_has_tokens():
+    where, work = mw.cluster("hgx-h100"), mw.Training(batch=16, seq=64)
+    stack = mw.stack("megatron-core", loss_chunks=128)
+    layout = {"dp": 8, "shard": "zero1"}
+    assert mw.estimate("llama-3.1-8b", where, work, stack=stack, micro_batch=2, **layout).step_s > 0
+    with pytest.raises(IllegalLayout, match="64 tokens of a microbatch") as caught:
+        mw.estimate("llama-3.1-8b", where, work, stack=stack, micro_batch=1, **layout)
+    assert (caught.value.field, caught.value.nearest) == ("--loss-chunks", 64)
+    with pytest.raises(IllegalLayout, match="1024 tokens"):
+        many = mw.stack("megatron-core", loss_chunks=1025)
+        mw.scale("llama-3.1-8b", where, work, stack=many)
+    planned = mw.plan("llama-3.1-8b", where, work, stack=stack, gpus=8, top=500).to_dict()
+    assert planned["layouts"] and all(r["micro_batch"] > 1 for r in planned["layouts"])
+    # what a stack does by itself it does on as many parts as there are tokens
+    short = mw.Training(batch=8, seq=4)
+    assert mw.estimate("llama-3.1-8b", where, short, stack="torchtitan-fsdp", dp=8).step_s > 0
+    job = launch.job_of("m", "train", {"tp": 8}, seq=64, micro_batch=1, loss_chunks=65)
+    with pytest.raises(IllegalLayout, match="loss-chunks"):
+        launch.export(job, "torchtitan")
 
 
 def test_a_paired_microbatch_keeps_a_layer_more():

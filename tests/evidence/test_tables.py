@@ -16,6 +16,9 @@ from meshwise.errors import InputError, MeshwiseError
 from meshwise.evidence.predict import PREDICT
 from meshwise.evidence.tables import KINDS, parse_table, unread
 from meshwise.evidence.validate import quantile, run, summary
+from meshwise.present.tables import plain
+from meshwise.present.validate_page import validate_page
+from meshwise.spec.cluster import load_cluster
 
 TRAINING = {
     "id": "mine/1",
@@ -213,6 +216,32 @@ def test_unknown_software_is_priced_as_the_usual_one_and_said_so() -> None:
     ]
 
 
+@pytest.mark.parametrize("shard", ["none", "zero3"])
+def test_what_stands_in_for_unknown_software_may_be_off_as_any(shard: str) -> None:
+    """Its interval is wider than that of the stack that it is priced as, of step and of memory."""
+    own = {"shard": shard, "memory_gib": "40"}
+    name = {"none": "megatron-core", "zero3": "torchtitan-2025"}[shard]
+    known = outcome(DATA_PARALLEL | own | {"stack": name})
+    unknown = outcome(DATA_PARALLEL | own | {"stack": "abacus"})
+    assert [r.quantity for r in unknown] == ["step_s", "memory_bytes"]
+    for mine, other in zip(known, unknown, strict=True):
+        assert mine.predicted == pytest.approx(other.predicted)
+        assert other.low <= mine.low and other.high >= mine.high  # type: ignore[operator]
+    step, known_step = unknown[0], known[0]
+    assert step.high - step.low > known_step.high - known_step.low  # type: ignore[operator]
+
+
+def test_the_page_counts_rows_of_unknown_software() -> None:
+    def page(*names: str) -> str:
+        table = parse_table(text(*({**DATA_PARALLEL, "stack": n} for n in names)), "mine")
+        results = run(table, Path())
+        return str(plain(validate_page(table.kind, "mine", results, summary(results), 0), None))
+
+    assert "software that the catalog" not in page("megatron-core")
+    said = " ".join(page("megatron-core", "abacus", "other").split())
+    assert "2 rows name software that the catalog does not know: priced 2 as megatron-core" in said
+
+
 def test_what_hardware_a_row_leaves_open_is_listed() -> None:
     stated, open_ = outcome(
         DATA_PARALLEL, DATA_PARALLEL | {"intra_node": "", "inter_node_gbytes_per_s": ""}
@@ -221,6 +250,39 @@ def test_what_hardware_a_row_leaves_open_is_listed() -> None:
         "intra_node",
         "inter_node_gbytes_per_s",
     }
+
+
+def _on(device: str, **cells: str):  # type: ignore[no-untyped-def]
+    left_out = dict.fromkeys(("devices_per_node", "intra_node", "inter_node_gbytes_per_s"), "")
+    return outcome({**TRAINING, **left_out, "attention": "", "device": device, **cells})[0]
+
+
+@pytest.mark.parametrize(
+    ("node", "network"),
+    [
+        ("p5.48xlarge", "12.5"),  # 32 NICs of 100 Gb/s, no InfiniBand
+        ("Standard_ND96isr_H100_v5", "50"),
+        ("a3-highgpu-8g", "25"),
+        ("dgx-h100", "50"),
+        ("BM.GPU.H100.8", "50"),
+    ],
+)
+def test_a_node_in_the_device_column_is_read_as_it_is_elsewhere(node: str, network: str) -> None:
+    """Its device is priced in its own node and network, or as the row says."""
+    row, device = _on(node), _on("h100-80gb-sxm")
+    assert row.status == device.status == "ok"
+    assert not {a.field for a in row.assumed} & {"intra_node", "inter_node_gbytes_per_s"}
+    stated = {"intra_node": "nvlink4", "inter_node_gbytes_per_s": network, "devices_per_node": "8"}
+    assert _on(node, **stated).predicted == _on("h100-80gb-sxm", **stated).predicted
+    assert load_cluster(node).device.name == "h100-80gb-sxm"
+
+
+def test_a_node_in_the_device_column_contradicts_another_size_or_is_named() -> None:
+    assert "devices_per_node: p5.48xlarge has 8" in _on("p5.48xlarge", devices_per_node="4").reason
+    for shape, device in (("p5.4xlarge", "h100-80gb-sxm"), ("NC24ads_A100_v4", "a100-80gb-sxm")):
+        row = _on(shape)
+        assert row.status == "invalid"
+        assert "device: no device" in row.reason and row.reason.endswith(f"nearest: {device}")
 
 
 def test_columns_that_nothing_reads_are_named() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from meshwise import Decode, scale
 from meshwise.errors import UnknownName
+from meshwise.spec import catalog
 from meshwise.spec.cluster import load_cluster
-from meshwise.spec.cluster_names import counted, nearest
+from meshwise.spec.cluster_names import counted, nearest, nodes_of
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def test_so_many_of_a_device(name: str, device: str, count: int, fabric: str) ->
     assert (again.devices, again.levels) == (found.devices, found.levels)
 
 
-@pytest.mark.parametrize("name", ["a100-80", "h100-80gb", "16xH100", "3xmi300x", "8xfoo", "0xh100"])
+@pytest.mark.parametrize("name", ["a100-80", "16xH100", "3xmi300x", "8xfoo", "0xh100"])
 def test_it_is_no_number_of_a_node(name: str) -> None:
     with pytest.raises(UnknownName):
         load_cluster(name)
@@ -61,6 +63,43 @@ def test_shapes_of_clouds(name: str, cluster: str, device: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "cluster"),
+    [
+        ("a100-sxm4", "dgx-a100"),
+        ("NVIDIA H100 80GB HBM3", "hgx-h100"),
+        ("A100-SXM4-40GB", "dgx-a100-40gb"),  # the only one that is no cloud's
+        ("h100-80gb", "hgx-h100"),  # a memory is no count
+        ("h100", "hgx-h100"),
+        ("t4", "t4-4x"),
+        ("v100-16gb-sxm", "aws-p3-16xlarge"),
+        ("mi300", "mi300x-node"),
+    ],
+)
+def test_a_device_is_its_usual_node_and_every_answer_says_so(name: str, cluster: str) -> None:
+    found = load_cluster(name)
+    assert found.name == cluster
+    assert found.asked == f"{name}: taken as {cluster}, a usual node of {found.device.title}"
+    asked = scale("llama-3.1-8b", name, Decode(batch=1, context=64)).to_dict()
+    assert all(found.asked in p["remarks"] for p in asked["points"])
+    assert load_cluster(cluster).asked == ""
+
+
+@pytest.mark.parametrize("name", sorted({*catalog.names("devices"), *catalog.aliases("devices")}))
+def test_every_spelling_of_a_device_is_its_node_or_names_its_nodes(name: str) -> None:
+    """Never a node of another device."""
+    device = catalog.canonical("devices", name)
+    try:
+        found = load_cluster(name)
+    except UnknownName as error:
+        own = [cluster for cluster, _ in nodes_of(str(device))]
+        assert all(cluster in error.legal for cluster in own) and f'"{device}"' in error.legal
+        assert error.nearest == (own[0] if own else None)
+        assert len(own) != 1
+    else:
+        assert found.device.name == device
+
+
+@pytest.mark.parametrize(
     ("name", "near"),
     [
         ("g5.8xlarge", "g5.48xlarge"),
@@ -69,8 +108,6 @@ def test_shapes_of_clouds(name: str, cluster: str, device: str) -> None:
         ("16xH100", "hgx-h100"),
         ("lambda-8xh100", "hgx-h100"),
         ("h100sxm", "hgx-h100"),
-        ("a100-sxm4", "dgx-a100"),
-        ("NVIDIA H100 80GB HBM3", "hgx-h100"),
         ("Standard_NC24ads_A100_v4", "dgx-a100"),
         ("BM.GPU.L40S.4", "l40s-4x"),
         ("mi300x-4", "mi300x-node"),

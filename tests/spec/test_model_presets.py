@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import pytest
 
 import meshwise.spec.catalog
+from meshwise.errors import InputError
+from meshwise.spec.config_file import load_model_file
 from meshwise.spec.families import model_from_config
+from meshwise.spec.model_names import named
+from meshwise.spec.models import load_model
 from meshwise.spec.parameters import parameters
 
 FOLDER = Path(meshwise.spec.catalog.__file__).parent / "models"
@@ -81,11 +86,28 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the measurement tables are not here")
-def test_names_of_the_measurement_tables_resolve() -> None:
-    """A row's model is a preset, or a file beside the table."""
-    known = set(PRESETS) | set(INDEX) | {path.stem for path in (SHARED / "models").glob("*.json")}
+def test_names_of_the_measurement_tables_are_names_everywhere() -> None:
+    """What a row's model column understands by a file beside the table, the command line knows."""
+    beside = {path.stem for path in (SHARED / "models").glob("*.json")}
     names: set[str] = set()
     for table in ("serving.csv", "engines.csv", "training.csv", "training_layer.csv"):
         lines = (SHARED / table).read_text(encoding="utf-8").splitlines()
         names |= {row["model"] for row in csv.DictReader(lines)}
-    assert sorted(n for n in names if n not in known and not n.startswith("(layer only)")) == []
+    unknown = {n for n in names if named(n) is None and not n.startswith("(layer only)")}
+    priced = set()
+    for name in unknown & beside:
+        with contextlib.suppress(InputError):  # an architecture that no command prices
+            load_model_file(str(SHARED / "models" / f"{name}.json"))
+            priced.add(name)
+    assert priced == set()
+    assert unknown <= beside
+
+
+@pytest.mark.parametrize("hub", ["MiniMaxAI/MiniMax-M2.5", "MiniMaxAI/MiniMax-M2.1"])
+def test_later_checkpoints_of_the_same_shapes(hub: str) -> None:
+    """A name and the hub's id of it are one model, in the checkpoint's own format, without a network."""
+    model, short = load_model(hub), load_model(hub.partition("/")[2].lower())
+    assert model.asked == f"{hub}: preset minimax-m2, the same architecture"
+    assert short.blocks == model.blocks == load_model("minimax-m2").blocks
+    assert model.quantization is not None
+    assert model.quantization.weight_dtype == "fp8"

@@ -52,10 +52,15 @@ def _entry(kind: str, name: str) -> str:
     from meshwise.spec import cluster_names, model_names
 
     if kind == "clusters":
-        known = cluster_names.canonical(name)
+        device = cluster_names.exact_device(name)
+        known = cluster_names.canonical(name) or (device and cluster_names.usual_node(device))
         if known is None:
             raise cluster_names.unknown_cluster("NAME", name)
         return known
+    if kind == "devices":
+        from meshwise.spec.cluster import device as read_device
+
+        return read_device(name, "NAME").name
     if kind == "models":
         found = model_names.named(name, "NAME")
         if found is None:

@@ -85,15 +85,16 @@ def command(target: str, model: str | None, **o: Any) -> None:
     from meshwise.launch.table import target as known_target
 
     chosen = known_target(target, o["target_version"])
-    job = (
-        _from_file(model, o, chosen.phase)
-        if o["source"] is not None
-        else _from_options(model, o, chosen.phase, chosen.name)
-    )
+    priced_as: list[str] = []
+    if o["source"] is not None:
+        job, priced_as = _from_file(model, o)
+    else:
+        job = _from_options(model, o, chosen.phase, chosen.name)
     if o["source"] is None and commands.needs_split(job, target):
         job = msgspec.structs.replace(job, sequence_parallel=True)  # nobody said that it is off
     job = as_said(job, chosen.name)
     result = commands.export(job, target, wrapper=_wrapper(o), version=o["target_version"])
+    result.remarks = priced_as
     text = json.dumps(result.to_dict(), indent=1) if o["as_json"] else str(result)
     options.deliver(text, o["path"])
 
@@ -199,8 +200,8 @@ def _checked(
     return where.node_devices
 
 
-def _from_file(model: str | None, o: dict[str, Any], phase: str) -> Job:
-    """A job from a row of a plan, or from an estimate."""
+def _from_file(model: str | None, o: dict[str, Any]) -> tuple[Job, list[str]]:
+    """A job from a row of a plan, or from an estimate; and what its figures were priced as."""
     from meshwise import launch
     from meshwise.spec.reading import count
 
@@ -222,7 +223,17 @@ def _from_file(model: str | None, o: dict[str, Any], phase: str) -> Job:
     given = {k: v for k, v in _more(o, mine).items() if v is not None}
     more["gpus_per_node"] = _number(o, "gpus_per_node") or _node(record)
     name = model or record.get("model") or ""
-    return launch.job_of(str(name), mine, rows[row - 1] | more | given)
+    job = launch.job_of(str(name), mine, rows[row - 1] | more | given)
+    return job, _priced_as(record, str(work.get("phase", "train")))
+
+
+def _priced_as(record: dict[str, Any], phase: str) -> list[str]:
+    """That a plan's stack is one that does not run its phase."""
+    from meshwise.spec import catalog
+    from meshwise.spec.stack import load_stack, not_made_for
+
+    name = str((record.get("stack") or {}).get("name", ""))
+    return not_made_for(load_stack(name), phase) if catalog.canonical("stacks", name) else []
 
 
 def _node(record: dict[str, Any]) -> int | None:

@@ -40,11 +40,14 @@ class Spread(NamedTuple):
 
 
 @functools.cache
-def spread(quantity: str, stack: str) -> Spread:
-    """The spread of a quantity's published rows under a stack, or under all where it has none."""
+def spread(quantity: str, stack: str, stood_in: bool = False) -> Spread:
+    """The spread of a quantity's published rows under a stack, or under all where it has none; both
+    where the stack only stands in for software that is not known."""
     table = catalog.load("discrepancy", quantity.replace("_", "-"), "quantity")[1]
-    entry = table["stack"].get(stack, table["all"])
-    return Spread(entry["low"], entry["high"])
+    own, every = table["stack"].get(stack, table["all"]), table["all"]
+    if stood_in:
+        return Spread(min(own["low"], every["low"]), max(own["high"], every["high"]))
+    return Spread(own["low"], own["high"])
 
 
 def ends(
@@ -54,12 +57,13 @@ def ends(
     lent: Array = 0.0,
     slower: Array = 0.0,
     unseen: Array = 0.0,
+    stood_in: bool = False,
 ) -> tuple[Array, Array]:
     """(low, high) of a predicted value of which the share ``lent`` rests on lent constants (above 1
     where these say less than another fabric's do); ``slower``: how much longer, as a logarithm, it
     takes if nothing holds that was never measured; ``unseen``: standard deviation of what the
-    published rows have not."""
-    found = spread(quantity, stack)
+    published rows have not; ``stood_in``: the stack is not the one that ran."""
+    found = spread(quantity, stack, stood_in)
     more = (LENT * lent) ** 2 + (NORMAL * unseen) ** 2
     low = np.minimum(found.low, 0.0) ** 2
     high = np.maximum(found.high, 0.0) ** 2

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.spec import catalog
-from meshwise.spec.cluster import Cluster, Device, cluster_from_table, device
+from meshwise.spec import catalog, cluster_names
+from meshwise.spec.cluster import Cluster, cluster_from_table, device, load_cluster
 
 # Words of a fabric → catalog fabric; the first that the cell begins with. "no P2P" makes PCIe go
 # through host memory.
@@ -36,14 +36,14 @@ _RATE = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*(Gb/s|GB/s|Tb/s)", re.IG
 _DEFAULT_NETWORK = {"hopper": ("ib-ndr", 50.0), "blackwell": ("ib-ndr", 50.0)}
 
 
-def inside(row: Row, dev: Device) -> str:
-    """The catalog fabric of a row's ``intra_node`` cell; the device's usual one where it is empty."""
+def inside(row: Row, usual: str | None) -> str:
+    """The catalog fabric of a row's ``intra_node`` cell; the usual one where it is empty."""
     cell = row.text("intra_node").lower()
     named = catalog.canonical("fabrics", cell) if cell else None
     if named is not None:
         return named
     if not cell:
-        return dev.fabric or "pcie4"
+        return usual or "pcie4"
     for words, fabric in _INSIDE:
         if cell.startswith(words):
             host = fabric.startswith("pcie") and "no p2p" in cell
@@ -84,15 +84,48 @@ def network_by_words(row: Row) -> dict[str, Any] | None:
     }
 
 
+def _node_of(row: Row) -> Cluster | None:
+    """The node that a row's device cell names (``p5.48xlarge``, ``dgx-h100``), as ``--on`` reads it;
+    None where the cell names a device, or nothing that is known."""
+    cell, field = row.text("device"), f"line {row.line}: device"
+    if cluster_names.exact_device(cell) is not None:
+        return None
+    if cluster_names.canonical(cell) is None and cluster_names.counted(cell) is None:
+        return None
+    node = load_cluster(cell, field=field)
+    if row.text("devices_per_node") and row.count("devices_per_node") != node.node_devices:
+        raise row.wrong(
+            "devices_per_node",
+            f"{cell} has {node.node_devices}",
+            f"{node.node_devices}, or a device's name in column device",
+        )
+    return node
+
+
+def _whole_nodes(node: Cluster, row: Row, devices: int) -> Cluster | None:
+    """As many of the named nodes as hold the devices, where the row says no other fabric and the node
+    has a network to others."""
+    nodes = -(-devices // node.node_devices)
+    if row.text("intra_node") or (nodes > 1 and node.levels[-1].kind != "network"):
+        return None
+    return load_cluster(node, nodes=nodes if node.levels[-1].kind == "network" else None)
+
+
 def cluster_of(
     row: Row, devices: int, per_node: int, network: dict[str, Any] | None
 ) -> tuple[Cluster, tuple[Assumed, ...]]:
-    """The cluster of a row, and what of it the row does not say. ``network`` None: the generation's
-    usual one, if a network is needed."""
-    dev = device(row.text("device"), f"line {row.line}: device")
-    per_node = min(per_node, devices)
-    fabric = inside(row, dev)
-    assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not row.text("intra_node") else []
+    """The cluster of a row, and what of it the row does not say. ``network`` None: the named node's own,
+    or the generation's usual one, if a network is needed."""
+    node = _node_of(row)
+    if node is not None and network is None:
+        whole = _whole_nodes(node, row, devices)
+        if whole is not None:
+            return whole, ()
+    dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
+    per_node = min(node.node_devices if node else per_node, devices)
+    fabric = inside(row, node.levels[0].fabric if node else dev.fabric)
+    said = node is not None or row.text("intra_node")
+    assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not said else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]
     if fabric.startswith("pcie") and per_node > 4 and per_node % 2 == 0:
         # hosts of more than four PCIe cards have two sockets, of the generation of their lanes

@@ -37,7 +37,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
     if tp * pp * dp != devices:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
     cluster, lacking = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
-    stack = stack_of(row, "engine", "engine_version")
+    stack = stack_of(row, "engine", "engine_version", phase="decode")
     formats, assumed = formats_of(row, stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
     assumed += (*blocks, *lacking)

@@ -81,6 +81,7 @@ def training(row: Row, folder: Path) -> list[Prediction]:
     """Step time (from whichever figure the row gives) and memory."""
     e, assumed = training_estimate(row, folder)
     name, source = row.text("id"), source_of(row)
+    stood_in = any(a.field == "stack" for a in assumed)
     if row.text("fits") == "false":
         return [Prediction(name, "fits", 0.0, float(e.fits), source, assumed)]
     found = []
@@ -98,6 +99,7 @@ def training(row: Row, folder: Path) -> list[Prediction]:
                 assumed,
                 ideal_s=ideal,
                 stack=e.stack.name,
+                stood_in=stood_in,
                 lent=float(lent_share(e)),
             )
         )
@@ -112,6 +114,7 @@ def training(row: Row, folder: Path) -> list[Prediction]:
                 source,
                 assumed,
                 stack=e.stack.name,
+                stood_in=stood_in,
             )
         )
     return found

@@ -11,7 +11,7 @@ from meshwise.spec.config_file import load_model_file
 from meshwise.spec.dtypes import COMPUTE, canonical
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
-from meshwise.spec.stack import Stack
+from meshwise.spec.stack import Stack, not_made_for
 
 
 class Unsupported(Exception):
@@ -34,12 +34,14 @@ class Prediction(NamedTuple):
     lent: float = 0.0  # share of it that rests on constants of other hardware or shapes
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
+    stood_in: bool = False  # the stack is none that the row names: it may be off as any of them
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
 
 
-def stack_of(row: Row, column: str, version: str = "") -> Stack:
+def stack_of(row: Row, column: str, version: str = "", phase: str = "train") -> Stack:
     """The stack that a row's software stands for, with the switches that the row states; ``version``:
-    the column of its version, where it has one of its own."""
+    the column of its version, where it has one of its own. What the software is not made for, it did
+    not run: the row measured something else."""
     name = row.text(column)
     number = row.text(version) if version else ""
     stack = stack_named(f"{name}-{number}" if number else name)
@@ -47,6 +49,8 @@ def stack_of(row: Row, column: str, version: str = "") -> Stack:
         raise Unsupported(f"the row does not state its software (column {column})")
     if stack is None:
         raise Unsupported(f"software {name!r} is no stack of the catalog")
+    if not_made_for(stack, phase):
+        raise Unsupported(f"software {name!r} is made for {' and '.join(stack.runs)} alone")
     return as_stated(stack, row)
 
 

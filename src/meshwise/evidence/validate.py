@@ -101,7 +101,9 @@ def _result(line: int, p: Prediction) -> Result:
     low, high = (
         (None, None)
         if fits
-        else ends(p.predicted, p.judged_as or p.quantity, p.stack, p.lent, p.slower, p.unseen)
+        else ends(
+            p.predicted, p.judged_as or p.quantity, p.stack, p.lent, p.slower, p.unseen, p.stood_in
+        )
     )
     return Result(
         p.id,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, closest, shorten
 from meshwise.launch.settings import Settings
 from meshwise.launch.shell import number, unread
+from meshwise.launch.shell_expand import WHY, reasons
 from meshwise.launch.table import Flag, Target, target, targets
 from meshwise.spec.reading import count, fraction
 
@@ -80,6 +81,7 @@ def read_words(words: list[str], chosen: Target) -> Words:
     found = no_words()
     known = chosen.by_spelling()
     unset: list[tuple[str, str]] = []
+    why: dict[str, str] = {}
     i = 0
     while i < len(words):
         word = words[i]
@@ -110,6 +112,7 @@ def read_words(words: list[str], chosen: Target) -> Words:
                     given += f",{words[i]}"
                     i += 1
             if unread(given) and flag.name not in ("model", "config"):
+                why |= reasons(given)
                 unset += [(name, variable) for variable in unread(given)]
                 continue
             value = _value(flag, name, given)
@@ -125,19 +128,27 @@ def read_words(words: list[str], chosen: Target) -> Words:
                 nearest=shorten(before) if isinstance(before, str) else before,
             )
         found.settings[flag.name] = value
-    _all_set(unset)
+    _all_set(unset, why)
     return found
 
 
-def _all_set(unset: list[tuple[str, str]]) -> None:
+def _all_set(unset: list[tuple[str, str]], why: dict[str, str]) -> None:
     if not unset:
         return
     names = list(dict.fromkeys(f"${variable}" for _, variable in unset))
+    said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not set in the text"
     raise InputError(
-        f"{unset[0][0]}: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not set in the text",
+        f"{unset[0][0]}: {said}{_because(why)}",
         field=unset[0][0],
         value=names[0],
         legal=" ".join(f"{name[1:]}=…" for name in names) + " before the command",
+    )
+
+
+def _because(why: dict[str, str]) -> str:
+    """What sets variables whose values do not follow from the text."""
+    return "".join(
+        f"; what {what} gives ${name} does not follow from it" for name, what in why.items()
     )
 
 
@@ -217,8 +228,10 @@ def _unread_word(word: str, found: Words) -> None:
     if not word.startswith("$(") and _OTHERS.search(name) and not _LAYOUT.search(name):
         found.unread.append(word)
         return
+    shown = WHY.sub(r"$\1", word)
     raise InputError(
-        f"COMMAND: {shorten(word)} is not set in the text, and may hold the layout",
+        f"COMMAND: {shorten(shown)} is not set in the text, and may hold the layout"
+        f"{_because(reasons(word))}",
         field="COMMAND",
         value=word,
         legal="the command with its variables' values, or the script that sets them",

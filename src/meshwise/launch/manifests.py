@@ -29,11 +29,11 @@ class Pod(NamedTuple):
 def commands(text: str) -> str | None:
     """The shell text of a manifest's containers, what their pods have before each; None where the YAML
     is no manifest."""
-    documents = [d for d in yaml_text.load(text) if isinstance(d, dict)]
+    documents = _documents(text)
     task = next((t for d in documents if (t := _task(d)) is not None), None)
     if task is not None:
         return task
-    if not any("apiVersion" in d or "services" in d for d in documents):
+    if not any(_whole_one(d) or _part(d) for d in documents):
         return None
     found: list[str] = []
     for document in documents:
@@ -49,6 +49,40 @@ def commands(text: str) -> str | None:
             legal="a container with its command",
         )
     return "\n".join(found)
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    """The tables of a text; a list of containers as what holds it in a pod."""
+    found = []
+    for document in yaml_text.load(text):
+        if isinstance(document, list) and any(map(_runs, document)):
+            document = {"containers": document}
+        if isinstance(document, dict):
+            found.append(document)
+    return found
+
+
+def _whole_one(document: dict[str, Any]) -> bool:
+    return "apiVersion" in document or "services" in document
+
+
+def _runs(node: Any) -> bool:
+    """Whether a table is a container: its image, or its name in a list of them, and what it runs."""
+    return isinstance(node, dict) and "image" in node and ("command" in node or "args" in node)
+
+
+def _part(document: dict[str, Any]) -> bool:
+    """Whether a table is cut out of a manifest: a container, or what holds containers."""
+    own = document
+    for key in ("spec", "template", "spec"):
+        inner = own.get(key)
+        own = inner if isinstance(inner, dict) else own
+    return _runs(document) or isinstance(own.get("containers"), list)
+
+
+def is_part(text: str) -> bool:
+    """Whether a manifest is a part of one: what stands around it may ask for copies."""
+    return not any(_whole_one(d) or _task(d) is not None for d in _documents(text))
 
 
 # a task's (keys of its shell text, of its GPUs and of its nodes, variables that its launcher sets)

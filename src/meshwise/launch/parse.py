@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
@@ -55,9 +56,13 @@ def parse(
     return on_gpus(_parse(text, Asked(target_name, gpus, model, experts)), gpus)
 
 
+_GROUP = re.compile(r"\{\s+[^\s\"'}]")  # of commands in a shell; JSON's keys are in quotes
+_PART = "a part of a manifest: copies that the rest of it asks for are not counted"
+
+
 def _parse(text: str, asked: Asked) -> Parsed:
     stripped = shell = check_text(text).strip()
-    if stripped.startswith("{"):
+    if stripped.startswith("{") and _GROUP.match(stripped) is None:
         return job_from(target("deepspeed"), *zero_file.read(stripped, asked.gpus), asked)
     if yaml_text.looks_like(stripped):
         served = files.ray(text, asked)
@@ -66,15 +71,15 @@ def _parse(text: str, asked: Asked) -> Parsed:
         commands = manifests.commands(text)
         if commands is None:
             return files.configuration(stripped, asked)
-        shell = commands
-    elif files.looks_like_toml(stripped):
+        found = _one_of([_way(script, text, asked) for script in read_script(commands)], text)
+        return found._replace(notes=(*found.notes, _PART)) if manifests.is_part(text) else found
+    if files.looks_like_toml(stripped):
         return files.titan_toml(stripped, asked)
-    else:
-        tree = python_text.python_tree(text)
-        read = files.python(text, tree, asked) if tree is not None else text
-        if isinstance(read, Parsed):
-            return read
-        shell = read
+    tree = python_text.python_tree(text)
+    read = files.python(text, tree, asked) if tree is not None else text
+    if isinstance(read, Parsed):
+        return read
+    shell = read
     return _one_of([_way(script, text, asked) for script in read_script(shell)], text)
 
 

@@ -16,6 +16,20 @@ _JOINED = re.compile(r"\$\*|\$\{(\*|\w+\[\*\]).*\}", re.DOTALL)  # one word wher
 _TRIM = re.compile(r"([A-Za-z_]\w*)(##|#|%%|%)(.*)", re.DOTALL)
 
 
+def unfollowed(name: str, what: str) -> str:
+    """The value of a variable that does not follow from the text: one word that stays unread, and says
+    why."""
+    return f"${{{name}!{what.replace(' ', '~')}}}"
+
+
+WHY = re.compile(r"\$\{([A-Za-z_]\w*)!([^}]*)\}")
+
+
+def reasons(word: str) -> dict[str, str]:
+    """Variable → what sets it, of those in a word that do not follow from the text."""
+    return {name: what.replace("~", " ") for name, what in WHY.findall(word)}
+
+
 class Expander:
     """Expansion under a state's variables and files. ``:=`` assigns."""
 
@@ -89,7 +103,7 @@ class Expander:
             if following == "{":
                 return lexer.at, self._braced(source[1:-1])
             if source.startswith("((") and source.endswith("))"):
-                return lexer.at, self._arithmetic(source[2:-2])
+                return lexer.at, self.arithmetic(source[2:-2])
             return lexer.at, self._substitution(source[1:-1])
         name = _NAME.match(text, dollar + 1)
         if name is None:
@@ -113,6 +127,13 @@ class Expander:
             return None
         name, index, operator, rest = match.groups()
         value = self._value(name)
+        if value is not None and len(value) == 1 and WHY.fullmatch(value[0]):
+            return value
+        if index not in (None, "@", "*"):
+            index = "".join(self._nested(index)).strip("\"'")
+            keyed = self._value(f"{name}[{index}]")
+            if keyed is not None:
+                value, index = keyed, None
         if value is not None and index not in (None, "@", "*"):
             at = int(index) if index.isdigit() else -1
             value = (value[at],) if 0 <= at < len(value) else None
@@ -152,7 +173,7 @@ class Expander:
                 return (rest,)
         return value
 
-    def _arithmetic(self, text: str) -> tuple[str, ...] | None:
+    def arithmetic(self, text: str) -> tuple[str, ...] | None:
         def named(match: re.Match[str]) -> str:
             value = self._value(match.group(1))
             return value[0] if value is not None and len(value) == 1 else match.group(0)

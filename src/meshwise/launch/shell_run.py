@@ -8,9 +8,19 @@ import re
 from typing import Any
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch import shell_within, slurm
+from meshwise.launch import shell_builtins, shell_within, slurm
+from meshwise.launch.shell_builtins import QUIET
 from meshwise.launch.shell_expand import Expander, Variables
-from meshwise.launch.shell_tree import Body, Branch, Function, Loop, Parser, Simple
+from meshwise.launch.shell_tree import (
+    Body,
+    Branch,
+    Function,
+    Loop,
+    Parser,
+    Simple,
+    Statement,
+    Subshell,
+)
 from meshwise.launch.shell_words import Lexer, Token, Word, bare, plain
 
 MAX_WAYS = 16
@@ -20,73 +30,6 @@ MAX_STEPS = 60_000  # statements followed, those of loops each time
 MAX_VALUE = 1_000_000  # characters of a variable
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)(\+?)=")
 _DECLARE = ("export", "declare", "local", "readonly", "typeset")
-# commands that start nothing which could be a launch
-_QUIET = frozenset(
-    [
-        "echo",
-        "printf",
-        "cd",
-        "mkdir",
-        "rm",
-        "cp",
-        "mv",
-        "ls",
-        "cat",
-        "tee",
-        "sed",
-        "awk",
-        "grep",
-        "sleep",
-        "wait",
-        "set",
-        "unset",
-        "shopt",
-        "ulimit",
-        "trap",
-        "module",
-        "conda",
-        "pip",
-        "apt",
-        "git",
-        "date",
-        "touch",
-        "chmod",
-        "hostname",
-        "nvidia-smi",
-        "kill",
-        "pkill",
-        "true",
-        "false",
-        ":",
-        "[",
-        "[[",
-        "test",
-        "pushd",
-        "popd",
-        "ln",
-        "tar",
-        "wget",
-        "curl",
-        "read",
-        "shift",
-        "let",
-        "which",
-        "command",
-        "source",
-        ".",
-        "alias",
-        "head",
-        "tail",
-        "sort",
-        "seq",
-        "find",
-        "return",
-        "break",
-        "continue",
-        "scontrol",
-    ]
-)
-
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -159,7 +102,7 @@ def _distinct(states: list[State]) -> list[State]:
     return found
 
 
-def _step(node: Simple | Branch | Loop | Function, state: State, depth: int) -> list[State]:
+def _step(node: Statement, state: State, depth: int) -> list[State]:
     state.steps[0] += 1
     if state.steps[0] > MAX_STEPS:
         raise _too_long(f"more than {MAX_STEPS:,} statements to follow")
@@ -168,9 +111,20 @@ def _step(node: Simple | Branch | Loop | Function, state: State, depth: int) -> 
     if isinstance(node, Function):
         state.functions[node.name] = node.body
         return [state]
+    if isinstance(node, Subshell):
+        variables, functions = dict(state.variables), dict(state.functions)
+        return _own(_body(node.body, [state], depth), variables, functions)
     if isinstance(node, Loop):
         return _loop(node, state, depth)
     return _branch(node, state, depth)
+
+
+def _own(states: list[State], variables: Variables, functions: dict[str, Body]) -> list[State]:
+    """After a shell of its own: what it started and wrote stays, its variables do not."""
+    for each in states:
+        each.variables, each.functions = dict(variables), dict(functions)
+        each.done = False
+    return states
 
 
 def _too_long(what: str) -> InputError:
@@ -270,6 +224,9 @@ def _command(node: Simple, state: State, depth: int) -> list[State]:
     declares = bool(rest) and bare(rest[0]) in _DECLARE
     if declares:
         rest = rest[1:]
+        shell_builtins.associative(rest, state.variables)
+    while rest and shell_builtins.entry(rest[0], expander):
+        rest.pop(0)
     while rest and (declares or _assignment(rest[0]) is not None):
         token = rest.pop(0)
         if _assignment(token) is not None:
@@ -281,6 +238,7 @@ def _command(node: Simple, state: State, depth: int) -> list[State]:
     if words and words[0] == "unset":
         for name in words[1:]:
             state.variables.pop(name, None)
+    shell_builtins.perform(words, rest, expander)
     here = next((t for t in rest if t.kind == "here"), None)
     given = expander.text(here.words[0]) if here is not None else None
     return _started(words, tuple(before), state, depth, given)
@@ -301,6 +259,8 @@ def _assign(token: Token, state: State, expander: Expander, passing: bool) -> tu
     name, more = match.group(1), bool(match.group(2))
     old = state.variables.get(name, "")
     value: str | tuple[str, ...]
+    if token.kind == "array" and not passing and shell_builtins.table(name, token.words, expander):
+        return name, ""
     if token.kind == "array":
         value = tuple(f for w in token.words for f in expander.fields(w))
         if more:
@@ -362,14 +322,15 @@ def _started(
         for each in states:
             each.variables |= kept
         return states
-    if program not in _QUIET:
+    if program not in QUIET:
         state.commands.append(((*state.starter, *words), before, dict(state.variables)))
     return [state]
 
 
 def _within(inner: shell_within.Within, words: list[str], state: State, depth: int) -> list[State]:
-    """A script in a command: it has its own arguments, and is started by what starts its shell."""
-    starter, kept = state.starter, dict(state.variables)
+    """A script in a command: it has its own arguments, and is started by what starts its shell. Only
+    ``eval`` and ``source`` set variables of the shell that they are in."""
+    starter, kept, functions = state.starter, dict(state.variables), dict(state.functions)
     state.starter = (*starter, *inner.starter)
     state.variables |= {"@": tuple(inner.words), **dict(_numbered(inner.words))}
     state.variables |= slurm.variables(slurm.of_command(list(inner.starter)))
@@ -379,7 +340,7 @@ def _within(inner: shell_within.Within, words: list[str], state: State, depth: i
         each.starter = starter
         each.variables = {k: v for k, v in each.variables.items() if not k.isdigit()} | own
         each.done = False  # it was the inner shell that ended
-    return states
+    return states if words[0] in ("eval", "source", ".") else _own(states, kept, functions)
 
 
 def _numbered(words: list[str]) -> list[tuple[str, str]]:

@@ -39,7 +39,14 @@ class Function(NamedTuple):
     body: Body
 
 
-Body = tuple["Simple | Branch | Loop | Function", ...]
+class Subshell(NamedTuple):
+    """A body with variables of its own: ``(…)``, the parts of a pipeline, what runs beside."""
+
+    body: Body
+
+
+Statement = Simple | Branch | Loop | Function | Subshell
+Body = tuple["Simple | Branch | Loop | Function | Subshell", ...]
 _TESTS = ("[", "[[", "test", "((")
 
 
@@ -58,11 +65,23 @@ class Parser:
                 field="COMMAND",
                 legal="a flatter script",
             )
-        found: list[Simple | Branch | Loop | Function] = []
+        found: list[Statement] = []
         while self.at < len(self.tokens) and bare(self.tokens[self.at]) not in (ends or ("\0",)):
             token = self.tokens[self.at]
+            if token == Token("op", "("):
+                found += self._statement()
+                continue
             if token.kind == "op":
                 self.at += 1
+                if token.text == ")" and ")" in ends:
+                    self.at -= 1
+                    break
+                if token.text in ("|", "&") and found:
+                    found[-1] = Subshell((found[-1],))
+                if token.text == "|":
+                    self._newlines()
+                    found.append(Subshell(self._statement()))
+                    continue
                 if token.text == ";;" and ";;" in ends:
                     self.at -= 1
                     break
@@ -86,6 +105,8 @@ class Parser:
     def _statement(self) -> Body:
         if self.at >= len(self.tokens):
             return ()
+        if self.tokens[self.at] == Token("op", "("):
+            return (self._subshell(),)
         word = bare(self.tokens[self.at])
         readers: dict[str, Callable[[], Branch | Loop]] = {
             "if": self._if,
@@ -103,6 +124,12 @@ class Parser:
         if word == "function" or self._is_function():
             return (self._function(word == "function"),)
         return (self._simple(),)
+
+    def _subshell(self) -> Subshell:
+        self.at += 1
+        body = self.body(")")
+        self.at += 1
+        return Subshell(body)
 
     def _simple(self) -> Simple:
         start = self.at
@@ -168,10 +195,11 @@ class Parser:
         return Loop(name if name.isidentifier() else None, words, body)
 
     def _while(self) -> Loop:
-        self.body("do")
+        condition = self.body("do")
+        self._skip("do")
         body = self.body("done")
         self._skip("done")
-        return Loop(None, (), body)
+        return Loop(None, (), (*condition, *body))
 
     def _is_function(self) -> bool:
         after = self.tokens[self.at + 1 : self.at + 3]
@@ -182,15 +210,18 @@ class Parser:
         self.at += 1 if keyword else 0
         name = bare(self.tokens[self.at]) if self.at < len(self.tokens) else ""
         self.at += 1
-        while self.at < len(self.tokens) and self.tokens[self.at].text in ("(", ")", "\n"):
-            self.at += 1
+        if self.tokens[self.at : self.at + 2] == [Token("op", "("), Token("op", ")")]:
+            self.at += 2
+        self._newlines()
+        if self.at < len(self.tokens) and self.tokens[self.at] == Token("op", "("):
+            return Function(name, (self._subshell(),))
         self._skip("{")
         body = self.body("}")
         self._skip("}")
         return Function(name, body)
 
 
-def _is_test(statement: Simple | Branch | Loop | Function) -> bool:
+def _is_test(statement: Statement) -> bool:
     if not isinstance(statement, Simple) or not statement.tokens:
         return False
     return bare(statement.tokens[0]) in _TESTS

@@ -10,6 +10,7 @@ from meshwise.errors import InputError, shorten
 MAX_TOKENS = 100_000
 _OPERATORS = ("&&", "||", ";;", ";", "|", "&", "(", ")", "\n")
 _ARRAY = re.compile(r"([A-Za-z_]\w*)(\+?)=\($")
+_BEFORE_COMMANDS = ("if", "elif", "while", "until", "then", "else", "do", "!", "{", "time")
 _CLOSING = {"(": ")", "{": "}"}
 
 
@@ -30,6 +31,7 @@ class Token(NamedTuple):
     kind: str
     text: str
     words: tuple[Word, ...] = ()
+    line: int = 0  # of a word
 
 
 def plain(word: Word) -> str:
@@ -59,6 +61,7 @@ class Lexer:
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
         self.tokens: list[Token] = []
+        self.counted, self.line = 0, 1
         self.waiting: list[tuple[int, str, bool, bool]] = []  # here-documents of this line
 
     def read(self) -> list[Token]:
@@ -85,7 +88,7 @@ class Lexer:
                 self.at += 1
                 self.tokens.append(Token("op", "\n"))
                 self._bodies()
-            elif not self._redirect():
+            elif not self._arithmetic() and not self._redirect():
                 operator = next((o for o in _OPERATORS if text.startswith(o, self.at)), None)
                 if operator is not None:
                     self.at += len(operator)
@@ -94,6 +97,31 @@ class Lexer:
                     self._word()
         if closing is not None:
             raise _open("no closing bracket", text, size - 1)
+
+    def _here(self) -> int:
+        """The line that is being read."""
+        self.line += self.text.count("\n", self.counted, self.at)
+        self.counted = max(self.counted, self.at)
+        return self.line
+
+    def _arithmetic(self) -> bool:
+        """``((…))`` where a command begins: a word for the brackets, one for what is within."""
+        before = self.tokens[-1] if self.tokens else Token("op", "\n")
+        if not self.text.startswith("((", self.at):
+            return False
+        if before.kind != "op" and bare(before) not in _BEFORE_COMMANDS:
+            return False
+        start, line = self.at, self._here()
+        try:
+            source = self._bracketed()
+        except InputError:
+            source = ""
+        if not source.endswith("))"):
+            self.at = start
+            return False
+        for piece in (Piece("((", ""), Piece(source[2:-2], '"')):
+            self.tokens.append(Token("word", "", ((piece,),), line))
+        return True
 
     def _redirect(self) -> bool:
         found = re.compile(r"\d?(<<<|<<-?|&>>?|>>|>\||>&|<&|<\(|>\(|[<>])").match(
@@ -134,6 +162,7 @@ class Lexer:
         self.waiting = []
 
     def _word(self) -> None:
+        line = self._here()
         word = self._pieces()
         array = _ARRAY.search(word[0].text + "(") if len(word) == 1 and not word[0].quote else None
         if array is not None and self.text.startswith("(", self.at):
@@ -146,9 +175,9 @@ class Lexer:
             inner, self.tokens, self.waiting = self.tokens, outer, waiting
             entries = tuple(t.words[0] for t in inner if t.kind == "word")
             name = array.group(1) + array.group(2)
-            self.tokens.append(Token("array", name, entries))
+            self.tokens.append(Token("array", name, entries, line))
             return
-        self.tokens.append(Token("word", "", (word,)))
+        self.tokens.append(Token("word", "", (word,), line))
 
     def _pieces(self) -> Word:
         text, size = self.text, len(self.text)

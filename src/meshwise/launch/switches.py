@@ -21,6 +21,8 @@ PLAIN: dict[str, Any] = {
 }
 _OTHERWISE = {"torchtitan": ("loss_chunks",)}  # targets that have a way of their own
 _DISPATCHERS = ("allgather", "alltoall", "alltoall_seq", "flex")
+# transformer_config.py: "moe_act in recompute_modules is only supported with moe_grouped_gemm"
+_GROUPED = "Megatron-Core takes it with --moe-grouped-gemm only"
 _BACKENDS = ("deepep", "hybridep")
 
 
@@ -36,6 +38,8 @@ def settings(job: Job) -> Settings:
         s["overlap_experts"] = True
     if job.recompute_modules is not None and job.recompute == "selective":
         s["modules"] = job.recompute_modules
+        if "moe_act" in job.recompute_modules:
+            s["grouped_gemm"] = True
     if job.moments_dtype not in (None, "fp32") and job.shard != "none":
         s |= {"precise": True, "moment": job.moments_dtype, "second_moment": job.moments_dtype}
     return s
@@ -73,6 +77,8 @@ def fields(s: Settings, ep: int) -> Read:
     if chosen != named:
         others = ", ".join(name for name in named if name not in MODULES)
         notes.append(f"recomputation of {others} is not priced")
+    if "moe_act" in chosen and not s.get("grouped_gemm"):
+        notes.append(f"moe_act: {_GROUPED}")
     if chosen and chosen != ("core_attn",):
         found["recompute_modules"] = chosen
     if s.get("precise"):
@@ -92,6 +98,7 @@ def of_a_recipe(s: Settings) -> tuple[Settings, list[str]]:
             "moe_flex_dispatcher_backend without moe_token_dispatcher_type=flex does nothing"
         )
     flags["dispatcher"] = flags.get("dispatcher") or "alltoall"
+    flags["grouped_gemm"] = str(flags.get("grouped_gemm", "true")).lower() == "true"  # recipes' own
     return flags, notes
 
 
@@ -118,8 +125,24 @@ def _again(job: Job) -> bool:
     return job.recompute == "full" or experts
 
 
+def _check_chunks(job: Job) -> None:
+    if job.loss_chunks is None or job.seq is None:
+        return
+    tokens = (job.micro_batch or 1) * job.seq // job.cp
+    if job.loss_chunks > tokens:
+        raise IllegalLayout(
+            f"--loss-chunks={job.loss_chunks}: more parts than the {tokens} tokens of a microbatch",
+            field="--loss-chunks",
+            value=job.loss_chunks,
+            legal=f"1 to {tokens}",
+            nearest=tokens,
+        )
+
+
 def check(job: Job) -> None:
-    """Raise for an overlap of experts that Megatron-Core refuses."""
+    """Raise for an overlap of experts that Megatron-Core refuses, and for more parts of the loss than a
+    microbatch has tokens."""
+    _check_chunks(job)
     if not job.overlap_experts:
         return
     for field, bad, why in (

@@ -77,5 +77,5 @@ def looks_like(text: str) -> bool:
         bare = line.split(" #", 1)[0].strip()
         if not bare or bare.startswith("#") or bare == "---":
             continue
-        return re.match(r"[\"']?[A-Za-z_][\w.-]*[\"']?:(\s|$)", bare) is not None
+        return re.match(r"(-\s+)?[\"']?[A-Za-z_][\w.-]*[\"']?:(\s|$)", bare) is not None
     return False

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.present import records, words
-from meshwise.present.pages import cluster_words, wrap
+from meshwise.present.pages import cluster_words, remark_lines, wrap
 from meshwise.present.plan_page import mesh_words
 from meshwise.present.plan_records import row_dict
 from meshwise.present.result import Answer
 from meshwise.present.tables import Page, Table
 from meshwise.program.context import widths
 from meshwise.search.growth import Growth, Size
+from meshwise.search.scaling import run_remarks
 from meshwise.spec.workload import to_dict as workload_dict
 from meshwise.units import format_memory, format_time
 
@@ -41,8 +42,14 @@ class GrowthResult(Answer):
             "mode": "weak" if g.weak else "strong",
             "points": [_point(s) for s in g.sizes],
             "limit": {"gpus": _limit(g, self.threshold), "threshold": self.threshold},
+            "remarks": self._remarks(),
             "verdict": _verdict(g, self.threshold),
         }
+
+    def _remarks(self) -> list[str]:
+        """As what it was priced, whatever the layout."""
+        g = self.growth
+        return run_remarks(g.model, g.cluster, g.workload, g.stack)
 
     def page(self) -> Page:
         g = self.growth
@@ -57,7 +64,8 @@ class GrowthResult(Answer):
         table = Table(
             "", (*header, "speedup", "eff.", "doubling"), body, frozenset({2}), header[1:4]
         )
-        return Page(heading, (table, wrap(_verdict(g, self.threshold))))
+        said = remark_lines(self._remarks())
+        return Page(heading, (table, wrap(_verdict(g, self.threshold)), *said))
 
 
 def _point(s: Size) -> dict[str, Any]:

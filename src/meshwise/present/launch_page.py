@@ -23,6 +23,7 @@ class ExportResult(Answer):
 
     def __init__(self, exported: Exported, job: Job) -> None:
         self.exported, self.job = exported, job
+        self.remarks: list[str] = []  # as what the layout was priced, where it was
 
     def to_dict(self) -> dict[str, Any]:
         e = self.exported
@@ -37,11 +38,12 @@ class ExportResult(Answer):
             "files": e.files,
             "untranslated": [{"field": k, "reason": v} for k, v in e.untranslated.items()],
             "notes": list(e.notes),
+            "remarks": list(self.remarks),
             "job": msgspec.to_builtins(self.job),
         }
 
     def page(self) -> Page:
-        notes = "".join(f"\n# {note}" for note in self.exported.notes)
+        notes = "".join(f"\n# {note}" for note in (*self.exported.notes, *self.remarks))
         return Page(self.exported.text + notes, ())
 
 

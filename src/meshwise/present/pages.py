@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from meshwise.present import words
@@ -26,6 +27,19 @@ WIDTH = 79  # of running text
 
 def wrap(text: str) -> str:
     return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH))
+
+
+def remark_lines(remarks: Sequence[str]) -> list[str]:
+    """Remarks as sentences, a part of a page; none where there are none."""
+    said = [wrap(f"{r[0].upper()}{r[1:]}.") for r in remarks]
+    return ["\n".join(said)] if said else []
+
+
+def _remarks(r: Report) -> tuple[str, ...]:
+    """Of an estimate: what its figures do not say."""
+    e, lay = r.estimate, r.estimate.layout
+    etp = int(lay.expert_tp())
+    return (*remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), etp), *r.remarks)
 
 
 def interval_row(value: float, low: float, high: float) -> list[tuple[str, str]]:
@@ -152,10 +166,7 @@ def report_page(r: Report) -> Page:
         ("source", "share"),
         tuple((k, words.percent(v)) for k, v in r.provenance.items()),
     )
-    etp = int(lay.expert_tp())
-    said = (*remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), etp), *r.remarks)
-    lines = ["\n".join(wrap(f"{line[0].upper()}{line[1:]}.") for line in said)] if said else []
-    return Page(heading, (times, comm, memory, source, *lines))
+    return Page(heading, (times, comm, memory, source, *remark_lines(_remarks(r))))
 
 
 def explain_page(r: Report) -> Page:
@@ -210,7 +221,7 @@ def explain_page(r: Report) -> Page:
                 ("operation", "phase", "calls/step", "time"),
             )
         )
-    return Page(heading, tuple(parts))
+    return Page(heading, (*parts, *remark_lines(_remarks(r))))
 
 
 def model_page(d: dict[str, Any]) -> Page:
@@ -280,7 +291,7 @@ def collective_page(d: dict[str, Any]) -> Page:
     )
     for _, ends in interval_row(d["time_s"], d["time_low_s"], d["time_high_s"]):
         heading += f"; 90% interval {ends}"
-    return Page(heading + assumed_words(d["cluster"]), (table,))
+    return Page(heading + assumed_words(d["cluster"]), (table, *remark_lines(d["remarks"])))
 
 
 def _stored(q: dict[str, Any]) -> str:

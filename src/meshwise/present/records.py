@@ -172,6 +172,7 @@ def explain_dict(r: Report) -> dict[str, Any]:
             k: head[k]
             for k in ("schema", "model", "cluster", "workload", "stack", "layout", "step_s")
         },
+        "remarks": head["remarks"],
         "operations": [
             {("count" if k == "calls" else k): v for k, v in op._asdict().items()}
             for op in r.operations
@@ -277,4 +278,5 @@ def collective_dict(
             }
             for c in usable
         ],
+        "remarks": [cluster.asked] if cluster.asked else [],
     }

@@ -138,7 +138,7 @@ def serve_page(cluster: Cluster, d: dict[str, Any]) -> Page:
             ("fits", "yes" if d["fits"] else "NO"),
         ),
     )
-    said = _room(d) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"][:4]]
+    said = _room(d) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
     return Page(heading, (steady, memory, *([wrap(" ".join(said))] if said else [])))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.present import records, words
-from meshwise.present.pages import cluster_words, workload_words, wrap
+from meshwise.present.pages import cluster_words, remark_lines, workload_words, wrap
 from meshwise.present.result import Answer
 from meshwise.present.tables import Page, Table
+from meshwise.search.scaling import run_remarks
 from meshwise.search.sweep import BreakEven, Quantity, Sweep
 from meshwise.units import format_bandwidth, format_rate, format_time
 
@@ -43,11 +44,18 @@ class SweepResult(Answer):
                 for p in c.points
             ],
             "break_evens": [break_even_dict(b, s.quantity) for b in s.break_evens],
+            "remarks": _remarks(s),
             "verdict": verdict(s),
         }
 
     def page(self) -> Page:
         return sweep_page(self.swept)
+
+
+def _remarks(s: Sweep) -> list[str]:
+    """As what it was priced, whatever the degree."""
+    first = s.values[0][1]
+    return run_remarks(first.model, s.cluster, first.workload, first.stack)
 
 
 def _figures(point: Any) -> dict[str, Any]:
@@ -143,7 +151,7 @@ def sweep_page(s: Sweep) -> Page:
     parts: list[Table | str] = [table, more]
     if rows:
         parts.append(solved)
-    parts.append(wrap(verdict(s)))
+    parts += [wrap(verdict(s)), *remark_lines(_remarks(s))]
     return Page(heading, tuple(parts))
 
 

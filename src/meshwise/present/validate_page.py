@@ -96,10 +96,26 @@ def summary_tables(summary: dict[str, Any]) -> list[Table | str]:
     return parts
 
 
+def _stood_in(results: list[Result]) -> list[Table | str]:
+    """How many rows were priced as other software than they name."""
+    rows = {r.line: a.value for r in results for a in r.assumed if a.field == "stack"}
+    if not rows:
+        return []
+    names = list(rows.values())
+    priced = " and ".join(f"{names.count(n)} as {n}" for n in dict.fromkeys(names))
+    some = "1 row names" if len(rows) == 1 else f"{len(rows)} rows name"
+    return [
+        wrap(
+            f"{some} software that the catalog does not know: priced {priced}, within the spread of "
+            "all software too."
+        )
+    ]
+
+
 def validate_page(
     kind: str, name: str, results: list[Result], summary: dict[str, Any], worst: int
 ) -> Page:
-    parts = summary_tables(summary)
+    parts = [*summary_tables(summary), *_stood_in(results)]
     scored = sorted((r for r in results if r.error is not None), key=lambda r: -abs(r.error or 0.0))
     if worst and scored:
         parts.append(

@@ -104,7 +104,7 @@ def verdict(s: Scaling) -> str:
         )
     said += _go_on(s, best)
     said += _fit_words(s, best)
-    said += [f"{r[0].upper()}{r[1:]}." for r in best.remarks[:4]]
+    said += [f"{r[0].upper()}{r[1:]}." for r in best.remarks]
     if s.refused:
         said.append("Refused: " + "; ".join(why for _, why in s.refused[:2]) + ".")
     return " ".join(said)

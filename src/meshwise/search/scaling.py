@@ -15,11 +15,11 @@ from meshwise.search.copies import copies
 from meshwise.search.fit import SmallestFit, smallest_fit
 from meshwise.search.limit import column, find_limit, main_kind
 from meshwise.search.points import Copies, Layer, Limit, Point
-from meshwise.spec import formats, legality, rules
+from meshwise.spec import formats, grid, legality, rules
 from meshwise.spec.cluster import Cluster
 from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
 from meshwise.spec.model import Model
-from meshwise.spec.stack import Stack
+from meshwise.spec.stack import Stack, not_made_for
 from meshwise.spec.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
 
 Array = Any
@@ -126,6 +126,8 @@ def curve(
             refused.append((tp, bad[0]))
         else:
             kept.append(tp)
+    one = layouts_for(workload, np.int64(1), False)
+    grid.check_switches(model, workload, stack, one, ("loss_chunks", "exchange"))
     # T(1) and T(N/2) are needed even where the user asks for a few degrees only.
     known = {1, *kept, *(tp // 2 for tp in kept if tp % 2 == 0)}
     priced = [tp for tp in sorted(known) if tp in kept or not legality.refusals(model, tp, stack)]
@@ -175,6 +177,8 @@ def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack
     """As what a run is priced, whatever its layout: formats, and how experts are drawn."""
     device = cluster.device
     found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
+    found += [cluster.asked] if cluster.asked else []
+    found += not_made_for(stack, workload.phase)
     found += expert_remarks(model, workload)
     return found + version_remarks(model, cluster, workload, stack)
 

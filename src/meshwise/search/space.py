@@ -45,7 +45,9 @@ RULES = (
     "stack",  # what the software cannot run
     "sequence",  # cp does not divide the sequence
     "batch",  # dp does not divide the global batch
+    "loss_chunks",  # more parts of the loss than a microbatch has tokens
     "experts",  # ep · etp does not divide tp · cp · dp
+    "exchange",  # ep 1 where the exchange of tokens is asked to be overlapped
     "interleaving",  # virtual stages whose microbatches are no multiple of pp
     "sequence_parallel",  # tp does not divide a rank's tokens
     "unsplit_experts",  # experts beside tp without sequence parallelism, which the software needs
@@ -232,7 +234,7 @@ def _experts(
     """Each mesh with every expert grid: ep divides the experts, etp divides tp and the width."""
     inner = table["tp"] * table["cp"] * table["dp"]
     found = expert_grids(model, table, pins, inner, table["tp"])
-    for rule in ("experts", "stack"):
+    for rule in ("experts", "exchange", "stack"):
         found = refused.keep(found, rule, rules.RULES[rule](case(model, stack, w, found)))
     return refused.keep(found, "quantization", rules.expert_groups(case(model, stack, w, found)))
 
@@ -320,6 +322,7 @@ def space(
         lambda n: [m for m in divisors(n) if "micro_batch" not in pins or m in pins["micro_batch"]],
     )
     table = spread(table | {"mesh": mesh}, micros, "micro_batch")
+    table = refused.keep(table, "loss_chunks", rules.loss_chunks(case(model, stack, w, table)))
     mesh = table.pop("mesh")
     placements = np.array([len(o) for o in orders], dtype=np.int64)[dense[mesh]]
     tp, pp, cp = table["tp"], table["pp"], table["cp"]

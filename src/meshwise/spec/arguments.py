@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
-from meshwise.errors import InputError, quoted
+from meshwise.errors import InputError, closest, quoted
 from meshwise.spec.checks import not_a
 from meshwise.spec.cluster import Cluster, load_cluster
 from meshwise.spec.formats import priced
 from meshwise.spec.model import Model
 from meshwise.spec.models import load_model
 from meshwise.spec.reading import count, fraction
-from meshwise.spec.stack import DEFAULT, Stack, load_stack
+from meshwise.spec.stack import DEFAULT, Stack, load_stack, must_run_models
 from meshwise.spec.workload import Decode, Prefill, Training, Workload
+from meshwise.units import BYTES, parse
 
 Named = str | os.PathLike[str]  # a name or a path
 MAX_PRICE = 1e6  # dollars per device and hour
 MAX_LIMIT_S = 1e6
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which refuses a keyword that it does not have as it refuses any other bad input:
+    with the nearest that it has. Where it takes axes of a layout by name, these are its too."""
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    axes = bool(code.co_flags & 0x08)  # **layout
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        for key in kwargs if not axes else ():
+            if key not in known:
+                raise InputError(
+                    f"{function.__name__}: no argument is called {quoted(key)}",
+                    field=key,
+                    value=key,
+                    legal=", ".join(known),
+                    nearest=next(iter(closest(key, known)), None),
+                )
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            key = error.value if isinstance(error.value, str) else ""
+            if axes and error.field == "layout" and key in kwargs:
+                names = [*known, *(k for k in error.legal or () if k not in known)]
+                error.legal, error.nearest = ", ".join(names), next(iter(closest(key, names)), None)
+            raise
+
+    return called
 
 
 def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str) -> None:
@@ -76,6 +110,20 @@ def limit_s(value: object, field: str) -> float | None:
     return found
 
 
+def whole_bytes(size: object, field: str) -> float:
+    """A size in bytes; a number or text with a unit."""
+    found = parse(size, BYTES, field, bare=True)
+    if found != int(found):
+        raise InputError(
+            f"{field}: {quoted(size)} is no whole number of bytes",
+            field=field,
+            value=size,
+            legal="whole bytes, or a size with its unit, such as 1.6 GB",
+            nearest=f"{size} GB",
+        )
+    return found
+
+
 def _no_experts(model: Model, workload: Workload) -> None:
     """Refuse an imbalance or a skew of experts that the model does not have."""
     if any(block.moe is not None for block in model.blocks):
@@ -111,8 +159,7 @@ def parts(
         )
     spec = priced(load_model(model), workload)
     _no_experts(spec, workload)
-    return (
-        spec,
-        load_cluster(cluster, field="cluster"),
-        load_stack(DEFAULT[workload.phase] if chosen is None else chosen),
-    )
+    where = load_cluster(cluster, field="cluster")
+    software = load_stack(DEFAULT[workload.phase] if chosen is None else chosen)
+    must_run_models(software, workload.phase)
+    return spec, where, software

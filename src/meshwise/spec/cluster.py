@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, UnknownName, shorten
 from meshwise.spec import catalog, cluster_names, dtypes
 from meshwise.spec.checks import flag as _flag
 from meshwise.spec.checks import name_of
@@ -36,7 +36,11 @@ MAX_FILE_BYTES = 1 << 20
 
 def device(name: str, field: str = "device") -> Device:
     """A device of the catalog."""
-    key, table = catalog.load("devices", name, field)
+    try:
+        key, table = catalog.load("devices", name, field)
+    except UnknownName as error:  # a node or a cloud's shape is nearest to its own device
+        error.nearest = cluster_names.nearest_device(name, error.nearest)
+        raise
     return Device(
         name=key,
         title=table["title"],
@@ -240,16 +244,29 @@ def _named(given: str | os.PathLike[str], field: str) -> Cluster:
     name = name_of(given, field, "a cluster's name, the path of a TOML file, or a Cluster")
     known = cluster_names.canonical(name)
     if known is not None and not name.endswith(".toml"):
-        key, table = catalog.load("clusters", known, field)
-        return cluster_from_table(table, key)
+        return _usual(name, known, field)
     if name.endswith(".toml") or os.sep in name or _is_file(name):
         text = read_text_file(name, field, "a cluster's TOML file", MAX_FILE_BYTES)
         own = Path(name).name.removesuffix(".toml")
         return cluster_from_table(catalog.toml(text, name), own)
+    asked = cluster_names.exact_device(name)
+    usual = cluster_names.usual_node(asked) if asked else None
+    if usual is not None:
+        return _usual(name, usual, field)
     node = _node_of(name, field)
     if node is None:
         raise cluster_names.unknown_cluster(field, name)
     return node
+
+
+def _usual(name: str, known: str, field: str) -> Cluster:
+    """A cluster of the catalog; one that a device's name stands for says so."""
+    key, table = catalog.load("clusters", known, field)
+    found = cluster_from_table(table, key)
+    if cluster_names.exact_device(name) is None or name.strip().lower() == key:
+        return found
+    said = f"{shorten(name)}: taken as {key}, a usual node of {found.device.title}"
+    return msgspec.structs.replace(found, asked=said)
 
 
 def _node_of(name: str, field: str) -> Cluster | None:

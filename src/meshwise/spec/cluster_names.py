@@ -11,7 +11,7 @@ import functools
 import re
 from typing import NamedTuple
 
-from meshwise.errors import UnknownName, closest, unknown_name
+from meshwise.errors import UnknownName, closest, quoted, unknown_name
 from meshwise.spec import catalog
 
 _COUNTED = (
@@ -22,6 +22,7 @@ _COUNTED = (
 )
 _SHAPE = re.compile(r"(?P<family>[a-z]+\d+[a-z]*)[.-](?P<size>.+)")
 _WORDS = re.compile(r"[^a-z0-9]+")
+_CLOUDS = ("aws-", "azure-", "gcp-", "oci-")
 
 
 class Counted(NamedTuple):
@@ -75,8 +76,20 @@ def nodes_of(device: str) -> list[tuple[str, int]]:
     named = {usual.get(device)} | {
         usual.get(alias) for alias, d in catalog.aliases("devices").items() if d == device
     }
-    clouds = ("aws-", "azure-", "gcp-", "oci-")
-    return sorted(own, key=lambda c: (c[0] not in named, c[0].startswith(clouds), c[0]))
+    return sorted(own, key=lambda c: (c[0] not in named, c[0].startswith(_CLOUDS), c[0]))
+
+
+def usual_node(device: str) -> str | None:
+    """The one cluster that is the usual node of a device: the one that the catalog gives a name of the
+    device to, else the only one that is no cloud's, else the only one; None where several are."""
+    own = [name for name, _ in nodes_of(device)]
+    spelt = {device, *(alias for alias, d in catalog.aliases("devices").items() if d == device)}
+    named = {cluster for alias, cluster in catalog.aliases("clusters").items() if alias in spelt}
+    makers = [name for name in own if not name.startswith(_CLOUDS)]
+    for found in (sorted(named & set(own)), makers, own):
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def _family(key: str) -> str | None:
@@ -103,6 +116,39 @@ def _device_in(key: str) -> str | None:
     return known[0] if known else None
 
 
+def exact_device(name: str) -> str | None:
+    """The device that a name is, in whatever spelling; None where it says anything more."""
+    return catalog.canonical("devices", name) or catalog.canonical("devices", _key(name))
+
+
+def _of_device(field: str, name: str, device: str) -> UnknownName:
+    """The error for a device's name, where no cluster or several are its node."""
+    nodes = [cluster for cluster, _ in nodes_of(device)]
+    many = f"{len(nodes)} clusters of the catalog have it" if nodes else "no cluster has it"
+    own = f'a TOML file with device = "{device}"'
+    return UnknownName(
+        f"{field}: {quoted(name)} is a device, and {many}",
+        field=field,
+        value=name,
+        legal=f"{', '.join(nodes)}; or {own}" if nodes else own,
+        nearest=nodes[0] if nodes else None,
+    )
+
+
+def nearest_device(name: str, by_letters: str | None) -> str | None:
+    """The device that a name is nearest to: by a slip of the fingers, else that of the node that the
+    name is nearest to, else by letters."""
+    if by_letters is not None and _typed_badly(_key(name), by_letters):
+        return by_letters
+    return _device_of_node(name) or by_letters
+
+
+def _device_of_node(name: str) -> str | None:
+    near = canonical(name) or nearest(name)
+    found = canonical(near) if near is not None else None
+    return _devices()[found][0] if found in _devices() else _device_in(_key(name))
+
+
 def _exact_device(text: str) -> str | None:
     return catalog.canonical("devices", text) if re.search(r"[a-z]", text) else None
 
@@ -127,12 +173,14 @@ def nearest(name: str) -> str | None:
 
 def unknown_cluster(field: str, name: str) -> UnknownName:
     """The error for a name that is no cluster."""
+    device = exact_device(name)
+    if device is not None:
+        return _of_device(field, name, device)
     everything = [*catalog.names("clusters"), *catalog.aliases("clusters")]
     error = unknown_name(field, name, catalog.names("clusters"), "cluster (or TOML file)")
     key = _key(name)
     typo = next((n for n in closest(key, everything) if _typed_badly(key, n)), None)
-    named = nearest(name) if _exact_device(key) else None
-    error.nearest = named or _family(key) or typo or nearest(name)
+    error.nearest = _family(key) or typo or nearest(name)
     asked = counted(name)
     device = asked.device if asked else _device_in(key)
     listed = f"{len(catalog.names('clusters'))} names, see `meshwise catalog clusters`"

@@ -48,6 +48,13 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.tp * self.pp * self.dp * self.cp
 
 
+def asked(layout: dict[str, Any], axes: Sequence[str] = Grid.__struct_fields__) -> Grid:
+    """The layout that keywords say; an axis that is none is refused."""
+    for key in layout:
+        one_of(key, "layout", axes)
+    return Grid(**layout)
+
+
 _RULES: dict[str, Rule] = {
     **{name: counted(f"--{name}") for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")},
     "etp": optional(counted("--etp")),
@@ -115,6 +122,17 @@ def check(
         first = refusals[0]
         others = "".join(f"; {r.field}={r.value}: {r.why}" for r in refusals[1:])
         _refuse(first.field, first.value, first.why + others, first.legal, first.nearest)
+
+
+def check_switches(
+    model: Model, workload: Workload, stack: Stack, layout: Layouts, codes: Sequence[str]
+) -> None:
+    """Raise where a layout of TP alone cannot do what a switch of the stack asks."""
+    found = rules.of(model, stack, workload, layout)
+    for code in codes:
+        if not bool(np.all(rules.RULES[code](found))):
+            refusal = SENTENCES[code](Grid(), found)
+            _refuse(refusal.field, refusal.value, refusal.why, refusal.legal, refusal.nearest)
 
 
 def _check_devices(grid: Grid, cluster: Cluster, gpus: int | None) -> None:
@@ -196,6 +214,17 @@ def _micro_batch(g: Grid, c: rules.Case) -> Refusal:
     mine = max(1, c.batch // g.dp)
     why = f"does not divide the {mine} sequences of a replica"
     return _of("--micro-batch", int(c.layout.micro_batch), why, _divisors(mine))
+
+
+def _loss_chunks(g: Grid, c: rules.Case) -> Refusal:
+    n, tokens = c.stack.loss_chunks, int(rules.microbatch_tokens(c))
+    why = f"more parts than the {tokens} tokens of a microbatch"
+    return Refusal("--loss-chunks", n, why, f"1 to {tokens}", tokens)
+
+
+def _exchange(g: Grid, c: rules.Case) -> Refusal:
+    why = "with ep 1 there is no exchange of tokens"
+    return Refusal("--overlap-experts", "true", why, "ep > 1, or --no-overlap-experts", "false")
 
 
 def _replicas(g: Grid, c: rules.Case) -> Refusal:
@@ -288,8 +317,10 @@ SENTENCES: dict[str, Callable[[Grid, rules.Case], Refusal]] = {
     "shards": _shards,
     "batch": _batch,
     "micro_batch": _micro_batch,
+    "loss_chunks": _loss_chunks,
     "replicas": _replicas,
     "experts": _experts,
+    "exchange": _exchange,
     "interleaving": _interleaving,
     "sequence_parallel": _sequence_parallel,
     "unsplit_experts": _unsplit_experts,

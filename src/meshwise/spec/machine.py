@@ -159,6 +159,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     device: Device
     levels: tuple[Level, ...]
     source: str = ""
+    asked: str = ""  # the name that was given, where it is a device's and this is its usual node
 
     def __post_init__(self) -> None:
         check_fields(self, _CLUSTER, "cluster")
@@ -196,4 +197,5 @@ _CLUSTER = {
     "device": a(Device),
     "levels": sequence(a(Level), "Level"),
     "source": text,
+    "asked": text,
 }

@@ -15,7 +15,7 @@ import numpy as np
 from meshwise.spec import legality
 from meshwise.spec.layout import RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.spec.model import Model
-from meshwise.spec.stack import Stack
+from meshwise.spec.stack import Stack, stated
 from meshwise.spec.workload import Decode, Workload
 
 Array = Any
@@ -176,6 +176,25 @@ def exchange_pairs(layout: Layouts, modules: tuple[str, ...]) -> Array:
     return (layout.ep > 1) & once & staged
 
 
+def microbatch_tokens(c: Case) -> Array:
+    """Tokens of a microbatch on a rank."""
+    return c.layout.micro_batch * c.tokens // c.layout.cp
+
+
+def loss_chunks(c: Case) -> Array:
+    """The loss is taken on a token at a time at least."""
+    if not c.trains or not stated(c.stack, "loss_chunks"):
+        return np.bool_(True)
+    return c.stack.loss_chunks <= microbatch_tokens(c)
+
+
+def exchange(c: Case) -> Array:
+    """Experts that are on every rank exchange no tokens, which nothing can hide. (Layouts that exchange
+    them and cannot hide it are priced without: :func:`hides_experts`.)"""
+    asked = c.trains and c.stack.overlap_experts and not c.stack.ideal
+    return (c.layout.ep > 1) if asked else np.bool_(True)
+
+
 def shards(c: Case) -> Array:
     """Gradients, and with them optimizer and weights, are sharded in training only."""
     return np.bool_(True) if c.trains else np.asarray(c.layout.shard) == 0
@@ -240,8 +259,10 @@ RULES: dict[str, Callable[[Case], Array]] = {
     "shards": shards,
     "batch": batch,
     "micro_batch": micro_batch,
+    "loss_chunks": loss_chunks,
     "replicas": replicas,
     "experts": expert_grid,
+    "exchange": exchange,
     "interleaving": interleaving,
     "sequence_parallel": sequence_parallel,
     "unsplit_experts": unsplit_experts,

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from meshwise.errors import InputError
 from meshwise.spec import catalog, dtypes
 from meshwise.spec.checks import (
     Rule,
@@ -44,7 +45,13 @@ STATED = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype", "reco
 # parts of a layer that selective recomputation may do again (Megatron-Core's words)
 MODULES = ("core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe")
 SHARDS = ("none", "zero1", "zero2", "zero3")
-LISTS = {"shards": SHARDS, "pipelined_shards": SHARDS, "recompute_modules": MODULES}  # some of them
+RUNS = ("training", "inference", "collectives")
+LISTS = {  # some of them
+    "runs": RUNS,
+    "shards": SHARDS,
+    "pipelined_shards": SHARDS,
+    "recompute_modules": MODULES,
+}
 WHOLE = {  # lowest, highest
     "flash_version": (1, 3),
     "custom_all_reduce_pcie_ranks": (0, 1024),
@@ -77,6 +84,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     name: str
     title: str = ""
+    runs: tuple[str, ...] = RUNS  # what it is made for
     ideal: bool = False  # a definition: peak FLOP/s, wire bandwidth, in decode memory bandwidth
     attention: str = "flash"  # flash: fused and causal; unfused: full scores through memory
     flash_version: int = 3  # of the fused kernels: 1, 2 (FlashAttention-1, -2), 3 (-3, cuDNN)
@@ -194,6 +202,42 @@ def load_stack(name: str | os.PathLike[str] | Stack, field: str = "--stack") -> 
     key, table = catalog.load("stacks", name, field)
     check_keys(table, [*Stack.__struct_fields__, "source"], f"stacks/{key}")
     return Stack(**{"name": key, "sources": table.pop("source", {}), **table})
+
+
+def stated(stack: Stack, switch: str) -> bool:
+    """Whether a switch is another than in the catalog's stack of that name: what a stack does by itself
+    it does where a layout can, what someone asked of it has to be possible."""
+    known = catalog.canonical("stacks", stack.name)
+    return known is None or getattr(load_stack(known), switch) != getattr(stack, switch)
+
+
+def kind_of(phase: str) -> str:
+    """Training or inference: what a stack is asked to run."""
+    return "training" if phase == "train" else "inference"
+
+
+def must_run_models(stack: Stack, phase: str) -> None:
+    """Refuse a stack of collectives alone."""
+    if stack.runs != ("collectives",):
+        return
+    tables = {name: load_stack(name) for name in catalog.names("stacks")}
+    legal = ", ".join(name for name, s in tables.items() if kind_of(phase) in s.runs)
+    raise InputError(
+        f"--stack={stack.name} runs no model: collectives alone",
+        field="--stack",
+        value=stack.name,
+        legal=f"{legal}; or `meshwise collective`",
+        nearest=DEFAULT[phase],
+    )
+
+
+def not_made_for(stack: Stack, phase: str) -> list[str]:
+    """That a stack is asked for what it does not do: a phase on another's kernels is a comparison that
+    its figures do not say."""
+    if kind_of(phase) in stack.runs:
+        return []
+    name, made = stack.title or stack.name, " and ".join(stack.runs)
+    return [f"priced as if {name}, which is made for {made}, ran {kind_of(phase)}"]
 
 
 DEFAULT = {"train": "megatron-core", "prefill": "vllm", "decode": "vllm"}
