@@ -119,8 +119,8 @@ def hidden(numel: int, rounds: int) -> dict[str, Any]:
 
 
 def one_host(peers: Any, sizes: list[int]) -> Calls:
-    from meshwise.runtime import p2p
-    from meshwise.runtime.shared_memory import SharedMemory
+    from meshwise.runtime.collectives import p2p
+    from meshwise.runtime.collectives.shared_memory import SharedMemory
 
     memory = SharedMemory(peers, max(sizes))
     copies: dict[int, Any] = {}
@@ -141,8 +141,8 @@ def one_host(peers: Any, sizes: list[int]) -> Calls:
 def over_nodes(peers: Any, chunks: int) -> Calls:
     import torch.distributed as dist
 
-    from meshwise.runtime.hierarchy import hierarchical_all_reduce
-    from meshwise.runtime.quantised import quantised_all_reduce
+    from meshwise.runtime.collectives.hierarchy import hierarchical_all_reduce
+    from meshwise.runtime.collectives.quantised import quantised_all_reduce
 
     return {
         BACKEND: dist.all_reduce,
@@ -158,7 +158,7 @@ def rank(arguments: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    from meshwise.runtime.peers import Peers
+    from meshwise.runtime.collectives.peers import Peers
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))

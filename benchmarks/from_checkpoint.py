@@ -31,8 +31,9 @@ def worker(rank: int, port: int, arguments: argparse.Namespace, folder: str) -> 
     import torch.distributed as dist
     from transformers import AutoModelForCausalLM
 
-    from meshwise.runtime import Options, build
-    from meshwise.runtime.peers import Peers
+    from meshwise.runtime import Options
+    from meshwise.runtime.collectives.peers import Peers
+    from meshwise.runtime.weights import build
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)

@@ -87,8 +87,8 @@ def rank(arguments: argparse.Namespace) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from meshwise.runtime import Options, parallelize
-    from meshwise.runtime.peers import Peers
-    from meshwise.runtime.sequence import Own, Padded
+    from meshwise.runtime.collectives.peers import Peers
+    from meshwise.runtime.products.sequence import Own, Padded
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

@@ -26,8 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import meshwise as mw
-from meshwise.search.planner import search, variants
-from meshwise.spec.stack import load_stack
+from meshwise.search.training.ranking import search, variants
+from meshwise.stacks.stack import load_stack
 
 COMMAND = [sys.executable, "-m", "meshwise", "plan"]
 DENSE = [

@@ -159,7 +159,7 @@ def once(model: Any, x: Any, backward: bool) -> None:
             y = model.model(inputs_embeds=x, use_cache=False).last_hidden_state
         else:
             split = state.group.options.sequence_parallel
-            from meshwise.runtime.sequence import Own, Padded
+            from meshwise.runtime.products.sequence import Own, Padded
 
             with state.passing(x):
                 inputs = Padded.apply(state.group, Own.apply(state.group, x)) if split else x

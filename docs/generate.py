@@ -351,14 +351,14 @@ SWITCHES = {
 
 
 def _stacks() -> dict[str, Any]:
-    from meshwise.spec import catalog
-    from meshwise.spec.stack import load_stack
+    from meshwise import catalog
+    from meshwise.stacks.stack import load_stack
 
     return {name: load_stack(name) for name in catalog.names("stacks")}
 
 
 def switches_section() -> str:
-    from meshwise.spec.stack import Stack, legal
+    from meshwise.stacks.stack import Stack, legal
 
     defaults = dict(zip(Stack.__struct_fields__[1:], Stack.__struct_defaults__, strict=True))
     rows = []
@@ -376,7 +376,7 @@ def _toml(value: Any) -> str:
 
 
 def stacks_section() -> str:
-    from meshwise.spec.stack import DEFAULT, Stack
+    from meshwise.stacks.stack import DEFAULT, Stack
 
     parts = []
     for name, stack in _stacks().items():
@@ -397,7 +397,7 @@ def stacks_section() -> str:
 
 
 def families_section() -> str:
-    from meshwise.spec.families import FAMILIES
+    from meshwise.models.families.config import FAMILIES
 
     by_words: dict[str, list[str]] = {}
     for model_type, family in FAMILIES.items():
@@ -411,7 +411,7 @@ def _lower(item: tuple[str, Any]) -> str:
 
 
 def wrappers_section() -> str:
-    from meshwise.spec.families_refused import WRAPPERS
+    from meshwise.models.families.refused import WRAPPERS
 
     rows = [
         (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`")
@@ -423,7 +423,7 @@ def wrappers_section() -> str:
 
 
 def refused_section() -> str:
-    from meshwise.spec.families_refused import REASONS
+    from meshwise.models.families.refused import REASONS
 
     by_reason: dict[str, list[str]] = {}
     for model_type, reason in REASONS.items():
@@ -433,8 +433,8 @@ def refused_section() -> str:
 
 
 def catalog_section(kind: str) -> str:
-    from meshwise.present import listing
-    from meshwise.spec import catalog
+    from meshwise import catalog
+    from meshwise.answers import listing
 
     spellings: dict[str, list[str]] = {}
     for alias, name in catalog.aliases(kind).items():
@@ -457,7 +457,7 @@ def catalog_section(kind: str) -> str:
 
 
 def _fits(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    from meshwise.spec import catalog
+    from meshwise import catalog
 
     for name in catalog.names(folder):
         yield name, catalog.load(folder, name, folder)[1]
@@ -532,11 +532,11 @@ def sources_section() -> str:
 
 
 def inherited_section() -> str:
-    from meshwise.cost.collective import constants
-    from meshwise.cost.compute import compute
-    from meshwise.spec import catalog
-    from meshwise.spec.cluster import cluster_from_table, device
-    from meshwise.spec.stack import load_stack
+    from meshwise import catalog
+    from meshwise.clusters.load import cluster_from_table, device
+    from meshwise.cost.collectives.collective import constants
+    from meshwise.cost.kernels.compute import compute
+    from meshwise.stacks.stack import load_stack
 
     stack = load_stack("vllm")
     devices = {n: compute(device(n), stack).fits.source for n in catalog.names("devices")}
@@ -654,8 +654,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
 @functools.cache
 def figures() -> dict[str, float]:
     """Figures that prose may quote: ``C8.right.ideal_ms``, ``count.devices``, ``fit.kernels.median``."""
-    from meshwise.spec import catalog
-    from meshwise.spec.families import FAMILIES, KNOWN
+    from meshwise import catalog
+    from meshwise.models.families.config import FAMILIES, KNOWN
 
     found: dict[str, float] = {}
     for name, build in note().ROWS.items():

@@ -13,16 +13,22 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # Rank of a part; a part imports parts of its own rank only if it is itself, and lower ranks.
 ARROW = [
     ("units", "errors"),
-    ("spec",),
+    ("strict_tables", "dtypes", "files"),
+    ("checks",),
+    ("catalog",),
+    ("workloads",),
+    ("models", "clusters"),
+    ("stacks",),
+    ("arguments", "layouts"),
     ("program",),
     ("cost",),
     ("search",),
     ("evidence",),
     ("runtime", "launch"),
-    ("present",),  # also what launch writes and reads
+    ("answers",),  # also what launch writes and reads
     ("api",),
     ("commands", "runs"),
-    ("cli", "serve"),
+    ("cli",),
 ]
 RANK = {part: i for i, parts in enumerate(ARROW) for part in parts}
 PUBLIC = {"__init__.py", "__main__.py"}  # the package's own: they re-export the top
@@ -75,6 +81,18 @@ def test_only_the_runtime_imports_torch(path):
         "safetensors",
     }
     assert not heavy
+
+
+# Lists of one kind: a command, an answer, each; and the package's own front.
+LISTS = {"", "cli", "answers"}
+FOLDERS = sorted({path.parent.relative_to(ROOT).as_posix().removeprefix(".") for path in MODULES})
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_is_a_room_that_one_glance_takes_in(folder):
+    modules = [p for p in (ROOT / folder).glob("*.py") if p.name != "__init__.py"]
+    assert folder in LISTS or len(modules) <= 10
+    assert ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text("utf-8")))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

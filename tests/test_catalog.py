@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import meshwise as mw
-from meshwise.spec import catalog, cluster, stack
-from meshwise.spec.models import load_model
-from meshwise.spec.parameters import parameters
+from meshwise import catalog
+from meshwise.clusters import load as cluster
+from meshwise.models.load import load_model
+from meshwise.models.parameters import parameters
+from meshwise.stacks import stack
 from meshwise.units import BANDWIDTH, TIME, parse
 
 GB = 1e9

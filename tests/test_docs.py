@@ -14,13 +14,13 @@ import click
 import pytest
 
 import meshwise as mw
+from meshwise.answers import listing
 from meshwise.cli import COMMANDS, cli
+from meshwise.clusters import load as cluster_spec
 from meshwise.launch import Job
-from meshwise.present import listing
-from meshwise.spec import cluster as cluster_spec
-from meshwise.spec.families import KNOWN
-from meshwise.spec.families_refused import REASONS
-from meshwise.spec.stack import Stack
+from meshwise.models.families.config import KNOWN
+from meshwise.models.families.refused import REASONS
+from meshwise.stacks.stack import Stack
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"

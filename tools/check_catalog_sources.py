@@ -19,7 +19,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1] / "src" / "meshwise" / "spec" / "catalog"
+ROOT = Path(__file__).resolve().parents[1] / "src" / "meshwise" / "catalog"
 KINDS = {
     "nvswitch", "nvlink-mesh", "nvlink-bridge", "pcie", "pcie-host", "infinity-fabric", "ici",
     "gaudi-mesh", "socket", "network", "shared-memory",

@@ -9,7 +9,7 @@ NVLink families come from the wheel's ``comm`` tables (Apache-2.0; nccl-tests an
 custom all-reduce under CUDA graphs, 2/4/8 GPUs), everything else from ``collectives.csv``, the
 table of published measurements (a row each: op, nodes, ranks, bytes, time_us, library, ...).
 
-The formulas are those of ``meshwise.cost.collective``, called with trial constants; the cheapest
+The formulas are those of ``meshwise.cost.collectives.collective``, called with trial constants; the cheapest
 legal candidate wins. In short, for one level (S payload as nccl-tests counts it, n ranks, B wire
 bytes/s per device and direction, trips 2 for all_reduce, else 1):
 
@@ -69,13 +69,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from meshwise.cost import collective_fits
-from meshwise.cost.collective import RING_ROUNDS, Candidate, Fabric, candidates_on, fabric_of
-from meshwise.cost.interval import LENT
-from meshwise.spec import catalog
-from meshwise.spec.cluster import Cluster, cluster_from_table, load_cluster
-from meshwise.spec.layout import Group
-from meshwise.spec.stack import load_stack
+from meshwise import catalog
+from meshwise.clusters.load import Cluster, cluster_from_table, load_cluster
+from meshwise.cost.collectives import fits as collective_fits
+from meshwise.cost.collectives.collective import (
+    RING_ROUNDS,
+    Candidate,
+    Fabric,
+    candidates_on,
+    fabric_of,
+)
+from meshwise.cost.uncertainty import LENT
+from meshwise.layouts.layout import Group
+from meshwise.stacks.stack import load_stack
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -83,7 +89,7 @@ Flat = dict[str, float]  # trial constants by dotted name
 Model = Callable[[Flat, "Rows"], Array]
 Tree = dict[str, object]
 
-CATALOG = Path(__file__).parents[1] / "src/meshwise/spec/catalog/collectives"
+CATALOG = Path(__file__).parents[1] / "src/meshwise/catalog/collectives"
 DATA = "aiconfigurator_core/systems/data"
 WIRE = {  # bytes/s per device and direction
     "nvlink3-nvswitch": 300e9,

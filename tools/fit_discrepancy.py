@@ -21,7 +21,7 @@ from meshwise.evidence.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[1] / "src/meshwise"
 PUBLISHED = ROOT / "evidence/published"
-CATALOG = ROOT / "spec/catalog/discrepancy"
+CATALOG = ROOT / "catalog/discrepancy"
 LEVEL, MOST = 0.90, 0.98
 OWN_SPREAD = 1.0  # constants that are lent with more doubt than this bring their own spread
 

@@ -9,7 +9,7 @@
 
 The wheel (Apache-2.0) carries measured calls as Parquet. It is read here and nowhere else: what
 ships is a few constants and a small table of corrections per device and kind of call, with what
-they were fitted to. The forms are the functions of ``meshwise.cost.kernels``, called as they are.
+they were fitted to. The forms are the functions of ``meshwise.cost.kernels.seconds``, called as they are.
 
 Half of the calls, chosen by a hash of their shape, is fitted: the constants first (soft L1 loss of
 the logarithm), rounded to 4 digits, then the corrections left over them (per mille, ridge, robust).
@@ -22,7 +22,7 @@ Schema of ``kernels/DEVICE.toml``::
     roofline = {efficiency, memory_efficiency, launch_s}   # passes over memory, unfused attention
     [gemm.DTYPE]                     # bf16, fp8 (per tensor), fp8_block (128 x 128), int8, nvfp4
     kernel, peak_flops_per_s         # what ran; the dense datasheet peak the constants refer to
-    launch_s, tile_efficiency, ...   # see meshwise.cost.kernels.GemmFit
+    launch_s, tile_efficiency, ...   # see meshwise.cost.kernels.seconds.GemmFit
     ceiling                          # share of the peak that one measured call in 1000 exceeds
     quantise_s = {trtllm, ...}       # more of a launch, by engine: the passes that quantise
     points, median_error, mean_error, p90_error  # held-out half, |predicted / measured - 1|
@@ -51,13 +51,13 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.sparse.linalg import spsolve
 
-from meshwise.cost import kernels
-from meshwise.cost.kernels import AttentionFit, Chip, Table
+from meshwise.cost.kernels import seconds as kernels
+from meshwise.cost.kernels.seconds import AttentionFit, Chip, Table
 
 Array = NDArray[np.float64]
 Entry = dict[str, Any]
 
-CATALOG = Path(__file__).parents[1] / "src/meshwise/spec/catalog/kernels"
+CATALOG = Path(__file__).parents[1] / "src/meshwise/catalog/kernels"
 DATA = "aiconfigurator_core/systems/data"
 PACKAGE = "aiconfigurator-core 0.12.0 (Apache-2.0)"
 

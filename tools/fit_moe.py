@@ -6,7 +6,7 @@ after ``tools/fit_kernels.py``, whose products' tiles these share; it says what 
 differ by more than 2 here (four-bit experts on Blackwell: CUTLASS against TensorRT-LLM's generated
 kernels), so each has its own sections. A measured call is a layer's experts with as many tokens for
 each (permute, gate and up, activation, down, unpermute); the passes over memory are priced by the
-device's ``roofline``, the two products by the form of ``meshwise.cost.kernels`` with constants of
+device's ``roofline``, the two products by the form of ``meshwise.cost.kernels.seconds`` with constants of
 their own, and a table of corrections over rows per expert, experts visited and elements of a weight.
 
 Schema of a section::
@@ -37,8 +37,8 @@ import scipy.sparse as sparse
 from fit_kernels import Array, Calls, Entry
 from scipy.sparse.linalg import spsolve
 
-from meshwise.cost import kernels
-from meshwise.cost.kernels import Chip, GemmFit
+from meshwise.cost.kernels import seconds as kernels
+from meshwise.cost.kernels.seconds import Chip, GemmFit
 
 SHAPE = ["num_tokens", "hidden_size", "inter_size", "topk", "num_experts"]
 START = {"launch_s": 5e-6, "memory_efficiency": 0.8, "efficiency": 0.7, "quantise_bytes": 3.0}

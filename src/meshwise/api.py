@@ -8,49 +8,40 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meshwise.cost import collective as coll
-from meshwise.cost.estimate import estimate as price_layouts
-from meshwise.cost.interval import collective_interval
-from meshwise.errors import IllegalLayout
-from meshwise.present import records
-from meshwise.present.answers import (
+from meshwise.answers import records
+from meshwise.answers.answers import (
     CollectiveResult,
     EstimateResult,
     ModelResult,
     ScaleResult,
     ValidateResult,
 )
-from meshwise.search.points import Point
-from meshwise.search.scaling import curve, default_degrees
-from meshwise.spec import grid
-from meshwise.spec.arguments import (
-    Named,
-    counts,
-    given,
-    keywords,
-    limit_s,
-    names,
-    price,
-    whole_bytes,
-)
-from meshwise.spec.arguments import degrees as read_degrees
-from meshwise.spec.arguments import parts as _parts
-from meshwise.spec.checks import flag, name_of
-from meshwise.spec.cluster import Cluster, load_cluster
-from meshwise.spec.layout import place, spread, usual_ranks
-from meshwise.spec.model import Model
-from meshwise.spec.models import load_model
-from meshwise.spec.reading import count, fraction, one_of
-from meshwise.spec.serving import Serving
-from meshwise.spec.stack import WORDS, Stack, load_stack, replaced
-from meshwise.spec.workload import Decode, Formats, Prefill, Training, Workload
+from meshwise.arguments import Named, counts, given, keywords, limit_s, names, price, whole_bytes
+from meshwise.arguments import degrees as read_degrees
+from meshwise.arguments import parts as _parts
+from meshwise.checks import flag, name_of
+from meshwise.clusters.load import Cluster, load_cluster
+from meshwise.cost.collectives import collective as coll
+from meshwise.cost.estimate import estimate as price_layouts
+from meshwise.cost.uncertainty import collective_interval
+from meshwise.errors import IllegalLayout
+from meshwise.layouts import grid
+from meshwise.layouts.layout import place, spread, usual_ranks
+from meshwise.models.load import load_model
+from meshwise.models.shapes import Model
+from meshwise.search.tp_curve.curve import curve, default_degrees
+from meshwise.search.tp_curve.points import Point
+from meshwise.stacks.stack import WORDS, Stack, load_stack, replaced
+from meshwise.strict_tables import count, fraction, one_of
+from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
 
 if TYPE_CHECKING:
-    from meshwise.present.growth_page import GrowthResult
-    from meshwise.present.plan_page import PlanResult
-    from meshwise.present.serve_page import ServeResult
-    from meshwise.present.serving_plan_page import ServingPlanResult
-    from meshwise.present.sweep_page import SweepResult
+    from meshwise.answers.growth import GrowthResult
+    from meshwise.answers.plan import PlanResult
+    from meshwise.answers.serve import ServeResult
+    from meshwise.answers.serving_plan import ServingPlanResult
+    from meshwise.answers.sweep import SweepResult
 
 __all__ = [
     "Cluster",
@@ -178,8 +169,8 @@ def sweep(
     objective: str = "efficiency",
 ) -> SweepResult:
     """:func:`scale` at values of ``"inter.bandwidth=25GB/s:400GB/s"``, and where each doubling pays."""
-    from meshwise.present.sweep_page import SweepResult
-    from meshwise.search import sweep as sweeping
+    from meshwise.answers.sweep import SweepResult
+    from meshwise.search.tp_curve import sweep as sweeping
 
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     one_of(objective, "--objective", ("efficiency", "latency"))
@@ -219,9 +210,9 @@ def grow(
 ) -> GrowthResult:
     """Strong (one global batch) or weak scaling over numbers of GPUs, with the best layout of each;
     ``layout`` pins axes as in :func:`plan`."""
-    from meshwise.present.growth_page import GrowthResult
+    from meshwise.answers.growth import GrowthResult
     from meshwise.search.growth import growth
-    from meshwise.search.planning import read_pins
+    from meshwise.search.training.question import read_pins
 
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     given(workload, Training, "workload", "Training(batch=, seq=)")
@@ -245,7 +236,7 @@ def estimate(
     **layout: Any,
 ) -> EstimateResult:
     """One layout in full: ``tp, pp, vp, dp, cp, ep, etp, micro_batch, sequence_parallel, shard`` …."""
-    from meshwise.search.report import report
+    from meshwise.search.one_layout import report
 
     asked = grid.asked(layout)
     gpus = None if gpus is None else count(gpus, "--gpus")
@@ -267,8 +258,8 @@ def serve(
     **layout: Any,
 ) -> ServeResult:
     """Continuous batching of one layout, ``tp, pp, dp, ep, etp``, at a fixed concurrency."""
-    from meshwise.present.serve_page import ServeResult
-    from meshwise.search.serving import steady
+    from meshwise.answers.serve import ServeResult
+    from meshwise.search.serving.steady_state import steady
 
     asked = grid.asked(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"))
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
@@ -311,9 +302,9 @@ def plan(
     concurrency, or under limits ``ttft_s`` and ``tpot_s`` with as many requests as they allow;
     ``disaggregated`` adds prefill and decode on GPUs of their own.
     """
-    from meshwise.present.plan_page import PlanResult
-    from meshwise.present.serving_plan_page import PlannedServing, ServingPlanResult
-    from meshwise.search.planning import plan_training, read_pins
+    from meshwise.answers.plan import PlanResult
+    from meshwise.answers.serving_plan import PlannedServing, ServingPlanResult
+    from meshwise.search.training.question import plan_training, read_pins
 
     legal = "Training(batch=, seq=) or Serving(isl=, osl=, …)"
     given(workload, (Training, Serving), "workload", legal)
@@ -323,8 +314,8 @@ def plan(
     price_per_device_hour = price(price_per_device_hour)
     ttft_s, tpot_s = limit_s(ttft_s, "--ttft"), limit_s(tpot_s, "--tpot")
     if isinstance(workload, Serving):
-        from meshwise.search.serving_plan import Limits
-        from meshwise.search.serving_planning import plan_deployment
+        from meshwise.search.serving.plan import Limits
+        from meshwise.search.serving.question import plan_deployment
 
         spec, where, software = _parts(model, cluster, workload.decode(), stack)
         pins = read_pins(layout)

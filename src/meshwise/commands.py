@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from meshwise.arguments import Named, given, keywords
+from meshwise.arguments import parts as _parts
+from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.errors import InputError
-from meshwise.spec.arguments import Named, given, keywords
-from meshwise.spec.arguments import parts as _parts
-from meshwise.spec.cluster import Cluster, load_cluster
-from meshwise.spec.model import Model
-from meshwise.spec.model_names import HUB_ID, nearest
-from meshwise.spec.models import load_model
-from meshwise.spec.reading import count
-from meshwise.spec.serving import Serving
-from meshwise.spec.stack import Stack, taking
-from meshwise.spec.workload import Training
+from meshwise.models.load import load_model
+from meshwise.models.names import HUB_ID, nearest
+from meshwise.models.shapes import Model
+from meshwise.stacks.stack import Stack, taking
+from meshwise.strict_tables import count
+from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import Training
 
 if TYPE_CHECKING:
+    from meshwise.answers.launch import ExportResult, ImportResult
     from meshwise.launch.job import Job
-    from meshwise.launch.parse import Parsed
-    from meshwise.present.launch_page import ExportResult, ImportResult
+    from meshwise.launch.read import Parsed
     from meshwise.search.compare import Compared, ComparedServing
 
 
@@ -31,7 +31,7 @@ def export(
     megatron-lm, megatron-bridge, torchtitan, deepspeed or accelerate; ``wrapper``: torchrun, slurm,
     lws or kuberay."""
     from meshwise import launch
-    from meshwise.present.launch_page import ExportResult
+    from meshwise.answers.launch import ExportResult
 
     given(job, launch.Job, "job", "a meshwise.launch.Job, such as meshwise.launch.job_of makes")
     for value, option in ((target, "TARGET"), (wrapper, "--wrapper"), (version, "--version")):
@@ -44,8 +44,8 @@ def export(
 def needs_split(job: Job, target: str) -> bool:
     """Whether the target's software trains experts beside TP split only, and the job's are not."""
     from meshwise.launch.table import target as known_target
-    from meshwise.spec import rules
-    from meshwise.spec.stack import load_stack
+    from meshwise.layouts import rules
+    from meshwise.stacks.stack import load_stack
 
     known = known_model(job.model) if job.model else None
     if known is None or job.tp == 1 or job.sequence_parallel or job.phase != "train":
@@ -74,7 +74,7 @@ def known_model(name: str) -> str | None:
     or a config file by its path; None where there is none."""
     from pathlib import Path
 
-    from meshwise.spec.model_names import named
+    from meshwise.models.names import named
 
     plain = name.rstrip("/")
     if not plain or Path(plain).exists():
@@ -103,7 +103,7 @@ def read_command(
     does not say is given: the model, the batch and the sequence, or the prompts and answers, and how
     often a drafted token is accepted."""
     from meshwise import launch
-    from meshwise.present.launch_page import ImportResult
+    from meshwise.answers.launch import ImportResult
 
     given(command, str, "COMMAND", "the text of a launch command")
     gpus = None if gpus is None else count(gpus, "--gpus")
@@ -142,8 +142,8 @@ def read_command(
 def _same_model(parsed: Parsed, spec: Model) -> None:
     """Raise where the model that the command names, or the sizes that its flags give, are not the
     model's."""
-    from meshwise.launch import stages
-    from meshwise.launch.sizes import check_sizes
+    from meshwise.launch.targets import stages
+    from meshwise.launch.targets.sizes import check_sizes
 
     check_sizes(dict(parsed.sizes), spec)
     if parsed.target in ("megatron-lm", "megatron-bridge"):
@@ -247,9 +247,9 @@ def compare(
     """A job beside the best layout of as many GPUs."""
     import msgspec
 
-    from meshwise.launch.serving_formats import formats_of
+    from meshwise.launch.targets.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
-    from meshwise.spec.workload import Formats
+    from meshwise.workloads.workload import Formats
 
     layout = msgspec.to_builtins(job)
     if job.phase == "train":
@@ -303,7 +303,7 @@ def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
 
 def _stated(job: Job) -> dict[str, Any]:
     """Switches of a stack that the job says."""
-    from meshwise.spec.stack import STATED
+    from meshwise.stacks.stack import STATED
 
     return {name: getattr(job, name) for name in STATED if getattr(job, name) is not None}
 
@@ -355,7 +355,7 @@ def beside(
     """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold."""
     import msgspec
 
-    from meshwise.launch.serving_formats import formats_of
+    from meshwise.launch.targets.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
 
     layout = msgspec.to_builtins(job)

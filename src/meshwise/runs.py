@@ -11,15 +11,15 @@ import msgspec
 
 from meshwise.api import estimate
 from meshwise.api import stack as load_stack
+from meshwise.clusters.load import Cluster, Device, Level, load_cluster
 from meshwise.errors import InputError, MeshwiseError
-from meshwise.spec.cluster import Cluster, Device, Level, load_cluster
-from meshwise.spec.families import model_from_config
-from meshwise.spec.models import first_layers, load_config
-from meshwise.spec.reading import check_keys
-from meshwise.spec.workload import Decode, Formats, Prefill, Training
+from meshwise.models.families.config import model_from_config
+from meshwise.models.load import first_layers, load_config
+from meshwise.strict_tables import check_keys
+from meshwise.workloads.workload import Decode, Formats, Prefill, Training
 
 if TYPE_CHECKING:
-    from meshwise.present.run_page import RunResult
+    from meshwise.answers.run import RunResult
     from meshwise.runtime.job import Task
 
 JOB = "meshwise.runtime.job:run"
@@ -44,7 +44,7 @@ def run(
     them (torchrun, srun) this process is one of them, and all but rank 0 get None. ``on``: the cluster
     to predict with; default what is measured on the host.
 
-    Raises :class:`InputError` for what cannot be run, :class:`~meshwise.runtime.spawn.RunFailed` for a
+    Raises :class:`InputError` for what cannot be run, :class:`~meshwise.runtime.launch.processes.RunFailed` for a
     run that broke, and MeshwiseError without the ``runtime`` extra.
     """
     name, table = load_config(model)
@@ -63,7 +63,7 @@ def run(
             return None
     else:
         record = launcher.launch(JOB, arguments, ranks=asked.ranks, **how)
-    from meshwise.present.run_page import RunResult
+    from meshwise.answers.run import RunResult
 
     return RunResult(_joined(name, asked, record, where))
 
@@ -76,7 +76,9 @@ def _runtime() -> tuple[Any, Any, Any]:
             field="run",
             legal="after `pip install 'meshwise[runtime]'`",
         )
-    from meshwise.runtime import cluster_env, job, spawn
+    from meshwise.runtime import job
+    from meshwise.runtime.launch import cluster_env
+    from meshwise.runtime.launch import processes as spawn
 
     return job, spawn, cluster_env
 

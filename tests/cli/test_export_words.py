@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import answer, run
 
+from meshwise import catalog
 from meshwise.launch import Job, parse, targets
 from meshwise.launch.table import target
-from meshwise.spec import catalog
-from meshwise.spec.layout import PLACEMENTS
+from meshwise.layouts.layout import PLACEMENTS
 
 TRAINING = ("megatron-lm", "megatron-bridge", "torchtitan", "deepspeed", "accelerate")
 SERVING = ("vllm", "sglang", "trtllm")

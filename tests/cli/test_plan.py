@@ -8,9 +8,9 @@ import pytest
 from running import answer, refusal, run
 
 import meshwise as mw
-from meshwise.present.plan_page import REFUSED
-from meshwise.search import price_space
-from meshwise.search.space import RULES
+from meshwise.answers.plan import REFUSED
+from meshwise.search.training import prices as price_space
+from meshwise.search.training.space import RULES
 
 GPT = (
     "plan",

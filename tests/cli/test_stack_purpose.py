@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from running import answer, refusal, run
 
+from meshwise import catalog
 from meshwise.evidence.prediction import Unsupported, stack_of
 from meshwise.evidence.tables import Row
-from meshwise.spec import catalog
-from meshwise.spec.stack import DEFAULT, kind_of, load_stack
+from meshwise.stacks.stack import DEFAULT, kind_of, load_stack
 
 ON = ("llama-3.1-8b", "--on", "dgx-h100")
 TRAIN = ("--batch", "8", "--seq", "512")

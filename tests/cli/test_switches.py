@@ -8,7 +8,7 @@ from running import answer, run
 from meshwise import launch
 from meshwise.cli import switches
 from meshwise.errors import IllegalLayout, InputError
-from meshwise.spec.stack import STATED
+from meshwise.stacks.stack import STATED
 
 QWEN = ["qwen3-30b-a3b", "--on", "hgx-h100", "--nodes", "2"]
 LAYOUT = ["--dp", "16", "--ep", "16", "--etp", "1", "--shard", "zero1", "--micro-batch", "1"]

@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from meshwise.cost.activations import layer_activations, mlp_activations
+from meshwise.cost.memory.activations import layer_activations, mlp_activations
+from meshwise.layouts.layout import Layouts
+from meshwise.models.shapes import Attention, Block, Mlp, Model
 from meshwise.program.context import Context, context
-from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Attention, Block, Mlp, Model
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Training
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Training
 
 torch = pytest.importorskip("torch", reason="the oracle needs torch")
 F = torch.nn.functional

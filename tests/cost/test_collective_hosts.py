@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise import catalog
 from meshwise.api import collective
-from meshwise.cost.collective_fits import constants
-from meshwise.cost.interval import half_width
+from meshwise.clusters.load import Cluster, cluster_from_table, load_cluster
+from meshwise.cost.collectives.fits import constants
+from meshwise.cost.uncertainty import half_width
 from meshwise.errors import InputError
-from meshwise.spec import catalog
-from meshwise.spec.cluster import Cluster, cluster_from_table, load_cluster
 
 MI = 1 << 20
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_recv")

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from meshwise.cost.collective import (
+from meshwise.clusters.load import Cluster, load_cluster
+from meshwise.cost.collectives.collective import (
     busbw_factor,
     candidates,
     ceil_log2,
@@ -27,11 +28,10 @@ from meshwise.cost.collective import (
     ring_shares,
 )
 from meshwise.cost.estimate import estimate
-from meshwise.spec.cluster import Cluster, load_cluster
-from meshwise.spec.layout import Group, Layouts, place
-from meshwise.spec.models import load_model
-from meshwise.spec.stack import Stack, load_stack
-from meshwise.spec.workload import Decode, Prefill, Training
+from meshwise.layouts.layout import Group, Layouts, place
+from meshwise.models.load import load_model
+from meshwise.stacks.stack import Stack, load_stack
+from meshwise.workloads.workload import Decode, Prefill, Training
 
 FAST = settings(max_examples=60, deadline=None, derandomize=True)
 FEW = settings(max_examples=25, deadline=None, derandomize=True)

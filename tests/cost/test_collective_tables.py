@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import meshwise
+from meshwise import catalog
 from meshwise.api import collective
-from meshwise.spec import catalog
-from meshwise.spec.cluster import Cluster, cluster_from_table, load_cluster
+from meshwise.clusters.load import Cluster, cluster_from_table, load_cluster
 
 TABLE = Path(meshwise.__file__).parent / "evidence/published/collectives.csv"
 T4 = {"device": "t4", "level": [{"ranks": 4, "fabric": "pcie3"}]}

@@ -9,11 +9,11 @@ import pytest
 
 import meshwise as mw
 from meshwise import launch
-from meshwise.cost.dispatch import distinct, wire_bytes
+from meshwise.cost.collectives.dispatch import distinct, wire_bytes
 from meshwise.errors import IllegalLayout
-from meshwise.program.ops import Copies
-from meshwise.search.report import report
-from meshwise.spec.layout import Group
+from meshwise.layouts.layout import Group
+from meshwise.program.operations import Copies
+from meshwise.search.one_layout import report
 
 QWEN = mw.model("qwen3-30b-a3b")
 

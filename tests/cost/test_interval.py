@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import meshwise as mw
-from meshwise.cost.interval import LENT, ends, spread
-from meshwise.spec import catalog
+from meshwise import catalog
+from meshwise.cost.uncertainty import LENT, ends, spread
 
 FILES = catalog.names("discrepancy")
 QUANTITIES = [name.replace("-", "_") for name in FILES]

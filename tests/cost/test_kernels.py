@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from meshwise.cost import kernels as k
-from meshwise.cost.compute import compute
-from meshwise.cost.kernel_fits import kernels
-from meshwise.spec import catalog
-from meshwise.spec.cluster import device
-from meshwise.spec.stack import load_stack
+from meshwise import catalog
+from meshwise.clusters.load import device
+from meshwise.cost.kernels import seconds as k
+from meshwise.cost.kernels.compute import compute
+from meshwise.cost.kernels.fits import kernels
+from meshwise.stacks.stack import load_stack
 
 CALLS = Path(__file__).parents[1] / "data" / "kernel_calls.csv"
 BYTES = {
@@ -299,7 +299,7 @@ def test_cards_of_blackwell_have_a_cards_kernels(name):
 
 def test_a_matrix_is_read_at_the_rate_that_a_device_sustains():
     """GB10 reads 231 to 234 GB/s (antirez/ds4 issue 773); matrices of a layer, bf16, one row."""
-    from meshwise.program.ops import Operands, gemm
+    from meshwise.program.operations import Operands, gemm
 
     prices = compute(device("gb10"), load_stack("vllm"))
     for n, kk in ((5120, 2880), (28672, 8192), (8192, 14336)):
@@ -316,7 +316,7 @@ def test_no_card_reads_weights_faster_than_its_memory():
 
 
 def test_a_shape_beyond_the_tables_says_so():
-    from meshwise.program.ops import Operands, gemm
+    from meshwise.program.operations import Operands, gemm
 
     prices = compute(device("h100"), load_stack("vllm"))
     formats = Operands("bf16", 2.0, 2.0, 2.0)
@@ -330,7 +330,7 @@ def test_a_shape_beyond_the_tables_says_so():
 @pytest.mark.parametrize("name", catalog.names("devices"))
 def test_no_device_runs_above_its_peak(name):
     """Those that inherit have another ratio of arithmetic to memory than what was measured."""
-    from meshwise.program.ops import Operands, gemm
+    from meshwise.program.operations import Operands, gemm
 
     prices = compute(device(name), load_stack("megatron-core"))
     for dtype, width in (("bf16", 2.0), ("fp8", 1.0), ("int8", 1.0)):
@@ -370,7 +370,7 @@ OPERANDS = {  # products of, bytes of an activation and of a weight
 
 def experts_layer(name, engine, dtype, shape):
     """Seconds of a layer's experts as the program has them, visited as evenly as the benchmark's."""
-    from meshwise.program.ops import Operands, elementwise, gemm
+    from meshwise.program.operations import Operands, elementwise, gemm
 
     tokens, hidden, width, drawn, experts, tp, ep = shape
     prices = compute(device(name), load_stack(engine))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import meshwise as mw
-from meshwise.cost.activations import loss_bytes
+from meshwise.cost.memory.activations import loss_bytes
+from meshwise.layouts.layout import Layouts
 from meshwise.program.step import program
-from meshwise.spec.layout import Layouts
 
 MODEL = mw.model("qwen3-30b-a3b")
 VOCAB, HIDDEN = 151_936, 2048

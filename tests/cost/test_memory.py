@@ -8,16 +8,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from meshwise.cost.activations import layer_activations, layer_backward, loss_bytes
-from meshwise.cost.memory import Working, fullest_stage, gathered_units, state, working
+from meshwise.cost.memory.activations import layer_activations, layer_backward, loss_bytes
+from meshwise.cost.memory.parts import Working, fullest_stage, gathered_units, state, working
 from meshwise.cost.schedule import in_flight
+from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.models.load import load_model
+from meshwise.models.parameters import parameters
 from meshwise.program.step import Program, program
 from meshwise.program.weights import block_weights, end_weights
-from meshwise.spec.layout import SHARD_CODE, Layouts
-from meshwise.spec.models import load_model
-from meshwise.spec.parameters import parameters
-from meshwise.spec.stack import Stack, load_stack, replaced
-from meshwise.spec.workload import Formats, Training
+from meshwise.stacks.stack import Stack, load_stack, replaced
+from meshwise.workloads.workload import Formats, Training
 
 LLAMA = load_model("llama-3-8b")
 BATCH, SEQ = 64, 4096

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshwise.answers.text.tables import plain
+from meshwise.answers.validate import validate_page
 from meshwise.cli import main
+from meshwise.clusters.load import load_cluster
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.evidence.predict import PREDICT
 from meshwise.evidence.tables import KINDS, parse_table, unread
 from meshwise.evidence.validate import quantile, run, summary
-from meshwise.present.tables import plain
-from meshwise.present.validate_page import validate_page
-from meshwise.spec.cluster import load_cluster
 
 TRAINING = {
     "id": "mine/1",

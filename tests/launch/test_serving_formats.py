@@ -7,10 +7,10 @@ import pytest
 import meshwise as mw
 from meshwise.errors import InputError
 from meshwise.launch import parse
-from meshwise.launch.serving_formats import METHODS, formats_of
-from meshwise.spec.formats import priced
-from meshwise.spec.models import load_model
-from meshwise.spec.serving import Serving
+from meshwise.launch.targets.serving_formats import METHODS, formats_of
+from meshwise.models.formats import priced
+from meshwise.models.load import load_model
+from meshwise.workloads.serving import Serving
 
 
 def weights(name: str, flags: str) -> str | None:

@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from meshwise.errors import MeshwiseError
-from meshwise.launch import Job, export, parse, stages
+from meshwise.launch import Job, export, parse
+from meshwise.launch.targets import stages
 from meshwise.program.weights import stage_bounds
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import walk
 
-from meshwise.cost.collective import OPS
+from meshwise import catalog
+from meshwise.cost.collectives.collective import OPS
 from meshwise.launch.table import target, targets
-from meshwise.spec import catalog
 
 WRITTEN = ("llama-3.1-8b", "mixtral-8x7b")  # whose launch commands are read again
 STACKED = ("llama-3.1-8b", "deepseek-v2-lite")

@@ -11,7 +11,7 @@ from contract import Refused, ask, page
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from meshwise.spec import catalog
+from meshwise import catalog
 
 MANY = bool(os.environ.get("MESHWISE_MATRIX"))  # make matrix
 SEED = os.environ.get("MESHWISE_SEED")  # others than those that every run draws

@@ -14,8 +14,9 @@ import meshwise as mw
 from meshwise import launch
 from meshwise.errors import MeshwiseError
 from meshwise.launch.table import target, targets
-from meshwise.spec import legality, rules
-from meshwise.spec.stack import DEFAULT, load_stack
+from meshwise.layouts import rules
+from meshwise.layouts import tp_degrees as legality
+from meshwise.stacks.stack import DEFAULT, load_stack
 
 CLUSTERS = ("hgx-h100", "l40s-8x")  # NVLink in nodes of 8 over InfiniBand; PCIe, two sockets
 TRAIN = ("--batch", "16", "--seq", "512", "--micro-batch", "1")
@@ -263,7 +264,7 @@ def _option(name: str) -> str:
 
 
 def presets() -> list[str]:
-    from meshwise.spec import catalog
+    from meshwise import catalog
 
     return catalog.names("models")
 

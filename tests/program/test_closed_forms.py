@@ -17,18 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshwise import api
-from meshwise.cost.activations import layer_activations
-from meshwise.cost.memory import kv_cache, state, working
-from meshwise.program.attention import attended_pairs
+from meshwise.clusters.load import load_cluster
+from meshwise.cost.memory.activations import layer_activations
+from meshwise.cost.memory.parts import kv_cache, state, working
+from meshwise.layouts.layout import Layouts
+from meshwise.models.load import load_model
+from meshwise.models.parameters import parameters
+from meshwise.models.shapes import Attention, Block, Mlp, Model
+from meshwise.program.layers.attention import attended_pairs
 from meshwise.program.step import Program, program
 from meshwise.program.weights import roles
-from meshwise.spec.cluster import load_cluster
-from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Attention, Block, Mlp, Model
-from meshwise.spec.models import load_model
-from meshwise.spec.parameters import parameters
-from meshwise.spec.stack import Stack, load_stack
-from meshwise.spec.workload import Decode, Training
+from meshwise.stacks.stack import Stack, load_stack
+from meshwise.workloads.workload import Decode, Training
 
 FAST = settings(max_examples=40, deadline=None, derandomize=True)
 UNFUSED = Stack(name="unfused", attention="unfused")

@@ -11,24 +11,24 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from meshwise.cost.collective import RING_ROUNDS
-from meshwise.cost.memory import state
-from meshwise.program.ops import COLLECTIVES, Op
-from meshwise.program.step import Program, program
-from meshwise.program.update import stage_weights
-from meshwise.program.weights import block_weights, end_weights
-from meshwise.spec.layout import SHARD_CODE, Layouts
-from meshwise.spec.model import Attention, Block, Mlp, Model, Moe
-from meshwise.spec.models import load_model
-from meshwise.spec.parameters import (
+from meshwise.cost.collectives.collective import RING_ROUNDS
+from meshwise.cost.memory.parts import state
+from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.models.load import load_model
+from meshwise.models.parameters import (
     attention_weights,
     embedding_weights,
     head_weights,
     mlp_weights,
     parameters,
 )
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Prefill, Training
+from meshwise.models.shapes import Attention, Block, Mlp, Model, Moe
+from meshwise.program.operations import COLLECTIVES, Op
+from meshwise.program.step import Program, program
+from meshwise.program.update import stage_weights
+from meshwise.program.weights import block_weights, end_weights
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Decode, Prefill, Training
 
 FAST = settings(max_examples=60, deadline=None, derandomize=True)
 STACK = Stack(name="plain")

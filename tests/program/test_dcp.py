@@ -9,11 +9,11 @@ import pytest
 
 import meshwise as mw
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.search.serving_space import serving_space
-from meshwise.search.space import divisors
-from meshwise.spec.layout import Layouts, groups
-from meshwise.spec.rules import key_copies
-from meshwise.spec.stack import load_stack
+from meshwise.layouts.layout import Layouts, groups
+from meshwise.layouts.rules import key_copies
+from meshwise.search.serving.space import serving_space
+from meshwise.search.training.space import divisors
+from meshwise.stacks.stack import load_stack
 
 LLAMA = mw.model("llama-3.1-70b")
 MIXTRAL = mw.model("mixtral-8x7b")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import meshwise as mw
-from meshwise.program.ops import COLLECTIVES, Op
+from meshwise import dtypes
+from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.program.step import program
-from meshwise.spec import dtypes
-from meshwise.spec.layout import SHARD_CODE, Layouts
-from meshwise.spec.stack import Stack
+from meshwise.stacks.stack import Stack
 
 STACKS = (
     Stack(name="fused"),

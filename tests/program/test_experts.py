@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from meshwise.program.experts import popularity, visited
+from meshwise.program.layers.experts import popularity, visited
 
 KINDS = [(8, 2), (32, 4), (128, 4), (128, 8), (256, 8), (384, 8), (160, 6), (16, 1), (8, 8)]
 SKEWS = [0.0, 0.1, 0.5, 1.0, 1.5, 3.0, 10.0]

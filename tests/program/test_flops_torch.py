@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meshwise.layouts.layout import Layouts
+from meshwise.models.families.config import model_from_config
+from meshwise.models.load import load_model
+from meshwise.models.shapes import Model
 from meshwise.program.step import program
-from meshwise.spec.families import model_from_config
-from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Model
-from meshwise.spec.models import load_model
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Prefill, Training
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Decode, Prefill, Training
 
 torch = pytest.importorskip("torch", reason="the oracle needs torch")
 transformers = pytest.importorskip("transformers", reason="the oracle needs transformers")
@@ -39,7 +39,7 @@ TOKENS = BATCH * SEQ
 EAGER = Stack(name="eager", attention="unfused")
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 PER_LAYER = ("layer_types", "no_rope_layers", "moe_layers", "mlp_layer_types")
-MODELS = Path(__file__).parents[2] / "src/meshwise/spec/catalog/models"
+MODELS = Path(__file__).parents[2] / "src/meshwise/catalog/models"
 
 # Presets at their published widths, one of each family that transformers has a class for.
 DENSE = (
@@ -308,7 +308,7 @@ def test_early_stop_skips_the_last_product() -> None:
 
 def families() -> Any:
     """The module that builds small random configurations of every family that we read."""
-    path = Path(__file__).parents[1] / "spec/test_families_transformers.py"
+    path = Path(__file__).parents[1] / "models/test_families_transformers.py"
     spec = importlib.util.spec_from_file_location("families_oracle", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from tests.runtime import tiny
 from torch.overrides import TorchFunctionMode
 
-from meshwise.runtime import cuts, plans
+from meshwise.runtime.collectives.peers import Peers
+from meshwise.runtime.model import cuts
+from meshwise.runtime.model import families as plans
+from meshwise.runtime.model.parallelize import parallelize
 from meshwise.runtime.options import Options
-from meshwise.runtime.parallel import parallelize
-from meshwise.runtime.peers import Peers
 
 _PEERS: dict[tuple[int, bool], Peers] = {}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshwise import api
 from meshwise.runtime.options import Options
-from meshwise.spec.workload import Formats, Training
+from meshwise.workloads.workload import Formats, Training
 
 BATCH, SEQ = 2, 8
 Key = tuple[str, str, str, int, str]  # name, kind, group, payload bytes, phase

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from tests.runtime import exact
 
-from meshwise.runtime import hierarchy, p2p, quantised, shared_memory
-from meshwise.runtime.peers import Peers
-from meshwise.runtime.shared_memory import SharedMemory
+from meshwise.runtime.collectives import hierarchy, p2p, quantised, shared_memory
+from meshwise.runtime.collectives.peers import Peers
+from meshwise.runtime.collectives.shared_memory import SharedMemory
 
 
 def values(shape: Any, dtype: str, rank: int, seed: int = 0) -> torch.Tensor:

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from tests.runtime.ranks_collectives import digest, errors, values
 
-from meshwise.runtime import hierarchy, p2p, quantised
-from meshwise.runtime.peers import Peers
-from meshwise.runtime.shared_memory import SharedMemory
+from meshwise.runtime.collectives import hierarchy, p2p, quantised
+from meshwise.runtime.collectives.peers import Peers
+from meshwise.runtime.collectives.shared_memory import SharedMemory
 
 ROOT = Path(__file__).parents[2]
 VALUES = 1 << 18  # fp32: 1 MiB

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from tests.runtime import exact, tiny
 
+from meshwise.runtime.model.parallelize import parallelize
 from meshwise.runtime.options import Options
-from meshwise.runtime.parallel import parallelize
 
 SHAPE = (2, 64)
 

@@ -16,8 +16,12 @@ from safetensors.torch import load_file, save_file
 from tests.runtime import tiny
 
 from meshwise.errors import InputError
-from meshwise.runtime import build, cuts, load_model, plans, slices, weights
-from meshwise.runtime.checkpoint import Checkpoint
+from meshwise.runtime import load_model
+from meshwise.runtime.model import cuts
+from meshwise.runtime.model import families as plans
+from meshwise.runtime.weights import build, slices
+from meshwise.runtime.weights import materialise as weights
+from meshwise.runtime.weights.checkpoint import Checkpoint
 
 LARGEST_SHARE = 0.35  # of the model, that a rank's memory may grow by at TP=4
 

@@ -10,7 +10,7 @@ import torch
 from tests.runtime import ranks_collectives as ranks
 
 from meshwise.errors import InputError
-from meshwise.runtime import quantised
+from meshwise.runtime.collectives import quantised
 
 # unit roundoff: half of the distance between 1 and the next number
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

@@ -11,7 +11,8 @@ import torch
 from tests.runtime import tiny
 
 from meshwise.errors import InputError
-from meshwise.runtime import cuts, plans
+from meshwise.runtime.model import cuts
+from meshwise.runtime.model import families as plans
 
 # transformers gathers the outputs of Phi-3's fused projections; they are divided here by their parts
 DIVIDED = {"colwise", "packed_colwise", "colwise_gather_output"}

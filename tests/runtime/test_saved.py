@@ -11,7 +11,7 @@ import pytest
 from tests.runtime import saved, tiny
 
 from meshwise import api
-from meshwise.spec.workload import Formats, Training
+from meshwise.workloads.workload import Formats, Training
 
 WIDE = {
     "hidden_size": 128,

@@ -13,8 +13,8 @@ import torch.multiprocessing as mp
 from tests.runtime import ranks_collectives as ranks
 from tests.runtime.test_collectives import ROUNDOFF, same_bits
 
-from meshwise.runtime import shared_memory
-from meshwise.runtime.peers import Peers
+from meshwise.runtime.collectives import shared_memory
+from meshwise.runtime.collectives.peers import Peers
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir(shared_memory.FOLDER) or os.uname().machine != "x86_64",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.runtime.ranks_two_nodes import ROOT, VALUES, two_nodes
 
-from meshwise.runtime.quantised import packed_bytes
+from meshwise.runtime.collectives.quantised import packed_bytes
 
 RANKS = 4
 
@@ -146,7 +146,7 @@ def test_a_link_that_goes_down_ends_like_a_hang(nodes: Any, tmp_path: Any) -> No
     del nodes  # skipped where there are none
     script = (
         "import sys\n"
-        "from meshwise.runtime.cluster_env import join\n"
+        "from meshwise.runtime.launch.cluster_env import join\n"
         "arguments = {'rank': 9, 'how': '', 'ready': sys.argv[1]}\n"
         "join('tests.runtime.toys:troubled', arguments, backend='gloo', timeout_s=3, threads=1)\n"
     )

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from tests.runtime import tiny
 
 from meshwise.errors import InputError
-from meshwise.runtime import watch
-from meshwise.runtime.agree import agree
-from meshwise.runtime.group import Group
+from meshwise.runtime.collectives.group import Group
+from meshwise.runtime.collectives.peers import Peers
+from meshwise.runtime.launch import watch
+from meshwise.runtime.launch.agree import agree
+from meshwise.runtime.model.parallelize import parallelize
 from meshwise.runtime.options import Options
-from meshwise.runtime.parallel import parallelize
-from meshwise.runtime.peers import Peers
 
 
 def total(value: int) -> dict[str, Any]:

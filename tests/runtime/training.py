@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from tests.runtime import tiny
 
-from meshwise.runtime import mesh as meshes
+from meshwise.runtime.mesh import mesh as meshes
+from meshwise.runtime.model.parallelize import parallelize
 from meshwise.runtime.options import Options
-from meshwise.runtime.parallel import parallelize
 
 STEPS, BATCH, SEQ, RATE = 4, 8, 8, 0.1
 

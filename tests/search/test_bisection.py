@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshwise.search.bisection import largest
+from meshwise.search.serving.bisection import largest
 
 CURVES = st.tuples(
     st.floats(0.01, 100.0), st.floats(0.0, 10.0), st.floats(0.1, 2.0), st.integers(1, 64)

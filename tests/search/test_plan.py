@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise.catalog import names
+from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import estimate
-from meshwise.search.plan import plan, ranked
-from meshwise.search.planner import Search, search, variants
-from meshwise.search.price_space import Pricer, slices
-from meshwise.search.space import divisors, space, virtual_stages
-from meshwise.spec import legality, rules
-from meshwise.spec.catalog import names
-from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import ORDERS, SHARD_CODE, Layouts, groups
-from meshwise.spec.model import Model
-from meshwise.spec.stack import Stack, load_stack
-from meshwise.spec.workload import Training
+from meshwise.layouts import rules
+from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.layout import ORDERS, SHARD_CODE, Layouts, groups
+from meshwise.models.shapes import Model
+from meshwise.search.training.plan import plan, ranked
+from meshwise.search.training.prices import Pricer, slices
+from meshwise.search.training.ranking import Search, search, variants
+from meshwise.search.training.space import divisors, space, virtual_stages
+from meshwise.stacks.stack import Stack, load_stack
+from meshwise.workloads.workload import Training
 
 DENSE = mw.model("llama-2-13b")
 SPARSE = mw.model("mixtral-8x7b")

@@ -9,10 +9,11 @@ import pytest
 
 import meshwise as mw
 from meshwise.cost.estimate import estimate
-from meshwise.search import iteration, serving
-from meshwise.search.iteration import Engine
-from meshwise.spec.layout import Layouts
-from meshwise.spec.stack import load_stack
+from meshwise.layouts.layout import Layouts
+from meshwise.search.serving import iteration
+from meshwise.search.serving import steady_state as serving
+from meshwise.search.serving.iteration import Engine
+from meshwise.stacks.stack import load_stack
 
 MODEL, MOE = mw.model("llama-3.1-8b"), mw.model("qwen3-30b-a3b")
 CLUSTER = mw.cluster("hgx-h100", nodes=1)

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import meshwise as mw
-from meshwise.search.disaggregated import (
+from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.rules import key_copies
+from meshwise.search.serving.disaggregated import (
     _decodes,
     _prefills,
     disaggregate,
@@ -17,8 +20,7 @@ from meshwise.search.disaggregated import (
     kv_bytes,
     link_bytes_per_s,
 )
-from meshwise.search.serving import steady
-from meshwise.search.serving_plan import (
+from meshwise.search.serving.plan import (
     Limits,
     Server,
     ServingRow,
@@ -27,12 +29,10 @@ from meshwise.search.serving_plan import (
     serving_changes,
     within,
 )
-from meshwise.search.serving_space import serving_space
-from meshwise.search.space import divisors
-from meshwise.spec import legality
-from meshwise.spec.layout import Layouts
-from meshwise.spec.rules import key_copies
-from meshwise.spec.stack import load_stack
+from meshwise.search.serving.space import serving_space
+from meshwise.search.serving.steady_state import steady
+from meshwise.search.training.space import divisors
+from meshwise.stacks.stack import load_stack
 
 LLAMA = mw.model("llama-3.1-70b")
 MIXTRAL = mw.model("mixtral-8x7b")

@@ -10,8 +10,8 @@ import pytest
 
 import meshwise as mw
 from meshwise.errors import InputError
-from meshwise.search.sweep import _Solver, quantities, read_sweep
-from meshwise.spec.stack import load_stack
+from meshwise.search.tp_curve.sweep import _Solver, quantities, read_sweep
+from meshwise.stacks.stack import load_stack
 
 GPT = mw.model("gpt3-175b")
 DGX = mw.cluster("dgx-a100")

@@ -20,9 +20,9 @@ KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
 def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None:
     """List the entries of KIND (models, devices, fabrics, clusters, stacks), or show one with the
     source of each figure."""
-    from meshwise.present import listing
-    from meshwise.spec import catalog
-    from meshwise.spec.reading import one_of
+    from meshwise import catalog
+    from meshwise.answers import listing
+    from meshwise.strict_tables import one_of
 
     if as_file and name is None:
         raise InputError(
@@ -49,7 +49,8 @@ def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None
 
 def _entry(kind: str, name: str) -> str:
     """The entry that a name stands for, as the commands read it; a name in a format is none of its own."""
-    from meshwise.spec import cluster_names, model_names
+    from meshwise.clusters import names as cluster_names
+    from meshwise.models import names as model_names
 
     if kind == "clusters":
         device = cluster_names.exact_device(name)
@@ -58,7 +59,7 @@ def _entry(kind: str, name: str) -> str:
             raise cluster_names.unknown_cluster("NAME", name)
         return known
     if kind == "devices":
-        from meshwise.spec.cluster import device as read_device
+        from meshwise.clusters.load import device as read_device
 
         return read_device(name, "NAME").name
     if kind == "models":

@@ -10,8 +10,8 @@ from meshwise.cli import options
 from meshwise.errors import InputError
 
 if TYPE_CHECKING:
-    from meshwise.spec.serving import Serving
-    from meshwise.spec.stack import Stack
+    from meshwise.stacks.stack import Stack
+    from meshwise.workloads.serving import Serving
 
 limits = options.stacked(
     click.option(
@@ -34,8 +34,8 @@ limits = options.stacked(
 
 def read_stack(o: dict[str, Any]) -> Stack:
     """The stack of ``--stack`` and its switches, with the share of memory that is given."""
-    from meshwise.spec.reading import fraction
-    from meshwise.spec.stack import taking
+    from meshwise.stacks.stack import taking
+    from meshwise.strict_tables import fraction
 
     stack = options.read_stack(o, "decode")
     given = o["gpu_memory_utilization"]
@@ -62,8 +62,8 @@ def recorded(o: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
 
 def within(o: dict[str, Any], load: Serving) -> Serving:
     """The load; :class:`InputError` where its requests are longer than the engine takes."""
-    from meshwise.spec.reading import count
-    from meshwise.spec.workload import MAX_SEQ
+    from meshwise.strict_tables import count
+    from meshwise.workloads.workload import MAX_SEQ
 
     if o["max_model_len"] is None:
         return load

@@ -43,8 +43,8 @@ def priced(
 ) -> EstimateResult:
     """The layout that the options describe, priced."""
     from meshwise import api
-    from meshwise.spec.reading import count, one_of
-    from meshwise.spec.workload import PHASES
+    from meshwise.strict_tables import count, one_of
+    from meshwise.workloads.workload import PHASES
 
     spec = api.model(model)
     switches.check(o, spec)

@@ -81,8 +81,8 @@ def command(target: str, model: str | None, **o: Any) -> None:
     import msgspec
 
     from meshwise import commands
-    from meshwise.launch.switches import as_said
     from meshwise.launch.table import target as known_target
+    from meshwise.launch.targets.switches import as_said
 
     chosen = known_target(target, o["target_version"])
     priced_as: list[str] = []
@@ -100,14 +100,14 @@ def command(target: str, model: str | None, **o: Any) -> None:
 
 
 def _wrapper(o: dict[str, Any]) -> str | None:
-    from meshwise.launch.export import WRAPPERS
-    from meshwise.spec.reading import one_of
+    from meshwise.launch.write import WRAPPERS
+    from meshwise.strict_tables import one_of
 
     return one_of(o["wrapper"], "--wrapper", WRAPPERS) if o["wrapper"] is not None else None
 
 
 def _number(o: dict[str, Any], name: str) -> int | None:
-    from meshwise.spec.reading import count
+    from meshwise.strict_tables import count
 
     return count(o[name], "--" + name.replace("_", "-")) if o[name] is not None else None
 
@@ -139,7 +139,7 @@ def _more(o: dict[str, Any], phase: str) -> dict[str, Any]:
 
 def _from_options(model: str | None, o: dict[str, Any], phase: str, target: str) -> Job:
     from meshwise import launch
-    from meshwise.spec.reading import count
+    from meshwise.strict_tables import count
 
     if model is None:
         raise InputError("MODEL: missing", field="MODEL", legal="a model's name, or --from FILE")
@@ -175,10 +175,10 @@ def _checked(
     if o["cluster"] is None:
         return None
     from meshwise import api
+    from meshwise.clusters.load import grown, load_cluster
     from meshwise.commands import STACK
-    from meshwise.spec import grid
-    from meshwise.spec.cluster import grown, load_cluster
-    from meshwise.spec.stack import load_stack
+    from meshwise.layouts import grid
+    from meshwise.stacks.stack import load_stack
 
     spec = api.model(model)
     asked = {k: layout[k] for k in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")}
@@ -203,7 +203,7 @@ def _checked(
 def _from_file(model: str | None, o: dict[str, Any]) -> tuple[Job, list[str]]:
     """A job from a row of a plan, or from an estimate; and what its figures were priced as."""
     from meshwise import launch
-    from meshwise.spec.reading import count
+    from meshwise.strict_tables import count
 
     record = _record(o["source"])
     rows = record.get("layouts")
@@ -229,8 +229,8 @@ def _from_file(model: str | None, o: dict[str, Any]) -> tuple[Job, list[str]]:
 
 def _priced_as(record: dict[str, Any], phase: str) -> list[str]:
     """That a plan's stack is one that does not run its phase."""
-    from meshwise.spec import catalog
-    from meshwise.spec.stack import load_stack, not_made_for
+    from meshwise import catalog
+    from meshwise.stacks.stack import load_stack, not_made_for
 
     name = str((record.get("stack") or {}).get("name", ""))
     return not_made_for(load_stack(name), phase) if catalog.canonical("stacks", name) else []
@@ -287,8 +287,8 @@ def _pairs(row: dict[str, Any], modules: tuple[str, ...]) -> bool:
     """Whether the layout can run the exchange of tokens beside another microbatch's compute."""
     import numpy as np
 
-    from meshwise.spec.layout import RECOMPUTE_CODE, Layouts
-    from meshwise.spec.rules import exchange_pairs
+    from meshwise.layouts.layout import RECOMPUTE_CODE, Layouts
+    from meshwise.layouts.rules import exchange_pairs
 
     degrees = {name: np.int64(row.get(name) or 1) for name in ("tp", "pp", "vp", "ep")}
     mode = np.int64(RECOMPUTE_CODE.get(str(row.get("recompute")), 0))
@@ -296,7 +296,7 @@ def _pairs(row: dict[str, Any], modules: tuple[str, ...]) -> bool:
 
 
 def _record(path: str) -> dict[str, Any]:
-    from meshwise.spec.cluster import read_text_file
+    from meshwise.clusters.load import read_text_file
 
     if path == "-":
         text = sys.stdin.read(MAX_FILE_BYTES)

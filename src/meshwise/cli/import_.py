@@ -44,7 +44,7 @@ def command(
     COMMAND is one argument in quotes, or - for stdin.
     """
     from meshwise import commands
-    from meshwise.spec.reading import count, fraction
+    from meshwise.strict_tables import count, fraction
 
     text = sys.stdin.read(1_000_000) if launch == "-" else launch
     where = options.read_cluster(cluster, nodes, nics)

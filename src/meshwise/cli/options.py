@@ -13,18 +13,18 @@ from meshwise.cli import switches
 from meshwise.errors import InputError, clean, shorten
 
 if TYPE_CHECKING:
-    from meshwise.present.tables import Page
-    from meshwise.spec.cluster import Cluster
-    from meshwise.spec.model import Model
-    from meshwise.spec.stack import Stack
-    from meshwise.spec.workload import Workload
+    from meshwise.answers.text.tables import Page
+    from meshwise.clusters.load import Cluster
+    from meshwise.models.shapes import Model
+    from meshwise.stacks.stack import Stack
+    from meshwise.workloads.workload import Workload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def in_tokens(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The number of an option that counts tokens, as people write it: ``--seq 4k``."""
-    from meshwise.spec.reading import tokens
+    from meshwise.strict_tables import tokens
 
     return None if value is None else tokens(value)
 
@@ -175,8 +175,8 @@ def required(value: str | None, option: str, example: str) -> str:
 
 
 def read_cluster(name: str | None, nodes: str | None, nics: str | None) -> Cluster:
-    from meshwise.spec.cluster import load_cluster
-    from meshwise.spec.reading import count
+    from meshwise.clusters.load import load_cluster
+    from meshwise.strict_tables import count
 
     return load_cluster(
         required(name, "--on", "dgx-a100"),
@@ -187,8 +187,8 @@ def read_cluster(name: str | None, nodes: str | None, nics: str | None) -> Clust
 
 def read_workload(o: dict[str, Any]) -> Workload:
     """The workload that the options describe; options of another phase are refused, not ignored."""
-    from meshwise.spec.reading import count, one_of
-    from meshwise.spec.workload import (
+    from meshwise.strict_tables import count, one_of
+    from meshwise.workloads.workload import (
         MAX_BATCH,
         MAX_SEQ,
         PHASES,
@@ -257,8 +257,8 @@ def skew(o: dict[str, Any]) -> dict[str, Any]:
 
 def tp_degree(value: str, model: Model, cluster: Cluster, stack: Stack) -> int:
     """A degree of ``--tp``; what is no whole number is refused with the degrees of this model."""
-    from meshwise.spec.legality import legal_tp
-    from meshwise.spec.reading import count
+    from meshwise.layouts.tp_degrees import legal_tp
+    from meshwise.strict_tables import count
 
     try:
         return count(value, "--tp")
@@ -287,7 +287,7 @@ def stack_name(o: dict[str, Any], default: str) -> str:
 def read_stack(o: dict[str, Any], phase: str) -> Stack:
     """The stack with the switches that the options set."""
     from meshwise.api import stack
-    from meshwise.spec.stack import DEFAULT
+    from meshwise.stacks.stack import DEFAULT
 
     name = stack_name(o, DEFAULT[phase])
     if name == "ideal":
@@ -319,7 +319,7 @@ def write(
             legal=" or ".join(f"--{a}" for a in asked),
         )
     if asked == ["parquet"]:
-        from meshwise.present.files import write_parquet
+        from meshwise.files import write_parquet
 
         required(o["path"], "-o", "rows.parquet")
         write_parquet(o["path"], [_flatten(row) for row in record()[rows]])
@@ -328,7 +328,7 @@ def write(
 
         deliver(json.dumps(record(), allow_nan=False, indent=1), o["path"])
     elif asked == ["csv"]:
-        from meshwise.present.tables import csv_text
+        from meshwise.answers.text.tables import csv_text
 
         deliver(csv_text([_flatten(row) for row in record()[rows]]), o["path"])
     else:
@@ -337,7 +337,7 @@ def write(
 
 def _show(page: Page, path: str | None, wide: bool) -> None:
     """A page: within the terminal's columns where it goes to one, whole elsewhere."""
-    from meshwise.present import tables
+    from meshwise.answers.text import tables
 
     on_terminal = path in (None, "-") and sys.stdout.isatty()
     width = _columns() if on_terminal and not wide else None
@@ -367,7 +367,7 @@ def deliver(text: str, path: str | None) -> None:
     if path in (None, "-"):
         emit(text)
     else:
-        from meshwise.present.files import write_text
+        from meshwise.files import write_text
 
         write_text(str(path), clean(text) + "\n")
 

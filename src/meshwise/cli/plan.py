@@ -133,7 +133,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     and --tpot.
     """
     from meshwise import api
-    from meshwise.spec.reading import count, fraction
+    from meshwise.strict_tables import count, fraction
 
     spec = api.model(model)
     switches.check(o, spec)
@@ -176,7 +176,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
 def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) -> Any:
     """The command of ``--compare`` at the plan's own load."""
     from meshwise import commands, launch
-    from meshwise.present.plan_page import Beside
+    from meshwise.answers.plan import Beside
 
     gpus = result.to_dict()["gpus"]
     routed = any(block.moe is not None for block in model.blocks)
@@ -287,8 +287,8 @@ def _serving(o: dict[str, Any]) -> Serving:
 
 
 def _training(o: dict[str, Any]) -> Training:
-    from meshwise.spec.reading import count
-    from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Formats, Training
+    from meshwise.strict_tables import count
+    from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Formats, Training
 
     for name in ("kv_dtype", "weight_dtype", *ENGINE):
         if o[name] is not None:

@@ -86,7 +86,7 @@ def command(model: str, **o: Any) -> None:
         SHARDS,
         Options,
     )
-    from meshwise.spec.reading import MAX_COUNT, count, one_of
+    from meshwise.strict_tables import MAX_COUNT, count, one_of
     from meshwise.units import TIME, parse
 
     def number(name: str, low: int = 1, high: int = MAX_COUNT) -> int:

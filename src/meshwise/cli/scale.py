@@ -11,7 +11,7 @@ from meshwise.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from meshwise.api import Cluster, Model, Stack
-    from meshwise.spec.workload import Workload
+    from meshwise.workloads.workload import Workload
 
 
 def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[int]:
@@ -173,7 +173,7 @@ def _grow(model: Model, cluster: Cluster, workload: Workload, o: dict[str, Any])
 
 def _sizes(text: str) -> list[int]:
     """``8,16,24`` or ``8:1024``, doubling."""
-    from meshwise.spec.reading import count
+    from meshwise.strict_tables import count
 
     if ":" not in text:
         return [count(part.strip(), "--gpus") for part in text.split(",")]

@@ -10,8 +10,8 @@ from meshwise.cli import engine, options
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
-    from meshwise.spec.serving import Serving
-    from meshwise.spec.stack import Stack
+    from meshwise.stacks.stack import Stack
+    from meshwise.workloads.serving import Serving
 
 load = options.stacked(
     click.option(
@@ -108,7 +108,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     A closed loop: --concurrency requests of --isl tokens in and --osl out are always in flight.
     """
     from meshwise import api
-    from meshwise.spec.reading import count
+    from meshwise.strict_tables import count
 
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
@@ -137,16 +137,16 @@ def spread(o: dict[str, Any], stack: Stack) -> None:
 
 
 def imbalance(o: dict[str, Any]) -> float:
-    from meshwise.spec.reading import fraction
+    from meshwise.strict_tables import fraction
 
     return fraction(o["expert_imbalance"], "--expert-imbalance", low=1.0, high=1e4)
 
 
 def read_load(o: dict[str, Any]) -> Serving:
     """The requests that the options describe."""
-    from meshwise.spec.reading import count, fraction
-    from meshwise.spec.serving import Serving, draft_cost
-    from meshwise.spec.workload import MAX_BATCH, MAX_SEQ, Formats
+    from meshwise.strict_tables import count, fraction
+    from meshwise.workloads.serving import Serving, draft_cost
+    from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Formats
 
     def number(name: str, example: str, high: int = MAX_SEQ) -> int:
         option = f"--{name}"

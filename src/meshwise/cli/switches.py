@@ -9,7 +9,7 @@ import click
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
-    from meshwise.spec.model import Model
+    from meshwise.models.shapes import Model
 
 OPTIONS = (
     click.option(
@@ -51,8 +51,8 @@ MISPLACED: dict[str, tuple[str, ...]] = {
 
 def read(o: dict[str, Any], name: str) -> dict[str, Any]:
     """The switches that the options set in the stack ``name``."""
-    from meshwise.spec.reading import count, one_of
-    from meshwise.spec.stack import WHOLE, WORDS, load_stack
+    from meshwise.stacks.stack import WHOLE, WORDS, load_stack
+    from meshwise.strict_tables import count, one_of
 
     found = {key: o[key] for key in NAMES if o.get(key) is not None}
     if "loss_chunks" in found:
@@ -74,8 +74,8 @@ def read(o: dict[str, Any], name: str) -> dict[str, Any]:
 
 def modules(text: str) -> tuple[str, ...]:
     """Parts of a layer with commas between them."""
-    from meshwise.spec.reading import one_of
-    from meshwise.spec.stack import MODULES
+    from meshwise.stacks.stack import MODULES
+    from meshwise.strict_tables import one_of
 
     parts = [part.strip() for part in text.split(",")]
     return tuple(one_of(part, "--recompute-modules", MODULES) for part in dict.fromkeys(parts))

@@ -31,7 +31,7 @@ def command(table: str | None, **o: Any) -> None:
     counted, and the others are predicted all the same; exit code 2 if no row can be read.
     """
     from meshwise import api
-    from meshwise.spec.reading import count
+    from meshwise.strict_tables import count
 
     worst = count(o["worst"], "--worst", low=0) if o["worst"] is not None else 15
     if (table is None) == (o["published"] is None):

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from meshwise.clusters.load import Cluster
 from meshwise.cost import hosting, inference
-from meshwise.cost.kernels import position
+from meshwise.cost.kernels.seconds import position
 from meshwise.cost.overlap import TINY, exposed_beside
 from meshwise.cost.priced_step import PricedStep
 from meshwise.cost.pricing import ZERO, Times, total, values_of
 from meshwise.cost.schedule import bubble_s
+from meshwise.layouts.layout import Group, Layouts
+from meshwise.models.shapes import Model
 from meshwise.program.sharding import scatters_every_microbatch
-from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import Group, Layouts
-from meshwise.spec.model import Model
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Workload
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Workload
 
 Array = Any
 

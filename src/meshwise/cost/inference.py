@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from meshwise.cost.compute import Compute
+from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.pricing import Times
 from meshwise.program.context import Context
 from meshwise.program.step import Program
-from meshwise.spec.stack import Stack
+from meshwise.stacks.stack import Stack
 
 Array = Any
 

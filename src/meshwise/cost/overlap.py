@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from meshwise.program.ops import COLLECTIVES, Op
-from meshwise.spec.stack import Stack
+from meshwise.program.operations import COLLECTIVES, Op
+from meshwise.stacks.stack import Stack
 
 Array = Any
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from meshwise.cost.compute import compute
-from meshwise.cost.footprint import Footprint
+from meshwise.clusters.load import Cluster
+from meshwise.cost.kernels.compute import compute
+from meshwise.cost.memory.footprint import Footprint
 from meshwise.cost.overlap import CONTENTION
 from meshwise.cost.pricing import Columns, OpCost, Pricer
 from meshwise.cost.schedule import paired
+from meshwise.layouts import rules
+from meshwise.layouts.layout import Group, Layouts, groups, kv_group
+from meshwise.models.shapes import Model
 from meshwise.program.step import Program, program
-from meshwise.spec import rules
-from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import Group, Layouts, groups, kv_group
-from meshwise.spec.model import Model
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Workload
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Workload
 
 Array = Any
 FEW = 500  # columns that are priced sooner than sorted by kind

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.cost import dispatch
-from meshwise.cost.collective import Priced, price
-from meshwise.cost.collective_fits import lent_levels
-from meshwise.cost.compute import Compute
+from meshwise.clusters.load import Cluster
+from meshwise.cost.collectives import dispatch
+from meshwise.cost.collectives.collective import Priced, price
+from meshwise.cost.collectives.fits import lent_levels
+from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.overlap import SHARDED, exposed_of_ops
-from meshwise.program.ops import COLLECTIVES, Op
-from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import Group, Layouts, alike
-from meshwise.spec.stack import Stack
+from meshwise.layouts.layout import Group, Layouts, alike
+from meshwise.program.operations import COLLECTIVES, Op
+from meshwise.stacks.stack import Stack
 
 Array = Any
 

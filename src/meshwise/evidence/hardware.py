@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from meshwise import catalog
+from meshwise.clusters import names as cluster_names
+from meshwise.clusters.load import Cluster, cluster_from_table, device, load_cluster
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.spec import catalog, cluster_names
-from meshwise.spec.cluster import Cluster, cluster_from_table, device, load_cluster
 
 # Words of a fabric → catalog fabric; the first that the cell begins with. "no P2P" makes PCIe go
 # through host memory.

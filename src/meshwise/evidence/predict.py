@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from meshwise.cost import collective as coll
-from meshwise.cost.collective_fits import lent_levels
-from meshwise.cost.interval import collective_kind, slower
+from meshwise.cost.collectives import collective as coll
+from meshwise.cost.collectives.fits import lent_levels
+from meshwise.cost.uncertainty import collective_kind, slower
 from meshwise.evidence import hardware
 from meshwise.evidence.predict_layers import layers
 from meshwise.evidence.predict_serving import serve
 from meshwise.evidence.predict_training import training
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import MEASURED, Row
-from meshwise.spec.layout import place
-from meshwise.spec.stack import load_stack
+from meshwise.layouts.layout import place
+from meshwise.stacks.stack import load_stack
 
 _OPS = {
     "alltoall": "all_to_all",

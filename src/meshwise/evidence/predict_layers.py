@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.cost.interval import lent_share
 from meshwise.cost.pricing import total
+from meshwise.cost.uncertainty import lent_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
@@ -17,8 +17,8 @@ from meshwise.evidence.prediction import (
     stack_of,
 )
 from meshwise.evidence.tables import MEASURED, Row
-from meshwise.spec import grid
-from meshwise.spec.workload import RECOMPUTE, Formats, Training
+from meshwise.layouts import grid
+from meshwise.workloads.workload import RECOMPUTE, Formats, Training
 
 # Phases that each measured column sums; recomputation runs before the input's gradient.
 _PHASES = {

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from meshwise.clusters.load import Device
+from meshwise.dtypes import BYTES, KV_CACHE, WEIGHT, canonical, known, operands_of, peak_dtype
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
@@ -16,17 +18,15 @@ from meshwise.evidence.prediction import (
     stack_of,
 )
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.search import serving
-from meshwise.search.iteration import Engine
-from meshwise.spec.cluster import Device
-from meshwise.spec.dtypes import BYTES, KV_CACHE, WEIGHT, canonical, known, operands_of, peak_dtype
-from meshwise.spec.formats import quantised
-from meshwise.spec.model import Model, Stored
-from meshwise.spec.model_names import named
-from meshwise.spec.reading import fraction
-from meshwise.spec.serving import Serving
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Formats
+from meshwise.models.formats import quantised
+from meshwise.models.names import named
+from meshwise.models.shapes import Model, Stored
+from meshwise.search.serving import steady_state as serving
+from meshwise.search.serving.iteration import Engine
+from meshwise.stacks.stack import Stack
+from meshwise.strict_tables import fraction
+from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import Formats
 
 
 def serve(row: Row, folder: Path) -> list[Prediction]:

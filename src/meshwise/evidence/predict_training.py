@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.cost.interval import lent_share
+from meshwise.cost.uncertainty import lent_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
 from meshwise.evidence.software import as_stated, stack_named, usual_training_stack
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.search.report import Report, model_flops, report
-from meshwise.spec import grid
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import RECOMPUTE, Formats, Training
+from meshwise.layouts import grid
+from meshwise.search.one_layout import Report, model_flops, report
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import RECOMPUTE, Formats, Training
 
 # A row that does not state its recomputation ran with none, unless that would take this many times
 # the device's memory: more than the memory model's own error.

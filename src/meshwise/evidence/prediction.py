@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from meshwise.dtypes import COMPUTE, canonical
 from meshwise.evidence.software import as_stated, stack_named
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.spec.config_file import load_model_file
-from meshwise.spec.dtypes import COMPUTE, canonical
-from meshwise.spec.model import Model
-from meshwise.spec.models import load_model
-from meshwise.spec.stack import Stack, not_made_for
+from meshwise.models.config_file import load_model_file
+from meshwise.models.load import load_model
+from meshwise.models.shapes import Model
+from meshwise.stacks.stack import Stack, not_made_for
 
 
 class Unsupported(Exception):

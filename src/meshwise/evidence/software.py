@@ -9,8 +9,8 @@ import msgspec
 
 from meshwise.cost.schedule import SCHEDULES
 from meshwise.evidence.tables import Row
-from meshwise.spec.stack import MODULES, WORDS, Stack, load_stack
-from meshwise.spec.workload import OVERLAP
+from meshwise.stacks.stack import MODULES, WORDS, Stack, load_stack
+from meshwise.workloads.workload import OVERLAP
 
 ATTENTION = ("flash", "flash1", "flash2", "flash3", "unfused")
 
@@ -93,7 +93,7 @@ def usual_training_stack(shard: str) -> Stack:
 
 def as_stated(stack: Stack, row: Row) -> Stack:
     """The stack with the switches that the row's columns state (``attention``, ``schedule``,
-    ``overlap``, ``grad_overlap``, and those of :data:`~meshwise.spec.stack.STATED`)."""
+    ``overlap``, ``grad_overlap``, and those of :data:`~meshwise.stacks.stack.STATED`)."""
     changes: dict[str, Any] = {}
     attention = row.one_of("attention", ATTENTION)
     if attention:

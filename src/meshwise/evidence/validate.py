@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meshwise.cost.interval import ends
+from meshwise.cost.uncertainty import ends
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction, Unsupported
 from meshwise.evidence.tables import KINDS, Assumed, Table, read_table
-from meshwise.spec.reading import one_of
+from meshwise.strict_tables import one_of
 
 
 class Result(NamedTuple):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from meshwise.launch.export import WRAPPERS, Exported, export
 from meshwise.launch.job import Job, job_of
-from meshwise.launch.parse import Parsed, parse
+from meshwise.launch.read import Parsed, parse
 from meshwise.launch.table import targets
+from meshwise.launch.write import WRAPPERS, Exported, export
 
 __all__ = ["WRAPPERS", "Exported", "Job", "Parsed", "export", "job_of", "parse", "targets"]

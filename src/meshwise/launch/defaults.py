@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwise.launch import stages
 from meshwise.launch.settings import Settings
 from meshwise.launch.table import Target
+from meshwise.launch.targets import stages
 
 _SIZES = ("layers", "hidden", "heads", "kv_heads", "ffn", "experts_total")
 Fields = dict[str, Any]

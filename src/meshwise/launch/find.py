@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from meshwise.launch.shell import Command
+from meshwise.launch.shell.commands import Command
 from meshwise.launch.table import Target, target, targets
 
 _SHELLS = ("bash", "sh", "zsh", "source", ".")

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
 from meshwise.launch.settings import Settings
-from meshwise.launch.shell import number, unread
-from meshwise.launch.shell_expand import WHY, reasons
+from meshwise.launch.shell.commands import number, unread
+from meshwise.launch.shell.expand import WHY, reasons
 from meshwise.launch.table import Flag, Target, target, targets
-from meshwise.spec.reading import count, fraction
+from meshwise.strict_tables import count, fraction
 
 ALIKE = 0.9  # of a misspelt flag to the one that was meant
 # settings that name a layout; without one of them a command states none

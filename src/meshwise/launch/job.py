@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from meshwise.errors import IllegalLayout, InputError
-from meshwise.spec.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
-from meshwise.spec.reading import count, fraction, one_of
-from meshwise.spec.stack import DISPATCHERS, MOMENTS
-from meshwise.spec.workload import OVERLAP
+from meshwise.layouts.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
+from meshwise.stacks.stack import DISPATCHERS, MOMENTS
+from meshwise.strict_tables import count, fraction, one_of
+from meshwise.workloads.workload import OVERLAP
 
 PHASES = ("train", "serve")
 DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")

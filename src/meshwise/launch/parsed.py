@@ -8,12 +8,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshwise.errors import InputError
-from meshwise.launch import config_files, defaults, serving, titan, training, trtllm, zero
+from meshwise.launch import defaults
+from meshwise.launch.files import configuration as config_files
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import DEGREES, Words, read_words
 from meshwise.launch.job import Job
 from meshwise.launch.settings import Read, Settings
 from meshwise.launch.table import Target
+from meshwise.launch.targets import deepspeed as zero
+from meshwise.launch.targets import serving, training, trtllm
+from meshwise.launch.targets import torchtitan as titan
 
 
 class Unpriced(NamedTuple):

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from meshwise.launch.shell_expand import Expander, Variables, unfollowed
-from meshwise.launch.shell_words import Token, Word, bare, plain
+from meshwise.launch.shell.expand import Expander, Variables, unfollowed
+from meshwise.launch.shell.words import Token, Word, bare, plain
 
 # commands that start nothing which could be a launch
 QUIET = frozenset(

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.program.ops import Operands
-from meshwise.spec import dtypes
-from meshwise.spec.formats import priced, products
-from meshwise.spec.layout import Layouts
-from meshwise.spec.legality import vocabulary_rows
-from meshwise.spec.model import Model, Stored
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Decode, Prefill, Training, Workload, drawn_skew
+from meshwise import dtypes
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.tp_degrees import vocabulary_rows
+from meshwise.models.formats import priced, products
+from meshwise.models.shapes import Model, Stored
+from meshwise.program.operations import Operands
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Decode, Prefill, Training, Workload, drawn_skew
 
 Array = Any
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshwise.models.shapes import Block
 from meshwise.program.context import Context
-from meshwise.program.ops import COLLECTIVES, Op
-from meshwise.spec.model import Block
-from meshwise.spec.stack import Stack
+from meshwise.program.operations import COLLECTIVES, Op
+from meshwise.stacks.stack import Stack
 
 Array = Any
 Pair = tuple[int, int]

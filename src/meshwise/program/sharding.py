@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from meshwise.layouts.layout import Layouts
 from meshwise.program.context import Context
-from meshwise.program.ops import Op, collective, elementwise
+from meshwise.program.operations import Op, collective, elementwise
 from meshwise.program.weights import LocalWeights
-from meshwise.spec.layout import Layouts
 
 Array = Any
 

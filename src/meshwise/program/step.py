@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from meshwise.program import ends, layer, update
+from meshwise.layouts.layout import Layouts
+from meshwise.models.shapes import Model
+from meshwise.program import update
 from meshwise.program.context import Context, context
-from meshwise.program.ops import Op
+from meshwise.program.layers import embedding_and_head as ends
+from meshwise.program.layers import layer
+from meshwise.program.operations import Op
 from meshwise.program.weights import Role, roles
-from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Model
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Workload
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Workload
 
 Array = Any
 

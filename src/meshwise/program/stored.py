@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from meshwise import dtypes
+from meshwise.layouts.layout import Layouts
+from meshwise.models.parameters import parameters
+from meshwise.models.shapes import Block, Model
 from meshwise.program.context import Widths, stored_width, widths
 from meshwise.program.weights import Role, block_matrices, end_weights
-from meshwise.spec import dtypes
-from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Block, Model
-from meshwise.spec.parameters import parameters
-from meshwise.spec.workload import Prefill
+from meshwise.workloads.workload import Prefill
 
 Array = Any
 

@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from meshwise import dtypes
+from meshwise.layouts.layout import Layouts
+from meshwise.models.parameters import block_weights as whole_block
+from meshwise.models.parameters import embedding_weights, head_weights
 from meshwise.program.context import Context
-from meshwise.program.ops import Op, collective, elementwise
+from meshwise.program.operations import Op, collective, elementwise
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.weights import (
     LocalWeights,
@@ -16,11 +20,7 @@ from meshwise.program.weights import (
     end_weights,
     tied_table,
 )
-from meshwise.spec import dtypes
-from meshwise.spec.layout import Layouts
-from meshwise.spec.parameters import block_weights as whole_block
-from meshwise.spec.parameters import embedding_weights, head_weights
-from meshwise.spec.stack import Stack
+from meshwise.stacks.stack import Stack
 
 Array = Any
 

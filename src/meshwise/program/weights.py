@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.spec.layout import Layouts
-from meshwise.spec.model import Attention, Block, LayerFormats, Mlp, Model, Stored
-from meshwise.spec.parameters import attention_matrices, attention_weights
-from meshwise.spec.parameters import block_weights as whole_block
+from meshwise.layouts.layout import Layouts
+from meshwise.models.parameters import attention_matrices, attention_weights
+from meshwise.models.parameters import block_weights as whole_block
+from meshwise.models.shapes import Attention, Block, LayerFormats, Mlp, Model, Stored
 
 Array = Any
 

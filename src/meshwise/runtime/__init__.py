@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshwise.runtime.build import load_model as load_model
+    from meshwise.runtime.collectives.peers import Peers as Peers
+    from meshwise.runtime.launch.processes import launch as launch
+    from meshwise.runtime.model.parallelize import parallelize as parallelize
     from meshwise.runtime.options import Options as Options
-    from meshwise.runtime.parallel import parallelize as parallelize
-    from meshwise.runtime.peers import Peers as Peers
-    from meshwise.runtime.spawn import launch as launch
+    from meshwise.runtime.weights.build import load_model as load_model
 
 __all__ = ["Options", "Peers", "launch", "load_model", "parallelize"]
 _HOME = {

@@ -12,13 +12,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwise.errors import InputError
-from meshwise.runtime import build, host, mesh, plans, recording, watch
-from meshwise.runtime.accuracy import narrow_error
-from meshwise.runtime.agree import agree
-from meshwise.runtime.checkpoint import Checkpoint
+from meshwise.runtime.collectives.peers import Peers, sent_to
+from meshwise.runtime.launch import watch
+from meshwise.runtime.launch.agree import agree
+from meshwise.runtime.measure import host
+from meshwise.runtime.measure import record as recording
+from meshwise.runtime.measure.accuracy import narrow_error
+from meshwise.runtime.mesh import mesh
+from meshwise.runtime.mesh.pipeline import bounds
+from meshwise.runtime.model import families as plans
 from meshwise.runtime.options import Options
-from meshwise.runtime.peers import Peers, sent_to
-from meshwise.runtime.pipeline import bounds
+from meshwise.runtime.weights import build
+from meshwise.runtime.weights.checkpoint import Checkpoint
 
 DETAILED = 3  # steps at most in which every part is timed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from meshwise.errors import InputError
-from meshwise.spec.reading import one_of
+from meshwise.strict_tables import one_of
 
 OVERLAPS = ("none", "wgrad", "split", "decomposed")
 ALGORITHMS = ("auto", "backend", "ring", "hierarchical", "shared_memory")

@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.search.plan import ranked
-from meshwise.search.plan_rows import PlanRow, against, rows
-from meshwise.search.planner import Found, Variant, search, variants
-from meshwise.search.planning import Planned, check_gpus
-from meshwise.search.scaling import remarks
-from meshwise.search.serving_plan import Server, ServingPlan, ServingRow, plan_serving, row_at
-from meshwise.search.space import Pins
-from meshwise.spec import grid
-from meshwise.spec.cluster import Cluster
-from meshwise.spec.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE, Layouts
-from meshwise.spec.model import Model
-from meshwise.spec.serving import Serving
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Training
+from meshwise.clusters.load import Cluster
+from meshwise.layouts import grid
+from meshwise.layouts.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE, Layouts
+from meshwise.models.shapes import Model
+from meshwise.search.serving.plan import Server, ServingPlan, ServingRow, plan_serving, row_at
+from meshwise.search.tp_curve.curve import remarks
+from meshwise.search.training.plan import ranked
+from meshwise.search.training.question import Planned, check_gpus
+from meshwise.search.training.ranking import Found, Variant, search, variants
+from meshwise.search.training.rows import PlanRow, against, rows
+from meshwise.search.training.space import Pins
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import Training
 
 _FREE = (
     *("tp", "pp", "vp", "cp", "ep", "etp", "micro_batch", "sequence_parallel"),

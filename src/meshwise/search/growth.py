@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from meshwise.search.plan import ranked
-from meshwise.search.plan_rows import PlanRow, rows
-from meshwise.search.planner import search, variants
-from meshwise.search.planning import check_gpus, check_pins
-from meshwise.search.space import Pins
-from meshwise.spec.cluster import Cluster
-from meshwise.spec.model import Model
-from meshwise.spec.stack import Stack
-from meshwise.spec.workload import Training
+from meshwise.clusters.load import Cluster
+from meshwise.models.shapes import Model
+from meshwise.search.training.plan import ranked
+from meshwise.search.training.question import check_gpus, check_pins
+from meshwise.search.training.ranking import search, variants
+from meshwise.search.training.rows import PlanRow, rows
+from meshwise.search.training.space import Pins
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Training
 
 
 class Size(NamedTuple):

@@ -1,0 +1,1 @@
+"""What each command answers: its JSON (schema 1) and its page."""

@@ -1,0 +1,131 @@
+"""What ``scale --gpus`` shows: the best layout at each number of GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshwise.answers import records
+from meshwise.answers.pages import cluster_words, remark_lines, wrap
+from meshwise.answers.plan import mesh_words
+from meshwise.answers.plan_records import row_dict
+from meshwise.answers.text import words
+from meshwise.answers.text.result import Answer
+from meshwise.answers.text.tables import Page, Table
+from meshwise.program.context import widths
+from meshwise.search.growth import Growth, Size
+from meshwise.search.tp_curve.curve import run_remarks
+from meshwise.units import format_memory, format_time
+from meshwise.workloads.workload import to_dict as workload_dict
+
+
+class GrowthResult(Answer):
+    """Strong or weak scaling: ``points`` are records, one per number of GPUs."""
+
+    def __init__(self, growth: Growth, threshold: float) -> None:
+        self.growth, self.threshold = growth, threshold
+
+    @property
+    def feasible(self) -> bool:
+        return any(s.best is not None for s in self.growth.sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        g = self.growth
+        workload = workload_dict(g.workload)
+        for key in ("micro_batch", "recompute"):
+            workload.pop(key, None)
+        return {
+            "schema": records.SCHEMA,
+            "model": g.model.name,
+            "cluster": records.cluster_dict(g.cluster),
+            "workload": workload,
+            "formats": widths(g.model, g.workload, g.stack)._asdict(),
+            "stack": records.stack_dict(g.stack),
+            "mode": "weak" if g.weak else "strong",
+            "points": [_point(s) for s in g.sizes],
+            "limit": {"gpus": _limit(g, self.threshold), "threshold": self.threshold},
+            "remarks": self._remarks(),
+            "verdict": _verdict(g, self.threshold),
+        }
+
+    def _remarks(self) -> list[str]:
+        """As what it was priced, whatever the layout."""
+        g = self.growth
+        return run_remarks(g.model, g.cluster, g.workload, g.stack)
+
+    def page(self) -> Page:
+        g = self.growth
+        kind = "weak" if g.weak else "strong"
+        heading = (
+            f"{g.model.name} on {cluster_words(g.cluster)}: {kind} scaling, best layout at each size, "
+            f"{g.workload.seq:,} tokens per sequence, stack {g.stack.name}"
+            f"{words.gradients(g.model, g.workload, g.stack)}"
+        )
+        header = ("GPUs", "batch", "layout", "step", "tokens/s", "MFU", "comm", "memory")
+        body = tuple(_row(s) for s in g.sizes)
+        table = Table(
+            "", (*header, "speedup", "eff.", "doubling"), body, frozenset({2}), header[1:4]
+        )
+        said = remark_lines(self._remarks())
+        return Page(heading, (table, wrap(_verdict(g, self.threshold)), *said))
+
+
+def _point(s: Size) -> dict[str, Any]:
+    figures = {
+        "gpus": s.gpus,
+        "global_batch": s.global_batch,
+        "feasible": s.best is not None,
+        "speedup": s.speedup,
+        "efficiency": s.efficiency,
+        "marginal_efficiency": s.marginal_efficiency,
+    }
+    return figures | (row_dict(s.best) if s.best is not None else {})
+
+
+def _row(s: Size) -> tuple[str, ...]:
+    if s.best is None:
+        return (f"{s.gpus:,}", f"{s.global_batch:,}", "nothing fits", *["-"] * 8)
+    r = s.best
+    assert s.speedup is not None and s.efficiency is not None
+    return (
+        f"{s.gpus:,}",
+        f"{s.global_batch:,}",
+        mesh_words(r.found.axes),
+        f"{format_time(r.step_s)} {words.interval(r.step_s, r.step_low_s, r.step_high_s)}",
+        f"{r.tokens_per_s:,.0f}",
+        words.percent(r.mfu),
+        words.percent(r.exposed_comm_s / r.step_s),
+        format_memory(r.memory_bytes),
+        f"{s.speedup:.2f}×",
+        words.percent(s.efficiency),
+        words.percent(s.marginal_efficiency) if s.marginal_efficiency is not None else "-",
+    )
+
+
+def _limit(g: Growth, threshold: float) -> int | None:
+    """The largest size whose step from the one before, and every one before it, still pays."""
+    kept: int | None = None
+    for s in g.sizes:
+        if s.best is None:
+            continue
+        if s.marginal_efficiency is not None and s.marginal_efficiency < threshold:
+            return kept
+        kept = s.gpus
+    return kept
+
+
+def _verdict(g: Growth, threshold: float) -> str:
+    feasible = [s for s in g.sizes if s.best is not None]
+    if not feasible:
+        return "Nothing fits at any of these sizes."
+    limit = _limit(g, threshold)
+    last = feasible[-1]
+    assert last.efficiency is not None
+    share = words.percent(threshold)
+    if limit == last.gpus:
+        said = f"Every step up to {limit:,} GPUs pays {share} or more of what it adds"
+    else:
+        said = f"Beyond {limit:,} GPUs a step pays less than {share} of what it adds"
+    return (
+        f"{said}; {last.gpus:,} GPUs have {words.percent(last.efficiency)} of the efficiency of "
+        f"{feasible[0].gpus:,}."
+    )

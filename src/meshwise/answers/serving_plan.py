@@ -1,0 +1,345 @@
+"""What ``plan`` answers for serving: its JSON (schema 1) and its page."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from meshwise.answers import records
+from meshwise.answers.pages import cluster_words, wrap
+from meshwise.answers.plan import REFUSED as TRAINING_REFUSED
+from meshwise.answers.plan import Beside, page_with_compared, with_compared
+from meshwise.answers.plan_records import pins_dict
+from meshwise.answers.serve import workload_dict
+from meshwise.answers.text import words
+from meshwise.answers.text.result import Answer
+from meshwise.answers.text.tables import Page, Table
+from meshwise.layouts.layout import ORDERS
+from meshwise.search.serving.disaggregated import Disaggregated, Instance
+from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
+from meshwise.search.serving.question import Served
+from meshwise.search.tp_curve.curve import run_remarks
+from meshwise.search.training.space import Pins
+from meshwise.units import format_memory, format_time
+
+_SAME = ("heads", "kv_heads", "kv_copies", "quantization", "layers")
+REFUSED = {rule: TRAINING_REFUSED[rule] for rule in _SAME} | {
+    "stack": "what this stack cannot run (pipelines, expert or decode context parallelism)",
+    "replicas": "more replicas than requests in flight",
+    "experts": "EP · expert-TP does not divide TP · DP",
+    "dcp": "decode context parallelism over ranks that hold different KV heads",
+    "memory": "weights and one request do not fit",
+    "capacity": "the KV cache does not hold the requests in flight",
+    "ttft": "longer to the first token than the limit",
+    "tpot": "longer per output token than the limit",
+}
+MOST_POINTS = 12  # of the front on the page; the JSON has all
+
+
+class PlannedServing(NamedTuple):
+    """A plan, and what was asked beside it."""
+
+    served: Served
+    asked_disaggregated: bool
+    pins: Pins
+    price_per_device_hour: float | None
+
+    @property
+    def plan(self) -> ServingPlan:
+        return self.served.plan
+
+    @property
+    def changes(self) -> tuple[ServingChange, ...]:
+        return self.served.changes
+
+    @property
+    def disaggregated(self) -> Disaggregated | None:
+        return self.served.disaggregated
+
+
+class ServingPlanResult(Answer):
+    """The plan of a serving deployment: ``best`` and ``layouts`` are records."""
+
+    partial = False
+
+    def __init__(self, planned: PlannedServing) -> None:
+        self.planned = planned
+        self.compared: Beside | None = None  # a command to hold against the plan
+
+    @property
+    def feasible(self) -> bool:
+        p = self.planned
+        return bool(p.plan.rows) or p.disaggregated is not None
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self.to_dict()["best"]
+        return found
+
+    @property
+    def layouts(self) -> list[dict[str, Any]]:
+        """The best first."""
+        found: list[dict[str, Any]] = self.to_dict()["layouts"]
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        return with_compared(serving_plan_dict(self.planned), self.compared)
+
+    def page(self) -> Page:
+        return page_with_compared(serving_plan_page(self.planned), self.compared)
+
+
+def _layout(axes: dict[str, int]) -> dict[str, Any]:
+    """The keys of a layout, those of training at their simplest."""
+    return {
+        "tp": axes["tp"],
+        "pp": axes["pp"],
+        "vp": 1,
+        "dp": axes["dp"],
+        "cp": 1,
+        "ep": axes["ep"],
+        "etp": axes["etp"] or max(1, axes["tp"] // axes["ep"]),
+        "dcp": axes["dcp"],
+        "micro_batch": None,
+        "sequence_parallel": False,
+        "recompute": "none",
+        "shard": "none",
+        "placement": "-".join(ORDERS[0]),
+    }
+
+
+def _price(price: float | None, devices: int, tokens_per_s: float) -> dict[str, float]:
+    if price is None or tokens_per_s <= 0:
+        return {}
+    return {"dollars_per_million_tokens": price * devices / 3600.0 / tokens_per_s * 1e6}
+
+
+def row_dict(r: ServingRow, price: float | None = None) -> dict[str, Any]:
+    figures = {k: v for k, v in r._asdict().items() if k != "axes"}
+    step = {"step_s": r.tpot_s, "step_low_s": r.tpot_low_s, "step_high_s": r.tpot_high_s}
+    cost = _price(price, r.devices, r.tokens_per_s)
+    return _layout(r.axes) | step | {"mfu": None} | figures | cost
+
+
+def _instance(i: Instance) -> dict[str, Any]:
+    return _layout(i.axes) | {k: v for k, v in i._asdict().items() if k != "axes"}
+
+
+def disaggregated_dict(d: Disaggregated | None, price: float | None) -> dict[str, Any] | None:
+    if d is None:
+        return None
+    found = d._asdict() | {"prefill": _instance(d.prefill), "decode": _instance(d.decode)}
+    return found | _price(price, d.devices, d.tokens_per_s)
+
+
+def change_dict(c: ServingChange) -> dict[str, Any]:
+    return {"code": c.code, "value": c.value, "best": row_dict(c.row)}
+
+
+def serving_plan_dict(p: PlannedServing) -> dict[str, Any]:
+    a, price = p.plan, p.price_per_device_hour
+    return {
+        "schema": records.SCHEMA,
+        "model": a.model.name,
+        "cluster": records.cluster_dict(a.cluster),
+        "workload": workload_dict(a.workload),
+        "stack": records.stack_dict(a.stack),
+        "gpus": a.gpus,
+        "objective": a.objective,
+        "limits": a.limits._asdict(),
+        "pinned": pins_dict(p.pins),
+        "best": row_dict(a.rows[0], price) if a.rows else None,
+        "layouts": [row_dict(r, price) for r in a.rows],
+        "pareto": [row_dict(r, price) for r in a.pareto],
+        "rivals": [{"axis": axis, **row_dict(r, price)} for axis, r in a.rivals],
+        "rule_of_thumb": row_dict(a.rule_of_thumb, price) if a.rule_of_thumb else None,
+        "disaggregated": disaggregated_dict(p.disaggregated, price),
+        "nearest_feasible": [change_dict(c) for c in p.changes],
+        "counts": {
+            "enumerated": a.enumerated,
+            "feasible": a.feasible,
+            "refused": {rule: n for rule, n in a.refused.items() if n},
+        },
+        "partial": a.partial,
+        "remarks": run_remarks(a.model, a.cluster, a.workload.decode(), a.stack),
+        "elapsed_s": p.served.elapsed_s,
+    }
+
+
+def mesh_words(axes: dict[str, int]) -> str:
+    d = _layout(axes)
+    words_ = [f"{k}{d[k]}" for k in ("tp", "pp", "dp") if d[k] > 1] or ["tp1"]
+    if axes["ep"] > 1 or axes["etp"] not in (0, axes["tp"]):
+        words_ += [f"ep{d['ep']}", f"etp{d['etp']}"]
+    if d["dcp"] > 1:
+        words_.append(f"dcp{d['dcp']}")
+    return " ".join(words_)
+
+
+def _table(title: str, rows: list[ServingRow], price: float | None, *, ranks: bool) -> Table:
+    axes = ["tp", "pp", "dp"]
+    if any(r.axes["ep"] > 1 or r.axes["etp"] not in (0, r.axes["tp"]) for r in rows):
+        axes += ["ep", "etp"]
+    if any(r.axes["dcp"] > 1 for r in rows):
+        axes.append("dcp")
+    header = [*(["#"] if ranks else []), *(a.upper() for a in axes), "in flight", "TPOT", "TTFT"]
+    header += ["request", "tokens/s/GPU", "tokens/s", "memory", "room"]
+    if price is not None:
+        header.append("$/1M tokens")
+    body = []
+    for number, r in enumerate(rows, start=1):
+        layout = _layout(r.axes)
+        cells = [str(number)] if ranks else []
+        cells += [str(layout[a]) for a in axes]
+        cells += [
+            f"{r.concurrency:,}",
+            f"{format_time(r.tpot_s)} {words.interval(r.tpot_s, r.tpot_low_s, r.tpot_high_s)}",
+            format_time(r.ttft_s),
+            format_time(r.request_s),
+            f"{r.tokens_per_s_per_device:,.1f}",
+            f"{r.tokens_per_s:,.0f}",
+            format_memory(r.memory_bytes),
+            f"{r.max_concurrency:,}",
+        ]
+        if price is not None:
+            cost = _price(price, r.devices, r.tokens_per_s)
+            cells.append(f"{cost.get('dollars_per_million_tokens', 0.0):,.2f}")
+        body.append(tuple(cells))
+    keep = (*header[: header.index("TPOT") + 1], "tokens/s/GPU")
+    return Table(title, tuple(header), tuple(body), frozenset(), keep, ("$/1M tokens", "TTFT"))
+
+
+def _heading(p: PlannedServing) -> str:
+    a, w = p.plan, p.plan.workload
+    limits = [
+        f"{name} at most {format_time(v)}"
+        for name, v in (("TTFT", a.limits.ttft_s), ("TPOT", a.limits.tpot_s))
+        if v is not None
+    ]
+    load = " and ".join(limits) if limits else f"{w.concurrency:,} requests in flight"
+    return (
+        f"{a.model.name} on {a.gpus:,} GPUs of {cluster_words(a.cluster)}: serving {w.isl:,} tokens in, "
+        f"{w.osl:,} out, {load}, stack {a.stack.name}"
+    )
+
+
+def _better(best: ServingRow, other: ServingRow) -> str:
+    share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
+    slower = other.tpot_s / best.tpot_s - 1.0
+    return f"{_signed(-share)} tokens/s/GPU, {_signed(slower)} TPOT"
+
+
+def _signed(share: float) -> str:
+    return f"{'+' if share >= 0 else '−'}{words.percent(abs(share))}"
+
+
+def serving_plan_page(p: PlannedServing) -> Page:
+    a, price = p.plan, p.price_per_device_hour
+    parts: list[Table | str] = []
+    if a.rows:
+        best = a.rows[0]
+        parts.append(_table("", list(a.rows), price, ranks=True))
+        said = [
+            f"Best: {mesh_words(best.axes)}: {best.tokens_per_s_per_device:,.1f} tokens/s per GPU, TPOT "
+            f"{format_time(best.tpot_s)}, TTFT {format_time(best.ttft_s)}, {best.concurrency:,} requests "
+            "in flight."
+        ]
+        ties = [r for r in a.rows[1:] if r.tpot_s <= best.tpot_high_s and _close(best, r)]
+        if ties:
+            said.append(
+                f"{len(ties)} of the {len(a.rows)} shown deliver within 3% of it, less than its interval."
+            )
+        said.append(_binding(p, best))
+        if a.rule_of_thumb is not None:
+            thumb = a.rule_of_thumb
+            loses = "is the best" if thumb.axes == best.axes else _better(best, thumb)
+            said.append(
+                "Rule of thumb (the smallest TP in a node that serves it, replicas for the rest): "
+                f"{mesh_words(thumb.axes)}: {loses}."
+            )
+        parts.append("\n".join(wrap(text) for text in said if text))
+        if a.rivals:
+            rows = tuple(
+                (f"{axis} {_layout(r.axes)[axis]}", mesh_words(r.axes), _better(best, r))
+                for axis, r in a.rivals
+            )
+            title = "Nearest rivals: the best layout with another value of each axis"
+            header = ("instead", "layout", "to best")
+            parts.append(Table(title, header, rows, frozenset({0, 1, 2}), header))
+        if len(a.pareto) > 1:
+            title = "Least time per token for the throughput (over layouts and concurrencies)"
+            front = list(a.pareto)
+            step = max(1, -(-len(front) // MOST_POINTS))
+            parts.append(_table(title, front[::step], price, ranks=False))
+    else:
+        lines = ["No layout is feasible."]
+        if p.changes:
+            lines.append("The smallest change of each kind that makes one:")
+            lines += [f"  {_change(c)}" for c in p.changes]
+        parts.append("\n".join(lines))
+    if p.asked_disaggregated:
+        parts.append(_disaggregated(p))
+    parts += [
+        wrap(f"{r[0].upper()}{r[1:]}.")
+        for r in run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
+    ]
+    counted = [f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible."]
+    refused = sorted((n, rule) for rule, n in a.refused.items() if n)
+    counted += [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]
+    return Page(_heading(p), (*parts, "\n".join(counted)))
+
+
+def _close(best: ServingRow, other: ServingRow) -> bool:
+    return other.tokens_per_s_per_device >= 0.97 * best.tokens_per_s_per_device
+
+
+def _binding(p: PlannedServing, best: ServingRow) -> str:
+    """What the best layout runs into."""
+    a = p.plan
+    if a.limits.tpot_s is None and a.limits.ttft_s is None:
+        return ""
+    if best.concurrency >= best.max_concurrency:
+        return "The KV cache binds: it holds no more requests."
+    left = {
+        name: 1.0 - value / limit
+        for name, value, limit in (
+            ("TTFT", best.ttft_s, a.limits.ttft_s),
+            ("TPOT", best.tpot_s, a.limits.tpot_s),
+        )
+        if limit is not None
+    }
+    name = min(left, key=lambda k: left[k])
+    return f"The limit on {name} binds: it is used to {words.percent(1.0 - left[name])}."
+
+
+def _change(c: ServingChange) -> str:
+    best = f"{mesh_words(c.row.axes)}, {c.row.tokens_per_s_per_device:,.1f} tokens/s per GPU"
+    if c.code == "limits":
+        return (
+            f"limits of TTFT {format_time(c.value['ttft_s'])} and TPOT "
+            f"{format_time(c.value['tpot_s'])} at least ({mesh_words(c.row.axes)}, one request)"
+        )
+    option = {
+        "gpus": "--gpus",
+        "weights_dtype": "--weight-dtype",
+        "kv_cache_dtype": "--kv-dtype",
+        "concurrency": "--concurrency",
+    }[c.code]
+    return f"{option} {c.value}: {best}"
+
+
+def _disaggregated(p: PlannedServing) -> str:
+    d = p.disaggregated
+    if d is None:
+        return "Disaggregated: no two pools meet the limits on these GPUs."
+    said = (
+        f"Disaggregated: {d.prefill_instances} × prefill ({mesh_words(d.prefill.axes)}, {d.prefill.batch} "
+        f"prompts together) and {d.decode_instances} × decode ({mesh_words(d.decode.axes)}, "
+        f"{d.decode.batch} in flight) on {d.devices} GPUs: {d.tokens_per_s_per_device:,.1f} tokens/s per "
+        f"GPU, TTFT {format_time(d.ttft_s)} ({format_time(d.transfer_s)} of it moves "
+        f"{format_memory(d.transfer_bytes)} of keys and values), TPOT {format_time(d.tpot_s)}; "
+        f"{'the transfers bind' if d.bound == 'transfer' else d.bound + ' binds'}."
+    )
+    if p.plan.rows:
+        share = d.tokens_per_s_per_device / p.plan.rows[0].tokens_per_s_per_device - 1.0
+        said += f" {_signed(share)} against the best layout that does both."
+    return wrap(said)

@@ -1,0 +1,166 @@
+"""What ``scale --sweep`` shows, and its JSON (schema 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshwise.answers import records
+from meshwise.answers.pages import cluster_words, remark_lines, workload_words, wrap
+from meshwise.answers.text import words
+from meshwise.answers.text.result import Answer
+from meshwise.answers.text.tables import Page, Table
+from meshwise.search.tp_curve.curve import run_remarks
+from meshwise.search.tp_curve.sweep import BreakEven, Quantity, Sweep
+from meshwise.units import format_bandwidth, format_rate, format_time
+
+
+class SweepResult(Answer):
+    """The TP curve at each value of a quantity, and the break-evens."""
+
+    def __init__(self, swept: Sweep) -> None:
+        self.swept = swept
+
+    def to_dict(self) -> dict[str, Any]:
+        s = self.swept
+        first = records.scaling_dict(s.values[0][1])
+        values = []
+        for value, scaling in s.values:
+            d = records.scaling_dict(scaling)
+            kept = {k: d[k] for k in ("points", "limit", "fastest", "refused")}
+            values.append({"value": value, **kept})
+        return {
+            **{k: first[k] for k in ("schema", "model")},
+            "cluster": records.cluster_dict(s.cluster),
+            **{k: first[k] for k in ("workload", "stack")},
+            "sweep": {
+                "name": s.quantity.name,
+                "unit": s.quantity.unit,
+                "low": s.values[0][0],
+                "high": s.values[-1][0],
+            },
+            "values": values,
+            "rows": [
+                {"value": value, "tp": p.tp, **_figures(p)}
+                for value, c in s.values
+                for p in c.points
+            ],
+            "break_evens": [break_even_dict(b, s.quantity) for b in s.break_evens],
+            "remarks": _remarks(s),
+            "verdict": verdict(s),
+        }
+
+    def page(self) -> Page:
+        return sweep_page(self.swept)
+
+
+def _remarks(s: Sweep) -> list[str]:
+    """As what it was priced, whatever the degree."""
+    first = s.values[0][1]
+    return run_remarks(first.model, s.cluster, first.workload, first.stack)
+
+
+def _figures(point: Any) -> dict[str, Any]:
+    names = ("step_s", "step_low_s", "step_high_s", "comm_share", "speedup", "efficiency")
+    more = ("marginal_efficiency", "memory_bytes", "fits")
+    return {name: getattr(point, name) for name in (*names, *more)}
+
+
+def break_even_dict(b: BreakEven, quantity: Quantity) -> dict[str, Any]:
+    return {
+        **b._asdict(),
+        "unit": quantity.unit,
+        "found": b.value is not None,
+    }
+
+
+def in_words(value: float, quantity: Quantity) -> str:
+    if quantity.unit == "B/s":
+        return format_bandwidth(value)
+    if quantity.unit == "s":
+        return format_time(value)
+    if quantity.unit == "FLOP/s":
+        return format_rate(value)
+    return f"{value:,.0f}"
+
+
+def verdict(s: Sweep) -> str:
+    """A sentence for each doubling: from which value on it pays."""
+    said = []
+    name = s.quantity.name
+    low, high = (in_words(v, s.quantity) for v in (s.values[0][0], s.values[-1][0]))
+    pairs = dict.fromkeys((b.from_tp, b.tp) for b in s.break_evens)
+    share = words.percent(s.threshold)
+    for before, tp in pairs:
+        mine = [b for b in s.break_evens if (b.from_tp, b.tp) == (before, tp)]
+        asked = [b for b in mine if b.question == "marginal_efficiency"]
+        said.append(f"TP={before} → {tp} pays {share} of what it adds {_where(asked, s, name)}.")
+    if said:
+        return " ".join(said)
+    if low != high:
+        return "No break-even: one degree alone is no doubling."
+    return f"One value of {name}, {low}: no break-even."
+
+
+def _where(found: list[BreakEven], s: Sweep, name: str) -> str:
+    first = found[0]
+    if first.value is None:
+        ends = [in_words(v, s.quantity) for v in (s.values[0][0], s.values[-1][0])]
+        if first.direction == "always":
+            return f"everywhere between {ends[0]} and {ends[1]}"
+        return f"nowhere between {ends[0]} and {ends[1]}"
+    parts = []
+    for b in found:
+        assert b.value is not None
+        side = "from {} on" if b.direction == "above" else "up to {}"
+        parts.append(side.format(in_words(b.value, s.quantity)))
+    return f"with {name} " + ", ".join(parts)
+
+
+def sweep_page(s: Sweep) -> Page:
+    _, first = s.values[0]
+    heading = (
+        f"{first.model.name}: {workload_words(first.workload, first.workload.batch)}\n{cluster_words(s.cluster)}\n"
+        f"sweep of {s.quantity.name}, stack {first.stack.name}"
+    )
+    degrees = sorted({p.tp for _, c in s.values for p in c.points})
+    names = (s.quantity.name, *(f"TP={tp}" for tp in degrees))
+    body, shares = [], []
+    for value, c in s.values:
+        at = {p.tp: p for p in c.points}
+        steps, share = [], []
+        for tp in degrees:
+            p = at.get(tp)
+            if p is None:
+                steps.append("-")
+                share.append("-")
+                continue
+            steps.append(f"{format_time(p.step_s)} {words.percent(p.efficiency)}")
+            share.append(f"{p.speedup:.2f}× {words.percent(p.comm_share)}")
+        said = in_words(value, s.quantity)
+        body.append((said, *steps, f"TP={c.limit.tp}", f"TP={c.fastest}"))
+        shares.append((said, *share))
+    title = "Step and efficiency at each degree"
+    table = Table(
+        title, (*names, "limit", "fastest"), tuple(body), frozenset(), ("limit", "fastest")
+    )
+    title = "Speed-up, and communication's share of the step"
+    more = Table(title, names, tuple(shares), frozenset())
+    rows = tuple(_row(b, s.quantity) for b in s.break_evens)
+    solved = Table(
+        "Break-evens, solved for", ("doubling", "question", "where"), rows, frozenset({0, 1, 2})
+    )
+    parts: list[Table | str] = [table, more]
+    if rows:
+        parts.append(solved)
+    parts += [wrap(verdict(s)), *remark_lines(_remarks(s))]
+    return Page(heading, tuple(parts))
+
+
+def _row(b: BreakEven, quantity: Quantity) -> tuple[str, str, str]:
+    question = "is faster at all"
+    if b.question == "marginal_efficiency":
+        question = f"pays {words.percent(b.threshold)} of what it adds"
+    where = b.direction
+    if b.value is not None:
+        where = f"{'from' if b.direction == 'above' else 'up to'} {in_words(b.value, quantity)}"
+    return f"TP={b.from_tp} → {b.tp}", question, where

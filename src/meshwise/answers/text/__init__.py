@@ -1,0 +1,1 @@
+"""Tables and sentences, whatever they are written to."""

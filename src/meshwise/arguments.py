@@ -1,0 +1,165 @@
+"""Arguments of public functions: names looked up, seconds, prices and lists of degrees checked."""
+
+from __future__ import annotations
+
+import functools
+import numbers
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeGuard, TypeVar
+
+from meshwise.checks import not_a
+from meshwise.clusters.load import Cluster, load_cluster
+from meshwise.errors import InputError, closest, quoted
+from meshwise.models.formats import priced
+from meshwise.models.load import load_model
+from meshwise.models.shapes import Model
+from meshwise.stacks.stack import DEFAULT, Stack, load_stack, must_run_models
+from meshwise.strict_tables import count, fraction
+from meshwise.units import BYTES, parse
+from meshwise.workloads.workload import Decode, Prefill, Training, Workload
+
+Named = str | os.PathLike[str]  # a name or a path
+MAX_PRICE = 1e6  # dollars per device and hour
+MAX_LIMIT_S = 1e6
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which refuses a keyword that it does not have as it refuses any other bad input:
+    with the nearest that it has. Where it takes axes of a layout by name, these are its too."""
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    axes = bool(code.co_flags & 0x08)  # **layout
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        for key in kwargs if not axes else ():
+            if key not in known:
+                raise InputError(
+                    f"{function.__name__}: no argument is called {quoted(key)}",
+                    field=key,
+                    value=key,
+                    legal=", ".join(known),
+                    nearest=next(iter(closest(key, known)), None),
+                )
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            key = error.value if isinstance(error.value, str) else ""
+            if axes and error.field == "layout" and key in kwargs:
+                names = [*known, *(k for k in error.legal or () if k not in known)]
+                error.legal, error.nearest = ", ".join(names), next(iter(closest(key, names)), None)
+            raise
+
+    return called
+
+
+def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str) -> None:
+    """Refuse what is not an object of these types."""
+    if not isinstance(value, kinds):
+        raise not_a("what it has to be", field, value, legal)
+
+
+def degrees(tp: object, field: str = "--tp") -> list[int] | None:
+    """One degree or several, ascending as they are given."""
+    if tp is None:
+        return None
+    return counts([tp] if isinstance(tp, (str, numbers.Number)) else tp, field)
+
+
+def counts(values: object, field: str) -> list[int]:
+    """At least one whole number."""
+    found = list(values) if _listed(values) else []
+    if not found:
+        raise not_a("a list of whole numbers", field, values, "one or several, such as [1, 2, 4]")
+    return [count(v, field) for v in found]
+
+
+def names(values: object, field: str) -> tuple[Any, ...]:
+    """A list of names; a text alone is one."""
+    if isinstance(values, str):
+        return (values,)
+    if not _listed(values):
+        raise not_a("a list of names", field, values, "a list of names")
+    return tuple(values)
+
+
+def _listed(values: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
+
+
+def price(value: object, field: str = "--price") -> float | None:
+    """Dollars per device and hour."""
+    return None if value is None else fraction(value, field, low=0.0, high=MAX_PRICE)
+
+
+def limit_s(value: object, field: str) -> float | None:
+    """A limit of latency [s], above zero."""
+    if value is None:
+        return None
+    found = fraction(value, field, low=0.0, high=MAX_LIMIT_S, text=False)
+    if found == 0.0:
+        raise InputError(
+            f"{field}: nothing is done in 0 s",
+            field=field,
+            value=value,
+            legal=f"seconds above 0, at most {MAX_LIMIT_S:g}",
+        )
+    return found
+
+
+def whole_bytes(size: object, field: str) -> float:
+    """A size in bytes; a number or text with a unit."""
+    found = parse(size, BYTES, field, bare=True)
+    if found != int(found):
+        raise InputError(
+            f"{field}: {quoted(size)} is no whole number of bytes",
+            field=field,
+            value=size,
+            legal="whole bytes, or a size with its unit, such as 1.6 GB",
+            nearest=f"{size} GB",
+        )
+    return found
+
+
+def _no_experts(model: Model, workload: Workload) -> None:
+    """Refuse an imbalance or a skew of experts that the model does not have."""
+    if any(block.moe is not None for block in model.blocks):
+        return
+    if workload.expert_imbalance != 1.0:
+        raise InputError(
+            f"--expert-imbalance={workload.expert_imbalance:g}: {model.name} has no experts",
+            field="--expert-imbalance",
+            value=workload.expert_imbalance,
+            legal="1",
+            nearest=1,
+        )
+    if workload.expert_skew:
+        raise InputError(
+            f"--expert-skew={workload.expert_skew:g}: {model.name} has no experts",
+            field="--expert-skew",
+            value=workload.expert_skew,
+            legal="leave --expert-skew out",
+            nearest=0,
+        )
+
+
+def parts(
+    model: Model | Named, cluster: Cluster | Named, workload: Workload, chosen: Stack | Named | None
+) -> tuple[Model, Cluster, Stack]:
+    """Names looked up, the phase's own stack where none is given."""
+    if not isinstance(workload, (Training, Prefill, Decode)):
+        raise InputError(
+            f"workload: {quoted(workload)} is no workload",
+            field="workload",
+            value=workload,
+            legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
+        )
+    spec = priced(load_model(model), workload)
+    _no_experts(spec, workload)
+    where = load_cluster(cluster, field="cluster")
+    software = load_stack(DEFAULT[workload.phase] if chosen is None else chosen)
+    must_run_models(software, workload.phase)
+    return spec, where, software

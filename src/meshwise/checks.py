@@ -1,0 +1,128 @@
+"""What the public types check of themselves, however they are made: from Python, from a file, by
+``msgspec.structs.replace``. A type lists a rule per field; a rule returns the legal value or raises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from meshwise.errors import InputError, quoted
+from meshwise.strict_tables import MAX_COUNT, count, fraction, one_of
+from meshwise.units import Kind, parse
+
+Rule = Callable[[object, str], Any]
+MANY = 10**12  # parameters of a part of a model
+
+
+def check_fields(struct: Any, rules: Mapping[str, Rule], where: str) -> None:
+    """Every field by its rule; a value of another type that means the same (``8.0`` for 8, numpy's
+    numbers) is put in its place."""
+    for name, rule in rules.items():
+        value = getattr(struct, name)
+        legal = rule(value, f"{where}.{name}" if where else name)
+        if legal is not value:
+            msgspec.structs.force_setattr(struct, name, legal)
+
+
+def not_a(kind: str, field: str, value: object, legal: str) -> InputError:
+    return InputError(
+        f"{field}: {quoted(value)} is not {kind}", field=field, value=value, legal=legal
+    )
+
+
+def text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise not_a("text", field, value, '"quoted text"')
+    return value
+
+
+def flag(value: object, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise not_a("true or false", field, value, "true or false")
+    return value
+
+
+def whole(low: int, high: int) -> Rule:
+    return lambda value, field: count(value, field, low=low, high=high, text=False)
+
+
+def number(low: float, high: float) -> Rule:
+    return lambda value, field: fraction(value, field, low=low, high=high, text=False)
+
+
+def quantity(kind: Kind) -> Rule:
+    """A positive SI number in the range of its kind; text with a unit is for files."""
+
+    def rule(value: object, field: str) -> float:
+        if isinstance(value, str):
+            raise not_a(
+                f"a {kind.name} in SI units", field, value, f"a number, as in {kind.example}"
+            )
+        return parse(value, kind, field, bare=True)
+
+    return rule
+
+
+def among(*names: str) -> Rule:
+    return lambda value, field: one_of(value, field, names)
+
+
+def counted(option: str, *, low: int = 1, high: int = MAX_COUNT) -> Rule:
+    """A whole number under the name of its option; text of digits too, as a command line gives it."""
+    return lambda value, field: count(value, option, low=low, high=high)
+
+
+def shared(option: str, *, low: float, high: float) -> Rule:
+    """A number under the name of its option; text too."""
+    return lambda value, field: fraction(value, option, low=low, high=high)
+
+
+def optional(rule: Rule) -> Rule:
+    """None, or what ``rule`` takes."""
+    return lambda value, field: None if value is None else rule(value, field)
+
+
+def a(kind: type) -> Rule:
+    """An object of a type, which has checked itself."""
+
+    def rule(value: object, field: str) -> Any:
+        if not isinstance(value, kind):
+            raise not_a(f"a {kind.__name__}", field, value, f"a {kind.__name__}")
+        return value
+
+    return rule
+
+
+def sequence(rule: Rule, legal: str) -> Rule:
+    """A tuple of at least one value, each by ``rule``."""
+
+    def each(value: object, field: str) -> Any:
+        if not isinstance(value, (tuple, list)) or not value:
+            raise not_a(f"a tuple of {legal}", field, value, f"one {legal} or several")
+        found = tuple(rule(item, f"{field}[{i}]") for i, item in enumerate(value))
+        same = isinstance(value, tuple) and all(f is v for f, v in zip(found, value, strict=True))
+        return value if same else found
+
+    return each
+
+
+def texts(value: object, field: str) -> dict[str, str]:
+    """A table of texts by name, as sources are."""
+    if not isinstance(value, dict):
+        raise not_a("a table", field, value, '{"all": "where the figures come from"}')
+    for key, said in value.items():
+        text(key, field)
+        text(said, f"{field}.{key}")
+    return value
+
+
+def name_of(value: object, field: str, what: str) -> str:
+    """The text of a name or path; anything else is refused with ``what`` would be right."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return value
+    raise not_a("a name or a path", field, value, what)

@@ -1,0 +1,201 @@
+"""A device, a level of its fabric, and the cluster that they make: the types, each checking itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from meshwise import dtypes
+from meshwise.checks import (
+    a,
+    among,
+    check_fields,
+    flag,
+    not_a,
+    number,
+    optional,
+    quantity,
+    sequence,
+    text,
+    texts,
+    whole,
+)
+from meshwise.errors import InputError
+from meshwise.strict_tables import MAX_COUNT, count, one_of
+from meshwise.units import BANDWIDTH, BYTES, RATE, TIME
+
+FABRIC_KINDS = (
+    "nvswitch",
+    "nvlink-mesh",
+    "nvlink-bridge",
+    "pcie",
+    "pcie-host",
+    "infinity-fabric",
+    "ici",
+    "gaudi-mesh",
+    "socket",
+    "network",
+    "shared-memory",
+)
+WIDE = ("bf16", "fp16", "fp32")  # one of them prices what no narrow unit can run
+PEAK_KEYS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "nvfp4", "int4")
+
+
+GENERATIONS = (
+    *("volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx"),
+    *("cdna2", "cdna3", "cdna4", "gaudi", "tpu", "cpu", "unknown"),
+)
+
+
+def _peaks(value: object, field: str) -> Any:
+    """Rates by number format, one of them of a wide one."""
+    if not isinstance(value, dict):
+        raise not_a("a table of rates", field, value, '{"bf16": 312e12}')
+    rate = quantity(RATE)
+    found = {
+        dtypes.known(one_of(k, field, PEAK_KEYS)) or k: rate(v, f"{field}.{k}")
+        for k, v in value.items()
+    }
+    if not any(key in found for key in WIDE):
+        raise InputError(
+            f"{field}: no rate for {', '.join(WIDE[:-1])} or {WIDE[-1]}",
+            field=field,
+            value=sorted(found),
+            legal='one of them, such as {"bf16": 312e12}',
+            nearest=WIDE[0],
+        )
+    return value if found == value else found
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One accelerator. Peaks are dense matrix rates, without sparsity."""
+
+    name: str
+    title: str
+    generation: str
+    memory_bytes: float
+    memory_bytes_per_s: float
+    peak_flops_per_s: dict[str, float]
+    fabric: str | None = None  # what usually joins such devices inside a node
+    multiprocessors: int | None = None  # what a kernel's tiles are spread over
+    training_clock: float = 1.0  # under a training step's load, over that of short measurements
+    memory_share: float = 1.0  # of its bandwidth that reads reach, over the inherited kernels' card
+    sources: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        check_fields(self, _DEVICE, "device")
+
+
+_DEVICE = {
+    "name": text,
+    "title": text,
+    "generation": among(*GENERATIONS),
+    "memory_bytes": quantity(BYTES),
+    "memory_bytes_per_s": quantity(BANDWIDTH),
+    "peak_flops_per_s": _peaks,
+    "fabric": optional(text),
+    "multiprocessors": optional(whole(1, 100_000)),
+    "training_clock": number(0.01, 1.0),
+    "memory_share": number(0.01, 1.0),
+    "sources": texts,
+}
+
+
+class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One level of the fabric: ``ranks`` domains of the level below, joined.
+
+    ``bandwidth_bytes_per_s`` is per device and direction; with ``nics`` it is per NIC (port), and a
+    domain of the level below shares its NICs. ``latency_s`` is one hop of a small message.
+    """
+
+    name: str
+    ranks: int
+    fabric: str
+    kind: str
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    peer_to_peer: bool = False
+    in_switch: bool = False
+    nics: int | None = None
+    oversubscription: float = 1.0
+    efficiency: float | None = None  # share of the wire rate that collectives reach; None = fit
+    own_latency: bool = False  # latency_s was stated for this level: one step takes it, no fit's
+    assumed: bool = False  # the file names no fabric: the device's usual one
+
+    def __post_init__(self) -> None:
+        check_fields(self, _LEVEL, "level")
+
+    def per_device_bytes_per_s(self, devices_below: int) -> float:
+        """Wire rate per device and direction when all ``devices_below`` the level communicate."""
+        rate = self.bandwidth_bytes_per_s
+        if self.nics is not None:
+            rate = rate * self.nics / devices_below
+        return rate / self.oversubscription
+
+
+_LEVEL = {
+    "name": text,
+    "ranks": whole(1, MAX_COUNT),
+    "fabric": text,
+    "kind": among(*FABRIC_KINDS),
+    "bandwidth_bytes_per_s": quantity(BANDWIDTH),
+    "latency_s": quantity(TIME),
+    "peer_to_peer": flag,
+    "in_switch": flag,
+    "nics": optional(whole(1, 4096)),
+    "oversubscription": number(1.0, 1000.0),
+    "efficiency": optional(number(0.01, 1.0)),
+    "own_latency": flag,
+    "assumed": flag,
+}
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A device and its fabric levels, innermost first."""
+
+    name: str
+    title: str
+    device: Device
+    levels: tuple[Level, ...]
+    source: str = ""
+    asked: str = ""  # the name that was given, where it is a device's and this is its usual node
+
+    def __post_init__(self) -> None:
+        check_fields(self, _CLUSTER, "cluster")
+        count(self.devices, "product of all level.ranks")
+
+    @property
+    def devices(self) -> int:
+        total = 1
+        for level in self.levels:
+            total *= level.ranks
+        return total
+
+    @property
+    def node_devices(self) -> int:
+        """Devices that a network of NICs joins: all levels below the first level with NICs."""
+        total = 1
+        for level in self.levels:
+            if level.kind == "network":
+                break
+            total *= level.ranks
+        return total
+
+    def domain_sizes(self) -> tuple[int, ...]:
+        """Devices in one domain of each level: cumulated ranks, innermost first."""
+        sizes, total = [], 1
+        for level in self.levels:
+            total *= level.ranks
+            sizes.append(total)
+        return tuple(sizes)
+
+
+_CLUSTER = {
+    "name": text,
+    "title": text,
+    "device": a(Device),
+    "levels": sequence(a(Level), "Level"),
+    "source": text,
+    "asked": text,
+}

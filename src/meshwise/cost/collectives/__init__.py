@@ -1,0 +1,1 @@
+"""Seconds and bytes of collectives over a hierarchical fabric."""

@@ -1,0 +1,241 @@
+"""Measured constants of collectives, from the catalog's fits; nothing is invented here.
+
+A fabric without a fit of its own inherits the nearest one, and its source says so.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise import catalog
+from meshwise.clusters.load import Level
+
+# Fabric kind (or the beginning of a fabric's name) → file of collective constants.
+_FABRIC = (
+    ("nvlink5", "nvlink5-nvswitch"),
+    ("nvlink4", "nvlink4-nvswitch"),
+    ("nvlink", "nvlink3-nvswitch"),
+    ("pcie5", "pcie5-p2p"),
+    ("pcie6", "pcie5-p2p"),
+    ("efa-25-", "efa-host"),
+    ("efa-40-", "efa-host"),
+    ("efa-50-", "efa-host"),
+    ("efa", "efa"),
+    ("gcp-tcpx", "tcpxo"),
+    ("gcp-gvnic", "tcp"),
+    ("tpu-dcn", "tcp"),
+    ("ethernet", "tcp"),
+    ("ib-", "roce"),
+    ("roce", "roce"),
+    ("slingshot", "roce"),
+)
+_MEASURED = (
+    "pcie5",
+    "efa-25-",
+    "efa-40-",
+    "efa-50-",
+    "efa",
+    "gcp-tcpx",
+    "gcp-gvnic",
+    "roce",
+)
+_KIND = {
+    "nvswitch": "nvlink3-nvswitch",
+    "nvlink-mesh": "nvlink3-nvswitch",
+    "nvlink-bridge": "nvlink3-nvswitch",
+    "infinity-fabric": "nvlink3-nvswitch",
+    "gaudi-mesh": "nvlink3-nvswitch",
+    "ici": "nvlink3-nvswitch",
+    "pcie": "pcie4-p2p",
+    "pcie-host": "pcie-no-p2p",
+    "socket": "pcie-no-p2p",
+    "shared-memory": "pcie-no-p2p",
+    "network": "roce",
+}
+
+# Levels whose traffic passes through host memory: what it reaches is the host's property.
+THROUGH_HOST = ("pcie-host", "shared-memory", "socket")
+
+PROTOCOLS = ("simple", "narrow", "ll128", "ll")  # from the one for the largest messages on
+
+
+class Protocol(NamedTuple):
+    """One way to run an algorithm: ``launch_s`` once, ``step_s`` per hop, ``efficiency`` of the wire
+    rate; ``per_peer``: that share serves each peer at the same time, not all of them in turn."""
+
+    name: str
+    launch_s: float
+    step_s: float
+    efficiency: float
+    per_peer: bool = False
+
+
+class Algorithm(NamedTuple):
+    protocols: tuple[Protocol, ...]
+    min_ranks: int = 2
+
+    @property
+    def fastest(self) -> Protocol:
+        """The protocol for the largest messages."""
+        return max(self.protocols, key=lambda p: p.efficiency)
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol of that name, else the next one for larger messages."""
+        own = {p.name: p for p in self.protocols}
+        order = PROTOCOLS[: PROTOCOLS.index(name) + 1] if name in PROTOCOLS else ()
+        return next((own[p] for p in reversed(order) if p in own), self.fastest)
+
+
+class Constants(NamedTuple):
+    """Constants of one collective on one fabric level, by algorithm; and where they come from."""
+
+    algorithms: dict[str, Algorithm]
+    copy_bytes_per_s: float  # of a rank's own share, from the input to the output buffer
+    source: str
+    lent: float = 0.0  # doubt that they hold here, in units of what another fabric's have
+
+
+_KERNELS = "nvlink4-nvswitch"  # where all three engines' kernels were measured
+
+_IDEAL = Algorithm((Protocol("", 0.0, 0.0, 1.0),))
+
+
+def constants_file(level: Level) -> tuple[str, bool]:
+    """(constants file, whether it was measured on this very fabric)."""
+    known = catalog.names("collectives")
+    if level.fabric in known:
+        return level.fabric, True
+    if level.kind in THROUGH_HOST:
+        return _KIND[level.kind], False
+    for beginning, name in _FABRIC:
+        if (level.fabric + "-").startswith(beginning) and name in known:
+            return name, beginning in _MEASURED
+    name = _KIND[level.kind]
+    return (name if name in known else "pcie-no-p2p"), False
+
+
+@functools.cache
+def _collective_table(name: str) -> dict[str, Any]:
+    return catalog.load("collectives", name, "collectives")[1]
+
+
+def _algorithm(table: dict[str, Any]) -> Algorithm:
+    protocols = tuple(
+        Protocol(
+            p.get("name", ""),
+            p.get("launch_s", 0.0),
+            p.get("step_s", 0.0),
+            p["efficiency"],
+            p.get("per_peer", False),
+        )
+        for p in table.get("protocols", [table])
+    )
+    return Algorithm(protocols, table.get("min_ranks", 2))
+
+
+_SHARED = ("ring", "tree")  # all_reduce, all_gather and reduce_scatter run the same ones
+
+
+def algorithms_of(table: dict[str, Any], op: str, library: str) -> dict[str, Algorithm]:
+    """What a file's table has for ``op``: the library's own kernels, beside NCCL's algorithms."""
+    nccl = table["nccl"]
+    found = {k: _algorithm(nccl[k]) for k in _SHARED if k in nccl}
+    for name in dict.fromkeys(("nccl", library)):
+        own = table.get(name, {}).get(op, {})
+        found |= {k: _algorithm(v) for k, v in own.items() if k != "fit" and isinstance(v, dict)}
+    if "direct" not in found:
+        found["direct"] = found["ring"]
+    return found
+
+
+@functools.cache
+def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
+    """Constants of collective ``op`` on ``level`` for a library, with those that it falls back to.
+
+    Ideal: wire bandwidth, no latency, bandwidth-optimal ring algorithms only (the note's model).
+    """
+    if ideal:
+        every = {"ring": _IDEAL, "hierarchical": _IDEAL, "direct": _IDEAL}
+        return Constants(every, float("inf"), "datasheet")
+    name, measured = constants_file(level)
+    table = _collective_table(name)
+    algorithms = algorithms_of(table, op, library)
+    if library not in table and library != "nccl" and level.peer_to_peer:
+        # The engine's kernels, measured on NVLink, at this fabric's wire rate.
+        lent = algorithms_of(_collective_table(_KERNELS), op, library)
+        algorithms |= {k: v for k, v in lent.items() if k in ("one_shot", "two_shot")}
+    limit = table["nccl"].get("limit_bytes_per_s")
+    if limit is not None:
+        most = limit / (algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s)
+        algorithms = {k: _slowed(a, min(most, 1.0)) for k, a in algorithms.items()}
+    if "host_rates" in table["nccl"]:
+        reached = _host_rate(level.bandwidth_bytes_per_s, table["nccl"]["host_rates"])
+        fitted = algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s
+        algorithms = {k: _slowed(a, reached / fitted) for k, a in algorithms.items()}
+    if level.efficiency is not None or level.own_latency:
+        algorithms = {k: _stated(a, level) for k, a in algorithms.items()}
+    # An efficiency that the cluster states is that of the whole collective.
+    copy = table["nccl"].get("copy_bytes_per_s") if level.efficiency is None else None
+    if copy and not level.peer_to_peer and not measured:
+        # through host memory the copy goes at the pace of the same wire
+        copy *= level.bandwidth_bytes_per_s / table["bandwidth"]
+    source = f"collectives/{name}" + ("" if measured else f" (inherited by {level.fabric})")
+    doubt = 0.0 if measured else float(table.get("lent", 1.0))
+    if level.efficiency is not None:
+        doubt = min(doubt, 1.0)
+    return Constants(algorithms, copy or float("inf"), source, doubt)
+
+
+def _host_rate(lanes: float, rates: list[list[float]]) -> float:
+    """Bytes/s that hosts reach at a lane rate [bytes/s]: a power of it between the measured ones, a
+    share of it beyond them."""
+    known, reached = np.log(np.array(rates)).T
+    inside = np.interp(np.log(lanes), known, reached)
+    beyond = np.log(lanes) - np.clip(np.log(lanes), known[0], known[-1])
+    return float(np.exp(inside + beyond))
+
+
+def host_doubt() -> float:
+    """``Constants.lent`` of what passes through a host's memory."""
+    return float(_collective_table(_KIND["pcie-host"])["lent"])
+
+
+def lent_levels(lent: Sequence[float], ranks: Sequence[Any]) -> Any:
+    """The largest doubt among the levels that a group crosses, as ``Constants.lent``."""
+    found: Any = 0.0
+    for doubt, r in zip(lent, ranks, strict=True):
+        found = np.maximum(found, np.where(np.asarray(r) > 1, doubt, 0.0))
+    return found
+
+
+def slower_start(constants: Constants, times: float) -> Constants:
+    """Constants whose launches and steps take ``times`` as long."""
+
+    def later(a: Algorithm) -> Algorithm:
+        every = (
+            p._replace(launch_s=p.launch_s * times, step_s=p.step_s * times) for p in a.protocols
+        )
+        return a._replace(protocols=tuple(every))
+
+    return constants._replace(algorithms={k: later(a) for k, a in constants.algorithms.items()})
+
+
+def _slowed(algorithm: Algorithm, share: float) -> Algorithm:
+    """An algorithm at a share of its rate: what a host can copy limits it, not the wire."""
+    every = (p._replace(efficiency=p.efficiency * share) for p in algorithm.protocols)
+    return algorithm._replace(protocols=tuple(every))
+
+
+def _stated(algorithm: Algorithm, level: Level) -> Algorithm:
+    """An algorithm with the figures that the cluster states in place of the fit's: its efficiency,
+    and its latency as the time of one step (then there is no launch beside it)."""
+    best = algorithm.fastest
+    if level.efficiency is not None:
+        best = best._replace(efficiency=level.efficiency)
+    if level.own_latency:
+        best = best._replace(launch_s=0.0, step_s=level.latency_s)
+    return algorithm._replace(protocols=(best,))

@@ -1,0 +1,1 @@
+"""Seconds of one kernel from its shape, by constants that were measured."""

@@ -1,0 +1,299 @@
+"""Time of GEMMs, attention and element-wise passes from measured kernels.
+
+Products and fused attention by shape: :mod:`meshwise.cost.kernels.seconds`. A pass over memory is a
+launch and its bytes at the measured share of the bandwidth;
+attention that is not fused is two batched products and the passes between them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise import dtypes
+from meshwise.clusters.load import Device
+from meshwise.cost.kernels.fits import STATIC_SCALES, Kernels, Ranges, kernels
+from meshwise.cost.kernels.seconds import (
+    QUERY_TILE,
+    Chip,
+    GemmFit,
+    decode_seconds,
+    gemm_seconds,
+    outside,
+    prefill_seconds,
+)
+from meshwise.program.operations import Core, Op
+from meshwise.stacks.stack import Stack
+
+Array = Any
+
+# Backward runs its products at this share of forward's rate: 561 of 648 TFLOP/s on an H100 at heads
+# of 128 and 16k tokens (FlashAttention-3, arXiv 2407.08608, figures 5 and 6).
+BACKWARD_RATE = 0.87
+# FlashAttention-2 reaches 35 % of an H100's 989.4 TFLOP/s over 132 multiprocessors (the same paper).
+FLASH2_PER_SM = 0.35 * 989.4e12 / 132
+# Rows from which weights are widened in a pass of their own instead of in the product (vLLM, awq.py:
+# FP16_MATMUL_HEURISTIC_CONDITION).
+WIDENS_FROM = 256
+
+
+# Instructions of the other units for one value of a narrow cache, on a device that has no conversion for
+# it. Widening: FlashInfer's fast_dequant_f8f16x4 (include/flashinfer/vec_dtypes.cuh), 12 for four.
+# Narrowing: the software path of CUDA's cuda_fp8.hpp (__nv_cvt_float_to_fp8), about 30.
+WIDEN, NARROW = 3.0, 30.0
+
+MANY = 100  # columns that are priced sooner than told apart
+# projects a column's shape onto a number: any irrational ratios do, since what it finds is checked
+_MIX = np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0]))
+
+
+def distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
+    """(the shapes that differ, which of them each column has): a search's columns have few products
+    that differ. None: as given."""
+    size = max(np.size(x) for x in shape)
+    if size < MANY or any(np.ndim(x) > 1 for x in shape):
+        return shape, None
+    key = sum(x * mix for x, mix in zip(shape, _MIX, strict=True))
+    _, first, kind = np.unique(key, return_index=True, return_inverse=True)
+    if 4 * first.size > 3 * size:
+        return shape, None
+    few = [x[first] if np.ndim(x) and x.size == size else x for x in shape]
+    if any(np.ndim(x) and x.size != size for x in shape):
+        return shape, None
+    if all(np.array_equal(f[kind], x) for f, x in zip(few, shape, strict=True) if np.ndim(x)):
+        return few, kind
+    return shape, None
+
+
+NARROWER = 0.75  # of the operands' width: weights below it are expanded inside the product
+
+
+class Compute(NamedTuple):
+    """Prices compute operations on one device under one stack."""
+
+    device: Device
+    stack: Stack
+    fits: Kernels
+    clock: float  # share of the measurements' clock that the device keeps up under the load
+    known: dict[tuple[object, ...], Array]  # a layer's products repeat: each is priced once
+    decoding: bool = False  # one token per sequence: the ideal reads weights and cache from memory
+
+    def peak(self, dtype: str) -> float:
+        """Dense peak at which products of ``dtype`` operands run here [FLOP/s]."""
+        peaks = self.device.peak_flops_per_s
+        return peaks[dtypes.peak_dtype(dtype, peaks)]
+
+    @property
+    def bandwidth(self) -> float:
+        """What the kernels' shares of the memory's rate are of [B/s]."""
+        return self.device.memory_bytes_per_s * self.device.memory_share
+
+    @property
+    def _quantiser(self) -> str:
+        """Whose pass narrows the activations of a product."""
+        return STATIC_SCALES if self.stack.static_scales else self.stack.name
+
+    def chip(self, dtype: str) -> Chip:
+        return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.bandwidth)
+
+    def seconds(self, op: Op) -> Array:
+        """Seconds per call of a compute operation."""
+        if self.stack.ideal:
+            return self._ideal(op)
+        if op.kind == "gemm":
+            return self._gemm(op)
+        if op.core is not None:
+            return self._attention(op, op.core) if self._fused(op) else self._unfused(op, op.core)
+        return self._pass(op.hbm_bytes) + self._narrowing(op)
+
+    def _ideal(self, op: Op) -> Array:
+        """Products and attention at peak, and in decode no sooner than the memory's datasheet rate
+        gives their weights, or keys and values."""
+        if op.kind == "elementwise":
+            return 0.0 * op.hbm_bytes
+        arithmetic = op.flops / self.peak(op.dtype)
+        if not self.decoding:
+            return arithmetic
+        read = op.core.kv_bytes if op.core is not None else op.weight_bytes
+        return np.maximum(arithmetic, read / self.device.memory_bytes_per_s)
+
+    def _pass(self, moved: Array) -> Array:
+        """Seconds of a pass over memory."""
+        fits = self.fits
+        return fits.launch_s + moved / (fits.memory_efficiency * self.bandwidth)
+
+    def _unfused(self, op: Op, core: Core) -> Array:
+        """Two batched products with the scores in memory between them, and the passes over them."""
+        element = dtypes.BYTES[op.dtype]
+        batch = core.sequences * core.heads
+        scores = element * core.queries * op.n * batch
+        query_bytes = 2.0 * element * core.queries * core.width * batch
+        passes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - query_bytes - core.kv_bytes
+        moved = (query_bytes + core.kv_bytes) / 2.0 + scores
+        fit, _ = self.fits.gemm(self._runs_as(op.dtype), self._quantiser)
+        chip = self.chip(op.dtype)
+        seconds = (
+            gemm_seconds(core.queries, op.n, core.width, batch, moved, chip, fit)
+            + gemm_seconds(core.queries, core.width, op.n, batch, moved, chip, fit)
+            + self._pass(passes - 2.0 * scores)
+        )
+        return seconds * core.work
+
+    def _fused(self, op: Op) -> bool:
+        return op.name == "attention.decode" or self.stack.attention == "flash"
+
+    def _runs_as(self, dtype: str) -> str:
+        """The format of the table that prices products of ``dtype``."""
+        run = dtypes.peak_dtype(dtype, self.device.peak_flops_per_s)
+        if run == "fp8":
+            return dtype if dtype == "fp8_block" else run
+        return "bf16" if run in ("fp16", "tf32", "fp32") else run
+
+    def _weight_only(self, op: Op) -> float | None:
+        """Bytes of a weight that the product expands on its way; None where operands are alike."""
+        narrow = op.weight_element < NARROWER * dtypes.BYTES.get(op.dtype, 1.0)
+        return op.weight_element if op.weight_element and narrow else None
+
+    def _gemm(self, op: Op) -> Array:
+        shape = [
+            np.asarray(x, dtype=np.float64) for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes)
+        ]
+        grouped = op.name.startswith("moe.experts")
+        narrow = self._weight_only(op)
+        key = (op.dtype, grouped, narrow, *((x.shape, x.tobytes()) for x in shape))
+        found = self.known.get(key)
+        if found is None:
+            fit = self._product_fit(self._runs_as(op.dtype), narrow, grouped)
+            few, kind = distinct(shape)
+            m, n, k, batch, moved = few
+            found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
+            if kind is not None and np.ndim(found):
+                found = found[kind]
+            self.known[key] = found
+        widening = self._widening(op)
+        return found if widening is None else found + widening
+
+    def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> GemmFit:
+        """Constants of a product, of the experts' where they were measured."""
+        experts = self.fits.experts(dtype, self.stack.name, narrow) if grouped else None
+        if experts is None:
+            return self.fits.gemm(dtype, self._quantiser, narrow)[0]
+        # scales per block are found in each pass
+        static = self.stack.static_scales and dtype != "fp8_block"
+        return experts._replace(quantise_bytes=0.0) if static else experts
+
+    def _widening(self, op: Op) -> Array | None:
+        """Seconds of a pass that widens narrow weights for a device without units for them: read as
+        they are stored, written in 16 bit and read again by the product, where rows are many; else the
+        product widens them on its way."""
+        run = dtypes.peak_dtype(op.dtype, self.device.peak_flops_per_s)
+        narrow = dtypes.BYTES.get(op.dtype.removesuffix("_block"), 2.0)
+        if narrow >= 2 or dtypes.BYTES[run] < 2 or op.phase != "forward":
+            return None
+        more = self._pass(2.0 * 2.0 * op.n * op.k * op.batch)
+        stored_wide = op.weight_bytes >= 2.0 * op.n * op.k * op.batch  # training's weights
+        return np.where((np.asarray(op.m) < WIDENS_FROM) | stored_wide, 0.0, more)
+
+    def _converts(self, values: Array, instructions: float) -> Array:
+        """Seconds to convert a narrow cache's values by instructions; 0 where the device has units for
+        8-bit floats, whose kernels were measured with such a cache."""
+        peaks = self.device.peak_flops_per_s
+        if "fp8" in peaks or "fp32" not in peaks:
+            return 0.0
+        return values * (instructions / (peaks["fp32"] / 2.0))  # a fused multiply-add counts as two
+
+    def _narrowing(self, op: Op) -> Array:
+        """Of new keys and values, as they are written."""
+        element = dtypes.BYTES.get(op.dtype, 2.0)
+        if op.name != "attention.cache_write" or element >= 2:
+            return 0.0
+        return self._converts(op.hbm_bytes / (2.0 + element), NARROW)
+
+    def _widening_keys(self, core: Core) -> Array:
+        """Of cached keys and values, by each tile of queries that sees them."""
+        if core.kv_element >= 2:
+            return 0.0
+        tiles = np.ceil(core.queries / QUERY_TILE) * core.sequences
+        return self._converts(tiles * core.heads * core.attended * 2.0 * core.width, WIDEN)
+
+    def _attention(self, op: Op, core: Core) -> Array:
+        chip = self.chip(op.dtype)
+        query_bytes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - core.kv_bytes
+        if op.name == "attention.decode":
+            fit, _ = self.fits.attention("decode", core.kv_element)
+            seconds = decode_seconds(
+                core.attended,
+                core.sequences,
+                core.heads,
+                core.kv_heads,
+                core.width,
+                query_bytes,
+                core.kv_bytes,
+                chip,
+                fit,
+            )
+            # a decode waits for its cache, and converts meanwhile; heads of a group share what is read
+            group = core.heads / core.kv_heads
+            return np.maximum(seconds, fit.launch_s + self._widening_keys(core) / group)
+        fit, _ = self.fits.attention("prefill", core.kv_element)
+        work = core.work if core.work == 1.0 else core.work / BACKWARD_RATE
+        seconds = prefill_seconds(
+            core.queries,
+            core.sequences,
+            core.heads,
+            core.width,
+            core.attended,
+            query_bytes,
+            core.kv_bytes,
+            core.heads / core.kv_heads,
+            chip,
+            fit,
+            work,
+        )
+        return self._by_version(seconds, op, work / core.work) + self._widening_keys(core)
+
+    def _by_version(self, seconds: Array, op: Op, slower: float) -> Array:
+        """Older fused kernels than the measured ones: FlashAttention-2 has no instructions of
+        Hopper's, -1 takes twice its time."""
+        version = self.stack.flash_version
+        if version >= 3:
+            return seconds
+        older = 2.0 if version == 1 else 1.0
+        if self.device.generation not in ("hopper", "blackwell"):
+            return seconds * older
+        rate = FLASH2_PER_SM * self.fits.sms / older
+        return np.maximum(seconds, op.flops * slower / rate)
+
+    def _measured(self, op: Op) -> tuple[Ranges, tuple[Array, ...]]:
+        """(ranges of the table, the operation's place in them); empty where it has none."""
+        if op.kind == "gemm":
+            ranges = self.fits.gemm(self._runs_as(op.dtype), self._quantiser)[1]
+            return ranges, (op.m, op.n, op.k)
+        if op.core is not None and self._fused(op):
+            core, decode = op.core, op.name == "attention.decode"
+            ranges = self.fits.attention("decode" if decode else "prefill", core.kv_element)[1]
+            long = core.attended if decode else core.queries
+            return ranges, (long, core.sequences, core.heads)
+        return (), ()
+
+    def source(self, op: Op) -> str:
+        """Where the seconds of ``op`` come from."""
+        if self.stack.ideal:
+            return f"datasheet/{self.device.name}"
+        if np.ndim(op.hbm_bytes) == 0 and float(self.extrapolated(op)):
+            return f"{self.fits.source} (extrapolated)"
+        return self.fits.source
+
+    def extrapolated(self, op: Op) -> Array:
+        """1 per layout where the shape lies outside what was measured."""
+        ranges, place = self._measured(op)
+        return outside(ranges, *place) * 1.0 if ranges else 0.0
+
+
+def compute(
+    device: Device, stack: Stack, *, training: bool = False, decoding: bool = False
+) -> Compute:
+    """``training`` keeps products running back to back, at the clock that the power limit allows."""
+    clock = device.training_clock if training else 1.0
+    return Compute(device, stack, kernels(device), clock, {}, decoding)

@@ -1,0 +1,186 @@
+"""Measured constants of kernels, from the catalog's fits; nothing is invented here.
+
+A device without a fit of its own inherits that of the nearest generation, and its source says so.
+Every constant is relative to the device's peak, memory bandwidth and number of multiprocessors
+(``multiprocessors`` of the device's file; the fitted device's where it has none), and is scaled by
+them; launches, in seconds, are taken as they are, and so are the tables of corrections.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from meshwise import catalog
+from meshwise.clusters.load import Device
+from meshwise.cost.kernels.seconds import AttentionFit, GemmFit, gemm_fit, grouped_fit, table_of
+
+# Device whose kernel fit stands for a whole generation.
+_GENERATION = {
+    "volta": "a100-80gb-sxm",
+    "turing": "a100-80gb-sxm",
+    "ampere": "a100-80gb-sxm",
+    "ada": "l40s",
+    "hopper": "h100-80gb-sxm",
+    "blackwell": "b200",
+    "blackwell-rtx": "rtx-pro-6000",  # of graphics memory: other multiprocessors, Ada's instructions
+}
+_ANY_DEVICE = "h100-80gb-sxm"
+STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
+# whose products run alike where one has no table
+_ALSO = {"int8": ("fp8",), "fp8": ("int8",), "fp8_block": ("fp8", "int8")}
+_QUALITY = (
+    *("kernel", "peak_flops_per_s", "points", "median_error", "mean_error", "p90_error", "bias"),
+    *("head_128", "range", "tables"),
+)
+Ranges = tuple[tuple[float, float], ...]
+
+
+class Kernels(NamedTuple):
+    """A device's kernel constants. ``name`` is the file, of which fits are made when asked for."""
+
+    name: str
+    source: str
+    inherited: bool
+    sms: float
+    # of passes over memory, and of attention that is not fused: launch + max(arithmetic, memory)
+    efficiency: float
+    memory_efficiency: float
+    launch_s: float
+
+    def gemm(
+        self,
+        dtype: str,
+        engine: str,
+        weight_bytes: float | None = None,
+    ) -> tuple[GemmFit, Ranges]:
+        """Constants of products that run at the rate of ``dtype``, and the measured shapes;
+        ``weight_bytes`` where weights are narrower than the operands, and expanded in the kernel."""
+        return _gemm(self.name, dtype, engine, self.inherited, weight_bytes)
+
+    def experts(self, dtype: str, engine: str, weight_bytes: float | None = None) -> GemmFit | None:
+        """Constants of an engine's grouped products of experts; None where none were measured."""
+        return _experts(self.name, dtype, engine, self.inherited, weight_bytes)
+
+    def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
+        """Constants of ``prefill`` or ``decode`` with a cache of ``kv_element`` bytes per value."""
+        return _attention(self.name, kind, kv_element)
+
+
+@functools.cache
+def _kernel_table(name: str) -> dict[str, Any]:
+    return catalog.load("kernels", name, "kernels")[1]
+
+
+def _ranges(entry: dict[str, Any]) -> Ranges:
+    return tuple((low, high) for low, high in entry["range"])
+
+
+@functools.cache
+def _gemm(
+    name: str,
+    dtype: str,
+    engine: str,
+    inherited: bool,
+    weight_bytes: float | None,
+) -> tuple[GemmFit, Ranges]:
+    formats = _kernel_table(name)["gemm"]
+    dtype = next(d for d in (dtype, *_ALSO.get(dtype, ()), "bf16") if d in formats)
+    entry = formats[dtype]
+    where: dict[str, Any] = {
+        "elsewhere": inherited or weight_bytes is not None,
+        "weight_bytes": weight_bytes,
+    }
+    blocks = dtype == "fp8_block"
+    static = engine == STATIC_SCALES and not blocks  # whose scales are found in each pass
+    tables = tuple(table_of(t) for t in entry["tables"])
+    fit = gemm_fit(entry, tables, **where)
+    if static:
+        return fit._replace(quantise_bytes=0.0), _ranges(entry)
+    # An engine that is not in the table quantises in the pass before: the shortest of the measured
+    # ones.
+    passes = entry.get("quantise_s", {})
+    more = passes.get(engine, min(passes.values(), default=0.0))
+    return fit._replace(launch_s=fit.launch_s + more), _ranges(entry)
+
+
+@functools.cache
+def _experts(
+    name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None
+) -> GemmFit | None:
+    """Constants of an engine's grouped products; None where nothing of the kind was measured."""
+    entry = _expert_entry(_kernel_table(name).get("moe", {}), dtype, engine, weight_bytes)
+    if entry is None:
+        return None
+    narrow = weight_bytes is not None
+    # those with scales per block run on the tiles of whole tensors' products
+    dense = _kernel_table(name)["gemm"]["fp8" if dtype == "fp8_block" else dtype]
+    tiles = gemm_fit(dense, elsewhere=inherited or narrow, weight_bytes=weight_bytes)
+    return grouped_fit(tiles, entry, tuple(table_of(t) for t in entry["tables"]))
+
+
+# Whose kernels stand in for a stack's own: TensorRT-LLM's CUTLASS ones, which training's grouped
+# products are too. The others', Triton's and generated ones, are for four-bit weights alone.
+_EXPERTS_OF = "trtllm"
+_FOUR_BIT = 0.75  # bytes, below which a weight is one
+_SAME = 0.01  # bytes, within which two formats of them are one: their scales tell them apart
+_UNDER = {"bf16": "w4a16", "fp8": "w4a8"}  # sections of four-bit weights, by what multiplies
+
+
+def _expert_entry(
+    engines: dict[str, Any], dtype: str, engine: str, weight_bytes: float | None
+) -> dict[str, Any] | None:
+    own, shared = engines.get(engine, {}), engines.get(_EXPERTS_OF, {})
+    if weight_bytes is None or weight_bytes >= _FOUR_BIT:
+        return _first([own.get(dtype), shared.get(dtype)])
+    under = _UNDER.get(dtype, "no section")
+    found = [
+        entry
+        for formats in (own, shared, *engines.values())
+        for key, entry in formats.items()
+        if key.startswith(under)
+    ]
+    same = [entry for entry in found if abs(entry["weight_bytes"] - weight_bytes) < _SAME]
+    return _first([*same, *found])
+
+
+def experts_of(device: Device, engine: str) -> str | None:
+    """Library and version whose layers of experts were measured for an engine; None for other stacks."""
+    found = _kernel_table(kernels(device).name).get("moe", {}).get(engine, {})
+    return next((str(entry["table"]).replace("/", " ") for entry in found.values()), None)
+
+
+def _first(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    return next(filter(None, entries), None)
+
+
+@functools.cache
+def _attention(name: str, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
+    entries = _kernel_table(name)["attention"]
+    narrow = f"{kind}_fp8"
+    entry = entries[narrow if kv_element < 2 and narrow in entries else kind]
+    constants = {key: value for key, value in entry.items() if key not in _QUALITY}
+    fit = AttentionFit(**constants, tables=tuple(table_of(t) for t in entry["tables"]))
+    return fit, _ranges(entry)
+
+
+def kernels(device: Device) -> Kernels:
+    """Kernel constants of a device: its own fit, or that of the nearest generation."""
+    own = catalog.canonical("kernels", device.name) or _family_fit(device.name)
+    name = own or _GENERATION.get(device.generation, _ANY_DEVICE)
+    table = _kernel_table(name)
+    return Kernels(
+        name=name,
+        source=f"kernels/{name}" + ("" if own else f" (inherited by {device.name})"),
+        inherited=own is None,
+        sms=float(device.multiprocessors or table["sms"]),
+        **table["roofline"],
+    )
+
+
+def _family_fit(name: str) -> str | None:
+    """A fit under the device family's short name (``h200`` for ``h200-141gb-sxm``)."""
+    words = name.split("-")
+    families = ("-".join(words[:count]) for count in range(len(words) - 1, 0, -1))
+    return next((family for family in families if family in catalog.names("kernels")), None)

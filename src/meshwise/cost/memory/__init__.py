@@ -1,0 +1,1 @@
+"""Bytes on one device, by part."""

@@ -1,0 +1,232 @@
+"""What a training step keeps for backward, counted tensor by tensor, and what it needs beside.
+
+After Korthikanti et al. 2022 (arXiv 2205.05198, equations 1-6), generalised to gated FFNs,
+grouped-query attention and experts by counting the tensors that backward reads. Megatron's stacks
+follow the paper; others keep more or less, by the switches of :class:`~meshwise.stacks.stack.Stack`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.models.parameters import attention_matrices
+from meshwise.models.shapes import Attention, Block, Mlp
+from meshwise.program.context import Context
+from meshwise.program.layers.feed_forward import exchanges_tokens
+
+Array = Any
+
+FP32 = 4.0  # bytes
+
+
+def attention_activations(ctx: Context, a: Attention) -> tuple[Array, Array]:
+    """(bytes kept inside the TP region, bytes of the scores) per token row; scores are 0 if fused.
+
+    Megatron's 11·s·b·h + 5·a·s²·b less the input and the output's mask: queries, keys, values and
+    the core's output; per score softmax output, dropout mask and dropout output (2 + 1 + 2 bytes).
+    Where the packed projection stays alive (its values are a view), rotated queries and keys are
+    copies beside it.
+    """
+    act, tp = ctx.widths.activation, ctx.layout.tp
+    heads = -(-a.heads // tp)
+    kv = heads if a.mla or ctx.stack.expands_kv_heads else -(-a.kv_heads // tp)
+    kept = act * (
+        heads * a.head_dim + kv * (a.head_dim + a.value_head_dim) + heads * a.value_head_dim
+    )
+    if a.mla:
+        kept = kept + act * ((a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim)
+    elif ctx.stack.packed_qkv and a.heads == a.kv_heads:
+        kept = kept + act * (heads + kv) * a.head_dim
+    unfused = ctx.stack.attention != "flash"
+    per_score = act + (1.0 + act if ctx.model.dropout else 0.0)
+    scores = per_score * heads * ctx.keys * float(unfused)
+    return kept, scores
+
+
+def mlp_activations(ctx: Context, mlp: Mlp, split: Array) -> Array:
+    """Up (and gate) outputs and the down product's input, per token row; a gated activation in two
+    operations keeps the activated gate too."""
+    tensors = 2 + mlp.gated + (mlp.gated and ctx.training and not ctx.stack.fused_elementwise)
+    return ctx.widths.activation * tensors * -(-mlp.width // split)
+
+
+def _norm_outside(ctx: Context, block: Block) -> tuple[float, float]:
+    """(bytes of what a norm keeps of its input, of what the projections after it read) per row.
+
+    A fused norm keeps its 16-bit input. An RMSNorm written out in fp32 keeps the widened input and
+    the narrowed result before its weight; a LayerNorm (two vectors of parameters) is one kernel in
+    every framework.
+    """
+    act, h = ctx.widths.activation, ctx.model.hidden
+    parts = 1 if block.parallel else 2
+    written_out = not ctx.stack.fused_norm and block.norm_parameters <= parts * h
+    return h * (FP32 + act if written_out else act), h * act
+
+
+def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
+    """(bytes, bytes of its scores) of one layer for one microbatch without recomputation."""
+    tp, h = ctx.layout.tp, ctx.model.hidden
+    before, projected = _norm_outside(ctx, block)
+    mask = h * (1.0 if ctx.model.dropout else 0.0)
+    # what sequence parallelism divides; gathered inputs that backward keeps are whole
+    shared = ctx.token_split
+    gathered = 1.0 if ctx.stack.keeps_gathered_inputs else shared
+    outside: Array = 0.0
+    inside: Array = 0.0
+    scores: Array = 0.0
+    if block.attention is not None:
+        # norm input, projection input, dropout mask after the output projection
+        outside = outside + (before + mask) / shared + projected / gathered
+        kept, scores = attention_activations(ctx, block.attention)
+        inside = inside + kept
+    if block.mlp is not None or block.moe is not None:
+        outside = outside + (before + mask) / shared + projected / gathered
+    if block.mlp is not None:
+        inside = inside + mlp_activations(ctx, block.mlp, tp)
+    if block.moe is not None:
+        moe = block.moe
+        etp = ctx.layout.expert_tp()
+        rows = moe.top_k * etp / tp
+        inside = inside + rows * (ctx.widths.activation * h + mlp_activations(ctx, moe.expert, etp))
+        if moe.shared is not None:
+            inside = inside + mlp_activations(ctx, moe.shared, tp)
+    return ctx.tokens * (outside + inside), ctx.tokens * scores
+
+
+def _by_products(ctx: Context, block: Block) -> Array:
+    """Selective checkpointing by operation: the layer's input, every second product's output
+    (counted from the first), attention's output, reductions and exchanges of tokens; nothing of the
+    grouped products of experts.
+
+    torchtitan's save list: mm but every second (grouped ones are another operation), attention,
+    reduce_scatter, all_to_all (distributed/activation_checkpoint.py).
+    """
+    act, tp, h = ctx.widths.activation, ctx.layout.tp, ctx.model.hidden
+    outs: list[Array] = []
+    rows: Array = h / ctx.token_split
+    if block.attention is not None:
+        a = block.attention
+        for _, _, n, how in attention_matrices(a, h):
+            outs.append(-(-n // tp) if how == "column" else n)
+        rows = rows + -(-a.heads // tp) * a.value_head_dim
+    if block.mlp is not None:
+        outs += [-(-block.mlp.width // tp)] * (1 + block.mlp.gated) + [h]
+    if block.moe is not None:
+        moe, etp = block.moe, ctx.layout.expert_tp()
+        # what the dispatch brings, and what the combination brings back
+        rows = rows + np.where(exchanges_tokens(ctx), 2.0 * moe.top_k * etp / tp * h, 0.0)
+        if moe.shared is not None:
+            outs += [-(-moe.shared.width // tp)] * (1 + moe.shared.gated) + [h]
+    for out in outs[::2]:
+        rows = rows + out
+    parts = (block.attention is not None) + (block.mlp is not None or block.moe is not None)
+    reduced = np.where(ctx.layout.sequence_parallel & (tp > 1), parts * h / ctx.token_split, 0.0)
+    return ctx.tokens * act * (rows + reduced)
+
+
+def _dropped(ctx: Context, block: Block) -> Array:
+    """Bytes that a layer does without where the stack's modules run again: of a norm what the products
+    read, of an activation what it makes, of a whole MLP or its experts all but their input, of MLA's
+    up-projections queries, keys and values."""
+    chosen, act, h, tp = (
+        ctx.stack.recompute_modules,
+        ctx.widths.activation,
+        ctx.model.hidden,
+        ctx.layout.tp,
+    )
+    per_row: Array = 0.0
+    a, moe = block.attention, block.moe
+    if "layernorm" in chosen:
+        parts = (a is not None) + (block.mlp is not None or moe is not None)
+        parts = 1 if block.parallel else parts
+        gathered = 1.0 if ctx.stack.keeps_gathered_inputs else ctx.token_split
+        per_row = per_row + parts * h * act / gathered
+    if a is not None and a.mla and "mla_up_proj" in chosen:
+        per_row = per_row + act * -(-a.heads // tp) * (2 * a.head_dim + a.value_head_dim)
+    if block.mlp is not None and "mlp" in chosen:
+        per_row = per_row + mlp_activations(ctx, block.mlp, tp)
+    if moe is not None:
+        etp = ctx.layout.expert_tp()
+        rows = moe.top_k * etp / tp
+        if "moe" in chosen:
+            per_row = per_row + rows * (act * h + mlp_activations(ctx, moe.expert, etp))
+        elif "moe_act" in chosen:
+            per_row = per_row + rows * act * -(-moe.expert.width // etp)
+        if moe.shared is not None and {"moe", "shared_experts"} & set(chosen):
+            per_row = per_row + mlp_activations(ctx, moe.shared, tp)
+    return ctx.tokens * per_row
+
+
+def layer_activations(ctx: Context, block: Block) -> Array:
+    """Bytes of one layer's activations for one microbatch, by recompute mode.
+
+    none: sbh(10 + 24/t + 5as/(ht)); with sequence parallelism sbh/t(34 + 5as/h); selective: without
+    the scores, or what operation-wise checkpointing keeps; full: the layer's input, 2sbh (equations
+    1-4 and section 5 of the paper).
+    """
+    kept, scores = _whole_layer(ctx, block)
+    if ctx.stack.selective_recompute == "products":
+        selective = _by_products(ctx, block)
+    else:
+        selective = kept - _dropped(ctx, block)
+        if "core_attn" not in ctx.stack.recompute_modules:
+            selective = selective + scores
+    only_input = ctx.tokens * ctx.model.hidden * ctx.widths.activation / ctx.token_split
+    return np.where(
+        ctx.recompute == 2, only_input, np.where(ctx.recompute == 1, selective, kept + scores)
+    )
+
+
+def layer_backward(ctx: Context, block: Block) -> Array:
+    """Bytes beside the kept ones while one layer's backward runs: what it recomputes, and the
+    gradients of its tensors.
+
+    Of gradients: the residual's and the layer input's; of the wider half, those of its inner tensors
+    (activation's input and output; queries, keys, values and core output; of unfused attention the
+    scores' before and after softmax). Sequence parallelism gathers an input or gradient at a time.
+    """
+    act, tp, h = ctx.widths.activation, ctx.layout.tp, ctx.model.hidden
+    kept, scores = _whole_layer(ctx, block)
+    recomputed = kept + scores - layer_activations(ctx, block)
+    widest: Array = 0.0
+    if block.attention is not None:
+        a = block.attention
+        inner, _ = attention_activations(ctx, a)
+        unfused = 2.0 * act * float(ctx.stack.attention != "flash")
+        widest = inner + unfused * -(-a.heads // tp) * ctx.keys
+    if block.mlp is not None:
+        wide = act * (2 + block.mlp.gated) * -(-block.mlp.width // tp)
+        widest = np.maximum(widest, wide)
+    if block.moe is not None:
+        moe, etp = block.moe, ctx.layout.expert_tp()
+        wide = act * (2 + moe.expert.gated) * -(-moe.expert.width // etp)
+        widest = np.maximum(widest, moe.top_k * etp / tp * (wide + act * h))
+    residual = 2 * act * h / ctx.token_split
+    gathered = np.where(ctx.layout.sequence_parallel & (tp > 1), act * h, 0.0)
+    return recomputed + ctx.tokens * (widest + residual + gathered)
+
+
+def head_activations(ctx: Context) -> Array:
+    """Inputs of the final norm and of the output product."""
+    gathered = 1.0 if ctx.stack.keeps_gathered_inputs else ctx.token_split
+    width = ctx.model.hidden * ctx.widths.activation
+    return ctx.tokens * width / ctx.token_split + ctx.tokens * width / gathered
+
+
+def loss_bytes(ctx: Context) -> Array:
+    """Logits, their fp32 copies, softmax and gradient at the loss's peak: of a chunk of the tokens,
+    and then beside it what the chunks add up, the gradient of the head's weight (its sum, and the
+    chunk's) and of the loss's input."""
+    alone, split = ctx.stack.loss_peak_bytes, ctx.stack.loss_peak_bytes_tp
+    per_logit = alone if split is None else np.where(ctx.layout.tp > 1, split, alone)
+    chunks = ctx.loss_chunks
+    rows = ctx.vocabulary * (ctx.layout.tp if ctx.stack.whole_logits else 1)
+    logits = ctx.tokens / chunks * rows * per_logit
+    return logits + np.where(chunks > 1, _summed_over_chunks(ctx), 0.0)
+
+
+def _summed_over_chunks(ctx: Context) -> Array:
+    width = ctx.model.embedding_dim or ctx.model.hidden
+    return width * (ctx.vocabulary * ctx.widths.plain_weight + ctx.tokens * FP32)

@@ -1,0 +1,88 @@
+"""Memory of every layout at once: bytes on the fullest stage, whole and by part."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from meshwise.clusters.load import Cluster
+from meshwise.cost.memory import activations as act
+from meshwise.cost.memory import parts as mem
+from meshwise.program.step import Program
+from meshwise.stacks.stack import Stack
+
+Array = Any
+
+
+class Footprint:
+    """What an estimate says of memory. Attributes are arrays over the layouts' axes."""
+
+    program: Program
+    cluster: Cluster
+    stack: Stack
+
+    @cached_property
+    def _states(self) -> list[mem.State]:
+        return [mem.state(self.program.ctx, role) for role in self.program.roles]
+
+    @cached_property
+    def _working(self) -> list[mem.Working]:
+        return [mem.working(self.program.ctx, role) for role in self.program.roles]
+
+    @cached_property
+    def _stage_memory(self) -> list[Array]:
+        return [
+            (state.total + work.total) * role.exists
+            for state, work, role in zip(
+                self._states, self._working, self.program.roles, strict=True
+            )
+        ]
+
+    @cached_property
+    def memory_bytes(self) -> Array:
+        """Bytes on the stage that needs most."""
+        most = self._stage_memory[0]
+        for value in self._stage_memory[1:]:
+            most = np.maximum(most, value)
+        return most
+
+    @cached_property
+    def memory(self) -> dict[str, Array]:
+        """Its parts, by name (``weights_bytes`` …); they add up to :attr:`memory_bytes`."""
+        index: Array = np.int64(0)
+        for i, value in enumerate(self._stage_memory):
+            index = np.where(value == self.memory_bytes, i, index)
+        tables = [
+            s._asdict() | w._asdict() for s, w in zip(self._states, self._working, strict=True)
+        ]
+        parts: dict[str, Array] = {}
+        for name, first in tables[0].items():
+            value = first
+            for i, table in enumerate(tables[1:], start=1):
+                value = np.where(index == i, table[name], value)
+            parts[name] = value
+        return parts
+
+    @property
+    def loss_bytes(self) -> Array:
+        """Of the workspace what the loss takes at its peak: logits, their copies and their gradient."""
+        return act.loss_bytes(self.program.ctx) if self.program.ctx.training else 0.0
+
+    @property
+    def whole_loss_bytes(self) -> Array:
+        """The same with a microbatch's logits at once."""
+        whole = msgspec.structs.replace(self.stack, loss_chunks=1)
+        ctx = self.program.ctx._replace(stack=whole)
+        return act.loss_bytes(ctx) if ctx.training else 0.0
+
+    @property
+    def memory_limit_bytes(self) -> float:
+        """Device memory less what the stack keeps for itself."""
+        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory_reserve)
+
+    @cached_property
+    def fits(self) -> Array:
+        return self.memory_bytes <= self.memory_limit_bytes

@@ -1,0 +1,190 @@
+"""Bytes by part on one device: peak allocated, that is without the allocator's cache, the CUDA
+context and the collectives' buffers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.cost.memory import activations as act
+from meshwise.cost.schedule import in_flight
+from meshwise.layouts.rules import hides_experts
+from meshwise.program.context import Context
+from meshwise.program.sharding import scatters_every_microbatch
+from meshwise.program.stored import stage_bytes
+from meshwise.program.update import adam_bytes, per_replica, stage_weights
+from meshwise.program.weights import Role, block_weights, end_weights
+
+Array = Any
+
+
+class State(NamedTuple):
+    """Bytes that stay from step to step: they depend on how the weights are divided."""
+
+    weights_bytes: Array
+    gradients_bytes: Array
+    optimizer_bytes: Array
+
+    @property
+    def total(self) -> Array:
+        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+
+
+class Working(NamedTuple):
+    """Bytes that a step needs beside its state: they depend on how the tokens are divided."""
+
+    activations_bytes: Array
+    kv_cache_bytes: Array
+    workspace_bytes: Array
+
+    @property
+    def total(self) -> Array:
+        return self.activations_bytes + self.kv_cache_bytes + self.workspace_bytes
+
+
+def activations(ctx: Context, role: Role) -> Array:
+    """Bytes that backward reads on a stage, at their peak: its layers' times the microbatches in
+    flight, and the head's inputs; where a microbatch's forward runs beside another's backward, a layer
+    of the one before the other's is free."""
+    layout = ctx.layout
+    total: Array = 0.0
+    widest: Array = 0.0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        own = act.layer_activations(ctx, block)
+        total = total + count * own
+        widest = np.maximum(widest, own * np.minimum(count, 1))
+    flight = in_flight(ctx.stack.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches)
+    beside = widest * (hides_experts(ctx.stack, layout) & (ctx.microbatches > 1))
+    return total * flight + beside + act.head_activations(ctx) * role.head
+
+
+def gathered_units(ctx: Context, role: Role) -> Array:
+    """16-bit copies that ZeRO-3 and FSDP make of sharded weights, and whole gradients before they are
+    scattered.
+
+    Two layers' weights (the one at work, the next prefetched) and one layer's gradients, in the
+    format that they are reduced in beside the one that they come in; both ends' weights, a group
+    that stays gathered (FSDP2: the root module), and the head's gradient. With a pipeline FSDP2
+    keeps the stage gathered and adds up whole gradients (torchtitan: reshard_after_forward off,
+    gradients synchronised with the last microbatch).
+    """
+    layout, w = ctx.layout, ctx.widths
+    shards = layout.dp * layout.cp
+    if np.ndim(layout.shard) == 0 and int(layout.shard) < 3:
+        return 0.0
+    largest: Array = 0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        local = block_weights(block, ctx.model.hidden, layout)
+        held = local.dense + local.experts
+        largest = np.maximum(largest, held * np.minimum(count, 1))
+    embed, head = end_weights(ctx.model, layout, ctx.vocabulary)
+    # FSDP2 gathers FP8 training's linear weights in FP8 (torchao's fp8 all-gather)
+    narrow = w.operand if ctx.stack.fp32_parameters else w.plain_weight
+    ends = (embed * role.embedding + 2 * head * role.head) * w.plain_weight
+    one = largest * (3 * narrow + w.gradient) + ends
+    if ctx.stack.fp32_parameters:
+        whole = stage_weights(ctx, role).total
+        sums = np.where(ctx.microbatches > 1, w.gradient, 0.0)
+        one = np.where(layout.pp > 1, whole * (narrow + sums) + largest * w.plain_weight, one)
+    return np.where((layout.shard == 3) & (shards > 1), one, 0.0)
+
+
+def beside(ctx: Context, role: Role) -> Array:
+    """Bytes beside state and kept activations at a training step's peak.
+
+    The peak is the last stage's loss, or the backward of a layer; where autograd leaves every weight
+    a 16-bit gradient of its own, it may be the end of backward, when all of these are there and the
+    microbatch's activations are gone.
+    """
+    extra: Array = 0.0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        extra = np.maximum(extra, act.layer_backward(ctx, block) * np.minimum(count, 1))
+    extra = np.maximum(extra, act.loss_bytes(ctx) * role.head)
+    if ctx.stack.autograd_gradients and ctx.widths.gradient > ctx.widths.plain_weight:
+        own: Array = 0.0
+        for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+            own = own + count * act.layer_activations(ctx, block)
+        fresh = stage_weights(ctx, role).total * ctx.widths.plain_weight
+        extra = np.maximum(extra, fresh - own)
+    return extra + gathered_units(ctx, role)
+
+
+def kv_cache(ctx: Context, role: Role) -> Array:
+    """Keys and values of every sequence; TP beyond the KV heads keeps copies (C38); MLA keeps one
+    latent per token on every rank; decode context parallelism divides either along the sequence."""
+    total: Array = 0.0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        a = block.attention
+        if a is None:
+            continue
+        if a.mla:
+            values: Array = (a.kv_lora_rank or 0) + a.rope_head_dim
+        else:
+            values = -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
+        held = float(min(ctx.keys, a.window or ctx.keys))
+        total = total + count * ctx.sequences * held * values * ctx.widths.kv
+    # context parallelism leaves each rank its share of the prompt
+    return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1)
+
+
+def state(ctx: Context, role: Role) -> State:
+    """Weights, and in training gradients and Adam's state divided by the ZeRO stage.
+
+    16-bit weights with fp32 master copies, or fp32 weights that are cast for the products (FSDP2);
+    DistributedDataParallel's reducer has 16-bit buckets of all gradients of its own.
+    """
+    layout, w = ctx.layout, ctx.widths
+    if not ctx.training:
+        return State(stage_bytes(ctx.model, role, layout, w, ctx.vocabulary), 0.0, 0.0)
+    local = stage_weights(ctx, role)
+    weight, gradient, adam = w.plain_weight, w.gradient, adam_bytes(ctx.stack)
+    if ctx.stack.fp32_parameters or weight >= act.FP32:  # they are the master weights
+        # an fp32 weight's gradient is fp32, in whatever format it is reduced
+        weight, gradient, adam = act.FP32, act.FP32, adam - act.FP32
+    divided = scatters_every_microbatch(layout) | (layout.shard >= 3)
+    gradients = per_replica(local, layout, divided) * gradient
+    if ctx.stack.gradient_buckets:
+        reduced = local.dense * (layout.dp * layout.cp > 1) + local.experts * (
+            layout.expert_dp() > 1
+        )
+        gradients = gradients + reduced * w.plain_weight
+    return State(
+        per_replica(local, layout, layout.shard >= 3) * weight,
+        gradients,
+        per_replica(local, layout, layout.shard >= 1) * adam,
+    )
+
+
+def working(ctx: Context, role: Role) -> Working:
+    """Training: activations of the microbatches in flight, and what the peak needs beside them.
+    Inference: KV cache, the widest layer's
+    activations, and the logits (16-bit and fp32) of the sequences' last tokens."""
+    if ctx.training:
+        return Working(activations(ctx, role), 0.0, beside(ctx, role))
+    w, layout = ctx.widths, ctx.layout
+    widest: Array = 0.0
+    gathered: Array = 1.0  # replicas whose tokens a rank holds
+    for block in ctx.model.blocks:
+        for mlp in (block.mlp, block.moe.shared if block.moe else None):
+            if mlp is not None:
+                widest = np.maximum(widest, act.mlp_activations(ctx, mlp, layout.tp))
+        if block.moe is not None:
+            expert = act.mlp_activations(ctx, block.moe.expert, layout.expert_tp())
+            # an expert's shards across attention replicas work on the tokens of all of them
+            joined = np.maximum(layout.expert_tp() / layout.tp, 1.0)
+            widest = np.maximum(widest, block.moe.top_k * expert * joined)
+            gathered = np.maximum(gathered, joined)
+    rows = ctx.tokens if ctx.phase == "prefill" else ctx.sequences
+    live = rows * (2 * ctx.model.hidden * w.activation * gathered + widest)
+    vocab = ctx.vocabulary * layout.tp  # padded
+    logits = ctx.sequences * vocab * (w.activation + 4.0) * role.head
+    return Working(live, kv_cache(ctx, role), logits)
+
+
+def fullest_stage(ctx: Context, stages: tuple[Role, ...]) -> Array:
+    """Bytes on the stage that needs most."""
+    most: Array = 0.0
+    for role in stages:
+        most = np.maximum(most, (state(ctx, role).total + working(ctx, role).total) * role.exists)
+    return most

@@ -1,0 +1,180 @@
+"""DeepSpeed's JSON: given itself, named by a command, or written by the same script."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from meshwise.errors import InputError, shorten
+from meshwise.launch.files.configuration import opened
+from meshwise.launch.flags import misspelt
+from meshwise.launch.settings import Settings
+from meshwise.launch.shell.commands import Script, number, option
+from meshwise.launch.table import target
+from meshwise.launch.targets import deepspeed as zero
+from meshwise.strict_tables import count
+
+CHECKPOINTING = "gradient_checkpointing"  # the trainer's flag, taken beside the table
+_OPTIONS = ("--deepspeed_config", "--deepspeed-config", "--deepspeed")
+
+
+def table_of(text: str) -> dict[str, Any]:
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"COMMAND: no JSON: {shorten(str(error))}",
+            field="COMMAND",
+            value=text[:60],
+            legal="a DeepSpeed JSON",
+        ) from None
+    if not isinstance(table, dict):
+        raise InputError("COMMAND: no JSON object", field="COMMAND", legal="a DeepSpeed JSON")
+    return table
+
+
+def _at(table: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path of nested sections; None where there is none."""
+    value: Any = table
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _unpriced(table: dict[str, Any]) -> list[str]:
+    """What the table turns on that changes memory or time and is not priced."""
+    found = []
+    for path, what in target("deepspeed").price.items():
+        value = _at(table, path)
+        off = isinstance(value, dict) and value.get("device") == "none"
+        if value not in (None, False, {}, 1) and not off:
+            bound = ": memory is an upper bound" if what == "memory" else ""
+            found.append(f"{path} is not priced and changes {what}{bound}")
+    return found
+
+
+def settings_of(table: dict[str, Any]) -> Settings:
+    """What the table says; ``auto`` is left to the script that reads it."""
+    chosen = target("deepspeed")
+    settings: Settings = {}
+    for name, flag in chosen.flags.items():
+        value = _at(table, flag.spellings[0])
+        if value is None or value == "auto":
+            continue
+        if flag.kind == "int":
+            value = count(value, flag.spellings[0], low=0 if name == "stage" else 1)
+        settings[name] = value
+    known: dict[str, Any] = {f.spellings[0].split(".")[0]: f for f in chosen.flags.values()}
+    known |= dict.fromkeys((key.split(".")[0] for key in (*chosen.price, CHECKPOINTING)), None)
+    for key in table:
+        if key not in known:
+            misspelt(key, known, chosen, [])
+    return settings
+
+
+def read(text: str, world: int | None) -> tuple[dict[str, Any], list[str], list[str]]:
+    """(fields of a job, notes, keys that do not matter)."""
+    table = table_of(text)
+    settings = settings_of(table)
+    if not settings.keys() - {"bf16", "fp16"}:
+        raise InputError(
+            "COMMAND: no word of a layout of DeepSpeed was read",
+            field="COMMAND",
+            value=shorten(text.strip()[:60]),
+            legal="a configuration with its zero_optimization and batch sizes",
+        )
+    fields, notes = zero.deepspeed_fields(settings, world)
+    if "dtype" not in fields:
+        notes.append("the configuration names no precision: the model's own is priced")
+    if fields.get("micro_batch") is None:
+        notes.append("train_micro_batch_size_per_gpu is not said: 1 is priced")
+    if table.get(CHECKPOINTING):
+        fields["recompute"] = "full"
+    return fields, notes + _unpriced(table), []
+
+
+def config_path(words: list[str]) -> str | None:
+    for name in _OPTIONS:
+        for i, word in enumerate(words):
+            key, equals, value = word.partition("=")
+            if key == name and equals:
+                return value
+            if key == name and i + 1 < len(words) and not words[i + 1].startswith("-"):
+                return words[i + 1]
+    return None
+
+
+def of_command(words: list[str], script: Script) -> str:
+    """The JSON of a command of DeepSpeed, its ``auto`` sizes replaced by the trainer's flags."""
+    path = config_path(words)
+    if path is None:
+        raise InputError(
+            "COMMAND: no DeepSpeed configuration",
+            field="COMMAND",
+            legal="--deepspeed_config FILE, or the JSON itself",
+        )
+    table = table_of(opened(path, "--deepspeed_config", script.files))
+    for key, name in (
+        ("train_micro_batch_size_per_gpu", "per_device_train_batch_size"),
+        ("gradient_accumulation_steps", "gradient_accumulation_steps"),
+    ):
+        said = number(option(words, name) or "")
+        if said is not None and table.get(key, "auto") not in ("auto", said):
+            raise _mismatch(key, table[key], f"--{name}", said)
+        if said is not None:
+            table[key] = said
+    adapters = next(
+        (w for w in words if w.lstrip("-").lower().startswith(("lora", "use_lora"))), None
+    )
+    if adapters is not None:
+        raise InputError(
+            f"{shorten(adapters)}: low-rank adapters are not priced: their gradients and optimizer are "
+            "those of a few weights",
+            field=adapters,
+            legal="a run that trains all weights",
+        )
+    if option([*words, ""], CHECKPOINTING) not in (None, "False", "false"):
+        table[CHECKPOINTING] = True
+    for name in ("bf16", "fp16"):
+        if option([*words, ""], name) in (None, "False", "false"):
+            continue
+        section = table.get(name)
+        stated = section.get("enabled", "auto") if isinstance(section, dict) else "auto"
+        if stated is False:
+            raise _mismatch(f"{name}.enabled", "false", f"--{name}", "True")
+        table[name] = {"enabled": True}
+    return json.dumps(table)
+
+
+def _mismatch(key: str, value: object, flag: str, said: object) -> InputError:
+    """The trainer refuses a configuration that its own flags contradict (``HfTrainerDeepSpeedConfig``)."""
+    return InputError(
+        f"{flag}={shorten(said)}: the DeepSpeed configuration says {key}: {shorten(value)}",
+        field=flag,
+        value=said,
+        legal=f'{shorten(value)}, or "auto" in the configuration',
+    )
+
+
+def stage_of(words: list[str], script: Script, settings: Settings) -> Settings:
+    """Megatron-DeepSpeed: ZeRO's stage and the precision come from the JSON or ``--zero-stage``."""
+    if not any(w.startswith("--deepspeed") for w in words):
+        return {}
+    path = config_path(words)
+    found: Settings = {}
+    if path is not None:
+        read = settings_of(table_of(opened(path, "--deepspeed_config", script.files)))
+        micro = read.get("micro_batch")
+        if micro is not None and settings.get("micro_batch", micro) != micro:
+            raise InputError(
+                f"train_micro_batch_size_per_gpu={micro}: the command says --micro-batch-size "
+                f"{settings['micro_batch']}",
+                field="train_micro_batch_size_per_gpu",
+                value=micro,
+                legal=str(settings["micro_batch"]),
+            )
+        found = {k: read[k] for k in ("stage", "bf16", "fp16", "micro_batch") if k in read}
+    stage = number(option(words, "zero-stage") or "")
+    if stage is not None:
+        found.setdefault("stage", stage)
+    return found

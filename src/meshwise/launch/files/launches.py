@@ -1,0 +1,239 @@
+"""Launches that are no shell text: a configuration file given itself, a program in Python."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+from meshwise.errors import InputError, shorten
+from meshwise.launch.files import configuration as config_files
+from meshwise.launch.files import deepspeed_json as zero_file
+from meshwise.launch.files import ray_serve, recipe_yaml, yaml_text
+from meshwise.launch.find import Launch
+from meshwise.launch.flags import DEGREES, Words, no_words, read_words
+from meshwise.launch.parsed import (
+    Asked,
+    NoLaunch,
+    Parsed,
+    copies,
+    from_settings,
+    job_from,
+    of_table,
+    states_a_layout,
+)
+from meshwise.launch.python import calls as python_calls
+from meshwise.launch.python import configurations as python_text
+from meshwise.launch.python.values import Values
+from meshwise.launch.settings import Settings
+from meshwise.launch.table import Target, target
+from meshwise.launch.targets import others
+
+
+def configuration(text: str, asked: Asked) -> Parsed:
+    """A configuration file given itself."""
+    table = yaml_text.mapping(text, "COMMAND")
+    recipe = recipe_yaml.read(table)
+    if recipe is not None and asked.target in (None, "megatron-bridge"):
+        return _recipe(*recipe, asked)
+    chart = recipe_yaml.production_stack(table)
+    if chart is not None:
+        return _chart(chart, asked)
+    chosen = _owner(table) if asked.target is None else target(asked.target)
+    words = no_words()
+    if chosen.style == "json":
+        return job_from(chosen, *zero_file.read(json.dumps(table), asked.gpus), asked)
+    return of_mapping(table, chosen, asked, words)
+
+
+def of_mapping(
+    table: dict[str, Any], chosen: Target, asked: Asked, words: Words, *, called: bool = False
+) -> Parsed:
+    """A target's settings by their names; ``called``: of an engine's call, whose defaults are known."""
+    ours = chosen.name == "trtllm"
+    settings = _trtllm(table) if ours else of_table(table, chosen, words)
+    states_a_layout(settings, words, Launch(chosen, [], [], called, {}), asked.gpus)
+    return from_settings(chosen, settings, words, asked, asked.gpus)
+
+
+def _trtllm(table: dict[str, Any]) -> Settings:
+    settings: Settings = {"yaml": table}
+    if isinstance(table.get("model"), str):
+        settings["model"] = table["model"]
+    return settings
+
+
+def _owner(table: dict[str, Any]) -> Target:
+    keys = set(config_files.leaves(table)) | set(table)
+    if "distributed_type" in keys or {"num_processes", "num_machines"} & keys:
+        return target("accelerate")
+    if {"zero_optimization", "train_micro_batch_size_per_gpu"} & keys:
+        return target("deepspeed")
+    if any("-" in k for k in keys) and "tensor-parallel-size" in keys:
+        return target("vllm")
+    if keys & {"max_model_len", "gpu_memory_utilization", "max_num_seqs", "enforce_eager"}:
+        return target("vllm")
+    if keys & {"mem_fraction_static", "tp_size", "context_length", "max_running_requests"}:
+        return target("sglang")
+    if keys & {"kv_cache_config", "max_seq_len", "cuda_graph_config", "moe_expert_parallel_size"}:
+        return target("trtllm")
+    other = others.of_keys(table)
+    if other is not None:
+        raise others.not_read(other)
+    raise NoLaunch(
+        "COMMAND: a configuration file, of which target is not known",
+        field="--target",
+        value=", ".join(sorted(map(str, table))[:5]),
+        legal="--target trtllm, vllm, accelerate or another",
+    )
+
+
+def looks_like_toml(text: str) -> bool:
+    """Whether a text begins as a TOML file does: with a section, after comments."""
+    first = next((x for x in text.splitlines() if x.strip() and not x.strip().startswith("#")), "")
+    return re.fullmatch(r"\s*\[[\w.-]+\]\s*(#.*)?", first) is not None
+
+
+def titan_toml(text: str, asked: Asked) -> Parsed:
+    """torchtitan's configuration file given itself."""
+    chosen, words = _same(target("torchtitan"), asked, text), no_words()
+    settings = of_table(config_files.sections(text, "COMMAND"), chosen, words)
+    states_a_layout(settings, words, Launch(chosen, [], [], False, {}), asked.gpus)
+    return from_settings(chosen, settings, words, asked, asked.gpus)
+
+
+def _recipe(overrides: dict[str, Any], world: int | None, asked: Asked) -> Parsed:
+    """A configuration of Megatron-Bridge or NeMo: its keys are a recipe's overrides."""
+    chosen = target("megatron-bridge")
+    known = chosen.by_spelling()
+    words = read_words([f"{k}={v}" for k, v in overrides.items() if k in known], chosen)
+    words.ignored.extend(f"{k}={v}" for k, v in overrides.items() if k not in known)
+    gpus = asked.gpus or world
+    states_a_layout(words.settings, words, Launch(chosen, [], [], False, {}), gpus)
+    return from_settings(chosen, words.settings, words, asked, gpus)
+
+
+def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:
+    """Servers of vLLM's production stack."""
+    words = no_words()
+    chosen = _same(target("vllm"), asked, chart.model)
+    more = read_words(chart.words, chosen).settings
+    settings = of_table(chart.table, chosen, words) | more
+    states_a_layout(settings, words, Launch(chosen, [], [], True, {}), asked.gpus)
+    read = from_settings(chosen, settings | {"model": chart.model}, words, asked, asked.gpus)
+    if chart.gpus is not None and read.job.gpus > chart.gpus:
+        raise InputError(
+            f"COMMAND: {read.job.words} takes {read.job.gpus} GPUs: requestGPU is {chart.gpus}",
+            field="requestGPU",
+            value=chart.gpus,
+            legal=str(read.job.gpus),
+            nearest=read.job.gpus,
+        )
+    return copies(read, chart.replicas) if chart.replicas > 1 else read
+
+
+def ray(text: str, asked: Asked) -> Parsed | None:
+    """The first engine of Ray Serve's configuration; None where the YAML is none."""
+    engines = ray_serve.deployed(text)
+    if engines is None:
+        return None
+    chosen = _same(target("vllm"), asked, text)
+    read = []
+    for engine in engines:
+        words = no_words()
+        one = of_mapping(engine.table, chosen, asked, words, called=True)
+        if engine.scaled:
+            one = one._replace(notes=(*one.notes, "replicas follow the load: one is priced"))
+        read.append(copies(one, engine.replicas) if engine.replicas > 1 else one)
+    first = read[0]
+    notes = [
+        f"another engine with another layout ({p.job.words}): the first is priced"
+        for p in read[1:]
+        if p.job != first.job
+    ]
+    return first._replace(notes=(*dict.fromkeys(notes), *first.notes))
+
+
+# -- Python -------------------------------------------------------------------------------------------
+
+
+def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | str:
+    """What a program starts: the shell text of its commands, or an engine, a recipe of Megatron-Bridge
+    by its assignments, a configuration of torchtitan or DeepSpeed."""
+    values = Values(tree)
+    shell = python_calls.commands(tree, values)
+    if shell is not None:
+        return shell
+    calls = python_calls.engines(tree, values, python_text.conditional(tree))
+    if calls:
+        return _engine(calls, asked)
+    config = python_calls.deepspeed_config(tree, values)
+    if config is not None:
+        return _deepspeed(config, asked)
+    if "ParallelismConfig" in text and "torchtitan" in text:
+        chosen = _same(target("torchtitan"), asked, text)
+        words, settings = no_words(), python_text.titan_config(text, chosen)
+    else:
+        chosen = _same(target("megatron-bridge"), asked, text)
+        assigned = python_text.recipe_words(tree, values)
+        known = chosen.by_spelling()
+        own = [w for w in assigned if w.partition("=")[0] in known]
+        words = read_words(own, chosen)
+        settings = words.settings
+        if not DEGREES & settings.keys():
+            raise python_calls.no_launch(text, values)
+        words.ignored.extend(w for w in assigned if w not in own and w.startswith("model."))
+    world = asked.gpus or python_text.recipe_gpus(tree, values)
+    states_a_layout(settings, words, Launch(chosen, [], [], False, {}), world)
+    return from_settings(chosen, settings, words, asked, world)
+
+
+def _same(chosen: Target, asked: Asked, text: str) -> Target:
+    """The target that the program is of; raise where the caller names another."""
+    if asked.target is not None and target(asked.target).name != chosen.name:
+        raise InputError(
+            f"COMMAND: {chosen.title}'s is not read as {target(asked.target).title}'s",
+            field="--target",
+            value=asked.target,
+            legal=chosen.name,
+        )
+    return chosen
+
+
+def _engine(calls: list[python_calls.Call], asked: Asked) -> Parsed:
+    """The first engine of a program; another with another layout is named, or refused where either may
+    be left out."""
+    read = []
+    for call in calls:
+        words = no_words()
+        chosen = _same(target(call.target), asked, call.target)
+        unset = next((key for key in call.table if key.startswith("$")), None)
+        if unset is not None:
+            raise InputError(
+                f"COMMAND: {shorten(unset)} is not in the text, and may hold the layout",
+                field="COMMAND",
+                value=unset,
+                legal=f"the arguments of {chosen.title} written out",
+            )
+        read.append(of_mapping(call.table, chosen, asked, words, called=True))
+    first = read[0]
+    others = [p.job.words for p in read[1:] if p.job != first.job]
+    if others and not all(call.surely for call in calls):
+        raise InputError(
+            f"COMMAND: which branch runs is not known ({'; '.join([first.job.words, *others[:3]])})",
+            field="COMMAND",
+            legal="the call that runs",
+        )
+    notes = [
+        f"the program makes another engine with another layout ({words}): the first is priced"
+        for words in dict.fromkeys(others)
+    ]
+    return first._replace(notes=(*notes, *first.notes))
+
+
+def _deepspeed(config: Any, asked: Asked) -> Parsed:
+    text = config if isinstance(config, str) else json.dumps(config)
+    if not text.startswith("{"):
+        text = config_files.opened(text, "deepspeed", {})
+    return job_from(target("deepspeed"), *zero_file.read(text, asked.gpus), asked)

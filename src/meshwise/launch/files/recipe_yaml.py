@@ -1,0 +1,74 @@
+"""Configurations in YAML that say a layout in sections of their own: recipes of Megatron-Bridge and NeMo,
+values of vLLM's production stack."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from meshwise.launch.files import configuration as config_files
+
+# what NeMo says inside its model's section, and Megatron-Bridge beside it
+_MOVED = {
+    "model.micro_batch_size": "train.micro_batch_size",
+    "model.global_batch_size": "train.global_batch_size",
+    "model.encoder_seq_length": "model.seq_length",
+    "model.data.seq_length": "model.seq_length",
+    "dataset.sequence_length": "model.seq_length",
+    "trainer.precision": "mixed_precision",
+}
+_SECTION = re.compile(r"^(?:trainer\.strategy|policy\.megatron_cfg|megatron)\.")
+
+
+def read(table: dict[str, Any]) -> tuple[dict[str, Any], int | None] | None:
+    """(overrides of a recipe, GPUs); None where the file is of no such recipe."""
+    dotted = {_SECTION.sub("model.", k): v for k, v in config_files.dotted(table).items()}
+    if not any(re.fullmatch(r"model\.\w+_model_parallel_size", key) for key in dotted):
+        return None
+    found = {_MOVED.get(key, key): value for key, value in dotted.items() if value is not None}
+    if "mixed_precision" in found:
+        found["mixed_precision"] = _precision(str(found["mixed_precision"]))
+    nodes = dotted.get("trainer.num_nodes", dotted.get("cluster.num_nodes", 1))
+    each = dotted.get("trainer.devices", dotted.get("cluster.gpus_per_node"))
+    whole = isinstance(nodes, int) and isinstance(each, int) and nodes * each > 0
+    return found, nodes * each if whole else None
+
+
+def _precision(said: str) -> str:
+    """``bf16``, ``bf16-mixed`` and ``16`` of a trainer as the recipe's words."""
+    short = {"16": "fp16_mixed", "16-mixed": "fp16_mixed"}
+    return short.get(said, said.replace("-", "_"))
+
+
+class Chart(NamedTuple):
+    """A server of vLLM's production stack: settings by names, further flags, its GPUs, copies."""
+
+    model: str
+    table: dict[str, Any]
+    words: list[str]
+    gpus: int | None
+    replicas: int
+
+
+def production_stack(values: dict[str, Any]) -> Chart | None:
+    """The first model of a chart's values (``servingEngineSpec.modelSpec``)."""
+    engine = values.get("servingEngineSpec")
+    models = engine.get("modelSpec") if isinstance(engine, dict) else None
+    if not isinstance(models, list) or not models or not isinstance(models[0], dict):
+        return None
+    first = models[0]
+    own = first.get("vllmConfig")
+    table = {_spelt(k): v for k, v in own.items()} if isinstance(own, dict) else {}
+    words = table.pop("extra-args", None)
+    return Chart(
+        model=str(first.get("modelURL", "")),
+        table=table,
+        words=[str(w) for w in words] if isinstance(words, list) else [],
+        gpus=first["requestGPU"] if isinstance(first.get("requestGPU"), int) else None,
+        replicas=first["replicaCount"] if isinstance(first.get("replicaCount"), int) else 1,
+    )
+
+
+def _spelt(name: str) -> str:
+    """``tensorParallelSize`` as the flag that it is."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda m: "-" + m.group(1).lower(), name)

@@ -1,0 +1,1 @@
+"""Shell text taken apart and followed, without running anything."""

@@ -1,0 +1,1 @@
+"""What the settings of each target mean, both ways."""

@@ -1,0 +1,198 @@
+"""What torchtitan's settings mean: from a job, and a job's fields from them."""
+
+from __future__ import annotations
+
+import re
+
+from meshwise.errors import shorten
+from meshwise.launch.job import Job
+from meshwise.launch.settings import Read, Settings, contradiction
+from meshwise.launch.targets.training import replicas, yes
+
+
+def settings(job: Job) -> Settings:
+    """World = dp_replicate · dp_shard · cp · tp · pp; ep divides dp_shard · cp · tp. ZeRO-3 is FSDP2,
+    ZeRO-2 FSDP2 that never frees its weights."""
+    sharded = job.shard in ("zero2", "zero3")
+    s: Settings = {
+        "dp_replicate": 1 if sharded else job.dp,
+        "dp_shard": job.dp if sharded else 1,
+        "tp": job.tp,
+        "pp": job.pp,
+        "cp": job.cp,
+    }
+    if job.shard == "zero2":
+        s["reshard"] = "never"
+    if job.has_experts_grid:
+        s["ep"] = job.ep
+    s["sequence_parallel"] = str(job.sequence_parallel)
+    if job.overlap == "decomposed":
+        s["async_tp"] = "True"
+    if job.pp > 1:
+        schedule = {"gpipe": "GPipe", "zb-1p": "ZBVZeroBubble", "zb-2p": "ZBVZeroBubble"}
+        s["pp_schedule"] = schedule.get(job.schedule, "Interleaved1F1B" if job.vp > 1 else "1F1B")
+    if job.micro_batch is not None and job.global_batch is not None:
+        local = job.global_batch // job.dp if job.pp > 1 else job.micro_batch
+        s["local_batch"] = local
+        s["global_batch"] = job.global_batch
+        if job.pp > 1:
+            s["pp_microbatches"] = local // job.micro_batch
+    if job.seq is not None:
+        s["seq"] = job.seq
+    if job.loss_chunks is not None:
+        s["loss_chunks"] = job.loss_chunks
+    s["checkpointing"] = job.recompute
+    if job.dtype in ("bf16", "fp32"):
+        s["precision"] = {"bf16": "bfloat16", "fp32": "float32"}[job.dtype]
+    if job.grad_dtype is not None:
+        s["reduce"] = {"bf16": "bfloat16"}.get(job.grad_dtype, "float32")
+    return s
+
+
+_TITAN_SCHEDULES = {
+    "1f1b": "1f1b",
+    "interleaved1f1b": "1f1b",
+    "gpipe": "gpipe",
+    "zbvzerobubble": "zb-1p",
+    "interleavedzerobubble": "zb-1p",
+}
+
+
+def fields(s: Settings, world: int | None) -> Read:
+    tp, pp, cp = s.get("tp", 1), s.get("pp", 1), s.get("cp", 1)
+    replicate, shard = s.get("dp_replicate", 1), s.get("dp_shard", -1)
+    rest = tp * pp * cp * replicate
+    if shard == -1:
+        shard = replicas(world, rest, "data_parallel_shard_degree")
+    elif world is not None and rest * shard != world:
+        raise contradiction(
+            "world",
+            world,
+            f"dp_replicate {replicate} · dp_shard {shard} · cp {cp} · tp {tp} · pp {pp} = {rest * shard}",
+            rest * shard,
+        )
+    ep = s.get("ep", 1)
+    if (shard * cp * tp) % ep:
+        legal = [d for d in range(1, shard * cp * tp + 1) if (shard * cp * tp) % d == 0]
+        raise contradiction(
+            "expert_parallel_degree",
+            ep,
+            f"does not divide dp_shard · cp · tp = {shard * cp * tp}",
+            legal,
+        )
+    notes = []
+    stage = "none"
+    if shard > 1:
+        stage = "zero2" if str(s.get("reshard", "")).lower() == "never" else "zero3"
+        if replicate > 1:
+            notes.append(f"hybrid sharding over {shard} of {shard * replicate}: priced as over all")
+    found = {
+        "tp": tp,
+        "pp": pp,
+        "cp": cp,
+        "dp": replicate * shard,
+        "ep": ep,
+        "etp": tp if ep == 1 else 1,
+        "sequence_parallel": tp > 1 and yes(s.get("sequence_parallel", "true")),
+        "overlap": "decomposed" if yes(s.get("async_tp", "false")) else "none",
+        "shard": stage,
+        "recompute": s.get("checkpointing", "none"),
+    }
+    if found["recompute"] not in ("none", "selective", "full"):
+        raise contradiction(
+            "activation_checkpoint.mode",
+            found["recompute"],
+            "is not known",
+            ("none", "selective", "full"),
+        )
+    if s.get("pp_schedule") is not None:
+        name = str(s["pp_schedule"]).lower()
+        if name not in _TITAN_SCHEDULES:
+            notes.append(f"the schedule {s['pp_schedule']} is priced as 1F1B")
+        found["schedule"] = _TITAN_SCHEDULES.get(name, "1f1b")
+    more, said = _batches(s, found["dp"], pp)
+    found |= more
+    notes += said
+    for name in ("seq", "loss_chunks"):
+        if s.get(name) is not None:
+            found[name] = s[name]
+    short = {"bfloat16": "bf16", "float32": "fp32"}
+    if s.get("precision") in short:
+        found["dtype"] = short[s["precision"]]
+    narrow, said = _converted(s)
+    if narrow is not None:
+        found["dtype"] = narrow
+    notes += said
+    if s.get("reduce") in short:
+        found["grad_dtype"] = short[s["reduce"]]
+    return found, notes
+
+
+def _batches(s: Settings, dp: int, pp: int) -> tuple[Settings, list[str]]:
+    """(sizes of the batches, sentences). A rank's batch is cut into microbatches by their number or
+    size, else of one sequence (``pipeline_parallel_microbatch_size``); the newest releases count tokens."""
+    if s.get("micro_tokens") is not None:
+        return _by_tokens(s, dp), []
+    local = s.get("local_batch")
+    if local is None:
+        return {}, []
+    whole = s.get("global_batch")
+    found = {"global_batch": whole if whole and whole > 0 else local * dp}
+    parts, each = s.get("pp_microbatches"), s.get("pp_microbatch")
+    if parts is None and each is None and pp > 1 and local > 1:
+        said = "pipeline_parallel_microbatch_size is not said: its default of 1 is priced"
+        return found | {"micro_batch": 1}, [said]
+    cut = parts or (local // each if pp > 1 and each and local % each == 0 else 1)
+    if local % cut or (pp > 1 and each and local % each):
+        raise contradiction(
+            "num_pp_microbatches" if parts else "pipeline_parallel_microbatch_size",
+            parts or each,
+            f"does not divide the local batch of {local}",
+            "a divisor",
+        )
+    return found | {"micro_batch": local // cut}, []
+
+
+def _by_tokens(s: Settings, dp: int) -> Settings:
+    tokens, seq = s["micro_tokens"], s.get("seq")
+    if seq is None or tokens % seq:
+        raise contradiction(
+            "num_tokens_per_microbatch_per_dp_rank",
+            tokens,
+            "is no multiple of max_context_length" if seq else "max_context_length is not said",
+            f"multiples of {seq}" if seq else "with --training.max_context_length",
+        )
+    micro, step = tokens // seq, s.get("step_tokens")
+    steps = s.get("pp_microbatches") or 1
+    whole = step // seq if step and step > 0 and step % seq == 0 else micro * dp * steps
+    return {"micro_batch": micro, "global_batch": whole}
+
+
+# converters of a model by what they make of its products, as releases have called them
+_CONVERTERS = {
+    "float8": "fp8",
+    "quantize.linear.float8": "fp8",
+    "quantize.dense.float8": "fp8",
+    "mx": "mxfp8",
+    "quantize.linear.mx": "mxfp8",
+}
+_OF_EXPERTS = ("quantize.grouped_mm.float8", "quantize.grouped_mm.mx")
+
+
+def _converted(s: Settings) -> tuple[str | None, list[str]]:
+    """(format of the products, sentences) by the model's converters."""
+    names = re.findall(r"[\w.]+", str(s.get("converters") or ""))
+    found = [_CONVERTERS[name] for name in names if name in _CONVERTERS]
+    found += ["fp8"] if s.get("float8") else []
+    if len(set(found)) > 1:
+        raise contradiction(
+            "--model.converters", s["converters"], "names two formats", "one of them"
+        )
+    unknown = [n for n in names if n not in _CONVERTERS and n not in _OF_EXPERTS]
+    notes = [f"the converter {shorten(name)} is not priced" for name in unknown]
+    experts = any(n in _OF_EXPERTS for n in names)
+    if experts and not found:
+        notes.append("only experts are converted (grouped products): priced without it")
+    if found and not experts and s.get("experts"):
+        notes.append("experts are not converted (grouped products): priced as if they were")
+    return (found[0] if found else None), notes

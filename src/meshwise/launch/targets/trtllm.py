@@ -1,0 +1,150 @@
+"""What TensorRT-LLM's flags and YAML mean: settings from a job, and a job's fields from settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshwise.launch.job import Job
+from meshwise.launch.settings import Read, Settings, contradiction
+from meshwise.launch.targets import serving_formats
+from meshwise.launch.targets.serving import drafts, load
+
+
+def settings(job: Job) -> Settings:
+    """Attention data parallelism gives every rank of the TP group its own requests, and exists in
+    YAML only; other replicas are servers of their own. MoE: tp · ep of the experts = tp_size."""
+    joined = job.spans_replicas and job.dp > 1 and job.tp == 1
+    whole = job.tp * job.dp if joined else job.tp
+    s: Settings = {"tp": whole}
+    if job.pp > 1:
+        s["pp"] = job.pp
+    if job.ep > 1:
+        s["ep"] = job.ep
+    s |= load(job)
+    yaml: dict[str, Any] = {}
+    if job.has_experts_grid and job.ep * job.etp == whole:
+        yaml["moe_tensor_parallel_size"] = job.etp
+        yaml["moe_expert_parallel_size"] = job.ep
+    if joined:
+        yaml["enable_attention_dp"] = True
+    if job.kv_dtype == "fp8":
+        yaml["kv_cache_config"] = {"dtype": "fp8"}
+    s["yaml"] = yaml
+    return s
+
+
+# the file's words for what flags say too
+SIZES = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
+_ALGORITHMS = {
+    "FP8_BLOCK_SCALES": "fp8",
+    "W4A16_AWQ": "int4",
+    "W4A16_GPTQ": "int4",
+    "W8A16": "int8",
+}
+# keys of the file that are read, and what those that are not priced change
+_READ = (
+    *SIZES,
+    *("tensor_parallel_size", "pipeline_parallel_size", "moe_expert_parallel_size"),
+    *("moe_tensor_parallel_size", "enable_attention_dp", "speculative_config", "quant_config"),
+    *("model", "kv_cache_config.dtype"),
+)
+_CHANGES = {
+    "kv_cache_config.free_gpu_memory_fraction": "room for requests",
+    "kv_cache_config.max_tokens": "room for requests",
+    "kv_cache_config.host_cache_size": "room for requests",
+    "kv_cache_config.enable_block_reuse": "time",
+    **dict.fromkeys(
+        (
+            *("cuda_graph_config", "moe_config", "disable_overlap_scheduler", "enable_autotuner"),
+            *(
+                "enable_chunked_prefill",
+                "attn_backend",
+                "attention_dp_config",
+                "allreduce_strategy",
+            ),
+        ),
+        "time",
+    ),
+    "lora_config": "more memory",
+}
+_OTHER_LAYOUT = ("context_parallel_size", "moe_cluster_parallel_size", "cp_config")
+
+
+def unread(yaml: Settings) -> tuple[list[tuple[str, str]], list[str]]:
+    """(what the file says that is not priced and what it changes, keys of no matter)."""
+    unpriced: list[tuple[str, str]] = []
+    ignored: list[str] = []
+    for key, value in yaml.items():
+        if key in _OTHER_LAYOUT and value not in (None, 1):
+            raise contradiction(key, value, "is not followed", "a file without it")
+        inner = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
+        for name, said in inner.items() if key == "kv_cache_config" else [(key, value)]:
+            if name in _READ or said is None:
+                continue
+            if name in _CHANGES:
+                unpriced.append((name, _CHANGES[name]))
+            else:
+                ignored.append(name)
+    return unpriced, ignored
+
+
+def fields(s: Settings) -> Read:
+    yaml = s.get("yaml", {})
+
+    def number(key: str, flag: Any) -> Any:
+        value = yaml.get(key, flag)
+        if flag is not None and key in yaml and yaml[key] != flag:
+            raise contradiction(f"--{key}", flag, f"the file says {yaml[key]}", yaml[key])
+        return value
+
+    whole = number("tensor_parallel_size", s.get("tp")) or 1
+    pp = number("pipeline_parallel_size", s.get("pp")) or 1
+    ep = number("moe_expert_parallel_size", s.get("ep"))
+    etp = yaml.get("moe_tensor_parallel_size")
+    if ep is None:
+        ep = whole // etp if etp and whole % etp == 0 else 1
+    if etp is None:
+        etp = max(1, whole // ep)
+    if ep * etp != whole:
+        raise contradiction(
+            "moe_tensor_parallel_size",
+            etp,
+            f"· moe_expert_parallel_size {ep} is not the tensor_parallel_size {whole}",
+            f"{whole // ep}" if whole % ep == 0 else f"divisors of {whole}",
+        )
+    joined = bool(yaml.get("enable_attention_dp")) and whole > 1
+    found = {
+        "tp": 1 if joined else whole,
+        "pp": pp,
+        "dp": whole if joined else 1,
+        "ep": ep,
+        "etp": etp,
+    }
+    cache = yaml.get("kv_cache_config")
+    said = cache.get("dtype") if isinstance(cache, dict) else None
+    quant = yaml.get("quant_config")
+    quant = quant if isinstance(quant, dict) else {}
+    said = said if said not in (None, "auto") else quant.get("kv_cache_quant_algo", said)
+    formats = {
+        "kv_dtype": said if said is not None else s.get("kv_dtype"),
+        "quantization": _ALGORITHMS.get(str(quant.get("quant_algo")), quant.get("quant_algo")),
+    }
+    found |= serving_formats.fields(formats)
+    s = s | {own: yaml[key] for key, own in SIZES.items() if isinstance(yaml.get(key), int)}
+    notes = []
+    if s.get("cp", 1) > 1:
+        notes.append(f"context parallelism of {s['cp']} is not priced in serving")
+    if s.get("max_len") is not None:
+        found["max_len"] = s["max_len"]
+    if s.get("max_seqs") is not None:
+        found["concurrency"] = s["max_seqs"] * found["dp"]
+    if s.get("chunk") is not None:
+        found["chunk"] = s["chunk"]
+    speculation = yaml.get("speculative_config")
+    if isinstance(speculation, dict):
+        keys = ("num_nextn_predict_layers", "max_draft_len")
+        tokens = next((speculation[k] for k in keys if isinstance(speculation.get(k), int)), 1)
+        more, said = drafts(str(speculation.get("decoding_type", "draft model")), tokens)
+        found |= more
+        notes.append(said)
+    return found, notes

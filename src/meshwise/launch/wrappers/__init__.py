@@ -1,0 +1,1 @@
+"""What launch commands run in: schedulers, containers, copies of a server."""

@@ -1,0 +1,262 @@
+"""Manifests of containers: compose files and Kubernetes objects as the shell text that they start."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any, NamedTuple
+
+from meshwise.errors import InputError, shorten
+from meshwise.launch.files import yaml_text
+from meshwise.launch.find import IMAGE
+from meshwise.launch.wrappers.slurm import Asked
+
+# variables in which the text of a manifest says what its pods have
+GPUS, PODS, SIZE, SERVERS = (f"MESHWISE_POD_{n}" for n in ("GPUS", "PODS", "SIZE", "SERVERS"))
+_REPLICAS = ("replicas", "parallelism", "numNodes")
+_GPU = re.compile(r"(nvidia|amd)\.com/(gpu|mig-[\w.-]+)$")
+
+
+class Pod(NamedTuple):
+    """A container in ``many`` pods alike; ``size``: pods of one group (LeaderWorkerSet)."""
+
+    container: dict[str, Any]
+    many: int
+    size: int
+    gpus: int | None
+
+
+def commands(text: str) -> str | None:
+    """The shell text of a manifest's containers, what their pods have before each; None where the YAML
+    is no manifest."""
+    documents = _documents(text)
+    task = next((t for d in documents if (t := _task(d)) is not None), None)
+    if task is not None:
+        return task
+    if not any(_whole_one(d) or _part(d) for d in documents):
+        return None
+    found: list[str] = []
+    for document in documents:
+        own = [p for p in _pods(document, 1, 1) if _words(p.container)]
+        whole = sum(p.many for p in own if p.gpus) or sum(p.many for p in own)
+        for pod in own:
+            found += [*_resources(pod, document, whole), *_container(pod.container)]
+    if not found:
+        raise InputError(
+            "COMMAND: no container of the manifest has a command or args",
+            field="COMMAND",
+            value=shorten(text.strip()[:60]),
+            legal="a container with its command",
+        )
+    return "\n".join(found)
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    """The tables of a text; a list of containers as what holds it in a pod."""
+    found = []
+    for document in yaml_text.load(text):
+        if isinstance(document, list) and any(map(_runs, document)):
+            document = {"containers": document}
+        if isinstance(document, dict):
+            found.append(document)
+    return found
+
+
+def _whole_one(document: dict[str, Any]) -> bool:
+    return "apiVersion" in document or "services" in document
+
+
+def _runs(node: Any) -> bool:
+    """Whether a table is a container: its image, or its name in a list of them, and what it runs."""
+    return isinstance(node, dict) and "image" in node and ("command" in node or "args" in node)
+
+
+def _part(document: dict[str, Any]) -> bool:
+    """Whether a table is cut out of a manifest: a container, or what holds containers."""
+    own = document
+    for key in ("spec", "template", "spec"):
+        inner = own.get(key)
+        own = inner if isinstance(inner, dict) else own
+    return _runs(document) or isinstance(own.get("containers"), list)
+
+
+def is_part(text: str) -> bool:
+    """Whether a manifest is a part of one: what stands around it may ask for copies."""
+    return not any(_whole_one(d) or _task(d) is not None for d in _documents(text))
+
+
+# a task's (keys of its shell text, of its GPUs and of its nodes, variables that its launcher sets)
+_TASKS = (
+    (
+        "run",
+        ("resources", "accelerators"),
+        "num_nodes",
+        "SKYPILOT_NUM_NODES",
+        "SKYPILOT_NUM_GPUS_PER_NODE",
+    ),
+    ("commands", ("resources", "gpu"), "nodes", "DSTACK_NODES_NUM", "DSTACK_GPUS_PER_NODE"),
+)
+
+
+def _task(document: dict[str, Any]) -> str | None:
+    """The shell text of a task for a cloud's launcher (SkyPilot, dstack), its variables before it."""
+    for key, path, many, nodes, each in _TASKS:
+        text = document.get(key)
+        text = "\n".join(map(str, text)) if isinstance(text, list) else text
+        if not isinstance(text, str) or "resources" not in document:
+            continue
+        said = str(_at(document, *path) or "")
+        gpus = _whole(said.rpartition(":")[2]) if ":" in said else 1 if said else None
+        whole = _whole(document.get(many)) or 1
+        rows = [f"{nodes}={whole}", f"{GPUS}={gpus or ''}", f"{PODS}={whole}", f"{SIZE}={whole}"]
+        if gpus is not None:
+            rows.append(f"{each}={gpus}")
+        own = document.get("envs", document.get("env"))
+        for name, value in own.items() if isinstance(own, dict) else []:
+            if str(name).isidentifier() and value not in (None, ""):
+                rows.append(f"{name}={shlex.quote(str(value))}")
+        return "\n".join([*rows, text])
+    return None
+
+
+def _pods(node: Any, many: int, size: int) -> list[Pod]:
+    if isinstance(node, list):
+        return [p for value in node for p in _pods(value, many, size)]
+    if not isinstance(node, dict):
+        return []
+    for key in _REPLICAS:
+        many *= _whole(node.get(key)) or 1
+    size *= _whole(_at(node, "leaderWorkerTemplate", "size")) or 1
+    if any(key in node for key in ("command", "args", "entrypoint")):
+        many *= _whole(_at(node, "deploy", "replicas")) or 1
+        return [Pod(node, many, size, _gpus(node))]
+    return [p for value in node.values() for p in _pods(value, many, size)]
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if re.fullmatch(r"\d{1,6}", str(value)) else None
+
+
+def _gpus(container: dict[str, Any]) -> int | None:
+    """GPUs of a pod's limits or of a compose service's devices."""
+    resources = container.get("resources") or container.get("resourcesPerNode")
+    for kind in ("limits", "requests"):
+        said = _at(resources, kind)
+        for key, value in said.items() if isinstance(said, dict) else []:
+            if _GPU.search(str(key)):
+                return _whole(value)
+    deploy = container.get("deploy")
+    devices = _at(deploy, "resources", "reservations", "devices")
+    for device in devices if isinstance(devices, list) else []:
+        ids = device.get("device_ids") if isinstance(device, dict) else None
+        if isinstance(ids, list):
+            return len(ids)
+        if isinstance(device, dict) and _whole(device.get("count")):
+            return _whole(device.get("count"))
+    return None
+
+
+def _at(node: Any, *path: str) -> Any:
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def _resources(pod: Pod, document: dict[str, Any], whole: int) -> list[str]:
+    """Assignments: GPUs of the pod, pods of the job, pods of a group, and groups or copies. An
+    operator of PyTorch also sets torchrun's own variables."""
+    # a service of compose, a Deployment or a group is a server by itself; other kinds are one job
+    rows = [
+        f"{GPUS}={pod.gpus or ''}",
+        f"{PODS}={pod.many * pod.size if pod.size > 1 else whole}",
+        f"{SIZE}={pod.size}",
+        f"{SERVERS}={pod.many}",
+    ]
+    if document.get("kind") == "LeaderWorkerSet":  # its controller's own variables
+        rows += [f"LWS_GROUP_SIZE={pod.size}", "LWS_WORKER_INDEX=0"]
+    if document.get("kind") in ("PyTorchJob", "TrainJob"):
+        per = _whole(_at(document, "spec", "nprocPerNode")) or pod.gpus
+        per = _whole(_at(document, "spec", "trainer", "numProcPerNode")) or per
+        rows += [f"PET_NNODES={whole}", f"PET_NPROC_PER_NODE={per or ''}"]
+        rows += [f"WORLD_SIZE={whole * per}" if per else "WORLD_SIZE="]
+    return rows
+
+
+def asked(variables: dict[str, str]) -> Asked | None:
+    """What the pods of a manifest's job have; None outside a manifest."""
+    if PODS not in variables:
+        return None
+    return Asked(nodes=_whole(variables[PODS]), gpus_per_node=_whole(variables.get(GPUS, "")))
+
+
+class Served(NamedTuple):
+    """Pods of servers: GPUs of each (None: not said), pods of one server, servers."""
+
+    gpus: int | None
+    size: int
+    servers: int
+
+
+def served(variables: dict[str, str]) -> Served:
+    return Served(
+        _whole(variables.get(GPUS, "")),
+        _whole(variables.get(SIZE, "")) or 1,
+        _whole(variables.get(SERVERS, "")) or 1,
+    )
+
+
+def _container(container: dict[str, Any]) -> list[str]:
+    """Its environment as assignments, and its command after its image."""
+    rows = []
+    environment = container.get("env", container.get("environment")) or []
+    if isinstance(environment, dict):
+        environment = [{"name": k, "value": v} for k, v in environment.items()]
+    for entry in environment if isinstance(environment, list) else []:
+        name, value = "", ""
+        if isinstance(entry, dict):
+            name, value = str(entry.get("name", "")), str(entry.get("value", ""))
+        elif "=" in str(entry):
+            name, _, value = str(entry).partition("=")
+        if name.isidentifier() and value:
+            rows.append(f"{name}={shlex.quote(value)}")
+    words = _words(container)
+    image = str(container.get("image", ""))
+    called = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    own = called.startswith("vllm") and words[0].startswith("-")  # an engine's image built again
+    ours = own or ("vllm-openai" in image and (words[0].startswith("-") or "/" in words[0][1:]))
+    if ours and not words[0].endswith(("vllm", "python", "python3", "bash", "sh")):
+        words = [IMAGE, "vllm-openai", *words]
+    quoted = [_quoted(w) for w in words]
+    return [*rows, " ".join(quoted)]
+
+
+def _words(container: dict[str, Any]) -> list[str]:
+    found: list[str] = []
+    for key in ("entrypoint", "command", "args"):
+        found += _as_list(container.get(key))
+    return found
+
+
+def _as_list(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [str(v) for v in value]
+    if not value:
+        return []
+    lines = str(value).replace("\\\n", " ")
+    try:
+        return shlex.split(lines)
+    except ValueError as error:
+        raise InputError(
+            f"COMMAND: {str(error).lower()} in a container's command",
+            field="COMMAND",
+            value=shorten(lines[:60]),
+            legal="a shell command with its quotes closed",
+        ) from None
+
+
+def _quoted(word: str) -> str:
+    """A word of a list, whose variables the container's start replaces: ``$(NAME)`` and ``$NAME``."""
+    word = re.sub(r"\$\(([A-Za-z_]\w*)\)", r"${\1}", word)
+    if "$" in word and "\n" not in word and "'" not in word and " " not in word:
+        return '"' + word.replace('"', '\\"') + '"'
+    return shlex.quote(word)

@@ -1,0 +1,281 @@
+"""Which tensor-parallel degrees a model admits, and what the others break.
+
+Small named rules. Each finds what a degree breaks in one model; a *refusal* makes the degree
+illegal, a *remark* says what it costs (padding, copied KV heads) and which software refuses it.
+Reasons are codes with their figures; the sentences stand in :mod:`meshwise.answers.text.words`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from meshwise.errors import IllegalLayout
+from meshwise.models.parameters import attention_matrices
+from meshwise.models.shapes import Attention, Block, Mlp, Model, Stored
+from meshwise.stacks.stack import Stack
+
+# The software decides over copies of KV heads and the padding of the vocabulary. None: an engine that
+# copies, and pads no more than it must.
+Software = Stack | None
+
+
+class Finding(NamedTuple):
+    """What one TP degree meets in a model: a code, and the figures that the sentence needs."""
+
+    code: str
+    refuses: bool
+    text: str
+
+
+def _attentions(model: Model) -> Iterator[Attention]:
+    seen = set()
+    for block in model.blocks:
+        if block.attention is not None and block.attention not in seen:
+            seen.add(block.attention)
+            yield block.attention
+
+
+def _mlps(block: Block) -> Iterator[tuple[str, Mlp]]:
+    if block.mlp is not None:
+        yield "FFN", block.mlp
+    if block.moe is not None:
+        yield "expert FFN", block.moe.expert
+        if block.moe.shared is not None:
+            yield "shared-expert FFN", block.moe.shared
+
+
+def heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """Query heads are split whole: tp must divide them."""
+    for a in _attentions(model):
+        if a.heads % tp:
+            yield Finding(
+                "heads",
+                True,
+                f"tp={tp} does not divide {a.heads} attention heads ({a.heads} mod {tp} = {a.heads % tp})",
+            )
+
+
+def kv_heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """KV heads are split, or each is copied to a whole number of ranks (C38)."""
+    for a in _attentions(model):
+        if a.mla or (a.heads == a.kv_heads and a.heads % tp):
+            continue
+        if a.kv_heads % tp and tp % a.kv_heads:
+            yield Finding(
+                "kv_heads",
+                True,
+                f"tp={tp} neither divides the {a.kv_heads} KV heads nor is a multiple of them",
+            )
+        elif tp > a.kv_heads:
+            refuses = stack is not None and not stack.copies_kv_heads
+            what = f"so the KV cache per GPU stays that of TP={a.kv_heads}"
+            if stack is not None and refuses:
+                what = f"which {stack.title or stack.name} does not"
+            yield Finding(
+                "kv_copies",
+                refuses,
+                f"{a.kv_heads} KV heads on {tp} ranks: every KV head is copied {tp // a.kv_heads} "
+                f"times, {what}. Serving engines (vLLM, "
+                "SGLang, TensorRT-LLM) copy; plain column splits (transformers, DTensor) refuse",
+            )
+
+
+def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """Shards must hold whole quantisation groups and FP8 blocks."""
+    q = model.quantization
+    if q is None:
+        return
+    if q.weight_dtype == "unknown" and tp == 1:
+        yield Finding(
+            "quantization_unknown",
+            False,
+            f"quantisation method {q.method!r} is not known, nor how many bytes its weights take: "
+            "prices need --weight-dtype",
+        )
+    padded = q.method == "mxfp4"  # engines pad MXFP4 experts to whole groups
+    for where, side, width, stored in _split_widths(model, tp):
+        size, n = _whole(q.method, side, stored), _ranks(where, tp, etp)
+        if n == 1 or size <= 1 or width % n:
+            continue
+        shard = width // n
+        if shard % size:
+            unit = "block" if stored.block else "group"
+            yield Finding(
+                "quantization_padding" if padded else "quantization",
+                not padded,
+                f"{q.method} {unit} {size}: {where} {width:,} / {n} = {shard:,} is no multiple of {size}"
+                f" ({shard / size:g} {unit}s)" + ("; engines pad it" if padded else ""),
+            )
+
+
+def _ranks(where: str, tp: int, etp: int) -> int:
+    """Ranks that split a matrix: routed experts have a degree of their own."""
+    return etp if where.startswith("expert FFN") else tp
+
+
+def _whole(method: str, side: str, stored: Stored) -> int:
+    """Features that a shard must hold together."""
+    if side == "in":
+        return stored.block[1] if stored.block else stored.group or 1
+    if method.startswith(("awq", "gptq")) and stored.dtype in ("int4", "int8"):
+        return 32 // int(stored.dtype[3:])  # outputs that share a 32-bit word
+    return stored.block[0] if stored.block else 1
+
+
+def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int, Stored]]:
+    """(matrix, which side is split, width, format) of every quantised matrix that TP splits, once."""
+    seen: set[tuple[str, str, int, Stored]] = set()
+    for block in model.blocks:
+        s = block.stored
+        found: list[tuple[str, str, int, Stored | None]] = []
+        if block.attention is not None:
+            for role, k, n, how in attention_matrices(block.attention, model.hidden):
+                if how == "column":
+                    copied = role in ("key", "value") and block.attention.kv_heads < tp
+                    copies = tp // block.attention.kv_heads if copied else 1
+                    found.append((f"attention {role}", "out", n * copies, s.attention))
+                elif how == "row":
+                    found.append((f"attention {role}", "in", k, s.output))
+        pairs = {
+            "FFN": (s.up, s.down),
+            "expert FFN": (s.expert_up, s.expert_down),
+            "shared-expert FFN": (s.shared_up, s.shared_down),
+        }
+        for name, mlp in _mlps(block):
+            up, down = pairs[name]
+            found.append((f"{name} up", "out", mlp.width, up))
+            found.append((f"{name} down", "in", mlp.width, down))
+        for where, side, width, stored in found:
+            if stored is not None and (where, side, width, stored) not in seen:
+                seen.add((where, side, width, stored))
+                yield where, side, width, stored
+
+
+def ffn(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """FFN widths that do not divide are priced padded; even-splitting engines refuse them."""
+    seen: set[tuple[str, int]] = set()
+    for block in model.blocks:
+        for name, mlp in _mlps(block):
+            n = _ranks(name, tp, etp)
+            if mlp.width % n and (name, mlp.width) not in seen:
+                seen.add((name, mlp.width))
+                yield Finding(
+                    "ffn_padding",
+                    False,
+                    f"{name} width {mlp.width:,} does not divide by {n}: padded to "
+                    f"{padded(mlp.width, n):,} here; engines that split evenly (vLLM, Megatron) refuse",
+                )
+
+
+def vocabulary_rows(model: Model, stack: Software, tp: Any) -> Any:
+    """Rows of the vocabulary on each of ``tp`` ranks: rounded up as the engine does, then to whole rows."""
+    multiple: Any = 1
+    if stack is not None:
+        multiple = stack.vocab_multiple * (tp if stack.vocab_multiple_per_rank else 1)
+    return -(-padded(model.vocab, multiple) // tp)
+
+
+def vocabulary(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """A vocabulary that does not divide is padded, to the multiple that the stack rounds it to."""
+    if model.vocab % tp:
+        rows = int(vocabulary_rows(model, stack, tp))
+        yield Finding(
+            "vocab_padding",
+            False,
+            f"vocabulary {model.vocab:,} does not divide by {tp}: padded to {rows * tp:,}; "
+            "an engine without padding refuses",
+        )
+
+
+def sparse_attention(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """What the cost of a model with an attention indexer leaves out."""
+    if any(a.indexer_parameters for a in _attentions(model)):
+        yield Finding(
+            "sparse_attention",
+            False,
+            "the attention indexer (DeepSeek sparse attention) counts in weights and memory; time is that "
+            "of full attention, without the indexer",
+        )
+
+
+RULES = (heads, kv_heads, quantization, ffn, vocabulary, sparse_attention)
+
+
+def findings(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[Finding]:
+    """All that TP degree ``tp`` meets, in the fixed order of :data:`RULES`, each once. ``etp``: ranks
+    that split an expert, where expert parallelism leaves fewer than ``tp``."""
+    own = tp if etp is None else etp
+    every = [finding for rule in RULES for finding in rule(model, tp, stack, own)]
+    return list(dict.fromkeys(every))
+
+
+def refusals(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[Finding]:
+    """What makes ``tp`` illegal."""
+    return [f for f in findings(model, tp, stack, etp) if f.refuses]
+
+
+def remarks(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[str]:
+    """What ``tp`` costs or needs that does not make it illegal."""
+    return list(dict.fromkeys(f.text for f in findings(model, tp, stack, etp) if not f.refuses))
+
+
+def max_heads(model: Model) -> int:
+    return max((a.heads for a in _attentions(model)), default=1)
+
+
+def head_divisors(model: Model) -> list[int]:
+    """Every degree that divides the query heads of all layers."""
+    return [tp for tp in range(1, max_heads(model) + 1) if not any(heads(model, tp, None, tp))]
+
+
+def legal_tp(model: Model, stack: Software) -> list[int]:
+    """Every degree that no rule refuses, ascending."""
+    return [tp for tp in head_divisors(model) if not refusals(model, tp, stack)]
+
+
+def require_tp(
+    model: Model, tp: int, stack: Software, field: str = "--tp", etp: int | None = None
+) -> None:
+    """Raise :class:`IllegalLayout` with all that refuses ``tp``, the legal degrees and the nearest."""
+    found = refusals(model, tp, stack, etp)
+    if not found:
+        return
+    legal = legal_tp(model, stack)
+    message = "; ".join(f.text for f in found)
+    if found[0].code == "heads":
+        others = [d for d in head_divisors(model) if d not in legal]
+        if others:
+            reasons = {f.code for d in others for f in refusals(model, d, stack)}
+            why = " and ".join(sorted(_NAMES[r] for r in reasons))
+            listed = ", ".join(str(d) for d in others)
+            message += (
+                f"; {listed} {'divides' if len(others) == 1 else 'divide'} the heads but not {why}"
+            )
+    if any(f.code == "quantization" for f in found):
+        message += "; a copy in 16 bit has no such blocks or groups (--weight-dtype bf16)"
+    # whoever mends one fault meets the next
+    padding = (
+        f for f in findings(model, tp, stack, etp) if f.code in ("ffn_padding", "vocab_padding")
+    )
+    message += "".join(f"; {f.text}" for f in padding)
+    raise IllegalLayout(
+        f"{field}: {message}",
+        field=field,
+        value=tp,
+        legal=legal,
+        nearest=min(legal, key=lambda d: (abs(d - tp), d)),
+    )
+
+
+_NAMES = {
+    "kv_heads": "the KV heads",
+    "kv_copies": "the KV heads (this stack does not copy them)",
+    "quantization": "the quantisation groups",
+    "heads": "the heads",
+}
+
+
+def padded(number: int, multiple: Any) -> Any:
+    """``number`` rounded up to a multiple."""
+    return -(-number // multiple) * multiple

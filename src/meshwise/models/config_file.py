@@ -1,0 +1,140 @@
+"""Reading a model from a ``config.json`` on disk, whatever stands at that path."""
+
+# os.path and not pathlib, whose import alone takes longer than reading a file.
+# ruff: noqa: PTH100, PTH110, PTH112, PTH116, PTH118, PTH119, PTH120
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+import msgspec
+
+from meshwise.errors import InputError, shorten
+from meshwise.models.families.config import model_from_config
+from meshwise.models.shapes import Model
+
+LARGEST = 16 * 1024 * 1024  # bytes; the largest published config.json is under 1 MiB
+
+
+def _shown(path: str) -> str:
+    """The path, or the end of a long one: that is where the file name stands."""
+    return shorten(path) if len(path) <= 80 else "…" + shorten(path[-79:])
+
+
+def _refuse(path: str, what: str, legal: str = "") -> InputError:
+    return InputError(
+        f"{_shown(path)}: {what}",
+        field="model",
+        value=path,
+        legal=legal or "a config.json of a model, or a folder that has one",
+    )
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a regular file of at most 16 MiB.
+
+    The file type is looked at before opening: to open a FIFO or a device may block for ever.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
+                     (stat.S_ISDIR, "a folder"))  # fmt: skip
+            what = next((word for test, word in kinds if test(status.st_mode)), "a device")
+            raise _refuse(path, f"is {what}, not a regular file")
+        if status.st_size > LARGEST:
+            raise _refuse(
+                path,
+                f"is {status.st_size:,} bytes long, too long for a config.json",
+                f"at most {LARGEST:,} bytes",
+            )
+        # Between stat and open the path may become a FIFO: O_NONBLOCK keeps that from blocking.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise _refuse(path, "there is no such file or folder") from None
+    except PermissionError:
+        raise _refuse(path, "no permission to read it", "a readable file (chmod +r)") from None
+    except ValueError:  # a NUL byte in the path, or a MeshwiseError raised above
+        if "\0" not in path:
+            raise
+        raise _refuse(path, "the path has a NUL byte") from None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else "cannot be read"
+        raise _refuse(path, reason[:1].lower() + reason[1:]) from None
+    if len(data) > LARGEST:
+        raise _refuse(path, "is too long for a config.json", f"at most {LARGEST:,} bytes")
+    return data
+
+
+def parse(data: bytes, path: str) -> Any:
+    """The JSON value in ``data``; NaN and Infinity are let through, as Python writes them."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise _refuse(path, "is empty")
+    if b"\0" in data:
+        raise _refuse(path, "is a binary file, not JSON")
+    try:
+        return msgspec.json.decode(data)
+    except RecursionError:
+        raise _refuse(path, "is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    import json  # only for files that strict JSON does not allow: it costs start-up time
+
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _refuse(path, f"is not UTF-8 (byte {error.start})") from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = not text[error.pos :].strip() or "Unterminated" in error.msg
+        what = "is truncated" if cut else "is not JSON"
+        raise _refuse(path, f"{what}: {error.msg} at line {error.lineno}") from None
+    except RecursionError:
+        raise _refuse(path, "is nested too deeply") from None
+    except ValueError:
+        raise _refuse(path, "has a number with too many digits") from None
+
+
+def find_config(path: str | os.PathLike[str]) -> tuple[str, Any]:
+    """(file, JSON value) of the ``config.json`` at ``path``, or in the folder there."""
+    given = os.fspath(path)
+    if not given:
+        raise _refuse(given, "an empty path")
+    file = given
+    try:
+        folder = os.path.isdir(given)
+    except ValueError:
+        folder = False
+    if folder:
+        file = os.path.join(given, "config.json")
+        try:
+            os.lstat(file)
+        except PermissionError:
+            raise _refuse(given, "no permission to read the folder") from None
+        except OSError:
+            raise _refuse(given, "the folder has no config.json") from None
+    return file, parse(read_bytes(file), file)
+
+
+def load_model_file(path: str | os.PathLike[str], *, name: str = "") -> Model:
+    """The model at ``path``: a ``config.json``, or a folder with one.
+
+    ``hf_quant_config.json`` beside it says how ModelOpt has quantised the checkpoint.
+    """
+    given = os.fspath(path)
+    file, config = find_config(given)
+    quant_config = None
+    beside = os.path.join(os.path.dirname(file), "hf_quant_config.json")
+    if os.path.exists(beside) and os.path.basename(file) == "config.json":
+        quant_config = parse(read_bytes(beside), beside)
+    if not name:
+        stem = os.path.basename(os.path.abspath(os.path.dirname(file) or "."))
+        base = os.path.basename(file)
+        name = (stem if base == "config.json" else base.removesuffix(".json")) or base
+    return model_from_config(config, name=name, source=given, quant_config=quant_config)

@@ -1,0 +1,255 @@
+"""Any Hugging Face ``config.json`` as a :class:`~meshwise.models.shapes.Model`: exactly, or refused.
+
+The count is that of the causal language model: embedding, decoder layers, output head; tied
+weights once; towers, multi-token-prediction layers and buffers left out. A base-model class name
+(``BloomModel``) is read as the causal language model around it. Numbers have to be JSON integers:
+``"4096"`` and ``4096.0`` are refused rather than guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.models.families.experts import MOE
+from meshwise.models.families.irregular import BUILDERS
+from meshwise.models.families.keys import Family, Reader, kind
+from meshwise.models.families.llama import DENSE
+from meshwise.models.families.refused import ARCHITECTURES, REASONS, WRAPPERS, Wrapper, other_head
+from meshwise.models.quantization import quantised_as
+from meshwise.models.shapes import Model
+
+FAMILIES: dict[str, Family] = {**DENSE, **MOE}
+KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPERS}, key=str.lower))
+_DTYPES = {
+    "float32": "fp32",
+    "float": "fp32",
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+}
+
+
+def families_in_words() -> str:
+    """The families that meshwise reads, for people."""
+    words = sorted({family.words for family in FAMILIES.values()}, key=str.lower)
+    return ", ".join(words) + "; multimodal configs of these through their text_config"
+
+
+def _unsupported(model_type: str, reason: str, field: str = "model_type") -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{field}: {shorten(model_type)!r} is not supported ({reason})",
+        field=field,
+        value=model_type,
+        legal=f"a model_type that is read ({len(KNOWN)} are: see the documentation of custom models), "
+        "or the config.json of a model of the same shapes",
+        nearest=_nearest(model_type),
+    )
+
+
+def _nearest(model_type: str) -> str | None:
+    """The known type that a misspelt name means, or None."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "").replace("_", "")
+
+    if len(model_type) > 100:
+        return None
+    same = next((name for name in KNOWN if plain(name) == plain(model_type)), None)
+    if same or model_type in REASONS:
+        return same
+    import difflib  # only for an error
+
+    close = difflib.get_close_matches(model_type, KNOWN, n=1, cutoff=0.85)
+    return close[0] if close else None
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    found = config.get("architectures")
+    if isinstance(found, list) and found and isinstance(found[0], str):
+        return found[0]
+    return ""
+
+
+def _model_type(config: Mapping[str, Any]) -> str:
+    """model_type, or what the class name says; refused where the file says neither."""
+    value = config.get("model_type")
+    architecture = _architecture(config)
+    if isinstance(value, str) and value:
+        return value
+    if value not in (None, ""):
+        raise InputError(
+            f"model_type: {kind(value)} ({shorten(value)}) where a name belongs",
+            field="model_type",
+            value=value,
+            legal=families_in_words(),
+        )
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture]
+    if architecture:
+        raise _unsupported(
+            architecture, "no model_type, and the class is not known", "architectures"
+        )
+    raise InputError(
+        "model_type: absent, so this is no config.json of a model",
+        field="model_type",
+        value=None,
+        legal=families_in_words(),
+    )
+
+
+def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
+    """Encoder-decoders and classifiers, whatever their model type."""
+    if model_type in REASONS:
+        raise _unsupported(model_type, REASONS[model_type])
+    if config.get("is_encoder_decoder") is True:
+        raise _unsupported(model_type, "is_encoder_decoder: encoder-decoder, not a causal LM")
+    architecture = _architecture(config)
+    if other_head(architecture):
+        raise UnsupportedModel(
+            f"architectures: {shorten(architecture)} has another head than a language model's "
+            "(a classifier, an encoder, a draft model)",
+            field="architectures",
+            value=architecture,
+            legal="a class of a causal language model (…ForCausalLM, …LMHeadModel)",
+        )
+
+
+def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], str]:
+    """The language model's part of a multimodal configuration, and its model type."""
+    wrapper = WRAPPERS[model_type]
+    for key in wrapper.keys:
+        nested = config.get(key)
+        if nested is None:
+            continue
+        if not isinstance(nested, dict):
+            raise InputError(
+                f"{key}: {kind(nested)} where an object belongs",
+                field=key,
+                value=nested,
+                legal="the language model's configuration",
+            )
+        inner_type = nested.get("model_type")
+        if inner_type is None or inner_type == model_type:
+            inner_type = wrapper.inner
+        elif not isinstance(inner_type, str):
+            raise InputError(
+                f"{key}.model_type: {kind(inner_type)} where a name belongs",
+                field=f"{key}.model_type",
+                value=inner_type,
+                legal=families_in_words(),
+            )
+        if inner_type not in FAMILIES:
+            reason = REASONS.get(inner_type, f"language model of a {model_type}; not known")
+            raise _unsupported(inner_type, reason, f"{key}.model_type")
+        return {
+            **nested,
+            "tie_word_embeddings": _tied(config, nested, wrapper, inner_type),
+        }, inner_type
+    if wrapper.flat and "hidden_size" in config:
+        return {k: v for k, v in config.items() if k != "model_type"}, wrapper.inner
+    raise InputError(
+        f"{wrapper.keys[0]}: absent, but a {model_type} describes its language model there",
+        field=wrapper.keys[0],
+        value=None,
+        legal="the language model's configuration",
+    )
+
+
+def _own_block(config: Mapping[str, Any], model_type: str) -> tuple[Mapping[str, Any], str]:
+    """The sizes of a plain language model that stand in a block of their own, though its type has
+    none: where the top has no sizes, they are the model's."""
+    family = FAMILIES.get(model_type)
+    tops = ("hidden_size", *family.aliases.get("hidden_size", ())) if family else ()
+    if not tops or any(key in config for key in tops):
+        return config, model_type
+    for key in ("text_config", "llm_config", "language_config", "language_model"):
+        block = config.get(key)
+        if isinstance(block, dict) and any(k in block for k in tops):
+            inner = block.get("model_type") or model_type
+            tied = {k: config[k] for k in ("tie_word_embeddings",) if k in config}
+            return {**block, **tied}, inner if isinstance(inner, str) else model_type
+    return config, model_type
+
+
+def _tied(
+    outer: Mapping[str, Any], nested: Mapping[str, Any], wrapper: Wrapper, inner_type: str
+) -> object:
+    """The level that decides whether the head is the embedding.
+
+    Files of transformers 5 say it at the top, older ones at either level. Where no level does, the
+    language model's own class decides (with which those checkpoints were made), unless the wrapper
+    overrules it.
+    """
+    key = "tie_word_embeddings"
+    default = FAMILIES[inner_type].defaults[key] if wrapper.tied is None else wrapper.tied
+    inside = default if nested.get(key) is None else nested[key]
+    above = outer.get(key)
+    if above is None or (wrapper.either and above is False):
+        return inside
+    return above
+
+
+def _dtype(*configs: Mapping[str, Any]) -> str:
+    """Dtype of the weights; bf16 where no level names one."""
+    for config in configs:
+        for key in ("dtype", "torch_dtype"):
+            value = config.get(key)
+            if value is None or value == "auto":
+                continue
+            name = value.removeprefix("torch.") if isinstance(value, str) else ""
+            if name.startswith("float8"):
+                continue  # quantization_config says what is stored so; the rest is not
+            if name not in _DTYPES:
+                raise InputError(
+                    f"{key}: {shorten(value)} is no dtype of weights",
+                    field=key,
+                    value=value,
+                    legal=", ".join(("float32", "float16", "bfloat16")),
+                )
+            return _DTYPES[name]
+    return "bf16"
+
+
+def model_from_config(
+    config: object, *, name: str, source: str = "", quant_config: object = None
+) -> Model:
+    """The Model that a parsed ``config.json`` describes.
+
+    ``quant_config`` is a parsed ``hf_quant_config.json``, which counts only where the config itself
+    has no ``quantization_config``. Raises :class:`~meshwise.errors.InputError` for a file that is
+    not right, :class:`~meshwise.errors.UnsupportedModel` for an architecture that is not known.
+    """
+    if not isinstance(config, dict):
+        raise InputError(
+            f"config.json: {kind(config)} where an object belongs",
+            field="config.json",
+            value=config,
+            legal="a JSON object with model_type",
+        )
+    model_type = _model_type(config)
+    _refuse_other_models(config, model_type)
+    text: Mapping[str, Any] = config
+    text_type = model_type
+    if model_type in WRAPPERS:
+        text, text_type = _inner(config, model_type)
+    else:
+        text, text_type = _own_block(config, model_type)
+    family = FAMILIES.get(text_type)
+    if family is None:
+        raise _unsupported(text_type, "architecture not known")
+    reader = Reader(text, family, text_type, nested=model_type in WRAPPERS and text is not config)
+    fields = BUILDERS[family.build](reader)
+    attentions = [b.attention for b in fields["blocks"] if b.attention is not None]
+    normed = any(a.norm_parameters and not a.mla for a in attentions)
+    reader.check_structure(query_key_norm=normed)
+    model = Model(
+        name=name, model_type=model_type, dtype=_dtype(text, config), source=source, **fields
+    )
+    stated = config.get("quantization_config")
+    if stated is None:
+        stated = text.get("quantization_config", config.get("compression_config"))
+    if stated is None and isinstance(config.get("quantization"), dict):
+        stated = config["quantization"]  # where MLX writes it
+    return quantised_as(stated, quant_config, model)

@@ -1,0 +1,387 @@
+"""Families whose layers are not those of :func:`meshwise.models.families.layers.standard`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from meshwise.errors import shorten
+from meshwise.models.families import keys as fr
+from meshwise.models.families.keys import Reader, not_read, plain_attention, wrong
+from meshwise.models.families.layers import ends, experts, kinds, moe_layers, norm_size, standard
+from meshwise.models.families.searched import deci, nemotron_nas
+from meshwise.models.shapes import Attention, Block, Mlp, Moe
+
+Fields = dict[str, Any]
+
+
+def _alike(fields: Fields, block: Block, layers: int) -> Fields:
+    """All layers of one kind."""
+    fields["blocks"], fields["pattern"] = (block,), (0,) * layers
+    return fields
+
+
+def _layers(r: Reader) -> int:
+    return r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+
+
+def gpt_bigcode(r: Reader) -> Fields:
+    """GPT-2 whose queries share one key/value head (StarCoder, arXiv 2305.06161)."""
+    fields = standard(r)
+    r.optional("num_key_value_heads")
+    one = r.flag("multi_query")
+    blocks: tuple[Block, ...] = fields["blocks"]
+    fields["blocks"] = tuple(
+        msgspec.structs.replace(
+            b,
+            attention=msgspec.structs.replace(
+                b.attention, kv_heads=1 if one else b.attention.heads
+            ),
+        )
+        for b in blocks
+        if b.attention is not None
+    )
+    return fields
+
+
+def opt(r: Reader) -> Fields:
+    """OPT; the 350m model norms after its blocks and has a narrower embedding."""
+    fields = ends(r)
+    hidden: int = fields["hidden"]
+    heads = r.integer("num_attention_heads")
+    bias = r.flag("enable_bias")
+    norm = norm_size("layer") * hidden if r.flag("layer_norm_elementwise_affine") else 0
+    before = r.flag("do_layer_norm_before")
+    removed = r.flag("_remove_final_layer_norm")
+    fields["final_norm_parameters"] = norm if before and not removed else 0
+    narrow = r.optional("word_embed_proj_dim")
+    fields["embedding_dim"] = narrow if narrow not in (None, hidden) else None
+    width = r.integer("intermediate_size")
+    attention = plain_attention(heads, heads, r.head_width(hidden, heads), bias, bias)
+    mlp = Mlp(width=width, gated=False, up_bias=bias, down_bias=bias)
+    return _alike(fields, Block(attention=attention, mlp=mlp, norm_parameters=2 * norm), _layers(r))
+
+
+def falcon(r: Reader) -> Fields:
+    """Falcon: attention and MLP side by side; 7B multi-query, 40B and 180B grouped."""
+    fields = ends(r)
+    hidden: int = fields["hidden"]
+    heads = r.integer("num_attention_heads")
+    new = r.flag("new_decoder_architecture")
+    stated = r.optional("num_key_value_heads")
+    kv_heads = heads
+    if new:
+        kv_heads = heads if stated is None else r.heads(hidden)[1]
+    elif r.flag("multi_query"):
+        kv_heads = 1
+    bias = r.flag("bias")
+    parallel = r.flag("parallel_attn")
+    norms = r.optional("num_ln_in_parallel_attn", 1, 2)
+    if norms is None and new:
+        norms = 2
+    width = r.optional("intermediate_size") or 4 * hidden
+    per_layer = 2 if not parallel or norms == 2 else 1
+    block = Block(
+        attention=plain_attention(heads, kv_heads, r.head_width(hidden, heads), bias, bias),
+        mlp=Mlp(width=width, gated=False, up_bias=bias, down_bias=bias),
+        parallel=parallel,
+        norm_parameters=per_layer * norm_size("layer") * hidden,
+    )
+    return _alike(fields, block, _layers(r))
+
+
+def mpt(r: Reader) -> Fields:
+    """MPT as transformers and llm-foundry build it without biases."""
+    fields = ends(r)
+    hidden: int = fields["hidden"]
+    if not r.flag("no_bias"):
+        raise not_read("no_bias", False, "an MPT with biases is not known", "true")
+    heads = r.integer("num_attention_heads")
+    config = r.table("attn_config")
+    kv_heads = heads
+    attn_type = config.get("attn_type") or "multihead_attention"
+    if attn_type == "multiquery_attention":
+        kv_heads = 1
+    elif attn_type == "grouped_query_attention":
+        kv_heads = fr.check_integer("attn_config.kv_n_heads", config.get("kv_n_heads"), 1, heads)
+        if heads % kv_heads:
+            raise wrong(
+                "attn_config.kv_n_heads",
+                kv_heads,
+                f"{kv_heads} key/value heads do not divide {heads} query heads",
+                legal=f"a divisor of {heads}",
+            )
+    elif attn_type != "multihead_attention":
+        raise not_read(
+            "attn_config.attn_type",
+            attn_type,
+            f"{shorten(attn_type)} is not known",
+            "multihead_attention, multiquery_attention, grouped_query_attention",
+        )
+    if config.get("qk_ln") or config.get("qk_gn"):
+        raise not_read("attn_config.qk_ln", True, "query and key norms are not known", "false")
+    ffn = r.table("ffn_config")
+    if ffn.get("ffn_type") not in (None, "mptmlp"):
+        raise not_read("ffn_config.ffn_type", ffn["ffn_type"], "is not known", "mptmlp")
+    positional = config.get("alibi", True) or config.get("rope", False)
+    if r.flag("learned_pos_emb") and not positional:
+        fields["positions"] = r.integer("max_position_embeddings", 1, fr.MOST_TOKENS)
+    block = Block(
+        attention=plain_attention(heads, kv_heads, r.head_width(hidden, heads)),
+        mlp=Mlp(width=r.integer("expansion_ratio", 1, 1000) * hidden, gated=False),
+        norm_parameters=2 * hidden,
+    )
+    return _alike(fields, block, _layers(r))
+
+
+def dbrx(r: Reader) -> Fields:
+    """DBRX: its attention and experts are described in nested objects."""
+    fields = ends(r)
+    hidden: int = fields["hidden"]
+    heads = r.integer("num_attention_heads")
+    attention = r.table("attn_config")
+    ffn = r.table("ffn_config")
+
+    def nested(name: str, table: Any, key: str, default: int) -> int:
+        value = table.get(key, default)
+        return fr.check_integer(f"{name}.{key}", value, 1, fr.MOST_WIDE)
+
+    kv_heads = nested("attn_config", attention, "kv_n_heads", 1)
+    count = nested("ffn_config", ffn, "moe_num_experts", 4)
+    top_k = nested("ffn_config", ffn, "moe_top_k", 1)
+    if heads % kv_heads:
+        raise wrong("attn_config.kv_n_heads", kv_heads, f"does not divide {heads} heads",
+                    legal=f"a divisor of {heads}")  # fmt: skip
+    if top_k > count:
+        raise wrong("ffn_config.moe_top_k", top_k, f"more than {count} experts",
+                    legal=f"an integer from 1 to {count}", nearest=count)  # fmt: skip
+    moe = Moe(
+        experts=count,
+        top_k=top_k,
+        expert=Mlp(width=nested("ffn_config", ffn, "ffn_hidden_size", 3584), gated=True),
+    )
+    block = Block(
+        attention=plain_attention(heads, kv_heads, r.head_width(hidden, heads)),
+        moe=moe,
+        norm_parameters=2 * hidden,
+    )
+    return _alike(fields, block, _layers(r))
+
+
+def qwen(r: Reader) -> Fields:
+    """Qwen 1 (publisher's code): intermediate_size counts gate and up together."""
+    fields = ends(r)
+    hidden: int = fields["hidden"]
+    heads = r.integer("num_attention_heads")
+    width = r.integer("intermediate_size", 2)
+    if width % 2:
+        raise wrong("intermediate_size", width, "has to be even: gate and up share it",
+                    legal="an even integer", nearest=width + 1)  # fmt: skip
+    channels = r.integer("kv_channels")
+    bias = not r.flag("no_bias")
+    block = Block(
+        attention=plain_attention(heads, heads, channels, True, bias),
+        mlp=Mlp(width=width // 2, gated=True, up_bias=bias, down_bias=bias),
+        norm_parameters=2 * hidden,
+    )
+    return _alike(fields, block, _layers(r))
+
+
+def chatglm(r: Reader) -> Fields:
+    """ChatGLM2/3 and GLM-4 (publisher's code): fused query-key-value, SwiGLU."""
+    fields = ends(r)
+    hidden: int = fields["hidden"]
+    if r.config.get("padded_vocab_size") is not None:  # the table's rows; vocab_size may be less
+        fields["vocab"] = r.integer("padded_vocab_size", 1, fr.MOST_TOKENS)
+    for key in ("inner_hidden_size", "position_encoding_2d"):
+        if r.has(key):
+            raise not_read(key, r.value(key), "ChatGLM 1 is not known", "ChatGLM2, 3, GLM-4")
+    heads = r.integer("num_attention_heads")
+    kv_heads = heads
+    if r.flag("multi_query_attention"):
+        kv_heads = r.integer("multi_query_group_num")
+        if heads % kv_heads:
+            raise wrong(
+                "multi_query_group_num",
+                kv_heads,
+                f"{kv_heads} key/value groups do not divide {heads} query heads",
+                legal=f"a divisor of {heads}",
+            )
+    linear = r.flag("add_bias_linear")
+    if not r.flag("post_layer_norm"):
+        fields["final_norm_parameters"] = 0
+    scale = 1 if r.flag("rmsnorm") else 2
+    fields["final_norm_parameters"] *= scale
+    block = Block(
+        attention=plain_attention(
+            heads, kv_heads, r.integer("kv_channels"), linear or r.flag("add_qkv_bias"), linear
+        ),
+        mlp=Mlp(width=r.integer("intermediate_size"), gated=True, up_bias=linear, down_bias=linear),
+        norm_parameters=2 * hidden * scale,
+    )
+    return _alike(fields, block, _layers(r))
+
+
+def llama4(r: Reader) -> Fields:
+    """Llama 4: the shared expert is as wide as a routed one; query/key norms have no weights."""
+    r.flag("use_qk_norm")
+    fields = standard(r)
+    blocks: tuple[Block, ...] = fields["blocks"]
+    fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
+    return fields
+
+
+def _shared_like_expert(block: Block) -> Block:
+    if block.moe is None:
+        return block
+    moe = msgspec.structs.replace(block.moe, shared=block.moe.expert)
+    return msgspec.structs.replace(block, moe=moe)
+
+
+def _check_hunyuan(r: Reader) -> None:
+    """Hunyuan's files carry keys of variants that were never published as this model type."""
+    for key in ("use_cla", "use_mla"):
+        if r.flag(key):
+            raise not_read(key, True, "cross-layer and latent attention are not known", "false")
+    r.used |= {"kv_lora_rank", "q_lora_rank", "num_shared_expert", "num_experts"}
+
+
+def hunyuan_dense(r: Reader) -> Fields:
+    """Hunyuan without experts; it says so with num_experts 1."""
+    _check_hunyuan(r)
+    if (r.uniform("num_experts", 0, fr.MOST_EXPERTS) or 1) > 1:
+        raise not_read("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
+    return standard(r)
+
+
+def hunyuan_moe(r: Reader) -> Fields:
+    """Hunyuan: one shared MLP; keys may be lists that repeat one value per layer."""
+    _check_hunyuan(r)
+    width = r.integer("intermediate_size")
+    stated = r.uniform("moe_intermediate_size", 1, fr.MOST_WIDE)
+    shared = r.uniform("num_shared_expert", 0, 1000)
+    if stated not in (None, width) or shared not in (None, 1):
+        raise not_read(
+            "moe_intermediate_size",
+            stated,
+            "experts or a shared MLP of another width than intermediate_size are not known",
+            f"{width}",
+        )
+    if r.optional("moe_layer_num_skipped", 0, fr.MOST_LAYERS):
+        raise not_read("moe_layer_num_skipped", None, "dense first layers are not known", "0")
+    fields = standard(r)
+    blocks: tuple[Block, ...] = fields["blocks"]
+    fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
+    return fields
+
+
+def minimax_m2(r: Reader) -> Fields:
+    """MiniMax-M2; its predecessors marked lightning attention by 0 in attn_type_list."""
+    kinds_of_layers = r.sequence("attn_type_list") or []
+    if any(item != 1 for item in kinds_of_layers):
+        raise not_read("attn_type_list", kinds_of_layers, "linear attention is not known", "1s")
+    return standard(r)
+
+
+def glm_moe_dsa(r: Reader) -> Fields:
+    """GLM-5: sparse attention, an indexer in every layer (layers that share one are not known)."""
+    every = r.optional("index_topk_freq", 1, fr.MOST_LAYERS) or 1
+    for key, all_own in (("index_topk_pattern", ("F", "full")), ("indexer_types", ("full",))):
+        marks = r.value(key)
+        if marks is not None and any(mark not in all_own for mark in list_of(key, marks)):
+            raise not_read(key, marks, "layers that share an indexer are not known", "null")
+    if every > 1:
+        raise not_read("index_topk_freq", every, "layers that share an indexer are not known", "1")
+    return standard(r)
+
+
+def list_of(key: str, value: object) -> list[object]:
+    """The entries of a list, or the letters of a string."""
+    if not isinstance(value, (list, str)):
+        raise wrong(key, value, f"{fr.kind(value)} where a list belongs", legal="a list")
+    return list(value)
+
+
+def mimo_v2_flash(r: Reader) -> Fields:
+    """MiMo-V2-Flash: window layers have twice the key/value heads, and sinks; values are narrower.
+
+    The publisher's file says it layer by layer (hybrid_layer_pattern, 1 = window, and swa_ keys);
+    transformers' own form has layer_types and fixed rules. Both are read, and have to agree.
+    """
+    fields = ends(r)
+    hidden: int = fields["hidden"]
+    layers = _layers(r)
+    heads, kv_heads, head_dim = r.heads(hidden)
+    value_dim = r.integer("v_head_dim")
+    for key, want in (("swa_num_attention_heads", heads), ("swa_num_key_value_heads", 2 * kv_heads),
+                      ("swa_head_dim", head_dim), ("swa_v_head_dim", value_dim)):  # fmt: skip
+        if r.optional(key) not in (None, want):
+            raise not_read(key, r.value(key), f"{want} is what its code builds", f"{want}")
+    r.used |= {"add_swa_attention_sink_bias", "add_full_attention_sink_bias"}
+    if r.config.get("add_swa_attention_sink_bias") is False:
+        raise not_read("add_swa_attention_sink_bias", False, "is not known", "true")
+    if r.flag("add_full_attention_sink_bias"):
+        raise not_read("add_full_attention_sink_bias", True, "is not known", "false")
+    window = r.optional("sliding_window_size")
+    window = r.integer("sliding_window") if window is None else window + 1
+    types = r.sequence("layer_types", layers)
+    marks = r.sequence("hybrid_layer_pattern", layers)
+    slides = [i != 0 and (i + 1) % 6 != 0 for i in range(layers)]
+    if types is not None:
+        slides = [t == "sliding_attention" for t in types]
+    elif marks is not None:
+        slides = [mark == 1 for mark in marks]
+    sparse = [i > 0 for i in range(layers)]
+    if r.has("moe_layer_freq") or r.has("mlp_layer_types"):
+        sparse = moe_layers(r, layers, "first_dense")
+    moe = experts(r, False)
+    dense = Mlp(width=r.integer("intermediate_size"), gated=True)
+    bias = r.flag("attention_bias")
+    if heads % (2 * kv_heads):
+        raise wrong("num_key_value_heads", kv_heads, f"twice as many do not divide {heads} heads",
+                    legal=f"half of a divisor of {heads}")  # fmt: skip
+
+    def block(i: int) -> Block:
+        attention = Attention(
+            heads=heads,
+            kv_heads=kv_heads * (2 if slides[i] else 1),
+            head_dim=head_dim,
+            value_head_dim=value_dim,
+            window=window if slides[i] else None,
+            query_bias=bias,
+            key_bias=bias,
+            value_bias=bias,
+            sinks=slides[i],
+        )
+        has_experts = sparse[i] and moe is not None
+        return Block(
+            attention=attention,
+            mlp=None if has_experts else dense,
+            moe=moe if has_experts else None,
+            norm_parameters=2 * hidden,
+        )
+
+    fields["blocks"], fields["pattern"] = kinds(block(i) for i in range(layers))
+    return fields
+
+
+BUILDERS: dict[str, Callable[[Reader], Fields]] = {
+    "standard": standard,
+    "gpt_bigcode": gpt_bigcode,
+    "opt": opt,
+    "falcon": falcon,
+    "mpt": mpt,
+    "dbrx": dbrx,
+    "qwen": qwen,
+    "chatglm": chatglm,
+    "llama4": llama4,
+    "hunyuan_dense": hunyuan_dense,
+    "hunyuan_moe": hunyuan_moe,
+    "minimax_m2": minimax_m2,
+    "glm_moe_dsa": glm_moe_dsa,
+    "mimo_v2_flash": mimo_v2_flash,
+    "deci": deci,
+    "nemotron_nas": nemotron_nas,
+}

@@ -1,0 +1,400 @@
+"""Typed access to the keys of one ``config.json``: defaults, aliases, ranges, and clear refusals.
+
+A :class:`Family` says, as data, what a model type's configuration class does: which keys it reads
+under which names, which values hold when a key is absent, and how its layers are built. A
+:class:`Reader` reads one file in that light and remembers which keys it used, so that a key that
+changes the structure but that the family does not know is refused and not overlooked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.models.shapes import Attention
+
+# Beyond these no model exists and a count would only hide a typing error.
+MOST_WIDE = 10**7
+MOST_LAYERS = 10_000
+MOST_TOKENS = 10**8
+MOST_POSITIONS = 10**10
+MOST_EXPERTS = 10**5
+
+
+class Moe(msgspec.Struct, frozen=True, kw_only=True):
+    """How a family's configuration describes its routed experts."""
+
+    experts: str = "num_local_experts"
+    top_k: str = "num_experts_per_tok"
+    width: str = "intermediate_size"
+    shared_count: str | None = None  # key: number of shared experts, each ``shared_width`` wide
+    shared_width: str | None = None  # key: width of a shared expert (default: ``width``)
+    shared_gate: bool = False
+    router_bias: bool = False
+    layers: str = "all"  # rule that says which layers have experts: see families_build
+    expert_bias: bool | str = False
+    residual: str | None = None  # key: a dense MLP as wide as ``hidden`` beside the experts
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """What a ``model_type`` means. A str in place of a bool is the key that decides."""
+
+    words: str  # the family's name for people
+    defaults: Mapping[str, Any]  # of its configuration class, for keys that are absent
+    aliases: Mapping[str, tuple[str, ...]] = {}  # other names of a key
+    norm: str = "rms"  # rms: a weight per feature; layer: and a bias; none: no weights
+    norms: int = 2  # norms per layer, but for those of queries and keys
+    single_norm: str | None = None  # key that, when true, leaves one norm per layer
+    query_key_bias: bool | str = False
+    output_bias: bool | str = False
+    gated: bool = True
+    mlp_bias: bool | str = False
+    mlp_multiple: int = 0  # intermediate_size = this * hidden_size where it is null
+    query_key_norm: str = ""  # head: over a head; each: with its own weights; wide: over all heads
+    query_key_norm_key: bool | str = True  # key that switches query_key_norm
+    query_key_norm_bias: bool = False
+    parallel: bool | str = False
+    window: str = ""  # rule for sliding windows: see families_build
+    sinks: bool = False
+    mla: bool = False
+    indexer: bool = False  # DeepSeek sparse attention
+    positions: bool = False  # learned positions
+    position_offset: int = 0
+    embedding_norm: bool = False
+    final_norm: bool = True
+    head_bias: bool | str = False
+    dense_width: str = "intermediate_size"
+    moe: Moe | None = None
+    extra: int = 0  # further weights per layer (Apertus' activation)
+    sub_norms: bool = False  # BitNet: norms in front of the output and down projections
+    dropout: str | None = None  # key of the rate after attention and feed-forward
+    build: str = "standard"  # function in families_special, else families_build.standard
+
+
+# Keys that mean layers or weights of another kind. A family reads those it knows; one that is set
+# in a file of a family that does not read it stops the reading: the count would be wrong.
+_QUERY_KEY_NORM = ("use_qk_norm", "qk_norm", "qk_layernorm")
+STRUCTURE = (
+    "block_configs", "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
+    "n_shared_experts", "num_shared_experts", "num_shared_expert", "shared_intermediate_size",
+    "shared_expert_intermediate_size", "kv_lora_rank", "q_lora_rank", "cross_attention_layers",
+    "add_cross_attention", "hybrid_override_pattern", "layers_block_type", "block_types",
+    "attn_layer_period", "attn_layer_offset", "ssm_cfg", "ssm_state_size", "mamba_d_state",
+    "state_size", "linear_num_value_heads", "linear_attn_config", "full_attention_interval",
+    "full_attn_idxs", "attn_type_list", "use_cla", "use_qk_norm", "qk_layernorm", "qk_norm",
+    "num_key_value_heads_per_layer", "index_n_heads", "index_topk", "altup_num_inputs",
+    "num_kv_shared_layers", "hidden_size_per_layer_input", "word_embed_proj_dim",
+    "zero_expert_num", "ffn_mult", "num_attention_heads_per_layer", "sparse_attention_config",
+    "add_attn_sink_bias", "attention_sink_bias", "attention_head_type",
+    "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
+    "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
+)  # fmt: skip
+KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
+                     "attention", "indexed_attention")  # fmt: skip
+# Sizes that every model's file states: the defaults of a class are those of one model.
+NEVER_ABSENT = frozenset(
+    [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+        "intermediate_size",
+        "num_experts",
+        "num_local_experts",
+        "n_routed_experts",
+        "moe_num_experts",
+        "moe_intermediate_size",
+    ]
+)
+_NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
+
+
+def wrong(
+    key: str, value: object, message: str, legal: object = None, nearest: object = None
+) -> InputError:
+    """An :class:`InputError` about one key of the configuration."""
+    return InputError(f"{key}: {message}", field=key, value=value, legal=legal, nearest=nearest)
+
+
+def not_read(key: str, value: object, why: str, legal: str) -> UnsupportedModel:
+    """A variant of a known family that meshwise does not read."""
+    return UnsupportedModel(f"{key}: {why}", field=key, value=value, legal=legal)
+
+
+def plain_attention(
+    heads: int, kv_heads: int, head_dim: int, bias: bool = False, output_bias: bool = False
+) -> Attention:
+    """Attention whose keys and values are as wide as its queries, without norms."""
+    return Attention(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_head_dim=head_dim,
+        query_bias=bias,
+        key_bias=bias,
+        value_bias=bias,
+        output_bias=output_bias,
+    )
+
+
+def kind(value: object) -> str:
+    """What JSON calls the type of ``value``."""
+    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string",
+             list: "a list", dict: "an object", type(None): "null"}  # fmt: skip
+    return names.get(type(value), type(value).__name__)
+
+
+class Reader:
+    """One configuration, read as one family."""
+
+    def __init__(
+        self, config: Mapping[str, Any], family: Family, model_type: str, *, nested: bool = False
+    ) -> None:
+        self.nested = (
+            nested  # transformers leaves out of a nested block what the class's default is
+        )
+        self.config = config
+        self.family = family
+        self.model_type = model_type
+        self.used: set[str] = set()
+
+    def find(self, key: str) -> tuple[str, Any, bool]:
+        """(name in the file, value, whether the file has it) of a key or of one of its aliases.
+
+        Where both are set they have to agree: a file that says two things has no right count.
+        """
+        names = (key, *self.family.aliases.get(key, ()))
+        self.used.update(names)
+        present = [name for name in names if name in self.config]
+        if not present:
+            return key, self.family.defaults.get(key), False
+        stated = [name for name in present if self.config[name] is not None]
+        if len(stated) > 1:
+            first, *rest = stated
+            for other in rest:
+                if self.config[other] != self.config[first]:
+                    raise wrong(
+                        other,
+                        self.config[other],
+                        f"{shorten(self.config[other])} contradicts {first} "
+                        f"{shorten(self.config[first])}; they name the same thing",
+                        legal=f"the value of {first}",
+                        nearest=self.config[first] if type(self.config[first]) is int else None,
+                    )
+        name = (stated or present)[0]
+        return name, self.config[name], True
+
+    def lacks(self, key: str) -> bool:
+        """Whether a size that every file states is absent: what a class fills in is no fact."""
+        instead = key == "vocab_size" and "padded_vocab_size" in self.config  # ChatGLM's publisher
+        filled_in = self.family.defaults.get(key) not in (None, 0, 1)
+        exempt = self.nested or instead or not filled_in
+        return key in NEVER_ABSENT and not exempt and not self.find(key)[2]
+
+    def has(self, key: str) -> bool:
+        return self.find(key)[2]
+
+    def value(self, key: str) -> Any:
+        return self.find(key)[1]
+
+    def optional(self, key: str, low: int = 1, high: int = MOST_WIDE) -> int | None:
+        """An integer in [low, high], or None where the key is null or has no default."""
+        name, value, _ = self.find(key)
+        return None if value is None else check_integer(name, value, low, high)
+
+    def integer(self, key: str, low: int = 1, high: int = MOST_WIDE) -> int:
+        """An integer in [low, high]; null, a missing default and a size that is not there are refused."""
+        value = None if self.lacks(key) else self.optional(key, low, high)
+        if value is None:
+            name, _, present = self.find(key)
+            said = "null where an integer belongs" if present else "absent"
+            raise wrong(
+                name,
+                None,
+                f"{said} (model type {self.model_type})",
+                legal=f"an integer from {low} to {high}",
+            )
+        return value
+
+    def flag(self, key: bool | str) -> bool:
+        """A boolean key; null counts as false, as in Python."""
+        if isinstance(key, bool):
+            return key
+        name, value, _ = self.find(key)
+        if value is None:
+            return False
+        if value is True or value is False:
+            return bool(value)
+        if type(value) is int and value in (0, 1):
+            return bool(value)
+        raise wrong(
+            name,
+            value,
+            f"{kind(value)} ({shorten(value)}) where true or false belongs",
+            legal="true, false",
+        )
+
+    def rate(self, key: str) -> float:
+        """A number that is not negative (a dropout rate); null and absent are 0."""
+        name, value, _ = self.find(key)
+        if value is None:
+            return 0.0
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise wrong(
+                name,
+                value,
+                f"{shorten(value)} is no dropout rate",
+                legal="a number from 0 up to, not including, 1",
+            )
+        return float(value)
+
+    def table(self, key: str) -> Mapping[str, Any]:
+        """A nested object; absent and null are empty."""
+        name, value, _ = self.find(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise wrong(name, value, f"{kind(value)} where an object belongs", legal="an object")
+        return value
+
+    def sequence(self, key: str, length: int | None = None) -> list[Any] | None:
+        """A list (of ``length``), or None where the key is absent or null."""
+        name, value, _ = self.find(key)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise wrong(name, value, f"{kind(value)} where a list belongs", legal="a list")
+        if length is not None and len(value) != length:
+            raise wrong(
+                name,
+                len(value),
+                f"the list has {len(value)} entries for {length} layers",
+                legal=f"a list of {length} entries",
+                nearest=length,
+            )
+        return value
+
+    def uniform(self, key: str, low: int, high: int) -> int | None:
+        """An integer, or a list per layer that repeats one integer (Hunyuan)."""
+        if self.lacks(key):
+            return self.integer(key, low, high)
+        name, value, _ = self.find(key)
+        if isinstance(value, list):
+            if not value:
+                return None
+            first = check_integer(name, value[0], low, high)
+            if any(type(item) is not int or item != first for item in value):
+                raise UnsupportedModel(
+                    f"{name}: differs from layer to layer, which meshwise reads only for "
+                    "layers of one kind",
+                    field=name,
+                    value=value,
+                    legal="an integer, or a list that repeats one",
+                )
+            return first
+        return self.optional(key, low, high)
+
+    def heads(self, hidden: int) -> tuple[int, int, int]:
+        """(query heads, key/value heads, width of a head), checked against each other."""
+        heads = self.integer("num_attention_heads")
+        name, _, _ = self.find("num_key_value_heads")
+        kv = self.optional("num_key_value_heads")
+        if kv is None:
+            kv = heads
+        if heads % kv:
+            nearest = min((d for d in range(1, heads + 1) if heads % d == 0),
+                          key=lambda d: abs(d - kv)) if heads <= 10**5 else heads  # fmt: skip
+            raise wrong(
+                name,
+                kv,
+                f"{kv} key/value heads do not divide {heads} query heads",
+                legal=f"a divisor of {heads}",
+                nearest=nearest,
+            )
+        dim = self.optional("head_dim")
+        if dim is None:
+            dim = self.head_width(hidden, heads)
+        return heads, kv, dim
+
+    def head_width(self, hidden: int, heads: int) -> int:
+        """hidden / heads, which has to be whole where the file does not state head_dim."""
+        if hidden % heads:
+            raise wrong(
+                self.find("num_attention_heads")[0],
+                heads,
+                f"{heads} heads do not divide hidden size {hidden}, and there is no head_dim",
+                legal=f"a divisor of {hidden}, or head_dim stated",
+            )
+        return hidden // heads
+
+    def check_structure(self, *, query_key_norm: bool = False) -> None:
+        """Refuse keys of another structure that nothing has read.
+
+        ``query_key_norm``: the layers have such norms anyway, so a key that says so says nothing new.
+        """
+        for key in STRUCTURE:
+            if key in self.used or key not in self.config:
+                continue
+            if query_key_norm and key in _QUERY_KEY_NORM and self.config[key] is True:
+                continue
+            value = self.config[key]
+            if not any(type(value) is type(n) and value == n for n in _NEUTRAL):
+                raise UnsupportedModel(
+                    f"{key}: model type {self.model_type} does not have this, so the file "
+                    "describes another architecture than its type says",
+                    field=key,
+                    value=value,
+                    legal=f"a {self.model_type} config without {key}",
+                )
+        for key, value in self.config.items():
+            sizes = isinstance(value, dict) and "hidden_size" in value and key not in self.used
+            if sizes and not self.config.get("hidden_size") and not self.nested:
+                raise not_read(
+                    key,
+                    list(value)[:4],
+                    f"model type {self.model_type} has no such block, so its sizes are not read",
+                    f"the sizes at the top, or the model_type of what wraps a {self.model_type}",
+                )
+        types = self.config.get("layer_types")
+        if isinstance(types, list):
+            for item in types:
+                if item not in KNOWN_LAYER_TYPES or (
+                    item == "indexed_attention" and not self.family.indexer
+                ):
+                    raise UnsupportedModel(
+                        f"layer_types: no layer of kind {shorten(item)!r} is known "
+                        "(linear or state-space layers are not)",
+                        field="layer_types",
+                        value=item,
+                        legal=", ".join(KNOWN_LAYER_TYPES[:3]),
+                    )
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """``value`` if it is an integer in [low, high]; no string, no float, no boolean."""
+    legal = f"an integer from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        nearest: int | None = None
+        if isinstance(value, float) and abs(value) <= high:  # false for nan, too
+            nearest = min(max(round(value), low), high)
+        elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
+            nearest = min(max(int(value), low), high)
+        raise wrong(
+            name,
+            value,
+            f"{kind(value)} ({shorten(value)}) where an integer belongs",
+            legal=legal,
+            nearest=nearest,
+        )
+    if not low <= value <= high:
+        raise wrong(
+            name,
+            value if abs(value) < 10**30 else "a number of over 30 digits",
+            f"{value if abs(value) < 10**30 else 'a number of over 30 digits'} is out of range",
+            legal=legal,
+            nearest=min(max(value, low), high),
+        )
+    return value

@@ -1,0 +1,393 @@
+"""From a :class:`~meshwise.models.families.keys.Reader` to the layers of a model.
+
+:func:`standard` covers every family whose layers are one attention and one feed-forward with the
+variations that :class:`~meshwise.models.families.keys.Family` names; ``families_special`` has the
+others. Rules that give a window or experts to some layers only are the small functions below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from meshwise.errors import shorten
+from meshwise.models.families import keys as fr
+from meshwise.models.families.keys import Family, Reader, wrong
+from meshwise.models.shapes import Attention, Block, Mlp, Moe
+
+Windows = list[int | None]
+WIDEST_WINDOW = fr.MOST_POSITIONS
+
+
+def norm_size(norm: str) -> int:
+    """Weights of a norm per feature it normalises."""
+    return {"rms": 1, "layer": 2, "none": 0}[norm]
+
+
+def window_size(r: Reader, key: str = "sliding_window") -> int | None:
+    """A window; null, 0 and -1 mean none."""
+    size = r.optional(key, -1, WIDEST_WINDOW)
+    return size if size is not None and size > 0 else None
+
+
+def _by_type(r: Reader, types: list[Any]) -> Windows:
+    sliding = window_size(r)
+    chunk = window_size(r, "attention_chunk_size")
+    sizes = {"sliding_attention": sliding, "local": sliding, "chunked_attention": chunk}
+    return [sizes.get(t) if isinstance(t, str) else None for t in types]
+
+
+def _where(r: Reader, layers: int, slides: Callable[[int], bool]) -> Windows:
+    size = window_size(r)
+    return [size if slides(i) else None for i in range(layers)]
+
+
+def _pattern(r: Reader, layers: int) -> Windows:
+    """Every p-th layer sees everything (Gemma 3, Cohere 2); or letters, L local, G global."""
+    value = r.value("sliding_window_pattern")
+    if isinstance(value, str) and value and set(value) <= {"L", "G"}:
+        return _where(r, layers, lambda i: value[i % len(value)] == "L")
+    period = r.optional("sliding_window_pattern", 0, fr.MOST_LAYERS)
+    if not period:
+        return [None] * layers
+    return _where(r, layers, lambda i: (i + 1) % period != 0)
+
+
+def _after(r: Reader, layers: int) -> Windows:
+    """Layers from max_window_layers on slide (Qwen2)."""
+    first = r.integer("max_window_layers", 0, 10**9)
+    return _where(r, layers, lambda i: i >= first)
+
+
+def _rope_layers(r: Reader, layers: int) -> list[bool]:
+    """For each layer whether it has rotary positions (Llama 4, SmolLM3)."""
+    stated = r.sequence("no_rope_layers")
+    if stated:
+        r.sequence("no_rope_layers", layers)
+        if any(item not in (0, 1) for item in stated):
+            raise wrong("no_rope_layers", stated, "a list of 0 and 1 per layer belongs here")
+        return [bool(item) for item in stated]
+    interval = r.integer("no_rope_layer_interval", 1, fr.MOST_LAYERS)
+    return [(i + 1) % interval != 0 for i in range(layers)]
+
+
+def _gpt_neo(r: Reader, layers: int) -> Windows:
+    kinds: list[Any] = []
+    for item in r.sequence("attention_types") or []:
+        names, count = item if isinstance(item, list) and len(item) == 2 else (None, None)
+        if not isinstance(names, list) or type(count) is not int or not 0 < count <= layers:
+            raise wrong("attention_types", item, "pairs of a list of kinds and a count belong here")
+        kinds += names * count
+    if len(kinds) != layers:
+        raise wrong(
+            "attention_types",
+            len(kinds),
+            f"describes {len(kinds)} layers of {layers}",
+            legal=f"{layers} layers in all",
+        )
+    size = window_size(r, "window_size")
+    return [size if kind == "local" else None for kind in kinds]
+
+
+def layer_windows(r: Reader, layers: int) -> Windows:
+    """For each layer the keys that a query sees at most, None for all."""
+    rule = r.family.window
+    none: Windows = [None] * layers
+    if not rule:
+        return none
+    if rule == "gpt_neo":
+        return _gpt_neo(r, layers)
+    if rule == "all":
+        return [window_size(r)] * layers
+    if rule.startswith("use") and not r.flag("use_sliding_window"):
+        return none
+    if rule == "use_all":
+        return [window_size(r)] * layers
+    types = r.sequence("layer_types", layers)
+    if types is not None:
+        return _by_type(r, types)
+    if rule == "use_no_rope":
+        ropes = _rope_layers(r, layers)
+        return _where(r, layers, lambda i: not ropes[i])
+    if rule == "chunk":
+        chunk = window_size(r, "attention_chunk_size")
+        return [chunk if rope else None for rope in _rope_layers(r, layers)]
+    if rule == "use_odd":
+        limit = r.integer("max_window_layers", 0, 10**9)
+        return _where(r, layers, lambda i: i % 2 == 0 and i < limit)
+    if rule in ("use_after", "after"):
+        return _after(r, layers)
+    if rule == "pattern":
+        return _pattern(r, layers)
+    slides: dict[str, Callable[[int], bool]] = {
+        "alternate": lambda i: i % 2 == 0,
+        "three_of_four": lambda i: (i + 1) % 4 != 0,
+        "but_first_of_four": lambda i: i % 4 != 0,
+        "every": lambda i: True,
+    }
+    return _where(r, layers, slides[rule])
+
+
+def _indices(r: Reader, key: str, layers: int) -> set[int]:
+    found = r.sequence(key) or []
+    return {fr.check_integer(key, item, 0, max(layers - 1, 0)) for item in found}
+
+
+def _first_dense(r: Reader, layers: int) -> list[bool]:
+    """DeepSeek: the first layers are dense, then every moe_layer_freq-th has experts."""
+    types = r.sequence("mlp_layer_types")
+    if types is not None:
+        r.sequence("mlp_layer_types", layers)
+        if any(item not in ("dense", "sparse") for item in types):
+            raise wrong("mlp_layer_types", types, "unknown kind of layer", legal="dense, sparse")
+        return [item == "sparse" for item in types]
+    first = r.optional("first_k_dense_replace", 0, fr.MOST_LAYERS) or 0
+    name, value, _ = r.find("moe_layer_freq")
+    if isinstance(value, list):
+        flags = r.sequence("moe_layer_freq", layers) or []
+        if any(item not in (0, 1) for item in flags):
+            raise wrong(name, value, "a list of 0 and 1 per layer belongs here")
+        return [bool(item) for item in flags]
+    every = r.optional("moe_layer_freq", 1, fr.MOST_LAYERS) or 1
+    return [i >= first and i % every == 0 for i in range(layers)]
+
+
+def moe_layers(r: Reader, layers: int, rule: str) -> list[bool]:
+    """For each layer whether it has routed experts."""
+    if rule == "all":
+        return [True] * layers
+    if rule == "first_dense":
+        return _first_dense(r, layers)
+    if rule == "sparse_step":
+        step = r.integer("decoder_sparse_step", 1, fr.MOST_LAYERS)
+        dense = _indices(r, "mlp_only_layers", layers)
+        return [i not in dense and (i + 1) % step == 0 for i in range(layers)]
+    if rule == "moe_layers":
+        if r.sequence("moe_layers") is not None:
+            listed = _indices(r, "moe_layers", layers)
+            return [i in listed for i in range(layers)]
+        step = r.integer("interleave_moe_layer_step", 1, fr.MOST_LAYERS)
+        return [(i + 1) % step == 0 for i in range(layers)]
+    if rule == "frequency":
+        step = r.integer("moe_layer_frequency", 1, fr.MOST_LAYERS)
+        return [(i + 1) % step == 0 for i in range(layers)]
+    assert rule == "interval", rule
+    step = r.integer("moe_layer_interval", 1, fr.MOST_LAYERS)
+    first = r.integer("moe_layer_start_index", 0, fr.MOST_LAYERS)
+    last = r.integer("moe_layer_end_index", -1, fr.MOST_LAYERS)
+    last = layers - 1 if last == -1 else last
+    return [(i + 1) % step == 0 and first <= i <= last for i in range(layers)]
+
+
+def experts(r: Reader, mlp_bias: bool) -> Moe | None:
+    """The routed experts of a layer that has them; None where the file turns them off."""
+    rule = r.family.moe
+    if rule is None:
+        return None
+    count = r.uniform(rule.experts, 0, fr.MOST_EXPERTS)
+    if not count:
+        return None
+    name, _, _ = r.find(rule.top_k)
+    top_k = r.uniform(rule.top_k, 1, fr.MOST_EXPERTS)
+    if top_k is None:
+        top_k = r.integer(rule.top_k, 1, fr.MOST_EXPERTS)  # says that it is missing
+    if top_k > count:
+        raise wrong(
+            name,
+            top_k,
+            f"a token cannot visit {top_k} of {count} experts",
+            legal=f"an integer from 1 to {count}",
+            nearest=count,
+        )
+    width = r.uniform(rule.width, 1, fr.MOST_WIDE)
+    if width is None:
+        width = r.integer(rule.width)
+    shared = 0
+    if rule.shared_count is not None:
+        each = width
+        if rule.shared_width is not None:
+            each = r.uniform(rule.shared_width, 0, fr.MOST_WIDE) or width
+        shared = (r.uniform(rule.shared_count, 0, fr.MOST_EXPERTS) or 0) * each
+    elif rule.shared_width is not None:
+        shared = r.optional(rule.shared_width, 0) or 0
+    bias = r.flag(rule.expert_bias)
+    gated = r.family.gated
+    return Moe(
+        experts=count,
+        top_k=top_k,
+        expert=Mlp(width=width, gated=gated, up_bias=bias, down_bias=bias),
+        shared=Mlp(width=shared, gated=gated, up_bias=mlp_bias, down_bias=mlp_bias)
+        if shared
+        else None,
+        shared_gate=rule.shared_gate and shared > 0,
+        router_bias=rule.router_bias,
+    )
+
+
+def latent_attention(r: Reader) -> Attention:
+    """Multi-head latent attention (DeepSeek-V2), with V3.2's indexer where there is one."""
+    hidden = r.integer("hidden_size")
+    heads = r.integer("num_attention_heads")
+    r.optional("num_key_value_heads")  # the latent is shared: transformers does not use it
+    q_rank = r.optional("q_lora_rank")
+    kv_rank = r.integer("kv_lora_rank")
+    rope = r.integer("qk_rope_head_dim", 0)
+    bias = r.flag(r.family.query_key_bias)
+    indexer = 0
+    if r.family.indexer:
+        index_heads, index_dim = r.integer("index_n_heads"), r.integer("index_head_dim")
+        r.optional("index_topk")
+        if q_rank is None:
+            raise wrong("q_lora_rank", None, "the indexer needs a query latent", "an integer")
+        indexer = (
+            q_rank * index_heads * index_dim + hidden * (index_dim + index_heads) + 2 * index_dim
+        )
+    return Attention(
+        heads=heads,
+        kv_heads=heads,
+        head_dim=r.integer("qk_nope_head_dim") + rope,
+        value_head_dim=r.integer("v_head_dim"),
+        output_bias=bias,
+        latent_bias=bias,
+        norm_parameters=(q_rank or 0) + kv_rank,
+        q_lora_rank=q_rank,
+        kv_lora_rank=kv_rank,
+        rope_head_dim=rope,
+        indexer_parameters=indexer,
+    )
+
+
+def self_attention(r: Reader) -> Attention:
+    """Multi-head, grouped-query or multi-query attention, without its window."""
+    f = r.family
+    if f.mla:
+        return latent_attention(r)
+    hidden = r.integer("hidden_size")
+    heads, kv_heads, head_dim = r.heads(hidden)
+    norms = 0
+    if f.query_key_norm and r.flag(f.query_key_norm_key):
+        norms = 2 * head_dim if f.query_key_norm == "head" else (heads + kv_heads) * head_dim
+        norms *= 1 + f.query_key_norm_bias
+    bias = r.flag(f.query_key_bias)
+    return Attention(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_head_dim=head_dim,
+        query_bias=bias,
+        key_bias=bias,
+        value_bias=bias,
+        output_bias=r.flag(f.output_bias),
+        norm_parameters=norms + (hidden if f.sub_norms else 0),
+        norms_span_heads=bool(norms) and f.query_key_norm == "wide",
+        sinks=f.sinks,
+    )
+
+
+def windowed(a: Attention, window: int | None) -> Attention:
+    """``a`` with a window."""
+    if window is None:
+        return a
+    return msgspec.structs.replace(a, window=window)
+
+
+def dense_mlp(r: Reader, mlp_bias: bool) -> Mlp:
+    f = r.family
+    hidden = r.integer("hidden_size")
+    width = r.optional(f.dense_width)
+    if r.lacks(f.dense_width) and not f.mlp_multiple:
+        width = None
+    if width is None:
+        width = f.mlp_multiple * hidden or r.integer(f.dense_width)
+    return Mlp(width=width, gated=f.gated, up_bias=mlp_bias, down_bias=mlp_bias)
+
+
+def kinds(blocks: Iterable[Block]) -> tuple[tuple[Block, ...], tuple[int, ...]]:
+    """The distinct blocks in order of appearance, and the index of each layer's block."""
+    seen: dict[Block, int] = {}
+    pattern = tuple(seen.setdefault(block, len(seen)) for block in blocks)
+    return tuple(seen), pattern
+
+
+def ends(r: Reader) -> dict[str, Any]:
+    """The fields of a Model that are not its layers, as most families have them."""
+    f = r.family
+    hidden = r.integer("hidden_size")
+    norm = norm_size(f.norm) * hidden
+    longest = r.optional("max_position_embeddings", 1, fr.MOST_POSITIONS)
+    rows = 0
+    if f.positions:
+        rows = r.integer("max_position_embeddings", 1, fr.MOST_TOKENS) + f.position_offset
+    return {
+        "hidden": hidden,
+        "vocab": r.integer("vocab_size", 1, fr.MOST_TOKENS),
+        "tied": r.flag("tie_word_embeddings"),
+        "positions": rows,
+        "embedding_norm_parameters": norm if f.embedding_norm else 0,
+        "final_norm_parameters": norm if f.final_norm else 0,
+        "head_bias": r.flag(f.head_bias),
+        "max_positions": longest,
+        "dropout": f.dropout is not None and r.rate(f.dropout) > 0,
+    }
+
+
+def standard(r: Reader) -> dict[str, Any]:
+    """Fields of the Model of a family that :class:`Family` describes in full."""
+    f: Family = r.family
+    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    fields = ends(r)
+    hidden: int = fields["hidden"]
+    mlp_bias = r.flag(f.mlp_bias)
+    moe = experts(r, mlp_bias)
+    sparse = [False] * layers
+    if f.moe is not None and moe is not None:
+        sparse = moe_layers(r, layers, f.moe.layers)
+    residual = f.moe is not None and f.moe.residual is not None and r.flag(f.moe.residual)
+    norms = 1 if f.single_norm and r.flag(f.single_norm) else f.norms
+    attention = self_attention(r)
+    dense = dense_mlp(r, mlp_bias) if residual is False and not all(sparse) else None
+    if residual:  # Arctic: a dense MLP, as wide as the model, beside the experts
+        dense = Mlp(width=r.integer(f.dense_width), gated=f.gated)
+    parallel = r.flag(f.parallel)
+
+    def block(window: int | None, is_sparse: bool) -> Block:
+        mlp = None if is_sparse else dense
+        own = norms * norm_size(f.norm) * hidden + f.extra
+        if is_sparse and residual:
+            mlp = Mlp(width=hidden, gated=f.gated)
+            own += hidden
+        if f.sub_norms and mlp is not None:
+            own += mlp.width
+        return Block(
+            attention=windowed(attention, window),
+            mlp=mlp,
+            moe=moe if is_sparse else None,
+            parallel=parallel,
+            norm_parameters=own,
+        )
+
+    cache: dict[tuple[int | None, bool], Block] = {}
+    order = []
+    for key in zip(layer_windows(r, layers), sparse, strict=True):
+        if key not in cache:
+            cache[key] = block(*key)
+        order.append(cache[key])
+    fields["blocks"], fields["pattern"] = kinds(order)
+    return fields
+
+
+def listed(r: Reader, key: str, layers: int, low: int, high: int) -> list[int]:
+    """A list of one integer per layer."""
+    found = r.sequence(key, layers)
+    if found is None:
+        raise wrong(key, None, "absent or null", legal=f"a list of {layers} integers")
+    return [fr.check_integer(f"{key}[{i}]", item, low, high) for i, item in enumerate(found)]
+
+
+def object_of(name: str, value: object) -> dict[str, Any]:
+    """``value`` if it is a JSON object."""
+    if not isinstance(value, dict):
+        raise wrong(name, value, f"{fr.kind(value)} ({shorten(value)}) where an object belongs")
+    return value

@@ -1,0 +1,172 @@
+"""Feed-forward parts of one layer: a dense MLP, and routed experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meshwise.models.shapes import LayerFormats, Mlp, Moe, Stored
+from meshwise.program.context import Context
+from meshwise.program.layers.experts import visited
+from meshwise.program.operations import Copies, Op, collective, elementwise, gemm
+
+Array = Any
+Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
+
+
+def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> Array:
+    """Bytes of the activation function over ``rows`` × ``width``, one fused pass or several."""
+    values = 3.0 if gated else 2.0
+    if not ctx.stack.fused_elementwise:
+        values += 2.0  # the gate's product, or the bias, in a pass of its own
+    return values * rows * width * ctx.widths.activation
+
+
+def dense(ctx: Context, mlp: Mlp, prefix: str, stored: Pair) -> list[Op]:
+    """Up (with gate), activation, down: column- then row-parallel over tp."""
+    width = ctx.split(mlp.width)
+    first, last = (ctx.operands(how) for how in stored)
+    up = f"{prefix}.gate_up" if mlp.gated else f"{prefix}.up"
+    moved = activation_traffic(ctx, ctx.tokens, width, mlp.gated)
+    return [
+        gemm(up, ctx.tokens, (2 if mlp.gated else 1) * width, ctx.model.hidden, first),
+        elementwise(f"{prefix}.activation", ctx.widths.activation_dtype, moved),
+        gemm(f"{prefix}.down", ctx.tokens, ctx.model.hidden, width, last),
+    ]
+
+
+def routed_tokens(ctx: Context) -> Array:
+    """Tokens of this rank that enter the router after TP's share of them: see :func:`moe`."""
+    layout = ctx.layout
+    return ctx.tokens * layout.expert_tp() / layout.tp
+
+
+def exchanges_tokens(ctx: Context) -> Array:
+    """Whether experts get their tokens by all-to-all.
+
+    In training with ep > 1, and in inference where the experts' grid is larger than the TP group;
+    an engine whose TP ranks all hold all tokens just computes its own experts and reduces.
+    """
+    layout = ctx.layout
+    if ctx.training:
+        return layout.ep > 1
+    return (layout.ep > 1) & (layout.ep * layout.expert_tp() > layout.tp)
+
+
+def gathers_replicas(ctx: Context) -> Array:
+    """Whether an expert's shards span attention replicas in inference: attention data parallelism with
+    etp > tp.
+
+    The etp ranks of an expert then serve etp / tp replicas, each with tokens of its own, and a shard
+    needs them all: the replicas' inputs are gathered over etp (the result: etp / tp · tokens · hidden)
+    before the experts or their dispatch over ep, and the partial outputs summed and scattered after
+    them. What tp's own reductions around that do is priced as for any other layer, so that for tp > 1
+    a fused gather (SGLang's) sends less by one pass within tp each way.
+    """
+    layout = ctx.layout
+    if ctx.training:
+        return np.bool_(False)
+    return layout.expert_tp() > layout.tp
+
+
+def shares_a_product(ctx: Context, moe: Moe, stored: LayerFormats) -> Array:
+    """Where the shared expert is one more of the grouped products, which every token visits: SGLang's
+    engine without expert parallelism, if it is as wide as a routed one and stored alike."""
+    alike = (
+        ctx.stack.fuses_shared_expert
+        and not ctx.training
+        and moe.shared == moe.expert
+        and not moe.shared_gate
+        and (stored.shared_up, stored.shared_down) == (stored.expert_up, stored.expert_down)
+    )
+    return np.bool_(alike) & (ctx.layout.ep == 1)
+
+
+def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
+    """Router, dispatch, grouped products of the experts, combine; shared experts beside them.
+
+    Expert grid etp · ep · expert-dp on the ranks of tp · cp · dp: a rank computes
+    tokens · top_k · etp / tp rows with width / etp, balanced over its experts / ep experts, times
+    the workload's imbalance on the fullest rank.
+    """
+    w, layout, h = ctx.widths, ctx.layout, ctx.model.hidden
+    etp = layout.expert_tp()
+    local = moe.experts / layout.ep
+    exchange = exchanges_tokens(ctx)
+    # a layer ends with its fullest rank: its rows, where experts are spread over ranks
+    fullest = np.where(layout.ep > 1, ctx.expert_imbalance, 1.0)
+    fused = shares_a_product(ctx, moe, stored)
+    rows = routed_tokens(ctx) * (moe.top_k + fused) * fullest
+    width = -(-moe.expert.width // etp)
+    gated = moe.expert.gated
+    tokens = routed_tokens(ctx) * fullest * moe.experts / local
+    share = visited(moe.experts, moe.top_k, tokens, ctx.expert_skew)
+    router = gemm(
+        "moe.router",
+        ctx.tokens / ctx.token_split,
+        moe.experts + moe.shared_gate,  # the shared expert's gate is one more column
+        h,
+        ctx.wide(),
+    )
+    # a grouped product is of the visited experts, and reads their weights alone
+    experts = local * share + fused
+    name = "moe.experts.gate_up" if gated else "moe.experts.up"
+    up_width = (2 if gated else 1) * width
+    first, last = ctx.operands(stored.expert_up), ctx.operands(stored.expert_down)
+    up = gemm(name, rows / experts, up_width, h, first, batch=experts)
+    down = gemm("moe.experts.down", rows / experts, h, width, last, batch=experts)
+    up, down = (
+        op._replace(flops=whole, model_flops=whole)  # without the division's rounding
+        for op, whole in ((up, 2.0 * rows * up_width * h), (down, 2.0 * rows * h * width))
+    )
+    payload = rows * h * w.activation
+    # Where experts are split, each of their ranks exchanges its share of the rows, and the rows are
+    # gathered and summed among them (Megatron-Core's all-to-all dispatcher).
+    shares = etp if ctx.training else np.int64(1)
+    swap = {
+        "dtype": w.activation_dtype,
+        "payload_bytes": payload / shares,
+        "count": np.where(exchange, 1, 0),
+        "phase": "forward",
+    }
+    among = {
+        "dtype": w.activation_dtype,
+        "payload_bytes": payload,
+        "count": np.where(exchange & (shares > 1), 1, 0),
+        "phase": "forward",
+    }
+    replicas = {
+        "dtype": w.activation_dtype,
+        "payload_bytes": ctx.tokens * etp / layout.tp * h * w.activation,
+        "count": np.where(gathers_replicas(ctx), 1, 0),
+        "phase": "forward",
+    }
+    moved = activation_traffic(ctx, rows, width, gated)
+    # decode's kernels send each copy by itself, for the latency
+    by_node = ctx.stack.dispatcher != "alltoall" and ctx.phase != "decode" and not ctx.stack.ideal
+    copies = Copies(moe.experts, moe.top_k) if by_node else None
+    # a copy per expert, and the copies' sum: each is the other's gradient
+    spread, summed = 2.0 * rows * h * w.activation, (rows + ctx.tokens) * h * w.activation
+    permute = elementwise("moe.permute", w.activation_dtype, spread)
+    unpermute = elementwise("moe.unpermute", w.activation_dtype, summed)
+    ops = [
+        collective("moe.replicas_in", "all_gather", "etp", **replicas),
+        router,
+        permute._replace(gradient_bytes=summed),
+        collective("moe.dispatch", "all_to_all", "ep", **swap)._replace(copies=copies),
+        collective("moe.gather", "all_gather", "etp", **among),
+        up,
+        elementwise("moe.activation", w.activation_dtype, moved),
+        down,
+        collective("moe.scatter", "reduce_scatter", "etp", **among),
+        collective("moe.combine", "all_to_all", "ep", **swap)._replace(copies=copies),
+        collective("moe.replicas_out", "reduce_scatter", "etp", **replicas),
+        unpermute._replace(gradient_bytes=spread),
+    ]
+    if moe.shared is not None:
+        pair = (stored.shared_up, stored.shared_down)
+        alone = np.where(fused, 0, 1)
+        beside = dense(ctx, moe.shared, "moe.shared", pair)
+        ops.extend(op._replace(count=op.count * alone) for op in beside)
+    return ops

@@ -1,0 +1,1 @@
+"""What ranks did: collectives counted, scopes timed, the record of a run."""

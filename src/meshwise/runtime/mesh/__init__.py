@@ -1,0 +1,1 @@
+"""Tensor parallelism beside data parallelism and pipelines, on one DeviceMesh."""

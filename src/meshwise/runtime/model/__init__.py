@@ -1,0 +1,1 @@
+"""A transformers model turned into its tensor-parallel form."""

@@ -1,0 +1,1 @@
+"""Products beside the collectives that feed or drain them."""

@@ -1,0 +1,1 @@
+"""Weights read and placed by slice."""

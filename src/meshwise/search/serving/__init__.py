@@ -1,0 +1,1 @@
+"""Serving in steady state, and its best layout."""

@@ -1,0 +1,376 @@
+"""Prefill and decode on GPUs of their own: instances of two layouts, matched in rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.clusters.load import Cluster
+from meshwise.cost.memory.parts import kv_cache
+from meshwise.layouts.layout import Layouts
+from meshwise.models.shapes import Model
+from meshwise.search.serving import iteration
+from meshwise.search.serving.bisection import Ends, largest
+from meshwise.search.serving.iteration import Engine, draft_s
+from meshwise.search.serving.plan import CHUNK, EVERY, Limits, columns
+from meshwise.search.serving.space import AXES, serving_space
+from meshwise.search.serving.steady_state import capacity, tokens_per_iteration
+from meshwise.search.training.space import Pins, divisors
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.serving import Serving
+
+Array = Any
+ROWS = 256  # prefill instances that are compared with all decode instances at a time
+
+
+class Instance(NamedTuple):
+    """A layout of one pool: its size, what it delivers and how soon."""
+
+    axes: dict[str, int]
+    devices: int
+    requests_per_s: float
+    latency_s: float  # prefill: to the first token; decode: per output token
+    batch: int  # prompts together, or sequences in flight
+    memory_bytes: float
+
+
+class Disaggregated(NamedTuple):
+    """``prefill_instances`` and ``decode_instances`` of two layouts on at most the GPUs asked for."""
+
+    prefill: Instance
+    decode: Instance
+    prefill_instances: int
+    decode_instances: int
+    devices: int
+    transfer_s: float  # of a prompt's keys and values, from the one to the other
+    transfer_bytes: float
+    ttft_s: float
+    tpot_s: float
+    requests_per_s: float
+    tokens_per_s: float
+    tokens_per_s_per_device: float  # of all the GPUs asked for
+    concurrency: int  # sequences that decode at a time
+    bound: str  # prefill, decode or transfer: what the rate stops at
+
+
+def disaggregate(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    w: Serving,
+    gpus: int,
+    limits: Limits,
+    pins: Pins,
+    progress: Callable[[int, int], None] | None = None,
+) -> Disaggregated | None:
+    """The most tokens/s of two pools on ``gpus`` devices within the limits; None if none is.
+
+    A prefill instance computes batches of prompts one after the other, as many batches at a time as it
+    has pipeline stages; a request waits for half the time between two batches, its own batch, and the
+    transfer. A decode instance holds the most sequences that the limit on the time per token and its
+    KV cache allow. Of instances of one size those that another one beats in rate and latency cannot be
+    part of the best, and are dropped; of what is left all pairs and all numbers of instances are
+    compared. ``progress`` hears of batches of layouts done, of how many.
+    """
+    prefills: list[Instance] = []
+    decodes: list[Instance] = []
+    batches = list(_batches(model, cluster, stack, gpus, pins))
+    for done, layouts in enumerate(batches):
+        prefills += _prefills(model, cluster, stack, w, layouts, limits)
+        decodes += _decodes(model, cluster, stack, w, layouts, limits)
+        if progress is not None:
+            progress(done + 1, len(batches))
+    if not prefills or not decodes:
+        return None
+    return _matched(prefills, decodes, cluster, w, gpus, limits, kv_bytes(model, stack, w))
+
+
+def instance_sizes(cluster: Cluster, gpus: int) -> list[int]:
+    """Sizes that tile nodes without straddling them: those that divide a node, and every whole number of
+    nodes. At least one device is left for the other pool."""
+    node = cluster.node_devices
+    sizes = divisors(node) + [node * n for n in range(2, gpus // node + 1)]
+    return [size for size in sizes if size < gpus]
+
+
+def _batches(
+    model: Model, cluster: Cluster, stack: Stack, gpus: int, pins: Pins
+) -> Iterator[Layouts]:
+    """The layouts of all sizes, as many sizes together as make :data:`CHUNK` columns."""
+    held: list[Layouts] = []
+    sizes = instance_sizes(cluster, gpus)
+    for size in sizes:
+        layouts, _ = serving_space(model, stack, size, pins, joined=True)
+        for first in range(0, layouts.tp.size, CHUNK):
+            held.append(columns(layouts, slice(first, first + CHUNK)))
+        if held and (size == sizes[-1] or sum(h.tp.size for h in held) >= CHUNK):
+            yield from _together(held)
+            held = []
+
+
+def _together(parts: list[Layouts]) -> Iterator[Layouts]:
+    """Parts joined until they make :data:`CHUNK` columns."""
+    held: list[Layouts] = []
+    for part in parts:
+        held.append(part)
+        if part is parts[-1] or sum(h.tp.size for h in held) >= CHUNK:
+            yield Layouts(
+                *(np.concatenate(p) if np.ndim(p[0]) else p[0] for p in zip(*held, strict=True))
+            )
+            held = []
+
+
+def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
+    """Bytes of a prompt's keys and values, of all layers, once."""
+    from meshwise.program.context import context
+    from meshwise.program.weights import roles
+    from meshwise.workloads.workload import Prefill
+
+    one = Layouts(tp=np.int64(1))
+    ctx = context(model, stack, Prefill(batch=1, seq=w.isl, formats=w.formats), one)
+    return float(kv_cache(ctx, roles(model, one)[0]))
+
+
+def _prefills(
+    model: Model, cluster: Cluster, stack: Stack, w: Serving, layouts: Layouts, limits: Limits
+) -> list[Instance]:
+    """Every layout with batches of 1, 2, 4 … prompts, and of as many as an iteration's tokens hold,
+    that meet the limit: its rate, and the time from a request's arrival to its first token, transfer
+    apart. Its cache holds the batches of all its stages and one whose keys and values are under way."""
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
+    budget = tokens_per_iteration(engine, w)
+    chunks = -(-w.computed // budget)
+    chunk = -(-w.computed // chunks)
+    cached = w.isl - w.computed + (chunks - 1) * chunk // 2
+    limit_bytes = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
+    together = max(budget // chunk, 1)
+    shape = layouts.tp.shape
+    found = []
+    for prompts in sorted({*(1 << i for i in range(together.bit_length())), together}):
+        work = engine.prefill(np.int64(prompts), chunk, cached)
+        held = engine.prefill(prompts * (layouts.pp + 1), w.isl).memory
+        memory = np.broadcast_to(
+            held["weights_bytes"]
+            + held["kv_cache_bytes"]
+            + work.memory["activations_bytes"]
+            + work.memory["workspace_bytes"],
+            shape,
+        )
+        pace = iteration.prefill(engine, np.int64(prompts), chunk, cached)
+        seconds = np.broadcast_to(pace.series_s(chunks), shape)
+        every = np.broadcast_to(chunks * pace.every_s, shape)  # between two batches
+        first = every / 2.0 + seconds
+        # each replica of an instance computes its own prompts
+        rate = prompts * layouts.dp / every
+        good = memory <= limit_bytes
+        if limits.ttft_s is not None:
+            good = good & (first <= limits.ttft_s)
+        found.append(_Met(good, rate, first, prompts * layouts.dp, memory))
+    return _undominated(layouts, found)
+
+
+def _decodes(
+    model: Model, cluster: Cluster, stack: Stack, w: Serving, layouts: Layouts, limits: Limits
+) -> list[Instance]:
+    """Every layout with the most sequences that its cache and the limit per token allow; with fewer
+    where another one of its size is known to deliver more."""
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
+    shape = layouts.tp.shape
+    room = np.broadcast_to(capacity(engine, w, np.int64(1))[0], shape)
+
+    def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
+        some = replace(engine, layouts=columns(layouts, index))
+        local = -(-batch // some.layouts.pp)
+        seconds = iteration.decode_s(some, local, w.context, w.queries, -(-batch // local))
+        seconds = seconds + draft_s(some, w, local)
+        return np.broadcast_to(seconds / w.tokens_per_iteration, some.layouts.tp.shape)
+
+    limit = np.inf if limits.tpot_s is None else limits.tpot_s
+
+    def over(batch: Array, index: Array) -> Array:
+        return tpot(batch, index) / limit - 1.0
+
+    alone = tpot(np.ones_like(room))
+    first = np.where((room >= 1) & (alone <= limit), 1, 0)
+    sizes, size = np.unique(layouts.tp * layouts.pp * layouts.dp, return_inverse=True)
+
+    def worth(ends: Ends) -> Array:
+        """Who may yet deliver the most of its size: more sequences never take less time per token."""
+        seconds = np.where(np.isnan(ends.below), alone, limit * (ends.below + 1.0))
+        best = np.zeros(sizes.size)
+        np.maximum.at(best, size, ends.low * layouts.dp / seconds)
+        return ends.high * layouts.dp / seconds >= best[size]
+
+    low = largest(first, np.where(first > 0, room, 0), over, None if limit == np.inf else worth)
+    seconds = tpot(np.maximum(low, 1))
+    memory = np.broadcast_to(capacity(engine, w, np.maximum(low, 1))[1], shape)
+    batch = np.maximum(low, 1) * layouts.dp
+    rate = batch / (w.osl * seconds)
+    return _undominated(layouts, [_Met(low > 0, rate, seconds, batch, memory)])
+
+
+class _Met(NamedTuple):
+    """What columns of layouts deliver, and which of them meet the limits."""
+
+    good: Array
+    rate: Array
+    latency: Array
+    batch: Array
+    memory: Array
+
+
+def _undominated(layouts: Layouts, found: list[_Met]) -> list[Instance]:
+    """Instances of which no other of the same size has a higher rate and less latency."""
+    size = layouts.tp.size
+    met = _Met(
+        *(
+            np.concatenate([np.broadcast_to(a, (size,)) for a in p])
+            for p in zip(*found, strict=True)
+        )
+    )
+    devices = np.tile(layouts.tp * layouts.pp * layouts.dp, len(found))
+    good = np.flatnonzero(met.good)
+    order = good[np.lexsort((-met.rate[good], met.latency[good], devices[good]))]
+    kept = []
+    most, of = 0.0, 0
+    for i, n, rate in zip(
+        order.tolist(), devices[order].tolist(), met.rate[order].tolist(), strict=True
+    ):
+        if n != of or rate > most:
+            kept.append(_instance(layouts, met, i))
+            most, of = rate, n
+    return kept
+
+
+def _instance(layouts: Layouts, met: _Met, i: int) -> Instance:
+    one = columns(layouts, i % layouts.tp.size)
+    axes = {name: int(getattr(one, name)) for name in AXES}
+    return Instance(
+        axes,
+        devices=axes["tp"] * axes["pp"] * axes["dp"],
+        requests_per_s=float(met.rate[i]),
+        latency_s=float(met.latency[i]),
+        batch=int(met.batch[i]),
+        memory_bytes=float(met.memory[i]),
+    )
+
+
+def link_bytes_per_s(cluster: Cluster, devices: int) -> float:
+    """What ``devices`` of one instance exchange with another pool: over the network at their share of its
+    NICs, or inside the one node there is over its outermost level. (Pools that share a node of several
+    are priced over the network too.)"""
+    index = next(
+        (i for i, level in enumerate(cluster.levels) if level.kind == "network"),
+        len(cluster.levels) - 1,
+    )
+    below = cluster.domain_sizes()[index - 1] if index else 1
+    level = cluster.levels[index]
+    return devices * level.per_device_bytes_per_s(max(below, 1))
+
+
+class _Pairs(NamedTuple):
+    """Prefill instances (rows) against decode instances (columns)."""
+
+    rate: Array  # requests/s of the best numbers of both; -1 where the pair is no answer
+    devices: Array
+    numbers: Array  # decode instances
+    needed: Array  # prefill instances
+    transfer: Array
+
+
+def _pairs(
+    prefills: list[Instance],
+    decodes: list[Instance],
+    gpus: int,
+    limits: Limits,
+    carried: float,
+) -> _Pairs:
+    """Every pair with the best numbers of its instances; ``carried`` requests/s by a device's links.
+
+    n decode instances deliver the lesser of what they do, rising in n, and what the prefill instances on
+    the other GPUs do, falling in n: best at the largest n at which prefill keeps up, or the next.
+    Nothing delivers more than its instances' links carry.
+    """
+
+    def column(rows: list[Instance], name: str) -> Array:
+        return np.array([getattr(row, name) for row in rows])
+
+    p, d = column(prefills, "devices")[:, None], column(decodes, "devices")[None, :]
+    prefill = np.minimum(column(prefills, "requests_per_s")[:, None], p * carried)
+    decode = np.minimum(column(decodes, "requests_per_s")[None, :], d * carried)
+    transfer = 1.0 / (np.minimum(p, d) * carried)
+    most = (gpus - p) // d
+    good = most >= 1
+    if limits.ttft_s is not None:
+        good &= column(prefills, "latency_s")[:, None] + transfer <= limits.ttft_s
+
+    def delivered(n: Array) -> Array:
+        return np.minimum(n * decode, (gpus - n * d) // p * prefill)
+
+    low, high = np.zeros_like(most), np.maximum(most, 0) + 1
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        keeps_up = middle * decode <= (gpus - middle * d) // p * prefill
+        apart = high - low > 1
+        low = np.where(apart & keeps_up, middle, low)
+        high = np.where(apart & ~keeps_up, middle, high)
+    after = np.minimum(low + 1, np.maximum(most, 1))
+    numbers = np.where((low >= 1) & (delivered(low) >= delivered(after)), low, after)
+    rate = np.where(good, delivered(numbers), -1.0)
+    # no more prefill instances than the rate needs
+    needed = np.maximum(np.ceil(rate / prefill - 1e-9), 1).astype(np.int64)
+    return _Pairs(rate, needed * p + numbers * d, numbers, needed, transfer)
+
+
+def _matched(
+    prefills: list[Instance],
+    decodes: list[Instance],
+    cluster: Cluster,
+    w: Serving,
+    gpus: int,
+    limits: Limits,
+    moved: float,
+) -> Disaggregated | None:
+    """The best pair of instances and their numbers, the fewest devices of equal ones; None if the limits
+    or the GPUs leave none."""
+    carried = link_bytes_per_s(cluster, 1) / moved  # requests per second and device
+    best: tuple[float, int] | None = None
+    for start in range(0, len(prefills), ROWS):
+        rows = prefills[start : start + ROWS]
+        pairs = _pairs(rows, decodes, gpus, limits, carried)
+        i, j = divmod(
+            int(np.lexsort((pairs.devices.ravel(), -pairs.rate.ravel()))[0]), len(decodes)
+        )
+        requests, devices = float(pairs.rate[i, j]), int(pairs.devices[i, j])
+        if requests < 0 or (best is not None and best <= (-requests, devices)):
+            continue
+        best = -requests, devices
+        first, second, number = rows[i], decodes[j], int(pairs.numbers[i, j])
+        needed, transfer = int(pairs.needed[i, j]), float(pairs.transfer[i, j])
+    if best is None:
+        return None
+    requests = -best[0]
+    bounds = {
+        "prefill": (gpus - number * second.devices) // first.devices * first.requests_per_s,
+        "decode": number * second.requests_per_s,
+    }
+    bound = min(bounds, key=lambda name: bounds[name])
+    return Disaggregated(
+        prefill=first,
+        decode=second,
+        prefill_instances=needed,
+        decode_instances=number,
+        devices=best[1],
+        transfer_s=transfer,
+        transfer_bytes=moved,
+        ttft_s=first.latency_s + transfer,
+        tpot_s=second.latency_s,
+        requests_per_s=requests,
+        tokens_per_s=requests * w.osl,
+        tokens_per_s_per_device=requests * w.osl / gpus,
+        concurrency=second.batch * number,
+        bound=bound if requests > bounds[bound] * (1.0 - 1e-9) else "transfer",
+    )

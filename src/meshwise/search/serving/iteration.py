@@ -1,0 +1,180 @@
+"""Seconds of one iteration of a serving engine: decodes alone, prompts alone, or both together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.clusters.load import Cluster
+from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.inference import engine_s, layer_launch_s
+from meshwise.cost.pricing import OpCost, total
+from meshwise.layouts.layout import Layouts
+from meshwise.models.shapes import Model
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import Decode, Formats, Prefill
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What serves: a model under a software stack, on layouts (arrays broadcast) of a cluster. An
+    iteration that is asked for again is priced once."""
+
+    model: Model
+    cluster: Cluster
+    stack: Stack
+    layouts: Layouts
+    formats: Formats = field(default_factory=Formats)
+    expert_imbalance: float = 1.0
+    expert_skew: float | None = None
+    known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
+
+    def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:
+        """``queries`` tokens of each of ``batch`` sequences, priced."""
+        work = Decode(
+            batch=1,
+            context=context,
+            formats=self.formats,
+            queries=queries,
+            expert_imbalance=self.expert_imbalance,
+            expert_skew=self.expert_skew,
+        )
+        return self._price(work, batch)
+
+    def prefill(self, prompts: Array, chunk: int, cached: int = 0) -> Estimate:
+        """``chunk`` tokens of each of ``prompts`` after ``cached`` ones, priced."""
+        work = Prefill(
+            batch=1,
+            seq=chunk,
+            formats=self.formats,
+            cached=cached,
+            expert_imbalance=self.expert_imbalance,
+            expert_skew=self.expert_skew,
+        )
+        return self._price(work, prompts)
+
+    def _price(self, work: Decode | Prefill, batch: Array) -> Estimate:
+        sequences = np.asarray(batch)
+        key = (work, sequences.shape, sequences.tobytes())
+        if key not in self.known:
+            self.known[key] = estimate(
+                self.model, self.cluster, work, self.stack, self.layouts, sequences[()]
+            )
+        return self.known[key]
+
+    def engine_s(self, e: Estimate, sequences: Array, rows: Array) -> Array:
+        """Seconds of an iteration outside the model's program, for ``rows`` next tokens."""
+        return engine_s(e.pricer.compute, e.program.ctx, sequences, rows)
+
+    def launched(self, e: Estimate, whole: Array, slowest: Array, groups: Array) -> Pace:
+        """An iteration that no graph replays: the device's work, or the host's launches where they
+        last longer, over the whole pipeline and on its slowest stage."""
+        each = layer_launch_s(self.stack, e.program.ctx)
+        whole = np.maximum(whole, self.model.layers * each)
+        return Pace.of(whole, np.maximum(slowest, e.stage_layers * each), groups)
+
+
+class Pace(NamedTuple):
+    """An iteration of one of the ``groups`` of sequences that a pipeline keeps in flight.
+
+    ``iteration_s`` is what a group waits for its own result: the pass through all stages, or the
+    slowest stage once for every group. ``every_s`` is what parts iterations that need no result of
+    the one before, such as a prompt's chunks.
+    """
+
+    iteration_s: Array
+    every_s: Array
+
+    @classmethod
+    def of(cls, whole: Array, slowest: Array, groups: Array) -> Pace:
+        every = groups * slowest
+        return cls(np.maximum(whole, every), every)
+
+    def plus(self, seconds: Array) -> Pace:
+        return Pace(self.iteration_s + seconds, self.every_s + seconds)
+
+    def series_s(self, iterations: Array) -> Array:
+        """Seconds of iterations that follow each other without waiting for results."""
+        return self.iteration_s + (iterations - 1) * self.every_s
+
+
+def _attention(cost: OpCost) -> bool:
+    return cost.op.kind == "attention"
+
+
+def _per_kind(e: Estimate, *, attention: bool) -> list[Array]:
+    """Seconds of the attention cores, or of all the rest, of a layer of each kind."""
+    return [total([c for c in costs if _attention(c) == attention]).busy for costs in e.layer_costs]
+
+
+def draft_s(engine: Engine, w: Serving, batch: Array) -> Array:
+    """Seconds to draft the tokens of one verification, one after the other."""
+    if w.draft_tokens == 0 or w.draft_cost == "none":
+        return 0.0
+    e = engine.decode(batch, w.context)
+    if w.draft_cost == "layer":
+        one: Array = total(e.layer_costs[-1]).busy + total(e.head_costs).busy
+        return w.draft_tokens * one
+    return w.draft_tokens * float(w.draft_cost) * (e.step_s - e.host_s)
+
+
+def decode_s(
+    engine: Engine, batch: Array, context: int, queries: int = 1, groups: Array = 1
+) -> Array:
+    """An iteration of decodes alone, replayed from a CUDA graph; ``groups`` of ``batch`` sequences are
+    in flight."""
+    e = engine.decode(batch, context, queries)
+    waits = np.maximum(groups * e.microbatch.busy - (e.step_s - e.host_s), 0.0)
+    return e.step_s + np.where(np.asarray(groups) > 1, waits, 0.0)
+
+
+def prefill(engine: Engine, prompts: Array, chunk: int, cached: int = 0, groups: Array = 1) -> Pace:
+    """An iteration of prompts alone: the device's work, or the host's launches where they last
+    longer."""
+    e = engine.prefill(prompts, chunk, cached)
+    pace = engine.launched(e, e.pass_s, e.microbatch.busy, groups)
+    return pace.plus(engine.engine_s(e, prompts, prompts))
+
+
+def mixed(
+    engine: Engine,
+    *,
+    batch: Array,
+    context: int,
+    queries: int,
+    prompts: Array,
+    chunk: int,
+    cached: int = 0,
+    groups: Array = 1,
+) -> Pace:
+    """An iteration of ``batch`` decodes and chunks of ``prompts``.
+
+    Products, passes and collectives work on all tokens at once and read the weights once; each kind
+    of attention runs by itself (Agrawal et al., Sarathi-Serve, OSDI 2024, section 4). Not from a
+    graph.
+    """
+    tokens = batch * queries + prompts * chunk
+    together = engine.prefill(tokens, 1)
+    decodes = engine.decode(batch, context, queries)
+    chunks = engine.prefill(prompts, chunk, cached)
+    kinds = _per_kind(together, attention=False)
+    for e in (decodes, chunks):
+        kinds = [a + b for a, b in zip(kinds, _per_kind(e, attention=True), strict=True)]
+    embedding, head = total(together.embedding_costs).busy, total(decodes.head_costs).busy
+    transfer = total(together.transfer_costs).busy
+    slowest: Array = 0.0
+    for role in together.program.roles:
+        stage = embedding * role.embedding + head * role.head
+        for kind, count in zip(kinds, role.layers, strict=True):
+            stage = stage + kind * count
+        slowest = np.maximum(slowest, stage * role.exists)
+    whole = embedding + head + (together.layout.pp - 1) * transfer
+    for kind, count in zip(kinds, engine.model.kind_counts(), strict=True):
+        whole = whole + kind * count
+    pace = engine.launched(together, whole, slowest + transfer, groups)
+    return pace.plus(engine.engine_s(together, batch + prompts, batch * queries + prompts))

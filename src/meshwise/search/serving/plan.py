@@ -1,0 +1,398 @@
+"""The best serving layout of a number of GPUs: at a concurrency, or under limits of latency."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from meshwise.clusters.load import Cluster
+from meshwise.cost.uncertainty import tpot_interval
+from meshwise.layouts.layout import Layouts
+from meshwise.models.shapes import Model
+from meshwise.search.serving.bisection import largest
+from meshwise.search.serving.iteration import Engine
+from meshwise.search.serving.space import AXES, serving_space
+from meshwise.search.serving.steady_state import Steady, steady, together_at_most
+from meshwise.search.training.space import Pins
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.serving import Serving
+
+Array = Any
+
+OBJECTIVES = ("throughput", "latency", "cost")
+CHUNK = 4096  # layouts priced at a time
+EVERY = slice(None)
+LADDER = 12  # doublings of a replica's batch that the front is made of
+
+
+class Limits(NamedTuple):
+    """The longest time to first token and per output token; None: no limit [s]."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+class ServingRow(NamedTuple):
+    """A layout with what it serves at its concurrency. Seconds, bytes, tokens."""
+
+    axes: dict[str, int]
+    devices: int
+    concurrency: int
+    tpot_s: float
+    tpot_low_s: float
+    tpot_high_s: float
+    ttft_s: float
+    request_s: float
+    tokens_per_s: float
+    tokens_per_s_per_device: float
+    requests_per_s: float
+    memory_bytes: float
+    max_concurrency: int
+    fits: bool
+
+
+class ServingPlan(NamedTuple):
+    """The answer of ``plan`` for serving."""
+
+    model: Model
+    cluster: Cluster
+    stack: Stack
+    workload: Serving
+    limits: Limits
+    gpus: int
+    objective: str
+    rows: tuple[ServingRow, ...]  # the best first
+    pareto: tuple[ServingRow, ...]  # tokens/s per GPU against TPOT, over layouts and concurrencies
+    rivals: tuple[tuple[str, ServingRow], ...]
+    rule_of_thumb: ServingRow | None
+    refused: dict[str, int]
+    enumerated: int
+    feasible: int
+    partial: bool
+    reached: ServingRow | None  # where limits leave nothing: the layout that comes nearest
+
+
+class Table(NamedTuple):
+    """Columns with their figures at a concurrency each."""
+
+    layouts: Layouts
+    concurrency: Array
+    steady: Steady
+    low: Array
+    high: Array
+
+
+class Server:
+    """Prices columns of layouts for a workload."""
+
+    def __init__(self, model: Model, cluster: Cluster, stack: Stack, w: Serving) -> None:
+        self.model, self.cluster, self.stack, self.w = model, cluster, stack, w
+
+    def at(self, layouts: Layouts, concurrency: Array, doubted: bool = True) -> Table:
+        """Steady state of every column at its concurrency; not ``doubted``: without its interval."""
+        size = layouts.tp.size
+        pieces = []
+        for first in range(0, max(size, 1), CHUNK):
+            part = slice(first, first + CHUNK)
+            some = columns(layouts, part)
+            at = np.asarray(concurrency)[part]
+            s = steady(self.model, self.cluster, self.stack, some, self.w, at, doubted)
+            pieces.append(_flat(s, some.tp.size))
+        whole = Steady._make(
+            np.concatenate([p[i] for p in pieces]) if np.ndim(pieces[0][i]) else pieces[0][i]
+            for i in range(len(Steady._fields))
+        )
+        low, high = tpot_interval(whole.tpot_s, self.stack, whole.lent, whole.even_s, whole.unseen)
+        return Table(layouts, np.asarray(concurrency), whole, low, high)
+
+    def most(self, layouts: Layouts, limits: Limits) -> tuple[Array, Array]:
+        """(the largest concurrency of each column within the limits and its KV cache, 0 where there is
+        none; what a single request of each replica meets).
+
+        By a search of the requests per replica: more in flight never shortens a step. Where prompts go
+        first, the time to the first token falls where they need a batch more, and rises in between: the
+        limit may be met again from the next such number on, not from the one after it.
+        """
+        dp, pp = layouts.dp, layouts.pp
+
+        def over(requests: Array, index: Array | slice = EVERY) -> Array:
+            some = columns(layouts, index)
+            found = self.at(some, np.maximum(requests, 1) * some.dp, False)
+            return beyond(found.steady, limits)
+
+        alone = self.at(layouts, dp, False)
+        possible, room = within(alone.steady, limits), alone.steady.max_concurrency // dp
+        first = np.where((room >= 1) & possible, 1, 0)
+        low = largest(first, np.where(first > 0, room, 0), over)
+        batch = pp * together_at_most(Engine(self.model, self.cluster, self.stack, layouts), self.w)
+        if limits.ttft_s is not None and not self.stack.mixes_prefill and np.any(batch > pp):
+            end = -(-(low + 1) // batch) * batch
+            again = (low > 0) & (end < room) & (over(end + 1) <= 0)
+            last = np.minimum(end + batch, room)
+            low = largest(np.where(again, end + 1, low), np.where(again, last, low), over)
+        return low * dp, possible
+
+
+def _flat(s: Steady, size: int) -> Steady:
+    scalar = ("tokens_per_iteration", "memory_limit_bytes")
+    return Steady._make(
+        value if name in scalar else np.broadcast_to(np.asarray(value), (size,))
+        for name, value in zip(Steady._fields, s, strict=True)
+    )
+
+
+def columns(layouts: Layouts, index: Any) -> Layouts:
+    """Some of the columns; what is one value for all stays."""
+    return Layouts(*(a[index] if np.ndim(a) else a for a in layouts))
+
+
+def beyond(s: Steady, limits: Limits) -> Array:
+    """How far the worse of the two times is beyond its limit, as a share of it; at most 0 within both."""
+    over = np.full(np.shape(s.tpot_s), -1.0)
+    if limits.ttft_s is not None:
+        over = np.maximum(over, (s.ttft_s + s.queue_s - limits.ttft_s) / limits.ttft_s)
+    if limits.tpot_s is not None:
+        over = np.maximum(over, (s.tpot_s - limits.tpot_s) / limits.tpot_s)
+    return over
+
+
+def within(s: Steady, limits: Limits) -> Array:
+    return beyond(s, limits) <= 0
+
+
+def row_at(t: Table, i: int, w: Serving) -> ServingRow:
+    s, lay = t.steady, t.layouts
+    axes = {name: int(getattr(lay, name)[i]) for name in AXES}
+    return ServingRow(
+        axes=axes,
+        devices=axes["tp"] * axes["pp"] * axes["dp"],
+        concurrency=int(t.concurrency[i]),
+        tpot_s=float(s.tpot_s[i]),
+        tpot_low_s=float(t.low[i]),
+        tpot_high_s=float(t.high[i]),
+        ttft_s=float(s.ttft_s[i]),
+        request_s=float(s.queue_s[i] + s.ttft_s[i] + (w.osl - 1) * s.tpot_s[i]),
+        tokens_per_s=float(s.tokens_per_s[i]),
+        tokens_per_s_per_device=float(s.tokens_per_s_per_device[i]),
+        requests_per_s=float(s.requests_per_s[i]),
+        memory_bytes=float(s.memory_bytes[i]),
+        max_concurrency=int(s.max_concurrency[i]),
+        fits=bool(s.fits[i]),
+    )
+
+
+def plan_serving(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    w: Serving,
+    gpus: int,
+    pins: Pins,
+    *,
+    limits: Limits | None = None,
+    objective: str = "throughput",
+    top: int = 10,
+) -> ServingPlan:
+    """Every legal layout of ``gpus`` devices. Without limits each serves the workload's concurrency;
+    with limits each the most requests in flight that meet them and that its caches hold."""
+    asked = limits or Limits()
+    bounded = limits is not None
+    replicas = None if bounded else w.concurrency
+    layouts, refused = serving_space(model, stack, gpus, pins, replicas=replicas)
+    server = Server(model, cluster, stack, w)
+    size = layouts.tp.size
+    enumerated = size + sum(refused.values())
+    if not size:
+        return _answer(server, gpus, asked, objective, refused, enumerated, None, [], top, None)
+    if bounded:
+        concurrency, possible = server.most(layouts, asked)
+        alone = server.at(layouts, layouts.dp)
+        roomy = alone.steady.max_concurrency >= layouts.dp
+        refused["memory"] += int(np.sum(~roomy))
+        slow_first = np.zeros(size, dtype=bool)
+        if asked.ttft_s is not None:
+            slow_first = roomy & (alone.steady.ttft_s > asked.ttft_s)
+        refused["ttft"] += int(np.sum(slow_first))
+        refused["tpot"] += int(np.sum(roomy & ~possible & ~slow_first))
+        table = server.at(layouts, np.maximum(concurrency, layouts.dp))
+        good = concurrency > 0
+        reached = _nearest(alone, roomy, asked, w) if not good.any() else None
+    else:
+        table = server.at(layouts, np.full(size, w.concurrency))
+        roomy = table.steady.max_concurrency >= layouts.dp
+        good = table.steady.fits
+        refused["memory"] += int(np.sum(~roomy))
+        refused["capacity"] += int(np.sum(roomy & ~good))
+        reached = None
+    order = _order(table, good, objective, w)
+    return _answer(server, gpus, asked, objective, refused, enumerated, table, order, top, reached)
+
+
+def _order(t: Table, good: Array, objective: str, w: Serving) -> list[int]:
+    """Indices of the feasible columns, the best first."""
+    s, lay = t.steady, t.layouts
+    request = s.queue_s + s.ttft_s + (w.osl - 1) * s.tpot_s
+    keys = (request, s.tpot_s) if objective == "latency" else (-s.tokens_per_s_per_device, s.tpot_s)
+    simple = (lay.etp, lay.dcp, lay.ep, lay.pp)
+    order = np.lexsort((*simple, *reversed(keys)))
+    return [int(i) for i in order[good[order]]]
+
+
+def _nearest(alone: Table, roomy: Array, limits: Limits, w: Serving) -> ServingRow | None:
+    """The layout that misses the limits by the smallest factor with one request per replica."""
+    if not roomy.any():
+        return None
+    s = alone.steady
+    over = np.zeros(s.tpot_s.shape)
+    if limits.ttft_s is not None:
+        over = np.maximum(over, s.ttft_s / limits.ttft_s)
+    if limits.tpot_s is not None:
+        over = np.maximum(over, s.tpot_s / limits.tpot_s)
+    return row_at(alone, int(np.argmin(np.where(roomy, over, np.inf))), w)
+
+
+def _answer(
+    server: Server,
+    gpus: int,
+    limits: Limits,
+    objective: str,
+    refused: dict[str, int],
+    enumerated: int,
+    table: Table | None,
+    order: list[int],
+    top: int,
+    reached: ServingRow | None,
+) -> ServingPlan:
+    w = server.w
+    rows = [row_at(table, i, w) for i in order[:top]] if table is not None else []
+    front: list[ServingRow] = []
+    rivals: list[tuple[str, ServingRow]] = []
+    thumb = None
+    if table is not None and rows:
+        front = _front(server, columns(table.layouts, np.array(order)))
+        rivals = _rivals(table, order, rows[0], w)
+        thumb = _thumb(table, order, server.cluster, w)
+    return ServingPlan(
+        model=server.model,
+        cluster=server.cluster,
+        stack=server.stack,
+        workload=w,
+        limits=limits,
+        gpus=gpus,
+        objective=objective,
+        rows=tuple(rows),
+        pareto=tuple(front),
+        rivals=tuple(rivals),
+        rule_of_thumb=thumb,
+        refused=refused,
+        enumerated=enumerated,
+        feasible=len(order),
+        partial=False,
+        reached=reached,
+    )
+
+
+def _rivals(
+    t: Table, order: list[int], best: ServingRow, w: Serving
+) -> list[tuple[str, ServingRow]]:
+    """For each axis the best layout with another value of it."""
+    found = []
+    for axis in AXES:
+        values = getattr(t.layouts, axis)
+        other = next((i for i in order if int(values[i]) != best.axes[axis]), None)
+        if other is not None:
+            found.append((axis, row_at(t, other, w)))
+    return found
+
+
+def _thumb(t: Table, order: list[int], cluster: Cluster, w: Serving) -> ServingRow | None:
+    """The rule of thumb: the smallest TP degree inside a node on which it is feasible, no pipeline,
+    replicas for the rest, experts within TP."""
+    lay = t.layouts
+    plain = [
+        i
+        for i in order
+        if lay.pp[i] == 1
+        and cluster.node_devices % int(lay.tp[i]) == 0
+        and lay.dcp[i] == 1
+        and lay.ep[i] == 1
+        and lay.etp[i] in (0, lay.tp[i])
+    ]
+    return row_at(t, min(plain, key=lambda i: int(lay.tp[i])), w) if plain else None
+
+
+def _front(server: Server, layouts: Layouts) -> list[ServingRow]:
+    """Layouts with a batch per replica of 1, 2, 4 …, of which no other has both less time per token
+    and more tokens/s per GPU."""
+    tables = []
+    dp = layouts.dp
+    for doubling in range(LADDER):
+        t = server.at(layouts, dp << doubling)
+        good = np.flatnonzero(t.steady.fits)
+        if not good.size:
+            break
+        tables += [(float(t.steady.tpot_s[i]), t, int(i)) for i in good]
+    tables.sort(key=lambda p: (p[0], -float(p[1].steady.tokens_per_s_per_device[p[2]])))
+    front, most = [], 0.0
+    for _, t, i in tables:
+        rate = float(t.steady.tokens_per_s_per_device[i])
+        if rate > most:
+            front.append(row_at(t, i, server.w))
+            most = rate
+    return front
+
+
+class ServingChange(NamedTuple):
+    """What would make a layout feasible, and the best one then."""
+
+    code: str  # gpus, weights_dtype, kv_dtype, concurrency, limits
+    value: Any
+    row: ServingRow
+
+
+def serving_changes(plan: ServingPlan, pins: Pins, limits: Limits | None) -> list[ServingChange]:
+    """The smallest change of each kind: more GPUs, narrower weights or KV cache, fewer requests in
+    flight, and the latency that the nearest layout reaches."""
+    w, model = plan.workload, plan.model
+
+    def best(
+        work: Serving = w, gpus: int = plan.gpus, bounds: Limits | None = limits
+    ) -> ServingRow | None:
+        from meshwise.clusters.load import grown
+
+        where = grown(plan.cluster, gpus)
+        if gpus > where.devices:
+            return None
+        found = plan_serving(model, where, plan.stack, work, gpus, pins, limits=bounds, top=1)
+        return found.rows[0] if found.rows else None
+
+    changes = []
+    node, full = plan.cluster.node_devices, -(-plan.gpus // plan.cluster.node_devices)
+    counts = [1 << i for i in range(plan.gpus.bit_length(), node.bit_length()) if 1 << i < node]
+    counts += [n * node for n in (full, *(full + 1 << i for i in range(8))) if n * node > plan.gpus]
+    for n in counts:
+        row = best(gpus=n)
+        if row is not None:
+            changes.append(ServingChange("gpus", n, row))
+            break
+    for code, names in (("weights", ("fp8", "int4")), ("kv_cache", ("fp8",))):
+        for name in names:
+            formats = msgspec.structs.replace(w.formats, **{code: name})
+            row = best(work=msgspec.structs.replace(w, formats=formats))
+            if row is not None:
+                changes.append(ServingChange(f"{code}_dtype", name, row))
+                break
+    if limits is None:
+        fewer = w.concurrency // 2
+        while fewer >= 1:
+            row = best(work=msgspec.structs.replace(w, concurrency=fewer))
+            if row is not None:
+                changes.append(ServingChange("concurrency", fewer, row))
+                break
+            fewer //= 2
+    if plan.reached is not None:
+        reached = {"ttft_s": plan.reached.ttft_s, "tpot_s": plan.reached.tpot_s}
+        changes.append(ServingChange("limits", reached, plan.reached))
+    return changes

@@ -1,0 +1,1 @@
+"""How far tensor parallelism scales, and why it stops there."""

@@ -1,0 +1,89 @@
+"""The smallest mesh that holds a workload."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.clusters.load import Cluster, grown
+from meshwise.cost.estimate import estimate
+from meshwise.cost.memory.parts import fullest_stage
+from meshwise.layouts import rules
+from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.layout import RECOMPUTE_CODE, Layouts
+from meshwise.models.shapes import Model
+from meshwise.program.context import context
+from meshwise.program.weights import roles
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Training, Workload
+
+Array = Any
+
+
+class SmallestFit(NamedTuple):
+    """The fewest devices on which one replica fits, and the fastest such layout."""
+
+    tp: int
+    pp: int
+    micro_batch: int
+    recompute: str
+    sequence_parallel: bool
+    devices: int
+    memory_bytes: float
+    step_s: float
+    within_cluster: bool
+
+
+def smallest_fit(
+    model: Model, cluster: Cluster, workload: Workload, stack: Stack, sequence_parallel: bool
+) -> SmallestFit | None:
+    """Search TP (inside one node) × PP for the fewest devices; training goes on in microbatches of
+    one sequence. The workload's own recomputation first, then the stronger kinds. None if nothing
+    fits at one layer per stage."""
+    node = cluster.node_devices
+    # a degree that divides the node: no GPU of it stays idle, no group straddles two
+    tps = [tp for tp in legality.legal_tp(model, stack) if node % tp == 0] or [1]
+    if sequence_parallel:
+        tps = [tp for tp in tps if rules.splits(model, stack, workload, tp)]
+    pps = list(range(1, min(model.layers, 1024) + 1))
+    modes = ["none"]
+    if isinstance(workload, Training):
+        modes = [
+            m for m, code in RECOMPUTE_CODE.items() if code >= RECOMPUTE_CODE[workload.recompute]
+        ]
+    codes = np.array([RECOMPUTE_CODE[m] for m in modes], dtype=np.int64)
+    axes = np.ix_(codes, np.array(tps, dtype=np.int64), np.array(pps, dtype=np.int64))
+    layout = Layouts(
+        tp=axes[1],
+        pp=axes[2],
+        micro_batch=np.int64(1),
+        recompute=axes[0],
+        sequence_parallel=np.bool_(sequence_parallel),
+    )
+    shape = (len(modes), len(tps), len(pps))
+    usable = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
+    ctx = context(model, stack, workload, layout)
+    memory = np.broadcast_to(fullest_stage(ctx, roles(model, layout, stack.stage_balance)), shape)
+    fits = memory <= usable
+    if not fits.any():
+        return None
+    devices = np.broadcast_to(layout.tp * layout.pp, shape)
+    fewest = int(devices[fits].min())
+    mode, i, j = np.nonzero(fits & (devices == fewest))
+    # Ask with as many nodes as the mesh may need: the question is how many GPUs it takes.
+    roomy = grown(cluster, fewest * node)
+    few = layout._replace(tp=np.array(tps)[i], pp=np.array(pps)[j], recompute=codes[mode])
+    step = np.broadcast_to(estimate(model, roomy, workload, stack, few).step_s, i.shape)
+    best = int(np.argmin(step))
+    return SmallestFit(
+        tp=tps[i[best]],
+        pp=pps[j[best]],
+        micro_batch=1 if isinstance(workload, Training) else workload.batch,
+        recompute=modes[mode[best]],
+        sequence_parallel=sequence_parallel,
+        devices=fewest,
+        memory_bytes=float(memory[mode[best], i[best], j[best]]),
+        step_s=float(step[best]),
+        within_cluster=fewest <= cluster.devices,
+    )

@@ -1,0 +1,216 @@
+"""A plan from what a user asks: checks, the search, its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from meshwise.clusters.load import Cluster, grown
+from meshwise.errors import IllegalLayout, InputError, quoted
+from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
+from meshwise.models.shapes import Model
+from meshwise.search.training.nearest import Change, changes
+from meshwise.search.training.plan import Plan, plan
+from meshwise.search.training.ranking import Progress, search, variants
+from meshwise.search.training.space import Pins, divisors, least_etp
+from meshwise.stacks.stack import Stack
+from meshwise.strict_tables import count, one_of
+from meshwise.workloads.workload import Training
+
+OBJECTIVES = ("step", "mfu", "cost")
+FREE = ("dtype", "comm-dtype")  # what changes the numerics is looked at only where it is freed
+MAX_TOP = 1000
+DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp", "micro_batch")
+CODES: dict[str, dict[str, Any]] = {
+    "recompute": RECOMPUTE_CODE,
+    "shard": SHARD_CODE,
+    "placement": {"-".join(order): i for i, order in enumerate(ORDERS)},
+    "sequence_parallel": {"false": False, "true": True},
+    "overlap": {"none": False, "decomposed": True},
+}
+
+
+class Planned(NamedTuple):
+    """A plan, and what was asked."""
+
+    plan: Plan
+    changes: tuple[Change, ...]  # where nothing is feasible
+    elapsed_s: float
+    price_per_device_hour: float | None
+    objective: str
+
+
+def read_pins(given: Mapping[str, Any]) -> Pins:
+    """Pins from values or lists of them, as users name them (``recompute="full"``)."""
+    pins: dict[str, tuple[Any, ...]] = {}
+    for axis, value in given.items():
+        one_of(axis, "layout", (*DEGREES, *CODES))
+        if value is None:
+            continue
+        values = list(value) if isinstance(value, (list, tuple, set)) else [value]
+        option = "--" + axis.replace("_", "-")
+        if not values:
+            raise InputError(f"{option}: no value", field=option, legal="one or several values")
+        if axis in CODES:
+            table = CODES[axis]
+            names = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
+            codes = [table[one_of(name, option, table)] for name in names]
+        else:
+            codes = [count(v, option) for v in values]
+        pins["decomposed" if axis == "overlap" else axis] = tuple(dict.fromkeys(codes))
+    return pins
+
+
+def check_gpus(cluster: Cluster, gpus: int) -> Cluster:
+    """The cluster, grown to hold ``gpus``."""
+    grown_to = grown(cluster, gpus)
+    if gpus > grown_to.devices:
+        raise IllegalLayout(
+            f"--gpus={gpus} is more than the {grown_to.devices} GPUs of {cluster.name}, which has no "
+            "network to grow over",
+            field="--gpus",
+            value=gpus,
+            legal=f"1 to {grown_to.devices}, or a cluster with a network [[level]]",
+            nearest=grown_to.devices,
+        )
+    return grown_to
+
+
+def check_pins(model: Model, stack: Stack, w: Training, gpus: int, pins: Pins) -> None:
+    """Refuse pins that no layout can have, with the nearest legal value."""
+    for tp in pins.get("tp", ()):
+        legality.require_tp(model, tp, stack, etp=least_etp(tp, pins))
+    for axis in ("tp", "pp", "dp", "cp"):
+        for value in pins.get(axis, ()):
+            if gpus % value:
+                legal = divisors(gpus)
+                refuse(axis, value, f"does not divide the {gpus} GPUs", legal)
+    least = 1
+    for axis in ("tp", "pp", "dp", "cp"):
+        least *= min(pins.get(axis, (1,)))
+    if gpus % least and all(len(pins.get(a, (1,))) == 1 for a in ("tp", "pp", "dp", "cp")):
+        named = " · ".join(f"{a} {pins[a][0]}" for a in ("tp", "pp", "dp", "cp") if a in pins)
+        raise IllegalLayout(
+            f"{named} = {least} does not divide the {gpus} GPUs",
+            field="--gpus",
+            value=gpus,
+            legal=f"a multiple of {least}",
+            nearest=max(1, round(gpus / least)) * least,
+        )
+    if all(axis in pins for axis in ("tp", "pp", "dp", "cp")) and least > gpus:
+        refuse("gpus", gpus, f"the pinned degrees use {least} GPUs at least", [least])
+    for dp in pins.get("dp", ()):
+        if w.batch % dp:
+            refuse("dp", dp, f"does not divide the global batch of {w.batch}", divisors(w.batch))
+    for cp in pins.get("cp", ()):
+        if w.seq % cp:
+            refuse("cp", cp, f"does not divide the sequence of {w.seq} tokens", divisors(w.seq))
+    for pp in pins.get("pp", ()):
+        if pp > model.layers:
+            refuse("pp", pp, f"{pp} stages for {model.layers} layers", [model.layers])
+    for micro in pins.get("micro_batch", ()):
+        if w.batch % micro:
+            why = f"does not divide the global batch of {w.batch}"
+            refuse("micro_batch", micro, why, divisors(w.batch))
+    check_experts(model, pins)
+
+
+def check_experts(model: Model, pins: Pins) -> None:
+    experts = [b.moe.experts for b in model.blocks if b.moe is not None]
+    for axis in ("ep", "etp"):
+        for value in pins.get(axis, ()):
+            if not experts and value > 1:
+                refuse(axis, value, f"{model.name} has no experts", [1])
+            if axis == "ep" and experts and any(n % value for n in experts):
+                refuse(
+                    axis, value, f"does not divide the {experts[0]} experts", divisors(experts[0])
+                )
+
+
+def check_objective(objective: str, legal: tuple[str, ...], price: float | None) -> None:
+    one_of(objective, "--objective", legal)
+    if objective == "cost" and price is None:
+        raise InputError(
+            "--price: missing: the objective cost needs the price of a GPU",
+            field="--price",
+            legal="dollars per GPU and hour, for example --price 2.50",
+        )
+
+
+def refuse(axis: str, value: int, why: str, legal: list[int]) -> None:
+    """Raise for a pinned value, with the nearest legal one."""
+    option = "--" + axis.replace("_", "-")
+    shown: list[Any] = legal if len(legal) <= 24 else [*legal[:20], "…", legal[-1]]
+    raise IllegalLayout(
+        f"{option}={value}: {why}",
+        field=option,
+        value=value,
+        legal=shown,
+        nearest=min(legal, key=lambda d: (abs(d - value), d)),
+    )
+
+
+def plan_training(
+    model: Model,
+    cluster: Cluster,
+    w: Training,
+    stack: Stack,
+    *,
+    gpus: int | None = None,
+    pins: Pins | None = None,
+    free: tuple[str, ...] = (),
+    top: int = 10,
+    objective: str = "step",
+    price_per_device_hour: float | None = None,
+    progress: Progress | None = None,
+) -> Planned:
+    """The best layouts of ``gpus`` devices (all of the cluster's by default) for a training step."""
+    started = time.perf_counter()
+    check_objective(objective, OBJECTIVES, price_per_device_hour)
+    for name in free:
+        one_of(name, "--free", FREE)
+    top = count(top, "--top", high=MAX_TOP)
+    n = cluster.devices if gpus is None else count(gpus, "--gpus")
+    where = check_gpus(cluster, n)
+    asked = dict(pins or {})
+    if w.micro_batch is not None:
+        asked.setdefault("micro_batch", (w.micro_batch,))
+    if "dcp" in asked:
+        raise InputError(
+            "--dcp has no meaning in training", field="--dcp", legal="leave --dcp out, or --isl …"
+        )
+    check_pins(model, stack, w, n, asked)
+    if "decomposed" in asked and (stack.overlap != "none" or stack.ideal):
+        how = (
+            "hides nothing at ideal rates"
+            if stack.ideal
+            else f"overlaps by itself ({stack.overlap})"
+        )
+        raise InputError(
+            f"--overlap: {stack.name} {how}",
+            field="--overlap",
+            value=quoted(stack.overlap),
+            legal="leave --overlap out, or a stack without it",
+        )
+    choices = variants(stack, w, dtypes=_dtypes(where, w, free), comm_dtypes=_comms(free, w))
+    found = search(model, where, choices, n, asked, keep=max(50, 2 * top), progress=progress)
+    answer = plan(found, stack, top)
+    near: list[Change] = []
+    if not answer.rows and not found.partial:
+        near = changes(model, where, w, stack, n, asked, found)
+    elapsed = time.perf_counter() - started
+    return Planned(answer, tuple(near), elapsed, price_per_device_hour, objective)
+
+
+def _dtypes(cluster: Cluster, w: Training, free: tuple[str, ...]) -> tuple[Any, ...]:
+    if "dtype" not in free:
+        return ()
+    own = w.formats.dtype
+    fast = "fp8" in cluster.device.peak_flops_per_s
+    return tuple(dict.fromkeys((own, *(("fp8",) if fast else ()))))
+
+
+def _comms(free: tuple[str, ...], w: Training) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys((w.formats.comm, "fp8"))) if "comm-dtype" in free else ()

@@ -1,0 +1,1 @@
+"""By which software: what is executed, and what hides under what."""

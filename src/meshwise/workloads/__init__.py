@@ -1,0 +1,1 @@
+"""How much is computed: a training step, a prefill, one decode iteration, or requests being served."""

@@ -1,0 +1,186 @@
+"""How much is computed: a training step, a prefill, or one decode iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from meshwise import dtypes
+from meshwise.checks import Rule, a, check_fields, counted, optional, shared
+from meshwise.errors import InputError
+from meshwise.strict_tables import count, one_of
+
+PHASES = ("train", "prefill", "decode")
+RECOMPUTE = ("none", "selective", "full")
+OVERLAP = ("none", "split", "decomposed")
+MAX_BATCH = 10**6
+MAX_SEQ = 10**8
+MAX_QUERIES = 64  # tokens of a sequence that one verification step works on
+MAX_IMBALANCE = 1e4
+MAX_SKEW = 10.0
+# How unevenly the tokens of a service draw experts: the standard deviation of the logarithm of an
+# expert's popularity. Tokens of one batch are alike, and even draws visit too many experts: 0.5, 1, 1.5
+# were tried on published decode rows of MoE models, and 1 was the best choice for the other rows
+# whichever cell (model, device and engine) was left out. Training balances its experts: 0.
+SERVED_SKEW = 1.0
+
+
+def drawn_skew(expert_skew: float | None) -> float:
+    """What is priced where a service's skew is not said: its intervals then reach to even draws."""
+    return SERVED_SKEW if expert_skew is None else expert_skew
+
+
+def _format(option: str, legal: tuple[str, ...]) -> Rule:
+    """None (also as engines write it: auto), or the canonical name of one of the number formats."""
+
+    def read(value: object, field: str) -> str | None:
+        if isinstance(value, str) and value.strip().lower() == "auto":
+            return None
+        return dtypes.canonical(value, option, legal)
+
+    return optional(read)
+
+
+_FORMATS = {
+    "dtype": _format("--dtype", dtypes.COMPUTE),
+    "weights": _format("--weight-dtype", dtypes.WEIGHT),
+    "kv_cache": _format("--kv-dtype", dtypes.KV_CACHE),
+    "comm": _format("--comm-dtype", dtypes.COMM),
+    "gradients": _format("--grad-dtype", dtypes.GRADIENT),
+}
+
+
+class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Number formats; None follows the checkpoint (weights, KV cache) or ``dtype`` (the rest)."""
+
+    dtype: str | None = None  # operands of the matrix products
+    weights: str | None = None
+    kv_cache: str | None = None
+    comm: str | None = None  # what TP collectives send
+    gradients: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, _FORMATS, "")
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One optimizer step: ``batch`` sequences of ``seq`` tokens over all replicas.
+
+    They are cut into microbatches of ``micro_batch`` sequences; None takes, for ``scale``, the whole
+    batch of its one replica in one microbatch, and for ``estimate`` and ``explain`` 1.
+    ``expert_imbalance``: tokens of the fullest rank of the expert group over their mean. ``expert_skew``:
+    see :data:`SERVED_SKEW`.
+    """
+
+    batch: int
+    seq: int
+    micro_batch: int | None = None
+    recompute: str = "none"
+    formats: Formats = Formats()
+    expert_imbalance: float = 1.0
+    expert_skew: float = 0.0
+
+    phase = "train"
+
+    def __post_init__(self) -> None:
+        one_of(self.recompute, "--recompute", RECOMPUTE)
+        check_fields(self, _TRAINING, "")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            legal = [d for d in range(1, min(self.batch, 4096) + 1) if self.batch % d == 0]
+            raise InputError(
+                f"--micro-batch={self.micro_batch} does not divide the batch of {self.batch}",
+                field="--micro-batch",
+                value=self.micro_batch,
+                legal=legal if len(legal) < 20 else [*legal[:18], "…", self.batch],
+                nearest=min(legal, key=lambda d: abs(d - (self.micro_batch or 1))),
+            )
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole batch's prompt: ``batch`` sequences of ``seq`` tokens, one forward pass.
+
+    ``cached`` more tokens stand before them in the KV cache (a prefix, or earlier chunks): they are
+    attended to and not computed. ``expert_imbalance`` and ``expert_skew`` as in training; None:
+    :data:`SERVED_SKEW`, as an assumption.
+    """
+
+    batch: int
+    seq: int
+    formats: Formats = Formats()
+    cached: int = 0
+    expert_imbalance: float = 1.0
+    expert_skew: float | None = None
+
+    phase = "prefill"
+
+    def __post_init__(self) -> None:
+        check_fields(self, _PREFILL, "")
+
+
+class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One iteration: a token for each of ``batch`` sequences that hold ``context`` tokens.
+
+    ``queries`` > 1 verifies drafts: that many of the context's last tokens are computed per sequence.
+    ``expert_imbalance`` and ``expert_skew`` as in prefill.
+    """
+
+    batch: int
+    context: int
+    formats: Formats = Formats()
+    queries: int = 1
+    expert_imbalance: float = 1.0
+    expert_skew: float | None = None
+
+    phase = "decode"
+
+    def __post_init__(self) -> None:
+        check_fields(self, _DECODE, "")
+        count(self.queries, "queries", high=min(MAX_QUERIES, self.context))
+
+
+_BATCH = counted("--batch", high=MAX_BATCH)
+_SEQ = counted("--seq", high=MAX_SEQ)
+_ALWAYS: dict[str, Rule] = {
+    "batch": _BATCH,
+    "formats": a(Formats),
+    "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
+}
+_SKEW = shared("--expert-skew", low=0.0, high=MAX_SKEW)
+_TRAINING = _ALWAYS | {
+    "expert_skew": _SKEW,
+    "seq": _SEQ,
+    "micro_batch": optional(counted("--micro-batch", high=MAX_BATCH)),
+}
+_PREFILL = _ALWAYS | {
+    "expert_skew": optional(_SKEW),
+    "seq": _SEQ,
+    "cached": counted("cached", low=0, high=MAX_SEQ),
+}
+_DECODE = _ALWAYS | {
+    "expert_skew": optional(_SKEW),
+    "context": counted("--context", high=MAX_SEQ),
+    "queries": counted("queries", high=MAX_QUERIES),
+}
+
+Workload = Training | Prefill | Decode
+
+
+def to_dict(workload: Workload) -> dict[str, Any]:
+    """The workload as JSON, phase first."""
+    fields: dict[str, Any] = {"phase": workload.phase}
+    for name in workload.__struct_fields__:
+        value = getattr(workload, name)
+        if name == "formats":
+            fields |= {
+                f"{k}_dtype" if k != "dtype" else k: v
+                for k, v in msgspec.to_builtins(value).items()
+            }
+        else:
+            fields[name] = value
+    return fields | {"expert_skew": drawn_skew(workload.expert_skew)}
+
+
+def tokens_per_step(workload: Workload) -> int:
+    """Tokens that one step of a replica works on (decode: makes)."""
+    return workload.batch * (1 if isinstance(workload, Decode) else workload.seq)

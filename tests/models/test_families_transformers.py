@@ -1,0 +1,251 @@
+"""Oracle: parameter counts against transformers' own models, built on torch's meta device.
+
+Every model type that transformers has a class for is built from small configurations that vary what
+the family varies (ties, biases, heads, experts …), and from ones that state next to nothing, so
+that the defaults decide. Counts have to agree to the last weight.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from meshwise.models.families.config import FAMILIES, model_from_config
+from meshwise.models.families.experts import MOE
+from meshwise.models.families.keys import NEVER_ABSENT
+from meshwise.models.families.llama import DENSE
+from meshwise.models.families.refused import WRAPPERS
+from meshwise.models.parameters import parameters
+
+torch = pytest.importorskip("torch", reason="the oracle needs torch")
+transformers = pytest.importorskip("transformers", reason="the oracle needs transformers")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText  # noqa: E402
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
+
+# Types that only the publisher's own code reads: transformers has no class to compare with.
+REMOTE = {
+    "RefinedWeb", "RefinedWebModel", "Yi", "aquila", "xverse", "baichuan", "orion", "qwen", "mimo",
+    "phi-msft", "internlm", "internlm2", "chatglm", "stablelm_epoch", "minicpm", "nemotron-nas",
+    "deci", "deepseek", "kimi_k2", "arctic", "bailing_moe",
+}  # fmt: skip
+# Parts of multimodal models, compared through their wrapper.
+TEXT_ONLY = {
+    "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text",
+    "glm4v_moe_text",
+}  # fmt: skip
+LAYERS = {
+    "gpt2": "n_layer", "gptj": "n_layer", "codegen": "n_layer", "bloom": "n_layer",
+    "gpt_bigcode": "n_layer", "mpt": "n_layers", "dbrx": "n_layers", "gpt_neo": "num_layers",
+    "xglm": "num_layers",
+}  # fmt: skip
+# What a class needs beside the number of layers, because its own defaults cannot be built.
+NEEDED: dict[str, dict[str, Any]] = {
+    "nemotron": {"num_key_value_heads": 8},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "ministral": {"head_dim": 128},
+    "dots1": {"n_routed_experts": 6, "n_shared_experts": 2, "num_experts_per_tok": 2},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "glm4_moe": {"head_dim": 128},
+}
+GPT = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "width": "n_inner",
+       "positions": "n_positions"}  # fmt: skip
+NAMES: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), GPT),
+    "mpt": {"hidden": "d_model", "layers": "n_layers", "heads": "n_heads",
+            "positions": "max_seq_len"},
+    "dbrx": {"hidden": "d_model", "layers": "n_layers", "heads": "n_heads",
+             "positions": "max_seq_len"},
+    "bloom": {"layers": "n_layer", "heads": "n_head"},
+    "gpt_neo": {"layers": "num_layers", "heads": "num_heads"},
+    "xglm": {"hidden": "d_model", "layers": "num_layers", "heads": "attention_heads",
+             "width": "ffn_dim"},
+    "opt": {"width": "ffn_dim"},
+    "falcon": {"width": "ffn_hidden_size", "kv": "num_kv_heads"},
+    "llama4_text": {"dense": "intermediate_size_mlp"},
+}  # fmt: skip
+USUAL = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
+         "kv": "num_key_value_heads", "width": "intermediate_size", "vocab": "vocab_size",
+         "positions": "max_position_embeddings", "dim": "head_dim"}  # fmt: skip
+FLAGS = (
+    "attention_bias", "mlp_bias", "use_bias", "bias", "qkv_bias", "use_qk_norm", "qk_layernorm",
+    "use_qkv_bias", "use_parallel_residual", "attention_out_bias", "lm_head_bias", "multi_query",
+    "new_decoder_architecture", "parallel_attn", "alibi", "enable_bias", "do_layer_norm_before",
+    "layer_norm_elementwise_affine", "_remove_final_layer_norm", "tie_word_embeddings",
+)  # fmt: skip
+ORACLE = sorted((set(DENSE) | set(MOE)) - REMOTE - TEXT_ONLY)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """transformers logs what it makes of small sizes."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def count(model: Any) -> int:
+    """Weights, tied ones once."""
+    return sum({id(p): p.numel() for p in model.parameters()}.values())
+
+
+def built(config: Any) -> int:
+    build: Any = AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        return count(build(config))
+
+
+def ours(config: dict[str, Any]) -> int:
+    return parameters(model_from_config(config, name="test"))
+
+
+def small(model_type: str, rng: random.Random) -> dict[str, Any]:
+    """A small random configuration with what the type's class reads."""
+    known = CONFIG_MAPPING[model_type]().to_dict()
+    names = {**USUAL, **NAMES.get(model_type, {})}
+    heads = rng.choice((4, 8, 12))
+    dim = 2 * rng.choice((4, 6, 8))
+    layers = rng.choice((2, 4, 6))
+    values = {
+        "hidden": heads * dim,
+        "layers": layers,
+        "heads": heads,
+        "kv": rng.choice([d for d in (1, 2, 4, heads) if heads % d == 0]),
+        "width": 2 * rng.randint(8, 60),
+        "vocab": rng.randint(100, 300),
+        "positions": 64,
+        "dim": rng.choice((dim, dim, 2 * dim)),
+        "dense": 48,
+    }
+    config: dict[str, Any] = {
+        names[k]: v for k, v in values.items() if k in names and names[k] in known
+    }
+    for flag in FLAGS:
+        if isinstance(known.get(flag), bool) and rng.random() < 0.5:
+            config[flag] = rng.random() < 0.5
+    experts = rng.choice((4, 6, 8))
+    for key in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"):
+        if key in known:
+            config[key] = experts
+    choices: dict[str, Any] = {
+        "num_experts_per_tok": rng.randint(1, 3),
+        "moe_topk": rng.randint(1, 3),
+        "moe_k": rng.randint(1, 3),
+        "moe_intermediate_size": 2 * rng.randint(4, 20),
+        "n_shared_experts": rng.randint(1, 3),
+        "num_shared_experts": rng.randint(1, 3),
+        "moe_num_shared_experts": rng.randint(1, 3),
+        "shared_expert_intermediate_size": 24,
+        "shared_intermediate_size": rng.choice((0, 20)),
+        "first_k_dense_replace": rng.randint(0, layers),
+        "decoder_sparse_step": rng.choice((1, 2)),
+        "mlp_only_layers": rng.choice(([], [0], [1])),
+        "interleave_moe_layer_step": rng.choice((1, 2)),
+        "moe_layer_start_index": rng.choice((0, 1)),
+        "moe_layer_end_index": rng.choice((-1, layers - 1)),
+        "moe_layer_interval": rng.choice((1, 2)),
+        "q_lora_rank": rng.choice((None, 24)),
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": rng.choice((8, 16)),
+        "v_head_dim": rng.choice((8, 12)),
+        "index_n_heads": 2,
+        "index_head_dim": 16,
+        "word_embed_proj_dim": rng.choice((heads * dim, 16)),
+        "num_ln_in_parallel_attn": rng.choice((None, 1, 2)),
+        "expansion_ratio": 4,
+        "n_group": 1,
+        "pad_token_id": 0,
+        "topk_group": 1,
+    }
+    config |= {k: v for k, v in choices.items() if k in known and k not in config}
+    if model_type == "mimo_v2_flash":
+        config["num_key_value_heads"] = rng.choice((1, 2))
+        config["num_attention_heads"] = 8
+    if model_type in ("deepseek_v32", "glm_moe_dsa"):
+        config["q_lora_rank"] = 24
+    if any(k in known for k in ("kv_lora_rank",)):
+        config.pop("head_dim", None)
+        config.pop("num_key_value_heads", None)
+    if model_type == "gpt_neo":
+        config["attention_types"] = [[["global", "local"], layers // 2]]
+    if model_type == "internlm3":  # its class refuses two different values
+        config.pop("mlp_bias", None)
+        config["mlp_bias"] = config.setdefault("attention_bias", False)
+    if model_type == "helium":
+        config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
+    if model_type == "dbrx":
+        config["tie_word_embeddings"] = False
+        config["attn_config"] = {"kv_n_heads": rng.choice((1, 2, heads)), "rope_theta": 1e4}
+        config["ffn_config"] = {"ffn_hidden_size": 40, "moe_num_experts": experts, "moe_top_k": 2}
+    if model_type == "falcon" and not config.get("new_decoder_architecture"):
+        config.pop("num_kv_heads", None)
+    if model_type == "jais2":
+        config["head_dim"] = dim
+    if model_type in ("hunyuan_v1_dense", "hunyuan_v1_moe"):
+        config.pop("use_qk_norm", None)
+    for key, value in NEEDED.get(model_type, {}).items():
+        config.setdefault(key, value)
+    return config
+
+
+@pytest.mark.parametrize("model_type", ORACLE)
+def test_small_random_configurations(model_type: str) -> None:
+    rng = random.Random(model_type)
+    for _ in range(4):
+        stated = small(model_type, rng)
+        config = CONFIG_MAPPING[model_type](**stated)
+        want = built(config)
+        assert ours(config.to_dict()) == want, stated
+        sparse = {**config.to_diff_dict(), "model_type": model_type}
+        assert ours(sparse) == want, (stated, sparse)
+        assert ours({**stated, "model_type": model_type}) == want, stated
+
+
+@pytest.mark.parametrize("model_type", ORACLE)
+def test_defaults_of_the_class(model_type: str) -> None:
+    layers = 4
+    stated = {LAYERS.get(model_type, "num_hidden_layers"): layers, **NEEDED.get(model_type, {})}
+    if model_type == "dbrx":
+        stated["attn_config"] = {"rope_theta": 1e4}
+    config = CONFIG_MAPPING[model_type](**stated)
+    # but for the sizes that no file leaves out
+    defaults = FAMILIES[model_type].defaults
+    sizes = {k: defaults[k] for k in NEVER_ABSENT if defaults.get(k) is not None}
+    for key, names in FAMILIES[model_type].aliases.items():
+        if {key, *names} & set(stated):
+            sizes.pop(key, None)
+    assert ours({**sizes, **stated, "model_type": model_type}) == built(config)
+
+
+@pytest.mark.parametrize("model_type", sorted(WRAPPERS))
+@pytest.mark.parametrize("tied", [False, True])
+def test_language_part_of_multimodal_models(model_type: str, tied: bool) -> None:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("transformers has no class")
+    inner_type = WRAPPERS[model_type].inner
+    text = small(inner_type, random.Random(model_type))
+    text["tie_word_embeddings"] = tied
+    text["model_type"] = inner_type
+    try:
+        wrapper: Any = CONFIG_MAPPING[model_type]
+        config = wrapper(text_config=dict(text), tie_word_embeddings=tied)
+        build: Any = AutoModelForImageTextToText.from_config
+        with torch.device("meta"):
+            model = build(config)
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        pytest.skip(f"transformers cannot build it small: {str(error)[:80]}")
+    language = {
+        id(p): p.numel()
+        for name, p in model.named_parameters()
+        if "language_model" in name or name.startswith(("lm_head", "model.text_model"))
+    }
+    assert ours(config.to_dict()) == sum(language.values()), text

@@ -1,0 +1,172 @@
+"""The formats of a run: what options say reaches time, memory and legality alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from meshwise import dtypes
+from meshwise.clusters.load import load_cluster
+from meshwise.errors import InputError
+from meshwise.layouts import tp_degrees as legality
+from meshwise.models.families.config import model_from_config
+from meshwise.models.formats import priced, products, remarks
+from meshwise.models.load import load_model
+from meshwise.models.parameters import parameters
+from meshwise.models.shapes import Model
+from meshwise.program.context import widths
+from meshwise.program.stored import weight_bytes
+from meshwise.workloads.workload import Formats, Prefill, Training
+
+PLAIN = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}  # fmt: skip
+ATTENTION = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
+MLP = 32 * 3 * 4096 * 14336
+
+
+def checkpoint(**keys: object) -> Model:
+    return model_from_config({**PLAIN, **keys}, name="test")
+
+
+def run(**formats: str) -> Prefill:
+    return Prefill(batch=1, seq=16, formats=Formats(**formats))
+
+
+def test_bytes_follow_each_matrix() -> None:
+    skip = [f"model.layers.{i}.self_attn.{p}_proj" for i in range(32) for p in "qkvo"]
+    model = checkpoint(
+        quantization_config={"quant_method": "fbgemm_fp8", "modules_to_not_convert": skip}
+    )
+    rest = parameters(model) - ATTENTION - MLP
+    assert next(iter(weight_bytes(model).values())) == 2 * ATTENTION + MLP + 2 * rest
+    four = {"num_bits": 4, "type": "int", "group_size": 128}
+    mixed = checkpoint(quantization_config={"quant_method": "compressed-tensors", "config_groups": {
+        "a": {"targets": ["re:.*mlp.*"], "weights": four},
+        "b": {"targets": ["re:.*self_attn.*"], "weights": {"num_bits": 8, "type": "float"}}}})  # fmt: skip
+    want = MLP * 4.125 / 8 + ATTENTION + 2 * rest
+    assert next(iter(weight_bytes(mixed).values())) == pytest.approx(want)
+
+
+def test_mlx_narrows_embedding_and_head() -> None:
+    model = checkpoint(quantization={"group_size": 64, "bits": 4})
+    want = parameters(model) * 4.5 / 8
+    assert next(iter(weight_bytes(model).values())) == pytest.approx(want, rel=1e-3)
+
+
+def test_options_reach_legality() -> None:
+    blocks = checkpoint(intermediate_size=11520, quantization_config={
+        "quant_method": "fp8", "weight_block_size": [128, 128]})  # fmt: skip
+    assert legality.refusals(priced(blocks, run()), 8, None)
+    assert not legality.refusals(priced(blocks, run(weights="bf16", dtype="bf16")), 8, None)
+    assert not legality.refusals(priced(blocks, run(weights="bf16")), 8, None)
+    assert not legality.refusals(priced(blocks, Training(batch=1, seq=16)), 8, None)
+    plain = load_model("llama-2-7b")
+    assert not legality.refusals(priced(plain, run()), 4, None)
+    found = legality.refusals(priced(plain, run(weights="int4")), 4, None)
+    assert found and "21.5 groups" in found[0].text
+
+
+def test_a_weight_only_checkpoint_keeps_its_weights_under_any_operands() -> None:
+    awq = checkpoint(quantization_config={"quant_method": "awq", "bits": 4, "group_size": 128})
+    for dtype in ("fp16", "bf16", "fp8"):
+        assert priced(awq, run(dtype=dtype)).quantization == awq.quantization
+
+
+@pytest.mark.parametrize("form", ["fp8", "w8a8", "nvfp4", "awq", "gptq-int8"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_16_bit_beside_a_checkpoint_is_that_of_the_activations(form: str, dtype: str) -> None:
+    """As in engines: only a weight dtype makes another copy of the checkpoint."""
+    model = load_model(f"qwen3-32b-{form}")
+    kept = priced(model, run(dtype=dtype))
+    assert kept == model
+    own, beside = widths(model, run()), widths(model, run(dtype=dtype))
+    assert (own.weight_dtype, own.weight) == (beside.weight_dtype, beside.weight)
+    if not model.quantization.weight_only:  # type: ignore[union-attr]
+        assert own.dtype == beside.dtype and products(model, run(dtype=dtype)) is None
+        said = remarks(kept, run(dtype=dtype), {"bf16": 1.0, "fp8": 2.0}, "X")
+        assert any(f"stay in {own.weight_dtype}" in text for text in said)
+    assert beside.activation_dtype == dtype
+    copy = priced(model, run(weights=dtype))
+    assert copy.quantization is None and "priced as a copy" in copy.asked
+
+
+def test_operands_and_weights_may_both_be_stated() -> None:
+    model = load_model("qwen3-32b-fp8")
+    both = widths(model, run(dtype="bf16", weights="fp8"))
+    assert (both.dtype, both.weight_dtype) == ("bf16", "fp8")
+
+
+def test_a_method_that_is_not_known_is_not_priced() -> None:
+    unknown = checkpoint(quantization_config={"quant_method": "exl2", "bits": 4.5})
+    with pytest.raises(InputError, match="--weight-dtype"):
+        priced(unknown, run())
+    with pytest.raises(InputError, match="--weight-dtype"):
+        priced(unknown, run(dtype="bf16"))
+    stated = priced(unknown, run(weights="int4")).quantization
+    assert stated is not None and stated.weight_dtype == "int4"
+    assert list(weight_bytes(unknown)) == ["fp32", "bf16", "fp8", "int4"]
+
+
+def test_formats_that_a_device_has_not_are_remarked_on() -> None:
+    model = load_model("llama-3.1-8b")
+    for cluster, said in (("dgx-a100", True), ("hgx-h100", False)):
+        device = load_cluster(cluster).device
+        found = remarks(model, run(dtype="fp8"), device.peak_flops_per_s, device.title)
+        assert bool(found) == said, cluster
+
+
+def test_narrow_weights_are_no_faster_where_they_are_widened_for_many_rows() -> None:
+    import meshwise as mw
+
+    def step(dtype: str) -> float:
+        work = mw.Prefill(batch=1, seq=2048, formats=mw.Formats(dtype=dtype))
+        return float(mw.estimate("llama-3.1-8b", "dgx-a100", work).to_dict()["step_s"])
+
+    assert step("fp8") > step("bf16")
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("float8_e4m3fn", "fp8"), ("E5M2", "fp8"), ("fp4", "nvfp4"), ("half", "fp16"),
+     ("torch.bfloat16", "bf16"), ("MXFP8", "mxfp8"), ("w4a16", "int4"), ("W8A8", "int8"),
+     ("banana", None), ("", None), (8, None)],
+)  # fmt: skip
+def test_words_for_formats(word: object, name: str | None) -> None:
+    assert dtypes.known(word) == name
+
+
+def test_devices_state_their_peaks_in_the_formats_of_products() -> None:
+    peaks = load_cluster("hgx-b200").device.peak_flops_per_s
+    assert "nvfp4" in peaks and dtypes.peak_dtype("nvfp4", peaks) == "nvfp4"
+    assert np.isclose(peaks["nvfp4"] / peaks["fp8"], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "bits"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, 4 + 20 / 128),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128}, 8 + 24 / 128),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 64}, 3 + 19 / 64),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, 4),
+        ({"quant_method": "awq", "bits": 4}, 4 + 20 / 128),
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 32}, 4 + 20 / 32),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4 + 32 / 64),
+        ({"quant_method": "hqq", "bits": 4, "group_size": 64}, 4 + 32 / 64),
+    ],
+)
+def test_scales_and_zeros_count(config: dict[str, object], bits: float) -> None:
+    model = checkpoint(quantization_config=config)
+    rest = parameters(model) - ATTENTION - MLP
+    want = (ATTENTION + MLP) * bits / 8 + 2 * rest
+    assert next(iter(weight_bytes(model).values())) == pytest.approx(want, rel=1e-3)
+
+
+def test_training_says_that_it_keeps_wide_weights() -> None:
+    work = Training(batch=1, seq=16)
+    model = priced(load_model("qwen3-32b-awq"), work)
+    assert model.quantization is None and "16-bit weights" in model.asked
+    assert priced(model, work) == model  # said once
+    assert priced(load_model("gpt2"), work).asked == ""

@@ -1,0 +1,205 @@
+"""Names as people and hubs write them: the architecture, and the format that stands at the end."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from meshwise.errors import InputError, MeshwiseError
+from meshwise.layouts.tp_degrees import legal_tp
+from meshwise.models.load import load_model
+from meshwise.models.names import _table, named, nearest
+from meshwise.models.shapes import Model
+from meshwise.program.stored import weight_bytes
+
+
+def checkpoint(model: Model) -> float:
+    """Bytes of a quantised checkpoint."""
+    return next(v for k, v in weight_bytes(model).items() if k.endswith(" checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("meta-llama/Llama-3.1-70B-Instruct", "llama-3.1-70b"),
+        ("meta-llama/Llama-2-7b-chat-hf", "llama-2-7b"),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b"),
+        ("Qwen/Qwen3-235B-A22B-Instruct-2507", "qwen3-235b-a22b"),
+        ("deepseek-ai/DeepSeek-V3.1", "deepseek-v3"),
+        ("zai-org/GLM-4.6", "glm-4.5"),
+        ("qwq-32b", "qwen2.5-32b"),
+    ],
+)
+def test_the_same_architecture(name: str, same: str) -> None:
+    found, preset = load_model(name), load_model(same)
+    assert found.name == same
+    assert (found.blocks, found.pattern, found.vocab) == (
+        preset.blocks,
+        preset.pattern,
+        preset.vocab,
+    )
+    assert same in found.asked and name in found.asked  # every answer says what it was taken as
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "dtype", "group", "block"),
+    [
+        ("Qwen/Qwen3-32B-FP8", "qwen3-32b", "fp8", None, (128, 128)),
+        ("Qwen/Qwen2.5-72B-Instruct-AWQ", "qwen2.5-72b", "int4", 128, None),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", "qwen2.5-7b", "int8", 128, None),
+        ("nvidia/Llama-3.3-70B-Instruct-FP4", "llama-3.3-70b", "nvfp4", 16, None),
+        ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "llama-3.3-70b", "fp8", None, None),
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "llama-3.1-8b", "int4", 128, None),
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", "llama-3.2-3b", "int4", 64, None),
+    ],
+)
+def test_the_format_is_part_of_the_name(
+    name: str, preset: str, dtype: str, group: int | None, block: tuple[int, int] | None
+) -> None:
+    found = load_model(name)
+    q = found.quantization
+    assert q is not None and found.name.startswith(preset + "-")
+    assert (q.weight_dtype, q.group, q.block) == (dtype, group, block)
+    again = load_model(found.name)  # the name that answers print stands for the same
+    assert (again.blocks, again.quantization) == (found.blocks, found.quantization)
+
+
+def test_16_bit_is_a_format_too() -> None:
+    assert load_model("deepseek-v3").quantization is not None
+    assert load_model("deepseek-v3-bf16").quantization is None
+
+
+def test_the_publishers_fp8_of_405b_leaves_attention_in_16_bit() -> None:
+    found = load_model("meta-llama/Llama-3.1-405B-Instruct-FP8")
+    layers = [found.blocks[kind].stored for kind in found.pattern]
+    assert all(s.attention is None and s.output is None for s in layers)
+    assert [s.up is None for s in layers] == [True] + [False] * 124 + [True]
+
+
+@pytest.mark.parametrize("name", ["bartowski/Llama-3.2-3B-Instruct-GGUF", "llama-3.1-8b-exl2"])
+def test_a_format_that_is_not_priced_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="a format that a name does not describe"):
+        load_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("llama70b", "llama-3.1-70b"),
+        ("deepseek-v3.2", "deepseek-v3"),
+        ("llama-3.1-70", "llama-3.1-70b"),
+        ("gemma-4-27b", "gemma-3-27b"),
+    ],
+)
+def test_the_nearest_is_of_the_same_family_and_size(name: str, near: str) -> None:
+    assert nearest(name) == near
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "stored"),
+    [
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama-4-scout", None),
+        ("mistralai/Mistral-Nemo-Instruct-2407", "mistral-nemo-12b", None),
+        ("Mistral-Nemo-Instruct-FP8-2407", "mistral-nemo-12b", "fp8"),
+        ("Mistral-Large-Instruct-AWQ-2411", "mistral-large", "int4"),
+        ("01-ai/Yi-34B-Chat-4bits", "yi-34b", "int4"),
+        ("01-ai/Yi-34B-Chat-8bits", "yi-34b", "int8"),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "tinyllama-1.1b", None),
+        ("TheBloke/TinyLlama-1.1B-Chat-v1.0-AWQ", "tinyllama-1.1b", "int4"),
+        ("openbmb/MiniCPM-2B-sft-bf16", "minicpm-2b", None),
+    ],
+)
+def test_words_in_any_order(name: str, preset: str, stored: str | None) -> None:
+    found, plain = load_model(name), load_model(preset)
+    assert (found.layers, found.hidden, found.vocab) == (plain.layers, plain.hidden, plain.vocab)
+    assert found.name.startswith(preset)
+    assert (found.quantization.weight_dtype if found.quantization else None) == stored
+
+
+@pytest.mark.parametrize("publisher", ["", "nvidia/", "Qwen/", "meta-llama/"])
+@pytest.mark.parametrize("preset", ["llama-4-maverick", "gpt2", "kimi-k2", "falcon-7b", "mpt-7b"])
+def test_every_format_of_every_kind_of_file(preset: str, publisher: str) -> None:
+    """A model or one line: sizes stand under other keys, or in the block of a language model."""
+    for entry in _table()["entries"]:
+        with contextlib.suppress(MeshwiseError):
+            found = load_model(f"{publisher}{preset}-{entry['name']}")
+            assert preset in found.name
+            assert load_model(found.name).quantization == found.quantization
+
+
+def test_the_publishers_fp8_of_maverick_is_of_the_experts() -> None:
+    found = load_model("meta-llama/Llama-4-Maverick-17B-128E-Instruct-FP8")
+    assert checkpoint(found) == pytest.approx(415e9, rel=0.01)  # of the published files
+
+
+def test_another_training_may_have_another_format() -> None:
+    thinking, instruct = (load_model(n) for n in ("Kimi-K2-Thinking", "Kimi-K2-Instruct"))
+    assert checkpoint(thinking) == pytest.approx(594e9, rel=0.01)
+    assert checkpoint(instruct) == pytest.approx(1029e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mistralai/Mistral-Small-Instruct-2409", "CohereForAI/c4ai-command-r-08-2024",
+     "Qwen/Qwen2.5-VL-72B-Instruct", "deepseek-ai/DeepSeek-V3.2", "xai-org/grok-1",
+     "mistralai/Mistral-Large-3-675B-Instruct-2512", "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B"],
+)  # fmt: skip
+def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
+    assert named(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("Mistral-Nemo-Minitron-8B-FP8", "mistral-nemo-12b"),
+        ("mistralai/Ministral-8B-2410", "mistral-7b-v0.3"),
+        ("deepseek-ai/DeepSeek-Coder-V2-Lite-Preview", "deepseek-v2-lite"),
+    ],
+)
+def test_the_nearest_shares_words(name: str, near: str) -> None:
+    assert nearest(name) == near
+
+
+# Sums of the weights files that hubs list, in GB as they are shown there.
+PUBLISHED = {
+    "TheBloke/Llama-2-7B-Chat-AWQ": 3.89,
+    "TheBloke/Llama-2-13B-chat-AWQ": 7.25,
+    "TheBloke/Llama-2-70B-chat-AWQ": 36.61,
+    "TheBloke/Llama-2-13B-chat-GPTQ": 7.26,
+    "TheBloke/Llama-2-13B-chat-GPTQ-8bit": 13.65,
+    "TheBloke/Mistral-7B-Instruct-v0.1-AWQ": 4.15,
+    "TheBloke/CodeLlama-34B-Instruct-AWQ": 18.31,
+    "TheBloke/Mixtral-8x7B-Instruct-v0.1-AWQ": 24.65,
+    "TheBloke/Yi-34B-Chat-AWQ": 19.22,
+    "Qwen/Qwen2.5-7B-Instruct-AWQ": 5.57,
+    "Qwen/Qwen3-32B-FP8": 34.3,
+    "unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit": 5.70,
+    "openai/gpt-oss-120b": 65.3,
+    "meta-llama/Llama-3.1-405B-Instruct-FP8": 489.0,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_bytes_of_published_checkpoints(name: str) -> None:
+    assert checkpoint(load_model(name)) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.005)
+
+
+def test_a_format_may_have_other_shapes() -> None:
+    """The publisher pads the FFN of its 72B so that eight shards hold whole groups; others do not."""
+    own, other = (
+        load_model("Qwen/Qwen2.5-72B-Instruct-AWQ"),
+        load_model("x/Qwen2.5-72B-Instruct-AWQ"),
+    )
+    for form in ("AWQ", "GPTQ-Int4", "GPTQ-Int8"):
+        assert 8 in legal_tp(load_model(f"Qwen/Qwen2-72B-Instruct-{form}"), None)
+    assert 8 in legal_tp(own, None) and 2 not in legal_tp(other, None)
+    for found in (own, other, load_model("nvidia/Llama-3.3-70B-Instruct-FP8")):
+        again = load_model(found.name)
+        assert (again.blocks, again.quantization) == (found.blocks, found.quantization)
+
+
+def test_a_size_beside_a_name_is_the_presets() -> None:
+    assert load_model("deepseek-r1:671b").name == "deepseek-v3"
+    assert named("deepseek-r1:70b") is None and named("llama-3.1-8b:70b") is None
+    assert load_model("meta-llama/Llama-3.1-8B/").name == "llama-3.1-8b"
