@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.answers import records
-from meshwise.answers.pages import cluster_words, remark_lines, wrap
+from meshwise.answers.pages import cluster_words, remark_lines
 from meshwise.answers.plan import mesh_words
 from meshwise.answers.plan_records import row_dict
 from meshwise.answers.text import words
@@ -66,7 +66,7 @@ class GrowthResult(Answer):
             "", (*header, "speedup", "eff.", "doubling"), body, frozenset({2}), header[1:4]
         )
         said = remark_lines(self._remarks())
-        return Page(heading, (table, wrap(_verdict(g, self.threshold)), *said))
+        return Page(heading, (table, *said), _verdict(g, self.threshold))
 
 
 def _point(s: Size) -> dict[str, Any]:

@@ -77,10 +77,12 @@ class ImportResult(Answer):
         heading = f"{target(p.target).title} command: {self.model}, {words}"
         # what was assumed comes before the figures that rest on it
         parts: list[Table | str] = [*said_words(p)]
-        parts += compared_parts(self.compared)
+        compared = compared_parts(self.compared)
+        parts += [part for part in compared if isinstance(part, Table)]
+        parts += [wrap(f"{r[0].upper()}{r[1:]}.") for r in self.compared.remarks]
         if p.ignored:
             parts.append(wrap("Not of the layout, left aside: " + ", ".join(p.ignored)))
-        return Page(heading, tuple(parts))
+        return Page(heading, tuple(parts), verdict(self.compared))
 
 
 def said_dict(p: Parsed) -> dict[str, Any]:

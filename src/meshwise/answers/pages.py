@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from meshwise.answers import first_line
 from meshwise.answers.records import cluster_dict
 from meshwise.answers.text import words
 from meshwise.answers.text.tables import Page, Table
@@ -166,7 +167,8 @@ def report_page(r: Report) -> Page:
         ("source", "share"),
         tuple((k, words.percent(v)) for k, v in r.provenance.items()),
     )
-    return Page(heading, (times, comm, memory, source, *remark_lines(_remarks(r))))
+    said = tuple(remark_lines(_remarks(r)))
+    return Page(heading, (times, *said), first_line.report(r), (comm, memory, source))
 
 
 def explain_page(r: Report) -> Page:
@@ -221,7 +223,7 @@ def explain_page(r: Report) -> Page:
                 ("operation", "phase", "calls/step", "time"),
             )
         )
-    return Page(heading, (*parts, *remark_lines(_remarks(r))))
+    return Page(heading, (*parts, *remark_lines(_remarks(r))), first_line.explained(r))
 
 
 def model_page(d: dict[str, Any]) -> Page:
@@ -263,7 +265,8 @@ def model_page(d: dict[str, Any]) -> Page:
     )
     lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
-    return Page(d["name"], (sizes, *(["\n".join(wrap(line) for line in lines)] if lines else [])))
+    told = ("\n".join(wrap(line) for line in lines),) if lines else ()
+    return Page(d["name"], (sizes, *told), first_line.model(d))
 
 
 def collective_page(d: dict[str, Any]) -> Page:
@@ -286,12 +289,10 @@ def collective_page(d: dict[str, Any]) -> Page:
         keep=("time", "busbw"),
     )
     heading = (
-        f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks of {d['cluster']['name']}: "
-        f"{format_time(d['time_s'])} by {d['algorithm']}, bus bandwidth {rate(d['busbw_bytes_per_s'])}"
+        f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks of {d['cluster']['name']}"
     )
-    for _, ends in interval_row(d["time_s"], d["time_low_s"], d["time_high_s"]):
-        heading += f"; 90% interval {ends}"
-    return Page(heading + assumed_words(d["cluster"]), (table, *remark_lines(d["remarks"])))
+    asked = heading + assumed_words(d["cluster"])
+    return Page(asked, (table, *remark_lines(d["remarks"])), first_line.collective(d))
 
 
 def _stored(q: dict[str, Any]) -> str:

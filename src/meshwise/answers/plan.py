@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from meshwise.answers import first_line
 from meshwise.answers.pages import cluster_words, wrap
 from meshwise.answers.plan_records import axis_value, found_dict, layout_dict, plan_dict
 from meshwise.answers.text import words
@@ -111,7 +112,7 @@ def page_with_compared(page: Page, compared: Beside | None) -> Page:
     from meshwise.answers.launch import compared_parts, said_words
 
     told = (*said_words(compared.parsed), *compared_parts(compared.priced))
-    return Page(page.heading, (*page.parts, "Beside your command:", *told))
+    return page._replace(parts=(*page.parts, "Beside your command:", *told))
 
 
 def mesh_words(axes: dict[str, int]) -> str:
@@ -259,30 +260,36 @@ def _heading(p: Planned) -> str:
 
 def plan_page(p: Planned) -> Page:
     answer = p.plan
+    counted, refused = _counted(p)
+    partial = answer.search.partial
     if answer.best is None:
-        return Page(_heading(p), (*_nothing(p), *_counted(p)))
+        said = first_line.planned(None, "", 0, partial)
+        if p.changes and not partial:
+            said += f": {_change(p.changes[0])} makes one"
+        return Page(_heading(p), (*_nothing(p), *counted, *refused), said)
     rows = list(answer.rows)
     price = p.price_per_device_hour
     parts: list[Table | str] = [
         _table("", rows, ranks=True, price=price),
         "\n".join(wrap(text) for text in _sentences(answer)),
+        *counted,
     ]
+    detail: list[Table | str] = []
     if answer.rivals:
-        parts.append(_rivals(answer.best, answer.rivals))
+        detail.append(_rivals(answer.best, answer.rivals))
     front = list(answer.pareto)[:MOST_POINTS]
     if len(front) > 1:
         title = "Least memory for the step (no other has both less)"
-        parts.append(_table(title, front, ranks=False, price=None))
-    return Page(_heading(p), (*parts, *_counted(p)))
+        detail.append(_table(title, front, ranks=False, price=None))
+    ties = sum(row.tie for row in answer.rows[1:])
+    said = first_line.planned(answer.best, mesh_words(answer.best.found.axes), ties, partial)
+    return Page(_heading(p), tuple(parts), said, (*detail, *refused))
 
 
 def _sentences(answer: Plan) -> list[str]:
     best = answer.best
     assert best is not None
-    said = [
-        f"Best: {mesh_words(best.found.axes)}: {_step(best)}, MFU {words.percent(best.mfu)}, "
-        f"{best.tokens_per_s_per_device:,.0f} tokens/s per GPU."
-    ]
+    said = [f"{best.tokens_per_s_per_device:,.0f} tokens/s per GPU."]
     ties = [r for r in answer.rows[1:] if r.tie]
     if ties:
         said.append(
@@ -317,7 +324,8 @@ def _lost(row: PlanRow) -> str:
     return f"{words.percent(share)} (a tie)" if row.tie else words.percent(share)
 
 
-def _counted(p: Planned) -> list[str]:
+def _counted(p: Planned) -> tuple[list[str], list[str]]:
+    """What is to be said of the run and how many layouts were looked at; why others are not legal."""
     s = p.plan.search
     said = [
         f"{s.enumerated:,} layouts looked at, {s.feasible:,} feasible"
@@ -329,12 +337,13 @@ def _counted(p: Planned) -> list[str]:
         )
     ]
     refused = sorted((n, rule) for rule, n in s.refused.items() if n)
-    said += [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]
+    why = [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]
     if s.partial:
         said.insert(0, "Interrupted: this is what was found so far; other layouts may be better.")
     stack, w, _ = s.searched[0].variant
     notes = run_remarks(s.model, s.cluster, w, stack)
-    return [*(wrap(f"{note[0].upper()}{note[1:]}.") for note in notes), "\n".join(said)]
+    told = [*(wrap(f"{note[0].upper()}{note[1:]}.") for note in notes), "\n".join(said)]
+    return told, ["\n".join(["Not feasible, by the first rule that refuses:", *why])] if why else []
 
 
 def _nothing(p: Planned) -> list[Table | str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from meshwise.answers import first_line
 from meshwise.answers.text.result import Answer
 from meshwise.answers.text.tables import Page, Table
 from meshwise.units import format_bytes, format_memory, format_time
@@ -31,16 +32,15 @@ def run_page(r: dict[str, Any]) -> Page:
         f"{layout['ranks']} ranks on {machine['device']}, {machine['backend']}, "
         f"{machine['threads']} threads each, torch {machine['torch']}"
     )
-    parts: list[Table | str] = [_summary(r)]
+    detail: list[Table | str] = []
     compute = [o for o in r["operations"] if o["kind"] == "compute"]
     sent = [o for o in r["operations"] if o["kind"] != "compute"]
-    parts.append(_compute(compute))
+    detail.append(_compute(compute))
     if sent:
-        parts.append(_collectives(sent))
+        detail.append(_collectives(sent))
     if r["links"]:
-        parts.append(_links(r["links"]))
-    parts += _notes(r)
-    return Page(heading, tuple(parts))
+        detail.append(_links(r["links"]))
+    return Page(heading, (_summary(r), *_notes(r)), first_line.ran(r), tuple(detail))
 
 
 def _ratio(measured: float | None, predicted: float | None) -> str:

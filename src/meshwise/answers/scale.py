@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshwise.answers import first_line
 from meshwise.answers.pages import cluster_words, workload_words, wrap
 from meshwise.answers.text import words
 from meshwise.answers.text.tables import Page, Table
@@ -30,12 +31,37 @@ def _time(seconds: float) -> str:
     return format_time(seconds) if seconds else "-"
 
 
-def step_table(points: tuple[Point, ...], limit: int) -> Table:
+def curve_table(points: tuple[Point, ...], limit: int, threshold: float) -> Table:
+    """What carries the answer: time, communication, what a doubling pays, and memory of each degree."""
     rows = tuple(
         (
             str(p.tp) + (" *" if p.tp == limit else ""),
             format_time(p.step_s),
             words.interval(p.step_s, p.step_low_s, p.step_high_s),
+            words.percent(p.comm_share),
+            f"{p.speedup:.2f}",
+            words.percent(p.efficiency),
+            words.beside(p.marginal_efficiency, threshold)
+            if p.marginal_efficiency is not None
+            else "-",
+            format_memory(p.memory_bytes),
+            "yes" if p.fits else "NO",
+        )
+        for p in points
+    )
+    header = ("TP", "step", "90%", "comm %", "speed-up", "efficiency", "last ×2 pays")
+    title = "Per step and GPU (* the limit)"
+    if not points[0].fits:
+        title += f"; TP={points[0].tp} does not fit: hypothetical"
+    keep = ("step", "comm %", "efficiency", "fits")
+    return Table(title, (*header, "memory/GPU", "fits"), rows, keep=keep)
+
+
+def step_table(points: tuple[Point, ...], limit: int) -> Table:
+    rows = tuple(
+        (
+            str(p.tp) + (" *" if p.tp == limit else ""),
+            format_time(p.step_s),
             format_time(p.compute_s),
             _time(p.comm_s),
             _time(p.exposed_comm_s),
@@ -46,32 +72,15 @@ def step_table(points: tuple[Point, ...], limit: int) -> Table:
         for p in points
     )
     header = (
-        *("TP", "step", "90%", "compute", "comm", "exposed", "comm %", "CCR"),
+        *("TP", "step", "compute", "comm", "exposed", "comm %", "CCR"),
         "wire bytes by level",
     )
-    return Table("Per step and GPU (* the limit)", header, rows, keep=("step",))
+    return Table("Where the step's time goes", header, rows, keep=("step",))
 
 
-def scaling_table(points: tuple[Point, ...], threshold: float) -> Table:
-    rows = tuple(
-        (
-            str(p.tp),
-            f"{p.speedup:.2f}",
-            words.percent(p.efficiency),
-            words.beside(p.marginal_efficiency, threshold)
-            if p.marginal_efficiency is not None
-            else "-",
-            words.percent(p.weak_efficiency),
-            format_memory(p.memory_bytes),
-            "yes" if p.fits else "NO",
-        )
-        for p in points
-    )
-    header = ("TP", "speed-up", "efficiency", "last ×2 pays", "weak eff.", "memory/GPU", "fits")
-    title = "Scaling at fixed work (weak: at fixed work per GPU)"
-    if not points[0].fits:
-        title += f"; TP={points[0].tp} does not fit: hypothetical"
-    return Table(title, header, rows, keep=("efficiency", "fits"))
+def weak_table(points: tuple[Point, ...]) -> Table:
+    rows = tuple((str(p.tp), words.percent(p.weak_efficiency)) for p in points)
+    return Table("Weak scaling: at fixed work per GPU", ("TP", "efficiency"), rows)
 
 
 def _reductions(layer: Layer, training: bool) -> str:
@@ -185,15 +194,16 @@ def scaling_page(s: Scaling) -> Page:
     limit = (
         f"Limit ({s.limit.objective}): TP={s.limit.tp} ({s.limit.detail}). Fastest: TP={s.fastest}."
     )
+    threshold = s.limit.threshold
     return Page(
         heading,
+        (curve_table(s.points, s.limit.tp, threshold), wrap(limit), wrap(words.verdict(s))),
+        first_line.scaling(s),
         (
             step_table(s.points, s.limit.tp),
-            scaling_table(s.points, s.limit.threshold),
+            weak_table(s.points),
             *layer_tables(s.points, training),
             *(copies_tables(s.copies) if s.copies else ()),
             "Speed-up over TP=1 (│ ideal):\n" + chart,
-            wrap(limit),
-            wrap(words.verdict(s)),
         ),
     )

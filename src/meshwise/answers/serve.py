@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from meshwise.answers import records
+from meshwise.answers import first_line, records
 from meshwise.answers.pages import cluster_words, interval_row, wrap
 from meshwise.answers.text.result import Answer
 from meshwise.answers.text.tables import Page, Table
@@ -139,7 +139,8 @@ def serve_page(cluster: Cluster, d: dict[str, Any]) -> Page:
         ),
     )
     said = _room(d) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
-    return Page(heading, (steady, memory, *([wrap(" ".join(said))] if said else [])))
+    told = (wrap(" ".join(said)),) if said else ()
+    return Page(heading, (steady, *told), first_line.served(d), (memory,))
 
 
 def _options(w: dict[str, Any]) -> str:

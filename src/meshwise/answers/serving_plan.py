@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from meshwise.answers import records
+from meshwise.answers import first_line, records
 from meshwise.answers.pages import cluster_words, wrap
 from meshwise.answers.plan import REFUSED as TRAINING_REFUSED
 from meshwise.answers.plan import Beside, page_with_compared, with_compared
@@ -235,14 +235,13 @@ def _signed(share: float) -> str:
 def serving_plan_page(p: PlannedServing) -> Page:
     a, price = p.plan, p.price_per_device_hour
     parts: list[Table | str] = []
+    detail: list[Table | str] = []
+    layout = mesh_words(a.rows[0].axes) if a.rows else ""
+    answer = first_line.planned_serving(a.rows[0] if a.rows else None, layout, a.partial)
     if a.rows:
         best = a.rows[0]
         parts.append(_table("", list(a.rows), price, ranks=True))
-        said = [
-            f"Best: {mesh_words(best.axes)}: {best.tokens_per_s_per_device:,.1f} tokens/s per GPU, TPOT "
-            f"{format_time(best.tpot_s)}, TTFT {format_time(best.ttft_s)}, {best.concurrency:,} requests "
-            "in flight."
-        ]
+        said = []
         ties = [r for r in a.rows[1:] if r.tpot_s <= best.tpot_high_s and _close(best, r)]
         if ties:
             said.append(
@@ -264,15 +263,16 @@ def serving_plan_page(p: PlannedServing) -> Page:
             )
             title = "Nearest rivals: the best layout with another value of each axis"
             header = ("instead", "layout", "to best")
-            parts.append(Table(title, header, rows, frozenset({0, 1, 2}), header))
+            detail.append(Table(title, header, rows, frozenset({0, 1, 2}), header))
         if len(a.pareto) > 1:
             title = "Least time per token for the throughput (over layouts and concurrencies)"
             front = list(a.pareto)
             step = max(1, -(-len(front) // MOST_POINTS))
-            parts.append(_table(title, front[::step], price, ranks=False))
+            detail.append(_table(title, front[::step], price, ranks=False))
     else:
         lines = ["No layout is feasible."]
         if p.changes:
+            answer += f": {_change(p.changes[0])} makes one"
             lines.append("The smallest change of each kind that makes one:")
             lines += [f"  {_change(c)}" for c in p.changes]
         parts.append("\n".join(lines))
@@ -282,10 +282,13 @@ def serving_plan_page(p: PlannedServing) -> Page:
         wrap(f"{r[0].upper()}{r[1:]}.")
         for r in run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
     ]
-    counted = [f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible."]
+    parts.append(f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible.")
     refused = sorted((n, rule) for rule, n in a.refused.items() if n)
-    counted += [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]
-    return Page(_heading(p), (*parts, "\n".join(counted)))
+    if refused:
+        why = [f"  {n:,}: {REFUSED[rule]}" for n, rule in reversed(refused)]
+        told = "\n".join(["Not feasible, by the first rule that refuses:", *why])
+        (detail if a.rows else parts).append(told)
+    return Page(_heading(p), tuple(parts), answer, tuple(detail))
 
 
 def _close(best: ServingRow, other: ServingRow) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.answers import records
-from meshwise.answers.pages import cluster_words, remark_lines, workload_words, wrap
+from meshwise.answers.pages import cluster_words, remark_lines, workload_words
 from meshwise.answers.text import words
 from meshwise.answers.text.result import Answer
 from meshwise.answers.text.tables import Page, Table
@@ -149,11 +149,8 @@ def sweep_page(s: Sweep) -> Page:
     solved = Table(
         "Break-evens, solved for", ("doubling", "question", "where"), rows, frozenset({0, 1, 2})
     )
-    parts: list[Table | str] = [table, more]
-    if rows:
-        parts.append(solved)
-    parts += [wrap(verdict(s)), *remark_lines(_remarks(s))]
-    return Page(heading, tuple(parts))
+    parts: list[Table | str] = [solved if rows else table, *remark_lines(_remarks(s))]
+    return Page(heading, tuple(parts), verdict(s), (*((table,) if rows else ()), more))
 
 
 def _row(b: BreakEven, quantity: Quantity) -> tuple[str, str, str]:

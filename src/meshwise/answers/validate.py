@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshwise.answers import first_line
 from meshwise.answers.pages import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.evidence.validate import Result
@@ -156,4 +157,5 @@ def validate_page(
                 f"{status.capitalize()} rows: {sum(reasons.values())}\n"
                 + "\n".join(map(wrap, lines))
             )
-    return Page(f"{name}: {kind}, {len(results)} results", tuple(parts))
+    answer = first_line.validated(summary, len(results))
+    return Page(f"{name}: {kind}, {len(results)} results", tuple(parts), answer)

@@ -160,6 +160,8 @@ output = stacked(
         is_flag=True,
         help="Rows as Parquet, into -o FILE ([parquet] extra).",
     ),
+    click.option("--brief", is_flag=True, help="The answer in one line."),
+    click.option("--detail", is_flag=True, help="Every table."),
     click.option("--wide", is_flag=True, help="All columns, however narrow the terminal."),
     click.option("-o", "--output", "path", metavar="FILE", help="Into FILE; - is stdout."),
 )
@@ -311,6 +313,7 @@ def write(
     """JSON, CSV or Parquet (of the records under ``rows``), rich on a terminal, else plain text; on
     stdout, or into the file of ``-o``."""
     asked = [name for name in ("json", "csv", "parquet") if o[f"as_{name}"]]
+    asked += [name for name in ("brief", "detail") if o[name]]
     if len(asked) > 1:
         listed = " and ".join(f"--{name}" for name in asked)
         raise InputError(
@@ -332,19 +335,24 @@ def write(
 
         deliver(csv_text([_flatten(row) for row in record()[rows]]), o["path"])
     else:
-        _show(page(), o["path"], o["wide"])
+        from meshwise.cli import next_step
+
+        context = click.get_current_context()
+        further = "" if o["brief"] else next_step.after(context.info_name, context.params, record)
+        _show(page()._replace(further=further), o, "".join(asked))
 
 
-def _show(page: Page, path: str | None, wide: bool) -> None:
-    """A page: within the terminal's columns where it goes to one, whole elsewhere."""
+def _show(page: Page, o: dict[str, Any], much: str) -> None:
+    """A page: within the terminal's columns where it goes to one, whole elsewhere; ``much`` of it."""
+    path: str | None = o["path"]
     from meshwise.answers.text import tables
 
     on_terminal = path in (None, "-") and sys.stdout.isatty()
-    width = _columns() if on_terminal and not wide else None
+    width = _columns() if on_terminal and not o["wide"] else None
     if on_terminal and _styled():
-        tables.rich_print(page, width)
+        tables.rich_print(page, width, much)
     else:
-        deliver(tables.plain(page, width), path)
+        deliver(tables.plain(page, width, much), path)
 
 
 def _styled() -> bool:

@@ -22,6 +22,18 @@ class Answer:
 
         return plain(self.page())
 
+    @property
+    def brief(self) -> str:
+        """The answer in one line."""
+        page = self.page()
+        return page.answer or " ".join(page.heading.splitlines())
+
+    def detail(self) -> str:
+        """The whole page: every table."""
+        from meshwise.answers.text.tables import DETAIL, plain
+
+        return plain(self.page(), much=DETAIL)
+
     def __repr__(self) -> str:
         heading = self.page().heading.splitlines()
         return f"<{type(self).__name__}: {' '.join(heading)}>"

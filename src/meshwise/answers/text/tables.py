@@ -23,20 +23,32 @@ class Table(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What a command shows: heading, tables, charts as lines of text, closing sentences."""
+    """What a command shows: the answer in one line, what was asked, the smallest tables that carry the
+    answer with what is to be said of it, and the command that goes one step further."""
 
     heading: str
     parts: tuple[Table | str, ...]
+    answer: str = ""
+    detail: tuple[Table | str, ...] = ()  # tables and charts that ``--detail`` adds
+    further: str = ""
 
 
-def lines(page: Page, width: int | None = None) -> Iterator[tuple[str, str]]:
-    """(what it is, text) of every line: heading, title, header or nothing in particular. With a
-    ``width`` no line is longer, but for words that are, and no cell is cut."""
+BRIEF, DETAIL = "brief", "detail"  # how much of a page is shown; "" is what carries the answer
+
+
+def lines(page: Page, width: int | None = None, much: str = "") -> Iterator[tuple[str, str]]:
+    """(what it is, text) of every line: answer, heading, title, header or nothing in particular. With
+    a ``width`` no line is longer, but for words that are, and no cell is cut."""
     from meshwise.answers.text import narrow
 
+    if page.answer:
+        yield from (("answer", line) for line in narrow.prose(clean(page.answer), width))
+        if much == BRIEF:
+            return
+        yield "", ""
     if page.heading:
         yield from (("heading", line) for line in narrow.prose(clean(page.heading), width))
-    for part in page.parts:
+    for part in shown(page, much):
         yield "", ""
         if isinstance(part, str):
             yield from (("", line) for line in narrow.prose(clean(part), width))
@@ -46,15 +58,31 @@ def lines(page: Page, width: int | None = None) -> Iterator[tuple[str, str]]:
         yield from narrow.table(part, width)
 
 
-def plain(page: Page, width: int | None = None) -> str:
+def shown(page: Page, much: str = "") -> tuple[Table | str, ...]:
+    """The parts of a page, with its detail or a word on where it is."""
+    closing = (page.further,) if page.further else ()
+    if much == DETAIL or not page.detail:
+        return (*page.parts, *page.detail, *closing)
+    titles = [part.title for part in page.detail if isinstance(part, Table) and part.title]
+    more = f"More with --detail: {'; '.join(_name(title) for title in titles)}." if titles else ""
+    return (*page.parts, *((more,) if more else ()), *closing)
+
+
+def _name(title: str) -> str:
+    """A table's title as part of a sentence, without what it explains."""
+    words = title.partition(" (")[0].partition(":")[0].partition(";")[0]
+    return words[:1].lower() + words[1:]
+
+
+def plain(page: Page, width: int | None = None, much: str = "") -> str:
     """Aligned text without colour, for pipes and files; as it is, or within ``width`` columns."""
-    return "\n".join(text for _, text in lines(page, width))
+    return "\n".join(text for _, text in lines(page, width, much))
 
 
-_STYLES = {"heading": "bold", "title": "bold cyan", "header": "bold"}
+_STYLES = {"answer": "bold green", "heading": "bold", "title": "bold cyan", "header": "bold"}
 
 
-def rich_print(page: Page, width: int | None) -> None:
+def rich_print(page: Page, width: int | None, much: str = "") -> None:
     """The same on a terminal, with rich. All of it is text: what looks like markup stays as it is."""
     import sys
 
@@ -63,9 +91,9 @@ def rich_print(page: Page, width: int | None) -> None:
 
     console = Console(highlight=False, markup=False, emoji=False)
     encoding = sys.stdout.encoding or "utf-8"
-    for kind, line in lines(page, width):
-        shown = line.encode(encoding, "replace").decode(encoding)
-        console.print(Text(shown, style=_STYLES.get(kind, "")), soft_wrap=True)
+    for kind, line in lines(page, width, much):
+        said = line.encode(encoding, "replace").decode(encoding)
+        console.print(Text(said, style=_STYLES.get(kind, "")), soft_wrap=True)
 
 
 def csv_text(records: Sequence[dict[str, object]]) -> str:
@@ -90,8 +118,11 @@ def html(page: Page) -> str:
     """The page as an HTML fragment (notebooks); everything is escaped."""
     from html import escape
 
-    out = [f"<div class='meshwise'><p><b>{escape(clean(page.heading))}</b></p>"]
-    for part in page.parts:
+    out = ["<div class='meshwise'>"]
+    if page.answer:
+        out.append(f"<p><b>{escape(clean(page.answer))}</b></p>")
+    out.append(f"<p><b>{escape(clean(page.heading))}</b></p>")
+    for part in (*page.parts, *page.detail):
         if isinstance(part, str):
             out.append(f"<pre style='line-height:1.2'>{escape(clean(part))}</pre>")
             continue

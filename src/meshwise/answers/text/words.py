@@ -65,7 +65,8 @@ def point_words(p: Point) -> str:
     return f"TP={p.tp}: {percent(p.comm_share)} communication, {percent(p.efficiency)} efficiency"
 
 
-def _outer(p: Point) -> int:
+def outermost(p: Point) -> int:
+    """Index of the outermost level that a point's ranks span."""
     return max((i for i, r in enumerate(p.ranks_per_level) if r > 1), default=0)
 
 
@@ -74,8 +75,8 @@ def verdict(s: Scaling) -> str:
     one that leaves it, the limit and what binds beyond it, and how to go on."""
     best = s.limit_point
     after = [p for p in s.points if p.tp > best.tp]
-    inside = [p for p in s.points if _outer(p) == 0]
-    outside = [p for p in s.points if _outer(p) > 0]
+    inside = [p for p in s.points if outermost(p) == 0]
+    outside = [p for p in s.points if outermost(p) > 0]
     told = []
     if inside and (inside[-1].tp > 1 or not outside):
         told.append(inside[-1])
@@ -83,7 +84,7 @@ def verdict(s: Scaling) -> str:
     if outside:
         first = outside[0]
         leaves = (
-            f" leaves {s.cluster.levels[0].fabric} for {s.cluster.levels[_outer(first)].fabric}"
+            f" leaves {s.cluster.levels[0].fabric} for {s.cluster.levels[outermost(first)].fabric}"
         )
         said.append(f"{point_words(first).replace(':', leaves + ':', 1)}.")
         told.append(first)

@@ -1,0 +1,241 @@
+"""The first line of every answer: what a reader came for, in one sentence with its figures.
+
+``TP 8 · 21.7 ms/token (19–25) · fits · communication 14%; TP 16 would leave nvlink4-nvswitch and spend
+22% on it``. Parts are joined by ``·``; the ends of a 90 % interval stand in brackets, in the figure's
+own unit. No arithmetic on costs is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from meshwise.answers.text import words
+from meshwise.search.one_layout import Report
+from meshwise.search.tp_curve.curve import Scaling
+from meshwise.search.tp_curve.points import Point
+from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
+from meshwise.units import format_bandwidth, format_count, format_memory, format_time
+
+NEAR = 0.03  # of the threshold: within it a degree could as well be on the other side
+PER = {"train": "step", "prefill": "prompt", "decode": "token"}
+
+
+def joined(parts: Iterable[str]) -> str:
+    return " · ".join(part for part in parts if part)
+
+
+def timed(value: float, low: float, high: float, per: str = "") -> str:
+    """``21.7 ms/token (19–25)``: a time, and the ends of its interval in its unit."""
+    text = format_time(value)
+    said = text + (f"/{per}" if per else "")
+    if value <= 0.0 or low == high:
+        return said
+    unit = value / float(text.split()[0].replace(",", ""))
+    return f"{said} ({_digits(low / unit)}–{_digits(high / unit)})"
+
+
+def _digits(value: float) -> str:
+    """Two significant digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:#.2g}"
+
+
+def memory(held: float, usable: float, fits: bool) -> str:
+    if fits:
+        return "fits"
+    return f"does NOT fit: {format_memory(held)} of {format_memory(usable)} per GPU"
+
+
+def mesh(fit: SmallestFit | None, devices: int) -> str:
+    """The smallest mesh that holds a workload."""
+    if fit is None:
+        return "no mesh of TP and PP does"
+    more = f" with {fit.recompute} recomputation" if fit.recompute != "none" else ""
+    beyond = "" if fit.within_cluster else f", more than the {devices} here"
+    stages = f" × PP {fit.pp}" if fit.pp > 1 else ""
+    gpus = f"{fit.devices} GPU{'s' * (fit.devices > 1)}"
+    return (
+        f"TP {fit.tp}{stages}{more} does ({gpus}{beyond}, {format_memory(fit.memory_bytes)} each)"
+    )
+
+
+# -- scale -----------------------------------------------------------------------------------------
+
+
+def scaling(s: Scaling) -> str:
+    """The degree to run; the mesh that fits comes before it where it does not."""
+    best, per = s.limit_point, PER[s.workload.phase]
+    fitting = [p for p in s.points if p.fits]
+    held = [p for p in fitting if p.tp >= best.tp]
+    if best.fits:
+        return f"{joined([*_degree(best, per), 'fits', _share(best)])}; {_beyond(s, best)}"
+    if held:
+        first = held[0]
+        why = f"the least that fits (TP {best.tp}, where doublings stop paying, does not)"
+        return f"{joined([*_degree(first, per), why, _share(first)])}; {_beyond(s, first)}"
+    said = f"No TP degree alone fits: {mesh(s.smallest_fit, s.cluster.devices)}"
+    return f"{joined([said, f'of TP, {best.tp} pays', _share(best)])}; {_beyond(s, best)}"
+
+
+def _degree(p: Point, per: str) -> list[str]:
+    return [f"TP {p.tp}", timed(p.step_s, p.step_low_s, p.step_high_s, per), *p.remarks[:1]]
+
+
+def _share(p: Point) -> str:
+    return f"communication {words.percent(p.comm_share)}"
+
+
+def _beyond(s: Scaling, best: Point) -> str:
+    """What the next degree would do, or why there is none."""
+    after = [p for p in s.points if p.tp > best.tp]
+    refused = next((why for tp, why in s.refused if tp > best.tp), None)
+    if not after:
+        return refused or f"the curve ends there: {s.limit.detail}"
+    p = after[0]
+    pays = _pays(s, p)
+    leaves = ""
+    if words.outermost(p) > words.outermost(best):
+        leaves = f"leave {s.cluster.levels[words.outermost(best)].fabric} and "
+    share = words.percent(p.comm_share)
+    if p.comm_share > best.comm_share:
+        return f"TP {p.tp} would {leaves}pay {share} for it{pays}"
+    return f"TP {p.tp} would {leaves}take {format_time(p.step_s)}{pays}"
+
+
+def _pays(s: Scaling, p: Point) -> str:
+    """Near a threshold, how near."""
+    score = p.marginal_efficiency
+    if s.limit.objective != "efficiency" or score is None:
+        return ""
+    if abs(score - s.limit.threshold) > NEAR:
+        return ""
+    asked = words.percent(s.limit.threshold)
+    return f", its doubling {words.beside(score, s.limit.threshold)} of the {asked} asked"
+
+
+# -- one layout ------------------------------------------------------------------------------------
+
+
+def report(r: Report) -> str:
+    e = r.estimate
+    per = PER[e.workload.phase]
+    said = [timed(r.step_s, r.step_low_s, r.step_high_s, per)]
+    said.append(memory(r.memory_bytes, e.memory_limit_bytes, r.fits))
+    if not r.fits:
+        parallel = bool(e.layout.sequence_parallel)
+        found = smallest_fit(e.model, e.cluster, e.workload, e.stack, parallel)
+        said[-1] += f"; of one replica {mesh(found, e.cluster.devices)}"
+    said.append(f"communication {words.percent(r.comm_share)}")
+    if e.workload.phase == "train":
+        said.append(f"MFU {words.percent(r.mfu)}")
+    return joined([*said, f"{r.tokens_per_s_per_device:,.0f} tokens/s per GPU"])
+
+
+def explained(r: Report) -> str:
+    """The step, and the operations that take most of it."""
+    total = sum(op.calls * op.time_s for op in r.operations) or 1.0
+    by: dict[str, float] = {}
+    for op in r.operations:
+        kind = op.name.partition(".")[2] or op.name
+        by[kind] = by.get(kind, 0.0) + op.calls * op.time_s / total
+    most = sorted(by, key=lambda name: -by[name])[:3]
+    shares = ", ".join(f"{name} {words.percent(by[name])}" for name in most)
+    per = PER[r.estimate.workload.phase]
+    return joined([timed(r.step_s, r.step_low_s, r.step_high_s, per), f"most of it {shares}"])
+
+
+def model(d: dict[str, Any]) -> str:
+    active = ""
+    if d["active_parameters"] != d["parameters"]:
+        active = f" ({format_count(d['active_parameters'])} active)"
+    stored = next(iter(d["weight_bytes"].items()), None)
+    weights = f"{format_memory(stored[1])} in {stored[0]}" if stored else ""
+    degrees = ", ".join(map(str, d["legal_tp"][:12])) + (", …" if len(d["legal_tp"]) > 12 else "")
+    node = next((r for r in d["refused_tp"] if r["tp"] == 8), None)
+    refused = f"; not 8: {node['reasons'][0]}" if node else ""
+    said = [f"{format_count(d['parameters'])} parameters{active}", weights]
+    return joined([*said, f"TP {degrees}{refused}"])
+
+
+# -- serving ---------------------------------------------------------------------------------------
+
+
+def served(d: dict[str, Any]) -> str:
+    room = memory(d["memory_bytes"], d["memory_limit_bytes"], d["fits"])
+    if d["fits"]:
+        room = f"fits, up to {d['max_concurrency']:,} requests"
+    elif d["max_concurrency"]:
+        room = f"holds {d['max_concurrency']:,} of {d['workload']['concurrency']:,} requests"
+    return joined(
+        [
+            f"TPOT {timed(d['tpot_s'], d['tpot_low_s'], d['tpot_high_s'])}",
+            f"TTFT {format_time(d['ttft_s'])}",
+            f"{d['tokens_per_s']:,.0f} tokens/s ({d['tokens_per_s_per_device']:,.0f} per GPU)",
+            room,
+        ]
+    )
+
+
+# -- plans -----------------------------------------------------------------------------------------
+
+
+def planned(best: Any, layout: str, ties: int, partial: bool) -> str:
+    """A plan's best row, ``layout`` in words."""
+    if best is None:
+        return "No layout is feasible" + (" of those looked at" * partial)
+    said = [
+        f"Best {layout}" if not partial else f"Best so far {layout}",
+        timed(best.step_s, best.step_low_s, best.step_high_s, "step"),
+        f"MFU {words.percent(best.mfu)}",
+        f"communication {words.percent(best.exposed_comm_s / best.step_s)}",
+        f"{format_memory(best.memory_bytes)} per GPU",
+    ]
+    return joined([*said, f"{ties} tie with it" if ties else ""])
+
+
+def planned_serving(best: Any, layout: str, partial: bool) -> str:
+    if best is None:
+        return "No layout is feasible" + (" of those looked at" * partial)
+    return joined(
+        [
+            f"Best {layout}" if not partial else f"Best so far {layout}",
+            f"{best.tokens_per_s_per_device:,.0f} tokens/s per GPU",
+            f"TPOT {timed(best.tpot_s, best.tpot_low_s, best.tpot_high_s)}",
+            f"TTFT {format_time(best.ttft_s)}",
+            f"{best.concurrency:,} in flight",
+        ]
+    )
+
+
+def collective(d: dict[str, Any]) -> str:
+    bus = d["busbw_bytes_per_s"]
+    return joined(
+        [
+            timed(d["time_s"], d["time_low_s"], d["time_high_s"]),
+            f"bus bandwidth {format_bandwidth(bus)}" if bus is not None else "",
+            f"by {d['algorithm']}",
+        ]
+    )
+
+
+# -- measurements ----------------------------------------------------------------------------------
+
+
+def validated(summary: dict[str, Any], rows: int) -> str:
+    said = [
+        f"{quantity}: median error {100 * s['median_abs_error']:.1f}%, "
+        f"{100 * s['coverage']:.0f}% of {s['n']:,} inside the 90% interval"
+        for quantity, s in summary.items()
+        if s.get("n") and "median_abs_error" in s
+    ]
+    return joined(said) or f"None of {rows:,} rows can be compared"
+
+
+def ran(r: dict[str, Any]) -> str:
+    """A run's median step beside its prediction."""
+    name = "step" if r["phase"] == "train" else r["phase"]
+    measured, told = r["measured"]["step_s"], (r["predicted"] or {}).get("step_s")
+    said = [f"{name} {format_time(measured)} measured"]
+    if told is not None:
+        said.append(f"{format_time(told)} predicted ({100 * (told / measured - 1):+.0f}%)")
+    return joined(said)
