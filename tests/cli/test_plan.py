@@ -150,8 +150,8 @@ def test_csv_has_the_layouts() -> None:
 
 
 def test_page_tells_the_reasons() -> None:
-    text = run(*GPT).out
-    for words in ("Best:", "Rule of thumb", "Nearest rivals", "layouts looked at", "do not fit"):
+    text = run(*GPT, "--detail").out
+    for words in ("Best", "Rule of thumb", "Nearest rivals", "layouts looked at", "do not fit"):
         assert words in text
 
 

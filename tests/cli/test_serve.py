@@ -47,12 +47,16 @@ def test_the_record():
 
 
 def test_the_page():
-    ran = run(*BASE, *LOAD, "--draft-tokens", "3", "--acceptance", "0.7", "--prefix-hit", "0.5")
+    asked = (*BASE, *LOAD, "--draft-tokens", "3", "--acceptance", "0.7", "--prefix-hit", "0.5")
+    ran = run(*asked)
     assert ran.code == 0
+    assert "requests that fit" in run(*asked, "--detail").out
     assert "50% of a prompt cached, 3 drafts at 70%" in " ".join(ran.out.split())
-    for words in ("TPOT", "TTFT", "tokens/s per GPU", "requests that fit", "tokens per verif"):
+    for words in ("TPOT", "TTFT", "tokens/s per GPU", "tokens per verif"):
         assert words in ran.out
-    assert max(map(len, ran.out.splitlines())) <= 80
+    answer, *page, more, _, further = ran.out.splitlines()
+    assert "requests" in answer and "--detail" in more and "meshwise plan" in further
+    assert max(map(len, page)) <= 80
 
 
 def test_a_cache_that_is_too_small_is_said():

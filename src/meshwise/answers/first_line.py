@@ -40,10 +40,19 @@ def _digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 9.95 else f"{value:#.2g}"
 
 
+def rate(value: float) -> str:
+    """Whole tokens, or as many digits as small rates need."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
+
+
 def memory(held: float, usable: float, fits: bool) -> str:
     if fits:
         return "fits"
     return f"does NOT fit: {format_memory(held)} of {format_memory(usable)} per GPU"
+
+
+def communication(share: float) -> str:
+    return f"communication {words.percent(share)}" if share > 0.0 else "no communication"
 
 
 def mesh(fit: SmallestFit | None, devices: int) -> str:
@@ -82,7 +91,7 @@ def _degree(p: Point, per: str) -> list[str]:
 
 
 def _share(p: Point) -> str:
-    return f"communication {words.percent(p.comm_share)}"
+    return communication(p.comm_share)
 
 
 def _beyond(s: Scaling, best: Point) -> str:
@@ -125,10 +134,10 @@ def report(r: Report) -> str:
         parallel = bool(e.layout.sequence_parallel)
         found = smallest_fit(e.model, e.cluster, e.workload, e.stack, parallel)
         said[-1] += f"; of one replica {mesh(found, e.cluster.devices)}"
-    said.append(f"communication {words.percent(r.comm_share)}")
+    said.append(communication(float(r.comm_share)))
     if e.workload.phase == "train":
         said.append(f"MFU {words.percent(r.mfu)}")
-    return joined([*said, f"{r.tokens_per_s_per_device:,.0f} tokens/s per GPU"])
+    return joined([*said, f"{rate(r.tokens_per_s_per_device)} tokens/s per GPU"])
 
 
 def explained(r: Report) -> str:
@@ -148,8 +157,9 @@ def model(d: dict[str, Any]) -> str:
     active = ""
     if d["active_parameters"] != d["parameters"]:
         active = f" ({format_count(d['active_parameters'])} active)"
-    stored = next(iter(d["weight_bytes"].items()), None)
-    weights = f"{format_memory(stored[1])} in {stored[0]}" if stored else ""
+    sizes: dict[str, float] = d["weight_bytes"]
+    usual = next((k for k in sizes if k.endswith("checkpoint")), "bf16")
+    weights = f"{format_memory(sizes[usual])} in {usual}" if usual in sizes else ""
     degrees = ", ".join(map(str, d["legal_tp"][:12])) + (", …" if len(d["legal_tp"]) > 12 else "")
     node = next((r for r in d["refused_tp"] if r["tp"] == 8), None)
     refused = f"; not 8: {node['reasons'][0]}" if node else ""
@@ -170,7 +180,7 @@ def served(d: dict[str, Any]) -> str:
         [
             f"TPOT {timed(d['tpot_s'], d['tpot_low_s'], d['tpot_high_s'])}",
             f"TTFT {format_time(d['ttft_s'])}",
-            f"{d['tokens_per_s']:,.0f} tokens/s ({d['tokens_per_s_per_device']:,.0f} per GPU)",
+            f"{rate(d['tokens_per_s'])} tokens/s ({rate(d['tokens_per_s_per_device'])} per GPU)",
             room,
         ]
     )
@@ -187,7 +197,7 @@ def planned(best: Any, layout: str, ties: int, partial: bool) -> str:
         f"Best {layout}" if not partial else f"Best so far {layout}",
         timed(best.step_s, best.step_low_s, best.step_high_s, "step"),
         f"MFU {words.percent(best.mfu)}",
-        f"communication {words.percent(best.exposed_comm_s / best.step_s)}",
+        communication(best.exposed_comm_s / best.step_s),
         f"{format_memory(best.memory_bytes)} per GPU",
     ]
     return joined([*said, f"{ties} tie with it" if ties else ""])
@@ -199,7 +209,7 @@ def planned_serving(best: Any, layout: str, partial: bool) -> str:
     return joined(
         [
             f"Best {layout}" if not partial else f"Best so far {layout}",
-            f"{best.tokens_per_s_per_device:,.0f} tokens/s per GPU",
+            f"{rate(best.tokens_per_s_per_device)} tokens/s per GPU",
             f"TPOT {timed(best.tpot_s, best.tpot_low_s, best.tpot_high_s)}",
             f"TTFT {format_time(best.ttft_s)}",
             f"{best.concurrency:,} in flight",

@@ -76,7 +76,8 @@ class ImportResult(Answer):
         words = ", ".join([f"{job.gpus} GPUs", job.words, *dict.fromkeys(formats)])
         heading = f"{target(p.target).title} command: {self.model}, {words}"
         # what was assumed comes before the figures that rest on it
-        parts: list[Table | str] = [*said_words(p)]
+        heading = "\n".join([heading, *said_words(p)])
+        parts: list[Table | str] = []
         compared = compared_parts(self.compared)
         parts += [part for part in compared if isinstance(part, Table)]
         parts += [wrap(f"{r[0].upper()}{r[1:]}.") for r in self.compared.remarks]

@@ -168,7 +168,10 @@ def report_page(r: Report) -> Page:
         tuple((k, words.percent(v)) for k, v in r.provenance.items()),
     )
     said = tuple(remark_lines(_remarks(r)))
-    return Page(heading, (times, *said), first_line.report(r), (comm, memory, source))
+    # what decides: where it does not fit, and where the loss in chunks makes it fit
+    held = (memory,) if not r.fits or e.stack.loss_chunks > 1 else ()
+    rest = (comm, *((memory,) if not held else ()), source)
+    return Page(heading, (times, *held, *said), first_line.report(r), rest)
 
 
 def explain_page(r: Report) -> Page:

@@ -265,7 +265,7 @@ def plan_page(p: Planned) -> Page:
     if answer.best is None:
         said = first_line.planned(None, "", 0, partial)
         if p.changes and not partial:
-            said += f": {_change(p.changes[0])} makes one"
+            said += f"; the smallest change that makes one: {_change(p.changes[0])}"
         return Page(_heading(p), (*_nothing(p), *counted, *refused), said)
     rows = list(answer.rows)
     price = p.price_per_device_hour

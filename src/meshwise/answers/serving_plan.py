@@ -272,7 +272,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
     else:
         lines = ["No layout is feasible."]
         if p.changes:
-            answer += f": {_change(p.changes[0])} makes one"
+            answer += f"; the smallest change that makes one: {_change(p.changes[0])}"
             lines.append("The smallest change of each kind that makes one:")
             lines += [f"  {_change(c)}" for c in p.changes]
         parts.append("\n".join(lines))
