@@ -10,7 +10,7 @@ CONFIGS ?= $(firstword $(wildcard ../shared/data/configs) tests/data/configs)
 .PHONY: demo test matrix golden lint types docs bench clean
 
 demo: $(VENV)/.core
-	$(BIN)/meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2048
+	$(BIN)/meshwise scale llama-3.1-70b --on hgx-h100 --phase decode --batch 32 --context 4096
 
 # All but the runtime's tests share the processors; those start ranks of their own and come after.
 test: $(VENV)/.test

@@ -1,7 +1,7 @@
 """The first line of every answer: what a reader came for, in one sentence with its figures.
 
-``TP 8 · 21.7 ms/token (19–25) · fits · communication 14%; TP 16 would leave nvlink4-nvswitch and spend
-22% on it``. Parts are joined by ``·``; the ends of a 90 % interval stand in brackets, in the figure's
+``TP 8 · 21.7 ms/token (19–25) · fits · communication 14%; TP 16 would leave nvlink4-nvswitch, take
+20.1 ms and pay 22% for it``. Parts are joined by ``·``; the ends of a 90 % interval stand in brackets, in the figure's
 own unit. No arithmetic on costs is here.
 """
 
@@ -104,11 +104,9 @@ def _beyond(s: Scaling, best: Point) -> str:
     pays = _pays(s, p)
     leaves = ""
     if words.outermost(p) > words.outermost(best):
-        leaves = f"leave {s.cluster.levels[words.outermost(best)].fabric} and "
+        leaves = f"leave {s.cluster.levels[words.outermost(best)].fabric}, "
     share = words.percent(p.comm_share)
-    if p.comm_share > best.comm_share:
-        return f"TP {p.tp} would {leaves}pay {share} for it{pays}"
-    return f"TP {p.tp} would {leaves}take {format_time(p.step_s)}{pays}"
+    return f"TP {p.tp} would {leaves}take {format_time(p.step_s)} and pay {share} for it{pays}"
 
 
 def _pays(s: Scaling, p: Point) -> str:
