@@ -156,3 +156,20 @@ def test_public_names_exist():
 
     for name in meshwise.__all__:
         assert getattr(meshwise, name) is not None
+
+
+def test_no_package_has_the_name_of_a_public_function():
+    """Importing a submodule binds its name in the package: it would take the function's place."""
+    import importlib
+
+    for package in ("meshwise", "meshwise.runtime"):
+        if package == "meshwise.runtime":
+            pytest.importorskip("torch")
+        module = importlib.import_module(package)
+        folder = Path(module.__path__[0])
+        below = {p.stem for p in folder.glob("*.py")} | {
+            p.name for p in folder.iterdir() if p.is_dir()
+        }
+        for name in module.__all__:
+            assert name not in below, f"{package}.{name}"
+            assert getattr(module, name) is not None

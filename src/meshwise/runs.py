@@ -44,7 +44,7 @@ def run(
     them (torchrun, srun) this process is one of them, and all but rank 0 get None. ``on``: the cluster
     to predict with; default what is measured on the host.
 
-    Raises :class:`InputError` for what cannot be run, :class:`~meshwise.runtime.launch.processes.RunFailed` for a
+    Raises :class:`InputError` for what cannot be run, :class:`~meshwise.runtime.ranks.processes.RunFailed` for a
     run that broke, and MeshwiseError without the ``runtime`` extra.
     """
     name, table = load_config(model)
@@ -77,8 +77,8 @@ def _runtime() -> tuple[Any, Any, Any]:
             legal="after `pip install 'meshwise[runtime]'`",
         )
     from meshwise.runtime import job
-    from meshwise.runtime.launch import cluster_env
-    from meshwise.runtime.launch import processes as spawn
+    from meshwise.runtime.ranks import cluster_env
+    from meshwise.runtime.ranks import processes as spawn
 
     return job, spawn, cluster_env
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from meshwise.errors import InputError
-from meshwise.runtime.launch import cluster_env, watch
-from meshwise.runtime.launch.processes import RunFailed, launch
+from meshwise.runtime.ranks import cluster_env, watch
+from meshwise.runtime.ranks.processes import RunFailed, launch
 
 TOYS = "tests.runtime.toys"
 WITHIN_S = 10.0
@@ -230,7 +230,7 @@ def test_an_interface_of_the_environment_is_not_taken(monkeypatch: pytest.Monkey
 def test_under_torchrun(tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     script.write_text(
-        "from meshwise.runtime.launch.cluster_env import join, under_launcher\n"
+        "from meshwise.runtime.ranks.cluster_env import join, under_launcher\n"
         "assert under_launcher()\n"
         "import sys\n"
         f"value = join('{TOYS}:total', {{'value': 1}}, backend='gloo', timeout_s=30, threads=1)\n"

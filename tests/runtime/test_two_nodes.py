@@ -146,7 +146,7 @@ def test_a_link_that_goes_down_ends_like_a_hang(nodes: Any, tmp_path: Any) -> No
     del nodes  # skipped where there are none
     script = (
         "import sys\n"
-        "from meshwise.runtime.launch.cluster_env import join\n"
+        "from meshwise.runtime.ranks.cluster_env import join\n"
         "arguments = {'rank': 9, 'how': '', 'ready': sys.argv[1]}\n"
         "join('tests.runtime.toys:troubled', arguments, backend='gloo', timeout_s=3, threads=1)\n"
     )

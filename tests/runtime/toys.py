@@ -15,10 +15,10 @@ from tests.runtime import tiny
 from meshwise.errors import InputError
 from meshwise.runtime.collectives.group import Group
 from meshwise.runtime.collectives.peers import Peers
-from meshwise.runtime.launch import watch
-from meshwise.runtime.launch.agree import agree
 from meshwise.runtime.model.parallelize import parallelize
 from meshwise.runtime.options import Options
+from meshwise.runtime.ranks import watch
+from meshwise.runtime.ranks.agree import agree
 
 
 def total(value: int) -> dict[str, Any]:

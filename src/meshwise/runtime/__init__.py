@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meshwise.runtime.collectives.peers import Peers as Peers
-    from meshwise.runtime.launch.processes import launch as launch
     from meshwise.runtime.model.parallelize import parallelize as parallelize
     from meshwise.runtime.options import Options as Options
+    from meshwise.runtime.ranks.processes import launch as launch
     from meshwise.runtime.weights.build import load_model as load_model
 
 __all__ = ["Options", "Peers", "launch", "load_model", "parallelize"]
 _HOME = {
     "Options": "options",
-    "Peers": "peers",
-    "launch": "spawn",
-    "load_model": "build",
-    "parallelize": "parallel",
+    "Peers": "collectives.peers",
+    "launch": "ranks.processes",
+    "load_model": "weights.build",
+    "parallelize": "model.parallelize",
 }
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from meshwise.errors import InputError
 from meshwise.runtime.collectives.peers import Peers, sent_to
-from meshwise.runtime.launch import watch
-from meshwise.runtime.launch.agree import agree
 from meshwise.runtime.measure import host
 from meshwise.runtime.measure import record as recording
 from meshwise.runtime.measure.accuracy import narrow_error
@@ -22,6 +20,8 @@ from meshwise.runtime.mesh import mesh
 from meshwise.runtime.mesh.pipeline import bounds
 from meshwise.runtime.model import families as plans
 from meshwise.runtime.options import Options
+from meshwise.runtime.ranks import watch
+from meshwise.runtime.ranks.agree import agree
 from meshwise.runtime.weights import build
 from meshwise.runtime.weights.checkpoint import Checkpoint
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from meshwise.runtime.collectives import algorithms, hierarchy, p2p, tuning
 from meshwise.runtime.collectives.peers import Peers
 from meshwise.runtime.collectives.shared_memory import SharedMemory
-from meshwise.runtime.launch import watch
 from meshwise.runtime.measure.ledger import Call, Ledger
 from meshwise.runtime.options import Options
+from meshwise.runtime.ranks import watch
 
 SHARED = "shared_memory"
 SLOTS = 4  # of shared memory: two halves of a split batch, each with one in flight and one written

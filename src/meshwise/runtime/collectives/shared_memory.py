@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwise.runtime.collectives.peers import Peers, timeout
-from meshwise.runtime.launch.watch import PeerLost
+from meshwise.runtime.ranks.watch import PeerLost
 
 FOLDER = "/dev/shm"
 LINE = 64  # bytes that a core takes at once: flags of two ranks never share them

@@ -16,8 +16,8 @@ import torch.distributed as dist
 
 from meshwise.runtime.collectives.group import Group
 from meshwise.runtime.collectives.peers import Peers
-from meshwise.runtime.launch import watch
 from meshwise.runtime.options import Options
+from meshwise.runtime.ranks import watch
 
 PRODUCTS = ((256, 1024, 1024), (512, 1024, 1024), (1024, 1024, 1024), (512, 2048, 1024))
 COPY_BYTES = 1 << 25

@@ -15,11 +15,11 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from meshwise.errors import InputError
 from meshwise.runtime.collectives.peers import Peers, new_group
-from meshwise.runtime.launch import watch
 from meshwise.runtime.measure.ledger import Call
 from meshwise.runtime.mesh import counted
 from meshwise.runtime.mesh.pipeline import Stage
 from meshwise.runtime.model.parallelize import Parallel
+from meshwise.runtime.ranks import watch
 
 
 class Mesh(NamedTuple):

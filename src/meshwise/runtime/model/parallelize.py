@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from meshwise.errors import InputError
 from meshwise.runtime.collectives.group import Group
 from meshwise.runtime.collectives.peers import Peers
-from meshwise.runtime.launch.agree import agree
 from meshwise.runtime.measure.ledger import Ledger
 from meshwise.runtime.model import cuts as cutting
 from meshwise.runtime.model import families as plans
@@ -24,6 +23,7 @@ from meshwise.runtime.model.modules import Bundle, ColumnLinear, RowLinear, Voca
 from meshwise.runtime.options import Options
 from meshwise.runtime.products import functions as f
 from meshwise.runtime.products.decomposed import Place
+from meshwise.runtime.ranks.agree import agree
 
 
 class Parallel:

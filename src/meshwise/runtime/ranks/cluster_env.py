@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshwise.errors import InputError, MeshwiseError
-from meshwise.runtime.launch import rank_process as worker
+from meshwise.runtime.ranks import rank_process as worker
 
 PORTS = 20000, 10000  # first, and how many: the port follows from the job's number
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwise.errors import InputError, MeshwiseError, clean, shorten
-from meshwise.runtime.launch import watch
+from meshwise.runtime.ranks import watch
 
 START_S = 180.0  # in which every rank must have come up
 POLL_S = 0.1
@@ -124,7 +124,7 @@ def _agent(folder: str, ranks: int) -> dict[int, int] | None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from meshwise.runtime.launch import one_host
+    from meshwise.runtime.ranks import one_host
 
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are ours to tell
@@ -142,7 +142,7 @@ def _agent(folder: str, ranks: int) -> dict[int, int] | None:
     )
     try:
         elastic_launch(config, sys.executable)(
-            "-m", "meshwise.runtime.launch.rank_process", f"{folder}/spec.json"
+            "-m", "meshwise.runtime.ranks.rank_process", f"{folder}/spec.json"
         )
     except ChildFailedError as error:
         return {rank: f.exitcode for rank, f in error.failures.items()}

@@ -1,4 +1,4 @@
-"""One rank: ``python -m meshwise.runtime.launch.rank_process SPEC.json``, started by the launcher or by torchrun.
+"""One rank: ``python -m meshwise.runtime.ranks.rank_process SPEC.json``, started by the launcher or by torchrun.
 
 It dies with its parent, joins the process group, opens its record on the board, makes one call and
 leaves its result or its error in a file.
@@ -83,7 +83,7 @@ def _loopback() -> str:
 def failure(error: BaseException) -> dict[str, Any]:
     """What is known of an error, for the launcher."""
     from meshwise.errors import MeshwiseError
-    from meshwise.runtime.launch import watch
+    from meshwise.runtime.ranks import watch
 
     found = {
         "rank": int(os.environ.get("RANK", 0)),
@@ -107,7 +107,7 @@ def main(path: str) -> int:
     output = os.open(f"{folder}/output-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from meshwise.runtime.launch import watch
+    from meshwise.runtime.ranks import watch
 
     watch.use(watch.Board.open(spec["board"], spec["ranks"], int(os.environ["LOCAL_RANK"])))
     try:

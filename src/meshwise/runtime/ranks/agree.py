@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from meshwise.errors import InputError, shorten
-from meshwise.runtime.launch import watch
+from meshwise.runtime.ranks import watch
 
 _calls: Counter[str] = Counter()
 GRACE_S = 10.0  # for the verdict of a leader that has waited in vain itself
