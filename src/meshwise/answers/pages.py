@@ -165,7 +165,7 @@ def report_page(r: Report) -> Page:
     source = Table(
         "Where the seconds come from",
         ("source", "share"),
-        tuple((k, words.percent(v)) for k, v in r.provenance.items()),
+        tuple((str(k), words.percent(v)) for k, v in r.provenance.items()),
     )
     said = tuple(remark_lines(_remarks(r)))
     # what decides: where it does not fit, and where the loss in chunks makes it fit

@@ -154,10 +154,8 @@ def report_dict(r: Report) -> dict[str, Any]:
         "launch_s": float(e.launch_s),
         "memory_limit_bytes": e.memory_limit_bytes,
         "communication": [row._asdict() for row in r.communication],
-        "provenance": r.provenance,
-        "extrapolated": any(
-            word in source for source in r.provenance for word in ("inherited", "extrapolated")
-        ),
+        "provenance": {str(source): share for source, share in r.provenance.items()},
+        "extrapolated": any(source.lent for source in r.provenance),
         "remarks": [
             *remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), int(lay.expert_tp())),
             *r.remarks,

@@ -12,6 +12,7 @@ from meshwise.cost.collectives.collective import Priced, price
 from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.overlap import SHARDED, exposed_of_ops
+from meshwise.cost.sources import Source
 from meshwise.layouts.layout import Group, Layouts, alike
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.stacks.stack import Stack
@@ -97,7 +98,7 @@ class OpCost(NamedTuple):
     seconds: Array
     exposed: Array  # of all its calls in its list
     priced: Priced | None
-    source: str
+    source: Source
 
 
 class Pricer:
@@ -116,7 +117,7 @@ class Pricer:
     ) -> None:
         self.compute, self.cluster, self.stack, self.groups = compute, cluster, stack, groups
         self.columns = columns
-        self._known: dict[tuple[object, ...], tuple[Array, Priced, str]] = {}
+        self._known: dict[tuple[object, ...], tuple[Array, Priced, Source]] = {}
 
     def _seconds(self, op: Op, apart: bool) -> Array:
         """Seconds of an operation that computes; a product's or kernel's of columns that have the
@@ -146,7 +147,7 @@ class Pricer:
             return dispatch.price(payload, op.copies, group, self.cluster, self.stack)
         return price(op.kind, payload, group, self.cluster, self.stack)
 
-    def one(self, op: Op, *, apart: bool = False) -> tuple[Array, Priced | None, str]:
+    def one(self, op: Op, *, apart: bool = False) -> tuple[Array, Priced | None, Source]:
         """(seconds per call, the algorithm if it is a collective, source); operations of the update
         (``apart``) depend on all of a column."""
         if op.kind not in COLLECTIVES:
@@ -169,7 +170,7 @@ class Pricer:
         those measured, per layout: 0, 1, or more where these say less."""
         if cost.priced is not None:
             return lent_levels(cost.priced.lent, self.groups[cost.op.axis].ranks)
-        inherited = "(inherited" in cost.source
+        inherited = bool(cost.source.inherited_by)
         return np.maximum(float(inherited), self.compute.extrapolated(cost.op))
 
     def ops(
@@ -183,7 +184,7 @@ class Pricer:
         """Every operation priced, with its exposure (all of it where they run ``apart``);
         ``exchanges``: the share of microbatches whose exchange of tokens runs beside another's compute."""
         # What no layout of the mesh has costs nothing, and is not worth pricing.
-        absent = (0.0, None, "")
+        absent = (0.0, None, Source(""))
         priced = [self.one(op, apart=apart) if np.max(op.count) > 0 else absent for op in ops]
         seconds = [p[0] for p in priced]
         if apart:

@@ -8,6 +8,7 @@ import numpy as np
 
 from meshwise.cost.estimate import Estimate
 from meshwise.cost.pricing import OpCost
+from meshwise.cost.sources import Source
 from meshwise.cost.uncertainty import step_interval
 from meshwise.layouts.layout import Layouts
 from meshwise.program.operations import COLLECTIVES
@@ -139,7 +140,7 @@ def operations(e: Estimate) -> list[PricedOp]:
                 group_size=int(group.size) if group is not None else 1,
                 time_s=float(c.seconds),
                 exposed_s=float(c.exposed) / own if c.priced and own else 0.0,
-                source=c.source,
+                source=str(c.source),
             )
         )
     return rows
@@ -187,16 +188,16 @@ def communication(e: Estimate) -> list[AxisRow]:
     return rows
 
 
-def provenance(e: Estimate) -> dict[str, float]:
+def provenance(e: Estimate) -> dict[Source, float]:
     """Share of the step's seconds (exposed communication and compute) by source."""
-    seconds: dict[str, float] = {}
+    seconds: dict[Source, float] = {}
     for _, c, n in stage_costs(e):
         own = float(c.op.count)
         spent = float(c.exposed) / own * n if c.priced else float(c.seconds) * n
         if spent > 0:
             seconds[c.source] = seconds.get(c.source, 0.0) + spent
     if float(e.host_s) > 0:
-        seconds["stack"] = float(e.host_s)
+        seconds[Source("stack")] = float(e.host_s)
     whole = sum(seconds.values()) or 1.0
     return {k: v / whole for k, v in sorted(seconds.items(), key=lambda kv: -kv[1])}
 
@@ -255,7 +256,7 @@ class Report(NamedTuple):
     whole_loss_bytes: float
     fits: bool
     communication: list[AxisRow]
-    provenance: dict[str, float]
+    provenance: dict[Source, float]
     operations: list[PricedOp]
     remarks: tuple[str, ...]
 

@@ -19,6 +19,7 @@ import numpy as np
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.fits import Constants, Protocol, constants
 from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
+from meshwise.cost.sources import Source
 from meshwise.layouts.layout import Group
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
@@ -54,7 +55,7 @@ class Priced(NamedTuple):
     wire_bytes: tuple[Array, ...]
     chosen: Array  # index into ``names``
     names: tuple[str, ...]
-    sources: tuple[str, ...]  # per fabric level
+    sources: tuple[Source, ...]  # per fabric level
     lent: tuple[float, ...]  # per fabric level: Constants.lent
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.collective import Priced, fabric_of, streamed
+from meshwise.cost.sources import Source
 from meshwise.layouts.layout import Group
 from meshwise.program.operations import Copies
 from meshwise.stacks.stack import Stack
@@ -71,6 +72,6 @@ def price(payload: Array, copies: Copies, group: Group, cluster: Cluster, stack:
         tuple(np.where(alone, 0.0, w) for w in wire),
         np.int64(0),
         (stack.dispatcher,),
-        tuple(f"dispatch/{stack.dispatcher}" for _ in wire),
+        tuple(Source(f"dispatch/{stack.dispatcher}") for _ in wire),
         tuple(c.lent for c in fabric.per_level),
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from meshwise import catalog
 from meshwise.clusters.load import Level
+from meshwise.cost.sources import Source
 
 # Fabric kind (or the beginning of a fabric's name) → file of collective constants.
 _FABRIC = (
@@ -95,7 +96,7 @@ class Constants(NamedTuple):
 
     algorithms: dict[str, Algorithm]
     copy_bytes_per_s: float  # of a rank's own share, from the input to the output buffer
-    source: str
+    source: Source
     lent: float = 0.0  # doubt that they hold here, in units of what another fabric's have
 
 
@@ -160,7 +161,7 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     """
     if ideal:
         every = {"ring": _IDEAL, "hierarchical": _IDEAL, "direct": _IDEAL}
-        return Constants(every, float("inf"), "datasheet")
+        return Constants(every, float("inf"), Source("datasheet"))
     name, measured = constants_file(level)
     table = _collective_table(name)
     algorithms = algorithms_of(table, op, library)
@@ -183,7 +184,7 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     if copy and not level.peer_to_peer and not measured:
         # through host memory the copy goes at the pace of the same wire
         copy *= level.bandwidth_bytes_per_s / table["bandwidth"]
-    source = f"collectives/{name}" + ("" if measured else f" (inherited by {level.fabric})")
+    source = Source(f"collectives/{name}", "" if measured else level.fabric)
     doubt = 0.0 if measured else float(table.get("lent", 1.0))
     if level.efficiency is not None:
         doubt = min(doubt, 1.0)

@@ -23,6 +23,7 @@ from meshwise.cost.kernels.seconds import (
     outside,
     prefill_seconds,
 )
+from meshwise.cost.sources import Source
 from meshwise.program.operations import Core, Op
 from meshwise.stacks.stack import Stack
 
@@ -277,13 +278,12 @@ class Compute(NamedTuple):
             return ranges, (long, core.sequences, core.heads)
         return (), ()
 
-    def source(self, op: Op) -> str:
+    def source(self, op: Op) -> Source:
         """Where the seconds of ``op`` come from."""
         if self.stack.ideal:
-            return f"datasheet/{self.device.name}"
-        if np.ndim(op.hbm_bytes) == 0 and float(self.extrapolated(op)):
-            return f"{self.fits.source} (extrapolated)"
-        return self.fits.source
+            return Source(f"datasheet/{self.device.name}")
+        beyond = np.ndim(op.hbm_bytes) == 0 and float(self.extrapolated(op)) > 0.0
+        return self.fits.source._replace(extrapolated=beyond)
 
     def extrapolated(self, op: Op) -> Array:
         """1 per layout where the shape lies outside what was measured."""

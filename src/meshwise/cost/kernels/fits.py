@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from meshwise import catalog
 from meshwise.clusters.load import Device
 from meshwise.cost.kernels.seconds import AttentionFit, GemmFit, gemm_fit, grouped_fit, table_of
+from meshwise.cost.sources import Source
 
 # Device whose kernel fit stands for a whole generation.
 _GENERATION = {
@@ -41,7 +42,7 @@ class Kernels(NamedTuple):
     """A device's kernel constants. ``name`` is the file, of which fits are made when asked for."""
 
     name: str
-    source: str
+    source: Source
     inherited: bool
     sms: float
     # of passes over memory, and of attention that is not fused: launch + max(arithmetic, memory)
@@ -172,7 +173,7 @@ def kernels(device: Device) -> Kernels:
     table = _kernel_table(name)
     return Kernels(
         name=name,
-        source=f"kernels/{name}" + ("" if own else f" (inherited by {device.name})"),
+        source=Source(f"kernels/{name}", "" if own else device.name),
         inherited=own is None,
         sms=float(device.multiprocessors or table["sms"]),
         **table["roofline"],
