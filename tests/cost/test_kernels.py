@@ -370,7 +370,7 @@ OPERANDS = {  # products of, bytes of an activation and of a weight
 
 def experts_layer(name, engine, dtype, shape):
     """Seconds of a layer's experts as the program has them, visited as evenly as the benchmark's."""
-    from meshwise.program.operations import Operands, elementwise, gemm
+    from meshwise.program.operations import Kernel, Operands, elementwise, gemm
 
     tokens, hidden, width, drawn, experts, tp, ep = shape
     prices = compute(device(name), load_stack(engine))
@@ -385,7 +385,8 @@ def experts_layer(name, engine, dtype, shape):
         elementwise("moe.unpermute", "bf16", 2.0 * (rows + tokens) * hidden),
     ]
     for part, n, kk in (("gate_up", 2 * inner, hidden), ("down", hidden, inner)):
-        ops.append(gemm(f"moe.experts.{part}", rows / visited, n, kk, formats, batch=visited))
+        op = gemm(f"moe.experts.{part}", rows / visited, n, kk, formats, batch=visited)
+        ops.append(op._replace(kernel=Kernel.EXPERTS))
     return sum(float(prices.seconds(op)) for op in ops)
 
 

@@ -14,7 +14,7 @@ from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.overlap import SHARDED, exposed_of_ops
 from meshwise.cost.sources import Source
 from meshwise.layouts.layout import Group, Layouts, alike
-from meshwise.program.operations import COLLECTIVES, Op
+from meshwise.program.operations import COLLECTIVES, Kernel, Op
 from meshwise.stacks.stack import Stack
 
 Array = Any
@@ -124,7 +124,7 @@ class Pricer:
         same, once (a pass over memory is priced sooner than looked up)."""
         if self.columns is None or apart or op.kind == "elementwise":
             return self.compute.seconds(op)
-        alike = self.columns.experts if op.name.startswith("moe.experts") else self.columns.dense
+        alike = self.columns.experts if op.kernel is Kernel.EXPERTS else self.columns.dense
         return alike.spread(self.compute.seconds(alike.few(op)))
 
     def _price(self, op: Op, apart: bool) -> Priced:

@@ -20,6 +20,7 @@ from meshwise.cost.collectives.fits import THROUGH_HOST, host_doubt, lent_levels
 from meshwise.cost.estimate import Estimate
 from meshwise.layouts.layout import Group
 from meshwise.program.layers.feed_forward import moe
+from meshwise.program.operations import Kernel
 from meshwise.stacks.stack import Stack, load_stack
 
 Array = Any
@@ -116,10 +117,10 @@ def even_draws_s(e: Estimate) -> Array:
         if block.moe is None:
             continue
         for op in moe(even, block.moe, block.stored):
-            if op.name.startswith("moe.experts"):
+            if op.kernel is Kernel.EXPERTS:
                 longer = longer + count * op.count * e.pricer.one(op)[0]
         for cost in costs:
-            if cost.op.name.startswith("moe.experts"):
+            if cost.op.kernel is Kernel.EXPERTS:
                 longer = longer - count * cost.op.count * cost.seconds
     return np.maximum(longer, 0.0)
 

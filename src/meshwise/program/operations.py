@@ -6,11 +6,21 @@ does not have is there with ``count`` 0; the list itself never depends on the la
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, NamedTuple
 
 Array = Any
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+
+
+class Kernel(Enum):
+    """Which kernels run an operation, where its kind alone does not say it."""
+
+    USUAL = "usual"
+    EXPERTS = "experts"  # a product of each routed expert, in one call
+    DECODE = "decode"  # attention of new tokens to a cache
+    CACHE_WRITE = "cache write"  # of new keys and values, in the cache's format
 
 
 class Core(NamedTuple):
@@ -71,6 +81,7 @@ class Op(NamedTuple):
     weight: bool = True  # a GEMM with a weight has a weight gradient
     core: Core | None = None  # of an attention kernel
     copies: Copies | None = None  # of an exchange that sends a token once per node
+    kernel: Kernel = Kernel.USUAL
     gradient_bytes: Array | None = None  # a pass's gradient moves; None: twice what it moves
 
 

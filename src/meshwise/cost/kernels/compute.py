@@ -24,7 +24,7 @@ from meshwise.cost.kernels.seconds import (
     prefill_seconds,
 )
 from meshwise.cost.sources import Source
-from meshwise.program.operations import Core, Op
+from meshwise.program.operations import Core, Kernel, Op
 from meshwise.stacks.stack import Stack
 
 Array = Any
@@ -142,7 +142,7 @@ class Compute(NamedTuple):
         return seconds * core.work
 
     def _fused(self, op: Op) -> bool:
-        return op.name == "attention.decode" or self.stack.attention == "flash"
+        return op.kernel is Kernel.DECODE or self.stack.attention == "flash"
 
     def _runs_as(self, dtype: str) -> str:
         """The format of the table that prices products of ``dtype``."""
@@ -160,7 +160,7 @@ class Compute(NamedTuple):
         shape = [
             np.asarray(x, dtype=np.float64) for x in (op.m, op.n, op.k, op.batch, op.hbm_bytes)
         ]
-        grouped = op.name.startswith("moe.experts")
+        grouped = op.kernel is Kernel.EXPERTS
         narrow = self._weight_only(op)
         key = (op.dtype, grouped, narrow, *((x.shape, x.tobytes()) for x in shape))
         found = self.known.get(key)
@@ -207,7 +207,7 @@ class Compute(NamedTuple):
     def _narrowing(self, op: Op) -> Array:
         """Of new keys and values, as they are written."""
         element = dtypes.BYTES.get(op.dtype, 2.0)
-        if op.name != "attention.cache_write" or element >= 2:
+        if op.kernel is not Kernel.CACHE_WRITE or element >= 2:
             return 0.0
         return self._converts(op.hbm_bytes / (2.0 + element), NARROW)
 
@@ -221,7 +221,7 @@ class Compute(NamedTuple):
     def _attention(self, op: Op, core: Core) -> Array:
         chip = self.chip(op.dtype)
         query_bytes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - core.kv_bytes
-        if op.name == "attention.decode":
+        if op.kernel is Kernel.DECODE:
             fit, _ = self.fits.attention("decode", core.kv_element)
             seconds = decode_seconds(
                 core.attended,
@@ -272,7 +272,7 @@ class Compute(NamedTuple):
             ranges = self.fits.gemm(self._runs_as(op.dtype), self._quantiser)[1]
             return ranges, (op.m, op.n, op.k)
         if op.core is not None and self._fused(op):
-            core, decode = op.core, op.name == "attention.decode"
+            core, decode = op.core, op.kernel is Kernel.DECODE
             ranges = self.fits.attention("decode" if decode else "prefill", core.kv_element)[1]
             long = core.attended if decode else core.queries
             return ranges, (long, core.sequences, core.heads)

@@ -8,7 +8,7 @@ import numpy as np
 
 from meshwise.models.shapes import Attention, LayerFormats
 from meshwise.program.context import Context
-from meshwise.program.operations import Core, Op, collective, elementwise, gemm
+from meshwise.program.operations import Core, Kernel, Op, collective, elementwise, gemm
 
 Array = Any
 
@@ -139,6 +139,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             n=ctx.keys,
             k=score_width,
             batch=heads,
+            kernel=Kernel.DECODE if decode else Kernel.USUAL,
             dtype=ctx.wide().dtype,  # keys and values are widened, whatever the cache keeps
             core=Core(
                 sequences=ctx.sequences,
@@ -176,12 +177,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             if a.mla
             else -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
         )
-        ops.insert(
-            -1,
-            elementwise(
-                "attention.cache_write", w.kv_dtype, ctx.tokens * cached * (w.activation + w.kv)
-            ),
-        )
+        moved = ctx.tokens * cached * (w.activation + w.kv)
+        write = elementwise("attention.cache_write", w.kv_dtype, moved)
+        ops.insert(-1, write._replace(kernel=Kernel.CACHE_WRITE))
     return ops
 
 

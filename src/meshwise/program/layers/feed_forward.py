@@ -9,7 +9,7 @@ import numpy as np
 from meshwise.models.shapes import LayerFormats, Mlp, Moe, Stored
 from meshwise.program.context import Context
 from meshwise.program.layers.experts import visited
-from meshwise.program.operations import Copies, Op, collective, elementwise, gemm
+from meshwise.program.operations import Copies, Kernel, Op, collective, elementwise, gemm
 
 Array = Any
 Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
@@ -117,7 +117,9 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     up = gemm(name, rows / experts, up_width, h, first, batch=experts)
     down = gemm("moe.experts.down", rows / experts, h, width, last, batch=experts)
     up, down = (
-        op._replace(flops=whole, model_flops=whole)  # without the division's rounding
+        op._replace(
+            flops=whole, model_flops=whole, kernel=Kernel.EXPERTS
+        )  # without the division's rounding
         for op, whole in ((up, 2.0 * rows * up_width * h), (down, 2.0 * rows * h * width))
     )
     payload = rows * h * w.activation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwise.program.operations import Op
+from meshwise.program.operations import Kernel, Op
 from meshwise.stacks.stack import Stack
 
 # of a pass that adds the residual and norms, what the norm alone moves: 2 of 5 values, or 18 of 21
@@ -21,7 +21,7 @@ def again(op: Op, stack: Stack) -> float:
     not fused already.
     """
     if stack.selective_recompute == "products":
-        return 1.0 if op.name.startswith("moe.experts") else _BY_PRODUCTS.get(op.kind, 0.0)
+        return 1.0 if op.kernel is Kernel.EXPERTS else _BY_PRODUCTS.get(op.kind, 0.0)
     chosen = stack.recompute_modules
     if op.name.endswith(".norm"):
         alone = _NORM if stack.fused_norm else _NORM_WRITTEN_OUT
