@@ -22,6 +22,7 @@ from meshwise.cost.schedule import bubble_s
 from meshwise.layouts.layout import Group, Layouts
 from meshwise.models.shapes import Model
 from meshwise.program.sharding import scatters_every_microbatch
+from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Workload
 
@@ -257,7 +258,7 @@ class Estimate(PricedStep):
     def _bubble(self, busy: Array) -> Array:
         """Idle time of the pipeline; ``busy`` are the slowest stage's seconds of one microbatch."""
         layout, kind, m = self.layout, self.stack.schedule, self.program.ctx.microbatches
-        if kind in ("1f1b", "gpipe"):
+        if not SCHEDULES[kind].fills:
             return bubble_s(kind, layout.pp, layout.vp, m, busy, 0.0, 0.0)
         wgrad = self._of_slowest(self._stage_wgrad)
         return bubble_s(kind, layout.pp, layout.vp, m, 0.0, busy - wgrad, wgrad)
@@ -304,7 +305,7 @@ class Estimate(PricedStep):
             return self.step_s
         busy, m = self._microbatch_busy, self.program.ctx.microbatches
         waits = m * self._spread
-        if self.stack.schedule in ("1f1b", "gpipe"):
+        if not SCHEDULES[self.stack.schedule].fills:
             steady = (m + waits + (self.layout.pp - 1) / self.layout.vp) * busy
         else:
             steady = (m + waits) * busy + self._bubble(busy)
@@ -322,7 +323,7 @@ class Estimate(PricedStep):
             longest = np.maximum(longest, busy)
         longest = longest.min(axis=tuple(range(longest.ndim - 1)))
         stages = (self.layout.pp - 1) / np.max(self.layout.vp, axis=0)
-        if self.stack.schedule not in ("1f1b", "gpipe"):
+        if SCHEDULES[self.stack.schedule].fills:
             stages = 0.0  # weight gradients fill the bubble
         return (self.program.ctx.microbatches + stages) * longest
 

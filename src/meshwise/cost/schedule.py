@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
+from meshwise.stacks.schedules import SCHEDULES
 
-SCHEDULES = ("1f1b", "gpipe", "zb-1p", "zb-2p")
+Array = Any
 
 
 def bubble_s(
@@ -31,8 +31,8 @@ def bubble_s(
     that memory (p−1)(F+B−2W), never below 0 (Qi et al. 2024, arXiv 2401.10241, Table 1); a stage
     fills its wait with the weight gradients of the microbatches before the last, and has no more.
     """
-    if kind in ("zb-1p", "zb-2p"):
-        fills = np.minimum((2 if kind == "zb-2p" else 1) * (pp - 1), microbatches - 1)
+    if deferred := SCHEDULES[kind].fills:
+        fills = np.minimum(deferred * (pp - 1), microbatches - 1)
         return np.maximum((pp - 1) * (forward + dgrad) - fills * wgrad, 0.0)
     return (pp - 1) / vp * (forward + dgrad + wgrad)
 
@@ -46,11 +46,12 @@ def in_flight(kind: str, pp: Array, vp: Array, plain: Array, microbatches: Array
     2022, arXiv 2205.05198, section 4.2.3). GPipe: all. Zero bubble: p, or 2p−1 on every stage. Never
     more than there are.
     """
-    if kind == "gpipe":
+    holds = SCHEDULES[kind].holds
+    if holds == "all":
         kept = microbatches
-    elif kind == "zb-2p":
+    elif holds == "twice":
         kept = 2 * pp - 1 + 0 * plain
-    elif kind == "zb-1p":
+    elif holds == "every stage":
         kept = pp + 0 * plain
     else:
         kept = np.where(vp > 1, ((vp - 1) * pp + 2 * plain - 1) / vp, plain)

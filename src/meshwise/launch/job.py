@@ -8,13 +8,13 @@ import msgspec
 
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.layouts.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
+from meshwise.stacks import schedules
 from meshwise.stacks.stack import DISPATCHERS, MOMENTS
 from meshwise.strict_tables import count, fraction, one_of
 from meshwise.workloads.workload import OVERLAP
 
 PHASES = ("train", "serve")
 DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")
-SCHEDULES = ("1f1b", "gpipe", "zb-1p", "zb-2p")
 PLACEMENT = PLACEMENTS[0]
 _COUNTS = (
     *("micro_batch", "global_batch", "seq", "max_len", "concurrency", "chunk", "draft_tokens"),
@@ -50,7 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     overlap: str = "none"
     recompute: str = "none"
     shard: str = "none"
-    schedule: str = "1f1b"
+    schedule: str = schedules.USUAL
     placement: str = PLACEMENT
     micro_batch: int | None = None
     global_batch: int | None = None
@@ -86,7 +86,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             fraction(self.memory_share, "memory_share", low=0.05, high=1.0)
         one_of(self.recompute, "recompute", RECOMPUTE_CODE)
         one_of(self.shard, "shard", SHARD_CODE)
-        one_of(self.schedule, "schedule", SCHEDULES)
+        one_of(self.schedule, "schedule", schedules.NAMES)
         one_of(self.overlap, "overlap", OVERLAP)
         one_of(self.placement, "placement", PLACEMENTS)
         for name, legal in (("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS)):

@@ -16,6 +16,7 @@ from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.models.formats import priced
 from meshwise.models.shapes import Model
+from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
 from meshwise.workloads.workload import Training, Workload
@@ -254,7 +255,7 @@ def _experts(g: Grid, c: rules.Case) -> Refusal:
 def _interleaving(g: Grid, c: rules.Case) -> Refusal:
     if not c.trains:
         return Refusal("--vp", g.vp, f"{c.phase} has no virtual stages", "1", 1)
-    if c.stack.schedule != "1f1b":
+    if not SCHEDULES[c.stack.schedule].interleaves:
         return Refusal("--vp", g.vp, f"the {c.stack.schedule} schedule is not interleaved", "1", 1)
     why = f"{int(c.microbatches)} microbatches of a replica are no multiple of pp {g.pp}"
     return Refusal("--vp", g.vp, why, "1, or a batch of more microbatches", 1)

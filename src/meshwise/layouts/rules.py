@@ -15,6 +15,7 @@ import numpy as np
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import RECOMPUTE_CODE, SHARD_CODE, Layouts
 from meshwise.models.shapes import Model
+from meshwise.stacks.schedules import SCHEDULES, USUAL
 from meshwise.stacks.stack import Stack, stated
 from meshwise.workloads.workload import Decode, Workload
 
@@ -134,7 +135,7 @@ def expert_groups(c: Case) -> Array:
 def interleaving(c: Case) -> Array:
     """Virtual stages are a schedule of training: 1F1B's, with microbatches in rounds of pp."""
     lay = c.layout
-    if not c.trains or c.stack.schedule != "1f1b":
+    if not c.trains or not SCHEDULES[c.stack.schedule].interleaves:
         return lay.vp == 1
     return (lay.vp == 1) | (c.microbatches % lay.pp == 0)
 
@@ -161,7 +162,7 @@ def hides_experts(stack: Stack, layout: Layouts) -> Array:
     """Where a stack that runs the exchange of tokens beside another microbatch's compute can do so:
     between the two passes of 1F1B, which recomputation of whole layers or experts would mix, and beside pipeline stages of
     interleaved ones (Megatron-Core, transformer_config.py: overlap_moe_expert_parallel_comm)."""
-    if not stack.overlap_experts or stack.ideal or stack.schedule != "1f1b":
+    if not stack.overlap_experts or stack.ideal or stack.schedule != USUAL:
         return np.bool_(False)
     return exchange_pairs(layout, stack.recompute_modules)
 

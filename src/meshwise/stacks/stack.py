@@ -22,6 +22,7 @@ from meshwise.checks import (
     whole,
 )
 from meshwise.errors import InputError
+from meshwise.stacks import schedules
 from meshwise.strict_tables import check_keys
 from meshwise.workloads.workload import MAX_SEQ, OVERLAP
 
@@ -33,7 +34,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "attention": ("flash", "unfused"),
     "collectives": ("nccl", "vllm", "sglang", "trtllm"),
     "overlap": OVERLAP,
-    "schedule": ("1f1b", "gpipe", "zb-1p", "zb-2p"),
+    "schedule": schedules.NAMES,
     "selective_recompute": ("attention", "products"),
     "stage_balance": ("layers", "cost"),
     "gradient_dtype": dtypes.GRADIENT,  # or none
@@ -101,7 +102,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     in_switch: bool = True  # NVLS / SHARP where the fabric has it
     overlap: str = "none"  # of the TP collectives: none, split, decomposed
     overlap_input_gradient: bool = False  # backward all-reduce beside the weight gradient
-    schedule: str = "1f1b"  # of the pipeline: 1f1b, gpipe, zb-1p, zb-2p
+    schedule: str = schedules.USUAL  # of the pipeline; see stacks.schedules
     dispatcher: str = "alltoall"  # of tokens to their experts: alltoall, deepep, hybridep
     overlap_experts: bool = False  # the dispatch beside another microbatch's compute
     overlap_grad_reduce: bool = False  # gradient reduction beside the last microbatch's backward

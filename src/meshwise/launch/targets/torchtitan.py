@@ -8,6 +8,7 @@ from meshwise.errors import shorten
 from meshwise.launch.job import Job
 from meshwise.launch.settings import Read, Settings, contradiction
 from meshwise.launch.targets.training import replicas, yes
+from meshwise.stacks.schedules import USUAL, from_torchtitan, torchtitan_name
 
 
 def settings(job: Job) -> Settings:
@@ -29,8 +30,7 @@ def settings(job: Job) -> Settings:
     if job.overlap == "decomposed":
         s["async_tp"] = "True"
     if job.pp > 1:
-        schedule = {"gpipe": "GPipe", "zb-1p": "ZBVZeroBubble", "zb-2p": "ZBVZeroBubble"}
-        s["pp_schedule"] = schedule.get(job.schedule, "Interleaved1F1B" if job.vp > 1 else "1F1B")
+        s["pp_schedule"] = torchtitan_name(job.schedule, job.vp > 1)
     if job.micro_batch is not None and job.global_batch is not None:
         local = job.global_batch // job.dp if job.pp > 1 else job.micro_batch
         s["local_batch"] = local
@@ -47,15 +47,6 @@ def settings(job: Job) -> Settings:
     if job.grad_dtype is not None:
         s["reduce"] = {"bf16": "bfloat16"}.get(job.grad_dtype, "float32")
     return s
-
-
-_TITAN_SCHEDULES = {
-    "1f1b": "1f1b",
-    "interleaved1f1b": "1f1b",
-    "gpipe": "gpipe",
-    "zbvzerobubble": "zb-1p",
-    "interleavedzerobubble": "zb-1p",
-}
 
 
 def fields(s: Settings, world: int | None) -> Read:
@@ -106,10 +97,10 @@ def fields(s: Settings, world: int | None) -> Read:
             ("none", "selective", "full"),
         )
     if s.get("pp_schedule") is not None:
-        name = str(s["pp_schedule"]).lower()
-        if name not in _TITAN_SCHEDULES:
+        schedule = from_torchtitan(str(s["pp_schedule"]))
+        if schedule is None:
             notes.append(f"the schedule {s['pp_schedule']} is priced as 1F1B")
-        found["schedule"] = _TITAN_SCHEDULES.get(name, "1f1b")
+        found["schedule"] = schedule or USUAL
     more, said = _batches(s, found["dp"], pp)
     found |= more
     notes += said

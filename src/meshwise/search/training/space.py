@@ -30,6 +30,7 @@ from meshwise.layouts.layout import (
     pipeline_stride,
 )
 from meshwise.models.shapes import Model
+from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 
@@ -390,7 +391,7 @@ def _virtual(model: Model, w: Training, stack: Stack, table: dict[str, Array], p
     allowed = pins.get("vp")
 
     def of(pp: int) -> list[int]:
-        able = stack.schedule == "1f1b" and stack.virtual_stages
+        able = SCHEDULES[stack.schedule].interleaves and stack.virtual_stages
         interleaved = virtual_stages(model.layers, pp) if pp > 1 and able else []
         return [v for v in (1, *interleaved) if allowed is None or v in allowed]
 
