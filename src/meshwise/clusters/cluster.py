@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from meshwise import dtypes
+from meshwise import catalog, dtypes
 from meshwise.checks import (
     a,
     among,
@@ -42,10 +42,13 @@ WIDE = ("bf16", "fp16", "fp32")  # one of them prices what no narrow unit can ru
 PEAK_KEYS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "nvfp4", "int4")
 
 
-GENERATIONS = (
-    *("volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx"),
-    *("cdna2", "cdna3", "cdna4", "gaudi", "tpu", "cpu", "unknown"),
-)
+def _generation(value: object, field: str) -> str:
+    """One whose kernels the catalog names (``kernels/index.json``)."""
+    return one_of(value, field, tuple(catalog.aliases("kernels")))
+
+
+def _kernels(value: object, field: str) -> str:
+    return one_of(value, field, catalog.names("kernels"))
 
 
 def _peaks(value: object, field: str) -> Any:
@@ -79,18 +82,22 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     peak_flops_per_s: dict[str, float]
     fabric: str | None = None  # what usually joins such devices inside a node
     multiprocessors: int | None = None  # what a kernel's tiles are spread over
+    kernels: str | None = None  # file of kernels that it inherits; None: its generation's
     training_clock: float = 1.0  # under a training step's load, over that of short measurements
     memory_share: float = 1.0  # of its bandwidth that reads reach, over the inherited kernels' card
     sources: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         check_fields(self, _DEVICE, "device")
+        if self.kernels is None:  # what is known of its generation prices it
+            _generation(self.generation, "device.generation")
 
 
 _DEVICE = {
     "name": text,
     "title": text,
-    "generation": among(*GENERATIONS),
+    "generation": text,
+    "kernels": optional(_kernels),
     "memory_bytes": quantity(BYTES),
     "memory_bytes_per_s": quantity(BANDWIDTH),
     "peak_flops_per_s": _peaks,

@@ -53,13 +53,16 @@ def device(name: str, field: str = "device") -> Device:
         },
         fabric=table["fabric"],
         multiprocessors=table.get("multiprocessors"),
+        kernels=table.get("kernels"),
         training_clock=table.get("training_clock", 1.0),
         memory_share=table.get("memory_share", 1.0),
         sources=table.get("source", {}),
     )
 
 
-_DEVICE_KEYS = ("title", "generation", "memory", "memory_bandwidth", "peak", "like", "source")
+_DEVICE_KEYS = (
+    *("title", "generation", "kernels", "memory", "memory_bandwidth", "peak", "like", "source"),
+)
 
 
 def _inline_device(table: dict[str, Any]) -> Device:
@@ -102,6 +105,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
         peak_flops_per_s=peaks,
         fabric=base.fabric if base else None,
         multiprocessors=base.multiprocessors if base else None,
+        kernels=table.get("kernels", base.kernels if base else None),
         training_clock=base.training_clock if base else 1.0,
         memory_share=base.memory_share if base else 1.0,
         sources={"all": "the cluster file"},

@@ -17,17 +17,6 @@ from meshwise.clusters.load import Device
 from meshwise.cost.kernels.seconds import AttentionFit, GemmFit, gemm_fit, grouped_fit, table_of
 from meshwise.cost.sources import Source
 
-# Device whose kernel fit stands for a whole generation.
-_GENERATION = {
-    "volta": "a100-80gb-sxm",
-    "turing": "a100-80gb-sxm",
-    "ampere": "a100-80gb-sxm",
-    "ada": "l40s",
-    "hopper": "h100-80gb-sxm",
-    "blackwell": "b200",
-    "blackwell-rtx": "rtx-pro-6000",  # of graphics memory: other multiprocessors, Ada's instructions
-}
-_ANY_DEVICE = "h100-80gb-sxm"
 STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
 # whose products run alike where one has no table
 _ALSO = {"int8": ("fp8",), "fp8": ("int8",), "fp8_block": ("fp8", "int8")}
@@ -167,9 +156,9 @@ def _attention(name: str, kind: str, kv_element: float) -> tuple[AttentionFit, R
 
 
 def kernels(device: Device) -> Kernels:
-    """Kernel constants of a device: its own fit, or that of the nearest generation."""
+    """Kernel constants of a device: its own fit, the one that its file names, or its generation's."""
     own = catalog.canonical("kernels", device.name) or _family_fit(device.name)
-    name = own or _GENERATION.get(device.generation, _ANY_DEVICE)
+    name = own or catalog.load("kernels", device.kernels or device.generation, "generation")[0]
     table = _kernel_table(name)
     return Kernels(
         name=name,
