@@ -104,7 +104,7 @@ def test_every_switch_of_a_stack_has_its_legal_values(switch: str) -> None:
 
 
 def test_schedules_are_those_that_are_priced() -> None:
-    assert stacks.WORDS["schedule"] == schedule.SCHEDULES
+    assert stacks.WORDS["schedule"] == tuple(schedule.SCHEDULES)
 
 
 def test_a_generation_that_is_unknown_is_not_another_chip(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 A *mesh* is (tp, pp, dp, cp, ep, etp); a *column* a mesh with a microbatch and a placement; a *layout* a
 column with virtual stages, recomputation, sequence parallelism and a sharding stage. What breaks a
-rule is counted under the first rule that it breaks, in the order of :data:`RULES`: a mesh as one, for
-its switches are not looked at. Layouts that are one program (sequence parallelism over one rank,
-sharding over one, recomputing scores that a fused kernel never kept, placements with the same ranks on
-every fabric level) are one layout.
+rule is counted under the first one, in the order of :data:`RULES`: a mesh as one, for its switches are
+not looked at. Layouts that are one program (sequence parallelism over one rank, sharding over one,
+recomputing scores that were never kept, placements with the same ranks on every level) are one layout.
 """
 
 from __future__ import annotations
@@ -397,5 +396,5 @@ def _virtual(model: Model, w: Training, stack: Stack, table: dict[str, Array], p
 
     found = lists(table["pp"], of)
     most = max((len(values) for values in found), default=0)
-    padded = [values + [0] * (most - len(values)) for values in found]
-    return np.array(padded, dtype=np.int64).reshape(len(found), most).T
+    rows = [values + [0] * (most - len(values)) for values in found]
+    return np.array(rows, dtype=np.int64).reshape(len(found), most).T
