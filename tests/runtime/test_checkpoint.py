@@ -339,9 +339,10 @@ def test_older_names(tmp_path: Path) -> None:
 PEAK = """
 import json, resource, sys
 import torch
-from meshwise.runtime import build, plans, weights
-from meshwise.runtime.checkpoint import Checkpoint
-from meshwise.runtime.cuts import Cut
+from meshwise.runtime.model import families as plans
+from meshwise.runtime.weights import build, materialise as weights
+from meshwise.runtime.weights.checkpoint import Checkpoint
+from meshwise.runtime.model.cuts import Cut
 torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM
 table = json.load(open(sys.argv[1] + "/config.json"))

@@ -128,7 +128,7 @@ def test_inference(config: str, capsys: Any, phase: str, tokens: int) -> None:
 
 def test_all_axes_and_the_page(config: str, capsys: Any) -> None:
     arguments = ("--pp", "2", "--micro-batch", "1", *FAST)
-    assert main(["run", config, *arguments]) == 0
+    assert main(["run", config, *arguments, "--detail"]) == 0
     page = capsys.readouterr().out
     for words in ("tp=1 pp=2 dp=1", "comm share", "layer.mlp.gate_up", "Predicted for", "Loss"):
         assert words in page

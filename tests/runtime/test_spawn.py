@@ -132,7 +132,7 @@ def launcher(tmp_path: Path) -> Any:
     script.write_text(
         textwrap.dedent(f"""
         import sys
-        from meshwise.runtime.spawn import launch
+        from meshwise.runtime.ranks.processes import launch
         try:
             launch("{TOYS}:troubled", {{"rank": 9, "how": ""}}, ranks=2, threads=1)
         except KeyboardInterrupt:
