@@ -6,24 +6,24 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, values
 
 
 @click.command("collective")
-@click.argument("op", metavar="OP")
+@click.argument("op", metavar="OP", type=values.OP)
 @click.argument("size", metavar="SIZE")
-@click.option("--on", "cluster", metavar="CLUSTER", help="Cluster: a preset or a TOML file.")
-@click.option("--nodes", metavar="N", help="Nodes of the cluster.")
-@click.option("--nics", metavar="N", help="NICs per node.")
+@click.option("--on", "cluster", type=values.CLUSTER, help="Cluster: a preset or a TOML file.")
+@click.option("--nodes", type=values.NUMBER, help="Nodes of the cluster.")
+@click.option("--nics", type=values.NUMBER, help="NICs per node.")
 @click.option(
     "--ranks",
-    metavar="N",
+    type=values.NUMBER,
     help="Ranks of the group (default: one node, or all nodes of one device each).",
 )
-@click.option("--ranks-per-node", metavar="N", help="Spread the ranks over nodes.")
+@click.option("--ranks-per-node", type=values.NUMBER, help="Spread the ranks over nodes.")
 @click.option(
     "--stack",
-    metavar="STACK",
+    type=values.STACK,
     help="Whose kernels: vllm (default), sglang, trtllm, megatron-core …",
 )
 @click.option("--ideal", is_flag=True, help="Ring algorithms at wire bandwidth, no latency.")

@@ -6,27 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options, switches
+from meshwise.cli import options, switches, values
 
 if TYPE_CHECKING:
     from meshwise.api import EstimateResult
 
 layout = options.stacked(
     options.tp_degrees,
-    click.option("--vp", default="1", metavar="N", help="Virtual stages per pipeline rank."),
+    click.option("--vp", default="1", type=values.NUMBER, help="Virtual stages per pipeline rank."),
     options.dp_degree,
     options.degree("cp", "context", "Context-parallel degree."),
     options.ep_degrees,
     click.option(
         "--shard",
         default="none",
-        metavar="STAGE",
+        type=values.SHARD,
         show_default=True,
         help="none, zero1, zero2 or zero3 (FSDP).",
     ),
     click.option(
         "--schedule",
-        metavar="KIND",
+        type=values.SCHEDULE,
         help="Pipeline schedule: 1f1b (interleaved with --vp), gpipe, zb-1p, zb-2p.",
     ),
     click.option(

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, values
 
 
 @click.command("model")
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", type=values.MODEL)
 @options.output
 def command(model: str, **o: Any) -> None:
     """Parameters, bytes by number format, heads, legal TP degrees; and why the others are not."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, values
 from meshwise.errors import InputError
 
 
@@ -20,7 +20,9 @@ from meshwise.errors import InputError
     help="The shipped tables of published figures, or one: training, layers, serving or collectives.",
 )
 @click.option(
-    "--worst", metavar="N", help="Show the N rows that are furthest off (default 15; 0: none)."
+    "--worst",
+    type=values.NUMBER,
+    help="Show the N rows that are furthest off (default 15; 0: none).",
 )
 @options.output
 def command(table: str | None, **o: Any) -> None:
