@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options, switches, values
+from meshwise.cli import needs, options, switches, values
+from meshwise.cli.command import Command
 
 if TYPE_CHECKING:
     from meshwise.api import EstimateResult
@@ -74,7 +75,17 @@ def priced(
     )
 
 
-@click.command("estimate")
+@click.command(
+    "estimate",
+    cls=Command,
+    needs=needs.STEP,
+    phase=needs.phase_of,
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise estimate gpt3-175b --on dgx-a100 --tp 8 --pp 8 --batch 64 --seq 2k",
+        "meshwise estimate llama-3.1-70b --on hgx-h100 --tp 8 --phase decode --batch 32 --context 4k",
+    ),
+)
 @options.target
 @layout
 @options.workload

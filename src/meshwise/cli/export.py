@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwise.cli import options, switches, values
+from meshwise.cli.command import Command, Need
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -18,9 +19,24 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 200_000_000
 
 
-@click.command("export")
-@click.argument("target", metavar="TARGET", type=values.TARGET)
-@click.argument("model", metavar="[MODEL]", required=False)
+@click.command(
+    "export",
+    cls=Command,
+    needs=(
+        Need("target", "vllm"),
+        Need("model", "llama-3.1-70b", "required, or --from", lambda o: o["source"] is None),
+    ),
+    about={
+        "target": "vllm, sglang, trtllm, megatron-lm, megatron-bridge, torchtitan, deepspeed, accelerate.",
+        "model": "A preset, or a model as hubs name it.",
+    },
+    examples=(
+        "meshwise export vllm llama-3.1-70b --tp 8 --isl 2k --osl 256 --concurrency 64",
+        "meshwise export megatron-lm gpt3-175b --tp 8 --pp 8 --micro-batch 1 --global-batch 64 --seq 2k",
+    ),
+)
+@click.argument("target", metavar="TARGET", type=values.TARGET, required=False)
+@click.argument("model", metavar="[MODEL]", type=values.MODEL, required=False)
 @click.option("--on", "cluster", type=values.CLUSTER, help="Check the layout against this cluster.")
 @click.option(
     "--from",
@@ -81,8 +97,7 @@ MAX_FILE_BYTES = 200_000_000
 @click.option("--json", "as_json", is_flag=True, help="The documented JSON contract.")
 @click.option("-o", "--output", "path", type=values.FILE, help="Into FILE; - is stdout.")
 def command(target: str, model: str | None, **o: Any) -> None:
-    """The launch command of a layout for TARGET: vllm, sglang, trtllm, megatron-lm, megatron-bridge,
-    torchtitan, deepspeed or accelerate.
+    """The launch command of a layout for TARGET.
 
     The layout is given by its degrees, or taken from a plan (--from FILE). What the target has no flag
     for is listed in the command's own comments.

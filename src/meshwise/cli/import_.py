@@ -7,11 +7,23 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options, values
+from meshwise.cli import needs, options, values
+from meshwise.cli.command import Command, Need
 
 
-@click.command("import")
-@click.argument("launch", metavar="COMMAND")
+@click.command(
+    "import",
+    cls=Command,
+    needs=(Need("launch", "'vllm serve meta-llama/Llama-3.1-8B -tp 2'"), needs.CLUSTER),
+    about={"launch": "The command in quotes, or - for stdin."},
+    examples=(
+        "meshwise import 'vllm serve meta-llama/Llama-3.1-70B -tp 8' --on hgx-h100 --isl 2k --osl 256 "
+        "--concurrency 64",
+        "meshwise import 'trtllm-serve meta-llama/Llama-3.1-8B --tp_size 2' --on hgx-h100 --isl 1k "
+        "--osl 128 --concurrency 32",
+    ),
+)
+@click.argument("launch", metavar="COMMAND", required=False)
 @click.option("--on", "cluster", type=values.CLUSTER, help="Cluster: a preset or a TOML file.")
 @click.option(
     "--nodes", type=values.NUMBER, help="Nodes of the cluster, in place of its own number."

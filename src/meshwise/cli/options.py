@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshwise.cli import switches, values
+from meshwise.cli import defaults, switches, terminal, values
 from meshwise.errors import InputError, clean, shorten
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 # Numbers are taken as text and checked by the specs, so that every refusal names what is legal.
 target = stacked(
-    click.argument("model", metavar="MODEL", type=values.MODEL),
+    click.argument("model", metavar="MODEL", type=values.MODEL, required=False),
     click.option("--on", "cluster", type=values.CLUSTER, help="Cluster: a preset or a TOML file."),
     click.option(
         "--nodes", type=values.NUMBER, help="Nodes of the cluster, in place of its own number."
@@ -331,13 +331,13 @@ def write(
     elif asked == ["json"]:
         import json
 
-        deliver(json.dumps(record(), allow_nan=False, indent=1), o["path"])
+        deliver(json.dumps(defaults.said(record()), allow_nan=False, indent=1), o["path"])
     elif asked == ["csv"]:
         from meshwise.answers.text.tables import csv_text
 
         deliver(csv_text([_flatten(row) for row in record()[rows]]), o["path"])
     else:
-        _show(page(), o["path"], o["wide"])
+        _show(defaults.said_on(page()), o["path"], o["wide"])
 
 
 def _show(page: Page, path: str | None, wide: bool) -> None:
@@ -346,14 +346,11 @@ def _show(page: Page, path: str | None, wide: bool) -> None:
 
     on_terminal = path in (None, "-") and sys.stdout.isatty()
     width = _columns() if on_terminal and not wide else None
-    if on_terminal and _styled():
-        tables.rich_print(page, width)
+    if path in (None, "-") and terminal.coloured(on_terminal):
+        with terminal.colours():
+            tables.rich_print(page, width)
     else:
         deliver(tables.plain(page, width), path)
-
-
-def _styled() -> bool:
-    return not (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb")
 
 
 def _columns() -> int:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import engine, options, ranges, serve, switches, values
+from meshwise.cli import engine, needs, options, ranges, serve, switches, terminal, values
+from meshwise.cli.command import Command, Given, Need
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -123,7 +124,30 @@ ENGINE = ("gpu_memory_utilization", "max_model_len")
 SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 
-@click.command("plan")
+@click.command(
+    "plan",
+    cls=Command,
+    needs=(
+        *(needs.MODEL, needs.CLUSTER),
+        Need(
+            *("batch", "256", "required to train", lambda o: not _asks_to_serve(o)),
+            instead="or --isl 1024 --osl 256 --concurrency 32 to serve",
+        ),
+        Need("seq", "4096", "required to train", lambda o: not _asks_to_serve(o)),
+        Need("isl", "1024", "required to serve", lambda o: _asks_to_serve(o)),
+        Need("osl", "256", "required to serve", lambda o: _asks_to_serve(o)),
+        Need(
+            *("concurrency", "32", "required to serve, or --ttft or --tpot"),
+            lambda o: _asks_to_serve(o) and o["ttft"] is None and o["tpot"] is None,
+        ),
+    ),
+    phase=lambda o: "decode" if _asks_to_serve(o) else "train",
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise plan gpt3-175b --on dgx-a100 --gpus 1024 --global-batch 1536 --seq 2k",
+        "meshwise plan llama-3.1-70b --on hgx-h100 --gpus 8 --isl 2k --osl 256 --tpot 30ms --ttft 1s",
+    ),
+)
 @options.target
 @asked
 @training
@@ -158,7 +182,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
         "top": o["top"],
         "objective": o["objective"],
         "price_per_device_hour": None,
-        "progress": Bar() if sys.stderr.isatty() else None,
+        "progress": Bar() if sys.stderr.isatty() and not terminal.quiet() else None,
     }
     if o["price"] is not None:
         given["price_per_device_hour"] = fraction(o["price"], "--price", low=0.0, high=1e6)
@@ -214,6 +238,10 @@ def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) ->
     best = result.planned.plan
     plan = best if serves else result.planned
     return Beside(parsed, commands.beside(job, model, cluster, load, stack, plan))
+
+
+def _asks_to_serve(o: Given) -> bool:
+    return any(o[name] is not None for name in SERVING) or bool(o["disaggregated"])
 
 
 def _serves(o: dict[str, Any]) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options, values
+from meshwise.cli import needs, options, values
+from meshwise.cli.command import Command, Need
 
 RUN_PHASE = values.Words("PHASE", ("train", "prefill", "decode", "generate"))
 RUN_DTYPE = values.Words("D", ("fp32", "bf16", "fp16", "fp64"))
@@ -14,8 +15,17 @@ RUN_OVERLAP = values.Words("HOW", ("none", "wgrad", "split", "decomposed"))
 SENT = values.Words("D", ("int8", "e4m3", "e5m2", "bf16"))
 
 
-@click.command("run")
-@click.argument("model", metavar="MODEL", type=values.MODEL)
+@click.command(
+    "run",
+    cls=Command,
+    needs=(Need("model", "gpt2"),),
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise run gpt2 --layers 1 --seq 64 --steps 2",
+        "meshwise run gpt2 --layers 1 --seq 64 --steps 2 --tp 2",
+    ),
+)
+@click.argument("model", metavar="MODEL", type=values.MODEL, required=False)
 @options.stacked(
     click.option(
         "--tp", "--tensor-parallel-size", default="1", type=values.NUMBER, help="TP degree."

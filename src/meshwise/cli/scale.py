@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options, ranges, switches, values
+from meshwise.cli import needs, options, ranges, switches, values
+from meshwise.cli.command import Command
 from meshwise.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -20,7 +21,17 @@ def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[in
     return [options.tp_degree(part, model, cluster, stack) for part in parts]
 
 
-@click.command("scale")
+@click.command(
+    "scale",
+    cls=Command,
+    needs=needs.STEP,
+    phase=needs.phase_of,
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2k",
+        "meshwise scale llama-3.1-70b --on hgx-h100 --phase decode --batch 32 --context 4k --tp 1-8",
+    ),
+)
 @options.target
 @options.workload
 @options.software
@@ -60,10 +71,7 @@ def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[in
 @click.option("--weak", is_flag=True, help="With --gpus: the batch grows with the GPUs.")
 @options.output
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
-    """What tensor parallelism costs for MODEL, how far it scales on CLUSTER, and why.
-
-    MODEL is a preset, a config.json (or its folder), or a hub id with the [hub] extra.
-    """
+    """What tensor parallelism costs for MODEL, how far it scales on CLUSTER, and why."""
     from meshwise import api
 
     spec = api.model(model)

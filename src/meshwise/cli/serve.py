@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import engine, options, values
+from meshwise.cli import engine, needs, options, values
+from meshwise.cli.command import Command, Need
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -96,7 +97,20 @@ software = options.stacked(
 )
 
 
-@click.command("serve")
+@click.command(
+    "serve",
+    cls=Command,
+    needs=(
+        *(needs.MODEL, needs.CLUSTER),
+        *(Need("isl", "1024"), Need("osl", "256"), Need("concurrency", "32")),
+    ),
+    phase=lambda _: "decode",
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise serve llama-3.1-70b --on hgx-h100 --tp 4 --isl 2k --osl 256 --concurrency 64",
+        "meshwise serve llama-3.1-8b --on hgx-h100 --isl 1k --osl 128 --concurrency 128 --stack sglang",
+    ),
+)
 @options.target
 @layout
 @load

@@ -7,10 +7,19 @@ from typing import Any
 import click
 
 from meshwise.cli import options, values
+from meshwise.cli.command import Command
 from meshwise.errors import InputError
 
 
-@click.command("validate")
+@click.command(
+    "validate",
+    cls=Command,
+    about={"table": "A CSV file; or --published."},
+    examples=(
+        "meshwise validate --published layers",
+        "meshwise validate --published collectives --worst 5",
+    ),
+)
 @click.argument("table", metavar="[TABLE.csv]", required=False)
 @click.option(
     "--published",
