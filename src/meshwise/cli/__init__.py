@@ -47,7 +47,7 @@ class Lazy(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if ctx.resilient_parsing:  # the shell completes: there is nobody to tell
             name = args[0] if args else ""
-            return name, self.get_command(ctx, name), args[1:]
+            return name, self.get_command(ctx, name) or click.Command(name), args[1:]
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from meshwise.errors import unknown_name
 
@@ -116,11 +116,11 @@ FIRST = (
     ("How far does tensor parallelism scale here?", "scale llama-3.1-70b --on hgx-h100 --seq 4k"),
     (
         "Which mesh should I run?",
-        "plan llama-3.1-70b --on hgx-h100 --gpus 64 --global-batch 256 --seq 4k",
+        "plan llama-3.1-70b --on hgx-h100 --gpus 64 --batch 256 --seq 4k",
     ),
     (
         "What will users of a model wait, and how many fit?",
-        "serve llama-3.1-70b --on hgx-h100 --tp 8 --isl 2k --osl 256 --concurrency 64",
+        "serve llama-3.1-8b --on hgx-h100 --isl 2k --osl 256 --concurrency 64",
     ),
 )
 

@@ -90,4 +90,7 @@ def page(record: dict[str, Any]) -> Page:
         for kind in KINDS
         if any(e["kind"] == kind for e in rows)
     ]
-    return Page(f"{quoted(record['words'])}: {len(rows)} {'entry' if len(rows) == 1 else 'entries'}", tuple(tables))
+    return Page(
+        f"{quoted(record['words'])}: {len(rows)} {'entry' if len(rows) == 1 else 'entries'}",
+        tuple(tables),
+    )

@@ -39,8 +39,8 @@ pins = options.stacked(
         type=values.DEGREES,
         help="Training: only these microbatches.",
     ),
-    click.option("--recompute", metavar="MODE,…", help="Training: none, selective, full."),
-    click.option("--shard", metavar="STAGE,…", help="Training: none, zero1, zero2, zero3."),
+    click.option("--recompute", type=values.RECOMPUTES, help="Training: none, selective, full."),
+    click.option("--shard", type=values.SHARDS, help="Training: none, zero1, zero2, zero3."),
     click.option(
         "--sequence-parallel", metavar="true|false", help="Training: only with, or without."
     ),
@@ -73,7 +73,7 @@ training = options.stacked(
     ),
     click.option(
         "--free",
-        metavar="WHAT,…",
+        type=values.FREE,
         help="Training: also look at options that change the numerics: dtype, comm-dtype.",
     ),
 )

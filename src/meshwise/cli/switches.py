@@ -35,7 +35,7 @@ OPTIONS = (
     ),
     click.option(
         "--recompute-modules",
-        metavar="NAME,…",
+        type=values.MODULES,
         help="Training: what selective recomputation does again: core_attn, layernorm, moe_act, moe, …",
     ),
 )

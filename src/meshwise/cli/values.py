@@ -7,10 +7,12 @@ Completion loads no command's work: the words stand here, and the tests hold the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 NUMBERS = (
     "Numbers: 131072, 131,072, 131_072 or 128k (k is 1,024 and M 1,024 x 1,024, in either case). "
@@ -53,6 +55,8 @@ class Words(click.ParamType):
     ) -> list[CompletionItem]:
         """Words that begin as what is typed does; file names where it looks like a path, or where no
         word does and a file may be named."""
+        from click.shell_completion import CompletionItem
+
         before, comma, begun = incomplete.rpartition(",") if self.several else ("", "", incomplete)
         words = self.words(ctx) if callable(self.words) else self.words
         found = [
@@ -117,9 +121,17 @@ COMM_DTYPE = Words("D", _formats("COMM"))
 GRAD_DTYPE = Words("D", _formats("GRADIENT"))
 MOMENTS_DTYPE = Words("D", ("fp32", "bf16", "fp16", "fp8"))
 RECOMPUTE = Words("MODE", ("none", "selective", "full"))
+RECOMPUTES = Words("MODE,…", ("none", "selective", "full"), several=True)
 SHARD = Words("STAGE", ("none", "zero1", "zero2", "zero3"))
+SHARDS = Words("STAGE,…", ("none", "zero1", "zero2", "zero3"), several=True)
 SCHEDULE = Words("KIND", ("1f1b", "gpipe", "zb-1p", "zb-2p"))
 ATTENTION = Words("KIND", ("flash", "unfused"))
 OVERLAP = Words("HOW", ("none", "split", "decomposed"))
 DISPATCHER = Words("NAME", ("alltoall", "deepep", "hybridep"))
+FREE = Words("WHAT,…", ("dtype", "comm-dtype"), several=True)
+MODULES = Words(
+    "NAME,…",
+    ("core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"),
+    several=True,
+)
 WRAPPER = Words("WHAT", ("torchrun", "slurm", "lws", "kuberay"))
