@@ -74,11 +74,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         needed = {need.name for need in self.needs}
-        asked = {
-            "cluster": "cluster" in needed,
-            "phase": self.phase(ctx.params) if self.phase is not None else None,
-        }
-        with defaults.filled(ctx, name=self.name or "", **asked):
+        phase = self.phase(ctx.params) if self.phase is not None else None
+        name, cluster = self.name or "", "cluster" in needed
+        with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
             self._require(ctx)
             return super().invoke(ctx)
 

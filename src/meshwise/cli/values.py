@@ -14,6 +14,10 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    _Type = click.ParamType[Any]
+else:  # generic since click 8.4 only
+    _Type = click.ParamType
+
 NUMBERS = (
     "Numbers: 131072, 131,072, 131_072 or 128k (k is 1,024 and M 1,024 x 1,024, in either case). "
     "Lists: 1,2,4, or 1-8: all legal values from 1 to 8."
@@ -21,7 +25,7 @@ NUMBERS = (
 SINGLE_NUMBERS = NUMBERS.partition(" Lists")[0]
 
 
-class Count(click.ParamType):
+class Count(_Type):
     """A whole number, or a list of them: ``4k`` and ``4,096`` become digits, other text stays."""
 
     def __init__(self, name: str, several: bool = False) -> None:
@@ -33,7 +37,7 @@ class Count(click.ParamType):
         return value if self.several else as_digits(str(value))
 
 
-class Words(click.ParamType):
+class Words(_Type):
     """A name out of a list, of which the shell completes the last one typed."""
 
     def __init__(
