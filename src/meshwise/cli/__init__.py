@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collective": ("collective", "Time of one collective by every algorithm."),
     "run": ("run", "The model performed here, beside its prediction."),
     "validate": ("validate", "A table of measurements, predicted row by row."),
-    "catalog": ("catalog", "List and show models, devices, fabrics, clusters and stacks."),
+    "catalog": ("catalog", "List, search and show models, devices, fabrics, clusters, stacks."),
 }
 
 
