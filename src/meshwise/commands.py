@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from meshwise.arguments import Named, given, keywords
 from meshwise.arguments import parts as _parts
 from meshwise.clusters.load import Cluster, load_cluster
-from meshwise.errors import InputError
+from meshwise.errors import InputError, joined
 from meshwise.models.load import load_model
 from meshwise.models.names import HUB_ID, nearest
 from meshwise.models.shapes import Model
@@ -277,14 +277,8 @@ def compare(
     _within_limit(concurrency, job)
     _within_length(isl, osl, job)
     formats = formats_of(job, model)
-    load = Serving(
-        isl=isl,
-        osl=osl,
-        concurrency=flight,
-        formats=formats,
-        chunk=job.chunk,
-        **_drafts(job, acceptance),
-    )
+    drafts = _drafts(job, acceptance)
+    load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, chunk=job.chunk, **drafts)
     spec, where, software = _parts(model, cluster, load.decode(), stack)
     return compare_serving(spec, where, load, taking(software, job.memory_share), layout)
 
@@ -391,14 +385,12 @@ def beside(
 
 def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
     """The values; what neither the command nor anybody says is asked for, all of it at once."""
-    missing = [(option, example) for value, option, example in asked if value is None]
+    missing = {option: example for value, option, example in asked if value is None}
     if missing:
-        names = [option for option, _ in missing]
-        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         raise InputError(
-            f"{listed}: missing: the command does not say {'it' if len(names) == 1 else 'them'}",
-            field=names[0],
-            legal="for example " + " ".join(f"{option} {example}" for option, example in missing),
+            f"{joined(missing)}: missing: the command does not say {'it' if len(missing) == 1 else 'them'}",
+            field=next(iter(missing)),
+            legal="for example " + " ".join(f"{option} {missing[option]}" for option in missing),
         )
     return [value for value, _, _ in asked if value is not None]
 

@@ -120,6 +120,12 @@ class IllegalLayout(InputError):
     """A layout that the model or the cluster does not allow."""
 
 
+def joined(names: Iterable[str]) -> str:
+    """``--on, --isl and --osl``."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def closest(value: object, names: Iterable[str], n: int = 1) -> list[str]:
     """At most ``n`` of ``names`` that ``value`` may have meant, the likeliest first.
 

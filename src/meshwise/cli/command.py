@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from meshwise.cli import defaults, terminal, values
-from meshwise.errors import InputError, shorten
+from meshwise.errors import InputError, joined, shorten
 
 Given = Mapping[str, Any]
 
@@ -86,10 +86,9 @@ class Command(click.Command):
         if not missing:
             return
         names = [_option(self._param(need.name)) for need in missing]
-        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         instead = "".join(f", {need.instead}" for need in missing if need.instead)
         raise InputError(
-            f"{listed}: missing",
+            f"{joined(names)}: missing",
             field=names[0],
             legal=f"for example `{self._completed(ctx, missing)}`{instead}",
         )
