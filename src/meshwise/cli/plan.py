@@ -192,7 +192,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     else:
         load, asked = _training(o), _mesh(o)
     n, axes = given["gpus"] or where.devices, _degrees_of(o)
-    asked |= ranges.pins(axes, spec, n, load, asked["stack"])
+    asked = {**ranges.pins(axes, spec, n, load, asked["stack"]), **asked}
     result = api.plan(spec, where, load, **given, **asked)
     if o["compare"] is not None:
         result.compared = _compared(o, spec, where, result)
