@@ -52,6 +52,7 @@ def completed(line: str) -> list[str]:
         ("catalog fabrics nvlink5", {n for n in catalog.names("fabrics") if n.startswith("nvlink5")}),
         ("catalog nonsense ", set()),
         ("plan gpt2 --recompute none,f", {"none,full"}),
+        ("validate --published ", {"training", "layers", "serving", "collectives"}),
         ("scale gpt2 --color ", {"auto", "always", "never"}),
         ("scale gpt2 --expert-sk", {"--expert-skew"}),
         ("nonsense gpt2 --on ", set()),

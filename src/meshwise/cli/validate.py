@@ -23,6 +23,7 @@ from meshwise.errors import InputError
 @click.argument("table", metavar="[TABLE.csv]", required=False)
 @click.option(
     "--published",
+    type=values.PUBLISHED,
     metavar="[KIND]",
     is_flag=False,
     flag_value="all",

@@ -138,4 +138,5 @@ MODULES = Words(
     ("core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"),
     several=True,
 )
+PUBLISHED = Words("[KIND]", ("training", "layers", "serving", "collectives"))
 WRAPPER = Words("WHAT", ("torchrun", "slurm", "lws", "kuberay"))
