@@ -50,6 +50,7 @@ def pages() -> list[Path]:
 @contextlib.contextmanager
 def _as_a_reader() -> Iterator[io.StringIO]:
     """In the repository's root, 80 columns wide, stdout and stderr together."""
+    os.environ["MESHWISE_CONFIG"] = ""  # nobody's own defaults
     out, before = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = WIDTH
     try:

@@ -16,7 +16,9 @@ LOAD = ("--tp", "2", "--batch", "8", "--seq", "1024", "--json")
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    return re.findall(
+        rf"^```{re.escape(language)}\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S
+    )
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_a_device_of_a_new_generation_is_one_file(copy):
 
 def test_a_model_family_is_one_entry(copy):
     folder, ask = copy
-    entry, _ = blocks("python")
+    entry, _ = blocks("{code-block} python")
     file = folder / "meshwise/models/families/llama.py"
     file.write_text(file.read_text("utf-8") + "\n\n" + entry)
     hidden, ffn, heads, kv, vocab, layers = 2048, 8192, 16, 4, 50000, 4
@@ -76,7 +78,7 @@ def test_a_model_family_is_one_entry(copy):
 
 def test_a_schedule_is_one_entry(copy):
     folder, ask = copy
-    _, entry = blocks("python")
+    _, entry = blocks("{code-block} python")
     file = folder / "meshwise/stacks/schedules.py"
     text = file.read_text("utf-8")
     marker = "NAMES = tuple(SCHEDULES)\n"

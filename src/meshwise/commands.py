@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from meshwise.arguments import Named, given, keywords
 from meshwise.arguments import parts as _parts
 from meshwise.clusters.load import Cluster, load_cluster
-from meshwise.errors import InputError
+from meshwise.errors import InputError, joined
 from meshwise.models.load import load_model
 from meshwise.models.names import HUB_ID, nearest
 from meshwise.models.shapes import Model
@@ -253,8 +253,10 @@ def compare(
 
     layout = msgspec.to_builtins(job)
     if job.phase == "train":
-        batch = _needed(global_batch or job.global_batch, "--global-batch", "256")
-        tokens = _needed(seq or job.seq, "--seq", "4096")
+        batch, tokens = _needed(
+            (global_batch or job.global_batch, "--global-batch", "256"),
+            (seq or job.seq, "--seq", "4096"),
+        )
         if job.micro_batch is None:
             layout["micro_batch"] = 1
         formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
@@ -267,22 +269,16 @@ def compare(
         if not software.ideal:
             software = msgspec.structs.replace(software, **switches)
         return compare_training(spec, where, work, software, layout)
-    for value, option, example in ((isl, "--isl", "2048"), (osl, "--osl", "256")):
-        _needed(value, option, example)
-    flight = concurrency or job.concurrency
-    _needed(flight, "--concurrency", "64")
+    isl, osl, flight = _needed(
+        (isl, "--isl", "2048"),
+        (osl, "--osl", "256"),
+        (concurrency or job.concurrency, "--concurrency", "64"),
+    )
     _within_limit(concurrency, job)
     _within_length(isl, osl, job)
-    assert isl is not None and osl is not None and flight is not None
     formats = formats_of(job, model)
-    load = Serving(
-        isl=isl,
-        osl=osl,
-        concurrency=flight,
-        formats=formats,
-        chunk=job.chunk,
-        **_drafts(job, acceptance),
-    )
+    drafts = _drafts(job, acceptance)
+    load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, chunk=job.chunk, **drafts)
     spec, where, software = _parts(model, cluster, load.decode(), stack)
     return compare_serving(spec, where, load, taking(software, job.memory_share), layout)
 
@@ -387,14 +383,16 @@ def beside(
     return compare_serving(model, cluster, load, taking(stack, job.memory_share), layout)
 
 
-def _needed(value: int | None, option: str, example: str) -> int:
-    if value is None:
+def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
+    """The values; what neither the command nor anybody says is asked for, all of it at once."""
+    missing = {option: example for value, option, example in asked if value is None}
+    if missing:
         raise InputError(
-            f"{option}: missing: the command does not say it",
-            field=option,
-            legal=f"for example {option} {example}",
+            f"{joined(missing)}: missing: the command does not say {'it' if len(missing) == 1 else 'them'}",
+            field=next(iter(missing)),
+            legal="for example " + " ".join(f"{option} {missing[option]}" for option in missing),
         )
-    return value
+    return [value for value, _, _ in asked if value is not None]
 
 
 __all__ = ["compare", "export", "known_model", "read_command"]

@@ -6,10 +6,12 @@ A bug is never one of these: an ``assert`` or an ordinary exception is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _SHOWN = 80  # characters of a bad value that a one-line message repeats
+_MOST_SLIPS = 2  # slips in a long name; half of it in a short one
+_LONG = 9  # characters
 _LARGEST_INT = 1 << 53  # what every JSON reader holds exactly
 
 
@@ -118,6 +120,12 @@ class IllegalLayout(InputError):
     """A layout that the model or the cluster does not allow."""
 
 
+def joined(names: Iterable[str]) -> str:
+    """``--on, --isl and --osl``."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def closest(value: object, names: Iterable[str], n: int = 1) -> list[str]:
     """At most ``n`` of ``names`` that ``value`` may have meant, the likeliest first.
 
@@ -139,6 +147,50 @@ def closest(value: object, names: Iterable[str], n: int = 1) -> list[str]:
 
     scored = sorted(((score(name), name) for name in names), key=lambda pair: (-pair[0], pair[1]))
     return [name for found, name in scored if found >= 0.3][:n]
+
+
+def meant(word: str, known: Mapping[str, str]) -> set[str]:
+    """What the names stand for that ``word`` is but for a slip of the fingers or two, the nearest of
+    them; several where they are as near. Only letters and the marks between them are mended: another
+    digit is another size or version, and so is another unit behind one (125m for 125b)."""
+    allowed = _MOST_SLIPS if len(word) >= _LONG else 1
+    least, found = float(allowed) + 0.75, set[str]()
+    for name, stands_for in known.items():
+        if abs(len(name) - len(word)) > allowed or not _same_numbers(word, name):
+            continue
+        far = slips(word, name)
+        if far < least:
+            least, found = far, {stands_for}
+        elif far == least:
+            found.add(stands_for)
+    return found
+
+
+def _same_numbers(word: str, name: str) -> bool:
+    """Whether two names have the same digits, and units behind them that do not contradict."""
+    if re.sub(r"\D", "", word) != re.sub(r"\D", "", name):
+        return False
+    if word.count(".") != name.count("."):  # 1.8b and 18b
+        return False
+    pattern = r"(\d+)([bmt])(?![a-z0-9])"
+    ours, others = dict(re.findall(pattern, word)), dict(re.findall(pattern, name))
+    return all(ours[n] == others[n] for n in ours.keys() & others.keys())
+
+
+def slips(a: str, b: str) -> float:
+    """Slips between two words: a letter left out, doubled or put in, two exchanged (1 each); another
+    letter in its place (1.5: a key beside it is rarer than a key too few). Optimal string alignment."""
+    before: list[float] = []
+    row = [float(j) for j in range(len(b) + 1)]
+    for i, x in enumerate(a, 1):
+        last, row = row, [float(i)]
+        for j, y in enumerate(b, 1):
+            best = min(last[j] + 1.0, row[j - 1] + 1.0, last[j - 1] + 1.5 * (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y and x != y:
+                best = min(best, before[j - 2] + 1.0)
+            row.append(best)
+        before = last
+    return row[-1]
 
 
 def unknown_name(

@@ -91,15 +91,15 @@ def _meant(value: object, low: int, high: int) -> int:
     found = re.match(r"\s*(\d{1,3}(?:[,' ]\d{3})+|\d{1,12}(?:\.\d+)?\s?[kKmM]?)", str(value))
     if found is None:
         return low
-    digits = tokens(re.sub(r"[,' ]", "", found.group(1)))
+    digits = as_digits(re.sub(r"[,' ]", "", found.group(1)))
     return min(max(low, round(float(digits))), high) if digits[-1].isdigit() else low
 
 
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 
 
-def tokens(text: str) -> str:
-    """``4k``, ``128K``, ``1M`` tokens as digits: contexts are named by powers of 1024; ``8,192`` too.
+def as_digits(text: str) -> str:
+    """``4k``, ``128K``, ``1M`` as digits: lengths are named by powers of 1024; ``8,192`` too.
     Any other text is left for :func:`count` to read or to refuse."""
     if _THOUSANDS.fullmatch(text.strip()):
         return text.strip().replace(",", "")

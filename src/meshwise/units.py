@@ -65,6 +65,7 @@ RATE = Kind(
     1e21,
 )
 _KINDS = (BYTES, BANDWIDTH, TIME, RATE)
+_THOUSANDS = re.compile(r"^\s*\d{1,3}(?:,\d{3})+(?![\d,])")
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
 
 
@@ -81,22 +82,25 @@ def parse(
         text = float(text)  # numpy's
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise _bad(field, text, kind, f"{quoted(text)} is not a {kind.name}")
-    if not isinstance(text, str) or _is_number(text):
-        value = _number(text)
+    plain: str | float = text
+    if isinstance(text, str):  # 1,048,576 as people write it
+        plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+    if not isinstance(plain, str) or _is_number(plain):
+        unit = usual or kind.example.split()[1]
         if bare:
-            return _in_range(value, field, text, kind)
-        sane = 1e-3 <= value <= 1e6
-        nearest = f"{str(text).strip()} {usual or kind.example.split()[1]}" if sane else None
+            return _in_range(_number(plain), field, text, kind, unit)
+        sane = 1e-3 <= _number(plain) <= 1e6
+        nearest = f"{str(plain).strip()} {unit}" if sane else None
         raise _bad(field, text, kind, f"{quoted(text)} has no unit", nearest)
-    match = _QUANTITY.fullmatch(text)
+    match = _QUANTITY.fullmatch(plain)
     if match is None:
-        comma = _QUANTITY.fullmatch(text.replace(",", ".", 1))  # "1,6 GB"
+        comma = _QUANTITY.fullmatch(plain.replace(",", ".", 1))  # "1,6 GB"
         nearest = " ".join(comma.groups()) if comma and comma[2] in kind.units else None
         raise _bad(field, text, kind, f"{quoted(text)} is not a number with a unit", nearest)
     number, unit = match.groups()
     factor = kind.units.get(unit)
     if factor is None:
-        raise _wrong_unit(field, text, number, unit, kind)
+        raise _wrong_unit(field, plain, number, unit, kind)
     return _in_range(float(number) * factor, field, text, kind)
 
 
@@ -115,17 +119,22 @@ def _number(value: str | float) -> float:
         return math.inf
 
 
-def _in_range(value: float, field: str, text: object, kind: Kind) -> float:
-    if not kind.low <= value <= kind.high:
-        unit = kind.example.split()[1]
-        if not value > 0 or value == math.inf:
-            why = f"is not a positive, finite {kind.name}"
-        else:
-            low = value < kind.low
-            bound = (kind.low if low else kind.high) / kind.units[unit]
-            why = f"is {'below' if low else 'above'} {bound:g} {unit}, no {kind.name} that exists"
-        raise _bad(field, text, kind, f"{quoted(text)} {why}")
-    return value
+def _in_range(
+    value: float, field: str, text: object, kind: Kind, usual: str | None = None
+) -> float:
+    """The value, if it is one; ``usual``: the unit that a number without one may have meant."""
+    if kind.low <= value <= kind.high:
+        return value
+    unit = kind.example.split()[1]
+    if not value > 0 or value == math.inf:
+        why = f"is not a positive, finite {kind.name}"
+    else:
+        low = value < kind.low
+        bound = (kind.low if low else kind.high) / kind.units[unit]
+        why = f"is {'below' if low else 'above'} {bound:g} {unit}, no {kind.name} that exists"
+    meant = usual is not None and kind.low <= value * kind.units[usual] <= kind.high
+    nearest = f"{str(text).strip()} {usual}" if meant else None
+    raise _bad(field, text, kind, f"{quoted(text)} {why}", nearest)
 
 
 def _wrong_unit(field: str, text: str, number: str, unit: str, kind: Kind) -> InputError:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Iterator
 
 import pytest
 
-from meshwise.errors import InputError, MeshwiseError
+from meshwise import catalog
+from meshwise.errors import InputError, MeshwiseError, meant, slips
 from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.load import load_model
-from meshwise.models.names import _table, named, nearest
+from meshwise.models.names import _table, named, nearest, unknown_model
 from meshwise.models.shapes import Model
 from meshwise.program.stored import weight_bytes
 
@@ -89,7 +92,9 @@ def test_a_format_that_is_not_priced_is_refused(name: str) -> None:
         ("llama70b", "llama-3.1-70b"),
         ("deepseek-v3.2", "deepseek-v3"),
         ("llama-3.1-70", "llama-3.1-70b"),
-        ("gemma-4-27b", "gemma-3-27b"),
+        ("llama-3.1-8", "llama-3.1-8b"),
+        ("qwq-32b", "qwen2.5-32b"),
+        ("glm-4.6", "glm-4.5"),
     ],
 )
 def test_the_nearest_is_of_the_same_family_and_size(name: str, near: str) -> None:
@@ -152,13 +157,62 @@ def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("Mistral-Nemo-Minitron-8B-FP8", "mistral-nemo-12b"),
-        ("mistralai/Ministral-8B-2410", "mistral-7b-v0.3"),
+        ("someone/Qwen3-Third-32B", "qwen3-32b"),
         ("deepseek-ai/DeepSeek-Coder-V2-Lite-Preview", "deepseek-v2-lite"),
     ],
 )
 def test_the_nearest_shares_words(name: str, near: str) -> None:
     assert nearest(name) == near
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("llama-3-90b", "llama-3.1-80b", "llama-3.1-07b", "llama-3.2-70b", "llama-3.1-4"),
+        *("gemma-4-27b", "qwen3-72b", "qwen2.5-33b", "gpt-neo-125b", "mixtral-8x8b", "opt-12b"),
+        *("Mistral-Nemo-Minitron-8B-FP8", "mistralai/Ministral-8B-2410", "mistral-lare-8b"),
+    ],
+)
+def test_another_size_or_version_is_no_nearest(name: str) -> None:
+    """Who follows the nearest would get another model's answer. Names alike are listed."""
+    assert nearest(name) is None
+    error = unknown_model("MODEL", name)
+    assert error.nearest is None and "see `meshwise catalog`" in error.legal
+
+
+def slipped(name: str) -> Iterator[str]:
+    """A name with a letter left out, or two exchanged."""
+    for i, letter in enumerate(name):
+        after = name[i + 1 : i + 2]
+        if letter.isalpha():
+            yield name[:i] + name[i + 1 :]
+        if letter.isalpha() and after.isalpha() and letter != after:
+            yield name[:i] + after + letter + name[i + 2 :]
+
+
+@pytest.mark.parametrize("names", [catalog.names("models")[i::8] for i in range(8)], ids=str)
+def test_a_slip_of_the_fingers_leads_back_to_the_same_model(names: tuple[str, ...]) -> None:
+    """Of every preset, at every letter; nobody can tell pt-13b: nothing is suggested for it."""
+    known = set(catalog.names("models"))
+    for name in names:
+        for typed in slipped(name):
+            if named(typed) is not None:  # another spelling of it
+                assert named(typed).preset == name, typed
+                continue
+            twins = {n for n in known - {name} if typed in slipped(n)}
+            assert nearest(typed) == (None if twins else name), typed
+            if re.search(r"\d[bmt]$", name):  # as hubs write it
+                assert nearest(f"someone/{typed}-Instruct-AWQ") in (None, name), typed
+
+
+def test_slips() -> None:
+    assert slips("llama", "llama") == 0
+    assert slips("lama", "llama") == slips("lllama", "llama") == slips("lalma", "llama") == 1
+    assert slips("llamb", "llama") == 1.5
+    assert meant("pt-13b", {"opt-13b": "opt", "mpt-13b": "mpt"}) == {"opt", "mpt"}
+    assert meant("pot-13b", {"opt-13b": "opt", "mpt-13b": "mpt"}) == {"opt"}
+    for other in ("opt-1.3b", "opt-13m", "opt-31b"):
+        assert meant(other, {"opt-13b": "opt"}) == set()
 
 
 # Sums of the weights files that hubs list, in GB as they are shown there.

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from meshwise import __version__
+from meshwise.cli import terminal
 from meshwise.errors import InputError, MeshwiseError, clean, quoted, shorten
 
 # command → (module, one line of help). The help of the group needs no command's module.
@@ -24,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collective": ("collective", "Time of one collective by every algorithm."),
     "run": ("run", "The model performed here, beside its prediction."),
     "validate": ("validate", "A table of measurements, predicted row by row."),
-    "catalog": ("catalog", "List and show models, devices, fabrics, clusters and stacks."),
+    "catalog": ("catalog", "List, search and show models, devices, fabrics, clusters, stacks."),
 }
 
 
@@ -44,6 +45,9 @@ class Lazy(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if ctx.resilient_parsing:  # the shell completes: there is nobody to tell
+            name = args[0] if args else ""
+            return name, self.get_command(ctx, name) or click.Command(name), args[1:]
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from meshwise.errors import unknown_name
 
@@ -88,7 +92,7 @@ def _one_value(option: click.Parameter, args: list[str]) -> None:
     cls=Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="meshwise")
+@click.version_option(__version__, "-V", "--version", prog_name="meshwise")
 def cli() -> None:
     """What does tensor parallelism cost on this cluster, and how far does it scale?
 
@@ -99,7 +103,32 @@ def cli() -> None:
     meshwise estimate gpt3-175b --on dgx-a100 --tp 8 --pp 8 --batch 64 --micro-batch 1 --seq 2048
     meshwise serve llama-3.1-70b --on hgx-h100 --tp 4 --isl 2048 --osl 256 --concurrency 64
     meshwise collective all_reduce 1.6GB --on dgx-a100 --ranks 8
+
+    Defaults (on, stack) are read from meshwise.toml. Completion in the shell: eval
+    "$(_MESHWISE_COMPLETE=bash_source meshwise)", or zsh_source, fish_source.
     """
+
+
+cli.params += [terminal.quiet_option(), terminal.color_option()]
+
+# What is asked first, by people who call `meshwise` alone
+FIRST = (
+    ("How far does tensor parallelism scale here?", "scale llama-3.1-70b --on hgx-h100 --seq 4k"),
+    (
+        "Which mesh should I run?",
+        "plan llama-3.1-70b --on hgx-h100 --gpus 64 --batch 256 --seq 4k",
+    ),
+    (
+        "What will users of a model wait, and how many fit?",
+        "serve llama-3.1-8b --on hgx-h100 --isl 2k --osl 256 --concurrency 64",
+    ),
+)
+
+
+def first_questions() -> str:
+    asked = "\n\n".join(f"{question}\n  meshwise {command}" for question, command in FIRST)
+    more = "Models, clusters: meshwise catalog. All commands: meshwise --help."
+    return f"{asked}\n\n{more}"
 
 
 def _usage_error(error: click.ClickException, args: list[str]) -> MeshwiseError:
@@ -174,7 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return int(done.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
-        sys.stdout.write(error.format_message() + "\n")
+        alone = not args and sys.stdout.isatty()
+        sys.stdout.write((first_questions() if alone else error.format_message()) + "\n")
         return 0
     except click.ClickException as error:
         return fail(_usage_error(error, args), as_json)

@@ -6,20 +6,28 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import catalog_search, options, values
+from meshwise.cli.command import Command
+from meshwise.cli.values import KINDS
 from meshwise.errors import InputError, shorten
 
-KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
 
-
-@click.command("catalog")
-@click.argument("kind", metavar="[KIND]", required=False)
-@click.argument("name", metavar="[NAME]", required=False)
+@click.command(
+    "catalog",
+    cls=Command,
+    about={
+        "kind": "models, devices, fabrics, clusters or stacks; or words to look for in all of them.",
+        "name": "The entry to show.",
+    },
+    examples=("meshwise catalog h100", "meshwise catalog cluster hgx-h100 --toml"),
+)
+@click.argument("kind", metavar="[KIND]", type=values.KIND, required=False)
+@click.argument("name", metavar="[NAME]", type=values.ENTRY, required=False)
 @click.option("--toml", "as_file", is_flag=True, help="The entry's file, to copy and change.")
 @options.output
 def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None:
-    """List the entries of KIND (models, devices, fabrics, clusters, stacks), or show one with the
-    source of each figure."""
+    """List the entries of KIND (models, devices, fabrics, clusters, stacks), show one with the source of
+    each figure, or find what has the given words in its name, another name or its title."""
     from meshwise import catalog
     from meshwise.answers import listing
     from meshwise.strict_tables import one_of
@@ -34,6 +42,11 @@ def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None
         records = listing.overview(KINDS)
     else:
         plural = kind + "s" if kind + "s" in KINDS else kind
+        if plural not in KINDS and not as_file:
+            found_in = catalog_search.search(" ".join(filter(None, (kind, name))))
+            page = lambda: catalog_search.page(found_in)  # noqa: E731
+            options.write(o, lambda: found_in, page, "entries")
+            return
         one_of(plural, "KIND", KINDS)
         if name is not None:
             found, table = catalog.load(plural, _entry(plural, name), "NAME")

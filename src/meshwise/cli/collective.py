@@ -6,24 +6,37 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import needs, options, values
+from meshwise.cli.command import Command, Need
 
 
-@click.command("collective")
-@click.argument("op", metavar="OP")
-@click.argument("size", metavar="SIZE")
-@click.option("--on", "cluster", metavar="CLUSTER", help="Cluster: a preset or a TOML file.")
-@click.option("--nodes", metavar="N", help="Nodes of the cluster.")
-@click.option("--nics", metavar="N", help="NICs per node.")
+@click.command(
+    "collective",
+    cls=Command,
+    needs=(Need("op", "all_reduce"), Need("size", "16MiB"), needs.CLUSTER),
+    about={
+        "op": "all_reduce, all_gather, reduce_scatter, all_to_all, send_recv or broadcast.",
+        "size": "With its unit, such as 16MiB or 1.6GB; a number alone is bytes.",
+    },
+    examples=(
+        "meshwise collective all_reduce 1.6GB --on dgx-a100 --ranks 8",
+        "meshwise collective all_to_all 16MiB --on hgx-h100 --ranks 64",
+    ),
+)
+@click.argument("op", metavar="OP", type=values.OP, required=False)
+@click.argument("size", metavar="SIZE", required=False)
+@click.option("--on", "cluster", type=values.CLUSTER, help="Cluster: a preset or a TOML file.")
+@click.option("--nodes", type=values.NUMBER, help="Nodes of the cluster.")
+@click.option("--nics", type=values.NUMBER, help="NICs per node.")
 @click.option(
     "--ranks",
-    metavar="N",
+    type=values.NUMBER,
     help="Ranks of the group (default: one node, or all nodes of one device each).",
 )
-@click.option("--ranks-per-node", metavar="N", help="Spread the ranks over nodes.")
+@click.option("--ranks-per-node", type=values.NUMBER, help="Spread the ranks over nodes.")
 @click.option(
     "--stack",
-    metavar="STACK",
+    type=values.STACK,
     help="Whose kernels: vllm (default), sglang, trtllm, megatron-core …",
 )
 @click.option("--ideal", is_flag=True, help="Ring algorithms at wire bandwidth, no latency.")
@@ -31,10 +44,7 @@ from meshwise.cli import options
 def command(
     op: str, size: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any
 ) -> None:
-    """Time of OP on SIZE bytes (as nccl-tests counts them), by every algorithm.
-
-    OP: all_reduce, all_gather, reduce_scatter, all_to_all, send_recv, broadcast.
-    """
+    """Time of OP on SIZE bytes (as nccl-tests counts them), by every algorithm."""
     from meshwise import api
 
     where = options.read_cluster(cluster, nodes, nics)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, values
 from meshwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ limits = options.stacked(
         "--max-model-len",
         "--context-length",
         "max_model_len",
-        metavar="N",
+        type=values.NUMBER,
         help="Serving: most tokens of a prompt and its answer; a longer request is refused.",
-        callback=options.in_tokens,
     ),
 )
 

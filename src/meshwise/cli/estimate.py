@@ -6,27 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options, switches
+from meshwise.cli import needs, options, switches, values
+from meshwise.cli.command import Command
 
 if TYPE_CHECKING:
     from meshwise.api import EstimateResult
 
 layout = options.stacked(
     options.tp_degrees,
-    click.option("--vp", default="1", metavar="N", help="Virtual stages per pipeline rank."),
+    click.option("--vp", default="1", type=values.NUMBER, help="Virtual stages per pipeline rank."),
     options.dp_degree,
     options.degree("cp", "context", "Context-parallel degree."),
     options.ep_degrees,
     click.option(
         "--shard",
         default="none",
-        metavar="STAGE",
+        type=values.SHARD,
         show_default=True,
         help="none, zero1, zero2 or zero3 (FSDP).",
     ),
     click.option(
         "--schedule",
-        metavar="KIND",
+        type=values.SCHEDULE,
         help="Pipeline schedule: 1f1b (interleaved with --vp), gpipe, zb-1p, zb-2p.",
     ),
     click.option(
@@ -74,7 +75,17 @@ def priced(
     )
 
 
-@click.command("estimate")
+@click.command(
+    "estimate",
+    cls=Command,
+    needs=needs.STEP,
+    phase=needs.phase_of,
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise estimate gpt3-175b --on dgx-a100 --tp 8 --pp 8 --batch 64 --seq 2k",
+        "meshwise estimate llama-3.1-70b --on hgx-h100 --tp 8 --phase decode --batch 32 --context 4k",
+    ),
+)
 @options.target
 @layout
 @options.workload

@@ -6,11 +6,22 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import needs, options
+from meshwise.cli.command import Command
 from meshwise.cli.estimate import layout, priced
 
 
-@click.command("explain")
+@click.command(
+    "explain",
+    cls=Command,
+    needs=needs.STEP,
+    phase=needs.phase_of,
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise explain gpt3-175b --on dgx-a100 --tp 8 --pp 8 --batch 64 --seq 2k",
+        "meshwise explain llama-3.1-70b --on hgx-h100 --tp 8 --phase decode --batch 32 --context 4k",
+    ),
+)
 @options.target
 @layout
 @options.workload

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options, switches
+from meshwise.cli import options, switches, values
+from meshwise.cli.command import Command, Need
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -18,62 +19,85 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 200_000_000
 
 
-@click.command("export")
-@click.argument("target", metavar="TARGET")
-@click.argument("model", metavar="[MODEL]", required=False)
-@click.option("--on", "cluster", metavar="CLUSTER", help="Check the layout against this cluster.")
+@click.command(
+    "export",
+    cls=Command,
+    needs=(
+        Need("target", "vllm"),
+        Need("model", "llama-3.1-70b", "required, or --from", lambda o: o["source"] is None),
+    ),
+    about={
+        "target": "vllm, sglang, trtllm, megatron-lm, megatron-bridge, torchtitan, deepspeed, accelerate.",
+        "model": "A preset, or a model as hubs name it.",
+    },
+    examples=(
+        "meshwise export vllm llama-3.1-70b --tp 8 --isl 2k --osl 256 --concurrency 64",
+        "meshwise export megatron-lm gpt3-175b --tp 8 --pp 8 --micro-batch 1 --global-batch 64 --seq 2k",
+    ),
+)
+@click.argument("target", metavar="TARGET", type=values.TARGET, required=False)
+@click.argument("model", metavar="[MODEL]", type=values.MODEL, required=False)
+@click.option("--on", "cluster", type=values.CLUSTER, help="Check the layout against this cluster.")
 @click.option(
     "--from",
     "source",
-    metavar="FILE",
+    type=values.FILE,
     help="A row of `plan --json` or `estimate --json`; - for stdin.",
 )
-@click.option("--row", metavar="N", help="Which row of the plan (default 1, the best).")
+@click.option("--row", type=values.NUMBER, help="Which row of the plan (default 1, the best).")
 @options.tp_degrees
-@click.option("--vp", default="1", metavar="N", help="Virtual stages per pipeline rank.")
+@click.option("--vp", default="1", type=values.NUMBER, help="Virtual stages per pipeline rank.")
 @options.dp_degree
 @options.degree("cp", "context", "Context-parallel degree.")
 @options.ep_degrees
 @options.degree("dcp", "decode-context", "Decode context parallelism, over ranks of TP.")
-@click.option("--micro-batch", "--micro-batch-size", "micro_batch", metavar="N")
-@click.option("--global-batch", "--batch", "--global-batch-size", "global_batch", metavar="N")
+@click.option("--micro-batch", "--micro-batch-size", "micro_batch", type=values.NUMBER)
+@click.option(
+    "--global-batch", "--batch", "--global-batch-size", "global_batch", type=values.NUMBER
+)
 @click.option(
     "--seq",
     "--seq-len",
     "seq",
-    metavar="N",
+    type=values.NUMBER,
     help="Tokens per sequence (training).",
-    callback=options.in_tokens,
 )
 @click.option(
-    "--isl", metavar="N", help="Tokens of a prompt (serving).", callback=options.in_tokens
+    "--isl",
+    type=values.NUMBER,
+    help="Tokens of a prompt (serving).",
 )
 @click.option(
-    "--osl", metavar="N", help="Tokens of an answer (serving).", callback=options.in_tokens
+    "--osl",
+    type=values.NUMBER,
+    help="Tokens of an answer (serving).",
 )
-@click.option("--concurrency", metavar="N", help="Requests in flight over all replicas.")
-@click.option("--recompute", metavar="MODE", default="none", help="none, selective, full.")
-@click.option("--shard", metavar="STAGE", default="none", help="none, zero1, zero2, zero3.")
+@click.option("--concurrency", type=values.NUMBER, help="Requests in flight over all replicas.")
+@click.option("--recompute", type=values.RECOMPUTE, default="none", help="none, selective, full.")
+@click.option("--shard", type=values.SHARD, default="none", help="none, zero1, zero2, zero3.")
 @click.option("--sequence-parallel", is_flag=True)
-@click.option("--overlap", metavar="HOW", default="none", help="none or decomposed.")
+@click.option("--overlap", type=values.OVERLAP, default="none", help="none or decomposed.")
 @click.option(
     "--placement", metavar="ORDER", default="tp-cp-dp-pp", help="Of the axes on the ranks."
 )
-@click.option("--schedule", metavar="KIND", default="1f1b", help="1f1b, gpipe, zb-1p, zb-2p.")
+@click.option("--schedule", type=values.SCHEDULE, default="1f1b", help="1f1b, gpipe, zb-1p, zb-2p.")
 @options.stacked(*switches.OPTIONS)
-@click.option("--dtype", metavar="D", help="bf16, fp16 or fp8.")
-@click.option("--weight-dtype", metavar="D", help="Serving: fp8, where it is narrower.")
-@click.option("--kv-dtype", "--kv-cache-dtype", "kv_dtype", metavar="D", help="Serving: fp8.")
+@click.option("--dtype", type=values.DTYPE, help="bf16, fp16 or fp8.")
 @click.option(
-    "--gpus-per-node", metavar="N", help="GPUs of a node (default: the cluster's, else 8)."
+    "--weight-dtype", type=values.WEIGHT_DTYPE, help="Serving: fp8, where it is narrower."
 )
-@click.option("--wrapper", metavar="WHAT", help="torchrun, slurm, lws or kuberay.")
+@click.option(
+    "--kv-dtype", "--kv-cache-dtype", "kv_dtype", type=values.KV_DTYPE, help="Serving: fp8."
+)
+@click.option(
+    "--gpus-per-node", type=values.NUMBER, help="GPUs of a node (default: the cluster's, else 8)."
+)
+@click.option("--wrapper", type=values.WRAPPER, help="torchrun, slurm, lws or kuberay.")
 @click.option("--target-version", metavar="V", help="Refuse any other version of the flag table.")
 @click.option("--json", "as_json", is_flag=True, help="The documented JSON contract.")
-@click.option("-o", "--output", "path", metavar="FILE", help="Into FILE; - is stdout.")
+@click.option("-o", "--output", "path", type=values.FILE, help="Into FILE; - is stdout.")
 def command(target: str, model: str | None, **o: Any) -> None:
-    """The launch command of a layout for TARGET: vllm, sglang, trtllm, megatron-lm, megatron-bridge,
-    torchtitan, deepspeed or accelerate.
+    """The launch command of a layout for TARGET.
 
     The layout is given by its degrees, or taken from a plan (--from FILE). What the target has no flag
     for is listed in the command's own comments.

@@ -7,33 +7,54 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import needs, options, values
+from meshwise.cli.command import Command, Need
 
 
-@click.command("import")
-@click.argument("launch", metavar="COMMAND")
-@click.option("--on", "cluster", metavar="CLUSTER", help="Cluster: a preset or a TOML file.")
-@click.option("--nodes", metavar="N", help="Nodes of the cluster, in place of its own number.")
-@click.option("--nics", metavar="N", help="NICs per node, in place of the cluster's.")
-@click.option("--model", metavar="MODEL", help="Where the command does not name a known one.")
-@click.option("--target", metavar="TARGET", help="Where the command's own words do not tell it.")
-@click.option("--gpus", metavar="N", help="Where the command does not say on how many it runs.")
-@click.option("--global-batch", "--batch", "global_batch", metavar="N", help="Training.")
+@click.command(
+    "import",
+    cls=Command,
+    needs=(Need("launch", "'vllm serve meta-llama/Llama-3.1-8B -tp 2'"), needs.CLUSTER),
+    about={"launch": "The command in quotes, or - for stdin."},
+    examples=(
+        "meshwise import 'vllm serve meta-llama/Llama-3.1-70B -tp 8' --on hgx-h100 --isl 2k --osl 256 "
+        "--concurrency 64",
+        "meshwise import 'trtllm-serve meta-llama/Llama-3.1-8B --tp_size 2' --on hgx-h100 --isl 1k "
+        "--osl 128 --concurrency 32",
+    ),
+)
+@click.argument("launch", metavar="COMMAND", required=False)
+@click.option("--on", "cluster", type=values.CLUSTER, help="Cluster: a preset or a TOML file.")
+@click.option(
+    "--nodes", type=values.NUMBER, help="Nodes of the cluster, in place of its own number."
+)
+@click.option("--nics", type=values.NUMBER, help="NICs per node, in place of the cluster's.")
+@click.option("--model", type=values.MODEL, help="Where the command does not name a known one.")
+@click.option("--target", type=values.TARGET, help="Where the command's own words do not tell it.")
+@click.option(
+    "--gpus", type=values.NUMBER, help="Where the command does not say on how many it runs."
+)
+@click.option("--global-batch", "--batch", "global_batch", type=values.NUMBER, help="Training.")
 @click.option(
     "--seq",
     "--seq-len",
     "seq",
-    metavar="N",
+    type=values.NUMBER,
     help="Training: tokens per sequence.",
-    callback=options.in_tokens,
 )
-@click.option("--isl", metavar="N", help="Serving: tokens of a prompt.", callback=options.in_tokens)
 @click.option(
-    "--osl", metavar="N", help="Serving: tokens of an answer.", callback=options.in_tokens
+    "--isl",
+    type=values.NUMBER,
+    help="Serving: tokens of a prompt.",
 )
-@click.option("--concurrency", metavar="N", help="Serving: requests in flight.")
+@click.option(
+    "--osl",
+    type=values.NUMBER,
+    help="Serving: tokens of an answer.",
+)
+@click.option("--concurrency", type=values.NUMBER, help="Serving: requests in flight.")
 @click.option("--acceptance", metavar="P", help="Serving: of a token that the command drafts.")
-@click.option("--stack", metavar="STACK", help="Software (default: the target's).")
+@click.option("--stack", type=values.STACK, help="Software (default: the target's).")
 @options.output
 def command(
     launch: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshwise.cli import switches
+from meshwise.cli import defaults, switches, terminal, values
 from meshwise.errors import InputError, clean, shorten
 
 if TYPE_CHECKING:
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from meshwise.workloads.workload import Workload
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def in_tokens(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The number of an option that counts tokens, as people write it: ``--seq 4k``."""
-    from meshwise.strict_tables import tokens
-
-    return None if value is None else tokens(value)
 
 
 def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -42,17 +35,19 @@ def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 # Numbers are taken as text and checked by the specs, so that every refusal names what is legal.
 target = stacked(
-    click.argument("model", metavar="MODEL"),
-    click.option("--on", "cluster", metavar="CLUSTER", help="Cluster: a preset or a TOML file."),
-    click.option("--nodes", metavar="N", help="Nodes of the cluster, in place of its own number."),
-    click.option("--nics", metavar="N", help="NICs per node, in place of the cluster's."),
+    click.argument("model", metavar="MODEL", type=values.MODEL, required=False),
+    click.option("--on", "cluster", type=values.CLUSTER, help="Cluster: a preset or a TOML file."),
+    click.option(
+        "--nodes", type=values.NUMBER, help="Nodes of the cluster, in place of its own number."
+    ),
+    click.option("--nics", type=values.NUMBER, help="NICs per node, in place of the cluster's."),
 )
 
 
 def degree(name: str, long: str, words: str) -> Callable[[F], F]:
     """A parallel degree, 1 unless given, also under the name that engines give it."""
     return click.option(
-        f"--{name}", f"--{long}-parallel-size", name, default="1", metavar="N", help=words
+        f"--{name}", f"--{long}-parallel-size", name, default="1", type=values.NUMBER, help=words
     )
 
 
@@ -63,25 +58,31 @@ tp_degrees = stacked(
 dp_degree = degree("dp", "data", "Data-parallel replicas.")
 ep_degrees = stacked(
     degree("ep", "expert", "Expert-parallel degree."),
-    click.option("--etp", metavar="N", help="Expert-tensor degree (default: tp / ep)."),
+    click.option("--etp", type=values.NUMBER, help="Expert-tensor degree (default: tp / ep)."),
 )
-gpus = click.option("--gpus", metavar="N", help="Check that the degrees multiply to this.")
+gpus = click.option("--gpus", type=values.NUMBER, help="Check that the degrees multiply to this.")
 formats = stacked(
     click.option(
-        "--dtype", metavar="D", help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32."
+        "--dtype",
+        type=values.DTYPE,
+        help="Operands of the products: bf16, fp16, fp8, int8, tf32, fp32.",
     ),
     click.option(
-        "--weight-dtype", metavar="D", help="Stored weights: fp16, bf16, fp8, int8, int4, …"
+        "--weight-dtype",
+        type=values.WEIGHT_DTYPE,
+        help="Stored weights: fp16, bf16, fp8, int8, int4, …",
     ),
     click.option(
         "--kv-dtype",
         "--kv-cache-dtype",
         "kv_dtype",
-        metavar="D",
+        type=values.KV_DTYPE,
         help="KV cache: bf16, fp8, int8, …",
     ),
     click.option(
-        "--comm-dtype", metavar="D", help="What TP collectives send: bf16, fp8, int8, fp32."
+        "--comm-dtype",
+        type=values.COMM_DTYPE,
+        help="What TP collectives send: bf16, fp8, int8, fp32.",
     ),
 )
 expert_skew = click.option(
@@ -95,7 +96,7 @@ workload = stacked(
         "--phase",
         default="train",
         show_default=True,
-        metavar="PHASE",
+        type=values.PHASE,
         help="train, prefill or decode.",
     ),
     click.option(
@@ -103,7 +104,7 @@ workload = stacked(
         "--global-batch",
         "--global-batch-size",
         "batch",
-        metavar="N",
+        type=values.NUMBER,
         help="Training: sequences per step. Inference: sequences in flight per replica.",
     ),
     click.option(
@@ -111,41 +112,45 @@ workload = stacked(
         "--seq-len",
         "--isl",
         "seq",
-        metavar="N",
+        type=values.NUMBER,
         help="Tokens per sequence or prompt.",
-        callback=in_tokens,
     ),
     click.option(
         "--context",
-        metavar="N",
+        type=values.NUMBER,
         help="Decode: tokens that each sequence holds (default --seq).",
-        callback=in_tokens,
     ),
     click.option(
         "--micro-batch",
         "--micro-batch-size",
         "micro_batch",
-        metavar="N",
+        type=values.NUMBER,
         help="Training: sequences per microbatch (default: scale, all of the batch; estimate and explain, 1).",
     ),
     click.option(
-        "--recompute", metavar="MODE", help="Activation recomputation: none, selective, full."
+        "--recompute",
+        type=values.RECOMPUTE,
+        help="Activation recomputation: none, selective, full.",
     ),
     formats,
     click.option(
         "--grad-dtype",
-        metavar="D",
+        type=values.GRAD_DTYPE,
         help="Of gradients, in place of the stack's: fp32, bf16 or fp16.",
     ),
     expert_skew,
 )
 software = stacked(
     click.option(
-        "--stack", metavar="STACK", help="Software: megatron-core, vllm, …; see catalog stacks."
+        "--stack", type=values.STACK, help="Software: megatron-core, vllm, …; see catalog stacks."
     ),
     click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
-    click.option("--attention", metavar="KIND", help="flash or unfused, in place of the stack's."),
-    click.option("--overlap", metavar="HOW", help="Of TP collectives: none, split or decomposed."),
+    click.option(
+        "--attention", type=values.ATTENTION, help="flash or unfused, in place of the stack's."
+    ),
+    click.option(
+        "--overlap", type=values.OVERLAP, help="Of TP collectives: none, split or decomposed."
+    ),
     click.option(
         "--sequence-parallel", is_flag=True, help="Norms on S/TP; reduce_scatter + all_gather."
     ),
@@ -163,7 +168,7 @@ output = stacked(
     click.option("--brief", is_flag=True, help="The answer in one line."),
     click.option("--detail", is_flag=True, help="Every table."),
     click.option("--wide", is_flag=True, help="All columns, however narrow the terminal."),
-    click.option("-o", "--output", "path", metavar="FILE", help="Into FILE; - is stdout."),
+    click.option("-o", "--output", "path", type=values.FILE, help="Into FILE; - is stdout."),
 )
 
 
@@ -329,7 +334,7 @@ def write(
     elif asked == ["json"]:
         import json
 
-        deliver(json.dumps(record(), allow_nan=False, indent=1), o["path"])
+        deliver(json.dumps(defaults.said(record()), allow_nan=False, indent=1), o["path"])
     elif asked == ["csv"]:
         from meshwise.answers.text.tables import csv_text
 
@@ -339,7 +344,7 @@ def write(
 
         context = click.get_current_context()
         further = "" if o["brief"] else next_step.after(context.info_name, context.params, record)
-        _show(page()._replace(further=further), o, "".join(asked))
+        _show(defaults.said_on(page())._replace(further=further), o, "".join(asked))
 
 
 def _show(page: Page, o: dict[str, Any], much: str) -> None:
@@ -349,14 +354,11 @@ def _show(page: Page, o: dict[str, Any], much: str) -> None:
 
     on_terminal = path in (None, "-") and sys.stdout.isatty()
     width = _columns() if on_terminal and not o["wide"] else None
-    if on_terminal and _styled():
-        tables.rich_print(page, width, much)
+    if path in (None, "-") and terminal.coloured(on_terminal):
+        with terminal.colours():
+            tables.rich_print(page, width, much)
     else:
         deliver(tables.plain(page, width, much), path)
-
-
-def _styled() -> bool:
-    return not (os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb")
 
 
 def _columns() -> int:

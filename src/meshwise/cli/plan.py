@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import engine, options, serve, switches
+from meshwise.cli import engine, needs, options, ranges, serve, switches, terminal, values
+from meshwise.cli.command import Command, Given, Need
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def _pin(name: str, long: str, words: str) -> Callable[[options.F], options.F]:
     flags = [f"--{name}"] + ([f"--{long}-parallel-size"] if long else [])
-    return click.option(*flags, name.replace("-", "_"), metavar="N,…", help=words)
+    return click.option(*flags, name.replace("-", "_"), type=values.DEGREES, help=words)
 
 
 pins = options.stacked(
@@ -35,15 +36,17 @@ pins = options.stacked(
         "--micro-batch",
         "--micro-batch-size",
         "micro_batch",
-        metavar="N,…",
+        type=values.DEGREES,
         help="Training: only these microbatches.",
     ),
-    click.option("--recompute", metavar="MODE,…", help="Training: none, selective, full."),
-    click.option("--shard", metavar="STAGE,…", help="Training: none, zero1, zero2, zero3."),
+    click.option("--recompute", type=values.RECOMPUTES, help="Training: none, selective, full."),
+    click.option("--shard", type=values.SHARDS, help="Training: none, zero1, zero2, zero3."),
     click.option(
         "--sequence-parallel", metavar="true|false", help="Training: only with, or without."
     ),
-    click.option("--overlap", metavar="HOW", help="Of TP collectives: none, decomposed, or split."),
+    click.option(
+        "--overlap", type=values.OVERLAP, help="Of TP collectives: none, decomposed, or split."
+    ),
     click.option(
         "--placement", metavar="ORDER,…", help="Training: of the axes on the ranks, tp-cp-dp-pp, …"
     ),
@@ -54,22 +57,23 @@ training = options.stacked(
         "--batch",
         "--global-batch-size",
         "batch",
-        metavar="N",
+        type=values.NUMBER,
         help="Training: sequences per step.",
     ),
     click.option(
         "--seq",
         "--seq-len",
         "seq",
-        metavar="N",
+        type=values.NUMBER,
         help="Training: tokens per sequence.",
-        callback=options.in_tokens,
     ),
-    click.option("--schedule", metavar="KIND", help="Training: 1f1b, gpipe, zb-1p, zb-2p."),
-    click.option("--grad-dtype", metavar="D", help="Training: gradients, bf16 (default) or fp32."),
+    click.option("--schedule", type=values.SCHEDULE, help="Training: 1f1b, gpipe, zb-1p, zb-2p."),
+    click.option(
+        "--grad-dtype", type=values.GRAD_DTYPE, help="Training: gradients, bf16 (default) or fp32."
+    ),
     click.option(
         "--free",
-        metavar="WHAT,…",
+        type=values.FREE,
         help="Training: also look at options that change the numerics: dtype, comm-dtype.",
     ),
 )
@@ -84,8 +88,10 @@ serving = options.stacked(
     ),
 )
 asked = options.stacked(
-    click.option("--gpus", metavar="N", help="GPUs to use (default: the whole cluster)."),
-    click.option("--top", default="10", metavar="N", show_default=True, help="Layouts to show."),
+    click.option("--gpus", type=values.NUMBER, help="GPUs to use (default: the whole cluster)."),
+    click.option(
+        "--top", default="10", type=values.NUMBER, show_default=True, help="Layouts to show."
+    ),
     click.option(
         "--objective",
         metavar="WHAT",
@@ -99,24 +105,49 @@ asked = options.stacked(
     ),
 )
 software = options.stacked(
-    click.option("--stack", metavar="STACK", help="Software; see catalog stacks."),
+    click.option("--stack", type=values.STACK, help="Software; see catalog stacks."),
     click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
-    click.option("--attention", metavar="KIND", help="flash or unfused, in place of the stack's."),
+    click.option(
+        "--attention", type=values.ATTENTION, help="flash or unfused, in place of the stack's."
+    ),
     *switches.OPTIONS,
 )
 
 BOTH = ("tp", "pp", "dp", "ep", "etp")
-TRAINING_PINS = (
-    *("vp", "cp", "micro_batch", "recompute", "shard"),
-    *("sequence_parallel", "overlap", "placement"),
-)
+COUNTED_PINS = ("vp", "cp", "micro_batch")
+NAMED_PINS = ("recompute", "shard", "sequence_parallel", "overlap", "placement")
+TRAINING_PINS = (*COUNTED_PINS, *NAMED_PINS)
 TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.NAMES)
 SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance")
+LATENCY = {"ttft": "500 ms or 2 s", "tpot": "50 ms"}  # of what people wait for
 ENGINE = ("gpu_memory_utilization", "max_model_len")
 SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 
-@click.command("plan")
+@click.command(
+    "plan",
+    cls=Command,
+    needs=(
+        *(needs.MODEL, needs.CLUSTER),
+        Need(
+            *("batch", "256", "required to train", lambda o: not _asks_to_serve(o)),
+            instead="or --isl 1024 --osl 256 --concurrency 32 to serve",
+        ),
+        Need("seq", "4096", "required to train", lambda o: not _asks_to_serve(o)),
+        Need("isl", "1024", "required to serve", lambda o: _asks_to_serve(o)),
+        Need("osl", "256", "required to serve", lambda o: _asks_to_serve(o)),
+        Need(
+            *("concurrency", "32", "required to serve, or --ttft or --tpot"),
+            lambda o: _asks_to_serve(o) and o["ttft"] is None and o["tpot"] is None,
+        ),
+    ),
+    phase=lambda o: "decode" if _asks_to_serve(o) else "train",
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise plan gpt3-175b --on dgx-a100 --gpus 1024 --global-batch 1536 --seq 2k",
+        "meshwise plan llama-3.1-70b --on hgx-h100 --gpus 8 --isl 2k --osl 256 --tpot 30ms --ttft 1s",
+    ),
+)
 @options.target
 @asked
 @training
@@ -151,14 +182,18 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
         "top": o["top"],
         "objective": o["objective"],
         "price_per_device_hour": None,
-        "progress": Bar() if sys.stderr.isatty() else None,
+        "progress": Bar() if sys.stderr.isatty() and not terminal.quiet() else None,
     }
     if o["price"] is not None:
         given["price_per_device_hour"] = fraction(o["price"], "--price", low=0.0, high=1e6)
     if _serves(o):
-        result: Any = api.plan(spec, where, _serving(o), **given, **_deployment(o))
+        load: Any = _serving(o)
+        asked = _deployment(o)
     else:
-        result = api.plan(spec, where, _training(o), **given, **_mesh(o))
+        load, asked = _training(o), _mesh(o)
+    n, axes = given["gpus"] or where.devices, _degrees_of(o)
+    asked = {**ranges.pins(axes, spec, n, load, asked["stack"]), **asked}
+    result = api.plan(spec, where, load, **given, **asked)
     if o["compare"] is not None:
         result.compared = _compared(o, spec, where, result)
 
@@ -205,6 +240,10 @@ def _compared(o: dict[str, Any], model: Model, cluster: Cluster, result: Any) ->
     return Beside(parsed, commands.beside(job, model, cluster, load, stack, plan))
 
 
+def _asks_to_serve(o: Given) -> bool:
+    return any(o[name] is not None for name in SERVING) or bool(o["disaggregated"])
+
+
 def _serves(o: dict[str, Any]) -> bool:
     """Whether the options describe serving; training's beside them are refused."""
     mine = [name for name in SERVING if o[name] is not None] + ["disaggregated"] * o[
@@ -234,11 +273,14 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
+def _degrees_of(o: dict[str, Any]) -> dict[str, str]:
+    """The lists of whole numbers that are given."""
+    return {name: o[name] for name in (*BOTH, "dcp", *COUNTED_PINS) if o[name] is not None}
+
+
 def _mesh(o: dict[str, Any]) -> dict[str, Any]:
     """Stack, freed numerics and pins of a training plan."""
-    layout: dict[str, Any] = {
-        name: _list(o[name]) for name in (*BOTH, *TRAINING_PINS) if o[name] is not None
-    }
+    layout: dict[str, Any] = {name: _list(o[name]) for name in NAMED_PINS if o[name] is not None}
     overlap = None
     if o["overlap"] == "split":  # cuts the tokens: another program
         overlap = layout.pop("overlap")[0]
@@ -251,11 +293,14 @@ def _deployment(o: dict[str, Any]) -> dict[str, Any]:
     """Stack, limits and pins of a serving plan."""
     from meshwise.units import TIME, parse
 
-    found: dict[str, Any] = {name: _list(o[name]) for name in (*BOTH, "dcp") if o[name] is not None}
+    found: dict[str, Any] = {}
     for name in ("ttft", "tpot"):
         if o[name] is not None:
             found[f"{name}_s"] = parse(
-                o[name], TIME, f"--{name}", usual=_latency_unit(name, o[name])
+                o[name],
+                TIME._replace(example=LATENCY[name]),
+                f"--{name}",
+                usual=_latency_unit(name, o[name]),
             )
     stack = engine.read_stack(o | {"schedule": None})
     serve.spread(o, stack)

@@ -6,62 +6,92 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import needs, options, values
+from meshwise.cli.command import Command, Need
+
+RUN_PHASE = values.Words("PHASE", ("train", "prefill", "decode", "generate"))
+RUN_DTYPE = values.Words("D", ("fp32", "bf16", "fp16", "fp64"))
+RUN_OVERLAP = values.Words("HOW", ("none", "wgrad", "split", "decomposed"))
+SENT = values.Words("D", ("int8", "e4m3", "e5m2", "bf16"))
 
 
-@click.command("run")
-@click.argument("model", metavar="MODEL")
+@click.command(
+    "run",
+    cls=Command,
+    needs=(Need("model", "gpt2"),),
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise run gpt2 --layers 1 --seq 64 --steps 2",
+        "meshwise run gpt2 --layers 1 --seq 64 --steps 2 --tp 2",
+    ),
+)
+@click.argument("model", metavar="MODEL", type=values.MODEL, required=False)
 @options.stacked(
-    click.option("--tp", "--tensor-parallel-size", default="1", metavar="N", help="TP degree."),
-    click.option("--pp", "--pipeline-parallel-size", default="1", metavar="N", help="Stages."),
-    click.option("--dp", "--data-parallel-size", default="1", metavar="N", help="Replicas."),
+    click.option(
+        "--tp", "--tensor-parallel-size", default="1", type=values.NUMBER, help="TP degree."
+    ),
+    click.option(
+        "--pp", "--pipeline-parallel-size", default="1", type=values.NUMBER, help="Stages."
+    ),
+    click.option("--dp", "--data-parallel-size", default="1", type=values.NUMBER, help="Replicas."),
     click.option(
         "--phase",
         default="train",
-        metavar="PHASE",
+        type=RUN_PHASE,
         show_default=True,
         help="train, prefill, decode or generate.",
     ),
-    click.option("--layers", metavar="N", help="The model's first N layers, at full width."),
-    click.option("--batch", default="1", metavar="N", help="Sequences: per step, or per replica."),
+    click.option("--layers", type=values.NUMBER, help="The model's first N layers, at full width."),
+    click.option(
+        "--batch", default="1", type=values.NUMBER, help="Sequences: per step, or per replica."
+    ),
     click.option(
         "--seq",
         default="128",
-        metavar="N",
+        type=values.NUMBER,
         show_default=True,
         help="Tokens of each.",
-        callback=options.in_tokens,
     ),
-    click.option("--micro-batch", metavar="N", help="Sequences of a microbatch."),
-    click.option("--new-tokens", default="16", metavar="N", help="generate: tokens to make."),
-    click.option("--steps", default="10", metavar="N", show_default=True, help="Timed steps."),
-    click.option("--warmup", default="2", metavar="N", show_default=True, help="Steps before."),
-    click.option("--dtype", default="fp32", metavar="D", help="fp32 (default), bf16, fp16, fp64."),
-    click.option("--shard", default="none", metavar="STAGE", help="none (DDP) or zero3 (FSDP2)."),
-    click.option("--schedule", default="1f1b", metavar="KIND", help="1f1b or gpipe."),
+    click.option("--micro-batch", type=values.NUMBER, help="Sequences of a microbatch."),
+    click.option(
+        "--new-tokens", default="16", type=values.NUMBER, help="generate: tokens to make."
+    ),
+    click.option(
+        "--steps", default="10", type=values.NUMBER, show_default=True, help="Timed steps."
+    ),
+    click.option(
+        "--warmup", default="2", type=values.NUMBER, show_default=True, help="Steps before."
+    ),
+    click.option(
+        "--dtype", default="fp32", type=RUN_DTYPE, help="fp32 (default), bf16, fp16, fp64."
+    ),
+    click.option("--shard", default="none", type=values.SHARD, help="none (DDP) or zero3 (FSDP2)."),
+    click.option("--schedule", default="1f1b", type=values.SCHEDULE, help="1f1b or gpipe."),
     click.option("--checkpoint", metavar="PATH", help="Safetensors; default random weights."),
-    click.option("--seed", default="0", metavar="N", help="Of random weights and words."),
+    click.option("--seed", default="0", type=values.NUMBER, help="Of random weights and words."),
     click.option("--backend", default="gloo", metavar="B", help="gloo (CPU) or nccl (CUDA)."),
-    click.option("--threads", metavar="N", help="Of each rank (default: cores / ranks)."),
+    click.option("--threads", type=values.NUMBER, help="Of each rank (default: cores / ranks)."),
     click.option(
         "--timeout",
         default="120 s",
         metavar="T",
         help="Longest wait in a collective: 8, 8 s, 500 ms.",
     ),
-    click.option("--on", metavar="CLUSTER", help="Predict for this cluster, not the host."),
+    click.option("--on", type=values.CLUSTER, help="Predict for this cluster, not the host."),
 )
 @options.stacked(
     click.option("--sequence-parallel", is_flag=True, help="Norms on 1/TP of the sequence."),
     click.option(
         "--overlap",
         default="wgrad",
-        metavar="HOW",
+        type=RUN_OVERLAP,
         show_default=True,
         help="none, wgrad, split (batch in two) or decomposed.",
     ),
-    click.option("--comm-dtype", metavar="D", help="TP sends int8, e4m3, e5m2 or bf16."),
-    click.option("--scale-group", default="128", metavar="N", help="Values that share a scale."),
+    click.option("--comm-dtype", type=SENT, help="TP sends int8, e4m3, e5m2 or bf16."),
+    click.option(
+        "--scale-group", default="128", type=values.NUMBER, help="Values that share a scale."
+    ),
     click.option(
         "--algorithm",
         default="auto",
@@ -69,7 +99,9 @@ from meshwise.cli import options
         show_default=True,
         help="auto, backend, ring, hierarchical or shared_memory.",
     ),
-    click.option("--chunks", default="4", metavar="N", help="Pieces of a decomposed product."),
+    click.option(
+        "--chunks", default="4", type=values.NUMBER, help="Pieces of a decomposed product."
+    ),
 )
 @options.output
 def command(model: str, **o: Any) -> None:
@@ -108,7 +140,7 @@ def command(model: str, **o: Any) -> None:
         on=o["on"],
         layers=number("layers") if o["layers"] is not None else None,
         backend=one_of(o["backend"], "--backend", ("gloo", "nccl")),
-        timeout_s=parse(o["timeout"], TIME, "--timeout", bare=True),
+        timeout_s=parse(o["timeout"], TIME._replace(example="120 s"), "--timeout", bare=True),
         threads=number("threads") if o["threads"] is not None else None,
         tp=number("tp"),
         pp=number("pp"),

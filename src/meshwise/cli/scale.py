@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import options, switches
+from meshwise.cli import needs, options, ranges, switches, values
+from meshwise.cli.command import Command
 from meshwise.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -15,21 +16,22 @@ if TYPE_CHECKING:
 
 
 def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[int]:
-    """The degrees of ``--tp 1,2,4``."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        kept = ",".join(part for part in parts if part)
-        raise InputError(
-            f"--tp: {quoted(text)} has an empty place",
-            field="--tp",
-            value=text,
-            legal="whole numbers with commas between them, such as 1,2,4",
-            nearest=kept[:80] or "1,2,4",
-        )
+    """The degrees of ``--tp 1,2,4`` or ``--tp 1-8``."""
+    parts = ranges.tp_degrees(text, model, cluster, stack)
     return [options.tp_degree(part, model, cluster, stack) for part in parts]
 
 
-@click.command("scale")
+@click.command(
+    "scale",
+    cls=Command,
+    needs=needs.STEP,
+    phase=needs.phase_of,
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise scale gpt3-175b --on dgx-a100 --batch 32 --seq 2k",
+        "meshwise scale llama-3.1-70b --on hgx-h100 --phase decode --batch 32 --context 4k --tp 1-8",
+    ),
+)
 @options.target
 @options.workload
 @options.software
@@ -37,8 +39,8 @@ def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[in
     "--tp",
     "--tensor-parallel-size",
     "tp",
-    metavar="N,N,…",
-    help="TP degrees (default 1, 2, 4, … up to the cluster).",
+    type=values.DEGREES,
+    help="TP degrees: 1,2,4, or the legal ones of a range, 1-8 (default 1, 2, 4, … up to the cluster).",
 )
 @click.option(
     "--limit-threshold",
@@ -63,16 +65,13 @@ def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[in
 )
 @click.option(
     "--gpus",
-    metavar="N,N,…",
-    help="Training: the best layout (all axes) at each of these numbers of GPUs; or LOW:HIGH, doubling.",
+    type=values.DEGREES,
+    help="Training: the best layout (all axes) at each of these numbers of GPUs; or LOW:HIGH (LOW-HIGH), doubling.",
 )
 @click.option("--weak", is_flag=True, help="With --gpus: the batch grows with the GPUs.")
 @options.output
 def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
-    """What tensor parallelism costs for MODEL, how far it scales on CLUSTER, and why.
-
-    MODEL is a preset, a config.json (or its folder), or a hub id with the [hub] extra.
-    """
+    """What tensor parallelism costs for MODEL, how far it scales on CLUSTER, and why."""
     from meshwise import api
 
     spec = api.model(model)
@@ -172,20 +171,21 @@ def _grow(model: Model, cluster: Cluster, workload: Workload, o: dict[str, Any])
 
 
 def _sizes(text: str) -> list[int]:
-    """``8,16,24`` or ``8:1024``, doubling."""
-    from meshwise.strict_tables import count
+    """``8,16,24``, or ``8:1024`` (``8-1024``), doubling."""
+    from meshwise.strict_tables import as_digits, count
 
-    if ":" not in text:
-        return [count(part.strip(), "--gpus") for part in text.split(",")]
-    ends = [count(part.strip(), "--gpus") for part in text.split(":")]
-    if len(ends) != 2 or ends[0] > ends[1]:
+    ends = ranges.ends(text)
+    if ends is None and ":" not in text:
+        return [count(as_digits(part), "--gpus") for part in text.split(",")]
+    low, *more = ends or [count(as_digits(part), "--gpus") for part in text.split(":")]
+    if len(more) != 1 or low > more[0] or low < 1:
         raise InputError(
             f"--gpus: {quoted(text)} is no range",
             field="--gpus",
             value=text,
             legal="LOW:HIGH with LOW below HIGH, such as 8:1024",
         )
-    sizes = [ends[0]]
-    while sizes[-1] * 2 <= ends[1]:
+    sizes = [low]
+    while sizes[-1] * 2 <= more[0]:
         sizes.append(sizes[-1] * 2)
-    return sizes if sizes[-1] == ends[1] else [*sizes, ends[1]]
+    return sizes if sizes[-1] == more[0] else [*sizes, more[0]]

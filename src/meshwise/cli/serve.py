@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwise.cli import engine, options
+from meshwise.cli import engine, needs, options, values
+from meshwise.cli.command import Command, Need
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -18,23 +19,21 @@ load = options.stacked(
         "--isl",
         "--input-len",
         "isl",
-        metavar="N",
+        type=values.NUMBER,
         help="Tokens of a prompt.",
-        callback=options.in_tokens,
     ),
     click.option(
         "--osl",
         "--output-len",
         "osl",
-        metavar="N",
+        type=values.NUMBER,
         help="Tokens of an answer.",
-        callback=options.in_tokens,
     ),
     click.option(
         "--concurrency",
         "--max-concurrency",
         "concurrency",
-        metavar="N",
+        type=values.NUMBER,
         help="Requests in flight over all replicas; one that ends is replaced at once.",
     ),
     click.option(
@@ -49,7 +48,7 @@ load = options.stacked(
         "--max-num-batched-tokens",
         "--chunked-prefill-size",
         "chunk",
-        metavar="N",
+        type=values.NUMBER,
         help="Most tokens of an iteration; longer prompts are cut (default: the engine's).",
     ),
     click.option(
@@ -57,7 +56,7 @@ load = options.stacked(
         "--num-speculative-tokens",
         "draft_tokens",
         default="0",
-        metavar="N",
+        type=values.NUMBER,
         show_default=True,
         help="Speculative decoding: tokens drafted per verification.",
     ),
@@ -87,14 +86,31 @@ load = options.stacked(
 )
 layout = options.stacked(options.tp_degrees, options.dp_degree, options.ep_degrees, options.gpus)
 software = options.stacked(
-    click.option("--stack", metavar="STACK", help="Software: vllm (default), sglang, trtllm, …"),
+    click.option("--stack", type=values.STACK, help="Software: vllm (default), sglang, trtllm, …"),
     click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
-    click.option("--attention", metavar="KIND", help="flash or unfused, in place of the stack's."),
-    click.option("--overlap", metavar="HOW", help="Of TP collectives: none, split or decomposed."),
+    click.option(
+        "--attention", type=values.ATTENTION, help="flash or unfused, in place of the stack's."
+    ),
+    click.option(
+        "--overlap", type=values.OVERLAP, help="Of TP collectives: none, split or decomposed."
+    ),
 )
 
 
-@click.command("serve")
+@click.command(
+    "serve",
+    cls=Command,
+    needs=(
+        *(needs.MODEL, needs.CLUSTER),
+        *(Need("isl", "1024"), Need("osl", "256"), Need("concurrency", "32")),
+    ),
+    phase=lambda _: "decode",
+    about={"model": needs.ABOUT_MODEL},
+    examples=(
+        "meshwise serve llama-3.1-70b --on hgx-h100 --tp 4 --isl 2k --osl 256 --concurrency 64",
+        "meshwise serve llama-3.1-8b --on hgx-h100 --isl 1k --osl 128 --concurrency 128 --stack sglang",
+    ),
+)
 @options.target
 @layout
 @load

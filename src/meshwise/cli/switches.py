@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshwise.cli import values
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 OPTIONS = (
     click.option(
         "--loss-chunks",
-        metavar="N",
+        type=values.NUMBER,
         help="Training: head and loss on N parts of a microbatch's tokens, one at a time.",
     ),
     click.option(
         "--dispatcher",
-        metavar="NAME",
+        type=values.DISPATCHER,
         help="Of tokens to experts: alltoall, deepep or hybridep (once per node).",
     ),
     click.option(
@@ -29,12 +30,12 @@ OPTIONS = (
     ),
     click.option(
         "--moments-dtype",
-        metavar="D",
+        type=values.MOMENTS_DTYPE,
         help="Training: of Adam's moments, fp32, bf16, fp16 or fp8.",
     ),
     click.option(
         "--recompute-modules",
-        metavar="NAME,…",
+        type=values.MODULES,
         help="Training: what selective recomputation does again: core_attn, layernorm, moe_act, moe, …",
     ),
 )

@@ -6,21 +6,33 @@ from typing import Any
 
 import click
 
-from meshwise.cli import options
+from meshwise.cli import options, values
+from meshwise.cli.command import Command
 from meshwise.errors import InputError
 
 
-@click.command("validate")
+@click.command(
+    "validate",
+    cls=Command,
+    about={"table": "A CSV file; or --published."},
+    examples=(
+        "meshwise validate --published layers",
+        "meshwise validate --published collectives --worst 5",
+    ),
+)
 @click.argument("table", metavar="[TABLE.csv]", required=False)
 @click.option(
     "--published",
+    type=values.PUBLISHED,
     metavar="[KIND]",
     is_flag=False,
     flag_value="all",
     help="The shipped tables of published figures, or one: training, layers, serving or collectives.",
 )
 @click.option(
-    "--worst", metavar="N", help="Show the N rows that are furthest off (default 15; 0: none)."
+    "--worst",
+    type=values.NUMBER,
+    help="Show the N rows that are furthest off (default 15; 0: none).",
 )
 @options.output
 def command(table: str | None, **o: Any) -> None:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 from typing import Any, NamedTuple
 
 from meshwise import catalog
-from meshwise.errors import InputError, UnknownName, closest, shorten, unknown_name
+from meshwise.errors import InputError, UnknownName, closest, meant, shorten, unknown_name
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAME = {  # trained further, same shapes
@@ -26,6 +25,7 @@ _SAME = {  # trained further, same shapes
 _RELEASE = re.compile(r"v\d\.\d")  # of the further training, where a preset's name has none
 _DATE = re.compile(r"\d{4}")  # 2507, 0324: another training of the same shapes
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+x)?(\d+(?:\.\d+)?)([bmt])(?![a-z0-9])")
+_BARE = re.compile(r"(?<![a-z0-9.])(\d{1,3}(?:\.\d+)?)(?![a-z0-9.])")
 _SCALE = {"m": 1e-3, "b": 1.0, "t": 1e3}
 
 
@@ -230,6 +230,9 @@ def _traits(key: str) -> _Traits:
         size = each * (int(found[1][:-1]) if found[1] else 1)
         break
     rest = spaced.replace(found[0], "") if found else spaced
+    bare = _BARE.findall(rest)
+    if size is None and len(bare) > 1:  # llama-3.1-4: a size without its unit
+        size = float(bare[-1])
     version = re.search(r"\d+(?:\.\d+)?", rest)
     family = re.match(r"[a-z]+", key)
     return _Traits(family[0] if family else "", float(version[0]) if version else None, size)
@@ -247,6 +250,13 @@ def _words(key: str) -> set[str]:
     return {w for w in words if w.isalpha()} - _SAME
 
 
+def _untrained(key: str) -> tuple[str, ...]:
+    """A name as it is, without the words that say how it was trained, and without a date."""
+    first, *more = key.split("-")
+    words = [first, *(w for w in more if w not in _SAME)]
+    return key, "-".join(words), "-".join(w for w in words if not _DATE.fullmatch(w))
+
+
 def _alike(key: str, name: str) -> bool:
     """Whether letters alone say that one name was meant by the other."""
     import difflib
@@ -255,34 +265,55 @@ def _alike(key: str, name: str) -> bool:
 
 
 def nearest(name: str) -> str | None:
-    """The preset that an unknown name is nearest to: by family and its words, then size and version,
-    then letters."""
+    """The preset that an unknown name is nearest to: the one that it is but for a slip of the fingers,
+    else by family and its words, size and version, then letters. A name that states its size has no
+    nearest of another size or another version: that is another model, not another spelling."""
     key = _without_format(
         name.strip().rstrip("/").lower().rpartition("/")[2].replace("_", "-")[:100]
     )
+    slipped = next(filter(None, (meant(k, _spelt()) for k in _untrained(key))), set[str]())
+    if slipped:  # two that are as near: nobody can tell
+        return slipped.pop() if len(slipped) == 1 else None
     presets = catalog.names("models")
     begun = [n for n in presets if key and n.startswith(key)]
-    if begun:  # typed in part
+    # typed in part; 4 is not the beginning of 405
+    begun = [n for n in begun if not (key[-1].isdigit() and n[len(key) : len(key) + 1].isdigit())]
+    if begun:
         return min(begun, key=lambda n: (len(n), n))
     asked, words = _traits(key), _words(key)
     publisher = name.strip().lower().rpartition("/")[0]
     alike = [n for n in presets if asked.family and _traits(n).family == asked.family] or [
         n for n in presets if publisher.startswith(_traits(n).family)
     ]
+    versions = [_traits(n).version for n in alike]
+    alike = [n for n in alike if _of_its_size(asked, _traits(n))]
     if not alike or (asked.size is None and asked.version is None and len(words) < 2):
         close = closest(key, [*presets, *catalog.aliases("models")])
-        return close[0] if close and _alike(key, close[0]) else None
-    versions = [_traits(n).version for n in alike]
+        same = [n for n in close if _alike(key, n) and _of_its_size(asked, _traits(n))]
+        return same[0] if same else None
 
     def far(n: str) -> tuple[float, ...]:
         t, common = _traits(n), len(words & _words(n))
-        both = t.size and asked.size
-        size = abs(math.log(t.size / asked.size)) if both else 9.0 * bool(asked.size)  # type: ignore[operator]
         version = abs((t.version or 0.0) - asked.version) if asked.version is not None else 0.0
         # no version asked for: that of which most sizes are known, the latest of these
-        return (-common, size, version, -versions.count(t.version), -(t.version or 0.0), len(n))
+        return (-common, version, -versions.count(t.version), -(t.version or 0.0), len(n))
 
     return min(alike, key=far)
+
+
+def _of_its_size(asked: _Traits, other: _Traits) -> bool:
+    """Whether a name may be another's misspelt, by what it says of size and version: a stated size is
+    that of the other, and so is a version beside it."""
+    if asked.size is None:
+        return True
+    same = other.size is not None and abs(asked.size - other.size) <= 0.01 * other.size
+    return same and asked.version in (None, other.version)
+
+
+@functools.cache
+def _spelt() -> dict[str, str]:
+    """Every name and alias → the preset."""
+    return catalog.aliases("models") | {name: name for name in catalog.names("models")}
 
 
 def unknown_model(field: str, name: str) -> UnknownName:

@@ -72,7 +72,7 @@ def plan_deployment(
     n = cluster.devices if gpus is None else count(gpus, "--gpus")
     where = check_gpus(cluster, n)
     asked = dict(pins or {})
-    _check(model, stack, n, asked)
+    check_serving_pins(model, stack, n, asked)
     answer = plan_serving(
         model, where, stack, w, n, asked, limits=limits, objective=objective, top=top
     )
@@ -85,7 +85,8 @@ def plan_deployment(
     return Served(answer, tuple(changes), apart, time.perf_counter() - started)
 
 
-def _check(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
+def check_serving_pins(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
+    """Refuse pins that no deployment can have, with the nearest legal value."""
     for axis in pins:
         if axis not in AXES:
             option = "--" + axis.replace("_", "-")

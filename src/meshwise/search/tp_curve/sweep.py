@@ -18,7 +18,7 @@ from meshwise.layouts import tp_degrees as legality
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.curve import Scaling, curve, layouts_for
 from meshwise.stacks.stack import Stack
-from meshwise.strict_tables import count
+from meshwise.strict_tables import as_digits, count
 from meshwise.units import BANDWIDTH, RATE, TIME, Kind, parse
 from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Decode, Training, Workload
 
@@ -234,7 +234,7 @@ def _value(text: str, quantity: Quantity) -> float:
     field = f"--sweep {quantity.name}"
     if quantity.kind is not None:
         return parse(text.strip(), quantity.kind, field)
-    number = count(text.strip(), field, high=quantity.high)
+    number = count(as_digits(text), field, high=quantity.high)
     near = quantity.nearest(number)
     if near != number:
         part = f"multiple of {quantity.step}"

@@ -1,0 +1,29 @@
+"""What several commands need before they can answer."""
+
+from __future__ import annotations
+
+from meshwise.cli.command import Given, Need
+
+MODEL = Need("model", "llama-3.1-70b")
+CLUSTER = Need("cluster", "dgx-a100")
+ABOUT_MODEL = "A preset, a config.json (or its folder), or a hub id with the [hub] extra."
+# of a step of one phase
+STEP = (
+    MODEL,
+    CLUSTER,
+    Need(
+        "seq",
+        "2048",
+        "required in training and prefill",
+        lambda o: o["phase"] in ("train", "prefill"),
+    ),
+    Need(
+        *("context", "4096", "required in decode"),
+        lambda o: o["phase"] == "decode" and o["seq"] is None,
+    ),
+)
+
+
+def phase_of(o: Given) -> str | None:
+    """The phase that is asked for; None where it is no phase."""
+    return o["phase"] if o["phase"] in ("train", "prefill", "decode") else None

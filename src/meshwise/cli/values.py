@@ -1,0 +1,142 @@
+"""What an option's value may be, as click types: whole numbers as people write them, and names that the
+shell completes. Nothing is refused here: the specs check values, and name what is legal.
+
+Completion loads no command's work: the words stand here, and the tests hold them to their sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    _Type = click.ParamType[Any]
+else:  # generic since click 8.4 only
+    _Type = click.ParamType
+
+NUMBERS = (
+    "Numbers: 131072, 131,072, 131_072 or 128k (k is 1,024 and M 1,024 x 1,024, in either case). "
+    "Lists: 1,2,4, or 1-8: all legal values from 1 to 8."
+)
+SINGLE_NUMBERS = NUMBERS.partition(" Lists")[0]
+
+
+class Count(_Type):
+    """A whole number, or a list of them: ``4k`` and ``4,096`` become digits, other text stays."""
+
+    def __init__(self, name: str, several: bool = False) -> None:
+        self.name, self.several = name, several
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from meshwise.strict_tables import as_digits
+
+        return value if self.several else as_digits(str(value))
+
+
+class Words(_Type):
+    """A name out of a list, of which the shell completes the last one typed."""
+
+    def __init__(
+        self,
+        name: str,
+        words: Callable[[click.Context], Iterable[str]] | tuple[str, ...],
+        *,
+        files: bool = False,
+        several: bool = False,
+    ) -> None:
+        self.name, self.files, self.several = name, files, several
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Words that begin as what is typed does; file names where it looks like a path, or where no
+        word does and a file may be named."""
+        from click.shell_completion import CompletionItem
+
+        before, comma, begun = incomplete.rpartition(",") if self.several else ("", "", incomplete)
+        words = self.words(ctx) if callable(self.words) else self.words
+        found = [
+            CompletionItem(before + comma + word)
+            for word in words
+            if word.startswith(begun.lower()) and word not in before.split(",")
+        ]
+        if self.files and (not found or begun.startswith((".", "/", "~"))):
+            return [CompletionItem(incomplete, type="file")]
+        return found
+
+
+def _catalog(kind: str) -> Callable[[click.Context], Iterable[str]]:
+    def names(_: click.Context) -> Iterable[str]:
+        from meshwise import catalog
+
+        return catalog.names(kind)
+
+    return names
+
+
+def _entries(ctx: click.Context) -> Iterable[str]:
+    """Names of the kind that stands before: ``meshwise catalog device …``."""
+    from meshwise import catalog
+
+    kind = str(ctx.params.get("kind") or "")
+    plural = kind if kind in KINDS else kind + "s"
+    return catalog.names(plural) if plural in KINDS else ()
+
+
+def _formats(what: str) -> Callable[[click.Context], Iterable[str]]:
+    def names(_: click.Context) -> Iterable[str]:
+        from meshwise import dtypes
+
+        found: tuple[str, ...] = getattr(dtypes, what)
+        return found
+
+    return names
+
+
+KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
+TARGETS = (
+    *("vllm", "sglang", "trtllm", "megatron-lm", "megatron-bridge"),
+    *("torchtitan", "deepspeed", "accelerate"),
+)
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
+NUMBER = Count("N")
+DEGREES = Count("N,…", several=True)
+MODEL = Words("MODEL", _catalog("models"), files=True)
+CLUSTER = Words("CLUSTER", _catalog("clusters"), files=True)
+STACK = Words("STACK", _catalog("stacks"))
+PHASE = Words("PHASE", ("train", "prefill", "decode"))
+TARGET = Words("TARGET", TARGETS)
+OP = Words("OP", OPS)
+KIND = Words("KIND", KINDS)
+ENTRY = Words("NAME", _entries)
+FILE = Words("FILE", (), files=True)
+DTYPE = Words("D", _formats("COMPUTE"))
+WEIGHT_DTYPE = Words("D", _formats("WEIGHT"))
+KV_DTYPE = Words("D", _formats("KV_CACHE"))
+COMM_DTYPE = Words("D", _formats("COMM"))
+GRAD_DTYPE = Words("D", _formats("GRADIENT"))
+MOMENTS_DTYPE = Words("D", ("fp32", "bf16", "fp16", "fp8"))
+RECOMPUTE = Words("MODE", ("none", "selective", "full"))
+RECOMPUTES = Words("MODE,…", ("none", "selective", "full"), several=True)
+SHARD = Words("STAGE", ("none", "zero1", "zero2", "zero3"))
+SHARDS = Words("STAGE,…", ("none", "zero1", "zero2", "zero3"), several=True)
+SCHEDULE = Words("KIND", ("1f1b", "gpipe", "zb-1p", "zb-2p"))
+ATTENTION = Words("KIND", ("flash", "unfused"))
+OVERLAP = Words("HOW", ("none", "split", "decomposed"))
+DISPATCHER = Words("NAME", ("alltoall", "deepep", "hybridep"))
+FREE = Words("WHAT,…", ("dtype", "comm-dtype"), several=True)
+MODULES = Words(
+    "NAME,…",
+    ("core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"),
+    several=True,
+)
+PUBLISHED = Words("[KIND]", ("training", "layers", "serving", "collectives"))
+WRAPPER = Words("WHAT", ("torchrun", "slurm", "lws", "kuberay"))
