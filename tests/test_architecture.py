@@ -27,6 +27,7 @@ ARROW = [
     ("runtime", "launch"),
     ("answers",),  # also what launch writes and reads
     ("api",),
+    ("comparison",),
     ("commands", "runs"),
     ("cli",),
 ]

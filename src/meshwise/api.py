@@ -16,11 +16,12 @@ from meshwise.answers.answers import (
     ScaleResult,
     ValidateResult,
 )
-from meshwise.arguments import Named, counts, given, keywords, limit_s, names, price, whole_bytes
+from meshwise.arguments import Named, counts, given, limit_s, names, price, whole_bytes
 from meshwise.arguments import degrees as read_degrees
 from meshwise.arguments import parts as _parts
-from meshwise.checks import flag, name_of
-from meshwise.clusters.load import Cluster, load_cluster
+from meshwise.checks import flag, keywords, name_of
+from meshwise.clusters.cluster import Cluster, Device, Level
+from meshwise.clusters.load import load_cluster
 from meshwise.cost.collectives import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.uncertainty import collective_interval
@@ -47,8 +48,10 @@ __all__ = [
     "Cluster",
     "CollectiveResult",
     "Decode",
+    "Device",
     "EstimateResult",
     "Formats",
+    "Level",
     "Model",
     "ModelResult",
     "Point",

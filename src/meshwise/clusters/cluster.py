@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from meshwise.checks import (
     among,
     check_fields,
     flag,
+    keywords,
     not_a,
     number,
     optional,
@@ -86,6 +88,38 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         check_fields(self, _DEVICE, "device")
 
+    @classmethod
+    @keywords
+    def of(
+        cls,
+        name: str,
+        *,
+        memory: str | None = None,
+        memory_bandwidth: str | None = None,
+        peak: Mapping[str, str] | None = None,
+        like: str | None = None,
+        generation: str | None = None,
+    ) -> Device:
+        """A device from figures with their units, as the ``[device]`` of a cluster file has them.
+
+        :param name: what answers call it.
+        :param memory: its size, such as ``"80 GB"``.
+        :param memory_bandwidth: such as ``"3.35 TB/s"``.
+        :param peak: dense matrix rates by number format, such as ``{"bf16": "989 TFLOP/s"}``.
+        :param like: a device of the catalog, which has what is not said here.
+        :param generation: whose kernels it runs (one of ``GENERATIONS``); where neither this nor
+            ``like`` says it, answers call its efficiencies inherited.
+        :raises InputError: for a figure that is missing, has no unit or another quantity's.
+
+        >>> from meshwise import Device
+        >>> Device.of("mine", like="h100-80gb-sxm", memory="96 GB").memory_bytes
+        96000000000.0
+        """
+        from meshwise.clusters.load import device_of
+
+        given = {"memory": memory, "memory_bandwidth": memory_bandwidth, "peak": peak}
+        return device_of(text(name, "name"), {**given, "like": like, "generation": generation})
+
 
 _DEVICE = {
     "name": text,
@@ -125,6 +159,55 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def __post_init__(self) -> None:
         check_fields(self, _LEVEL, "level")
+
+    @classmethod
+    @keywords
+    def of(
+        cls,
+        ranks: int,
+        *,
+        fabric: str | None = None,
+        kind: str | None = None,
+        bandwidth: str | None = None,
+        latency: str | None = None,
+        name: str | None = None,
+        nics: int | None = None,
+        oversubscription: float = 1.0,
+        peer_to_peer: bool | None = None,
+        in_switch: bool | None = None,
+        efficiency: float | None = None,
+    ) -> Level:
+        """A level from figures with their units, as a ``[[level]]`` of a cluster file has them.
+
+        :param ranks: domains of the level below that it joins (of the innermost: devices).
+        :param fabric: an entry of the fabric catalog, which has what is not said here; without it
+            ``kind``, ``bandwidth`` and ``latency`` are needed.
+        :param kind: one of ``FABRIC_KINDS``.
+        :param bandwidth: per device (with ``nics``: per NIC) and direction, such as ``"450 GB/s"``.
+        :param latency: of one hop of a small message, such as ``"2 us"``.
+        :param name: None: ``node``, or ``cluster`` where the level is a network.
+        :param nics: NICs that a domain of the level below shares.
+        :param oversubscription: how much less the upper tiers carry than the NICs.
+        :param peer_to_peer: devices write into each other's memory (None: unless it is a network).
+        :param in_switch: switches add up (NVLink SHARP) (None: as the fabric does).
+        :param efficiency: share of the wire rate that collectives reach (None: the measured fit).
+        :raises InputError: for a figure that is missing, has no unit or another quantity's.
+
+        >>> from meshwise import Level
+        >>> Level.of(8, fabric="nvlink4-nvswitch").kind
+        'nvswitch'
+        """
+        from meshwise.clusters.load import level_of
+
+        given: dict[str, object] = {
+            "ranks": ranks,
+            "fabric": fabric,
+            "kind": kind,
+            "bandwidth": bandwidth,
+        }
+        given |= {"latency": latency, "name": name, "nics": nics, "efficiency": efficiency}
+        given |= {"peer_to_peer": peer_to_peer, "in_switch": in_switch}
+        return level_of({**given, "oversubscription": oversubscription})
 
     def per_device_bytes_per_s(self, devices_below: int) -> float:
         """Wire rate per device and direction when all ``devices_below`` the level communicate."""

@@ -22,6 +22,7 @@ from meshwise.checks import (
     text,
     whole,
 )
+from meshwise.models.custom import FromNumbers
 from meshwise.strict_tables import MAX_COUNT, count
 
 
@@ -168,7 +169,7 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check_fields(self, _QUANTIZATION, "quantization")
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A decoder-only language model."""
 
     name: str
