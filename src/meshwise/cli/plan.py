@@ -160,7 +160,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     else:
         result = api.plan(spec, where, _training(o), **given, **_mesh(o))
     if o["compare"] is not None:
-        result.compared = _compared(o, spec, where, result)
+        result.beside = _compared(o, spec, where, result)
 
     def record() -> Any:
         said = result.to_dict()
