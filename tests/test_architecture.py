@@ -26,6 +26,7 @@ ARROW = [
     ("evidence",),
     ("runtime", "launch"),
     ("answers",),  # also what launch writes and reads
+    ("curves", "plans"),
     ("api",),
     ("comparison",),
     ("commands", "runs"),

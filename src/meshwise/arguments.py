@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeGuard
+from typing import TypeGuard, cast
 
 from meshwise.checks import not_a
 from meshwise.clusters.load import Cluster, load_cluster
@@ -44,16 +44,16 @@ def counts(values: object, field: str) -> list[int]:
     return [count(v, field) for v in found]
 
 
-def names(values: object, field: str) -> tuple[Any, ...]:
+def names(values: object, field: str) -> tuple[str, ...]:
     """A list of names; a text alone is one."""
     if isinstance(values, str):
         return (values,)
     if not _listed(values):
         raise not_a("a list of names", field, values, "a list of names")
-    return tuple(values)
+    return tuple(cast(Iterable[str], values))  # each is looked up later
 
 
-def _listed(values: object) -> TypeGuard[Iterable[Any]]:
+def _listed(values: object) -> TypeGuard[Iterable[object]]:
     return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
 
 

@@ -25,9 +25,24 @@ if TYPE_CHECKING:
 def export(
     job: Job, target: str, *, wrapper: str | None = None, version: str | None = None
 ) -> ExportResult:
-    """The launch command of a job (:class:`meshwise.launch.Job`) for vllm, sglang, trtllm,
-    megatron-lm, megatron-bridge, torchtitan, deepspeed or accelerate; ``wrapper``: torchrun, slurm,
-    lws or kuberay."""
+    """The launch command of a job.
+
+    Rests on the flags of the target's software in the version that the answer names.
+
+    :param job: a :class:`meshwise.launch.Job`: phase, layout, sizes.
+    :param target: ``vllm``, ``sglang``, ``trtllm``, ``megatron-lm``, ``megatron-bridge``,
+        ``torchtitan``, ``deepspeed`` or ``accelerate``.
+    :param wrapper: what starts it on several nodes: ``torchrun``, ``slurm``, ``lws``, ``kuberay``.
+    :param version: the version that is asked for; another than the known one is refused.
+    :returns: ``text`` to run, ``files`` that it reads, ``untranslated``: what the target has no flag for.
+    :raises InputError: for a job that the target's software cannot run.
+
+    >>> import meshwise as mw
+    >>> from meshwise.launch import Job
+    >>> answer = mw.export(Job(model="gpt2", phase="serve", tp=2, etp=2), "vllm")
+    >>> answer.gpus, "--tensor-parallel-size 2" in answer.text
+    (2, True)
+    """
     from meshwise import launch
     from meshwise.answers.launch import ExportResult
 
@@ -97,9 +112,32 @@ def read_command(
     concurrency: int | None = None,
     acceptance: float | None = None,
 ) -> ImportResult:
-    """A launch command read into a layout, priced beside the best of as many GPUs. What the command
-    does not say is given: the model, the batch and the sequence, or the prompts and answers, and how
-    often a drafted token is accepted."""
+    """A launch command read into a layout, priced beside the best of as many GPUs.
+
+    Rests on the flags of the target's software, :func:`estimate` or :func:`serve`, and :func:`plan`.
+    What the command does not say is given here.
+
+    :param command: the text of the command, or of the script that runs it.
+    :param cluster: a name, a path or a :class:`Cluster`.
+    :param model: a name, a path or a :class:`Model`; None: the command's.
+    :param target: whose command it is; None: told by its words.
+    :param gpus: GPUs in all, where the command does not say it.
+    :param stack: the software; None: the target's.
+    :param global_batch: training: sequences per step over all replicas.
+    :param seq: training: tokens per sequence.
+    :param isl: serving: tokens of a prompt.
+    :param osl: serving: tokens of an answer.
+    :param concurrency: serving: requests in flight over all replicas.
+    :param acceptance: serving with drafts: how often a drafted token is accepted, 0 to 1.
+    :returns: ``layout``, ``best`` and single ``changes``: seconds, bytes.
+    :raises InputError: for a command that cannot be read, or lacks what is not given either.
+
+    >>> import meshwise as mw
+    >>> command = "vllm serve meta-llama/Llama-3.1-8B --tensor-parallel-size 2"
+    >>> answer = mw.read_command(command, "hgx-h100", isl=512, osl=64, concurrency=8)
+    >>> answer.model, answer.layout.tp
+    ('llama-3.1-8b', 2)
+    """
     from meshwise import launch
     from meshwise.answers.launch import ImportResult
 

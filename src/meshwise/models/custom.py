@@ -79,6 +79,7 @@ class FromNumbers:
         :param vocab: rows of the embedding table.
         :param kv_heads: key/value heads, a divisor of ``heads`` (None: as many; 1: multi-query).
         :param head_dim: width of a head (None: ``hidden / heads``).
+        :param gated: whether there is a gate product beside the up product, as said above.
         :param tied: the output head is the embedding table.
         :param positions: rows of a learned table of positions (0: rotary, ALiBi or none).
         :param norm: ``"rms"`` (a weight per feature), ``"layer"`` (a bias too), ``"none"``.
