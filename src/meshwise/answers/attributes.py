@@ -15,7 +15,7 @@ class _Kept(Protocol):
     def figures(self) -> Record: ...
 
 
-class Record(dict[str, Any]):  # type: ignore[explicit-any,unused-ignore]  # JSON's values
+class Record(dict[str, Any]):  # type: ignore[explicit-any]  # JSON's values
     """A part of an answer: a dictionary whose keys are attributes too (``best.tp``, ``best["tp"]``).
 
     A key that is no name (``"stack"`` of ``provenance`` is, ``"collectives/ib-ndr"`` is not) is read
@@ -32,7 +32,7 @@ class Record(dict[str, Any]):  # type: ignore[explicit-any,unused-ignore]  # JSO
 
     else:
 
-        def __getattr__(self, name: str) -> Any: ...  # type: ignore[explicit-any,unused-ignore]
+        def __getattr__(self, name: str) -> Any: ...  # type: ignore[explicit-any]
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *(k for k in self if k.isidentifier())]
