@@ -223,3 +223,15 @@ def test_an_unknown_keyword_is_refused_by_name(name: str) -> None:
     with pytest.raises(mw.MeshwiseError) as caught:
         public(name)(**CALLS[name], **{slip: 1})
     assert slip in str(caught.value) and caught.value.legal
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in CALLS if inspect.isroutine(public(n)) and n != "stack"]
+)
+def test_what_is_missing_is_named_all_at_once(name: str) -> None:
+    parameters = inspect.signature(public(name)).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD]
+    with pytest.raises(mw.MeshwiseError) as caught:
+        public(name)()
+    assert str(caught.value).split(";")[0].endswith(f": missing: {', '.join(needed)}")
+    assert caught.value.field == needed[0]

@@ -22,11 +22,15 @@ R = TypeVar("R")
 
 def keywords(function: Callable[P, R]) -> Callable[P, R]:
     """The function, which refuses a keyword that it does not have as it refuses any other bad input:
-    with the nearest that it has. Where it takes axes of a layout by name, these are its too."""
+    with the nearest that it has; and names every argument that is missing. Where it takes axes of a
+    layout by name, these are its too."""
     code = function.__code__
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     known = tuple(name for name in known if name != "cls")
     axes = bool(code.co_flags & 0x08)  # **layout
+    needed = code.co_varnames[: code.co_argcount - len(function.__defaults__ or ())]
+    named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    required = [name for name in named if name not in (function.__kwdefaults__ or {})]
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -39,6 +43,14 @@ def keywords(function: Callable[P, R]) -> Callable[P, R]:
                     legal=", ".join(known),
                     nearest=next(iter(closest(key, known)), None),
                 )
+        lacking = [k for i, k in enumerate(needed) if i >= len(args) and k not in kwargs]
+        lacking += [k for k in required if k not in kwargs]
+        if lacking:
+            raise InputError(
+                f"{function.__name__}: missing: {', '.join(lacking)}",
+                field=lacking[0],
+                legal=", ".join(known),
+            )
         try:
             return function(*args, **kwargs)
         except InputError as error:

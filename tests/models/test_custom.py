@@ -144,6 +144,7 @@ def test_without_a_name_the_numbers_are_the_name() -> None:
         ("dense", {"dtype": "int3"}, "dtype"),
         ("dense", {"name": 7}, "name"),
         ("dense", {"kvheads": 8}, "kvheads"),
+        ("dense", {"ffn": ...}, "ffn"),
         ("moe", {"experts": 0}, "experts"),
         ("moe", {"experts": [8, 8]}, "experts"),
         ("moe", {"experts_per_token": 9}, "experts_per_token"),
@@ -169,7 +170,7 @@ def test_without_a_name_the_numbers_are_the_name() -> None:
 def test_what_cannot_be_names_the_keyword(make: str, change: dict[str, Any], field: str) -> None:
     right = {"dense": LLAMA, "moe": MIXTRAL, "mla": {**MLA, "ffn": 8192}}[make]
     with pytest.raises(mw.MeshwiseError) as caught:
-        getattr(mw.Model, make)(**right | change)
+        getattr(mw.Model, make)(**{k: v for k, v in (right | change).items() if v is not ...})
     assert caught.value.field == field
     assert caught.value.legal and "\n" not in str(caught.value)
 
