@@ -26,11 +26,9 @@ from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
 from meshwise.errors import IllegalLayout
 from meshwise.layouts import grid
-from meshwise.layouts.keywords import LayoutAxes, ServingDegrees
 from meshwise.layouts.layout import place, spread, usual_ranks
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
-from meshwise.plans import plan
 from meshwise.search.tp_curve.points import Point
 from meshwise.stacks.stack import WORDS, Stack, load_stack, replaced
 from meshwise.strict_tables import count, one_of
@@ -39,6 +37,8 @@ from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Work
 
 if TYPE_CHECKING:
     from meshwise.answers.serve import ServeResult
+    from meshwise.layouts.keywords import LayoutAxes, ServingDegrees
+    from meshwise.plans import plan
 
 __all__ = [
     "Cluster",
@@ -71,6 +71,17 @@ __all__ = [
     "validate",
     "validate_published",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """What plans only is loaded for plans only: a command starts in a tenth of a second."""
+        if name != "plan":
+            raise AttributeError(f"module 'meshwise.api' has no attribute {name!r}")
+        from meshwise.plans import plan
+
+        return plan
 
 
 @keywords

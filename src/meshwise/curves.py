@@ -11,7 +11,6 @@ from meshwise.arguments import degrees as read_degrees
 from meshwise.arguments import parts as _parts
 from meshwise.checks import flag, keywords
 from meshwise.clusters.cluster import Cluster
-from meshwise.layouts.keywords import TrainingPins
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.curve import curve, default_degrees
 from meshwise.stacks.stack import Stack
@@ -21,6 +20,7 @@ from meshwise.workloads.workload import Training, Workload
 if TYPE_CHECKING:
     from meshwise.answers.growth import GrowthResult
     from meshwise.answers.sweep import SweepResult
+    from meshwise.layouts.keywords import TrainingPins
 
 Objective = Literal["efficiency", "latency"]
 

@@ -10,7 +10,6 @@ from meshwise.arguments import parts as _parts
 from meshwise.checks import flag, keywords
 from meshwise.clusters.cluster import Cluster
 from meshwise.errors import InputError
-from meshwise.layouts.keywords import ServingPins, TrainingPins
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -19,6 +18,7 @@ from meshwise.workloads.workload import Training
 if TYPE_CHECKING:
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.serving_plan import ServingPlanResult
+    from meshwise.layouts.keywords import ServingPins, TrainingPins
 
 Progress = Callable[[int, int], None]
 TrainingObjective = Literal["step", "mfu", "cost"]
