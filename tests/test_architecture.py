@@ -26,7 +26,9 @@ ARROW = [
     ("evidence",),
     ("runtime", "launch"),
     ("answers",),  # also what launch writes and reads
+    ("curves", "plans"),
     ("api",),
+    ("comparison",),
     ("commands", "runs"),
     ("cli",),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,33 @@ NONSENSE: dict[str, Any] = {
 CALLS: dict[str, dict[str, Any]] = {
     "Cluster": {"name": "x", "title": "x", "device": None, "levels": None},
     "Decode": {"batch": 1, "context": 64},
+    "Device": {},
+    "Device.of": {"name": "x", "like": "h100-80gb-sxm"},
     "Formats": {},
+    "Level": {},
+    "Level.of": {"ranks": 8, "fabric": "nvlink4-nvswitch"},
     "Model": {},
+    "Model.dense": {"layers": 2, "hidden": 64, "heads": 4, "ffn": 128, "vocab": 100},
+    "Model.mla": {
+        "layers": 2,
+        "hidden": 64,
+        "heads": 4,
+        "ffn": 128,
+        "vocab": 100,
+        "kv_lora_rank": 8,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 8,
+    },
+    "Model.moe": {
+        "layers": 2,
+        "hidden": 64,
+        "heads": 4,
+        "vocab": 100,
+        "experts": 4,
+        "experts_per_token": 2,
+        "expert_ffn": 32,
+    },
     "Prefill": {"batch": 1, "seq": 64},
     "Serving": {"isl": 128, "osl": 16, "concurrency": 4},
     "Stack": {"name": "x"},
@@ -92,8 +118,13 @@ MORE = {
 NO_CALLS = {"MeshwiseError", "Point", "__version__", "run"}  # run starts ranks: tests/runtime
 
 
+def public(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = operator.attrgetter(name)(mw)
+    return function
+
+
 def parameters(name: str) -> list[str]:
-    function = getattr(mw, name)
+    function = public(name)
     own = (
         list(function.__struct_fields__)
         if hasattr(function, "__struct_fields__")
@@ -103,22 +134,19 @@ def parameters(name: str) -> list[str]:
 
 
 def complete(name: str) -> dict[str, Any]:
-    if name == "Cluster":
-        own = mw.cluster("dgx-a100")
-        return {f: getattr(own, f) for f in own.__struct_fields__}
-    if name == "Model":
-        spec = mw.model("gpt2")
-        return {f: getattr(spec, f) for f in spec.__struct_fields__}
-    return CALLS[name]
+    where = mw.cluster("dgx-a100")
+    whole = {"Cluster": where, "Device": where.device, "Level": where.levels[0]}
+    own: Any = {**whole, "Model": mw.model("gpt2")}.get(name)
+    return CALLS[name] if own is None else {f: getattr(own, f) for f in own.__struct_fields__}
 
 
 def test_every_public_name_is_tried() -> None:
-    assert set(CALLS) | NO_CALLS == set(mw.__all__)
+    assert {name for name in CALLS if "." not in name} | NO_CALLS == set(mw.__all__)
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_nonsense_ends_in_one_line(name: str) -> None:
-    function: Callable[..., Any] = getattr(mw, name)
+    function = public(name)
     wrong = []
     refused = 0
     for parameter in parameters(name):
@@ -187,11 +215,23 @@ def test_results_have_their_figures_as_attributes() -> None:
             assert getattr(answer, name) == record[name], (type(answer), name)
 
 
-@pytest.mark.parametrize("name", [n for n in CALLS if inspect.isfunction(getattr(mw, n))])
+@pytest.mark.parametrize("name", [n for n in CALLS if inspect.isroutine(public(n))])
 def test_an_unknown_keyword_is_refused_by_name(name: str) -> None:
     """A slip in a keyword is bad input like any other: not a signature's traceback."""
     first = next(iter(CALLS[name]))
     slip = first + "_x"
     with pytest.raises(mw.MeshwiseError) as caught:
-        getattr(mw, name)(**CALLS[name], **{slip: 1})
+        public(name)(**CALLS[name], **{slip: 1})
     assert slip in str(caught.value) and caught.value.legal
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in CALLS if inspect.isroutine(public(n)) and n != "stack"]
+)
+def test_what_is_missing_is_named_all_at_once(name: str) -> None:
+    parameters = inspect.signature(public(name)).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD]
+    with pytest.raises(mw.MeshwiseError) as caught:
+        public(name)()
+    assert str(caught.value).split(";")[0].endswith(f": missing: {', '.join(needed)}")
+    assert caught.value.field == needed[0]

@@ -17,7 +17,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from meshwise.api import Cluster as Cluster
     from meshwise.api import Decode as Decode
+    from meshwise.api import Device as Device
     from meshwise.api import Formats as Formats
+    from meshwise.api import Level as Level
     from meshwise.api import Model as Model
     from meshwise.api import Point as Point
     from meshwise.api import Prefill as Prefill
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
 _API = (
     "Cluster",
     "Decode",
+    "Device",
     "Formats",
+    "Level",
     "Model",
     "Point",
     "Prefill",

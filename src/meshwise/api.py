@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -16,39 +15,39 @@ from meshwise.answers.answers import (
     ScaleResult,
     ValidateResult,
 )
-from meshwise.arguments import Named, counts, given, keywords, limit_s, names, price, whole_bytes
-from meshwise.arguments import degrees as read_degrees
+from meshwise.arguments import Named, given, whole_bytes
 from meshwise.arguments import parts as _parts
-from meshwise.checks import flag, name_of
-from meshwise.clusters.load import Cluster, load_cluster
+from meshwise.checks import keywords, name_of
+from meshwise.clusters.cluster import Cluster, Device, Level
+from meshwise.clusters.load import load_cluster
 from meshwise.cost.collectives import collective as coll
 from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.uncertainty import collective_interval
+from meshwise.curves import grow, scale, sweep
 from meshwise.errors import IllegalLayout
 from meshwise.layouts import grid
 from meshwise.layouts.layout import place, spread, usual_ranks
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
-from meshwise.search.tp_curve.curve import curve, default_degrees
 from meshwise.search.tp_curve.points import Point
 from meshwise.stacks.stack import WORDS, Stack, load_stack, replaced
-from meshwise.strict_tables import count, fraction, one_of
+from meshwise.strict_tables import count, one_of
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
 
 if TYPE_CHECKING:
-    from meshwise.answers.growth import GrowthResult
-    from meshwise.answers.plan import PlanResult
     from meshwise.answers.serve import ServeResult
-    from meshwise.answers.serving_plan import ServingPlanResult
-    from meshwise.answers.sweep import SweepResult
+    from meshwise.layouts.keywords import LayoutAxes, ServingDegrees
+    from meshwise.plans import plan
 
 __all__ = [
     "Cluster",
     "CollectiveResult",
     "Decode",
+    "Device",
     "EstimateResult",
     "Formats",
+    "Level",
     "Model",
     "ModelResult",
     "Point",
@@ -74,11 +73,36 @@ __all__ = [
 ]
 
 
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """What plans only is loaded for plans only: a command starts in a tenth of a second."""
+        if name != "plan":
+            raise AttributeError(f"module 'meshwise.api' has no attribute {name!r}")
+        from meshwise.plans import plan
+
+        return plan
+
+
 @keywords
 def validate(table: Named) -> ValidateResult:
-    """Predict every row of a CSV table of measurements (training steps, serving runs, collectives).
+    """Predict every row of a CSV table of measurements: training steps, single layers, serving runs or
+    collectives, told by its columns (``docs/reference/tables``).
 
-    Models are presets, or files ``models/NAME.json`` beside the table.
+    Rests on nothing of the table: a row is predicted from its layout and hardware alone.
+
+    :param table: the path of the table; models are presets, or files ``models/NAME.json`` beside it.
+    :returns: every row with its prediction, and the errors as shares.
+    :raises InputError: for a table that cannot be read; a malformed row is a row of the answer.
+
+    >>> import meshwise as mw, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = pathlib.Path(folder, "mine.csv")
+    ...     header = "id,op,device,ranks,bytes,time_us"
+    ...     _ = table.write_text(f"{header}\\nmine,all_reduce,a100-80gb-sxm,8,1e6,30\\n")
+    ...     answer = mw.validate(table)
+    >>> answer.kind, len(answer.rows())
+    ('collectives', 1)
     """
     from meshwise.evidence import validate as beside
     from meshwise.evidence.tables import read_table
@@ -90,8 +114,11 @@ def validate(table: Named) -> ValidateResult:
 
 
 def validate_published(kind: str = "all") -> ValidateResult:
-    """The shipped table of published figures of a kind (training, layers, serving, collectives, or
-    all), predicted."""
+    """The shipped table of published figures, predicted.
+
+    :param kind: ``"training"``, ``"layers"``, ``"serving"``, ``"collectives"`` or ``"all"``.
+    :returns: as :func:`validate`.
+    """
     from meshwise.evidence.validate import published
 
     return ValidateResult(*published(kind))
@@ -99,20 +126,56 @@ def validate_published(kind: str = "all") -> ValidateResult:
 
 @keywords
 def model(name: Named | Model) -> Model:
-    """A model: a preset, a path to a ``config.json`` or its folder, or a hub id (``[hub]`` extra)."""
+    """A model by its name, its ``config.json`` or its hub id.
+
+    Rests on the configuration alone: shapes and parameters are those that transformers builds from
+    it, exactly. For a model that nobody has published: :meth:`Model.dense`, :meth:`Model.moe`,
+    :meth:`Model.mla`.
+
+    :param name: a preset (``docs/reference/models``), the path of a ``config.json`` or of its folder,
+        a hub id (with the ``hub`` extra), or a :class:`Model`, which is returned as it is.
+    :raises UnknownName: with the nearest preset.
+    :raises UnsupportedModel: for an architecture that is not known.
+
+    >>> import meshwise as mw
+    >>> mw.model("llama-3.1-8b").layers
+    32
+    """
     return load_model(name)
 
 
 @keywords
 def cluster(name: Named | Cluster, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
-    """A cluster: a preset or a TOML file; ``nodes`` and ``nics`` replace its own."""
+    """A cluster by its name or its TOML file.
+
+    Rests on datasheets: ``source`` of the cluster and of its device name them.
+
+    :param name: a preset (``docs/reference/catalog``), a device's name (its usual node), the path of a
+        TOML file (``docs/reference/cluster-file``), or a :class:`Cluster`.
+    :param nodes: nodes, in place of its own.
+    :param nics: NICs of a node, in place of its own.
+    :raises InputError: for a name that there is none of, or a file that is not right.
+
+    >>> import meshwise as mw
+    >>> mw.cluster("dgx-h100", nodes=2).devices
+    16
+    """
     return load_cluster(name, nodes=nodes, nics=nics)
 
 
-def stack(name: Named | Stack, **switches: Any) -> Stack:
-    """A software stack of the catalog, with switches replaced.
+def stack(name: Named | Stack, **switches: object) -> Stack:
+    """A software stack by its name or its TOML file, with switches replaced.
 
-    ``overlap="none"`` turns off the stack's own overlap of backward reductions too: nothing hides.
+    Rests on the software's source and on measurements: ``sources`` names them, switch by switch.
+
+    :param name: a stack of the catalog (``docs/reference/stacks``), a path, or a :class:`Stack`.
+    :param switches: fields of :class:`Stack`. ``overlap="none"`` turns off the stack's own overlap of
+        backward reductions too: nothing hides.
+    :raises InputError: for a switch that there is none of, or a value that it does not take.
+
+    >>> import meshwise as mw
+    >>> mw.stack("megatron-core", schedule="gpipe").schedule
+    'gpipe'
     """
     loaded = load_stack(name)
     for key in ("overlap", "attention", "schedule"):  # options of the command line too
@@ -124,108 +187,6 @@ def stack(name: Named | Stack, **switches: Any) -> Stack:
 
 
 @keywords
-def scale(
-    model: Model | Named,
-    cluster: Cluster | Named,
-    workload: Workload,
-    *,
-    stack: Stack | Named | None = None,
-    tp: int | Sequence[int] | None = None,
-    sequence_parallel: bool = False,
-    limit_threshold: float = 0.8,
-    objective: str = "efficiency",
-) -> ScaleResult:
-    """What tensor parallelism costs from TP=1 to the cluster, and where it stops paying."""
-    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
-    one_of(objective, "--objective", ("efficiency", "latency"))
-    degrees = read_degrees(tp)
-    flag(sequence_parallel, "--sequence-parallel")
-    spec, where, software = _parts(model, cluster, workload, stack)
-    return ScaleResult(
-        curve(
-            spec,
-            where,
-            workload,
-            software,
-            degrees=degrees,
-            sequence_parallel=sequence_parallel,
-            threshold=threshold,
-            objective=objective,
-        )
-    )
-
-
-@keywords
-def sweep(
-    model: Model | Named,
-    cluster: Cluster | Named,
-    workload: Workload,
-    sweep: str,
-    *,
-    stack: Stack | Named | None = None,
-    tp: int | Sequence[int] | None = None,
-    sequence_parallel: bool = False,
-    limit_threshold: float = 0.8,
-    objective: str = "efficiency",
-) -> SweepResult:
-    """:func:`scale` at values of ``"inter.bandwidth=25GB/s:400GB/s"``, and where each doubling pays."""
-    from meshwise.answers.sweep import SweepResult
-    from meshwise.search.tp_curve import sweep as sweeping
-
-    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
-    one_of(objective, "--objective", ("efficiency", "latency"))
-    flag(sequence_parallel, "--sequence-parallel")
-    given(sweep, str, "--sweep", "NAME=LOW:HIGH, for example inter.bandwidth=25GB/s:400GB/s")
-    spec, where, software = _parts(model, cluster, workload, stack)
-    degrees = read_degrees(tp)
-    most = max(degrees or default_degrees(spec, where, software)) if sequence_parallel else 1
-    known = sweeping.quantities(where, workload, most)
-    quantity, values = sweeping.read_sweep(sweep, known)
-    return SweepResult(
-        sweeping.sweep(
-            spec,
-            where,
-            software,
-            quantity,
-            values,
-            degrees=degrees,
-            sequence_parallel=sequence_parallel,
-            threshold=threshold,
-            objective=objective,
-        )
-    )
-
-
-@keywords
-def grow(
-    model: Model | Named,
-    cluster: Cluster | Named,
-    workload: Training,
-    gpus: Sequence[int],
-    *,
-    stack: Stack | Named | None = None,
-    weak: bool = False,
-    limit_threshold: float = 0.8,
-    **layout: Any,
-) -> GrowthResult:
-    """Strong (one global batch) or weak scaling over numbers of GPUs, with the best layout of each;
-    ``layout`` pins axes as in :func:`plan`."""
-    from meshwise.answers.growth import GrowthResult
-    from meshwise.search.growth import growth
-    from meshwise.search.training.question import read_pins
-
-    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
-    given(workload, Training, "workload", "Training(batch=, seq=)")
-    flag(weak, "--weak")
-    spec, where, software = _parts(model, cluster, workload, stack)
-    sizes = counts(gpus, "--gpus")
-    pins = read_pins(layout)
-    return GrowthResult(
-        growth(spec, where, workload, software, sizes, weak=weak, pins=pins), threshold
-    )
-
-
-@keywords
 def estimate(
     model: Model | Named,
     cluster: Cluster | Named,
@@ -233,9 +194,32 @@ def estimate(
     *,
     stack: Stack | Named | None = None,
     gpus: int | None = None,
-    **layout: Any,
+    **layout: Unpack[LayoutAxes],
 ) -> EstimateResult:
-    """One layout in full: ``tp, pp, vp, dp, cp, ep, etp, micro_batch, sequence_parallel, shard`` …."""
+    """One layout in full: its step, its communication by axis, its memory.
+
+    Rests on measured times of kernels and collectives, named with their share in ``provenance``;
+    memory on arXiv 2205.05198 (activations) and 1910.02054 (sharded states), schedules on 2104.04473.
+
+    :param model: a name, a path or a :class:`Model`.
+    :param cluster: a name, a path or a :class:`Cluster`.
+    :param workload: :class:`Training` (of all replicas), :class:`Prefill` or :class:`Decode` (of one).
+    :param stack: the software; None: the phase's usual one.
+    :param gpus: what the degrees have to multiply to; None: whatever they do.
+    :param layout: ``tp, pp, vp, dp, cp, ep, etp, dcp`` (degrees; 1 where nothing is said),
+        ``micro_batch``, ``sequence_parallel``, ``recompute``, ``shard``, ``placement``.
+    :returns: seconds of one step, bytes of the fullest device.
+    :raises IllegalLayout: for a layout that the model, the software or the cluster does not admit.
+    :raises InputError: for anything else that is not legal.
+
+    >>> import meshwise as mw
+    >>> answer = mw.estimate("gpt2", "dgx-a100", mw.Training(batch=8, seq=512), tp=2, dp=4)
+    >>> answer.layout.dp, answer.devices, answer.fits
+    (4, 8, True)
+    >>> waited = answer.exposed_comm_s + answer.bubble_s + answer.host_s
+    >>> abs(answer.step_s - answer.compute_s - waited) < 1e-9
+    True
+    """
     from meshwise.search.one_layout import report
 
     asked = grid.asked(layout)
@@ -255,9 +239,30 @@ def serve(
     *,
     stack: Stack | Named | None = None,
     gpus: int | None = None,
-    **layout: Any,
+    **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
-    """Continuous batching of one layout, ``tp, pp, dp, ep, etp``, at a fixed concurrency."""
+    """Continuous batching of one layout, at a fixed number of requests in flight.
+
+    Rests on :func:`estimate` for prefill and decode, mixed as engines schedule them (Orca, OSDI 2022;
+    chunked prefill, arXiv 2308.16369; drafts, arXiv 2211.17192).
+
+    :param model: a name, a path or a :class:`Model`.
+    :param cluster: a name, a path or a :class:`Cluster`.
+    :param workload: :class:`Serving`: prompts, answers, requests in flight over all replicas.
+    :param stack: the engine; None: ``vllm``.
+    :param gpus: what the degrees have to multiply to; None: whatever they do.
+    :param layout: ``tp, pp, dp, ep, etp, dcp``.
+    :returns: seconds to the first and per further token, tokens and requests per second, bytes.
+    :raises IllegalLayout: for a layout that the model, the engine or the cluster does not admit.
+    :raises InputError: for anything else that is not legal.
+
+    >>> import meshwise as mw
+    >>> answer = mw.serve(
+    ...     "llama-3.1-8b", "hgx-h100", mw.Serving(isl=512, osl=64, concurrency=8), tp=2
+    ... )
+    >>> answer.tpot_low_s < answer.tpot_s < answer.tpot_high_s, answer.fits
+    (True, True)
+    """
     from meshwise.answers.serve import ServeResult
     from meshwise.search.serving.steady_state import steady
 
@@ -273,83 +278,20 @@ def serve(
 
 @keywords
 def describe(model: Model | Named) -> ModelResult:
-    """Parameters, bytes, heads and legal TP degrees of a model."""
-    return ModelResult(load_model(model))
+    """What a model is made of: parameters, bytes, heads, legal TP degrees.
 
+    Rests on the model's configuration alone.
 
-@keywords
-def plan(
-    model: Model | Named,
-    cluster: Cluster | Named,
-    workload: Training | Serving,
-    *,
-    stack: Stack | Named | None = None,
-    gpus: int | None = None,
-    free: Sequence[str] = (),
-    top: int = 10,
-    objective: str | None = None,
-    price_per_device_hour: float | None = None,
-    ttft_s: float | None = None,
-    tpot_s: float | None = None,
-    disaggregated: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    **layout: Any,
-) -> PlanResult | ServingPlanResult:
-    """Every legal layout of ``gpus`` devices, ranked. ``layout`` pins axes to a value or several: those
-    of :func:`estimate`, ``recompute, overlap, placement`` (serving: ``tp, pp, dp, ep, etp, dcp``).
+    :param model: a name, a path or a :class:`Model`.
+    :returns: counts of parameters, bytes of weights, degrees.
+    :raises InputError: as :func:`model`.
 
-    Training: ``free`` numerics to look at too (``dtype``, ``comm-dtype``). Serving: at the workload's
-    concurrency, or under limits ``ttft_s`` and ``tpot_s`` with as many requests as they allow;
-    ``disaggregated`` adds prefill and decode on GPUs of their own.
+    >>> import meshwise as mw
+    >>> answer = mw.describe("gpt2")
+    >>> answer.parameters, answer.legal_tp
+    (124439808, [1, 2, 3, 4, 6, 12])
     """
-    from meshwise.answers.plan import PlanResult
-    from meshwise.answers.serving_plan import PlannedServing, ServingPlanResult
-    from meshwise.search.training.question import plan_training, read_pins
-
-    legal = "Training(batch=, seq=) or Serving(isl=, osl=, …)"
-    given(workload, (Training, Serving), "workload", legal)
-    flag(disaggregated, "--disaggregated")
-    if objective is not None:
-        given(objective, str, "--objective", "an objective by name, such as cost")
-    price_per_device_hour = price(price_per_device_hour)
-    ttft_s, tpot_s = limit_s(ttft_s, "--ttft"), limit_s(tpot_s, "--tpot")
-    if isinstance(workload, Serving):
-        from meshwise.search.serving.plan import Limits
-        from meshwise.search.serving.question import plan_deployment
-
-        spec, where, software = _parts(model, cluster, workload.decode(), stack)
-        pins = read_pins(layout)
-        bounded = ttft_s is not None or tpot_s is not None
-        served = plan_deployment(
-            spec,
-            where,
-            software,
-            workload,
-            gpus=gpus,
-            pins=pins,
-            limits=Limits(ttft_s, tpot_s) if bounded else None,
-            objective=objective or "throughput",
-            top=top,
-            price_per_device_hour=price_per_device_hour,
-            disaggregated=disaggregated,
-            progress=progress,
-        )
-        return ServingPlanResult(PlannedServing(served, disaggregated, pins, price_per_device_hour))
-    spec, where, software = _parts(model, cluster, workload, stack)
-    planned = plan_training(
-        spec,
-        where,
-        workload,
-        software,
-        gpus=gpus,
-        pins=read_pins(layout),
-        free=names(free, "--free"),
-        top=top,
-        objective=objective or "step",
-        price_per_device_hour=price_per_device_hour,
-        progress=progress,
-    )
-    return PlanResult(planned)
+    return ModelResult(load_model(model))
 
 
 @keywords
@@ -362,7 +304,26 @@ def collective(
     ranks_per_node: int | None = None,
     stack: Stack | Named = "vllm",
 ) -> CollectiveResult:
-    """Time of one collective by every algorithm; ``size`` in bytes as nccl-tests counts it."""
+    """Time of one collective by every algorithm that can run it.
+
+    Rests on measured times of the library (latency and bandwidth per algorithm and protocol); bus
+    bandwidth is nccl-tests' (its doc/PERFORMANCE.md).
+
+    :param op: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``broadcast``,
+        ``send_recv``.
+    :param size: as nccl-tests counts it: text with a unit (``"16MiB"``), or bytes.
+    :param cluster: a name, a path or a :class:`Cluster`.
+    :param ranks: neighbours that take part; None: a node, or all where there is one device a node.
+    :param ranks_per_node: how many of them a node holds; None: as many as it has devices.
+    :param stack: whose library and switches.
+    :returns: seconds with their interval, algorithm, bytes per second.
+    :raises InputError: for what is not legal, with ``field``, ``legal`` and ``nearest``.
+
+    >>> import meshwise as mw
+    >>> answer = mw.collective("all_reduce", "16MiB", "dgx-a100", 8)
+    >>> answer.bytes, answer.time_low_s < answer.time_s < answer.time_high_s
+    (16777216.0, True)
+    """
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
     payload = whole_bytes(size, "SIZE")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, TypeGuard, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import TypeGuard, cast
 
 from meshwise.checks import not_a
 from meshwise.clusters.load import Cluster, load_cluster
-from meshwise.errors import InputError, closest, quoted
+from meshwise.errors import InputError, quoted
 from meshwise.models.formats import priced
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
@@ -22,38 +21,6 @@ from meshwise.workloads.workload import Decode, Prefill, Training, Workload
 Named = str | os.PathLike[str]  # a name or a path
 MAX_PRICE = 1e6  # dollars per device and hour
 MAX_LIMIT_S = 1e6
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which refuses a keyword that it does not have as it refuses any other bad input:
-    with the nearest that it has. Where it takes axes of a layout by name, these are its too."""
-    code = function.__code__
-    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    axes = bool(code.co_flags & 0x08)  # **layout
-
-    @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        for key in kwargs if not axes else ():
-            if key not in known:
-                raise InputError(
-                    f"{function.__name__}: no argument is called {quoted(key)}",
-                    field=key,
-                    value=key,
-                    legal=", ".join(known),
-                    nearest=next(iter(closest(key, known)), None),
-                )
-        try:
-            return function(*args, **kwargs)
-        except InputError as error:
-            key = error.value if isinstance(error.value, str) else ""
-            if axes and error.field == "layout" and key in kwargs:
-                names = [*known, *(k for k in error.legal or () if k not in known)]
-                error.legal, error.nearest = ", ".join(names), next(iter(closest(key, names)), None)
-            raise
-
-    return called
 
 
 def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str) -> None:
@@ -77,16 +44,16 @@ def counts(values: object, field: str) -> list[int]:
     return [count(v, field) for v in found]
 
 
-def names(values: object, field: str) -> tuple[Any, ...]:
+def names(values: object, field: str) -> tuple[str, ...]:
     """A list of names; a text alone is one."""
     if isinstance(values, str):
         return (values,)
     if not _listed(values):
         raise not_a("a list of names", field, values, "a list of names")
-    return tuple(values)
+    return tuple(cast(Iterable[str], values))  # each is looked up later
 
 
-def _listed(values: object) -> TypeGuard[Iterable[Any]]:
+def _listed(values: object) -> TypeGuard[Iterable[object]]:
     return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
 
 

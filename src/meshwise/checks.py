@@ -3,18 +3,64 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from meshwise.errors import InputError, quoted
+from meshwise.errors import InputError, closest, quoted
 from meshwise.strict_tables import MAX_COUNT, count, fraction, one_of
 from meshwise.units import Kind, parse
 
 Rule = Callable[[object, str], Any]
 MANY = 10**12  # parameters of a part of a model
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which refuses a keyword that it does not have as it refuses any other bad input:
+    with the nearest that it has; and names every argument that is missing. Where it takes axes of a
+    layout by name, these are its too."""
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    known = tuple(name for name in known if name != "cls")
+    axes = bool(code.co_flags & 0x08)  # **layout
+    needed = code.co_varnames[: code.co_argcount - len(function.__defaults__ or ())]
+    named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    required = [name for name in named if name not in (function.__kwdefaults__ or {})]
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        for key in kwargs if not axes else ():
+            if key not in known:
+                raise InputError(
+                    f"{function.__name__}: no argument is called {quoted(key)}",
+                    field=key,
+                    value=key,
+                    legal=", ".join(known),
+                    nearest=next(iter(closest(key, known)), None),
+                )
+        lacking = [k for i, k in enumerate(needed) if i >= len(args) and k not in kwargs]
+        lacking += [k for k in required if k not in kwargs]
+        if lacking:
+            raise InputError(
+                f"{function.__name__}: missing: {', '.join(lacking)}",
+                field=lacking[0],
+                legal=", ".join(known),
+            )
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            key = error.value if isinstance(error.value, str) else ""
+            if axes and error.field == "layout" and key in kwargs:
+                names = [*known, *(k for k in error.legal or () if k not in known)]
+                error.legal, error.nearest = ", ".join(names), next(iter(closest(key, names)), None)
+            raise
+
+    return called
 
 
 def check_fields(struct: Any, rules: Mapping[str, Rule], where: str) -> None:

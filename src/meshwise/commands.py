@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from meshwise.arguments import Named, given, keywords
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import Named, given
+from meshwise.checks import keywords
 from meshwise.clusters.load import Cluster, load_cluster
-from meshwise.errors import InputError, joined
+from meshwise.comparison import beside, compare
+from meshwise.errors import InputError
 from meshwise.models.load import load_model
 from meshwise.models.names import HUB_ID, nearest
 from meshwise.models.shapes import Model
-from meshwise.stacks.stack import Stack, taking
+from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
-from meshwise.workloads.serving import Serving
-from meshwise.workloads.workload import Training
 
 if TYPE_CHECKING:
     from meshwise.answers.launch import ExportResult, ImportResult
     from meshwise.launch.job import Job
     from meshwise.launch.read import Parsed
-    from meshwise.search.compare import Compared, ComparedServing
 
 
 @keywords
 def export(
     job: Job, target: str, *, wrapper: str | None = None, version: str | None = None
 ) -> ExportResult:
-    """The launch command of a job (:class:`meshwise.launch.Job`) for vllm, sglang, trtllm,
-    megatron-lm, megatron-bridge, torchtitan, deepspeed or accelerate; ``wrapper``: torchrun, slurm,
-    lws or kuberay."""
+    """The launch command of a job.
+
+    Rests on the flags of the target's software in the version that the answer names.
+
+    :param job: a :class:`meshwise.launch.Job`: phase, layout, sizes.
+    :param target: ``vllm``, ``sglang``, ``trtllm``, ``megatron-lm``, ``megatron-bridge``,
+        ``torchtitan``, ``deepspeed`` or ``accelerate``.
+    :param wrapper: what starts it on several nodes: ``torchrun``, ``slurm``, ``lws``, ``kuberay``.
+    :param version: the version that is asked for; another than the known one is refused.
+    :returns: ``text`` to run, ``files`` that it reads, ``untranslated``: what the target has no flag for.
+    :raises InputError: for a job that the target's software cannot run.
+
+    >>> import meshwise as mw
+    >>> from meshwise.launch import Job
+    >>> answer = mw.export(Job(model="gpt2", phase="serve", tp=2, etp=2), "vllm")
+    >>> answer.gpus, "--tensor-parallel-size 2" in answer.text
+    (2, True)
+    """
     from meshwise import launch
     from meshwise.answers.launch import ExportResult
 
@@ -99,9 +112,32 @@ def read_command(
     concurrency: int | None = None,
     acceptance: float | None = None,
 ) -> ImportResult:
-    """A launch command read into a layout, priced beside the best of as many GPUs. What the command
-    does not say is given: the model, the batch and the sequence, or the prompts and answers, and how
-    often a drafted token is accepted."""
+    """A launch command read into a layout, priced beside the best of as many GPUs.
+
+    Rests on the flags of the target's software, :func:`estimate` or :func:`serve`, and :func:`plan`.
+    What the command does not say is given here.
+
+    :param command: the text of the command, or of the script that runs it.
+    :param cluster: a name, a path or a :class:`Cluster`.
+    :param model: a name, a path or a :class:`Model`; None: the command's.
+    :param target: whose command it is; None: told by its words.
+    :param gpus: GPUs in all, where the command does not say it.
+    :param stack: the software; None: the target's.
+    :param global_batch: training: sequences per step over all replicas.
+    :param seq: training: tokens per sequence.
+    :param isl: serving: tokens of a prompt.
+    :param osl: serving: tokens of an answer.
+    :param concurrency: serving: requests in flight over all replicas.
+    :param acceptance: serving with drafts: how often a drafted token is accepted, 0 to 1.
+    :returns: ``layout``, ``best`` and single ``changes``: seconds, bytes.
+    :raises InputError: for a command that cannot be read, or lacks what is not given either.
+
+    >>> import meshwise as mw
+    >>> command = "vllm serve meta-llama/Llama-3.1-8B --tensor-parallel-size 2"
+    >>> answer = mw.read_command(command, "hgx-h100", isl=512, osl=64, concurrency=8)
+    >>> answer.model, answer.layout.tp
+    ('llama-3.1-8b', 2)
+    """
     from meshwise import launch
     from meshwise.answers.launch import ImportResult
 
@@ -231,168 +267,4 @@ def _model_of(parsed: Parsed) -> Model:
     return load_model(known)
 
 
-def compare(
-    job: Job,
-    model: Model,
-    cluster: Cluster | Named,
-    *,
-    stack: Stack | Named | None = None,
-    global_batch: int | None = None,
-    seq: int | None = None,
-    isl: int | None = None,
-    osl: int | None = None,
-    concurrency: int | None = None,
-    acceptance: float | None = None,
-) -> Compared | ComparedServing:
-    """A job beside the best layout of as many GPUs."""
-    import msgspec
-
-    from meshwise.launch.targets.serving_formats import formats_of
-    from meshwise.search.compare import compare_serving, compare_training
-    from meshwise.workloads.workload import Formats
-
-    layout = msgspec.to_builtins(job)
-    if job.phase == "train":
-        batch, tokens = _needed(
-            (global_batch or job.global_batch, "--global-batch", "256"),
-            (seq or job.seq, "--seq", "4096"),
-        )
-        if job.micro_batch is None:
-            layout["micro_batch"] = 1
-        formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
-        work = Training(batch=batch, seq=tokens, formats=formats)
-        spec, where, software = _parts(model, cluster, work, stack)
-        switches: dict[str, Any] = {"schedule": job.schedule, "attention": job.attention}
-        if job.overlap == "split":
-            switches["overlap"] = job.overlap
-        switches |= _stated(job)
-        if not software.ideal:
-            software = msgspec.structs.replace(software, **switches)
-        return compare_training(spec, where, work, software, layout)
-    isl, osl, flight = _needed(
-        (isl, "--isl", "2048"),
-        (osl, "--osl", "256"),
-        (concurrency or job.concurrency, "--concurrency", "64"),
-    )
-    _within_limit(concurrency, job)
-    _within_length(isl, osl, job)
-    formats = formats_of(job, model)
-    drafts = _drafts(job, acceptance)
-    load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, chunk=job.chunk, **drafts)
-    spec, where, software = _parts(model, cluster, load.decode(), stack)
-    return compare_serving(spec, where, load, taking(software, job.memory_share), layout)
-
-
-def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
-    """A request longer than the command's engines take is refused by them."""
-    if isl is None or osl is None or job.max_len is None or isl + osl <= job.max_len:
-        return
-    raise InputError(
-        f"--isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
-        "command's engines take",
-        field="--isl",
-        value=isl,
-        legal=f"--isl and --osl of at most {job.max_len} together",
-        nearest=max(job.max_len - osl, 1),
-    )
-
-
-def _stated(job: Job) -> dict[str, Any]:
-    """Switches of a stack that the job says."""
-    from meshwise.stacks.stack import STATED
-
-    return {name: getattr(job, name) for name in STATED if getattr(job, name) is not None}
-
-
-def _within_limit(concurrency: int | None, job: Job) -> None:
-    """More requests than the command's engines take would wait, which is not priced."""
-    if concurrency is not None and job.concurrency is not None and concurrency > job.concurrency:
-        raise InputError(
-            f"--concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
-            "at once; the others wait, which is not priced",
-            field="--concurrency",
-            value=concurrency,
-            legal=f"at most {job.concurrency}, or leave it out",
-            nearest=job.concurrency,
-        )
-
-
-def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
-    """Speculation as the load has it; how often a draft is accepted no command says."""
-    if job.draft_tokens is None:
-        _without_drafts(acceptance)
-        return {}
-    if acceptance is None:
-        raise InputError(
-            f"--acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
-            field="--acceptance",
-            legal="how often a drafted token is accepted, for example --acceptance 0.7",
-        )
-    return {
-        "draft_tokens": job.draft_tokens,
-        "acceptance": acceptance,
-        "draft_cost": job.draft_cost or "none",
-    }
-
-
-def _without_drafts(acceptance: float | None) -> None:
-    if acceptance is not None:
-        raise InputError(
-            "--acceptance: the command drafts no tokens",
-            field="--acceptance",
-            value=acceptance,
-            legal="leave --acceptance out",
-        )
-
-
-def beside(
-    job: Job, model: Model, cluster: Cluster, load: Training | Serving, stack: Stack, plan: Any
-) -> Compared | ComparedServing:
-    """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold."""
-    import msgspec
-
-    from meshwise.launch.targets.serving_formats import formats_of
-    from meshwise.search.compare import compare_serving, compare_training
-
-    layout = msgspec.to_builtins(job)
-    if isinstance(load, Training):
-        layout["micro_batch"] = layout["micro_batch"] or 1
-        if job.dtype is not None:  # what the command computes in, not what the plan does
-            own = msgspec.structs.replace(
-                load.formats, dtype=job.dtype, gradients=job.grad_dtype or load.formats.gradients
-            )
-            load = msgspec.structs.replace(load, formats=own)
-        if not stack.ideal:
-            stack = msgspec.structs.replace(stack, **_stated(job))
-        return compare_training(model, cluster, load, stack, layout, plan)
-    if (job.draft_tokens or 0) != load.draft_tokens:
-        raise InputError(
-            f"--draft-tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
-            field="--draft-tokens",
-            value=load.draft_tokens,
-            legal=f"--draft-tokens {job.draft_tokens or 0}, and --acceptance where it drafts",
-        )
-    said = {
-        k: v for k, v in msgspec.structs.asdict(formats_of(job, model)).items() if v is not None
-    }
-    load = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
-    layout["dp"] *= max(plan.gpus // job.gpus, 1)
-    if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
-        flight = plan.rows[0].concurrency if plan.rows else layout["dp"]
-        load = msgspec.structs.replace(load, concurrency=flight)
-    return compare_serving(model, cluster, load, taking(stack, job.memory_share), layout)
-
-
-def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
-    """The values; what neither the command nor anybody says is asked for, all of it at once."""
-    missing = {option: example for value, option, example in asked if value is None}
-    if missing:
-        raise InputError(
-            f"{joined(missing)}: missing: the command does not say {'it' if len(missing) == 1 else 'them'}",
-            field=next(iter(missing)),
-            legal="for example " + " ".join(f"{option} {missing[option]}" for option in missing),
-        )
-    return [value for value, _, _ in asked if value is not None]
-
-
-__all__ = ["compare", "export", "known_model", "read_command"]
+__all__ = ["beside", "compare", "export", "known_model", "read_command"]

@@ -50,10 +50,20 @@ def quoted(value: object) -> str:
 
 
 class MeshwiseError(ValueError):
-    """Base of everything that meshwise refuses.
+    """Base of everything that meshwise refuses, in one line; no bug is one of these.
 
-    ``field`` names the option, key or file; ``value`` is what was given; ``legal`` says what is
-    accepted; ``nearest`` is the legal value next to the one given (None where there is none).
+    :param message: what is wrong.
+    :param field: the option, key, keyword or file.
+    :param value: what was given.
+    :param legal: what is accepted.
+    :param nearest: the legal value next to the one given; None where there is none.
+
+    >>> import meshwise as mw
+    >>> try:
+    ...     mw.model("gpt3-176b")
+    ... except mw.MeshwiseError as error:
+    ...     print(error.field, error.value, error.nearest)
+    MODEL gpt3-176b gpt3-175b
     """
 
     exit_code = 2

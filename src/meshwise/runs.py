@@ -35,17 +35,31 @@ def run(
     backend: str = "gloo",
     timeout_s: float = 120.0,
     threads: int | None = None,
-    **task: Any,
+    **task: object,
 ) -> RunResult | None:
-    """Perform ``model`` and predict it.
+    """Perform ``model`` with tensor parallelism on this machine (or in a job), and predict it.
 
-    ``task``: the fields of :class:`meshwise.runtime.job.Task` (``tp, pp, dp, phase, batch, seq, steps,
-    dtype, options`` …). On one machine the ranks are started here; where another launcher has started
-    them (torchrun, srun) this process is one of them, and all but rank 0 get None. ``on``: the cluster
-    to predict with; default what is measured on the host.
+    Rests on torch.distributed; the prediction on :func:`estimate`. On one machine the ranks are
+    started here; where another launcher has started them (torchrun, srun) this process is one of
+    them, and all but rank 0 get None.
 
-    Raises :class:`InputError` for what cannot be run, :class:`~meshwise.runtime.ranks.processes.RunFailed` for a
-    run that broke, and MeshwiseError without the ``runtime`` extra.
+    :param model: a preset, or the path of a ``config.json`` or its folder.
+    :param on: the cluster to predict with; None: what is measured on the host.
+    :param layers: the model's first layers only.
+    :param backend: of torch.distributed: ``gloo``, ``nccl``.
+    :param timeout_s: after which a rank that does not answer has failed [s].
+    :param threads: of each rank; None: the machine's, divided.
+    :param task: the fields of :class:`meshwise.runtime.job.Task`: ``tp, pp, dp, phase, batch, seq,
+        steps, dtype, options`` and others.
+    :returns: measured and predicted seconds, operation by operation; None on all ranks but 0.
+    :raises InputError: for what cannot be run.
+    :raises RunFailed: for a run that broke (:mod:`meshwise.runtime.ranks.processes`).
+    :raises MeshwiseError: without the ``runtime`` extra.
+
+    >>> import meshwise as mw
+    >>> answer = mw.run("gpt2", layers=1, tp=2, batch=1, seq=16, steps=1)  # doctest: +SKIP
+    >>> answer.measured.step_s > 0  # doctest: +SKIP
+    True
     """
     name, table = load_config(model)
     where = load_cluster(on, field="--on") if on is not None else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 import meshwise as mw
@@ -64,3 +66,66 @@ def test_a_fabric_that_the_file_leaves_out_is_marked(device: str, tmp_path: Path
     assert not stated.levels[0].assumed
     same = mw.estimate("gpt2", stated, mw.Decode(batch=4, context=128), tp=2).to_dict()
     assert same["step_s"] == answers[1].to_dict()["step_s"]
+
+
+def test_devices_and_levels_from_figures_with_units_are_those_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        """
+[device]
+memory = "80 GB"
+memory_bandwidth = "3.35 TB/s"
+peak.bf16 = "989 TFLOP/s"
+generation = "hopper"
+[[level]]
+ranks = 8
+kind = "nvswitch"
+bandwidth = "450 GB/s"
+latency = "1 us"
+[[level]]
+ranks = 4
+fabric = "ib-ndr"
+nics = 8
+"""
+    )
+    device = mw.Device.of(
+        "device",
+        memory="80 GB",
+        memory_bandwidth="3.35 TB/s",
+        peak={"bf16": "989 TFLOP/s"},
+        generation="hopper",
+    )
+    levels = (
+        mw.Level.of(8, kind="nvswitch", bandwidth="450 GB/s", latency="1 us"),
+        mw.Level.of(4, fabric="ib-ndr", nics=8),
+    )
+    made, want = (
+        mw.Cluster(name="mine", title="mine", device=device, levels=levels),
+        mw.cluster(file),
+    )
+    assert made.levels == want.levels
+    assert msgspec.structs.replace(device, sources={}) == msgspec.structs.replace(
+        want.device, sources={}
+    )
+    work = mw.Training(batch=32, seq=4096)
+    step = [mw.estimate("llama-3.1-8b", c, work, tp=8, dp=4).step_s for c in (made, want)]
+    assert step[0] == step[1]
+
+
+@pytest.mark.parametrize(
+    "make, field",
+    [
+        (lambda: mw.Device.of("x", memory=80, like="h100-80gb-sxm"), "device.memory"),
+        (lambda: mw.Device.of("x", memory="80 GB/s", like="h100-80gb-sxm"), "device.memory"),
+        (lambda: mw.Device.of("x", memory="80 GB"), "device.memory_bandwidth"),
+        (lambda: mw.Device.of("x", like="h101"), "device.like"),
+        (lambda: mw.Level.of(8), "level.kind"),
+        (lambda: mw.Level.of(8, kind="nvswitch", latency="1 us"), "level.bandwidth"),
+        (lambda: mw.Level.of(8, fabric="nvlink4-nvswitch", bandwidth="450 GB"), "level.bandwidth"),
+        (lambda: mw.Level.of(8, fabric="nvlink-9"), "level.fabric"),
+    ],
+)
+def test_a_figure_that_is_missing_or_of_another_kind_is_refused(make: Any, field: str) -> None:
+    with pytest.raises(mw.MeshwiseError) as caught:
+        make()
+    assert caught.value.field == field and caught.value.legal

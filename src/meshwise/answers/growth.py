@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.answers import records
+from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import cluster_words, remark_lines
 from meshwise.answers.plan import mesh_words
 from meshwise.answers.plan_records import row_dict
 from meshwise.answers.text import words
-from meshwise.answers.text.result import Answer
+from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
 from meshwise.program.context import widths
 from meshwise.search.growth import Growth, Size
@@ -18,14 +19,23 @@ from meshwise.units import format_memory, format_time
 from meshwise.workloads.workload import to_dict as workload_dict
 
 
-class GrowthResult(Answer):
-    """Strong or weak scaling: ``points`` are records, one per number of GPUs."""
+class GrowthResult(Placed):
+    """Strong or weak scaling, the best layout at each number of GPUs."""
+
+    ROWS = "points"
+    formats = Key[Record]("Number formats of weights, activations, gradients.")
+    mode = Key[str]("``strong`` or ``weak``.")
+    points = Key[list[Record]]("One per number of GPUs: layout, times [s], memory [bytes].")
+    limit = Key[Record]("``gpus`` up to which every step pays its ``threshold``.")
+    remarks = Key[list[str]]("What to know of the answer.")
+    verdict = Key[str]("The curve in a sentence or two.")
 
     def __init__(self, growth: Growth, threshold: float) -> None:
         self.growth, self.threshold = growth, threshold
 
     @property
     def feasible(self) -> bool:
+        """Whether anything fits at any size."""
         return any(s.best is not None for s in self.growth.sizes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import msgspec
 from meshwise.answers import plan as plan_page
 from meshwise.answers import plan_records, records
 from meshwise.answers import serving_plan as serving_plan_page
+from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import wrap
 from meshwise.answers.text import words
 from meshwise.answers.text.result import Answer
@@ -23,6 +24,16 @@ from meshwise.units import format_memory, format_time
 
 class ExportResult(Answer):
     """A launch command; ``str()`` of it is the text to run."""
+
+    target = Key[str]("Whose command it is.")
+    version = Key[str]("Of the target's software, that it is written for.")
+    wrapper = Key[str | None]("What starts it on several nodes.")
+    gpus = Key[int]("GPUs in all.")
+    servers = Key[int]("Servers that are started, each on its share of the GPUs.")
+    text = Key[str]("The command.")
+    files = Key[Record]("Files that it reads, by name.")
+    untranslated = Key[list[Record]]("What the target cannot be told: ``field`` and ``reason``.")
+    notes = Key[list[str]]("What to know of the command.")
 
     def __init__(self, exported: Exported, job: Job) -> None:
         self.exported, self.job = exported, job
@@ -53,8 +64,22 @@ class ExportResult(Answer):
 class ImportResult(Answer):
     """A launch command, read and priced beside the best layout of as many GPUs."""
 
+    ROWS = "changes"
+    target = Key[str]("Whose command it is.")
+    version = Key[str]("Of the target's software, whose flags were read.")
+    model = Key[str]("Name of the model.")
+    job = Key[Record]("What the command says.")
+    ignored = Key[list[str]]("Flags that are not of the layout.")
+    notes = Key[list[str]]("What was taken for granted.")
+    unpriced = Key[list[Record]]("Flags that the figures leave out, and what those change.")
+    layout = Key[Record]("The command's layout: axes, times [s], memory [bytes].")
+    best = Key[Record | None]("The best of as many GPUs.")
+    changes = Key[list[Record]]("The best layout with one ``axis`` changed, each.")
+    remarks = Key[list[str]]("What to know of the answer.")
+    verdict = Key[str]("What to change, in a sentence or two.")
+
     def __init__(self, parsed: Parsed, compared: Compared | ComparedServing, model: str) -> None:
-        self.parsed, self.compared, self.model = parsed, compared, model
+        self.parsed, self.compared, self._model = parsed, compared, model
 
     def to_dict(self) -> dict[str, Any]:
         p = self.parsed
@@ -62,7 +87,7 @@ class ImportResult(Answer):
             "schema": records.SCHEMA,
             "target": p.target,
             "version": target(p.target).version,
-            "model": self.model,
+            "model": self._model,
             "job": msgspec.to_builtins(p.job),
             "ignored": list(p.ignored),
             **said_dict(p),
@@ -74,7 +99,7 @@ class ImportResult(Answer):
         p, job = self.parsed, self.parsed.job
         formats = [f for f in (job.dtype, job.weight_dtype, job.kv_dtype) if f]
         words = ", ".join([f"{job.gpus} GPUs", job.words, *dict.fromkeys(formats)])
-        heading = f"{target(p.target).title} command: {self.model}, {words}"
+        heading = f"{target(p.target).title} command: {self._model}, {words}"
         # what was assumed comes before the figures that rest on it
         heading = "\n".join([heading, *said_words(p)])
         parts: list[Table | str] = []

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshwise.answers import first_line
+from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import cluster_words, wrap
 from meshwise.answers.plan_records import axis_value, found_dict, layout_dict, plan_dict
 from meshwise.answers.text import words
-from meshwise.answers.text.result import Answer
+from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
 from meshwise.search.compare import Compared, ComparedServing
 from meshwise.search.tp_curve.curve import run_remarks
@@ -61,15 +62,42 @@ class Beside(NamedTuple):
     priced: Compared | ComparedServing
 
 
-class PlanResult(Answer):
-    """The plan of a training step: ``best`` and ``layouts`` are records."""
+class Ranked(Placed):
+    """What plans of training and of serving have in common."""
+
+    ROWS = "layouts"
+    gpus = Key[int]("GPUs of every layout.")
+    objective = Key[str]("What the layouts are ranked by.")
+    pinned = Key[Record]("Axes that were given, each with its values.")
+    best = Key[Record | None]("The first of ``layouts``; None where nothing is feasible.")
+    layouts = Key[list[Record]]("The best first: axes, times [s], memory [bytes].")
+    pareto = Key[list[Record]]("Layouts that no other beats in both figures of the front.")
+    rivals = Key[list[Record]]("Per axis the best layout with another value of it.")
+    rule_of_thumb = Key[Record | None]("The layout that the usual rule of thumb makes.")
+    nearest_feasible = Key[list[Record]]("Where nothing is feasible: changes that make it so.")
+    counts = Key[Record]("How many layouts were enumerated, feasible, refused and why.")
+    elapsed_s = Key[float]("Time that the search took [s].")
+    remarks = Key[list[str]]("What to know of the answer.")
+    beside: Beside | None = None  # a command to hold against the plan
+
+    @property
+    def compared(self) -> Record | None:
+        """A launch command that the plan is held against, where there is one."""
+        return self.figures.get("compared")
+
+
+class PlanResult(Ranked):
+    """The plan of a training step."""
+
+    formats = Key[Record]("Number formats of weights, activations, gradients.")
+    binding = Key[Record | None]("What keeps the best from being faster: ``code`` and ``share``.")
 
     def __init__(self, planned: Planned) -> None:
         self.planned = planned
-        self.compared: Beside | None = None  # a command to hold against the plan
 
     @property
     def feasible(self) -> bool:
+        """Whether any layout is."""
         return self.planned.plan.best is not None
 
     @property
@@ -77,22 +105,11 @@ class PlanResult(Answer):
         """Whether an interrupt ended the search early."""
         return self.planned.plan.search.partial
 
-    @property
-    def best(self) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self.to_dict()["best"]
-        return found
-
-    @property
-    def layouts(self) -> list[dict[str, Any]]:
-        """The best first."""
-        found: list[dict[str, Any]] = self.to_dict()["layouts"]
-        return found
-
     def to_dict(self) -> dict[str, Any]:
-        return with_compared(plan_dict(self.planned), self.compared)
+        return with_compared(plan_dict(self.planned), self.beside)
 
     def page(self) -> Page:
-        return page_with_compared(plan_page(self.planned), self.compared)
+        return page_with_compared(plan_page(self.planned), self.beside)
 
 
 def with_compared(record: dict[str, Any], compared: Beside | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from meshwise.answers import first_line
+from meshwise.answers.attributes import Key, Record
 from meshwise.answers.text.result import Answer
 from meshwise.answers.text.tables import Page, Table
 from meshwise.units import format_bytes, format_memory, format_time
@@ -13,6 +14,22 @@ from meshwise.units import format_bytes, format_memory, format_time
 
 class RunResult(Answer):
     """What a run measured, and what was predicted for it."""
+
+    ROWS = "operations"
+    model = Key[str]("Name of the model.")
+    layers = Key[int | None]("Layers that were run.")
+    phase = Key[str]("train, prefill, decode or generate.")
+    layout = Key[Record]("Degrees and ranks.")
+    workload = Key[Record]("Batch, sequence, formats.")
+    options = Key[Record]("Switches of the runtime.")
+    measured = Key[Record]("Median step and its parts [s], tokens per second, peak memory [bytes].")
+    predicted = Key[Record | None]("The same figures, predicted.")
+    predicted_on = Key[str]("The hardware that they are predicted for, or why there are none.")
+    comm_error = Key[Record | None]("What a narrow format of the wire changes, as shares.")
+    operations = Key[list[Record]]("Per operation and pass: measured and predicted [s].")
+    links = Key[list[Record]]("Sent from rank to rank [bytes].")
+    host = Key[Record | None]("Micro-measurements of the host.")
+    machine = Key[Record]("What it ran on.")
 
     def __init__(self, record: dict[str, Any]) -> None:
         self.record = record

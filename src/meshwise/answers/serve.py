@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from meshwise.answers import first_line, records
+from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import cluster_words, interval_row, wrap
-from meshwise.answers.text.result import Answer
+from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
@@ -172,14 +173,25 @@ def _room(d: dict[str, Any]) -> list[str]:
     ]
 
 
-class ServeResult(Answer):
+class ServeResult(Placed):
     """Continuous batching of one layout in steady state."""
+
+    ROWS = "points"
+    formats = Key[Record]("Number formats of weights, activations, cache.")
+    layout = Key[Record]("The layout's degrees.")
+    tpot_low_s = Key[float]("Lower end of TPOT's 90 % interval [s].")
+    tpot_high_s = Key[float]("Upper end of TPOT's 90 % interval [s].")
+    request_s = Key[float]("From a request's arrival to its last token [s].")
+    tokens_per_iteration = Key[float]("Tokens of a request per iteration (above 1 with drafts).")
+    running = Key[int]("Requests in flight, of all replicas.")
+    remarks = Key[list[str]]("What to know of the answer.")
+    points = Key[list[Record]]("The layout and its figures, as one row.")
 
     def __init__(
         self, model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, steady: Steady
     ) -> None:
-        self.model, self.cluster, self.stack = model, cluster, stack
-        self.grid, self.workload, self.steady = grid, w, steady
+        self._asked = (model, cluster, stack, grid, w)
+        self.grid, self.steady = grid, steady
 
     @property
     def tpot_s(self) -> float:
@@ -198,22 +210,27 @@ class ServeResult(Answer):
 
     @property
     def tokens_per_s(self) -> float:
+        """Output tokens per second of all GPUs."""
         return float(self.steady.tokens_per_s)
 
     @property
     def tokens_per_s_per_device(self) -> float:
+        """Output tokens per second of one GPU."""
         return float(self.steady.tokens_per_s_per_device)
 
     @property
     def requests_per_s(self) -> float:
+        """Requests per second."""
         return float(self.steady.requests_per_s)
 
     @property
     def decode_s(self) -> float:
+        """An iteration of decodes alone [s]."""
         return float(self.steady.decode_s)
 
     @property
     def prefill_s(self) -> float:
+        """One prompt alone [s]."""
         return float(self.steady.prefill_s)
 
     @property
@@ -223,6 +240,7 @@ class ServeResult(Answer):
 
     @property
     def memory_limit_bytes(self) -> float:
+        """What a device has for it [bytes]."""
         return float(self.steady.memory_limit_bytes)
 
     @property
@@ -232,16 +250,16 @@ class ServeResult(Answer):
 
     @property
     def fits(self) -> bool:
+        """Whether the memory holds the requests in flight."""
         return bool(self.steady.fits)
 
     @property
     def devices(self) -> int:
+        """GPUs of the layout."""
         return self.grid.devices
 
     def to_dict(self) -> dict[str, Any]:
-        return serve_dict(
-            self.model, self.cluster, self.stack, self.grid, self.workload, self.steady
-        )
+        return serve_dict(*self._asked, self.steady)
 
     def page(self) -> Page:
-        return serve_page(self.cluster, self.to_dict())
+        return serve_page(self._asked[1], self.to_dict())

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from meshwise.answers import first_line, records
+from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import cluster_words, wrap
 from meshwise.answers.plan import REFUSED as TRAINING_REFUSED
-from meshwise.answers.plan import Beside, page_with_compared, with_compared
+from meshwise.answers.plan import Ranked, page_with_compared, with_compared
 from meshwise.answers.plan_records import pins_dict
 from meshwise.answers.serve import workload_dict
 from meshwise.answers.text import words
-from meshwise.answers.text.result import Answer
 from meshwise.answers.text.tables import Page, Table
 from meshwise.layouts.layout import ORDERS
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
@@ -56,36 +56,27 @@ class PlannedServing(NamedTuple):
         return self.served.disaggregated
 
 
-class ServingPlanResult(Answer):
-    """The plan of a serving deployment: ``best`` and ``layouts`` are records."""
+class ServingPlanResult(Ranked):
+    """The plan of a serving deployment."""
 
-    partial = False
+    limits = Key[Record | None]("Limits of ``ttft_s`` and ``tpot_s`` [s].")
+    disaggregated = Key[Record | None]("Prefill and decode on GPUs of their own, where asked for.")
+    partial = Key[bool]("Whether an interrupt ended the search early.")
 
     def __init__(self, planned: PlannedServing) -> None:
         self.planned = planned
-        self.compared: Beside | None = None  # a command to hold against the plan
 
     @property
     def feasible(self) -> bool:
+        """Whether any layout is."""
         p = self.planned
         return bool(p.plan.rows) or p.disaggregated is not None
 
-    @property
-    def best(self) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self.to_dict()["best"]
-        return found
-
-    @property
-    def layouts(self) -> list[dict[str, Any]]:
-        """The best first."""
-        found: list[dict[str, Any]] = self.to_dict()["layouts"]
-        return found
-
     def to_dict(self) -> dict[str, Any]:
-        return with_compared(serving_plan_dict(self.planned), self.compared)
+        return with_compared(serving_plan_dict(self.planned), self.beside)
 
     def page(self) -> Page:
-        return page_with_compared(serving_plan_page(self.planned), self.compared)
+        return page_with_compared(serving_plan_page(self.planned), self.beside)
 
 
 def _layout(axes: dict[str, int]) -> dict[str, Any]:

@@ -5,17 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.answers import records
+from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import cluster_words, remark_lines, workload_words
 from meshwise.answers.text import words
-from meshwise.answers.text.result import Answer
+from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.search.tp_curve.sweep import BreakEven, Quantity, Sweep
 from meshwise.units import format_bandwidth, format_rate, format_time
 
 
-class SweepResult(Answer):
-    """The TP curve at each value of a quantity, and the break-evens."""
+class SweepResult(Placed):
+    """The TP curve at each value of a quantity, and the break-evens. The JSON's ``rows`` are
+    :meth:`rows`: one per value and degree."""
+
+    ROWS = "rows"
+    sweep = Key[Record]("The quantity: ``name``, ``unit``, ``low``, ``high``.")
+    values = Key[list[Record]]("Per value: ``points``, ``limit``, ``fastest``, ``refused``.")
+    break_evens = Key[list[Record]]("Where each doubling of TP starts or ends to pay.")
+    remarks = Key[list[str]]("What to know of the answer.")
+    verdict = Key[str]("The sweep in a sentence or two.")
 
     def __init__(self, swept: Sweep) -> None:
         self.swept = swept

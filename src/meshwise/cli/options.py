@@ -327,18 +327,20 @@ def write(
             legal=" or ".join(f"--{a}" for a in asked),
         )
     if asked == ["parquet"]:
+        from meshwise.answers.attributes import flat
         from meshwise.files import write_parquet
 
         required(o["path"], "-o", "rows.parquet")
-        write_parquet(o["path"], [_flatten(row) for row in record()[rows]])
+        write_parquet(o["path"], [flat(row) for row in record()[rows]])
     elif asked == ["json"]:
         import json
 
         deliver(json.dumps(defaults.said(record()), allow_nan=False, indent=1), o["path"])
     elif asked == ["csv"]:
+        from meshwise.answers.attributes import flat
         from meshwise.answers.text.tables import csv_text
 
-        deliver(csv_text([_flatten(row) for row in record()[rows]]), o["path"])
+        deliver(csv_text([flat(row) for row in record()[rows]]), o["path"])
     else:
         from meshwise.cli import next_step
 
@@ -386,13 +388,3 @@ def emit(text: str) -> None:
     """A text and a line end on stdout, with ``?`` for what its encoding (``LANG=C``) cannot say."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(clean(text).encode(encoding, "replace").decode(encoding) + "\n")
-
-
-def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}_")
-        else:
-            flat[prefix + key] = value
-    return flat

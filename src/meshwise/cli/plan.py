@@ -195,7 +195,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
     asked = {**ranges.pins(axes, spec, n, load, asked["stack"]), **asked}
     result = api.plan(spec, where, load, **given, **asked)
     if o["compare"] is not None:
-        result.compared = _compared(o, spec, where, result)
+        result.beside = _compared(o, spec, where, result)
 
     def record() -> Any:
         said = result.to_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from meshwise.checks import (
     among,
     check_fields,
     flag,
+    keywords,
     not_a,
     number,
     optional,
@@ -72,7 +74,31 @@ def _peaks(value: object, field: str) -> Any:
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One accelerator. Peaks are dense matrix rates, without sparsity."""
+    """One accelerator, in SI units; :meth:`of` takes figures with their units.
+
+    :param name: as the catalog has it.
+    :param title: its name for people.
+    :param generation: whose kernels it runs, one of ``GENERATIONS``.
+    :param memory_bytes: size of its memory [bytes].
+    :param memory_bytes_per_s: bandwidth of its memory [bytes/s].
+    :param peak_flops_per_s: dense matrix rates by number format, without sparsity [FLOP/s].
+    :param fabric: what usually joins such devices inside a node.
+    :param multiprocessors: what a kernel's tiles are spread over.
+    :param training_clock: clock under a training step's load over that of short measurements.
+    :param memory_share: share of its bandwidth that reads reach, over that of the card whose kernels
+        it inherits.
+    :param sources: where each figure is from.
+    :raises InputError: for a figure that no device has; ``field`` is ``device.…``.
+
+    >>> import meshwise as mw
+    >>> device = mw.Device.of(
+    ...     "mine", memory="80 GB", memory_bandwidth="3 TB/s", peak={"bf16": "800 TFLOP/s"}
+    ... )
+    >>> node = mw.Level.of(8, kind="nvswitch", bandwidth="400 GB/s", latency="1 us")
+    >>> cluster = mw.Cluster(name="mine", title="a node of mine", device=device, levels=(node,))
+    >>> mw.estimate("llama-3.1-8b", cluster, mw.Decode(batch=8, context=1024), tp=8).fits
+    True
+    """
 
     name: str
     title: str
@@ -92,6 +118,38 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.kernels is None:  # what is known of its generation prices it
             _generation(self.generation, "device.generation")
 
+    @classmethod
+    @keywords
+    def of(
+        cls,
+        name: str,
+        *,
+        memory: str | None = None,
+        memory_bandwidth: str | None = None,
+        peak: Mapping[str, str] | None = None,
+        like: str | None = None,
+        generation: str | None = None,
+    ) -> Device:
+        """A device from figures with their units, as the ``[device]`` of a cluster file has them.
+
+        :param name: what answers call it.
+        :param memory: its size, such as ``"80 GB"``.
+        :param memory_bandwidth: such as ``"3.35 TB/s"``.
+        :param peak: dense matrix rates by number format, such as ``{"bf16": "989 TFLOP/s"}``.
+        :param like: a device of the catalog, which has what is not said here.
+        :param generation: whose kernels it runs (one of ``GENERATIONS``); where neither this nor
+            ``like`` says it, answers call its efficiencies inherited.
+        :raises InputError: for a figure that is missing, has no unit or another quantity's.
+
+        >>> from meshwise import Device
+        >>> Device.of("mine", like="h100-80gb-sxm", memory="96 GB").memory_bytes
+        96000000000.0
+        """
+        from meshwise.clusters.load import device_of
+
+        given = {"memory": memory, "memory_bandwidth": memory_bandwidth, "peak": peak}
+        return device_of(text(name, "name"), {**given, "like": like, "generation": generation})
+
 
 _DEVICE = {
     "name": text,
@@ -110,10 +168,28 @@ _DEVICE = {
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One level of the fabric: ``ranks`` domains of the level below, joined.
+    """One level of the fabric: domains of the level below, joined; :meth:`of` takes units.
 
-    ``bandwidth_bytes_per_s`` is per device and direction; with ``nics`` it is per NIC (port), and a
-    domain of the level below shares its NICs. ``latency_s`` is one hop of a small message.
+    :param name: such as ``node``.
+    :param ranks: how many domains of the level below it joins (of the innermost: devices).
+    :param fabric: its entry of the fabric catalog, or ``custom``.
+    :param kind: one of ``FABRIC_KINDS``.
+    :param bandwidth_bytes_per_s: per device and direction; with ``nics`` per NIC (port), and a domain
+        of the level below shares its NICs [bytes/s].
+    :param latency_s: of one hop of a small message [s].
+    :param peer_to_peer: devices write into each other's memory.
+    :param in_switch: switches add up (NVLink SHARP, SHARP).
+    :param nics: NICs of a domain of the level below; None: no NICs.
+    :param oversubscription: how much less the upper tiers carry than the NICs.
+    :param efficiency: share of the wire rate that collectives reach; None: the measured fit's.
+    :param own_latency: ``latency_s`` was stated for this level, so no fit's is taken.
+    :param assumed: nobody named the fabric: it is the device's usual one.
+    :raises InputError: for a figure that no fabric has; ``field`` is ``level.…``.
+
+    >>> import meshwise as mw
+    >>> network = mw.Level.of(4, fabric="ib-ndr", nics=8)
+    >>> network.per_device_bytes_per_s(8) == network.bandwidth_bytes_per_s
+    True
     """
 
     name: str
@@ -132,6 +208,55 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def __post_init__(self) -> None:
         check_fields(self, _LEVEL, "level")
+
+    @classmethod
+    @keywords
+    def of(
+        cls,
+        ranks: int,
+        *,
+        fabric: str | None = None,
+        kind: str | None = None,
+        bandwidth: str | None = None,
+        latency: str | None = None,
+        name: str | None = None,
+        nics: int | None = None,
+        oversubscription: float = 1.0,
+        peer_to_peer: bool | None = None,
+        in_switch: bool | None = None,
+        efficiency: float | None = None,
+    ) -> Level:
+        """A level from figures with their units, as a ``[[level]]`` of a cluster file has them.
+
+        :param ranks: domains of the level below that it joins (of the innermost: devices).
+        :param fabric: an entry of the fabric catalog, which has what is not said here; without it
+            ``kind``, ``bandwidth`` and ``latency`` are needed.
+        :param kind: one of ``FABRIC_KINDS``.
+        :param bandwidth: per device (with ``nics``: per NIC) and direction, such as ``"450 GB/s"``.
+        :param latency: of one hop of a small message, such as ``"2 us"``.
+        :param name: None: ``node``, or ``cluster`` where the level is a network.
+        :param nics: NICs that a domain of the level below shares.
+        :param oversubscription: how much less the upper tiers carry than the NICs.
+        :param peer_to_peer: devices write into each other's memory (None: unless it is a network).
+        :param in_switch: switches add up (NVLink SHARP) (None: as the fabric does).
+        :param efficiency: share of the wire rate that collectives reach (None: the measured fit).
+        :raises InputError: for a figure that is missing, has no unit or another quantity's.
+
+        >>> from meshwise import Level
+        >>> Level.of(8, fabric="nvlink4-nvswitch").kind
+        'nvswitch'
+        """
+        from meshwise.clusters.load import level_of
+
+        given: dict[str, object] = {
+            "ranks": ranks,
+            "fabric": fabric,
+            "kind": kind,
+            "bandwidth": bandwidth,
+        }
+        given |= {"latency": latency, "name": name, "nics": nics, "efficiency": efficiency}
+        given |= {"peer_to_peer": peer_to_peer, "in_switch": in_switch}
+        return level_of({**given, "oversubscription": oversubscription})
 
     def per_device_bytes_per_s(self, devices_below: int) -> float:
         """Wire rate per device and direction when all ``devices_below`` the level communicate."""
@@ -159,7 +284,23 @@ _LEVEL = {
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A device and its fabric levels, innermost first."""
+    """A device and its fabric levels, innermost first.
+
+    :param name: what answers call it.
+    :param title: its name for people.
+    :param device: a :class:`Device`.
+    :param levels: one :class:`Level` or several, innermost first; devices are the product of ranks.
+    :param source: where its figures are from.
+    :param asked: the name that was given, where it is a device's and this is its usual node.
+    :raises InputError: for a field that is not what it has to be; ``field`` is ``cluster.…``.
+
+    >>> import meshwise as mw
+    >>> node = mw.cluster("hgx-h100").levels[0]
+    >>> mw.Cluster(
+    ...     name="mine", title="one node", device=mw.cluster("hgx-h200").device, levels=(node,)
+    ... ).devices
+    8
+    """
 
     name: str
     title: str

@@ -112,6 +112,13 @@ def _inline_device(table: dict[str, Any]) -> Device:
     )
 
 
+def device_of(name: str, given: dict[str, Any]) -> Device:
+    """A device from what a file's [device] says; None is what it does not say."""
+    found = _inline_device({k: v for k, v in given.items() if v is not None})
+    own = {"all": "figures given to Device.of"}
+    return msgspec.structs.replace(found, name=name, title=name, sources=own)
+
+
 _LEVEL_KEYS = (
     "name",
     "ranks",
@@ -131,14 +138,29 @@ _CLUSTER_KEYS = ("title", "device", "level", "source", "aliases")
 _OF_THE_FABRIC = ("fabric", "kind", "bandwidth", "latency")
 
 
-def _level(table: Any, index: int, dev: Device) -> Level:
-    where = f"level[{index}]"
+def level_of(given: dict[str, Any]) -> Level:
+    """A level from what a file's [[level]] says; None is what it does not say."""
+    table = {k: v for k, v in given.items() if v is not None}
+    if "fabric" not in table and "kind" not in table:
+        raise _missing("level.kind", "a level without a catalog fabric")
+    kind = table.get("kind")
+    if kind is None:
+        fabric = _text(table["fabric"], "level.fabric")
+        kind = catalog.load("fabrics", fabric, "level.fabric")[1]["kind"]
+    network = one_of(kind, "level.kind", FABRIC_KINDS) == "network"
+    return _level(table, int(network), None, "level")
+
+
+def _level(table: Any, index: int, dev: Device | None, where: str = "") -> Level:
+    where = where or f"level[{index}]"
     if not isinstance(table, dict):
         raise _not_a("a table", where, table, "[[level]]")
     check_keys(table, _LEVEL_KEYS, where)
-    assumed = bool(index == 0 and dev.fabric and not any(key in table for key in _OF_THE_FABRIC))
+    assumed = bool(
+        index == 0 and dev and dev.fabric and not any(key in table for key in _OF_THE_FABRIC)
+    )
     if assumed:
-        table = table | {"fabric": dev.fabric}
+        table = table | {"fabric": dev.fabric if dev else ""}
     fabric: dict[str, Any] = {}
     name = ""
     if "fabric" in table:

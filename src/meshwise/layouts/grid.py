@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -50,11 +50,11 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.tp * self.pp * self.dp * self.cp
 
 
-def asked(layout: dict[str, Any], axes: Sequence[str] = Grid.__struct_fields__) -> Grid:
+def asked(layout: Mapping[str, object], axes: Sequence[str] = Grid.__struct_fields__) -> Grid:
     """The layout that keywords say; an axis that is none is refused."""
     for key in layout:
         one_of(key, "layout", axes)
-    return Grid(**layout)
+    return Grid(**cast(dict[str, Any], layout))
 
 
 _RULES: dict[str, Rule] = {

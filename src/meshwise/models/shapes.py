@@ -22,6 +22,7 @@ from meshwise.checks import (
     text,
     whole,
 )
+from meshwise.models.custom import FromNumbers
 from meshwise.strict_tables import MAX_COUNT, count
 
 
@@ -168,8 +169,36 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check_fields(self, _QUANTIZATION, "quantization")
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A decoder-only language model."""
+class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A decoder-only language model: shapes, from which everything is counted.
+
+    Made by :func:`meshwise.model`, by :meth:`dense`, :meth:`moe` and :meth:`mla` from numbers, or part
+    by part from :class:`Block`.
+
+    :param name: what answers call it.
+    :param model_type: as its ``config.json`` names the architecture.
+    :param hidden: width of the residual stream.
+    :param vocab: rows of the embedding table.
+    :param blocks: the distinct kinds of layer.
+    :param pattern: for each layer, in order, the index of its kind in ``blocks``.
+    :param tied: the output head is the embedding table.
+    :param embedding_dim: width of the table where it is narrower than ``hidden`` (OPT-350m).
+    :param positions: rows of a learned table of positions (0: rotary, ALiBi, none).
+    :param embedding_norm_parameters: weights of a norm after the embedding.
+    :param final_norm_parameters: weights of the norm before the head.
+    :param head_bias: the head has a bias.
+    :param max_positions: longest context that it was made for [tokens].
+    :param dropout: trained with dropout after attention and feed-forward: masks are kept.
+    :param dtype: number format of the weights that are not quantised.
+    :param quantization: how the checkpoint stores its weights.
+    :param source: where the configuration is from.
+    :param asked: the name that was given, where this is a preset of the same architecture.
+    :raises InputError: for a field that is not what it has to be; ``field`` is ``model.…``.
+
+    >>> import meshwise as mw
+    >>> mw.model("gpt2").pattern == (0,) * 12
+    True
+    """
 
     name: str
     model_type: str

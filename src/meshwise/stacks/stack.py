@@ -81,7 +81,18 @@ RANGES = {
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A software stack. Every switch is documented in ``docs/reference/stacks``."""
+    """A software stack: what it executes, and what hides under what.
+
+    Made by :func:`meshwise.stack`, which takes the switches as keywords. Every switch, its unit and
+    its values are documented in ``docs/reference/stacks``; ``sources`` says where each is from.
+
+    :param name: the only field that has to be said; the others are switches.
+    :raises InputError: for a value that a switch does not take; ``field`` is its name.
+
+    >>> import meshwise as mw
+    >>> mw.stack("vllm", custom_all_reduce=False).custom_all_reduce
+    False
+    """
 
     name: str
     title: str = ""

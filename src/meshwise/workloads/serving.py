@@ -40,12 +40,24 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """``concurrency`` requests in flight over all replicas, a new one as soon as one ends, each
     ``isl`` tokens in and ``osl`` out.
 
-    ``prefix_hit``: share of a prompt whose keys and values are in the cache already: attended to and
-    held, not computed. ``chunk``: most tokens of an iteration, in place of the stack's.
-    ``draft_tokens`` are drafted per verification, each accepted with probability ``acceptance``; for
-    ``draft_cost`` see :func:`draft_cost`. ``expert_imbalance`` and ``expert_skew`` as in
-    decoding. ``length_spread``: answers have from (1 − it) · osl to osl tokens; equal ones end
-    together.
+    :param isl: tokens of a prompt.
+    :param osl: tokens of the longest answer.
+    :param concurrency: requests in flight over all replicas.
+    :param prefix_hit: share of a prompt whose keys and values are in the cache already: attended to
+        and held, not computed.
+    :param chunk: most tokens of an iteration; None: the stack's.
+    :param draft_tokens: tokens that are drafted per verification (arXiv 2211.17192).
+    :param acceptance: with what probability each of them is accepted.
+    :param draft_cost: of drafting: ``"none"``, ``"layer"``, or a share of a decode iteration.
+    :param expert_imbalance: as in :class:`Training`.
+    :param expert_skew: as in :class:`Prefill`.
+    :param length_spread: answers have from (1 − it) · osl to osl tokens; equal ones end together.
+    :param formats: :class:`Formats`.
+    :raises InputError: for a value out of its range; ``field`` is the option's name.
+
+    >>> import meshwise as mw
+    >>> mw.Serving(isl=512, osl=64, concurrency=8).context
+    544
     """
 
     isl: int

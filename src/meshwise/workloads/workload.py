@@ -52,7 +52,22 @@ _FORMATS = {
 
 
 class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Number formats; None follows the checkpoint (weights, KV cache) or ``dtype`` (the rest)."""
+    """Number formats; None follows the checkpoint (weights, KV cache) or ``dtype`` (the rest).
+
+    :param dtype: operands of the matrix products.
+    :param weights: of the stored weights.
+    :param kv_cache: of keys and values.
+    :param comm: what TP collectives send.
+    :param gradients: of gradients, in training.
+    :raises InputError: for a format that has no such use; ``field`` is ``--dtype`` and so on.
+
+    >>> import meshwise as mw
+    >>> work = mw.Decode(batch=8, context=1024, formats=mw.Formats(weights="fp8"))
+    >>> wide = mw.Decode(batch=8, context=1024)
+    >>> price = lambda w: mw.estimate("llama-3.1-8b", "hgx-h100", w)
+    >>> price(work).memory_bytes < price(wide).memory_bytes
+    True
+    """
 
     dtype: str | None = None  # operands of the matrix products
     weights: str | None = None
@@ -67,10 +82,20 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One optimizer step: ``batch`` sequences of ``seq`` tokens over all replicas.
 
-    They are cut into microbatches of ``micro_batch`` sequences; None takes, for ``scale``, the whole
-    batch of its one replica in one microbatch, and for ``estimate`` and ``explain`` 1.
-    ``expert_imbalance``: tokens of the fullest rank of the expert group over their mean. ``expert_skew``:
-    see :data:`SERVED_SKEW`.
+    :param batch: sequences per step (the global batch).
+    :param seq: tokens per sequence.
+    :param micro_batch: sequences that go through a stage together; None: for ``scale`` the whole batch
+        of its one replica, for ``estimate`` and ``explain`` 1.
+    :param recompute: ``"none"``, ``"selective"`` (arXiv 2205.05198) or ``"full"``.
+    :param formats: :class:`Formats`.
+    :param expert_imbalance: tokens of the fullest rank of the expert group over their mean, 1 or more.
+    :param expert_skew: how unevenly tokens draw experts: see :data:`SERVED_SKEW`.
+    :raises InputError: for a value out of its range; ``field`` is the option's name.
+
+    >>> import meshwise as mw
+    >>> mw.Training(batch=8, seq=512, micro_batch=3)
+    Traceback (most recent call last):
+    meshwise.errors.InputError: --micro-batch=3 does not divide the batch of 8; legal: 1, 2, 4, 8; nearest: 2
     """
 
     batch: int
@@ -100,9 +125,18 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole batch's prompt: ``batch`` sequences of ``seq`` tokens, one forward pass.
 
-    ``cached`` more tokens stand before them in the KV cache (a prefix, or earlier chunks): they are
-    attended to and not computed. ``expert_imbalance`` and ``expert_skew`` as in training; None:
-    :data:`SERVED_SKEW`, as an assumption.
+    :param batch: prompts of a replica.
+    :param seq: tokens of a prompt that are computed.
+    :param formats: :class:`Formats`.
+    :param cached: more tokens that stand before them in the KV cache (a prefix, or earlier chunks):
+        attended to and not computed.
+    :param expert_imbalance: as in :class:`Training`.
+    :param expert_skew: as in :class:`Training`; None: :data:`SERVED_SKEW`, as an assumption.
+    :raises InputError: for a value out of its range; ``field`` is the option's name.
+
+    >>> import meshwise as mw
+    >>> mw.scale("gpt2", "dgx-a100", mw.Prefill(batch=1, seq=512), tp=2).points[0].tp
+    2
     """
 
     batch: int
@@ -121,8 +155,17 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One iteration: a token for each of ``batch`` sequences that hold ``context`` tokens.
 
-    ``queries`` > 1 verifies drafts: that many of the context's last tokens are computed per sequence.
-    ``expert_imbalance`` and ``expert_skew`` as in prefill.
+    :param batch: sequences in flight of a replica.
+    :param context: tokens that each holds.
+    :param formats: :class:`Formats`.
+    :param queries: tokens that are computed per sequence: above 1 drafts are verified.
+    :param expert_imbalance: as in :class:`Training`.
+    :param expert_skew: as in :class:`Prefill`.
+    :raises InputError: for a value out of its range; ``field`` is the option's name.
+
+    >>> import meshwise as mw
+    >>> mw.scale("gpt2", "dgx-a100", mw.Decode(batch=8, context=512), tp=2).points[0].tp
+    2
     """
 
     batch: int

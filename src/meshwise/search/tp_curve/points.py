@@ -34,7 +34,38 @@ class Layer(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One TP degree of the curve. Seconds, bytes, shares; ``None`` where it does not apply."""
+    """One TP degree of the curve: what ``docs/reference/definitions`` defines; seconds, bytes, shares.
+
+    :param tp: the degree.
+    :param step_s: time of a step [s].
+    :param step_low_s: lower end of its 90 % interval [s].
+    :param step_high_s: upper end [s].
+    :param compute_s: computing [s].
+    :param comm_s: communication, hidden or not [s].
+    :param exposed_comm_s: communication that nothing hides [s].
+    :param bubble_s: waiting in the pipeline [s].
+    :param host_s: what the host adds [s].
+    :param wire_bytes: sent by one device, per fabric level [bytes].
+    :param payload_bytes: sizes of the collectives, as NCCL counts them [bytes].
+    :param comm_share: exposed communication over the step.
+    :param ccr: compute over communication; None without any.
+    :param speedup: T(1) / T(tp).
+    :param efficiency: speed-up over the degree.
+    :param marginal_efficiency: what the last doubling pays of what it adds.
+    :param weak_efficiency: the same work per device at every degree.
+    :param memory_bytes: of the fullest device [bytes].
+    :param fits: whether the device has as much.
+    :param ranks_per_level: ranks of the group on each fabric level.
+    :param algorithm: of the most frequent collective.
+    :param tokens_per_s: tokens per second of the replica.
+    :param remarks: what to know of the degree.
+    :param layer: one layer in detail.
+
+    >>> import meshwise as mw
+    >>> answer = mw.scale("gpt2", "dgx-a100", mw.Decode(batch=8, context=512), tp=[1, 2])
+    >>> answer.points[0].speedup
+    1.0
+    """
 
     tp: int
     step_s: float

@@ -42,7 +42,7 @@ class Planned(NamedTuple):
     objective: str
 
 
-def read_pins(given: Mapping[str, Any]) -> Pins:
+def read_pins(given: Mapping[str, object]) -> Pins:
     """Pins from values or lists of them, as users name them (``recompute="full"``)."""
     pins: dict[str, tuple[Any, ...]] = {}
     for axis, value in given.items():

@@ -1,0 +1,252 @@
+"""The public function :func:`plan`: every legal layout of a number of GPUs, ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Unpack, overload
+
+from meshwise.arguments import Named, given, limit_s, names, price
+from meshwise.arguments import parts as _parts
+from meshwise.checks import flag, keywords
+from meshwise.clusters.cluster import Cluster
+from meshwise.errors import InputError
+from meshwise.models.shapes import Model
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import Training
+
+if TYPE_CHECKING:
+    from meshwise.answers.plan import PlanResult
+    from meshwise.answers.serving_plan import ServingPlanResult
+    from meshwise.layouts.keywords import ServingPins, TrainingPins
+
+Progress = Callable[[int, int], None]
+TrainingObjective = Literal["step", "mfu", "cost"]
+ServingObjective = Literal["throughput", "latency", "cost"]
+
+
+@overload
+def plan(
+    model: Model | Named,
+    cluster: Cluster | Named,
+    workload: Training,
+    *,
+    stack: Stack | Named | None = None,
+    gpus: int | None = None,
+    free: Sequence[str] = (),
+    top: int = 10,
+    objective: TrainingObjective | None = None,
+    price_per_device_hour: float | None = None,
+    progress: Progress | None = None,
+    **layout: Unpack[TrainingPins],
+) -> PlanResult: ...
+@overload
+def plan(
+    model: Model | Named,
+    cluster: Cluster | Named,
+    workload: Serving,
+    *,
+    stack: Stack | Named | None = None,
+    gpus: int | None = None,
+    top: int = 10,
+    objective: ServingObjective | None = None,
+    price_per_device_hour: float | None = None,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    disaggregated: Literal[False] = False,
+    progress: Progress | None = None,
+    **layout: Unpack[ServingPins],
+) -> ServingPlanResult: ...
+@overload
+def plan(
+    model: Model | Named,
+    cluster: Cluster | Named,
+    workload: Serving,
+    *,
+    stack: Stack | Named | None = None,
+    gpus: int | None = None,
+    top: int = 10,
+    objective: ServingObjective | None = None,
+    price_per_device_hour: float | None = None,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    disaggregated: bool,
+    progress: Progress | None = None,
+    **layout: Unpack[ServingPins],
+) -> ServingPlanResult: ...
+@keywords
+def plan(
+    model: Model | Named,
+    cluster: Cluster | Named,
+    workload: Training | Serving,
+    *,
+    stack: Stack | Named | None = None,
+    gpus: int | None = None,
+    free: Sequence[str] = (),
+    top: int = 10,
+    objective: str | None = None,
+    price_per_device_hour: float | None = None,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    disaggregated: bool = False,
+    progress: Progress | None = None,
+    **layout: object,
+) -> PlanResult | ServingPlanResult:
+    """Every legal layout of ``gpus`` devices, ranked, and why the best one is.
+
+    Rests on the price of :func:`estimate` (training) and :func:`serve` (serving) for every layout
+    that no rule refuses; only placements that a bound shows to be no better are left out.
+
+    :param model: a name, a path or a :class:`Model`.
+    :param cluster: a name, a path or a :class:`Cluster`.
+    :param workload: :class:`Training` (batch and sequence) or :class:`Serving` (prompts, answers and
+        requests in flight).
+    :param stack: the software; None: the phase's usual one.
+    :param gpus: GPUs of every layout; None: all of the cluster.
+    :param free: training: numerics to look at too, ``"dtype"``, ``"comm-dtype"``.
+    :param top: layouts to list.
+    :param objective: training ``"step"``, ``"mfu"``, ``"cost"``; serving ``"throughput"``,
+        ``"latency"``, ``"cost"``; None: the first.
+    :param price_per_device_hour: dollars per device and hour.
+    :param ttft_s: serving: limit on the time to first token [s]; under limits the plan takes as many
+        requests as they allow.
+    :param tpot_s: serving: limit on the time per output token [s].
+    :param disaggregated: serving under limits: prefill and decode on GPUs of their own as well.
+    :param progress: called with (layouts priced, layouts in all) while it searches.
+    :param layout: axes pinned to a value or to several. Training: ``tp, pp, vp, dp, cp, ep, etp,
+        micro_batch, sequence_parallel, recompute, shard, placement, overlap``; serving: ``tp, pp, dp,
+        ep, etp, dcp``.
+    :returns: ``best``, ``layouts``, ``pareto`` and more; ``feasible`` is false where nothing fits,
+        ``nearest_feasible`` then says what would.
+    :raises InputError: for what is not legal, or not of this kind of workload, with ``field``,
+        ``legal`` and ``nearest``.
+
+    >>> import meshwise as mw
+    >>> training = mw.plan("gpt2", "dgx-a100", mw.Training(batch=8, seq=512), gpus=2, tp=[1, 2])
+    >>> training.best.tp * training.best.dp * training.best.pp
+    2
+    >>> served = mw.plan(
+    ...     "llama-3.1-8b", "hgx-h100", mw.Serving(isl=512, osl=64, concurrency=8), gpus=8, tp=8
+    ... )
+    >>> served.best.tp, served.best.fits
+    (8, True)
+    """
+    legal = "Training(batch=, seq=) or Serving(isl=, osl=, …)"
+    given(workload, (Training, Serving), "workload", legal)
+    flag(disaggregated, "--disaggregated")
+    if objective is not None:
+        given(objective, str, "--objective", "an objective by name, such as cost")
+    price_per_device_hour = price(price_per_device_hour)
+    ttft_s, tpot_s = limit_s(ttft_s, "--ttft"), limit_s(tpot_s, "--tpot")
+    if isinstance(workload, Serving):
+        _only("training", "--free", tuple(names(free, "--free")) or None)
+        return _serving(
+            *(model, cluster, workload, stack, layout),
+            gpus=gpus,
+            top=top,
+            objective=objective or "throughput",
+            price=price_per_device_hour,
+            ttft_s=ttft_s,
+            tpot_s=tpot_s,
+            disaggregated=disaggregated,
+            progress=progress,
+        )
+    for option, value in (("--ttft", ttft_s), ("--tpot", tpot_s)):
+        _only("serving", option, value)
+    _only("serving", "--disaggregated", disaggregated or None)
+    return _training(
+        *(model, cluster, workload, stack, layout),
+        gpus=gpus,
+        free=names(free, "--free"),
+        top=top,
+        objective=objective or "step",
+        price=price_per_device_hour,
+        progress=progress,
+    )
+
+
+def _only(phase: str, option: str, value: object) -> None:
+    """Refuse what has a meaning in the other kind of plan only."""
+    if value is not None:
+        raise InputError(
+            f"{option} has a meaning in {phase} only",
+            field=option,
+            value=value,
+            legal=f"leave {option} out, or a workload of {phase}",
+        )
+
+
+def _training(
+    model: Model | Named,
+    cluster: Cluster | Named,
+    workload: Training,
+    stack: Stack | Named | None,
+    layout: dict[str, object],
+    *,
+    gpus: int | None,
+    free: tuple[str, ...],
+    top: int,
+    objective: str,
+    price: float | None,
+    progress: Progress | None,
+) -> PlanResult:
+    from meshwise.answers.plan import PlanResult
+    from meshwise.search.training.question import plan_training, read_pins
+
+    spec, where, software = _parts(model, cluster, workload, stack)
+    return PlanResult(
+        plan_training(
+            spec,
+            where,
+            workload,
+            software,
+            gpus=gpus,
+            pins=read_pins(layout),
+            free=free,
+            top=top,
+            objective=objective,
+            price_per_device_hour=price,
+            progress=progress,
+        )
+    )
+
+
+def _serving(
+    model: Model | Named,
+    cluster: Cluster | Named,
+    workload: Serving,
+    stack: Stack | Named | None,
+    layout: dict[str, object],
+    *,
+    gpus: int | None,
+    top: int,
+    objective: str,
+    price: float | None,
+    ttft_s: float | None,
+    tpot_s: float | None,
+    disaggregated: bool,
+    progress: Progress | None,
+) -> ServingPlanResult:
+    from meshwise.answers.serving_plan import PlannedServing, ServingPlanResult
+    from meshwise.search.serving.plan import Limits
+    from meshwise.search.serving.question import plan_deployment
+    from meshwise.search.training.question import read_pins
+
+    spec, where, software = _parts(model, cluster, workload.decode(), stack)
+    pins = read_pins(layout)
+    bounded = ttft_s is not None or tpot_s is not None
+    served = plan_deployment(
+        spec,
+        where,
+        software,
+        workload,
+        gpus=gpus,
+        pins=pins,
+        limits=Limits(ttft_s, tpot_s) if bounded else None,
+        objective=objective,
+        top=top,
+        price_per_device_hour=price,
+        disaggregated=disaggregated,
+        progress=progress,
+    )
+    return ServingPlanResult(PlannedServing(served, disaggregated, pins, price))
