@@ -553,8 +553,8 @@ def inherited_section() -> str:
     ):
         by_fit: dict[str, list[str]] = {}
         for name, source in sources.items():
-            fit, _, inherited = source.partition(" (")
-            by_fit.setdefault(f"inherit `{fit}`" if inherited else own, []).append(f"`{name}`")
+            kind = f"inherit `{source.file}`" if source.inherited_by else own
+            by_fit.setdefault(kind, []).append(f"`{name}`")
         rows.append((own, ", ".join(by_fit.pop(own))))
         rows += [(fit, ", ".join(names)) for fit, names in sorted(by_fit.items())]
     return table(("constants", "devices or fabrics"), rows)

@@ -1,4 +1,5 @@
-"""Answers written to files: a regular file whole or not at all, anything else as it takes it."""
+"""Files of users: ordinary ones read whole, answers written whole or not at all, anything else as it
+takes it."""
 
 from __future__ import annotations
 
@@ -13,6 +14,38 @@ from typing import Any
 from meshwise.errors import InputError, shorten
 
 _MOST_LINKS = 40  # as the kernel follows
+
+
+def read_text_file(name: str, field: str, what: str, limit: int) -> str:
+    """The text of an ordinary file of at most ``limit`` bytes; anything else is refused."""
+
+    def bad(why: str) -> InputError:
+        return InputError(
+            f"{field}: {shorten(name)}: {why}",
+            field=field,
+            value=name,
+            legal=f"{what}, UTF-8 text of at most {limit >> 20} MiB",
+        )
+
+    try:
+        path = Path(name).expanduser()
+        info = path.stat()
+        if stat.S_ISDIR(info.st_mode):
+            raise bad("is a folder")
+        if not stat.S_ISREG(info.st_mode):
+            raise bad("is not an ordinary file")
+        if info.st_size > limit:
+            raise bad(f"has {info.st_size:,} bytes")
+        with path.open("rb") as file:
+            return file.read(limit + 1).decode("utf-8-sig")
+    except OSError as error:
+        raise bad(error.strerror or "cannot be read") from None
+    except UnicodeDecodeError:
+        raise bad("is not UTF-8 text") from None
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise bad("is not a file name") from None  # an embedded NUL, or the home of nobody
 
 
 def write_bytes(path: str, content: bytes) -> None:

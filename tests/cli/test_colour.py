@@ -82,4 +82,4 @@ def test_quiet_shows_no_progress(monkeypatch, asked) -> None:
 
 def test_on_a_terminal() -> None:
     plain = run(*ARGV, "--color", "never").out
-    assert on_terminal(200, *ARGV, "--color", "never").out == plain
+    assert on_terminal(500, *ARGV, "--color", "never").out == plain

@@ -76,7 +76,7 @@ def shown(path: Path) -> str:
 def read(path: Path) -> dict[str, str]:
     """The defaults of a file, checked but for what they name; a path is from the file's folder."""
     from meshwise import catalog
-    from meshwise.clusters.load import read_text_file
+    from meshwise.files import read_text_file
     from meshwise.strict_tables import check_keys
 
     where = shown(path)

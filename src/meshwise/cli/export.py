@@ -320,7 +320,7 @@ def _pairs(row: dict[str, Any], modules: tuple[str, ...]) -> bool:
 
 
 def _record(path: str) -> dict[str, Any]:
-    from meshwise.clusters.load import read_text_file
+    from meshwise.files import read_text_file
 
     if path == "-":
         text = sys.stdin.read(MAX_FILE_BYTES)

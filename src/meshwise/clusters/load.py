@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from meshwise.checks import text as _text
 from meshwise.clusters import names as cluster_names
 from meshwise.clusters.cluster import FABRIC_KINDS, PEAK_KEYS, WIDE, Cluster, Device, Level
 from meshwise.errors import InputError, UnknownName, shorten
+from meshwise.files import read_text_file
 from meshwise.strict_tables import check_keys, count, fraction, one_of
 from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse
 
@@ -30,7 +30,6 @@ __all__ = [
     "device",
     "grown",
     "load_cluster",
-    "read_text_file",
 ]
 MAX_FILE_BYTES = 1 << 20
 
@@ -363,38 +362,6 @@ def _is_file(name: str) -> bool:
         return Path(name).is_file()
     except (OSError, ValueError):  # too long for a file name, a NUL byte
         return False
-
-
-def read_text_file(name: str, field: str, what: str, limit: int) -> str:
-    """The text of an ordinary file of at most ``limit`` bytes; anything else is refused."""
-
-    def bad(why: str) -> InputError:
-        return InputError(
-            f"{field}: {shorten(name)}: {why}",
-            field=field,
-            value=name,
-            legal=f"{what}, UTF-8 text of at most {limit >> 20} MiB",
-        )
-
-    try:
-        path = Path(name).expanduser()
-        info = path.stat()
-        if stat.S_ISDIR(info.st_mode):
-            raise bad("is a folder")
-        if not stat.S_ISREG(info.st_mode):
-            raise bad("is not an ordinary file")
-        if info.st_size > limit:
-            raise bad(f"has {info.st_size:,} bytes")
-        with path.open("rb") as file:
-            return file.read(limit + 1).decode("utf-8-sig")
-    except OSError as error:
-        raise bad(error.strerror or "cannot be read") from None
-    except UnicodeDecodeError:
-        raise bad("is not UTF-8 text") from None
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise bad("is not a file name") from None  # an embedded NUL, or the home of nobody
 
 
 def _missing(field: str, owner: str) -> InputError:

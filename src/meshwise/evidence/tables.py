@@ -11,8 +11,8 @@ import io
 import math
 from typing import NamedTuple
 
-from meshwise.clusters.load import read_text_file
 from meshwise.errors import InputError, closest, quoted, shorten
+from meshwise.files import read_text_file
 from meshwise.stacks.stack import STATED
 
 MAX_TABLE_BYTES = 64 << 20

@@ -33,7 +33,7 @@ def opened(path: str, field: str, files: dict[str, str]) -> str:
             value=path,
             legal=what,
         )
-    from meshwise.clusters.load import read_text_file
+    from meshwise.files import read_text_file
 
     return read_text_file(path, field, "a configuration file", MAX_BYTES)
 
