@@ -15,7 +15,7 @@ from meshwise.search.one_layout import Report
 from meshwise.search.tp_curve.curve import Scaling
 from meshwise.search.tp_curve.points import Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
-from meshwise.units import format_bandwidth, format_count, format_memory, format_time
+from meshwise.units import format_bandwidth, format_bytes, format_count, format_memory, format_time
 
 NEAR = 0.03  # of the threshold: within it a degree could as well be on the other side
 PER = {"train": "step", "prefill": "prompt", "decode": "token"}
@@ -217,9 +217,10 @@ def planned_serving(best: Any, layout: str, partial: bool) -> str:
 
 def collective(d: dict[str, Any]) -> str:
     bus = d["busbw_bytes_per_s"]
+    asked = f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks"
     return joined(
         [
-            timed(d["time_s"], d["time_low_s"], d["time_high_s"]),
+            f"{asked}: {timed(d['time_s'], d['time_low_s'], d['time_high_s'])}",
             f"bus bandwidth {format_bandwidth(bus)}" if bus is not None else "",
             f"by {d['algorithm']}",
         ]

@@ -291,9 +291,7 @@ def collective_page(d: dict[str, Any]) -> Page:
         ),
         keep=("time", "busbw"),
     )
-    heading = (
-        f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks of {d['cluster']['name']}"
-    )
+    heading = str(d["cluster"]["name"])
     asked = heading + assumed_words(d["cluster"])
     return Page(asked, (table, *remark_lines(d["remarks"])), first_line.collective(d))
 

@@ -269,6 +269,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
         parts.append("\n".join(lines))
     if p.asked_disaggregated:
         parts.append(_disaggregated(p))
+        answer += f"; {_apart(p)}"
     parts += [
         wrap(f"{r[0].upper()}{r[1:]}.")
         for r in run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
@@ -319,6 +320,15 @@ def _change(c: ServingChange) -> str:
         "concurrency": "--concurrency",
     }[c.code]
     return f"{option} {c.value}: {best}"
+
+
+def _apart(p: PlannedServing) -> str:
+    """Of the first line: what prefill and decode on GPUs of their own deliver."""
+    d = p.disaggregated
+    if d is None:
+        return "disaggregated: no two pools meet the limits"
+    rate = first_line.rate(d.tokens_per_s_per_device)
+    return f"disaggregated {rate} tokens/s per GPU on {d.devices}"
 
 
 def _disaggregated(p: PlannedServing) -> str:

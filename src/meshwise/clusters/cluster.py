@@ -78,12 +78,14 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     :param name: as the catalog has it.
     :param title: its name for people.
-    :param generation: whose kernels it runs, one of ``GENERATIONS``.
+    :param generation: whose kernels it runs, unless ``kernels`` names them: one of
+        ``catalog/kernels/index.json``.
     :param memory_bytes: size of its memory [bytes].
     :param memory_bytes_per_s: bandwidth of its memory [bytes/s].
     :param peak_flops_per_s: dense matrix rates by number format, without sparsity [FLOP/s].
     :param fabric: what usually joins such devices inside a node.
     :param multiprocessors: what a kernel's tiles are spread over.
+    :param kernels: file of the catalog's kernels that it inherits; None: its generation's.
     :param training_clock: clock under a training step's load over that of short measurements.
     :param memory_share: share of its bandwidth that reads reach, over that of the card whose kernels
         it inherits.
