@@ -68,7 +68,8 @@ def test_the_mesh_that_fits_comes_before_the_degree():
     line = line.splitlines()[0]
     fit = answer("scale", "gpt3-175b", "--on", "dgx-a100", "--batch", "32", "--seq", "2048")
     fit = fit["smallest_fit"]
-    assert line.startswith(f"No TP degree alone fits: TP {fit['tp']} × PP {fit['pp']}")
+    assert line.startswith("No TP degree alone fits with microbatches of 32: smallest mesh ")
+    assert f"TP {fit['tp']} × PP {fit['pp']}, microbatches of 1, full recomputation" in line
     assert f"{fit['devices']} GPUs" in line
 
 

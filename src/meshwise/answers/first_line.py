@@ -16,6 +16,7 @@ from meshwise.search.tp_curve.curve import Scaling
 from meshwise.search.tp_curve.points import Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
 from meshwise.units import format_bandwidth, format_bytes, format_count, format_memory, format_time
+from meshwise.workloads.workload import Training
 
 NEAR = 0.03  # of the threshold: within it a degree could as well be on the other side
 PER = {"train": "step", "prefill": "prompt", "decode": "token"}
@@ -55,39 +56,51 @@ def communication(share: float) -> str:
     return f"communication {words.percent(share)}" if share > 0.0 else "no communication"
 
 
-def mesh(fit: SmallestFit | None, devices: int) -> str:
+def mesh(fit: SmallestFit | None, devices: int, training: bool) -> str:
     """The smallest mesh that holds a workload."""
     if fit is None:
-        return "no mesh of TP and PP does"
-    more = f" with {fit.recompute} recomputation" if fit.recompute != "none" else ""
+        return "no mesh of TP and PP holds it"
+    said = [f"TP {fit.tp}" + (f" × PP {fit.pp}" if fit.pp > 1 else "")]
+    if training:
+        said.append(f"microbatches of {fit.micro_batch}")
+    if fit.recompute != "none":
+        said.append(f"{fit.recompute} recomputation")
     beyond = "" if fit.within_cluster else f", more than the {devices} here"
-    stages = f" × PP {fit.pp}" if fit.pp > 1 else ""
     gpus = f"{fit.devices} GPU{'s' * (fit.devices > 1)}"
-    return (
-        f"TP {fit.tp}{stages}{more} does ({gpus}{beyond}, {format_memory(fit.memory_bytes)} each)"
-    )
+    each = f"({gpus}{beyond}, {format_memory(fit.memory_bytes)} each)"
+    return f"smallest mesh {', '.join(said)} {each}"
 
 
 # -- scale -----------------------------------------------------------------------------------------
 
 
 def scaling(s: Scaling) -> str:
-    """The degree to run; the mesh that fits comes before it where it does not."""
-    best, per = s.limit_point, PER[s.workload.phase]
-    fitting = [p for p in s.points if p.fits]
-    held = [p for p in fitting if p.tp >= best.tp]
-    if best.fits:
-        return f"{joined([*_degree(best, per), 'fits', _share(best)])}; {_beyond(s, best)}"
-    if held:
-        first = held[0]
-        why = f"the least that fits (TP {best.tp}, where doublings stop paying, does not)"
-        return f"{joined([*_degree(first, per), why, _share(first)])}; {_beyond(s, first)}"
-    said = f"No TP degree alone fits: {mesh(s.smallest_fit, s.cluster.devices)}"
-    return f"{joined([said, f'of TP, {best.tp} pays', _share(best)])}; {_beyond(s, best)}"
+    """The degree to run; the mesh that fits comes before it where no degree alone does."""
+    per, fit = PER[s.workload.phase], s.smallest_fit
+    asked = [p for p in s.points if p.tp >= s.limit.tp] or [s.points[-1]]
+    held = next((p for p in asked if p.fits), None)
+    smaller = s.workload.phase == "train" and fit is not None and held and held.tp > fit.devices
+    if held is not None and not smaller:
+        why = "fits"
+        if held.tp > s.limit.tp:
+            why += f" (doublings stop paying at TP {s.limit.tp})"
+        return f"{joined([*_degree(s, held, per), why, _share(held)])}; {_beyond(s, held)}"
+    said = "No TP degree alone fits"
+    if held is not None:
+        said = f"TP alone fits from {held.tp} on"
+    elif isinstance(s.workload, Training):
+        said += f" with microbatches of {s.workload.micro_batch or s.workload.batch}"
+    lead = f"{said}: {mesh(fit, s.cluster.devices, s.workload.phase == 'train')}"
+    best = asked[0]
+    return f"{joined([lead, f'of TP, {best.tp} pays', _share(best)])}; {_beyond(s, best)}"
 
 
-def _degree(p: Point, per: str) -> list[str]:
-    return [f"TP {p.tp}", timed(p.step_s, p.step_low_s, p.step_high_s, per), *p.remarks[:1]]
+SHORT = 90  # characters of a remark that a first line still has room for
+
+
+def _degree(s: Scaling, p: Point, per: str) -> list[str]:
+    said = [] if s.workload.phase == "train" else [r for r in p.remarks if len(r) <= SHORT][:1]
+    return [f"TP {p.tp}", timed(p.step_s, p.step_low_s, p.step_high_s, per), *said]
 
 
 def _share(p: Point) -> str:
@@ -97,9 +110,12 @@ def _share(p: Point) -> str:
 def _beyond(s: Scaling, best: Point) -> str:
     """What the next degree would do, or why there is none."""
     after = [p for p in s.points if p.tp > best.tp]
-    refused = next((why for tp, why in s.refused if tp > best.tp), None)
+    refused = next(((tp, why) for tp, why in s.refused if tp > best.tp), None)
+    if not after and refused is not None:
+        return f"TP {refused[0]} is not legal: {refused[1]}"
     if not after:
-        return refused or f"the curve ends there: {s.limit.detail}"
+        ends = s.limit.detail if best.tp == s.limit.tp else "no larger degree is on the curve"
+        return f"the curve ends there: {ends}"
     p = after[0]
     pays = _pays(s, p)
     leaves = ""
@@ -131,7 +147,7 @@ def report(r: Report) -> str:
     if not r.fits:
         parallel = bool(e.layout.sequence_parallel)
         found = smallest_fit(e.model, e.cluster, e.workload, e.stack, parallel)
-        said[-1] += f"; of one replica {mesh(found, e.cluster.devices)}"
+        said[-1] += f"; for one replica {mesh(found, e.cluster.devices, per == 'step')}"
     said.append(communication(float(r.comm_share)))
     if e.workload.phase == "train":
         said.append(f"MFU {words.percent(r.mfu)}")

@@ -113,6 +113,9 @@ def report_page(r: Report) -> Page:
             ("comm share", words.percent(r.comm_share)),
             ("MFU / HFU", f"{words.percent(r.mfu)} / {words.percent(r.hfu)}"),
             ("tokens/s per GPU", f"{r.tokens_per_s_per_device:,.1f}"),
+            ("memory per GPU, total", format_memory(r.memory_bytes)),
+            ("  usable of the device", format_memory(e.memory_limit_bytes)),
+            ("  fits", "yes" if r.fits else "NO"),
         ),
     )
     comm = Table(
@@ -170,8 +173,8 @@ def report_page(r: Report) -> Page:
     said = tuple(remark_lines(_remarks(r)))
     # what decides: where it does not fit, and where the loss in chunks makes it fit
     held = (memory,) if not r.fits or e.stack.loss_chunks > 1 else ()
-    rest = (comm, *((memory,) if not held else ()), source)
-    return Page(heading, (times, *held, *said), first_line.report(r), rest)
+    rest = (*(() if held else (memory,)), source)
+    return Page(heading, (times, comm, *held, *said), first_line.report(r), rest)
 
 
 def explain_page(r: Report) -> Page:

@@ -126,10 +126,11 @@ def with_compared(record: dict[str, Any], compared: Beside | None) -> dict[str, 
 def page_with_compared(page: Page, compared: Beside | None) -> Page:
     if compared is None:
         return page
-    from meshwise.answers.launch import compared_parts, said_words
+    from meshwise.answers.launch import compared_parts, said_words, verdict
 
     told = (*said_words(compared.parsed), *compared_parts(compared.priced))
-    return page._replace(parts=(*page.parts, "Beside your command:", *told))
+    answer = f"{page.answer}; yours: {verdict(compared.priced)}"
+    return page._replace(parts=(*page.parts, "Beside your command:", *told), answer=answer)
 
 
 def mesh_words(axes: dict[str, int]) -> str:

@@ -1,120 +1,161 @@
-"""The command that goes one step further than the one just answered, with its own words."""
+"""The command that goes one step further than the one just answered, in its own words.
+
+It asks about the same thing or it is not printed: every option that was typed is carried over, and
+where the next command does not know one of them there is no next command.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+import click
 
 Record = dict[str, Any]
-HERE = ("nodes", "nics", "stack")
-FORMATS = ("dtype", "weight_dtype", "kv_dtype")
 ANSWER = 256  # tokens out, where nothing says how many
+# how an answer is shown, not what is asked
+SHOWN = {"as_json", "as_csv", "as_parquet", "brief", "detail", "wide", "path", "color", "quiet"}
 
 
-def after(name: str | None, said: Record, record: Callable[[], Record]) -> str:
-    """A sentence with the next command; empty where none follows. ``said``: the options as typed."""
-    follow = _STEPS.get(name or "")
+class Step(NamedTuple):
+    """``values`` are the next command's own options, ``spent`` what they take the place of."""
+
+    why: str
+    command: str
+    values: Record
+    spent: tuple[str, ...] = ()
+
+
+def after(context: click.Context, record: Callable[[], Record]) -> str:
+    """A sentence with the next command; empty where none follows."""
+    said = context.params
+    follow = _STEPS.get(context.info_name or "")
     if follow is None or said.get("ideal") or not said.get("model"):
         return ""
-    found = follow(said, record())
-    if found is None:
+    step = follow(said, record())
+    if step is None:
         return ""
-    why, command = found
-    return f"{why}: {command}"
-
-
-def _line(command: str, said: Record, *names: str, **values: Any) -> str:
-    """``meshwise COMMAND MODEL --on CLUSTER …``: options as they were typed, then further ones."""
-    words = ["meshwise", command, str(said["model"])]
-    if said.get("cluster"):
-        words += ["--on", str(said["cluster"])]
-    for name in names:
-        value = said.get(name)
+    typed = {name for name in said if _typed(context, name)} - SHOWN - {"model", *step.spent}
+    options = _options(step.command)
+    if not typed <= set(options):
+        return ""
+    words = ["meshwise", step.command, str(said["model"])]
+    own = {options[name]: value for name, value in step.values.items()}
+    carried = {options[name]: said[name] for name in said if name in typed}
+    for option, value in {**carried, **own}.items():
         if value is True:
-            words.append(_option(name))
+            words.append(option)
         elif value not in (None, False):
-            words += [_option(name), str(value)]
-    for name, value in values.items():
-        words += [_option(name), str(value)]
-    return " ".join(shlex.quote(word) for word in words)
+            words += [option, str(value)]
+    return f"{step.why}: {' '.join(shlex.quote(word) for word in words)}"
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _typed(context: click.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    given = source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+    return given and context.params[name] not in (None, False, ())
 
 
-def _scaled(said: Record, record: Record) -> tuple[str, str] | None:
+def _options(command: str) -> dict[str, str]:
+    """A command's parameters and how each is written."""
+    from meshwise.cli import cli
+
+    with click.Context(cli) as context:
+        found = cli.get_command(context, command)
+    assert found is not None
+    return {
+        p.name: next((o for o in p.opts if o.startswith("--")), p.opts[0])
+        for p in found.params
+        if p.name is not None and isinstance(p, click.Option)
+    }
+
+
+def _scaled(said: Record, record: Record) -> Step | None:
     if said.get("sweep") or said.get("gpus"):
         return None
     work, limit = record["workload"], record["limit"]["tp"]
+    curve = ("tp", "limit_threshold", "objective", "phase", "batch", "seq", "context")
     if said["phase"] != "train":
-        degree = next((p["tp"] for p in record["points"] if p["fits"] and p["tp"] >= limit), None)
+        fitting = [p["tp"] for p in record["points"] if p["fits"]]
+        degree = next((tp for tp in fitting if tp >= limit), None)
         if degree is None:
             return None
         held = work["context"] if said["phase"] == "decode" else work["seq"]
-        load = {"isl": held, "osl": ANSWER, "concurrency": work["batch"]}
-        command = _line("serve", said, *HERE, *FORMATS, tp=degree, **load)
-        return "Under a load of requests", command
-    node = record["cluster"]["levels"][0]["ranks"]
+        load = {"tp": degree, "isl": held, "osl": ANSWER, "concurrency": work["batch"]}
+        return Step("Under a load of requests", "serve", load, curve)
+    node, most = record["cluster"]["levels"][0]["ranks"], record["cluster"]["devices"]
     fit = record["smallest_fit"]
-    needed = max(limit, fit["devices"] if fit else 0)
-    gpus = min(-(-needed // node) * node, record["cluster"]["devices"])
-    names = (*HERE, "dtype", "grad_dtype")
-    batch = {"gpus": gpus, "global_batch": work["batch"], "seq": work["seq"]}
-    return "Which mesh to run", _line("plan", said, *names, **batch)
+    needed = max(limit, fit["devices"] if fit else most + 1)
+    gpus = -(-needed // node) * node
+    if gpus > most:
+        return None
+    asked = {"gpus": gpus, "batch": work["batch"], "seq": work["seq"]}
+    return Step("Which mesh to run", "plan", asked, (*curve, "micro_batch", "recompute"))
 
 
-def _estimated(said: Record, record: Record) -> tuple[str, str]:
+PINS = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch", "recompute", "shard")
+SWITCHES = ("sequence_parallel", "overlap")
+
+
+def _estimated(said: Record, record: Record) -> Step | None:
+    if not record["fits"]:
+        spent = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "shard", "placement", "gpus")
+        return Step("How many GPUs hold it", "scale", {}, spent)
     if said["phase"] != "train":
-        same = ("tp", "pp", "dp", "ep", "phase", "batch", "seq", "context")
-        degrees = [name for name in same if str(said.get(name)) != "1" or name == "tp"]
-        return "Where the time goes", _line("explain", said, *HERE, *FORMATS, *degrees)
+        return Step("Where the time goes", "explain", {})
     work = record["workload"]
-    batch = {"gpus": record["devices"], "global_batch": work["batch"], "seq": work["seq"]}
-    command = _line("plan", said, *HERE, "dtype", "grad_dtype", **batch)
-    return "The best layout of as many GPUs", command
+    asked = {"gpus": record["devices"], "batch": work["batch"], "seq": work["seq"]}
+    free = (*PINS, *SWITCHES, "placement", "batch", "seq", "phase", "gpus")
+    return Step("The best layout of as many GPUs", "plan", asked, free)
 
 
-def _served(said: Record, record: Record) -> tuple[str, str]:
-    names = (*HERE, *FORMATS, "isl", "osl", "concurrency")
-    return "The best layout of as many GPUs", _line("plan", said, *names, gpus=record["devices"])
+def _served(said: Record, record: Record) -> Step | None:
+    if not record["fits"]:
+        return None
+    spent = ("tp", "pp", "dp", "ep", "etp", "gpus")
+    return Step("The best layout of as many GPUs", "plan", {"gpus": record["devices"]}, spent)
 
 
-def _planned(said: Record, record: Record) -> tuple[str, str] | None:
+SEARCH = (*PINS, *SWITCHES, "placement", "gpus", "top", "price", "compare")
+
+
+def _planned(said: Record, record: Record) -> Step | None:
     best = record["best"]
-    if best is None or len(record["layouts"][0].get("variant", {})) > 0:
+    if best is None or record.get("partial"):
         return None
     if said.get("isl") is not None:
-        if said.get("concurrency") is None and not best.get("concurrency"):
+        if best.get("dcp", 1) > 1:
             return None
-        degrees = {k: best[k] for k in ("tp", "pp", "dp", "ep") if best[k] > 1 or k == "tp"}
-        if best["ep"] > 1:
-            degrees["etp"] = best["etp"]
-        names = (*HERE, *FORMATS, "isl", "osl")
-        command = _line("serve", said, *names, **degrees, concurrency=best["concurrency"])
-        return "The best one in full", command
+        keys = ("tp", "pp", "dp", "ep", "etp", "concurrency")
+        asked = {k: best[k] for k in keys if best[k] > 1 or k in ("tp", "concurrency")}
+        if best["etp"] != best["tp"] // best["ep"]:
+            asked |= {"ep": best["ep"], "etp": best["etp"]}
+        elif best["ep"] == 1:
+            asked.pop("etp", None)
+        spent = (*SEARCH, "concurrency", "ttft", "tpot", "disaggregated", "objective")
+        return Step("The best one in full", "serve", asked, spent)
     keys = ("tp", "pp", "vp", "dp", "cp", "ep")
-    degrees = {k: best[k] for k in keys if best[k] > 1 or k == "tp"}
+    asked = {k: best[k] for k in keys if best[k] > 1 or k == "tp"}
     if best["ep"] > 1:
-        degrees["etp"] = best["etp"]
+        asked["etp"] = best["etp"]
     for key, usual in (("shard", "none"), ("recompute", "none"), ("placement", "tp-cp-dp-pp")):
         if best[key] != usual:
-            degrees[key] = best[key]
+            asked[key] = best[key]
     if best["overlap"] not in ("none", None):
-        degrees["overlap"] = best["overlap"]
-    work = {"batch": said["batch"], "seq": said["seq"], "micro_batch": best["micro_batch"]}
-    command = _line("estimate", said, *HERE, "dtype", "grad_dtype", **degrees, **work)
+        asked["overlap"] = best["overlap"]
     if best["sequence_parallel"]:
-        command += " --sequence-parallel"
-    return "The best one in full", command
+        asked["sequence_parallel"] = True
+    asked |= {"batch": said["batch"], "seq": said["seq"], "micro_batch": best["micro_batch"]}
+    return Step("The best one in full", "estimate", asked, (*SEARCH, "objective"))
 
 
-def _described(said: Record, record: Record) -> tuple[str, str]:
-    return "How far it scales", _line("scale", said, on="hgx-h100", batch=8, seq=2048)
+def _described(said: Record, record: Record) -> Step:
+    asked = {"cluster": "hgx-h100", "batch": 8, "seq": 2048}
+    return Step("How far it scales", "scale", asked)
 
 
-_STEPS: dict[str, Callable[[Record, Record], tuple[str, str] | None]] = {
+_STEPS: dict[str, Callable[[Record, Record], Step | None]] = {
     "scale": _scaled,
     "estimate": _estimated,
     "serve": _served,

@@ -345,7 +345,7 @@ def write(
         from meshwise.cli import next_step
 
         context = click.get_current_context()
-        further = "" if o["brief"] else next_step.after(context.info_name, context.params, record)
+        further = "" if o["brief"] else next_step.after(context, record)
         _show(defaults.said_on(page())._replace(further=further), o, "".join(asked))
 
 
