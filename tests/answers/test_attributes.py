@@ -191,7 +191,13 @@ def test_rows_are_flat_and_have_the_units_of_the_json(name: str) -> None:
     rows = found.rows()
     assert isinstance(rows, list)
     assert not [v for row in rows for v in row.values() if isinstance(v, dict)]
-    if found.ROWS:
+    if name.startswith("import"):  # the command's layout and the best stand beside the changes
+        d = found.to_dict()
+        assert [row["axis"] for row in rows] == [
+            "yours", *(c["axis"] for c in d["changes"]), *(["best"] if d["best"] else [])
+        ]  # fmt: skip
+        assert rows[0]["memory_bytes"] == d["layout"]["memory_bytes"]
+    elif found.ROWS:
         record = found.to_dict()[found.ROWS]
         assert len(rows) == len(record)
         plain = [k for k, v in record[0].items() if not isinstance(v, dict)] if record else []

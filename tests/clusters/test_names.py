@@ -124,3 +124,10 @@ def test_the_nearest_is_of_the_same_family(name: str, near: str | None) -> None:
 
 def test_a_memory_is_no_count() -> None:
     assert counted("a100-80") is None and counted("h100-8") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"), [("2xdgx-spark", 2), ("2xgb10", 2), ("4xrtx-5090", 4), ("4xh100", 4)]
+)
+def test_a_part_of_a_node_and_boxes_of_one_device(name: str, devices: int) -> None:
+    assert load_cluster(name).devices == devices

@@ -9,7 +9,7 @@ import msgspec
 from meshwise.answers import plan as plan_page
 from meshwise.answers import plan_records, records
 from meshwise.answers import serving_plan as serving_plan_page
-from meshwise.answers.attributes import Key, Record
+from meshwise.answers.attributes import Key, Record, flat
 from meshwise.answers.pages import wrap
 from meshwise.answers.text import words
 from meshwise.answers.text.result import Answer
@@ -64,7 +64,6 @@ class ExportResult(Answer):
 class ImportResult(Answer):
     """A launch command, read and priced beside the best layout of as many GPUs."""
 
-    ROWS = "changes"
     target = Key[str]("Whose command it is.")
     version = Key[str]("Of the target's software, whose flags were read.")
     model = Key[str]("Name of the model.")
@@ -94,6 +93,14 @@ class ImportResult(Answer):
             **compared_dict(self.compared),
             "verdict": verdict(self.compared),
         }
+
+    def rows(self) -> list[dict[str, object]]:
+        """The layout of the command, each single change and the best, as ``--csv`` writes them."""
+        d = compared_dict(self.compared)
+        rows = [{"axis": "yours", **d["layout"]}, *d["changes"]]
+        if d["best"] is not None:
+            rows.append({"axis": "best", **d["best"]})
+        return [flat(row) for row in rows]
 
     def page(self) -> Page:
         p, job = self.parsed, self.parsed.job

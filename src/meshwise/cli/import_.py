@@ -9,6 +9,7 @@ import click
 
 from meshwise.cli import needs, options, values
 from meshwise.cli.command import Command, Need
+from meshwise.errors import InputError
 
 
 @click.command(
@@ -86,4 +87,14 @@ def command(
         acceptance=accepted,
         **numbers,
     )
-    options.write(o, result.to_dict, result.page, "changes")
+    started = result.parsed.job.gpus
+    if nodes is not None and started > where.devices:
+        raise InputError(
+            f"--nodes={nodes}: the command starts {started} GPUs, and {where.name} has {where.devices}",
+            field="--nodes",
+            value=nodes,
+            legal=f"at least {-(-started // where.node_devices)}, or no --nodes",
+            nearest=-(-started // where.node_devices),
+        )
+    rows = (lambda: {"rows": result.rows()}) if o["as_csv"] or o["as_parquet"] else result.to_dict
+    options.write(o, rows, result.page, "rows")

@@ -304,10 +304,11 @@ def _node_of(name: str, field: str) -> Cluster | None:
         table = catalog.load("clusters", key, field)[1]
         first = _level(table["level"][0], 0, device(asked.device))
         whole = size == asked.number
-        if not whole and not (asked.number < size == first.ranks and first.kind in _ALIKE):
+        if not whole and not (asked.number <= first.ranks and first.kind in _ALIKE):
             continue
         found = cluster_from_table(table, key)
-        levels = [lv for lv in found.levels if lv.kind != "network"]
+        # boxes of one device are joined by their network alone
+        levels = [lv for lv in found.levels if lv.kind != "network"] or list(found.levels)
         if not whole:
             levels = [msgspec.structs.replace(first, ranks=asked.number)]
         return msgspec.structs.replace(
