@@ -66,8 +66,7 @@ def mesh(fit: SmallestFit | None, devices: int, training: bool) -> str:
     if fit.recompute != "none":
         said.append(f"{fit.recompute} recomputation")
     beyond = "" if fit.within_cluster else f", more than the {devices} here"
-    gpus = f"{fit.devices} GPU{'s' * (fit.devices > 1)}"
-    each = f"({gpus}{beyond}, {format_memory(fit.memory_bytes)} each)"
+    each = f"({words.gpus(fit.devices)}{beyond}, {format_memory(fit.memory_bytes)} each)"
     return f"smallest mesh {', '.join(said)} {each}"
 
 
@@ -214,7 +213,7 @@ def planned(best: Any, layout: str, ties: int, partial: bool) -> str:
         communication(best.exposed_comm_s / best.step_s),
         f"{format_memory(best.memory_bytes)} per GPU",
     ]
-    return joined([*said, f"{ties} tie with it" if ties else ""])
+    return joined([*said, f"{ties} tie{'s' * (ties == 1)} with it" if ties else ""])
 
 
 def planned_serving(best: Any, layout: str, partial: bool) -> str:

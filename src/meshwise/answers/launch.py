@@ -105,8 +105,8 @@ class ImportResult(Answer):
     def page(self) -> Page:
         p, job = self.parsed, self.parsed.job
         formats = [f for f in (job.dtype, job.weight_dtype, job.kv_dtype) if f]
-        words = ", ".join([f"{job.gpus} GPUs", job.words, *dict.fromkeys(formats)])
-        heading = f"{target(p.target).title} command: {self._model}, {words}"
+        said = ", ".join([words.gpus(job.gpus), job.words, *dict.fromkeys(formats)])
+        heading = f"{target(p.target).title} command: {self._model}, {said}"
         # what was assumed comes before the figures that rest on it
         heading = "\n".join([heading, *said_words(p)])
         parts: list[Table | str] = []

@@ -97,7 +97,7 @@ def report_page(r: Report) -> Page:
     axes = " ".join(f"{k}={int(getattr(lay, k))}" for k in ("tp", "pp", "vp", "dp", "cp", "ep"))
     heading = wrap(
         f"{e.model.name}: {workload_words(e.workload, int(lay.micro_batch))}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
-        f"stack {e.stack.name}{words.gradients(e.model, e.workload, e.stack)}\nlayout {axes} ({r.devices} GPUs)"
+        f"stack {e.stack.name}{words.gradients(e.model, e.workload, e.stack)}\nlayout {axes} ({words.gpus(r.devices)})"
     )
     times = Table(
         "Per step, slowest stage",

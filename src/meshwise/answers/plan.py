@@ -270,7 +270,7 @@ def _heading(p: Planned) -> str:
     s = p.plan.search
     w = s.searched[0].variant.workload
     return (
-        f"{s.model.name} on {s.gpus:,} GPUs of {cluster_words(s.cluster)}: training, global batch "
+        f"{s.model.name} on {words.gpus(s.gpus)} of {cluster_words(s.cluster)}: training, global batch "
         f"{w.batch:,} × {w.seq:,} tokens, stack {p.plan.stack.name}"
         f"{words.gradients(s.model, w, p.plan.stack)}"
     )

@@ -9,6 +9,7 @@ import msgspec
 from meshwise.answers import first_line, records
 from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import cluster_words, interval_row, wrap
+from meshwise.answers.text import words
 from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
@@ -104,7 +105,7 @@ def serve_page(cluster: Cluster, d: dict[str, Any]) -> Page:
     heading = wrap(
         f"{d['model']}: serving {w['concurrency']} requests in flight, {w['isl']} tokens in, "
         f"{w['osl']} out\n{d['cluster']['name']}: {cluster_words(cluster)}; stack "
-        f"{d['stack']['name']}\nlayout {axes} ({d['devices']} GPUs){_options(w)}"
+        f"{d['stack']['name']}\nlayout {axes} ({words.gpus(d['devices'])}){_options(w)}"
     )
     queue = (("wait for room in the KV cache", format_time(d["queue_s"])),) if d["queue_s"] else ()
     drafts = (

@@ -208,7 +208,7 @@ def _heading(p: PlannedServing) -> str:
     ]
     load = " and ".join(limits) if limits else f"{w.concurrency:,} requests in flight"
     return (
-        f"{a.model.name} on {a.gpus:,} GPUs of {cluster_words(a.cluster)}: serving {w.isl:,} tokens in, "
+        f"{a.model.name} on {words.gpus(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} tokens in, "
         f"{w.osl:,} out, {load}, stack {a.stack.name}"
     )
 
@@ -338,7 +338,7 @@ def _disaggregated(p: PlannedServing) -> str:
     said = (
         f"Disaggregated: {d.prefill_instances} × prefill ({mesh_words(d.prefill.axes)}, {d.prefill.batch} "
         f"prompts together) and {d.decode_instances} × decode ({mesh_words(d.decode.axes)}, "
-        f"{d.decode.batch} in flight) on {d.devices} GPUs: {d.tokens_per_s_per_device:,.1f} tokens/s per "
+        f"{d.decode.batch} in flight) on {words.gpus(d.devices)}: {d.tokens_per_s_per_device:,.1f} tokens/s per "
         f"GPU, TTFT {format_time(d.ttft_s)} ({format_time(d.transfer_s)} of it moves "
         f"{format_memory(d.transfer_bytes)} of keys and values), TPOT {format_time(d.tpot_s)}; "
         f"{'the transfers bind' if d.bound == 'transfer' else d.bound + ' binds'}."

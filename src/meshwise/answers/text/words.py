@@ -39,6 +39,10 @@ def gradients(model: Model, workload: Workload, stack: Stack) -> str:
     return "".join(f", {words}" for words in said)
 
 
+def gpus(count: int) -> str:
+    return f"{count:,} GPU" + "s" * (count != 1)
+
+
 def percent(share: float) -> str:
     """Two digits, and one decimal below 10 %."""
     return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
@@ -150,6 +154,6 @@ def _fit_words(s: Scaling, best: Point) -> list[str]:
         micro = f", microbatches of {fit.micro_batch}" if s.workload.phase == "train" else ""
         said.append(
             f"Smallest mesh that holds it: TP={fit.tp} × PP={fit.pp}{micro}{extra} "
-            f"({fit.devices} GPUs{where}; {format_memory(fit.memory_bytes)} per GPU)."
+            f"({gpus(fit.devices)}{where}; {format_memory(fit.memory_bytes)} per GPU)."
         )
     return said
