@@ -230,6 +230,16 @@ def planned_serving(best: Any, layout: str, partial: bool) -> str:
     )
 
 
+def compared(mine: Any, verdict: str) -> str:
+    """A launch command's layout, training's or serving's, and what to change."""
+    if hasattr(mine, "step_s"):
+        time = timed(mine.step_s, mine.step_low_s, mine.step_high_s, "step")
+    else:
+        time = f"TPOT {timed(mine.tpot_s, mine.tpot_low_s, mine.tpot_high_s)}"
+    said = [time, f"{rate(mine.tokens_per_s_per_device)} tokens/s per GPU"]
+    return joined([*said, "fits" if mine.fits else "", verdict])
+
+
 def collective(d: dict[str, Any]) -> str:
     bus = d["busbw_bytes_per_s"]
     asked = f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks"

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from meshwise.answers import first_line, plan_records, records
 from meshwise.answers import plan as plan_page
-from meshwise.answers import plan_records, records
 from meshwise.answers import serving_plan as serving_plan_page
 from meshwise.answers.attributes import Key, Record, flat
 from meshwise.answers.pages import wrap
@@ -115,7 +115,8 @@ class ImportResult(Answer):
         parts += [wrap(f"{r[0].upper()}{r[1:]}.") for r in self.compared.remarks]
         if p.ignored:
             parts.append(wrap("Not of the layout, left aside: " + ", ".join(p.ignored)))
-        return Page(heading, tuple(parts), verdict(self.compared))
+        answer = first_line.compared(self.compared.mine, verdict(self.compared))
+        return Page(heading, tuple(parts), answer)
 
 
 def said_dict(p: Parsed) -> dict[str, Any]:
