@@ -11,7 +11,7 @@ from terminals import STYLE, on_terminal
 from meshwise.cli import main, plan, terminal
 
 ARGV = ("model", "gpt2")
-SETTINGS = ("NO_COLOR", "FORCE_COLOR", "TERM")
+SETTINGS = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS")
 
 
 @pytest.fixture(autouse=True)
