@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +116,8 @@ def _replace(path: Path, content: bytes, old: os.stat_result | None) -> None:
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A new file in the folder of ``path``, gone afterwards whatever happens."""
+    import tempfile  # which loads much that only writing needs
+
     handle, name = tempfile.mkstemp(prefix=".meshwise-", dir=path.parent)
     try:
         os.close(handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -95,6 +94,8 @@ class Command(click.Command):
 
     def _completed(self, ctx: click.Context, missing: Sequence[Need]) -> str:
         """The command line as it was given, with examples of what it lacks."""
+        import shlex
+
         given = shlex.join(ctx.meta["meshwise.args"])
         given = given if given == shorten(given, _SHOWN) else "…"
         words = {True: "", False: ""}  # arguments, options
