@@ -53,24 +53,7 @@ def plan(
     price_per_device_hour: float | None = None,
     ttft_s: float | None = None,
     tpot_s: float | None = None,
-    disaggregated: Literal[False] = False,
-    progress: Progress | None = None,
-    **layout: Unpack[ServingPins],
-) -> ServingPlanResult: ...
-@overload
-def plan(
-    model: Model | Named,
-    cluster: Cluster | Named,
-    workload: Serving,
-    *,
-    stack: Stack | Named | None = None,
-    gpus: int | None = None,
-    top: int = 10,
-    objective: ServingObjective | None = None,
-    price_per_device_hour: float | None = None,
-    ttft_s: float | None = None,
-    tpot_s: float | None = None,
-    disaggregated: bool,
+    disaggregated: bool = False,
     progress: Progress | None = None,
     **layout: Unpack[ServingPins],
 ) -> ServingPlanResult: ...

@@ -11,10 +11,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from meshwise.answers.text import words
+from meshwise.layouts.tp_degrees import findings
+from meshwise.models.shapes import Model
 from meshwise.search.one_layout import Report
+from meshwise.search.serving.plan import ServingRow
 from meshwise.search.tp_curve.curve import Scaling
 from meshwise.search.tp_curve.points import Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
+from meshwise.search.training.rows import PlanRow
+from meshwise.stacks.stack import Stack
 from meshwise.units import format_bandwidth, format_bytes, format_count, format_memory, format_time
 from meshwise.workloads.workload import Training
 
@@ -70,6 +75,18 @@ def mesh(fit: SmallestFit | None, devices: int, training: bool) -> str:
     return f"smallest mesh {', '.join(said)} {each}"
 
 
+# findings of a TP degree that a first line names; the sentence stands below
+MET = {"kv_copies": "KV heads copied", "vocab_padding": "vocabulary padded"}
+
+
+def shards(model: Model, stack: Stack, phase: str, tp: int) -> list[str]:
+    """What a degree does to the model's shards."""
+    found = {f.code for f in findings(model, tp, stack) if not f.refuses}
+    if phase == "train":  # no cache that copies would fill
+        found -= {"kv_copies"}
+    return [words for code, words in MET.items() if code in found]
+
+
 # -- scale -----------------------------------------------------------------------------------------
 
 
@@ -91,15 +108,13 @@ def scaling(s: Scaling) -> str:
         said += f" with microbatches of {s.workload.micro_batch or s.workload.batch}"
     lead = f"{said}: {mesh(fit, s.cluster.devices, s.workload.phase == 'train')}"
     best = asked[0]
-    return f"{joined([lead, f'of TP, {best.tp} pays', _share(best)])}; {_beyond(s, best)}"
-
-
-SHORT = 90  # characters of a remark that a first line still has room for
+    pays = f"of TP, {best.tp} pays" if best.tp > 1 else "no doubling of TP pays"
+    return f"{joined([lead, pays, _share(best) if best.tp > 1 else ''])}; {_beyond(s, best)}"
 
 
 def _degree(s: Scaling, p: Point, per: str) -> list[str]:
-    said = [] if s.workload.phase == "train" else [r for r in p.remarks if len(r) <= SHORT][:1]
-    return [f"TP {p.tp}", timed(p.step_s, p.step_low_s, p.step_high_s, per), *said]
+    met = shards(s.model, s.stack, s.workload.phase, p.tp)
+    return [f"TP {p.tp}", timed(p.step_s, p.step_low_s, p.step_high_s, per), *met]
 
 
 def _share(p: Point) -> str:
@@ -148,6 +163,7 @@ def report(r: Report) -> str:
         found = smallest_fit(e.model, e.cluster, e.workload, e.stack, parallel)
         said[-1] += f"; for one replica {mesh(found, e.cluster.devices, per == 'step')}"
     said.append(communication(float(r.comm_share)))
+    said += shards(e.model, e.stack, e.workload.phase, int(e.layout.tp))
     if e.workload.phase == "train":
         said.append(f"MFU {words.percent(r.mfu)}")
     return joined([*said, f"{rate(r.tokens_per_s_per_device)} tokens/s per GPU"])
@@ -202,7 +218,7 @@ def served(d: dict[str, Any]) -> str:
 # -- plans -----------------------------------------------------------------------------------------
 
 
-def planned(best: Any, layout: str, ties: int, partial: bool) -> str:
+def planned(best: PlanRow | None, layout: str, ties: int, partial: bool) -> str:
     """A plan's best row, ``layout`` in words."""
     if best is None:
         return "No layout is feasible" + (" of those looked at" * partial)
@@ -216,7 +232,7 @@ def planned(best: Any, layout: str, ties: int, partial: bool) -> str:
     return joined([*said, f"{ties} tie{'s' * (ties == 1)} with it" if ties else ""])
 
 
-def planned_serving(best: Any, layout: str, partial: bool) -> str:
+def planned_serving(best: ServingRow | None, layout: str, partial: bool) -> str:
     if best is None:
         return "No layout is feasible" + (" of those looked at" * partial)
     return joined(
@@ -230,9 +246,9 @@ def planned_serving(best: Any, layout: str, partial: bool) -> str:
     )
 
 
-def compared(mine: Any, verdict: str) -> str:
+def compared(mine: PlanRow | ServingRow, verdict: str) -> str:
     """A launch command's layout, training's or serving's, and what to change."""
-    if hasattr(mine, "step_s"):
+    if isinstance(mine, PlanRow):
         time = timed(mine.step_s, mine.step_low_s, mine.step_high_s, "step")
     else:
         time = f"TPOT {timed(mine.tpot_s, mine.tpot_low_s, mine.tpot_high_s)}"
