@@ -282,8 +282,9 @@ class Compute(NamedTuple):
         """Where the seconds of ``op`` come from."""
         if self.stack.ideal:
             return Source(f"datasheet/{self.device.name}")
-        beyond = np.ndim(op.hbm_bytes) == 0 and float(self.extrapolated(op)) > 0.0
-        return self.fits.source._replace(extrapolated=beyond)
+        if np.ndim(op.hbm_bytes) == 0 and float(self.extrapolated(op)):
+            return self.fits.source._replace(extrapolated=True)
+        return self.fits.source
 
     def extrapolated(self, op: Op) -> Array:
         """1 per layout where the shape lies outside what was measured."""
