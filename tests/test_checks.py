@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meshwise.layouts.grid import Grid
 
 import meshwise as mw
 from meshwise.cost import schedule
-from meshwise.layouts.grid import Grid
 from meshwise.models.shapes import LayerFormats, Quantization, Stored
 from meshwise.stacks import stack as stacks
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from meshwise.axes import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.layouts import grid, keywords
-from meshwise.layouts.layout import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.search.serving.plan import OBJECTIVES as SERVING_OBJECTIVES
 from meshwise.search.serving.space import AXES
 from meshwise.search.training.question import CODES, DEGREES, OBJECTIVES

@@ -25,8 +25,10 @@ from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
 from meshwise.errors import IllegalLayout
-from meshwise.layouts import grid
-from meshwise.layouts.layout import place, spread, usual_ranks
+from meshwise.axes import AXES, SERVES
+from meshwise.layouts.check import check, settled
+from meshwise.layouts.layout import arrays, asked, stated
+from meshwise.layouts.placement import place, spread, usual_ranks
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.points import Point
@@ -222,12 +224,12 @@ def estimate(
     """
     from meshwise.search.one_layout import report
 
-    asked = grid.asked(layout)
+    one = asked(layout, [name for name, axis in AXES.items() if not axis.key])
     gpus = None if gpus is None else count(gpus, "--gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
-    asked = grid.settled(asked, spec, software, workload.phase)
-    grid.check(asked, spec, where, workload, software, gpus)
-    layouts, workload = grid.to_layouts(asked, workload), grid.stated(asked, workload)
+    one = settled(one, spec, software, workload.phase)
+    check(one, spec, where, workload, software, gpus)
+    layouts, workload = arrays(one, workload), stated(one, workload)
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
 
@@ -266,14 +268,14 @@ def serve(
     from meshwise.answers.serve import ServeResult
     from meshwise.search.serving.steady_state import steady
 
-    asked = grid.asked(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"))
+    one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
     gpus = None if gpus is None else count(gpus, "--gpus")
-    grid.check(asked, spec, where, step, software, gpus, workload.concurrency)
-    found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
-    return ServeResult(spec, where, software, asked, workload, found)
+    check(one, spec, where, step, software, gpus, workload.concurrency)
+    found = steady(spec, where, software, arrays(one, step), workload)
+    return ServeResult(spec, where, software, one, workload, found)
 
 
 @keywords

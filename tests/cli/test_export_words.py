@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from running import answer, run
 
 from meshwise import catalog
+from meshwise.axes import PLACEMENTS
 from meshwise.launch import Job, parse, targets
 from meshwise.launch.table import target
-from meshwise.layouts.layout import PLACEMENTS
 
 TRAINING = ("megatron-lm", "megatron-bridge", "torchtitan", "deepspeed", "accelerate")
 SERVING = ("vllm", "sglang", "trtllm")

@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from meshwise.axes import SHARD_CODE
 from meshwise.cost.memory.activations import layer_activations, layer_backward, loss_bytes
 from meshwise.cost.memory.parts import Working, fullest_stage, gathered_units, state, working
 from meshwise.cost.schedule import in_flight
-from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.layouts.layout import Layouts
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
 from meshwise.program.step import Program, program

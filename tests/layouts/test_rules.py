@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise.axes import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.errors import IllegalLayout
 from meshwise.layouts import grid, rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.search.serving.space import serving_space
 from meshwise.search.training.space import space
 

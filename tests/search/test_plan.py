@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise.axes import ORDERS, SHARD_CODE
 from meshwise.catalog import names
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import estimate
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import ORDERS, SHARD_CODE, Layouts, groups
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import groups
 from meshwise.models.shapes import Model
 from meshwise.search.training.plan import plan, ranked
 from meshwise.search.training.prices import Pricer, slices

@@ -19,7 +19,8 @@ from meshwise.cost.overlap import TINY, exposed_beside
 from meshwise.cost.priced_step import PricedStep
 from meshwise.cost.pricing import ZERO, Times, total, values_of
 from meshwise.cost.schedule import bubble_s
-from meshwise.layouts.layout import Group, Layouts
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group
 from meshwise.models.shapes import Model
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.stacks.schedules import SCHEDULES

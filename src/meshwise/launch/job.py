@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from meshwise.axes import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.errors import IllegalLayout, InputError
-from meshwise.layouts.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.stacks import schedules
 from meshwise.stacks.stack import DISPATCHERS, MOMENTS
 from meshwise.strict_tables import count, fraction, one_of

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.axes import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.clusters.load import Cluster
-from meshwise.layouts import grid
-from meshwise.layouts.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE, Layouts
+from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import Server, ServingPlan, ServingRow, plan_serving, row_at
 from meshwise.search.tp_curve.curve import remarks

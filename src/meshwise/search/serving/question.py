@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
@@ -20,7 +21,6 @@ from meshwise.search.serving.plan import (
     plan_serving,
     serving_changes,
 )
-from meshwise.search.serving.space import AXES
 from meshwise.search.training.question import (
     MAX_TOP,
     check_experts,
@@ -88,7 +88,7 @@ def plan_deployment(
 def check_serving_pins(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
     """Refuse pins that no deployment can have, with the nearest legal value."""
     for axis in pins:
-        if axis not in AXES:
+        if axis not in SERVES:
             option = "--" + axis.replace("_", "-")
             raise InputError(
                 f"{option} has no meaning in serving",

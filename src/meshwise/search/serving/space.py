@@ -39,7 +39,6 @@ RULES = (
     "ttft",  # longer than the limit
     "tpot",
 )
-AXES = ("tp", "pp", "dp", "ep", "etp", "dcp")
 
 
 def serving_space(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from meshwise.clusters.load import Cluster
-from meshwise.layouts.layout import Group, Layouts, place
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, place
 
 Array = Any
 

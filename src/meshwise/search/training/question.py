@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from meshwise.axes import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.models.shapes import Model
 from meshwise.search.training.nearest import Change, changes
 from meshwise.search.training.plan import Plan, plan

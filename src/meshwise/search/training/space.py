@@ -15,19 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.axes import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.clusters.load import Cluster
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import (
-    ORDERS,
-    RECOMPUTE_CODE,
-    SHARD_CODE,
-    Group,
-    Layouts,
-    alike,
-    groups,
-    pipeline_stride,
-)
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, alike, groups, pipeline_stride
 from meshwise.models.shapes import Model
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
@@ -54,8 +47,6 @@ RULES = (
     "unsplit_experts",  # experts beside tp without sequence parallelism, which the software needs
     "memory",
 )
-AXES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch")
-SWITCHES = ("sequence_parallel", "decomposed", "recompute", "shard", "placement")
 COLUMN = ("tp", "pp", "dp", "cp", "ep", "etp", "micro_batch", "placement")
 
 
