@@ -17,6 +17,7 @@ from meshwise.answers.answers import (
 )
 from meshwise.arguments import Named, given, whole_bytes
 from meshwise.arguments import parts as _parts
+from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
 from meshwise.clusters.load import load_cluster
@@ -25,7 +26,6 @@ from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
 from meshwise.errors import IllegalLayout
-from meshwise.axes import AXES, SERVES
 from meshwise.layouts.check import check, settled
 from meshwise.layouts.layout import arrays, asked, stated
 from meshwise.layouts.placement import place, spread, usual_ranks

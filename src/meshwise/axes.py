@@ -22,8 +22,9 @@ Kind = Literal["degree", "count", "switch", "word"]
 class Axis(NamedTuple):
     """One axis of a layout.
 
-    A *degree* is a number of ranks, a *count* another whole number, a *switch* true or false, a *word*
-    one of ``values``. In arrays each is a number: :meth:`code`.
+    A *degree* is a number of ranks, a *count* another whole number, a *switch* true or false (``values``
+    are what users call these, where they do otherwise), a *word* one of ``values``. In arrays each is a
+    number: :meth:`code`.
     """
 
     name: str  # field of a layout, keyword of the public functions
@@ -57,8 +58,11 @@ class Axis(NamedTuple):
 
     def words(self) -> dict[str, int]:
         """What a user may write → code, of a word or a switch."""
-        names = ("false", "true") if self.kind == "switch" else self.values
-        return {name: code for code, name in enumerate(names)}
+        return {name: code for code, name in enumerate(self.values or ("false", "true"))}
+
+    def spoken(self, code: int) -> Value:
+        """The value of a code as users write it."""
+        return self.values[code] if self.values else self.value(code)
 
 
 _TRAINS = ("training",)
@@ -116,7 +120,8 @@ AXES: dict[str, Axis] = {
             about="Norms on S/TP; reduce_scatter + all_gather.",
         ),
         Axis(
-            *("decomposed", "switch", False, "of TP's collectives in chunks"),
+            *("decomposed", "switch", False, "ways to overlap TP's collectives"),
+            values=("none", "decomposed"),  # what a stack does by itself aside
             phases=_TRAINS,
             key="overlap",
         ),

@@ -173,8 +173,8 @@ def grow(
     [(1, 1), (2, 2)]
     """
     from meshwise.answers.growth import GrowthResult
+    from meshwise.layouts.pins import read_pins
     from meshwise.search.growth import growth
-    from meshwise.search.training.question import read_pins
 
     threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
     given(workload, Training, "workload", "Training(batch=, seq=)")

@@ -174,7 +174,8 @@ def _training(
     progress: Progress | None,
 ) -> PlanResult:
     from meshwise.answers.plan import PlanResult
-    from meshwise.search.training.question import plan_training, read_pins
+    from meshwise.layouts.pins import read_pins
+    from meshwise.search.training.question import plan_training
 
     spec, where, software = _parts(model, cluster, workload, stack)
     return PlanResult(
@@ -211,9 +212,9 @@ def _serving(
     progress: Progress | None,
 ) -> ServingPlanResult:
     from meshwise.answers.serving_plan import PlannedServing, ServingPlanResult
+    from meshwise.layouts.pins import read_pins
     from meshwise.search.serving.plan import Limits
     from meshwise.search.serving.question import plan_deployment
-    from meshwise.search.training.question import read_pins
 
     spec, where, software = _parts(model, cluster, workload.decode(), stack)
     pins = read_pins(layout)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from meshwise.answers import first_line, plan_records, records
 from meshwise.answers import plan as plan_page
 from meshwise.answers import serving_plan as serving_plan_page
@@ -53,7 +51,7 @@ class ExportResult(Answer):
             "untranslated": [{"field": k, "reason": v} for k, v in e.untranslated.items()],
             "notes": list(e.notes),
             "remarks": list(self.remarks),
-            "job": msgspec.to_builtins(self.job),
+            "job": self.job.to_dict(),
         }
 
     def page(self) -> Page:
@@ -87,7 +85,7 @@ class ImportResult(Answer):
             "target": p.target,
             "version": target(p.target).version,
             "model": self._model,
-            "job": msgspec.to_builtins(p.job),
+            "job": p.job.to_dict(),
             "ignored": list(p.ignored),
             **said_dict(p),
             **compared_dict(self.compared),

@@ -11,6 +11,8 @@ from meshwise.answers.plan_records import found_dict, plan_dict
 from meshwise.answers.text import words
 from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
+from meshwise.axes import AXES, PLACEMENTS, spoken
+from meshwise.layouts.layout import Layout
 from meshwise.search.compare import Compared, ComparedServing
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.search.training.nearest import Change

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.answers import records
+from meshwise.axes import spoken
+from meshwise.layouts.pins import pins_record
 from meshwise.program.context import widths
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.search.training.nearest import Change
@@ -12,8 +14,8 @@ from meshwise.search.training.plan import Binding, Plan
 from meshwise.search.training.question import Planned
 from meshwise.search.training.ranking import Found
 from meshwise.search.training.rows import PlanRow
-from meshwise.layouts.pins import pins_record
 from meshwise.workloads.workload import to_dict as workload_dict
+
 
 def found_dict(found: Found) -> dict[str, Any]:
     return found.layout.record(found.variant.stack.overlap) | found.variant.label
@@ -58,7 +60,7 @@ def binding_dict(b: Binding | None) -> dict[str, Any] | None:
         found |= {
             "step_s": b.step_s,
             "memory_bytes": b.memory_bytes,
-            "layout": b.layout.record(),
+            "layout": b.layout.record("none"),
         }
     return found
 

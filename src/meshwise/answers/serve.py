@@ -14,10 +14,10 @@ from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
-from meshwise.layouts.layout import Layout
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
-from meshwise.search.serving.steady_state import Steady, burst_s, layout
+from meshwise.search.serving.steady_state import Steady, burst_s
 from meshwise.search.tp_curve.curve import remarks
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_memory, format_time
@@ -89,8 +89,7 @@ def burst_remarks(
 ) -> list[str]:
     """The first token of requests that all begin at once, where it comes much later than in the steady
     state."""
-    layouts = layout(grid.tp, grid.pp, grid.ep, grid.dp, grid.etp)
-    burst = float(burst_s(model, cluster, stack, layouts, w))
+    burst = float(burst_s(model, cluster, stack, arrays(grid), w))
     if stack.ideal or not s.fits or burst < 2.0 * float(s.ttft_s):
         return []
     return [

@@ -12,13 +12,12 @@ from meshwise.answers.plan import Ranked, page_with_compared, with_compared
 from meshwise.answers.serve import workload_dict
 from meshwise.answers.text import words
 from meshwise.answers.text.tables import Page, Table
-from meshwise.layout import ORDERS
+from meshwise.layouts.layout import Layout
+from meshwise.layouts.pins import Pins, pins_record
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving.question import Served
 from meshwise.search.tp_curve.curve import run_remarks
-from meshwise.layouts.layout import Layout
-from meshwise.layouts.pins import Pins, pins_record
 from meshwise.units import format_memory, format_time
 
 _SAME = ("heads", "kv_heads", "kv_copies", "quantization", "layers")
@@ -89,11 +88,11 @@ def row_dict(r: ServingRow, price: float | None = None) -> dict[str, Any]:
     figures = {k: v for k, v in r._asdict().items() if k != "layout"}
     step = {"step_s": r.tpot_s, "step_low_s": r.tpot_low_s, "step_high_s": r.tpot_high_s}
     cost = _price(price, r.devices, r.tokens_per_s)
-    return r.layout.record(OVERLAP) | step | {"mfu": None} | figures | cost
+    return r.layout.record() | step | {"mfu": None} | figures | cost
 
 
 def _instance(i: Instance) -> dict[str, Any]:
-    return i.layout.record(OVERLAP) | {k: v for k, v in i._asdict().items() if k != "layout"}
+    return {**i.layout.record(), **{k: v for k, v in i._asdict().items() if k != "layout"}}
 
 
 def disaggregated_dict(d: Disaggregated | None, price: float | None) -> dict[str, Any] | None:
@@ -158,7 +157,7 @@ def _table(title: str, rows: list[ServingRow], price: float | None, *, ranks: bo
         header.append("$/1M tokens")
     body = []
     for number, r in enumerate(rows, start=1):
-        layout = r.layout.record(OVERLAP)
+        layout = r.layout.record()
         cells = [str(number)] if ranks else []
         cells += [str(layout[a]) for a in axes]
         cells += [
@@ -229,7 +228,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
         parts.append("\n".join(wrap(text) for text in said if text))
         if a.rivals:
             rows = tuple(
-                (f"{axis} {r.layout.record(OVERLAP)[axis]}", mesh_words(r.layout), _better(best, r))
+                (f"{axis} {r.layout.record()[axis]}", mesh_words(r.layout), _better(best, r))
                 for axis, r in a.rivals
             )
             title = "Nearest rivals: the best layout with another value of each axis"

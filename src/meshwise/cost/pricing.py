@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives import dispatch
 from meshwise.cost.collectives.collective import Priced, price
@@ -17,8 +18,6 @@ from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, alike
 from meshwise.program.operations import COLLECTIVES, Kernel, Op
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 
 class Times(NamedTuple):

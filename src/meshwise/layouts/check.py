@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from meshwise.checks import Rule, check_fields, counted, flag, optional
 from meshwise.clusters.load import Cluster
 from meshwise.errors import IllegalLayout
 from meshwise.layouts import rules
@@ -18,7 +17,6 @@ from meshwise.models.formats import priced
 from meshwise.models.shapes import Model
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
-from meshwise.strict_tables import one_of
 from meshwise.workloads.workload import Training, Workload
 
 

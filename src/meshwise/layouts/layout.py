@@ -9,12 +9,11 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.axes import AXES, PLACEMENTS, RANKS, Axis, Value
 from meshwise.checks import Rule, check_fields, counted, flag, optional
 from meshwise.strict_tables import one_of
 from meshwise.workloads.workload import Training, Workload
-
-Array = Any  # a numpy array or scalar; axes of an open mesh broadcast against each other
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,17 +60,21 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The value of an axis as arrays have it."""
         return AXES[axis].code(getattr(self, axis))
 
-    def record(self, overlap: str = "none", *, micro_batch: int | None = None) -> dict[str, Value]:
-        """The layout in JSON, of every answer the same keys. ``overlap``: what the stack does by
-        itself; ``micro_batch`` as it was priced, where the layout leaves it open."""
+    def record(
+        self, overlap: str | None = None, *, micro_batch: int | None = None
+    ) -> dict[str, Value]:
+        """The layout in JSON. ``overlap``: what the stack does by itself, where that is an axis;
+        ``micro_batch`` as it was priced, where the layout leaves it open."""
         found = {name: getattr(self, name) for name, axis in AXES.items() if not axis.key}
-        return found | {
+        found |= {
             "etp": self.expert_tp,
             "micro_batch": self.micro_batch or micro_batch,
             "sequence_parallel": bool(self.sequence_parallel),
             "recompute": self.recompute or "none",
-            "overlap": "decomposed" if self.decomposed else overlap,
         }
+        if overlap is not None:
+            found["overlap"] = "decomposed" if self.decomposed else overlap
+        return found
 
 
 def _rule(name: str, axis: Axis) -> Rule:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.axes import ORDERS
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError
 from meshwise.layouts.layout import Layouts
-
-Array = Any  # a numpy array or scalar; axes of an open mesh broadcast against each other
 
 _POSITION = {axis: np.array([order.index(axis) for order in ORDERS]) for axis in ORDERS[0]}
 _BEFORE = {(a, b): _POSITION[a] < _POSITION[b] for a in ORDERS[0] for b in ORDERS[0]}

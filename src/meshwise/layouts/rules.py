@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.axes import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layouts
@@ -19,8 +20,6 @@ from meshwise.models.shapes import Model
 from meshwise.stacks.schedules import SCHEDULES, USUAL
 from meshwise.stacks.stack import Stack, stated
 from meshwise.workloads.workload import Decode, Workload
-
-Array = Any
 
 
 class Case(NamedTuple):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
+from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
 from meshwise.cost.memory.parts import kv_cache
-from meshwise.layouts.layout import Layouts
+from meshwise.layouts.layout import Layout, Layouts
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving import iteration
 from meshwise.search.serving.bisection import Ends, largest
@@ -18,11 +21,10 @@ from meshwise.search.serving.iteration import Engine, draft_s
 from meshwise.search.serving.plan import CHUNK, EVERY, Limits, columns
 from meshwise.search.serving.space import serving_space
 from meshwise.search.serving.steady_state import capacity, tokens_per_iteration
-from meshwise.search.training.space import Pins, divisors
+from meshwise.search.training.space import divisors
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
-Array = Any
 ROWS = 256  # prefill instances that are compared with all decode instances at a time
 
 

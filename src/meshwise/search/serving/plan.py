@@ -7,20 +7,19 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from meshwise.arrays import Array
+from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
-from meshwise.axes import SERVES
 from meshwise.layouts.layout import Layout, Layouts
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.bisection import largest
 from meshwise.search.serving.iteration import Engine
 from meshwise.search.serving.space import serving_space
 from meshwise.search.serving.steady_state import Steady, steady, together_at_most
-from meshwise.search.training.space import Pins
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
-
-Array = Any
 
 OBJECTIVES = ("throughput", "latency", "cost")
 CHUNK = 4096  # layouts priced at a time

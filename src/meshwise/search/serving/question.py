@@ -10,6 +10,7 @@ from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules import key_copies
 from meshwise.models.shapes import Model
 from meshwise.search.serving.disaggregated import Disaggregated, disaggregate
@@ -28,7 +29,7 @@ from meshwise.search.training.question import (
     check_objective,
     refuse,
 )
-from meshwise.search.training.space import Pins, divisors, least_etp
+from meshwise.search.training.space import divisors, least_etp
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
 from meshwise.workloads.serving import Serving

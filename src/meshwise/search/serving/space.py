@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.layouts import rules
 from meshwise.layouts.layout import Layouts
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.space import (
-    Pins,
     Refusals,
     divisors,
     expert_grids,
@@ -20,8 +19,6 @@ from meshwise.search.training.space import (
     spread,
 )
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 # in the order in which they are looked at
 RULES = (

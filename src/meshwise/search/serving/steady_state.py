@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate
 from meshwise.cost.uncertainty import even_draws_s, lent_share, unseen_sd
@@ -16,8 +17,6 @@ from meshwise.search.serving.iteration import Engine, draft_s
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Formats
-
-Array = Any
 
 
 class Steady(NamedTuple):
@@ -40,16 +39,6 @@ class Steady(NamedTuple):
     lent: Array  # share of a decode that rests on constants of other hardware or shapes
     even_s: Array  # more of TPOT if experts are drawn evenly, where their skew is an assumption
     unseen: Array  # standard deviation of its logarithm by what no published row has
-
-
-def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1, etp: int | None = None) -> Layouts:
-    return Layouts(
-        tp=np.int64(tp),
-        pp=np.int64(pp),
-        ep=np.int64(ep),
-        dp=np.int64(dp),
-        etp=np.int64(etp or 0),
-    )
 
 
 class _Prompt(NamedTuple):

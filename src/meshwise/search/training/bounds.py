@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meshwise.clusters.load import Cluster
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, place
-
-Array = Any
 
 
 def nearest(layout: Layouts, cluster: Cluster) -> dict[str, Group]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.axes import TRAINS
 from meshwise.layouts.layout import Layout
 from meshwise.search.training.prices import INNER, Pricer, Slice, slice_of
@@ -13,8 +14,6 @@ from meshwise.search.training.ranking import Found, Search, Variant, layout_at
 from meshwise.search.training.rows import PlanRow, against, rows
 from meshwise.search.training.space import COLUMN
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 LABELS = ("dtype", "comm_dtype")
 _ORDER = (*COLUMN, *INNER)  # of layouts that take equally long

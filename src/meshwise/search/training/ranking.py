@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.layouts.layout import Layout, Layouts, of_codes
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.bounds import nearest
 from meshwise.search.training.prices import Pricer
-from meshwise.search.training.space import COLUMN, Pins, Space, space
+from meshwise.search.training.space import COLUMN, Space, space
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 
-Array = Any
 Progress = Callable[[int, int], None]  # layouts done, of how many
 
 
