@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshwise.arguments import Named, given
+from meshwise.arguments import NameOrPath, given
 from meshwise.checks import keywords
 from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.comparison import beside, compare
@@ -99,12 +99,12 @@ def known_model(name: str) -> str | None:
 @keywords
 def read_command(
     command: str,
-    cluster: Cluster | Named,
+    cluster: Cluster | NameOrPath,
     *,
-    model: Model | Named | None = None,
+    model: Model | NameOrPath | None = None,
     target: str | None = None,
     gpus: int | None = None,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
@@ -218,7 +218,7 @@ def _same_format(job: Job, other: Model, spec: Model, field: str) -> None:
 RACK = 16  # GPUs of a node from which on it is a rack, whose hosts have fewer
 
 
-def _same_nodes(parsed: Parsed, cluster: Cluster | Named) -> None:
+def _same_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
     """Raise where the command puts its GPUs on other nodes than the cluster has: the collectives that
     cross the network would be others."""
     where = load_cluster(cluster)

@@ -18,7 +18,7 @@ from meshwise.clusters.cluster import FABRIC_KINDS, PEAK_KEYS, WIDE, Cluster, De
 from meshwise.errors import InputError, UnknownName, shorten
 from meshwise.files import read_text_file
 from meshwise.strict_tables import check_keys, count, fraction, one_of
-from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse
+from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse_quantity
 
 __all__ = [
     "FABRIC_KINDS",
@@ -45,10 +45,11 @@ def device(name: str, field: str = "device") -> Device:
         name=key,
         title=table["title"],
         generation=table["generation"],
-        memory_bytes=parse(table["memory"], BYTES, "memory"),
-        memory_bytes_per_s=parse(table["memory_bandwidth"], BANDWIDTH, "memory_bandwidth"),
+        memory_bytes=parse_quantity(table["memory"], BYTES, "memory"),
+        memory_bytes_per_s=parse_quantity(table["memory_bandwidth"], BANDWIDTH, "memory_bandwidth"),
         peak_flops_per_s={
-            dtypes.known(k) or k: parse(v, RATE, f"peak.{k}") for k, v in table["peak"].items()
+            dtypes.known(k) or k: parse_quantity(v, RATE, f"peak.{k}")
+            for k, v in table["peak"].items()
         },
         fabric=table["fabric"],
         multiprocessors=table.get("multiprocessors"),
@@ -77,7 +78,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
         raise _not_a("a table", f"{where}.peak", given, '[device.peak] with bf16 = "312 TFLOP/s"')
     for key, value in given.items():
         one_of(key, f"{where}.peak", PEAK_KEYS)
-        peaks[dtypes.known(key) or key] = parse(value, RATE, f"{where}.peak.{key}")
+        peaks[dtypes.known(key) or key] = parse_quantity(value, RATE, f"{where}.peak.{key}")
     for key in ("memory", "memory_bandwidth"):
         if key not in table and base is None:
             raise _missing(f"{where}.{key}", "[device]")
@@ -95,10 +96,12 @@ def _inline_device(table: dict[str, Any]) -> Device:
         generation=_text(
             table.get("generation", base.generation if base else "unknown"), f"{where}.generation"
         ),
-        memory_bytes=parse(table["memory"], BYTES, f"{where}.memory")
+        memory_bytes=parse_quantity(table["memory"], BYTES, f"{where}.memory")
         if "memory" in table or base is None
         else base.memory_bytes,
-        memory_bytes_per_s=parse(table["memory_bandwidth"], BANDWIDTH, f"{where}.memory_bandwidth")
+        memory_bytes_per_s=parse_quantity(
+            table["memory_bandwidth"], BANDWIDTH, f"{where}.memory_bandwidth"
+        )
         if "memory_bandwidth" in table or base is None
         else base.memory_bytes_per_s,
         peak_flops_per_s=peaks,
@@ -179,8 +182,8 @@ def _level(table: Any, index: int, dev: Device | None, where: str = "") -> Level
         ranks=count(table["ranks"], f"{where}.ranks", text=False),
         fabric=name or "custom",
         kind=kind,
-        bandwidth_bytes_per_s=parse(merged["bandwidth"], BANDWIDTH, f"{where}.bandwidth"),
-        latency_s=parse(merged["latency"], TIME, f"{where}.latency"),
+        bandwidth_bytes_per_s=parse_quantity(merged["bandwidth"], BANDWIDTH, f"{where}.bandwidth"),
+        latency_s=parse_quantity(merged["latency"], TIME, f"{where}.latency"),
         peer_to_peer=_flag(merged.get("peer_to_peer", index == 0), f"{where}.peer_to_peer"),
         in_switch=_flag(merged.get("in_switch", False), f"{where}.in_switch"),
         nics=count(table["nics"], f"{where}.nics", high=4096, text=False)

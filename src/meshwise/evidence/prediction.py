@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from meshwise.dtypes import COMPUTE, canonical
+from meshwise.dtypes import COMPUTE, canonical_dtype
 from meshwise.evidence.software import as_stated, stack_named
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.models.config_file import load_model_file
@@ -70,7 +70,7 @@ def model_of(row: Row, folder: Path) -> Model:
 
 def operand_of(row: Row) -> str:
     """The format of a row's products, in whatever word; refused where it is none."""
-    return canonical(row.text("dtype", "bf16"), f"line {row.line}: dtype", COMPUTE)
+    return canonical_dtype(row.text("dtype", "bf16"), f"line {row.line}: dtype", COMPUTE)
 
 
 def source_of(row: Row) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from meshwise.checks import Rule, check_fields, counted, flag, optional
+from meshwise.checks import Check, check_fields, counted, flag, optional
 from meshwise.clusters.load import Cluster
 from meshwise.errors import IllegalLayout
 from meshwise.layouts import rules
@@ -57,7 +57,7 @@ def asked(layout: Mapping[str, object], axes: Sequence[str] = Grid.__struct_fiel
     return Grid(**cast(dict[str, Any], layout))
 
 
-_RULES: dict[str, Rule] = {
+_RULES: dict[str, Check] = {
     **{name: counted(f"--{name}") for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")},
     "etp": optional(counted("--etp")),
     "micro_batch": optional(counted("--micro-batch")),

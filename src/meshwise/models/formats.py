@@ -17,7 +17,7 @@ from meshwise.workloads.workload import Training, Workload
 def of_dtype(dtype: str, *, weight_only: bool = False) -> Stored:
     """A format that is stated without a checkpoint: groups as most software has them."""
     only = weight_only or dtype not in dtypes.NARROW
-    return Stored(dtype=dtype, group=dtypes.GROUPS.get(dtype), weight_only=only)
+    return Stored(dtype=dtype, group=dtypes.SCALE_BLOCKS.get(dtype), weight_only=only)
 
 
 def everywhere(stored: Stored) -> LayerFormats:
@@ -62,10 +62,10 @@ def _wanted(model: Model, workload: Workload) -> str | None:
     """The weights' format that the options ask for, where it is another than the checkpoint's."""
     f, q = workload.formats, model.quantization
     if f.weights is not None:
-        return dtypes.canonical(f.weights, "--weight-dtype", dtypes.WEIGHT)
+        return dtypes.canonical_dtype(f.weights, "--weight-dtype", dtypes.WEIGHT)
     if f.dtype is None:
         return None
-    dtype = dtypes.canonical(f.dtype, "--dtype", dtypes.COMPUTE)
+    dtype = dtypes.canonical_dtype(f.dtype, "--dtype", dtypes.COMPUTE)
     if dtype not in dtypes.NARROW or (
         q is not None and q.weight_only and q.weight_dtype != "unknown"
     ):
@@ -82,7 +82,7 @@ def products(model: Model, workload: Workload) -> str | None:
     f, q = workload.formats, priced(model, workload).quantization
     if f.dtype is None:
         return None
-    dtype = dtypes.canonical(f.dtype, "--dtype", dtypes.COMPUTE)
+    dtype = dtypes.canonical_dtype(f.dtype, "--dtype", dtypes.COMPUTE)
     own = q is not None and not q.weight_only and q.weight_dtype in dtypes.NARROW
     return None if own and dtype not in dtypes.NARROW and f.weights is None else dtype
 
@@ -106,7 +106,7 @@ def priced(model: Model, workload: Workload) -> Model:
         )
     if wanted is None or (q is not None and q.weight_dtype == wanted):
         return model
-    if dtypes.BYTES[wanted] >= 2:
+    if dtypes.ELEMENT_BYTES[wanted] >= 2:
         return _copy(model, unquantised(model), wanted)
     stored = of_dtype(wanted, weight_only=workload.formats.dtype is None)
     return _copy(model, quantised(model, wanted, stored, q.kv_cache_dtype if q else None), wanted)
@@ -150,7 +150,7 @@ def remarks(model: Model, workload: Workload, peaks: dict[str, float], device: s
     if runs == dtype or {runs, dtype} in ({"fp16", "bf16"}, {"fp8", "mxfp8"}):
         return found
     text = f"{device} has no {dtype} units: products run at its {runs} rate"
-    if dtype in dtypes.NARROW and dtypes.BYTES.get(runs, 0.0) >= 2:
+    if dtype in dtypes.NARROW and dtypes.ELEMENT_BYTES.get(runs, 0.0) >= 2:
         text += (
             f"; weights are stored in {dtype} and widened, in the product where rows are few and in a "
             "pass of their own where they are many"

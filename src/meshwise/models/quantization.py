@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from meshwise.dtypes import GROUPS, NARROW
+from meshwise.dtypes import NARROW, SCALE_BLOCKS
 from meshwise.errors import InputError, quoted, shorten
 from meshwise.models.formats import summary
 from meshwise.models.quantised_modules import Rule, common, head_format, rules, with_formats
@@ -141,7 +141,7 @@ def _compressed(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, 
              "nvfp4-pack-quantized": "nvfp4", "naive-quantized": "int8",
              "mxfp4-pack-quantized": "mxfp4"}  # fmt: skip
     dtype = named.get(form, "unknown")
-    return dtype, GROUPS.get(dtype) if dtype != "int4" else None, None
+    return dtype, SCALE_BLOCKS.get(dtype) if dtype != "int4" else None, None
 
 
 def _modelopt(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:

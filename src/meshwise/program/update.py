@@ -27,7 +27,7 @@ FP32 = 4.0  # bytes
 def adam_bytes(stack: Stack) -> float:
     """Bytes per weight of Adam's state: an fp32 master weight, the first and the second moment (ZeRO,
     arXiv 1910.02054, 3.1: 12), which narrower optimizers keep in fewer."""
-    return FP32 + 2.0 * dtypes.BYTES[stack.moments_dtype]
+    return FP32 + 2.0 * dtypes.ELEMENT_BYTES[stack.moments_dtype]
 
 
 def stage_weights(ctx: Context, role: Role) -> LocalWeights:

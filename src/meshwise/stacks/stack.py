@@ -9,16 +9,16 @@ import msgspec
 
 from meshwise import catalog, dtypes
 from meshwise.checks import (
-    Rule,
+    Check,
     among,
     check_fields,
     flag,
     name_of,
     number,
     optional,
-    sequence,
     text,
     texts,
+    tuple_of,
     whole,
 )
 from meshwise.errors import InputError
@@ -170,12 +170,12 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         check_fields(self, RULES, "stack")
 
 
-def _rule(name: str, kind: str) -> Rule:
-    own: Rule = texts if name == "sources" else text
+def _rule(name: str, kind: str) -> Check:
+    own: Check = texts if name == "sources" else text
     if name in WORDS:
         own = among(*WORDS[name])
     elif name in LISTS:
-        own = sequence(among(*LISTS[name]), "of the stack's words")
+        own = tuple_of(among(*LISTS[name]), "of the stack's words")
     elif name in WHOLE:
         own = whole(*WHOLE[name])
     elif name in RANGES:

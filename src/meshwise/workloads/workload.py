@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from meshwise import dtypes
-from meshwise.checks import Rule, a, check_fields, counted, optional, shared
+from meshwise.checks import Check, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError
 from meshwise.strict_tables import count, one_of
 
@@ -31,13 +31,13 @@ def drawn_skew(expert_skew: float | None) -> float:
     return SERVED_SKEW if expert_skew is None else expert_skew
 
 
-def _format(option: str, legal: tuple[str, ...]) -> Rule:
+def _format(option: str, legal: tuple[str, ...]) -> Check:
     """None (also as engines write it: auto), or the canonical name of one of the number formats."""
 
     def read(value: object, field: str) -> str | None:
         if isinstance(value, str) and value.strip().lower() == "auto":
             return None
-        return dtypes.canonical(value, option, legal)
+        return dtypes.canonical_dtype(value, option, legal)
 
     return optional(read)
 
@@ -184,7 +184,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 _BATCH = counted("--batch", high=MAX_BATCH)
 _SEQ = counted("--seq", high=MAX_SEQ)
-_ALWAYS: dict[str, Rule] = {
+_ALWAYS: dict[str, Check] = {
     "batch": _BATCH,
     "formats": a(Formats),
     "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),

@@ -125,7 +125,7 @@ class Compute(NamedTuple):
 
     def _unfused(self, op: Op, core: Core) -> Array:
         """Two batched products with the scores in memory between them, and the passes over them."""
-        element = dtypes.BYTES[op.dtype]
+        element = dtypes.ELEMENT_BYTES[op.dtype]
         batch = core.sequences * core.heads
         scores = element * core.queries * op.n * batch
         query_bytes = 2.0 * element * core.queries * core.width * batch
@@ -152,7 +152,7 @@ class Compute(NamedTuple):
 
     def _weight_only(self, op: Op) -> float | None:
         """Bytes of a weight that the product expands on its way; None where operands are alike."""
-        narrow = op.weight_element < NARROWER * dtypes.BYTES.get(op.dtype, 1.0)
+        narrow = op.weight_element < NARROWER * dtypes.ELEMENT_BYTES.get(op.dtype, 1.0)
         return op.weight_element if op.weight_element and narrow else None
 
     def _gemm(self, op: Op) -> Array:
@@ -188,8 +188,8 @@ class Compute(NamedTuple):
         they are stored, written in 16 bit and read again by the product, where rows are many; else the
         product widens them on its way."""
         run = dtypes.peak_dtype(op.dtype, self.device.peak_flops_per_s)
-        narrow = dtypes.BYTES.get(op.dtype.removesuffix("_block"), 2.0)
-        if narrow >= 2 or dtypes.BYTES[run] < 2 or op.phase != "forward":
+        narrow = dtypes.ELEMENT_BYTES.get(op.dtype.removesuffix("_block"), 2.0)
+        if narrow >= 2 or dtypes.ELEMENT_BYTES[run] < 2 or op.phase != "forward":
             return None
         more = self._pass(2.0 * 2.0 * op.n * op.k * op.batch)
         stored_wide = op.weight_bytes >= 2.0 * op.n * op.k * op.batch  # training's weights
@@ -205,7 +205,7 @@ class Compute(NamedTuple):
 
     def _narrowing(self, op: Op) -> Array:
         """Of new keys and values, as they are written."""
-        element = dtypes.BYTES.get(op.dtype, 2.0)
+        element = dtypes.ELEMENT_BYTES.get(op.dtype, 2.0)
         if op.kernel is not Kernel.CACHE_WRITE or element >= 2:
             return 0.0
         return self._converts(op.hbm_bytes / (2.0 + element), NARROW)
