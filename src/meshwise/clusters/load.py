@@ -31,7 +31,7 @@ __all__ = [
     "grown",
     "load_cluster",
 ]
-MAX_FILE_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 20
 
 
 def device(name: str, field: str = "device") -> Device:
@@ -271,11 +271,11 @@ def load_cluster(
 
 def _named(given: str | os.PathLike[str], field: str) -> Cluster:
     name = name_of(given, field, "a cluster's name, the path of a TOML file, or a Cluster")
-    known = cluster_names.canonical(name)
+    known = cluster_names.canonical_cluster(name)
     if known is not None and not name.endswith(".toml"):
         return _usual(name, known, field)
     if name.endswith(".toml") or os.sep in name or _is_file(name):
-        text = read_text_file(name, field, "a cluster's TOML file", MAX_FILE_BYTES)
+        text = read_text_file(name, field, "a cluster's TOML file", _MAX_FILE_BYTES)
         own = Path(name).name.removesuffix(".toml")
         return cluster_from_table(catalog.toml(text, name), own)
     asked = cluster_names.exact_device(name)
@@ -300,7 +300,7 @@ def _usual(name: str, known: str, field: str) -> Cluster:
 
 def _node_of(name: str, field: str) -> Cluster | None:
     """One node with so many of a device, such as ``8xH100``: as the catalog has it, or a part of it."""
-    asked = cluster_names.counted(name)
+    asked = cluster_names.counted_devices(name)
     if asked is None:
         return None
     for key, size in cluster_names.nodes_of(asked.device):
