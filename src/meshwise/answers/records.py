@@ -18,7 +18,7 @@ from meshwise.program.context import widths
 from meshwise.search.tp_curve.curve import Scaling, remarks
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import RECOMPUTE
+from meshwise.workloads.workload import RECOMPUTE_MODES
 from meshwise.workloads.workload import to_dict as workload_dict
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def report_dict(r: Report) -> dict[str, Any]:
             "etp": int(lay.expert_tp()),
             "micro_batch": int(e.program.ctx.sequences),
             "sequence_parallel": bool(lay.sequence_parallel),
-            "recompute": RECOMPUTE[int(lay.recompute)],
+            "recompute": RECOMPUTE_MODES[int(lay.recompute)],
             "shard": list(SHARD_CODE)[int(lay.shard)],
             "placement": "-".join(ORDERS[int(lay.placement)]),
             "overlap": "decomposed" if lay.decomposed else e.stack.overlap,

@@ -18,7 +18,7 @@ from meshwise.evidence.prediction import (
 )
 from meshwise.evidence.tables import MEASURED, Row
 from meshwise.layouts import grid
-from meshwise.workloads.workload import RECOMPUTE, Formats, Training
+from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
 
 # Phases that each measured column sums; recomputation runs before the input's gradient.
 _PHASES = {
@@ -36,7 +36,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
     tp, cp, ep = row.count("tp", 1), row.count("cp", 1), row.count("ep", 1)
     devices = row.count("devices")
     dp = max(ep // (tp * cp), 1)
-    recompute = row.one_of("recompute", RECOMPUTE) or "none"
+    recompute = row.one_of("recompute", RECOMPUTE_MODES) or "none"
     used = tp * cp * dp
     if used > devices:
         raise row.wrong("devices", f"tp·cp·dp = {used}, more than {devices}", f"at least {used}")

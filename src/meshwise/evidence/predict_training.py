@@ -14,7 +14,7 @@ from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts import grid
 from meshwise.search.one_layout import Report, model_flops, report
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import RECOMPUTE, Formats, Training
+from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
 
 # A row that does not state its recomputation ran with none, unless that would take this many times
 # the device's memory: more than the memory model's own error.
@@ -47,7 +47,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     if product != devices:
         raise row.wrong("devices", f"tp·pp·dp·cp = {product}, not {devices}", f"{product}")
     assumed = [Assumed(column, "1") for column in ("micro_batch", "vp") if not row.text(column)]
-    recompute = row.one_of("recompute", RECOMPUTE)
+    recompute = row.one_of("recompute", RECOMPUTE_MODES)
     shard = _SHARDS.get(row.text("shard", "none"), row.text("shard", "none"))
     stack, stood_in = software_of(row, shard)
     assumed += (*stood_in, *lacking)
@@ -60,7 +60,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     )
     found: Estimate | None = None
     mode = recompute
-    for mode in (recompute,) if recompute else RECOMPUTE:
+    for mode in (recompute,) if recompute else RECOMPUTE_MODES:
         workload = Training(
             batch=batch,
             seq=row.count("seq"),

@@ -11,7 +11,7 @@ from meshwise.layouts.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.stacks import schedules
 from meshwise.stacks.stack import DISPATCHERS, MOMENTS
 from meshwise.strict_tables import count, fraction, one_of
-from meshwise.workloads.workload import OVERLAP
+from meshwise.workloads.workload import OVERLAP_MODES
 
 PHASES = ("train", "serve")
 DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")
@@ -87,7 +87,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         one_of(self.recompute, "recompute", RECOMPUTE_CODE)
         one_of(self.shard, "shard", SHARD_CODE)
         one_of(self.schedule, "schedule", schedules.NAMES)
-        one_of(self.overlap, "overlap", OVERLAP)
+        one_of(self.overlap, "overlap", OVERLAP_MODES)
         one_of(self.placement, "placement", PLACEMENTS)
         for name, legal in (("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS)):
             if getattr(self, name) is not None:

@@ -24,7 +24,7 @@ from meshwise.checks import (
 from meshwise.errors import InputError
 from meshwise.stacks import schedules
 from meshwise.strict_tables import check_keys
-from meshwise.workloads.workload import MAX_SEQ, OVERLAP
+from meshwise.workloads.workload import MAX_SEQ, OVERLAP_MODES
 
 MOMENTS = ("fp32", "bf16", "fp16", "fp8")
 # alltoall sends a token once per expert; the others once per node, whose ranks pass it on
@@ -33,7 +33,7 @@ DISPATCHERS = ("alltoall", "deepep", "hybridep")
 WORDS: dict[str, tuple[str, ...]] = {
     "attention": ("flash", "unfused"),
     "collectives": ("nccl", "vllm", "sglang", "trtllm"),
-    "overlap": OVERLAP,
+    "overlap": OVERLAP_MODES,
     "schedule": schedules.NAMES,
     "selective_recompute": ("attention", "products"),
     "stage_balance": ("layers", "cost"),

@@ -11,9 +11,9 @@ from meshwise.checks import Check, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError
 from meshwise.strict_tables import count, one_of
 
-PHASES = ("train", "prefill", "decode")
-RECOMPUTE = ("none", "selective", "full")
-OVERLAP = ("none", "split", "decomposed")
+WORKLOAD_PHASES = ("train", "prefill", "decode")
+RECOMPUTE_MODES = ("none", "selective", "full")
+OVERLAP_MODES = ("none", "split", "decomposed")
 MAX_BATCH = 10**6
 MAX_SEQ = 10**8
 MAX_QUERIES = 64  # tokens of a sequence that one verification step works on
@@ -109,7 +109,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     phase = "train"
 
     def __post_init__(self) -> None:
-        one_of(self.recompute, "--recompute", RECOMPUTE)
+        one_of(self.recompute, "--recompute", RECOMPUTE_MODES)
         check_fields(self, _TRAINING, "")
         if self.micro_batch is not None and self.batch % self.micro_batch:
             legal = [d for d in range(1, min(self.batch, 4096) + 1) if self.batch % d == 0]
