@@ -10,7 +10,7 @@ from typing import TypeGuard, cast
 from meshwise.checks import not_a
 from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.errors import InputError, quoted
-from meshwise.models.formats import priced
+from meshwise.models.formats import model_as_run
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import DEFAULT, Stack, load_stack, must_run_models
@@ -127,7 +127,7 @@ def named_objects(
             value=workload,
             legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
         )
-    spec = priced(load_model(model), workload)
+    spec = model_as_run(load_model(model), workload)
     _no_experts(spec, workload)
     where = load_cluster(cluster, field="cluster")
     software = load_stack(DEFAULT[workload.phase] if chosen is None else chosen)

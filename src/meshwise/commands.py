@@ -10,7 +10,7 @@ from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.comparison import beside, compare
 from meshwise.errors import InputError
 from meshwise.models.load import load_model
-from meshwise.models.names import HUB_ID, nearest
+from meshwise.models.names import HUB_ID, nearest_preset
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
@@ -87,13 +87,13 @@ def known_model(name: str) -> str | None:
     or a config file by its path; None where there is none."""
     from pathlib import Path
 
-    from meshwise.models.names import named
+    from meshwise.models.names import named_model
 
     plain = name.rstrip("/")
     if not plain or Path(plain).exists():
         return plain or None
     said = Path(plain).name if plain.startswith((".", "/", "~")) else plain  # of another machine
-    return said if named(said, "--model") is not None else None
+    return said if named_model(said, "--model") is not None else None
 
 
 @keywords
@@ -262,7 +262,7 @@ def _model_of(parsed: Parsed) -> Model:
             field="--model",
             value=name or None,
             legal="a preset, a config.json or its folder",
-            nearest=nearest(name) if name else None,
+            nearest=nearest_preset(name) if name else None,
         )
     return load_model(known)
 

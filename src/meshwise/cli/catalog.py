@@ -78,7 +78,7 @@ def _entry(kind: str, name: str) -> str:
 
         return read_device(name, "NAME").name
     if kind == "models":
-        found = model_names.named(name, "NAME")
+        found = model_names.named_model(name, "NAME")
         if found is None:
             raise model_names.unknown_model("NAME", name)
         if found.format is not None:

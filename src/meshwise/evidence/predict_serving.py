@@ -27,7 +27,7 @@ from meshwise.evidence.prediction import (
 )
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.models.formats import quantised
-from meshwise.models.names import named
+from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
 from meshwise.search.serving.iteration import Engine
@@ -179,7 +179,7 @@ def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:
 
 def states_format(name: str) -> bool:
     """Whether a model's name says how its weights are stored."""
-    found = named(name, "model")
+    found = named_model(name, "model")
     return found is not None and found.format is not None
 
 

@@ -10,7 +10,7 @@ from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.tp_degrees import vocabulary_rows
-from meshwise.models.formats import priced, products
+from meshwise.models.formats import model_as_run, products
 from meshwise.models.shapes import Model, Stored
 from meshwise.program.operations import Operands
 from meshwise.stacks.stack import Stack
@@ -42,7 +42,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     training (transformer engine) keeps 16-bit weights and casts them for the product.
     """
     f, stated = workload.formats, products(model, workload)
-    model = priced(model, workload)
+    model = model_as_run(model, workload)
     q = model.quantization
     base = model.dtype if model.dtype in ("fp16", "bf16") else "bf16"
     narrow = q.weight_dtype if q and not q.weight_only and q.weight_dtype in dtypes.NARROW else base
@@ -164,7 +164,7 @@ def context(
 
     ``batch`` is an array in place of the workload's batch, for sweeps over it.
     """
-    model = priced(model, workload)
+    model = model_as_run(model, workload)
     batch = np.int64(workload.batch) if batch is None else batch
     if isinstance(workload, Decode):
         sequences: Array = batch

@@ -177,7 +177,7 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
 def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack) -> list[str]:
     """As what a run is priced, whatever its layout: formats, and how experts are drawn."""
     device = cluster.device
-    found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
+    found = formats.format_remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
     found += not_made_for(stack, workload.phase)
     found += expert_remarks(model, workload)
