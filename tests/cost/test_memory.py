@@ -15,7 +15,7 @@ from meshwise.layouts.layout import SHARD_CODE, Layouts
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
 from meshwise.program.step import Program, program
-from meshwise.program.weights import block_weights, end_weights
+from meshwise.program.weights import end_weights, local_block_weights
 from meshwise.stacks.stack import Stack, load_stack, replaced
 from meshwise.workloads.workload import Formats, Training
 
@@ -78,7 +78,7 @@ def test_units_that_fsdp_gathers() -> None:
     with a pipeline the whole stage and its gradients' fp32 sums."""
     titan, zero3 = load_stack("torchtitan-fsdp"), SHARD_CODE["zero3"]
     p = built(titan, dp=8, shard=zero3)
-    layer = float(block_weights(LLAMA.blocks[0], LLAMA.hidden, p.ctx.layout).total)
+    layer = float(local_block_weights(LLAMA.blocks[0], LLAMA.hidden, p.ctx.layout).total)
     embed, head = (float(v) for v in end_weights(LLAMA, p.ctx.layout, p.ctx.vocabulary))
     found = float(gathered_units(p.ctx, p.roles[0]))
     assert found == layer * (2 + 2 + 2 + 4) + 2 * embed + 4 * head

@@ -26,7 +26,7 @@ from meshwise.models.shapes import Attention, Block, Mlp, Model, Moe
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.program.step import Program, program
 from meshwise.program.update import stage_weights
-from meshwise.program.weights import block_weights, end_weights
+from meshwise.program.weights import end_weights, local_block_weights
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode, Prefill, Training
 
@@ -143,7 +143,7 @@ def test_every_weight_is_somewhere(model: Model, grid: dict[str, int]) -> None:
     total = 0
     for block, count in zip(model.blocks, model.kind_counts(), strict=True):
         split, copied, expert, row_bias = parts(block, model.hidden)
-        local = block_weights(block, model.hidden, at)
+        local = local_block_weights(block, model.hidden, at)
         assert float(local.dense) == split / grid["tp"] + copied
         assert float(local.experts) == expert / (grid["ep"] * grid["etp"]) + row_bias / grid["ep"]
         total += count * (split + copied + expert + row_bias)
@@ -159,7 +159,7 @@ def test_every_weight_is_somewhere(model: Model, grid: dict[str, int]) -> None:
 def test_padding_only_adds(model: Model, tp: int, etp: int) -> None:
     for block in model.blocks:
         split, copied, expert, row_bias = parts(block, model.hidden)
-        local = block_weights(block, model.hidden, layout(tp=tp, etp=etp))
+        local = local_block_weights(block, model.hidden, layout(tp=tp, etp=etp))
         assert float(local.dense) * tp >= split + copied * tp - 1e-6
         assert float(local.experts) * etp >= expert + row_bias * etp - 1e-6
 

@@ -14,8 +14,8 @@ from meshwise.layouts.rules import hides_experts
 from meshwise.program.context import Context
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes
-from meshwise.program.update import adam_bytes, per_replica, stage_weights
-from meshwise.program.weights import Role, block_weights, end_weights
+from meshwise.program.update import adam_bytes, sharded_weights, stage_weights
+from meshwise.program.weights import Role, end_weights, local_block_weights
 
 
 class State(NamedTuple):
@@ -74,7 +74,7 @@ def gathered_units(ctx: Context, role: Role) -> Array:
         return 0.0
     largest: Array = 0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        local = block_weights(block, ctx.model.hidden, layout)
+        local = local_block_weights(block, ctx.model.hidden, layout)
         held = local.dense + local.experts
         largest = np.maximum(largest, held * np.minimum(count, 1))
     embed, head = end_weights(ctx.model, layout, ctx.vocabulary)
@@ -142,16 +142,16 @@ def state(ctx: Context, role: Role) -> State:
         # an fp32 weight's gradient is fp32, in whatever format it is reduced
         weight, gradient, adam = act.FP32, act.FP32, adam - act.FP32
     divided = scatters_every_microbatch(layout) | (layout.shard >= 3)
-    gradients = per_replica(local, layout, divided) * gradient
+    gradients = sharded_weights(local, layout, divided) * gradient
     if ctx.stack.gradient_buckets:
         reduced = local.dense * (layout.dp * layout.cp > 1) + local.experts * (
             layout.expert_dp() > 1
         )
         gradients = gradients + reduced * w.plain_weight
     return State(
-        per_replica(local, layout, layout.shard >= 3) * weight,
+        sharded_weights(local, layout, layout.shard >= 3) * weight,
         gradients,
-        per_replica(local, layout, layout.shard >= 1) * adam,
+        sharded_weights(local, layout, layout.shard >= 1) * adam,
     )
 
 

@@ -17,7 +17,7 @@ from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import RECOMPUTE_CODE, Layouts
 from meshwise.models import formats
 from meshwise.models.shapes import Model
-from meshwise.program.layers.layer import pieces
+from meshwise.program.layers.layer import overlap_pieces
 from meshwise.search.tp_curve.copies import copies
 from meshwise.search.tp_curve.limit import column, find_limit, main_kind
 from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
@@ -284,7 +284,7 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
                 payload = payload + c.op.count * c.op.payload_bytes
         return column(value, size), column(payload, size)
 
-    cut = column(pieces(e.program.ctx), size)
+    cut = column(overlap_pieces(e.program.ctx), size)
 
     def calls(kind: str, *phases: str) -> list[int]:
         value: Array = 0
