@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from meshwise.cost.collectives.collective import RING_ROUNDS
-from meshwise.cost.memory.parts import state
+from meshwise.cost.memory.parts import state_bytes
 from meshwise.layouts.layout import SHARD_CODE, Layouts
 from meshwise.models.load import load_model
 from meshwise.models.parameters import (
@@ -182,7 +182,7 @@ def test_stages_hold_the_model(model: Model, tp: int, pp: int) -> None:
 def sharded(model: Model, grid: dict[str, int], shard: str) -> tuple[float, float, float]:
     """State summed over the ranks of tp · cp · dp."""
     p = step(model, **grid, shard=SHARD_CODE[shard])
-    s = state(p.ctx, p.roles[0])
+    s = state_bytes(p.ctx, p.roles[0])
     ranks = grid["tp"] * grid["cp"] * grid["dp"]
     return tuple(float(v) * ranks for v in (s.weights_bytes, s.gradients_bytes, s.optimizer_bytes))
 

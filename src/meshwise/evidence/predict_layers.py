@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.cost.pricing import total
-from meshwise.cost.uncertainty import lent_share
+from meshwise.cost.pricing import total_times
+from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
@@ -76,11 +76,11 @@ def layers(row: Row, folder: Path) -> list[Prediction]:
                     row.text("id"),
                     quantity,
                     row.number(column) * factor,
-                    float(total(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
+                    float(total_times(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
                     source_of(row),
                     (),
                     stack=e.stack.name,
-                    lent=float(lent_share(e)),
+                    inherited=float(inherited_share(e)),
                     judged_as="step_s",
                 )
             )

@@ -100,7 +100,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             pair=alike,
             tp=tp,
             stack=stack.name,
-            lent=float(steady.lent),
+            inherited=float(steady.lent),
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
             unseen=float(steady.unseen),
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.cost.uncertainty import lent_share
+from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
 from meshwise.evidence.software import as_stated, stack_named, usual_training_stack
@@ -100,7 +100,7 @@ def training(row: Row, folder: Path) -> list[Prediction]:
                 ideal_s=ideal,
                 stack=e.stack.name,
                 stood_in=stood_in,
-                lent=float(lent_share(e)),
+                inherited=float(inherited_share(e)),
             )
         )
     if row.text("memory_gib"):

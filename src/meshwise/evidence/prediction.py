@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
     pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
     tp: int = 1
     stack: str = ""  # whose published runs say how far the prediction may be off
-    lent: float = 0.0  # share of it that rests on constants of other hardware or shapes
+    inherited: float = 0.0  # share of it that rests on constants of other hardware or shapes
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
     stood_in: bool = False  # the stack is none that the row names: it may be off as any of them

@@ -21,7 +21,7 @@ from meshwise.cost.kernels.seconds import (
     GemmFit,
     decode_seconds,
     gemm_seconds,
-    outside,
+    outside_measured,
     prefill_seconds,
 )
 from meshwise.cost.sources import Source
@@ -41,18 +41,18 @@ WIDENS_FROM = 256
 # Instructions of the other units for one value of a narrow cache, on a device that has no conversion for
 # it. Widening: FlashInfer's fast_dequant_f8f16x4 (include/flashinfer/vec_dtypes.cuh), 12 for four.
 # Narrowing: the software path of CUDA's cuda_fp8.hpp (__nv_cvt_float_to_fp8), about 30.
-WIDEN, NARROW = 3.0, 30.0
+_WIDEN, _NARROW = 3.0, 30.0
 
-MANY = 100  # columns that are priced sooner than told apart
+_MANY = 100  # columns that are priced sooner than told apart
 # projects a column's shape onto a number: any irrational ratios do, since what it finds is checked
 _MIX = np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0]))
 
 
-def distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
+def _distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
     """(the shapes that differ, which of them each column has): a search's columns have few products
     that differ. None: as given."""
     size = max(np.size(x) for x in shape)
-    if size < MANY or any(np.ndim(x) > 1 for x in shape):
+    if size < _MANY or any(np.ndim(x) > 1 for x in shape):
         return shape, None
     key = sum(x * mix for x, mix in zip(shape, _MIX, strict=True))
     _, first, kind = np.unique(key, return_index=True, return_inverse=True)
@@ -165,7 +165,7 @@ class Compute(NamedTuple):
         found = self.known.get(key)
         if found is None:
             fit = self._product_fit(self._runs_as(op.dtype), narrow, grouped)
-            few, kind = distinct(shape)
+            few, kind = _distinct(shape)
             m, n, k, batch, moved = few
             found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
             if kind is not None and np.ndim(found):
@@ -208,14 +208,14 @@ class Compute(NamedTuple):
         element = dtypes.ELEMENT_BYTES.get(op.dtype, 2.0)
         if op.kernel is not Kernel.CACHE_WRITE or element >= 2:
             return 0.0
-        return self._converts(op.hbm_bytes / (2.0 + element), NARROW)
+        return self._converts(op.hbm_bytes / (2.0 + element), _NARROW)
 
     def _widening_keys(self, core: Core) -> Array:
         """Of cached keys and values, by each tile of queries that sees them."""
         if core.kv_element >= 2:
             return 0.0
         tiles = np.ceil(core.queries / QUERY_TILE) * core.sequences
-        return self._converts(tiles * core.heads * core.attended * 2.0 * core.width, WIDEN)
+        return self._converts(tiles * core.heads * core.attended * 2.0 * core.width, _WIDEN)
 
     def _attention(self, op: Op, core: Core) -> Array:
         chip = self.chip(op.dtype)
@@ -288,7 +288,7 @@ class Compute(NamedTuple):
     def extrapolated(self, op: Op) -> Array:
         """1 per layout where the shape lies outside what was measured."""
         ranges, place = self._measured(op)
-        return outside(ranges, *place) * 1.0 if ranges else 0.0
+        return outside_measured(ranges, *place) * 1.0 if ranges else 0.0
 
 
 def compute(

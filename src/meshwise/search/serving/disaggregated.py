@@ -10,7 +10,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost.memory.parts import kv_cache
+from meshwise.cost.memory.parts import kv_cache_bytes
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.search.serving import iteration
@@ -131,7 +131,7 @@ def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
 
     one = Layouts(tp=np.int64(1))
     ctx = context(model, stack, Prefill(batch=1, seq=w.isl, formats=w.formats), one)
-    return float(kv_cache(ctx, roles(model, one)[0]))
+    return float(kv_cache_bytes(ctx, roles(model, one)[0]))
 
 
 def _prefills(
