@@ -15,8 +15,8 @@ from meshwise.answers.answers import (
     ScaleResult,
     ValidateResult,
 )
-from meshwise.arguments import Named, given, whole_bytes
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import NameOrPath, given, whole_bytes
+from meshwise.arguments import named_objects as _parts
 from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
@@ -87,7 +87,7 @@ if not TYPE_CHECKING:
 
 
 @keywords
-def validate(table: Named) -> ValidateResult:
+def validate(table: NameOrPath) -> ValidateResult:
     """Predict every row of a CSV table of measurements: training steps, single layers, serving runs or
     collectives, told by its columns (``docs/reference/tables``).
 
@@ -127,7 +127,7 @@ def validate_published(kind: str = "all") -> ValidateResult:
 
 
 @keywords
-def model(name: Named | Model) -> Model:
+def model(name: NameOrPath | Model) -> Model:
     """A model by its name, its ``config.json`` or its hub id.
 
     Rests on the configuration alone: shapes and parameters are those that transformers builds from
@@ -147,7 +147,9 @@ def model(name: Named | Model) -> Model:
 
 
 @keywords
-def cluster(name: Named | Cluster, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
+def cluster(
+    name: NameOrPath | Cluster, *, nodes: int | None = None, nics: int | None = None
+) -> Cluster:
     """A cluster by its name or its TOML file.
 
     Rests on datasheets: ``source`` of the cluster and of its device name them.
@@ -165,7 +167,7 @@ def cluster(name: Named | Cluster, *, nodes: int | None = None, nics: int | None
     return load_cluster(name, nodes=nodes, nics=nics)
 
 
-def stack(name: Named | Stack, **switches: object) -> Stack:
+def stack(name: NameOrPath | Stack, **switches: object) -> Stack:
     """A software stack by its name or its TOML file, with switches replaced.
 
     Rests on the software's source and on measurements: ``sources`` names them, switch by switch.
@@ -190,11 +192,11 @@ def stack(name: Named | Stack, **switches: object) -> Stack:
 
 @keywords
 def estimate(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Workload,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     gpus: int | None = None,
     **layout: Unpack[LayoutAxes],
 ) -> EstimateResult:
@@ -235,11 +237,11 @@ def estimate(
 
 @keywords
 def serve(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Serving,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     gpus: int | None = None,
     **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
@@ -279,7 +281,7 @@ def serve(
 
 
 @keywords
-def describe(model: Model | Named) -> ModelResult:
+def describe(model: Model | NameOrPath) -> ModelResult:
     """What a model is made of: parameters, bytes, heads, legal TP degrees.
 
     Rests on the model's configuration alone.
@@ -300,11 +302,11 @@ def describe(model: Model | Named) -> ModelResult:
 def collective(
     op: str,
     size: str | float,
-    cluster: Cluster | Named,
+    cluster: Cluster | NameOrPath,
     ranks: int | None = None,
     *,
     ranks_per_node: int | None = None,
-    stack: Stack | Named = "vllm",
+    stack: Stack | NameOrPath = "vllm",
 ) -> CollectiveResult:
     """Time of one collective by every algorithm that can run it.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshwise.arguments import Named
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import NameOrPath
+from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
-from meshwise.errors import InputError, joined
+from meshwise.errors import InputError, list_in_words
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack, taking
 from meshwise.workloads.serving import Serving
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def compare(
     job: Job,
     model: Model,
-    cluster: Cluster | Named,
+    cluster: Cluster | NameOrPath,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
@@ -170,7 +170,7 @@ def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
     missing = {option: example for value, option, example in asked if value is None}
     if missing:
         raise InputError(
-            f"{joined(missing)}: missing: the command does not say {'it' if len(missing) == 1 else 'them'}",
+            f"{list_in_words(missing)}: missing: the command does not say {'it' if len(missing) == 1 else 'them'}",
             field=next(iter(missing)),
             legal="for example " + " ".join(f"{option} {missing[option]}" for option in missing),
         )

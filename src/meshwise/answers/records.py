@@ -128,7 +128,7 @@ def report_dict(r: Report) -> dict[str, Any]:
         "memory_limit_bytes": e.memory_limit_bytes,
         "communication": [row._asdict() for row in r.communication],
         "provenance": {str(source): share for source, share in r.provenance.items()},
-        "extrapolated": any(source.lent for source in r.provenance),
+        "extrapolated": any(source.beyond_measurement for source in r.provenance),
         "remarks": [
             *remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), int(lay.expert_tp())),
             *r.remarks,

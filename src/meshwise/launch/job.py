@@ -12,7 +12,7 @@ from meshwise.layouts.layout import Layout
 from meshwise.stacks import schedules
 from meshwise.stacks.stack import DISPATCHERS, MOMENTS
 from meshwise.strict_tables import count, fraction, one_of
-from meshwise.workloads.workload import OVERLAP
+from meshwise.workloads.workload import OVERLAP_MODES
 
 PHASES = ("train", "serve")
 DEGREES = tuple(
@@ -80,7 +80,7 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.memory_share is not None:
             fraction(self.memory_share, "memory_share", low=0.05, high=1.0)
         one_of(self.schedule, "schedule", schedules.NAMES)
-        one_of(self.overlap, "overlap", OVERLAP)
+        one_of(self.overlap, "overlap", OVERLAP_MODES)
         msgspec.structs.force_setattr(self, "decomposed", self.overlap == "decomposed")
         for name, legal in (("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS)):
             if getattr(self, name) is not None:

@@ -13,7 +13,7 @@ from meshwise.errors import IllegalLayout
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layout, Layouts, arrays, degrees
-from meshwise.models.formats import priced
+from meshwise.models.formats import model_as_run
 from meshwise.models.shapes import Model
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
@@ -60,7 +60,7 @@ def check(
     admit, or that breaks one of :data:`rules.RULES`: the first of them as the field, all in the text.
     The model is looked at in the formats that the workload runs it in. ``ran``: the layout of a run
     that somebody measured, with stages cut by hand maybe, on software that could run it."""
-    model = priced(model, workload)
+    model = model_as_run(model, workload)
     _check_devices(grid, cluster, gpus)
     layout = arrays(grid, workload)
     legality.require_tp(model, grid.tp, stack, etp=int(layout.expert_tp()))

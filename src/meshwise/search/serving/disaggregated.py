@@ -11,7 +11,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
-from meshwise.cost.memory.parts import kv_cache
+from meshwise.cost.memory.parts import kv_cache_bytes
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
@@ -133,7 +133,7 @@ def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
 
     one = Layouts(tp=np.int64(1))
     ctx = context(model, stack, Prefill(batch=1, seq=w.isl, formats=w.formats), one)
-    return float(kv_cache(ctx, roles(model, one)[0]))
+    return float(kv_cache_bytes(ctx, roles(model, one)[0]))
 
 
 def _prefills(

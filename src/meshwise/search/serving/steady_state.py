@@ -9,7 +9,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate
-from meshwise.cost.uncertainty import even_draws_s, lent_share, unseen_sd
+from meshwise.cost.uncertainty import even_draws_s, inherited_share, unseen_sd
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.search.serving import iteration
@@ -130,7 +130,7 @@ def steady(
         memory_bytes=used,
         memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory_reserve),
         fits=fits,
-        lent=lent_share(e) if doubted else np.float64(0.0),
+        lent=inherited_share(e) if doubted else np.float64(0.0),
         even_s=even_draws_s(e) / w.tokens_per_iteration if doubted else np.float64(0.0),
         unseen=unseen_sd(e) if doubted else np.float64(0.0),
     )

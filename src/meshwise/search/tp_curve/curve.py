@@ -19,7 +19,7 @@ from meshwise.layouts.check import check_switches
 from meshwise.layouts.layout import Layouts
 from meshwise.models import formats
 from meshwise.models.shapes import Model
-from meshwise.program.layers.layer import pieces
+from meshwise.program.layers.layer import overlap_pieces
 from meshwise.search.tp_curve.copies import copies
 from meshwise.search.tp_curve.limit import column, find_limit, main_kind
 from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
@@ -179,7 +179,7 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
 def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack) -> list[str]:
     """As what a run is priced, whatever its layout: formats, and how experts are drawn."""
     device = cluster.device
-    found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
+    found = formats.format_remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
     found += not_made_for(stack, workload.phase)
     found += expert_remarks(model, workload)
@@ -286,7 +286,7 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
                 payload = payload + c.op.count * c.op.payload_bytes
         return column(value, size), column(payload, size)
 
-    cut = column(pieces(e.program.ctx), size)
+    cut = column(overlap_pieces(e.program.ctx), size)
 
     def calls(kind: str, *phases: str) -> list[int]:
         value: Array = 0

@@ -9,7 +9,7 @@ import numpy as np
 from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster, grown
 from meshwise.cost.estimate import estimate
-from meshwise.cost.memory.parts import fullest_stage
+from meshwise.cost.memory.parts import fullest_stage_bytes
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layout, Layouts
@@ -59,7 +59,9 @@ def smallest_fit(
     shape = (len(modes), len(tps), len(pps))
     usable = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
     ctx = context(model, stack, workload, layout)
-    memory = np.broadcast_to(fullest_stage(ctx, roles(model, layout, stack.stage_balance)), shape)
+    memory = np.broadcast_to(
+        fullest_stage_bytes(ctx, roles(model, layout, stack.stage_balance)), shape
+    )
     fits = memory <= usable
     if not fits.any():
         return None
