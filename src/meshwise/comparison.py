@@ -41,8 +41,8 @@ def compare(
     layout = msgspec.to_builtins(job)
     if job.phase == "train":
         batch, tokens = _needed(
-            (global_batch or job.global_batch, "--global-batch", "256"),
-            (seq or job.seq, "--seq", "4096"),
+            (global_batch or job.global_batch, "global_batch", "256"),
+            (seq or job.seq, "seq", "4096"),
         )
         if job.micro_batch is None:
             layout["micro_batch"] = 1
@@ -57,9 +57,9 @@ def compare(
             software = msgspec.structs.replace(software, **switches)
         return compare_training(spec, where, work, software, layout)
     isl, osl, flight = _needed(
-        (isl, "--isl", "2048"),
-        (osl, "--osl", "256"),
-        (concurrency or job.concurrency, "--concurrency", "64"),
+        (isl, "isl", "2048"),
+        (osl, "osl", "256"),
+        (concurrency or job.concurrency, "concurrency", "64"),
     )
     _within_limit(concurrency, job)
     _within_length(isl, osl, job)
@@ -75,11 +75,11 @@ def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
     if isl is None or osl is None or job.max_len is None or isl + osl <= job.max_len:
         return
     raise InputError(
-        f"--isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
+        f"isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
         "command's engines take",
-        field="--isl",
+        field="isl",
         value=isl,
-        legal=f"--isl and --osl of at most {job.max_len} together",
+        legal=f"`isl` and `osl` of at most {job.max_len} together",
         nearest=max(job.max_len - osl, 1),
     )
 
@@ -95,9 +95,9 @@ def _within_limit(concurrency: int | None, job: Job) -> None:
     """More requests than the command's engines take would wait, which is not priced."""
     if concurrency is not None and job.concurrency is not None and concurrency > job.concurrency:
         raise InputError(
-            f"--concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
+            f"concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
             "at once; the others wait, which is not priced",
-            field="--concurrency",
+            field="concurrency",
             value=concurrency,
             legal=f"at most {job.concurrency}, or leave it out",
             nearest=job.concurrency,
@@ -111,9 +111,9 @@ def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
         return {}
     if acceptance is None:
         raise InputError(
-            f"--acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
-            field="--acceptance",
-            legal="how often a drafted token is accepted, for example --acceptance 0.7",
+            f"acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
+            field="acceptance",
+            legal="how often a drafted token is accepted, for example `acceptance=0.7`",
         )
     return {
         "draft_tokens": job.draft_tokens,
@@ -125,10 +125,10 @@ def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
 def _without_drafts(acceptance: float | None) -> None:
     if acceptance is not None:
         raise InputError(
-            "--acceptance: the command drafts no tokens",
-            field="--acceptance",
+            "acceptance: the command drafts no tokens",
+            field="acceptance",
             value=acceptance,
-            legal="leave --acceptance out",
+            legal="leave `acceptance` out",
         )
 
 
@@ -154,10 +154,10 @@ def beside(
         return compare_training(model, cluster, load, stack, layout, plan)
     if (job.draft_tokens or 0) != load.draft_tokens:
         raise InputError(
-            f"--draft-tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
-            field="--draft-tokens",
+            f"draft_tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
+            field="draft_tokens",
             value=load.draft_tokens,
-            legal=f"--draft-tokens {job.draft_tokens or 0}, and --acceptance where it drafts",
+            legal=f"`draft_tokens={job.draft_tokens or 0}`, and `acceptance` where it drafts",
         )
     said = {
         k: v for k, v in msgspec.structs.asdict(formats_of(job, model)).items() if v is not None
@@ -172,11 +172,14 @@ def beside(
 
 def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
     """The values; what neither the command nor anybody says is asked for, all of it at once."""
-    missing = {option: example for value, option, example in asked if value is None}
+    missing = {field: example for value, field, example in asked if value is None}
     if missing:
+        first, *others = missing
+        names = joined([first, *(f"`{field}`" for field in others)])
+        examples = ", ".join(f"{field}={example}" for field, example in missing.items())
         raise InputError(
-            f"{joined(missing)}: missing: the command does not say {'it' if len(missing) == 1 else 'them'}",
-            field=next(iter(missing)),
-            legal="for example " + " ".join(f"{option} {missing[option]}" for option in missing),
+            f"{names}: missing: the command does not say {'them' if others else 'it'}",
+            field=first,
+            legal=f"for example `{examples}`",
         )
     return [value for value, _, _ in asked if value is not None]

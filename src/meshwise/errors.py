@@ -76,7 +76,7 @@ class MeshwiseError(ValueError):
     ...     mw.model("gpt3-176b")
     ... except mw.MeshwiseError as error:
     ...     print(error.field, error.value, error.nearest)
-    MODEL gpt3-176b gpt3-175b
+    model gpt3-176b gpt3-175b
     """
 
     exit_code = 2
@@ -109,8 +109,16 @@ class MeshwiseError(ValueError):
         return clean("; ".join(parts))
 
     def marked(self) -> str:
-        """The error as a sentence of a record or a page, where its field is marked too."""
-        text, name = str(self), self.field.partition(":")[0].partition(" ")[0]
+        """The error within a record or a page, where its field is marked too."""
+        return self._marked(str(self))
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, within another sentence: the message, its field marked too."""
+        return self._marked(self.message)
+
+    def _marked(self, text: str) -> str:
+        name = self.field.partition(":")[0].partition(" ")[0]
         first = MARK.fullmatch(f"`{name}`") and re.match(rf"{name}\b", text)
         return f"`{name}`{text[len(name) :]}" if first else text
 

@@ -34,7 +34,7 @@ def said(command: str, message: str, field: str, **more: Any) -> InputError:
         ("estimate", "model", "MODEL"),
         ("import", "model", "--model"),
         ("collective", "size", "SIZE"),
-        ("validate", "table", "TABLE.csv"),
+        ("validate", "table", "TABLE"),
         ("serve", "kv_cache", "--kv-dtype"),
         ("plan", "ttft_s", "--ttft"),
         ("scale", "sweep: values", "--sweep: values"),
@@ -71,6 +71,8 @@ def test_only_the_first_words_are_taken_for_the_field() -> None:
         ("estimate", "`osl` and `meshwise plan`", "`osl` and `meshwise plan`"),  # no option here
         ("estimate", "`tp=2, osl=3`", "`tp=2, osl=3`"),
         ("estimate", "`hostname` and --tp", "`hostname` and --tp"),
+        ("run", "no prediction: `tp`=3: no", "no prediction: --tp=3: no"),
+        ("run", "no prediction: `hidden_size`: no", "no prediction: hidden_size: no"),
     ],
 )
 def test_a_mark_is_what_a_user_types(command: str, text: str, written: str) -> None:
