@@ -2,12 +2,16 @@
 
 A bug is never one of these: an ``assert`` or an ordinary exception is.
 
-An error names the field by its Python keyword, and begins with it: ``field="tp"``, ``tp=3: …`` or
-``tp: …``. Wherever else a sentence names a field, it *marks* it in backquotes, alone or with a value as a
-call has it: ``leave `dcp` out``, ``for example `isl=2048, osl=256```, ``ep > 1, or
-`overlap_experts=False```. No sentence has an option's dashes: the command line puts its own spelling in
-the place of fields and marks when it prints them (:mod:`meshwise.cli.spelling`): ``--tp=3: …``, ``leave
---dcp out``, ``for example --isl 2048 --osl 256``, ``ep > 1, or --no-overlap-experts``. That holds for
+An error names the field by its Python keyword, and begins with it: ``field="tp"``, ``tp=3: …``, ``tp: …``.
+Wherever else a sentence names a field, it *marks* it in backquotes, alone or with a value as a call has
+it::
+
+    leave `dcp` out
+    for example `isl=2048, osl=256`
+    ep > 1, or `overlap_experts=False`
+
+No sentence has an option's dashes. The command line puts its own spelling in the place of fields and marks
+when it prints them (:mod:`meshwise.cli.spelling`): ``--tp=3: …``, ``leave --dcp out``. That holds for
 remarks and the sentences of pages too. Flags of other software (``--tensor-parallel-size``) are no fields.
 """
 
