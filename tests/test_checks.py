@@ -133,5 +133,5 @@ def test_parts_of_a_model_fit_together() -> None:
 
 @pytest.mark.parametrize("price", [-5.42, math.nan, math.inf, "x"])
 def test_a_price_is_not_negative(price: Any) -> None:
-    with pytest.raises(mw.MeshwiseError, match="--price"):
+    with pytest.raises(mw.MeshwiseError, match="price_per_device_hour"):
         mw.plan("gpt2", "dgx-a100", OBJECTS["training"], gpus=2, tp=1, price_per_device_hour=price)

@@ -109,7 +109,7 @@ def validate(table: NameOrPath) -> ValidateResult:
     from meshwise.evidence import validate as beside
     from meshwise.evidence.tables import read_table
 
-    path = name_of(table, "TABLE", "the path of a CSV table")
+    path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
     results = beside.run(read, Path(path).parent)
     return ValidateResult(read, results, beside.summary(results))
@@ -184,7 +184,7 @@ def stack(name: NameOrPath | Stack, **switches: object) -> Stack:
     loaded = load_stack(name)
     for key in ("overlap", "attention", "schedule"):  # options of the command line too
         if key in switches:
-            one_of(switches[key], f"--{key}", WORDS[key])
+            one_of(switches[key], key, WORDS[key])
     if switches.get("overlap") == "none":
         switches.setdefault("overlap_input_gradient", False)
     return replaced(loaded, switches)
@@ -227,7 +227,7 @@ def estimate(
     from meshwise.search.one_layout import report
 
     one = asked(layout, [name for name, axis in AXES.items() if not axis.key])
-    gpus = None if gpus is None else count(gpus, "--gpus")
+    gpus = None if gpus is None else count(gpus, "gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
     one = settled(one, spec, software, workload.phase)
     check(one, spec, where, workload, software, gpus)
@@ -274,7 +274,7 @@ def serve(
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
-    gpus = None if gpus is None else count(gpus, "--gpus")
+    gpus = None if gpus is None else count(gpus, "gpus")
     check(one, spec, where, step, software, gpus, workload.concurrency)
     found = steady(spec, where, software, arrays(one, step), workload)
     return ServeResult(spec, where, software, one, workload, found)
@@ -330,12 +330,12 @@ def collective(
     """
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
-    payload = whole_bytes(size, "SIZE")
-    n = count(ranks, "--ranks") if ranks is not None else usual_ranks(cluster)
+    payload = whole_bytes(size, "size")
+    n = count(ranks, "ranks") if ranks is not None else usual_ranks(cluster)
     if n > cluster.devices:
         raise IllegalLayout(
-            f"--ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
-            field="--ranks",
+            f"ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
+            field="ranks",
             value=n,
             legal=f"1 to {cluster.devices}",
             nearest=cluster.devices,
@@ -343,7 +343,7 @@ def collective(
     chosen = load_stack(stack)
     group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
-        group = spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
+        group = spread(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
     best = coll.price(op, np.float64(payload), group, cluster, chosen)
 

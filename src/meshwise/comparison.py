@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from meshwise.arguments import NameOrPath
 from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
-from meshwise.errors import InputError, list_in_words
+from meshwise.errors import InputError
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack, taking
 from meshwise.workloads.serving import Serving
@@ -40,8 +40,8 @@ def compare(
 
     if job.phase == "train":
         batch, tokens = _needed(
-            (global_batch or job.global_batch, "--global-batch", "256"),
-            (seq or job.seq, "--seq", "4096"),
+            (global_batch or job.global_batch, "global_batch", "256"),
+            (seq or job.seq, "seq", "4096"),
         )
         formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
         work = Training(batch=batch, seq=tokens, formats=formats)
@@ -54,9 +54,9 @@ def compare(
             software = msgspec.structs.replace(software, **switches)
         return compare_training(spec, where, work, software, job)
     isl, osl, flight = _needed(
-        (isl, "--isl", "2048"),
-        (osl, "--osl", "256"),
-        (concurrency or job.concurrency, "--concurrency", "64"),
+        (isl, "isl", "2048"),
+        (osl, "osl", "256"),
+        (concurrency or job.concurrency, "concurrency", "64"),
     )
     _within_limit(concurrency, job)
     _within_length(isl, osl, job)
@@ -72,11 +72,11 @@ def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
     if isl is None or osl is None or job.max_len is None or isl + osl <= job.max_len:
         return
     raise InputError(
-        f"--isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
+        f"isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
         "command's engines take",
-        field="--isl",
+        field="isl",
         value=isl,
-        legal=f"--isl and --osl of at most {job.max_len} together",
+        legal=f"`isl` and `osl` of at most {job.max_len} together",
         nearest=max(job.max_len - osl, 1),
     )
 
@@ -92,9 +92,9 @@ def _within_limit(concurrency: int | None, job: Job) -> None:
     """More requests than the command's engines take would wait, which is not priced."""
     if concurrency is not None and job.concurrency is not None and concurrency > job.concurrency:
         raise InputError(
-            f"--concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
+            f"concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
             "at once; the others wait, which is not priced",
-            field="--concurrency",
+            field="concurrency",
             value=concurrency,
             legal=f"at most {job.concurrency}, or leave it out",
             nearest=job.concurrency,
@@ -108,9 +108,9 @@ def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
         return {}
     if acceptance is None:
         raise InputError(
-            f"--acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
-            field="--acceptance",
-            legal="how often a drafted token is accepted, for example --acceptance 0.7",
+            f"acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
+            field="acceptance",
+            legal="how often a drafted token is accepted, for example `acceptance=0.7`",
         )
     return {
         "draft_tokens": job.draft_tokens,
@@ -122,10 +122,10 @@ def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
 def _without_drafts(acceptance: float | None) -> None:
     if acceptance is not None:
         raise InputError(
-            "--acceptance: the command drafts no tokens",
-            field="--acceptance",
+            "acceptance: the command drafts no tokens",
+            field="acceptance",
             value=acceptance,
-            legal="leave --acceptance out",
+            legal="leave `acceptance` out",
         )
 
 
@@ -149,10 +149,10 @@ def beside(
         return compare_training(model, cluster, load, stack, job, plan)
     if (job.draft_tokens or 0) != load.draft_tokens:
         raise InputError(
-            f"--draft-tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
-            field="--draft-tokens",
+            f"draft_tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
+            field="draft_tokens",
             value=load.draft_tokens,
-            legal=f"--draft-tokens {job.draft_tokens or 0}, and --acceptance where it drafts",
+            legal=f"`draft_tokens={job.draft_tokens or 0}`, and `acceptance` where it drafts",
         )
     said = {
         k: v for k, v in msgspec.structs.asdict(formats_of(job, model)).items() if v is not None
@@ -167,11 +167,14 @@ def beside(
 
 def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
     """The values; what neither the command nor anybody says is asked for, all of it at once."""
-    missing = {option: example for value, option, example in asked if value is None}
+    missing = {field: example for value, field, example in asked if value is None}
     if missing:
+        first, *others = missing
+        names = list_in_words([first, *(f"`{field}`" for field in others)])
+        examples = ", ".join(f"{field}={example}" for field, example in missing.items())
         raise InputError(
-            f"{list_in_words(missing)}: missing: the command does not say {'it' if len(missing) == 1 else 'them'}",
-            field=next(iter(missing)),
-            legal="for example " + " ".join(f"{option} {missing[option]}" for option in missing),
+            f"{names}: missing: the command does not say {'them' if others else 'it'}",
+            field=first,
+            legal=f"for example `{examples}`",
         )
     return [value for value, _, _ in asked if value is not None]

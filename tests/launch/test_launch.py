@@ -449,7 +449,7 @@ def test_unknown_targets_and_wrappers() -> None:
     job = Job(model="m", phase="serve", tp=2, etp=2)
     with pytest.raises(MeshwiseError, match="vllm"):
         export(job, "vlm")
-    with pytest.raises(MeshwiseError, match="--wrapper"):
+    with pytest.raises(MeshwiseError, match="wrapper"):
         export(job, "trtllm", wrapper="kuberay")
     with pytest.raises(MeshwiseError, match="checked at"):
         export(job, "vllm", version="0.1")

@@ -93,7 +93,7 @@ class ImportResult(Answer):
         }
 
     def rows(self) -> list[dict[str, object]]:
-        """The layout of the command, each single change and the best, as ``--csv`` writes them."""
+        """The layout of the command, each single change and the best, as CSV has them."""
         d = compared_dict(self.compared)
         rows = [{"axis": "yours", **d["layout"]}, *d["changes"]]
         if d["best"] is not None:

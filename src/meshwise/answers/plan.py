@@ -35,7 +35,7 @@ REFUSED = {
     "batch": "DP does not divide the global batch",
     "loss_chunks": "the loss in more parts than a microbatch has tokens",
     "experts": "EP · expert-TP does not divide TP · CP · DP",
-    "exchange": "EP 1 has no exchange of tokens, which --overlap-experts hides",
+    "exchange": "EP 1 has no exchange of tokens, which `overlap_experts` hides",
     "interleaving": "virtual stages need microbatches that are a multiple of PP",
     "sequence_parallel": "TP does not divide the tokens that sequence parallelism splits",
     "unsplit_experts": "experts beside TP without sequence parallelism, which this stack needs",
@@ -380,9 +380,9 @@ def _change(c: Change) -> str:
         best = f": {mesh_words(c.found.layout)}, {format_time(c.found.step_s)}"
     if c.code.startswith("free_"):
         axis = c.code.removeprefix("free_")
-        value = f" (for example {found_dict(c.found)[spoken(axis)]})" if c.found else ""
-        return f"another --{spoken(axis).replace('_', '-')}{value}{best}"
+        axis = spoken(axis)
+        value = f" (for example {found_dict(c.found)[axis]})" if c.found is not None else ""
+        return f"another `{axis}`{value}{best}"
     if c.code == "device_memory":
         return f"GPUs with at least {format_memory(c.value)}"
-    option = {"gpus": "--gpus", "global_batch": "--global-batch", "seq": "--seq"}[c.code]
-    return f"{option} {c.value}{best}"
+    return f"`{c.code}={c.value}`{best}"

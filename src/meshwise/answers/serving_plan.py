@@ -292,13 +292,7 @@ def _change(c: ServingChange) -> str:
             f"limits of TTFT {format_time(c.value['ttft_s'])} and TPOT "
             f"{format_time(c.value['tpot_s'])} at least ({mesh_words(c.row.layout)}, one request)"
         )
-    option = {
-        "gpus": "--gpus",
-        "weights_dtype": "--weight-dtype",
-        "kv_cache_dtype": "--kv-dtype",
-        "concurrency": "--concurrency",
-    }[c.code]
-    return f"{option} {c.value}: {best}"
+    return f"`{c.code.removesuffix('_dtype')}={c.value}`: {best}"
 
 
 def _apart(p: PlannedServing) -> str:

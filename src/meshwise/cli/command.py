@@ -75,15 +75,15 @@ class Command(click.Command):
         needed = {need.name for need in self.needs}
         phase = self.phase(ctx.params) if self.phase is not None else None
         name, cluster = self.name or "", "cluster" in needed
-        with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
-            self._require(ctx)
-            try:
+        try:
+            with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
+                self._require(ctx)
                 return super().invoke(ctx)
-            except MeshwiseError as error:
-                from meshwise.cli.spelling import Spelling
+        except MeshwiseError as error:
+            from meshwise.cli.spelling import Spelling
 
-                Spelling(self.params).error(error)
-                raise
+            Spelling(self.params).error(error)
+            raise
 
     def _require(self, ctx: click.Context) -> None:
         """Raise for all that is missing, with a command line that has it."""

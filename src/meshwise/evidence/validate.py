@@ -78,7 +78,7 @@ PUBLISHED = Path(__file__).parent / "published"
 
 def published(kind: str) -> tuple[Table, list[Result], dict[str, Any]]:
     """A shipped table (``all``: every one), its results and what they come to."""
-    one_of(kind, "--published", (*KINDS, "all"))
+    one_of(kind, "kind", (*KINDS, "all"))
     results: list[Result] = []
     found: dict[str, Any] = {}
     tables = [read_table(str(PUBLISHED / f"{k}.csv")) for k in (KINDS if kind == "all" else [kind])]
