@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from meshwise.arguments import NameOrPath
 from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
-from meshwise.errors import InputError
+from meshwise.errors import InputError, list_in_words
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack, taking
 from meshwise.workloads.serving import Serving
