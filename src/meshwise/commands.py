@@ -57,14 +57,14 @@ def export(
 def needs_split(job: Job, target: str) -> bool:
     """Whether the target's software trains experts beside TP split only, and the job's are not."""
     from meshwise.launch.table import target as known_target
-    from meshwise.layouts import rules
+    from meshwise.layouts.rules.case import needs_split as must_split
     from meshwise.stacks.stack import load_stack
 
     known = known_model(job.model) if job.model else None
     if known is None or job.tp == 1 or job.sequence_parallel or job.phase != "train":
         return False
     stack = load_stack(STACK[known_target(target).name])
-    return rules.needs_split(load_model(known), stack, job.phase)
+    return must_split(load_model(known), stack, job.phase)
 
 
 def _runs(job: Job, target: str) -> None:

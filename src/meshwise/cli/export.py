@@ -314,7 +314,7 @@ def _pairs(row: dict[str, Any], modules: tuple[str, ...]) -> bool:
 
     from meshwise.axes import RECOMPUTE_CODE
     from meshwise.layouts.layout import Layouts
-    from meshwise.layouts.rules import exchange_pairs
+    from meshwise.layouts.rules.case import exchange_pairs
 
     degrees = {name: np.int64(row.get(name) or 1) for name in ("tp", "pp", "vp", "ep")}
     mode = np.int64(RECOMPUTE_CODE.get(str(row.get("recompute")), 0))

@@ -10,7 +10,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.cost.memory import activations as act
 from meshwise.cost.schedule import in_flight_microbatches
-from meshwise.layouts.rules import hides_experts
+from meshwise.layouts.rules.case import hides_experts
 from meshwise.program.context import Context
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes

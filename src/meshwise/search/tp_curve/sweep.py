@@ -13,8 +13,8 @@ import numpy as np
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import estimate
 from meshwise.errors import InputError, closest, quoted
-from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.rules.case import needs_split
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.curve import Scaling, curve, layouts_for
 from meshwise.stacks.stack import Stack
@@ -288,7 +288,7 @@ def sweep(
         )
         curves.append((value, made))
     sequence_parallel = sequence_parallel or any(
-        rules.needs_split(model, stack, s.workload.phase) for _, s in curves
+        needs_split(model, stack, s.workload.phase) for _, s in curves
     )
     shown = sorted({p.tp for _, s in curves for p in s.points})
     solver = _Solver(model, stack, quantity, _pairs(model, stack, shown), sequence_parallel)
