@@ -55,7 +55,7 @@ def test_a_device_of_a_new_generation_is_one_file(copy):
 
 def test_a_model_family_is_one_entry(copy):
     folder, ask = copy
-    entry, _ = blocks("{code-block} python")
+    entry = blocks("{code-block} python")[0]
     file = folder / "meshwise/models/families/llama.py"
     file.write_text(file.read_text("utf-8") + "\n\n" + entry)
     hidden, ffn, heads, kv, vocab, layers = 2048, 8192, 16, 4, 50000, 4
@@ -78,7 +78,7 @@ def test_a_model_family_is_one_entry(copy):
 
 def test_a_schedule_is_one_entry(copy):
     folder, ask = copy
-    _, entry = blocks("{code-block} python")
+    entry = blocks("{code-block} python")[1]
     file = folder / "meshwise/stacks/schedules.py"
     text = file.read_text("utf-8")
     marker = "NAMES = tuple(SCHEDULES)\n"
@@ -95,3 +95,20 @@ def test_a_schedule_is_one_entry(copy):
         "--micro-batch", "1", "--global-batch", "8", "--seq", "1024", "--schedule", "acme",
     )  # fmt: skip
     assert "Acme" in text
+
+
+def test_a_collective_algorithm_is_one_function(copy):
+    folder, ask = copy
+    entry = blocks("{code-block} python")[2]
+    file = folder / "meshwise/cost/collectives/algorithms.py"
+    question = ("collective", "all_reduce", "64KiB", "--on", "dgx-a100", "--ranks", "8")
+    question = (*question, "--stack", "megatron-core", "--json")
+    before = json.loads(ask(*question))
+    file.write_text(file.read_text("utf-8") + "\n\n" + entry)
+    after = json.loads(ask(*question))
+    names = {c["algorithm"] for c in after["candidates"]} - {
+        c["algorithm"] for c in before["candidates"]
+    }
+    assert names and all(name.startswith("halving") for name in names)
+    assert after["algorithm"].startswith("halving")  # few hops win small messages
+    assert after["time_s"] < before["time_s"]

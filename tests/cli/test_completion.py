@@ -13,7 +13,7 @@ from click.shell_completion import ShellComplete
 
 from meshwise import catalog, dtypes
 from meshwise.cli import COMMANDS, cli, run, values
-from meshwise.cost.collectives.collective import OPS
+from meshwise.cost.collectives.algorithms import OPS
 from meshwise.launch.table import targets
 from meshwise.launch.write import WRAPPERS
 from meshwise.runtime import options as runtime

@@ -9,7 +9,7 @@ from pathlib import Path
 import walk
 
 from meshwise import catalog
-from meshwise.cost.collectives.collective import OPS
+from meshwise.cost.collectives.algorithms import OPS
 from meshwise.launch.table import target, targets
 
 WRITTEN = ("llama-3.1-8b", "mixtral-8x7b")  # whose launch commands are read again

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from meshwise.cost.collectives.collective import RING_ROUNDS
+from meshwise.cost.collectives.algorithms import RING_ROUNDS
 from meshwise.cost.memory.parts import state
 from meshwise.layouts.layout import SHARD_CODE, Layouts
 from meshwise.models.load import load_model
