@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 from meshwise.cli import defaults, terminal, values
-from meshwise.errors import InputError, joined, shorten
+from meshwise.errors import InputError, MeshwiseError, joined, shorten
 
 Given = Mapping[str, Any]
 
@@ -77,7 +77,13 @@ class Command(click.Command):
         name, cluster = self.name or "", "cluster" in needed
         with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
             self._require(ctx)
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except MeshwiseError as error:
+                from meshwise.cli.spelling import Spelling
+
+                Spelling(self.params).error(error)
+                raise
 
     def _require(self, ctx: click.Context) -> None:
         """Raise for all that is missing, with a command line that has it."""

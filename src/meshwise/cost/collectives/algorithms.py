@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.cost.collectives.fabric import Candidate, Constants, Fabric, Protocol, streamed
 from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
 
-Array = Any
 Build = Callable[[str, str, Array, Fabric], list[Candidate]]
 
 # Ring steps and bytes that a rank sends, in units of (n-1) steps and (n-1)/n · S.

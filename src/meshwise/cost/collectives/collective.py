@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.algorithms import OPS, candidates_of
-from meshwise.cost.collectives.fabric import Array, Candidate, Fabric
+from meshwise.cost.collectives.fabric import Candidate, Fabric
 from meshwise.cost.collectives.fits import constants
 from meshwise.cost.sources import Source
 from meshwise.layouts.layout import Group

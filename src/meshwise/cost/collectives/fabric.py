@@ -10,13 +10,12 @@ of a copy in a device's own memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.cost.sources import Source
-
-Array = Any
 
 PROTOCOLS = ("simple", "narrow", "ll128", "ll")  # from the one for the largest messages on
 
