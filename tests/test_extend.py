@@ -42,7 +42,7 @@ def copy(tmp_path):
 
 def test_a_device_of_a_new_generation_is_one_file(copy):
     folder, ask = copy
-    device, cluster = blocks("toml")
+    device, cluster, _ = blocks("toml")
     (folder / "meshwise/catalog/devices/acme-x1.toml").write_text(device)
     (folder / "mine.toml").write_text(cluster)
     answer = json.loads(ask("estimate", "llama-3.1-8b", "--on", "mine.toml", *LOAD))
@@ -112,3 +112,33 @@ def test_a_collective_algorithm_is_one_function(copy):
     assert names and all(name.startswith("halving") for name in names)
     assert after["algorithm"].startswith("halving")  # few hops win small messages
     assert after["time_s"] < before["time_s"]
+
+
+def test_a_launch_target_is_a_table_and_a_module(copy):
+    folder, ask = copy
+    targets = folder / "meshwise/launch/targets"
+    load = ("--isl", "1024", "--osl", "128", "--concurrency", "64")
+
+    def there_and_back(*layout):
+        written = json.loads(
+            ask("export", "acme-serve", "meta-llama/Llama-3.1-8B", *layout, *load, "--json")
+        )
+        assert written["target"] == "acme" and written["untranslated"] == []
+        again = ask("import", written["text"], "--on", "hgx-h100", *load, "--json")
+        read = json.loads(again)
+        assert read["target"] == "acme" and read["job"] == written["job"]
+        return written["text"], read
+
+    (targets / "acme.toml").write_text(blocks("toml")[2])
+    text, read = there_and_back("--tp", "2", "--pp", "2", "--dp", "2")
+    assert "--shards 2" in text and "--stages 2" in text and "--replicas 2" in text
+    assert read["layout"]["tp"] == 2 and read["best"] is not None
+    command = "acme serve llama-3.1-8b -s 4 --eager --port 80"
+    read = json.loads(ask("import", command, "--on", "hgx-h100", *load, "--json"))
+    assert (read["job"]["tp"], read["job"]["pp"]) == (4, 1)
+    assert [u["flag"] for u in read["unpriced"]] == ["--eager"]
+    assert "acme" in ask("export", "--help")
+
+    (targets / "acme.py").write_text(blocks("{code-block} python")[3])
+    text, _ = there_and_back("--tp", "2", "--pp", "2")
+    assert "--shards 4" in text

@@ -6,10 +6,10 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
-from meshwise.launch.settings import Settings
+from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import number, unread
 from meshwise.launch.shell.expand import WHY, reasons
-from meshwise.launch.table import Flag, Target, target, targets
+from meshwise.launch.table import Flag, Target, every_target
 from meshwise.strict_tables import count, fraction
 
 ALIKE = 0.9  # of a misspelt flag to the one that was meant
@@ -322,8 +322,8 @@ def _resembled(name: str, known: dict[str, Flag]) -> str | None:
 
 def _lent(name: str, chosen: Target) -> str | None:
     """The target's own flag for what another target calls by this name."""
-    for other in targets():
-        flag = target(other).by_spelling().get(name)
+    for other in every_target():
+        flag = other.by_spelling().get(name)
         if flag is not None and flag.name in _KINDS and flag.name in chosen.flags:
             return chosen.flags[flag.name].spellings[0]
     return None

@@ -41,7 +41,7 @@ def _enough(first: Parsed, launch: Launch, pod: manifests.Served, script: Script
     tasks = asked.all_tasks if "srun" in programs else None
     if any(p in ("mpirun", "mpiexec") for p in programs):
         tasks = number(option(launch.before, "n", "np") or "")
-    mpi = launch.target.name == "trtllm" and tasks is not None and tasks not in (1, job.gpus)
+    mpi = bool(launch.target.mpi) and tasks is not None and tasks not in (1, job.gpus)
     if mpi or (each is not None and job.gpus > nodes * each and backend != "ray"):
         have = f"MPI starts {tasks} ranks" if mpi else f"the batch has {nodes} · {each}"
         raise InputError(

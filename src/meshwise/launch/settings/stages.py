@@ -6,7 +6,7 @@ import itertools
 import re
 
 from meshwise.errors import IllegalLayout
-from meshwise.launch.settings import Settings, contradiction
+from meshwise.launch.settings.settings import Settings, contradiction
 from meshwise.program.weights import stage_bounds
 
 SPLITS = ("embedding_split", "loss_split", "first_layers", "last_layers", "stage_layout")
@@ -19,7 +19,7 @@ def _sizes(layers: int, pp: int) -> list[int]:
     return [b - a for a, b in itertools.pairwise(bounds)]
 
 
-def settings(layers: int | None, pp: int) -> Settings:
+def split_settings(layers: int | None, pp: int) -> Settings:
     """The flags by which Megatron-LM cuts ``layers`` as they are priced; none where it is even."""
     if layers is None or pp == 1 or layers % pp == 0:
         return {}
@@ -60,7 +60,7 @@ def said(s: Settings, pp: int) -> list[int] | None:
     return sizes
 
 
-def check(sizes: dict[str, int], layers: int, pp: int, vp: int) -> None:
+def check_split(sizes: dict[str, int], layers: int, pp: int, vp: int) -> None:
     """Raise where Megatron-LM does not cut the model's layers over stages as the command says."""
     if sizes.get("stage_layout") or pp == 1:
         return
