@@ -10,7 +10,7 @@ from meshwise.clusters.load import load_cluster
 from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS, OPS
 from meshwise.cost.collectives.collective import candidates
 from meshwise.cost.collectives.fits import constants
-from meshwise.layouts.layout import place
+from meshwise.layouts.placement import place
 from meshwise.stacks.stack import load_stack
 
 

@@ -22,7 +22,8 @@ from meshwise.cost.collectives.algorithms import hierarchical_wire
 from meshwise.cost.collectives.collective import busbw_factor, candidates, cheapest
 from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
 from meshwise.cost.estimate import estimate
-from meshwise.layouts.layout import Group, Layouts, place
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, place
 from meshwise.models.load import load_model
 from meshwise.stacks.stack import Stack, load_stack
 from meshwise.workloads.workload import Decode, Prefill, Training

@@ -7,7 +7,7 @@ import re
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from meshwise.launch.shell.commands import Command
+from meshwise.launch.shell.commands import StartedCommand
 from meshwise.launch.table import Target, every_target, function_of, target
 
 _SHELLS = ("bash", "sh", "zsh", "source", ".")
@@ -54,7 +54,7 @@ class Launch(NamedTuple):
         return [*self.before, *self.after]
 
 
-def launches(commands: list[Command], name: str | None) -> list[Launch]:
+def launches(commands: list[StartedCommand], name: str | None) -> list[Launch]:
     """The launches among commands, of the target ``name`` where it is given."""
     found = [
         launch._replace(variables=c.variables)

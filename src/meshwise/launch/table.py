@@ -78,12 +78,12 @@ def target(name: str, version: str | None = None) -> Target:
     if key not in target_names():
         key = _aliases().get(key, key)
     if key not in target_names():
-        raise unknown_name("TARGET", str(name), target_names(), "export target", _aliases())
+        raise unknown_name("target", str(name), target_names(), "export target", _aliases())
     found = _load(key)
     if version is not None and version != found.version:
         raise InputError(
-            f"--target-version: {found.title} was checked at {found.version} only",
-            field="--target-version",
+            f"version: {found.title} was checked at {found.version} only",
+            field="version",
             value=version,
             legal=found.version,
             nearest=found.version,

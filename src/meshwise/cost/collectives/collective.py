@@ -16,7 +16,7 @@ from meshwise.cost.collectives.algorithms import OPS, candidates_of
 from meshwise.cost.collectives.fabric import Candidate, Fabric
 from meshwise.cost.collectives.fits import constants
 from meshwise.cost.sources import Source
-from meshwise.layouts.layout import Group
+from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
 
@@ -25,7 +25,7 @@ def operation(name: str) -> str:
     """An operation by its name in any library's spelling: all-reduce, AllReduce, alltoall."""
     spelt = {op.replace("_", ""): op for op in OPS}
     plain = re.sub(r"[^a-z]", "", name.lower()) if isinstance(name, str) else ""
-    return one_of(spelt.get(plain, name), "OP", OPS)
+    return one_of(spelt.get(plain, name), "op", OPS)
 
 
 class Priced(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch.shell.commands import unread
+from meshwise.launch.shell.commands import unset_names
 
 MAX_BYTES = 1 << 20
 
@@ -18,7 +18,7 @@ def opened(path: str, field: str, files: dict[str, str]) -> str:
         if name in files:
             return files[name]
     what = "the file, or its text in a here-document of the same script"
-    if unread(path):
+    if unset_names(path):
         raise InputError(
             f"{field}: {shorten(path)} is not set in the text, and the file may hold the layout",
             field=field,

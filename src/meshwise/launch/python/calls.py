@@ -8,7 +8,7 @@ import shlex
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch.python.values import Values, unknown
+from meshwise.launch.python.values import Values, unset_variable
 from meshwise.launch.table import Target, every_target, target
 
 _COMMANDS = ("run", "Popen", "call", "check_call", "check_output", "system", "popen")
@@ -26,7 +26,7 @@ _LAUNCHED = {
 }
 
 
-class Call(NamedTuple):
+class EngineCall(NamedTuple):
     """An engine that the program makes; ``surely``: under no condition and not in a loop."""
 
     target: Target
@@ -34,19 +34,21 @@ class Call(NamedTuple):
     surely: bool
 
 
-def engines(tree: ast.Module, values: Values, open_: set[int]) -> list[Call]:
+def engines(tree: ast.Module, values: Values, open_: set[int]) -> list[EngineCall]:
     """The engines that a program makes; one whose arguments are all elsewhere only where no other is."""
-    found: list[Call] = []
+    found: list[EngineCall] = []
     known = {call: chosen for chosen in every_target() for call in chosen.calls}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = values.dotted(node.func)
             chosen = known.get(f"{name.partition('.')[0]}.{name.rpartition('.')[2]}")
             if chosen is not None:
-                found.append(Call(chosen, _table(node, chosen, values), id(node) not in open_))
+                found.append(
+                    EngineCall(chosen, _table(node, chosen, values), id(node) not in open_)
+                )
             elif name.startswith("ray.") and name.endswith(".LLMConfig"):
                 ray = ray_table(values.keywords(node))
-                found.append(Call(target("vllm"), ray, id(node) not in open_))
+                found.append(EngineCall(target("vllm"), ray, id(node) not in open_))
     whole = [c for c in found if not any(key.startswith("$") for key in c.table)]
     return whole or found
 
@@ -55,7 +57,7 @@ def _table(node: ast.Call, chosen: Target, values: Values) -> dict[str, Any]:
     table = values.keywords(node)
     for i, value in enumerate(node.args[:1]):
         if isinstance(value, ast.Starred):
-            table[unknown(value.value)] = None
+            table[unset_variable(value.value)] = None
         elif i == 0:
             table.setdefault(chosen.first_argument, values.of(value))
     return table
@@ -72,7 +74,7 @@ def ray_table(table: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def commands(tree: ast.Module, values: Values) -> str | None:
+def system_commands(tree: ast.Module, values: Values) -> str | None:
     """The shell text of the commands that a program gives to the system; None where it gives none."""
     lines = []
     for node in ast.walk(tree):
@@ -116,8 +118,8 @@ def no_launch(text: str, values: Values) -> InputError:
     legal = _LAUNCHED.get(known or "", "the command that starts it with its degrees")
     what = f"what starts this program of {known}" if known else "what this program starts"
     return InputError(
-        f"COMMAND: no word of a layout was read: {what} is not in the text",
-        field="COMMAND",
+        f"command: no word of a layout was read: {what} is not in the text",
+        field="command",
         value=shorten(text.strip()[:60]),
         legal=f"{legal}; or a call of vllm.LLM, sglang.Engine, tensorrt_llm.LLM with its degrees",
     )

@@ -20,7 +20,7 @@ from meshwise.launch.settings.settings import (
 from meshwise.launch.shell.commands import Script
 from meshwise.launch.table import Target
 from meshwise.models.load import load_model
-from meshwise.models.names import named
+from meshwise.models.names import named_model
 
 
 def _batches(s: Settings) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def recomputation_settings(job: Job) -> Settings:
 def _layers(job: Job) -> int | None:
     """Layers of the job's model, where its name is known."""
     try:
-        return load_model(job.model).layers if job.model and named(job.model) else None
+        return load_model(job.model).layers if job.model and named_model(job.model) else None
     except MeshwiseError:
         return None
 
