@@ -17,7 +17,7 @@ def test_flags_say_the_stages_that_are_priced(layers: int) -> None:
     for pp in range(1, layers + 1):
         said = stages.split_settings(layers, pp)
         bounds = stage_bounds(layers, pp)
-        sizes = stages.said({"layers": layers, **said}, pp)
+        sizes = stages.stages_said({"layers": layers, **said}, pp)
         assert sizes == [b - a for a, b in itertools.pairwise(bounds)]
         assert bool(said) == (layers % pp != 0)
 

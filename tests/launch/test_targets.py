@@ -33,7 +33,7 @@ def test_a_table_names_what_exists(name: str) -> None:
 @pytest.mark.parametrize("name", target_names())
 def test_a_module_has_functions_of_the_protocol_only(name: str) -> None:
     own = name.replace("-", "_")
-    if not (folder.FOLDER / f"{own}.py").is_file():
+    if not (folder.TARGETS_FOLDER / f"{own}.py").is_file():
         assert target(name).run  # written by its table alone
         return
     module = importlib.import_module(f"meshwise.launch.targets.{own}")

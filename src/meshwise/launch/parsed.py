@@ -9,7 +9,7 @@ import msgspec
 from meshwise.errors import InputError
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.find import Launch
-from meshwise.launch.flags import DEGREES, Words, read_words
+from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, read_words
 from meshwise.launch.job import Job
 from meshwise.launch.settings import defaults
 from meshwise.launch.settings.settings import Settings
@@ -51,11 +51,13 @@ class NoLaunch(InputError):
     """A text in which nothing is started that is known."""
 
 
-def states_a_layout(settings: Settings, words: Words, launch: Launch, world: int | None) -> None:
+def states_a_layout(
+    settings: Settings, words: ReadWords, launch: Launch, world: int | None
+) -> None:
     """Raise for a command in which no word of a layout was read: degrees of 1 are nobody's choice. An
     engine's own command without any is its documented default, one GPU."""
     chosen = launch.target
-    said = DEGREES & {k for k, v in settings.items() if v is not None and v is not False}
+    said = LAYOUT_SETTINGS & {k for k, v in settings.items() if v is not None and v is not False}
     said |= {"yaml"} if _degrees_of_yaml(settings) else set()
     if said or settings.get("processes", world) == 1:
         return
@@ -88,7 +90,7 @@ def _degrees_of_yaml(settings: Settings) -> bool:
     )
 
 
-def of_table(table: dict[str, Any], chosen: Target, words: Words) -> Settings:
+def of_table(table: dict[str, Any], chosen: Target, words: ReadWords) -> Settings:
     """A configuration file's keys, read as the flags that they are."""
     found: Settings = {}
     split = function_of(chosen, "split")
@@ -102,7 +104,7 @@ def of_table(table: dict[str, Any], chosen: Target, words: Words) -> Settings:
 
 
 def from_settings(
-    chosen: Target, settings: Settings, words: Words, asked: Asked, world: int | None
+    chosen: Target, settings: Settings, words: ReadWords, asked: Asked, world: int | None
 ) -> Parsed:
     settings["experts"] = asked.experts
     world = settings.pop("gpus", None) or world
@@ -155,10 +157,10 @@ def on_gpus(read: Parsed, gpus: int | None) -> Parsed:
             legal=f"{own}, or a multiple: that many servers",
             nearest=own,
         )
-    return copies(read, gpus // own)
+    return with_copies(read, gpus // own)
 
 
-def copies(read: Parsed, many: int) -> Parsed:
+def with_copies(read: Parsed, many: int) -> Parsed:
     """``many`` servers alike: replicas of attention, unless experts join the replicas of each."""
     job = read.job
     note = f"{many} servers of {job.gpus} GPUs each"

@@ -12,7 +12,7 @@ from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
 from meshwise.launch.files import yaml_text
 from meshwise.launch.find import Launch, launches, script_of
-from meshwise.launch.flags import Words, read_words
+from meshwise.launch.flags import ReadWords, read_words
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
@@ -205,7 +205,7 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     return read if nodes is None else read._replace(nodes=nodes)
 
 
-def _with_file(words: Words, chosen: Target, script: Script, launch: Launch) -> Settings:
+def _with_file(words: ReadWords, chosen: Target, script: Script, launch: Launch) -> Settings:
     """The settings of the file that a command names, under those of its own flags."""
     own = words.settings
     path = own.pop("config", None)

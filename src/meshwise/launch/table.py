@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, unknown_name
 from meshwise.launch.settings.settings import Read, Settings
-from meshwise.launch.targets import FOLDER, target_names
+from meshwise.launch.targets import TARGETS_FOLDER, target_names
 
 FLAG_KINDS = ("int", "flag", "text", "list", "share", "tokens")
 # of what is not priced: "memory" is what saves some, so that the figure is an upper bound
@@ -100,7 +100,9 @@ def every_target() -> list[Target]:
 def _load(key: str) -> Target:
     import tomllib
 
-    table: dict[str, Any] = tomllib.loads((FOLDER / f"{key}.toml").read_text(encoding="utf-8"))
+    table: dict[str, Any] = tomllib.loads(
+        (TARGETS_FOLDER / f"{key}.toml").read_text(encoding="utf-8")
+    )
     flags = {}
     for setting, entry in table.pop("flags").items():
         kind = entry.get("kind", "int")
@@ -129,7 +131,7 @@ def _load(key: str) -> Target:
 def _code(name: str) -> Any:
     """The module of a target; None where it has none."""
     module = name.replace("-", "_")
-    if not (FOLDER / f"{module}.py").is_file():
+    if not (TARGETS_FOLDER / f"{module}.py").is_file():
         return None
     return importlib.import_module(f"meshwise.launch.targets.{module}")
 

@@ -64,7 +64,7 @@ def export(
             nearest=chosen.wrappers[0] if chosen.wrappers else None,
         )
     _whole_nodes(job)
-    switches.check_switches(job)
+    switches.check_job_switches(job)
     if job.phase == "train" and job.dtype is None:
         job = msgspec.structs.replace(job, dtype="bf16")  # what targets compute in is always said
     job = msgspec.structs.replace(job, model=hub_id(job.model) or job.model)

@@ -13,16 +13,16 @@ from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import ray_serve, recipe_yaml, yaml_text
 from meshwise.launch.find import Launch
-from meshwise.launch.flags import DEGREES, Words, no_words, read_words
+from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, no_words, read_words
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
     Parsed,
-    copies,
     from_settings,
     job_from,
     of_table,
     states_a_layout,
+    with_copies,
 )
 from meshwise.launch.python import calls as python_calls
 from meshwise.launch.python import configurations as python_text
@@ -47,7 +47,7 @@ def configuration(text: str, asked: Asked) -> Parsed:
 
 
 def of_mapping(
-    table: dict[str, Any], chosen: Target, asked: Asked, words: Words, *, called: bool = False
+    table: dict[str, Any], chosen: Target, asked: Asked, words: ReadWords, *, called: bool = False
 ) -> Parsed:
     """A target's settings by their names; ``called``: of an engine's call, whose defaults are known."""
     settings = of_table(table, chosen, words)
@@ -120,7 +120,7 @@ def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:
             legal=str(read.job.gpus),
             nearest=read.job.gpus,
         )
-    return copies(read, chart.replicas) if chart.replicas > 1 else read
+    return with_copies(read, chart.replicas) if chart.replicas > 1 else read
 
 
 def ray(text: str, asked: Asked) -> Parsed | None:
@@ -135,7 +135,7 @@ def ray(text: str, asked: Asked) -> Parsed | None:
         one = of_mapping(engine.table, chosen, asked, words, called=True)
         if engine.scaled:
             one = one._replace(notes=(*one.notes, "replicas follow the load: one is priced"))
-        read.append(copies(one, engine.replicas) if engine.replicas > 1 else one)
+        read.append(with_copies(one, engine.replicas) if engine.replicas > 1 else one)
     first = read[0]
     notes = [
         f"another engine with another layout ({p.job.words}): the first is priced"
@@ -171,7 +171,7 @@ def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | str:
         own = [w for w in assigned if w.partition("=")[0] in known]
         words = read_words(own, chosen)
         settings = words.settings
-        if not DEGREES & settings.keys():
+        if not LAYOUT_SETTINGS & settings.keys():
             raise python_calls.no_launch(text, values)
         words.ignored.extend(w for w in assigned if w not in own and w.startswith("model."))
     world = asked.gpus or python_text.recipe_gpus(tree, values)

@@ -1,4 +1,4 @@
-"""What engines' flags have in common: a server's limits, and how many tokens are drafted."""
+"""What engines' flags have in common: a server's server_limits, and how many tokens are drafted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drafts(method: str, tokens: int) -> tuple[dict[str, Any], str]:
     }, f"drafted tokens of a step: {tokens} ({method})"
 
 
-def limits(job: Job) -> Settings:
+def server_limits(job: Job) -> Settings:
     """Longest sequence, sequences of a replica and tokens of an iteration, as far as they are said."""
     said = {"max_len": job.max_len, "max_seqs": sequences_per_replica(job), "chunk": job.chunk}
     return {name: value for name, value in said.items() if value is not None}

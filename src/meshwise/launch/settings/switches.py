@@ -139,7 +139,7 @@ def _check_chunks(job: Job) -> None:
         )
 
 
-def check_switches(job: Job) -> None:
+def check_job_switches(job: Job) -> None:
     """Raise for an overlap of experts that Megatron-Core refuses, and for more parts of the loss than a
     microbatch has tokens."""
     _check_chunks(job)

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+TARGETS_FOLDER = Path(__file__).parent
 
 
 def target_names() -> tuple[str, ...]:
     """Names of all targets, in the order of the alphabet."""
-    return tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
+    return tuple(sorted(file.stem for file in TARGETS_FOLDER.glob("*.toml")))

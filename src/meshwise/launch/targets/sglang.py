@@ -9,7 +9,7 @@ from meshwise.errors import InputError
 from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
-from meshwise.launch.settings.serving import drafts, limits
+from meshwise.launch.settings.serving import drafts, server_limits
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import Target
 
@@ -31,7 +31,7 @@ def _settings(job: Job) -> Settings:
         s["ep"] = job.ep
     if job.dcp > 1:
         s["dcp"] = job.dcp
-    s |= limits(job)
+    s |= server_limits(job)
     if joined and "max_seqs" in s:
         s["max_seqs"] *= job.dp
     if job.memory_share is not None:

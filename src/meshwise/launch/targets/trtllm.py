@@ -8,7 +8,7 @@ from typing import Any
 from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
-from meshwise.launch.settings.serving import drafts, limits
+from meshwise.launch.settings.serving import drafts, server_limits
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import Target
 
@@ -23,7 +23,7 @@ def _settings(job: Job) -> Settings:
         s["pp"] = job.pp
     if job.ep > 1:
         s["ep"] = job.ep
-    s |= limits(job)
+    s |= server_limits(job)
     yaml: dict[str, Any] = {}
     if job.has_experts_grid and job.ep * job.etp == whole:
         yaml["moe_tensor_parallel_size"] = job.etp
