@@ -183,9 +183,9 @@ def test_no_package_has_the_name_of_a_public_function():
 # Options of ours that strings outside the command line may have with their dashes, and why.
 SPELLED = {
     # flags of other software that are called as ours are
-    "launch/targets/serving_formats.py": {"--dtype"},
+    "launch/settings/formats.py": {"--dtype"},
     "launch/targets/torchtitan.py": {"--model"},
-    "launch/targets/training.py": {"--sequence-parallel"},
+    "launch/targets/megatron_lm.py": {"--sequence-parallel"},
     "launch/wrappers/slurm.py": {"--gpus", "--gpus-per-node", "--nodes"},
     "launch/wrappers/written.py": {"--nodes"},
     # how much of a page is printed, which only the command line is asked

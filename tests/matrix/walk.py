@@ -13,7 +13,8 @@ from contract import Refused, ask, page
 import meshwise as mw
 from meshwise import launch
 from meshwise.errors import MeshwiseError
-from meshwise.launch.table import target, targets
+from meshwise.launch.table import target
+from meshwise.launch.targets import target_names
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.rules.case import needs_split
 from meshwise.stacks.stack import DEFAULT, load_stack
@@ -192,7 +193,7 @@ def disaggregated(case: Case) -> None:
 def exported(case: Case) -> None:
     """The command of each target says the layout, or lists what it leaves out; read again, it is the
     same."""
-    for name in targets():
+    for name in target_names():
         phase = target(name, None).phase
         grid = case.grid("decode" if phase == "serve" else "train")
         try:

@@ -8,8 +8,8 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost.collectives import dispatch
-from meshwise.cost.collectives.collective import Priced, price
+from meshwise.cost.collectives.collective import Priced, cheapest
+from meshwise.cost.collectives.dispatch import dispatch_price
 from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.overlap import SHARDED, exposed_ops_s
@@ -144,8 +144,8 @@ class OperationPricer:
 
     def _priced(self, op: Op, payload: Array, group: Group) -> Priced:
         if op.copies is not None:
-            return dispatch.price(payload, op.copies, group, self.cluster, self.stack)
-        return price(op.kind, payload, group, self.cluster, self.stack)
+            return dispatch_price(payload, op.copies, group, self.cluster, self.stack)
+        return cheapest(op.kind, payload, group, self.cluster, self.stack)
 
     def one(self, op: Op, *, apart: bool = False) -> tuple[Array, Priced | None, Source]:
         """(seconds per call, the algorithm if it is a collective, source); operations of the update

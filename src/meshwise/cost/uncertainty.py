@@ -16,7 +16,8 @@ import numpy as np
 from meshwise import catalog
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost.collectives.collective import Fabric, Priced, candidates_on, fabric_of, price
+from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
+from meshwise.cost.collectives.fabric import Fabric
 from meshwise.cost.collectives.fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
 from meshwise.layouts.placement import Group
@@ -224,6 +225,7 @@ def collective_interval(
     )
     if kind == "nccl-host":  # hosts differ by more than the wire allows
         low = max(
-            low, float(price(op, np.float64(payload), group, cluster, load_stack("ideal")).seconds)
+            low,
+            float(cheapest(op, np.float64(payload), group, cluster, load_stack("ideal")).seconds),
         )
     return min(float(low), seconds), float(high)

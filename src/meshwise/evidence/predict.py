@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from meshwise.cost.collectives import collective as coll
+from meshwise.cost.collectives.algorithms import OPS
 from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.uncertainty import collective_kind, unmeasured_slowdown
 from meshwise.evidence import hardware
@@ -37,7 +38,7 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
     """Time of one collective."""
     del folder
     op = _OPS.get(row.text("op"), row.text("op"))
-    if op not in coll.OPS:
+    if op not in OPS:
         raise Unsupported(f"{op} is not priced")
     ranks = row.count("ranks")
     nodes = row.count("nodes", 1)
@@ -62,7 +63,7 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
     cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
     payload, software = row.number("bytes"), load_stack(stack)
-    priced = coll.price(op, np.float64(payload), group, cluster, software)
+    priced = coll.cheapest(op, np.float64(payload), group, cluster, software)
     seconds = float(priced.seconds)
     return [
         Prediction(

@@ -8,10 +8,9 @@ from typing import Any
 from meshwise.errors import InputError, shorten
 from meshwise.launch.files.configuration import opened
 from meshwise.launch.flags import misspelt
-from meshwise.launch.settings import Settings
+from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import Script, option, whole_number
-from meshwise.launch.table import target
-from meshwise.launch.targets import deepspeed as zero
+from meshwise.launch.table import read_settings, target
 from meshwise.strict_tables import count
 
 CHECKPOINTING = "gradient_checkpointing"  # the trainer's flag, taken beside the table
@@ -83,7 +82,7 @@ def job_fields(text: str, world: int | None) -> tuple[dict[str, Any], list[str],
             value=shorten(text.strip()[:60]),
             legal="a configuration with its zero_optimization and batch sizes",
         )
-    fields, notes = zero.deepspeed_fields(settings, world)
+    fields, notes = read_settings(target("deepspeed"), settings, world)
     if "dtype" not in fields:
         notes.append("the configuration names no precision: the model's own is priced")
     if fields.get("micro_batch") is None:
