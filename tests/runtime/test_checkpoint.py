@@ -98,11 +98,11 @@ def test_shares_are_slices(family: str, tmp_path: Path) -> None:
     source = Checkpoint(str(tmp_path))
     parameters = dict(model.named_parameters())
     source.check(*build.expected(model))
-    plan = plans.family(family)
+    plan = plans.split_family(family)
     for ranks in (2, 4):
         for rank in range(ranks):
             for name, cut in plans.cuts(
-                model, plan, plans.sizes(model.config, ranks, rank)
+                model, plan, plans.rank_sizes(model.config, ranks, rank)
             ).items():
                 if name not in parameters:
                     continue
@@ -267,7 +267,7 @@ def test_experts_in_one_tensor(family: str, tmp_path: Path) -> None:
     fused = [n for n in parameters if ".experts." in n]
     assert fused and not apart.intersection(fused)
     for name, cut in plans.cuts(
-        model, plans.family(family), plans.sizes(model.config, 4, 3)
+        model, plans.split_family(family), plans.rank_sizes(model.config, 4, 3)
     ).items():
         if name in fused:
             got = source.read(name, cut, torch.float32, torch.device("cpu"))
