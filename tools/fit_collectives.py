@@ -80,7 +80,7 @@ from meshwise.cost.collectives.collective import (
     fabric_of,
 )
 from meshwise.cost.uncertainty import INHERITED_HALF_WIDTH
-from meshwise.layouts.layout import Group
+from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import load_stack
 
 Array = NDArray[np.float64]

@@ -17,6 +17,7 @@ from meshwise.answers.answers import (
 )
 from meshwise.arguments import NameOrPath, given, whole_bytes
 from meshwise.arguments import named_objects as _parts
+from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
 from meshwise.clusters.load import load_cluster
@@ -25,8 +26,9 @@ from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
 from meshwise.errors import IllegalLayout
-from meshwise.layouts import grid
-from meshwise.layouts.layout import place, spread, usual_ranks
+from meshwise.layouts.check import check, settled
+from meshwise.layouts.layout import arrays, asked, stated
+from meshwise.layouts.placement import place, spread, usual_ranks
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.points import Point
@@ -107,7 +109,7 @@ def validate(table: NameOrPath) -> ValidateResult:
     from meshwise.evidence import validate as beside
     from meshwise.evidence.tables import read_table
 
-    path = name_of(table, "TABLE", "the path of a CSV table")
+    path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
     results = beside.row_results(read, Path(path).parent)
     return ValidateResult(read, results, beside.error_summary(results))
@@ -182,7 +184,7 @@ def stack(name: NameOrPath | Stack, **switches: object) -> Stack:
     loaded = load_stack(name)
     for key in ("overlap", "attention", "schedule"):  # options of the command line too
         if key in switches:
-            one_of(switches[key], f"--{key}", WORDS[key])
+            one_of(switches[key], key, WORDS[key])
     if switches.get("overlap") == "none":
         switches.setdefault("overlap_input_gradient", False)
     return replaced(loaded, switches)
@@ -224,12 +226,12 @@ def estimate(
     """
     from meshwise.search.one_layout import report
 
-    asked = grid.asked(layout)
-    gpus = None if gpus is None else count(gpus, "--gpus")
+    one = asked(layout, [name for name, axis in AXES.items() if not axis.key])
+    gpus = None if gpus is None else count(gpus, "gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
-    asked = grid.settled(asked, spec, software, workload.phase)
-    grid.check(asked, spec, where, workload, software, gpus)
-    layouts, workload = grid.to_layouts(asked, workload), grid.stated(asked, workload)
+    one = settled(one, spec, software, workload.phase)
+    check(one, spec, where, workload, software, gpus)
+    layouts, workload = arrays(one, workload), stated(one, workload)
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
 
@@ -268,14 +270,14 @@ def serve(
     from meshwise.answers.serve import ServeResult
     from meshwise.search.serving.steady_state import steady
 
-    asked = grid.asked(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"))
+    one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
-    gpus = None if gpus is None else count(gpus, "--gpus")
-    grid.check(asked, spec, where, step, software, gpus, workload.concurrency)
-    found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
-    return ServeResult(spec, where, software, asked, workload, found)
+    gpus = None if gpus is None else count(gpus, "gpus")
+    check(one, spec, where, step, software, gpus, workload.concurrency)
+    found = steady(spec, where, software, arrays(one, step), workload)
+    return ServeResult(spec, where, software, one, workload, found)
 
 
 @keywords
@@ -328,12 +330,12 @@ def collective(
     """
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
-    payload = whole_bytes(size, "SIZE")
-    n = count(ranks, "--ranks") if ranks is not None else usual_ranks(cluster)
+    payload = whole_bytes(size, "size")
+    n = count(ranks, "ranks") if ranks is not None else usual_ranks(cluster)
     if n > cluster.devices:
         raise IllegalLayout(
-            f"--ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
-            field="--ranks",
+            f"ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
+            field="ranks",
             value=n,
             legal=f"1 to {cluster.devices}",
             nearest=cluster.devices,
@@ -341,7 +343,7 @@ def collective(
     chosen = load_stack(stack)
     group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
-        group = spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
+        group = spread(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
     best = coll.price(op, np.float64(payload), group, cluster, chosen)
 

@@ -29,7 +29,7 @@ def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str)
         raise not_a("what it has to be", field, value, legal)
 
 
-def degrees(tp: object, field: str = "--tp") -> list[int] | None:
+def degrees(tp: object, field: str = "tp") -> list[int] | None:
     """One degree or several, ascending as they are given."""
     if tp is None:
         return None
@@ -57,7 +57,7 @@ def _listed(values: object) -> TypeGuard[Iterable[object]]:
     return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
 
 
-def usd_per_device_hour(value: object, field: str = "--price") -> float | None:
+def usd_per_device_hour(value: object, field: str = "price_per_device_hour") -> float | None:
     """Dollars per device and hour."""
     return None if value is None else fraction(value, field, low=0.0, high=MAX_PRICE)
 
@@ -97,18 +97,18 @@ def _no_experts(model: Model, workload: Workload) -> None:
         return
     if workload.expert_imbalance != 1.0:
         raise InputError(
-            f"--expert-imbalance={workload.expert_imbalance:g}: {model.name} has no experts",
-            field="--expert-imbalance",
+            f"expert_imbalance={workload.expert_imbalance:g}: {model.name} has no experts",
+            field="expert_imbalance",
             value=workload.expert_imbalance,
             legal="1",
             nearest=1,
         )
     if workload.expert_skew:
         raise InputError(
-            f"--expert-skew={workload.expert_skew:g}: {model.name} has no experts",
-            field="--expert-skew",
+            f"expert_skew={workload.expert_skew:g}: {model.name} has no experts",
+            field="expert_skew",
             value=workload.expert_skew,
-            legal="leave --expert-skew out",
+            legal="leave `expert_skew` out",
             nearest=0,
         )
 

@@ -11,7 +11,7 @@ import meshwise as mw
 from meshwise import launch
 from meshwise.cost.collectives.dispatch import distinct, wire_bytes
 from meshwise.errors import IllegalLayout
-from meshwise.layouts.layout import Group
+from meshwise.layouts.placement import Group
 from meshwise.program.operations import TokenCopies
 from meshwise.search.one_layout import report
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from meshwise.axes import SHARD_CODE
 from meshwise.cost.memory.activations import (
     layer_activation_bytes,
     layer_backward_bytes,
@@ -21,7 +22,7 @@ from meshwise.cost.memory.parts import (
     working_bytes,
 )
 from meshwise.cost.schedule import in_flight_microbatches
-from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.layouts.layout import Layouts
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
 from meshwise.program.step import Program, program

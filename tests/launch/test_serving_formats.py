@@ -86,7 +86,7 @@ def test_the_commands_checkpoint_is_the_models(command: str, model: str, agree: 
     else:
         with pytest.raises(InputError) as caught:
             mw.read_command(command, "hgx-h100", model=model, **load)
-        assert caught.value.field == "--model"
+        assert caught.value.field == "model"
 
 
 @pytest.mark.parametrize(

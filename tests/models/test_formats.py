@@ -101,9 +101,9 @@ def test_operands_and_weights_may_both_be_stated() -> None:
 
 def test_a_method_that_is_not_known_is_not_priced() -> None:
     unknown = checkpoint(quantization_config={"quant_method": "exl2", "bits": 4.5})
-    with pytest.raises(InputError, match="--weight-dtype"):
+    with pytest.raises(InputError, match="`weights` states their format"):
         model_as_run(unknown, run())
-    with pytest.raises(InputError, match="--weight-dtype"):
+    with pytest.raises(InputError, match="`weights` states their format"):
         model_as_run(unknown, run(dtype="bf16"))
     stated = model_as_run(unknown, run(weights="int4")).quantization
     assert stated is not None and stated.weight_dtype == "int4"

@@ -10,7 +10,8 @@ import pytest
 
 import meshwise as mw
 from meshwise import dtypes
-from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.axes import SHARD_CODE
+from meshwise.layouts.layout import Layouts
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.program.step import program
 from meshwise.stacks.stack import Stack

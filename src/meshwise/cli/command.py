@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 from meshwise.cli import defaults, terminal, values
-from meshwise.errors import InputError, list_in_words, shorten
+from meshwise.errors import InputError, MeshwiseError, list_in_words, shorten
 
 Given = Mapping[str, Any]
 
@@ -75,9 +75,15 @@ class Command(click.Command):
         needed = {need.name for need in self.needs}
         phase = self.phase(ctx.params) if self.phase is not None else None
         name, cluster = self.name or "", "cluster" in needed
-        with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
-            self._require(ctx)
-            return super().invoke(ctx)
+        try:
+            with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
+                self._require(ctx)
+                return super().invoke(ctx)
+        except MeshwiseError as error:
+            from meshwise.cli.spelling import Spelling
+
+            Spelling(self.params).error(error)
+            raise
 
     def _require(self, ctx: click.Context) -> None:
         """Raise for all that is missing, with a command line that has it."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from meshwise.workloads.workload import Workload
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -317,6 +318,7 @@ def write(
 ) -> None:
     """JSON, CSV or Parquet (of the records under ``rows``), rich on a terminal, else plain text; on
     stdout, or into the file of ``-o``."""
+    record, page = _spelt(record), _spelt(page)
     asked = [name for name in ("json", "csv", "parquet") if o[f"as_{name}"]]
     asked += [name for name in ("brief", "detail") if o[name]]
     if len(asked) > 1:
@@ -347,6 +349,13 @@ def write(
         context = click.get_current_context()
         further = "" if o["brief"] else next_step.after(context, record)
         _show(defaults.said_on(page())._replace(further=further), o, "".join(asked))
+
+
+def _spelt(made: Callable[[], T]) -> Callable[[], T]:
+    """What ``made`` makes, the fields that its sentences name as the command writes them."""
+    from meshwise.cli import spelling
+
+    return lambda: spelling.here().whole(made())
 
 
 def _show(page: Page, o: dict[str, Any], much: str) -> None:

@@ -256,7 +256,7 @@ def grown(cluster: Cluster, devices: int) -> Cluster:
 def load_cluster(
     name: str | os.PathLike[str] | Cluster,
     *,
-    field: str = "--on",
+    field: str = "cluster",
     nodes: int | None = None,
     nics: int | None = None,
 ) -> Cluster:
@@ -332,24 +332,24 @@ _ALIKE = (
 
 def _resized(cluster: Cluster, nodes: int | None, nics: int | None) -> Cluster:
     if nodes is not None:
-        nodes = count(nodes, "--nodes", high=100_000)
+        nodes = count(nodes, "nodes", high=100_000)
         if _joins_nodes(cluster):
             outer = msgspec.structs.replace(cluster.levels[-1], ranks=nodes)
             cluster = msgspec.structs.replace(cluster, levels=(*cluster.levels[:-1], outer))
         elif nodes > 1:
             raise InputError(
-                f"--nodes={nodes}: {cluster.name} has one fabric level only, nothing joins its nodes",
-                field="--nodes",
+                f"nodes={nodes}: {cluster.name} has one fabric level only, nothing joins its nodes",
+                field="nodes",
                 value=nodes,
                 legal="1, or a cluster with a network [[level]]",
                 nearest=1,
             )
     if nics is not None:
-        nics = count(nics, "--nics", high=4096)
+        nics = count(nics, "nics", high=4096)
         if not any(level.kind == "network" and level.nics for level in cluster.levels):
             raise InputError(
-                f"--nics={nics}: {cluster.name} has no level with NICs",
-                field="--nics",
+                f"nics={nics}: {cluster.name} has no level with NICs",
+                field="nics",
                 value=nics,
                 legal="a cluster whose network [[level]] has nics",
             )

@@ -57,7 +57,7 @@ def _devices() -> dict[str, tuple[str, int]]:
     """cluster → (its device, devices of a node)."""
     found = {}
     for name in catalog.names("clusters"):
-        table = catalog.load("clusters", name, "--on")[1]
+        table = catalog.load("clusters", name, "cluster")[1]
         node = 1
         for i, level in enumerate(table["level"]):
             fabric = str(level.get("fabric", ""))

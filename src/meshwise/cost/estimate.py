@@ -20,7 +20,8 @@ from meshwise.cost.overlap import TINY, exposed_concurrent_s
 from meshwise.cost.priced_step import PricedStep
 from meshwise.cost.pricing import ZERO, Times, sum_over_calls, total_times
 from meshwise.cost.schedule import bubble_s
-from meshwise.layouts.layout import Group, Layouts
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group
 from meshwise.models.shapes import Model
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.stacks.schedules import SCHEDULES

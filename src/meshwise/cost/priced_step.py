@@ -14,7 +14,8 @@ from meshwise.cost.overlap import CONTENTION
 from meshwise.cost.pricing import Columns, OpCost, OperationPricer
 from meshwise.cost.schedule import paired_share
 from meshwise.layouts import rules
-from meshwise.layouts.layout import Group, Layouts, groups, kv_group
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, groups, kv_group
 from meshwise.models.shapes import Model
 from meshwise.program.step import Program, program
 from meshwise.stacks.stack import Stack

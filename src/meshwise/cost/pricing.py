@@ -14,7 +14,8 @@ from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.overlap import SHARDED, exposed_ops_s
 from meshwise.cost.sources import Source
-from meshwise.layouts.layout import Group, Layouts, alike
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, alike
 from meshwise.program.operations import COLLECTIVES, Kernel, Op
 from meshwise.stacks.stack import Stack
 

@@ -19,7 +19,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Fabric, Priced, candidates_on, fabric_of, price
 from meshwise.cost.collectives.fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
-from meshwise.layouts.layout import Group
+from meshwise.layouts.placement import Group
 from meshwise.program.layers.feed_forward import moe
 from meshwise.program.operations import Kernel
 from meshwise.stacks.stack import Stack, load_stack

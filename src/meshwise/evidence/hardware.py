@@ -86,7 +86,7 @@ def network_by_words(row: Row) -> dict[str, Any] | None:
 
 
 def _node_of(row: Row) -> Cluster | None:
-    """The node that a row's device cell names (``p5.48xlarge``, ``dgx-h100``), as ``--on`` reads it;
+    """The node that a row's device cell names (``p5.48xlarge``, ``dgx-h100``), as :func:`load_cluster` reads it;
     None where the cell names a device, or nothing that is known."""
     cell, field = row.text("device"), f"line {row.line}: device"
     if cluster_names.exact_device(cell) is not None:

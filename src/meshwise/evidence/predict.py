@@ -15,7 +15,7 @@ from meshwise.evidence.predict_serving import serving_predictions
 from meshwise.evidence.predict_training import training_predictions
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import MEASURED, Row
-from meshwise.layouts.layout import place
+from meshwise.layouts.placement import place
 from meshwise.stacks.stack import load_stack
 
 _OPS = {

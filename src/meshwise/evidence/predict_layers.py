@@ -17,7 +17,8 @@ from meshwise.evidence.prediction import (
     stack_of,
 )
 from meshwise.evidence.tables import MEASURED, Row
-from meshwise.layouts import grid
+from meshwise.layouts.check import check
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
 
 # Phases that each measured column sums; recomputation runs before the input's gradient.
@@ -49,7 +50,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         recompute=recompute,
         formats=Formats(dtype=operand_of(row)),
     )
-    layout = grid.Grid(
+    layout = Layout(
         tp=tp,
         cp=cp,
         dp=dp,
@@ -57,8 +58,8 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         micro_batch=micro,
         sequence_parallel=row.flag("sequence_parallel"),
     )
-    grid.check(layout, model, cluster, workload, stack, ran=True)
-    return estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
+    check(layout, model, cluster, workload, stack, ran=True)
+    return estimate(model, cluster, workload, stack, arrays(layout, workload))
 
 
 def layer_predictions(row: Row, folder: Path) -> list[Prediction]:

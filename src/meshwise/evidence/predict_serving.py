@@ -26,6 +26,7 @@ from meshwise.evidence.prediction import (
     stack_of,
 )
 from meshwise.evidence.tables import Assumed, Row
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import quantised
 from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
@@ -50,7 +51,7 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
     model, blocks = checkpoint_of(row, model)
     assumed += (*blocks, *lacking)
     etp = row.count("etp") if row.text("etp") else None
-    layouts = serving.layout(tp, pp, row.count("ep", 1), dp, etp)
+    layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
     engine = Engine(model, cluster, stack, layouts, formats)
     isl, osl = row.count("isl"), row.count("osl")
     name, source = row.text("id"), source_of(row)

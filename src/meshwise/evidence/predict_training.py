@@ -11,7 +11,8 @@ from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
 from meshwise.evidence.software import as_stated, stack_named, usual_training_stack
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.layouts import grid
+from meshwise.layouts.check import check
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.one_layout import Report, model_flops, report
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
@@ -51,7 +52,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     shard = _SHARDS.get(row.text("shard", "none"), row.text("shard", "none"))
     stack, stood_in = software_of(row, shard)
     assumed += (*stood_in, *lacking)
-    layout = grid.Grid(
+    layout = Layout(
         **degrees,
         etp=row.count("etp", 1) if degrees["ep"] > 1 and row.text("etp") else None,
         micro_batch=row.count("micro_batch", 1),
@@ -67,8 +68,8 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
             recompute=mode,
             formats=Formats(dtype=operand_of(row), gradients=row.text("grad_dtype") or None),
         )
-        grid.check(layout, model, cluster, workload, stack, ran=True)
-        found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
+        check(layout, model, cluster, workload, stack, ran=True)
+        found = estimate(model, cluster, workload, stack, arrays(layout, workload))
         if recompute or found.memory_bytes <= CLEARLY * cluster.device.memory_bytes:
             break
     assert found is not None

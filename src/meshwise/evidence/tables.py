@@ -175,13 +175,13 @@ class MeasuredTable(NamedTuple):
     bad: list[InputError]  # rows that are no rows at all
 
 
-def read_table(path: str, field: str = "TABLE") -> MeasuredTable:
+def read_table(path: str, field: str = "table") -> MeasuredTable:
     """Read a CSV table; :class:`InputError` where the file or its header is none of ours."""
     text = read_text_file(path, field, "a CSV table", MAX_TABLE_BYTES)
     return parse_table(text, path, field)
 
 
-def parse_table(text: str, name: str, field: str = "TABLE") -> MeasuredTable:
+def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
     """As :func:`read_table`, from text."""
     _refuse_log(text, name, field)
     reader = csv.reader(io.StringIO(text), strict=True)

@@ -78,7 +78,7 @@ PUBLISHED_FOLDER = Path(__file__).parent / "published"
 
 def published(kind: str) -> tuple[MeasuredTable, list[Result], dict[str, Any]]:
     """A shipped table (``all``: every one), its results and what they come to."""
-    one_of(kind, "--published", (*TABLE_KINDS, "all"))
+    one_of(kind, "kind", (*TABLE_KINDS, "all"))
     results: list[Result] = []
     found: dict[str, Any] = {}
     tables = [

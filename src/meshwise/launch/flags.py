@@ -190,8 +190,8 @@ def _other(words: list[str], i: int, chosen: Target, known: dict[str, Flag], fou
             i += 1
     if re.match(r"--[\w.-]+\s", name):
         raise InputError(
-            f"COMMAND: '{shorten(name)}' is one word here (quoted in an array), which no parser takes",
-            field="COMMAND",
+            f"command: '{shorten(name)}' is one word here (quoted in an array), which no parser takes",
+            field="command",
             value=name,
             legal="its words apart",
         )
@@ -230,9 +230,9 @@ def _unread_word(word: str, found: Words) -> None:
         return
     shown = WHY.sub(r"$\1", word)
     raise InputError(
-        f"COMMAND: {shorten(shown)} is not set in the text, and may hold the layout"
+        f"command: {shorten(shown)} is not set in the text, and may hold the layout"
         f"{_because(reasons(word))}",
-        field="COMMAND",
+        field="command",
         value=word,
         legal="the command with its variables' values, or the script that sets them",
     )

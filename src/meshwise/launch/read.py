@@ -114,8 +114,8 @@ def _one_of(ways: list[_Way], text: str) -> Parsed:
             if w.read is not None
         )
         raise InputError(
-            f"COMMAND: which branch runs is not known ({said})",
-            field="COMMAND",
+            f"command: which branch runs is not known ({said})",
+            field="command",
             value=read[0].conditions[-1] if read[0].conditions else None,
             legal="the script with the condition's variables set before it",
         )
@@ -135,7 +135,7 @@ def _first(script: Script, text: str, asked: Asked) -> Parsed:
         try:
             second = _read(other, script, text, asked)
         except MeshwiseError as error:
-            notes.append(f"another command of the text is not read: {error.message}")
+            notes.append(f"another command of the text is not read: {error.sentence}")
             continue
         if second.job == first.job:
             alike.append(other)
@@ -158,9 +158,9 @@ def _goes_on(script: Script) -> None:
             and manifests.pod_request(command.variables) is None
         ):
             raise InputError(
-                f"COMMAND: a line begins with {shorten(word)}: the line before it does not end with a "
+                f"command: a line begins with {shorten(word)}: the line before it does not end with a "
                 "backslash",
-                field="COMMAND",
+                field="command",
                 value=word,
                 legal="the command in one line, or \\ at the end of each that goes on",
             )
@@ -174,14 +174,14 @@ def _none(script: Script, text: str) -> NoLaunch:
         return others.not_read(other)
     if wrapped is not None:
         return NoLaunch(
-            f"COMMAND: what {shorten(wrapped)} starts is not in the text",
-            field="COMMAND",
+            f"command: what {shorten(wrapped)} starts is not in the text",
+            field="command",
             value=wrapped,
             legal=f"the text of {shorten(wrapped)} with its variables set before it",
         )
     return NoLaunch(
-        f"COMMAND: no launch command of a known target in {quoted(text.strip()[:60])}",
-        field="COMMAND",
+        f"command: no launch command of a known target in {quoted(text.strip()[:60])}",
+        field="command",
         value=text.strip()[:80],
         legal=", ".join(targets()),
     )

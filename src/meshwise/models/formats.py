@@ -64,19 +64,19 @@ def _wanted(model: Model, workload: Workload) -> str | None:
     """The weights' format that the options ask for, where it is another than the checkpoint's."""
     f, q = workload.formats, model.quantization
     if f.weights is not None:
-        return dtypes.canonical_dtype(f.weights, "--weight-dtype", dtypes.WEIGHT)
+        return dtypes.canonical_dtype(f.weights, "weights", dtypes.WEIGHT)
     if f.dtype is None:
         return None
-    dtype = dtypes.canonical_dtype(f.dtype, "--dtype", dtypes.COMPUTE)
+    dtype = dtypes.canonical_dtype(f.dtype, "dtype", dtypes.COMPUTE)
     if dtype not in dtypes.NARROW or (
         q is not None and q.weight_only and q.weight_dtype != "unknown"
     ):
-        return None  # a checkpoint's weights are what they are: only --weight-dtype says another format
+        return None  # a checkpoint's weights are what they are: only ``Formats.weights`` says another format
     return dtype
 
 
 def products(model: Model, workload: Workload) -> str | None:
-    """The operands that ``--dtype`` states for the linear layers; None where it does not.
+    """The operands that ``Formats.dtype`` states for the linear layers; None where it does not.
 
     As in engines: beside a checkpoint that multiplies in its own narrow format, a 16-bit dtype is that of
     the activations between the products.
@@ -84,7 +84,7 @@ def products(model: Model, workload: Workload) -> str | None:
     f, q = workload.formats, model_as_run(model, workload).quantization
     if f.dtype is None:
         return None
-    dtype = dtypes.canonical_dtype(f.dtype, "--dtype", dtypes.COMPUTE)
+    dtype = dtypes.canonical_dtype(f.dtype, "dtype", dtypes.COMPUTE)
     own = q is not None and not q.weight_only and q.weight_dtype in dtypes.NARROW
     return None if own and dtype not in dtypes.NARROW and f.weights is None else dtype
 
@@ -92,8 +92,8 @@ def products(model: Model, workload: Workload) -> str | None:
 def model_as_run(model: Model, workload: Workload) -> Model:
     """The model as the workload runs it.
 
-    Training works on unquantised weights. A checkpoint keeps its weights but where ``--weight-dtype``
-    says another format, or ``--dtype`` other narrow operands than it multiplies in.
+    Training works on unquantised weights. A checkpoint keeps its weights but where ``Formats.weights``
+    says another format, or ``Formats.dtype`` other narrow operands than it multiplies in.
     """
     if isinstance(workload, Training):
         return _trained(model)
@@ -101,7 +101,7 @@ def model_as_run(model: Model, workload: Workload) -> Model:
     if q is not None and q.weight_dtype == "unknown" and wanted is None:
         raise InputError(
             f"quantization_config: method {quoted(q.method)} is not known, nor how many bytes its weights "
-            "take; --weight-dtype states their format",
+            "take; `weights` states their format",
             field="quantization_config",
             value=q.method,
             legal=dtypes.WEIGHT,

@@ -19,7 +19,7 @@ from meshwise.models.shapes import Model
 _PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
 
 
-def load_model(name: str | os.PathLike[str] | Model, field: str = "MODEL") -> Model:
+def load_model(name: str | os.PathLike[str] | Model, field: str = "model") -> Model:
     """The model that ``name`` stands for; a :class:`Model` as it is.
 
     An existing path wins over a preset only if it is written as a path (``./gpt2``, ``x/config.json``).
@@ -36,11 +36,11 @@ def load_model(name: str | os.PathLike[str] | Model, field: str = "MODEL") -> Mo
 
 
 def _source(found: NamedModel) -> str:
-    own = str(catalog.load("models", found.preset, "MODEL")[1].get("_source", ""))
+    own = str(catalog.load("models", found.preset, "model")[1].get("_source", ""))
     return f"{own}; {found.format['source']}" if found.format else own
 
 
-def load_config(name: str | os.PathLike[str], field: str = "MODEL") -> tuple[str, dict[str, Any]]:
+def load_config(name: str | os.PathLike[str], field: str = "model") -> tuple[str, dict[str, Any]]:
     """(name, content of the ``config.json``) of the model that ``name`` stands for, as it is written."""
     load_model(name, field)  # whatever is wrong with it is said here
     found = _find(name, field)
@@ -57,8 +57,8 @@ def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     most = config[key] if key else 0
     if key is None or not 1 <= layers <= most:
         raise InputError(
-            f"--layers={layers}: the model has {most}",
-            field="--layers",
+            f"layers={layers}: the model has {most}",
+            field="layers",
             value=layers,
             legal=f"1 to {most}",
             nearest=min(max(layers, 1), most),

@@ -118,7 +118,7 @@ def _sized(key: str) -> str | None:
     preset = found and (catalog.canonical("models", found[1]) or _spellings().get(_plain(found[1])))
     if not found or not preset:
         return None
-    table = catalog.load("models", preset, "MODEL")[1]
+    table = catalog.load("models", preset, "model")[1]
     published, size = table.get("_published_parameters_billion"), float(found[2][:-1])
     return preset if published and abs(published - size) < 0.05 * size else None
 
@@ -156,7 +156,7 @@ def _quantiser(publisher: str) -> bool:
     ) and (publisher in ("nvidia", "redhatai", "neuralmagic"))
 
 
-def named_model(name: str, field: str = "MODEL") -> NamedModel | None:
+def named_model(name: str, field: str = "model") -> NamedModel | None:
     """The preset and format that a name stands for; None where it is no known architecture.
 
     A format that is known and not priced is refused: it is never left out.
@@ -189,7 +189,7 @@ def named_model(name: str, field: str = "MODEL") -> NamedModel | None:
 
 def config_of(found: NamedModel) -> dict[str, Any]:
     """The ``config.json`` of the preset in the format of the name."""
-    _, table = catalog.load("models", found.preset, "MODEL")
+    _, table = catalog.load("models", found.preset, "model")
     config = {k: v for k, v in table.items() if not k.startswith("_")}
     entry = found.format
     if entry is None:

@@ -46,13 +46,13 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     q = model.quantization
     base = model.dtype if model.dtype in ("fp16", "bf16") else "bf16"
     narrow = q.weight_dtype if q and not q.weight_only and q.weight_dtype in dtypes.NARROW else base
-    dtype = dtypes.canonical_dtype(stated or narrow, "--dtype", dtypes.COMPUTE)
-    between = dtypes.canonical_dtype(f.dtype or dtype, "--dtype", dtypes.COMPUTE)
+    dtype = dtypes.canonical_dtype(stated or narrow, "dtype", dtypes.COMPUTE)
+    between = dtypes.canonical_dtype(f.dtype or dtype, "dtype", dtypes.COMPUTE)
     activation = dtypes.activation_dtype(between)
-    comm = dtypes.canonical_dtype(f.comm or activation, "--comm-dtype", dtypes.COMM)
+    comm = dtypes.canonical_dtype(f.comm or activation, "comm", dtypes.COMM)
     own = stack.gradient_dtype if stack is not None else None
     gradients = dtypes.canonical_dtype(
-        f.gradients or own or activation, "--grad-dtype", dtypes.GRADIENT
+        f.gradients or own or activation, "gradients", dtypes.GRADIENT
     )
     wide = dtypes.known(f.weights)
     weight = wide if wide is not None and dtypes.ELEMENT_BYTES[wide] >= 2 else activation
@@ -60,7 +60,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     if q is not None:
         weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group, q.scale)
     cached = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
-    kv = dtypes.canonical_dtype(cached, "--kv-dtype", dtypes.KV_CACHE)
+    kv = dtypes.canonical_dtype(cached, "kv_cache", dtypes.KV_CACHE)
     return Widths(
         dtype=dtype,
         weight_dtype=weight,
@@ -108,7 +108,7 @@ class Context(NamedTuple):
     recompute: Array
     expert_imbalance: float = 1.0  # tokens of the fullest expert rank over the mean
     expert_skew: float = 0.0  # of the experts' popularity, see program.experts
-    dtype_stated: bool = False  # --dtype names the operands of all products
+    dtype_stated: bool = False  # the workload names the operands of all products
 
     @property
     def training(self) -> bool:

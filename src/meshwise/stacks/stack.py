@@ -206,7 +206,7 @@ def replaced(stack: Stack, switches: dict[str, Any]) -> Stack:
     return msgspec.structs.replace(stack, **switches)
 
 
-def load_stack(name: str | os.PathLike[str] | Stack, field: str = "--stack") -> Stack:
+def load_stack(name: str | os.PathLike[str] | Stack, field: str = "stack") -> Stack:
     """A stack of the catalog by name; a :class:`Stack` as it is."""
     if isinstance(name, Stack):
         return name
@@ -235,8 +235,8 @@ def must_run_models(stack: Stack, phase: str) -> None:
     tables = {name: load_stack(name) for name in catalog.names("stacks")}
     legal = ", ".join(name for name, s in tables.items() if kind_of(phase) in s.runs)
     raise InputError(
-        f"--stack={stack.name} runs no model: collectives alone",
-        field="--stack",
+        f"stack={stack.name} runs no model: collectives alone",
+        field="stack",
         value=stack.name,
         legal=f"{legal}; or `meshwise collective`",
         nearest=DEFAULT[phase],

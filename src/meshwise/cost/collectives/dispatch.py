@@ -9,7 +9,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.collective import Priced, fabric_of, streamed
 from meshwise.cost.sources import Source
-from meshwise.layouts.layout import Group
+from meshwise.layouts.placement import Group
 from meshwise.program.operations import TokenCopies
 from meshwise.stacks.stack import Stack
 

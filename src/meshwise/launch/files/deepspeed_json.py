@@ -23,13 +23,13 @@ def _table_of(text: str) -> dict[str, Any]:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"COMMAND: no JSON: {shorten(str(error))}",
-            field="COMMAND",
+            f"command: no JSON: {shorten(str(error))}",
+            field="command",
             value=text[:60],
             legal="a DeepSpeed JSON",
         ) from None
     if not isinstance(table, dict):
-        raise InputError("COMMAND: no JSON object", field="COMMAND", legal="a DeepSpeed JSON")
+        raise InputError("command: no JSON object", field="command", legal="a DeepSpeed JSON")
     return table
 
 
@@ -78,8 +78,8 @@ def job_fields(text: str, world: int | None) -> tuple[dict[str, Any], list[str],
     settings = settings_of(table)
     if not settings.keys() - {"bf16", "fp16"}:
         raise InputError(
-            "COMMAND: no word of a layout of DeepSpeed was read",
-            field="COMMAND",
+            "command: no word of a layout of DeepSpeed was read",
+            field="command",
             value=shorten(text.strip()[:60]),
             legal="a configuration with its zero_optimization and batch sizes",
         )
@@ -109,8 +109,8 @@ def command_json(words: list[str], script: Script) -> str:
     path = config_path(words)
     if path is None:
         raise InputError(
-            "COMMAND: no DeepSpeed configuration",
-            field="COMMAND",
+            "command: no DeepSpeed configuration",
+            field="command",
             legal="--deepspeed_config FILE, or the JSON itself",
         )
     table = _table_of(opened(path, "--deepspeed_config", script.files))

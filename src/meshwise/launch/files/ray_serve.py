@@ -28,8 +28,8 @@ def deployed(text: str) -> list[Deployed] | None:
     found = [_engine(entry) for node in nodes for entry in _entries(yaml_text.typed(node))]
     if not found:
         raise InputError(
-            "COMMAND: no engine_kwargs in the Ray application: what it starts is not in the text",
-            field="COMMAND",
+            "command: no engine_kwargs in the Ray application: what it starts is not in the text",
+            field="command",
             value=shorten(text.strip()[:40]),
             legal="llm_configs with model_loading_config and engine_kwargs, or the engine's own command",
         )

@@ -10,7 +10,7 @@ from meshwise.errors import InputError, shorten
 MAX_NODES = 50_000  # aliases counted each time that they are used
 
 
-def yaml_documents(text: str, where: str = "COMMAND") -> list[Any]:
+def yaml_documents(text: str, where: str = "command") -> list[Any]:
     """The documents of a YAML text: dicts, lists and strings. Tags construct nothing."""
     import yaml
 

@@ -128,8 +128,8 @@ def no_launch(text: str, values: Values) -> InputError:
     legal = _LAUNCHED.get(known or "", "the command that starts it with its degrees")
     what = f"what starts this program of {known}" if known else "what this program starts"
     return InputError(
-        f"COMMAND: no word of a layout was read: {what} is not in the text",
-        field="COMMAND",
+        f"command: no word of a layout was read: {what} is not in the text",
+        field="command",
         value=shorten(text.strip()[:60]),
         legal=f"{legal}; or a call of vllm.LLM, sglang.Engine, tensorrt_llm.LLM with its degrees",
     )

@@ -37,11 +37,11 @@ class Script(NamedTuple):
 def check_text(text: Any) -> str:
     """Raise :class:`InputError` for what is no text of a command."""
     if not isinstance(text, str) or not text.strip():
-        raise InputError("COMMAND: empty", field="COMMAND", legal="a launch command")
+        raise InputError("command: empty", field="command", legal="a launch command")
     if len(text) > MAX_TEXT:
         raise InputError(
-            f"COMMAND: {len(text):,} characters",
-            field="COMMAND",
+            f"command: {len(text):,} characters",
+            field="command",
             value=text[:40],
             legal=f"at most {MAX_TEXT:,}",
         )

@@ -95,9 +95,9 @@ def _distinct(states: list[ShellState]) -> list[ShellState]:
             found.append(state)
     if len(found) > MAX_WAYS:
         raise InputError(
-            f"COMMAND: more than {MAX_WAYS} ways through its branches "
+            f"command: more than {MAX_WAYS} ways through its branches "
             f"({shorten(', '.join(found[-1].conditions), 120)})",
-            field="COMMAND",
+            field="command",
             value=found[-1].conditions[-1] if found[-1].conditions else None,
             legal="the command that runs, or the script without its branches",
         )
@@ -132,7 +132,7 @@ def _own(
 
 
 def _too_long(what: str) -> InputError:
-    return InputError(f"COMMAND: {what}", field="COMMAND", legal="the command that runs")
+    return InputError(f"command: {what}", field="command", legal="the command that runs")
 
 
 def _loop(node: Loop, state: ShellState, depth: int) -> list[ShellState]:

@@ -61,8 +61,8 @@ class Parser:
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise InputError(
-                f"COMMAND: more than {_MAX_DEPTH} statements inside each other",
-                field="COMMAND",
+                f"command: more than {_MAX_DEPTH} statements inside each other",
+                field="command",
                 legal="a flatter script",
             )
         found: list[Statement] = []

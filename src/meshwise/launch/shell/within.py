@@ -69,9 +69,9 @@ def _shell(words: list[str], at: int, files: dict[str, str], given: str | None) 
 
 def _split(more: list[str]) -> InputError:
     return InputError(
-        f"COMMAND: {shorten(more[0])} and what follows is outside the text that `-c` runs: an array in "
+        f"command: {shorten(more[0])} and what follows is outside the text that `-c` runs: an array in "
         "quotes is several words",
-        field="COMMAND",
+        field="command",
         value=more[0],
         legal='"${ARRAY[*]}" in place of "${ARRAY[@]}" in that text',
     )

@@ -48,8 +48,8 @@ def bare(token: Token) -> str:
 def _open(what: str, text: str, at: int) -> InputError:
     line = text.count("\n", 0, at) + 1
     return InputError(
-        f"COMMAND: {what} in line {line}",
-        field="COMMAND",
+        f"command: {what} in line {line}",
+        field="command",
         value=shorten(text[at : at + 60]),
         legal="a shell command with its quotes closed",
     )

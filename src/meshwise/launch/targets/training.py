@@ -18,7 +18,7 @@ def replicas(world: int | None, rest: int, field: str) -> int:
         raise InputError(
             "the command does not say how many GPUs it runs on",
             field="gpus",
-            legal="torchrun --nnodes … --nproc-per-node …, or --gpus N",
+            legal="torchrun --nnodes … --nproc-per-node …, or `gpus=N`",
         )
     if world % rest:
         raise contradiction(

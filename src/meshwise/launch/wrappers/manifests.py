@@ -43,8 +43,8 @@ def container_commands(text: str) -> str | None:
             found += [*_resources(pod, document, whole), *_container(pod.container)]
     if not found:
         raise InputError(
-            "COMMAND: no container of the manifest has a command or args",
-            field="COMMAND",
+            "command: no container of the manifest has a command or args",
+            field="command",
             value=shorten(text.strip()[:60]),
             legal="a container with its command",
         )
@@ -249,8 +249,8 @@ def _as_list(value: Any) -> list[str]:
         return shlex.split(lines)
     except ValueError as error:
         raise InputError(
-            f"COMMAND: {str(error).lower()} in a container's command",
-            field="COMMAND",
+            f"command: {str(error).lower()} in a container's command",
+            field="command",
             value=shorten(lines[:60]),
             legal="a shell command with its quotes closed",
         ) from None

@@ -30,7 +30,7 @@ def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Sc
     backend = option(launch.after, "distributed-executor-backend") or ""
     if pod.gpus is not None and job.gpus > pod.gpus * pod.size and backend != "ray":
         raise InputError(
-            f"COMMAND: {job.words} takes {job.gpus} GPUs: its pods have {pod.gpus * pod.size}",
+            f"command: {job.words} takes {job.gpus} GPUs: its pods have {pod.gpus * pod.size}",
             field="nvidia.com/gpu",
             value=pod.gpus,
             legal=f"{-(-job.gpus // pod.size)} GPUs a pod, or a layout of {pod.gpus * pod.size}",
@@ -45,8 +45,8 @@ def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Sc
     if mpi or (each is not None and job.gpus > nodes * each and backend != "ray"):
         have = f"MPI starts {tasks} ranks" if mpi else f"the batch has {nodes} · {each}"
         raise InputError(
-            f"COMMAND: {job.words} takes {job.gpus} GPUs: {have}",
-            field="COMMAND",
+            f"command: {job.words} takes {job.gpus} GPUs: {have}",
+            field="command",
             value=job.gpus,
             legal=f"{job.gpus} GPUs, or a layout of {tasks if mpi else nodes * (each or 1)}",
         )
@@ -56,7 +56,7 @@ def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Sc
     seen = len(visible.split(","))
     if job.gpus > seen and option(launch.after, "data-parallel-size-local", "dpl") is None:
         raise InputError(
-            f"COMMAND: {job.words} takes {job.gpus} GPUs: CUDA_VISIBLE_DEVICES names {seen}",
+            f"command: {job.words} takes {job.gpus} GPUs: CUDA_VISIBLE_DEVICES names {seen}",
             field="CUDA_VISIBLE_DEVICES",
             value=visible,
             legal=f"{job.gpus} devices, or a layout of {seen}",

@@ -30,8 +30,8 @@ def world_of(launch: Launch, script: Script, gpus: int | None) -> World:
     if gpus is not None and gpus != found.gpus:
         shown = f"{found.nodes} · {found.gpus // found.nodes} = " if found.nodes else ""
         raise InputError(
-            f"--gpus={gpus}: the command starts {shown}{found.gpus} processes",
-            field="--gpus",
+            f"gpus={gpus}: the command starts {shown}{found.gpus} processes",
+            field="gpus",
             value=gpus,
             legal=str(found.gpus),
             nearest=found.gpus,

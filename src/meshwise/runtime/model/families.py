@@ -101,8 +101,8 @@ def split_family(model_type: str) -> SplitFamily:
     if found is None:
         near = closest(model_type, SPLIT_FAMILIES)
         raise InputError(
-            f"MODEL: {model_type!r} is no family that the runtime can split",
-            field="MODEL",
+            f"model: {model_type!r} is no family that the runtime can split",
+            field="model",
             value=model_type,
             legal=sorted(SPLIT_FAMILIES),
             nearest=near[0] if near else None,

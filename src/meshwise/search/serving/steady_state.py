@@ -41,16 +41,6 @@ class Steady(NamedTuple):
     unseen: Array  # standard deviation of its logarithm by what no published row has
 
 
-def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1, etp: int | None = None) -> Layouts:
-    return Layouts(
-        tp=np.int64(tp),
-        pp=np.int64(pp),
-        ep=np.int64(ep),
-        dp=np.int64(dp),
-        etp=np.int64(etp or 0),
-    )
-
-
 class _Prompt(NamedTuple):
     """How prompts are cut: ``chunks`` of ``chunk`` tokens after ``cached`` (of the middle chunk: time
     is affine in it); ``together`` prompts in an iteration, of a ``group`` that begins at once."""

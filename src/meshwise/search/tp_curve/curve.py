@@ -7,14 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.kernels.fits import experts_of
 from meshwise.cost.uncertainty import step_interval
 from meshwise.errors import IllegalLayout
-from meshwise.layouts import grid, rules
+from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import RECOMPUTE_CODE, Layouts
+from meshwise.layouts.check import check_switches
+from meshwise.layouts.layout import Layouts
 from meshwise.models import formats
 from meshwise.models.shapes import Model
 from meshwise.program.layers.layer import overlap_pieces
@@ -128,7 +130,7 @@ def curve(
         else:
             kept.append(tp)
     one = layouts_for(workload, np.int64(1), False)
-    grid.check_switches(model, workload, stack, one, ("loss_chunks", "exchange"))
+    check_switches(model, workload, stack, one, ("loss_chunks", "exchange"))
     # T(1) and T(N/2) are needed even where the user asks for a few degrees only.
     known = {1, *kept, *(tp // 2 for tp in kept if tp % 2 == 0)}
     priced = [tp for tp in sorted(known) if tp in kept or not legality.refusals(model, tp, stack)]
