@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshwise.answers.run import RunResult
     from meshwise.runtime.job import Task
 
-JOB = "meshwise.runtime.job:perform"
+JOB = "meshwise.runtime.job:perform_run"
 _EXPERTS = ("permute", "unpermute", "activation", "experts.gate_up", "experts.up", "experts.down")
 _PHASES = {"forward": "forward", "dgrad": "backward", "wgrad": "backward"}
 

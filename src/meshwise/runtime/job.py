@@ -105,7 +105,7 @@ def checked_config(task: Task) -> Any:
     return config
 
 
-def perform(**task: Any) -> dict[str, Any] | None:
+def perform_run(**task: Any) -> dict[str, Any] | None:
     """Perform a :class:`Task`, given by its fields; rank 0 returns the record."""
     asked = msgspec.convert(task, Task)
     agree("run", msgspec.to_builtins(asked), asked.timeout_s)
