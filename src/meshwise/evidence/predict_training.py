@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from meshwise.axes import RECOMPUTE_MODES
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
@@ -15,7 +16,7 @@ from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.one_layout import Report, model_flops, report
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
+from meshwise.workloads.workload import Formats, Training
 
 # A row that does not state its recomputation ran with none, unless that would take this many times
 # the device's memory: more than the memory model's own error.
