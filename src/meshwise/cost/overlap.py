@@ -18,14 +18,17 @@ CONTENTION = 0.189
 
 
 def exposed_concurrent_s(comm_s: Array, compute_s: Array) -> Array:
-    """A collective that runs beside independent compute: what sticks out, and what it slows."""
+    """Exposed seconds of a collective that runs beside independent compute: what sticks out, and what it
+    slows (:data:`CONTENTION` of the shorter of the two).
+    """
     return np.maximum(comm_s - compute_s, 0.0) + CONTENTION * np.minimum(comm_s, compute_s)
 
 
 def exposed_decomposed_s(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
-    """A collective cut into ``chunks`` and interleaved with its own product, as many chunks: the
-    first chunk has nothing to hide under (Wang et al., ASPLOS 2023, "Overlap communication with
-    dependent computation via decomposition")."""
+    """Exposed seconds of a collective cut into ``chunks`` (1 or more) and interleaved with its own product,
+    as many chunks: the first chunk has nothing to hide under (Wang et al., ASPLOS 2023, "Overlap
+    communication with dependent computation via decomposition").
+    """
     rest = (chunks - 1) / chunks
     return comm_s / chunks + exposed_concurrent_s(comm_s, gemm_s) * rest
 
@@ -41,8 +44,8 @@ def exposed_ops_s(
     """Exposed seconds (count included) of every op of one layer or end; 0 for compute.
 
     ``seconds`` are per call; ``decomposed`` where a layout cuts TP's collectives into chunks;
-    ``apart``: the share of microbatches whose exchange of tokens runs beside another's compute. What can hide a collective is spent once: two collectives under the
-    same product share its time, in order.
+    ``apart``: the share of microbatches whose exchange of tokens runs beside another's compute. What can
+    hide a collective is spent once: two collectives under the same product share its time, in order.
     """
     named: dict[str, Array] = {}
     for op, s in zip(ops, seconds, strict=True):

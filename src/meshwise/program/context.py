@@ -79,7 +79,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
 
 
 def stored_width(model: Model, w: Widths, stored: Stored | None) -> float:
-    """Bytes per weight of a linear layer, its scales included."""
+    """Bytes per weight of a linear layer, the scales of its format included."""
     if model.quantization is None:
         return w.weight
     if stored is None or stored.dtype == "unknown":
@@ -160,9 +160,10 @@ class Context(NamedTuple):
 def context(
     model: Model, stack: Stack, workload: Workload, layout: Layouts, batch: Array | None = None
 ) -> Context:
-    """The context of a workload under layouts; for inference one microbatch holds the batch.
+    """The context of a workload under layouts, whose axes broadcast; for inference one microbatch holds the
+    batch.
 
-    ``batch`` is an array in place of the workload's batch, for sweeps over it.
+    ``batch`` is an array of sequences in place of the workload's batch, for sweeps over it.
     """
     model = model_as_run(model, workload)
     batch = np.int64(workload.batch) if batch is None else batch

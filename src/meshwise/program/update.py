@@ -30,7 +30,7 @@ def adam_bytes(stack: Stack) -> float:
 
 
 def stage_weights(ctx: Context, role: Role) -> LocalWeights:
-    """Weights that one rank of a stage keeps."""
+    """Numbers of weights that one rank of a stage keeps, before any are divided over replicas."""
     linear: Array = 0
     plain: Array = 0
     experts: Array = 0
@@ -44,7 +44,9 @@ def stage_weights(ctx: Context, role: Role) -> LocalWeights:
 
 
 def sharded_weights(local: LocalWeights, layout: Layouts, sharded: Array) -> Array:
-    """Weights of a rank's share where ``sharded``: dense ones over dp · cp, experts over expert-dp."""
+    """Number of weights of a rank's share where ``sharded`` (elsewhere all of them): dense ones over dp · cp,
+    experts over expert-dp.
+    """
     dense = local.dense / np.where(sharded, layout.dp * layout.cp, 1)
     return dense + local.experts / np.where(sharded, layout.expert_dp(), 1)
 

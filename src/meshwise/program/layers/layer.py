@@ -99,8 +99,9 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
 
 
 def overlap_pieces(ctx: Context) -> Array:
-    """Parts that the tokens are cut into, so that one computes while another communicates: 2 under
-    ``overlap="split"``, where there are two tokens to part."""
+    """Parts (1 or 2) that the tokens are cut into, so that one computes while another communicates: 2 under
+    ``overlap="split"``, where there are two tokens to part. One value per layout.
+    """
     if ctx.stack.overlap != "split" or ctx.stack.ideal:
         return np.int64(1)
     return np.where(ctx.sequences * ctx.queries >= 2, 2, 1)
