@@ -47,14 +47,17 @@ def exposed_ops_s(
     ``apart``: the share of microbatches whose exchange of tokens runs beside another's compute. What can
     hide a collective is spent once: two collectives under the same product share its time, in order.
     """
+    # compute by the name under which collectives look for it
     named: dict[str, Array] = {}
     for op, s in zip(ops, seconds, strict=True):
         if op.kind not in COLLECTIVES and op.phase != "recompute":
             suffix = "" if op.phase == "forward" else f":{op.phase}"
             named[op.name + suffix] = op.count * s
+    # what runs beside each kind of collective
     regions = _region_compute(ops, seconds)
     shares = _sharded_shares(ops, seconds, stack)
     exchanged = 1.0 if apart is None else _exchanged_share(ops, seconds, apart)
+    # each collective by its axis and the stack's way to overlap
     spent: dict[str, Array] = {}
     result: list[Array] = []
     for index, (op, s) in enumerate(zip(ops, seconds, strict=True)):

@@ -30,6 +30,7 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
     ):
         if name == "experts" and not routed:
             continue
+        # gathered for forward, gathered again for backward, its gradients scattered
         count = np.where((size > 1) & (layout.shard == 3), 1, 0)
         gather = collective_op(
             f"weights.{name}",

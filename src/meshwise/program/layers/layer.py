@@ -173,6 +173,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
     payload = ctx.tokens * ctx.model.hidden * w.comm / cut
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
     fused = ctx.stack.attention == "flash" and not ctx.stack.ideal
+    # the output's gradient, whole again where it is sharded
     ops = [
         collective_op(
             f"{part.name}.output_grad",
@@ -185,6 +186,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             hides_under=f"{part.last}:dgrad",
         )
     ]
+    # each operation's own backward, from the last to the first
     for op in reversed(part.compute):
         if op.kind == "attention":
             ops.append(attention.core_gradient(op, fused))
@@ -193,6 +195,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
         else:
             ops.append(op._replace(phase="dgrad", kind=_WAY_BACK.get(op.kind, op.kind)))
     ops += _context_exchange(ctx, part, "dgrad")
+    # the sums of input gradients that are partial on each rank
     for name, features in part.inputs:
         piece = ctx.tokens * features * w.comm / cut
         under = f"{name}:wgrad"
@@ -248,6 +251,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             hides_under=f"{part.inputs[0][0]}:wgrad",
         )
     )
+    # the norm before the region
     ops += gradients_of(part.norm, w.activation, w.gradient)
     return ops
 

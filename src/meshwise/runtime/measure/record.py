@@ -61,6 +61,7 @@ def record(
     differ in payload alone, the largest is shown."""
     detailed = statistics.median(apart)
     step = statistics.median(seconds)
+    # compute and collectives of every rank, by operation
     compute: dict[tuple[str, str], list[tuple[float, float]]] = {}
     calls: dict[_CallKey, list[tuple[float, float | None]]] = {}
     largest: dict[_CallKey, CollectiveCall] = {}
@@ -82,6 +83,7 @@ def record(
             own[row] = before[0] + n, before[1] if s is None else (before[1] or 0.0) + s
         for row, found in own.items():
             calls.setdefault(row, []).append(found)
+    # what one rank alone has
     losses: list[float] = next((r["losses"] for r in ranks if r["losses"]), [])
     ttft, tpot = ranks[0]["ttft_s"], ranks[0]["tpot_s"]
     return {
