@@ -27,7 +27,7 @@ _DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-ALIKE_UP_TO = 200_000_000  # parameters: drawn whole and cut, so that degrees change nothing
+MAX_DRAWN_WHOLE = 200_000_000  # parameters: drawn whole and cut, so that degrees change nothing
 _STORED = {str(kind).removeprefix("torch."): kind for kind in _DTYPES.values()}
 STD = 0.02  # of random weights, as in GPT-2
 
@@ -73,8 +73,10 @@ def build(
     """
     from transformers import AutoModelForCausalLM
 
+    # shapes alone
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, dtype=kind)
+    # a checkpoint that does not fit is refused before anything is cut
     source = None
     if checkpoint is not None:
         source = Checkpoint(checkpoint)
@@ -87,15 +89,16 @@ def build(
     if source is not None:
         load_shares(model, state.cuts, source, kind, device)
         return model
+    # random weights, parameter by parameter
     rank, norm = state.group.rank, 0.0 if state.plan.centred_norms else 1.0
     for name, parameter in list(model.named_parameters()):
         cut = state.cuts[name]
         replicated = cut.spans == ((0, whole[name][cut.dim]),)
         generator = torch.Generator(device).manual_seed(
             zlib.crc32(f"{seed} {name}".encode())
-            + (0 if replicated or total <= ALIKE_UP_TO else rank + 1)
+            + (0 if replicated or total <= MAX_DRAWN_WHOLE else rank + 1)
         )
-        if total <= ALIKE_UP_TO:
+        if total <= MAX_DRAWN_WHOLE:
             values = _random(name, whole[name], kind, device, generator, norm)
             local = cutting.apply(cut, values)
         else:

@@ -121,6 +121,7 @@ class Checkpoint:
         has to be a copy of a parameter (transformers would untie it)."""
         copies = {s for name in tied for s in _spellings(name)}
         used = set(copies)
+        # every parameter's pieces: there, in shape, of floating-point numbers
         missing, wrong, whole_numbers = [], [], []
         for parameter, shape in expected.items():
             pieces = self.pieces(parameter, shape)
@@ -136,6 +137,7 @@ class Checkpoint:
                     wrong.append(f"{piece.name} {list(stored.shape)} (want {list(want)})")
                 elif not stored.dtype.is_floating_point:
                     whole_numbers.append(piece.name)
+        # all faults in one line
         extra = [n for n in self.tensors if n not in used and not n.endswith(_LEFT_OVER)]
         said = [
             f"{len(found)} {what}: {_some(found)}"
@@ -149,6 +151,7 @@ class Checkpoint:
         ]
         if said:
             raise _refuse(self.path, "; ".join(said), "the tensors of the model's config.json")
+        # stored copies of tied parameters are copies
         for name in sorted(copies & self.tensors.keys()):
             same = (p.name for n, shape in expected.items() for p in self.pieces(n, shape))
             if not any(_alike(self.tensors[name], self.tensors[other]) for other in same):
