@@ -350,14 +350,14 @@ config = build.config(table)
 with torch.device("meta"):
     model = AutoModelForCausalLM.from_config(config)
 size = sum(p.numel() for p in model.parameters()) * 4
-cuts = plans.cuts(model, plans.family("llama"), plans.sizes(config, 4, 1))
+cuts = plans.cuts(model, plans.split_family("llama"), plans.rank_sizes(config, 4, 1))
 source = Checkpoint(sys.argv[1])
 torch.ones(64, 64) @ torch.ones(64, 64)
 def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts here
 before = now()
-weights.load(model, cuts, source, torch.float32, torch.device("cpu"))
+weights.load_shares(model, cuts, source, torch.float32, torch.device("cpu"))
 peak = int([l for l in open("/proc/self/status") if l.startswith("VmHWM")][0].split()[1]) * 1024
 print((peak - before) / size)
 """
