@@ -90,7 +90,7 @@ def test_files_are_the_shells(line: str) -> None:
         (values.MODULES, MODULES),
         (values.FREE, FREE),
         (values.MOMENTS_DTYPE, MOMENTS),
-        (run.RUN_PHASE, runtime.PHASES),
+        (run.RUN_PHASE, runtime.RUN_PHASES),
         (run.RUN_OVERLAP, runtime.OVERLAPS),
         (run.SENT, runtime.COMM_DTYPES),
     ],

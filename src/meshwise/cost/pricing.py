@@ -213,8 +213,11 @@ def _pair(group: Group) -> Group:
 def total_times(
     costs: list[OpCost], phases: tuple[str, ...] | None = None, *, hidden: bool = True
 ) -> Times:
-    """Seconds of a list of priced operations in the given phases (all by default); communication with
-    what is hidden of it, which a search does not ask for."""
+    """Seconds of a list of priced operations, counts included, in the given phases (all by default).
+
+    Without ``hidden``, which a search does not ask for, only the exposed part of communication is summed
+    (``comm`` is 0).
+    """
     compute_s: Array = 0.0
     comm_s: Array = 0.0
     exposed_s: Array = 0.0
@@ -232,6 +235,7 @@ def total_times(
 
 
 def sum_over_calls(costs: list[OpCost], value: Any) -> Array:
+    """A ``value`` of each operation (per call, in its own unit) summed over all calls of a list."""
     result: Array = 0.0
     for c in costs:
         result = result + value(c) * c.op.count

@@ -40,6 +40,7 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
     op = _OPS.get(row.text("op"), row.text("op"))
     if op not in OPS:
         raise Unsupported(f"{op} is not priced")
+    # who takes part
     ranks = row.count("ranks")
     nodes = row.count("nodes", 1)
     per_node = row.count("devices_per_node", ranks)
@@ -49,12 +50,14 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             f"nodes · devices_per_node = {nodes * per_node}, not {ranks}",
             f"{nodes * per_node}",
         )
+    # by which library, and whether it is priced
     library = row.text("library", "nccl").lower()
     stack = next((s for k, s in _KERNELS.items() if library.startswith(k)), None)
     if stack is None:
         raise Unsupported(f"library {library!r} has no constants")
     if row.one_of("launch", ("graph", "eager")) == "eager":
         raise Unsupported("launched outside a graph: host time, not the kernel's")
+    # over which fabric
     network = None
     if nodes > 1:
         network = hardware.network_by_words(row)
@@ -62,6 +65,7 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             raise Unsupported("the row does not state its network's rate")
     cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
+    # its time beside the measured one
     payload, software = row.number("bytes"), load_stack(stack)
     priced = coll.cheapest(op, np.float64(payload), group, cluster, software)
     seconds = float(priced.seconds)

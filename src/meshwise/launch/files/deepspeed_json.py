@@ -113,6 +113,7 @@ def command_json(words: list[str], script: Script) -> str:
             legal="--deepspeed_config FILE, or the JSON itself",
         )
     table = _table_of(opened(path, "--deepspeed_config", script.files))
+    # sizes, which the trainer's flags may not contradict
     for key, name in (
         ("train_micro_batch_size_per_gpu", "per_device_train_batch_size"),
         ("gradient_accumulation_steps", "gradient_accumulation_steps"),
@@ -122,6 +123,7 @@ def command_json(words: list[str], script: Script) -> str:
             raise _mismatch(key, table[key], f"--{name}", said)
         if said is not None:
             table[key] = said
+    # what would not be priced as it runs
     adapters = next(
         (w for w in words if w.lstrip("-").lower().startswith(("lora", "use_lora"))), None
     )
@@ -132,6 +134,7 @@ def command_json(words: list[str], script: Script) -> str:
             field=adapters,
             legal="a run that trains all weights",
         )
+    # switches that flags set
     if option([*words, ""], CHECKPOINTING) not in (None, "False", "false"):
         table[CHECKPOINTING] = True
     for name in ("bf16", "fp16"):

@@ -53,6 +53,7 @@ def lws(job: Job, chosen: Target, command: str, files: dict[str, str], servers: 
     gpus = engine_gpus(job, servers)
     nodes = -(-gpus // job.gpus_per_node)
     each = min(gpus, job.gpus_per_node)
+    # the controller's variables in place of the launcher's
     inner = command.replace("$MASTER_ADDR", "$LWS_LEADER_ADDRESS")
     inner = inner.replace("$NODE_RANK", "$LWS_WORKER_INDEX")
     inner = inner.replace("$((NODE_RANK", "$((LWS_WORKER_INDEX")
@@ -82,6 +83,7 @@ def lws(job: Job, chosen: Target, command: str, files: dict[str, str], servers: 
         ]
         return "\n".join([top, body, *(pad + row for row in rest)])
 
+    # the set: as many groups as servers, their pods alike
     text = "\n".join(
         [
             "apiVersion: leaderworkerset.x-k8s.io/v1",

@@ -19,7 +19,7 @@ from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.curve import Scaling, curve, layouts_for
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import as_digits, count
-from meshwise.units import BANDWIDTH, RATE, TIME, Kind, parse_quantity
+from meshwise.units import BANDWIDTH, RATE, TIME, QuantityKind, parse_quantity
 from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Decode, Training, Workload
 
 POINTS = 7  # values of a range, ends included
@@ -35,7 +35,7 @@ class Quantity(NamedTuple):
 
     name: str
     unit: str  # B/s, s, FLOP/s or "" for numbers
-    kind: Kind | None
+    kind: QuantityKind | None
     apply: Callable[[float], Job]
     step: int = 1  # numbers are multiples of it
     high: int = 0
