@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import meshwise as mw
 from meshwise.cost import schedule
-from meshwise.layouts.grid import Grid
+from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import LayerFormats, Quantization, Stored
 from meshwise.stacks import stack as stacks
 
@@ -39,7 +39,7 @@ OBJECTS: dict[str, Any] = {
     "decode": mw.Decode(batch=8, context=512),
     "serving": mw.Serving(isl=128, osl=16, concurrency=4),
     "formats": mw.Formats(dtype="bf16"),
-    "grid": Grid(tp=2),
+    "layout": Layout(tp=2),
 }
 FIELDS = [(name, f) for name, o in OBJECTS.items() for f in o.__struct_fields__]
 NEVER = [-1, -0.5, math.nan, math.inf, -math.inf, [None], b"x", object()]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshwise.arguments import Named, given
+from meshwise.arguments import NameOrPath, given
 from meshwise.checks import keywords
 from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.comparison import beside, compare
 from meshwise.errors import InputError
 from meshwise.models.load import load_model
-from meshwise.models.names import HUB_ID, nearest
+from meshwise.models.names import HUB_ID, nearest_preset
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
@@ -87,24 +87,24 @@ def known_model(name: str) -> str | None:
     or a config file by its path; None where there is none."""
     from pathlib import Path
 
-    from meshwise.models.names import named
+    from meshwise.models.names import named_model
 
     plain = name.rstrip("/")
     if not plain or Path(plain).exists():
         return plain or None
     said = Path(plain).name if plain.startswith((".", "/", "~")) else plain  # of another machine
-    return said if named(said, "model") is not None else None
+    return said if named_model(said, "model") is not None else None
 
 
 @keywords
 def read_command(
     command: str,
-    cluster: Cluster | Named,
+    cluster: Cluster | NameOrPath,
     *,
-    model: Model | Named | None = None,
+    model: Model | NameOrPath | None = None,
     target: str | None = None,
     gpus: int | None = None,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
@@ -218,7 +218,7 @@ def _same_format(job: Job, other: Model, spec: Model, field: str) -> None:
 RACK = 16  # GPUs of a node from which on it is a rack, whose hosts have fewer
 
 
-def _same_nodes(parsed: Parsed, cluster: Cluster | Named) -> None:
+def _same_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
     """Raise where the command puts its GPUs on other nodes than the cluster has: the collectives that
     cross the network would be others."""
     where = load_cluster(cluster)
@@ -262,7 +262,7 @@ def _model_of(parsed: Parsed) -> Model:
             field="model",
             value=name or None,
             legal="a preset, a config.json or its folder",
-            nearest=nearest(name) if name else None,
+            nearest=nearest_preset(name) if name else None,
         )
     return load_model(known)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshwise.arguments import Named
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import NameOrPath
+from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
-from meshwise.errors import InputError, joined
+from meshwise.errors import InputError, list_in_words
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack, taking
 from meshwise.workloads.serving import Serving
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def compare(
     job: Job,
     model: Model,
-    cluster: Cluster | Named,
+    cluster: Cluster | NameOrPath,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
@@ -38,14 +38,11 @@ def compare(
     from meshwise.search.compare import compare_serving, compare_training
     from meshwise.workloads.workload import Formats
 
-    layout = msgspec.to_builtins(job)
     if job.phase == "train":
         batch, tokens = _needed(
             (global_batch or job.global_batch, "global_batch", "256"),
             (seq or job.seq, "seq", "4096"),
         )
-        if job.micro_batch is None:
-            layout["micro_batch"] = 1
         formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
         work = Training(batch=batch, seq=tokens, formats=formats)
         spec, where, software = _parts(model, cluster, work, stack)
@@ -55,7 +52,7 @@ def compare(
         switches |= _stated(job)
         if not software.ideal:
             software = msgspec.structs.replace(software, **switches)
-        return compare_training(spec, where, work, software, layout)
+        return compare_training(spec, where, work, software, job)
     isl, osl, flight = _needed(
         (isl, "isl", "2048"),
         (osl, "osl", "256"),
@@ -67,7 +64,7 @@ def compare(
     drafts = _drafts(job, acceptance)
     load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, chunk=job.chunk, **drafts)
     spec, where, software = _parts(model, cluster, load.decode(), stack)
-    return compare_serving(spec, where, load, taking(software, job.memory_share), layout)
+    return compare_serving(spec, where, load, taking(software, job.memory_share), job)
 
 
 def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
@@ -141,9 +138,7 @@ def beside(
     from meshwise.launch.targets.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
 
-    layout = msgspec.to_builtins(job)
     if isinstance(load, Training):
-        layout["micro_batch"] = layout["micro_batch"] or 1
         if job.dtype is not None:  # what the command computes in, not what the plan does
             own = msgspec.structs.replace(
                 load.formats, dtype=job.dtype, gradients=job.grad_dtype or load.formats.gradients
@@ -151,7 +146,7 @@ def beside(
             load = msgspec.structs.replace(load, formats=own)
         if not stack.ideal:
             stack = msgspec.structs.replace(stack, **_stated(job))
-        return compare_training(model, cluster, load, stack, layout, plan)
+        return compare_training(model, cluster, load, stack, job, plan)
     if (job.draft_tokens or 0) != load.draft_tokens:
         raise InputError(
             f"draft_tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
@@ -163,11 +158,11 @@ def beside(
         k: v for k, v in msgspec.structs.asdict(formats_of(job, model)).items() if v is not None
     }
     load = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
-    layout["dp"] *= max(plan.gpus // job.gpus, 1)
+    whole = msgspec.structs.replace(job, dp=job.dp * max(plan.gpus // job.gpus, 1))
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
-        flight = plan.rows[0].concurrency if plan.rows else layout["dp"]
+        flight = plan.rows[0].concurrency if plan.rows else whole.dp
         load = msgspec.structs.replace(load, concurrency=flight)
-    return compare_serving(model, cluster, load, taking(stack, job.memory_share), layout)
+    return compare_serving(model, cluster, load, taking(stack, job.memory_share), whole)
 
 
 def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
@@ -175,7 +170,7 @@ def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
     missing = {field: example for value, field, example in asked if value is None}
     if missing:
         first, *others = missing
-        names = joined([first, *(f"`{field}`" for field in others)])
+        names = list_in_words([first, *(f"`{field}`" for field in others)])
         examples = ", ".join(f"{field}={example}" for field, example in missing.items())
         raise InputError(
             f"{names}: missing: the command does not say {'them' if others else 'it'}",

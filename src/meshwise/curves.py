@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from meshwise.answers.answers import ScaleResult
-from meshwise.arguments import Named, counts, given
+from meshwise.arguments import NameOrPath, counts, given
 from meshwise.arguments import degrees as read_degrees
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import named_objects as _parts
 from meshwise.checks import flag, keywords
 from meshwise.clusters.cluster import Cluster
 from meshwise.models.shapes import Model
@@ -27,11 +27,11 @@ Objective = Literal["efficiency", "latency"]
 
 @keywords
 def scale(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Workload,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
@@ -81,12 +81,12 @@ def scale(
 
 @keywords
 def sweep(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Workload,
     sweep: str,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
@@ -142,12 +142,12 @@ def sweep(
 
 @keywords
 def grow(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Training,
     gpus: Sequence[int],
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     weak: bool = False,
     limit_threshold: float = 0.8,
     **layout: Unpack[TrainingPins],
@@ -173,8 +173,8 @@ def grow(
     [(1, 1), (2, 2)]
     """
     from meshwise.answers.growth import GrowthResult
+    from meshwise.layouts.pins import read_pins
     from meshwise.search.growth import growth
-    from meshwise.search.training.question import read_pins
 
     threshold = fraction(limit_threshold, "limit_threshold", low=0.01, high=1.0)
     given(workload, Training, "workload", "Training(batch=, seq=)")

@@ -161,7 +161,7 @@ class IllegalLayout(InputError):
     """A layout that the model or the cluster does not allow."""
 
 
-def joined(names: Iterable[str]) -> str:
+def list_in_words(names: Iterable[str]) -> str:
     """``isl, osl and concurrency``."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last

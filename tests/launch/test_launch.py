@@ -417,7 +417,7 @@ BAD = [
         "how many GPUs",
     ),
     ("vllm serve m --enable-ep", "no such flag"),
-    ('{"a":' * 5_000 + "1" + "}" * 5_000, "no JSON"),
+    ('{"a":' * 20_000 + "1" + "}" * 20_000, "no JSON"),
     ("srun bash -c 'vllm serve m --tensor-paralel-size 4'", "no such flag"),
     ("vllm serve " + "x" * 300_000, "characters"),
 ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 from meshwise.cli import defaults, terminal, values
-from meshwise.errors import InputError, MeshwiseError, joined, shorten
+from meshwise.errors import InputError, MeshwiseError, list_in_words, shorten
 
 Given = Mapping[str, Any]
 
@@ -93,7 +93,7 @@ class Command(click.Command):
         names = [_option(self._param(need.name)) for need in missing]
         instead = "".join(f", {need.instead}" for need in missing if need.instead)
         raise InputError(
-            f"{joined(names)}: missing",
+            f"{list_in_words(names)}: missing",
             field=names[0],
             legal=f"for example `{self._completed(ctx, missing)}`{instead}",
         )

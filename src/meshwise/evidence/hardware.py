@@ -91,7 +91,10 @@ def _node_of(row: Row) -> Cluster | None:
     cell, field = row.text("device"), f"line {row.line}: device"
     if cluster_names.exact_device(cell) is not None:
         return None
-    if cluster_names.canonical(cell) is None and cluster_names.counted(cell) is None:
+    if (
+        cluster_names.canonical_cluster(cell) is None
+        and cluster_names.counted_devices(cell) is None
+    ):
         return None
     node = load_cluster(cell, field=field)
     if row.text("devices_per_node") and row.count("devices_per_node") != node.node_devices:

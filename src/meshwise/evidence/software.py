@@ -10,7 +10,7 @@ import msgspec
 from meshwise.evidence.tables import Row
 from meshwise.stacks.schedules import NAMES as SCHEDULES
 from meshwise.stacks.stack import MODULES, WORDS, Stack, load_stack
-from meshwise.workloads.workload import OVERLAP
+from meshwise.workloads.workload import OVERLAP_MODES
 
 ATTENTION = ("flash", "flash1", "flash2", "flash3", "unfused")
 
@@ -105,7 +105,7 @@ def as_stated(stack: Stack, row: Row) -> Stack:
     schedule = row.one_of("schedule", SCHEDULES) or variant
     if schedule:
         changes["schedule"] = schedule
-    overlap = row.one_of("overlap", OVERLAP)
+    overlap = row.one_of("overlap", OVERLAP_MODES)
     if overlap:
         changes["overlap"] = overlap
     if overlap == "none":

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meshwise.cost.uncertainty import ends
+from meshwise.cost.uncertainty import prediction_interval
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction, Unsupported
@@ -101,8 +101,14 @@ def _result(line: int, p: Prediction) -> Result:
     low, high = (
         (None, None)
         if fits
-        else ends(
-            p.predicted, p.judged_as or p.quantity, p.stack, p.lent, p.slower, p.unseen, p.stood_in
+        else prediction_interval(
+            p.predicted,
+            p.judged_as or p.quantity,
+            p.stack,
+            p.inherited,
+            p.slower,
+            p.unseen,
+            p.stood_in,
         )
     )
     return Result(

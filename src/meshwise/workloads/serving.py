@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from meshwise.checks import Rule, a, check_fields, counted, optional, shared
+from meshwise.checks import Check, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError, quoted
 from meshwise.strict_tables import fraction
 from meshwise.workloads.workload import (
@@ -135,7 +135,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         )
 
 
-_RULES: dict[str, Rule] = {
+_RULES: dict[str, Check] = {
     "isl": counted("isl", high=MAX_SEQ),
     "osl": counted("osl", high=MAX_SEQ),
     "concurrency": counted("concurrency", high=MAX_BATCH),

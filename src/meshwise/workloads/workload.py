@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from meshwise import dtypes
-from meshwise.checks import Rule, a, check_fields, counted, optional, shared
+from meshwise.checks import Check, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError
 from meshwise.strict_tables import count, one_of
 
-PHASES = ("train", "prefill", "decode")
-RECOMPUTE = ("none", "selective", "full")
-OVERLAP = ("none", "split", "decomposed")
+WORKLOAD_PHASES = ("train", "prefill", "decode")
+RECOMPUTE_MODES = ("none", "selective", "full")
+OVERLAP_MODES = ("none", "split", "decomposed")
 MAX_BATCH = 10**6
 MAX_SEQ = 10**8
 MAX_QUERIES = 64  # tokens of a sequence that one verification step works on
@@ -31,13 +31,13 @@ def drawn_skew(expert_skew: float | None) -> float:
     return SERVED_SKEW if expert_skew is None else expert_skew
 
 
-def _format(option: str, legal: tuple[str, ...]) -> Rule:
+def _format(option: str, legal: tuple[str, ...]) -> Check:
     """None (also as engines write it: auto), or the canonical name of one of the number formats."""
 
     def read(value: object, field: str) -> str | None:
         if isinstance(value, str) and value.strip().lower() == "auto":
             return None
-        return dtypes.canonical(value, option, legal)
+        return dtypes.canonical_dtype(value, option, legal)
 
     return optional(read)
 
@@ -109,7 +109,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     phase = "train"
 
     def __post_init__(self) -> None:
-        one_of(self.recompute, "recompute", RECOMPUTE)
+        one_of(self.recompute, "recompute", RECOMPUTE_MODES)
         check_fields(self, _TRAINING, "")
         if self.micro_batch is not None and self.batch % self.micro_batch:
             legal = [d for d in range(1, min(self.batch, 4096) + 1) if self.batch % d == 0]
@@ -184,7 +184,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 _BATCH = counted("batch", high=MAX_BATCH)
 _SEQ = counted("seq", high=MAX_SEQ)
-_ALWAYS: dict[str, Rule] = {
+_ALWAYS: dict[str, Check] = {
     "batch": _BATCH,
     "formats": a(Formats),
     "expert_imbalance": shared("expert_imbalance", low=1.0, high=MAX_IMBALANCE),

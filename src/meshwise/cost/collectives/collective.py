@@ -21,7 +21,7 @@ from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.fits import Constants, Protocol, constants
 from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
 from meshwise.cost.sources import Source
-from meshwise.layouts.layout import Group
+from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
 
