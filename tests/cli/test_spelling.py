@@ -181,8 +181,6 @@ def test_one_fault_has_the_callers_names(
     with pytest.raises(mw.MeshwiseError) as caught:
         ask()
     error = caught.value
-    if error.field.startswith("--"):
-        pytest.skip("layouts and search still spell their fields with dashes")
     assert error.field.split(" ")[0].rstrip(":") == field and "--" not in str(error)
     assert field in re.split(r"\W", error.message)
     spelling(argv[0]).error(error)

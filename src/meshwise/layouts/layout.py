@@ -11,7 +11,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.axes import AXES, PLACEMENTS, RANKS, Axis, Value
-from meshwise.checks import Check, check_fields, counted, flag, optional
+from meshwise.checks import Check, among, check_fields, counted, flag, optional
 from meshwise.strict_tables import one_of
 from meshwise.workloads.workload import Training, Workload
 
@@ -77,18 +77,15 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return found
 
 
-def _rule(name: str, axis: Axis) -> Check:
-    option = "--" + name.replace("_", "-")
+def _rule(axis: Axis) -> Check:
     if axis.kind == "switch":
-        own: Check = lambda value, field: flag(value, option)  # noqa: E731
-    elif axis.kind == "word":
-        own = lambda value, field: one_of(value, option, axis.values)  # noqa: E731
+        own: Check = flag
     else:
-        own = counted(option)
+        own = among(*axis.values) if axis.kind == "word" else counted()
     return own if axis.default is not None else optional(own)
 
 
-_RULES = {name: _rule(name, axis) for name, axis in AXES.items()}
+_RULES = {name: _rule(axis) for name, axis in AXES.items()}
 
 
 class Layouts(NamedTuple):

@@ -91,7 +91,7 @@ def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[F
             "quantization_unknown",
             False,
             f"quantisation method {q.method!r} is not known, nor how many bytes its weights take: "
-            "prices need --weight-dtype",
+            "prices need `weights`",
         )
     padded = q.method == "mxfp4"  # engines pad MXFP4 experts to whole groups
     for where, side, width, stored in _split_widths(model, tp):
@@ -235,7 +235,7 @@ def legal_tp(model: Model, stack: Software) -> list[int]:
 
 
 def require_tp(
-    model: Model, tp: int, stack: Software, field: str = "--tp", etp: int | None = None
+    model: Model, tp: int, stack: Software, field: str = "tp", etp: int | None = None
 ) -> None:
     """Raise :class:`IllegalLayout` with all that refuses ``tp``, the legal degrees and the nearest."""
     found = refusals(model, tp, stack, etp)
@@ -253,7 +253,7 @@ def require_tp(
                 f"; {listed} {'divides' if len(others) == 1 else 'divide'} the heads but not {why}"
             )
     if any(f.code == "quantization" for f in found):
-        message += "; a copy in 16 bit has no such blocks or groups (--weight-dtype bf16)"
+        message += "; a copy in 16 bit has no such blocks or groups (`weights=bf16`)"
     # whoever mends one fault meets the next
     padding = (
         f for f in findings(model, tp, stack, etp) if f.code in ("ffn_padding", "vocab_padding")

@@ -64,13 +64,13 @@ def plan_deployment(
     check_objective(objective, OBJECTIVES, price_per_device_hour)
     if disaggregated and limits is None:
         raise InputError(
-            "--disaggregated: the pools are matched under limits of latency",
-            field="--disaggregated",
+            "disaggregated: the pools are matched under limits of latency",
+            field="disaggregated",
             value=True,
-            legal="--tpot and --ttft, for example --ttft 1s --tpot 30ms",
+            legal="`tpot_s` and `ttft_s`, for example `ttft_s=1, tpot_s=0.03`",
         )
-    top = count(top, "--top", high=MAX_TOP)
-    n = cluster.devices if gpus is None else count(gpus, "--gpus")
+    top = count(top, "top", high=MAX_TOP)
+    n = cluster.devices if gpus is None else count(gpus, "gpus")
     where = check_gpus(cluster, n)
     asked = dict(pins or {})
     check_serving_pins(model, stack, n, asked)
@@ -90,12 +90,11 @@ def check_serving_pins(model: Model, stack: Stack, gpus: int, pins: Pins) -> Non
     """Refuse pins that no deployment can have, with the nearest legal value."""
     for axis in pins:
         if axis not in SERVES:
-            option = "--" + axis.replace("_", "-")
             raise InputError(
-                f"{option} has no meaning in serving",
-                field=option,
+                f"{axis} has no meaning in serving",
+                field=axis,
                 value=list(pins[axis]),
-                legal=f"leave {option} out",
+                legal=f"leave `{axis}` out",
             )
     for tp in pins.get("tp", ()):
         legality.require_tp(model, tp, stack, etp=least_etp(tp, pins))

@@ -58,7 +58,7 @@ def default_degrees(model: Model, cluster: Cluster, stack: Stack) -> list[int]:
 
 
 def check_degrees(
-    model: Model, cluster: Cluster, degrees: list[int], stack: Stack, field: str = "--tp"
+    model: Model, cluster: Cluster, degrees: list[int], stack: Stack, field: str = "tp"
 ) -> None:
     """Raise for a degree that the model or the cluster does not allow."""
     for tp in degrees:
@@ -123,7 +123,7 @@ def curve(
                     for d in legality.legal_tp(model, stack)
                     if rules.splits(model, stack, workload, d)
                 ]
-                raise IllegalLayout(f"--tp: {text}", field="--tp", value=tp, legal=legal, nearest=1)
+                raise IllegalLayout(f"tp: {text}", field="tp", value=tp, legal=legal, nearest=1)
             bad.append(text)
         if bad:
             refused.append((tp, bad[0]))
@@ -167,12 +167,12 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     skew = drawn_skew(workload.expert_skew)
     if skew == 0.0:
         return [
-            "experts are drawn evenly: an upper bound of those that a batch reads (--expert-skew 0)"
+            "experts are drawn evenly: an upper bound of those that a batch reads (`expert_skew` 0)"
         ]
     how = ", assumed: the interval reaches to even draws" if workload.expert_skew is None else ""
     return [
         f"experts are drawn with log-normal popularity, sigma {skew:g}{how}: fewer are read than by even "
-        "draws, which are the upper bound (--expert-skew 0)"
+        "draws, which are the upper bound (`expert_skew` 0)"
     ]
 
 

@@ -38,9 +38,9 @@ def check_gpus(cluster: Cluster, gpus: int) -> Cluster:
     grown_to = grown(cluster, gpus)
     if gpus > grown_to.devices:
         raise IllegalLayout(
-            f"--gpus={gpus} is more than the {grown_to.devices} GPUs of {cluster.name}, which has no "
+            f"gpus={gpus} is more than the {grown_to.devices} GPUs of {cluster.name}, which has no "
             "network to grow over",
-            field="--gpus",
+            field="gpus",
             value=gpus,
             legal=f"1 to {grown_to.devices}, or a cluster with a network [[level]]",
             nearest=grown_to.devices,
@@ -64,7 +64,7 @@ def check_pins(model: Model, stack: Stack, w: Training, gpus: int, pins: Pins) -
         named = " · ".join(f"{a} {pins[a][0]}" for a in ("tp", "pp", "dp", "cp") if a in pins)
         raise IllegalLayout(
             f"{named} = {least} does not divide the {gpus} GPUs",
-            field="--gpus",
+            field="gpus",
             value=gpus,
             legal=f"a multiple of {least}",
             nearest=max(1, round(gpus / least)) * least,
@@ -100,22 +100,21 @@ def check_experts(model: Model, pins: Pins) -> None:
 
 
 def check_objective(objective: str, legal: tuple[str, ...], price: float | None) -> None:
-    one_of(objective, "--objective", legal)
+    one_of(objective, "objective", legal)
     if objective == "cost" and price is None:
         raise InputError(
-            "--price: missing: the objective cost needs the price of a GPU",
-            field="--price",
-            legal="dollars per GPU and hour, for example --price 2.50",
+            "price_per_device_hour: missing: the objective cost needs the price of a GPU",
+            field="price_per_device_hour",
+            legal="dollars per GPU and hour, for example `price_per_device_hour=2.50`",
         )
 
 
 def refuse(axis: str, value: int, why: str, legal: list[int]) -> None:
     """Raise for a pinned value, with the nearest legal one."""
-    option = "--" + axis.replace("_", "-")
     shown: list[Any] = legal if len(legal) <= 24 else [*legal[:20], "…", legal[-1]]
     raise IllegalLayout(
-        f"{option}={value}: {why}",
-        field=option,
+        f"{axis}={value}: {why}",
+        field=axis,
         value=value,
         legal=shown,
         nearest=min(legal, key=lambda d: (abs(d - value), d)),
@@ -140,16 +139,16 @@ def plan_training(
     started = time.perf_counter()
     check_objective(objective, OBJECTIVES, price_per_device_hour)
     for name in free:
-        one_of(name, "--free", FREE)
-    top = count(top, "--top", high=MAX_TOP)
-    n = cluster.devices if gpus is None else count(gpus, "--gpus")
+        one_of(name, "free", FREE)
+    top = count(top, "top", high=MAX_TOP)
+    n = cluster.devices if gpus is None else count(gpus, "gpus")
     where = check_gpus(cluster, n)
     asked = dict(pins or {})
     if w.micro_batch is not None:
         asked.setdefault("micro_batch", (w.micro_batch,))
     if "dcp" in asked:
         raise InputError(
-            "--dcp has no meaning in training", field="--dcp", legal="leave --dcp out, or --isl …"
+            "dcp has no meaning in training", field="dcp", legal="leave `dcp` out, or `isl=…`"
         )
     check_pins(model, stack, w, n, asked)
     if "decomposed" in asked and (stack.overlap != "none" or stack.ideal):
@@ -159,10 +158,10 @@ def plan_training(
             else f"overlaps by itself ({stack.overlap})"
         )
         raise InputError(
-            f"--overlap: {stack.name} {how}",
-            field="--overlap",
+            f"overlap: {stack.name} {how}",
+            field="overlap",
             value=quoted(stack.overlap),
-            legal="leave --overlap out, or a stack without it",
+            legal="leave `overlap` out, or a stack without it",
         )
     choices = variants(stack, w, dtypes=_dtypes(where, w, free), comm_dtypes=_comms(free, w))
     found = search(model, where, choices, n, asked, keep=max(50, 2 * top), progress=progress)
