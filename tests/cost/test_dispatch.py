@@ -133,7 +133,7 @@ def test_the_loss_has_no_more_parts_than_a_microbatch_has_tokens():
     short = mw.Training(batch=8, seq=4)
     assert mw.estimate("llama-3.1-8b", where, short, stack="torchtitan-fsdp", dp=8).step_s > 0
     job = launch.job_of("m", "train", {"tp": 8}, seq=64, micro_batch=1, loss_chunks=65)
-    with pytest.raises(IllegalLayout, match="loss-chunks"):
+    with pytest.raises(IllegalLayout, match="loss_chunks"):
         launch.export(job, "torchtitan")
 
 
