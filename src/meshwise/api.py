@@ -111,8 +111,8 @@ def validate(table: NameOrPath) -> ValidateResult:
 
     path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
-    results = beside.run(read, Path(path).parent)
-    return ValidateResult(read, results, beside.summary(results))
+    results = beside.row_results(read, Path(path).parent)
+    return ValidateResult(read, results, beside.error_summary(results))
 
 
 def validate_published(kind: str = "all") -> ValidateResult:

@@ -37,7 +37,7 @@ def comparisons() -> dict[tuple[str, ...], list[tuple[float, float, tuple[str, .
     table = read_table(str(PUBLISHED / "training.csv"))
     text = {row.text("id"): row for row in table.rows}
     found = collections.defaultdict(list)
-    for r in validate.run(table, PUBLISHED):
+    for r in validate.row_results(table, PUBLISHED):
         if r.quantity != "step_s" or r.status != "ok" or r.measured is None:
             continue
         row = text[r.id]

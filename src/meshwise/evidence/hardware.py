@@ -37,7 +37,7 @@ _RATE = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*(Gb/s|GB/s|Tb/s)", re.IG
 _DEFAULT_NETWORK = {"hopper": ("ib-ndr", 50.0), "blackwell": ("ib-ndr", 50.0)}
 
 
-def inside(row: Row, usual: str | None) -> str:
+def node_fabric(row: Row, usual: str | None) -> str:
     """The catalog fabric of a row's ``intra_node`` cell; the usual one where it is empty."""
     cell = row.text("intra_node").lower()
     named = catalog.canonical("fabrics", cell) if cell else None
@@ -127,7 +127,7 @@ def cluster_of(
             return whole, ()
     dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
     per_node = min(node.node_devices if node else per_node, devices)
-    fabric = inside(row, node.levels[0].fabric if node else dev.fabric)
+    fabric = node_fabric(row, node.levels[0].fabric if node else dev.fabric)
     said = node is not None or row.text("intra_node")
     assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not said else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]

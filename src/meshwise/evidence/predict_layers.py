@@ -62,7 +62,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
     return estimate(model, cluster, workload, stack, arrays(layout, workload))
 
 
-def layers(row: Row, folder: Path) -> list[Prediction]:
+def layer_predictions(row: Row, folder: Path) -> list[Prediction]:
     """Every phase that the row measures, of its most frequent kind of layer."""
     if row.text("model").startswith("(layer only)"):
         raise Unsupported("a layer outside a model")

@@ -38,7 +38,7 @@ from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Formats
 
 
-def serve(row: Row, folder: Path) -> list[Prediction]:
+def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
     """TPOT under a fixed concurrency, or a static batch's whole latency."""
     model = model_of(row, folder)
     devices = row.count("devices")
@@ -47,7 +47,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
     cluster, lacking = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
     stack = stack_of(row, "engine", "engine_version", phase="decode")
-    formats, assumed = formats_of(row, stack, model, cluster.device)
+    formats, assumed = row_formats(row, stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
     assumed += (*blocks, *lacking)
     etp = row.count("etp") if row.text("etp") else None
@@ -117,7 +117,7 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
     return 0.0, () if stack.mixes_prefill else (Assumed("length_spread", "0"),)
 
 
-def formats_of(
+def row_formats(
     row: Row, stack: Stack, model: Model, device: Device
 ) -> tuple[Formats, tuple[Assumed, ...]]:
     """Number formats of a row, and what had to be assumed.

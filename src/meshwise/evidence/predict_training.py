@@ -78,7 +78,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     return found, tuple(assumed)
 
 
-def training(row: Row, folder: Path) -> list[Prediction]:
+def training_predictions(row: Row, folder: Path) -> list[Prediction]:
     """Step time (from whichever figure the row gives) and memory."""
     e, assumed = training_estimate(row, folder)
     name, source = row.text("id"), source_of(row)

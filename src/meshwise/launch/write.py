@@ -77,8 +77,8 @@ def export(
     read = _read_again(job, plain, chosen)
     servers = job.gpus // read.job.gpus if job.gpus % read.job.gpus == 0 else 1
     body = plain
-    if wrapper in wrappers.WRITERS:
-        body, files = wrappers.WRITERS[wrapper](job, chosen, command, files, servers)
+    if wrapper in wrappers.WRAPPER_WRITERS:
+        body, files = wrappers.WRAPPER_WRITERS[wrapper](job, chosen, command, files, servers)
     elif servers > 1 and job.gpus <= job.gpus_per_node:
         body = _with_files(_side_by_side(command, servers, read.job.gpus), files)
     missing = _missing(job, _whole(job, body, read, chosen), chosen)

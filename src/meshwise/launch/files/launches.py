@@ -34,7 +34,7 @@ from meshwise.launch.targets import others
 def configuration(text: str, asked: Asked) -> Parsed:
     """A configuration file given itself."""
     table = yaml_text.mapping(text, "command")
-    recipe = recipe_yaml.read(table)
+    recipe = recipe_yaml.recipe_overrides(table)
     if recipe is not None and asked.target in (None, "megatron-bridge"):
         return _recipe(*recipe, asked)
     chart = recipe_yaml.production_stack(table)
@@ -43,7 +43,7 @@ def configuration(text: str, asked: Asked) -> Parsed:
     chosen = _owner(table) if asked.target is None else target(asked.target)
     words = no_words()
     if chosen.style == "json":
-        return job_from(chosen, *zero_file.read(json.dumps(table), asked.gpus), asked)
+        return job_from(chosen, *zero_file.job_fields(json.dumps(table), asked.gpus), asked)
     return of_mapping(table, chosen, asked, words)
 
 
@@ -162,7 +162,7 @@ def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | str:
     """What a program starts: the shell text of its commands, or an engine, a recipe of Megatron-Bridge
     by its assignments, a configuration of torchtitan or DeepSpeed."""
     values = Values(tree)
-    shell = python_calls.commands(tree, values)
+    shell = python_calls.system_commands(tree, values)
     if shell is not None:
         return shell
     calls = python_calls.engines(tree, values, python_text.conditional(tree))
@@ -201,7 +201,7 @@ def _same(chosen: Target, asked: Asked, text: str) -> Target:
     return chosen
 
 
-def _engine(calls: list[python_calls.Call], asked: Asked) -> Parsed:
+def _engine(calls: list[python_calls.EngineCall], asked: Asked) -> Parsed:
     """The first engine of a program; another with another layout is named, or refused where either may
     be left out."""
     read = []
@@ -236,4 +236,4 @@ def _deepspeed(config: Any, asked: Asked) -> Parsed:
     text = config if isinstance(config, str) else json.dumps(config)
     if not text.startswith("{"):
         text = config_files.opened(text, "deepspeed", {})
-    return job_from(target("deepspeed"), *zero_file.read(text, asked.gpus), asked)
+    return job_from(target("deepspeed"), *zero_file.job_fields(text, asked.gpus), asked)
