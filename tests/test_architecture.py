@@ -246,7 +246,6 @@ SPELLED = {
     "answers/validate.py": {"--json"},
     "errors.py": {"--dcp", "--tp"},  # says how the command line spells them
 }
-DASHED = ("layouts", "search")  # not yet converted
 SPELLING = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 COMMAND_LINE = re.compile(rf"`+(?:meshwise )?(?:{'|'.join(COMMANDS)}) [^`]*`+")  # in full
 
@@ -260,7 +259,7 @@ def options_of_commands():
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in MODULES if part_of(p) not in ("cli", *DASHED)],
+    [p for p in MODULES if part_of(p) != "cli"],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_only_the_command_line_spells_its_options(path):

@@ -116,14 +116,14 @@ def among(*names: str) -> Check:
     return lambda value, field: one_of(value, field, names)
 
 
-def counted(option: str, *, low: int = 1, high: int = MAX_COUNT) -> Check:
-    """A whole number under the name of its option; text of digits too, as a command line gives it."""
-    return lambda value, field: count(value, option, low=low, high=high)
+def counted(*, low: int = 1, high: int = MAX_COUNT) -> Check:
+    """A whole number; text of digits too, as a command line gives it."""
+    return lambda value, field: count(value, field, low=low, high=high)
 
 
-def shared(option: str, *, low: float, high: float) -> Check:
-    """A number under the name of its option; text too."""
-    return lambda value, field: fraction(value, option, low=low, high=high)
+def shared(*, low: float, high: float) -> Check:
+    """A number; text too, as a command line gives it."""
+    return lambda value, field: fraction(value, field, low=low, high=high)
 
 
 def optional(rule: Check) -> Check:

@@ -111,7 +111,7 @@ def test_without_an_exchange_there_is_nothing_to_overlap():
     ):
         with pytest.raises(IllegalLayout, match="no exchange of tokens") as caught:
             ask()
-        assert caught.value.field == "--overlap-experts"
+        assert caught.value.field == "overlap_experts"
     asked = {"gpus": 16, "tp": (1, 2), "pp": 1, "micro_batch": 1, "vp": 1}
     rows = mw.plan(QWEN, where, work, stack=nemo(overlap_experts=True), top=50, **asked).to_dict()
     assert rows["layouts"] and all(row["ep"] > 1 for row in rows["layouts"])
@@ -125,7 +125,7 @@ def test_the_loss_has_no_more_parts_than_a_microbatch_has_tokens():
     assert mw.estimate("llama-3.1-8b", where, work, stack=stack, micro_batch=2, **layout).step_s > 0
     with pytest.raises(IllegalLayout, match="64 tokens of a microbatch") as caught:
         mw.estimate("llama-3.1-8b", where, work, stack=stack, micro_batch=1, **layout)
-    assert (caught.value.field, caught.value.nearest) == ("--loss-chunks", 64)
+    assert (caught.value.field, caught.value.nearest) == ("loss_chunks", 64)
     with pytest.raises(IllegalLayout, match="1024 tokens"):
         many = mw.stack("megatron-core", loss_chunks=1025)
         mw.scale("llama-3.1-8b", where, work, stack=many)
@@ -135,7 +135,7 @@ def test_the_loss_has_no_more_parts_than_a_microbatch_has_tokens():
     short = mw.Training(batch=8, seq=4)
     assert mw.estimate("llama-3.1-8b", where, short, stack="torchtitan-fsdp", dp=8).step_s > 0
     job = launch.job_of("m", "train", {"tp": 8}, seq=64, micro_batch=1, loss_chunks=65)
-    with pytest.raises(IllegalLayout, match="loss-chunks"):
+    with pytest.raises(IllegalLayout, match="loss_chunks"):
         launch.export(job, "torchtitan")
 
 

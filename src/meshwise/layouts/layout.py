@@ -77,16 +77,15 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return found
 
 
-def _rule(name: str, axis: Axis) -> Check:
-    own: Check = flag
-    if axis.kind == "word":
-        own = among(*axis.values)
-    elif axis.kind != "switch":
-        own = counted(name)
+def _rule(axis: Axis) -> Check:
+    if axis.kind == "switch":
+        own: Check = flag
+    else:
+        own = among(*axis.values) if axis.kind == "word" else counted()
     return own if axis.default is not None else optional(own)
 
 
-_RULES = {name: _rule(name, axis) for name, axis in AXES.items()}
+_RULES = {name: _rule(axis) for name, axis in AXES.items()}
 
 
 class Layouts(NamedTuple):

@@ -121,7 +121,7 @@ def usual_ranks(cluster: Cluster) -> int:
         f"ranks: {cluster.name} has one device, which sends nothing to itself",
         field="ranks",
         value=None,
-        legal="a cluster of two devices or more (`nodes`)",
+        legal="a cluster of two devices or more (`nodes=N`)",
     )
 
 

@@ -63,7 +63,7 @@ def plan_deployment(
             "disaggregated: the pools are matched under limits of latency",
             field="disaggregated",
             value=True,
-            legal="`tpot_s` and `ttft_s`, for example `ttft_s=1s, tpot_s=30ms`",
+            legal="`tpot_s` and `ttft_s`, for example `ttft_s=1, tpot_s=0.03`",
         )
     top = count(top, "top", high=MAX_TOP)
     n = cluster.devices if gpus is None else count(gpus, "gpus")

@@ -172,12 +172,12 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     skew = drawn_skew(workload.expert_skew)
     if skew == 0.0:
         return [
-            "experts are drawn evenly: an upper bound of those that a batch reads (--expert-skew 0)"
+            "experts are drawn evenly: an upper bound of those that a batch reads (`expert_skew` 0)"
         ]
     how = ", assumed: the interval reaches to even draws" if workload.expert_skew is None else ""
     return [
         f"experts are drawn with log-normal popularity, sigma {skew:g}{how}: fewer are read than by even "
-        "draws, which are the upper bound (--expert-skew 0)"
+        "draws, which are the upper bound (`expert_skew` 0)"
     ]
 
 
