@@ -7,14 +7,6 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from meshwise.answers import records
-from meshwise.answers.answers import (
-    CollectiveResult,
-    EstimateResult,
-    ModelResult,
-    ScaleResult,
-    ValidateResult,
-)
 from meshwise.arguments import Named, given, whole_bytes
 from meshwise.arguments import parts as _parts
 from meshwise.checks import keywords, name_of
@@ -36,7 +28,12 @@ from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
 
 if TYPE_CHECKING:
+    from meshwise.answers.collective import CollectiveResult
+    from meshwise.answers.estimate import EstimateResult
+    from meshwise.answers.model import ModelResult
+    from meshwise.answers.scale import ScaleResult
     from meshwise.answers.serve import ServeResult
+    from meshwise.answers.validate import ValidateResult
     from meshwise.layouts.keywords import LayoutAxes, ServingDegrees
     from meshwise.plans import plan
 
@@ -74,14 +71,22 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
+    _LATER = {
+        "CollectiveResult": "meshwise.answers.collective",
+        "EstimateResult": "meshwise.answers.estimate",
+        "ModelResult": "meshwise.answers.model",
+        "ScaleResult": "meshwise.answers.scale",
+        "ValidateResult": "meshwise.answers.validate",
+        "plan": "meshwise.plans",
+    }
 
     def __getattr__(name: str) -> object:
-        """What plans only is loaded for plans only: a command starts in a tenth of a second."""
-        if name != "plan":
+        """An answer is loaded where it is asked for: a command starts in a tenth of a second."""
+        if name not in _LATER:
             raise AttributeError(f"module 'meshwise.api' has no attribute {name!r}")
-        from meshwise.plans import plan
+        import importlib
 
-        return plan
+        return getattr(importlib.import_module(_LATER[name]), name)
 
 
 @keywords
@@ -104,13 +109,14 @@ def validate(table: Named) -> ValidateResult:
     >>> answer.kind, len(answer.rows())
     ('collectives', 1)
     """
-    from meshwise.evidence import validate as beside
+    from meshwise.answers.validate import ValidateResult
+    from meshwise.evidence import validate as predictions
     from meshwise.evidence.tables import read_table
 
     path = name_of(table, "TABLE", "the path of a CSV table")
     read = read_table(path)
-    results = beside.run(read, Path(path).parent)
-    return ValidateResult(read, results, beside.summary(results))
+    results = predictions.run(read, Path(path).parent)
+    return ValidateResult(read, results, predictions.summary(results))
 
 
 def validate_published(kind: str = "all") -> ValidateResult:
@@ -119,6 +125,7 @@ def validate_published(kind: str = "all") -> ValidateResult:
     :param kind: ``"training"``, ``"layers"``, ``"serving"``, ``"collectives"`` or ``"all"``.
     :returns: as :func:`validate`.
     """
+    from meshwise.answers.validate import ValidateResult
     from meshwise.evidence.validate import published
 
     return ValidateResult(*published(kind))
@@ -220,6 +227,7 @@ def estimate(
     >>> abs(answer.step_s - answer.compute_s - waited) < 1e-9
     True
     """
+    from meshwise.answers.estimate import EstimateResult
     from meshwise.search.one_layout import report
 
     asked = grid.asked(layout)
@@ -291,6 +299,8 @@ def describe(model: Model | Named) -> ModelResult:
     >>> answer.parameters, answer.legal_tp
     (124439808, [1, 2, 3, 4, 6, 12])
     """
+    from meshwise.answers.model import ModelResult
+
     return ModelResult(load_model(model))
 
 
@@ -324,6 +334,8 @@ def collective(
     >>> answer.bytes, answer.time_low_s < answer.time_s < answer.time_high_s
     (16777216.0, True)
     """
+    from meshwise.answers.collective import CollectiveResult, collective_record
+
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
     payload = whole_bytes(size, "SIZE")
@@ -347,5 +359,5 @@ def collective(
         return collective_interval(seconds, op, payload, best, chosen, cluster, group)
 
     factor = float(coll.busbw_factor(op, n))
-    record = records.collective_dict(op, payload, n, cluster, found, factor, interval)
+    record = collective_record(op, payload, n, cluster, found, factor, interval)
     return CollectiveResult(record)

@@ -14,9 +14,9 @@ from tests.cli.running import run
 
 import meshwise as mw
 from meshwise import api, launch
-from meshwise.answers.attributes import Record
+from meshwise.answers.records.attributes import Record
+from meshwise.answers.records.result import Answer
 from meshwise.answers.run import RunResult
-from meshwise.answers.text.result import Answer
 from meshwise.answers.text.tables import csv_text
 
 DGX = ("--on", "dgx-a100")

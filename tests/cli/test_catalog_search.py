@@ -9,7 +9,7 @@ import pytest
 from running import answer, refusal, run
 
 from meshwise import catalog
-from meshwise.cli.catalog import KINDS
+from meshwise.cli.catalog import CATALOG_KINDS
 
 
 def found(*words: str) -> dict[str, list[str]]:
@@ -19,7 +19,7 @@ def found(*words: str) -> dict[str, list[str]]:
     for entry in record["entries"]:
         assert list(entry) == ["kind", "name", "title", "aliases"]
         by_kind.setdefault(entry["kind"], []).append(entry["name"])
-    assert list(by_kind) == [kind for kind in KINDS if kind in by_kind]
+    assert list(by_kind) == [kind for kind in CATALOG_KINDS if kind in by_kind]
     return by_kind
 
 
@@ -30,7 +30,7 @@ def test_h100_is_in_several_kinds() -> None:
     assert all("h100" in name for name in kinds["models"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CATALOG_KINDS)
 def test_each_entry_is_found_by_its_name_and_by_others(kind: str) -> None:
     for name in catalog.names(kind)[::25]:
         assert name in found(name)[kind]
@@ -56,7 +56,7 @@ def test_words(words: tuple[str, ...], kind: str, name: str) -> None:
 
 def test_the_page_has_a_table_for_each_kind() -> None:
     ran = run("catalog", "h100")
-    titles = [line for line in ran.out.splitlines() if line in KINDS]
+    titles = [line for line in ran.out.splitlines() if line in CATALOG_KINDS]
     assert titles == list(found("h100")) and ran.err == ""
     rows = list(csv.DictReader(io.StringIO(run("catalog", "h100", "--csv").out)))
     assert [(r["kind"], r["name"]) for r in rows] == [
@@ -79,7 +79,7 @@ def test_nothing_found(words: tuple[str, ...], nearest: str | None) -> None:
     assert ran.code == 2
     error = ran.json()["error"]
     assert (error["field"], error["nearest"]) == ("KIND", nearest)
-    assert error["legal"] == list(KINDS)
+    assert error["legal"] == list(CATALOG_KINDS)
     assert len(run("catalog", *words).err.splitlines()) == 1
 
 
