@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "src" / "meshwise"
 MODULES = sorted(ROOT.rglob("*.py"))
 # Rank of a part; a part imports parts of its own rank only if it is itself, and lower ranks.
 ARROW = [
-    ("units", "errors"),
+    ("units", "errors", "arrays"),
     ("strict_tables", "dtypes", "files"),
     ("checks",),
     ("catalog",),

@@ -1,6 +1,14 @@
 """One exception family for what a user got wrong: what it is, where, and what would be right.
 
 A bug is never one of these: an ``assert`` or an ordinary exception is.
+
+An error names the field by its Python keyword, and begins with it: ``field="tp"``, ``tp=3: …`` or
+``tp: …``. Wherever else a sentence names a field, it *marks* it in backquotes, alone or with a value as a
+call has it: ``leave `dcp` out``, ``for example `isl=2048, osl=256```, ``ep > 1, or
+`overlap_experts=False```. No sentence has an option's dashes: the command line puts its own spelling in
+the place of fields and marks when it prints them (:mod:`meshwise.cli.spelling`): ``--tp=3: …``, ``leave
+--dcp out``, ``for example --isl 2048 --osl 256``, ``ep > 1, or --no-overlap-experts``. That holds for
+remarks and the sentences of pages too. Flags of other software (``--tensor-parallel-size``) are no fields.
 """
 
 from __future__ import annotations
@@ -13,6 +21,11 @@ _SHOWN = 80  # characters of a bad value that a one-line message repeats
 _MOST_SLIPS = 2  # slips in a long name; half of it in a short one
 _LONG = 9  # characters
 _LARGEST_INT = 1 << 53  # what every JSON reader holds exactly
+
+# A field that a sentence mentions: `dcp`, `acceptance=0.7`, `isl=2048, osl=256`; other text between
+# backquotes, such as a command line, is none.
+_ARGUMENT = r"[a-z][a-z0-9_]*=[^`,]*"
+MARK = re.compile(rf"`([a-z][a-z0-9_]*|{_ARGUMENT}(?:, {_ARGUMENT})*)`")
 
 
 # Control characters but line end and tab (ESC and the C1 ones steer a terminal), line separators, and
@@ -53,7 +66,7 @@ class MeshwiseError(ValueError):
     """Base of everything that meshwise refuses, in one line; no bug is one of these.
 
     :param message: what is wrong.
-    :param field: the option, key, keyword or file.
+    :param field: the keyword, key or file (the command line: its option).
     :param value: what was given.
     :param legal: what is accepted.
     :param nearest: the legal value next to the one given; None where there is none.
@@ -95,6 +108,12 @@ class MeshwiseError(ValueError):
             parts.append(f"nearest: {self.nearest}")
         return clean("; ".join(parts))
 
+    def marked(self) -> str:
+        """The error as a sentence of a record or a page, where its field is marked too."""
+        text, name = str(self), self.field.partition(":")[0].partition(" ")[0]
+        first = MARK.fullmatch(f"`{name}`") and re.match(rf"{name}\b", text)
+        return f"`{name}`{text[len(name) :]}" if first else text
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract of an error."""
         value = self.value
@@ -131,7 +150,7 @@ class IllegalLayout(InputError):
 
 
 def joined(names: Iterable[str]) -> str:
-    """``--on, --isl and --osl``."""
+    """``isl, osl and concurrency``."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 

@@ -9,7 +9,7 @@ import click
 
 from meshwise.cli import defaults, terminal, values
 from meshwise.cli.given import Given
-from meshwise.errors import InputError, joined, shorten
+from meshwise.errors import InputError, MeshwiseError, joined, shorten
 
 # Parameter → the group of the help that it stands in; whatever is in none says how.
 HELP_GROUPS = {
@@ -83,7 +83,13 @@ class Command(click.Command):
         name, cluster = self.name or "", "cluster" in needed
         with defaults.filled_in(ctx, name=name, cluster=cluster, phase=phase):
             self._require(ctx)
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except MeshwiseError as error:
+                from meshwise.cli.spelling import Spelling
+
+                Spelling(self.params).error(error)
+                raise
 
     def _require(self, ctx: click.Context) -> None:
         """Raise for all that is missing, with a command line that has it."""

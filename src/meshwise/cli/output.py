@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -16,6 +16,8 @@ from meshwise.errors import InputError, clean
 
 if TYPE_CHECKING:
     from meshwise.answers.text.tables import Page
+
+Made = TypeVar("Made")
 
 output_options = stacked(
     click.option("--json", "as_json", is_flag=True, help="The documented JSON contract on stdout."),
@@ -38,6 +40,7 @@ def write(
 ) -> None:
     """JSON, CSV or Parquet (of the records under ``rows``), rich on a terminal, else plain text; on
     stdout, or into the file of ``-o``."""
+    record, page = _spelt(record), _spelt(page)
     # one form at a time
     asked = [name for name in ("json", "csv", "parquet") if o.flag(f"as_{name}")]
     asked += [name for name in ("brief", "detail") if o.flag(name)]
@@ -68,6 +71,13 @@ def write(
         further = "" if o.flag("brief") else next_step.after(context, record)
         shown = defaults.page_with_remarks(page())._replace(further=further)
         _show(shown, path, "".join(asked), wide=o.flag("wide"))
+
+
+def _spelt(made: Callable[[], Made]) -> Callable[[], Made]:
+    """What ``made`` makes, the fields that its sentences name as the command writes them."""
+    from meshwise.cli import spelling
+
+    return lambda: spelling.command_spelling().whole(made())
 
 
 def _flat_rows(record: Mapping[str, object], rows: str) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost import hosting, inference
 from meshwise.cost.kernels.seconds import position
@@ -25,8 +26,6 @@ from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Workload
-
-Array = Any
 
 
 class Estimate(PricedStep):

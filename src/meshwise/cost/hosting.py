@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.program import launches
 from meshwise.program.step import Program
-
-Array = Any
 
 
 def microbatch_s(program: Program) -> Array:

@@ -7,17 +7,14 @@ every step, whoever asks for it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.pricing import Times
 from meshwise.program.context import Context
 from meshwise.program.step import Program
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 
 def pass_s(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 SHARDED = ("dp_cp", "expert_dp")  # axes over which weights and gradients are divided
 TINY = 1e-30  # seconds; stands for nothing in a division

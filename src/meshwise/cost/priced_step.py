@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.kernels.compute import compute
 from meshwise.cost.memory.footprint import Footprint
@@ -20,7 +20,6 @@ from meshwise.program.step import Program, program
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Workload
 
-Array = Any
 FEW = 500  # columns that are priced sooner than sorted by kind
 
 EMPTY = 1.0  # bytes of a message of which only the start is left

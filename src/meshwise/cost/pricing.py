@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives import dispatch
 from meshwise.cost.collectives.collective import Priced, price
@@ -16,8 +17,6 @@ from meshwise.cost.sources import Source
 from meshwise.layouts.layout import Group, Layouts, alike
 from meshwise.program.operations import COLLECTIVES, Kernel, Op
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 
 class Times(NamedTuple):

@@ -6,13 +6,10 @@ Closed forms in the stage's times of one microbatch: forward F, input gradient B
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.stacks.schedules import SCHEDULES
-
-Array = Any
 
 
 def bubble_s(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise import catalog
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Fabric, Priced, candidates_on, fabric_of, price
 from meshwise.cost.collectives.fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
@@ -22,8 +23,6 @@ from meshwise.layouts.layout import Group
 from meshwise.program.layers.feed_forward import moe
 from meshwise.program.operations import Kernel
 from meshwise.stacks.stack import Stack, load_stack
-
-Array = Any
 
 # 1.645 standard deviations of ln(measured / predicted) where constants are lent: a device's products
 # predicted by another generation's fit are off by 6 to 32 % (median 14 %, tests/data/kernel_calls.csv,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError
-
-Array = Any  # a numpy array or scalar; axes of an open mesh broadcast against each other
 
 RECOMPUTE_CODE = {"none": 0, "selective": 1, "full": 2}
 SHARD_CODE = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from meshwise import dtypes
+from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.tp_degrees import vocabulary_rows
 from meshwise.models.formats import priced, products
@@ -14,8 +15,6 @@ from meshwise.models.shapes import Model, Stored
 from meshwise.program.operations import Operands
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode, Prefill, Training, Workload, drawn_skew
-
-Array = Any
 
 
 class Widths(NamedTuple):

@@ -7,14 +7,12 @@ backward).
 
 from __future__ import annotations
 
-from typing import Any
-
+from meshwise.arrays import Array
 from meshwise.models.shapes import Block
 from meshwise.program.context import Context
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.stacks.stack import Stack
 
-Array = Any
 Pair = tuple[int, int]
 
 # A residual addition and a norm; backward has the norm's weight too. Written out: widened, squared,

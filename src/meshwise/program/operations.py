@@ -7,9 +7,9 @@ does not have is there with ``count`` 0; the list itself never depends on the la
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Array = Any
+from meshwise.arrays import Array
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 

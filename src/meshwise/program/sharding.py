@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.program.context import Context
 from meshwise.program.operations import Op, collective, elementwise
 from meshwise.program.weights import LocalWeights
-
-Array = Any
 
 
 def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:

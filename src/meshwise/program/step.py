@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.program import update
@@ -14,8 +15,6 @@ from meshwise.program.operations import Op
 from meshwise.program.weights import Role, roles
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Workload
-
-Array = Any
 
 
 class Program(NamedTuple):

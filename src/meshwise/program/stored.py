@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meshwise import dtypes
+from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Block, Model
 from meshwise.program.context import Widths, stored_width, widths
 from meshwise.program.weights import Role, block_matrices, end_weights
 from meshwise.workloads.workload import Prefill
-
-Array = Any
 
 
 def block_bytes(model: Model, block: Block, layout: Layouts, w: Widths) -> Array:

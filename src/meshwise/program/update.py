@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meshwise import dtypes
+from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.models.parameters import block_weights as whole_block
 from meshwise.models.parameters import embedding_weights, head_weights
@@ -21,8 +20,6 @@ from meshwise.program.weights import (
     tied_table,
 )
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 FP32 = 4.0  # bytes
 

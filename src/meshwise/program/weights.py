@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.models.parameters import attention_matrices, attention_weights
 from meshwise.models.parameters import block_weights as whole_block
 from meshwise.models.shapes import Attention, Block, LayerFormats, Mlp, Model, Stored
-
-Array = Any
 
 
 class LocalWeights(NamedTuple):

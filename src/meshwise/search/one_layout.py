@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from meshwise.program.operations import COLLECTIVES
 from meshwise.program.step import program
 from meshwise.units import format_time
 from meshwise.workloads.workload import tokens_per_step
-
-Array = Any
 
 # Row of the communication table → the groups whose collectives it shows.
 AXES = {

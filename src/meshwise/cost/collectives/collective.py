@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.fits import Constants, Protocol, constants
 from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
@@ -23,8 +24,6 @@ from meshwise.cost.sources import Source
 from meshwise.layouts.layout import Group
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
-
-Array = Any
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
 

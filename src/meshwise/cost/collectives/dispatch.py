@@ -3,18 +3,15 @@ has one of its experts, and is passed on over the links inside (DeepEP, HybridEP
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.collective import Priced, fabric_of, streamed
 from meshwise.cost.sources import Source
 from meshwise.layouts.layout import Group
 from meshwise.program.operations import Copies
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 # Shares of the datasheets' rates in DeepEP's own table (github.com/deepseek-ai/DeepEP, docs/legacy.md):
 # 153 and 158 GB/s over the 200 GB/s of an H800's NVLink, sending and combining; 58, 57, 51 and 50 GB/s

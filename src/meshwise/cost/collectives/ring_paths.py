@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from meshwise.arrays import Array
 
 
 def ceil_log2(n: Array) -> Array:

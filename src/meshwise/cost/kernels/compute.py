@@ -7,11 +7,12 @@ attention that is not fused is two batched products and the passes between them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from meshwise import dtypes
+from meshwise.arrays import Array
 from meshwise.clusters.load import Device
 from meshwise.cost.kernels.fits import STATIC_SCALES, Kernels, Ranges, kernels
 from meshwise.cost.kernels.seconds import (
@@ -26,8 +27,6 @@ from meshwise.cost.kernels.seconds import (
 from meshwise.cost.sources import Source
 from meshwise.program.operations import Core, Kernel, Op
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 # Backward runs its products at this share of forward's rate: 561 of 648 TFLOP/s on an H100 at heads
 # of 128 and 16k tokens (FlashAttention-3, arXiv 2407.08608, figures 5 and 6).

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = Any
+from meshwise.arrays import Array
 
 # Tiles that a product may be cut into, and parts that its sum over k may be split into. A subset of
 # what libraries choose from: more of them did not lower the held-out error (docs/validation.md).

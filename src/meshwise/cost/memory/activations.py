@@ -7,16 +7,13 @@ follow the paper; others keep more or less, by the switches of :class:`~meshwise
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.models.parameters import attention_matrices
 from meshwise.models.shapes import Attention, Block, Mlp
 from meshwise.program.context import Context
 from meshwise.program.layers.feed_forward import exchanges_tokens
-
-Array = Any
 
 FP32 = 4.0  # bytes
 

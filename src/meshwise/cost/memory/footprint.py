@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import msgspec
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import activations as act
 from meshwise.cost.memory import parts as mem
 from meshwise.program.step import Program
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 
 class Footprint:

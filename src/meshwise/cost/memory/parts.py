@@ -3,10 +3,11 @@ context and the collectives' buffers."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.cost.memory import activations as act
 from meshwise.cost.schedule import in_flight
 from meshwise.layouts.rules import hides_experts
@@ -15,8 +16,6 @@ from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes
 from meshwise.program.update import adam_bytes, per_replica, stage_weights
 from meshwise.program.weights import Role, block_weights, end_weights
-
-Array = Any
 
 
 class State(NamedTuple):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.models.shapes import Attention, LayerFormats
 from meshwise.program.context import Context
 from meshwise.program.operations import Core, Kernel, Op, collective, elementwise, gemm
-
-Array = Any
 
 
 def attended_pairs(queries: int, keys: int, window: int | None, causal: bool) -> float:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.program import sharding
 from meshwise.program.context import Context
 from meshwise.program.operations import Op, collective, elementwise, gemm, gradients_of, parted
 from meshwise.program.weights import LocalWeights, end_weights
-
-Array = Any
 
 
 def embedding(ctx: Context) -> list[Op]:

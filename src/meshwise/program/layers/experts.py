@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from meshwise.arrays import Array
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.models.shapes import LayerFormats, Mlp, Moe, Stored
 from meshwise.program.context import Context
 from meshwise.program.layers.experts import visited
 from meshwise.program.operations import Copies, Kernel, Op, collective, elementwise, gemm
 
-Array = Any
 Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
 
 

@@ -8,10 +8,11 @@ the region, and backward gathers the sharded input once more for the weight grad
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.models.shapes import Attention, Block
 from meshwise.program import sharding
 from meshwise.program.context import Context
@@ -20,8 +21,6 @@ from meshwise.program.layers import feed_forward as mlp
 from meshwise.program.layers import recomputed as modules
 from meshwise.program.operations import Op, collective, elementwise, gradients_of, parted
 from meshwise.program.weights import block_weights
-
-Array = Any
 
 
 class Part(NamedTuple):

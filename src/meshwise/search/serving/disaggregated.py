@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.memory.parts import kv_cache
 from meshwise.layouts.layout import Layouts
@@ -22,7 +23,6 @@ from meshwise.search.training.space import Pins, divisors
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
-Array = Any
 ROWS = 256  # prefill instances that are compared with all decode instances at a time
 
 

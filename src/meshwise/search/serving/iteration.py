@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.inference import engine_s, layer_launch_s
@@ -16,8 +17,6 @@ from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill
-
-Array = Any
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
 from meshwise.layouts.layout import Layouts
@@ -18,8 +19,6 @@ from meshwise.search.serving.steady_state import Steady, steady, together_at_mos
 from meshwise.search.training.space import Pins
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
-
-Array = Any
 
 OBJECTIVES = ("throughput", "latency", "cost")
 CHUNK = 4096  # layouts priced at a time

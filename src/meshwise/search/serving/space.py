@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.layouts import rules
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
@@ -20,8 +19,6 @@ from meshwise.search.training.space import (
     spread,
 )
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 # in the order in which they are looked at
 RULES = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate
 from meshwise.cost.uncertainty import even_draws_s, lent_share, unseen_sd
@@ -16,8 +17,6 @@ from meshwise.search.serving.iteration import Engine, draft_s
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Formats
-
-Array = Any
 
 
 class Steady(NamedTuple):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.kernels.fits import experts_of
@@ -23,8 +24,6 @@ from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
 from meshwise.stacks.stack import Stack, not_made_for
 from meshwise.workloads.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
-
-Array = Any
 
 
 class Scaling(NamedTuple):

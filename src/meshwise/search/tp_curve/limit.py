@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.cost.estimate import Estimate
 from meshwise.layouts import tp_degrees as legality
 from meshwise.search.tp_curve.points import Limit, Point
 from meshwise.strict_tables import one_of
-
-Array = Any
 
 
 def column(value: Array, size: int) -> list[Any]:

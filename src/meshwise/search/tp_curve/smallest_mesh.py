@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from meshwise.program.context import context
 from meshwise.program.weights import roles
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training, Workload
-
-Array = Any
 
 
 class SmallestFit(NamedTuple):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meshwise.clusters.load import Cluster
 from meshwise.layouts.layout import Group, Layouts, place
-
-Array = Any
 
 
 def nearest(layout: Layouts, cluster: Cluster) -> dict[str, Group]:

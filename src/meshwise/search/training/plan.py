@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.search.training.prices import INNER, Pricer, Slice, slice_of
 from meshwise.search.training.ranking import Found, Search, Variant, axes_at
 from meshwise.search.training.rows import PlanRow, against, rows
 from meshwise.search.training.space import AXES, SWITCHES
 from meshwise.stacks.stack import Stack
-
-Array = Any
 
 LABELS = ("dtype", "comm_dtype")
 FRONT = 100  # columns with the least step, whose layouts the front of step and memory is made of

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.layouts.layout import Group, Layouts
@@ -15,7 +16,6 @@ from meshwise.search.training.space import COLUMN, Space, take_groups
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 
-Array = Any
 INNER = ("shard", "sequence_parallel", "decomposed", "recompute", "vp")  # of a column
 PIECE = 300_000  # layouts that are priced in the time that a piece takes to set up
 CHUNK = 250_000  # layouts priced at a time: a few hundred MB whatever the space

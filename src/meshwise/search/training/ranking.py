@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
@@ -17,7 +18,6 @@ from meshwise.search.training.space import COLUMN, Pins, Space, space
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 
-Array = Any
 Progress = Callable[[int, int], None]  # layouts done, of how many
 
 

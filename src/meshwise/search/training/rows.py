@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.uncertainty import collective_kind, half_width, step_interval
@@ -17,8 +18,6 @@ from meshwise.program.operations import COLLECTIVES
 from meshwise.search.one_layout import AXES, model_flops
 from meshwise.search.training.ranking import Found
 from meshwise.workloads.workload import Training
-
-Array = Any
 
 LEVEL = 1.645  # standard deviations that hold 90 % of a normal distribution
 # of measured kernels that were held out of the fits: p90 of the error is 9 to 11 %

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
@@ -33,7 +34,6 @@ from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 
-Array = Any
 Pins = dict[str, tuple[Any, ...]]  # axis → the values that it may take; the others are free
 
 # in the order in which they are looked at
