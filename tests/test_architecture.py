@@ -175,3 +175,45 @@ def test_no_package_has_the_name_of_a_public_function():
         for name in module.__all__:
             assert name not in below, f"{package}.{name}"
             assert getattr(module, name) is not None
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+ONE_NAME = ("answers", "cli")  # rooms whose public names exist once in the whole package
+# protocol of a registry, or what a process begins with
+PROTOCOL = {
+    "command": "what every module of cli has for its command",
+    "main": "what a process begins with: the command line, and a rank of a run",
+}
+TWICE = {
+    "Table": "a table of a page; search/serving has one of columns",
+    "entry": "the console script; launch/shell_builtins has one of a shell's",
+}
+
+
+def public_names(path):
+    """Top-level names that a module defines, but private ones and overloads."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = []
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [t.id for t in node.targets if isinstance(t, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names = [node.target.id]
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_a_public_name_exists_in_one_module():
+    places = {}
+    for path in MODULES:
+        for name in public_names(path):
+            places.setdefault(name, set()).add(path)
+    several = {
+        name: sorted(str(p.relative_to(ROOT)) for p in found)
+        for name, found in places.items()
+        if len(found) > 1 and any(part_of(p) in ONE_NAME for p in found)
+    }
+    exempt = PROTOCOL.keys() | TWICE.keys()
+    assert not {name: found for name, found in several.items() if name not in exempt}
+    assert several.keys() >= TWICE.keys()  # an exception that is none any more goes

@@ -11,7 +11,7 @@ from running import answer, refusal, run
 from terminals import on_terminal
 
 from meshwise.cli import COMMANDS, FIRST_QUESTIONS, cli
-from meshwise.cli.command import HELP_GROUPS, Command
+from meshwise.cli.command import HELP_GROUPS, CliCommand
 
 CONTEXT = click.Context(cli)
 LOADED = {name: cli.get_command(CONTEXT, name) for name in COMMANDS}
@@ -92,7 +92,7 @@ def sections(name: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_is_grouped_and_marks_what_is_required(name: str) -> None:
     command = LOADED[name]
-    assert isinstance(command, Command)
+    assert isinstance(command, CliCommand)
     found = sections(name)
     assert list(found) == [g for g in (*HELP_GROUPS, "Examples") if g in found]
     assert {"What", "Output", "Examples"} <= set(found) or name in ("validate",)
@@ -113,7 +113,7 @@ def test_each_name_of_the_groups_is_a_parameter() -> None:
 
 
 def examples() -> list[tuple[str, str]]:
-    return [(n, e) for n, c in LOADED.items() if isinstance(c, Command) for e in c.examples]
+    return [(n, e) for n, c in LOADED.items() if isinstance(c, CliCommand) for e in c.examples]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

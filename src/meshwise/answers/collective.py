@@ -148,7 +148,7 @@ def collective_line(d: CollectiveRecord) -> str:
     """The fastest algorithm's time and bus bandwidth."""
     bus = d["busbw_bytes_per_s"]
     asked = f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks"
-    return words.dotted(
+    return words.first_line(
         [
             f"{asked}: {words.time_words(d['time_s'], d['time_low_s'], d['time_high_s'])}",
             f"bus bandwidth {format_bandwidth(bus)}" if bus is not None else "",

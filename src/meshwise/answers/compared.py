@@ -125,7 +125,7 @@ def compared_line(c: Compared | ComparedServing) -> str:
     else:
         time = f"TPOT {words.time_words(mine.tpot_s, mine.tpot_low_s, mine.tpot_high_s)}"
     said = [time, f"{words.rate_words(mine.tokens_per_s_per_device)} tokens/s per GPU"]
-    return words.dotted([*said, "fits" if mine.fits else "", compared_verdict(c)])
+    return words.first_line([*said, "fits" if mine.fits else "", compared_verdict(c)])
 
 
 def comparison_table(c: Compared | ComparedServing) -> Table:

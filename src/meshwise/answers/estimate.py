@@ -267,7 +267,9 @@ def estimate_line(r: Report) -> str:
     said += shard_words(e.model, e.stack, e.workload.phase, int(e.layout.tp))
     if e.workload.phase == "train":
         said.append(f"MFU {words.percent(r.mfu)}")
-    return words.dotted([*said, f"{words.rate_words(r.tokens_per_s_per_device)} tokens/s per GPU"])
+    return words.first_line(
+        [*said, f"{words.rate_words(r.tokens_per_s_per_device)} tokens/s per GPU"]
+    )
 
 
 # -- the page --------------------------------------------------------------------------------------

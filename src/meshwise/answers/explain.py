@@ -61,7 +61,7 @@ def explain_line(r: Report) -> str:
     most = sorted(by, key=lambda name: -by[name])[:3]
     shares = ", ".join(f"{name} {words.percent(by[name])}" for name in most)
     per = words.PER[r.estimate.workload.phase]
-    return words.dotted(
+    return words.first_line(
         [words.time_words(r.step_s, r.step_low_s, r.step_high_s, per), f"most of it {shares}"]
     )
 

@@ -189,7 +189,7 @@ def model_line(d: ModelRecord) -> str:
     node = next((r for r in d["refused_tp"] if r["tp"] == 8), None)
     refused = f"; not 8: {node['reasons'][0]}" if node else ""
     said = [f"{format_count(d['parameters'])} parameters{active}", weights]
-    return words.dotted([*said, f"TP {degrees}{refused}"])
+    return words.first_line([*said, f"TP {degrees}{refused}"])
 
 
 def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:

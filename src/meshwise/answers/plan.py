@@ -210,7 +210,7 @@ def plan_line(answer: Plan) -> str:
         words.communication_words(best.exposed_comm_s / best.step_s),
         f"{format_memory(best.memory_bytes)} per GPU",
     ]
-    return words.dotted([*said, f"{ties} tie{'s' * (ties == 1)} with it" if ties else ""])
+    return words.first_line([*said, f"{ties} tie{'s' * (ties == 1)} with it" if ties else ""])
 
 
 # -- the page --------------------------------------------------------------------------------------

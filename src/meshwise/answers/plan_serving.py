@@ -189,7 +189,7 @@ def serving_plan_line(p: PlannedServing) -> str:
     if best is None:
         return "No layout is feasible" + (" of those looked at" * partial)
     layout = serving_mesh_words(best.axes)
-    return words.dotted(
+    return words.first_line(
         [
             f"Best {layout}" if not partial else f"Best so far {layout}",
             f"{words.rate_words(best.tokens_per_s_per_device)} tokens/s per GPU",

@@ -143,7 +143,7 @@ def run_line(r: RunRecord) -> str:
     if r["predicted"] is not None:
         told = r["predicted"]["step_s"]
         said.append(f"{format_time(told)} predicted ({100 * (told / measured - 1):+.0f}%)")
-    return words.dotted(said)
+    return words.first_line(said)
 
 
 # -- the page --------------------------------------------------------------------------------------

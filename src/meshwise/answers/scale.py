@@ -135,7 +135,9 @@ def scale_line(s: Scaling) -> str:
         why = "fits"
         if held.tp > s.limit.tp:
             why += f" (doublings stop paying at TP {s.limit.tp})"
-        return f"{words.dotted([*_degree(s, held, per), why, _share(held)])}; {_beyond(s, held)}"
+        return (
+            f"{words.first_line([*_degree(s, held, per), why, _share(held)])}; {_beyond(s, held)}"
+        )
     said = "No TP degree alone fits"
     if held is not None:
         said = f"TP alone fits from {held.tp} on"
@@ -144,7 +146,9 @@ def scale_line(s: Scaling) -> str:
     lead = f"{said}: {smallest_fit_words(fit, s.cluster.devices, s.workload.phase == 'train')}"
     best = asked[0]
     pays = f"of TP, {best.tp} pays" if best.tp > 1 else "no doubling of TP pays"
-    return f"{words.dotted([lead, pays, _share(best) if best.tp > 1 else ''])}; {_beyond(s, best)}"
+    return (
+        f"{words.first_line([lead, pays, _share(best) if best.tp > 1 else ''])}; {_beyond(s, best)}"
+    )
 
 
 def _degree(s: Scaling, p: Point, per: str) -> list[str]:

@@ -253,7 +253,7 @@ def serve_line(d: ServeRecord, asked: int) -> str:
         room = f"fits, up to {d['max_concurrency']:,} requests"
     elif d["max_concurrency"]:
         room = f"holds {d['max_concurrency']:,} of {asked:,} requests"
-    return words.dotted(
+    return words.first_line(
         [
             f"TPOT {words.time_words(d['tpot_s'], d['tpot_low_s'], d['tpot_high_s'])}",
             f"TTFT {format_time(d['ttft_s'])}",

@@ -121,7 +121,7 @@ def validate_line(summary: Summary, rows: int) -> str:
         for quantity, s in summary.items()
         if s.get("n") and "median_abs_error" in s
     ]
-    return words.dotted(said) or f"None of {rows:,} rows can be compared"
+    return words.first_line(said) or f"None of {rows:,} rows can be compared"
 
 
 # -- the page --------------------------------------------------------------------------------------

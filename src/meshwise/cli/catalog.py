@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from meshwise.cli import output, values
-from meshwise.cli.command import Command
+from meshwise.cli.command import CliCommand
 from meshwise.cli.given import Given
 from meshwise.cli.values import CATALOG_KINDS
 from meshwise.errors import InputError, shorten
@@ -13,7 +13,7 @@ from meshwise.errors import InputError, shorten
 
 @click.command(
     "catalog",
-    cls=Command,
+    cls=CliCommand,
     about={
         "kind": "models, devices, fabrics, clusters or stacks; or words to look for in all of them.",
         "name": "The entry to show.",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from meshwise.cli import needs, options, output, values
-from meshwise.cli.command import Command, Need
+from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 
 
 @click.command(
     "collective",
-    cls=Command,
+    cls=CliCommand,
     needs=(Need("op", "all_reduce"), Need("size", "16MiB"), needs.NEEDS_CLUSTER),
     about={
         "op": "all_reduce, all_gather, reduce_scatter, all_to_all, send_recv or broadcast.",

@@ -52,7 +52,7 @@ class _Callback(Protocol):
     def __call__(self, *arguments: object, **options: object) -> object: ...
 
 
-class Command(click.Command):
+class CliCommand(click.Command):
     """A command of meshwise: ``needs`` in the order in which they are asked for, ``about`` its
     arguments, ``examples`` of its use, ``phase`` what it asks of a stack."""
 

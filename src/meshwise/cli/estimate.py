@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwise.cli import needs, options, output, switches, values
-from meshwise.cli.command import Command
+from meshwise.cli.command import CliCommand
 from meshwise.cli.given import Given
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def estimated(
     from meshwise.workloads.workload import PHASES
 
     spec = api.model(model)
-    switches.check_switches(o, spec)
+    switches.check_switch_options(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     # the layout
     axes: dict[str, object] = {k: o.count(k) for k in ("pp", "vp", "dp", "cp", "ep")}
@@ -74,7 +74,7 @@ def estimated(
 
 @click.command(
     "estimate",
-    cls=Command,
+    cls=CliCommand,
     needs=needs.STEP,
     phase=needs.phase_of,
     about={"model": needs.ABOUT_MODEL},

@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from meshwise.cli import needs, options, output
-from meshwise.cli.command import Command
+from meshwise.cli.command import CliCommand
 from meshwise.cli.estimate import estimated, layout_options
 from meshwise.cli.given import Given
 
 
 @click.command(
     "explain",
-    cls=Command,
+    cls=CliCommand,
     needs=needs.STEP,
     phase=needs.phase_of,
     about={"model": needs.ABOUT_MODEL},

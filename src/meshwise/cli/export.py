@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwise.cli import export_source, options, output, switches, values
-from meshwise.cli.command import Command, Need
+from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
 
@@ -22,7 +22,7 @@ _DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")
 
 @click.command(
     "export",
-    cls=Command,
+    cls=CliCommand,
     needs=(
         Need("target", "vllm"),
         Need("model", "llama-3.1-70b", "required, or --from", lambda o: not o.has("source")),
@@ -172,7 +172,7 @@ def _check_known(model: str, o: Given) -> None:
 
     known = known_model(model)
     if known is not None and any(o.has(name) for name in switches.SWITCH_NAMES):
-        switches.check_switches(o, api.model(known))
+        switches.check_switch_options(o, api.model(known))
 
 
 def _check_on_cluster(

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import click
 
 from meshwise.cli import needs, options, output, values
-from meshwise.cli.command import Command, Need
+from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
 
 
 @click.command(
     "import",
-    cls=Command,
+    cls=CliCommand,
     needs=(Need("launch", "'vllm serve meta-llama/Llama-3.1-8B -tp 2'"), needs.NEEDS_CLUSTER),
     about={"launch": "The command in quotes, or - for stdin."},
     examples=(

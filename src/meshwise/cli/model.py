@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from meshwise.cli import needs, output, values
-from meshwise.cli.command import Command
+from meshwise.cli.command import CliCommand
 from meshwise.cli.given import Given
 
 
 @click.command(
     "model",
-    cls=Command,
+    cls=CliCommand,
     needs=(needs.NEEDS_MODEL,),
     about={"model": needs.ABOUT_MODEL},
     examples=(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import click
 
 from meshwise.cli import engine, needs, options, output, plan_options, ranges, switches, terminal
-from meshwise.cli.command import Command, Need
+from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "plan",
-    cls=Command,
+    cls=CliCommand,
     needs=(
         *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
         Need(
@@ -70,7 +70,7 @@ def command(
 
     o = Given(said)
     spec = api.model(model)
-    switches.check_switches(o, spec)
+    switches.check_switch_options(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     gpus = o.number("gpus")
     if nodes is not None and gpus is not None and gpus > where.devices:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from meshwise.cli import needs, options, output, values
-from meshwise.cli.command import Command, Need
+from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 
 RUN_PHASE_TYPE = values.WordType("PHASE", ("train", "prefill", "decode", "generate"))
@@ -16,7 +16,7 @@ SENT_TYPE = values.WordType("D", ("int8", "e4m3", "e5m2", "bf16"))
 
 @click.command(
     "run",
-    cls=Command,
+    cls=CliCommand,
     needs=(Need("model", "gpt2"),),
     about={"model": needs.ABOUT_MODEL},
     examples=(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from meshwise.cli import needs, options, output, ranges, switches, values
-from meshwise.cli.command import Command
+from meshwise.cli.command import CliCommand
 from meshwise.cli.given import Given
 from meshwise.errors import InputError, quoted
 
@@ -25,7 +25,7 @@ def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[in
 
 @click.command(
     "scale",
-    cls=Command,
+    cls=CliCommand,
     needs=needs.STEP,
     phase=needs.phase_of,
     about={"model": needs.ABOUT_MODEL},
@@ -81,7 +81,7 @@ def command(
 
     o = Given(said)
     spec = api.model(model)
-    switches.check_switches(o, spec)
+    switches.check_switch_options(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     workload = options.read_workload(o)
     swept = _one_sweep(o["sweep"])

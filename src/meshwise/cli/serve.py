@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwise.cli import engine, needs, options, output, values
-from meshwise.cli.command import Command, Need
+from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
@@ -104,7 +104,7 @@ _software_options = options.stacked(
 
 @click.command(
     "serve",
-    cls=Command,
+    cls=CliCommand,
     needs=(
         *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
         *(Need("isl", "1024"), Need("osl", "256"), Need("concurrency", "32")),

@@ -87,7 +87,7 @@ def read_modules(text: str) -> tuple[str, ...]:
     return tuple(one_of(part, "--recompute-modules", MODULES) for part in dict.fromkeys(parts))
 
 
-def check_switches(o: Given, model: Model) -> None:
+def check_switch_options(o: Given, model: Model) -> None:
     """Refuse what is said of experts that a model does not have, and modules that nothing redoes."""
     mode, named = o.text("recompute"), o.text("recompute_modules")
     planned = "free" in o and mode is None  # a plan looks at all modes

@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from meshwise.cli import output, values
-from meshwise.cli.command import Command
+from meshwise.cli.command import CliCommand
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
 
 
 @click.command(
     "validate",
-    cls=Command,
+    cls=CliCommand,
     about={"table": "A CSV file; or --published."},
     examples=(
         "meshwise validate --published layers",

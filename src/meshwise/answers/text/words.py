@@ -9,7 +9,7 @@ from meshwise.units import format_memory, format_time
 PER = {"train": "step", "prefill": "prompt", "decode": "token"}
 
 
-def dotted(parts: Iterable[str]) -> str:
+def first_line(parts: Iterable[str]) -> str:
     """The parts of a first line: ``TP 8 · 21.7 ms/token (19–25) · fits``."""
     return " · ".join(part for part in parts if part)
 
