@@ -247,3 +247,10 @@ def test_the_json_is_plain() -> None:
         found = answer(name)
         found.schema  # noqa: B018
         assert Record not in types(found.to_dict()), name
+
+
+def test_a_slip_of_the_fingers_finds_what_was_meant() -> None:
+    found = answer("scale")
+    for typed, meant in (("pionts", "points"), ("verdikt", "verdict"), ("limits", "limit")):
+        with pytest.raises(AttributeError, match=f"nearest: {meant}$"):
+            getattr(found, typed)

@@ -89,3 +89,21 @@ def test_the_old_forms_stay() -> None:
     assert answer("catalog", "device", "h100")["name"] == "h100-80gb-sxm"
     assert refusal("catalog", "h100", "--toml")["field"] == "--toml"
     assert refusal("catalog", "zzzz", "h100", "--toml")["field"] == "KIND"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), ("models", "devices", "meshwise catalog WORDS")),
+        (("devices",), ("devices;", "meshwise catalog device NAME")),
+        (("h100",), ("'h100'", "and", "more")),
+        (("cluster", "hgx-h100"), ("fields", "--toml")),
+        (("model", "gpt2"), ("meshwise model gpt2",)),
+    ],
+)
+def test_brief_is_one_line_that_says_how_many_and_how_to_see_more(words, said):
+    ran = run("catalog", *words, "--brief")
+    assert ran.code == 0
+    (line,) = ran.out.splitlines()
+    assert all(part in line for part in said)
+    assert line not in run("catalog", *words).out  # a list is its own answer

@@ -22,7 +22,7 @@ from meshwise.layouts.layout import ORDERS, SHARD_CODE
 from meshwise.search.one_layout import Report
 from meshwise.search.tp_curve.curve import remarks
 from meshwise.search.tp_curve.smallest_mesh import smallest_fit
-from meshwise.units import format_bytes, format_memory, format_time
+from meshwise.units import format_bytes, format_gpus, format_memory, format_time
 from meshwise.workloads.workload import RECOMPUTE
 from meshwise.workloads.workload import to_dict as workload_dict
 
@@ -282,7 +282,7 @@ def estimate_page(r: Report) -> Page:
     axes = " ".join(f"{k}={int(getattr(lay, k))}" for k in ("tp", "pp", "vp", "dp", "cp", "ep"))
     heading = wrap(
         f"{e.model.name}: {workload_words(e.workload, int(lay.micro_batch))}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
-        f"stack {e.stack.name}{training_words(e.model, e.workload, e.stack)}\nlayout {axes} ({words.gpu_words(r.devices)})"
+        f"stack {e.stack.name}{training_words(e.model, e.workload, e.stack)}\nlayout {axes} ({format_gpus(r.devices)})"
     )
     memory = _memory(r)
     said = tuple(remark_lines(estimate_remarks(r)))

@@ -17,7 +17,7 @@ from meshwise.answers.text.training import training_mesh_words
 from meshwise.program.context import widths
 from meshwise.search.growth import Growth, Size
 from meshwise.search.tp_curve.curve import run_remarks
-from meshwise.units import format_memory, format_time
+from meshwise.units import format_gpus, format_memory, format_time
 
 
 class GrowthLimit(TypedDict):
@@ -153,10 +153,10 @@ def _verdict(g: Growth, threshold: float) -> str:
     assert last.efficiency is not None
     share = words.percent(threshold)
     if limit == last.gpus:
-        said = f"Every step up to {limit:,} GPUs pays {share} or more of what it adds"
+        said = f"Every step up to {format_gpus(limit or 0)} pays {share} or more of what it adds"
     else:
-        said = f"Beyond {limit:,} GPUs a step pays less than {share} of what it adds"
+        said = f"Beyond {format_gpus(limit or 0)} a step pays less than {share} of what it adds"
     return (
-        f"{said}; {last.gpus:,} GPUs have {words.percent(last.efficiency)} of the efficiency of "
+        f"{said}; {format_gpus(last.gpus)} have {words.percent(last.efficiency)} of the efficiency of "
         f"{feasible[0].gpus:,}."
     )

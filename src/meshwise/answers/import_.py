@@ -19,12 +19,12 @@ from meshwise.answers.compared import (
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record, flat_row
 from meshwise.answers.records.result import Answer
-from meshwise.answers.text import words
 from meshwise.answers.text.sentences import sentence, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.launch.read import Parsed
 from meshwise.launch.table import target
 from meshwise.search.compare import Compared, ComparedServing
+from meshwise.units import format_gpus
 
 
 class ImportRecord(TypedDict):
@@ -83,7 +83,7 @@ class ImportResult(Answer):
         }
 
     def rows(self) -> list[dict[str, object]]:
-        """The layout of the command, each single change and the best, as ``--csv`` writes them."""
+        """The layout of the command, each single change and the best, as CSV has them."""
         d = compared_record(self.compared)
         rows = [{"axis": "yours", **d["layout"]}, *d["changes"]]
         if d["best"] is not None:
@@ -93,7 +93,7 @@ class ImportResult(Answer):
     def page(self) -> Page:
         p, job = self.parsed, self.parsed.job
         formats = [f for f in (job.dtype, job.weight_dtype, job.kv_dtype) if f]
-        said = ", ".join([words.gpu_words(job.gpus), job.words, *dict.fromkeys(formats)])
+        said = ", ".join([format_gpus(job.gpus), job.words, *dict.fromkeys(formats)])
         heading = f"{target(p.target).title} command: {self._model}, {said}"
         # what was assumed comes before the figures that rest on it
         heading = "\n".join([heading, *command_lines(p)])

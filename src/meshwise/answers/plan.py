@@ -31,7 +31,7 @@ from meshwise.search.training.nearest import Change
 from meshwise.search.training.plan import Binding, Plan
 from meshwise.search.training.question import Planned
 from meshwise.search.training.rows import PlanRow
-from meshwise.units import format_memory, format_time
+from meshwise.units import format_gpus, format_memory, format_time
 from meshwise.workloads.workload import Training
 from meshwise.workloads.workload import to_dict as workload_dict
 
@@ -46,7 +46,7 @@ REFUSED_TRAINING = {
     "batch": "DP does not divide the global batch",
     "loss_chunks": "the loss in more parts than a microbatch has tokens",
     "experts": "EP · expert-TP does not divide TP · CP · DP",
-    "exchange": "EP 1 has no exchange of tokens, which --overlap-experts hides",
+    "exchange": "EP 1 has no exchange of tokens, which `overlap_experts` hides",
     "interleaving": "virtual stages need microbatches that are a multiple of PP",
     "sequence_parallel": "TP does not divide the tokens that sequence parallelism splits",
     "unsplit_experts": "experts beside TP without sequence parallelism, which this stack needs",
@@ -220,7 +220,7 @@ def _heading(p: Planned) -> str:
     s = p.plan.search
     w = s.searched[0].variant.workload
     return (
-        f"{s.model.name} on {words.gpu_words(s.gpus)} of {cluster_words(s.cluster)}: training, global batch "
+        f"{s.model.name} on {format_gpus(s.gpus)} of {cluster_words(s.cluster)}: training, global batch "
         f"{w.batch:,} × {w.seq:,} tokens, stack {p.plan.stack.name}"
         f"{training_words(s.model, w, p.plan.stack)}"
     )
@@ -330,8 +330,7 @@ def _change_words(c: Change) -> str:
         axis = c.code.removeprefix("free_")
         axis = axis_key(axis)
         value = f" (for example {found_dict(c.found)[axis]})" if c.found is not None else ""
-        return f"another --{axis.replace('_', '-')}{value}{best}"
+        return f"another `{axis}`{value}{best}"
     if c.code == "device_memory":
         return f"GPUs with at least {format_memory(c.value or 0.0)}"
-    option = {"gpus": "--gpus", "global_batch": "--global-batch", "seq": "--seq"}[c.code]
-    return f"{option} {c.value}{best}"
+    return f"`{c.code}={c.value}`{best}"

@@ -26,7 +26,7 @@ from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving.question import Served
 from meshwise.search.tp_curve.curve import run_remarks
-from meshwise.units import format_memory, format_time
+from meshwise.units import format_gpus, format_memory, format_time
 
 _SAME = ("heads", "kv_heads", "kv_copies", "quantization", "layers")
 REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
@@ -212,7 +212,7 @@ def _heading(p: PlannedServing) -> str:
     ]
     load = " and ".join(limits) if limits else f"{w.concurrency:,} requests in flight"
     return (
-        f"{a.model.name} on {words.gpu_words(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} tokens in, "
+        f"{a.model.name} on {format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} tokens in, "
         f"{w.osl:,} out, {load}, stack {a.stack.name}"
     )
 
@@ -336,13 +336,7 @@ def _change_words(c: ServingChange) -> str:
             f"limits of TTFT {format_time(c.value['ttft_s'])} and TPOT "
             f"{format_time(c.value['tpot_s'])} at least ({serving_mesh_words(c.row.axes)}, one request)"
         )
-    option = {
-        "gpus": "--gpus",
-        "weights_dtype": "--weight-dtype",
-        "kv_cache_dtype": "--kv-dtype",
-        "concurrency": "--concurrency",
-    }[c.code]
-    return f"{option} {c.value}: {best}"
+    return f"`{c.code.removesuffix('_dtype')}={c.value}`: {best}"
 
 
 def _apart(p: PlannedServing) -> str:
@@ -361,7 +355,7 @@ def _disaggregated(p: PlannedServing) -> str:
     said = (
         f"Disaggregated: {d.prefill_instances} × prefill ({serving_mesh_words(d.prefill.axes)}, {d.prefill.batch} "
         f"prompts together) and {d.decode_instances} × decode ({serving_mesh_words(d.decode.axes)}, "
-        f"{d.decode.batch} in flight) on {words.gpu_words(d.devices)}: {d.tokens_per_s_per_device:,.1f} tokens/s per "
+        f"{d.decode.batch} in flight) on {format_gpus(d.devices)}: {d.tokens_per_s_per_device:,.1f} tokens/s per "
         f"GPU, TTFT {format_time(d.ttft_s)} ({format_time(d.transfer_s)} of it moves "
         f"{format_memory(d.transfer_bytes)} of keys and values), TPOT {format_time(d.tpot_s)}; "
         f"{'the transfers bind' if d.bound == 'transfer' else d.bound + ' binds'}."

@@ -16,7 +16,7 @@ from meshwise.answers.text.tp import shard_words, smallest_fit_words
 from meshwise.program.context import widths
 from meshwise.search.tp_curve.curve import Scaling
 from meshwise.search.tp_curve.points import Point
-from meshwise.units import format_memory, format_time
+from meshwise.units import format_gpus, format_memory, format_time
 from meshwise.workloads.workload import Training
 from meshwise.workloads.workload import to_dict as workload_dict
 
@@ -283,7 +283,7 @@ def _fit_words(s: Scaling, best: Point) -> list[str]:
         micro = f", microbatches of {fit.micro_batch}" if s.workload.phase == "train" else ""
         said.append(
             f"Smallest mesh that holds it: TP={fit.tp} × PP={fit.pp}{micro}{extra} "
-            f"({words.gpu_words(fit.devices)}{where}; {format_memory(fit.memory_bytes)} per GPU)."
+            f"({format_gpus(fit.devices)}{where}; {format_memory(fit.memory_bytes)} per GPU)."
         )
     return said
 

@@ -20,7 +20,7 @@ from meshwise.program.context import widths
 from meshwise.search.serving.steady_state import Steady, burst_s, layout
 from meshwise.search.tp_curve.curve import remarks
 from meshwise.stacks.stack import Stack
-from meshwise.units import format_memory, format_time
+from meshwise.units import format_gpus, format_memory, format_time
 from meshwise.workloads.serving import Serving
 
 
@@ -273,7 +273,7 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
     heading = wrap(
         f"{d['model']}: serving {w.concurrency} requests in flight, {w.isl} tokens in, "
         f"{w.osl} out\n{d['cluster']['name']}: {cluster_words(a.cluster)}; stack "
-        f"{a.stack.name}\nlayout {axes} ({words.gpu_words(d['devices'])}){_options(w)}"
+        f"{a.stack.name}\nlayout {axes} ({format_gpus(d['devices'])}){_options(w)}"
     )
     queue = (("wait for room in the KV cache", format_time(d["queue_s"])),) if d["queue_s"] else ()
     drafts = (

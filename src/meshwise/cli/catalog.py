@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import click
 
 from meshwise.cli import output, values
@@ -9,6 +12,9 @@ from meshwise.cli.command import CliCommand
 from meshwise.cli.given import Given
 from meshwise.cli.values import CATALOG_KINDS
 from meshwise.errors import InputError, shorten
+
+if TYPE_CHECKING:
+    from meshwise.answers.text.tables import Page
 
 
 @click.command(
@@ -42,14 +48,16 @@ def command(kind: str | None, name: str | None, as_file: bool, **options_: objec
     # words to look for
     if kind is not None and plural not in CATALOG_KINDS and not as_file:
         found = answers.search_record(" ".join(filter(None, (kind, name))), CATALOG_KINDS)
-        output.write(o, lambda: found, lambda: answers.search_page(found), "entries")
+        page = answers.search_page(found)
+        _write(o, found, page, answers.search_line(found), "entries")
         return
     # all kinds, or all of one
     if plural is None or name is None:
         if plural is not None:
             one_of(plural, "KIND", CATALOG_KINDS)
         listed = answers.overview(CATALOG_KINDS) if plural is None else answers.kind_entries(plural)
-        output.write(o, lambda: listed, lambda: answers.entries_page(listed), "entries")
+        page = answers.entries_page(listed)
+        _write(o, listed, page, answers.entries_line(listed), "entries")
         return
     # one entry
     one_of(plural, "KIND", CATALOG_KINDS)
@@ -58,7 +66,14 @@ def command(kind: str | None, name: str | None, as_file: bool, **options_: objec
         output.deliver(answers.file_text(plural, known).rstrip("\n"), o.text("path"))
         return
     shown = answers.entry_record(plural, known, table)
-    output.write(o, lambda: shown, lambda: answers.entry_page(shown), "fields")
+    page = answers.entry_page(shown)
+    _write(o, shown, page, answers.entry_line(shown), "fields")
+
+
+def _write(o: Given, record: Mapping[str, object], page: Page, line: str, rows: str) -> None:
+    """A list is its own answer; in one line it is how many there are, and how to see more."""
+    shown = page._replace(answer=line) if o.flag("brief") else page
+    output.write(o, lambda: record, lambda: shown, rows)
 
 
 def _entry_name(kind: str, name: str) -> str:

@@ -54,7 +54,8 @@ class _Callback(Protocol):
 
 class CliCommand(click.Command):
     """A command of meshwise: ``needs`` in the order in which they are asked for, ``about`` its
-    arguments, ``examples`` of its use, ``phase`` what it asks of a stack."""
+    arguments, ``examples`` of its use, ``phase`` what it asks of a stack; ``check`` refuses options that
+    do not go together, before what is missing is asked for."""
 
     def __init__(
         self,
@@ -67,10 +68,11 @@ class CliCommand(click.Command):
         about: Mapping[str, str] | None = None,
         examples: Sequence[str] = (),
         phase: Callable[[Given], str | None] | None = None,
+        check: Callable[[Given], object] | None = None,
     ) -> None:
         super().__init__(name, callback=callback, params=params, help=help)
         self.needs, self.about, self.examples = needs, about or {}, examples
-        self.phase = phase
+        self.phase, self.check = phase, check
         self.params += [terminal.quiet_option(), terminal.color_option()]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -82,6 +84,8 @@ class CliCommand(click.Command):
         phase = self.phase(Given(ctx.params)) if self.phase is not None else None
         name, cluster = self.name or "", "cluster" in needed
         with defaults.filled_in(ctx, name=name, cluster=cluster, phase=phase):
+            if self.check is not None:
+                self.check(Given(ctx.params))
             self._require(ctx)
             try:
                 return super().invoke(ctx)

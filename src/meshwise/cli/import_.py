@@ -11,6 +11,7 @@ from meshwise.cli import needs, options, output, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
+from meshwise.units import format_gpus
 
 
 @click.command(
@@ -98,7 +99,7 @@ def command(
     started = result.parsed.job.gpus
     if nodes is not None and started > where.devices:
         raise InputError(
-            f"--nodes={nodes}: the command starts {started} GPUs, and {where.name} has {where.devices}",
+            f"--nodes={nodes}: the command starts {format_gpus(started)}, and {where.name} has {where.devices}",
             field="--nodes",
             value=nodes,
             legal=f"at least {-(-started // where.node_devices)}, or no --nodes",

@@ -12,6 +12,7 @@ from meshwise.cli import engine, needs, options, output, plan_options, ranges, s
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
+from meshwise.units import format_gpus
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         ),
     ),
     phase=lambda o: "decode" if plan_options.asks_to_serve(o) else "train",
+    check=plan_options.serves,
     about={"model": needs.ABOUT_MODEL},
     examples=(
         "meshwise plan gpt3-175b --on dgx-a100 --gpus 1024 --global-batch 1536 --seq 2k",
@@ -75,7 +77,7 @@ def command(
     gpus = o.number("gpus")
     if nodes is not None and gpus is not None and gpus > where.devices:
         raise InputError(
-            f"--gpus={o['gpus']} is more than the {where.devices} GPUs of --nodes {nodes}",
+            f"--gpus={o['gpus']} is more than the {format_gpus(where.devices)} of --nodes {nodes}",
             field="--gpus",
             value=o["gpus"],
             legal=f"1 to {where.devices}, or no --nodes",
@@ -194,7 +196,7 @@ def _compared(
         )
     if gpus % job.gpus:
         raise InputError(
-            f"--compare: the command uses {job.gpus} GPUs, the plan {gpus}",
+            f"--compare: the command uses {format_gpus(job.gpus)}, the plan {gpus}",
             field="--compare",
             value=job.gpus,
             legal=f"--gpus {job.gpus}",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast, overload
 
-from meshwise.errors import closest
+from meshwise.errors import closest, slips
 
 T = TypeVar("T")
+_SLIPS = 1
 
 
 class _Kept(Protocol):
@@ -39,8 +40,12 @@ class Record(dict[str, Any]):  # type: ignore[explicit-any]  # JSON's values
 
 
 def unknown_attribute(what: str, name: str, known: Iterable[str]) -> AttributeError:
-    """An :class:`AttributeError` with the nearest name that there is."""
-    close = next(iter(closest(name, known)), None)
+    """An :class:`AttributeError` with the nearest name that there is: by a slip of the fingers, else by
+    its letters."""
+    names = sorted(known)
+    typed = min(names, key=lambda other: slips(name, other), default=name)
+    near = [typed] if slips(name, typed) <= _SLIPS else closest(name, names)
+    close = next(iter(near), None)
     nearest = f"; nearest: {close}" if close else ""
     return AttributeError(f"{what} has no {name!r}{nearest}", name=name)
 

@@ -46,7 +46,7 @@ class Answer:
         return kept
 
     def rows(self) -> list[dict[str, object]]:
-        """What ``--csv`` writes, as ``pandas.DataFrame`` and polars take it: a list of flat
+        """What CSV has, as ``pandas.DataFrame`` and polars take it: a list of flat
         dictionaries with the JSON's names and SI units, nested names joined by ``_``."""
         record = self.to_dict()
         if not self.ROWS:
@@ -60,7 +60,7 @@ class Answer:
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("_"):
                 raise AttributeError(name)
-            public = [known for known in dir(type(self)) if not known.startswith("_")]
+            public = [known for known in dir(self) if not known.startswith("_")]
             raise unknown_attribute(type(self).__name__, name, public)
 
     def __str__(self) -> str:

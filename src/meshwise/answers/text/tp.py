@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from meshwise.answers.text import words
 from meshwise.layouts.tp_degrees import findings
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit
 from meshwise.stacks.stack import Stack
-from meshwise.units import format_memory
+from meshwise.units import format_gpus, format_memory
 
 # findings of a TP degree that a first line names
 NAMED_FINDINGS = {"kv_copies": "KV heads copied", "vocab_padding": "vocabulary padded"}
@@ -31,5 +30,5 @@ def smallest_fit_words(fit: SmallestFit | None, devices: int, training: bool) ->
     if fit.recompute != "none":
         said.append(f"{fit.recompute} recomputation")
     beyond = "" if fit.within_cluster else f", more than the {devices} here"
-    each = f"({words.gpu_words(fit.devices)}{beyond}, {format_memory(fit.memory_bytes)} each)"
+    each = f"({format_gpus(fit.devices)}{beyond}, {format_memory(fit.memory_bytes)} each)"
     return f"smallest mesh {', '.join(said)} {each}"

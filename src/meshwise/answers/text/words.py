@@ -14,11 +14,6 @@ def first_line(parts: Iterable[str]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def gpu_words(count: int) -> str:
-    """``1 GPU``, ``1,024 GPUs``."""
-    return f"{count:,} GPU" + "s" * (count != 1)
-
-
 def percent(share: float) -> str:
     """Two digits, and one decimal below 10 %."""
     return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"

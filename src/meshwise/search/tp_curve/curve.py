@@ -23,6 +23,7 @@ from meshwise.search.tp_curve.limit import column, find_limit, main_kind
 from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
 from meshwise.stacks.stack import Stack, not_made_for
+from meshwise.units import format_gpus
 from meshwise.workloads.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
 
 
@@ -63,7 +64,7 @@ def check_degrees(
         if tp > cluster.devices:
             legal = [d for d in legality.legal_tp(model, stack) if d <= cluster.devices]
             raise IllegalLayout(
-                f"{field}={tp} is more than the {cluster.devices} GPUs of {cluster.name}",
+                f"{field}={tp} is more than the {format_gpus(cluster.devices)} of {cluster.name}",
                 field=field,
                 value=tp,
                 legal=legal,
