@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypedDict
 
-from meshwise.answers.records.layout import axis_key, serving_row, training_row
+from meshwise.answers.records.layout import serving_row, training_row
 from meshwise.answers.text import words
 from meshwise.answers.text.sentences import sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import training_mesh_words
+from meshwise.axes import spoken
 from meshwise.launch.read import Parsed, Unpriced
 from meshwise.search.compare import Compared, ComparedServing
 from meshwise.search.serving.plan import ServingRow
@@ -47,7 +48,7 @@ def compared_record(c: Compared | ComparedServing) -> ComparedRecord:
         return {
             "layout": training_row(c.mine),
             "best": training_row(c.best) if c.best is not None else None,
-            "changes": [{"axis": axis_key(axis), **training_row(r)} for axis, r in c.changes],
+            "changes": [{"axis": spoken(axis), **training_row(r)} for axis, r in c.changes],
             "remarks": list(c.remarks),
         }
     return {
@@ -147,7 +148,7 @@ def comparison_table(c: Compared | ComparedServing) -> Table:
 
 def _training_cells(r: PlanRow) -> tuple[str, ...]:
     return (
-        training_mesh_words(r.found.axes),
+        training_mesh_words(r.found.layout),
         format_time(r.step_s),
         words.percent(r.mfu),
         words.percent(r.exposed_comm_s / r.step_s),
@@ -158,7 +159,7 @@ def _training_cells(r: PlanRow) -> tuple[str, ...]:
 
 def _serving_cells(r: ServingRow) -> tuple[str, ...]:
     return (
-        serving_mesh_words(r.axes),
+        serving_mesh_words(r.layout),
         format_time(r.tpot_s),
         format_time(r.ttft_s),
         f"{r.tokens_per_s_per_device:,.1f}",
@@ -214,16 +215,16 @@ def _training_change(c: Compared) -> _Change | None:
     if best is None:
         return None
     found = _Change(
-        same=best.found.axes == mine.found.axes,
+        same=best.found.layout == mine.found.layout,
         loss=mine.step_s / best.step_s - 1.0,
         tie=mine.tie,
-        best=training_mesh_words(best.found.axes),
+        best=training_mesh_words(best.found.layout),
     )
     if not c.changes:
         return found
     axis, row = c.changes[0]
     gain = 1.0 - row.step_s / mine.step_s
-    return found._replace(axis=axis, gain=gain, layout=training_mesh_words(row.found.axes))
+    return found._replace(axis=axis, gain=gain, layout=training_mesh_words(row.found.layout))
 
 
 def _serving_change(c: ComparedServing) -> _Change | None:
@@ -233,13 +234,13 @@ def _serving_change(c: ComparedServing) -> _Change | None:
         return None
     loss = 1.0 - mine.tokens_per_s_per_device / best.tokens_per_s_per_device
     found = _Change(
-        same=best.axes == mine.axes,
+        same=best.layout == mine.layout,
         loss=loss,
         tie=abs(loss) < 0.03,
-        best=serving_mesh_words(best.axes),
+        best=serving_mesh_words(best.layout),
     )
     if not c.changes:
         return found
     axis, row = c.changes[0]
     gain = row.tokens_per_s_per_device / mine.tokens_per_s_per_device - 1.0
-    return found._replace(axis=axis, gain=gain, layout=serving_mesh_words(row.axes))
+    return found._replace(axis=axis, gain=gain, layout=serving_mesh_words(row.layout))

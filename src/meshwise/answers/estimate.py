@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypedDict
 
 from meshwise.answers.records import SCHEMA
@@ -18,12 +19,10 @@ from meshwise.answers.text.sentences import (
 )
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.tp import shard_words, smallest_fit_words
-from meshwise.layouts.layout import ORDERS, SHARD_CODE
 from meshwise.search.one_layout import Report
 from meshwise.search.tp_curve.curve import remarks
 from meshwise.search.tp_curve.smallest_mesh import smallest_fit
 from meshwise.units import format_bytes, format_gpus, format_memory, format_time
-from meshwise.workloads.workload import RECOMPUTE
 from meshwise.workloads.workload import to_dict as workload_dict
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class EstimateRecord(TypedDict):
     workload: dict[str, object]
     formats: dict[str, object]
     stack: dict[str, object]
-    layout: dict[str, object]
+    layout: Mapping[str, object]
     devices: int
     step_s: float
     step_low_s: float
@@ -199,7 +198,7 @@ def estimate_record(r: Report) -> EstimateRecord:
         "workload": workload_dict(e.workload),
         "formats": e.program.ctx.widths._asdict(),
         "stack": stack_record(e.stack),
-        "layout": _layout(r),
+        "layout": e.layout.at(0).record(e.stack.overlap, micro_batch=int(e.program.ctx.sequences)),
         "devices": r.devices,
         "step_s": r.step_s,
         "step_low_s": r.step_low_s,
@@ -225,22 +224,8 @@ def estimate_record(r: Report) -> EstimateRecord:
         "memory_limit_bytes": e.memory_limit_bytes,
         "communication": [row._asdict() for row in r.communication],
         "provenance": {str(source): share for source, share in r.provenance.items()},
-        "extrapolated": any(source.lent for source in r.provenance),
+        "extrapolated": any(source.beyond_measurement for source in r.provenance),
         "remarks": list(estimate_remarks(r)),
-    }
-
-
-def _layout(r: Report) -> dict[str, object]:
-    e, lay = r.estimate, r.estimate.layout
-    return {
-        **{k: int(getattr(lay, k)) for k in ("tp", "pp", "vp", "dp", "cp", "dcp", "ep")},
-        "etp": int(lay.expert_tp()),
-        "micro_batch": int(e.program.ctx.sequences),
-        "sequence_parallel": bool(lay.sequence_parallel),
-        "recompute": RECOMPUTE[int(lay.recompute)],
-        "shard": list(SHARD_CODE)[int(lay.shard)],
-        "placement": "-".join(ORDERS[int(lay.placement)]),
-        "overlap": "decomposed" if lay.decomposed else e.stack.overlap,
     }
 
 

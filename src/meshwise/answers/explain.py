@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 from meshwise.answers.estimate import EstimateRecord, estimate_remarks
@@ -27,7 +28,7 @@ class ExplainRecord(TypedDict):
     cluster: ClusterRecord
     workload: dict[str, object]
     stack: dict[str, object]
-    layout: dict[str, object]
+    layout: Mapping[str, object]
     step_s: float
     remarks: list[str]
     operations: list[dict[str, object]]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-import msgspec
-
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.result import Answer
@@ -69,7 +67,7 @@ class ExportResult(Answer):
             "untranslated": [{"field": k, "reason": v} for k, v in e.untranslated.items()],
             "notes": list(e.notes),
             "remarks": list(self.remarks),
-            "job": msgspec.to_builtins(self.job),
+            "job": self.job.to_dict(),
         }
 
     def page(self) -> Page:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-import msgspec
-
 from meshwise.answers.compared import (
     UnpricedRecord,
     command_lines,
@@ -71,7 +69,7 @@ class ImportResult(Answer):
             "target": p.target,
             "version": target(p.target).version,
             "model": self._model,
-            "job": msgspec.to_builtins(p.job),
+            "job": p.job.to_dict(),
             "ignored": list(p.ignored),
             "notes": command_notes(p),
             "unpriced": unpriced_records(p),

@@ -7,14 +7,7 @@ from typing import NotRequired, TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
-from meshwise.answers.records.layout import (
-    AxisValue,
-    axis_key,
-    found_dict,
-    layout_dict,
-    pins_dict,
-    training_row,
-)
+from meshwise.answers.records.layout import found_dict, training_row
 from meshwise.answers.records.ranked import Ranked
 from meshwise.answers.text import words
 from meshwise.answers.text.sentences import cluster_words, sentence, training_words, wrap
@@ -25,6 +18,8 @@ from meshwise.answers.text.training import (
     training_mesh_words,
     training_table,
 )
+from meshwise.axes import Value, spoken
+from meshwise.layouts.pins import pins_record
 from meshwise.program.context import widths
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.search.training.nearest import Change
@@ -83,7 +78,7 @@ class PlanRecord(TypedDict):
     stack: dict[str, object]
     gpus: int
     objective: str
-    pinned: dict[str, list[AxisValue]]
+    pinned: dict[str, list[Value]]
     best: dict[str, object] | None
     layouts: list[dict[str, object]]
     pareto: list[dict[str, object]]
@@ -148,11 +143,11 @@ def plan_record(p: Planned) -> PlanRecord:
         "stack": stack_record(answer.stack),
         "gpus": s.gpus,
         "objective": p.objective,
-        "pinned": pins_dict(s.pins),
+        "pinned": pins_record(s.pins),
         "best": training_row(best, price) if best else None,
         "layouts": [training_row(r, price) for r in answer.rows],
         "pareto": [training_row(r, price) for r in answer.pareto],
-        "rivals": [{"axis": axis_key(r.axis), **training_row(r.row, price)} for r in answer.rivals],
+        "rivals": [{"axis": spoken(r.axis), **training_row(r.row, price)} for r in answer.rivals],
         "binding": _binding(answer.binding),
         "rule_of_thumb": training_row(answer.rule_of_thumb, price)
         if answer.rule_of_thumb
@@ -183,7 +178,7 @@ def _binding(b: Binding | None) -> dict[str, object] | None:
         found |= {
             "step_s": b.step_s,
             "memory_bytes": b.memory_bytes,
-            "layout": layout_dict(b.layout),
+            "layout": b.layout.record("none"),
         }
     return found
 
@@ -201,7 +196,7 @@ def plan_line(answer: Plan) -> str:
     best, partial = answer.best, answer.search.partial
     if best is None:
         return "No layout is feasible" + (" of those looked at" * partial)
-    layout = training_mesh_words(best.found.axes)
+    layout = training_mesh_words(best.found.layout)
     ties = sum(row.tie for row in answer.rows[1:])
     said = [
         f"Best {layout}" if not partial else f"Best so far {layout}",
@@ -281,7 +276,7 @@ def _sentences(answer: Plan) -> list[str]:
         loses = "is the best" if thumb.difference_s <= 0 else f"loses {_lost(thumb)}"
         said.append(
             "Rule of thumb (TP fills the node, the fewest pipeline stages that fit, DP the rest): "
-            f"{training_mesh_words(thumb.found.axes)}, {format_time(thumb.step_s)}, {loses}."
+            f"{training_mesh_words(thumb.found.layout)}, {format_time(thumb.step_s)}, {loses}."
         )
     return said
 
@@ -325,10 +320,10 @@ def _nothing(p: Planned) -> list[Table | str]:
 def _change_words(c: Change) -> str:
     best = ""
     if c.found is not None:
-        best = f": {training_mesh_words(c.found.axes)}, {format_time(c.found.step_s)}"
+        best = f": {training_mesh_words(c.found.layout)}, {format_time(c.found.step_s)}"
     if c.code.startswith("free_"):
         axis = c.code.removeprefix("free_")
-        axis = axis_key(axis)
+        axis = spoken(axis)
         value = f" (for example {found_dict(c.found)[axis]})" if c.found is not None else ""
         return f"another `{axis}`{value}{best}"
     if c.code == "device_memory":

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NotRequired, TypedDict
 
 from meshwise.answers.plan import MOST_ON_PAGE, REFUSED_TRAINING
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
-from meshwise.answers.records.layout import (
-    AxisValue,
-    pins_dict,
-    serving_layout_dict,
-    serving_row,
-    token_price,
-)
+from meshwise.answers.records.layout import serving_row, token_price
 from meshwise.answers.records.ranked import Ranked
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.text import words
 from meshwise.answers.text.sentences import cluster_words, sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words, serving_table
 from meshwise.answers.text.tables import Page, Table
+from meshwise.axes import Value
+from meshwise.layouts.pins import Pins, pins_record
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving.question import Served
@@ -46,7 +41,7 @@ class PlannedServing(NamedTuple):
 
     served: Served
     asked_disaggregated: bool
-    pins: Mapping[str, Sequence[int]]
+    pins: Pins
     price_per_device_hour: float | None
 
     @property
@@ -89,7 +84,7 @@ class ServingPlanRecord(TypedDict):
     gpus: int
     objective: str
     limits: dict[str, object]
-    pinned: dict[str, list[AxisValue]]
+    pinned: dict[str, list[Value]]
     best: dict[str, object] | None
     layouts: list[dict[str, object]]
     pareto: list[dict[str, object]]
@@ -138,7 +133,7 @@ class ServingPlanResult(Ranked):
 
 
 def _instance(i: Instance) -> dict[str, object]:
-    return serving_layout_dict(i.axes) | {k: v for k, v in i._asdict().items() if k != "axes"}
+    return i.layout.record() | {k: v for k, v in i._asdict().items() if k != "layout"}
 
 
 def _disaggregated_record(d: Disaggregated | None, price: float | None) -> dict[str, object] | None:
@@ -164,7 +159,7 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
         "gpus": a.gpus,
         "objective": a.objective,
         "limits": a.limits._asdict(),
-        "pinned": pins_dict(p.pins),
+        "pinned": pins_record(p.pins),
         "best": serving_row(a.rows[0], price) if a.rows else None,
         "layouts": [serving_row(r, price) for r in a.rows],
         "pareto": [serving_row(r, price) for r in a.pareto],
@@ -188,7 +183,7 @@ def serving_plan_line(p: PlannedServing) -> str:
     best, partial = (p.plan.rows[0] if p.plan.rows else None), p.plan.partial
     if best is None:
         return "No layout is feasible" + (" of those looked at" * partial)
-    layout = serving_mesh_words(best.axes)
+    layout = serving_mesh_words(best.layout)
     return words.first_line(
         [
             f"Best {layout}" if not partial else f"Best so far {layout}",
@@ -272,10 +267,10 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
     said.append(_binding(p, best))
     if a.rule_of_thumb is not None:
         thumb = a.rule_of_thumb
-        loses = "is the best" if thumb.axes == best.axes else _better(best, thumb)
+        loses = "is the best" if thumb.layout == best.layout else _better(best, thumb)
         said.append(
             "Rule of thumb (the smallest TP in a node that serves it, replicas for the rest): "
-            f"{serving_mesh_words(thumb.axes)}: {loses}."
+            f"{serving_mesh_words(thumb.layout)}: {loses}."
         )
     return [text for text in said if text]
 
@@ -287,8 +282,8 @@ def _others(p: PlannedServing, best: ServingRow) -> list[Table | str]:
     if a.rivals:
         rows = tuple(
             (
-                f"{axis} {serving_layout_dict(r.axes)[axis]}",
-                serving_mesh_words(r.axes),
+                f"{axis} {r.layout.record()[axis]}",
+                serving_mesh_words(r.layout),
                 _better(best, r),
             )
             for axis, r in a.rivals
@@ -329,12 +324,12 @@ def _binding(p: PlannedServing, best: ServingRow) -> str:
 
 def _change_words(c: ServingChange) -> str:
     best = (
-        f"{serving_mesh_words(c.row.axes)}, {c.row.tokens_per_s_per_device:,.1f} tokens/s per GPU"
+        f"{serving_mesh_words(c.row.layout)}, {c.row.tokens_per_s_per_device:,.1f} tokens/s per GPU"
     )
     if isinstance(c.value, dict):  # limits
         return (
             f"limits of TTFT {format_time(c.value['ttft_s'])} and TPOT "
-            f"{format_time(c.value['tpot_s'])} at least ({serving_mesh_words(c.row.axes)}, one request)"
+            f"{format_time(c.value['tpot_s'])} at least ({serving_mesh_words(c.row.layout)}, one request)"
         )
     return f"`{c.code.removesuffix('_dtype')}={c.value}`: {best}"
 
@@ -353,8 +348,8 @@ def _disaggregated(p: PlannedServing) -> str:
     if d is None:
         return "Disaggregated: no two pools meet the limits on these GPUs."
     said = (
-        f"Disaggregated: {d.prefill_instances} × prefill ({serving_mesh_words(d.prefill.axes)}, {d.prefill.batch} "
-        f"prompts together) and {d.decode_instances} × decode ({serving_mesh_words(d.decode.axes)}, "
+        f"Disaggregated: {d.prefill_instances} × prefill ({serving_mesh_words(d.prefill.layout)}, {d.prefill.batch} "
+        f"prompts together) and {d.decode_instances} × decode ({serving_mesh_words(d.decode.layout)}, "
         f"{d.decode.batch} in flight) on {format_gpus(d.devices)}: {d.tokens_per_s_per_device:,.1f} tokens/s per "
         f"GPU, TTFT {format_time(d.ttft_s)} ({format_time(d.transfer_s)} of it moves "
         f"{format_memory(d.transfer_bytes)} of keys and values), TPOT {format_time(d.tpot_s)}; "

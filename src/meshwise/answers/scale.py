@@ -116,7 +116,7 @@ def scale_record(s: Scaling) -> ScaleRecord:
         "refused": [{"tp": tp, "reason": why} for tp, why in s.refused],
         "limit": s.limit._asdict(),
         "fastest": {"tp": s.fastest},
-        "smallest_fit": smallest_fit_dict(s.smallest_fit) if s.smallest_fit else None,
+        "smallest_fit": smallest_fit_dict(s.smallest_fit, s.stack) if s.smallest_fit else None,
         "copies": [c._asdict() for c in s.copies],
         "verdict": curve_verdict(s),
     }
@@ -279,10 +279,11 @@ def _fit_words(s: Scaling, best: Point) -> list[str]:
         said.append("No mesh of TP and PP holds it, not even one layer per stage.")
     else:
         where = "" if fit.within_cluster else f", more than the cluster's {s.cluster.devices}"
-        extra = f" with {fit.recompute} recomputation" if fit.recompute != "none" else ""
-        micro = f", microbatches of {fit.micro_batch}" if s.workload.phase == "train" else ""
+        mesh = fit.layout
+        extra = f" with {mesh.recompute} recomputation" if mesh.recompute != "none" else ""
+        micro = f", microbatches of {mesh.micro_batch}" if s.workload.phase == "train" else ""
         said.append(
-            f"Smallest mesh that holds it: TP={fit.tp} × PP={fit.pp}{micro}{extra} "
+            f"Smallest mesh that holds it: TP={mesh.tp} × PP={mesh.pp}{micro}{extra} "
             f"({format_gpus(fit.devices)}{where}; {format_memory(fit.memory_bytes)} per GPU)."
         )
     return said

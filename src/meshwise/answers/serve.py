@@ -14,10 +14,10 @@ from meshwise.answers.text.sentences import cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
-from meshwise.layouts.grid import Grid
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
-from meshwise.search.serving.steady_state import Steady, burst_s, layout
+from meshwise.search.serving.steady_state import Steady, burst_s
 from meshwise.search.tp_curve.curve import remarks
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_memory, format_time
@@ -30,14 +30,14 @@ class ServedLayout(NamedTuple):
     model: Model
     cluster: Cluster
     stack: Stack
-    grid: Grid
+    grid: Layout
     load: Serving
     steady: Steady
 
     @property
     def etp(self) -> int:
         """Expert-tensor degree."""
-        return self.grid.etp or max(1, self.grid.tp // self.grid.ep)
+        return self.grid.expert_tp
 
 
 class ServeFigures(TypedDict):
@@ -108,7 +108,7 @@ class ServeResult(Placed):
     points = Key[list[Record]]("The layout and its figures, as one row.")
 
     def __init__(
-        self, model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, steady: Steady
+        self, model: Model, cluster: Cluster, stack: Stack, grid: Layout, w: Serving, steady: Steady
     ) -> None:
         self.served = ServedLayout(model, cluster, stack, grid, w, steady)
         self.grid, self.steady = grid, steady
@@ -235,9 +235,8 @@ def _figures(a: ServedLayout) -> ServeFigures:
 def _burst_remarks(a: ServedLayout) -> list[str]:
     """The first token of requests that all begin at once, where it comes much later than in the steady
     state."""
-    grid, s = a.grid, a.steady
-    layouts = layout(grid.tp, grid.pp, grid.ep, grid.dp, grid.etp)
-    burst = float(burst_s(a.model, a.cluster, a.stack, layouts, a.load))
+    s = a.steady
+    burst = float(burst_s(a.model, a.cluster, a.stack, arrays(a.grid), a.load))
     if a.stack.ideal or not s.fits or burst < 2.0 * float(s.ttft_s):
         return []
     return [

@@ -87,7 +87,9 @@ class ValidateResult(Answer):
     unread = Key[list[str]]("Columns that no prediction reads.")
     summary = Key[Record]("Errors of the predictions, as shares.")
 
-    def __init__(self, table: tables.Table, results: list[Result], summary: Summary) -> None:
+    def __init__(
+        self, table: tables.MeasuredTable, results: list[Result], summary: Summary
+    ) -> None:
         self.table, self.results, self.totals = table, results, summary
 
     @property
@@ -99,14 +101,14 @@ class ValidateResult(Answer):
         return {
             "schema": SCHEMA,
             "kind": self.table.kind,
-            "unread": tables.unread(self.table),
+            "unread": tables.unread_columns(self.table),
             "rows": [r.to_dict() for r in self.results],
             "summary": self.totals,
         }
 
     def page(self, worst: int = 15) -> Page:
         found = validate_page(self.table.kind, self.table.name, self.results, self.totals, worst)
-        columns = tables.unread(self.table)
+        columns = tables.unread_columns(self.table)
         if not columns:
             return found
         said = wrap(f"Columns that no prediction reads: {', '.join(columns)}.")

@@ -48,14 +48,14 @@ def estimated(
     """The layout that the options describe, priced."""
     from meshwise import api
     from meshwise.strict_tables import one_of
-    from meshwise.workloads.workload import PHASES
+    from meshwise.workloads.workload import WORKLOAD_PHASES
 
     spec = api.model(model)
     switches.check_switch_options(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     # the layout
     axes: dict[str, object] = {k: o.count(k) for k in ("pp", "vp", "dp", "cp", "ep")}
-    stack = options.phase_stack(o, one_of(o["phase"], "--phase", PHASES))
+    stack = options.phase_stack(o, one_of(o["phase"], "--phase", WORKLOAD_PHASES))
     axes["tp"] = options.tp_degree(o.word("tp"), spec, where, stack)
     if o.has("etp"):
         axes["etp"] = o.count("etp")

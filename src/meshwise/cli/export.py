@@ -185,7 +185,8 @@ def _check_on_cluster(
     from meshwise import api
     from meshwise.clusters.load import grown, load_cluster
     from meshwise.commands import STACK
-    from meshwise.layouts import grid
+    from meshwise.layouts.check import check, settled
+    from meshwise.layouts.layout import asked as read_layout
     from meshwise.stacks.stack import load_stack
 
     spec = api.model(model)
@@ -204,9 +205,9 @@ def _check_on_cluster(
         work = api.Decode(batch=1, context=o.number("isl") or 1024)
     # checked as the target's software runs it, on as many nodes as it takes
     stack = load_stack(STACK[target])
-    cell = grid.settled(grid.asked(asked), spec, stack, phase)
+    cell = settled(read_layout(asked, tuple(asked)), spec, stack, phase)
     where = grown(load_cluster(cluster), cell.devices)
     if o.has("schedule"):
         stack = api.stack(stack.name, schedule=o["schedule"])
-    grid.check(cell, spec, where, work, stack)
+    check(cell, spec, where, work, stack)
     return where.node_devices

@@ -215,7 +215,8 @@ def _pairs(row: Mapping[str, object], modules: tuple[str, ...]) -> bool:
     """Whether the layout can run the exchange of tokens beside another microbatch's compute."""
     import numpy as np
 
-    from meshwise.layouts.layout import RECOMPUTE_CODE, Layouts
+    from meshwise.axes import RECOMPUTE_CODE
+    from meshwise.layouts.layout import Layouts
     from meshwise.layouts.rules import exchange_pairs
 
     degrees = {name: np.int64(_whole(row, name, 1)) for name in ("tp", "pp", "vp", "ep")}

@@ -197,14 +197,14 @@ def read_workload(o: Given) -> Workload:
     from meshwise.workloads.workload import (
         MAX_BATCH,
         MAX_SEQ,
-        PHASES,
+        WORKLOAD_PHASES,
         Decode,
         Formats,
         Prefill,
         Training,
     )
 
-    phase = one_of(o["phase"], "--phase", PHASES)
+    phase = one_of(o["phase"], "--phase", WORKLOAD_PHASES)
     formats = Formats(
         dtype=o.text("dtype"),
         weights=o.text("weight_dtype"),

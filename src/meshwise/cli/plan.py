@@ -121,7 +121,7 @@ def _plan_training(model: Model, cluster: Cluster, o: Given, gpus: int | None) -
     result = api.plan(
         *(model, cluster, load),
         stack=stack,
-        free=plan_options.name_list(o.word("free")) if o.has("free") else (),
+        free=plan_options.comma_list(o.word("free")) if o.has("free") else (),
         objective=cast("TrainingObjective | None", o["objective"]),  # which checks it
         **asked,
         **options.training_pins({**axes, **plan_options.named_pins(o)}),

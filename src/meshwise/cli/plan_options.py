@@ -160,7 +160,7 @@ def _misplaced(name: str, value: object, phase: str) -> None:
     )
 
 
-def name_list(text: str) -> tuple[str, ...]:
+def comma_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
@@ -180,7 +180,7 @@ def training_stack(o: Given) -> Stack:
 def named_pins(o: Given) -> dict[str, tuple[str, ...]]:
     """The lists of names that are given."""
     named = [name for name in _NAMED_PINS if o.has(name)]
-    return {name: name_list(o.word(name)) for name in named if o[name] != "split"}
+    return {name: comma_list(o.word(name)) for name in named if o[name] != "split"}
 
 
 def training_step(o: Given) -> Training:
@@ -214,10 +214,10 @@ def training_step(o: Given) -> Training:
 
 def latency_limits(o: Given) -> dict[str, float]:
     """Limits of latency [s], those that are given."""
-    from meshwise.units import TIME, parse
+    from meshwise.units import TIME, parse_quantity
 
     return {
-        name: parse(
+        name: parse_quantity(
             o.word(name),
             TIME._replace(example=_LATENCY[name]),
             option_of(name),

@@ -104,12 +104,12 @@ def _legal(
     work: Training | Serving,
     stack: Stack,
 ) -> list[int]:
-    from meshwise.models.formats import priced
+    from meshwise.models.formats import model_as_run
     from meshwise.search.serving.question import check_serving_pins
     from meshwise.search.training.question import check_pins
     from meshwise.workloads.workload import Training
 
-    spec = priced(model, work if isinstance(work, Training) else work.decode())
+    spec = model_as_run(model, work if isinstance(work, Training) else work.decode())
 
     def allowed(value: int) -> bool:
         try:

@@ -128,7 +128,7 @@ def command(model: str, **said: object) -> None:
         Options,
     )
     from meshwise.strict_tables import one_of
-    from meshwise.units import TIME, parse
+    from meshwise.units import TIME, parse_quantity
 
     o = Given(said)
     narrow = o.text("comm_dtype")
@@ -145,7 +145,9 @@ def command(model: str, **said: object) -> None:
         on=o.text("on"),
         layers=o.number("layers"),
         backend=one_of(o["backend"], "--backend", ("gloo", "nccl")),
-        timeout_s=parse(o["timeout"], TIME._replace(example="120 s"), "--timeout", bare=True),
+        timeout_s=parse_quantity(
+            o["timeout"], TIME._replace(example="120 s"), "--timeout", bare=True
+        ),
         threads=o.number("threads"),
         tp=o.count("tp"),
         pp=o.count("pp"),

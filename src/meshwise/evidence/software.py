@@ -10,9 +10,9 @@ import msgspec
 from meshwise.evidence.tables import Row
 from meshwise.stacks.schedules import NAMES as SCHEDULES
 from meshwise.stacks.stack import MODULES, WORDS, Stack, load_stack
-from meshwise.workloads.workload import OVERLAP
+from meshwise.workloads.workload import OVERLAP_MODES
 
-ATTENTION = ("flash", "flash1", "flash2", "flash3", "unfused")
+ATTENTION_KERNELS = ("flash", "flash1", "flash2", "flash3", "unfused")
 
 # Megatron-LM's own transformer of 2023 (megatron/model): SwiGLU in two operations, keys and
 # values copied to every head, a second fp32 copy of the logits.
@@ -95,7 +95,7 @@ def as_stated(stack: Stack, row: Row) -> Stack:
     """The stack with the switches that the row's columns state (``attention``, ``schedule``,
     ``overlap``, ``grad_overlap``, and those of :data:`~meshwise.stacks.stack.STATED`)."""
     changes: dict[str, Any] = {}
-    attention = row.one_of("attention", ATTENTION)
+    attention = row.one_of("attention", ATTENTION_KERNELS)
     if attention:
         changes["attention"] = "unfused" if attention == "unfused" else "flash"
         if attention[-1].isdigit():
@@ -105,7 +105,7 @@ def as_stated(stack: Stack, row: Row) -> Stack:
     schedule = row.one_of("schedule", SCHEDULES) or variant
     if schedule:
         changes["schedule"] = schedule
-    overlap = row.one_of("overlap", OVERLAP)
+    overlap = row.one_of("overlap", OVERLAP_MODES)
     if overlap:
         changes["overlap"] = overlap
     if overlap == "none":

@@ -9,22 +9,22 @@ import msgspec
 
 from meshwise import catalog, dtypes
 from meshwise.checks import (
-    Rule,
+    Check,
     among,
     check_fields,
     flag,
     name_of,
     number,
     optional,
-    sequence,
     text,
     texts,
+    tuple_of,
     whole,
 )
 from meshwise.errors import InputError
 from meshwise.stacks import schedules
 from meshwise.strict_tables import check_keys
-from meshwise.workloads.workload import MAX_SEQ, OVERLAP
+from meshwise.workloads.workload import MAX_SEQ, OVERLAP_MODES
 
 MOMENTS = ("fp32", "bf16", "fp16", "fp8")
 # alltoall sends a token once per expert; the others once per node, whose ranks pass it on
@@ -33,7 +33,7 @@ DISPATCHERS = ("alltoall", "deepep", "hybridep")
 WORDS: dict[str, tuple[str, ...]] = {
     "attention": ("flash", "unfused"),
     "collectives": ("nccl", "vllm", "sglang", "trtllm"),
-    "overlap": OVERLAP,
+    "overlap": OVERLAP_MODES,
     "schedule": schedules.NAMES,
     "selective_recompute": ("attention", "products"),
     "stage_balance": ("layers", "cost"),
@@ -170,12 +170,12 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         check_fields(self, RULES, "stack")
 
 
-def _rule(name: str, kind: str) -> Rule:
-    own: Rule = texts if name == "sources" else text
+def _rule(name: str, kind: str) -> Check:
+    own: Check = texts if name == "sources" else text
     if name in WORDS:
         own = among(*WORDS[name])
     elif name in LISTS:
-        own = sequence(among(*LISTS[name]), "of the stack's words")
+        own = tuple_of(among(*LISTS[name]), "of the stack's words")
     elif name in WHOLE:
         own = whole(*WHOLE[name])
     elif name in RANGES:
@@ -206,7 +206,7 @@ def replaced(stack: Stack, switches: dict[str, Any]) -> Stack:
     return msgspec.structs.replace(stack, **switches)
 
 
-def load_stack(name: str | os.PathLike[str] | Stack, field: str = "--stack") -> Stack:
+def load_stack(name: str | os.PathLike[str] | Stack, field: str = "stack") -> Stack:
     """A stack of the catalog by name; a :class:`Stack` as it is."""
     if isinstance(name, Stack):
         return name
@@ -235,8 +235,8 @@ def must_run_models(stack: Stack, phase: str) -> None:
     tables = {name: load_stack(name) for name in catalog.names("stacks")}
     legal = ", ".join(name for name, s in tables.items() if kind_of(phase) in s.runs)
     raise InputError(
-        f"--stack={stack.name} runs no model: collectives alone",
-        field="--stack",
+        f"stack={stack.name} runs no model: collectives alone",
+        field="stack",
         value=stack.name,
         legal=f"{legal}; or `meshwise collective`",
         nearest=DEFAULT[phase],

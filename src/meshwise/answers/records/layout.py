@@ -1,107 +1,27 @@
-"""Layouts as JSON: the keys of a layout in the contract's words, of training and of serving."""
+"""Layouts with their figures, as rows of JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-from meshwise.layouts.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 
 if TYPE_CHECKING:
     from meshwise.search.serving.plan import ServingRow
     from meshwise.search.tp_curve.smallest_mesh import SmallestFit
     from meshwise.search.training.ranking import Found
     from meshwise.search.training.rows import PlanRow
-
-_RECOMPUTE, _SHARD = list(RECOMPUTE_CODE), list(SHARD_CODE)
-AxisValue = str | bool | int  # as users name an axis' value
-
-
-def axis_value(axis: str, value: int, stack_overlap: str = "none") -> AxisValue:
-    """An axis' value as users name it."""
-    if axis == "recompute":
-        return _RECOMPUTE[value]
-    if axis == "shard":
-        return _SHARD[value]
-    if axis == "placement":
-        return "-".join(ORDERS[value])
-    if axis == "sequence_parallel":
-        return bool(value)
-    if axis == "decomposed":
-        return "decomposed" if value else stack_overlap
-    return int(value)
-
-
-def layout_dict(axes: dict[str, int], stack_overlap: str = "none") -> dict[str, AxisValue]:
-    """The keys of a training layout, in the contract's words."""
-    a = axes
-    names = ("sequence_parallel", "recompute", "shard", "placement")
-    return {
-        **{k: a[k] for k in ("tp", "pp", "vp", "dp", "cp", "ep")},
-        "etp": a["etp"] or max(1, a["tp"] // a["ep"]),
-        "micro_batch": a["micro_batch"],
-        **{k: axis_value(k, a[k]) for k in names},
-        "overlap": axis_value("decomposed", a["decomposed"], stack_overlap),
-    }
+    from meshwise.stacks.stack import Stack
 
 
 def found_dict(found: Found) -> dict[str, object]:
     """A layout of the search, with the formats that its variant frees."""
-    return {**layout_dict(found.axes, found.variant.stack.overlap), **found.variant.label}
+    return {**found.layout.record(found.variant.stack.overlap), **found.variant.label}
 
 
-def smallest_fit_dict(fit: SmallestFit) -> dict[str, object]:
+def smallest_fit_dict(fit: SmallestFit, stack: Stack) -> dict[str, object]:
     """The mesh of the fewest devices on which one replica fits: bytes, seconds."""
-    return {
-        "tp": fit.tp,
-        "pp": fit.pp,
-        "vp": 1,
-        "dp": 1,
-        "cp": 1,
-        "ep": 1,
-        "etp": fit.tp,
-        "micro_batch": fit.micro_batch,
-        "sequence_parallel": fit.sequence_parallel,
-        "recompute": fit.recompute,
-        "shard": "none",
-        "placement": "-".join(ORDERS[0]),
-        "devices": fit.devices,
-        "memory_bytes": fit.memory_bytes,
-        "step_s": fit.step_s,
-        "within_cluster": fit.within_cluster,
-    }
+    named = ("devices", "memory_bytes", "step_s", "within_cluster")
+    return {**fit.layout.record(stack.overlap), **{key: getattr(fit, key) for key in named}}
 
-
-def pins_dict(pins: Mapping[str, Sequence[int]]) -> dict[str, list[AxisValue]]:
-    """Axes that were given, each with its values."""
-    return {axis_key(k): [axis_value(k, v) for v in values] for k, values in pins.items()}
-
-
-def axis_key(axis: str) -> str:
-    """An axis of the search as JSON calls it."""
-    return "overlap" if axis == "decomposed" else axis
-
-
-def serving_layout_dict(axes: dict[str, int]) -> dict[str, object]:
-    """The keys of a serving layout, those of training at their simplest."""
-    return {
-        "tp": axes["tp"],
-        "pp": axes["pp"],
-        "vp": 1,
-        "dp": axes["dp"],
-        "cp": 1,
-        "ep": axes["ep"],
-        "etp": axes["etp"] or max(1, axes["tp"] // axes["ep"]),
-        "dcp": axes["dcp"],
-        "micro_batch": None,
-        "sequence_parallel": False,
-        "recompute": "none",
-        "shard": "none",
-        "placement": "-".join(ORDERS[0]),
-    }
-
-
-# -- layouts with their figures --------------------------------------------------------------------
 
 _FIGURES = (
     *("devices", "step_s", "step_low_s", "step_high_s", "compute_s", "comm_s", "exposed_comm_s"),
@@ -124,12 +44,12 @@ def training_row(r: PlanRow, price: float | None = None) -> dict[str, object]:
 def serving_row(r: ServingRow, price: float | None = None) -> dict[str, object]:
     """One serving layout at its concurrency [s, bytes]; ``price`` in dollars per device hour."""
     return {
-        **serving_layout_dict(r.axes),
+        **r.layout.record(),
         "step_s": r.tpot_s,
         "step_low_s": r.tpot_low_s,
         "step_high_s": r.tpot_high_s,
         "mfu": None,
-        **{k: v for k, v in r._asdict().items() if k != "axes"},
+        **{k: v for k, v in r._asdict().items() if k != "layout"},
         **token_price(price, r.devices, r.tokens_per_s),
     }
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from meshwise.answers.records.layout import serving_layout_dict, token_price
+from meshwise.answers.records.layout import token_price
 from meshwise.answers.text import words
 from meshwise.answers.text.tables import Table
+from meshwise.layouts.layout import Layout
 from meshwise.search.serving.plan import ServingRow
 from meshwise.units import format_memory, format_time
 
 
-def serving_mesh_words(axes: dict[str, int]) -> str:
+def serving_mesh_words(layout: Layout) -> str:
     """The degrees that are not 1: ``tp4 dp2``, ``tp8 ep8 etp1``."""
-    named = [f"{k}{axes[k]}" for k in ("tp", "pp", "dp") if axes[k] > 1] or ["tp1"]
-    if _own_experts(axes):
-        d = serving_layout_dict(axes)
-        named += [f"ep{d['ep']}", f"etp{d['etp']}"]
-    if axes["dcp"] > 1:
-        named.append(f"dcp{axes['dcp']}")
-    return " ".join(named)
+    degrees = [f"{k}{n}" for k in ("tp", "pp", "dp") if (n := getattr(layout, k)) > 1] or ["tp1"]
+    if _own_experts(layout):
+        degrees += [f"ep{layout.ep}", f"etp{layout.expert_tp}"]
+    if layout.dcp > 1:
+        degrees.append(f"dcp{layout.dcp}")
+    return " ".join(degrees)
 
 
-def _own_experts(axes: dict[str, int]) -> bool:
+def _own_experts(layout: Layout) -> bool:
     """Whether experts are split in another way than the rest of a layer."""
-    return axes["ep"] > 1 or axes["etp"] not in (0, axes["tp"])
+    return layout.ep > 1 or layout.etp not in (None, layout.tp)
 
 
 def serving_table(title: str, rows: list[ServingRow], price: float | None, *, ranks: bool) -> Table:
     axes = ["tp", "pp", "dp"]
-    if any(_own_experts(r.axes) for r in rows):
+    if any(_own_experts(r.layout) for r in rows):
         axes += ["ep", "etp"]
-    if any(r.axes["dcp"] > 1 for r in rows):
+    if any(r.layout.dcp > 1 for r in rows):
         axes.append("dcp")
     header = [*(["#"] if ranks else []), *(a.upper() for a in axes), "in flight", "TPOT", "TTFT"]
     header += ["request", "tokens/s/GPU", "tokens/s", "memory", "room"]
@@ -37,7 +37,7 @@ def serving_table(title: str, rows: list[ServingRow], price: float | None, *, ra
         header.append("$/1M tokens")
     body = []
     for number, r in enumerate(rows, start=1):
-        layout = serving_layout_dict(r.axes)
+        layout = r.layout.record()
         cells = [str(number)] if ranks else []
         cells += [str(layout[a]) for a in axes]
         cells += [

@@ -24,11 +24,12 @@ def smallest_fit_words(fit: SmallestFit | None, devices: int, training: bool) ->
     """The smallest mesh that holds a workload; ``devices`` are the cluster's."""
     if fit is None:
         return "no mesh of TP and PP holds it"
-    said = [f"TP {fit.tp}" + (f" × PP {fit.pp}" if fit.pp > 1 else "")]
+    mesh = fit.layout
+    said = [f"TP {mesh.tp}" + (f" × PP {mesh.pp}" if mesh.pp > 1 else "")]
     if training:
-        said.append(f"microbatches of {fit.micro_batch}")
-    if fit.recompute != "none":
-        said.append(f"{fit.recompute} recomputation")
+        said.append(f"microbatches of {mesh.micro_batch}")
+    if mesh.recompute != "none":
+        said.append(f"{mesh.recompute} recomputation")
     beyond = "" if fit.within_cluster else f", more than the {devices} here"
     each = f"({format_gpus(fit.devices)}{beyond}, {format_memory(fit.memory_bytes)} each)"
     return f"smallest mesh {', '.join(said)} {each}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from meshwise.answers.records.layout import axis_key, axis_value, layout_dict
+from meshwise.answers.records.layout import found_dict
 from meshwise.answers.text import words
 from meshwise.answers.text.tables import Table
+from meshwise.axes import AXES, PLACEMENTS, spoken
+from meshwise.layouts.layout import Layout
 from meshwise.search.training.plan import Rival
 from meshwise.search.training.rows import PlanRow
 from meshwise.units import format_memory, format_time
@@ -24,36 +26,34 @@ STEP_PARTS = {
 _SHORT = {"none": "-", "selective": "sel", "full": "full"}
 
 
-def training_mesh_words(axes: dict[str, int]) -> str:
+def training_mesh_words(layout: Layout) -> str:
     """The degrees that are not 1, then the switches that are on: ``tp8 pp4 dp16 · mb1 · full``."""
-    d = layout_dict(axes)
-    named = ("tp", "pp", "dp", "cp", "ep")
-    degrees = [f"{k}{axes[k]}" for k in named if axes[k] > 1] or ["tp1"]
-    if axes["ep"] > 1 and d["etp"] != 1:
-        degrees.append(f"etp{d['etp']}")
-    switches = [f"mb{axes['micro_batch']}"]
-    if axes["vp"] > 1:
-        switches.append(f"vp{axes['vp']}")
-    if d["sequence_parallel"]:
+    d = layout
+    degrees = [f"{k}{n}" for k in ("tp", "pp", "dp", "cp", "ep") if (n := getattr(d, k)) > 1]
+    if d.ep > 1 and d.expert_tp > 1:
+        degrees.append(f"etp{d.expert_tp}")
+    switches = [f"mb{d.micro_batch}"]
+    if d.vp > 1:
+        switches.append(f"vp{d.vp}")
+    if d.sequence_parallel:
         switches.append("sp")
-    if d["overlap"] != "none":
-        switches.append(str(d["overlap"]))
-    if d["recompute"] != "none":
-        switches.append(f"recompute {d['recompute']}")
-    if d["shard"] != "none":
-        switches.append(str(d["shard"]))
-    if axes["placement"]:
-        switches.append(str(d["placement"]))
-    return " ".join(degrees) + " · " + " ".join(switches)
+    if d.decomposed:
+        switches.append("decomposed")
+    if d.recompute not in (None, "none"):
+        switches.append(f"recompute {d.recompute}")
+    if d.shard != "none":
+        switches.append(d.shard)
+    if d.placement != PLACEMENTS[0]:
+        switches.append(d.placement)
+    return " ".join(degrees or ["tp1"]) + " · " + " ".join(switches)
 
 
 def _columns(rows: list[PlanRow]) -> list[str]:
     """The axes that the table shows: degrees, and switches that differ from their simplest."""
     shown = ["tp", "pp", "dp"]
-    simplest = {"vp": 1, "cp": 1, "ep": 1, "sequence_parallel": 0, "decomposed": 0}
-    simplest |= {"recompute": 0, "shard": 0, "placement": 0}
-    for axis, usual in simplest.items():
-        if any(r.found.axes[axis] != usual for r in rows):
+    for axis in ("vp", "cp", "ep", *_HEADS):
+        usual = AXES[axis].code(AXES[axis].default)
+        if axis != "micro_batch" and any(r.found.layout.code(axis) != usual for r in rows):
             shown.append(axis)
             if axis == "ep":
                 shown.append("etp")
@@ -75,8 +75,8 @@ _HEADS = {
 
 def _cell(axis: str, row: PlanRow) -> str:
     if axis == "etp":
-        return str(layout_dict(row.found.axes)["etp"])
-    value = axis_value(axis, row.found.axes[axis], row.found.variant.stack.overlap)
+        return str(row.found.layout.expert_tp)
+    value = found_dict(row.found)[spoken(axis)]
     if isinstance(value, bool):
         return "yes" if value else "-"
     return _SHORT.get(str(value), str(value))
@@ -144,8 +144,8 @@ def rivals_table(best: PlanRow, rivals: tuple[Rival, ...]) -> Table:
         value = label.get(axis, "-") if axis in ("dtype", "comm_dtype") else _cell(axis, rival.row)
         body.append(
             (
-                f"{axis_key(axis)} {value}",
-                training_mesh_words(rival.row.found.axes),
+                f"{spoken(axis)} {value}",
+                training_mesh_words(rival.row.found.layout),
                 difference_words(rival.row),
                 _why(best, rival.row),
             )
