@@ -200,6 +200,7 @@ def estimate_record(r: Report) -> EstimateRecord:
         "stack": stack_record(e.stack),
         "layout": e.layout.at(0).record(e.stack.overlap, micro_batch=int(e.program.ctx.sequences)),
         "devices": r.devices,
+        # seconds
         "step_s": r.step_s,
         "step_low_s": r.step_low_s,
         "step_high_s": r.step_high_s,
@@ -208,6 +209,7 @@ def estimate_record(r: Report) -> EstimateRecord:
         "exposed_comm_s": r.exposed_comm_s,
         "bubble_s": r.bubble_s,
         "host_s": r.host_s,
+        # communication, and shares
         "wire_bytes": r.wire_bytes,
         "payload_bytes": r.payload_bytes,
         "comm_share": r.comm_share,
@@ -215,6 +217,7 @@ def estimate_record(r: Report) -> EstimateRecord:
         "mfu": r.mfu,
         "hfu": r.hfu,
         "tokens_per_s_per_device": r.tokens_per_s_per_device,
+        # the fullest device
         "memory_bytes": r.memory_bytes,
         "fits": r.fits,
         "memory": r.memory,
@@ -222,6 +225,7 @@ def estimate_record(r: Report) -> EstimateRecord:
         "straggler_s": float(e.straggler_s),
         "launch_s": float(e.launch_s),
         "memory_limit_bytes": e.memory_limit_bytes,
+        # by axis, and what the seconds rest on
         "communication": [row._asdict() for row in r.communication],
         "provenance": {str(source): share for source, share in r.provenance.items()},
         "extrapolated": any(source.beyond_measurement for source in r.provenance),

@@ -69,6 +69,7 @@ def explain_line(r: Report) -> str:
 
 def explain_page(r: Report) -> Page:
     """Two tables that share one numbering: products and passes, and collectives."""
+    # a row per operation: collectives in a table of their own
     compute, comm = [], []
     for number, op in enumerate(r.operations, start=1):
         begin = (str(number), op.name, op.kind, op.phase, f"{op.calls:g}")
@@ -91,6 +92,7 @@ def explain_page(r: Report) -> Page:
             shape = f"{op.batch:g}·{shape}"
         flops = format_flops(op.flops) if op.flops else ""
         compute.append((*begin, shape, flops, format_bytes(op.hbm_bytes), format_time(op.time_s)))
+    # the page
     first = ("#", "operation", "kind", "phase", "calls/step")
     e = r.estimate
     heading = wrap(

@@ -125,6 +125,7 @@ class ModelResult(Answer):
 
 def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
     """The JSON of a model; ``weight_bytes`` by number format."""
+    # kinds of layer, and degrees
     attentions = [b.attention for b in model.blocks if b.attention is not None]
     moes = [b.moe for b in model.blocks if b.moe is not None]
     top = legality.max_heads(model)
@@ -145,11 +146,13 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "head_dim": max((a.head_dim for a in attentions), default=0),
         "vocab": model.vocab,
         "max_positions": model.max_positions,
+        # how it is stored
         "dtype": model.dtype,
         "quantization": msgspec.to_builtins(model.quantization),
         "experts": max((m.experts for m in moes), default=0),
         "experts_per_token": max((m.top_k for m in moes), default=0),
         "weight_bytes": weight_bytes,
+        # degrees, and why others are not
         "legal_tp": legal,
         "tp_dividing_heads": legality.head_divisors(model),
         "max_tp_without_kv_copies": max(
@@ -221,6 +224,7 @@ def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
         frozenset({0, 1}),
         ("value",),
     )
+    # a sentence per degree that needs one
     lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
     told = ("\n".join(wrap(line) for line in lines),) if lines else ()

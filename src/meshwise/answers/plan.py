@@ -141,9 +141,11 @@ def plan_record(p: Planned) -> PlanRecord:
         "workload": without_axes(w),
         "formats": widths(s.model, w, answer.stack)._asdict(),
         "stack": stack_record(answer.stack),
+        # what was asked
         "gpus": s.gpus,
         "objective": p.objective,
         "pinned": pins_record(s.pins),
+        # what was found
         "best": training_row(best, price) if best else None,
         "layouts": [training_row(r, price) for r in answer.rows],
         "pareto": [training_row(r, price) for r in answer.pareto],
@@ -153,6 +155,7 @@ def plan_record(p: Planned) -> PlanRecord:
         if answer.rule_of_thumb
         else None,
         "nearest_feasible": [_change_record(c) for c in p.changes],
+        # of how many
         "counts": {
             "enumerated": s.enumerated,
             "bounded": s.bounded,

@@ -204,6 +204,7 @@ def _outermost(p: Point) -> int:
 def curve_verdict(s: Scaling) -> str:
     """What the curve says, in a few sentences: the last degree inside the innermost fabric, the first
     one that leaves it, the limit and what binds beyond it, and how to go on."""
+    # inside the innermost fabric, and beyond it
     best = s.limit_point
     after = [p for p in s.points if p.tp > best.tp]
     inside = [p for p in s.points if _outermost(p) == 0]
@@ -221,6 +222,7 @@ def curve_verdict(s: Scaling) -> str:
         told.append(first)
     if best not in told:
         said.insert(0, f"{_point_words(best)}.")
+    # where it stops, and why
     if after:
         following = after[0]
         score = following.marginal_efficiency
@@ -236,6 +238,7 @@ def curve_verdict(s: Scaling) -> str:
             f"Every degree up to TP={best.tp} pays; the curve ends at "
             f"{LIMIT_REASONS.get(s.limit.reason, s.limit.reason)} ({s.limit.detail})."
         )
+    # how to go on
     said += _go_on(s, best)
     said += _fit_words(s, best)
     said += [f"{r[0].upper()}{r[1:]}." for r in best.remarks]
@@ -293,6 +296,7 @@ def _fit_words(s: Scaling, best: Point) -> list[str]:
 
 
 def scale_page(s: Scaling) -> Page:
+    # what was asked
     training = s.workload.phase == "train"
     overlap = s.stack.overlap
     if overlap == "none" and training and s.stack.overlap_input_gradient:
@@ -313,6 +317,7 @@ def scale_page(s: Scaling) -> Page:
             for p in s.points
         ]
     )
+    # the limit, and the page
     limit = (
         f"Limit ({s.limit.objective}): TP={s.limit.tp} ({s.limit.detail}). Fastest: TP={s.fastest}."
     )

@@ -274,6 +274,7 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
         f"{w.osl} out\n{d['cluster']['name']}: {cluster_words(a.cluster)}; stack "
         f"{a.stack.name}\nlayout {axes} ({format_gpus(d['devices'])}){_options(w)}"
     )
+    # tables
     queue = (("wait for room in the KV cache", format_time(d["queue_s"])),) if d["queue_s"] else ()
     drafts = (
         (("tokens per verification", f"{d['tokens_per_iteration']:.2f}"),) if w.draft_tokens else ()
@@ -305,6 +306,7 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
             ("fits", "yes" if d["fits"] else "NO"),
         ),
     )
+    # what is to be said
     said = _room(d, w.concurrency) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
     told = (wrap(" ".join(said)),) if said else ()
     return Page(heading, (steady, *told), serve_line(d, w.concurrency), (memory,))

@@ -83,6 +83,7 @@ def sweep_record(s: Sweep) -> SweepRecord:
         "cluster": cluster_record(s.cluster),
         "workload": first["workload"],
         "stack": first["stack"],
+        # the quantity, the curve at each of its values, and as rows
         "sweep": {
             "name": s.quantity.name,
             "unit": s.quantity.unit,
@@ -102,6 +103,7 @@ def sweep_record(s: Sweep) -> SweepRecord:
         "rows": [
             {"value": value, "tp": p.tp, **_figures(p)} for value, c in s.values for p in c.points
         ],
+        # what follows
         "break_evens": [_break_even(b, s.quantity) for b in s.break_evens],
         "remarks": _remarks(s),
         "verdict": sweep_verdict(s),
@@ -173,6 +175,7 @@ def sweep_page(s: Sweep) -> Page:
         f"{first.model.name}: {workload_words(first.workload, first.workload.batch)}\n{cluster_words(s.cluster)}\n"
         f"sweep of {s.quantity.name}, stack {first.stack.name}"
     )
+    # a row per value: steps, and shares
     degrees = sorted({p.tp for _, c in s.values for p in c.points})
     names = (s.quantity.name, *(f"TP={tp}" for tp in degrees))
     body, shares = [], []
@@ -190,6 +193,7 @@ def sweep_page(s: Sweep) -> Page:
         said = _in_unit(value, s.quantity)
         body.append((said, *steps, f"TP={c.limit.tp}", f"TP={c.fastest}"))
         shares.append((said, *share))
+    # tables: of break-evens first, where there are any
     title = "Step and efficiency at each degree"
     table = Table(
         title, (*names, "limit", "fastest"), tuple(body), frozenset(), ("limit", "fastest")

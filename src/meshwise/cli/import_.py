@@ -77,6 +77,7 @@ def command(
     from meshwise.strict_tables import fraction
 
     o = Given(said)
+    # the command, where it runs, and what it does not say
     text = sys.stdin.read(1_000_000) if launch == "-" else launch
     where = options.read_cluster(cluster, nodes, nics)
     accepted = None
@@ -96,6 +97,7 @@ def command(
         osl=o.number("osl"),
         concurrency=o.number("concurrency"),
     )
+    # the cluster has to hold it
     started = result.parsed.job.gpus
     if nodes is not None and started > where.devices:
         raise InputError(

@@ -204,6 +204,7 @@ def read_workload(o: Given) -> Workload:
         Training,
     )
 
+    # formats, and what has no meaning in this phase
     phase = one_of(o["phase"], "--phase", WORKLOAD_PHASES)
     formats = Formats(
         dtype=o.text("dtype"),
@@ -228,6 +229,7 @@ def read_workload(o: Given) -> Workload:
                 value=o[name],
                 legal=f"leave {option} out, or another --phase",
             )
+    # sizes
     batch = o.number("batch", high=MAX_BATCH) or 1
     if phase == "decode":
         given = o.text("context") if o.has("context") else o.text("seq")

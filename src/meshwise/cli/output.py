@@ -52,6 +52,7 @@ def write(
             field=f"--{asked[1]}",
             legal=" or ".join(f"--{a}" for a in asked),
         )
+    # rows, a record, or a page
     if asked == ["parquet"]:
         from meshwise.files import write_parquet
 

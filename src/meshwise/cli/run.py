@@ -131,6 +131,7 @@ def command(model: str, **said: object) -> None:
     from meshwise.units import TIME, parse_quantity
 
     o = Given(said)
+    # switches of the runtime
     narrow = o.text("comm_dtype")
     switches = Options(
         sequence_parallel=o.flag("sequence_parallel"),
@@ -140,6 +141,7 @@ def command(model: str, **said: object) -> None:
         algorithm=one_of(o["algorithm"], "--algorithm", ALGORITHMS),
         chunks=o.count("chunks", high=MOST),
     )
+    # the run, on this rank or on all
     result = run(
         model,
         on=o.text("on"),

@@ -177,6 +177,7 @@ def _grow(model: Model, cluster: Cluster, workload: Workload, o: Given, sweep: s
     if o["overlap"] == "decomposed":
         axes["overlap"] = "decomposed"
         o = o.but(overlap=None)
+    # the curve
     stack = options.phase_stack(o, "train")
     tp = o.text("tp")
     if tp is not None:

@@ -96,6 +96,7 @@ def _reductions(layer: Layer, training: bool) -> str:
 
 def layer_tables(points: tuple[Point, ...], training: bool) -> list[Table]:
     """One layer and microbatch: its times, and what it communicates."""
+    # a row per degree: times, and what moves
     times, moves = [], []
     again = any(p.layer.recompute_s > 0 for p in points)
     back = (("recompute",) if again else ()) + (("backward",) if training else ())
@@ -128,6 +129,7 @@ def layer_tables(points: tuple[Point, ...], training: bool) -> list[Table]:
                 p.algorithm or "-",
             )
         )
+    # columns of passes that there are
     head = ("TP", "forward", *back, "compute", "comm", "exposed", "comm %", "CCR")
     sent = ("TP", "forward", *back, "payload", "wire bytes by level", "reductions", "algorithm")
     return [
