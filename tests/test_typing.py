@@ -11,8 +11,8 @@ import pytest
 from meshwise.axes import AXES, RECOMPUTE_MODES, SERVES, SHARD_STAGES, TRAINS
 from meshwise.layouts import keywords
 from meshwise.layouts.layout import Layout, Layouts
-from meshwise.search.serving.plan import OBJECTIVES as SERVING_OBJECTIVES
-from meshwise.search.training.question import OBJECTIVES
+from meshwise.search.serving.plan import SERVING_OBJECTIVES
+from meshwise.search.training.question import TRAINING_OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "typing_public.py"
@@ -68,5 +68,5 @@ def test_typed_words_are_those_that_there_are() -> None:
     assert get_args(keywords.Recompute) == RECOMPUTE_MODES
     assert get_args(keywords.Shard) == SHARD_STAGES
     assert get_args(keywords.Overlap) == AXES["decomposed"].values
-    assert get_args(plans.TrainingObjective) == OBJECTIVES
+    assert get_args(plans.TrainingObjective) == TRAINING_OBJECTIVES
     assert get_args(plans.ServingObjective) == SERVING_OBJECTIVES

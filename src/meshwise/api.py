@@ -19,8 +19,8 @@ from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
 from meshwise.errors import IllegalLayout
 from meshwise.layouts.check import check, settled
-from meshwise.layouts.layout import arrays, asked, stated
-from meshwise.layouts.placement import place, spread, usual_ranks
+from meshwise.layouts.layout import arrays, asked, stated_workload
+from meshwise.layouts.placement import place, spread_over_nodes, usual_ranks
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.points import Point
@@ -239,7 +239,7 @@ def estimate(
     spec, where, software = _parts(model, cluster, workload, stack)
     one = settled(one, spec, software, workload.phase)
     check(one, spec, where, workload, software, gpus)
-    layouts, workload = arrays(one, workload), stated(one, workload)
+    layouts, workload = arrays(one, workload), stated_workload(one, workload)
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
 
@@ -355,7 +355,7 @@ def collective(
     chosen = load_stack(stack)
     group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
-        group = spread(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
+        group = spread_over_nodes(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
     best = coll.cheapest(op, np.float64(payload), group, cluster, chosen)
 

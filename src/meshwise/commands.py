@@ -51,10 +51,10 @@ def export(
         if value is not None or option == "target":
             given(value, str, option, "a name")
     _runs(job, target)
-    return ExportResult(launch.export(job, target, wrapper=wrapper, version=version), job)
+    return ExportResult(launch.write_launch(job, target, wrapper=wrapper, version=version), job)
 
 
-def needs_split(job: Job, target: str) -> bool:
+def job_needs_split(job: Job, target: str) -> bool:
     """Whether the target's software trains experts beside TP split only, and the job's are not."""
     from meshwise.launch.table import target as known_target
     from meshwise.layouts.rules.case import needs_split as must_split
@@ -72,7 +72,7 @@ def _runs(job: Job, target: str) -> None:
     from meshwise.errors import IllegalLayout
     from meshwise.launch.table import target as known_target
 
-    if needs_split(job, target):
+    if job_needs_split(job, target):
         raise IllegalLayout(
             f"sequence_parallel=false: {known_target(target).title} trains experts beside TP with it only",
             field="sequence_parallel",

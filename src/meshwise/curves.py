@@ -128,7 +128,7 @@ def sweep(
     known = sweeping.quantities(where, workload, most)
     quantity, values = sweeping.read_sweep(sweep, known)
     return SweepResult(
-        sweeping.sweep(
+        sweeping.sweep_curves(
             spec,
             where,
             software,

@@ -268,7 +268,7 @@ def test_interrupt_keeps_what_was_found(monkeypatch) -> None:
         real(self, piece)
 
     monkeypatch.setattr(price_space.Pricer, "add", add)
-    monkeypatch.setattr(price_space, "CHUNK", 1000)
+    monkeypatch.setattr(price_space, "TRAINING_CHUNK", 1000)
     argv = ("plan", "gpt3-175b", "--on", "dgx-a100", "--gpus", "512", "--global-batch", "512")
     ran = run(*argv, "--seq", "2048", "--json")
     d = ran.json()

@@ -89,22 +89,24 @@ def job(**more: object) -> launch.Job:
 
 
 def test_megatron_says_them_and_is_read_again():
-    out = launch.export(job(**SAID), "megatron-lm")
+    out = launch.write_launch(job(**SAID), "megatron-lm")
     assert out.untranslated == {}
     for flag in ("--moe-flex-dispatcher-backend deepep", "--overlap-moe-expert-parallel-comm"):
         assert flag in out.text
     assert launch.parse(out.text, model="m").job == job(**SAID)
-    plain = launch.export(job(), "megatron-lm")
+    plain = launch.write_launch(job(), "megatron-lm")
     assert "--moe-token-dispatcher-type alltoall" in plain.text
     assert launch.parse(plain.text, model="m").job == job()
 
 
 def test_what_a_target_has_no_flag_for_is_listed():
-    assert set(launch.export(job(loss_chunks=8), "megatron-lm").untranslated) == {"loss_chunks"}
-    bridge = launch.export(job(**SAID), "megatron-bridge")
+    assert set(launch.write_launch(job(loss_chunks=8), "megatron-lm").untranslated) == {
+        "loss_chunks"
+    }
+    bridge = launch.write_launch(job(**SAID), "megatron-bridge")
     assert set(bridge.untranslated) == {"moments_dtype"}
     fsdp = {"shard": "zero3", "etp": 1, "ep": 16}
-    titan = launch.export(job(**fsdp, loss_chunks=8, **SAID), "torchtitan")
+    titan = launch.write_launch(job(**fsdp, loss_chunks=8, **SAID), "torchtitan")
     assert "ChunkedLossWrapper.Config" in titan.text
     assert set(titan.untranslated) >= {"dispatcher", "overlap_experts", "moments_dtype"}
     assert "loss_chunks" not in titan.untranslated
@@ -150,7 +152,7 @@ def test_modules_of_selective_recomputation_are_said_and_read():
         recompute_modules=chosen,
     )
     for name in ("megatron-lm", "megatron-bridge"):
-        out = launch.export(asked, name)
+        out = launch.write_launch(asked, name)
         assert out.untranslated == {}
         assert "moe-grouped-gemm" in out.text or "moe_grouped_gemm=true" in out.text
         again = launch.parse(out.text, name, model="m")
@@ -195,7 +197,7 @@ def test_what_megatron_refuses_is_refused():
         layout = {"dp": 16, "ep": 16, "etp": 1, "micro_batch": 1, "recompute": "none"} | bad
         wrong = launch.job_of("m", "train", layout, overlap_experts=True, seq=64, global_batch=64)
         with pytest.raises(IllegalLayout, match="overlap-experts"):
-            launch.export(wrong, "megatron-lm")
+            launch.write_launch(wrong, "megatron-lm")
     with pytest.raises(InputError, match="flex"):
         launch.parse(
             "torchrun --nproc-per-node 8 pretrain_gpt.py --expert-model-parallel-size 8 "

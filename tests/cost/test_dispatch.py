@@ -136,7 +136,7 @@ def test_the_loss_has_no_more_parts_than_a_microbatch_has_tokens():
     assert mw.estimate("llama-3.1-8b", where, short, stack="torchtitan-fsdp", dp=8).step_s > 0
     job = launch.job_of("m", "train", {"tp": 8}, seq=64, micro_batch=1, loss_chunks=65)
     with pytest.raises(IllegalLayout, match="loss_chunks"):
-        launch.export(job, "torchtitan")
+        launch.write_launch(job, "torchtitan")
 
 
 def test_a_paired_microbatch_keeps_a_layer_more():

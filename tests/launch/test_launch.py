@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meshwise import launch
 from meshwise.errors import MeshwiseError
-from meshwise.launch import Job, export, parse
+from meshwise.launch import Job, parse, write_launch
 from meshwise.launch.table import target
 
 SERVING = ("vllm", "sglang", "trtllm")
@@ -75,7 +75,7 @@ def training_jobs(draw: st.DrawFn) -> Job:
 def round_trip(job: Job, name: str) -> None:
     """The command says every field of the job, or lists it; and runs on the job's GPUs."""
     try:
-        exported = export(job, name)
+        exported = write_launch(job, name)
     except MeshwiseError as refused:
         assert "cannot run" in str(refused)
         return
@@ -111,7 +111,7 @@ def test_training_round_trip(name: str, job: Job) -> None:
     round_trip(job, name)
     if name in ("deepspeed", "accelerate"):  # no pipelines, no experts: what they can run
         job = msgspec.structs.replace(job, pp=1, vp=1, cp=1, ep=1, etp=job.tp)
-        assert export(job, name).gpus == job.gpus
+        assert write_launch(job, name).gpus == job.gpus
         round_trip(job, name)
 
 
@@ -137,7 +137,7 @@ def test_megatron_says_everything_it_can() -> None:
         dtype="fp8",
         grad_dtype="fp32",
     )
-    exported = export(job, "megatron-lm")
+    exported = write_launch(job, "megatron-lm")
     assert exported.untranslated == {}
     assert parse(exported.text, model="m").job == job
     for flag in (
@@ -163,9 +163,9 @@ def test_megatron_says_everything_it_can() -> None:
 def test_a_layout_that_a_target_cannot_run_is_refused() -> None:
     job = Job(model="m", phase="train", tp=2, pp=4, etp=2)
     with pytest.raises(MeshwiseError, match="PipelineModule"):
-        export(job, "deepspeed")
+        write_launch(job, "deepspeed")
     with pytest.raises(MeshwiseError, match="this layout is for training"):
-        export(job, "vllm")
+        write_launch(job, "vllm")
 
 
 # -- GPUs that flags imply ---------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_slurm_scripts_are_read_back(name: str, nodes: int) -> None:
         split = {"tp": 8, "pp": nodes}
     batch = {"micro_batch": 1, "global_batch": 32, "seq": 128} if phase == "train" else {}
     job = Job(model="m", phase=phase, etp=split.get("tp", 1), **split, **batch)
-    bare, script = export(job, name), export(job, name, wrapper="slurm")
+    bare, script = write_launch(job, name), write_launch(job, name, wrapper="slurm")
     read = parse(script.text, experts=False).job
     assert read == parse(bare.text, experts=False).job
     assert read.gpus == 8 * nodes
@@ -325,22 +325,22 @@ def test_slurm_scripts_are_read_back(name: str, nodes: int) -> None:
 def test_pods_are_read_back() -> None:
     job = Job(model="org/m", phase="serve", tp=8, pp=2, etp=8)
     for name in ("vllm", "sglang"):
-        read = parse(export(job, name, wrapper="lws").text, experts=False).job
+        read = parse(write_launch(job, name, wrapper="lws").text, experts=False).job
         assert (read.tp, read.pp, read.model) == (8, 2, "org/m")
-    read = parse(export(job, "vllm", wrapper="kuberay").text, experts=False).job
+    read = parse(write_launch(job, "vllm", wrapper="kuberay").text, experts=False).job
     assert (read.tp, read.pp, read.model) == (8, 2, "org/m")
 
 
 def test_engines_over_nodes_are_servers_apart() -> None:
     """vLLM's replicas in one server have whole engines on a node; SGLang's plain replicas one node."""
     wide = Job(model="m", phase="serve", tp=16, dp=2, etp=16)
-    found = export(wide, "vllm", wrapper="lws")
+    found = write_launch(wide, "vllm", wrapper="lws")
     assert (found.servers, found.gpus) == (2, 16)
     assert "replicas: 2" in found.text
     assert parse(found.text).job.dp == 2
-    assert "dp" in export(wide, "vllm").untranslated
+    assert "dp" in write_launch(wide, "vllm").untranslated
     plain = Job(model="m", phase="serve", tp=8, dp=2, etp=8)
-    found = export(plain, "sglang")
+    found = write_launch(plain, "sglang")
     assert (found.servers, found.gpus) == (2, 8)
     assert "--nnodes" not in found.text
 
@@ -349,10 +349,10 @@ def test_gpus_that_are_no_whole_nodes() -> None:
     job = Job(model="m", phase="train", tp=4, dp=3, etp=4, micro_batch=1, global_batch=6, seq=128)
     for name in ("megatron-lm", "torchtitan", "megatron-bridge", "accelerate"):
         with pytest.raises(MeshwiseError, match="no whole number of nodes of 8"):
-            export(job, name)
+            write_launch(job, name)
     uneven = Job(model="m", phase="serve", tp=4, dp=3, etp=4)
     with pytest.raises(MeshwiseError, match="do not fill nodes of 8"):
-        export(uneven, "vllm")
+        write_launch(uneven, "vllm")
 
 
 def test_what_does_not_matter_is_listed() -> None:
@@ -448,11 +448,11 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_unknown_targets_and_wrappers() -> None:
     job = Job(model="m", phase="serve", tp=2, etp=2)
     with pytest.raises(MeshwiseError, match="vllm"):
-        export(job, "vlm")
+        write_launch(job, "vlm")
     with pytest.raises(MeshwiseError, match="wrapper"):
-        export(job, "trtllm", wrapper="kuberay")
+        write_launch(job, "trtllm", wrapper="kuberay")
     with pytest.raises(MeshwiseError, match="checked at"):
-        export(job, "vllm", version="0.1")
+        write_launch(job, "vllm", version="0.1")
 
 
 # -- wrappers ----------------------------------------------------------------------------------------
@@ -462,14 +462,16 @@ def test_wrappers_are_yaml_with_the_right_sizes() -> None:
     yaml = pytest.importorskip("yaml")
     job = Job(model="org/m", phase="serve", tp=8, pp=2, etp=8, dp=3)
     apart = msgspec.structs.replace(job, dp=1)
-    group = yaml.safe_load(export(apart, "vllm", wrapper="lws").files["lws.yaml"])
+    group = yaml.safe_load(write_launch(apart, "vllm", wrapper="lws").files["lws.yaml"])
     spec = group["spec"]["leaderWorkerTemplate"]
     assert group["spec"]["replicas"] == 1
     assert spec["size"] == 2
     container = spec["workerTemplate"]["spec"]["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 8
     assert "--tensor-parallel-size 8" in container["args"][0]
-    service = yaml.safe_load(export(apart, "vllm", wrapper="kuberay").files["rayservice.yaml"])
+    service = yaml.safe_load(
+        write_launch(apart, "vllm", wrapper="kuberay").files["rayservice.yaml"]
+    )
     application = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
     kwargs = application["args"]["llm_configs"][0]["engine_kwargs"]
     assert kwargs["tensor_parallel_size"] == 8
@@ -479,7 +481,7 @@ def test_wrappers_are_yaml_with_the_right_sizes() -> None:
 
 def test_slurm_script() -> None:
     job = Job(model="m", phase="train", tp=8, dp=4, etp=8, micro_batch=1, global_batch=4, seq=128)
-    text = export(job, "megatron-lm", wrapper="slurm").text
+    text = write_launch(job, "megatron-lm", wrapper="slurm").text
     assert text.startswith("#!/bin/bash\n")
     for line in ("#SBATCH --nodes=4", "#SBATCH --gres=gpu:8", "#SBATCH --ntasks-per-node=1"):
         assert line in text

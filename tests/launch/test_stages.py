@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from meshwise.errors import MeshwiseError
-from meshwise.launch import Job, export, parse
+from meshwise.launch import Job, parse, write_launch
 from meshwise.launch.settings import stages
 from meshwise.program.weights import stage_bounds
 
@@ -24,7 +24,7 @@ def test_flags_say_the_stages_that_are_priced(layers: int) -> None:
 
 def _exported(model: str, target: str, **degrees: int) -> str:
     job = Job(model=model, phase="train", micro_batch=1, global_batch=768, seq=4096, **degrees)
-    return export(job, target).text
+    return write_launch(job, target).text
 
 
 def test_megatron_is_told_of_uneven_stages() -> None:

@@ -14,7 +14,7 @@ from meshwise.axes import AXES
 from meshwise.errors import IllegalLayout
 from meshwise.layouts.layout import Layout, arrays, columns
 from meshwise.layouts.rules.case import Case, case_of
-from meshwise.layouts.rules.rule import PHASES
+from meshwise.layouts.rules.rule import ALL_PHASES
 from meshwise.layouts.rules.rulebook import RULES, broken, refuse, refuse_pins
 
 HGX = mw.cluster("hgx-h100", nodes=8)
@@ -102,7 +102,7 @@ def mend(code: str, layout: Layout, judged: Callable[[Layout], Case]) -> None:
 def test_every_rule_says_who_imposes_it_and_when() -> None:
     assert {rule.by for rule in RULES.values()} == {"model", "stack", "workload", "cluster"}
     for code, rule in RULES.items():
-        assert rule.phases and set(rule.phases) <= set(PHASES), code
+        assert rule.phases and set(rule.phases) <= set(ALL_PHASES), code
         assert set(rule.pins) <= set(AXES), code
 
 

@@ -18,7 +18,7 @@ from meshwise.layouts.placement import groups
 from meshwise.layouts.rules.case import case_of
 from meshwise.layouts.rules.rulebook import RULES
 from meshwise.models.shapes import Model
-from meshwise.search.training.plan import plan, ranked
+from meshwise.search.training.plan import plan_from, ranked
 from meshwise.search.training.prices import Pricer, slices
 from meshwise.search.training.ranking import Search, search, variants
 from meshwise.search.training.space import divisors, space, virtual_stages
@@ -240,7 +240,7 @@ def test_a_pin_never_helps() -> None:
 
 def test_the_parts_of_a_row_add_up() -> None:
     stack = load_stack("megatron-core")
-    answer = plan(find(SPARSE, A100, W, stack, 16), stack, 10)
+    answer = plan_from(find(SPARSE, A100, W, stack, 16), stack, 10)
     for row in answer.rows:
         assert sum(row.parts.values()) == pytest.approx(row.step_s, rel=1e-9)
         assert sum(row.sources.values()) == pytest.approx(row.step_s, rel=1e-9)
@@ -252,7 +252,7 @@ def test_the_parts_of_a_row_add_up() -> None:
 
 def test_the_front_is_a_front() -> None:
     stack = load_stack("megatron-core")
-    front = plan(find(DENSE, A100, W, stack, 16), stack, 10).pareto
+    front = plan_from(find(DENSE, A100, W, stack, 16), stack, 10).pareto
     assert len(front) > 2
     for a, b in itertools.pairwise(front):
         assert a.step_s <= b.step_s
@@ -261,7 +261,7 @@ def test_the_front_is_a_front() -> None:
 
 def test_rivals_differ_in_their_axis() -> None:
     stack = load_stack("megatron-core")
-    answer = plan(find(DENSE, A100, W, stack, 16), stack, 10)
+    answer = plan_from(find(DENSE, A100, W, stack, 16), stack, 10)
     best = answer.best
     assert best is not None
     assert {"tp", "pp", "dp", "cp", "recompute", "shard", "micro_batch"} <= {

@@ -24,9 +24,9 @@ from meshwise.search.serving.plan import (
     Limits,
     Server,
     ServingRow,
-    columns,
     plan_serving,
     serving_changes,
+    some_columns,
     within,
 )
 from meshwise.search.serving.space import serving_space
@@ -227,7 +227,7 @@ def test_who_is_not_looked_at_to_the_end_is_not_the_best() -> None:
         layouts, _ = serving_space(MIXTRAL, VLLM, size, {}, joined=True)
         together = _decodes(MIXTRAL, HGX, VLLM, LOAD, layouts, limits)
         alone = [
-            _decodes(MIXTRAL, HGX, VLLM, LOAD, columns(layouts, slice(i, i + 1)), limits)
+            _decodes(MIXTRAL, HGX, VLLM, LOAD, some_columns(layouts, slice(i, i + 1)), limits)
             for i in range(layouts.tp.size)
         ]
         rates = [d.requests_per_s for found in alone for d in found]

@@ -20,7 +20,7 @@ from meshwise.answers.text.sentences import (
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.tp import shard_words, smallest_fit_words
 from meshwise.search.one_layout import Report
-from meshwise.search.tp_curve.curve import remarks
+from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.search.tp_curve.smallest_mesh import smallest_fit
 from meshwise.units import format_bytes, format_gpus, format_memory, format_time
 from meshwise.workloads.workload import to_dict as workload_dict
@@ -237,7 +237,7 @@ def estimate_remarks(r: Report) -> tuple[str, ...]:
     """Of an estimate: what its figures do not say."""
     e, lay = r.estimate, r.estimate.layout
     etp = int(lay.expert_tp())
-    return (*remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), etp), *r.remarks)
+    return (*degree_remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), etp), *r.remarks)
 
 
 def estimate_line(r: Report) -> str:

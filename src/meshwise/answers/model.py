@@ -167,7 +167,7 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "remarks": [
             {"tp": tp, "remarks": found}
             for tp in legal
-            if (found := legality.remarks(model, tp, None))
+            if (found := legality.tp_remarks(model, tp, None))
         ],
         "kinds": [
             {"layers": n, "block": msgspec.to_builtins(b)}

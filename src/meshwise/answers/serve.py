@@ -18,7 +18,7 @@ from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
 from meshwise.search.serving.steady_state import Steady, burst_s
-from meshwise.search.tp_curve.curve import remarks
+from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_memory, format_time
 from meshwise.workloads.serving import Serving
@@ -202,7 +202,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
         "remarks": [
-            *remarks(a.model, a.cluster, w.decode(), a.stack, grid.tp, a.etp),
+            *degree_remarks(a.model, a.cluster, w.decode(), a.stack, grid.tp, a.etp),
             *_burst_remarks(a),
         ],
         "points": [{**degrees, "devices": grid.devices, **figures}],

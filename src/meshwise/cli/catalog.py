@@ -73,7 +73,7 @@ def command(kind: str | None, name: str | None, as_file: bool, **options_: objec
 def _write(o: Given, record: Mapping[str, object], page: Page, line: str, rows: str) -> None:
     """A list is its own answer; in one line it is how many there are, and how to see more."""
     shown = page._replace(answer=line) if o.flag("brief") else page
-    output.write(o, lambda: record, lambda: shown, rows)
+    output.write_answer(o, lambda: record, lambda: shown, rows)
 
 
 def _entry_name(kind: str, name: str) -> str:

@@ -56,4 +56,4 @@ def command(
         ranks_per_node=o.number("ranks_per_node"),
         stack=options.stack_name(o, "vllm"),
     )
-    output.write(o, result.to_dict, result.page, "candidates")
+    output.write_answer(o, result.to_dict, result.page, "candidates")

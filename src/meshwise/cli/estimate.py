@@ -94,4 +94,4 @@ def command(
     """Price one layout of MODEL in full: time, memory by part, and the communication of every axis."""
     o = Given(said)
     result = estimated(model, cluster, nodes, nics, o)
-    output.write(o, result.to_dict, result.page, "communication")
+    output.write_answer(o, result.to_dict, result.page, "communication")

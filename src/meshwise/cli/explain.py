@@ -33,4 +33,4 @@ def command(
     collective with group, payload, algorithm, wire bytes per fabric level and time."""
     o = Given(said)
     result = estimated(model, cluster, nodes, nics, o)
-    output.write(o, result.explain, result.explain_page, "operations")
+    output.write_answer(o, result.explain, result.explain_page, "operations")

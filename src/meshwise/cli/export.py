@@ -130,7 +130,7 @@ def command(target: str, model: str | None, **said: object) -> None:
         job, priced_as = export_source.job_of_file(model, o)
     else:
         job = _from_options(model, o, chosen.phase, chosen.name)
-        if commands.needs_split(job, target):
+        if commands.job_needs_split(job, target):
             job = msgspec.structs.replace(job, sequence_parallel=True)  # nobody said that it is off
     # its command
     job = as_said(job, chosen.name)

@@ -112,4 +112,4 @@ def command(
         rows = o.flag("as_csv") or o.flag("as_parquet")
         return {"rows": result.rows()} if rows else result.to_dict()
 
-    output.write(o, record, result.page, "rows")
+    output.write_answer(o, record, result.page, "rows")

@@ -26,4 +26,4 @@ def command(model: str, **said: object) -> None:
     from meshwise import api
 
     result = api.describe(api.model(model))
-    output.write(Given(said), result.to_dict, result.page, "kinds")
+    output.write_answer(Given(said), result.to_dict, result.page, "kinds")

@@ -35,7 +35,7 @@ output_options = stacked(
 )
 
 
-def write(
+def write_answer(
     o: Given, record: Callable[[], Mapping[str, object]], page: Callable[[], Page], rows: str
 ) -> None:
     """JSON, CSV or Parquet (of the records under ``rows``), rich on a terminal, else plain text; on

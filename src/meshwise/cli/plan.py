@@ -128,7 +128,7 @@ def _plan_training(model: Model, cluster: Cluster, o: Given, gpus: int | None) -
     )
     if o.has("compare"):
         result.command = _compared(o, model, cluster, load, stack, result.planned)
-    output.write(o, result.to_dict, result.page, "layouts")
+    output.write_answer(o, result.to_dict, result.page, "layouts")
     _leave(result)
 
 
@@ -156,7 +156,7 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
     )
     if o.has("compare"):
         result.command = _compared(o, model, cluster, load, stack, result.planned.plan)
-    output.write(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "layouts")
+    output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "layouts")
     _leave(result)
 
 

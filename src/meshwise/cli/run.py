@@ -169,4 +169,4 @@ def command(model: str, **said: object) -> None:
         options=switches,
     )
     if result is not None:
-        output.write(o, result.to_dict, result.page, "operations")
+        output.write_answer(o, result.to_dict, result.page, "operations")

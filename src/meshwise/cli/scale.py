@@ -107,7 +107,7 @@ def command(
             limit_threshold=threshold,
             objective=objective,
         )
-        output.write(o, found.to_dict, found.page, "rows")
+        output.write_answer(o, found.to_dict, found.page, "rows")
         return
     result = api.scale(
         *(spec, where, workload),
@@ -117,7 +117,7 @@ def command(
         limit_threshold=threshold,
         objective=objective,
     )
-    output.write(o, result.to_dict, result.page, "points")
+    output.write_answer(o, result.to_dict, result.page, "points")
 
 
 def _one_sweep(said: object) -> str | None:
@@ -189,7 +189,7 @@ def _grow(model: Model, cluster: Cluster, workload: Workload, o: Given, sweep: s
         limit_threshold=fraction(o["limit_threshold"], "--limit-threshold", low=0.01, high=1.0),
         **options.training_pins(axes),
     )
-    output.write(o, grown.to_dict, grown.page, "points")
+    output.write_answer(o, grown.to_dict, grown.page, "points")
     if not grown.feasible:
         raise click.exceptions.Exit(3)
 

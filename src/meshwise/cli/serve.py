@@ -145,7 +145,7 @@ def command(
     check_length_spread(o, stack)
     degrees = options.serving_degrees(axes)
     result = api.serve(spec, where, load, stack=stack, gpus=gpus, **degrees)
-    output.write(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
+    output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
 
 
 def check_length_spread(o: Given, stack: Stack) -> None:

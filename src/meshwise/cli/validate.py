@@ -57,6 +57,6 @@ def command(table: str | None, **said: object) -> None:
             legal="a CSV file, or --published [training, layers, serving or collectives]",
         )
     most = 15 if worst is None else worst
-    output.write(o, result.to_dict, lambda: result.page(most), "rows")
+    output.write_answer(o, result.to_dict, lambda: result.page(most), "rows")
     if result.invalid == len(result.results):
         raise click.exceptions.Exit(2)

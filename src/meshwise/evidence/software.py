@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from meshwise.evidence.tables import Row
-from meshwise.stacks.schedules import NAMES as SCHEDULES
+from meshwise.stacks.schedules import SCHEDULE_NAMES as SCHEDULES
 from meshwise.stacks.stack import MODULES, WORDS, Stack, load_stack
 from meshwise.workloads.workload import OVERLAP_MODES
 

@@ -8,9 +8,18 @@ if TYPE_CHECKING:
     from meshwise.launch.job import Job, job_of
     from meshwise.launch.read import Parsed, parse
     from meshwise.launch.targets import target_names
-    from meshwise.launch.write import WRAPPERS, Exported, export
+    from meshwise.launch.write import WRAPPERS, Exported, write_launch
 
-__all__ = ["WRAPPERS", "Exported", "Job", "Parsed", "export", "job_of", "parse", "target_names"]
+__all__ = [
+    "WRAPPERS",
+    "Exported",
+    "Job",
+    "Parsed",
+    "write_launch",
+    "job_of",
+    "parse",
+    "target_names",
+]
 
 _HOME = {
     "Job": "job",

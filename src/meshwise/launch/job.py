@@ -14,7 +14,7 @@ from meshwise.stacks.stack import DISPATCHERS, MOMENTS
 from meshwise.strict_tables import count, fraction, one_of
 from meshwise.workloads.workload import OVERLAP_MODES
 
-PHASES = ("train", "serve")
+JOB_PHASES = ("train", "serve")
 DEGREES = tuple(
     name
     for name, axis in AXES.items()
@@ -73,13 +73,13 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(self.phase, "phase", PHASES)
+        one_of(self.phase, "phase", JOB_PHASES)
         for name in _COUNTS:
             if getattr(self, name) is not None:
                 count(getattr(self, name), name)
         if self.memory_share is not None:
             fraction(self.memory_share, "memory_share", low=0.05, high=1.0)
-        one_of(self.schedule, "schedule", schedules.NAMES)
+        one_of(self.schedule, "schedule", schedules.SCHEDULE_NAMES)
         one_of(self.overlap, "overlap", OVERLAP_MODES)
         msgspec.structs.force_setattr(self, "decomposed", self.overlap == "decomposed")
         for name, legal in (("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS)):

@@ -40,7 +40,7 @@ class Exported(NamedTuple):
     notes: tuple[str, ...]
 
 
-def export(
+def write_launch(
     job: Job, name: str, *, wrapper: str | None = None, version: str | None = None
 ) -> Exported:
     """The launch command of ``job`` for a target; everything that the command, read again, does not

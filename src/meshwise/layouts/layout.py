@@ -143,7 +143,7 @@ def asked(layout: Mapping[str, object], axes: Sequence[str]) -> Layout:
     return Layout(**cast(dict[str, Any], layout))
 
 
-def stated(layout: Layout, workload: Workload) -> Workload:
+def stated_workload(layout: Layout, workload: Workload) -> Workload:
     """The workload with what the layout says in its place."""
     if not isinstance(workload, Training):
         return workload

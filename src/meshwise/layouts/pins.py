@@ -10,18 +10,18 @@ from meshwise.errors import InputError
 from meshwise.strict_tables import count, one_of
 
 Pins = dict[str, tuple[Any, ...]]  # axis → codes of the values that it may take; others are free
-NAMES = {axis.said: axis for axis in AXES.values()}
+PIN_NAMES = {axis.said: axis for axis in AXES.values()}
 
 
 def read_pins(given: Mapping[str, object]) -> Pins:
     """Pins from values or lists of them, as users name them (``recompute="full"``)."""
     pins: dict[str, tuple[Any, ...]] = {}
     for name, value in given.items():
-        one_of(name, "layout", NAMES)
+        one_of(name, "layout", PIN_NAMES)
         if value is None:
             continue
         values = list(value) if isinstance(value, (list, tuple, set)) else [value]
-        axis = NAMES[name]
+        axis = PIN_NAMES[name]
         if not values:
             raise InputError(f"{name}: no value", field=name, legal="one or several values")
         if axis.kind in ("word", "switch"):

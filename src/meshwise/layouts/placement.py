@@ -247,7 +247,7 @@ def _joint(
     return row._replace(ranks=ranks)
 
 
-def spread(group: Group, n: int, per_node: int, cluster: Cluster) -> Group:
+def spread_over_nodes(group: Group, n: int, per_node: int, cluster: Cluster) -> Group:
     """The group with ``per_node`` ranks on each node."""
     if len(cluster.levels) != 2 or n % per_node or per_node > cluster.node_devices:
         legal = [d for d in range(1, cluster.node_devices + 1) if n % d == 0]

@@ -199,14 +199,14 @@ def sparse_attention(model: Model, tp: int, stack: Software, etp: int) -> Iterat
         )
 
 
-RULES = (heads, kv_heads, quantization, ffn, vocabulary, sparse_attention)
+DEGREE_RULES = (heads, kv_heads, quantization, ffn, vocabulary, sparse_attention)
 
 
 def findings(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[Finding]:
-    """All that TP degree ``tp`` meets, in the fixed order of :data:`RULES`, each once. ``etp``: ranks
+    """All that TP degree ``tp`` meets, in the fixed order of :data:`DEGREE_RULES`, each once. ``etp``: ranks
     that split an expert, where expert parallelism leaves fewer than ``tp``."""
     own = tp if etp is None else etp
-    every = [finding for rule in RULES for finding in rule(model, tp, stack, own)]
+    every = [finding for rule in DEGREE_RULES for finding in rule(model, tp, stack, own)]
     return list(dict.fromkeys(every))
 
 
@@ -215,7 +215,7 @@ def refusals(model: Model, tp: int, stack: Software, etp: int | None = None) -> 
     return [f for f in findings(model, tp, stack, etp) if f.refuses]
 
 
-def remarks(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[str]:
+def tp_remarks(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[str]:
     """What ``tp`` costs or needs that does not make it illegal."""
     return list(dict.fromkeys(f.text for f in findings(model, tp, stack, etp) if not f.refuses))
 

@@ -14,7 +14,7 @@ from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import Server, ServingPlan, ServingRow, plan_serving, row_at
-from meshwise.search.tp_curve.curve import remarks
+from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.search.training.plan import ranked
 from meshwise.search.training.question import Planned, check_gpus
 from meshwise.search.training.ranking import Found, Variant, search, variants
@@ -106,7 +106,9 @@ def compare_training(
     if best is not None:
         mine = against(best, mine, stack.ideal)
     order = tuple(sorted(better, key=lambda c: c[1].step_s))
-    return Compared(mine, best, order, remarks(model, where, w, stack, layout.tp, layout.etp))
+    return Compared(
+        mine, best, order, degree_remarks(model, where, w, stack, layout.tp, layout.etp)
+    )
 
 
 def _changed(freed: str, mine: Layout, other: Layout) -> str:
@@ -154,5 +156,5 @@ def compare_serving(
         mine,
         best,
         tuple(order),
-        remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
+        degree_remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
     )

@@ -259,7 +259,7 @@ class Report(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def remarks(e: Estimate) -> tuple[str, ...]:
+def layout_remarks(e: Estimate) -> tuple[str, ...]:
     """What binds a training step beside its operations, and switches that its layout leaves unused."""
     if e.workload.phase != "train":
         return ()
@@ -314,5 +314,5 @@ def report(e: Estimate) -> Report:
         communication=communication(e),
         provenance=provenance(e),
         operations=operations(e),
-        remarks=remarks(e),
+        remarks=layout_remarks(e),
     )

@@ -33,8 +33,8 @@ SCHEDULES: dict[str, Schedule] = {
     ),
     "zb-2p": Schedule(fills=2, holds="twice", torchtitan=("ZBVZeroBubble",)),
 }
-NAMES = tuple(SCHEDULES)
-USUAL = NAMES[0]
+SCHEDULE_NAMES = tuple(SCHEDULES)
+USUAL = SCHEDULE_NAMES[0]
 
 
 def torchtitan_name(name: str, interleaved: bool) -> str:

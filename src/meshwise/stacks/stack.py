@@ -34,7 +34,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "attention": ("flash", "unfused"),
     "collectives": ("nccl", "vllm", "sglang", "trtllm"),
     "overlap": OVERLAP_MODES,
-    "schedule": schedules.NAMES,
+    "schedule": schedules.SCHEDULE_NAMES,
     "selective_recompute": ("attention", "products"),
     "stage_balance": ("layers", "cost"),
     "gradient_dtype": dtypes.GRADIENT,  # or none

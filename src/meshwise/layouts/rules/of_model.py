@@ -10,7 +10,7 @@ from meshwise.arrays import Array
 from meshwise.layouts import tp_degrees
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.rules.case import Case, cuts_evenly, expert_count, key_copies
-from meshwise.layouts.rules.rule import Refusal, Rule, among, divisors
+from meshwise.layouts.rules.rule import Refusal, Rule, degree_refusal, divisors
 
 
 def _admits(code: str) -> Callable[[Case], Array]:
@@ -47,7 +47,7 @@ def _layers(layout: Layout, c: Case) -> Refusal:
         f"pp {pp} · vp {vp} = {pp * vp} chunks do not divide the {n} layers evenly, nor with "
         "embedding and loss in the place of one each"
     )
-    return among("vp", vp, why, legal or [1])
+    return degree_refusal("vp", vp, why, legal or [1])
 
 
 def _spread_experts(c: Case) -> Array:
@@ -74,15 +74,15 @@ def _experts(layout: Layout, c: Case) -> Refusal:
     if not n:
         return Refusal("etp", layout.etp, f"{name} has no experts", "leave `etp` out")
     if n % ep:
-        return among("ep", ep, f"does not divide the {n} experts", divisors(n))
+        return degree_refusal("ep", ep, f"does not divide the {n} experts", divisors(n))
     etp, ranks = layout.expert_tp, layout.tp * layout.cp * layout.dp
     of = f"tp {layout.tp} · cp {layout.cp} · dp {layout.dp} = {ranks}"
     widest = layout.tp if c.trains else ranks
     if widest % etp:
         whose = f"tp {layout.tp}" if c.trains else of
-        return among("etp", etp, f"does not divide {whose}", divisors(widest))
+        return degree_refusal("etp", etp, f"does not divide {whose}", divisors(widest))
     legal = [d for d in divisors(ranks) if n % d == 0 and ranks % (d * _etp(layout, d)) == 0]
-    return among("ep", ep, f"ep {ep} · etp {etp} does not divide {of}", legal)
+    return degree_refusal("ep", ep, f"ep {ep} · etp {etp} does not divide {of}", legal)
 
 
 def _etp(layout: Layout, ep: int) -> int:
@@ -109,12 +109,12 @@ def _dcp(layout: Layout, c: Case) -> Refusal:
         f"at most {copies} of the tp {layout.tp} ranks hold the same keys and values, which dcp "
         "divides"
     )
-    return among("dcp", layout.dcp, why, divisors(copies))
+    return degree_refusal("dcp", layout.dcp, why, divisors(copies))
 
 
 # what a TP degree alone breaks, in the order in which its findings come
 DEGREE_CODES = ("heads", "kv_heads", "kv_copies", "quantization")
-DEGREES = {code: Rule("model", _admits(code), _degree) for code in DEGREE_CODES}
+TP_DEGREE = {code: Rule("model", _admits(code), _degree) for code in DEGREE_CODES}
 LAYERS = Rule("model", _cut_layers, _layers, pins=("pp",))
 EXPERTS = Rule("model", _spread_experts, _experts, pins=("ep", "etp"), pinned=_shared_out)
 DECODE_CONTEXT = Rule(

@@ -10,7 +10,7 @@ from meshwise.arrays import Array
 from meshwise.axes import SHARD_CODE
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.rules.case import Case, expert_count, needs_split
-from meshwise.layouts.rules.rule import TRAINS, Refusal, Rule
+from meshwise.layouts.rules.rule import TRAINING_PHASES, Refusal, Rule
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack, stated
 
@@ -137,7 +137,7 @@ STACK = Rule(
 )
 INTERLEAVING = Rule("stack", _interleaves, _interleaving, pins=("vp",))
 UNSPLIT_EXPERTS = Rule(
-    "stack", _splits_beside_experts, _unsplit_experts, TRAINS, holds_for_runs=False
+    "stack", _splits_beside_experts, _unsplit_experts, TRAINING_PHASES, holds_for_runs=False
 )
-LOSS_CHUNKS = Rule("stack", _has_tokens, _loss_chunks, TRAINS)
-EXCHANGE = Rule("stack", _exchanges, _exchange, TRAINS)
+LOSS_CHUNKS = Rule("stack", _has_tokens, _loss_chunks, TRAINING_PHASES)
+EXCHANGE = Rule("stack", _exchanges, _exchange, TRAINING_PHASES)

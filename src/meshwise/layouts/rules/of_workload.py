@@ -7,7 +7,14 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.rules.case import Case
-from meshwise.layouts.rules.rule import SERVES, TRAINS, Refusal, Rule, among, divisors
+from meshwise.layouts.rules.rule import (
+    INFERENCE_PHASES,
+    TRAINING_PHASES,
+    Refusal,
+    Rule,
+    degree_refusal,
+    divisors,
+)
 
 
 def _cuts_sequence(c: Case) -> Array:
@@ -20,7 +27,7 @@ def _sequence(layout: Layout, c: Case) -> Refusal:
     if c.phase == "decode":
         return Refusal("cp", cp, "decode has one token per sequence: nothing to divide", "1", 1)
     legal = [d for d in divisors(cp * 4) if c.tokens % d == 0]
-    return among("cp", cp, f"does not divide the sequence of {c.tokens} tokens", legal)
+    return degree_refusal("cp", cp, f"does not divide the sequence of {c.tokens} tokens", legal)
 
 
 def _unsharded(c: Case) -> Array:
@@ -39,7 +46,7 @@ def _shares_batch(c: Case) -> Array:
 
 def _batch(layout: Layout, c: Case) -> Refusal:
     legal = [d for d in divisors(c.batch) if d <= 4 * layout.dp]
-    return among("dp", layout.dp, f"does not divide the global batch of {c.batch}", legal)
+    return degree_refusal("dp", layout.dp, f"does not divide the global batch of {c.batch}", legal)
 
 
 def _cuts_share(c: Case) -> Array:
@@ -50,7 +57,7 @@ def _cuts_share(c: Case) -> Array:
 def _micro_batch(layout: Layout, c: Case) -> Refusal:
     mine = max(1, c.batch // layout.dp)
     why = f"does not divide the {mine} sequences of a replica"
-    return among("micro_batch", int(c.layout.micro_batch), why, divisors(mine))
+    return degree_refusal("micro_batch", int(c.layout.micro_batch), why, divisors(mine))
 
 
 def _busy(c: Case) -> Array:
@@ -77,8 +84,8 @@ def _sequence_parallel(layout: Layout, c: Case) -> Refusal:
 
 
 SEQUENCE = Rule("workload", _cuts_sequence, _sequence, pins=("cp",))
-SHARDS = Rule("workload", _unsharded, _shards, SERVES)
-BATCH = Rule("workload", _shares_batch, _batch, TRAINS, pins=("dp",))
-MICRO_BATCH = Rule("workload", _cuts_share, _micro_batch, TRAINS, pins=("micro_batch",))
-REPLICAS = Rule("workload", _busy, _replicas, SERVES, pins=("dp",))
+UNSHARDED = Rule("workload", _unsharded, _shards, INFERENCE_PHASES)
+BATCH = Rule("workload", _shares_batch, _batch, TRAINING_PHASES, pins=("dp",))
+MICRO_BATCH = Rule("workload", _cuts_share, _micro_batch, TRAINING_PHASES, pins=("micro_batch",))
+REPLICAS = Rule("workload", _busy, _replicas, INFERENCE_PHASES, pins=("dp",))
 SEQUENCE_PARALLEL = Rule("workload", _splits_tokens, _sequence_parallel)

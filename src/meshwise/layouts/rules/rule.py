@@ -12,9 +12,9 @@ from meshwise.errors import IllegalLayout
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.rules.case import Case
 
-TRAINS = ("train",)
-SERVES = ("prefill", "decode")
-PHASES = (*TRAINS, *SERVES)
+TRAINING_PHASES = ("train",)
+INFERENCE_PHASES = ("prefill", "decode")
+ALL_PHASES = (*TRAINING_PHASES, *INFERENCE_PHASES)
 By = Literal["model", "stack", "workload", "cluster"]
 _LISTED = 24  # legal values that a refusal names, of more the first ones and the last
 
@@ -52,7 +52,7 @@ class Rule(NamedTuple):
     by: By
     mask: Callable[[Case], Array]
     sentence: Callable[[Layout, Case], Refusal]
-    phases: tuple[str, ...] = PHASES
+    phases: tuple[str, ...] = ALL_PHASES
     pins: tuple[str, ...] = ()
     pinned: Callable[[Case], Array] | None = None
     holds_for_runs: bool = True
@@ -73,7 +73,7 @@ def divisors(n: int) -> list[int]:
     return small + [n // d for d in reversed(small) if d * d != n]
 
 
-def among(field: str, value: int, why: str, legal: list[int]) -> Refusal:
+def degree_refusal(field: str, value: int, why: str, legal: list[int]) -> Refusal:
     """A degree, with those that are legal and the nearest of them."""
     listed: list[Any] = legal if len(legal) <= _LISTED else [*legal[:20], "…", legal[-1]]
     return Refusal(field, value, why, listed, min(legal, key=lambda d: (abs(d - value), d)))

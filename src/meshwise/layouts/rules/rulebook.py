@@ -10,18 +10,18 @@ import numpy as np
 from meshwise.layouts.layout import Layout, Layouts, of_codes
 from meshwise.layouts.rules import of_cluster, of_model, of_stack, of_workload
 from meshwise.layouts.rules.case import Case, case_of
-from meshwise.layouts.rules.rule import SERVES, TRAINS, Rule
+from meshwise.layouts.rules.rule import INFERENCE_PHASES, TRAINING_PHASES, Rule
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Workload
 
 RULES: dict[str, Rule] = {
     "devices": of_cluster.DEVICES,  # more GPUs than the cluster has
-    **of_model.DEGREES,  # tp and heads, KV heads, their copies, quantisation groups
+    **of_model.TP_DEGREE,  # tp and heads, KV heads, their copies, quantisation groups
     "layers": of_model.LAYERS,  # more stages than layers, or chunks that are not even
     "stack": of_stack.STACK,  # what the software cannot run
     "sequence": of_workload.SEQUENCE,  # cp does not divide the sequence
-    "shards": of_workload.SHARDS,  # inference has no gradients to shard
+    "shards": of_workload.UNSHARDED,  # inference has no gradients to shard
     "batch": of_workload.BATCH,  # dp does not divide the global batch
     "micro_batch": of_workload.MICRO_BATCH,  # … nor the microbatch a replica's share of it
     "loss_chunks": of_stack.LOSS_CHUNKS,  # more parts of the loss than a microbatch has tokens
@@ -42,7 +42,7 @@ def codes_of(phases: Sequence[str]) -> tuple[str, ...]:
     return tuple(code for code, rule in RULES.items() if set(phases) & set(rule.phases))
 
 
-TRAINING_CODES, SERVING_CODES = codes_of(TRAINS), codes_of(SERVES)
+TRAINING_CODES, SERVING_CODES = codes_of(TRAINING_PHASES), codes_of(INFERENCE_PHASES)
 
 
 def broken(case: Case, codes: Sequence[str] = tuple(RULES)) -> list[str]:

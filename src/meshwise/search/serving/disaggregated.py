@@ -19,7 +19,7 @@ from meshwise.models.shapes import Model
 from meshwise.search.serving import iteration
 from meshwise.search.serving.bisection import Ends, largest
 from meshwise.search.serving.iteration import Engine, draft_s
-from meshwise.search.serving.plan import CHUNK, EVERY, Limits, columns
+from meshwise.search.serving.plan import EVERY, SERVING_CHUNK, Limits, some_columns
 from meshwise.search.serving.space import serving_space
 from meshwise.search.serving.steady_state import capacity, tokens_per_iteration
 from meshwise.stacks.stack import Stack
@@ -101,24 +101,24 @@ def instance_sizes(cluster: Cluster, gpus: int) -> list[int]:
 def _batches(
     model: Model, cluster: Cluster, stack: Stack, gpus: int, pins: Pins
 ) -> Iterator[Layouts]:
-    """The layouts of all sizes, as many sizes together as make :data:`CHUNK` columns."""
+    """The layouts of all sizes, as many sizes together as make :data:`SERVING_CHUNK` columns."""
     held: list[Layouts] = []
     sizes = instance_sizes(cluster, gpus)
     for size in sizes:
         layouts, _ = serving_space(model, stack, size, pins, joined=True)
-        for first in range(0, layouts.tp.size, CHUNK):
-            held.append(columns(layouts, slice(first, first + CHUNK)))
-        if held and (size == sizes[-1] or sum(h.tp.size for h in held) >= CHUNK):
+        for first in range(0, layouts.tp.size, SERVING_CHUNK):
+            held.append(some_columns(layouts, slice(first, first + SERVING_CHUNK)))
+        if held and (size == sizes[-1] or sum(h.tp.size for h in held) >= SERVING_CHUNK):
             yield from _together(held)
             held = []
 
 
 def _together(parts: list[Layouts]) -> Iterator[Layouts]:
-    """Parts joined until they make :data:`CHUNK` columns."""
+    """Parts joined until they make :data:`SERVING_CHUNK` columns."""
     held: list[Layouts] = []
     for part in parts:
         held.append(part)
-        if part is parts[-1] or sum(h.tp.size for h in held) >= CHUNK:
+        if part is parts[-1] or sum(h.tp.size for h in held) >= SERVING_CHUNK:
             yield Layouts(
                 *(np.concatenate(p) if np.ndim(p[0]) else p[0] for p in zip(*held, strict=True))
             )
@@ -184,7 +184,7 @@ def _decodes(
     room = np.broadcast_to(capacity(engine, w, np.int64(1))[0], shape)
 
     def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
-        some = replace(engine, layouts=columns(layouts, index))
+        some = replace(engine, layouts=some_columns(layouts, index))
         local = -(-batch // some.layouts.pp)
         seconds = iteration.decode_s(some, local, w.context, w.queries, -(-batch // local))
         seconds = seconds + draft_s(some, w, local)

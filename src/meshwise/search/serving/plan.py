@@ -21,8 +21,8 @@ from meshwise.search.serving.steady_state import Steady, steady, together_at_mos
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
-OBJECTIVES = ("throughput", "latency", "cost")
-CHUNK = 4096  # layouts priced at a time
+SERVING_OBJECTIVES = ("throughput", "latency", "cost")
+SERVING_CHUNK = 4096  # layouts priced at a time
 EVERY = slice(None)
 LADDER = 12  # doublings of a replica's batch that the front is made of
 
@@ -74,7 +74,7 @@ class ServingPlan(NamedTuple):
     reached: ServingRow | None  # where limits leave nothing: the layout that comes nearest
 
 
-class Table(NamedTuple):
+class PricedColumns(NamedTuple):
     """Columns with their figures at a concurrency each."""
 
     layouts: Layouts
@@ -90,13 +90,13 @@ class Server:
     def __init__(self, model: Model, cluster: Cluster, stack: Stack, w: Serving) -> None:
         self.model, self.cluster, self.stack, self.w = model, cluster, stack, w
 
-    def at(self, layouts: Layouts, concurrency: Array, doubted: bool = True) -> Table:
+    def at(self, layouts: Layouts, concurrency: Array, doubted: bool = True) -> PricedColumns:
         """Steady state of every column at its concurrency; not ``doubted``: without its interval."""
         size = layouts.tp.size
         pieces = []
-        for first in range(0, max(size, 1), CHUNK):
-            part = slice(first, first + CHUNK)
-            some = columns(layouts, part)
+        for first in range(0, max(size, 1), SERVING_CHUNK):
+            part = slice(first, first + SERVING_CHUNK)
+            some = some_columns(layouts, part)
             at = np.asarray(concurrency)[part]
             s = steady(self.model, self.cluster, self.stack, some, self.w, at, doubted)
             pieces.append(_flat(s, some.tp.size))
@@ -105,7 +105,7 @@ class Server:
             for i in range(len(Steady._fields))
         )
         low, high = tpot_interval(whole.tpot_s, self.stack, whole.lent, whole.even_s, whole.unseen)
-        return Table(layouts, np.asarray(concurrency), whole, low, high)
+        return PricedColumns(layouts, np.asarray(concurrency), whole, low, high)
 
     def most(self, layouts: Layouts, limits: Limits) -> tuple[Array, Array]:
         """(the largest concurrency of each column within the limits and its KV cache, 0 where there is
@@ -118,7 +118,7 @@ class Server:
         dp, pp = layouts.dp, layouts.pp
 
         def over(requests: Array, index: Array | slice = EVERY) -> Array:
-            some = columns(layouts, index)
+            some = some_columns(layouts, index)
             found = self.at(some, np.maximum(requests, 1) * some.dp, False)
             return beyond(found.steady, limits)
 
@@ -143,7 +143,7 @@ def _flat(s: Steady, size: int) -> Steady:
     )
 
 
-def columns(layouts: Layouts, index: Any) -> Layouts:
+def some_columns(layouts: Layouts, index: Any) -> Layouts:
     """Some of the columns; what is one value for all stays."""
     return Layouts(*(a[index] if np.ndim(a) else a for a in layouts))
 
@@ -162,7 +162,7 @@ def within(s: Steady, limits: Limits) -> Array:
     return beyond(s, limits) <= 0
 
 
-def row_at(t: Table, i: int, w: Serving) -> ServingRow:
+def row_at(t: PricedColumns, i: int, w: Serving) -> ServingRow:
     s, layout = t.steady, t.layouts.at(i, SERVES)
     return ServingRow(
         layout=layout,
@@ -229,7 +229,7 @@ def plan_serving(
     return _answer(server, gpus, asked, objective, refused, enumerated, table, order, top, reached)
 
 
-def _order(t: Table, good: Array, objective: str, w: Serving) -> list[int]:
+def _order(t: PricedColumns, good: Array, objective: str, w: Serving) -> list[int]:
     """Indices of the feasible columns, the best first."""
     s, lay = t.steady, t.layouts
     request = s.queue_s + s.ttft_s + (w.osl - 1) * s.tpot_s
@@ -239,7 +239,7 @@ def _order(t: Table, good: Array, objective: str, w: Serving) -> list[int]:
     return [int(i) for i in order[good[order]]]
 
 
-def _nearest(alone: Table, roomy: Array, limits: Limits, w: Serving) -> ServingRow | None:
+def _nearest(alone: PricedColumns, roomy: Array, limits: Limits, w: Serving) -> ServingRow | None:
     """The layout that misses the limits by the smallest factor with one request per replica."""
     if not roomy.any():
         return None
@@ -259,7 +259,7 @@ def _answer(
     objective: str,
     refused: dict[str, int],
     enumerated: int,
-    table: Table | None,
+    table: PricedColumns | None,
     order: list[int],
     top: int,
     reached: ServingRow | None,
@@ -270,7 +270,7 @@ def _answer(
     rivals: list[tuple[str, ServingRow]] = []
     thumb = None
     if table is not None and rows:
-        front = _front(server, columns(table.layouts, np.array(order)))
+        front = _front(server, some_columns(table.layouts, np.array(order)))
         rivals = _rivals(table, order, rows[0], w)
         thumb = _thumb(table, order, server.cluster, w)
     return ServingPlan(
@@ -294,7 +294,7 @@ def _answer(
 
 
 def _rivals(
-    t: Table, order: list[int], best: ServingRow, w: Serving
+    t: PricedColumns, order: list[int], best: ServingRow, w: Serving
 ) -> list[tuple[str, ServingRow]]:
     """For each axis the best layout with another value of it."""
     found = []
@@ -306,7 +306,7 @@ def _rivals(
     return found
 
 
-def _thumb(t: Table, order: list[int], cluster: Cluster, w: Serving) -> ServingRow | None:
+def _thumb(t: PricedColumns, order: list[int], cluster: Cluster, w: Serving) -> ServingRow | None:
     """The rule of thumb: the smallest TP degree inside a node on which it is feasible, no pipeline,
     replicas for the rest, experts within TP."""
     lay = t.layouts

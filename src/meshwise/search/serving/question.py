@@ -12,12 +12,12 @@ from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules.case import key_copies
-from meshwise.layouts.rules.rule import among, divisors
+from meshwise.layouts.rules.rule import degree_refusal, divisors
 from meshwise.layouts.rules.rulebook import refuse_pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.disaggregated import Disaggregated, disaggregate
 from meshwise.search.serving.plan import (
-    OBJECTIVES,
+    SERVING_OBJECTIVES,
     Limits,
     ServingChange,
     ServingPlan,
@@ -57,7 +57,7 @@ def plan_deployment(
 ) -> Served:
     """The best layouts of ``gpus`` devices (all of the cluster's by default) for serving."""
     started = time.perf_counter()
-    check_objective(objective, OBJECTIVES, price_per_device_hour)
+    check_objective(objective, SERVING_OBJECTIVES, price_per_device_hour)
     if disaggregated and limits is None:
         raise InputError(
             "disaggregated: the pools are matched under limits of latency",
@@ -107,4 +107,4 @@ def check_serving_pins(
     for value in pins.get("dcp", ()):
         if value > 1 and copies % value:
             why = f"at most {copies} ranks of a TP group hold the same keys and values"
-            raise among("dcp", value, why, divisors(copies)).error()
+            raise degree_refusal("dcp", value, why, divisors(copies)).error()

@@ -18,13 +18,13 @@ from meshwise.search.training.space import (
     keep_legal_tp,
     layouts_of,
     lists,
-    spread,
+    spread_rows,
 )
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode
 
 # of what is refused, in the order in which it is looked at
-CODES = (
+SERVING_REFUSALS = (
     *SERVING_CODES,
     "memory",  # the weights and one request do not fit
     "capacity",  # the KV cache does not hold the requests in flight
@@ -50,7 +50,7 @@ def serving_space(
     keys and values. ``replicas`` bounds dp; ``joined`` keeps dp > 1 only where experts join the
     replicas (else they are servers of their own).
     """
-    refused = Refusals(CODES)
+    refused = Refusals(SERVING_REFUSALS)
     table = factorizations(gpus, pins | {"cp": (1,)})
     table.pop("cp")
     table = keep_legal_tp(model, stack, _STEP, table, refused)
@@ -71,5 +71,5 @@ def serving_space(
     asked = pins.get("dcp")
     copies = lists(table["tp"], lambda tp: key_copies(model, tp))
     degrees = [divisors(n) if asked is None else list(asked) for n in copies]
-    table = keep(spread(table, degrees, "dcp"), "dcp", "stack")
+    table = keep(spread_rows(table, degrees, "dcp"), "dcp", "stack")
     return Layouts(**table), refused.counts

@@ -206,7 +206,7 @@ def version_remarks(model: Model, cluster: Cluster, workload: Workload, stack: S
     ]
 
 
-def remarks(
+def degree_remarks(
     model: Model,
     cluster: Cluster,
     workload: Workload,
@@ -219,7 +219,7 @@ def remarks(
     if tp > 1 and needs_split(model, stack, workload.phase):
         name = stack.title or stack.name
         found.append(f"sequence parallelism is on: {name} trains experts beside TP with it only")
-    found += legality.remarks(model, tp, stack, etp)
+    found += legality.tp_remarks(model, tp, stack, etp)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:
         found.append(
@@ -266,7 +266,7 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
                 ranks_per_level=tuple(r[i] for r in ranks),
                 algorithm=names[i],
                 tokens_per_s=tokens / step[i],
-                remarks=(*remarks(e.model, e.cluster, e.workload, e.stack, tp),),
+                remarks=(*degree_remarks(e.model, e.cluster, e.workload, e.stack, tp),),
                 layer=layers[i],
             )
         )

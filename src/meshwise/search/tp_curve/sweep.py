@@ -27,7 +27,7 @@ MOST_POINTS = 200
 GRID = 33  # values between which crossings are looked for
 CLOSE = 1e-4  # of a solved value, relative
 
-Job = tuple[Cluster, Workload]
+SweptJob = tuple[Cluster, Workload]
 
 
 class Quantity(NamedTuple):
@@ -36,7 +36,7 @@ class Quantity(NamedTuple):
     name: str
     unit: str  # B/s, s, FLOP/s or "" for numbers
     kind: QuantityKind | None
-    apply: Callable[[float], Job]
+    apply: Callable[[float], SweptJob]
     step: int = 1  # numbers are multiples of it
     high: int = 0
     divides: int = 0  # numbers divide it; 0: they need not
@@ -94,7 +94,7 @@ def quantities(cluster: Cluster, workload: Workload, step: int = 1) -> dict[str,
     found: dict[str, Quantity] = {}
 
     def size(name: str, high: int, multiple: int = 1) -> None:
-        def job(value: float) -> Job:
+        def job(value: float) -> SweptJob:
             return cluster, msgspec.structs.replace(workload, **{name: int(value)})
 
         found[name] = Quantity(name, "", None, job, multiple, high)
@@ -107,7 +107,7 @@ def quantities(cluster: Cluster, workload: Workload, step: int = 1) -> dict[str,
         size("seq", MAX_SEQ, step)
     if isinstance(workload, Training):
 
-        def micro_batch(value: float) -> Job:
+        def micro_batch(value: float) -> SweptJob:
             return cluster, msgspec.structs.replace(workload, micro_batch=int(value))
 
         found["micro_batch"] = Quantity(
@@ -122,7 +122,7 @@ def quantities(cluster: Cluster, workload: Workload, step: int = 1) -> dict[str,
     wired = [i for i, lv in enumerate(cluster.levels) if lv.kind == "network" and lv.nics]
     if wired:
 
-        def nics(value: float) -> Job:
+        def nics(value: float) -> SweptJob:
             where = cluster
             for index in wired:  # as another number of NICs does
                 where = _with_level(where, index, nics=int(value))
@@ -130,13 +130,13 @@ def quantities(cluster: Cluster, workload: Workload, step: int = 1) -> dict[str,
 
         found["nics"] = Quantity("nics", "", None, nics, 1, 4096)
 
-    def memory(value: float) -> Job:
+    def memory(value: float) -> SweptJob:
         device = msgspec.structs.replace(cluster.device, memory_bytes_per_s=value)
         return msgspec.structs.replace(cluster, device=device), workload
 
     found["device.memory_bandwidth"] = Quantity("device.memory_bandwidth", "B/s", BANDWIDTH, memory)
 
-    def flops(value: float) -> Job:
+    def flops(value: float) -> SweptJob:
         # every format in proportion: the value is that of 16-bit products
         peaks = cluster.device.peak_flops_per_s
         ratio = value / peaks.get("bf16", peaks.get("fp16", max(peaks.values())))
@@ -172,7 +172,7 @@ def _level(name: str, cluster: Cluster, w: Workload, index: int, field: str) -> 
     """A level's figure; a stated latency takes the fit's place."""
     timed = field == "latency_s"
 
-    def job(value: float) -> Job:
+    def job(value: float) -> SweptJob:
         changes: dict[str, Any] = {field: value}
         if timed:
             changes["own_latency"] = True
@@ -260,7 +260,7 @@ def spaced(quantity: Quantity, low: float, high: float, points: int) -> list[flo
     return sorted(dict.fromkeys(values))
 
 
-def sweep(
+def sweep_curves(
     model: Model,
     cluster: Cluster,
     stack: Stack,

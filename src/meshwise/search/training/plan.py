@@ -54,7 +54,7 @@ class Plan(NamedTuple):
         return self.rows[0] if self.rows else None
 
 
-def plan(found: Search, stack: Stack, top: int) -> Plan:
+def plan_from(found: Search, stack: Stack, top: int) -> Plan:
     """The plan of a search, with the ``top`` best layouts."""
 
     listed = ranked(found, top)

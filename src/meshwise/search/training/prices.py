@@ -19,7 +19,7 @@ from meshwise.workloads.workload import Training
 
 INNER = ("shard", "sequence_parallel", "decomposed", "recompute", "vp")  # of a column
 PIECE = 300_000  # layouts that are priced in the time that a piece takes to set up
-CHUNK = 250_000  # layouts priced at a time: a few hundred MB whatever the space
+TRAINING_CHUNK = 250_000  # layouts priced at a time: a few hundred MB whatever the space
 
 
 class Slice(NamedTuple):
@@ -71,7 +71,7 @@ def slice_of(space: Space, first: int, last: int) -> Slice:
 def slices(space: Space, chunk: int | None = None) -> Iterator[Slice]:
     """The whole space in pieces of about ``chunk`` layouts, cut where columns with more virtual
     stages begin if the holes of those before would cost more than another piece."""
-    chunk = chunk or CHUNK
+    chunk = chunk or TRAINING_CHUNK
     number = np.cumsum(space.number)
     depth = np.count_nonzero(space.vps, axis=0)
     deeper = [*(np.flatnonzero(np.diff(depth)) + 1).tolist(), space.size]

@@ -12,18 +12,18 @@ from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.pins import Pins
-from meshwise.layouts.rules.rule import among, divisors
+from meshwise.layouts.rules.rule import degree_refusal, divisors
 from meshwise.layouts.rules.rulebook import refuse_pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.nearest import Change, changes
-from meshwise.search.training.plan import Plan, plan
-from meshwise.search.training.ranking import Progress, search, variants
+from meshwise.search.training.plan import Plan, plan_from
+from meshwise.search.training.ranking import OnProgress, search, variants
 from meshwise.search.training.space import least_etp
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count, one_of
 from meshwise.workloads.workload import Training
 
-OBJECTIVES = ("step", "mfu", "cost")
+TRAINING_OBJECTIVES = ("step", "mfu", "cost")
 FREE = ("dtype", "comm-dtype")  # what changes the numerics is looked at only where it is freed
 MAX_TOP = 1000
 
@@ -66,7 +66,9 @@ def check_product(gpus: int, pins: Pins, axes: Sequence[str]) -> None:
     for axis in axes:
         for value in pins.get(axis, ()):
             if gpus % value:
-                raise among(axis, value, f"does not divide the {gpus} GPUs", divisors(gpus)).error()
+                raise degree_refusal(
+                    axis, value, f"does not divide the {gpus} GPUs", divisors(gpus)
+                ).error()
     least = math.prod(min(pins.get(axis, (1,))) for axis in axes)
     fixed = all(len(pins.get(axis, (1,))) == 1 for axis in axes)
     if fixed and gpus % least:
@@ -80,7 +82,7 @@ def check_product(gpus: int, pins: Pins, axes: Sequence[str]) -> None:
         )
     if all(axis in pins for axis in axes) and (least > gpus or (fixed and least != gpus)):
         why = f"the pinned degrees use {least} GPUs" + ("" if fixed else " at least")
-        raise among("gpus", gpus, why, [least]).error()
+        raise degree_refusal("gpus", gpus, why, [least]).error()
 
 
 def check_objective(objective: str, legal: tuple[str, ...], price: float | None) -> None:
@@ -105,11 +107,11 @@ def plan_training(
     top: int = 10,
     objective: str = "step",
     price_per_device_hour: float | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Planned:
     """The best layouts of ``gpus`` devices (all of the cluster's by default) for a training step."""
     started = time.perf_counter()
-    check_objective(objective, OBJECTIVES, price_per_device_hour)
+    check_objective(objective, TRAINING_OBJECTIVES, price_per_device_hour)
     for name in free:
         one_of(name, "free", FREE)
     top = count(top, "top", high=MAX_TOP)
@@ -133,7 +135,7 @@ def plan_training(
         )
     choices = variants(stack, w, dtypes=_dtypes(where, w, free), comm_dtypes=_comms(free, w))
     found = search(model, where, choices, n, asked, keep=max(50, 2 * top), progress=progress)
-    answer = plan(found, stack, top)
+    answer = plan_from(found, stack, top)
     near: list[Change] = []
     if not answer.rows and not found.partial:
         near = changes(model, where, w, stack, n, asked, found)

@@ -19,7 +19,7 @@ from meshwise.search.training.space import COLUMN, Space, space
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 
-Progress = Callable[[int, int], None]  # layouts done, of how many
+OnProgress = Callable[[int, int], None]  # layouts done, of how many
 
 
 class Variant(NamedTuple):
@@ -113,7 +113,7 @@ def search(
     pins: Pins,
     *,
     keep: int = 50,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Search:
     """Price every legal layout of ``gpus`` devices. The ``keep`` best are exact over all placements:
     a column's other placements are priced unless a bound shows that none comes among them."""
@@ -145,7 +145,7 @@ def search(
 
 
 def _shown(
-    progress: Progress | None, done: int, share: float, total: int
+    progress: OnProgress | None, done: int, share: float, total: int
 ) -> Callable[[int], None] | None:
     if progress is None:
         return None

@@ -31,7 +31,10 @@ from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training, Workload
 
-CODES = (*TRAINING_CODES, "memory")  # of what is refused, in the order in which it is looked at
+TRAINING_REFUSALS = (
+    *TRAINING_CODES,
+    "memory",
+)  # of what is refused, in the order in which it is looked at
 COLUMN = ("tp", "pp", "dp", "cp", "ep", "etp", "micro_batch", "placement")
 
 
@@ -127,7 +130,7 @@ def _take(table: dict[str, Array], index: Array) -> dict[str, Array]:
     return {name: values[index] for name, values in table.items()}
 
 
-def spread(table: dict[str, Array], lists: list[Any], name: str) -> dict[str, Array]:
+def spread_rows(table: dict[str, Array], lists: list[Any], name: str) -> dict[str, Array]:
     """Each row once per value of its list, the value in column ``name``."""
     lengths = np.array([len(values) for values in lists], dtype=np.int64)
     index = np.repeat(np.arange(len(lists)), lengths)
@@ -144,7 +147,7 @@ def lists(values: Array, of: Any) -> list[Any]:
 class Refusals:
     """Rows that break a rule, counted under the first that they break."""
 
-    def __init__(self, codes: tuple[str, ...] = CODES) -> None:
+    def __init__(self, codes: tuple[str, ...] = TRAINING_REFUSALS) -> None:
         self.counts = dict.fromkeys(codes, 0)
 
     def keep(self, table: dict[str, Array], rule: str, good: Array) -> dict[str, Array]:
@@ -230,12 +233,12 @@ def expert_grids(
         return table | {"ep": np.ones(size, np.int64), "etp": np.zeros(size, np.int64)}
     eps = [d for d in divisors(experts) if "ep" not in pins or d in pins["ep"]]
     table = table | {"widest": widest}
-    table = spread(table, lists(inner, lambda n: [ep for ep in eps if ep <= n]), "ep")
+    table = spread_rows(table, lists(inner, lambda n: [ep for ep in eps if ep <= n]), "ep")
 
     def etps(n: int) -> list[int]:
         return [d for d in divisors(n) if "etp" not in pins or d in pins["etp"]]
 
-    return spread(table, lists(table.pop("widest"), etps), "etp")
+    return spread_rows(table, lists(table.pop("widest"), etps), "etp")
 
 
 def _placements(
@@ -297,7 +300,7 @@ def space(
         w.batch // table["dp"],
         lambda n: [m for m in divisors(n) if "micro_batch" not in pins or m in pins["micro_batch"]],
     )
-    table = spread(table | {"mesh": mesh}, micros, "micro_batch")
+    table = spread_rows(table | {"mesh": mesh}, micros, "micro_batch")
     table = refused.keep(
         table, "loss_chunks", RULES["loss_chunks"].keeps(_case(model, stack, w, table))
     )
