@@ -13,7 +13,7 @@ from meshwise.answers.text import words
 from meshwise.answers.text.sentences import assumed_words, remark_lines
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
-from meshwise.cost.collectives.collective import Candidate
+from meshwise.cost.collectives.fabric import Candidate
 from meshwise.units import format_bandwidth, format_bytes, format_time
 
 

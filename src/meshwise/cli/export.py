@@ -12,6 +12,7 @@ from meshwise.cli import export_source, options, output, switches, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
+from meshwise.launch.targets import target_names
 
 if TYPE_CHECKING:
     from meshwise.launch.job import Job
@@ -28,7 +29,7 @@ _DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")
         Need("model", "llama-3.1-70b", "required, or --from", lambda o: not o.has("source")),
     ),
     about={
-        "target": "vllm, sglang, trtllm, megatron-lm, megatron-bridge, torchtitan, deepspeed, accelerate.",
+        "target": f"{', '.join(target_names())}.",
         "model": "A preset, or a model as hubs name it.",
     },
     examples=(
@@ -118,8 +119,8 @@ def command(target: str, model: str | None, **said: object) -> None:
     import msgspec
 
     from meshwise import commands
+    from meshwise.launch.settings.switches import as_said
     from meshwise.launch.table import target as known_target
-    from meshwise.launch.targets.switches import as_said
 
     o = Given(said)
     chosen = known_target(target, o.text("target_version"))
@@ -184,7 +185,7 @@ def _check_on_cluster(
         return None
     from meshwise import api
     from meshwise.clusters.load import grown, load_cluster
-    from meshwise.commands import STACK
+    from meshwise.launch.table import target as known_target
     from meshwise.layouts.check import check, settled
     from meshwise.layouts.layout import asked as read_layout
     from meshwise.stacks.stack import load_stack
@@ -204,7 +205,7 @@ def _check_on_cluster(
     else:
         work = api.Decode(batch=1, context=o.number("isl") or 1024)
     # checked as the target's software runs it, on as many nodes as it takes
-    stack = load_stack(STACK[target])
+    stack = load_stack(known_target(target).stack)
     cell = settled(read_layout(asked, tuple(asked)), spec, stack, phase)
     where = grown(load_cluster(cluster), cell.devices)
     if o.has("schedule"):

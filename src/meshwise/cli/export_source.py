@@ -217,7 +217,7 @@ def _pairs(row: Mapping[str, object], modules: tuple[str, ...]) -> bool:
 
     from meshwise.axes import RECOMPUTE_CODE
     from meshwise.layouts.layout import Layouts
-    from meshwise.layouts.rules import exchange_pairs
+    from meshwise.layouts.rules.case import exchange_pairs
 
     degrees = {name: np.int64(_whole(row, name, 1)) for name in ("tp", "pp", "vp", "ep")}
     mode = np.int64(RECOMPUTE_CODE.get(str(row.get("recompute")), 0))

@@ -116,7 +116,7 @@ def _legal(
             if isinstance(work, Training):
                 check_pins(spec, stack, work, gpus, {axis: (value,)})
             else:
-                check_serving_pins(spec, stack, gpus, {axis: (value,)})
+                check_serving_pins(spec, stack, work, gpus, {axis: (value,)})
         except MeshwiseError:
             return False
         return True
@@ -126,7 +126,7 @@ def _legal(
 
 def _candidates(axis: str, model: Model, gpus: int, work: Training | Serving) -> list[int]:
     """What an axis may be split into at all."""
-    from meshwise.search.training.space import divisors
+    from meshwise.layouts.rules.rule import divisors
     from meshwise.workloads.workload import Training
 
     if axis == "ep":

@@ -120,11 +120,11 @@ def command(model: str, **said: object) -> None:
     from meshwise.runtime.options import (
         ALGORITHMS,
         COMM_DTYPES,
-        MOST,
+        MAX_PIECES,
         OVERLAPS,
-        PHASES,
-        SCHEDULES,
-        SHARDS,
+        RUN_PHASES,
+        RUN_SCHEDULES,
+        RUN_SHARDS,
         Options,
     )
     from meshwise.strict_tables import one_of
@@ -137,9 +137,9 @@ def command(model: str, **said: object) -> None:
         sequence_parallel=o.flag("sequence_parallel"),
         overlap=one_of(o["overlap"], "--overlap", OVERLAPS),
         comm_dtype=None if narrow is None else one_of(narrow, "--comm-dtype", COMM_DTYPES),
-        scale_group=o.count("scale_group", high=MOST),
+        scale_group=o.count("scale_group", high=MAX_PIECES),
         algorithm=one_of(o["algorithm"], "--algorithm", ALGORITHMS),
-        chunks=o.count("chunks", high=MOST),
+        chunks=o.count("chunks", high=MAX_PIECES),
     )
     # the run, on this rank or on all
     result = run(
@@ -154,7 +154,7 @@ def command(model: str, **said: object) -> None:
         tp=o.count("tp"),
         pp=o.count("pp"),
         dp=o.count("dp"),
-        phase=one_of(o["phase"], "--phase", PHASES),
+        phase=one_of(o["phase"], "--phase", RUN_PHASES),
         batch=o.count("batch"),
         seq=o.count("seq"),
         new_tokens=o.count("new_tokens"),
@@ -162,8 +162,8 @@ def command(model: str, **said: object) -> None:
         steps=o.count("steps"),
         warmup=o.count("warmup", low=0),
         dtype=o["dtype"],
-        shard=one_of(o["shard"], "--shard", SHARDS),
-        schedule=one_of(o["schedule"], "--schedule", SCHEDULES),
+        shard=one_of(o["shard"], "--shard", RUN_SHARDS),
+        schedule=one_of(o["schedule"], "--schedule", RUN_SCHEDULES),
         checkpoint=o["checkpoint"],
         seed=o.count("seed", low=0),
         options=switches,

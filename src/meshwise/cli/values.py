@@ -95,6 +95,12 @@ def _entries(ctx: click.Context) -> Iterable[str]:
     return catalog.names(plural) if plural in CATALOG_KINDS else ()
 
 
+def _targets(_: click.Context) -> Iterable[str]:
+    from meshwise.launch.targets import target_names
+
+    return target_names()
+
+
 def _formats(what: str) -> Callable[[click.Context], Iterable[str]]:
     def names(_: click.Context) -> Iterable[str]:
         from meshwise import dtypes
@@ -106,10 +112,6 @@ def _formats(what: str) -> Callable[[click.Context], Iterable[str]]:
 
 
 CATALOG_KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
-LAUNCH_TARGETS = (
-    *("vllm", "sglang", "trtllm", "megatron-lm", "megatron-bridge"),
-    *("torchtitan", "deepspeed", "accelerate"),
-)
 COLLECTIVE_OPS = (
     "all_reduce",
     "all_gather",
@@ -124,7 +126,7 @@ MODEL_TYPE = WordType("MODEL", _catalog("models"), files=True)
 CLUSTER_TYPE = WordType("CLUSTER", _catalog("clusters"), files=True)
 STACK_TYPE = WordType("STACK", _catalog("stacks"))
 PHASE_TYPE = WordType("PHASE", ("train", "prefill", "decode"))
-TARGET_TYPE = WordType("TARGET", LAUNCH_TARGETS)
+TARGET_TYPE = WordType("TARGET", _targets)
 OP_TYPE = WordType("OP", COLLECTIVE_OPS)
 KIND_TYPE = WordType("KIND", CATALOG_KINDS)
 ENTRY_TYPE = WordType("NAME", _entries)
