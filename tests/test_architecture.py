@@ -111,11 +111,8 @@ EXCEPTIONS = {
     "load_model": "meshwise.runtime's is public; the catalog's stands beside load_cluster and load_stack",
 }
 _TO_BE_RENAMED = """
-    CHUNK CLUSTER DEGREES FREE GROUPS Job KINDS MODEL MODULES MOST_POINTS NAMES OBJECTIVES OPS Progress REFUSED
-    RULES Record STACK Table WORDS Words asked beside change_dict check collective columns communication copies
-    entry estimate export fields formats gpus layout lines load mesh_words model needs_split pins plan price
-    read read_stack remarks replicas report row_dict said search settings shards shown software spread stack
-    stated sweep table target tp_degrees verdict within SHARDS
+    CHUNK DEGREES Job NAMES OBJECTIVES Progress RULES SHARDS Table columns estimate export needs_split plan
+    remarks spread stated sweep
 """
 TO_BE_RENAMED = dict.fromkeys(_TO_BE_RENAMED.split(), "to be renamed")
 

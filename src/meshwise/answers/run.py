@@ -44,7 +44,7 @@ class RunFigures(TypedDict):
     tpot_s: float | None
 
 
-class MeasuredRun(RunFigures):
+class MeasuredFigures(RunFigures):
     """What is measured beside it: seconds, bytes of each rank, the loss of each step."""
 
     steps_s: list[float]
@@ -96,7 +96,7 @@ class RunRecord(TypedDict):
     layout: RunLayout
     workload: RunWorkload
     options: dict[str, object]
-    measured: MeasuredRun
+    measured: MeasuredFigures
     predicted: RunFigures | None
     predicted_on: str
     comm_error: dict[str, float] | None
