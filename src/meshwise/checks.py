@@ -12,7 +12,7 @@ import msgspec
 
 from meshwise.errors import InputError, closest, quoted
 from meshwise.strict_tables import MAX_COUNT, count, fraction, one_of
-from meshwise.units import Kind, parse_quantity
+from meshwise.units import QuantityKind, parse_quantity
 
 Check = Callable[[object, str], Any]
 MAX_PARAMETERS = 10**12  # parameters of a part of a model
@@ -99,7 +99,7 @@ def number(low: float, high: float) -> Check:
     return lambda value, field: fraction(value, field, low=low, high=high, text=False)
 
 
-def quantity(kind: Kind) -> Check:
+def quantity(kind: QuantityKind) -> Check:
     """A positive SI number in the range of its kind; text with a unit is for files."""
 
     def rule(value: object, field: str) -> float:

@@ -155,11 +155,11 @@ def stated(layout: Layout, workload: Workload) -> Workload:
 def arrays(layout: Layout, workload: Workload | None = None) -> Layouts:
     """The layout as 0-d arrays; what it leaves open is the workload's."""
     codes = {name: layout.code(name) for name in AXES}
-    work = stated(layout, workload) if workload is not None else None
-    if isinstance(work, Training):
+    if isinstance(workload, Training):
+        recompute = layout.recompute or workload.recompute
         codes |= {
-            "micro_batch": work.micro_batch or 1,
-            "recompute": AXES["recompute"].code(work.recompute),
+            "micro_batch": layout.micro_batch or workload.micro_batch or 1,
+            "recompute": AXES["recompute"].code(recompute),
         }
     codes["micro_batch"] = codes["micro_batch"] or 1
     return Layouts(**{name: _scalar(name, code) for name, code in codes.items()})
@@ -171,14 +171,17 @@ def _scalar(name: str, code: int) -> Array:
 
 def columns(layouts: Sequence[Layout]) -> Layouts:
     """Several layouts as flat columns."""
+    rows = {name: [layout.code(name) for layout in layouts] for name in AXES}
+    kinds = {"switch": np.bool_}
     return Layouts(
         **{
-            name: np.array([layout.code(name) for layout in layouts], dtype=np.int64)
-            for name in AXES
+            name: np.array(row, dtype=kinds.get(AXES[name].kind, np.int64))
+            for name, row in rows.items()
         }
     )
 
 
-def degrees(layout: Layout) -> str:
-    """The axes that multiply to its devices, as a product."""
-    return " · ".join(f"{name} {getattr(layout, name)}" for name in RANKS)
+def product_words(layout: Layout) -> str:
+    """The axes that multiply to its devices, and these."""
+    product = " · ".join(f"{name} {getattr(layout, name)}" for name in RANKS)
+    return f"{product} = {layout.devices}"

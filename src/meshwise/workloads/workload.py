@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from meshwise import dtypes
+from meshwise.axes import RECOMPUTE_MODES
 from meshwise.checks import Check, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError
 from meshwise.strict_tables import count, one_of
 
 WORKLOAD_PHASES = ("train", "prefill", "decode")
-RECOMPUTE_MODES = ("none", "selective", "full")
 OVERLAP_MODES = ("none", "split", "decomposed")
 MAX_BATCH = 10**6
 MAX_SEQ = 10**8

@@ -13,13 +13,13 @@ import numpy as np
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import estimate
 from meshwise.errors import InputError, closest, quoted
-from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.rules.case import needs_split
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.curve import Scaling, curve, layouts_for
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import as_digits, count
-from meshwise.units import BANDWIDTH, RATE, TIME, Kind, parse_quantity
+from meshwise.units import BANDWIDTH, RATE, TIME, QuantityKind, parse_quantity
 from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Decode, Training, Workload
 
 POINTS = 7  # values of a range, ends included
@@ -35,7 +35,7 @@ class Quantity(NamedTuple):
 
     name: str
     unit: str  # B/s, s, FLOP/s or "" for numbers
-    kind: Kind | None
+    kind: QuantityKind | None
     apply: Callable[[float], Job]
     step: int = 1  # numbers are multiples of it
     high: int = 0
@@ -288,7 +288,7 @@ def sweep(
         )
         curves.append((value, made))
     sequence_parallel = sequence_parallel or any(
-        rules.needs_split(model, stack, s.workload.phase) for _, s in curves
+        needs_split(model, stack, s.workload.phase) for _, s in curves
     )
     shown = sorted({p.tp for _, s in curves for p in s.points})
     solver = _Solver(model, stack, quantity, _pairs(model, stack, shown), sequence_parallel)
