@@ -435,12 +435,12 @@ def refused_section() -> str:
 
 def catalog_section(kind: str) -> str:
     from meshwise import catalog
-    from meshwise.answers import listing
+    from meshwise.answers import catalog as answers
 
     spellings: dict[str, list[str]] = {}
     for alias, name in catalog.aliases(kind).items():
         spellings.setdefault(name, []).append(alias)
-    records = listing.entries(kind)["entries"]
+    records = answers.kind_entries(kind)["entries"]
     header = {
         "models": ("name", "model_type", "parameters", "active_parameters", "layers", "hidden"),
         "devices": ("name", "title", "memory", "memory_bandwidth", "bf16"),

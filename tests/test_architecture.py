@@ -244,6 +244,8 @@ SPELLED = {
     "answers/text/narrow.py": {"--wide"},
     "answers/text/tables.py": {"--detail"},
     "answers/validate.py": {"--json"},
+    # commands that go one step further, in full
+    "answers/catalog.py": {"--toml"},
     "errors.py": {"--dcp", "--tp"},  # says how the command line spells them
 }
 SPELLING = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import meshwise as mw
+from meshwise.checks import KeywordStruct
 from meshwise.cost import schedule
 from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import LayerFormats, Quantization, Stored
@@ -135,3 +136,24 @@ def test_parts_of_a_model_fit_together() -> None:
 def test_a_price_is_not_negative(price: Any) -> None:
     with pytest.raises(mw.MeshwiseError, match="price_per_device_hour"):
         mw.plan("gpt2", "dgx-a100", OBJECTS["training"], gpus=2, tp=1, price_per_device_hour=price)
+
+
+@pytest.mark.skipif(KeywordStruct is msgspec.Struct, reason="an msgspec without metaclasses")
+@pytest.mark.parametrize(
+    ("kind", "given", "field"),
+    [
+        (mw.Decode, {"batch": 8}, "context"),
+        (mw.Prefill, {"batch": 8}, "seq"),
+        (mw.Training, {"seq": 512}, "batch"),
+        (mw.Serving, {"isl": 512}, "osl"),
+        (mw.Decode, {"batch": 8, "contxt": 512}, "contxt"),
+        (mw.Formats, {"dtpe": "fp8"}, "dtpe"),
+    ],
+)
+def test_a_workload_names_the_field_that_is_missing_or_unknown(kind, given, field):
+    with pytest.raises(mw.MeshwiseError) as found:
+        kind(**given)
+    assert found.value.field == field
+    assert f"{kind.__name__}: " in str(found.value) and "\n" not in str(found.value)
+    with pytest.raises(mw.MeshwiseError, match="by name"):
+        kind(8)

@@ -14,7 +14,7 @@ import click
 import pytest
 
 import meshwise as mw
-from meshwise.answers import listing
+from meshwise.answers import catalog
 from meshwise.cli import COMMANDS, cli
 from meshwise.clusters import load as cluster_spec
 from meshwise.launch import Job
@@ -179,7 +179,7 @@ def answers() -> dict[str, list[Any]]:
         "explain": [full.explain(), full.to_dict()],
         "model": [mw.describe(mw.model(n)).to_dict() for n in ("deepseek-v3", "gpt2")],
         "collective": [mw.collective("all_reduce", "1MB", hgx, 8).to_dict()],
-        "catalog": [listing.overview(("devices",)), listing.entry("devices", "x", {"a": 1})],
+        "catalog": [catalog.overview(("devices",)), catalog.entry_record("devices", "x", {"a": 1})],
         "Errors": [refused],
     }
 

@@ -159,3 +159,7 @@ def test_shown_values_are_bounded():
     for value in (deep, 10**5000, -(10**5000), list(range(10**6)), {"a": deep}, float("nan")):
         assert len(shorten(value)) <= 80
         assert MeshwiseError("m", value=value).to_dict()["error"]["value"] is not None
+
+
+def test_one_gpu_is_one_gpu():
+    assert [units.format_gpus(n) for n in (1, 2, 1024)] == ["1 GPU", "2 GPUs", "1,024 GPUs"]

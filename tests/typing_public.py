@@ -10,11 +10,11 @@ training, serving = mw.Training(batch=8, seq=512), mw.Serving(isl=128, osl=16, c
 # plan: what it answers follows from its workload
 planned = mw.plan(model, cluster, training, gpus=2, tp=[1, 2], recompute="full", free=["dtype"])
 reveal_type(planned)  # R: meshwise.answers.plan.PlanResult
-reveal_type(planned.best)  # R: meshwise.answers.attributes.Record | None
+reveal_type(planned.best)  # R: meshwise.answers.records.attributes.Record | None
 served = mw.plan(model, cluster, serving, gpus=2, tp=1, tpot_s=0.05, objective="latency")
-reveal_type(served)  # R: meshwise.answers.serving_plan.ServingPlanResult
+reveal_type(served)  # R: meshwise.answers.plan_serving.ServingPlanResult
 apart = mw.plan(model, cluster, serving, gpus=2, tpot_s=0.05, ttft_s=1.0, disaggregated=True)
-reveal_type(apart.disaggregated)  # R: meshwise.answers.attributes.Record | None
+reveal_type(apart.disaggregated)  # R: meshwise.answers.records.attributes.Record | None
 mw.plan(model, cluster, training, tpot_s=0.05)  # E: call-overload
 mw.plan(model, cluster, serving, recompute="full")  # E: call-overload
 mw.plan(model, cluster, serving, objective="mfu")  # E: call-overload
@@ -23,7 +23,7 @@ mw.plan(model, cluster, serving, objective="mfu")  # E: call-overload
 priced = mw.estimate("gpt2", "dgx-a100", training, tp=2, dp=4, shard="zero1", micro_batch=1)
 reveal_type(priced.step_s)  # R: float
 reveal_type(priced.fits)  # R: bool
-reveal_type(priced.layout)  # R: meshwise.answers.attributes.Record
+reveal_type(priced.layout)  # R: meshwise.answers.records.attributes.Record
 reveal_type(priced.remarks)  # R: list[str]
 reveal_type(priced.rows())  # R: list[dict[str, object]]
 print(priced.step_ms)  # E: attr-defined
@@ -53,4 +53,4 @@ reveal_type(mw.Level.of(8, fabric="ib-ndr"))  # R: meshwise.clusters.cluster.Lev
 reveal_type(mw.describe("gpt2").parameters)  # R: int
 sent = mw.collective("all_reduce", "1MB", "dgx-a100", 8)
 reveal_type(sent.time_s)  # R: float
-reveal_type(sent.candidates)  # R: list[meshwise.answers.attributes.Record]
+reveal_type(sent.candidates)  # R: list[meshwise.answers.records.attributes.Record]

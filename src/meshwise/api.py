@@ -7,14 +7,6 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from meshwise.answers import records
-from meshwise.answers.answers import (
-    CollectiveResult,
-    EstimateResult,
-    ModelResult,
-    ScaleResult,
-    ValidateResult,
-)
 from meshwise.arguments import NameOrPath, given, whole_bytes
 from meshwise.arguments import named_objects as _parts
 from meshwise.axes import AXES, SERVES
@@ -38,7 +30,12 @@ from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
 
 if TYPE_CHECKING:
+    from meshwise.answers.collective import CollectiveResult
+    from meshwise.answers.estimate import EstimateResult
+    from meshwise.answers.model import ModelResult
+    from meshwise.answers.scale import ScaleResult
     from meshwise.answers.serve import ServeResult
+    from meshwise.answers.validate import ValidateResult
     from meshwise.layouts.keywords import LayoutAxes, ServingDegrees
     from meshwise.plans import plan
 
@@ -76,14 +73,22 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
+    _LATER = {
+        "CollectiveResult": "meshwise.answers.collective",
+        "EstimateResult": "meshwise.answers.estimate",
+        "ModelResult": "meshwise.answers.model",
+        "ScaleResult": "meshwise.answers.scale",
+        "ValidateResult": "meshwise.answers.validate",
+        "plan": "meshwise.plans",
+    }
 
     def __getattr__(name: str) -> object:
-        """What plans only is loaded for plans only: a command starts in a tenth of a second."""
-        if name != "plan":
+        """An answer is loaded where it is asked for: a command starts in a tenth of a second."""
+        if name not in _LATER:
             raise AttributeError(f"module 'meshwise.api' has no attribute {name!r}")
-        from meshwise.plans import plan
+        import importlib
 
-        return plan
+        return getattr(importlib.import_module(_LATER[name]), name)
 
 
 @keywords
@@ -106,13 +111,14 @@ def validate(table: NameOrPath) -> ValidateResult:
     >>> answer.kind, len(answer.rows())
     ('collectives', 1)
     """
-    from meshwise.evidence import validate as beside
+    from meshwise.answers.validate import ValidateResult
+    from meshwise.evidence import validate as predictions
     from meshwise.evidence.tables import read_table
 
     path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
-    results = beside.row_results(read, Path(path).parent)
-    return ValidateResult(read, results, beside.error_summary(results))
+    results = predictions.row_results(read, Path(path).parent)
+    return ValidateResult(read, results, predictions.error_summary(results))
 
 
 def validate_published(kind: str = "all") -> ValidateResult:
@@ -121,6 +127,7 @@ def validate_published(kind: str = "all") -> ValidateResult:
     :param kind: ``"training"``, ``"layers"``, ``"serving"``, ``"collectives"`` or ``"all"``.
     :returns: as :func:`validate`.
     """
+    from meshwise.answers.validate import ValidateResult
     from meshwise.evidence.validate import published
 
     return ValidateResult(*published(kind))
@@ -224,6 +231,7 @@ def estimate(
     >>> abs(answer.step_s - answer.compute_s - waited) < 1e-9
     True
     """
+    from meshwise.answers.estimate import EstimateResult
     from meshwise.search.one_layout import report
 
     one = asked(layout, [name for name, axis in AXES.items() if not axis.key])
@@ -295,6 +303,8 @@ def describe(model: Model | NameOrPath) -> ModelResult:
     >>> answer.parameters, answer.legal_tp
     (124439808, [1, 2, 3, 4, 6, 12])
     """
+    from meshwise.answers.model import ModelResult
+
     return ModelResult(load_model(model))
 
 
@@ -328,6 +338,8 @@ def collective(
     >>> answer.bytes, answer.time_low_s < answer.time_s < answer.time_high_s
     (16777216.0, True)
     """
+    from meshwise.answers.collective import CollectiveResult, collective_record
+
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
     payload = whole_bytes(size, "size")
@@ -351,5 +363,5 @@ def collective(
         return collective_interval(seconds, op, payload, best, chosen, cluster, group)
 
     factor = float(coll.busbw_factor(op, n))
-    record = records.collective_dict(op, payload, n, cluster, found, factor, interval)
+    record = collective_record(op, payload, n, cluster, found, factor, interval)
     return CollectiveResult(record)

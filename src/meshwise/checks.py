@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -61,6 +61,58 @@ def keywords(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return called
+
+
+def _refusal(kind: type[msgspec.Struct], args: object, given: Iterable[str]) -> InputError | None:
+    """What is wrong with the arguments of a type whose fields are given by name."""
+    fields = msgspec.structs.fields(kind)
+    known, legal = [f.name for f in fields], ", ".join(f.name for f in fields)
+    if args:
+        return InputError(
+            f"{kind.__name__}: takes its fields by name", field=known[0], value=args, legal=legal
+        )
+    for key in given:
+        if key not in known:
+            return InputError(
+                f"{kind.__name__}: no field is called {quoted(key)}",
+                field=key,
+                value=key,
+                legal=legal,
+                nearest=next(iter(closest(key, known)), None),
+            )
+    lacking = [f.name for f in fields if f.required and f.name not in given]
+    if lacking:
+        return InputError(
+            f"{kind.__name__}: missing: {', '.join(lacking)}", field=lacking[0], legal=legal
+        )
+    return None
+
+
+def _keyword_struct() -> type[msgspec.Struct]:
+    class Meta(type(msgspec.Struct)):  # type: ignore[misc]
+        def __call__(cls, *args: object, **given: object) -> object:
+            try:
+                return super().__call__(*args, **given)
+            except TypeError:
+                refusal = _refusal(cls, args, given)
+                if refusal is None:
+                    raise
+                raise refusal from None
+
+    class KeywordStruct(msgspec.Struct, metaclass=Meta):
+        """A struct that refuses arguments as :func:`keywords` does for a function: a field that is
+        missing, or that there is none of, in one line."""
+
+    return KeywordStruct
+
+
+if TYPE_CHECKING:
+    KeywordStruct = msgspec.Struct
+else:
+    try:
+        KeywordStruct = _keyword_struct()
+    except TypeError:  # msgspec before 0.21 has no metaclass to build on: its own TypeError stays
+        KeywordStruct = msgspec.Struct
 
 
 def check_fields(struct: Any, rules: Mapping[str, Check], where: str) -> None:

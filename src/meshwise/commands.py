@@ -16,7 +16,8 @@ from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
 
 if TYPE_CHECKING:
-    from meshwise.answers.launch import ExportResult, ImportResult
+    from meshwise.answers.export import ExportResult
+    from meshwise.answers.import_ import ImportResult
     from meshwise.launch.job import Job
     from meshwise.launch.read import Parsed
 
@@ -43,7 +44,7 @@ def export(
     (2, True)
     """
     from meshwise import launch
-    from meshwise.answers.launch import ExportResult
+    from meshwise.answers.export import ExportResult
 
     given(job, launch.Job, "job", "a meshwise.launch.Job, such as meshwise.launch.job_of makes")
     for value, option in ((target, "target"), (wrapper, "wrapper"), (version, "version")):
@@ -138,7 +139,7 @@ def read_command(
     ('llama-3.1-8b', 2)
     """
     from meshwise import launch
-    from meshwise.answers.launch import ImportResult
+    from meshwise.answers.import_ import ImportResult
     from meshwise.launch.table import target as known_target
 
     given(command, str, "command", "the text of a launch command")

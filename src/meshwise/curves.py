@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from meshwise.answers.answers import ScaleResult
 from meshwise.arguments import NameOrPath, count_list, given
 from meshwise.arguments import degree_list as read_degrees
 from meshwise.arguments import named_objects as _parts
@@ -19,6 +18,7 @@ from meshwise.workloads.workload import Training, Workload
 
 if TYPE_CHECKING:
     from meshwise.answers.growth import GrowthResult
+    from meshwise.answers.scale import ScaleResult
     from meshwise.answers.sweep import SweepResult
     from meshwise.layouts.keywords import TrainingPins
 
@@ -60,6 +60,8 @@ def scale(
     >>> [point.tp for point in answer.points], answer.points[3].layer.all_reduces_forward
     ([1, 2, 4, 8], 2)
     """
+    from meshwise.answers.scale import ScaleResult
+
     threshold = fraction(limit_threshold, "limit_threshold", low=0.01, high=1.0)
     one_of(objective, "objective", ("efficiency", "latency"))
     degrees = read_degrees(tp)

@@ -17,7 +17,7 @@ from meshwise.workloads.workload import Training
 
 if TYPE_CHECKING:
     from meshwise.answers.plan import PlanResult
-    from meshwise.answers.serving_plan import ServingPlanResult
+    from meshwise.answers.plan_serving import ServingPlanResult
     from meshwise.layouts.keywords import ServingPins, TrainingPins
 
 Progress = Callable[[int, int], None]
@@ -211,7 +211,7 @@ def _serving(
     disaggregated: bool,
     progress: Progress | None,
 ) -> ServingPlanResult:
-    from meshwise.answers.serving_plan import PlannedServing, ServingPlanResult
+    from meshwise.answers.plan_serving import PlannedServing, ServingPlanResult
     from meshwise.layouts.pins import read_pins
     from meshwise.search.serving.plan import Limits
     from meshwise.search.serving.question import plan_deployment

@@ -19,7 +19,7 @@ from meshwise.strict_tables import check_keys
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training
 
 if TYPE_CHECKING:
-    from meshwise.answers.run import RunResult
+    from meshwise.answers.run import RunFigures, RunOperation, RunRecord, RunResult
     from meshwise.runtime.job import Task
 
 JOB = "meshwise.runtime.job:perform_run"
@@ -200,7 +200,7 @@ def _shown(result: Any, tokens: int) -> dict[str, Any]:
     }
 
 
-def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -> dict[str, Any]:
+def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -> RunRecord:
     """The record of a run with the prediction's figures beside the measured ones."""
     where = on
     if where is None and record["host"] is not None and record["machine"]["backend"] == "gloo":
@@ -211,8 +211,6 @@ def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -
             said = predicted(name, task, where)
         except InputError as error:
             why = error.marked()
-    keys = ("step_s", "tokens_per_s", "comm_share", "ttft_s", "tpot_s")
-    own = ("steps_s", "unattributed_s", "detailed_step_s", "losses", "peak_memory_bytes")
     return {
         "schema": 1,
         "model": name,
@@ -232,8 +230,15 @@ def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -
             "checkpoint": task.checkpoint,
         },
         "options": msgspec.to_builtins(task.options),
-        "measured": {k: record[k] for k in (*keys, *own)},
-        "predicted": {k: said[k] for k in keys} if said else None,
+        "measured": {
+            **_run_figures(record),
+            "steps_s": record["steps_s"],
+            "unattributed_s": record["unattributed_s"],
+            "detailed_step_s": record["detailed_step_s"],
+            "losses": record["losses"],
+            "peak_memory_bytes": record["peak_memory_bytes"],
+        },
+        "predicted": _run_figures(said) if said else None,
         "predicted_on": where.title if said and where else why,
         "comm_error": record["comm_error"],
         "operations": _operations(record, said["operations"] if said else []),
@@ -243,11 +248,22 @@ def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -
     }
 
 
-def _operations(record: dict[str, Any], listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per operation and pass: what was measured and what was predicted, per step."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+def _run_figures(found: dict[str, Any]) -> RunFigures:
+    """What is both measured and predicted."""
+    return {
+        "step_s": found["step_s"],
+        "tokens_per_s": found["tokens_per_s"],
+        "comm_share": found["comm_share"],
+        "ttft_s": found["ttft_s"],
+        "tpot_s": found["tpot_s"],
+    }
 
-    def row(name: str, phase: str, kind: str) -> dict[str, Any]:
+
+def _operations(record: dict[str, Any], listed: list[dict[str, Any]]) -> list[RunOperation]:
+    """A row per operation and pass: what was measured and what was predicted, per step."""
+    rows: dict[tuple[str, str, str], RunOperation] = {}
+
+    def row(name: str, phase: str, kind: str) -> RunOperation:
         key = (name, _PHASES.get(phase, "update"), kind)
         return rows.setdefault(
             key,

@@ -218,6 +218,11 @@ def format_flops(count: float) -> str:
     return _scaled(count, "FLOP", _SI, 3)
 
 
+def format_gpus(count: int) -> str:
+    """``1 GPU``, ``1,024 GPUs``."""
+    return f"{count:,} GPU" + "s" * (count != 1)
+
+
 def format_count(count: float) -> str:
     """``174.6 B`` style counts of parameters: K, M, B, T."""
     for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):

@@ -14,9 +14,9 @@ from tests.cli.running import run
 
 import meshwise as mw
 from meshwise import api, launch
-from meshwise.answers.attributes import Record
+from meshwise.answers.records.attributes import Record
+from meshwise.answers.records.result import Answer
 from meshwise.answers.run import RunResult
-from meshwise.answers.text.result import Answer
 from meshwise.answers.text.tables import csv_text
 
 DGX = ("--on", "dgx-a100")
@@ -247,3 +247,10 @@ def test_the_json_is_plain() -> None:
         found = answer(name)
         found.schema  # noqa: B018
         assert Record not in types(found.to_dict()), name
+
+
+def test_a_slip_of_the_fingers_finds_what_was_meant() -> None:
+    found = answer("scale")
+    for typed, meant in (("pionts", "points"), ("verdikt", "verdict"), ("limits", "limit")):
+        with pytest.raises(AttributeError, match=f"nearest: {meant}$"):
+            getattr(found, typed)

@@ -47,7 +47,7 @@ def completed(line: str) -> list[str]:
         ("export vllm gpt-neo", {n for n in catalog.names("models") if n.startswith("gpt-neo")}),
         ("import x --target tr", {"trtllm"}),
         ("collective all_", {"all_reduce", "all_gather", "all_to_all"}),
-        ("catalog ", set(values.KINDS)),
+        ("catalog ", set(values.CATALOG_KINDS)),
         ("catalog device ", set(catalog.names("devices"))),
         ("catalog fabrics nvlink5", {n for n in catalog.names("fabrics") if n.startswith("nvlink5")}),
         ("catalog nonsense ", set()),
@@ -80,23 +80,23 @@ def test_files_are_the_shells(line: str) -> None:
 @pytest.mark.parametrize(
     ("own", "source"),
     [
-        (values.PHASE, WORKLOAD_PHASES),
-        (values.OP, OPS),
-        (values.WRAPPER, WRAPPERS),
-        (values.ATTENTION, WORDS["attention"]),
-        (values.OVERLAP, WORDS["overlap"]),
-        (values.SCHEDULE, WORDS["schedule"]),
-        (values.DISPATCHER, WORDS["dispatcher"]),
-        (values.MODULES, MODULES),
-        (values.FREE, FREE),
-        (values.MOMENTS_DTYPE, MOMENTS),
-        (run.RUN_PHASE, runtime.RUN_PHASES),
-        (run.RUN_OVERLAP, runtime.OVERLAPS),
-        (run.SENT, runtime.COMM_DTYPES),
+        (values.PHASE_TYPE, WORKLOAD_PHASES),
+        (values.OP_TYPE, OPS),
+        (values.WRAPPER_TYPE, WRAPPERS),
+        (values.ATTENTION_TYPE, WORDS["attention"]),
+        (values.OVERLAP_TYPE, WORDS["overlap"]),
+        (values.SCHEDULE_TYPE, WORDS["schedule"]),
+        (values.DISPATCHER_TYPE, WORDS["dispatcher"]),
+        (values.MODULES_TYPE, MODULES),
+        (values.FREE_TYPE, FREE),
+        (values.MOMENTS_DTYPE_TYPE, MOMENTS),
+        (run.RUN_PHASE_TYPE, runtime.RUN_PHASES),
+        (run.RUN_OVERLAP_TYPE, runtime.OVERLAPS),
+        (run.SENT_TYPE, runtime.COMM_DTYPES),
     ],
     ids=lambda v: getattr(v, "name", ""),
 )
-def test_the_words_are_those_of_their_source(own: values.Words, source: tuple[str, ...]) -> None:
+def test_the_words_are_those_of_their_source(own: values.WordType, source: tuple[str, ...]) -> None:
     assert not callable(own.words)
     assert sorted(own.words) == sorted(source)
 

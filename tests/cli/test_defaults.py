@@ -84,9 +84,9 @@ def test_a_repository_ends_the_search(home: Path, monkeypatch: pytest.MonkeyPatc
     write(home / "meshwise.toml", 'on = "dgx-a100"\n')
     (home / "project" / ".git").mkdir()
     monkeypatch.chdir(home / "project" / "deep")
-    assert defaults.find() is None
+    assert defaults.find_defaults() is None
     found = write(home / "project" / "meshwise.toml", 'on = "dgx-a100"\n')
-    assert defaults.find() == found
+    assert defaults.find_defaults() == found
 
 
 def test_outside_of_both_a_folder_above_is_anybodys(
@@ -95,7 +95,7 @@ def test_outside_of_both_a_folder_above_is_anybodys(
     write(tmp_path / "meshwise.toml", 'on = "dgx-a100"\n')
     (tmp_path / "scratch").mkdir()
     monkeypatch.chdir(tmp_path / "scratch")
-    assert defaults.find() is None
+    assert defaults.find_defaults() is None
 
 
 def test_the_variable_names_a_file_or_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import pytest
 from running import answer, refusal, run
 from terminals import on_terminal
 
-from meshwise.cli import COMMANDS, FIRST, cli
-from meshwise.cli.command import GROUPS, Command
+from meshwise.cli import COMMANDS, FIRST_QUESTIONS, cli
+from meshwise.cli.command import HELP_GROUPS, CliCommand
 
 CONTEXT = click.Context(cli)
 LOADED = {name: cli.get_command(CONTEXT, name) for name in COMMANDS}
@@ -82,7 +82,7 @@ def sections(name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     title = ""
     for line in ran.out.splitlines():
-        if line.endswith(":") and line[:-1] in (*GROUPS, "Examples"):
+        if line.endswith(":") and line[:-1] in (*HELP_GROUPS, "Examples"):
             title = line[:-1]
         elif title:
             found[title] = found.get(title, "") + line + "\n"
@@ -92,9 +92,9 @@ def sections(name: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_is_grouped_and_marks_what_is_required(name: str) -> None:
     command = LOADED[name]
-    assert isinstance(command, Command)
+    assert isinstance(command, CliCommand)
     found = sections(name)
-    assert list(found) == [g for g in (*GROUPS, "Examples") if g in found]
+    assert list(found) == [g for g in (*HELP_GROUPS, "Examples") if g in found]
     assert {"What", "Output", "Examples"} <= set(found) or name in ("validate",)
     assert "--color" in found["Output"] and "--help" in found["Output"]
     if "--on" in "".join(found.values()):
@@ -109,11 +109,11 @@ def test_the_help_is_grouped_and_marks_what_is_required(name: str) -> None:
 def test_each_name_of_the_groups_is_a_parameter() -> None:
     known = {p.name for c in LOADED.values() if c for p in c.params}
     coming = {"brief", "detail", "as_html"}
-    assert {n for names in GROUPS.values() for n in names} - known <= coming
+    assert {n for names in HELP_GROUPS.values() for n in names} - known <= coming
 
 
 def examples() -> list[tuple[str, str]]:
-    return [(n, e) for n, c in LOADED.items() if isinstance(c, Command) for e in c.examples]
+    return [(n, e) for n, c in LOADED.items() if isinstance(c, CliCommand) for e in c.examples]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -142,13 +142,13 @@ def test_meshwise_alone_asks_first_on_a_terminal_and_helps_in_a_pipe() -> None:
     ran = on_terminal(80)
     assert ran.code == 0
     assert [line for line in ran.out.splitlines() if line.startswith("  meshwise")] == [
-        f"  meshwise {command}" for _, command in FIRST
+        f"  meshwise {command}" for _, command in FIRST_QUESTIONS
     ]
     assert all(len(line) <= 80 for line in ran.out.splitlines())
     assert run().out == run("--help").out and run().code == 0
 
 
-@pytest.mark.parametrize("command", [command for _, command in FIRST])
+@pytest.mark.parametrize("command", [command for _, command in FIRST_QUESTIONS])
 def test_the_first_questions_are_answered(command: str) -> None:
     answer(*shlex.split(command))
 

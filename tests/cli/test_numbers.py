@@ -39,7 +39,7 @@ def options() -> list[tuple[str, click.Option]]:
 def test_every_whole_number_is_read_alike(name: str, option: click.Option) -> None:
     """An option that shows N in its help takes 4k, in each command."""
     counted = option.make_metavar(click.Context(cli)) == "N"
-    assert counted == (option.type is values.NUMBER)
+    assert counted == (option.type is values.NUMBER_TYPE)
     if counted:
         assert option.type.convert("4k", option, None) == "4096"
 

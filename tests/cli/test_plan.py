@@ -8,7 +8,7 @@ import pytest
 from running import answer, refusal, run
 
 import meshwise as mw
-from meshwise.answers.plan import REFUSED
+from meshwise.answers.plan import REFUSED_TRAINING
 from meshwise.search.training import prices as price_space
 from meshwise.search.training.space import RULES
 
@@ -81,7 +81,7 @@ def test_contract(plan) -> None:
 
 
 def test_every_rule_has_a_sentence() -> None:
-    assert set(REFUSED) == set(RULES)
+    assert set(REFUSED_TRAINING) == set(RULES)
 
 
 def test_the_best_layout_is_what_estimate_says(plan) -> None:

@@ -128,3 +128,9 @@ def test_bad_limits(argv: tuple[str, ...], field: str) -> None:
 def test_load_is_needed() -> None:
     assert refusal(*LLAMA)["field"] == "--concurrency"
     assert refusal(*LLAMA[:6], "--tpot", "20ms", "--osl", "64")["field"] == "--isl"
+
+
+def test_a_limit_of_latency_and_a_global_batch_are_refused_before_what_is_missing():
+    ran = run("plan", "gpt2", "--on", "hgx-h100", "--global-batch", "64", "--tpot", "20ms")
+    assert ran.code == 2
+    assert "--global-batch=64 has no meaning in serving (--tpot)" in ran.err

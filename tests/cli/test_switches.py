@@ -18,7 +18,7 @@ SAID = {"dispatcher": "deepep", "overlap_experts": True, "moments_dtype": "bf16"
 
 
 def test_the_options_are_the_stack_switches():
-    assert switches.NAMES == STATED
+    assert switches.SWITCH_NAMES == STATED
 
 
 def test_estimate_prices_what_the_options_say():

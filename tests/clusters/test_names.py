@@ -131,3 +131,13 @@ def test_a_memory_is_no_count() -> None:
 )
 def test_a_part_of_a_node_and_boxes_of_one_device(name: str, devices: int) -> None:
     assert load_cluster(name).devices == devices
+
+
+def test_more_of_a_device_than_a_node_has_are_several_nodes() -> None:
+    with pytest.raises(UnknownName) as found:
+        load_cluster("16xH100")
+    assert str(found.value.legal).startswith("`cluster=hgx-h100, nodes=2`; ")
+    assert load_cluster("hgx-h100", nodes=2).devices == 16
+    with pytest.raises(UnknownName) as found:
+        load_cluster("12xH100")  # fill no node
+    assert "nodes=" not in str(found.value.legal)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshwise.answers.text.tables import plain
+from meshwise.answers.text.tables import plain_text
 from meshwise.answers.validate import validate_page
 from meshwise.cli import main
 from meshwise.clusters.load import load_cluster
@@ -236,7 +236,7 @@ def test_the_page_counts_rows_of_unknown_software() -> None:
         table = parse_table(text(*({**DATA_PARALLEL, "stack": n} for n in names)), "mine")
         results = row_results(table, Path())
         return str(
-            plain(validate_page(table.kind, "mine", results, error_summary(results), 0), None)
+            plain_text(validate_page(table.kind, "mine", results, error_summary(results), 0), None)
         )
 
     assert "software that the catalog" not in page("megatron-core")

@@ -1,22 +1,46 @@
-"""What ``scale --gpus`` shows: the best layout at each number of GPUs."""
+"""``scale --gpus``: strong or weak scaling, the best layout at each number of GPUs."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
-from meshwise.answers import records
-from meshwise.answers.attributes import Key, Record
-from meshwise.answers.pages import cluster_words, remark_lines
-from meshwise.answers.plan import mesh_words
-from meshwise.answers.plan_records import row_dict
+from meshwise.answers.plan import without_axes
+from meshwise.answers.records import SCHEMA
+from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.layout import training_row
+from meshwise.answers.records.result import Placed
 from meshwise.answers.text import words
-from meshwise.answers.text.result import Placed
+from meshwise.answers.text.sentences import cluster_words, remark_lines, training_words
 from meshwise.answers.text.tables import Page, Table
+from meshwise.answers.text.training import training_mesh_words
 from meshwise.program.context import widths
 from meshwise.search.growth import Growth, Size
 from meshwise.search.tp_curve.curve import run_remarks
-from meshwise.units import format_memory, format_time
-from meshwise.workloads.workload import to_dict as workload_dict
+from meshwise.units import format_gpus, format_memory, format_time
+
+
+class GrowthLimit(TypedDict):
+    """The size up to which every step pays ``threshold`` of what it adds."""
+
+    gpus: int | None
+    threshold: float
+
+
+class GrowthRecord(TypedDict):
+    """The JSON of ``scale --gpus``: seconds, bytes, shares."""
+
+    schema: int
+    model: str
+    cluster: ClusterRecord
+    workload: dict[str, object]
+    formats: dict[str, object]
+    stack: dict[str, object]
+    mode: str
+    points: list[dict[str, object]]
+    limit: GrowthLimit
+    remarks: list[str]
+    verdict: str
 
 
 class GrowthResult(Placed):
@@ -38,18 +62,15 @@ class GrowthResult(Placed):
         """Whether anything fits at any size."""
         return any(s.best is not None for s in self.growth.sizes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> GrowthRecord:
         g = self.growth
-        workload = workload_dict(g.workload)
-        for key in ("micro_batch", "recompute"):
-            workload.pop(key, None)
         return {
-            "schema": records.SCHEMA,
+            "schema": SCHEMA,
             "model": g.model.name,
-            "cluster": records.cluster_dict(g.cluster),
-            "workload": workload,
+            "cluster": cluster_record(g.cluster),
+            "workload": without_axes(g.workload),
             "formats": widths(g.model, g.workload, g.stack)._asdict(),
-            "stack": records.stack_dict(g.stack),
+            "stack": stack_record(g.stack),
             "mode": "weak" if g.weak else "strong",
             "points": [_point(s) for s in g.sizes],
             "limit": {"gpus": _limit(g, self.threshold), "threshold": self.threshold},
@@ -68,7 +89,7 @@ class GrowthResult(Placed):
         heading = (
             f"{g.model.name} on {cluster_words(g.cluster)}: {kind} scaling, best layout at each size, "
             f"{g.workload.seq:,} tokens per sequence, stack {g.stack.name}"
-            f"{words.gradients(g.model, g.workload, g.stack)}"
+            f"{training_words(g.model, g.workload, g.stack)}"
         )
         header = ("GPUs", "batch", "layout", "step", "tokens/s", "MFU", "comm", "memory")
         body = tuple(_row(s) for s in g.sizes)
@@ -79,8 +100,8 @@ class GrowthResult(Placed):
         return Page(heading, (table, *said), _verdict(g, self.threshold))
 
 
-def _point(s: Size) -> dict[str, Any]:
-    figures = {
+def _point(s: Size) -> dict[str, object]:
+    figures: dict[str, object] = {
         "gpus": s.gpus,
         "global_batch": s.global_batch,
         "feasible": s.best is not None,
@@ -88,7 +109,7 @@ def _point(s: Size) -> dict[str, Any]:
         "efficiency": s.efficiency,
         "marginal_efficiency": s.marginal_efficiency,
     }
-    return figures | (row_dict(s.best) if s.best is not None else {})
+    return figures | (training_row(s.best) if s.best is not None else {})
 
 
 def _row(s: Size) -> tuple[str, ...]:
@@ -99,7 +120,7 @@ def _row(s: Size) -> tuple[str, ...]:
     return (
         f"{s.gpus:,}",
         f"{s.global_batch:,}",
-        mesh_words(r.found.layout),
+        training_mesh_words(r.found.layout),
         f"{format_time(r.step_s)} {words.interval(r.step_s, r.step_low_s, r.step_high_s)}",
         f"{r.tokens_per_s:,.0f}",
         words.percent(r.mfu),
@@ -132,10 +153,10 @@ def _verdict(g: Growth, threshold: float) -> str:
     assert last.efficiency is not None
     share = words.percent(threshold)
     if limit == last.gpus:
-        said = f"Every step up to {limit:,} GPUs pays {share} or more of what it adds"
+        said = f"Every step up to {format_gpus(limit or 0)} pays {share} or more of what it adds"
     else:
-        said = f"Beyond {limit:,} GPUs a step pays less than {share} of what it adds"
+        said = f"Beyond {format_gpus(limit or 0)} a step pays less than {share} of what it adds"
     return (
-        f"{said}; {last.gpus:,} GPUs have {words.percent(last.efficiency)} of the efficiency of "
+        f"{said}; {format_gpus(last.gpus)} have {words.percent(last.efficiency)} of the efficiency of "
         f"{feasible[0].gpus:,}."
     )

@@ -1,18 +1,55 @@
-"""What ``scale --sweep`` shows, and its JSON (schema 1)."""
+"""``scale --sweep``: the TP curve at each value of a quantity, and where doublings start to pay."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
-from meshwise.answers import records
-from meshwise.answers.attributes import Key, Record
-from meshwise.answers.pages import cluster_words, remark_lines, workload_words
+from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.cluster import ClusterRecord, cluster_record
+from meshwise.answers.records.result import Placed
+from meshwise.answers.scale import FastestDegree, RefusedDegree, scale_record
 from meshwise.answers.text import words
-from meshwise.answers.text.result import Placed
+from meshwise.answers.text.sentences import cluster_words, remark_lines, workload_words
 from meshwise.answers.text.tables import Page, Table
 from meshwise.search.tp_curve.curve import run_remarks
+from meshwise.search.tp_curve.points import Point
 from meshwise.search.tp_curve.sweep import BreakEven, Quantity, Sweep
 from meshwise.units import format_bandwidth, format_rate, format_time
+
+
+class SweptQuantity(TypedDict):
+    """The quantity, and its ends in its SI unit."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+
+
+class SweepValue(TypedDict):
+    """The curve at one value."""
+
+    value: float
+    points: list[dict[str, object]]
+    limit: dict[str, object]
+    fastest: FastestDegree
+    refused: list[RefusedDegree]
+
+
+class SweepRecord(TypedDict):
+    """The JSON of ``scale --sweep``: seconds, bytes, shares."""
+
+    schema: int
+    model: str
+    cluster: ClusterRecord
+    workload: dict[str, object]
+    stack: dict[str, object]
+    sweep: SweptQuantity
+    values: list[SweepValue]
+    rows: list[dict[str, object]]
+    break_evens: list[dict[str, object]]
+    remarks: list[str]
+    verdict: str
 
 
 class SweepResult(Placed):
@@ -29,37 +66,48 @@ class SweepResult(Placed):
     def __init__(self, swept: Sweep) -> None:
         self.swept = swept
 
-    def to_dict(self) -> dict[str, Any]:
-        s = self.swept
-        first = records.scaling_dict(s.values[0][1])
-        values = []
-        for value, scaling in s.values:
-            d = records.scaling_dict(scaling)
-            kept = {k: d[k] for k in ("points", "limit", "fastest", "refused")}
-            values.append({"value": value, **kept})
-        return {
-            **{k: first[k] for k in ("schema", "model")},
-            "cluster": records.cluster_dict(s.cluster),
-            **{k: first[k] for k in ("workload", "stack")},
-            "sweep": {
-                "name": s.quantity.name,
-                "unit": s.quantity.unit,
-                "low": s.values[0][0],
-                "high": s.values[-1][0],
-            },
-            "values": values,
-            "rows": [
-                {"value": value, "tp": p.tp, **_figures(p)}
-                for value, c in s.values
-                for p in c.points
-            ],
-            "break_evens": [break_even_dict(b, s.quantity) for b in s.break_evens],
-            "remarks": _remarks(s),
-            "verdict": verdict(s),
-        }
+    def to_dict(self) -> SweepRecord:
+        return sweep_record(self.swept)
 
     def page(self) -> Page:
         return sweep_page(self.swept)
+
+
+def sweep_record(s: Sweep) -> SweepRecord:
+    """The JSON of a sweep."""
+    curves = [(value, scale_record(scaling)) for value, scaling in s.values]
+    first = curves[0][1]
+    return {
+        "schema": first["schema"],
+        "model": first["model"],
+        "cluster": cluster_record(s.cluster),
+        "workload": first["workload"],
+        "stack": first["stack"],
+        # the quantity, the curve at each of its values, and as rows
+        "sweep": {
+            "name": s.quantity.name,
+            "unit": s.quantity.unit,
+            "low": s.values[0][0],
+            "high": s.values[-1][0],
+        },
+        "values": [
+            {
+                "value": value,
+                "points": c["points"],
+                "limit": c["limit"],
+                "fastest": c["fastest"],
+                "refused": c["refused"],
+            }
+            for value, c in curves
+        ],
+        "rows": [
+            {"value": value, "tp": p.tp, **_figures(p)} for value, c in s.values for p in c.points
+        ],
+        # what follows
+        "break_evens": [_break_even(b, s.quantity) for b in s.break_evens],
+        "remarks": _remarks(s),
+        "verdict": sweep_verdict(s),
+    }
 
 
 def _remarks(s: Sweep) -> list[str]:
@@ -68,21 +116,17 @@ def _remarks(s: Sweep) -> list[str]:
     return run_remarks(first.model, s.cluster, first.workload, first.stack)
 
 
-def _figures(point: Any) -> dict[str, Any]:
+def _figures(point: Point) -> dict[str, object]:
     names = ("step_s", "step_low_s", "step_high_s", "comm_share", "speedup", "efficiency")
     more = ("marginal_efficiency", "memory_bytes", "fits")
     return {name: getattr(point, name) for name in (*names, *more)}
 
 
-def break_even_dict(b: BreakEven, quantity: Quantity) -> dict[str, Any]:
-    return {
-        **b._asdict(),
-        "unit": quantity.unit,
-        "found": b.value is not None,
-    }
+def _break_even(b: BreakEven, quantity: Quantity) -> dict[str, object]:
+    return {**b._asdict(), "unit": quantity.unit, "found": b.value is not None}
 
 
-def in_words(value: float, quantity: Quantity) -> str:
+def _in_unit(value: float, quantity: Quantity) -> str:
     if quantity.unit == "B/s":
         return format_bandwidth(value)
     if quantity.unit == "s":
@@ -92,11 +136,11 @@ def in_words(value: float, quantity: Quantity) -> str:
     return f"{value:,.0f}"
 
 
-def verdict(s: Sweep) -> str:
+def sweep_verdict(s: Sweep) -> str:
     """A sentence for each doubling: from which value on it pays."""
     said = []
     name = s.quantity.name
-    low, high = (in_words(v, s.quantity) for v in (s.values[0][0], s.values[-1][0]))
+    low, high = (_in_unit(v, s.quantity) for v in (s.values[0][0], s.values[-1][0]))
     pairs = dict.fromkeys((b.from_tp, b.tp) for b in s.break_evens)
     share = words.percent(s.threshold)
     for before, tp in pairs:
@@ -113,7 +157,7 @@ def verdict(s: Sweep) -> str:
 def _where(found: list[BreakEven], s: Sweep, name: str) -> str:
     first = found[0]
     if first.value is None:
-        ends = [in_words(v, s.quantity) for v in (s.values[0][0], s.values[-1][0])]
+        ends = [_in_unit(v, s.quantity) for v in (s.values[0][0], s.values[-1][0])]
         if first.direction == "always":
             return f"everywhere between {ends[0]} and {ends[1]}"
         return f"nowhere between {ends[0]} and {ends[1]}"
@@ -121,7 +165,7 @@ def _where(found: list[BreakEven], s: Sweep, name: str) -> str:
     for b in found:
         assert b.value is not None
         side = "from {} on" if b.direction == "above" else "up to {}"
-        parts.append(side.format(in_words(b.value, s.quantity)))
+        parts.append(side.format(_in_unit(b.value, s.quantity)))
     return f"with {name} " + ", ".join(parts)
 
 
@@ -131,6 +175,7 @@ def sweep_page(s: Sweep) -> Page:
         f"{first.model.name}: {workload_words(first.workload, first.workload.batch)}\n{cluster_words(s.cluster)}\n"
         f"sweep of {s.quantity.name}, stack {first.stack.name}"
     )
+    # a row per value: steps, and shares
     degrees = sorted({p.tp for _, c in s.values for p in c.points})
     names = (s.quantity.name, *(f"TP={tp}" for tp in degrees))
     body, shares = [], []
@@ -145,9 +190,10 @@ def sweep_page(s: Sweep) -> Page:
                 continue
             steps.append(f"{format_time(p.step_s)} {words.percent(p.efficiency)}")
             share.append(f"{p.speedup:.2f}× {words.percent(p.comm_share)}")
-        said = in_words(value, s.quantity)
+        said = _in_unit(value, s.quantity)
         body.append((said, *steps, f"TP={c.limit.tp}", f"TP={c.fastest}"))
         shares.append((said, *share))
+    # tables: of break-evens first, where there are any
     title = "Step and efficiency at each degree"
     table = Table(
         title, (*names, "limit", "fastest"), tuple(body), frozenset(), ("limit", "fastest")
@@ -159,7 +205,7 @@ def sweep_page(s: Sweep) -> Page:
         "Break-evens, solved for", ("doubling", "question", "where"), rows, frozenset({0, 1, 2})
     )
     parts: list[Table | str] = [solved if rows else table, *remark_lines(_remarks(s))]
-    return Page(heading, tuple(parts), verdict(s), (*((table,) if rows else ()), more))
+    return Page(heading, tuple(parts), sweep_verdict(s), (*((table,) if rows else ()), more))
 
 
 def _row(b: BreakEven, quantity: Quantity) -> tuple[str, str, str]:
@@ -168,5 +214,5 @@ def _row(b: BreakEven, quantity: Quantity) -> tuple[str, str, str]:
         question = f"pays {words.percent(b.threshold)} of what it adds"
     where = b.direction
     if b.value is not None:
-        where = f"{'from' if b.direction == 'above' else 'up to'} {in_words(b.value, quantity)}"
+        where = f"{'from' if b.direction == 'above' else 'up to'} {_in_unit(b.value, quantity)}"
     return f"TP={b.from_tp} → {b.tp}", question, where

@@ -1,16 +1,246 @@
-"""What ``validate`` shows: a summary by quantity and source, the rows furthest off, the unreadable."""
+"""``validate``: a table predicted row by row, what the errors come to, and the rows furthest off."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
-from meshwise.answers import first_line
-from meshwise.answers.pages import wrap
+from meshwise.answers.records import SCHEMA
+from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.result import Answer
+from meshwise.answers.text import words
+from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
+from meshwise.evidence import tables
 from meshwise.evidence.validate import Result
 from meshwise.units import format_memory, format_time
 
 _SHOWN_REASONS = 12
+
+
+class Score(TypedDict, total=False):
+    """What constants, or the rows of one source, score."""
+
+    n: int
+    median_abs_error: float
+    mean_abs_error: float
+    p90_abs_error: float
+    bias: float
+    mfu: float
+
+
+class Baselines(TypedDict, total=False):
+    """What a model has to beat, at least."""
+
+    constant: Score
+    constant_mfu: Score
+    constant_factor: Score
+
+
+class DoublingScore(TypedDict):
+    """Speed-ups of each doubling of TP between rows that differ in nothing else."""
+
+    n: int
+    mean_abs_error: float
+    median_abs_error: float
+    baselines: Baselines
+
+
+class QuantityScore(TypedDict, total=False):
+    """Errors of one quantity as shares; of ``fits``, how many rows are ``wrong``."""
+
+    n: int
+    wrong: int
+    unsupported: int
+    invalid: int
+    median_abs_error: float
+    mean_abs_error: float
+    p90_abs_error: float
+    max_abs_error: float
+    bias: float
+    coverage: float
+    n_whole_layout: int
+    median_abs_error_whole_layout: float | None
+    baselines: Baselines
+    by_source: dict[str, Score]
+    tp_doubling: DoublingScore
+
+
+Summary = dict[str, QuantityScore]
+
+
+class ValidateRecord(TypedDict):
+    """The JSON of ``validate``."""
+
+    schema: int
+    kind: str
+    unread: list[str]
+    rows: list[dict[str, object]]
+    summary: Summary
+
+
+class ValidateResult(Answer):
+    """A table's rows, predicted: ``results`` are records, ``summary`` what they come to. The JSON's
+    ``rows`` are :meth:`rows`."""
+
+    ROWS = "rows"
+    kind = Key[str]("What the table measures.")
+    unread = Key[list[str]]("Columns that no prediction reads.")
+    summary = Key[Record]("Errors of the predictions, as shares.")
+
+    def __init__(
+        self, table: tables.MeasuredTable, results: list[Result], summary: Summary
+    ) -> None:
+        self.table, self.results, self.totals = table, results, summary
+
+    @property
+    def invalid(self) -> int:
+        """How many rows are malformed."""
+        return sum(r.status == "invalid" for r in self.results)
+
+    def to_dict(self) -> ValidateRecord:
+        return {
+            "schema": SCHEMA,
+            "kind": self.table.kind,
+            "unread": tables.unread_columns(self.table),
+            "rows": [r.to_dict() for r in self.results],
+            "summary": self.totals,
+        }
+
+    def page(self, worst: int = 15) -> Page:
+        found = validate_page(self.table.kind, self.table.name, self.results, self.totals, worst)
+        columns = tables.unread_columns(self.table)
+        if not columns:
+            return found
+        said = wrap(f"Columns that no prediction reads: {', '.join(columns)}.")
+        return found._replace(parts=(*found.parts, said))
+
+
+def validate_line(summary: Summary, rows: int) -> str:
+    """The median error of each quantity, and how many rows lie in their interval."""
+    said = [
+        f"{quantity}: median error {100 * s['median_abs_error']:.1f}%, "
+        f"{100 * s['coverage']:.0f}% of {s['n']:,} inside the 90% interval"
+        for quantity, s in summary.items()
+        if s.get("n") and "median_abs_error" in s
+    ]
+    return words.first_line(said) or f"None of {rows:,} rows can be compared"
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def validate_page(
+    kind: str, name: str, results: list[Result], summary: Summary, worst: int
+) -> Page:
+    """Errors by quantity and source, the ``worst`` rows, and rows that are not predicted."""
+    numbers = {q: s for q, s in summary.items() if "median_abs_error" in s}
+    parts: list[Table | str] = [_errors(numbers)] if numbers else []
+    parts += [_by_source(q, s) for q, s in numbers.items()]
+    parts += [line for q, s in numbers.items() for line in _baselines(q, s)]
+    if "fits" in summary:
+        s = summary["fits"]
+        parts.append(f"Out of memory: {s['n'] - s['wrong']} of {s['n']} such rows predicted so.")
+    parts += _stood_in(results)
+    scored = sorted((r for r in results if r.error is not None), key=lambda r: -abs(r.error or 0.0))
+    if worst and scored:
+        parts.append(_furthest_off(scored[:worst]))
+    for status in ("unsupported", "invalid"):
+        parts += _reasons(results, status)
+    answer = validate_line(summary, len(results))
+    return Page(f"{name}: {kind}, {len(results)} results", tuple(parts), answer)
+
+
+def _errors(numbers: Summary) -> Table:
+    """A row per quantity."""
+    return Table(
+        "Errors (predicted / measured − 1)",
+        (
+            *("quantity", "rows", "median |e|", "mean |e|", "p90 |e|", "max |e|", "bias"),
+            *("in interval", "baseline"),
+        ),
+        tuple(
+            (
+                q,
+                str(s["n"]),
+                _percent(s["median_abs_error"]),
+                _percent(s["mean_abs_error"]),
+                _percent(s["p90_abs_error"]),
+                _percent(s["max_abs_error"]),
+                f"{100 * s['bias']:+.1f}%",
+                f"{100 * s['coverage']:.0f}%",
+                _percent(s["baselines"]["constant"]["median_abs_error"]),
+            )
+            for q, s in numbers.items()
+        ),
+    )
+
+
+def _by_source(quantity: str, s: QuantityScore) -> Table:
+    """A row per source of a quantity."""
+    return Table(
+        f"{quantity} by source",
+        ("source", "rows", "median |e|", "bias"),
+        tuple(
+            (name, str(v["n"]), _percent(v["median_abs_error"]), f"{100 * v['bias']:+.1f}%")
+            for name, v in s["by_source"].items()
+        ),
+    )
+
+
+def _baselines(quantity: str, s: QuantityScore) -> list[str]:
+    """What constants score on a quantity."""
+    said = []
+    if "constant_mfu" in s["baselines"]:
+        flat = s["baselines"]["constant_mfu"]
+        said.append(
+            f"A constant MFU of {100 * flat['mfu']:.1f}% scores {_percent(flat['median_abs_error'])} "
+            f"median, {_percent(flat['p90_abs_error'])} p90 on {quantity}."
+        )
+    if "tp_doubling" in s:
+        steps = s["tp_doubling"]
+        flat = steps["baselines"]["constant_factor"]
+        said.append(
+            f"Speed-up of {steps['n']} TP doublings of {quantity}: mean |e| "
+            f"{_percent(steps['mean_abs_error'])}, median {_percent(steps['median_abs_error'])}; "
+            f"constant factors score {_percent(flat['mean_abs_error'])}."
+        )
+    return said
+
+
+def _furthest_off(rows: list[Result]) -> Table:
+    return Table(
+        f"The {len(rows)} rows furthest off",
+        ("id", "quantity", "measured", "predicted", "error", "90% interval"),
+        tuple(
+            (
+                r.id,
+                r.quantity,
+                _value(r.quantity, r.measured),
+                _value(r.quantity, r.predicted),
+                f"{100 * (r.error or 0.0):+.1f}%",
+                f"{_value(r.quantity, r.low)} – {_value(r.quantity, r.high)}"
+                + ("" if r.inside else " (outside)"),
+            )
+            for r in rows
+        ),
+        frozenset({0, 1}),
+        ("quantity", "measured", "predicted", "error"),
+    )
+
+
+def _reasons(results: list[Result], status: str) -> list[str]:
+    """How many rows are ``status``, and why."""
+    reasons: dict[str, int] = {}
+    for r in results:
+        if r.status == status:
+            reasons[r.reason] = reasons.get(r.reason, 0) + 1
+    if not reasons:
+        return []
+    lines = [f"{n} × {why}" if n > 1 else why for why, n in list(reasons.items())[:_SHOWN_REASONS]]
+    if len(reasons) > _SHOWN_REASONS:
+        lines.append(f"… and {len(reasons) - _SHOWN_REASONS} other reasons (--json has all)")
+    said = "\n".join(map(wrap, lines))
+    return [f"{status.capitalize()} rows: {sum(reasons.values())}\n{said}"]
 
 
 def _value(quantity: str, value: float | None) -> str:
@@ -23,78 +253,6 @@ def _value(quantity: str, value: float | None) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}%"
-
-
-def summary_tables(summary: dict[str, Any]) -> list[Table | str]:
-    """One row per quantity, then one per source of each."""
-    numbers = {q: s for q, s in summary.items() if "median_abs_error" in s}
-    parts: list[Table | str] = []
-    if numbers:
-        parts.append(
-            Table(
-                "Errors (predicted / measured − 1)",
-                (
-                    "quantity",
-                    "rows",
-                    "median |e|",
-                    "mean |e|",
-                    "p90 |e|",
-                    "max |e|",
-                    "bias",
-                    "in interval",
-                    "baseline",
-                ),
-                tuple(
-                    (
-                        q,
-                        str(s["n"]),
-                        *(
-                            _percent(s[k])
-                            for k in (
-                                "median_abs_error",
-                                "mean_abs_error",
-                                "p90_abs_error",
-                                "max_abs_error",
-                            )
-                        ),
-                        f"{100 * s['bias']:+.1f}%",
-                        f"{100 * s['coverage']:.0f}%",
-                        _percent(s["baselines"]["constant"]["median_abs_error"]),
-                    )
-                    for q, s in numbers.items()
-                ),
-            )
-        )
-    for q, s in numbers.items():
-        parts.append(
-            Table(
-                f"{q} by source",
-                ("source", "rows", "median |e|", "bias"),
-                tuple(
-                    (name, str(v["n"]), _percent(v["median_abs_error"]), f"{100 * v['bias']:+.1f}%")
-                    for name, v in s["by_source"].items()
-                ),
-            )
-        )
-    for q, s in numbers.items():
-        if "constant_mfu" in s["baselines"]:
-            flat = s["baselines"]["constant_mfu"]
-            parts.append(
-                f"A constant MFU of {100 * flat['mfu']:.1f}% scores {_percent(flat['median_abs_error'])} "
-                f"median, {_percent(flat['p90_abs_error'])} p90 on {q}."
-            )
-        if "tp_doubling" in s:
-            steps = s["tp_doubling"]
-            flat = steps["baselines"]["constant_factor"]
-            parts.append(
-                f"Speed-up of {steps['n']} TP doublings of {q}: mean |e| "
-                f"{_percent(steps['mean_abs_error'])}, median {_percent(steps['median_abs_error'])}; "
-                f"constant factors score {_percent(flat['mean_abs_error'])}."
-            )
-    if "fits" in summary:
-        s = summary["fits"]
-        parts.append(f"Out of memory: {s['n'] - s['wrong']} of {s['n']} such rows predicted so.")
-    return parts
 
 
 def _stood_in(results: list[Result]) -> list[Table | str]:
@@ -111,51 +269,3 @@ def _stood_in(results: list[Result]) -> list[Table | str]:
             "all software too."
         )
     ]
-
-
-def validate_page(
-    kind: str, name: str, results: list[Result], summary: dict[str, Any], worst: int
-) -> Page:
-    parts = [*summary_tables(summary), *_stood_in(results)]
-    scored = sorted((r for r in results if r.error is not None), key=lambda r: -abs(r.error or 0.0))
-    if worst and scored:
-        parts.append(
-            Table(
-                f"The {min(worst, len(scored))} rows furthest off",
-                ("id", "quantity", "measured", "predicted", "error", "90% interval"),
-                tuple(
-                    (
-                        r.id,
-                        r.quantity,
-                        _value(r.quantity, r.measured),
-                        _value(r.quantity, r.predicted),
-                        f"{100 * (r.error or 0.0):+.1f}%",
-                        f"{_value(r.quantity, r.low)} – {_value(r.quantity, r.high)}"
-                        + ("" if r.inside else " (outside)"),
-                    )
-                    for r in scored[:worst]
-                ),
-                frozenset({0, 1}),
-                ("quantity", "measured", "predicted", "error"),
-            )
-        )
-    for status in ("unsupported", "invalid"):
-        reasons: dict[str, int] = {}
-        for r in results:
-            if r.status == status:
-                reasons[r.reason] = reasons.get(r.reason, 0) + 1
-        if reasons:
-            lines = [
-                f"{n} × {why}" if n > 1 else why
-                for why, n in list(reasons.items())[:_SHOWN_REASONS]
-            ]
-            if len(reasons) > _SHOWN_REASONS:
-                lines.append(
-                    f"… and {len(reasons) - _SHOWN_REASONS} other reasons (--json has all)"
-                )
-            parts.append(
-                f"{status.capitalize()} rows: {sum(reasons.values())}\n"
-                + "\n".join(map(wrap, lines))
-            )
-    answer = first_line.validated(summary, len(results))
-    return Page(f"{name}: {kind}, {len(results)} results", tuple(parts), answer)

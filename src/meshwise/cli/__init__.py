@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 import click
 
@@ -44,7 +43,9 @@ class Lazy(click.Group):
         command: click.Command = module.command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if ctx.resilient_parsing:  # the shell completes: there is nobody to tell
             name = args[0] if args else ""
             return name, self.get_command(ctx, name) or click.Command(name), args[1:]
@@ -112,7 +113,7 @@ def cli() -> None:
 cli.params += [terminal.quiet_option(), terminal.color_option()]
 
 # What is asked first, by people who call `meshwise` alone
-FIRST = (
+FIRST_QUESTIONS = (
     ("How far does tensor parallelism scale here?", "scale llama-3.1-70b --on hgx-h100 --seq 4k"),
     (
         "Which mesh should I run?",
@@ -126,7 +127,9 @@ FIRST = (
 
 
 def first_questions() -> str:
-    asked = "\n\n".join(f"{question}\n  meshwise {command}" for question, command in FIRST)
+    asked = "\n\n".join(
+        f"{question}\n  meshwise {command}" for question, command in FIRST_QUESTIONS
+    )
     more = "Models, clusters: meshwise catalog. All commands: meshwise --help."
     return f"{asked}\n\n{more}"
 

@@ -2,65 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
-from meshwise.cli import catalog_search, options, values
-from meshwise.cli.command import Command
-from meshwise.cli.values import KINDS
+from meshwise.cli import output, values
+from meshwise.cli.command import CliCommand
+from meshwise.cli.given import Given
+from meshwise.cli.values import CATALOG_KINDS
 from meshwise.errors import InputError, shorten
+
+if TYPE_CHECKING:
+    from meshwise.answers.text.tables import Page
 
 
 @click.command(
     "catalog",
-    cls=Command,
+    cls=CliCommand,
     about={
         "kind": "models, devices, fabrics, clusters or stacks; or words to look for in all of them.",
         "name": "The entry to show.",
     },
     examples=("meshwise catalog h100", "meshwise catalog cluster hgx-h100 --toml"),
 )
-@click.argument("kind", metavar="[KIND]", type=values.KIND, required=False)
-@click.argument("name", metavar="[NAME]", type=values.ENTRY, required=False)
+@click.argument("kind", metavar="[KIND]", type=values.KIND_TYPE, required=False)
+@click.argument("name", metavar="[NAME]", type=values.ENTRY_TYPE, required=False)
 @click.option("--toml", "as_file", is_flag=True, help="The entry's file, to copy and change.")
-@options.output
-def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None:
+@output.output_options
+def command(kind: str | None, name: str | None, as_file: bool, **options_: object) -> None:
     """List the entries of KIND (models, devices, fabrics, clusters, stacks), show one with the source of
     each figure, or find what has the given words in its name, another name or its title."""
     from meshwise import catalog
-    from meshwise.answers import listing
+    from meshwise.answers import catalog as answers
     from meshwise.strict_tables import one_of
 
+    o = Given(options_)
     if as_file and name is None:
         raise InputError(
             "--toml: shows the file of one entry",
             field="--toml",
             legal="a kind and a name, such as `meshwise catalog cluster dgx-a100 --toml`",
         )
-    if kind is None:
-        records = listing.overview(KINDS)
-    else:
-        plural = kind + "s" if kind + "s" in KINDS else kind
-        if plural not in KINDS and not as_file:
-            found_in = catalog_search.search(" ".join(filter(None, (kind, name))))
-            page = lambda: catalog_search.page(found_in)  # noqa: E731
-            options.write(o, lambda: found_in, page, "entries")
-            return
-        one_of(plural, "KIND", KINDS)
-        if name is not None:
-            found, table = catalog.load(plural, _entry(plural, name), "NAME")
-            if as_file:
-                options.deliver(listing.file_text(plural, found).rstrip("\n"), o["path"])
-                return
-            shown = listing.entry(plural, found, table)
-            options.write(o, lambda: shown, lambda: listing.entry_page(shown), "fields")
-            return
-        records = listing.entries(plural)
-    options.write(o, lambda: records, lambda: listing.entries_page(records), "entries")
+    plural = kind + "s" if kind is not None and kind + "s" in CATALOG_KINDS else kind
+    # words to look for
+    if kind is not None and plural not in CATALOG_KINDS and not as_file:
+        found = answers.search_record(" ".join(filter(None, (kind, name))), CATALOG_KINDS)
+        page = answers.search_page(found)
+        _write(o, found, page, answers.search_line(found), "entries")
+        return
+    # all kinds, or all of one
+    if plural is None or name is None:
+        if plural is not None:
+            one_of(plural, "KIND", CATALOG_KINDS)
+        listed = answers.overview(CATALOG_KINDS) if plural is None else answers.kind_entries(plural)
+        page = answers.entries_page(listed)
+        _write(o, listed, page, answers.entries_line(listed), "entries")
+        return
+    # one entry
+    one_of(plural, "KIND", CATALOG_KINDS)
+    known, table = catalog.load(plural, _entry_name(plural, name), "NAME")
+    if as_file:
+        output.deliver(answers.file_text(plural, known).rstrip("\n"), o.text("path"))
+        return
+    shown = answers.entry_record(plural, known, table)
+    page = answers.entry_page(shown)
+    _write(o, shown, page, answers.entry_line(shown), "fields")
 
 
-def _entry(kind: str, name: str) -> str:
+def _write(o: Given, record: Mapping[str, object], page: Page, line: str, rows: str) -> None:
+    """A list is its own answer; in one line it is how many there are, and how to see more."""
+    shown = page._replace(answer=line) if o.flag("brief") else page
+    output.write(o, lambda: record, lambda: shown, rows)
+
+
+def _entry_name(kind: str, name: str) -> str:
     """The entry that a name stands for, as the commands read it; a name in a format is none of its own."""
     from meshwise.clusters import names as cluster_names
     from meshwise.models import names as model_names

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from meshwise.cli import needs, options, values
-from meshwise.cli.command import Command, Need
+from meshwise.cli import needs, options, output, values
+from meshwise.cli.command import CliCommand, Need
+from meshwise.cli.given import Given
 
 
 @click.command(
     "collective",
-    cls=Command,
-    needs=(Need("op", "all_reduce"), Need("size", "16MiB"), needs.CLUSTER),
+    cls=CliCommand,
+    needs=(Need("op", "all_reduce"), Need("size", "16MiB"), needs.NEEDS_CLUSTER),
     about={
         "op": "all_reduce, all_gather, reduce_scatter, all_to_all, send_recv or broadcast.",
         "size": "With its unit, such as 16MiB or 1.6GB; a number alone is bytes.",
@@ -23,38 +22,38 @@ from meshwise.cli.command import Command, Need
         "meshwise collective all_to_all 16MiB --on hgx-h100 --ranks 64",
     ),
 )
-@click.argument("op", metavar="OP", type=values.OP, required=False)
+@click.argument("op", metavar="OP", type=values.OP_TYPE, required=False)
 @click.argument("size", metavar="SIZE", required=False)
-@click.option("--on", "cluster", type=values.CLUSTER, help="Cluster: a preset or a TOML file.")
-@click.option("--nodes", type=values.NUMBER, help="Nodes of the cluster.")
-@click.option("--nics", type=values.NUMBER, help="NICs per node.")
+@click.option("--on", "cluster", type=values.CLUSTER_TYPE, help="Cluster: a preset or a TOML file.")
+@click.option("--nodes", type=values.NUMBER_TYPE, help="Nodes of the cluster.")
+@click.option("--nics", type=values.NUMBER_TYPE, help="NICs per node.")
 @click.option(
     "--ranks",
-    type=values.NUMBER,
+    type=values.NUMBER_TYPE,
     help="Ranks of the group (default: one node, or all nodes of one device each).",
 )
-@click.option("--ranks-per-node", type=values.NUMBER, help="Spread the ranks over nodes.")
+@click.option("--ranks-per-node", type=values.NUMBER_TYPE, help="Spread the ranks over nodes.")
 @click.option(
     "--stack",
-    type=values.STACK,
+    type=values.STACK_TYPE,
     help="Whose kernels: vllm (default), sglang, trtllm, megatron-core …",
 )
 @click.option("--ideal", is_flag=True, help="Ring algorithms at wire bandwidth, no latency.")
-@options.output
+@output.output_options
 def command(
-    op: str, size: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any
+    op: str, size: str, cluster: str | None, nodes: str | None, nics: str | None, **said: object
 ) -> None:
     """Time of OP on SIZE bytes (as nccl-tests counts them), by every algorithm."""
     from meshwise import api
 
+    o = Given(said)
     where = options.read_cluster(cluster, nodes, nics)
-    per_node = o["ranks_per_node"]
     result = api.collective(
         op,
         size,
         where,
-        o["ranks"],
-        ranks_per_node=per_node,
+        o.number("ranks"),
+        ranks_per_node=o.number("ranks_per_node"),
         stack=options.stack_name(o, "vllm"),
     )
-    options.write(o, result.to_dict, result.page, "candidates")
+    output.write(o, result.to_dict, result.page, "candidates")

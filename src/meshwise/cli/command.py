@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import click
 
 from meshwise.cli import defaults, terminal, values
+from meshwise.cli.given import Given
 from meshwise.errors import InputError, MeshwiseError, list_in_words, shorten
 
-Given = Mapping[str, Any]
-
 # Parameter → the group of the help that it stands in; whatever is in none says how.
-GROUPS = {
+HELP_GROUPS = {
     "What": (
         *("model", "target", "op", "size", "launch", "table", "kind", "name", "published"),
         *("phase", "batch", "global_batch", "seq", "context", "isl", "osl", "concurrency"),
@@ -31,11 +30,11 @@ GROUPS = {
         *("as_html", "wide", "path", "quiet", "color"),
     ),
 }
-_GROUP = {name: group for group, names in GROUPS.items() for name in names}
+_GROUP = {name: group for group, names in HELP_GROUPS.items() for name in names}
 _SHOWN = 160  # characters of a command line that an example repeats
 
 
-def always(_: Given) -> bool:
+def _always(_: Given) -> bool:
     return True
 
 
@@ -45,38 +44,49 @@ class Need(NamedTuple):
     name: str
     example: str
     words: str = "required"
-    when: Callable[[Given], bool] = always
+    when: Callable[[Given], bool] = _always
     instead: str = ""  # what else would do
 
 
-class Command(click.Command):
+class _Callback(Protocol):
+    def __call__(self, *arguments: object, **options: object) -> object: ...
+
+
+class CliCommand(click.Command):
     """A command of meshwise: ``needs`` in the order in which they are asked for, ``about`` its
-    arguments, ``examples`` of its use, ``phase`` what it asks of a stack."""
+    arguments, ``examples`` of its use, ``phase`` what it asks of a stack; ``check`` refuses options that
+    do not go together, before what is missing is asked for."""
 
     def __init__(
         self,
-        *args: Any,
+        name: str | None,
+        *,
+        callback: _Callback | None = None,
+        params: list[click.Parameter] | None = None,
+        help: str | None = None,
         needs: Sequence[Need] = (),
         about: Mapping[str, str] | None = None,
         examples: Sequence[str] = (),
         phase: Callable[[Given], str | None] | None = None,
-        **attributes: Any,
+        check: Callable[[Given], object] | None = None,
     ) -> None:
-        super().__init__(*args, **attributes)
+        super().__init__(name, callback=callback, params=params, help=help)
         self.needs, self.about, self.examples = needs, about or {}, examples
-        self.phase = phase
+        self.phase, self.check = phase, check
         self.params += [terminal.quiet_option(), terminal.color_option()]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["meshwise.args"] = list(args)
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         needed = {need.name for need in self.needs}
-        phase = self.phase(ctx.params) if self.phase is not None else None
+        phase = self.phase(Given(ctx.params)) if self.phase is not None else None
         name, cluster = self.name or "", "cluster" in needed
         try:
-            with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
+            with defaults.filled_in(ctx, name=name, cluster=cluster, phase=phase):
+                if self.check is not None:
+                    self.check(Given(ctx.params))
                 self._require(ctx)
                 return super().invoke(ctx)
         except MeshwiseError as error:
@@ -87,7 +97,8 @@ class Command(click.Command):
 
     def _require(self, ctx: click.Context) -> None:
         """Raise for all that is missing, with a command line that has it."""
-        missing = [n for n in self.needs if ctx.params.get(n.name) is None and n.when(ctx.params)]
+        said = Given(ctx.params)
+        missing = [n for n in self.needs if not said.has(n.name) and n.when(said)]
         if not missing:
             return
         names = [_option(self._param(need.name)) for need in missing]
@@ -119,7 +130,7 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """What, where, how and output, each under its title; what is required is marked."""
-        rows: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
+        rows: dict[str, list[tuple[str, str]]] = {group: [] for group in HELP_GROUPS}
         for param in self.get_params(ctx):
             record = self._record(param, ctx)
             if record is not None:
@@ -139,11 +150,11 @@ class Command(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """How numbers are written, and examples."""
-        kinds = [p.type for p in self.params if isinstance(p.type, values.Count)]
+        kinds = [p.type for p in self.params if isinstance(p.type, values.CountType)]
         if kinds:
             several = any(kind.several for kind in kinds)
             formatter.write_paragraph()
-            formatter.write_text(values.NUMBERS if several else values.SINGLE_NUMBERS)
+            formatter.write_text(values.NUMBERS_HELP if several else values.SINGLE_NUMBERS_HELP)
         if self.examples:
             with formatter.section("Examples"):
                 for example in self.examples:

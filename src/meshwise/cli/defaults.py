@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,14 +19,14 @@ from meshwise.errors import InputError, MeshwiseError, shorten
 if TYPE_CHECKING:
     from meshwise.answers.text.tables import Page
 
-NAME = "meshwise.toml"
-KEYS = ("on", "stack")
+DEFAULTS_FILE = "meshwise.toml"
+DEFAULT_KEYS = ("on", "stack")
 _PARAMETER = {"on": "cluster", "stack": "stack"}
 _OTHERS = ("import", "export")  # the software is that of the command that is read or written
 MOST_BYTES = 1 << 20
 
 
-def find() -> Path | None:
+def find_defaults() -> Path | None:
     """The file whose defaults hold here, if there is one."""
     named = os.environ.get("MESHWISE_CONFIG")
     if named is not None:
@@ -49,7 +49,7 @@ def _of_the_project() -> Path | None:
     folders = [here, *here.parents]
     tops = [i for i, f in enumerate(folders) if f == _home() or (f / ".git").exists()]
     within = folders[: tops[0] + 1] if tops else folders[:1]
-    return next((f / NAME for f in within if (f / NAME).is_file()), None)
+    return next((f / DEFAULTS_FILE for f in within if (f / DEFAULTS_FILE).is_file()), None)
 
 
 def _of_the_user() -> Path | None:
@@ -60,7 +60,7 @@ def _of_the_user() -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def shown(path: Path) -> str:
+def path_words(path: Path) -> str:
     """A path as a message names it: from here where it is below or above, from the home folder where it
     is in that."""
     with contextlib.suppress(OSError, ValueError):
@@ -73,15 +73,15 @@ def shown(path: Path) -> str:
     return str(path)
 
 
-def read(path: Path) -> dict[str, str]:
+def read_defaults(path: Path) -> dict[str, str]:
     """The defaults of a file, checked but for what they name; a path is from the file's folder."""
     from meshwise import catalog
     from meshwise.files import read_text_file
     from meshwise.strict_tables import check_keys
 
-    where = shown(path)
+    where = path_words(path)
     table = catalog.toml(read_text_file(where, where, "a TOML file", MOST_BYTES), where)
-    check_keys(table, KEYS, where)
+    check_keys(table, DEFAULT_KEYS, where)
     for key, value in table.items():
         if not isinstance(value, str) or not value.strip():
             raise InputError(
@@ -96,15 +96,15 @@ def read(path: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def filled(ctx: click.Context, *, cluster: bool, phase: str | None, name: str) -> Iterator[None]:
+def filled_in(ctx: click.Context, *, cluster: bool, phase: str | None, name: str) -> Iterator[None]:
     """The command's options with the file's defaults in place of what is not given. Errors about these
     name the file. ``cluster``: whether the command needs one; ``phase``: what its stack has to run."""
-    wanted = [key for key in KEYS if _lacks(ctx, key, cluster, name)]
-    path = find() if wanted else None
+    wanted = [key for key in DEFAULT_KEYS if _lacks(ctx, key, cluster, name)]
+    path = find_defaults() if wanted else None
     if path is None:
         yield
         return
-    table, where = read(path), shown(path)
+    table, where = read_defaults(path), path_words(path)
     taken = {key: table[key] for key in wanted if key in table}
     try:
         ctx.meta["meshwise.defaults"] = list(_fill(ctx, taken, where, phase))
@@ -144,7 +144,7 @@ def _blamed(error: MeshwiseError, taken: dict[str, str], where: str) -> Meshwise
     """An error about an option that the file has set, as one about the file."""
     from meshwise.cli import spelling
 
-    spelling.here().error(error)
+    spelling.command_spelling().error(error)
     key = error.field.removeprefix("--")
     if error.field.startswith("--") and key in taken:
         said = error.message.replace(f"--{key}", f"{where}: {key}", 1)
@@ -153,20 +153,21 @@ def _blamed(error: MeshwiseError, taken: dict[str, str], where: str) -> Meshwise
     return error
 
 
-def remarks() -> list[str]:
+def default_remarks() -> list[str]:
     """What of the answer came from a file."""
     context = click.get_current_context(silent=True)
     return [] if context is None else list(context.meta.get("meshwise.defaults", []))
 
 
-def said(record: dict[str, Any]) -> dict[str, Any]:
+def with_remarks(record: Mapping[str, object]) -> Mapping[str, object]:
     """A record that says what came from a file."""
-    found = remarks()
-    return {**record, "remarks": [*record.get("remarks", []), *found]} if found else record
+    found, own = default_remarks(), record.get("remarks", [])
+    assert isinstance(own, list)
+    return {**record, "remarks": [*own, *found]} if found else record
 
 
-def said_on(page: Page) -> Page:
+def page_with_remarks(page: Page) -> Page:
     """The page that says it too, as its last sentences."""
-    from meshwise.answers.pages import remark_lines
+    from meshwise.answers.text.sentences import remark_lines
 
-    return page._replace(parts=(*page.parts, *remark_lines(remarks())))
+    return page._replace(parts=(*page.parts, *remark_lines(default_remarks())))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from meshwise.cli import options, values
+from meshwise.cli.given import Given
 from meshwise.errors import InputError
 
 if TYPE_CHECKING:
     from meshwise.stacks.stack import Stack
     from meshwise.workloads.serving import Serving
 
-limits = options.stacked(
+limit_options = options.stacked(
     click.option(
         "--gpu-memory-utilization",
         "--mem-fraction-static",
@@ -25,18 +27,18 @@ limits = options.stacked(
         "--max-model-len",
         "--context-length",
         "max_model_len",
-        type=values.NUMBER,
+        type=values.NUMBER_TYPE,
         help="Serving: most tokens of a prompt and its answer; a longer request is refused.",
     ),
 )
 
 
-def read_stack(o: dict[str, Any]) -> Stack:
+def engine_stack(o: Given) -> Stack:
     """The stack of ``--stack`` and its switches, with the share of memory that is given."""
     from meshwise.stacks.stack import taking
     from meshwise.strict_tables import fraction
 
-    stack = options.read_stack(o, "decode")
+    stack = options.phase_stack(o, "decode")
     given = o["gpu_memory_utilization"]
     if given is None:
         return stack
@@ -51,23 +53,28 @@ def read_stack(o: dict[str, Any]) -> Stack:
     return taking(stack, share)
 
 
-def recorded(o: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def with_limits(o: Given, record: Mapping[str, object]) -> dict[str, object]:
     """The record of an answer, the engine's limits that are given beside its load."""
-    share, most = o["gpu_memory_utilization"], o["max_model_len"]
-    given: dict[str, Any] = {} if share is None else {"gpu_memory_utilization": float(share)}
-    given |= {} if most is None else {"max_model_len": int(most)}
-    return record | {"workload": record["workload"] | given}
+    share, most, work = (
+        o.text("gpu_memory_utilization"),
+        o.text("max_model_len"),
+        record["workload"],
+    )
+    assert isinstance(work, dict)
+    given = {**work}
+    if share is not None:
+        given["gpu_memory_utilization"] = float(share)
+    if most is not None:
+        given["max_model_len"] = int(most)
+    return {**record, "workload": given}
 
 
-def within(o: dict[str, Any], load: Serving) -> Serving:
+def within_length(o: Given, load: Serving) -> Serving:
     """The load; :class:`InputError` where its requests are longer than the engine takes."""
-    from meshwise.strict_tables import count
     from meshwise.workloads.workload import MAX_SEQ
 
-    if o["max_model_len"] is None:
-        return load
-    most, asked = count(o["max_model_len"], "--max-model-len", high=MAX_SEQ), load.isl + load.osl
-    if asked > most:
+    most, asked = o.number("max_model_len", high=MAX_SEQ), load.isl + load.osl
+    if most is not None and asked > most:
         raise InputError(
             f"--max-model-len={most}: a request of {load.isl:,} tokens in and {load.osl:,} out is longer",
             field="--max-model-len",

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from meshwise.cli import needs, options, switches, values
-from meshwise.cli.command import Command
+from meshwise.cli import needs, options, output, switches, values
+from meshwise.cli.command import CliCommand
+from meshwise.cli.given import Given
 
 if TYPE_CHECKING:
     from meshwise.api import EstimateResult
 
-layout = options.stacked(
-    options.tp_degrees,
-    click.option("--vp", default="1", type=values.NUMBER, help="Virtual stages per pipeline rank."),
-    options.dp_degree,
-    options.degree("cp", "context", "Context-parallel degree."),
-    options.ep_degrees,
+layout_options = options.stacked(
+    options.tp_options,
+    click.option(
+        "--vp", default="1", type=values.NUMBER_TYPE, help="Virtual stages per pipeline rank."
+    ),
+    options.dp_option,
+    options.degree_option("cp", "context", "Context-parallel degree."),
+    options.ep_options,
     click.option(
         "--shard",
         default="none",
-        type=values.SHARD,
+        type=values.SHARD_TYPE,
         show_default=True,
         help="none, zero1, zero2 or zero3 (FSDP).",
     ),
     click.option(
         "--schedule",
-        type=values.SCHEDULE,
+        type=values.SCHEDULE_TYPE,
         help="Pipeline schedule: 1f1b (interleaved with --vp), gpipe, zb-1p, zb-2p.",
     ),
     click.option(
@@ -35,49 +38,43 @@ layout = options.stacked(
         metavar="ORDER",
         help="Of the axes on the ranks, neighbours first (default tp-cp-dp-pp).",
     ),
-    options.gpus,
+    options.gpus_option,
 )
 
 
-def priced(
-    model: str, cluster: str | None, nodes: str | None, nics: str | None, o: dict[str, Any]
+def estimated(
+    model: str, cluster: str | None, nodes: str | None, nics: str | None, o: Given
 ) -> EstimateResult:
     """The layout that the options describe, priced."""
     from meshwise import api
-    from meshwise.strict_tables import count, one_of
+    from meshwise.strict_tables import one_of
     from meshwise.workloads.workload import WORKLOAD_PHASES
 
     spec = api.model(model)
-    switches.check(o, spec)
+    switches.check_switch_options(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
-    degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "vp", "dp", "cp", "ep")}
-    stack = options.read_stack(o, one_of(o["phase"], "--phase", WORKLOAD_PHASES))
-    degrees["tp"] = options.tp_degree(o["tp"], spec, where, stack)
-    if o["etp"] is not None:
-        degrees["etp"] = count(o["etp"], "--etp")
-    if o["placement"] is not None:
-        degrees["placement"] = o["placement"]
-    gpus = count(o["gpus"], "--gpus") if o["gpus"] is not None else None
-    micro = o["micro_batch"]
-    if o["phase"] == "train" and micro is not None:
-        degrees["micro_batch"] = count(micro, "--micro-batch")
-        o = o | {"micro_batch": None}  # the grid checks it against the replica's share
+    # the layout
+    axes: dict[str, object] = {k: o.count(k) for k in ("pp", "vp", "dp", "cp", "ep")}
+    stack = options.phase_stack(o, one_of(o["phase"], "--phase", WORKLOAD_PHASES))
+    axes["tp"] = options.tp_degree(o.word("tp"), spec, where, stack)
+    if o.has("etp"):
+        axes["etp"] = o.count("etp")
+    if o.has("placement"):
+        axes["placement"] = o["placement"]
+    gpus = o.number("gpus")
+    if o["phase"] == "train" and o.has("micro_batch"):
+        axes["micro_batch"] = o.count("micro_batch")
+        o = o.but(micro_batch=None)  # the grid checks it against the replica's share
+    axes |= {"sequence_parallel": o.flag("sequence_parallel") or None, "shard": o["shard"]}
+    # what it is to do
     workload = options.read_workload(o)
-    return api.estimate(
-        spec,
-        where,
-        workload,
-        stack=stack,
-        gpus=gpus,
-        sequence_parallel=o["sequence_parallel"] or None,
-        shard=o["shard"],
-        **degrees,
-    )
+    layout = options.layout_axes(axes)
+    return api.estimate(spec, where, workload, stack=stack, gpus=gpus, **layout)
 
 
 @click.command(
     "estimate",
-    cls=Command,
+    cls=CliCommand,
     needs=needs.STEP,
     phase=needs.phase_of,
     about={"model": needs.ABOUT_MODEL},
@@ -86,12 +83,15 @@ def priced(
         "meshwise estimate llama-3.1-70b --on hgx-h100 --tp 8 --phase decode --batch 32 --context 4k",
     ),
 )
-@options.target
-@layout
-@options.workload
-@options.software
-@options.output
-def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
+@options.target_options
+@layout_options
+@options.workload_options
+@options.software_options
+@output.output_options
+def command(
+    model: str, cluster: str | None, nodes: str | None, nics: str | None, **said: object
+) -> None:
     """Price one layout of MODEL in full: time, memory by part, and the communication of every axis."""
-    result = priced(model, cluster, nodes, nics, o)
-    options.write(o, result.to_dict, result.page, "communication")
+    o = Given(said)
+    result = estimated(model, cluster, nodes, nics, o)
+    output.write(o, result.to_dict, result.page, "communication")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from meshwise.cli import needs, options
-from meshwise.cli.command import Command
-from meshwise.cli.estimate import layout, priced
+from meshwise.cli import needs, options, output
+from meshwise.cli.command import CliCommand
+from meshwise.cli.estimate import estimated, layout_options
+from meshwise.cli.given import Given
 
 
 @click.command(
     "explain",
-    cls=Command,
+    cls=CliCommand,
     needs=needs.STEP,
     phase=needs.phase_of,
     about={"model": needs.ABOUT_MODEL},
@@ -22,13 +21,16 @@ from meshwise.cli.estimate import layout, priced
         "meshwise explain llama-3.1-70b --on hgx-h100 --tp 8 --phase decode --batch 32 --context 4k",
     ),
 )
-@options.target
-@layout
-@options.workload
-@options.software
-@options.output
-def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
+@options.target_options
+@layout_options
+@options.workload_options
+@options.software_options
+@output.output_options
+def command(
+    model: str, cluster: str | None, nodes: str | None, nics: str | None, **said: object
+) -> None:
     """Print what one device does in a step: each product with m, n, k, FLOPs and bytes; each
     collective with group, payload, algorithm, wire bytes per fabric level and time."""
-    result = priced(model, cluster, nodes, nics, o)
-    options.write(o, result.explain, result.explain_page, "operations")
+    o = Given(said)
+    result = estimated(model, cluster, nodes, nics, o)
+    output.write(o, result.explain, result.explain_page, "operations")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Mapping
 
 import click
 
-from meshwise.cli import needs, options, values
-from meshwise.cli.command import Command, Need
+from meshwise.cli import needs, options, output, values
+from meshwise.cli.command import CliCommand, Need
+from meshwise.cli.given import Given
 from meshwise.errors import InputError
+from meshwise.units import format_gpus
 
 
 @click.command(
     "import",
-    cls=Command,
-    needs=(Need("launch", "'vllm serve meta-llama/Llama-3.1-8B -tp 2'"), needs.CLUSTER),
+    cls=CliCommand,
+    needs=(Need("launch", "'vllm serve meta-llama/Llama-3.1-8B -tp 2'"), needs.NEEDS_CLUSTER),
     about={"launch": "The command in quotes, or - for stdin."},
     examples=(
         "meshwise import 'vllm serve meta-llama/Llama-3.1-70B -tp 8' --on hgx-h100 --isl 2k --osl 256 "
@@ -25,40 +27,46 @@ from meshwise.errors import InputError
     ),
 )
 @click.argument("launch", metavar="COMMAND", required=False)
-@click.option("--on", "cluster", type=values.CLUSTER, help="Cluster: a preset or a TOML file.")
+@click.option("--on", "cluster", type=values.CLUSTER_TYPE, help="Cluster: a preset or a TOML file.")
 @click.option(
-    "--nodes", type=values.NUMBER, help="Nodes of the cluster, in place of its own number."
+    "--nodes", type=values.NUMBER_TYPE, help="Nodes of the cluster, in place of its own number."
 )
-@click.option("--nics", type=values.NUMBER, help="NICs per node, in place of the cluster's.")
-@click.option("--model", type=values.MODEL, help="Where the command does not name a known one.")
-@click.option("--target", type=values.TARGET, help="Where the command's own words do not tell it.")
+@click.option("--nics", type=values.NUMBER_TYPE, help="NICs per node, in place of the cluster's.")
 @click.option(
-    "--gpus", type=values.NUMBER, help="Where the command does not say on how many it runs."
+    "--model", type=values.MODEL_TYPE, help="Where the command does not name a known one."
 )
-@click.option("--global-batch", "--batch", "global_batch", type=values.NUMBER, help="Training.")
+@click.option(
+    "--target", type=values.TARGET_TYPE, help="Where the command's own words do not tell it."
+)
+@click.option(
+    "--gpus", type=values.NUMBER_TYPE, help="Where the command does not say on how many it runs."
+)
+@click.option(
+    "--global-batch", "--batch", "global_batch", type=values.NUMBER_TYPE, help="Training."
+)
 @click.option(
     "--seq",
     "--seq-len",
     "seq",
-    type=values.NUMBER,
+    type=values.NUMBER_TYPE,
     help="Training: tokens per sequence.",
 )
 @click.option(
     "--isl",
-    type=values.NUMBER,
+    type=values.NUMBER_TYPE,
     help="Serving: tokens of a prompt.",
 )
 @click.option(
     "--osl",
-    type=values.NUMBER,
+    type=values.NUMBER_TYPE,
     help="Serving: tokens of an answer.",
 )
-@click.option("--concurrency", type=values.NUMBER, help="Serving: requests in flight.")
+@click.option("--concurrency", type=values.NUMBER_TYPE, help="Serving: requests in flight.")
 @click.option("--acceptance", metavar="P", help="Serving: of a token that the command drafts.")
-@click.option("--stack", type=values.STACK, help="Software (default: the target's).")
-@options.output
+@click.option("--stack", type=values.STACK_TYPE, help="Software (default: the target's).")
+@output.output_options
 def command(
-    launch: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any
+    launch: str, cluster: str | None, nodes: str | None, nics: str | None, **said: object
 ) -> None:
     """Read a launch COMMAND (vLLM, SGLang, TensorRT-LLM, Megatron-LM, Megatron-Bridge, torchtitan,
     DeepSpeed, accelerate) into its layout, price it on CLUSTER beside the best, and say what to change.
@@ -66,35 +74,42 @@ def command(
     COMMAND is one argument in quotes, or - for stdin.
     """
     from meshwise import commands
-    from meshwise.strict_tables import count, fraction
+    from meshwise.strict_tables import fraction
 
+    o = Given(said)
+    # the command, where it runs, and what it does not say
     text = sys.stdin.read(1_000_000) if launch == "-" else launch
     where = options.read_cluster(cluster, nodes, nics)
-    numbers = {
-        name: count(o[name], "--" + name.replace("_", "-"))
-        for name in ("gpus", "global_batch", "seq", "isl", "osl", "concurrency")
-        if o[name] is not None
-    }
-    accepted = o["acceptance"]
-    if accepted is not None:
-        accepted = fraction(accepted, "--acceptance", low=0.0, high=1.0)
+    accepted = None
+    if o.has("acceptance"):
+        accepted = fraction(o["acceptance"], "--acceptance", low=0.0, high=1.0)
     result = commands.read_command(
         text,
         where,
-        model=o["model"],
-        target=o["target"],
-        stack=o["stack"],
+        model=o.text("model"),
+        target=o.text("target"),
+        stack=o.text("stack"),
         acceptance=accepted,
-        **numbers,
+        gpus=o.number("gpus"),
+        global_batch=o.number("global_batch"),
+        seq=o.number("seq"),
+        isl=o.number("isl"),
+        osl=o.number("osl"),
+        concurrency=o.number("concurrency"),
     )
+    # the cluster has to hold it
     started = result.parsed.job.gpus
     if nodes is not None and started > where.devices:
         raise InputError(
-            f"--nodes={nodes}: the command starts {started} GPUs, and {where.name} has {where.devices}",
+            f"--nodes={nodes}: the command starts {format_gpus(started)}, and {where.name} has {where.devices}",
             field="--nodes",
             value=nodes,
             legal=f"at least {-(-started // where.node_devices)}, or no --nodes",
             nearest=-(-started // where.node_devices),
         )
-    rows = (lambda: {"rows": result.rows()}) if o["as_csv"] or o["as_parquet"] else result.to_dict
-    options.write(o, rows, result.page, "rows")
+
+    def record() -> Mapping[str, object]:
+        rows = o.flag("as_csv") or o.flag("as_parquet")
+        return {"rows": result.rows()} if rows else result.to_dict()
+
+    output.write(o, record, result.page, "rows")

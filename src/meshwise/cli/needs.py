@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from meshwise.cli.command import Given, Need
+from meshwise.cli.command import Need
+from meshwise.cli.given import Given
 
-MODEL = Need("model", "llama-3.1-70b")
-CLUSTER = Need("cluster", "dgx-a100")
+NEEDS_MODEL = Need("model", "llama-3.1-70b")
+NEEDS_CLUSTER = Need("cluster", "dgx-a100")
 ABOUT_MODEL = "A preset, a config.json (or its folder), or a hub id with the [hub] extra."
 # of a step of one phase
 STEP = (
-    MODEL,
-    CLUSTER,
+    NEEDS_MODEL,
+    NEEDS_CLUSTER,
     Need(
         "seq",
         "2048",
@@ -26,4 +27,5 @@ STEP = (
 
 def phase_of(o: Given) -> str | None:
     """The phase that is asked for; None where it is no phase."""
-    return o["phase"] if o["phase"] in ("train", "prefill", "decode") else None
+    phase = o.text("phase")
+    return phase if phase in ("train", "prefill", "decode") else None

@@ -7,15 +7,17 @@ where the next command does not know one of them there is no next command.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import click
 
-Record = dict[str, Any]
-ANSWER = 256  # tokens out, where nothing says how many
+from meshwise.answers.records.attributes import Record, by_attribute
+from meshwise.cli.given import Given
+
+ANSWER_TOKENS = 256  # tokens out, where nothing says how many
 # how an answer is shown, not what is asked
-SHOWN = {"as_json", "as_csv", "as_parquet", "brief", "detail", "wide", "path", "color", "quiet"}
+_SHOWN = {"as_json", "as_csv", "as_parquet", "brief", "detail", "wide", "path", "color", "quiet"}
 
 
 class Step(NamedTuple):
@@ -23,20 +25,22 @@ class Step(NamedTuple):
 
     why: str
     command: str
-    values: Record
+    values: Mapping[str, object]
     spent: tuple[str, ...] = ()
 
 
-def after(context: click.Context, record: Callable[[], Record]) -> str:
+def after(context: click.Context, record: Callable[[], Mapping[str, object]]) -> str:
     """A sentence with the next command; empty where none follows."""
-    said = context.params
+    said = Given(context.params)
     follow = _STEPS.get(context.info_name or "")
     if follow is None or said.get("ideal") or not said.get("model"):
         return ""
-    step = follow(said, record())
+    answer = by_attribute(dict(record()))
+    assert isinstance(answer, Record)
+    step = follow(said, answer)
     if step is None:
         return ""
-    typed = {name for name in said if _typed(context, name)} - SHOWN - {"model", *step.spent}
+    typed = {name for name in said if _typed(context, name)} - _SHOWN - {"model", *step.spent}
     options = _options(step.command)
     if not typed <= set(options):
         return ""
@@ -71,7 +75,7 @@ def _options(command: str) -> dict[str, str]:
     }
 
 
-def _scaled(said: Record, record: Record) -> Step | None:
+def _scaled(said: Given, record: Record) -> Step | None:
     if said.get("sweep") or said.get("gpus"):
         return None
     work, limit = record["workload"], record["limit"]["tp"]
@@ -82,7 +86,7 @@ def _scaled(said: Record, record: Record) -> Step | None:
         if degree is None:
             return None
         held = work["context"] if said["phase"] == "decode" else work["seq"]
-        load = {"tp": degree, "isl": held, "osl": ANSWER, "concurrency": work["batch"]}
+        load = {"tp": degree, "isl": held, "osl": ANSWER_TOKENS, "concurrency": work["batch"]}
         return Step("Under a load of requests", "serve", load, curve)
     node, most = record["cluster"]["levels"][0]["ranks"], record["cluster"]["devices"]
     fit = record["smallest_fit"]
@@ -94,11 +98,11 @@ def _scaled(said: Record, record: Record) -> Step | None:
     return Step("Which mesh to run", "plan", asked, (*curve, "micro_batch", "recompute"))
 
 
-PINS = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch", "recompute", "shard")
-SWITCHES = ("sequence_parallel", "overlap")
+_PINS = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch", "recompute", "shard")
+_SWITCHES = ("sequence_parallel", "overlap")
 
 
-def _estimated(said: Record, record: Record) -> Step | None:
+def _estimated(said: Given, record: Record) -> Step | None:
     if not record["fits"]:
         spent = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "shard", "placement", "gpus")
         return Step("How many GPUs hold it", "scale", {}, spent)
@@ -106,21 +110,21 @@ def _estimated(said: Record, record: Record) -> Step | None:
         return Step("Where the time goes", "explain", {})
     work = record["workload"]
     asked = {"gpus": record["devices"], "batch": work["batch"], "seq": work["seq"]}
-    free = (*PINS, *SWITCHES, "placement", "batch", "seq", "phase", "gpus")
+    free = (*_PINS, *_SWITCHES, "placement", "batch", "seq", "phase", "gpus")
     return Step("The best layout of as many GPUs", "plan", asked, free)
 
 
-def _served(said: Record, record: Record) -> Step | None:
+def _served(said: Given, record: Record) -> Step | None:
     if not record["fits"]:
         return None
     spent = ("tp", "pp", "dp", "ep", "etp", "gpus")
     return Step("The best layout of as many GPUs", "plan", {"gpus": record["devices"]}, spent)
 
 
-SEARCH = (*PINS, *SWITCHES, "placement", "gpus", "top", "price", "compare")
+_SEARCH = (*_PINS, *_SWITCHES, "placement", "gpus", "top", "price", "compare")
 
 
-def _planned(said: Record, record: Record) -> Step | None:
+def _planned(said: Given, record: Record) -> Step | None:
     best = record["best"]
     if best is None or record.get("partial"):
         return None
@@ -133,7 +137,7 @@ def _planned(said: Record, record: Record) -> Step | None:
             asked |= {"ep": best["ep"], "etp": best["etp"]}
         elif best["ep"] == 1:
             asked.pop("etp", None)
-        spent = (*SEARCH, "concurrency", "ttft", "tpot", "disaggregated", "objective")
+        spent = (*_SEARCH, "concurrency", "ttft", "tpot", "disaggregated", "objective")
         return Step("The best one in full", "serve", asked, spent)
     keys = ("tp", "pp", "vp", "dp", "cp", "ep")
     asked = {k: best[k] for k in keys if best[k] > 1 or k == "tp"}
@@ -147,15 +151,15 @@ def _planned(said: Record, record: Record) -> Step | None:
     if best["sequence_parallel"]:
         asked["sequence_parallel"] = True
     asked |= {"batch": said["batch"], "seq": said["seq"], "micro_batch": best["micro_batch"]}
-    return Step("The best one in full", "estimate", asked, (*SEARCH, "objective"))
+    return Step("The best one in full", "estimate", asked, (*_SEARCH, "objective"))
 
 
-def _described(said: Record, record: Record) -> Step:
+def _described(said: Given, record: Record) -> Step:
     asked = {"cluster": "hgx-h100", "batch": 8, "seq": 2048}
     return Step("How far it scales", "scale", asked)
 
 
-_STEPS: dict[str, Callable[[Record, Record], Step | None]] = {
+_STEPS: dict[str, Callable[[Given, Record], Step | None]] = {
     "scale": _scaled,
     "estimate": _estimated,
     "serve": _served,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshwise.errors import InputError, MeshwiseError, quoted
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from meshwise.api import Cluster, Model, Serving, Stack, Training
 
 _RANGE = re.compile(r"\s*([\d_.]+[kKmM]?)\s*(?:-|–|\.\.)\s*([\d_.]+[kKmM]?)\s*")
-MOST = 100_000  # numbers that are looked at, one by one
+MOST_TRIED = 100_000  # numbers that are looked at, one by one
 
 
-def ends(text: str) -> tuple[int, int] | None:
+def range_ends(text: str) -> tuple[int, int] | None:
     """Both ends of ``1-8``; None where the text is no range."""
     from meshwise.strict_tables import as_digits
 
@@ -25,7 +25,7 @@ def ends(text: str) -> tuple[int, int] | None:
     return (int(low), int(high)) if low.isdigit() and high.isdigit() else None
 
 
-def listed(
+def opened_list(
     text: str, option: str, legal: Callable[[int, int], Iterable[int]], example: str = "1,2,4"
 ) -> list[str]:
     """The numbers of a list, its ranges opened: ``legal`` names what they hold."""
@@ -41,7 +41,7 @@ def listed(
         )
     found: list[str] = []
     for part in parts:
-        span = ends(part)
+        span = range_ends(part)
         found += [part] if span is None else [str(n) for n in _within(part, span, option, legal)]
     return list(dict.fromkeys(found))
 
@@ -60,7 +60,7 @@ def _within(
         )
     found = list(legal(low, high))
     if not found:
-        every = list(legal(1, MOST))
+        every = list(legal(1, MOST_TRIED))
         raise InputError(
             f"{option}: nothing from {low} to {high} is legal here",
             field=option,
@@ -71,22 +71,22 @@ def _within(
     return found
 
 
-def tp_degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[str]:
+def opened_tp(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[str]:
     """The degrees of ``--tp 1,2`` or ``1-8``; a range's are the legal ones that the cluster holds."""
     from meshwise.layouts.tp_degrees import legal_tp
 
     def legal(low: int, high: int) -> list[int]:
         return [tp for tp in legal_tp(model, stack) if low <= tp <= min(high, cluster.devices)]
 
-    return listed(text, "--tp", legal)
+    return opened_list(text, "--tp", legal)
 
 
-def pins(
+def opened_pins(
     given: dict[str, str], model: Model, gpus: int, work: Training | Serving, stack: Stack
 ) -> dict[str, list[str]]:
     """A plan's lists of degrees; a range's are those that the plan's own rules do not refuse."""
     return {
-        axis: listed(
+        axis: opened_list(
             text,
             "--" + axis.replace("_", "-"),
             lambda low, high, axis=axis: _legal(axis, low, high, model, gpus, work, stack),  # type: ignore[misc]
@@ -96,19 +96,24 @@ def pins(
 
 
 def _legal(
-    axis: str, low: int, high: int, model: Model, gpus: int, work: Any, stack: Stack
+    axis: str,
+    low: int,
+    high: int,
+    model: Model,
+    gpus: int,
+    work: Training | Serving,
+    stack: Stack,
 ) -> list[int]:
     from meshwise.models.formats import model_as_run
     from meshwise.search.serving.question import check_serving_pins
     from meshwise.search.training.question import check_pins
     from meshwise.workloads.workload import Training
 
-    trains = isinstance(work, Training)
-    spec = model_as_run(model, work if trains else work.decode())
+    spec = model_as_run(model, work if isinstance(work, Training) else work.decode())
 
     def allowed(value: int) -> bool:
         try:
-            if trains:
+            if isinstance(work, Training):
                 check_pins(spec, stack, work, gpus, {axis: (value,)})
             else:
                 check_serving_pins(spec, stack, work, gpus, {axis: (value,)})
@@ -119,12 +124,15 @@ def _legal(
     return [n for n in _candidates(axis, spec, gpus, work) if low <= n <= high and allowed(n)]
 
 
-def _candidates(axis: str, model: Model, gpus: int, work: Any) -> list[int]:
+def _candidates(axis: str, model: Model, gpus: int, work: Training | Serving) -> list[int]:
     """What an axis may be split into at all."""
     from meshwise.layouts.rules.rule import divisors
+    from meshwise.workloads.workload import Training
 
     if axis == "ep":
         return divisors(max((b.moe.experts for b in model.blocks if b.moe is not None), default=1))
     if axis == "vp":
         return list(range(1, model.layers + 1))
-    return divisors(work.batch if axis == "micro_batch" else gpus)
+    if axis == "micro_batch" and isinstance(work, Training):
+        return divisors(work.batch)
+    return divisors(gpus)

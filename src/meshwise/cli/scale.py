@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from meshwise.cli import needs, options, ranges, switches, values
-from meshwise.cli.command import Command
+from meshwise.cli import needs, options, output, ranges, switches, values
+from meshwise.cli.command import CliCommand
+from meshwise.cli.given import Given
 from meshwise.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from meshwise.api import Cluster, Model, Stack
+    from meshwise.curves import Objective
     from meshwise.workloads.workload import Workload
 
 
 def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[int]:
     """The degrees of ``--tp 1,2,4`` or ``--tp 1-8``."""
-    parts = ranges.tp_degrees(text, model, cluster, stack)
+    parts = ranges.opened_tp(text, model, cluster, stack)
     return [options.tp_degree(part, model, cluster, stack) for part in parts]
 
 
 @click.command(
     "scale",
-    cls=Command,
+    cls=CliCommand,
     needs=needs.STEP,
     phase=needs.phase_of,
     about={"model": needs.ABOUT_MODEL},
@@ -32,14 +34,14 @@ def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[in
         "meshwise scale llama-3.1-70b --on hgx-h100 --phase decode --batch 32 --context 4k --tp 1-8",
     ),
 )
-@options.target
-@options.workload
-@options.software
+@options.target_options
+@options.workload_options
+@options.software_options
 @click.option(
     "--tp",
     "--tensor-parallel-size",
     "tp",
-    type=values.DEGREES,
+    type=values.DEGREES_TYPE,
     help="TP degrees: 1,2,4, or the legal ones of a range, 1-8 (default 1, 2, 4, … up to the cluster).",
 )
 @click.option(
@@ -65,42 +67,62 @@ def _degrees(text: str, model: Model, cluster: Cluster, stack: Stack) -> list[in
 )
 @click.option(
     "--gpus",
-    type=values.DEGREES,
+    type=values.DEGREES_TYPE,
     help="Training: the best layout (all axes) at each of these numbers of GPUs; or LOW:HIGH (LOW-HIGH), doubling.",
 )
 @click.option("--weak", is_flag=True, help="With --gpus: the batch grows with the GPUs.")
-@options.output
-def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
+@output.output_options
+def command(
+    model: str, cluster: str | None, nodes: str | None, nics: str | None, **said: object
+) -> None:
     """What tensor parallelism costs for MODEL, how far it scales on CLUSTER, and why."""
     from meshwise import api
+    from meshwise.strict_tables import fraction
 
+    o = Given(said)
     spec = api.model(model)
-    switches.check(o, spec)
+    switches.check_switch_options(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     workload = options.read_workload(o)
-    o["sweep"] = _one(o["sweep"])
-    if o["gpus"] is not None or o["weak"]:
-        _grow(spec, where, workload, o)
+    swept = _one_sweep(o["sweep"])
+    # over numbers of GPUs
+    if o.has("gpus") or o.flag("weak"):
+        _grow(spec, where, workload, o, swept)
         return
-    stack = options.read_stack(o, workload.phase)
-    degrees = _degrees(o["tp"], spec, where, stack) if o["tp"] is not None else None
-    asked: dict[str, Any] = {
-        "stack": stack,
-        "tp": degrees,
-        "sequence_parallel": o["sequence_parallel"],
-        "limit_threshold": o["limit_threshold"],
-        "objective": o["objective"],
-    }
-    if o["sweep"] is not None:
-        swept = api.sweep(spec, where, workload, o["sweep"], **asked)
-        options.write(o, swept.to_dict, swept.page, "rows")
+    # over TP degrees, at one value or at several
+    stack = options.phase_stack(o, workload.phase)
+    tp, threshold = (
+        o.text("tp"),
+        fraction(o["limit_threshold"], "--limit-threshold", low=0.01, high=1.0),
+    )
+    degrees = _degrees(tp, spec, where, stack) if tp is not None else None
+    objective = cast("Objective", o["objective"])  # which checks it
+    parallel = o.flag("sequence_parallel")
+    if swept is not None:
+        found = api.sweep(
+            *(spec, where, workload, swept),
+            stack=stack,
+            tp=degrees,
+            sequence_parallel=parallel,
+            limit_threshold=threshold,
+            objective=objective,
+        )
+        output.write(o, found.to_dict, found.page, "rows")
         return
-    result = api.scale(spec, where, workload, **asked)
-    options.write(o, result.to_dict, result.page, "points")
+    result = api.scale(
+        *(spec, where, workload),
+        stack=stack,
+        tp=degrees,
+        sequence_parallel=parallel,
+        limit_threshold=threshold,
+        objective=objective,
+    )
+    output.write(o, result.to_dict, result.page, "points")
 
 
-def _one(sweeps: tuple[str, ...]) -> str | None:
+def _one_sweep(said: object) -> str | None:
     """The only sweep, if any."""
+    sweeps = said if isinstance(said, tuple) else ()
     if len(sweeps) > 1:
         raise InputError(
             f"--sweep: {len(sweeps)} are given, one at a time is swept",
@@ -109,30 +131,32 @@ def _one(sweeps: tuple[str, ...]) -> str | None:
             legal="one --sweep NAME=LOW:HIGH",
             nearest=sweeps[0],
         )
-    return sweeps[0] if sweeps else None
+    return str(sweeps[0]) if sweeps else None
 
 
-def _grow(model: Model, cluster: Cluster, workload: Workload, o: dict[str, Any]) -> None:
+def _grow(model: Model, cluster: Cluster, workload: Workload, o: Given, sweep: str | None) -> None:
     """Strong or weak scaling over numbers of GPUs."""
     from meshwise import api
+    from meshwise.strict_tables import fraction
 
-    if o["gpus"] is None:
+    sizes = o.text("gpus")
+    # what goes with numbers of GPUs
+    if sizes is None:
         raise InputError(
             "--weak has no meaning without --gpus", field="--weak", legal="--gpus 8:64"
         )
-    for name in ("sweep",):
-        if o[name] is not None:
-            raise InputError(
-                f"--{name} and --gpus: choose one",
-                field=f"--{name}",
-                value=o[name],
-                legal=f"--{name} or --gpus",
-            )
+    if sweep is not None:
+        raise InputError(
+            "--sweep and --gpus: choose one",
+            field="--sweep",
+            value=sweep,
+            legal="--sweep or --gpus",
+        )
     if not isinstance(workload, api.Training):
         raise InputError(
             f"--gpus: {workload.phase} has no layouts to choose here",
             field="--gpus",
-            value=o["gpus"],
+            value=sizes,
             legal="--phase train; for serving: meshwise plan",
         )
     if o["objective"] != "efficiency":
@@ -144,28 +168,28 @@ def _grow(model: Model, cluster: Cluster, workload: Workload, o: dict[str, Any])
             legal="efficiency, or no --gpus",
             nearest="efficiency",
         )
-    layout: dict[str, Any] = {}
-    if o["recompute"] is not None:
-        layout["recompute"] = o["recompute"]
-    if o["sequence_parallel"]:
-        layout["sequence_parallel"] = True
+    # axes that are pinned, and the software
+    axes: dict[str, object] = {}
+    if o.has("recompute"):
+        axes["recompute"] = o["recompute"]
+    if o.flag("sequence_parallel"):
+        axes["sequence_parallel"] = True
     if o["overlap"] == "decomposed":
-        layout["overlap"] = "decomposed"
-        o = o | {"overlap": None}
-    stack = options.read_stack(o, "train")
-    if o["tp"] is not None:
-        layout["tp"] = _degrees(o["tp"], model, cluster, stack)
+        axes["overlap"] = "decomposed"
+        o = o.but(overlap=None)
+    # the curve
+    stack = options.phase_stack(o, "train")
+    tp = o.text("tp")
+    if tp is not None:
+        axes["tp"] = _degrees(tp, model, cluster, stack)
     grown = api.grow(
-        model,
-        cluster,
-        workload,
-        _sizes(o["gpus"]),
+        *(model, cluster, workload, _sizes(sizes)),
         stack=stack,
-        weak=o["weak"],
-        limit_threshold=o["limit_threshold"],
-        **layout,
+        weak=o.flag("weak"),
+        limit_threshold=fraction(o["limit_threshold"], "--limit-threshold", low=0.01, high=1.0),
+        **options.training_pins(axes),
     )
-    options.write(o, grown.to_dict, grown.page, "points")
+    output.write(o, grown.to_dict, grown.page, "points")
     if not grown.feasible:
         raise click.exceptions.Exit(3)
 
@@ -174,7 +198,7 @@ def _sizes(text: str) -> list[int]:
     """``8,16,24``, or ``8:1024`` (``8-1024``), doubling."""
     from meshwise.strict_tables import as_digits, count
 
-    ends = ranges.ends(text)
+    ends = ranges.range_ends(text)
     if ends is None and ":" not in text:
         return [count(as_digits(part), "--gpus") for part in text.split(",")]
     low, *more = ends or [count(as_digits(part), "--gpus") for part in text.split(":")]

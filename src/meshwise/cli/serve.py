@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from meshwise.cli import engine, needs, options, values
-from meshwise.cli.command import Command, Need
+from meshwise.cli import engine, needs, options, output, values
+from meshwise.cli.command import CliCommand, Need
+from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
     from meshwise.stacks.stack import Stack
     from meshwise.workloads.serving import Serving
 
-load = options.stacked(
+load_options = options.stacked(
     click.option(
         "--isl",
         "--input-len",
         "isl",
-        type=values.NUMBER,
+        type=values.NUMBER_TYPE,
         help="Tokens of a prompt.",
     ),
     click.option(
         "--osl",
         "--output-len",
         "osl",
-        type=values.NUMBER,
+        type=values.NUMBER_TYPE,
         help="Tokens of an answer.",
     ),
     click.option(
         "--concurrency",
         "--max-concurrency",
         "concurrency",
-        type=values.NUMBER,
+        type=values.NUMBER_TYPE,
         help="Requests in flight over all replicas; one that ends is replaced at once.",
     ),
     click.option(
@@ -48,7 +49,7 @@ load = options.stacked(
         "--max-num-batched-tokens",
         "--chunked-prefill-size",
         "chunk",
-        type=values.NUMBER,
+        type=values.NUMBER_TYPE,
         help="Most tokens of an iteration; longer prompts are cut (default: the engine's).",
     ),
     click.option(
@@ -56,7 +57,7 @@ load = options.stacked(
         "--num-speculative-tokens",
         "draft_tokens",
         default="0",
-        type=values.NUMBER,
+        type=values.NUMBER_TYPE,
         show_default=True,
         help="Speculative decoding: tokens drafted per verification.",
     ),
@@ -82,26 +83,30 @@ load = options.stacked(
         metavar="SHARE",
         help="Answers are from (1 - SHARE) x --osl to --osl long (default 0.2); 0: all end together.",
     ),
-    options.expert_skew,
+    options.skew_option,
 )
-layout = options.stacked(options.tp_degrees, options.dp_degree, options.ep_degrees, options.gpus)
-software = options.stacked(
-    click.option("--stack", type=values.STACK, help="Software: vllm (default), sglang, trtllm, …"),
+_layout_options = options.stacked(
+    options.tp_options, options.dp_option, options.ep_options, options.gpus_option
+)
+_software_options = options.stacked(
+    click.option(
+        "--stack", type=values.STACK_TYPE, help="Software: vllm (default), sglang, trtllm, …"
+    ),
     click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
     click.option(
-        "--attention", type=values.ATTENTION, help="flash or unfused, in place of the stack's."
+        "--attention", type=values.ATTENTION_TYPE, help="flash or unfused, in place of the stack's."
     ),
     click.option(
-        "--overlap", type=values.OVERLAP, help="Of TP collectives: none, split or decomposed."
+        "--overlap", type=values.OVERLAP_TYPE, help="Of TP collectives: none, split or decomposed."
     ),
 )
 
 
 @click.command(
     "serve",
-    cls=Command,
+    cls=CliCommand,
     needs=(
-        *(needs.MODEL, needs.CLUSTER),
+        *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
         *(Need("isl", "1024"), Need("osl", "256"), Need("concurrency", "32")),
     ),
     phase=lambda _: "decode",
@@ -111,36 +116,39 @@ software = options.stacked(
         "meshwise serve llama-3.1-8b --on hgx-h100 --isl 1k --osl 128 --concurrency 128 --stack sglang",
     ),
 )
-@options.target
-@layout
-@load
-@options.formats
-@engine.limits
-@software
-@options.output
-def command(model: str, cluster: str | None, nodes: str | None, nics: str | None, **o: Any) -> None:
+@options.target_options
+@_layout_options
+@load_options
+@options.format_options
+@engine.limit_options
+@_software_options
+@output.output_options
+def command(
+    model: str, cluster: str | None, nodes: str | None, nics: str | None, **said: object
+) -> None:
     """Serve MODEL with continuous batching: TPOT, TTFT, throughput, and how many requests fit.
 
     A closed loop: --concurrency requests of --isl tokens in and --osl out are always in flight.
     """
     from meshwise import api
-    from meshwise.strict_tables import count
 
+    o = Given(said)
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
-    degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "dp", "ep")}
-    stack = engine.read_stack(o)
-    degrees["tp"] = options.tp_degree(o["tp"], spec, where, stack)
-    for name in ("etp", "gpus"):
-        if o[name] is not None:
-            degrees[name] = count(o[name], f"--{name}")
-    load = engine.within(o, read_load(o))
-    spread(o, stack)
-    result = api.serve(spec, where, load, stack=stack, **degrees)
-    options.write(o, lambda: engine.recorded(o, result.to_dict()), result.page, "points")
+    axes: dict[str, object] = {k: o.count(k) for k in ("pp", "dp", "ep")}
+    stack = engine.engine_stack(o)
+    axes["tp"] = options.tp_degree(o.word("tp"), spec, where, stack)
+    if o.has("etp"):
+        axes["etp"] = o.count("etp")
+    gpus = o.number("gpus")
+    load = engine.within_length(o, read_load(o))
+    check_length_spread(o, stack)
+    degrees = options.serving_degrees(axes)
+    result = api.serve(spec, where, load, stack=stack, gpus=gpus, **degrees)
+    output.write(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
 
 
-def spread(o: dict[str, Any], stack: Stack) -> None:
+def check_length_spread(o: Given, stack: Stack) -> None:
     """Refuse a spread of lengths where nothing waits for prompts that come together."""
     if o["length_spread"] is not None and stack.mixes_prefill:
         raise InputError(
@@ -152,41 +160,42 @@ def spread(o: dict[str, Any], stack: Stack) -> None:
         )
 
 
-def imbalance(o: dict[str, Any]) -> float:
+def expert_imbalance(o: Given) -> float:
+    """Tokens of the fullest rank of the expert group over their mean."""
     from meshwise.strict_tables import fraction
 
     return fraction(o["expert_imbalance"], "--expert-imbalance", low=1.0, high=1e4)
 
 
-def read_load(o: dict[str, Any]) -> Serving:
+def read_load(o: Given) -> Serving:
     """The requests that the options describe."""
     from meshwise.strict_tables import count, fraction
-    from meshwise.workloads.serving import Serving, draft_cost
+    from meshwise.workloads.serving import LENGTH_SPREAD, Serving, draft_cost
     from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Formats
 
     def number(name: str, example: str, high: int = MAX_SEQ) -> int:
         option = f"--{name}"
-        return count(options.required(o[name], option, example), option, high=high)
+        return count(options.required(o.text(name), option, example), option, high=high)
 
-    def share(name: str, low: float = 0.0, high: float = 1.0) -> float:
-        return fraction(o[name], "--" + name.replace("_", "-"), low=low, high=high)
+    def share(name: str) -> float:
+        return fraction(o[name], option_of(name), low=0.0, high=1.0)
 
     return Serving(
         isl=number("isl", "1024"),
         osl=number("osl", "256"),
         concurrency=number("concurrency", "32", MAX_BATCH),
         prefix_hit=share("prefix_hit"),
-        chunk=number("chunk", "") if o["chunk"] is not None else None,
-        draft_tokens=count(o["draft_tokens"], "--draft-tokens", low=0),
-        acceptance=share("acceptance") if o["acceptance"] is not None else None,
+        chunk=o.number("chunk", high=MAX_SEQ),
+        draft_tokens=o.count("draft_tokens", low=0),
+        acceptance=share("acceptance") if o.has("acceptance") else None,
         draft_cost=draft_cost(o["draft_cost"]),
-        expert_imbalance=imbalance(o),
-        **options.skew(o),
-        **({} if o["length_spread"] is None else {"length_spread": share("length_spread")}),
+        expert_imbalance=expert_imbalance(o),
+        expert_skew=options.expert_skew(o),
+        length_spread=share("length_spread") if o.has("length_spread") else LENGTH_SPREAD,
         formats=Formats(
-            dtype=o["dtype"],
-            weights=o["weight_dtype"],
-            kv_cache=o["kv_dtype"],
-            comm=o["comm_dtype"],
+            dtype=o.text("dtype"),
+            weights=o.text("weight_dtype"),
+            kv_cache=o.text("kv_dtype"),
+            comm=o.text("comm_dtype"),
         ),
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import click
 
 from meshwise.axes import AXES
 from meshwise.cli import switches
+from meshwise.cli.given import option_of
 from meshwise.errors import MARK, MeshwiseError
 
 # Python's keyword → the parameter of a command, where the two differ
@@ -32,10 +33,10 @@ _PARAMETER = {
 }
 # what a sentence calls by this name whichever option or argument it came from
 _ALWAYS = {"command": "COMMAND", "table": "TABLE"}
-_ALIKE = {*(axis.said for axis in AXES.values()), *switches.NAMES, "expert_skew", "weights"}
+_ALIKE = {*(axis.said for axis in AXES.values()), *switches.SWITCH_NAMES, "expert_skew", "weights"}
 _HEAD = re.compile(r"([a-z][a-z0-9_]*)(?=$|:? )")  # of a field: ``sweep``, ``sweep: values``
 _ARGUMENT = re.compile(r"([a-z][a-z0-9_]*)(?:=([^,]*))?")
-T = TypeVar("T")
+Said = TypeVar("Said")
 _WORD = re.compile(r"\w")
 
 
@@ -52,7 +53,7 @@ class Spelling:
             return _ALWAYS.get(name)
         if isinstance(param, click.Argument):
             return (param.metavar or name.upper()).strip("[]")
-        dashed = _dashed(name)
+        dashed = option_of(name)
         return dashed if dashed in param.opts else param.opts[0]
 
     def _param(self, name: str) -> click.Parameter | None:
@@ -101,9 +102,9 @@ class Spelling:
         error.legal = self.whole(error.legal)
         error.nearest = self.whole(error.nearest)
 
-    def whole(self, value: T) -> T:
+    def whole(self, value: Said) -> Said:
         """A record, a page or a list of sentences, each text in it as :meth:`said`."""
-        found: Any = value
+        found: object = value
         if isinstance(value, str):
             found = self.said(value)
         elif isinstance(value, dict):
@@ -113,10 +114,10 @@ class Spelling:
         elif isinstance(value, tuple):
             items = (self.whole(item) for item in value)
             found = value._make(items) if hasattr(value, "_make") else tuple(items)
-        return found  # type: ignore[no-any-return]
+        return cast(Said, found)
 
 
-def here() -> Spelling:
+def command_spelling() -> Spelling:
     """The spelling of the command that runs."""
     return Spelling(click.get_current_context().command.params)
 
@@ -127,8 +128,4 @@ def _find(name: str, params: Sequence[click.Parameter]) -> click.Parameter | Non
         for param in params:
             if param.name == key:
                 return param
-    return next((p for p in params if _dashed(name) in p.opts), None)
-
-
-def _dashed(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return next((p for p in params if option_of(name) in p.opts), None)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from meshwise.cli import values
+from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
     from meshwise.models.shapes import Model
 
-OPTIONS = (
+SWITCH_OPTIONS = (
     click.option(
         "--loss-chunks",
-        type=values.NUMBER,
+        type=values.NUMBER_TYPE,
         help="Training: head and loss on N parts of a microbatch's tokens, one at a time.",
     ),
     click.option(
         "--dispatcher",
-        type=values.DISPATCHER,
+        type=values.DISPATCHER_TYPE,
         help="Of tokens to experts: alltoall, deepep or hybridep (once per node).",
     ),
     click.option(
@@ -30,50 +31,54 @@ OPTIONS = (
     ),
     click.option(
         "--moments-dtype",
-        type=values.MOMENTS_DTYPE,
+        type=values.MOMENTS_DTYPE_TYPE,
         help="Training: of Adam's moments, fp32, bf16, fp16 or fp8.",
     ),
     click.option(
         "--recompute-modules",
-        type=values.MODULES,
+        type=values.MODULES_TYPE,
         help="Training: what selective recomputation does again: core_attn, layernorm, moe_act, moe, …",
     ),
 )
 # spec.stack.STATED
-NAMES = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype", "recompute_modules")
+SWITCH_NAMES = (
+    "loss_chunks",
+    "dispatcher",
+    "overlap_experts",
+    "moments_dtype",
+    "recompute_modules",
+)
 _EXCHANGE = ("dispatcher", "overlap_experts")
 # what a phase does without
 MISPLACED: dict[str, tuple[str, ...]] = {
     "train": (),
-    "prefill": tuple(name for name in NAMES if name != "dispatcher"),
-    "decode": NAMES,
+    "prefill": tuple(name for name in SWITCH_NAMES if name != "dispatcher"),
+    "decode": SWITCH_NAMES,
 }
 
 
-def read(o: dict[str, Any], name: str) -> dict[str, Any]:
+def read_switches(o: Given, name: str) -> dict[str, object]:
     """The switches that the options set in the stack ``name``."""
     from meshwise.stacks.stack import WHOLE, WORDS, load_stack
-    from meshwise.strict_tables import count, one_of
+    from meshwise.strict_tables import one_of
 
-    found = {key: o[key] for key in NAMES if o.get(key) is not None}
+    found = {key: o[key] for key in SWITCH_NAMES if o.has(key)}
     if "loss_chunks" in found:
-        most = WHOLE["loss_chunks"][1]
-        found["loss_chunks"] = count(found["loss_chunks"], "--loss-chunks", high=most)
+        found["loss_chunks"] = o.count("loss_chunks", high=WHOLE["loss_chunks"][1])
     for key in WORDS.keys() & found.keys():
-        one_of(found[key], "--" + key.replace("_", "-"), WORDS[key])
-    if "recompute_modules" in found:
+        one_of(found[key], option_of(key), WORDS[key])
+    named = o.text("recompute_modules")
+    if named is not None:
         if name and load_stack(name).selective_recompute != "attention":
-            raise refused(
-                "recompute_modules", found["recompute_modules"], f"{name} chooses operations"
-            )
-        found["recompute_modules"] = modules(found["recompute_modules"])
+            raise refused_switch("recompute_modules", named, f"{name} chooses operations")
+        found["recompute_modules"] = read_modules(named)
     for key in _EXCHANGE:
         if name == "ideal" and key in found:
-            raise refused(key, found[key], "contradicts ideal rates, which know none")
+            raise refused_switch(key, found[key], "contradicts ideal rates, which know none")
     return found
 
 
-def modules(text: str) -> tuple[str, ...]:
+def read_modules(text: str) -> tuple[str, ...]:
     """Parts of a layer with commas between them."""
     from meshwise.stacks.stack import MODULES
     from meshwise.strict_tables import one_of
@@ -82,19 +87,19 @@ def modules(text: str) -> tuple[str, ...]:
     return tuple(one_of(part, "--recompute-modules", MODULES) for part in dict.fromkeys(parts))
 
 
-def check(o: dict[str, Any], model: Model) -> None:
+def check_switch_options(o: Given, model: Model) -> None:
     """Refuse what is said of experts that a model does not have, and modules that nothing redoes."""
-    mode, named = o.get("recompute"), o.get("recompute_modules")
+    mode, named = o.text("recompute"), o.text("recompute_modules")
     planned = "free" in o and mode is None  # a plan looks at all modes
     if named is not None and mode in (None, "none", "full") and not planned:
-        raise refused("recompute_modules", named, "only --recompute selective has modules")
+        raise refused_switch("recompute_modules", named, "only --recompute selective has modules")
     if named is not None:
-        _has(modules(named), named, model)
+        _has(read_modules(named), named, model)
     if any(block.moe is not None for block in model.blocks):
         return
     for key in _EXCHANGE:
-        if o.get(key) is not None:
-            raise refused(key, o[key], f"{model.name} has no experts")
+        if o.has(key):
+            raise refused_switch(key, o[key], f"{model.name} has no experts")
 
 
 def _has(parts: tuple[str, ...], said: str, model: Model) -> None:
@@ -109,11 +114,14 @@ def _has(parts: tuple[str, ...], said: str, model: Model) -> None:
     }
     for part in parts:
         if missing.get(part):
-            raise refused("recompute_modules", said, f"{part}: {model.name} has {missing[part]}")
+            raise refused_switch(
+                "recompute_modules", said, f"{part}: {model.name} has {missing[part]}"
+            )
 
 
-def refused(key: str, value: Any, why: str) -> InputError:
-    option = "--" + key.replace("_", "-")
+def refused_switch(key: str, value: object, why: str) -> InputError:
+    """That a switch does not go with what else is asked."""
+    option = option_of(key)
     return InputError(
         f"{option}={shorten(value)}: {why}", field=option, value=value, legal=f"leave {option} out"
     )

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import click
 
-from meshwise.cli.values import Words
+from meshwise.cli.values import WordType
 
 COLORS = ("auto", "always", "never")
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
     """A value that every part of the command may ask for; the group's where the command has none."""
     if param.name == "color" and value is not None:
         from meshwise.strict_tables import one_of
@@ -37,14 +36,14 @@ def quiet_option() -> click.Option:
 def color_option() -> click.Option:
     return click.Option(
         ["--color"],
-        type=Words("WHEN", COLORS),
+        type=WordType("WHEN", COLORS),
         expose_value=False,
         callback=_keep,
         help="auto (default: on a terminal, as NO_COLOR and FORCE_COLOR say), always or never.",
     )
 
 
-def _asked(name: str) -> Any:
+def _asked(name: str) -> object:
     context = click.get_current_context(silent=True)
     return None if context is None else context.meta.get(f"meshwise.{name}")
 

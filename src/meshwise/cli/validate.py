@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from meshwise.cli import options, values
-from meshwise.cli.command import Command
+from meshwise.cli import output, values
+from meshwise.cli.command import CliCommand
+from meshwise.cli.given import Given
 from meshwise.errors import InputError
 
 
 @click.command(
     "validate",
-    cls=Command,
+    cls=CliCommand,
     about={"table": "A CSV file; or --published."},
     examples=(
         "meshwise validate --published layers",
@@ -23,7 +22,7 @@ from meshwise.errors import InputError
 @click.argument("table", metavar="[TABLE.csv]", required=False)
 @click.option(
     "--published",
-    type=values.PUBLISHED,
+    type=values.PUBLISHED_TYPE,
     metavar="[KIND]",
     is_flag=False,
     flag_value="all",
@@ -31,11 +30,11 @@ from meshwise.errors import InputError
 )
 @click.option(
     "--worst",
-    type=values.NUMBER,
+    type=values.NUMBER_TYPE,
     help="Show the N rows that are furthest off (default 15; 0: none).",
 )
-@options.output
-def command(table: str | None, **o: Any) -> None:
+@output.output_options
+def command(table: str | None, **said: object) -> None:
     """Predict every row of TABLE.csv (training steps, single layers, serving runs or collectives; told by its header)
     and show measured, predicted and error, and what the errors come to.
 
@@ -43,17 +42,21 @@ def command(table: str | None, **o: Any) -> None:
     counted, and the others are predicted all the same; exit code 2 if no row can be read.
     """
     from meshwise import api
-    from meshwise.strict_tables import count
 
-    worst = count(o["worst"], "--worst", low=0) if o["worst"] is not None else 15
-    if (table is None) == (o["published"] is None):
+    o = Given(said)
+    worst, published = o.number("worst", low=0), o.text("published")
+    if table is not None and published is None:
+        result = api.validate(table)
+    elif published is not None and table is None:
+        result = api.validate_published(published)
+    else:
         raise InputError(
             "TABLE.csv: one table, or --published",
             field="TABLE.csv",
             value=table,
             legal="a CSV file, or --published [training, layers, serving or collectives]",
         )
-    result = api.validate(table) if table is not None else api.validate_published(o["published"])
-    options.write(o, result.to_dict, lambda: result.page(worst), "rows")
+    most = 15 if worst is None else worst
+    output.write(o, result.to_dict, lambda: result.page(most), "rows")
     if result.invalid == len(result.results):
         raise click.exceptions.Exit(2)

@@ -7,37 +7,39 @@ Completion loads no command's work: the words stand here, and the tests hold the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    _Type = click.ParamType[Any]
+    _Type = click.ParamType[object, object]
 else:  # generic since click 8.4 only
     _Type = click.ParamType
 
-NUMBERS = (
+NUMBERS_HELP = (
     "Numbers: 131072, 131,072, 131_072 or 128k (k is 1,024 and M 1,024 x 1,024, in either case). "
     "Lists: 1,2,4, or 1-8: all legal values from 1 to 8."
 )
-SINGLE_NUMBERS = NUMBERS.partition(" Lists")[0]
+SINGLE_NUMBERS_HELP = NUMBERS_HELP.partition(" Lists")[0]
 
 
-class Count(_Type):
+class CountType(_Type):
     """A whole number, or a list of them: ``4k`` and ``4,096`` become digits, other text stays."""
 
     def __init__(self, name: str, several: bool = False) -> None:
         self.name, self.several = name, several
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
         from meshwise.strict_tables import as_digits
 
         return value if self.several else as_digits(str(value))
 
 
-class Words(_Type):
+class WordType(_Type):
     """A name out of a list, of which the shell completes the last one typed."""
 
     def __init__(
@@ -51,12 +53,14 @@ class Words(_Type):
         self.name, self.files, self.several = name, files, several
         self.words = words
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
         return value
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    ) -> list[CompletionItem[str]]:
         """Words that begin as what is typed does; file names where it looks like a path, or where no
         word does and a file may be named."""
         from click.shell_completion import CompletionItem
@@ -87,8 +91,8 @@ def _entries(ctx: click.Context) -> Iterable[str]:
     from meshwise import catalog
 
     kind = str(ctx.params.get("kind") or "")
-    plural = kind if kind in KINDS else kind + "s"
-    return catalog.names(plural) if plural in KINDS else ()
+    plural = kind if kind in CATALOG_KINDS else kind + "s"
+    return catalog.names(plural) if plural in CATALOG_KINDS else ()
 
 
 def _targets(_: click.Context) -> Iterable[str]:
@@ -107,38 +111,45 @@ def _formats(what: str) -> Callable[[click.Context], Iterable[str]]:
     return names
 
 
-KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
-OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
-NUMBER = Count("N")
-DEGREES = Count("N,…", several=True)
-MODEL = Words("MODEL", _catalog("models"), files=True)
-CLUSTER = Words("CLUSTER", _catalog("clusters"), files=True)
-STACK = Words("STACK", _catalog("stacks"))
-PHASE = Words("PHASE", ("train", "prefill", "decode"))
-TARGET = Words("TARGET", _targets)
-OP = Words("OP", OPS)
-KIND = Words("KIND", KINDS)
-ENTRY = Words("NAME", _entries)
-FILE = Words("FILE", (), files=True)
-DTYPE = Words("D", _formats("COMPUTE"))
-WEIGHT_DTYPE = Words("D", _formats("WEIGHT"))
-KV_DTYPE = Words("D", _formats("KV_CACHE"))
-COMM_DTYPE = Words("D", _formats("COMM"))
-GRAD_DTYPE = Words("D", _formats("GRADIENT"))
-MOMENTS_DTYPE = Words("D", ("fp32", "bf16", "fp16", "fp8"))
-RECOMPUTE = Words("MODE", ("none", "selective", "full"))
-RECOMPUTES = Words("MODE,…", ("none", "selective", "full"), several=True)
-SHARD = Words("STAGE", ("none", "zero1", "zero2", "zero3"))
-SHARDS = Words("STAGE,…", ("none", "zero1", "zero2", "zero3"), several=True)
-SCHEDULE = Words("KIND", ("1f1b", "gpipe", "zb-1p", "zb-2p"))
-ATTENTION = Words("KIND", ("flash", "unfused"))
-OVERLAP = Words("HOW", ("none", "split", "decomposed"))
-DISPATCHER = Words("NAME", ("alltoall", "deepep", "hybridep"))
-FREE = Words("WHAT,…", ("dtype", "comm-dtype"), several=True)
-MODULES = Words(
+CATALOG_KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
+COLLECTIVE_OPS = (
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "send_recv",
+    "broadcast",
+)
+NUMBER_TYPE = CountType("N")
+DEGREES_TYPE = CountType("N,…", several=True)
+MODEL_TYPE = WordType("MODEL", _catalog("models"), files=True)
+CLUSTER_TYPE = WordType("CLUSTER", _catalog("clusters"), files=True)
+STACK_TYPE = WordType("STACK", _catalog("stacks"))
+PHASE_TYPE = WordType("PHASE", ("train", "prefill", "decode"))
+TARGET_TYPE = WordType("TARGET", _targets)
+OP_TYPE = WordType("OP", COLLECTIVE_OPS)
+KIND_TYPE = WordType("KIND", CATALOG_KINDS)
+ENTRY_TYPE = WordType("NAME", _entries)
+FILE_TYPE = WordType("FILE", (), files=True)
+DTYPE_TYPE = WordType("D", _formats("COMPUTE"))
+WEIGHT_DTYPE_TYPE = WordType("D", _formats("WEIGHT"))
+KV_DTYPE_TYPE = WordType("D", _formats("KV_CACHE"))
+COMM_DTYPE_TYPE = WordType("D", _formats("COMM"))
+GRAD_DTYPE_TYPE = WordType("D", _formats("GRADIENT"))
+MOMENTS_DTYPE_TYPE = WordType("D", ("fp32", "bf16", "fp16", "fp8"))
+RECOMPUTE_TYPE = WordType("MODE", ("none", "selective", "full"))
+RECOMPUTES_TYPE = WordType("MODE,…", ("none", "selective", "full"), several=True)
+SHARD_TYPE = WordType("STAGE", ("none", "zero1", "zero2", "zero3"))
+SHARDS_TYPE = WordType("STAGE,…", ("none", "zero1", "zero2", "zero3"), several=True)
+SCHEDULE_TYPE = WordType("KIND", ("1f1b", "gpipe", "zb-1p", "zb-2p"))
+ATTENTION_TYPE = WordType("KIND", ("flash", "unfused"))
+OVERLAP_TYPE = WordType("HOW", ("none", "split", "decomposed"))
+DISPATCHER_TYPE = WordType("NAME", ("alltoall", "deepep", "hybridep"))
+FREE_TYPE = WordType("WHAT,…", ("dtype", "comm-dtype"), several=True)
+MODULES_TYPE = WordType(
     "NAME,…",
     ("core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"),
     several=True,
 )
-PUBLISHED = Words("[KIND]", ("training", "layers", "serving", "collectives"))
-WRAPPER = Words("WHAT", ("torchrun", "slurm", "lws", "kuberay"))
+PUBLISHED_TYPE = WordType("[KIND]", ("training", "layers", "serving", "collectives"))
+WRAPPER_TYPE = WordType("WHAT", ("torchrun", "slurm", "lws", "kuberay"))

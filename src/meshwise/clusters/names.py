@@ -185,10 +185,22 @@ def unknown_cluster(field: str, name: str) -> UnknownName:
     device = asked.device if asked else _device_in(key)
     listed = f"{len(catalog.names('clusters'))} names, see `meshwise catalog clusters`"
     if typo is None and device is not None and (nodes := nodes_of(device)):
-        error.legal = f"{', '.join(c for c, _ in nodes[:6])} ({listed})"
+        several = _in_nodes(asked) if asked is not None else ""
+        error.legal = f"{several}{', '.join(c for c, _ in nodes[:6])} ({listed})"
     elif error.nearest is None:
         error.legal = f"{listed}; so many of a device, such as 8xH100; or a TOML file"
     return error
+
+
+def _in_nodes(asked: CountedDevices) -> str:
+    """So many of a device as several nodes of a cluster that has a network: ``16xH100``; nothing where
+    they do not fill them."""
+    for name, each in nodes_of(asked.device):
+        levels = catalog.load("clusters", name, "cluster")[1]["level"]
+        grows = len(levels) > 1 and not str(levels[-1].get("fabric", "")).startswith("socket")
+        if grows and asked.number > each and asked.number % each == 0:
+            return f"`cluster={name}, nodes={asked.number // each}`; "
+    return ""
 
 
 def _typed_badly(asked: str, name: str) -> bool:

@@ -15,6 +15,7 @@ from meshwise.launch.settings import plain, switches
 from meshwise.launch.table import Target, every_target, function_of, target
 from meshwise.launch.wrappers import written as wrappers
 from meshwise.models.names import hub_id
+from meshwise.units import format_gpus
 
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
 # what the reading of a command cannot know of a job
@@ -80,9 +81,9 @@ def export(
     missing = _missing(job, _whole(job, body, read, chosen), chosen)
     notes = list(read.notes)
     if servers > 1:
-        notes.append(f"{servers} servers of {read.job.gpus} GPUs each behind a router")
+        notes.append(f"{servers} servers of {format_gpus(read.job.gpus)} each behind a router")
     head = [
-        f"# {chosen.title}, flags of {chosen.version}; {read.job.gpus} GPUs"
+        f"# {chosen.title}, flags of {chosen.version}; {format_gpus(read.job.gpus)}"
         + (f" each, {servers} servers" if servers > 1 else ""),
         f"# ranks, neighbours first: {job.placement}",
         *(f"# NOT SAID by this command: {field}: {why}" for field, why in missing.items()),

@@ -2,7 +2,7 @@
 
 Small named rules. Each finds what a degree breaks in one model; a *refusal* makes the degree
 illegal, a *remark* says what it costs (padding, copied KV heads) and which software refuses it.
-Reasons are codes with their figures; the sentences stand in :mod:`meshwise.answers.text.words`.
+Reasons are codes with their figures; the sentences stand in :mod:`meshwise.answers.text.tp`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from meshwise.checks import Check, a, check_fields, counted, optional, shared
+from meshwise.checks import Check, KeywordStruct, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError, quoted
 from meshwise.strict_tables import fraction
 from meshwise.workloads.workload import (
@@ -36,7 +34,7 @@ def draft_cost(value: object) -> str | float:
         raise
 
 
-class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Serving(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``concurrency`` requests in flight over all replicas, a new one as soon as one ends, each
     ``isl`` tokens in and ``osl`` out.
 

@@ -8,7 +8,7 @@ import msgspec
 
 from meshwise import dtypes
 from meshwise.axes import RECOMPUTE_MODES
-from meshwise.checks import Check, a, check_fields, counted, optional, shared
+from meshwise.checks import Check, KeywordStruct, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError
 from meshwise.strict_tables import count, one_of
 
@@ -51,7 +51,7 @@ _FORMATS = {
 }
 
 
-class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Formats(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Number formats; None follows the checkpoint (weights, KV cache) or ``dtype`` (the rest).
 
     :param dtype: operands of the matrix products.
@@ -79,7 +79,7 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         check_fields(self, _FORMATS, "")
 
 
-class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Training(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One optimizer step: ``batch`` sequences of ``seq`` tokens over all replicas.
 
     :param batch: sequences per step (the global batch).
@@ -122,7 +122,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
 
 
-class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Prefill(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole batch's prompt: ``batch`` sequences of ``seq`` tokens, one forward pass.
 
     :param batch: prompts of a replica.
@@ -152,7 +152,7 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         check_fields(self, _PREFILL, "")
 
 
-class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Decode(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One iteration: a token for each of ``batch`` sequences that hold ``context`` tokens.
 
     :param batch: sequences in flight of a replica.

@@ -55,7 +55,7 @@ def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
     return [indent + line for line in found]
 
 
-def table(shown: Table, width: int | None) -> Iterator[tuple[str, str]]:
+def table_lines(shown: Table, width: int | None) -> Iterator[tuple[str, str]]:
     """(header or nothing, line) of a table, all of it or what ``width`` has room for."""
     header = _line(shown.header)
     rows = [_line(row) for row in shown.rows]

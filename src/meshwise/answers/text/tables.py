@@ -36,7 +36,7 @@ class Page(NamedTuple):
 BRIEF, DETAIL = "brief", "detail"  # how much of a page is shown; "" is what carries the answer
 
 
-def lines(page: Page, width: int | None = None, much: str = "") -> Iterator[tuple[str, str]]:
+def page_lines(page: Page, width: int | None = None, much: str = "") -> Iterator[tuple[str, str]]:
     """(what it is, text) of every line: answer, heading, title, header or nothing in particular. With
     a ``width`` no line is longer, but for words that are, and no cell is cut."""
     from meshwise.answers.text import narrow
@@ -48,17 +48,17 @@ def lines(page: Page, width: int | None = None, much: str = "") -> Iterator[tupl
         yield "", ""
     if page.heading:
         yield from (("heading", line) for line in narrow.prose(clean(page.heading), width))
-    for part in shown(page, much):
+    for part in shown_parts(page, much):
         yield "", ""
         if isinstance(part, str):
             yield from (("", line) for line in narrow.prose(clean(part), width))
             continue
         if part.title:
             yield from (("title", line) for line in narrow.prose(clean(part.title), width))
-        yield from narrow.table(part, width)
+        yield from narrow.table_lines(part, width)
 
 
-def shown(page: Page, much: str = "") -> tuple[Table | str, ...]:
+def shown_parts(page: Page, much: str = "") -> tuple[Table | str, ...]:
     """The parts of a page, with its detail or a word on where it is."""
     closing = (page.further,) if page.further else ()
     if much == DETAIL or not page.detail:
@@ -74,9 +74,9 @@ def _name(title: str) -> str:
     return words[:1].lower() + words[1:]
 
 
-def plain(page: Page, width: int | None = None, much: str = "") -> str:
+def plain_text(page: Page, width: int | None = None, much: str = "") -> str:
     """Aligned text without colour, for pipes and files; as it is, or within ``width`` columns."""
-    return "\n".join(text for _, text in lines(page, width, much))
+    return "\n".join(text for _, text in page_lines(page, width, much))
 
 
 _STYLES = {"answer": "bold green", "heading": "bold", "title": "bold cyan", "header": "bold"}
@@ -91,7 +91,7 @@ def rich_print(page: Page, width: int | None, much: str = "") -> None:
 
     console = Console(highlight=False, markup=False, emoji=False)
     encoding = sys.stdout.encoding or "utf-8"
-    for kind, line in lines(page, width, much):
+    for kind, line in page_lines(page, width, much):
         said = line.encode(encoding, "replace").decode(encoding)
         console.print(Text(said, style=_STYLES.get(kind, "")), soft_wrap=True)
 
@@ -114,7 +114,7 @@ def csv_text(records: Sequence[dict[str, object]]) -> str:
     return buffer.getvalue().rstrip("\n")
 
 
-def html(page: Page) -> str:
+def html_text(page: Page) -> str:
     """The page as an HTML fragment (notebooks); everything is escaped."""
     from html import escape
 

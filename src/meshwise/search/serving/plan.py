@@ -347,7 +347,7 @@ class ServingChange(NamedTuple):
     """What would make a layout feasible, and the best one then."""
 
     code: str  # gpus, weights_dtype, kv_dtype, concurrency, limits
-    value: Any
+    value: int | str | dict[str, float]
     row: ServingRow
 
 

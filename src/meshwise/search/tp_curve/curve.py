@@ -26,6 +26,7 @@ from meshwise.search.tp_curve.limit import column, find_limit, main_kind
 from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
 from meshwise.stacks.stack import Stack, not_made_for
+from meshwise.units import format_gpus
 from meshwise.workloads.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
 
 
@@ -64,7 +65,7 @@ def check_degrees(model: Model, cluster: Cluster, degrees: list[int], stack: Sta
         if tp > cluster.devices:
             legal = [d for d in legality.legal_tp(model, stack) if d <= cluster.devices]
             raise IllegalLayout(
-                f"tp={tp} is more than the {cluster.devices} GPUs of {cluster.name}",
+                f"tp={tp} is more than the {format_gpus(cluster.devices)} of {cluster.name}",
                 field="tp",
                 value=tp,
                 legal=legal,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,7 +24,7 @@ class Change(NamedTuple):
     """A change, by a code with its value, and the fastest layout that it admits."""
 
     code: str  # free_<axis>, gpus, global_batch, seq, device_memory
-    value: Any
+    value: float | None
     found: Found | None = None
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast, overload
 
-from meshwise.errors import closest
+from meshwise.errors import closest, slips
 
 T = TypeVar("T")
+_SLIPS = 1
 
 
 class _Kept(Protocol):
@@ -28,7 +29,7 @@ class Record(dict[str, Any]):  # type: ignore[explicit-any]  # JSON's values
             try:
                 return self[name]
             except KeyError:
-                raise unknown("this part of the answer", name, self) from None
+                raise unknown_attribute("this part of the answer", name, self) from None
 
     else:
 
@@ -38,9 +39,13 @@ class Record(dict[str, Any]):  # type: ignore[explicit-any]  # JSON's values
         return [*super().__dir__(), *(k for k in self if k.isidentifier())]
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> AttributeError:
-    """An :class:`AttributeError` with the nearest name that there is."""
-    close = next(iter(closest(name, known)), None)
+def unknown_attribute(what: str, name: str, known: Iterable[str]) -> AttributeError:
+    """An :class:`AttributeError` with the nearest name that there is: by a slip of the fingers, else by
+    its letters."""
+    names = sorted(known)
+    typed = min(names, key=lambda other: slips(name, other), default=name)
+    near = [typed] if slips(name, typed) <= _SLIPS else closest(name, names)
+    close = next(iter(near), None)
     nearest = f"; nearest: {close}" if close else ""
     return AttributeError(f"{what} has no {name!r}{nearest}", name=name)
 
@@ -72,16 +77,16 @@ class Key(Generic[T]):
         if answer is None:
             return self
         if self.name not in answer.figures:
-            raise unknown(f"this {owner.__name__}", self.name, answer.figures)
+            raise unknown_attribute(f"this {owner.__name__}", self.name, answer.figures)
         return cast(T, answer.figures[self.name])
 
 
-def flat(row: dict[str, object], prefix: str = "") -> dict[str, object]:
+def flat_row(row: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """A row of a table: the keys of nested tables joined by ``_``."""
     found: dict[str, object] = {}
     for key, value in row.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}_")
+            found |= flat_row(value, f"{prefix}{key}_")
         else:
             found[prefix + key] = value
     return found

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
 
-from meshwise.answers.attributes import Key, Record, by_attribute, flat, unknown
+from meshwise.answers.records.attributes import (
+    Key,
+    Record,
+    by_attribute,
+    flat_row,
+    unknown_attribute,
+)
 
 if TYPE_CHECKING:
     from meshwise.answers.text.tables import Page
@@ -20,7 +27,7 @@ class Answer:
     ROWS: str = ""  # the key of the list that --csv writes; none: the answer is one row
     schema = Key[int]("Version of the JSON contract.")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, object]:
         """The answer as JSON has it (``docs/reference/json``): SI units, by name."""
         raise TypeError(f"{type(self).__name__} has no record")
 
@@ -41,22 +48,25 @@ class Answer:
     def rows(self) -> list[dict[str, object]]:
         """What CSV has, as ``pandas.DataFrame`` and polars take it: a list of flat
         dictionaries with the JSON's names and SI units, nested names joined by ``_``."""
+        record = self.to_dict()
         if not self.ROWS:
-            return [flat({k: v for k, v in self.to_dict().items() if not isinstance(v, list)})]
-        return [flat(row) for row in self.to_dict()[self.ROWS]]
+            return [flat_row({k: v for k, v in record.items() if not isinstance(v, list)})]
+        rows = record[self.ROWS]
+        assert isinstance(rows, list)
+        return [flat_row(row) for row in rows]
 
     if not TYPE_CHECKING:  # a type checker knows the attributes of each class
 
         def __getattr__(self, name: str) -> NoReturn:
             if name.startswith("_"):
                 raise AttributeError(name)
-            public = [known for known in dir(type(self)) if not known.startswith("_")]
-            raise unknown(type(self).__name__, name, public)
+            public = [known for known in dir(self) if not known.startswith("_")]
+            raise unknown_attribute(type(self).__name__, name, public)
 
     def __str__(self) -> str:
-        from meshwise.answers.text.tables import plain
+        from meshwise.answers.text.tables import plain_text
 
-        return plain(self.page())
+        return plain_text(self.page())
 
     @property
     def brief(self) -> str:
@@ -66,18 +76,18 @@ class Answer:
 
     def detail(self) -> str:
         """The whole page: every table."""
-        from meshwise.answers.text.tables import DETAIL, plain
+        from meshwise.answers.text.tables import DETAIL, plain_text
 
-        return plain(self.page(), much=DETAIL)
+        return plain_text(self.page(), much=DETAIL)
 
     def __repr__(self) -> str:
         heading = self.page().heading.splitlines()
         return f"<{type(self).__name__}: {' '.join(heading)}>"
 
     def _repr_html_(self) -> str:
-        from meshwise.answers.text.tables import html
+        from meshwise.answers.text.tables import html_text
 
-        return html(self.page())
+        return html_text(self.page())
 
 
 class Placed(Answer):

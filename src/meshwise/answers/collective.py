@@ -1,0 +1,182 @@
+"""``collective``: one collective, by every algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypedDict
+
+from meshwise.answers.records import SCHEMA
+from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.cluster import ClusterRecord, cluster_record
+from meshwise.answers.records.result import Answer
+from meshwise.answers.text import words
+from meshwise.answers.text.sentences import assumed_words, remark_lines
+from meshwise.answers.text.tables import Page, Table
+from meshwise.clusters.load import Cluster
+from meshwise.cost.collectives.fabric import Candidate
+from meshwise.units import format_bandwidth, format_bytes, format_time
+
+
+class CandidateRecord(TypedDict):
+    """One algorithm: seconds, bytes per second, bytes per fabric level."""
+
+    algorithm: str
+    time_s: float
+    algbw_bytes_per_s: float | None
+    busbw_bytes_per_s: float | None
+    wire_bytes: list[float]
+
+
+class CollectiveRecord(TypedDict):
+    """The JSON of ``collective``: the fastest algorithm, and all of them."""
+
+    schema: int
+    op: str
+    bytes: float
+    ranks: int
+    cluster: ClusterRecord
+    time_s: float
+    time_low_s: float
+    time_high_s: float
+    algbw_bytes_per_s: float | None
+    busbw_bytes_per_s: float | None
+    algorithm: str
+    wire_bytes: list[float]
+    candidates: list[CandidateRecord]
+    remarks: list[str]
+
+
+class CollectiveResult(Answer):
+    """One collective, every algorithm."""
+
+    ROWS = "candidates"
+    op = Key[str]("The collective, as NCCL names it.")
+    bytes = Key[float]("Size, as nccl-tests counts it [bytes].")
+    ranks = Key[int]("Ranks that take part.")
+    cluster = Key[Record]("``name``, ``device``, ``devices`` and ``levels``.")
+    wire_bytes = Key[list[float]]("Sent by one rank, per fabric level [bytes].")
+    candidates = Key[list[Record]]("Every algorithm and its time [s].")
+    remarks = Key[list[str]]("What to know of the answer.")
+
+    def __init__(self, record: CollectiveRecord) -> None:
+        self.record = record
+
+    @property
+    def time_s(self) -> float:
+        """Of the fastest algorithm [s]."""
+        return self.record["time_s"]
+
+    @property
+    def time_low_s(self) -> float:
+        """Lower end of the 90 % interval [s]."""
+        return self.record["time_low_s"]
+
+    @property
+    def time_high_s(self) -> float:
+        """Upper end of the 90 % interval [s]."""
+        return self.record["time_high_s"]
+
+    @property
+    def algorithm(self) -> str:
+        return self.record["algorithm"]
+
+    @property
+    def algbw_bytes_per_s(self) -> float | None:
+        """Size over time, as nccl-tests prints it."""
+        return self.record["algbw_bytes_per_s"]
+
+    @property
+    def busbw_bytes_per_s(self) -> float | None:
+        """Bus bandwidth, as nccl-tests prints it."""
+        return self.record["busbw_bytes_per_s"]
+
+    def to_dict(self) -> CollectiveRecord:
+        return self.record
+
+    def page(self) -> Page:
+        return collective_page(self.record)
+
+
+def collective_record(
+    op: str,
+    payload: float,
+    ranks: int,
+    cluster: Cluster,
+    candidates: list[Candidate],
+    factor: float,
+    interval: Callable[[float], tuple[float, float]],
+) -> CollectiveRecord:
+    """The JSON of a collective of ``payload`` bytes; ``factor`` is nccl-tests' of bus bandwidth,
+    ``interval`` gives a time's 90 % interval [s]."""
+    legal = (c for c in candidates if float(c.seconds) != float("inf"))
+    usable = sorted(legal, key=lambda c: float(c.seconds))
+    if ranks == 1:
+        usable = [usable[0]._replace(algorithm="none")]
+    best, *_ = found = [_candidate(c, payload, factor) for c in usable]
+    low, high = interval(best["time_s"])
+    return {
+        "schema": SCHEMA,
+        "op": op,
+        "bytes": payload,
+        "ranks": ranks,
+        "cluster": cluster_record(cluster),
+        "time_s": best["time_s"],
+        "time_low_s": low,
+        "time_high_s": high,
+        "algbw_bytes_per_s": best["algbw_bytes_per_s"],
+        "busbw_bytes_per_s": best["busbw_bytes_per_s"],
+        "algorithm": best["algorithm"],
+        "wire_bytes": best["wire_bytes"],
+        "candidates": found,
+        "remarks": [cluster.asked] if cluster.asked else [],
+    }
+
+
+def _candidate(c: Candidate, payload: float, factor: float) -> CandidateRecord:
+    seconds = float(c.seconds)
+    algbw = payload / seconds if seconds > 0 else None
+    return {
+        "algorithm": c.algorithm,
+        "time_s": seconds,
+        "algbw_bytes_per_s": algbw,
+        "busbw_bytes_per_s": algbw * factor if algbw is not None else None,
+        "wire_bytes": [float(w) for w in c.wire_bytes],
+    }
+
+
+def collective_line(d: CollectiveRecord) -> str:
+    """The fastest algorithm's time and bus bandwidth."""
+    bus = d["busbw_bytes_per_s"]
+    asked = f"{d['op']} of {format_bytes(d['bytes'])} over {d['ranks']} ranks"
+    return words.first_line(
+        [
+            f"{asked}: {words.time_words(d['time_s'], d['time_low_s'], d['time_high_s'])}",
+            f"bus bandwidth {format_bandwidth(bus)}" if bus is not None else "",
+            f"by {d['algorithm']}",
+        ]
+    )
+
+
+def collective_page(d: CollectiveRecord) -> Page:
+    """A row per algorithm."""
+
+    def rate(value: float | None) -> str:
+        return format_bandwidth(value) if value is not None else "-"
+
+    table = Table(
+        "",
+        ("algorithm", "time", "algbw", "busbw", "wire bytes by level"),
+        tuple(
+            (
+                c["algorithm"],
+                format_time(c["time_s"]),
+                rate(c["algbw_bytes_per_s"]),
+                rate(c["busbw_bytes_per_s"]),
+                " + ".join(format_bytes(w) for w in c["wire_bytes"]),
+            )
+            for c in d["candidates"]
+        ),
+        keep=("time", "busbw"),
+    )
+    asked = d["cluster"]["name"] + assumed_words(d["cluster"]["assumed"])
+    return Page(asked, (table, *remark_lines(d["remarks"])), collective_line(d))

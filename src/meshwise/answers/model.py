@@ -1,0 +1,240 @@
+"""``model``: what a model is made of, and which TP degrees it admits."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import msgspec
+
+from meshwise.answers.records import SCHEMA
+from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.result import Answer
+from meshwise.answers.text import words
+from meshwise.answers.text.sentences import wrap
+from meshwise.answers.text.tables import Page, Table
+from meshwise.layouts import tp_degrees as legality
+from meshwise.models.parameters import parameters
+from meshwise.models.shapes import Model, Quantization
+from meshwise.units import format_count, format_memory
+
+
+class RefusedTp(TypedDict):
+    """A degree that the model does not admit, and why."""
+
+    tp: int
+    reasons: list[str]
+
+
+class TpRemarks(TypedDict):
+    """What a legal degree does to the model."""
+
+    tp: int
+    remarks: list[str]
+
+
+class LayerKind(TypedDict):
+    """A kind of layer, and how many are of it."""
+
+    layers: int
+    block: dict[str, object]
+
+
+class ModelRecord(TypedDict):
+    """The JSON of ``model``: counts, and bytes by number format."""
+
+    schema: int
+    name: str
+    model_type: str
+    parameters: int
+    active_parameters: int
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    max_positions: int | None
+    dtype: str
+    quantization: dict[str, object] | None
+    experts: int
+    experts_per_token: int
+    weight_bytes: dict[str, float]
+    legal_tp: list[int]
+    tp_dividing_heads: list[int]
+    max_tp_without_kv_copies: int
+    refused_tp: list[RefusedTp]
+    remarks: list[TpRemarks]
+    kinds: list[LayerKind]
+
+
+class ModelResult(Answer):
+    """What a model is made of and which TP degrees it admits."""
+
+    ROWS = "kinds"
+    model_type = Key[str]("As the ``config.json`` names the architecture.")
+    hidden = Key[int]("Width of the residual stream.")
+    heads = Key[int | None]("Query heads.")
+    kv_heads = Key[int | None]("Key/value heads.")
+    head_dim = Key[int | None]("Width of a query head.")
+    vocab = Key[int]("Rows of the embedding table.")
+    max_positions = Key[int | None]("Longest context it is made for [tokens].")
+    dtype = Key[str]("Of the weights that are not quantised.")
+    quantization = Key[Record | None]("How the checkpoint stores its weights.")
+    experts = Key[int | None]("Routed experts of a layer.")
+    experts_per_token = Key[int | None]("How many of them a token visits.")
+    weight_bytes = Key[Record]("Of all weights, by number format [bytes].")
+    tp_dividing_heads = Key[list[int]]("Degrees that divide the heads.")
+    max_tp_without_kv_copies = Key[int | None]("From the next on, ranks hold copies of KV heads.")
+    refused_tp = Key[list[Record]]("Degrees that are not legal: ``tp`` and ``reason``.")
+    remarks = Key[list[str]]("What to know of the answer.")
+    kinds = Key[list[Record]]("The distinct kinds of layer, and how many are of each.")
+
+    def __init__(self, spec: Model) -> None:
+        self.model = spec
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def layers(self) -> int:
+        return self.model.layers
+
+    @property
+    def parameters(self) -> int:
+        return int(parameters(self.model))
+
+    @property
+    def active_parameters(self) -> int:
+        """Those that a token meets: of routed experts, its own."""
+        return int(parameters(self.model, active=True))
+
+    @property
+    def legal_tp(self) -> list[int]:
+        """Every TP degree that no rule refuses, ascending."""
+        return legality.legal_tp(self.model, None)
+
+    def to_dict(self) -> ModelRecord:
+        from meshwise.program.stored import weight_bytes
+
+        return model_record(self.model, weight_bytes(self.model))
+
+    def page(self) -> Page:
+        return model_page(self.to_dict(), self.model.quantization)
+
+
+def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
+    """The JSON of a model; ``weight_bytes`` by number format."""
+    # kinds of layer, and degrees
+    attentions = [b.attention for b in model.blocks if b.attention is not None]
+    moes = [b.moe for b in model.blocks if b.moe is not None]
+    top = legality.max_heads(model)
+    legal = legality.legal_tp(model, None)
+    shown = sorted(
+        {tp for tp in (*legal, *_powers(top), *legality.head_divisors(model)) if tp <= top}
+    )
+    return {
+        "schema": SCHEMA,
+        "name": model.name,
+        "model_type": model.model_type,
+        "parameters": parameters(model),
+        "active_parameters": parameters(model, active=True),
+        "layers": model.layers,
+        "hidden": model.hidden,
+        "heads": max((a.heads for a in attentions), default=0),
+        "kv_heads": max((a.kv_heads for a in attentions), default=0),
+        "head_dim": max((a.head_dim for a in attentions), default=0),
+        "vocab": model.vocab,
+        "max_positions": model.max_positions,
+        # how it is stored
+        "dtype": model.dtype,
+        "quantization": msgspec.to_builtins(model.quantization),
+        "experts": max((m.experts for m in moes), default=0),
+        "experts_per_token": max((m.top_k for m in moes), default=0),
+        "weight_bytes": weight_bytes,
+        # degrees, and why others are not
+        "legal_tp": legal,
+        "tp_dividing_heads": legality.head_divisors(model),
+        "max_tp_without_kv_copies": max(
+            (tp for tp in legal if all(a.mla or a.kv_heads % tp == 0 for a in attentions)),
+            default=1,
+        ),
+        "refused_tp": [
+            {"tp": tp, "reasons": [f.text for f in legality.refusals(model, tp, None)]}
+            for tp in shown
+            if tp not in legal
+        ],
+        "remarks": [
+            {"tp": tp, "remarks": found}
+            for tp in legal
+            if (found := legality.remarks(model, tp, None))
+        ],
+        "kinds": [
+            {"layers": n, "block": msgspec.to_builtins(b)}
+            for b, n in zip(model.blocks, model.kind_counts(), strict=True)
+        ],
+    }
+
+
+def _powers(top: int) -> list[int]:
+    return [1 << i for i in range(top.bit_length())]
+
+
+def model_line(d: ModelRecord) -> str:
+    """Parameters, bytes of weights, legal TP degrees."""
+    active = ""
+    if d["active_parameters"] != d["parameters"]:
+        active = f" ({format_count(d['active_parameters'])} active)"
+    sizes: dict[str, float] = d["weight_bytes"]
+    usual = next((k for k in sizes if k.endswith("checkpoint")), "bf16")
+    weights = f"{format_memory(sizes[usual])} in {usual}" if usual in sizes else ""
+    degrees = ", ".join(map(str, d["legal_tp"][:12])) + (", …" if len(d["legal_tp"]) > 12 else "")
+    node = next((r for r in d["refused_tp"] if r["tp"] == 8), None)
+    refused = f"; not 8: {node['reasons'][0]}" if node else ""
+    said = [f"{format_count(d['parameters'])} parameters{active}", weights]
+    return words.first_line([*said, f"TP {degrees}{refused}"])
+
+
+def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
+    """Sizes, degrees, and what each degree does."""
+    sizes = Table(
+        "",
+        ("what", "value"),
+        (
+            ("model type", d["model_type"]),
+            ("parameters", f"{d['parameters']:,} ({format_count(d['parameters'])})"),
+            (
+                "active per token",
+                f"{d['active_parameters']:,} ({format_count(d['active_parameters'])})",
+            ),
+            ("layers", str(d["layers"])),
+            ("hidden", str(d["hidden"])),
+            ("query heads / KV heads", f"{d['heads']} / {d['kv_heads']}"),
+            ("vocabulary", f"{d['vocab']:,}"),
+            *(
+                (("experts", f"{d['experts']}, {d['experts_per_token']} per token"),)
+                if d["experts"]
+                else ()
+            ),
+            *((("quantisation", _stored(quantization)),) if quantization else ()),
+            *((f"weights in {k}", format_memory(v)) for k, v in d["weight_bytes"].items()),
+            ("legal TP degrees", " ".join(map(str, d["legal_tp"]))),
+            ("most without KV copies", str(d["max_tp_without_kv_copies"])),
+        ),
+        frozenset({0, 1}),
+        ("value",),
+    )
+    # a sentence per degree that needs one
+    lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
+    lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
+    told = ("\n".join(wrap(line) for line in lines),) if lines else ()
+    return Page(d["name"], (sizes, *told), model_line(d))
+
+
+def _stored(q: Quantization) -> str:
+    """How the weights are stored, in words."""
+    if q.weight_dtype == "unknown":
+        return f"{q.method}: not known"
+    unit = f", blocks of {q.block[0]}x{q.block[1]}" if q.block else ""
+    unit = unit or (f", groups of {q.group}" if q.group else "")
+    return f"{q.method}, weights {q.weight_dtype}{unit}"

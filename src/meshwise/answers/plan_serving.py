@@ -1,0 +1,361 @@
+"""``plan`` of a serving deployment: every legal layout ranked, and the reasons."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, NotRequired, TypedDict
+
+from meshwise.answers.plan import MOST_ON_PAGE, REFUSED_TRAINING
+from meshwise.answers.records import SCHEMA
+from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.layout import serving_row, token_price
+from meshwise.answers.records.ranked import Ranked
+from meshwise.answers.records.workload import serving_workload
+from meshwise.answers.text import words
+from meshwise.answers.text.sentences import cluster_words, sentence, wrap
+from meshwise.answers.text.serving import serving_mesh_words, serving_table
+from meshwise.answers.text.tables import Page, Table
+from meshwise.axes import Value
+from meshwise.layouts.pins import Pins, pins_record
+from meshwise.search.serving.disaggregated import Disaggregated, Instance
+from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
+from meshwise.search.serving.question import Served
+from meshwise.search.tp_curve.curve import run_remarks
+from meshwise.units import format_gpus, format_memory, format_time
+
+_SAME = ("heads", "kv_heads", "kv_copies", "quantization", "layers")
+REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
+    "stack": "what this stack cannot run (pipelines, expert or decode context parallelism)",
+    "replicas": "more replicas than requests in flight",
+    "experts": "EP · expert-TP does not divide TP · DP",
+    "dcp": "decode context parallelism over ranks that hold different KV heads",
+    "memory": "weights and one request do not fit",
+    "capacity": "the KV cache does not hold the requests in flight",
+    "ttft": "longer to the first token than the limit",
+    "tpot": "longer per output token than the limit",
+}
+
+
+class PlannedServing(NamedTuple):
+    """A plan, and what was asked beside it."""
+
+    served: Served
+    asked_disaggregated: bool
+    pins: Pins
+    price_per_device_hour: float | None
+
+    @property
+    def plan(self) -> ServingPlan:
+        return self.served.plan
+
+    @property
+    def changes(self) -> tuple[ServingChange, ...]:
+        return self.served.changes
+
+    @property
+    def disaggregated(self) -> Disaggregated | None:
+        return self.served.disaggregated
+
+
+class ServingChangeRecord(TypedDict):
+    """A change that makes a layout feasible, and the best one that it admits."""
+
+    code: str
+    value: object
+    best: dict[str, object]
+
+
+class ServingCounts(TypedDict):
+    """Layouts that were looked at, and why others are not feasible."""
+
+    enumerated: int
+    feasible: int
+    refused: dict[str, int]
+
+
+class ServingPlanRecord(TypedDict):
+    """The JSON of ``plan`` for serving: seconds, bytes, tokens; layouts as rows, the best first."""
+
+    schema: int
+    model: str
+    cluster: ClusterRecord
+    workload: dict[str, object]
+    stack: dict[str, object]
+    gpus: int
+    objective: str
+    limits: dict[str, object]
+    pinned: dict[str, list[Value]]
+    best: dict[str, object] | None
+    layouts: list[dict[str, object]]
+    pareto: list[dict[str, object]]
+    rivals: list[dict[str, object]]
+    rule_of_thumb: dict[str, object] | None
+    disaggregated: dict[str, object] | None
+    nearest_feasible: list[ServingChangeRecord]
+    counts: ServingCounts
+    partial: bool
+    remarks: list[str]
+    elapsed_s: float
+    compared: NotRequired[dict[str, object]]
+
+
+class ServingPlanResult(Ranked):
+    """The plan of a serving deployment."""
+
+    limits = Key[Record | None]("Limits of ``ttft_s`` and ``tpot_s`` [s].")
+    disaggregated = Key[Record | None]("Prefill and decode on GPUs of their own, where asked for.")
+    partial = Key[bool]("Whether an interrupt ended the search early.")
+
+    def __init__(self, planned: PlannedServing) -> None:
+        self.planned = planned
+
+    @property
+    def feasible(self) -> bool:
+        """Whether any layout is."""
+        p = self.planned
+        return bool(p.plan.rows) or p.disaggregated is not None
+
+    def to_dict(self) -> ServingPlanRecord:
+        record = serving_plan_record(self.planned)
+        if self.command is not None:
+            from meshwise.answers.compared import read_command_record
+
+            record["compared"] = read_command_record(self.command)
+        return record
+
+    def page(self) -> Page:
+        page = serving_plan_page(self.planned)
+        if self.command is None:
+            return page
+        from meshwise.answers.compared import with_command
+
+        return with_command(page, self.command)
+
+
+def _instance(i: Instance) -> dict[str, object]:
+    return i.layout.record() | {k: v for k, v in i._asdict().items() if k != "layout"}
+
+
+def _disaggregated_record(d: Disaggregated | None, price: float | None) -> dict[str, object] | None:
+    if d is None:
+        return None
+    found = d._asdict() | {"prefill": _instance(d.prefill), "decode": _instance(d.decode)}
+    return found | token_price(price, d.devices, d.tokens_per_s)
+
+
+def _change_record(c: ServingChange) -> ServingChangeRecord:
+    return {"code": c.code, "value": c.value, "best": serving_row(c.row)}
+
+
+def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
+    """The JSON of a serving plan."""
+    a, price = p.plan, p.price_per_device_hour
+    return {
+        "schema": SCHEMA,
+        "model": a.model.name,
+        "cluster": cluster_record(a.cluster),
+        "workload": serving_workload(a.workload),
+        "stack": stack_record(a.stack),
+        "gpus": a.gpus,
+        "objective": a.objective,
+        "limits": a.limits._asdict(),
+        "pinned": pins_record(p.pins),
+        "best": serving_row(a.rows[0], price) if a.rows else None,
+        "layouts": [serving_row(r, price) for r in a.rows],
+        "pareto": [serving_row(r, price) for r in a.pareto],
+        "rivals": [{"axis": axis, **serving_row(r, price)} for axis, r in a.rivals],
+        "rule_of_thumb": serving_row(a.rule_of_thumb, price) if a.rule_of_thumb else None,
+        "disaggregated": _disaggregated_record(p.disaggregated, price),
+        "nearest_feasible": [_change_record(c) for c in p.changes],
+        "counts": {
+            "enumerated": a.enumerated,
+            "feasible": a.feasible,
+            "refused": {rule: n for rule, n in a.refused.items() if n},
+        },
+        "partial": a.partial,
+        "remarks": run_remarks(a.model, a.cluster, a.workload.decode(), a.stack),
+        "elapsed_s": p.served.elapsed_s,
+    }
+
+
+def serving_plan_line(p: PlannedServing) -> str:
+    """The best layout, what it delivers and how soon."""
+    best, partial = (p.plan.rows[0] if p.plan.rows else None), p.plan.partial
+    if best is None:
+        return "No layout is feasible" + (" of those looked at" * partial)
+    layout = serving_mesh_words(best.layout)
+    return words.first_line(
+        [
+            f"Best {layout}" if not partial else f"Best so far {layout}",
+            f"{words.rate_words(best.tokens_per_s_per_device)} tokens/s per GPU",
+            f"TPOT {words.time_words(best.tpot_s, best.tpot_low_s, best.tpot_high_s)}",
+            f"TTFT {format_time(best.ttft_s)}",
+            f"{best.concurrency:,} in flight",
+        ]
+    )
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def _heading(p: PlannedServing) -> str:
+    a, w = p.plan, p.plan.workload
+    limits = [
+        f"{name} at most {format_time(v)}"
+        for name, v in (("TTFT", a.limits.ttft_s), ("TPOT", a.limits.tpot_s))
+        if v is not None
+    ]
+    load = " and ".join(limits) if limits else f"{w.concurrency:,} requests in flight"
+    return (
+        f"{a.model.name} on {format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} tokens in, "
+        f"{w.osl:,} out, {load}, stack {a.stack.name}"
+    )
+
+
+def _better(best: ServingRow, other: ServingRow) -> str:
+    share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
+    slower = other.tpot_s / best.tpot_s - 1.0
+    return f"{_signed(-share)} tokens/s/GPU, {_signed(slower)} TPOT"
+
+
+def _signed(share: float) -> str:
+    return f"{'+' if share >= 0 else '−'}{words.percent(abs(share))}"
+
+
+def serving_plan_page(p: PlannedServing) -> Page:
+    """The ranking, what binds, and as detail rivals and the front; or what would be feasible."""
+    a = p.plan
+    answer = serving_plan_line(p)
+    parts: list[Table | str] = []
+    detail: list[Table | str] = []
+    # the ranking, or what would make one
+    if a.rows:
+        parts += [serving_table("", list(a.rows), p.price_per_device_hour, ranks=True)]
+        parts.append("\n".join(wrap(text) for text in _sentences(p, a.rows[0])))
+        detail += _others(p, a.rows[0])
+    else:
+        lines = ["No layout is feasible."]
+        if p.changes:
+            answer += f"; the smallest change that makes one: {_change_words(p.changes[0])}"
+            lines.append("The smallest change of each kind that makes one:")
+            lines += [f"  {_change_words(c)}" for c in p.changes]
+        parts.append("\n".join(lines))
+    # prefill and decode apart
+    if p.asked_disaggregated:
+        parts.append(_disaggregated(p))
+        answer += f"; {_apart(p)}"
+    # what it was priced as, and what was not feasible
+    parts += map(sentence, run_remarks(a.model, a.cluster, a.workload.decode(), a.stack))
+    parts.append(f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible.")
+    refused = sorted((n, rule) for rule, n in a.refused.items() if n)
+    if refused:
+        why = [f"  {n:,}: {REFUSED_SERVING[rule]}" for n, rule in reversed(refused)]
+        told = "\n".join(["Not feasible, by the first rule that refuses:", *why])
+        (detail if a.rows else parts).append(told)
+    return Page(_heading(p), tuple(parts), answer, tuple(detail))
+
+
+def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
+    """Ties, what binds, and what the rule of thumb would give."""
+    a = p.plan
+    said = []
+    ties = [r for r in a.rows[1:] if r.tpot_s <= best.tpot_high_s and _close(best, r)]
+    if ties:
+        said.append(
+            f"{len(ties)} of the {len(a.rows)} shown deliver within 3% of it, less than its interval."
+        )
+    said.append(_binding(p, best))
+    if a.rule_of_thumb is not None:
+        thumb = a.rule_of_thumb
+        loses = "is the best" if thumb.layout == best.layout else _better(best, thumb)
+        said.append(
+            "Rule of thumb (the smallest TP in a node that serves it, replicas for the rest): "
+            f"{serving_mesh_words(thumb.layout)}: {loses}."
+        )
+    return [text for text in said if text]
+
+
+def _others(p: PlannedServing, best: ServingRow) -> list[Table | str]:
+    """Rivals of the best, and the front of time per token against throughput."""
+    a = p.plan
+    found: list[Table | str] = []
+    if a.rivals:
+        rows = tuple(
+            (
+                f"{axis} {r.layout.record()[axis]}",
+                serving_mesh_words(r.layout),
+                _better(best, r),
+            )
+            for axis, r in a.rivals
+        )
+        title = "Nearest rivals: the best layout with another value of each axis"
+        header = ("instead", "layout", "to best")
+        found.append(Table(title, header, rows, frozenset({0, 1, 2}), header))
+    if len(a.pareto) > 1:
+        title = "Least time per token for the throughput (over layouts and concurrencies)"
+        front = list(a.pareto)
+        step = max(1, -(-len(front) // MOST_ON_PAGE))
+        found.append(serving_table(title, front[::step], p.price_per_device_hour, ranks=False))
+    return found
+
+
+def _close(best: ServingRow, other: ServingRow) -> bool:
+    return other.tokens_per_s_per_device >= 0.97 * best.tokens_per_s_per_device
+
+
+def _binding(p: PlannedServing, best: ServingRow) -> str:
+    """What the best layout runs into."""
+    a = p.plan
+    if a.limits.tpot_s is None and a.limits.ttft_s is None:
+        return ""
+    if best.concurrency >= best.max_concurrency:
+        return "The KV cache binds: it holds no more requests."
+    left = {
+        name: 1.0 - value / limit
+        for name, value, limit in (
+            ("TTFT", best.ttft_s, a.limits.ttft_s),
+            ("TPOT", best.tpot_s, a.limits.tpot_s),
+        )
+        if limit is not None
+    }
+    name = min(left, key=lambda k: left[k])
+    return f"The limit on {name} binds: it is used to {words.percent(1.0 - left[name])}."
+
+
+def _change_words(c: ServingChange) -> str:
+    best = (
+        f"{serving_mesh_words(c.row.layout)}, {c.row.tokens_per_s_per_device:,.1f} tokens/s per GPU"
+    )
+    if isinstance(c.value, dict):  # limits
+        return (
+            f"limits of TTFT {format_time(c.value['ttft_s'])} and TPOT "
+            f"{format_time(c.value['tpot_s'])} at least ({serving_mesh_words(c.row.layout)}, one request)"
+        )
+    return f"`{c.code.removesuffix('_dtype')}={c.value}`: {best}"
+
+
+def _apart(p: PlannedServing) -> str:
+    """Of the first line: what prefill and decode on GPUs of their own deliver."""
+    d = p.disaggregated
+    if d is None:
+        return "disaggregated: no two pools meet the limits"
+    rate = words.rate_words(d.tokens_per_s_per_device)
+    return f"disaggregated {rate} tokens/s per GPU on {d.devices}"
+
+
+def _disaggregated(p: PlannedServing) -> str:
+    d = p.disaggregated
+    if d is None:
+        return "Disaggregated: no two pools meet the limits on these GPUs."
+    said = (
+        f"Disaggregated: {d.prefill_instances} × prefill ({serving_mesh_words(d.prefill.layout)}, {d.prefill.batch} "
+        f"prompts together) and {d.decode_instances} × decode ({serving_mesh_words(d.decode.layout)}, "
+        f"{d.decode.batch} in flight) on {format_gpus(d.devices)}: {d.tokens_per_s_per_device:,.1f} tokens/s per "
+        f"GPU, TTFT {format_time(d.ttft_s)} ({format_time(d.transfer_s)} of it moves "
+        f"{format_memory(d.transfer_bytes)} of keys and values), TPOT {format_time(d.tpot_s)}; "
+        f"{'the transfers bind' if d.bound == 'transfer' else d.bound + ' binds'}."
+    )
+    if p.plan.rows:
+        share = d.tokens_per_s_per_device / p.plan.rows[0].tokens_per_s_per_device - 1.0
+        said += f" {_signed(share)} against the best layout that does both."
+    return wrap(said)

@@ -1,0 +1,74 @@
+"""The cluster and the software stack of an answer, as JSON (schema 1). Renaming here breaks users."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import msgspec
+
+from meshwise.clusters.load import Cluster
+from meshwise.stacks.stack import Stack
+
+
+class LevelRecord(TypedDict):
+    """A level of the fabric: bytes per second and device, seconds."""
+
+    name: str
+    ranks: int
+    fabric: str
+    kind: str
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    nics: int | None
+    oversubscription: float
+
+
+class AssumedRecord(TypedDict):
+    """A field that the cluster's file leaves out, and what was taken in its place."""
+
+    field: str
+    value: str
+
+
+class ClusterRecord(TypedDict):
+    """A cluster; ``levels`` from the device outwards."""
+
+    name: str
+    device: str
+    devices: int
+    levels: list[LevelRecord]
+    assumed: list[AssumedRecord]
+
+
+def cluster_record(cluster: Cluster) -> ClusterRecord:
+    """A cluster as every answer has it."""
+    return {
+        "name": cluster.name,
+        "device": cluster.device.name,
+        "devices": cluster.devices,
+        "levels": [
+            {
+                "name": level.name,
+                "ranks": level.ranks,
+                "fabric": level.fabric,
+                "kind": level.kind,
+                "bandwidth_bytes_per_s": level.bandwidth_bytes_per_s,
+                "latency_s": level.latency_s,
+                "nics": level.nics,
+                "oversubscription": level.oversubscription,
+            }
+            for level in cluster.levels
+        ],
+        "assumed": [
+            {"field": f"level[{i}].fabric", "value": level.fabric}
+            for i, level in enumerate(cluster.levels)
+            if level.assumed
+        ],
+    }
+
+
+def stack_record(stack: Stack) -> dict[str, object]:
+    """A stack switch by switch, without its sources."""
+    table: dict[str, object] = msgspec.to_builtins(stack)
+    table.pop("sources")
+    return table

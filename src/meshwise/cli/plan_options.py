@@ -1,0 +1,254 @@
+"""Options of ``meshwise plan``, and the loads, limits and pins that they describe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from meshwise.cli import engine, options, serve, switches, values
+from meshwise.cli.given import Given, option_of
+from meshwise.errors import InputError, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from click.decorators import FC
+
+    from meshwise.api import Serving, Stack, Training
+
+
+def _pin(name: str, long: str, words: str) -> Callable[[FC], FC]:
+    flags = [f"--{name}"] + ([f"--{long}-parallel-size"] if long else [])
+    return click.option(*flags, name.replace("-", "_"), type=values.DEGREES_TYPE, help=words)
+
+
+pin_options = options.stacked(
+    _pin("tp", "tensor", "Only these tensor-parallel degrees."),
+    _pin("pp", "pipeline", "Only these numbers of pipeline stages."),
+    _pin("dp", "data", "Only these data-parallel degrees."),
+    _pin("ep", "expert", "Only these expert-parallel degrees."),
+    _pin("etp", "", "Only these expert-tensor degrees."),
+    _pin("dcp", "decode-context", "Serving: only these decode-context-parallel degrees."),
+    _pin("cp", "context", "Training: only these context-parallel degrees."),
+    _pin("vp", "", "Training: only these numbers of virtual stages per rank."),
+    click.option(
+        "--micro-batch",
+        "--micro-batch-size",
+        "micro_batch",
+        type=values.DEGREES_TYPE,
+        help="Training: only these microbatches.",
+    ),
+    click.option(
+        "--recompute", type=values.RECOMPUTES_TYPE, help="Training: none, selective, full."
+    ),
+    click.option("--shard", type=values.SHARDS_TYPE, help="Training: none, zero1, zero2, zero3."),
+    click.option(
+        "--sequence-parallel", metavar="true|false", help="Training: only with, or without."
+    ),
+    click.option(
+        "--overlap", type=values.OVERLAP_TYPE, help="Of TP collectives: none, decomposed, or split."
+    ),
+    click.option(
+        "--placement", metavar="ORDER,…", help="Training: of the axes on the ranks, tp-cp-dp-pp, …"
+    ),
+)
+training_options = options.stacked(
+    click.option(
+        "--global-batch",
+        "--batch",
+        "--global-batch-size",
+        "batch",
+        type=values.NUMBER_TYPE,
+        help="Training: sequences per step.",
+    ),
+    click.option(
+        "--seq",
+        "--seq-len",
+        "seq",
+        type=values.NUMBER_TYPE,
+        help="Training: tokens per sequence.",
+    ),
+    click.option(
+        "--schedule", type=values.SCHEDULE_TYPE, help="Training: 1f1b, gpipe, zb-1p, zb-2p."
+    ),
+    click.option(
+        "--grad-dtype",
+        type=values.GRAD_DTYPE_TYPE,
+        help="Training: gradients, bf16 (default) or fp32.",
+    ),
+    click.option(
+        "--free",
+        type=values.FREE_TYPE,
+        help="Training: also look at options that change the numerics: dtype, comm-dtype.",
+    ),
+)
+serving_options = options.stacked(
+    serve.load_options,
+    click.option("--ttft", metavar="TIME", help="Serving: the longest time to first token."),
+    click.option("--tpot", metavar="TIME", help="Serving: the longest time per output token."),
+    click.option(
+        "--disaggregated",
+        is_flag=True,
+        help="Serving: also prefill and decode on GPUs of their own (needs --ttft or --tpot).",
+    ),
+)
+plan_common_options = options.stacked(
+    click.option(
+        "--gpus", type=values.NUMBER_TYPE, help="GPUs to use (default: the whole cluster)."
+    ),
+    click.option(
+        "--top", default="10", type=values.NUMBER_TYPE, show_default=True, help="Layouts to show."
+    ),
+    click.option(
+        "--objective",
+        metavar="WHAT",
+        help="Training: step (default), mfu or cost. Serving: throughput (default), latency or cost.",
+    ),
+    click.option("--price", metavar="USD", help="Dollars per GPU and hour."),
+    click.option(
+        "--compare",
+        metavar="COMMAND",
+        help="A launch command that you have, in quotes: priced beside the best, with what to change.",
+    ),
+)
+plan_software_options = options.stacked(
+    click.option("--stack", type=values.STACK_TYPE, help="Software; see catalog stacks."),
+    click.option("--ideal", is_flag=True, help="Peak FLOP/s and wire bandwidth, nothing else."),
+    click.option(
+        "--attention", type=values.ATTENTION_TYPE, help="flash or unfused, in place of the stack's."
+    ),
+    *switches.SWITCH_OPTIONS,
+)
+
+_SHARED_PINS = ("tp", "pp", "dp", "ep", "etp")
+_COUNTED_PINS = ("vp", "cp", "micro_batch")
+_NAMED_PINS = ("recompute", "shard", "sequence_parallel", "overlap", "placement")
+_TRAINING_PINS = (*_COUNTED_PINS, *_NAMED_PINS)
+_TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.SWITCH_NAMES)
+_SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance")
+_LATENCY = {"ttft": "500 ms or 2 s", "tpot": "50 ms"}  # of what people wait for
+_ENGINE = ("gpu_memory_utilization", "max_model_len")
+_SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
+
+
+def asks_to_serve(o: Given) -> bool:
+    return any(o.has(name) for name in _SERVING) or o.flag("disaggregated")
+
+
+def serves(o: Given) -> bool:
+    """Whether the options describe serving; training's beside them are refused."""
+    mine = [name for name in _SERVING if o.has(name)]
+    mine += ["disaggregated"] * o.flag("disaggregated")
+    if not mine:
+        if o.has("dcp"):
+            _misplaced("dcp", o["dcp"], "training")
+        return False
+    for name in (*_TRAINING, *_TRAINING_PINS):
+        if o.has(name) and name != "overlap":
+            _misplaced(name, o[name], f"serving (--{mine[0]})")
+    return True
+
+
+def _misplaced(name: str, value: object, phase: str) -> None:
+    option = {"batch": "--global-batch"}.get(name, option_of(name))
+    raise InputError(
+        f"{option}={shorten(value)} has no meaning in {phase}",
+        field=option,
+        value=value,
+        legal=f"leave {option} out",
+    )
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def counted_pins(o: Given) -> dict[str, str]:
+    """The lists of whole numbers that are given."""
+    return {name: o.word(name) for name in (*_SHARED_PINS, "dcp", *_COUNTED_PINS) if o.has(name)}
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def training_stack(o: Given) -> Stack:
+    """The software; ``--overlap split`` cuts the tokens and is another program, not an axis."""
+    return options.phase_stack(o.but(overlap="split" if o["overlap"] == "split" else None), "train")
+
+
+def named_pins(o: Given) -> dict[str, tuple[str, ...]]:
+    """The lists of names that are given."""
+    named = [name for name in _NAMED_PINS if o.has(name)]
+    return {name: comma_list(o.word(name)) for name in named if o[name] != "split"}
+
+
+def training_step(o: Given) -> Training:
+    from meshwise.strict_tables import count
+    from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Formats, Training
+
+    # what only serving has
+    for name in ("kv_dtype", "weight_dtype", *_ENGINE):
+        if o.has(name):
+            _misplaced(name, o[name], "training")
+    for name, without in _SERVING_DEFAULTS.items():
+        if o[name] != without:
+            _misplaced(name, o[name], "training")
+    # the step
+    example = "256 --seq 4096 (or --isl … to serve)"
+    batch = options.required(o.text("batch"), "--global-batch", example)
+    seq = options.required(o.text("seq"), "--seq", "4096")
+    return Training(
+        batch=count(batch, "--global-batch", high=MAX_BATCH),
+        seq=count(seq, "--seq", high=MAX_SEQ),
+        formats=Formats(
+            dtype=o.text("dtype"), comm=o.text("comm_dtype"), gradients=o.text("grad_dtype")
+        ),
+        expert_imbalance=serve.expert_imbalance(o),
+        expert_skew=options.expert_skew(o) or 0.0,
+    )
+
+
+# -- serving ---------------------------------------------------------------------------------------
+
+
+def latency_limits(o: Given) -> dict[str, float]:
+    """Limits of latency [s], those that are given."""
+    from meshwise.units import TIME, parse_quantity
+
+    return {
+        name: parse_quantity(
+            o.word(name),
+            TIME._replace(example=_LATENCY[name]),
+            option_of(name),
+            usual=_latency_unit(name, o.word(name)),
+        )
+        for name in ("ttft", "tpot")
+        if o.has(name)
+    }
+
+
+def _latency_unit(name: str, text: str) -> str:
+    """The unit of a latency that people wait for, where they leave it out: 500 is ms, 0.5 is s, and so
+    is a first token's 2."""
+    digits = text.strip()
+    short = name == "ttft" and len(digits) == 1
+    return "s" if short or digits.lstrip("0").startswith(".") else "ms"
+
+
+def serving_stack(o: Given) -> Stack:
+    stack = engine.engine_stack(o.but(schedule=None))
+    serve.check_length_spread(o, stack)
+    return stack
+
+
+def serving_load(o: Given) -> Serving:
+    limited = o.has("ttft") or o.has("tpot")
+    if limited and o.has("concurrency"):
+        raise InputError(
+            "--concurrency: with limits of latency the requests in flight are searched for",
+            field="--concurrency",
+            value=o["concurrency"],
+            legal="--concurrency, or --ttft and --tpot",
+        )
+    return engine.within_length(o, serve.read_load(o.but(concurrency="1") if limited else o))
