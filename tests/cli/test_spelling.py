@@ -13,6 +13,7 @@ from running import refusal
 import meshwise as mw
 from meshwise import api
 from meshwise.cli import cli
+from meshwise.cli import spelling as spelled
 from meshwise.cli.spelling import Spelling
 from meshwise.errors import InputError
 
@@ -43,6 +44,7 @@ def said(command: str, message: str, field: str, **more: Any) -> InputError:
         ("validate", "table", "TABLE"),
         ("serve", "kv_cache", "--kv-dtype"),
         ("import", "sequence_parallel", "--sequence-parallel"),  # of a layout, which it reads
+        ("import", "expert_skew", "--expert-skew"),
         ("plan", "ttft_s", "--ttft"),
         ("scale", "sweep: values", "--sweep: values"),
     ],
@@ -192,3 +194,8 @@ def test_one_fault_has_the_callers_names(
     assert {k: v for k, v in mine.items() if k != "value"} == {
         k: v for k, v in said.items() if k != "value"
     }
+
+
+def test_what_is_written_alike_in_all_commands_has_an_option() -> None:
+    for name in spelled._ALIKE:
+        assert str(spelling("model").field(name)).startswith("--"), name

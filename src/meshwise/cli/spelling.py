@@ -1,8 +1,8 @@
 """How the command line spells the fields that errors, remarks and pages name: ``tp`` is ``--tp`` here.
 
 Domain code names a field by its Python keyword (:mod:`meshwise.errors` has the marked form of sentences).
-The options of the command that runs say how it is written. A layout is written alike in all commands: in
-one that reads it from elsewhere (``import``) too. A field that is neither stays as it is.
+The options of the command that runs say how it is written. A layout, and what remarks advise, is written
+alike in all commands: in one that reads it from elsewhere (``import``) too. Any other field stays as it is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PARAMETER = {
 }
 # what a sentence calls by this name whichever option or argument it came from
 _ALWAYS = {"command": "COMMAND", "table": "TABLE"}
-_LAYOUT = {*(axis.said for axis in AXES.values()), *switches.SWITCH_NAMES}
+_ALIKE = {*(axis.said for axis in AXES.values()), *switches.SWITCH_NAMES, "expert_skew", "weights"}
 _HEAD = re.compile(r"([a-z][a-z0-9_]*)(?=$|:? )")  # of a field: ``sweep``, ``sweep: values``
 _ARGUMENT = re.compile(r"([a-z][a-z0-9_]*)(?:=([^,]*))?")
 Said = TypeVar("Said")
@@ -58,8 +58,8 @@ class Spelling:
 
     def _param(self, name: str) -> click.Parameter | None:
         own = _find(name, self._params)
-        if own is None and name in _LAYOUT:
-            from meshwise.cli.export import command  # which has them all
+        if own is None and name in _ALIKE:
+            from meshwise.cli.plan import command  # which has them all
 
             own = _find(name, command.params)
         return own

@@ -58,7 +58,7 @@ def refuse(layout: Layout, case: Case, codes: Sequence[str]) -> None:
     first = [code for code in codes if code in FIRST][:1]
     found = [RULES[code].sentence(layout, case) for code in first or codes]
     if found:
-        others = "".join(f"; {r.field}={r.value}: {r.why}" for r in found[1:])
+        others = "".join(f"; `{r.field}`={r.value}: {r.why}" for r in found[1:])
         raise found[0]._replace(why=found[0].why + others).error()
 
 
