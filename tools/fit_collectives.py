@@ -81,7 +81,7 @@ from meshwise.cost.collectives.collective import (
 )
 from meshwise.cost.uncertainty import LENT
 from meshwise.layouts.layout import Group
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -9,7 +9,7 @@ from meshwise.arguments import parts as _parts
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError, joined
 from meshwise.models.shapes import Model
-from meshwise.stacks.stack import Stack, taking
+from meshwise.stacks.stack import Stack, replaced, taking
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
@@ -54,7 +54,7 @@ def compare(
             switches["overlap"] = job.overlap
         switches |= _stated(job)
         if not software.ideal:
-            software = msgspec.structs.replace(software, **switches)
+            software = replaced(software, switches)
         return compare_training(spec, where, work, software, layout)
     isl, osl, flight = _needed(
         (isl, "--isl", "2048"),
@@ -150,7 +150,7 @@ def beside(
             )
             load = msgspec.structs.replace(load, formats=own)
         if not stack.ideal:
-            stack = msgspec.structs.replace(stack, **_stated(job))
+            stack = replaced(stack, _stated(job))
         return compare_training(model, cluster, load, stack, layout, plan)
     if (job.draft_tokens or 0) != load.draft_tokens:
         raise InputError(

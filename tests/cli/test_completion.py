@@ -18,7 +18,7 @@ from meshwise.launch.table import targets
 from meshwise.launch.write import WRAPPERS
 from meshwise.runtime import options as runtime
 from meshwise.search.training.question import FREE
-from meshwise.stacks.stack import MODULES, MOMENTS, WORDS
+from meshwise.stacks.switches import MODULES, MOMENTS, words_of
 from meshwise.workloads.workload import PHASES
 
 
@@ -84,10 +84,10 @@ def test_files_are_the_shells(line: str) -> None:
         (values.OP, OPS),
         (values.TARGET, tuple(targets())),
         (values.WRAPPER, WRAPPERS),
-        (values.ATTENTION, WORDS["attention"]),
-        (values.OVERLAP, WORDS["overlap"]),
-        (values.SCHEDULE, WORDS["schedule"]),
-        (values.DISPATCHER, WORDS["dispatcher"]),
+        (values.ATTENTION, words_of("attention")),
+        (values.OVERLAP, words_of("overlap")),
+        (values.SCHEDULE, words_of("schedule")),
+        (values.DISPATCHER, words_of("dispatcher")),
         (values.MODULES, MODULES),
         (values.FREE, FREE),
         (values.MOMENTS_DTYPE, MOMENTS),

@@ -30,7 +30,8 @@ from meshwise.cost.collectives.collective import (
 from meshwise.cost.estimate import estimate
 from meshwise.layouts.layout import Group, Layouts, place
 from meshwise.models.load import load_model
-from meshwise.stacks.stack import Stack, load_stack
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode, Prefill, Training
 
 FAST = settings(max_examples=60, deadline=None, derandomize=True)

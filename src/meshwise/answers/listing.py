@@ -13,7 +13,7 @@ _COLUMNS = {
     "devices": ("title", "memory", "memory_bandwidth", "bf16"),
     "fabrics": ("title", "kind", "bandwidth", "latency"),
     "clusters": ("title", "device", "levels"),
-    "stacks": ("title", "attention", "collectives"),
+    "stacks": ("title", "attention", "collectives", "like", "versions"),
 }
 # what a narrow terminal keeps beside the name: a device's title says what its name does
 _KEPT = {
@@ -42,7 +42,7 @@ def entries(kind: str) -> dict[str, Any]:
         return {"schema": 1, "kind": kind, "entries": [_model_row(n) for n in catalog.names(kind)]}
     rows = []
     for name in catalog.names(kind):
-        table = catalog.load(kind, name, kind)[1]
+        table = catalog.load(kind, name, kind)[1] if kind != "stacks" else _stack_table(name)
         flat = {
             **table,
             **table.get("peak", {}),
@@ -52,6 +52,40 @@ def entries(kind: str) -> dict[str, Any]:
         }
         rows.append({"name": name, **{c: flat.get(c, "") for c in _COLUMNS[kind]}})
     return {"schema": 1, "kind": kind, "entries": rows}
+
+
+def _stack_table(name: str) -> dict[str, Any]:
+    """What a stack's file says, with what it takes of the stack that it is like."""
+    from meshwise.stacks.load import described
+
+    found = described(name)
+    versions = [
+        " ".join(f"{k} {table[k]}" for k in ("from", "before") if k in table)
+        for table in found.table.get("version", ())
+    ]
+    named = [name for table in found.table.get("variant", ()) for name in table["named"]]
+    return found.switches | {
+        "title": found.title,
+        "like": found.like or "",
+        "versions": ", ".join(versions + named),
+    }
+
+
+def stack_entry(name: str) -> dict[str, Any]:
+    """A stack, or a version of one: every switch that it states or takes of the stack that it is like,
+    in the order of records, with its source; then the versions and variants of its file."""
+    from meshwise.stacks.load import described
+    from meshwise.stacks.stack import NAMES
+
+    found = described(name, "NAME")
+    table: dict[str, Any] = {"title": found.title}
+    table |= {"like": found.like} if found.like else {}
+    table |= {"ideal": True} if found.ideal else {}
+    table |= {k: found.switches[k] for k in NAMES if k in found.switches}
+    releases = {k: found.table[k] for k in ("version", "variant") if k in found.table}
+    record = entry("stacks", found.name, table | {"source": found.sources})
+    record["fields"] += [{"field": k, "value": v, "source": ""} for k, v in releases.items()]
+    return record
 
 
 def _model_row(name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from meshwise.models.shapes import Model
 from meshwise.program.context import widths
 from meshwise.search.tp_curve.curve import Scaling, remarks
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit
-from meshwise.stacks.stack import Stack
+from meshwise.stacks.stack import Stack, switch_values
 from meshwise.workloads.workload import RECOMPUTE
 from meshwise.workloads.workload import to_dict as workload_dict
 
@@ -54,9 +54,11 @@ def cluster_dict(cluster: Cluster) -> dict[str, Any]:
 
 
 def stack_dict(stack: Stack) -> dict[str, Any]:
-    table: dict[str, Any] = msgspec.to_builtins(stack)
-    table.pop("sources")
-    return table
+    """The stack's name and every switch, whatever group it is in."""
+    first, *rest = switch_values(stack).items()
+    table = {"name": stack.name, "title": stack.title, first[0]: first[1], "ideal": stack.ideal}
+    found: dict[str, Any] = msgspec.to_builtins({**table, **dict(rest)})
+    return found
 
 
 def layout_dict(fit: SmallestFit) -> dict[str, Any]:

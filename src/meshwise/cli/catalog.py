@@ -53,7 +53,8 @@ def command(kind: str | None, name: str | None, as_file: bool, **o: Any) -> None
             if as_file:
                 options.deliver(listing.file_text(plural, found).rstrip("\n"), o["path"])
                 return
-            shown = listing.entry(plural, found, table)
+            stacks = plural == "stacks"
+            shown = listing.stack_entry(name) if stacks else listing.entry(plural, found, table)
             options.write(o, lambda: shown, lambda: listing.entry_page(shown), "fields")
             return
         records = listing.entries(plural)
@@ -75,6 +76,10 @@ def _entry(kind: str, name: str) -> str:
         from meshwise.clusters.load import device as read_device
 
         return read_device(name, "NAME").name
+    if kind == "stacks":
+        from meshwise.stacks.load import described
+
+        return described(name, "NAME").software
     if kind == "models":
         found = model_names.named(name, "NAME")
         if found is None:

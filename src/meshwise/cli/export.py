@@ -202,7 +202,7 @@ def _checked(
     from meshwise.clusters.load import grown, load_cluster
     from meshwise.commands import STACK
     from meshwise.layouts import grid
-    from meshwise.stacks.stack import load_stack
+    from meshwise.stacks.load import load_stack
 
     spec = api.model(model)
     asked = {k: layout[k] for k in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")}
@@ -253,11 +253,11 @@ def _from_file(model: str | None, o: dict[str, Any]) -> tuple[Job, list[str]]:
 
 def _priced_as(record: dict[str, Any], phase: str) -> list[str]:
     """That a plan's stack is one that does not run its phase."""
-    from meshwise import catalog
-    from meshwise.stacks.stack import load_stack, not_made_for
+    from meshwise.stacks.load import is_known, load_stack
+    from meshwise.stacks.stack import not_made_for
 
     name = str((record.get("stack") or {}).get("name", ""))
-    return not_made_for(load_stack(name), phase) if catalog.canonical("stacks", name) else []
+    return not_made_for(load_stack(name), phase) if is_known(name) else []
 
 
 def _node(record: dict[str, Any]) -> int | None:

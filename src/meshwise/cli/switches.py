@@ -52,15 +52,18 @@ MISPLACED: dict[str, tuple[str, ...]] = {
 
 def read(o: dict[str, Any], name: str) -> dict[str, Any]:
     """The switches that the options set in the stack ``name``."""
-    from meshwise.stacks.stack import WHOLE, WORDS, load_stack
+    from meshwise.stacks.load import load_stack
+    from meshwise.stacks.switches import switch_named, words_of
     from meshwise.strict_tables import count, one_of
 
     found = {key: o[key] for key in NAMES if o.get(key) is not None}
     if "loss_chunks" in found:
-        most = WHOLE["loss_chunks"][1]
-        found["loss_chunks"] = count(found["loss_chunks"], "--loss-chunks", high=most)
-    for key in WORDS.keys() & found.keys():
-        one_of(found[key], "--" + key.replace("_", "-"), WORDS[key])
+        range = switch_named("loss_chunks").range
+        assert range is not None
+        found["loss_chunks"] = count(found["loss_chunks"], "--loss-chunks", high=int(range.high))
+    for key in ("dispatcher", "moments_dtype"):
+        if key in found:
+            one_of(found[key], "--" + key.replace("_", "-"), words_of(key))
     if "recompute_modules" in found:
         if name and load_stack(name).selective_recompute != "attention":
             raise refused(
@@ -75,7 +78,7 @@ def read(o: dict[str, Any], name: str) -> dict[str, Any]:
 
 def modules(text: str) -> tuple[str, ...]:
     """Parts of a layer with commas between them."""
-    from meshwise.stacks.stack import MODULES
+    from meshwise.stacks.switches import MODULES
     from meshwise.strict_tables import one_of
 
     parts = [part.strip() for part in text.split(",")]

@@ -22,7 +22,8 @@ from meshwise.cost.estimate import Estimate
 from meshwise.layouts.layout import Group
 from meshwise.program.layers.feed_forward import moe
 from meshwise.program.operations import Kernel
-from meshwise.stacks.stack import Stack, load_stack
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 
 # 1.645 standard deviations of ln(measured / predicted) where constants are lent: a device's products
 # predicted by another generation's fit are off by 6 to 32 % (median 14 %, tests/data/kernel_calls.csv,
@@ -99,7 +100,7 @@ def tpot_interval(
     """
     if stack.ideal:
         return tpot_s, tpot_s
-    return ends(tpot_s, "tpot_s", stack.name, lent, np.log1p(even_s / tpot_s), unseen)
+    return ends(tpot_s, "tpot_s", stack.software, lent, np.log1p(even_s / tpot_s), unseen)
 
 
 def even_draws_s(e: Estimate) -> Array:
@@ -139,7 +140,7 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
     if e.stack.ideal:
         return e.step_s, e.step_s
     if e.program.ctx.training:
-        return ends(e.step_s, "step_s", e.stack.name, lent_share(e))
+        return ends(e.step_s, "step_s", e.stack.software, lent_share(e))
     return tpot_interval(e.step_s, e.stack, lent_share(e), even_draws_s(e), unseen_sd(e))
 
 

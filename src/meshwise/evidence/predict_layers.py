@@ -79,7 +79,7 @@ def layers(row: Row, folder: Path) -> list[Prediction]:
                     float(total(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
                     source_of(row),
                     (),
-                    stack=e.stack.name,
+                    stack=e.stack.software,
                     lent=float(lent_share(e)),
                     judged_as="step_s",
                 )

@@ -61,7 +61,9 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
         )
         measured = row.number("total_latency_ms") * 1e-3
         return [
-            Prediction(name, "total_latency_s", measured, total, source, assumed, stack=stack.name)
+            Prediction(
+                name, "total_latency_s", measured, total, source, assumed, stack=stack.software
+            )
         ]
     if not row.text("concurrency"):
         raise Unsupported("the row does not state its concurrency")
@@ -91,7 +93,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             assumed,
             pair=alike,
             tp=tp,
-            stack=stack.name,
+            stack=stack.software,
             lent=float(steady.lent),
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
             unseen=float(steady.unseen),
@@ -160,13 +162,13 @@ _MXFP8_ASKED = (("vllm", "gpt_oss", "blackwell"), ("trtllm", "gpt_oss", "blackwe
 
 def keeps_fp8_cache(stack: Stack, model: Model, device: Device, products: str | None) -> bool:
     """Whether rows of the kind keep keys and values in FP8 where they do not say."""
-    if stack.name == "trtllm" and products in _MODELOPT and model.model_type != "gpt_oss":
+    if stack.software == "trtllm" and products in _MODELOPT and model.model_type != "gpt_oss":
         return True
     return _kind(stack, model, device) in _FP8_CACHE_ASKED
 
 
 def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:
-    return stack.name, model.model_type, device.generation
+    return stack.software, model.model_type, device.generation
 
 
 def states_format(name: str) -> bool:

@@ -9,10 +9,11 @@ from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.uncertainty import lent_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
-from meshwise.evidence.software import as_stated, stack_named, usual_training_stack
+from meshwise.evidence.software import as_stated, usual_training_stack
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts import grid
 from meshwise.search.one_layout import Report, model_flops, report
+from meshwise.stacks.load import stack_in_table
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import RECOMPUTE, Formats, Training
 
@@ -26,7 +27,7 @@ _SHARDS = {"fsdp": "zero3", "hsdp": "zero3"}  # other words for sharding everyth
 
 def software_of(row: Row, shard: str) -> tuple[Stack, tuple[Assumed, ...]]:
     """The row's stack; the usual one of its kind, said so, where the catalog does not know its name."""
-    if not row.text("stack") or stack_named(row.text("stack")) is not None:
+    if not row.text("stack") or stack_in_table(row.text("stack")) is not None:
         return stack_of(row, "stack"), ()
     stack = usual_training_stack(shard)
     return as_stated(stack, row), (Assumed("stack", stack.name),)
@@ -98,7 +99,7 @@ def training(row: Row, folder: Path) -> list[Prediction]:
                 source,
                 assumed,
                 ideal_s=ideal,
-                stack=e.stack.name,
+                stack=e.stack.software,
                 stood_in=stood_in,
                 lent=float(lent_share(e)),
             )
@@ -113,7 +114,7 @@ def training(row: Row, folder: Path) -> list[Prediction]:
                 float(e.memory_bytes),
                 source,
                 assumed,
-                stack=e.stack.name,
+                stack=e.stack.software,
                 stood_in=stood_in,
             )
         )

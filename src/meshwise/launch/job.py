@@ -9,7 +9,7 @@ import msgspec
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.layouts.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.stacks import schedules
-from meshwise.stacks.stack import DISPATCHERS, MOMENTS
+from meshwise.stacks.switches import DISPATCHERS, MOMENTS
 from meshwise.strict_tables import count, fraction, one_of
 from meshwise.workloads.workload import OVERLAP
 

@@ -92,7 +92,7 @@ class Compute(NamedTuple):
     @property
     def _quantiser(self) -> str:
         """Whose pass narrows the activations of a product."""
-        return STATIC_SCALES if self.stack.static_scales else self.stack.name
+        return STATIC_SCALES if self.stack.static_scales else self.stack.software
 
     def chip(self, dtype: str) -> Chip:
         return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.bandwidth)
@@ -176,7 +176,7 @@ class Compute(NamedTuple):
 
     def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> GemmFit:
         """Constants of a product, of the experts' where they were measured."""
-        experts = self.fits.experts(dtype, self.stack.name, narrow) if grouped else None
+        experts = self.fits.experts(dtype, self.stack.software, narrow) if grouped else None
         if experts is None:
             return self.fits.gemm(dtype, self._quantiser, narrow)[0]
         # scales per block are found in each pass
