@@ -306,11 +306,11 @@ def _lower(item: tuple[str, Any]) -> str:
 
 
 def wrappers_section() -> str:
-    from meshwise.models.families.refused import WRAPPERS
+    from meshwise.models.families.refused import WRAPPER_TYPES
 
     rows = [
         (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`")
-        for name, w in sorted(WRAPPERS.items())
+        for name, w in sorted(WRAPPER_TYPES.items())
     ]
     return table(
         ("`model_type`", "language model under", "its type where the file is silent"), rows
@@ -318,10 +318,10 @@ def wrappers_section() -> str:
 
 
 def refused_section() -> str:
-    from meshwise.models.families.refused import REASONS
+    from meshwise.models.families.refused import REFUSED_TYPES
 
     by_reason: dict[str, list[str]] = {}
-    for model_type, reason in REASONS.items():
+    for model_type, reason in REFUSED_TYPES.items():
         by_reason.setdefault(reason, []).append(f"`{model_type}`")
     rows = [(reason, ", ".join(types)) for reason, types in by_reason.items()]
     return table(("reason", "`model_type`"), rows)

@@ -2,17 +2,20 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from meshwise.cli import COMMANDS, cli
+
 ROOT = Path(__file__).parents[1] / "src" / "meshwise"
 MODULES = sorted(ROOT.rglob("*.py"))
 # Rank of a part; a part imports parts of its own rank only if it is itself, and lower ranks.
 ARROW = [
-    ("units", "errors", "arrays"),
+    ("units", "errors", "arrays", "axes"),
     ("strict_tables", "dtypes", "files"),
     ("checks",),
     ("catalog",),
@@ -175,3 +178,49 @@ def test_no_package_has_the_name_of_a_public_function():
         for name in module.__all__:
             assert name not in below, f"{package}.{name}"
             assert getattr(module, name) is not None
+
+
+# Options of ours that strings outside the command line may have with their dashes, and why.
+SPELLED = {
+    # flags of other software that are called as ours are
+    "launch/targets/serving_formats.py": {"--dtype"},
+    "launch/targets/torchtitan.py": {"--model"},
+    "launch/targets/training.py": {"--sequence-parallel"},
+    "launch/wrappers/slurm.py": {"--gpus", "--gpus-per-node", "--nodes"},
+    "launch/wrappers/written.py": {"--nodes"},
+    # how much of a page is printed, which only the command line is asked
+    "answers/text/narrow.py": {"--wide"},
+    "answers/text/tables.py": {"--detail"},
+    "answers/validate.py": {"--json"},
+    "errors.py": {"--dcp", "--tp"},  # says how the command line spells them
+}
+DASHED = ("layouts", "search")  # not yet converted
+SPELLING = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+COMMAND_LINE = re.compile(rf"`+(?:meshwise )?(?:{'|'.join(COMMANDS)}) [^`]*`+")  # in full
+
+
+def options_of_commands():
+    """The first spelling of every option, and of its opposite; others are those that engines use."""
+    for name in COMMANDS:
+        for param in cli.get_command(None, name).params:
+            yield from (o for o in (param.opts[0], *param.secondary_opts) if o.startswith("--"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if part_of(p) not in ("cli", *DASHED)],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_only_the_command_line_spells_its_options(path):
+    """Elsewhere an error names the field: ``tp``, marked in a sentence (``meshwise.errors``)."""
+    own, name = set(options_of_commands()), path.relative_to(ROOT).as_posix()
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= own & set(SPELLING.findall(COMMAND_LINE.sub("", node.value)))
+        elif isinstance(node, ast.JoinedStr) and part_of(path) != "launch":
+            texts = [v.value for v in node.values if isinstance(v, ast.Constant)]
+            found |= {
+                t for t in texts if re.search(r"(?<![\w-])--$", str(t))
+            }  # and a name behind it
+    assert found == SPELLED.get(name, set())

@@ -13,7 +13,7 @@ from meshwise.clusters import load as cluster
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
 from meshwise.stacks.load import load_stack
-from meshwise.units import BANDWIDTH, TIME, parse
+from meshwise.units import BANDWIDTH, TIME, parse_quantity
 
 GB = 1e9
 
@@ -50,8 +50,8 @@ def test_fabric(name):
     table = catalog.load("fabrics", name, "x")[1]
     assert table["source"]
     assert table["kind"] in cluster.FABRIC_KINDS
-    assert 1e8 <= parse(table["bandwidth"], BANDWIDTH, "bandwidth") <= 2e12
-    assert 1e-8 < parse(table["latency"], TIME, "latency") < 1e-3
+    assert 1e8 <= parse_quantity(table["bandwidth"], BANDWIDTH, "bandwidth") <= 2e12
+    assert 1e-8 < parse_quantity(table["latency"], TIME, "latency") < 1e-3
 
 
 # Per device and per direction, from the vendors' bidirectional sums (NVLink 4: 900 GB/s both ways).
@@ -76,7 +76,7 @@ def test_fabric(name):
     ],
 )
 def test_bandwidth_is_of_one_direction(name, rate):
-    assert parse(
+    assert parse_quantity(
         catalog.load("fabrics", name, "x")[1]["bandwidth"], BANDWIDTH, "x"
     ) == pytest.approx(rate)
 
@@ -86,7 +86,7 @@ def test_bandwidth_is_of_one_direction(name, rate):
     [("pcie3", 12, 16), ("pcie4", 24, 32), ("pcie5", 50, 64), ("pcie6", 100, 128)],
 )
 def test_pcie_is_of_one_direction(name, low, high):
-    rate = parse(catalog.load("fabrics", name, "x")[1]["bandwidth"], BANDWIDTH, "x")
+    rate = parse_quantity(catalog.load("fabrics", name, "x")[1]["bandwidth"], BANDWIDTH, "x")
     assert low * GB <= rate <= high * GB
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import meshwise as mw
 from meshwise.cost import schedule
-from meshwise.layouts.grid import Grid
+from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import LayerFormats, Quantization, Stored
 from meshwise.stacks import stack
 from meshwise.stacks.switches import switch_named, words_of
@@ -40,7 +40,7 @@ OBJECTS: dict[str, Any] = {
     "decode": mw.Decode(batch=8, context=512),
     "serving": mw.Serving(isl=128, osl=16, concurrency=4),
     "formats": mw.Formats(dtype="bf16"),
-    "grid": Grid(tp=2),
+    "layout": Layout(tp=2),
 }
 FIELDS = [
     (name, f)
@@ -144,5 +144,5 @@ def test_parts_of_a_model_fit_together() -> None:
 
 @pytest.mark.parametrize("price", [-5.42, math.nan, math.inf, "x"])
 def test_a_price_is_not_negative(price: Any) -> None:
-    with pytest.raises(mw.MeshwiseError, match="--price"):
+    with pytest.raises(mw.MeshwiseError, match="price_per_device_hour"):
         mw.plan("gpt2", "dgx-a100", OBJECTS["training"], gpus=2, tp=1, price_per_device_hour=price)

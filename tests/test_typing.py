@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from meshwise.layouts import grid, keywords
-from meshwise.layouts.layout import RECOMPUTE_CODE, SHARD_CODE
+from meshwise.axes import AXES, RECOMPUTE, SERVES, SHARDS, TRAINS
+from meshwise.layouts import keywords
+from meshwise.layouts.layout import Layout, Layouts
 from meshwise.search.serving.plan import OBJECTIVES as SERVING_OBJECTIVES
-from meshwise.search.serving.space import AXES
-from meshwise.search.training.question import CODES, DEGREES, OBJECTIVES
+from meshwise.search.training.question import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "typing_public.py"
@@ -51,10 +51,13 @@ def test_types_are_those_that_the_cases_name(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_typed_axes_are_those_that_there_are() -> None:
-    assert set(keywords.LayoutAxes.__annotations__) == set(grid.Grid.__struct_fields__)
-    assert set(keywords.ServingDegrees.__annotations__) == {*AXES, "dcp"}
-    assert set(keywords.ServingPins.__annotations__) == {*AXES, "dcp"}
-    assert set(keywords.TrainingPins.__annotations__) == {*DEGREES, *CODES} - {"dcp"}
+    """What a type checker has to find written out is the table's."""
+    assert Layout.__struct_fields__ == Layouts._fields == tuple(AXES)
+    assert Layout.__struct_defaults__ == tuple(axis.default for axis in AXES.values())
+    assert set(keywords.LayoutAxes.__annotations__) == {n for n, a in AXES.items() if not a.key}
+    assert set(keywords.ServingDegrees.__annotations__) == set(SERVES)
+    assert set(keywords.ServingPins.__annotations__) == set(SERVES)
+    assert set(keywords.TrainingPins.__annotations__) == {AXES[n].said for n in TRAINS}
 
 
 def test_typed_words_are_those_that_there_are() -> None:
@@ -62,8 +65,8 @@ def test_typed_words_are_those_that_there_are() -> None:
 
     from meshwise import plans
 
-    assert get_args(keywords.Recompute) == tuple(RECOMPUTE_CODE)
-    assert get_args(keywords.Shard) == tuple(SHARD_CODE)
-    assert get_args(keywords.Overlap) == tuple(CODES["overlap"])
+    assert get_args(keywords.Recompute) == RECOMPUTE
+    assert get_args(keywords.Shard) == SHARDS
+    assert get_args(keywords.Overlap) == AXES["decomposed"].values
     assert get_args(plans.TrainingObjective) == OBJECTIVES
     assert get_args(plans.ServingObjective) == SERVING_OBJECTIVES

@@ -33,7 +33,7 @@ def test_agrees_with_pint(kind, data):
     low, high = kind.low / kind.units[unit], kind.high / kind.units[unit]
     number = data.draw(st.floats(low * 1.01, high * 0.99))
     space = data.draw(st.sampled_from(["", " ", "  "]))
-    ours = units.parse(f"{number!r}{space}{unit}", kind, "x")
+    ours = units.parse_quantity(f"{number!r}{space}{unit}", kind, "x")
     theirs = REGISTRY.Quantity(number, SPELT[unit]).to(SI[kind.name]).magnitude
     assert math.isclose(ours, theirs, rel_tol=1e-12)
 
@@ -43,7 +43,7 @@ def test_agrees_with_pint(kind, data):
 def test_every_unit_scales_the_number(kind, data):
     unit, factor = data.draw(st.sampled_from(sorted(kind.units.items())))
     number = data.draw(st.floats(kind.low / factor * 1.01, kind.high / factor * 0.99))
-    assert units.parse(f"{number!r} {unit}", kind, "x") == number * factor
+    assert units.parse_quantity(f"{number!r} {unit}", kind, "x") == number * factor
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_every_unit_scales_the_number(kind, data):
 def test_what_is_written_reads_back(write, kind, data):
     low, high = max(kind.low, 1e-9), kind.high * 0.9
     value = math.exp(data.draw(st.floats(math.log(low), math.log(high))))
-    back = units.parse(write(value).replace(",", ""), kind, "x")
+    back = units.parse_quantity(write(value).replace(",", ""), kind, "x")
     # three digits; below one ns or one byte of the smallest prefix, one unit of the last of them
     assert math.isclose(back, value, rel_tol=0.006)
 
@@ -82,7 +82,7 @@ def test_what_is_written_reads_back(write, kind, data):
     ],
 )
 def test_known_values(text, kind, value):
-    assert units.parse(text, kind, "x") == pytest.approx(value, rel=1e-15)
+    assert units.parse_quantity(text, kind, "x") == pytest.approx(value, rel=1e-15)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
@@ -99,14 +99,14 @@ def test_known_values(text, kind, value):
 )
 def test_anything_is_a_positive_figure_or_refused(kind, value):
     try:
-        found = units.parse(value, kind, "the field")
+        found = units.parse_quantity(value, kind, "the field")
     except InputError as error:
         record = error.to_dict()["error"]
         assert record["field"] == "the field"
         assert kind.name in str(error)
         assert record["nearest"]
         assert len(str(error)) < 400
-        units.parse(record["nearest"], kind, "the nearest is legal")
+        units.parse_quantity(record["nearest"], kind, "the nearest is legal")
     else:
         assert kind.low <= found <= kind.high
 
@@ -128,7 +128,7 @@ def test_anything_is_a_positive_figure_or_refused(kind, value):
 )
 def test_bandwidth_that_is_none(bad):
     with pytest.raises(InputError, match="x:"):
-        units.parse(bad, units.BANDWIDTH, "x")
+        units.parse_quantity(bad, units.BANDWIDTH, "x")
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ from meshwise.cost.collectives.collective import (
     candidates_on,
     fabric_of,
 )
-from meshwise.cost.uncertainty import LENT
-from meshwise.layouts.layout import Group
+from meshwise.cost.uncertainty import INHERITED_HALF_WIDTH
+from meshwise.layouts.placement import Group
 from meshwise.stacks.load import load_stack
 
 Array = NDArray[np.float64]
@@ -675,7 +675,7 @@ HOST_OPS = {"all_to_all": 4.61 / 4.0, "broadcast": 11.09 / 4.0}
 def pooled_hosts() -> tuple[str, Tree]:
     """Any host without peer access: launches and steps are the geometric mean of both fitted
     machines', the share of the lane rate that of all sources; half the 90 % interval of a further
-    host from the sources' spread, in units of ``interval.LENT``."""
+    host from the sources' spread, in units of ``uncertainty.INHERITED_HALF_WIDTH``."""
     votes = np.array([np.mean([np.log(a / b) for a, b in runs]) for runs in HOSTS.values()])
     share = float(np.exp(votes.mean()))
     doubt = 1.645 * votes.std(ddof=1) * np.sqrt(1 + 1 / len(votes))
@@ -705,7 +705,7 @@ def pooled_hosts() -> tuple[str, Tree]:
         " pcie3-no-p2p and pcie4-no-p2p"
     )
     nccl = {"host_rates": HOST_RATES} | nccl
-    return source, {"lent": rounded(doubt / LENT), "nccl": nccl}
+    return source, {"lent": rounded(doubt / INHERITED_HALF_WIDTH), "nccl": nccl}
 
 
 # Sockets: nearly the whole of a slow wire (A10G x 2 on 10 Gb/s: 1.19 GB/s), and no more than the CPU

@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parents[1] / "src/meshwise"
 PUBLISHED = ROOT / "evidence/published"
 CATALOG = ROOT / "catalog/discrepancy"
 LEVEL, MOST = 0.90, 0.98
-OWN_SPREAD = 1.0  # constants that are lent with more doubt than this bring their own spread
+OWN_SPREAD = 1.0  # constants that are inherited with more doubt than this bring their own spread
 
 # What a table's sources do not have, by quantity: kept as the catalog's file says it.
 BEYOND = "[beyond]"
 
-Rows = list[tuple[str, str, float, float]]  # (source, stack, ln(measured / predicted), lent)
+Rows = list[tuple[str, str, float, float]]  # (source, stack, ln(measured / predicted), inherited)
 
 
 def collect(tables: list[Path]) -> dict[str, Rows]:
@@ -43,7 +43,7 @@ def collect(tables: list[Path]) -> dict[str, Rows]:
             for p in predictions:
                 if p.quantity != "fits" and not p.judged_as:
                     found[p.quantity].append(
-                        (p.source, p.stack, math.log(p.measured / p.predicted), p.lent)
+                        (p.source, p.stack, math.log(p.measured / p.predicted), p.inherited)
                     )
     return found
 
@@ -99,8 +99,8 @@ def left_out(rows: Rows, level: float) -> tuple[float, float] | None:
         if not rest:
             continue
         known = {r[1] for r in rest}
-        for _, stack, value, lent in (r for r in rows if r[0] == source):
-            if lent > OWN_SPREAD:
+        for _, stack, value, inherited in (r for r in rows if r[0] == source):
+            if inherited > OWN_SPREAD:
                 continue  # says nothing of the spread that is fitted here
             low, high = spread(rest, stack if stack in known else None, level)
             inside[source].append(min(low, 0.0) <= value <= max(high, 0.0))

@@ -52,7 +52,7 @@ from scipy.optimize import least_squares
 from scipy.sparse.linalg import spsolve
 
 from meshwise.cost.kernels import seconds as kernels
-from meshwise.cost.kernels.seconds import AttentionFit, Chip, Table
+from meshwise.cost.kernels.seconds import AttentionFit, Chip, CorrectionTable
 
 Array = NDArray[np.float64]
 Entry = dict[str, Any]
@@ -385,7 +385,7 @@ def fit_gemm(base: Path, source: Source, dtype: str, floor: float | None) -> Ent
     chip = Chip(source.sms, source.peaks[dtype.removesuffix("_block")], source.bandwidth)
     quantised = dtype != "bf16"
 
-    def seconds(entry: Entry, shape: Array, tables: tuple[Table, ...] = ()) -> Array:
+    def seconds(entry: Entry, shape: Array, tables: tuple[CorrectionTable, ...] = ()) -> Array:
         m, n, k = shape
         moved = m * k * a + k * n * w + m * n * out
         fit = kernels.gemm_fit(entry, tables)
@@ -402,11 +402,11 @@ def fit_gemm(base: Path, source: Source, dtype: str, floor: float | None) -> Ent
         )
         tried = gemm_entry(np.array(found), a, quantised)
         (left,) = fit_tables(seconds(tried, calls.shape), calls, [(GEMM_GRID, tuple(calls.shape))])
-        final = seconds(tried, calls.shape, (kernels.table_of(left),))
+        final = seconds(tried, calls.shape, (kernels.correction_table(left),))
         error = float(np.mean(np.abs(final / calls.seconds - 1)[calls.fitted]))
         if error < best:
             best, entry, table = error, tried, left
-    errors = quality(seconds(entry, calls.shape, (kernels.table_of(table),)), calls)
+    errors = quality(seconds(entry, calls.shape, (kernels.correction_table(table),)), calls)
     if floor is not None and entry["launch_s"] > floor:
         entry["quantise_s"] = {
             version.partition("/")[0]: rounded(entry["launch_s"] - floor),
@@ -520,7 +520,9 @@ def attended(queries: Array, keys: Array, window: Array) -> Array:
     return np.asarray(pairs / queries, float)
 
 
-def prefill(entry: Entry, shape: Array, chip: Chip, tables: tuple[Table, ...] = ()) -> Array:
+def prefill(
+    entry: Entry, shape: Array, chip: Chip, tables: tuple[CorrectionTable, ...] = ()
+) -> Array:
     batch, new, heads, kv_heads, width, window, past = shape
     fit = AttentionFit(**entry, tables=tables)
     seconds = np.zeros(len(batch))
@@ -550,7 +552,7 @@ def decode_calls(calls: Calls, source: Source, element: float) -> Calls:
 
 
 def decode(
-    entry: Entry, shape: Array, chip: Chip, element: float, tables: tuple[Table, ...] = ()
+    entry: Entry, shape: Array, chip: Chip, element: float, tables: tuple[CorrectionTable, ...] = ()
 ) -> Array:
     batch, new, heads, kv_heads, width, window, past = shape
     fit = AttentionFit(**entry, tables=tables)
@@ -593,7 +595,7 @@ def fit_attention(path: Path, source: Source, kv: str, *, decoding: bool) -> Ent
         entry["efficiency"] = [float(v) for v in values[len(start) :]]
         return entry
 
-    def seconds(entry: Entry, shape: Array, tables: tuple[Table, ...] = ()) -> Array:
+    def seconds(entry: Entry, shape: Array, tables: tuple[CorrectionTable, ...] = ()) -> Array:
         if decoding:
             return decode(entry, shape, chip, element, tables)
         return prefill(entry, shape, chip, tables)
@@ -623,7 +625,7 @@ def fit_attention(path: Path, source: Source, kv: str, *, decoding: bool) -> Ent
     several = len(np.unique(width)) > 1
     grids = list(zip(DECODE_GRIDS if decoding else PREFILL_GRIDS, coordinates, strict=True))
     tables = fit_tables(seconds(entry, calls.shape), calls, grids if several else grids[:2])
-    final = seconds(entry, calls.shape, tuple(kernels.table_of(t) for t in tables))
+    final = seconds(entry, calls.shape, tuple(kernels.correction_table(t) for t in tables))
     plain = quality(final, calls, (width == 128) & (window == 0))
     head: Entry = {"kernel": calls.kernel, "peak_flops_per_s": chip.peak}
     tail: Entry = {

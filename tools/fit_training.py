@@ -26,7 +26,7 @@ from meshwise.errors import MeshwiseError
 from meshwise.evidence import hardware
 from meshwise.evidence.predict_training import measured_step_s, training_estimate
 from meshwise.evidence.prediction import Unsupported, source_of
-from meshwise.evidence.tables import Table, read_table
+from meshwise.evidence.tables import MeasuredTable, read_table
 
 TABLE = Path(__file__).resolve().parents[1] / "src/meshwise/evidence/published/training.csv"
 CLOCKS = (0.70, 0.72, 0.74, 0.76, 0.78, 0.80, 0.82, 0.84, 0.88, 1.0)
@@ -52,7 +52,7 @@ def with_clock(clock: float) -> None:
     hardware.device = device
 
 
-def steps(table: Table, folder: Path) -> Steps:
+def steps(table: MeasuredTable, folder: Path) -> Steps:
     found: Steps = defaultdict(list)
     for row in table.rows:
         try:

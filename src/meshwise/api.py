@@ -15,8 +15,9 @@ from meshwise.answers.answers import (
     ScaleResult,
     ValidateResult,
 )
-from meshwise.arguments import Named, given, whole_bytes
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import NameOrPath, given, whole_bytes
+from meshwise.arguments import named_objects as _parts
+from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
 from meshwise.clusters.load import load_cluster
@@ -25,8 +26,9 @@ from meshwise.cost.estimate import estimate as price_layouts
 from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
 from meshwise.errors import IllegalLayout
-from meshwise.layouts import grid
-from meshwise.layouts.layout import place, spread, usual_ranks
+from meshwise.layouts.check import check, settled
+from meshwise.layouts.layout import arrays, asked, stated
+from meshwise.layouts.placement import place, spread, usual_ranks
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.points import Point
@@ -87,7 +89,7 @@ if not TYPE_CHECKING:
 
 
 @keywords
-def validate(table: Named) -> ValidateResult:
+def validate(table: NameOrPath) -> ValidateResult:
     """Predict every row of a CSV table of measurements: training steps, single layers, serving runs or
     collectives, told by its columns (``docs/reference/tables``).
 
@@ -109,10 +111,10 @@ def validate(table: Named) -> ValidateResult:
     from meshwise.evidence import validate as beside
     from meshwise.evidence.tables import read_table
 
-    path = name_of(table, "TABLE", "the path of a CSV table")
+    path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
-    results = beside.run(read, Path(path).parent)
-    return ValidateResult(read, results, beside.summary(results))
+    results = beside.row_results(read, Path(path).parent)
+    return ValidateResult(read, results, beside.error_summary(results))
 
 
 def validate_published(kind: str = "all") -> ValidateResult:
@@ -127,7 +129,7 @@ def validate_published(kind: str = "all") -> ValidateResult:
 
 
 @keywords
-def model(name: Named | Model) -> Model:
+def model(name: NameOrPath | Model) -> Model:
     """A model by its name, its ``config.json`` or its hub id.
 
     Rests on the configuration alone: shapes and parameters are those that transformers builds from
@@ -147,7 +149,9 @@ def model(name: Named | Model) -> Model:
 
 
 @keywords
-def cluster(name: Named | Cluster, *, nodes: int | None = None, nics: int | None = None) -> Cluster:
+def cluster(
+    name: NameOrPath | Cluster, *, nodes: int | None = None, nics: int | None = None
+) -> Cluster:
     """A cluster by its name or its TOML file.
 
     Rests on datasheets: ``source`` of the cluster and of its device name them.
@@ -165,7 +169,7 @@ def cluster(name: Named | Cluster, *, nodes: int | None = None, nics: int | None
     return load_cluster(name, nodes=nodes, nics=nics)
 
 
-def stack(name: Named | Stack, **switches: object) -> Stack:
+def stack(name: NameOrPath | Stack, **switches: object) -> Stack:
     """A software stack by its name or its TOML file, with switches replaced.
 
     Rests on the software's source and on measurements: ``sources`` names them, switch by switch.
@@ -183,7 +187,7 @@ def stack(name: Named | Stack, **switches: object) -> Stack:
     loaded = load_stack(name)
     for key in ("overlap", "attention", "schedule"):  # options of the command line too
         if key in switches:
-            one_of(switches[key], f"--{key}", words_of(key))
+            one_of(switches[key], key, words_of(key))
     if switches.get("overlap") == "none":
         switches.setdefault("overlap_input_gradient", False)
     return replaced(loaded, switches)
@@ -191,11 +195,11 @@ def stack(name: Named | Stack, **switches: object) -> Stack:
 
 @keywords
 def estimate(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Workload,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     gpus: int | None = None,
     **layout: Unpack[LayoutAxes],
 ) -> EstimateResult:
@@ -225,22 +229,22 @@ def estimate(
     """
     from meshwise.search.one_layout import report
 
-    asked = grid.asked(layout)
-    gpus = None if gpus is None else count(gpus, "--gpus")
+    one = asked(layout, [name for name, axis in AXES.items() if not axis.key])
+    gpus = None if gpus is None else count(gpus, "gpus")
     spec, where, software = _parts(model, cluster, workload, stack)
-    asked = grid.settled(asked, spec, software, workload.phase)
-    grid.check(asked, spec, where, workload, software, gpus)
-    layouts, workload = grid.to_layouts(asked, workload), grid.stated(asked, workload)
+    one = settled(one, spec, software, workload.phase)
+    check(one, spec, where, workload, software, gpus)
+    layouts, workload = arrays(one, workload), stated(one, workload)
     return EstimateResult(report(price_layouts(spec, where, workload, software, layouts)))
 
 
 @keywords
 def serve(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Serving,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     gpus: int | None = None,
     **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
@@ -269,18 +273,18 @@ def serve(
     from meshwise.answers.serve import ServeResult
     from meshwise.search.serving.steady_state import steady
 
-    asked = grid.asked(layout, ("tp", "pp", "dp", "ep", "etp", "dcp"))
+    one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
-    gpus = None if gpus is None else count(gpus, "--gpus")
-    grid.check(asked, spec, where, step, software, gpus, workload.concurrency)
-    found = steady(spec, where, software, grid.to_layouts(asked, step), workload)
-    return ServeResult(spec, where, software, asked, workload, found)
+    gpus = None if gpus is None else count(gpus, "gpus")
+    check(one, spec, where, step, software, gpus, workload.concurrency)
+    found = steady(spec, where, software, arrays(one, step), workload)
+    return ServeResult(spec, where, software, one, workload, found)
 
 
 @keywords
-def describe(model: Model | Named) -> ModelResult:
+def describe(model: Model | NameOrPath) -> ModelResult:
     """What a model is made of: parameters, bytes, heads, legal TP degrees.
 
     Rests on the model's configuration alone.
@@ -301,11 +305,11 @@ def describe(model: Model | Named) -> ModelResult:
 def collective(
     op: str,
     size: str | float,
-    cluster: Cluster | Named,
+    cluster: Cluster | NameOrPath,
     ranks: int | None = None,
     *,
     ranks_per_node: int | None = None,
-    stack: Stack | Named = "vllm",
+    stack: Stack | NameOrPath = "vllm",
 ) -> CollectiveResult:
     """Time of one collective by every algorithm that can run it.
 
@@ -329,12 +333,12 @@ def collective(
     """
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
-    payload = whole_bytes(size, "SIZE")
-    n = count(ranks, "--ranks") if ranks is not None else usual_ranks(cluster)
+    payload = whole_bytes(size, "size")
+    n = count(ranks, "ranks") if ranks is not None else usual_ranks(cluster)
     if n > cluster.devices:
         raise IllegalLayout(
-            f"--ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
-            field="--ranks",
+            f"ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
+            field="ranks",
             value=n,
             legal=f"1 to {cluster.devices}",
             nearest=cluster.devices,
@@ -342,7 +346,7 @@ def collective(
     chosen = load_stack(stack)
     group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
-        group = spread(group, n, count(ranks_per_node, "--ranks-per-node"), cluster)
+        group = spread(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
     best = coll.price(op, np.float64(payload), group, cluster, chosen)
 

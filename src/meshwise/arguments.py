@@ -10,16 +10,16 @@ from typing import TypeGuard, cast
 from meshwise.checks import not_a
 from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.errors import InputError, quoted
-from meshwise.models.formats import priced
+from meshwise.models.formats import model_as_run
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
 from meshwise.stacks.load import load_stack, must_run_models
 from meshwise.stacks.stack import DEFAULT, Stack
 from meshwise.strict_tables import count, fraction
-from meshwise.units import BYTES, parse
+from meshwise.units import BYTES, parse_quantity
 from meshwise.workloads.workload import Decode, Prefill, Training, Workload
 
-Named = str | os.PathLike[str]  # a name or a path
+NameOrPath = str | os.PathLike[str]  # a name or a path
 MAX_PRICE = 1e6  # dollars per device and hour
 MAX_LIMIT_S = 1e6
 
@@ -30,7 +30,7 @@ def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str)
         raise not_a("what it has to be", field, value, legal)
 
 
-def degrees(tp: object, field: str = "--tp") -> list[int] | None:
+def degrees(tp: object, field: str = "tp") -> list[int] | None:
     """One degree or several, ascending as they are given."""
     if tp is None:
         return None
@@ -45,7 +45,7 @@ def counts(values: object, field: str) -> list[int]:
     return [count(v, field) for v in found]
 
 
-def names(values: object, field: str) -> tuple[str, ...]:
+def name_list(values: object, field: str) -> tuple[str, ...]:
     """A list of names; a text alone is one."""
     if isinstance(values, str):
         return (values,)
@@ -58,7 +58,7 @@ def _listed(values: object) -> TypeGuard[Iterable[object]]:
     return isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping))
 
 
-def price(value: object, field: str = "--price") -> float | None:
+def usd_per_device_hour(value: object, field: str = "price_per_device_hour") -> float | None:
     """Dollars per device and hour."""
     return None if value is None else fraction(value, field, low=0.0, high=MAX_PRICE)
 
@@ -80,7 +80,7 @@ def limit_s(value: object, field: str) -> float | None:
 
 def whole_bytes(size: object, field: str) -> float:
     """A size in bytes; a number or text with a unit."""
-    found = parse(size, BYTES, field, bare=True)
+    found = parse_quantity(size, BYTES, field, bare=True)
     if found != int(found):
         raise InputError(
             f"{field}: {quoted(size)} is no whole number of bytes",
@@ -98,24 +98,27 @@ def _no_experts(model: Model, workload: Workload) -> None:
         return
     if workload.expert_imbalance != 1.0:
         raise InputError(
-            f"--expert-imbalance={workload.expert_imbalance:g}: {model.name} has no experts",
-            field="--expert-imbalance",
+            f"expert_imbalance={workload.expert_imbalance:g}: {model.name} has no experts",
+            field="expert_imbalance",
             value=workload.expert_imbalance,
             legal="1",
             nearest=1,
         )
     if workload.expert_skew:
         raise InputError(
-            f"--expert-skew={workload.expert_skew:g}: {model.name} has no experts",
-            field="--expert-skew",
+            f"expert_skew={workload.expert_skew:g}: {model.name} has no experts",
+            field="expert_skew",
             value=workload.expert_skew,
-            legal="leave --expert-skew out",
+            legal="leave `expert_skew` out",
             nearest=0,
         )
 
 
-def parts(
-    model: Model | Named, cluster: Cluster | Named, workload: Workload, chosen: Stack | Named | None
+def named_objects(
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
+    workload: Workload,
+    chosen: Stack | NameOrPath | None,
 ) -> tuple[Model, Cluster, Stack]:
     """Names looked up, the phase's own stack where none is given."""
     if not isinstance(workload, (Training, Prefill, Decode)):
@@ -125,7 +128,7 @@ def parts(
             value=workload,
             legal="Training(batch=, seq=), Prefill(batch=, seq=) or Decode(batch=, context=)",
         )
-    spec = priced(load_model(model), workload)
+    spec = model_as_run(load_model(model), workload)
     _no_experts(spec, workload)
     where = load_cluster(cluster, field="cluster")
     software = load_stack(DEFAULT[workload.phase] if chosen is None else chosen)

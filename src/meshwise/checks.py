@@ -12,10 +12,10 @@ import msgspec
 
 from meshwise.errors import InputError, closest, quoted
 from meshwise.strict_tables import MAX_COUNT, count, fraction, one_of
-from meshwise.units import Kind, parse
+from meshwise.units import Kind, parse_quantity
 
-Rule = Callable[[object, str], Any]
-MANY = 10**12  # parameters of a part of a model
+Check = Callable[[object, str], Any]
+MAX_PARAMETERS = 10**12  # parameters of a part of a model
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -63,7 +63,7 @@ def keywords(function: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
-def check_fields(struct: Any, rules: Mapping[str, Rule], where: str) -> None:
+def check_fields(struct: Any, rules: Mapping[str, Check], where: str) -> None:
     """Every field by its rule; a value of another type that means the same (``8.0`` for 8, numpy's
     numbers) is put in its place."""
     for name, rule in rules.items():
@@ -91,15 +91,15 @@ def flag(value: object, field: str) -> bool:
     return value
 
 
-def whole(low: int, high: int) -> Rule:
+def whole(low: int, high: int) -> Check:
     return lambda value, field: count(value, field, low=low, high=high, text=False)
 
 
-def number(low: float, high: float) -> Rule:
+def number(low: float, high: float) -> Check:
     return lambda value, field: fraction(value, field, low=low, high=high, text=False)
 
 
-def quantity(kind: Kind) -> Rule:
+def quantity(kind: Kind) -> Check:
     """A positive SI number in the range of its kind; text with a unit is for files."""
 
     def rule(value: object, field: str) -> float:
@@ -107,31 +107,31 @@ def quantity(kind: Kind) -> Rule:
             raise not_a(
                 f"a {kind.name} in SI units", field, value, f"a number, as in {kind.example}"
             )
-        return parse(value, kind, field, bare=True)
+        return parse_quantity(value, kind, field, bare=True)
 
     return rule
 
 
-def among(*names: str) -> Rule:
+def among(*names: str) -> Check:
     return lambda value, field: one_of(value, field, names)
 
 
-def counted(option: str, *, low: int = 1, high: int = MAX_COUNT) -> Rule:
+def counted(option: str, *, low: int = 1, high: int = MAX_COUNT) -> Check:
     """A whole number under the name of its option; text of digits too, as a command line gives it."""
     return lambda value, field: count(value, option, low=low, high=high)
 
 
-def shared(option: str, *, low: float, high: float) -> Rule:
+def shared(option: str, *, low: float, high: float) -> Check:
     """A number under the name of its option; text too."""
     return lambda value, field: fraction(value, option, low=low, high=high)
 
 
-def optional(rule: Rule) -> Rule:
+def optional(rule: Check) -> Check:
     """None, or what ``rule`` takes."""
     return lambda value, field: None if value is None else rule(value, field)
 
 
-def a(kind: type) -> Rule:
+def a(kind: type) -> Check:
     """An object of a type, which has checked itself."""
 
     def rule(value: object, field: str) -> Any:
@@ -142,7 +142,7 @@ def a(kind: type) -> Rule:
     return rule
 
 
-def sequence(rule: Rule, legal: str) -> Rule:
+def tuple_of(rule: Check, legal: str) -> Check:
     """A tuple of at least one value, each by ``rule``."""
 
     def each(value: object, field: str) -> Any:

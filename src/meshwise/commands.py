@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshwise.arguments import Named, given
+from meshwise.arguments import NameOrPath, given
 from meshwise.checks import keywords
 from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.comparison import beside, compare
 from meshwise.errors import InputError
 from meshwise.models.load import load_model
-from meshwise.models.names import HUB_ID, nearest
+from meshwise.models.names import HUB_ID, nearest_preset
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
@@ -47,8 +47,8 @@ def export(
     from meshwise.answers.launch import ExportResult
 
     given(job, launch.Job, "job", "a meshwise.launch.Job, such as meshwise.launch.job_of makes")
-    for value, option in ((target, "TARGET"), (wrapper, "--wrapper"), (version, "--version")):
-        if value is not None or option == "TARGET":
+    for value, option in ((target, "target"), (wrapper, "wrapper"), (version, "version")):
+        if value is not None or option == "target":
             given(value, str, option, "a name")
     _runs(job, target)
     return ExportResult(launch.export(job, target, wrapper=wrapper, version=version), job)
@@ -74,10 +74,10 @@ def _runs(job: Job, target: str) -> None:
 
     if needs_split(job, target):
         raise IllegalLayout(
-            f"--sequence-parallel=false: {known_target(target).title} trains experts beside TP with it only",
-            field="--sequence-parallel",
+            f"sequence_parallel=false: {known_target(target).title} trains experts beside TP with it only",
+            field="sequence_parallel",
             value="false",
-            legal="--sequence-parallel, or tp 1",
+            legal="`sequence_parallel=True`, or tp 1",
             nearest="true",
         )
 
@@ -87,24 +87,24 @@ def known_model(name: str) -> str | None:
     or a config file by its path; None where there is none."""
     from pathlib import Path
 
-    from meshwise.models.names import named
+    from meshwise.models.names import named_model
 
     plain = name.rstrip("/")
     if not plain or Path(plain).exists():
         return plain or None
     said = Path(plain).name if plain.startswith((".", "/", "~")) else plain  # of another machine
-    return said if named(said, "--model") is not None else None
+    return said if named_model(said, "model") is not None else None
 
 
 @keywords
 def read_command(
     command: str,
-    cluster: Cluster | Named,
+    cluster: Cluster | NameOrPath,
     *,
-    model: Model | Named | None = None,
+    model: Model | NameOrPath | None = None,
     target: str | None = None,
     gpus: int | None = None,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
@@ -141,19 +141,19 @@ def read_command(
     from meshwise import launch
     from meshwise.answers.launch import ImportResult
 
-    given(command, str, "COMMAND", "the text of a launch command")
-    gpus = None if gpus is None else count(gpus, "--gpus")
+    given(command, str, "command", "the text of a launch command")
+    gpus = None if gpus is None else count(gpus, "gpus")
     for option, number in (
-        ("--global-batch", global_batch),
-        ("--seq", seq),
-        ("--isl", isl),
-        ("--osl", osl),
-        ("--concurrency", concurrency),
+        ("global_batch", global_batch),
+        ("seq", seq),
+        ("isl", isl),
+        ("osl", osl),
+        ("concurrency", concurrency),
     ):
         if number is not None:
             count(number, option)
     if model is not None:
-        spec = load_model(model, "--model")
+        spec = load_model(model, "model")
     else:
         spec = _model_of(launch.parse(command, target, gpus=gpus))
     routed = any(block.moe is not None for block in spec.blocks)
@@ -190,13 +190,13 @@ def _same_model(parsed: Parsed, spec: Model) -> None:
     other = load_model(known)
     if (other.layers, other.hidden, other.vocab) != (spec.layers, spec.hidden, spec.vocab):
         raise InputError(
-            f"--model={spec.name}: the command runs {parsed.job.model}",
-            field="--model",
+            f"model={spec.name}: the command runs {parsed.job.model}",
+            field="model",
             value=spec.name,
-            legal=f"{other.name}, or leave --model out",
+            legal=f"{other.name}, or leave `model` out",
             nearest=other.name,
         )
-    _same_format(parsed.job, other, spec, "--model")
+    _same_format(parsed.job, other, spec, "model")
 
 
 def _same_format(job: Job, other: Model, spec: Model, field: str) -> None:
@@ -218,7 +218,7 @@ def _same_format(job: Job, other: Model, spec: Model, field: str) -> None:
 RACK = 16  # GPUs of a node from which on it is a rack, whose hosts have fewer
 
 
-def _same_nodes(parsed: Parsed, cluster: Cluster | Named) -> None:
+def _same_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
     """Raise where the command puts its GPUs on other nodes than the cluster has: the collectives that
     cross the network would be others."""
     where = load_cluster(cluster)
@@ -228,9 +228,9 @@ def _same_nodes(parsed: Parsed, cluster: Cluster | Named) -> None:
     each = gpus // nodes
     if each > where.node_devices or (nodes > 1 and each < where.node_devices):
         raise InputError(
-            f"--on={where.name}: the command puts {gpus} GPUs on {nodes} nodes of {each}: the cluster's "
+            f"cluster={where.name}: the command puts {gpus} GPUs on {nodes} nodes of {each}: the cluster's "
             f"have {where.node_devices}",
-            field="--on",
+            field="cluster",
             value=where.name,
             legal=f"a cluster with nodes of {each} GPUs, or the command with {where.node_devices} a node",
         )
@@ -252,17 +252,17 @@ def _model_of(parsed: Parsed) -> Model:
     name = parsed.job.model
     known = known_model(name) if name else None
     if known is None and name and HUB_ID.fullmatch(name):  # as every command reads it
-        return load_model(name, "--model")
+        return load_model(name, "model")
     if known is None:
         said = (
             f"the command's model {name!r} is no preset" if name else "the command names no model"
         )
         raise InputError(
-            f"--model: {said}",
-            field="--model",
+            f"model: {said}",
+            field="model",
             value=name or None,
             legal="a preset, a config.json or its folder",
-            nearest=nearest(name) if name else None,
+            nearest=nearest_preset(name) if name else None,
         )
     return load_model(known)
 

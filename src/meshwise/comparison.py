@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from meshwise.arguments import Named
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import NameOrPath
+from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
-from meshwise.errors import InputError, joined
+from meshwise.errors import InputError, list_in_words
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack, replaced, taking
 from meshwise.workloads.serving import Serving
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def compare(
     job: Job,
     model: Model,
-    cluster: Cluster | Named,
+    cluster: Cluster | NameOrPath,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     global_batch: int | None = None,
     seq: int | None = None,
     isl: int | None = None,
@@ -32,20 +32,16 @@ def compare(
     acceptance: float | None = None,
 ) -> Compared | ComparedServing:
     """A job beside the best layout of as many GPUs."""
-    import msgspec
 
     from meshwise.launch.targets.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
     from meshwise.workloads.workload import Formats
 
-    layout = msgspec.to_builtins(job)
     if job.phase == "train":
         batch, tokens = _needed(
-            (global_batch or job.global_batch, "--global-batch", "256"),
-            (seq or job.seq, "--seq", "4096"),
+            (global_batch or job.global_batch, "global_batch", "256"),
+            (seq or job.seq, "seq", "4096"),
         )
-        if job.micro_batch is None:
-            layout["micro_batch"] = 1
         formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
         work = Training(batch=batch, seq=tokens, formats=formats)
         spec, where, software = _parts(model, cluster, work, stack)
@@ -55,11 +51,11 @@ def compare(
         switches |= _stated(job)
         if not software.ideal:
             software = replaced(software, switches)
-        return compare_training(spec, where, work, software, layout)
+        return compare_training(spec, where, work, software, job)
     isl, osl, flight = _needed(
-        (isl, "--isl", "2048"),
-        (osl, "--osl", "256"),
-        (concurrency or job.concurrency, "--concurrency", "64"),
+        (isl, "isl", "2048"),
+        (osl, "osl", "256"),
+        (concurrency or job.concurrency, "concurrency", "64"),
     )
     _within_limit(concurrency, job)
     _within_length(isl, osl, job)
@@ -67,7 +63,7 @@ def compare(
     drafts = _drafts(job, acceptance)
     load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, chunk=job.chunk, **drafts)
     spec, where, software = _parts(model, cluster, load.decode(), stack)
-    return compare_serving(spec, where, load, taking(software, job.memory_share), layout)
+    return compare_serving(spec, where, load, taking(software, job.memory_share), job)
 
 
 def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
@@ -75,11 +71,11 @@ def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
     if isl is None or osl is None or job.max_len is None or isl + osl <= job.max_len:
         return
     raise InputError(
-        f"--isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
+        f"isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
         "command's engines take",
-        field="--isl",
+        field="isl",
         value=isl,
-        legal=f"--isl and --osl of at most {job.max_len} together",
+        legal=f"`isl` and `osl` of at most {job.max_len} together",
         nearest=max(job.max_len - osl, 1),
     )
 
@@ -95,9 +91,9 @@ def _within_limit(concurrency: int | None, job: Job) -> None:
     """More requests than the command's engines take would wait, which is not priced."""
     if concurrency is not None and job.concurrency is not None and concurrency > job.concurrency:
         raise InputError(
-            f"--concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
+            f"concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
             "at once; the others wait, which is not priced",
-            field="--concurrency",
+            field="concurrency",
             value=concurrency,
             legal=f"at most {job.concurrency}, or leave it out",
             nearest=job.concurrency,
@@ -111,9 +107,9 @@ def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
         return {}
     if acceptance is None:
         raise InputError(
-            f"--acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
-            field="--acceptance",
-            legal="how often a drafted token is accepted, for example --acceptance 0.7",
+            f"acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
+            field="acceptance",
+            legal="how often a drafted token is accepted, for example `acceptance=0.7`",
         )
     return {
         "draft_tokens": job.draft_tokens,
@@ -125,10 +121,10 @@ def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
 def _without_drafts(acceptance: float | None) -> None:
     if acceptance is not None:
         raise InputError(
-            "--acceptance: the command drafts no tokens",
-            field="--acceptance",
+            "acceptance: the command drafts no tokens",
+            field="acceptance",
             value=acceptance,
-            legal="leave --acceptance out",
+            legal="leave `acceptance` out",
         )
 
 
@@ -141,9 +137,7 @@ def beside(
     from meshwise.launch.targets.serving_formats import formats_of
     from meshwise.search.compare import compare_serving, compare_training
 
-    layout = msgspec.to_builtins(job)
     if isinstance(load, Training):
-        layout["micro_batch"] = layout["micro_batch"] or 1
         if job.dtype is not None:  # what the command computes in, not what the plan does
             own = msgspec.structs.replace(
                 load.formats, dtype=job.dtype, gradients=job.grad_dtype or load.formats.gradients
@@ -151,32 +145,35 @@ def beside(
             load = msgspec.structs.replace(load, formats=own)
         if not stack.ideal:
             stack = replaced(stack, _stated(job))
-        return compare_training(model, cluster, load, stack, layout, plan)
+        return compare_training(model, cluster, load, stack, job, plan)
     if (job.draft_tokens or 0) != load.draft_tokens:
         raise InputError(
-            f"--draft-tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
-            field="--draft-tokens",
+            f"draft_tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
+            field="draft_tokens",
             value=load.draft_tokens,
-            legal=f"--draft-tokens {job.draft_tokens or 0}, and --acceptance where it drafts",
+            legal=f"`draft_tokens={job.draft_tokens or 0}`, and `acceptance` where it drafts",
         )
     said = {
         k: v for k, v in msgspec.structs.asdict(formats_of(job, model)).items() if v is not None
     }
     load = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
-    layout["dp"] *= max(plan.gpus // job.gpus, 1)
+    whole = msgspec.structs.replace(job, dp=job.dp * max(plan.gpus // job.gpus, 1))
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
-        flight = plan.rows[0].concurrency if plan.rows else layout["dp"]
+        flight = plan.rows[0].concurrency if plan.rows else whole.dp
         load = msgspec.structs.replace(load, concurrency=flight)
-    return compare_serving(model, cluster, load, taking(stack, job.memory_share), layout)
+    return compare_serving(model, cluster, load, taking(stack, job.memory_share), whole)
 
 
 def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
     """The values; what neither the command nor anybody says is asked for, all of it at once."""
-    missing = {option: example for value, option, example in asked if value is None}
+    missing = {field: example for value, field, example in asked if value is None}
     if missing:
+        first, *others = missing
+        names = list_in_words([first, *(f"`{field}`" for field in others)])
+        examples = ", ".join(f"{field}={example}" for field, example in missing.items())
         raise InputError(
-            f"{joined(missing)}: missing: the command does not say {'it' if len(missing) == 1 else 'them'}",
-            field=next(iter(missing)),
-            legal="for example " + " ".join(f"{option} {missing[option]}" for option in missing),
+            f"{names}: missing: the command does not say {'them' if others else 'it'}",
+            field=first,
+            legal=f"for example `{examples}`",
         )
     return [value for value, _, _ in asked if value is not None]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from meshwise.answers.answers import ScaleResult
-from meshwise.arguments import Named, counts, given
+from meshwise.arguments import NameOrPath, counts, given
 from meshwise.arguments import degrees as read_degrees
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import named_objects as _parts
 from meshwise.checks import flag, keywords
 from meshwise.clusters.cluster import Cluster
 from meshwise.models.shapes import Model
@@ -27,11 +27,11 @@ Objective = Literal["efficiency", "latency"]
 
 @keywords
 def scale(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Workload,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
@@ -60,10 +60,10 @@ def scale(
     >>> [point.tp for point in answer.points], answer.points[3].layer.all_reduces_forward
     ([1, 2, 4, 8], 2)
     """
-    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
-    one_of(objective, "--objective", ("efficiency", "latency"))
+    threshold = fraction(limit_threshold, "limit_threshold", low=0.01, high=1.0)
+    one_of(objective, "objective", ("efficiency", "latency"))
     degrees = read_degrees(tp)
-    flag(sequence_parallel, "--sequence-parallel")
+    flag(sequence_parallel, "sequence_parallel")
     spec, where, software = _parts(model, cluster, workload, stack)
     return ScaleResult(
         curve(
@@ -81,12 +81,12 @@ def scale(
 
 @keywords
 def sweep(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Workload,
     sweep: str,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     tp: int | Sequence[int] | None = None,
     sequence_parallel: bool = False,
     limit_threshold: float = 0.8,
@@ -116,10 +116,10 @@ def sweep(
     from meshwise.answers.sweep import SweepResult
     from meshwise.search.tp_curve import sweep as sweeping
 
-    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
-    one_of(objective, "--objective", ("efficiency", "latency"))
-    flag(sequence_parallel, "--sequence-parallel")
-    given(sweep, str, "--sweep", "NAME=LOW:HIGH, for example inter.bandwidth=25GB/s:400GB/s")
+    threshold = fraction(limit_threshold, "limit_threshold", low=0.01, high=1.0)
+    one_of(objective, "objective", ("efficiency", "latency"))
+    flag(sequence_parallel, "sequence_parallel")
+    given(sweep, str, "sweep", "NAME=LOW:HIGH, for example inter.bandwidth=25GB/s:400GB/s")
     spec, where, software = _parts(model, cluster, workload, stack)
     degrees = read_degrees(tp)
     most = max(degrees or default_degrees(spec, where, software)) if sequence_parallel else 1
@@ -142,12 +142,12 @@ def sweep(
 
 @keywords
 def grow(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Training,
     gpus: Sequence[int],
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     weak: bool = False,
     limit_threshold: float = 0.8,
     **layout: Unpack[TrainingPins],
@@ -173,14 +173,14 @@ def grow(
     [(1, 1), (2, 2)]
     """
     from meshwise.answers.growth import GrowthResult
+    from meshwise.layouts.pins import read_pins
     from meshwise.search.growth import growth
-    from meshwise.search.training.question import read_pins
 
-    threshold = fraction(limit_threshold, "--limit-threshold", low=0.01, high=1.0)
+    threshold = fraction(limit_threshold, "limit_threshold", low=0.01, high=1.0)
     given(workload, Training, "workload", "Training(batch=, seq=)")
-    flag(weak, "--weak")
+    flag(weak, "weak")
     spec, where, software = _parts(model, cluster, workload, stack)
-    sizes = counts(gpus, "--gpus")
+    sizes = counts(gpus, "gpus")
     pins = read_pins(layout)
     return GrowthResult(
         growth(spec, where, workload, software, sizes, weak=weak, pins=pins), threshold

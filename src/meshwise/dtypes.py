@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshwise.errors import InputError, closest, quoted
 
-BYTES: dict[str, float] = {
+ELEMENT_BYTES: dict[str, float] = {
     "fp32": 4.0,
     "tf32": 4.0,
     "fp16": 2.0,
@@ -18,7 +18,7 @@ BYTES: dict[str, float] = {
     "nvfp4": 0.5 + 1.0 / 16,
     "mxfp8": 1.0 + 1.0 / 32,
 }
-GROUPS = {"int4": 128, "mxfp4": 32, "nvfp4": 16, "mxfp8": 32}  # weights that share a scale
+SCALE_BLOCKS = {"int4": 128, "mxfp4": 32, "nvfp4": 16, "mxfp8": 32}  # weights that share a scale
 
 # Other words for a format, as engines, checkpoints, frameworks and tables write them.
 _WORDS = {
@@ -64,7 +64,7 @@ def stored_bytes(dtype: str, group: int | None, scale: float | None = None) -> f
         return int(dtype[3:]) / 8 + (scale / group if group else 0.0)
     if dtype.startswith("int") and dtype != "int8" and group:
         return int(dtype[3:]) / 8 + 2.0 / group
-    return BYTES[dtype]
+    return ELEMENT_BYTES[dtype]
 
 
 def known(name: object) -> str | None:
@@ -73,10 +73,10 @@ def known(name: object) -> str | None:
         return None
     key = name.strip().lower().replace("-", "_").removeprefix("torch.")
     key = ALIASES.get(key, key)
-    return key if key in BYTES else _PAIRS.get(key)
+    return key if key in ELEMENT_BYTES else _PAIRS.get(key)
 
 
-def canonical(name: object, field: str, legal: tuple[str, ...]) -> str:
+def canonical_dtype(name: object, field: str, legal: tuple[str, ...]) -> str:
     """The canonical name of a dtype; :class:`InputError` where it is not one of ``legal``."""
     key = known(name)
     if key in legal:
@@ -95,7 +95,7 @@ def canonical(name: object, field: str, legal: tuple[str, ...]) -> str:
 def operands_of(name: object, field: str = "dtype") -> tuple[str | None, str | None]:
     """(operands of the products, stored weights) of a run that one word describes, as a table's column
     or a checkpoint's name does; None where it says nothing that the other does not."""
-    found = canonical(name, field, (*COMPUTE, "int4", "mxfp4"))
+    found = canonical_dtype(name, field, (*COMPUTE, "int4", "mxfp4"))
     weight_only = found in ("int4", "mxfp4") or "a16" in str(name).lower()
     return (None, found) if weight_only else (found, None)
 

@@ -2,12 +2,16 @@
 
 A bug is never one of these: an ``assert`` or an ordinary exception is.
 
-An error names the field by its Python keyword, and begins with it: ``field="tp"``, ``tp=3: …`` or
-``tp: …``. Wherever else a sentence names a field, it *marks* it in backquotes, alone or with a value as a
-call has it: ``leave `dcp` out``, ``for example `isl=2048, osl=256```, ``ep > 1, or
-`overlap_experts=False```. No sentence has an option's dashes: the command line puts its own spelling in
-the place of fields and marks when it prints them (:mod:`meshwise.cli.spelling`): ``--tp=3: …``, ``leave
---dcp out``, ``for example --isl 2048 --osl 256``, ``ep > 1, or --no-overlap-experts``. That holds for
+An error names the field by its Python keyword, and begins with it: ``field="tp"``, ``tp=3: …``, ``tp: …``.
+Wherever else a sentence names a field, it *marks* it in backquotes, alone or with a value as a call has
+it::
+
+    leave `dcp` out
+    for example `isl=2048, osl=256`
+    ep > 1, or `overlap_experts=False`
+
+No sentence has an option's dashes. The command line puts its own spelling in the place of fields and marks
+when it prints them (:mod:`meshwise.cli.spelling`): ``--tp=3: …``, ``leave --dcp out``. That holds for
 remarks and the sentences of pages too. Flags of other software (``--tensor-parallel-size``) are no fields.
 """
 
@@ -76,7 +80,7 @@ class MeshwiseError(ValueError):
     ...     mw.model("gpt3-176b")
     ... except mw.MeshwiseError as error:
     ...     print(error.field, error.value, error.nearest)
-    MODEL gpt3-176b gpt3-175b
+    model gpt3-176b gpt3-175b
     """
 
     exit_code = 2
@@ -109,8 +113,16 @@ class MeshwiseError(ValueError):
         return clean("; ".join(parts))
 
     def marked(self) -> str:
-        """The error as a sentence of a record or a page, where its field is marked too."""
-        text, name = str(self), self.field.partition(":")[0].partition(" ")[0]
+        """The error within a record or a page, where its field is marked too."""
+        return self._marked(str(self))
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, within another sentence: the message, its field marked too."""
+        return self._marked(self.message)
+
+    def _marked(self, text: str) -> str:
+        name = self.field.partition(":")[0].partition(" ")[0]
         first = MARK.fullmatch(f"`{name}`") and re.match(rf"{name}\b", text)
         return f"`{name}`{text[len(name) :]}" if first else text
 
@@ -149,7 +161,7 @@ class IllegalLayout(InputError):
     """A layout that the model or the cluster does not allow."""
 
 
-def joined(names: Iterable[str]) -> str:
+def list_in_words(names: Iterable[str]) -> str:
     """``isl, osl and concurrency``."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last

@@ -63,8 +63,8 @@ def write_bytes(path: str, content: bytes) -> None:
             _pour(os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0)), content)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(
-            f"-o: cannot write {shorten(path)}: {getattr(error, 'strerror', None) or error}",
-            field="-o",
+            f"path: cannot write {shorten(path)}: {getattr(error, 'strerror', None) or error}",
+            field="path",
             value=path,
             legal="a file in a folder that exists and may be written to",
         ) from None
@@ -144,9 +144,9 @@ def write_parquet(path: str, rows: list[dict[str, Any]]) -> None:
         import pyarrow.parquet
     except ImportError:
         raise InputError(
-            "--parquet: pyarrow is not installed",
-            field="--parquet",
-            legal="pip install 'meshwise[parquet]', or --csv",
+            "parquet: pyarrow is not installed",
+            field="parquet",
+            legal="pip install 'meshwise[parquet]', or `csv`",
         ) from None
     names = list(dict.fromkeys(key for row in rows for key in row))
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
@@ -164,10 +164,10 @@ def _on_stdout(content: bytes) -> None:
 
     if sys.stdout.isatty():
         raise InputError(
-            "-o -: Parquet is not for a terminal",
-            field="-o",
+            "path -: Parquet is not for a terminal",
+            field="path",
             value="-",
-            legal="a file or a pipe, or --csv",
+            legal="a file or a pipe, or `csv`",
         )
     sys.stdout.flush()
     sys.stdout.buffer.write(content)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-from meshwise.arguments import Named, given, limit_s, names, price
-from meshwise.arguments import parts as _parts
+from meshwise.arguments import NameOrPath, given, limit_s, name_list, usd_per_device_hour
+from meshwise.arguments import named_objects as _parts
 from meshwise.checks import flag, keywords
 from meshwise.clusters.cluster import Cluster
 from meshwise.errors import InputError
@@ -27,11 +27,11 @@ ServingObjective = Literal["throughput", "latency", "cost"]
 
 @overload
 def plan(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Training,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     gpus: int | None = None,
     free: Sequence[str] = (),
     top: int = 10,
@@ -42,11 +42,11 @@ def plan(
 ) -> PlanResult: ...
 @overload
 def plan(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Serving,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     gpus: int | None = None,
     top: int = 10,
     objective: ServingObjective | None = None,
@@ -59,11 +59,11 @@ def plan(
 ) -> ServingPlanResult: ...
 @keywords
 def plan(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Training | Serving,
     *,
-    stack: Stack | Named | None = None,
+    stack: Stack | NameOrPath | None = None,
     gpus: int | None = None,
     free: Sequence[str] = (),
     top: int = 10,
@@ -116,13 +116,13 @@ def plan(
     """
     legal = "Training(batch=, seq=) or Serving(isl=, osl=, …)"
     given(workload, (Training, Serving), "workload", legal)
-    flag(disaggregated, "--disaggregated")
+    flag(disaggregated, "disaggregated")
     if objective is not None:
-        given(objective, str, "--objective", "an objective by name, such as cost")
-    price_per_device_hour = price(price_per_device_hour)
-    ttft_s, tpot_s = limit_s(ttft_s, "--ttft"), limit_s(tpot_s, "--tpot")
+        given(objective, str, "objective", "an objective by name, such as cost")
+    price_per_device_hour = usd_per_device_hour(price_per_device_hour)
+    ttft_s, tpot_s = limit_s(ttft_s, "ttft_s"), limit_s(tpot_s, "tpot_s")
     if isinstance(workload, Serving):
-        _only("training", "--free", tuple(names(free, "--free")) or None)
+        _only("training", "free", tuple(name_list(free, "free")) or None)
         return _serving(
             *(model, cluster, workload, stack, layout),
             gpus=gpus,
@@ -134,13 +134,13 @@ def plan(
             disaggregated=disaggregated,
             progress=progress,
         )
-    for option, value in (("--ttft", ttft_s), ("--tpot", tpot_s)):
+    for option, value in (("ttft_s", ttft_s), ("tpot_s", tpot_s)):
         _only("serving", option, value)
-    _only("serving", "--disaggregated", disaggregated or None)
+    _only("serving", "disaggregated", disaggregated or None)
     return _training(
         *(model, cluster, workload, stack, layout),
         gpus=gpus,
-        free=names(free, "--free"),
+        free=name_list(free, "free"),
         top=top,
         objective=objective or "step",
         price=price_per_device_hour,
@@ -155,15 +155,15 @@ def _only(phase: str, option: str, value: object) -> None:
             f"{option} has a meaning in {phase} only",
             field=option,
             value=value,
-            legal=f"leave {option} out, or a workload of {phase}",
+            legal=f"leave `{option}` out, or a workload of {phase}",
         )
 
 
 def _training(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Training,
-    stack: Stack | Named | None,
+    stack: Stack | NameOrPath | None,
     layout: dict[str, object],
     *,
     gpus: int | None,
@@ -174,7 +174,8 @@ def _training(
     progress: Progress | None,
 ) -> PlanResult:
     from meshwise.answers.plan import PlanResult
-    from meshwise.search.training.question import plan_training, read_pins
+    from meshwise.layouts.pins import read_pins
+    from meshwise.search.training.question import plan_training
 
     spec, where, software = _parts(model, cluster, workload, stack)
     return PlanResult(
@@ -195,10 +196,10 @@ def _training(
 
 
 def _serving(
-    model: Model | Named,
-    cluster: Cluster | Named,
+    model: Model | NameOrPath,
+    cluster: Cluster | NameOrPath,
     workload: Serving,
-    stack: Stack | Named | None,
+    stack: Stack | NameOrPath | None,
     layout: dict[str, object],
     *,
     gpus: int | None,
@@ -211,9 +212,9 @@ def _serving(
     progress: Progress | None,
 ) -> ServingPlanResult:
     from meshwise.answers.serving_plan import PlannedServing, ServingPlanResult
+    from meshwise.layouts.pins import read_pins
     from meshwise.search.serving.plan import Limits
     from meshwise.search.serving.question import plan_deployment
-    from meshwise.search.training.question import read_pins
 
     spec, where, software = _parts(model, cluster, workload.decode(), stack)
     pins = read_pins(layout)

@@ -62,7 +62,7 @@ def run(
     True
     """
     name, table = load_config(model)
-    where = load_cluster(on, field="--on") if on is not None else None
+    where = load_cluster(on, field="on") if on is not None else None
     job, launcher, cluster_env = _runtime()
     check_keys(task, job.Task.__struct_fields__, "run")
     asked: Task = job.Task(
@@ -205,12 +205,12 @@ def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -
     where = on
     if where is None and record["host"] is not None and record["machine"]["backend"] == "gloo":
         where = host_cluster(record, task.ranks)
-    said, why = None, "name the cluster with --on"
+    said, why = None, "name the cluster with `on`"
     if where is not None:
         try:
             said = predicted(name, task, where)
         except InputError as error:
-            why = str(error)
+            why = error.marked()
     keys = ("step_s", "tokens_per_s", "comm_share", "ttft_s", "tpot_s")
     own = ("steps_s", "unattributed_s", "detailed_step_s", "losses", "peak_memory_bytes")
     return {

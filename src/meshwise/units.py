@@ -69,7 +69,7 @@ _THOUSANDS = re.compile(r"^\s*\d{1,3}(?:,\d{3})+(?![\d,])")
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
 
 
-def parse(
+def parse_quantity(
     text: object, kind: Kind, field: str, *, bare: bool = False, usual: str | None = None
 ) -> float:
     """``text`` ("300 GB/s") as an SI float of the given kind, positive and in its range.

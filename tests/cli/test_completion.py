@@ -19,7 +19,7 @@ from meshwise.launch.write import WRAPPERS
 from meshwise.runtime import options as runtime
 from meshwise.search.training.question import FREE
 from meshwise.stacks.switches import MODULES, MOMENTS, words_of
-from meshwise.workloads.workload import PHASES
+from meshwise.workloads.workload import WORKLOAD_PHASES
 
 
 def completed(line: str) -> list[str]:
@@ -39,7 +39,7 @@ def completed(line: str) -> list[str]:
         ("scale gpt2 --on dgx-", {n for n in catalog.names("clusters") if n.startswith("dgx-")}),
         ("run gpt2 --on dgx-1", {"dgx-1-v100"}),
         ("serve gpt2 --stack ", set(catalog.names("stacks"))),
-        ("scale gpt2 --phase ", set(PHASES)),
+        ("scale gpt2 --phase ", set(WORKLOAD_PHASES)),
         ("run gpt2 --phase g", {"generate"}),
         ("scale gpt2 --dtype ", set(dtypes.COMPUTE)),
         ("scale gpt2 --kv-cache-dtype ", set(dtypes.KV_CACHE)),
@@ -80,7 +80,7 @@ def test_files_are_the_shells(line: str) -> None:
 @pytest.mark.parametrize(
     ("own", "source"),
     [
-        (values.PHASE, PHASES),
+        (values.PHASE, WORKLOAD_PHASES),
         (values.OP, OPS),
         (values.TARGET, tuple(targets())),
         (values.WRAPPER, WRAPPERS),

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from running import answer, run
 
 from meshwise import catalog
+from meshwise.axes import PLACEMENTS
 from meshwise.launch import Job, parse, targets
 from meshwise.launch.table import target
-from meshwise.layouts.layout import PLACEMENTS
 
 TRAINING = ("megatron-lm", "megatron-bridge", "torchtitan", "deepspeed", "accelerate")
 SERVING = ("vllm", "sglang", "trtllm")
@@ -55,7 +55,7 @@ def check(exported: dict, layout: dict, phase: str) -> None:
     gpus = exported["gpus"] if phase == "train" else None
     read = parse(exported["text"], gpus=gpus, experts=Job(**job).has_experts_grid)
     assert read.target == exported["target"]
-    for field in Job.__struct_fields__:
+    for field in job:
         mine, theirs = job[field], getattr(read.job, field)
         if field in ("gpus_per_node", "model", "etp") or mine is None or mine == theirs:
             continue

@@ -146,7 +146,7 @@ def test_price() -> None:
 def test_csv_has_the_layouts() -> None:
     lines = run(*GPT, "--csv", "--top", "4").out.splitlines()
     assert len(lines) == 5
-    assert lines[0].startswith("tp,pp,vp,dp,cp,ep,etp,micro_batch")
+    assert lines[0].startswith("tp,pp,vp,dp,cp,ep,etp,dcp,micro_batch")
 
 
 def test_page_tells_the_reasons() -> None:

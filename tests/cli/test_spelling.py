@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from running import refusal
 
+import meshwise as mw
+from meshwise import api
 from meshwise.cli import cli
 from meshwise.cli.spelling import Spelling
 from meshwise.errors import InputError
@@ -34,7 +40,7 @@ def said(command: str, message: str, field: str, **more: Any) -> InputError:
         ("estimate", "model", "MODEL"),
         ("import", "model", "--model"),
         ("collective", "size", "SIZE"),
-        ("validate", "table", "TABLE.csv"),
+        ("validate", "table", "TABLE"),
         ("serve", "kv_cache", "--kv-dtype"),
         ("plan", "ttft_s", "--ttft"),
         ("scale", "sweep: values", "--sweep: values"),
@@ -71,6 +77,8 @@ def test_only_the_first_words_are_taken_for_the_field() -> None:
         ("estimate", "`osl` and `meshwise plan`", "`osl` and `meshwise plan`"),  # no option here
         ("estimate", "`tp=2, osl=3`", "`tp=2, osl=3`"),
         ("estimate", "`hostname` and --tp", "`hostname` and --tp"),
+        ("run", "no prediction: `tp`=3: no", "no prediction: --tp=3: no"),
+        ("run", "no prediction: `hidden_size`: no", "no prediction: hidden_size: no"),
     ],
 )
 def test_a_mark_is_what_a_user_types(command: str, text: str, written: str) -> None:
@@ -107,3 +115,80 @@ def test_an_error_within_a_record_has_its_field_marked(
     message: str, field: str, marked: str
 ) -> None:
     assert InputError(message, field=field).marked() == marked
+
+
+H100, TRAIN = "hgx-h100", ("--on", "hgx-h100", "--batch", "8", "--seq", "512")
+LOAD = {"isl": 512, "osl": 64, "concurrency": 8}
+SERVED = ("--on", H100, "--isl", "512", "--osl", "64", "--concurrency", "8")
+VLLM = "vllm serve meta-llama/Llama-3.1-8B -tp 2"
+
+
+def training(**more: Any) -> mw.Training:
+    return mw.Training(batch=8, seq=512, **more)
+
+
+FAULTS: list[tuple[str, Callable[[], object], tuple[str, ...]]] = [
+    ("tp", lambda: mw.estimate("gpt2", H100, training(), tp=8), ("estimate", "gpt2", *TRAIN, "--tp", "8")),
+    ("tp", lambda: mw.scale("gpt2", H100, training(), tp=[5]), ("scale", "gpt2", *TRAIN, "--tp", "5")),
+    ("pp", lambda: mw.estimate("gpt2", H100, training(), pp=99), ("estimate", "gpt2", *TRAIN, "--pp", "99")),
+    ("micro_batch", lambda: training(micro_batch=3), ("scale", "gpt2", *TRAIN, "--micro-batch", "3")),
+    ("batch", lambda: mw.Training(batch=0, seq=8), ("estimate", "gpt2", *TRAIN, "--batch", "0")),
+    ("sequence_parallel",
+     lambda: mw.estimate("gpt2", H100, mw.Training(batch=8, seq=511), tp=2, sequence_parallel=True),
+     ("estimate", "gpt2", "--on", H100, "--batch", "8", "--seq", "511", "--tp", "2", "--sequence-parallel")),
+    ("dcp", lambda: mw.estimate("gpt2", H100, training(), dcp=2),
+     ("export", "megatron-lm", "gpt2", "--on", H100, "--dcp", "2", "--batch", "8", "--seq", "512")),
+    ("gpus", lambda: mw.estimate("gpt2", H100, training(), gpus=8), ("estimate", "gpt2", *TRAIN, "--gpus", "8")),
+    ("model", lambda: mw.describe("gtp2"), ("model", "gtp2")),
+    ("cluster", lambda: mw.scale("gpt2", "hgx", training()),
+     ("scale", "gpt2", "--on", "hgx", "--batch", "8", "--seq", "512")),
+    ("nodes", lambda: mw.cluster("4xh100", nodes=2), ("scale", "gpt2", *TRAIN, "--on", "4xh100", "--nodes", "2")),
+    ("stack", lambda: mw.stack("vlm"), ("scale", "gpt2", *TRAIN, "--stack", "vlm")),
+    ("weights", lambda: mw.Formats(weights="int3"), ("serve", "gpt2", *SERVED, "--weight-dtype", "int3")),
+    ("kv_cache", lambda: mw.Formats(kv_cache="int3"), ("serve", "gpt2", *SERVED, "--kv-dtype", "int3")),
+    ("acceptance", lambda: mw.Serving(**LOAD, draft_tokens=2), ("serve", "gpt2", *SERVED, "--draft-tokens", "2")),
+    ("expert_skew", lambda: mw.serve("gpt2", H100, mw.Serving(**LOAD, expert_skew=1.0)),
+     ("serve", "gpt2", *SERVED, "--expert-skew", "1")),
+    ("objective", lambda: mw.plan("gpt2", H100, training(), objective="stp"),
+     ("plan", "gpt2", *TRAIN, "--objective", "stp")),
+    ("price_per_device_hour", lambda: mw.plan("gpt2", H100, training(), objective="cost"),
+     ("plan", "gpt2", *TRAIN, "--objective", "cost")),
+    ("free", lambda: mw.plan("gpt2", H100, training(), free=["dtyp"]), ("plan", "gpt2", *TRAIN, "--free", "dtyp")),
+    ("disaggregated", lambda: mw.plan("gpt2", H100, mw.Serving(**LOAD), disaggregated=True),
+     ("plan", "gpt2", *SERVED, "--disaggregated")),
+    ("sweep", lambda: mw.sweep("gpt2", H100, training(), "bach=1,2"), ("scale", "gpt2", *TRAIN, "--sweep", "bach=1,2")),
+    ("op", lambda: mw.collective("reduce", "1MB", H100), ("collective", "reduce", "1MB", "--on", H100)),
+    ("size", lambda: mw.collective("all_reduce", "1 m", H100), ("collective", "all_reduce", "1 m", "--on", H100)),
+    ("ranks", lambda: mw.collective("all_reduce", "1MB", H100, 9999),
+     ("collective", "all_reduce", "1MB", "--on", H100, "--ranks", "9999")),
+    ("isl", lambda: mw.read_command(VLLM, H100), ("import", VLLM, "--on", H100)),
+    ("model", lambda: mw.read_command(VLLM, H100, model="gpt2", **LOAD),
+     ("import", VLLM, *SERVED, "--model", "gpt2")),
+    ("command", lambda: mw.read_command("ls -l", H100), ("import", "ls -l", "--on", H100)),
+    ("kind", lambda: api.validate_published("train"), ("validate", "--published", "train")),
+    ("table", lambda: mw.validate("none.csv"), ("validate", "none.csv")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "ask", "argv"), FAULTS, ids=[f"{argv[0]} {field}" for field, _, argv in FAULTS]
+)
+def test_one_fault_has_the_callers_names(
+    field: str, ask: Callable[[], object], argv: tuple[str, ...]
+) -> None:
+    """Through Python an error names the keyword; through the command line it is the same error, with the
+    option in the place of every field."""
+    with pytest.raises(mw.MeshwiseError) as caught:
+        ask()
+    error = caught.value
+    if error.field.startswith("--"):
+        pytest.skip("layouts and search still spell their fields with dashes")
+    assert error.field.split(" ")[0].rstrip(":") == field and "--" not in str(error)
+    assert field in re.split(r"\W", error.message)
+    spelling(argv[0]).error(error)
+    said = refusal(*argv)
+    assert said["field"].startswith("--") or said["field"].isupper()
+    mine = json.loads(json.dumps(error.to_dict()["error"], default=str))
+    assert {k: v for k, v in mine.items() if k != "value"} == {
+        k: v for k, v in said.items() if k != "value"
+    }

@@ -6,7 +6,7 @@ import pytest
 
 from meshwise import Decode, catalog, scale
 from meshwise.clusters.load import load_cluster
-from meshwise.clusters.names import counted, nearest, nodes_of
+from meshwise.clusters.names import counted_devices, nearest_cluster, nodes_of
 from meshwise.errors import UnknownName
 
 
@@ -119,11 +119,11 @@ def test_the_nearest_is_of_the_same_family(name: str, near: str | None) -> None:
     with pytest.raises(UnknownName) as caught:
         load_cluster(name)
     assert caught.value.nearest == near
-    assert near is None or nearest(name) == near
+    assert near is None or nearest_cluster(name) == near
 
 
 def test_a_memory_is_no_count() -> None:
-    assert counted("a100-80") is None and counted("h100-8") is not None
+    assert counted_devices("a100-80") is None and counted_devices("h100-8") is not None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from meshwise.cost.memory.activations import layer_activations, mlp_activations
+from meshwise.cost.memory.activations import layer_activation_bytes, mlp_activation_bytes
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Attention, Block, Mlp, Model
 from meshwise.program.context import Context, context
@@ -91,8 +91,8 @@ def test_a_gated_activation_in_two_operations_keeps_four_tensors() -> None:
     one = MODEL.blocks[0].mlp
     assert one is not None
     kept = saved_bytes(mlp, [gate_up, down]) - inputs
-    assert kept == B * S * float(mlp_activations(ctx(EAGER), one, np.int64(1)))
-    fused = float(mlp_activations(ctx(Stack(name="fused")), one, np.int64(1)))
+    assert kept == B * S * float(mlp_activation_bytes(ctx(EAGER), one, np.int64(1)))
+    fused = float(mlp_activation_bytes(ctx(Stack(name="fused")), one, np.int64(1)))
     assert fused == 2 * 3 * WIDTH
 
 
@@ -114,17 +114,19 @@ def test_an_eager_layer_keeps_what_is_counted() -> None:
         return x + F.linear(F.silu(F.linear(y, gate)) * F.linear(y, up), down)
 
     weights = [wq, wk, wv, wo, gate, up, down, *norms, angles]
-    assert saved_bytes(layer, weights) == float(layer_activations(ctx(EAGER), MODEL.blocks[0]))
+    assert saved_bytes(layer, weights) == float(layer_activation_bytes(ctx(EAGER), MODEL.blocks[0]))
 
 
 def test_operation_wise_checkpointing_keeps_every_second_product() -> None:
     """Input, query, value, attention, gate and down outputs (of q, k, v, o, gate, up, down)."""
     stack = Stack(name="titan", selective_recompute="products")
-    found = float(layer_activations(ctx(stack, recompute=1), MODEL.blocks[0]))
+    found = float(layer_activation_bytes(ctx(stack, recompute=1), MODEL.blocks[0]))
     assert found == 2 * B * S * (H + H + KV * D + H + WIDTH + H)
     # over four ranks with sequence parallelism: reductions are kept too
     found = float(
-        layer_activations(ctx(stack, recompute=1, tp=2, sequence_parallel=True), MODEL.blocks[0])
+        layer_activation_bytes(
+            ctx(stack, recompute=1, tp=2, sequence_parallel=True), MODEL.blocks[0]
+        )
     )
     inside = H + KV * D + WIDTH + H  # query, value, gate, attention
     assert found == 2 * B * S * (inside / 2 + H + H / 2 + 2 * H / 2)
@@ -135,27 +137,31 @@ def test_kept_gathered_inputs_are_whole() -> None:
     axes: dict[str, Any] = {"tp": 4, "sequence_parallel": True}
     plain = ctx(Stack(name="plain"), **axes)
     keeps = ctx(Stack(name="keeps", keeps_gathered_inputs=True), **axes)
-    more = layer_activations(keeps, MODEL.blocks[0]) - layer_activations(plain, MODEL.blocks[0])
+    more = layer_activation_bytes(keeps, MODEL.blocks[0]) - layer_activation_bytes(
+        plain, MODEL.blocks[0]
+    )
     assert float(more) == 2 * 2 * B * S * H * (1 - 1 / 4)
     one = {"tp": 1}
-    assert layer_activations(ctx(keeps.stack, **one), MODEL.blocks[0]) == layer_activations(
-        ctx(plain.stack, **one), MODEL.blocks[0]
-    )
+    assert layer_activation_bytes(
+        ctx(keeps.stack, **one), MODEL.blocks[0]
+    ) == layer_activation_bytes(ctx(plain.stack, **one), MODEL.blocks[0])
 
 
 def test_packed_projection_and_copied_heads() -> None:
     block = MODEL.blocks[0]
     assert block.attention is not None
-    plain = float(layer_activations(ctx(Stack(name="plain")), block))
-    copied = float(layer_activations(ctx(Stack(name="x", expands_kv_heads=True)), block))
+    plain = float(layer_activation_bytes(ctx(Stack(name="plain")), block))
+    copied = float(layer_activation_bytes(ctx(Stack(name="x", expands_kv_heads=True)), block))
     assert copied - plain == 2 * B * S * 2 * (HEADS - KV) * D
     # the packed projection matters without grouped queries only
     packed = Stack(name="x", packed_qkv=True)
-    assert float(layer_activations(ctx(packed), block)) == plain
+    assert float(layer_activation_bytes(ctx(packed), block)) == plain
     full = msgspec.structs.replace(
         block, attention=msgspec.structs.replace(block.attention, kv_heads=HEADS)
     )
-    more = layer_activations(ctx(packed), full) - layer_activations(ctx(Stack(name="x")), full)
+    more = layer_activation_bytes(ctx(packed), full) - layer_activation_bytes(
+        ctx(Stack(name="x")), full
+    )
     assert float(more) == 2 * B * S * 2 * H
 
 
@@ -165,7 +171,7 @@ def test_stronger_recomputation_keeps_less(stack: Stack, sp: bool) -> None:
     for tp in (1, 2, 4):
         kept = [
             float(
-                layer_activations(
+                layer_activation_bytes(
                     ctx(stack, tp=tp, sequence_parallel=sp, recompute=mode), MODEL.blocks[0]
                 )
             )

@@ -28,7 +28,8 @@ from meshwise.cost.collectives.collective import (
     ring_shares,
 )
 from meshwise.cost.estimate import estimate
-from meshwise.layouts.layout import Group, Layouts, place
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, place
 from meshwise.models.load import load_model
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack

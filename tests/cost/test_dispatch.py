@@ -11,8 +11,8 @@ import meshwise as mw
 from meshwise import launch
 from meshwise.cost.collectives.dispatch import distinct, wire_bytes
 from meshwise.errors import IllegalLayout
-from meshwise.layouts.layout import Group
-from meshwise.program.operations import Copies
+from meshwise.layouts.placement import Group
+from meshwise.program.operations import TokenCopies
 from meshwise.search.one_layout import report
 
 QWEN = mw.model("qwen3-30b-a3b")
@@ -25,14 +25,14 @@ def test_distinct_parts_are_those_of_all_draws(experts: int, top_k: int, parts: 
     each = experts // parts
     draws = list(itertools.combinations(range(experts), top_k))
     mean = sum(len({e // each for e in draw}) for draw in draws) / len(draws)
-    assert float(distinct(Copies(experts, top_k), np.int64(parts))) == pytest.approx(mean)
+    assert float(distinct(TokenCopies(experts, top_k), np.int64(parts))) == pytest.approx(mean)
 
 
 def test_a_token_crosses_the_network_once_per_node():
     group = Group("ep", (np.int64(8), np.int64(4)), (np.int64(1), np.int64(8)))
     payload = 8 * 1e6  # eight copies of a token of a megabyte
-    inside, network = wire_bytes(payload, Copies(128, 8), group)
-    assert network == pytest.approx(1e6 * float(distinct(Copies(128, 8), np.int64(4))) * 3 / 4)
+    inside, network = wire_bytes(payload, TokenCopies(128, 8), group)
+    assert network == pytest.approx(1e6 * float(distinct(TokenCopies(128, 8), np.int64(4))) * 3 / 4)
     assert network < 3e6 < payload * 24 / 32  # what a plain exchange sends to other nodes
     assert inside <= payload * 7 / 8
 

@@ -1,4 +1,4 @@
-"""90 % intervals: around the value, wider on lent constants, and covering left-out sources."""
+"""90 % intervals: around the value, wider on inherited constants, and covering left-out sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import meshwise as mw
 from meshwise import catalog
-from meshwise.cost.uncertainty import LENT, ends, spread
+from meshwise.cost.uncertainty import INHERITED_HALF_WIDTH, prediction_interval, published_spread
 
 FILES = catalog.names("discrepancy")
 QUANTITIES = [name.replace("-", "_") for name in FILES]
@@ -24,19 +24,19 @@ QUANTITIES = [name.replace("-", "_") for name in FILES]
     st.sampled_from([*catalog.names("stacks"), "someone-else"]),
     st.floats(0.0, 1.0),
 )
-def test_ends_hold_the_value_and_widen_with_what_is_lent(
-    value: float, quantity: str, stack: str, lent: float
+def test_ends_hold_the_value_and_widen_with_what_is_inherited(
+    value: float, quantity: str, stack: str, inherited: float
 ) -> None:
-    low, high = ends(value, quantity, stack, lent)
-    own_low, own_high = ends(value, quantity, stack)
-    found = spread(quantity, stack)
+    low, high = prediction_interval(value, quantity, stack, inherited)
+    own_low, own_high = prediction_interval(value, quantity, stack)
+    found = published_spread(quantity, stack)
     assert low <= own_low <= own_high <= high
     if found.low <= 0.0 <= found.high:
         assert low <= value <= high
         assert own_low == pytest.approx(value * np.exp(found.low))
         assert own_high == pytest.approx(value * np.exp(found.high))
     # in quadrature: never more than the sum
-    assert high <= own_high * np.exp(LENT * lent) * (1 + 1e-12)
+    assert high <= own_high * np.exp(INHERITED_HALF_WIDTH * inherited) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -59,6 +59,6 @@ def test_the_ideal_stack_has_no_interval() -> None:
 def test_a_device_without_kernels_of_its_own_is_less_sure() -> None:
     work = mw.Training(batch=8, seq=1024)
     own = mw.scale("gpt2", "dgx-a100", work).points[0]
-    lent = mw.scale("gpt2", "dgx-1-v100", work).points[0]
-    assert lent.step_high_s / lent.step_s > own.step_high_s / own.step_s
-    assert lent.step_low_s / lent.step_s < own.step_low_s / own.step_s
+    inherited = mw.scale("gpt2", "dgx-1-v100", work).points[0]
+    assert inherited.step_high_s / inherited.step_s > own.step_high_s / own.step_s
+    assert inherited.step_low_s / inherited.step_s < own.step_low_s / own.step_s

@@ -7,14 +7,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meshwise.cost.memory.activations import layer_activations, layer_backward, loss_bytes
-from meshwise.cost.memory.parts import Working, fullest_stage, gathered_units, state, working
-from meshwise.cost.schedule import in_flight
-from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.axes import SHARD_CODE
+from meshwise.cost.memory.activations import (
+    layer_activation_bytes,
+    layer_backward_bytes,
+    loss_bytes,
+)
+from meshwise.cost.memory.parts import (
+    WorkingBytes,
+    fullest_stage_bytes,
+    gathered_units_bytes,
+    state_bytes,
+    working_bytes,
+)
+from meshwise.cost.schedule import in_flight_microbatches
+from meshwise.layouts.layout import Layouts
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
 from meshwise.program.step import Program, program
-from meshwise.program.weights import block_weights, end_weights
+from meshwise.program.weights import end_weights, local_block_weights
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack, replaced
 from meshwise.workloads.workload import Formats, Training
@@ -41,9 +52,9 @@ def built(stack: Stack, grad: str = "fp32", dtype: str = "bf16", **axes: Any) ->
     return program(LLAMA, stack, workload, layout)
 
 
-def first(stack: Stack, **axes: Any) -> tuple[Any, Working]:
+def first(stack: Stack, **axes: Any) -> tuple[Any, WorkingBytes]:
     p = built(stack, **axes)
-    return state(p.ctx, p.roles[0]), working(p.ctx, p.roles[0])
+    return state_bytes(p.ctx, p.roles[0]), working_bytes(p.ctx, p.roles[0])
 
 
 def test_bytes_per_parameter_by_stack() -> None:
@@ -78,21 +89,21 @@ def test_units_that_fsdp_gathers() -> None:
     with a pipeline the whole stage and its gradients' fp32 sums."""
     titan, zero3 = load_stack("torchtitan-fsdp"), SHARD_CODE["zero3"]
     p = built(titan, dp=8, shard=zero3)
-    layer = float(block_weights(LLAMA.blocks[0], LLAMA.hidden, p.ctx.layout).total)
+    layer = float(local_block_weights(LLAMA.blocks[0], LLAMA.hidden, p.ctx.layout).total)
     embed, head = (float(v) for v in end_weights(LLAMA, p.ctx.layout, p.ctx.vocabulary))
-    found = float(gathered_units(p.ctx, p.roles[0]))
+    found = float(gathered_units_bytes(p.ctx, p.roles[0]))
     assert found == layer * (2 + 2 + 2 + 4) + 2 * embed + 4 * head
     piped = built(titan, dp=8, pp=4, shard=zero3)
     stage = 8 * layer + embed
-    assert float(gathered_units(piped.ctx, piped.roles[0])) == stage * (2 + 4) + 2 * layer
+    assert float(gathered_units_bytes(piped.ctx, piped.roles[0])) == stage * (2 + 4) + 2 * layer
     # FP8 training gathers FP8 weights
     narrow = built(titan, dtype="fp8", dp=8, pp=4, shard=zero3)
-    assert float(gathered_units(narrow.ctx, narrow.roles[0])) == stage * (1 + 4) + 2 * layer
+    assert float(gathered_units_bytes(narrow.ctx, narrow.roles[0])) == stage * (1 + 4) + 2 * layer
     for shard in ("none", "zero1", "zero2"):
         q = built(titan, dp=8, shard=SHARD_CODE[shard])
-        assert float(gathered_units(q.ctx, q.roles[0])) == 0
+        assert float(gathered_units_bytes(q.ctx, q.roles[0])) == 0
     alone = built(titan, shard=zero3)
-    assert float(gathered_units(alone.ctx, alone.roles[0])) == 0
+    assert float(gathered_units_bytes(alone.ctx, alone.roles[0])) == 0
 
 
 def test_the_loss_is_the_peak_of_a_large_vocabulary() -> None:
@@ -109,13 +120,13 @@ def test_the_loss_is_the_peak_of_a_large_vocabulary() -> None:
             rows = -(-LLAMA.vocab // multiple) * multiple / tp
             expected = SEQ * rows * per_logit
             assert float(loss_bytes(p.ctx)) == expected
-            layer = float(layer_backward(p.ctx, LLAMA.blocks[0]))
-            found = float(working(p.ctx, p.roles[0]).workspace_bytes)
+            layer = float(layer_backward_bytes(p.ctx, LLAMA.blocks[0]))
+            found = float(working_bytes(p.ctx, p.roles[0]).workspace_bytes)
             if not stack.autograd_gradients:
                 assert found == max(expected, layer)
     p = built(load_stack("megatron-core"), pp=4)
-    plain = [float(working(p.ctx, role).workspace_bytes) for role in p.roles]
-    assert plain[0] == plain[1] == float(layer_backward(p.ctx, LLAMA.blocks[0])) < plain[2]
+    plain = [float(working_bytes(p.ctx, role).workspace_bytes) for role in p.roles]
+    assert plain[0] == plain[1] == float(layer_backward_bytes(p.ctx, LLAMA.blocks[0])) < plain[2]
 
 
 def test_autograd_gradients_count_where_activations_do_not() -> None:
@@ -124,11 +135,13 @@ def test_autograd_gradients_count_where_activations_do_not() -> None:
     short = Training(batch=4, seq=128, formats=Formats(gradients="fp32"))
     layout = Layouts(tp=np.asarray(1), micro_batch=np.asarray(1))
     p = program(LLAMA, stack, short, layout)
-    kept = 32 * float(layer_activations(p.ctx, LLAMA.blocks[0]))
+    kept = 32 * float(layer_activation_bytes(p.ctx, LLAMA.blocks[0]))
     fresh = 2 * parameters(LLAMA)
-    assert float(working(p.ctx, p.roles[0]).workspace_bytes) == fresh - kept
+    assert float(working_bytes(p.ctx, p.roles[0]).workspace_bytes) == fresh - kept
     long = built(stack, micro_batch=4)
-    assert float(working(long.ctx, long.roles[0]).workspace_bytes) == float(loss_bytes(long.ctx))
+    assert float(working_bytes(long.ctx, long.roles[0]).workspace_bytes) == float(
+        loss_bytes(long.ctx)
+    )
 
 
 def test_recomputation_needs_one_whole_layer() -> None:
@@ -138,11 +151,11 @@ def test_recomputation_needs_one_whole_layer() -> None:
     p = built(stack, pp=4, recompute=2)
     block = LLAMA.blocks[0]
     none = built(stack, pp=4)
-    whole = float(layer_activations(none.ctx, block))
+    whole = float(layer_activation_bytes(none.ctx, block))
     only_input = 2 * SEQ * LLAMA.hidden
-    more = float(layer_backward(p.ctx, block)) - float(layer_backward(none.ctx, block))
+    more = float(layer_backward_bytes(p.ctx, block)) - float(layer_backward_bytes(none.ctx, block))
     assert more == whole - only_input
-    assert float(working(p.ctx, p.roles[0]).activations_bytes) == 4 * 8 * only_input
+    assert float(working_bytes(p.ctx, p.roles[0]).activations_bytes) == 4 * 8 * only_input
 
 
 def test_chunks_of_an_interleaved_schedule() -> None:
@@ -156,7 +169,9 @@ def test_chunks_of_an_interleaved_schedule() -> None:
                 held += step < microbatches * vp
                 most = max(most, held)
                 held -= step >= warmup
-            found = in_flight("1f1b", *(np.int64(v) for v in (pp, vp, pp - rank, microbatches)))
+            found = in_flight_microbatches(
+                "1f1b", *(np.int64(v) for v in (pp, vp, pp - rank, microbatches))
+            )
             assert float(found) == pytest.approx(most / vp, rel=1e-12)
 
 
@@ -175,7 +190,7 @@ def test_more_ranks_and_smaller_microbatches_need_no_more(name: str) -> None:
         dp=4,
         pp=2,
     )
-    total = np.broadcast_to(fullest_stage(p.ctx, p.roles), (4, 3, 4, 3, 2))
+    total = np.broadcast_to(fullest_stage_bytes(p.ctx, p.roles), (4, 3, 4, 3, 2))
     assert (np.diff(total, axis=0) < 0).all()  # tp
     assert (np.diff(total, axis=1) > 0).all()  # micro batch
     assert (np.diff(total[:, :, :3], axis=2) <= 0).all()  # none, zero1, zero2
@@ -188,7 +203,7 @@ def test_one_layout_is_bit_identical_to_many(name: str) -> None:
     stack = load_stack(name)
     tps, pps, shards, modes = np.ix_([1, 2, 8], [1, 2, 8], [0, 1, 2, 3], [0, 1, 2])
     p = built(stack, tp=tps, pp=pps, shard=shards, recompute=modes, dp=4, sequence_parallel=True)
-    many = np.broadcast_to(fullest_stage(p.ctx, p.roles), (3, 3, 4, 3))
+    many = np.broadcast_to(fullest_stage_bytes(p.ctx, p.roles), (3, 3, 4, 3))
     rng = np.random.default_rng(0)
     for _ in range(12):
         i = tuple(int(rng.integers(n)) for n in many.shape)
@@ -196,7 +211,7 @@ def test_one_layout_is_bit_identical_to_many(name: str) -> None:
             stack, tp=tps[i[0], 0, 0, 0], pp=pps[0, i[1], 0, 0], shard=shards[0, 0, i[2], 0],
             recompute=modes[0, 0, 0, i[3]], dp=4, sequence_parallel=True,
         )  # fmt: skip
-        assert float(fullest_stage(one.ctx, one.roles)) == many[i]
+        assert float(fullest_stage_bytes(one.ctx, one.roles)) == many[i]
 
 
 def test_a_switch_adds_what_it_says() -> None:
@@ -204,7 +219,7 @@ def test_a_switch_adds_what_it_says() -> None:
     plain = Stack(name="plain")
     axes: dict[str, Any] = {"tp": 2, "dp": 2, "sequence_parallel": True}
     base = built(plain, **axes)
-    least = float(fullest_stage(base.ctx, base.roles))
+    least = float(fullest_stage_bytes(base.ctx, base.roles))
     for switch in (
         {"fused_norm": False},
         {"fused_elementwise": False},
@@ -215,4 +230,4 @@ def test_a_switch_adds_what_it_says() -> None:
         {"loss_peak_bytes": 12.0},
     ):
         p = built(replaced(plain, switch), **axes)
-        assert float(fullest_stage(p.ctx, p.roles)) >= least, switch
+        assert float(fullest_stage_bytes(p.ctx, p.roles)) >= least, switch

@@ -11,7 +11,7 @@ import pytest
 
 from meshwise import api
 from meshwise.evidence import validate
-from meshwise.evidence.tables import KINDS
+from meshwise.evidence.tables import TABLE_KINDS
 
 
 @cache
@@ -24,7 +24,7 @@ def summary(kind: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLE_KINDS)
 def test_published_tables_are_read_whole(kind: str) -> None:
     result = validated(kind)
     assert result.invalid == 0
@@ -129,12 +129,12 @@ def test_nine_of_ten_rows_lie_inside_their_interval(kind: str) -> None:
 
 def test_all_shipped_tables_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are those of every kind, which were predicted above and are not predicted again."""
-    monkeypatch.setattr(validate, "run", lambda table, _: validated(table.kind).results)
+    monkeypatch.setattr(validate, "row_results", lambda table, _: validated(table.kind).results)
     every = api.validate_published()
     assert every.to_dict()["kind"] == "all"
     assert every.invalid == 0
     expected: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in TABLE_KINDS:
         expected |= summary(kind)
     assert every.summary == expected
-    assert len(every.results) == sum(len(validated(kind).results) for kind in KINDS)
+    assert len(every.results) == sum(len(validated(kind).results) for kind in TABLE_KINDS)

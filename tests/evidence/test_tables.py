@@ -17,8 +17,8 @@ from meshwise.cli import main
 from meshwise.clusters.load import load_cluster
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.evidence.predict import PREDICT
-from meshwise.evidence.tables import KINDS, parse_table, unread
-from meshwise.evidence.validate import quantile, run, summary
+from meshwise.evidence.tables import TABLE_KINDS, parse_table, unread_columns
+from meshwise.evidence.validate import error_summary, quantile, row_results
 
 TRAINING = {
     "id": "mine/1",
@@ -99,14 +99,14 @@ def text(*rows: dict[str, str]) -> str:
 
 
 def outcome(*rows: dict[str, str]):  # type: ignore[no-untyped-def]
-    return run(parse_table(text(*rows), "mine.csv"), Path("/nonexistent"))
+    return row_results(parse_table(text(*rows), "mine.csv"), Path("/nonexistent"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLE_KINDS)
 def test_kind_is_told_by_the_header(kind: str) -> None:
     table = parse_table(text(EXAMPLES[kind]), "mine.csv")
     assert table.kind == kind
-    assert set(PREDICT) == set(KINDS)
+    assert set(PREDICT) == set(TABLE_KINDS)
     (result,) = outcome(EXAMPLES[kind])
     assert result.status == "ok"
     assert result.error == result.predicted / result.measured - 1
@@ -166,7 +166,7 @@ NOTES = (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLE_KINDS)
 def test_a_note_changes_nothing(kind: str) -> None:
     plain, *noted = outcome(*(EXAMPLES[kind] | {"note": note} for note in ("", *NOTES)))
     assert plain.status == "ok"
@@ -234,8 +234,10 @@ def test_what_stands_in_for_unknown_software_may_be_off_as_any(shard: str) -> No
 def test_the_page_counts_rows_of_unknown_software() -> None:
     def page(*names: str) -> str:
         table = parse_table(text(*({**DATA_PARALLEL, "stack": n} for n in names)), "mine")
-        results = run(table, Path())
-        return str(plain(validate_page(table.kind, "mine", results, summary(results), 0), None))
+        results = row_results(table, Path())
+        return str(
+            plain(validate_page(table.kind, "mine", results, error_summary(results), 0), None)
+        )
 
     assert "software that the catalog" not in page("megatron-core")
     said = " ".join(page("megatron-core", "abacus", "other").split())
@@ -287,7 +289,7 @@ def test_a_node_in_the_device_column_contradicts_another_size_or_is_named() -> N
 
 def test_columns_that_nothing_reads_are_named() -> None:
     table = parse_table(text(SERVING | {"weight_dtype": "int4", "empty": "", "note": "x"}), "t")
-    assert unread(table) == ["weight_dtype"]
+    assert unread_columns(table) == ["weight_dtype"]
 
 
 def test_an_eager_collective_is_host_time() -> None:
@@ -322,7 +324,7 @@ def test_a_table_without_rows_is_refused() -> None:
 def test_a_short_row_is_named_and_the_others_run() -> None:
     lines = text(TRAINING, TRAINING).splitlines()
     lines[1] = ",".join(lines[1].split(",")[:5])
-    results = run(parse_table("\n".join(lines), "mine.csv"), Path())
+    results = row_results(parse_table("\n".join(lines), "mine.csv"), Path())
     assert [r.status for r in results] == ["invalid", "ok"]
     assert "line 2" in results[0].reason
 
@@ -407,7 +409,7 @@ def test_any_cell_gives_a_result_and_never_a_traceback(kind: str, data: st.DataO
     for r in results:
         assert r.status in ("ok", "unsupported", "invalid")
         assert r.status == "ok" or r.reason
-    summary(results)
+    error_summary(results)
 
 
 def test_quantile_is_numpys() -> None:
@@ -425,7 +427,7 @@ def _training_step(**cells: str) -> float:
     writer.writeheader()
     writer.writerow(row)
     table = parse_table(out.getvalue(), "mine.csv")
-    assert unread(table) == []
+    assert unread_columns(table) == []
     (found,) = [p for p in PREDICT[table.kind](table.rows[0], Path(".")) if p.quantity == "step_s"]
     return found.predicted
 

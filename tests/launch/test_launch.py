@@ -417,7 +417,7 @@ BAD = [
         "how many GPUs",
     ),
     ("vllm serve m --enable-ep", "no such flag"),
-    ('{"a":' * 5_000 + "1" + "}" * 5_000, "no JSON"),
+    ('{"a":' * 20_000 + "1" + "}" * 20_000, "no JSON"),
     ("srun bash -c 'vllm serve m --tensor-paralel-size 4'", "no such flag"),
     ("vllm serve " + "x" * 300_000, "characters"),
 ]
@@ -449,7 +449,7 @@ def test_unknown_targets_and_wrappers() -> None:
     job = Job(model="m", phase="serve", tp=2, etp=2)
     with pytest.raises(MeshwiseError, match="vllm"):
         export(job, "vlm")
-    with pytest.raises(MeshwiseError, match="--wrapper"):
+    with pytest.raises(MeshwiseError, match="wrapper"):
         export(job, "trtllm", wrapper="kuberay")
     with pytest.raises(MeshwiseError, match="checked at"):
         export(job, "vllm", version="0.1")

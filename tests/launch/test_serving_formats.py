@@ -8,7 +8,7 @@ import meshwise as mw
 from meshwise.errors import InputError
 from meshwise.launch import parse
 from meshwise.launch.targets.serving_formats import METHODS, formats_of
-from meshwise.models.formats import priced
+from meshwise.models.formats import model_as_run
 from meshwise.models.load import load_model
 from meshwise.workloads.serving import Serving
 
@@ -18,7 +18,7 @@ def weights(name: str, flags: str) -> str | None:
     job = parse(f"vllm serve {name} -tp 2 {flags}").job
     model = load_model(name)
     load = Serving(isl=16, osl=16, concurrency=1, formats=formats_of(job, model))
-    q = priced(model, load.decode()).quantization
+    q = model_as_run(model, load.decode()).quantization
     return q.weight_dtype if q is not None else None
 
 
@@ -86,7 +86,7 @@ def test_the_commands_checkpoint_is_the_models(command: str, model: str, agree: 
     else:
         with pytest.raises(InputError) as caught:
             mw.read_command(command, "hgx-h100", model=model, **load)
-        assert caught.value.field == "--model"
+        assert caught.value.field == "model"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwise.clusters.load import cluster_from_table
-from meshwise.layouts.layout import place
+from meshwise.layouts.placement import place
 
 LEVELS = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise.axes import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.errors import IllegalLayout
-from meshwise.layouts import grid, rules
+from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import RECOMPUTE_CODE, SHARD_CODE
+from meshwise.layouts.check import check
+from meshwise.layouts.layout import Layout
 from meshwise.search.serving.space import serving_space
 from meshwise.search.training.space import space
 
@@ -22,7 +24,7 @@ MODELS = ("llama-3.1-8b", "llama-2-70b", "mixtral-8x7b", "deepseek-v2-lite", "gp
 
 def accepted(asked: dict[str, Any], model: mw.Model, work: Any, stack: Any) -> bool:
     try:
-        grid.check(grid.Grid(**asked), model, HGX, work, stack)
+        check(Layout(**asked), model, HGX, work, stack)
     except IllegalLayout:
         return False
     return True

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshwise.errors import InputError, MeshwiseError
-from meshwise.models.config_file import LARGEST, load_model_file
+from meshwise.models.config_file import MAX_CONFIG_BYTES, load_model_file
 from meshwise.models.families.config import FAMILIES, KNOWN, model_from_config
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Model
@@ -153,8 +153,8 @@ def test_a_huge_file_is_refused_before_reading(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**30)  # sparse: 1 GiB that takes no room
     assert "1,073,741,824 bytes" in refused(path)
-    path.write_bytes(b" " * (LARGEST + 1))
-    assert f"at most {LARGEST:,} bytes" in refused(path)
+    path.write_bytes(b" " * (MAX_CONFIG_BYTES + 1))
+    assert f"at most {MAX_CONFIG_BYTES:,} bytes" in refused(path)
 
 
 def test_imports_are_light() -> None:

@@ -13,7 +13,7 @@ from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
 from meshwise.models.families.config import FAMILIES, KNOWN, families_in_words, model_from_config
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import NEVER_ABSENT
-from meshwise.models.families.refused import REASONS, WRAPPERS
+from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Attention, Model
 
@@ -94,9 +94,9 @@ def test_published_configs(row: dict[str, str]) -> None:
 
 
 def test_every_family_is_consistent() -> None:
-    assert set(KNOWN) == set(FAMILIES) | set(WRAPPERS)
-    assert not set(KNOWN) & set(REASONS)
-    assert all(wrapper.inner in FAMILIES for wrapper in WRAPPERS.values())
+    assert set(KNOWN) == set(FAMILIES) | set(WRAPPER_TYPES)
+    assert not set(KNOWN) & set(REFUSED_TYPES)
+    assert all(wrapper.inner in FAMILIES for wrapper in WRAPPER_TYPES.values())
     assert {family.build for family in FAMILIES.values()} <= set(BUILDERS)
     for words in ("Llama 4", "Gemma 1–3", "DeepSeek 1–3", "gpt-oss", "text_config"):
         assert words in families_in_words()
@@ -262,11 +262,11 @@ def test_not_an_object(value: object) -> None:
         model_from_config(value, name="test")
 
 
-@pytest.mark.parametrize("model_type", sorted(REASONS))
+@pytest.mark.parametrize("model_type", sorted(REFUSED_TYPES))
 def test_refused_types_say_why(model_type: str) -> None:
     with pytest.raises(UnsupportedModel) as caught:
         make(model_type, hidden_size=64)
-    assert model_type in caught.value.message and REASONS[model_type] in caught.value.message
+    assert model_type in caught.value.message and REFUSED_TYPES[model_type] in caught.value.message
     assert caught.value.legal
 
 

@@ -18,7 +18,7 @@ from meshwise.models.families.config import FAMILIES, model_from_config
 from meshwise.models.families.experts import MOE
 from meshwise.models.families.keys import NEVER_ABSENT
 from meshwise.models.families.llama import DENSE
-from meshwise.models.families.refused import WRAPPERS
+from meshwise.models.families.refused import WRAPPER_TYPES
 from meshwise.models.parameters import parameters
 
 torch = pytest.importorskip("torch", reason="the oracle needs torch")
@@ -226,12 +226,12 @@ def test_defaults_of_the_class(model_type: str) -> None:
     assert ours({**sizes, **stated, "model_type": model_type}) == built(config)
 
 
-@pytest.mark.parametrize("model_type", sorted(WRAPPERS))
+@pytest.mark.parametrize("model_type", sorted(WRAPPER_TYPES))
 @pytest.mark.parametrize("tied", [False, True])
 def test_language_part_of_multimodal_models(model_type: str, tied: bool) -> None:
     if model_type not in CONFIG_MAPPING:
         pytest.skip("transformers has no class")
-    inner_type = WRAPPERS[model_type].inner
+    inner_type = WRAPPER_TYPES[model_type].inner
     text = small(inner_type, random.Random(model_type))
     text["tie_word_embeddings"] = tied
     text["model_type"] = inner_type

@@ -10,7 +10,7 @@ from meshwise.clusters.load import load_cluster
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
 from meshwise.models.families.config import model_from_config
-from meshwise.models.formats import priced, products, remarks
+from meshwise.models.formats import format_remarks, model_as_run, products
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Model
@@ -59,20 +59,20 @@ def test_mlx_narrows_embedding_and_head() -> None:
 def test_options_reach_legality() -> None:
     blocks = checkpoint(intermediate_size=11520, quantization_config={
         "quant_method": "fp8", "weight_block_size": [128, 128]})  # fmt: skip
-    assert legality.refusals(priced(blocks, run()), 8, None)
-    assert not legality.refusals(priced(blocks, run(weights="bf16", dtype="bf16")), 8, None)
-    assert not legality.refusals(priced(blocks, run(weights="bf16")), 8, None)
-    assert not legality.refusals(priced(blocks, Training(batch=1, seq=16)), 8, None)
+    assert legality.refusals(model_as_run(blocks, run()), 8, None)
+    assert not legality.refusals(model_as_run(blocks, run(weights="bf16", dtype="bf16")), 8, None)
+    assert not legality.refusals(model_as_run(blocks, run(weights="bf16")), 8, None)
+    assert not legality.refusals(model_as_run(blocks, Training(batch=1, seq=16)), 8, None)
     plain = load_model("llama-2-7b")
-    assert not legality.refusals(priced(plain, run()), 4, None)
-    found = legality.refusals(priced(plain, run(weights="int4")), 4, None)
+    assert not legality.refusals(model_as_run(plain, run()), 4, None)
+    found = legality.refusals(model_as_run(plain, run(weights="int4")), 4, None)
     assert found and "21.5 groups" in found[0].text
 
 
 def test_a_weight_only_checkpoint_keeps_its_weights_under_any_operands() -> None:
     awq = checkpoint(quantization_config={"quant_method": "awq", "bits": 4, "group_size": 128})
     for dtype in ("fp16", "bf16", "fp8"):
-        assert priced(awq, run(dtype=dtype)).quantization == awq.quantization
+        assert model_as_run(awq, run(dtype=dtype)).quantization == awq.quantization
 
 
 @pytest.mark.parametrize("form", ["fp8", "w8a8", "nvfp4", "awq", "gptq-int8"])
@@ -80,16 +80,16 @@ def test_a_weight_only_checkpoint_keeps_its_weights_under_any_operands() -> None
 def test_16_bit_beside_a_checkpoint_is_that_of_the_activations(form: str, dtype: str) -> None:
     """As in engines: only a weight dtype makes another copy of the checkpoint."""
     model = load_model(f"qwen3-32b-{form}")
-    kept = priced(model, run(dtype=dtype))
+    kept = model_as_run(model, run(dtype=dtype))
     assert kept == model
     own, beside = widths(model, run()), widths(model, run(dtype=dtype))
     assert (own.weight_dtype, own.weight) == (beside.weight_dtype, beside.weight)
     if not model.quantization.weight_only:  # type: ignore[union-attr]
         assert own.dtype == beside.dtype and products(model, run(dtype=dtype)) is None
-        said = remarks(kept, run(dtype=dtype), {"bf16": 1.0, "fp8": 2.0}, "X")
+        said = format_remarks(kept, run(dtype=dtype), {"bf16": 1.0, "fp8": 2.0}, "X")
         assert any(f"stay in {own.weight_dtype}" in text for text in said)
     assert beside.activation_dtype == dtype
-    copy = priced(model, run(weights=dtype))
+    copy = model_as_run(model, run(weights=dtype))
     assert copy.quantization is None and "priced as a copy" in copy.asked
 
 
@@ -101,11 +101,11 @@ def test_operands_and_weights_may_both_be_stated() -> None:
 
 def test_a_method_that_is_not_known_is_not_priced() -> None:
     unknown = checkpoint(quantization_config={"quant_method": "exl2", "bits": 4.5})
-    with pytest.raises(InputError, match="--weight-dtype"):
-        priced(unknown, run())
-    with pytest.raises(InputError, match="--weight-dtype"):
-        priced(unknown, run(dtype="bf16"))
-    stated = priced(unknown, run(weights="int4")).quantization
+    with pytest.raises(InputError, match="`weights` states their format"):
+        model_as_run(unknown, run())
+    with pytest.raises(InputError, match="`weights` states their format"):
+        model_as_run(unknown, run(dtype="bf16"))
+    stated = model_as_run(unknown, run(weights="int4")).quantization
     assert stated is not None and stated.weight_dtype == "int4"
     assert list(weight_bytes(unknown)) == ["fp32", "bf16", "fp8", "int4"]
 
@@ -114,7 +114,7 @@ def test_formats_that_a_device_has_not_are_remarked_on() -> None:
     model = load_model("llama-3.1-8b")
     for cluster, said in (("dgx-a100", True), ("hgx-h100", False)):
         device = load_cluster(cluster).device
-        found = remarks(model, run(dtype="fp8"), device.peak_flops_per_s, device.title)
+        found = format_remarks(model, run(dtype="fp8"), device.peak_flops_per_s, device.title)
         assert bool(found) == said, cluster
 
 
@@ -166,7 +166,7 @@ def test_scales_and_zeros_count(config: dict[str, object], bits: float) -> None:
 
 def test_training_says_that_it_keeps_wide_weights() -> None:
     work = Training(batch=1, seq=16)
-    model = priced(load_model("qwen3-32b-awq"), work)
+    model = model_as_run(load_model("qwen3-32b-awq"), work)
     assert model.quantization is None and "16-bit weights" in model.asked
-    assert priced(model, work) == model  # said once
-    assert priced(load_model("gpt2"), work).asked == ""
+    assert model_as_run(model, work) == model  # said once
+    assert model_as_run(load_model("gpt2"), work).asked == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from meshwise import catalog
-from meshwise.models.names import hub_id, named
+from meshwise.models.names import hub_id, named_model
 
 
 def test_every_id_is_its_presets() -> None:
@@ -13,7 +13,7 @@ def test_every_id_is_its_presets() -> None:
     assert set(table) <= set(catalog.names("models"))
     assert len(set(table.values())) == len(table)
     for preset, hub in table.items():
-        found = named(hub)
+        found = named_model(hub)
         assert found is not None
         assert (found.preset, found.format) == (preset, None)
         assert hub_id(preset) == hub

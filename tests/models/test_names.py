@@ -12,7 +12,7 @@ from meshwise import catalog
 from meshwise.errors import InputError, MeshwiseError, meant, slips
 from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.load import load_model
-from meshwise.models.names import _table, named, nearest, unknown_model
+from meshwise.models.names import _table, named_model, nearest_preset, unknown_model
 from meshwise.models.shapes import Model
 from meshwise.program.stored import weight_bytes
 
@@ -98,7 +98,7 @@ def test_a_format_that_is_not_priced_is_refused(name: str) -> None:
     ],
 )
 def test_the_nearest_is_of_the_same_family_and_size(name: str, near: str) -> None:
-    assert nearest(name) == near
+    assert nearest_preset(name) == near
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_another_training_may_have_another_format() -> None:
      "mistralai/Mistral-Large-3-675B-Instruct-2512", "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B"],
 )  # fmt: skip
 def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
-    assert named(name) is None
+    assert named_model(name) is None
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
     ],
 )
 def test_the_nearest_shares_words(name: str, near: str) -> None:
-    assert nearest(name) == near
+    assert nearest_preset(name) == near
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_nearest_shares_words(name: str, near: str) -> None:
 )
 def test_another_size_or_version_is_no_nearest(name: str) -> None:
     """Who follows the nearest would get another model's answer. Names alike are listed."""
-    assert nearest(name) is None
+    assert nearest_preset(name) is None
     error = unknown_model("MODEL", name)
     assert error.nearest is None and "see `meshwise catalog`" in error.legal
 
@@ -196,13 +196,13 @@ def test_a_slip_of_the_fingers_leads_back_to_the_same_model(names: tuple[str, ..
     known = set(catalog.names("models"))
     for name in names:
         for typed in slipped(name):
-            if named(typed) is not None:  # another spelling of it
-                assert named(typed).preset == name, typed
+            if named_model(typed) is not None:  # another spelling of it
+                assert named_model(typed).preset == name, typed
                 continue
             twins = {n for n in known - {name} if typed in slipped(n)}
-            assert nearest(typed) == (None if twins else name), typed
+            assert nearest_preset(typed) == (None if twins else name), typed
             if re.search(r"\d[bmt]$", name):  # as hubs write it
-                assert nearest(f"someone/{typed}-Instruct-AWQ") in (None, name), typed
+                assert nearest_preset(f"someone/{typed}-Instruct-AWQ") in (None, name), typed
 
 
 def test_slips() -> None:
@@ -255,5 +255,5 @@ def test_a_format_may_have_other_shapes() -> None:
 
 def test_a_size_beside_a_name_is_the_presets() -> None:
     assert load_model("deepseek-r1:671b").name == "deepseek-v3"
-    assert named("deepseek-r1:70b") is None and named("llama-3.1-8b:70b") is None
+    assert named_model("deepseek-r1:70b") is None and named_model("llama-3.1-8b:70b") is None
     assert load_model("meta-llama/Llama-3.1-8B/").name == "llama-3.1-8b"

@@ -15,7 +15,7 @@ from meshwise.errors import InputError
 from meshwise.models.config_file import load_model_file
 from meshwise.models.families.config import model_from_config
 from meshwise.models.load import load_model
-from meshwise.models.names import named
+from meshwise.models.names import named_model
 from meshwise.models.parameters import parameters
 
 FOLDER = Path(meshwise.catalog.__file__).parent / "models"
@@ -93,7 +93,7 @@ def test_names_of_the_measurement_tables_are_names_everywhere() -> None:
     for table in ("serving.csv", "engines.csv", "training.csv", "training_layer.csv"):
         lines = (SHARED / table).read_text(encoding="utf-8").splitlines()
         names |= {row["model"] for row in csv.DictReader(lines)}
-    unknown = {n for n in names if named(n) is None and not n.startswith("(layer only)")}
+    unknown = {n for n in names if named_model(n) is None and not n.startswith("(layer only)")}
     priced = set()
     for name in unknown & beside:
         with contextlib.suppress(InputError):  # an architecture that no command prices

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from meshwise import api
 from meshwise.clusters.load import load_cluster
-from meshwise.cost.memory.activations import layer_activations
-from meshwise.cost.memory.parts import kv_cache, state, working
+from meshwise.cost.memory.activations import layer_activation_bytes
+from meshwise.cost.memory.parts import kv_cache_bytes, state_bytes, working_bytes
 from meshwise.layouts.layout import Layouts
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
@@ -206,7 +206,7 @@ TP = st.sampled_from([1, 2, 4, 8])
 
 def layer_bytes(model: Model, b: int, s: int, **axes: Any) -> Fraction:
     p = built(model, b, s, **axes)
-    return Fraction(float(layer_activations(p.ctx, model.blocks[0])))
+    return Fraction(float(layer_activation_bytes(p.ctx, model.blocks[0])))
 
 
 @FAST
@@ -226,7 +226,7 @@ def test_activations_of_a_layer(shape: Any, t: int) -> None:
     assert layer_bytes(model, b, s, tp=t, recompute=2) == 2 * sbh
     # A fused kernel keeps no scores: what selective recomputation leaves
     fused = built(model, b, s, FLASH, **sp)
-    assert float(layer_activations(fused.ctx, model.blocks[0])) == Fraction(34 * sbh, t)
+    assert float(layer_activation_bytes(fused.ctx, model.blocks[0])) == Fraction(34 * sbh, t)
 
 
 @FAST
@@ -244,7 +244,7 @@ def test_activations_of_the_first_stage(shape: Any, t: int, pp: int) -> None:
     first = roles(model, p.ctx.layout)[0]
     sbh = s * b * h
     body = Fraction(sbh * layers, t) * (34 + Fraction(5 * a * s, h))
-    kept = working(p.ctx, first)
+    kept = working_bytes(p.ctx, first)
     assert Fraction(float(kept.activations_bytes)) == body + (
         Fraction(4 * sbh, t) if pp == 1 else 0
     )
@@ -260,7 +260,7 @@ def test_interleaving_keeps_more() -> None:
     axes = {"tp": t, "sequence_parallel": True, "pp": pp, "vp": vp, "micro_batch": b}
     p = program(model, UNFUSED, Training(batch=16, seq=s), layout(**axes))
     body = Fraction(s * b * h * 48, t) * (34 + Fraction(5 * a * s, h))
-    found = float(working(p.ctx, roles(model, p.ctx.layout)[0]).activations_bytes)
+    found = float(working_bytes(p.ctx, roles(model, p.ctx.layout)[0]).activations_bytes)
     assert found == pytest.approx(float(body * (1 + Fraction(pp - 1, pp * vp))), rel=1e-12)
 
 
@@ -272,7 +272,7 @@ def test_sixteen_bytes_per_parameter(name: str) -> None:
     """Mixed-precision Adam: 2 + 2 + 12 bytes of every weight (ZeRO, arXiv 1910.02054, section 3.1)."""
     model = load_model(name)
     p = built(model, 1, 128)
-    s = state(p.ctx, p.roles[0])
+    s = state_bytes(p.ctx, p.roles[0])
     n = parameters(model)
     assert (s.weights_bytes, s.gradients_bytes, s.optimizer_bytes) == (2 * n, 2 * n, 12 * n)
 
@@ -284,8 +284,8 @@ def test_gpt3_at_tp8_needs_350_gb() -> None:
     h, layers = 12288, 96
     copied = layers * (4 * h + 2 * h) + 2 * h + 2048 * h  # norms, row biases; last norm, positions
     split = parameters(model) - copied
-    assert float(state(p.ctx, p.roles[0]).total) == 16 * (split // 8 + copied)
-    assert float(state(p.ctx, p.roles[0]).total) == pytest.approx(350e9, rel=4e-3)
+    assert float(state_bytes(p.ctx, p.roles[0]).total) == 16 * (split // 8 + copied)
+    assert float(state_bytes(p.ctx, p.roles[0]).total) == pytest.approx(350e9, rel=4e-3)
 
 
 # preset → (layers, values per token and layer at tp=1, KV heads (0: one latent on every rank))
@@ -310,7 +310,7 @@ def test_cache_bytes(name: str, tp: int, batch: int, context: int) -> None:
     layers, values, kv = CACHES[name]
     p = program(model, FLASH, Decode(batch=batch, context=context), layout(tp=tp))
     per_rank = values if kv == 0 else values // kv * -(-kv // tp)
-    assert float(kv_cache(p.ctx, p.roles[0])) == layers * batch * context * per_rank * 2
+    assert float(kv_cache_bytes(p.ctx, p.roles[0])) == layers * batch * context * per_rank * 2
 
 
 @FAST
@@ -321,7 +321,7 @@ def test_cache_of_a_sliding_window(batch: int, context: int) -> None:
         load_model("gemma-3-12b"), FLASH, Decode(batch=batch, context=context), layout(tp=1)
     )
     tokens = 40 * min(context, 1024) + 8 * context
-    assert float(kv_cache(p.ctx, p.roles[0])) == batch * tokens * 2 * 8 * 256 * 2
+    assert float(kv_cache_bytes(p.ctx, p.roles[0])) == batch * tokens * 2 * 8 * 256 * 2
 
 
 @FAST

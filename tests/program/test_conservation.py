@@ -11,9 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from meshwise.axes import SHARD_CODE
 from meshwise.cost.collectives.collective import RING_ROUNDS
-from meshwise.cost.memory.parts import state
-from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.cost.memory.parts import state_bytes
+from meshwise.layouts.layout import Layouts
 from meshwise.models.load import load_model
 from meshwise.models.parameters import (
     attention_weights,
@@ -26,7 +27,7 @@ from meshwise.models.shapes import Attention, Block, Mlp, Model, Moe
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.program.step import Program, program
 from meshwise.program.update import stage_weights
-from meshwise.program.weights import block_weights, end_weights
+from meshwise.program.weights import end_weights, local_block_weights
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode, Prefill, Training
 
@@ -143,7 +144,7 @@ def test_every_weight_is_somewhere(model: Model, grid: dict[str, int]) -> None:
     total = 0
     for block, count in zip(model.blocks, model.kind_counts(), strict=True):
         split, copied, expert, row_bias = parts(block, model.hidden)
-        local = block_weights(block, model.hidden, at)
+        local = local_block_weights(block, model.hidden, at)
         assert float(local.dense) == split / grid["tp"] + copied
         assert float(local.experts) == expert / (grid["ep"] * grid["etp"]) + row_bias / grid["ep"]
         total += count * (split + copied + expert + row_bias)
@@ -159,7 +160,7 @@ def test_every_weight_is_somewhere(model: Model, grid: dict[str, int]) -> None:
 def test_padding_only_adds(model: Model, tp: int, etp: int) -> None:
     for block in model.blocks:
         split, copied, expert, row_bias = parts(block, model.hidden)
-        local = block_weights(block, model.hidden, layout(tp=tp, etp=etp))
+        local = local_block_weights(block, model.hidden, layout(tp=tp, etp=etp))
         assert float(local.dense) * tp >= split + copied * tp - 1e-6
         assert float(local.experts) * etp >= expert + row_bias * etp - 1e-6
 
@@ -182,7 +183,7 @@ def test_stages_hold_the_model(model: Model, tp: int, pp: int) -> None:
 def sharded(model: Model, grid: dict[str, int], shard: str) -> tuple[float, float, float]:
     """State summed over the ranks of tp · cp · dp."""
     p = step(model, **grid, shard=SHARD_CODE[shard])
-    s = state(p.ctx, p.roles[0])
+    s = state_bytes(p.ctx, p.roles[0])
     ranks = grid["tp"] * grid["cp"] * grid["dp"]
     return tuple(float(v) * ranks for v in (s.weights_bytes, s.gradients_bytes, s.optimizer_bytes))
 

@@ -10,7 +10,8 @@ import pytest
 
 import meshwise as mw
 from meshwise import dtypes
-from meshwise.layouts.layout import SHARD_CODE, Layouts
+from meshwise.axes import SHARD_CODE
+from meshwise.layouts.layout import Layouts
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.program.step import program
 from meshwise.stacks.stack import Stack
@@ -69,7 +70,7 @@ def test_payloads_are_elements_times_the_bytes_of_the_format_shown(model: str, p
             assert len({op.name for op in alike}) == 1
             if alike[0].kind not in COLLECTIVES:
                 continue
-            elements = [float(op.payload_bytes) / dtypes.BYTES[op.dtype] for op in alike]
+            elements = [float(op.payload_bytes) / dtypes.ELEMENT_BYTES[op.dtype] for op in alike]
             assert elements == pytest.approx([elements[0]] * len(elements)), (alike[0], grid)
 
 

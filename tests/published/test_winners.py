@@ -37,7 +37,7 @@ def comparisons() -> dict[tuple[str, ...], list[tuple[float, float, tuple[str, .
     table = read_table(str(PUBLISHED / "training.csv"))
     text = {row.text("id"): row for row in table.rows}
     found = collections.defaultdict(list)
-    for r in validate.run(table, PUBLISHED):
+    for r in validate.row_results(table, PUBLISHED):
         if r.quantity != "step_s" or r.status != "ok" or r.measured is None:
             continue
         row = text[r.id]
@@ -142,12 +142,12 @@ def test_selective_recomputation_beats_full() -> None:
         choices = variants(load_stack("megatron-2021"), mw.Training(batch=batch, seq=2048))
         pins |= {"decomposed": (False,), "recompute": (1, 2)}
         best = ranked(search(mw.model(name), cluster, choices, gpus, pins), 1)[0]
-        assert best.axes["recompute"] == 1
-        assert best.axes["sequence_parallel"] == 1
+        assert best.layout.recompute == "selective"
+        assert best.layout.sequence_parallel
 
 
 def test_data_parallelism_wins_where_the_model_fits() -> None:
     """A small model on one node: no tensor parallelism (Narayanan et al., takeaway 2)."""
     choices = variants(load_stack("megatron-core"), mw.Training(batch=512, seq=2048))
     found = search(mw.model("gpt2"), mw.cluster("dgx-a100", nodes=1), choices, 8, {})
-    assert ranked(found, 1)[0].axes["dp"] == 8
+    assert ranked(found, 1)[0].layout.dp == 8

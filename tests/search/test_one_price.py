@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.serving import iteration
-from meshwise.search.serving import steady_state as serving
 from meshwise.search.serving.iteration import Engine
 from meshwise.stacks.load import load_stack
 
@@ -26,7 +26,7 @@ def test_a_decode_step_has_one_price(model: str, stack: str) -> None:
     step = decode(model, HGX, stack, tp=tp).to_dict()["step_s"]
     work = mw.Decode(batch=8, context=1024)
     curve = mw.scale(model, HGX, work, stack=stack, tp=[tp]).points[0].step_s
-    engine = Engine(mw.model(model), HGX, load_stack(stack), serving.layout(tp))
+    engine = Engine(mw.model(model), HGX, load_stack(stack), arrays(Layout(tp=tp)))
     assert curve == pytest.approx(step)
     assert float(iteration.decode_s(engine, np.int64(8), 1024)) == pytest.approx(step)
 
@@ -44,7 +44,7 @@ def test_chunks_of_a_prompt_follow_each_other_through_the_stages() -> None:
     seconds = []
     for stages in (1, pp):
         engine = Engine(
-            mw.model("llama-3.1-8b"), CARDS, load_stack("vllm"), serving.layout(1, stages)
+            mw.model("llama-3.1-8b"), CARDS, load_stack("vllm"), arrays(Layout(pp=stages))
         )
         seconds.append(float(iteration.prefill(engine, np.int64(1), 2048, 15360).series_s(chunks)))
     assert seconds[1] / seconds[0] == pytest.approx((chunks + pp - 1) / chunks / pp, rel=0.1)

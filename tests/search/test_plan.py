@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise.axes import ORDERS, SHARD_CODE
 from meshwise.catalog import names
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import estimate
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import ORDERS, SHARD_CODE, Layouts, groups
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import groups
 from meshwise.models.shapes import Model
 from meshwise.search.training.plan import plan, ranked
 from meshwise.search.training.prices import Pricer, slices
@@ -266,7 +268,7 @@ def test_rivals_differ_in_their_axis() -> None:
         r.axis for r in answer.rivals
     }
     for rival in answer.rivals:
-        assert rival.row.found.axes[rival.axis] != best.found.axes[rival.axis]
+        assert rival.row.found.layout.code(rival.axis) != best.found.layout.code(rival.axis)
         assert rival.row.difference_s >= 0
 
 
@@ -302,9 +304,9 @@ def test_an_independent_solver_finds_the_same_optimum() -> None:
     model, cluster = mw.model("llama-2-7b"), mw.cluster("dgx-a100", nodes=1)
     found = find(model, cluster, Training(batch=m, seq=seq), load_stack("ideal"), 8, **pins)
     listed = ranked(found, 4)
-    assert (listed[0].axes["tp"], listed[0].axes["pp"]) == (tp, pp)
+    assert (listed[0].layout.tp, listed[0].layout.pp) == (tp, pp)
     for f in listed:
-        assert f.step_s == pytest.approx(step(f.axes["tp"], f.axes["pp"]), rel=5e-3)
+        assert f.step_s == pytest.approx(step(f.layout.tp, f.layout.pp), rel=5e-3)
 
 
 def test_sizes_grow_linearly() -> None:

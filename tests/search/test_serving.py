@@ -8,7 +8,7 @@ import pytest
 
 import meshwise as mw
 from meshwise.cost.estimate import estimate
-from meshwise.layouts.layout import Layouts
+from meshwise.layouts.layout import Layout, Layouts, arrays
 from meshwise.search.serving import iteration
 from meshwise.search.serving import steady_state as serving
 from meshwise.search.serving.iteration import Engine
@@ -22,13 +22,13 @@ STACKS = ("vllm", "sglang", "trtllm", "ideal")
 
 def steady(stack="vllm", model=MODEL, tp=1, pp=1, dp=1, ep=1, **load):
     w = mw.Serving(**{"isl": 1024, "osl": 256, "concurrency": 32} | load)
-    layouts = serving.layout(tp, pp, ep, dp)
+    layouts = arrays(Layout(tp=tp, pp=pp, ep=ep, dp=dp))
     chosen = load_stack(stack) if isinstance(stack, str) else stack
     return serving.steady(model, CLUSTER, chosen, layouts, w)
 
 
 def engine(stack="vllm", model=MODEL, tp=1, pp=1):
-    return Engine(model, CLUSTER, load_stack(stack), serving.layout(tp, pp))
+    return Engine(model, CLUSTER, load_stack(stack), arrays(Layout(tp=tp, pp=pp)))
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -154,7 +154,7 @@ def test_a_prefix_in_the_cache_is_attended_to_but_not_computed():
 
 def test_chunks_do_the_work_of_the_whole_prompt():
     """Σ over chunks of attention's FLOPs is the whole prompt's; products too."""
-    stack, layouts = load_stack("vllm"), serving.layout(2)
+    stack, layouts = load_stack("vllm"), arrays(Layout(tp=2))
 
     def flops(seq, cached):
         work = mw.Prefill(batch=1, seq=seq, cached=cached)
@@ -209,7 +209,7 @@ def test_what_a_draft_costs():
 
 
 def test_a_verification_reads_weights_and_cache_once():
-    stack, layouts = load_stack("vllm"), serving.layout(1)
+    stack, layouts = load_stack("vllm"), arrays(Layout())
     one, four = (
         estimate(MODEL, CLUSTER, mw.Decode(batch=8, context=1024, queries=q), stack, layouts)
         for q in (1, 4)
@@ -288,7 +288,7 @@ def test_a_pipeline_cuts_a_static_batch():
             MODEL,
             CLUSTER,
             load_stack("fastertransformer"),
-            serving.layout(1, pp),
+            arrays(Layout(pp=pp)),
             isl=128,
             osl=1,
             batch=batch,

@@ -10,7 +10,7 @@ import pytest
 
 import meshwise as mw
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import Layouts
+from meshwise.layouts.layout import Layouts, arrays
 from meshwise.layouts.rules import key_copies
 from meshwise.search.serving.disaggregated import (
     _decodes,
@@ -93,10 +93,10 @@ def test_limits_by_brute_force() -> None:
     for row in plan.rows:
         good = []
         for replica in range(1, 160):
-            w = msgspec.structs.replace(LOAD, concurrency=replica * row.axes["dp"])
-            s = steady(LLAMA, HGX, VLLM, single(row.axes), w)
+            w = msgspec.structs.replace(LOAD, concurrency=replica * row.layout.dp)
+            s = steady(LLAMA, HGX, VLLM, arrays(row.layout), w)
             if bool(within(s, limits)) and bool(s.fits):
-                good.append(replica * row.axes["dp"])
+                good.append(replica * row.layout.dp)
         assert row.concurrency == max(good)
         assert row.ttft_s <= 1.0
         assert row.tpot_s <= 0.035

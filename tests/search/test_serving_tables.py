@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwise.evidence.predict_serving import serve
+from meshwise.evidence.predict_serving import serving_predictions
 from meshwise.evidence.prediction import Unsupported
 from meshwise.evidence.tables import Assumed, Row, read_table
 
@@ -29,28 +29,30 @@ def row(**cells):
 
 def test_a_token_cannot_be_faster_than_the_weights_are_read():
     """15.0 GB of bf16 weights without the table take 4.5 ms at 3.35 TB/s."""
-    assert serve(row(tpot_ms="4.6"), PUBLISHED.parent)
+    assert serving_predictions(row(tpot_ms="4.6"), PUBLISHED.parent)
     with pytest.raises(Unsupported, match=r"4 ms per token is less than the 4\.48 ms.*bf16"):
-        serve(row(tpot_ms="4"), PUBLISHED.parent)
-    assert serve(row(tpot_ms="4", dtype="fp8"), PUBLISHED.parent)
+        serving_predictions(row(tpot_ms="4"), PUBLISHED.parent)
+    assert serving_predictions(row(tpot_ms="4", dtype="fp8"), PUBLISHED.parent)
 
 
 def test_fp8_checkpoints_of_tensorrt_llm_have_an_fp8_cache():
-    found = serve(row(engine="trtllm", dtype="fp8"), PUBLISHED.parent)[0]
+    found = serving_predictions(row(engine="trtllm", dtype="fp8"), PUBLISHED.parent)[0]
     assert found.assumed == (Assumed("kv_dtype", "fp8"),)
     for given in ("fp8", "bf16"):
-        stated = serve(row(engine="trtllm", dtype="fp8", kv_dtype=given), PUBLISHED.parent)[0]
+        stated = serving_predictions(
+            row(engine="trtllm", dtype="fp8", kv_dtype=given), PUBLISHED.parent
+        )[0]
         assert stated.assumed == ()
         assert (stated.predicted == found.predicted) == (given == "fp8")
-    assert serve(row(engine="vllm", dtype="fp8"), PUBLISHED.parent)[0].assumed == ()
+    assert serving_predictions(row(engine="vllm", dtype="fp8"), PUBLISHED.parent)[0].assumed == ()
 
 
 def test_what_a_row_must_say():
     with pytest.raises(Unsupported, match="concurrency"):
-        serve(row(concurrency=""), PUBLISHED.parent)
+        serving_predictions(row(concurrency=""), PUBLISHED.parent)
     with pytest.raises(Unsupported, match="does not fit"):
-        serve(row(fits="false"), PUBLISHED.parent)
-    assert serve(row(tpot_ms=""), PUBLISHED.parent) == []
+        serving_predictions(row(fits="false"), PUBLISHED.parent)
+    assert serving_predictions(row(tpot_ms=""), PUBLISHED.parent) == []
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def errors():
     found: dict[tuple[str, str], list[float]] = {}
     for r in read_table(str(PUBLISHED)).rows:
         try:
-            for p in serve(r, PUBLISHED.parent):
+            for p in serving_predictions(r, PUBLISHED.parent):
                 key = (p.quantity, r.text("engine"))
                 found.setdefault(key, []).append(p.predicted / p.measured - 1.0)
         except Unsupported:

@@ -14,7 +14,7 @@ from meshwise.search.tp_curve.curve import Scaling
 
 if TYPE_CHECKING:
     from meshwise.answers.text.tables import Page
-    from meshwise.evidence.tables import Table
+    from meshwise.evidence.tables import MeasuredTable
     from meshwise.evidence.validate import Result
     from meshwise.search.one_layout import Report
     from meshwise.search.tp_curve.points import Point
@@ -294,7 +294,9 @@ class ValidateResult(Answer):
     unread = Key[list[str]]("Columns that no prediction reads.")
     summary = Key[Record]("Errors of the predictions, as shares.")
 
-    def __init__(self, table: Table, results: list[Result], summary: dict[str, Any]) -> None:
+    def __init__(
+        self, table: MeasuredTable, results: list[Result], summary: dict[str, Any]
+    ) -> None:
         self.table, self.results, self.totals = table, results, summary
 
     @property
@@ -303,12 +305,12 @@ class ValidateResult(Answer):
         return sum(r.status == "invalid" for r in self.results)
 
     def to_dict(self) -> dict[str, Any]:
-        from meshwise.evidence.tables import unread
+        from meshwise.evidence.tables import unread_columns
 
         return {
             "schema": records.SCHEMA,
             "kind": self.table.kind,
-            "unread": unread(self.table),
+            "unread": unread_columns(self.table),
             "rows": [r.to_dict() for r in self.results],
             "summary": self.totals,
         }
@@ -316,10 +318,10 @@ class ValidateResult(Answer):
     def page(self, worst: int = 15) -> Page:
         from meshwise.answers.pages import wrap
         from meshwise.answers.validate import validate_page
-        from meshwise.evidence.tables import unread
+        from meshwise.evidence.tables import unread_columns
 
         found = validate_page(self.table.kind, self.table.name, self.results, self.totals, worst)
-        columns = unread(self.table)
+        columns = unread_columns(self.table)
         if not columns:
             return found
         said = wrap(f"Columns that no prediction reads: {', '.join(columns)}.")

@@ -65,11 +65,11 @@ def mesh(fit: SmallestFit | None, devices: int, training: bool) -> str:
     """The smallest mesh that holds a workload."""
     if fit is None:
         return "no mesh of TP and PP holds it"
-    said = [f"TP {fit.tp}" + (f" × PP {fit.pp}" if fit.pp > 1 else "")]
+    said = [f"TP {fit.layout.tp}" + (f" × PP {fit.layout.pp}" if fit.layout.pp > 1 else "")]
     if training:
-        said.append(f"microbatches of {fit.micro_batch}")
-    if fit.recompute != "none":
-        said.append(f"{fit.recompute} recomputation")
+        said.append(f"microbatches of {fit.layout.micro_batch}")
+    if fit.layout.recompute != "none":
+        said.append(f"{fit.layout.recompute} recomputation")
     beyond = "" if fit.within_cluster else f", more than the {devices} here"
     each = f"({words.gpus(fit.devices)}{beyond}, {format_memory(fit.memory_bytes)} each)"
     return f"smallest mesh {', '.join(said)} {each}"

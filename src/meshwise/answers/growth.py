@@ -99,7 +99,7 @@ def _row(s: Size) -> tuple[str, ...]:
     return (
         f"{s.gpus:,}",
         f"{s.global_batch:,}",
-        mesh_words(r.found.axes),
+        mesh_words(r.found.layout),
         f"{format_time(r.step_s)} {words.interval(r.step_s, r.step_low_s, r.step_high_s)}",
         f"{r.tokens_per_s:,.0f}",
         words.percent(r.mfu),

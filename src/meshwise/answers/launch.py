@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from meshwise.answers import first_line, plan_records, records
 from meshwise.answers import plan as plan_page
 from meshwise.answers import serving_plan as serving_plan_page
@@ -53,7 +51,7 @@ class ExportResult(Answer):
             "untranslated": [{"field": k, "reason": v} for k, v in e.untranslated.items()],
             "notes": list(e.notes),
             "remarks": list(self.remarks),
-            "job": msgspec.to_builtins(self.job),
+            "job": self.job.to_dict(),
         }
 
     def page(self) -> Page:
@@ -87,7 +85,7 @@ class ImportResult(Answer):
             "target": p.target,
             "version": target(p.target).version,
             "model": self._model,
-            "job": msgspec.to_builtins(p.job),
+            "job": p.job.to_dict(),
             "ignored": list(p.ignored),
             **said_dict(p),
             **compared_dict(self.compared),
@@ -95,7 +93,7 @@ class ImportResult(Answer):
         }
 
     def rows(self) -> list[dict[str, object]]:
-        """The layout of the command, each single change and the best, as ``--csv`` writes them."""
+        """The layout of the command, each single change and the best, as CSV has them."""
         d = compared_dict(self.compared)
         rows = [{"axis": "yours", **d["layout"]}, *d["changes"]]
         if d["best"] is not None:
@@ -186,7 +184,7 @@ def _compared(c: Compared | ComparedServing) -> tuple[Table | str, ...]:
         body = tuple(
             (
                 name,
-                plan_page.mesh_words(r.found.axes),
+                plan_page.mesh_words(r.found.layout),
                 format_time(r.step_s),
                 words.percent(r.mfu),
                 words.percent(r.exposed_comm_s / r.step_s),
@@ -203,7 +201,7 @@ def _compared(c: Compared | ComparedServing) -> tuple[Table | str, ...]:
     lines = tuple(
         (
             name,
-            serving_plan_page.mesh_words(r.axes),
+            serving_plan_page.mesh_words(r.layout),
             format_time(r.tpot_s),
             format_time(r.ttft_s),
             f"{r.tokens_per_s_per_device:,.1f}",
@@ -226,24 +224,24 @@ def verdict(c: Compared | ComparedServing) -> str:
     if isinstance(c, Compared):
         if c.best is None:
             return " ".join([*said, "No layout of as many GPUs fits."])
-        same = c.best.found.axes == c.mine.found.axes
+        same = c.best.found.layout == c.mine.found.layout
         loss = c.mine.step_s / c.best.step_s - 1.0
-        best, tie = plan_page.mesh_words(c.best.found.axes), c.mine.tie
+        best, tie = plan_page.mesh_words(c.best.found.layout), c.mine.tie
         first = c.changes[0] if c.changes else None
         gain = 1.0 - first[1].step_s / c.mine.step_s if first else 0.0
         unit = "step"
-        change = plan_page.mesh_words(first[1].found.axes) if first else ""
+        change = plan_page.mesh_words(first[1].found.layout) if first else ""
     else:
         if c.best is None:
             return " ".join([*said, "No layout of as many GPUs serves this load."])
-        same = c.best.axes == c.mine.axes
+        same = c.best.layout == c.mine.layout
         loss = 1.0 - c.mine.tokens_per_s_per_device / c.best.tokens_per_s_per_device
-        best, tie = serving_plan_page.mesh_words(c.best.axes), abs(loss) < 0.03
+        best, tie = serving_plan_page.mesh_words(c.best.layout), abs(loss) < 0.03
         first_s = c.changes[0] if c.changes else None
         mine = c.mine.tokens_per_s_per_device
         gain = first_s[1].tokens_per_s_per_device / mine - 1.0 if first_s else 0.0
         unit = "tokens"
-        change = serving_plan_page.mesh_words(first_s[1].axes) if first_s else ""
+        change = serving_plan_page.mesh_words(first_s[1].layout) if first_s else ""
     if same:
         said.append("It is the best layout of these GPUs.")
         return " ".join(said)

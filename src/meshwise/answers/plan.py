@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from meshwise.answers import first_line
 from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import cluster_words, wrap
-from meshwise.answers.plan_records import axis_value, found_dict, layout_dict, plan_dict
+from meshwise.answers.plan_records import found_dict, plan_dict
 from meshwise.answers.text import words
 from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
+from meshwise.axes import AXES, PLACEMENTS, spoken
+from meshwise.layouts.layout import Layout
 from meshwise.search.compare import Compared, ComparedServing
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.search.training.nearest import Change
@@ -33,7 +35,7 @@ REFUSED = {
     "batch": "DP does not divide the global batch",
     "loss_chunks": "the loss in more parts than a microbatch has tokens",
     "experts": "EP · expert-TP does not divide TP · CP · DP",
-    "exchange": "EP 1 has no exchange of tokens, which --overlap-experts hides",
+    "exchange": "EP 1 has no exchange of tokens, which `overlap_experts` hides",
     "interleaving": "virtual stages need microbatches that are a multiple of PP",
     "sequence_parallel": "TP does not divide the tokens that sequence parallelism splits",
     "unsplit_experts": "experts beside TP without sequence parallelism, which this stack needs",
@@ -133,35 +135,34 @@ def page_with_compared(page: Page, compared: Beside | None) -> Page:
     return page._replace(parts=(*page.parts, "Beside your command:", *told), answer=answer)
 
 
-def mesh_words(axes: dict[str, int]) -> str:
+def mesh_words(layout: Layout) -> str:
     """The degrees that are not 1, then the switches that are on: ``tp8 pp4 dp16 · mb1 · full``."""
-    d = layout_dict(axes)
-    degrees = [f"{k}{d[k]}" for k in ("tp", "pp", "dp", "cp", "ep") if d[k] > 1] or ["tp1"]
-    if d["ep"] > 1 and d["etp"] > 1:
-        degrees.append(f"etp{d['etp']}")
-    switches = [f"mb{d['micro_batch']}"]
-    if d["vp"] > 1:
-        switches.append(f"vp{d['vp']}")
-    if d["sequence_parallel"]:
+    d = layout
+    degrees = [f"{k}{n}" for k in ("tp", "pp", "dp", "cp", "ep") if (n := getattr(d, k)) > 1]
+    if d.ep > 1 and d.expert_tp > 1:
+        degrees.append(f"etp{d.expert_tp}")
+    switches = [f"mb{d.micro_batch}"]
+    if d.vp > 1:
+        switches.append(f"vp{d.vp}")
+    if d.sequence_parallel:
         switches.append("sp")
-    if d["overlap"] != "none":
-        switches.append(d["overlap"])
-    if d["recompute"] != "none":
-        switches.append(f"recompute {d['recompute']}")
-    if d["shard"] != "none":
-        switches.append(d["shard"])
-    if axes["placement"]:
-        switches.append(d["placement"])
-    return " ".join(degrees) + " · " + " ".join(switches)
+    if d.decomposed:
+        switches.append("decomposed")
+    if d.recompute not in (None, "none"):
+        switches.append(f"recompute {d.recompute}")
+    if d.shard != "none":
+        switches.append(d.shard)
+    if d.placement != PLACEMENTS[0]:
+        switches.append(d.placement)
+    return " ".join(degrees or ["tp1"]) + " · " + " ".join(switches)
 
 
 def _columns(rows: list[PlanRow]) -> list[str]:
     """The axes that the table shows: degrees, and switches that differ from their simplest."""
     shown = ["tp", "pp", "dp"]
-    simplest = {"vp": 1, "cp": 1, "ep": 1, "sequence_parallel": 0, "decomposed": 0}
-    simplest |= {"recompute": 0, "shard": 0, "placement": 0}
-    for axis, usual in simplest.items():
-        if any(r.found.axes[axis] != usual for r in rows):
+    for axis in ("vp", "cp", "ep", *_HEADS):
+        usual = AXES[axis].code(AXES[axis].default)
+        if axis != "micro_batch" and any(r.found.layout.code(axis) != usual for r in rows):
             shown.append(axis)
             if axis == "ep":
                 shown.append("etp")
@@ -183,8 +184,8 @@ _HEADS = {
 
 def _cell(axis: str, row: PlanRow) -> str:
     if axis == "etp":
-        return str(layout_dict(row.found.axes)["etp"])
-    value = axis_value(axis, row.found.axes[axis], row.found.variant.stack.overlap)
+        return str(row.found.layout.expert_tp)
+    value = found_dict(row.found)[spoken(axis)]
     if isinstance(value, bool):
         return "yes" if value else "-"
     if value in SHORT or value == "none":
@@ -252,11 +253,11 @@ def _rivals(best: PlanRow, rivals: tuple[Rival, ...]) -> Table:
         axis = rival.axis
         label = rival.row.found.variant.label
         value = label.get(axis, "-") if axis in ("dtype", "comm_dtype") else _cell(axis, rival.row)
-        named = {"decomposed": "overlap"}.get(axis, axis)
+        named = spoken(axis)
         body.append(
             (
                 f"{named} {value}",
-                mesh_words(rival.row.found.axes),
+                mesh_words(rival.row.found.layout),
                 _difference(rival.row),
                 _why(best, rival.row),
             )
@@ -300,7 +301,7 @@ def plan_page(p: Planned) -> Page:
         title = "Least memory for the step (no other has both less)"
         detail.append(_table(title, front, ranks=False, price=None))
     ties = sum(row.tie for row in answer.rows[1:])
-    said = first_line.planned(answer.best, mesh_words(answer.best.found.axes), ties, partial)
+    said = first_line.planned(answer.best, mesh_words(answer.best.found.layout), ties, partial)
     return Page(_heading(p), tuple(parts), said, (*detail, *refused))
 
 
@@ -332,7 +333,7 @@ def _sentences(answer: Plan) -> list[str]:
         loses = "is the best" if thumb.difference_s <= 0 else f"loses {_lost(thumb)}"
         said.append(
             "Rule of thumb (TP fills the node, the fewest pipeline stages that fit, DP the rest): "
-            f"{mesh_words(thumb.found.axes)}, {format_time(thumb.step_s)}, {loses}."
+            f"{mesh_words(thumb.found.layout)}, {format_time(thumb.step_s)}, {loses}."
         )
     return said
 
@@ -376,18 +377,12 @@ def _nothing(p: Planned) -> list[Table | str]:
 def _change(c: Change) -> str:
     best = ""
     if c.found is not None:
-        best = f": {mesh_words(c.found.axes)}, {format_time(c.found.step_s)}"
+        best = f": {mesh_words(c.found.layout)}, {format_time(c.found.step_s)}"
     if c.code.startswith("free_"):
         axis = c.code.removeprefix("free_")
-        axis = {"decomposed": "overlap"}.get(axis, axis).replace("_", "-")
-        value = ""
-        if c.found is not None:
-            name = "decomposed" if axis == "overlap" else axis.replace("-", "_")
-            value = (
-                f" (for example {found_dict(c.found)['overlap' if axis == 'overlap' else name]})"
-            )
-        return f"another --{axis}{value}{best}"
+        axis = spoken(axis)
+        value = f" (for example {found_dict(c.found)[axis]})" if c.found is not None else ""
+        return f"another `{axis}`{value}{best}"
     if c.code == "device_memory":
         return f"GPUs with at least {format_memory(c.value)}"
-    option = {"gpus": "--gpus", "global_batch": "--global-batch", "seq": "--seq"}[c.code]
-    return f"{option} {c.value}{best}"
+    return f"`{c.code}={c.value}`{best}"

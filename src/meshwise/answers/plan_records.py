@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.answers import records
-from meshwise.layouts.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
+from meshwise.axes import spoken
+from meshwise.layouts.pins import pins_record
 from meshwise.program.context import widths
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.search.training.nearest import Change
@@ -13,42 +14,11 @@ from meshwise.search.training.plan import Binding, Plan
 from meshwise.search.training.question import Planned
 from meshwise.search.training.ranking import Found
 from meshwise.search.training.rows import PlanRow
-from meshwise.search.training.space import Pins
 from meshwise.workloads.workload import to_dict as workload_dict
-
-_RECOMPUTE, _SHARD = list(RECOMPUTE_CODE), list(SHARD_CODE)
-
-
-def axis_value(axis: str, value: int, stack_overlap: str = "none") -> Any:
-    """An axis' value as users name it."""
-    if axis == "recompute":
-        return _RECOMPUTE[value]
-    if axis == "shard":
-        return _SHARD[value]
-    if axis == "placement":
-        return "-".join(ORDERS[value])
-    if axis == "sequence_parallel":
-        return bool(value)
-    if axis == "decomposed":
-        return "decomposed" if value else stack_overlap
-    return int(value)
-
-
-def layout_dict(axes: dict[str, int], stack_overlap: str = "none") -> dict[str, Any]:
-    """The keys of a layout, in the contract's words."""
-    a = axes
-    names = ("sequence_parallel", "recompute", "shard", "placement")
-    return {
-        **{k: a[k] for k in ("tp", "pp", "vp", "dp", "cp", "ep")},
-        "etp": a["etp"] or max(1, a["tp"] // a["ep"]),
-        "micro_batch": a["micro_batch"],
-        **{k: axis_value(k, a[k]) for k in names},
-        "overlap": axis_value("decomposed", a["decomposed"], stack_overlap),
-    }
 
 
 def found_dict(found: Found) -> dict[str, Any]:
-    return layout_dict(found.axes, found.variant.stack.overlap) | found.variant.label
+    return found.layout.record(found.variant.stack.overlap) | found.variant.label
 
 
 def row_dict(r: PlanRow, price: float | None = None) -> dict[str, Any]:
@@ -90,7 +60,7 @@ def binding_dict(b: Binding | None) -> dict[str, Any] | None:
         found |= {
             "step_s": b.step_s,
             "memory_bytes": b.memory_bytes,
-            "layout": layout_dict(b.layout),
+            "layout": b.layout.record("none"),
         }
     return found
 
@@ -99,11 +69,6 @@ def change_dict(change: Change) -> dict[str, Any]:
     found = change.found
     best = {**found_dict(found), "step_s": found.step_s} if found else None
     return {"code": change.code, "value": change.value, "best": best}
-
-
-def pins_dict(pins: Pins) -> dict[str, list[Any]]:
-    named = {"decomposed": "overlap"}
-    return {named.get(k, k): [axis_value(k, v) for v in values] for k, values in pins.items()}
 
 
 def plan_dict(p: Planned) -> dict[str, Any]:
@@ -124,11 +89,11 @@ def plan_dict(p: Planned) -> dict[str, Any]:
         "stack": records.stack_dict(answer.stack),
         "gpus": s.gpus,
         "objective": p.objective,
-        "pinned": pins_dict(s.pins),
+        "pinned": pins_record(s.pins),
         "best": row_dict(best, price) if best else None,
         "layouts": [row_dict(r, price) for r in answer.rows],
         "pareto": [row_dict(r, price) for r in answer.pareto],
-        "rivals": [{"axis": _named(r.axis), **row_dict(r.row, price)} for r in answer.rivals],
+        "rivals": [{"axis": spoken(r.axis), **row_dict(r.row, price)} for r in answer.rivals],
         "binding": binding_dict(answer.binding),
         "rule_of_thumb": row_dict(answer.rule_of_thumb, price) if answer.rule_of_thumb else None,
         "nearest_feasible": [change_dict(c) for c in p.changes],
@@ -142,7 +107,3 @@ def plan_dict(p: Planned) -> dict[str, Any]:
         "remarks": run_remarks(s.model, s.cluster, w, answer.stack),
         "elapsed_s": p.elapsed_s,
     }
-
-
-def _named(axis: str) -> str:
-    return "overlap" if axis == "decomposed" else axis

@@ -11,14 +11,12 @@ from meshwise.answers.text import words
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Candidate
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import ORDERS, SHARD_CODE
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
 from meshwise.search.tp_curve.curve import Scaling, remarks
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit
 from meshwise.stacks.stack import Stack, switch_values
-from meshwise.workloads.workload import RECOMPUTE
 from meshwise.workloads.workload import to_dict as workload_dict
 
 if TYPE_CHECKING:
@@ -61,25 +59,9 @@ def stack_dict(stack: Stack) -> dict[str, Any]:
     return found
 
 
-def layout_dict(fit: SmallestFit) -> dict[str, Any]:
-    return {
-        "tp": fit.tp,
-        "pp": fit.pp,
-        "vp": 1,
-        "dp": 1,
-        "cp": 1,
-        "ep": 1,
-        "etp": fit.tp,
-        "micro_batch": fit.micro_batch,
-        "sequence_parallel": fit.sequence_parallel,
-        "recompute": fit.recompute,
-        "shard": "none",
-        "placement": "-".join(ORDERS[0]),
-        "devices": fit.devices,
-        "memory_bytes": fit.memory_bytes,
-        "step_s": fit.step_s,
-        "within_cluster": fit.within_cluster,
-    }
+def smallest_fit_dict(fit: SmallestFit, stack: Stack) -> dict[str, Any]:
+    named = ("devices", "memory_bytes", "step_s", "within_cluster")
+    return {**fit.layout.record(stack.overlap), **{key: getattr(fit, key) for key in named}}
 
 
 def scaling_dict(s: Scaling) -> dict[str, Any]:
@@ -101,7 +83,7 @@ def scaling_dict(s: Scaling) -> dict[str, Any]:
         "refused": [{"tp": tp, "reason": why} for tp, why in s.refused],
         "limit": s.limit._asdict(),
         "fastest": {"tp": s.fastest},
-        "smallest_fit": layout_dict(s.smallest_fit) if s.smallest_fit else None,
+        "smallest_fit": smallest_fit_dict(s.smallest_fit, s.stack) if s.smallest_fit else None,
         "copies": [c._asdict() for c in s.copies],
         "verdict": words.verdict(s),
     }
@@ -117,16 +99,7 @@ def report_dict(r: Report) -> dict[str, Any]:
         "workload": workload_dict(e.workload),
         "formats": e.program.ctx.widths._asdict(),
         "stack": stack_dict(e.stack),
-        "layout": {
-            **{k: int(getattr(lay, k)) for k in ("tp", "pp", "vp", "dp", "cp", "dcp", "ep")},
-            "etp": int(lay.expert_tp()),
-            "micro_batch": int(e.program.ctx.sequences),
-            "sequence_parallel": bool(lay.sequence_parallel),
-            "recompute": RECOMPUTE[int(lay.recompute)],
-            "shard": list(SHARD_CODE)[int(lay.shard)],
-            "placement": "-".join(ORDERS[int(lay.placement)]),
-            "overlap": "decomposed" if lay.decomposed else e.stack.overlap,
-        },
+        "layout": lay.at(0).record(e.stack.overlap, micro_batch=int(e.program.ctx.sequences)),
         "devices": r.devices,
         **{
             k: getattr(r, k)
@@ -157,7 +130,7 @@ def report_dict(r: Report) -> dict[str, Any]:
         "memory_limit_bytes": e.memory_limit_bytes,
         "communication": [row._asdict() for row in r.communication],
         "provenance": {str(source): share for source, share in r.provenance.items()},
-        "extrapolated": any(source.lent for source in r.provenance),
+        "extrapolated": any(source.beyond_measurement for source in r.provenance),
         "remarks": [
             *remarks(e.model, e.cluster, e.workload, e.stack, int(lay.tp), int(lay.expert_tp())),
             *r.remarks,

@@ -14,10 +14,10 @@ from meshwise.answers.text.result import Placed
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
-from meshwise.layouts.grid import Grid
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
-from meshwise.search.serving.steady_state import Steady, burst_s, layout
+from meshwise.search.serving.steady_state import Steady, burst_s
 from meshwise.search.tp_curve.curve import remarks
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_memory, format_time
@@ -36,7 +36,7 @@ def workload_dict(w: Serving) -> dict[str, Any]:
 
 
 def serve_dict(
-    model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, s: Steady
+    model: Model, cluster: Cluster, stack: Stack, grid: Layout, w: Serving, s: Steady
 ) -> dict[str, Any]:
     """The record of one layout in steady state; ``points`` has its figures once more, as a row."""
     degrees = {
@@ -44,7 +44,7 @@ def serve_dict(
         "pp": grid.pp,
         "dp": grid.dp,
         "ep": grid.ep,
-        "etp": grid.etp or max(1, grid.tp // grid.ep),
+        "etp": grid.expert_tp,
     }
     low, high = tpot_interval(s.tpot_s, stack, s.lent, s.even_s, s.unseen)
     figures: dict[str, Any] = {
@@ -85,12 +85,11 @@ def serve_dict(
 
 
 def burst_remarks(
-    model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, s: Steady
+    model: Model, cluster: Cluster, stack: Stack, grid: Layout, w: Serving, s: Steady
 ) -> list[str]:
     """The first token of requests that all begin at once, where it comes much later than in the steady
     state."""
-    layouts = layout(grid.tp, grid.pp, grid.ep, grid.dp, grid.etp)
-    burst = float(burst_s(model, cluster, stack, layouts, w))
+    burst = float(burst_s(model, cluster, stack, arrays(grid), w))
     if stack.ideal or not s.fits or burst < 2.0 * float(s.ttft_s):
         return []
     return [
@@ -189,7 +188,7 @@ class ServeResult(Placed):
     points = Key[list[Record]]("The layout and its figures, as one row.")
 
     def __init__(
-        self, model: Model, cluster: Cluster, stack: Stack, grid: Grid, w: Serving, steady: Steady
+        self, model: Model, cluster: Cluster, stack: Stack, grid: Layout, w: Serving, steady: Steady
     ) -> None:
         self._asked = (model, cluster, stack, grid, w)
         self.grid, self.steady = grid, steady

@@ -9,16 +9,15 @@ from meshwise.answers.attributes import Key, Record
 from meshwise.answers.pages import cluster_words, wrap
 from meshwise.answers.plan import REFUSED as TRAINING_REFUSED
 from meshwise.answers.plan import Ranked, page_with_compared, with_compared
-from meshwise.answers.plan_records import pins_dict
 from meshwise.answers.serve import workload_dict
 from meshwise.answers.text import words
 from meshwise.answers.text.tables import Page, Table
-from meshwise.layouts.layout import ORDERS
+from meshwise.layouts.layout import Layout
+from meshwise.layouts.pins import Pins, pins_record
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving.question import Served
 from meshwise.search.tp_curve.curve import run_remarks
-from meshwise.search.training.space import Pins
 from meshwise.units import format_memory, format_time
 
 _SAME = ("heads", "kv_heads", "kv_copies", "quantization", "layers")
@@ -79,25 +78,6 @@ class ServingPlanResult(Ranked):
         return page_with_compared(serving_plan_page(self.planned), self.beside)
 
 
-def _layout(axes: dict[str, int]) -> dict[str, Any]:
-    """The keys of a layout, those of training at their simplest."""
-    return {
-        "tp": axes["tp"],
-        "pp": axes["pp"],
-        "vp": 1,
-        "dp": axes["dp"],
-        "cp": 1,
-        "ep": axes["ep"],
-        "etp": axes["etp"] or max(1, axes["tp"] // axes["ep"]),
-        "dcp": axes["dcp"],
-        "micro_batch": None,
-        "sequence_parallel": False,
-        "recompute": "none",
-        "shard": "none",
-        "placement": "-".join(ORDERS[0]),
-    }
-
-
 def _price(price: float | None, devices: int, tokens_per_s: float) -> dict[str, float]:
     if price is None or tokens_per_s <= 0:
         return {}
@@ -105,14 +85,14 @@ def _price(price: float | None, devices: int, tokens_per_s: float) -> dict[str, 
 
 
 def row_dict(r: ServingRow, price: float | None = None) -> dict[str, Any]:
-    figures = {k: v for k, v in r._asdict().items() if k != "axes"}
+    figures = {k: v for k, v in r._asdict().items() if k != "layout"}
     step = {"step_s": r.tpot_s, "step_low_s": r.tpot_low_s, "step_high_s": r.tpot_high_s}
     cost = _price(price, r.devices, r.tokens_per_s)
-    return _layout(r.axes) | step | {"mfu": None} | figures | cost
+    return r.layout.record() | step | {"mfu": None} | figures | cost
 
 
 def _instance(i: Instance) -> dict[str, Any]:
-    return _layout(i.axes) | {k: v for k, v in i._asdict().items() if k != "axes"}
+    return {**i.layout.record(), **{k: v for k, v in i._asdict().items() if k != "layout"}}
 
 
 def disaggregated_dict(d: Disaggregated | None, price: float | None) -> dict[str, Any] | None:
@@ -137,7 +117,7 @@ def serving_plan_dict(p: PlannedServing) -> dict[str, Any]:
         "gpus": a.gpus,
         "objective": a.objective,
         "limits": a.limits._asdict(),
-        "pinned": pins_dict(p.pins),
+        "pinned": pins_record(p.pins),
         "best": row_dict(a.rows[0], price) if a.rows else None,
         "layouts": [row_dict(r, price) for r in a.rows],
         "pareto": [row_dict(r, price) for r in a.pareto],
@@ -156,21 +136,20 @@ def serving_plan_dict(p: PlannedServing) -> dict[str, Any]:
     }
 
 
-def mesh_words(axes: dict[str, int]) -> str:
-    d = _layout(axes)
-    words_ = [f"{k}{d[k]}" for k in ("tp", "pp", "dp") if d[k] > 1] or ["tp1"]
-    if axes["ep"] > 1 or axes["etp"] not in (0, axes["tp"]):
-        words_ += [f"ep{d['ep']}", f"etp{d['etp']}"]
-    if d["dcp"] > 1:
-        words_.append(f"dcp{d['dcp']}")
-    return " ".join(words_)
+def mesh_words(layout: Layout) -> str:
+    degrees = [f"{k}{n}" for k in ("tp", "pp", "dp") if (n := getattr(layout, k)) > 1] or ["tp1"]
+    if layout.ep > 1 or layout.etp not in (None, layout.tp):
+        degrees += [f"ep{layout.ep}", f"etp{layout.expert_tp}"]
+    if layout.dcp > 1:
+        degrees.append(f"dcp{layout.dcp}")
+    return " ".join(degrees)
 
 
 def _table(title: str, rows: list[ServingRow], price: float | None, *, ranks: bool) -> Table:
     axes = ["tp", "pp", "dp"]
-    if any(r.axes["ep"] > 1 or r.axes["etp"] not in (0, r.axes["tp"]) for r in rows):
+    if any(r.layout.ep > 1 or r.layout.etp not in (None, r.layout.tp) for r in rows):
         axes += ["ep", "etp"]
-    if any(r.axes["dcp"] > 1 for r in rows):
+    if any(r.layout.dcp > 1 for r in rows):
         axes.append("dcp")
     header = [*(["#"] if ranks else []), *(a.upper() for a in axes), "in flight", "TPOT", "TTFT"]
     header += ["request", "tokens/s/GPU", "tokens/s", "memory", "room"]
@@ -178,7 +157,7 @@ def _table(title: str, rows: list[ServingRow], price: float | None, *, ranks: bo
         header.append("$/1M tokens")
     body = []
     for number, r in enumerate(rows, start=1):
-        layout = _layout(r.axes)
+        layout = r.layout.record()
         cells = [str(number)] if ranks else []
         cells += [str(layout[a]) for a in axes]
         cells += [
@@ -227,7 +206,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
     a, price = p.plan, p.price_per_device_hour
     parts: list[Table | str] = []
     detail: list[Table | str] = []
-    layout = mesh_words(a.rows[0].axes) if a.rows else ""
+    layout = mesh_words(a.rows[0].layout) if a.rows else ""
     answer = first_line.planned_serving(a.rows[0] if a.rows else None, layout, a.partial)
     if a.rows:
         best = a.rows[0]
@@ -241,15 +220,15 @@ def serving_plan_page(p: PlannedServing) -> Page:
         said.append(_binding(p, best))
         if a.rule_of_thumb is not None:
             thumb = a.rule_of_thumb
-            loses = "is the best" if thumb.axes == best.axes else _better(best, thumb)
+            loses = "is the best" if thumb.layout == best.layout else _better(best, thumb)
             said.append(
                 "Rule of thumb (the smallest TP in a node that serves it, replicas for the rest): "
-                f"{mesh_words(thumb.axes)}: {loses}."
+                f"{mesh_words(thumb.layout)}: {loses}."
             )
         parts.append("\n".join(wrap(text) for text in said if text))
         if a.rivals:
             rows = tuple(
-                (f"{axis} {_layout(r.axes)[axis]}", mesh_words(r.axes), _better(best, r))
+                (f"{axis} {r.layout.record()[axis]}", mesh_words(r.layout), _better(best, r))
                 for axis, r in a.rivals
             )
             title = "Nearest rivals: the best layout with another value of each axis"
@@ -307,19 +286,13 @@ def _binding(p: PlannedServing, best: ServingRow) -> str:
 
 
 def _change(c: ServingChange) -> str:
-    best = f"{mesh_words(c.row.axes)}, {c.row.tokens_per_s_per_device:,.1f} tokens/s per GPU"
+    best = f"{mesh_words(c.row.layout)}, {c.row.tokens_per_s_per_device:,.1f} tokens/s per GPU"
     if c.code == "limits":
         return (
             f"limits of TTFT {format_time(c.value['ttft_s'])} and TPOT "
-            f"{format_time(c.value['tpot_s'])} at least ({mesh_words(c.row.axes)}, one request)"
+            f"{format_time(c.value['tpot_s'])} at least ({mesh_words(c.row.layout)}, one request)"
         )
-    option = {
-        "gpus": "--gpus",
-        "weights_dtype": "--weight-dtype",
-        "kv_cache_dtype": "--kv-dtype",
-        "concurrency": "--concurrency",
-    }[c.code]
-    return f"{option} {c.value}: {best}"
+    return f"`{c.code.removesuffix('_dtype')}={c.value}`: {best}"
 
 
 def _apart(p: PlannedServing) -> str:
@@ -336,8 +309,8 @@ def _disaggregated(p: PlannedServing) -> str:
     if d is None:
         return "Disaggregated: no two pools meet the limits on these GPUs."
     said = (
-        f"Disaggregated: {d.prefill_instances} × prefill ({mesh_words(d.prefill.axes)}, {d.prefill.batch} "
-        f"prompts together) and {d.decode_instances} × decode ({mesh_words(d.decode.axes)}, "
+        f"Disaggregated: {d.prefill_instances} × prefill ({mesh_words(d.prefill.layout)}, {d.prefill.batch} "
+        f"prompts together) and {d.decode_instances} × decode ({mesh_words(d.decode.layout)}, "
         f"{d.decode.batch} in flight) on {words.gpus(d.devices)}: {d.tokens_per_s_per_device:,.1f} tokens/s per "
         f"GPU, TTFT {format_time(d.ttft_s)} ({format_time(d.transfer_s)} of it moves "
         f"{format_memory(d.transfer_bytes)} of keys and values), TPOT {format_time(d.tpot_s)}; "

@@ -68,7 +68,9 @@ def _entry(kind: str, name: str) -> str:
 
     if kind == "clusters":
         device = cluster_names.exact_device(name)
-        known = cluster_names.canonical(name) or (device and cluster_names.usual_node(device))
+        known = cluster_names.canonical_cluster(name) or (
+            device and cluster_names.usual_node(device)
+        )
         if known is None:
             raise cluster_names.unknown_cluster("NAME", name)
         return known
@@ -81,7 +83,7 @@ def _entry(kind: str, name: str) -> str:
 
         return described(name, "NAME").software
     if kind == "models":
-        found = model_names.named(name, "NAME")
+        found = model_names.named_model(name, "NAME")
         if found is None:
             raise model_names.unknown_model("NAME", name)
         if found.format is not None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 from meshwise.cli import defaults, terminal, values
-from meshwise.errors import InputError, MeshwiseError, joined, shorten
+from meshwise.errors import InputError, MeshwiseError, list_in_words, shorten
 
 Given = Mapping[str, Any]
 
@@ -75,15 +75,15 @@ class Command(click.Command):
         needed = {need.name for need in self.needs}
         phase = self.phase(ctx.params) if self.phase is not None else None
         name, cluster = self.name or "", "cluster" in needed
-        with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
-            self._require(ctx)
-            try:
+        try:
+            with defaults.filled(ctx, name=name, cluster=cluster, phase=phase):
+                self._require(ctx)
                 return super().invoke(ctx)
-            except MeshwiseError as error:
-                from meshwise.cli.spelling import Spelling
+        except MeshwiseError as error:
+            from meshwise.cli.spelling import Spelling
 
-                Spelling(self.params).error(error)
-                raise
+            Spelling(self.params).error(error)
+            raise
 
     def _require(self, ctx: click.Context) -> None:
         """Raise for all that is missing, with a command line that has it."""
@@ -93,7 +93,7 @@ class Command(click.Command):
         names = [_option(self._param(need.name)) for need in missing]
         instead = "".join(f", {need.instead}" for need in missing if need.instead)
         raise InputError(
-            f"{joined(names)}: missing",
+            f"{list_in_words(names)}: missing",
             field=names[0],
             legal=f"for example `{self._completed(ctx, missing)}`{instead}",
         )

@@ -144,6 +144,9 @@ def _lacks(ctx: click.Context, key: str, cluster: bool, name: str) -> bool:
 
 def _blamed(error: MeshwiseError, taken: dict[str, str], where: str) -> MeshwiseError:
     """An error about an option that the file has set, as one about the file."""
+    from meshwise.cli import spelling
+
+    spelling.here().error(error)
     key = error.field.removeprefix("--")
     if error.field.startswith("--") and key in taken:
         said = error.message.replace(f"--{key}", f"{where}: {key}", 1)

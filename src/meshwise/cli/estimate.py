@@ -45,13 +45,13 @@ def priced(
     """The layout that the options describe, priced."""
     from meshwise import api
     from meshwise.strict_tables import count, one_of
-    from meshwise.workloads.workload import PHASES
+    from meshwise.workloads.workload import WORKLOAD_PHASES
 
     spec = api.model(model)
     switches.check(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     degrees: dict[str, Any] = {k: count(o[k], f"--{k}") for k in ("pp", "vp", "dp", "cp", "ep")}
-    stack = options.read_stack(o, one_of(o["phase"], "--phase", PHASES))
+    stack = options.read_stack(o, one_of(o["phase"], "--phase", WORKLOAD_PHASES))
     degrees["tp"] = options.tp_degree(o["tp"], spec, where, stack)
     if o["etp"] is not None:
         degrees["etp"] = count(o["etp"], "--etp")

@@ -201,7 +201,8 @@ def _checked(
     from meshwise import api
     from meshwise.clusters.load import grown, load_cluster
     from meshwise.commands import STACK
-    from meshwise.layouts import grid
+    from meshwise.layouts.check import check, settled
+    from meshwise.layouts.layout import Layout
     from meshwise.stacks.load import load_stack
 
     spec = api.model(model)
@@ -216,11 +217,11 @@ def _checked(
         asked |= {"micro_batch": micro, "sequence_parallel": layout["sequence_parallel"] or None}
         asked["shard"] = layout["shard"]
     stack = load_stack(STACK[target])
-    cell = grid.settled(grid.Grid(**asked), spec, stack, phase)
+    cell = settled(Layout(**asked), spec, stack, phase)
     where = grown(load_cluster(o["cluster"]), cell.devices)
     if o["schedule"] is not None:
         stack = api.stack(stack.name, schedule=o["schedule"])
-    grid.check(cell, spec, where, work, stack)
+    check(cell, spec, where, work, stack)
     return where.node_devices
 
 
@@ -311,7 +312,8 @@ def _pairs(row: dict[str, Any], modules: tuple[str, ...]) -> bool:
     """Whether the layout can run the exchange of tokens beside another microbatch's compute."""
     import numpy as np
 
-    from meshwise.layouts.layout import RECOMPUTE_CODE, Layouts
+    from meshwise.axes import RECOMPUTE_CODE
+    from meshwise.layouts.layout import Layouts
     from meshwise.layouts.rules import exchange_pairs
 
     degrees = {name: np.int64(row.get(name) or 1) for name in ("tp", "pp", "vp", "ep")}

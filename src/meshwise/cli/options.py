@@ -199,14 +199,14 @@ def read_workload(o: dict[str, Any]) -> Workload:
     from meshwise.workloads.workload import (
         MAX_BATCH,
         MAX_SEQ,
-        PHASES,
+        WORKLOAD_PHASES,
         Decode,
         Formats,
         Prefill,
         Training,
     )
 
-    phase = one_of(o["phase"], "--phase", PHASES)
+    phase = one_of(o["phase"], "--phase", WORKLOAD_PHASES)
     formats = Formats(
         dtype=o["dtype"],
         weights=o["weight_dtype"],

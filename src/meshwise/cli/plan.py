@@ -291,12 +291,12 @@ def _mesh(o: dict[str, Any]) -> dict[str, Any]:
 
 def _deployment(o: dict[str, Any]) -> dict[str, Any]:
     """Stack, limits and pins of a serving plan."""
-    from meshwise.units import TIME, parse
+    from meshwise.units import TIME, parse_quantity
 
     found: dict[str, Any] = {}
     for name in ("ttft", "tpot"):
         if o[name] is not None:
-            found[f"{name}_s"] = parse(
+            found[f"{name}_s"] = parse_quantity(
                 o[name],
                 TIME._replace(example=LATENCY[name]),
                 f"--{name}",

@@ -98,13 +98,13 @@ def pins(
 def _legal(
     axis: str, low: int, high: int, model: Model, gpus: int, work: Any, stack: Stack
 ) -> list[int]:
-    from meshwise.models.formats import priced
+    from meshwise.models.formats import model_as_run
     from meshwise.search.serving.question import check_serving_pins
     from meshwise.search.training.question import check_pins
     from meshwise.workloads.workload import Training
 
     trains = isinstance(work, Training)
-    spec = priced(model, work if trains else work.decode())
+    spec = model_as_run(model, work if trains else work.decode())
 
     def allowed(value: int) -> bool:
         try:

@@ -119,7 +119,7 @@ def command(model: str, **o: Any) -> None:
         Options,
     )
     from meshwise.strict_tables import MAX_COUNT, count, one_of
-    from meshwise.units import TIME, parse
+    from meshwise.units import TIME, parse_quantity
 
     def number(name: str, low: int = 1, high: int = MAX_COUNT) -> int:
         return count(o[name], "--" + name.replace("_", "-"), low=low, high=high)
@@ -140,7 +140,9 @@ def command(model: str, **o: Any) -> None:
         on=o["on"],
         layers=number("layers") if o["layers"] is not None else None,
         backend=one_of(o["backend"], "--backend", ("gloo", "nccl")),
-        timeout_s=parse(o["timeout"], TIME._replace(example="120 s"), "--timeout", bare=True),
+        timeout_s=parse_quantity(
+            o["timeout"], TIME._replace(example="120 s"), "--timeout", bare=True
+        ),
         threads=number("threads") if o["threads"] is not None else None,
         tp=number("tp"),
         pp=number("pp"),

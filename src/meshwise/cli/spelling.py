@@ -27,6 +27,8 @@ _PARAMETER = {
     "version": "target_version",
     "kind": "published",
 }
+# what a sentence calls by this name whichever option or argument it came from
+_ALWAYS = {"command": "COMMAND", "table": "TABLE"}
 _HEAD = re.compile(r"([a-z][a-z0-9_]*)(?=$|:? )")  # of a field: ``sweep``, ``sweep: values``
 _ARGUMENT = re.compile(r"([a-z][a-z0-9_]*)(?:=([^,]*))?")
 T = TypeVar("T")
@@ -40,10 +42,10 @@ class Spelling:
         self._params = params
 
     def field(self, name: str) -> str | None:
-        """``--global-batch`` of ``global_batch``, ``SIZE`` of ``size``; None: no option of the command."""
+        """``--global-batch`` of ``global_batch``, ``SIZE`` of ``size``; None: none of the command's."""
         param = self._param(name)
-        if param is None:
-            return None
+        if name in _ALWAYS or param is None:
+            return _ALWAYS.get(name)
         if isinstance(param, click.Argument):
             return (param.metavar or name.upper()).strip("[]")
         dashed = _dashed(name)
@@ -59,15 +61,18 @@ class Spelling:
         return next((p for p in self._params if _dashed(name) in p.opts), None)
 
     def said(self, text: str) -> str:
-        """A sentence with what it marks spelt; a mark of what is no option stays as it is."""
+        """A sentence with what it marks spelt; the mark of what is no option stays, but before its value."""
         return MARK.sub(self._mark, text) if "`" in text else text
 
     def _mark(self, found: re.Match[str]) -> str:
         words: list[str] = []
         for name, value in _ARGUMENT.findall(found[1]):
             option = self.field(name)
-            if option is None:
-                return found[0]
+            if (
+                option is None
+            ):  # the lead of another's error is written as that error would write it
+                lead = found.string.startswith(("=", ":"), found.end())
+                return found[1] if lead else found[0]
             words += self._argument(name, option, value)
         return " ".join(words)
 

@@ -18,9 +18,9 @@ from meshwise.checks import (
     number,
     optional,
     quantity,
-    sequence,
     text,
     texts,
+    tuple_of,
     whole,
 )
 from meshwise.errors import InputError
@@ -345,7 +345,7 @@ _CLUSTER = {
     "name": text,
     "title": text,
     "device": a(Device),
-    "levels": sequence(a(Level), "Level"),
+    "levels": tuple_of(a(Level), "Level"),
     "source": text,
     "asked": text,
 }

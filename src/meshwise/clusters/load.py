@@ -18,7 +18,7 @@ from meshwise.clusters.cluster import FABRIC_KINDS, PEAK_KEYS, WIDE, Cluster, De
 from meshwise.errors import InputError, UnknownName, shorten
 from meshwise.files import read_text_file
 from meshwise.strict_tables import check_keys, count, fraction, one_of
-from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse
+from meshwise.units import BANDWIDTH, BYTES, RATE, TIME, parse_quantity
 
 __all__ = [
     "FABRIC_KINDS",
@@ -31,7 +31,7 @@ __all__ = [
     "grown",
     "load_cluster",
 ]
-MAX_FILE_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 20
 
 
 def device(name: str, field: str = "device") -> Device:
@@ -45,10 +45,11 @@ def device(name: str, field: str = "device") -> Device:
         name=key,
         title=table["title"],
         generation=table["generation"],
-        memory_bytes=parse(table["memory"], BYTES, "memory"),
-        memory_bytes_per_s=parse(table["memory_bandwidth"], BANDWIDTH, "memory_bandwidth"),
+        memory_bytes=parse_quantity(table["memory"], BYTES, "memory"),
+        memory_bytes_per_s=parse_quantity(table["memory_bandwidth"], BANDWIDTH, "memory_bandwidth"),
         peak_flops_per_s={
-            dtypes.known(k) or k: parse(v, RATE, f"peak.{k}") for k, v in table["peak"].items()
+            dtypes.known(k) or k: parse_quantity(v, RATE, f"peak.{k}")
+            for k, v in table["peak"].items()
         },
         fabric=table["fabric"],
         multiprocessors=table.get("multiprocessors"),
@@ -77,7 +78,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
         raise _not_a("a table", f"{where}.peak", given, '[device.peak] with bf16 = "312 TFLOP/s"')
     for key, value in given.items():
         one_of(key, f"{where}.peak", PEAK_KEYS)
-        peaks[dtypes.known(key) or key] = parse(value, RATE, f"{where}.peak.{key}")
+        peaks[dtypes.known(key) or key] = parse_quantity(value, RATE, f"{where}.peak.{key}")
     for key in ("memory", "memory_bandwidth"):
         if key not in table and base is None:
             raise _missing(f"{where}.{key}", "[device]")
@@ -95,10 +96,12 @@ def _inline_device(table: dict[str, Any]) -> Device:
         generation=_text(
             table.get("generation", base.generation if base else "unknown"), f"{where}.generation"
         ),
-        memory_bytes=parse(table["memory"], BYTES, f"{where}.memory")
+        memory_bytes=parse_quantity(table["memory"], BYTES, f"{where}.memory")
         if "memory" in table or base is None
         else base.memory_bytes,
-        memory_bytes_per_s=parse(table["memory_bandwidth"], BANDWIDTH, f"{where}.memory_bandwidth")
+        memory_bytes_per_s=parse_quantity(
+            table["memory_bandwidth"], BANDWIDTH, f"{where}.memory_bandwidth"
+        )
         if "memory_bandwidth" in table or base is None
         else base.memory_bytes_per_s,
         peak_flops_per_s=peaks,
@@ -179,8 +182,8 @@ def _level(table: Any, index: int, dev: Device | None, where: str = "") -> Level
         ranks=count(table["ranks"], f"{where}.ranks", text=False),
         fabric=name or "custom",
         kind=kind,
-        bandwidth_bytes_per_s=parse(merged["bandwidth"], BANDWIDTH, f"{where}.bandwidth"),
-        latency_s=parse(merged["latency"], TIME, f"{where}.latency"),
+        bandwidth_bytes_per_s=parse_quantity(merged["bandwidth"], BANDWIDTH, f"{where}.bandwidth"),
+        latency_s=parse_quantity(merged["latency"], TIME, f"{where}.latency"),
         peer_to_peer=_flag(merged.get("peer_to_peer", index == 0), f"{where}.peer_to_peer"),
         in_switch=_flag(merged.get("in_switch", False), f"{where}.in_switch"),
         nics=count(table["nics"], f"{where}.nics", high=4096, text=False)
@@ -253,7 +256,7 @@ def grown(cluster: Cluster, devices: int) -> Cluster:
 def load_cluster(
     name: str | os.PathLike[str] | Cluster,
     *,
-    field: str = "--on",
+    field: str = "cluster",
     nodes: int | None = None,
     nics: int | None = None,
 ) -> Cluster:
@@ -268,11 +271,11 @@ def load_cluster(
 
 def _named(given: str | os.PathLike[str], field: str) -> Cluster:
     name = name_of(given, field, "a cluster's name, the path of a TOML file, or a Cluster")
-    known = cluster_names.canonical(name)
+    known = cluster_names.canonical_cluster(name)
     if known is not None and not name.endswith(".toml"):
         return _usual(name, known, field)
     if name.endswith(".toml") or os.sep in name or _is_file(name):
-        text = read_text_file(name, field, "a cluster's TOML file", MAX_FILE_BYTES)
+        text = read_text_file(name, field, "a cluster's TOML file", _MAX_FILE_BYTES)
         own = Path(name).name.removesuffix(".toml")
         return cluster_from_table(catalog.toml(text, name), own)
     asked = cluster_names.exact_device(name)
@@ -297,7 +300,7 @@ def _usual(name: str, known: str, field: str) -> Cluster:
 
 def _node_of(name: str, field: str) -> Cluster | None:
     """One node with so many of a device, such as ``8xH100``: as the catalog has it, or a part of it."""
-    asked = cluster_names.counted(name)
+    asked = cluster_names.counted_devices(name)
     if asked is None:
         return None
     for key, size in cluster_names.nodes_of(asked.device):
@@ -329,24 +332,24 @@ _ALIKE = (
 
 def _resized(cluster: Cluster, nodes: int | None, nics: int | None) -> Cluster:
     if nodes is not None:
-        nodes = count(nodes, "--nodes", high=100_000)
+        nodes = count(nodes, "nodes", high=100_000)
         if _joins_nodes(cluster):
             outer = msgspec.structs.replace(cluster.levels[-1], ranks=nodes)
             cluster = msgspec.structs.replace(cluster, levels=(*cluster.levels[:-1], outer))
         elif nodes > 1:
             raise InputError(
-                f"--nodes={nodes}: {cluster.name} has one fabric level only, nothing joins its nodes",
-                field="--nodes",
+                f"nodes={nodes}: {cluster.name} has one fabric level only, nothing joins its nodes",
+                field="nodes",
                 value=nodes,
                 legal="1, or a cluster with a network [[level]]",
                 nearest=1,
             )
     if nics is not None:
-        nics = count(nics, "--nics", high=4096)
+        nics = count(nics, "nics", high=4096)
         if not any(level.kind == "network" and level.nics for level in cluster.levels):
             raise InputError(
-                f"--nics={nics}: {cluster.name} has no level with NICs",
-                field="--nics",
+                f"nics={nics}: {cluster.name} has no level with NICs",
+                field="nics",
                 value=nics,
                 legal="a cluster whose network [[level]] has nics",
             )

@@ -25,7 +25,7 @@ _WORDS = re.compile(r"[^a-z0-9]+")
 _CLOUDS = ("aws-", "azure-", "gcp-", "oci-")
 
 
-class Counted(NamedTuple):
+class CountedDevices(NamedTuple):
     """So many of a device."""
 
     device: str
@@ -36,19 +36,19 @@ def _key(name: str) -> str:
     return name.strip().lower().replace("_", "-").removeprefix("ml.")  # SageMaker's
 
 
-def canonical(name: str) -> str | None:
+def canonical_cluster(name: str) -> str | None:
     """The cluster of the catalog that a name stands for; None if there is none."""
     return catalog.canonical("clusters", name) or catalog.canonical("clusters", _key(name))
 
 
-def counted(name: str) -> Counted | None:
+def counted_devices(name: str) -> CountedDevices | None:
     """The device and the number that a name such as ``8xH100`` says."""
     key = _key(name)
     for pattern in _COUNTED:
         found = pattern.fullmatch(key)
         device = catalog.canonical("devices", found["device"]) if found else None
         if found and device and int(found["n"]) > 0:
-            return Counted(device, int(found["n"]))
+            return CountedDevices(device, int(found["n"]))
     return None
 
 
@@ -57,7 +57,7 @@ def _devices() -> dict[str, tuple[str, int]]:
     """cluster → (its device, devices of a node)."""
     found = {}
     for name in catalog.names("clusters"):
-        table = catalog.load("clusters", name, "--on")[1]
+        table = catalog.load("clusters", name, "cluster")[1]
         node = 1
         for i, level in enumerate(table["level"]):
             fabric = str(level.get("fabric", ""))
@@ -144,8 +144,8 @@ def nearest_device(name: str, by_letters: str | None) -> str | None:
 
 
 def _device_of_node(name: str) -> str | None:
-    near = canonical(name) or nearest(name)
-    found = canonical(near) if near is not None else None
+    near = canonical_cluster(name) or nearest_cluster(name)
+    found = canonical_cluster(near) if near is not None else None
     return _devices()[found][0] if found in _devices() else _device_in(_key(name))
 
 
@@ -153,7 +153,7 @@ def _exact_device(text: str) -> str | None:
     return catalog.canonical("devices", text) if re.search(r"[a-z]", text) else None
 
 
-def nearest(name: str) -> str | None:
+def nearest_cluster(name: str) -> str | None:
     """The cluster that an unknown name is nearest to; None where nothing tells."""
     key = _key(name)
     exact = _exact_device(key)
@@ -162,7 +162,7 @@ def nearest(name: str) -> str | None:
     shape = _family(key)
     if shape is not None:
         return shape
-    asked = counted(name)
+    asked = counted_devices(name)
     device = asked.device if asked else _device_in(key)
     if device is not None and (nodes := nodes_of(device)):
         last = re.search(r"[.-](\d{1,2})g?$", key)  # BM.GPU.L40S.4
@@ -180,8 +180,8 @@ def unknown_cluster(field: str, name: str) -> UnknownName:
     error = unknown_name(field, name, catalog.names("clusters"), "cluster (or TOML file)")
     key = _key(name)
     typo = next((n for n in closest(key, everything) if _typed_badly(key, n)), None)
-    error.nearest = _family(key) or typo or nearest(name)
-    asked = counted(name)
+    error.nearest = _family(key) or typo or nearest_cluster(name)
+    asked = counted_devices(name)
     device = asked.device if asked else _device_in(key)
     listed = f"{len(catalog.names('clusters'))} names, see `meshwise catalog clusters`"
     if typo is None and device is not None and (nodes := nodes_of(device)):

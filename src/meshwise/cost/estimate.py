@@ -16,11 +16,12 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost import hosting, inference
 from meshwise.cost.kernels.seconds import position
-from meshwise.cost.overlap import TINY, exposed_beside
+from meshwise.cost.overlap import TINY, exposed_concurrent_s
 from meshwise.cost.priced_step import PricedStep
-from meshwise.cost.pricing import ZERO, Times, total, values_of
+from meshwise.cost.pricing import ZERO, Times, sum_over_calls, total_times
 from meshwise.cost.schedule import bubble_s
-from meshwise.layouts.layout import Group, Layouts
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group
 from meshwise.models.shapes import Model
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.stacks.schedules import SCHEDULES
@@ -39,18 +40,18 @@ class Estimate(PricedStep):
 
     @cached_property
     def _layers(self) -> list[Times]:
-        return [total(costs) for costs in self.layer_costs]
+        return [total_times(costs) for costs in self.layer_costs]
 
     @cached_property
     def _exposed_layers(self) -> list[Times]:
         """The layers without what is hidden of their communication."""
-        return [total(costs, hidden=False) for costs in self.layer_costs]
+        return [total_times(costs, hidden=False) for costs in self.layer_costs]
 
     @cached_property
     def _stages(self) -> list[Times]:
         """Seconds of one microbatch on each role of stage; 0 where the role does not exist."""
         layers = self._layers
-        embedding, head = total(self.embedding_costs), total(self.head_costs)
+        embedding, head = total_times(self.embedding_costs), total_times(self.head_costs)
         fill = self.split_fill
         stages = []
         for role in self.program.roles:
@@ -98,14 +99,14 @@ class Estimate(PricedStep):
     def microbatch(self) -> Times:
         """Seconds of one microbatch on the slowest stage, its transfers included."""
         slowest = Times(*(self._of_slowest([s[i] for s in self._stages]) for i in range(3)))
-        return slowest.plus(total(self.transfer_costs))
+        return slowest.plus(total_times(self.transfer_costs))
 
     @cached_property
     def _microbatch_busy(self) -> Array:
         """As ``microbatch.busy`` with what the host adds, without telling compute from
         communication: for searches, in few passes over the full mesh."""
         layers = [layer.busy for layer in self._exposed_layers]
-        embedding, head = total(self.embedding_costs).busy, total(self.head_costs).busy
+        embedding, head = total_times(self.embedding_costs).busy, total_times(self.head_costs).busy
         longest: Array = 0.0
         for role in self.program.roles:
             busy: Array = self.split_fill * role.exists
@@ -115,7 +116,7 @@ class Estimate(PricedStep):
                 if np.any(has):
                     busy = busy + end * (has * role.exists)
             longest = np.maximum(longest, busy)
-        return np.maximum(longest + total(self.transfer_costs).exposed, self._launch_s)
+        return np.maximum(longest + total_times(self.transfer_costs).exposed, self._launch_s)
 
     @property
     def launch_s(self) -> Array:
@@ -148,8 +149,8 @@ class Estimate(PricedStep):
     @cached_property
     def pass_s(self) -> Array:
         """Seconds of one batch through all stages, one after the other: what inference waits for."""
-        ends = total(self.embedding_costs), total(self.head_costs)
-        busy = inference.pass_s(self.program, self._layers, *ends, total(self.transfer_costs))
+        ends = total_times(self.embedding_costs), total_times(self.head_costs)
+        busy = inference.pass_s(self.program, self._layers, *ends, total_times(self.transfer_costs))
         return busy + self.split_fill * self.layout.pp
 
     # -- the step --------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ class Estimate(PricedStep):
     @cached_property
     def update_role(self) -> Array:
         """Index of the stage whose update takes longest: a step ends when its last rank is ready."""
-        times = [total(costs) for costs in self.update_costs]
+        times = [total_times(costs) for costs in self.update_costs]
         best: Array = times[0].compute + times[0].comm
         index: Array = np.int64(0)
         for i, t in enumerate(times[1:], start=1):
@@ -176,9 +177,9 @@ class Estimate(PricedStep):
     @cached_property
     def _update_parts(self) -> tuple[Array, Array, Array]:
         """Seconds of the optimizer, the gradients' reduction and the weights' gathers."""
-        times = [total(costs) for costs in self.update_costs]
+        times = [total_times(costs) for costs in self.update_costs]
         gathers = [
-            total([c for c in costs if c.op.kind == "all_gather"]).comm
+            total_times([c for c in costs if c.op.kind == "all_gather"]).comm
             for costs in self.update_costs
         ]
         compute_s, comm, gather = times[0].compute, times[0].comm, gathers[0]
@@ -202,10 +203,10 @@ class Estimate(PricedStep):
             every = scatters_every_microbatch(layout)
             often = np.where(every, self.program.ctx.microbatches, passes)
             beside = self._one_pass("recompute", "dgrad", "wgrad") * often
-            shares[0] = exposed_beside(reduce, beside) / np.maximum(reduce, TINY)
+            shares[0] = exposed_concurrent_s(reduce, beside) / np.maximum(reduce, TINY)
         if stack.overlap_param_gather and not stack.ideal:
             beside = self._one_pass("forward") * passes
-            shares[1] = exposed_beside(gather, beside) / np.maximum(gather, TINY)
+            shares[1] = exposed_concurrent_s(gather, beside) / np.maximum(gather, TINY)
         return shares[0], shares[1]
 
     def _one_pass(self, *phases: str) -> Array:
@@ -213,7 +214,7 @@ class Estimate(PricedStep):
         busy: Array = 0.0
         role = self.program.roles[0]
         for costs, count in zip(self.layer_costs, role.layers, strict=True):
-            busy = busy + total(costs, phases).busy * count
+            busy = busy + total_times(costs, phases).busy * count
         return busy
 
     @cached_property
@@ -265,8 +266,8 @@ class Estimate(PricedStep):
     @cached_property
     def _stage_wgrad(self) -> list[Array]:
         """Seconds of weight gradients of one microbatch on each role of stage."""
-        layers = [total(costs, ("wgrad",)).busy for costs in self.layer_costs]
-        head = total(self.head_costs, ("wgrad",)).busy
+        layers = [total_times(costs, ("wgrad",)).busy for costs in self.layer_costs]
+        head = total_times(self.head_costs, ("wgrad",)).busy
         stages = []
         for role in self.program.roles:
             seconds: Array = head * role.head
@@ -333,14 +334,14 @@ class Estimate(PricedStep):
         for role in self.program.roles:
             micro: Array = 0.0
             for costs, count in zip(self.layer_costs, role.layers, strict=True):
-                micro = micro + values_of(costs, value) * count
-            micro = micro + values_of(self.embedding_costs, value) * role.embedding
-            micro = micro + values_of(self.head_costs, value) * role.head
-            micro = micro + values_of(self.transfer_costs, value)
+                micro = micro + sum_over_calls(costs, value) * count
+            micro = micro + sum_over_calls(self.embedding_costs, value) * role.embedding
+            micro = micro + sum_over_calls(self.head_costs, value) * role.head
+            micro = micro + sum_over_calls(self.transfer_costs, value)
             per_role.append(micro * m)
-        update = values_of(self.update_costs[0], value)
+        update = sum_over_calls(self.update_costs[0], value)
         for i, costs in enumerate(self.update_costs[1:], start=1):
-            update = np.where(self.update_role == i, values_of(costs, value), update)
+            update = np.where(self.update_role == i, sum_over_calls(costs, value), update)
         return self._of_slowest(per_role) + update
 
     @cached_property

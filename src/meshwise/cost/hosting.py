@@ -16,17 +16,19 @@ def microbatch_s(program: Program) -> Array:
     if not each or not ctx.training or ctx.stack.ideal:
         return 0.0
     layers = [
-        launches.total(ops, ctx.stack, block)
+        launches.kernels_per_microbatch(ops, ctx.stack, block)
         for ops, block in zip(program.layers, ctx.model.blocks, strict=True)
     ]
-    ends = [launches.total(ops, ctx.stack) for ops in (program.embedding, program.head)]
+    ends = [
+        launches.kernels_per_microbatch(ops, ctx.stack) for ops in (program.embedding, program.head)
+    ]
     most: Array = 0.0
     for role in program.roles:
         found = ends[0] * role.embedding + ends[1] * role.head
         for number, count in zip(layers, role.layers, strict=True):
             found = found + number * count
         most = np.maximum(most, found * role.exists)
-    return each * (most + launches.total(program.transfer, ctx.stack))
+    return each * (most + launches.kernels_per_microbatch(program.transfer, ctx.stack))
 
 
 def update_s(program: Program) -> Array:
@@ -38,6 +40,6 @@ def update_s(program: Program) -> Array:
     for role in program.roles:
         found: Array = 0.0
         for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-            found = found + launches.tensors(ctx, block) * count
+            found = found + launches.layer_tensors(ctx, block) * count
         most = np.maximum(most, found * role.exists)
     return ctx.stack.host_launch_s * most

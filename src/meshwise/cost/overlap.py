@@ -17,20 +17,20 @@ TINY = 1e-30  # seconds; stands for nothing in a division
 CONTENTION = 0.189
 
 
-def exposed_beside(comm_s: Array, compute_s: Array) -> Array:
+def exposed_concurrent_s(comm_s: Array, compute_s: Array) -> Array:
     """A collective that runs beside independent compute: what sticks out, and what it slows."""
     return np.maximum(comm_s - compute_s, 0.0) + CONTENTION * np.minimum(comm_s, compute_s)
 
 
-def exposed_decomposed(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
+def exposed_decomposed_s(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
     """A collective cut into ``chunks`` and interleaved with its own product, as many chunks: the
     first chunk has nothing to hide under (Wang et al., ASPLOS 2023, "Overlap communication with
     dependent computation via decomposition")."""
     rest = (chunks - 1) / chunks
-    return comm_s / chunks + exposed_beside(comm_s, gemm_s) * rest
+    return comm_s / chunks + exposed_concurrent_s(comm_s, gemm_s) * rest
 
 
-def exposed_of_ops(
+def exposed_ops_s(
     ops: list[Op],
     seconds: list[Array],
     stack: Stack,
@@ -69,11 +69,11 @@ def exposed_of_ops(
         elif op.axis == "cp" or (stack.overlap_input_gradient and _beside_gradient(op)):
             result.append(_beside(total, under, op.hides_under, spent))
         elif stack.overlap == "split" and op.axis == "tp":
-            result.append(exposed_beside(total, regions[index]))
+            result.append(exposed_concurrent_s(total, regions[index]))
         elif stack.overlap == "decomposed" and op.axis == "tp":
-            result.append(exposed_decomposed(total, under, np.maximum(tp, 1)))
+            result.append(exposed_decomposed_s(total, under, np.maximum(tp, 1)))
         elif op.axis == "tp" and np.any(decomposed):
-            cut = exposed_decomposed(total, under, np.maximum(tp, 1))
+            cut = exposed_decomposed_s(total, under, np.maximum(tp, 1))
             result.append(np.where(decomposed, cut, total))
         else:
             result.append(total)
@@ -83,7 +83,7 @@ def exposed_of_ops(
 def _beside(total: Array, under: Array, name: str, spent: dict[str, Array]) -> Array:
     free = np.maximum(under - spent.get(name, 0.0), 0.0)
     spent[name] = spent.get(name, 0.0) + total
-    return exposed_beside(total, free)
+    return exposed_concurrent_s(total, free)
 
 
 def _pass(op: Op) -> str:
@@ -108,7 +108,7 @@ def _sharded_shares(ops: list[Op], seconds: list[Array], stack: Stack) -> dict[s
         elif op.axis in SHARDED and _hides(op, stack) and np.max(op.count) > 0:
             sent[_pass(op)] = sent[_pass(op)] + s
     return {
-        name: exposed_beside(total, compute[name]) / np.maximum(total, TINY)
+        name: exposed_concurrent_s(total, compute[name]) / np.maximum(total, TINY)
         if np.max(total) > 0
         else 1.0
         for name, total in sent.items()
@@ -125,7 +125,7 @@ def _exchanged_share(ops: list[Op], seconds: list[Array], apart: Array) -> Array
             compute = compute + op.count * s
         elif op.axis == "ep":
             sent = sent + op.count * s
-    beside = exposed_beside(sent, compute) / np.maximum(sent, TINY)
+    beside = exposed_concurrent_s(sent, compute) / np.maximum(sent, TINY)
     return 1.0 - apart * (1.0 - np.minimum(beside, 1.0))
 
 

@@ -11,10 +11,11 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.kernels.compute import compute
 from meshwise.cost.memory.footprint import Footprint
 from meshwise.cost.overlap import CONTENTION
-from meshwise.cost.pricing import Columns, OpCost, Pricer
-from meshwise.cost.schedule import paired
+from meshwise.cost.pricing import Columns, OpCost, OperationPricer
+from meshwise.cost.schedule import paired_share
 from meshwise.layouts import rules
-from meshwise.layouts.layout import Group, Layouts, groups, kv_group
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, groups, kv_group
 from meshwise.models.shapes import Model
 from meshwise.program.step import Program, program
 from meshwise.stacks.stack import Stack
@@ -44,9 +45,9 @@ class PricedStep(Footprint):
         self._placed = placed
 
     @cached_property
-    def pricer(self) -> Pricer:
+    def pricer(self) -> OperationPricer:
         layout, placed = self.layout, self._placed
-        return Pricer(
+        return OperationPricer(
             compute(
                 self.cluster.device,
                 self.stack,
@@ -70,7 +71,7 @@ class PricedStep(Footprint):
         if not self.stack.overlap_experts or not self.program.ctx.training:
             return None
         able = rules.hides_experts(self.stack, self.layout)
-        return able * paired(self.layout.pp, self.layout.vp, self.program.ctx.microbatches)
+        return able * paired_share(self.layout.pp, self.layout.vp, self.program.ctx.microbatches)
 
     @cached_property
     def embedding_costs(self) -> list[OpCost]:

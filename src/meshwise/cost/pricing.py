@@ -12,9 +12,10 @@ from meshwise.cost.collectives import dispatch
 from meshwise.cost.collectives.collective import Priced, price
 from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.kernels.compute import Compute
-from meshwise.cost.overlap import SHARDED, exposed_of_ops
+from meshwise.cost.overlap import SHARDED, exposed_ops_s
 from meshwise.cost.sources import Source
-from meshwise.layouts.layout import Group, Layouts, alike
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, alike
 from meshwise.program.operations import COLLECTIVES, Kernel, Op
 from meshwise.stacks.stack import Stack
 
@@ -41,7 +42,7 @@ class Times(NamedTuple):
 ZERO = Times(0.0, 0.0, 0.0)
 
 
-class Alike(NamedTuple):
+class _Kinds(NamedTuple):
     """Columns of a last axis that are alike: the first of each kind, and the kind of every column."""
 
     first: Array
@@ -74,9 +75,9 @@ class Columns:
             [tokens * layout.expert_tp() / layout.tp, layout.ep, layout.expert_tp()]
         )
         self._tokens = [layout.tp, layout.cp, layout.ep, layout.etp, layout.micro_batch]
-        self._groups: dict[str, Alike] = {}
+        self._groups: dict[str, _Kinds] = {}
 
-    def group(self, axis: str, group: Group) -> Alike:
+    def group(self, axis: str, group: Group) -> _Kinds:
         """Columns whose group of an axis has the same ranks everywhere, and the same payloads."""
         known = self._groups.get(axis)
         if known is None:
@@ -85,9 +86,9 @@ class Columns:
         return known
 
 
-def _alike(keys: list[Array]) -> Alike:
+def _alike(keys: list[Array]) -> _Kinds:
     _, first, kind = np.unique(alike(keys), return_index=True, return_inverse=True)
-    return Alike(first, kind)
+    return _Kinds(first, kind)
 
 
 class OpCost(NamedTuple):
@@ -100,7 +101,7 @@ class OpCost(NamedTuple):
     source: Source
 
 
-class Pricer:
+class OperationPricer:
     """Prices operations on a cluster under a stack for given groups.
 
     ``columns``: where the layouts' last axis is long, which of its columns are alike.
@@ -164,7 +165,7 @@ class Pricer:
             self._known[key] = found
         return found
 
-    def lent(self, cost: OpCost) -> Array:
+    def inherited_share(self, cost: OpCost) -> Array:
         """Where an operation's seconds rest on constants of other hardware, or on shapes outside
         those measured, per layout: 0, 1, or more where these say less."""
         if cost.priced is not None:
@@ -189,7 +190,7 @@ class Pricer:
         if apart:
             exposed = [op.count * s for op, s in zip(ops, seconds, strict=True)]
         else:
-            exposed = exposed_of_ops(
+            exposed = exposed_ops_s(
                 ops, seconds, self.stack, layout.tp, layout.decomposed, exchanges
             )
         return [
@@ -209,7 +210,7 @@ def _pair(group: Group) -> Group:
     return group._replace(ranks=tuple(reversed(crossing)))
 
 
-def total(
+def total_times(
     costs: list[OpCost], phases: tuple[str, ...] | None = None, *, hidden: bool = True
 ) -> Times:
     """Seconds of a list of priced operations in the given phases (all by default); communication with
@@ -230,7 +231,7 @@ def total(
     return Times(compute_s, comm_s, exposed_s)
 
 
-def values_of(costs: list[OpCost], value: Any) -> Array:
+def sum_over_calls(costs: list[OpCost], value: Any) -> Array:
     result: Array = 0.0
     for c in costs:
         result = result + value(c) * c.op.count

@@ -34,7 +34,9 @@ def bubble_s(
     return (pp - 1) / vp * (forward + dgrad + wgrad)
 
 
-def in_flight(kind: str, pp: Array, vp: Array, plain: Array, microbatches: Array) -> Array:
+def in_flight_microbatches(
+    kind: str, pp: Array, vp: Array, plain: Array, microbatches: Array
+) -> Array:
     """Microbatches' worth of a stage's activations that are kept at once.
 
     1F1B: ``plain`` (p on the first stage, one fewer on each next). Interleaved, chunks of 1/v of the
@@ -55,9 +57,9 @@ def in_flight(kind: str, pp: Array, vp: Array, plain: Array, microbatches: Array
     return np.minimum(kept, microbatches)
 
 
-def paired(pp: Array, vp: Array, microbatches: Array) -> Array:
+def paired_share(pp: Array, vp: Array, microbatches: Array) -> Array:
     """Share of a stage's microbatches whose pass runs beside another one's of the other direction under
     1F1B: but for the passes that fill the pipeline, (v−1)·p + (p−1) chunks on the middle stage (as
-    :func:`in_flight` counts them), and one more, which has nothing before it."""
+    :func:`in_flight_microbatches` counts them), and one more, which has nothing before it."""
     alone = (vp - 1) * pp + pp
     return np.maximum(1.0 - alone / (microbatches * vp), 0.0)

@@ -14,7 +14,7 @@ class Source(NamedTuple):
     extrapolated: bool = False
 
     @property
-    def lent(self) -> bool:
+    def beyond_measurement(self) -> bool:
         """Whether the constants were measured on other hardware, or on other shapes."""
         return bool(self.inherited_by) or self.extrapolated
 

@@ -19,18 +19,18 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Fabric, Priced, candidates_on, fabric_of, price
 from meshwise.cost.collectives.fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
-from meshwise.layouts.layout import Group
+from meshwise.layouts.placement import Group
 from meshwise.program.layers.feed_forward import moe
 from meshwise.program.operations import Kernel
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack
 
-# 1.645 standard deviations of ln(measured / predicted) where constants are lent: a device's products
+# 1.645 standard deviations of ln(measured / predicted) where constants are inherited: a device's products
 # predicted by another generation's fit are off by 6 to 32 % (median 14 %, tests/data/kernel_calls.csv,
 # each of A100, H100, H200, B200 by the others), collectives of a fabric left out of the fit by up to
 # 32 % (docs/explanation/validation): about 0.2.
 NORMAL = 1.645  # standard deviations of the normal distribution's middle 90 %
-LENT = NORMAL * 0.2
+INHERITED_HALF_WIDTH = NORMAL * 0.2
 
 
 class Spread(NamedTuple):
@@ -41,7 +41,7 @@ class Spread(NamedTuple):
 
 
 @functools.cache
-def spread(quantity: str, stack: str, stood_in: bool = False) -> Spread:
+def published_spread(quantity: str, stack: str, stood_in: bool = False) -> Spread:
     """The spread of a quantity's published rows under a stack, or under all where it has none; both
     where the stack only stands in for software that is not known."""
     table = catalog.load("discrepancy", quantity.replace("_", "-"), "quantity")[1]
@@ -51,21 +51,21 @@ def spread(quantity: str, stack: str, stood_in: bool = False) -> Spread:
     return Spread(own["low"], own["high"])
 
 
-def ends(
+def prediction_interval(
     value: Array,
     quantity: str,
     stack: str,
-    lent: Array = 0.0,
+    inherited: Array = 0.0,
     slower: Array = 0.0,
     unseen: Array = 0.0,
     stood_in: bool = False,
 ) -> tuple[Array, Array]:
-    """(low, high) of a predicted value of which the share ``lent`` rests on lent constants (above 1
+    """(low, high) of a predicted value of which the share ``inherited`` rests on constants of other hardware (above 1
     where these say less than another fabric's do); ``slower``: how much longer, as a logarithm, it
     takes if nothing holds that was never measured; ``unseen``: standard deviation of what the
     published rows have not; ``stood_in``: the stack is not the one that ran."""
-    found = spread(quantity, stack, stood_in)
-    more = (LENT * lent) ** 2 + (NORMAL * unseen) ** 2
+    found = published_spread(quantity, stack, stood_in)
+    more = (INHERITED_HALF_WIDTH * inherited) ** 2 + (NORMAL * unseen) ** 2
     low = np.minimum(found.low, 0.0) ** 2
     high = np.maximum(found.high, 0.0) ** 2
     # a spread whose ends lie on one side of 1 keeps its near end
@@ -91,7 +91,7 @@ def unseen_sd(e: Estimate) -> Array:
 
 
 def tpot_interval(
-    tpot_s: Array, stack: Stack, lent: Array, even_s: Array, unseen: Array
+    tpot_s: Array, stack: Stack, inherited: Array, even_s: Array, unseen: Array
 ) -> tuple[Array, Array]:
     """90 % interval of a time per output token [s]; the ideal stack is a definition and has none.
 
@@ -100,7 +100,9 @@ def tpot_interval(
     """
     if stack.ideal:
         return tpot_s, tpot_s
-    return ends(tpot_s, "tpot_s", stack.software, lent, np.log1p(even_s / tpot_s), unseen)
+    return prediction_interval(
+        tpot_s, "tpot_s", stack.software, inherited, np.log1p(even_s / tpot_s), unseen
+    )
 
 
 def even_draws_s(e: Estimate) -> Array:
@@ -125,12 +127,12 @@ def even_draws_s(e: Estimate) -> Array:
     return np.maximum(longer, 0.0)
 
 
-def lent_share(e: Estimate) -> Array:
-    """Share of the step's compute and exposed communication that rests on lent constants."""
+def inherited_share(e: Estimate) -> Array:
+    """Share of the step's compute and exposed communication that rests on inherited constants."""
 
     def seconds(cost: Any) -> Array:
         each = cost.exposed / np.maximum(cost.op.count, 1) if cost.priced else cost.seconds
-        return each * e.pricer.lent(cost)
+        return each * e.pricer.inherited_share(cost)
 
     return e.sum_over_step(seconds) / np.maximum(e.step_s, 1e-30)
 
@@ -140,8 +142,8 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
     if e.stack.ideal:
         return e.step_s, e.step_s
     if e.program.ctx.training:
-        return ends(e.step_s, "step_s", e.stack.software, lent_share(e))
-    return tpot_interval(e.step_s, e.stack, lent_share(e), even_draws_s(e), unseen_sd(e))
+        return prediction_interval(e.step_s, "step_s", e.stack.software, inherited_share(e))
+    return tpot_interval(e.step_s, e.stack, inherited_share(e), even_draws_s(e), unseen_sd(e))
 
 
 def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
@@ -165,8 +167,8 @@ def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
 def half_width(kind: str) -> float:
     """Half the 90 % interval of ln(measured / predicted) of a kind of collective; hosts without peer
     access bring theirs with their constants."""
-    found = spread("time_s", kind)
-    brought = LENT * host_doubt() if kind == "nccl-host" else 0.0
+    found = published_spread("time_s", kind)
+    brought = INHERITED_HALF_WIDTH * host_doubt() if kind == "nccl-host" else 0.0
     return float(np.hypot((found.high - found.low) / 2.0, brought))
 
 
@@ -193,7 +195,7 @@ def _unmeasured(fabric: Fabric, cluster: Cluster) -> Fabric:
     return fabric._replace(bandwidth=tuple(bandwidth), per_level=per_level)
 
 
-def slower(
+def unmeasured_slowdown(
     op: str, payload: float, group: Group, cluster: Cluster, stack: Stack, seconds: float
 ) -> float:
     """ln of how much longer a collective over a network takes if nothing unmeasured holds."""
@@ -217,8 +219,10 @@ def collective_interval(
     if stack.ideal or seconds <= 0.0:
         return seconds, seconds
     kind = collective_kind(stack, cluster, group)
-    longer = slower(op, payload, group, cluster, stack, float(best.seconds))
-    low, high = ends(seconds, "time_s", kind, lent_levels(best.lent, group.ranks), longer)
+    longer = unmeasured_slowdown(op, payload, group, cluster, stack, float(best.seconds))
+    low, high = prediction_interval(
+        seconds, "time_s", kind, lent_levels(best.lent, group.ranks), longer
+    )
     if kind == "nccl-host":  # hosts differ by more than the wire allows
         low = max(
             low, float(price(op, np.float64(payload), group, cluster, load_stack("ideal")).seconds)

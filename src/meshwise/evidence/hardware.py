@@ -37,7 +37,7 @@ _RATE = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*(Gb/s|GB/s|Tb/s)", re.IG
 _DEFAULT_NETWORK = {"hopper": ("ib-ndr", 50.0), "blackwell": ("ib-ndr", 50.0)}
 
 
-def inside(row: Row, usual: str | None) -> str:
+def node_fabric(row: Row, usual: str | None) -> str:
     """The catalog fabric of a row's ``intra_node`` cell; the usual one where it is empty."""
     cell = row.text("intra_node").lower()
     named = catalog.canonical("fabrics", cell) if cell else None
@@ -86,12 +86,15 @@ def network_by_words(row: Row) -> dict[str, Any] | None:
 
 
 def _node_of(row: Row) -> Cluster | None:
-    """The node that a row's device cell names (``p5.48xlarge``, ``dgx-h100``), as ``--on`` reads it;
+    """The node that a row's device cell names (``p5.48xlarge``, ``dgx-h100``), as :func:`load_cluster` reads it;
     None where the cell names a device, or nothing that is known."""
     cell, field = row.text("device"), f"line {row.line}: device"
     if cluster_names.exact_device(cell) is not None:
         return None
-    if cluster_names.canonical(cell) is None and cluster_names.counted(cell) is None:
+    if (
+        cluster_names.canonical_cluster(cell) is None
+        and cluster_names.counted_devices(cell) is None
+    ):
         return None
     node = load_cluster(cell, field=field)
     if row.text("devices_per_node") and row.count("devices_per_node") != node.node_devices:
@@ -124,7 +127,7 @@ def cluster_of(
             return whole, ()
     dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
     per_node = min(node.node_devices if node else per_node, devices)
-    fabric = inside(row, node.levels[0].fabric if node else dev.fabric)
+    fabric = node_fabric(row, node.levels[0].fabric if node else dev.fabric)
     said = node is not None or row.text("intra_node")
     assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not said else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]

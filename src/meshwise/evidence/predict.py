@@ -8,14 +8,14 @@ import numpy as np
 
 from meshwise.cost.collectives import collective as coll
 from meshwise.cost.collectives.fits import lent_levels
-from meshwise.cost.uncertainty import collective_kind, slower
+from meshwise.cost.uncertainty import collective_kind, unmeasured_slowdown
 from meshwise.evidence import hardware
-from meshwise.evidence.predict_layers import layers
-from meshwise.evidence.predict_serving import serve
-from meshwise.evidence.predict_training import training
+from meshwise.evidence.predict_layers import layer_predictions
+from meshwise.evidence.predict_serving import serving_predictions
+from meshwise.evidence.predict_training import training_predictions
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import MEASURED, Row
-from meshwise.layouts.layout import place
+from meshwise.layouts.placement import place
 from meshwise.stacks.load import load_stack
 
 _OPS = {
@@ -33,7 +33,7 @@ _KERNELS = {
 }
 
 
-def collective(row: Row, folder: Path) -> list[Prediction]:
+def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
     """Time of one collective."""
     del folder
     op = _OPS.get(row.text("op"), row.text("op"))
@@ -73,13 +73,18 @@ def collective(row: Row, folder: Path) -> list[Prediction]:
             source_of(row),
             lacking,
             stack=collective_kind(software, cluster, group),
-            lent=float(lent_levels(priced.lent, group.ranks)),
-            slower=slower(op, payload, group, cluster, software, seconds),
+            inherited=float(lent_levels(priced.lent, group.ranks)),
+            slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),
         )
     ]
 
 
-PREDICT = {"training": training, "layers": layers, "serving": serve, "collectives": collective}
+PREDICT = {
+    "training": training_predictions,
+    "layers": layer_predictions,
+    "serving": serving_predictions,
+    "collectives": collective_predictions,
+}
 
 
 def predict(kind: str, row: Row, folder: Path) -> list[Prediction]:

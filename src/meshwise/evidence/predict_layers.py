@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.cost.pricing import total
-from meshwise.cost.uncertainty import lent_share
+from meshwise.cost.pricing import total_times
+from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
@@ -17,8 +17,9 @@ from meshwise.evidence.prediction import (
     stack_of,
 )
 from meshwise.evidence.tables import MEASURED, Row
-from meshwise.layouts import grid
-from meshwise.workloads.workload import RECOMPUTE, Formats, Training
+from meshwise.layouts.check import check
+from meshwise.layouts.layout import Layout, arrays
+from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
 
 # Phases that each measured column sums; recomputation runs before the input's gradient.
 _PHASES = {
@@ -36,7 +37,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
     tp, cp, ep = row.count("tp", 1), row.count("cp", 1), row.count("ep", 1)
     devices = row.count("devices")
     dp = max(ep // (tp * cp), 1)
-    recompute = row.one_of("recompute", RECOMPUTE) or "none"
+    recompute = row.one_of("recompute", RECOMPUTE_MODES) or "none"
     used = tp * cp * dp
     if used > devices:
         raise row.wrong("devices", f"tp·cp·dp = {used}, more than {devices}", f"at least {used}")
@@ -49,7 +50,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         recompute=recompute,
         formats=Formats(dtype=operand_of(row)),
     )
-    layout = grid.Grid(
+    layout = Layout(
         tp=tp,
         cp=cp,
         dp=dp,
@@ -57,11 +58,11 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         micro_batch=micro,
         sequence_parallel=row.flag("sequence_parallel"),
     )
-    grid.check(layout, model, cluster, workload, stack, ran=True)
-    return estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
+    check(layout, model, cluster, workload, stack, ran=True)
+    return estimate(model, cluster, workload, stack, arrays(layout, workload))
 
 
-def layers(row: Row, folder: Path) -> list[Prediction]:
+def layer_predictions(row: Row, folder: Path) -> list[Prediction]:
     """Every phase that the row measures, of its most frequent kind of layer."""
     if row.text("model").startswith("(layer only)"):
         raise Unsupported("a layer outside a model")
@@ -76,11 +77,11 @@ def layers(row: Row, folder: Path) -> list[Prediction]:
                     row.text("id"),
                     quantity,
                     row.number(column) * factor,
-                    float(total(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
+                    float(total_times(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
                     source_of(row),
                     (),
                     stack=e.stack.software,
-                    lent=float(lent_share(e)),
+                    inherited=float(inherited_share(e)),
                     judged_as="step_s",
                 )
             )

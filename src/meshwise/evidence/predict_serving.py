@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from meshwise.clusters.load import Device
-from meshwise.dtypes import BYTES, KV_CACHE, WEIGHT, canonical, known, operands_of, peak_dtype
+from meshwise.dtypes import (
+    ELEMENT_BYTES,
+    KV_CACHE,
+    WEIGHT,
+    canonical_dtype,
+    known,
+    operands_of,
+    peak_dtype,
+)
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
@@ -18,8 +26,9 @@ from meshwise.evidence.prediction import (
     stack_of,
 )
 from meshwise.evidence.tables import Assumed, Row
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import quantised
-from meshwise.models.names import named
+from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
 from meshwise.search.serving.iteration import Engine
@@ -29,7 +38,7 @@ from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Formats
 
 
-def serve(row: Row, folder: Path) -> list[Prediction]:
+def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
     """TPOT under a fixed concurrency, or a static batch's whole latency."""
     model = model_of(row, folder)
     devices = row.count("devices")
@@ -38,11 +47,11 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
     cluster, lacking = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
     stack = stack_of(row, "engine", "engine_version", phase="decode")
-    formats, assumed = formats_of(row, stack, model, cluster.device)
+    formats, assumed = row_formats(row, stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
     assumed += (*blocks, *lacking)
     etp = row.count("etp") if row.text("etp") else None
-    layouts = serving.layout(tp, pp, row.count("ep", 1), dp, etp)
+    layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
     engine = Engine(model, cluster, stack, layouts, formats)
     isl, osl = row.count("isl"), row.count("osl")
     name, source = row.text("id"), source_of(row)
@@ -94,7 +103,7 @@ def serve(row: Row, folder: Path) -> list[Prediction]:
             pair=alike,
             tp=tp,
             stack=stack.software,
-            lent=float(steady.lent),
+            inherited=float(steady.lent),
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
             unseen=float(steady.unseen),
         )
@@ -110,7 +119,7 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
     return 0.0, () if stack.mixes_prefill else (Assumed("length_spread", "0"),)
 
 
-def formats_of(
+def row_formats(
     row: Row, stack: Stack, model: Model, device: Device
 ) -> tuple[Formats, tuple[Assumed, ...]]:
     """Number formats of a row, and what had to be assumed.
@@ -119,7 +128,7 @@ def formats_of(
     weight-only kernels are. Where the row states nothing, the checkpoint's own formats hold.
     """
     cache = (
-        canonical(row.text("kv_dtype"), f"line {row.line}: kv_dtype", KV_CACHE)
+        canonical_dtype(row.text("kv_dtype"), f"line {row.line}: kv_dtype", KV_CACHE)
         if row.text("kv_dtype")
         else None
     )
@@ -131,8 +140,8 @@ def formats_of(
     assumed: tuple[Assumed, ...] = ()
     if cache is None and keeps_fp8_cache(stack, model, device, products):
         cache, assumed = "fp8", (Assumed("kv_dtype", "fp8"),)
-    width = BYTES[products or weights or "bf16"]
-    if width < 1 and own is not None and BYTES[own] < 1:
+    width = ELEMENT_BYTES[products or weights or "bf16"]
+    if width < 1 and own is not None and ELEMENT_BYTES[own] < 1:
         # the publisher's 4-bit checkpoint, whichever of the 4-bit formats the row's word is short for
         products, weights = None, None
         if _kind(stack, model, device) in _MXFP8_ASKED:
@@ -173,7 +182,7 @@ def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:
 
 def states_format(name: str) -> bool:
     """Whether a model's name says how its weights are stored."""
-    found = named(name, "model")
+    found = named_model(name, "model")
     return found is not None and found.format is not None
 
 
@@ -182,7 +191,7 @@ def expert_format(row: Row, own: str | None) -> str | None:
     beside another one of the rest."""
     if not row.text("moe_dtype"):
         return None
-    stated = canonical(row.text("moe_dtype"), f"line {row.line}: moe_dtype", WEIGHT)
+    stated = canonical_dtype(row.text("moe_dtype"), f"line {row.line}: moe_dtype", WEIGHT)
     if stated not in (own, known(row.text("dtype"))):
         raise Unsupported(f"experts in {stated} beside {row.text('dtype')} in a {own} checkpoint")
     return stated

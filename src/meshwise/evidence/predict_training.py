@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.cost.uncertainty import lent_share
+from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
 from meshwise.evidence.software import as_stated, usual_training_stack
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.layouts import grid
+from meshwise.layouts.check import check
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.one_layout import Report, model_flops, report
 from meshwise.stacks.load import stack_in_table
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import RECOMPUTE, Formats, Training
+from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
 
 # A row that does not state its recomputation ran with none, unless that would take this many times
 # the device's memory: more than the memory model's own error.
@@ -48,11 +49,11 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     if product != devices:
         raise row.wrong("devices", f"tp·pp·dp·cp = {product}, not {devices}", f"{product}")
     assumed = [Assumed(column, "1") for column in ("micro_batch", "vp") if not row.text(column)]
-    recompute = row.one_of("recompute", RECOMPUTE)
+    recompute = row.one_of("recompute", RECOMPUTE_MODES)
     shard = _SHARDS.get(row.text("shard", "none"), row.text("shard", "none"))
     stack, stood_in = software_of(row, shard)
     assumed += (*stood_in, *lacking)
-    layout = grid.Grid(
+    layout = Layout(
         **degrees,
         etp=row.count("etp", 1) if degrees["ep"] > 1 and row.text("etp") else None,
         micro_batch=row.count("micro_batch", 1),
@@ -61,15 +62,15 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     )
     found: Estimate | None = None
     mode = recompute
-    for mode in (recompute,) if recompute else RECOMPUTE:
+    for mode in (recompute,) if recompute else RECOMPUTE_MODES:
         workload = Training(
             batch=batch,
             seq=row.count("seq"),
             recompute=mode,
             formats=Formats(dtype=operand_of(row), gradients=row.text("grad_dtype") or None),
         )
-        grid.check(layout, model, cluster, workload, stack, ran=True)
-        found = estimate(model, cluster, workload, stack, grid.to_layouts(layout, workload))
+        check(layout, model, cluster, workload, stack, ran=True)
+        found = estimate(model, cluster, workload, stack, arrays(layout, workload))
         if recompute or found.memory_bytes <= CLEARLY * cluster.device.memory_bytes:
             break
     assert found is not None
@@ -78,7 +79,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     return found, tuple(assumed)
 
 
-def training(row: Row, folder: Path) -> list[Prediction]:
+def training_predictions(row: Row, folder: Path) -> list[Prediction]:
     """Step time (from whichever figure the row gives) and memory."""
     e, assumed = training_estimate(row, folder)
     name, source = row.text("id"), source_of(row)
@@ -101,7 +102,7 @@ def training(row: Row, folder: Path) -> list[Prediction]:
                 ideal_s=ideal,
                 stack=e.stack.software,
                 stood_in=stood_in,
-                lent=float(lent_share(e)),
+                inherited=float(inherited_share(e)),
             )
         )
     if row.text("memory_gib"):

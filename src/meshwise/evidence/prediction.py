@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from meshwise.dtypes import COMPUTE, canonical
+from meshwise.dtypes import COMPUTE, canonical_dtype
 from meshwise.evidence.software import as_stated
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.models.config_file import load_model_file
@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
     pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
     tp: int = 1
     stack: str = ""  # whose published runs say how far the prediction may be off
-    lent: float = 0.0  # share of it that rests on constants of other hardware or shapes
+    inherited: float = 0.0  # share of it that rests on constants of other hardware or shapes
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
     stood_in: bool = False  # the stack is none that the row names: it may be off as any of them
@@ -71,7 +71,7 @@ def model_of(row: Row, folder: Path) -> Model:
 
 def operand_of(row: Row) -> str:
     """The format of a row's products, in whatever word; refused where it is none."""
-    return canonical(row.text("dtype", "bf16"), f"line {row.line}: dtype", COMPUTE)
+    return canonical_dtype(row.text("dtype", "bf16"), f"line {row.line}: dtype", COMPUTE)
 
 
 def source_of(row: Row) -> str:

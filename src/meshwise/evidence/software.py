@@ -12,9 +12,9 @@ from meshwise.stacks.load import load_stack
 from meshwise.stacks.schedules import NAMES as SCHEDULES
 from meshwise.stacks.stack import Stack, replaced
 from meshwise.stacks.switches import MODULES, words_of
-from meshwise.workloads.workload import OVERLAP
+from meshwise.workloads.workload import OVERLAP_MODES
 
-ATTENTION = ("flash", "flash1", "flash2", "flash3", "unfused")
+ATTENTION_KERNELS = ("flash", "flash1", "flash2", "flash3", "unfused")
 
 # What a training run without a known name is priced as, by the way that it shards: these have the
 # most published runs of their kind.
@@ -31,7 +31,7 @@ def as_stated(stack: Stack, row: Row) -> Stack:
     """The stack with the switches that the row's columns state (``attention``, ``schedule``,
     ``overlap``, ``grad_overlap``, and those of :data:`~meshwise.stacks.stack.STATED`)."""
     changes: dict[str, Any] = {}
-    attention = row.one_of("attention", ATTENTION)
+    attention = row.one_of("attention", ATTENTION_KERNELS)
     if attention:
         changes["attention"] = "unfused" if attention == "unfused" else "flash"
         if attention[-1].isdigit():
@@ -41,7 +41,7 @@ def as_stated(stack: Stack, row: Row) -> Stack:
     schedule = row.one_of("schedule", SCHEDULES) or variant
     if schedule:
         changes["schedule"] = schedule
-    overlap = row.one_of("overlap", OVERLAP)
+    overlap = row.one_of("overlap", OVERLAP_MODES)
     if overlap:
         changes["overlap"] = overlap
     if overlap == "none":

@@ -18,7 +18,7 @@ from meshwise.stacks.stack import STATED
 MAX_TABLE_BYTES = 64 << 20
 
 # Columns that tell a table's kind, and those that each of its rows must fill.
-KINDS: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
+TABLE_KINDS: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
     "training": (
         frozenset({"model", "device", "devices", "global_batch", "seq"}),
         ("id", "model", "device", "devices", "global_batch", "seq"),
@@ -93,7 +93,7 @@ _READ: dict[str, tuple[str, ...]] = {
 _FOR_PEOPLE = ("id", "source", "note")
 
 
-def unread(table: Table) -> list[str]:
+def unread_columns(table: MeasuredTable) -> list[str]:
     """Columns that hold something and that no prediction reads."""
     if table.kind not in _READ:
         return []
@@ -167,7 +167,7 @@ class Assumed(NamedTuple):
     value: str
 
 
-class Table(NamedTuple):
+class MeasuredTable(NamedTuple):
     kind: str
     name: str
     columns: tuple[str, ...]
@@ -175,13 +175,13 @@ class Table(NamedTuple):
     bad: list[InputError]  # rows that are no rows at all
 
 
-def read_table(path: str, field: str = "TABLE") -> Table:
+def read_table(path: str, field: str = "table") -> MeasuredTable:
     """Read a CSV table; :class:`InputError` where the file or its header is none of ours."""
     text = read_text_file(path, field, "a CSV table", MAX_TABLE_BYTES)
     return parse_table(text, path, field)
 
 
-def parse_table(text: str, name: str, field: str = "TABLE") -> Table:
+def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
     """As :func:`read_table`, from text."""
     _refuse_log(text, name, field)
     reader = csv.reader(io.StringIO(text), strict=True)
@@ -214,7 +214,7 @@ def parse_table(text: str, name: str, field: str = "TABLE") -> Table:
             value=name,
             legal="one measurement per line below the header",
         )
-    return Table(kind, name, header, rows, bad)
+    return MeasuredTable(kind, name, header, rows, bad)
 
 
 # What heads the columns of a log of nccl-tests or rccl-tests, of any version.
@@ -225,7 +225,7 @@ def _refuse_log(text: str, name: str, field: str) -> None:
     """A log of nccl-tests is told from a table by its header; it says neither the device nor, in most
     versions, the operation, so its rows have to be written as those of a table."""
     if any(set(line.split()) >= _LOGGED for line in text.splitlines()):
-        needed = ", ".join(KINDS["collectives"][1])
+        needed = ", ".join(TABLE_KINDS["collectives"][1])
         raise InputError(
             f"{field}: {shorten(name)} is a log of nccl-tests (collectives), no CSV table",
             field=field,
@@ -244,7 +244,7 @@ def _kind(header: tuple[str, ...], name: str, field: str) -> str:
             value=repeated[0],
             legal="each column once",
         )
-    for kind, (telling, needed) in KINDS.items():
+    for kind, (telling, needed) in TABLE_KINDS.items():
         if telling <= set(header):
             for column in needed:
                 if column not in header:
@@ -252,8 +252,8 @@ def _kind(header: tuple[str, ...], name: str, field: str) -> str:
             if not any(c in header for c in MEASURED[kind]):
                 raise _missing(field, name, kind, " or ".join(MEASURED[kind]), header)
             return kind
-    best = max(KINDS, key=lambda k: len(KINDS[k][0] & set(header)))
-    lacking = sorted(KINDS[best][0] - set(header))
+    best = max(TABLE_KINDS, key=lambda k: len(TABLE_KINDS[k][0] & set(header)))
+    lacking = sorted(TABLE_KINDS[best][0] - set(header))
     raise _missing(field, name, best, lacking[0], header)
 
 
@@ -263,6 +263,6 @@ def _missing(field: str, name: str, kind: str, column: str, header: tuple[str, .
         f"{field}: {shorten(name)} is no table of measurements; a {kind} table needs the column {column}",
         field=field,
         value=", ".join(header[:8]),
-        legal="; ".join(f"{k}: {', '.join(KINDS[k][1])} …" for k in KINDS),
+        legal="; ".join(f"{k}: {', '.join(TABLE_KINDS[k][1])} …" for k in TABLE_KINDS),
         nearest=f"{near[0]} → {column}" if near else None,
     )

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meshwise.cost.uncertainty import ends
+from meshwise.cost.uncertainty import prediction_interval
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction, Unsupported
-from meshwise.evidence.tables import KINDS, Assumed, Table, read_table
+from meshwise.evidence.tables import TABLE_KINDS, Assumed, MeasuredTable, read_table
 from meshwise.strict_tables import one_of
 
 
@@ -53,7 +53,7 @@ def _without(name: str, line: int, status: str, reason: str) -> Result:
     return Result(name, line, "", None, None, None, None, None, status, reason, "", ())
 
 
-def run(table: Table, folder: Path) -> list[Result]:
+def row_results(table: MeasuredTable, folder: Path) -> list[Result]:
     """Predict every row of a table; rows that cannot be are listed with the reason."""
     results: list[Result] = []
     for error in table.bad:
@@ -73,23 +73,26 @@ def run(table: Table, folder: Path) -> list[Result]:
     return sorted(results, key=lambda r: r.line)
 
 
-PUBLISHED = Path(__file__).parent / "published"
+PUBLISHED_FOLDER = Path(__file__).parent / "published"
 
 
-def published(kind: str) -> tuple[Table, list[Result], dict[str, Any]]:
+def published(kind: str) -> tuple[MeasuredTable, list[Result], dict[str, Any]]:
     """A shipped table (``all``: every one), its results and what they come to."""
-    one_of(kind, "--published", (*KINDS, "all"))
+    one_of(kind, "kind", (*TABLE_KINDS, "all"))
     results: list[Result] = []
     found: dict[str, Any] = {}
-    tables = [read_table(str(PUBLISHED / f"{k}.csv")) for k in (KINDS if kind == "all" else [kind])]
+    tables = [
+        read_table(str(PUBLISHED_FOLDER / f"{k}.csv"))
+        for k in (TABLE_KINDS if kind == "all" else [kind])
+    ]
     for table in tables:
-        own = run(table, PUBLISHED)
+        own = row_results(table, PUBLISHED_FOLDER)
         results += own
-        found |= summary(own)  # no quantity is in two kinds of table
+        found |= error_summary(own)  # no quantity is in two kinds of table
     if len(tables) == 1:
         return tables[0], results, found
     return (
-        Table("all", "published tables", (), [r for t in tables for r in t.rows], []),
+        MeasuredTable("all", "published tables", (), [r for t in tables for r in t.rows], []),
         results,
         found,
     )
@@ -101,8 +104,14 @@ def _result(line: int, p: Prediction) -> Result:
     low, high = (
         (None, None)
         if fits
-        else ends(
-            p.predicted, p.judged_as or p.quantity, p.stack, p.lent, p.slower, p.unseen, p.stood_in
+        else prediction_interval(
+            p.predicted,
+            p.judged_as or p.quantity,
+            p.stack,
+            p.inherited,
+            p.slower,
+            p.unseen,
+            p.stood_in,
         )
     )
     return Result(
@@ -133,7 +142,7 @@ def quantile(values: Iterable[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
-def summary(results: list[Result]) -> dict[str, Any]:
+def error_summary(results: list[Result]) -> dict[str, Any]:
     """Per quantity: how many, median, mean and 90th percentile of |error|, bias (median error); rows
     that had to be assumed something are told apart."""
     unsupported = sum(r.status == "unsupported" for r in results)
@@ -168,7 +177,7 @@ def summary(results: list[Result]) -> dict[str, Any]:
             "baselines": baselines(rows),
             "by_source": by_source(rows),
         }
-        steps = doublings(rows)
+        steps = doubling_speedups(rows)
         if steps is not None:
             found[quantity]["tp_doubling"] = steps
     return found
@@ -211,7 +220,7 @@ def baselines(rows: list[Result]) -> dict[str, Any]:
     return found
 
 
-def doublings(rows: list[Result]) -> dict[str, Any] | None:
+def doubling_speedups(rows: list[Result]) -> dict[str, Any] | None:
     """Speed-up of each doubling of TP between rows that are alike in all else: predicted beside
     measured; and what one constant factor per doubling (its own mean) scores."""
     known = {(r.pair, r.tp): r for r in rows if r.pair}

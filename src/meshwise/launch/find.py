@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from meshwise.launch.shell.commands import Command
+from meshwise.launch.shell.commands import StartedCommand
 from meshwise.launch.table import Target, target, targets
 
 _SHELLS = ("bash", "sh", "zsh", "source", ".")
@@ -44,7 +44,7 @@ class Launch(NamedTuple):
         return [*self.before, *self.after]
 
 
-def launches(commands: list[Command], name: str | None) -> list[Launch]:
+def launches(commands: list[StartedCommand], name: str | None) -> list[Launch]:
     """The launches among commands, of the target ``name`` where it is given."""
     found = [
         launch._replace(variables=c.variables)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
 from meshwise.launch.settings import Settings
-from meshwise.launch.shell.commands import number, unread
+from meshwise.launch.shell.commands import unset_names, whole_number
 from meshwise.launch.shell.expand import WHY, reasons
 from meshwise.launch.table import Flag, Target, target, targets
 from meshwise.strict_tables import count, fraction
@@ -111,9 +111,9 @@ def read_words(words: list[str], chosen: Target) -> Words:
                 while flag.kind == "list" and i < len(words) and re.match(r"[a-z]", words[i]):
                     given += f",{words[i]}"
                     i += 1
-            if unread(given) and flag.name not in ("model", "config"):
+            if unset_names(given) and flag.name not in ("model", "config"):
                 why |= reasons(given)
-                unset += [(name, variable) for variable in unread(given)]
+                unset += [(name, variable) for variable in unset_names(given)]
                 continue
             value = _value(flag, name, given)
         if value is None:  # null: as where it is not said
@@ -190,8 +190,8 @@ def _other(words: list[str], i: int, chosen: Target, known: dict[str, Flag], fou
             i += 1
     if re.match(r"--[\w.-]+\s", name):
         raise InputError(
-            f"COMMAND: '{shorten(name)}' is one word here (quoted in an array), which no parser takes",
-            field="COMMAND",
+            f"command: '{shorten(name)}' is one word here (quoted in an array), which no parser takes",
+            field="command",
             value=name,
             legal="its words apart",
         )
@@ -221,7 +221,7 @@ def _is_flag(word: str) -> bool:
 
 
 def _unread_word(word: str, found: Words) -> None:
-    names = unread(word) or [word]
+    names = unset_names(word) or [word]
     name = names[0]
     if re.match(r"\$\((hostname|scontrol|date)\b", word) or _HEADLESS.fullmatch(word):
         return
@@ -230,9 +230,9 @@ def _unread_word(word: str, found: Words) -> None:
         return
     shown = WHY.sub(r"$\1", word)
     raise InputError(
-        f"COMMAND: {shorten(shown)} is not set in the text, and may hold the layout"
+        f"command: {shorten(shown)} is not set in the text, and may hold the layout"
         f"{_because(reasons(word))}",
-        field="COMMAND",
+        field="command",
         value=word,
         legal="the command with its variables' values, or the script that sets them",
     )
@@ -289,7 +289,7 @@ def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str
     if len(name) < 3:
         return
     nearest = _resembled(name, known) or _lent(name, chosen)
-    numeric = any(number(value) is not None or value.startswith("$") for value in values)
+    numeric = any(whole_number(value) is not None or value.startswith("$") for value in values)
     about = _ABOUT.search(name) is not None
     degree = (
         about and (numeric or name.startswith(("--enable-", "--use-"))) and _DEGREE.search(name)

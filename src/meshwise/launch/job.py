@@ -6,24 +6,30 @@ from typing import Any
 
 import msgspec
 
+from meshwise.axes import AXES, PLACEMENTS
 from meshwise.errors import IllegalLayout, InputError
-from meshwise.layouts.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE
+from meshwise.layouts.layout import Layout
 from meshwise.stacks import schedules
 from meshwise.stacks.switches import DISPATCHERS, MOMENTS
 from meshwise.strict_tables import count, fraction, one_of
-from meshwise.workloads.workload import OVERLAP
+from meshwise.workloads.workload import OVERLAP_MODES
 
 PHASES = ("train", "serve")
-DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp")
+DEGREES = tuple(
+    name
+    for name, axis in AXES.items()
+    if axis.kind in ("degree", "count") and name != "micro_batch"
+)
 PLACEMENT = PLACEMENTS[0]
 _COUNTS = (
     *("micro_batch", "global_batch", "seq", "max_len", "concurrency", "chunk", "draft_tokens"),
-    "loss_chunks",
+    *("loss_chunks", "gpus_per_node"),
 )
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A layout with what its command has to say beside it.
+class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A layout with what its command has to say beside it; nothing of the layout is left open but the
+    microbatch.
 
     ``dp`` replicas of attention; with ep · etp > tp the experts span them (attention data
     parallelism). ``etp`` is explicit: tp for a model without experts. Training has ``micro_batch``,
@@ -38,21 +44,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     model: str
     phase: str
-    tp: int = 1
-    pp: int = 1
-    vp: int = 1
-    dp: int = 1
-    cp: int = 1
-    ep: int = 1
     etp: int = 1
-    dcp: int = 1
     sequence_parallel: bool = False
-    overlap: str = "none"
     recompute: str = "none"
-    shard: str = "none"
+    overlap: str = "none"  # "decomposed" is the layout's, "split" the stack's
     schedule: str = schedules.USUAL
-    placement: str = PLACEMENT
-    micro_batch: int | None = None
     global_batch: int | None = None
     seq: int | None = None
     max_len: int | None = None
@@ -76,19 +72,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     gpus_per_node: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of(self.phase, "phase", PHASES)
-        for name in (*DEGREES, "gpus_per_node"):
-            count(getattr(self, name), name)
         for name in _COUNTS:
             if getattr(self, name) is not None:
                 count(getattr(self, name), name)
         if self.memory_share is not None:
             fraction(self.memory_share, "memory_share", low=0.05, high=1.0)
-        one_of(self.recompute, "recompute", RECOMPUTE_CODE)
-        one_of(self.shard, "shard", SHARD_CODE)
         one_of(self.schedule, "schedule", schedules.NAMES)
-        one_of(self.overlap, "overlap", OVERLAP)
-        one_of(self.placement, "placement", PLACEMENTS)
+        one_of(self.overlap, "overlap", OVERLAP_MODES)
+        msgspec.structs.force_setattr(self, "decomposed", self.overlap == "decomposed")
         for name, legal in (("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS)):
             if getattr(self, name) is not None:
                 one_of(getattr(self, name), name, legal)
@@ -112,9 +105,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 legal=f"multiples of {self.dp * (self.micro_batch or 1)}",
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The job in JSON: what it runs, its layout, what goes with it."""
+        said = msgspec.to_builtins(self)
+        axes = {name: said[name] for name in AXES if not AXES[name].key}
+        return {
+            "model": self.model,
+            "phase": self.phase,
+            **axes,
+            **{name: said[name] for name in _OWN if name not in ("model", "phase")},
+        }
+
     @property
     def gpus(self) -> int:
-        return self.tp * self.pp * self.dp * self.cp
+        return self.devices
 
     @property
     def nodes(self) -> int:
@@ -135,6 +139,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def has_experts_grid(self) -> bool:
         return self.ep > 1 or self.etp != self.tp
+
+
+_OWN = tuple(n for n in Job.__struct_fields__ if n not in AXES)
 
 
 def _canonical(placement: str, degrees: dict[str, Any]) -> str:

@@ -78,8 +78,8 @@ def no_layout(chosen: Target) -> InputError:
         chosen.flags[n].spellings[0] for n in ("tp", "dp_shard", "stage") if n in chosen.flags
     )
     return InputError(
-        f"COMMAND: no word of a layout of {chosen.title} was read",
-        field="COMMAND",
+        f"command: no word of a layout of {chosen.title} was read",
+        field="command",
         value=chosen.name,
         legal=f"the command with its degrees, such as {example} 1",
     )
@@ -166,8 +166,8 @@ def on_gpus(read: Parsed, gpus: int | None) -> Parsed:
         return read
     if gpus % own:
         raise InputError(
-            f"--gpus={gpus}: the command uses {own} GPUs",
-            field="--gpus",
+            f"gpus={gpus}: the command uses {own} GPUs",
+            field="gpus",
             value=gpus,
             legal=f"{own}, or a multiple: that many servers",
             nearest=own,

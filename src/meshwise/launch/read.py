@@ -60,12 +60,12 @@ _PART = "a part of a manifest: copies that the rest of it asks for are not count
 def _parse(text: str, asked: Asked) -> Parsed:
     stripped = shell = check_text(text).strip()
     if stripped.startswith("{") and _GROUP.match(stripped) is None:
-        return job_from(target("deepspeed"), *zero_file.read(stripped, asked.gpus), asked)
+        return job_from(target("deepspeed"), *zero_file.job_fields(stripped, asked.gpus), asked)
     if yaml_text.looks_like(stripped):
         served = files.ray(text, asked)
         if served is not None:
             return served
-        commands = manifests.commands(text)
+        commands = manifests.container_commands(text)
         if commands is None:
             return files.configuration(stripped, asked)
         found = _one_of([_way(script, text, asked) for script in read_script(commands)], text)
@@ -114,8 +114,8 @@ def _one_of(ways: list[_Way], text: str) -> Parsed:
             if w.read is not None
         )
         raise InputError(
-            f"COMMAND: which branch runs is not known ({said})",
-            field="COMMAND",
+            f"command: which branch runs is not known ({said})",
+            field="command",
             value=read[0].conditions[-1] if read[0].conditions else None,
             legal="the script with the condition's variables set before it",
         )
@@ -135,7 +135,7 @@ def _first(script: Script, text: str, asked: Asked) -> Parsed:
         try:
             second = _read(other, script, text, asked)
         except MeshwiseError as error:
-            notes.append(f"another command of the text is not read: {error.message}")
+            notes.append(f"another command of the text is not read: {error.sentence}")
             continue
         if second.job == first.job:
             alike.append(other)
@@ -144,7 +144,7 @@ def _first(script: Script, text: str, asked: Asked) -> Parsed:
                 f"the text starts another command with another layout ({second.job.words}): the "
                 "first is priced"
             )
-    read = servers.together(first, alike, script)
+    read = servers.server_copies(first, alike, script)
     return read._replace(notes=(*dict.fromkeys(notes), *read.notes))
 
 
@@ -152,11 +152,15 @@ def _goes_on(script: Script) -> None:
     """Raise for a line of flags that no command has: the line before it does not go on."""
     for command in script.commands:
         word = command.words[0]
-        if word.startswith("--") and len(word) > 3 and manifests.asked(command.variables) is None:
+        if (
+            word.startswith("--")
+            and len(word) > 3
+            and manifests.pod_request(command.variables) is None
+        ):
             raise InputError(
-                f"COMMAND: a line begins with {shorten(word)}: the line before it does not end with a "
+                f"command: a line begins with {shorten(word)}: the line before it does not end with a "
                 "backslash",
-                field="COMMAND",
+                field="command",
                 value=word,
                 legal="the command in one line, or \\ at the end of each that goes on",
             )
@@ -170,14 +174,14 @@ def _none(script: Script, text: str) -> NoLaunch:
         return others.not_read(other)
     if wrapped is not None:
         return NoLaunch(
-            f"COMMAND: what {shorten(wrapped)} starts is not in the text",
-            field="COMMAND",
+            f"command: what {shorten(wrapped)} starts is not in the text",
+            field="command",
             value=wrapped,
             legal=f"the text of {shorten(wrapped)} with its variables set before it",
         )
     return NoLaunch(
-        f"COMMAND: no launch command of a known target in {quoted(text.strip()[:60])}",
-        field="COMMAND",
+        f"command: no launch command of a known target in {quoted(text.strip()[:60])}",
+        field="command",
         value=text.strip()[:80],
         legal=", ".join(targets()),
     )
@@ -187,8 +191,8 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     chosen = launch.target
     world, nodes = world_of(launch, script, asked.gpus)
     if chosen.style == "json":
-        table = zero_file.of_command(launch.after, script)
-        fields, notes, ignored = zero_file.read(table, world)
+        table = zero_file.command_json(launch.after, script)
+        fields, notes, ignored = zero_file.job_fields(table, world)
         return job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
     words = read_words(launch.after, chosen)
     settings = _with_file(words, chosen, script, launch)
@@ -209,7 +213,7 @@ def _with_file(words: Words, chosen: Target, script: Script, launch: Launch) -> 
     if path is None and launch.before and launch.before[-1].endswith("run_train.sh"):
         path = script.variables.get("CONFIG_FILE")
     if chosen.name == "trtllm":
-        own["yaml"] = config_files.beside(path, script)
+        own["yaml"] = config_files.trtllm_yaml(path, script)
         return own
     if path is None or (chosen.name == "torchtitan" and not path.endswith(".toml")):
         if path is not None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from meshwise.launch.shell.expand import Expander, Variables, unfollowed
-from meshwise.launch.shell.words import Token, Word, bare, plain
+from meshwise.launch.shell.words import Token, Word, bare, word_text
 
 # commands that start nothing which could be a launch
 QUIET = frozenset(
@@ -145,7 +145,7 @@ def entry(token: Token, expander: Expander) -> bool:
     """An assignment to an entry of an array, done: ``A[0]=8``, ``CONFIG[tp]=8``."""
     if token.kind != "word" or not token.words[0] or token.words[0][0].quote:
         return False
-    if _ENTRY.fullmatch(plain(token.words[0])) is None:
+    if _ENTRY.fullmatch(word_text(token.words[0])) is None:
         return False
     name, key, value = _ENTRY.fullmatch(expander.text(token.words[0])).groups()  # type: ignore[union-attr]
     old = expander.variables.get(name, ())

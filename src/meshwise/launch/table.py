@@ -72,12 +72,12 @@ def target(name: str, version: str | None = None) -> Target:
     key = str(name).strip().lower().replace("_", "-")
     key = _ALIASES.get(key, key)
     if key not in targets():
-        raise unknown_name("TARGET", str(name), targets(), "export target", _ALIASES)
+        raise unknown_name("target", str(name), targets(), "export target", _ALIASES)
     found = _load(key)
     if version is not None and version != found.version:
         raise InputError(
-            f"--target-version: {found.title} was checked at {found.version} only",
-            field="--target-version",
+            f"version: {found.title} was checked at {found.version} only",
+            field="version",
             value=version,
             legal=found.version,
             nearest=found.version,

@@ -55,14 +55,14 @@ def export(
         legal = [n for n in _names() if target(n).phase == job.phase]
         raise InputError(
             f"{chosen.title} {kind}: this layout is for {'training' if job.phase == 'train' else 'serving'}",
-            field="TARGET",
+            field="target",
             value=name,
             legal=legal,
         )
     if wrapper is not None and wrapper not in chosen.wrappers:
         raise InputError(
-            f"--wrapper: {chosen.title} does not run in {wrapper!r} here",
-            field="--wrapper",
+            f"wrapper: {chosen.title} does not run in {wrapper!r} here",
+            field="wrapper",
             value=wrapper,
             legal=list(chosen.wrappers),
             nearest=chosen.wrappers[0] if chosen.wrappers else None,
@@ -77,8 +77,8 @@ def export(
     read = _read_again(job, plain, chosen)
     servers = job.gpus // read.job.gpus if job.gpus % read.job.gpus == 0 else 1
     body = plain
-    if wrapper in wrappers.WRITERS:
-        body, files = wrappers.WRITERS[wrapper](job, chosen, command, files, servers)
+    if wrapper in wrappers.WRAPPER_WRITERS:
+        body, files = wrappers.WRAPPER_WRITERS[wrapper](job, chosen, command, files, servers)
     elif servers > 1 and job.gpus <= job.gpus_per_node:
         body = _with_files(_side_by_side(command, servers, read.job.gpus), files)
     missing = _missing(job, _whole(job, body, read, chosen), chosen)
@@ -134,7 +134,7 @@ def _whole_nodes(job: Job) -> None:
     if job.phase == "train" and job.gpus > each and job.gpus % each:
         raise IllegalLayout(
             f"{job.gpus} GPUs are no whole number of nodes of {each}",
-            field="--gpus-per-node",
+            field="gpus_per_node",
             value=each,
             legal=[d for d in range(1, each + 1) if job.gpus % d == 0],
         )
@@ -143,7 +143,7 @@ def _whole_nodes(job: Job) -> None:
     if job.phase == "serve" and engine <= each < job.gpus and (each % engine or job.dp % local):
         raise IllegalLayout(
             f"{job.dp} replicas of {engine} GPUs do not fill nodes of {each} evenly",
-            field="--gpus-per-node",
+            field="gpus_per_node",
             value=each,
             legal=[d for d in range(engine, each + 1, engine) if job.dp % (d // engine) == 0],
         )
@@ -160,7 +160,7 @@ def _read_again(job: Job, text: str, chosen: Target) -> Parsed:
         read = parse(text, chosen.name, gpus=gpus, model=job.model, experts=job.has_experts_grid)
     except MeshwiseError as error:
         raise IllegalLayout(
-            f"{chosen.title} cannot run this layout: {error.message}",
+            f"{chosen.title} cannot run this layout: {error.sentence}",
             field=error.field or "layout",
             value=error.value,
             legal="another layout, or another target",
@@ -178,7 +178,7 @@ def _cannot(job: Job, field: str, why: str, chosen: Target) -> IllegalLayout:
     value = getattr(job, field)
     return IllegalLayout(
         f"{chosen.title} cannot run {field} {value} of this layout: {why}",
-        field=f"--{field}",
+        field=field,
         value=value,
         legal="another layout, or another target",
     )

@@ -1,36 +1,102 @@
-"""Layouts as broadcastable axes, and where their groups sit on the fabric."""
+"""A layout: one that somebody wrote down, and arrays of them that broadcast. The axes are those of
+:data:`meshwise.axes.AXES`."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
+import msgspec
 import numpy as np
 
 from meshwise.arrays import Array
-from meshwise.clusters.load import Cluster
-from meshwise.errors import InputError
+from meshwise.axes import AXES, PLACEMENTS, RANKS, Axis, Value
+from meshwise.checks import Check, check_fields, counted, flag, optional
+from meshwise.strict_tables import one_of
+from meshwise.workloads.workload import Training, Workload
 
-RECOMPUTE_CODE = {"none": 0, "selective": 1, "full": 2}
-SHARD_CODE = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3}
-# of the axes on the ranks, innermost (neighbours) to outermost; the first is the usual one
-ORDERS = tuple(itertools.permutations(("tp", "cp", "dp", "pp")))
-PLACEMENTS = tuple("-".join(order) for order in ORDERS)  # as users write them
-_POSITION = {axis: np.array([order.index(axis) for order in ORDERS]) for axis in ORDERS[0]}
-_BEFORE = {(a, b): _POSITION[a] < _POSITION[b] for a in ORDERS[0] for b in ORDERS[0]}
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Degrees and switches of one layout.
+
+    ``tp`` tensor, ``pp`` pipeline, ``dp`` data, ``cp`` context, ``ep`` expert, ``etp`` expert-tensor
+    degree (None: what ep leaves of tp); ``vp`` virtual stages per rank; ``dcp`` decode context
+    parallelism, over ranks of tp. ``micro_batch`` sequences (None: of the workload, else one),
+    ``recompute`` (None: of the workload), ``sequence_parallel`` (None: off, or on where the software
+    needs it). ``placement``: order of the axes on the ranks, neighbours first. ``decomposed``: TP's
+    collectives in chunks beside their products, whatever the stack does by itself.
+
+    :raises InputError: for a value that an axis does not take; ``field`` is its name.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    vp: int = 1
+    dp: int = 1
+    cp: int = 1
+    ep: int = 1
+    etp: int | None = None
+    dcp: int = 1
+    micro_batch: int | None = None
+    sequence_parallel: bool | None = None
+    decomposed: bool = False
+    recompute: str | None = None
+    shard: str = "none"
+    placement: str = PLACEMENTS[0]
+
+    def __post_init__(self) -> None:
+        check_fields(self, _RULES, "")
+
+    @property
+    def devices(self) -> int:
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def expert_tp(self) -> int:
+        """Ranks that split an expert: as said, else what ep leaves of tp."""
+        return self.etp or max(1, self.tp // self.ep)
+
+    def code(self, axis: str) -> int:
+        """The value of an axis as arrays have it."""
+        return AXES[axis].code(getattr(self, axis))
+
+    def record(
+        self, overlap: str | None = None, *, micro_batch: int | None = None
+    ) -> dict[str, Value]:
+        """The layout in JSON. ``overlap``: what the stack does by itself, where that is an axis;
+        ``micro_batch`` as it was priced, where the layout leaves it open."""
+        found = {name: getattr(self, name) for name, axis in AXES.items() if not axis.key}
+        found |= {
+            "etp": self.expert_tp,
+            "micro_batch": self.micro_batch or micro_batch,
+            "sequence_parallel": bool(self.sequence_parallel),
+            "recompute": self.recompute or "none",
+        }
+        if overlap is not None:
+            found["overlap"] = "decomposed" if self.decomposed else overlap
+        return found
+
+
+def _rule(name: str, axis: Axis) -> Check:
+    option = "--" + name.replace("_", "-")
+    if axis.kind == "switch":
+        own: Check = lambda value, field: flag(value, option)  # noqa: E731
+    elif axis.kind == "word":
+        own = lambda value, field: one_of(value, option, axis.values)  # noqa: E731
+    else:
+        own = counted(option)
+    return own if axis.default is not None else optional(own)
+
+
+_RULES = {name: _rule(name, axis) for name, axis in AXES.items()}
 
 
 class Layouts(NamedTuple):
-    """Degrees and switches, one array each; shapes broadcast (``np.ix_`` style).
+    """The same as arrays, one each; shapes broadcast (``np.ix_`` style).
 
-    ``tp`` tensor, ``pp`` pipeline, ``vp`` virtual stages per rank, ``dp`` data, ``cp`` context,
-    ``ep`` expert, ``etp`` expert-tensor degree; ``micro_batch`` sequences per microbatch;
-    ``sequence_parallel`` bool; ``recompute`` and ``shard`` by :data:`RECOMPUTE_CODE` and
-    :data:`SHARD_CODE`; ``dcp`` ranks of tp that divide the KV cache along the sequence in decode;
-    ``placement`` the order of the axes on the ranks, an index of :data:`ORDERS`. ``decomposed`` bool:
-    TP's collectives in chunks beside their products, whatever the stack does by itself.
+    Words and switches by their codes (:meth:`meshwise.axes.Axis.code`): ``recompute``, ``shard``, and
+    ``placement`` as an index of :data:`meshwise.axes.ORDERS`. ``etp`` 0: as tp, or 1 where experts
+    are spread over ep.
     """
 
     tp: Array
@@ -39,14 +105,14 @@ class Layouts(NamedTuple):
     dp: Array = np.int64(1)
     cp: Array = np.int64(1)
     ep: Array = np.int64(1)
-    etp: Array = np.int64(0)  # 0: as tp, or 1 where experts are spread over ep
+    etp: Array = np.int64(0)
+    dcp: Array = np.int64(1)
     micro_batch: Array = np.int64(1)
     sequence_parallel: Array = np.bool_(False)
+    decomposed: Array = np.bool_(False)
     recompute: Array = np.int64(0)
     shard: Array = np.int64(0)
-    dcp: Array = np.int64(1)
     placement: Array = np.int64(0)
-    decomposed: Array = np.bool_(False)
 
     @property
     def devices(self) -> Array:
@@ -61,246 +127,61 @@ class Layouts(NamedTuple):
         ranks = self.tp * self.cp * self.dp
         return np.maximum(ranks // (self.expert_tp() * self.ep), 1)
 
-
-class Group(NamedTuple):
-    """The ranks that one collective joins, by fabric level.
-
-    ``ranks`` innermost first, their product is the group's size; ``active`` is how many devices
-    of a domain below each level use that level at the same time (they share its NICs).
-    """
-
-    axis: str
-    ranks: tuple[Array, ...]
-    active: tuple[Array, ...]
-
-    @property
-    def size(self) -> Array:
-        total = self.ranks[0]
-        for ranks in self.ranks[1:]:
-            total = total * ranks
-        return total
+    def at(self, index: int, axes: Sequence[str] = tuple(AXES)) -> Layout:
+        """The layout at an index of flat columns; what is not among ``axes`` is left open."""
+        rows = ((name, getattr(self, name)) for name in axes)
+        return of_codes({name: int(v[index] if np.ndim(v) else v) for name, v in rows})
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def _largest_divisor(number: int, bound: int) -> int:
-    """The largest divisor of ``number`` that is at most ``bound``."""
-    if number <= bound:
-        return number
-    best = 1
-    for d in range(1, math.isqrt(number) + 1):
-        if number % d == 0:
-            for candidate in (d, number // d):
-                if candidate <= bound:
-                    best = max(best, candidate)
-    return best
+def of_codes(codes: Mapping[str, int]) -> Layout:
+    """A layout from the numbers that arrays have of it."""
+    fields: dict[str, Any] = {name: AXES[name].value(code) for name, code in codes.items()}
+    return Layout(**fields)
 
 
-_divisor_each = np.frompyfunc(_largest_divisor, 2, 1)
+def asked(layout: Mapping[str, object], axes: Sequence[str]) -> Layout:
+    """The layout that keywords say; an axis that is not among ``axes`` is refused."""
+    for key in layout:
+        one_of(key, "layout", axes)
+    return Layout(**cast(dict[str, Any], layout))
 
 
-def _fitting(number: Array, bound: Array) -> Array:
-    """The largest divisor of each number that is at most its bound; looked for only where neither the
-    number itself nor the bound is one."""
-    found: Array = np.where(number <= bound, number, bound)
-    rest = (number > bound) & (number % bound != 0)
-    if np.any(rest):
-        found = np.where(rest, _divisor_each(number, bound), found).astype(np.int64)
-    return found
+def stated(layout: Layout, workload: Workload) -> Workload:
+    """The workload with what the layout says in its place."""
+    if not isinstance(workload, Training):
+        return workload
+    micro = layout.micro_batch or workload.micro_batch
+    recompute = layout.recompute or workload.recompute
+    return msgspec.structs.replace(workload, micro_batch=micro, recompute=recompute)
 
 
-def _inside(size: Array, stride: Array, domain: Array, total: Array) -> Array:
-    """How many ranks of a group lie in one fabric domain of ``domain`` devices.
-
-    The group has ``size`` ranks, ``stride`` apart. ``total`` is the layout's devices, or 0 for an
-    inner axis (tp, cp, ep), whose blocks are placed so that they do not straddle domains needlessly:
-    a block larger than a domain is spread evenly. An outer group that straddles domains counts as
-    its worst placed member sees it: the common divisor.
-    """
-    slots = np.maximum(1, domain // stride)
-    held = size <= slots
-    whole = held & ((total == 0) | (slots % size == 0) | (total <= domain))
-    found: Array = np.where(whole, size, np.gcd(size, slots))
-    spread = ~held & (total == 0) & (stride == 1)
-    if np.any(spread):
-        found = np.where(spread, _fitting(size, slots), found)
-    return found
+def arrays(layout: Layout, workload: Workload | None = None) -> Layouts:
+    """The layout as 0-d arrays; what it leaves open is the workload's."""
+    codes = {name: layout.code(name) for name in AXES}
+    work = stated(layout, workload) if workload is not None else None
+    if isinstance(work, Training):
+        codes |= {
+            "micro_batch": work.micro_batch or 1,
+            "recompute": AXES["recompute"].code(work.recompute),
+        }
+    codes["micro_batch"] = codes["micro_batch"] or 1
+    return Layouts(**{name: _scalar(name, code) for name, code in codes.items()})
 
 
-def _multiple(found: Array, inner: Array, size: Array) -> Array:
-    """How many groups of ``inner`` ranks a domain joins: the most that ``found`` slots hold and that
-    divide what is left of the group, so that the levels' ranks always multiply to its size."""
-    return _fitting(size // inner, np.maximum(1, found // inner))
+def _scalar(name: str, code: int) -> Array:
+    return np.bool_(code) if AXES[name].kind == "switch" else np.int64(code)
 
 
-def alike(rows: list[Array]) -> Array:
-    """A number for each distinct combination of values that stand at one place of the rows."""
-    codes: Array = np.zeros(1, dtype=np.int64)
-    many = 1  # codes are less
-    for row in rows:
-        code, size = _coded(np.asarray(row))
-        if many * size >= 2**62:  # renumbered, so that the product cannot overflow
-            codes = np.unique(codes, return_inverse=True)[1]
-            many = int(codes.max(initial=0)) + 1
-        codes = codes * size + code
-        many *= size
-    return np.unique(codes, return_inverse=True)[1]
-
-
-def _coded(row: Array) -> tuple[Array, int]:
-    """A number for each value of a row, and how many numbers there may be. Degrees are numbers as they
-    are; sorting is for what is none."""
-    flat = row.ravel()
-    if flat.dtype.kind in "bui" and flat.size and flat.min() >= 0 and flat.max() < 2**20:
-        return flat.astype(np.int64), int(flat.max()) + 1
-    values, code = np.unique(flat, return_inverse=True)
-    return code, max(values.size, 1)
-
-
-def usual_ranks(cluster: Cluster) -> int:
-    """The ranks that a question without them means: a node's, or all where a node has one device."""
-    n = cluster.node_devices if cluster.node_devices > 1 else cluster.devices
-    if n > 1:
-        return n
-    raise InputError(
-        f"--ranks: {cluster.name} has one device, which sends nothing to itself",
-        field="--ranks",
-        value=None,
-        legal="a cluster of two devices or more (--nodes N)",
+def columns(layouts: Sequence[Layout]) -> Layouts:
+    """Several layouts as flat columns."""
+    return Layouts(
+        **{
+            name: np.array([layout.code(name) for layout in layouts], dtype=np.int64)
+            for name in AXES
+        }
     )
 
 
-def place(
-    axis: str,
-    size: Array,
-    stride: Array,
-    total: Array,
-    cluster: Cluster,
-    gap: tuple[Array, Array] | None = None,
-) -> Group:
-    """The :class:`Group` of an axis of ``size`` ranks, ``stride`` devices apart.
-
-    Arrays in the shapes of the axes they depend on, never the full mesh. ``total`` 0 marks an inner
-    axis (see :func:`_inside`). ``gap`` (b, p): after every b ranks come p − 1 times b of other
-    pipeline stages, that ``stride`` does not count.
-    """
-    ranks: list[Array] = []
-    active: list[Array] = []
-    inner: Array = np.int64(1)
-    below = 1
-    for index, domain in enumerate(cluster.domain_sizes()):
-        if index == len(cluster.levels) - 1:
-            inside = size // inner  # whatever is left crosses the outermost level
-        else:
-            held: Array = np.int64(domain)
-            if gap is not None:
-                held = np.maximum(np.minimum(domain, gap[0]), domain // gap[1])
-            inside = _multiple(_inside(size, stride, held, total), inner, size)[()]
-        # Neighbours in the same domain run groups of the same axis at the same time.
-        users = inner * stride
-        if gap is not None:
-            users = np.where(users >= gap[0], users * gap[1], users)
-        active.append(np.minimum(users, below))
-        ranks.append(inside)
-        inner = inner * inside
-        below = domain
-    return Group(axis, tuple(ranks), tuple(active))
-
-
-def _inside_of(order: Array, axis: str, sizes: dict[str, Array]) -> Array:
-    """Devices between neighbours of an axis: the product of the axes inside it."""
-    stride: Array = np.int64(1)
-    for other, size in sizes.items():
-        before = _BEFORE[other, axis][order]
-        if np.ndim(before) == 0:
-            stride = stride * size if before else stride
-        else:
-            stride = stride * np.where(before, size, 1)
-    return stride
-
-
-def pipeline_stride(layout: Layouts) -> Array:
-    """Devices between neighbouring stages."""
-    return _inside_of(layout.placement, "pp", _sizes(layout))
-
-
-def _sizes(layout: Layouts) -> dict[str, Array]:
-    return {"tp": layout.tp, "cp": layout.cp, "dp": layout.dp, "pp": layout.pp}
-
-
-def groups(layout: Layouts, cluster: Cluster) -> dict[str, Group]:
-    """The groups of every axis under the layout's placement.
-
-    Experts have their own grid on the ranks of tp, cp and dp, in the same order: etp innermost, then
-    ep, then expert-dp.
-    """
-    order = layout.placement
-    sizes = _sizes(layout)
-    strides = {axis: _inside_of(order, axis, sizes) for axis in sizes}
-    total, inner_axis = layout.devices, np.int64(0)
-    etp = layout.expert_tp()
-    # the two innermost axes are placed so that they straddle domains no more than they must
-    outer: dict[str, Array] = {
-        axis: np.where(_POSITION[axis][order] >= 2, total, 0)[()] for axis in sizes
-    }
-    if np.ndim(order) == 0 and order == 0:
-        outer = {"tp": inner_axis, "cp": inner_axis, "dp": total, "pp": total}
-        gap = None
-    else:
-        # pipeline stages outside all others leave no gaps
-        gap = (np.where(_POSITION["pp"][order] == 3, 1 << 62, strides["pp"])[()], layout.pp)
-    found = {name: place(name, sizes[name], strides[name], outer[name], cluster) for name in sizes}
-    found |= {
-        name: place(name, size, stride, last, cluster, gap)
-        for name, size, stride, last in (
-            ("etp", etp, np.int64(1), inner_axis),
-            ("ep", layout.ep, etp, inner_axis),
-            ("expert_dp", layout.expert_dp(), etp * layout.ep, total),
-        )
-    }
-    found["dcp"] = place("dcp", layout.dcp, strides["tp"], inner_axis, cluster)
-    found["dp_cp"] = _joint(layout, strides, total, found, cluster)
-    return found
-
-
-def kv_group(layout: Layouts, kv_heads: int | None, cluster: Cluster) -> Group:
-    """TP ranks that hold the same KV head; one each without KV heads."""
-    stride = _inside_of(layout.placement, "tp", _sizes(layout))
-    copies = np.int64(1) if kv_heads is None else np.maximum(layout.tp // kv_heads, 1)
-    return place("kv", copies, stride, np.int64(0), cluster)
-
-
-def _joint(
-    layout: Layouts,
-    strides: dict[str, Array],
-    total: Array,
-    found: dict[str, Group],
-    cluster: Cluster,
-) -> Group:
-    """Data and context ranks as one group: the gradients of dense weights are summed over both."""
-    dp, cp = layout.dp, layout.cp
-    near = np.minimum(strides["dp"], strides["cp"])
-    stride = np.where(cp == 1, strides["dp"], np.where(dp == 1, strides["cp"], near))[()]
-    row = place("dp_cp", dp * cp, stride, total, cluster)
-    positions = [_POSITION[axis][layout.placement] for axis in ("dp", "cp")]
-    apart = (np.abs(positions[0] - positions[1]) > 1) & (dp > 1) & (cp > 1)
-    if not np.any(apart):
-        return row
-    # something lies between them: what each has inside a domain multiplies
-    both = [a * b for a, b in zip(found["dp"].ranks, found["cp"].ranks, strict=True)]
-    ranks = tuple(np.where(apart, b, r) for b, r in zip(both, row.ranks, strict=True))
-    return row._replace(ranks=ranks)
-
-
-def spread(group: Group, n: int, per_node: int, cluster: Cluster) -> Group:
-    """The group with ``per_node`` ranks on each node."""
-    if len(cluster.levels) != 2 or n % per_node or per_node > cluster.node_devices:
-        legal = [d for d in range(1, cluster.node_devices + 1) if n % d == 0]
-        raise InputError(
-            f"--ranks-per-node={per_node} does not spread {n} ranks over nodes of {cluster.node_devices}",
-            field="--ranks-per-node",
-            value=per_node,
-            legal=legal,
-            nearest=min(legal, key=lambda d: abs(d - per_node)),
-        )
-    ranks = (np.int64(per_node), np.int64(n // per_node))
-    return group._replace(ranks=ranks, active=(np.int64(1), np.int64(per_node)))
+def degrees(layout: Layout) -> str:
+    """The axes that multiply to its devices, as a product."""
+    return " · ".join(f"{name} {getattr(layout, name)}" for name in RANKS)

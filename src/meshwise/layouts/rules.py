@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.axes import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import RECOMPUTE_CODE, SHARD_CODE, Layouts
+from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.stacks.schedules import SCHEDULES, USUAL
 from meshwise.stacks.stack import Stack, stated

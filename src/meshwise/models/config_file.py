@@ -15,7 +15,7 @@ from meshwise.errors import InputError, shorten
 from meshwise.models.families.config import model_from_config
 from meshwise.models.shapes import Model
 
-LARGEST = 16 * 1024 * 1024  # bytes; the largest published config.json is under 1 MiB
+MAX_CONFIG_BYTES = 16 * 1024 * 1024  # bytes; the largest published config.json is under 1 MiB
 
 
 def _shown(path: str) -> str:
@@ -44,16 +44,16 @@ def read_bytes(path: str) -> bytes:
                      (stat.S_ISDIR, "a folder"))  # fmt: skip
             what = next((word for test, word in kinds if test(status.st_mode)), "a device")
             raise _refuse(path, f"is {what}, not a regular file")
-        if status.st_size > LARGEST:
+        if status.st_size > MAX_CONFIG_BYTES:
             raise _refuse(
                 path,
                 f"is {status.st_size:,} bytes long, too long for a config.json",
-                f"at most {LARGEST:,} bytes",
+                f"at most {MAX_CONFIG_BYTES:,} bytes",
             )
         # Between stat and open the path may become a FIFO: O_NONBLOCK keeps that from blocking.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
-            data = file.read(LARGEST + 1)
+            data = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         raise _refuse(path, "there is no such file or folder") from None
     except PermissionError:
@@ -65,12 +65,12 @@ def read_bytes(path: str) -> bytes:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else "cannot be read"
         raise _refuse(path, reason[:1].lower() + reason[1:]) from None
-    if len(data) > LARGEST:
-        raise _refuse(path, "is too long for a config.json", f"at most {LARGEST:,} bytes")
+    if len(data) > MAX_CONFIG_BYTES:
+        raise _refuse(path, "is too long for a config.json", f"at most {MAX_CONFIG_BYTES:,} bytes")
     return data
 
 
-def parse(data: bytes, path: str) -> Any:
+def _json_value(data: bytes, path: str) -> Any:
     """The JSON value in ``data``; NaN and Infinity are let through, as Python writes them."""
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
@@ -119,7 +119,7 @@ def find_config(path: str | os.PathLike[str]) -> tuple[str, Any]:
             raise _refuse(given, "no permission to read the folder") from None
         except OSError:
             raise _refuse(given, "the folder has no config.json") from None
-    return file, parse(read_bytes(file), file)
+    return file, _json_value(read_bytes(file), file)
 
 
 def load_model_file(path: str | os.PathLike[str], *, name: str = "") -> Model:
@@ -132,7 +132,7 @@ def load_model_file(path: str | os.PathLike[str], *, name: str = "") -> Model:
     quant_config = None
     beside = os.path.join(os.path.dirname(file), "hf_quant_config.json")
     if os.path.exists(beside) and os.path.basename(file) == "config.json":
-        quant_config = parse(read_bytes(beside), beside)
+        quant_config = _json_value(read_bytes(beside), beside)
     if not name:
         stem = os.path.basename(os.path.abspath(os.path.dirname(file) or "."))
         base = os.path.basename(file)

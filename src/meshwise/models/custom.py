@@ -14,13 +14,13 @@ from meshwise.errors import InputError
 from meshwise.strict_tables import one_of
 
 if TYPE_CHECKING:
-    from meshwise.models.families.keys import Family, Moe
+    from meshwise.models.families.keys import Family, MoeKeys
     from meshwise.models.shapes import Model
 
 NORMS = ("rms", "layer", "none")
 BIASES = ("none", "qkv", "attention", "all")
 QK_NORMS = ("none", "head", "wide")
-DTYPES = ("bf16", "fp16", "fp32")
+_DTYPES = ("bf16", "fp16", "fp32")
 # the reader's key → the keyword, which is what a refusal names
 _KEYWORDS = {
     "num_hidden_layers": ("layers",),
@@ -219,7 +219,7 @@ def _read(kind: str, given: dict[str, object]) -> Model:
     from meshwise.models.families.layers import standard
     from meshwise.models.shapes import Model
 
-    dtype = one_of(given.pop("dtype"), "dtype", DTYPES)
+    dtype = one_of(given.pop("dtype"), "dtype", _DTYPES)
     own = given.pop("name")
     config = {key: _whole(value) for key, value in given.items()}
     family = _family(kind, config)
@@ -277,9 +277,9 @@ def _family(kind: str, config: dict[str, object]) -> Family:
     )
 
 
-def _experts(kind: str, config: dict[str, object], bias: bool) -> Moe | None:
+def _experts(kind: str, config: dict[str, object], bias: bool) -> MoeKeys | None:
     """How the keywords describe experts; None where there are none, and nothing may describe them."""
-    from meshwise.models.families.keys import MOST_EXPERTS, MOST_WIDE, Moe, check_integer
+    from meshwise.models.families.keys import MOST_EXPERTS, MOST_WIDE, MoeKeys, check_integer
 
     if kind == "dense":
         return None
@@ -309,7 +309,7 @@ def _experts(kind: str, config: dict[str, object], bias: bool) -> Moe | None:
             raise _refuse(
                 {"shared_gate": gate}, "shared_gate", "there are no shared experts", "False"
             )
-    return Moe(
+    return MoeKeys(
         experts="experts",
         top_k="experts_per_token",
         width="expert_ffn",

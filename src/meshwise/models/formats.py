@@ -1,6 +1,6 @@
 """The formats that a run's weights have: what its options say, else what the checkpoint says.
 
-There is one answer for time, memory and legality: :func:`priced` gives the model as it runs, with the
+There is one answer for time, memory and legality: :func:`model_as_run` gives the model as it runs, with the
 format of every matrix in ``Block.stored``, and they read nothing else.
 """
 
@@ -17,7 +17,7 @@ from meshwise.workloads.workload import Training, Workload
 def of_dtype(dtype: str, *, weight_only: bool = False) -> Stored:
     """A format that is stated without a checkpoint: groups as most software has them."""
     only = weight_only or dtype not in dtypes.NARROW
-    return Stored(dtype=dtype, group=dtypes.GROUPS.get(dtype), weight_only=only)
+    return Stored(dtype=dtype, group=dtypes.SCALE_BLOCKS.get(dtype), weight_only=only)
 
 
 def everywhere(stored: Stored) -> LayerFormats:
@@ -25,7 +25,9 @@ def everywhere(stored: Stored) -> LayerFormats:
     return LayerFormats(**dict.fromkeys(LayerFormats.__struct_fields__, stored))
 
 
-def summary(method: str, stored: Stored, cache: str | None, **ends: Stored) -> Quantization:
+def quantization_summary(
+    method: str, stored: Stored, cache: str | None, **ends: Stored
+) -> Quantization:
     """A checkpoint's method and the format of most of its weights; ``ends``: embedding and head."""
     return Quantization(
         method=method,
@@ -43,7 +45,7 @@ def quantised(model: Model, method: str, stored: Stored, cache: str | None = Non
     """The model with all its linear layers in one format; embedding and head stay as they are."""
     return msgspec.structs.replace(
         model,
-        quantization=summary(method, stored, cache),
+        quantization=quantization_summary(method, stored, cache),
         blocks=tuple(
             msgspec.structs.replace(block, stored=everywhere(stored)) for block in model.blocks
         ),
@@ -62,36 +64,36 @@ def _wanted(model: Model, workload: Workload) -> str | None:
     """The weights' format that the options ask for, where it is another than the checkpoint's."""
     f, q = workload.formats, model.quantization
     if f.weights is not None:
-        return dtypes.canonical(f.weights, "--weight-dtype", dtypes.WEIGHT)
+        return dtypes.canonical_dtype(f.weights, "weights", dtypes.WEIGHT)
     if f.dtype is None:
         return None
-    dtype = dtypes.canonical(f.dtype, "--dtype", dtypes.COMPUTE)
+    dtype = dtypes.canonical_dtype(f.dtype, "dtype", dtypes.COMPUTE)
     if dtype not in dtypes.NARROW or (
         q is not None and q.weight_only and q.weight_dtype != "unknown"
     ):
-        return None  # a checkpoint's weights are what they are: only --weight-dtype says another format
+        return None  # a checkpoint's weights are what they are: only ``Formats.weights`` says another format
     return dtype
 
 
 def products(model: Model, workload: Workload) -> str | None:
-    """The operands that ``--dtype`` states for the linear layers; None where it does not.
+    """The operands that ``Formats.dtype`` states for the linear layers; None where it does not.
 
     As in engines: beside a checkpoint that multiplies in its own narrow format, a 16-bit dtype is that of
     the activations between the products.
     """
-    f, q = workload.formats, priced(model, workload).quantization
+    f, q = workload.formats, model_as_run(model, workload).quantization
     if f.dtype is None:
         return None
-    dtype = dtypes.canonical(f.dtype, "--dtype", dtypes.COMPUTE)
+    dtype = dtypes.canonical_dtype(f.dtype, "dtype", dtypes.COMPUTE)
     own = q is not None and not q.weight_only and q.weight_dtype in dtypes.NARROW
     return None if own and dtype not in dtypes.NARROW and f.weights is None else dtype
 
 
-def priced(model: Model, workload: Workload) -> Model:
+def model_as_run(model: Model, workload: Workload) -> Model:
     """The model as the workload runs it.
 
-    Training works on unquantised weights. A checkpoint keeps its weights but where ``--weight-dtype``
-    says another format, or ``--dtype`` other narrow operands than it multiplies in.
+    Training works on unquantised weights. A checkpoint keeps its weights but where ``Formats.weights``
+    says another format, or ``Formats.dtype`` other narrow operands than it multiplies in.
     """
     if isinstance(workload, Training):
         return _trained(model)
@@ -99,14 +101,14 @@ def priced(model: Model, workload: Workload) -> Model:
     if q is not None and q.weight_dtype == "unknown" and wanted is None:
         raise InputError(
             f"quantization_config: method {quoted(q.method)} is not known, nor how many bytes its weights "
-            "take; --weight-dtype states their format",
+            "take; `weights` states their format",
             field="quantization_config",
             value=q.method,
             legal=dtypes.WEIGHT,
         )
     if wanted is None or (q is not None and q.weight_dtype == wanted):
         return model
-    if dtypes.BYTES[wanted] >= 2:
+    if dtypes.ELEMENT_BYTES[wanted] >= 2:
         return _copy(model, unquantised(model), wanted)
     stored = of_dtype(wanted, weight_only=workload.formats.dtype is None)
     return _copy(model, quantised(model, wanted, stored, q.kv_cache_dtype if q else None), wanted)
@@ -131,11 +133,13 @@ def _copy(model: Model, other: Model, dtype: str) -> Model:
     return msgspec.structs.replace(other, asked=f"{model.asked}; {said}" if model.asked else said)
 
 
-def remarks(model: Model, workload: Workload, peaks: dict[str, float], device: str) -> list[str]:
+def format_remarks(
+    model: Model, workload: Workload, peaks: dict[str, float], device: str
+) -> list[str]:
     """As what the model is priced, where its name does not say it; and what the formats of a run cost
     on a device that has no units for them."""
     found = [model.asked] if model.asked else []
-    q, f = priced(model, workload).quantization, workload.formats
+    q, f = model_as_run(model, workload).quantization, workload.formats
     stated = products(model, workload)
     if stated is None and f.dtype is not None and q is not None:
         found.append(
@@ -150,7 +154,7 @@ def remarks(model: Model, workload: Workload, peaks: dict[str, float], device: s
     if runs == dtype or {runs, dtype} in ({"fp16", "bf16"}, {"fp8", "mxfp8"}):
         return found
     text = f"{device} has no {dtype} units: products run at its {runs} rate"
-    if dtype in dtypes.NARROW and dtypes.BYTES.get(runs, 0.0) >= 2:
+    if dtype in dtypes.NARROW and dtypes.ELEMENT_BYTES.get(runs, 0.0) >= 2:
         text += (
             f"; weights are stored in {dtype} and widened, in the product where rows are few and in a "
             "pass of their own where they are many"

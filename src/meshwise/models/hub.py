@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meshwise.errors import InputError, shorten
-from meshwise.models.names import nearest
+from meshwise.models.names import nearest_preset
 
 LIMIT_S = 5.0  # for all that is asked of the network: its client alone would try again for 24 s
 AGAIN_S = 60.0  # after which a hub that did not answer is tried again: a table names many models
@@ -82,7 +82,7 @@ def from_hub(name: str, field: str) -> str:
             field=field,
             value=name,
             legal="a preset, a path to a config.json, or a hub id after `pip install 'meshwise[hub]'`",
-            nearest=nearest(name),
+            nearest=nearest_preset(name),
         ) from None
     hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its retries are not the user's one line
     try:
@@ -95,5 +95,5 @@ def from_hub(name: str, field: str) -> str:
             field=field,
             value=name,
             legal="a preset, the path of a config.json or its folder, a hub id that can be read",
-            nearest=nearest(name),
+            nearest=nearest_preset(name),
         ) from None

@@ -13,13 +13,13 @@ from meshwise.checks import name_of
 from meshwise.errors import InputError
 from meshwise.models.config_file import find_config, load_model_file
 from meshwise.models.families.config import model_from_config
-from meshwise.models.names import HUB_ID, Named, config_of, named, unknown_model
+from meshwise.models.names import HUB_ID, NamedModel, config_of, named_model, unknown_model
 from meshwise.models.shapes import Model
 
 _PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
 
 
-def load_model(name: str | os.PathLike[str] | Model, field: str = "MODEL") -> Model:
+def load_model(name: str | os.PathLike[str] | Model, field: str = "model") -> Model:
     """The model that ``name`` stands for; a :class:`Model` as it is.
 
     An existing path wins over a preset only if it is written as a path (``./gpt2``, ``x/config.json``).
@@ -35,12 +35,12 @@ def load_model(name: str | os.PathLike[str] | Model, field: str = "MODEL") -> Mo
     return msgspec.structs.replace(model, asked=found.words) if found.words else model
 
 
-def _source(found: Named) -> str:
-    own = str(catalog.load("models", found.preset, "MODEL")[1].get("_source", ""))
+def _source(found: NamedModel) -> str:
+    own = str(catalog.load("models", found.preset, "model")[1].get("_source", ""))
     return f"{own}; {found.format['source']}" if found.format else own
 
 
-def load_config(name: str | os.PathLike[str], field: str = "MODEL") -> tuple[str, dict[str, Any]]:
+def load_config(name: str | os.PathLike[str], field: str = "model") -> tuple[str, dict[str, Any]]:
     """(name, content of the ``config.json``) of the model that ``name`` stands for, as it is written."""
     load_model(name, field)  # whatever is wrong with it is said here
     found = _find(name, field)
@@ -57,8 +57,8 @@ def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     most = config[key] if key else 0
     if key is None or not 1 <= layers <= most:
         raise InputError(
-            f"--layers={layers}: the model has {most}",
-            field="--layers",
+            f"layers={layers}: the model has {most}",
+            field="layers",
             value=layers,
             legal=f"1 to {most}",
             nearest=min(max(layers, 1), most),
@@ -67,7 +67,7 @@ def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     return {**config, key: layers, **cut}
 
 
-def _find(given: str | os.PathLike[str], field: str) -> Named | str:
+def _find(given: str | os.PathLike[str], field: str) -> NamedModel | str:
     """What a name stands for: a preset in a format, or the path of a file or folder."""
     name = name_of(
         given, field, "a model's name, the path of a config.json or its folder, or a Model"
@@ -78,7 +78,7 @@ def _find(given: str | os.PathLike[str], field: str) -> Named | str:
     if not as_path:
         key = catalog.canonical("models", name)
         if key is not None:
-            return Named(key, None, name)
+            return NamedModel(key, None, name)
     try:
         path = str(Path(name).expanduser())
         exists = os.path.lexists(path)
@@ -87,7 +87,7 @@ def _find(given: str | os.PathLike[str], field: str) -> Named | str:
     if as_path or exists:
         return path
     # the preset of the same architecture, where there is one: no download for what is known already
-    found = named(name, field)
+    found = named_model(name, field)
     if found is not None:
         return found
     if HUB_ID.fullmatch(name):

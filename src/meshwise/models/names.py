@@ -29,7 +29,7 @@ _BARE = re.compile(r"(?<![a-z0-9.])(\d{1,3}(?:\.\d+)?)(?![a-z0-9.])")
 _SCALE = {"m": 1e-3, "b": 1.0, "t": 1e3}
 
 
-class Named(NamedTuple):
+class NamedModel(NamedTuple):
     """A preset, and the format that the name adds to it (an entry of the catalog's table)."""
 
     preset: str
@@ -77,7 +77,7 @@ def hub_id(name: str) -> str | None:
     """The hub's id of the checkpoint that a preset describes; None where the name is no preset's, is in
     a format of its own, or has no public checkpoint."""
     try:
-        found = named(name) if name and HUB_ID.fullmatch(name) is None else None
+        found = named_model(name) if name and HUB_ID.fullmatch(name) is None else None
     except InputError:  # in a format that no name describes
         return None
     if found is None or found.format is not None:
@@ -118,7 +118,7 @@ def _sized(key: str) -> str | None:
     preset = found and (catalog.canonical("models", found[1]) or _spellings().get(_plain(found[1])))
     if not found or not preset:
         return None
-    table = catalog.load("models", preset, "MODEL")[1]
+    table = catalog.load("models", preset, "model")[1]
     published, size = table.get("_published_parameters_billion"), float(found[2][:-1])
     return preset if published and abs(published - size) < 0.05 * size else None
 
@@ -156,7 +156,7 @@ def _quantiser(publisher: str) -> bool:
     ) and (publisher in ("nvidia", "redhatai", "neuralmagic"))
 
 
-def named(name: str, field: str = "MODEL") -> Named | None:
+def named_model(name: str, field: str = "model") -> NamedModel | None:
     """The preset and format that a name stands for; None where it is no known architecture.
 
     A format that is known and not priced is refused: it is never left out.
@@ -167,7 +167,7 @@ def named(name: str, field: str = "MODEL") -> Named | None:
         return None
     whole = _hub_ids().get(name.strip().lower()) or _architecture(key)
     if whole is not None:
-        return Named(whole, None, name)
+        return NamedModel(whole, None, name)
     for shape, said in _formats(key):
         preset = _architecture(shape)
         if preset is None:
@@ -183,13 +183,13 @@ def named(name: str, field: str = "MODEL") -> Named | None:
                 + " at the end, or the checkpoint's config.json",
                 nearest=preset,
             )
-        return Named(preset, entry, name)
+        return NamedModel(preset, entry, name)
     return None
 
 
-def config_of(found: Named) -> dict[str, Any]:
+def config_of(found: NamedModel) -> dict[str, Any]:
     """The ``config.json`` of the preset in the format of the name."""
-    _, table = catalog.load("models", found.preset, "MODEL")
+    _, table = catalog.load("models", found.preset, "model")
     config = {k: v for k, v in table.items() if not k.startswith("_")}
     entry = found.format
     if entry is None:
@@ -264,7 +264,7 @@ def _alike(key: str, name: str) -> bool:
     return key in name or difflib.SequenceMatcher(None, key, name).ratio() >= 0.6
 
 
-def nearest(name: str) -> str | None:
+def nearest_preset(name: str) -> str | None:
     """The preset that an unknown name is nearest to: the one that it is but for a slip of the fingers,
     else by family and its words, size and version, then letters. A name that states its size has no
     nearest of another size or another version: that is another model, not another spelling."""
@@ -319,5 +319,5 @@ def _spelt() -> dict[str, str]:
 def unknown_model(field: str, name: str) -> UnknownName:
     """The error for a name that is no known architecture."""
     error = unknown_name(field, name, catalog.names("models"), "preset, folder or config.json")
-    error.nearest = nearest(name)
+    error.nearest = nearest_preset(name)
     return error

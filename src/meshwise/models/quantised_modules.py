@@ -117,18 +117,18 @@ def patterns(text: str, field: str) -> list[Pattern]:
     return found
 
 
-class Rule(msgspec.Struct, frozen=True):
+class StoredModules(msgspec.Struct, frozen=True):
     """Modules that a pattern means, and how they are stored; None: they are left as they are."""
 
     pattern: Pattern
     stored: Stored | None
 
 
-def rules(texts: Iterable[str], stored: Stored | None, field: str) -> list[Rule]:
-    return [Rule(one, stored) for text in texts for one in patterns(text, field)]
+def stored_modules(texts: Iterable[str], stored: Stored | None, field: str) -> list[StoredModules]:
+    return [StoredModules(one, stored) for text in texts for one in patterns(text, field)]
 
 
-def head_format(found: Iterable[Rule]) -> Stored | None:
+def head_format(found: Iterable[StoredModules]) -> Stored | None:
     """What rules that name the output head say of it."""
     for rule in found:
         if rule.pattern.meets((".lm_head.",)) and any("head" in p for p in rule.pattern.pieces):
@@ -136,7 +136,9 @@ def head_format(found: Iterable[Rule]) -> Stored | None:
     return None
 
 
-def _layer(index: int, general: Mapping[str, Stored | None], own: list[Rule]) -> LayerFormats:
+def _layer(
+    index: int, general: Mapping[str, Stored | None], own: list[StoredModules]
+) -> LayerFormats:
     found = dict(general)
     for role, names in _ROLES.items():
         full = [f".model.layers.{index}.{name}." for name in names]
@@ -158,7 +160,7 @@ def _kept(stored: LayerFormats, block: Block) -> LayerFormats:
     )
 
 
-def with_formats(model: Model, found: list[Rule], default: Stored | None) -> Model:
+def with_formats(model: Model, found: list[StoredModules], default: Stored | None) -> Model:
     """The model with the format of every matrix: the first rule that names it, else ``default``."""
     every = [r for r in found if r.pattern.layer is None]
     general: dict[str, Stored | None] = {}
@@ -166,7 +168,7 @@ def with_formats(model: Model, found: list[Rule], default: Stored | None) -> Mod
         full = [f".model.layers.0.{name}." for name in names]
         rule = next((r for r in every if r.pattern.meets(full)), None)
         general[role] = rule.stored if rule is not None else default
-    own: dict[int, list[Rule]] = {}
+    own: dict[int, list[StoredModules]] = {}
     for rule in found:
         if rule.pattern.layer is not None:
             own.setdefault(rule.pattern.layer, []).append(rule)
@@ -181,7 +183,7 @@ def with_formats(model: Model, found: list[Rule], default: Stored | None) -> Mod
     return msgspec.structs.replace(model, blocks=tuple(blocks), pattern=tuple(pattern))
 
 
-def common(model: Model) -> Stored | None:
+def commonest_format(model: Model) -> Stored | None:
     """The format of most of the weights of a model's matrices, None where none is narrow."""
     from meshwise.models.parameters import attention_weights, mlp_weights
 

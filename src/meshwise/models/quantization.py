@@ -11,10 +11,16 @@ from typing import Any
 
 import msgspec
 
-from meshwise.dtypes import GROUPS, NARROW
+from meshwise.dtypes import NARROW, SCALE_BLOCKS
 from meshwise.errors import InputError, quoted, shorten
-from meshwise.models.formats import summary
-from meshwise.models.quantised_modules import Rule, common, head_format, rules, with_formats
+from meshwise.models.formats import quantization_summary
+from meshwise.models.quantised_modules import (
+    StoredModules,
+    commonest_format,
+    head_format,
+    stored_modules,
+    with_formats,
+)
 from meshwise.models.shapes import Model, Stored
 
 _SKIP_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules",
@@ -109,9 +115,9 @@ def _scaled(stored: Stored, method: str, c: Mapping[str, Any]) -> Stored:
     return msgspec.structs.replace(stored, scale=scale)
 
 
-def _groups(config: Mapping[str, Any], field: str) -> tuple[list[Rule], Stored | None]:
+def _groups(config: Mapping[str, Any], field: str) -> tuple[list[StoredModules], Stored | None]:
     """Rules and default of compressed-tensors' groups: targets by name, or by class (Linear)."""
-    found: list[Rule] = []
+    found: list[StoredModules] = []
     default = None
     for entry in _object(config.get("config_groups")).values():
         group = _object(entry)
@@ -131,7 +137,7 @@ def _groups(config: Mapping[str, Any], field: str) -> tuple[list[Rule], Stored |
             if target == "Linear":
                 default = default or stored
             elif target != "Embedding":
-                found += rules([target], stored, f"{field}.targets")
+                found += stored_modules([target], stored, f"{field}.targets")
     return found, default
 
 
@@ -141,7 +147,7 @@ def _compressed(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, 
              "nvfp4-pack-quantized": "nvfp4", "naive-quantized": "int8",
              "mxfp4-pack-quantized": "mxfp4"}  # fmt: skip
     dtype = named.get(form, "unknown")
-    return dtype, GROUPS.get(dtype) if dtype != "int4" else None, None
+    return dtype, SCALE_BLOCKS.get(dtype) if dtype != "int4" else None, None
 
 
 def _modelopt(config: Mapping[str, Any]) -> tuple[str, int | None, tuple[int, int] | None]:
@@ -260,20 +266,27 @@ def quantised_as(
     ):  # fmt: skip
         return model
     _check_numbers(method, c, field)
-    found = rules(_skipped(c), None, field)
+    found = stored_modules(_skipped(c), None, field)
     default: Stored | None = None
     if method != "none":
         default = _scaled(_stored(_weights(method, c), method in _WEIGHT_ONLY), method, c)
         more, default = _by_module(method, c, default, field)
         found += more
     if method == "mxfp4":  # transformers replaces nothing but the experts
-        found, default = found + rules(["*.experts.*"], default, field), None
+        found, default = found + stored_modules(["*.experts.*"], default, field), None
     model = with_formats(model, found, default)
-    main = common(model) or default or _most(found) or Stored(dtype=model.dtype, weight_only=True)
+    main = (
+        commonest_format(model)
+        or default
+        or _most(found)
+        or Stored(dtype=model.dtype, weight_only=True)
+    )
     ends = {"embedding": main, "head": main} if method == "mlx" else {"head": head_format(found)}
     if c.get("lm_head") is True:
         ends = {"head": main}
-    return msgspec.structs.replace(model, quantization=summary(method, main, _cache(c), **ends))
+    return msgspec.structs.replace(
+        model, quantization=quantization_summary(method, main, _cache(c), **ends)
+    )
 
 
 # Methods whose kernels widen the weights in the product, whatever the weights' width.
@@ -282,7 +295,7 @@ _WEIGHT_ONLY = frozenset(("bitsandbytes", "bnb", "eetq", "quanto", "tpu_int8", "
 
 def _by_module(
     method: str, c: Mapping[str, Any], default: Stored, field: str
-) -> tuple[list[Rule], Stored | None]:
+) -> tuple[list[StoredModules], Stored | None]:
     """Rules for modules with a format of their own, and the format of all others."""
     if method in ("compressed-tensors", "modelopt") or method.startswith("modelopt"):
         mixed = _object(c.get("quantized_layers"))
@@ -310,7 +323,7 @@ def _of_bits(entry: Mapping[str, Any], default: Stored, method: str) -> Stored |
     return _scaled(own, method, entry)
 
 
-def _most(found: list[Rule]) -> Stored | None:
+def _most(found: list[StoredModules]) -> Stored | None:
     """The format that most rules give."""
     given = [rule.stored for rule in found if rule.stored is not None]
     return max(given, key=given.count, default=None)
@@ -318,13 +331,13 @@ def _most(found: list[Rule]) -> Stored | None:
 
 def _each(
     entries: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Stored | None], field: str
-) -> list[Rule]:
+) -> list[StoredModules]:
     """One rule per module; ``false`` and GPTQModel's ``-:`` leave it out."""
-    found: list[Rule] = []
+    found: list[StoredModules] = []
     for name, entry in entries.items():
         left_out = entry is False or name.startswith("-:")
         pattern = "re:" + name[2:] if name.startswith(("-:", "+:")) else name
-        found += rules(
+        found += stored_modules(
             [pattern], None if left_out else read(_object(entry)), f"{field}.{name[:40]}"
         )
     return found

@@ -10,16 +10,16 @@ import msgspec
 
 from meshwise import dtypes
 from meshwise.checks import (
-    MANY,
-    Rule,
+    MAX_PARAMETERS,
+    Check,
     a,
     among,
     check_fields,
     flag,
     number,
     optional,
-    sequence,
     text,
+    tuple_of,
     whole,
 )
 from meshwise.models.custom import FromNumbers
@@ -106,10 +106,10 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         check_fields(self, _STORED, "stored")
 
 
-_STORED: dict[str, Rule] = {
-    "dtype": among(*dtypes.BYTES, "unknown"),
+_STORED: dict[str, Check] = {
+    "dtype": among(*dtypes.ELEMENT_BYTES, "unknown"),
     "group": optional(whole(1, MAX_COUNT)),
-    "block": optional(sequence(whole(1, MAX_COUNT), "size")),
+    "block": optional(tuple_of(whole(1, MAX_COUNT), "size")),
     "weight_only": flag,
     "scale": optional(number(0.0, MAX_COUNT)),
 }
@@ -131,7 +131,7 @@ class LayerFormats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check_fields(self, _FORMATS, "stored")
 
 
-_FORMATS: dict[str, Rule] = dict.fromkeys(LayerFormats.__struct_fields__, optional(a(Stored)))
+_FORMATS: dict[str, Check] = dict.fromkeys(LayerFormats.__struct_fields__, optional(a(Stored)))
 UNQUANTISED = LayerFormats()
 
 
@@ -240,17 +240,17 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
 
 
 _SIZE = whole(1, MAX_COUNT)
-_PARAMETERS = whole(0, MANY)
+_PARAMETERS = whole(0, MAX_PARAMETERS)
 
 
-def _flags(struct: type[msgspec.Struct]) -> dict[str, Rule]:
+def _flags(struct: type[msgspec.Struct]) -> dict[str, Check]:
     """A rule for every field that is true or false."""
     return {name: flag for name, kind in struct.__annotations__.items() if kind == "bool"}
 
 
 _ATTENTION = _flags(Attention) | {
     **dict.fromkeys(("heads", "kv_heads", "head_dim", "value_head_dim"), _SIZE),
-    **dict.fromkeys(("window", "q_lora_rank", "kv_lora_rank"), optional(whole(1, MANY))),
+    **dict.fromkeys(("window", "q_lora_rank", "kv_lora_rank"), optional(whole(1, MAX_PARAMETERS))),
     **dict.fromkeys(("norm_parameters", "indexer_parameters"), _PARAMETERS),
     "rope_head_dim": whole(0, MAX_COUNT),
 }
@@ -270,23 +270,23 @@ _BLOCK = _flags(Block) | {
 }
 _QUANTIZATION = _flags(Quantization) | {
     "method": text,
-    "weight_dtype": among(*dtypes.BYTES, "unknown"),
+    "weight_dtype": among(*dtypes.ELEMENT_BYTES, "unknown"),
     "group": optional(whole(1, MAX_COUNT)),
-    "block": optional(sequence(_SIZE, "size")),
+    "block": optional(tuple_of(_SIZE, "size")),
     "scale": optional(number(0.0, MAX_COUNT)),
-    "kv_cache_dtype": optional(among(*dtypes.BYTES)),
+    "kv_cache_dtype": optional(among(*dtypes.ELEMENT_BYTES)),
     **dict.fromkeys(("embedding", "head"), optional(a(Stored))),
 }
 _MODEL = _flags(Model) | {
     **dict.fromkeys(("name", "model_type", "source", "asked"), text),
     **dict.fromkeys(("hidden", "vocab"), _SIZE),
-    "blocks": sequence(a(Block), "Block"),
-    "pattern": sequence(whole(0, MAX_COUNT), "index of a block"),
+    "blocks": tuple_of(a(Block), "Block"),
+    "pattern": tuple_of(whole(0, MAX_COUNT), "index of a block"),
     "embedding_dim": optional(_SIZE),
     "positions": _PARAMETERS,
     "embedding_norm_parameters": _PARAMETERS,
     "final_norm_parameters": _PARAMETERS,
-    "max_positions": optional(whole(1, MANY)),
-    "dtype": among(*dtypes.BYTES),
+    "max_positions": optional(whole(1, MAX_PARAMETERS)),
+    "dtype": among(*dtypes.ELEMENT_BYTES),
     "quantization": optional(a(Quantization)),
 }

@@ -10,7 +10,7 @@ from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.tp_degrees import vocabulary_rows
-from meshwise.models.formats import priced, products
+from meshwise.models.formats import model_as_run, products
 from meshwise.models.shapes import Model, Stored
 from meshwise.program.operations import Operands
 from meshwise.stacks.stack import Stack
@@ -42,36 +42,38 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     training (transformer engine) keeps 16-bit weights and casts them for the product.
     """
     f, stated = workload.formats, products(model, workload)
-    model = priced(model, workload)
+    model = model_as_run(model, workload)
     q = model.quantization
     base = model.dtype if model.dtype in ("fp16", "bf16") else "bf16"
     narrow = q.weight_dtype if q and not q.weight_only and q.weight_dtype in dtypes.NARROW else base
-    dtype = dtypes.canonical(stated or narrow, "--dtype", dtypes.COMPUTE)
-    between = dtypes.canonical(f.dtype or dtype, "--dtype", dtypes.COMPUTE)
+    dtype = dtypes.canonical_dtype(stated or narrow, "dtype", dtypes.COMPUTE)
+    between = dtypes.canonical_dtype(f.dtype or dtype, "dtype", dtypes.COMPUTE)
     activation = dtypes.activation_dtype(between)
-    comm = dtypes.canonical(f.comm or activation, "--comm-dtype", dtypes.COMM)
+    comm = dtypes.canonical_dtype(f.comm or activation, "comm", dtypes.COMM)
     own = stack.gradient_dtype if stack is not None else None
-    gradients = dtypes.canonical(f.gradients or own or activation, "--grad-dtype", dtypes.GRADIENT)
+    gradients = dtypes.canonical_dtype(
+        f.gradients or own or activation, "gradients", dtypes.GRADIENT
+    )
     wide = dtypes.known(f.weights)
-    weight = wide if wide is not None and dtypes.BYTES[wide] >= 2 else activation
-    width = dtypes.BYTES[weight]
+    weight = wide if wide is not None and dtypes.ELEMENT_BYTES[wide] >= 2 else activation
+    width = dtypes.ELEMENT_BYTES[weight]
     if q is not None:
         weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group, q.scale)
     cached = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
-    kv = dtypes.canonical(cached, "--kv-dtype", dtypes.KV_CACHE)
+    kv = dtypes.canonical_dtype(cached, "kv_cache", dtypes.KV_CACHE)
     return Widths(
         dtype=dtype,
         weight_dtype=weight,
-        operand=dtypes.BYTES[dtype],
+        operand=dtypes.ELEMENT_BYTES[dtype],
         weight=width,
-        plain_weight=dtypes.BYTES[activation],
-        activation=dtypes.BYTES[activation],
-        kv=dtypes.BYTES[kv],
-        comm=dtypes.BYTES[comm],
+        plain_weight=dtypes.ELEMENT_BYTES[activation],
+        activation=dtypes.ELEMENT_BYTES[activation],
+        kv=dtypes.ELEMENT_BYTES[kv],
+        comm=dtypes.ELEMENT_BYTES[comm],
         activation_dtype=activation,
         kv_dtype=kv,
         comm_dtype=comm,
-        gradient=dtypes.BYTES[gradients],
+        gradient=dtypes.ELEMENT_BYTES[gradients],
         gradient_dtype=gradients,
     )
 
@@ -106,7 +108,7 @@ class Context(NamedTuple):
     recompute: Array
     expert_imbalance: float = 1.0  # tokens of the fullest expert rank over the mean
     expert_skew: float = 0.0  # of the experts' popularity, see program.experts
-    dtype_stated: bool = False  # --dtype names the operands of all products
+    dtype_stated: bool = False  # the workload names the operands of all products
 
     @property
     def training(self) -> bool:
@@ -131,7 +133,7 @@ class Context(NamedTuple):
             return self.wide()._replace(weight=width)
         # scales per block of weights and group of activations need kernels of their own
         name = "fp8_block" if dtype == "fp8" and stored.block is not None else dtype
-        return Operands(name, dtypes.BYTES[dtype], width, w.activation)
+        return Operands(name, dtypes.ELEMENT_BYTES[dtype], width, w.activation)
 
     def wide(self, stored: Stored | None = None) -> Operands:
         """Formats of a product that is never narrow: a router, the head."""
@@ -162,7 +164,7 @@ def context(
 
     ``batch`` is an array in place of the workload's batch, for sweeps over it.
     """
-    model = priced(model, workload)
+    model = model_as_run(model, workload)
     batch = np.int64(workload.batch) if batch is None else batch
     if isinstance(workload, Decode):
         sequences: Array = batch

@@ -13,36 +13,36 @@ from meshwise.program.context import Context
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.stacks.stack import Stack
 
-Pair = tuple[int, int]
+_Pair = tuple[int, int]
 
 # A residual addition and a norm; backward has the norm's weight too. Written out: widened, squared,
 # averaged, offset, its root, scaled, narrowed, weighted.
-_NORM: tuple[Pair, Pair] = ((2, 3), (9, 16))
-_QK_NORM: tuple[Pair, Pair] = ((2, 4), (16, 30))  # of queries and of keys
+_NORM: tuple[_Pair, _Pair] = ((2, 3), (9, 16))
+_QK_NORM: tuple[_Pair, _Pair] = ((2, 4), (16, 30))  # of queries and of keys
 # Queries and keys, one kernel each. Written out (rope_utils.py), each has cosine and sine, scaled and
 # narrowed (six), halves turned and joined (two), two products, a sum and the joining with the rest; MLA's
 # is (multi_latent_attention.py, unless fused, which takes YaRN), which also pairs the features before,
 # and joins queries and keys and copies the values after.
-_ROTARY: tuple[Pair, Pair] = ((2, 2), (2 * 12, 2 * 10))
-_MLA_ROTARY: Pair = (2 * 13 + 3, 2 * 13 + 3)
-_ACTIVATION: tuple[Pair, Pair] = ((1, 1), (2, 4))
-_CORE: Pair = (1, 3)  # backward: row sums before, a conversion after
+_ROTARY: tuple[_Pair, _Pair] = ((2, 2), (2 * 12, 2 * 10))
+_MLA_ROTARY: _Pair = (2 * 13 + 3, 2 * 13 + 3)
+_ACTIVATION: tuple[_Pair, _Pair] = ((1, 1), (2, 4))
+_CORE: _Pair = (1, 3)  # backward: row sums before, a conversion after
 # router.py beside its product: widening, the choice of k (two), their weights, two maps written from
 # zeros (six); the balancing loss' scores, choice, map and count (eight), its product, sums and record.
-_ROUTER: Pair = (1 + 2 + 1 + 6 + 8 + 6, 10)
+_ROUTER: _Pair = (1 + 2 + 1 + 6 + 8 + 6, 10)
 # moe_utils.py, fused: three kernels number the rows, one copies them; backward copies
-_PERMUTE: Pair = (4, 1)
-_UNPERMUTE: Pair = (1, 1)
+_PERMUTE: _Pair = (4, 1)
+_UNPERMUTE: _Pair = (1, 1)
 # token_dispatcher.py, all-to-all: tokens and their weights; counts, their gathering and slices and sums
 # (eight) and their copies to the host (four); rows sorted by expert. Once per node: the choice again
 # (two), counts and layout (three), one kernel, the counts for the host.
-_DISPATCH: dict[bool, Pair] = {False: (2 + 8 + 4 + 3, 2 + 2), True: (2 + 3 + 1 + 1, 1 + 1)}
-_COMBINE: dict[bool, Pair] = {False: (1 + 2, 1 + 2), True: (1, 1)}
+_DISPATCH: dict[bool, _Pair] = {False: (2 + 8 + 4 + 3, 2 + 2), True: (2 + 3 + 1 + 1, 1 + 1)}
+_COMBINE: dict[bool, _Pair] = {False: (1 + 2, 1 + 2), True: (1, 1)}
 _LOSS = 12  # of the logits' loss, both ways
 _TRANSFER = 2  # what a chunk sends, and what it receives
 
 
-def _pass(op: Op, stack: Stack, block: Block | None) -> Pair:
+def _pass(op: Op, stack: Stack, block: Block | None) -> _Pair:
     """(forward, backward) kernels of a pass over memory."""
     name = op.name.rpartition(".")[2]
     if name == "norm":
@@ -58,13 +58,13 @@ def _pass(op: Op, stack: Stack, block: Block | None) -> Pair:
     return known.get(name, (1, 1))
 
 
-def _exchange(op: Op, stack: Stack) -> Pair:
+def _exchange(op: Op, stack: Stack) -> _Pair:
     by_node = stack.dispatcher != "alltoall"
     known = {"moe.dispatch": _DISPATCH[by_node], "moe.combine": _COMBINE[by_node]}
     return known.get(op.name, (_TRANSFER, _TRANSFER) if op.kind == "send_recv" else (1, 1))
 
 
-def of(op: Op, stack: Stack, block: Block | None = None) -> Array:
+def kernels_per_call(op: Op, stack: Stack, block: Block | None = None) -> Array:
     """Kernels of one call of an operation."""
     back = op.phase in ("dgrad", "wgrad")
     if op.kind == "gemm":
@@ -77,15 +77,15 @@ def of(op: Op, stack: Stack, block: Block | None = None) -> Array:
     return _pass(op, stack, block)[back]
 
 
-def total(ops: list[Op], stack: Stack, block: Block | None = None) -> Array:
+def kernels_per_microbatch(ops: list[Op], stack: Stack, block: Block | None = None) -> Array:
     """Kernels of a list of operations, per microbatch."""
     found: Array = 0.0
     for op in ops:
-        found = found + op.count * of(op, stack, block)
+        found = found + op.count * kernels_per_call(op, stack, block)
     return found
 
 
-def tensors(ctx: Context, block: Block) -> Array:
+def layer_tensors(ctx: Context, block: Block) -> Array:
     """Parameters of a layer as tensors on a rank: matrices, norms' weights, each expert's own."""
     found: Array = 2
     a, moe = block.attention, block.moe

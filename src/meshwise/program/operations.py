@@ -42,7 +42,7 @@ class Core(NamedTuple):
     work: float = 1.0
 
 
-class Copies(NamedTuple):
+class TokenCopies(NamedTuple):
     """Of each token that an exchange of tokens sends: one for each of ``top_k`` of the ``experts``."""
 
     experts: int
@@ -80,7 +80,7 @@ class Op(NamedTuple):
     hides_under: str = ""
     weight: bool = True  # a GEMM with a weight has a weight gradient
     core: Core | None = None  # of an attention kernel
-    copies: Copies | None = None  # of an exchange that sends a token once per node
+    copies: TokenCopies | None = None  # of an exchange that sends a token once per node
     kernel: Kernel = Kernel.USUAL
     gradient_bytes: Array | None = None  # a pass's gradient moves; None: twice what it moves
 
@@ -125,7 +125,7 @@ def elementwise(name: str, dtype: str, hbm_bytes: Array, *, phase: str = "forwar
     return Op(name, "elementwise", phase, 1, dtype=dtype, hbm_bytes=hbm_bytes)
 
 
-def collective(
+def collective_op(
     name: str,
     kind: str,
     axis: str,

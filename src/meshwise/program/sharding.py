@@ -7,7 +7,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
 from meshwise.program.context import Context
-from meshwise.program.operations import Op, collective, elementwise
+from meshwise.program.operations import Op, collective_op, elementwise
 from meshwise.program.weights import LocalWeights
 
 
@@ -31,7 +31,7 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
         if name == "experts" and not routed:
             continue
         count = np.where((size > 1) & (layout.shard == 3), 1, 0)
-        gather = collective(
+        gather = collective_op(
             f"weights.{name}",
             "all_gather",
             axis,
@@ -43,7 +43,7 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
         before.append(gather)
         after.append(gather._replace(phase="dgrad"))
         after.append(
-            collective(
+            collective_op(
                 f"gradients.{name}",
                 "reduce_scatter",
                 axis,

@@ -61,5 +61,5 @@ def weight_bytes(model: Model) -> dict[str, float]:
             stored += n * float(block_bytes(model, block, one, w))
         found[f"{q.method} checkpoint"] = stored
     for name in ("fp32", "bf16", "fp8", "int4"):
-        found[name] = total * dtypes.BYTES[name]
+        found[name] = total * dtypes.ELEMENT_BYTES[name]
     return found

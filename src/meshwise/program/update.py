@@ -7,27 +7,26 @@ import numpy as np
 from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
-from meshwise.models.parameters import block_weights as whole_block
-from meshwise.models.parameters import embedding_weights, head_weights
+from meshwise.models.parameters import block_weights, embedding_weights, head_weights
 from meshwise.program.context import Context
-from meshwise.program.operations import Op, collective, elementwise
+from meshwise.program.operations import Op, collective_op, elementwise
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.weights import (
     LocalWeights,
     Role,
-    block_weights,
     end_weights,
+    local_block_weights,
     tied_table,
 )
 from meshwise.stacks.stack import Stack
 
-FP32 = 4.0  # bytes
+_FP32_BYTES = 4.0
 
 
 def adam_bytes(stack: Stack) -> float:
     """Bytes per weight of Adam's state: an fp32 master weight, the first and the second moment (ZeRO,
     arXiv 1910.02054, 3.1: 12), which narrower optimizers keep in fewer."""
-    return FP32 + 2.0 * dtypes.BYTES[stack.moments_dtype]
+    return _FP32_BYTES + 2.0 * dtypes.ELEMENT_BYTES[stack.moments_dtype]
 
 
 def stage_weights(ctx: Context, role: Role) -> LocalWeights:
@@ -36,7 +35,7 @@ def stage_weights(ctx: Context, role: Role) -> LocalWeights:
     plain: Array = 0
     experts: Array = 0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        local = block_weights(block, ctx.model.hidden, ctx.layout)
+        local = local_block_weights(block, ctx.model.hidden, ctx.layout)
         linear = linear + local.linear * count
         plain = plain + local.plain * count
         experts = experts + local.experts * count
@@ -44,7 +43,7 @@ def stage_weights(ctx: Context, role: Role) -> LocalWeights:
     return LocalWeights(linear, plain + embed * role.embedding + head * role.head, experts)
 
 
-def per_replica(local: LocalWeights, layout: Layouts, sharded: Array) -> Array:
+def sharded_weights(local: LocalWeights, layout: Layouts, sharded: Array) -> Array:
     """Weights of a rank's share where ``sharded``: dense ones over dp · cp, experts over expert-dp."""
     dense = local.dense / np.where(sharded, layout.dp * layout.cp, 1)
     return dense + local.experts / np.where(sharded, layout.expert_dp(), 1)
@@ -69,7 +68,7 @@ def transfers(ctx: Context) -> list[Op]:
     for name, phase in (("activation", "forward"), ("gradient", "dgrad")):
         if phase == "dgrad" and not ctx.training:
             continue
-        send = collective(
+        send = collective_op(
             f"pipeline.{name}",
             "send_recv",
             "pp",
@@ -81,7 +80,7 @@ def transfers(ctx: Context) -> list[Op]:
         ops.append(send)
         if ctx.stack.scatter_gather:
             ops.append(
-                collective(
+                collective_op(
                     f"pipeline.{name}",
                     "all_gather",
                     "tp",
@@ -121,7 +120,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
         sharded = np.where(many & (layout.shard > 0) & (layout.shard < 3), 1, 0)
         often = np.where(scatters_every_microbatch(layout), ctx.microbatches, 1)
         ops += [
-            collective(
+            collective_op(
                 f"gradients.{name}",
                 "all_reduce",
                 axis,
@@ -130,7 +129,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 count=plain,
                 phase="grad_reduce",
             ),
-            collective(
+            collective_op(
                 f"gradients.{name}",
                 "reduce_scatter",
                 axis,
@@ -139,7 +138,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 count=sharded * often,
                 phase="grad_reduce",
             ),
-            collective(
+            collective_op(
                 f"weights.{name}",
                 "all_gather",
                 axis,
@@ -152,7 +151,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
     ops += [*tensor_parallel_sums(ctx, role), *tied_sum(ctx, role)]
     # gradient, master and both moments read; master, moments and weight written
     per_weight = w.gradient + 2 * adam_bytes(ctx.stack) + w.plain_weight
-    own = per_replica(local, layout, layout.shard >= 1)
+    own = sharded_weights(local, layout, layout.shard >= 1)
     ops.append(elementwise("optimizer.adam", "fp32", own * per_weight, phase="optimizer"))
     return ops
 
@@ -172,7 +171,7 @@ def tied_sum(ctx: Context, role: Role) -> list[Op]:
     w = ctx.widths
     table = tied_table(model, ctx.vocabulary) * w.gradient / _shares(layout)
     return [
-        collective(
+        collective_op(
             "gradients.embedding",
             "all_reduce",
             "pp",
@@ -200,7 +199,7 @@ def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
     own: Array = 0
     kv: Array = 0
     for block, count in zip(model.blocks, role.layers, strict=True):
-        everything = everything + whole_block(block, model.hidden).replicated * count
+        everything = everything + block_weights(block, model.hidden).replicated * count
         a, moe = block.attention, block.moe
         if a is not None and not a.mla:
             own = own + a.norm_parameters * count
@@ -216,7 +215,7 @@ def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
     ops = []
     for name, axis, weights in (("norms", "tp", partial), ("kv_heads", "kv", kv)):
         if np.any(weights > 0):
-            op = collective(
+            op = collective_op(
                 f"gradients.{name}",
                 "all_reduce",
                 axis,

@@ -8,8 +8,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
-from meshwise.models.parameters import attention_matrices, attention_weights
-from meshwise.models.parameters import block_weights as whole_block
+from meshwise.models.parameters import attention_matrices, attention_weights, block_weights
 from meshwise.models.shapes import Attention, Block, LayerFormats, Mlp, Model, Stored
 
 
@@ -93,7 +92,7 @@ def block_matrices(block: Block, hidden: int, layout: Layouts) -> Matrices:
     return Matrices(linear, plain, experts, biases)
 
 
-def block_weights(block: Block, hidden: int, layout: Layouts) -> LocalWeights:
+def local_block_weights(block: Block, hidden: int, layout: Layouts) -> LocalWeights:
     """Numbers of one layer's weights on one rank."""
     m = block_matrices(block, hidden, layout)
     return LocalWeights(
@@ -171,7 +170,7 @@ def _balanced(model: Model, weight: list[int], pp: int) -> tuple[int, ...]:
 
 def _role_counts(model: Model, pp: int, balance: str) -> tuple[tuple[int, ...], ...]:
     """Layers of each kind on the first, the heaviest middle, and the last stage."""
-    weight = [whole_block(block, model.hidden, active=True).total for block in model.blocks]
+    weight = [block_weights(block, model.hidden, active=True).total for block in model.blocks]
     by_cost = balance == "cost" and pp > 1
     bounds = _balanced(model, weight, pp) if by_cost else stage_bounds(model.layers, pp)
     several = len(model.blocks) > 1

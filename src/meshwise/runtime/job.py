@@ -77,28 +77,28 @@ def check(task: Task) -> Any:
         Checkpoint(task.checkpoint)  # its headers
     refused: tuple[str, Any, str, Any] | None = None
     if task.phase != "train" and task.pp > 1:
-        refused = "--pp", task.pp, "pipeline stages are performed in training only", 1
+        refused = "pp", task.pp, "pipeline stages are performed in training only", 1
     elif task.phase != "train" and task.options.sequence_parallel:
-        refused = "--sequence-parallel", True, "is performed in training only", False
+        refused = "sequence_parallel", True, "is performed in training only", False
     elif task.phase != "train" and task.shard != "none":
-        refused = "--shard", task.shard, "is performed in training only", "none"
+        refused = "shard", task.shard, "is performed in training only", "none"
     elif task.shard != "none" and task.pp > 1:
-        refused = "--shard", task.shard, "is not performed over pipeline stages", "none"
+        refused = "shard", task.shard, "is not performed over pipeline stages", "none"
     elif task.options.sequence_parallel and task.seq % task.tp:
         near = max(task.seq // task.tp, 1) * task.tp
-        refused = "--seq", task.seq, f"sequence parallelism splits it over {task.tp} ranks", near
+        refused = "seq", task.seq, f"sequence parallelism splits it over {task.tp} ranks", near
     elif task.phase == "train" and task.batch % task.dp:
         near = max(task.batch // task.dp, 1) * task.dp
-        refused = "--batch", task.batch, f"is not divided by {task.dp} replicas", near
+        refused = "batch", task.batch, f"is not divided by {task.dp} replicas", near
     elif task.phase == "train" and task.batch // task.dp % task.micro:
         own = task.batch // task.dp
-        refused = "--micro-batch", task.micro, f"does not divide the {own} of a replica", own
+        refused = "micro_batch", task.micro, f"does not divide the {own} of a replica", own
     longest = getattr(config, "max_position_embeddings", None)
     steps = task.steps + task.warmup + DETAILED
     tokens = task.seq + (task.new_tokens if task.phase == "generate" else steps)
     tokens = task.seq if task.phase in ("train", "prefill") else tokens
     if refused is None and longest and tokens > longest:
-        refused = "--seq", task.seq, f"with what follows, passes {longest} positions", longest
+        refused = "seq", task.seq, f"with what follows, passes {longest} positions", longest
     if refused is not None:
         field, value, why, near = refused
         raise InputError(f"{field}={value}: {why}", field=field, value=value, nearest=near)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.axes import SERVES, TRAINS
 from meshwise.clusters.load import Cluster
-from meshwise.layouts import grid
-from meshwise.layouts.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE, Layouts
+from meshwise.layouts.check import check
+from meshwise.layouts.layout import Layout, columns
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import Server, ServingPlan, ServingRow, plan_serving, row_at
 from meshwise.search.tp_curve.curve import remarks
@@ -16,15 +19,11 @@ from meshwise.search.training.plan import ranked
 from meshwise.search.training.question import Planned, check_gpus
 from meshwise.search.training.ranking import Found, Variant, search, variants
 from meshwise.search.training.rows import PlanRow, against, rows
-from meshwise.search.training.space import Pins
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
-_FREE = (
-    *("tp", "pp", "vp", "cp", "ep", "etp", "micro_batch", "sequence_parallel"),
-    *("decomposed", "recompute", "shard", "placement"),
-)
+_FREE = tuple(name for name in TRAINS if name != "dp")  # dp follows from the others
 
 
 class Compared(NamedTuple):
@@ -45,36 +44,27 @@ class ComparedServing(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def training_axes(layout: dict[str, Any], model: Model) -> dict[str, int]:
-    """A layout's record as the search's axes."""
+def _trained(layout: Layout, model: Model, stack: Stack) -> Layout:
+    """The layout with all that the search says of one."""
     routed = any(block.moe is not None for block in model.blocks)
-    sp = bool(layout.get("sequence_parallel", False)) and layout.get("tp", 1) > 1
-    return {
-        **{k: int(layout.get(k, 1)) for k in ("tp", "pp", "dp", "cp", "ep")},
-        "etp": int(layout.get("etp", 1)) if routed else 0,
-        "micro_batch": int(layout.get("micro_batch") or 1),
-        "placement": ["-".join(o) for o in ORDERS].index(layout.get("placement", "tp-cp-dp-pp")),
-        "shard": SHARD_CODE[layout.get("shard", "none")],
-        "sequence_parallel": int(sp),
-        "decomposed": int(layout.get("overlap", "none") == "decomposed" and sp),
-        "recompute": RECOMPUTE_CODE[layout.get("recompute", "none")],
-        "vp": int(layout.get("vp", 1)),
-    }
-
-
-def check_training(
-    axes: dict[str, int], model: Model, cluster: Cluster, w: Training, stack: Stack
-) -> None:
-    """Raise for a layout that the model, the cluster or the batch does not allow."""
-    names = ("tp", "pp", "vp", "dp", "cp", "ep", "micro_batch")
-    degrees: dict[str, Any] = {name: axes[name] for name in names}
-    asked = grid.Grid(
-        **degrees,
-        etp=axes["etp"] or None,
-        sequence_parallel=bool(axes["sequence_parallel"]),
-        shard=list(SHARD_CODE)[axes["shard"]],
+    parallel = bool(layout.sequence_parallel) and layout.tp > 1
+    return Layout(
+        **{name: getattr(layout, name) for name in ("tp", "pp", "vp", "dp", "cp", "ep")},
+        etp=layout.expert_tp if routed else None,
+        micro_batch=layout.micro_batch or 1,
+        sequence_parallel=parallel,
+        # a stack that overlaps by itself has one way
+        decomposed=layout.decomposed and parallel and stack.overlap == "none",
+        recompute=layout.recompute or "none",
+        shard=layout.shard,
+        placement=layout.placement,
     )
-    grid.check(asked, model, cluster, w, stack)
+
+
+def _pinned(layout: Layout, names: Sequence[str]) -> Pins:
+    """Every axis but dp, which follows, at the layout's own value."""
+    kept = (n for n in names if n != "dp" and getattr(layout, n) is not None)
+    return {name: (layout.code(name),) for name in kept}
 
 
 def compare_training(
@@ -82,33 +72,27 @@ def compare_training(
     cluster: Cluster,
     w: Training,
     stack: Stack,
-    layout: dict[str, Any],
+    layout: Layout,
     planned: Planned | None = None,
 ) -> Compared:
     """A layout beside the best of as many GPUs, and beside the best with one of its axes free."""
-    axes = training_axes(layout, model)
-    gpus = axes["tp"] * axes["pp"] * axes["dp"] * axes["cp"]
-    where = check_gpus(cluster, gpus)
-    check_training(axes, model, where, w, stack)
-    if stack.overlap != "none":
-        axes["decomposed"] = 0
+    layout = _trained(layout, model, stack)
+    where = check_gpus(cluster, layout.devices)
+    check(layout, model, where, w, stack)
+    gpus = layout.devices
     choices = variants(stack, w)
     variant: Variant = choices[0]
-    (mine,) = rows([Found(0.0, variant, axes)], model, where)
-    pins: Pins = {k: (v,) for k, v in axes.items() if k != "dp"}
-    for name in ("sequence_parallel", "decomposed"):
-        pins[name] = (bool(axes[name]),)
-    if axes["etp"] == 0:
-        pins.pop("etp")
+    (mine,) = rows([Found(0.0, variant, layout)], model, where)
+    pins = _pinned(layout, TRAINS)
     found = []
     for axis in _FREE:
         # overlap and sequence parallelism go together, as do a mesh's experts and its width
         freed = {axis, *({"decomposed"} if axis == "sequence_parallel" else ())}
         own = {k: v for k, v in pins.items() if k not in freed}
         listed = ranked(search(model, where, choices, gpus, own, keep=1), 1)
-        if listed and listed[0].axes != axes:
-            found.append((_changed(axis, axes, listed[0].axes), listed[0]))
-    found = [f for i, f in enumerate(found) if f[1].axes not in [g[1].axes for g in found[:i]]]
+        if listed and listed[0].layout != layout:
+            found.append((_changed(axis, layout, listed[0].layout), listed[0]))
+    found = [f for i, f in enumerate(found) if f[1].layout not in [g[1].layout for g in found[:i]]]
     priced = rows([f for _, f in found], model, where) if found else []
     better = [
         (axis, against(mine, r, stack.ideal))
@@ -122,16 +106,13 @@ def compare_training(
     if best is not None:
         mine = against(best, mine, stack.ideal)
     order = tuple(sorted(better, key=lambda c: c[1].step_s))
-    return Compared(
-        mine, best, order, remarks(model, where, w, stack, axes["tp"], axes["etp"] or None)
-    )
+    return Compared(mine, best, order, remarks(model, where, w, stack, layout.tp, layout.etp))
 
 
-def _changed(freed: str, mine: dict[str, int], other: dict[str, int]) -> str:
+def _changed(freed: str, mine: Layout, other: Layout) -> str:
     """The axis that a change is called by: the freed one, but where only what goes with it changed."""
-    if mine[freed] != other[freed]:
-        return freed
-    return next((k for k in _FREE if mine[k] != other[k]), freed)
+    differ = [axis for axis in _FREE if mine.code(axis) != other.code(axis)]
+    return freed if freed in differ or not differ else differ[0]
 
 
 def compare_serving(
@@ -139,32 +120,28 @@ def compare_serving(
     cluster: Cluster,
     w: Serving,
     stack: Stack,
-    layout: dict[str, Any],
+    layout: Layout,
     plan: ServingPlan | None = None,
 ) -> ComparedServing:
     """A serving layout beside the best of as many GPUs at the same concurrency."""
-    names = ("tp", "pp", "dp", "ep", "etp", "dcp")
-    axes = {name: int(layout.get(name, 1)) for name in names}
-    if all(block.moe is None for block in model.blocks):
-        axes["etp"] = 0
-    gpus = axes["tp"] * axes["pp"] * axes["dp"]
+    routed = any(block.moe is not None for block in model.blocks)
+    layout = Layout(
+        **{name: getattr(layout, name) for name in SERVES if name != "etp"},
+        etp=layout.expert_tp if routed else None,
+    )
+    gpus = layout.devices
     where = check_gpus(cluster, gpus)
-    degrees: dict[str, Any] = {**axes, "etp": axes["etp"] or None}
-    asked = grid.Grid(**degrees)
-    grid.check(asked, model, where, w.decode(), stack)
-    columns = Layouts(**{name: np.array([value]) for name, value in axes.items()})
-    table = Server(model, where, stack, w).at(columns, np.array([w.concurrency]))
+    check(layout, model, where, w.decode(), stack)
+    table = Server(model, where, stack, w).at(columns([layout]), np.array([w.concurrency]))
     mine = row_at(table, 0, w)
-    pins: Pins = {name: (value,) for name, value in axes.items() if name != "dp"}
-    if axes["etp"] == 0:
-        pins.pop("etp")
+    pins = _pinned(layout, SERVES)
     better = []
-    for axis in ("tp", "pp", "ep", "etp", "dcp"):
+    for axis in (name for name in SERVES if name != "dp"):
         own = {k: v for k, v in pins.items() if k != axis}
         if axis in ("ep", "tp"):
             own.pop("etp", None)  # what is left of the experts' grid follows
         found = plan_serving(model, where, stack, w, gpus, own, top=1)
-        if found.rows and found.rows[0].axes != axes:
+        if found.rows and found.rows[0].layout != layout:
             row = found.rows[0]
             if row.tokens_per_s_per_device > mine.tokens_per_s_per_device or not mine.fits:
                 better.append((axis, row))
@@ -177,5 +154,5 @@ def compare_serving(
         mine,
         best,
         tuple(order),
-        remarks(model, where, w.decode(), stack, axes["tp"], axes["etp"] or None),
+        remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
     )

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import msgspec
 
 from meshwise.clusters.load import Cluster
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.plan import ranked
 from meshwise.search.training.question import check_gpus, check_pins
 from meshwise.search.training.ranking import search, variants
 from meshwise.search.training.rows import PlanRow, rows
-from meshwise.search.training.space import Pins
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from meshwise.checks import Rule, among, flag, number, optional, sequence, text, whole
+from meshwise.checks import Check, among, flag, number, optional, text, tuple_of, whole
 
 
 class Range(NamedTuple):
@@ -30,7 +30,7 @@ class Switch(NamedTuple):
     """A switch as its field states it: ``legal`` in words, ``words`` where it takes words."""
 
     default: Any
-    rule: Rule
+    rule: Check
     legal: str
     words: tuple[str, ...]
     range: Range | None
@@ -45,7 +45,7 @@ def switches_of(struct: type[msgspec.Struct]) -> dict[str, Switch]:
 
 
 @functools.cache
-def field_rules(struct: type[msgspec.Struct]) -> dict[str, Rule]:
+def field_rules(struct: type[msgspec.Struct]) -> dict[str, Check]:
     """The rule of each field of a group."""
     return {name: switch.rule for name, switch in switches_of(struct).items()}
 
@@ -62,14 +62,14 @@ def _read(hint: Any, default: Any) -> Switch:
         words = get_args(item)
     rule, legal = _rule(item, words, range)
     if several:
-        rule, legal = sequence(rule, "of the stack's words"), f"some of {legal}"
+        rule, legal = tuple_of(rule, "of the stack's words"), f"some of {legal}"
     if len(kinds) > 1:
         rule = optional(rule)
     meaning = next(a for a in said if isinstance(a, str))
     return Switch(default, rule, legal, words, range, meaning)
 
 
-def _rule(kind: Any, words: Sequence[str], range: Range | None) -> tuple[Rule, str]:
+def _rule(kind: Any, words: Sequence[str], range: Range | None) -> tuple[Check, str]:
     if words:
         return among(*words), ", ".join(words)
     if range is None:

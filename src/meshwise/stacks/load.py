@@ -43,7 +43,7 @@ class Described(NamedTuple):
     table: dict[str, Any]  # the file's
 
 
-def load_stack(name: str | os.PathLike[str] | Stack, field: str = "--stack") -> Stack:
+def load_stack(name: str | os.PathLike[str] | Stack, field: str = "stack") -> Stack:
     """A stack of the catalog by name, with a version or without; a TOML file by path; a
     :class:`Stack` as it is."""
     if isinstance(name, Stack):
@@ -78,7 +78,7 @@ def stack_in_table(software: str) -> Stack | None:
     return as_own(_stack(_released(release)), plain.name, plain.title, plain.software)
 
 
-def described(name: str, field: str = "--stack") -> Described:
+def described(name: str, field: str = "stack") -> Described:
     """What the catalog or a file says of a stack."""
     return _described(name, field, ())
 
@@ -287,8 +287,8 @@ def must_run_models(stack: Stack, phase: str) -> None:
     tables = {name: load_stack(name) for name in catalog.names("stacks")}
     legal = ", ".join(name for name, s in tables.items() if kind_of(phase) in s.can.runs)
     raise InputError(
-        f"--stack={stack.name} runs no model: collectives alone",
-        field="--stack",
+        f"stack={stack.name} runs no model: collectives alone",
+        field="stack",
         value=stack.name,
         legal=f"{legal}; or `meshwise collective`",
         nearest=DEFAULT[phase],

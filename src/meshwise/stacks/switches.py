@@ -13,7 +13,7 @@ from meshwise import dtypes
 from meshwise.checks import check_fields
 from meshwise.stacks import schedules
 from meshwise.stacks.fields import OneOf, Range, Switch, field_rules, switches_of
-from meshwise.workloads.workload import MAX_SEQ, OVERLAP
+from meshwise.workloads.workload import MAX_SEQ, OVERLAP_MODES
 
 _Seconds = Annotated[float, Range(0.0, 1e3, "s")]
 _Traffic = Annotated[float, Range(0.0, 1e6, "B")]  # per logit, or per weight
@@ -112,7 +112,7 @@ class Overlaps(_Group, frozen=True, kw_only=True):
 
     overlap: Annotated[
         str,
-        OneOf(OVERLAP),
+        OneOf(OVERLAP_MODES),
         "Of the TP collectives. `none`; `split`: the batch in two halves, one computes while the "
         "other communicates; `decomposed`: the collective and its product in TP chunks.",
     ] = "none"

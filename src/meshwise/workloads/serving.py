@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from meshwise.checks import Rule, a, check_fields, counted, optional, shared
+from meshwise.checks import Check, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError, quoted
 from meshwise.strict_tables import fraction
 from meshwise.workloads.workload import (
@@ -27,7 +27,7 @@ def draft_cost(value: object) -> str | float:
     if isinstance(value, str) and value in DRAFT_COSTS:
         return value
     try:
-        return fraction(value, "--draft-cost", low=0.0, high=1.0)
+        return fraction(value, "draft_cost", low=0.0, high=1.0)
     except InputError as error:
         error.legal = (
             "none (n-gram look-up), layer (EAGLE, MTP: one layer and the head per token), or a "
@@ -83,21 +83,21 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.draft_tokens:
             if self.acceptance is None:
                 raise InputError(
-                    "--acceptance: missing: how often a drafted token is accepted",
-                    field="--acceptance",
-                    legal="a number from 0 to 1, for example --acceptance 0.7",
+                    "acceptance: missing: how often a drafted token is accepted",
+                    field="acceptance",
+                    legal="a number from 0 to 1, for example `acceptance=0.7`",
                 )
             return
         for value, unset, option in (
-            (self.acceptance, None, "--acceptance"),
-            (self.draft_cost, "none", "--draft-cost"),
+            (self.acceptance, None, "acceptance"),
+            (self.draft_cost, "none", "draft_cost"),
         ):
             if value != unset:
                 raise InputError(
-                    f"{option}={quoted(value)} has no meaning without --draft-tokens",
+                    f"{option}={quoted(value)} has no meaning without `draft_tokens`",
                     field=option,
                     value=value,
-                    legal=f"leave {option} out, or --draft-tokens 3",
+                    legal=f"leave `{option}` out, or `draft_tokens=3`",
                 )
 
     @property
@@ -135,17 +135,17 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         )
 
 
-_RULES: dict[str, Rule] = {
-    "isl": counted("--isl", high=MAX_SEQ),
-    "osl": counted("--osl", high=MAX_SEQ),
-    "concurrency": counted("--concurrency", high=MAX_BATCH),
-    "prefix_hit": shared("--prefix-hit", low=0.0, high=1.0),
-    "chunk": optional(counted("--chunk", high=MAX_SEQ)),
-    "draft_tokens": counted("--draft-tokens", low=0, high=MAX_QUERIES - 1),
-    "acceptance": optional(shared("--acceptance", low=0.0, high=1.0)),
+_RULES: dict[str, Check] = {
+    "isl": counted("isl", high=MAX_SEQ),
+    "osl": counted("osl", high=MAX_SEQ),
+    "concurrency": counted("concurrency", high=MAX_BATCH),
+    "prefix_hit": shared("prefix_hit", low=0.0, high=1.0),
+    "chunk": optional(counted("chunk", high=MAX_SEQ)),
+    "draft_tokens": counted("draft_tokens", low=0, high=MAX_QUERIES - 1),
+    "acceptance": optional(shared("acceptance", low=0.0, high=1.0)),
     "draft_cost": lambda value, field: draft_cost(value),
-    "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
-    "expert_skew": optional(shared("--expert-skew", low=0.0, high=MAX_SKEW)),
-    "length_spread": shared("--length-spread", low=0.0, high=1.0),
+    "expert_imbalance": shared("expert_imbalance", low=1.0, high=MAX_IMBALANCE),
+    "expert_skew": optional(shared("expert_skew", low=0.0, high=MAX_SKEW)),
+    "length_spread": shared("length_spread", low=0.0, high=1.0),
     "formats": a(Formats),
 }

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from meshwise import dtypes
-from meshwise.checks import Rule, a, check_fields, counted, optional, shared
+from meshwise.checks import Check, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError
 from meshwise.strict_tables import count, one_of
 
-PHASES = ("train", "prefill", "decode")
-RECOMPUTE = ("none", "selective", "full")
-OVERLAP = ("none", "split", "decomposed")
+WORKLOAD_PHASES = ("train", "prefill", "decode")
+RECOMPUTE_MODES = ("none", "selective", "full")
+OVERLAP_MODES = ("none", "split", "decomposed")
 MAX_BATCH = 10**6
 MAX_SEQ = 10**8
 MAX_QUERIES = 64  # tokens of a sequence that one verification step works on
@@ -31,23 +31,23 @@ def drawn_skew(expert_skew: float | None) -> float:
     return SERVED_SKEW if expert_skew is None else expert_skew
 
 
-def _format(option: str, legal: tuple[str, ...]) -> Rule:
+def _format(option: str, legal: tuple[str, ...]) -> Check:
     """None (also as engines write it: auto), or the canonical name of one of the number formats."""
 
     def read(value: object, field: str) -> str | None:
         if isinstance(value, str) and value.strip().lower() == "auto":
             return None
-        return dtypes.canonical(value, option, legal)
+        return dtypes.canonical_dtype(value, option, legal)
 
     return optional(read)
 
 
 _FORMATS = {
-    "dtype": _format("--dtype", dtypes.COMPUTE),
-    "weights": _format("--weight-dtype", dtypes.WEIGHT),
-    "kv_cache": _format("--kv-dtype", dtypes.KV_CACHE),
-    "comm": _format("--comm-dtype", dtypes.COMM),
-    "gradients": _format("--grad-dtype", dtypes.GRADIENT),
+    "dtype": _format("dtype", dtypes.COMPUTE),
+    "weights": _format("weights", dtypes.WEIGHT),
+    "kv_cache": _format("kv_cache", dtypes.KV_CACHE),
+    "comm": _format("comm", dtypes.COMM),
+    "gradients": _format("gradients", dtypes.GRADIENT),
 }
 
 
@@ -59,7 +59,7 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     :param kv_cache: of keys and values.
     :param comm: what TP collectives send.
     :param gradients: of gradients, in training.
-    :raises InputError: for a format that has no such use; ``field`` is ``--dtype`` and so on.
+    :raises InputError: for a format that has no such use; ``field`` is its name here.
 
     >>> import meshwise as mw
     >>> work = mw.Decode(batch=8, context=1024, formats=mw.Formats(weights="fp8"))
@@ -90,12 +90,12 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     :param formats: :class:`Formats`.
     :param expert_imbalance: tokens of the fullest rank of the expert group over their mean, 1 or more.
     :param expert_skew: how unevenly tokens draw experts: see :data:`SERVED_SKEW`.
-    :raises InputError: for a value out of its range; ``field`` is the option's name.
+    :raises InputError: for a value out of its range; ``field`` is its name here.
 
     >>> import meshwise as mw
     >>> mw.Training(batch=8, seq=512, micro_batch=3)
     Traceback (most recent call last):
-    meshwise.errors.InputError: --micro-batch=3 does not divide the batch of 8; legal: 1, 2, 4, 8; nearest: 2
+    meshwise.errors.InputError: micro_batch=3 does not divide the batch of 8; legal: 1, 2, 4, 8; nearest: 2
     """
 
     batch: int
@@ -109,13 +109,13 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     phase = "train"
 
     def __post_init__(self) -> None:
-        one_of(self.recompute, "--recompute", RECOMPUTE)
+        one_of(self.recompute, "recompute", RECOMPUTE_MODES)
         check_fields(self, _TRAINING, "")
         if self.micro_batch is not None and self.batch % self.micro_batch:
             legal = [d for d in range(1, min(self.batch, 4096) + 1) if self.batch % d == 0]
             raise InputError(
-                f"--micro-batch={self.micro_batch} does not divide the batch of {self.batch}",
-                field="--micro-batch",
+                f"micro_batch={self.micro_batch} does not divide the batch of {self.batch}",
+                field="micro_batch",
                 value=self.micro_batch,
                 legal=legal if len(legal) < 20 else [*legal[:18], "…", self.batch],
                 nearest=min(legal, key=lambda d: abs(d - (self.micro_batch or 1))),
@@ -132,7 +132,7 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         attended to and not computed.
     :param expert_imbalance: as in :class:`Training`.
     :param expert_skew: as in :class:`Training`; None: :data:`SERVED_SKEW`, as an assumption.
-    :raises InputError: for a value out of its range; ``field`` is the option's name.
+    :raises InputError: for a value out of its range; ``field`` is its name here.
 
     >>> import meshwise as mw
     >>> mw.scale("gpt2", "dgx-a100", mw.Prefill(batch=1, seq=512), tp=2).points[0].tp
@@ -161,7 +161,7 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     :param queries: tokens that are computed per sequence: above 1 drafts are verified.
     :param expert_imbalance: as in :class:`Training`.
     :param expert_skew: as in :class:`Prefill`.
-    :raises InputError: for a value out of its range; ``field`` is the option's name.
+    :raises InputError: for a value out of its range; ``field`` is its name here.
 
     >>> import meshwise as mw
     >>> mw.scale("gpt2", "dgx-a100", mw.Decode(batch=8, context=512), tp=2).points[0].tp
@@ -182,18 +182,18 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         count(self.queries, "queries", high=min(MAX_QUERIES, self.context))
 
 
-_BATCH = counted("--batch", high=MAX_BATCH)
-_SEQ = counted("--seq", high=MAX_SEQ)
-_ALWAYS: dict[str, Rule] = {
+_BATCH = counted("batch", high=MAX_BATCH)
+_SEQ = counted("seq", high=MAX_SEQ)
+_ALWAYS: dict[str, Check] = {
     "batch": _BATCH,
     "formats": a(Formats),
-    "expert_imbalance": shared("--expert-imbalance", low=1.0, high=MAX_IMBALANCE),
+    "expert_imbalance": shared("expert_imbalance", low=1.0, high=MAX_IMBALANCE),
 }
-_SKEW = shared("--expert-skew", low=0.0, high=MAX_SKEW)
+_SKEW = shared("expert_skew", low=0.0, high=MAX_SKEW)
 _TRAINING = _ALWAYS | {
     "expert_skew": _SKEW,
     "seq": _SEQ,
-    "micro_batch": optional(counted("--micro-batch", high=MAX_BATCH)),
+    "micro_batch": optional(counted("micro_batch", high=MAX_BATCH)),
 }
 _PREFILL = _ALWAYS | {
     "expert_skew": optional(_SKEW),
@@ -202,7 +202,7 @@ _PREFILL = _ALWAYS | {
 }
 _DECODE = _ALWAYS | {
     "expert_skew": optional(_SKEW),
-    "context": counted("--context", high=MAX_SEQ),
+    "context": counted("context", high=MAX_SEQ),
     "queries": counted("queries", high=MAX_QUERIES),
 }
 

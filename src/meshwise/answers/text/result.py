@@ -39,7 +39,7 @@ class Answer:
         return kept
 
     def rows(self) -> list[dict[str, object]]:
-        """What ``--csv`` writes, as ``pandas.DataFrame`` and polars take it: a list of flat
+        """What CSV has, as ``pandas.DataFrame`` and polars take it: a list of flat
         dictionaries with the JSON's names and SI units, nested names joined by ``_``."""
         if not self.ROWS:
             return [flat({k: v for k, v in self.to_dict().items() if not isinstance(v, list)})]

@@ -150,10 +150,12 @@ def _fit_words(s: Scaling, best: Point) -> list[str]:
         said.append("No mesh of TP and PP holds it, not even one layer per stage.")
     else:
         where = "" if fit.within_cluster else f", more than the cluster's {s.cluster.devices}"
-        extra = f" with {fit.recompute} recomputation" if fit.recompute != "none" else ""
-        micro = f", microbatches of {fit.micro_batch}" if s.workload.phase == "train" else ""
+        extra = (
+            f" with {fit.layout.recompute} recomputation" if fit.layout.recompute != "none" else ""
+        )
+        micro = f", microbatches of {fit.layout.micro_batch}" if s.workload.phase == "train" else ""
         said.append(
-            f"Smallest mesh that holds it: TP={fit.tp} × PP={fit.pp}{micro}{extra} "
+            f"Smallest mesh that holds it: TP={fit.layout.tp} × PP={fit.layout.pp}{micro}{extra} "
             f"({gpus(fit.devices)}{where}; {format_memory(fit.memory_bytes)} per GPU)."
         )
     return said

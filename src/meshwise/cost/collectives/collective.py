@@ -21,7 +21,7 @@ from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.fits import Constants, Protocol, constants
 from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
 from meshwise.cost.sources import Source
-from meshwise.layouts.layout import Group
+from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
 
@@ -32,7 +32,7 @@ def operation(name: str) -> str:
     """An operation by its name in any library's spelling: all-reduce, AllReduce, alltoall."""
     spelt = {op.replace("_", ""): op for op in OPS}
     plain = re.sub(r"[^a-z]", "", name.lower()) if isinstance(name, str) else ""
-    return one_of(spelt.get(plain, name), "OP", OPS)
+    return one_of(spelt.get(plain, name), "op", OPS)
 
 
 # Ring steps and bytes that a rank sends, in units of (n-1) steps and (n-1)/n · S.

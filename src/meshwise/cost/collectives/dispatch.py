@@ -9,8 +9,8 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.collective import Priced, fabric_of, streamed
 from meshwise.cost.sources import Source
-from meshwise.layouts.layout import Group
-from meshwise.program.operations import Copies
+from meshwise.layouts.placement import Group
+from meshwise.program.operations import TokenCopies
 from meshwise.stacks.stack import Stack
 
 # Shares of the datasheets' rates in DeepEP's own table (github.com/deepseek-ai/DeepEP, docs/legacy.md):
@@ -21,7 +21,7 @@ INSIDE = (153 + 158) / 2 / 200
 NETWORK = ((58 + 57) / 2 * 3 / 4 + (51 + 50) / 2 * 7 / 8) / 2 / 50
 
 
-def distinct(copies: Copies, parts: Array) -> Array:
+def distinct(copies: TokenCopies, parts: Array) -> Array:
     """Of ``parts`` that share the experts evenly, how many a token visits, expected over even draws of
     different experts: parts · (1 − C(E − E/parts, k) / C(E, k))."""
     parts = np.asarray(parts, dtype=np.float64)
@@ -32,7 +32,7 @@ def distinct(copies: Copies, parts: Array) -> Array:
     return parts * (1.0 - missed)
 
 
-def wire_bytes(payload: Array, copies: Copies, group: Group) -> tuple[Array, ...]:
+def wire_bytes(payload: Array, copies: TokenCopies, group: Group) -> tuple[Array, ...]:
     """Bytes that a rank sends at each level, of a payload with a copy of every token per expert.
 
     At level l a token has a copy for each domain below it that it visits, of which one in r_l stays
@@ -53,7 +53,9 @@ def _share(level: Level) -> float:
     return NETWORK if level.kind == "network" else INSIDE
 
 
-def price(payload: Array, copies: Copies, group: Group, cluster: Cluster, stack: Stack) -> Priced:
+def price(
+    payload: Array, copies: TokenCopies, group: Group, cluster: Cluster, stack: Stack
+) -> Priced:
     """One dispatch or combination; levels work at the same time, a token after the other."""
     fabric = fabric_of("all_to_all", group, cluster, stack)
     wire = wire_bytes(payload, copies, group)

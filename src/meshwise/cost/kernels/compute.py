@@ -21,7 +21,7 @@ from meshwise.cost.kernels.seconds import (
     GemmFit,
     decode_seconds,
     gemm_seconds,
-    outside,
+    outside_measured,
     prefill_seconds,
 )
 from meshwise.cost.sources import Source
@@ -41,18 +41,18 @@ WIDENS_FROM = 256
 # Instructions of the other units for one value of a narrow cache, on a device that has no conversion for
 # it. Widening: FlashInfer's fast_dequant_f8f16x4 (include/flashinfer/vec_dtypes.cuh), 12 for four.
 # Narrowing: the software path of CUDA's cuda_fp8.hpp (__nv_cvt_float_to_fp8), about 30.
-WIDEN, NARROW = 3.0, 30.0
+_WIDEN, _NARROW = 3.0, 30.0
 
-MANY = 100  # columns that are priced sooner than told apart
+_MANY = 100  # columns that are priced sooner than told apart
 # projects a column's shape onto a number: any irrational ratios do, since what it finds is checked
 _MIX = np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0]))
 
 
-def distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
+def _distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
     """(the shapes that differ, which of them each column has): a search's columns have few products
     that differ. None: as given."""
     size = max(np.size(x) for x in shape)
-    if size < MANY or any(np.ndim(x) > 1 for x in shape):
+    if size < _MANY or any(np.ndim(x) > 1 for x in shape):
         return shape, None
     key = sum(x * mix for x, mix in zip(shape, _MIX, strict=True))
     _, first, kind = np.unique(key, return_index=True, return_inverse=True)
@@ -125,7 +125,7 @@ class Compute(NamedTuple):
 
     def _unfused(self, op: Op, core: Core) -> Array:
         """Two batched products with the scores in memory between them, and the passes over them."""
-        element = dtypes.BYTES[op.dtype]
+        element = dtypes.ELEMENT_BYTES[op.dtype]
         batch = core.sequences * core.heads
         scores = element * core.queries * op.n * batch
         query_bytes = 2.0 * element * core.queries * core.width * batch
@@ -152,7 +152,7 @@ class Compute(NamedTuple):
 
     def _weight_only(self, op: Op) -> float | None:
         """Bytes of a weight that the product expands on its way; None where operands are alike."""
-        narrow = op.weight_element < NARROWER * dtypes.BYTES.get(op.dtype, 1.0)
+        narrow = op.weight_element < NARROWER * dtypes.ELEMENT_BYTES.get(op.dtype, 1.0)
         return op.weight_element if op.weight_element and narrow else None
 
     def _gemm(self, op: Op) -> Array:
@@ -165,7 +165,7 @@ class Compute(NamedTuple):
         found = self.known.get(key)
         if found is None:
             fit = self._product_fit(self._runs_as(op.dtype), narrow, grouped)
-            few, kind = distinct(shape)
+            few, kind = _distinct(shape)
             m, n, k, batch, moved = few
             found = gemm_seconds(m, n, k, batch, moved, self.chip(op.dtype), fit)
             if kind is not None and np.ndim(found):
@@ -188,8 +188,8 @@ class Compute(NamedTuple):
         they are stored, written in 16 bit and read again by the product, where rows are many; else the
         product widens them on its way."""
         run = dtypes.peak_dtype(op.dtype, self.device.peak_flops_per_s)
-        narrow = dtypes.BYTES.get(op.dtype.removesuffix("_block"), 2.0)
-        if narrow >= 2 or dtypes.BYTES[run] < 2 or op.phase != "forward":
+        narrow = dtypes.ELEMENT_BYTES.get(op.dtype.removesuffix("_block"), 2.0)
+        if narrow >= 2 or dtypes.ELEMENT_BYTES[run] < 2 or op.phase != "forward":
             return None
         more = self._pass(2.0 * 2.0 * op.n * op.k * op.batch)
         stored_wide = op.weight_bytes >= 2.0 * op.n * op.k * op.batch  # training's weights
@@ -205,17 +205,17 @@ class Compute(NamedTuple):
 
     def _narrowing(self, op: Op) -> Array:
         """Of new keys and values, as they are written."""
-        element = dtypes.BYTES.get(op.dtype, 2.0)
+        element = dtypes.ELEMENT_BYTES.get(op.dtype, 2.0)
         if op.kernel is not Kernel.CACHE_WRITE or element >= 2:
             return 0.0
-        return self._converts(op.hbm_bytes / (2.0 + element), NARROW)
+        return self._converts(op.hbm_bytes / (2.0 + element), _NARROW)
 
     def _widening_keys(self, core: Core) -> Array:
         """Of cached keys and values, by each tile of queries that sees them."""
         if core.kv_element >= 2:
             return 0.0
         tiles = np.ceil(core.queries / QUERY_TILE) * core.sequences
-        return self._converts(tiles * core.heads * core.attended * 2.0 * core.width, WIDEN)
+        return self._converts(tiles * core.heads * core.attended * 2.0 * core.width, _WIDEN)
 
     def _attention(self, op: Op, core: Core) -> Array:
         chip = self.chip(op.dtype)
@@ -288,7 +288,7 @@ class Compute(NamedTuple):
     def extrapolated(self, op: Op) -> Array:
         """1 per layout where the shape lies outside what was measured."""
         ranges, place = self._measured(op)
-        return outside(ranges, *place) * 1.0 if ranges else 0.0
+        return outside_measured(ranges, *place) * 1.0 if ranges else 0.0
 
 
 def compute(

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 
 from meshwise import catalog
 from meshwise.clusters.load import Device
-from meshwise.cost.kernels.seconds import AttentionFit, GemmFit, gemm_fit, grouped_fit, table_of
+from meshwise.cost.kernels.seconds import (
+    AttentionFit,
+    GemmFit,
+    correction_table,
+    gemm_fit,
+    grouped_fit,
+)
 from meshwise.cost.sources import Source
 
 STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
@@ -84,7 +90,7 @@ def _gemm(
     }
     blocks = dtype == "fp8_block"
     static = engine == STATIC_SCALES and not blocks  # whose scales are found in each pass
-    tables = tuple(table_of(t) for t in entry["tables"])
+    tables = tuple(correction_table(t) for t in entry["tables"])
     fit = gemm_fit(entry, tables, **where)
     if static:
         return fit._replace(quantise_bytes=0.0), _ranges(entry)
@@ -107,7 +113,7 @@ def _experts(
     # those with scales per block run on the tiles of whole tensors' products
     dense = _kernel_table(name)["gemm"]["fp8" if dtype == "fp8_block" else dtype]
     tiles = gemm_fit(dense, elsewhere=inherited or narrow, weight_bytes=weight_bytes)
-    return grouped_fit(tiles, entry, tuple(table_of(t) for t in entry["tables"]))
+    return grouped_fit(tiles, entry, tuple(correction_table(t) for t in entry["tables"]))
 
 
 # Whose kernels stand in for a stack's own: TensorRT-LLM's CUTLASS ones, which training's grouped
@@ -151,7 +157,7 @@ def _attention(name: str, kind: str, kv_element: float) -> tuple[AttentionFit, R
     narrow = f"{kind}_fp8"
     entry = entries[narrow if kv_element < 2 and narrow in entries else kind]
     constants = {key: value for key, value in entry.items() if key not in _QUALITY}
-    fit = AttentionFit(**constants, tables=tuple(table_of(t) for t in entry["tables"]))
+    fit = AttentionFit(**constants, tables=tuple(correction_table(t) for t in entry["tables"]))
     return fit, _ranges(entry)
 
 

@@ -4,7 +4,7 @@ Every form is a few physical terms whose constants were fitted to measured calls
 table of corrections (measured / formula) over the shape. Only elementwise operations whose scalar
 and array results are the same bits; positions in a table are found by exponent and mantissa, so no
 logarithm is taken. Outside the measured range a table stays at its edge and the terms, which are a
-roofline there, carry on; :func:`outside` says where that is.
+roofline there, carry on; :func:`outside_measured` says where that is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from meshwise.arrays import Array
 # Tiles that a product may be cut into, and parts that its sum over k may be split into. A subset of
 # what libraries choose from: more of them did not lower the held-out error (docs/validation.md).
 TILES = ((16, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 128))
-SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
-_CANDIDATES = tuple((i, *TILES[i], s) for i in range(len(TILES)) for s in SPLITS)
+_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+_CANDIDATES = tuple((i, *TILES[i], s) for i in range(len(TILES)) for s in _SPLITS)
 QUERY_TILE = 128  # queries that one block of an attention kernel works on
 KEY_BLOCK = 128  # keys that one step of a decoding kernel reads
 ROW_BLOCK = 16  # query heads of one key-value head that the tensor cores take at once
@@ -33,7 +33,7 @@ class Chip(NamedTuple):
     bandwidth: float
 
 
-class Table(NamedTuple):
+class CorrectionTable(NamedTuple):
     """Corrections, measured / formula - 1, over one coordinate per axis, multilinear between knots.
 
     ``knots`` are shape values; between powers of two a coordinate is linear in the value itself.
@@ -65,7 +65,7 @@ class GemmFit(NamedTuple):
     )
     reduce_s: Array  # seconds to start the addition of parts
     reduce: Array  # bytes of the parts per result, over their rate
-    tables: tuple[Table, ...]
+    tables: tuple[CorrectionTable, ...]
     grouped: bool = False  # tables over rows of one product, products, elements of one weight
 
 
@@ -73,7 +73,7 @@ class AttentionFit(NamedTuple):
     """Constants of :func:`prefill_seconds` (first block) and :func:`decode_seconds`."""
 
     launch_s: float
-    tables: tuple[Table, ...]
+    tables: tuple[CorrectionTable, ...]
     efficiency: tuple[float, ...] = ()  # of the peak, at head widths WIDTHS
     tail: float = 0.0  # share of the longest tile that nothing runs beside
     diagonal: float = 0.0  # keys that a tile computes beyond those seen
@@ -104,7 +104,7 @@ def tile_efficiencies(entry: dict[str, Any], elsewhere: bool) -> Array:
 
 def gemm_fit(
     entry: dict[str, Any],
-    tables: tuple[Table, ...] = (),
+    tables: tuple[CorrectionTable, ...] = (),
     *,
     elsewhere: bool = False,
     weight_bytes: float | None = None,
@@ -140,7 +140,9 @@ def gemm_fit(
     )
 
 
-def grouped_fit(dense: GemmFit, entry: dict[str, Any], tables: tuple[Table, ...] = ()) -> GemmFit:
+def grouped_fit(
+    dense: GemmFit, entry: dict[str, Any], tables: tuple[CorrectionTable, ...] = ()
+) -> GemmFit:
     """Constants of an experts' grouped product: the dense ones' tiles, a catalog entry's own rates
     and corrections."""
     return dense._replace(
@@ -186,7 +188,7 @@ def gemm_seconds(
         seconds = seconds + m * k * batch * (fit.quantise_bytes / chip.bandwidth)
     # a product per head fills the device as one of all its rows would
     at = (m, batch, n * k) if fit.grouped else (m * batch, n, k)
-    seconds = corrected(seconds, fit.tables, at)
+    seconds = corrected_s(seconds, fit.tables, at)
     # on a device that inherits the constants at another ratio of arithmetic to memory
     return np.maximum(seconds, m * n * k * batch * (2.0 / (fit.ceiling * chip.peak)))
 
@@ -229,7 +231,7 @@ def prefill_seconds(
     )
     seconds = fit.launch_s + (total + longest + traffic) * work
     rows = sequences * heads
-    return corrected(
+    return corrected_s(
         seconds,
         fit.tables,
         (queries, rows, group),
@@ -270,7 +272,7 @@ def decode_seconds(
         + sequences * fit.sequence_s
         + query_bytes / (fit.query_efficiency * chip.bandwidth)
     )
-    return corrected(
+    return corrected_s(
         seconds, fit.tables, (keys, rows, group), (keys, sequences, kv_heads), (keys, rows, width)
     )
 
@@ -289,13 +291,15 @@ def position(x: Array) -> Array:
     return exponent + (2.0 * mantissa - 2.0)
 
 
-def corrected(seconds: Array, tables: tuple[Table, ...], *at: tuple[Array, ...]) -> Array:
+def corrected_s(
+    seconds: Array, tables: tuple[CorrectionTable, ...], *at: tuple[Array, ...]
+) -> Array:
     """``seconds`` · (1 + the sum of the tables' corrections), each at its own coordinates."""
     if not tables:
         return seconds
     change: Array = 0.0
     for table, coordinates in zip(tables, at, strict=False):
-        change = change + interpolated(table, coordinates)
+        change = change + correction(table, coordinates)
     return seconds * (1.0 + change)
 
 
@@ -307,7 +311,7 @@ def cell(knots: Array, x: Array) -> tuple[Array, Array]:
     return low, np.clip((at - below) / (knots[low + 1] - below), 0.0, 1.0)
 
 
-def interpolated(table: Table, coordinates: tuple[Array, ...]) -> Array:
+def correction(table: CorrectionTable, coordinates: tuple[Array, ...]) -> Array:
     """The correction of a table at shape values, one array per axis."""
     cells = [cell(k, x) for k, x in zip(table.knots, coordinates, strict=True)]
     flat, shape = table.values.ravel(), table.values.shape
@@ -326,14 +330,14 @@ def interpolated(table: Table, coordinates: tuple[Array, ...]) -> Array:
     return values[0]
 
 
-def table_of(entry: dict[str, Any]) -> Table:
+def correction_table(entry: dict[str, Any]) -> CorrectionTable:
     """A table of the catalog: knots, and its values in per mille, row by row."""
     knots = tuple(position(np.array(k, dtype=np.float64)) for k in entry["knots"])
     values = np.array(entry["per_mille"].split(), dtype=np.float64) / 1000.0
-    return Table(knots, values.reshape([len(k) for k in knots]))
+    return CorrectionTable(knots, values.reshape([len(k) for k in knots]))
 
 
-def outside(ranges: tuple[tuple[float, float], ...], *shape: Array) -> Array:
+def outside_measured(ranges: tuple[tuple[float, float], ...], *shape: Array) -> Array:
     """Where one of the shape's numbers lies outside what was measured, a factor of two allowed."""
     found: Array = np.bool_(False)
     for (low, high), x in zip(ranges, shape, strict=True):

@@ -15,10 +15,10 @@ from meshwise.models.shapes import Attention, Block, Mlp
 from meshwise.program.context import Context
 from meshwise.program.layers.feed_forward import exchanges_tokens
 
-FP32 = 4.0  # bytes
+FP32_BYTES = 4.0  # bytes
 
 
-def attention_activations(ctx: Context, a: Attention) -> tuple[Array, Array]:
+def attention_activation_bytes(ctx: Context, a: Attention) -> tuple[Array, Array]:
     """(bytes kept inside the TP region, bytes of the scores) per token row; scores are 0 if fused.
 
     Megatron's 11·s·b·h + 5·a·s²·b less the input and the output's mask: queries, keys, values and
@@ -42,7 +42,7 @@ def attention_activations(ctx: Context, a: Attention) -> tuple[Array, Array]:
     return kept, scores
 
 
-def mlp_activations(ctx: Context, mlp: Mlp, split: Array) -> Array:
+def mlp_activation_bytes(ctx: Context, mlp: Mlp, split: Array) -> Array:
     """Up (and gate) outputs and the down product's input, per token row; a gated activation in two
     operations keeps the activated gate too."""
     tensors = 2 + mlp.gated + (mlp.gated and ctx.training and not ctx.stack.fused_elementwise)
@@ -59,7 +59,7 @@ def _norm_outside(ctx: Context, block: Block) -> tuple[float, float]:
     act, h = ctx.widths.activation, ctx.model.hidden
     parts = 1 if block.parallel else 2
     written_out = not ctx.stack.fused_norm and block.norm_parameters <= parts * h
-    return h * (FP32 + act if written_out else act), h * act
+    return h * (FP32_BYTES + act if written_out else act), h * act
 
 
 def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
@@ -76,19 +76,21 @@ def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
     if block.attention is not None:
         # norm input, projection input, dropout mask after the output projection
         outside = outside + (before + mask) / shared + projected / gathered
-        kept, scores = attention_activations(ctx, block.attention)
+        kept, scores = attention_activation_bytes(ctx, block.attention)
         inside = inside + kept
     if block.mlp is not None or block.moe is not None:
         outside = outside + (before + mask) / shared + projected / gathered
     if block.mlp is not None:
-        inside = inside + mlp_activations(ctx, block.mlp, tp)
+        inside = inside + mlp_activation_bytes(ctx, block.mlp, tp)
     if block.moe is not None:
         moe = block.moe
         etp = ctx.layout.expert_tp()
         rows = moe.top_k * etp / tp
-        inside = inside + rows * (ctx.widths.activation * h + mlp_activations(ctx, moe.expert, etp))
+        inside = inside + rows * (
+            ctx.widths.activation * h + mlp_activation_bytes(ctx, moe.expert, etp)
+        )
         if moe.shared is not None:
-            inside = inside + mlp_activations(ctx, moe.shared, tp)
+            inside = inside + mlp_activation_bytes(ctx, moe.shared, tp)
     return ctx.tokens * (outside + inside), ctx.tokens * scores
 
 
@@ -143,20 +145,20 @@ def _dropped(ctx: Context, block: Block) -> Array:
     if a is not None and a.mla and "mla_up_proj" in chosen:
         per_row = per_row + act * -(-a.heads // tp) * (2 * a.head_dim + a.value_head_dim)
     if block.mlp is not None and "mlp" in chosen:
-        per_row = per_row + mlp_activations(ctx, block.mlp, tp)
+        per_row = per_row + mlp_activation_bytes(ctx, block.mlp, tp)
     if moe is not None:
         etp = ctx.layout.expert_tp()
         rows = moe.top_k * etp / tp
         if "moe" in chosen:
-            per_row = per_row + rows * (act * h + mlp_activations(ctx, moe.expert, etp))
+            per_row = per_row + rows * (act * h + mlp_activation_bytes(ctx, moe.expert, etp))
         elif "moe_act" in chosen:
             per_row = per_row + rows * act * -(-moe.expert.width // etp)
         if moe.shared is not None and {"moe", "shared_experts"} & set(chosen):
-            per_row = per_row + mlp_activations(ctx, moe.shared, tp)
+            per_row = per_row + mlp_activation_bytes(ctx, moe.shared, tp)
     return ctx.tokens * per_row
 
 
-def layer_activations(ctx: Context, block: Block) -> Array:
+def layer_activation_bytes(ctx: Context, block: Block) -> Array:
     """Bytes of one layer's activations for one microbatch, by recompute mode.
 
     none: sbh(10 + 24/t + 5as/(ht)); with sequence parallelism sbh/t(34 + 5as/h); selective: without
@@ -176,7 +178,7 @@ def layer_activations(ctx: Context, block: Block) -> Array:
     )
 
 
-def layer_backward(ctx: Context, block: Block) -> Array:
+def layer_backward_bytes(ctx: Context, block: Block) -> Array:
     """Bytes beside the kept ones while one layer's backward runs: what it recomputes, and the
     gradients of its tensors.
 
@@ -186,11 +188,11 @@ def layer_backward(ctx: Context, block: Block) -> Array:
     """
     act, tp, h = ctx.widths.activation, ctx.layout.tp, ctx.model.hidden
     kept, scores = _whole_layer(ctx, block)
-    recomputed = kept + scores - layer_activations(ctx, block)
+    recomputed = kept + scores - layer_activation_bytes(ctx, block)
     widest: Array = 0.0
     if block.attention is not None:
         a = block.attention
-        inner, _ = attention_activations(ctx, a)
+        inner, _ = attention_activation_bytes(ctx, a)
         unfused = 2.0 * act * float(ctx.stack.attention != "flash")
         widest = inner + unfused * -(-a.heads // tp) * ctx.keys
     if block.mlp is not None:
@@ -205,7 +207,7 @@ def layer_backward(ctx: Context, block: Block) -> Array:
     return recomputed + ctx.tokens * (widest + residual + gathered)
 
 
-def head_activations(ctx: Context) -> Array:
+def head_activation_bytes(ctx: Context) -> Array:
     """Inputs of the final norm and of the output product."""
     gathered = 1.0 if ctx.stack.keeps_gathered_inputs else ctx.token_split
     width = ctx.model.hidden * ctx.widths.activation
@@ -226,4 +228,4 @@ def loss_bytes(ctx: Context) -> Array:
 
 def _summed_over_chunks(ctx: Context) -> Array:
     width = ctx.model.embedding_dim or ctx.model.hidden
-    return width * (ctx.vocabulary * ctx.widths.plain_weight + ctx.tokens * FP32)
+    return width * (ctx.vocabulary * ctx.widths.plain_weight + ctx.tokens * FP32_BYTES)

@@ -22,12 +22,12 @@ class Footprint:
     stack: Stack
 
     @cached_property
-    def _states(self) -> list[mem.State]:
-        return [mem.state(self.program.ctx, role) for role in self.program.roles]
+    def _states(self) -> list[mem.StateBytes]:
+        return [mem.state_bytes(self.program.ctx, role) for role in self.program.roles]
 
     @cached_property
-    def _working(self) -> list[mem.Working]:
-        return [mem.working(self.program.ctx, role) for role in self.program.roles]
+    def _working(self) -> list[mem.WorkingBytes]:
+        return [mem.working_bytes(self.program.ctx, role) for role in self.program.roles]
 
     @cached_property
     def _stage_memory(self) -> list[Array]:

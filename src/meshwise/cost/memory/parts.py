@@ -9,16 +9,16 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.cost.memory import activations as act
-from meshwise.cost.schedule import in_flight
+from meshwise.cost.schedule import in_flight_microbatches
 from meshwise.layouts.rules import hides_experts
 from meshwise.program.context import Context
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes
-from meshwise.program.update import adam_bytes, per_replica, stage_weights
-from meshwise.program.weights import Role, block_weights, end_weights
+from meshwise.program.update import adam_bytes, sharded_weights, stage_weights
+from meshwise.program.weights import Role, end_weights, local_block_weights
 
 
-class State(NamedTuple):
+class StateBytes(NamedTuple):
     """Bytes that stay from step to step: they depend on how the weights are divided."""
 
     weights_bytes: Array
@@ -30,7 +30,7 @@ class State(NamedTuple):
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
 
 
-class Working(NamedTuple):
+class WorkingBytes(NamedTuple):
     """Bytes that a step needs beside its state: they depend on how the tokens are divided."""
 
     activations_bytes: Array
@@ -42,7 +42,7 @@ class Working(NamedTuple):
         return self.activations_bytes + self.kv_cache_bytes + self.workspace_bytes
 
 
-def activations(ctx: Context, role: Role) -> Array:
+def kept_activation_bytes(ctx: Context, role: Role) -> Array:
     """Bytes that backward reads on a stage, at their peak: its layers' times the microbatches in
     flight, and the head's inputs; where a microbatch's forward runs beside another's backward, a layer
     of the one before the other's is free."""
@@ -50,15 +50,17 @@ def activations(ctx: Context, role: Role) -> Array:
     total: Array = 0.0
     widest: Array = 0.0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        own = act.layer_activations(ctx, block)
+        own = act.layer_activation_bytes(ctx, block)
         total = total + count * own
         widest = np.maximum(widest, own * np.minimum(count, 1))
-    flight = in_flight(ctx.stack.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches)
+    flight = in_flight_microbatches(
+        ctx.stack.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches
+    )
     beside = widest * (hides_experts(ctx.stack, layout) & (ctx.microbatches > 1))
-    return total * flight + beside + act.head_activations(ctx) * role.head
+    return total * flight + beside + act.head_activation_bytes(ctx) * role.head
 
 
-def gathered_units(ctx: Context, role: Role) -> Array:
+def gathered_units_bytes(ctx: Context, role: Role) -> Array:
     """16-bit copies that ZeRO-3 and FSDP make of sharded weights, and whole gradients before they are
     scattered.
 
@@ -74,7 +76,7 @@ def gathered_units(ctx: Context, role: Role) -> Array:
         return 0.0
     largest: Array = 0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        local = block_weights(block, ctx.model.hidden, layout)
+        local = local_block_weights(block, ctx.model.hidden, layout)
         held = local.dense + local.experts
         largest = np.maximum(largest, held * np.minimum(count, 1))
     embed, head = end_weights(ctx.model, layout, ctx.vocabulary)
@@ -89,7 +91,7 @@ def gathered_units(ctx: Context, role: Role) -> Array:
     return np.where((layout.shard == 3) & (shards > 1), one, 0.0)
 
 
-def beside(ctx: Context, role: Role) -> Array:
+def transient_bytes(ctx: Context, role: Role) -> Array:
     """Bytes beside state and kept activations at a training step's peak.
 
     The peak is the last stage's loss, or the backward of a layer; where autograd leaves every weight
@@ -98,18 +100,18 @@ def beside(ctx: Context, role: Role) -> Array:
     """
     extra: Array = 0.0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        extra = np.maximum(extra, act.layer_backward(ctx, block) * np.minimum(count, 1))
+        extra = np.maximum(extra, act.layer_backward_bytes(ctx, block) * np.minimum(count, 1))
     extra = np.maximum(extra, act.loss_bytes(ctx) * role.head)
     if ctx.stack.autograd_gradients and ctx.widths.gradient > ctx.widths.plain_weight:
         own: Array = 0.0
         for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-            own = own + count * act.layer_activations(ctx, block)
+            own = own + count * act.layer_activation_bytes(ctx, block)
         fresh = stage_weights(ctx, role).total * ctx.widths.plain_weight
         extra = np.maximum(extra, fresh - own)
-    return extra + gathered_units(ctx, role)
+    return extra + gathered_units_bytes(ctx, role)
 
 
-def kv_cache(ctx: Context, role: Role) -> Array:
+def kv_cache_bytes(ctx: Context, role: Role) -> Array:
     """Keys and values of every sequence; TP beyond the KV heads keeps copies (C38); MLA keeps one
     latent per token on every rank; decode context parallelism divides either along the sequence."""
     total: Array = 0.0
@@ -127,7 +129,7 @@ def kv_cache(ctx: Context, role: Role) -> Array:
     return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1)
 
 
-def state(ctx: Context, role: Role) -> State:
+def state_bytes(ctx: Context, role: Role) -> StateBytes:
     """Weights, and in training gradients and Adam's state divided by the ZeRO stage.
 
     16-bit weights with fp32 master copies, or fp32 weights that are cast for the products (FSDP2);
@@ -135,41 +137,41 @@ def state(ctx: Context, role: Role) -> State:
     """
     layout, w = ctx.layout, ctx.widths
     if not ctx.training:
-        return State(stage_bytes(ctx.model, role, layout, w, ctx.vocabulary), 0.0, 0.0)
+        return StateBytes(stage_bytes(ctx.model, role, layout, w, ctx.vocabulary), 0.0, 0.0)
     local = stage_weights(ctx, role)
     weight, gradient, adam = w.plain_weight, w.gradient, adam_bytes(ctx.stack)
-    if ctx.stack.fp32_parameters or weight >= act.FP32:  # they are the master weights
+    if ctx.stack.fp32_parameters or weight >= act.FP32_BYTES:  # they are the master weights
         # an fp32 weight's gradient is fp32, in whatever format it is reduced
-        weight, gradient, adam = act.FP32, act.FP32, adam - act.FP32
+        weight, gradient, adam = act.FP32_BYTES, act.FP32_BYTES, adam - act.FP32_BYTES
     divided = scatters_every_microbatch(layout) | (layout.shard >= 3)
-    gradients = per_replica(local, layout, divided) * gradient
+    gradients = sharded_weights(local, layout, divided) * gradient
     if ctx.stack.gradient_buckets:
         reduced = local.dense * (layout.dp * layout.cp > 1) + local.experts * (
             layout.expert_dp() > 1
         )
         gradients = gradients + reduced * w.plain_weight
-    return State(
-        per_replica(local, layout, layout.shard >= 3) * weight,
+    return StateBytes(
+        sharded_weights(local, layout, layout.shard >= 3) * weight,
         gradients,
-        per_replica(local, layout, layout.shard >= 1) * adam,
+        sharded_weights(local, layout, layout.shard >= 1) * adam,
     )
 
 
-def working(ctx: Context, role: Role) -> Working:
+def working_bytes(ctx: Context, role: Role) -> WorkingBytes:
     """Training: activations of the microbatches in flight, and what the peak needs beside them.
     Inference: KV cache, the widest layer's
     activations, and the logits (16-bit and fp32) of the sequences' last tokens."""
     if ctx.training:
-        return Working(activations(ctx, role), 0.0, beside(ctx, role))
+        return WorkingBytes(kept_activation_bytes(ctx, role), 0.0, transient_bytes(ctx, role))
     w, layout = ctx.widths, ctx.layout
     widest: Array = 0.0
     gathered: Array = 1.0  # replicas whose tokens a rank holds
     for block in ctx.model.blocks:
         for mlp in (block.mlp, block.moe.shared if block.moe else None):
             if mlp is not None:
-                widest = np.maximum(widest, act.mlp_activations(ctx, mlp, layout.tp))
+                widest = np.maximum(widest, act.mlp_activation_bytes(ctx, mlp, layout.tp))
         if block.moe is not None:
-            expert = act.mlp_activations(ctx, block.moe.expert, layout.expert_tp())
+            expert = act.mlp_activation_bytes(ctx, block.moe.expert, layout.expert_tp())
             # an expert's shards across attention replicas work on the tokens of all of them
             joined = np.maximum(layout.expert_tp() / layout.tp, 1.0)
             widest = np.maximum(widest, block.moe.top_k * expert * joined)
@@ -178,12 +180,14 @@ def working(ctx: Context, role: Role) -> Working:
     live = rows * (2 * ctx.model.hidden * w.activation * gathered + widest)
     vocab = ctx.vocabulary * layout.tp  # padded
     logits = ctx.sequences * vocab * (w.activation + 4.0) * role.head
-    return Working(live, kv_cache(ctx, role), logits)
+    return WorkingBytes(live, kv_cache_bytes(ctx, role), logits)
 
 
-def fullest_stage(ctx: Context, stages: tuple[Role, ...]) -> Array:
+def fullest_stage_bytes(ctx: Context, stages: tuple[Role, ...]) -> Array:
     """Bytes on the stage that needs most."""
     most: Array = 0.0
     for role in stages:
-        most = np.maximum(most, (state(ctx, role).total + working(ctx, role).total) * role.exists)
+        most = np.maximum(
+            most, (state_bytes(ctx, role).total + working_bytes(ctx, role).total) * role.exists
+        )
     return most

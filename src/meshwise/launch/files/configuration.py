@@ -8,7 +8,7 @@ from typing import Any
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.files import yaml_text
-from meshwise.launch.shell.commands import Script, unread
+from meshwise.launch.shell.commands import Script, unset_names
 
 MAX_BYTES = 1 << 20
 
@@ -19,7 +19,7 @@ def opened(path: str, field: str, files: dict[str, str]) -> str:
         if name in files:
             return files[name]
     what = "the file, or its text in a here-document of the same script"
-    if unread(path):
+    if unset_names(path):
         raise InputError(
             f"{field}: {shorten(path)} is not set in the text, and the file may hold the layout",
             field=field,
@@ -82,7 +82,7 @@ def dotted(table: dict[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def beside(path: str | None, script: Script) -> dict[str, Any]:
+def trtllm_yaml(path: str | None, script: Script) -> dict[str, Any]:
     """The YAML beside a TensorRT-LLM command: in the text, or a file."""
     if path is None:
         return {}

@@ -9,7 +9,7 @@ from meshwise.errors import InputError, shorten
 from meshwise.launch.files.configuration import opened
 from meshwise.launch.flags import misspelt
 from meshwise.launch.settings import Settings
-from meshwise.launch.shell.commands import Script, number, option
+from meshwise.launch.shell.commands import Script, option, whole_number
 from meshwise.launch.table import target
 from meshwise.launch.targets import deepspeed as zero
 from meshwise.strict_tables import count
@@ -18,18 +18,18 @@ CHECKPOINTING = "gradient_checkpointing"  # the trainer's flag, taken beside the
 _OPTIONS = ("--deepspeed_config", "--deepspeed-config", "--deepspeed")
 
 
-def table_of(text: str) -> dict[str, Any]:
+def _table_of(text: str) -> dict[str, Any]:
     try:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"COMMAND: no JSON: {shorten(str(error))}",
-            field="COMMAND",
+            f"command: no JSON: {shorten(str(error))}",
+            field="command",
             value=text[:60],
             legal="a DeepSpeed JSON",
         ) from None
     if not isinstance(table, dict):
-        raise InputError("COMMAND: no JSON object", field="COMMAND", legal="a DeepSpeed JSON")
+        raise InputError("command: no JSON object", field="command", legal="a DeepSpeed JSON")
     return table
 
 
@@ -72,14 +72,14 @@ def settings_of(table: dict[str, Any]) -> Settings:
     return settings
 
 
-def read(text: str, world: int | None) -> tuple[dict[str, Any], list[str], list[str]]:
+def job_fields(text: str, world: int | None) -> tuple[dict[str, Any], list[str], list[str]]:
     """(fields of a job, notes, keys that do not matter)."""
-    table = table_of(text)
+    table = _table_of(text)
     settings = settings_of(table)
     if not settings.keys() - {"bf16", "fp16"}:
         raise InputError(
-            "COMMAND: no word of a layout of DeepSpeed was read",
-            field="COMMAND",
+            "command: no word of a layout of DeepSpeed was read",
+            field="command",
             value=shorten(text.strip()[:60]),
             legal="a configuration with its zero_optimization and batch sizes",
         )
@@ -104,21 +104,21 @@ def config_path(words: list[str]) -> str | None:
     return None
 
 
-def of_command(words: list[str], script: Script) -> str:
+def command_json(words: list[str], script: Script) -> str:
     """The JSON of a command of DeepSpeed, its ``auto`` sizes replaced by the trainer's flags."""
     path = config_path(words)
     if path is None:
         raise InputError(
-            "COMMAND: no DeepSpeed configuration",
-            field="COMMAND",
+            "command: no DeepSpeed configuration",
+            field="command",
             legal="--deepspeed_config FILE, or the JSON itself",
         )
-    table = table_of(opened(path, "--deepspeed_config", script.files))
+    table = _table_of(opened(path, "--deepspeed_config", script.files))
     for key, name in (
         ("train_micro_batch_size_per_gpu", "per_device_train_batch_size"),
         ("gradient_accumulation_steps", "gradient_accumulation_steps"),
     ):
-        said = number(option(words, name) or "")
+        said = whole_number(option(words, name) or "")
         if said is not None and table.get(key, "auto") not in ("auto", said):
             raise _mismatch(key, table[key], f"--{name}", said)
         if said is not None:
@@ -163,7 +163,7 @@ def stage_of(words: list[str], script: Script, settings: Settings) -> Settings:
     path = config_path(words)
     found: Settings = {}
     if path is not None:
-        read = settings_of(table_of(opened(path, "--deepspeed_config", script.files)))
+        read = settings_of(_table_of(opened(path, "--deepspeed_config", script.files)))
         micro = read.get("micro_batch")
         if micro is not None and settings.get("micro_batch", micro) != micro:
             raise InputError(
@@ -174,7 +174,7 @@ def stage_of(words: list[str], script: Script, settings: Settings) -> Settings:
                 legal=str(settings["micro_batch"]),
             )
         found = {k: read[k] for k in ("stage", "bf16", "fp16", "micro_batch") if k in read}
-    stage = number(option(words, "zero-stage") or "")
+    stage = whole_number(option(words, "zero-stage") or "")
     if stage is not None:
         found.setdefault("stage", stage)
     return found

@@ -33,8 +33,8 @@ from meshwise.launch.targets import others
 
 def configuration(text: str, asked: Asked) -> Parsed:
     """A configuration file given itself."""
-    table = yaml_text.mapping(text, "COMMAND")
-    recipe = recipe_yaml.read(table)
+    table = yaml_text.mapping(text, "command")
+    recipe = recipe_yaml.recipe_overrides(table)
     if recipe is not None and asked.target in (None, "megatron-bridge"):
         return _recipe(*recipe, asked)
     chart = recipe_yaml.production_stack(table)
@@ -43,7 +43,7 @@ def configuration(text: str, asked: Asked) -> Parsed:
     chosen = _owner(table) if asked.target is None else target(asked.target)
     words = no_words()
     if chosen.style == "json":
-        return job_from(chosen, *zero_file.read(json.dumps(table), asked.gpus), asked)
+        return job_from(chosen, *zero_file.job_fields(json.dumps(table), asked.gpus), asked)
     return of_mapping(table, chosen, asked, words)
 
 
@@ -82,10 +82,10 @@ def _owner(table: dict[str, Any]) -> Target:
     if other is not None:
         raise others.not_read(other)
     raise NoLaunch(
-        "COMMAND: a configuration file, of which target is not known",
-        field="--target",
+        "command: a configuration file, of which target is not known",
+        field="target",
         value=", ".join(sorted(map(str, table))[:5]),
-        legal="--target trtllm, vllm, accelerate or another",
+        legal="`target=trtllm`, vllm, accelerate or another",
     )
 
 
@@ -98,7 +98,7 @@ def looks_like_toml(text: str) -> bool:
 def titan_toml(text: str, asked: Asked) -> Parsed:
     """torchtitan's configuration file given itself."""
     chosen, words = _same(target("torchtitan"), asked, text), no_words()
-    settings = of_table(config_files.sections(text, "COMMAND"), chosen, words)
+    settings = of_table(config_files.sections(text, "command"), chosen, words)
     states_a_layout(settings, words, Launch(chosen, [], [], False, {}), asked.gpus)
     return from_settings(chosen, settings, words, asked, asked.gpus)
 
@@ -124,7 +124,7 @@ def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:
     read = from_settings(chosen, settings | {"model": chart.model}, words, asked, asked.gpus)
     if chart.gpus is not None and read.job.gpus > chart.gpus:
         raise InputError(
-            f"COMMAND: {read.job.words} takes {read.job.gpus} GPUs: requestGPU is {chart.gpus}",
+            f"command: {read.job.words} takes {read.job.gpus} GPUs: requestGPU is {chart.gpus}",
             field="requestGPU",
             value=chart.gpus,
             legal=str(read.job.gpus),
@@ -162,7 +162,7 @@ def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | str:
     """What a program starts: the shell text of its commands, or an engine, a recipe of Megatron-Bridge
     by its assignments, a configuration of torchtitan or DeepSpeed."""
     values = Values(tree)
-    shell = python_calls.commands(tree, values)
+    shell = python_calls.system_commands(tree, values)
     if shell is not None:
         return shell
     calls = python_calls.engines(tree, values, python_text.conditional(tree))
@@ -193,15 +193,15 @@ def _same(chosen: Target, asked: Asked, text: str) -> Target:
     """The target that the program is of; raise where the caller names another."""
     if asked.target is not None and target(asked.target).name != chosen.name:
         raise InputError(
-            f"COMMAND: {chosen.title}'s is not read as {target(asked.target).title}'s",
-            field="--target",
+            f"command: {chosen.title}'s is not read as {target(asked.target).title}'s",
+            field="target",
             value=asked.target,
             legal=chosen.name,
         )
     return chosen
 
 
-def _engine(calls: list[python_calls.Call], asked: Asked) -> Parsed:
+def _engine(calls: list[python_calls.EngineCall], asked: Asked) -> Parsed:
     """The first engine of a program; another with another layout is named, or refused where either may
     be left out."""
     read = []
@@ -211,8 +211,8 @@ def _engine(calls: list[python_calls.Call], asked: Asked) -> Parsed:
         unset = next((key for key in call.table if key.startswith("$")), None)
         if unset is not None:
             raise InputError(
-                f"COMMAND: {shorten(unset)} is not in the text, and may hold the layout",
-                field="COMMAND",
+                f"command: {shorten(unset)} is not in the text, and may hold the layout",
+                field="command",
                 value=unset,
                 legal=f"the arguments of {chosen.title} written out",
             )
@@ -221,8 +221,8 @@ def _engine(calls: list[python_calls.Call], asked: Asked) -> Parsed:
     others = [p.job.words for p in read[1:] if p.job != first.job]
     if others and not all(call.surely for call in calls):
         raise InputError(
-            f"COMMAND: which branch runs is not known ({'; '.join([first.job.words, *others[:3]])})",
-            field="COMMAND",
+            f"command: which branch runs is not known ({'; '.join([first.job.words, *others[:3]])})",
+            field="command",
             legal="the call that runs",
         )
     notes = [
@@ -236,4 +236,4 @@ def _deepspeed(config: Any, asked: Asked) -> Parsed:
     text = config if isinstance(config, str) else json.dumps(config)
     if not text.startswith("{"):
         text = config_files.opened(text, "deepspeed", {})
-    return job_from(target("deepspeed"), *zero_file.read(text, asked.gpus), asked)
+    return job_from(target("deepspeed"), *zero_file.job_fields(text, asked.gpus), asked)

@@ -19,17 +19,17 @@ class Deployed(NamedTuple):
 
 def deployed(text: str) -> list[Deployed] | None:
     """The engines of a Ray Serve configuration or a RayService; None where the YAML is neither."""
-    documents = [d for d in yaml_text.load(text) if isinstance(d, dict)]
+    documents = [d for d in yaml_text.yaml_documents(text) if isinstance(d, dict)]
     inner = [s for d in documents for s in _configurations(d)]
     ours = any("applications" in d for d in documents)
     if not inner and not ours:
         return None
-    nodes = [node for s in inner for node in yaml_text.load(s)] or list(documents)
+    nodes = [node for s in inner for node in yaml_text.yaml_documents(s)] or list(documents)
     found = [_engine(entry) for node in nodes for entry in _entries(yaml_text.typed(node))]
     if not found:
         raise InputError(
-            "COMMAND: no engine_kwargs in the Ray application: what it starts is not in the text",
-            field="COMMAND",
+            "command: no engine_kwargs in the Ray application: what it starts is not in the text",
+            field="command",
             value=shorten(text.strip()[:40]),
             legal="llm_configs with model_loading_config and engine_kwargs, or the engine's own command",
         )

@@ -20,7 +20,7 @@ _MOVED = {
 _SECTION = re.compile(r"^(?:trainer\.strategy|policy\.megatron_cfg|megatron)\.")
 
 
-def read(table: dict[str, Any]) -> tuple[dict[str, Any], int | None] | None:
+def recipe_overrides(table: dict[str, Any]) -> tuple[dict[str, Any], int | None] | None:
     """(overrides of a recipe, GPUs); None where the file is of no such recipe."""
     dotted = {_SECTION.sub("model.", k): v for k, v in config_files.dotted(table).items()}
     if not any(re.fullmatch(r"model\.\w+_model_parallel_size", key) for key in dotted):

@@ -10,7 +10,7 @@ from meshwise.errors import InputError, shorten
 MAX_NODES = 50_000  # aliases counted each time that they are used
 
 
-def load(text: str, where: str = "COMMAND") -> list[Any]:
+def yaml_documents(text: str, where: str = "command") -> list[Any]:
     """The documents of a YAML text: dicts, lists and strings. Tags construct nothing."""
     import yaml
 
@@ -51,7 +51,7 @@ def _counted(node: Any, count: list[int], depth: int) -> None:
 
 def mapping(text: str, where: str) -> dict[str, Any]:
     """A YAML file that is one mapping, whole numbers and booleans as such."""
-    documents = [d for d in load(text, where) if d not in (None, "")]
+    documents = [d for d in yaml_documents(text, where) if d not in (None, "")]
     if not documents:
         return {}
     if len(documents) != 1 or not isinstance(documents[0], dict):

@@ -8,7 +8,7 @@ import shlex
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch.python.values import Values, unknown
+from meshwise.launch.python.values import Values, unset_variable
 
 # (package, the call's own name) → the target whose settings its arguments are
 _ENGINES = {
@@ -36,7 +36,7 @@ _LAUNCHED = {
 }
 
 
-class Call(NamedTuple):
+class EngineCall(NamedTuple):
     """An engine that the program makes; ``surely``: under no condition and not in a loop."""
 
     target: str
@@ -44,17 +44,21 @@ class Call(NamedTuple):
     surely: bool
 
 
-def engines(tree: ast.Module, values: Values, open_: set[int]) -> list[Call]:
+def engines(tree: ast.Module, values: Values, open_: set[int]) -> list[EngineCall]:
     """The engines that a program makes; one whose arguments are all elsewhere only where no other is."""
-    found: list[Call] = []
+    found: list[EngineCall] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = values.dotted(node.func)
             target = _ENGINES.get((name.partition(".")[0], name.rpartition(".")[2]))
             if target is not None:
-                found.append(Call(target, _table(node, target, values), id(node) not in open_))
+                found.append(
+                    EngineCall(target, _table(node, target, values), id(node) not in open_)
+                )
             elif name.startswith("ray.") and name.endswith(".LLMConfig"):
-                found.append(Call("vllm", ray_table(values.keywords(node)), id(node) not in open_))
+                found.append(
+                    EngineCall("vllm", ray_table(values.keywords(node)), id(node) not in open_)
+                )
     whole = [c for c in found if not any(key.startswith("$") for key in c.table)]
     return whole or found
 
@@ -63,7 +67,7 @@ def _table(node: ast.Call, target: str, values: Values) -> dict[str, Any]:
     table = values.keywords(node)
     for i, value in enumerate(node.args[:1]):
         if isinstance(value, ast.Starred):
-            table[unknown(value.value)] = None
+            table[unset_variable(value.value)] = None
         elif i == 0:
             table.setdefault(_MODEL[target], values.of(value))
     return table
@@ -80,7 +84,7 @@ def ray_table(table: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def commands(tree: ast.Module, values: Values) -> str | None:
+def system_commands(tree: ast.Module, values: Values) -> str | None:
     """The shell text of the commands that a program gives to the system; None where it gives none."""
     lines = []
     for node in ast.walk(tree):
@@ -124,8 +128,8 @@ def no_launch(text: str, values: Values) -> InputError:
     legal = _LAUNCHED.get(known or "", "the command that starts it with its degrees")
     what = f"what starts this program of {known}" if known else "what this program starts"
     return InputError(
-        f"COMMAND: no word of a layout was read: {what} is not in the text",
-        field="COMMAND",
+        f"command: no word of a layout was read: {what} is not in the text",
+        field="command",
         value=shorten(text.strip()[:60]),
         legal=f"{legal}; or a call of vllm.LLM, sglang.Engine, tensorrt_llm.LLM with its degrees",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from meshwise import dtypes
 
-MAX_DEPTH = 30
+_MAX_DEPTH = 30
 _ENVIRONMENT = ("os.environ.get", "os.getenv", "environ.get", "getenv")
 _CASTS = ("int", "str", "float", "bool")
 
@@ -49,13 +49,13 @@ class Values:
 
     def of(self, node: ast.expr | None, depth: int = 0) -> Any:
         """The value; what the text does not hold is a variable (``$args_tp``)."""
-        if node is None or depth > MAX_DEPTH:
-            return unknown(node)
+        if node is None or depth > _MAX_DEPTH:
+            return unset_variable(node)
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, ast.Name):
             known = self.names.get(node.id)
-            return unknown(node) if known is None else self.of(known, depth + 1)
+            return unset_variable(node) if known is None else self.of(known, depth + 1)
         if isinstance(node, ast.List | ast.Tuple):
             return [self.of(e, depth + 1) for e in node.elts]
         if isinstance(node, ast.Dict):
@@ -68,7 +68,7 @@ class Values:
             return self._calculated(node, depth)
         if isinstance(node, ast.Attribute) and self._is_word(node):
             return node.attr
-        return unknown(node)
+        return unset_variable(node)
 
     def _is_word(self, node: ast.Attribute) -> bool:
         """``torch.bfloat16``, ``QuantAlgo.FP8``: a name that stands for itself."""
@@ -82,7 +82,7 @@ class Values:
         for key, value in zip(node.keys, node.values, strict=True):
             if key is None:
                 inner = self.of(value, depth + 1)
-                found |= inner if isinstance(inner, dict) else {unknown(value): None}
+                found |= inner if isinstance(inner, dict) else {unset_variable(value): None}
             else:
                 found[str(self.of(key, depth + 1))] = self.of(value, depth + 1)
         return found
@@ -105,7 +105,7 @@ class Values:
         last = name.rpartition(".")[2]
         if (last == "dict" or last[:1].isupper()) and not node.args:
             return self.keywords(node, depth)
-        return unknown(node)
+        return unset_variable(node)
 
     def keywords(self, node: ast.Call, depth: int = 0) -> dict[str, Any]:
         """Keyword arguments, those of ``**`` a literal too."""
@@ -118,20 +118,20 @@ class Values:
         if isinstance(node, ast.UnaryOp):
             value = self.of(node.operand, depth + 1)
             negative = isinstance(node.op, ast.USub) and isinstance(value, int | float)
-            return -value if negative else unknown(node)
+            return -value if negative else unset_variable(node)
         a, b = self.of(node.left, depth + 1), self.of(node.right, depth + 1)
         if isinstance(node.op, ast.Add) and isinstance(a, list) and isinstance(b, list):
             return a + b
         if not all(type(v) is int and abs(v) < 1 << 40 for v in (a, b)):
-            return unknown(node)
+            return unset_variable(node)
         if isinstance(node.op, ast.Mult):
             return a * b
         if isinstance(node.op, ast.FloorDiv) and b:
             return a // b
-        return a + b if isinstance(node.op, ast.Add) else unknown(node)
+        return a + b if isinstance(node.op, ast.Add) else unset_variable(node)
 
 
-def unknown(node: ast.expr | None) -> str:
+def unset_variable(node: ast.expr | None) -> str:
     """A value that the text does not hold, as an unset variable."""
     name = re.sub(r"\W+", "_", ast.unparse(node) if node is not None else "")[:40].strip("_")
     return f"${name if name[:1].isalpha() else 'value'}"

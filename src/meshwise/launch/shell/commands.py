@@ -15,7 +15,7 @@ MAX_TEXT = 200_000  # characters of a command
 _UNREAD = re.compile(r"\$\{?([A-Za-z_]\w*|[0-9])")
 
 
-class Command(NamedTuple):
+class StartedCommand(NamedTuple):
     """A command that a text starts: its words, and the variables that are set where it stands."""
 
     words: list[str]
@@ -26,10 +26,10 @@ class Script(NamedTuple):
     """One way through a text: its commands, files written by here-documents, variables set at its end,
     what its SBATCH lines ask for, what it sources, and the conditions of its branches."""
 
-    commands: list[Command]
+    commands: list[StartedCommand]
     files: dict[str, str]
     variables: dict[str, str]
-    batch: slurm.Asked
+    batch: slurm.ResourceRequest
     sourced: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
 
@@ -37,11 +37,11 @@ class Script(NamedTuple):
 def check_text(text: Any) -> str:
     """Raise :class:`InputError` for what is no text of a command."""
     if not isinstance(text, str) or not text.strip():
-        raise InputError("COMMAND: empty", field="COMMAND", legal="a launch command")
+        raise InputError("command: empty", field="command", legal="a launch command")
     if len(text) > MAX_TEXT:
         raise InputError(
-            f"COMMAND: {len(text):,} characters",
-            field="COMMAND",
+            f"command: {len(text):,} characters",
+            field="command",
             value=text[:40],
             legal=f"at most {MAX_TEXT:,}",
         )
@@ -51,11 +51,11 @@ def check_text(text: Any) -> str:
 def read_script(text: str) -> list[Script]:
     """Every way through a text; :class:`InputError` for what no shell would take."""
     text = check_text(text)
-    batch = slurm.of_script(text)
+    batch = slurm.script_request(text)
     found = []
     for state in follow(text, slurm.variables(batch)):
         commands = [
-            Command(list(words), _joined(known) | dict(before))
+            StartedCommand(list(words), _joined(known) | dict(before))
             for words, before, known in state.commands
         ]
         variables = _joined(state.variables)
@@ -70,12 +70,12 @@ def _joined(variables: Variables) -> dict[str, str]:
     return {k: v if isinstance(v, str) else " ".join(v) for k, v in variables.items()}
 
 
-def unread(word: str) -> list[str]:
+def unset_names(word: str) -> list[str]:
     """Names of the variables that a word still has."""
     return _UNREAD.findall(word)
 
 
-def number(text: Any) -> int | None:
+def whole_number(text: Any) -> int | None:
     """A plain whole number, else None (a variable, ``gpu``, ``auto``)."""
     value = str(text)
     return int(value) if re.fullmatch(r"\d{1,9}", value) else None

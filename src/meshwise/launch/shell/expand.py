@@ -6,7 +6,7 @@ import ast
 import re
 from typing import Any
 
-from meshwise.launch.shell.words import Lexer, Piece, Word
+from meshwise.launch.shell.words import Lexer, Word, WordPart
 
 Variables = dict[str, "str | tuple[str, ...]"]
 MAX_WORDS = 100_000
@@ -225,4 +225,4 @@ def _calculated(node: ast.expr) -> int:
 
 
 def literal(text: str) -> Word:
-    return (Piece(text, "'"),)
+    return (WordPart(text, "'"),)

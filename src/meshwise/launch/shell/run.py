@@ -21,13 +21,13 @@ from meshwise.launch.shell.tree import (
     Statement,
     Subshell,
 )
-from meshwise.launch.shell.words import Lexer, Token, Word, bare, plain
+from meshwise.launch.shell.words import Lexer, Token, Word, bare, word_text
 from meshwise.launch.shell_builtins import QUIET
 from meshwise.launch.wrappers import slurm
 
 MAX_WAYS = 16
 MAX_TURNS = 64  # of a loop
-MAX_DEPTH = 8  # of scripts in scripts
+_MAX_DEPTH = 8  # of scripts in scripts
 MAX_STEPS = 60_000  # statements followed, those of loops each time
 MAX_VALUE = 1_000_000  # characters of a variable
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)(\+?)=")
@@ -36,7 +36,7 @@ _DECLARE = ("export", "declare", "local", "readonly", "typeset")
 Pairs = tuple[tuple[str, str], ...]
 
 
-class State:
+class ShellState:
     """One way through a text."""
 
     def __init__(self) -> None:
@@ -50,8 +50,8 @@ class State:
         self.done = False
         self.steps = [0]  # shared by all ways
 
-    def copy(self) -> State:
-        new = State()
+    def copy(self) -> ShellState:
+        new = ShellState()
         new.steps = self.steps
         new.variables, new.files = dict(self.variables), dict(self.files)
         new.commands, new.functions = list(self.commands), dict(self.functions)
@@ -63,48 +63,48 @@ class State:
         return (self.variables, self.files, self.commands, self.done)
 
 
-def follow(text: str, given: dict[str, str]) -> list[State]:
+def follow(text: str, given: dict[str, str]) -> list[ShellState]:
     """Every way through the text, those with the same outcome once; ``given``: variables that are set
     before it begins."""
-    first = State()
+    first = ShellState()
     first.variables |= given
     states = _script(text, [first], 0)
     return [s for s in states if s.commands or s.files] or states[:1]
 
 
-def _script(text: str, states: list[State], depth: int) -> list[State]:
-    if depth > MAX_DEPTH:
+def _script(text: str, states: list[ShellState], depth: int) -> list[ShellState]:
+    if depth > _MAX_DEPTH:
         return states
     parser = Parser(Lexer(text.replace("\r\n", "\n")).read())
     return _body(parser.body(), states, depth)
 
 
-def _body(body: Body, states: list[State], depth: int) -> list[State]:
+def _body(body: Body, states: list[ShellState], depth: int) -> list[ShellState]:
     for node in body:
-        after: list[State] = []
+        after: list[ShellState] = []
         for state in states:
             after += [state] if state.done else _step(node, state, depth)
         states = _distinct(after)
     return states
 
 
-def _distinct(states: list[State]) -> list[State]:
-    found: list[State] = []
+def _distinct(states: list[ShellState]) -> list[ShellState]:
+    found: list[ShellState] = []
     for state in states:
         if all(state.key() != other.key() for other in found):
             found.append(state)
     if len(found) > MAX_WAYS:
         raise InputError(
-            f"COMMAND: more than {MAX_WAYS} ways through its branches "
+            f"command: more than {MAX_WAYS} ways through its branches "
             f"({shorten(', '.join(found[-1].conditions), 120)})",
-            field="COMMAND",
+            field="command",
             value=found[-1].conditions[-1] if found[-1].conditions else None,
             legal="the command that runs, or the script without its branches",
         )
     return found
 
 
-def _step(node: Statement, state: State, depth: int) -> list[State]:
+def _step(node: Statement, state: ShellState, depth: int) -> list[ShellState]:
     state.steps[0] += 1
     if state.steps[0] > MAX_STEPS:
         raise _too_long(f"more than {MAX_STEPS:,} statements to follow")
@@ -121,7 +121,9 @@ def _step(node: Statement, state: State, depth: int) -> list[State]:
     return _branch(node, state, depth)
 
 
-def _own(states: list[State], variables: Variables, functions: dict[str, Body]) -> list[State]:
+def _own(
+    states: list[ShellState], variables: Variables, functions: dict[str, Body]
+) -> list[ShellState]:
     """After a shell of its own: what it started and wrote stays, its variables do not."""
     for each in states:
         each.variables, each.functions = dict(variables), dict(functions)
@@ -130,10 +132,10 @@ def _own(states: list[State], variables: Variables, functions: dict[str, Body]) 
 
 
 def _too_long(what: str) -> InputError:
-    return InputError(f"COMMAND: {what}", field="COMMAND", legal="the command that runs")
+    return InputError(f"command: {what}", field="command", legal="the command that runs")
 
 
-def _loop(node: Loop, state: State, depth: int) -> list[State]:
+def _loop(node: Loop, state: ShellState, depth: int) -> list[ShellState]:
     if node.name is None:
         return _body(node.body, [state], depth)
     expander = Expander(state.variables, state.files)
@@ -149,8 +151,8 @@ def _loop(node: Loop, state: State, depth: int) -> list[State]:
     return states
 
 
-def _branch(node: Branch, state: State, depth: int) -> list[State]:
-    found: list[State] = []
+def _branch(node: Branch, state: ShellState, depth: int) -> list[ShellState]:
+    found: list[ShellState] = []
     for condition, body in node.ways:
         held = _holds(condition, node.subject, state)
         if held is False:
@@ -169,14 +171,18 @@ def _branch(node: Branch, state: State, depth: int) -> list[State]:
 
 def _shown(condition: Body, subject: Word | None) -> str:
     words = [
-        plain(t.words[0]) for s in condition if isinstance(s, Simple) for t in s.tokens if t.words
+        word_text(t.words[0])
+        for s in condition
+        if isinstance(s, Simple)
+        for t in s.tokens
+        if t.words
     ]
     if subject is not None:
-        return f"case {plain(subject)} in {' | '.join(words)}"
+        return f"case {word_text(subject)} in {' | '.join(words)}"
     return "if " + " ".join(words) if words else "else"
 
 
-def _holds(condition: Body, subject: Word | None, state: State) -> bool | None:
+def _holds(condition: Body, subject: Word | None, state: ShellState) -> bool | None:
     """Whether a condition holds; None: not known from the text."""
     expander = Expander(state.variables, state.files)
     if subject is not None:
@@ -219,7 +225,7 @@ def _tested(words: list[str]) -> bool | None:
     return compared.get(operator)
 
 
-def _command(node: Simple, state: State, depth: int) -> list[State]:
+def _command(node: Simple, state: ShellState, depth: int) -> list[ShellState]:
     expander = Expander(state.variables, state.files)
     before: list[tuple[str, str]] = []
     rest = list(node.tokens)
@@ -254,7 +260,7 @@ def _assignment(token: Token) -> re.Match[str] | None:
     return _ASSIGNED.match(token.words[0][0].text)
 
 
-def _assign(token: Token, state: State, expander: Expander, passing: bool) -> tuple[str, str]:
+def _assign(token: Token, state: ShellState, expander: Expander, passing: bool) -> tuple[str, str]:
     """A variable set; ``passing``: perhaps for one command only, which sees it all the same."""
     match = _assignment(token)
     assert match is not None
@@ -282,7 +288,7 @@ def _assign(token: Token, state: State, expander: Expander, passing: bool) -> tu
     return name, value if isinstance(value, str) else " ".join(value)
 
 
-def _files(rest: list[Token], words: list[str], state: State, expander: Expander) -> None:
+def _files(rest: list[Token], words: list[str], state: ShellState, expander: Expander) -> None:
     """Files that ``cat <<EOF > FILE``, ``tee FILE <<EOF`` and ``echo … > FILE`` write."""
     target = next((t for t in rest if t.kind == "redirect" and t.text in (">", ">>", ">|")), None)
     name = expander.text(target.words[0]) if target is not None else None
@@ -302,8 +308,8 @@ def _files(rest: list[Token], words: list[str], state: State, expander: Expander
 
 
 def _started(
-    words: list[str], before: Pairs, state: State, depth: int, given: str | None = None
-) -> list[State]:
+    words: list[str], before: Pairs, state: ShellState, depth: int, given: str | None = None
+) -> list[ShellState]:
     """What a command starts; ``given``: the here-document that it reads."""
     if not words:
         return [state]
@@ -314,10 +320,10 @@ def _started(
     if program in ("source", ".") and len(words) > 1 and words[1] not in state.files:
         state.sourced.append(words[1])
         return [state]
-    inner = shell_within.of(words, state.files, given)
+    inner = shell_within.inner_script(words, state.files, given)
     if inner is not None:
         return _within(inner, words, state, depth)
-    if program in state.functions and depth < MAX_DEPTH:
+    if program in state.functions and depth < _MAX_DEPTH:
         kept = {k: v for k, v in state.variables.items() if k == "@" or k.isdigit()}
         state.variables |= {"@": tuple(words[1:]), **dict(_numbered(words[1:]))}
         states = _body(state.functions[program], [state], depth + 1)
@@ -329,13 +335,15 @@ def _started(
     return [state]
 
 
-def _within(inner: shell_within.Within, words: list[str], state: State, depth: int) -> list[State]:
+def _within(
+    inner: shell_within.Within, words: list[str], state: ShellState, depth: int
+) -> list[ShellState]:
     """A script in a command: it has its own arguments, and is started by what starts its shell. Only
     ``eval`` and ``source`` set variables of the shell that they are in."""
     starter, kept, functions = state.starter, dict(state.variables), dict(state.functions)
     state.starter = (*starter, *inner.starter)
     state.variables |= {"@": tuple(inner.words), **dict(_numbered(inner.words))}
-    state.variables |= slurm.variables(slurm.of_command(list(inner.starter)))
+    state.variables |= slurm.variables(slurm.command_request(list(inner.starter)))
     states = _script(inner.text, [state], depth + 1)
     own = {k: v for k, v in kept.items() if k == "@" or k.isdigit()}
     for each in states:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from meshwise.errors import InputError
-from meshwise.launch.shell.words import Token, Word, bare, plain
+from meshwise.launch.shell.words import Token, Word, bare, word_text
 
-MAX_DEPTH = 40
+_MAX_DEPTH = 40
 
 
 class Simple(NamedTuple):
@@ -59,10 +59,10 @@ class Parser:
     def body(self, *ends: str) -> Body:
         """Statements up to one of the reserved words, which is left to be read."""
         self.depth += 1
-        if self.depth > MAX_DEPTH:
+        if self.depth > _MAX_DEPTH:
             raise InputError(
-                f"COMMAND: more than {MAX_DEPTH} statements inside each other",
-                field="COMMAND",
+                f"command: more than {_MAX_DEPTH} statements inside each other",
+                field="command",
                 legal="a flatter script",
             )
         found: list[Statement] = []
@@ -180,7 +180,7 @@ class Parser:
                     patterns.append(self.tokens[self.at])
                 self.at += 1
             self.at += 1
-            complete = complete or any(plain(p.words[0]) == "*" for p in patterns)
+            complete = complete or any(word_text(p.words[0]) == "*" for p in patterns)
             ways.append(((Simple(tuple(patterns)),), self.body(";;", "esac")))
             if self.at < len(self.tokens) and self.tokens[self.at] == Token("op", ";;"):
                 self.at += 1

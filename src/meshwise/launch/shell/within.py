@@ -20,7 +20,7 @@ class Within(NamedTuple):
     starter: tuple[str, ...]
 
 
-def of(words: list[str], files: dict[str, str], given: str | None) -> Within | None:
+def inner_script(words: list[str], files: dict[str, str], given: str | None) -> Within | None:
     """The script in a command; ``files`` that the text wrote, ``given`` the here-document it reads."""
     program = words[0].rpartition("/")[2]
     if program == "eval":
@@ -69,9 +69,9 @@ def _shell(words: list[str], at: int, files: dict[str, str], given: str | None) 
 
 def _split(more: list[str]) -> InputError:
     return InputError(
-        f"COMMAND: {shorten(more[0])} and what follows is outside the text that `-c` runs: an array in "
+        f"command: {shorten(more[0])} and what follows is outside the text that `-c` runs: an array in "
         "quotes is several words",
-        field="COMMAND",
+        field="command",
         value=more[0],
         legal='"${ARRAY[*]}" in place of "${ARRAY[@]}" in that text',
     )
@@ -91,9 +91,9 @@ def _manifest(word: str, files: dict[str, str]) -> str | None:
 
 def _pods(text: str) -> Within | None:
     """What ``kubectl apply`` starts."""
-    from meshwise.launch.wrappers.manifests import commands  # it reads shell texts too
+    from meshwise.launch.wrappers.manifests import container_commands  # it reads shell texts too
 
-    found = commands(text)
+    found = container_commands(text)
     return Within(found, [], ()) if found is not None else None
 
 

@@ -14,14 +14,14 @@ _BEFORE_COMMANDS = ("if", "elif", "while", "until", "then", "else", "do", "!", "
 _CLOSING = {"(": ")", "{": "}"}
 
 
-class Piece(NamedTuple):
+class WordPart(NamedTuple):
     """A part of a word: ``quote`` is ``'`` (taken as it is), ``"`` (expanded, not split) or empty."""
 
     text: str
     quote: str
 
 
-Word = tuple[Piece, ...]
+Word = tuple[WordPart, ...]
 
 
 class Token(NamedTuple):
@@ -34,7 +34,7 @@ class Token(NamedTuple):
     line: int = 0  # of a word
 
 
-def plain(word: Word) -> str:
+def word_text(word: Word) -> str:
     return "".join(piece.text for piece in word)
 
 
@@ -42,14 +42,14 @@ def bare(token: Token) -> str:
     """The text of a word without any quotes, else nothing: reserved words are such."""
     if token.kind != "word" or any(piece.quote for piece in token.words[0]):
         return ""
-    return plain(token.words[0])
+    return word_text(token.words[0])
 
 
 def _open(what: str, text: str, at: int) -> InputError:
     line = text.count("\n", 0, at) + 1
     return InputError(
-        f"COMMAND: {what} in line {line}",
-        field="COMMAND",
+        f"command: {what} in line {line}",
+        field="command",
         value=shorten(text[at : at + 60]),
         legal="a shell command with its quotes closed",
     )
@@ -119,7 +119,7 @@ class Lexer:
         if not source.endswith("))"):
             self.at = start
             return False
-        for piece in (Piece("((", ""), Piece(source[2:-2], '"')):
+        for piece in (WordPart("((", ""), WordPart(source[2:-2], '"')):
             self.tokens.append(Token("word", "", ((piece,),), line))
         return True
 
@@ -133,14 +133,14 @@ class Lexer:
         self.at = found.end()
         if operator in ("<(", ">("):
             self.at -= 1
-            self.tokens.append(Token("word", "", ((Piece(self._bracketed(), "'"),),)))
+            self.tokens.append(Token("word", "", ((WordPart(self._bracketed(), "'"),),)))
             return True
         while self.at < len(self.text) and self.text[self.at] in " \t":
             self.at += 1
         target = self._pieces()
         if operator in ("<<", "<<-"):
             quoted = any(piece.quote for piece in target)
-            self.waiting.append((len(self.tokens), plain(target), quoted, operator == "<<-"))
+            self.waiting.append((len(self.tokens), word_text(target), quoted, operator == "<<-"))
         self.tokens.append(Token("redirect", operator, (target,)))
         return True
 
@@ -157,7 +157,7 @@ class Lexer:
                 if end < 0:
                     raise _open(f"a here-document without its {delimiter}", self.text, start)
                 rows.append(row.lstrip("\t") if dedent else row)
-            body = Piece("\n".join(rows), "'" if quoted else '"')
+            body = WordPart("\n".join(rows), "'" if quoted else '"')
             self.tokens[index] = Token("here", delimiter, ((body,),))
         self.waiting = []
 
@@ -181,12 +181,12 @@ class Lexer:
 
     def _pieces(self) -> Word:
         text, size = self.text, len(self.text)
-        found: list[Piece] = []
+        found: list[WordPart] = []
         start = self.at
 
         def keep(end: int) -> None:
             if end > start:
-                found.append(Piece(text[start:end], ""))
+                found.append(WordPart(text[start:end], ""))
 
         while self.at < size:
             c = text[self.at]
@@ -195,7 +195,7 @@ class Lexer:
             if c == "\\":
                 keep(self.at)
                 if text[self.at + 1 : self.at + 2] != "\n":  # else the line goes on
-                    found.append(Piece(text[self.at + 1 : self.at + 2], "'"))
+                    found.append(WordPart(text[self.at + 1 : self.at + 2], "'"))
                 self.at += 2
                 start = self.at
             elif c in "'\"":
@@ -207,7 +207,7 @@ class Lexer:
                 end = text.find("`", self.at + 1)
                 if end < 0:
                     raise _open("no closing backquote", text, self.at)
-                found.append(Piece(f"$({text[self.at + 1 : end]})", ""))
+                found.append(WordPart(f"$({text[self.at + 1 : end]})", ""))
                 self.at = start = end + 1
             elif c == "$" and text[self.at + 1 : self.at + 2] in ("(", "{"):
                 self.at += 1
@@ -217,7 +217,7 @@ class Lexer:
         keep(min(self.at, size))
         return tuple(found)
 
-    def _quoted(self, quote: str) -> Piece:
+    def _quoted(self, quote: str) -> WordPart:
         text, start = self.text, self.at
         self.at += 1
         if quote == "'":
@@ -225,13 +225,13 @@ class Lexer:
             if end < 0:
                 raise _open("no closing quotation", text, start)
             self.at = end + 1
-            return Piece(text[start + 1 : end], "'")
+            return WordPart(text[start + 1 : end], "'")
         kept: list[str] = []
         while self.at < len(text):
             c = text[self.at]
             if c == '"':
                 self.at += 1
-                return Piece("".join(kept), '"')
+                return WordPart("".join(kept), '"')
             if c == "\\" and text[self.at + 1 : self.at + 2] in ('"', "\\", "\n", "`"):
                 kept.append(text[self.at + 1].strip("\n"))
                 self.at += 2

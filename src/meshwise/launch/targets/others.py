@@ -59,8 +59,8 @@ def of_keys(table: dict[str, Any]) -> tuple[str, str] | None:
 def not_read(other: tuple[str, str]) -> NoLaunch:
     title, legal = other
     return NoLaunch(
-        f"COMMAND: {title} is not read: which layout it runs is not known",
-        field="COMMAND",
+        f"command: {title} is not read: which layout it runs is not known",
+        field="command",
         value=title,
         legal=legal,
     )

@@ -11,7 +11,7 @@ from meshwise.errors import InputError, MeshwiseError, quoted
 from meshwise.launch.job import Job
 from meshwise.launch.settings import Settings
 from meshwise.models.load import load_model
-from meshwise.models.names import named
+from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Quantization
 from meshwise.workloads.workload import Formats
 
@@ -68,7 +68,7 @@ def _makes_fp8(name: str) -> bool:
     """Whether an engine serves the model in FP8 if it is told to: 16-bit and FP8 checkpoints."""
     known = None
     with contextlib.suppress(MeshwiseError):
-        known = named(name)
+        known = named_model(name)
     q = load_model(name).quantization if known is not None else None
     return q is None or q.weight_dtype == "fp8"
 

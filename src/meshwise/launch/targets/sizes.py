@@ -42,8 +42,8 @@ def check_sizes(said: dict[str, int], model: Model) -> None:
         for name in wrong
     )
     raise InputError(
-        f"--model={model.name}: the command trains another model: {shown}",
-        field="--model",
+        f"model={model.name}: the command trains another model: {shown}",
+        field="model",
         value=model.name,
         legal=f"the model of the command, or {right}",
     )

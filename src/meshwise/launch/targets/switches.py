@@ -131,8 +131,8 @@ def _check_chunks(job: Job) -> None:
     tokens = (job.micro_batch or 1) * job.seq // job.cp
     if job.loss_chunks > tokens:
         raise IllegalLayout(
-            f"--loss-chunks={job.loss_chunks}: more parts than the {tokens} tokens of a microbatch",
-            field="--loss-chunks",
+            f"loss_chunks={job.loss_chunks}: more parts than the {tokens} tokens of a microbatch",
+            field="loss_chunks",
             value=job.loss_chunks,
             legal=f"1 to {tokens}",
             nearest=tokens,
@@ -153,8 +153,8 @@ def check(job: Job) -> None:
         if bad:
             value = getattr(job, field)
             raise IllegalLayout(
-                f"--overlap-experts with {field} {value}: {why}",
-                field="--overlap-experts",
+                f"overlap_experts with {field} {value}: {why}",
+                field="overlap_experts",
                 value=True,
                 legal="ep > 1, no recomputation of layers or experts, and vp > 1 where pp > 1",
             )

@@ -9,7 +9,7 @@ from meshwise.launch.job import Job
 from meshwise.launch.settings import Read, Settings, contradiction
 from meshwise.launch.targets import stages, switches
 from meshwise.models.load import load_model
-from meshwise.models.names import named
+from meshwise.models.names import named_model
 
 
 def replicas(world: int | None, rest: int, field: str) -> int:
@@ -18,7 +18,7 @@ def replicas(world: int | None, rest: int, field: str) -> int:
         raise InputError(
             "the command does not say how many GPUs it runs on",
             field="gpus",
-            legal="torchrun --nnodes … --nproc-per-node …, or --gpus N",
+            legal="torchrun --nnodes … --nproc-per-node …, or `gpus=N`",
         )
     if world % rest:
         raise contradiction(
@@ -53,7 +53,7 @@ def _recomputation(job: Job) -> Settings:
 def _layers(job: Job) -> int | None:
     """Layers of the job's model, where its name is known."""
     try:
-        return load_model(job.model).layers if job.model and named(job.model) else None
+        return load_model(job.model).layers if job.model and named_model(job.model) else None
     except MeshwiseError:
         return None
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, shorten
 from meshwise.launch.files import yaml_text
 from meshwise.launch.find import IMAGE
-from meshwise.launch.wrappers.slurm import Asked
+from meshwise.launch.wrappers.slurm import ResourceRequest
 
 # variables in which the text of a manifest says what its pods have
 GPUS, PODS, SIZE, SERVERS = (f"MESHWISE_POD_{n}" for n in ("GPUS", "PODS", "SIZE", "SERVERS"))
@@ -26,7 +26,7 @@ class Pod(NamedTuple):
     gpus: int | None
 
 
-def commands(text: str) -> str | None:
+def container_commands(text: str) -> str | None:
     """The shell text of a manifest's containers, what their pods have before each; None where the YAML
     is no manifest."""
     documents = _documents(text)
@@ -43,8 +43,8 @@ def commands(text: str) -> str | None:
             found += [*_resources(pod, document, whole), *_container(pod.container)]
     if not found:
         raise InputError(
-            "COMMAND: no container of the manifest has a command or args",
-            field="COMMAND",
+            "command: no container of the manifest has a command or args",
+            field="command",
             value=shorten(text.strip()[:60]),
             legal="a container with its command",
         )
@@ -54,7 +54,7 @@ def commands(text: str) -> str | None:
 def _documents(text: str) -> list[dict[str, Any]]:
     """The tables of a text; a list of containers as what holds it in a pod."""
     found = []
-    for document in yaml_text.load(text):
+    for document in yaml_text.yaml_documents(text):
         if isinstance(document, list) and any(map(_runs, document)):
             document = {"containers": document}
         if isinstance(document, dict):
@@ -182,14 +182,16 @@ def _resources(pod: Pod, document: dict[str, Any], whole: int) -> list[str]:
     return rows
 
 
-def asked(variables: dict[str, str]) -> Asked | None:
+def pod_request(variables: dict[str, str]) -> ResourceRequest | None:
     """What the pods of a manifest's job have; None outside a manifest."""
     if PODS not in variables:
         return None
-    return Asked(nodes=_whole(variables[PODS]), gpus_per_node=_whole(variables.get(GPUS, "")))
+    return ResourceRequest(
+        nodes=_whole(variables[PODS]), gpus_per_node=_whole(variables.get(GPUS, ""))
+    )
 
 
-class Served(NamedTuple):
+class ServerPods(NamedTuple):
     """Pods of servers: GPUs of each (None: not said), pods of one server, servers."""
 
     gpus: int | None
@@ -197,8 +199,8 @@ class Served(NamedTuple):
     servers: int
 
 
-def served(variables: dict[str, str]) -> Served:
-    return Served(
+def server_pods(variables: dict[str, str]) -> ServerPods:
+    return ServerPods(
         _whole(variables.get(GPUS, "")),
         _whole(variables.get(SIZE, "")) or 1,
         _whole(variables.get(SERVERS, "")) or 1,
@@ -247,8 +249,8 @@ def _as_list(value: Any) -> list[str]:
         return shlex.split(lines)
     except ValueError as error:
         raise InputError(
-            f"COMMAND: {str(error).lower()} in a container's command",
-            field="COMMAND",
+            f"command: {str(error).lower()} in a container's command",
+            field="command",
             value=shorten(lines[:60]),
             legal="a shell command with its quotes closed",
         ) from None

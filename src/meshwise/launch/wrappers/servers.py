@@ -7,46 +7,46 @@ import re
 from meshwise.errors import InputError
 from meshwise.launch.find import Launch
 from meshwise.launch.parsed import Parsed, copies
-from meshwise.launch.shell.commands import Script, number, option
+from meshwise.launch.shell.commands import Script, option, whole_number
 from meshwise.launch.wrappers import manifests, slurm
 
 
-def together(first: Parsed, alike: list[Launch], script: Script) -> Parsed:
+def server_copies(first: Parsed, alike: list[Launch], script: Script) -> Parsed:
     """A server with its copies: those that listen on ports, or run on GPUs, of their own."""
     launch = alike[0]
     if launch.target.phase != "serve":
         return first
-    pod = manifests.served(launch.variables)
+    pod = manifests.server_pods(launch.variables)
     _enough(first, launch, pod, script)
     own = {(option(x.after, "port"), x.variables.get("CUDA_VISIBLE_DEVICES")) for x in alike}
     many = len(own) * pod.servers
-    many *= slurm.of_command(launch.before).over(script.batch).array or 1
+    many *= slurm.command_request(launch.before).over(script.batch).array or 1
     return copies(first, many) if many > 1 else first
 
 
-def _enough(first: Parsed, launch: Launch, pod: manifests.Served, script: Script) -> None:
+def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Script) -> None:
     """Raise for a server of more GPUs than its pods, or the devices that it sees, have."""
     job = first.job
     backend = option(launch.after, "distributed-executor-backend") or ""
     if pod.gpus is not None and job.gpus > pod.gpus * pod.size and backend != "ray":
         raise InputError(
-            f"COMMAND: {job.words} takes {job.gpus} GPUs: its pods have {pod.gpus * pod.size}",
+            f"command: {job.words} takes {job.gpus} GPUs: its pods have {pod.gpus * pod.size}",
             field="nvidia.com/gpu",
             value=pod.gpus,
             legal=f"{-(-job.gpus // pod.size)} GPUs a pod, or a layout of {pod.gpus * pod.size}",
         )
-    asked = slurm.of_command(launch.before).over(script.batch)
+    asked = slurm.command_request(launch.before).over(script.batch)
     nodes, each = asked.many_nodes or 1, asked.gpus_of_node
     programs = [w.rpartition("/")[2] for w in launch.before]
     tasks = asked.all_tasks if "srun" in programs else None
     if any(p in ("mpirun", "mpiexec") for p in programs):
-        tasks = number(option(launch.before, "n", "np") or "")
+        tasks = whole_number(option(launch.before, "n", "np") or "")
     mpi = launch.target.name == "trtllm" and tasks is not None and tasks not in (1, job.gpus)
     if mpi or (each is not None and job.gpus > nodes * each and backend != "ray"):
         have = f"MPI starts {tasks} ranks" if mpi else f"the batch has {nodes} · {each}"
         raise InputError(
-            f"COMMAND: {job.words} takes {job.gpus} GPUs: {have}",
-            field="COMMAND",
+            f"command: {job.words} takes {job.gpus} GPUs: {have}",
+            field="command",
             value=job.gpus,
             legal=f"{job.gpus} GPUs, or a layout of {tasks if mpi else nodes * (each or 1)}",
         )
@@ -56,7 +56,7 @@ def _enough(first: Parsed, launch: Launch, pod: manifests.Served, script: Script
     seen = len(visible.split(","))
     if job.gpus > seen and option(launch.after, "data-parallel-size-local", "dpl") is None:
         raise InputError(
-            f"COMMAND: {job.words} takes {job.gpus} GPUs: CUDA_VISIBLE_DEVICES names {seen}",
+            f"command: {job.words} takes {job.gpus} GPUs: CUDA_VISIBLE_DEVICES names {seen}",
             field="CUDA_VISIBLE_DEVICES",
             value=visible,
             legal=f"{job.gpus} devices, or a layout of {seen}",

@@ -27,7 +27,7 @@ _NAMES = {
 }
 
 
-class Asked(NamedTuple):
+class ResourceRequest(NamedTuple):
     """What is asked for; None where nothing says it. ``array``: how many jobs of the kind."""
 
     nodes: int | None = None
@@ -71,7 +71,7 @@ class Asked(NamedTuple):
         nodes = self.many_nodes
         return nodes * self.tasks_per_node if nodes and self.tasks_per_node else None
 
-    def over(self, other: Asked) -> Asked:
+    def over(self, other: ResourceRequest) -> ResourceRequest:
         """These, and what another asks for where these say nothing. A number of tasks of one's own
         replaces the other's, whichever way it was said."""
         mine = self._asdict()
@@ -80,12 +80,12 @@ class Asked(NamedTuple):
             theirs |= {"tasks": None, "tasks_per_node": None}
         if self.nodes is not None:
             theirs["gpus"] = None
-        return Asked(**{k: v if v is not None else theirs[k] for k, v in mine.items()})
+        return ResourceRequest(**{k: v if v is not None else theirs[k] for k, v in mine.items()})
 
 
-def of_script(text: str) -> Asked:
+def script_request(text: str) -> ResourceRequest:
     """The ``#SBATCH`` lines of a text."""
-    found = Asked()
+    found = ResourceRequest()
     for line in _LINE.findall(text):
         try:
             words = shlex.split(line, comments=True)
@@ -95,9 +95,9 @@ def of_script(text: str) -> Asked:
     return found
 
 
-def of_command(words: list[str]) -> Asked:
+def command_request(words: list[str]) -> ResourceRequest:
     """The options of ``srun`` or ``sbatch`` before the program that it starts."""
-    found = Asked()
+    found = ResourceRequest()
     for i, word in enumerate(words):
         if word.rpartition("/")[2] not in STARTERS:
             continue
@@ -111,7 +111,7 @@ def _is_program(word: str) -> bool:
     return word.rpartition("/")[2] in (*_PROGRAMS, *STARTERS)
 
 
-def _options(words: list[str]) -> Asked:
+def _options(words: list[str]) -> ResourceRequest:
     found: dict[str, int | None] = {}
     for i, word in enumerate(words):
         name, equals, value = word.partition("=")
@@ -123,7 +123,7 @@ def _options(words: list[str]) -> Asked:
         field = _NAMES.get(name)
         if field is not None:
             found[field] = _array(value) if field == "array" else _number(value, name == "--gres")
-    return Asked(**{k: v for k, v in found.items() if v is not None})
+    return ResourceRequest(**{k: v for k, v in found.items() if v is not None})
 
 
 def _number(value: str, gres: bool) -> int | None:
@@ -149,7 +149,7 @@ def _array(value: str) -> int | None:
     return many
 
 
-def variables(asked: Asked) -> dict[str, str]:
+def variables(asked: ResourceRequest) -> dict[str, str]:
     """What SLURM sets of them."""
     found = {
         **dict.fromkeys(("SLURM_NNODES", "SLURM_JOB_NUM_NODES"), asked.many_nodes),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from meshwise.errors import InputError
 from meshwise.launch.find import Launch
-from meshwise.launch.shell.commands import Script, number, option
+from meshwise.launch.shell.commands import Script, option, whole_number
 from meshwise.launch.wrappers import manifests, slurm
 
 _MPI = ("mpirun", "mpiexec", "orterun")
@@ -30,8 +30,8 @@ def world_of(launch: Launch, script: Script, gpus: int | None) -> World:
     if gpus is not None and gpus != found.gpus:
         shown = f"{found.nodes} · {found.gpus // found.nodes} = " if found.nodes else ""
         raise InputError(
-            f"--gpus={gpus}: the command starts {shown}{found.gpus} processes",
-            field="--gpus",
+            f"gpus={gpus}: the command starts {shown}{found.gpus} processes",
+            field="gpus",
             value=gpus,
             legal=str(found.gpus),
             nearest=found.gpus,
@@ -41,8 +41,8 @@ def world_of(launch: Launch, script: Script, gpus: int | None) -> World:
 
 def _processes(launch: Launch, script: Script) -> World:
     before = launch.before
-    own = slurm.of_command(before)
-    pods = manifests.asked(launch.variables)
+    own = slurm.command_request(before)
+    pods = manifests.pod_request(launch.variables)
     asked = own.over(script.batch if pods is None else pods)
     programs = [w.rpartition("/")[2] for w in before]
     if any(p in ("torchrun", "deepspeed") for p in programs) or "torch.distributed" in " ".join(
@@ -51,13 +51,13 @@ def _processes(launch: Launch, script: Script) -> World:
         return _by_launcher(launch, script, asked, "srun" in programs or pods is not None)
     at = next((i for i, p in enumerate(programs) if p in _MPI), None)
     if at is not None:
-        return World(number(option(before[at:], "n", "np") or ""))
+        return World(whole_number(option(before[at:], "n", "np") or ""))
     if "srun" in programs:
         return _by_tasks(asked)
-    said = number(launch.variables.get("WORLD_SIZE", "")) if pods is not None else None
+    said = whole_number(launch.variables.get("WORLD_SIZE", "")) if pods is not None else None
     if said is not None:
         return World(said, asked.nodes)
-    each = number(launch.variables.get("NGPU", "")) or asked.gpus_of_node
+    each = whole_number(launch.variables.get("NGPU", "")) or asked.gpus_of_node
     nodes = asked.many_nodes or (1 if asked.nodes is None else None)
     return _times(nodes, each)
 
@@ -66,7 +66,9 @@ def _times(nodes: int | None, each: int | None) -> World:
     return World(nodes * each, nodes) if nodes and each else World(None)
 
 
-def _by_launcher(launch: Launch, script: Script, asked: slurm.Asked, by_srun: bool) -> World:
+def _by_launcher(
+    launch: Launch, script: Script, asked: slurm.ResourceRequest, by_srun: bool
+) -> World:
     """torchrun starts as many processes on every node; DeepSpeed's launcher those of its hosts."""
     before, variables = launch.before, launch.variables
     included = option(before, "include", "i")
@@ -77,7 +79,9 @@ def _by_launcher(launch: Launch, script: Script, asked: slurm.Asked, by_srun: bo
         return _hosts(script.files.get(hosts, ""))
     each = _each(option(before, "nproc-per-node", "num_gpus", "num_accelerators"), launch, asked)
     said = option(before, "nnodes", "num_nodes") or variables.get("PET_NNODES")
-    nodes = number(said.partition(":")[0] if _fixed(said) else said) if said is not None else 1
+    nodes = (
+        whole_number(said.partition(":")[0] if _fixed(said) else said) if said is not None else 1
+    )
     if nodes is None:
         nodes = asked.many_nodes
     elif by_srun and asked.many_nodes not in (None, nodes):
@@ -97,22 +101,22 @@ def _fixed(said: str) -> bool:
     return bool(colon) and low == high
 
 
-def _each(said: str | None, launch: Launch, asked: slurm.Asked) -> int | None:
+def _each(said: str | None, launch: Launch, asked: slurm.ResourceRequest) -> int | None:
     """Processes of a node; ``gpu`` and ``auto`` are as many as it has GPUs."""
     variables = launch.variables
     said = said or variables.get("PET_NPROC_PER_NODE")
-    found = number(said) if said is not None else None
+    found = whole_number(said) if said is not None else None
     if found is not None:
         return found
     visible = variables.get("CUDA_VISIBLE_DEVICES", "")
     if re.fullmatch(r"\d+(,\d+)*", visible):
         return len(visible.split(","))
     if said is None and launch.target.name != "deepspeed":
-        return number(variables.get("NGPU", "")) or asked.gpus_of_node
+        return whole_number(variables.get("NGPU", "")) or asked.gpus_of_node
     return asked.gpus_of_node
 
 
-def _by_tasks(asked: slurm.Asked) -> World:
+def _by_tasks(asked: slurm.ResourceRequest) -> World:
     """A process per task, each with a GPU of its own; where no tasks are asked for, one per GPU."""
     nodes, each, tasks = asked.many_nodes, asked.gpus_of_node, asked.all_tasks
     if tasks is None:

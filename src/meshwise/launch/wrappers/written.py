@@ -10,7 +10,7 @@ from typing import Any
 from meshwise.launch.job import Job
 from meshwise.launch.table import Target
 
-Written = tuple[str, dict[str, str]]
+WrappedLaunch = tuple[str, dict[str, str]]
 _PLACED = (
     *("nnodes", "node-rank", "master-addr", "headless", "data-parallel-size-local"),
     *("data-parallel-start-rank", "data-parallel-address", "data-parallel-rpc-port"),
@@ -21,7 +21,9 @@ def engine_gpus(job: Job, servers: int) -> int:
     return job.gpus // servers
 
 
-def slurm(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
+def slurm(
+    job: Job, chosen: Target, command: str, files: dict[str, str], servers: int
+) -> WrappedLaunch:
     """A batch script: one task per node, the launcher inside it; TensorRT-LLM over nodes is one MPI
     task per GPU."""
     gpus = engine_gpus(job, servers)
@@ -48,7 +50,9 @@ def slurm(job: Job, chosen: Target, command: str, files: dict[str, str], servers
     return "\n".join([*body, run]), files
 
 
-def lws(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
+def lws(
+    job: Job, chosen: Target, command: str, files: dict[str, str], servers: int
+) -> WrappedLaunch:
     """A LeaderWorkerSet: a group of pods per server, one per node."""
     gpus = engine_gpus(job, servers)
     nodes = -(-gpus // job.gpus_per_node)
@@ -103,7 +107,9 @@ def lws(job: Job, chosen: Target, command: str, files: dict[str, str], servers: 
     return text, {"lws.yaml": text}
 
 
-def kuberay(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
+def kuberay(
+    job: Job, chosen: Target, command: str, files: dict[str, str], servers: int
+) -> WrappedLaunch:
     """A RayService whose engine_kwargs are vLLM's flags as field names."""
     gpus = engine_gpus(job, servers)
     each = min(gpus, job.gpus_per_node)
@@ -162,7 +168,7 @@ def kuberay(job: Job, chosen: Target, command: str, files: dict[str, str], serve
     return text, {"rayservice.yaml": text}
 
 
-WRITERS: dict[str, Callable[[Job, Target, str, dict[str, str], int], Written]] = {
+WRAPPER_WRITERS: dict[str, Callable[[Job, Target, str, dict[str, str], int], WrappedLaunch]] = {
     "slurm": slurm,
     "lws": lws,
     "kuberay": kuberay,

@@ -16,12 +16,18 @@ from meshwise.models.families.experts import MOE
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.llama import DENSE
-from meshwise.models.families.refused import ARCHITECTURES, REASONS, WRAPPERS, Wrapper, other_head
+from meshwise.models.families.refused import (
+    ARCHITECTURES,
+    REFUSED_TYPES,
+    WRAPPER_TYPES,
+    Wrapper,
+    other_head,
+)
 from meshwise.models.quantization import quantised_as
 from meshwise.models.shapes import Model
 
 FAMILIES: dict[str, Family] = {**DENSE, **MOE}
-KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPERS}, key=str.lower))
+KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 _DTYPES = {
     "float32": "fp32",
     "float": "fp32",
@@ -57,7 +63,7 @@ def _nearest(model_type: str) -> str | None:
     if len(model_type) > 100:
         return None
     same = next((name for name in KNOWN if plain(name) == plain(model_type)), None)
-    if same or model_type in REASONS:
+    if same or model_type in REFUSED_TYPES:
         return same
     import difflib  # only for an error
 
@@ -101,8 +107,8 @@ def _model_type(config: Mapping[str, Any]) -> str:
 
 def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
     """Encoder-decoders and classifiers, whatever their model type."""
-    if model_type in REASONS:
-        raise _unsupported(model_type, REASONS[model_type])
+    if model_type in REFUSED_TYPES:
+        raise _unsupported(model_type, REFUSED_TYPES[model_type])
     if config.get("is_encoder_decoder") is True:
         raise _unsupported(model_type, "is_encoder_decoder: encoder-decoder, not a causal LM")
     architecture = _architecture(config)
@@ -118,7 +124,7 @@ def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
 
 def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], str]:
     """The language model's part of a multimodal configuration, and its model type."""
-    wrapper = WRAPPERS[model_type]
+    wrapper = WRAPPER_TYPES[model_type]
     for key in wrapper.keys:
         nested = config.get(key)
         if nested is None:
@@ -141,7 +147,7 @@ def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], 
                 legal=families_in_words(),
             )
         if inner_type not in FAMILIES:
-            reason = REASONS.get(inner_type, f"language model of a {model_type}; not known")
+            reason = REFUSED_TYPES.get(inner_type, f"language model of a {model_type}; not known")
             raise _unsupported(inner_type, reason, f"{key}.model_type")
         return {
             **nested,
@@ -232,14 +238,16 @@ def model_from_config(
     _refuse_other_models(config, model_type)
     text: Mapping[str, Any] = config
     text_type = model_type
-    if model_type in WRAPPERS:
+    if model_type in WRAPPER_TYPES:
         text, text_type = _inner(config, model_type)
     else:
         text, text_type = _own_block(config, model_type)
     family = FAMILIES.get(text_type)
     if family is None:
         raise _unsupported(text_type, "architecture not known")
-    reader = Reader(text, family, text_type, nested=model_type in WRAPPERS and text is not config)
+    reader = Reader(
+        text, family, text_type, nested=model_type in WRAPPER_TYPES and text is not config
+    )
     fields = BUILDERS[family.build](reader)
     attentions = [b.attention for b in fields["blocks"] if b.attention is not None]
     normed = any(a.norm_parameters and not a.mla for a in attentions)

@@ -9,15 +9,21 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
-from meshwise.models.families.keys import Reader, not_read, plain_attention, wrong
-from meshwise.models.families.layers import ends, experts, kinds, moe_layers, norm_size, standard
+from meshwise.models.families.keys import Reader, not_known, plain_attention, wrong
+from meshwise.models.families.layers import (
+    ModelFields,
+    distinct_blocks,
+    end_fields,
+    moe_layers,
+    norm_size,
+    routed_experts,
+    standard,
+)
 from meshwise.models.families.searched import deci, nemotron_nas
 from meshwise.models.shapes import Attention, Block, Mlp, Moe
 
-Fields = dict[str, Any]
 
-
-def _alike(fields: Fields, block: Block, layers: int) -> Fields:
+def _alike(fields: ModelFields, block: Block, layers: int) -> ModelFields:
     """All layers of one kind."""
     fields["blocks"], fields["pattern"] = (block,), (0,) * layers
     return fields
@@ -27,7 +33,7 @@ def _layers(r: Reader) -> int:
     return r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
 
 
-def gpt_bigcode(r: Reader) -> Fields:
+def gpt_bigcode(r: Reader) -> ModelFields:
     """GPT-2 whose queries share one key/value head (StarCoder, arXiv 2305.06161)."""
     fields = standard(r)
     r.optional("num_key_value_heads")
@@ -46,9 +52,9 @@ def gpt_bigcode(r: Reader) -> Fields:
     return fields
 
 
-def opt(r: Reader) -> Fields:
+def opt(r: Reader) -> ModelFields:
     """OPT; the 350m model norms after its blocks and has a narrower embedding."""
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     heads = r.integer("num_attention_heads")
     bias = r.flag("enable_bias")
@@ -64,9 +70,9 @@ def opt(r: Reader) -> Fields:
     return _alike(fields, Block(attention=attention, mlp=mlp, norm_parameters=2 * norm), _layers(r))
 
 
-def falcon(r: Reader) -> Fields:
+def falcon(r: Reader) -> ModelFields:
     """Falcon: attention and MLP side by side; 7B multi-query, 40B and 180B grouped."""
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     heads = r.integer("num_attention_heads")
     new = r.flag("new_decoder_architecture")
@@ -92,12 +98,12 @@ def falcon(r: Reader) -> Fields:
     return _alike(fields, block, _layers(r))
 
 
-def mpt(r: Reader) -> Fields:
+def mpt(r: Reader) -> ModelFields:
     """MPT as transformers and llm-foundry build it without biases."""
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     if not r.flag("no_bias"):
-        raise not_read("no_bias", False, "an MPT with biases is not known", "true")
+        raise not_known("no_bias", False, "an MPT with biases is not known", "true")
     heads = r.integer("num_attention_heads")
     config = r.table("attn_config")
     kv_heads = heads
@@ -114,17 +120,17 @@ def mpt(r: Reader) -> Fields:
                 legal=f"a divisor of {heads}",
             )
     elif attn_type != "multihead_attention":
-        raise not_read(
+        raise not_known(
             "attn_config.attn_type",
             attn_type,
             f"{shorten(attn_type)} is not known",
             "multihead_attention, multiquery_attention, grouped_query_attention",
         )
     if config.get("qk_ln") or config.get("qk_gn"):
-        raise not_read("attn_config.qk_ln", True, "query and key norms are not known", "false")
+        raise not_known("attn_config.qk_ln", True, "query and key norms are not known", "false")
     ffn = r.table("ffn_config")
     if ffn.get("ffn_type") not in (None, "mptmlp"):
-        raise not_read("ffn_config.ffn_type", ffn["ffn_type"], "is not known", "mptmlp")
+        raise not_known("ffn_config.ffn_type", ffn["ffn_type"], "is not known", "mptmlp")
     positional = config.get("alibi", True) or config.get("rope", False)
     if r.flag("learned_pos_emb") and not positional:
         fields["positions"] = r.integer("max_position_embeddings", 1, fr.MOST_TOKENS)
@@ -136,9 +142,9 @@ def mpt(r: Reader) -> Fields:
     return _alike(fields, block, _layers(r))
 
 
-def dbrx(r: Reader) -> Fields:
+def dbrx(r: Reader) -> ModelFields:
     """DBRX: its attention and experts are described in nested objects."""
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     heads = r.integer("num_attention_heads")
     attention = r.table("attn_config")
@@ -170,9 +176,9 @@ def dbrx(r: Reader) -> Fields:
     return _alike(fields, block, _layers(r))
 
 
-def qwen(r: Reader) -> Fields:
+def qwen(r: Reader) -> ModelFields:
     """Qwen 1 (publisher's code): intermediate_size counts gate and up together."""
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     heads = r.integer("num_attention_heads")
     width = r.integer("intermediate_size", 2)
@@ -189,15 +195,15 @@ def qwen(r: Reader) -> Fields:
     return _alike(fields, block, _layers(r))
 
 
-def chatglm(r: Reader) -> Fields:
+def chatglm(r: Reader) -> ModelFields:
     """ChatGLM2/3 and GLM-4 (publisher's code): fused query-key-value, SwiGLU."""
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     if r.config.get("padded_vocab_size") is not None:  # the table's rows; vocab_size may be less
         fields["vocab"] = r.integer("padded_vocab_size", 1, fr.MOST_TOKENS)
     for key in ("inner_hidden_size", "position_encoding_2d"):
         if r.has(key):
-            raise not_read(key, r.value(key), "ChatGLM 1 is not known", "ChatGLM2, 3, GLM-4")
+            raise not_known(key, r.value(key), "ChatGLM 1 is not known", "ChatGLM2, 3, GLM-4")
     heads = r.integer("num_attention_heads")
     kv_heads = heads
     if r.flag("multi_query_attention"):
@@ -224,7 +230,7 @@ def chatglm(r: Reader) -> Fields:
     return _alike(fields, block, _layers(r))
 
 
-def llama4(r: Reader) -> Fields:
+def llama4(r: Reader) -> ModelFields:
     """Llama 4: the shared expert is as wide as a routed one; query/key norms have no weights."""
     r.flag("use_qk_norm")
     fields = standard(r)
@@ -244,56 +250,56 @@ def _check_hunyuan(r: Reader) -> None:
     """Hunyuan's files carry keys of variants that were never published as this model type."""
     for key in ("use_cla", "use_mla"):
         if r.flag(key):
-            raise not_read(key, True, "cross-layer and latent attention are not known", "false")
+            raise not_known(key, True, "cross-layer and latent attention are not known", "false")
     r.used |= {"kv_lora_rank", "q_lora_rank", "num_shared_expert", "num_experts"}
 
 
-def hunyuan_dense(r: Reader) -> Fields:
+def hunyuan_dense(r: Reader) -> ModelFields:
     """Hunyuan without experts; it says so with num_experts 1."""
     _check_hunyuan(r)
     if (r.uniform("num_experts", 0, fr.MOST_EXPERTS) or 1) > 1:
-        raise not_read("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
+        raise not_known("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
     return standard(r)
 
 
-def hunyuan_moe(r: Reader) -> Fields:
+def hunyuan_moe(r: Reader) -> ModelFields:
     """Hunyuan: one shared MLP; keys may be lists that repeat one value per layer."""
     _check_hunyuan(r)
     width = r.integer("intermediate_size")
     stated = r.uniform("moe_intermediate_size", 1, fr.MOST_WIDE)
     shared = r.uniform("num_shared_expert", 0, 1000)
     if stated not in (None, width) or shared not in (None, 1):
-        raise not_read(
+        raise not_known(
             "moe_intermediate_size",
             stated,
             "experts or a shared MLP of another width than intermediate_size are not known",
             f"{width}",
         )
     if r.optional("moe_layer_num_skipped", 0, fr.MOST_LAYERS):
-        raise not_read("moe_layer_num_skipped", None, "dense first layers are not known", "0")
+        raise not_known("moe_layer_num_skipped", None, "dense first layers are not known", "0")
     fields = standard(r)
     blocks: tuple[Block, ...] = fields["blocks"]
     fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
     return fields
 
 
-def minimax_m2(r: Reader) -> Fields:
+def minimax_m2(r: Reader) -> ModelFields:
     """MiniMax-M2; its predecessors marked lightning attention by 0 in attn_type_list."""
     kinds_of_layers = r.sequence("attn_type_list") or []
     if any(item != 1 for item in kinds_of_layers):
-        raise not_read("attn_type_list", kinds_of_layers, "linear attention is not known", "1s")
+        raise not_known("attn_type_list", kinds_of_layers, "linear attention is not known", "1s")
     return standard(r)
 
 
-def glm_moe_dsa(r: Reader) -> Fields:
+def glm_moe_dsa(r: Reader) -> ModelFields:
     """GLM-5: sparse attention, an indexer in every layer (layers that share one are not known)."""
     every = r.optional("index_topk_freq", 1, fr.MOST_LAYERS) or 1
     for key, all_own in (("index_topk_pattern", ("F", "full")), ("indexer_types", ("full",))):
         marks = r.value(key)
         if marks is not None and any(mark not in all_own for mark in list_of(key, marks)):
-            raise not_read(key, marks, "layers that share an indexer are not known", "null")
+            raise not_known(key, marks, "layers that share an indexer are not known", "null")
     if every > 1:
-        raise not_read("index_topk_freq", every, "layers that share an indexer are not known", "1")
+        raise not_known("index_topk_freq", every, "layers that share an indexer are not known", "1")
     return standard(r)
 
 
@@ -304,13 +310,13 @@ def list_of(key: str, value: object) -> list[object]:
     return list(value)
 
 
-def mimo_v2_flash(r: Reader) -> Fields:
+def mimo_v2_flash(r: Reader) -> ModelFields:
     """MiMo-V2-Flash: window layers have twice the key/value heads, and sinks; values are narrower.
 
     The publisher's file says it layer by layer (hybrid_layer_pattern, 1 = window, and swa_ keys);
     transformers' own form has layer_types and fixed rules. Both are read, and have to agree.
     """
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = _layers(r)
     heads, kv_heads, head_dim = r.heads(hidden)
@@ -318,12 +324,12 @@ def mimo_v2_flash(r: Reader) -> Fields:
     for key, want in (("swa_num_attention_heads", heads), ("swa_num_key_value_heads", 2 * kv_heads),
                       ("swa_head_dim", head_dim), ("swa_v_head_dim", value_dim)):  # fmt: skip
         if r.optional(key) not in (None, want):
-            raise not_read(key, r.value(key), f"{want} is what its code builds", f"{want}")
+            raise not_known(key, r.value(key), f"{want} is what its code builds", f"{want}")
     r.used |= {"add_swa_attention_sink_bias", "add_full_attention_sink_bias"}
     if r.config.get("add_swa_attention_sink_bias") is False:
-        raise not_read("add_swa_attention_sink_bias", False, "is not known", "true")
+        raise not_known("add_swa_attention_sink_bias", False, "is not known", "true")
     if r.flag("add_full_attention_sink_bias"):
-        raise not_read("add_full_attention_sink_bias", True, "is not known", "false")
+        raise not_known("add_full_attention_sink_bias", True, "is not known", "false")
     window = r.optional("sliding_window_size")
     window = r.integer("sliding_window") if window is None else window + 1
     types = r.sequence("layer_types", layers)
@@ -336,7 +342,7 @@ def mimo_v2_flash(r: Reader) -> Fields:
     sparse = [i > 0 for i in range(layers)]
     if r.has("moe_layer_freq") or r.has("mlp_layer_types"):
         sparse = moe_layers(r, layers, "first_dense")
-    moe = experts(r, False)
+    moe = routed_experts(r, False)
     dense = Mlp(width=r.integer("intermediate_size"), gated=True)
     bias = r.flag("attention_bias")
     if heads % (2 * kv_heads):
@@ -363,11 +369,11 @@ def mimo_v2_flash(r: Reader) -> Fields:
             norm_parameters=2 * hidden,
         )
 
-    fields["blocks"], fields["pattern"] = kinds(block(i) for i in range(layers))
+    fields["blocks"], fields["pattern"] = distinct_blocks(block(i) for i in range(layers))
     return fields
 
 
-BUILDERS: dict[str, Callable[[Reader], Fields]] = {
+BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "standard": standard,
     "gpt_bigcode": gpt_bigcode,
     "opt": opt,

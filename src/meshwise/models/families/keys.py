@@ -24,7 +24,7 @@ MOST_POSITIONS = 10**10
 MOST_EXPERTS = 10**5
 
 
-class Moe(msgspec.Struct, frozen=True, kw_only=True):
+class MoeKeys(msgspec.Struct, frozen=True, kw_only=True):
     """How a family's configuration describes its routed experts."""
 
     experts: str = "num_local_experts"
@@ -67,7 +67,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     final_norm: bool = True
     head_bias: bool | str = False
     dense_width: str = "intermediate_size"
-    moe: Moe | None = None
+    moe: MoeKeys | None = None
     extra: int = 0  # further weights per layer (Apertus' activation)
     sub_norms: bool = False  # BitNet: norms in front of the output and down projections
     dropout: str | None = None  # key of the rate after attention and feed-forward
@@ -119,7 +119,7 @@ def wrong(
     return InputError(f"{key}: {message}", field=key, value=value, legal=legal, nearest=nearest)
 
 
-def not_read(key: str, value: object, why: str, legal: str) -> UnsupportedModel:
+def not_known(key: str, value: object, why: str, legal: str) -> UnsupportedModel:
     """A variant of a known family that meshwise does not read."""
     return UnsupportedModel(f"{key}: {why}", field=key, value=value, legal=legal)
 
@@ -352,7 +352,7 @@ class Reader:
         for key, value in self.config.items():
             sizes = isinstance(value, dict) and "hidden_size" in value and key not in self.used
             if sizes and not self.config.get("hidden_size") and not self.nested:
-                raise not_read(
+                raise not_known(
                     key,
                     list(value)[:4],
                     f"model type {self.model_type} has no such block, so its sizes are not read",

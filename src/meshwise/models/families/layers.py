@@ -1,8 +1,8 @@
 """From a :class:`~meshwise.models.families.keys.Reader` to the layers of a model.
 
 :func:`standard` covers every family whose layers are one attention and one feed-forward with the
-variations that :class:`~meshwise.models.families.keys.Family` names; ``families_special`` has the
-others. Rules that give a window or experts to some layers only are the small functions below.
+variations that :class:`~meshwise.models.families.keys.Family` names; ``irregular`` has the others.
+Rules that give a window or experts to some layers only are the small functions below.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from meshwise.models.families.keys import Family, Reader, wrong
 from meshwise.models.shapes import Attention, Block, Mlp, Moe
 
 Windows = list[int | None]
+ModelFields = dict[str, Any]  # arguments of a Model
 WIDEST_WINDOW = fr.MOST_POSITIONS
 
 
@@ -181,7 +182,7 @@ def moe_layers(r: Reader, layers: int, rule: str) -> list[bool]:
     return [(i + 1) % step == 0 and first <= i <= last for i in range(layers)]
 
 
-def experts(r: Reader, mlp_bias: bool) -> Moe | None:
+def routed_experts(r: Reader, mlp_bias: bool) -> Moe | None:
     """The routed experts of a layer that has them; None where the file turns them off."""
     rule = r.family.moe
     if rule is None:
@@ -304,14 +305,14 @@ def dense_mlp(r: Reader, mlp_bias: bool) -> Mlp:
     return Mlp(width=width, gated=f.gated, up_bias=mlp_bias, down_bias=mlp_bias)
 
 
-def kinds(blocks: Iterable[Block]) -> tuple[tuple[Block, ...], tuple[int, ...]]:
+def distinct_blocks(blocks: Iterable[Block]) -> tuple[tuple[Block, ...], tuple[int, ...]]:
     """The distinct blocks in order of appearance, and the index of each layer's block."""
     seen: dict[Block, int] = {}
     pattern = tuple(seen.setdefault(block, len(seen)) for block in blocks)
     return tuple(seen), pattern
 
 
-def ends(r: Reader) -> dict[str, Any]:
+def end_fields(r: Reader) -> ModelFields:
     """The fields of a Model that are not its layers, as most families have them."""
     f = r.family
     hidden = r.integer("hidden_size")
@@ -333,14 +334,14 @@ def ends(r: Reader) -> dict[str, Any]:
     }
 
 
-def standard(r: Reader) -> dict[str, Any]:
+def standard(r: Reader) -> ModelFields:
     """Fields of the Model of a family that :class:`Family` describes in full."""
     f: Family = r.family
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     mlp_bias = r.flag(f.mlp_bias)
-    moe = experts(r, mlp_bias)
+    moe = routed_experts(r, mlp_bias)
     sparse = [False] * layers
     if f.moe is not None and moe is not None:
         sparse = moe_layers(r, layers, f.moe.layers)
@@ -374,11 +375,11 @@ def standard(r: Reader) -> dict[str, Any]:
         if key not in cache:
             cache[key] = block(*key)
         order.append(cache[key])
-    fields["blocks"], fields["pattern"] = kinds(order)
+    fields["blocks"], fields["pattern"] = distinct_blocks(order)
     return fields
 
 
-def listed(r: Reader, key: str, layers: int, low: int, high: int) -> list[int]:
+def layer_integers(r: Reader, key: str, layers: int, low: int, high: int) -> list[int]:
     """A list of one integer per layer."""
     found = r.sequence(key, layers)
     if found is None:

@@ -18,7 +18,7 @@ class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
 _LLAMA = Wrapper(inner="llama")
 _TIED_BY_EITHER = Wrapper(inner="llama", flat=True, either=True)
 
-WRAPPERS: dict[str, Wrapper] = {
+WRAPPER_TYPES: dict[str, Wrapper] = {
     "llava": _TIED_BY_EITHER,
     "llava_llama": Wrapper(inner="llama", flat=True),
     "llava_mistral": Wrapper(inner="mistral", flat=True),
@@ -69,7 +69,7 @@ def _each(reason: str, names: str) -> dict[str, str]:
     return dict.fromkeys(names.split(), reason)
 
 
-REASONS: dict[str, str] = {
+REFUSED_TYPES: dict[str, str] = {
     **_each(_ENCODER, "bert roberta xlm-roberta xlm-roberta-xl distilbert albert electra deberta "
             "deberta-v2 camembert modernbert nomic_bert mpnet longformer big_bird ernie xlm xlnet "
             "funnel fnet nystromformer squeezebert mobilebert layoutlm layoutlmv2 layoutlmv3 esm "

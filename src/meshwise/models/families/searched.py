@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
-from meshwise.models.families.keys import Reader, not_read, plain_attention, wrong
-from meshwise.models.families.layers import ends, kinds, listed, object_of, windowed
+from meshwise.models.families.keys import Reader, not_known, plain_attention, wrong
+from meshwise.models.families.layers import (
+    ModelFields,
+    distinct_blocks,
+    end_fields,
+    layer_integers,
+    object_of,
+    windowed,
+)
 from meshwise.models.shapes import Block, Mlp
 
-Fields = dict[str, Any]
 
-
-def deci(r: Reader) -> Fields:
+def deci(r: Reader) -> ModelFields:
     """DeciLM: the number of key/value heads differs from layer to layer."""
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
     heads, _, head_dim = r.heads(hidden)
-    per_layer = listed(r, "num_key_value_heads_per_layer", layers, 1, heads)
+    per_layer = layer_integers(r, "num_key_value_heads_per_layer", layers, 1, heads)
     mlp = Mlp(width=r.integer("intermediate_size"), gated=True)
     for kv_heads in set(per_layer):
         if heads % kv_heads:
             raise wrong("num_key_value_heads_per_layer", kv_heads, f"does not divide {heads} heads",
                         legal=f"divisors of {heads}")  # fmt: skip
-    fields["blocks"], fields["pattern"] = kinds(
+    fields["blocks"], fields["pattern"] = distinct_blocks(
         Block(attention=plain_attention(heads, kv, head_dim), mlp=mlp, norm_parameters=2 * hidden)
         for kv in per_layer
     )
@@ -38,9 +41,9 @@ def _multiple(value: float, hidden: int) -> int:
     return -(-width // 256) * 256
 
 
-def nemotron_nas(r: Reader) -> Fields:
+def nemotron_nas(r: Reader) -> ModelFields:
     """Llama-Nemotron after neural architecture search: every layer has its own shape."""
-    fields = ends(r)
+    fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
     heads = r.integer("num_attention_heads")
@@ -60,7 +63,7 @@ def nemotron_nas(r: Reader) -> Fields:
             for key in ("replace_with_linear", "sparsify", "num_sink_tokens", "llama4", "mamba",
                         "moe", "unshifted_sink"):  # fmt: skip
                 if part.get(key):
-                    raise not_read(f"{at}.{name}.{key}", part[key], "is not known", "null")
+                    raise not_known(f"{at}.{name}.{key}", part[key], "is not known", "null")
         attention = None
         if not a.get("no_op"):
             group = fr.check_integer(
@@ -89,5 +92,7 @@ def nemotron_nas(r: Reader) -> Fields:
         norms = (attention is not None) + (mlp is not None)
         return Block(attention=attention, mlp=mlp, norm_parameters=norms * hidden)
 
-    fields["blocks"], fields["pattern"] = kinds(block(i, entry) for i, entry in enumerate(found))
+    fields["blocks"], fields["pattern"] = distinct_blocks(
+        block(i, entry) for i, entry in enumerate(found)
+    )
     return fields

@@ -7,7 +7,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.models.shapes import Attention, LayerFormats
 from meshwise.program.context import Context
-from meshwise.program.operations import Core, Kernel, Op, collective, elementwise, gemm
+from meshwise.program.operations import Core, Kernel, Op, collective_op, elementwise, gemm
 
 
 def attended_pairs(queries: int, keys: int, window: int | None, causal: bool) -> float:
@@ -183,7 +183,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
 def norm_sums(ctx: Context) -> Op:
     """Norms over all heads need every rank's sum of squares, of queries and of keys, in fp32 (vLLM's
     minimax_m2.py; OLMo 2 there gathers the queries and keys themselves, which is more)."""
-    return collective(
+    return collective_op(
         "attention.norm_sums",
         "all_reduce",
         "tp",
@@ -215,7 +215,7 @@ def decode_exchange(ctx: Context, a: Attention) -> list[Op]:
         ("attention.dcp_output", "reduce_scatter", wide, value * act),
     )
     return [
-        collective(
+        collective_op(
             name, kind, "dcp", dtype, ctx.tokens * heads * each, count=count, phase="forward"
         )
         for name, kind, dtype, each in sent

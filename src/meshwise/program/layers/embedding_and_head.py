@@ -7,7 +7,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.program import sharding
 from meshwise.program.context import Context
-from meshwise.program.operations import Op, collective, elementwise, gemm, gradients_of, parted
+from meshwise.program.operations import Op, collective_op, elementwise, gemm, gradients_of, parted
 from meshwise.program.weights import LocalWeights, end_weights
 
 
@@ -23,7 +23,7 @@ def embedding(ctx: Context) -> list[Op]:
     )
     ops = [
         lookup,
-        collective(
+        collective_op(
             "embedding.output",
             "all_reduce",
             "tp",
@@ -32,7 +32,7 @@ def embedding(ctx: Context) -> list[Op]:
             count=np.where(tp & ~sp, 1, 0),
             phase="forward",
         ),
-        collective(
+        collective_op(
             "embedding.output",
             "reduce_scatter",
             "tp",
@@ -44,7 +44,7 @@ def embedding(ctx: Context) -> list[Op]:
     ]
     if ctx.training:
         ops.append(
-            collective(
+            collective_op(
                 "embedding.output_grad",
                 "all_gather",
                 "tp",
@@ -92,11 +92,11 @@ def head(ctx: Context) -> list[Op]:
     payload = ctx.tokens * width * w.comm
     plain_tp = np.where(tp & ~sp, 1, 0)
     sharded = np.where(sp, 1, 0)
-    gather = collective(
+    gather = collective_op(
         "head.input", "all_gather", "tp", w.comm_dtype, payload, count=sharded, phase="forward"
     )
     if not ctx.training:
-        result = collective(
+        result = collective_op(
             "head.logits",
             "all_gather",
             "tp",
@@ -110,7 +110,7 @@ def head(ctx: Context) -> list[Op]:
     logits = parted(logits, chunks)
     whole = vocab * ctx.layout.tp if ctx.stack.whole_logits else vocab
     loss = parted(elementwise("head.loss", "fp32", ctx.stack.loss_bytes * rows * whole), chunks)
-    per_token = collective(
+    per_token = collective_op(
         "head.loss",
         "all_reduce",
         "tp",
@@ -120,7 +120,7 @@ def head(ctx: Context) -> list[Op]:
         phase="forward",
     )
     if ctx.stack.whole_logits:
-        per_token = collective(
+        per_token = collective_op(
             "head.logits",
             "all_gather",
             "tp",
@@ -140,7 +140,7 @@ def head(ctx: Context) -> list[Op]:
         per_token,
         dgrad,
         wgrad,
-        collective(
+        collective_op(
             "head.logits.input_grad",
             "all_reduce",
             "tp",
@@ -151,7 +151,7 @@ def head(ctx: Context) -> list[Op]:
             hides_under=under,
         ),
         gather._replace(name="head.input_again", phase="wgrad"),
-        collective(
+        collective_op(
             "head.input_grad",
             "reduce_scatter",
             "tp",

@@ -8,9 +8,9 @@ from meshwise.arrays import Array
 from meshwise.models.shapes import LayerFormats, Mlp, Moe, Stored
 from meshwise.program.context import Context
 from meshwise.program.layers.experts import visited
-from meshwise.program.operations import Copies, Kernel, Op, collective, elementwise, gemm
+from meshwise.program.operations import Kernel, Op, TokenCopies, collective_op, elementwise, gemm
 
-Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
+_Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
 
 
 def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> Array:
@@ -21,7 +21,7 @@ def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> 
     return values * rows * width * ctx.widths.activation
 
 
-def dense(ctx: Context, mlp: Mlp, prefix: str, stored: Pair) -> list[Op]:
+def dense(ctx: Context, mlp: Mlp, prefix: str, stored: _Pair) -> list[Op]:
     """Up (with gate), activation, down: column- then row-parallel over tp."""
     width = ctx.split(mlp.width)
     first, last = (ctx.operands(how) for how in stored)
@@ -145,23 +145,23 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     moved = activation_traffic(ctx, rows, width, gated)
     # decode's kernels send each copy by itself, for the latency
     by_node = ctx.stack.dispatcher != "alltoall" and ctx.phase != "decode" and not ctx.stack.ideal
-    copies = Copies(moe.experts, moe.top_k) if by_node else None
+    copies = TokenCopies(moe.experts, moe.top_k) if by_node else None
     # a copy per expert, and the copies' sum: each is the other's gradient
     spread, summed = 2.0 * rows * h * w.activation, (rows + ctx.tokens) * h * w.activation
     permute = elementwise("moe.permute", w.activation_dtype, spread)
     unpermute = elementwise("moe.unpermute", w.activation_dtype, summed)
     ops = [
-        collective("moe.replicas_in", "all_gather", "etp", **replicas),
+        collective_op("moe.replicas_in", "all_gather", "etp", **replicas),
         router,
         permute._replace(gradient_bytes=summed),
-        collective("moe.dispatch", "all_to_all", "ep", **swap)._replace(copies=copies),
-        collective("moe.gather", "all_gather", "etp", **among),
+        collective_op("moe.dispatch", "all_to_all", "ep", **swap)._replace(copies=copies),
+        collective_op("moe.gather", "all_gather", "etp", **among),
         up,
         elementwise("moe.activation", w.activation_dtype, moved),
         down,
-        collective("moe.scatter", "reduce_scatter", "etp", **among),
-        collective("moe.combine", "all_to_all", "ep", **swap)._replace(copies=copies),
-        collective("moe.replicas_out", "reduce_scatter", "etp", **replicas),
+        collective_op("moe.scatter", "reduce_scatter", "etp", **among),
+        collective_op("moe.combine", "all_to_all", "ep", **swap)._replace(copies=copies),
+        collective_op("moe.replicas_out", "reduce_scatter", "etp", **replicas),
         unpermute._replace(gradient_bytes=spread),
     ]
     if moe.shared is not None:

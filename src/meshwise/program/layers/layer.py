@@ -19,8 +19,8 @@ from meshwise.program.context import Context
 from meshwise.program.layers import attention
 from meshwise.program.layers import feed_forward as mlp
 from meshwise.program.layers import recomputed as modules
-from meshwise.program.operations import Op, collective, elementwise, gradients_of, parted
-from meshwise.program.weights import block_weights
+from meshwise.program.operations import Op, collective_op, elementwise, gradients_of, parted
+from meshwise.program.weights import local_block_weights
 
 
 class Part(NamedTuple):
@@ -56,7 +56,7 @@ def _norm(ctx: Context, name: str) -> Op:
     return elementwise(f"{name}.norm", w.activation_dtype, moved)
 
 
-def parts(ctx: Context, block: Block) -> list[Part]:
+def layer_parts(ctx: Context, block: Block) -> list[Part]:
     """The layer's regions in order; a parallel block is one region where its sums are reduced once."""
     found: list[Part] = []
     how = block.stored
@@ -86,7 +86,7 @@ def parts(ctx: Context, block: Block) -> list[Part]:
         inputs = [(products[0], ctx.model.hidden)]
         found.append(Part(name, _norm(ctx, name), ops, inputs, products[-1], alone=alone))
     if ctx.stack.overlap == "split":
-        cut = pieces(ctx)
+        cut = overlap_pieces(ctx)
         found = [
             p._replace(norm=parted(p.norm, cut), compute=[parted(op, cut) for op in p.compute])
             for p in found
@@ -98,7 +98,7 @@ def parts(ctx: Context, block: Block) -> list[Part]:
     return found
 
 
-def pieces(ctx: Context) -> Array:
+def overlap_pieces(ctx: Context) -> Array:
     """Parts that the tokens are cut into, so that one computes while another communicates: 2 under
     ``overlap="split"``, where there are two tokens to part."""
     if ctx.stack.overlap != "split" or ctx.stack.ideal:
@@ -115,7 +115,7 @@ def _shape(ctx: Context, part: Part) -> tuple[Array, Array, Array]:
     tp = ctx.layout.tp > 1
     if part.alone:
         tp = tp & ~(mlp.exchanges_tokens(ctx) & ctx.layout.sequence_parallel)
-    return tp, ctx.layout.sequence_parallel & tp, pieces(ctx)
+    return tp, ctx.layout.sequence_parallel & tp, overlap_pieces(ctx)
 
 
 def forward(ctx: Context, part: Part) -> list[Op]:
@@ -127,7 +127,7 @@ def forward(ctx: Context, part: Part) -> list[Op]:
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
     return [
         part.norm,
-        collective(
+        collective_op(
             f"{part.name}.input",
             "all_gather",
             "tp",
@@ -139,7 +139,7 @@ def forward(ctx: Context, part: Part) -> list[Op]:
         ),
         *part.compute,
         *_context_exchange(ctx, part, "forward"),
-        collective(
+        collective_op(
             f"{part.name}.output",
             "all_reduce",
             "tp",
@@ -149,7 +149,7 @@ def forward(ctx: Context, part: Part) -> list[Op]:
             phase="forward",
             hides_under=part.last,
         ),
-        collective(
+        collective_op(
             f"{part.name}.output",
             "reduce_scatter",
             "tp",
@@ -173,7 +173,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
     fused = ctx.stack.attention == "flash" and not ctx.stack.ideal
     ops = [
-        collective(
+        collective_op(
             f"{part.name}.output_grad",
             "all_gather",
             "tp",
@@ -199,7 +199,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             # MLA's latents are reduced whole, whatever happens outside the region
             latent = np.where(tp, cut, 0)
             ops.append(
-                collective(
+                collective_op(
                     f"{name}.input_grad",
                     "all_reduce",
                     "tp",
@@ -212,7 +212,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             )
             continue
         ops.append(
-            collective(
+            collective_op(
                 f"{name}.input_grad",
                 "all_reduce",
                 "tp",
@@ -224,7 +224,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             )
         )
     ops.append(
-        collective(
+        collective_op(
             f"{part.name}.input_again",
             "all_gather",
             "tp",
@@ -236,7 +236,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
         )
     )
     ops.append(
-        collective(
+        collective_op(
             f"{part.name}.input_grad",
             "reduce_scatter",
             "tp",
@@ -263,7 +263,7 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     count = np.where(ctx.layout.cp > 1, 1, 0)
     name = "attention.kv"
     under = "attention.core" + (":dgrad" if phase == "dgrad" else "")
-    gather = collective(
+    gather = collective_op(
         name,
         "all_gather",
         "cp",
@@ -298,7 +298,7 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
         count = op.count * full
         if is_last and ctx.stack.recompute_early_stop and op.name == f"{part.name}.output":
             count = op.count * 0
-        share = modules.again(op, ctx.stack)
+        share = modules.recomputed_share(op, ctx.stack)
         if share:
             count = count + op.count * (selective * share)
         ops.append(op._replace(phase="recompute", count=count, model_flops=0.0))
@@ -307,7 +307,7 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
 
 def layer(ctx: Context, block: Block) -> list[Op]:
     """All operations of one layer for one microbatch, in the order they run."""
-    regions = parts(ctx, block)
+    regions = layer_parts(ctx, block)
     ops = [op for part in regions for op in forward(ctx, part)]
     if not ctx.training:
         return ops
@@ -315,6 +315,6 @@ def layer(ctx: Context, block: Block) -> list[Op]:
         ops += recomputed(ctx, part, is_last=i == len(regions) - 1)
     for part in reversed(regions):
         ops += backward(ctx, part)
-    local = block_weights(block, ctx.model.hidden, ctx.layout)
+    local = local_block_weights(block, ctx.model.hidden, ctx.layout)
     gather, back = sharding.gathers(ctx, local)
     return [*gather, *ops, *back, *sharding.accumulation(ctx, local)]

@@ -12,7 +12,7 @@ _BY_PRODUCTS = {"gemm": 0.5, "elementwise": 1.0, "all_gather": 1.0}
 _UP_PROJECTIONS = ("attention.query_up", "attention.kv_up", "attention.rotary")
 
 
-def again(op: Op, stack: Stack) -> float:
+def recomputed_share(op: Op, stack: Stack) -> float:
     """Share of a forward operation that selective recomputation does again.
 
     By operation (torchtitan): every second product, the experts' grouped ones and all passes, with

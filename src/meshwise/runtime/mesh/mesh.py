@@ -45,7 +45,7 @@ def make(tp: int, dp: int, pp: int, device: torch.device) -> Mesh:
     if tp * dp * pp != world:
         raise InputError(
             f"tp {tp} · dp {dp} · pp {pp} = {tp * dp * pp} ranks: the run has {world}",
-            field="--tp",
+            field="tp",
             value=tp,
             legal=f"degrees whose product is {world}",
         )

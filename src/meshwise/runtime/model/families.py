@@ -101,8 +101,8 @@ def family(model_type: str) -> Family:
     if found is None:
         near = closest(model_type, FAMILIES)
         raise InputError(
-            f"MODEL: {model_type!r} is no family that the runtime can split",
-            field="MODEL",
+            f"model: {model_type!r} is no family that the runtime can split",
+            field="model",
             value=model_type,
             legal=sorted(FAMILIES),
             nearest=near[0] if near else None,

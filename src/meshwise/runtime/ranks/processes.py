@@ -91,8 +91,8 @@ def _check_devices(backend: str, ranks: int) -> None:
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if devices < ranks:
         raise InputError(
-            f"--backend=nccl: {ranks} ranks need as many CUDA devices, here are {devices}",
-            field="--backend",
+            f"backend=nccl: {ranks} ranks need as many CUDA devices, here are {devices}",
+            field="backend",
             value="nccl",
             legal="gloo" if not devices else f"at most {devices} ranks, or gloo",
             nearest="gloo",

@@ -34,7 +34,7 @@ STD = 0.02  # of random weights, as in GPT-2
 
 def dtype(name: str) -> torch.dtype:
     """Raises :class:`InputError` for a type that the runtime does not compute in."""
-    return DTYPES[one_of(name, "--dtype", DTYPES)]
+    return DTYPES[one_of(name, "dtype", DTYPES)]
 
 
 def config(table: Mapping[str, Any]) -> Any:
@@ -49,8 +49,8 @@ def config(table: Mapping[str, Any]) -> Any:
     except Exception as error:  # its validators raise many kinds
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"MODEL: transformers refuses the config.json: {shorten(first, 160)}",
-            field="MODEL",
+            f"model: transformers refuses the config.json: {shorten(first, 160)}",
+            field="model",
             legal="a config.json of its family",
         ) from None
 

@@ -42,8 +42,8 @@ SHOWN = 4
 
 def _refuse(path: str, what: str, legal: str = "") -> InputError:
     return InputError(
-        f"--checkpoint={shorten(path)}: {what}",
-        field="--checkpoint",
+        f"checkpoint={shorten(path)}: {what}",
+        field="checkpoint",
         value=path,
         legal=legal or "a folder or file of safetensors",
     )

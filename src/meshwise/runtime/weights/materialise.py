@@ -44,8 +44,8 @@ def materialise_buffers(model: nn.Module, device: torch.device) -> None:
         if any(b is not None and b.is_meta for b in own.values()):
             if not hasattr(module, "inv_freq"):
                 raise InputError(
-                    f"MODEL: no rule for the buffers of {path} ({type(module).__name__})",
-                    field="MODEL",
+                    f"model: no rule for the buffers of {path} ({type(module).__name__})",
+                    field="model",
                 )
             fresh = type(module)(module.config)
             own = {**own, **fresh._buffers}

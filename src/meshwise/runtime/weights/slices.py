@@ -73,8 +73,8 @@ def _read(handle: int, stored: Stored, offset: int, count: int) -> Tensor:
         got = os.preadv(handle, [view[done:]], offset + done)
         if got == 0:
             raise InputError(
-                f"--checkpoint: {shorten(stored.file)} ends while it is read",
-                field="--checkpoint",
+                f"checkpoint: {shorten(stored.file)} ends while it is read",
+                field="checkpoint",
                 value=stored.file,
             )
         done += got

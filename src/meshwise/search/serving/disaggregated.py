@@ -9,17 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
-from meshwise.cost.memory.parts import kv_cache
-from meshwise.layouts.layout import Layouts
+from meshwise.cost.memory.parts import kv_cache_bytes
+from meshwise.layouts.layout import Layout, Layouts
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving import iteration
 from meshwise.search.serving.bisection import Ends, largest
 from meshwise.search.serving.iteration import Engine, draft_s
 from meshwise.search.serving.plan import CHUNK, EVERY, Limits, columns
-from meshwise.search.serving.space import AXES, serving_space
+from meshwise.search.serving.space import serving_space
 from meshwise.search.serving.steady_state import capacity, tokens_per_iteration
-from meshwise.search.training.space import Pins, divisors
+from meshwise.search.training.space import divisors
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
@@ -29,7 +31,7 @@ ROWS = 256  # prefill instances that are compared with all decode instances at a
 class Instance(NamedTuple):
     """A layout of one pool: its size, what it delivers and how soon."""
 
-    axes: dict[str, int]
+    layout: Layout
     devices: int
     requests_per_s: float
     latency_s: float  # prefill: to the first token; decode: per output token
@@ -131,7 +133,7 @@ def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
 
     one = Layouts(tp=np.int64(1))
     ctx = context(model, stack, Prefill(batch=1, seq=w.isl, formats=w.formats), one)
-    return float(kv_cache(ctx, roles(model, one)[0]))
+    return float(kv_cache_bytes(ctx, roles(model, one)[0]))
 
 
 def _prefills(
@@ -246,11 +248,10 @@ def _undominated(layouts: Layouts, found: list[_Met]) -> list[Instance]:
 
 
 def _instance(layouts: Layouts, met: _Met, i: int) -> Instance:
-    one = columns(layouts, i % layouts.tp.size)
-    axes = {name: int(getattr(one, name)) for name in AXES}
+    layout = layouts.at(i % layouts.tp.size, SERVES)
     return Instance(
-        axes,
-        devices=axes["tp"] * axes["pp"] * axes["dp"],
+        layout,
+        devices=layout.devices,
         requests_per_s=float(met.rate[i]),
         latency_s=float(met.latency[i]),
         batch=int(met.batch[i]),

@@ -11,7 +11,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.inference import engine_s, layer_launch_s
-from meshwise.cost.pricing import OpCost, total
+from meshwise.cost.pricing import OpCost, total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
@@ -108,7 +108,10 @@ def _attention(cost: OpCost) -> bool:
 
 def _per_kind(e: Estimate, *, attention: bool) -> list[Array]:
     """Seconds of the attention cores, or of all the rest, of a layer of each kind."""
-    return [total([c for c in costs if _attention(c) == attention]).busy for costs in e.layer_costs]
+    return [
+        total_times([c for c in costs if _attention(c) == attention]).busy
+        for costs in e.layer_costs
+    ]
 
 
 def draft_s(engine: Engine, w: Serving, batch: Array) -> Array:
@@ -117,7 +120,7 @@ def draft_s(engine: Engine, w: Serving, batch: Array) -> Array:
         return 0.0
     e = engine.decode(batch, w.context)
     if w.draft_cost == "layer":
-        one: Array = total(e.layer_costs[-1]).busy + total(e.head_costs).busy
+        one: Array = total_times(e.layer_costs[-1]).busy + total_times(e.head_costs).busy
         return w.draft_tokens * one
     return w.draft_tokens * float(w.draft_cost) * (e.step_s - e.host_s)
 
@@ -164,8 +167,11 @@ def mixed(
     kinds = _per_kind(together, attention=False)
     for e in (decodes, chunks):
         kinds = [a + b for a, b in zip(kinds, _per_kind(e, attention=True), strict=True)]
-    embedding, head = total(together.embedding_costs).busy, total(decodes.head_costs).busy
-    transfer = total(together.transfer_costs).busy
+    embedding, head = (
+        total_times(together.embedding_costs).busy,
+        total_times(decodes.head_costs).busy,
+    )
+    transfer = total_times(together.transfer_costs).busy
     slowest: Array = 0.0
     for role in together.program.roles:
         stage = embedding * role.embedding + head * role.head

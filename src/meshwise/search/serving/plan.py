@@ -8,15 +8,16 @@ import msgspec
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
-from meshwise.layouts.layout import Layouts
+from meshwise.layouts.layout import Layout, Layouts
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.bisection import largest
 from meshwise.search.serving.iteration import Engine
-from meshwise.search.serving.space import AXES, serving_space
+from meshwise.search.serving.space import serving_space
 from meshwise.search.serving.steady_state import Steady, steady, together_at_most
-from meshwise.search.training.space import Pins
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
@@ -36,7 +37,7 @@ class Limits(NamedTuple):
 class ServingRow(NamedTuple):
     """A layout with what it serves at its concurrency. Seconds, bytes, tokens."""
 
-    axes: dict[str, int]
+    layout: Layout
     devices: int
     concurrency: int
     tpot_s: float
@@ -162,11 +163,10 @@ def within(s: Steady, limits: Limits) -> Array:
 
 
 def row_at(t: Table, i: int, w: Serving) -> ServingRow:
-    s, lay = t.steady, t.layouts
-    axes = {name: int(getattr(lay, name)[i]) for name in AXES}
+    s, layout = t.steady, t.layouts.at(i, SERVES)
     return ServingRow(
-        axes=axes,
-        devices=axes["tp"] * axes["pp"] * axes["dp"],
+        layout=layout,
+        devices=layout.devices,
         concurrency=int(t.concurrency[i]),
         tpot_s=float(s.tpot_s[i]),
         tpot_low_s=float(t.low[i]),
@@ -298,9 +298,9 @@ def _rivals(
 ) -> list[tuple[str, ServingRow]]:
     """For each axis the best layout with another value of it."""
     found = []
-    for axis in AXES:
+    for axis in SERVES:
         values = getattr(t.layouts, axis)
-        other = next((i for i in order if int(values[i]) != best.axes[axis]), None)
+        other = next((i for i in order if int(values[i]) != best.layout.code(axis)), None)
         if other is not None:
             found.append((axis, row_at(t, other, w)))
     return found

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules import key_copies
 from meshwise.models.shapes import Model
 from meshwise.search.serving.disaggregated import Disaggregated, disaggregate
@@ -20,7 +22,6 @@ from meshwise.search.serving.plan import (
     plan_serving,
     serving_changes,
 )
-from meshwise.search.serving.space import AXES
 from meshwise.search.training.question import (
     MAX_TOP,
     check_experts,
@@ -28,7 +29,7 @@ from meshwise.search.training.question import (
     check_objective,
     refuse,
 )
-from meshwise.search.training.space import Pins, divisors, least_etp
+from meshwise.search.training.space import divisors, least_etp
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
 from meshwise.workloads.serving import Serving
@@ -88,7 +89,7 @@ def plan_deployment(
 def check_serving_pins(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
     """Refuse pins that no deployment can have, with the nearest legal value."""
     for axis in pins:
-        if axis not in AXES:
+        if axis not in SERVES:
             option = "--" + axis.replace("_", "-")
             raise InputError(
                 f"{option} has no meaning in serving",

@@ -7,9 +7,9 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.layouts import rules
 from meshwise.layouts.layout import Layouts
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.space import (
-    Pins,
     Refusals,
     divisors,
     expert_grids,
@@ -36,7 +36,6 @@ RULES = (
     "ttft",  # longer than the limit
     "tpot",
 )
-AXES = ("tp", "pp", "dp", "ep", "etp", "dcp")
 
 
 def serving_space(

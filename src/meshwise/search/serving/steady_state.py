@@ -9,7 +9,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate
-from meshwise.cost.uncertainty import even_draws_s, lent_share, unseen_sd
+from meshwise.cost.uncertainty import even_draws_s, inherited_share, unseen_sd
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.search.serving import iteration
@@ -39,16 +39,6 @@ class Steady(NamedTuple):
     lent: Array  # share of a decode that rests on constants of other hardware or shapes
     even_s: Array  # more of TPOT if experts are drawn evenly, where their skew is an assumption
     unseen: Array  # standard deviation of its logarithm by what no published row has
-
-
-def layout(tp: int, pp: int = 1, ep: int = 1, dp: int = 1, etp: int | None = None) -> Layouts:
-    return Layouts(
-        tp=np.int64(tp),
-        pp=np.int64(pp),
-        ep=np.int64(ep),
-        dp=np.int64(dp),
-        etp=np.int64(etp or 0),
-    )
 
 
 class _Prompt(NamedTuple):
@@ -140,7 +130,7 @@ def steady(
         memory_bytes=used,
         memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory_reserve),
         fits=fits,
-        lent=lent_share(e) if doubted else np.float64(0.0),
+        lent=inherited_share(e) if doubted else np.float64(0.0),
         even_s=even_draws_s(e) / w.tokens_per_iteration if doubted else np.float64(0.0),
         unseen=unseen_sd(e) if doubted else np.float64(0.0),
     )

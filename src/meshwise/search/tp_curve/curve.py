@@ -7,17 +7,19 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.kernels.fits import experts_of
 from meshwise.cost.uncertainty import step_interval
 from meshwise.errors import IllegalLayout
-from meshwise.layouts import grid, rules
+from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import RECOMPUTE_CODE, Layouts
+from meshwise.layouts.check import check_switches
+from meshwise.layouts.layout import Layouts
 from meshwise.models import formats
 from meshwise.models.shapes import Model
-from meshwise.program.layers.layer import pieces
+from meshwise.program.layers.layer import overlap_pieces
 from meshwise.search.tp_curve.copies import copies
 from meshwise.search.tp_curve.limit import column, find_limit, main_kind
 from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
@@ -128,7 +130,7 @@ def curve(
         else:
             kept.append(tp)
     one = layouts_for(workload, np.int64(1), False)
-    grid.check_switches(model, workload, stack, one, ("loss_chunks", "exchange"))
+    check_switches(model, workload, stack, one, ("loss_chunks", "exchange"))
     # T(1) and T(N/2) are needed even where the user asks for a few degrees only.
     known = {1, *kept, *(tp // 2 for tp in kept if tp % 2 == 0)}
     priced = [tp for tp in sorted(known) if tp in kept or not legality.refusals(model, tp, stack)]
@@ -177,7 +179,7 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
 def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack) -> list[str]:
     """As what a run is priced, whatever its layout: formats, and how experts are drawn."""
     device = cluster.device
-    found = formats.remarks(model, workload, device.peak_flops_per_s, device.title)
+    found = formats.format_remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
     found += not_made_for(stack, workload.phase)
     found += expert_remarks(model, workload)
@@ -284,7 +286,7 @@ def _layers(e: Estimate, size: int) -> list[Layer]:
                 payload = payload + c.op.count * c.op.payload_bytes
         return column(value, size), column(payload, size)
 
-    cut = column(pieces(e.program.ctx), size)
+    cut = column(overlap_pieces(e.program.ctx), size)
 
     def calls(kind: str, *phases: str) -> list[int]:
         value: Array = 0

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster, grown
 from meshwise.cost.estimate import estimate
-from meshwise.cost.memory.parts import fullest_stage
+from meshwise.cost.memory.parts import fullest_stage_bytes
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import RECOMPUTE_CODE, Layouts
+from meshwise.layouts.layout import Layout, Layouts
 from meshwise.models.shapes import Model
 from meshwise.program.context import context
 from meshwise.program.weights import roles
@@ -22,11 +23,7 @@ from meshwise.workloads.workload import Training, Workload
 class SmallestFit(NamedTuple):
     """The fewest devices on which one replica fits, and the fastest such layout."""
 
-    tp: int
-    pp: int
-    micro_batch: int
-    recompute: str
-    sequence_parallel: bool
+    layout: Layout
     devices: int
     memory_bytes: float
     step_s: float
@@ -62,7 +59,9 @@ def smallest_fit(
     shape = (len(modes), len(tps), len(pps))
     usable = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
     ctx = context(model, stack, workload, layout)
-    memory = np.broadcast_to(fullest_stage(ctx, roles(model, layout, stack.stage_balance)), shape)
+    memory = np.broadcast_to(
+        fullest_stage_bytes(ctx, roles(model, layout, stack.stage_balance)), shape
+    )
     fits = memory <= usable
     if not fits.any():
         return None
@@ -75,11 +74,13 @@ def smallest_fit(
     step = np.broadcast_to(estimate(model, roomy, workload, stack, few).step_s, i.shape)
     best = int(np.argmin(step))
     return SmallestFit(
-        tp=tps[i[best]],
-        pp=pps[j[best]],
-        micro_batch=1 if isinstance(workload, Training) else workload.batch,
-        recompute=modes[mode[best]],
-        sequence_parallel=sequence_parallel,
+        layout=Layout(
+            tp=tps[i[best]],
+            pp=pps[j[best]],
+            micro_batch=1 if isinstance(workload, Training) else workload.batch,
+            recompute=modes[mode[best]],
+            sequence_parallel=sequence_parallel,
+        ),
         devices=fewest,
         memory_bytes=float(memory[mode[best], i[best], j[best]]),
         step_s=float(step[best]),

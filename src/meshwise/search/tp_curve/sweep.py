@@ -19,7 +19,7 @@ from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.curve import Scaling, curve, layouts_for
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import as_digits, count
-from meshwise.units import BANDWIDTH, RATE, TIME, Kind, parse
+from meshwise.units import BANDWIDTH, RATE, TIME, Kind, parse_quantity
 from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Decode, Training, Workload
 
 POINTS = 7  # values of a range, ends included
@@ -233,7 +233,7 @@ def read_sweep(text: str, known: dict[str, Quantity]) -> tuple[Quantity, list[fl
 def _value(text: str, quantity: Quantity) -> float:
     field = f"--sweep {quantity.name}"
     if quantity.kind is not None:
-        return parse(text.strip(), quantity.kind, field)
+        return parse_quantity(text.strip(), quantity.kind, field)
     number = count(as_digits(text), field, high=quantity.high)
     near = quantity.nearest(number)
     if near != number:

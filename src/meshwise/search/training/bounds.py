@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from meshwise.clusters.load import Cluster
-from meshwise.layouts.layout import Group, Layouts, place
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, place
 
 
 def nearest(layout: Layouts, cluster: Cluster) -> dict[str, Group]:

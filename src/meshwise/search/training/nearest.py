@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshwise.clusters.load import Cluster, grown
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.plan import ranked
 from meshwise.search.training.ranking import Found, Search, search, variants
-from meshwise.search.training.space import Pins, divisors
+from meshwise.search.training.space import divisors
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 

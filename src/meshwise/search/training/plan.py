@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.axes import TRAINS
+from meshwise.layouts.layout import Layout
 from meshwise.search.training.prices import INNER, Pricer, Slice, slice_of
-from meshwise.search.training.ranking import Found, Search, Variant, axes_at
+from meshwise.search.training.ranking import Found, Search, Variant, layout_at
 from meshwise.search.training.rows import PlanRow, against, rows
-from meshwise.search.training.space import AXES, SWITCHES
+from meshwise.search.training.space import COLUMN
 from meshwise.stacks.stack import Stack
 
 LABELS = ("dtype", "comm_dtype")
+_ORDER = (*COLUMN, *INNER)  # of layouts that take equally long
 FRONT = 100  # columns with the least step, whose layouts the front of step and memory is made of
 
 
@@ -32,7 +35,7 @@ class Binding(NamedTuple):
     share: float
     step_s: float | None = None
     memory_bytes: float | None = None
-    layout: dict[str, int] | None = None
+    layout: Layout | None = None
 
 
 class Plan(NamedTuple):
@@ -87,7 +90,7 @@ def ranked(found: Search, top: int) -> list[Found]:
             for place in order[np.isfinite(step.ravel()[order])].tolist():
                 at = np.unravel_index(place, step.shape)
                 listed.append(_at(pricer, columns, piece, at, float(step[at]), s.variant))
-    return sorted(listed, key=lambda f: (f.step_s, *f.axes.values()))[:top]
+    return sorted(listed, key=lambda f: (f.step_s, *map(f.layout.code, _ORDER)))[:top]
 
 
 def _best_columns(pricer: Pricer, number: int) -> tuple[Array, Slice, Array, Array]:
@@ -111,13 +114,13 @@ def _at(
     switches = {
         name: int(np.broadcast_to(getattr(piece.layout, name), piece.shape)[at]) for name in INNER
     }
-    return Found(step, variant, axes_at(pricer, int(columns[at[-1]]), switches))
+    return Found(step, variant, layout_at(pricer, int(columns[at[-1]]), switches))
 
 
 def _rivals(found: Search, best: Found) -> list[tuple[str, Found]]:
     """For each axis the best layout with another value of it."""
     rivals: list[tuple[str, Found]] = []
-    for axis in (*AXES, *SWITCHES, *LABELS):
+    for axis in (*TRAINS, *LABELS):
         least: Found | None = None
         for s in found.searched:
             for pricer in s.pricers:
@@ -132,7 +135,7 @@ def _rivals(found: Search, best: Found) -> list[tuple[str, Found]]:
 def _other(pricer: Pricer, variant: Variant, axis: str, best: Found) -> Found | None:
     """A pricer's best layout whose ``axis`` differs from the best one's."""
     if axis in pricer.switch:
-        values = [v for value, v in pricer.switch[axis].items() if value != best.axes[axis]]
+        values = [v for value, v in pricer.switch[axis].items() if value != best.layout.code(axis)]
         if not values:
             return None
         step, column, switches = min(values, key=lambda v: v[0])
@@ -141,7 +144,7 @@ def _other(pricer: Pricer, variant: Variant, axis: str, best: Found) -> Found | 
             other = variant.label.get(axis) != best.variant.label.get(axis)
             steps = pricer.step_s if other and pricer.step_s.size else np.full(1, np.inf)
         else:
-            differs = pricer.space.columns[axis] != best.axes[axis]
+            differs = pricer.space.columns[axis] != best.layout.code(axis)
             if not differs.any():
                 return None
             steps = np.where(differs, pricer.step_s, np.inf)
@@ -150,7 +153,7 @@ def _other(pricer: Pricer, variant: Variant, axis: str, best: Found) -> Found | 
         switches = {name: int(v[column]) for name, v in pricer.best.items()}
     if not np.isfinite(step):
         return None
-    return Found(step, variant, axes_at(pricer, column, switches))
+    return Found(step, variant, layout_at(pricer, column, switches))
 
 
 def _front(found: Search) -> list[Found]:
@@ -194,7 +197,7 @@ def _binding(found: Search, best: PlanRow) -> Binding:
         at = np.unravel_index(int(np.argmin(steps)), steps.shape)
         other = _at(s.first, np.array([column]), piece, at, step, s.variant)
         memory = float(np.broadcast_to(e.memory_bytes, piece.shape)[at])
-        return Binding("memory", 1.0 - step / best.step_s, step, memory, other.axes)
+        return Binding("memory", 1.0 - step / best.step_s, step, memory, other.layout)
     parts = {k: v for k, v in best.parts.items() if k != "compute"}
     code = max(parts, key=lambda k: parts[k])
     if parts[code] < 0.1 * best.step_s:
@@ -226,6 +229,6 @@ def _thumb(found: Search) -> Found | None:
             steps = np.where(some.columns["pp"] == stages, pricer.step_s, np.inf)
             column = int(np.argmin(steps))
             switches = {name: int(v[column]) for name, v in pricer.best.items()}
-            axes = axes_at(pricer, column, switches)
-            choices.append(Found(float(steps[column]), s.variant, axes))
-    return min(choices, key=lambda f: (f.axes["pp"], f.step_s)) if choices else None
+            layout = layout_at(pricer, column, switches)
+            choices.append(Found(float(steps[column]), s.variant, layout))
+    return min(choices, key=lambda f: (f.layout.pp, f.step_s)) if choices else None

@@ -10,7 +10,8 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
-from meshwise.layouts.layout import Group, Layouts
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group
 from meshwise.models.shapes import Model
 from meshwise.search.training.space import COLUMN, Space, take_groups
 from meshwise.stacks.stack import Stack

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import ORDERS, RECOMPUTE_CODE, SHARD_CODE
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.nearest import Change, changes
 from meshwise.search.training.plan import Plan, plan
 from meshwise.search.training.ranking import Progress, search, variants
-from meshwise.search.training.space import Pins, divisors, least_etp
+from meshwise.search.training.space import divisors, least_etp
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count, one_of
 from meshwise.workloads.workload import Training
@@ -22,14 +21,6 @@ from meshwise.workloads.workload import Training
 OBJECTIVES = ("step", "mfu", "cost")
 FREE = ("dtype", "comm-dtype")  # what changes the numerics is looked at only where it is freed
 MAX_TOP = 1000
-DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp", "micro_batch")
-CODES: dict[str, dict[str, Any]] = {
-    "recompute": RECOMPUTE_CODE,
-    "shard": SHARD_CODE,
-    "placement": {"-".join(order): i for i, order in enumerate(ORDERS)},
-    "sequence_parallel": {"false": False, "true": True},
-    "overlap": {"none": False, "decomposed": True},
-}
 
 
 class Planned(NamedTuple):
@@ -40,27 +31,6 @@ class Planned(NamedTuple):
     elapsed_s: float
     price_per_device_hour: float | None
     objective: str
-
-
-def read_pins(given: Mapping[str, object]) -> Pins:
-    """Pins from values or lists of them, as users name them (``recompute="full"``)."""
-    pins: dict[str, tuple[Any, ...]] = {}
-    for axis, value in given.items():
-        one_of(axis, "layout", (*DEGREES, *CODES))
-        if value is None:
-            continue
-        values = list(value) if isinstance(value, (list, tuple, set)) else [value]
-        option = "--" + axis.replace("_", "-")
-        if not values:
-            raise InputError(f"{option}: no value", field=option, legal="one or several values")
-        if axis in CODES:
-            table = CODES[axis]
-            names = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
-            codes = [table[one_of(name, option, table)] for name in names]
-        else:
-            codes = [count(v, option) for v in values]
-        pins["decomposed" if axis == "overlap" else axis] = tuple(dict.fromkeys(codes))
-    return pins
 
 
 def check_gpus(cluster: Cluster, gpus: int) -> Cluster:

@@ -10,11 +10,12 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.layouts.layout import Layouts
+from meshwise.layouts.layout import Layout, Layouts, of_codes
+from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.bounds import nearest
 from meshwise.search.training.prices import Pricer
-from meshwise.search.training.space import COLUMN, Pins, Space, space
+from meshwise.search.training.space import COLUMN, Space, space
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 
@@ -31,14 +32,11 @@ class Variant(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A layout of the search: its step as the search priced it, and all its axes."""
+    """A layout of the search, and its step as the search priced it."""
 
     step_s: float
     variant: Variant
-    axes: dict[str, int]
-
-    def layout(self) -> Layouts:
-        return Layouts(**{name: np.int64(value) for name, value in self.axes.items()})
+    layout: Layout
 
 
 class Searched(NamedTuple):
@@ -69,9 +67,10 @@ class Search(NamedTuple):
     refused: dict[str, int]
 
 
-def axes_at(pricer: Pricer, column: int, switches: dict[str, int]) -> dict[str, int]:
+def layout_at(pricer: Pricer, column: int, switches: dict[str, int]) -> Layout:
+    """A column's layout with these switches (codes)."""
     columns = pricer.space.columns
-    return {name: int(columns[name][column]) for name in COLUMN} | switches
+    return of_codes({name: int(columns[name][column]) for name in COLUMN} | switches)
 
 
 def _gainers(s: Space, first: Pricer, cluster: Cluster, keep: int) -> Array:

@@ -12,10 +12,10 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.uncertainty import collective_kind, half_width, step_interval
-from meshwise.layouts.layout import Layouts
+from meshwise.layouts.layout import Layouts, columns
 from meshwise.models.shapes import Model
 from meshwise.program.operations import COLLECTIVES
-from meshwise.search.one_layout import AXES, model_flops
+from meshwise.search.one_layout import GROUPS, model_flops
 from meshwise.search.training.ranking import Found
 from meshwise.workloads.workload import Training
 
@@ -24,7 +24,7 @@ LEVEL = 1.645  # standard deviations that hold 90 % of a normal distribution
 # (docs/explanation/validation), so one standard deviation is about
 KERNEL_SIGMA = 0.06
 HOST_SIGMA = 0.5  # of what the hosts and the slowest rank add: known to a factor at best
-_ROW = {name: row for row, names in AXES.items() for name in names}
+_ROW = {name: row for row, names in GROUPS.items() for name in names}
 
 
 class PlanRow(NamedTuple):
@@ -63,7 +63,7 @@ def rows(found: list[Found], model: Model, cluster: Cluster) -> list[PlanRow]:
     known = {id(f.variant): f.variant for f in found}
     for key, v in known.items():
         chosen = [i for i, f in enumerate(found) if id(f.variant) == key]
-        layout = columns([found[i] for i in chosen])
+        layout = columns([found[i].layout for i in chosen])
         e = estimate(model, cluster, v.workload, v.stack, layout)
         made = _rows(e, [found[i] for i in chosen], v.workload)
         result |= dict(zip(chosen, made, strict=True))
@@ -123,7 +123,7 @@ def _exposed(e: Estimate) -> tuple[dict[str, Array], dict[str, Array]]:
     The bubble is idle for as long as a microbatch takes: it errs as what that is made of.
     """
     m = e.program.ctx.microbatches
-    by_axis: dict[str, Array] = dict.fromkeys(AXES, 0.0)
+    by_axis: dict[str, Array] = dict.fromkeys(GROUPS, 0.0)
     across: Array = 0.0  # of them, over a network
     per_role: dict[str, list[Array]] = {axis: [] for axis in _ROW}
     for role in e.program.roles:
@@ -198,9 +198,3 @@ def against(best: PlanRow, other: PlanRow, ideal: bool) -> PlanRow:
         difference_s=difference,
         tie=difference <= LEVEL * spread_s,
     )
-
-
-def columns(found: list[Found]) -> Layouts:
-    """Several layouts as flat columns."""
-    names = found[0].axes
-    return Layouts(**{n: np.array([f.axes[n] for f in found], dtype=np.int64) for n in names})

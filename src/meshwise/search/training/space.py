@@ -16,25 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.axes import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.clusters.load import Cluster
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import (
-    ORDERS,
-    RECOMPUTE_CODE,
-    SHARD_CODE,
-    Group,
-    Layouts,
-    alike,
-    groups,
-    pipeline_stride,
-)
+from meshwise.layouts.layout import Layouts
+from meshwise.layouts.pins import Pins
+from meshwise.layouts.placement import Group, alike, groups, pipeline_stride
 from meshwise.models.shapes import Model
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
-
-Pins = dict[str, tuple[Any, ...]]  # axis → the values that it may take; the others are free
 
 # in the order in which they are looked at
 RULES = (
@@ -54,8 +46,6 @@ RULES = (
     "unsplit_experts",  # experts beside tp without sequence parallelism, which the software needs
     "memory",
 )
-AXES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch")
-SWITCHES = ("sequence_parallel", "decomposed", "recompute", "shard", "placement")
 COLUMN = ("tp", "pp", "dp", "cp", "ep", "etp", "micro_batch", "placement")
 
 

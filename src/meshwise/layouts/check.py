@@ -2,70 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from meshwise.checks import Rule, check_fields, counted, flag, optional
 from meshwise.clusters.load import Cluster
 from meshwise.errors import IllegalLayout
 from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import PLACEMENTS, RECOMPUTE_CODE, SHARD_CODE, Layouts
-from meshwise.models.formats import priced
+from meshwise.layouts.layout import Layout, Layouts, arrays, degrees
+from meshwise.models.formats import model_as_run
 from meshwise.models.shapes import Model
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
-from meshwise.strict_tables import one_of
 from meshwise.workloads.workload import Training, Workload
-
-
-class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Degrees of one layout. ``etp`` None: what ep leaves of tp. ``micro_batch`` None: from the
-    workload, else one sequence; ``recompute`` None: from the workload. ``sequence_parallel`` None: off,
-    or on where the software needs it (:func:`settled`). ``dcp``: decode context
-    parallelism, over ranks of tp. ``placement``: order of the axes on the ranks, neighbours first."""
-
-    tp: int = 1
-    pp: int = 1
-    vp: int = 1
-    dp: int = 1
-    cp: int = 1
-    ep: int = 1
-    etp: int | None = None
-    dcp: int = 1
-    micro_batch: int | None = None
-    sequence_parallel: bool | None = None
-    recompute: str | None = None
-    shard: str = "none"
-    placement: str = PLACEMENTS[0]
-
-    def __post_init__(self) -> None:
-        check_fields(self, _RULES, "")
-
-    @property
-    def devices(self) -> int:
-        return self.tp * self.pp * self.dp * self.cp
-
-
-def asked(layout: Mapping[str, object], axes: Sequence[str] = Grid.__struct_fields__) -> Grid:
-    """The layout that keywords say; an axis that is none is refused."""
-    for key in layout:
-        one_of(key, "layout", axes)
-    return Grid(**cast(dict[str, Any], layout))
-
-
-_RULES: dict[str, Rule] = {
-    **{name: counted(f"--{name}") for name in ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")},
-    "etp": optional(counted("--etp")),
-    "micro_batch": optional(counted("--micro-batch")),
-    "sequence_parallel": optional(lambda value, field: flag(value, "--sequence-parallel")),
-    "recompute": optional(lambda value, field: one_of(value, "--recompute", RECOMPUTE_CODE)),
-    "shard": lambda value, field: one_of(value, "--shard", SHARD_CODE),
-    "placement": lambda value, field: one_of(value, "--placement", PLACEMENTS),
-}
 
 
 def _refuse(
@@ -84,7 +36,7 @@ def _nearest(legal: list[int], value: int) -> int:
     return min(legal, key=lambda d: (abs(d - value), d))
 
 
-def settled(grid: Grid, model: Model, stack: Stack, phase: str) -> Grid:
+def settled(grid: Layout, model: Model, stack: Stack, phase: str) -> Layout:
     """The layout with sequence parallelism where nobody said it and the software cannot run without."""
     if grid.sequence_parallel is not None or grid.tp == 1:
         return grid
@@ -94,7 +46,7 @@ def settled(grid: Grid, model: Model, stack: Stack, phase: str) -> Grid:
 
 
 def check(
-    grid: Grid,
+    grid: Layout,
     model: Model,
     cluster: Cluster,
     workload: Workload,
@@ -108,9 +60,9 @@ def check(
     admit, or that breaks one of :data:`rules.RULES`: the first of them as the field, all in the text.
     The model is looked at in the formats that the workload runs it in. ``ran``: the layout of a run
     that somebody measured, with stages cut by hand maybe, on software that could run it."""
-    model = priced(model, workload)
+    model = model_as_run(model, workload)
     _check_devices(grid, cluster, gpus)
-    layout = to_layouts(grid, workload)
+    layout = arrays(grid, workload)
     legality.require_tp(model, grid.tp, stack, etp=int(layout.expert_tp()))
     _check_meaning(grid, workload)
     found = rules.of(model, stack, workload, layout, requests)
@@ -133,12 +85,12 @@ def check_switches(
     found = rules.of(model, stack, workload, layout)
     for code in codes:
         if not bool(np.all(rules.RULES[code](found))):
-            refusal = SENTENCES[code](Grid(), found)
+            refusal = SENTENCES[code](Layout(tp=1), found)
             _refuse(refusal.field, refusal.value, refusal.why, refusal.legal, refusal.nearest)
 
 
-def _check_devices(grid: Grid, cluster: Cluster, gpus: int | None) -> None:
-    product = f"tp {grid.tp} · pp {grid.pp} · dp {grid.dp} · cp {grid.cp} = {grid.devices}"
+def _check_devices(grid: Layout, cluster: Cluster, gpus: int | None) -> None:
+    product = f"{degrees(grid)} = {grid.devices}"
     if gpus is not None and grid.devices != gpus:
         rest = grid.tp * grid.pp * grid.cp
         fix = f"dp={gpus // rest}" if gpus % rest == 0 and gpus >= rest else None
@@ -153,7 +105,7 @@ def _check_devices(grid: Grid, cluster: Cluster, gpus: int | None) -> None:
         )
 
 
-def _check_meaning(grid: Grid, workload: Workload) -> None:
+def _check_meaning(grid: Layout, workload: Workload) -> None:
     """Refuse what only training has."""
     if isinstance(workload, Training):
         return
@@ -180,7 +132,7 @@ def _of(field: str, value: int, why: str, legal: list[int]) -> Refusal:
     return Refusal(field, value, why, shown, _nearest(legal, value))
 
 
-def _layers(g: Grid, c: rules.Case) -> Refusal:
+def _layers(g: Layout, c: rules.Case) -> Refusal:
     n = c.model.layers
     if g.pp > n:
         return Refusal("--pp", g.pp, f"{g.pp} stages for {n} layers", f"1 to {n}", n)
@@ -196,45 +148,45 @@ def _layers(g: Grid, c: rules.Case) -> Refusal:
     return _of("--vp", g.vp, why, legal or [1])
 
 
-def _sequence(g: Grid, c: rules.Case) -> Refusal:
+def _sequence(g: Layout, c: rules.Case) -> Refusal:
     if c.phase == "decode":
         return Refusal("--cp", g.cp, "decode has one token per sequence: nothing to divide", "1", 1)
     legal = [d for d in _divisors(g.cp * 4) if c.tokens % d == 0]
     return _of("--cp", g.cp, f"does not divide the sequence of {c.tokens} tokens", legal)
 
 
-def _shards(g: Grid, c: rules.Case) -> Refusal:
+def _shards(g: Layout, c: rules.Case) -> Refusal:
     return Refusal("--shard", g.shard, f"{c.phase} has no gradients to shard", "none", "none")
 
 
-def _batch(g: Grid, c: rules.Case) -> Refusal:
+def _batch(g: Layout, c: rules.Case) -> Refusal:
     legal = [d for d in _divisors(c.batch) if d <= 4 * g.dp]
     return _of("--dp", g.dp, f"does not divide the global batch of {c.batch}", legal)
 
 
-def _micro_batch(g: Grid, c: rules.Case) -> Refusal:
+def _micro_batch(g: Layout, c: rules.Case) -> Refusal:
     mine = max(1, c.batch // g.dp)
     why = f"does not divide the {mine} sequences of a replica"
     return _of("--micro-batch", int(c.layout.micro_batch), why, _divisors(mine))
 
 
-def _loss_chunks(g: Grid, c: rules.Case) -> Refusal:
+def _loss_chunks(g: Layout, c: rules.Case) -> Refusal:
     n, tokens = c.stack.loss_chunks, int(rules.microbatch_tokens(c))
     why = f"more parts than the {tokens} tokens of a microbatch"
     return Refusal("--loss-chunks", n, why, f"1 to {tokens}", tokens)
 
 
-def _exchange(g: Grid, c: rules.Case) -> Refusal:
+def _exchange(g: Layout, c: rules.Case) -> Refusal:
     why = "with ep 1 there is no exchange of tokens"
     return Refusal("--overlap-experts", "true", why, "ep > 1, or --no-overlap-experts", "false")
 
 
-def _replicas(g: Grid, c: rules.Case) -> Refusal:
+def _replicas(g: Layout, c: rules.Case) -> Refusal:
     n = c.requests
     return Refusal("--dp", g.dp, f"more replicas than the {n} requests in flight", f"1 to {n}", n)
 
 
-def _experts(g: Grid, c: rules.Case) -> Refusal:
+def _experts(g: Layout, c: rules.Case) -> Refusal:
     n, name = rules.experts(c.model), c.model.name
     if not n and g.ep > 1:
         return Refusal("--ep", g.ep, f"{name} has no experts", "1", 1)
@@ -252,7 +204,7 @@ def _experts(g: Grid, c: rules.Case) -> Refusal:
     return _of("--ep", g.ep, f"ep {g.ep} · etp {etp} does not divide {ranks}", legal)
 
 
-def _interleaving(g: Grid, c: rules.Case) -> Refusal:
+def _interleaving(g: Layout, c: rules.Case) -> Refusal:
     if not c.trains:
         return Refusal("--vp", g.vp, f"{c.phase} has no virtual stages", "1", 1)
     if not SCHEDULES[c.stack.schedule].interleaves:
@@ -261,7 +213,7 @@ def _interleaving(g: Grid, c: rules.Case) -> Refusal:
     return Refusal("--vp", g.vp, why, "1, or a batch of more microbatches", 1)
 
 
-def _sequence_parallel(g: Grid, c: rules.Case) -> Refusal:
+def _sequence_parallel(g: Layout, c: rules.Case) -> Refusal:
     decode = c.phase == "decode"
     tokens = c.batch * c.tokens if decode else c.tokens // g.cp
     why = f"tp does not divide the {tokens} tokens of a {'step' if decode else 'rank'}"
@@ -269,7 +221,7 @@ def _sequence_parallel(g: Grid, c: rules.Case) -> Refusal:
     return Refusal("--sequence-parallel", g.tp, why, legal)
 
 
-def _dcp(g: Grid, c: rules.Case) -> Refusal:
+def _dcp(g: Layout, c: rules.Case) -> Refusal:
     if c.trains:
         return Refusal("--dcp", g.dcp, "has no meaning in training", "leave --dcp out", 1)
     copies = rules.key_copies(c.model, g.tp)
@@ -279,13 +231,13 @@ def _dcp(g: Grid, c: rules.Case) -> Refusal:
     return _of("--dcp", g.dcp, why, _divisors(copies))
 
 
-def _unsplit_experts(g: Grid, c: rules.Case) -> Refusal:
+def _unsplit_experts(g: Layout, c: rules.Case) -> Refusal:
     name = c.stack.title or c.stack.name
     why = f"{name} trains experts beside tp {g.tp} with sequence parallelism only"
     return Refusal("--sequence-parallel", "false", why, "--sequence-parallel, or tp 1", "true")
 
 
-def _stack(g: Grid, c: rules.Case) -> Refusal:
+def _stack(g: Layout, c: rules.Case) -> Refusal:
     name, shards = c.stack.title or c.stack.name, c.stack.shards
     if g.shard not in shards:
         why = f"{name} shards {_either(shards)} only"
@@ -313,7 +265,7 @@ WORDS = {
     "attention_dp": "experts over the ranks of several replicas",
     "decode_context": "decode context parallelism",
 }
-SENTENCES: dict[str, Callable[[Grid, rules.Case], Refusal]] = {
+SENTENCES: dict[str, Callable[[Layout, rules.Case], Refusal]] = {
     "layers": _layers,
     "sequence": _sequence,
     "shards": _shards,
@@ -329,37 +281,3 @@ SENTENCES: dict[str, Callable[[Grid, rules.Case], Refusal]] = {
     "dcp": _dcp,
     "stack": _stack,
 }
-
-
-def stated(grid: Grid, workload: Workload) -> Workload:
-    """The workload with what the grid says in its place."""
-    if not isinstance(workload, Training):
-        return workload
-    micro = grid.micro_batch or workload.micro_batch
-    recompute = grid.recompute or workload.recompute
-    return msgspec.structs.replace(workload, micro_batch=micro, recompute=recompute)
-
-
-def to_layouts(grid: Grid, workload: Workload) -> Layouts:
-    """The layout as 0-d arrays."""
-    micro = (
-        grid.micro_batch or (workload.micro_batch if isinstance(workload, Training) else None) or 1
-    )
-    recompute = "none"
-    if isinstance(workload, Training):
-        recompute = grid.recompute or workload.recompute
-    return Layouts(
-        tp=np.int64(grid.tp),
-        pp=np.int64(grid.pp),
-        vp=np.int64(grid.vp),
-        dp=np.int64(grid.dp),
-        cp=np.int64(grid.cp),
-        ep=np.int64(grid.ep),
-        etp=np.int64(grid.etp or 0),
-        micro_batch=np.int64(micro),
-        sequence_parallel=np.bool_(bool(grid.sequence_parallel)),
-        recompute=np.int64(RECOMPUTE_CODE[recompute]),
-        shard=np.int64(SHARD_CODE[grid.shard]),
-        dcp=np.int64(grid.dcp),
-        placement=np.int64(PLACEMENTS.index(grid.placement)),
-    )
