@@ -77,7 +77,7 @@ def _loss_rows(r: Report) -> list[tuple[str, str]]:
     """Logits and their gradient at the loss's peak, within the workspace; and without chunks."""
     if not r.loss_bytes:
         return []
-    chunks = r.estimate.stack.loss_chunks
+    chunks = r.estimate.stack.kernels.loss_chunks
     if chunks == 1:
         return [("  of it at the loss (logits)", format_memory(r.loss_bytes))]
     return [
@@ -172,7 +172,7 @@ def report_page(r: Report) -> Page:
     )
     said = tuple(remark_lines(_remarks(r)))
     # what decides: where it does not fit, and where the loss in chunks makes it fit
-    held = (memory,) if not r.fits or e.stack.loss_chunks > 1 else ()
+    held = (memory,) if not r.fits or e.stack.kernels.loss_chunks > 1 else ()
     rest = (*(() if held else (memory,)), source)
     return Page(heading, (times, comm, *held, *said), first_line.report(r), rest)
 

@@ -18,7 +18,7 @@ from meshwise.workloads.workload import to_dict as workload_dict
 
 
 def found_dict(found: Found) -> dict[str, Any]:
-    return found.layout.record(found.variant.stack.overlap) | found.variant.label
+    return found.layout.record(found.variant.stack.overlaps.overlap) | found.variant.label
 
 
 def row_dict(r: PlanRow, price: float | None = None) -> dict[str, Any]:

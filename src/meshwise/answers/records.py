@@ -61,7 +61,10 @@ def stack_dict(stack: Stack) -> dict[str, Any]:
 
 def smallest_fit_dict(fit: SmallestFit, stack: Stack) -> dict[str, Any]:
     named = ("devices", "memory_bytes", "step_s", "within_cluster")
-    return {**fit.layout.record(stack.overlap), **{key: getattr(fit, key) for key in named}}
+    return {
+        **fit.layout.record(stack.overlaps.overlap),
+        **{key: getattr(fit, key) for key in named},
+    }
 
 
 def scaling_dict(s: Scaling) -> dict[str, Any]:
@@ -99,7 +102,9 @@ def report_dict(r: Report) -> dict[str, Any]:
         "workload": workload_dict(e.workload),
         "formats": e.program.ctx.widths._asdict(),
         "stack": stack_dict(e.stack),
-        "layout": lay.at(0).record(e.stack.overlap, micro_batch=int(e.program.ctx.sequences)),
+        "layout": lay.at(0).record(
+            e.stack.overlaps.overlap, micro_batch=int(e.program.ctx.sequences)
+        ),
         "devices": r.devices,
         **{
             k: getattr(r, k)

@@ -130,7 +130,7 @@ def _unfit(stack: str, phase: str) -> str:
     from meshwise.stacks.load import load_stack
     from meshwise.stacks.stack import kind_of
 
-    made = load_stack(stack).runs
+    made = load_stack(stack).can.runs
     return "" if kind_of(phase) in made else f"it is made for {' and '.join(made)}"
 
 

@@ -142,7 +142,7 @@ def command(model: str, cluster: str | None, nodes: str | None, nics: str | None
 
 def spread(o: dict[str, Any], stack: Stack) -> None:
     """Refuse a spread of lengths where nothing waits for prompts that come together."""
-    if o["length_spread"] is not None and stack.mixes_prefill:
+    if o["length_spread"] is not None and stack.scheduler.mixes_prefill:
         raise InputError(
             f"--length-spread={shorten(o['length_spread'])}: {stack.title or stack.name} computes prompts "
             "beside decodes, whichever end together",

@@ -65,7 +65,7 @@ def read(o: dict[str, Any], name: str) -> dict[str, Any]:
         if key in found:
             one_of(found[key], "--" + key.replace("_", "-"), words_of(key))
     if "recompute_modules" in found:
-        if name and load_stack(name).selective_recompute != "attention":
+        if name and load_stack(name).memory.selective_recompute != "attention":
             raise refused(
                 "recompute_modules", found["recompute_modules"], f"{name} chooses operations"
             )

@@ -12,7 +12,7 @@ from meshwise.program.step import Program
 def microbatch_s(program: Program) -> Array:
     """Host seconds to start a microbatch's kernels on the stage with the most."""
     ctx = program.ctx
-    each = ctx.stack.host_launch_s
+    each = ctx.stack.host.host_launch_s
     if not each or not ctx.training or ctx.stack.ideal:
         return 0.0
     layers = [
@@ -34,7 +34,7 @@ def microbatch_s(program: Program) -> Array:
 def update_s(program: Program) -> Array:
     """Host seconds of the update: each parameter is copied back from its master by itself."""
     ctx = program.ctx
-    if not ctx.stack.host_launch_s or not ctx.training or ctx.stack.ideal:
+    if not ctx.stack.host.host_launch_s or not ctx.training or ctx.stack.ideal:
         return 0.0
     most: Array = 0.0
     for role in program.roles:
@@ -42,4 +42,4 @@ def update_s(program: Program) -> Array:
         for block, count in zip(ctx.model.blocks, role.layers, strict=True):
             found = found + launches.layer_tensors(ctx, block) * count
         most = np.maximum(most, found * role.exists)
-    return ctx.stack.host_launch_s * most
+    return ctx.stack.host.host_launch_s * most

@@ -156,8 +156,8 @@ def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
     ]
     if "network" in crossed:
         return "network"
-    if stack.custom_all_reduce:
-        return stack.collectives
+    if stack.communication.custom_all_reduce:
+        return stack.communication.collectives
     inside = crossed[0] if crossed else cluster.levels[0].kind
     if inside in THROUGH_HOST:
         return "nccl-host"

@@ -116,7 +116,7 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
     if row.text("length_spread"):
         field = f"line {row.line}: length_spread"
         return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
-    return 0.0, () if stack.mixes_prefill else (Assumed("length_spread", "0"),)
+    return 0.0, () if stack.scheduler.mixes_prefill else (Assumed("length_spread", "0"),)
 
 
 def row_formats(

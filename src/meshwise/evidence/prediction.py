@@ -51,7 +51,7 @@ def stack_of(row: Row, column: str, version: str = "", phase: str = "train") -> 
     if stack is None:
         raise Unsupported(f"software {name!r} is no stack of the catalog")
     if not_made_for(stack, phase):
-        raise Unsupported(f"software {name!r} is made for {' and '.join(stack.runs)} alone")
+        raise Unsupported(f"software {name!r} is made for {' and '.join(stack.can.runs)} alone")
     return as_stated(stack, row)
 
 

@@ -171,7 +171,7 @@ def _micro_batch(g: Layout, c: rules.Case) -> Refusal:
 
 
 def _loss_chunks(g: Layout, c: rules.Case) -> Refusal:
-    n, tokens = c.stack.loss_chunks, int(rules.microbatch_tokens(c))
+    n, tokens = c.stack.kernels.loss_chunks, int(rules.microbatch_tokens(c))
     why = f"more parts than the {tokens} tokens of a microbatch"
     return Refusal("--loss-chunks", n, why, f"1 to {tokens}", tokens)
 
@@ -207,8 +207,10 @@ def _experts(g: Layout, c: rules.Case) -> Refusal:
 def _interleaving(g: Layout, c: rules.Case) -> Refusal:
     if not c.trains:
         return Refusal("--vp", g.vp, f"{c.phase} has no virtual stages", "1", 1)
-    if not SCHEDULES[c.stack.schedule].interleaves:
-        return Refusal("--vp", g.vp, f"the {c.stack.schedule} schedule is not interleaved", "1", 1)
+    if not SCHEDULES[c.stack.pipeline.schedule].interleaves:
+        return Refusal(
+            "--vp", g.vp, f"the {c.stack.pipeline.schedule} schedule is not interleaved", "1", 1
+        )
     why = f"{int(c.microbatches)} microbatches of a replica are no multiple of pp {g.pp}"
     return Refusal("--vp", g.vp, why, "1, or a batch of more microbatches", 1)
 
@@ -238,16 +240,16 @@ def _unsplit_experts(g: Layout, c: rules.Case) -> Refusal:
 
 
 def _stack(g: Layout, c: rules.Case) -> Refusal:
-    name, shards = c.stack.title or c.stack.name, c.stack.shards
+    name, shards = c.stack.title or c.stack.name, c.stack.can.shards
     if g.shard not in shards:
         why = f"{name} shards {_either(shards)} only"
         return Refusal("--shard", g.shard, why, list(shards), shards[-1])
-    piped = [s for s in shards if s in c.stack.pipelined_shards]
+    piped = [s for s in shards if s in c.stack.can.pipelined_shards]
     if g.pp > 1 and g.shard not in piped:
         why = f"beside pipelines {name} shards {_either(piped)} only"
         return Refusal("--shard", g.shard, why, piped, piped[-1])
     for switch, axis, used in rules.ABILITIES:
-        if not getattr(c.stack, switch) and bool(used(c)):
+        if not getattr(c.stack.can, switch) and bool(used(c)):
             what = WORDS[switch]
             return Refusal(f"--{axis}", getattr(g, axis), f"{name} has no {what}", "1", 1)
     raise AssertionError("no ability is missing")

@@ -135,7 +135,7 @@ def expert_groups(c: Case) -> Array:
 def interleaving(c: Case) -> Array:
     """Virtual stages are a schedule of training: 1F1B's, with microbatches in rounds of pp."""
     lay = c.layout
-    if not c.trains or not SCHEDULES[c.stack.schedule].interleaves:
+    if not c.trains or not SCHEDULES[c.stack.pipeline.schedule].interleaves:
         return lay.vp == 1
     return (lay.vp == 1) | (c.microbatches % lay.pp == 0)
 
@@ -162,9 +162,9 @@ def hides_experts(stack: Stack, layout: Layouts) -> Array:
     """Where a stack that runs the exchange of tokens beside another microbatch's compute can do so:
     between the two passes of 1F1B, which recomputation of whole layers or experts would mix, and beside pipeline stages of
     interleaved ones (Megatron-Core, transformer_config.py: overlap_moe_expert_parallel_comm)."""
-    if not stack.overlap_experts or stack.ideal or stack.schedule != USUAL:
+    if not stack.overlaps.overlap_experts or stack.ideal or stack.pipeline.schedule != USUAL:
         return np.bool_(False)
-    return exchange_pairs(layout, stack.recompute_modules)
+    return exchange_pairs(layout, stack.memory.recompute_modules)
 
 
 def exchange_pairs(layout: Layouts, modules: tuple[str, ...]) -> Array:
@@ -186,13 +186,13 @@ def loss_chunks(c: Case) -> Array:
     """The loss is taken on a token at a time at least."""
     if not c.trains or not stated(c.stack, "loss_chunks"):
         return np.bool_(True)
-    return c.stack.loss_chunks <= microbatch_tokens(c)
+    return c.stack.kernels.loss_chunks <= microbatch_tokens(c)
 
 
 def exchange(c: Case) -> Array:
     """Experts that are on every rank exchange no tokens, which nothing can hide. (Layouts that exchange
     them and cannot hide it are priced without: :func:`hides_experts`.)"""
-    asked = c.trains and c.stack.overlap_experts and not c.stack.ideal
+    asked = c.trains and c.stack.overlaps.overlap_experts and not c.stack.ideal
     return (c.layout.ep > 1) if asked else np.bool_(True)
 
 
@@ -211,7 +211,7 @@ def unsplit_experts(c: Case) -> Array:
 
 def needs_split(model: Model, stack: Stack, phase: str) -> bool:
     """Whether TP ranks above 1 need sequence parallelism."""
-    return phase == "train" and not stack.unsplit_experts and experts(model) > 0
+    return phase == "train" and not stack.can.unsplit_experts and experts(model) > 0
 
 
 # (the stack's switch, the axis, which layouts use it)
@@ -240,15 +240,15 @@ def stages(names: tuple[str, ...]) -> list[int]:
 
 def sharding(stack: Stack, shard: Array, pp: Array) -> Array:
     """What the stack shards, and beside pipelines."""
-    able = np.isin(shard, stages(stack.shards))
-    return able & ((pp == 1) | np.isin(shard, stages(stack.pipelined_shards)))
+    able = np.isin(shard, stages(stack.can.shards))
+    return able & ((pp == 1) | np.isin(shard, stages(stack.can.pipelined_shards)))
 
 
 def stack(c: Case) -> Array:
     """What the software can run."""
     good = sharding(c.stack, c.layout.shard, c.layout.pp)
     for switch, _, used in ABILITIES:
-        if not getattr(c.stack, switch):
+        if not getattr(c.stack.can, switch):
             good = good & ~used(c)
     return good
 

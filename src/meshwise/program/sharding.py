@@ -68,7 +68,7 @@ def scatters_every_microbatch(layout: Layouts) -> Array:
 
 def accumulation(ctx: Context, local: LocalWeights) -> list[Op]:
     """A pass that adds a microbatch's gradients to those before, where the product does not."""
-    per_weight = ctx.stack.accumulation_bytes
+    per_weight = ctx.stack.kernels.accumulation_bytes
     if not ctx.training or not per_weight:
         return []
     return [

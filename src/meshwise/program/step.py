@@ -39,7 +39,7 @@ def program(
 ) -> Program:
     """Build the program; every shape broadcasts over the layouts' axes (and ``batch``)."""
     ctx = context(model, stack, workload, layout, batch)
-    stage_roles = roles(model, layout, stack.stage_balance)
+    stage_roles = roles(model, layout, stack.pipeline.stage_balance)
     return Program(
         ctx=ctx,
         roles=stage_roles,

@@ -78,7 +78,7 @@ class Footprint:
     @property
     def memory_limit_bytes(self) -> float:
         """Device memory less what the stack keeps for itself."""
-        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory_reserve)
+        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory.memory_reserve)
 
     @cached_property
     def fits(self) -> Array:

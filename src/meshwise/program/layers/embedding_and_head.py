@@ -108,8 +108,10 @@ def head(ctx: Context) -> list[Op]:
         return [norm, gather, *project, logits, result]
     chunks = ctx.loss_chunks
     logits = parted(logits, chunks)
-    whole = vocab * ctx.layout.tp if ctx.stack.whole_logits else vocab
-    loss = parted(elementwise("head.loss", "fp32", ctx.stack.loss_bytes * rows * whole), chunks)
+    whole = vocab * ctx.layout.tp if ctx.stack.kernels.whole_logits else vocab
+    loss = parted(
+        elementwise("head.loss", "fp32", ctx.stack.kernels.loss_bytes * rows * whole), chunks
+    )
     per_token = collective_op(
         "head.loss",
         "all_reduce",
@@ -119,7 +121,7 @@ def head(ctx: Context) -> list[Op]:
         count=np.where(tp, 3 * chunks, 0),
         phase="forward",
     )
-    if ctx.stack.whole_logits:
+    if ctx.stack.kernels.whole_logits:
         per_token = collective_op(
             "head.logits",
             "all_gather",
