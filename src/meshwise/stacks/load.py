@@ -24,7 +24,7 @@ from meshwise.stacks.switches import GROUPS, HOME, switch_named
 from meshwise.stacks.versions import Release
 
 MAX_FILE_BYTES = 1 << 20
-_EXAMPLE = "stack vllm"
+_EXAMPLE = "`meshwise catalog stack vllm --toml`"
 _TOP = ("title", "like", "ideal", "named_in_tables", *GROUPS, "version", "variant", "source")
 _OF_VERSION = ("from", "before", "title", "note", "source")
 _OF_VARIANT = ("named", "title", "note", "source")

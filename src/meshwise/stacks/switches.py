@@ -83,7 +83,7 @@ class Executed(_Group, frozen=True, kw_only=True):
     loss_chunks: Annotated[
         _Count,
         "Head and loss work on so many parts of a microbatch's tokens, one at a time: logits and "
-        "their gradient exist for one part only. `--loss-chunks` overrides it.",
+        "their gradient exist for one part only. Its option overrides it.",
     ] = 1
     whole_logits: Annotated[
         bool,
@@ -123,7 +123,7 @@ class Overlaps(_Group, frozen=True, kw_only=True):
     overlap_experts: Annotated[
         bool,
         "The exchange of tokens runs beside another microbatch's passes, but for full recomputation "
-        "and pipeline stages without virtual ones. `--overlap-experts` overrides it.",
+        "and pipeline stages without virtual ones. Its option overrides it.",
     ] = False
     overlap_grad_reduce: Annotated[
         bool,
@@ -164,7 +164,7 @@ class Communication(_Group, frozen=True, kw_only=True):
         Dispatcher,
         "Of tokens to their experts, in training and prompts: `alltoall` sends a token to each of "
         "its experts, `deepep` and `hybridep` once per node that has one, and on over the links "
-        "inside. `--dispatcher` overrides it.",
+        "inside. Its option overrides it.",
     ] = "alltoall"
     scatter_gather: Annotated[
         bool,
@@ -205,7 +205,7 @@ class Memory(_Group, frozen=True, kw_only=True):
         tuple[Module, ...],
         "What selective recomputation by `attention` does again, in Megatron-Core's words: "
         "`core_attn` (where it is not fused), `layernorm`, `moe_act`, `shared_experts`, "
-        "`mla_up_proj`, `mlp`, `moe`. `--recompute-modules` overrides it.",
+        "`mla_up_proj`, `mlp`, `moe`. Its option overrides it.",
     ] = ("core_attn",)
     recompute_early_stop: Annotated[
         bool,
@@ -244,12 +244,11 @@ class Memory(_Group, frozen=True, kw_only=True):
         str | None,
         OneOf(dtypes.GRADIENT),
         "Format in which gradients are added up and reduced; without one that of the products' "
-        "results. `--grad-dtype` overrides it.",
+        "results. `grad_dtype` overrides it.",
     ] = None
     moments_dtype: Annotated[
         Moments,
-        "Format of Adam's two moments, beside their fp32 master weights. `--moments-dtype` "
-        "overrides it.",
+        "Format of Adam's two moments, beside their fp32 master weights. Its option overrides it.",
     ] = "fp32"
     gradient_buckets: Annotated[
         bool,
