@@ -417,6 +417,14 @@ def collective_fits_section() -> str:
     return table(("fabric", "library", "collective", "bytes", *_ERRORS), rows)
 
 
+def algorithms_section() -> str:
+    from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS
+
+    lines = COLLECTIVE_ALGORITHMS.values()
+    rows = [(what, seconds, a.legal) for a in lines for what, seconds in a.times]
+    return table(("algorithm", "time", "legal"), rows)
+
+
 def sources_section() -> str:
     rows = [
         (f"`{folder}/{name}`", data["source"], f"`{data['command']}`")
@@ -429,7 +437,7 @@ def sources_section() -> str:
 def inherited_section() -> str:
     from meshwise import catalog
     from meshwise.clusters.load import cluster_from_table, device
-    from meshwise.cost.collectives.collective import constants
+    from meshwise.cost.collectives.fits import constants
     from meshwise.cost.kernels.compute import compute
     from meshwise.stacks.load import load_stack
 
@@ -534,6 +542,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         for kind in ("models", "devices", "fabrics", "clusters")
     },
     "kernel-fits": kernel_fits_section,
+    "algorithms": algorithms_section,
     "collective-fits": collective_fits_section,
     "fit-sources": sources_section,
     "inherited": inherited_section,

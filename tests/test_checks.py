@@ -73,7 +73,7 @@ def test_a_number_is_no_flag_and_a_flag_is_no_number(name: str, field: str) -> N
     value: Any = 1 if isinstance(getattr(OBJECTS[name], field), bool) else True
     with pytest.raises(mw.MeshwiseError) as caught:
         changed(name, field, value)
-    assert field.replace("_", "-") in caught.value.field.replace("_", "-")
+    assert field in caught.value.field
 
 
 _VALUES = (

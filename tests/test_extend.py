@@ -42,7 +42,7 @@ def copy(tmp_path):
 
 def test_a_device_of_a_new_generation_is_one_file(copy):
     folder, ask = copy
-    device, cluster, _, _ = blocks("toml")
+    device, cluster = blocks("toml")[:2]
     (folder / "meshwise/catalog/devices/acme-x1.toml").write_text(device)
     (folder / "mine.toml").write_text(cluster)
     answer = json.loads(ask("estimate", "llama-3.1-8b", "--on", "mine.toml", *LOAD))
@@ -55,7 +55,7 @@ def test_a_device_of_a_new_generation_is_one_file(copy):
 
 def test_a_model_family_is_one_entry(copy):
     folder, ask = copy
-    entry, _ = blocks("{code-block} python")
+    entry = blocks("{code-block} python")[0]
     file = folder / "meshwise/models/families/llama.py"
     file.write_text(file.read_text("utf-8") + "\n\n" + entry)
     hidden, ffn, heads, kv, vocab, layers = 2048, 8192, 16, 4, 50000, 4
@@ -78,7 +78,7 @@ def test_a_model_family_is_one_entry(copy):
 
 def test_a_software_stack_is_one_file(copy):
     folder, ask = copy
-    _, _, stack, _ = blocks("toml")
+    stack = blocks("toml")[2]
     (folder / "acme-train.toml").write_text(stack)
     (folder / "meshwise/catalog/stacks/acme.toml").write_text(stack)
     sharded = ("llama-3.1-8b", "--on", "hgx-h100", "--dp", "4", "--shard", "zero1", *LOAD)
@@ -97,7 +97,7 @@ def test_a_software_stack_is_one_file(copy):
 
 def test_a_software_version_is_one_table(copy):
     folder, ask = copy
-    *_, version = blocks("toml")
+    version = blocks("toml")[3]
     file = folder / "meshwise/catalog/stacks/vllm.toml"
     file.write_text(file.read_text("utf-8") + "\n" + version)
     load = (
@@ -121,7 +121,7 @@ def test_a_software_version_is_one_table(copy):
 
 def test_a_schedule_is_one_entry(copy):
     folder, ask = copy
-    _, entry = blocks("{code-block} python")
+    entry = blocks("{code-block} python")[1]
     file = folder / "meshwise/stacks/schedules.py"
     text = file.read_text("utf-8")
     marker = "NAMES = tuple(SCHEDULES)\n"
@@ -138,3 +138,50 @@ def test_a_schedule_is_one_entry(copy):
         "--micro-batch", "1", "--global-batch", "8", "--seq", "1024", "--schedule", "acme",
     )  # fmt: skip
     assert "Acme" in text
+
+
+def test_a_collective_algorithm_is_one_function(copy):
+    folder, ask = copy
+    entry = blocks("{code-block} python")[2]
+    file = folder / "meshwise/cost/collectives/algorithms.py"
+    question = ("collective", "all_reduce", "64KiB", "--on", "dgx-a100", "--ranks", "8")
+    question = (*question, "--stack", "megatron-core", "--json")
+    before = json.loads(ask(*question))
+    file.write_text(file.read_text("utf-8") + "\n\n" + entry)
+    after = json.loads(ask(*question))
+    names = {c["algorithm"] for c in after["candidates"]} - {
+        c["algorithm"] for c in before["candidates"]
+    }
+    assert names and all(name.startswith("halving") for name in names)
+    assert after["algorithm"].startswith("halving")  # few hops win small messages
+    assert after["time_s"] < before["time_s"]
+
+
+def test_a_launch_target_is_a_table_and_a_module(copy):
+    folder, ask = copy
+    targets = folder / "meshwise/launch/targets"
+    load = ("--isl", "1024", "--osl", "128", "--concurrency", "64")
+
+    def there_and_back(*layout):
+        written = json.loads(
+            ask("export", "acme-serve", "meta-llama/Llama-3.1-8B", *layout, *load, "--json")
+        )
+        assert written["target"] == "acme" and written["untranslated"] == []
+        again = ask("import", written["text"], "--on", "hgx-h100", *load, "--json")
+        read = json.loads(again)
+        assert read["target"] == "acme" and read["job"] == written["job"]
+        return written["text"], read
+
+    (targets / "acme.toml").write_text(blocks("toml")[4])
+    text, read = there_and_back("--tp", "2", "--pp", "2", "--dp", "2")
+    assert "--shards 2" in text and "--stages 2" in text and "--replicas 2" in text
+    assert read["layout"]["tp"] == 2 and read["best"] is not None
+    command = "acme serve llama-3.1-8b -s 4 --eager --port 80"
+    read = json.loads(ask("import", command, "--on", "hgx-h100", *load, "--json"))
+    assert (read["job"]["tp"], read["job"]["pp"]) == (4, 1)
+    assert [u["flag"] for u in read["unpriced"]] == ["--eager"]
+    assert "acme" in ask("export", "--help")
+
+    (targets / "acme.py").write_text(blocks("{code-block} python")[3])
+    text, _ = there_and_back("--tp", "2", "--pp", "2")
+    assert "--shards 4" in text

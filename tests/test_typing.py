@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwise.axes import AXES, RECOMPUTE, SERVES, SHARDS, TRAINS
+from meshwise.axes import AXES, RECOMPUTE_MODES, SERVES, SHARD_STAGES, TRAINS
 from meshwise.layouts import keywords
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.search.serving.plan import OBJECTIVES as SERVING_OBJECTIVES
@@ -65,8 +65,8 @@ def test_typed_words_are_those_that_there_are() -> None:
 
     from meshwise import plans
 
-    assert get_args(keywords.Recompute) == RECOMPUTE
-    assert get_args(keywords.Shard) == SHARDS
+    assert get_args(keywords.Recompute) == RECOMPUTE_MODES
+    assert get_args(keywords.Shard) == SHARD_STAGES
     assert get_args(keywords.Overlap) == AXES["decomposed"].values
     assert get_args(plans.TrainingObjective) == OBJECTIVES
     assert get_args(plans.ServingObjective) == SERVING_OBJECTIVES

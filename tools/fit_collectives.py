@@ -9,19 +9,11 @@ NVLink families come from the wheel's ``comm`` tables (Apache-2.0; nccl-tests an
 custom all-reduce under CUDA graphs, 2/4/8 GPUs), everything else from ``collectives.csv``, the
 table of published measurements (a row each: op, nodes, ranks, bytes, time_us, library, ...).
 
-The formulas are those of ``meshwise.cost.collectives.collective``, called with trial constants; the cheapest
-legal candidate wins. In short, for one level (S payload as nccl-tests counts it, n ranks, B wire
-bytes/s per device and direction, trips 2 for all_reduce, else 1):
-
-* ring:       ``launch_s + trips (n-1) step_s + trips (n-1)/n S / (efficiency B) + S / (n copy)``
-* nvls, multimem (adds in the switch): ``launch_s + S / (efficiency B)``
-* one_shot:   ``launch_s + (n-1) S / (efficiency B)``
-* two_shot:   ``launch_s + 2 step_s + 2(n-1)/n S / (efficiency B)``
-* all_to_all: ``launch_s + step_s + (n-1)/n S / (efficiency B) + S / (n copy)``; in a protocol
-  marked per_peer every peer has a channel of its own, ``S / (n efficiency B)``
-* broadcast:  ``launch_s + (n-1) step_s + S / (efficiency B)``, a pipelined chain
-* across levels each hop takes its own level's step, the launch is the innermost level's, and the
-  levels' wires work at the same time; the network's tree has its own efficiency
+The algorithms and their formulas are those of ``meshwise.cost.collectives.algorithms``, called with trial
+constants; the cheapest legal candidate wins. Which kernels of NCCL and of the engines are fitted, from
+where and with which constants, is said by their lines in that registry. In a protocol marked per_peer
+every peer has a channel of its own; across levels each hop takes its own level's step, the launch is the
+innermost level's, and the levels' wires work at the same time.
 
 all_reduce, all_gather and reduce_scatter share one ring: the same launches, steps, efficiencies and
 copy. A ring has protocols: "simple" (all channels), "narrow" (simple over few channels), "ll128",
@@ -37,14 +29,11 @@ Schema of ``collectives/FABRIC.toml``::
     limit_bytes_per_s              # per NIC; TCP sockets alone: what the CPU copies at most
     [nccl.ring], [nccl.tree]       # tree: between nodes
     protocols = [{name, launch_s, step_s, efficiency}, ...]
-    [nccl.all_reduce.nvls]         # launch_s, efficiency, min_ranks, dtypes_excluded
-    [nccl.OP.direct]               # OP all_to_all, broadcast; protocols; absent: the ring's
+    [nccl.OP.ALGORITHM]            # launch_s, step_s, efficiency, or protocols of them; min_ranks,
+                                   #   dtypes_excluded; absent: those of the registry's ``like``
     [ENGINE.all_reduce]            # ENGINE vllm, sglang, trtllm (CUDA graphs)
     fallback = "nccl"              # its all_reduce where that is cheaper
-    [ENGINE.all_reduce.one_shot]   # launch_s, efficiency
-    [ENGINE.all_reduce.two_shot]   # launch_s, step_s, efficiency; absent where never seen
-    [ENGINE.all_reduce.multimem]   # launch_s, efficiency, min_ranks: the engine's own kernel of
-                                   #   nvls' form, beside nccl's nvls; absent where never seen
+    [ENGINE.all_reduce.ALGORITHM]  # a kernel of the engine's own; absent where never seen
     [LIBRARY.OP.fit]               # points; median_error, mean_error, p90_error, bias: held-out
                                    #   half, of predicted / measured - 1; mean_error_by_ranks;
                                    #   bytes_range
@@ -72,13 +61,15 @@ from scipy.optimize import least_squares
 from meshwise import catalog
 from meshwise.clusters.load import Cluster, cluster_from_table, load_cluster
 from meshwise.cost.collectives import fits as collective_fits
-from meshwise.cost.collectives.collective import (
+from meshwise.cost.collectives.algorithms import (
+    COLLECTIVE_ALGORITHMS,
+    OPS,
     RING_ROUNDS,
-    Candidate,
-    Fabric,
-    candidates_on,
-    fabric_of,
+    Algorithm,
 )
+from meshwise.cost.collectives.collective import candidates_on, fabric_of
+from meshwise.cost.collectives.fabric import PROTOCOLS, Candidate, Constants, Fabric
+from meshwise.cost.sources import Source
 from meshwise.cost.uncertainty import INHERITED_HALF_WIDTH
 from meshwise.layouts.placement import Group
 from meshwise.stacks.load import load_stack
@@ -100,7 +91,7 @@ WIRE = {  # bytes/s per device and direction
     "pcie4-no-p2p": 31.5e9,
     "pcie3-no-p2p": 15.75e9,
 }
-OPS = {"alltoall": "all_to_all"}  # the tables' name, the model's
+SPELT = {"alltoall": "all_to_all"}  # the tables' name, the model's
 # Weight of one e-fold away from the start, against log residuals. Two nodes hardly tell a ring from
 # a tree, so what a tree reaches of a ring's rate stays near the start unless several rows say
 # otherwise: NCCL 2.27 on four H200 nodes over EFA, 310 by tree and 365 by ring (GB/s bus bandwidth).
@@ -138,7 +129,7 @@ def published(table: Sequence[dict[str, str]], *logs: str) -> Rows:
     rows = [row for row in table if row["id"].rsplit("/", 1)[0] in logs and row["time_us"]]
     return Rows(
         np.array([row["id"].rsplit("/", 1)[0] for row in rows]),
-        np.array([OPS.get(row["op"], row["op"]) for row in rows]),
+        np.array([SPELT.get(row["op"], row["op"]) for row in rows]),
         np.array([row["dtype"] for row in rows]),
         np.array([int(row["ranks"]) for row in rows]),
         np.array([int(row["nodes"]) for row in rows]),
@@ -161,7 +152,7 @@ def wheel(path: Path) -> Rows:
     size = {"half": 2, "bfloat16": 2, "int8": 1}
     return Rows(
         np.full(len(rows), path.parts[-4]),
-        np.array([OPS.get(row["op_name"], row["op_name"]) for row in rows]),
+        np.array([SPELT.get(row["op_name"], row["op_name"]) for row in rows]),
         np.array(dtypes),
         np.array([int(row["num_gpus"]) for row in rows]),
         np.ones(len(rows), int),
@@ -231,7 +222,7 @@ def on_one_level(table: Tree, rows: Rows, bandwidth: float, library: str = "nccl
         fabric = Fabric(
             ranks=(r.ranks,),
             bandwidth=(bandwidth,),
-            per_level=(collective_fits.Constants(algorithms, copy, ""),),
+            per_level=(Constants(algorithms, copy, Source("")),),
             outermost=np.int64(0),
             size=r.ranks,
             peer_to_peer=np.bool_(True),
@@ -326,7 +317,7 @@ def fit_used(
 
 
 STEPS: list[Flat] = [{"step_s": 1.0}, {"step_s": 2.0}, {"more_step_s": 0.2}, {"more_step_s": 10.0}]
-RINGS = collective_fits.PROTOCOLS
+RINGS = PROTOCOLS
 RING_START = {
     "launch_s": 5e-6,
     "simple.extra_s": 3e-5,
@@ -350,16 +341,43 @@ PEER_START = {
 }
 
 
-def fit_nccl(rows: Rows, bandwidth: float, slower: float = 1.0, nvls_ranks: int = 0) -> Tree:
-    """One ring for its three collectives, from ``nvls_ranks`` ranks on the switch, all_to_all."""
+# Protocols of these serve every peer at the same time in the one for small messages.
+PER_PEER = ("direct",)
+
+
+def kernels(library: str, without: Sequence[str] = ()) -> list[Algorithm]:
+    """The registry's kernels of a library in all_reduce, but those that it was never seen to run."""
+    every = COLLECTIVE_ALGORITHMS.values()
+    return [a for a in every if a.kernel_of == library and a.name not in without]
+
+
+def starts(found: Sequence[Algorithm]) -> Flat:
+    return {f"{a.name}.{k}": v for a in found for k, v in (a.start or {}).items()}
+
+
+def own_constants(op: str) -> list[Algorithm]:
+    """The algorithms of an operation that run as a ring's pieces where nothing else is measured."""
+    every = COLLECTIVE_ALGORITHMS.values()
+    return [a for a in every if op in a.operations and op not in RING_ROUNDS and a.like == "ring"]
+
+
+def fit_nccl(
+    rows: Rows, bandwidth: float, slower: float = 1.0, fewest: dict[str, int] | None = None
+) -> Tree:
+    """One ring for its three collectives, NCCL's kernels from their ``fewest`` ranks on, and what has no
+    ring."""
+    own = [a for a in kernels("nccl") if a.name in (fewest or {})]
 
     def table(c: Flat) -> Tree:
         nccl: Tree = {"ring": protocols(c, RINGS)}
         if "copy" in c:
             nccl = {"copy_bytes_per_s": c["copy"] * 1e12} | nccl
-        if nvls_ranks:
-            nvls = entry(c, "nvls", min_ranks=nvls_ranks, dtypes_excluded=["int8"])
-            nccl["all_reduce"] = {"nvls": nvls}
+        if own:
+            assert fewest is not None
+            nccl["all_reduce"] = {
+                a.name: entry(c, a.name, min_ranks=fewest[a.name], dtypes_excluded=["int8"])
+                for a in own
+            }
         return {"nccl": nccl}
 
     def model(c: Flat, r: Rows) -> Array:
@@ -370,32 +388,32 @@ def fit_nccl(rows: Rows, bandwidth: float, slower: float = 1.0, nvls_ranks: int 
         for k, v in RING_START.items()
     }
     start["copy"] = 1.0 / slower
-    if nvls_ranks:
-        start |= {"nvls.launch_s": 5e-5, "nvls.efficiency": 0.55}
+    start |= starts(own)
     rings = rows.of(*RING_ROUNDS)
     tables = tidied(table(fit_used(model, start, rings, STEPS, RINGS)))
     nccl = tables["nccl"]
     assert isinstance(nccl, dict)
 
-    for op, more in (("all_to_all", {"per_peer": True}), ("broadcast", {})):
-        own = rows.of(op)
-        if len(own.op):
+    for op in OPS:
+        of_op = rows.of(op)
+        for a in own_constants(op) if len(of_op.op) else ():
             start = {
                 k: v / slower if k.endswith("efficiency") else v for k, v in PEER_START.items()
             }
-            tables = fit_direct(tables, op, start, own, bandwidth, more)
+            more: Tree = {"per_peer": True} if a.name in PER_PEER else {}
+            tables = fit_direct(tables, op, a.name, start, of_op, bandwidth, more)
     return report_errors(tables, rows, bandwidth)
 
 
 def fit_direct(
-    tables: Tree, op: str, start: Flat, rows: Rows, bandwidth: float, more: Tree
+    tables: Tree, op: str, name: str, start: Flat, rows: Rows, bandwidth: float, more: Tree
 ) -> Tree:
     """An operation without a ring, beside the ring's constants."""
     nccl = tables["nccl"]
     assert isinstance(nccl, dict)
 
     def table(c: Flat) -> Tree:
-        return {"nccl": nccl | {op: {"direct": protocols(c, PEERS, ll=more)}}}
+        return {"nccl": nccl | {op: {name: protocols(c, PEERS, ll=more)}}}
 
     def model(c: Flat, r: Rows) -> Array:
         return on_one_level(table(c), r, bandwidth)
@@ -406,7 +424,7 @@ def fit_direct(
 def report_errors(tables: Tree, rows: Rows, bandwidth: float) -> Tree:
     nccl = tables["nccl"]
     assert isinstance(nccl, dict)
-    for op in (*RING_ROUNDS, "all_to_all", "broadcast"):
+    for op in OPS:
         r = rows.of(op)
         if len(r.op):
             ratio = on_one_level(tables, r, bandwidth) / r.seconds - 1
@@ -415,26 +433,22 @@ def report_errors(tables: Tree, rows: Rows, bandwidth: float) -> Tree:
 
 
 def fit_engine(
-    rows: Rows, bandwidth: float, nccl: Tree, library: str, kinds: Sequence[str]
+    rows: Rows, bandwidth: float, nccl: Tree, library: str, without: Sequence[str]
 ) -> Tree:
-    """One-shot, two-shot and in-switch kernels of an engine that falls back to NCCL."""
+    """The kernels of an engine that falls back to NCCL."""
+    found_kernels = kernels("engine", without)
 
     def table(c: Flat) -> Tree:
-        own: Tree = {"fallback": "nccl", "one_shot": entry(c, "one_shot")}
-        if "two_shot" in kinds:
-            own["two_shot"] = entry(c, "two_shot")
-        if "multimem" in kinds:
-            own["multimem"] = entry(c, "multimem", min_ranks=8)
+        own: Tree = {"fallback": "nccl"}
+        for a in found_kernels:
+            fewest = {"min_ranks": FEWEST[a.name]} if a.name in FEWEST else {}
+            own[a.name] = entry(c, a.name, **fewest)
         return {"nccl": nccl, library: {"all_reduce": own}}
 
     def model(c: Flat, r: Rows) -> Array:
         return on_one_level(table(c), r, bandwidth, library)
 
-    start = {"launch_s": 4e-6, "one_shot.efficiency": 0.6}
-    if "two_shot" in kinds:
-        start |= {"two_shot.step_s": 2e-6, "two_shot.efficiency": 0.6}
-    if "multimem" in kinds:
-        start |= {"multimem.launch_s": 9e-6, "multimem.efficiency": 0.42}
+    start = {"launch_s": 4e-6} | starts(found_kernels)
     found = table(fit(model, start, rows))
     ratio = on_one_level(found, rows, bandwidth, library) / rows.seconds - 1
     own = found[library]
@@ -525,14 +539,18 @@ def fit_between(rows: Rows) -> Flat:
 # Families -------------------------------------------------------------------------------------
 
 
+FEWEST = {"multimem": 8}  # ranks of an engine's kernel
+
+
 @dataclass(frozen=True)
 class NVLink:
-    """An NVLink family: the wheel's folder, its tables, and which kernels its engines use."""
+    """An NVLink family: the wheel's folder, its tables, NCCL's kernels with their fewest ranks, and by
+    engine its version and the kernels that it was never seen to run."""
 
     device: str
     folder: str
     nccl: str
-    nvls_ranks: int
+    fewest: dict[str, int]
     engines: dict[str, tuple[str, tuple[str, ...]]]
 
 
@@ -541,33 +559,33 @@ NVLINK = {
         "A100 SXM4 80 GB",
         "a100_sxm",
         "2.27.3",
-        0,
+        {},
         {
-            "vllm": ("0.14.0", ("two_shot",)),
-            "sglang": ("0.5.10", ("two_shot",)),
-            "trtllm": ("1.0.0", ()),
+            "vllm": ("0.14.0", ("multimem",)),
+            "sglang": ("0.5.10", ("multimem",)),
+            "trtllm": ("1.0.0", ("multimem", "two_shot")),
         },
     ),
     "nvlink4-nvswitch": NVLink(
         "H100 SXM5",
         "h100_sxm",
         "2.29.2",
-        5,
+        {"nvls": 5},
         {
-            "vllm": ("0.24.0", ("two_shot", "multimem")),
-            "sglang": ("0.5.14", ("two_shot",)),
-            "trtllm": ("1.3.0rc20", ()),
+            "vllm": ("0.24.0", ()),
+            "sglang": ("0.5.14", ("multimem",)),
+            "trtllm": ("1.3.0rc20", ("multimem", "two_shot")),
         },
     ),
     "nvlink5-nvswitch": NVLink(
         "B200 SXM",
         "b200_sxm",
         "2.29.2",
-        6,
+        {"nvls": 6},
         {
-            "vllm": ("0.24.0", ("two_shot",)),
-            "sglang": ("0.5.14", ("two_shot",)),
-            "trtllm": ("1.3.0rc20", ("two_shot",)),
+            "vllm": ("0.24.0", ("multimem",)),
+            "sglang": ("0.5.14", ("multimem",)),
+            "trtllm": ("1.3.0rc20", ("multimem",)),
         },
     ),
 }
@@ -577,12 +595,12 @@ def fit_nvlink(root: Path, fabric: str) -> tuple[str, Tree]:
     family, bandwidth = NVLINK[fabric], WIRE[fabric]
     base = root / DATA / family.folder / "comm"
     rows = wheel(base / "nccl" / family.nccl / "nccl_perf.parquet")
-    tables = fit_nccl(rows, bandwidth, nvls_ranks=family.nvls_ranks)
+    tables = fit_nccl(rows, bandwidth, fewest=family.fewest)
     nccl = tables["nccl"]
     assert isinstance(nccl, dict)
-    for engine, (version, kinds) in family.engines.items():
+    for engine, (version, without) in family.engines.items():
         rows = wheel(base / engine / version / "custom_allreduce_perf.parquet")
-        tables[engine] = fit_engine(rows, bandwidth, nccl, engine, kinds)
+        tables[engine] = fit_engine(rows, bandwidth, nccl, engine, without)
     engines = ", ".join(f"{name} {version}" for name, (version, _) in family.engines.items())
     source = (
         f"{family.device}, 2/4/8 GPUs: aiconfigurator-core 0.12.0 (Apache-2.0),"
@@ -693,7 +711,7 @@ def pooled_hosts() -> tuple[str, Tree]:
     nccl: Tree = {"ring": {"protocols": ring}}
     for op, times in HOST_OPS.items():
         direct = [p | {"efficiency": rounded(p["efficiency"] * times)} for p in ring]
-        nccl[op] = {"direct": {"protocols": direct}}
+        nccl[op] = {a.name: {"protocols": direct} for a in own_constants(op)}
     machines = "; ".join(
         f"{name}: " + ", ".join(f"{a / b:.2f}" for a, b in runs) for name, runs in HOSTS.items()
     )

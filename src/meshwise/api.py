@@ -348,7 +348,7 @@ def collective(
     if ranks_per_node is not None:
         group = spread(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
     found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
-    best = coll.price(op, np.float64(payload), group, cluster, chosen)
+    best = coll.cheapest(op, np.float64(payload), group, cluster, chosen)
 
     def interval(seconds: float) -> tuple[float, float]:
         return collective_interval(seconds, op, payload, best, chosen, cluster, group)

@@ -30,14 +30,14 @@ def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str)
         raise not_a("what it has to be", field, value, legal)
 
 
-def degrees(tp: object, field: str = "tp") -> list[int] | None:
+def degree_list(tp: object, field: str = "tp") -> list[int] | None:
     """One degree or several, ascending as they are given."""
     if tp is None:
         return None
-    return counts([tp] if isinstance(tp, (str, numbers.Number)) else tp, field)
+    return count_list([tp] if isinstance(tp, (str, numbers.Number)) else tp, field)
 
 
-def counts(values: object, field: str) -> list[int]:
+def count_list(values: object, field: str) -> list[int]:
     """At least one whole number."""
     found = list(values) if _listed(values) else []
     if not found:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 from typing import Literal, NamedTuple
 
-RECOMPUTE = ("none", "selective", "full")  # activation recomputation
-SHARDS = ("none", "zero1", "zero2", "zero3")  # of optimizer, gradients and weights over dp
+RECOMPUTE_MODES = ("none", "selective", "full")  # activation recomputation
+SHARD_STAGES = ("none", "zero1", "zero2", "zero3")  # of optimizer, gradients and weights over dp
 # of the ranks, innermost (neighbours) to outermost; the first is the usual one
 ORDERS = tuple(itertools.permutations(("tp", "cp", "dp", "pp")))
 PLACEMENTS = tuple("-".join(order) for order in ORDERS)
@@ -125,8 +125,8 @@ AXES: dict[str, Axis] = {
             phases=_TRAINS,
             key="overlap",
         ),
-        Axis("recompute", "word", None, "kinds of recomputation", RECOMPUTE, _TRAINS),
-        Axis("shard", "word", "none", "sharding stages", SHARDS, _TRAINS),
+        Axis("recompute", "word", None, "kinds of recomputation", RECOMPUTE_MODES, _TRAINS),
+        Axis("shard", "word", "none", "sharding stages", SHARD_STAGES, _TRAINS),
         Axis("placement", "word", PLACEMENTS[0], "orders of the axes", PLACEMENTS),
     )
 }

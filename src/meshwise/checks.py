@@ -12,7 +12,7 @@ import msgspec
 
 from meshwise.errors import InputError, closest, quoted
 from meshwise.strict_tables import MAX_COUNT, count, fraction, one_of
-from meshwise.units import Kind, parse_quantity
+from meshwise.units import QuantityKind, parse_quantity
 
 Check = Callable[[object, str], Any]
 MAX_PARAMETERS = 10**12  # parameters of a part of a model
@@ -99,7 +99,7 @@ def number(low: float, high: float) -> Check:
     return lambda value, field: fraction(value, field, low=low, high=high, text=False)
 
 
-def quantity(kind: Kind) -> Check:
+def quantity(kind: QuantityKind) -> Check:
     """A positive SI number in the range of its kind; text with a unit is for files."""
 
     def rule(value: object, field: str) -> float:
@@ -116,14 +116,14 @@ def among(*names: str) -> Check:
     return lambda value, field: one_of(value, field, names)
 
 
-def counted(option: str, *, low: int = 1, high: int = MAX_COUNT) -> Check:
-    """A whole number under the name of its option; text of digits too, as a command line gives it."""
-    return lambda value, field: count(value, option, low=low, high=high)
+def counted(*, low: int = 1, high: int = MAX_COUNT) -> Check:
+    """A whole number; text of digits too, as a command line gives it."""
+    return lambda value, field: count(value, field, low=low, high=high)
 
 
-def shared(option: str, *, low: float, high: float) -> Check:
-    """A number under the name of its option; text too."""
-    return lambda value, field: fraction(value, option, low=low, high=high)
+def shared(*, low: float, high: float) -> Check:
+    """A number; text too, as a command line gives it."""
+    return lambda value, field: fraction(value, field, low=low, high=high)
 
 
 def optional(rule: Check) -> Check:

@@ -30,8 +30,7 @@ def export(
     Rests on the flags of the target's software in the version that the answer names.
 
     :param job: a :class:`meshwise.launch.Job`: phase, layout, sizes.
-    :param target: ``vllm``, ``sglang``, ``trtllm``, ``megatron-lm``, ``megatron-bridge``,
-        ``torchtitan``, ``deepspeed`` or ``accelerate``.
+    :param target: a name out of :func:`meshwise.launch.target_names`, such as ``vllm``.
     :param wrapper: what starts it on several nodes: ``torchrun``, ``slurm``, ``lws``, ``kuberay``.
     :param version: the version that is asked for; another than the known one is refused.
     :returns: ``text`` to run, ``files`` that it reads, ``untranslated``: what the target has no flag for.
@@ -57,14 +56,14 @@ def export(
 def needs_split(job: Job, target: str) -> bool:
     """Whether the target's software trains experts beside TP split only, and the job's are not."""
     from meshwise.launch.table import target as known_target
-    from meshwise.layouts import rules
+    from meshwise.layouts.rules.case import needs_split as must_split
     from meshwise.stacks.load import load_stack
 
     known = known_model(job.model) if job.model else None
     if known is None or job.tp == 1 or job.sequence_parallel or job.phase != "train":
         return False
-    stack = load_stack(STACK[known_target(target).name])
-    return rules.needs_split(load_model(known), stack, job.phase)
+    stack = load_stack(known_target(target).stack)
+    return must_split(load_model(known), stack, job.phase)
 
 
 def _runs(job: Job, target: str) -> None:
@@ -140,6 +139,7 @@ def read_command(
     """
     from meshwise import launch
     from meshwise.answers.launch import ImportResult
+    from meshwise.launch.table import target as known_target
 
     given(command, str, "command", "the text of a launch command")
     gpus = None if gpus is None else count(gpus, "gpus")
@@ -164,7 +164,7 @@ def read_command(
         parsed.job,
         spec,
         cluster,
-        stack=STACK.get(parsed.target) if stack is None else stack,
+        stack=known_target(parsed.target).stack if stack is None else stack,
         global_batch=global_batch,
         seq=seq,
         isl=isl,
@@ -178,12 +178,13 @@ def read_command(
 def _same_model(parsed: Parsed, spec: Model) -> None:
     """Raise where the model that the command names, or the sizes that its flags give, are not the
     model's."""
-    from meshwise.launch.targets import stages
-    from meshwise.launch.targets.sizes import check_sizes
+    from meshwise.launch.settings import stages
+    from meshwise.launch.settings.sizes import check_sizes
+    from meshwise.launch.table import target as known_target
 
     check_sizes(dict(parsed.sizes), spec)
-    if parsed.target in ("megatron-lm", "megatron-bridge"):
-        stages.check(dict(parsed.sizes), spec.layers, parsed.job.pp, parsed.job.vp)
+    if known_target(parsed.target).flags.keys() & set(stages.SPLITS):
+        stages.check_split(dict(parsed.sizes), spec.layers, parsed.job.pp, parsed.job.vp)
     known = known_model(parsed.job.model) if parsed.job.model else None
     if known is None:
         return
@@ -234,18 +235,6 @@ def _same_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
             value=where.name,
             legal=f"a cluster with nodes of {each} GPUs, or the command with {where.node_devices} a node",
         )
-
-
-STACK = {
-    "vllm": "vllm",
-    "sglang": "sglang",
-    "trtllm": "trtllm",
-    "megatron-lm": "megatron-core",
-    "megatron-bridge": "nemo",
-    "torchtitan": "torchtitan-fsdp",
-    "deepspeed": "deepspeed",
-    "accelerate": "torchtitan-eager",
-}
 
 
 def _model_of(parsed: Parsed) -> Model:

@@ -33,7 +33,7 @@ def compare(
 ) -> Compared | ComparedServing:
     """A job beside the best layout of as many GPUs."""
 
-    from meshwise.launch.targets.serving_formats import formats_of
+    from meshwise.launch.settings.formats import formats_of_job
     from meshwise.search.compare import compare_serving, compare_training
     from meshwise.workloads.workload import Formats
 
@@ -59,7 +59,7 @@ def compare(
     )
     _within_limit(concurrency, job)
     _within_length(isl, osl, job)
-    formats = formats_of(job, model)
+    formats = formats_of_job(job, model)
     drafts = _drafts(job, acceptance)
     load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, chunk=job.chunk, **drafts)
     spec, where, software = _parts(model, cluster, load.decode(), stack)
@@ -134,7 +134,7 @@ def beside(
     """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold."""
     import msgspec
 
-    from meshwise.launch.targets.serving_formats import formats_of
+    from meshwise.launch.settings.formats import formats_of_job
     from meshwise.search.compare import compare_serving, compare_training
 
     if isinstance(load, Training):
@@ -154,7 +154,7 @@ def beside(
             legal=f"`draft_tokens={job.draft_tokens or 0}`, and `acceptance` where it drafts",
         )
     said = {
-        k: v for k, v in msgspec.structs.asdict(formats_of(job, model)).items() if v is not None
+        k: v for k, v in msgspec.structs.asdict(formats_of_job(job, model)).items() if v is not None
     }
     load = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
     whole = msgspec.structs.replace(job, dp=job.dp * max(plan.gpus // job.gpus, 1))

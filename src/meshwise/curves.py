@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from meshwise.answers.answers import ScaleResult
-from meshwise.arguments import NameOrPath, counts, given
-from meshwise.arguments import degrees as read_degrees
+from meshwise.arguments import NameOrPath, count_list, given
+from meshwise.arguments import degree_list as read_degrees
 from meshwise.arguments import named_objects as _parts
 from meshwise.checks import flag, keywords
 from meshwise.clusters.cluster import Cluster
@@ -180,7 +180,7 @@ def grow(
     given(workload, Training, "workload", "Training(batch=, seq=)")
     flag(weak, "weak")
     spec, where, software = _parts(model, cluster, workload, stack)
-    sizes = counts(gpus, "gpus")
+    sizes = count_list(gpus, "gpus")
     pins = read_pins(layout)
     return GrowthResult(
         growth(spec, where, workload, software, sizes, weak=weak, pins=pins), threshold

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshwise.answers.run import RunResult
     from meshwise.runtime.job import Task
 
-JOB = "meshwise.runtime.job:run"
+JOB = "meshwise.runtime.job:perform_run"
 _EXPERTS = ("permute", "unpermute", "activation", "experts.gate_up", "experts.up", "experts.down")
 _PHASES = {"forward": "forward", "dgrad": "backward", "wgrad": "backward"}
 
@@ -68,7 +68,7 @@ def run(
     asked: Task = job.Task(
         model=first_layers(table, layers), timeout_s=timeout_s, measure_host=where is None, **task
     )
-    job.check(asked)
+    job.checked_config(asked)
     how = {"backend": backend, "timeout_s": timeout_s, "threads": threads}
     arguments = msgspec.to_builtins(asked)
     if cluster_env.under_launcher():

@@ -19,7 +19,7 @@ _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0
 _PREFIXES = _DECIMAL | _BINARY
 
 
-class Kind(NamedTuple):
+class QuantityKind(NamedTuple):
     """A kind of quantity: its units with their SI factors, what a legal value looks like, and the
     range of it: wide of every device, narrow enough that no product of such figures overflows."""
 
@@ -34,8 +34,8 @@ def _with_prefixes(prefixes: dict[str, float], *units: tuple[str, float]) -> dic
     return {p + unit: f * scale for unit, scale in units for p, f in prefixes.items()}
 
 
-BYTES = Kind("size", _with_prefixes(_PREFIXES, ("B", 1.0)), "1.6 GB or 80 GiB", 1.0, 1e18)
-BANDWIDTH = Kind(
+BYTES = QuantityKind("size", _with_prefixes(_PREFIXES, ("B", 1.0)), "1.6 GB or 80 GiB", 1.0, 1e18)
+BANDWIDTH = QuantityKind(
     "bandwidth",
     _with_prefixes(_PREFIXES, ("B/s", 1.0), ("Bps", 1.0))
     | _with_prefixes(_DECIMAL, ("b/s", 0.125), ("bit/s", 0.125), ("bps", 0.125)),
@@ -43,14 +43,14 @@ BANDWIDTH = Kind(
     1e3,
     1e18,
 )
-TIME = Kind(
+TIME = QuantityKind(
     "time",
     {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9},
     "2 us",
     1e-12,
     1e4,
 )
-RATE = Kind(
+RATE = QuantityKind(
     "compute rate",
     _with_prefixes(
         {p: _DECIMAL[p] for p in "GTPEM"},
@@ -70,7 +70,7 @@ _QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
 
 
 def parse_quantity(
-    text: object, kind: Kind, field: str, *, bare: bool = False, usual: str | None = None
+    text: object, kind: QuantityKind, field: str, *, bare: bool = False, usual: str | None = None
 ) -> float:
     """``text`` ("300 GB/s") as an SI float of the given kind, positive and in its range.
 
@@ -120,7 +120,7 @@ def _number(value: str | float) -> float:
 
 
 def _in_range(
-    value: float, field: str, text: object, kind: Kind, usual: str | None = None
+    value: float, field: str, text: object, kind: QuantityKind, usual: str | None = None
 ) -> float:
     """The value, if it is one; ``usual``: the unit that a number without one may have meant."""
     if kind.low <= value <= kind.high:
@@ -137,7 +137,7 @@ def _in_range(
     raise _bad(field, text, kind, f"{quoted(text)} {why}", nearest)
 
 
-def _wrong_unit(field: str, text: str, number: str, unit: str, kind: Kind) -> InputError:
+def _wrong_unit(field: str, text: str, number: str, unit: str, kind: QuantityKind) -> InputError:
     import difflib
 
     other = next((k.name for k in _KINDS if unit in k.units), None)
@@ -157,7 +157,9 @@ def _wrong_unit(field: str, text: str, number: str, unit: str, kind: Kind) -> In
     return _bad(field, text, kind, f"{quoted(text)} {why}", nearest)
 
 
-def _bad(field: str, value: object, kind: Kind, why: str, nearest: str | None = None) -> InputError:
+def _bad(
+    field: str, value: object, kind: QuantityKind, why: str, nearest: str | None = None
+) -> InputError:
     return InputError(
         f"{field}: {why}",
         field=field,

@@ -13,8 +13,8 @@ from click.shell_completion import ShellComplete
 
 from meshwise import catalog, dtypes
 from meshwise.cli import COMMANDS, cli, run, values
-from meshwise.cost.collectives.collective import OPS
-from meshwise.launch.table import targets
+from meshwise.cost.collectives.algorithms import OPS
+from meshwise.launch.targets import target_names
 from meshwise.launch.write import WRAPPERS
 from meshwise.runtime import options as runtime
 from meshwise.search.training.question import FREE
@@ -43,7 +43,7 @@ def completed(line: str) -> list[str]:
         ("run gpt2 --phase g", {"generate"}),
         ("scale gpt2 --dtype ", set(dtypes.COMPUTE)),
         ("scale gpt2 --kv-cache-dtype ", set(dtypes.KV_CACHE)),
-        ("export ", set(targets())),
+        ("export ", set(target_names())),
         ("export vllm gpt-neo", {n for n in catalog.names("models") if n.startswith("gpt-neo")}),
         ("import x --target tr", {"trtllm"}),
         ("collective all_", {"all_reduce", "all_gather", "all_to_all"}),
@@ -82,7 +82,6 @@ def test_files_are_the_shells(line: str) -> None:
     [
         (values.PHASE, WORKLOAD_PHASES),
         (values.OP, OPS),
-        (values.TARGET, tuple(targets())),
         (values.WRAPPER, WRAPPERS),
         (values.ATTENTION, words_of("attention")),
         (values.OVERLAP, words_of("overlap")),
@@ -91,7 +90,7 @@ def test_files_are_the_shells(line: str) -> None:
         (values.MODULES, MODULES),
         (values.FREE, FREE),
         (values.MOMENTS_DTYPE, MOMENTS),
-        (run.RUN_PHASE, runtime.PHASES),
+        (run.RUN_PHASE, runtime.RUN_PHASES),
         (run.RUN_OVERLAP, runtime.OVERLAPS),
         (run.SENT, runtime.COMM_DTYPES),
     ],

@@ -12,7 +12,7 @@ from running import answer, run
 
 from meshwise import catalog
 from meshwise.axes import PLACEMENTS
-from meshwise.launch import Job, parse, targets
+from meshwise.launch import Job, parse, target_names
 from meshwise.launch.table import target
 
 TRAINING = ("megatron-lm", "megatron-bridge", "torchtitan", "deepspeed", "accelerate")
@@ -164,7 +164,7 @@ def test_formats_of_a_serving_plan_are_exported(tmp_path) -> None:
         check(exported, json.loads(path.read_text())["layouts"][0], "serve")
 
 
-@pytest.mark.parametrize("name", targets())
+@pytest.mark.parametrize("name", target_names())
 def test_every_preset_goes_out_and_comes_back(name: str) -> None:
     phase = target(name).phase
     for preset in catalog.names("models"):

@@ -42,6 +42,7 @@ def said(command: str, message: str, field: str, **more: Any) -> InputError:
         ("collective", "size", "SIZE"),
         ("validate", "table", "TABLE"),
         ("serve", "kv_cache", "--kv-dtype"),
+        ("import", "sequence_parallel", "--sequence-parallel"),  # of a layout, which it reads
         ("plan", "ttft_s", "--ttft"),
         ("scale", "sweep: values", "--sweep: values"),
     ],
@@ -69,6 +70,7 @@ def test_only_the_first_words_are_taken_for_the_field() -> None:
     ("command", "text", "written"),
     [
         ("estimate", "leave `dp` out", "leave --dp out"),
+        ("import", "`overlap_experts=False`", "--no-overlap-experts"),
         ("serve", "for example `isl=2048, osl=256`", "for example --isl 2048 --osl 256"),
         ("estimate", "ep > 1, or `overlap_experts=False`", "ep > 1, or --no-overlap-experts"),
         ("estimate", "`sequence_parallel=True`, or tp 1", "--sequence-parallel, or tp 1"),
@@ -181,8 +183,6 @@ def test_one_fault_has_the_callers_names(
     with pytest.raises(mw.MeshwiseError) as caught:
         ask()
     error = caught.value
-    if error.field.startswith("--"):
-        pytest.skip("layouts and search still spell their fields with dashes")
     assert error.field.split(" ")[0].rstrip(":") == field and "--" not in str(error)
     assert field in re.split(r"\W", error.message)
     spelling(argv[0]).error(error)

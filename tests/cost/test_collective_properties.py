@@ -18,15 +18,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from meshwise.clusters.load import Cluster, load_cluster
-from meshwise.cost.collectives.collective import (
-    busbw_factor,
-    candidates,
-    ceil_log2,
-    hierarchical_wire,
-    price,
-    ring_hops,
-    ring_shares,
-)
+from meshwise.cost.collectives.algorithms import hierarchical_wire
+from meshwise.cost.collectives.collective import busbw_factor, candidates, cheapest
+from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
 from meshwise.cost.estimate import estimate
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, place
@@ -83,7 +77,7 @@ def test_cost_and_wire_bytes_are_never_negative(
     op: str, payload: float, where: tuple[Cluster, int], stack: Stack
 ) -> None:
     cluster, n = where
-    found = price(op, payload, group_of(n, cluster), cluster, stack)
+    found = cheapest(op, payload, group_of(n, cluster), cluster, stack)
     assert np.isfinite(found.seconds) and found.seconds >= 0
     assert all(w >= 0 for w in found.wire_bytes)
     assert len(found.wire_bytes) == len(cluster.levels)
@@ -109,7 +103,8 @@ def test_more_bytes_never_cost_less(
     small, large = sorted((a, b))
     g = group_of(n, cluster)
     assert (
-        price(op, small, g, cluster, stack).seconds <= price(op, large, g, cluster, stack).seconds
+        cheapest(op, small, g, cluster, stack).seconds
+        <= cheapest(op, large, g, cluster, stack).seconds
     )
 
 
@@ -126,8 +121,8 @@ def test_more_bandwidth_never_costs_more(
     better = msgspec.structs.replace(cluster, levels=tuple(levels))
     g = group_of(n, cluster)
     assert (
-        price(op, payload, g, better, stack).seconds
-        <= price(op, payload, g, cluster, stack).seconds
+        cheapest(op, payload, g, better, stack).seconds
+        <= cheapest(op, payload, g, cluster, stack).seconds
     )
 
 
@@ -139,7 +134,7 @@ def test_the_chosen_is_the_cheapest(
     cluster, n = where
     g = group_of(n, cluster)
     chosen, every = (
-        price(op, payload, g, cluster, stack),
+        cheapest(op, payload, g, cluster, stack),
         candidates(op, payload, g, cluster, stack),
     )
     assert chosen.seconds == min(float(c.seconds) for c in every)
@@ -155,7 +150,7 @@ def test_an_ideal_all_reduce_is_its_two_halves(payload: float, where: tuple[Clus
     cluster, n = where
     g = group_of(n, cluster)
     whole, scatter, gather = (
-        price(op, payload, g, cluster, IDEAL)
+        cheapest(op, payload, g, cluster, IDEAL)
         for op in ("all_reduce", "reduce_scatter", "all_gather")
     )
     assert float(whole.seconds) == pytest.approx(float(scatter.seconds + gather.seconds), rel=1e-12)
@@ -168,7 +163,7 @@ def test_an_ideal_all_reduce_is_its_two_halves(payload: float, where: tuple[Clus
 def test_bus_bandwidth_is_the_links_at_no_latency(op: str, payload: float, n: int) -> None:
     """nccl-tests' busbw is made so that it recovers the wire rate whatever n is."""
     cluster = load_cluster("dgx-a100")
-    seconds = float(price(op, payload, group_of(n, cluster), cluster, IDEAL).seconds)
+    seconds = float(cheapest(op, payload, group_of(n, cluster), cluster, IDEAL).seconds)
     assert payload / seconds * busbw_factor(op, n) == pytest.approx(300e9, rel=1e-12)
 
 
@@ -200,7 +195,7 @@ def test_inside_a_node_never_costs_more_than_across(
     for name in ("dgx-a100", "hgx-h100", "hgx-b200"):
         cluster = load_cluster(name, nics=nics)
         inside, across = group(n, 1), group(n // 2, 2)
-        here, there = (price(op, payload, g, cluster, stack).seconds for g in (inside, across))
+        here, there = (cheapest(op, payload, g, cluster, stack).seconds for g in (inside, across))
         assert here <= there * (1 + 1e-12)
 
 
@@ -240,7 +235,8 @@ def test_more_nodes_never_cost_less(op: str, payload: float, nodes: int) -> None
     for name in ("oci-gpu4", "gcp-a3-mega", "aws-p5", "hgx-h100"):
         cluster = load_cluster(name, nodes=64)
         few, many = (
-            price(op, payload, group(8, k), cluster, MEGATRON).seconds for k in (nodes, 2 * nodes)
+            cheapest(op, payload, group(8, k), cluster, MEGATRON).seconds
+            for k in (nodes, 2 * nodes)
         )
         assert few <= many * (1 + 1e-12)
 
@@ -442,7 +438,7 @@ def test_simulated_all_to_all(ranks: tuple[int, ...]) -> None:
     for a, b in itertools.permutations(every, 2):
         wire.send(a, b, payload / len(every))
     padded = (*ranks, *[1] * (len(cluster.levels) - len(ranks)))
-    found = price("all_to_all", payload, group(*padded), cluster, IDEAL)
+    found = cheapest("all_to_all", payload, group(*padded), cluster, IDEAL)
     for index in range(len(ranks)):
         assert wire.level(index) == [float(found.wire_bytes[index])] * len(every)
 
@@ -460,10 +456,10 @@ def test_arrays_price_as_scalars_to_the_bit(
     n = np.array(degrees)[:, None]
     g = place("tp", n, np.int64(1), np.int64(0), cluster)
     s = np.array(payloads)[None, :]
-    many = price(op, s, g, cluster, stack)
+    many = cheapest(op, s, g, cluster, stack)
     for i, degree in enumerate(degrees):
         for j, payload in enumerate(payloads):
-            one = price(op, np.float64(payload), group_of(degree, cluster), cluster, stack)
+            one = cheapest(op, np.float64(payload), group_of(degree, cluster), cluster, stack)
             at = lambda a, i=i, j=j: np.broadcast_to(a, (len(degrees), len(payloads)))[i, j]  # noqa: E731
             assert at(many.seconds) == one.seconds
             assert many.names[int(at(many.chosen))] == one.names[int(one.chosen)]

@@ -9,7 +9,7 @@ import pytest
 
 import meshwise as mw
 from meshwise import launch
-from meshwise.cost.collectives.dispatch import distinct, wire_bytes
+from meshwise.cost.collectives.dispatch import parts_visited, wire_bytes
 from meshwise.errors import IllegalLayout
 from meshwise.layouts.placement import Group
 from meshwise.program.operations import TokenCopies
@@ -25,14 +25,16 @@ def test_distinct_parts_are_those_of_all_draws(experts: int, top_k: int, parts: 
     each = experts // parts
     draws = list(itertools.combinations(range(experts), top_k))
     mean = sum(len({e // each for e in draw}) for draw in draws) / len(draws)
-    assert float(distinct(TokenCopies(experts, top_k), np.int64(parts))) == pytest.approx(mean)
+    assert float(parts_visited(TokenCopies(experts, top_k), np.int64(parts))) == pytest.approx(mean)
 
 
 def test_a_token_crosses_the_network_once_per_node():
     group = Group("ep", (np.int64(8), np.int64(4)), (np.int64(1), np.int64(8)))
     payload = 8 * 1e6  # eight copies of a token of a megabyte
     inside, network = wire_bytes(payload, TokenCopies(128, 8), group)
-    assert network == pytest.approx(1e6 * float(distinct(TokenCopies(128, 8), np.int64(4))) * 3 / 4)
+    assert network == pytest.approx(
+        1e6 * float(parts_visited(TokenCopies(128, 8), np.int64(4))) * 3 / 4
+    )
     assert network < 3e6 < payload * 24 / 32  # what a plain exchange sends to other nodes
     assert inside <= payload * 7 / 8
 
@@ -109,7 +111,7 @@ def test_without_an_exchange_there_is_nothing_to_overlap():
     ):
         with pytest.raises(IllegalLayout, match="no exchange of tokens") as caught:
             ask()
-        assert caught.value.field == "--overlap-experts"
+        assert caught.value.field == "overlap_experts"
     asked = {"gpus": 16, "tp": (1, 2), "pp": 1, "micro_batch": 1, "vp": 1}
     rows = mw.plan(QWEN, where, work, stack=nemo(overlap_experts=True), top=50, **asked).to_dict()
     assert rows["layouts"] and all(row["ep"] > 1 for row in rows["layouts"])
@@ -123,7 +125,7 @@ def test_the_loss_has_no_more_parts_than_a_microbatch_has_tokens():
     assert mw.estimate("llama-3.1-8b", where, work, stack=stack, micro_batch=2, **layout).step_s > 0
     with pytest.raises(IllegalLayout, match="64 tokens of a microbatch") as caught:
         mw.estimate("llama-3.1-8b", where, work, stack=stack, micro_batch=1, **layout)
-    assert (caught.value.field, caught.value.nearest) == ("--loss-chunks", 64)
+    assert (caught.value.field, caught.value.nearest) == ("loss_chunks", 64)
     with pytest.raises(IllegalLayout, match="1024 tokens"):
         many = mw.stack("megatron-core", loss_chunks=1025)
         mw.scale("llama-3.1-8b", where, work, stack=many)
@@ -133,7 +135,7 @@ def test_the_loss_has_no_more_parts_than_a_microbatch_has_tokens():
     short = mw.Training(batch=8, seq=4)
     assert mw.estimate("llama-3.1-8b", where, short, stack="torchtitan-fsdp", dp=8).step_s > 0
     job = launch.job_of("m", "train", {"tp": 8}, seq=64, micro_batch=1, loss_chunks=65)
-    with pytest.raises(IllegalLayout, match="loss-chunks"):
+    with pytest.raises(IllegalLayout, match="loss_chunks"):
         launch.export(job, "torchtitan")
 
 

@@ -487,7 +487,7 @@ def test_slurm_script() -> None:
 
 
 def test_every_target_has_a_version_and_reads_its_own_words() -> None:
-    for name in launch.targets():
+    for name in launch.target_names():
         found = target(name)
         assert found.version
         assert found.flags

@@ -7,7 +7,7 @@ import pytest
 import meshwise as mw
 from meshwise.errors import InputError
 from meshwise.launch import parse
-from meshwise.launch.targets.serving_formats import METHODS, formats_of
+from meshwise.launch.settings.formats import METHODS, formats_of_job
 from meshwise.models.formats import model_as_run
 from meshwise.models.load import load_model
 from meshwise.workloads.serving import Serving
@@ -17,7 +17,7 @@ def weights(name: str, flags: str) -> str | None:
     """The format of the weights that the command runs."""
     job = parse(f"vllm serve {name} -tp 2 {flags}").job
     model = load_model(name)
-    load = Serving(isl=16, osl=16, concurrency=1, formats=formats_of(job, model))
+    load = Serving(isl=16, osl=16, concurrency=1, formats=formats_of_job(job, model))
     q = model_as_run(model, load.decode()).quantization
     return q.weight_dtype if q is not None else None
 

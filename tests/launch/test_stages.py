@@ -8,16 +8,16 @@ import pytest
 
 from meshwise.errors import MeshwiseError
 from meshwise.launch import Job, export, parse
-from meshwise.launch.targets import stages
+from meshwise.launch.settings import stages
 from meshwise.program.weights import stage_bounds
 
 
 @pytest.mark.parametrize("layers", range(1, 70))
 def test_flags_say_the_stages_that_are_priced(layers: int) -> None:
     for pp in range(1, layers + 1):
-        said = stages.settings(layers, pp)
+        said = stages.split_settings(layers, pp)
         bounds = stage_bounds(layers, pp)
-        sizes = stages.said({"layers": layers, **said}, pp)
+        sizes = stages.stages_said({"layers": layers, **said}, pp)
         assert sizes == [b - a for a, b in itertools.pairwise(bounds)]
         assert bool(said) == (layers % pp != 0)
 
@@ -67,9 +67,9 @@ def test_splits_are_read() -> None:
 
 def test_layers_that_megatron_does_not_share() -> None:
     """Looked at with the model, whether the command says its layers or not."""
-    stages.check({}, 32, 4, 2)
-    stages.check({"loss_split": 1}, 31, 4, 1)
-    stages.check({"last_layers": 6}, 30, 4, 1)
+    stages.check_split({}, 32, 4, 2)
+    stages.check_split({"loss_split": 1}, 31, 4, 1)
+    stages.check_split({"last_layers": 6}, 30, 4, 1)
     for sizes, layers, pp, vp in (({}, 30, 4, 1), ({"last_layers": 5}, 30, 4, 1), ({}, 32, 4, 3)):
         with pytest.raises(MeshwiseError, match="does not share"):
-            stages.check(sizes, layers, pp, vp)
+            stages.check_split(sizes, layers, pp, vp)

@@ -11,10 +11,10 @@ import pytest
 import meshwise as mw
 from meshwise.axes import RECOMPUTE_CODE, SHARD_CODE
 from meshwise.errors import IllegalLayout
-from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout
+from meshwise.layouts.rules.case import expert_count
 from meshwise.search.serving.space import serving_space
 from meshwise.search.training.space import space
 
@@ -37,7 +37,7 @@ def test_training_as_the_planner(seed: int) -> None:
     name = draw.choice(("megatron-core", "nanotron", "torchtitan-fsdp", "deepspeed", "ideal"))
     stack = mw.stack(name, schedule=draw.choice(("1f1b", "1f1b", "gpipe", "zb-1p")))
     work = mw.Training(batch=draw.choice((6, 16, 24)), seq=draw.choice((96, 2048)))
-    moe = rules.experts(model) > 0
+    moe = expert_count(model) > 0
     asked = {
         "tp": draw.choice((1, 2, 4, 3)),
         "pp": draw.choice((1, 2, 3, 4)),
@@ -65,7 +65,7 @@ def test_serving_as_the_planner(seed: int) -> None:
     draw = random.Random(seed)
     model = mw.model(draw.choice(MODELS))
     stack = mw.stack(draw.choice(("vllm", "trtllm", "tgi-2023", "fastertransformer")))
-    moe = rules.experts(model) > 0
+    moe = expert_count(model) > 0
     asked = {
         "tp": draw.choice((1, 2, 4, 3, 16)),
         "pp": draw.choice((1, 2)),

@@ -9,8 +9,9 @@ from pathlib import Path
 import walk
 
 from meshwise import catalog
-from meshwise.cost.collectives.collective import OPS
-from meshwise.launch.table import target, targets
+from meshwise.cost.collectives.algorithms import OPS
+from meshwise.launch.table import target
+from meshwise.launch.targets import target_names
 
 WRITTEN = ("llama-3.1-8b", "mixtral-8x7b")  # whose launch commands are read again
 STACKED = ("llama-3.1-8b", "deepseek-v2-lite")
@@ -55,7 +56,7 @@ def of_case(case: walk.Case) -> Iterator[Line]:
     else:
         yield case.asked("scale", "--batch", str(2 * gpus), "--seq", "512", "--gpus", str(gpus))
     yield case.asked("serve", *case.grid("decode"), *walk.LOAD)
-    for name in targets():
+    for name in target_names():
         yield case.written(name)
 
 
@@ -63,7 +64,7 @@ def of_launches() -> Iterator[Line]:
     """Each target's command, written into a file and read from it; ``<`` as a shell has it."""
     for model in WRITTEN:
         case = walk.Case(model, walk.CLUSTERS[0])
-        for name in targets():
+        for name in target_names():
             file, phase = f"{name}-{model}.txt", target(name, None).phase
             axes, load, more = ("--tp", "2", "--dp", "2"), walk.LOAD, walk.LOAD
             if phase == "train":
@@ -80,7 +81,7 @@ def of_plans() -> Iterator[Line]:
         for file, plan in (("served.json", case.served()), ("trained.json", case.trained()[1])):
             yield (*plan, "--json", "-o", f"{model}-{file}")
             phase = "serve" if file == "served.json" else "train"
-            for name in targets():
+            for name in target_names():
                 if target(name, None).phase == phase:
                     yield "export", name, "--from", f"{model}-{file}"
 

@@ -13,9 +13,10 @@ from contract import Refused, ask, page
 import meshwise as mw
 from meshwise import launch
 from meshwise.errors import MeshwiseError
-from meshwise.launch.table import target, targets
-from meshwise.layouts import rules
+from meshwise.launch.table import target
+from meshwise.launch.targets import target_names
 from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.rules.case import needs_split
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import DEFAULT
 
@@ -57,7 +58,7 @@ class Case(NamedTuple):
 
     def split(self, phase: str, tp: int) -> list[str]:
         """Sequence parallelism, where the software trains the model's experts with it only."""
-        needed = rules.needs_split(self.spec, load_stack(DEFAULT[phase]), phase)
+        needed = needs_split(self.spec, load_stack(DEFAULT[phase]), phase)
         return ["--sequence-parallel"] if needed and tp > 1 else []
 
     # -- questions that several commands and tools/golden.py ask --
@@ -193,7 +194,7 @@ def disaggregated(case: Case) -> None:
 def exported(case: Case) -> None:
     """The command of each target says the layout, or lists what it leaves out; read again, it is the
     same."""
-    for name in targets():
+    for name in target_names():
         phase = target(name, None).phase
         grid = case.grid("decode" if phase == "serve" else "train")
         try:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from meshwise.models.families.config import FAMILIES, model_from_config
-from meshwise.models.families.experts import MOE
+from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.keys import NEVER_ABSENT
-from meshwise.models.families.llama import DENSE
+from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.refused import WRAPPER_TYPES
 from meshwise.models.parameters import parameters
 
@@ -81,7 +81,7 @@ FLAGS = (
     "new_decoder_architecture", "parallel_attn", "alibi", "enable_bias", "do_layer_norm_before",
     "layer_norm_elementwise_affine", "_remove_final_layer_norm", "tie_word_embeddings",
 )  # fmt: skip
-ORACLE = sorted((set(DENSE) | set(MOE)) - REMOTE - TEXT_ONLY)
+ORACLE = sorted((set(DENSE_FAMILIES) | set(MOE_FAMILIES)) - REMOTE - TEXT_ONLY)
 
 
 @pytest.fixture(autouse=True)

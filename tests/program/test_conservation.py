@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from meshwise.axes import SHARD_CODE
-from meshwise.cost.collectives.collective import RING_ROUNDS
+from meshwise.cost.collectives.algorithms import RING_ROUNDS
 from meshwise.cost.memory.parts import state_bytes
 from meshwise.layouts.layout import Layouts
 from meshwise.models.load import load_model

@@ -11,7 +11,7 @@ import meshwise as mw
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import groups
-from meshwise.layouts.rules import key_copies
+from meshwise.layouts.rules.case import key_copies
 from meshwise.search.serving.space import serving_space
 from meshwise.search.training.space import divisors
 from meshwise.stacks.load import load_stack

@@ -50,7 +50,7 @@ class Double(TorchFunctionMode):
 
 
 def _in_double(model: torch.nn.Module) -> None:
-    base = model.get_submodule(plans.family(model.config.model_type).base)
+    base = model.get_submodule(plans.split_family(model.config.model_type).base)
     inner = base.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:

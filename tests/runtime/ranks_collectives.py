@@ -85,7 +85,7 @@ def sharded(
         given = [values((outer, size, rows, 3), dtype, r) for r in peers.ranks]
         x, out = given[peers.rank], torch.empty((outer, rows, 3), dtype=given[0].dtype)
         if form is None:
-            p2p.finish(p2p.reduce_scatter(out, x, peers))
+            p2p.finish(p2p.direct_reduce_scatter(out, x, peers))
         else:
             p2p.finish(quantised.quantised_reduce_scatter(out, x, peers, form))
         norm, element = errors(out, [g[:, peers.rank] for g in given])
@@ -93,7 +93,7 @@ def sharded(
         given = [values((outer, rows, 3), dtype, r) for r in peers.ranks]
         out = torch.empty((outer, size, rows, 3), dtype=given[0].dtype)
         if form is None:
-            p2p.finish(p2p.all_gather(out, given[peers.rank], peers))
+            p2p.finish(p2p.direct_all_gather(out, given[peers.rank], peers))
         else:
             p2p.finish(quantised.quantised_all_gather(out, given[peers.rank], peers, form))
         norm, element = errors(out, [torch.stack(given, 1)])
@@ -126,8 +126,8 @@ def refused() -> list[str]:
         lambda: hierarchy.hierarchical_all_reduce(wrong, exact.peers(4, True)),
         lambda: quantised.quantised_all_reduce(wrong, peers, "int8"),
         lambda: hierarchy.hierarchical_all_reduce(torch.ones(8), peers),
-        lambda: p2p.finish(p2p.reduce_scatter(torch.empty(1, 2), torch.empty(1, 9), peers)),
-        lambda: p2p.finish(p2p.all_gather(torch.empty(1, 9), torch.empty(1, 2), peers)),
+        lambda: p2p.finish(p2p.direct_reduce_scatter(torch.empty(1, 2), torch.empty(1, 9), peers)),
+        lambda: p2p.finish(p2p.direct_all_gather(torch.empty(1, 9), torch.empty(1, 2), peers)),
         lambda: p2p.finish(
             quantised.quantised_all_gather(torch.empty(1, 9), torch.empty(1, 2), peers, "int8")
         ),

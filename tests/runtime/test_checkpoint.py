@@ -98,11 +98,11 @@ def test_shares_are_slices(family: str, tmp_path: Path) -> None:
     source = Checkpoint(str(tmp_path))
     parameters = dict(model.named_parameters())
     source.check(*build.expected(model))
-    plan = plans.family(family)
+    plan = plans.split_family(family)
     for ranks in (2, 4):
         for rank in range(ranks):
             for name, cut in plans.cuts(
-                model, plan, plans.sizes(model.config, ranks, rank)
+                model, plan, plans.rank_sizes(model.config, ranks, rank)
             ).items():
                 if name not in parameters:
                     continue
@@ -267,7 +267,7 @@ def test_experts_in_one_tensor(family: str, tmp_path: Path) -> None:
     fused = [n for n in parameters if ".experts." in n]
     assert fused and not apart.intersection(fused)
     for name, cut in plans.cuts(
-        model, plans.family(family), plans.sizes(model.config, 4, 3)
+        model, plans.split_family(family), plans.rank_sizes(model.config, 4, 3)
     ).items():
         if name in fused:
             got = source.read(name, cut, torch.float32, torch.device("cpu"))
@@ -350,14 +350,14 @@ config = build.config(table)
 with torch.device("meta"):
     model = AutoModelForCausalLM.from_config(config)
 size = sum(p.numel() for p in model.parameters()) * 4
-cuts = plans.cuts(model, plans.family("llama"), plans.sizes(config, 4, 1))
+cuts = plans.cuts(model, plans.split_family("llama"), plans.rank_sizes(config, 4, 1))
 source = Checkpoint(sys.argv[1])
 torch.ones(64, 64) @ torch.ones(64, 64)
 def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts here
 before = now()
-weights.load(model, cuts, source, torch.float32, torch.device("cpu"))
+weights.load_shares(model, cuts, source, torch.float32, torch.device("cpu"))
 peak = int([l for l in open("/proc/self/status") if l.startswith("VmHWM")][0].split()[1]) * 1024
 print((peak - before) / size)
 """

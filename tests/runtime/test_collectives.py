@@ -89,7 +89,7 @@ def test_reduce_scatter_and_all_gather(crew: Any, size: int, dtype: str) -> None
 # -- narrow --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", quantised.LARGEST)
+@pytest.mark.parametrize("form", quantised.LARGEST_VALUE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_quantisation(form: str, dtype: torch.dtype) -> None:
     """Relative error of Gaussian values, and never more than half a step of the format (e4m3 has 3 bits
@@ -112,7 +112,7 @@ def test_quantisation(form: str, dtype: torch.dtype) -> None:
         assert bool((off <= 1.001 * step * want.abs() + largest * 2.0**-14).all())
 
 
-@pytest.mark.parametrize("form", quantised.LARGEST)
+@pytest.mark.parametrize("form", quantised.LARGEST_VALUE)
 @pytest.mark.parametrize("group", [1, 3, 32, 128, 1024])
 def test_groups_of_any_size(form: str, group: int) -> None:
     for n in (1, 2, 31, 128, 1000):
@@ -131,7 +131,7 @@ def test_integers_survive_int8() -> None:
     assert torch.allclose(quantised.dequantise(quantised.quantise(x, "int8"), 256, "int8"), x)
 
 
-@pytest.mark.parametrize("form", quantised.LARGEST)
+@pytest.mark.parametrize("form", quantised.LARGEST_VALUE)
 def test_zeros_tiny_and_broken_values(form: str) -> None:
     def there_and_back(x: torch.Tensor) -> torch.Tensor:
         return quantised.dequantise(quantised.quantise(x, form), x.numel(), form)
@@ -152,7 +152,7 @@ def test_zeros_tiny_and_broken_values(form: str) -> None:
         assert torch.allclose(got[256:], torch.ones(128))
 
 
-@pytest.mark.parametrize("form", quantised.LARGEST)
+@pytest.mark.parametrize("form", quantised.LARGEST_VALUE)
 @pytest.mark.parametrize(("size", "two_nodes"), [(2, False), (4, False), (4, True)])
 def test_narrow_all_reduce(crew: Any, form: str, size: int, two_nodes: bool) -> None:
     for shape, chunks in ((1, 1), (3, 4), (1000, 3), (40_000, 1), (40_000, 4)):
@@ -185,7 +185,7 @@ def test_bytes_of_a_narrow_all_reduce(crew: Any) -> None:
         assert list(across.values()) == [n // 2 * 33 // 32]
 
 
-@pytest.mark.parametrize("form", quantised.LARGEST)
+@pytest.mark.parametrize("form", quantised.LARGEST_VALUE)
 @pytest.mark.parametrize("two_nodes", [False, True])
 def test_a_broken_value_stays_visible(crew: Any, form: str, two_nodes: bool) -> None:
     for value in (float("nan"), float("inf")):
@@ -194,7 +194,7 @@ def test_a_broken_value_stays_visible(crew: Any, form: str, two_nodes: bool) -> 
         assert len({tuple(f) for f in found}) == 1
 
 
-@pytest.mark.parametrize("form", quantised.LARGEST)
+@pytest.mark.parametrize("form", quantised.LARGEST_VALUE)
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("outer", [1, 2])
 def test_narrow_shards(crew: Any, form: str, size: int, outer: int) -> None:

@@ -22,8 +22,8 @@ SUMMED = {"rowwise", "rowwise_split_input"}
 @pytest.mark.parametrize("family", [f for f in tiny.CONFIGS if f not in ("gpt2", "opt")])
 def test_transformers_divides_the_same_way(family: str) -> None:
     model = tiny.build(family, num_key_value_heads=4)  # as many as are divided
-    config, plan = model.config, plans.family(family)
-    found = plans.cuts(model, plan, plans.sizes(config, 2, 0))
+    config, plan = model.config, plans.split_family(family)
+    found = plans.cuts(model, plan, plans.rank_sizes(config, 2, 0))
     checked = 0
     for name in dict(model.named_parameters()):
         path = re.sub(r"\.\d+\.", ".*.", name.removeprefix("model.")).removesuffix(".weight")
@@ -47,12 +47,12 @@ def test_transformers_divides_the_same_way(family: str) -> None:
 def test_shares_cover_the_model(family: str, ranks: int) -> None:
     """Every weight is on a rank; on one only, but for what all or several hold alike."""
     model = tiny.build(family)
-    plan, kv = plans.family(family), getattr(model.config, "num_key_value_heads", ranks)
+    plan, kv = plans.split_family(family), getattr(model.config, "num_key_value_heads", ranks)
     parameters = dict(model.named_parameters())
     held: Counter[str] = Counter()
     covered = {n: torch.zeros_like(p) for n, p in parameters.items()}
     for rank in range(ranks):
-        found = plans.cuts(model, plan, plans.sizes(model.config, ranks, rank))
+        found = plans.cuts(model, plan, plans.rank_sizes(model.config, ranks, rank))
         for name, p in parameters.items():
             local = cuts.apply(found[name], p.detach())
             assert tuple(local.shape) == cuts.shape(found[name])
@@ -62,7 +62,7 @@ def test_shares_cover_the_model(family: str, ranks: int) -> None:
             )
     for name, p in parameters.items():
         assert torch.equal(covered[name], p), name
-        dim = plans.cuts(model, plan, plans.sizes(model.config, ranks, 0))[name].dim
+        dim = plans.cuts(model, plan, plans.rank_sizes(model.config, ranks, 0))[name].dim
         copies = max(ranks // kv, 1) if re.search(r"\.[kv]_proj\.", name) else 1
         assert held[name] in (0, copies * p.shape[dim]), name
 
@@ -73,11 +73,11 @@ def test_degrees_that_heads_do_not_allow(heads: int, kv: int, tp: int) -> None:
         "llama", hidden_size=4 * heads, num_attention_heads=heads, num_key_value_heads=kv
     )
     with pytest.raises(InputError) as caught:
-        plans.sizes(config, tp, 0)
+        plans.rank_sizes(config, tp, 0)
     assert caught.value.nearest in caught.value.legal
 
 
 def test_an_unknown_family_names_the_nearest() -> None:
     with pytest.raises(InputError) as caught:
-        plans.family("qwen4")
+        plans.split_family("qwen4")
     assert caught.value.nearest in ("qwen2", "qwen3")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from tests.runtime import tiny
 
 from meshwise.errors import InputError
-from meshwise.runtime.collectives.group import Group
+from meshwise.runtime.collectives.group import TPGroup
 from meshwise.runtime.collectives.peers import Peers
 from meshwise.runtime.model.parallelize import parallelize
 from meshwise.runtime.options import Options
@@ -30,7 +30,7 @@ def total(value: int) -> dict[str, Any]:
 
 def troubled(rank: int, how: str, algorithm: str = "backend", ready: str = "") -> None:
     """All-reduce for ever; ``rank`` gets into trouble after a few. Then there is a file ``ready``."""
-    group = Group(Peers.of(), Options(algorithm=algorithm))
+    group = TPGroup(Peers.of(), Options(algorithm=algorithm))
     for i in range(10**9):
         if i == 5 and dist.get_rank() == rank:
             _trouble(how)

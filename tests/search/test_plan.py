@@ -12,10 +12,11 @@ from meshwise.axes import ORDERS, SHARD_CODE
 from meshwise.catalog import names
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import estimate
-from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import groups
+from meshwise.layouts.rules.case import case_of
+from meshwise.layouts.rules.rulebook import RULES
 from meshwise.models.shapes import Model
 from meshwise.search.training.plan import plan, ranked
 from meshwise.search.training.prices import Pricer, slices
@@ -158,9 +159,9 @@ def test_what_is_priced_is_what_is_counted(model: Model, stack: str) -> None:
         legal = np.broadcast_to(piece.legal, piece.shape)
         at = slice(piece.first, piece.first + piece.shape[-1])
         assert np.array_equal(np.count_nonzero(legal, axis=(0, 1, 2, 3)), s.number[at])
-        case = rules.of(model, software, W, piece.layout)
-        for rule, good in ((name, rule(case)) for name, rule in rules.RULES.items()):
-            assert not np.any(legal & ~np.asarray(good)), rule
+        case = case_of(model, software, W, piece.layout, cluster=A100)
+        for code, rule in RULES.items():
+            assert not np.any(legal & ~np.asarray(rule.keeps(case))), code
 
 
 @pytest.mark.parametrize("model", [DENSE, SPARSE])

@@ -11,7 +11,7 @@ import pytest
 import meshwise as mw
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layouts, arrays
-from meshwise.layouts.rules import key_copies
+from meshwise.layouts.rules.case import key_copies
 from meshwise.search.serving.disaggregated import (
     _decodes,
     _prefills,

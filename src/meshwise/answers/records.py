@@ -9,7 +9,7 @@ import msgspec
 
 from meshwise.answers.text import words
 from meshwise.clusters.load import Cluster
-from meshwise.cost.collectives.collective import Candidate
+from meshwise.cost.collectives.fabric import Candidate
 from meshwise.layouts import tp_degrees as legality
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Model

@@ -12,6 +12,7 @@ import click
 from meshwise.cli import options, switches, values
 from meshwise.cli.command import Command, Need
 from meshwise.errors import InputError, shorten
+from meshwise.launch.targets import target_names
 
 if TYPE_CHECKING:
     from meshwise.launch.job import Job
@@ -27,7 +28,7 @@ MAX_FILE_BYTES = 200_000_000
         Need("model", "llama-3.1-70b", "required, or --from", lambda o: o["source"] is None),
     ),
     about={
-        "target": "vllm, sglang, trtllm, megatron-lm, megatron-bridge, torchtitan, deepspeed, accelerate.",
+        "target": f"{', '.join(target_names())}.",
         "model": "A preset, or a model as hubs name it.",
     },
     examples=(
@@ -105,8 +106,8 @@ def command(target: str, model: str | None, **o: Any) -> None:
     import msgspec
 
     from meshwise import commands
+    from meshwise.launch.settings.switches import as_said
     from meshwise.launch.table import target as known_target
-    from meshwise.launch.targets.switches import as_said
 
     chosen = known_target(target, o["target_version"])
     priced_as: list[str] = []
@@ -200,7 +201,7 @@ def _checked(
         return None
     from meshwise import api
     from meshwise.clusters.load import grown, load_cluster
-    from meshwise.commands import STACK
+    from meshwise.launch.table import target as known_target
     from meshwise.layouts.check import check, settled
     from meshwise.layouts.layout import Layout
     from meshwise.stacks.load import load_stack
@@ -216,7 +217,7 @@ def _checked(
         work = api.Training(batch=batch, seq=_number(o, "seq") or 4096)
         asked |= {"micro_batch": micro, "sequence_parallel": layout["sequence_parallel"] or None}
         asked["shard"] = layout["shard"]
-    stack = load_stack(STACK[target])
+    stack = load_stack(known_target(target).stack)
     cell = settled(Layout(**asked), spec, stack, phase)
     where = grown(load_cluster(o["cluster"]), cell.devices)
     if o["schedule"] is not None:
@@ -314,7 +315,7 @@ def _pairs(row: dict[str, Any], modules: tuple[str, ...]) -> bool:
 
     from meshwise.axes import RECOMPUTE_CODE
     from meshwise.layouts.layout import Layouts
-    from meshwise.layouts.rules import exchange_pairs
+    from meshwise.layouts.rules.case import exchange_pairs
 
     degrees = {name: np.int64(row.get(name) or 1) for name in ("tp", "pp", "vp", "ep")}
     mode = np.int64(RECOMPUTE_CODE.get(str(row.get("recompute")), 0))

@@ -111,7 +111,7 @@ def _legal(
             if trains:
                 check_pins(spec, stack, work, gpus, {axis: (value,)})
             else:
-                check_serving_pins(spec, stack, gpus, {axis: (value,)})
+                check_serving_pins(spec, stack, work, gpus, {axis: (value,)})
         except MeshwiseError:
             return False
         return True
@@ -121,7 +121,7 @@ def _legal(
 
 def _candidates(axis: str, model: Model, gpus: int, work: Any) -> list[int]:
     """What an axis may be split into at all."""
-    from meshwise.search.training.space import divisors
+    from meshwise.layouts.rules.rule import divisors
 
     if axis == "ep":
         return divisors(max((b.moe.experts for b in model.blocks if b.moe is not None), default=1))

@@ -111,11 +111,11 @@ def command(model: str, **o: Any) -> None:
     from meshwise.runtime.options import (
         ALGORITHMS,
         COMM_DTYPES,
-        MOST,
+        MAX_PIECES,
         OVERLAPS,
-        PHASES,
-        SCHEDULES,
-        SHARDS,
+        RUN_PHASES,
+        RUN_SCHEDULES,
+        RUN_SHARDS,
         Options,
     )
     from meshwise.strict_tables import MAX_COUNT, count, one_of
@@ -131,9 +131,9 @@ def command(model: str, **o: Any) -> None:
         sequence_parallel=o["sequence_parallel"],
         overlap=one_of(o["overlap"], "--overlap", OVERLAPS),
         comm_dtype=narrow,
-        scale_group=number("scale_group", high=MOST),
+        scale_group=number("scale_group", high=MAX_PIECES),
         algorithm=one_of(o["algorithm"], "--algorithm", ALGORITHMS),
-        chunks=number("chunks", high=MOST),
+        chunks=number("chunks", high=MAX_PIECES),
     )
     result = run(
         model,
@@ -147,7 +147,7 @@ def command(model: str, **o: Any) -> None:
         tp=number("tp"),
         pp=number("pp"),
         dp=number("dp"),
-        phase=one_of(o["phase"], "--phase", PHASES),
+        phase=one_of(o["phase"], "--phase", RUN_PHASES),
         batch=number("batch"),
         seq=number("seq"),
         new_tokens=number("new_tokens"),
@@ -155,8 +155,8 @@ def command(model: str, **o: Any) -> None:
         steps=number("steps"),
         warmup=number("warmup", 0),
         dtype=o["dtype"],
-        shard=one_of(o["shard"], "--shard", SHARDS),
-        schedule=one_of(o["schedule"], "--schedule", SCHEDULES),
+        shard=one_of(o["shard"], "--shard", RUN_SHARDS),
+        schedule=one_of(o["schedule"], "--schedule", RUN_SCHEDULES),
         checkpoint=o["checkpoint"],
         seed=number("seed", 0),
         options=switches,

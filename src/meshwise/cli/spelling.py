@@ -1,7 +1,8 @@
 """How the command line spells the fields that errors, remarks and pages name: ``tp`` is ``--tp`` here.
 
 Domain code names a field by its Python keyword (:mod:`meshwise.errors` has the marked form of sentences).
-The options of the command that runs say how it is written; a field that is none of them stays as it is.
+The options of the command that runs say how it is written. A layout is written alike in all commands: in
+one that reads it from elsewhere (``import``) too. A field that is neither stays as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
+from meshwise.axes import AXES
+from meshwise.cli import switches
 from meshwise.errors import MARK, MeshwiseError
 
 # Python's keyword → the parameter of a command, where the two differ
@@ -29,6 +32,7 @@ _PARAMETER = {
 }
 # what a sentence calls by this name whichever option or argument it came from
 _ALWAYS = {"command": "COMMAND", "table": "TABLE"}
+_LAYOUT = {*(axis.said for axis in AXES.values()), *switches.NAMES}
 _HEAD = re.compile(r"([a-z][a-z0-9_]*)(?=$|:? )")  # of a field: ``sweep``, ``sweep: values``
 _ARGUMENT = re.compile(r"([a-z][a-z0-9_]*)(?:=([^,]*))?")
 T = TypeVar("T")
@@ -52,13 +56,12 @@ class Spelling:
         return dashed if dashed in param.opts else param.opts[0]
 
     def _param(self, name: str) -> click.Parameter | None:
-        """By its name, else by one of its spellings."""
-        wanted = [name, _PARAMETER.get(name, name)]
-        for key in wanted:
-            for param in self._params:
-                if param.name == key:
-                    return param
-        return next((p for p in self._params if _dashed(name) in p.opts), None)
+        own = _find(name, self._params)
+        if own is None and name in _LAYOUT:
+            from meshwise.cli.export import command  # which has them all
+
+            own = _find(name, command.params)
+        return own
 
     def said(self, text: str) -> str:
         """A sentence with what it marks spelt; the mark of what is no option stays, but before its value."""
@@ -68,9 +71,7 @@ class Spelling:
         words: list[str] = []
         for name, value in _ARGUMENT.findall(found[1]):
             option = self.field(name)
-            if (
-                option is None
-            ):  # the lead of another's error is written as that error would write it
+            if option is None:  # the lead of an error that is quoted stands as that error has it
                 lead = found.string.startswith(("=", ":"), found.end())
                 return found[1] if lead else found[0]
             words += self._argument(name, option, value)
@@ -118,6 +119,15 @@ class Spelling:
 def here() -> Spelling:
     """The spelling of the command that runs."""
     return Spelling(click.get_current_context().command.params)
+
+
+def _find(name: str, params: Sequence[click.Parameter]) -> click.Parameter | None:
+    """The parameter of a keyword, by its name, else by one of its spellings."""
+    for key in (name, _PARAMETER.get(name, name)):
+        for param in params:
+            if param.name == key:
+                return param
+    return next((p for p in params if _dashed(name) in p.opts), None)
 
 
 def _dashed(name: str) -> str:

@@ -91,6 +91,12 @@ def _entries(ctx: click.Context) -> Iterable[str]:
     return catalog.names(plural) if plural in KINDS else ()
 
 
+def _targets(_: click.Context) -> Iterable[str]:
+    from meshwise.launch.targets import target_names
+
+    return target_names()
+
+
 def _formats(what: str) -> Callable[[click.Context], Iterable[str]]:
     def names(_: click.Context) -> Iterable[str]:
         from meshwise import dtypes
@@ -102,10 +108,6 @@ def _formats(what: str) -> Callable[[click.Context], Iterable[str]]:
 
 
 KINDS = ("models", "devices", "fabrics", "clusters", "stacks")
-TARGETS = (
-    *("vllm", "sglang", "trtllm", "megatron-lm", "megatron-bridge"),
-    *("torchtitan", "deepspeed", "accelerate"),
-)
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "broadcast")
 NUMBER = Count("N")
 DEGREES = Count("N,…", several=True)
@@ -113,7 +115,7 @@ MODEL = Words("MODEL", _catalog("models"), files=True)
 CLUSTER = Words("CLUSTER", _catalog("clusters"), files=True)
 STACK = Words("STACK", _catalog("stacks"), files=True)
 PHASE = Words("PHASE", ("train", "prefill", "decode"))
-TARGET = Words("TARGET", TARGETS)
+TARGET = Words("TARGET", _targets)
 OP = Words("OP", OPS)
 KIND = Words("KIND", KINDS)
 ENTRY = Words("NAME", _entries)

@@ -69,6 +69,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
     """A device described in the cluster's own file, alone or as a change to a catalog device."""
     where = "device"
     check_keys(table, _DEVICE_KEYS, where)
+    # what the file says, over the catalog device that it is like
     base = (
         device(_text(table["like"], f"{where}.like"), f"{where}.like") if "like" in table else None
     )
@@ -79,6 +80,7 @@ def _inline_device(table: dict[str, Any]) -> Device:
     for key, value in given.items():
         one_of(key, f"{where}.peak", PEAK_KEYS)
         peaks[dtypes.known(key) or key] = parse_quantity(value, RATE, f"{where}.peak.{key}")
+    # what a device cannot be without
     for key in ("memory", "memory_bandwidth"):
         if key not in table and base is None:
             raise _missing(f"{where}.{key}", "[device]")
@@ -158,6 +160,7 @@ def _level(table: Any, index: int, dev: Device | None, where: str = "") -> Level
     if not isinstance(table, dict):
         raise _not_a("a table", where, table, "[[level]]")
     check_keys(table, _LEVEL_KEYS, where)
+    # a first level that says nothing of its fabric has the device's own
     assumed = bool(
         index == 0 and dev and dev.fabric and not any(key in table for key in _OF_THE_FABRIC)
     )
@@ -171,6 +174,7 @@ def _level(table: Any, index: int, dev: Device | None, where: str = "") -> Level
         )
     if "ranks" not in table:
         raise _missing(f"{where}.ranks", "every [[level]]")
+    # the fabric's figures, but for those that the level states
     merged = {**fabric, **table}
     for key in ("bandwidth", "latency"):
         if key not in merged:

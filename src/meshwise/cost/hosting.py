@@ -10,7 +10,11 @@ from meshwise.program.step import Program
 
 
 def microbatch_s(program: Program) -> Array:
-    """Host seconds to start a microbatch's kernels on the stage with the most."""
+    """Host seconds per microbatch to start its kernels, on the stage with the most of them.
+
+    Kernels (:mod:`meshwise.program.launches`) times the stack's ``host_launch_s``. Eager training steps
+    only: 0 in inference, under the ideal stack, and where the stack states no launch time.
+    """
     ctx = program.ctx
     each = ctx.stack.host.host_launch_s
     if not each or not ctx.training or ctx.stack.ideal:
@@ -32,7 +36,11 @@ def microbatch_s(program: Program) -> Array:
 
 
 def update_s(program: Program) -> Array:
-    """Host seconds of the update: each parameter is copied back from its master by itself."""
+    """Host seconds per step of the update: each parameter is copied back from its master by itself.
+
+    One launch (``host_launch_s``) per parameter tensor of the stage that has most. 0 under the conditions
+    of :func:`microbatch_s`.
+    """
     ctx = program.ctx
     if not ctx.stack.host.host_launch_s or not ctx.training or ctx.stack.ideal:
         return 0.0

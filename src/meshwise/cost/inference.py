@@ -20,7 +20,10 @@ from meshwise.stacks.stack import Stack
 def pass_s(
     program: Program, layers: list[Times], embedding: Times, head: Times, transfer: Times
 ) -> Array:
-    """Seconds of a batch from the first stage to the last, each boundary crossed once."""
+    """Seconds of a batch from the first stage to the last, each of the pp − 1 boundaries crossed once.
+
+    ``layers``: one layer of each kind of the model; the times are those of one forward pass.
+    """
     seconds: Array = embedding.busy + head.busy
     for kind, count in zip(layers, program.ctx.model.kind_counts(), strict=True):
         seconds = seconds + kind.busy * count
@@ -28,7 +31,9 @@ def pass_s(
 
 
 def layer_launch_s(stack: Stack, ctx: Context) -> float:
-    """Host seconds to launch a layer's forward pass; prompts run outside CUDA graphs."""
+    """Host seconds to launch a layer's forward pass (the stack's ``host_layer_s``; for prompts, which run
+    outside CUDA graphs, at least its ``prefill_layer_s``). 0 under the ideal stack.
+    """
     if stack.ideal:
         return 0.0
     if ctx.phase == "prefill":
@@ -37,8 +42,12 @@ def layer_launch_s(stack: Stack, ctx: Context) -> float:
 
 
 def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> Array:
-    """Seconds of an iteration outside the model's program: the scheduler and its bookkeeping, and
-    the choice of ``rows`` next tokens from their logits."""
+    """Seconds of an iteration outside the model's program: the scheduler and its bookkeeping for
+    ``sequences``, and the choice of ``rows`` next tokens from their logits.
+
+    The constants are the stack's; the choice moves ``logit_bytes`` per logit at the share of the device's
+    memory bandwidth that was fitted. 0 in training and under the ideal stack.
+    """
     stack = compute.stack
     if stack.ideal or ctx.training:
         return 0.0
@@ -48,11 +57,15 @@ def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> A
 
 
 def own_engine_s(compute: Compute, ctx: Context) -> Array:
-    """:func:`engine_s` of a batch by itself: a prompt's last token is followed by one choice."""
+    """:func:`engine_s` [s] of a batch by itself: a prompt's last token is followed by one choice, a decode
+    step has one for each of its queries.
+    """
     queries = ctx.queries if ctx.phase == "decode" else 1
     return engine_s(compute, ctx, ctx.sequences, ctx.sequences * queries)
 
 
 def waits_s(whole: Array, slowest: Array, pp: Array) -> Array:
-    """Seconds of a batch on the stages that are not the slowest one; nothing without a pipeline."""
+    """Seconds of a batch on the stages that are not the slowest one: ``whole`` pass less the ``slowest``
+    stage, never below 0; nothing without a pipeline.
+    """
     return np.where(pp > 1, np.maximum(whole - slowest, 0.0), 0.0)[()]

@@ -18,14 +18,17 @@ CONTENTION = 0.189
 
 
 def exposed_concurrent_s(comm_s: Array, compute_s: Array) -> Array:
-    """A collective that runs beside independent compute: what sticks out, and what it slows."""
+    """Exposed seconds of a collective that runs beside independent compute: what sticks out, and what it
+    slows (:data:`CONTENTION` of the shorter of the two).
+    """
     return np.maximum(comm_s - compute_s, 0.0) + CONTENTION * np.minimum(comm_s, compute_s)
 
 
 def exposed_decomposed_s(comm_s: Array, gemm_s: Array, chunks: Array) -> Array:
-    """A collective cut into ``chunks`` and interleaved with its own product, as many chunks: the
-    first chunk has nothing to hide under (Wang et al., ASPLOS 2023, "Overlap communication with
-    dependent computation via decomposition")."""
+    """Exposed seconds of a collective cut into ``chunks`` (1 or more) and interleaved with its own product,
+    as many chunks: the first chunk has nothing to hide under (Wang et al., ASPLOS 2023, "Overlap
+    communication with dependent computation via decomposition").
+    """
     rest = (chunks - 1) / chunks
     return comm_s / chunks + exposed_concurrent_s(comm_s, gemm_s) * rest
 
@@ -41,17 +44,20 @@ def exposed_ops_s(
     """Exposed seconds (count included) of every op of one layer or end; 0 for compute.
 
     ``seconds`` are per call; ``decomposed`` where a layout cuts TP's collectives into chunks;
-    ``apart``: the share of microbatches whose exchange of tokens runs beside another's compute. What can hide a collective is spent once: two collectives under the
-    same product share its time, in order.
+    ``apart``: the share of microbatches whose exchange of tokens runs beside another's compute. What can
+    hide a collective is spent once: two collectives under the same product share its time, in order.
     """
+    # compute by the name under which collectives look for it
     named: dict[str, Array] = {}
     for op, s in zip(ops, seconds, strict=True):
         if op.kind not in COLLECTIVES and op.phase != "recompute":
             suffix = "" if op.phase == "forward" else f":{op.phase}"
             named[op.name + suffix] = op.count * s
+    # what runs beside each kind of collective
     regions = _region_compute(ops, seconds)
     shares = _sharded_shares(ops, seconds, stack)
     exchanged = 1.0 if apart is None else _exchanged_share(ops, seconds, apart)
+    # each collective by its axis and the stack's way to overlap
     spent: dict[str, Array] = {}
     result: list[Array] = []
     for index, (op, s) in enumerate(zip(ops, seconds, strict=True)):

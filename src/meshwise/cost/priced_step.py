@@ -13,9 +13,9 @@ from meshwise.cost.memory.footprint import Footprint
 from meshwise.cost.overlap import CONTENTION
 from meshwise.cost.pricing import Columns, OpCost, OperationPricer
 from meshwise.cost.schedule import paired_share
-from meshwise.layouts import rules
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups, kv_group
+from meshwise.layouts.rules.case import hides_experts
 from meshwise.models.shapes import Model
 from meshwise.program.step import Program, program
 from meshwise.stacks.stack import Stack
@@ -70,7 +70,7 @@ class PricedStep(Footprint):
         """Share of the microbatches whose exchange of tokens runs beside another one's compute."""
         if not self.stack.overlaps.overlap_experts or not self.program.ctx.training:
             return None
-        able = rules.hides_experts(self.stack, self.layout)
+        able = hides_experts(self.stack, self.layout)
         return able * paired_share(self.layout.pp, self.layout.vp, self.program.ctx.microbatches)
 
     @cached_property

@@ -8,8 +8,8 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost.collectives import dispatch
-from meshwise.cost.collectives.collective import Priced, price
+from meshwise.cost.collectives.collective import Priced, cheapest
+from meshwise.cost.collectives.dispatch import dispatch_price
 from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.overlap import SHARDED, exposed_ops_s
@@ -144,8 +144,8 @@ class OperationPricer:
 
     def _priced(self, op: Op, payload: Array, group: Group) -> Priced:
         if op.copies is not None:
-            return dispatch.price(payload, op.copies, group, self.cluster, self.stack)
-        return price(op.kind, payload, group, self.cluster, self.stack)
+            return dispatch_price(payload, op.copies, group, self.cluster, self.stack)
+        return cheapest(op.kind, payload, group, self.cluster, self.stack)
 
     def one(self, op: Op, *, apart: bool = False) -> tuple[Array, Priced | None, Source]:
         """(seconds per call, the algorithm if it is a collective, source); operations of the update
@@ -213,8 +213,11 @@ def _pair(group: Group) -> Group:
 def total_times(
     costs: list[OpCost], phases: tuple[str, ...] | None = None, *, hidden: bool = True
 ) -> Times:
-    """Seconds of a list of priced operations in the given phases (all by default); communication with
-    what is hidden of it, which a search does not ask for."""
+    """Seconds of a list of priced operations, counts included, in the given phases (all by default).
+
+    Without ``hidden``, which a search does not ask for, only the exposed part of communication is summed
+    (``comm`` is 0).
+    """
     compute_s: Array = 0.0
     comm_s: Array = 0.0
     exposed_s: Array = 0.0
@@ -232,6 +235,7 @@ def total_times(
 
 
 def sum_over_calls(costs: list[OpCost], value: Any) -> Array:
+    """A ``value`` of each operation (per call, in its own unit) summed over all calls of a list."""
     result: Array = 0.0
     for c in costs:
         result = result + value(c) * c.op.count

@@ -21,7 +21,7 @@ def bubble_s(
     dgrad: Array,
     wgrad: Array,
 ) -> Array:
-    """Idle seconds of a step on each stage.
+    """Idle seconds of a step on each stage; the times [s] are a stage's for one microbatch.
 
     1F1B and GPipe: (p−1)(F+B+W), interleaved over v virtual stages 1/v of it (Narayanan et al. 2021,
     arXiv 2104.04473, section 2.2). Zero bubble with the memory of 1F1B: (p−1)(F+B−W), with twice
@@ -58,8 +58,11 @@ def in_flight_microbatches(
 
 
 def paired_share(pp: Array, vp: Array, microbatches: Array) -> Array:
-    """Share of a stage's microbatches whose pass runs beside another one's of the other direction under
-    1F1B: but for the passes that fill the pipeline, (v−1)·p + (p−1) chunks on the middle stage (as
-    :func:`in_flight_microbatches` counts them), and one more, which has nothing before it."""
+    """Share (0 to 1) of a stage's microbatches whose pass runs beside another one's of the other direction
+    under 1F1B.
+
+    All but the passes that fill the pipeline, (v−1)·p + (p−1) chunks on the middle stage (as
+    :func:`in_flight_microbatches` counts them), and one more, which has nothing before it.
+    """
     alone = (vp - 1) * pp + pp
     return np.maximum(1.0 - alone / (microbatches * vp), 0.0)

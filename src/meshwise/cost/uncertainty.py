@@ -16,7 +16,8 @@ import numpy as np
 from meshwise import catalog
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost.collectives.collective import Fabric, Priced, candidates_on, fabric_of, price
+from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
+from meshwise.cost.collectives.fabric import Fabric
 from meshwise.cost.collectives.fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
 from meshwise.cost.estimate import Estimate
 from meshwise.layouts.placement import Group
@@ -60,10 +61,13 @@ def prediction_interval(
     unseen: Array = 0.0,
     stood_in: bool = False,
 ) -> tuple[Array, Array]:
-    """(low, high) of a predicted value of which the share ``inherited`` rests on constants of other hardware (above 1
-    where these say less than another fabric's do); ``slower``: how much longer, as a logarithm, it
-    takes if nothing holds that was never measured; ``unseen``: standard deviation of what the
-    published rows have not; ``stood_in``: the stack is not the one that ran."""
+    """(low, high) of a predicted value, in its unit: 90 % of left-out published rows lie within.
+
+    ``inherited``: the share of it that rests on constants of other hardware (above 1 where these say less
+    than another fabric's do); ``slower``: how much longer, as a logarithm, it takes if nothing holds that
+    was never measured; ``unseen``: standard deviation of what the published rows have not; ``stood_in``:
+    the stack is not the one that ran.
+    """
     found = published_spread(quantity, stack, stood_in)
     more = (INHERITED_HALF_WIDTH * inherited) ** 2 + (NORMAL * unseen) ** 2
     low = np.minimum(found.low, 0.0) ** 2
@@ -93,7 +97,7 @@ def unseen_sd(e: Estimate) -> Array:
 def tpot_interval(
     tpot_s: Array, stack: Stack, inherited: Array, even_s: Array, unseen: Array
 ) -> tuple[Array, Array]:
-    """90 % interval of a time per output token [s]; the ideal stack is a definition and has none.
+    """90 % interval (low, high) of a time per output token [s]; the ideal stack is a definition and has none.
 
     ``even_s``: how much longer it takes if experts are drawn evenly, where that is not known. The
     interval is then that of both ends.
@@ -128,7 +132,9 @@ def even_draws_s(e: Estimate) -> Array:
 
 
 def inherited_share(e: Estimate) -> Array:
-    """Share of the step's compute and exposed communication that rests on inherited constants."""
+    """Share of the step's compute and exposed communication that rests on inherited constants: 0 to 1, more
+    where what stands in says less than another fabric's constants do.
+    """
 
     def seconds(cost: Any) -> Array:
         each = cost.exposed / np.maximum(cost.op.count, 1) if cost.priced else cost.seconds
@@ -165,8 +171,9 @@ def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
 
 
 def half_width(kind: str) -> float:
-    """Half the 90 % interval of ln(measured / predicted) of a kind of collective; hosts without peer
-    access bring theirs with their constants."""
+    """Half the 90 % interval of ln(measured / predicted) of a :func:`collective_kind`; hosts without peer
+    access bring theirs with their constants.
+    """
     found = published_spread("time_s", kind)
     brought = INHERITED_HALF_WIDTH * host_doubt() if kind == "nccl-host" else 0.0
     return float(np.hypot((found.high - found.low) / 2.0, brought))
@@ -198,7 +205,9 @@ def _unmeasured(fabric: Fabric, cluster: Cluster) -> Fabric:
 def unmeasured_slowdown(
     op: str, payload: float, group: Group, cluster: Cluster, stack: Stack, seconds: float
 ) -> float:
-    """ln of how much longer a collective over a network takes if nothing unmeasured holds."""
+    """ln of how much longer than ``seconds`` a collective of ``payload`` bytes over a network takes if nothing
+    unmeasured holds; 0 inside a node and under the ideal stack.
+    """
     if stack.ideal or seconds <= 0.0 or collective_kind(stack, cluster, group) != "network":
         return 0.0
     fabric = _unmeasured(fabric_of(op, group, cluster, stack), cluster)
@@ -225,6 +234,7 @@ def collective_interval(
     )
     if kind == "nccl-host":  # hosts differ by more than the wire allows
         low = max(
-            low, float(price(op, np.float64(payload), group, cluster, load_stack("ideal")).seconds)
+            low,
+            float(cheapest(op, np.float64(payload), group, cluster, load_stack("ideal")).seconds),
         )
     return min(float(low), seconds), float(high)

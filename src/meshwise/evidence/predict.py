@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from meshwise.cost.collectives import collective as coll
+from meshwise.cost.collectives.algorithms import OPS
 from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.uncertainty import collective_kind, unmeasured_slowdown
 from meshwise.evidence import hardware
@@ -37,8 +38,9 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
     """Time of one collective."""
     del folder
     op = _OPS.get(row.text("op"), row.text("op"))
-    if op not in coll.OPS:
+    if op not in OPS:
         raise Unsupported(f"{op} is not priced")
+    # who takes part
     ranks = row.count("ranks")
     nodes = row.count("nodes", 1)
     per_node = row.count("devices_per_node", ranks)
@@ -48,12 +50,14 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             f"nodes · devices_per_node = {nodes * per_node}, not {ranks}",
             f"{nodes * per_node}",
         )
+    # by which library, and whether it is priced
     library = row.text("library", "nccl").lower()
     stack = next((s for k, s in _KERNELS.items() if library.startswith(k)), None)
     if stack is None:
         raise Unsupported(f"library {library!r} has no constants")
     if row.one_of("launch", ("graph", "eager")) == "eager":
         raise Unsupported("launched outside a graph: host time, not the kernel's")
+    # over which fabric
     network = None
     if nodes > 1:
         network = hardware.network_by_words(row)
@@ -61,8 +65,9 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             raise Unsupported("the row does not state its network's rate")
     cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
+    # its time beside the measured one
     payload, software = row.number("bytes"), load_stack(stack)
-    priced = coll.price(op, np.float64(payload), group, cluster, software)
+    priced = coll.cheapest(op, np.float64(payload), group, cluster, software)
     seconds = float(priced.seconds)
     return [
         Prediction(

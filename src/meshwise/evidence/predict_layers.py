@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from meshwise.axes import RECOMPUTE_MODES
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.pricing import total_times
 from meshwise.cost.uncertainty import inherited_share
@@ -19,7 +20,7 @@ from meshwise.evidence.prediction import (
 from meshwise.evidence.tables import MEASURED, Row
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
-from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
+from meshwise.workloads.workload import Formats, Training
 
 # Phases that each measured column sums; recomputation runs before the input's gradient.
 _PHASES = {

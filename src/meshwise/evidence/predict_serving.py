@@ -45,6 +45,7 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
     tp, pp, dp = row.count("tp", 1), row.count("pp", 1), row.count("dp", 1)
     if tp * pp * dp != devices:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
+    # hardware, software, formats and layout of the row, and what had to be assumed
     cluster, lacking = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
     stack = stack_of(row, "engine", "engine_version", phase="decode")
     formats, assumed = row_formats(row, stack, model, cluster.device)
@@ -54,6 +55,7 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
     layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
     engine = Engine(model, cluster, stack, layouts, formats)
     isl, osl = row.count("isl"), row.count("osl")
+    # what the row measures: a static batch's whole latency,
     name, source = row.text("id"), source_of(row)
     if row.text("fits") == "false":
         raise Unsupported("the row says that it does not fit")
@@ -74,6 +76,7 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
                 name, "total_latency_s", measured, total, source, assumed, stack=stack.software
             )
         ]
+    # or the time per token of a service at its concurrency
     if not row.text("concurrency"):
         raise Unsupported("the row does not state its concurrency")
     if not row.text("tpot_ms"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from meshwise.axes import RECOMPUTE_MODES
 from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
@@ -16,7 +17,7 @@ from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.one_layout import Report, model_flops, report
 from meshwise.stacks.load import stack_in_table
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import RECOMPUTE_MODES, Formats, Training
+from meshwise.workloads.workload import Formats, Training
 
 # A row that does not state its recomputation ran with none, unless that would take this many times
 # the device's memory: more than the memory model's own error.
@@ -39,11 +40,13 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     model = model_of(row, folder)
     devices, batch = row.count("devices"), row.count("global_batch")
     per_node = row.count("devices_per_node", 8)
+    # hardware
     rate = (
         row.number("inter_node_gbytes_per_s", 0.0) if row.text("inter_node_gbytes_per_s") else 0.0
     )
     network = hardware.network_by_rate(rate, min(per_node, devices)) if rate else None
     cluster, lacking = hardware.cluster_of(row, devices, per_node, network)
+    # layout and software
     degrees: dict[str, Any] = {k: row.count(k, 1) for k in ("tp", "pp", "vp", "dp", "cp", "ep")}
     product = degrees["tp"] * degrees["pp"] * degrees["dp"] * degrees["cp"]
     if product != devices:
@@ -60,6 +63,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
         sequence_parallel=row.flag("sequence_parallel"),
         shard=shard,
     )
+    # the row's recomputation, or the least that does not clearly overflow the memory
     found: Estimate | None = None
     mode = recompute
     for mode in (recompute,) if recompute else RECOMPUTE_MODES:
@@ -87,6 +91,7 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
     if row.text("fits") == "false":
         return [Prediction(name, "fits", 0.0, float(e.fits), source, assumed)]
     found = []
+    # the step's time
     step = measured_step_s(row, e)
     if step is not None:
         peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
@@ -105,6 +110,7 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
                 inherited=float(inherited_share(e)),
             )
         )
+    # the memory
     if row.text("memory_gib"):
         memory = row.number("memory_gib") * 2.0**30
         found.append(

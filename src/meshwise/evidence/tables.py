@@ -184,6 +184,7 @@ def read_table(path: str, field: str = "table") -> MeasuredTable:
 def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
     """As :func:`read_table`, from text."""
     _refuse_log(text, name, field)
+    # cells of the lines that hold any
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if any(c.strip() for c in cells)]
@@ -194,8 +195,10 @@ def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
             value=name,
             legal="comma-separated UTF-8 with a header line",
         ) from None
+    # the header says of what kind the table is
     header = tuple(c.strip() for c in lines[0][1]) if lines else ()
     kind = _kind(header, name, field)
+    # rows; those with too few or too many cells are refused by themselves
     rows, bad = [], []
     for line, cells in lines[1:]:
         row = Row(line, dict(zip(header, (c.strip() for c in cells), strict=False)))

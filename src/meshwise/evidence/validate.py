@@ -150,6 +150,7 @@ def error_summary(results: list[Result]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for quantity in dict.fromkeys(r.quantity for r in results if r.status == "ok"):
         rows = [r for r in results if r.quantity == quantity]
+        # a question has rights and wrongs
         if quantity == "fits":
             wrong = sum(r.predicted != r.measured for r in rows)
             found["fits"] = {
@@ -159,6 +160,7 @@ def error_summary(results: list[Result]) -> dict[str, Any]:
                 "invalid": invalid,
             }
             continue
+        # a quantity has errors; those of rows that state all of their layout by themselves too
         errors = [r.error for r in rows if r.error is not None]
         sizes = [abs(e) for e in errors]
         stated = [abs(r.error) for r in rows if r.error is not None and not r.assumed]

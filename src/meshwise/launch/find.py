@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from meshwise.launch.shell.commands import StartedCommand
-from meshwise.launch.table import Target, target, targets
+from meshwise.launch.table import Target, every_target, function_of, target
 
 _SHELLS = ("bash", "sh", "zsh", "source", ".")
 _DEGREES = ("tp", "pp", "cp", "ep", "etp", "dp", "dp_shard", "megatron_tp", "parallelism", "fsdp")
-_MODULES = {
-    "vllm.entrypoints.openai.api_server": "vllm",
-    "vllm.entrypoints.cli.main": "vllm",
-    "sglang.launch_server": "sglang",
-    "sglang_router.launch_server": "sglang",
-    "torchtitan.train": "torchtitan",
-    "accelerate.commands.launch": "accelerate",
-    "tensorrt_llm.commands.serve": "trtllm",
-}
-_FILES = {
-    "api_server.py": "vllm",
-    "launch_server.py": "sglang",
-    "run_train.sh": "torchtitan",
-    "setup_experiment.py": "megatron-bridge",
-}
-_PAIRS = {("vllm", "serve"): "vllm", ("sglang", "serve"): "sglang"}
-_PAIRS[("accelerate", "launch")] = "accelerate"
-_IMAGES = {"vllm-openai": "vllm"}
+
+
+class _Programs(NamedTuple):
+    """How commands are told by their words, from all targets' tables."""
+
+    words: dict[tuple[str, ...], Target]  # a program, a module or a script, with the word after it
+    patterns: dict[str, Target]  # of a script with its folder
+    images: dict[str, Target]
+
+
+@functools.cache
+def _programs() -> _Programs:
+    found = _Programs({}, {}, {})
+    for chosen in every_target():
+        for program in chosen.program:
+            if "*" in program:
+                found.patterns[program] = chosen
+            else:
+                found.words[tuple(program.split())] = chosen
+        found.images.update(dict.fromkeys(chosen.images, chosen))
+    return found
+
+
+def image_targets() -> dict[str, Target]:
+    """The target that a container's image starts, by the image's own name."""
+    return _programs().images
 
 
 class Launch(NamedTuple):
@@ -71,53 +81,48 @@ def _launch(words: list[str]) -> Launch | None:
     for i, word in enumerate(words):
         base = word.rpartition("/")[2]
         after = words[i + 1] if i + 1 < len(words) else ""
-        name = _PAIRS.get((base, after))
-        if name is not None:
-            return Launch(target(name), words[: i + 2], words[i + 2 :], True, {})
-        name = _MODULES.get(word) or _FILES.get(base) or _image(base, words[:i])
-        if base == "trtllm-serve":
-            name, i = "trtllm", i + (after == "serve")
-        if name == "megatron-bridge" or (name == "vllm" and word.endswith(("main",))):
-            i += after == "serve"
-        if name is not None and (base != "api_server.py" or "vllm" in word):
-            return Launch(target(name), words[: i + 1], words[i + 1 :], True, {})
-    if any(re.match(r"\+*model\.\w+_model_parallel_size=", w) for w in words):
-        at = next(i for i, w in enumerate(words) if re.match(r"\+*\w+\.\w+=", w))
-        return Launch(target("megatron-bridge"), words[:at], words[at:], True, {})
+        known = _programs().words
+        chosen, many = known.get((base, after)), 2
+        if chosen is None:
+            chosen, many = known.get((base,)) or _pattern(word) or _image(base, words[:i]), 1
+        if chosen is not None:
+            return Launch(chosen, words[: i + many], words[i + many :], True, {})
+    for chosen in every_target():
+        if chosen.override and any(re.match(rf"\+*{chosen.override}", w) for w in words):
+            at = next(i for i, w in enumerate(words) if re.match(r"\+*\w+\.\w+=", w))
+            return Launch(chosen, words[:at], words[at:], True, {})
     return None if _a_script(words) else _of_script(words)
 
 
-def _image(base: str, before: list[str]) -> str | None:
+def _pattern(word: str) -> Target | None:
+    return next((t for p, t in _programs().patterns.items() if fnmatchcase(word, p)), None)
+
+
+def _image(base: str, before: list[str]) -> Target | None:
     """A container whose image starts the engine."""
-    name = base.partition("@")[0].partition(":")[0]
+    chosen = image_targets().get(base.partition("@")[0].partition(":")[0])
     ran = any(w.rpartition("/")[2] in ("docker", "podman", "nerdctl", IMAGE) for w in before)
-    return _IMAGES.get(name) if ran else None
+    return chosen if ran else None
 
 
 IMAGE = "\0image"  # the command of a manifest's container, whose image's own program it runs in
 
 
 def _of_script(words: list[str]) -> Launch | None:
-    """A training script: told by its name, or by the flags of one target's layout."""
+    """A training script: told by its name or its launcher, or by the flags of one target's layout."""
     at = _script_at(words)
     script = words[at - 1] if at else ""
-    base = script.rpartition("/")[2]
-    after = words[at:]
-    says = {name for name in targets() if _says(after, target(name))}
-    deepspeed = any(w.rpartition("/")[2] == "deepspeed" for w in words[:at])
-    deepspeed = deepspeed or any(w.startswith("--deepspeed") for w in after)
-    if "megatron-lm" in says and at:
-        return Launch(target("megatron-lm"), words[:at], after, True, {})
-    if deepspeed and at:
-        return Launch(target("deepspeed"), words[:at], after, True, {})
-    if base.startswith("pretrain_") or (base.endswith(".py") and "megatron" in script.lower()):
-        return Launch(target("megatron-lm"), words[:at], after, True, {})
-    if at and words[at - 2 : at - 1] == ["-m"] and script.startswith("megatron"):
-        return Launch(target("megatron-lm"), words[:at], after, True, {})
-    if len(says) == 1 and words[0] != script:
-        return Launch(target(says.pop()), words[:at], after, False, {})
-    if len(says) == 1 and not words[0].startswith("-"):
-        return Launch(target(says.pop()), words[:at], after, False, {})
+    before, after = words[:at], words[at:]
+    says = {chosen.name for chosen in every_target() if _says(after, chosen)}
+    claimed = []
+    for chosen in every_target() if at else ():
+        claims = function_of(chosen, "claims")
+        sure = 0 if claims is None else claims(before, after, says)
+        claimed += [(sure, chosen)] if sure else []
+    if claimed:
+        return Launch(max(claimed, key=lambda c: c[0])[1], before, after, True, {})
+    if len(says) == 1 and (words[0] != script or not words[0].startswith("-")):
+        return Launch(target(says.pop()), before, after, False, {})
     return None
 
 
@@ -154,7 +159,7 @@ def _a_script(words: list[str]) -> bool:
 def script_of(words: list[str]) -> str | None:
     for i, word in enumerate(words):
         base = word.rpartition("/")[2]
-        if base.endswith(".sh") and base not in _FILES:
+        if base.endswith(".sh") and (base,) not in _programs().words:
             starts = i == 0 or words[i - 1].rpartition("/")[2] in _SHELLS or word.startswith("./")
             return word if starts or i == 1 else None
     return None

@@ -6,15 +6,15 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
-from meshwise.launch.settings import Settings
+from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import unset_names, whole_number
 from meshwise.launch.shell.expand import WHY, reasons
-from meshwise.launch.table import Flag, Target, target, targets
+from meshwise.launch.table import Flag, Target, every_target
 from meshwise.strict_tables import count, fraction
 
 ALIKE = 0.9  # of a misspelt flag to the one that was meant
 # settings that name a layout; without one of them a command states none
-DEGREES = frozenset(
+LAYOUT_SETTINGS = frozenset(
     [
         "tp",
         "pp",
@@ -59,7 +59,7 @@ _HEADLESS = re.compile(r"\$\(\[ [^]]* \] && echo --headless\)")
 _LAYOUT = re.compile(r"PARALLEL|DIST|LAYOUT|(^|_)(TP|PP|DP|CP|EP|MP)(_|$)", re.IGNORECASE)
 
 
-class Words(NamedTuple):
+class ReadWords(NamedTuple):
     """``ignored`` flags do not matter to a price; ``unpriced`` (flag, what it changes) do;
     ``unknown`` are in no table, ``unread`` are variables that the text does not set."""
 
@@ -72,11 +72,11 @@ class Words(NamedTuple):
     unread: list[str]
 
 
-def no_words() -> Words:
-    return Words({}, [], [], [], [], [], [])
+def no_words() -> ReadWords:
+    return ReadWords({}, [], [], [], [], [], [])
 
 
-def read_words(words: list[str], chosen: Target) -> Words:
+def read_words(words: list[str], chosen: Target) -> ReadWords:
     """Raise for a wrong value, a contradiction, a misspelt flag and a word that may hold the layout."""
     found = no_words()
     known = chosen.by_spelling()
@@ -168,7 +168,9 @@ def _spelt(name: str, table: Any) -> str | None:
     return None
 
 
-def _other(words: list[str], i: int, chosen: Target, known: dict[str, Flag], found: Words) -> int:
+def _other(
+    words: list[str], i: int, chosen: Target, known: dict[str, Flag], found: ReadWords
+) -> int:
     """A word that is no setting, put where it belongs; where the next one stands."""
     word = words[i - 1]
     name, equals, given = word.partition("=")
@@ -220,7 +222,7 @@ def _is_flag(word: str) -> bool:
     return word.startswith("-") and not re.fullmatch(r"-\d[\d.e-]*", word)
 
 
-def _unread_word(word: str, found: Words) -> None:
+def _unread_word(word: str, found: ReadWords) -> None:
     names = unset_names(word) or [word]
     name = names[0]
     if re.match(r"\$\((hostname|scontrol|date)\b", word) or _HEADLESS.fullmatch(word):
@@ -322,8 +324,8 @@ def _resembled(name: str, known: dict[str, Flag]) -> str | None:
 
 def _lent(name: str, chosen: Target) -> str | None:
     """The target's own flag for what another target calls by this name."""
-    for other in targets():
-        flag = target(other).by_spelling().get(name)
+    for other in every_target():
+        flag = other.by_spelling().get(name)
         if flag is not None and flag.name in _KINDS and flag.name in chosen.flags:
             return chosen.flags[flag.name].spellings[0]
     return None

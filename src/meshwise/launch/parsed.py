@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from meshwise.errors import InputError
-from meshwise.launch import defaults
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.find import Launch
-from meshwise.launch.flags import DEGREES, Words, read_words
+from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, read_words
 from meshwise.launch.job import Job
-from meshwise.launch.settings import Read, Settings
-from meshwise.launch.table import Target
-from meshwise.launch.targets import deepspeed as zero
-from meshwise.launch.targets import serving, training, trtllm
-from meshwise.launch.targets import torchtitan as titan
+from meshwise.launch.settings import defaults
+from meshwise.launch.settings.settings import Settings
+from meshwise.launch.table import Target, function_of, read_settings
 
 
 class Unpriced(NamedTuple):
@@ -55,11 +51,13 @@ class NoLaunch(InputError):
     """A text in which nothing is started that is known."""
 
 
-def states_a_layout(settings: Settings, words: Words, launch: Launch, world: int | None) -> None:
+def states_a_layout(
+    settings: Settings, words: ReadWords, launch: Launch, world: int | None
+) -> None:
     """Raise for a command in which no word of a layout was read: degrees of 1 are nobody's choice. An
     engine's own command without any is its documented default, one GPU."""
     chosen = launch.target
-    said = DEGREES & {k for k, v in settings.items() if v is not None and v is not False}
+    said = LAYOUT_SETTINGS & {k for k, v in settings.items() if v is not None and v is not False}
     said |= {"yaml"} if _degrees_of_yaml(settings) else set()
     if said or settings.get("processes", world) == 1:
         return
@@ -92,14 +90,12 @@ def _degrees_of_yaml(settings: Settings) -> bool:
     )
 
 
-def of_table(table: dict[str, Any], chosen: Target, words: Words) -> Settings:
+def of_table(table: dict[str, Any], chosen: Target, words: ReadWords) -> Settings:
     """A configuration file's keys, read as the flags that they are."""
     found: Settings = {}
-    if chosen.name == "accelerate":
-        found = zero.accelerate_kind(table)
-        table = config_files.leaves(table)
-        table.pop("fsdp_config", None)
-        table = {k: v for k, v in table.items() if k != "distributed_type"}
+    split = function_of(chosen, "split")
+    if split is not None:
+        found, table = split(table)
     read = read_words(config_files.as_words(table), chosen)
     words.ignored.extend(read.ignored)
     words.unpriced.extend(read.unpriced)
@@ -107,30 +103,19 @@ def of_table(table: dict[str, Any], chosen: Target, words: Words) -> Settings:
     return found | {k: v for k, v in read.settings.items() if v is not None}
 
 
-READERS: dict[str, Callable[[Settings, int | None], Read]] = {
-    "vllm": lambda s, _: serving.vllm_fields(s),
-    "sglang": lambda s, _: serving.sglang_fields(s),
-    "trtllm": lambda s, _: trtllm.fields(s),
-    "megatron-lm": training.megatron_fields,
-    "megatron-bridge": training.bridge_fields,
-    "torchtitan": titan.fields,
-    "deepspeed": zero.deepspeed_fields,
-    "accelerate": zero.accelerate_fields,
-}
-
-
 def from_settings(
-    chosen: Target, settings: Settings, words: Words, asked: Asked, world: int | None
+    chosen: Target, settings: Settings, words: ReadWords, asked: Asked, world: int | None
 ) -> Parsed:
     settings["experts"] = asked.experts
     world = settings.pop("gpus", None) or world
     named = asked.model or settings.get("model") or ""
     if not named and words.positional and chosen.phase == "serve":
         named = words.positional[0]
-    fields, notes = READERS[chosen.name](settings, world)
-    extra, said = defaults.formats(chosen, settings, fields)
-    if chosen.name == "trtllm":
-        left, other = trtllm.unread(settings.get("yaml", {}))
+    fields, notes = read_settings(chosen, settings, world)
+    extra, said = defaults.where_not_said(chosen, settings, fields)
+    unpriced_settings = function_of(chosen, "unpriced")
+    if unpriced_settings is not None:
+        left, other = unpriced_settings(settings)
         words.unpriced.extend(left)
         words.ignored.extend(other)
     unpriced = [Unpriced(*u) for u in words.unpriced]
@@ -140,7 +125,7 @@ def from_settings(
     parsed = job_from(chosen, fields | extra, notes, words.ignored, asked, named)
     return parsed._replace(
         unpriced=tuple(dict.fromkeys(unpriced)),
-        sizes=tuple(defaults.sizes(settings).items()),
+        sizes=tuple(defaults.model_sizes(settings).items()),
         assumed=tuple(said),
         nodes=settings.get("nodes", settings.get("machines")),
     )
@@ -172,10 +157,10 @@ def on_gpus(read: Parsed, gpus: int | None) -> Parsed:
             legal=f"{own}, or a multiple: that many servers",
             nearest=own,
         )
-    return copies(read, gpus // own)
+    return with_copies(read, gpus // own)
 
 
-def copies(read: Parsed, many: int) -> Parsed:
+def with_copies(read: Parsed, many: int) -> Parsed:
     """``many`` servers alike: replicas of attention, unless experts join the replicas of each."""
     job = read.job
     note = f"{many} servers of {job.gpus} GPUs each"

@@ -6,12 +6,13 @@ import re
 from typing import NamedTuple
 
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
+from meshwise.launch import other_software
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
 from meshwise.launch.files import yaml_text
 from meshwise.launch.find import Launch, launches, script_of
-from meshwise.launch.flags import Words, read_words
+from meshwise.launch.flags import ReadWords, read_words
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
@@ -24,10 +25,10 @@ from meshwise.launch.parsed import (
     states_a_layout,
 )
 from meshwise.launch.python import configurations as python_text
-from meshwise.launch.settings import Settings
+from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import Script, check_text, read_script
-from meshwise.launch.table import Target, target, targets
-from meshwise.launch.targets import others
+from meshwise.launch.table import Target, function_of, target
+from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers
 from meshwise.launch.wrappers.world import world_of
 
@@ -169,9 +170,9 @@ def _goes_on(script: Script) -> None:
 def _none(script: Script, text: str) -> NoLaunch:
     wrapped = next((s for c in script.commands if (s := script_of(c.words)) is not None), None)
     wrapped = wrapped or next(iter(script.sourced), None)
-    other = next((o for c in script.commands if (o := others.of_words(c.words))), None)
+    other = next((o for c in script.commands if (o := other_software.of_words(c.words))), None)
     if other is not None:
-        return others.not_read(other)
+        return other_software.refusal(other)
     if wrapped is not None:
         return NoLaunch(
             f"command: what {shorten(wrapped)} starts is not in the text",
@@ -183,7 +184,7 @@ def _none(script: Script, text: str) -> NoLaunch:
         f"command: no launch command of a known target in {quoted(text.strip()[:60])}",
         field="command",
         value=text.strip()[:80],
-        legal=", ".join(targets()),
+        legal=", ".join(target_names()),
     )
 
 
@@ -196,33 +197,31 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         return job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
     words = read_words(launch.after, chosen)
     settings = _with_file(words, chosen, script, launch)
-    if chosen.name == "megatron-lm":
-        settings |= zero_file.stage_of(launch.after, script, settings)
-    if chosen.name == "torchtitan":
-        for file in (text, *script.files.values()):
-            settings = python_text.titan_config(file, chosen) | settings
+    with_files = function_of(chosen, "with_files")
+    if with_files is not None:
+        settings = with_files(settings, text, launch, script, chosen)
     states_a_layout(settings, words, launch, world)
     read = from_settings(chosen, settings, words, asked, world)
     return read if nodes is None else read._replace(nodes=nodes)
 
 
-def _with_file(words: Words, chosen: Target, script: Script, launch: Launch) -> Settings:
+def _with_file(words: ReadWords, chosen: Target, script: Script, launch: Launch) -> Settings:
     """The settings of the file that a command names, under those of its own flags."""
     own = words.settings
     path = own.pop("config", None)
-    if path is None and launch.before and launch.before[-1].endswith("run_train.sh"):
-        path = script.variables.get("CONFIG_FILE")
-    if chosen.name == "trtllm":
-        own["yaml"] = config_files.trtllm_yaml(path, script)
+    if (
+        path is None
+        and chosen.file_variable
+        and launch.before
+        and launch.before[-1].endswith(".sh")
+    ):
+        path = script.variables.get(chosen.file_variable)
+    if path is None:
         return own
-    if path is None or (chosen.name == "torchtitan" and not path.endswith(".toml")):
-        if path is not None:
-            words.unread.append(path)
+    if chosen.file == "toml" and not path.endswith(".toml"):
+        words.unread.append(path)
         return own
     option = chosen.flags["config"].spellings[0]
     text = config_files.opened(path, option, script.files)
-    if chosen.name == "torchtitan":
-        table = config_files.sections(text, option)
-    else:
-        table = yaml_text.mapping(text, option)
-    return of_table(table, chosen, words) | own
+    mapping = config_files.sections if chosen.file == "toml" else yaml_text.mapping
+    return of_table(mapping(text, option), chosen, words) | own

@@ -141,7 +141,7 @@ def _read(words: list[str], tokens: list[Token], what: str, expander: Expander) 
             expander.variables[name] = values[i].strip() if i < len(values) else ""
 
 
-def entry(token: Token, expander: Expander) -> bool:
+def array_entry(token: Token, expander: Expander) -> bool:
     """An assignment to an entry of an array, done: ``A[0]=8``, ``CONFIG[tp]=8``."""
     if token.kind != "word" or not token.words[0] or token.words[0][0].quote:
         return False
@@ -157,7 +157,7 @@ def entry(token: Token, expander: Expander) -> bool:
     return True
 
 
-def table(name: str, entries: tuple[Word, ...], expander: Expander) -> bool:
+def array_table(name: str, entries: tuple[Word, ...], expander: Expander) -> bool:
     """An array given by its keys, done: ``([tp]=8 [pp]=2)``."""
     said = [_KEYED.fullmatch(expander.text(word)) for word in entries]
     if not said or not all(said):

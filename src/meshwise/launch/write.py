@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from meshwise.dtypes import NARROW
 from meshwise.errors import IllegalLayout, InputError, MeshwiseError
+from meshwise.launch.command_text import Written, with_written_files
 from meshwise.launch.job import Job
 from meshwise.launch.read import Parsed, parse
-from meshwise.launch.settings import Settings
-from meshwise.launch.table import Target, target
-from meshwise.launch.targets import deepspeed as zero
-from meshwise.launch.targets import serving, switches, training, trtllm
-from meshwise.launch.targets import torchtitan as titan
+from meshwise.launch.settings import plain, switches
+from meshwise.launch.table import Target, every_target, function_of, target
 from meshwise.launch.wrappers import written as wrappers
 from meshwise.models.names import hub_id
 
@@ -52,7 +48,7 @@ def export(
     chosen = target(name, version)
     if chosen.phase != job.phase:
         kind = {"train": "trains", "serve": "serves"}[chosen.phase]
-        legal = [n for n in _names() if target(n).phase == job.phase]
+        legal = [t.name for t in every_target() if t.phase == job.phase]
         raise InputError(
             f"{chosen.title} {kind}: this layout is for {'training' if job.phase == 'train' else 'serving'}",
             field="target",
@@ -68,19 +64,19 @@ def export(
             nearest=chosen.wrappers[0] if chosen.wrappers else None,
         )
     _whole_nodes(job)
-    switches.check(job)
+    switches.check_job_switches(job)
     if job.phase == "train" and job.dtype is None:
         job = msgspec.structs.replace(job, dtype="bf16")  # what targets compute in is always said
     job = msgspec.structs.replace(job, model=hub_id(job.model) or job.model)
-    command, files = WRITERS[chosen.name](job, chosen)
-    plain = _with_files(command, files)
+    command, files = _written(job, chosen)
+    plain = with_written_files(command, files)
     read = _read_again(job, plain, chosen)
     servers = job.gpus // read.job.gpus if job.gpus % read.job.gpus == 0 else 1
     body = plain
     if wrapper in wrappers.WRAPPER_WRITERS:
         body, files = wrappers.WRAPPER_WRITERS[wrapper](job, chosen, command, files, servers)
     elif servers > 1 and job.gpus <= job.gpus_per_node:
-        body = _with_files(_side_by_side(command, servers, read.job.gpus), files)
+        body = with_written_files(_side_by_side(command, servers, read.job.gpus), files)
     missing = _missing(job, _whole(job, body, read, chosen), chosen)
     notes = list(read.notes)
     if servers > 1:
@@ -184,10 +180,11 @@ def _cannot(job: Job, field: str, why: str, chosen: Target) -> IllegalLayout:
     )
 
 
-def _names() -> tuple[str, ...]:
-    from meshwise.launch.table import targets
-
-    return targets()
+def _written(job: Job, chosen: Target) -> Written:
+    """The command by the target's module, or by its table alone."""
+    write = function_of(chosen, "write") or plain.command_each
+    found: Written = write(job, chosen)
+    return found
 
 
 def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:
@@ -212,181 +209,3 @@ def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:
     if job.phase == "serve" and read.job.dtype in NARROW and job.dtype not in NARROW:
         found["dtype"] = f"16 bit: products are in {read.job.dtype} too where the device has them"
     return found
-
-
-def _with_files(command: str, files: dict[str, str]) -> str:
-    """The command after here-documents that write its files."""
-    parts = [f"cat > {name} <<'EOF'\n{text.rstrip()}\nEOF" for name, text in files.items()]
-    return "\n".join([*parts, command])
-
-
-def lines(program: str, settings: Settings, chosen: Target, more: tuple[str, ...] = ()) -> str:
-    """A command, a flag on each line."""
-    parts = [program]
-    for name, value in settings.items():
-        flag = chosen.flags.get(name)
-        if flag is None or value is None or value is False:
-            continue
-        spelling = flag.spellings[0]
-        if chosen.style == "overrides":
-            shown = f"[{','.join(value)}]" if isinstance(value, tuple) else value
-            parts.append(shlex.quote(f"{spelling}={shown}"))
-        elif isinstance(value, tuple):
-            parts.append(" ".join([spelling, *map(shlex.quote, value)]))
-        else:
-            parts.append(
-                spelling if flag.kind == "flag" else f"{spelling} {shlex.quote(str(value))}"
-            )
-    return " \\\n    ".join([*parts, *more])
-
-
-def torchrun(job: Job, program: str) -> str:
-    """torchrun on each node of the job."""
-    each = min(job.gpus, job.gpus_per_node)
-    if job.nodes == 1:
-        return f"torchrun --standalone --nproc-per-node {each} {program}"
-    return (
-        f"torchrun --nnodes {job.nodes} --nproc-per-node {each} --rdzv-id job --rdzv-backend c10d "
-        f"--rdzv-endpoint $MASTER_ADDR:29500 {program}"
-    )
-
-
-Written = tuple[str, dict[str, str]]
-
-
-def _vllm(job: Job, chosen: Target) -> Written:
-    s = serving.vllm_settings(job)
-    engine = job.tp * job.pp
-    more: tuple[str, ...] = ()
-    whole = engine * s.get("dp", 1)
-    if engine > job.gpus_per_node:
-        nodes = -(-engine // job.gpus_per_node)
-        more = (f"--nnodes {nodes} --node-rank $NODE_RANK --master-addr $MASTER_ADDR",)
-    elif whole > job.gpus_per_node:
-        local = job.gpus_per_node // engine
-        more = (
-            f"--data-parallel-size-local {local} --data-parallel-start-rank $((NODE_RANK * {local}))",
-            "--data-parallel-address $MASTER_ADDR --data-parallel-rpc-port 13345",
-            "$([ $NODE_RANK -gt 0 ] && echo --headless)",
-        )
-    return lines(f"vllm serve {shlex.quote(job.model)}", s, chosen, more), {}
-
-
-def _sglang(job: Job, chosen: Target) -> Written:
-    s = serving.sglang_settings(job)
-    more: tuple[str, ...] = ()
-    whole = s["tp"] * job.pp * (1 if s.get("dp_attention") else s.get("dp", 1))
-    if whole > job.gpus_per_node:
-        nodes = -(-whole // job.gpus_per_node)
-        more = (f"--nnodes {nodes} --node-rank $NODE_RANK --dist-init-addr $MASTER_ADDR:20000",)
-    program = f"python -m sglang.launch_server --model-path {shlex.quote(job.model)}"
-    return lines(program, s, chosen, more), {}
-
-
-def _trtllm(job: Job, chosen: Target) -> Written:
-    s = trtllm.settings(job)
-    files = {}
-    if s["yaml"]:
-        files["config.yaml"] = _yaml(s["yaml"])
-        s["config"] = "config.yaml"
-    if (
-        job.tp * job.pp * (job.dp if s["yaml"].get("enable_attention_dp") else 1)
-        > job.gpus_per_node
-    ):
-        s["gpus_per_node"] = job.gpus_per_node
-    return lines(f"trtllm-serve {shlex.quote(job.model)}", s, chosen), files
-
-
-def _yaml(table: dict[str, Any], indent: int = 0) -> str:
-    rows = []
-    for key, value in table.items():
-        if isinstance(value, dict):
-            rows += [" " * indent + f"{key}:", _yaml(value, indent + 2)]
-        else:
-            shown = str(value).lower() if isinstance(value, bool) else value
-            rows.append(" " * indent + f"{key}: {shown}")
-    return "\n".join(rows)
-
-
-def _megatron(job: Job, chosen: Target) -> Written:
-    s = training.megatron_settings(job)
-    return lines(torchrun(job, "pretrain_gpt.py"), s, chosen, ("$MODEL_ARGS $DATA_ARGS",)), {}
-
-
-def _bridge(job: Job, chosen: Target) -> Written:
-    return lines(torchrun(job, "$RECIPE"), training.bridge_settings(job), chosen), {}
-
-
-def _titan(job: Job, chosen: Target) -> Written:
-    """A Python function that returns the configuration: section flags are to be removed."""
-    s = titan.settings(job)
-    sections: dict[str, dict[str, Any]] = {}
-    for name, value in s.items():
-        section, _, key = chosen.flags[name].spellings[0].removeprefix("--").partition(".")
-        sections.setdefault(section, {})[key] = value
-    classes = {
-        "parallelism": "ParallelismConfig",
-        "training": "TrainingConfig",
-        "activation_checkpoint": "ActivationCheckpointConfig",
-        "loss": "ChunkedLossWrapper.Config",
-    }
-    body = []
-    for section, values in sections.items():
-        body.append(f"        {section}={classes[section]}(")
-        for key, value in values.items():
-            boolean = value in ("True", "False")
-            shown = value if boolean or not isinstance(value, str) else f'"{value}"'
-            body.append(f"            {key}={shown},")
-        body.append("        ),")
-    imports = "\n".join(f"    {classes[s]}," for s in sorted(sections) if s != "loss")
-    text = (
-        "from torchtitan.components.loss import ChunkedLossWrapper\n"
-        * ("loss" in sections)
-        + "from torchtitan.config import (\n"
-        f"{imports}\n)\nfrom torchtitan.trainer import Trainer\n\n\n"
-        "def meshwise_config() -> Trainer.Config:\n    return Trainer.Config(\n"
-        + "\n".join(body)
-        + "\n    )"
-    )
-    command = (
-        f"{torchrun(job, '-m torchtitan.train')} --module meshwise_titan --config meshwise_config"
-    )
-    return command, {"meshwise_titan.py": text}
-
-
-def _deepspeed(job: Job, chosen: Target) -> Written:
-    table: dict[str, Any] = {}
-    for name, value in zero.deepspeed_settings(job).items():
-        *sections, key = chosen.flags[name].spellings[0].split(".")
-        place = table
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
-    # torchrun on every node where there are several: the deepspeed launcher reaches them by ssh
-    script = "$TRAIN_SCRIPT --deepspeed_config ds_config.json"
-    command = (
-        f"deepspeed --num_gpus {job.gpus} {script}" if job.nodes == 1 else torchrun(job, script)
-    )
-    return command, {"ds_config.json": json.dumps(table, indent=2)}
-
-
-def _accelerate(job: Job, chosen: Target) -> Written:
-    s = zero.accelerate_settings(job)
-    more: tuple[str, ...] = ()
-    if job.nodes > 1:
-        more = (
-            "--machine_rank $NODE_RANK --main_process_ip $MASTER_ADDR --main_process_port 29500",
-        )
-    return lines("accelerate launch", s, chosen, (*more, "$TRAIN_SCRIPT")), {}
-
-
-WRITERS = {
-    "vllm": _vllm,
-    "sglang": _sglang,
-    "trtllm": _trtllm,
-    "megatron-lm": _megatron,
-    "megatron-bridge": _bridge,
-    "torchtitan": _titan,
-    "deepspeed": _deepspeed,
-    "accelerate": _accelerate,
-}

@@ -11,7 +11,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.axes import AXES, PLACEMENTS, RANKS, Axis, Value
-from meshwise.checks import Check, check_fields, counted, flag, optional
+from meshwise.checks import Check, among, check_fields, counted, flag, optional
 from meshwise.strict_tables import one_of
 from meshwise.workloads.workload import Training, Workload
 
@@ -77,18 +77,15 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return found
 
 
-def _rule(name: str, axis: Axis) -> Check:
-    option = "--" + name.replace("_", "-")
+def _rule(axis: Axis) -> Check:
     if axis.kind == "switch":
-        own: Check = lambda value, field: flag(value, option)  # noqa: E731
-    elif axis.kind == "word":
-        own = lambda value, field: one_of(value, option, axis.values)  # noqa: E731
+        own: Check = flag
     else:
-        own = counted(option)
+        own = among(*axis.values) if axis.kind == "word" else counted()
     return own if axis.default is not None else optional(own)
 
 
-_RULES = {name: _rule(name, axis) for name, axis in AXES.items()}
+_RULES = {name: _rule(axis) for name, axis in AXES.items()}
 
 
 class Layouts(NamedTuple):
@@ -158,11 +155,11 @@ def stated(layout: Layout, workload: Workload) -> Workload:
 def arrays(layout: Layout, workload: Workload | None = None) -> Layouts:
     """The layout as 0-d arrays; what it leaves open is the workload's."""
     codes = {name: layout.code(name) for name in AXES}
-    work = stated(layout, workload) if workload is not None else None
-    if isinstance(work, Training):
+    if isinstance(workload, Training):
+        recompute = layout.recompute or workload.recompute
         codes |= {
-            "micro_batch": work.micro_batch or 1,
-            "recompute": AXES["recompute"].code(work.recompute),
+            "micro_batch": layout.micro_batch or workload.micro_batch or 1,
+            "recompute": AXES["recompute"].code(recompute),
         }
     codes["micro_batch"] = codes["micro_batch"] or 1
     return Layouts(**{name: _scalar(name, code) for name, code in codes.items()})
@@ -174,14 +171,17 @@ def _scalar(name: str, code: int) -> Array:
 
 def columns(layouts: Sequence[Layout]) -> Layouts:
     """Several layouts as flat columns."""
+    rows = {name: [layout.code(name) for layout in layouts] for name in AXES}
+    kinds = {"switch": np.bool_}
     return Layouts(
         **{
-            name: np.array([layout.code(name) for layout in layouts], dtype=np.int64)
-            for name in AXES
+            name: np.array(row, dtype=kinds.get(AXES[name].kind, np.int64))
+            for name, row in rows.items()
         }
     )
 
 
-def degrees(layout: Layout) -> str:
-    """The axes that multiply to its devices, as a product."""
-    return " · ".join(f"{name} {getattr(layout, name)}" for name in RANKS)
+def product_words(layout: Layout) -> str:
+    """The axes that multiply to its devices, and these."""
+    product = " · ".join(f"{name} {getattr(layout, name)}" for name in RANKS)
+    return f"{product} = {layout.devices}"

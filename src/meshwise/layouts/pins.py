@@ -21,16 +21,16 @@ def read_pins(given: Mapping[str, object]) -> Pins:
         if value is None:
             continue
         values = list(value) if isinstance(value, (list, tuple, set)) else [value]
-        axis, option = NAMES[name], "--" + name.replace("_", "-")
+        axis = NAMES[name]
         if not values:
-            raise InputError(f"{option}: no value", field=option, legal="one or several values")
+            raise InputError(f"{name}: no value", field=name, legal="one or several values")
         if axis.kind in ("word", "switch"):
             table = axis.words()
             names = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
-            codes: list[Any] = [table[one_of(text, option, table)] for text in names]
+            codes: list[Any] = [table[one_of(text, name, table)] for text in names]
             codes = [bool(code) for code in codes] if axis.kind == "switch" else codes
         else:
-            codes = [count(v, option) for v in values]
+            codes = [count(v, name) for v in values]
         pins[axis.name] = tuple(dict.fromkeys(codes))
     return pins
 

@@ -118,10 +118,10 @@ def usual_ranks(cluster: Cluster) -> int:
     if n > 1:
         return n
     raise InputError(
-        f"--ranks: {cluster.name} has one device, which sends nothing to itself",
-        field="--ranks",
+        f"ranks: {cluster.name} has one device, which sends nothing to itself",
+        field="ranks",
         value=None,
-        legal="a cluster of two devices or more (--nodes N)",
+        legal="a cluster of two devices or more (`nodes=N`)",
     )
 
 
@@ -252,8 +252,8 @@ def spread(group: Group, n: int, per_node: int, cluster: Cluster) -> Group:
     if len(cluster.levels) != 2 or n % per_node or per_node > cluster.node_devices:
         legal = [d for d in range(1, cluster.node_devices + 1) if n % d == 0]
         raise InputError(
-            f"--ranks-per-node={per_node} does not spread {n} ranks over nodes of {cluster.node_devices}",
-            field="--ranks-per-node",
+            f"ranks_per_node={per_node} does not spread {n} ranks over nodes of {cluster.node_devices}",
+            field="ranks_per_node",
             value=per_node,
             legal=legal,
             nearest=min(legal, key=lambda d: abs(d - per_node)),

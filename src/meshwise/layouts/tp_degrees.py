@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from meshwise.errors import IllegalLayout
+from meshwise.layouts.rules.rule import Refusal
 from meshwise.models.parameters import attention_matrices
 from meshwise.models.shapes import Attention, Block, Mlp, Model, Stored
 from meshwise.stacks.stack import Stack
@@ -91,7 +91,7 @@ def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[F
             "quantization_unknown",
             False,
             f"quantisation method {q.method!r} is not known, nor how many bytes its weights take: "
-            "prices need --weight-dtype",
+            "prices need `weights`",
         )
     padded = q.method == "mxfp4"  # engines pad MXFP4 experts to whole groups
     for where, side, width, stored in _split_widths(model, tp):
@@ -236,13 +236,11 @@ def legal_tp(model: Model, stack: Software) -> list[int]:
     return [tp for tp in head_divisors(model) if not refusals(model, tp, stack)]
 
 
-def require_tp(
-    model: Model, tp: int, stack: Software, field: str = "--tp", etp: int | None = None
-) -> None:
-    """Raise :class:`IllegalLayout` with all that refuses ``tp``, the legal degrees and the nearest."""
+def tp_refusal(model: Model, tp: int, stack: Software, etp: int | None = None) -> Refusal | None:
+    """All that refuses ``tp``, the legal degrees and the nearest; None where nothing does."""
     found = refusals(model, tp, stack, etp)
     if not found:
-        return
+        return None
     legal = legal_tp(model, stack)
     message = "; ".join(f.text for f in found)
     if found[0].code == "heads":
@@ -255,19 +253,21 @@ def require_tp(
                 f"; {listed} {'divides' if len(others) == 1 else 'divide'} the heads but not {why}"
             )
     if any(f.code == "quantization" for f in found):
-        message += "; a copy in 16 bit has no such blocks or groups (--weight-dtype bf16)"
+        message += "; a copy in 16 bit has no such blocks or groups (`weights=bf16`)"
     # whoever mends one fault meets the next
     padding = (
         f for f in findings(model, tp, stack, etp) if f.code in ("ffn_padding", "vocab_padding")
     )
     message += "".join(f"; {f.text}" for f in padding)
-    raise IllegalLayout(
-        f"{field}: {message}",
-        field=field,
-        value=tp,
-        legal=legal,
-        nearest=min(legal, key=lambda d: (abs(d - tp), d)),
-    )
+    nearest = min(legal, key=lambda d: (abs(d - tp), d))
+    return Refusal("tp", tp, message, legal, nearest, valued=False)
+
+
+def require_tp(model: Model, tp: int, stack: Software, etp: int | None = None) -> None:
+    """Raise :class:`IllegalLayout` for a degree that is not legal."""
+    found = tp_refusal(model, tp, stack, etp)
+    if found is not None:
+        raise found.error()
 
 
 _NAMES = {

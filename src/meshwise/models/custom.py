@@ -284,6 +284,7 @@ def _experts(kind: str, config: dict[str, object], bias: bool) -> MoeKeys | None
     if kind == "dense":
         return None
     gate = flag(config.pop("shared_gate"), "shared_gate")
+    # no experts: nothing may say anything of them
     if kind == "mla" and config["experts"] is None:
         for key in ("experts_per_token", "expert_ffn", "shared_experts", "shared_ffn"):
             _without(config, key, "there are no experts", "experts")
@@ -295,12 +296,14 @@ def _experts(kind: str, config: dict[str, object], bias: bool) -> MoeKeys | None
     if config.pop("ffn", None) is not None:
         why = "layers with experts have none; those before them have dense_ffn"
         raise _refuse({}, "ffn", why, "expert_ffn, first_dense and dense_ffn", "dense_ffn")
+    # their numbers and widths in range
     for key in ("experts", "experts_per_token", "shared_experts", "first_dense"):
         least = 1 if key.startswith("experts") else 0
         check_integer(key, config[key], least, MOST_EXPERTS)
     for key in ("expert_ffn", "shared_ffn"):
         if key == "expert_ffn" or config[key] is not None:
             check_integer(key, config[key], 1, MOST_WIDE)
+    # nothing of dense layers or shared experts where there are none
     if not config["first_dense"]:
         _without(config, "dense_ffn", "no layer is dense", "first_dense")
     if not config["shared_experts"]:

@@ -44,21 +44,25 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     f, stated = workload.formats, products(model, workload)
     model = model_as_run(model, workload)
     q = model.quantization
+    # the products' operands, and what flows between them
     base = model.dtype if model.dtype in ("fp16", "bf16") else "bf16"
     narrow = q.weight_dtype if q and not q.weight_only and q.weight_dtype in dtypes.NARROW else base
     dtype = dtypes.canonical_dtype(stated or narrow, "dtype", dtypes.COMPUTE)
     between = dtypes.canonical_dtype(f.dtype or dtype, "dtype", dtypes.COMPUTE)
     activation = dtypes.activation_dtype(between)
+    # what collectives and gradients are sent in
     comm = dtypes.canonical_dtype(f.comm or activation, "comm", dtypes.COMM)
     own = stack.memory.gradient_dtype if stack is not None else None
     gradients = dtypes.canonical_dtype(
         f.gradients or own or activation, "gradients", dtypes.GRADIENT
     )
+    # how the weights are stored: as stated, in the activations' format, or as the checkpoint says
     wide = dtypes.known(f.weights)
     weight = wide if wide is not None and dtypes.ELEMENT_BYTES[wide] >= 2 else activation
     width = dtypes.ELEMENT_BYTES[weight]
     if q is not None:
         weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group, q.scale)
+    # the cache
     cached = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
     kv = dtypes.canonical_dtype(cached, "kv_cache", dtypes.KV_CACHE)
     return Widths(
@@ -79,7 +83,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
 
 
 def stored_width(model: Model, w: Widths, stored: Stored | None) -> float:
-    """Bytes per weight of a linear layer, its scales included."""
+    """Bytes per weight of a linear layer, the scales of its format included."""
     if model.quantization is None:
         return w.weight
     if stored is None or stored.dtype == "unknown":
@@ -160,9 +164,10 @@ class Context(NamedTuple):
 def context(
     model: Model, stack: Stack, workload: Workload, layout: Layouts, batch: Array | None = None
 ) -> Context:
-    """The context of a workload under layouts; for inference one microbatch holds the batch.
+    """The context of a workload under layouts, whose axes broadcast; for inference one microbatch holds the
+    batch.
 
-    ``batch`` is an array in place of the workload's batch, for sweeps over it.
+    ``batch`` is an array of sequences in place of the workload's batch, for sweeps over it.
     """
     model = model_as_run(model, workload)
     batch = np.int64(workload.batch) if batch is None else batch

@@ -65,7 +65,9 @@ def _exchange(op: Op, stack: Stack) -> _Pair:
 
 
 def kernels_per_call(op: Op, stack: Stack, block: Block | None = None) -> Array:
-    """Kernels of one call of an operation."""
+    """Kernels that one call of an operation starts; a grouped product starts one per expert. ``block``: the
+    layer that the operation is of, None for the model's ends.
+    """
     back = op.phase in ("dgrad", "wgrad")
     if op.kind == "gemm":
         more = _ROUTER[back] if op.name == "moe.router" and op.phase != "wgrad" else 0
@@ -78,7 +80,7 @@ def kernels_per_call(op: Op, stack: Stack, block: Block | None = None) -> Array:
 
 
 def kernels_per_microbatch(ops: list[Op], stack: Stack, block: Block | None = None) -> Array:
-    """Kernels of a list of operations, per microbatch."""
+    """Kernels of a list of operations, counts included: per microbatch where the counts are."""
     found: Array = 0.0
     for op in ops:
         found = found + op.count * kernels_per_call(op, stack, block)
@@ -86,7 +88,9 @@ def kernels_per_microbatch(ops: list[Op], stack: Stack, block: Block | None = No
 
 
 def layer_tensors(ctx: Context, block: Block) -> Array:
-    """Parameters of a layer as tensors on a rank: matrices, norms' weights, each expert's own."""
+    """Number of a layer's parameters as tensors on a rank: matrices, norms' weights, and those of each of its
+    experts / ep experts.
+    """
     found: Array = 2
     a, moe = block.attention, block.moe
     if a is not None:

@@ -121,7 +121,9 @@ def gemm(name: str, m: Array, n: Array, k: Array, formats: Operands, *, batch: A
 
 
 def elementwise(name: str, dtype: str, hbm_bytes: Array, *, phase: str = "forward") -> Op:
-    """A pass over memory: ``hbm_bytes`` read plus written, the result in ``dtype``."""
+    """A pass over memory: ``hbm_bytes`` read plus written per call, the result in ``dtype``. FLOPs are not
+    counted.
+    """
     return Op(name, "elementwise", phase, 1, dtype=dtype, hbm_bytes=hbm_bytes)
 
 
@@ -136,7 +138,9 @@ def collective_op(
     phase: str,
     hides_under: str = "",
 ) -> Op:
-    """A collective of values in ``dtype`` over the group of ``axis``; ``count`` must be 0 where that group has one rank."""
+    """A collective of values in ``dtype`` over the group of ``axis``, ``payload_bytes`` per call as nccl-tests
+    counts them; ``count`` must be 0 where that group has one rank.
+    """
     return Op(
         name,
         kind,

@@ -30,6 +30,7 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
     ):
         if name == "experts" and not routed:
             continue
+        # gathered for forward, gathered again for backward, its gradients scattered
         count = np.where((size > 1) & (layout.shard == 3), 1, 0)
         gather = collective_op(
             f"weights.{name}",
@@ -67,7 +68,9 @@ def scatters_every_microbatch(layout: Layouts) -> Array:
 
 
 def accumulation(ctx: Context, local: LocalWeights) -> list[Op]:
-    """A pass that adds a microbatch's gradients to those before, where the product does not."""
+    """A pass that adds a microbatch's gradients to those before: ``accumulation_bytes`` of the stack per
+    weight of the rank; none where the product accumulates itself.
+    """
     per_weight = ctx.stack.kernels.accumulation_bytes
     if not ctx.training or not per_weight:
         return []

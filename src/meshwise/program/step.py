@@ -37,7 +37,9 @@ class Program(NamedTuple):
 def program(
     model: Model, stack: Stack, workload: Workload, layout: Layouts, batch: Array | None = None
 ) -> Program:
-    """Build the program; every shape broadcasts over the layouts' axes (and ``batch``)."""
+    """The operations of one step of a workload; every shape broadcasts over the layouts' axes (and ``batch``,
+    sequences in place of the workload's own).
+    """
     ctx = context(model, stack, workload, layout, batch)
     stage_roles = roles(model, layout, stack.pipeline.stage_balance)
     return Program(

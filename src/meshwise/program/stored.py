@@ -15,7 +15,7 @@ from meshwise.workloads.workload import Prefill
 
 
 def block_bytes(model: Model, block: Block, layout: Layouts, w: Widths) -> Array:
-    """Bytes of one layer's weights on one rank: every matrix in its own format."""
+    """Bytes of one layer's weights on one rank: every matrix in its own format, scales included."""
     m = block_matrices(block, model.hidden, layout)
     total: Array = (m.plain + m.expert_biases) * w.plain_weight
     for stored, number in (*m.linear, *m.experts):
@@ -24,7 +24,7 @@ def block_bytes(model: Model, block: Block, layout: Layouts, w: Widths) -> Array
 
 
 def end_bytes(model: Model, layout: Layouts, w: Widths, rows: Array) -> tuple[Array, Array]:
-    """Bytes of (embedding, head) on one rank that holds ``rows`` of the vocabulary."""
+    """Bytes of (embedding, head) on one rank that holds ``rows`` of the (padded) vocabulary."""
     q = model.quantization
     ends = zip(
         end_weights(model, layout, rows),
@@ -39,7 +39,9 @@ def end_bytes(model: Model, layout: Layouts, w: Widths, rows: Array) -> tuple[Ar
 
 
 def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths, rows: Array) -> Array:
-    """Bytes of a pipeline stage's weights on one rank."""
+    """Bytes of a pipeline stage's weights on one rank that holds ``rows`` of the (padded) vocabulary, not
+    divided over replicas.
+    """
     embed, head = end_bytes(model, layout, w, rows)
     total: Array = embed * role.embedding + head * role.head
     for block, count in zip(model.blocks, role.layers, strict=True):
@@ -48,8 +50,9 @@ def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths, rows: Arra
 
 
 def weight_bytes(model: Model) -> dict[str, float]:
-    """Bytes of all weights by number format; a quantised checkpoint first, as it is stored, unless
-    the file does not say how."""
+    """Bytes of all weights by number format, on one device; a quantised checkpoint first, as it is stored,
+    unless the file does not say how.
+    """
     total = parameters(model)
     found: dict[str, float] = {}
     q = model.quantization

@@ -30,7 +30,7 @@ def adam_bytes(stack: Stack) -> float:
 
 
 def stage_weights(ctx: Context, role: Role) -> LocalWeights:
-    """Weights that one rank of a stage keeps."""
+    """Numbers of weights that one rank of a stage keeps, before any are divided over replicas."""
     linear: Array = 0
     plain: Array = 0
     experts: Array = 0
@@ -44,7 +44,9 @@ def stage_weights(ctx: Context, role: Role) -> LocalWeights:
 
 
 def sharded_weights(local: LocalWeights, layout: Layouts, sharded: Array) -> Array:
-    """Weights of a rank's share where ``sharded``: dense ones over dp · cp, experts over expert-dp."""
+    """Number of weights of a rank's share where ``sharded`` (elsewhere all of them): dense ones over dp · cp,
+    experts over expert-dp.
+    """
     dense = local.dense / np.where(sharded, layout.dp * layout.cp, 1)
     return dense + local.experts / np.where(sharded, layout.expert_dp(), 1)
 
@@ -60,10 +62,12 @@ def transfers(ctx: Context) -> list[Op]:
     w = ctx.widths
     whole = ctx.tokens / ctx.token_split * ctx.model.hidden * w.activation
     present = np.where(layout.pp > 1, layout.vp, 0)
+    # what each TP rank sends of it
     shares: Array = np.int64(1)
     if ctx.stack.communication.scatter_gather and not ctx.stack.ideal:
         shares = np.where(layout.sequence_parallel, 1, layout.tp)
     gathered = np.where(shares > 1, present, 0)
+    # activations onwards, gradients back; then gathered where they were sent in shares
     ops: list[Op] = []
     for name, phase in (("activation", "forward"), ("gradient", "dgrad")):
         if phase == "dgrad" and not ctx.training:
@@ -113,6 +117,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
     ):
         if name == "experts" and all(b.moe is None for b in ctx.model.blocks):
             continue
+        # of each sharding stage its collectives; a layout's others have count 0
         many = size > 1
         grads = weights * w.gradient
         values = weights * w.plain_weight
@@ -148,6 +153,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 phase="grad_reduce",
             ),
         ]
+    # gradients that are summed over other axes, then the pass of Adam
     ops += [*tensor_parallel_sums(ctx, role), *tied_sum(ctx, role)]
     # gradient, master and both moments read; master, moments and weight written
     per_weight = w.gradient + 2 * adam_bytes(ctx.stack) + w.plain_weight

@@ -65,7 +65,9 @@ class Matrices(NamedTuple):
 
 
 def block_matrices(block: Block, hidden: int, layout: Layouts) -> Matrices:
-    """One layer's weights on one rank: heads and widths divided (padded up), KV heads copied."""
+    """One layer's weights on one rank, as numbers: heads and widths divided (padded up), KV heads copied
+    where TP has more ranks than there are; experts over ep and expert-tp.
+    """
     tp, s = layout.tp, block.stored
     linear: list[Matrix] = []
     experts: list[Matrix] = []
@@ -93,7 +95,7 @@ def block_matrices(block: Block, hidden: int, layout: Layouts) -> Matrices:
 
 
 def local_block_weights(block: Block, hidden: int, layout: Layouts) -> LocalWeights:
-    """Numbers of one layer's weights on one rank."""
+    """Numbers of one layer's weights on one rank: the matrices of :func:`block_matrices`, summed."""
     m = block_matrices(block, hidden, layout)
     return LocalWeights(
         sum(number for _, number in m.linear),
@@ -109,13 +111,14 @@ def _replicated_rest(a: Attention, hidden: int) -> int:
 
 
 def tied_table(model: Model, rows: Array) -> Array:
-    """Weights of one rank's ``rows`` of the table that embedding and head have in common (0 where they
-    have none)."""
+    """Number of weights of one rank's ``rows`` of the table that embedding and head have in common (0 where
+    they have none).
+    """
     return rows * (model.embedding_dim or model.hidden) * int(model.tied)
 
 
 def end_weights(model: Model, layout: Layouts, rows: Array) -> tuple[Array, Array]:
-    """(embedding, head) weights of one rank that holds ``rows`` of the (padded) vocabulary."""
+    """Numbers of (embedding, head) weights of one rank that holds ``rows`` of the (padded) vocabulary."""
     width = model.embedding_dim or model.hidden
     project = width * model.hidden if model.embedding_dim else 0
     embed = (

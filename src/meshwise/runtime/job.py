@@ -67,10 +67,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return next(m for m in range(most, 0, -1) if own % m == 0)
 
 
-def check(task: Task) -> Any:
+def checked_config(task: Task) -> Any:
     """The model's configuration; raise :class:`InputError` for what no run can be made of."""
     config = build.config(task.model)
-    plans.sizes(config, task.tp, 0)
+    plans.rank_sizes(config, task.tp, 0)
     bounds(config.num_hidden_layers, task.pp)
     build.dtype(task.dtype)
     if task.checkpoint is not None:
@@ -105,11 +105,11 @@ def check(task: Task) -> Any:
     return config
 
 
-def run(**task: Any) -> dict[str, Any] | None:
+def perform_run(**task: Any) -> dict[str, Any] | None:
     """Perform a :class:`Task`, given by its fields; rank 0 returns the record."""
     asked = msgspec.convert(task, Task)
     agree("run", msgspec.to_builtins(asked), asked.timeout_s)
-    config = check(asked)
+    config = checked_config(asked)
     device = torch.device("cpu")
     if dist.get_backend() == "nccl":
         device = torch.device("cuda", torch.cuda.current_device())

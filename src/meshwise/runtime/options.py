@@ -9,10 +9,10 @@ from meshwise.strict_tables import one_of
 
 OVERLAPS = ("none", "wgrad", "split", "decomposed")
 ALGORITHMS = ("auto", "backend", "ring", "hierarchical", "shared_memory")
-PHASES = ("train", "prefill", "decode", "generate")
-SCHEDULES = ("1f1b", "gpipe")
-SHARDS = ("none", "zero3")
-MOST = 65536  # pieces, values per scale
+RUN_PHASES = ("train", "prefill", "decode", "generate")
+RUN_SCHEDULES = ("1f1b", "gpipe")
+RUN_SHARDS = ("none", "zero3")
+MAX_PIECES = 65536  # pieces, values per scale
 COMM_DTYPES = ("int8", "e4m3", "e5m2", "bf16")
 
 
@@ -46,7 +46,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             one_of(self.comm_dtype, "comm_dtype", COMM_DTYPES)
         for name in ("scale_group", "chunks"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+            if (
+                not isinstance(value, int)
+                or isinstance(value, bool)
+                or not 1 <= value <= MAX_PIECES
+            ):
                 raise InputError(
-                    f"{name}={value}: is no count", field=name, value=value, legal=f"1 to {MOST}"
+                    f"{name}={value}: is no count",
+                    field=name,
+                    value=value,
+                    legal=f"1 to {MAX_PIECES}",
                 )

@@ -26,7 +26,7 @@ class OneOf(NamedTuple):
     words: tuple[str, ...]
 
 
-class Switch(NamedTuple):
+class SwitchField(NamedTuple):
     """A switch as its field states it: ``legal`` in words, ``words`` where it takes words."""
 
     default: Any
@@ -38,7 +38,7 @@ class Switch(NamedTuple):
 
 
 @functools.cache
-def switches_of(struct: type[msgspec.Struct]) -> dict[str, Switch]:
+def switches_of(struct: type[msgspec.Struct]) -> dict[str, SwitchField]:
     """The switches of a group, by name."""
     defaults = dict(zip(struct.__struct_fields__, struct.__struct_defaults__, strict=True))
     return {name: _read(struct.__annotations__[name], value) for name, value in defaults.items()}
@@ -50,7 +50,7 @@ def field_rules(struct: type[msgspec.Struct]) -> dict[str, Check]:
     return {name: switch.rule for name, switch in switches_of(struct).items()}
 
 
-def _read(hint: Any, default: Any) -> Switch:
+def _read(hint: Any, default: Any) -> SwitchField:
     """The annotation of a field: its type, its limits and its meaning."""
     kind, *said = get_args(hint)
     range = next((a for a in said if isinstance(a, Range)), None)
@@ -66,7 +66,7 @@ def _read(hint: Any, default: Any) -> Switch:
     if len(kinds) > 1:
         rule = optional(rule)
     meaning = next(a for a in said if isinstance(a, str))
-    return Switch(default, rule, legal, words, range, meaning)
+    return SwitchField(default, rule, legal, words, range, meaning)
 
 
 def _rule(kind: Any, words: Sequence[str], range: Range | None) -> tuple[Check, str]:

@@ -23,7 +23,7 @@ from meshwise.stacks.stack import DEFAULT, FIELDS, Stack, as_own, kind_of
 from meshwise.stacks.switches import GROUPS, HOME, switch_named
 from meshwise.stacks.versions import Release
 
-MAX_FILE_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 20
 _EXAMPLE = "`meshwise catalog stack vllm --toml`"
 _TOP = ("title", "like", "ideal", "named_in_tables", *GROUPS, "version", "variant", "source")
 _OF_VERSION = ("from", "before", "title", "note", "source")
@@ -116,7 +116,7 @@ def _table(known: str) -> dict[str, Any]:
 
 def _of_file(path: Path, field: str, chain: tuple[str, ...]) -> Described:
     where = str(path)
-    content = read_text_file(where, field, "a stack's TOML file", MAX_FILE_BYTES)
+    content = read_text_file(where, field, "a stack's TOML file", _MAX_FILE_BYTES)
     table = catalog.toml(content, where, _EXAMPLE)
     own, key = path.name.removesuffix(".toml"), str(path.resolve())
     return _of_table(own, key, shorten(where), table, chain, path.parent)

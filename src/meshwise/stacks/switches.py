@@ -12,7 +12,7 @@ import msgspec
 from meshwise import dtypes
 from meshwise.checks import check_fields
 from meshwise.stacks import schedules
-from meshwise.stacks.fields import OneOf, Range, Switch, field_rules, switches_of
+from meshwise.stacks.fields import OneOf, Range, SwitchField, field_rules, switches_of
 from meshwise.workloads.workload import MAX_SEQ, OVERLAP_MODES
 
 _Seconds = Annotated[float, Range(0.0, 1e3, "s")]
@@ -372,7 +372,7 @@ HOME: dict[str, str] = {
 }
 
 
-def switch_named(switch: str) -> Switch:
+def switch_named(switch: str) -> SwitchField:
     """What the field of a switch states."""
     return switches_of(GROUPS[HOME[switch]])[switch]
 

@@ -136,16 +136,16 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 _RULES: dict[str, Check] = {
-    "isl": counted("isl", high=MAX_SEQ),
-    "osl": counted("osl", high=MAX_SEQ),
-    "concurrency": counted("concurrency", high=MAX_BATCH),
-    "prefix_hit": shared("prefix_hit", low=0.0, high=1.0),
-    "chunk": optional(counted("chunk", high=MAX_SEQ)),
-    "draft_tokens": counted("draft_tokens", low=0, high=MAX_QUERIES - 1),
-    "acceptance": optional(shared("acceptance", low=0.0, high=1.0)),
+    "isl": counted(high=MAX_SEQ),
+    "osl": counted(high=MAX_SEQ),
+    "concurrency": counted(high=MAX_BATCH),
+    "prefix_hit": shared(low=0.0, high=1.0),
+    "chunk": optional(counted(high=MAX_SEQ)),
+    "draft_tokens": counted(low=0, high=MAX_QUERIES - 1),
+    "acceptance": optional(shared(low=0.0, high=1.0)),
     "draft_cost": lambda value, field: draft_cost(value),
-    "expert_imbalance": shared("expert_imbalance", low=1.0, high=MAX_IMBALANCE),
-    "expert_skew": optional(shared("expert_skew", low=0.0, high=MAX_SKEW)),
-    "length_spread": shared("length_spread", low=0.0, high=1.0),
+    "expert_imbalance": shared(low=1.0, high=MAX_IMBALANCE),
+    "expert_skew": optional(shared(low=0.0, high=MAX_SKEW)),
+    "length_spread": shared(low=0.0, high=1.0),
     "formats": a(Formats),
 }

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from meshwise import dtypes
+from meshwise.axes import RECOMPUTE_MODES
 from meshwise.checks import Check, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError
 from meshwise.strict_tables import count, one_of
 
 WORKLOAD_PHASES = ("train", "prefill", "decode")
-RECOMPUTE_MODES = ("none", "selective", "full")
 OVERLAP_MODES = ("none", "split", "decomposed")
 MAX_BATCH = 10**6
 MAX_SEQ = 10**8
@@ -31,23 +31,23 @@ def drawn_skew(expert_skew: float | None) -> float:
     return SERVED_SKEW if expert_skew is None else expert_skew
 
 
-def _format(option: str, legal: tuple[str, ...]) -> Check:
+def _format(legal: tuple[str, ...]) -> Check:
     """None (also as engines write it: auto), or the canonical name of one of the number formats."""
 
     def read(value: object, field: str) -> str | None:
         if isinstance(value, str) and value.strip().lower() == "auto":
             return None
-        return dtypes.canonical_dtype(value, option, legal)
+        return dtypes.canonical_dtype(value, field, legal)
 
     return optional(read)
 
 
 _FORMATS = {
-    "dtype": _format("dtype", dtypes.COMPUTE),
-    "weights": _format("weights", dtypes.WEIGHT),
-    "kv_cache": _format("kv_cache", dtypes.KV_CACHE),
-    "comm": _format("comm", dtypes.COMM),
-    "gradients": _format("gradients", dtypes.GRADIENT),
+    "dtype": _format(dtypes.COMPUTE),
+    "weights": _format(dtypes.WEIGHT),
+    "kv_cache": _format(dtypes.KV_CACHE),
+    "comm": _format(dtypes.COMM),
+    "gradients": _format(dtypes.GRADIENT),
 }
 
 
@@ -182,28 +182,28 @@ class Decode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         count(self.queries, "queries", high=min(MAX_QUERIES, self.context))
 
 
-_BATCH = counted("batch", high=MAX_BATCH)
-_SEQ = counted("seq", high=MAX_SEQ)
+_BATCH = counted(high=MAX_BATCH)
+_SEQ = counted(high=MAX_SEQ)
 _ALWAYS: dict[str, Check] = {
     "batch": _BATCH,
     "formats": a(Formats),
-    "expert_imbalance": shared("expert_imbalance", low=1.0, high=MAX_IMBALANCE),
+    "expert_imbalance": shared(low=1.0, high=MAX_IMBALANCE),
 }
-_SKEW = shared("expert_skew", low=0.0, high=MAX_SKEW)
+_SKEW = shared(low=0.0, high=MAX_SKEW)
 _TRAINING = _ALWAYS | {
     "expert_skew": _SKEW,
     "seq": _SEQ,
-    "micro_batch": optional(counted("micro_batch", high=MAX_BATCH)),
+    "micro_batch": optional(counted(high=MAX_BATCH)),
 }
 _PREFILL = _ALWAYS | {
     "expert_skew": optional(_SKEW),
     "seq": _SEQ,
-    "cached": counted("cached", low=0, high=MAX_SEQ),
+    "cached": counted(low=0, high=MAX_SEQ),
 }
 _DECODE = _ALWAYS | {
     "expert_skew": optional(_SKEW),
-    "context": counted("context", high=MAX_SEQ),
-    "queries": counted("queries", high=MAX_QUERIES),
+    "context": counted(high=MAX_SEQ),
+    "queries": counted(high=MAX_QUERIES),
 }
 
 Workload = Training | Prefill | Decode

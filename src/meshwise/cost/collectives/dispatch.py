@@ -7,7 +7,8 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
-from meshwise.cost.collectives.collective import Priced, fabric_of, streamed
+from meshwise.cost.collectives.collective import Priced, fabric_of
+from meshwise.cost.collectives.fabric import streamed
 from meshwise.cost.sources import Source
 from meshwise.layouts.placement import Group
 from meshwise.program.operations import TokenCopies
@@ -21,7 +22,7 @@ INSIDE = (153 + 158) / 2 / 200
 NETWORK = ((58 + 57) / 2 * 3 / 4 + (51 + 50) / 2 * 7 / 8) / 2 / 50
 
 
-def distinct(copies: TokenCopies, parts: Array) -> Array:
+def parts_visited(copies: TokenCopies, parts: Array) -> Array:
     """Of ``parts`` that share the experts evenly, how many a token visits, expected over even draws of
     different experts: parts · (1 − C(E − E/parts, k) / C(E, k))."""
     parts = np.asarray(parts, dtype=np.float64)
@@ -42,7 +43,7 @@ def wire_bytes(payload: Array, copies: TokenCopies, group: Group) -> tuple[Array
     wire: list[Array] = []
     parts: Array = group.size
     for r in group.ranks:
-        wire.append(single * distinct(copies, parts) * (r - 1) / r)
+        wire.append(single * parts_visited(copies, parts) * (r - 1) / r)
         parts = parts / r
     return tuple(wire)
 
@@ -53,7 +54,7 @@ def _share(level: Level) -> float:
     return NETWORK if level.kind == "network" else INSIDE
 
 
-def price(
+def dispatch_price(
     payload: Array, copies: TokenCopies, group: Group, cluster: Cluster, stack: Stack
 ) -> Priced:
     """One dispatch or combination; levels work at the same time, a token after the other."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from meshwise import catalog
 from meshwise.clusters.load import Level
+from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS
+from meshwise.cost.collectives.fabric import Constants, Measured, Protocol
 from meshwise.cost.sources import Source
 
 # Fabric kind (or the beginning of a fabric's name) → file of collective constants.
@@ -61,48 +63,9 @@ _KIND = {
 # Levels whose traffic passes through host memory: what it reaches is the host's property.
 THROUGH_HOST = ("pcie-host", "shared-memory", "socket")
 
-PROTOCOLS = ("simple", "narrow", "ll128", "ll")  # from the one for the largest messages on
-
-
-class Protocol(NamedTuple):
-    """One way to run an algorithm: ``launch_s`` once, ``step_s`` per hop, ``efficiency`` of the wire
-    rate; ``per_peer``: that share serves each peer at the same time, not all of them in turn."""
-
-    name: str
-    launch_s: float
-    step_s: float
-    efficiency: float
-    per_peer: bool = False
-
-
-class Algorithm(NamedTuple):
-    protocols: tuple[Protocol, ...]
-    min_ranks: int = 2
-
-    @property
-    def fastest(self) -> Protocol:
-        """The protocol for the largest messages."""
-        return max(self.protocols, key=lambda p: p.efficiency)
-
-    def protocol(self, name: str) -> Protocol:
-        """The protocol of that name, else the next one for larger messages."""
-        own = {p.name: p for p in self.protocols}
-        order = PROTOCOLS[: PROTOCOLS.index(name) + 1] if name in PROTOCOLS else ()
-        return next((own[p] for p in reversed(order) if p in own), self.fastest)
-
-
-class Constants(NamedTuple):
-    """Constants of one collective on one fabric level, by algorithm; and where they come from."""
-
-    algorithms: dict[str, Algorithm]
-    copy_bytes_per_s: float  # of a rank's own share, from the input to the output buffer
-    source: Source
-    lent: float = 0.0  # doubt that they hold here, in units of what another fabric's have
-
-
 _KERNELS = "nvlink4-nvswitch"  # where all three engines' kernels were measured
 
-_IDEAL = Algorithm((Protocol("", 0.0, 0.0, 1.0),))
+_IDEAL = Measured((Protocol("", 0.0, 0.0, 1.0),))
 
 
 def constants_file(level: Level) -> tuple[str, bool]:
@@ -124,7 +87,7 @@ def _collective_table(name: str) -> dict[str, Any]:
     return catalog.load("collectives", name, "collectives")[1]
 
 
-def _algorithm(table: dict[str, Any]) -> Algorithm:
+def _measured(table: dict[str, Any]) -> Measured:
     protocols = tuple(
         Protocol(
             p.get("name", ""),
@@ -135,21 +98,21 @@ def _algorithm(table: dict[str, Any]) -> Algorithm:
         )
         for p in table.get("protocols", [table])
     )
-    return Algorithm(protocols, table.get("min_ranks", 2))
+    return Measured(protocols, table.get("min_ranks", 2))
 
 
-_SHARED = ("ring", "tree")  # all_reduce, all_gather and reduce_scatter run the same ones
-
-
-def algorithms_of(table: dict[str, Any], op: str, library: str) -> dict[str, Algorithm]:
-    """What a file's table has for ``op``: the library's own kernels, beside NCCL's algorithms."""
-    nccl = table["nccl"]
-    found = {k: _algorithm(nccl[k]) for k in _SHARED if k in nccl}
-    for name in dict.fromkeys(("nccl", library)):
-        own = table.get(name, {}).get(op, {})
-        found |= {k: _algorithm(v) for k, v in own.items() if k != "fit" and isinstance(v, dict)}
-    if "direct" not in found:
-        found["direct"] = found["ring"]
+def algorithms_of(table: dict[str, Any], op: str, library: str) -> dict[str, Measured]:
+    """What a file's table has for ``op``, each under an algorithm's name: of all operations in ``[nccl]``,
+    of one in ``[nccl.OP]``, and the library's own kernels beside them."""
+    places = [table["nccl"]]
+    places += [table.get(name, {}).get(op, {}) for name in dict.fromkeys(("nccl", library))]
+    lines = [a for a in COLLECTIVE_ALGORITHMS.values() if op in a.operations]
+    found = {a.name: _measured(place[a.name]) for place in places for a in lines if a.name in place}
+    if "ring" not in found:
+        found["ring"] = _measured(table["nccl"]["ring"])
+    for a in lines:
+        if a.name not in found and a.like in found:
+            found[a.name] = found[a.like]
     return found
 
 
@@ -160,15 +123,15 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     Ideal: wire bandwidth, no latency, bandwidth-optimal ring algorithms only (the note's model).
     """
     if ideal:
-        every = {"ring": _IDEAL, "hierarchical": _IDEAL, "direct": _IDEAL}
-        return Constants(every, float("inf"), Source("datasheet"))
+        every = (a.name for a in COLLECTIVE_ALGORITHMS.values() if a.ideal)
+        return Constants(dict.fromkeys(every, _IDEAL), float("inf"), Source("datasheet"))
     name, measured = constants_file(level)
     table = _collective_table(name)
     algorithms = algorithms_of(table, op, library)
     if library not in table and library != "nccl" and level.peer_to_peer:
         # The engine's kernels, measured on NVLink, at this fabric's wire rate.
         lent = algorithms_of(_collective_table(_KERNELS), op, library)
-        algorithms |= {k: v for k, v in lent.items() if k in ("one_shot", "two_shot")}
+        algorithms |= {k: v for k, v in lent.items() if COLLECTIVE_ALGORITHMS[k].between_peers}
     limit = table["nccl"].get("limit_bytes_per_s")
     if limit is not None:
         most = limit / (algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s)
@@ -216,7 +179,7 @@ def lent_levels(lent: Sequence[float], ranks: Sequence[Any]) -> Any:
 def slower_start(constants: Constants, times: float) -> Constants:
     """Constants whose launches and steps take ``times`` as long."""
 
-    def later(a: Algorithm) -> Algorithm:
+    def later(a: Measured) -> Measured:
         every = (
             p._replace(launch_s=p.launch_s * times, step_s=p.step_s * times) for p in a.protocols
         )
@@ -225,13 +188,13 @@ def slower_start(constants: Constants, times: float) -> Constants:
     return constants._replace(algorithms={k: later(a) for k, a in constants.algorithms.items()})
 
 
-def _slowed(algorithm: Algorithm, share: float) -> Algorithm:
+def _slowed(algorithm: Measured, share: float) -> Measured:
     """An algorithm at a share of its rate: what a host can copy limits it, not the wire."""
     every = (p._replace(efficiency=p.efficiency * share) for p in algorithm.protocols)
     return algorithm._replace(protocols=tuple(every))
 
 
-def _stated(algorithm: Algorithm, level: Level) -> Algorithm:
+def _stated(algorithm: Measured, level: Level) -> Measured:
     """An algorithm with the figures that the cluster states in place of the fit's: its efficiency,
     and its latency as the time of one step (then there is no launch beside it)."""
     best = algorithm.fastest

@@ -90,7 +90,7 @@ WIDTHS = (64, 128, 192, 256)
 
 
 def tile_efficiencies(entry: dict[str, Any], elsewhere: bool) -> Array:
-    """Share of the peak that each tile reaches.
+    """Share of the peak (0 to 1) that each of :data:`TILES` reaches, as fitted (``tile_efficiency``).
 
     Memory bound every measured call of the smallest tile, so that its share says how slow the tile
     may be there and no more. ``elsewhere``, on another chip or with weights that take fewer bytes,
@@ -158,11 +158,13 @@ def grouped_fit(
 def gemm_seconds(
     m: Array, n: Array, k: Array, batch: Array, moved: Array, chip: Chip, fit: GemmFit
 ) -> Array:
-    """Seconds of ``batch`` products (m × k)·(k × n) in one call that moves ``moved`` bytes.
+    """Seconds of ``batch`` products (m × k)·(k × n) in one call that moves ``moved`` bytes; shapes broadcast.
 
     launch + min over tiles and splits of (arithmetic⁴ + memory⁴ + cache⁴)^¼ + addition of parts.
     Arithmetic is waves · time of a tile; a wave is a tile on every SM. Memory is bound by the device
-    or by what the busy SMs can keep in flight. m may be a fraction (rows per expert).
+    or by what the busy SMs can keep in flight. m may be a fraction (rows per expert). Constants are
+    fitted to measured calls (``tools/fit_kernels.py``); outside their shapes the terms carry on as a
+    roofline, and nothing beats ``fit.ceiling`` of the peak.
     """
     m, n, k, batch = (np.asarray(x, dtype=np.float64) for x in (m, n, k, batch))
     moved = np.asarray(moved, dtype=np.float64)
@@ -218,7 +220,9 @@ def prefill_seconds(
     """Seconds of a fused attention over ``queries`` per sequence, each seeing ``attended`` keys.
 
     launch + whole tiles' arithmetic + the longest tile's tail + traffic: a sum, since it describes
-    the measurements better than the largest term. ``work`` multiplies all but the launch (backward).
+    the measurements better than the largest term. ``heads`` are the rank's, ``width`` [values] is the
+    mean of the scores' and the values', ``group`` the query heads of a key-value head. ``work`` multiplies
+    all but the launch (backward). Constants: as :func:`gemm_seconds`.
     """
     queries = np.asarray(queries, dtype=np.float64)
     blocks = np.ceil(queries / QUERY_TILE)
@@ -255,8 +259,9 @@ def decode_seconds(
 ) -> Array:
     """Seconds of attention of one new token per sequence to ``keys`` cached ones.
 
-    Reading the cache, at the rate that the blocks in flight draw; the tensor cores' work on query
-    heads padded to a block; a fixed time per head and sequence; queries and output.
+    Reading the cache (``kv_bytes``), at the rate that the blocks in flight draw; the tensor cores' work on
+    query heads padded to a block; a fixed time per head and sequence; queries and output
+    (``query_bytes``). ``heads`` and ``kv_heads`` are the rank's. Constants: as :func:`gemm_seconds`.
     """
     keys = np.asarray(keys, dtype=np.float64)
     group = heads / np.asarray(kv_heads, dtype=np.float64)
@@ -294,7 +299,9 @@ def position(x: Array) -> Array:
 def corrected_s(
     seconds: Array, tables: tuple[CorrectionTable, ...], *at: tuple[Array, ...]
 ) -> Array:
-    """``seconds`` · (1 + the sum of the tables' corrections), each at its own coordinates."""
+    """``seconds`` · (1 + the sum of the tables' corrections), each at its own coordinates, in the tables'
+    order; as they are without tables.
+    """
     if not tables:
         return seconds
     change: Array = 0.0
@@ -312,7 +319,9 @@ def cell(knots: Array, x: Array) -> tuple[Array, Array]:
 
 
 def correction(table: CorrectionTable, coordinates: tuple[Array, ...]) -> Array:
-    """The correction of a table at shape values, one array per axis."""
+    """The correction (measured / formula − 1) of a table at shape values, one array per axis; outside the
+    table it stays at the edge.
+    """
     cells = [cell(k, x) for k, x in zip(table.knots, coordinates, strict=True)]
     flat, shape = table.values.ravel(), table.values.shape
     base: Array = np.int64(0)

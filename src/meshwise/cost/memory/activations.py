@@ -43,8 +43,9 @@ def attention_activation_bytes(ctx: Context, a: Attention) -> tuple[Array, Array
 
 
 def mlp_activation_bytes(ctx: Context, mlp: Mlp, split: Array) -> Array:
-    """Up (and gate) outputs and the down product's input, per token row; a gated activation in two
-    operations keeps the activated gate too."""
+    """Up (and gate) outputs and the down product's input: bytes per token row on a rank of ``split``; a
+    gated activation in two operations keeps the activated gate too.
+    """
     tensors = (
         2 + mlp.gated + (mlp.gated and ctx.training and not ctx.stack.kernels.fused_elementwise)
     )
@@ -161,11 +162,12 @@ def _dropped(ctx: Context, block: Block) -> Array:
 
 
 def layer_activation_bytes(ctx: Context, block: Block) -> Array:
-    """Bytes of one layer's activations for one microbatch, by recompute mode.
+    """Bytes of one layer's activations on a rank for one microbatch, by recompute mode.
 
     none: sbh(10 + 24/t + 5as/(ht)); with sequence parallelism sbh/t(34 + 5as/h); selective: without
-    the scores, or what operation-wise checkpointing keeps; full: the layer's input, 2sbh (equations
-    1-4 and section 5 of the paper).
+    the scores, or what operation-wise checkpointing keeps; full: the layer's input, 2sbh (Korthikanti
+    et al. 2022, arXiv 2205.05198, equations 1-4 and section 5; 16-bit activations with dropout there,
+    here the model's and the stack's own).
     """
     kept, scores = _whole_layer(ctx, block)
     if ctx.stack.memory.selective_recompute == "products":
@@ -210,16 +212,19 @@ def layer_backward_bytes(ctx: Context, block: Block) -> Array:
 
 
 def head_activation_bytes(ctx: Context) -> Array:
-    """Inputs of the final norm and of the output product."""
+    """Bytes per microbatch of the inputs of the final norm and of the output product, on a rank."""
     gathered = 1.0 if ctx.stack.memory.keeps_gathered_inputs else ctx.token_split
     width = ctx.model.hidden * ctx.widths.activation
     return ctx.tokens * width / ctx.token_split + ctx.tokens * width / gathered
 
 
 def loss_bytes(ctx: Context) -> Array:
-    """Logits, their fp32 copies, softmax and gradient at the loss's peak: of a chunk of the tokens,
-    and then beside it what the chunks add up, the gradient of the head's weight (its sum, and the
-    chunk's) and of the loss's input."""
+    """Bytes of logits, their fp32 copies, softmax and gradient at the loss's peak, on a rank.
+
+    Of a chunk of the tokens (``loss_chunks``), ``loss_peak_bytes`` of the stack per logit; with several
+    chunks beside it what they add up, the gradient of the head's weight (its sum, and the chunk's) and of
+    the loss's input.
+    """
     alone, split = ctx.stack.memory.loss_peak_bytes, ctx.stack.memory.loss_peak_bytes_tp
     per_logit = alone if split is None else np.where(ctx.layout.tp > 1, split, alone)
     chunks = ctx.loss_chunks

@@ -10,7 +10,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.cost.memory import activations as act
 from meshwise.cost.schedule import in_flight_microbatches
-from meshwise.layouts.rules import hides_experts
+from meshwise.layouts.rules.case import hides_experts
 from meshwise.program.context import Context
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes
@@ -112,8 +112,12 @@ def transient_bytes(ctx: Context, role: Role) -> Array:
 
 
 def kv_cache_bytes(ctx: Context, role: Role) -> Array:
-    """Keys and values of every sequence; TP beyond the KV heads keeps copies (C38); MLA keeps one
-    latent per token on every rank; decode context parallelism divides either along the sequence."""
+    """Bytes of keys and values of every sequence of a replica on one rank of a stage.
+
+    TP beyond the KV heads keeps copies; MLA keeps one latent per token on every rank; a window holds no
+    more than its keys; decode context parallelism divides all of these along the sequence, and context
+    parallelism a prompt's.
+    """
     total: Array = 0.0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
         a = block.attention
@@ -130,7 +134,8 @@ def kv_cache_bytes(ctx: Context, role: Role) -> Array:
 
 
 def state_bytes(ctx: Context, role: Role) -> StateBytes:
-    """Weights, and in training gradients and Adam's state divided by the ZeRO stage.
+    """Bytes on one rank of a stage: weights, and in training gradients and Adam's state divided by the ZeRO
+    stage (Rajbhandari et al. 2020, arXiv 1910.02054).
 
     16-bit weights with fp32 master copies, or fp32 weights that are cast for the products (FSDP2);
     DistributedDataParallel's reducer has 16-bit buckets of all gradients of its own.
@@ -158,9 +163,12 @@ def state_bytes(ctx: Context, role: Role) -> StateBytes:
 
 
 def working_bytes(ctx: Context, role: Role) -> WorkingBytes:
-    """Training: activations of the microbatches in flight, and what the peak needs beside them.
-    Inference: KV cache, the widest layer's
-    activations, and the logits (16-bit and fp32) of the sequences' last tokens."""
+    """Bytes on one rank of a stage beside its state.
+
+    Training: activations of the microbatches in flight, and what the peak needs beside them. Inference:
+    KV cache, the widest layer's activations, and the logits (16-bit and fp32) of the sequences' last
+    tokens.
+    """
     if ctx.training:
         return WorkingBytes(kept_activation_bytes(ctx, role), 0.0, transient_bytes(ctx, role))
     w, layout = ctx.widths, ctx.layout
@@ -184,7 +192,9 @@ def working_bytes(ctx: Context, role: Role) -> WorkingBytes:
 
 
 def fullest_stage_bytes(ctx: Context, stages: tuple[Role, ...]) -> Array:
-    """Bytes on the stage that needs most."""
+    """Bytes on a rank of the stage that needs most, state and working memory together; stages that a layout
+    does not have count nothing.
+    """
     most: Array = 0.0
     for role in stages:
         most = np.maximum(

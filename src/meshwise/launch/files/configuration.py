@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch.files import yaml_text
-from meshwise.launch.shell.commands import Script, unset_names
+from meshwise.launch.shell.commands import unset_names
 
 MAX_BYTES = 1 << 20
 
@@ -80,10 +79,3 @@ def dotted(table: dict[str, Any], before: str = "") -> dict[str, Any]:
         else:
             found[f"{before}{key}"] = value
     return found
-
-
-def trtllm_yaml(path: str | None, script: Script) -> dict[str, Any]:
-    """The YAML beside a TensorRT-LLM command: in the text, or a file."""
-    if path is None:
-        return {}
-    return yaml_text.mapping(opened(path, "--config", script.files), "--config")

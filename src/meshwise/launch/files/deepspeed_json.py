@@ -8,10 +8,9 @@ from typing import Any
 from meshwise.errors import InputError, shorten
 from meshwise.launch.files.configuration import opened
 from meshwise.launch.flags import misspelt
-from meshwise.launch.settings import Settings
+from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import Script, option, whole_number
-from meshwise.launch.table import target
-from meshwise.launch.targets import deepspeed as zero
+from meshwise.launch.table import read_settings, target
 from meshwise.strict_tables import count
 
 CHECKPOINTING = "gradient_checkpointing"  # the trainer's flag, taken beside the table
@@ -83,7 +82,7 @@ def job_fields(text: str, world: int | None) -> tuple[dict[str, Any], list[str],
             value=shorten(text.strip()[:60]),
             legal="a configuration with its zero_optimization and batch sizes",
         )
-    fields, notes = zero.deepspeed_fields(settings, world)
+    fields, notes = read_settings(target("deepspeed"), settings, world)
     if "dtype" not in fields:
         notes.append("the configuration names no precision: the model's own is priced")
     if fields.get("micro_batch") is None:
@@ -114,6 +113,7 @@ def command_json(words: list[str], script: Script) -> str:
             legal="--deepspeed_config FILE, or the JSON itself",
         )
     table = _table_of(opened(path, "--deepspeed_config", script.files))
+    # sizes, which the trainer's flags may not contradict
     for key, name in (
         ("train_micro_batch_size_per_gpu", "per_device_train_batch_size"),
         ("gradient_accumulation_steps", "gradient_accumulation_steps"),
@@ -123,6 +123,7 @@ def command_json(words: list[str], script: Script) -> str:
             raise _mismatch(key, table[key], f"--{name}", said)
         if said is not None:
             table[key] = said
+    # what would not be priced as it runs
     adapters = next(
         (w for w in words if w.lstrip("-").lower().startswith(("lora", "use_lora"))), None
     )
@@ -133,6 +134,7 @@ def command_json(words: list[str], script: Script) -> str:
             field=adapters,
             legal="a run that trains all weights",
         )
+    # switches that flags set
     if option([*words, ""], CHECKPOINTING) not in (None, "False", "false"):
         table[CHECKPOINTING] = True
     for name in ("bf16", "fp16"):

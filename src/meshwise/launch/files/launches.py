@@ -8,27 +8,26 @@ import re
 from typing import Any
 
 from meshwise.errors import InputError, shorten
+from meshwise.launch import other_software
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import ray_serve, recipe_yaml, yaml_text
 from meshwise.launch.find import Launch
-from meshwise.launch.flags import DEGREES, Words, no_words, read_words
+from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, no_words, read_words
 from meshwise.launch.parsed import (
     Asked,
     NoLaunch,
     Parsed,
-    copies,
     from_settings,
     job_from,
     of_table,
     states_a_layout,
+    with_copies,
 )
 from meshwise.launch.python import calls as python_calls
 from meshwise.launch.python import configurations as python_text
 from meshwise.launch.python.values import Values
-from meshwise.launch.settings import Settings
-from meshwise.launch.table import Target, target
-from meshwise.launch.targets import others
+from meshwise.launch.table import Target, every_target, target
 
 
 def configuration(text: str, asked: Asked) -> Parsed:
@@ -48,39 +47,30 @@ def configuration(text: str, asked: Asked) -> Parsed:
 
 
 def of_mapping(
-    table: dict[str, Any], chosen: Target, asked: Asked, words: Words, *, called: bool = False
+    table: dict[str, Any], chosen: Target, asked: Asked, words: ReadWords, *, called: bool = False
 ) -> Parsed:
     """A target's settings by their names; ``called``: of an engine's call, whose defaults are known."""
-    ours = chosen.name == "trtllm"
-    settings = _trtllm(table) if ours else of_table(table, chosen, words)
+    settings = of_table(table, chosen, words)
+    if (
+        chosen.phase == "serve"
+        and "model" not in chosen.flags
+        and isinstance(table.get("model"), str)
+    ):
+        settings["model"] = table["model"]
     states_a_layout(settings, words, Launch(chosen, [], [], called, {}), asked.gpus)
     return from_settings(chosen, settings, words, asked, asked.gpus)
 
 
-def _trtllm(table: dict[str, Any]) -> Settings:
-    settings: Settings = {"yaml": table}
-    if isinstance(table.get("model"), str):
-        settings["model"] = table["model"]
-    return settings
-
-
 def _owner(table: dict[str, Any]) -> Target:
+    """The target most of whose own keys a file has."""
     keys = set(config_files.leaves(table)) | set(table)
-    if "distributed_type" in keys or {"num_processes", "num_machines"} & keys:
-        return target("accelerate")
-    if {"zero_optimization", "train_micro_batch_size_per_gpu"} & keys:
-        return target("deepspeed")
-    if any("-" in k for k in keys) and "tensor-parallel-size" in keys:
-        return target("vllm")
-    if keys & {"max_model_len", "gpu_memory_utilization", "max_num_seqs", "enforce_eager"}:
-        return target("vllm")
-    if keys & {"mem_fraction_static", "tp_size", "context_length", "max_running_requests"}:
-        return target("sglang")
-    if keys & {"kv_cache_config", "max_seq_len", "cuda_graph_config", "moe_expert_parallel_size"}:
-        return target("trtllm")
-    other = others.of_keys(table)
+    known = {chosen.name: len(keys & set(chosen.keys)) for chosen in every_target()}
+    most = max(known, key=lambda name: known[name])
+    if known[most]:
+        return target(most)
+    other = other_software.of_keys(table)
     if other is not None:
-        raise others.not_read(other)
+        raise other_software.refusal(other)
     raise NoLaunch(
         "command: a configuration file, of which target is not known",
         field="target",
@@ -130,7 +120,7 @@ def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:
             legal=str(read.job.gpus),
             nearest=read.job.gpus,
         )
-    return copies(read, chart.replicas) if chart.replicas > 1 else read
+    return with_copies(read, chart.replicas) if chart.replicas > 1 else read
 
 
 def ray(text: str, asked: Asked) -> Parsed | None:
@@ -145,7 +135,7 @@ def ray(text: str, asked: Asked) -> Parsed | None:
         one = of_mapping(engine.table, chosen, asked, words, called=True)
         if engine.scaled:
             one = one._replace(notes=(*one.notes, "replicas follow the load: one is priced"))
-        read.append(copies(one, engine.replicas) if engine.replicas > 1 else one)
+        read.append(with_copies(one, engine.replicas) if engine.replicas > 1 else one)
     first = read[0]
     notes = [
         f"another engine with another layout ({p.job.words}): the first is priced"
@@ -181,7 +171,7 @@ def python(text: str, tree: ast.Module, asked: Asked) -> Parsed | str:
         own = [w for w in assigned if w.partition("=")[0] in known]
         words = read_words(own, chosen)
         settings = words.settings
-        if not DEGREES & settings.keys():
+        if not LAYOUT_SETTINGS & settings.keys():
             raise python_calls.no_launch(text, values)
         words.ignored.extend(w for w in assigned if w not in own and w.startswith("model."))
     world = asked.gpus or python_text.recipe_gpus(tree, values)
@@ -207,7 +197,7 @@ def _engine(calls: list[python_calls.EngineCall], asked: Asked) -> Parsed:
     read = []
     for call in calls:
         words = no_words()
-        chosen = _same(target(call.target), asked, call.target)
+        chosen = _same(call.target, asked, call.target.name)
         unset = next((key for key in call.table if key.startswith("$")), None)
         if unset is not None:
             raise InputError(

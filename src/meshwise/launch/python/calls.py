@@ -9,18 +9,8 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.python.values import Values, unset_variable
+from meshwise.launch.table import Target, every_target, target
 
-# (package, the call's own name) → the target whose settings its arguments are
-_ENGINES = {
-    ("vllm", "LLM"): "vllm",
-    ("vllm", "EngineArgs"): "vllm",
-    ("vllm", "AsyncEngineArgs"): "vllm",
-    ("sglang", "Engine"): "sglang",
-    ("sglang", "Runtime"): "sglang",
-    ("sglang", "ServerArgs"): "sglang",
-    ("tensorrt_llm", "LLM"): "trtllm",
-}
-_MODEL = {"vllm": "model", "sglang": "model_path", "trtllm": "model"}
 _COMMANDS = ("run", "Popen", "call", "check_call", "check_output", "system", "popen")
 # what a launcher gives its degrees to: (package, what starts such a program)
 _LAUNCHED = {
@@ -39,7 +29,7 @@ _LAUNCHED = {
 class EngineCall(NamedTuple):
     """An engine that the program makes; ``surely``: under no condition and not in a loop."""
 
-    target: str
+    target: Target
     table: dict[str, Any]
     surely: bool
 
@@ -47,29 +37,29 @@ class EngineCall(NamedTuple):
 def engines(tree: ast.Module, values: Values, open_: set[int]) -> list[EngineCall]:
     """The engines that a program makes; one whose arguments are all elsewhere only where no other is."""
     found: list[EngineCall] = []
+    known = {call: chosen for chosen in every_target() for call in chosen.calls}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = values.dotted(node.func)
-            target = _ENGINES.get((name.partition(".")[0], name.rpartition(".")[2]))
-            if target is not None:
+            chosen = known.get(f"{name.partition('.')[0]}.{name.rpartition('.')[2]}")
+            if chosen is not None:
                 found.append(
-                    EngineCall(target, _table(node, target, values), id(node) not in open_)
+                    EngineCall(chosen, _table(node, chosen, values), id(node) not in open_)
                 )
             elif name.startswith("ray.") and name.endswith(".LLMConfig"):
-                found.append(
-                    EngineCall("vllm", ray_table(values.keywords(node)), id(node) not in open_)
-                )
+                ray = ray_table(values.keywords(node))
+                found.append(EngineCall(target("vllm"), ray, id(node) not in open_))
     whole = [c for c in found if not any(key.startswith("$") for key in c.table)]
     return whole or found
 
 
-def _table(node: ast.Call, target: str, values: Values) -> dict[str, Any]:
+def _table(node: ast.Call, chosen: Target, values: Values) -> dict[str, Any]:
     table = values.keywords(node)
     for i, value in enumerate(node.args[:1]):
         if isinstance(value, ast.Starred):
             table[unset_variable(value.value)] = None
         elif i == 0:
-            table.setdefault(_MODEL[target], values.of(value))
+            table.setdefault(chosen.first_argument, values.of(value))
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.python.values import Values
-from meshwise.launch.settings import Settings
+from meshwise.launch.settings.settings import Settings
 from meshwise.launch.table import Target
 
 

@@ -233,7 +233,7 @@ def _command(node: Simple, state: ShellState, depth: int) -> list[ShellState]:
     if declares:
         rest = rest[1:]
         shell_builtins.associative(rest, state.variables)
-    while rest and shell_builtins.entry(rest[0], expander):
+    while rest and shell_builtins.array_entry(rest[0], expander):
         rest.pop(0)
     while rest and (declares or _assignment(rest[0]) is not None):
         token = rest.pop(0)
@@ -267,7 +267,11 @@ def _assign(token: Token, state: ShellState, expander: Expander, passing: bool) 
     name, more = match.group(1), bool(match.group(2))
     old = state.variables.get(name, "")
     value: str | tuple[str, ...]
-    if token.kind == "array" and not passing and shell_builtins.table(name, token.words, expander):
+    if (
+        token.kind == "array"
+        and not passing
+        and shell_builtins.array_table(name, token.words, expander)
+    ):
         return name, ""
     if token.kind == "array":
         value = tuple(f for w in token.words for f in expander.fields(w))

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from meshwise.errors import shorten
+from meshwise.launch.command_text import Written, torchrun
+from meshwise.launch.find import Launch
 from meshwise.launch.job import Job
-from meshwise.launch.settings import Read, Settings, contradiction
-from meshwise.launch.targets.training import replicas, yes
+from meshwise.launch.python.configurations import titan_config
+from meshwise.launch.settings.settings import (
+    Read,
+    Settings,
+    contradiction,
+    replicas_left,
+    yes,
+)
+from meshwise.launch.shell.commands import Script
+from meshwise.launch.table import Target
 from meshwise.stacks.schedules import USUAL, from_torchtitan, torchtitan_name
 
 
-def settings(job: Job) -> Settings:
+def _settings(job: Job) -> Settings:
     """World = dp_replicate · dp_shard · cp · tp · pp; ep divides dp_shard · cp · tp. ZeRO-3 is FSDP2,
     ZeRO-2 FSDP2 that never frees its weights."""
     sharded = job.shard in ("zero2", "zero3")
@@ -49,12 +60,12 @@ def settings(job: Job) -> Settings:
     return s
 
 
-def fields(s: Settings, world: int | None) -> Read:
+def read(s: Settings, world: int | None) -> Read:
     tp, pp, cp = s.get("tp", 1), s.get("pp", 1), s.get("cp", 1)
     replicate, shard = s.get("dp_replicate", 1), s.get("dp_shard", -1)
     rest = tp * pp * cp * replicate
     if shard == -1:
-        shard = replicas(world, rest, "data_parallel_shard_degree")
+        shard = replicas_left(world, rest, "data_parallel_shard_degree")
     elif world is not None and rest * shard != world:
         raise contradiction(
             "world",
@@ -187,3 +198,47 @@ def _converted(s: Settings) -> tuple[str | None, list[str]]:
     if found and not experts and s.get("experts"):
         notes.append("experts are not converted (grouped products): priced as if they were")
     return (found[0] if found else None), notes
+
+
+def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: Target) -> Settings:
+    """Its configuration may be a function in Python, of the text or of a file that it writes."""
+    for file in (text, *script.files.values()):
+        s = titan_config(file, chosen) | s
+    return s
+
+
+def write(job: Job, chosen: Target) -> Written:
+    """A Python function that returns the configuration: section flags are to be removed."""
+    s = _settings(job)
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in s.items():
+        section, _, key = chosen.flags[name].spellings[0].removeprefix("--").partition(".")
+        sections.setdefault(section, {})[key] = value
+    classes = {
+        "parallelism": "ParallelismConfig",
+        "training": "TrainingConfig",
+        "activation_checkpoint": "ActivationCheckpointConfig",
+        "loss": "ChunkedLossWrapper.Config",
+    }
+    body = []
+    for section, values in sections.items():
+        body.append(f"        {section}={classes[section]}(")
+        for key, value in values.items():
+            boolean = value in ("True", "False")
+            shown = value if boolean or not isinstance(value, str) else f'"{value}"'
+            body.append(f"            {key}={shown},")
+        body.append("        ),")
+    imports = "\n".join(f"    {classes[s]}," for s in sorted(sections) if s != "loss")
+    text = (
+        "from torchtitan.components.loss import ChunkedLossWrapper\n"
+        * ("loss" in sections)
+        + "from torchtitan.config import (\n"
+        f"{imports}\n)\nfrom torchtitan.trainer import Trainer\n\n\n"
+        "def meshwise_config() -> Trainer.Config:\n    return Trainer.Config(\n"
+        + "\n".join(body)
+        + "\n    )"
+    )
+    command = (
+        f"{torchrun(job, '-m torchtitan.train')} --module meshwise_titan --config meshwise_config"
+    )
+    return command, {"meshwise_titan.py": text}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
+from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
-from meshwise.launch.settings import Read, Settings, contradiction
-from meshwise.launch.targets import serving_formats
-from meshwise.launch.targets.serving import drafts, load
+from meshwise.launch.settings import formats
+from meshwise.launch.settings.serving import drafts, server_limits
+from meshwise.launch.settings.settings import Read, Settings, contradiction
+from meshwise.launch.table import Target
 
 
-def settings(job: Job) -> Settings:
+def _settings(job: Job) -> Settings:
     """Attention data parallelism gives every rank of the TP group its own requests, and exists in
     YAML only; other replicas are servers of their own. MoE: tp · ep of the experts = tp_size."""
     joined = job.spans_replicas and job.dp > 1 and job.tp == 1
@@ -20,7 +23,7 @@ def settings(job: Job) -> Settings:
         s["pp"] = job.pp
     if job.ep > 1:
         s["ep"] = job.ep
-    s |= load(job)
+    s |= server_limits(job)
     yaml: dict[str, Any] = {}
     if job.has_experts_grid and job.ep * job.etp == whole:
         yaml["moe_tensor_parallel_size"] = job.etp
@@ -34,7 +37,7 @@ def settings(job: Job) -> Settings:
 
 
 # the file's words for what flags say too
-SIZES = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
+_LIMITS = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
 _ALGORITHMS = {
     "FP8_BLOCK_SCALES": "fp8",
     "W4A16_AWQ": "int4",
@@ -43,7 +46,7 @@ _ALGORITHMS = {
 }
 # keys of the file that are read, and what those that are not priced change
 _READ = (
-    *SIZES,
+    *_LIMITS,
     *("tensor_parallel_size", "pipeline_parallel_size", "moe_expert_parallel_size"),
     *("moe_tensor_parallel_size", "enable_attention_dp", "speculative_config", "quant_config"),
     *("model", "kv_cache_config.dtype"),
@@ -70,11 +73,16 @@ _CHANGES = {
 _OTHER_LAYOUT = ("context_parallel_size", "moe_cluster_parallel_size", "cp_config")
 
 
-def unread(yaml: Settings) -> tuple[list[tuple[str, str]], list[str]]:
+def split(table: Settings) -> tuple[Settings, Settings]:
+    """A configuration file's keys are no flags: they stand apart."""
+    return {"yaml": table}, {}
+
+
+def unpriced(s: Settings) -> tuple[list[tuple[str, str]], list[str]]:
     """(what the file says that is not priced and what it changes, keys of no matter)."""
-    unpriced: list[tuple[str, str]] = []
+    left: list[tuple[str, str]] = []
     ignored: list[str] = []
-    for key, value in yaml.items():
+    for key, value in s.get("yaml", {}).items():
         if key in _OTHER_LAYOUT and value not in (None, 1):
             raise contradiction(key, value, "is not followed", "a file without it")
         inner = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
@@ -82,13 +90,14 @@ def unread(yaml: Settings) -> tuple[list[tuple[str, str]], list[str]]:
             if name in _READ or said is None:
                 continue
             if name in _CHANGES:
-                unpriced.append((name, _CHANGES[name]))
+                left.append((name, _CHANGES[name]))
             else:
                 ignored.append(name)
-    return unpriced, ignored
+    return left, ignored
 
 
-def fields(s: Settings) -> Read:
+def read(s: Settings, world: int | None) -> Read:
+    del world  # its own degrees say
     yaml = s.get("yaml", {})
 
     def number(key: str, flag: Any) -> Any:
@@ -125,12 +134,12 @@ def fields(s: Settings) -> Read:
     quant = yaml.get("quant_config")
     quant = quant if isinstance(quant, dict) else {}
     said = said if said not in (None, "auto") else quant.get("kv_cache_quant_algo", said)
-    formats = {
+    said_formats = {
         "kv_dtype": said if said is not None else s.get("kv_dtype"),
         "quantization": _ALGORITHMS.get(str(quant.get("quant_algo")), quant.get("quant_algo")),
     }
-    found |= serving_formats.fields(formats)
-    s = s | {own: yaml[key] for key, own in SIZES.items() if isinstance(yaml.get(key), int)}
+    found |= formats.format_fields(said_formats)
+    s = s | {own: yaml[key] for key, own in _LIMITS.items() if isinstance(yaml.get(key), int)}
     notes = []
     if s.get("cp", 1) > 1:
         notes.append(f"context parallelism of {s['cp']} is not priced in serving")
@@ -148,3 +157,28 @@ def fields(s: Settings) -> Read:
         found |= more
         notes.append(said)
     return found, notes
+
+
+def write(job: Job, chosen: Target) -> Written:
+    s = _settings(job)
+    files = {}
+    if s["yaml"]:
+        files["config.yaml"] = _yaml(s["yaml"])
+        s["config"] = "config.yaml"
+    if (
+        job.tp * job.pp * (job.dp if s["yaml"].get("enable_attention_dp") else 1)
+        > job.gpus_per_node
+    ):
+        s["gpus_per_node"] = job.gpus_per_node
+    return flag_lines(f"trtllm-serve {shlex.quote(job.model)}", s, chosen), files
+
+
+def _yaml(table: dict[str, Any], indent: int = 0) -> str:
+    rows = []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            rows += [" " * indent + f"{key}:", _yaml(value, indent + 2)]
+        else:
+            shown = str(value).lower() if isinstance(value, bool) else value
+            rows.append(" " * indent + f"{key}: {shown}")
+    return "\n".join(rows)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.files import yaml_text
-from meshwise.launch.find import IMAGE
+from meshwise.launch.find import IMAGE, image_targets
 from meshwise.launch.wrappers.slurm import ResourceRequest
 
 # variables in which the text of a manifest says what its pods have
@@ -224,10 +224,12 @@ def _container(container: dict[str, Any]) -> list[str]:
     words = _words(container)
     image = str(container.get("image", ""))
     called = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
-    own = called.startswith("vllm") and words[0].startswith("-")  # an engine's image built again
-    ours = own or ("vllm-openai" in image and (words[0].startswith("-") or "/" in words[0][1:]))
-    if ours and not words[0].endswith(("vllm", "python", "python3", "bash", "sh")):
-        words = [IMAGE, "vllm-openai", *words]
+    for name, chosen in image_targets().items():
+        own = called.startswith(chosen.name) and words[0].startswith("-")  # its image built again
+        ours = own or (name in image and (words[0].startswith("-") or "/" in words[0][1:]))
+        if ours and not words[0].endswith((chosen.name, "python", "python3", "bash", "sh")):
+            words = [IMAGE, name, *words]
+            break
     quoted = [_quoted(w) for w in words]
     return [*rows, " ".join(quoted)]
 

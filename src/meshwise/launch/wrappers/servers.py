@@ -6,7 +6,7 @@ import re
 
 from meshwise.errors import InputError
 from meshwise.launch.find import Launch
-from meshwise.launch.parsed import Parsed, copies
+from meshwise.launch.parsed import Parsed, with_copies
 from meshwise.launch.shell.commands import Script, option, whole_number
 from meshwise.launch.wrappers import manifests, slurm
 
@@ -21,7 +21,7 @@ def server_copies(first: Parsed, alike: list[Launch], script: Script) -> Parsed:
     own = {(option(x.after, "port"), x.variables.get("CUDA_VISIBLE_DEVICES")) for x in alike}
     many = len(own) * pod.servers
     many *= slurm.command_request(launch.before).over(script.batch).array or 1
-    return copies(first, many) if many > 1 else first
+    return with_copies(first, many) if many > 1 else first
 
 
 def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Script) -> None:
@@ -41,7 +41,7 @@ def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Sc
     tasks = asked.all_tasks if "srun" in programs else None
     if any(p in ("mpirun", "mpiexec") for p in programs):
         tasks = whole_number(option(launch.before, "n", "np") or "")
-    mpi = launch.target.name == "trtllm" and tasks is not None and tasks not in (1, job.gpus)
+    mpi = bool(launch.target.mpi) and tasks is not None and tasks not in (1, job.gpus)
     if mpi or (each is not None and job.gpus > nodes * each and backend != "ray"):
         have = f"MPI starts {tasks} ranks" if mpi else f"the batch has {nodes} · {each}"
         raise InputError(

@@ -22,7 +22,7 @@ class World(NamedTuple):
 
 def world_of(launch: Launch, script: Script, gpus: int | None) -> World:
     """GPUs of the whole job; the caller's ``gpus`` where the text does not say."""
-    if launch.target.phase == "serve" or launch.target.name == "accelerate":
+    if launch.target.phase == "serve" or launch.target.world == "flags":
         return World(gpus)  # its own flags say
     found = _processes(launch, script)
     if found.gpus is None:
@@ -111,7 +111,7 @@ def _each(said: str | None, launch: Launch, asked: slurm.ResourceRequest) -> int
     visible = variables.get("CUDA_VISIBLE_DEVICES", "")
     if re.fullmatch(r"\d+(,\d+)*", visible):
         return len(visible.split(","))
-    if said is None and launch.target.name != "deepspeed":
+    if said is None and not launch.target.whole_nodes:
         return whole_number(variables.get("NGPU", "")) or asked.gpus_of_node
     return asked.gpus_of_node
 

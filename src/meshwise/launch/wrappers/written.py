@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from meshwise.launch.command_text import Written
 from meshwise.launch.job import Job
 from meshwise.launch.table import Target
 
-WrappedLaunch = tuple[str, dict[str, str]]
 _PLACED = (
     *("nnodes", "node-rank", "master-addr", "headless", "data-parallel-size-local"),
     *("data-parallel-start-rank", "data-parallel-address", "data-parallel-rpc-port"),
@@ -21,15 +21,13 @@ def engine_gpus(job: Job, servers: int) -> int:
     return job.gpus // servers
 
 
-def slurm(
-    job: Job, chosen: Target, command: str, files: dict[str, str], servers: int
-) -> WrappedLaunch:
+def slurm(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
     """A batch script: one task per node, the launcher inside it; TensorRT-LLM over nodes is one MPI
     task per GPU."""
     gpus = engine_gpus(job, servers)
     nodes = -(-gpus // job.gpus_per_node)
     each = min(gpus, job.gpus_per_node)
-    mpi = chosen.name == "trtllm" and nodes > 1
+    mpi = bool(chosen.mpi) and nodes > 1
     written = [f"cat > {name} <<'EOF'\n{text.rstrip()}\nEOF" for name, text in files.items()]
     body = [
         "#!/bin/bash",
@@ -44,30 +42,28 @@ def slurm(
         *written,
     ]
     inner = command.replace("'", "'\\''")
-    start = "trtllm-llmapi-launch " if mpi else "export NODE_RANK=$SLURM_NODEID; "
+    start = f"{chosen.mpi} " if mpi else "export NODE_RANK=$SLURM_NODEID; "
     options = "--mpi=pmix" if mpi else "--wait=60 --kill-on-bad-exit=1"
     run = f"srun {options} bash -c '{start}{inner}'"
     return "\n".join([*body, run]), files
 
 
-def lws(
-    job: Job, chosen: Target, command: str, files: dict[str, str], servers: int
-) -> WrappedLaunch:
+def lws(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
     """A LeaderWorkerSet: a group of pods per server, one per node."""
     gpus = engine_gpus(job, servers)
     nodes = -(-gpus // job.gpus_per_node)
     each = min(gpus, job.gpus_per_node)
+    # the controller's variables in place of the launcher's
     inner = command.replace("$MASTER_ADDR", "$LWS_LEADER_ADDRESS")
     inner = inner.replace("$NODE_RANK", "$LWS_WORKER_INDEX")
     inner = inner.replace("$((NODE_RANK", "$((LWS_WORKER_INDEX")
-    image = {"vllm": "vllm/vllm-openai:latest", "sglang": "lmsysorg/sglang:latest"}[chosen.name]
 
     def pod(indent: int) -> str:
         rows = [
             "spec:",
             "  containers:",
             f"    - name: {chosen.name}",
-            f"      image: {image}",
+            f"      image: {chosen.image}",
             '      command: ["bash", "-c"]',
             "      args:",
             "        - |",
@@ -87,6 +83,7 @@ def lws(
         ]
         return "\n".join([top, body, *(pad + row for row in rest)])
 
+    # the set: as many groups as servers, their pods alike
     text = "\n".join(
         [
             "apiVersion: leaderworkerset.x-k8s.io/v1",
@@ -107,9 +104,7 @@ def lws(
     return text, {"lws.yaml": text}
 
 
-def kuberay(
-    job: Job, chosen: Target, command: str, files: dict[str, str], servers: int
-) -> WrappedLaunch:
+def kuberay(job: Job, chosen: Target, command: str, files: dict[str, str], servers: int) -> Written:
     """A RayService whose engine_kwargs are vLLM's flags as field names."""
     gpus = engine_gpus(job, servers)
     each = min(gpus, job.gpus_per_node)
@@ -168,7 +163,7 @@ def kuberay(
     return text, {"rayservice.yaml": text}
 
 
-WRAPPER_WRITERS: dict[str, Callable[[Job, Target, str, dict[str, str], int], WrappedLaunch]] = {
+WRAPPER_WRITERS: dict[str, Callable[[Job, Target, str, dict[str, str], int], Written]] = {
     "slurm": slurm,
     "lws": lws,
     "kuberay": kuberay,

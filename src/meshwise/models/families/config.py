@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
-from meshwise.models.families.experts import MOE
+from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
-from meshwise.models.families.llama import DENSE
+from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -26,7 +26,7 @@ from meshwise.models.families.refused import (
 from meshwise.models.quantization import quantised_as
 from meshwise.models.shapes import Model
 
-FAMILIES: dict[str, Family] = {**DENSE, **MOE}
+FAMILIES: dict[str, Family] = {**DENSE_FAMILIES, **MOE_FAMILIES}
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 _DTYPES = {
     "float32": "fp32",

@@ -45,7 +45,7 @@ _GRANITE = size_defaults(
     shared_intermediate_size=0,
 )  # fmt: skip
 
-MOE: dict[str, Family] = {
+MOE_FAMILIES: dict[str, Family] = {
     "mixtral": Family(
         words="Mixtral",
         defaults=size_defaults(4096, 14336, 32, 32, 8, 32000, 131072, num_local_experts=8,

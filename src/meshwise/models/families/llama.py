@@ -43,7 +43,7 @@ _STABLELM = Family(
 _EXAONE_SLIDE: dict[str, Any] = {"sliding_window": 4096, "sliding_window_pattern": 4}
 _GLM: dict[str, Any] = {"query_key_bias": "attention_bias"}
 
-DENSE: dict[str, Family] = {
+DENSE_FAMILIES: dict[str, Family] = {
     **OLDER,
     "llama": _LLAMA_LIKE,
     "Yi": Family(words="Yi", defaults={**_LLAMA, "vocab_size": 64000, "num_key_value_heads": 4}),

@@ -11,7 +11,7 @@ from meshwise.program.operations import Core, Kernel, Op, collective_op, element
 
 
 def attended_pairs(queries: int, keys: int, window: int | None, causal: bool) -> float:
-    """Query-key pairs of one head and sequence.
+    """Query-key pairs of one head and sequence, exactly counted.
 
     ``queries`` are the last of ``keys`` positions. Causal: each query sees itself and what is
     before it, at most ``window`` keys. Not causal: all keys, at most ``window`` each.

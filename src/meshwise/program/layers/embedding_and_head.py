@@ -17,6 +17,7 @@ def embedding(ctx: Context) -> list[Op]:
     width = ctx.model.embedding_dim or h  # OPT-350m: the table is narrower than the layers
     tp = ctx.layout.tp > 1
     sp = ctx.layout.sequence_parallel & tp
+    # the lookup, and the sum of the ranks' rows: whole, or sharded under sequence parallelism
     payload = ctx.tokens * width * w.comm
     lookup = elementwise(
         "embedding.lookup", w.activation_dtype, 2.0 * ctx.tokens * width * w.activation
@@ -42,6 +43,7 @@ def embedding(ctx: Context) -> list[Op]:
             phase="forward",
         ),
     ]
+    # backward: the gathered gradient, and its addition into the rank's rows
     if ctx.training:
         ops.append(
             collective_op(
@@ -55,6 +57,7 @@ def embedding(ctx: Context) -> list[Op]:
             )
         )
         ops.append(lookup._replace(phase="wgrad", hbm_bytes=lookup.hbm_bytes * 1.5))
+    # up to the layers' width, where the table is narrower
     if ctx.model.embedding_dim:
         project = gemm("embedding.project", ctx.tokens, h, width, ctx.wide())
         ops += [project, *(gradients_of(project, w.activation, w.gradient) if ctx.training else ())]
@@ -81,6 +84,7 @@ def head(ctx: Context) -> list[Op]:
     sp = ctx.layout.sequence_parallel & tp
     # every position's logits in training and in verification, else the last position's
     rows = ctx.sequences if ctx.phase == "prefill" else ctx.tokens
+    # the norm, the whole input, the logits
     norm = elementwise(
         "head.norm", w.activation_dtype, 2.0 * ctx.tokens / ctx.token_split * h * w.activation
     )
@@ -95,6 +99,7 @@ def head(ctx: Context) -> list[Op]:
     gather = collective_op(
         "head.input", "all_gather", "tp", w.comm_dtype, payload, count=sharded, phase="forward"
     )
+    # inference: the whole vocabulary's logits on every rank
     if not ctx.training:
         result = collective_op(
             "head.logits",
@@ -106,6 +111,7 @@ def head(ctx: Context) -> list[Op]:
             phase="forward",
         )
         return [norm, gather, *project, logits, result]
+    # training: the loss over a split vocabulary, or over gathered logits
     chunks = ctx.loss_chunks
     logits = parted(logits, chunks)
     whole = vocab * ctx.layout.tp if ctx.stack.kernels.whole_logits else vocab
@@ -131,6 +137,7 @@ def head(ctx: Context) -> list[Op]:
             count=np.where(tp, chunks, 0),
             phase="forward",
         )
+    # backward: of the logits, the input's gradient summed, then what came before
     dgrad, wgrad = gradients_of(logits, w.activation, w.gradient)
     under = "head.logits:wgrad"
     ops = [

@@ -33,7 +33,7 @@ def popularity(experts: int, top_k: int, skew: float) -> Array:
 
 
 def visited(experts: int, top_k: int, tokens: Array, skew: float = 0.0) -> Array:
-    """Share of the experts that at least one of ``tokens`` draws, each token by itself.
+    """Share (0 to 1) of the experts that at least one of ``tokens`` draws, each token by itself.
 
     Even draws (``skew`` 0) visit the most: the upper bound.
     """

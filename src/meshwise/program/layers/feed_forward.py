@@ -14,7 +14,9 @@ _Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
 
 
 def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> Array:
-    """Bytes of the activation function over ``rows`` × ``width``, one fused pass or several."""
+    """Bytes that the activation function reads and writes over ``rows`` × ``width`` values, in one fused pass
+    or several.
+    """
     values = 3.0 if gated else 2.0
     if not ctx.stack.kernels.fused_elementwise:
         values += 2.0  # the gate's product, or the bias, in a pass of its own
@@ -35,7 +37,7 @@ def dense(ctx: Context, mlp: Mlp, prefix: str, stored: _Pair) -> list[Op]:
 
 
 def routed_tokens(ctx: Context) -> Array:
-    """Tokens of this rank that enter the router after TP's share of them: see :func:`moe`."""
+    """Tokens per microbatch of this rank that enter the router after TP's share of them: see :func:`moe`."""
     layout = ctx.layout
     return ctx.tokens * layout.expert_tp() / layout.tp
 

@@ -101,8 +101,9 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
 
 
 def overlap_pieces(ctx: Context) -> Array:
-    """Parts that the tokens are cut into, so that one computes while another communicates: 2 under
-    ``overlap="split"``, where there are two tokens to part."""
+    """Parts (1 or 2) that the tokens are cut into, so that one computes while another communicates: 2 under
+    ``overlap="split"``, where there are two tokens to part. One value per layout.
+    """
     if ctx.stack.overlaps.overlap != "split" or ctx.stack.ideal:
         return np.int64(1)
     return np.where(ctx.sequences * ctx.queries >= 2, 2, 1)
@@ -174,6 +175,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
     payload = ctx.tokens * ctx.model.hidden * w.comm / cut
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
     fused = ctx.stack.kernels.attention == "flash" and not ctx.stack.ideal
+    # the output's gradient, whole again where it is sharded
     ops = [
         collective_op(
             f"{part.name}.output_grad",
@@ -186,6 +188,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             hides_under=f"{part.last}:dgrad",
         )
     ]
+    # each operation's own backward, from the last to the first
     for op in reversed(part.compute):
         if op.kind == "attention":
             ops.append(attention.core_gradient(op, fused))
@@ -194,6 +197,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
         else:
             ops.append(op._replace(phase="dgrad", kind=_WAY_BACK.get(op.kind, op.kind)))
     ops += _context_exchange(ctx, part, "dgrad")
+    # the sums of input gradients that are partial on each rank
     for name, features in part.inputs:
         piece = ctx.tokens * features * w.comm / cut
         under = f"{name}:wgrad"
@@ -249,6 +253,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
             hides_under=f"{part.inputs[0][0]}:wgrad",
         )
     )
+    # the norm before the region
     ops += gradients_of(part.norm, w.activation, w.gradient)
     return ops
 

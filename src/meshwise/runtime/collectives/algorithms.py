@@ -26,7 +26,7 @@ def all_reduce(x: Tensor, peers: Peers, algorithm: str, options: Options) -> Non
         narrow = x.to(torch.bfloat16)
         dist.all_reduce(narrow, group=peers.group)
         x.copy_(narrow)
-    elif algorithm in quantised.LARGEST:
+    elif algorithm in quantised.LARGEST_VALUE:
         chunks = options.chunks if len(set(peers.nodes)) > 1 else 1
         quantised.quantised_all_reduce(x, peers, algorithm, options.scale_group, chunks=chunks)
     else:
@@ -49,7 +49,7 @@ def all_gather(
     out: Tensor, x: Tensor, peers: Peers, algorithm: str, options: Options
 ) -> Iterator[None]:
     """Every rank's ``x`` (o, d, …) into ``out`` (o, N, d, …)."""
-    if algorithm in quantised.LARGEST:
+    if algorithm in quantised.LARGEST_VALUE:
         yield from quantised.quantised_all_gather(out, x, peers, algorithm, options.scale_group)
     elif algorithm == "bf16":
         yield from _in_bf16(all_gather, out, x, peers, options)
@@ -60,14 +60,14 @@ def all_gather(
         work.wait()
         out.copy_(flat.transpose(0, 1))
     else:
-        yield from p2p.all_gather(out, x, peers)
+        yield from p2p.direct_all_gather(out, x, peers)
 
 
 def reduce_scatter(
     out: Tensor, x: Tensor, peers: Peers, algorithm: str, options: Options
 ) -> Iterator[None]:
     """``x`` (o, N, d, …) summed over the ranks, this rank's (o, d, …) into ``out``."""
-    if algorithm in quantised.LARGEST:
+    if algorithm in quantised.LARGEST_VALUE:
         yield from quantised.quantised_reduce_scatter(out, x, peers, algorithm, options.scale_group)
     elif algorithm == "bf16":
         yield from _in_bf16(reduce_scatter, out, x, peers, options)
@@ -77,7 +77,7 @@ def reduce_scatter(
         yield
         work.wait()
     else:
-        yield from p2p.reduce_scatter(out, x, peers)
+        yield from p2p.direct_reduce_scatter(out, x, peers)
 
 
 def _in_bf16(

@@ -15,7 +15,7 @@ from torch import Tensor
 from meshwise.runtime.collectives import algorithms, hierarchy, p2p, tuning
 from meshwise.runtime.collectives.peers import Peers
 from meshwise.runtime.collectives.shared_memory import SharedMemory
-from meshwise.runtime.measure.ledger import Call, Ledger
+from meshwise.runtime.measure.ledger import CollectiveCall, Ledger
 from meshwise.runtime.options import Options
 from meshwise.runtime.ranks import watch
 
@@ -24,7 +24,7 @@ SLOTS = 4  # of shared memory: two halves of a split batch, each with one in fli
 LARGEST_SLOT = 1 << 25
 
 
-class Group:
+class TPGroup:
     """A TP group as the layers see it. ``ledger`` has what it did; ``options`` how it does it;
     ``sequence`` whether the running forward pass splits its hidden states by sequence."""
 
@@ -104,7 +104,7 @@ class Group:
         phase: str,
         *,
         payload: int | None = None,
-        of: Call | None = None,
+        of: CollectiveCall | None = None,
     ) -> Reduction:
         """An all-reduce whose input is still to be written: see :class:`Reduction`. The first piece of
         one counts the ``payload`` of all, the others are ``of`` it."""
@@ -145,7 +145,7 @@ class Group:
         *,
         exact: bool = False,
         payload: int | None = None,
-        of: Call | None = None,
+        of: CollectiveCall | None = None,
     ) -> Pending:
         """Every rank's ``x`` (o, d, …) into ``out`` (o, N, d, …), begun. Pieces as for
         :meth:`reduction`."""
@@ -180,7 +180,7 @@ class Group:
         phase: str,
         *,
         payload: int | None = None,
-        of: Call | None = None,
+        of: CollectiveCall | None = None,
     ) -> Pending:
         """The sum over ranks of ``x`` (o, N, d, …), this rank's (o, d, …), begun; ``x`` may be (a view
         of) what :meth:`room` gave. Pieces as for :meth:`reduction`."""
@@ -220,7 +220,7 @@ class Group:
         return slot
 
     def _through_memory(
-        self, call: Call, read: Callable[[list[Tensor]], Tensor], begin: Any
+        self, call: CollectiveCall, read: Callable[[list[Tensor]], Tensor], begin: Any
     ) -> Pending:
         assert self._room is not None
         shared, self._room = self._room[0], None
@@ -234,7 +234,7 @@ class Group:
         self.ledger.waited(call, begin)
         return Pending(self, call, finish)
 
-    def _begin(self, call: Call, steps: Iterator[None], out: Tensor) -> Pending:
+    def _begin(self, call: CollectiveCall, steps: Iterator[None], out: Tensor) -> Pending:
         """Post what ``steps`` send; they are finished when the result is asked for. In the helper thread
         once there is one, after what it was given before: all ranks then call in the same order."""
         begin = self.ledger.now()
@@ -269,8 +269,10 @@ class Group:
             return numel * like.element_size()
         return numel * (2 if narrow == "bf16" else 1)
 
-    def _call(self, name: str, kind: str, payload: int, phase: str, algorithm: str) -> Call:
-        call = Call(name, kind, self.axis, self.size, payload, phase, algorithm)
+    def _call(
+        self, name: str, kind: str, payload: int, phase: str, algorithm: str
+    ) -> CollectiveCall:
+        call = CollectiveCall(name, kind, self.axis, self.size, payload, phase, algorithm)
         self.ledger.count(call)
         return call
 
@@ -279,7 +281,7 @@ class Pending:
     """A collective that has begun. ``result()`` waits for it, on the board and in the ledger; another
     half of a split batch runs in the meantime."""
 
-    def __init__(self, group: Group, call: Call, finish: Callable[[], Tensor]) -> None:
+    def __init__(self, group: TPGroup, call: CollectiveCall, finish: Callable[[], Tensor]) -> None:
         self.group, self.call, self._finish = group, call, finish
 
     def result(self) -> Tensor:
@@ -300,13 +302,13 @@ class Reduction:
 
     def __init__(
         self,
-        group: Group,
+        group: TPGroup,
         shape: tuple[int, ...],
         like: Tensor,
         name: str,
         phase: str,
         payload: int | None,
-        of: Call | None,
+        of: CollectiveCall | None,
     ) -> None:
         self.group = group
         size = math.prod(shape) * like.element_size()

@@ -7,7 +7,13 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwise.runtime.collectives.p2p import LEAST_PIECE, finish, gather_parts, pieces, scatter_sum
+from meshwise.runtime.collectives.p2p import (
+    LEAST_PIECE,
+    finish,
+    flat_pieces,
+    gather_parts,
+    scatter_sum,
+)
 from meshwise.runtime.collectives.peers import Peers
 
 
@@ -30,7 +36,7 @@ def hierarchical_all_reduce(
     if local is None or across is None:
         raise ValueError(f"no hierarchy in ranks on nodes {peers.nodes}")
     crossing: list[tuple[list[Tensor], Any]] = []
-    for piece in pieces(x, chunks, least):
+    for piece in flat_pieces(x, chunks, least):
         parts = list(piece.tensor_split(local.size))
         finish(scatter_sum(parts, parts[local.rank], local))
         work = dist.all_reduce(parts[local.rank], group=across.group, async_op=True)

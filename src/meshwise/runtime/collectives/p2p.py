@@ -22,16 +22,16 @@ def wait(works: list[Any]) -> None:
         work.wait()
 
 
-def flat(x: Tensor) -> Tensor:
+def flat_view(x: Tensor) -> Tensor:
     """One dimension of the same memory. Raises ValueError for a tensor that is not contiguous."""
     if not x.is_contiguous():
         raise ValueError("a collective in place takes a contiguous tensor")
     return x.view(-1)
 
 
-def pieces(x: Tensor, chunks: int, least: int) -> tuple[Tensor, ...]:
+def flat_pieces(x: Tensor, chunks: int, least: int) -> tuple[Tensor, ...]:
     """``x``, flat, in at most ``chunks`` pieces of at least ``least`` bytes (or one)."""
-    return flat(x).tensor_split(max(1, min(chunks, x.numel(), x.nbytes // max(least, 1))))
+    return flat_view(x).tensor_split(max(1, min(chunks, x.numel(), x.nbytes // max(least, 1))))
 
 
 def facing(whole: Tensor, part: Tensor, peers: Peers) -> list[Tensor]:
@@ -58,7 +58,7 @@ def ring_all_reduce(x: Tensor, peers: Peers) -> Tensor:
     n, rank = peers.size, peers.rank
     if n == 1:
         return x
-    chunks = flat(x).tensor_split(n)
+    chunks = flat_view(x).tensor_split(n)
     after, before = (rank + 1) % n, (rank - 1) % n
     landed = torch.empty_like(chunks[0])  # the longest is first
     for step in range(n - 1):
@@ -121,13 +121,13 @@ def gather_parts(parts: list[Tensor], peers: Peers) -> Iterator[None]:
             parts[r].copy_(part)
 
 
-def reduce_scatter(out: Tensor, x: Tensor, peers: Peers) -> Iterator[None]:
+def direct_reduce_scatter(out: Tensor, x: Tensor, peers: Peers) -> Iterator[None]:
     """``x`` (o, N, d, …) summed over the ranks, this rank's (o, d, …) into ``out``; a rank sends
     (N - 1) / N of the payload. Yields when all is on its way."""
     yield from scatter_sum(facing(x, out, peers), out, peers)
 
 
-def all_gather(out: Tensor, x: Tensor, peers: Peers) -> Iterator[None]:
+def direct_all_gather(out: Tensor, x: Tensor, peers: Peers) -> Iterator[None]:
     """Every rank's ``x`` (o, d, …) into ``out`` (o, N, d, …), in the order of the ranks; a rank sends its
     own N - 1 times. Yields when all is on its way."""
     parts = facing(out, x, peers)

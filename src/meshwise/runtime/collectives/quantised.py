@@ -16,15 +16,15 @@ from meshwise.runtime.collectives.p2p import (
     LEAST_PIECE,
     facing,
     finish,
+    flat_pieces,
     gather_parts,
-    pieces,
     scatter_sum,
     wait,
 )
 from meshwise.runtime.collectives.peers import Peers
 from meshwise.strict_tables import one_of
 
-LARGEST = {"int8": 127.0, "e4m3": 448.0, "e5m2": 57344.0}
+LARGEST_VALUE = {"int8": 127.0, "e4m3": 448.0, "e5m2": 57344.0}
 _STORED = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 GROUP = 128
 _SMALLEST = 2.0**-126  # normal fp32: below it a reciprocal overflows
@@ -55,7 +55,7 @@ def quantise(x: Tensor, form: str, group: int = GROUP) -> Tensor:
     packed = torch.empty(packed_bytes(n, group), dtype=torch.uint8, device=x.device)
     scales = packed[: 4 * groups].view(torch.float32)
     torch.amax(values.abs(), dim=1, out=scales)
-    scales.mul_(1.0 / LARGEST[form])
+    scales.mul_(1.0 / LARGEST_VALUE[form])
     inverse = torch.where(scales < _SMALLEST, 0.0, scales.reciprocal())
     narrow = values * inverse.unsqueeze(1)
     if form == "int8":
@@ -86,7 +86,7 @@ def quantised_all_reduce(
     if peers.size == 1:
         return x
     running: list[Iterator[None]] = []
-    for piece in pieces(x, chunks, least):
+    for piece in flat_pieces(x, chunks, least):
         steps = _reduced(piece, peers, form, group)
         next(steps, None)
         running.append(steps)

@@ -32,7 +32,7 @@ FOLDER = "/dev/shm"
 LINE = 64  # bytes that a core takes at once: flags of two ranks never share them
 LOOK_S = 0.1  # between looks at whether a late rank still lives
 TWO_SHOT_FROM = 1 << 16  # bytes from which more than two ranks add a part each
-PIECE = 1 << 20  # bytes of a slot that stay in a cache between the writer and its reader
+_PIECE_BYTES = 1 << 20  # bytes of a slot that stay in a cache between the writer and its reader
 _KINDS = ("published", "summed", "done")
 
 
@@ -157,8 +157,8 @@ class SharedMemory:
         self._fits(x.nbytes)
         pieces: tuple[Tensor, ...] = (x,)
         # operations in flight may hold all slots but one
-        if x.nbytes > PIECE and x.is_contiguous() and self.slots > 1 and not self._open:
-            pieces = x.view(-1).split(PIECE // x.element_size())
+        if x.nbytes > _PIECE_BYTES and x.is_contiguous() and self.slots > 1 and not self._open:
+            pieces = x.view(-1).split(_PIECE_BYTES // x.element_size())
         sent: list[tuple[int, Tensor]] = []
         for piece in pieces:
             slot = self.buffer(tuple(piece.shape), x.dtype)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from meshwise.runtime.collectives.group import Group
+from meshwise.runtime.collectives.group import TPGroup
 from meshwise.runtime.collectives.peers import Peers
 from meshwise.runtime.options import Options
 from meshwise.runtime.ranks import watch
@@ -42,7 +42,7 @@ def measure(
     copied = _median(lambda: y.copy_(x), device)
     reduced = []
     if peers.size > 1:
-        group = Group(peers, options)
+        group = TPGroup(peers, options)
         for size in REDUCED_BYTES:
             x = torch.zeros(size // 4, device=device)
             reduced.append([size, _median(lambda x=x: _reduce(group, x), device)])  # type: ignore[misc]
@@ -61,7 +61,7 @@ def measure(
     }
 
 
-def _reduce(group: Group, x: torch.Tensor) -> None:
+def _reduce(group: TPGroup, x: torch.Tensor) -> None:
     pending = group.reduction(tuple(x.shape), x, "host", "forward")
     pending.tensor.copy_(x)
     pending.start()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 
-class Call(NamedTuple):
+class CollectiveCall(NamedTuple):
     """A collective as ``explain`` lists it. ``payload_bytes`` as nccl-tests counts it."""
 
     name: str
@@ -34,13 +34,13 @@ class Ledger:
     """
 
     def __init__(self, *, cuda: bool = False) -> None:
-        self.calls: Counter[Call] = Counter()
-        self.call_s: defaultdict[Call, float] = defaultdict(float)
+        self.calls: Counter[CollectiveCall] = Counter()
+        self.call_s: defaultdict[CollectiveCall, float] = defaultdict(float)
         self.scopes: Counter[Scope] = Counter()
         self.scope_s: defaultdict[Scope, float] = defaultdict(float)
         self.cuda = cuda
         self.detailed = False
-        self._events: list[tuple[Call | Scope, Any, Any]] = []
+        self._events: list[tuple[CollectiveCall | Scope, Any, Any]] = []
 
     def clear(self) -> None:
         for table in (self.calls, self.call_s, self.scopes, self.scope_s, self._events):
@@ -54,10 +54,10 @@ class Ledger:
         event.record()
         return event
 
-    def count(self, call: Call) -> None:
+    def count(self, call: CollectiveCall) -> None:
         self.calls[call] += 1
 
-    def waited(self, call: Call, since: Any) -> None:
+    def waited(self, call: CollectiveCall, since: Any) -> None:
         if self.cuda:
             self._events.append((call, since, self.now()))
         else:
@@ -84,7 +84,7 @@ class Ledger:
         torch.cuda.synchronize()
         for key, begin, end in self._events:
             seconds = begin.elapsed_time(end) / 1e3
-            if isinstance(key, Call):
+            if isinstance(key, CollectiveCall):
                 self.call_s[key] += seconds
             else:
                 self.scope_s[key] += seconds

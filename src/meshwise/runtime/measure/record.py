@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from meshwise.runtime.measure.ledger import Call, Ledger
+from meshwise.runtime.measure.ledger import CollectiveCall, Ledger
 from meshwise.runtime.mesh.mesh import Mesh
 
-Row = tuple[str, str, str, str]  # of collectives: name, kind, axis, phase
+_CallKey = tuple[str, str, str, str]  # of collectives: name, kind, axis, phase
 
 
 def of_rank(
@@ -61,20 +61,21 @@ def record(
     differ in payload alone, the largest is shown."""
     detailed = statistics.median(apart)
     step = statistics.median(seconds)
+    # compute and collectives of every rank, by operation
     compute: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    calls: dict[Row, list[tuple[float, float | None]]] = {}
-    largest: dict[Row, Call] = {}
+    calls: dict[_CallKey, list[tuple[float, float | None]]] = {}
+    largest: dict[_CallKey, CollectiveCall] = {}
     shares, left = [], []
     for rank in ranks:
-        tp = [s for call, _, s in rank["collectives"] if Call(*call).axis in ("tp", "kv")]
+        tp = [s for call, _, s in rank["collectives"] if CollectiveCall(*call).axis in ("tp", "kv")]
         waited = sum(s for s in tp if s is not None)
         shares.append(waited / detailed)
         left.append(detailed - waited - sum(s for *_, s in rank["compute"]))
         for name, phase, n, s in rank["compute"]:
             compute.setdefault((name, phase), []).append((n, s))
-        own: dict[Row, tuple[float, float | None]] = {}
+        own: dict[_CallKey, tuple[float, float | None]] = {}
         for fields, n, s in rank["collectives"]:
-            call = Call(*fields)
+            call = CollectiveCall(*fields)
             row = call.name, call.kind, call.axis, call.phase
             if row not in largest or call.payload_bytes > largest[row].payload_bytes:
                 largest[row] = call
@@ -82,6 +83,7 @@ def record(
             own[row] = before[0] + n, before[1] if s is None else (before[1] or 0.0) + s
         for row, found in own.items():
             calls.setdefault(row, []).append(found)
+    # what one rank alone has
     losses: list[float] = next((r["losses"] for r in ranks if r["losses"]), [])
     ttft, tpot = ranks[0]["ttft_s"], ranks[0]["tpot_s"]
     return {

@@ -17,7 +17,7 @@ from meshwise.runtime.measure.ledger import Ledger
 if TYPE_CHECKING:
     from meshwise.runtime.model.parallelize import Parallel
 
-ATTENTION = "meshwise"  # transformers' name for the timed attention function
+_ATTENTION = "meshwise"  # transformers' name for the timed attention function
 
 
 class _Span:
@@ -57,7 +57,7 @@ class _Leave(torch.autograd.Function):
         return None, None, grad
 
 
-def timed(ledger: Ledger, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def timed_function(ledger: Ledger, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` of tensors (and other arguments), its first result timed."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -83,7 +83,7 @@ def timed(ledger: Ledger, name: str, function: Callable[..., Any]) -> Callable[.
     return run
 
 
-def install(state: Parallel) -> None:
+def install_scopes(state: Parallel) -> None:
     """Time what a layer consists of besides its products, under the names of ``explain``."""
     plan, ledger = state.plan, state.ledger
     for layer in state.layers:
@@ -111,7 +111,7 @@ def install(state: Parallel) -> None:
 
 
 def _wrap(module: nn.Module, ledger: Ledger, name: str) -> None:
-    module.forward = timed(ledger, name, module.forward)  # type: ignore[method-assign]
+    module.forward = timed_function(ledger, name, module.forward)  # type: ignore[method-assign]
 
 
 def _attention(attention: Any, ledger: Ledger) -> None:
@@ -121,7 +121,7 @@ def _attention(attention: Any, ledger: Ledger) -> None:
     inner = attention.config._attn_implementation
     if inner == "eager":
         return  # it is in the model's own file
-    name = f"{ATTENTION}_{inner}"
+    name = f"{_ATTENTION}_{inner}"
     if name not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(name, _core(ALL_ATTENTION_FUNCTIONS[inner]))
     attention.config._attn_implementation = name
@@ -132,7 +132,7 @@ def _core(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(
         module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        core = timed(module.timed_core, "layer.attention.core", function)
+        core = timed_function(module.timed_core, "layer.attention.core", function)
         return core(module, query, key, value, *args, **kwargs)
 
     return run

@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwise.runtime.measure.ledger import Call, Ledger
+from meshwise.runtime.measure.ledger import CollectiveCall, Ledger
 from meshwise.runtime.model.parallelize import Parallel
 
-DENSE, EXPERTS = "dense", "experts"
-AXES = {DENSE: "dp_cp", EXPERTS: "expert_dp"}
+_DENSE, EXPERTS = "dense", "experts"
+_AXES = {_DENSE: "dp_cp", EXPERTS: "expert_dp"}
 
 
-def kinds(state: Parallel) -> dict[int, str]:
+def expert_parameters(state: Parallel) -> dict[int, str]:
     """By id: the parameters of experts, which explain lists apart."""
     return {
         id(p): EXPERTS
@@ -36,12 +36,14 @@ class Buckets:
 
     def __call__(self, _: Any, bucket: Any) -> torch.futures.Future[Tensor]:
         for p in bucket.parameters():
-            self._bytes[self.kind.get(id(p), DENSE)] += p.nbytes
+            self._bytes[self.kind.get(id(p), _DENSE)] += p.nbytes
         if bucket.is_last():
             for kind, size in self._bytes.items():
-                name, axis = f"gradients.{kind}", AXES[kind]
+                name, axis = f"gradients.{kind}", _AXES[kind]
                 self.ledger.count(
-                    Call(name, "all_reduce", axis, self.ranks, size, "grad_reduce", "backend")
+                    CollectiveCall(
+                        name, "all_reduce", axis, self.ranks, size, "grad_reduce", "backend"
+                    )
                 )
             self._bytes.clear()
         buffer = bucket.buffer()
@@ -55,7 +57,7 @@ class _Shards:
     """A collective of FSDP2 as torch lets it be replaced: what it does itself, counted."""
 
     def __init__(self, ledger: Ledger, unit: str, kind: str) -> None:
-        self.ledger, self.unit, self.axis, self.kind = ledger, unit, AXES[kind], kind
+        self.ledger, self.unit, self.axis, self.kind = ledger, unit, _AXES[kind], kind
 
     def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
@@ -63,7 +65,7 @@ class _Shards:
     def count(self, what: str, kind: str, group: Any, payload: int, phase: str) -> None:
         name = f"{self.unit}{what}.{self.kind}"
         ranks = dist.get_world_size(group)
-        self.ledger.count(Call(name, kind, self.axis, ranks, payload, phase, "backend"))
+        self.ledger.count(CollectiveCall(name, kind, self.axis, ranks, payload, phase, "backend"))
 
 
 class _Gather(_Shards):
@@ -93,7 +95,7 @@ class _Scatter(_Shards):
         )
 
 
-def shards(module: Any, ledger: Ledger, unit: str, kind: str = DENSE) -> None:
+def count_sharded(module: Any, ledger: Ledger, unit: str, kind: str = _DENSE) -> None:
     """Count the collectives of a module that FSDP2 has sharded. ``unit``: "layer.", or nothing for what
     is no layer. Older torch does not let them be replaced."""
     if hasattr(module, "set_custom_all_gather"):
@@ -101,7 +103,7 @@ def shards(module: Any, ledger: Ledger, unit: str, kind: str = DENSE) -> None:
         module.set_custom_reduce_scatter(_Scatter(ledger, unit, kind))
 
 
-def messages(stage: Any, ledger: Ledger, ranks: int) -> None:
+def count_messages(stage: Any, ledger: Ledger, ranks: int) -> None:
     """Count what a pipeline stage sends."""
     for method, name, phase in (
         ("get_fwd_send_ops", "activation", "forward"),
@@ -116,7 +118,9 @@ def messages(stage: Any, ledger: Ledger, ranks: int) -> None:
             for op in ops:
                 size = op.tensor.nbytes
                 ledger.count(
-                    Call(f"pipeline.{name}", "send_recv", "pp", ranks, size, phase, "backend")
+                    CollectiveCall(
+                        f"pipeline.{name}", "send_recv", "pp", ranks, size, phase, "backend"
+                    )
                 )
             return ops
 

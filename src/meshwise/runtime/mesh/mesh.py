@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from meshwise.errors import InputError
 from meshwise.runtime.collectives.peers import Peers, new_group
-from meshwise.runtime.measure.ledger import Call
+from meshwise.runtime.measure.ledger import CollectiveCall
 from meshwise.runtime.mesh import counted
 from meshwise.runtime.mesh.pipeline import Stage
 from meshwise.runtime.model.parallelize import Parallel
@@ -105,7 +105,9 @@ class Trainer:
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         settings: dict[str, Any] = {buffers: False}  # they are constants
         wrapped = ddp(self.trained, process_group=group, **settings)
-        buckets = counted.Buckets(ledger, group, self.mesh.dp, counted.kinds(self.state))
+        buckets = counted.Buckets(
+            ledger, group, self.mesh.dp, counted.expert_parameters(self.state)
+        )
 
         def hook(state: Any, bucket: Any) -> Any:
             return buckets(state, bucket)
@@ -123,18 +125,18 @@ class Trainer:
             for experts in layer.modules():
                 if getattr(experts, "split_over_ranks", False):
                     fully_shard(experts, mesh=mesh)
-                    counted.shards(experts, ledger, "layer.", counted.EXPERTS)
+                    counted.count_sharded(experts, ledger, "layer.", counted.EXPERTS)
             fully_shard(layer, mesh=mesh)
-            counted.shards(layer, ledger, "layer.")
+            counted.count_sharded(layer, ledger, "layer.")
         fully_shard(self.trained, mesh=mesh, reshard_after_forward=True)
-        counted.shards(self.trained, ledger, "")
+        counted.count_sharded(self.trained, ledger, "")
 
     def step(self, ids: Tensor, labels: Tensor) -> Tensor | None:
         loss = self._pipelined(ids, labels) if self.mesh.pp > 1 else self._accumulated(ids, labels)
         self.state.sum_shared()
         if self._tied is not None and self._ends is not None:
             size, ledger = self._tied.nbytes, self.state.ledger
-            call = Call(
+            call = CollectiveCall(
                 "gradients.embedding", "all_reduce", "pp", 2, size, "grad_reduce", "backend"
             )
             ledger.count(call)
@@ -203,7 +205,7 @@ class Trainer:
             output_args=(logits if mesh.last else hidden,),
             group=mesh.mesh["pp"].get_group(),
         )
-        counted.messages(stage, state.ledger, mesh.pp)
+        counted.count_messages(stage, state.ledger, mesh.pp)
         made = Schedule1F1B if self.schedule_name == "1f1b" else ScheduleGPipe
 
         def loss(output: Tensor, target: Tensor) -> Tensor:

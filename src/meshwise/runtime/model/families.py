@@ -21,7 +21,7 @@ class Product(NamedTuple):
     parts: tuple[str, ...]
 
 
-class Family(NamedTuple):
+class SplitFamily(NamedTuple):
     """Paths are within the base model, those of a layer's modules within the layer."""
 
     base: str
@@ -43,7 +43,7 @@ _SEPARATE = (
     Product("k_proj", ("kv",)),
     Product("v_proj", ("kv",)),
 )
-_LLAMA = Family(
+_LLAMA = SplitFamily(
     base="model",
     layers="layers",
     embedding="embed_tokens",
@@ -55,7 +55,7 @@ _LLAMA = Family(
     up=(Product("gate_proj", ("ffn",)), Product("up_proj", ("ffn",))),
     down="down_proj",
 )
-FAMILIES: dict[str, Family] = {
+SPLIT_FAMILIES: dict[str, SplitFamily] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -67,7 +67,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "mixtral": _LLAMA,
     "qwen3_moe": _LLAMA,
-    "gpt2": Family(
+    "gpt2": SplitFamily(
         base="transformer",
         layers="h",
         embedding="wte",
@@ -80,7 +80,7 @@ FAMILIES: dict[str, Family] = {
         down="c_proj",
         views_whole=True,
     ),
-    "opt": Family(
+    "opt": SplitFamily(
         base="model.decoder",
         layers="layers",
         embedding="embed_tokens",
@@ -95,16 +95,16 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family(model_type: str) -> Family:
+def split_family(model_type: str) -> SplitFamily:
     """Raise :class:`InputError` for a family without a table."""
-    found = FAMILIES.get(model_type)
+    found = SPLIT_FAMILIES.get(model_type)
     if found is None:
-        near = closest(model_type, FAMILIES)
+        near = closest(model_type, SPLIT_FAMILIES)
         raise InputError(
             f"model: {model_type!r} is no family that the runtime can split",
             field="model",
             value=model_type,
-            legal=sorted(FAMILIES),
+            legal=sorted(SPLIT_FAMILIES),
             nearest=near[0] if near else None,
         )
     return found
@@ -133,7 +133,7 @@ class Sizes(NamedTuple):
         return max(self.ranks // self.kv_heads, 1)
 
 
-def sizes(config: Any, ranks: int, rank: int) -> Sizes:
+def rank_sizes(config: Any, ranks: int, rank: int) -> Sizes:
     """Raise :class:`InputError` for a TP degree that the heads do not allow."""
     heads = config.num_attention_heads
     kv = getattr(config, "num_key_value_heads", None) or heads
@@ -188,7 +188,7 @@ def features(
     return tuple(spans), size
 
 
-def cuts(model: nn.Module, plan: Family, s: Sizes) -> dict[str, Cut]:
+def cuts(model: nn.Module, plan: SplitFamily, s: Sizes) -> dict[str, Cut]:
     """How every parameter of a (whole) model is cut for a rank; tied ones appear under each name."""
     found: dict[str, Cut] = {}
     whole = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}

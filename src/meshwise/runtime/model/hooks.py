@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from meshwise.runtime.collectives.group import Group
+from meshwise.runtime.collectives.group import TPGroup
 from meshwise.runtime.measure import scopes
 from meshwise.runtime.model.loss import GatherLogits, causal_loss
 from meshwise.runtime.model.modules import Bundle
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meshwise.runtime.model.parallelize import Parallel
 
 
-def install(state: Parallel) -> None:
+def install_hooks(state: Parallel) -> None:
     """All of them, and the loss over a split vocabulary."""
     model, group, plan = state.model, state.group, state.plan
     layers = state.layers
@@ -44,12 +44,12 @@ def install(state: Parallel) -> None:
             output.logits = logits[..., : state.vocabulary]
         return output
 
-    scopes.install(state)
+    scopes.install_scopes(state)
     model.register_forward_pre_hook(before, with_kwargs=True)
     model.register_forward_hook(after, with_kwargs=True, always_call=True)
     if group.size == 1:
         return
-    split.install(state.base, plan, group)
+    split.install_split(state.base, plan, group)
     layers[0].register_forward_pre_hook(own(group), with_kwargs=True)
     if plan.views_whole:
         _widen_last(state)
@@ -71,7 +71,7 @@ def _first(
     return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
 
-def own(group: Group) -> Any:
+def own(group: TPGroup) -> Any:
     """A hook that takes this rank's shard of what is in the shape of the whole."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -82,7 +82,7 @@ def own(group: Group) -> Any:
     return hook
 
 
-def _in_shape(group: Group, bundle: Bundle) -> Any:
+def _in_shape(group: TPGroup, bundle: Bundle) -> Any:
     """A hook that gives attention, which looks at its input's shape, the shape of the whole."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -102,7 +102,7 @@ def _widen_last(state: Parallel) -> None:
     state.model.get_submodule("lm_head").register_forward_pre_hook(narrow)
 
 
-def widened(group: Group) -> Any:
+def widened(group: TPGroup) -> Any:
     """A hook that puts a shard into the shape of the whole."""
 
     def hook(_: nn.Module, args: Any, output: Tensor) -> Any:
@@ -111,7 +111,7 @@ def widened(group: Group) -> Any:
     return hook
 
 
-def _around_experts(block: nn.Module, group: Group) -> None:
+def _around_experts(block: nn.Module, group: TPGroup) -> None:
     """A block whose router and experts read one input: everything inside has a part of its gradient."""
     inner = block.forward
 

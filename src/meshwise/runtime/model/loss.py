@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from meshwise.runtime.collectives.group import Group
+from meshwise.runtime.collectives.group import TPGroup
 
 
 class VocabularyCrossEntropy(torch.autograd.Function):
@@ -20,7 +20,13 @@ class VocabularyCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, group: Group, logits: Tensor, targets: Tensor, start: int, valid: int, ignore: int
+        ctx: Any,
+        group: TPGroup,
+        logits: Tensor,
+        targets: Tensor,
+        start: int,
+        valid: int,
+        ignore: int,
     ) -> Tensor:
         begin = group.ledger.now()
         x = logits.double() if logits.dtype == torch.float64 else logits.float()
@@ -64,7 +70,7 @@ class VocabularyCrossEntropy(torch.autograd.Function):
         return None, dx, None, None, None, None
 
 
-def causal_loss(group: Group, start: int, valid: int) -> Any:
+def causal_loss(group: TPGroup, start: int, valid: int) -> Any:
     """A loss function as transformers calls it, over this rank's logits (B, S, V/N)."""
 
     def loss(
@@ -94,7 +100,7 @@ class GatherLogits(torch.autograd.Function):
     """(…, V/N) → (…, V) on every rank; the gradient is this rank's columns."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, logits: Tensor, vocabulary: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, group: TPGroup, logits: Tensor, vocabulary: int) -> Tensor:  # type: ignore[override]
         ctx.settings = (group, logits.shape[-1])
         rows = logits.reshape(-1, logits.shape[-1])
         every = group.all_gather(rows, 0, "head.logits", "forward", exact=True)

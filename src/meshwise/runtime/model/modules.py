@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meshwise.runtime.collectives.group import Group
-from meshwise.runtime.measure.scopes import timed
+from meshwise.runtime.collectives.group import TPGroup
+from meshwise.runtime.measure.scopes import timed_function
 from meshwise.runtime.products import functions as f
 from meshwise.runtime.products import sequence
 from meshwise.runtime.products.decomposed import Place
@@ -60,7 +60,7 @@ class Bundle:
             x = f.Await.apply(wait, x)
             f.skip_numbers(f.APART)
         parameters = [p for m in self.members for p in (m.weight, m.bias)]
-        result: tuple[Tensor, ...] = f.Column.apply(place, wait, *_autocast(x, *parameters))
+        result: tuple[Tensor, ...] = f.ColumnProduct.apply(place, wait, *_autocast(x, *parameters))
         return result
 
 
@@ -101,7 +101,7 @@ class RowLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         place = self._place if self._place.group.sequence else self._place._replace(dim=None)
-        y: Tensor = f.Row.apply(place, *_autocast(x, self.weight, self.bias))
+        y: Tensor = f.RowProduct.apply(place, *_autocast(x, self.weight, self.bias))
         return y
 
 
@@ -113,7 +113,7 @@ class VocabularyEmbedding(nn.Module):
     """
 
     def __init__(
-        self, group: Group, weight: nn.Parameter, start: int, padding: int | None, scale: Any
+        self, group: TPGroup, weight: nn.Parameter, start: int, padding: int | None, scale: Any
     ) -> None:
         super().__init__()
         self.weight = weight
@@ -124,7 +124,7 @@ class VocabularyEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         group = self._group
-        lookup = timed(group.ledger, "embedding.lookup", self._lookup)
+        lookup = timed_function(group.ledger, "embedding.lookup", self._lookup)
         words = lookup(self.weight, ids)
         if group.size > 1 and group.sequence:
             shard = sequence.Scatter.apply(group, "embedding", 1, words)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from meshwise.errors import InputError
-from meshwise.runtime.collectives.group import Group
+from meshwise.runtime.collectives.group import TPGroup
 from meshwise.runtime.collectives.peers import Peers
 from meshwise.runtime.measure.ledger import Ledger
 from meshwise.runtime.model import cuts as cutting
 from meshwise.runtime.model import families as plans
 from meshwise.runtime.model import hooks
 from meshwise.runtime.model.cuts import Cut
-from meshwise.runtime.model.families import Family, Product, Sizes
+from meshwise.runtime.model.families import Product, Sizes, SplitFamily
 from meshwise.runtime.model.modules import Bundle, ColumnLinear, RowLinear, VocabularyEmbedding
 from meshwise.runtime.options import Options
 from meshwise.runtime.products import functions as f
@@ -30,10 +30,10 @@ class Parallel:
     """What :func:`parallelize` leaves on the model as ``model.tensor_parallel``: the group with its
     ledger, how each parameter was cut, and which are shared by ranks that have a part of its gradient."""
 
-    def __init__(self, model: nn.Module, group: Group, plan: Family, sizes: Sizes) -> None:
+    def __init__(self, model: nn.Module, group: TPGroup, plan: SplitFamily, sizes: Sizes) -> None:
         self.model, self.group, self.plan, self.sizes = model, group, plan, sizes
         self.cuts: dict[str, Cut] = {}
-        self.kv_group: Group | None = None
+        self.kv_group: TPGroup | None = None
         self.vocabulary = 0
         self.deferred = False  # shared gradients are summed once a step, by :meth:`sum_shared`
         self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -105,7 +105,7 @@ class Parallel:
 
     # -- parameters that several ranks hold ------------------------------------------------------
 
-    def shared(self) -> list[tuple[Group, str, list[tuple[nn.Module, str]]]]:
+    def shared(self) -> list[tuple[TPGroup, str, list[tuple[nn.Module, str]]]]:
         """(group, name, members) of parameters whose gradient each rank of a group has a part of; a
         member is a module and the name of its own parameter. KV heads that ranks share are summed
         over those ranks, the others over the TP group."""
@@ -192,12 +192,12 @@ def parallelize(
     options = options or Options()
     peers = group if isinstance(group, Peers) else Peers.of(group)
     config: Any = model.config
-    plan = plans.family(config.model_type)
-    sizes = plans.sizes(config, peers.size, peers.rank)
+    plan = plans.split_family(config.model_type)
+    sizes = plans.rank_sizes(config, peers.size, peers.rank)
     if peers.size > 1:
         agree("model and options", _fingerprint(model, options), timeout_s, list(peers.ranks))
     cuda = next(model.parameters()).is_cuda
-    tp = Group(peers, options, ledger=Ledger(cuda=cuda))
+    tp = TPGroup(peers, options, ledger=Ledger(cuda=cuda))
     state = Parallel(model, tp, plan, sizes)
     found = plans.cuts(model, plan, sizes)
     state.cuts = found
@@ -206,9 +206,9 @@ def parallelize(
     _cut(model, found)
     if sizes.sharing > 1 and peers.size > 1:
         shared = peers.subgroup(sizes.sharing)
-        state.kv_group = Group(shared, Options(algorithm="backend"), axis="kv", ledger=tp.ledger)
+        state.kv_group = TPGroup(shared, Options(algorithm="backend"), axis="kv", ledger=tp.ledger)
     _replace(state)
-    hooks.install(state)
+    hooks.install_hooks(state)
     model.tensor_parallel = state  # type: ignore[assignment]
     return model
 

@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from meshwise.runtime.collectives.group import Group, Pending, Reduction
-from meshwise.runtime.measure.ledger import Call
+from meshwise.runtime.collectives.group import Pending, Reduction, TPGroup
+from meshwise.runtime.measure.ledger import CollectiveCall
 
 AHEAD = 2  # pieces on their way while another is computed: shared memory has slots for them
 
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     """Where a product is: its name and region as ``explain`` has them; the dimension along which hidden
     states around it are split, None where they are whole; whether its weight is (K, M), not (M, K)."""
 
-    group: Group
+    group: TPGroup
     name: str
     region: str
     dim: int | None
@@ -45,7 +45,7 @@ def cut(length: int, pieces: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
-def _pieces(group: Group) -> int:
+def _pieces(group: TPGroup) -> int:
     return group.options.chunks if group.options.overlap == "decomposed" else 1
 
 
@@ -82,7 +82,7 @@ def gathered_and_multiplied(
     payload = group.size * group.sent_bytes(x.numel(), x)
 
     def begun() -> Iterator[Pending]:
-        first: Call | None = None
+        first: CollectiveCall | None = None
         for o, i in pieces:
             piece = group.gathering(
                 shard[o, i], whole[o, :, i], name, phase, payload=payload, of=first
@@ -119,7 +119,7 @@ def multiplied_and_scattered(
     payload = group.sent_bytes(math.prod(shape), like)
     running: list[Pending] = []
     done: list[Tensor] = []
-    first: Call | None = None
+    first: CollectiveCall | None = None
     for columns in cuts:
         own = (*shape[:-1], columns.stop - columns.start)
         room = group.room(own, like)
@@ -155,7 +155,7 @@ def multiplied_and_reduced(
     payload = group.sent_bytes(x.shape[0] * width, x)
 
     def begun() -> Iterator[Reduction]:
-        first: Call | None = None
+        first: CollectiveCall | None = None
         for rows in cut(x.shape[0], _pieces(group)):
             part = group.reduction(
                 (rows.stop - rows.start, width), x, name, "forward", payload=payload, of=first

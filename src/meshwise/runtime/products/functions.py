@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meshwise.runtime.collectives.group import Group
+from meshwise.runtime.collectives.group import TPGroup
 from meshwise.runtime.products.decomposed import (
     Place,
     gathered_and_multiplied,
@@ -47,7 +47,7 @@ def _weight_gradient(g: Tensor, x: Tensor, transposed: bool) -> Tensor:
     return x.t() @ g if transposed else g.t() @ x
 
 
-class Column(torch.autograd.Function):
+class ColumnProduct(torch.autograd.Function):
     """x (…, K) → one output (…, M_i) per weight; the input gradients of all are summed over the ranks
     together, once.
 
@@ -149,7 +149,7 @@ def _input_gradient(
     return pending.result
 
 
-class Row(torch.autograd.Function):
+class RowProduct(torch.autograd.Function):
     """x (…, K), this rank's features → (…, M) summed over the ranks, or this rank's shard of it along
     ``place.dim``. The bias is added once, after the sum."""
 
@@ -215,7 +215,7 @@ class Copy(torch.autograd.Function):
     """Megatron's f: as it is; the gradient is summed over the ranks."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, name: str, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, group: TPGroup, name: str, x: Tensor) -> Tensor:  # type: ignore[override]
         ctx.settings = (group, name)
         return x.view_as(x)
 
@@ -229,7 +229,7 @@ class Reduce(torch.autograd.Function):
     """Megatron's g: summed over the ranks; the gradient as it is."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, region: str, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, group: TPGroup, region: str, x: Tensor) -> Tensor:  # type: ignore[override]
         return _summed(group, x, f"{region}.output", "forward")
 
     @staticmethod
@@ -237,7 +237,7 @@ class Reduce(torch.autograd.Function):
         return None, None, grad
 
 
-def _summed(group: Group, x: Tensor, name: str, phase: str) -> Tensor:
+def _summed(group: TPGroup, x: Tensor, name: str, phase: str) -> Tensor:
     pending = group.reduction(tuple(x.shape), x, name, phase)
     pending.tensor.copy_(x)
     pending.start()
@@ -249,7 +249,7 @@ class Shared(torch.autograd.Function):
     gradients are summed over ``group`` in one buffer, when the last of them is there."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, name: str, *parameters: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(ctx: Any, group: TPGroup, name: str, *parameters: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         ctx.settings = (group, name)
         ctx.shapes = [p.shape for p in parameters]
         return tuple(p.view_as(p) for p in parameters)

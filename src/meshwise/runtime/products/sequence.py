@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meshwise.runtime.collectives.group import Group
+from meshwise.runtime.collectives.group import TPGroup
 
 
 class Again:
@@ -19,7 +19,7 @@ class Again:
         self.whole: Tensor | None = None
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
-    def of(self, group: Group, region: str, dim: int, shard: Tensor, full: Tensor) -> None:
+    def of(self, group: TPGroup, region: str, dim: int, shard: Tensor, full: Tensor) -> None:
         self._gather = lambda: group.all_gather(shard, dim, f"{region}.input_again", "wgrad")
         self._storage = full.untyped_storage().data_ptr()  # not the tensor: it must not be kept
 
@@ -46,7 +46,7 @@ class Gather(torch.autograd.Function):
     """This rank's shard along ``dim`` → the whole; its gradient is the ranks' sum, this rank's shard."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, region: str, dim: int, again: Again, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, group: TPGroup, region: str, dim: int, again: Again, x: Tensor) -> Tensor:  # type: ignore[override]
         ctx.settings = (group, region, dim, again)
         full = group.all_gather(x, dim, f"{region}.input", "forward")
         again.of(group, region, dim, x, full)
@@ -64,7 +64,7 @@ class Scatter(torch.autograd.Function):
     """The ranks' sum, this rank's shard along ``dim``; its gradient is gathered."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, region: str, dim: int, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, group: TPGroup, region: str, dim: int, x: Tensor) -> Tensor:  # type: ignore[override]
         ctx.settings = (group, region, dim)
         return group.reduce_scatter(x, dim, f"{region}.output", "forward")
 
@@ -79,7 +79,7 @@ class Own(torch.autograd.Function):
     hidden state in the shape that a module expects, without communication."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, group: TPGroup, x: Tensor) -> Tensor:  # type: ignore[override]
         ctx.settings = group
         s = x.shape[1] // group.size
         return x[:, group.rank * s : (group.rank + 1) * s].contiguous()
@@ -93,7 +93,7 @@ class Padded(torch.autograd.Function):
     """The inverse of :class:`Own`: (b, s, h) → (b, N·s, h), zeros but for this rank's shard."""
 
     @staticmethod
-    def forward(ctx: Any, group: Group, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, group: TPGroup, x: Tensor) -> Tensor:  # type: ignore[override]
         ctx.settings = group
         return _padded(group, x)
 
@@ -104,7 +104,7 @@ class Padded(torch.autograd.Function):
         return None, grad[:, group.rank * s : (group.rank + 1) * s].contiguous()
 
 
-def _padded(group: Group, x: Tensor) -> Tensor:
+def _padded(group: TPGroup, x: Tensor) -> Tensor:
     s = x.shape[1]
     whole = x.new_zeros((x.shape[0], s * group.size, *x.shape[2:]))
     whole[:, group.rank * s : (group.rank + 1) * s] = x

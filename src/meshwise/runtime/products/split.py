@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meshwise.runtime.collectives.group import Group
-from meshwise.runtime.model.families import Family
+from meshwise.runtime.collectives.group import TPGroup
+from meshwise.runtime.model.families import SplitFamily
 from meshwise.runtime.products.functions import BEHIND, skip_numbers
 
 
@@ -46,7 +46,7 @@ class Baton:
         self._turns[1 - half].release()
 
 
-def install(base: nn.Module, plan: Family, group: Group) -> None:
+def install_split(base: nn.Module, plan: SplitFamily, group: TPGroup) -> None:
     """Let the base model's forward run in two halves where the options say so and it can."""
     if group.options.overlap != "split":
         return
@@ -74,7 +74,7 @@ def install(base: nn.Module, plan: Family, group: Group) -> None:
     base.forward = forward  # type: ignore[method-assign]
 
 
-def _in_halves(whole: Any, group: Group, hidden: Tensor, kwargs: dict[str, Any]) -> Any:
+def _in_halves(whole: Any, group: TPGroup, hidden: Tensor, kwargs: dict[str, Any]) -> Any:
     batch = hidden.shape[0]
     cut = -(-batch // 2)
     parts: list[Any] = [None, None]

@@ -15,7 +15,7 @@ from meshwise.errors import InputError, shorten
 from meshwise.runtime.ranks import watch
 
 _calls: Counter[str] = Counter()
-GRACE_S = 10.0  # for the verdict of a leader that has waited in vain itself
+_GRACE_S = 10.0  # for the verdict of a leader that has waited in vain itself
 
 
 def agree(
@@ -45,7 +45,7 @@ def agree(
             store.set(f"{key}/verdict", json.dumps(verdict))
         else:
             store.set(f"{key}/{me}", json.dumps(value))
-            said = _got(store, f"{key}/verdict", timeout_s + GRACE_S)
+            said = _got(store, f"{key}/verdict", timeout_s + _GRACE_S)
             absent = {"absent": ranks[0]}
             verdict = json.loads(said) if said is not None else absent
     if verdict is None:

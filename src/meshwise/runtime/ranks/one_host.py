@@ -19,7 +19,7 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
-NAME = "meshwise-one-host"
+_NAME = "meshwise-one-host"
 
 
 class OneHost(RendezvousHandler):
@@ -31,7 +31,7 @@ class OneHost(RendezvousHandler):
         self._store = dist.HashStore()  # type: ignore[attr-defined]
 
     def get_backend(self) -> str:
-        return NAME
+        return _NAME
 
     def next_rendezvous(self) -> RendezvousInfo:
         # no rank asks for the address: they have the path of a file
@@ -57,5 +57,5 @@ class OneHost(RendezvousHandler):
 def register() -> str:
     """The name by which the agent finds :class:`OneHost`."""
     registry: Any = rendezvous_handler_registry
-    registry.register(NAME, OneHost)  # a second time with the same creator does nothing
-    return NAME
+    registry.register(_NAME, OneHost)  # a second time with the same creator does nothing
+    return _NAME

@@ -183,7 +183,7 @@ class _Guard:
                 return
 
     def _end(self, why: str, entries: list[watch.Entry]) -> None:
-        self.said = [why, *watch.describe(entries)]
+        self.said = [why, *watch.waiting_lines(entries)]
         for entry in entries:
             _kill(entry.pid)
 
@@ -228,7 +228,7 @@ def _failed(folder: str, codes: Mapping[int, int], guard: _Guard) -> MeshwiseErr
     what = f"{first['type']}: {shorten(first['message'], 300)}"
     told = [f"rank {rank} failed{doing}: {what}"]
     if _consequence(first):  # it waited in vain: for whom?
-        told += watch.describe([e for e in guard.board.read() if e.rank not in errors])
+        told += watch.waiting_lines([e for e in guard.board.read() if e.rank not in errors])
     return RunFailed("; ".join(told), rank=rank, trace=first["traceback"])
 
 

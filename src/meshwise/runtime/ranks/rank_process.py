@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-GRACE_S = 5.0
+_GRACE_S = 5.0
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -99,7 +99,7 @@ def failure(error: BaseException) -> dict[str, Any]:
     return found
 
 
-def main(path: str) -> int:
+def _main(path: str) -> int:
     spec = json.loads(Path(path).read_text(encoding="utf-8"))
     die_with_parent(spec["parent"])
     rank = int(os.environ["RANK"])
@@ -112,7 +112,7 @@ def main(path: str) -> int:
     watch.use(watch.Board.open(spec["board"], spec["ranks"], int(os.environ["LOCAL_RANK"])))
     try:
         # the launcher, which sees all ranks, is the first to end a hang
-        start(spec["backend"], spec["timeout_s"] + GRACE_S, spec["threads"], spec["store"])
+        start(spec["backend"], spec["timeout_s"] + _GRACE_S, spec["threads"], spec["store"])
         watch.board().note("computes")
         value = call(spec["call"], spec["arguments"])
         if rank == 0:
@@ -129,4 +129,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(_main(sys.argv[1]))

@@ -124,7 +124,7 @@ def waiting(text: str) -> Iterator[None]:
     _current.leave()
 
 
-def describe(entries: list[Entry]) -> list[str]:
+def waiting_lines(entries: list[Entry]) -> list[str]:
     """A line per rank: what it waits in, and who has not come."""
     lines = []
     for e in entries:

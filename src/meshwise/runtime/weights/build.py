@@ -18,23 +18,23 @@ from meshwise.runtime.model import families as plans
 from meshwise.runtime.model.parallelize import parallelize
 from meshwise.runtime.options import Options
 from meshwise.runtime.weights.checkpoint import Checkpoint
-from meshwise.runtime.weights.materialise import load, materialise_buffers, replace
+from meshwise.runtime.weights.materialise import load_shares, materialise_buffers, replace
 from meshwise.strict_tables import one_of
 
-DTYPES = {
+_DTYPES = {
     "fp32": torch.float32,
     "fp64": torch.float64,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-ALIKE_UP_TO = 200_000_000  # parameters: drawn whole and cut, so that degrees change nothing
-_STORED = {str(kind).removeprefix("torch."): kind for kind in DTYPES.values()}
+MAX_DRAWN_WHOLE = 200_000_000  # parameters: drawn whole and cut, so that degrees change nothing
+_STORED = {str(kind).removeprefix("torch."): kind for kind in _DTYPES.values()}
 STD = 0.02  # of random weights, as in GPT-2
 
 
 def dtype(name: str) -> torch.dtype:
     """Raises :class:`InputError` for a type that the runtime does not compute in."""
-    return DTYPES[one_of(name, "dtype", DTYPES)]
+    return _DTYPES[one_of(name, "dtype", _DTYPES)]
 
 
 def config(table: Mapping[str, Any]) -> Any:
@@ -42,7 +42,7 @@ def config(table: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
     kind = str(table.get("model_type", ""))
-    plans.family(kind)
+    plans.split_family(kind)
     plain = {k: v for k, v in table.items() if k not in ("quantization_config", "torch_dtype")}
     try:
         return CONFIG_MAPPING[kind].from_dict({**plain, "dtype": None})
@@ -73,8 +73,10 @@ def build(
     """
     from transformers import AutoModelForCausalLM
 
+    # shapes alone
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, dtype=kind)
+    # a checkpoint that does not fit is refused before anything is cut
     source = None
     if checkpoint is not None:
         source = Checkpoint(checkpoint)
@@ -85,17 +87,18 @@ def build(
     state: Any = model.tensor_parallel
     state.ledger.cuda = device.type == "cuda"
     if source is not None:
-        load(model, state.cuts, source, kind, device)
+        load_shares(model, state.cuts, source, kind, device)
         return model
+    # random weights, parameter by parameter
     rank, norm = state.group.rank, 0.0 if state.plan.centred_norms else 1.0
     for name, parameter in list(model.named_parameters()):
         cut = state.cuts[name]
         replicated = cut.spans == ((0, whole[name][cut.dim]),)
         generator = torch.Generator(device).manual_seed(
             zlib.crc32(f"{seed} {name}".encode())
-            + (0 if replicated or total <= ALIKE_UP_TO else rank + 1)
+            + (0 if replicated or total <= MAX_DRAWN_WHOLE else rank + 1)
         )
-        if total <= ALIKE_UP_TO:
+        if total <= MAX_DRAWN_WHOLE:
             values = _random(name, whole[name], kind, device, generator, norm)
             local = cutting.apply(cut, values)
         else:
@@ -125,13 +128,13 @@ def load_model(
     _, table = load_config(folder)
     asked = config(table)
     stored = str(table.get("dtype") or table.get("torch_dtype") or "float32")
-    kind = DTYPES[one_of(dtype, "dtype", DTYPES)] if dtype is not None else _STORED.get(stored)
+    kind = _DTYPES[one_of(dtype, "dtype", _DTYPES)] if dtype is not None else _STORED.get(stored)
     if kind is None:
         raise InputError(
             f"dtype: {quoted(stored)} of the config.json is not computed in",
             field="dtype",
             value=stored,
-            legal=list(DTYPES),
+            legal=list(_DTYPES),
         )
     peers = group if isinstance(group, Peers) else Peers.of(group)
     if device is None:

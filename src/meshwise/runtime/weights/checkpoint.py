@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from meshwise.errors import InputError, MeshwiseError, shorten
-from meshwise.runtime.weights.slices import BLOCK, Stored, read_slice
+from meshwise.runtime.weights.slices import BLOCK, StoredTensor, read_slice
 
-DTYPES = {
+_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -37,7 +37,7 @@ LARGEST_HEADER = 100 << 20  # the format's own limit
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # buffers that older checkpoints carry
 _LEFT_OVER = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".self_attn.bias")
-SHOWN = 4
+_SHOWN = 4
 
 
 def _refuse(path: str, what: str, legal: str = "") -> InputError:
@@ -49,7 +49,7 @@ def _refuse(path: str, what: str, legal: str = "") -> InputError:
     )
 
 
-class Piece(NamedTuple):
+class TensorPiece(NamedTuple):
     """A stored tensor that fills ``rows`` of dimension ``dim - 1`` of a parameter, for an ``expert`` (its
     first dimension); without one it is the parameter."""
 
@@ -66,7 +66,7 @@ class Checkpoint:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, StoredTensor] = {}
         for file, listed in _files(path):
             for name, stored in _header(file).items():
                 if name in self.tensors:
@@ -84,16 +84,16 @@ class Checkpoint:
 
     # -- parameters ------------------------------------------------------------------------------
 
-    def pieces(self, parameter: str, shape: tuple[int, ...]) -> list[Piece]:
+    def pieces(self, parameter: str, shape: tuple[int, ...]) -> list[TensorPiece]:
         """What fills a parameter of transformers' model; empty where nothing does."""
         for name in _spellings(parameter):
             if name in self.tensors:
-                return [Piece(name)]
+                return [TensorPiece(name)]
         if parameter.endswith((".experts.gate_up_proj", ".experts.down_proj")):
             return self._experts(parameter, shape)
         return []
 
-    def _experts(self, parameter: str, shape: tuple[int, ...]) -> list[Piece]:
+    def _experts(self, parameter: str, shape: tuple[int, ...]) -> list[TensorPiece]:
         """One tensor per expert and product, as hubs hold them."""
         stem, _, product = parameter.rpartition(".")
         half = shape[1] // 2
@@ -107,7 +107,7 @@ class Checkpoint:
         for spelled in _spellings(stem):
             for form in forms:
                 pieces = [
-                    Piece(f"{spelled}.{e}.{leaf}.weight", e, start)
+                    TensorPiece(f"{spelled}.{e}.{leaf}.weight", e, start)
                     for e in range(shape[0])
                     for leaf, start in form
                 ]
@@ -121,6 +121,7 @@ class Checkpoint:
         has to be a copy of a parameter (transformers would untie it)."""
         copies = {s for name in tied for s in _spellings(name)}
         used = set(copies)
+        # every parameter's pieces: there, in shape, of floating-point numbers
         missing, wrong, whole_numbers = [], [], []
         for parameter, shape in expected.items():
             pieces = self.pieces(parameter, shape)
@@ -136,6 +137,7 @@ class Checkpoint:
                     wrong.append(f"{piece.name} {list(stored.shape)} (want {list(want)})")
                 elif not stored.dtype.is_floating_point:
                     whole_numbers.append(piece.name)
+        # all faults in one line
         extra = [n for n in self.tensors if n not in used and not n.endswith(_LEFT_OVER)]
         said = [
             f"{len(found)} {what}: {_some(found)}"
@@ -149,6 +151,7 @@ class Checkpoint:
         ]
         if said:
             raise _refuse(self.path, "; ".join(said), "the tensors of the model's config.json")
+        # stored copies of tied parameters are copies
         for name in sorted(copies & self.tensors.keys()):
             same = (p.name for n, shape in expected.items() for p in self.pieces(n, shape))
             if not any(_alike(self.tensors[name], self.tensors[other]) for other in same):
@@ -180,8 +183,8 @@ class Checkpoint:
 
     @staticmethod
     def _read_expert(
-        piece: Piece,
-        stored: Stored,
+        piece: TensorPiece,
+        stored: StoredTensor,
         dim: int,
         span: tuple[int, int],
         local: Tensor,
@@ -205,14 +208,14 @@ class Checkpoint:
             read_slice(stored, 0, first - piece.start, last - piece.start, rows)
 
 
-def _piece_shape(piece: Piece, whole: tuple[int, ...], pieces: int) -> tuple[int, ...]:
+def _piece_shape(piece: TensorPiece, whole: tuple[int, ...], pieces: int) -> tuple[int, ...]:
     if piece.expert is None:
         return whole
     rows = whole[1] // (pieces // whole[0])
     return (rows, *whole[2:])
 
 
-def _alike(one: Stored, other: Stored) -> bool:
+def _alike(one: StoredTensor, other: StoredTensor) -> bool:
     """Whether two stored tensors are the same, to the bit; read a block of rows at a time."""
     if (one.shape, one.dtype) != (other.shape, other.dtype) or not one.shape:
         return False
@@ -249,8 +252,8 @@ def _base(path: str) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(shorten(n, 100) for n in names[:SHOWN]) + more
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(shorten(n, 100) for n in names[:_SHOWN]) + more
 
 
 def _files(path: str) -> list[tuple[str, list[str]]]:
@@ -308,7 +311,7 @@ def _indexed(index: Path) -> list[tuple[str, list[str]]]:
     return [(str(index.parent / n), shards[n]) for n in names]
 
 
-def _header(file: str) -> dict[str, Stored]:
+def _header(file: str) -> dict[str, StoredTensor]:
     """The tensors of a file, each with its place; nothing of the data is read."""
     try:
         size = os.stat(file).st_size  # noqa: PTH116
@@ -332,7 +335,7 @@ def _header(file: str) -> dict[str, Stored]:
             raise _refuse(
                 file, f"is truncated: {shorten(name)} ends at byte {data + stop:,} of {size:,}"
             )
-        places.append((start, stop, name, Stored(file, data + start, shape, DTYPES[kind])))
+        places.append((start, stop, name, StoredTensor(file, data + start, shape, _DTYPES[kind])))
     end = 0
     for start, stop, name, _ in sorted(places):
         if start != end:  # as the format has it: no gap, and no byte in two tensors
@@ -352,11 +355,11 @@ def _entry(file: str, name: str, entry: Any) -> tuple[str, tuple[int, ...], int,
         start, stop = entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise _refuse(file, f"the entry of {shorten(name)} is damaged") from None
-    if not isinstance(kind, str) or kind not in DTYPES:
-        raise _refuse(file, f"{shorten(name)} is stored as {shorten(kind)}", ", ".join(DTYPES))
+    if not isinstance(kind, str) or kind not in _DTYPES:
+        raise _refuse(file, f"{shorten(name)} is stored as {shorten(kind)}", ", ".join(_DTYPES))
     if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
         raise _refuse(file, f"{shorten(name)}: its shape or place is no list of whole numbers")
-    if stop - start != math.prod(shape) * DTYPES[kind].itemsize:
+    if stop - start != math.prod(shape) * _DTYPES[kind].itemsize:
         raise _refuse(
             file, f"{shorten(name)}: {stop - start} bytes for {shorten(list(shape))} of {kind}"
         )

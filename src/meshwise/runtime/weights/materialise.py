@@ -14,7 +14,7 @@ from meshwise.runtime.model.cuts import Cut
 from meshwise.runtime.weights.checkpoint import Checkpoint
 
 
-def load(
+def load_shares(
     model: nn.Module,
     cuts: Mapping[str, Cut],
     checkpoint: Checkpoint,

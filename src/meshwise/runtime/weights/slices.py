@@ -18,7 +18,7 @@ SMALL = 32 << 10  # runs shorter than this are read with what lies between them
 _staging: Tensor | None = None
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """A tensor in a file: where its data begins."""
 
     file: str
@@ -27,7 +27,7 @@ class Stored(NamedTuple):
     dtype: torch.dtype
 
 
-def read_slice(stored: Stored, dim: int, start: int, stop: int, into: Tensor) -> None:
+def read_slice(stored: StoredTensor, dim: int, start: int, stop: int, into: Tensor) -> None:
     """``tensor[…, start:stop, …]`` along ``dim`` into a tensor of that shape, whatever its type and
     device: all of a contiguous one, or a range of one along ``dim``. Raises :class:`InputError` where
     the file ends early."""
@@ -59,7 +59,7 @@ def read_slice(stored: Stored, dim: int, start: int, stop: int, into: Tensor) ->
         os.close(handle)
 
 
-def _read(handle: int, stored: Stored, offset: int, count: int) -> Tensor:
+def _read(handle: int, stored: StoredTensor, offset: int, count: int) -> Tensor:
     """``count`` elements from a byte offset, in memory that the next call writes again: blocks that come
     and go between parameters would leave holes in the heap."""
     global _staging

@@ -14,6 +14,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.memory.parts import kv_cache_bytes
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.layouts.pins import Pins
+from meshwise.layouts.rules.rule import divisors
 from meshwise.models.shapes import Model
 from meshwise.search.serving import iteration
 from meshwise.search.serving.bisection import Ends, largest
@@ -21,7 +22,6 @@ from meshwise.search.serving.iteration import Engine, draft_s
 from meshwise.search.serving.plan import CHUNK, EVERY, Limits, columns
 from meshwise.search.serving.space import serving_space
 from meshwise.search.serving.steady_state import capacity, tokens_per_iteration
-from meshwise.search.training.space import divisors
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from meshwise.axes import SERVES
+from meshwise.axes import AXES, SERVES, spoken
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.pins import Pins
-from meshwise.layouts.rules import key_copies
+from meshwise.layouts.rules.case import key_copies
+from meshwise.layouts.rules.rule import among, divisors
+from meshwise.layouts.rules.rulebook import refuse_pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.disaggregated import Disaggregated, disaggregate
 from meshwise.search.serving.plan import (
@@ -22,14 +24,8 @@ from meshwise.search.serving.plan import (
     plan_serving,
     serving_changes,
 )
-from meshwise.search.training.question import (
-    MAX_TOP,
-    check_experts,
-    check_gpus,
-    check_objective,
-    refuse,
-)
-from meshwise.search.training.space import divisors, least_etp
+from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
+from meshwise.search.training.space import least_etp
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
 from meshwise.workloads.serving import Serving
@@ -64,16 +60,16 @@ def plan_deployment(
     check_objective(objective, OBJECTIVES, price_per_device_hour)
     if disaggregated and limits is None:
         raise InputError(
-            "--disaggregated: the pools are matched under limits of latency",
-            field="--disaggregated",
+            "disaggregated: the pools are matched under limits of latency",
+            field="disaggregated",
             value=True,
-            legal="--tpot and --ttft, for example --ttft 1s --tpot 30ms",
+            legal="`tpot_s` and `ttft_s`, for example `ttft_s=1, tpot_s=0.03`",
         )
-    top = count(top, "--top", high=MAX_TOP)
-    n = cluster.devices if gpus is None else count(gpus, "--gpus")
+    top = count(top, "top", high=MAX_TOP)
+    n = cluster.devices if gpus is None else count(gpus, "gpus")
     where = check_gpus(cluster, n)
     asked = dict(pins or {})
-    check_serving_pins(model, stack, n, asked)
+    check_serving_pins(model, stack, w, n, asked, None if limits else w.concurrency)
     answer = plan_serving(
         model, where, stack, w, n, asked, limits=limits, objective=objective, top=top
     )
@@ -86,37 +82,29 @@ def plan_deployment(
     return Served(answer, tuple(changes), apart, time.perf_counter() - started)
 
 
-def check_serving_pins(model: Model, stack: Stack, gpus: int, pins: Pins) -> None:
-    """Refuse pins that no deployment can have, with the nearest legal value."""
+def check_serving_pins(
+    model: Model, stack: Stack, w: Serving, gpus: int, pins: Pins, requests: int | None = None
+) -> None:
+    """Refuse pins that no deployment can have, with the nearest legal value. ``requests``: in flight,
+    where they are not searched for."""
     for axis in pins:
         if axis not in SERVES:
-            option = "--" + axis.replace("_", "-")
+            name = spoken(axis)
             raise InputError(
-                f"{option} has no meaning in serving",
-                field=option,
-                value=list(pins[axis]),
-                legal=f"leave {option} out",
+                f"{name} has no meaning in serving",
+                field=name,
+                value=[AXES[axis].spoken(int(code)) for code in pins[axis]],
+                legal=f"leave `{name}` out",
             )
+    check_product(gpus, pins, ("tp", "pp", "dp"))
     for tp in pins.get("tp", ()):
         legality.require_tp(model, tp, stack, etp=least_etp(tp, pins))
-    for axis in ("tp", "pp", "dp"):
-        for value in pins.get(axis, ()):
-            if gpus % value:
-                refuse(axis, value, f"does not divide the {gpus} GPUs", divisors(gpus))
-    if all(len(pins.get(axis, (1, 2))) == 1 for axis in ("tp", "pp", "dp")):
-        product = pins["tp"][0] * pins["pp"][0] * pins["dp"][0]
-        if product != gpus:
-            refuse("gpus", gpus, f"the pinned degrees use {product} GPUs", [product])
-    for pp in pins.get("pp", ()):
-        if pp > model.layers:
-            refuse("pp", pp, f"{pp} stages for {model.layers} layers", [model.layers])
-    check_experts(model, pins)
+    own = {axis: codes for axis, codes in pins.items() if axis not in ("tp", "dcp")}
+    refuse_pins(own, model, stack, w.decode(), requests)
+    # of the TP degrees that may be, the one whose ranks share keys the most
+    tps = pins.get("tp") or [d for d in divisors(gpus) if d in legality.legal_tp(model, stack)]
+    copies = max(key_copies(model, tp) for tp in tps)
     for value in pins.get("dcp", ()):
-        if value > 1:
-            tps = pins.get("tp") or [
-                d for d in divisors(gpus) if d in legality.legal_tp(model, stack)
-            ]
-            copies = max(key_copies(model, tp) for tp in tps)
-            if copies % value:
-                why = f"at most {copies} ranks of a TP group hold the same keys and values"
-                refuse("dcp", value, why, divisors(copies))
+        if value > 1 and copies % value:
+            why = f"at most {copies} ranks of a TP group hold the same keys and values"
+            raise among("dcp", value, why, divisors(copies)).error()

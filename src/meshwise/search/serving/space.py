@@ -5,37 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from meshwise.arrays import Array
-from meshwise.layouts import rules
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.pins import Pins
+from meshwise.layouts.rules.case import case_of, key_copies
+from meshwise.layouts.rules.rule import divisors
+from meshwise.layouts.rules.rulebook import RULES, SERVING_CODES
 from meshwise.models.shapes import Model
 from meshwise.search.training.space import (
     Refusals,
-    divisors,
     expert_grids,
     factorizations,
     keep_legal_tp,
+    layouts_of,
     lists,
     spread,
 )
 from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Decode
 
-# in the order in which they are looked at
-RULES = (
-    "heads",
-    "kv_heads",
-    "kv_copies",
-    "quantization",
-    "layers",
-    "stack",
-    "replicas",  # more replicas than requests in flight
-    "experts",  # ep · etp does not divide tp · dp
-    "dcp",  # decode context parallelism over ranks that share no KV head
+# of what is refused, in the order in which it is looked at
+CODES = (
+    *SERVING_CODES,
     "memory",  # the weights and one request do not fit
     "capacity",  # the KV cache does not hold the requests in flight
     "ttft",  # longer than the limit
     "tpot",
 )
+_STEP = Decode(batch=1, context=1)  # what is legal does not depend on how long a step is
 
 
 def serving_space(
@@ -54,17 +50,15 @@ def serving_space(
     keys and values. ``replicas`` bounds dp; ``joined`` keeps dp > 1 only where experts join the
     replicas (else they are servers of their own).
     """
-    refused = Refusals(RULES)
+    refused = Refusals(CODES)
     table = factorizations(gpus, pins | {"cp": (1,)})
     table.pop("cp")
-    table = keep_legal_tp(model, stack, table, refused)
+    table = keep_legal_tp(model, stack, _STEP, table, refused)
 
     def keep(table: dict[str, Array], *codes: str) -> dict[str, Array]:
-        for rule in codes:
-            layout = Layouts(**{name: table[name] for name in Layouts._fields if name in table})
-            case = rules.Case(model, stack, "decode", 1, 1, layout, replicas)
-            good = rules.expert_groups if rule == "quantization" else rules.RULES[rule]
-            table = refused.keep(table, rule, good(case))
+        for code in codes:
+            case = case_of(model, stack, _STEP, layouts_of(table), replicas)
+            table = refused.keep(table, code, RULES[code].keeps(case))
         return table
 
     table = keep(table, "layers", "stack", "replicas")
@@ -75,7 +69,7 @@ def serving_space(
         kept = np.flatnonzero((table["dp"] == 1) | joins)
         table = {name: values[kept] for name, values in table.items()}
     asked = pins.get("dcp")
-    copies = lists(table["tp"], lambda tp: rules.key_copies(model, tp))
+    copies = lists(table["tp"], lambda tp: key_copies(model, tp))
     degrees = [divisors(n) if asked is None else list(asked) for n in copies]
     table = keep(spread(table, degrees, "dcp"), "dcp", "stack")
     return Layouts(**table), refused.counts

@@ -13,10 +13,11 @@ from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.kernels.fits import experts_of
 from meshwise.cost.uncertainty import step_interval
 from meshwise.errors import IllegalLayout
-from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.check import check_switches
 from meshwise.layouts.layout import Layouts
+from meshwise.layouts.rules.case import case_of, needs_split
+from meshwise.layouts.rules.rulebook import RULES
 from meshwise.models import formats
 from meshwise.models.shapes import Model
 from meshwise.program.layers.layer import overlap_pieces
@@ -57,21 +58,25 @@ def default_degrees(model: Model, cluster: Cluster, stack: Stack) -> list[int]:
     return sorted({*powers, *(tp for tp in legality.legal_tp(model, stack) if tp <= top)})
 
 
-def check_degrees(
-    model: Model, cluster: Cluster, degrees: list[int], stack: Stack, field: str = "--tp"
-) -> None:
+def check_degrees(model: Model, cluster: Cluster, degrees: list[int], stack: Stack) -> None:
     """Raise for a degree that the model or the cluster does not allow."""
     for tp in degrees:
         if tp > cluster.devices:
             legal = [d for d in legality.legal_tp(model, stack) if d <= cluster.devices]
             raise IllegalLayout(
-                f"{field}={tp} is more than the {cluster.devices} GPUs of {cluster.name}",
-                field=field,
+                f"tp={tp} is more than the {cluster.devices} GPUs of {cluster.name}",
+                field="tp",
                 value=tp,
                 legal=legal,
                 nearest=legal[-1],
             )
-        legality.require_tp(model, tp, stack, field)
+        legality.require_tp(model, tp, stack)
+
+
+def splits_tokens(model: Model, stack: Stack, workload: Workload, tp: Array) -> Array:
+    """Whether sequence parallelism can split a step's tokens over ``tp`` ranks."""
+    layout = Layouts(tp=np.asarray(tp), sequence_parallel=np.bool_(True))
+    return RULES["sequence_parallel"].keeps(case_of(model, stack, workload, layout))
 
 
 def layouts_for(
@@ -106,7 +111,7 @@ def curve(
 ) -> Scaling:
     """Price every degree at the same total work (strong scaling), and say where to stop. Sequence
     parallelism is on where the software trains the model's experts with it only."""
-    sequence_parallel = sequence_parallel or rules.needs_split(model, stack, workload.phase)
+    sequence_parallel = sequence_parallel or needs_split(model, stack, workload.phase)
     wanted = degrees if degrees is not None else default_degrees(model, cluster, stack)
     if degrees is not None:
         check_degrees(model, cluster, degrees, stack)
@@ -115,15 +120,15 @@ def curve(
     for tp in sorted(set(wanted)):
         found = legality.refusals(model, tp, stack)
         bad = [f.text for f in found]
-        if sequence_parallel and not rules.splits(model, stack, workload, tp):
+        if sequence_parallel and not splits_tokens(model, stack, workload, tp):
             text = f"tp={tp} does not divide the tokens that sequence parallelism splits"
             if degrees is not None:
                 legal = [
                     d
                     for d in legality.legal_tp(model, stack)
-                    if rules.splits(model, stack, workload, d)
+                    if splits_tokens(model, stack, workload, d)
                 ]
-                raise IllegalLayout(f"--tp: {text}", field="--tp", value=tp, legal=legal, nearest=1)
+                raise IllegalLayout(f"tp: {text}", field="tp", value=tp, legal=legal, nearest=1)
             bad.append(text)
         if bad:
             refused.append((tp, bad[0]))
@@ -167,12 +172,12 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     skew = drawn_skew(workload.expert_skew)
     if skew == 0.0:
         return [
-            "experts are drawn evenly: an upper bound of those that a batch reads (--expert-skew 0)"
+            "experts are drawn evenly: an upper bound of those that a batch reads (`expert_skew` 0)"
         ]
     how = ", assumed: the interval reaches to even draws" if workload.expert_skew is None else ""
     return [
         f"experts are drawn with log-normal popularity, sigma {skew:g}{how}: fewer are read than by even "
-        "draws, which are the upper bound (--expert-skew 0)"
+        "draws, which are the upper bound (`expert_skew` 0)"
     ]
 
 
@@ -210,7 +215,7 @@ def remarks(
 ) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
     found = run_remarks(model, cluster, workload, stack)
-    if tp > 1 and rules.needs_split(model, stack, workload.phase):
+    if tp > 1 and needs_split(model, stack, workload.phase):
         name = stack.title or stack.name
         found.append(f"sequence parallelism is on: {name} trains experts beside TP with it only")
     found += legality.remarks(model, tp, stack, etp)

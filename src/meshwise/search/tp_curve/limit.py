@@ -37,7 +37,7 @@ def find_limit(
     ``points`` are all that were priced, T(1) and every T(N/2) among them, whatever was asked for: the
     limit may be a degree that is not shown.
     """
-    one_of(objective, "--objective", ("efficiency", "latency"))
+    one_of(objective, "objective", ("efficiency", "latency"))
     if objective == "latency":
         best = min(shown, key=lambda p: p.step_s)
         rest = [p for p in shown if p.tp > best.tp]

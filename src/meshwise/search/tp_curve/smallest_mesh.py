@@ -10,9 +10,10 @@ from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster, grown
 from meshwise.cost.estimate import estimate
 from meshwise.cost.memory.parts import fullest_stage_bytes
-from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layout, Layouts
+from meshwise.layouts.rules.case import case_of
+from meshwise.layouts.rules.rulebook import RULES
 from meshwise.models.shapes import Model
 from meshwise.program.context import context
 from meshwise.program.weights import roles
@@ -36,11 +37,17 @@ def smallest_fit(
     """Search TP (inside one node) × PP for the fewest devices; training goes on in microbatches of
     one sequence. The workload's own recomputation first, then the stronger kinds. None if nothing
     fits at one layer per stage."""
+
+    def splits(tp: int) -> bool:
+        layout = Layouts(tp=np.int64(tp), sequence_parallel=np.bool_(True))
+        case = case_of(model, stack, workload, layout)
+        return bool(RULES["sequence_parallel"].keeps(case))
+
     node = cluster.node_devices
     # a degree that divides the node: no GPU of it stays idle, no group straddles two
     tps = [tp for tp in legality.legal_tp(model, stack) if node % tp == 0] or [1]
     if sequence_parallel:
-        tps = [tp for tp in tps if rules.splits(model, stack, workload, tp)]
+        tps = [tp for tp in tps if splits(tp)]
     pps = list(range(1, min(model.layers, 1024) + 1))
     modes = ["none"]
     if isinstance(workload, Training):

@@ -13,13 +13,13 @@ import numpy as np
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import estimate
 from meshwise.errors import InputError, closest, quoted
-from meshwise.layouts import rules
 from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.rules.case import needs_split
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.curve import Scaling, curve, layouts_for
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import as_digits, count
-from meshwise.units import BANDWIDTH, RATE, TIME, Kind, parse_quantity
+from meshwise.units import BANDWIDTH, RATE, TIME, QuantityKind, parse_quantity
 from meshwise.workloads.workload import MAX_BATCH, MAX_SEQ, Decode, Training, Workload
 
 POINTS = 7  # values of a range, ends included
@@ -35,7 +35,7 @@ class Quantity(NamedTuple):
 
     name: str
     unit: str  # B/s, s, FLOP/s or "" for numbers
-    kind: Kind | None
+    kind: QuantityKind | None
     apply: Callable[[float], Job]
     step: int = 1  # numbers are multiples of it
     high: int = 0
@@ -124,7 +124,7 @@ def quantities(cluster: Cluster, workload: Workload, step: int = 1) -> dict[str,
 
         def nics(value: float) -> Job:
             where = cluster
-            for index in wired:  # as --nics does
+            for index in wired:  # as another number of NICs does
                 where = _with_level(where, index, nics=int(value))
             return where, workload
 
@@ -187,8 +187,8 @@ def read_sweep(text: str, known: dict[str, Quantity]) -> tuple[Quantity, list[fl
     name = name.strip()
     if not equals or not rest.strip():
         raise InputError(
-            f"--sweep: {quoted(text)} has no values",
-            field="--sweep",
+            f"sweep: {quoted(text)} has no values",
+            field="sweep",
             value=text,
             legal="NAME=LOW:HIGH or NAME=A,B,C, for example inter.bandwidth=25GB/s:400GB/s",
         )
@@ -196,42 +196,42 @@ def read_sweep(text: str, known: dict[str, Quantity]) -> tuple[Quantity, list[fl
     if quantity is None:
         near = closest(name, known)
         raise InputError(
-            f"--sweep: {quoted(name)} cannot be swept here",
-            field="--sweep",
+            f"sweep: {quoted(name)} cannot be swept here",
+            field="sweep",
             value=name,
             legal=sorted(known),
             nearest=near[0] if near else None,
         )
     if "," in rest or ":" not in rest:
         listed = rest.split(",")
-        count(len(listed), "--sweep: values", high=MOST_POINTS)
+        count(len(listed), "sweep: values", high=MOST_POINTS)
         values = [_value(part, quantity) for part in listed]
         return quantity, sorted(dict.fromkeys(values))
     parts = rest.split(":")
     if len(parts) > 3:
         raise InputError(
-            f"--sweep: {quoted(rest)} has more than three parts",
-            field="--sweep",
+            f"sweep: {quoted(rest)} has more than three parts",
+            field="sweep",
             value=rest,
             legal="LOW:HIGH or LOW:HIGH:POINTS",
         )
     low, high = _value(parts[0], quantity), _value(parts[1], quantity)
     if low >= high:
         raise InputError(
-            f"--sweep: {name} from {parts[0].strip()} to {parts[1].strip()} is no range",
-            field="--sweep",
+            f"sweep: {name} from {parts[0].strip()} to {parts[1].strip()} is no range",
+            field="sweep",
             value=rest,
             legal="LOW below HIGH",
             nearest=f"{name}={parts[1].strip()}:{parts[0].strip()}" if low > high else None,
         )
     points = POINTS
     if len(parts) == 3:
-        points = count(parts[2].strip(), "--sweep POINTS", low=2, high=MOST_POINTS)
+        points = count(parts[2].strip(), "sweep POINTS", low=2, high=MOST_POINTS)
     return quantity, spaced(quantity, low, high, points)
 
 
 def _value(text: str, quantity: Quantity) -> float:
-    field = f"--sweep {quantity.name}"
+    field = f"sweep {quantity.name}"
     if quantity.kind is not None:
         return parse_quantity(text.strip(), quantity.kind, field)
     number = count(as_digits(text), field, high=quantity.high)
@@ -242,7 +242,7 @@ def _value(text: str, quantity: Quantity) -> float:
             part = f"divisor of the batch of {quantity.divides}"
         raise InputError(
             f"{field}: {number} is no {part}",
-            field="--sweep",
+            field="sweep",
             value=number,
             legal=part.replace(" ", "s ", 1),
             nearest=near,
@@ -288,7 +288,7 @@ def sweep(
         )
         curves.append((value, made))
     sequence_parallel = sequence_parallel or any(
-        rules.needs_split(model, stack, s.workload.phase) for _, s in curves
+        needs_split(model, stack, s.workload.phase) for _, s in curves
     )
     shown = sorted({p.tp for _, s in curves for p in s.points})
     solver = _Solver(model, stack, quantity, _pairs(model, stack, shown), sequence_parallel)

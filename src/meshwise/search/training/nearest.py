@@ -9,10 +9,10 @@ import msgspec
 
 from meshwise.clusters.load import Cluster, grown
 from meshwise.layouts.pins import Pins
+from meshwise.layouts.rules.rule import divisors
 from meshwise.models.shapes import Model
 from meshwise.search.training.plan import ranked
 from meshwise.search.training.ranking import Found, Search, search, variants
-from meshwise.search.training.space import divisors
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 

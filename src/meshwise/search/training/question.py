@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from meshwise.axes import RANKS
 from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import IllegalLayout, InputError, quoted
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.pins import Pins
+from meshwise.layouts.rules.rule import among, divisors
+from meshwise.layouts.rules.rulebook import refuse_pins
 from meshwise.models.shapes import Model
 from meshwise.search.training.nearest import Change, changes
 from meshwise.search.training.plan import Plan, plan
 from meshwise.search.training.ranking import Progress, search, variants
-from meshwise.search.training.space import divisors, least_etp
+from meshwise.search.training.space import least_etp
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count, one_of
 from meshwise.workloads.workload import Training
@@ -38,9 +43,9 @@ def check_gpus(cluster: Cluster, gpus: int) -> Cluster:
     grown_to = grown(cluster, gpus)
     if gpus > grown_to.devices:
         raise IllegalLayout(
-            f"--gpus={gpus} is more than the {grown_to.devices} GPUs of {cluster.name}, which has no "
+            f"gpus={gpus} is more than the {grown_to.devices} GPUs of {cluster.name}, which has no "
             "network to grow over",
-            field="--gpus",
+            field="gpus",
             value=gpus,
             legal=f"1 to {grown_to.devices}, or a cluster with a network [[level]]",
             nearest=grown_to.devices,
@@ -50,76 +55,42 @@ def check_gpus(cluster: Cluster, gpus: int) -> Cluster:
 
 def check_pins(model: Model, stack: Stack, w: Training, gpus: int, pins: Pins) -> None:
     """Refuse pins that no layout can have, with the nearest legal value."""
+    check_product(gpus, pins, RANKS)
     for tp in pins.get("tp", ()):
         legality.require_tp(model, tp, stack, etp=least_etp(tp, pins))
-    for axis in ("tp", "pp", "dp", "cp"):
+    refuse_pins({axis: codes for axis, codes in pins.items() if axis != "tp"}, model, stack, w)
+
+
+def check_product(gpus: int, pins: Pins, axes: Sequence[str]) -> None:
+    """Refuse pinned degrees that do not multiply to the GPUs, whatever the other axes are."""
+    for axis in axes:
         for value in pins.get(axis, ()):
             if gpus % value:
-                legal = divisors(gpus)
-                refuse(axis, value, f"does not divide the {gpus} GPUs", legal)
-    least = 1
-    for axis in ("tp", "pp", "dp", "cp"):
-        least *= min(pins.get(axis, (1,)))
-    if gpus % least and all(len(pins.get(a, (1,))) == 1 for a in ("tp", "pp", "dp", "cp")):
-        named = " · ".join(f"{a} {pins[a][0]}" for a in ("tp", "pp", "dp", "cp") if a in pins)
+                raise among(axis, value, f"does not divide the {gpus} GPUs", divisors(gpus)).error()
+    least = math.prod(min(pins.get(axis, (1,))) for axis in axes)
+    fixed = all(len(pins.get(axis, (1,))) == 1 for axis in axes)
+    if fixed and gpus % least:
+        named = " · ".join(f"{axis} {pins[axis][0]}" for axis in axes if axis in pins)
         raise IllegalLayout(
             f"{named} = {least} does not divide the {gpus} GPUs",
-            field="--gpus",
+            field="gpus",
             value=gpus,
             legal=f"a multiple of {least}",
             nearest=max(1, round(gpus / least)) * least,
         )
-    if all(axis in pins for axis in ("tp", "pp", "dp", "cp")) and least > gpus:
-        refuse("gpus", gpus, f"the pinned degrees use {least} GPUs at least", [least])
-    for dp in pins.get("dp", ()):
-        if w.batch % dp:
-            refuse("dp", dp, f"does not divide the global batch of {w.batch}", divisors(w.batch))
-    for cp in pins.get("cp", ()):
-        if w.seq % cp:
-            refuse("cp", cp, f"does not divide the sequence of {w.seq} tokens", divisors(w.seq))
-    for pp in pins.get("pp", ()):
-        if pp > model.layers:
-            refuse("pp", pp, f"{pp} stages for {model.layers} layers", [model.layers])
-    for micro in pins.get("micro_batch", ()):
-        if w.batch % micro:
-            why = f"does not divide the global batch of {w.batch}"
-            refuse("micro_batch", micro, why, divisors(w.batch))
-    check_experts(model, pins)
-
-
-def check_experts(model: Model, pins: Pins) -> None:
-    experts = [b.moe.experts for b in model.blocks if b.moe is not None]
-    for axis in ("ep", "etp"):
-        for value in pins.get(axis, ()):
-            if not experts and value > 1:
-                refuse(axis, value, f"{model.name} has no experts", [1])
-            if axis == "ep" and experts and any(n % value for n in experts):
-                refuse(
-                    axis, value, f"does not divide the {experts[0]} experts", divisors(experts[0])
-                )
+    if all(axis in pins for axis in axes) and (least > gpus or (fixed and least != gpus)):
+        why = f"the pinned degrees use {least} GPUs" + ("" if fixed else " at least")
+        raise among("gpus", gpus, why, [least]).error()
 
 
 def check_objective(objective: str, legal: tuple[str, ...], price: float | None) -> None:
-    one_of(objective, "--objective", legal)
+    one_of(objective, "objective", legal)
     if objective == "cost" and price is None:
         raise InputError(
-            "--price: missing: the objective cost needs the price of a GPU",
-            field="--price",
-            legal="dollars per GPU and hour, for example --price 2.50",
+            "price_per_device_hour: missing: the objective cost needs the price of a GPU",
+            field="price_per_device_hour",
+            legal="dollars per GPU and hour, for example `price_per_device_hour=2.50`",
         )
-
-
-def refuse(axis: str, value: int, why: str, legal: list[int]) -> None:
-    """Raise for a pinned value, with the nearest legal one."""
-    option = "--" + axis.replace("_", "-")
-    shown: list[Any] = legal if len(legal) <= 24 else [*legal[:20], "…", legal[-1]]
-    raise IllegalLayout(
-        f"{option}={value}: {why}",
-        field=option,
-        value=value,
-        legal=shown,
-        nearest=min(legal, key=lambda d: (abs(d - value), d)),
-    )
 
 
 def plan_training(
@@ -140,17 +111,13 @@ def plan_training(
     started = time.perf_counter()
     check_objective(objective, OBJECTIVES, price_per_device_hour)
     for name in free:
-        one_of(name, "--free", FREE)
-    top = count(top, "--top", high=MAX_TOP)
-    n = cluster.devices if gpus is None else count(gpus, "--gpus")
+        one_of(name, "free", FREE)
+    top = count(top, "top", high=MAX_TOP)
+    n = cluster.devices if gpus is None else count(gpus, "gpus")
     where = check_gpus(cluster, n)
     asked = dict(pins or {})
     if w.micro_batch is not None:
         asked.setdefault("micro_batch", (w.micro_batch,))
-    if "dcp" in asked:
-        raise InputError(
-            "--dcp has no meaning in training", field="--dcp", legal="leave --dcp out, or --isl …"
-        )
     check_pins(model, stack, w, n, asked)
     if "decomposed" in asked and (stack.overlaps.overlap != "none" or stack.ideal):
         how = (
@@ -159,10 +126,10 @@ def plan_training(
             else f"overlaps by itself ({stack.overlaps.overlap})"
         )
         raise InputError(
-            f"--overlap: {stack.name} {how}",
-            field="--overlap",
+            f"overlap: {stack.name} {how}",
+            field="overlap",
             value=quoted(stack.overlaps.overlap),
-            legal="leave --overlap out, or a stack without it",
+            legal="leave `overlap` out, or a stack without it",
         )
     choices = variants(stack, w, dtypes=_dtypes(where, w, free), comm_dtypes=_comms(free, w))
     found = search(model, where, choices, n, asked, keep=max(50, 2 * top), progress=progress)

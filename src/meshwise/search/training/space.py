@@ -2,7 +2,7 @@
 
 A *mesh* is (tp, pp, dp, cp, ep, etp); a *column* a mesh with a microbatch and a placement; a *layout* a
 column with virtual stages, recomputation, sequence parallelism and a sharding stage. What breaks a
-rule is counted under the first one, in the order of :data:`RULES`: a mesh as one, for its switches are
+rule is counted under the first one, in the order of the rulebook: a mesh as one, for its switches are
 not looked at. Layouts that are one program (sequence parallelism over one rank, sharding over one,
 recomputing scores that were never kept, placements with the same ranks on every level) are one layout.
 """
@@ -18,34 +18,20 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import ORDERS, RECOMPUTE_CODE, SHARD_CODE
 from meshwise.clusters.load import Cluster
-from meshwise.layouts import rules
-from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.placement import Group, alike, groups, pipeline_stride
+from meshwise.layouts.rules.case import Case, case_of, cuts_evenly, expert_count
+from meshwise.layouts.rules.of_model import DEGREE_CODES
+from meshwise.layouts.rules.of_stack import sharding
+from meshwise.layouts.rules.rule import divisors
+from meshwise.layouts.rules.rulebook import RULES, TRAINING_CODES
 from meshwise.models.shapes import Model
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import Training
+from meshwise.workloads.workload import Training, Workload
 
-# in the order in which they are looked at
-RULES = (
-    "heads",  # tp does not divide the attention heads
-    "kv_heads",  # tp neither divides nor is a multiple of the KV heads
-    "kv_copies",  # the stack does not copy KV heads
-    "quantization",  # a shard would hold part of a quantisation group
-    "layers",  # more stages than layers
-    "stack",  # what the software cannot run
-    "sequence",  # cp does not divide the sequence
-    "batch",  # dp does not divide the global batch
-    "loss_chunks",  # more parts of the loss than a microbatch has tokens
-    "experts",  # ep · etp does not divide tp · cp · dp
-    "exchange",  # ep 1 where the exchange of tokens is asked to be overlapped
-    "interleaving",  # virtual stages whose microbatches are no multiple of pp
-    "sequence_parallel",  # tp does not divide a rank's tokens
-    "unsplit_experts",  # experts beside tp without sequence parallelism, which the software needs
-    "memory",
-)
+CODES = (*TRAINING_CODES, "memory")  # of what is refused, in the order in which it is looked at
 COLUMN = ("tp", "pp", "dp", "cp", "ep", "etp", "micro_batch", "placement")
 
 
@@ -116,12 +102,6 @@ def take_groups(groups_: dict[str, Group], index: Any) -> dict[str, Group]:
     }
 
 
-def divisors(n: int) -> list[int]:
-    """Every divisor of n, ascending."""
-    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
-    return small + [n // d for d in reversed(small) if d * d != n]
-
-
 def factorizations(gpus: int, pins: Pins) -> dict[str, Array]:
     """All (tp, pp, cp, dp) whose product is ``gpus``."""
     rows: list[tuple[int, int, int, int]] = []
@@ -164,8 +144,8 @@ def lists(values: Array, of: Any) -> list[Any]:
 class Refusals:
     """Rows that break a rule, counted under the first that they break."""
 
-    def __init__(self, rules: tuple[str, ...] = RULES) -> None:
-        self.counts = dict.fromkeys(rules, 0)
+    def __init__(self, codes: tuple[str, ...] = CODES) -> None:
+        self.counts = dict.fromkeys(codes, 0)
 
     def keep(self, table: dict[str, Array], rule: str, good: Array) -> dict[str, Array]:
         good = np.broadcast_to(good, np.shape(table["tp"]))
@@ -181,20 +161,26 @@ def least_etp(tp: int, pins: Pins) -> int:
 
 
 def keep_legal_tp(
-    model: Model, stack: Stack, table: dict[str, Array], refused: Refusals
+    model: Model,
+    stack: Stack,
+    workload: Workload,
+    table: dict[str, Array],
+    refused: Refusals,
 ) -> dict[str, Array]:
     """The rows whose tp the model and the stack admit."""
 
-    def first(tp: int) -> str:
-        # experts may be split less: their own degree is looked at with it
-        found = legality.refusals(model, tp, stack, 1)
-        return found[0].code if found else ""
-
-    codes = np.array(lists(table["tp"], first), dtype=object)
-    for rule in ("heads", "kv_heads", "kv_copies", "quantization"):
-        table = refused.keep(table, rule, codes != rule)
-        codes = codes[codes != rule]
+    # experts may be split less: their own degree is looked at with it
+    table = table | {"etp": np.ones(len(table["tp"]), np.int64)}
+    for code in DEGREE_CODES:
+        case = case_of(model, stack, workload, layouts_of(table))
+        table = refused.keep(table, code, RULES[code].keeps(case))
+    table.pop("etp")
     return table
+
+
+def layouts_of(table: dict[str, Array]) -> Layouts:
+    """The columns of a table that are axes."""
+    return Layouts(**{name: table[name] for name in Layouts._fields if name in table})
 
 
 def _meshes(
@@ -202,16 +188,15 @@ def _meshes(
 ) -> dict[str, Array]:
     table = factorizations(gpus, pins)
 
-    table = keep_legal_tp(model, stack, table, refused)
-    for rule in ("layers", "stack", "sequence", "batch"):
-        table = refused.keep(table, rule, rules.RULES[rule](case(model, stack, w, table)))
+    table = keep_legal_tp(model, stack, w, table, refused)
+    for code in ("layers", "stack", "sequence", "batch"):
+        table = refused.keep(table, code, RULES[code].keeps(_case(model, stack, w, table)))
     return table
 
 
-def case(model: Model, stack: Stack, w: Training, table: dict[str, Array]) -> rules.Case:
+def _case(model: Model, stack: Stack, w: Training, table: dict[str, Array]) -> Case:
     """Rows of a table as the rules look at them."""
-    layout = Layouts(**{name: table[name] for name in Layouts._fields if name in table})
-    return rules.of(model, stack, w, layout)
+    return case_of(model, stack, w, layouts_of(table))
 
 
 def _experts(
@@ -225,9 +210,9 @@ def _experts(
     """Each mesh with every expert grid: ep divides the experts, etp divides tp and the width."""
     inner = table["tp"] * table["cp"] * table["dp"]
     found = expert_grids(model, table, pins, inner, table["tp"])
-    for rule in ("experts", "exchange", "stack"):
-        found = refused.keep(found, rule, rules.RULES[rule](case(model, stack, w, found)))
-    return refused.keep(found, "quantization", rules.expert_groups(case(model, stack, w, found)))
+    for code in ("experts", "exchange", "stack", "quantization"):
+        found = refused.keep(found, code, RULES[code].keeps(_case(model, stack, w, found)))
+    return found
 
 
 def expert_grids(
@@ -239,7 +224,7 @@ def expert_grids(
 ) -> dict[str, Array]:
     """Each row with every (ep, etp) that may be legal: ep divides the experts and is no more than the
     ``inner`` ranks of a stage, etp divides ``widest``. Without experts one row stays one."""
-    experts = rules.experts(model)
+    experts = expert_count(model)
     size = len(table["tp"])
     if not experts:
         return table | {"ep": np.ones(size, np.int64), "etp": np.zeros(size, np.int64)}
@@ -280,7 +265,7 @@ def _placements(
 def virtual_stages(layers: int, pp: int) -> list[int]:
     """Numbers of virtual stages v > 1 that cut the layers into pp · v chunks."""
     vps = np.arange(2, (layers + 2) // pp + 1)
-    return [int(v) for v in vps[rules.chunks(layers, np.int64(pp), vps)]]
+    return [int(v) for v in vps[cuts_evenly(layers, np.int64(pp), vps)]]
 
 
 def _switches(
@@ -314,22 +299,24 @@ def space(
         lambda n: [m for m in divisors(n) if "micro_batch" not in pins or m in pins["micro_batch"]],
     )
     table = spread(table | {"mesh": mesh}, micros, "micro_batch")
-    table = refused.keep(table, "loss_chunks", rules.loss_chunks(case(model, stack, w, table)))
+    table = refused.keep(
+        table, "loss_chunks", RULES["loss_chunks"].keeps(_case(model, stack, w, table))
+    )
     mesh = table.pop("mesh")
     placements = np.array([len(o) for o in orders], dtype=np.int64)[dense[mesh]]
     tp, pp, cp = table["tp"], table["pp"], table["cp"]
     recompute, shard = _switches(model, w, stack, pins)
     expert_dp = Layouts(**table).expert_dp() if np.any(table["etp"] > 0) else 1
     sharded = (table["dp"] * cp > 1) | (expert_dp > 1)
-    able = [rules.sharding(stack, np.int64(code), pp) for code in shard]
+    able = [sharding(stack, np.int64(code), pp) for code in shard]
     wanted_shards = np.where(sharded, len(shard), int(0 in shard))
     shards = np.where(sharded, sum(able, np.int64(0)), int(0 in shard))
     sp = pins.get("sequence_parallel", (False, True))
-    split_all = case(model, stack, w, table | {"sequence_parallel": np.ones(len(tp), bool)})
-    fits_sp = rules.sequence_parallel(split_all)
+    split_all = _case(model, stack, w, table | {"sequence_parallel": np.ones(len(tp), bool)})
+    fits_sp = RULES["sequence_parallel"].keeps(split_all)
     unsplit = np.full(len(tp), False in sp) | (tp == 1) & (False in sp)
-    split_none = case(model, stack, w, table | {"sequence_parallel": np.zeros(len(tp), bool)})
-    banned = unsplit & ~rules.unsplit_experts(split_none)
+    split_none = _case(model, stack, w, table | {"sequence_parallel": np.zeros(len(tp), bool)})
+    banned = unsplit & ~RULES["unsplit_experts"].keeps(split_none)
     wanted = (tp > 1) & (True in sp)
     split = wanted & fits_sp
     vps = _virtual(model, w, stack, table, pins)
@@ -339,7 +326,7 @@ def space(
     if False not in ways:
         unsplit = np.zeros_like(unsplit)
         banned = np.zeros_like(banned)
-    legal_vp = (vps > 0) & rules.interleaving(case(model, stack, w, table | {"vp": vps}))
+    legal_vp = (vps > 0) & RULES["interleaving"].keeps(_case(model, stack, w, table | {"vp": vps}))
     per_vp = shards * len(recompute)
     asked = np.count_nonzero(vps, axis=0)
     found = np.count_nonzero(legal_vp, axis=0)
@@ -369,8 +356,8 @@ def space(
         unsplit=unsplit[order],
         decomposed=ways,
         recompute=recompute,
-        shard=tuple(c for c in shard if rules.sharding(stack, np.int64(c), np.int64(1))),
-        piped=tuple(c for c in shard if rules.sharding(stack, np.int64(c), np.int64(2))),
+        shard=tuple(c for c in shard if sharding(stack, np.int64(c), np.int64(1))),
+        piped=tuple(c for c in shard if sharding(stack, np.int64(c), np.int64(2))),
         number=number[order],
         refused=refused.counts,
     )

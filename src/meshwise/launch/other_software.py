@@ -56,7 +56,7 @@ def of_keys(table: dict[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def not_read(other: tuple[str, str]) -> NoLaunch:
+def refusal(other: tuple[str, str]) -> NoLaunch:
     title, legal = other
     return NoLaunch(
         f"command: {title} is not read: which layout it runs is not known",

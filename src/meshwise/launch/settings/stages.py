@@ -6,7 +6,7 @@ import itertools
 import re
 
 from meshwise.errors import IllegalLayout
-from meshwise.launch.settings import Settings, contradiction
+from meshwise.launch.settings.settings import Settings, contradiction
 from meshwise.program.weights import stage_bounds
 
 SPLITS = ("embedding_split", "loss_split", "first_layers", "last_layers", "stage_layout")
@@ -19,7 +19,7 @@ def _sizes(layers: int, pp: int) -> list[int]:
     return [b - a for a, b in itertools.pairwise(bounds)]
 
 
-def settings(layers: int | None, pp: int) -> Settings:
+def split_settings(layers: int | None, pp: int) -> Settings:
     """The flags by which Megatron-LM cuts ``layers`` as they are priced; none where it is even."""
     if layers is None or pp == 1 or layers % pp == 0:
         return {}
@@ -34,7 +34,7 @@ def settings(layers: int | None, pp: int) -> Settings:
     return {"stage_layout": "|".join(["E" + words[0], *words[1:-1], words[-1] + "L"])}
 
 
-def said(s: Settings, pp: int) -> list[int] | None:
+def stages_said(s: Settings, pp: int) -> list[int] | None:
     """Layers of each stage by a command's flags; None where it does not say how many there are."""
     if s.get("stage_layout"):
         return _of_layout(str(s["stage_layout"]), pp)
@@ -60,12 +60,12 @@ def said(s: Settings, pp: int) -> list[int] | None:
     return sizes
 
 
-def check(sizes: dict[str, int], layers: int, pp: int, vp: int) -> None:
+def check_split(sizes: dict[str, int], layers: int, pp: int, vp: int) -> None:
     """Raise where Megatron-LM does not cut the model's layers over stages as the command says."""
     if sizes.get("stage_layout") or pp == 1:
         return
     s: Settings = {**sizes, "layers": layers}
-    said(s, pp)
+    stages_said(s, pp)
     whole = layers + sizes.get("embedding_split", 0) + sizes.get("loss_split", 0)
     free = sizes.get("first_layers") or sizes.get("last_layers")
     if not free and whole % (pp * vp):
@@ -97,7 +97,7 @@ def remark(s: Settings, pp: int) -> list[str]:
     if pp == 1 or not any(s.get(name) for name in (*SPLITS, "layers")):
         return []
     try:
-        sizes = said(s, pp)
+        sizes = stages_said(s, pp)
     except IllegalLayout:  # looked at with the model: :func:`check`
         return []
     named = any(s.get(name) for name in SPLITS[2:])  # the others are what is priced

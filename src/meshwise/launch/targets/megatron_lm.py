@@ -1,37 +1,26 @@
-"""What training frameworks' flags mean: settings from a job, and a job's fields from settings."""
+"""What Megatron-LM's flags mean: settings from a job, and a job's fields from settings."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from meshwise.errors import InputError, MeshwiseError
+from meshwise.launch.command_text import Written, flag_lines, torchrun
+from meshwise.launch.files import deepspeed_json
+from meshwise.launch.find import Launch
 from meshwise.launch.job import Job
-from meshwise.launch.settings import Read, Settings, contradiction
-from meshwise.launch.targets import stages, switches
+from meshwise.launch.settings import stages, switches
+from meshwise.launch.settings.settings import (
+    Read,
+    Settings,
+    contradiction,
+    replicas_left,
+    yes,
+)
+from meshwise.launch.shell.commands import Script
+from meshwise.launch.table import Target
 from meshwise.models.load import load_model
 from meshwise.models.names import named_model
-
-
-def replicas(world: int | None, rest: int, field: str) -> int:
-    """Data-parallel degree: what the other degrees leave of the world."""
-    if world is None:
-        raise InputError(
-            "the command does not say how many GPUs it runs on",
-            field="gpus",
-            legal="torchrun --nnodes … --nproc-per-node …, or `gpus=N`",
-        )
-    if world % rest:
-        raise contradiction(
-            field,
-            world,
-            f"{world} GPUs are no multiple of the {rest} of one replica",
-            f"multiples of {rest}",
-        )
-    return world // rest
-
-
-def yes(value: Any) -> bool:
-    return str(value).strip().lower() in ("true", "1", "yes", "on")
 
 
 def _batches(s: Settings) -> dict[str, Any]:
@@ -39,12 +28,10 @@ def _batches(s: Settings) -> dict[str, Any]:
     return {name: s[name] for name in names if s.get(name) is not None}
 
 
-# -- Megatron-LM and Megatron-Bridge ------------------------------------------------------------------
-
 _STRATEGIES = {"zero1": "optim", "zero2": "optim_grads", "zero3": "optim_grads_params"}
 
 
-def _recomputation(job: Job) -> Settings:
+def recomputation_settings(job: Job) -> Settings:
     if job.recompute == "full":
         return {"granularity": "full", "recompute_method": "uniform", "recompute_layers": 1}
     return {"granularity": "selective"} if job.recompute == "selective" else {}
@@ -58,8 +45,8 @@ def _layers(job: Job) -> int | None:
         return None
 
 
-def _degrees(job: Job) -> Settings:
-    s: Settings = {"tp": job.tp, "pp": job.pp, **stages.settings(_layers(job), job.pp)}
+def degree_settings(job: Job) -> Settings:
+    s: Settings = {"tp": job.tp, "pp": job.pp, **stages.split_settings(_layers(job), job.pp)}
     if job.vp > 1:
         s["vp"] = job.vp
     if job.cp > 1:
@@ -69,9 +56,9 @@ def _degrees(job: Job) -> Settings:
     return s
 
 
-def megatron_settings(job: Job) -> Settings:
+def _settings(job: Job) -> Settings:
     """DP is what tp · pp · cp leave of the world; experts have a grid of their own."""
-    s = _degrees(job) | _recomputation(job)
+    s = degree_settings(job) | recomputation_settings(job)
     narrow = job.dtype in ("bf16", "fp8")
     for name, on in (
         ("sequence_parallel", job.sequence_parallel),
@@ -94,17 +81,17 @@ def megatron_settings(job: Job) -> Settings:
         s |= {"distributed_optimizer": True, "fsdp": True, "sharding": _STRATEGIES[job.shard]}
     elif job.dp * job.cp > 1:
         s["grad_overlap"] = True
-    return s | switches.settings(job) | _batches(_of(job))
+    return s | switches.switch_settings(job) | _batches(batch_settings(job))
 
 
-def _of(job: Job) -> Settings:
+def batch_settings(job: Job) -> Settings:
     return {name: getattr(job, name) for name in ("micro_batch", "global_batch", "seq")}
 
 
-def megatron_fields(s: Settings, world: int | None) -> Read:
+def read(s: Settings, world: int | None) -> Read:
     tp, pp, cp = s.get("tp", 1), s.get("pp", 1), s.get("cp", 1)
     ep, etp = s.get("ep", 1), s.get("etp")
-    dp = replicas(world, tp * pp * cp, "--tensor-model-parallel-size")
+    dp = replicas_left(world, tp * pp * cp, "--tensor-model-parallel-size")
     etp = tp if etp is None else etp
     if (tp * cp * dp) % (ep * etp):
         inner = tp * cp * dp
@@ -157,7 +144,7 @@ def megatron_fields(s: Settings, world: int | None) -> Read:
     if s.get("tp_overlap") and not found["sequence_parallel"]:
         notes.append("--tp-comm-overlap needs --sequence-parallel: priced without the overlap")
         found["overlap"] = "none"
-    more, said = switches.fields(s, ep)
+    more, said = switches.switch_fields(s, ep)
     found |= more
     notes += said
     if s.get("attention") in ("unfused", "local"):
@@ -197,57 +184,42 @@ def _virtual(s: Settings, pp: int) -> int:
     return int(layers // (pp * each))
 
 
-def bridge_settings(job: Job) -> Settings:
-    """The same model as Megatron-LM's, as overrides of a recipe."""
-    s = _degrees(job) | _recomputation(job)
-    s["sequence_parallel"] = str(job.sequence_parallel).lower()
-    if job.shard == "zero1":
-        s["distributed_optimizer"] = "true"
-    elif job.shard == "none":
-        s["distributed_optimizer"] = "false"
-    if job.overlap == "decomposed" and job.sequence_parallel:
-        s["tp_overlap"] = "true"
-    if job.dtype in _MIXED:
-        s["precision"] = _MIXED[job.dtype]
-    if job.grad_dtype is not None:
-        s["grad_fp32"] = str(job.grad_dtype == "fp32").lower()
-    s |= {k: str(v).lower() if v is True else v for k, v in switches.settings(job).items()}
-    s = {k: v for k, v in s.items() if k not in _OF_A_RECIPE}
-    return s | {k: v for k, v in _of(job).items() if v is not None}
+def defaults(s: Settings, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Megatron-LM computes in fp32 unless ``--bf16`` or ``--fp16``; with ``--bf16`` it keeps and reduces
+    fp32 gradients unless ``--grad-reduce-in-bf16``, with ``--fp16`` fp16 ones unless
+    ``--accumulate-allreduce-grads-in-fp32`` (megatron/training/arguments.py, ``validate_args``)."""
+    said: list[str] = []
+    found: dict[str, Any] = {}
+    dtype = fields.get("dtype")
+    if dtype is None:
+        found["dtype"] = "fp32"
+        said.append(
+            "fp32: neither --bf16 nor --fp16 is said, and Megatron-LM then computes in fp32; add --bf16"
+        )
+    if dtype == "fp8" and not s.get("bf16") and not s.get("fp16"):
+        said.append("--fp8-format without --bf16: priced with 16-bit weights; add --bf16")
+    narrow = s.get("grad_bf16") if dtype != "fp16" else not s.get("grad_fp32")
+    found["grad_dtype"] = "bf16" if narrow and dtype is not None else "fp32"
+    if fields.get("micro_batch") is None:
+        said.append("--micro-batch-size is not said: 1 is priced")
+    return found, said
 
 
-# torch's own objects in a recipe: no override says them
-_OF_A_RECIPE = ("precise", "moment", "second_moment")
-# names of Megatron-Bridge's mixed-precision recipes (training/mixed_precision.py)
-_MIXED = {
-    "bf16": "bf16_mixed",
-    "fp16": "fp16_mixed",
-    "fp8": "bf16_with_fp8_delayed_scaling_mixed",
-}
+def with_files(s: Settings, text: str, launch: Launch, script: Script, chosen: Target) -> Settings:
+    """Megatron-DeepSpeed's stage and precision stand in a file of DeepSpeed's."""
+    return s | deepspeed_json.stage_of(launch.after, script, s)
 
 
-def bridge_fields(s: Settings, world: int | None) -> Read:
-    flags, said = switches.of_a_recipe(s)
-    mixed = str(s.get("precision", "")).lower()
-    if "fp8" in mixed or "mxfp8" in mixed:
-        flags["fp8"] = mixed
-    elif "bf16" in mixed or "fp16" in mixed:
-        flags["bf16" if "bf16" in mixed else "fp16"] = True
-    told = (
-        "sequence_parallel",
-        "distributed_optimizer",
-        "tp_overlap",
-        "overlap_experts",
-        "precise",
-        *stages.SPLITS[:2],
-    )
-    for name in told:
-        flags[name] = yes(s.get(name, "false"))
-    for name in ("vp", "etp", *stages.SPLITS[2:]):
-        if str(flags.get(name)).lower() in ("none", "null"):
-            flags.pop(name, None)
-    found, notes = megatron_fields(flags, world)
-    notes = [*said, *notes]
-    if s.get("grad_fp32") is not None:
-        found["grad_dtype"] = "fp32" if yes(s["grad_fp32"]) else "bf16"
-    return found, notes
+def claims(before: list[str], after: list[str], says: set[str]) -> int:
+    """Its degrees; else a script of its name."""
+    if "megatron-lm" in says:
+        return 3
+    script = before[-1]
+    named = script.rpartition("/")[2].startswith("pretrain_")
+    module = before[-2:-1] == ["-m"] and script.startswith("megatron")
+    return int(named or (script.endswith(".py") and "megatron" in script.lower()) or module)
+
+
+def write(job: Job, chosen: Target) -> Written:
+    s = _settings(job)
+    return flag_lines(torchrun(job, "pretrain_gpt.py"), s, chosen, ("$MODEL_ARGS $DATA_ARGS",)), {}

@@ -8,7 +8,8 @@ import msgspec
 
 from meshwise.errors import IllegalLayout
 from meshwise.launch.job import Job
-from meshwise.launch.settings import Read, Settings, contradiction
+from meshwise.launch.settings.settings import Read, Settings, contradiction
+from meshwise.launch.table import target
 from meshwise.stacks.switches import MODULES, MOMENTS
 
 # what training software does by itself where its command says nothing
@@ -19,14 +20,13 @@ PLAIN: dict[str, Any] = {
     "moments_dtype": "fp32",
     "recompute_modules": ("core_attn",),
 }
-_OTHERWISE = {"torchtitan": ("loss_chunks",)}  # targets that have a way of their own
 _DISPATCHERS = ("allgather", "alltoall", "alltoall_seq", "flex")
 # transformer_config.py: "moe_act in recompute_modules is only supported with moe_grouped_gemm"
 _GROUPED = "Megatron-Core takes it with --moe-grouped-gemm only"
 _BACKENDS = ("deepep", "hybridep")
 
 
-def settings(job: Job) -> Settings:
+def switch_settings(job: Job) -> Settings:
     """The dispatcher is said wherever experts are spread: Megatron-LM's own is another one."""
     s: Settings = {}
     if job.ep > 1:
@@ -45,14 +45,14 @@ def settings(job: Job) -> Settings:
     return s
 
 
-def as_said(job: Job, target: str) -> Job:
+def as_said(job: Job, name: str) -> Job:
     """The job without what the target does by itself."""
-    own = {k: v for k, v in PLAIN.items() if k not in _OTHERWISE.get(target, ())}
+    own = {k: v for k, v in PLAIN.items() if k not in target(name).own_way}
     dropped = {k: None for k, v in own.items() if getattr(job, k) == v}
     return msgspec.structs.replace(job, **dropped)
 
 
-def fields(s: Settings, ep: int) -> Read:
+def switch_fields(s: Settings, ep: int) -> Read:
     """(fields of the job, notes)."""
     found: dict[str, Any] = {}
     notes: list[str] = []
@@ -139,7 +139,7 @@ def _check_chunks(job: Job) -> None:
         )
 
 
-def check(job: Job) -> None:
+def check_job_switches(job: Job) -> None:
     """Raise for an overlap of experts that Megatron-Core refuses, and for more parts of the loss than a
     microbatch has tokens."""
     _check_chunks(job)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from meshwise import dtypes
 from meshwise.errors import InputError, MeshwiseError, quoted
 from meshwise.launch.job import Job
-from meshwise.launch.settings import Settings
+from meshwise.launch.settings.settings import Settings
 from meshwise.models.load import load_model
 from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Quantization
@@ -50,7 +50,7 @@ _DEFAULT = ("none", "auto")
 _OWN = ("awq", "gptq", "bitsandbytes", "mlx")  # checkpoints that no container runs
 
 
-def settings(job: Job, cache: str) -> Settings:
+def format_settings(job: Job, cache: str) -> Settings:
     """What a command says of the job's formats."""
     found: Settings = {}
     if "fp8" in (job.weight_dtype, job.dtype) and _makes_fp8(job.model):
@@ -109,7 +109,7 @@ def _method(said: object) -> tuple[str, Method] | None:
     return word, Method(weights, weights if weights in dtypes.NARROW else None)
 
 
-def fields(s: Settings) -> dict[str, Any]:
+def format_fields(s: Settings) -> dict[str, Any]:
     """A job's fields from what a command says of formats."""
     method = _method(s.get("quantization"))
     found: dict[str, Any] = {
@@ -134,7 +134,7 @@ def _runs(word: str, method: Method, q: Quantization) -> bool:
     return q.weight_dtype == method.weights
 
 
-def formats_of(job: Job, model: Model) -> Formats:
+def formats_of_job(job: Job, model: Model) -> Formats:
     """The formats of a serving command: the checkpoint's own where it has any. Raises where the command
     names another method than the checkpoint's, as engines do."""
     q, method = model.quantization, _method(job.quantization)

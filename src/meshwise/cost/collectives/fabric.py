@@ -1,0 +1,113 @@
+"""What a collective's algorithm reads: the fabric's levels as a group meets them, with the measured
+constants of each; and how bytes and hops on them become seconds.
+
+Notation: n ranks, S payload bytes as nccl-tests counts them, r_l ranks of the group in one domain
+of level l (Π r_l = n), R_l = r_0…r_{l-1} ranks of the group below level l, b_l wire bytes/second per
+device and direction at level l, e the measured efficiency, a the seconds per step, c the bytes/second
+of a copy in a device's own memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from meshwise.arrays import Array
+from meshwise.cost.sources import Source
+
+PROTOCOLS = ("simple", "narrow", "ll128", "ll")  # from the one for the largest messages on
+
+
+class Protocol(NamedTuple):
+    """One way to run an algorithm: ``launch_s`` once, ``step_s`` per hop, ``efficiency`` of the wire
+    rate; ``per_peer``: that share serves each peer at the same time, not all of them in turn."""
+
+    name: str
+    launch_s: float
+    step_s: float
+    efficiency: float
+    per_peer: bool = False
+
+
+class Measured(NamedTuple):
+    """Constants of one algorithm on one level."""
+
+    protocols: tuple[Protocol, ...]
+    min_ranks: int = 2
+
+    @property
+    def fastest(self) -> Protocol:
+        """The protocol for the largest messages."""
+        return max(self.protocols, key=lambda p: p.efficiency)
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol of that name, else the next one for larger messages."""
+        own = {p.name: p for p in self.protocols}
+        order = PROTOCOLS[: PROTOCOLS.index(name) + 1] if name in PROTOCOLS else ()
+        return next((own[p] for p in reversed(order) if p in own), self.fastest)
+
+
+class Constants(NamedTuple):
+    """Constants of one collective on one fabric level, by algorithm; and where they come from."""
+
+    algorithms: dict[str, Measured]
+    copy_bytes_per_s: float  # of a rank's own share, from the input to the output buffer
+    source: Source
+    lent: float = 0.0  # doubt that they hold here, in units of what another fabric's have
+
+
+class Fabric(NamedTuple):
+    """What the algorithms read: bandwidth per level for this group, and the constants."""
+
+    ranks: tuple[Array, ...]
+    bandwidth: tuple[Array, ...]
+    per_level: tuple[Constants, ...]
+    outermost: Array  # index of the outermost level that the group crosses
+    size: Array
+    peer_to_peer: Array
+    in_switch: Array
+    through: tuple[bool, ...]  # does the traffic of the level above leave by this level's own links
+    in_series: bool = (
+        False  # PCIe keeps few requests in flight: the other socket's way adds its time
+    )
+
+    def copy(self, payload: Array) -> Array:
+        """Seconds in which a rank copies its own 1/n of the buffer: S / (n · c)."""
+        return payload / (self.size * self.per_level[0].copy_bytes_per_s)
+
+    def protocols(self, algorithm: str) -> list[str]:
+        """Protocols of an algorithm at any level; the whole collective runs one of them."""
+        found = [c.algorithms[algorithm] for c in self.per_level if algorithm in c.algorithms]
+        return list(dict.fromkeys(p.name for a in found for p in a.protocols))
+
+
+class Candidate(NamedTuple):
+    """One algorithm: seconds, and bytes that one device sends per fabric level (innermost first)."""
+
+    algorithm: str
+    seconds: Array
+    wire_bytes: tuple[Array, ...]
+
+
+def streamed(
+    fabric: Fabric, wire: Sequence[Array], hops: Sequence[Array], protocols: Sequence[Protocol]
+) -> Array:
+    """launch + Σ hops · a + max over levels of bytes / (e · b): levels work at the same time.
+
+    The launch is the kernel's, so the innermost level's; each hop takes its own level's step.
+    """
+    seconds: Array = protocols[0].launch_s
+    slowest: Array = 0.0
+    carried: Array = 0.0
+    for index in reversed(range(len(wire))):
+        p = protocols[index]
+        seconds = seconds + hops[index] * p.step_s
+        # PCIe cards reach the other socket by the same port that serves their neighbours.
+        carried = wire[index] + (carried if fabric.through[index] else 0.0)
+        busy = carried / (p.efficiency * fabric.bandwidth[index])
+        if fabric.in_series and fabric.through[index]:
+            busy = busy + wire[index + 1] / fabric.bandwidth[index + 1]
+        slowest = np.maximum(slowest, busy)
+    return seconds + slowest

@@ -1,0 +1,1 @@
+"""What makes a layout legal: one list (:mod:`~meshwise.layouts.rules.rulebook`), by who imposes each rule."""

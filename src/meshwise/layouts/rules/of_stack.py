@@ -1,0 +1,145 @@
+"""Rules that the software imposes: what it can run, and what its switches need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from meshwise.arrays import Array
+from meshwise.axes import SHARD_CODE
+from meshwise.layouts.layout import Layout
+from meshwise.layouts.rules.case import Case, expert_count, needs_split
+from meshwise.layouts.rules.rule import TRAINS, Refusal, Rule
+from meshwise.stacks.schedules import SCHEDULES
+from meshwise.stacks.stack import Stack, stated
+
+# (the stack's switch, the axis, what it is, which layouts use it)
+ABILITIES: tuple[tuple[str, str, str, Callable[[Case], Array]], ...] = (
+    ("pipelines", "pp", "pipeline stages", lambda c: c.layout.pp > 1),
+    ("virtual_stages", "vp", "interleaved virtual stages", lambda c: c.layout.vp > 1),
+    ("context_parallel", "cp", "context parallelism", lambda c: c.layout.cp > 1),
+    ("expert_parallel", "ep", "expert parallelism", lambda c: c.layout.ep > 1),
+    ("decode_context", "dcp", "decode context parallelism", lambda c: c.layout.dcp > 1),
+    (
+        "attention_dp",
+        "dp",
+        "experts over the ranks of several replicas",
+        lambda c: (
+            np.bool_(not c.trains and expert_count(c.model) > 0)
+            & (c.layout.dp > 1)
+            & (c.layout.ep * c.layout.expert_tp() > c.layout.tp)
+        ),
+    ),
+)
+
+
+def sharding(stack: Stack, shard: Array, pp: Array) -> Array:
+    """What the stack shards, and beside pipelines."""
+    able = np.isin(shard, _codes(stack.can.shards))
+    return able & ((pp == 1) | np.isin(shard, _codes(stack.can.pipelined_shards)))
+
+
+def _codes(names: Sequence[str]) -> list[int]:
+    return [SHARD_CODE[name] for name in names]
+
+
+def _can_run(c: Case) -> Array:
+    good = sharding(c.stack, c.layout.shard, c.layout.pp)
+    for switch, _, _, used in ABILITIES:
+        if not getattr(c.stack.can, switch):
+            good = good & ~used(c)
+    return good
+
+
+def _stack(layout: Layout, c: Case) -> Refusal:
+    name, shards = c.stack.title or c.stack.name, c.stack.can.shards
+    if layout.shard not in shards:
+        why = f"{name} shards {_either(shards)} only"
+        return Refusal("shard", layout.shard, why, list(shards), shards[-1])
+    piped = [s for s in shards if s in c.stack.can.pipelined_shards]
+    if layout.pp > 1 and layout.shard not in piped:
+        why = f"beside pipelines {name} shards {_either(piped)} only"
+        return Refusal("shard", layout.shard, why, piped, piped[-1])
+    for switch, axis, what, used in ABILITIES:
+        if not getattr(c.stack.can, switch) and bool(used(c)):
+            return Refusal(axis, getattr(layout, axis), f"{name} has no {what}", "1", 1)
+    raise AssertionError("no ability is missing")
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(names)
+
+
+def _interleaves(c: Case) -> Array:
+    """Virtual stages are a schedule of training: 1F1B's, with microbatches in rounds of pp."""
+    lay = c.layout
+    if not c.trains or not SCHEDULES[c.stack.pipeline.schedule].interleaves:
+        return lay.vp == 1
+    return (lay.vp == 1) | (c.microbatches % lay.pp == 0)
+
+
+def _interleaving(layout: Layout, c: Case) -> Refusal:
+    vp = layout.vp
+    if not c.trains:
+        return Refusal("vp", vp, f"{c.phase} has no virtual stages", "1", 1)
+    if not SCHEDULES[c.stack.pipeline.schedule].interleaves:
+        return Refusal(
+            "vp", vp, f"the {c.stack.pipeline.schedule} schedule is not interleaved", "1", 1
+        )
+    why = f"{int(c.microbatches)} microbatches of a replica are no multiple of pp {layout.pp}"
+    return Refusal("vp", vp, why, "1, or a batch of more microbatches", 1)
+
+
+def _splits_beside_experts(c: Case) -> Array:
+    """Not every software trains experts beside TP ranks that all have every token: there sequence
+    parallelism is needed."""
+    if not needs_split(c.model, c.stack, c.phase):
+        return np.bool_(True)
+    return (c.layout.tp == 1) | np.asarray(c.layout.sequence_parallel)
+
+
+def _unsplit_experts(layout: Layout, c: Case) -> Refusal:
+    name = c.stack.title or c.stack.name
+    why = f"{name} trains experts beside tp {layout.tp} with sequence parallelism only"
+    legal = "`sequence_parallel=True`, or tp 1"
+    return Refusal("sequence_parallel", "false", why, legal, "true")
+
+
+def _has_tokens(c: Case) -> Array:
+    """The loss is taken on a token at a time at least."""
+    if not stated(c.stack, "loss_chunks"):
+        return np.bool_(True)
+    return c.stack.kernels.loss_chunks <= c.microbatch_tokens
+
+
+def _loss_chunks(layout: Layout, c: Case) -> Refusal:
+    tokens = int(c.microbatch_tokens)
+    why = f"more parts than the {tokens} tokens of a microbatch"
+    return Refusal("loss_chunks", c.stack.kernels.loss_chunks, why, f"1 to {tokens}", tokens)
+
+
+def _exchanges(c: Case) -> Array:
+    """Experts that are on every rank exchange no tokens, which nothing can hide. (Layouts that exchange
+    them and cannot hide it are priced without: :func:`~meshwise.layouts.rules.case.hides_experts`.)"""
+    asked = c.stack.overlaps.overlap_experts and not c.stack.ideal
+    return (c.layout.ep > 1) if asked else np.bool_(True)
+
+
+def _exchange(layout: Layout, c: Case) -> Refusal:
+    why = "with ep 1 there is no exchange of tokens"
+    legal = "ep > 1, or `overlap_experts=False`"
+    return Refusal("overlap_experts", "true", why, legal, "false")
+
+
+STACK = Rule(
+    *("stack", _can_run, _stack),
+    pins=("pp", "vp", "cp", "ep", "dcp", "shard"),
+    holds_for_runs=False,
+)
+INTERLEAVING = Rule("stack", _interleaves, _interleaving, pins=("vp",))
+UNSPLIT_EXPERTS = Rule(
+    "stack", _splits_beside_experts, _unsplit_experts, TRAINS, holds_for_runs=False
+)
+LOSS_CHUNKS = Rule("stack", _has_tokens, _loss_chunks, TRAINS)
+EXCHANGE = Rule("stack", _exchanges, _exchange, TRAINS)
