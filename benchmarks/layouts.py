@@ -22,7 +22,7 @@ import numpy as np
 import meshwise as mw
 from meshwise.cost.estimate import estimate
 from meshwise.layouts.layout import Layouts
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 MODEL, CLUSTER, BATCH = "gpt3-175b", "dgx-a100", 4096 * 27
 

@@ -27,7 +27,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import meshwise as mw
 from meshwise.search.training.ranking import search, variants
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 COMMAND = [sys.executable, "-m", "meshwise", "plan"]
 DENSE = [

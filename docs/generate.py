@@ -227,174 +227,68 @@ def cli_section() -> str:
     return "\n\n".join(parts)
 
 
-SWITCHES = {
-    "title": "The name that tables show.",
-    "runs": "What the software is made for. Another's kernels price a phase that it does not run all the "
-    "same, and the answer says so; one of collectives alone runs no model.",
-    "ideal": "Peak FLOP/s for matrix products and attention, wire bandwidth for ring collectives, "
-    "and nothing else: no element-wise pass, latency, host time or overlap. In decode the reading of "
-    "weights, keys and values at the memory's bandwidth binds too.",
-    "attention": "`flash`: fused and causal, half of the scores are computed and none are kept. "
-    "`unfused`: the full square of scores goes through memory.",
-    "flash_version": "Of the fused attention kernels: 1 and 2 are FlashAttention-1 and -2 (on Hopper and "
-    "later held to what those reach there), 3 FlashAttention-3, cuDNN's and the engines' own.",
-    "fused_elementwise": "The activation function, and the residual addition with its dropout, in "
-    "one pass each.",
-    "fused_norm": "Norms and rotary embedding in one pass each. Otherwise they are chains of fp32 "
-    "passes.",
-    "loss_bytes": "Memory traffic per logit of the loss, forward and backward [B].",
-    "whole_logits": "Every TP rank gathers all logits and takes their loss by itself. Otherwise the "
-    "ranks share the vocabulary and reduce three values per token.",
-    "loss_chunks": "Head and loss work on so many parts of a microbatch's tokens, one at a time: logits "
-    "and their gradient exist for one part only. `--loss-chunks` overrides it.",
-    "accumulation_bytes": "Memory traffic per weight and microbatch of adding the gradients to their "
-    "sums, where the weight gradient's product does not [B].",
-    "fused_add_norm": "The norm in the same pass as the residual addition before it.",
-    "collectives": "Whose measured constants price the collectives: `nccl`, `vllm`, `sglang`, "
-    "`trtllm`. An engine falls back to NCCL's where that is cheaper.",
-    "custom_all_reduce": "One-shot and two-shot kernels for small messages, on an innermost level "
-    "with peer-to-peer access.",
-    "custom_all_reduce_pcie_ranks": "The most ranks for which those kernels run where the innermost "
-    "level is PCIe.",
-    "in_switch": "NVLS and multimem reduction where the innermost level has it.",
-    "overlap": "Of the TP collectives. `none`; `split`: the batch in two halves, one computes while "
-    "the other communicates; `decomposed`: the collective and its product in TP chunks.",
-    "overlap_input_gradient": "Backward's reduction of an input gradient runs beside the same "
-    "layer's weight gradient.",
-    "schedule": "Of the pipeline: `1f1b` (interleaved where vp > 1), `gpipe`, `zb-1p` and `zb-2p` "
-    "(zero bubble with the memory of 1F1B, and with twice that).",
-    "dispatcher": "Of tokens to their experts, in training and prompts: `alltoall` sends a token to each "
-    "of its experts, `deepep` and `hybridep` once per node that has one, and on over the links inside. "
-    "`--dispatcher` overrides it.",
-    "overlap_experts": "The exchange of tokens runs beside another microbatch's passes, but for full "
-    "recomputation and pipeline stages without virtual ones. `--overlap-experts` overrides it.",
-    "overlap_grad_reduce": "The data-parallel gradient reduction runs beside the last microbatch's "
-    "backward pass.",
-    "overlap_param_gather": "The gathers of weights (ZeRO-1 to 3, FSDP) run beside compute.",
-    "scatter_gather": "Without sequence parallelism the TP ranks of a stage send a share each to the "
-    "next stage, which gathers them.",
-    "overlap_pipeline": "Transfers between stages run beside another virtual stage's work, where "
-    "stages are interleaved.",
-    "selective_recompute": "`attention`: selective recomputation redoes the attention core; `products`: "
-    "every second product and all passes (torchtitan's per-operation checkpointing).",
-    "recompute_modules": "What selective recomputation by `attention` does again, in Megatron-Core's words: "
-    "`core_attn` (where it is not fused), `layernorm`, `moe_act`, `shared_experts`, `mla_up_proj`, `mlp`, "
-    "`moe`. `--recompute-modules` overrides it.",
-    "stage_balance": "`layers`: pipeline stages of as many layers each; `cost`: layers and head are "
-    "dealt out by the weights that they multiply with.",
-    "recompute_early_stop": "Full recomputation leaves out a layer's last collective: 5 all_reduces "
-    "per layer, not 6.",
-    "parallel_block_one_all_reduce": "Parallel blocks (GPT-J, Falcon, Command-R) add their two "
-    "partial sums before one reduction.",
-    "copies_kv_heads": "Whether the software runs with more ranks than KV heads. Where it does not, "
-    "such degrees are refused.",
-    "vocab_multiple": "The vocabulary is rounded up to a multiple of it before the TP ranks share it "
-    "evenly.",
-    "vocab_multiple_per_rank": "The multiple is `vocab_multiple` times the TP degree.",
-    "shards": "What the software can shard over data-parallel ranks. Other layouts are refused under it, "
-    "as under the switches below.",
-    "pipelined_shards": "The same beside pipeline stages.",
-    "pipelines": "Whether it runs pipeline stages.",
-    "virtual_stages": "Whether it runs several chunks of layers per stage, interleaved.",
-    "context_parallel": "Whether it divides sequences over ranks.",
-    "expert_parallel": "Whether it keeps experts whole on ranks.",
-    "attention_dp": "Whether it serves replicas of attention that share their experts.",
-    "unsplit_experts": "Whether it trains experts beside TP without sequence parallelism.",
-    "decode_context": "Whether it divides the context of a KV head's copies in decode.",
-    "host_s": "Host time per step that no device work hides [s].",
-    "host_layer_s": "Host time to launch one layer's forward pass without CUDA graphs [s]; backward "
-    "takes twice that. A stage is never quicker than its host.",
-    "host_launch_s": "Training: host time to start one kernel [s]. A microbatch is never quicker than the "
-    "start of its kernels, which are counted by operation.",
-    "jitter": "Standard deviation of a rank's time in training over its mean; the step waits for the "
-    "slowest of N ranks, σ·√(2 ln N) later than the mean.",
-    "collective_wait_s": "What a collective's kernels wait for each other where every rank's host "
-    "launches them outside CUDA graphs [s].",
-    "fused_qk_norm": "Inference: norms of queries and keys (Qwen3) in the rotary embedding's pass.",
-    "fuses_shared_expert": "A shared expert as wide as the routed ones is one more of their grouped "
-    "products, where no expert parallelism divides them.",
-    "static_scales": "Narrow (fp8, int8) activations are quantised by fixed scales in the pass that "
-    "makes them. Otherwise a pass of its own finds each token's scale.",
-    "max_batched_tokens": "Serving: the most tokens that one iteration works on; longer prompts are "
-    "cut into chunks.",
-    "max_batched_tokens_small": "Serving: the same on devices of less than 70 GiB.",
-    "mixes_prefill": "Serving: a prompt's chunk and the running sequences' next tokens share an "
-    "iteration. Otherwise prompts go first and decoding waits.",
-    "shares_prefill": "Serving: prompts that wait together share an iteration, up to "
-    "`max_batched_tokens`. Otherwise an iteration has one prompt.",
-    "prefill_layer_s": "Serving: host time to launch one layer of an iteration with prompts, which no "
-    "CUDA graph replays [s]. Hidden beside the device's work.",
-    "iteration_s": "Serving: host time per iteration that no device work hides [s].",
-    "sequence_s": "Serving: host time per iteration and sequence that no device work hides [s].",
-    "logit_bytes": "Serving: memory traffic per logit of choosing the next token [B].",
-    "loss_peak_bytes": "Memory per logit at the loss's peak: 16-bit logits, fp32 copies, softmax, "
-    "gradients [B].",
-    "loss_peak_bytes_tp": "The same where TP divides the vocabulary, if the software computes that "
-    "loss otherwise [B].",
-    "expands_kv_heads": "Grouped-query attention copies keys and values to every query head before "
-    "the attention kernel, and keeps the copies for backward.",
-    "packed_qkv": "Without grouped queries the packed query-key-value projection stays alive beside "
-    "the rotated queries and keys.",
-    "keeps_gathered_inputs": "Sequence parallelism keeps the inputs that it gathers before "
-    "column-parallel products. Otherwise it keeps its share and gathers again in backward.",
-    "fp32_parameters": "Weights are fp32 and cast to 16 bit for the products (FSDP2): there is no "
-    "other master copy. Otherwise weights are 16-bit with an fp32 master copy.",
-    "gradient_dtype": "Format in which gradients are added up and reduced; without one that of the "
-    "products' results. `--grad-dtype` overrides it.",
-    "moments_dtype": "Format of Adam's two moments, beside their fp32 master weights. `--moments-dtype` "
-    "overrides it.",
-    "gradient_buckets": "The data-parallel reducer has 16-bit buckets of all gradients beside their "
-    "fp32 sums.",
-    "autograd_gradients": "Every weight has a 16-bit gradient until the backward of its microbatch "
-    "ends, beside the fp32 sums. Otherwise gradients are added up as they come.",
-    "memory_reserve": "Share of the device's memory that is not the model's to use [1].",
-}
-
-
-def _stacks() -> dict[str, Any]:
-    from meshwise import catalog
-    from meshwise.stacks.stack import load_stack
-
-    return {name: load_stack(name) for name in catalog.names("stacks")}
-
-
 def switches_section() -> str:
-    from meshwise.stacks.stack import Stack, legal
+    """A table of each group, in the words of its fields."""
+    from meshwise.stacks.fields import switches_of
+    from meshwise.stacks.switches import GROUPS
 
-    defaults = dict(zip(Stack.__struct_fields__[1:], Stack.__struct_defaults__, strict=True))
-    rows = []
-    for name in Stack.__struct_fields__:
-        if name in ("name", "sources"):
-            continue
-        if name not in SWITCHES:
-            raise LookupError(f"docs/generate.py: SWITCHES says nothing of the switch {name!r}")
-        rows.append((f"`{name}`", f"`{_toml(defaults[name])}`", legal(name), SWITCHES[name]))
-    return table(("switch", "default", "legal", "meaning"), rows)
+    parts = []
+    for group, struct in GROUPS.items():
+        rows = [
+            (f"`{name}`", f"`{_toml(s.default)}`", s.legal, s.meaning)
+            for name, s in switches_of(struct).items()
+        ]
+        head = f"### {group}\n\n{struct.__doc__}"
+        parts.append(head + "\n\n" + table(("switch", "default", "legal", "meaning"), rows))
+    return "\n\n".join(parts)
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
     return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 
 
 def stacks_section() -> str:
-    from meshwise.stacks.stack import DEFAULT, Stack
+    from meshwise import catalog
+    from meshwise.stacks.load import described, load_stack
+    from meshwise.stacks.stack import DEFAULT, NAMES, Stack, switch_values
 
     parts = []
-    for name, stack in _stacks().items():
+    plain = switch_values(Stack(name="plain"))
+    for name in catalog.names("stacks"):
+        stack, found = load_stack(name), described(name)
         phases = [phase for phase, chosen in DEFAULT.items() if chosen == name]
-        head = f"### {name}\n\n{stack.title}." + (
-            f" The default for {' and '.join(phases)}." if phases else ""
+        head = f"### {name}\n\n{stack.title}."
+        head += f" The default for {' and '.join(phases)}." if phases else ""
+        head += (
+            f" Like [{found.like}](#{found.like}), but for what it states." if found.like else ""
         )
-        rows = []
-        plain = Stack(name=name)
-        for switch in Stack.__struct_fields__:
-            if switch in ("name", "title", "sources"):
-                continue
-            value = getattr(stack, switch)
-            if value != getattr(plain, switch) or switch in stack.sources:
-                rows.append((f"`{switch}`", f"`{_toml(value)}`", stack.sources.get(switch, "")))
+        values = switch_values(stack)
+        rows = [
+            (f"`{switch}`", f"`{_toml(values[switch])}`", stack.sources.get(switch, ""))
+            for switch in NAMES
+            if values[switch] != plain[switch] or switch in stack.sources
+        ]
+        if stack.ideal:
+            rows.insert(0, ("`ideal`", "`true`", stack.sources["ideal"]))
         parts.append(head + "\n\n" + table(("switch", "value", "source"), rows))
+        if releases := _releases(found.table):
+            parts.append(table(("release", "differs by", "because", "source"), releases))
     return "\n\n".join(parts)
+
+
+def _releases(data: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Versions and variants of a stack's file."""
+    from meshwise.stacks.switches import HOME
+
+    rows = []
+    for entry in (*data.get("version", ()), *data.get("variant", ())):
+        which = " ".join(f"{k} {entry[k]}" for k in ("from", "before") if k in entry)
+        which = which or ", ".join(f"`{name}`" for name in entry["named"])
+        changed = ", ".join(f"`{k} = {_toml(v)}`" for k, v in entry.items() if k in HOME)
+        rows.append((which, changed, entry.get("note", ""), entry.get("source", "")))
+    return rows
 
 
 def families_section() -> str:
@@ -545,7 +439,7 @@ def inherited_section() -> str:
     from meshwise.clusters.load import cluster_from_table, device
     from meshwise.cost.collectives.fits import constants
     from meshwise.cost.kernels.compute import compute
-    from meshwise.stacks.stack import load_stack
+    from meshwise.stacks.load import load_stack
 
     stack = load_stack("vllm")
     devices = {n: compute(device(n), stack).fits.source for n in catalog.names("devices")}

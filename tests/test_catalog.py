@@ -12,7 +12,7 @@ from meshwise import catalog
 from meshwise.clusters import load as cluster
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
-from meshwise.stacks import stack
+from meshwise.stacks.load import load_stack
 from meshwise.units import BANDWIDTH, TIME, parse_quantity
 
 GB = 1e9
@@ -111,7 +111,7 @@ def test_cluster(name):
 
 @pytest.mark.parametrize("name", entries("stacks"))
 def test_stack(name):
-    found = stack.load_stack(name)
+    found = load_stack(name)
     assert found.sources, "no source"
     assert 0 <= found.memory_reserve < 0.5
     assert 0 <= found.host_s < 1

@@ -16,7 +16,8 @@ from meshwise.checks import KeywordStruct
 from meshwise.cost import schedule
 from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import LayerFormats, Quantization, Stored
-from meshwise.stacks import stack as stacks
+from meshwise.stacks import stack
+from meshwise.stacks.switches import switch_named, words_of
 
 CLUSTER = mw.cluster("dgx-a100")
 MOE = mw.model("deepseek-v3")
@@ -42,15 +43,27 @@ OBJECTS: dict[str, Any] = {
     "formats": mw.Formats(dtype="bf16"),
     "layout": Layout(tp=2),
 }
-FIELDS = [(name, f) for name, o in OBJECTS.items() for f in o.__struct_fields__]
+FIELDS = [
+    (name, f)
+    for name, o in OBJECTS.items()
+    for f in (stack.FIELDS if isinstance(o, mw.Stack) else o.__struct_fields__)
+]
 NEVER = [-1, -0.5, math.nan, math.inf, -math.inf, [None], b"x", object()]
+
+
+def changed(name: str, field: str, value: object) -> Any:
+    """An object with another value in a field."""
+    own = OBJECTS[name]
+    if isinstance(own, mw.Stack):
+        return stack.replaced(own, {field: value})
+    return msgspec.structs.replace(own, **{field: value})
 
 
 @pytest.mark.parametrize(("name", "field"), FIELDS)
 def test_no_field_takes_what_no_field_can_be(name: str, field: str) -> None:
     for value in NEVER:
         with pytest.raises(mw.MeshwiseError):
-            msgspec.structs.replace(OBJECTS[name], **{field: value})
+            changed(name, field, value)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +73,7 @@ def test_no_field_takes_what_no_field_can_be(name: str, field: str) -> None:
 def test_a_number_is_no_flag_and_a_flag_is_no_number(name: str, field: str) -> None:
     value: Any = 1 if isinstance(getattr(OBJECTS[name], field), bool) else True
     with pytest.raises(mw.MeshwiseError) as caught:
-        msgspec.structs.replace(OBJECTS[name], **{field: value})
+        changed(name, field, value)
     assert field in caught.value.field
 
 
@@ -83,7 +96,7 @@ def test_whatever_it_is_given_a_type_takes_it_or_names_the_field(
 ) -> None:
     name, field = which
     try:
-        made = msgspec.structs.replace(OBJECTS[name], **{field: value})
+        made = changed(name, field, value)
     except mw.MeshwiseError as error:
         assert error.field
         assert "\n" not in str(error)
@@ -92,11 +105,9 @@ def test_whatever_it_is_given_a_type_takes_it_or_names_the_field(
     assert isinstance(kept, bool) or not isinstance(kept, (int, float)) or 0 <= kept < math.inf
 
 
-@pytest.mark.parametrize(
-    "switch", [s for s in mw.Stack.__struct_fields__ if s not in ("name", "sources")]
-)
+@pytest.mark.parametrize("switch", [s for s in stack.FIELDS if s not in ("name", "sources")])
 def test_every_switch_of_a_stack_has_its_legal_values(switch: str) -> None:
-    assert stacks.legal(switch)
+    assert switch in ("title", "ideal") or switch_named(switch).legal
     wrong = ["no such word"] if switch != "title" else []
     for value in (*wrong, -1, 1e12, math.nan, []):
         with pytest.raises(mw.MeshwiseError, match=switch) as caught:
@@ -105,7 +116,7 @@ def test_every_switch_of_a_stack_has_its_legal_values(switch: str) -> None:
 
 
 def test_schedules_are_those_that_are_priced() -> None:
-    assert stacks.WORDS["schedule"] == tuple(schedule.SCHEDULES)
+    assert words_of("schedule") == tuple(schedule.SCHEDULES)
 
 
 def test_a_generation_that_is_unknown_is_not_another_chip(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def copy(tmp_path):
 
 def test_a_device_of_a_new_generation_is_one_file(copy):
     folder, ask = copy
-    device, cluster, _ = blocks("toml")
+    device, cluster = blocks("toml")[:2]
     (folder / "meshwise/catalog/devices/acme-x1.toml").write_text(device)
     (folder / "mine.toml").write_text(cluster)
     answer = json.loads(ask("estimate", "llama-3.1-8b", "--on", "mine.toml", *LOAD))
@@ -74,6 +74,49 @@ def test_a_model_family_is_one_entry(copy):
     whole = layers * (attention + 3 * hidden * ffn + 2 * hidden) + hidden
     answer = json.loads(ask("model", "config.json", "--json"))
     assert answer["parameters"] in (whole + vocab * hidden, whole + 2 * vocab * hidden)
+
+
+def test_a_software_stack_is_one_file(copy):
+    folder, ask = copy
+    stack = blocks("toml")[2]
+    (folder / "acme-train.toml").write_text(stack)
+    (folder / "meshwise/catalog/stacks/acme.toml").write_text(stack)
+    sharded = ("llama-3.1-8b", "--on", "hgx-h100", "--dp", "4", "--shard", "zero1", *LOAD)
+
+    def answer(name):
+        return json.loads(ask("estimate", *sharded, "--stack", name))
+
+    own, shipped, usual = (answer(name) for name in ("acme-train.toml", "acme", "megatron-core"))
+    assert own["stack"]["name"] == "acme-train" and shipped["stack"]["name"] == "acme"
+    assert own["step_s"] == shipped["step_s"] > usual["step_s"]  # norms by passes, gathers alone
+    changed = {k for k, v in own["stack"].items() if v != usual["stack"][k]}
+    assert changed == {"name", "title", "fused_norm", "overlap_param_gather", "shards"}
+    shown = ask("catalog", "stack", "acme")
+    assert "as megatron-core: TransformerEngine" in shown and "acme/norm.py" in shown
+
+
+def test_a_software_version_is_one_table(copy):
+    folder, ask = copy
+    version = blocks("toml")[3]
+    file = folder / "meshwise/catalog/stacks/vllm.toml"
+    file.write_text(file.read_text("utf-8") + "\n" + version)
+    load = (
+        "llama-3.1-8b",
+        "--on",
+        "hgx-h100",
+        "--isl",
+        "1k",
+        "--osl",
+        "128",
+        "--concurrency",
+        "64",
+    )
+    tpot = {
+        name: json.loads(ask("serve", *load, "--json", "--stack", name))["tpot_s"]
+        for name in ("vllm", "vllm-0.13", "vllm-0.20", "vllm-9.1")
+    }
+    assert tpot["vllm"] == tpot["vllm-0.13"] > tpot["vllm-0.20"]
+    assert tpot["vllm-9.1"] < tpot["vllm-0.20"]  # what 0.14 brought holds too
 
 
 def test_a_schedule_is_one_entry(copy):
@@ -129,7 +172,7 @@ def test_a_launch_target_is_a_table_and_a_module(copy):
         assert read["target"] == "acme" and read["job"] == written["job"]
         return written["text"], read
 
-    (targets / "acme.toml").write_text(blocks("toml")[2])
+    (targets / "acme.toml").write_text(blocks("toml")[4])
     text, read = there_and_back("--tp", "2", "--pp", "2", "--dp", "2")
     assert "--shards 2" in text and "--stages 2" in text and "--replicas 2" in text
     assert read["layout"]["tp"] == 2 and read["best"] is not None

@@ -13,6 +13,7 @@ import pytest
 
 import meshwise as mw
 from meshwise import launch
+from meshwise.stacks.stack import FIELDS
 
 TRAINING = mw.Training(batch=8, seq=512)
 SERVING = mw.Serving(isl=128, osl=16, concurrency=4)
@@ -113,7 +114,7 @@ MORE = {
     "serve": ("tp", "pp", "dp", "ep", "etp", "no_such_axis"),
     "plan": (*LAYOUT, "sequence_parallel", "overlap", "placement", "no_such_axis"),
     "grow": ("tp", "pp", "shard", "no_such_axis"),
-    "stack": (*mw.Stack.__struct_fields__, "no_such_switch"),
+    "stack": (*FIELDS, "no_such_switch"),
 }
 NO_CALLS = {"MeshwiseError", "Point", "__version__", "run"}  # run starts ranks: tests/runtime
 

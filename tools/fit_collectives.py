@@ -72,7 +72,7 @@ from meshwise.cost.collectives.fabric import PROTOCOLS, Candidate, Constants, Fa
 from meshwise.cost.sources import Source
 from meshwise.cost.uncertainty import INHERITED_HALF_WIDTH
 from meshwise.layouts.placement import Group
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

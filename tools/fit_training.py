@@ -62,7 +62,7 @@ def steps(table: MeasuredTable, folder: Path) -> Steps:
             continue
         if measured:
             waits = float(e.straggler_s)
-            unit = waits / e.stack.jitter if e.stack.jitter else 0.0
+            unit = waits / e.stack.host.jitter if e.stack.host.jitter else 0.0
             found[source_of(row)].append((measured, float(e.step_s) - waits, unit))
     return found
 

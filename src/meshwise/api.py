@@ -24,7 +24,9 @@ from meshwise.layouts.placement import place, spread_over_nodes, usual_ranks
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.points import Point
-from meshwise.stacks.stack import WORDS, Stack, load_stack, replaced
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack, replaced
+from meshwise.stacks.switches import words_of
 from meshwise.strict_tables import count, one_of
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
@@ -179,7 +181,8 @@ def stack(name: NameOrPath | Stack, **switches: object) -> Stack:
 
     Rests on the software's source and on measurements: ``sources`` names them, switch by switch.
 
-    :param name: a stack of the catalog (``docs/reference/stacks``), a path, or a :class:`Stack`.
+    :param name: a stack of the catalog (``docs/reference/stacks``), with a version or without
+        (``vllm-0.14``), the path of a TOML file, or a :class:`Stack`.
     :param switches: fields of :class:`Stack`. ``overlap="none"`` turns off the stack's own overlap of
         backward reductions too: nothing hides.
     :raises InputError: for a switch that there is none of, or a value that it does not take.
@@ -191,7 +194,7 @@ def stack(name: NameOrPath | Stack, **switches: object) -> Stack:
     loaded = load_stack(name)
     for key in ("overlap", "attention", "schedule"):  # options of the command line too
         if key in switches:
-            one_of(switches[key], key, WORDS[key])
+            one_of(switches[key], key, words_of(key))
     if switches.get("overlap") == "none":
         switches.setdefault("overlap_input_gradient", False)
     return replaced(loaded, switches)

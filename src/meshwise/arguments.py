@@ -13,7 +13,8 @@ from meshwise.errors import InputError, quoted
 from meshwise.models.formats import model_as_run
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
-from meshwise.stacks.stack import DEFAULT, Stack, load_stack, must_run_models
+from meshwise.stacks.load import load_stack, must_run_models
+from meshwise.stacks.stack import DEFAULT, Stack
 from meshwise.strict_tables import count, fraction
 from meshwise.units import BYTES, parse_quantity
 from meshwise.workloads.workload import Decode, Prefill, Training, Workload

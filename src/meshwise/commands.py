@@ -58,7 +58,7 @@ def job_needs_split(job: Job, target: str) -> bool:
     """Whether the target's software trains experts beside TP split only, and the job's are not."""
     from meshwise.launch.table import target as known_target
     from meshwise.layouts.rules.case import needs_split as must_split
-    from meshwise.stacks.stack import load_stack
+    from meshwise.stacks.load import load_stack
 
     known = known_model(job.model) if job.model else None
     if known is None or job.tp == 1 or job.sequence_parallel or job.phase != "train":

@@ -9,7 +9,7 @@ from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError, list_in_words
 from meshwise.models.shapes import Model
-from meshwise.stacks.stack import Stack, taking
+from meshwise.stacks.stack import Stack, replaced, taking
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
@@ -32,7 +32,6 @@ def compare(
     acceptance: float | None = None,
 ) -> Compared | ComparedServing:
     """A job beside the best layout of as many GPUs."""
-    import msgspec
 
     from meshwise.launch.settings.formats import formats_of_job
     from meshwise.search.compare import compare_serving, compare_training
@@ -51,7 +50,7 @@ def compare(
             switches["overlap"] = job.overlap
         switches |= _stated(job)
         if not software.ideal:
-            software = msgspec.structs.replace(software, **switches)
+            software = replaced(software, switches)
         return compare_training(spec, where, work, software, job)
     isl, osl, flight = _needed(
         (isl, "isl", "2048"),
@@ -145,7 +144,7 @@ def beside(
             )
             load = msgspec.structs.replace(load, formats=own)
         if not stack.ideal:
-            stack = msgspec.structs.replace(stack, **_stated(job))
+            stack = replaced(stack, _stated(job))
         return compare_training(model, cluster, load, stack, job, plan)
     if (job.draft_tokens or 0) != load.draft_tokens:
         raise InputError(

@@ -18,7 +18,7 @@ from meshwise.launch.targets import target_names
 from meshwise.launch.write import WRAPPERS
 from meshwise.runtime import options as runtime
 from meshwise.search.training.question import FREE
-from meshwise.stacks.stack import MODULES, MOMENTS, WORDS
+from meshwise.stacks.switches import MODULES, MOMENTS, words_of
 from meshwise.workloads.workload import WORKLOAD_PHASES
 
 
@@ -83,10 +83,10 @@ def test_files_are_the_shells(line: str) -> None:
         (values.PHASE_TYPE, WORKLOAD_PHASES),
         (values.OP_TYPE, OPS),
         (values.WRAPPER_TYPE, WRAPPERS),
-        (values.ATTENTION_TYPE, WORDS["attention"]),
-        (values.OVERLAP_TYPE, WORDS["overlap"]),
-        (values.SCHEDULE_TYPE, WORDS["schedule"]),
-        (values.DISPATCHER_TYPE, WORDS["dispatcher"]),
+        (values.ATTENTION_TYPE, words_of("attention")),
+        (values.OVERLAP_TYPE, words_of("overlap")),
+        (values.SCHEDULE_TYPE, words_of("schedule")),
+        (values.DISPATCHER_TYPE, words_of("dispatcher")),
         (values.MODULES_TYPE, MODULES),
         (values.FREE_TYPE, FREE),
         (values.MOMENTS_DTYPE_TYPE, MOMENTS),

@@ -13,7 +13,8 @@ from running import answer, refusal, run
 from meshwise import catalog
 from meshwise.evidence.prediction import Unsupported, stack_of
 from meshwise.evidence.tables import Row
-from meshwise.stacks.stack import DEFAULT, kind_of, load_stack
+from meshwise.stacks.load import described, load_stack
+from meshwise.stacks.stack import DEFAULT, kind_of
 
 ON = ("llama-3.1-8b", "--on", "dgx-h100")
 TRAIN = ("--batch", "8", "--seq", "512")
@@ -84,7 +85,7 @@ def test_an_exported_plan_keeps_the_remark(tmp_path: Path) -> None:
 
 def test_every_stack_of_the_catalog_states_what_it_is_made_for() -> None:
     for name in catalog.names("stacks"):
-        assert "runs" in catalog.load("stacks", name, "--stack")[1], name
+        assert "runs" in described(name).switches, name
     assert all(kind_of(p) in load_stack(name).runs for p, name in DEFAULT.items())
 
 

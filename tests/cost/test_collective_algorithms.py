@@ -11,7 +11,7 @@ from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS, OPS
 from meshwise.cost.collectives.collective import candidates
 from meshwise.cost.collectives.fits import constants
 from meshwise.layouts.placement import place
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 
 @pytest.mark.parametrize("name", catalog.names("collectives"))

@@ -25,7 +25,8 @@ from meshwise.cost.estimate import estimate
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, place
 from meshwise.models.load import load_model
-from meshwise.stacks.stack import Stack, load_stack
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode, Prefill, Training
 
 FAST = settings(max_examples=60, deadline=None, derandomize=True)

@@ -13,7 +13,7 @@ from meshwise.clusters.load import device
 from meshwise.cost.kernels import seconds as k
 from meshwise.cost.kernels.compute import compute
 from meshwise.cost.kernels.fits import kernels
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 CALLS = Path(__file__).parents[1] / "data" / "kernel_calls.csv"
 BYTES = {

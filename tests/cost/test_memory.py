@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -27,7 +26,8 @@ from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
 from meshwise.program.step import Program, program
 from meshwise.program.weights import end_weights, local_block_weights
-from meshwise.stacks.stack import Stack, load_stack, replaced
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack, replaced
 from meshwise.workloads.workload import Formats, Training
 
 LLAMA = load_model("llama-3-8b")
@@ -229,5 +229,5 @@ def test_a_switch_adds_what_it_says() -> None:
         {"autograd_gradients": True},
         {"loss_peak_bytes": 12.0},
     ):
-        p = built(msgspec.structs.replace(plain, **switch), **axes)
+        p = built(replaced(plain, switch), **axes)
         assert float(fullest_stage_bytes(p.ctx, p.roles)) >= least, switch

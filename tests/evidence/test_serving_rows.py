@@ -8,8 +8,8 @@ import pytest
 
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction
-from meshwise.evidence.software import stack_named
 from meshwise.evidence.tables import parse_table
+from meshwise.stacks.load import stack_in_table
 
 BASE = {
     "id": "a/1",
@@ -71,7 +71,7 @@ def test_an_engines_version_is_read() -> None:
     assert old == none
     assert old - new == pytest.approx(0.85e-3, rel=1e-6)
     names = ("vllm-0.9.1", "vllm 0.13.0", "vllm-0.14.1", "vllm-0.24.0", "vllm-1.0", "vllm")
-    host = [stack_named(name.replace(" ", "-")) for name in names]
+    host = [stack_in_table(name.replace(" ", "-")) for name in names]
     assert [s.iteration_s for s in host if s] == [0.85e-3, 0.85e-3, 0.0, 0.0, 0.0, 0.85e-3]
 
 

@@ -462,15 +462,15 @@ def test_switches_of_the_software_are_columns():
 
 
 def test_the_variant_of_a_software_says_its_kernels():
-    from meshwise.evidence.software import stack_named
+    from meshwise.stacks.load import stack_in_table
 
     name = "aleph-alpha-scaling-2023-"
-    found = {v: stack_named(name + v) for v in ("flash2+rms", "flash2", "flash1", "torch")}
+    found = {v: stack_in_table(name + v) for v in ("flash2+rms", "flash2", "flash1", "torch")}
     assert {s.name for s in found.values() if s} == {"aleph-alpha-scaling"}
     assert found["flash2+rms"].fused_norm
     assert not found["flash2"].fused_norm
     assert found["flash1"].flash_version == 1
-    titan = {y: stack_named(f"torchtitan-{y}-compile").loss_chunks for y in (2025, 2026)}
+    titan = {y: stack_in_table(f"torchtitan-{y}-compile").loss_chunks for y in (2025, 2026)}
     assert titan == {2025: 1, 2026: 8}
 
 

@@ -17,7 +17,8 @@ from meshwise.launch.table import target
 from meshwise.launch.targets import target_names
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.rules.case import needs_split
-from meshwise.stacks.stack import DEFAULT, load_stack
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import DEFAULT
 
 CLUSTERS = ("hgx-h100", "l40s-8x")  # NVLink in nodes of 8 over InfiniBand; PCIe, two sockets
 TRAIN = ("--batch", "16", "--seq", "512", "--micro-batch", "1")

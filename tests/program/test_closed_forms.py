@@ -27,7 +27,8 @@ from meshwise.models.shapes import Attention, Block, Mlp, Model
 from meshwise.program.layers.attention import attended_pairs
 from meshwise.program.step import Program, program
 from meshwise.program.weights import roles
-from meshwise.stacks.stack import Stack, load_stack
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode, Training
 
 FAST = settings(max_examples=40, deadline=None, derandomize=True)

@@ -14,7 +14,7 @@ from meshwise.layouts.placement import groups
 from meshwise.layouts.rules.case import key_copies
 from meshwise.search.serving.space import serving_space
 from meshwise.search.training.space import divisors
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 LLAMA = mw.model("llama-3.1-70b")
 MIXTRAL = mw.model("mixtral-8x7b")

@@ -13,7 +13,7 @@ from meshwise.evidence import validate
 from meshwise.evidence.tables import read_table
 from meshwise.search.training.plan import ranked
 from meshwise.search.training.ranking import search, variants
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 PUBLISHED = Path(validate.__file__).parent / "published"
 DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "micro_batch")

@@ -22,7 +22,8 @@ from meshwise.search.training.plan import plan_from, ranked
 from meshwise.search.training.prices import Pricer, slices
 from meshwise.search.training.ranking import Search, search, variants
 from meshwise.search.training.space import divisors, space, virtual_stages
-from meshwise.stacks.stack import Stack, load_stack
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training
 
 DENSE = mw.model("llama-2-13b")

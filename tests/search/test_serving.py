@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +12,8 @@ from meshwise.layouts.layout import Layout, Layouts, arrays
 from meshwise.search.serving import iteration
 from meshwise.search.serving import steady_state as serving
 from meshwise.search.serving.iteration import Engine
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import replaced
 
 MODEL, MOE = mw.model("llama-3.1-8b"), mw.model("qwen3-30b-a3b")
 CLUSTER = mw.cluster("hgx-h100", nodes=1)
@@ -98,13 +98,13 @@ def test_without_a_graph_the_host_is_the_floor():
     floor = MODEL.layers * e.stack.prefill_layer_s
     assert iteration.prefill(e, np.int64(1), 16).iteration_s == pytest.approx(floor, rel=0.05)
     assert iteration.decode_s(e, np.int64(1), 16) < floor / 3
-    free = dataclasses.replace(e, stack=msgspec.structs.replace(e.stack, prefill_layer_s=0.0))
+    free = dataclasses.replace(e, stack=replaced(e.stack, {"prefill_layer_s": 0.0}))
     assert iteration.prefill(free, np.int64(1), 16).iteration_s < floor / 3
 
 
 def test_host_time_by_iteration_sequence_and_logit():
-    plain = msgspec.structs.replace(
-        load_stack("vllm"), iteration_s=0.0, sequence_s=0.0, logit_bytes=0.0
+    plain = replaced(
+        load_stack("vllm"), {"iteration_s": 0.0, "sequence_s": 0.0, "logit_bytes": 0.0}
     )
     e = dataclasses.replace(engine(), stack=plain)
     base = iteration.decode_s(e, np.int64(32), 1024)
@@ -113,7 +113,7 @@ def test_host_time_by_iteration_sequence_and_logit():
         ({"sequence_s": 1e-5}, 32e-5),
         ({"logit_bytes": 10.0}, 32 * 128256 * 10 / (0.7904 * 3.35e12)),
     ):
-        other = dataclasses.replace(e, stack=msgspec.structs.replace(plain, **change))
+        other = dataclasses.replace(e, stack=replaced(plain, change))
         assert iteration.decode_s(other, np.int64(32), 1024) - base == pytest.approx(more, rel=1e-3)
 
 

@@ -11,7 +11,7 @@ import pytest
 import meshwise as mw
 from meshwise.errors import InputError
 from meshwise.search.tp_curve.sweep import _Solver, quantities, read_sweep
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 GPT = mw.model("gpt3-175b")
 DGX = mw.cluster("dgx-a100")

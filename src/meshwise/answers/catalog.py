@@ -18,7 +18,7 @@ _COLUMNS = {
     "devices": ("title", "memory", "memory_bandwidth", "bf16"),
     "fabrics": ("title", "kind", "bandwidth", "latency"),
     "clusters": ("title", "device", "levels"),
-    "stacks": ("title", "attention", "collectives"),
+    "stacks": ("title", "attention", "collectives", "like", "versions"),
 }
 # what a narrow terminal keeps beside the name: a device's title says what its name does
 _KEPT = {
@@ -97,6 +97,9 @@ def kind_entries(kind: str) -> EntriesRecord:
 
 
 def _row(kind: str, name: str) -> dict[str, object]:
+    if kind == "stacks":
+        said = _stack_table(name)
+        return {"name": name, **{c: said.get(c, "") for c in _COLUMNS[kind]}}
     table = catalog.load(kind, name, kind)[1]
     found = {
         **table,
@@ -106,6 +109,41 @@ def _row(kind: str, name: str) -> dict[str, object]:
         ),
     }
     return {"name": name, **{c: found.get(c, "") for c in _COLUMNS[kind]}}
+
+
+def _stack_table(name: str) -> dict[str, object]:
+    """What a stack's file says, with what it takes of the stack that it is like."""
+    from meshwise.stacks.load import described
+
+    found = described(name)
+    versions = [
+        " ".join(f"{k} {table[k]}" for k in ("from", "before") if k in table)
+        for table in found.table.get("version", ())
+    ]
+    named = [name for table in found.table.get("variant", ()) for name in table["named"]]
+    return found.switches | {
+        "title": found.title,
+        "like": found.like or "",
+        "versions": ", ".join(versions + named),
+    }
+
+
+def stack_entry_record(name: str) -> EntryRecord:
+    """A stack, or a version of one: every switch that it states or takes of the stack that it is like,
+    in the order of records, with its source; then the versions and variants of its file."""
+    from meshwise.stacks.load import described
+    from meshwise.stacks.stack import NAMES
+
+    found = described(name, "NAME")
+    table: dict[str, object] = {"title": found.title}
+    table |= {"like": found.like} if found.like else {}
+    table |= {"ideal": True} if found.ideal else {}
+    table |= {k: found.switches[k] for k in NAMES if k in found.switches}
+    record = entry_record("stacks", found.name, table | {"source": found.sources})
+    for key in ("version", "variant"):
+        if key in found.table:
+            record["fields"].append({"field": key, "value": found.table[key], "source": ""})
+    return record
 
 
 def _model_row(name: str) -> dict[str, object]:

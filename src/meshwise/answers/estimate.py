@@ -198,7 +198,9 @@ def estimate_record(r: Report) -> EstimateRecord:
         "workload": workload_dict(e.workload),
         "formats": e.program.ctx.widths._asdict(),
         "stack": stack_record(e.stack),
-        "layout": e.layout.at(0).record(e.stack.overlap, micro_batch=int(e.program.ctx.sequences)),
+        "layout": e.layout.at(0).record(
+            e.stack.overlaps.overlap, micro_batch=int(e.program.ctx.sequences)
+        ),
         "devices": r.devices,
         # seconds
         "step_s": r.step_s,
@@ -276,7 +278,7 @@ def estimate_page(r: Report) -> Page:
     memory = _memory(r)
     said = tuple(remark_lines(estimate_remarks(r)))
     # what decides: where it does not fit, and where the loss in chunks makes it fit
-    held = (memory,) if not r.fits or e.stack.loss_chunks > 1 else ()
+    held = (memory,) if not r.fits or e.stack.kernels.loss_chunks > 1 else ()
     rest = (*(() if held else (memory,)), _sources(r))
     return Page(heading, (_times(r), _communication(r), *held, *said), estimate_line(r), rest)
 
@@ -374,7 +376,7 @@ def _loss_rows(r: Report) -> list[tuple[str, str]]:
     """Logits and their gradient at the loss's peak, within the workspace; and without chunks."""
     if not r.loss_bytes:
         return []
-    chunks = r.estimate.stack.loss_chunks
+    chunks = r.estimate.stack.kernels.loss_chunks
     if chunks == 1:
         return [("  of it at the loss (logits)", format_memory(r.loss_bytes))]
     return [

@@ -298,8 +298,8 @@ def _fit_words(s: Scaling, best: Point) -> list[str]:
 def scale_page(s: Scaling) -> Page:
     # what was asked
     training = s.workload.phase == "train"
-    overlap = s.stack.overlap
-    if overlap == "none" and training and s.stack.overlap_input_gradient:
+    overlap = s.stack.overlaps.overlap
+    if overlap == "none" and training and s.stack.overlaps.overlap_input_gradient:
         overlap = "backward (input gradient's reduction beside the weight gradient)"
     heading = wrap(
         f"{s.model.name}: {workload_words(s.workload, s.workload.batch)}\n{s.cluster.name}: {cluster_words(s.cluster)}\n"

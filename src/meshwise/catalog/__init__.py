@@ -65,8 +65,11 @@ def _table(kind: str, found: str) -> dict[str, Any]:
     return table
 
 
-def toml(text: str, where: str) -> dict[str, Any]:
-    """A TOML document as a table; :class:`InputError` with line and column if it is not one."""
+def toml(
+    text: str, where: str, example: str = "`meshwise catalog cluster dgx-a100 --toml`"
+) -> dict[str, Any]:
+    """A TOML document as a table; :class:`InputError` with line and column if it is not one, and the
+    command that prints an ``example``."""
     import tomllib  # 13 ms: only where a TOML file is read
 
     try:
@@ -79,5 +82,5 @@ def toml(text: str, where: str) -> dict[str, Any]:
         raise InputError(
             f"{shorten(where)}: {why}",
             field=shorten(where),
-            legal="TOML, such as `meshwise catalog cluster dgx-a100 --toml` prints",
+            legal=f"TOML, such as {example} prints",
         ) from None

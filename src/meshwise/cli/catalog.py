@@ -65,7 +65,10 @@ def command(kind: str | None, name: str | None, as_file: bool, **options_: objec
     if as_file:
         output.deliver(answers.file_text(plural, known).rstrip("\n"), o.text("path"))
         return
-    shown = answers.entry_record(plural, known, table)
+    if plural == "stacks":
+        shown = answers.stack_entry_record(name)
+    else:
+        shown = answers.entry_record(plural, known, table)
     page = answers.entry_page(shown)
     _write(o, shown, page, answers.entry_line(shown), "fields")
 
@@ -93,6 +96,10 @@ def _entry_name(kind: str, name: str) -> str:
         from meshwise.clusters.load import device as read_device
 
         return read_device(name, "NAME").name
+    if kind == "stacks":
+        from meshwise.stacks.load import described
+
+        return described(name, "NAME").software
     if kind == "models":
         found = model_names.named_model(name, "NAME")
         if found is None:

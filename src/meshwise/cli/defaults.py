@@ -90,8 +90,9 @@ def read_defaults(path: Path) -> dict[str, str]:
                 value=value,
                 legal=f'a name, such as {key} = "{"hgx-h100" if key == "on" else "vllm"}"',
             )
-    if "on" in table and (table["on"].endswith(".toml") or "/" in table["on"]):
-        table["on"] = str(path.parent / Path(table["on"]).expanduser())
+    for key in table:
+        if table[key].endswith(".toml") or "/" in table[key]:
+            table[key] = str(path.parent / Path(table[key]).expanduser())
     return table
 
 
@@ -126,9 +127,10 @@ def _fill(
 
 
 def _unfit(stack: str, phase: str) -> str:
-    from meshwise.stacks.stack import kind_of, load_stack
+    from meshwise.stacks.load import load_stack
+    from meshwise.stacks.stack import kind_of
 
-    made = load_stack(stack).runs
+    made = load_stack(stack).can.runs
     return "" if kind_of(phase) in made else f"it is made for {' and '.join(made)}"
 
 

@@ -188,7 +188,7 @@ def _check_on_cluster(
     from meshwise.launch.table import target as known_target
     from meshwise.layouts.check import check, settled
     from meshwise.layouts.layout import asked as read_layout
-    from meshwise.stacks.stack import load_stack
+    from meshwise.stacks.load import load_stack
 
     spec = api.model(model)
     # the layout and a load of it

@@ -130,11 +130,11 @@ def _not_printed(key: str, found: object) -> InputError:
 
 def _priced_as(record: Mapping[str, object], phase: str) -> list[str]:
     """That a plan's stack is one that does not run its phase."""
-    from meshwise import catalog
-    from meshwise.stacks.stack import load_stack, not_made_for
+    from meshwise.stacks.load import is_known, load_stack
+    from meshwise.stacks.stack import not_made_for
 
     name = str(_part(record, "stack").get("name", ""))
-    return not_made_for(load_stack(name), phase) if catalog.canonical("stacks", name) else []
+    return not_made_for(load_stack(name), phase) if is_known(name) else []
 
 
 def _node_devices(record: Mapping[str, object]) -> int | None:

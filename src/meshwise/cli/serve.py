@@ -150,7 +150,7 @@ def command(
 
 def check_length_spread(o: Given, stack: Stack) -> None:
     """Refuse a spread of lengths where nothing waits for prompts that come together."""
-    if o["length_spread"] is not None and stack.mixes_prefill:
+    if o["length_spread"] is not None and stack.scheduler.mixes_prefill:
         raise InputError(
             f"--length-spread={shorten(o['length_spread'])}: {stack.title or stack.name} computes prompts "
             "beside decodes, whichever end together",

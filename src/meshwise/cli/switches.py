@@ -59,17 +59,21 @@ MISPLACED: dict[str, tuple[str, ...]] = {
 
 def read_switches(o: Given, name: str) -> dict[str, object]:
     """The switches that the options set in the stack ``name``."""
-    from meshwise.stacks.stack import WHOLE, WORDS, load_stack
+    from meshwise.stacks.load import load_stack
+    from meshwise.stacks.switches import switch_named, words_of
     from meshwise.strict_tables import one_of
 
     found = {key: o[key] for key in SWITCH_NAMES if o.has(key)}
     if "loss_chunks" in found:
-        found["loss_chunks"] = o.count("loss_chunks", high=WHOLE["loss_chunks"][1])
-    for key in WORDS.keys() & found.keys():
-        one_of(found[key], option_of(key), WORDS[key])
+        bounds = switch_named("loss_chunks").range
+        assert bounds is not None
+        found["loss_chunks"] = o.count("loss_chunks", high=int(bounds.high))
+    for key in ("dispatcher", "moments_dtype"):
+        if key in found:
+            one_of(found[key], option_of(key), words_of(key))
     named = o.text("recompute_modules")
     if named is not None:
-        if name and load_stack(name).selective_recompute != "attention":
+        if name and load_stack(name).memory.selective_recompute != "attention":
             raise refused_switch("recompute_modules", named, f"{name} chooses operations")
         found["recompute_modules"] = read_modules(named)
     for key in _EXCHANGE:
@@ -80,7 +84,7 @@ def read_switches(o: Given, name: str) -> dict[str, object]:
 
 def read_modules(text: str) -> tuple[str, ...]:
     """Parts of a layer with commas between them."""
-    from meshwise.stacks.stack import MODULES
+    from meshwise.stacks.switches import MODULES
     from meshwise.strict_tables import one_of
 
     parts = [part.strip() for part in text.split(",")]

@@ -67,7 +67,7 @@ class Estimate(PricedStep):
     def split_fill(self) -> Array:
         """With the batch split in two, the last half's reduction of a pass has nothing beside it:
         exposed seconds of a microbatch."""
-        if self.stack.overlap != "split" or self.stack.ideal:
+        if self.stack.overlaps.overlap != "split" or self.stack.ideal:
             return 0.0
         fill: Array = 0.0
         for phase in ("forward", "dgrad"):
@@ -198,13 +198,13 @@ class Estimate(PricedStep):
         # microbatches through all others to send its gradients beside.
         passes = np.where(layout.vp > 1, layout.pp * (layout.vp - 1) / layout.vp, 1.0)
         shares: list[Array] = [1.0, 1.0]
-        if stack.overlap_grad_reduce and not stack.ideal:
+        if stack.overlaps.overlap_grad_reduce and not stack.ideal:
             # in every microbatch's backward, or in the last one's
             every = scatters_every_microbatch(layout)
             often = np.where(every, self.program.ctx.microbatches, passes)
             beside = self._one_pass("recompute", "dgrad", "wgrad") * often
             shares[0] = exposed_concurrent_s(reduce, beside) / np.maximum(reduce, TINY)
-        if stack.overlap_param_gather and not stack.ideal:
+        if stack.overlaps.overlap_param_gather and not stack.ideal:
             beside = self._one_pass("forward") * passes
             shares[1] = exposed_concurrent_s(gather, beside) / np.maximum(gather, TINY)
         return shares[0], shares[1]
@@ -243,10 +243,10 @@ class Estimate(PricedStep):
     def _spread(self) -> Array:
         """By how much the slowest of N ranks exceeds the mean: σ·√(2 ln N), the expected largest of
         N normal deviations."""
-        if not self.program.ctx.training or self.stack.ideal or not self.stack.jitter:
+        if not self.program.ctx.training or self.stack.ideal or not self.stack.host.jitter:
             return 0.0
         doublings = position(np.asarray(self.layout.devices, dtype=np.float64))
-        return self.stack.jitter * np.sqrt(2.0 * math.log(2.0) * doublings)
+        return self.stack.host.jitter * np.sqrt(2.0 * math.log(2.0) * doublings)
 
     @cached_property
     def bubble_s(self) -> Array:
@@ -257,7 +257,7 @@ class Estimate(PricedStep):
 
     def _bubble(self, busy: Array) -> Array:
         """Idle time of the pipeline; ``busy`` are the slowest stage's seconds of one microbatch."""
-        layout, kind, m = self.layout, self.stack.schedule, self.program.ctx.microbatches
+        layout, kind, m = self.layout, self.stack.pipeline.schedule, self.program.ctx.microbatches
         if not SCHEDULES[kind].fills:
             return bubble_s(kind, layout.pp, layout.vp, m, busy, 0.0, 0.0)
         wgrad = self._of_slowest(self._stage_wgrad)
@@ -290,7 +290,7 @@ class Estimate(PricedStep):
             return late + inference.own_engine_s(self.pricer.compute, ctx)
         late = np.maximum(self._launch_s - self.microbatch.busy, 0.0)
         late = self.program.ctx.microbatches * late + self._late_update_s
-        return self.stack.host_s + late + self.straggler_s
+        return self.stack.host.host_s + late + self.straggler_s
 
     @cached_property
     def _late_update_s(self) -> Array:
@@ -305,11 +305,11 @@ class Estimate(PricedStep):
             return self.step_s
         busy, m = self._microbatch_busy, self.program.ctx.microbatches
         waits = m * self._spread
-        if not SCHEDULES[self.stack.schedule].fills:
+        if not SCHEDULES[self.stack.pipeline.schedule].fills:
             steady = (m + waits + (self.layout.pp - 1) / self.layout.vp) * busy
         else:
             steady = (m + waits) * busy + self._bubble(busy)
-        host = 0.0 if self.stack.ideal else self.stack.host_s + self._late_update_s
+        host = 0.0 if self.stack.ideal else self.stack.host.host_s + self._late_update_s
         return steady + (self.update.compute + host) + self.update.exposed
 
     @property
@@ -323,7 +323,7 @@ class Estimate(PricedStep):
             longest = np.maximum(longest, busy)
         longest = longest.min(axis=tuple(range(longest.ndim - 1)))
         stages = (self.layout.pp - 1) / np.max(self.layout.vp, axis=0)
-        if SCHEDULES[self.stack.schedule].fills:
+        if SCHEDULES[self.stack.pipeline.schedule].fills:
             stages = 0.0  # weight gradients fill the bubble
         return (self.program.ctx.microbatches + stages) * longest
 

@@ -16,7 +16,7 @@ def microbatch_s(program: Program) -> Array:
     only: 0 in inference, under the ideal stack, and where the stack states no launch time.
     """
     ctx = program.ctx
-    each = ctx.stack.host_launch_s
+    each = ctx.stack.host.host_launch_s
     if not each or not ctx.training or ctx.stack.ideal:
         return 0.0
     layers = [
@@ -42,7 +42,7 @@ def update_s(program: Program) -> Array:
     of :func:`microbatch_s`.
     """
     ctx = program.ctx
-    if not ctx.stack.host_launch_s or not ctx.training or ctx.stack.ideal:
+    if not ctx.stack.host.host_launch_s or not ctx.training or ctx.stack.ideal:
         return 0.0
     most: Array = 0.0
     for role in program.roles:
@@ -50,4 +50,4 @@ def update_s(program: Program) -> Array:
         for block, count in zip(ctx.model.blocks, role.layers, strict=True):
             found = found + launches.layer_tensors(ctx, block) * count
         most = np.maximum(most, found * role.exists)
-    return ctx.stack.host_launch_s * most
+    return ctx.stack.host.host_launch_s * most

@@ -37,8 +37,8 @@ def layer_launch_s(stack: Stack, ctx: Context) -> float:
     if stack.ideal:
         return 0.0
     if ctx.phase == "prefill":
-        return max(stack.host_layer_s, stack.prefill_layer_s)
-    return stack.host_layer_s
+        return max(stack.host.host_layer_s, stack.host.prefill_layer_s)
+    return stack.host.host_layer_s
 
 
 def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> Array:
@@ -52,8 +52,8 @@ def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> A
     if stack.ideal or ctx.training:
         return 0.0
     rate = compute.fits.memory_efficiency * compute.bandwidth
-    choice = stack.logit_bytes / rate * ctx.model.vocab * rows
-    return stack.host_s + stack.iteration_s + stack.sequence_s * sequences + choice
+    choice = stack.kernels.logit_bytes / rate * ctx.model.vocab * rows
+    return stack.host.host_s + stack.host.iteration_s + stack.host.sequence_s * sequences + choice
 
 
 def own_engine_s(compute: Compute, ctx: Context) -> Array:

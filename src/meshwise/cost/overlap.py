@@ -72,11 +72,11 @@ def exposed_ops_s(
             result.append(total * exchanged)
         elif stack.ideal or under is None:
             result.append(total)
-        elif op.axis == "cp" or (stack.overlap_input_gradient and _beside_gradient(op)):
+        elif op.axis == "cp" or (stack.overlaps.overlap_input_gradient and _beside_gradient(op)):
             result.append(_beside(total, under, op.hides_under, spent))
-        elif stack.overlap == "split" and op.axis == "tp":
+        elif stack.overlaps.overlap == "split" and op.axis == "tp":
             result.append(exposed_concurrent_s(total, regions[index]))
-        elif stack.overlap == "decomposed" and op.axis == "tp":
+        elif stack.overlaps.overlap == "decomposed" and op.axis == "tp":
             result.append(exposed_decomposed_s(total, under, np.maximum(tp, 1)))
         elif op.axis == "tp" and np.any(decomposed):
             cut = exposed_decomposed_s(total, under, np.maximum(tp, 1))
@@ -100,7 +100,11 @@ def _hides(op: Op, stack: Stack) -> bool:
     """Whether a gather of weights, or a scatter of gradients, runs beside compute."""
     if stack.ideal:
         return False
-    return stack.overlap_param_gather if op.kind == "all_gather" else stack.overlap_grad_reduce
+    return (
+        stack.overlaps.overlap_param_gather
+        if op.kind == "all_gather"
+        else stack.overlaps.overlap_grad_reduce
+    )
 
 
 def _sharded_shares(ops: list[Op], seconds: list[Array], stack: Stack) -> dict[str, Array]:

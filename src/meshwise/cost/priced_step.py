@@ -68,7 +68,7 @@ class PricedStep(Footprint):
     @property
     def exchanges_beside(self) -> Array | None:
         """Share of the microbatches whose exchange of tokens runs beside another one's compute."""
-        if not self.stack.overlap_experts or not self.program.ctx.training:
+        if not self.stack.overlaps.overlap_experts or not self.program.ctx.training:
             return None
         able = hides_experts(self.stack, self.layout)
         return able * paired_share(self.layout.pp, self.layout.vp, self.program.ctx.microbatches)
@@ -98,7 +98,11 @@ class PricedStep(Footprint):
     def _beside_stages(self, cost: OpCost) -> OpCost:
         """A transfer runs beside another virtual stage's work, where there is one: but for its start.
         Each chunk issues a message and waits for one, however small: what an empty one lasts."""
-        if not self.stack.overlap_pipeline or self.stack.ideal or np.max(cost.op.count) == 0:
+        if (
+            not self.stack.overlaps.overlap_pipeline
+            or self.stack.ideal
+            or np.max(cost.op.count) == 0
+        ):
             return cost
         empty, _, _ = self.pricer.one(cost.op._replace(payload_bytes=EMPTY))
         start = np.minimum(cost.op.count * empty, cost.exposed)

@@ -160,7 +160,7 @@ class OperationPricer:
             group = self.groups[op.axis]
             priced = self._price(op, apart)
             used = [s for s, r in zip(priced.sources, group.ranks, strict=True) if np.max(r) > 1]
-            wait = 0.0 if self.stack.ideal else self.stack.collective_wait_s
+            wait = 0.0 if self.stack.ideal else self.stack.host.collective_wait_s
             found = priced.seconds + wait, priced, (used or list(priced.sources))[-1]
             self._known[key] = found
         return found

@@ -23,7 +23,8 @@ from meshwise.cost.estimate import Estimate
 from meshwise.layouts.placement import Group
 from meshwise.program.layers.feed_forward import moe
 from meshwise.program.operations import Kernel
-from meshwise.stacks.stack import Stack, load_stack
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 
 # 1.645 standard deviations of ln(measured / predicted) where constants are inherited: a device's products
 # predicted by another generation's fit are off by 6 to 32 % (median 14 %, tests/data/kernel_calls.csv,
@@ -104,7 +105,7 @@ def tpot_interval(
     if stack.ideal:
         return tpot_s, tpot_s
     return prediction_interval(
-        tpot_s, "tpot_s", stack.name, inherited, np.log1p(even_s / tpot_s), unseen
+        tpot_s, "tpot_s", stack.software, inherited, np.log1p(even_s / tpot_s), unseen
     )
 
 
@@ -147,7 +148,7 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
     if e.stack.ideal:
         return e.step_s, e.step_s
     if e.program.ctx.training:
-        return prediction_interval(e.step_s, "step_s", e.stack.name, inherited_share(e))
+        return prediction_interval(e.step_s, "step_s", e.stack.software, inherited_share(e))
     return tpot_interval(e.step_s, e.stack, inherited_share(e), even_draws_s(e), unseen_sd(e))
 
 
@@ -161,8 +162,8 @@ def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
     ]
     if "network" in crossed:
         return "network"
-    if stack.custom_all_reduce:
-        return stack.collectives
+    if stack.communication.custom_all_reduce:
+        return stack.communication.collectives
     inside = crossed[0] if crossed else cluster.levels[0].kind
     if inside in THROUGH_HOST:
         return "nccl-host"

@@ -17,7 +17,7 @@ from meshwise.evidence.predict_training import training_predictions
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import MEASURED, Row
 from meshwise.layouts.placement import place
-from meshwise.stacks.stack import load_stack
+from meshwise.stacks.load import load_stack
 
 _OPS = {
     "alltoall": "all_to_all",

@@ -81,7 +81,7 @@ def layer_predictions(row: Row, folder: Path) -> list[Prediction]:
                     float(total_times(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
                     source_of(row),
                     (),
-                    stack=e.stack.name,
+                    stack=e.stack.software,
                     inherited=float(inherited_share(e)),
                     judged_as="step_s",
                 )

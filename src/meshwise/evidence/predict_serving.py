@@ -72,7 +72,9 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
         )
         measured = row.number("total_latency_ms") * 1e-3
         return [
-            Prediction(name, "total_latency_s", measured, total, source, assumed, stack=stack.name)
+            Prediction(
+                name, "total_latency_s", measured, total, source, assumed, stack=stack.software
+            )
         ]
     # or the time per token of a service at its concurrency
     if not row.text("concurrency"):
@@ -103,7 +105,7 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
             assumed,
             pair=alike,
             tp=tp,
-            stack=stack.name,
+            stack=stack.software,
             inherited=float(steady.lent),
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
             unseen=float(steady.unseen),
@@ -117,7 +119,7 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
     if row.text("length_spread"):
         field = f"line {row.line}: length_spread"
         return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
-    return 0.0, () if stack.mixes_prefill else (Assumed("length_spread", "0"),)
+    return 0.0, () if stack.scheduler.mixes_prefill else (Assumed("length_spread", "0"),)
 
 
 def row_formats(
@@ -172,13 +174,13 @@ _MXFP8_ASKED = (("vllm", "gpt_oss", "blackwell"), ("trtllm", "gpt_oss", "blackwe
 
 def keeps_fp8_cache(stack: Stack, model: Model, device: Device, products: str | None) -> bool:
     """Whether rows of the kind keep keys and values in FP8 where they do not say."""
-    if stack.name == "trtllm" and products in _MODELOPT and model.model_type != "gpt_oss":
+    if stack.software == "trtllm" and products in _MODELOPT and model.model_type != "gpt_oss":
         return True
     return _kind(stack, model, device) in _FP8_CACHE_ASKED
 
 
 def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:
-    return stack.name, model.model_type, device.generation
+    return stack.software, model.model_type, device.generation
 
 
 def states_format(name: str) -> bool:

@@ -10,11 +10,12 @@ from meshwise.cost.estimate import Estimate, estimate
 from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
-from meshwise.evidence.software import as_stated, stack_named, usual_training_stack
+from meshwise.evidence.software import as_stated, usual_training_stack
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.one_layout import Report, model_flops, report
+from meshwise.stacks.load import stack_in_table
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Formats, Training
 
@@ -28,7 +29,7 @@ _SHARDS = {"fsdp": "zero3", "hsdp": "zero3"}  # other words for sharding everyth
 
 def software_of(row: Row, shard: str) -> tuple[Stack, tuple[Assumed, ...]]:
     """The row's stack; the usual one of its kind, said so, where the catalog does not know its name."""
-    if not row.text("stack") or stack_named(row.text("stack")) is not None:
+    if not row.text("stack") or stack_in_table(row.text("stack")) is not None:
         return stack_of(row, "stack"), ()
     stack = usual_training_stack(shard)
     return as_stated(stack, row), (Assumed("stack", stack.name),)
@@ -104,7 +105,7 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
                 source,
                 assumed,
                 ideal_s=ideal,
-                stack=e.stack.name,
+                stack=e.stack.software,
                 stood_in=stood_in,
                 inherited=float(inherited_share(e)),
             )
@@ -120,7 +121,7 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
                 float(e.memory_bytes),
                 source,
                 assumed,
-                stack=e.stack.name,
+                stack=e.stack.software,
                 stood_in=stood_in,
             )
         )

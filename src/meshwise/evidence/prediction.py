@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meshwise.dtypes import COMPUTE, canonical_dtype
-from meshwise.evidence.software import as_stated, stack_named
+from meshwise.evidence.software import as_stated
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.models.config_file import load_model_file
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
+from meshwise.stacks.load import stack_in_table
 from meshwise.stacks.stack import Stack, not_made_for
 
 
@@ -44,13 +45,13 @@ def stack_of(row: Row, column: str, version: str = "", phase: str = "train") -> 
     not run: the row measured something else."""
     name = row.text(column)
     number = row.text(version) if version else ""
-    stack = stack_named(f"{name}-{number}" if number else name)
+    stack = stack_in_table(f"{name}-{number}" if number else name)
     if not name:
         raise Unsupported(f"the row does not state its software (column {column})")
     if stack is None:
         raise Unsupported(f"software {name!r} is no stack of the catalog")
     if not_made_for(stack, phase):
-        raise Unsupported(f"software {name!r} is made for {' and '.join(stack.runs)} alone")
+        raise Unsupported(f"software {name!r} is made for {' and '.join(stack.can.runs)} alone")
     return as_stated(stack, row)
 
 

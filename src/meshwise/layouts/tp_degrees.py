@@ -68,7 +68,7 @@ def kv_heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Findi
                 f"tp={tp} neither divides the {a.kv_heads} KV heads nor is a multiple of them",
             )
         elif tp > a.kv_heads:
-            refuses = stack is not None and not stack.copies_kv_heads
+            refuses = stack is not None and not stack.can.copies_kv_heads
             what = f"so the KV cache per GPU stays that of TP={a.kv_heads}"
             if stack is not None and refuses:
                 what = f"which {stack.title or stack.name} does not"
@@ -172,7 +172,9 @@ def vocabulary_rows(model: Model, stack: Software, tp: Any) -> Any:
     """Rows of the vocabulary on each of ``tp`` ranks: rounded up as the engine does, then to whole rows."""
     multiple: Any = 1
     if stack is not None:
-        multiple = stack.vocab_multiple * (tp if stack.vocab_multiple_per_rank else 1)
+        multiple = stack.kernels.vocab_multiple * (
+            tp if stack.kernels.vocab_multiple_per_rank else 1
+        )
     return -(-padded(model.vocab, multiple) // tp)
 
 

@@ -52,7 +52,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     activation = dtypes.activation_dtype(between)
     # what collectives and gradients are sent in
     comm = dtypes.canonical_dtype(f.comm or activation, "comm", dtypes.COMM)
-    own = stack.gradient_dtype if stack is not None else None
+    own = stack.memory.gradient_dtype if stack is not None else None
     gradients = dtypes.canonical_dtype(
         f.gradients or own or activation, "gradients", dtypes.GRADIENT
     )
@@ -149,7 +149,7 @@ class Context(NamedTuple):
     @property
     def loss_chunks(self) -> Array:
         """Parts of a microbatch's tokens that the loss takes one by one: a token each at most."""
-        return np.minimum(self.stack.loss_chunks, np.maximum(self.tokens, 1.0))
+        return np.minimum(self.stack.kernels.loss_chunks, np.maximum(self.tokens, 1.0))
 
     @property
     def vocabulary(self) -> Array:

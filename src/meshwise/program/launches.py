@@ -46,20 +46,20 @@ def _pass(op: Op, stack: Stack, block: Block | None) -> _Pair:
     """(forward, backward) kernels of a pass over memory."""
     name = op.name.rpartition(".")[2]
     if name == "norm":
-        return _NORM[not stack.fused_norm]
+        return _NORM[not stack.kernels.fused_norm]
     if name == "qk_norm":
-        return _QK_NORM[not stack.fused_norm]
+        return _QK_NORM[not stack.kernels.fused_norm]
     if name == "rotary":
         mla = block is not None and block.attention is not None and block.attention.mla
-        return _MLA_ROTARY if mla else _ROTARY[not stack.fused_norm]
+        return _MLA_ROTARY if mla else _ROTARY[not stack.kernels.fused_norm]
     if name == "activation":
-        return _ACTIVATION[not stack.fused_elementwise]
+        return _ACTIVATION[not stack.kernels.fused_elementwise]
     known = {"permute": _PERMUTE, "unpermute": _UNPERMUTE, "loss": (_LOSS, 0)}
     return known.get(name, (1, 1))
 
 
 def _exchange(op: Op, stack: Stack) -> _Pair:
-    by_node = stack.dispatcher != "alltoall"
+    by_node = stack.communication.dispatcher != "alltoall"
     known = {"moe.dispatch": _DISPATCH[by_node], "moe.combine": _COMBINE[by_node]}
     return known.get(op.name, (_TRANSFER, _TRANSFER) if op.kind == "send_recv" else (1, 1))
 

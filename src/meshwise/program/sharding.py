@@ -71,7 +71,7 @@ def accumulation(ctx: Context, local: LocalWeights) -> list[Op]:
     """A pass that adds a microbatch's gradients to those before: ``accumulation_bytes`` of the stack per
     weight of the rank; none where the product accumulates itself.
     """
-    per_weight = ctx.stack.accumulation_bytes
+    per_weight = ctx.stack.kernels.accumulation_bytes
     if not ctx.training or not per_weight:
         return []
     return [

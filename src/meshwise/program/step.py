@@ -41,7 +41,7 @@ def program(
     sequences in place of the workload's own).
     """
     ctx = context(model, stack, workload, layout, batch)
-    stage_roles = roles(model, layout, stack.stage_balance)
+    stage_roles = roles(model, layout, stack.pipeline.stage_balance)
     return Program(
         ctx=ctx,
         roles=stage_roles,

@@ -26,7 +26,7 @@ _FP32_BYTES = 4.0
 def adam_bytes(stack: Stack) -> float:
     """Bytes per weight of Adam's state: an fp32 master weight, the first and the second moment (ZeRO,
     arXiv 1910.02054, 3.1: 12), which narrower optimizers keep in fewer."""
-    return _FP32_BYTES + 2.0 * dtypes.ELEMENT_BYTES[stack.moments_dtype]
+    return _FP32_BYTES + 2.0 * dtypes.ELEMENT_BYTES[stack.memory.moments_dtype]
 
 
 def stage_weights(ctx: Context, role: Role) -> LocalWeights:
@@ -64,7 +64,7 @@ def transfers(ctx: Context) -> list[Op]:
     present = np.where(layout.pp > 1, layout.vp, 0)
     # what each TP rank sends of it
     shares: Array = np.int64(1)
-    if ctx.stack.scatter_gather and not ctx.stack.ideal:
+    if ctx.stack.communication.scatter_gather and not ctx.stack.ideal:
         shares = np.where(layout.sequence_parallel, 1, layout.tp)
     gathered = np.where(shares > 1, present, 0)
     # activations onwards, gradients back; then gathered where they were sent in shares
@@ -82,7 +82,7 @@ def transfers(ctx: Context) -> list[Op]:
             phase=phase,
         )
         ops.append(send)
-        if ctx.stack.scatter_gather:
+        if ctx.stack.communication.scatter_gather:
             ops.append(
                 collective_op(
                     f"pipeline.{name}",

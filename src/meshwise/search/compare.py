@@ -54,7 +54,7 @@ def _trained(layout: Layout, model: Model, stack: Stack) -> Layout:
         micro_batch=layout.micro_batch or 1,
         sequence_parallel=parallel,
         # a stack that overlaps by itself has one way
-        decomposed=layout.decomposed and parallel and stack.overlap == "none",
+        decomposed=layout.decomposed and parallel and stack.overlaps.overlap == "none",
         recompute=layout.recompute or "none",
         shard=layout.shard,
         placement=layout.placement,

@@ -7,7 +7,7 @@ from typing import TypedDict
 import msgspec
 
 from meshwise.clusters.load import Cluster
-from meshwise.stacks.stack import Stack
+from meshwise.stacks.stack import Stack, switch_values
 
 
 class LevelRecord(TypedDict):
@@ -69,6 +69,7 @@ def cluster_record(cluster: Cluster) -> ClusterRecord:
 
 def stack_record(stack: Stack) -> dict[str, object]:
     """A stack switch by switch, without its sources."""
-    table: dict[str, object] = msgspec.to_builtins(stack)
-    table.pop("sources")
-    return table
+    first, *rest = switch_values(stack).items()
+    table = {"name": stack.name, "title": stack.title, first[0]: first[1], "ideal": stack.ideal}
+    found: dict[str, object] = msgspec.to_builtins({**table, **dict(rest)})
+    return found

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 def found_dict(found: Found) -> dict[str, object]:
     """A layout of the search, with the formats that its variant frees."""
-    return {**found.layout.record(found.variant.stack.overlap), **found.variant.label}
+    return {**found.layout.record(found.variant.stack.overlaps.overlap), **found.variant.label}
 
 
 def smallest_fit_dict(fit: SmallestFit, stack: Stack) -> dict[str, object]:
     """The mesh of the fewest devices on which one replica fits: bytes, seconds."""
     named = ("devices", "memory_bytes", "step_s", "within_cluster")
-    return {**fit.layout.record(stack.overlap), **{key: getattr(fit, key) for key in named}}
+    return {
+        **fit.layout.record(stack.overlaps.overlap),
+        **{key: getattr(fit, key) for key in named},
+    }
 
 
 _FIGURES = (

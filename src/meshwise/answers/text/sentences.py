@@ -67,11 +67,13 @@ def training_words(model: Model, workload: Workload, stack: Stack) -> str:
     if workload.phase != "train":
         return ""
     said = [f"gradients {widths(model, workload, stack).gradient_dtype}"]
-    if stack.moments_dtype != "fp32":
-        said.append(f"moments {stack.moments_dtype}")
-    if stack.loss_chunks > 1:
-        said.append(f"loss in {stack.loss_chunks} chunks")
+    if stack.memory.moments_dtype != "fp32":
+        said.append(f"moments {stack.memory.moments_dtype}")
+    if stack.kernels.loss_chunks > 1:
+        said.append(f"loss in {stack.kernels.loss_chunks} chunks")
     if any(block.moe is not None for block in model.blocks):
-        said += [f"dispatcher {stack.dispatcher}"] * (stack.dispatcher != "alltoall")
-        said += ["experts overlapped"] * stack.overlap_experts
+        said += [f"dispatcher {stack.communication.dispatcher}"] * (
+            stack.communication.dispatcher != "alltoall"
+        )
+        said += ["experts overlapped"] * stack.overlaps.overlap_experts
     return "".join(f", {words}" for words in said)

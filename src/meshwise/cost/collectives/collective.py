@@ -71,7 +71,7 @@ def device_bandwidth(level: Level, below: int, active: Array, ranks: Array) -> A
 
 def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
     """The levels as this group meets them."""
-    library = stack.collectives
+    library = stack.communication.collectives
     per_level = tuple(constants(level, op, library, stack.ideal) for level in cluster.levels)
     below = (1, *cluster.domain_sizes()[:-1])
     bandwidth = tuple(
@@ -95,7 +95,7 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
         outermost=outermost,
         size=group.size,
         peer_to_peer=_custom_kernels(inner, group.size, stack),
-        in_switch=np.bool_(inner.in_switch and stack.in_switch and not stack.ideal),
+        in_switch=np.bool_(inner.in_switch and stack.communication.in_switch and not stack.ideal),
         in_series=not stack.ideal,
     )
 
@@ -109,8 +109,8 @@ def _among_many(level: Level, rate: Array, ranks: Array) -> Array:
 
 def _custom_kernels(inner: Level, size: Array, stack: Stack) -> Array:
     """Where the stack's one-shot and two-shot kernels run: peer access, and over PCIe few ranks."""
-    able = inner.peer_to_peer and stack.custom_all_reduce and not stack.ideal
-    most = stack.custom_all_reduce_pcie_ranks if inner.kind == "pcie" else inner.ranks
+    able = inner.peer_to_peer and stack.communication.custom_all_reduce and not stack.ideal
+    most = stack.communication.custom_all_reduce_pcie_ranks if inner.kind == "pcie" else inner.ranks
     return np.bool_(able) & (size <= most)
 
 
@@ -153,6 +153,8 @@ def cheapest(op: str, payload: Array, group: Group, cluster: Cluster, stack: Sta
         seconds, chosen = np.where(alone, 0.0, seconds), np.where(alone, 0, chosen)
         wire = tuple(np.where(alone, 0.0, w) for w in wire)
     names = tuple(c.algorithm for c in found)
-    used = [constants(lv, op, stack.collectives, stack.ideal) for lv in cluster.levels]
+    used = [
+        constants(lv, op, stack.communication.collectives, stack.ideal) for lv in cluster.levels
+    ]
     sources, lent = tuple(c.source for c in used), tuple(c.lent for c in used)
     return Priced(seconds, wire, chosen, names, sources, lent)

@@ -71,7 +71,7 @@ def dispatch_price(
         np.where(alone, 0.0, seconds),
         tuple(np.where(alone, 0.0, w) for w in wire),
         np.int64(0),
-        (stack.dispatcher,),
-        tuple(Source(f"dispatch/{stack.dispatcher}") for _ in wire),
+        (stack.communication.dispatcher,),
+        tuple(Source(f"dispatch/{stack.communication.dispatcher}") for _ in wire),
         tuple(c.lent for c in fabric.per_level),
     )

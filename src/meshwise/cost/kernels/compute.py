@@ -92,7 +92,7 @@ class Compute(NamedTuple):
     @property
     def _quantiser(self) -> str:
         """Whose pass narrows the activations of a product."""
-        return STATIC_SCALES if self.stack.static_scales else self.stack.name
+        return STATIC_SCALES if self.stack.kernels.static_scales else self.stack.software
 
     def chip(self, dtype: str) -> Chip:
         return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.bandwidth)
@@ -141,7 +141,7 @@ class Compute(NamedTuple):
         return seconds * core.work
 
     def _fused(self, op: Op) -> bool:
-        return op.kernel is Kernel.DECODE or self.stack.attention == "flash"
+        return op.kernel is Kernel.DECODE or self.stack.kernels.attention == "flash"
 
     def _runs_as(self, dtype: str) -> str:
         """The format of the table that prices products of ``dtype``."""
@@ -176,11 +176,11 @@ class Compute(NamedTuple):
 
     def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> GemmFit:
         """Constants of a product, of the experts' where they were measured."""
-        experts = self.fits.experts(dtype, self.stack.name, narrow) if grouped else None
+        experts = self.fits.experts(dtype, self.stack.software, narrow) if grouped else None
         if experts is None:
             return self.fits.gemm(dtype, self._quantiser, narrow)[0]
         # scales per block are found in each pass
-        static = self.stack.static_scales and dtype != "fp8_block"
+        static = self.stack.kernels.static_scales and dtype != "fp8_block"
         return experts._replace(quantise_bytes=0.0) if static else experts
 
     def _widening(self, op: Op) -> Array | None:
@@ -256,7 +256,7 @@ class Compute(NamedTuple):
     def _by_version(self, seconds: Array, op: Op, slower: float) -> Array:
         """Older fused kernels than the measured ones: FlashAttention-2 has no instructions of
         Hopper's, -1 takes twice its time."""
-        version = self.stack.flash_version
+        version = self.stack.kernels.flash_version
         if version >= 3:
             return seconds
         older = 2.0 if version == 1 else 1.0

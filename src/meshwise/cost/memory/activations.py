@@ -28,15 +28,15 @@ def attention_activation_bytes(ctx: Context, a: Attention) -> tuple[Array, Array
     """
     act, tp = ctx.widths.activation, ctx.layout.tp
     heads = -(-a.heads // tp)
-    kv = heads if a.mla or ctx.stack.expands_kv_heads else -(-a.kv_heads // tp)
+    kv = heads if a.mla or ctx.stack.memory.expands_kv_heads else -(-a.kv_heads // tp)
     kept = act * (
         heads * a.head_dim + kv * (a.head_dim + a.value_head_dim) + heads * a.value_head_dim
     )
     if a.mla:
         kept = kept + act * ((a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim)
-    elif ctx.stack.packed_qkv and a.heads == a.kv_heads:
+    elif ctx.stack.memory.packed_qkv and a.heads == a.kv_heads:
         kept = kept + act * (heads + kv) * a.head_dim
-    unfused = ctx.stack.attention != "flash"
+    unfused = ctx.stack.kernels.attention != "flash"
     per_score = act + (1.0 + act if ctx.model.dropout else 0.0)
     scores = per_score * heads * ctx.keys * float(unfused)
     return kept, scores
@@ -46,7 +46,9 @@ def mlp_activation_bytes(ctx: Context, mlp: Mlp, split: Array) -> Array:
     """Up (and gate) outputs and the down product's input: bytes per token row on a rank of ``split``; a
     gated activation in two operations keeps the activated gate too.
     """
-    tensors = 2 + mlp.gated + (mlp.gated and ctx.training and not ctx.stack.fused_elementwise)
+    tensors = (
+        2 + mlp.gated + (mlp.gated and ctx.training and not ctx.stack.kernels.fused_elementwise)
+    )
     return ctx.widths.activation * tensors * -(-mlp.width // split)
 
 
@@ -59,7 +61,7 @@ def _norm_outside(ctx: Context, block: Block) -> tuple[float, float]:
     """
     act, h = ctx.widths.activation, ctx.model.hidden
     parts = 1 if block.parallel else 2
-    written_out = not ctx.stack.fused_norm and block.norm_parameters <= parts * h
+    written_out = not ctx.stack.kernels.fused_norm and block.norm_parameters <= parts * h
     return h * (FP32_BYTES + act if written_out else act), h * act
 
 
@@ -70,7 +72,7 @@ def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
     mask = h * (1.0 if ctx.model.dropout else 0.0)
     # what sequence parallelism divides; gathered inputs that backward keeps are whole
     shared = ctx.token_split
-    gathered = 1.0 if ctx.stack.keeps_gathered_inputs else shared
+    gathered = 1.0 if ctx.stack.memory.keeps_gathered_inputs else shared
     outside: Array = 0.0
     inside: Array = 0.0
     scores: Array = 0.0
@@ -131,7 +133,7 @@ def _dropped(ctx: Context, block: Block) -> Array:
     read, of an activation what it makes, of a whole MLP or its experts all but their input, of MLA's
     up-projections queries, keys and values."""
     chosen, act, h, tp = (
-        ctx.stack.recompute_modules,
+        ctx.stack.memory.recompute_modules,
         ctx.widths.activation,
         ctx.model.hidden,
         ctx.layout.tp,
@@ -141,7 +143,7 @@ def _dropped(ctx: Context, block: Block) -> Array:
     if "layernorm" in chosen:
         parts = (a is not None) + (block.mlp is not None or moe is not None)
         parts = 1 if block.parallel else parts
-        gathered = 1.0 if ctx.stack.keeps_gathered_inputs else ctx.token_split
+        gathered = 1.0 if ctx.stack.memory.keeps_gathered_inputs else ctx.token_split
         per_row = per_row + parts * h * act / gathered
     if a is not None and a.mla and "mla_up_proj" in chosen:
         per_row = per_row + act * -(-a.heads // tp) * (2 * a.head_dim + a.value_head_dim)
@@ -168,11 +170,11 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
     here the model's and the stack's own).
     """
     kept, scores = _whole_layer(ctx, block)
-    if ctx.stack.selective_recompute == "products":
+    if ctx.stack.memory.selective_recompute == "products":
         selective = _by_products(ctx, block)
     else:
         selective = kept - _dropped(ctx, block)
-        if "core_attn" not in ctx.stack.recompute_modules:
+        if "core_attn" not in ctx.stack.memory.recompute_modules:
             selective = selective + scores
     only_input = ctx.tokens * ctx.model.hidden * ctx.widths.activation / ctx.token_split
     return np.where(
@@ -195,7 +197,7 @@ def layer_backward_bytes(ctx: Context, block: Block) -> Array:
     if block.attention is not None:
         a = block.attention
         inner, _ = attention_activation_bytes(ctx, a)
-        unfused = 2.0 * act * float(ctx.stack.attention != "flash")
+        unfused = 2.0 * act * float(ctx.stack.kernels.attention != "flash")
         widest = inner + unfused * -(-a.heads // tp) * ctx.keys
     if block.mlp is not None:
         wide = act * (2 + block.mlp.gated) * -(-block.mlp.width // tp)
@@ -211,7 +213,7 @@ def layer_backward_bytes(ctx: Context, block: Block) -> Array:
 
 def head_activation_bytes(ctx: Context) -> Array:
     """Bytes per microbatch of the inputs of the final norm and of the output product, on a rank."""
-    gathered = 1.0 if ctx.stack.keeps_gathered_inputs else ctx.token_split
+    gathered = 1.0 if ctx.stack.memory.keeps_gathered_inputs else ctx.token_split
     width = ctx.model.hidden * ctx.widths.activation
     return ctx.tokens * width / ctx.token_split + ctx.tokens * width / gathered
 
@@ -223,10 +225,10 @@ def loss_bytes(ctx: Context) -> Array:
     chunks beside it what they add up, the gradient of the head's weight (its sum, and the chunk's) and of
     the loss's input.
     """
-    alone, split = ctx.stack.loss_peak_bytes, ctx.stack.loss_peak_bytes_tp
+    alone, split = ctx.stack.memory.loss_peak_bytes, ctx.stack.memory.loss_peak_bytes_tp
     per_logit = alone if split is None else np.where(ctx.layout.tp > 1, split, alone)
     chunks = ctx.loss_chunks
-    rows = ctx.vocabulary * (ctx.layout.tp if ctx.stack.whole_logits else 1)
+    rows = ctx.vocabulary * (ctx.layout.tp if ctx.stack.kernels.whole_logits else 1)
     logits = ctx.tokens / chunks * rows * per_logit
     return logits + np.where(chunks > 1, _summed_over_chunks(ctx), 0.0)
 

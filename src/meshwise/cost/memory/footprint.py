@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import msgspec
 import numpy as np
 
 from meshwise.arrays import Array
@@ -12,7 +11,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import activations as act
 from meshwise.cost.memory import parts as mem
 from meshwise.program.step import Program
-from meshwise.stacks.stack import Stack
+from meshwise.stacks.stack import Stack, replaced
 
 
 class Footprint:
@@ -72,14 +71,14 @@ class Footprint:
     @property
     def whole_loss_bytes(self) -> Array:
         """The same with a microbatch's logits at once."""
-        whole = msgspec.structs.replace(self.stack, loss_chunks=1)
+        whole = replaced(self.stack, {"loss_chunks": 1})
         ctx = self.program.ctx._replace(stack=whole)
         return act.loss_bytes(ctx) if ctx.training else 0.0
 
     @property
     def memory_limit_bytes(self) -> float:
         """Device memory less what the stack keeps for itself."""
-        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory_reserve)
+        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory.memory_reserve)
 
     @cached_property
     def fits(self) -> Array:

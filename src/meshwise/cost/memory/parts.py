@@ -54,7 +54,7 @@ def kept_activation_bytes(ctx: Context, role: Role) -> Array:
         total = total + count * own
         widest = np.maximum(widest, own * np.minimum(count, 1))
     flight = in_flight_microbatches(
-        ctx.stack.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches
+        ctx.stack.pipeline.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches
     )
     beside = widest * (hides_experts(ctx.stack, layout) & (ctx.microbatches > 1))
     return total * flight + beside + act.head_activation_bytes(ctx) * role.head
@@ -81,10 +81,10 @@ def gathered_units_bytes(ctx: Context, role: Role) -> Array:
         largest = np.maximum(largest, held * np.minimum(count, 1))
     embed, head = end_weights(ctx.model, layout, ctx.vocabulary)
     # FSDP2 gathers FP8 training's linear weights in FP8 (torchao's fp8 all-gather)
-    narrow = w.operand if ctx.stack.fp32_parameters else w.plain_weight
+    narrow = w.operand if ctx.stack.memory.fp32_parameters else w.plain_weight
     ends = (embed * role.embedding + 2 * head * role.head) * w.plain_weight
     one = largest * (3 * narrow + w.gradient) + ends
-    if ctx.stack.fp32_parameters:
+    if ctx.stack.memory.fp32_parameters:
         whole = stage_weights(ctx, role).total
         sums = np.where(ctx.microbatches > 1, w.gradient, 0.0)
         one = np.where(layout.pp > 1, whole * (narrow + sums) + largest * w.plain_weight, one)
@@ -102,7 +102,7 @@ def transient_bytes(ctx: Context, role: Role) -> Array:
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
         extra = np.maximum(extra, act.layer_backward_bytes(ctx, block) * np.minimum(count, 1))
     extra = np.maximum(extra, act.loss_bytes(ctx) * role.head)
-    if ctx.stack.autograd_gradients and ctx.widths.gradient > ctx.widths.plain_weight:
+    if ctx.stack.memory.autograd_gradients and ctx.widths.gradient > ctx.widths.plain_weight:
         own: Array = 0.0
         for block, count in zip(ctx.model.blocks, role.layers, strict=True):
             own = own + count * act.layer_activation_bytes(ctx, block)
@@ -145,12 +145,12 @@ def state_bytes(ctx: Context, role: Role) -> StateBytes:
         return StateBytes(stage_bytes(ctx.model, role, layout, w, ctx.vocabulary), 0.0, 0.0)
     local = stage_weights(ctx, role)
     weight, gradient, adam = w.plain_weight, w.gradient, adam_bytes(ctx.stack)
-    if ctx.stack.fp32_parameters or weight >= act.FP32_BYTES:  # they are the master weights
+    if ctx.stack.memory.fp32_parameters or weight >= act.FP32_BYTES:  # they are the master weights
         # an fp32 weight's gradient is fp32, in whatever format it is reduced
         weight, gradient, adam = act.FP32_BYTES, act.FP32_BYTES, adam - act.FP32_BYTES
     divided = scatters_every_microbatch(layout) | (layout.shard >= 3)
     gradients = sharded_weights(local, layout, divided) * gradient
-    if ctx.stack.gradient_buckets:
+    if ctx.stack.memory.gradient_buckets:
         reduced = local.dense * (layout.dp * layout.cp > 1) + local.experts * (
             layout.expert_dp() > 1
         )

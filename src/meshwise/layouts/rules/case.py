@@ -93,16 +93,16 @@ def cuts_evenly(layers: int, pp: Array, vp: Array) -> Array:
 
 def needs_split(model: Model, stack: Stack, phase: str) -> bool:
     """Whether TP ranks above 1 need sequence parallelism."""
-    return phase == "train" and not stack.unsplit_experts and expert_count(model) > 0
+    return phase == "train" and not stack.can.unsplit_experts and expert_count(model) > 0
 
 
 def hides_experts(stack: Stack, layout: Layouts) -> Array:
     """Where a stack that runs the exchange of tokens beside another microbatch's compute can do so:
     between the two passes of 1F1B, which recomputation of whole layers or experts would mix, and beside pipeline stages of
     interleaved ones (Megatron-Core, transformer_config.py: overlap_moe_expert_parallel_comm)."""
-    if not stack.overlap_experts or stack.ideal or stack.schedule != USUAL:
+    if not stack.overlaps.overlap_experts or stack.ideal or stack.pipeline.schedule != USUAL:
         return np.bool_(False)
-    return exchange_pairs(layout, stack.recompute_modules)
+    return exchange_pairs(layout, stack.memory.recompute_modules)
 
 
 def exchange_pairs(layout: Layouts, modules: tuple[str, ...]) -> Array:

@@ -36,8 +36,8 @@ ABILITIES: tuple[tuple[str, str, str, Callable[[Case], Array]], ...] = (
 
 def sharding(stack: Stack, shard: Array, pp: Array) -> Array:
     """What the stack shards, and beside pipelines."""
-    able = np.isin(shard, _codes(stack.shards))
-    return able & ((pp == 1) | np.isin(shard, _codes(stack.pipelined_shards)))
+    able = np.isin(shard, _codes(stack.can.shards))
+    return able & ((pp == 1) | np.isin(shard, _codes(stack.can.pipelined_shards)))
 
 
 def _codes(names: Sequence[str]) -> list[int]:
@@ -47,22 +47,22 @@ def _codes(names: Sequence[str]) -> list[int]:
 def _can_run(c: Case) -> Array:
     good = sharding(c.stack, c.layout.shard, c.layout.pp)
     for switch, _, _, used in ABILITIES:
-        if not getattr(c.stack, switch):
+        if not getattr(c.stack.can, switch):
             good = good & ~used(c)
     return good
 
 
 def _stack(layout: Layout, c: Case) -> Refusal:
-    name, shards = c.stack.title or c.stack.name, c.stack.shards
+    name, shards = c.stack.title or c.stack.name, c.stack.can.shards
     if layout.shard not in shards:
         why = f"{name} shards {_either(shards)} only"
         return Refusal("shard", layout.shard, why, list(shards), shards[-1])
-    piped = [s for s in shards if s in c.stack.pipelined_shards]
+    piped = [s for s in shards if s in c.stack.can.pipelined_shards]
     if layout.pp > 1 and layout.shard not in piped:
         why = f"beside pipelines {name} shards {_either(piped)} only"
         return Refusal("shard", layout.shard, why, piped, piped[-1])
     for switch, axis, what, used in ABILITIES:
-        if not getattr(c.stack, switch) and bool(used(c)):
+        if not getattr(c.stack.can, switch) and bool(used(c)):
             return Refusal(axis, getattr(layout, axis), f"{name} has no {what}", "1", 1)
     raise AssertionError("no ability is missing")
 
@@ -74,7 +74,7 @@ def _either(names: Sequence[str]) -> str:
 def _interleaves(c: Case) -> Array:
     """Virtual stages are a schedule of training: 1F1B's, with microbatches in rounds of pp."""
     lay = c.layout
-    if not c.trains or not SCHEDULES[c.stack.schedule].interleaves:
+    if not c.trains or not SCHEDULES[c.stack.pipeline.schedule].interleaves:
         return lay.vp == 1
     return (lay.vp == 1) | (c.microbatches % lay.pp == 0)
 
@@ -83,8 +83,10 @@ def _interleaving(layout: Layout, c: Case) -> Refusal:
     vp = layout.vp
     if not c.trains:
         return Refusal("vp", vp, f"{c.phase} has no virtual stages", "1", 1)
-    if not SCHEDULES[c.stack.schedule].interleaves:
-        return Refusal("vp", vp, f"the {c.stack.schedule} schedule is not interleaved", "1", 1)
+    if not SCHEDULES[c.stack.pipeline.schedule].interleaves:
+        return Refusal(
+            "vp", vp, f"the {c.stack.pipeline.schedule} schedule is not interleaved", "1", 1
+        )
     why = f"{int(c.microbatches)} microbatches of a replica are no multiple of pp {layout.pp}"
     return Refusal("vp", vp, why, "1, or a batch of more microbatches", 1)
 
@@ -108,19 +110,19 @@ def _has_tokens(c: Case) -> Array:
     """The loss is taken on a token at a time at least."""
     if not stated(c.stack, "loss_chunks"):
         return np.bool_(True)
-    return c.stack.loss_chunks <= c.microbatch_tokens
+    return c.stack.kernels.loss_chunks <= c.microbatch_tokens
 
 
 def _loss_chunks(layout: Layout, c: Case) -> Refusal:
     tokens = int(c.microbatch_tokens)
     why = f"more parts than the {tokens} tokens of a microbatch"
-    return Refusal("loss_chunks", c.stack.loss_chunks, why, f"1 to {tokens}", tokens)
+    return Refusal("loss_chunks", c.stack.kernels.loss_chunks, why, f"1 to {tokens}", tokens)
 
 
 def _exchanges(c: Case) -> Array:
     """Experts that are on every rank exchange no tokens, which nothing can hide. (Layouts that exchange
     them and cannot hide it are priced without: :func:`~meshwise.layouts.rules.case.hides_experts`.)"""
-    asked = c.stack.overlap_experts and not c.stack.ideal
+    asked = c.stack.overlaps.overlap_experts and not c.stack.ideal
     return (c.layout.ep > 1) if asked else np.bool_(True)
 
 

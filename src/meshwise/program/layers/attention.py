@@ -90,7 +90,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     w = ctx.widths
     heads = -(-a.heads // ctx.layout.tp)
     decode = ctx.phase == "decode"
-    fused = ctx.stack.attention == "flash" and not ctx.stack.ideal
+    fused = ctx.stack.kernels.attention == "flash" and not ctx.stack.ideal
     cp = ctx.layout.cp if not decode else np.int64(1)
     dcp = ctx.layout.dcp if decode else np.int64(1)
     if a.mla and decode:
@@ -155,14 +155,18 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         kv = 1 if a.mla else -(-a.kv_heads // ctx.layout.tp)
         width = (heads + kv) * (a.rope_head_dim or a.head_dim)
         # not fused: widened to fp32, multiplied as complex numbers, narrowed: 20 bytes an element
-        values = 2.0 if ctx.stack.fused_norm else 10.0
+        values = 2.0 if ctx.stack.kernels.fused_norm else 10.0
         ops.insert(
             0,
             elementwise(
                 "attention.rotary", w.activation_dtype, values * ctx.tokens * width * w.activation
             ),
         )
-    if a.norm_parameters and not a.mla and not (ctx.stack.fused_qk_norm and not ctx.training):
+    if (
+        a.norm_parameters
+        and not a.mla
+        and not (ctx.stack.kernels.fused_qk_norm and not ctx.training)
+    ):
         kv = -(-a.kv_heads // ctx.layout.tp)
         moved = 2.0 * ctx.tokens * (heads + kv) * a.head_dim * w.activation
         ops.insert(0, elementwise("attention.qk_norm", w.activation_dtype, moved))

@@ -114,8 +114,10 @@ def head(ctx: Context) -> list[Op]:
     # training: the loss over a split vocabulary, or over gathered logits
     chunks = ctx.loss_chunks
     logits = parted(logits, chunks)
-    whole = vocab * ctx.layout.tp if ctx.stack.whole_logits else vocab
-    loss = parted(elementwise("head.loss", "fp32", ctx.stack.loss_bytes * rows * whole), chunks)
+    whole = vocab * ctx.layout.tp if ctx.stack.kernels.whole_logits else vocab
+    loss = parted(
+        elementwise("head.loss", "fp32", ctx.stack.kernels.loss_bytes * rows * whole), chunks
+    )
     per_token = collective_op(
         "head.loss",
         "all_reduce",
@@ -125,7 +127,7 @@ def head(ctx: Context) -> list[Op]:
         count=np.where(tp, 3 * chunks, 0),
         phase="forward",
     )
-    if ctx.stack.whole_logits:
+    if ctx.stack.kernels.whole_logits:
         per_token = collective_op(
             "head.logits",
             "all_gather",

@@ -18,7 +18,7 @@ def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> 
     or several.
     """
     values = 3.0 if gated else 2.0
-    if not ctx.stack.fused_elementwise:
+    if not ctx.stack.kernels.fused_elementwise:
         values += 2.0  # the gate's product, or the bias, in a pass of its own
     return values * rows * width * ctx.widths.activation
 
@@ -74,7 +74,7 @@ def shares_a_product(ctx: Context, moe: Moe, stored: LayerFormats) -> Array:
     """Where the shared expert is one more of the grouped products, which every token visits: SGLang's
     engine without expert parallelism, if it is as wide as a routed one and stored alike."""
     alike = (
-        ctx.stack.fuses_shared_expert
+        ctx.stack.kernels.fuses_shared_expert
         and not ctx.training
         and moe.shared == moe.expert
         and not moe.shared_gate
@@ -146,7 +146,11 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     }
     moved = activation_traffic(ctx, rows, width, gated)
     # decode's kernels send each copy by itself, for the latency
-    by_node = ctx.stack.dispatcher != "alltoall" and ctx.phase != "decode" and not ctx.stack.ideal
+    by_node = (
+        ctx.stack.communication.dispatcher != "alltoall"
+        and ctx.phase != "decode"
+        and not ctx.stack.ideal
+    )
     copies = TokenCopies(moe.experts, moe.top_k) if by_node else None
     # a copy per expert, and the copies' sum: each is the other's gradient
     spread, summed = 2.0 * rows * h * w.activation, (rows + ctx.tokens) * h * w.activation

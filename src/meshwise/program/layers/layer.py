@@ -47,9 +47,11 @@ def _norm(ctx: Context, name: str) -> Op:
     squared, averaged, scaled, narrowed, multiplied by its weight, 36 bytes per 16-bit element. A
     dropout mask is half a 16-bit value; dropout in a pass of its own reads and writes once more.
     """
-    values = 4.0 if ctx.stack.fused_add_norm else 5.0 if ctx.stack.fused_norm else 21.0
+    values = (
+        4.0 if ctx.stack.kernels.fused_add_norm else 5.0 if ctx.stack.kernels.fused_norm else 21.0
+    )
     if ctx.model.dropout and ctx.training:
-        values += 0.5 if ctx.stack.fused_elementwise else 2.5
+        values += 0.5 if ctx.stack.kernels.fused_elementwise else 2.5
     rows = ctx.tokens / ctx.token_split
     w = ctx.widths
     moved = values * rows * ctx.model.hidden * w.activation
@@ -85,13 +87,13 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
         alone = block.moe is not None and block.moe.shared is None and not dense
         inputs = [(products[0], ctx.model.hidden)]
         found.append(Part(name, _norm(ctx, name), ops, inputs, products[-1], alone=alone))
-    if ctx.stack.overlap == "split":
+    if ctx.stack.overlaps.overlap == "split":
         cut = overlap_pieces(ctx)
         found = [
             p._replace(norm=parted(p.norm, cut), compute=[parted(op, cut) for op in p.compute])
             for p in found
         ]
-    if block.parallel and len(found) == 2 and ctx.stack.parallel_block_one_all_reduce:
+    if block.parallel and len(found) == 2 and ctx.stack.communication.parallel_block_one_all_reduce:
         a, f = found
         ops = [*a.compute, *f.compute]
         return [Part("block", a.norm, ops, a.inputs[:1], f.last, block.attention)]
@@ -102,7 +104,7 @@ def overlap_pieces(ctx: Context) -> Array:
     """Parts (1 or 2) that the tokens are cut into, so that one computes while another communicates: 2 under
     ``overlap="split"``, where there are two tokens to part. One value per layout.
     """
-    if ctx.stack.overlap != "split" or ctx.stack.ideal:
+    if ctx.stack.overlaps.overlap != "split" or ctx.stack.ideal:
         return np.int64(1)
     return np.where(ctx.sequences * ctx.queries >= 2, 2, 1)
 
@@ -172,7 +174,7 @@ def backward(ctx: Context, part: Part) -> list[Op]:
     w = ctx.widths
     payload = ctx.tokens * ctx.model.hidden * w.comm / cut
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
-    fused = ctx.stack.attention == "flash" and not ctx.stack.ideal
+    fused = ctx.stack.kernels.attention == "flash" and not ctx.stack.ideal
     # the output's gradient, whole again where it is sharded
     ops = [
         collective_op(
@@ -301,7 +303,7 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
     ops = []
     for op in forward(ctx, part):
         count = op.count * full
-        if is_last and ctx.stack.recompute_early_stop and op.name == f"{part.name}.output":
+        if is_last and ctx.stack.memory.recompute_early_stop and op.name == f"{part.name}.output":
             count = op.count * 0
         share = modules.recomputed_share(op, ctx.stack)
         if share:

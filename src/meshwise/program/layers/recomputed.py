@@ -20,14 +20,14 @@ def recomputed_share(op: Op, stack: Stack) -> float:
     Megatron-Core does (transformer_config.py: recompute_modules); the attention core only where it is
     not fused already.
     """
-    if stack.selective_recompute == "products":
+    if stack.memory.selective_recompute == "products":
         return 1.0 if op.kernel is Kernel.EXPERTS else _BY_PRODUCTS.get(op.kind, 0.0)
-    chosen = stack.recompute_modules
+    chosen = stack.memory.recompute_modules
     if op.name.endswith(".norm"):
-        alone = _NORM if stack.fused_norm else _NORM_WRITTEN_OUT
+        alone = _NORM if stack.kernels.fused_norm else _NORM_WRITTEN_OUT
         return alone if "layernorm" in chosen else 0.0
     if op.core is not None:
-        unfused = stack.attention != "flash" or stack.ideal
+        unfused = stack.kernels.attention != "flash" or stack.ideal
         return float(unfused and "core_attn" in chosen)
     return float(any(_holds(module, op.name) for module in chosen))
 

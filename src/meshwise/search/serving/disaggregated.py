@@ -147,7 +147,7 @@ def _prefills(
     chunks = -(-w.computed // budget)
     chunk = -(-w.computed // chunks)
     cached = w.isl - w.computed + (chunks - 1) * chunk // 2
-    limit_bytes = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
+    limit_bytes = cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
     together = max(budget // chunk, 1)
     shape = layouts.tp.shape
     found = []

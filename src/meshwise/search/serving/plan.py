@@ -127,7 +127,8 @@ class Server:
         first = np.where((room >= 1) & possible, 1, 0)
         low = largest(first, np.where(first > 0, room, 0), over)
         batch = pp * together_at_most(Engine(self.model, self.cluster, self.stack, layouts), self.w)
-        if limits.ttft_s is not None and not self.stack.mixes_prefill and np.any(batch > pp):
+        waits = limits.ttft_s is not None and not self.stack.scheduler.mixes_prefill
+        if waits and np.any(batch > pp):
             end = -(-(low + 1) // batch) * batch
             again = (low > 0) & (end < room) & (over(end + 1) <= 0)
             last = np.minimum(end + batch, room)

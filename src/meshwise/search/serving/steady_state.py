@@ -57,7 +57,11 @@ def tokens_per_iteration(engine: Engine, w: Serving) -> int:
     if w.chunk is not None:
         return w.chunk
     small = engine.cluster.device.memory_bytes < 70 * 2.0**30
-    return engine.stack.max_batched_tokens_small if small else engine.stack.max_batched_tokens
+    return (
+        engine.stack.scheduler.max_batched_tokens_small
+        if small
+        else engine.stack.scheduler.max_batched_tokens
+    )
 
 
 def together_at_most(engine: Engine, w: Serving) -> int:
@@ -72,8 +76,8 @@ def _prompt(engine: Engine, w: Serving, running: Array) -> _Prompt:
     # In a closed loop requests that end together begin together; groups of about √n have the time
     # to first token of the published rows (vLLM: 2.8 prompts at 8 requests, 7 at 64).
     group: Array = np.float64(1.0)
-    if stack.shares_prefill:
-        group = np.sqrt(running) if stack.mixes_prefill else 1.0 * running
+    if stack.scheduler.shares_prefill:
+        group = np.sqrt(running) if stack.scheduler.mixes_prefill else 1.0 * running
     together: Array = np.int64(1)
     if chunks == 1:
         together = np.minimum(together_at_most(engine, w), np.ceil(group)).astype(np.int64)
@@ -108,7 +112,7 @@ def steady(
     prompt = _prompt(engine, w, batch)
     one = iteration.prefill(engine, np.int64(1), prompt.chunk, prompt.cached)
     alone = one.series_s(prompt.chunks)
-    times = _mixed if stack.mixes_prefill else _prompts_first
+    times = _mixed if stack.scheduler.mixes_prefill else _prompts_first
     tpot, ttft = times(engine, w, batch, decode, prompt, groups)
     service = ttft + (w.osl - 1) * tpot
     served = np.minimum(running * layouts.dp, asked)
@@ -128,7 +132,7 @@ def steady(
         running=served,
         max_concurrency=most * layouts.dp,
         memory_bytes=used,
-        memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory_reserve),
+        memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve),
         fits=fits,
         lent=inherited_share(e) if doubted else np.float64(0.0),
         even_s=even_draws_s(e) / w.tokens_per_iteration if doubted else np.float64(0.0),
@@ -142,7 +146,7 @@ def burst_s(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: S
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     batch = -(-w.concurrency // layouts.dp)
     prompt = _prompt(engine, w, batch)
-    most = together_at_most(engine, w) if stack.shares_prefill else 1
+    most = together_at_most(engine, w) if stack.scheduler.shares_prefill else 1
     together = np.minimum(most, batch)
     batches = np.ceil(batch * prompt.chunks / together)
     one = iteration.prefill(engine, together, prompt.chunk, prompt.cached)
@@ -239,7 +243,7 @@ def capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Arr
     each = engine.decode(np.int64(2), context).memory_bytes - one
     work = engine.prefill(np.int64(1), tokens_per_iteration(engine, w)).memory["activations_bytes"]
     base = one - each + work
-    limit = engine.cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
+    limit = engine.cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
     most = np.maximum(np.floor((limit - base) / each), 0.0).astype(np.int64)[()]
     return most, base + each * np.minimum(per_replica, np.maximum(most, 1))
 

@@ -197,7 +197,7 @@ def version_remarks(model: Model, cluster: Cluster, workload: Workload, stack: S
     on 8 x H200 in early 2025 (sgl-project/sglang pull request 3582), and twice as many a year later."""
     if not isinstance(workload, Decode) or stack.ideal or not any(b.moe for b in model.blocks):
         return []
-    version = experts_of(cluster.device, stack.name)
+    version = experts_of(cluster.device, stack.software)
     if version is None:
         return []
     return [

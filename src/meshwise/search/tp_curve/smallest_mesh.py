@@ -64,10 +64,10 @@ def smallest_fit(
         sequence_parallel=np.bool_(sequence_parallel),
     )
     shape = (len(modes), len(tps), len(pps))
-    usable = cluster.device.memory_bytes * (1.0 - stack.memory_reserve)
+    usable = cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
     ctx = context(model, stack, workload, layout)
     memory = np.broadcast_to(
-        fullest_stage_bytes(ctx, roles(model, layout, stack.stage_balance)), shape
+        fullest_stage_bytes(ctx, roles(model, layout, stack.pipeline.stage_balance)), shape
     )
     fits = memory <= usable
     if not fits.any():

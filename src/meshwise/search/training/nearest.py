@@ -51,7 +51,7 @@ def changes(
         default=float("inf"),
     )
     if least < float("inf"):
-        kept.append(Change("device_memory", least / (1.0 - stack.memory_reserve)))
+        kept.append(Change("device_memory", least / (1.0 - stack.memory.memory_reserve)))
     return kept
 
 

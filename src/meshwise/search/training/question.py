@@ -121,16 +121,16 @@ def plan_training(
     if w.micro_batch is not None:
         asked.setdefault("micro_batch", (w.micro_batch,))
     check_pins(model, stack, w, n, asked)
-    if "decomposed" in asked and (stack.overlap != "none" or stack.ideal):
+    if "decomposed" in asked and (stack.overlaps.overlap != "none" or stack.ideal):
         how = (
             "hides nothing at ideal rates"
             if stack.ideal
-            else f"overlaps by itself ({stack.overlap})"
+            else f"overlaps by itself ({stack.overlaps.overlap})"
         )
         raise InputError(
             f"overlap: {stack.name} {how}",
             field="overlap",
-            value=quoted(stack.overlap),
+            value=quoted(stack.overlaps.overlap),
             legal="leave `overlap` out, or a stack without it",
         )
     choices = variants(stack, w, dtypes=_dtypes(where, w, free), comm_dtypes=_comms(free, w))

@@ -275,8 +275,9 @@ def _switches(
     model: Model, w: Training, stack: Stack, pins: Pins
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(recomputation, sharding stages) to look at."""
-    kept = stack.attention != "flash" or stack.ideal or stack.selective_recompute == "products"
-    kept = kept or set(stack.recompute_modules) != {"core_attn"}
+    unfused = stack.kernels.attention != "flash" or stack.ideal
+    kept = unfused or stack.memory.selective_recompute == "products"
+    kept = kept or set(stack.memory.recompute_modules) != {"core_attn"}
     modes = [code for name, code in RECOMPUTE_CODE.items() if kept or name != "selective"]
     asked = pins.get("shard", tuple(SHARD_CODE.values()))
     return tuple(pins.get("recompute", modes)), tuple(asked)
@@ -323,7 +324,7 @@ def space(
     split = wanted & fits_sp
     vps = _virtual(model, w, stack, table, pins)
     # ideal rates hide nothing; a stack that overlaps by itself has one way
-    both = stack.overlap == "none" and not stack.ideal
+    both = stack.overlaps.overlap == "none" and not stack.ideal
     ways = tuple(pins.get("decomposed", (False, True) if both else (False,)))
     if False not in ways:
         unsplit = np.zeros_like(unsplit)
@@ -370,7 +371,7 @@ def _virtual(model: Model, w: Training, stack: Stack, table: dict[str, Array], p
     allowed = pins.get("vp")
 
     def of(pp: int) -> list[int]:
-        able = SCHEDULES[stack.schedule].interleaves and stack.virtual_stages
+        able = SCHEDULES[stack.pipeline.schedule].interleaves and stack.can.virtual_stages
         interleaved = virtual_stages(model.layers, pp) if pp > 1 and able else []
         return [v for v in (1, *interleaved) if allowed is None or v in allowed]
 

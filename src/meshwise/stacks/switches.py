@@ -1,0 +1,382 @@
+"""What a stack can be asked to do otherwise: its switches, in groups, each with its legal values, its
+unit and its meaning where it stands. ``docs/reference/stacks`` is made of these words.
+
+A new switch is one field here and one line in :class:`meshwise.stacks.stack.Stack`.
+"""
+
+# no `from __future__ import annotations`: the annotations are read below
+from typing import Annotated, Literal, get_args
+
+import msgspec
+
+from meshwise import dtypes
+from meshwise.checks import check_fields
+from meshwise.stacks import schedules
+from meshwise.stacks.fields import OneOf, Range, SwitchField, field_rules, switches_of
+from meshwise.workloads.workload import MAX_SEQ, OVERLAP_MODES
+
+_Seconds = Annotated[float, Range(0.0, 1e3, "s")]
+_Traffic = Annotated[float, Range(0.0, 1e6, "B")]  # per logit, or per weight
+_Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
+_Count = Annotated[int, Range(1, 1 << 20)]
+Run = Literal["training", "inference", "collectives"]
+Sharding = Literal["none", "zero1", "zero2", "zero3"]
+Moments = Literal["fp32", "bf16", "fp16", "fp8"]
+Dispatcher = Literal["alltoall", "deepep", "hybridep"]
+# parts of a layer that selective recomputation may do again (Megatron-Core's words)
+Module = Literal[
+    "core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"
+]  # fmt: skip
+RUNS: tuple[Run, ...] = get_args(Run)
+SHARDS: tuple[Sharding, ...] = get_args(Sharding)
+MOMENTS: tuple[Moments, ...] = get_args(Moments)
+DISPATCHERS: tuple[Dispatcher, ...] = get_args(Dispatcher)
+MODULES: tuple[Module, ...] = get_args(Module)
+
+
+class _Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    def __post_init__(self) -> None:
+        check_fields(self, field_rules(type(self)), "stack")
+
+
+class Executed(_Group, frozen=True, kw_only=True):
+    """What is executed."""
+
+    attention: Annotated[
+        Literal["flash", "unfused"],
+        "`flash`: fused and causal, half of the scores are computed and none are kept. "
+        "`unfused`: the full square of scores goes through memory.",
+    ] = "flash"
+    flash_version: Annotated[
+        int,
+        Range(1, 3),
+        "Of the fused attention kernels: 1 and 2 are FlashAttention-1 and -2 (on Hopper and later "
+        "held to what those reach there), 3 FlashAttention-3, cuDNN's and the engines' own.",
+    ] = 3
+    fused_elementwise: Annotated[
+        bool,
+        "The activation function, and the residual addition with its dropout, in one pass each.",
+    ] = True
+    fused_norm: Annotated[
+        bool,
+        "Norms and rotary embedding in one pass each. Otherwise they are chains of fp32 passes.",
+    ] = True
+    fused_add_norm: Annotated[
+        bool, "The norm in the same pass as the residual addition before it."
+    ] = False
+    fused_qk_norm: Annotated[
+        bool, "Inference: norms of queries and keys (Qwen3) in the rotary embedding's pass."
+    ] = False
+    fuses_shared_expert: Annotated[
+        bool,
+        "A shared expert as wide as the routed ones is one more of their grouped products, where "
+        "no expert parallelism divides them.",
+    ] = False
+    static_scales: Annotated[
+        bool,
+        "Narrow (fp8, int8) activations are quantised by fixed scales in the pass that makes them. "
+        "Otherwise a pass of its own finds each token's scale.",
+    ] = False
+    loss_bytes: Annotated[
+        _Traffic, "Memory traffic per logit of the loss, forward and backward."
+    ] = 52.0
+    loss_chunks: Annotated[
+        _Count,
+        "Head and loss work on so many parts of a microbatch's tokens, one at a time: logits and "
+        "their gradient exist for one part only. Its option overrides it.",
+    ] = 1
+    whole_logits: Annotated[
+        bool,
+        "Every TP rank gathers all logits and takes their loss by itself. Otherwise the ranks share "
+        "the vocabulary and reduce three values per token.",
+    ] = False
+    logit_bytes: Annotated[
+        _Traffic, "Serving: memory traffic per logit of choosing the next token."
+    ] = 0.0
+    accumulation_bytes: Annotated[
+        _Traffic,
+        "Memory traffic per weight and microbatch of adding the gradients to their sums, where the "
+        "weight gradient's product does not.",
+    ] = 0.0
+    vocab_multiple: Annotated[
+        _Count,
+        "The vocabulary is rounded up to a multiple of it before the TP ranks share it evenly.",
+    ] = 1
+    vocab_multiple_per_rank: Annotated[
+        bool, "The multiple is `vocab_multiple` times the TP degree."
+    ] = False
+
+
+class Overlaps(_Group, frozen=True, kw_only=True):
+    """What hides under what."""
+
+    overlap: Annotated[
+        str,
+        OneOf(OVERLAP_MODES),
+        "Of the TP collectives. `none`; `split`: the batch in two halves, one computes while the "
+        "other communicates; `decomposed`: the collective and its product in TP chunks.",
+    ] = "none"
+    overlap_input_gradient: Annotated[
+        bool,
+        "Backward's reduction of an input gradient runs beside the same layer's weight gradient.",
+    ] = False
+    overlap_experts: Annotated[
+        bool,
+        "The exchange of tokens runs beside another microbatch's passes, but for full recomputation "
+        "and pipeline stages without virtual ones. Its option overrides it.",
+    ] = False
+    overlap_grad_reduce: Annotated[
+        bool,
+        "The data-parallel gradient reduction runs beside the last microbatch's backward pass.",
+    ] = False
+    overlap_param_gather: Annotated[
+        bool, "The gathers of weights (ZeRO-1 to 3, FSDP) run beside compute."
+    ] = False
+    overlap_pipeline: Annotated[
+        bool,
+        "Transfers between stages run beside another virtual stage's work, where stages are "
+        "interleaved.",
+    ] = False
+
+
+class Communication(_Group, frozen=True, kw_only=True):
+    """Whose collectives, and which."""
+
+    collectives: Annotated[
+        Literal["nccl", "vllm", "sglang", "trtllm"],
+        "Whose measured constants price the collectives: `nccl`, `vllm`, `sglang`, `trtllm`. An "
+        "engine falls back to NCCL's where that is cheaper.",
+    ] = "nccl"
+    custom_all_reduce: Annotated[
+        bool,
+        "One-shot and two-shot kernels for small messages, on an innermost level with peer-to-peer "
+        "access.",
+    ] = False
+    custom_all_reduce_pcie_ranks: Annotated[
+        int,
+        Range(0, 1024),
+        "The most ranks for which those kernels run where the innermost level is PCIe.",
+    ] = 2
+    in_switch: Annotated[bool, "NVLS and multimem reduction where the innermost level has it."] = (
+        True
+    )
+    dispatcher: Annotated[
+        Dispatcher,
+        "Of tokens to their experts, in training and prompts: `alltoall` sends a token to each of "
+        "its experts, `deepep` and `hybridep` once per node that has one, and on over the links "
+        "inside. Its option overrides it.",
+    ] = "alltoall"
+    scatter_gather: Annotated[
+        bool,
+        "Without sequence parallelism the TP ranks of a stage send a share each to the next stage, "
+        "which gathers them.",
+    ] = False
+    parallel_block_one_all_reduce: Annotated[
+        bool,
+        "Parallel blocks (GPT-J, Falcon, Command-R) add their two partial sums before one reduction.",
+    ] = True
+
+
+class Pipeline(_Group, frozen=True, kw_only=True):
+    """In which order stages work, and how layers are dealt out to them."""
+
+    schedule: Annotated[
+        str,
+        OneOf(schedules.SCHEDULE_NAMES),
+        "Of the pipeline: `1f1b` (interleaved where vp > 1), `gpipe`, `zb-1p` and `zb-2p` (zero "
+        "bubble with the memory of 1F1B, and with twice that).",
+    ] = schedules.USUAL
+    stage_balance: Annotated[
+        Literal["layers", "cost"],
+        "`layers`: pipeline stages of as many layers each; `cost`: layers and head are dealt out by "
+        "the weights that they multiply with.",
+    ] = "layers"
+
+
+class Memory(_Group, frozen=True, kw_only=True):
+    """What is kept, in which format, what is computed again, and what is not the model's to use."""
+
+    selective_recompute: Annotated[
+        Literal["attention", "products"],
+        "`attention`: selective recomputation redoes the attention core; `products`: every second "
+        "product and all passes (torchtitan's per-operation checkpointing).",
+    ] = "attention"
+    recompute_modules: Annotated[
+        tuple[Module, ...],
+        "What selective recomputation by `attention` does again, in Megatron-Core's words: "
+        "`core_attn` (where it is not fused), `layernorm`, `moe_act`, `shared_experts`, "
+        "`mla_up_proj`, `mlp`, `moe`. Its option overrides it.",
+    ] = ("core_attn",)
+    recompute_early_stop: Annotated[
+        bool,
+        "Full recomputation leaves out a layer's last collective: 5 all_reduces per layer, not 6.",
+    ] = False
+    loss_peak_bytes: Annotated[
+        _Traffic,
+        "Memory per logit at the loss's peak: 16-bit logits, fp32 copies, softmax, gradients.",
+    ] = 6.0
+    loss_peak_bytes_tp: Annotated[
+        float | None,
+        Range(0.0, 1e6, "B"),
+        "The same where TP divides the vocabulary, if the software computes that loss otherwise.",
+    ] = None
+    expands_kv_heads: Annotated[
+        bool,
+        "Grouped-query attention copies keys and values to every query head before the attention "
+        "kernel, and keeps the copies for backward.",
+    ] = False
+    packed_qkv: Annotated[
+        bool,
+        "Without grouped queries the packed query-key-value projection stays alive beside the "
+        "rotated queries and keys.",
+    ] = False
+    keeps_gathered_inputs: Annotated[
+        bool,
+        "Sequence parallelism keeps the inputs that it gathers before column-parallel products. "
+        "Otherwise it keeps its share and gathers again in backward.",
+    ] = False
+    fp32_parameters: Annotated[
+        bool,
+        "Weights are fp32 and cast to 16 bit for the products (FSDP2): there is no other master "
+        "copy. Otherwise weights are 16-bit with an fp32 master copy.",
+    ] = False
+    gradient_dtype: Annotated[
+        str | None,
+        OneOf(dtypes.GRADIENT),
+        "Format in which gradients are added up and reduced; without one that of the products' "
+        "results. `grad_dtype` overrides it.",
+    ] = None
+    moments_dtype: Annotated[
+        Moments,
+        "Format of Adam's two moments, beside their fp32 master weights. Its option overrides it.",
+    ] = "fp32"
+    gradient_buckets: Annotated[
+        bool,
+        "The data-parallel reducer has 16-bit buckets of all gradients beside their fp32 sums.",
+    ] = False
+    autograd_gradients: Annotated[
+        bool,
+        "Every weight has a 16-bit gradient until the backward of its microbatch ends, beside the "
+        "fp32 sums. Otherwise gradients are added up as they come.",
+    ] = False
+    memory_reserve: Annotated[
+        float,
+        Range(0.0, 0.95),
+        "Share of the device's memory that is not the model's to use.",
+    ] = 0.0
+
+
+class Host(_Group, frozen=True, kw_only=True):
+    """Seconds that a device waits: for its host, and for the other ranks."""
+
+    host_s: Annotated[_Seconds, "Host time per step that no device work hides."] = 0.0
+    host_layer_s: Annotated[
+        _Seconds,
+        "Host time to launch one layer's forward pass without CUDA graphs; backward takes twice "
+        "that. A stage is never quicker than its host.",
+    ] = 0.0
+    host_launch_s: Annotated[
+        _Seconds,
+        "Training: host time to start one kernel. A microbatch is never quicker than the start of "
+        "its kernels, which are counted by operation.",
+    ] = 0.0
+    collective_wait_s: Annotated[
+        _Seconds,
+        "What a collective's kernels wait for each other where every rank's host launches them "
+        "outside CUDA graphs.",
+    ] = 0.0
+    jitter: Annotated[
+        float,
+        Range(0.0, 1.0),
+        "Standard deviation of a rank's time in training over its mean; the step waits for the "
+        "slowest of N ranks, σ·√(2 ln N) later than the mean.",
+    ] = 0.0125
+    prefill_layer_s: Annotated[
+        _Seconds,
+        "Serving: host time to launch one layer of an iteration with prompts, which no CUDA graph "
+        "replays. Hidden beside the device's work.",
+    ] = 0.0
+    iteration_s: Annotated[
+        _Seconds, "Serving: host time per iteration that no device work hides."
+    ] = 0.0
+    sequence_s: Annotated[
+        _Seconds, "Serving: host time per iteration and sequence that no device work hides."
+    ] = 0.0
+
+
+class Scheduler(_Group, frozen=True, kw_only=True):
+    """What a serving engine puts into one iteration."""
+
+    max_batched_tokens: Annotated[
+        _Tokens, "The most tokens that one iteration works on; longer prompts are cut into chunks."
+    ] = 8192
+    max_batched_tokens_small: Annotated[_Tokens, "The same on devices of less than 70 GiB."] = 8192
+    mixes_prefill: Annotated[
+        bool,
+        "A prompt's chunk and the running sequences' next tokens share an iteration. Otherwise "
+        "prompts go first and decoding waits.",
+    ] = True
+    shares_prefill: Annotated[
+        bool,
+        "Prompts that wait together share an iteration, up to `max_batched_tokens`. Otherwise an "
+        "iteration has one prompt.",
+    ] = True
+
+
+class Can(_Group, frozen=True, kw_only=True):
+    """What it can run; other layouts are refused under it."""
+
+    runs: Annotated[
+        tuple[Run, ...],
+        "What the software is made for. Another's kernels price a phase that it does not run all "
+        "the same, and the answer says so; one of collectives alone runs no model.",
+    ] = RUNS
+    shards: Annotated[
+        tuple[Sharding, ...], "What the software can shard over data-parallel ranks."
+    ] = SHARDS
+    pipelined_shards: Annotated[tuple[Sharding, ...], "The same beside pipeline stages."] = SHARDS
+    pipelines: Annotated[bool, "Whether it runs pipeline stages."] = True
+    virtual_stages: Annotated[
+        bool, "Whether it runs several chunks of layers per stage, interleaved."
+    ] = True
+    context_parallel: Annotated[bool, "Whether it divides sequences over ranks."] = True
+    expert_parallel: Annotated[bool, "Whether it keeps experts whole on ranks."] = True
+    attention_dp: Annotated[
+        bool, "Whether it serves replicas of attention that share their experts."
+    ] = True
+    unsplit_experts: Annotated[
+        bool, "Whether it trains experts beside TP without sequence parallelism."
+    ] = True
+    decode_context: Annotated[
+        bool, "Whether it divides the context of a KV head's copies in decode."
+    ] = True
+    copies_kv_heads: Annotated[bool, "Whether it runs with more ranks than KV heads."] = True
+
+
+# attribute of a stack, and table of its file
+GROUPS: dict[str, type[_Group]] = {
+    "kernels": Executed,
+    "overlaps": Overlaps,
+    "communication": Communication,
+    "pipeline": Pipeline,
+    "memory": Memory,
+    "host": Host,
+    "scheduler": Scheduler,
+    "can": Can,
+}
+
+
+# the group that each switch is in
+HOME: dict[str, str] = {
+    name: group for group, struct in GROUPS.items() for name in struct.__struct_fields__
+}
+
+
+def switch_named(switch: str) -> SwitchField:
+    """What the field of a switch states."""
+    return switches_of(GROUPS[HOME[switch]])[switch]
+
+
+def words_of(switch: str) -> tuple[str, ...]:
+    """What a switch may be, where that is one of some words."""
+    return switch_named(switch).words
