@@ -20,7 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 import meshwise as mw
-from meshwise.cost.estimate import estimate
+from meshwise.cost.estimate import price_layouts
 from meshwise.layouts.layout import Layouts
 from meshwise.stacks.load import load_stack
 
@@ -50,7 +50,7 @@ def mesh(dps: np.ndarray) -> Layouts:
 
 
 def price(layout: Layouts) -> tuple[np.ndarray, np.ndarray]:
-    e = estimate(model, cluster, workload, stack, layout)
+    e = price_layouts(model, cluster, workload, stack, layout)
     return e.fast_step_s, e.memory_bytes
 
 

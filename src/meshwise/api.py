@@ -14,7 +14,7 @@ from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
 from meshwise.clusters.load import load_cluster
 from meshwise.cost.collectives import collective as coll
-from meshwise.cost.estimate import estimate as price_layouts
+from meshwise.cost.estimate import price_layouts
 from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
 from meshwise.errors import IllegalLayout

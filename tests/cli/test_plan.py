@@ -10,7 +10,7 @@ from running import answer, refusal, run
 import meshwise as mw
 from meshwise.answers.plan import REFUSED_TRAINING
 from meshwise.search.training import prices as price_space
-from meshwise.search.training.space import RULES
+from meshwise.search.training.space import TRAINING_REFUSALS
 
 GPT = (
     "plan",
@@ -77,11 +77,11 @@ def test_contract(plan) -> None:
     assert steps == sorted(steps)
     counts = plan["counts"]
     assert counts["enumerated"] == counts["feasible"] + sum(counts["refused"].values())
-    assert set(counts["refused"]) <= set(RULES)
+    assert set(counts["refused"]) <= set(TRAINING_REFUSALS)
 
 
 def test_every_rule_has_a_sentence() -> None:
-    assert set(REFUSED_TRAINING) == set(RULES)
+    assert set(REFUSED_TRAINING) == set(TRAINING_REFUSALS)
 
 
 def test_the_best_layout_is_what_estimate_says(plan) -> None:

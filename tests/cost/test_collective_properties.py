@@ -21,7 +21,7 @@ from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.cost.collectives.algorithms import hierarchical_wire
 from meshwise.cost.collectives.collective import busbw_factor, candidates, cheapest
 from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
-from meshwise.cost.estimate import estimate
+from meshwise.cost.estimate import price_layouts
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, place
 from meshwise.models.load import load_model
@@ -498,12 +498,12 @@ def same(
     mesh = {}  # np.ix_ would turn the switches into indices
     for axis, (key, values) in enumerate(axes.items()):
         mesh[key] = np.array(values).reshape([-1 if i == axis else 1 for i in range(len(shape))])
-    many = estimate(model, cluster, work, stack, Layouts(**mesh))
+    many = price_layouts(model, cluster, work, stack, Layouts(**mesh))
     rng = np.random.default_rng(1)
     for _ in range(picks):
         at = tuple(int(rng.integers(n)) for n in shape)
         chosen = {k: np.asarray(v[i])[()] for (k, v), i in zip(axes.items(), at, strict=True)}
-        one = estimate(model, cluster, work, stack, Layouts(**chosen))
+        one = price_layouts(model, cluster, work, stack, Layouts(**chosen))
         for field in (
             "step_s",
             "memory_bytes",

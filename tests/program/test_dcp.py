@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import meshwise as mw
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import groups
 from meshwise.layouts.rules.case import key_copies
@@ -24,7 +24,9 @@ VLLM = load_stack("vllm")
 
 
 def priced(model: mw.Model, work: mw.Workload, **axes: int) -> Estimate:
-    return estimate(model, HGX, work, VLLM, Layouts(**{k: np.int64(v) for k, v in axes.items()}))
+    return price_layouts(
+        model, HGX, work, VLLM, Layouts(**{k: np.int64(v) for k, v in axes.items()})
+    )
 
 
 def ops(e: Estimate, axis: str | None = None) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def test_every_grid_does_the_same_work() -> None:
     tp, ep, etp = layouts.tp, layouts.ep, layouts.etp
     assert np.any(etp > tp)
     assert np.any((etp > tp) & (ep > 1))
-    e = estimate(MIXTRAL, HGX, STEP, VLLM, layouts)
+    e = price_layouts(MIXTRAL, HGX, STEP, VLLM, layouts)
     experts = [c.op for c in e.layer_costs[-1] if c.op.name.startswith("moe.experts")]
     flops = sum(np.broadcast_to(op.flops, tp.shape) * tp for op in experts)
     assert flops == pytest.approx(flops[0])

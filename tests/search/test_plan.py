@@ -11,7 +11,7 @@ import meshwise as mw
 from meshwise.axes import ORDERS, SHARD_CODE
 from meshwise.catalog import names
 from meshwise.clusters.load import Cluster
-from meshwise.cost.estimate import estimate
+from meshwise.cost.estimate import price_layouts
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import groups
@@ -119,7 +119,7 @@ def priced(model, cluster, w, stack, layouts):
         layout = Layouts(
             **{k: np.bool_(v) if isinstance(v, bool) else np.int64(v) for k, v in axes.items()}
         )
-        e = estimate(model, cluster, w, stack, layout)
+        e = price_layouts(model, cluster, w, stack, layout)
         rows.append((float(e.fast_step_s), bool(e.fits)))
     return rows
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import meshwise as mw
-from meshwise.cost.estimate import estimate
+from meshwise.cost.estimate import price_layouts
 from meshwise.layouts.layout import Layout, Layouts, arrays
 from meshwise.search.serving import iteration
 from meshwise.search.serving import steady_state as serving
@@ -158,7 +158,7 @@ def test_chunks_do_the_work_of_the_whole_prompt():
 
     def flops(seq, cached):
         work = mw.Prefill(batch=1, seq=seq, cached=cached)
-        ops = estimate(MODEL, CLUSTER, work, stack, layouts).program.layers[0]
+        ops = price_layouts(MODEL, CLUSTER, work, stack, layouts).program.layers[0]
         return {
             kind: sum(float(op.flops) for op in ops if op.kind == kind)
             for kind in ("attention", "gemm")
@@ -211,7 +211,7 @@ def test_what_a_draft_costs():
 def test_a_verification_reads_weights_and_cache_once():
     stack, layouts = load_stack("vllm"), arrays(Layout())
     one, four = (
-        estimate(MODEL, CLUSTER, mw.Decode(batch=8, context=1024, queries=q), stack, layouts)
+        price_layouts(MODEL, CLUSTER, mw.Decode(batch=8, context=1024, queries=q), stack, layouts)
         for q in (1, 4)
     )
     rows = [{op.name: op for op in e.program.layers[0]} for e in (one, four)]
@@ -237,7 +237,7 @@ def test_the_fullest_rank_of_experts_sets_the_pace():
 
     def rows(imbalance):
         work = mw.Training(batch=8, seq=2048, expert_imbalance=imbalance)
-        ops = estimate(MOE, CLUSTER, work, stack, layouts).program.layers[0]
+        ops = price_layouts(MOE, CLUSTER, work, stack, layouts).program.layers[0]
         return {op.name: float(op.flops + op.payload_bytes) for op in ops if op.phase == "forward"}
 
     one, two = rows(1.0), rows(2.0)

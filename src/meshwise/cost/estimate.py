@@ -356,7 +356,7 @@ class Estimate(PricedStep):
         )
 
 
-def estimate(
+def price_layouts(
     model: Model,
     cluster: Cluster,
     workload: Workload,

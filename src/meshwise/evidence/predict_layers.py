@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshwise.axes import RECOMPUTE_MODES
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.pricing import total_times
 from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
@@ -60,7 +60,7 @@ def layer_estimate(row: Row, folder: Path) -> Estimate:
         sequence_parallel=row.flag("sequence_parallel"),
     )
     check(layout, model, cluster, workload, stack, ran=True)
-    return estimate(model, cluster, workload, stack, arrays(layout, workload))
+    return price_layouts(model, cluster, workload, stack, arrays(layout, workload))
 
 
 def layer_predictions(row: Row, folder: Path) -> list[Prediction]:

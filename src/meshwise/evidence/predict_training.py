@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwise.axes import RECOMPUTE_MODES
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
@@ -74,7 +74,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
             formats=Formats(dtype=operand_of(row), gradients=row.text("grad_dtype") or None),
         )
         check(layout, model, cluster, workload, stack, ran=True)
-        found = estimate(model, cluster, workload, stack, arrays(layout, workload))
+        found = price_layouts(model, cluster, workload, stack, arrays(layout, workload))
         if recompute or found.memory_bytes <= CLEARLY * cluster.device.memory_bytes:
             break
     assert found is not None

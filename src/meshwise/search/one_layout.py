@@ -17,7 +17,7 @@ from meshwise.units import format_time
 from meshwise.workloads.workload import tokens_per_step
 
 # Row of the communication table → the groups whose collectives it shows.
-GROUPS = {
+COMMUNICATION_GROUPS = {
     "tp": ("tp", "kv"),
     "cp": ("cp",),
     "dcp": ("dcp",),
@@ -148,7 +148,7 @@ def communication(e: Estimate) -> list[AxisRow]:
     """A row per axis that communicates (C34), and how many devices share a NIC meanwhile (C35)."""
     rows = []
     costs = stage_costs(e)
-    for axis, names in GROUPS.items():
+    for axis, names in COMMUNICATION_GROUPS.items():
         chosen = [(c, n) for _, c, n in costs if c.op.kind in COLLECTIVES and c.op.axis in names]
         if not chosen:
             continue

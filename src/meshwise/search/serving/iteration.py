@@ -9,7 +9,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.inference import engine_s, layer_launch_s
 from meshwise.cost.pricing import OpCost, total_times
 from meshwise.layouts.layout import Layouts
@@ -61,7 +61,7 @@ class Engine:
         sequences = np.asarray(batch)
         key = (work, sequences.shape, sequences.tobytes())
         if key not in self.known:
-            self.known[key] = estimate(
+            self.known[key] = price_layouts(
                 self.model, self.cluster, work, self.stack, self.layouts, sequences[()]
             )
         return self.known[key]

@@ -23,9 +23,10 @@ from meshwise.search.training.space import (
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode
 
-# of what is refused, in the order in which it is looked at
+_NEVER_MADE = ("devices", "sequence", "shards", "interleaving", "sequence_parallel")
+# codes of what is refused, in the order in which it is looked at
 SERVING_REFUSALS = (
-    *SERVING_CODES,
+    *(code for code in SERVING_CODES if code not in _NEVER_MADE),
     "memory",  # the weights and one request do not fit
     "capacity",  # the KV cache does not hold the requests in flight
     "ttft",  # longer than the limit

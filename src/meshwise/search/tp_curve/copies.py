@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from meshwise.clusters.load import Cluster
-from meshwise.cost.estimate import estimate
+from meshwise.cost.estimate import price_layouts
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.points import Copies, Point
@@ -29,10 +29,10 @@ def copies(
             continue
         n = devices // p.tp
         layout = Layouts(tp=np.int64(p.tp), dp=np.int64(n))
-        one = estimate(model, cluster, workload, stack, layout)
+        one = price_layouts(model, cluster, workload, stack, layout)
         step = float(one.step_s)
         shared = -(-workload.batch // n)
-        alike = estimate(
+        alike = price_layouts(
             model, cluster, msgspec.structs.replace(workload, batch=shared), stack, layout
         )
         alike_s = float(alike.step_s)

@@ -9,7 +9,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.kernels.fits import experts_of
 from meshwise.cost.uncertainty import step_interval
 from meshwise.errors import IllegalLayout
@@ -144,7 +144,7 @@ def curve(
     tps = np.array(priced + priced, dtype=np.int64)
     factor = np.array([1] * len(priced) + priced, dtype=np.int64)
     layout = layouts_for(workload, tps, sequence_parallel, factor)
-    e = estimate(model, cluster, workload, stack, layout, workload.batch * factor)
+    e = price_layouts(model, cluster, workload, stack, layout, workload.batch * factor)
     points = _points(e, priced)
     shown = tuple(p for p in points if p.tp in kept)
     fit = None

@@ -8,7 +8,7 @@ import numpy as np
 
 from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster, grown
-from meshwise.cost.estimate import estimate
+from meshwise.cost.estimate import price_layouts
 from meshwise.cost.memory.parts import fullest_stage_bytes
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layout, Layouts
@@ -78,7 +78,7 @@ def smallest_fit(
     # Ask with as many nodes as the mesh may need: the question is how many GPUs it takes.
     roomy = grown(cluster, fewest * node)
     few = layout._replace(tp=np.array(tps)[i], pp=np.array(pps)[j], recompute=codes[mode])
-    step = np.broadcast_to(estimate(model, roomy, workload, stack, few).step_s, i.shape)
+    step = np.broadcast_to(price_layouts(model, roomy, workload, stack, few).step_s, i.shape)
     best = int(np.argmin(step))
     return SmallestFit(
         layout=Layout(

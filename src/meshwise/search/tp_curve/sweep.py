@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from meshwise.clusters.load import Cluster
-from meshwise.cost.estimate import estimate
+from meshwise.cost.estimate import price_layouts
 from meshwise.errors import InputError, closest, quoted
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.rules.case import needs_split
@@ -329,7 +329,7 @@ class _Solver:
             cluster, workload = self.quantity.apply(value)
             tps = np.array(self.degrees, dtype=np.int64)
             layout = layouts_for(workload, tps, self.sequence_parallel)
-            step = estimate(self.model, cluster, workload, self.stack, layout).step_s
+            step = price_layouts(self.model, cluster, workload, self.stack, layout).step_s
             listed = np.broadcast_to(step, tps.shape).tolist()
             found = self.known[value] = dict(zip(self.degrees, listed, strict=True))
         return found

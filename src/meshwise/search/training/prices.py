@@ -9,7 +9,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group
 from meshwise.models.shapes import Model
@@ -112,7 +112,7 @@ class Pricer:
 
     def evaluate(self, piece: Slice) -> Estimate:
         model, cluster, w, stack = self.parts
-        return estimate(model, cluster, w, stack, piece.layout, placed=piece.groups)
+        return price_layouts(model, cluster, w, stack, piece.layout, placed=piece.groups)
 
     def add(self, piece: Slice) -> None:
         e = self.evaluate(piece)

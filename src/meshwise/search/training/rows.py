@@ -10,12 +10,12 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost.estimate import Estimate, estimate
+from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.uncertainty import collective_kind, half_width, step_interval
 from meshwise.layouts.layout import Layouts, columns
 from meshwise.models.shapes import Model
 from meshwise.program.operations import COLLECTIVES
-from meshwise.search.one_layout import GROUPS, model_flops
+from meshwise.search.one_layout import COMMUNICATION_GROUPS, model_flops
 from meshwise.search.training.ranking import Found
 from meshwise.workloads.workload import Training
 
@@ -24,7 +24,7 @@ LEVEL = 1.645  # standard deviations that hold 90 % of a normal distribution
 # (docs/explanation/validation), so one standard deviation is about
 KERNEL_SIGMA = 0.06
 HOST_SIGMA = 0.5  # of what the hosts and the slowest rank add: known to a factor at best
-_ROW = {name: row for row, names in GROUPS.items() for name in names}
+_ROW = {name: row for row, names in COMMUNICATION_GROUPS.items() for name in names}
 
 
 class PlanRow(NamedTuple):
@@ -64,7 +64,7 @@ def rows(found: list[Found], model: Model, cluster: Cluster) -> list[PlanRow]:
     for key, v in known.items():
         chosen = [i for i, f in enumerate(found) if id(f.variant) == key]
         layout = columns([found[i].layout for i in chosen])
-        e = estimate(model, cluster, v.workload, v.stack, layout)
+        e = price_layouts(model, cluster, v.workload, v.stack, layout)
         made = _rows(e, [found[i] for i in chosen], v.workload)
         result |= dict(zip(chosen, made, strict=True))
     return [result[i] for i in range(len(found))]
@@ -112,7 +112,7 @@ def _rows(e: Estimate, found: list[Found], w: Training) -> list[PlanRow]:
 def _useful(e: Estimate, w: Training) -> float:
     """Seconds that one device would need at its peak for the step's model FLOPs."""
     one = Layouts(tp=np.int64(1), micro_batch=np.int64(1))
-    single = estimate(e.model, e.cluster, msgspec.structs.replace(w, batch=1), e.stack, one)
+    single = price_layouts(e.model, e.cluster, msgspec.structs.replace(w, batch=1), e.stack, one)
     peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
     return model_flops(single) * w.batch / peak
 
@@ -123,7 +123,7 @@ def _exposed(e: Estimate) -> tuple[dict[str, Array], dict[str, Array]]:
     The bubble is idle for as long as a microbatch takes: it errs as what that is made of.
     """
     m = e.program.ctx.microbatches
-    by_axis: dict[str, Array] = dict.fromkeys(GROUPS, 0.0)
+    by_axis: dict[str, Array] = dict.fromkeys(COMMUNICATION_GROUPS, 0.0)
     across: Array = 0.0  # of them, over a network
     per_role: dict[str, list[Array]] = {axis: [] for axis in _ROW}
     for role in e.program.roles:

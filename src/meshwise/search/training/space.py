@@ -31,10 +31,9 @@ from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training, Workload
 
-TRAINING_REFUSALS = (
-    *TRAINING_CODES,
-    "memory",
-)  # of what is refused, in the order in which it is looked at
+_NEVER_MADE = ("devices", "micro_batch", "dcp")  # layouts that break these are not enumerated
+# codes of what is refused, in the order in which it is looked at
+TRAINING_REFUSALS = (*(code for code in TRAINING_CODES if code not in _NEVER_MADE), "memory")
 COLUMN = ("tp", "pp", "dp", "cp", "ep", "etp", "micro_batch", "placement")
 
 
