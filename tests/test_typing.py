@@ -13,6 +13,7 @@ from meshwise.layouts import keywords
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.search.serving.plan import SERVING_OBJECTIVES
 from meshwise.search.training.question import TRAINING_OBJECTIVES
+from meshwise.stacks.switches import Sharding
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "typing_public.py"
@@ -66,7 +67,7 @@ def test_typed_words_are_those_that_there_are() -> None:
     from meshwise import plans
 
     assert get_args(keywords.Recompute) == RECOMPUTE_MODES
-    assert get_args(keywords.Shard) == SHARD_STAGES
+    assert get_args(keywords.Shard) == get_args(Sharding) == SHARD_STAGES
     assert get_args(keywords.Overlap) == AXES["decomposed"].values
     assert get_args(plans.TrainingObjective) == TRAINING_OBJECTIVES
     assert get_args(plans.ServingObjective) == SERVING_OBJECTIVES

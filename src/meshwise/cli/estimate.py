@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 
 layout_options = options.stacked(
     options.tp_options,
-    click.option(
-        "--vp", default="1", type=values.NUMBER_TYPE, help="Virtual stages per pipeline rank."
-    ),
+    options.axis_option("vp"),
     options.dp_option,
-    options.degree_option("cp", "context", "Context-parallel degree."),
+    options.axis_option("cp"),
     options.ep_options,
     click.option(
         "--shard",

@@ -50,14 +50,12 @@ _DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")
 )
 @click.option("--row", type=values.NUMBER_TYPE, help="Which row of the plan (default 1, the best).")
 @options.tp_options
-@click.option(
-    "--vp", default="1", type=values.NUMBER_TYPE, help="Virtual stages per pipeline rank."
-)
+@options.axis_option("vp")
 @options.dp_option
-@options.degree_option("cp", "context", "Context-parallel degree.")
+@options.axis_option("cp")
 @options.ep_options
-@options.degree_option("dcp", "decode-context", "Decode context parallelism, over ranks of TP.")
-@click.option("--micro-batch", "--micro-batch-size", "micro_batch", type=values.NUMBER_TYPE)
+@options.axis_option("dcp", "Decode context parallelism, over ranks of TP.")
+@options.axis_option("micro_batch")
 @click.option(
     "--global-batch", "--batch", "--global-batch-size", "global_batch", type=values.NUMBER_TYPE
 )

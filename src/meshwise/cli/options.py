@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from meshwise.axes import AXES
 from meshwise.cli import switches, values
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
@@ -47,27 +48,24 @@ target_options = stacked(
 )
 
 
-def degree_option(name: str, long: str, words: str) -> Callable[[FC], FC]:
-    """A parallel degree, 1 unless given, also under the name that engines give it."""
+def axis_option(name: str, words: str | None = None) -> Callable[[FC], FC]:
+    """A degree or count of a layout, also under the name that engines give it."""
+    axis = AXES[name]
+    default = None if axis.default is None else str(axis.default)
     return click.option(
-        f"--{name}",
-        f"--{long}-parallel-size",
-        name,
-        default="1",
-        type=values.NUMBER_TYPE,
-        help=words,
+        *axis_flags(name), name, default=default, type=values.NUMBER_TYPE, help=words or axis.about
     )
 
 
-tp_options = stacked(
-    degree_option("tp", "tensor", "Tensor-parallel degree."),
-    degree_option("pp", "pipeline", "Pipeline stages."),
-)
-dp_option = degree_option("dp", "data", "Data-parallel replicas.")
-ep_options = stacked(
-    degree_option("ep", "expert", "Expert-parallel degree."),
-    click.option("--etp", type=values.NUMBER_TYPE, help="Expert-tensor degree (default: tp / ep)."),
-)
+def axis_flags(name: str) -> list[str]:
+    """How an axis is written: ours, then the engines' own."""
+    engines = AXES[name].engines
+    return [option_of(name), *([f"--{engines}"] if engines else [])]
+
+
+tp_options = stacked(axis_option("tp"), axis_option("pp"))
+dp_option = axis_option("dp")
+ep_options = stacked(axis_option("ep"), axis_option("etp"))
 gpus_option = click.option(
     "--gpus", type=values.NUMBER_TYPE, help="Check that the degrees multiply to this."
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwise.axes import AXES, SERVES, TRAINS
 from meshwise.cli import engine, options, serve, switches, values
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
@@ -18,27 +19,16 @@ if TYPE_CHECKING:
     from meshwise.api import Serving, Stack, Training
 
 
-def _pin(name: str, long: str, words: str) -> Callable[[FC], FC]:
-    flags = [f"--{name}"] + ([f"--{long}-parallel-size"] if long else [])
-    return click.option(*flags, name.replace("-", "_"), type=values.DEGREES_TYPE, help=words)
+def _pin(name: str) -> Callable[[FC], FC]:
+    """Degrees or counts of an axis that a plan is held to."""
+    only = "Training: only" if name not in SERVES else "Serving: only"
+    words = f"{'Only' if name in TRAINS and name in SERVES else only} these {AXES[name].plural}."
+    return click.option(*options.axis_flags(name), name, type=values.DEGREES_TYPE, help=words)
 
 
+_PINNED = ("tp", "pp", "dp", "ep", "etp", "dcp", "cp", "vp", "micro_batch")
 pin_options = options.stacked(
-    _pin("tp", "tensor", "Only these tensor-parallel degrees."),
-    _pin("pp", "pipeline", "Only these numbers of pipeline stages."),
-    _pin("dp", "data", "Only these data-parallel degrees."),
-    _pin("ep", "expert", "Only these expert-parallel degrees."),
-    _pin("etp", "", "Only these expert-tensor degrees."),
-    _pin("dcp", "decode-context", "Serving: only these decode-context-parallel degrees."),
-    _pin("cp", "context", "Training: only these context-parallel degrees."),
-    _pin("vp", "", "Training: only these numbers of virtual stages per rank."),
-    click.option(
-        "--micro-batch",
-        "--micro-batch-size",
-        "micro_batch",
-        type=values.DEGREES_TYPE,
-        help="Training: only these microbatches.",
-    ),
+    *(_pin(name) for name in _PINNED),
     click.option(
         "--recompute", type=values.RECOMPUTES_TYPE, help="Training: none, selective, full."
     ),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwise.axes import RECOMPUTE_MODES, SHARD_STAGES
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -137,10 +139,10 @@ KV_DTYPE_TYPE = WordType("D", _formats("KV_CACHE"))
 COMM_DTYPE_TYPE = WordType("D", _formats("COMM"))
 GRAD_DTYPE_TYPE = WordType("D", _formats("GRADIENT"))
 MOMENTS_DTYPE_TYPE = WordType("D", ("fp32", "bf16", "fp16", "fp8"))
-RECOMPUTE_TYPE = WordType("MODE", ("none", "selective", "full"))
-RECOMPUTES_TYPE = WordType("MODE,…", ("none", "selective", "full"), several=True)
-SHARD_TYPE = WordType("STAGE", ("none", "zero1", "zero2", "zero3"))
-SHARDS_TYPE = WordType("STAGE,…", ("none", "zero1", "zero2", "zero3"), several=True)
+RECOMPUTE_TYPE = WordType("MODE", RECOMPUTE_MODES)
+RECOMPUTES_TYPE = WordType("MODE,…", RECOMPUTE_MODES, several=True)
+SHARD_TYPE = WordType("STAGE", SHARD_STAGES)
+SHARDS_TYPE = WordType("STAGE,…", SHARD_STAGES, several=True)
 SCHEDULE_TYPE = WordType("KIND", ("1f1b", "gpipe", "zb-1p", "zb-2p"))
 ATTENTION_TYPE = WordType("KIND", ("flash", "unfused"))
 OVERLAP_TYPE = WordType("HOW", ("none", "split", "decomposed"))
