@@ -124,7 +124,7 @@ def test_a_schedule_is_one_entry(copy):
     entry = blocks("{code-block} python")[1]
     file = folder / "meshwise/stacks/schedules.py"
     text = file.read_text("utf-8")
-    marker = "NAMES = tuple(SCHEDULES)\n"
+    marker = "SCHEDULE_NAMES = tuple(SCHEDULES)\n"
     assert text.count(marker) == 1
     file.write_text(text.replace(marker, entry))
     pipelined = ("gpt3-13b", "--on", "dgx-a100", "--pp", "4", "--micro-batch", "1", *LOAD)

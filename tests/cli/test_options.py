@@ -16,6 +16,8 @@ TOKEN = ("--phase", "decode", "--batch", "8", "--context", "512")
 LOAD = ("--isl", "512", "--osl", "32", "--concurrency", "8")
 WIDE = ("--tp", "2", "--dp", "8")
 GRID = ("--tp", "2", "--pp", "2", "--dp", "2")
+# experts whole on some ranks and split over others
+SGLANG = ("--stack", "sglang")
 MODES = {
     "scale train": ("scale", MODEL, *HERE, *TRAIN, "--tp", "1,2"),
     "scale prefill": ("scale", MODEL, *HERE, *PROMPT, "--tp", "1,2"),
@@ -24,9 +26,9 @@ MODES = {
     "scale sweep": ("scale", MODEL, *HERE, *TRAIN, "--tp", "1,2", "--sweep", "nics=4:8"),
     "estimate train": ("estimate", MODEL, *HERE, *TRAIN, *WIDE, "--pp", "2"),
     "estimate prefill": ("estimate", MODEL, *HERE, *PROMPT, *GRID),
-    "estimate decode": ("estimate", MODEL, *HERE, *TOKEN, *WIDE),
+    "estimate decode": ("estimate", MODEL, *HERE, *TOKEN, *WIDE, "--stack", "sglang"),
     "explain decode": ("explain", MODEL, *HERE, *TOKEN, "--tp", "2", "--dp", "2"),
-    "serve": ("serve", MODEL, *HERE, *LOAD, "--tp", "2", "--dp", "2", "--ep", "2"),
+    "serve": ("serve", MODEL, *HERE, *LOAD, *SGLANG, "--tp", "2", "--dp", "2", "--ep", "2"),
     "plan train": ("plan", MODEL, *HERE, *TRAIN, "--gpus", "16", "--tp", "2", "--ep", "1"),
     "plan serve": ("plan", MODEL, *HERE, *LOAD, "--gpus", "4", "--ep", "2"),
 }

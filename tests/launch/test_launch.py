@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from meshwise import launch
 from meshwise.errors import MeshwiseError
 from meshwise.launch import Job, parse, write_launch
+from meshwise.launch.job import JOB_FIELDS
 from meshwise.launch.table import target
 
 SERVING = ("vllm", "sglang", "trtllm")
@@ -86,7 +87,7 @@ def round_trip(job: Job, name: str) -> None:
         experts=job.has_experts_grid,
     )
     assert back.target == name
-    for field in Job.__struct_fields__:
+    for field in JOB_FIELDS:
         mine, theirs = getattr(job, field), getattr(back.job, field)
         if mine != theirs and mine is not None and field != "gpus_per_node":
             dense = field == "etp" and not job.has_experts_grid
@@ -493,6 +494,6 @@ def test_every_target_has_a_version_and_reads_its_own_words() -> None:
         found = target(name)
         assert found.version
         assert found.flags
-        assert set(found.cannot) <= set(Job.__struct_fields__)
+        assert set(found.cannot) <= set(JOB_FIELDS)
         spellings = [s for flag in found.flags.values() for s in flag.spellings]
         assert len(spellings) == len(set(spellings))

@@ -127,17 +127,18 @@ def test_blocks_of_experts_are_cut_by_their_own_degree(ep: int, legal: bool) -> 
     """With expert parallelism an expert lies on fewer ranks than TP has (vLLM's way to TP8)."""
     work = mw.Decode(batch=32, context=1024)
     load = mw.Serving(isl=512, osl=64, concurrency=32)
+    stack = "sglang"  # whose experts may be split and spread at once
     if legal:
-        assert mw.estimate(QWEN, "hgx-h100", work, tp=8, ep=ep).to_dict()["fits"]
-        assert mw.serve(QWEN, "hgx-h100", load, tp=8, ep=ep).to_dict()["fits"]
+        assert mw.estimate(QWEN, "hgx-h100", work, stack=stack, tp=8, ep=ep).to_dict()["fits"]
+        assert mw.serve(QWEN, "hgx-h100", load, stack=stack, tp=8, ep=ep).to_dict()["fits"]
     else:
         for ask in (
-            lambda: mw.estimate(QWEN, "hgx-h100", work, tp=8, ep=ep),
-            lambda: mw.serve(QWEN, "hgx-h100", load, tp=8, ep=ep),
-            lambda: mw.plan(QWEN, "hgx-h100", load, gpus=8, tp=8, ep=ep),
+            lambda: mw.estimate(QWEN, "hgx-h100", work, stack=stack, tp=8, ep=ep),
+            lambda: mw.serve(QWEN, "hgx-h100", load, stack=stack, tp=8, ep=ep),
+            lambda: mw.plan(QWEN, "hgx-h100", load, stack=stack, gpus=8, tp=8, ep=ep),
         ):
             with pytest.raises(mw.MeshwiseError, match=r"1\.5 blocks"):
                 ask()
-    found = mw.plan(QWEN, "hgx-h100", load, gpus=8, top=100).to_dict()["layouts"]
+    found = mw.plan(QWEN, "hgx-h100", load, stack=stack, gpus=8, top=100).to_dict()["layouts"]
     assert {r["etp"] for r in found} <= {1, 2, 4}
     assert not legal or (8, ep) in {(r["tp"], r["ep"]) for r in found}

@@ -61,7 +61,8 @@ def every_layout(model: mw.Model, gpus: int, replicas: int | None = None):
                 (ep, etp)
                 for ep in divisors(moes[0].experts)
                 for etp in divisors(tp * dp)
-                if (tp * dp) % (ep * etp) == 0
+                # vLLM keeps every expert whole on one rank of the group, or splits it over all
+                if 1 in (ep, etp) and ep * etp in (tp, tp * dp)
             ]
         for ep, etp in grids:
             for dcp in divisors(key_copies(model, tp)):

@@ -108,13 +108,7 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def to_dict(self) -> dict[str, Any]:
         """The job in JSON: what it runs, its layout, what goes with it."""
         said = msgspec.to_builtins(self)
-        axes = {name: said[name] for name in AXES if not AXES[name].key}
-        return {
-            "model": self.model,
-            "phase": self.phase,
-            **axes,
-            **{name: said[name] for name in _OWN if name not in ("model", "phase")},
-        }
+        return {name: said[name] for name in JOB_FIELDS}
 
     @property
     def gpus(self) -> int:
@@ -141,7 +135,12 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.ep > 1 or self.etp != self.tp
 
 
-_OWN = tuple(n for n in Job.__struct_fields__ if n not in AXES)
+# what it is made of, in the order of its JSON: what it runs, its layout, what goes with it
+JOB_FIELDS = (
+    *("model", "phase"),
+    *(name for name, axis in AXES.items() if not axis.key),
+    *(n for n in Job.__struct_fields__ if n not in AXES and n not in ("model", "phase")),
+)
 
 
 def _canonical(placement: str, degrees: dict[str, Any]) -> str:

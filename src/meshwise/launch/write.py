@@ -9,7 +9,7 @@ import msgspec
 from meshwise.dtypes import NARROW
 from meshwise.errors import IllegalLayout, InputError, MeshwiseError
 from meshwise.launch.command_text import Written, with_written_files
-from meshwise.launch.job import Job
+from meshwise.launch.job import JOB_FIELDS, Job
 from meshwise.launch.read import Parsed, parse
 from meshwise.launch.settings import plain, switches
 from meshwise.launch.table import Target, every_target, function_of, target
@@ -192,7 +192,7 @@ def _missing(job: Job, read: Parsed, chosen: Target) -> dict[str, str]:
     """Every field of the job that its command, read again, does not have."""
     found: dict[str, str] = {}
     dense_experts = not job.has_experts_grid and not read.job.has_experts_grid
-    for field in Job.__struct_fields__:
+    for field in JOB_FIELDS:
         mine, theirs = getattr(job, field), getattr(read.job, field)
         theirs = switches.PLAIN.get(field) if theirs is None else theirs
         if field in NOT_LAUNCHED or mine == theirs or (field == "model" and not mine):

@@ -138,6 +138,8 @@ class Stack:
     context_parallel = ByName(Can.context_parallel)
     expert_parallel = ByName(Can.expert_parallel)
     attention_dp = ByName(Can.attention_dp)
+    attention_dp_beside_tp = ByName(Can.attention_dp_beside_tp)
+    expert_grid = ByName(Can.expert_grid)
     unsplit_experts = ByName(Can.unsplit_experts)
     decode_context = ByName(Can.decode_context)
     jitter = ByName(Host.jitter)

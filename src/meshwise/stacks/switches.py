@@ -344,6 +344,16 @@ class Can(_Group, frozen=True, kw_only=True):
     attention_dp: Annotated[
         bool, "Whether it serves replicas of attention that share their experts."
     ] = True
+    attention_dp_beside_tp: Annotated[
+        bool, "Whether such a replica may have several ranks, by tensor parallelism."
+    ] = True
+    expert_grid: Annotated[
+        Literal["any", "group", "one"],
+        "How it serves experts over the ranks of a group, those of `tp` or, where replicas share their "
+        "experts, of `tp` · `dp`. `any`: on some of them. `group`: each expert whole or in parts, "
+        "over all of them (`ep` · `etp` is the group). `one`: every expert whole on one rank, or in "
+        "parts on all (`ep` or `etp` is the group).",
+    ] = "any"
     unsplit_experts: Annotated[
         bool, "Whether it trains experts beside TP without sequence parallelism."
     ] = True

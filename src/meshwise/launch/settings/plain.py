@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from meshwise.launch.command_text import Written, flag_lines, torchrun
-from meshwise.launch.job import DEGREES, Job
+from meshwise.launch.job import DEGREES, JOB_FIELDS, Job
 from meshwise.launch.settings.settings import Read, Settings, replicas_left
 from meshwise.launch.table import Target
 
@@ -36,4 +36,4 @@ def command_each(job: Job, chosen: Target, **instead: Any) -> Written:
     return flag_lines(start, kept | instead, chosen), {}
 
 
-_FIELDS = frozenset(Job.__struct_fields__) - {"phase", "model"}
+_FIELDS = frozenset(JOB_FIELDS) - {"phase", "model"}

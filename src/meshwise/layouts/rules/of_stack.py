@@ -10,7 +10,7 @@ from meshwise.arrays import Array
 from meshwise.axes import SHARD_CODE
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.rules.case import Case, expert_count, needs_split
-from meshwise.layouts.rules.rule import TRAINING_PHASES, Refusal, Rule
+from meshwise.layouts.rules.rule import TRAINING_PHASES, Refusal, Rule, degree_refusal
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack, stated
 
@@ -21,17 +21,21 @@ ABILITIES: tuple[tuple[str, str, str, Callable[[Case], Array]], ...] = (
     ("context_parallel", "cp", "context parallelism", lambda c: c.layout.cp > 1),
     ("expert_parallel", "ep", "expert parallelism", lambda c: c.layout.ep > 1),
     ("decode_context", "dcp", "decode context parallelism", lambda c: c.layout.dcp > 1),
+    ("attention_dp", "dp", "experts over the ranks of several replicas", lambda c: _joins(c)),
     (
-        "attention_dp",
-        "dp",
-        "experts over the ranks of several replicas",
-        lambda c: (
-            np.bool_(not c.trains and expert_count(c.model) > 0)
-            & (c.layout.dp > 1)
-            & (c.layout.ep * c.layout.expert_tp() > c.layout.tp)
-        ),
+        "attention_dp_beside_tp",
+        "tp",
+        "tensor parallelism in replicas of attention that share their experts",
+        lambda c: _joins(c) & (c.layout.tp > 1),
     ),
 )
+
+
+def _joins(c: Case) -> Array:
+    """Serving layouts whose experts lie over several replicas of attention."""
+    if c.trains or not expert_count(c.model):
+        return np.bool_(False)
+    return (c.layout.dp > 1) & (c.layout.ep * c.layout.expert_tp() > c.layout.tp)
 
 
 def sharding(stack: Stack, shard: Array, pp: Array) -> Array:
@@ -44,7 +48,24 @@ def _codes(names: Sequence[str]) -> list[int]:
     return [SHARD_CODE[name] for name in names]
 
 
+def _spreads(c: Case) -> Array:
+    """Whether the experts lie on the ranks of a group as the engine puts them there."""
+    grid, lay = c.stack.can.expert_grid, c.layout
+    if grid == "any" or c.trains or not expert_count(c.model):
+        return np.bool_(True)
+    etp = lay.expert_tp()
+    used = lay.ep * etp
+    group = lay.tp * lay.cp  # a replica's; with attention data parallelism that of all
+    good = (used == group) | (used == group * lay.dp)
+    return good & ((lay.ep == 1) | (etp == 1)) if grid == "one" else good
+
+
 def _can_run(c: Case) -> Array:
+    return _is_able(c) & _spreads(c)
+
+
+def _is_able(c: Case) -> Array:
+    """The part that each axis decides alone."""
     good = sharding(c.stack, c.layout.shard, c.layout.pp)
     for switch, _, _, used in ABILITIES:
         if not getattr(c.stack.can, switch):
@@ -64,7 +85,25 @@ def _stack(layout: Layout, c: Case) -> Refusal:
     for switch, axis, what, used in ABILITIES:
         if not getattr(c.stack.can, switch) and bool(used(c)):
             return Refusal(axis, getattr(layout, axis), f"{name} has no {what}", "1", 1)
-    raise AssertionError("no ability is missing")
+    return _grid(layout, c)
+
+
+def _grid(layout: Layout, c: Case) -> Refusal:
+    name, one = c.stack.title or c.stack.name, layout.tp * layout.cp
+    whole = one * layout.dp
+    sizes = list(dict.fromkeys((one, whole)))
+    ranks = " or ".join(map(str, sizes)) + (" ranks" if whole > 1 else " rank")
+    ep, etp, n = layout.ep, layout.expert_tp, expert_count(c.model)
+    if c.stack.can.expert_grid == "one":
+        how = f"experts whole, over all of a group's {ranks}, or splits each over all of them"
+        why = f"{name} keeps {how}"
+        fitting = [1] if ep > 1 else sizes
+    else:
+        why = f"{name} spreads experts over all of a group's {ranks}, not ep {ep} · etp {etp}"
+        fitting = [size // ep for size in sizes if size % ep == 0]
+    if layout.etp is not None and fitting and (ep == 1 or ep in sizes):
+        return degree_refusal("etp", etp, why, fitting)
+    return degree_refusal("ep", ep, why, [1, *(s for s in sizes if s > 1 and n % s == 0)])
 
 
 def _either(names: Sequence[str]) -> str:
@@ -135,6 +174,7 @@ def _exchange(layout: Layout, c: Case) -> Refusal:
 STACK = Rule(
     *("stack", _can_run, _stack),
     pins=("pp", "vp", "cp", "ep", "dcp", "shard"),
+    pinned=_is_able,
     holds_for_runs=False,
 )
 INTERLEAVING = Rule("stack", _interleaves, _interleaving, pins=("vp",))
