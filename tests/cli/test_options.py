@@ -28,7 +28,8 @@ MODES = {
     "estimate prefill": ("estimate", MODEL, *HERE, *PROMPT, *GRID),
     "estimate decode": ("estimate", MODEL, *HERE, *TOKEN, *WIDE, "--stack", "sglang"),
     "explain decode": ("explain", MODEL, *HERE, *TOKEN, "--tp", "2", "--dp", "2"),
-    "serve": ("serve", MODEL, *HERE, *LOAD, *SGLANG, "--tp", "2", "--dp", "2", "--ep", "2"),
+    "serve": ("serve", MODEL, *HERE, *LOAD, "--tp", "2", "--dp", "2", "--ep", "4"),
+    "serve split": ("serve", MODEL, *HERE, *LOAD, "--tp", "2", "--dp", "2"),
     "plan train": ("plan", MODEL, *HERE, *TRAIN, "--gpus", "16", "--tp", "2", "--ep", "1"),
     "plan serve": ("plan", MODEL, *HERE, *LOAD, "--gpus", "4", "--ep", "2"),
 }
@@ -74,8 +75,9 @@ HONOURED = {
     "--placement=dp-tp-cp-pp",
     "explain decode": "--kv-dtype=fp8 --comm-dtype=fp8",
     "serve": "--kv-dtype=fp8 --weight-dtype=fp8 --comm-dtype=fp8 --attention=unfused "
-    "--overlap=split --prefix-hit=0.5 --chunk=64 --expert-imbalance=2 --etp=2 "
+    "--overlap=split --prefix-hit=0.5 --chunk=64 --expert-imbalance=2 "
     "--gpu-memory-utilization=0.5",
+    "serve split": "--etp=4",
     "plan train": "--nics=4 --recompute=full --grad-dtype=bf16 --micro-batch=1 --shard=zero1 "
     "--overlap=split --sequence-parallel=true --placement=tp-dp-cp-pp --pp=2 --cp=2 --top=3 "
     "--attention=unfused --price=2",

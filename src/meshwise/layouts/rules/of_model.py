@@ -116,7 +116,7 @@ def _dcp(layout: Layout, c: Case) -> Refusal:
 DEGREE_CODES = ("heads", "kv_heads", "kv_copies", "quantization")
 TP_DEGREE = {code: Rule("model", _admits(code), _degree) for code in DEGREE_CODES}
 LAYERS = Rule("model", _cut_layers, _layers, pins=("pp",))
-EXPERTS = Rule("model", _spread_experts, _experts, pins=("ep", "etp"), pinned=_shared_out)
+EXPERT_GRID = Rule("model", _spread_experts, _experts, pins=("ep", "etp"), pinned=_shared_out)
 DECODE_CONTEXT = Rule(
     "model", _shares_keys, _dcp, pins=("dcp",), pinned=lambda c: np.bool_(not c.trains)
 )

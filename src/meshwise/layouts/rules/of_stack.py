@@ -56,7 +56,7 @@ def _spreads(c: Case) -> Array:
     etp = lay.expert_tp()
     used = lay.ep * etp
     group = lay.tp * lay.cp  # a replica's; with attention data parallelism that of all
-    good = (used == group) | (used == group * lay.dp)
+    good = (used == lay.tp) | (used == group) | (used == group * lay.dp)
     return good & ((lay.ep == 1) | (etp == 1)) if grid == "one" else good
 
 
@@ -91,7 +91,7 @@ def _stack(layout: Layout, c: Case) -> Refusal:
 def _grid(layout: Layout, c: Case) -> Refusal:
     name, one = c.stack.title or c.stack.name, layout.tp * layout.cp
     whole = one * layout.dp
-    sizes = list(dict.fromkeys((one, whole)))
+    sizes = list(dict.fromkeys((layout.tp, one, whole)))
     ranks = " or ".join(map(str, sizes)) + (" ranks" if whole > 1 else " rank")
     ep, etp, n = layout.ep, layout.expert_tp, expert_count(c.model)
     if c.stack.can.expert_grid == "one":

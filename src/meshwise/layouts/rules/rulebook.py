@@ -26,7 +26,7 @@ RULES: dict[str, Rule] = {
     "micro_batch": of_workload.MICRO_BATCH,  # … nor the microbatch a replica's share of it
     "loss_chunks": of_stack.LOSS_CHUNKS,  # more parts of the loss than a microbatch has tokens
     "replicas": of_workload.REPLICAS,  # more replicas than requests in flight
-    "experts": of_model.EXPERTS,  # ep · etp does not divide tp · cp · dp
+    "experts": of_model.EXPERT_GRID,  # ep · etp does not divide tp · cp · dp
     "exchange": of_stack.EXCHANGE,  # ep 1 where the exchange of tokens is to be overlapped
     "interleaving": of_stack.INTERLEAVING,  # virtual stages whose microbatches are no multiple of pp
     "sequence_parallel": of_workload.SEQUENCE_PARALLEL,  # tp does not divide a rank's tokens
