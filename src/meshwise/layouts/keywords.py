@@ -1,6 +1,6 @@
 """The axes of a layout as keywords of public functions, typed for a checker and an editor.
 
-What a value may be is checked where the axes are (:class:`~meshwise.layouts.grid.Grid`, the pins of a
+What a value may be is checked where the axes are (:class:`~meshwise.layouts.layout.Layout`, the pins of a
 plan); these are the same names for :class:`typing.Unpack`.
 """
 
