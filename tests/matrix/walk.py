@@ -53,7 +53,8 @@ class Case(NamedTuple):
             options += ["--pp", "2"]
         experts = [b.moe.experts for b in spec.blocks if b.moe is not None]
         if experts and all(n % 2 == 0 for n in experts):
-            options += ["--ep", "2", "--etp", str(tp)]
+            # engines keep experts whole on all ranks of a group, or split them over all
+            options += ["--ep", "2", "--etp", str(tp) if phase == "train" else "1"]
         return options + self.split(phase, tp)
 
     def split(self, phase: str, tp: int) -> list[str]:

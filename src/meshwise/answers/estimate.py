@@ -198,9 +198,10 @@ def estimate_record(r: Report) -> EstimateRecord:
         "workload": workload_dict(e.workload),
         "formats": e.program.ctx.widths._asdict(),
         "stack": stack_record(e.stack),
-        "layout": e.layout.at(0).record(
-            e.stack.overlaps.overlap, micro_batch=int(e.program.ctx.sequences)
-        ),
+        "layout": {
+            **e.layout.at(0).record(e.stack.overlaps.overlap),
+            "micro_batch": int(e.program.ctx.sequences),  # in inference all that are in flight
+        },
         "devices": r.devices,
         # seconds
         "step_s": r.step_s,

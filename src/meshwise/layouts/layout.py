@@ -60,15 +60,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The value of an axis as arrays have it."""
         return AXES[axis].code(getattr(self, axis))
 
-    def record(
-        self, overlap: str | None = None, *, micro_batch: int | None = None
-    ) -> dict[str, Value]:
-        """The layout in JSON. ``overlap``: what the stack does by itself, where that is an axis;
-        ``micro_batch`` as it was priced, where the layout leaves it open."""
+    def record(self, overlap: str | None = None) -> dict[str, Value]:
+        """The layout in JSON. ``overlap``: what the stack does by itself, where that is an axis."""
         found = {name: getattr(self, name) for name, axis in AXES.items() if not axis.key}
         found |= {
             "etp": self.expert_tp,
-            "micro_batch": self.micro_batch or micro_batch,
             "sequence_parallel": bool(self.sequence_parallel),
             "recompute": self.recompute or "none",
         }
