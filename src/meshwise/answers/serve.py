@@ -12,6 +12,7 @@ from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.text import words
 from meshwise.answers.text.sentences import cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
+from meshwise.axes import Value
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
 from meshwise.layouts.layout import Layout, arrays
@@ -30,14 +31,14 @@ class ServedLayout(NamedTuple):
     model: Model
     cluster: Cluster
     stack: Stack
-    grid: Layout
+    layout: Layout
     load: Serving
     steady: Steady
 
     @property
     def etp(self) -> int:
         """Expert-tensor degree."""
-        return self.grid.expert_tp
+        return self.layout.expert_tp
 
 
 class ServeFigures(TypedDict):
@@ -70,7 +71,7 @@ class ServeRecord(TypedDict):
     workload: dict[str, object]
     formats: dict[str, object]
     stack: dict[str, object]
-    layout: dict[str, int]
+    layout: dict[str, Value]
     devices: int
     tpot_s: float
     tpot_low_s: float
@@ -98,7 +99,7 @@ class ServeResult(Placed):
 
     ROWS = "points"
     formats = Key[Record]("Number formats of weights, activations, cache.")
-    layout = Key[Record]("The layout's degrees.")
+    layout = Key[Record]("The layout's axes.")
     tpot_low_s = Key[float]("Lower end of TPOT's 90 % interval [s].")
     tpot_high_s = Key[float]("Upper end of TPOT's 90 % interval [s].")
     request_s = Key[float]("From a request's arrival to its last token [s].")
@@ -108,10 +109,16 @@ class ServeResult(Placed):
     points = Key[list[Record]]("The layout and its figures, as one row.")
 
     def __init__(
-        self, model: Model, cluster: Cluster, stack: Stack, grid: Layout, w: Serving, steady: Steady
+        self,
+        model: Model,
+        cluster: Cluster,
+        stack: Stack,
+        layout: Layout,
+        w: Serving,
+        steady: Steady,
     ) -> None:
-        self.served = ServedLayout(model, cluster, stack, grid, w, steady)
-        self.grid, self.steady = grid, steady
+        self.served = ServedLayout(model, cluster, stack, layout, w, steady)
+        self.steady = steady
 
     @property
     def tpot_s(self) -> float:
@@ -176,7 +183,7 @@ class ServeResult(Placed):
     @property
     def devices(self) -> int:
         """GPUs of the layout."""
-        return self.grid.devices
+        return self.served.layout.devices
 
     def to_dict(self) -> ServeRecord:
         return serve_record(self.served)
@@ -187,8 +194,8 @@ class ServeResult(Placed):
 
 def serve_record(a: ServedLayout) -> ServeRecord:
     """The JSON of one layout in steady state."""
-    grid, w, s = a.grid, a.load, a.steady
-    degrees = {"tp": grid.tp, "pp": grid.pp, "dp": grid.dp, "ep": grid.ep, "etp": a.etp}
+    lay, w, s = a.layout, a.load, a.steady
+    degrees = {"tp": lay.tp, "pp": lay.pp, "dp": lay.dp, "ep": lay.ep, "etp": a.etp}
     figures = _figures(a)
     return {
         "schema": SCHEMA,
@@ -197,15 +204,15 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "workload": serving_workload(w),
         "formats": widths(a.model, w.decode())._asdict(),
         "stack": stack_record(a.stack),
-        "layout": degrees,
-        "devices": grid.devices,
+        "layout": lay.record(a.stack.overlaps.overlap),
+        "devices": lay.devices,
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
         "remarks": [
-            *degree_remarks(a.model, a.cluster, w.decode(), a.stack, grid.tp, a.etp),
+            *degree_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
             *_burst_remarks(a),
         ],
-        "points": [{**degrees, "devices": grid.devices, **figures}],
+        "points": [{**degrees, "devices": lay.devices, **figures}],
     }
 
 
@@ -236,7 +243,7 @@ def _burst_remarks(a: ServedLayout) -> list[str]:
     """The first token of requests that all begin at once, where it comes much later than in the steady
     state."""
     s = a.steady
-    burst = float(burst_s(a.model, a.cluster, a.stack, arrays(a.grid), a.load))
+    burst = float(burst_s(a.model, a.cluster, a.stack, arrays(a.layout), a.load))
     if a.stack.ideal or not s.fits or burst < 2.0 * float(s.ttft_s):
         return []
     return [
@@ -267,8 +274,10 @@ def serve_line(d: ServeRecord, asked: int) -> str:
 
 def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
     """The steady state, and as detail the memory."""
-    w, lay = a.load, d["layout"]
-    axes = " ".join(f"{k}={v}" for k, v in lay.items() if k not in ("ep", "etp") or lay["ep"] > 1)
+    w, lay = a.load, a.layout
+    shown = ("tp", "pp", "dp", *(("ep",) if lay.ep > 1 else ()))
+    axes = " ".join(f"{name}={getattr(lay, name)}" for name in shown)
+    axes += f" etp={a.etp}" if lay.ep > 1 else ""
     heading = wrap(
         f"{d['model']}: serving {w.concurrency} requests in flight, {w.isl} tokens in, "
         f"{w.osl} out\n{d['cluster']['name']}: {cluster_words(a.cluster)}; stack "
