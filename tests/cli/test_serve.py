@@ -21,7 +21,9 @@ def test_the_record():
     assert set(d) == KEYS
     assert d["schema"] == 1
     assert d["devices"] == 2
-    assert d["layout"] == {"tp": 2, "pp": 1, "dp": 1, "ep": 1, "etp": 2}
+    degrees = {"tp": 2, "pp": 1, "dp": 1, "ep": 1, "etp": 2}
+    assert {name: d["layout"][name] for name in degrees} == degrees
+    assert d["layout"]["dcp"] == 1
     assert d["workload"] == {
         "phase": "serve",
         "isl": 1024,
