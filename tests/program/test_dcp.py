@@ -143,7 +143,8 @@ def test_shards_across_replicas_dispatch_the_tokens_of_all() -> None:
 def test_every_grid_does_the_same_work() -> None:
     """Experts' FLOPs over a replica's ranks do not depend on their grid; a rank reads its own share of
     their weights."""
-    layouts, _ = serving_space(MIXTRAL, VLLM, 16, {"pp": (1,), "dcp": (1,)})
+    anyhow = mw.stack(VLLM, expert_grid="any")
+    layouts, _ = serving_space(MIXTRAL, anyhow, 16, {"pp": (1,), "dcp": (1,)})
     tp, ep, etp = layouts.tp, layouts.ep, layouts.etp
     assert np.any(etp > tp)
     assert np.any((etp > tp) & (ep > 1))

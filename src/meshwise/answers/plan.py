@@ -327,7 +327,11 @@ def _change_words(c: Change) -> str:
     if c.code.startswith("free_"):
         axis = c.code.removeprefix("free_")
         axis = spoken(axis)
-        value = f" (for example {found_dict(c.found)[axis]})" if c.found is not None else ""
+        value = ""
+        if c.found is not None:
+            best_value = found_dict(c.found)[axis]
+            said = str(best_value).lower() if isinstance(best_value, bool) else best_value
+            value = f" (for example {said})"
         return f"another `{axis}`{value}{best}"
     if c.code == "device_memory":
         return f"GPUs with at least {format_memory(c.value or 0.0)}"

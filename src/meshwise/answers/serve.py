@@ -278,6 +278,7 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
     shown = ("tp", "pp", "dp", *(("ep",) if lay.ep > 1 else ()))
     axes = " ".join(f"{name}={getattr(lay, name)}" for name in shown)
     axes += f" etp={a.etp}" if lay.ep > 1 else ""
+    axes += f" dcp={lay.dcp}" if lay.dcp > 1 else ""
     heading = wrap(
         f"{d['model']}: serving {w.concurrency} requests in flight, {w.isl} tokens in, "
         f"{w.osl} out\n{d['cluster']['name']}: {cluster_words(a.cluster)}; stack "

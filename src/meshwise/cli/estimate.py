@@ -19,6 +19,7 @@ layout_options = options.stacked(
     options.dp_option,
     options.axis_option("cp"),
     options.ep_options,
+    options.axis_option("dcp"),
     click.option(
         "--shard",
         default="none",
@@ -52,7 +53,7 @@ def estimated(
     switches.check_switch_options(o, spec)
     where = options.read_cluster(cluster, nodes, nics)
     # the layout
-    axes: dict[str, object] = {k: o.count(k) for k in ("pp", "vp", "dp", "cp", "ep")}
+    axes: dict[str, object] = {k: o.count(k) for k in ("pp", "vp", "dp", "cp", "ep", "dcp")}
     stack = options.phase_stack(o, one_of(o["phase"], "--phase", WORKLOAD_PHASES))
     axes["tp"] = options.tp_degree(o.word("tp"), spec, where, stack)
     if o.has("etp"):

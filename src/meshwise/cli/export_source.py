@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from meshwise.axes import AXES
 from meshwise.cli import switches
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
@@ -25,6 +28,7 @@ def job_of_file(model: str | None, o: Given) -> tuple[Job, list[str]]:
     from meshwise import launch
 
     source = o.word("source")
+    _refuse_layout(o)
     record = _read_source(source)
     rows = record.get("layouts")
     if rows is None and isinstance(record.get("layout"), dict):
@@ -45,6 +49,21 @@ def job_of_file(model: str | None, o: Given) -> tuple[Job, list[str]]:
     more["gpus_per_node"] = o.number("gpus_per_node") or _node_devices(record)
     name = model or record.get("model") or ""
     return launch.job_of(str(name), mine, row | more | given), _priced_as(record, phase)
+
+
+def _refuse_layout(o: Given) -> None:
+    """Refuse an axis typed beside a file that has the layout: nothing would come of it."""
+    context = click.get_current_context()
+    for name in (*(axis.said for axis in AXES.values()), "schedule"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT"):
+            option = option_of(name)
+            raise InputError(
+                f"{option}={shorten(o[name])}: the layout is the file's",
+                field=option,
+                value=o[name],
+                legal=f"leave {option} out, or --from",
+            )
 
 
 def more_of_job(o: Given, phase: str) -> dict[str, object]:

@@ -104,7 +104,7 @@ _SWITCHES = ("sequence_parallel", "overlap")
 
 def _estimated(said: Given, record: Record) -> Step | None:
     if not record["fits"]:
-        spent = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "shard", "placement", "gpus")
+        spent = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp", "shard", "placement", "gpus")
         return Step("How many GPUs hold it", "scale", {}, spent)
     if said["phase"] != "train":
         return Step("Where the time goes", "explain", {})
@@ -117,7 +117,7 @@ def _estimated(said: Given, record: Record) -> Step | None:
 def _served(said: Given, record: Record) -> Step | None:
     if not record["fits"]:
         return None
-    spent = ("tp", "pp", "dp", "ep", "etp", "gpus")
+    spent = ("tp", "pp", "dp", "ep", "etp", "dcp", "gpus")
     return Step("The best layout of as many GPUs", "plan", {"gpus": record["devices"]}, spent)
 
 
@@ -129,18 +129,16 @@ def _planned(said: Given, record: Record) -> Step | None:
     if best is None or record.get("partial"):
         return None
     if said.get("isl") is not None:
-        if best.get("dcp", 1) > 1:
-            return None
-        keys = ("tp", "pp", "dp", "ep", "etp", "concurrency")
+        keys = ("tp", "pp", "dp", "ep", "etp", "dcp", "concurrency")
         asked = {k: best[k] for k in keys if best[k] > 1 or k in ("tp", "concurrency")}
         if best["etp"] != best["tp"] // best["ep"]:
             asked |= {"ep": best["ep"], "etp": best["etp"]}
         elif best["ep"] == 1:
             asked.pop("etp", None)
-        spent = (*_SEARCH, "concurrency", "ttft", "tpot", "disaggregated", "objective")
-        return Step("The best one in full", "serve", asked, spent)
-    keys = ("tp", "pp", "vp", "dp", "cp", "ep")
-    asked = {k: best[k] for k in keys if best[k] > 1 or k == "tp"}
+        spent = (*_SEARCH, "dcp", "concurrency", "ttft", "tpot", "disaggregated", "objective")
+        return Step("The best one in full", "serve", asked | _nodes(said, best), spent)
+    degrees = ("tp", "pp", "vp", "dp", "cp", "ep")
+    asked = {k: best[k] for k in degrees if best[k] > 1 or k == "tp"}
     if best["ep"] > 1:
         asked["etp"] = best["etp"]
     for key, usual in (("shard", "none"), ("recompute", "none"), ("placement", "tp-cp-dp-pp")):
@@ -151,7 +149,19 @@ def _planned(said: Given, record: Record) -> Step | None:
     if best["sequence_parallel"]:
         asked["sequence_parallel"] = True
     asked |= {"batch": said["batch"], "seq": said["seq"], "micro_batch": best["micro_batch"]}
+    asked |= _nodes(said, best)
     return Step("The best one in full", "estimate", asked, (*_SEARCH, "objective"))
+
+
+def _nodes(said: Given, best: Record) -> dict[str, int]:
+    """As many nodes as the plan let the cluster grow to."""
+    from meshwise.clusters.load import load_cluster
+
+    given = said.get("nodes")
+    own = load_cluster(str(said["cluster"]), nodes=None if given is None else int(str(given)))
+    if best["devices"] <= own.devices:
+        return {}
+    return {"nodes": -(-best["devices"] // own.node_devices)}
 
 
 def _described(said: Given, record: Record) -> Step:

@@ -86,7 +86,11 @@ load_options = options.stacked(
     options.skew_option,
 )
 _layout_options = options.stacked(
-    options.tp_options, options.dp_option, options.ep_options, options.gpus_option
+    options.tp_options,
+    options.dp_option,
+    options.ep_options,
+    options.axis_option("dcp"),
+    options.gpus_option,
 )
 _software_options = options.stacked(
     click.option(
@@ -135,7 +139,7 @@ def command(
     o = Given(said)
     spec = api.model(model)
     where = options.read_cluster(cluster, nodes, nics)
-    axes: dict[str, object] = {k: o.count(k) for k in ("pp", "dp", "ep")}
+    axes: dict[str, object] = {k: o.count(k) for k in ("pp", "dp", "ep", "dcp")}
     stack = engine.engine_stack(o)
     axes["tp"] = options.tp_degree(o.word("tp"), spec, where, stack)
     if o.has("etp"):

@@ -13,6 +13,19 @@ def sequences_per_replica(job: Job) -> int | None:
     return None if job.concurrency is None else -(-job.concurrency // job.dp)
 
 
+def is_routed(model: str) -> bool:
+    """Whether a model of the catalog has routed experts; of one that is not known nothing is said."""
+    from meshwise.errors import MeshwiseError
+    from meshwise.models.load import load_model
+    from meshwise.models.names import named_model
+
+    try:
+        known = named_model(model) if model else None
+    except MeshwiseError:  # a format that is not priced
+        return False
+    return known is not None and any(b.moe is not None for b in load_model(known.preset).blocks)
+
+
 _DRAFTERS = ("eagle", "eagle3", "nextn", "mtp", "medusa", "mlp_speculator", "standalone", "draft")
 
 

@@ -9,7 +9,7 @@ from meshwise.errors import InputError
 from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
-from meshwise.launch.settings.serving import drafts, server_limits
+from meshwise.launch.settings.serving import drafts, is_routed, server_limits
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import Target
 
@@ -21,7 +21,8 @@ def _settings(job: Job) -> Settings:
     s: Settings = {"tp": job.tp}
     if job.pp > 1:
         s["pp"] = job.pp
-    joined = not job.has_experts_grid or job.spans_replicas
+    # replicas in one engine share their experts: those that keep their own are servers apart
+    joined = job.spans_replicas or not (job.has_experts_grid or is_routed(job.model))
     # an engine over several nodes is a server of its own, but where experts join its replicas
     apart = job.tp * job.pp > job.gpus_per_node and not job.spans_replicas
     if job.dp > 1 and joined and not apart:

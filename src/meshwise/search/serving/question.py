@@ -99,7 +99,7 @@ def check_serving_pins(
     check_product(gpus, pins, ("tp", "pp", "dp"))
     for tp in pins.get("tp", ()):
         legality.require_tp(model, tp, stack, etp=least_etp(tp, pins))
-    own = {axis: codes for axis, codes in pins.items() if axis not in ("tp", "dcp")}
+    own = {axis: codes for axis, codes in pins.items() if axis != "tp"}
     refuse_pins(own, model, stack, w.decode(), requests)
     # of the TP degrees that may be, the one whose ranks share keys the most
     tps = pins.get("tp") or [d for d in divisors(gpus) if d in legality.legal_tp(model, stack)]
