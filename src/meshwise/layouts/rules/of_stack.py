@@ -103,7 +103,10 @@ def _grid(layout: Layout, c: Case) -> Refusal:
         fitting = [size // ep for size in sizes if size % ep == 0]
     if layout.etp is not None and fitting and (ep == 1 or ep in sizes):
         return degree_refusal("etp", etp, why, fitting)
-    return degree_refusal("ep", ep, why, [1, *(s for s in sizes if s > 1 and n % s == 0)])
+    legal = [1, *(size for size in sizes if size > 1 and n % size == 0)]
+    if c.stack.can.expert_grid == "group":
+        legal = [d for d in divisors(whole) if n % d == 0 and d * max(1, layout.tp // d) in sizes]
+    return degree_refusal("ep", ep, why, legal)
 
 
 def _either(names: Sequence[str]) -> str:
