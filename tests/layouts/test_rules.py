@@ -142,3 +142,25 @@ def test_blocks_of_experts_are_cut_by_their_own_degree(ep: int, legal: bool) -> 
     found = mw.plan(QWEN, "hgx-h100", load, stack=stack, gpus=8, top=100).to_dict()["layouts"]
     assert {r["etp"] for r in found} <= {1, 2, 4}
     assert not legal or (8, ep) in {(r["tp"], r["ep"]) for r in found}
+
+
+@pytest.mark.parametrize(
+    ("stack", "ep", "etp", "field", "legal"),
+    [
+        ("sglang", 3, None, "ep", [1, 2, 4]),
+        ("vllm", 2, None, "ep", [1, 4]),
+        ("vllm", 4, 2, "etp", [1]),
+        ("sglang", 1, 2, "etp", [4]),
+        ("trtllm", 2, 4, "etp", [2]),
+    ],
+)
+def test_experts_lie_where_the_engine_puts_them(
+    stack: str, ep: int, etp: int | None, field: str, legal: list[int]
+) -> None:
+    load = mw.Serving(isl=512, osl=64, concurrency=8)
+    with pytest.raises(IllegalLayout) as error:
+        mw.serve("qwen3-30b-a3b", "hgx-h100", load, stack=stack, tp=4, ep=ep, etp=etp)
+    assert (error.value.field, error.value.legal) == (field, legal)
+    for degree in legal:  # each of them is
+        degrees = {"ep": ep, "etp": etp} | {field: degree}
+        mw.serve("qwen3-30b-a3b", "hgx-h100", load, stack=stack, tp=4, **degrees)

@@ -10,7 +10,7 @@ from meshwise.arrays import Array
 from meshwise.axes import SHARD_CODE
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.rules.case import Case, expert_count, needs_split
-from meshwise.layouts.rules.rule import TRAINING_PHASES, Refusal, Rule, degree_refusal
+from meshwise.layouts.rules.rule import TRAINING_PHASES, Refusal, Rule, degree_refusal, divisors
 from meshwise.stacks.schedules import SCHEDULES
 from meshwise.stacks.stack import Stack, stated
 
@@ -101,10 +101,11 @@ def _grid(layout: Layout, c: Case) -> Refusal:
     else:
         why = f"{name} spreads experts over all of a group's {ranks}, not ep {ep} · etp {etp}"
         fitting = [size // ep for size in sizes if size % ep == 0]
-    if layout.etp is not None and fitting and (ep == 1 or ep in sizes):
+    group = c.stack.can.expert_grid == "group"
+    if layout.etp is not None and fitting and (group or ep == 1 or ep in sizes):
         return degree_refusal("etp", etp, why, fitting)
     legal = [1, *(size for size in sizes if size > 1 and n % size == 0)]
-    if c.stack.can.expert_grid == "group":
+    if group:
         legal = [d for d in divisors(whole) if n % d == 0 and d * max(1, layout.tp // d) in sizes]
     return degree_refusal("ep", ep, why, legal)
 
