@@ -273,6 +273,7 @@ def estimate_page(r: Report) -> Page:
     lay = e.layout
     axes = " ".join(f"{k}={int(getattr(lay, k))}" for k in ("tp", "pp", "vp", "dp", "cp", "ep"))
     axes += f" dcp={int(lay.dcp)}" if int(lay.dcp) > 1 else ""
+    axes += " sp" if bool(lay.sequence_parallel) else ""  # also where the software needs it
     heading = wrap(
         f"{e.model.name}: {workload_words(e.workload, int(lay.micro_batch))}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
         f"stack {e.stack.name}{training_words(e.model, e.workload, e.stack)}\nlayout {axes} ({format_gpus(r.devices)})"

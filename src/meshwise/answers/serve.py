@@ -62,7 +62,7 @@ class ServeFigures(TypedDict):
     fits: bool
 
 
-class ServeRecord(TypedDict):
+class ServeRecord(ServeFigures):
     """The JSON of ``serve``; ``points`` has its figures once more, as a row."""
 
     schema: int
@@ -73,22 +73,6 @@ class ServeRecord(TypedDict):
     stack: dict[str, object]
     layout: dict[str, Value]
     devices: int
-    tpot_s: float
-    tpot_low_s: float
-    tpot_high_s: float
-    ttft_s: float
-    queue_s: float
-    request_s: float
-    tokens_per_s_per_device: float
-    tokens_per_s: float
-    requests_per_s: float
-    decode_s: float
-    prefill_s: float
-    tokens_per_iteration: float
-    running: int
-    max_concurrency: int
-    memory_bytes: float
-    fits: bool
     memory_limit_bytes: float
     remarks: list[str]
     points: list[dict[str, object]]

@@ -180,6 +180,7 @@ def _check_on_cluster(
     """GPUs of the cluster's node, the layout checked against it and the model."""
     cluster = o.text("cluster")
     if cluster is None:
+        _check_degree(model, layout, target)
         return None
     from meshwise import api
     from meshwise.clusters.load import grown, load_cluster
@@ -210,3 +211,20 @@ def _check_on_cluster(
         stack = api.stack(stack.name, schedule=o["schedule"])
     check(cell, spec, where, work, stack)
     return where.node_devices
+
+
+def _check_degree(model: str, layout: Mapping[str, object], target: str) -> None:
+    """Refuse a TP degree that a known model does not admit: that takes no cluster to see."""
+    from meshwise.launch.table import target as known_target
+    from meshwise.layouts.tp_degrees import require_tp
+    from meshwise.models.load import load_model
+    from meshwise.models.names import named_model
+    from meshwise.stacks.load import load_stack
+    from meshwise.strict_tables import count
+
+    if named_model(model) is None:
+        return
+    etp = layout.get("etp")
+    stack = load_stack(known_target(target).stack)
+    degree = count(layout["tp"], "tp")
+    require_tp(load_model(model), degree, stack, None if etp is None else count(etp, "etp"))

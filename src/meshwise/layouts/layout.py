@@ -167,12 +167,13 @@ def _scalar(name: str, code: int) -> Array:
 
 def columns(layouts: Sequence[Layout]) -> Layouts:
     """Several layouts as flat columns."""
-    rows = {name: [layout.code(name) for layout in layouts] for name in AXES}
-    kinds = {"switch": np.bool_}
     return Layouts(
         **{
-            name: np.array(row, dtype=kinds.get(AXES[name].kind, np.int64))
-            for name, row in rows.items()
+            name: np.array(
+                [layout.code(name) for layout in layouts],
+                dtype=np.bool_ if axis.kind == "switch" else np.int64,
+            )
+            for name, axis in AXES.items()
         }
     )
 

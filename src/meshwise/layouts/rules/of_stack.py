@@ -92,16 +92,16 @@ def _grid(layout: Layout, c: Case) -> Refusal:
     name, one = c.stack.title or c.stack.name, layout.tp * layout.cp
     whole = one * layout.dp
     sizes = list(dict.fromkeys((layout.tp, one, whole)))
-    ranks = " or ".join(map(str, sizes)) + (" ranks" if whole > 1 else " rank")
+    ranks = _either([str(size) for size in sizes]) + (" ranks" if whole > 1 else " rank")
     ep, etp, n = layout.ep, layout.expert_tp, expert_count(c.model)
-    if c.stack.can.expert_grid == "one":
+    group = c.stack.can.expert_grid == "group"
+    if not group:
         how = f"experts whole, over all of a group's {ranks}, or splits each over all of them"
         why = f"{name} keeps {how}"
         fitting = [1] if ep > 1 else sizes
     else:
         why = f"{name} spreads experts over all of a group's {ranks}, not ep {ep} · etp {etp}"
         fitting = [size // ep for size in sizes if size % ep == 0]
-    group = c.stack.can.expert_grid == "group"
     if layout.etp is not None and fitting and (group or ep == 1 or ep in sizes):
         return degree_refusal("etp", etp, why, fitting)
     legal = [1, *(size for size in sizes if size > 1 and n % size == 0)]
@@ -111,7 +111,8 @@ def _grid(layout: Layout, c: Case) -> Refusal:
 
 
 def _either(names: Sequence[str]) -> str:
-    return " or ".join(names)
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _interleaves(c: Case) -> Array:
