@@ -44,10 +44,12 @@ class Case(NamedTuple):
     def asked(self, command: str, *options: str) -> tuple[str, ...]:
         return (command, self.model, "--on", self.cluster, *options)
 
-    def grid(self, phase: str) -> list[str]:
-        """Options of a layout of up to 8 GPUs that uses every axis that the model has."""
+    def grid(self, phase: str, stack: str | None = None) -> list[str]:
+        """Options of a layout of up to 8 GPUs that uses every axis that the model has; TP as that
+        software cuts it (a stack's name; the phase's default where none is said)."""
         spec = self.spec
-        tp = max(t for t in legality.legal_tp(spec, load_stack(DEFAULT[phase])) if t <= 2)
+        legal = legality.legal_tp(spec, load_stack(stack or DEFAULT[phase]))
+        tp = max(t for t in legal if t <= 2)
         options = ["--tp", str(tp), "--dp", "2"]
         if spec.layers > 1 and phase != "decode":
             options += ["--pp", "2"]
@@ -83,9 +85,13 @@ class Case(NamedTuple):
 
     def written(self, name: str) -> tuple[str, ...]:
         """The launch command of a target."""
-        phase = target(name, None).phase
-        grid = self.grid("decode" if phase == "serve" else "train")
-        return ("export", name, self.model, *grid, *(TRAIN if phase == "train" else LOAD))
+        load = LOAD if target(name, None).phase == "serve" else TRAIN
+        return ("export", name, self.model, *self.grid_of(name), *load)
+
+    def grid_of(self, name: str) -> list[str]:
+        """A layout that the target's own software cuts the model into."""
+        written = target(name, None)
+        return self.grid("decode" if written.phase == "serve" else "train", written.stack)
 
 
 def failures(case: Case, steps: dict[str, Step]) -> list[str]:
@@ -197,7 +203,7 @@ def exported(case: Case) -> None:
     same."""
     for name in target_names():
         phase = target(name, None).phase
-        grid = case.grid("decode" if phase == "serve" else "train")
+        grid = case.grid_of(name)
         try:
             record = ask(*case.written(name))
         except Refused as refused:
