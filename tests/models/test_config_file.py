@@ -26,7 +26,7 @@ DATA = Path(__file__).parents[1] / "data" / "configs"
 CONFIGS = {
     path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(DATA.glob("*.json"))
 }
-SIZES = '"n_embd": 64, "n_head": 4, "vocab_size": 100'
+SIZES = '"n_embd": 64, "n_head": 4, "vocab_size": 100, "n_positions": 64'
 SMALL = '{"model_type": "gpt2", "n_layer": 2, ' + SIZES + "}"
 
 

@@ -12,7 +12,7 @@ import pytest
 from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
 from meshwise.models.families.config import FAMILIES, KNOWN, families_in_words, model_from_config
 from meshwise.models.families.irregular import BUILDERS
-from meshwise.models.families.keys import NEVER_ABSENT
+from meshwise.models.families.keys import NO_SIZES
 from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Attention, Model
@@ -36,10 +36,11 @@ def make(model_type: str, **keys: Any) -> Model:
     """A model with the sizes of its class's default configuration where ``keys`` give none."""
     family = FAMILIES.get(model_type)
     sizes = {}
-    for key in NEVER_ABSENT if family is not None and "text_config" not in keys else ():
+    no_sizes = NO_SIZES - ({"max_position_embeddings"} if family and family.positions else set())
+    for key, default in family.defaults.items() if family is not None else ():
         stated = {key, *family.aliases.get(key, ())} & set(keys)
-        if not stated and family.defaults.get(key) is not None:
-            sizes[key] = family.defaults[key]
+        if not stated and key not in no_sizes and type(default) is int:
+            sizes[key] = default
     return model_from_config({"model_type": model_type, **sizes, **keys}, name="test")
 
 
@@ -157,7 +158,7 @@ PUBLISHED: list[tuple[dict[str, Any], int]] = [
       "add_bias_linear": False, "add_qkv_bias": True}, 9_399_951_360),
     ({"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512, "ffn_dim": 4096,
       "num_hidden_layers": 24, "num_attention_heads": 16, "do_layer_norm_before": False,
-      "vocab_size": 50272},
+      "vocab_size": 50272, "max_position_embeddings": 2048},
      331_196_416),
     ({"model_type": "RefinedWebModel", "hidden_size": 4544, "n_layer": 32, "n_head": 71,
       "multi_query": True, "parallel_attn": True, "vocab_size": 65024}, 6_921_720_704),

@@ -16,7 +16,7 @@ import pytest
 
 from meshwise.models.families.config import FAMILIES, model_from_config
 from meshwise.models.families.experts import MOE_FAMILIES
-from meshwise.models.families.keys import NEVER_ABSENT
+from meshwise.models.families.keys import NO_SIZES
 from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.refused import WRAPPER_TYPES
 from meshwise.models.parameters import parameters
@@ -55,6 +55,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "glm4_moe": {"head_dim": 128},
+    "glm4_moe_lite": {"first_k_dense_replace": 1},
 }
 GPT = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "width": "n_inner",
        "positions": "n_positions"}  # fmt: skip
@@ -215,11 +216,14 @@ def test_defaults_of_the_class(model_type: str) -> None:
     layers = 4
     stated = {LAYERS.get(model_type, "num_hidden_layers"): layers, **NEEDED.get(model_type, {})}
     if model_type == "dbrx":
-        stated["attn_config"] = {"rope_theta": 1e4}
+        stated["attn_config"] = {"rope_theta": 1e4, "kv_n_heads": 2}
+        stated["ffn_config"] = {"ffn_hidden_size": 40, "moe_num_experts": 4, "moe_top_k": 2}
     config = CONFIG_MAPPING[model_type](**stated)
     # but for the sizes that no file leaves out
     defaults = FAMILIES[model_type].defaults
-    sizes = {k: defaults[k] for k in NEVER_ABSENT if defaults.get(k) is not None}
+    sizes = {k: v for k, v in defaults.items() if type(v) is int and k not in NO_SIZES}
+    if FAMILIES[model_type].positions:
+        sizes["max_position_embeddings"] = defaults["max_position_embeddings"]
     for key, names in FAMILIES[model_type].aliases.items():
         if {key, *names} & set(stated):
             sizes.pop(key, None)

@@ -192,7 +192,8 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
     :param source: where the configuration is from.
-    :param asked: the name that was given, where this is a preset of the same architecture.
+    :param asked: what it was taken as: the name that was given, where this is a preset of the same
+        architecture; whose sizes a file leaves out.
     :raises InputError: for a field that is not what it has to be; ``field`` is ``model.…``.
 
     >>> import meshwise as mw
@@ -217,7 +218,7 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     dtype: str = "bf16"  # of the unquantised weights
     quantization: Quantization | None = None
     source: str = ""
-    asked: str = ""  # the name that was given, where this is a preset of the same architecture
+    asked: str = ""  # the name that was given, or whose sizes a file leaves out
 
     def __post_init__(self) -> None:
         check_fields(self, _MODEL, "model")

@@ -9,9 +9,13 @@ weights once; towers, multi-token-prediction layers and buffers left out. A base
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.errors import InputError, UnsupportedModel, meant, shorten
+from meshwise.models.contents.left_out import left_out
+from meshwise.models.contents.other_names import check_other_names
+from meshwise.models.contents.structure import check_structure
+from meshwise.models.contents.words import check_activations, weight_dtype
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
@@ -28,13 +32,6 @@ from meshwise.models.shapes import Model
 
 FAMILIES: dict[str, Family] = {**DENSE_FAMILIES, **MOE_FAMILIES}
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
-_DTYPES = {
-    "float32": "fp32",
-    "float": "fp32",
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-}
 
 
 def families_in_words() -> str:
@@ -55,7 +52,7 @@ def _unsupported(model_type: str, reason: str, field: str = "model_type") -> Uns
 
 
 def _nearest(model_type: str) -> str | None:
-    """The known type that a misspelt name means, or None."""
+    """The known type that a misspelt name means, or None: another digit is another architecture."""
 
     def plain(name: str) -> str:
         return name.lower().replace("-", "").replace("_", "")
@@ -65,10 +62,8 @@ def _nearest(model_type: str) -> str | None:
     same = next((name for name in KNOWN if plain(name) == plain(model_type)), None)
     if same or model_type in REFUSED_TYPES:
         return same
-    import difflib  # only for an error
-
-    close = difflib.get_close_matches(model_type, KNOWN, n=1, cutoff=0.85)
-    return close[0] if close else None
+    near = meant(model_type.lower(), {name.lower(): name for name in KNOWN})
+    return near.pop() if len(near) == 1 else None
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -122,8 +117,17 @@ def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
         )
 
 
-def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], str]:
-    """The language model's part of a multimodal configuration, and its model type."""
+class _Text(NamedTuple):
+    """The language model's part of a configuration."""
+
+    config: Mapping[str, Any]
+    model_type: str
+    block: str = ""  # the key that it stands under
+    asked: str = ""  # whose the sizes are that it leaves out
+
+
+def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
+    """The language model's part of a multimodal configuration."""
     wrapper = WRAPPER_TYPES[model_type]
     for key in wrapper.keys:
         nested = config.get(key)
@@ -149,12 +153,13 @@ def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], 
         if inner_type not in FAMILIES:
             reason = REFUSED_TYPES.get(inner_type, f"language model of a {model_type}; not known")
             raise _unsupported(inner_type, reason, f"{key}.model_type")
-        return {
-            **nested,
-            "tie_word_embeddings": _tied(config, nested, wrapper, inner_type),
-        }, inner_type
+        known = left_out(nested, FAMILIES[inner_type], model_type, key)
+        tied = _tied(config, nested, wrapper, inner_type)
+        found = {**nested, **known.sizes, "tie_word_embeddings": tied}
+        return _Text(found, inner_type, key, known.words)
     if wrapper.flat and "hidden_size" in config:
-        return {k: v for k, v in config.items() if k != "model_type"}, wrapper.inner
+        flat = {k: v for k, v in config.items() if k != "model_type"}
+        return _Text(flat, wrapper.inner)
     raise InputError(
         f"{wrapper.keys[0]}: absent, but a {model_type} describes its language model there",
         field=wrapper.keys[0],
@@ -163,20 +168,21 @@ def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], 
     )
 
 
-def _own_block(config: Mapping[str, Any], model_type: str) -> tuple[Mapping[str, Any], str]:
+def _own_block(config: Mapping[str, Any], model_type: str) -> _Text:
     """The sizes of a plain language model that stand in a block of their own, though its type has
     none: where the top has no sizes, they are the model's."""
     family = FAMILIES.get(model_type)
     tops = ("hidden_size", *family.aliases.get("hidden_size", ())) if family else ()
     if not tops or any(key in config for key in tops):
-        return config, model_type
+        return _Text(config, model_type)
     for key in ("text_config", "llm_config", "language_config", "language_model"):
         block = config.get(key)
         if isinstance(block, dict) and any(k in block for k in tops):
             inner = block.get("model_type") or model_type
             tied = {k: config[k] for k in ("tie_word_embeddings",) if k in config}
-            return {**block, **tied}, inner if isinstance(inner, str) else model_type
-    return config, model_type
+            inner = inner if isinstance(inner, str) else model_type
+            return _Text({**block, **tied}, inner, key)
+    return _Text(config, model_type)
 
 
 def _tied(
@@ -197,27 +203,6 @@ def _tied(
     return above
 
 
-def _dtype(*configs: Mapping[str, Any]) -> str:
-    """Dtype of the weights; bf16 where no level names one."""
-    for config in configs:
-        for key in ("dtype", "torch_dtype"):
-            value = config.get(key)
-            if value is None or value == "auto":
-                continue
-            name = value.removeprefix("torch.") if isinstance(value, str) else ""
-            if name.startswith("float8"):
-                continue  # quantization_config says what is stored so; the rest is not
-            if name not in _DTYPES:
-                raise InputError(
-                    f"{key}: {shorten(value)} is no dtype of weights",
-                    field=key,
-                    value=value,
-                    legal=", ".join(("float32", "float16", "bfloat16")),
-                )
-            return _DTYPES[name]
-    return "bf16"
-
-
 def model_from_config(
     config: object, *, name: str, source: str = "", quant_config: object = None
 ) -> Model:
@@ -236,28 +221,28 @@ def model_from_config(
         )
     model_type = _model_type(config)
     _refuse_other_models(config, model_type)
-    text: Mapping[str, Any] = config
-    text_type = model_type
-    if model_type in WRAPPER_TYPES:
-        text, text_type = _inner(config, model_type)
-    else:
-        text, text_type = _own_block(config, model_type)
+    read = _inner if model_type in WRAPPER_TYPES else _own_block
+    text, text_type, block, asked = read(config, model_type)
     family = FAMILIES.get(text_type)
     if family is None:
         raise _unsupported(text_type, "architecture not known")
-    reader = Reader(
-        text, family, text_type, nested=model_type in WRAPPER_TYPES and text is not config
-    )
+    check_activations(text)
+    dtype, narrow = weight_dtype(text, config)
+    reader = Reader(text, family, text_type, block=block)
     fields = BUILDERS[family.build](reader)
     attentions = [b.attention for b in fields["blocks"] if b.attention is not None]
     normed = any(a.norm_parameters and not a.mla for a in attentions)
-    reader.check_structure(query_key_norm=normed)
+    check_structure(reader, query_key_norm=normed)
+    check_other_names(reader)
     model = Model(
-        name=name, model_type=model_type, dtype=_dtype(text, config), source=source, **fields
+        name=name, model_type=model_type, dtype=dtype, source=source, asked=asked, **fields
     )
     stated = config.get("quantization_config")
     if stated is None:
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    return quantised_as(stated, quant_config, model)
+    model = quantised_as(stated, quant_config, model)
+    if narrow is not None and model.quantization is None:
+        raise narrow
+    return model

@@ -231,7 +231,7 @@ def latent_attention(r: Reader) -> Attention:
     """Multi-head latent attention (DeepSeek-V2), with V3.2's indexer where there is one."""
     hidden = r.integer("hidden_size")
     heads = r.integer("num_attention_heads")
-    r.optional("num_key_value_heads")  # the latent is shared: transformers does not use it
+    r.unused("num_key_value_heads")  # the latent is shared: transformers does not use it
     q_rank = r.optional("q_lora_rank")
     kv_rank = r.integer("kv_lora_rank")
     rope = r.integer("qk_rope_head_dim", 0)
@@ -298,8 +298,6 @@ def dense_mlp(r: Reader, mlp_bias: bool) -> Mlp:
     f = r.family
     hidden = r.integer("hidden_size")
     width = r.optional(f.dense_width)
-    if r.lacks(f.dense_width) and not f.mlp_multiple:
-        width = None
     if width is None:
         width = f.mlp_multiple * hidden or r.integer(f.dense_width)
     return Mlp(width=width, gated=f.gated, up_bias=mlp_bias, down_bias=mlp_bias)
@@ -312,18 +310,21 @@ def distinct_blocks(blocks: Iterable[Block]) -> tuple[tuple[Block, ...], tuple[i
     return tuple(seen), pattern
 
 
-def end_fields(r: Reader) -> ModelFields:
-    """The fields of a Model that are not its layers, as most families have them."""
+def end_fields(r: Reader, vocab: str = "vocab_size") -> ModelFields:
+    """The fields of a Model that are not its layers, as most families have them; ``vocab``: the key of
+    the embedding's rows."""
     f = r.family
     hidden = r.integer("hidden_size")
     norm = norm_size(f.norm) * hidden
     longest = r.optional("max_position_embeddings", 1, fr.MOST_POSITIONS)
     rows = 0
     if f.positions:
+        if not r.has("max_position_embeddings"):  # a row of weights each
+            raise r.absent("max_position_embeddings", 1, fr.MOST_TOKENS)
         rows = r.integer("max_position_embeddings", 1, fr.MOST_TOKENS) + f.position_offset
     return {
         "hidden": hidden,
-        "vocab": r.integer("vocab_size", 1, fr.MOST_TOKENS),
+        "vocab": r.integer(vocab, 1, fr.MOST_TOKENS),
         "tied": r.flag("tie_word_embeddings"),
         "positions": rows,
         "embedding_norm_parameters": norm if f.embedding_norm else 0,
