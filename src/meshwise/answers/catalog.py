@@ -89,6 +89,23 @@ def overview(kinds: Iterable[str]) -> EntriesRecord:
     }
 
 
+# Lists whose entries have no file of their own.
+LISTS = ("families", "formats")
+
+
+def list_entries(kind: str) -> EntriesRecord:
+    """The model types that are read, or the formats that a model's name may end in, a row each."""
+    if kind == "families":
+        from meshwise.models.families.config import KNOWN, family_words
+
+        rows = [{"name": name, "family": family_words(name)} for name in KNOWN]
+    else:
+        from meshwise.models.served_formats import named_formats
+
+        rows = [dict(entry._asdict()) for entry in named_formats()]
+    return {"schema": SCHEMA, "kind": kind, "entries": rows}
+
+
 def kind_entries(kind: str) -> EntriesRecord:
     """All entries of a kind, with their main figures."""
     names = catalog.names(kind)
@@ -182,6 +199,8 @@ def entries_page(record: EntriesRecord) -> Page:
 def entries_line(record: EntriesRecord) -> str:
     """How many of what there are, and how to look for one."""
     rows, kind = record["entries"], record["kind"]
+    if kind in LISTS:
+        return f"{len(rows)} {kind}"
     if kind != "catalog":
         return (
             f"{len(rows)} {kind}; one in full with `meshwise catalog {kind[:-1]} NAME`; {_SEARCH}"

@@ -10,7 +10,7 @@ from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.result import Answer
 from meshwise.answers.text import words
-from meshwise.answers.text.sentences import wrap
+from meshwise.answers.text.sentences import sentence, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.layouts import tp_degrees as legality
 from meshwise.models.parameters import parameters
@@ -56,6 +56,7 @@ class ModelRecord(TypedDict):
     max_positions: int | None
     dtype: str
     quantization: dict[str, object] | None
+    asked: str
     experts: int
     experts_per_token: int
     weight_bytes: dict[str, float]
@@ -80,6 +81,7 @@ class ModelResult(Answer):
     max_positions = Key[int | None]("Longest context it is made for [tokens].")
     dtype = Key[str]("Of the weights that are not quantised.")
     quantization = Key[Record | None]("How the checkpoint stores its weights.")
+    asked = Key[str]("What a name was taken as, or whose the sizes are that a file leaves out.")
     experts = Key[int | None]("Routed experts of a layer.")
     experts_per_token = Key[int | None]("How many of them a token visits.")
     weight_bytes = Key[Record]("Of all weights, by number format [bytes].")
@@ -149,6 +151,7 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         # how it is stored
         "dtype": model.dtype,
         "quantization": msgspec.to_builtins(model.quantization),
+        "asked": model.asked,
         "experts": max((m.experts for m in moes), default=0),
         "experts_per_token": max((m.top_k for m in moes), default=0),
         "weight_bytes": weight_bytes,
@@ -225,7 +228,8 @@ def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
         ("value",),
     )
     # a sentence per degree that needs one
-    lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
+    lines = [sentence(d["asked"])] if d["asked"] else []
+    lines += [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
     told = ("\n".join(wrap(line) for line in lines),) if lines else ()
     return Page(d["name"], (sizes, *told), model_line(d))

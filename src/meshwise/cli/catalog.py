@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     "catalog",
     cls=CliCommand,
     about={
-        "kind": "models, devices, fabrics, clusters or stacks; or words to look for in all of them.",
+        "kind": "models, devices, fabrics, clusters or stacks; families or formats of models; or words to "
+        "look for.",
         "name": "The entry to show.",
     },
     examples=("meshwise catalog h100", "meshwise catalog cluster hgx-h100 --toml"),
@@ -44,6 +45,10 @@ def command(kind: str | None, name: str | None, as_file: bool, **options_: objec
             field="--toml",
             legal="a kind and a name, such as `meshwise catalog cluster dgx-a100 --toml`",
         )
+    if kind in answers.LISTS and name is None and not as_file:
+        listed = answers.list_entries(str(kind))
+        _write(o, listed, answers.entries_page(listed), answers.entries_line(listed), "entries")
+        return
     plural = kind + "s" if kind is not None and kind + "s" in CATALOG_KINDS else kind
     # words to look for
     if kind is not None and plural not in CATALOG_KINDS and not as_file:

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, list_in_words, shorten
+from meshwise.errors import InputError, shorten
 from meshwise.models.families.keys import Family
 
 _SIZES = (
@@ -46,8 +46,8 @@ def left_out(block: Mapping[str, Any], family: Family, wrapper: str, key: str) -
     if found is None:
         return LeftOut({})
     sizes, whose = found
-    names = list_in_words(sorted(sizes))
-    return LeftOut(sizes, f"{key} leaves out {names}: those of {whose}")
+    names = ", ".join(sorted(sizes))
+    return LeftOut(sizes, f"what {key} leaves out ({names}) is that of {whose}")
 
 
 def _value(block: Mapping[str, Any], family: Family, size: str) -> Any:

@@ -23,9 +23,7 @@ _NARROW = frozenset(
 _ACTIVATION_KEYS = ("hidden_act", "activation_function", "hidden_activation", "activation_func")
 # transformers' own names (activations.ACT2CLS), and those that publishers' code adds.
 _ACTIVATIONS = frozenset(
-    "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh "
-    "hardswish laplace leaky_relu linear mish prelu quick_gelu relu relu2 relu6 sigmoid silu "
-    "sqrtsoftplus swish tanh xielu swiglu geglu reglu squared_relu swigluoai situ gelu_tanh".split()
+    ["gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh", "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu", "swiglu", "geglu", "reglu", "squared_relu", "swigluoai", "situ", "gelu_tanh"]
 )
 
 
@@ -61,7 +59,9 @@ def weight_dtype(*configs: Mapping[str, Any]) -> tuple[str, InputError | None]:
             if name in _DTYPES:
                 return _DTYPES[name], narrow
             if name not in _NARROW:
-                raise wrong(key, value, f"{quoted(value)} is no dtype of weights", ", ".join(_legal()))
+                raise wrong(
+                    key, value, f"{quoted(value)} is no dtype of weights", ", ".join(_legal())
+                )
             narrow = narrow or wrong(
                 key,
                 value,

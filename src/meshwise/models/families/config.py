@@ -25,6 +25,7 @@ from meshwise.models.families.refused import (
     REFUSED_TYPES,
     WRAPPER_TYPES,
     Wrapper,
+    no_whole_model,
     other_head,
 )
 from meshwise.models.quantization import quantised_as
@@ -34,10 +35,16 @@ FAMILIES: dict[str, Family] = {**DENSE_FAMILIES, **MOE_FAMILIES}
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 
 
-def families_in_words() -> str:
-    """The families that meshwise reads, for people."""
-    words = sorted({family.words for family in FAMILIES.values()}, key=str.lower)
-    return ", ".join(words) + "; multimodal configs of these through their text_config"
+
+def family_words(model_type: str) -> str:
+    """The family of a model type, for people: a wrapper's is its language model's."""
+    wrapper = WRAPPER_TYPES.get(model_type)
+    words = FAMILIES[wrapper.inner if wrapper else model_type].words
+    return f"multimodal, {words}" if wrapper else words
+
+
+# what a refusal says is legal: the list of types is one command away
+LEGAL_TYPES = f"one of the {len(KNOWN)} of `meshwise catalog families`"
 
 
 def _unsupported(model_type: str, reason: str, field: str = "model_type") -> UnsupportedModel:
@@ -45,8 +52,7 @@ def _unsupported(model_type: str, reason: str, field: str = "model_type") -> Uns
         f"{field}: {shorten(model_type)!r} is not supported ({reason})",
         field=field,
         value=model_type,
-        legal=f"a model_type that is read ({len(KNOWN)} are: see the documentation of custom models), "
-        "or the config.json of a model of the same shapes",
+        legal=f"{LEGAL_TYPES}, or the config.json of a model of the same shapes",
         nearest=_nearest(model_type),
     )
 
@@ -66,11 +72,13 @@ def _nearest(model_type: str) -> str | None:
     return near.pop() if len(near) == 1 else None
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
+def _architectures(config: Mapping[str, Any]) -> list[str]:
     found = config.get("architectures")
-    if isinstance(found, list) and found and isinstance(found[0], str):
-        return found[0]
-    return ""
+    return [a for a in found if isinstance(a, str)] if isinstance(found, list) else []
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    return next(iter(_architectures(config)), "")
 
 
 def _model_type(config: Mapping[str, Any]) -> str:
@@ -84,7 +92,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
             f"model_type: {kind(value)} ({shorten(value)}) where a name belongs",
             field="model_type",
             value=value,
-            legal=families_in_words(),
+            legal=LEGAL_TYPES,
         )
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
@@ -96,8 +104,21 @@ def _model_type(config: Mapping[str, Any]) -> str:
         "model_type: absent, so this is no config.json of a model",
         field="model_type",
         value=None,
-        legal=families_in_words(),
+        legal=LEGAL_TYPES,
     )
+
+
+def _refuse_parts(config: Mapping[str, Any]) -> None:
+    """Draft models and adapters: what their files say is not all of a model."""
+    part = no_whole_model(config, _architectures(config))
+    if part is not None:
+        key, what = part
+        raise UnsupportedModel(
+            f"{key}: {what}",
+            field=key,
+            value=config[key],
+            legal="the config.json of a whole language model",
+        )
 
 
 def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
@@ -110,7 +131,7 @@ def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
     if other_head(architecture):
         raise UnsupportedModel(
             f"architectures: {shorten(architecture)} has another head than a language model's "
-            "(a classifier, an encoder, a draft model)",
+            "(a classifier, an encoder)",
             field="architectures",
             value=architecture,
             legal="a class of a causal language model (…ForCausalLM, …LMHeadModel)",
@@ -148,7 +169,7 @@ def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
                 f"{key}.model_type: {kind(inner_type)} where a name belongs",
                 field=f"{key}.model_type",
                 value=inner_type,
-                legal=families_in_words(),
+                legal=LEGAL_TYPES,
             )
         if inner_type not in FAMILIES:
             reason = REFUSED_TYPES.get(inner_type, f"language model of a {model_type}; not known")
@@ -219,6 +240,7 @@ def model_from_config(
             value=config,
             legal="a JSON object with model_type",
         )
+    _refuse_parts(config)
     model_type = _model_type(config)
     _refuse_other_models(config, model_type)
     read = _inner if model_type in WRAPPER_TYPES else _own_block
