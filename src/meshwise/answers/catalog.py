@@ -100,7 +100,7 @@ def list_entries(kind: str) -> EntriesRecord:
 
         rows = [{"name": name, "family": family_words(name)} for name in KNOWN]
     else:
-        from meshwise.models.served_formats import named_formats
+        from meshwise.models.served.formats import named_formats
 
         rows = [dict(entry._asdict()) for entry in named_formats()]
     return {"schema": SCHEMA, "kind": kind, "entries": rows}
@@ -322,8 +322,13 @@ def _plain(text: str) -> str:
 
 
 def _nothing(words: str, kinds: Sequence[str]) -> InputError:
-    known = [n for kind in kinds for n in (*catalog.names(kind), *catalog.aliases(kind))]
+    from meshwise.models.served.nearest import nearest_preset
+
+    others = [kind for kind in kinds if kind != "models"]
+    known = [n for kind in others for n in (*catalog.names(kind), *catalog.aliases(kind))]
     close = difflib.get_close_matches(words.lower()[:100], [*kinds, *known], n=1, cutoff=0.7)
+    model = nearest_preset(words)  # of models only the same one
+    close = [model] if model is not None else close
     return InputError(
         f"KIND: {quoted(words)} is no kind, and no name or title of the catalog has it",
         field="KIND",

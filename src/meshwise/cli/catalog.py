@@ -88,6 +88,7 @@ def _entry_name(kind: str, name: str) -> str:
     """The entry that a name stands for, as the commands read it; a name in a format is none of its own."""
     from meshwise.clusters import names as cluster_names
     from meshwise.models import names as model_names
+    from meshwise.models.served.nearest import unknown_model
 
     if kind == "clusters":
         device = cluster_names.exact_device(name)
@@ -108,7 +109,7 @@ def _entry_name(kind: str, name: str) -> str:
     if kind == "models":
         found = model_names.named_model(name, "NAME")
         if found is None:
-            raise model_names.unknown_model("NAME", name)
+            raise unknown_model("NAME", name)
         if found.format is not None:
             raise InputError(
                 f"NAME: {shorten(name)} is preset {found.preset} in a format; `meshwise model` shows it",

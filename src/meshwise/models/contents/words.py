@@ -23,7 +23,39 @@ _NARROW = frozenset(
 _ACTIVATION_KEYS = ("hidden_act", "activation_function", "hidden_activation", "activation_func")
 # transformers' own names (activations.ACT2CLS), and those that publishers' code adds.
 _ACTIVATIONS = frozenset(
-    ["gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh", "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu", "swiglu", "geglu", "reglu", "squared_relu", "swigluoai", "situ", "gelu_tanh"]
+    [
+        "gelu",
+        "gelu_10",
+        "gelu_accurate",
+        "gelu_fast",
+        "gelu_new",
+        "gelu_python",
+        "gelu_python_tanh",
+        "gelu_pytorch_tanh",
+        "hardswish",
+        "laplace",
+        "leaky_relu",
+        "linear",
+        "mish",
+        "prelu",
+        "quick_gelu",
+        "relu",
+        "relu2",
+        "relu6",
+        "sigmoid",
+        "silu",
+        "sqrtsoftplus",
+        "swish",
+        "tanh",
+        "xielu",
+        "swiglu",
+        "geglu",
+        "reglu",
+        "squared_relu",
+        "swigluoai",
+        "situ",
+        "gelu_tanh",
+    ]
 )
 
 

@@ -35,7 +35,6 @@ FAMILIES: dict[str, Family] = {**DENSE_FAMILIES, **MOE_FAMILIES}
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 
 
-
 def family_words(model_type: str) -> str:
     """The family of a model type, for people: a wrapper's is its language model's."""
     wrapper = WRAPPER_TYPES.get(model_type)
