@@ -13,7 +13,8 @@ from typing import NamedTuple
 from meshwise.models.checkpoint.headers import StoredEntry
 
 # Parts of a layer, and the model's ends.
-LAYER_GROUPS = ("attention", "recurrent", "feed_forward", "experts", "shared_experts", "router", "norms")
+LAYER_GROUPS = ("attention", "recurrent", "feed_forward", "experts", "shared_experts", "router", "adapters",
+                "norms")  # fmt: skip
 END_GROUPS = ("embedding", "head")
 # What is no part of the language model that is counted: see ``meshwise.models.parameters``.
 APART = ("mtp", "towers", "buffers", "tied_copies")
@@ -29,22 +30,38 @@ _BUFFER = re.compile(
     r"_cached$|^position_ids$|^[kvq]_scale$|^kv_scale$|^prob_output_scale$|^layer_scalar$"
 )
 _NORM = re.compile(r"norm|^ln($|_|\d)")
-_ATTENTION = frozenset(("self_attn", "attn", "attention", "self_attention", "cross_attn", "indexer"))
+_ATTENTION = frozenset(
+    ("self_attn", "attn", "attention", "self_attention", "cross_attn", "indexer")
+)
 _RECURRENT = frozenset(
     ("linear_attn", "mamba", "mixer", "ssm", "conv", "short_conv", "kda", "temporal_block",
      "linear_attention", "recurrent", "delta_net")
 )  # fmt: skip
 _FEED_FORWARD = frozenset(
-    ("mlp", "feed_forward", "ffn", "fc1", "fc2", "feedforward", "residual_mlp", "mlp_block", "dense_mlp")
+    (
+        "mlp",
+        "feed_forward",
+        "ffn",
+        "fc1",
+        "fc2",
+        "feedforward",
+        "residual_mlp",
+        "mlp_block",
+        "dense_mlp",
+    )
+)
+_ADAPTERS = re.compile(
+    r"altup|laurel|per_layer|^hc_|hyper_conn|lora|latent_proj|latent_up|latent_down"
 )
 _ROUTERS = frozenset(("gate", "router", "wg", "shared_expert_gate", "gating"))
 
+OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo")  # of a mixer
 # Which matrices a product's tensor holds; a name that two parts use stands in both tables.
 _QUERIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("q_proj", "wq", "query"), ("query",)),
     **dict.fromkeys(("k_proj", "wk", "key"), ("key",)),
     **dict.fromkeys(("v_proj", "wv", "value"), ("value",)),
-    **dict.fromkeys(("o_proj", "out_proj", "dense", "c_proj", "wo"), ("output",)),
+    **dict.fromkeys(OUTPUTS, ("output",)),
     **dict.fromkeys(
         ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "wqkv", "W_pack", "qkv"),
         ("query", "key", "value"),
@@ -55,15 +72,28 @@ _QUERIES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("kv_a_proj_with_mqa", "wkv_a"), ("kv_down",)),
     **dict.fromkeys(("kv_b_proj", "wkv_b"), ("kv_up",)),
     "fused_qkv_a_proj_with_mqa": ("query_down", "kv_down"),
+    "wkv": ("key",),
+    "wo_a": ("output_down",),
+    "wo_b": ("output",),
 }
 _PRODUCTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gate_proj", "w1", "c_fc_0", "linear"), ("gate",)),
     **dict.fromkeys(
-        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "dense_h_to_4h", "fc_in", "linear_v"), ("up",)
+        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "dense_h_to_4h", "fc_in", "linear_v"),
+        ("up",),
     ),
     **dict.fromkeys(("gate_up_proj", "input_linear"), ("gate", "up")),
     **dict.fromkeys(
-        ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h", "fc_out", "output_linear", "linear_1"),
+        (
+            "down_proj",
+            "w2",
+            "fc2",
+            "c_proj",
+            "dense_4h_to_h",
+            "fc_out",
+            "output_linear",
+            "linear_1",
+        ),
         ("down",),
     ),
 }
@@ -87,6 +117,8 @@ class ModuleName(NamedTuple):
 
 def _layer_group(words: list[str]) -> str:
     leaf = words[-1]
+    if any(map(_ADAPTERS.search, words)):
+        return "adapters"
     if any(w == "experts" or w.startswith("experts_") for w in words):
         return "experts"
     if leaf in _ROUTERS or "router" in words:
@@ -137,11 +169,14 @@ def _named(path: str) -> ModuleName:
     if not below or layer is None:
         return ModuleName(layer, "", (), path)
     label = re.sub(r"\.\d+(?=\.|$)", ".*", ".".join(below))
-    if any(map(_BUFFER.search, below)):
+    if any(map(_BUFFER.search, below)) or below[-2:] in (["act_fn", "beta"], ["act_fn", "eps"]):
         return ModuleName(layer, "buffers", (), label)
     group = _layer_group(below)
     table = _QUERIES if group == "attention" else _PRODUCTS
-    fits = group in ("attention", "feed_forward", "experts", "shared_experts") and "indexer" not in below
+    fits = (
+        group in ("attention", "feed_forward", "experts", "shared_experts")
+        and "indexer" not in below
+    )
     slots = table.get(below[-1], ()) if fits else ()
     return ModuleName(layer, group, slots, label, any(map(_MTP.search, below)))
 

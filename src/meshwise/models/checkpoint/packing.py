@@ -140,10 +140,14 @@ def _mlx(m: Module, hint: Hint) -> Packed:
 
 
 def _scale_of(m: Module) -> StoredEntry | None:
-    return next((m[k] for k in ("weight_scale", "weight_scale_inv", "scale", "scales") if k in m), None)
+    return next(
+        (m[k] for k in ("weight_scale", "weight_scale_inv", "scale", "scales") if k in m), None
+    )
 
 
-def _scaled(rows: int, columns: int, scale: StoredEntry | None) -> tuple[int | None, tuple[int, int] | None]:
+def _scaled(
+    rows: int, columns: int, scale: StoredEntry | None
+) -> tuple[int | None, tuple[int, int] | None]:
     """(group, block) of the scales of a matrix: one per group of inputs, per block, or neither."""
     if scale is None or len(scale.shape) < 2:
         return None, None
@@ -174,11 +178,13 @@ def _eight_bit_float(m: Module, hint: Hint) -> Packed:
 def _bytes(m: Module, hint: Hint) -> Packed:
     """Weights in bytes: integers of eight bits, or two or four narrower ones in each."""
     weight, scale = m["weight"], _scale_of(m)
-    stack, rows, columns = _shape(weight)
+    _, rows, columns = _shape(weight)
     if any(k.startswith("weight.") for k in m):
         return _bitsandbytes(m, hint)
     exponents = scale is not None and scale.dtype in ("U8", "F8_E8M0")
-    if scale is not None and (exponents or scale.dtype == "F8_E4M3"):  # four-bit floats, two in a byte
+    if scale is not None and (
+        exponents or scale.dtype == "F8_E4M3"
+    ):  # four-bit floats, two in a byte
         group = _whole(2 * columns, _shape(scale)[2])
         return Packed(2 * weight.elements, _format("mxfp4" if exponents else "nvfp4", group))
     if weight.dtype == "I8" and (scale is not None or "SCB" in m):
@@ -195,7 +201,9 @@ def _bitsandbytes(m: Module, hint: Hint) -> Packed:
     if absmax is None:
         return _torch(m, hint)
     number = 2 * weight.elements
-    if hint.weights is not None and 0 <= number - hint.weights < 2:  # the last byte may be half full
+    if (
+        hint.weights is not None and 0 <= number - hint.weights < 2
+    ):  # the last byte may be half full
         number = hint.weights
     return Packed(number, _format("int4", _whole(2 * weight.elements, absmax.elements)))
 
@@ -218,7 +226,9 @@ def _torch(m: Module, hint: Hint) -> Packed:
 
 def _gpt_oss(m: Module, hint: Hint) -> Packed:
     blocks = m["blocks"]
-    return Packed(2 * blocks.elements, _format("mxfp4", 2 * blocks.shape[-1] if blocks.shape else None))
+    return Packed(
+        2 * blocks.elements, _format("mxfp4", 2 * blocks.shape[-1] if blocks.shape else None)
+    )
 
 
 def _by_width(m: Module, weights: int | None) -> Packed:

@@ -7,20 +7,29 @@ from typing import NamedTuple
 
 import msgspec
 
-from meshwise.models.checkpoint.expected import Expected, Matrix, expected_ends, expected_layer
+from meshwise.models.checkpoint.expected import (
+    Expected,
+    ExpectedMatrix,
+    expected_ends,
+    expected_layer,
+)
 from meshwise.models.checkpoint.headers import StoredEntry
-from meshwise.models.checkpoint.modules import APART, ModuleName, ModuleNames, modules_of
+from meshwise.models.checkpoint.modules import APART, OUTPUTS, ModuleName, ModuleNames, modules_of
 from meshwise.models.checkpoint.packing import FLOATS, Hint, unpacked
 from meshwise.models.shapes import LayerFormats, Model, Stored
 
-ROLES = {
-    **{("attention", slot): "attention" for slot in
-       ("query", "key", "value", "query_down", "query_up", "kv_down", "kv_up")},
-    ("attention", "output"): "output",
-    **{(group, slot): role + end for group, role in
-       (("feed_forward", ""), ("shared_experts", "shared_"), ("experts", "expert_"))
-       for slot, end in (("gate", "up"), ("up", "up"), ("down", "down"))},
-}  # fmt: skip  # which format of LayerFormats is a matrix's
+_FEED_FORWARD = {"feed_forward": "", "shared_experts": "shared_", "experts": "expert_"}
+
+
+def role_of(group: str, slot: str) -> str:
+    """The field of :class:`LayerFormats` that says how a matrix is stored; "" for what has none."""
+    if group == "attention":
+        return "output" if slot in ("output", "output_down") else "attention"
+    if group == "recurrent":
+        return "recurrent_output" if slot == "output" else "recurrent"
+    if group in _FEED_FORWARD:
+        return _FEED_FORWARD[group] + ("down" if slot == "down" else "up")
+    return ""
 
 
 class CountedModule(NamedTuple):
@@ -39,7 +48,12 @@ class CountedModule(NamedTuple):
 
     @property
     def role(self) -> str:
-        return ROLES.get((self.name.group, self.name.slots[0]), "") if self.name.slots else ""
+        """Which format of a layer is this module's, "" for what is no matrix."""
+        group, slots = self.name.group, self.name.slots
+        if group == "recurrent" and len(self.shape) == 2 and self.weights > max(self.shape):
+            last = self.name.label.rpartition(".")[2]
+            return role_of(group, "output" if last in OUTPUTS else "")
+        return role_of(group, slots[0]) if slots else ""
 
 
 Layer = dict[tuple[str, str], CountedModule]  # by group and label
@@ -54,7 +68,9 @@ class Tally:
         self.ends_expected = expected_ends(model)
         self.layers: dict[int, Layer] = {}
         self.ends: Layer = {}
-        self.apart: dict[str, list[int]] = {what: [0, 0, 0] for what in APART}  # tensors, weights, bytes
+        self.apart: dict[str, list[int]] = {
+            what: [0, 0, 0] for what in APART
+        }  # tensors, weights, bytes
         self.mtp_layers: set[int] = set()
 
     def expected(self, layer: int) -> Expected:
@@ -70,10 +86,10 @@ class Tally:
         if not found:
             return Hint()
         formats: LayerFormats = self.model.blocks[self.model.pattern[name.layer]].stored
-        stored = getattr(formats, ROLES[group, slots[0]])
-        return Hint(found[0].inputs, sum(m.weights * m.count for m in found), stored)
+        stored = getattr(formats, role_of(group, slots[0]))
+        return Hint(found[0].inputs, sum(m.weights * m.copies for m in found), stored)
 
-    def matrices(self, name: ModuleName) -> list[Matrix]:
+    def matrices(self, name: ModuleName) -> list[ExpectedMatrix]:
         """The matrices that a layer's module should hold, each with how many of it are in this one
         module; none where the derived layer has not all of them."""
         assert name.layer is not None
@@ -81,7 +97,7 @@ class Tally:
         found = [known[name.group, slot] for slot in name.slots if (name.group, slot) in known]
         if len(found) != len(name.slots):
             return []
-        return [m._replace(count=1) for m in found] if "*" in name.label else found
+        return [m._replace(copies=1) for m in found] if "*" in name.label else found
 
     # -- filling ---------------------------------------------------------------------------------
 
@@ -92,6 +108,8 @@ class Tally:
         row[2] += sum(entry.bytes for entry in module.values())
 
     def add(self, name: ModuleName, module: Mapping[str, StoredEntry]) -> None:
+        if name.group == "buffers" and self._counts_correction(name):
+            name = name._replace(group="router")
         hint = self.hint(name)
         packed = unpacked(dict(module), hint)
         bias = module.get("bias")
@@ -123,6 +141,13 @@ class Tally:
             )
         layer[key] = row
 
+    def _counts_correction(self, name: ModuleName) -> bool:
+        """Whether the router's correction is one of the derived weights (ERNIE 4.5), and no buffer."""
+        if name.layer is None or name.layer >= self.model.layers or "correction" not in name.label:
+            return False
+        moe = self.model.blocks[self.model.pattern[name.layer]].moe
+        return moe is not None and moe.router_bias
+
     def _goes_apart(
         self, name: ModuleName, module: Mapping[str, StoredEntry], weights: int, hint: Hint
     ) -> bool:
@@ -135,7 +160,10 @@ class Tally:
                 weights == m.vocab * (m.embedding_dim or m.hidden)
             ):  # fmt: skip
                 what = "tied_copies"
-            elif name.group == "attention" and len(module["bias"].shape if "bias" in module else ()) > 2:
+            elif (
+                name.group == "attention"
+                and len(module["bias"].shape if "bias" in module else ()) > 2
+            ):
                 what = "buffers"  # GPT-2's mask of causality is called attn.bias
             else:
                 return False
