@@ -215,6 +215,7 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param dropout: trained with dropout after attention and feed-forward: masks are kept.
     :param residual_streams: copies of the residual that layers mix (hyper-connections).
     :param layer_embedding: width of a table of embeddings per layer (Gemma 3n), 0: none.
+    :param layer_embedding_rows: its rows.
     :param mtp: multi-token-prediction layers, which are not counted in the parameters.
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
