@@ -12,6 +12,7 @@ from meshwise.cost.memory import activations as act
 from meshwise.cost.schedule import in_flight_microbatches
 from meshwise.layouts.rules.case import hides_experts
 from meshwise.program.context import Context
+from meshwise.program.layers import attention, recurrent
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes
 from meshwise.program.update import adam_bytes, sharded_weights, stage_weights
@@ -112,25 +113,28 @@ def transient_bytes(ctx: Context, role: Role) -> Array:
 
 
 def kv_cache_bytes(ctx: Context, role: Role) -> Array:
-    """Bytes of keys and values of every sequence of a replica on one rank of a stage.
+    """Bytes of keys and values of every sequence of a replica on one rank of a stage, and of the states of
+    recurrent layers, which do not grow with the context.
 
     TP beyond the KV heads keeps copies; MLA keeps one latent per token on every rank; a window holds no
-    more than its keys; decode context parallelism divides all of these along the sequence, and context
-    parallelism a prompt's.
+    more than its keys; an indexer has a cache of its own; decode context parallelism divides all of
+    these along the sequence, and context parallelism a prompt's. States are whole on each of those ranks.
     """
     total: Array = 0.0
+    states: Array = 0.0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        a = block.attention
+        a, r = block.attention, block.recurrent
+        if r is not None:
+            states = states + count * ctx.sequences * recurrent.recurrent_state_bytes(ctx, r)
         if a is None:
             continue
-        if a.mla:
-            values: Array = (a.kv_lora_rank or 0) + a.rope_head_dim
-        else:
-            values = -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
-        held = float(min(ctx.keys, a.window or ctx.keys))
-        total = total + count * ctx.sequences * held * values * ctx.widths.kv
+        values = a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
+        total = total + count * ctx.sequences * float(a.cached(ctx.keys)) * values * ctx.widths.kv
+        if a.indexer is not None and a.indexer.own:
+            kept = float(ctx.keys // (a.compress or 1)) * a.indexer.head_dim * attention.INDEX_BYTES
+            total = total + count * ctx.sequences * kept
     # context parallelism leaves each rank its share of the prompt
-    return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1)
+    return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1) + states
 
 
 def state_bytes(ctx: Context, role: Role) -> StateBytes:
