@@ -140,7 +140,7 @@ SCAN_START = {
 }
 UPDATE_START = {"launch_s": 4e-6, "memory_efficiency": 0.8, "unit_s": 1e-7}
 CONVOLUTION_START = {"launch_s": 3e-6, "memory_efficiency": 0.5, "unit_s": 5e-9}
-SHARES = ("memory_efficiency", "efficiency")  # at most 1
+SHARES = ("memory_efficiency", "efficiency")
 SCAN_GRID: list[list[float]] = [
     [1, 16, 64, 128, 512, 2048, 32768],
     [2, 16, 64, 128, 256, 1024, 8192, 65536],
@@ -256,18 +256,20 @@ def model_of(part: Part, chip: Chip, staged: bool, state_bytes: float) -> Model:
     return seconds
 
 
-def entry_of(start: Entry, values: Array) -> Entry:
-    """The constants in a catalog's names. ``smooth`` is a share: x / (1 + x)."""
+def entry_of(start: Entry, values: Array, shares: tuple[str, ...] = SHARES) -> Entry:
+    """The constants in a catalog's names. ``smooth`` is a share: x / (1 + x); ``shares`` are 1 at most."""
     entry = dict(zip(start, (float(v) for v in values), strict=True))
     if "smooth" in entry:
         entry["smooth"] = entry["smooth"] / (1 + entry["smooth"])
-    for name in SHARES:
+    for name in shares:
         if name in entry:
             entry[name] = min(entry[name], 1.0)
     return entry
 
 
-def fit_constants(start: Entry, model: Model, calls: Calls) -> Entry:
+def fit_constants(
+    start: Entry, model: Model, calls: Calls, shares: tuple[str, ...] = SHARES
+) -> Entry:
     """Constants of the fitted calls from two starts, of which the better stays: kernels whose heads
     start together, and whose heads flow into each other."""
     shape, target = calls.shape[:, calls.fitted], np.log(calls.seconds[calls.fitted])
@@ -276,7 +278,7 @@ def fit_constants(start: Entry, model: Model, calls: Calls) -> Entry:
     for first in (start, {**start, **{k: v for k, v in others.items() if k in start}}):
         guess = np.log(np.array(list(first.values())))
         fitted = least_squares(
-            lambda x: np.log(model(entry_of(start, np.exp(x)), shape, ())) - target,
+            lambda x: np.log(model(entry_of(start, np.exp(x), shares), shape, ())) - target,
             guess,
             loss="soft_l1",
             f_scale=0.1,
@@ -284,7 +286,7 @@ def fit_constants(start: Entry, model: Model, calls: Calls) -> Entry:
             bounds=(guess - 8, guess + 6),
         )
         if fitted.cost < best:
-            best, found = fitted.cost, entry_of(start, np.exp(fitted.x))
+            best, found = fitted.cost, entry_of(start, np.exp(fitted.x), shares)
     return {name: fk.rounded(value) for name, value in found.items()}
 
 

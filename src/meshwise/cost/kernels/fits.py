@@ -63,7 +63,8 @@ class Kernels(NamedTuple):
         return _experts(self.name, dtype, engine, self.inherited, weight_bytes)
 
     def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
-        """Constants of ``prefill`` or ``decode`` with a cache of ``kv_element`` bytes per value."""
+        """Constants of ``prefill``, ``decode`` or ``mla_decode`` with a cache of ``kv_element`` bytes per
+        value; of latents those of heads where none were measured."""
         return _attention(self.name, kind, kv_element)
 
     def recurrence(
@@ -173,6 +174,7 @@ def _first(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
 @functools.cache
 def _attention(name: str, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
     entries = _kernel_table(name)["attention"]
+    kind = kind if kind in entries else kind.removeprefix("mla_")
     narrow = f"{kind}_fp8"
     entry = entries[narrow if kv_element < 2 and narrow in entries else kind]
     return AttentionFit(**_constants(entry)), _ranges(entry)
