@@ -11,28 +11,23 @@ import msgspec
 
 from meshwise import dtypes
 from meshwise.errors import InputError, quoted
-from meshwise.models.parameters import attention_matrices
+from meshwise.models.layers.hub_names import (
+    ATTENTION_NAMES,
+    FEED_FORWARD_NAMES,
+    GATE_NAMES,
+    RECURRENT_NAMES,
+    names_of,
+)
+from meshwise.models.parameters import attention_matrices, indexer_matrices
 from meshwise.models.quantization.patterns import Pattern
 from meshwise.models.shapes import Block, LayerFormats, Mlp, Model, Stored
 
-# What checkpoints call the parts of a layer, and the matrices in them.
+# What checkpoints call the parts of a layer; the matrices in them: meshwise.models.layers.hub_names.
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer", "temporal_block")
+_RECURRENT = ("linear_attn", "mamba", "mixer", "self_attn", "attn", "conv", "short_conv", "kda",
+              "temporal_block")  # fmt: skip
 _MLP = ("mlp", "feed_forward", "ffn", "mixer", "residual_mlp")
 _EXPERTS = ("block_sparse_moe.", "moe.", "feed_forward.", "ffn.", "mixer.", "ffn.experts.mlp.", "")
-_FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "wqkv", "W_pack", "qkv")
-_MATRICES: dict[str, tuple[str, ...]] = {
-    "query": ("q_proj", "wq", "q", *_FUSED),
-    "key": ("k_proj", "wk", "k", *_FUSED),
-    "value": ("v_proj", "wv", "v", *_FUSED),
-    "query_down": ("q_a_proj", "wq_a", "fused_qkv_a_proj_with_mqa"),
-    "query_up": ("q_b_proj", "wq_b"),
-    "kv_down": ("kv_a_proj_with_mqa", "wkv_a", "wkv", "fused_qkv_a_proj_with_mqa"),
-    "kv_up": ("kv_b_proj", "wkv_b"),
-    "output": ("o_proj", "out_proj", "dense", "c_proj", "wo", "wo_a", "wo_b", "proj"),
-    "up": ("up_proj", "gate_up_proj", "fc1", "c_fc", "dense_h_to_4h", "w3", "input_linear", "linear_fc1"),
-    "gate": ("gate_proj", "gate_up_proj", "w1", "input_linear", "linear_v", "v1"),
-    "down": ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "w2", "output_linear", "linear_fc2"),
-}  # fmt: skip
 _SHARED = ("shared_experts.", "shared_expert.", "shared_mlp.", "share_expert.")
 _ROUTED = ("experts.0.", "experts.", "")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "embed", "embeddings",
@@ -78,11 +73,12 @@ def _mlp(
     ) -> ModuleMatrix:
         return ModuleMatrix(name, f"{role}{field}", _under(parents, names), inputs, outputs, copies)
 
-    ups, gates = _MATRICES["up"], _MATRICES["gate"]
-    found = [matrix("up", "up", ups if m.gated else (*ups, "w1"), hidden, m.width)]
+    ups, gates = names_of("up", FEED_FORWARD_NAMES), names_of("gate", FEED_FORWARD_NAMES)
+    downs = names_of("down", FEED_FORWARD_NAMES)
+    found = [matrix("up", "up", ups if m.gated else (*ups, *gates), hidden, m.width)]
     if m.gated:
         found.append(matrix("gate", "up", gates, hidden, m.width))
-    return [*found, matrix("down", "down", _MATRICES["down"], m.width, hidden)]
+    return [*found, matrix("down", "down", downs, m.width, hidden)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -91,10 +87,20 @@ def matrices(block: Block, hidden: int) -> tuple[ModuleMatrix, ...]:
     found: list[ModuleMatrix] = []
     if block.attention is not None:
         parents = tuple(f"{p}." for p in _ATTENTION)
-        for role, k, n, _ in attention_matrices(block.attention, hidden):
-            names = _MATRICES.get(role, (role,))
-            field = "output" if role == "output" else "attention"
-            found.append(ModuleMatrix(role, field, _under(parents, names), k, n))
+        made = (
+            *attention_matrices(block.attention, hidden),
+            *indexer_matrices(block.attention, hidden),
+        )
+        for m in made:
+            names = names_of(m.role, ATTENTION_NAMES, GATE_NAMES) or (m.role,)
+            field = "output" if m.role in ("output", "output_down") else "attention"
+            found.append(ModuleMatrix(m.role, field, _under(parents, names), m.inputs, m.outputs))
+    if block.recurrent is not None:
+        parents = tuple(f"{p}." for p in _RECURRENT)
+        for m in block.recurrent.matrices(hidden):
+            names = names_of(m.role, RECURRENT_NAMES) or (m.role,)
+            field = "recurrent_output" if m.role == "output" else "recurrent"
+            found.append(ModuleMatrix(m.role, field, _under(parents, names), m.inputs, m.outputs))
     dense = tuple(f"{p}." for p in _MLP)
     # experts beside a dense feed-forward of the same layer are not inside it
     moe = _EXPERTS if block.mlp is not None else (*dense, *_EXPERTS)
@@ -102,7 +108,8 @@ def matrices(block: Block, hidden: int) -> tuple[ModuleMatrix, ...]:
         found += _mlp(block.mlp, hidden, "", dense)
     if block.moe is not None:
         inside = _under(moe, _ROUTED[:2])
-        found += _mlp(block.moe.expert, hidden, "expert_", inside, block.moe.experts)
+        width = block.moe.latent or hidden
+        found += _mlp(block.moe.expert, width, "expert_", inside, block.moe.experts)
         if block.moe.shared is not None:
             found += _mlp(block.moe.shared, hidden, "shared_", _under(moe, _SHARED))
     return tuple(found)
@@ -172,6 +179,8 @@ class _Assigned:
             chosen = self.default if self.choice is None else self.choice(index, matrix)
             first = True
             for i in candidates:
+                if not first and self.used[i]:
+                    continue  # only whether the others mean anything is left to find out
                 if self._is(i, matrix, index):
                     self.used[i] = True
                     if first:
@@ -243,10 +252,13 @@ def with_formats(
 @functools.cache
 def _anywhere() -> tuple[str, ...]:
     """Every name that some model's matrix has."""
-    parents = tuple(f"{p}." for p in (*_ATTENTION, *_MLP))
-    names = [n for found in _MATRICES.values() for n in found]
-    inside = _under((*(f"{p}." for p in _MLP), *_EXPERTS), (*_ROUTED, *_SHARED))
-    return (*_under(parents, names), *_under(inside, (*_MATRICES["up"], "gate_proj", "down_proj")))
+    mixers = tuple(f"{p}." for p in (*_ATTENTION, *_RECURRENT))
+    dense = tuple(f"{p}." for p in _MLP)
+    inside = _under((*dense, *_EXPERTS), (*_ROUTED, *_SHARED))
+    return (
+        *_under(mixers, (*RECURRENT_NAMES, *GATE_NAMES)),
+        *_under((*dense, *inside), FEED_FORWARD_NAMES),
+    )
 
 
 def _check_used(model: Model, assigned: _Assigned) -> None:

@@ -232,8 +232,11 @@ class Pattern:
             int(found[1]) if found and (not regular or _literal_after(named, found)) else None
         )
         self.literal = None if regular or "*" in named or "?" in named else _one_expert(named)
+        # a name with one star behind it, as ModelOpt lists thousands of them
+        plain = not regular and named.endswith("*") and not set("*?") & set(named[:-1])
+        self._beginning = "." + named[:-1].removeprefix(".") if plain else None
         self._looks: list[tuple[bool, _Automaton]] = []
-        if self.literal is None:
+        if self.literal is None and not plain:
             self._compile(named, regular, text, field)
         # digits say that layers differ, but for those that a class of any digits stands for
         rest = re.sub(r"\\d|\[0-9\]|\{[\d,]*\}", "", named)
@@ -258,6 +261,8 @@ class Pattern:
         """Whether it means the module of this full name, or one around it."""
         if self.literal is not None:
             return f".{self.literal}." in f".{name}."
+        if self._beginning is not None:
+            return self._beginning in f".{name}"
         if self._anchored or self._looks:
             return self._from(name)
         at = 0
