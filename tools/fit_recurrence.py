@@ -151,7 +151,10 @@ def calls_of(path: Path, part: Part) -> Calls:
     mamba = part.file == "mamba2"
     found = []
     for name in part.kernels:
-        keep = {"kernel_source": name, "phase": {"prefill": "context"}.get(part.phase, "generation")}
+        keep = {
+            "kernel_source": name,
+            "phase": {"prefill": "context"}.get(part.phase, "generation"),
+        }
         calls = fk.read(path, MAMBA if mamba else HEADS, keep)
         if len(calls.seconds):
             found.append(calls)

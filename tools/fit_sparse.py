@@ -89,9 +89,7 @@ def decode_scores(shape: Array, chip: Chip, fit: SparseFit) -> Array:
 
 def choice(shape: Array, chip: Chip, fit: SparseFit) -> Array:
     batch, new, past = shape
-    return np.asarray(
-        sparse.choice_seconds(batch * new, seen(shape), new + past, TOP_K, chip, fit)
-    )
+    return np.asarray(sparse.choice_seconds(batch * new, seen(shape), new + past, TOP_K, chip, fit))
 
 
 def chosen_keys(shape: Array) -> Array:
@@ -122,9 +120,7 @@ def gather_compressed(shape: Array, chip: Chip, fit: SparseFit) -> Array:
     entries = window_and_entries(shape)
     heads = np.full_like(batch, 64.0)
     return np.asarray(
-        sparse.gather_seconds(
-            batch * new, entries, entries, heads, 512.0, 512.0, 584.0, chip, fit
-        )
+        sparse.gather_seconds(batch * new, entries, entries, heads, 512.0, 512.0, 584.0, chip, fit)
     )
 
 

@@ -36,7 +36,9 @@ class RecurrenceFit(NamedTuple):
     staged: bool = False  # a kernel per stage, what lies between in memory
     fill_s: float = 0.0  # latency of a chunk's own products, of a whole one
     efficiency: float = 1.0  # of one multiprocessor's peak, along the chain
-    unit_s: float = 0.0  # of a head's start (scan), of a channel's (convolution), on a multiprocessor
+    unit_s: float = (
+        0.0  # of a head's start (scan), of a channel's (convolution), on a multiprocessor
+    )
     slots: float = 1.0  # heads that one multiprocessor works on at once
     smooth: float = 0.0  # share of a last wave of heads that is paid by its fill
     peak_share: float = 1.0  # of the device's peak, of products that run side by side

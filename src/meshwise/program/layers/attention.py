@@ -101,7 +101,9 @@ def projections(
     reduced.append(("attention.kv_up", latent))
     gates = [m for m in attention_matrices(a, h) if m.role in GATES]
     if gates:
-        ops.append(gemm("attention.gate", ctx.tokens, sum(m.local_outputs(tp) for m in gates), h, formats))
+        ops.append(
+            gemm("attention.gate", ctx.tokens, sum(m.local_outputs(tp) for m in gates), h, formats)
+        )
         if a.q_lora_rank is not None:  # else the query's input gradient is the same one
             reduced.append(("attention.gate", h))
     return ops, output, reduced
