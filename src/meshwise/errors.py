@@ -216,8 +216,8 @@ def _same_numbers(word: str, name: str) -> bool:
     if word.count(".") != name.count("."):  # 1.8b and 18b
         return False
     pattern = r"(\d+)([bmt])(?![a-z0-9])"
-    ours, others = dict(re.findall(pattern, word)), dict(re.findall(pattern, name))
-    return all(ours[n] == others[n] for n in ours.keys() & others.keys())
+    ours, theirs = dict(re.findall(pattern, word)), dict(re.findall(pattern, name))
+    return all(ours[n] == theirs[n] for n in ours.keys() & theirs.keys())
 
 
 def slips(a: str, b: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
-from meshwise.models.families.config import FAMILIES, KNOWN, families_in_words, model_from_config
+from meshwise.models.families.config import FAMILIES, KNOWN, family_words, model_from_config
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import NO_SIZES
 from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
@@ -91,7 +91,7 @@ def test_published_configs(row: dict[str, str]) -> None:
             read(row["file"])
         message = str(caught.value)
         assert row["model_type"] in message
-        assert "a model_type that is read" in message
+        assert "`meshwise catalog families`" in message
         assert "\n" not in message
 
 
@@ -100,8 +100,8 @@ def test_every_family_is_consistent() -> None:
     assert not set(KNOWN) & set(REFUSED_TYPES)
     assert all(wrapper.inner in FAMILIES for wrapper in WRAPPER_TYPES.values())
     assert {family.build for family in FAMILIES.values()} <= set(BUILDERS)
-    for words in ("Llama 4", "Gemma 1–3", "DeepSeek 1–3", "gpt-oss", "text_config"):
-        assert words in families_in_words()
+    said = {family_words(name) for name in KNOWN}
+    assert {"Llama 4", "Gemma 1–3", "DeepSeek 1–3", "gpt-oss", "multimodal, Llama 4"} <= said
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_bad_values_are_named(keys: dict[str, Any], field: str) -> None:
         llama(**keys)
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 1500
+    assert len(str(caught.value)) < 400
     json.dumps(caught.value.to_dict(), allow_nan=False)
 
 
@@ -273,7 +273,7 @@ def test_refused_types_say_why(model_type: str) -> None:
 
 
 def test_unknown_type_is_refused_with_the_list() -> None:
-    with pytest.raises(UnsupportedModel, match=r"not known.*legal: a model_type that is read"):
+    with pytest.raises(UnsupportedModel, match="not known.*legal: one of the .* of `meshwise catalog families`"):
         make("brand_new_model", hidden_size=64)
 
 
@@ -320,8 +320,8 @@ def quantized(stated: object, separate: object = None, **keys: Any) -> Any:
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", 16),
         ({"quant_method": "modelopt", "quant_algo": "W4A16_AWQ", "group_size": 64}, "int4", 64),
         ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {
-            "a": {"quant_algo": "FP8"}, "b": {"quant_algo": "NVFP4"},
-            "c": {"quant_algo": "NVFP4"}}}, "nvfp4", 16),
+            "q_proj": {"quant_algo": "FP8"}, "mlp.up_proj": {"quant_algo": "NVFP4"},
+            "mlp.down_proj": {"quant_algo": "NVFP4"}}}, "nvfp4", 16),
         ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}}},
          "fp8", None),
         ({"quant_method": "quanto", "weights": "int8"}, "int8", None),
@@ -363,7 +363,8 @@ FP8_BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
         (["self_attn.q_norm"], 4, 4, 4),
         (["re:.*self_attn.kv_b_proj"], 4, 4, 4),
         (["visual.blocks.0.attn"], 4, 4, 4),
-        (["model.layers.10.mlp"], 4, 4, 4),  # another layer than 1
+        (["re:model\\.layers\\.(3|1[0-9])\\.mlp"], 4, 4, 3),  # other layers than 1
+        (["model.layers.4.mlp"], 4, 4, 4),  # multi-token prediction: one more
     ],
 )
 @pytest.mark.parametrize("key", ["modules_to_not_convert", "ignore", "ignored_layers"])
@@ -409,9 +410,8 @@ def test_formats_by_module() -> None:
 
 
 def test_a_pattern_that_is_not_read_is_refused() -> None:
-    """And never run: it comes from a file, and may take for ever."""
     with pytest.raises(InputError) as refused:
-        stored({**FP8_BLOCKS, "ignore": ["re:^(?!.*experts)((a+)+)+$"]})
+        stored({**FP8_BLOCKS, "ignore": ["re:(.*experts)\\1"]})
     assert refused.value.field.startswith("quantization_config")
 
 

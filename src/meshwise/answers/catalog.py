@@ -98,6 +98,7 @@ def list_entries(kind: str) -> EntriesRecord:
     if kind == "families":
         from meshwise.models.families.config import KNOWN, family_words
 
+        rows: list[dict[str, object]]
         rows = [{"name": name, "family": family_words(name)} for name in KNOWN]
     else:
         from meshwise.models.served.formats import named_formats

@@ -24,6 +24,8 @@ STRUCTURE = (
     "add_attn_sink_bias", "attention_sink_bias", "attention_head_type",
     "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
     "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
+    "layer_group_size", "no_kda_lora", "attn_res_block_size", "routed_expert_hidden_size",
+    "mla_use_output_gate", "moe_shared_expert_intermediate_size", "router_type",
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
                      "attention", "indexed_attention")  # fmt: skip
@@ -50,7 +52,7 @@ def check_structure(r: Reader, *, query_key_norm: bool = False) -> None:
                 legal=f"a {r.model_type} config without {key}",
             )
     types = r.config.get("layer_types")
-    if isinstance(types, list):
+    if isinstance(types, list) and not r.family.layer_kinds:
         for item in types:
             if item not in KNOWN_LAYER_TYPES or (
                 item == "indexed_attention" and not r.family.indexer

@@ -16,10 +16,13 @@ from meshwise.models.contents.left_out import left_out
 from meshwise.models.contents.other_names import check_other_names
 from meshwise.models.contents.structure import check_structure
 from meshwise.models.contents.words import check_activations, weight_dtype
+from meshwise.models.families.bailing import BAILING_FAMILIES
+from meshwise.models.families.delta import DELTA_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.llama import DENSE_FAMILIES
+from meshwise.models.families.minimax import MINIMAX_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -28,10 +31,16 @@ from meshwise.models.families.refused import (
     no_whole_model,
     other_head,
 )
-from meshwise.models.quantization import quantised_as
+from meshwise.models.quantization.config import quantised_as
 from meshwise.models.shapes import Model
 
-FAMILIES: dict[str, Family] = {**DENSE_FAMILIES, **MOE_FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **DENSE_FAMILIES,
+    **MOE_FAMILIES,
+    **DELTA_FAMILIES,
+    **MINIMAX_FAMILIES,
+    **BAILING_FAMILIES,
+}
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 
 
@@ -263,7 +272,7 @@ def model_from_config(
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    model = quantised_as(stated, quant_config, model)
+    model = quantised_as(stated, quant_config, model, outer=text)
     if narrow is not None and model.quantization is None:
         raise narrow
     return model

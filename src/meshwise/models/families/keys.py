@@ -71,6 +71,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     extra: int = 0  # further weights per layer (Apertus' activation)
     sub_norms: bool = False  # BitNet: norms in front of the output and down projections
     dropout: str | None = None  # key of the rate after attention and feed-forward
+    layer_kinds: tuple[str, ...] = ()  # of layer_types, where its builder reads that list
     build: str = "standard"  # function in families_special, else families_build.standard
 
 
