@@ -85,13 +85,17 @@ def _output(a: Attention, hidden: int) -> list[Projection]:
 
 
 def indexer_matrices(a: Attention, hidden: int) -> list[Projection]:
-    """Projections of the indexer: queries, the one key of a position, and a weight per head."""
-    i = a.indexer
+    """Projections beside those of the heads: what compresses keys; the indexer's queries, the one key of a
+    position, and a weight per head."""
+    i, found = a.indexer, []
+    if a.compressor_features:
+        found.append(Projection("compressor", hidden, a.compressor_features, "none"))
     if i is None or not i.own:
-        return []
+        return found
     return [
+        *found,
         Projection("indexer_query", i.rank or hidden, i.heads * i.head_dim, "none"),
-        Projection("indexer_key", hidden, i.head_dim, "none"),
+        Projection("indexer_key", hidden, i.key_features or i.head_dim, "none"),
         Projection("indexer_weight", hidden, i.heads, "none"),
     ]
 
@@ -168,9 +172,9 @@ def latent_weights(m: Moe, hidden: int) -> int:
     return 2 * hidden * m.latent + (hidden + m.latent) * m.latent_bias
 
 
-def adapter_weights(block: Block) -> int:
-    """Weights of a layer's further small products."""
-    return sum(a.inputs * a.outputs + a.parameters for a in block.adapters)
+def adapter_weights(part: Block | Model) -> int:
+    """Weights of the further small products of a layer, or of the model's ends."""
+    return sum(a.inputs * a.outputs + a.parameters for a in part.adapters)
 
 
 def block_weights(block: Block, hidden: int, active: bool = False) -> Weights:
@@ -188,8 +192,8 @@ def block_weights(block: Block, hidden: int, active: bool = False) -> Weights:
 
 
 def embedding_weights(model: Model) -> Weights:
-    """Token table, learned positions, embedding norm, OPT-350m's input projection, and Gemma 3n's table of
-    embeddings per layer with the product that adds the token's own."""
+    """Token table, learned positions, embedding norm, OPT-350m's input projection, Gemma 3n's table of
+    embeddings per layer with the product that adds the token's own, and what else the ends multiply."""
     width = model.embedding_dim or model.hidden
     project = width * model.hidden if model.embedding_dim else 0
     per_layer = model.layers * model.layer_embedding
@@ -197,7 +201,10 @@ def embedding_weights(model: Model) -> Weights:
         project += model.hidden * per_layer + model.layer_embedding
     return Weights(
         model.vocab * width + model.layer_embedding_rows * per_layer,
-        model.positions * model.hidden + model.embedding_norm_parameters + project,
+        model.positions * model.hidden
+        + model.embedding_norm_parameters
+        + project
+        + adapter_weights(model),
     )
 
 

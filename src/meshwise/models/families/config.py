@@ -13,6 +13,7 @@ from typing import Any
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
 from meshwise.models.families.experts import MOE_FAMILIES
+from meshwise.models.families.gemma import GEMMA_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.llama import DENSE_FAMILIES
@@ -23,10 +24,16 @@ from meshwise.models.families.refused import (
     Wrapper,
     other_head,
 )
+from meshwise.models.families.sparse import SPARSE_FAMILIES
 from meshwise.models.quantization import quantised_as
 from meshwise.models.shapes import Model
 
-FAMILIES: dict[str, Family] = {**DENSE_FAMILIES, **MOE_FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **DENSE_FAMILIES,
+    **MOE_FAMILIES,
+    **GEMMA_FAMILIES,
+    **SPARSE_FAMILIES,
+}
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 _DTYPES = {
     "float32": "fp32",

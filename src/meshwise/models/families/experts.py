@@ -104,7 +104,7 @@ MOE_FAMILIES: dict[str, Family] = {
         moe=MoeKeys(shared_width="shared_intermediate_size"),
     ),
     "deepseek": Family(
-        words="DeepSeek 1–3",
+        words="DeepSeek 1–4",
         defaults=size_defaults(
             4096, 11008, 30, 32, None, 102400, 2048, n_routed_experts=None,
             n_shared_experts=None, num_experts_per_tok=None, moe_intermediate_size=1407,
@@ -113,7 +113,7 @@ MOE_FAMILIES: dict[str, Family] = {
         **_BIAS, moe=_DEEPSEEK_MOE,
     ),
     "deepseek_v2": Family(
-        words="DeepSeek 1–3",
+        words="DeepSeek 1–4",
         defaults=size_defaults(
             4096, 11008, 32, 32, None, 102400, 2048, **_MLA, n_routed_experts=64,
             n_shared_experts=2, num_experts_per_tok=None, moe_intermediate_size=1407,
@@ -121,13 +121,7 @@ MOE_FAMILIES: dict[str, Family] = {
         ),
         **_DEEPSEEK, mlp_bias="mlp_bias",
     ),
-    "deepseek_v3": Family(words="DeepSeek 1–3", defaults=_V3, **_DEEPSEEK),
-    "deepseek_v32": Family(
-        words="DeepSeek 1–3",
-        defaults={**_V3, "max_position_embeddings": 163840, "index_n_heads": 64,
-                  "index_head_dim": 128, "index_topk": 2048},
-        **_DEEPSEEK, indexer=True,
-    ),
+    "deepseek_v3": Family(words="DeepSeek 1–4", defaults=_V3, **_DEEPSEEK),
     "kimi_k2": Family(words="Kimi-K2", defaults=_V3, **_DEEPSEEK),
     "glm4_moe": Family(
         words="GLM-4.5, GLM-5", defaults={**_GLM_MOE, "use_qk_norm": False},
@@ -160,16 +154,6 @@ MOE_FAMILIES: dict[str, Family] = {
             first_k_dense_replace=1,
         ),
         **_DEEPSEEK,
-    ),
-    "glm_moe_dsa": Family(
-        words="GLM-4.5, GLM-5",
-        defaults=size_defaults(
-            6144, 12288, 78, 64, 64, 154880, 202752, q_lora_rank=2048, kv_lora_rank=512,
-            qk_rope_head_dim=64, qk_nope_head_dim=192, v_head_dim=256, n_routed_experts=256,
-            n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048,
-            first_k_dense_replace=3, index_n_heads=32, index_head_dim=128, index_topk=2048,
-        ),
-        **_DEEPSEEK, indexer=True, build="glm_moe_dsa",
     ),
     "mimo_v2_flash": Family(
         words="MiMo",

@@ -19,7 +19,9 @@ from meshwise.models.families.layers import (
     routed_experts,
     standard,
 )
+from meshwise.models.families.gemma import gemma3n, gemma4
 from meshwise.models.families.searched import deci, nemotron_nas
+from meshwise.models.families.sparse import deepseek_v4, glm_moe_dsa
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
 
@@ -292,25 +294,6 @@ def minimax_m2(r: Reader) -> ModelFields:
     return standard(r)
 
 
-def glm_moe_dsa(r: Reader) -> ModelFields:
-    """GLM-5: sparse attention, an indexer in every layer (layers that share one are not known)."""
-    every = r.optional("index_topk_freq", 1, fr.MOST_LAYERS) or 1
-    for key, all_own in (("index_topk_pattern", ("F", "full")), ("indexer_types", ("full",))):
-        marks = r.value(key)
-        if marks is not None and any(mark not in all_own for mark in list_of(key, marks)):
-            raise not_known(key, marks, "layers that share an indexer are not known", "null")
-    if every > 1:
-        raise not_known("index_topk_freq", every, "layers that share an indexer are not known", "1")
-    return standard(r)
-
-
-def list_of(key: str, value: object) -> list[object]:
-    """The entries of a list, or the letters of a string."""
-    if not isinstance(value, (list, str)):
-        raise wrong(key, value, f"{fr.kind(value)} where a list belongs", legal="a list")
-    return list(value)
-
-
 def mimo_v2_flash(r: Reader) -> ModelFields:
     """MiMo-V2-Flash: window layers have twice the key/value heads, and sinks; values are narrower.
 
@@ -388,6 +371,9 @@ BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "hunyuan_moe": hunyuan_moe,
     "minimax_m2": minimax_m2,
     "glm_moe_dsa": glm_moe_dsa,
+    "deepseek_v4": deepseek_v4,
+    "gemma3n": gemma3n,
+    "gemma4": gemma4,
     "mimo_v2_flash": mimo_v2_flash,
     "deci": deci,
     "nemotron_nas": nemotron_nas,

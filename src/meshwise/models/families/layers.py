@@ -15,6 +15,7 @@ import msgspec
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
 from meshwise.models.families.keys import Family, Reader, wrong
+from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.layers.attention import Attention, Indexer
 from meshwise.models.shapes import Block, Mlp, Moe
 
@@ -379,6 +380,7 @@ def standard(r: Reader) -> ModelFields:
             cache[key] = block(*key)
         order.append(cache[key])
     fields["blocks"], fields["pattern"] = distinct_blocks(order)
+    fields["mtp"] = next_token_layers(r, order[-1], hidden)
     return fields
 
 

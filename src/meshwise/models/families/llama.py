@@ -105,21 +105,21 @@ DENSE_FAMILIES: dict[str, Family] = {
         **_BIAS, query_key_norm="head",
     ),
     "gemma": Family(
-        words="Gemma 1–3", defaults=size_defaults(3072, 24576, 28, 16, 16, 256000, 8192, True, 256), **_BIAS
+        words="Gemma 1–4", defaults=size_defaults(3072, 24576, 28, 16, 16, 256000, 8192, True, 256), **_BIAS
     ),
     "gemma2": Family(
-        words="Gemma 1–3",
+        words="Gemma 1–4",
         defaults=size_defaults(2304, 9216, 26, 8, 4, 256000, 8192, True, 256, sliding_window=4096),
         **_BIAS, norms=4, window="alternate",
     ),
     "gemma3_text": Family(
-        words="Gemma 1–3",
+        words="Gemma 1–4",
         defaults=size_defaults(2304, 9216, 26, 8, 4, 262208, 131072, True, 256, sliding_window=4096,
                        sliding_window_pattern=6),
         **_BIAS, norms=4, query_key_norm="head", window="pattern",
     ),
     "vaultgemma": Family(
-        words="Gemma 1–3",
+        words="Gemma 1–4",
         defaults=size_defaults(2304, 9216, 26, 8, 4, 256000, 8192, True, 256, sliding_window=4096),
         **_BIAS, window="alternate",
     ),

@@ -30,6 +30,9 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "video_llava": _LLAMA,
     "mistral3": Wrapper(inner="mistral"),
     "gemma3": Wrapper(inner="gemma3_text", flat=True),
+    "gemma3n": Wrapper(inner="gemma3n_text"),
+    "gemma4": Wrapper(inner="gemma4_text"),
+    "gemma4_unified": Wrapper(inner="gemma4_unified_text"),
     "paligemma": Wrapper(inner="gemma"),
     "llama4": Wrapper(inner="llama4_text"),
     "qwen2_vl": Wrapper(inner="qwen2_vl_text", flat=True, either=True),
@@ -96,7 +99,6 @@ REFUSED_TYPES: dict[str, str] = {
             "stripedhyena"),
     **_each("cross-attention layers to an image encoder", "mllama mllama_text_model idefics "
             "blip-2 instructblip instructblipvideo"),
-    **_each("per-layer embeddings and shared key/value layers (Gemma 3n)", "gemma3n gemma3n_text"),
     **_each("two attentions per layer and experts without weights (LongCat)", "longcat_flash"),
     **_each("differential attention", "diffllama"),
     **_each("LoRA adapters inside the language model", "phi4mm phi4_multimodal"),
