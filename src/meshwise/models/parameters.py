@@ -152,6 +152,8 @@ def moe_weights(m: Moe, hidden: int, experts: int | None = None) -> Weights:
     n = m.experts if experts is None else experts
     # A row-parallel bias is kept whole by every rank, one per expert.
     weights = mlp_weights(m.expert, m.latent or hidden).times(n)
+    if m.vision is not None and experts is None:  # tokens of a text visit none of them
+        weights = weights.plus(mlp_weights(m.vision, hidden).times(n))
     weights = weights.plus(Weights(0, router_weights(m, hidden)))
     if m.latent is not None:
         weights = weights.plus(Weights(0, latent_weights(m, hidden)))
@@ -161,8 +163,9 @@ def moe_weights(m: Moe, hidden: int, experts: int | None = None) -> Weights:
 
 
 def router_weights(m: Moe, hidden: int) -> int:
-    """Weights of the router, on every rank."""
-    return (m.experts + m.zero_experts) * (hidden + m.router_bias) + m.router_parameters
+    """Weights of the router (of both, where images' tokens have their own), on every rank."""
+    one = (m.experts + m.zero_experts) * (hidden + m.router_bias) + m.router_parameters
+    return one * (1 if m.vision is None else 2)
 
 
 def latent_weights(m: Moe, hidden: int) -> int:

@@ -54,6 +54,7 @@ class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     latent_bias: bool = False  # of the two projections into that width and back
     router_parameters: int = 0  # further weights of the router (a norm, scales), on every rank
     zero_experts: int = 0  # further choices of the router that have no weights (LongCat)
+    vision: Mlp | None = None  # as many experts again, with a router, for images' tokens (ERNIE 4.5 VL)
 
     def __post_init__(self) -> None:
         check_fields(self, _MOE, "moe")
@@ -270,6 +271,7 @@ _MOE = flags_of(Moe) | {
     "latent": optional(_SIZE),
     "router_parameters": _PARAMETERS,
     "zero_experts": whole(0, MAX_COUNT),
+    "vision": optional(a(Mlp)),
 }
 _ADAPTER: dict[str, Check] = {
     "name": text,

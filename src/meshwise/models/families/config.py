@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.gemma import GEMMA_FAMILIES
+from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.llama import DENSE_FAMILIES
+from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -25,6 +28,7 @@ from meshwise.models.families.refused import (
     other_head,
 )
 from meshwise.models.families.sparse import SPARSE_FAMILIES
+from meshwise.models.families.step import STEP_FAMILIES
 from meshwise.models.quantization import quantised_as
 from meshwise.models.shapes import Model
 
@@ -33,6 +37,10 @@ FAMILIES: dict[str, Family] = {
     **MOE_FAMILIES,
     **GEMMA_FAMILIES,
     **SPARSE_FAMILIES,
+    **STEP_FAMILIES,
+    **HUNYUAN_FAMILIES,
+    **LONGCAT_FAMILIES,
+    **ERNIE_FAMILIES,
 }
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 _DTYPES = {

@@ -19,9 +19,13 @@ from meshwise.models.families.layers import (
     routed_experts,
     standard,
 )
+from meshwise.models.families.ernie import ernie4_5_vl_moe
 from meshwise.models.families.gemma import gemma3n, gemma4
+from meshwise.models.families.hunyuan import hunyuan
+from meshwise.models.families.longcat import longcat_flash
 from meshwise.models.families.searched import deci, nemotron_nas
 from meshwise.models.families.sparse import deepseek_v4, glm_moe_dsa
+from meshwise.models.families.step import laguna, step3, step3p5
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
 
@@ -238,52 +242,59 @@ def llama4(r: Reader) -> ModelFields:
     r.flag("use_qk_norm")
     fields = standard(r)
     blocks: tuple[Block, ...] = fields["blocks"]
-    fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
+    fields["blocks"] = tuple(shared_like_expert(b) for b in blocks)
     return fields
 
 
-def _shared_like_expert(block: Block) -> Block:
+def shared_like_expert(block: Block) -> Block:
+    """``block`` with a shared expert as wide as a routed one."""
     if block.moe is None:
         return block
     moe = msgspec.structs.replace(block.moe, shared=block.moe.expert)
     return msgspec.structs.replace(block, moe=moe)
 
 
-def _check_hunyuan(r: Reader) -> None:
-    """Hunyuan's files carry keys of variants that were never published as this model type."""
-    for key in ("use_cla", "use_mla"):
-        if r.flag(key):
-            raise not_known(key, True, "cross-layer and latent attention are not known", "false")
-    r.used |= {"kv_lora_rank", "q_lora_rank", "num_shared_expert", "num_experts"}
-
-
-def hunyuan_dense(r: Reader) -> ModelFields:
-    """Hunyuan without experts; it says so with num_experts 1."""
-    _check_hunyuan(r)
-    if (r.uniform("num_experts", 0, fr.MOST_EXPERTS) or 1) > 1:
-        raise not_known("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
-    return standard(r)
-
-
-def hunyuan_moe(r: Reader) -> ModelFields:
-    """Hunyuan: one shared MLP; keys may be lists that repeat one value per layer."""
-    _check_hunyuan(r)
-    width = r.integer("intermediate_size")
-    stated = r.uniform("moe_intermediate_size", 1, fr.MOST_WIDE)
-    shared = r.uniform("num_shared_expert", 0, 1000)
-    if stated not in (None, width) or shared not in (None, 1):
-        raise not_known(
-            "moe_intermediate_size",
-            stated,
-            "experts or a shared MLP of another width than intermediate_size are not known",
-            f"{width}",
-        )
-    if r.optional("moe_layer_num_skipped", 0, fr.MOST_LAYERS):
-        raise not_known("moe_layer_num_skipped", None, "dense first layers are not known", "0")
+def axk1(r: Reader) -> ModelFields:
+    """A.X K1: DeepSeek-V3 with a norm after the experts."""
     fields = standard(r)
-    blocks: tuple[Block, ...] = fields["blocks"]
-    fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
+    hidden: int = fields["hidden"]
+
+    def normed(b: Block) -> Block:
+        more = 0 if b.moe is None else hidden
+        return msgspec.structs.replace(b, norm_parameters=b.norm_parameters + more)
+
+    fields["blocks"] = tuple(normed(b) for b in fields["blocks"])
+    if fields["mtp"] is not None:
+        blocks = tuple(normed(b) for b in fields["mtp"].blocks)
+        fields["mtp"] = msgspec.structs.replace(fields["mtp"], blocks=blocks)
     return fields
+
+
+def cohere2_moe(r: Reader) -> ModelFields:
+    """Command with experts: its dense first layers may be wider; shared experts are as wide as one."""
+    wide = r.optional("prefix_dense_intermediate_size")
+    if r.value("layer_types") is None:
+        raise wrong("layer_types", None, "absent: which layers have windows is not known otherwise",
+                    legal="a list of kinds, one per layer")  # fmt: skip
+    r.optional("first_k_dense_replace", 0, fr.MOST_LAYERS)
+    fields = standard(r)
+    if wide is not None:
+        fields["blocks"] = tuple(
+            b
+            if b.mlp is None
+            else msgspec.structs.replace(b, mlp=msgspec.structs.replace(b.mlp, width=wide))
+            for b in fields["blocks"]
+        )
+    return fields
+
+
+def apertus1p5(r: Reader) -> ModelFields:
+    """Apertus 1.5: the head may have fewer rows than the table of embeddings, which is not read."""
+    rows = r.optional("output_vocab_size", 1, fr.MOST_TOKENS)
+    if rows not in (None, r.integer("vocab_size", 1, fr.MOST_TOKENS)):
+        raise not_known("output_vocab_size", rows, "a head of other rows than vocab_size is not known",
+                        "vocab_size, or null")  # fmt: skip
+    return standard(r)
 
 
 def minimax_m2(r: Reader) -> ModelFields:
@@ -367,13 +378,20 @@ BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "qwen": qwen,
     "chatglm": chatglm,
     "llama4": llama4,
-    "hunyuan_dense": hunyuan_dense,
-    "hunyuan_moe": hunyuan_moe,
+    "hunyuan": hunyuan,
     "minimax_m2": minimax_m2,
     "glm_moe_dsa": glm_moe_dsa,
     "deepseek_v4": deepseek_v4,
     "gemma3n": gemma3n,
     "gemma4": gemma4,
+    "step3p5": step3p5,
+    "step3": step3,
+    "laguna": laguna,
+    "longcat_flash": longcat_flash,
+    "ernie4_5_vl_moe": ernie4_5_vl_moe,
+    "axk1": axk1,
+    "cohere2_moe": cohere2_moe,
+    "apertus1p5": apertus1p5,
     "mimo_v2_flash": mimo_v2_flash,
     "deci": deci,
     "nemotron_nas": nemotron_nas,

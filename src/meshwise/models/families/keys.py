@@ -48,8 +48,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     norm: str = "rms"  # rms: a weight per feature; layer: and a bias; none: no weights
     norms: int = 2  # norms per layer, but for those of queries and keys
     single_norm: str | None = None  # key that, when true, leaves one norm per layer
+    fewer_norms: str | None = None  # key that, when false, leaves half of them
     query_key_bias: bool | str = False
     output_bias: bool | str = False
+    output_gate: bool = False  # a gate as wide as the queries (Trinity)
     gated: bool = True
     mlp_bias: bool | str = False
     mlp_multiple: int = 0  # intermediate_size = this * hidden_size where it is null

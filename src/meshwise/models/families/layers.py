@@ -124,6 +124,8 @@ def layer_windows(r: Reader, layers: int) -> Windows:
         return _after(r, layers)
     if rule == "pattern":
         return _pattern(r, layers)
+    if rule == "flint":  # whole contexts in the first two layers, every fourth and the last
+        return _where(r, layers, lambda i: not (i < 2 or i % 4 == 1 or i == layers - 1))
     slides: dict[str, Callable[[int], bool]] = {
         "alternate": lambda i: i % 2 == 0,
         "three_of_four": lambda i: (i + 1) % 4 != 0,
@@ -285,6 +287,7 @@ def self_attention(r: Reader) -> Attention:
         key_bias=bias,
         value_bias=bias,
         output_bias=r.flag(f.output_bias),
+        output_gate=f.output_gate,
         norm_parameters=norms + (hidden if f.sub_norms else 0),
         norms_span_heads=bool(norms) and f.query_key_norm == "wide",
         sinks=f.sinks,
@@ -351,6 +354,8 @@ def standard(r: Reader) -> ModelFields:
         sparse = moe_layers(r, layers, f.moe.layers)
     residual = f.moe is not None and f.moe.residual is not None and r.flag(f.moe.residual)
     norms = 1 if f.single_norm and r.flag(f.single_norm) else f.norms
+    if f.fewer_norms and not r.flag(f.fewer_norms):
+        norms //= 2
     attention = self_attention(r)
     dense = dense_mlp(r, mlp_bias) if residual is False and not all(sparse) else None
     if residual:  # Arctic: a dense MLP, as wide as the model, beside the experts
