@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.models.families.bailing import BAILING_FAMILIES
+from meshwise.models.families.delta import DELTA_FAMILIES
 from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.gemma import GEMMA_FAMILIES
@@ -20,6 +22,7 @@ from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.longcat import LONGCAT_FAMILIES
+from meshwise.models.families.minimax import MINIMAX_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -41,6 +44,9 @@ FAMILIES: dict[str, Family] = {
     **HUNYUAN_FAMILIES,
     **LONGCAT_FAMILIES,
     **ERNIE_FAMILIES,
+    **DELTA_FAMILIES,
+    **MINIMAX_FAMILIES,
+    **BAILING_FAMILIES,
 }
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 _DTYPES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from meshwise.errors import shorten
@@ -106,3 +108,7 @@ ERNIE_FAMILIES: dict[str, Family] = {
         build="ernie4_5_vl_moe",
     ),
 }  # fmt: skip
+
+ERNIE_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "ernie4_5_vl_moe": ernie4_5_vl_moe,
+}

@@ -270,3 +270,8 @@ GEMMA_FAMILIES: dict[str, Family] = {
         build="gemma4",
     ),
 }  # fmt: skip
+
+GEMMA_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "gemma3n": gemma3n,
+    "gemma4": gemma4,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -33,7 +34,9 @@ def _attentions(r: Reader, layers: int) -> list[Attention]:
     """The attention of each layer. Cross-layer attention: of so many layers the first makes keys and
     values, which the others use; their norms they all have (publisher's code, vLLM's hunyuan_v1.py)."""
     if r.flag("use_mla"):
-        raise not_known("use_mla", True, "a Hunyuan with latent attention was never published", "false")
+        raise not_known(
+            "use_mla", True, "a Hunyuan with latent attention was never published", "false"
+        )
     r.used |= {"kv_lora_rank", "q_lora_rank"}
     own = self_attention(r)
     if not r.flag("use_cla"):
@@ -81,7 +84,10 @@ def _experts(r: Reader, counts: list[int], bias: bool) -> list[Moe]:
     width = r.integer("intermediate_size")
     widths = _per_layer(r, "moe_intermediate_size", layers, 1, fr.MOST_WIDE) or [width] * layers
     shared = _per_layer(r, "num_shared_expert", layers, 0, 1000) or [1] * layers
-    for key, found, want in (("moe_intermediate_size", widths, width), ("num_shared_expert", shared, 1)):
+    for key, found, want in (
+        ("moe_intermediate_size", widths, width),
+        ("num_shared_expert", shared, 1),
+    ):
         other = next((n for n in found if n != want), None)
         if other is not None:
             raise not_known(
@@ -141,3 +147,7 @@ HUNYUAN_FAMILIES: dict[str, Family] = {
                     shared_count="num_shared_experts", layers="first_dense"),
     ),
 }  # fmt: skip
+
+HUNYUAN_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "hunyuan": hunyuan,
+}

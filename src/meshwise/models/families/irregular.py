@@ -9,23 +9,28 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
-from meshwise.models.families.keys import Reader, not_known, plain_attention, wrong
+from meshwise.models.families.bailing import BAILING_BUILDERS
+from meshwise.models.families.delta import DELTA_BUILDERS
+from meshwise.models.families.ernie import ERNIE_BUILDERS
+from meshwise.models.families.gemma import GEMMA_BUILDERS
+from meshwise.models.families.hunyuan import HUNYUAN_BUILDERS
+from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import (
     ModelFields,
     distinct_blocks,
     end_fields,
     moe_layers,
     norm_size,
+    plain_attention,
     routed_experts,
     standard,
 )
-from meshwise.models.families.ernie import ernie4_5_vl_moe
-from meshwise.models.families.gemma import gemma3n, gemma4
-from meshwise.models.families.hunyuan import hunyuan
-from meshwise.models.families.longcat import longcat_flash
+from meshwise.models.families.longcat import LONGCAT_BUILDERS
+from meshwise.models.families.minimax import MINIMAX_BUILDERS
 from meshwise.models.families.searched import deci, nemotron_nas
-from meshwise.models.families.sparse import deepseek_v4, glm_moe_dsa
-from meshwise.models.families.step import laguna, step3, step3p5
+from meshwise.models.families.sparse import SPARSE_BUILDERS
+from meshwise.models.families.step import STEP_BUILDERS
+from meshwise.models.families.variants import VARIANT_BUILDERS
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
 
@@ -254,49 +259,6 @@ def shared_like_expert(block: Block) -> Block:
     return msgspec.structs.replace(block, moe=moe)
 
 
-def axk1(r: Reader) -> ModelFields:
-    """A.X K1: DeepSeek-V3 with a norm after the experts."""
-    fields = standard(r)
-    hidden: int = fields["hidden"]
-
-    def normed(b: Block) -> Block:
-        more = 0 if b.moe is None else hidden
-        return msgspec.structs.replace(b, norm_parameters=b.norm_parameters + more)
-
-    fields["blocks"] = tuple(normed(b) for b in fields["blocks"])
-    if fields["mtp"] is not None:
-        blocks = tuple(normed(b) for b in fields["mtp"].blocks)
-        fields["mtp"] = msgspec.structs.replace(fields["mtp"], blocks=blocks)
-    return fields
-
-
-def cohere2_moe(r: Reader) -> ModelFields:
-    """Command with experts: its dense first layers may be wider; shared experts are as wide as one."""
-    wide = r.optional("prefix_dense_intermediate_size")
-    if r.value("layer_types") is None:
-        raise wrong("layer_types", None, "absent: which layers have windows is not known otherwise",
-                    legal="a list of kinds, one per layer")  # fmt: skip
-    r.optional("first_k_dense_replace", 0, fr.MOST_LAYERS)
-    fields = standard(r)
-    if wide is not None:
-        fields["blocks"] = tuple(
-            b
-            if b.mlp is None
-            else msgspec.structs.replace(b, mlp=msgspec.structs.replace(b.mlp, width=wide))
-            for b in fields["blocks"]
-        )
-    return fields
-
-
-def apertus1p5(r: Reader) -> ModelFields:
-    """Apertus 1.5: the head may have fewer rows than the table of embeddings, which is not read."""
-    rows = r.optional("output_vocab_size", 1, fr.MOST_TOKENS)
-    if rows not in (None, r.integer("vocab_size", 1, fr.MOST_TOKENS)):
-        raise not_known("output_vocab_size", rows, "a head of other rows than vocab_size is not known",
-                        "vocab_size, or null")  # fmt: skip
-    return standard(r)
-
-
 def minimax_m2(r: Reader) -> ModelFields:
     """MiniMax-M2; its predecessors marked lightning attention by 0 in attn_type_list."""
     kinds_of_layers = r.sequence("attn_type_list") or []
@@ -378,21 +340,18 @@ BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "qwen": qwen,
     "chatglm": chatglm,
     "llama4": llama4,
-    "hunyuan": hunyuan,
     "minimax_m2": minimax_m2,
-    "glm_moe_dsa": glm_moe_dsa,
-    "deepseek_v4": deepseek_v4,
-    "gemma3n": gemma3n,
-    "gemma4": gemma4,
-    "step3p5": step3p5,
-    "step3": step3,
-    "laguna": laguna,
-    "longcat_flash": longcat_flash,
-    "ernie4_5_vl_moe": ernie4_5_vl_moe,
-    "axk1": axk1,
-    "cohere2_moe": cohere2_moe,
-    "apertus1p5": apertus1p5,
     "mimo_v2_flash": mimo_v2_flash,
     "deci": deci,
     "nemotron_nas": nemotron_nas,
+    **DELTA_BUILDERS,
+    **MINIMAX_BUILDERS,
+    **BAILING_BUILDERS,
+    **VARIANT_BUILDERS,
+    **STEP_BUILDERS,
+    **SPARSE_BUILDERS,
+    **LONGCAT_BUILDERS,
+    **HUNYUAN_BUILDERS,
+    **GEMMA_BUILDERS,
+    **ERNIE_BUILDERS,
 }

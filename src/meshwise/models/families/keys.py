@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
-from meshwise.models.layers.attention import Attention
 
 # Beyond these no model exists and a count would only hide a typing error.
 MOST_WIDE = 10**7
@@ -73,6 +72,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     extra: int = 0  # further weights per layer (Apertus' activation)
     sub_norms: bool = False  # BitNet: norms in front of the output and down projections
     dropout: str | None = None  # key of the rate after attention and feed-forward
+    layer_kinds: tuple[str, ...] = ()  # of layer_types, where its builder reads that list
     build: str = "standard"  # function in families_special, else families_build.standard
 
 
@@ -93,6 +93,8 @@ STRUCTURE = (
     "add_attn_sink_bias", "attention_sink_bias", "attention_head_type",
     "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
     "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
+    "layer_group_size", "no_kda_lora", "attn_res_block_size", "routed_expert_hidden_size",
+    "mla_use_output_gate", "moe_shared_expert_intermediate_size", "router_type",
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
                      "attention", "indexed_attention")  # fmt: skip
@@ -124,22 +126,6 @@ def wrong(
 def not_known(key: str, value: object, why: str, legal: str) -> UnsupportedModel:
     """A variant of a known family that meshwise does not read."""
     return UnsupportedModel(f"{key}: {why}", field=key, value=value, legal=legal)
-
-
-def plain_attention(
-    heads: int, kv_heads: int, head_dim: int, bias: bool = False, output_bias: bool = False
-) -> Attention:
-    """Attention whose keys and values are as wide as its queries, without norms."""
-    return Attention(
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        value_head_dim=head_dim,
-        query_bias=bias,
-        key_bias=bias,
-        value_bias=bias,
-        output_bias=output_bias,
-    )
 
 
 def kind(value: object) -> str:
@@ -361,7 +347,7 @@ class Reader:
                     f"the sizes at the top, or the model_type of what wraps a {self.model_type}",
                 )
         types = self.config.get("layer_types")
-        if isinstance(types, list):
+        if isinstance(types, list) and not self.family.layer_kinds:
             for item in types:
                 if item not in KNOWN_LAYER_TYPES or (
                     item == "indexed_attention" and not self.family.indexer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -56,10 +57,11 @@ LONGCAT_FAMILIES: dict[str, Family] = {
     "longcat_flash": Family(
         words="LongCat",
         defaults={
-            **size_defaults(6144, 12288, None, 64, None, 131072, 131072, **_MLA,
+            **size_defaults(6144, 12288, 28, 64, None, 131072, 131072, **_MLA,
                             n_routed_experts=512, moe_topk=12, moe_intermediate_size=2048,
                             zero_expert_num=256),
             "num_layers": 28,
+            "num_hidden_layers": None,
         },
         aliases={"intermediate_size": ("ffn_hidden_size",),
                  "moe_intermediate_size": ("expert_ffn_hidden_size",),
@@ -69,3 +71,7 @@ LONGCAT_FAMILIES: dict[str, Family] = {
         moe=MoeKeys(experts="n_routed_experts", top_k="moe_topk", width="moe_intermediate_size"),
     ),
 }  # fmt: skip
+
+LONGCAT_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "longcat_flash": longcat_flash,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from meshwise.models.families.layers import (
 )
 from meshwise.models.families.multi_token import next_token_layers, own_indexer
 from meshwise.models.layers.attention import Attention, Indexer
-from meshwise.models.shapes import Adapter, Block, Mlp
+from meshwise.models.shapes import Adapter, Block
 
 # layers of DeepSeek-V4, by the positions that one compressed entry stands for (0: none is made)
 _COMPRESSED = {0: "sliding_attention", 4: "compressed_sparse_attention",
@@ -149,7 +150,7 @@ def _v4_rates(r: Reader) -> dict[str, int]:
 
 def _v4_attention(r: Reader, kind: str, rate: int | None) -> Attention:
     """One key that is its value too, in a window; and compressed entries of what is before it."""
-    hidden, heads = r.integer("hidden_size"), r.integer("num_attention_heads")
+    heads = r.integer("num_attention_heads")
     width, rank = r.integer("head_dim"), r.integer("q_lora_rank")
     groups = r.integer("o_groups")
     if heads * width % groups:
@@ -198,8 +199,9 @@ def mixing(streams: int, hidden: int) -> tuple[Adapter, ...]:
     hyper-connections, arXiv 2512.24880): a weight for each copy in, out, and from copy to copy."""
     outputs = (2 + streams) * streams
     return tuple(
-        Adapter(name=f"{part}_mixing", inputs=streams * hidden, outputs=outputs,
-                parameters=outputs + 3)  # fmt: skip
+        Adapter(
+            name=f"{part}_mixing", inputs=streams * hidden, outputs=outputs, parameters=outputs + 3
+        )
         for part in ("attention", "feed_forward")
     )
 
@@ -215,7 +217,9 @@ def deepseek_v4(r: Reader) -> ModelFields:
     marks = r.sequence("mlp_layer_types")
     for mark in marks or ():  # experts chosen by the token alone, or by its hidden state
         if mark not in ("hash_moe", "moe"):
-            raise not_known("mlp_layer_types", mark, f"{shorten(mark)} is not known", "hash_moe, moe")
+            raise not_known(
+                "mlp_layer_types", mark, f"{shorten(mark)} is not known", "hash_moe, moe"
+            )
     if marks is not None and len(marks) < layers:
         raise wrong("mlp_layer_types", len(marks), f"describes {len(marks)} layers of {layers}",
                     legal=f"{layers} entries", nearest=layers)  # fmt: skip
@@ -294,3 +298,8 @@ SPARSE_FAMILIES: dict[str, Family] = {
                     shared_count="n_shared_experts"),
     ),
 }  # fmt: skip
+
+SPARSE_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "glm_moe_dsa": glm_moe_dsa,
+    "deepseek_v4": deepseek_v4,
+}

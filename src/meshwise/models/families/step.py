@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -188,7 +189,11 @@ def step3(r: Reader) -> ModelFields:
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-    heads, dim, rank = r.integer("num_attention_heads"), r.integer("head_dim"), r.integer("share_q_dim")
+    heads, dim, rank = (
+        r.integer("num_attention_heads"),
+        r.integer("head_dim"),
+        r.integer("share_q_dim"),
+    )
     if r.optional("num_attention_groups") not in (None, 1):
         raise not_known("num_attention_groups", r.value("num_attention_groups"),
                         "one key/value head is what it has", "1")  # fmt: skip
@@ -226,7 +231,9 @@ def laguna(r: Reader) -> ModelFields:
         counts = layer_integers(r, "num_attention_heads_per_layer", layers, 1, fr.MOST_WIDE)
     gating = r.value("gating")
     if gating not in (True, "per-head", "per-element"):
-        raise not_known("gating", gating, f"{shorten(gating)} is not known", "true, per-head, per-element")
+        raise not_known(
+            "gating", gating, f"{shorten(gating)} is not known", "true, per-head, per-element"
+        )
     window = r.optional("sliding_window", 1, fr.MOST_POSITIONS)
     kinds = _kinds(r, layers)
     sparse = moe_layers(r, layers, "first_dense")
@@ -290,3 +297,9 @@ STEP_FAMILIES: dict[str, Family] = {
         build="laguna",
     ),
 }  # fmt: skip
+
+STEP_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "step3p5": step3p5,
+    "step3": step3,
+    "laguna": laguna,
+}
