@@ -291,7 +291,7 @@ SPARSE_FAMILIES: dict[str, Family] = {
     "deepseek_v32": Family(words="DeepSeek 1–4", defaults=_V32, **_DEEPSEEK),
     "glm_moe_dsa": Family(words="GLM-4.5, GLM-5", defaults=_GLM5, **_DEEPSEEK, build="glm_moe_dsa"),
     "deepseek_v4": Family(
-        words="DeepSeek 1–4", defaults=_V4, build="deepseek_v4", indexer=True,
+        words="DeepSeek 1–4", defaults=_V4, build="deepseek_v4", layer_kinds=_V4_LAYERS,
         aliases={"n_routed_experts": ("num_local_experts",),
                  "moe_intermediate_size": ("intermediate_size",)},
         moe=MoeKeys(experts="n_routed_experts", width="moe_intermediate_size",
