@@ -106,17 +106,16 @@ def gemma4(r: Reader) -> ModelFields:
     types = _types(r, layers, lambda i: (i + 1) % 6 == 0)
     types[-1] = _FULL  # as its class does
     own = _overrides(r, types, ("head_dim", "num_key_value_heads"))
-    alone = r.flag("attention_k_eq_v") or r.model_type == "gemma4_unified_text"
+    as_values = r.flag("attention_k_eq_v")
     if not r.table("per_layer_config"):
         wide = r.integer("global_head_dim")
         few = r.optional("num_global_key_value_heads")
         sizes = {"head_dim": wide}
-        if few is not None and alone:
+        if few is not None and as_values:
             sizes["num_key_value_heads"] = few
         own = [sizes if kind == _FULL else {} for kind in types]
     else:
         r.used |= {"global_head_dim", "num_global_key_value_heads"}
-    as_values = r.flag("attention_k_eq_v")
     reuses = _reuses(r, types, all_alone=True)
     width = r.integer("intermediate_size")
     double = r.flag("use_double_wide_mlp")
