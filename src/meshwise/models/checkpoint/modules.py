@@ -61,6 +61,10 @@ _EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$|^project_in$")
 _HEAD = re.compile(
     r"^lm_head$|^output(_layer|_projection)?$|^embed_out$|^head$|^project_out$|norm|^ln_f$"
 )
+_TABLE = re.compile(
+    r"^(embed_tokens|wte|embed_in|(tok|word)_embeddings?|embeddings?|embed|lm_head|output(_layer|_projection)?|"
+    r"embed_out|head)$"
+)
 
 
 class ModuleName(NamedTuple):
@@ -122,7 +126,8 @@ def _named(path: str) -> ModuleName:
         return ModuleName(None, "mtp", (), path)
     if place is None:
         group = "buffers" if any(map(_BUFFER.search, words)) else _end_group(words)
-        return ModuleName(None, group, (), path)
+        is_table = group in END_GROUPS and _TABLE.search(words[-1]) is not None
+        return ModuleName(None, group, ("table",) if is_table else (), path)
     below = words[place + 2 :]
     layer = int(words[place + 1]) if len(words[place + 1]) < 8 else None
     if not below or layer is None:
