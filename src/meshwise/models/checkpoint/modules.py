@@ -79,10 +79,11 @@ _QUERIES: dict[str, tuple[str, ...]] = {
 _PRODUCTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gate_proj", "w1", "c_fc_0", "linear"), ("gate",)),
     **dict.fromkeys(
-        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "dense_h_to_4h", "fc_in", "linear_v"),
+        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "fc_in", "linear_v"),
         ("up",),
     ),
-    **dict.fromkeys(("gate_up_proj", "input_linear"), ("gate", "up")),
+    # the last one's gate is there where the model has one (ChatGLM)
+    **dict.fromkeys(("gate_up_proj", "input_linear", "dense_h_to_4h"), ("gate", "up")),
     **dict.fromkeys(
         (
             "down_proj",

@@ -133,7 +133,9 @@ def bailing_hybrid(r: Reader) -> ModelFields:
     """Ling 2.5 (lightning attention) and Ling 3 (Kimi Delta Attention), each with latent attention between."""
     refuse_set(r, "use_bias", "use_qkv_bias")
     if r.value("full_attention_type") not in (None, "mla"):
-        raise not_known("full_attention_type", r.value("full_attention_type"), "is not known", "mla")
+        raise not_known(
+            "full_attention_type", r.value("full_attention_type"), "is not known", "mla"
+        )
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = layer_count(r)

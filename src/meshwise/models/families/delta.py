@@ -70,7 +70,9 @@ def qwen_hybrid(r: Reader) -> ModelFields:
     hidden: int = fields["hidden"]
     layers = layer_count(r)
     if r.value("attn_output_gate") is False:
-        raise not_known("attn_output_gate", False, "attention without its gate is not known", "true")
+        raise not_known(
+            "attn_output_gate", False, "attention without its gate is not known", "true"
+        )
     refuse_set(r, "mtp_use_dedicated_embeddings")
     interval = r.optional("full_attention_interval", 1, fr.MOST_LAYERS) or 4
     kinds = layer_kinds(r, layers) or every(layers, interval, *KINDS)

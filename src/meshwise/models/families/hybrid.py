@@ -23,7 +23,10 @@ def layer_kinds(r: Reader, layers: int) -> list[str] | None:
     for item in found or ():
         if item not in known:
             raise not_known(
-                "layer_types", item, f"no layer of kind {shorten(item)!r} is known", ", ".join(known)
+                "layer_types",
+                item,
+                f"no layer of kind {shorten(item)!r} is known",
+                ", ".join(known),
             )
     return found
 
