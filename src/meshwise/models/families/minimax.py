@@ -121,8 +121,13 @@ def _m3_kinds(r: Reader, layers: int, sparse: Mapping[str, Any]) -> list[str]:
         "sparse_attention_config.sparse_attention_freq",
         sparse.get("sparse_attention_freq"),
     )
-    if marks is None or sparse.get("use_sparse_attention", True) is False:
+    if marks is None:
         return [M3_KINDS[0]] * layers
+    used = sparse.get("use_sparse_attention", True)
+    if used is not True:
+        raise not_known(
+            "sparse_attention_config.use_sparse_attention", used, "is not known", "true"
+        )
     chosen = marked_layers(r, name, marks, layers, (0, 1))
     values = sparse.get("sparse_disable_index_value")
     if values is not None:
