@@ -73,10 +73,6 @@ def qwen_hybrid(r: Reader) -> ModelFields:
         raise not_known(
             "attn_output_gate", False, "attention without its gate is not known", "true"
         )
-<<<<<<< HEAD
-    refuse_set(r, "mtp_use_dedicated_embeddings")
-=======
->>>>>>> main
     interval = r.optional("full_attention_interval", 1, fr.MOST_LAYERS) or 4
     kinds = layer_kinds(r, layers) or every(layers, interval, *KINDS)
     moe = routed_experts(r, False)
