@@ -101,7 +101,7 @@ def test_every_family_is_consistent() -> None:
     assert all(wrapper.inner in FAMILIES for wrapper in WRAPPER_TYPES.values())
     assert {family.build for family in FAMILIES.values()} <= set(BUILDERS)
     said = {family_words(name) for name in KNOWN}
-    assert {"Llama 4", "Gemma 1–3", "DeepSeek 1–3", "gpt-oss", "multimodal, Llama 4"} <= said
+    assert {"Llama 4", "Gemma 1–4", "DeepSeek 1–4", "gpt-oss", "multimodal, Llama 4"} <= said
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,9 @@ def test_refused_types_say_why(model_type: str) -> None:
 
 
 def test_unknown_type_is_refused_with_the_list() -> None:
-    with pytest.raises(UnsupportedModel, match="not known.*legal: one of the .* of `meshwise catalog families`"):
+    with pytest.raises(
+        UnsupportedModel, match=r"not known.*legal: one of the .* of `meshwise catalog families`"
+    ):
         make("brand_new_model", hidden_size=64)
 
 

@@ -58,8 +58,7 @@ def check_structure(r: Reader, *, query_key_norm: bool = False) -> None:
                 item == "indexed_attention" and not r.family.indexer
             ):
                 raise UnsupportedModel(
-                    f"layer_types: no layer of kind {shorten(item)!r} is known "
-                    "(linear or state-space layers are not)",
+                    f"layer_types: no layer of kind {shorten(item)!r} is known",
                     field="layer_types",
                     value=item,
                     legal=", ".join(KNOWN_LAYER_TYPES[:3]),
