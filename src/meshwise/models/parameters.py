@@ -138,3 +138,13 @@ def parameters(model: Model, active: bool = False) -> int:
     for block, count in zip(model.blocks, model.kind_counts(), strict=True):
         total += block_weights(block, model.hidden, active).total * count
     return total
+
+
+def tower_parameters(model: Model) -> int:
+    """Number of weights of the encoders of images and sounds, and of their projectors."""
+    return sum(tower.parameters for tower in model.towers)
+
+
+def parameters_with_towers(model: Model) -> int:
+    """Number of weights of the whole multimodal model, but for towers that are not counted."""
+    return parameters(model) + tower_parameters(model)

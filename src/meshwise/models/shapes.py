@@ -169,6 +169,27 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check_fields(self, _QUANTIZATION, "quantization")
 
 
+class Tower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An encoder of images or sounds beside the language model, or what joins it to that.
+
+    ``split`` of its ``parameters`` are divided where tensor parallelism divides its ``heads``.
+    """
+
+    name: str  # model type of the encoder
+    kind: str  # vision, audio, projector
+    parameters: int
+    layers: int = 0
+    hidden: int = 0
+    heads: int = 1
+    split: int = 0
+    block: str = ""  # key of the configuration that describes it
+    unstated: tuple[str, ...] = ()  # sizes that the file leaves to the encoder's class
+
+    def __post_init__(self) -> None:
+        check_fields(self, _TOWER, "tower")
+        count(self.split, "tower.split", low=0, high=self.parameters, text=False)
+
+
 class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A decoder-only language model: shapes, from which everything is counted.
 
@@ -191,6 +212,8 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param dropout: trained with dropout after attention and feed-forward: masks are kept.
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
+    :param towers: encoders of images and sounds, and their projectors: not in ``blocks``.
+    :param towers_not_counted: names of encoders that it has and whose weights nobody has counted.
     :param source: where the configuration is from.
     :param asked: the name that was given, where this is a preset of the same architecture.
     :raises InputError: for a field that is not what it has to be; ``field`` is ``model.…``.
@@ -216,6 +239,8 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     dropout: bool = False  # trained with dropout after attention and feed-forward (masks are kept)
     dtype: str = "bf16"  # of the unquantised weights
     quantization: Quantization | None = None
+    towers: tuple[Tower, ...] = ()
+    towers_not_counted: tuple[str, ...] = ()
     source: str = ""
     asked: str = ""  # the name that was given, where this is a preset of the same architecture
 
@@ -248,6 +273,11 @@ def _flags(struct: type[msgspec.Struct]) -> dict[str, Check]:
     return {name: flag for name, kind in struct.__annotations__.items() if kind == "bool"}
 
 
+def _or_none(rule: Check) -> Check:
+    """The rule, for a tuple that may be empty."""
+    return lambda value, field: () if value == () else rule(value, field)
+
+
 _ATTENTION = _flags(Attention) | {
     **dict.fromkeys(("heads", "kv_heads", "head_dim", "value_head_dim"), _SIZE),
     **dict.fromkeys(("window", "q_lora_rank", "kv_lora_rank"), optional(whole(1, MAX_PARAMETERS))),
@@ -267,6 +297,14 @@ _BLOCK = _flags(Block) | {
     "moe": optional(a(Moe)),
     "norm_parameters": _PARAMETERS,
     "stored": a(LayerFormats),
+}
+_TOWER: dict[str, Check] = {
+    **dict.fromkeys(("name", "block"), text),
+    "kind": among("vision", "audio", "projector"),
+    **dict.fromkeys(("parameters", "split"), _PARAMETERS),
+    **dict.fromkeys(("layers", "hidden"), whole(0, MAX_COUNT)),
+    "heads": _SIZE,
+    "unstated": _or_none(tuple_of(text, "key")),
 }
 _QUANTIZATION = _flags(Quantization) | {
     "method": text,
@@ -289,4 +327,6 @@ _MODEL = _flags(Model) | {
     "max_positions": optional(whole(1, MAX_PARAMETERS)),
     "dtype": among(*dtypes.ELEMENT_BYTES),
     "quantization": optional(a(Quantization)),
+    "towers": _or_none(tuple_of(a(Tower), "Tower")),
+    "towers_not_counted": _or_none(tuple_of(text, "name")),
 }

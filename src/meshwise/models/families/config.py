@@ -15,6 +15,7 @@ from meshwise.errors import InputError, UnsupportedModel, shorten
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
+from meshwise.models.families.layers import ModelFields
 from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
@@ -23,6 +24,7 @@ from meshwise.models.families.refused import (
     Wrapper,
     other_head,
 )
+from meshwise.models.families.towers import TOWER_KEYS
 from meshwise.models.quantization import quantised_as
 from meshwise.models.shapes import Model
 
@@ -218,6 +220,16 @@ def _dtype(*configs: Mapping[str, Any]) -> str:
     return "bf16"
 
 
+def _towers(config: Mapping[str, Any], model_type: str, fields: ModelFields) -> ModelFields:
+    """The encoders beside the language model, where the file has any."""
+    if model_type not in WRAPPER_TYPES and not any(key in config for key in TOWER_KEYS):
+        return {}
+    from meshwise.models.families.towers.read import read_towers  # only for such files
+
+    found = read_towers(config, model_type, fields["hidden"], fields["blocks"])
+    return {"towers": found.towers, "towers_not_counted": found.not_counted}
+
+
 def model_from_config(
     config: object, *, name: str, source: str = "", quant_config: object = None
 ) -> Model:
@@ -253,7 +265,12 @@ def model_from_config(
     normed = any(a.norm_parameters and not a.mla for a in attentions)
     reader.check_structure(query_key_norm=normed)
     model = Model(
-        name=name, model_type=model_type, dtype=_dtype(text, config), source=source, **fields
+        name=name,
+        model_type=model_type,
+        dtype=_dtype(text, config),
+        source=source,
+        **fields,
+        **_towers(config, model_type, fields),
     )
     stated = config.get("quantization_config")
     if stated is None:
