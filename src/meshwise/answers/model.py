@@ -13,7 +13,7 @@ from meshwise.answers.text import words
 from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.layouts import tp_degrees as legality
-from meshwise.models.parameters import parameters
+from meshwise.models.parameters import parameters, parameters_with_towers
 from meshwise.models.shapes import Model, Quantization
 from meshwise.units import format_count, format_memory
 
@@ -47,6 +47,7 @@ class ModelRecord(TypedDict):
     model_type: str
     parameters: int
     active_parameters: int
+    parameters_with_towers: int
     layers: int
     hidden: int
     heads: int
@@ -59,6 +60,8 @@ class ModelRecord(TypedDict):
     experts: int
     experts_per_token: int
     weight_bytes: dict[str, float]
+    towers: list[dict[str, object]]
+    towers_not_counted: list[str]
     legal_tp: list[int]
     tp_dividing_heads: list[int]
     max_tp_without_kv_copies: int
@@ -83,6 +86,8 @@ class ModelResult(Answer):
     experts = Key[int | None]("Routed experts of a layer.")
     experts_per_token = Key[int | None]("How many of them a token visits.")
     weight_bytes = Key[Record]("Of all weights, by number format [bytes].")
+    towers = Key[list[Record]]("Encoders of images and sounds, and their projectors.")
+    towers_not_counted = Key[list[str]]("Encoders whose weights are not counted.")
     tp_dividing_heads = Key[list[int]]("Degrees that divide the heads.")
     max_tp_without_kv_copies = Key[int | None]("From the next on, ranks hold copies of KV heads.")
     refused_tp = Key[list[Record]]("Degrees that are not legal: ``tp`` and ``reason``.")
@@ -108,6 +113,11 @@ class ModelResult(Answer):
     def active_parameters(self) -> int:
         """Those that a token meets: of routed experts, its own."""
         return int(parameters(self.model, active=True))
+
+    @property
+    def parameters_with_towers(self) -> int:
+        """With the encoders of images and sounds that are counted."""
+        return int(parameters_with_towers(self.model))
 
     @property
     def legal_tp(self) -> list[int]:
@@ -139,6 +149,7 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "model_type": model.model_type,
         "parameters": parameters(model),
         "active_parameters": parameters(model, active=True),
+        "parameters_with_towers": parameters_with_towers(model),
         "layers": model.layers,
         "hidden": model.hidden,
         "heads": max((a.heads for a in attentions), default=0),
@@ -152,6 +163,8 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "experts": max((m.experts for m in moes), default=0),
         "experts_per_token": max((m.top_k for m in moes), default=0),
         "weight_bytes": weight_bytes,
+        "towers": [msgspec.to_builtins(tower) for tower in model.towers],
+        "towers_not_counted": list(model.towers_not_counted),
         # degrees, and why others are not
         "legal_tp": legal,
         "tp_dividing_heads": legality.head_divisors(model),
@@ -207,6 +220,7 @@ def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
                 "active per token",
                 f"{d['active_parameters']:,} ({format_count(d['active_parameters'])})",
             ),
+            *_tower_rows(d),
             ("layers", str(d["layers"])),
             ("hidden", str(d["hidden"])),
             ("query heads / KV heads", f"{d['heads']} / {d['kv_heads']}"),
@@ -227,8 +241,28 @@ def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
     # a sentence per degree that needs one
     lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
+    lines += _unstated_words(d["towers"])
     told = ("\n".join(wrap(line) for line in lines),) if lines else ()
     return Page(d["name"], (sizes, *told), model_line(d))
+
+
+def _tower_rows(d: ModelRecord) -> list[tuple[str, str]]:
+    """Encoders of images and sounds, each with its size, and the whole."""
+    rows = [(f"  {tower['name']}", f"{tower['parameters']:,}") for tower in d["towers"]]
+    rows += [(f"  {name}", "not counted") for name in d["towers_not_counted"]]
+    if not d["towers"]:
+        return rows
+    total = d["parameters_with_towers"]
+    return [("with towers", f"{total:,} ({format_count(total)})"), *rows]
+
+
+def _unstated_words(towers: list[dict[str, object]]) -> list[str]:
+    """Sizes of encoders that the file leaves to their classes."""
+    return [
+        f"{tower['block']}: {', '.join(map(str, unstated))} as its class {tower['name']} has by default"
+        for tower in towers
+        if isinstance(unstated := tower["unstated"], list | tuple) and unstated
+    ]
 
 
 def _stored(q: Quantization) -> str:

@@ -49,6 +49,17 @@ def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths, rows: Arra
     return total
 
 
+def tower_bytes(model: Model, layout: Layouts, w: Widths, divided: bool) -> Array:
+    """Bytes of the encoders of images and sounds on one rank that has them: in the format of what is not
+    quantised, as exclusion lists leave them. ``divided``: by TP, where it divides their heads; embeddings,
+    norms and biases of what is added up stay whole."""
+    total: Array = 0.0
+    for tower in model.towers:
+        shares = np.where(divided & (tower.heads % layout.tp == 0), layout.tp, 1)
+        total = total + (tower.parameters - tower.split + tower.split / shares) * w.plain_weight
+    return total
+
+
 def weight_bytes(model: Model) -> dict[str, float]:
     """Bytes of all weights by number format, on one device; a quantised checkpoint first, as it is stored,
     unless the file does not say how.

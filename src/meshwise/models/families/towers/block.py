@@ -44,9 +44,14 @@ class TowerBlock:
         value = self.value(*keys)
         if isinstance(value, list | tuple) and value and all(v == value[0] for v in value):
             value = value[0]
-        if not any(self.has(key) for key in keys) and value is not None:
-            self.unstated.append(keys[0])
         return check_integer(self._name(*keys), value, low, MOST_WIDE)
+
+    def main_size(self, *keys: str, low: int = 1) -> int:
+        """A size that makes a model what it is: where the class fills it in, it is remembered."""
+        found = self.size(*keys, low=low)
+        if not any(self.has(key) for key in keys):
+            self.unstated.append(keys[0])
+        return found
 
     def sizes(self, key: str, length: int | None = None) -> list[int]:
         """A list of integers."""

@@ -53,7 +53,8 @@ class Encoder(msgspec.Struct, frozen=True, kw_only=True):
     wide_norms: bool | str = False  # the same over all heads
     scales: int = 0  # vectors per layer that scale what it adds
     whole_heads: bool = True  # its code refuses heads that do not divide the hidden size
-    not_known: tuple[str, ...] = ()  # keys of variants that nobody has published the code of
+    not_known: tuple[str, ...] = ()  # keys of variants that are not counted
+    not_true: tuple[str, ...] = ()  # the same, where they are set
 
 
 class Counted(NamedTuple):
@@ -66,8 +67,9 @@ class Counted(NamedTuple):
 
 def sizes_of(e: Encoder, b: TowerBlock) -> Sizes:
     """Width, layers, heads and feed-forward width, as the block or its class says."""
-    hidden, layers, heads = b.size(*e.hidden), b.size(*e.layers, low=0), b.size(*e.heads)
-    width = int(hidden * b.ratio(e.ratio)) if e.ratio else b.size(*e.width)
+    hidden, layers = b.main_size(*e.hidden), b.main_size(*e.layers, low=0)
+    heads = b.main_size(*e.heads)
+    width = int(hidden * b.ratio(e.ratio)) if e.ratio else b.main_size(*e.width)
     if hidden % heads and e.whole_heads and e.head_dim is None:
         raise wrong(
             f"{b.at}.{e.heads[0]}",

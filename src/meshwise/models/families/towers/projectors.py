@@ -73,7 +73,7 @@ def _gemma3(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> Jo
 
 
 def _paligemma(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> Joined:
-    return Joined(linear(s.hidden, b.size("projection_dim")))
+    return Joined(linear(s.hidden, top.size("projection_dim")))
 
 
 def _one_linear(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> Joined:
@@ -95,9 +95,7 @@ def _merger(b: TowerBlock, s: Sizes, outputs: int, norm: int, copies: int = 0) -
     merged = s.hidden * b.size("spatial_merge_size") ** 2
     first = _pair(merged, merged, outputs, rest=norm * s.hidden)
     more = _pair(merged, merged, outputs, rest=norm * merged)
-    return Joined(
-        first.parameters + copies * more.parameters, first.split + copies * more.split
-    )
+    return Joined(first.parameters + copies * more.parameters, first.split + copies * more.split)
 
 
 def _qwen2_vl(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> Joined:
@@ -144,7 +142,8 @@ def _kimi_k25(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> 
     """A norm of each patch, and two linear layers over neighbouring ones."""
     high, wide = b.sizes("merge_kernel_size", 2)
     merged = s.hidden * high * wide
-    return Joined(_pair(merged, merged, text.hidden, rest=2 * s.hidden).parameters)
+    normed = top.size("projection_hidden_size", "mm_hidden_size")
+    return Joined(_pair(merged, merged, text.hidden, rest=2 * normed).parameters)
 
 
 def _deepseek_vl(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> Joined:
@@ -211,7 +210,8 @@ def _minimax_m3(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -
 
 
 def _nemotron_omni(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> Joined:
-    inputs = s.hidden * int(1 / top.ratio("downsample_ratio")) ** 2
+    inputs = top.size("vision_hidden_size", "vit_hidden_size")
+    inputs *= int(1 / top.ratio("downsample_ratio")) ** 2
     middle = top.size("projector_hidden_size")
     return Joined(_pair(inputs, middle, text.hidden, False, inputs).parameters)
 
@@ -226,7 +226,7 @@ def _ernie_vl(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> 
 
 def _hy_v4(top: TowerBlock, b: TowerBlock, s: Sizes, text: LanguageSizes) -> Joined:
     out, merged = b.size("out_hidden_size"), s.hidden * b.size("spatial_merge_size") ** 2
-    return Joined(out + linear(merged, out) + linear(out, out) + s.hidden)
+    return Joined(out + linear(merged, merged) + linear(merged, out) + s.hidden)
 
 
 def _gemma4_audio_projector(

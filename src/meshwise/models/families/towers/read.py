@@ -73,7 +73,7 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
                   defaults={"spatial_merge_size": 2, "multimodal_projector_bias": False}),
     ),
     "gemma3": (_siglip("gemma3"),),
-    "paligemma": (_siglip("paligemma"),),
+    "paligemma": (_siglip("paligemma", projection_dim=2048),),
     "llama4": (_own("llama4_vision_model", "llama4"),),
     "qwen2_vl": (_own("qwen2_vl_vision", "qwen2_vl"),),
     "qwen2_5_vl": (_own("qwen2_5_vl_vision", "qwen2_5_vl"),),
@@ -90,8 +90,9 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     "cohere2_vision": (
         _siglip("cohere2_vision", downsample_factor=2, alignment_intermediate_size=36864),
     ),
-    "kimi_k25": (_own("kimi_k25_vision", "kimi_k25"),),
-    "kimi_vl": (TowerPart(usual="moonvit", projector="kimi_k25"),),
+    "kimi_k25": (_own("kimi_k25_vision", "kimi_k25", projection_hidden_size=1152),),
+    "kimi_vl": (TowerPart(usual="moonvit", projector="kimi_k25",
+                  defaults={"projection_hidden_size": 1152}),),
     "deepseek_vl": (_siglip("deepseek_vl"),),
     "idefics2": (_own("idefics2_vision", "idefics2"),),
     "idefics3": (_own("idefics3_vision", "idefics3", scale_factor=2),),
@@ -121,11 +122,13 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     "minimax_m3_vl": (_own("minimax_m3_vl_vision", "minimax_m3", projector_hidden_size=6144),),
     "nemotron_h_omni": (
         TowerPart(usual="radio", projector="nemotron_omni",
-                  defaults={"downsample_ratio": 0.5, "projector_hidden_size": 4096}),
+                  defaults={"downsample_ratio": 0.5, "projector_hidden_size": 4096,
+                            "vision_hidden_size": 1280}),
     ),
     "ernie4_5_vl_moe": (_own("ernie4_5_vl_moe_vision", "ernie_vl"),),
     "hy_v4_vl": (_own("hy_v4_vl_vision", "hy_v4"),),
 }  # fmt: skip
+
 
 class FoundTowers(msgspec.Struct, frozen=True):
     """The towers of a file, and the names of those that are not counted."""
@@ -159,7 +162,9 @@ def read_towers(
             missing.append(_name(key, block))
         else:
             found += counted
-    missing += [f"{key} (absent)" for key, part in parts.items() if key not in config and _always(part)]
+    missing += [
+        f"{key} (absent)" for key, part in parts.items() if key not in config and _always(part)
+    ]
     return FoundTowers(tuple(found), tuple(missing))
 
 
@@ -187,12 +192,18 @@ def _counted(
     name = part.usual if part.own or not isinstance(stated, str) or not stated else stated
     name = ENCODER_ALIASES.get(name, name)
     encoder = _ENCODERS.get(name)
+    sized = encoder.defaults if encoder else CONFORMERS[name][1] if name in CONFORMERS else {}
+    nested = any(isinstance(value, dict) for value in block.values())
+    if nested and stated is None and not any(key in block for key in _said(encoder, sized)):
+        return None  # its sizes stand deeper, in a form of the publisher's own
     if name in CONFORMERS:
         count, defaults = CONFORMERS[name]
         b = TowerBlock(block, defaults, part.key)
         counted, modality = count(b), "audio"
     elif encoder is not None:
         if any(block.get(key) is not None for key in encoder.not_known):
+            return None
+        if any(block.get(key) for key in encoder.not_true):
             return None
         b = TowerBlock(block, encoder.defaults, part.key)
         counted, modality = count_encoder(encoder, b), encoder.kind
@@ -203,6 +214,11 @@ def _counted(
     return [*_towers(name, modality, counted, part, b),
             Tower(name=f"{name} projector", kind="projector", parameters=joined.parameters,
                   split=joined.split, block=part.key, heads=counted.sizes.heads)]  # fmt: skip
+
+
+def _said(encoder: Encoder | None, defaults: Mapping[str, Any]) -> set[str]:
+    """Keys by which a block says what its encoder is."""
+    return set(defaults) | set((*encoder.hidden, *encoder.layers) if encoder else ())
 
 
 def _towers(

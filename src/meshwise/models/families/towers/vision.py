@@ -92,7 +92,7 @@ def _step(b: TowerBlock, s: Sizes) -> int:
     """Positions, a norm before the layers, and two convolutions of stride 2 after them."""
     h = s.hidden
     down = linear(9 * h, 2 * h) + linear(9 * 2 * h, 4 * h)
-    return _patches(b, s, bias=False) + (b.size("max_position_embeddings") + 2) * h + down
+    return _patches(b, s, bias=False) + (b.grid() + 2) * h + down
 
 
 def _gemma4(b: TowerBlock, s: Sizes) -> int:
@@ -107,7 +107,7 @@ def _minimax(b: TowerBlock, s: Sizes) -> int:
 def _radio(b: TowerBlock, s: Sizes) -> int:
     """Positions of the largest image, class and register tokens, projections of images and of videos."""
     pixels = b.size("num_channels") * b.size("patch_size") ** 2
-    frames = b.size("video_temporal_patch_size")
+    frames = b.size("video_temporal_patch_size") if b.has("video_temporal_patch_size") else 0
     rows = (b.size("max_img_size") // b.size("patch_size")) ** 2
     tokens = b.size("num_cls_tokens") + b.size("num_registers", low=0)
     return (pixels * (1 + frames) + rows + tokens) * s.hidden
@@ -246,13 +246,12 @@ VISION_ENCODERS: dict[str, Encoder] = {
         ends=_step, hidden=("hidden_size", "width"), layers=("num_hidden_layers", "layers"),
         heads=("num_attention_heads", "heads"), ratio="mlp_ratio", scales=2,
         defaults={"hidden_size": 1536, "num_hidden_layers": 47, "num_attention_heads": 16,
-                  "num_channels": 3, "patch_size": 14, "mlp_ratio": 8960 / 1536,
-                  "max_position_embeddings": 2704},
+                  "num_channels": 3, "image_size": 728, "patch_size": 14,
+                  "mlp_ratio": 8960 / 1536},
     ),
     "gemma4_vision": Encoder(
         ends=_gemma4, head_dim="head_dim", kv_heads="num_key_value_heads", gated=True, norm="rms",
-        norms=4, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias=False,
-        head_norms=True,
+        norms=4, qkv_bias=False, output_bias=False, mlp_bias=False, head_norms=True,
         defaults={"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 16,
                   "num_attention_heads": 12, "num_key_value_heads": 12, "head_dim": 64,
                   "patch_size": 16, "position_embedding_size": 10240},
@@ -264,11 +263,10 @@ VISION_ENCODERS: dict[str, Encoder] = {
                   "temporal_patch_size": 2, "spatial_merge_size": 2},
     ),
     "radio": Encoder(
-        ends=_radio, ratio="mlp_ratio", qkv_bias="qkv_bias", scales=2,
+        ends=_radio, ratio="mlp_ratio", qkv_bias="qkv_bias", scales=2, not_true=("use_swiglu_ffn",),
         defaults={"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16,
                   "mlp_ratio": 4.0, "qkv_bias": True, "num_channels": 3, "patch_size": 16,
-                  "max_img_size": 2048, "num_cls_tokens": 3, "num_registers": 7,
-                  "video_temporal_patch_size": 2},
+                  "max_img_size": 2048, "num_cls_tokens": 3, "num_registers": 7},
     ),
     "ernie4_5_vl_moe_vision": Encoder(
         ends=_ernie, layers=("depth",), heads=("num_heads",), whole_heads=False,
