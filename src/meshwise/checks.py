@@ -194,11 +194,11 @@ def a(kind: type) -> Check:
     return rule
 
 
-def tuple_of(rule: Check, legal: str) -> Check:
-    """A tuple of at least one value, each by ``rule``."""
+def tuple_of(rule: Check, legal: str, *, least: int = 1) -> Check:
+    """A tuple of at least ``least`` values, each by ``rule``."""
 
     def each(value: object, field: str) -> Any:
-        if not isinstance(value, (tuple, list)) or not value:
+        if not isinstance(value, (tuple, list)) or len(value) < least:
             raise not_a(f"a tuple of {legal}", field, value, f"one {legal} or several")
         found = tuple(rule(item, f"{field}[{i}]") for i, item in enumerate(value))
         same = isinstance(value, tuple) and all(f is v for f, v in zip(found, value, strict=True))
@@ -224,3 +224,8 @@ def name_of(value: object, field: str, what: str) -> str:
     if isinstance(value, str):
         return value
     raise not_a("a name or a path", field, value, what)
+
+
+def flags_of(struct: type[msgspec.Struct]) -> dict[str, Check]:
+    """A rule for every field of a struct that is true or false."""
+    return {name: flag for name, kind in struct.__annotations__.items() if kind == "bool"}

@@ -12,7 +12,8 @@ import pytest
 
 from meshwise.cost.memory.activations import layer_activation_bytes, mlp_activation_bytes
 from meshwise.layouts.layout import Layouts
-from meshwise.models.shapes import Attention, Block, Mlp, Model
+from meshwise.models.layers.attention import Attention
+from meshwise.models.shapes import Block, Mlp, Model
 from meshwise.program.context import Context, context
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Training

@@ -14,8 +14,9 @@ from meshwise.models.families.config import FAMILIES, KNOWN, families_in_words, 
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import NEVER_ABSENT
 from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
+from meshwise.models.layers.attention import Attention
 from meshwise.models.parameters import parameters
-from meshwise.models.shapes import Attention, Model
+from meshwise.models.shapes import Model
 
 DATA = Path(__file__).parents[1] / "data" / "configs"
 ROWS = list(csv.DictReader((DATA / "index.csv").read_text(encoding="utf-8").splitlines()))

@@ -21,9 +21,10 @@ from meshwise.clusters.load import load_cluster
 from meshwise.cost.memory.activations import layer_activation_bytes
 from meshwise.cost.memory.parts import kv_cache_bytes, state_bytes, working_bytes
 from meshwise.layouts.layout import Layouts
+from meshwise.models.layers.attention import Attention
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
-from meshwise.models.shapes import Attention, Block, Mlp, Model
+from meshwise.models.shapes import Block, Mlp, Model
 from meshwise.program.layers.attention import attended_pairs
 from meshwise.program.step import Program, program
 from meshwise.program.weights import roles

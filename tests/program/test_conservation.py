@@ -15,6 +15,8 @@ from meshwise.axes import SHARD_CODE
 from meshwise.cost.collectives.algorithms import RING_ROUNDS
 from meshwise.cost.memory.parts import state_bytes
 from meshwise.layouts.layout import Layouts
+from meshwise.models.layers.attention import Attention, Indexer
+from meshwise.models.layers.recurrent import RECURRENCES, Recurrent
 from meshwise.models.load import load_model
 from meshwise.models.parameters import (
     attention_weights,
@@ -22,8 +24,9 @@ from meshwise.models.parameters import (
     head_weights,
     mlp_weights,
     parameters,
+    recurrent_weights,
 )
-from meshwise.models.shapes import Attention, Block, Mlp, Model, Moe
+from meshwise.models.shapes import Block, Mlp, Model, Moe
 from meshwise.program.operations import COLLECTIVES, Op
 from meshwise.program.step import Program, program
 from meshwise.program.update import stage_weights
@@ -44,13 +47,28 @@ def attentions(draw: Any) -> Attention:
             heads=16, kv_heads=16, head_dim=48, value_head_dim=32, rope_head_dim=16,
             q_lora_rank=draw(st.sampled_from([None, 96])), kv_lora_rank=64,
             latent_bias=draw(flag), norm_parameters=draw(st.sampled_from([0, 160])),
-            indexer_parameters=draw(st.sampled_from([0, 1000])),
+            indexer=draw(st.none() | st.just(Indexer(heads=4, head_dim=16, top_k=32, rank=96))),
         )  # fmt: skip
     return Attention(
         heads=16, kv_heads=draw(st.sampled_from([8, 16])), head_dim=draw(st.sampled_from([16, 32])),
         value_head_dim=16, query_bias=draw(flag), key_bias=draw(flag), value_bias=draw(flag),
         output_bias=draw(flag), sinks=draw(flag), output_gate=draw(flag),
         norm_parameters=draw(st.sampled_from([0, 32])),
+    )  # fmt: skip
+
+
+@st.composite
+def recurrents(draw: Any) -> Recurrent:
+    """Of every rule, in heads that 8 divides."""
+    rule = draw(st.sampled_from(list(RECURRENCES)))
+    heads, width = (128, 1) if rule in ("mamba", "convolution") else (16, 32)
+    plain = rule in ("mamba", "convolution")
+    return Recurrent(
+        rule=rule, heads=heads, value_dim=width, key_dim=16, rank=16,
+        key_heads=1 if plain else 16 if rule == "kimi_delta" else 8,
+        kernel=draw(st.sampled_from([0, 4])) if rule != "convolution" else 3,
+        conv_bias=draw(st.booleans()), input_bias=draw(st.booleans()),
+        output_bias=draw(st.booleans()), norm_parameters=draw(st.sampled_from([0, 32])),
     )  # fmt: skip
 
 
@@ -76,9 +94,11 @@ def models(draw: Any, experts: bool | None = None) -> Model:
                 shared_gate=draw(st.booleans()),
             ) if routed else None
         )  # fmt: skip
+        mixers = draw(st.sampled_from(["attention", "recurrent", "both"]))
         blocks.append(
             Block(
-                attention=draw(attentions()),
+                attention=draw(attentions()) if mixers != "recurrent" else None,
+                recurrent=draw(recurrents()) if mixers != "attention" else None,
                 mlp=None if routed else mlp(),
                 moe=moe,
                 norm_parameters=draw(st.sampled_from([0, 256])),
@@ -118,9 +138,13 @@ def step(
 
 def parts(block: Block, hidden: int) -> tuple[int, int, int, int]:
     """(split over tp, on every rank, split over ep · etp, split over ep only) of one layer."""
-    assert block.attention is not None
-    split, copied = attention_weights(block.attention, hidden)
-    copied += block.norm_parameters
+    split, copied = 0, block.norm_parameters
+    if block.attention is not None:
+        w = attention_weights(block.attention, hidden)
+        split, copied = split + w.split, copied + w.replicated
+    if block.recurrent is not None:
+        w = recurrent_weights(block.recurrent, hidden)
+        split, copied = split + w.split, copied + w.replicated
     if block.mlp is not None:
         w = mlp_weights(block.mlp, hidden)
         split, copied = split + w.split, copied + w.replicated
@@ -217,8 +241,10 @@ def test_zero_keeps_one_copy(model: Model, grid: dict[str, int], shard: str) -> 
 
 # -- FLOPs -------------------------------------------------------------------------------------------
 
-# Every TP rank makes MLA's latents, and a narrow table's projections.
+# Every TP rank makes MLA's latents, chooses the keys, makes low-rank gates, a narrow table's projections.
 COPIED = (
+    *("attention.indexer", "attention.indexer_query", "attention.indexer_key"),
+    "linear_attention.gates_down",
     *("attention.query_down", "attention.kv_down", "attention.latents"),
     *("embedding.project", "head.project"),
 )
@@ -228,7 +254,7 @@ def flops(ops: list[Op]) -> dict[str, float]:
     """Executed FLOPs per microbatch by operation; phases added."""
     found: dict[str, float] = {}
     for op in ops:
-        if op.kind in ("gemm", "attention"):
+        if op.kind in ("gemm", "attention", "recurrence"):
             found[op.name] = found.get(op.name, 0.0) + float(op.count * op.flops)
     return found
 

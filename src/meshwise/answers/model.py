@@ -13,9 +13,10 @@ from meshwise.answers.text import words
 from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.layouts import tp_degrees as legality
-from meshwise.models.parameters import parameters, parameters_with_towers
+from meshwise.models.parameters import mtp_parameters, parameters, parameters_with_towers
 from meshwise.models.shapes import Model, Quantization
-from meshwise.units import format_count, format_memory
+from meshwise.stacks.stack import Stack
+from meshwise.units import format_bytes, format_count, format_memory
 
 
 class RefusedTp(TypedDict):
@@ -59,6 +60,9 @@ class ModelRecord(TypedDict):
     quantization: dict[str, object] | None
     experts: int
     experts_per_token: int
+    mtp_parameters: int
+    kv_cache_bytes_per_token: float
+    state_bytes_per_sequence: float
     weight_bytes: dict[str, float]
     towers: list[dict[str, object]]
     towers_not_counted: list[str]
@@ -85,6 +89,13 @@ class ModelResult(Answer):
     quantization = Key[Record | None]("How the checkpoint stores its weights.")
     experts = Key[int | None]("Routed experts of a layer.")
     experts_per_token = Key[int | None]("How many of them a token visits.")
+    mtp_parameters = Key[int]("Of multi-token-prediction layers, which `parameters` leaves out.")
+    kv_cache_bytes_per_token = Key[float](
+        "What the cache grows by with a token of a long context, all layers, unsplit [bytes]."
+    )
+    state_bytes_per_sequence = Key[float](
+        "Of recurrent layers, however long the context is, unsplit [bytes]."
+    )
     weight_bytes = Key[Record]("Of all weights, by number format [bytes].")
     towers = Key[list[Record]]("Encoders of images and sounds, and their projectors.")
     towers_not_counted = Key[list[str]]("Encoders whose weights are not counted.")
@@ -135,6 +146,9 @@ class ModelResult(Answer):
 
 def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
     """The JSON of a model; ``weight_bytes`` by number format."""
+    from meshwise.cost.memory.parts import model_cache_bytes
+
+    per_token, states = model_cache_bytes(model, Stack(name="plain"))
     # kinds of layer, and degrees
     attentions = [b.attention for b in model.blocks if b.attention is not None]
     moes = [b.moe for b in model.blocks if b.moe is not None]
@@ -162,6 +176,9 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "quantization": msgspec.to_builtins(model.quantization),
         "experts": max((m.experts for m in moes), default=0),
         "experts_per_token": max((m.top_k for m in moes), default=0),
+        "mtp_parameters": mtp_parameters(model),
+        "kv_cache_bytes_per_token": per_token,
+        "state_bytes_per_sequence": states,
         "weight_bytes": weight_bytes,
         "towers": [msgspec.to_builtins(tower) for tower in model.towers],
         "towers_not_counted": list(model.towers_not_counted),
@@ -232,6 +249,7 @@ def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
             ),
             *((("quantisation", _stored(quantization)),) if quantization else ()),
             *((f"weights in {k}", format_memory(v)) for k, v in d["weight_bytes"].items()),
+            *_held(d),
             ("legal TP degrees", " ".join(map(str, d["legal_tp"]))),
             ("most without KV copies", str(d["max_tp_without_kv_copies"])),
         ),
@@ -263,6 +281,17 @@ def _unstated_words(towers: list[dict[str, object]]) -> list[str]:
         for tower in towers
         if isinstance(unstated := tower["unstated"], list | tuple) and unstated
     ]
+
+
+def _held(d: ModelRecord) -> list[tuple[str, str]]:
+    """What a request keeps on the device, and what the model has beside its own layers."""
+    found = [("KV cache per token", format_bytes(d["kv_cache_bytes_per_token"]))]
+    if d["state_bytes_per_sequence"]:
+        found.append(("recurrent state per sequence", format_bytes(d["state_bytes_per_sequence"])))
+    if d["mtp_parameters"]:
+        own = f"{format_count(d['mtp_parameters'])} parameters, not counted above"
+        found.append(("multi-token prediction", own))
+    return found
 
 
 def _stored(q: Quantization) -> str:

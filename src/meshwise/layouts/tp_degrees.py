@@ -7,12 +7,16 @@ Reasons are codes with their figures; the sentences stand in :mod:`meshwise.answ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from meshwise.layouts.rules.rule import Refusal
+from meshwise.models.layers.attention import Attention
+from meshwise.models.layers.projections import Projection
+from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.parameters import attention_matrices
-from meshwise.models.shapes import Attention, Block, Mlp, Model, Stored
+from meshwise.models.shapes import Block, Mlp, Model, Stored
 from meshwise.stacks.stack import Stack
 
 # The software decides over copies of KV heads and the padding of the vocabulary. None: an engine that
@@ -81,6 +85,48 @@ def kv_heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Findi
             )
 
 
+def _recurrents(model: Model) -> list[Recurrent]:
+    return list(dict.fromkeys(b.recurrent for b in model.blocks if b.recurrent is not None))
+
+
+def recurrent_heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """Heads (channels) of recurrent mixers are split whole, each with its state."""
+    for r in _recurrents(model):
+        if r.heads % tp:
+            what = f"{r.heads:,} {_title(r)} {'heads' if r.value_dim > 1 else 'channels'}"
+            text = f"tp={tp} does not divide {what} ({r.heads} mod {tp} = {r.heads % tp})"
+            yield Finding("recurrent_heads", True, text)
+
+
+def key_groups(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """Heads of keys that several value heads share (Mamba: groups of B and C): split, or a single one copied
+    (vLLM's mamba_mixer2.py and qwen3_next.py)."""
+    for r in _recurrents(model):
+        # of a rule without keys of their own, one group of Mamba 1's states is made on every rank
+        if r.key_dim == 1 or r.rule == "mamba" or r.key_heads % tp == 0:
+            continue
+        what = f"{r.key_heads} {_title(r)} {'groups' if r.rule == 'mamba2' else 'key heads'}"
+        if r.key_heads > 1:
+            yield Finding("key_groups", True, f"tp={tp} does not divide {what}")
+        elif tp > 1:
+            refuses = stack is not None and not stack.can.copies_kv_heads
+            why = f", which {stack.title or stack.name} does not" if stack and refuses else ""
+            text = f"1 {_title(r)} group on {tp} ranks: every rank keeps a copy{why}"
+            yield Finding("key_copies", refuses, text)
+
+
+def recurrent_norms(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """A norm over heads of several ranks takes a third reduction in the layer."""
+    for r in _recurrents(model):
+        if tp > 1 and r.spans_ranks(tp):
+            text = f"the {_title(r)} norm spans heads of {tp} ranks: one more reduction per layer"
+            yield Finding("recurrent_norm", False, f"{text}, of their sums of squares")
+
+
+def _title(r: Recurrent) -> str:
+    return r.title.replace("_", "-")
+
+
 def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """Shards must hold whole quantisation groups and FP8 blocks."""
     q = model.quantization
@@ -130,13 +176,12 @@ def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int, Stored
         s = block.stored
         found: list[tuple[str, str, int, Stored | None]] = []
         if block.attention is not None:
-            for role, k, n, how in attention_matrices(block.attention, model.hidden):
-                if how == "column":
-                    copied = role in ("key", "value") and block.attention.kv_heads < tp
-                    copies = tp // block.attention.kv_heads if copied else 1
-                    found.append((f"attention {role}", "out", n * copies, s.attention))
-                elif how == "row":
-                    found.append((f"attention {role}", "in", k, s.output))
+            for m in attention_matrices(block.attention, model.hidden):
+                found += _sides(f"attention {m.role}", m, tp, s.attention, s.output)
+        if block.recurrent is not None:
+            for m in block.recurrent.matrices(model.hidden):
+                name = f"{block.recurrent.title.replace('_', '-')} {m.role}"
+                found += _sides(name, m, tp, s.recurrent, s.recurrent_output)
         pairs = {
             "FFN": (s.up, s.down),
             "expert FFN": (s.expert_up, s.expert_down),
@@ -150,6 +195,20 @@ def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int, Stored
             if stored is not None and (where, side, width, stored) not in seen:
                 seen.add((where, side, width, stored))
                 yield where, side, width, stored
+
+
+def _sides(
+    name: str, m: Projection, tp: int, first: Stored | None, last: Stored | None
+) -> list[tuple[str, str, int, Stored | None]]:
+    """The side that TP splits of a projection, as wide as with its copies; nothing where none is."""
+    if m.how == "none":
+        return []
+    copies = tp // m.heads if m.heads < tp else 1
+    if m.how == "row":
+        return [(name, "in", m.inputs * copies, last if m.role == "output" else first)]
+    if m.outputs == m.heads:  # a value per head: engines keep these in 16 bit
+        return []
+    return [(name, "out", m.outputs * copies, last if m.role == "output_down" else first)]
 
 
 def ffn(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
@@ -190,18 +249,16 @@ def vocabulary(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Fin
         )
 
 
-def sparse_attention(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
-    """What the cost of a model with an attention indexer leaves out."""
-    if any(a.indexer_parameters for a in _attentions(model)):
-        yield Finding(
-            "sparse_attention",
-            False,
-            "the attention indexer (DeepSeek sparse attention) counts in weights and memory; time is that "
-            "of full attention, without the indexer",
-        )
-
-
-DEGREE_RULES = (heads, kv_heads, quantization, ffn, vocabulary, sparse_attention)
+DEGREE_RULES = (
+    heads,
+    kv_heads,
+    recurrent_heads,
+    key_groups,
+    recurrent_norms,
+    quantization,
+    ffn,
+    vocabulary,
+)
 
 
 def findings(model: Model, tp: int, stack: Software, etp: int | None = None) -> list[Finding]:
@@ -223,12 +280,17 @@ def tp_remarks(model: Model, tp: int, stack: Software, etp: int | None = None) -
 
 
 def max_heads(model: Model) -> int:
-    return max((a.heads for a in _attentions(model)), default=1)
+    """Most heads that an attention has, or where there is none a recurrent mixer: no degree beyond is
+    legal."""
+    own = [a.heads for a in _attentions(model)]
+    return max(own or [r.heads for r in _recurrents(model)], default=1)
 
 
 def head_divisors(model: Model) -> list[int]:
-    """Every degree that divides the query heads of all layers."""
-    return [tp for tp in range(1, max_heads(model) + 1) if not any(heads(model, tp, None, tp))]
+    """Every degree that divides the heads of all layers."""
+    found = [a.heads for a in _attentions(model)] + [r.heads for r in _recurrents(model)]
+    whole = math.gcd(*found) or 1
+    return [tp for tp in range(1, whole + 1) if whole % tp == 0]
 
 
 def legal_tp(model: Model, stack: Software) -> list[int]:
@@ -243,7 +305,7 @@ def tp_refusal(model: Model, tp: int, stack: Software, etp: int | None = None) -
         return None
     legal = legal_tp(model, stack)
     message = "; ".join(f.text for f in found)
-    if found[0].code == "heads":
+    if found[0].code in ("heads", "recurrent_heads"):
         others = [d for d in head_divisors(model) if d not in legal]
         if others:
             reasons = {f.code for d in others for f in refusals(model, d, stack)}
@@ -275,6 +337,9 @@ _NAMES = {
     "kv_copies": "the KV heads (this stack does not copy them)",
     "quantization": "the quantisation groups",
     "heads": "the heads",
+    "recurrent_heads": "the heads of recurrent layers",
+    "key_groups": "the heads of keys of recurrent layers",
+    "key_copies": "the heads of keys of recurrent layers (this stack does not copy them)",
 }
 
 

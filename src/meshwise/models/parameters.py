@@ -7,9 +7,13 @@ Counts are numbers of weights; tied weights count once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from meshwise.models.shapes import Attention, Block, Mlp, Model, Moe
+from meshwise.models.layers.attention import Attention
+from meshwise.models.layers.projections import Projection, Vector
+from meshwise.models.layers.recurrent import Recurrent
+from meshwise.models.shapes import Block, Mlp, Model, Moe
 
 
 class Weights(NamedTuple):
@@ -29,52 +33,106 @@ class Weights(NamedTuple):
         return Weights(self.split * count, self.replicated * count)
 
 
-def attention_matrices(a: Attention, hidden: int) -> list[tuple[str, int, int, str]]:
-    """The attention's projections as (role, in_features, out_features, how TP splits them).
-
-    "column" divides the outputs, "row" the inputs, "none" leaves it on every rank.
-    """
+def attention_matrices(a: Attention, hidden: int) -> list[Projection]:
+    """The attention's projections in a layer of width ``hidden``; not those of its indexer."""
     q_width = a.heads * a.head_dim * (2 if a.output_gate else 1)
-    out = ("output", a.heads * a.value_head_dim, hidden, "row")
-    if a.kv_lora_rank is None:
-        return [
-            ("query", hidden, q_width, "column"),
-            ("key", hidden, a.kv_heads * a.head_dim, "column"),
-            ("value", hidden, a.kv_heads * a.value_head_dim, "column"),
-            out,
-        ]
-    nope = a.head_dim - a.rope_head_dim
-    query = (
-        [("query", hidden, q_width, "column")]
-        if a.q_lora_rank is None
-        else [
-            ("query_down", hidden, a.q_lora_rank, "none"),
-            ("query_up", a.q_lora_rank, q_width, "column"),
-        ]
-    )
+    width = a.input_width or hidden
     return [
-        *query,
-        ("kv_down", hidden, a.kv_lora_rank + a.rope_head_dim, "none"),
-        ("kv_up", a.kv_lora_rank, a.heads * (nope + a.value_head_dim), "column"),
-        out,
+        *_query(a, width, q_width),
+        *_keys_and_values(a, width),
+        *([Projection("head_gate", width, a.heads, "column", a.heads)] if a.head_gate else []),
+        *_output(a, hidden),
     ]
 
 
-def attention_weights(a: Attention, hidden: int) -> Weights:
+def _query(a: Attention, width: int, q_width: int) -> list[Projection]:
+    if a.q_lora_rank is None:
+        return [Projection("query", width, q_width, "column", a.heads)]
+    return [
+        Projection("query_down", width, a.q_lora_rank, "none"),
+        Projection("query_up", a.q_lora_rank, q_width, "column", a.heads),
+    ]
+
+
+def _keys_and_values(a: Attention, width: int) -> list[Projection]:
+    if a.shared_kv:
+        return []
+    if a.kv_lora_rank is not None:
+        nope = a.head_dim - a.rope_head_dim
+        up = a.heads * (nope + a.value_head_dim)
+        return [
+            Projection("kv_down", width, a.kv_lora_rank + a.rope_head_dim, "none"),
+            Projection("kv_up", a.kv_lora_rank, up, "column", a.heads),
+        ]
+    found = [Projection("key", width, a.kv_heads * a.head_dim, "column", a.kv_heads)]
+    if a.value_projection and not a.one_cache:
+        found.append(
+            Projection("value", width, a.kv_heads * a.value_head_dim, "column", a.kv_heads)
+        )
+    return found
+
+
+def _output(a: Attention, hidden: int) -> list[Projection]:
+    made = a.heads * a.value_head_dim
+    if a.output_rank is None:
+        return [Projection("output", made, hidden, "row", a.heads)]
+    # each group of heads through its own product: as one matrix, a group's features wide
+    groups, rank = a.output_groups, a.output_rank
+    return [
+        Projection("output_down", made // groups, groups * rank, "column", groups),
+        Projection("output", groups * rank, hidden, "row", groups),
+    ]
+
+
+def indexer_matrices(a: Attention, hidden: int) -> list[Projection]:
+    """Projections of the indexer: queries, the one key of a position, and a weight per head."""
+    i = a.indexer
+    if i is None or not i.own:
+        return []
+    return [
+        Projection("indexer_query", i.rank or hidden, i.heads * i.head_dim, "none"),
+        Projection("indexer_key", hidden, i.head_dim, "none"),
+        Projection("indexer_weight", hidden, i.heads, "none"),
+    ]
+
+
+def attention_vectors(a: Attention, hidden: int) -> list[Vector]:
+    """Weights of the attention that are no projection: biases, norms, sinks, its indexer's."""
+    latent = (a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim if a.mla else 0
+    kv = not a.shared_kv
+    return [
+        Vector(a.heads * a.head_dim * a.query_bias, a.heads),
+        Vector(a.kv_heads * a.head_dim * a.key_bias * kv, a.kv_heads),
+        Vector(a.kv_heads * a.value_head_dim * a.value_bias * kv, a.kv_heads),
+        Vector(a.heads * a.sinks, a.heads),
+        Vector(latent * a.latent_bias),
+        Vector(hidden * a.output_bias),
+        Vector(a.norm_parameters + a.compressor_parameters),
+        Vector(a.indexer.extra_parameters if a.indexer and a.indexer.own else 0),
+    ]
+
+
+def summed(matrices: Iterable[Projection], vectors: Iterable[Vector]) -> Weights:
+    """Weights of projections and vectors, by whether TP divides them."""
     split = replicated = 0
-    for _, k, n, how in attention_matrices(a, hidden):
-        if how == "none":
-            replicated += k * n
-        else:
-            split += k * n
-    split += a.heads * a.head_dim * a.query_bias
-    split += a.kv_heads * a.head_dim * a.key_bias
-    split += a.kv_heads * a.value_head_dim * a.value_bias
-    if a.latent_bias and a.kv_lora_rank is not None:
-        replicated += (a.q_lora_rank or 0) + a.kv_lora_rank + a.rope_head_dim
-    split += a.heads * a.sinks
-    replicated += hidden * a.output_bias + a.norm_parameters + a.indexer_parameters
+    for m in matrices:
+        split, replicated = (
+            (split, replicated + m.weights) if m.how == "none" else (split + m.weights, replicated)
+        )
+    for v in vectors:
+        split, replicated = (
+            (split + v.size, replicated) if v.heads else (split, replicated + v.size)
+        )
     return Weights(split, replicated)
+
+
+def attention_weights(a: Attention, hidden: int) -> Weights:
+    matrices = [*attention_matrices(a, hidden), *indexer_matrices(a, hidden)]
+    return summed(matrices, attention_vectors(a, hidden))
+
+
+def recurrent_weights(r: Recurrent, hidden: int) -> Weights:
+    return summed(r.matrices(hidden), r.vectors(hidden))
 
 
 def mlp_weights(m: Mlp, hidden: int) -> Weights:
@@ -88,20 +146,40 @@ def mlp_weights(m: Mlp, hidden: int) -> Weights:
 def moe_weights(m: Moe, hidden: int, experts: int | None = None) -> Weights:
     """Router, shared experts and ``experts`` routed experts (default: all of them)."""
     n = m.experts if experts is None else experts
-    expert = mlp_weights(m.expert, hidden)
     # A row-parallel bias is kept whole by every rank, one per expert.
-    weights = expert.times(n)
-    weights = weights.plus(Weights(0, m.experts * (hidden + m.router_bias)))
+    weights = mlp_weights(m.expert, m.latent or hidden).times(n)
+    weights = weights.plus(Weights(0, router_weights(m, hidden)))
+    if m.latent is not None:
+        weights = weights.plus(Weights(0, latent_weights(m, hidden)))
     if m.shared is not None:
         weights = weights.plus(mlp_weights(m.shared, hidden))
     return weights.plus(Weights(0, hidden * m.shared_gate))
 
 
+def router_weights(m: Moe, hidden: int) -> int:
+    """Weights of the router, on every rank."""
+    return (m.experts + m.zero_experts) * (hidden + m.router_bias) + m.router_parameters
+
+
+def latent_weights(m: Moe, hidden: int) -> int:
+    """Weights of the projections into the experts' width and back, on every rank."""
+    if m.latent is None:
+        return 0
+    return 2 * hidden * m.latent + (hidden + m.latent) * m.latent_bias
+
+
+def adapter_weights(block: Block) -> int:
+    """Weights of a layer's further small products."""
+    return sum(a.inputs * a.outputs + a.parameters for a in block.adapters)
+
+
 def block_weights(block: Block, hidden: int, active: bool = False) -> Weights:
     """One layer; ``active`` leaves out the routed experts that a token does not visit."""
-    weights = Weights(0, block.norm_parameters)
+    weights = Weights(0, block.norm_parameters + adapter_weights(block))
     if block.attention is not None:
         weights = weights.plus(attention_weights(block.attention, hidden))
+    if block.recurrent is not None:
+        weights = weights.plus(recurrent_weights(block.recurrent, hidden))
     if block.mlp is not None:
         weights = weights.plus(mlp_weights(block.mlp, hidden))
     if block.moe is not None:
@@ -110,11 +188,15 @@ def block_weights(block: Block, hidden: int, active: bool = False) -> Weights:
 
 
 def embedding_weights(model: Model) -> Weights:
-    """Token table, learned positions, embedding norm and OPT-350m's input projection."""
+    """Token table, learned positions, embedding norm, OPT-350m's input projection, and Gemma 3n's table of
+    embeddings per layer with the product that adds the token's own."""
     width = model.embedding_dim or model.hidden
     project = width * model.hidden if model.embedding_dim else 0
+    per_layer = model.layers * model.layer_embedding
+    if per_layer:
+        project += model.hidden * per_layer + model.layer_embedding
     return Weights(
-        model.vocab * width,
+        model.vocab * width + model.layer_embedding_rows * per_layer,
         model.positions * model.hidden + model.embedding_norm_parameters + project,
     )
 
@@ -136,7 +218,9 @@ def parameters(model: Model, active: bool = False) -> int:
     """
     total = embedding_weights(model).total + head_weights(model).total
     for block, count in zip(model.blocks, model.kind_counts(), strict=True):
-        total += block_weights(block, model.hidden, active).total * count
+        one = block_weights(block, model.hidden, active).total
+        own = adapter_weights(block)
+        total += (one - own) * (min(count, 1) if block.shared else count) + own * count
     return total
 
 
@@ -148,3 +232,11 @@ def tower_parameters(model: Model) -> int:
 def parameters_with_towers(model: Model) -> int:
     """Number of weights of the whole multimodal model, but for towers that are not counted."""
     return parameters(model) + tower_parameters(model)
+
+
+def mtp_parameters(model: Model) -> int:
+    """Number of weights of the multi-token-prediction layers, which :func:`parameters` leaves out."""
+    if model.mtp is None:
+        return 0
+    layers = sum(block_weights(block, model.hidden).total for block in model.mtp.blocks)
+    return layers + model.mtp.joining_parameters * model.mtp.depths

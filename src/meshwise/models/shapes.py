@@ -16,6 +16,7 @@ from meshwise.checks import (
     among,
     check_fields,
     flag,
+    flags_of,
     number,
     optional,
     text,
@@ -23,43 +24,9 @@ from meshwise.checks import (
     whole,
 )
 from meshwise.models.custom import FromNumbers
+from meshwise.models.layers.attention import Attention
+from meshwise.models.layers.recurrent import Recurrent
 from meshwise.strict_tables import MAX_COUNT, count
-
-
-class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Self-attention of one layer.
-
-    Multi-head, grouped-query and multi-query attention have ``kv_lora_rank`` None. Multi-head
-    latent attention (MLA, DeepSeek-V2, arXiv 2405.04434) has ``kv_lora_rank`` and
-    ``rope_head_dim``; its ``head_dim`` is the full query/key width (no-position part + rope part).
-    """
-
-    heads: int
-    kv_heads: int
-    head_dim: int  # width of a query or key head
-    value_head_dim: int  # width of a value head (= head_dim but for MLA)
-    window: int | None = None  # keys that a query sees at most (sliding window, chunk); None = all
-    query_bias: bool = False
-    key_bias: bool = False
-    value_bias: bool = False
-    output_bias: bool = False
-    norm_parameters: int = 0  # weights of query/key (or latent) norms, replicated over TP
-    norms_span_heads: bool = False  # one over all heads (MiniMax, OLMo 2): TP ranks share its sums
-    sinks: bool = False  # one learned logit per head (gpt-oss)
-    output_gate: bool = False  # the query projection also makes a gate as wide as the queries
-    q_lora_rank: int | None = None  # MLA: rank of the query compression, None = direct
-    kv_lora_rank: int | None = None  # MLA: rank of the latent that the KV cache keeps
-    rope_head_dim: int = 0  # MLA: width of the shared rope key
-    latent_bias: bool = False  # MLA: bias on the two down-projections
-    indexer_parameters: int = 0  # sparse attention's indexer (DeepSeek-V3.2), replicated over TP
-
-    def __post_init__(self) -> None:
-        check_fields(self, _ATTENTION, "attention")
-        count(self.kv_heads, "attention.kv_heads", high=self.heads, text=False)
-
-    @property
-    def mla(self) -> bool:
-        return self.kv_lora_rank is not None
 
 
 class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +50,10 @@ class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     shared: Mlp | None = None  # all shared experts as one MLP of their summed width
     shared_gate: bool = False  # a hidden -> 1 gate on the shared expert (Qwen2-MoE)
     router_bias: bool = False  # a trained bias of the router (correction buffers do not count)
+    latent: int | None = None  # width in which routed experts work, where not the layer's
+    latent_bias: bool = False  # of the two projections into that width and back
+    router_parameters: int = 0  # further weights of the router (a norm, scales), on every rank
+    zero_experts: int = 0  # further choices of the router that have no weights (LongCat)
 
     def __post_init__(self) -> None:
         check_fields(self, _MOE, "moe")
@@ -126,6 +97,8 @@ class LayerFormats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     shared_down: Stored | None = None
     expert_up: Stored | None = None
     expert_down: Stored | None = None
+    recurrent: Stored | None = None  # all projections of a recurrent mixer but the output's
+    recurrent_output: Stored | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, _FORMATS, "stored")
@@ -135,18 +108,53 @@ _FORMATS: dict[str, Check] = dict.fromkeys(LayerFormats.__struct_fields__, optio
 UNQUANTISED = LayerFormats()
 
 
+class Adapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A further small product of a layer, on every rank whole: per-layer inputs, low-rank residuals,
+    mixing of residual streams, LoRA."""
+
+    name: str
+    inputs: int
+    outputs: int
+    parameters: int = 0  # its weights beyond the matrix: norms, biases, scales
+
+    def __post_init__(self) -> None:
+        check_fields(self, _ADAPTER, "adapter")
+
+
 class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of decoder layer. A part that is None does not exist in it."""
 
-    attention: Attention | None
+    attention: Attention | None = None
+    recurrent: Recurrent | None = (
+        None  # with ``attention`` too: both read the same input (Falcon-H1)
+    )
     mlp: Mlp | None = None
     moe: Moe | None = None  # with ``mlp`` too (Arctic): both run on the same input and are added
     parallel: bool = False  # attention and feed-forward read the same input; outputs are added
     norm_parameters: int = 0  # weights (and biases) of the layer's norms, replicated over TP
     stored: LayerFormats = UNQUANTISED
+    adapters: tuple[Adapter, ...] = ()
+    shared: bool = (
+        False  # all layers of this kind have one set of weights, but for adapters (Zamba)
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, _BLOCK, "block")
+
+
+class MultiToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Multi-token-prediction layers (DeepSeek-V3, arXiv 2412.19437, 2.2): not the language model's own.
+
+    A depth joins the last hidden state and the next token's embedding (``joining_parameters``: norms
+    and a product of twice the width), then runs a layer; embedding and head are the model's.
+    """
+
+    blocks: tuple[Block, ...]  # a layer each
+    joining_parameters: int = 0  # of one depth
+    depths: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, _MULTI_TOKEN, "mtp")
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,6 +218,10 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param head_bias: the head has a bias.
     :param max_positions: longest context that it was made for [tokens].
     :param dropout: trained with dropout after attention and feed-forward: masks are kept.
+    :param residual_streams: copies of the residual that layers mix (hyper-connections).
+    :param layer_embedding: width of a table of embeddings per layer (Gemma 3n), 0: none.
+    :param layer_embedding_rows: its rows.
+    :param mtp: multi-token-prediction layers, which are not counted in the parameters.
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
     :param towers: encoders of images and sounds, and their projectors: not in ``blocks``.
@@ -237,6 +249,10 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     head_bias: bool = False
     max_positions: int | None = None  # context length the checkpoint was made for
     dropout: bool = False  # trained with dropout after attention and feed-forward (masks are kept)
+    residual_streams: int = 1  # copies of the residual that layers mix (hyper-connections)
+    layer_embedding: int = 0  # width of a table of embeddings per layer (Gemma 3n, 4); 0: none
+    layer_embedding_rows: int = 0  # its rows
+    mtp: MultiToken | None = None  # multi-token prediction, beside the language model
     dtype: str = "bf16"  # of the unquantised weights
     quantization: Quantization | None = None
     towers: tuple[Tower, ...] = ()
@@ -268,35 +284,34 @@ _SIZE = whole(1, MAX_COUNT)
 _PARAMETERS = whole(0, MAX_PARAMETERS)
 
 
-def _flags(struct: type[msgspec.Struct]) -> dict[str, Check]:
-    """A rule for every field that is true or false."""
-    return {name: flag for name, kind in struct.__annotations__.items() if kind == "bool"}
-
-
-def _or_none(rule: Check) -> Check:
-    """The rule, for a tuple that may be empty."""
-    return lambda value, field: () if value == () else rule(value, field)
-
-
-_ATTENTION = _flags(Attention) | {
-    **dict.fromkeys(("heads", "kv_heads", "head_dim", "value_head_dim"), _SIZE),
-    **dict.fromkeys(("window", "q_lora_rank", "kv_lora_rank"), optional(whole(1, MAX_PARAMETERS))),
-    **dict.fromkeys(("norm_parameters", "indexer_parameters"), _PARAMETERS),
-    "rope_head_dim": whole(0, MAX_COUNT),
-}
-_MLP = _flags(Mlp) | {"width": _SIZE}
-_MOE = _flags(Moe) | {
+_MLP = flags_of(Mlp) | {"width": _SIZE}
+_MOE = flags_of(Moe) | {
     "experts": _SIZE,
     "top_k": _SIZE,
     "expert": a(Mlp),
     "shared": optional(a(Mlp)),
+    "latent": optional(_SIZE),
+    "router_parameters": _PARAMETERS,
+    "zero_experts": whole(0, MAX_COUNT),
 }
-_BLOCK = _flags(Block) | {
+_ADAPTER: dict[str, Check] = {
+    "name": text,
+    **dict.fromkeys(("inputs", "outputs"), _SIZE),
+    "parameters": _PARAMETERS,
+}
+_BLOCK = flags_of(Block) | {
     "attention": optional(a(Attention)),
     "mlp": optional(a(Mlp)),
     "moe": optional(a(Moe)),
     "norm_parameters": _PARAMETERS,
     "stored": a(LayerFormats),
+    "recurrent": optional(a(Recurrent)),
+    "adapters": tuple_of(a(Adapter), "Adapter", least=0),
+}
+_MULTI_TOKEN: dict[str, Check] = {
+    "blocks": tuple_of(a(Block), "Block"),
+    "joining_parameters": _PARAMETERS,
+    "depths": whole(1, MAX_COUNT),
 }
 _TOWER: dict[str, Check] = {
     **dict.fromkeys(("name", "block"), text),
@@ -304,9 +319,9 @@ _TOWER: dict[str, Check] = {
     **dict.fromkeys(("parameters", "split"), _PARAMETERS),
     **dict.fromkeys(("layers", "hidden"), whole(0, MAX_COUNT)),
     "heads": _SIZE,
-    "unstated": _or_none(tuple_of(text, "key")),
+    "unstated": tuple_of(text, "key", least=0),
 }
-_QUANTIZATION = _flags(Quantization) | {
+_QUANTIZATION = flags_of(Quantization) | {
     "method": text,
     "weight_dtype": among(*dtypes.ELEMENT_BYTES, "unknown"),
     "group": optional(whole(1, MAX_COUNT)),
@@ -315,7 +330,7 @@ _QUANTIZATION = _flags(Quantization) | {
     "kv_cache_dtype": optional(among(*dtypes.ELEMENT_BYTES)),
     **dict.fromkeys(("embedding", "head"), optional(a(Stored))),
 }
-_MODEL = _flags(Model) | {
+_MODEL = flags_of(Model) | {
     **dict.fromkeys(("name", "model_type", "source", "asked"), text),
     **dict.fromkeys(("hidden", "vocab"), _SIZE),
     "blocks": tuple_of(a(Block), "Block"),
@@ -324,9 +339,12 @@ _MODEL = _flags(Model) | {
     "positions": _PARAMETERS,
     "embedding_norm_parameters": _PARAMETERS,
     "final_norm_parameters": _PARAMETERS,
+    **dict.fromkeys(("layer_embedding", "layer_embedding_rows"), _PARAMETERS),
+    "residual_streams": whole(1, 1000),
+    "mtp": optional(a(MultiToken)),
     "max_positions": optional(whole(1, MAX_PARAMETERS)),
     "dtype": among(*dtypes.ELEMENT_BYTES),
     "quantization": optional(a(Quantization)),
-    "towers": _or_none(tuple_of(a(Tower), "Tower")),
-    "towers_not_counted": _or_none(tuple_of(text, "name")),
+    "towers": tuple_of(a(Tower), "Tower", least=0),
+    "towers_not_counted": tuple_of(text, "name", least=0),
 }

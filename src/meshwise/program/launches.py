@@ -27,6 +27,9 @@ _ROTARY: tuple[_Pair, _Pair] = ((2, 2), (2 * 12, 2 * 10))
 _MLA_ROTARY: _Pair = (2 * 13 + 3, 2 * 13 + 3)
 _ACTIVATION: tuple[_Pair, _Pair] = ((1, 1), (2, 4))
 _CORE: _Pair = (1, 3)  # backward: row sums before, a conversion after
+# of a recurrence in chunks: flash-linear-attention's gated delta rule has norms of queries and keys, sums
+# of decays, scores, their inverse, its two products, states and output; backward makes states again.
+_SCAN: _Pair = (9, 14)
 # router.py beside its product: widening, the choice of k (two), their weights, two maps written from
 # zeros (six); the balancing loss' scores, choice, map and count (eight), its product, sums and record.
 _ROUTER: _Pair = (1 + 2 + 1 + 6 + 8 + 6, 10)
@@ -76,6 +79,8 @@ def kernels_per_call(op: Op, stack: Stack, block: Block | None = None) -> Array:
         return _exchange(op, stack)[back]
     if op.core is not None:
         return _CORE[back]
+    if op.scan is not None:
+        return _SCAN[back]
     return _pass(op, stack, block)[back]
 
 
@@ -95,6 +100,9 @@ def layer_tensors(ctx: Context, block: Block) -> Array:
     a, moe = block.attention, block.moe
     if a is not None:
         found = found + (4 + bool(a.q_lora_rank) if a.mla else 2 + 2 * bool(a.norm_parameters))
+    if block.recurrent is not None:
+        hidden = ctx.model.hidden
+        found = found + len(block.recurrent.matrices(hidden)) + len(block.recurrent.vectors(hidden))
     for mlp in (block.mlp, moe.shared if moe else None):
         found = found + (0 if mlp is None else 2)
     if moe is not None:

@@ -42,6 +42,25 @@ class Core(NamedTuple):
     work: float = 1.0
 
 
+class Scan(NamedTuple):
+    """What a recurrence's time depends on: sequences, tokens of each, heads on the rank, their widths.
+
+    ``chunk`` is the tokens that are worked on at once, ``state_bytes`` the states of all sequences.
+    ``work`` multiplies the forward's work (backward).
+    """
+
+    rule: str
+    sequences: Array
+    queries: Array  # tokens per sequence
+    heads: Array  # of values
+    key_heads: Array
+    key_dim: int
+    value_dim: int
+    chunk: int
+    state_bytes: Array
+    work: float = 1.0
+
+
 class TokenCopies(NamedTuple):
     """Of each token that an exchange of tokens sends: one for each of ``top_k`` of the ``experts``."""
 
@@ -52,7 +71,7 @@ class TokenCopies(NamedTuple):
 class Op(NamedTuple):
     """One operation. Values are per call; ``count`` is calls per step (or per layer, see caller).
 
-    ``kind`` gemm | attention | elementwise | a collective. ``flops`` is executed floating-point
+    ``kind`` gemm | attention | recurrence | elementwise | a collective. ``flops`` is executed floating-point
     operations (2 per multiply-add), ``model_flops`` what the Megatron/PaLM convention counts for it
     (full attention, no recomputation), ``hbm_bytes`` the device-memory traffic. ``m``, ``n``, ``k``
     are a GEMM's shape (``batch`` of them in the call). ``dtype`` is the format of a product's operands,
@@ -80,6 +99,7 @@ class Op(NamedTuple):
     hides_under: str = ""
     weight: bool = True  # a GEMM with a weight has a weight gradient
     core: Core | None = None  # of an attention kernel
+    scan: Scan | None = None  # of a recurrence
     copies: TokenCopies | None = None  # of an exchange that sends a token once per node
     kernel: Kernel = Kernel.USUAL
     gradient_bytes: Array | None = None  # a pass's gradient moves; None: twice what it moves

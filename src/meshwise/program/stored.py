@@ -10,17 +10,22 @@ from meshwise.layouts.layout import Layouts
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Block, Model
 from meshwise.program.context import Widths, stored_width, widths
-from meshwise.program.weights import Role, block_matrices, end_weights
+from meshwise.program.weights import Role, block_matrices, end_weights, layers_held
 from meshwise.workloads.workload import Prefill
 
 
 def block_bytes(model: Model, block: Block, layout: Layouts, w: Widths) -> Array:
     """Bytes of one layer's weights on one rank: every matrix in its own format, scales included."""
+    return layers_bytes(model, block, np.int64(1), layout, w)
+
+
+def layers_bytes(model: Model, block: Block, count: Array, layout: Layouts, w: Widths) -> Array:
+    """Bytes of the weights of ``count`` layers of a kind on one rank."""
     m = block_matrices(block, model.hidden, layout)
     total: Array = (m.plain + m.expert_biases) * w.plain_weight
     for stored, number in (*m.linear, *m.experts):
         total = total + number * stored_width(model, w, stored)
-    return total
+    return total * layers_held(block, count) + m.adapters * w.plain_weight * count
 
 
 def end_bytes(model: Model, layout: Layouts, w: Widths, rows: Array) -> tuple[Array, Array]:
@@ -45,7 +50,7 @@ def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths, rows: Arra
     embed, head = end_bytes(model, layout, w, rows)
     total: Array = embed * role.embedding + head * role.head
     for block, count in zip(model.blocks, role.layers, strict=True):
-        total = total + block_bytes(model, block, layout, w) * count
+        total = total + layers_bytes(model, block, count, layout, w)
     return total
 
 
@@ -72,7 +77,7 @@ def weight_bytes(model: Model) -> dict[str, float]:
         one = Layouts(tp=np.int64(1))
         stored = float(sum(end_bytes(model, one, w, model.vocab)))
         for block, n in zip(model.blocks, model.kind_counts(), strict=True):
-            stored += n * float(block_bytes(model, block, one, w))
+            stored += float(layers_bytes(model, block, np.int64(n), one, w))
         found[f"{q.method} checkpoint"] = stored
     for name in ("fp32", "bf16", "fp8", "int4"):
         found[name] = total * dtypes.ELEMENT_BYTES[name]

@@ -7,7 +7,14 @@ import numpy as np
 from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
-from meshwise.models.parameters import block_weights, embedding_weights, head_weights
+from meshwise.models.parameters import (
+    adapter_weights,
+    attention_matrices,
+    block_weights,
+    embedding_weights,
+    head_weights,
+    router_weights,
+)
 from meshwise.program.context import Context
 from meshwise.program.operations import Op, collective_op, elementwise
 from meshwise.program.sharding import scatters_every_microbatch
@@ -15,6 +22,7 @@ from meshwise.program.weights import (
     LocalWeights,
     Role,
     end_weights,
+    layers_held,
     local_block_weights,
     tied_table,
 )
@@ -36,9 +44,11 @@ def stage_weights(ctx: Context, role: Role) -> LocalWeights:
     experts: Array = 0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
         local = local_block_weights(block, ctx.model.hidden, ctx.layout)
-        linear = linear + local.linear * count
-        plain = plain + local.plain * count
-        experts = experts + local.experts * count
+        held = layers_held(block, count)
+        own = adapter_weights(block)
+        linear = linear + local.linear * held
+        plain = plain + (local.plain - own) * held + own * count
+        experts = experts + local.experts * held
     embed, head = end_weights(ctx.model, ctx.layout, ctx.vocabulary)
     return LocalWeights(linear, plain + embed * role.embedding + head * role.head, experts)
 
@@ -205,16 +215,20 @@ def tensor_parallel_sums(ctx: Context, role: Role) -> list[Op]:
     own: Array = 0
     kv: Array = 0
     for block, count in zip(model.blocks, role.layers, strict=True):
+        count = layers_held(block, count)
         everything = everything + block_weights(block, model.hidden).replicated * count
         a, moe = block.attention, block.moe
         if a is not None and not a.mla:
             own = own + a.norm_parameters * count
-            each = (model.hidden + a.key_bias) * a.head_dim
-            each += (model.hidden + a.value_bias) * a.value_head_dim
+            both = [m for m in attention_matrices(a, model.hidden) if m.role in ("key", "value")]
+            each = sum(m.weights for m in both) // a.kv_heads
+            each += (a.key_bias * a.head_dim + a.value_bias * a.value_head_dim) * bool(both)
             # a rank of such a group has one KV head
             kv = kv + np.where(layout.tp >= 2 * a.kv_heads, each * count, 0)
+        if block.recurrent is not None:  # norms of the rank's heads
+            own = own + block.recurrent.norm_parameters * count
         if moe is not None:
-            router = moe.experts * (model.hidden + moe.router_bias)
+            router = router_weights(moe, model.hidden)
             own = own + np.where(layout.expert_tp() > 1, router * count, 0)
     sharded = layout.sequence_parallel & (layout.tp > 1)
     partial = np.where(sharded, everything, np.where(layout.tp > 1, own, 0))

@@ -8,8 +8,19 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
-from meshwise.models.parameters import attention_matrices, attention_weights, block_weights
-from meshwise.models.shapes import Attention, Block, LayerFormats, Mlp, Model, Stored
+from meshwise.models.layers.attention import Attention
+from meshwise.models.layers.recurrent import Recurrent
+from meshwise.models.parameters import (
+    adapter_weights,
+    attention_matrices,
+    attention_vectors,
+    block_weights,
+    embedding_weights,
+    indexer_matrices,
+    latent_weights,
+    router_weights,
+)
+from meshwise.models.shapes import Block, LayerFormats, Mlp, Model, Stored
 
 
 class LocalWeights(NamedTuple):
@@ -40,19 +51,25 @@ def _mlp(
     return [(up, one * ups), (down, one)], biases
 
 
-def _attention(a: Attention, hidden: int, tp: Array, stored: LayerFormats) -> list[Matrix]:
-    kv = -(-a.kv_heads // tp)
-    found: list[Matrix] = []
-    for role, k, n, how in attention_matrices(a, hidden):
-        if how == "none":
-            number: Array = k * n
-        elif role in ("key", "value"):
-            number = k * (n // a.kv_heads) * kv
-        else:
-            whole = n if how == "column" else k
-            number = (k * n // whole) * (whole // a.heads) * -(-a.heads // tp)
-        found.append((stored.output if role == "output" else stored.attention, number))
-    return found
+def _attention(
+    a: Attention, hidden: int, tp: Array, stored: LayerFormats
+) -> tuple[list[Matrix], Array]:
+    matrices = [*attention_matrices(a, hidden), *indexer_matrices(a, hidden)]
+    last = ("output", "output_down")
+    found: list[Matrix] = [
+        (stored.output if m.role in last else stored.attention, m.local(tp)) for m in matrices
+    ]
+    return found, sum(v.local(tp) for v in attention_vectors(a, hidden))
+
+
+def _recurrent(
+    r: Recurrent, hidden: int, tp: Array, stored: LayerFormats
+) -> tuple[list[Matrix], Array]:
+    found: list[Matrix] = [
+        (stored.recurrent_output if m.role == "output" else stored.recurrent, m.local(tp))
+        for m in r.matrices(hidden)
+    ]
+    return found, sum(v.local(tp) for v in r.vectors(hidden))
 
 
 class Matrices(NamedTuple):
@@ -62,6 +79,12 @@ class Matrices(NamedTuple):
     plain: Array
     experts: list[Matrix]
     expert_biases: Array
+    adapters: Array  # of further small products, each layer's own where the others are shared
+
+
+def layers_held(block: Block, count: Array) -> Array:
+    """Sets of weights that a stage keeps of ``count`` layers of a kind: one where they share theirs."""
+    return np.minimum(count, 1) if block.shared else count
 
 
 def block_matrices(block: Block, hidden: int, layout: Layouts) -> Matrices:
@@ -73,25 +96,27 @@ def block_matrices(block: Block, hidden: int, layout: Layouts) -> Matrices:
     experts: list[Matrix] = []
     plain: Array = block.norm_parameters
     biases: Array = 0
-    a = block.attention
-    if a is not None:
-        linear += _attention(a, hidden, tp, s)
-        matrices = sum(k * n for _, k, n, _ in attention_matrices(a, hidden))
-        split_rest = attention_weights(a, hidden).total - matrices - _replicated_rest(a, hidden)
-        plain = plain + _replicated_rest(a, hidden) + -(-split_rest // tp)
+    if block.attention is not None:
+        found, more = _attention(block.attention, hidden, tp, s)
+        linear, plain = linear + found, plain + more
+    if block.recurrent is not None:
+        found, more = _recurrent(block.recurrent, hidden, tp, s)
+        linear, plain = linear + found, plain + more
     if block.mlp is not None:
         found, more = _mlp(block.mlp, hidden, tp, s.up, s.down)
         linear, plain = linear + found, plain + more
     if block.moe is not None:
         moe = block.moe
         share = moe.experts / layout.ep
-        found, more = _mlp(moe.expert, hidden, layout.expert_tp(), s.expert_up, s.expert_down)
+        wide = moe.latent or hidden
+        found, more = _mlp(moe.expert, wide, layout.expert_tp(), s.expert_up, s.expert_down)
         experts, biases = [(how, number * share) for how, number in found], more * share
-        plain = plain + moe.experts * (hidden + moe.router_bias) + hidden * moe.shared_gate
+        plain = plain + router_weights(moe, hidden) + hidden * moe.shared_gate
+        plain = plain + latent_weights(moe, hidden)
         if moe.shared is not None:
             found, more = _mlp(moe.shared, hidden, tp, s.shared_up, s.shared_down)
             linear, plain = linear + found, plain + more
-    return Matrices(linear, plain, experts, biases)
+    return Matrices(linear, plain, experts, biases, adapter_weights(block))
 
 
 def local_block_weights(block: Block, hidden: int, layout: Layouts) -> LocalWeights:
@@ -99,15 +124,9 @@ def local_block_weights(block: Block, hidden: int, layout: Layouts) -> LocalWeig
     m = block_matrices(block, hidden, layout)
     return LocalWeights(
         sum(number for _, number in m.linear),
-        m.plain,
+        m.plain + m.adapters,
         sum(number for _, number in m.experts) + m.expert_biases,
     )
-
-
-def _replicated_rest(a: Attention, hidden: int) -> int:
-    latent = (a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim if a.mla else 0
-    latents = latent * a.latent_bias
-    return hidden * a.output_bias + a.norm_parameters + latents + a.indexer_parameters
 
 
 def tied_table(model: Model, rows: Array) -> Array:
@@ -121,9 +140,11 @@ def end_weights(model: Model, layout: Layouts, rows: Array) -> tuple[Array, Arra
     """Numbers of (embedding, head) weights of one rank that holds ``rows`` of the (padded) vocabulary."""
     width = model.embedding_dim or model.hidden
     project = width * model.hidden if model.embedding_dim else 0
-    embed = (
-        rows * width + model.positions * model.hidden + model.embedding_norm_parameters + project
-    )
+    embed = rows * width + embedding_weights(model).replicated
+    if model.layer_embedding:  # a table of its own, its rows divided as the vocabulary's
+        embed = embed + -(-model.layer_embedding_rows * rows // model.vocab) * (
+            model.layers * model.layer_embedding
+        )
     head = rows * (width + model.head_bias) + model.final_norm_parameters + project
     # A tied head shares the table where both ends are on one stage; else it keeps a copy.
     tied_here = np.where(layout.pp == 1, tied_table(model, rows), 0)

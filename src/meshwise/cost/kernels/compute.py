@@ -105,6 +105,8 @@ class Compute(NamedTuple):
             return self._gemm(op)
         if op.core is not None:
             return self._attention(op, op.core) if self._fused(op) else self._unfused(op, op.core)
+        if op.scan is not None:
+            return self._recurrence(op)
         return self._pass(op.hbm_bytes) + self._narrowing(op)
 
     def _ideal(self, op: Op) -> Array:
@@ -116,12 +118,21 @@ class Compute(NamedTuple):
         if not self.decoding:
             return arithmetic
         read = op.core.kv_bytes if op.core is not None else op.weight_bytes
+        if op.scan is not None:
+            read = op.hbm_bytes
         return np.maximum(arithmetic, read / self.device.memory_bytes_per_s)
 
     def _pass(self, moved: Array) -> Array:
         """Seconds of a pass over memory."""
         fits = self.fits
         return fits.launch_s + moved / (fits.memory_efficiency * self.bandwidth)
+
+    def _recurrence(self, op: Op) -> Array:
+        """Seconds of a recurrence: its arithmetic or its traffic, whichever takes longer."""
+        fits = self.fits
+        arithmetic = op.flops / (fits.efficiency * self.peak(op.dtype) * self.clock)
+        memory = op.hbm_bytes / (fits.memory_efficiency * self.bandwidth)
+        return fits.launch_s + np.maximum(arithmetic, memory)
 
     def _unfused(self, op: Op, core: Core) -> Array:
         """Two batched products with the scores in memory between them, and the passes over them."""

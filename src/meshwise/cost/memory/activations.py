@@ -10,9 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.models.layers.attention import Attention
+from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.parameters import attention_matrices
-from meshwise.models.shapes import Attention, Block, Mlp
+from meshwise.models.shapes import Block, Mlp
 from meshwise.program.context import Context
+from meshwise.program.layers import recurrent
 from meshwise.program.layers.feed_forward import exchanges_tokens
 
 FP32_BYTES = 4.0  # bytes
@@ -42,6 +45,19 @@ def attention_activation_bytes(ctx: Context, a: Attention) -> tuple[Array, Array
     return kept, scores
 
 
+def recurrent_activation_bytes(ctx: Context, r: Recurrent) -> Array:
+    """Bytes per token row that a recurrent mixer keeps for backward on a rank: what its projections make,
+    before and after the convolution, the scan's output before and after its gate; of the delta rule the
+    inverse of each chunk. States are made again (flash-linear-attention, mamba_ssm)."""
+    tp, act = ctx.layout.tp, ctx.widths.activation
+    inner = -(-r.heads // tp) * r.value_dim
+    column = [m for m in r.matrices(ctx.model.hidden) if m.how == "column"]
+    made = sum(m.local_outputs(tp) for m in column)
+    chunk = recurrent.SCAN_WORK[r.rule].chunk if "delta" in r.rule else 0
+    kept = made + recurrent.local_channels(r, tp) + 2 * inner + -(-r.heads // tp) * chunk
+    return act * kept
+
+
 def mlp_activation_bytes(ctx: Context, mlp: Mlp, split: Array) -> Array:
     """Up (and gate) outputs and the down product's input: bytes per token row on a rank of ``split``; a
     gated activation in two operations keeps the activated gate too.
@@ -61,8 +77,9 @@ def _norm_outside(ctx: Context, block: Block) -> tuple[float, float]:
     """
     act, h = ctx.widths.activation, ctx.model.hidden
     parts = 1 if block.parallel else 2
+    streams = ctx.model.residual_streams
     written_out = not ctx.stack.kernels.fused_norm and block.norm_parameters <= parts * h
-    return h * (FP32_BYTES + act if written_out else act), h * act
+    return streams * h * (FP32_BYTES + act if written_out else act), h * act
 
 
 def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
@@ -81,6 +98,10 @@ def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
         outside = outside + (before + mask) / shared + projected / gathered
         kept, scores = attention_activation_bytes(ctx, block.attention)
         inside = inside + kept
+    if block.recurrent is not None:
+        if block.attention is None:  # else both read one input
+            outside = outside + (before + mask) / shared + projected / gathered
+        inside = inside + recurrent_activation_bytes(ctx, block.recurrent)
     if block.mlp is not None or block.moe is not None:
         outside = outside + (before + mask) / shared + projected / gathered
     if block.mlp is not None:
@@ -90,7 +111,7 @@ def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
         etp = ctx.layout.expert_tp()
         rows = moe.top_k * etp / tp
         inside = inside + rows * (
-            ctx.widths.activation * h + mlp_activation_bytes(ctx, moe.expert, etp)
+            ctx.widths.activation * (moe.latent or h) + mlp_activation_bytes(ctx, moe.expert, etp)
         )
         if moe.shared is not None:
             inside = inside + mlp_activation_bytes(ctx, moe.shared, tp)
@@ -110,9 +131,10 @@ def _by_products(ctx: Context, block: Block) -> Array:
     rows: Array = h / ctx.token_split
     if block.attention is not None:
         a = block.attention
-        for _, _, n, how in attention_matrices(a, h):
-            outs.append(-(-n // tp) if how == "column" else n)
+        outs += [m.local_outputs(tp) for m in attention_matrices(a, h)]
         rows = rows + -(-a.heads // tp) * a.value_head_dim
+    if block.recurrent is not None:
+        outs += [m.local_outputs(tp) for m in block.recurrent.matrices(h)]
     if block.mlp is not None:
         outs += [-(-block.mlp.width // tp)] * (1 + block.mlp.gated) + [h]
     if block.moe is not None:
@@ -123,9 +145,15 @@ def _by_products(ctx: Context, block: Block) -> Array:
             outs += [-(-moe.shared.width // tp)] * (1 + moe.shared.gated) + [h]
     for out in outs[::2]:
         rows = rows + out
-    parts = (block.attention is not None) + (block.mlp is not None or block.moe is not None)
+    parts = _parts(block)
     reduced = np.where(ctx.layout.sequence_parallel & (tp > 1), parts * h / ctx.token_split, 0.0)
     return ctx.tokens * act * (rows + reduced)
+
+
+def _parts(block: Block) -> int:
+    """Regions between residual additions."""
+    mixers = block.attention is not None or block.recurrent is not None
+    return mixers + (block.mlp is not None or block.moe is not None)
 
 
 def _dropped(ctx: Context, block: Block) -> Array:
@@ -141,7 +169,7 @@ def _dropped(ctx: Context, block: Block) -> Array:
     per_row: Array = 0.0
     a, moe = block.attention, block.moe
     if "layernorm" in chosen:
-        parts = (a is not None) + (block.mlp is not None or moe is not None)
+        parts = _parts(block)
         parts = 1 if block.parallel else parts
         gathered = 1.0 if ctx.stack.memory.keeps_gathered_inputs else ctx.token_split
         per_row = per_row + parts * h * act / gathered
@@ -176,7 +204,8 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
         selective = kept - _dropped(ctx, block)
         if "core_attn" not in ctx.stack.memory.recompute_modules:
             selective = selective + scores
-    only_input = ctx.tokens * ctx.model.hidden * ctx.widths.activation / ctx.token_split
+    width = ctx.model.hidden * ctx.model.residual_streams
+    only_input = ctx.tokens * width * ctx.widths.activation / ctx.token_split
     return np.where(
         ctx.recompute == 2, only_input, np.where(ctx.recompute == 1, selective, kept + scores)
     )
@@ -199,6 +228,8 @@ def layer_backward_bytes(ctx: Context, block: Block) -> Array:
         inner, _ = attention_activation_bytes(ctx, a)
         unfused = 2.0 * act * float(ctx.stack.kernels.attention != "flash")
         widest = inner + unfused * -(-a.heads // tp) * ctx.keys
+    if block.recurrent is not None:
+        widest = widest + recurrent_activation_bytes(ctx, block.recurrent)
     if block.mlp is not None:
         wide = act * (2 + block.mlp.gated) * -(-block.mlp.width // tp)
         widest = np.maximum(widest, wide)

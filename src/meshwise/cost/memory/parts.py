@@ -10,12 +10,17 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.cost.memory import activations as act
 from meshwise.cost.schedule import in_flight_microbatches
+from meshwise.layouts.layout import Layouts
 from meshwise.layouts.rules.case import hides_experts
-from meshwise.program.context import Context
+from meshwise.models.shapes import Model
+from meshwise.program.context import Context, context
+from meshwise.program.layers import attention, recurrent
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes, tower_bytes
 from meshwise.program.update import adam_bytes, sharded_weights, stage_weights
-from meshwise.program.weights import Role, end_weights, local_block_weights
+from meshwise.program.weights import Role, end_weights, local_block_weights, roles
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Decode
 
 
 class StateBytes(NamedTuple):
@@ -114,25 +119,48 @@ def transient_bytes(ctx: Context, role: Role) -> Array:
 
 
 def kv_cache_bytes(ctx: Context, role: Role) -> Array:
-    """Bytes of keys and values of every sequence of a replica on one rank of a stage.
+    """Bytes of keys and values of every sequence of a replica on one rank of a stage, and of the states of
+    recurrent layers, which do not grow with the context.
 
     TP beyond the KV heads keeps copies; MLA keeps one latent per token on every rank; a window holds no
-    more than its keys; decode context parallelism divides all of these along the sequence, and context
-    parallelism a prompt's.
+    more than its keys; an indexer has a cache of its own; decode context parallelism divides all of
+    these along the sequence, and context parallelism a prompt's. States are whole on each of those ranks.
     """
     total: Array = 0.0
+    states: Array = 0.0
     for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-        a = block.attention
+        a, r = block.attention, block.recurrent
+        if r is not None:
+            states = states + count * ctx.sequences * recurrent.recurrent_state_bytes(ctx, r)
         if a is None:
             continue
-        if a.mla:
-            values: Array = (a.kv_lora_rank or 0) + a.rope_head_dim
-        else:
-            values = -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
-        held = float(min(ctx.keys, a.window or ctx.keys))
-        total = total + count * ctx.sequences * held * values * ctx.widths.kv
+        values = a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
+        total = total + count * ctx.sequences * float(a.cached(ctx.keys)) * values * ctx.widths.kv
+        if a.indexer is not None and a.indexer.own:
+            kept = float(ctx.keys // (a.compress or 1)) * a.indexer.head_dim * attention.INDEX_BYTES
+            total = total + count * ctx.sequences * kept
     # context parallelism leaves each rank its share of the prompt
-    return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1)
+    return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1) + states
+
+
+_LONG = 1 << 20  # tokens: beyond every window
+_STEP = 1 << 14  # tokens: whole compressed entries
+
+
+def model_cache_bytes(model: Model, stack: Stack) -> tuple[float, float]:
+    """(bytes that the cache grows by with a token of a long context, bytes of a sequence's recurrent states)
+    of all layers, on one device, in the cache's usual format."""
+    one = Layouts(tp=np.int64(1))
+    held = []
+    for tokens in (_LONG, _LONG + _STEP):
+        ctx = context(model, stack, Decode(batch=1, context=tokens), one)
+        held.append(float(kv_cache_bytes(ctx, roles(ctx.model, one)[0])))
+    states = sum(
+        count * float(recurrent.recurrent_state_bytes(ctx, block.recurrent))
+        for block, count in zip(model.blocks, model.kind_counts(), strict=True)
+        if block.recurrent is not None
+    )
+    return (held[1] - held[0]) / _STEP, states
 
 
 def state_bytes(ctx: Context, role: Role) -> StateBytes:

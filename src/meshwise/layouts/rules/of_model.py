@@ -11,12 +11,15 @@ from meshwise.layouts import tp_degrees
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.rules.case import Case, cuts_evenly, expert_count, key_copies
 from meshwise.layouts.rules.rule import Refusal, Rule, degree_refusal, divisors
+from meshwise.models.layers.recurrent import Recurrent
 
 
 def _admits(code: str) -> Callable[[Case], Array]:
     """Layouts whose tp (and the ranks that split an expert) no finding of this code refuses."""
 
     def mask(c: Case) -> Array:
+        if code in RECURRENT_CODES and not _recurrents(c):
+            return np.bool_(True)
         tp, etp = np.broadcast_arrays(c.layout.tp, c.layout.expert_tp())
         pairs, place = np.unique(np.stack([tp.ravel(), etp.ravel()]), axis=1, return_inverse=True)
         found = (tp_degrees.refusals(c.model, int(t), c.stack, int(e)) for t, e in pairs.T)
@@ -30,6 +33,27 @@ def _degree(layout: Layout, c: Case) -> Refusal:
     found = tp_degrees.tp_refusal(c.model, layout.tp, c.stack, layout.expert_tp)
     assert found is not None
     return found
+
+
+def _recurrents(c: Case) -> set[Recurrent]:
+    return {b.recurrent for b in c.model.blocks if b.recurrent is not None}
+
+
+def _exchanges_heads(c: Case) -> Array:
+    """Context parallelism gives each rank all tokens of some heads of a recurrence: whole ones."""
+    found: Array = np.bool_(True)
+    if c.phase == "decode":
+        return found
+    for r in _recurrents(c):
+        found = found & ((-(-r.heads // c.layout.tp)) % c.layout.cp == 0)
+    return found
+
+
+def _head_exchange(layout: Layout, c: Case) -> Refusal:
+    r = min(_recurrents(c), key=lambda r: r.heads)
+    own = -(-r.heads // layout.tp)
+    why = f"does not divide the {own} {r.title.replace('_', '-')} heads of a TP rank, which it exchanges"
+    return degree_refusal("cp", layout.cp, why, divisors(own))
 
 
 def _cut_layers(c: Case) -> Array:
@@ -113,10 +137,14 @@ def _dcp(layout: Layout, c: Case) -> Refusal:
 
 
 # what a TP degree alone breaks, in the order in which its findings come
-DEGREE_CODES = ("heads", "kv_heads", "kv_copies", "quantization")
+RECURRENT_CODES = ("recurrent_heads", "key_groups", "key_copies")
+DEGREE_CODES = ("heads", "kv_heads", "kv_copies", *RECURRENT_CODES, "quantization")
 TP_DEGREE = {code: Rule("model", _admits(code), _degree) for code in DEGREE_CODES}
 LAYERS = Rule("model", _cut_layers, _layers, pins=("pp",))
 EXPERT_GRID = Rule("model", _spread_experts, _experts, pins=("ep", "etp"), pinned=_shared_out)
 DECODE_CONTEXT = Rule(
     "model", _shares_keys, _dcp, pins=("dcp",), pinned=lambda c: np.bool_(not c.trains)
+)
+HEAD_EXCHANGE = Rule(
+    "model", _exchanges_heads, _head_exchange, pins=("cp",), pinned=lambda c: np.bool_(True)
 )

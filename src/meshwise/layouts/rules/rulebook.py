@@ -21,6 +21,7 @@ RULES: dict[str, Rule] = {
     "layers": of_model.LAYERS,  # more stages than layers, or chunks that are not even
     "stack": of_stack.STACK,  # what the software cannot run
     "sequence": of_workload.SEQUENCE,  # cp does not divide the sequence
+    "head_exchange": of_model.HEAD_EXCHANGE,  # … nor the heads of a recurrence
     "shards": of_workload.UNSHARDED,  # inference has no gradients to shard
     "batch": of_workload.BATCH,  # dp does not divide the global batch
     "micro_batch": of_workload.MICRO_BATCH,  # … nor the microbatch a replica's share of it

@@ -20,7 +20,8 @@ from meshwise.models.families.layers import (
     standard,
 )
 from meshwise.models.families.searched import deci, nemotron_nas
-from meshwise.models.shapes import Attention, Block, Mlp, Moe
+from meshwise.models.layers.attention import Attention
+from meshwise.models.shapes import Block, Mlp, Moe
 
 
 def _alike(fields: ModelFields, block: Block, layers: int) -> ModelFields:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
-from meshwise.models.shapes import Attention
+from meshwise.models.layers.attention import Attention
 
 # Beyond these no model exists and a count would only hide a typing error.
 MOST_WIDE = 10**7

@@ -15,7 +15,8 @@ import msgspec
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
 from meshwise.models.families.keys import Family, Reader, wrong
-from meshwise.models.shapes import Attention, Block, Mlp, Moe
+from meshwise.models.layers.attention import Attention, Indexer
+from meshwise.models.shapes import Block, Mlp, Moe
 
 Windows = list[int | None]
 ModelFields = dict[str, Any]  # arguments of a Model
@@ -229,21 +230,23 @@ def routed_experts(r: Reader, mlp_bias: bool) -> Moe | None:
 
 def latent_attention(r: Reader) -> Attention:
     """Multi-head latent attention (DeepSeek-V2), with V3.2's indexer where there is one."""
-    hidden = r.integer("hidden_size")
     heads = r.integer("num_attention_heads")
     r.optional("num_key_value_heads")  # the latent is shared: transformers does not use it
     q_rank = r.optional("q_lora_rank")
     kv_rank = r.integer("kv_lora_rank")
     rope = r.integer("qk_rope_head_dim", 0)
     bias = r.flag(r.family.query_key_bias)
-    indexer = 0
+    indexer = None
     if r.family.indexer:
-        index_heads, index_dim = r.integer("index_n_heads"), r.integer("index_head_dim")
-        r.optional("index_topk")
         if q_rank is None:
             raise wrong("q_lora_rank", None, "the indexer needs a query latent", "an integer")
-        indexer = (
-            q_rank * index_heads * index_dim + hidden * (index_dim + index_heads) + 2 * index_dim
+        index_dim = r.integer("index_head_dim")
+        indexer = Indexer(
+            heads=r.integer("index_n_heads"),
+            head_dim=index_dim,
+            top_k=r.integer("index_topk"),
+            rank=q_rank,
+            extra_parameters=2 * index_dim,  # a LayerNorm of its keys
         )
     return Attention(
         heads=heads,
@@ -256,7 +259,7 @@ def latent_attention(r: Reader) -> Attention:
         q_lora_rank=q_rank,
         kv_lora_rank=kv_rank,
         rope_head_dim=rope,
-        indexer_parameters=indexer,
+        indexer=indexer,
     )
 
 

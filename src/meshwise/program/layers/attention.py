@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from meshwise.arrays import Array
-from meshwise.models.shapes import Attention, LayerFormats
+from meshwise.models.layers.attention import Attention
+from meshwise.models.parameters import attention_matrices
+from meshwise.models.shapes import LayerFormats
 from meshwise.program.context import Context
 from meshwise.program.operations import Core, Kernel, Op, collective_op, elementwise, gemm
 
@@ -26,10 +28,25 @@ def attended_pairs(queries: int, keys: int, window: int | None, causal: bool) ->
     return total + (queries - growing) * float(min(limit, keys))
 
 
+def seen_pairs(a: Attention, queries: int, keys: int, causal: bool) -> float:
+    """Query-key pairs of one head and sequence: a window's, those chosen, and compressed entries."""
+    chosen = a.indexer.top_k if a.indexer is not None else None
+    if a.compress is None:
+        limits = [n for n in (a.window, chosen) if n is not None]
+        return attended_pairs(queries, keys, min(limits, default=None), causal)
+    near = attended_pairs(queries, keys, a.window, causal)
+    # an entry for each ``compress`` positions: queries in steps of as many
+    steps, entries = -(-queries // a.compress), keys // a.compress
+    if not entries:
+        return near
+    far = attended_pairs(min(steps, entries), entries, chosen, causal)
+    return near + far * (queries / min(steps, entries))
+
+
 def projections(
     ctx: Context, a: Attention, stored: LayerFormats
-) -> tuple[list[Op], Op, list[tuple[str, int]]]:
-    """(ops before the core, the output projection, what backward reduces).
+) -> tuple[list[Op], list[Op], list[tuple[str, int]]]:
+    """(ops before the core, those of the output projection, what backward reduces).
 
     The third is the list of (op name, features) whose input gradient is partial on each rank: the
     layer's input for column-parallel projections, MLA's latents where the up-projections are split.
@@ -39,14 +56,20 @@ def projections(
     h = ctx.model.hidden
     heads = -(-a.heads // tp)
     q_width = heads * a.head_dim * (2 if a.output_gate else 1)
-    last = ctx.operands(stored.output)
-    output = gemm("attention.output", ctx.tokens, h, heads * a.value_head_dim, last)
+    output = _output(ctx, a, stored)
     if a.kv_lora_rank is None:
-        kv = -(-a.kv_heads // tp)
-        qkv = gemm(
-            "attention.qkv", ctx.tokens, q_width + kv * (a.head_dim + a.value_head_dim), h, formats
-        )
-        return [qkv], output, [("attention.qkv", h)]
+        inputs = a.input_width or h
+        alike = [
+            m
+            for m in attention_matrices(a, h)
+            if m.role in ("query", "key", "value", "head_gate", "query_down")
+        ]
+        width = sum(m.local_outputs(tp) for m in alike)
+        qkv = gemm("attention.qkv", ctx.tokens, width, inputs, formats)
+        if a.q_lora_rank is None:
+            return [qkv], output, [("attention.qkv", h)]
+        up = gemm("attention.query_up", ctx.tokens, q_width, a.q_lora_rank, formats)
+        return [qkv, up], output, [("attention.qkv", h), ("attention.query_up", a.q_lora_rank)]
     nope = a.head_dim - a.rope_head_dim
     latent = a.kv_lora_rank + a.rope_head_dim
     ops, reduced = [], []
@@ -79,6 +102,80 @@ def projections(
     return ops, output, reduced
 
 
+def _output(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
+    """The output projection, in two steps where groups of heads are compressed first."""
+    tp, h, formats = ctx.layout.tp, ctx.model.hidden, ctx.operands(stored.output)
+    if a.output_rank is None:
+        width = -(-a.heads // tp) * a.value_head_dim
+        return [gemm("attention.output", ctx.tokens, h, width, formats)]
+    groups = -(-a.output_groups // tp)
+    each = a.heads * a.value_head_dim // a.output_groups
+    return [
+        gemm("attention.output_down", ctx.tokens, a.output_rank, each, formats, batch=groups),
+        gemm("attention.output", ctx.tokens, h, groups * a.output_rank, formats),
+    ]
+
+
+def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
+    """What chooses the keys of sparse attention: three products, scores of all keys, the choice.
+
+    The same on every TP rank (vLLM's, SGLang's indexers are not divided). Scores are read once more
+    to choose; keys have a cache of their own, one byte per value and a scale per 128.
+    """
+    i = a.indexer
+    if i is None or not i.own:
+        return []
+    w, h = ctx.widths, ctx.model.hidden
+    formats = ctx.operands(stored.attention)
+    keys = ctx.keys // (a.compress or 1)
+    queries = -(-ctx.queries // (a.compress or 1)) if ctx.queries > 1 else 1
+    decode = ctx.phase == "decode"
+    causal = decode or (ctx.stack.kernels.attention == "flash" and not ctx.stack.ideal)
+    pairs = attended_pairs(queries, keys, None, causal) * (ctx.queries / queries)
+    every = pairs if decode else float(ctx.queries) * keys
+    cp = ctx.layout.cp if ctx.phase != "decode" else np.int64(1)
+    scale = ctx.sequences / cp
+    per_pair = 2.0 * (i.head_dim + 1) * i.heads  # scores, and their weighted sum over the heads
+    kept = w.activation if ctx.training else INDEX_BYTES
+    kv_bytes = ctx.sequences * float(keys) * i.head_dim * kept
+    q_bytes = ctx.tokens * i.heads * i.head_dim * w.activation
+    score = Op(
+        "attention.indexer",
+        "attention",
+        "forward",
+        1,
+        flops=per_pair * pairs * scale,
+        model_flops=per_pair * every * scale,
+        hbm_bytes=kv_bytes + q_bytes,
+        m=ctx.sequences * ctx.queries,
+        n=keys,
+        k=i.head_dim,
+        batch=i.heads,
+        kernel=Kernel.DECODE if decode else Kernel.USUAL,
+        dtype=ctx.wide().dtype,
+        core=Core(
+            sequences=ctx.sequences,
+            queries=1 if decode else ctx.queries / cp,
+            attended=float(keys) if decode else pairs / ctx.queries,
+            heads=np.int64(i.heads) * (ctx.queries if decode else 1),
+            kv_heads=np.int64(1),
+            width=i.head_dim / 2,  # scores alone: no product with values
+            kv_bytes=kv_bytes,
+            kv_element=kept,
+        ),
+    )
+    chosen = elementwise("attention.top_k", "fp32", 2.0 * 4.0 * pairs * scale)
+    return [
+        gemm("attention.indexer_query", ctx.tokens, i.heads * i.head_dim, i.rank or h, formats),
+        gemm("attention.indexer_key", ctx.tokens, i.head_dim + i.heads, h, formats),
+        score,
+        chosen,
+    ]
+
+
+INDEX_BYTES = 1.0 + 4.0 / 128.0  # per value of an indexer's cached key: FP8, an fp32 scale per 128
+
+
 def core(ctx: Context, a: Attention) -> list[Op]:
     """Scores, softmax and their product with the values; rotary; the cache written.
 
@@ -93,7 +190,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     fused = ctx.stack.kernels.attention == "flash" and not ctx.stack.ideal
     cp = ctx.layout.cp if not decode else np.int64(1)
     dcp = ctx.layout.dcp if decode else np.int64(1)
-    if a.mla and decode:
+    # sparse kernels of engines work on the latents for prompts too (FlashMLA)
+    absorbed = a.mla and (decode or (a.indexer is not None and not ctx.training))
+    if absorbed:
         assert a.kv_lora_rank is not None
         score_width, value_width = a.kv_lora_rank + a.rope_head_dim, a.kv_lora_rank
         kv_values: Array = np.int64(score_width)
@@ -101,19 +200,19 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     else:
         score_width, value_width = a.head_dim, a.value_head_dim
         kv_heads = heads if a.mla else -(-a.kv_heads // ctx.layout.tp)
-        kv_values = kv_heads * (a.head_dim + a.value_head_dim)
+        kv_values = kv_heads * (a.head_dim + (0 if a.one_cache else a.value_head_dim))
     per_pair = 2.0 * (score_width + value_width)
-    pairs = attended_pairs(ctx.queries, ctx.keys, a.window, causal=fused or decode)
+    pairs = seen_pairs(a, ctx.queries, ctx.keys, causal=fused or decode)
     if not fused and not decode:
         pairs = float(ctx.queries) * ctx.keys  # the mask is applied to the full square
-    full = float(ctx.queries) * min(ctx.keys, a.window or ctx.keys)
+    full = float(ctx.queries) * a.seen(ctx.keys)
     scale = ctx.sequences * heads / cp
     flops = per_pair * pairs * scale
     model_flops = 2.0 * (a.head_dim + a.value_head_dim) * full * scale
     if decode:
         model_flops = flops
     # a float: batch · keys · width passes 2^63 long before it stops making sense
-    keys_read = float(min(ctx.keys, a.window or ctx.keys) if decode else ctx.keys)
+    keys_read = float(a.seen(ctx.keys) if decode else ctx.keys)
     kv_bytes = ctx.sequences * keys_read * kv_values * (w.kv if decode else w.activation) / dcp
     q_bytes = ctx.tokens * heads * dcp * (score_width + value_width) * w.activation
     traffic = kv_bytes + q_bytes
@@ -152,7 +251,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         )
     ]
     if ctx.model.positions == 0:
-        kv = 1 if a.mla else -(-a.kv_heads // ctx.layout.tp)
+        kv = 1 if a.mla else -(-a.kv_heads // ctx.layout.tp) * (not a.shared_kv)
         width = (heads + kv) * (a.rope_head_dim or a.head_dim)
         # not fused: widened to fp32, multiplied as complex numbers, narrowed: 20 bytes an element
         values = 2.0 if ctx.stack.kernels.fused_norm else 10.0
@@ -172,12 +271,8 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         ops.insert(0, elementwise("attention.qk_norm", w.activation_dtype, moved))
     if a.norms_span_heads and not ctx.training:
         ops.insert(0, norm_sums(ctx))
-    if not ctx.training:
-        cached = (
-            (a.kv_lora_rank or 0) + a.rope_head_dim
-            if a.mla
-            else -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
-        )
+    if not ctx.training and not a.shared_kv:
+        cached = a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
         moved = ctx.tokens * cached * (w.activation + w.kv)
         write = elementwise("attention.cache_write", w.kv_dtype, moved)
         ops.insert(-1, write._replace(kernel=Kernel.CACHE_WRITE))

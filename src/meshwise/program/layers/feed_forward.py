@@ -90,14 +90,17 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     tokens · top_k · etp / tp rows with width / etp, balanced over its experts / ep experts, times
     the workload's imbalance on the fullest rank.
     """
-    w, layout, h = ctx.widths, ctx.layout, ctx.model.hidden
+    w, layout = ctx.widths, ctx.layout
+    h = moe.latent or ctx.model.hidden  # the width in which experts get their tokens
     etp = layout.expert_tp()
     local = moe.experts / layout.ep
     exchange = exchanges_tokens(ctx)
     # a layer ends with its fullest rank: its rows, where experts are spread over ranks
     fullest = np.where(layout.ep > 1, ctx.expert_imbalance, 1.0)
     fused = shares_a_product(ctx, moe, stored)
-    rows = routed_tokens(ctx) * (moe.top_k + fused) * fullest
+    # of a token's choices those that have weights
+    chosen = moe.top_k * moe.experts / (moe.experts + moe.zero_experts)
+    rows = routed_tokens(ctx) * (chosen + fused) * fullest
     width = -(-moe.expert.width // etp)
     gated = moe.expert.gated
     tokens = routed_tokens(ctx) * fullest * moe.experts / local
@@ -105,8 +108,9 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     router = gemm(
         "moe.router",
         ctx.tokens / ctx.token_split,
-        moe.experts + moe.shared_gate,  # the shared expert's gate is one more column
-        h,
+        # the shared expert's gate is one more column
+        moe.experts + moe.zero_experts + moe.shared_gate,
+        ctx.model.hidden,
         ctx.wide(),
     )
     # a grouped product is of the visited experts, and reads their weights alone
@@ -140,7 +144,7 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     }
     replicas = {
         "dtype": w.activation_dtype,
-        "payload_bytes": ctx.tokens * etp / layout.tp * h * w.activation,
+        "payload_bytes": ctx.tokens * etp / layout.tp * ctx.model.hidden * w.activation,
         "count": np.where(gathers_replicas(ctx), 1, 0),
         "phase": "forward",
     }
@@ -156,9 +160,11 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     spread, summed = 2.0 * rows * h * w.activation, (rows + ctx.tokens) * h * w.activation
     permute = elementwise("moe.permute", w.activation_dtype, spread)
     unpermute = elementwise("moe.unpermute", w.activation_dtype, summed)
+    into, back = _latent(ctx, moe)
     ops = [
         collective_op("moe.replicas_in", "all_gather", "etp", **replicas),
         router,
+        *into,
         permute._replace(gradient_bytes=summed),
         collective_op("moe.dispatch", "all_to_all", "ep", **swap)._replace(copies=copies),
         collective_op("moe.gather", "all_gather", "etp", **among),
@@ -169,6 +175,7 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
         collective_op("moe.combine", "all_to_all", "ep", **swap)._replace(copies=copies),
         collective_op("moe.replicas_out", "reduce_scatter", "etp", **replicas),
         unpermute._replace(gradient_bytes=spread),
+        *back,
     ]
     if moe.shared is not None:
         pair = (stored.shared_up, stored.shared_down)
@@ -176,3 +183,14 @@ def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
         beside = dense(ctx, moe.shared, "moe.shared", pair)
         ops.extend(op._replace(count=op.count * alone) for op in beside)
     return ops
+
+
+def _latent(ctx: Context, moe: Moe) -> tuple[list[Op], list[Op]]:
+    """Projections of a token's hidden state to the experts' width and back, whole on every rank."""
+    if moe.latent is None:
+        return [], []
+    rows, h = ctx.tokens / ctx.token_split, ctx.model.hidden
+    return (
+        [gemm("moe.latent_down", rows, moe.latent, h, ctx.wide())],
+        [gemm("moe.latent_up", rows, h, moe.latent, ctx.wide())],
+    )

@@ -13,13 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
-from meshwise.models.shapes import Attention, Block
+from meshwise.models.layers.attention import Attention
+from meshwise.models.layers.recurrent import Recurrent
+from meshwise.models.shapes import Block
 from meshwise.program import sharding
 from meshwise.program.context import Context
-from meshwise.program.layers import attention
+from meshwise.program.layers import attention, recurrent
 from meshwise.program.layers import feed_forward as mlp
 from meshwise.program.layers import recomputed as modules
-from meshwise.program.operations import Op, collective_op, elementwise, gradients_of, parted
+from meshwise.program.operations import Op, collective_op, elementwise, gemm, gradients_of, parted
 from meshwise.program.weights import local_block_weights
 
 
@@ -32,7 +34,9 @@ class Part(NamedTuple):
     inputs: list[tuple[str, int]]  # (column-parallel op, features of its input gradient)
     last: str  # the row-parallel op whose output is partial
     attention: Attention | None = None
+    recurrent: Recurrent | None = None
     alone: bool = False  # routed experts and nothing else
+    outside: tuple[Op, ...] = ()  # the layer's further small products, whole on every rank
 
 
 # what the gradient of a collective inside a region is; an all-to-all's is one, the way back
@@ -54,8 +58,14 @@ def _norm(ctx: Context, name: str) -> Op:
         values += 0.5 if ctx.stack.kernels.fused_elementwise else 2.5
     rows = ctx.tokens / ctx.token_split
     w = ctx.widths
-    moved = values * rows * ctx.model.hidden * w.activation
+    moved = values * rows * ctx.model.hidden * w.activation * ctx.model.residual_streams
     return elementwise(f"{name}.norm", w.activation_dtype, moved)
+
+
+def _adapters(ctx: Context, block: Block) -> list[Op]:
+    """The layer's further small products, on the tokens outside TP regions."""
+    rows = ctx.tokens / ctx.token_split
+    return [gemm(f"layer.{a.name}", rows, a.outputs, a.inputs, ctx.wide()) for a in block.adapters]
 
 
 def layer_parts(ctx: Context, block: Block) -> list[Part]:
@@ -64,17 +74,25 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
     how = block.stored
     if block.attention is not None:
         before, output, inputs = attention.projections(ctx, block.attention, how)
+        chosen = attention.indexer(ctx, block.attention, how)
         core = attention.core(ctx, block.attention)
         found.append(
             Part(
                 "attention",
                 _norm(ctx, "attention"),
-                [*before, *core, output],
+                [*before, *chosen, *core, *output],
                 inputs,
-                output.name,
+                output[-1].name,
                 block.attention,
             )
         )
+    if block.recurrent is not None:
+        ops, inputs = recurrent.mixer(ctx, block.recurrent, how)
+        name = block.recurrent.title
+        norm = _norm(ctx, name)
+        if found:  # both mixers read what one norm has made
+            norm = norm._replace(count=0)
+        found.append(Part(name, norm, ops, inputs, ops[-1].name, recurrent=block.recurrent))
     if block.mlp is not None or block.moe is not None:
         dense = (
             mlp.dense(ctx, block.mlp, "mlp", (how.up, how.down)) if block.mlp is not None else []
@@ -87,6 +105,8 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
         alone = block.moe is not None and block.moe.shared is None and not dense
         inputs = [(products[0], ctx.model.hidden)]
         found.append(Part(name, _norm(ctx, name), ops, inputs, products[-1], alone=alone))
+    if found and block.adapters:
+        found[0] = found[0]._replace(outside=tuple(_adapters(ctx, block)))
     if ctx.stack.overlaps.overlap == "split":
         cut = overlap_pieces(ctx)
         found = [
@@ -129,6 +149,7 @@ def forward(ctx: Context, part: Part) -> list[Op]:
     first = part.inputs[0][0]
     plain, sharded = np.where(tp & ~sp, cut, 0), np.where(sp, cut, 0)
     return [
+        *part.outside,
         part.norm,
         collective_op(
             f"{part.name}.input",
@@ -192,6 +213,8 @@ def backward(ctx: Context, part: Part) -> list[Op]:
     for op in reversed(part.compute):
         if op.kind == "attention":
             ops.append(attention.core_gradient(op, fused))
+        elif op.kind == "recurrence":
+            ops.append(recurrent.scan_gradient(op))
         elif op.kind in ("gemm", "elementwise"):
             ops.extend(gradients_of(op, w.activation, w.gradient))
         else:
@@ -255,13 +278,17 @@ def backward(ctx: Context, part: Part) -> list[Op]:
     )
     # the norm before the region
     ops += gradients_of(part.norm, w.activation, w.gradient)
+    for op in reversed(part.outside):
+        ops += gradients_of(op, w.activation, w.gradient)
     return ops
 
 
 def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     """Context parallelism gathers keys and values of the whole sequence (and reduces their gradients);
-    in decode the queries travel instead."""
-    if part.attention is None:
+    in decode the queries travel instead. A recurrence gets whole sequences of some heads."""
+    if part.recurrent is not None:
+        return recurrent.head_exchange(ctx, part.recurrent, phase)
+    if part.attention is None or part.attention.shared_kv:
         return []
     if ctx.phase == "decode":
         return attention.decode_exchange(ctx, part.attention)
@@ -287,9 +314,7 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
 
 def _kv_width(ctx: Context, a: Attention) -> Array:
     """Values per token that a rank's KV heads (or MLA's latent) have."""
-    if a.mla:
-        return (a.kv_lora_rank or 0) + a.rope_head_dim
-    return -(-a.kv_heads // ctx.layout.tp) * (a.head_dim + a.value_head_dim)
+    return a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
 
 
 def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:

@@ -8,7 +8,7 @@ from meshwise.stacks.stack import Stack
 # of a pass that adds the residual and norms, what the norm alone moves: 2 of 5 values, or 18 of 21
 # written out (see program.layer)
 _NORM, _NORM_WRITTEN_OUT = 2 / 5, 18 / 21
-_BY_PRODUCTS = {"gemm": 0.5, "elementwise": 1.0, "all_gather": 1.0}
+_BY_PRODUCTS = {"gemm": 0.5, "elementwise": 1.0, "recurrence": 1.0, "all_gather": 1.0}
 _UP_PROJECTIONS = ("attention.query_up", "attention.kv_up", "attention.rotary")
 
 
