@@ -224,7 +224,7 @@ def _towers(config: Mapping[str, Any], model_type: str, fields: ModelFields) -> 
     """The encoders beside the language model, where the file has any."""
     if model_type not in WRAPPER_TYPES and not any(key in config for key in TOWER_KEYS):
         return {}
-    from meshwise.models.families.towers.read import read_towers  # only for such files
+    from meshwise.models.families.towers.wrappers import read_towers  # only for such files
 
     found = read_towers(config, model_type, fields["hidden"], fields["blocks"])
     return {"towers": found.towers, "towers_not_counted": found.not_counted}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshwise.models.parameters import tower_parameters
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_count
@@ -18,7 +19,7 @@ def tower_remarks(model: Model, workload: Workload, stack: Stack) -> list[str]:
     prompt's tokens are images'."""
     found = []
     if model.towers:
-        weights = format_count(sum(tower.parameters for tower in model.towers))
+        weights = format_count(tower_parameters(model))
         if isinstance(workload, Training):
             how = "frozen: 16-bit weights on every rank of the first stage"
         elif stack.memory.shards_towers:

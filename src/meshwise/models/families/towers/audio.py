@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from meshwise.models.families.towers.block import TowerBlock, linear
-from meshwise.models.families.towers.encoder import Counted, Encoder, Sizes
+from meshwise.models.families.towers.encoder import Counted, Encoder, EncoderSizes
 
 
-def _whisper(b: TowerBlock, s: Sizes) -> int:
+def _whisper(b: TowerBlock, s: EncoderSizes) -> int:
     """Two convolutions over the spectrogram, positions, a norm after the layers."""
     convolutions = linear(3 * b.size("num_mel_bins"), s.hidden) + linear(3 * s.hidden, s.hidden)
     return convolutions + (b.size("max_source_positions") + 2) * s.hidden
@@ -41,7 +41,9 @@ def gemma4_audio(b: TowerBlock) -> Counted:
     kept = 4 * h + h // heads + h * h + 2 * h * h + h * h + kernel * h + 2 * h + 3 * h
     stem = 9 * first + first + 9 * first * second + second + (first // 4) * second * h
     ends = stem + linear(h, out)
-    return Counted(Sizes(h, layers, heads, 4 * h), layers * (split + kept) + ends, layers * split)
+    return Counted(
+        EncoderSizes(h, layers, heads, 4 * h), layers * (split + kept) + ends, layers * split
+    )
 
 
 def gemma3n_audio(b: TowerBlock) -> Counted:
@@ -53,7 +55,9 @@ def gemma3n_audio(b: TowerBlock) -> Counted:
     kept = 4 * h + h // heads + h * h + 2 * h * h + h * h + kernel * h + 2 * h + 3 * h
     stem = 9 * first + first + 9 * first * second + second
     stem += second * (b.size("input_feat_size") // 4) * h
-    return Counted(Sizes(h, layers, heads, 4 * h), layers * (split + kept) + stem, layers * split)
+    return Counted(
+        EncoderSizes(h, layers, heads, 4 * h), layers * (split + kept) + stem, layers * split
+    )
 
 
 CONFORMERS = {

@@ -16,7 +16,7 @@ from meshwise.models.families.keys import wrong
 from meshwise.models.families.towers.block import TowerBlock, linear
 
 
-class Sizes(NamedTuple):
+class EncoderSizes(NamedTuple):
     """What an encoder's ends and its projector are made by."""
 
     hidden: int
@@ -25,13 +25,13 @@ class Sizes(NamedTuple):
     width: int
 
 
-Ends = Callable[[TowerBlock, Sizes], int]
+EncoderEnds = Callable[[TowerBlock, EncoderSizes], int]
 
 
 class Encoder(msgspec.Struct, frozen=True, kw_only=True):
     """What the model type of a tower means. A str in place of a bool is the key that decides."""
 
-    ends: Ends
+    ends: EncoderEnds
     kind: str = "vision"
     defaults: Mapping[str, Any] = {}
     hidden: tuple[str, ...] = ("hidden_size",)
@@ -60,12 +60,12 @@ class Encoder(msgspec.Struct, frozen=True, kw_only=True):
 class Counted(NamedTuple):
     """Numbers of an encoder's weights."""
 
-    sizes: Sizes
+    sizes: EncoderSizes
     parameters: int
     split: int  # of them, those that TP divides by heads and by the feed-forward's width
 
 
-def sizes_of(e: Encoder, b: TowerBlock) -> Sizes:
+def encoder_sizes(e: Encoder, b: TowerBlock) -> EncoderSizes:
     """Width, layers, heads and feed-forward width, as the block or its class says."""
     hidden, layers = b.main_size(*e.hidden), b.main_size(*e.layers, low=0)
     heads = b.main_size(*e.heads)
@@ -77,7 +77,7 @@ def sizes_of(e: Encoder, b: TowerBlock) -> Sizes:
             f"{heads} heads do not divide hidden size {hidden}",
             legal=f"a divisor of {hidden}",
         )
-    return Sizes(hidden, layers, heads, width)
+    return EncoderSizes(hidden, layers, heads, width)
 
 
 def _norm(e: Encoder, b: TowerBlock) -> str:
@@ -91,7 +91,7 @@ def _norm(e: Encoder, b: TowerBlock) -> str:
 
 def count_encoder(e: Encoder, b: TowerBlock) -> Counted:
     """Weights of an encoder, layer by layer, and its ends'."""
-    s = sizes_of(e, b)
+    s = encoder_sizes(e, b)
     dim = b.size(e.head_dim) if e.head_dim else s.hidden // s.heads
     queries = s.heads * dim if e.head_dim else s.hidden
     keys = b.size(e.kv_heads) * dim if e.kv_heads else queries

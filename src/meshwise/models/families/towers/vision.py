@@ -5,74 +5,74 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.models.families.towers.block import TowerBlock, linear
-from meshwise.models.families.towers.encoder import Encoder, Ends, Sizes
+from meshwise.models.families.towers.encoder import Encoder, EncoderEnds, EncoderSizes
 
 
-def _patches(b: TowerBlock, s: Sizes, *, channels: str = "num_channels", frames: bool = False,
+def _patches(b: TowerBlock, s: EncoderSizes, *, channels: str = "num_channels", frames: bool = False,
              bias: bool = True) -> int:  # fmt: skip
     """The convolution that makes a patch, of one frame or several, a vector."""
     depth = b.size("temporal_patch_size") if frames else 1
     return linear(b.size(channels) * depth * b.size("patch_size") ** 2, s.hidden, bias)
 
 
-def _pooling_head(s: Sizes) -> int:
+def _pooling_head(s: EncoderSizes) -> int:
     """SigLIP's: one learned query attends to all patches, and an MLP follows."""
     attention = 4 * linear(s.hidden, s.hidden)
     mlp = linear(s.hidden, s.width) + linear(s.width, s.hidden)
     return s.hidden + attention + 2 * s.hidden + mlp
 
 
-def _clip(b: TowerBlock, s: Sizes) -> int:
+def _clip(b: TowerBlock, s: EncoderSizes) -> int:
     return _patches(b, s, bias=False) + (1 + b.grid() + 1 + 4) * s.hidden
 
 
-def _siglip(b: TowerBlock, s: Sizes) -> int:
+def _siglip(b: TowerBlock, s: EncoderSizes) -> int:
     head = _pooling_head(s) if b.flag("vision_use_head") else 0
     return _patches(b, s) + (b.grid() + 2) * s.hidden + head
 
 
-def _siglip2(b: TowerBlock, s: Sizes) -> int:
+def _siglip2(b: TowerBlock, s: EncoderSizes) -> int:
     head = _pooling_head(s) if b.flag("vision_use_head") else 0
     return _patches(b, s) + (b.size("num_patches") + 2) * s.hidden + head
 
 
-def _pixtral(b: TowerBlock, s: Sizes) -> int:
+def _pixtral(b: TowerBlock, s: EncoderSizes) -> int:
     return _patches(b, s, bias=False) + s.hidden
 
 
-def _qwen2_vl(b: TowerBlock, s: Sizes) -> int:
+def _qwen2_vl(b: TowerBlock, s: EncoderSizes) -> int:
     channels = "in_chans" if b.has("in_chans") and not b.has("in_channels") else "in_channels"
     return _patches(b, s, channels=channels, frames=True, bias=False)
 
 
-def _qwen3_vl(b: TowerBlock, s: Sizes) -> int:
+def _qwen3_vl(b: TowerBlock, s: EncoderSizes) -> int:
     rows = b.size("num_position_embeddings")
     return _patches(b, s, channels="in_channels", frames=True) + rows * s.hidden
 
 
-def _internvl(b: TowerBlock, s: Sizes) -> int:
+def _internvl(b: TowerBlock, s: EncoderSizes) -> int:
     rows = b.grid() + 1 if b.flag("use_absolute_position_embeddings") else 0
     last = 0 if b.flag("use_mean_pooling") else 2 * s.hidden
     mask = s.hidden * b.flag("use_mask_token")
     return _patches(b, s) + (1 + rows) * s.hidden + last + mask
 
 
-def _intern_vit(b: TowerBlock, s: Sizes) -> int:
+def _intern_vit(b: TowerBlock, s: EncoderSizes) -> int:
     return _patches(b, s) + (1 + b.grid() + 1) * s.hidden
 
 
-def _llama4(b: TowerBlock, s: Sizes) -> int:
+def _llama4(b: TowerBlock, s: EncoderSizes) -> int:
     inner, outer = b.size("projector_input_dim"), b.size("projector_output_dim")
     adapter = linear(s.width, inner, False) + linear(outer, outer, False)
     return _patches(b, s, bias=False) + (1 + b.grid() + 1 + 4) * s.hidden + adapter
 
 
-def _kimi(b: TowerBlock, s: Sizes) -> int:
+def _kimi(b: TowerBlock, s: EncoderSizes) -> int:
     high, wide = (b.size(k, f"init_{k}") for k in ("pos_emb_height", "pos_emb_width"))
     return _patches(b, s) + (high * wide + 2) * s.hidden
 
 
-def _glm4v(b: TowerBlock, s: Sizes, *, normed: bool = True) -> int:
+def _glm4v(b: TowerBlock, s: EncoderSizes, *, normed: bool = True) -> int:
     """Patches, positions, two norms, and the convolution that merges patches."""
     out, merged = b.size("out_hidden_size"), b.size("spatial_merge_size") ** 2
     rows = b.grid() + 1 if normed else 0
@@ -80,31 +80,31 @@ def _glm4v(b: TowerBlock, s: Sizes, *, normed: bool = True) -> int:
     return patches + (rows + 1) * s.hidden + linear(merged * s.hidden, out)
 
 
-def _glm_ocr(b: TowerBlock, s: Sizes) -> int:
+def _glm_ocr(b: TowerBlock, s: EncoderSizes) -> int:
     return _glm4v(b, s, normed=False)
 
 
-def _idefics(b: TowerBlock, s: Sizes) -> int:
+def _idefics(b: TowerBlock, s: EncoderSizes) -> int:
     return _patches(b, s) + (b.grid() + 2) * s.hidden
 
 
-def _step(b: TowerBlock, s: Sizes) -> int:
+def _step(b: TowerBlock, s: EncoderSizes) -> int:
     """Positions, a norm before the layers, and two convolutions of stride 2 after them."""
     h = s.hidden
     down = linear(9 * h, 2 * h) + linear(9 * 2 * h, 4 * h)
     return _patches(b, s, bias=False) + (b.grid() + 2) * h + down
 
 
-def _gemma4(b: TowerBlock, s: Sizes) -> int:
+def _gemma4(b: TowerBlock, s: EncoderSizes) -> int:
     patches = linear(3 * b.size("patch_size") ** 2, s.hidden, False)
     return patches + 2 * b.size("position_embedding_size") * s.hidden
 
 
-def _minimax(b: TowerBlock, s: Sizes) -> int:
+def _minimax(b: TowerBlock, s: EncoderSizes) -> int:
     return _patches(b, s, frames=True, bias=False) + 2 * s.hidden
 
 
-def _radio(b: TowerBlock, s: Sizes) -> int:
+def _radio(b: TowerBlock, s: EncoderSizes) -> int:
     """Positions of the largest image, class and register tokens, projections of images and of videos."""
     pixels = b.size("num_channels") * b.size("patch_size") ** 2
     frames = b.size("video_temporal_patch_size") if b.has("video_temporal_patch_size") else 0
@@ -113,11 +113,11 @@ def _radio(b: TowerBlock, s: Sizes) -> int:
     return (pixels * (1 + frames) + rows + tokens) * s.hidden
 
 
-def _ernie(b: TowerBlock, s: Sizes) -> int:
+def _ernie(b: TowerBlock, s: EncoderSizes) -> int:
     return _patches(b, s, channels="in_channels", bias=False) + 2 * s.hidden
 
 
-def _hunyuan(b: TowerBlock, s: Sizes) -> int:
+def _hunyuan(b: TowerBlock, s: EncoderSizes) -> int:
     rows = (b.size("max_image_size") // b.size("patch_size")) ** 2 + 1
     return _patches(b, s) + rows * s.hidden
 
@@ -146,7 +146,7 @@ _INTERN = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 
            "num_channels": 3}  # fmt: skip
 
 
-def _siglip_like(ends: Ends = _siglip, **other: Any) -> Encoder:
+def _siglip_like(ends: EncoderEnds = _siglip, **other: Any) -> Encoder:
     return Encoder(ends=ends, defaults=_siglip_sizes(**other))
 
 
@@ -160,12 +160,12 @@ def _qwen3(**defaults: Any) -> Encoder:
                    defaults=_QWEN3 | defaults)  # fmt: skip
 
 
-def _glm(ends: Ends, width: str, **other: Any) -> Encoder:
+def _glm(ends: EncoderEnds, width: str, **other: Any) -> Encoder:
     return Encoder(ends=ends, layers=("depth",), heads=("num_heads",), width=(width,), gated=True,
                    norm="rms", whole_heads=False, **other)  # fmt: skip
 
 
-def _intern(ends: Ends, bias: str, normed: str, **defaults: Any) -> Encoder:
+def _intern(ends: EncoderEnds, bias: str, normed: str, **defaults: Any) -> Encoder:
     return Encoder(ends=ends, qkv_bias=bias, wide_norms=normed, scales=2,
                    norm_key="norm_type", defaults=_INTERN | defaults)  # fmt: skip
 
