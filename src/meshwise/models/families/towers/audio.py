@@ -69,6 +69,7 @@ CONFORMERS = {
     "gemma3n_audio": (
         gemma3n_audio,
         {"hidden_size": 1536, "conf_num_hidden_layers": 12, "conf_num_attention_heads": 8,
-         "conf_conv_kernel_size": 5, "sscp_conv_channel_size": [128, 32], "input_feat_size": 128},
+         "conf_conv_kernel_size": 5, "sscp_conv_channel_size": [128, 32], "input_feat_size": 128,
+         "vocab_size": 128},
     ),
 }  # fmt: skip
