@@ -8,8 +8,10 @@ import msgspec
 
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.checkpoint import CheckpointRecord, checkpoint_record
 from meshwise.answers.records.result import Answer
 from meshwise.answers.text import words
+from meshwise.answers.text.checkpoint import checkpoint_tables, checkpoint_words
 from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.layouts import tp_degrees as legality
@@ -66,6 +68,7 @@ class ModelRecord(TypedDict):
     weight_bytes: dict[str, float]
     towers: list[dict[str, object]]
     towers_not_counted: list[str]
+    checkpoint: CheckpointRecord | None
     legal_tp: list[int]
     tp_dividing_heads: list[int]
     max_tp_without_kv_copies: int
@@ -99,6 +102,7 @@ class ModelResult(Answer):
     weight_bytes = Key[Record]("Of all weights, by number format [bytes].")
     towers = Key[list[Record]]("Encoders of images and sounds, and their projectors.")
     towers_not_counted = Key[list[str]]("Encoders whose weights are not counted.")
+    checkpoint = Key[Record | None]("What the files beside the ``config.json`` hold.")
     tp_dividing_heads = Key[list[int]]("Degrees that divide the heads.")
     max_tp_without_kv_copies = Key[int | None]("From the next on, ranks hold copies of KV heads.")
     refused_tp = Key[list[Record]]("Degrees that are not legal: ``tp`` and ``reason``.")
@@ -141,7 +145,7 @@ class ModelResult(Answer):
         return model_record(self.model, weight_bytes(self.model))
 
     def page(self) -> Page:
-        return model_page(self.to_dict(), self.model.quantization)
+        return model_page(self.to_dict(), self.model)
 
 
 def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
@@ -182,6 +186,7 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "weight_bytes": weight_bytes,
         "towers": [msgspec.to_builtins(tower) for tower in model.towers],
         "towers_not_counted": list(model.towers_not_counted),
+        "checkpoint": checkpoint_record(model.checkpoint),
         # degrees, and why others are not
         "legal_tp": legal,
         "tp_dividing_heads": legality.head_divisors(model),
@@ -210,8 +215,8 @@ def _powers(top: int) -> list[int]:
     return [1 << i for i in range(top.bit_length())]
 
 
-def model_line(d: ModelRecord) -> str:
-    """Parameters, bytes of weights, legal TP degrees."""
+def model_line(d: ModelRecord, model: Model) -> str:
+    """Parameters, bytes of weights, whether the files are as derived, legal TP degrees."""
     active = ""
     if d["active_parameters"] != d["parameters"]:
         active = f" ({format_count(d['active_parameters'])} active)"
@@ -222,11 +227,14 @@ def model_line(d: ModelRecord) -> str:
     node = next((r for r in d["refused_tp"] if r["tp"] == 8), None)
     refused = f"; not 8: {node['reasons'][0]}" if node else ""
     said = [f"{format_count(d['parameters'])} parameters{active}", weights]
+    if model.checkpoint is not None:
+        said.append(checkpoint_words(model.checkpoint))
     return words.first_line([*said, f"TP {degrees}{refused}"])
 
 
-def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
-    """Sizes, degrees, and what each degree does."""
+def model_page(d: ModelRecord, model: Model) -> Page:
+    """Sizes, what the checkpoint's files hold, degrees, and what each degree does."""
+    quantization = model.quantization
     sizes = Table(
         "",
         ("what", "value"),
@@ -261,7 +269,8 @@ def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
     lines += _unstated_words(d["towers"])
     told = ("\n".join(wrap(line) for line in lines),) if lines else ()
-    return Page(d["name"], (sizes, *told), model_line(d))
+    files = checkpoint_tables(model.checkpoint) if model.checkpoint is not None else ()
+    return Page(d["name"], (sizes, *files, *told), model_line(d, model))
 
 
 def _tower_rows(d: ModelRecord) -> list[tuple[str, str]]:

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.models.families.bailing import BAILING_FAMILIES
+from meshwise.models.families.delta import DELTA_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.layers import ModelFields
 from meshwise.models.families.llama import DENSE_FAMILIES
+from meshwise.models.families.minimax import MINIMAX_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -28,7 +31,13 @@ from meshwise.models.families.towers import TOWER_KEYS
 from meshwise.models.quantization import quantised_as
 from meshwise.models.shapes import Model
 
-FAMILIES: dict[str, Family] = {**DENSE_FAMILIES, **MOE_FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **DENSE_FAMILIES,
+    **MOE_FAMILIES,
+    **DELTA_FAMILIES,
+    **MINIMAX_FAMILIES,
+    **BAILING_FAMILIES,
+}
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 _DTYPES = {
     "float32": "fp32",

@@ -9,6 +9,8 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
+from meshwise.models.families.bailing import BAILING_BUILDERS
+from meshwise.models.families.delta import DELTA_BUILDERS
 from meshwise.models.families.keys import Reader, not_known, plain_attention, wrong
 from meshwise.models.families.layers import (
     ModelFields,
@@ -19,6 +21,7 @@ from meshwise.models.families.layers import (
     routed_experts,
     standard,
 )
+from meshwise.models.families.minimax import MINIMAX_BUILDERS
 from meshwise.models.families.searched import deci, nemotron_nas
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
@@ -391,4 +394,7 @@ BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "mimo_v2_flash": mimo_v2_flash,
     "deci": deci,
     "nemotron_nas": nemotron_nas,
+    **DELTA_BUILDERS,
+    **MINIMAX_BUILDERS,
+    **BAILING_BUILDERS,
 }

@@ -71,6 +71,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     extra: int = 0  # further weights per layer (Apertus' activation)
     sub_norms: bool = False  # BitNet: norms in front of the output and down projections
     dropout: str | None = None  # key of the rate after attention and feed-forward
+    layer_kinds: tuple[str, ...] = ()  # of layer_types, where its builder reads that list
     build: str = "standard"  # function in families_special, else families_build.standard
 
 
@@ -91,6 +92,8 @@ STRUCTURE = (
     "add_attn_sink_bias", "attention_sink_bias", "attention_head_type",
     "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
     "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
+    "layer_group_size", "no_kda_lora", "attn_res_block_size", "routed_expert_hidden_size",
+    "mla_use_output_gate", "moe_shared_expert_intermediate_size", "router_type",
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
                      "attention", "indexed_attention")  # fmt: skip
@@ -359,7 +362,7 @@ class Reader:
                     f"the sizes at the top, or the model_type of what wraps a {self.model_type}",
                 )
         types = self.config.get("layer_types")
-        if isinstance(types, list):
+        if isinstance(types, list) and not self.family.layer_kinds:
             for item in types:
                 if item not in KNOWN_LAYER_TYPES or (
                     item == "indexed_attention" and not self.family.indexer
