@@ -307,13 +307,19 @@ def _lower(item: tuple[str, Any]) -> str:
 
 def wrappers_section() -> str:
     from meshwise.models.families.refused import WRAPPER_TYPES
+    from meshwise.models.families.towers.wrappers import TOWER_PARTS
+
+    def towers(name: str) -> str:
+        usual = (f"`{part.usual}` under `{part.key}`" for part in TOWER_PARTS.get(name, ()))
+        return ", ".join(usual) or "not counted"
 
     rows = [
-        (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`")
+        (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`", towers(name))
         for name, w in sorted(WRAPPER_TYPES.items())
     ]
     return table(
-        ("`model_type`", "language model under", "its type where the file is silent"), rows
+        ("`model_type`", "language model under", "its type where the file is silent", "encoders"),
+        rows,
     )
 
 

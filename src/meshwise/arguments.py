@@ -12,6 +12,7 @@ from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.errors import InputError, quoted
 from meshwise.models.formats import model_as_run
 from meshwise.models.load import load_model
+from meshwise.models.parameters import has_towers
 from meshwise.models.shapes import Model
 from meshwise.stacks.load import load_stack, must_run_models
 from meshwise.stacks.stack import DEFAULT, Stack
@@ -117,7 +118,7 @@ def _no_experts(model: Model, workload: Workload) -> None:
 def _no_towers(model: Model, workload: Workload) -> None:
     """Refuse tokens of images where the model has nothing that makes them."""
     tokens = 0 if isinstance(workload, Training) else workload.image_tokens
-    if tokens and not model.towers and not model.towers_not_counted:
+    if tokens and not has_towers(model):
         raise InputError(
             f"image_tokens={tokens}: {model.name} has no encoder of images or sounds",
             field="image_tokens",

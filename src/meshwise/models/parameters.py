@@ -239,6 +239,11 @@ def tower_parameters(model: Model) -> int:
     return sum(tower.parameters for tower in model.towers)
 
 
+def has_towers(model: Model) -> bool:
+    """Whether the model has encoders of images or sounds, counted or not."""
+    return bool(model.towers or model.towers_not_counted)
+
+
 def parameters_with_towers(model: Model) -> int:
     """Number of weights of the whole multimodal model, but for towers that are not counted."""
     return parameters(model) + tower_parameters(model)

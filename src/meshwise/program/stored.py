@@ -7,7 +7,7 @@ import numpy as np
 from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
-from meshwise.models.parameters import parameters
+from meshwise.models.parameters import has_towers, parameters, tower_parameters
 from meshwise.models.shapes import Block, Model
 from meshwise.program.context import Widths, stored_width, widths
 from meshwise.program.weights import Role, block_matrices, end_weights, layers_held
@@ -66,14 +66,31 @@ def extra_bytes(model: Model, role: Role) -> Array:
 
 
 def tower_bytes(model: Model, layout: Layouts, w: Widths, divided: bool) -> Array:
-    """Bytes of the encoders of images and sounds on one rank that has them: in the format of what is not
-    quantised, as exclusion lists leave them. ``divided``: by TP, where it divides their heads; embeddings,
-    norms and biases of what is added up stay whole."""
+    """Bytes of the encoders of images and sounds on one rank that has them: narrow as the checkpoint's files
+    hold them, else in the format of what is not quantised, as exclusion lists leave them. ``divided``: by TP,
+    where it divides their heads; embeddings, norms and biases of what is added up stay whole."""
+    held = _held_tower_bytes(model, w)
+    if not model.towers:
+        return held or 0.0
+    width = w.plain_weight if held is None else held / tower_parameters(model)
     total: Array = 0.0
     for tower in model.towers:
         shares = np.where(divided & (tower.heads % layout.tp == 0), layout.tp, 1)
-        total = total + (tower.parameters - tower.split + tower.split / shares) * w.plain_weight
+        total = total + (tower.parameters - tower.split + tower.split / shares) * width
     return total
+
+
+def _held_tower_bytes(model: Model, w: Widths) -> float | None:
+    """Bytes of the encoders' weights in the checkpoint's files, none wider than it is loaded; None where
+    nothing says it, or the model has no encoder.
+    """
+    if model.checkpoint is None or not has_towers(model):
+        return None
+    parts = (part for part in model.checkpoint.apart if part.what == "towers")
+    part = next((p for p in parts if p.bytes and p.parameters), None)
+    if part is None or part.bytes is None or part.parameters is None:
+        return None
+    return min(float(part.bytes), part.parameters * w.plain_weight)
 
 
 def weight_bytes(model: Model) -> dict[str, float]:

@@ -10,6 +10,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import activations as act
 from meshwise.cost.memory import parts as mem
+from meshwise.models.parameters import has_towers
 from meshwise.program.step import Program
 from meshwise.stacks.stack import Stack, replaced
 
@@ -58,7 +59,7 @@ class Footprint:
         ]
         parts: dict[str, Array] = {}
         for name, first in tables[0].items():
-            if name == "towers_bytes" and not self.program.ctx.model.towers:
+            if name == "towers_bytes" and not has_towers(self.program.ctx.model):
                 continue
             value = first
             for i, table in enumerate(tables[1:], start=1):

@@ -30,14 +30,30 @@ def tower_remarks(model: Model, workload: Workload, stack: Stack) -> list[str]:
             f"encoders of images or sounds ({_encoders(model)}, {weights} weights with their projectors): "
             f"{how}; their compute is not priced"
         )
+    files = _in_files(model)
+    if files and model.towers and files != tower_parameters(model):
+        found.append(
+            f"the checkpoint's files hold {files:,} weights of encoders, its config.json leads to "
+            f"{tower_parameters(model):,}: memory is that of the files"
+        )
     if model.towers_not_counted:
-        names = ", ".join(model.towers_not_counted)
-        found.append(f"not counted, neither in memory nor in time: {names}")
+        where = (
+            "in memory as the files have them, not in time"
+            if files
+            else "neither in memory nor in time"
+        )
+        found.append(f"not counted, {where}: {', '.join(model.towers_not_counted)}")
     tokens = 0 if isinstance(workload, Training) else workload.image_tokens
     if tokens:
         held = workload.context if isinstance(workload, Decode) else workload.seq
         found.append(f"{tokens:,} of a sequence's {held:,} tokens are images'")
     return found
+
+
+def _in_files(model: Model) -> int | None:
+    """Weights of encoders in the checkpoint's files; None where nothing says it."""
+    parts = () if model.checkpoint is None else model.checkpoint.apart
+    return next((part.parameters for part in parts if part.what == "towers"), None)
 
 
 def tower_degree_remarks(model: Model, stack: Stack, tp: int) -> list[str]:
