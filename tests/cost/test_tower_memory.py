@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 import meshwise as mw
 from meshwise.layouts.layout import Layouts
+from meshwise.models.checkpoint.contents import Apart, CheckpointContents
 from meshwise.program.context import widths
 from meshwise.program.stored import tower_bytes
 
@@ -74,8 +76,6 @@ def test_bytes_of_many_layouts_at_once_are_those_of_each() -> None:
 
 
 def test_towers_leave_less_room_for_requests() -> None:
-    import msgspec
-
     bare = msgspec.structs.replace(MODEL, towers=())
     load = mw.Serving(isl=1024, osl=128, concurrency=8)
     with_towers, without = (mw.serve(m, "hgx-h100", load, tp=1) for m in (MODEL, bare))
@@ -85,8 +85,33 @@ def test_towers_leave_less_room_for_requests() -> None:
 
 
 def test_an_encoder_that_is_not_counted_is_said() -> None:
-    import msgspec
-
     model = msgspec.structs.replace(MODEL, towers=(), towers_not_counted=("vision_config (vit)",))
     found = mw.estimate(model, "hgx-h100", WORK)
     assert "not counted, neither in memory nor in time: vision_config (vit)" in found.remarks
+
+
+@pytest.mark.parametrize(("width", "priced"), [(1, 1), (2, 2), (4, 2)])
+def test_files_say_how_large_they_are_and_nothing_is_loaded_wider(width: int, priced: int) -> None:
+    weights = TOTAL // 2 - 1000
+    model = msgspec.structs.replace(MODEL, checkpoint=contents(weights, width))
+    found = mw.estimate(model, "hgx-h100", WORK, tp=1)
+    assert float(found.memory["towers_bytes"]) == pytest.approx(weights * priced)
+    assert any(f"hold {weights:,} weights of encoders" in line for line in found.remarks)
+
+
+def test_files_price_an_encoder_that_is_not_counted() -> None:
+    unknown = msgspec.structs.replace(
+        MODEL, towers=(), towers_not_counted=("vision_config (vit)",), checkpoint=contents(5000, 2)
+    )
+    found = mw.estimate(unknown, "hgx-h100", WORK, tp=2)
+    assert float(found.memory["towers_bytes"]) == 10_000
+    assert any("in memory as the files have them" in line for line in found.remarks)
+
+
+def contents(weights: int, width: int) -> CheckpointContents:
+    """Files with so many weights of encoders."""
+    towers = Apart(what="towers", tensors=3, parameters=weights, bytes=weights * width)
+    return CheckpointContents(
+        files=1, tensors=3, total_bytes=None, parameters=None, bytes=None, groups=(),
+        differences=(), apart=(towers,),
+    )  # fmt: skip

@@ -95,6 +95,23 @@ def test_a_wrapper_whose_file_does_not_describe_its_encoder() -> None:
     assert model_from_config({**LLAVA, "vision_config": None}, name="x").towers_not_counted == ()
 
 
+def test_a_class_of_the_language_model_alone_has_none() -> None:
+    """A text-only checkpoint under the wrapper's model type."""
+    flat = {**TEXT, "num_key_value_heads": 2, "model_type": "qwen2_vl",
+            "architectures": ["Qwen2VLForCausalLM"]}  # fmt: skip
+    assert model_from_config(flat, name="x").towers_not_counted == ()
+    whole = {**flat, "architectures": ["Qwen2VLForConditionalGeneration"]}
+    assert model_from_config(whole, name="x").towers_not_counted == ("vision_config (absent)",)
+
+
+def test_an_old_file_names_its_encoder_elsewhere() -> None:
+    old = {**TEXT, "model_type": "llava_llama", "mm_vision_tower": "openai/clip-vit-large-patch14"}
+    model = model_from_config(old, name="x")
+    assert model.towers_not_counted == ("mm_vision_tower (openai/clip-vit-large-patch14)",)
+    del old["mm_vision_tower"]
+    assert len(model_from_config(old, name="x").towers_not_counted) == 1
+
+
 def test_a_plain_model_with_a_block_of_a_tower_says_so() -> None:
     model = model_from_config({**TEXT, "vision_config": {"model_type": "pixtral"}}, name="x")
     assert model.towers_not_counted == ("vision_config (pixtral)",)

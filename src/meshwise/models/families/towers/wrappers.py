@@ -13,6 +13,7 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families.keys import kind, wrong
+from meshwise.models.families.refused import WRAPPER_TYPES
 from meshwise.models.families.towers import TOWER_KEYS
 from meshwise.models.families.towers.audio import AUDIO_ENCODERS, CONFORMERS
 from meshwise.models.families.towers.block import TowerBlock
@@ -31,6 +32,7 @@ class TowerPart(msgspec.Struct, frozen=True, kw_only=True):
     projector: str  # of PROJECTORS
     key: str = "vision_config"
     own: bool = False  # the wrapper's class decides which encoder, whatever the block says
+    optional: bool = False  # a file without the block is a model without the encoder (Gemma 4)
     copies: int = 1  # of the encoder (Video-LLaVA: images and videos)
     defaults: Mapping[str, Any] = {}  # of the wrapper's class, for keys beside the block
 
@@ -46,8 +48,10 @@ def _siglip(projector: str, **defaults: Any) -> TowerPart:
     return TowerPart(usual="siglip_vision_model", projector=projector, defaults=defaults)
 
 
-def _own(usual: str, projector: str, **defaults: Any) -> TowerPart:
-    return TowerPart(usual=usual, projector=projector, own=True, defaults=defaults)
+def _own(usual: str, projector: str, *, optional: bool = False, **defaults: Any) -> TowerPart:
+    return TowerPart(
+        usual=usual, projector=projector, own=True, optional=optional, defaults=defaults
+    )
 
 
 _INTERN = {"downsample_ratio": 0.5}
@@ -112,8 +116,9 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     ),
     "step3p7": (_own("step3p5_vision", "step3p7"),),
     "gemma4": (
-        _own("gemma4_vision", "plain_linear"),
-        TowerPart(usual="gemma4_audio", projector="gemma4_audio_projector", key="audio_config"),
+        _own("gemma4_vision", "plain_linear", optional=True),
+        TowerPart(usual="gemma4_audio", projector="gemma4_audio_projector", key="audio_config",
+                  optional=True),
     ),
     "gemma3n": (
         TowerPart(usual="gemma3n_vision", projector="gemma3n_embedder"),
@@ -128,6 +133,11 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     "ernie4_5_vl_moe": (_own("ernie4_5_vl_moe_vision", "ernie_vl"),),
     "hy_v4_vl": (_own("hy_v4_vl_vision", "hy_v4"),),
 }  # fmt: skip
+
+
+def is_counted(model_type: str) -> bool:
+    """Whether the weights of an encoder of this model type are known."""
+    return model_type in _ENCODERS or model_type in CONFORMERS
 
 
 class FoundTowers(msgspec.Struct, frozen=True):
@@ -162,15 +172,22 @@ def read_towers(
             missing.append(_name(key, block))
         else:
             found += counted
-    missing += [
-        f"{key} (absent)" for key, part in parts.items() if key not in config and _always(part)
-    ]
+    if not _text_alone(config):
+        missing += [
+            f"{key} (absent)"
+            for key, part in parts.items()
+            if key not in config and not part.optional
+        ]
+    if not (parts or found or missing) and model_type in WRAPPER_TYPES:
+        missing.append("an encoder that the file does not describe")
     return FoundTowers(tuple(found), tuple(missing))
 
 
-def _always(part: TowerPart) -> bool:
-    """A wrapper without a block still has its tower, but where it may go without one (Gemma 4)."""
-    return part.usual not in ("gemma4_vision", "gemma4_audio", "gemma3n_audio")
+def _text_alone(config: Mapping[str, Any]) -> bool:
+    """Whether the file's class is that of the language model alone."""
+    classes = config.get("architectures")
+    named = classes[0] if isinstance(classes, list) and classes else ""
+    return isinstance(named, str) and named.endswith("ForCausalLM")
 
 
 def _names_tower(block: object) -> bool:
