@@ -28,7 +28,7 @@ from meshwise.models.families.refused import (
     other_head,
 )
 from meshwise.models.families.towers import TOWER_KEYS
-from meshwise.models.quantization import quantised_as
+from meshwise.models.quantization.config import quantised_as
 from meshwise.models.shapes import Model
 
 FAMILIES: dict[str, Family] = {
@@ -286,4 +286,4 @@ def model_from_config(
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    return quantised_as(stated, quant_config, model)
+    return quantised_as(stated, quant_config, model, outer=text)

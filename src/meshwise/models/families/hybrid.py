@@ -23,7 +23,10 @@ def layer_kinds(r: Reader, layers: int) -> list[str] | None:
     for item in found or ():
         if item not in known:
             raise not_known(
-                "layer_types", item, f"no layer of kind {shorten(item)!r} is known", ", ".join(known)
+                "layer_types",
+                item,
+                f"no layer of kind {shorten(item)!r} is known",
+                ", ".join(known),
             )
     return found
 
@@ -58,6 +61,12 @@ def refuse_set(r: Reader, *names: str, why: str = "is not known") -> None:
     for name in names:
         if r.flag(name):
             raise not_known(name, True, why, "false")
+
+
+def untied(r: Reader) -> None:
+    """Refuse a tied head where the publisher's class ties it and transformers' has two tables all the same."""
+    if r.flag("tie_word_embeddings"):
+        raise not_known("tie_word_embeddings", True, "a tied head is not known", "false")
 
 
 def multi_token(r: Reader, key: str, block: Block, hidden: int) -> MultiToken | None:

@@ -22,7 +22,9 @@ class Indexer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         None  # features of the latent that its queries are made of; None: the input's
     )
     own: bool = True  # False: the choice of an earlier layer's indexer is used
-    weighted: bool = True  # heads' scores are added up; False: each chooses for its KV head (MiniMax-M3)
+    weighted: bool = (
+        True  # heads' scores are added up; False: each chooses for its KV head (MiniMax-M3)
+    )
     extra_parameters: int = 0  # weights that are none of its three projections: norms, compressors
 
     def __post_init__(self) -> None:

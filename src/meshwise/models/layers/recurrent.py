@@ -35,8 +35,12 @@ class Recurrent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     conv_bias: bool = False
     input_bias: bool = False
     output_bias: bool = False
-    rank: int = 0  # of the gates' low-rank products (kimi_delta; 0: whole), of the time step's (Mamba 1)
-    whole_gate: bool = False  # kimi_delta: the output's gate is one product, whatever the decay's is
+    rank: int = (
+        0  # of the gates' low-rank products (kimi_delta; 0: whole), of the time step's (Mamba 1)
+    )
+    whole_gate: bool = (
+        False  # kimi_delta: the output's gate is one product, whatever the decay's is
+    )
     norm_parameters: int = 0
     norm_groups: int = 0  # groups of heads that a norm spans; 0: no norm beyond a head
     state_dtype: str = "fp32"  # in which the state is kept
