@@ -275,12 +275,20 @@ def model_page(d: ModelRecord, model: Model) -> Page:
 
 def _tower_rows(d: ModelRecord) -> list[tuple[str, str]]:
     """Encoders of images and sounds, each with its size, and the whole."""
-    rows = [(f"  {tower['name']}", f"{tower['parameters']:,}") for tower in d["towers"]]
+    rows = [
+        (f"  {tower['name']}", f"{tower['parameters']:,}{_tower_format(tower['stored'])}")
+        for tower in d["towers"]
+    ]
     rows += [(f"  {name}", "not counted") for name in d["towers_not_counted"]]
     if not d["towers"]:
         return rows
     total = d["parameters_with_towers"]
     return [("with towers", f"{total:,} ({format_count(total)})"), *rows]
+
+
+def _tower_format(stored: object) -> str:
+    """The format of a tower's matrices, where they are quantised."""
+    return f" ({stored['dtype']})" if isinstance(stored, dict) else ""
 
 
 def _unstated_words(towers: list[dict[str, object]]) -> list[str]:

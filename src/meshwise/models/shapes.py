@@ -219,6 +219,7 @@ class Tower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hidden: int = 0
     heads: int = 1
     split: int = 0
+    stored: Stored | None = None  # how its matrices are stored; None: as Model.dtype
     block: str = ""  # key of the configuration that describes it
     unstated: tuple[str, ...] = ()  # sizes that the file leaves to the encoder's class
 
@@ -350,6 +351,7 @@ _TOWER: dict[str, Check] = {
     **dict.fromkeys(("parameters", "split"), _PARAMETERS),
     **dict.fromkeys(("layers", "hidden"), whole(0, MAX_COUNT)),
     "heads": _SIZE,
+    "stored": optional(a(Stored)),
     "unstated": tuple_of(text, "key", least=0),
 }
 _QUANTIZATION = flags_of(Quantization) | {

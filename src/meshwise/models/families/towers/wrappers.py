@@ -37,7 +37,7 @@ class TowerPart(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Mapping[str, Any] = {}  # of the wrapper's class, for keys beside the block
 
 
-_BIASED = {"multimodal_projector_bias": True}
+_BIASED: dict[str, Any] = {"multimodal_projector_bias": True}
 
 
 def _clip(projector: str, **other: Any) -> TowerPart:
@@ -54,7 +54,7 @@ def _own(usual: str, projector: str, *, optional: bool = False, **defaults: Any)
     )
 
 
-_INTERN = {"downsample_ratio": 0.5}
+_INTERN: dict[str, Any] = {"downsample_ratio": 0.5}
 _QWEN3 = _own("qwen3_vl_vision", "qwen3_vl")
 _QWEN35 = _own("qwen3_5_vision", "qwen3_5")
 _GLM = _own("glm4v_vision", "glm4v")
