@@ -307,13 +307,19 @@ def _lower(item: tuple[str, Any]) -> str:
 
 def wrappers_section() -> str:
     from meshwise.models.families.refused import WRAPPER_TYPES
+    from meshwise.models.families.towers.wrappers import TOWER_PARTS, is_counted
+
+    def towers(name: str) -> str:
+        parts = [part for part in TOWER_PARTS.get(name, ()) if is_counted(part.usual)]
+        return ", ".join(f"`{p.usual}` under `{p.key}`" for p in parts) or "not counted"
 
     rows = [
-        (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`")
+        (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`", towers(name))
         for name, w in sorted(WRAPPER_TYPES.items())
     ]
     return table(
-        ("`model_type`", "language model under", "its type where the file is silent"), rows
+        ("`model_type`", "language model under", "its type where the file is silent", "encoders"),
+        rows,
     )
 
 
