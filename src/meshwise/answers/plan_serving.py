@@ -16,8 +16,8 @@ from meshwise.answers.text.sentences import cluster_words, sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words, serving_table
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
-from meshwise.layouts.rules.of_model import DEGREE_CODES
 from meshwise.layouts.pins import Pins, pins_record
+from meshwise.layouts.rules.of_model import DEGREE_CODES
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving.question import Served
