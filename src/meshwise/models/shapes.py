@@ -59,6 +59,9 @@ class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     latent_bias: bool = False  # of the two projections into that width and back
     router_parameters: int = 0  # further weights of the router (a norm, scales), on every rank
     zero_experts: int = 0  # further choices of the router that have no weights (LongCat)
+    vision: Mlp | None = (
+        None  # as many experts again, with a router, for images' tokens (ERNIE 4.5 VL)
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, _MOE, "moe")
@@ -89,7 +92,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Bytes per weight, scales included; of a format that is known."""
         if self.mean_bytes is not None:
             return self.mean_bytes
-        return dtypes.stored_bytes(self.dtype, self.group, self.scale)
+        return dtypes.stored_bytes(self.dtype, self.group, self.scale, self.block)
 
 
 _STORED: dict[str, Check] = {
@@ -176,7 +179,7 @@ class MultiToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a checkpoint stores its weights; which matrix how: ``Block.stored``, and the two ends here.
 
-    ``weight_dtype``, ``group``, ``block`` and ``scale`` are those of most of its weights.
+    ``weight_dtype``, ``group``, ``block``, ``scale`` and ``mean_bytes`` are those of most of its weights.
     """
 
     method: str  # quant_method as the checkpoint names it
@@ -184,6 +187,7 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     group: int | None = None
     block: tuple[int, int] | None = None
     scale: float | None = None  # as in Stored
+    mean_bytes: float | None = None  # as in Stored
     weight_only: bool = False
     kv_cache_dtype: str | None = None
     embedding: Stored | None = None  # None: Model.dtype
@@ -191,6 +195,18 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         check_fields(self, _QUANTIZATION, "quantization")
+
+    @property
+    def weights(self) -> Stored:
+        """The format of most of its weights."""
+        return Stored(
+            dtype=self.weight_dtype,
+            group=self.group,
+            block=self.block,
+            scale=self.scale,
+            mean_bytes=self.mean_bytes,
+            weight_only=self.weight_only,
+        )
 
 
 class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -216,6 +232,7 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param residual_streams: copies of the residual that layers mix (hyper-connections).
     :param layer_embedding: width of a table of embeddings per layer (Gemma 3n), 0: none.
     :param layer_embedding_rows: its rows.
+    :param adapters: further small products at its ends, once for each token, on every rank whole.
     :param mtp: multi-token-prediction layers, which are not counted in the parameters.
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
@@ -246,6 +263,7 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     residual_streams: int = 1  # copies of the residual that layers mix (hyper-connections)
     layer_embedding: int = 0  # width of a table of embeddings per layer (Gemma 3n, 4); 0: none
     layer_embedding_rows: int = 0  # its rows
+    adapters: tuple[Adapter, ...] = ()  # small products of the model's ends (Gemma 3n, DeepSeek-V4)
     mtp: MultiToken | None = None  # multi-token prediction, beside the language model
     dtype: str = "bf16"  # of the unquantised weights
     quantization: Quantization | None = None
@@ -286,6 +304,7 @@ _MOE = flags_of(Moe) | {
     "latent": optional(_SIZE),
     "router_parameters": _PARAMETERS,
     "zero_experts": whole(0, MAX_COUNT),
+    "vision": optional(a(Mlp)),
 }
 _ADAPTER: dict[str, Check] = {
     "name": text,
@@ -311,7 +330,7 @@ _QUANTIZATION = flags_of(Quantization) | {
     "weight_dtype": among(*dtypes.ELEMENT_BYTES, "unknown"),
     "group": optional(whole(1, MAX_COUNT)),
     "block": optional(tuple_of(_SIZE, "size")),
-    "scale": optional(number(0.0, MAX_COUNT)),
+    **dict.fromkeys(("scale", "mean_bytes"), optional(number(0.0, MAX_COUNT))),
     "kv_cache_dtype": optional(among(*dtypes.ELEMENT_BYTES)),
     **dict.fromkeys(("embedding", "head"), optional(a(Stored))),
 }
@@ -326,6 +345,7 @@ _MODEL = flags_of(Model) | {
     "final_norm_parameters": _PARAMETERS,
     **dict.fromkeys(("layer_embedding", "layer_embedding_rows"), _PARAMETERS),
     "residual_streams": whole(1, 1000),
+    "adapters": tuple_of(a(Adapter), "Adapter", least=0),
     "mtp": optional(a(MultiToken)),
     "max_positions": optional(whole(1, MAX_PARAMETERS)),
     "dtype": among(*dtypes.ELEMENT_BYTES),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from meshwise.models.checkpoint.headers import StoredEntry
+from meshwise.models.layers.hub_names import ATTENTION_NAMES, FEED_FORWARD_NAMES
 
 # Parts of a layer, and the model's ends.
 LAYER_GROUPS = ("attention", "recurrent", "feed_forward", "experts", "shared_experts", "router", "adapters",
@@ -55,6 +56,7 @@ _ADAPTERS = re.compile(
 )
 _ROUTERS = frozenset(("gate", "router", "wg", "shared_expert_gate", "gating"))
 
+<<<<<<< HEAD
 OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo")  # of a mixer
 # Which matrices a product's tensor holds; a name that two parts use stands in both tables.
 _QUERIES: dict[str, tuple[str, ...]] = {
@@ -79,10 +81,11 @@ _QUERIES: dict[str, tuple[str, ...]] = {
 _PRODUCTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gate_proj", "w1", "c_fc_0", "linear"), ("gate",)),
     **dict.fromkeys(
-        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "dense_h_to_4h", "fc_in", "linear_v"),
+        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "fc_in", "linear_v"),
         ("up",),
     ),
-    **dict.fromkeys(("gate_up_proj", "input_linear"), ("gate", "up")),
+    # the last one's gate is there where the model has one (ChatGLM)
+    **dict.fromkeys(("gate_up_proj", "input_linear", "dense_h_to_4h"), ("gate", "up")),
     **dict.fromkeys(
         (
             "down_proj",
@@ -97,10 +100,16 @@ _PRODUCTS: dict[str, tuple[str, ...]] = {
         ("down",),
     ),
 }
+=======
+>>>>>>> main
 _ONES = frozenset(("in_proj", "conv1d", "A_log", "D", "dt_bias", "dt_proj", "x_proj"))  # of a mixer
 _EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$|^project_in$")
 _HEAD = re.compile(
     r"^lm_head$|^output(_layer|_projection)?$|^embed_out$|^head$|^project_out$|norm|^ln_f$"
+)
+_TABLE = re.compile(
+    r"^(embed_tokens|wte|embed_in|(tok|word)_embeddings?|embeddings?|embed|lm_head|output(_layer|_projection)?|"
+    r"embed_out|head)$"
 )
 
 
@@ -134,7 +143,7 @@ def _layer_group(words: list[str]) -> str:
             return "recurrent"
         if leaf in ("up_proj", "down_proj"):
             return "feed_forward"
-        return "attention" if leaf in _QUERIES and leaf != "out_proj" else "recurrent"
+        return "attention" if leaf in ATTENTION_NAMES and leaf != "out_proj" else "recurrent"
     if _NORM.search(leaf) or "act_fn" in words:
         return "norms"
     if _ATTENTION.intersection(words):
@@ -163,7 +172,8 @@ def _named(path: str) -> ModuleName:
         return ModuleName(None, "mtp", (), path)
     if place is None:
         group = "buffers" if any(map(_BUFFER.search, words)) else _end_group(words)
-        return ModuleName(None, group, (), path)
+        is_table = group in END_GROUPS and _TABLE.search(words[-1]) is not None
+        return ModuleName(None, group, ("table",) if is_table else (), path)
     below = words[place + 2 :]
     layer = int(words[place + 1]) if len(words[place + 1]) < 8 else None
     if not below or layer is None:
@@ -172,7 +182,7 @@ def _named(path: str) -> ModuleName:
     if any(map(_BUFFER.search, below)) or below[-2:] in (["act_fn", "beta"], ["act_fn", "eps"]):
         return ModuleName(layer, "buffers", (), label)
     group = _layer_group(below)
-    table = _QUERIES if group == "attention" else _PRODUCTS
+    table = ATTENTION_NAMES if group == "attention" else FEED_FORWARD_NAMES
     fits = (
         group in ("attention", "feed_forward", "experts", "shared_experts")
         and "indexer" not in below

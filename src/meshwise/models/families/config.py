@@ -14,10 +14,14 @@ from typing import Any
 from meshwise.errors import InputError, UnsupportedModel, shorten
 from meshwise.models.families.bailing import BAILING_FAMILIES
 from meshwise.models.families.delta import DELTA_FAMILIES
+from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
+from meshwise.models.families.gemma import GEMMA_FAMILIES
+from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.llama import DENSE_FAMILIES
+from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
@@ -26,12 +30,20 @@ from meshwise.models.families.refused import (
     Wrapper,
     other_head,
 )
-from meshwise.models.quantization import quantised_as
+from meshwise.models.families.sparse import SPARSE_FAMILIES
+from meshwise.models.families.step import STEP_FAMILIES
+from meshwise.models.quantization.config import quantised_as
 from meshwise.models.shapes import Model
 
 FAMILIES: dict[str, Family] = {
     **DENSE_FAMILIES,
     **MOE_FAMILIES,
+    **GEMMA_FAMILIES,
+    **SPARSE_FAMILIES,
+    **STEP_FAMILIES,
+    **HUNYUAN_FAMILIES,
+    **LONGCAT_FAMILIES,
+    **ERNIE_FAMILIES,
     **DELTA_FAMILIES,
     **MINIMAX_FAMILIES,
     **BAILING_FAMILIES,
@@ -269,4 +281,4 @@ def model_from_config(
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    return quantised_as(stated, quant_config, model)
+    return quantised_as(stated, quant_config, model, outer=text)

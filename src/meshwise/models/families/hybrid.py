@@ -11,6 +11,8 @@ from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks
 from meshwise.models.shapes import Block, MultiToken
 
+LINEAR_KINDS = ("linear_attention", "full_attention")  # as layer_types names them
+
 
 def layer_count(r: Reader) -> int:
     return r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
@@ -61,6 +63,12 @@ def refuse_set(r: Reader, *names: str, why: str = "is not known") -> None:
     for name in names:
         if r.flag(name):
             raise not_known(name, True, why, "false")
+
+
+def untied(r: Reader) -> None:
+    """Refuse a tied head where the publisher's class ties it and transformers' has two tables all the same."""
+    if r.flag("tie_word_embeddings"):
+        raise not_known("tie_word_embeddings", True, "a tied head is not known", "false")
 
 
 def multi_token(r: Reader, key: str, block: Block, hidden: int) -> MultiToken | None:
