@@ -12,7 +12,7 @@ import pytest
 from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
 from meshwise.models.families.config import FAMILIES, KNOWN, family_words, model_from_config
 from meshwise.models.families.irregular import BUILDERS
-from meshwise.models.families.keys import NO_SIZES
+from meshwise.models.families.keys import NO_NONE, NO_SIZES
 from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
 from meshwise.models.layers.attention import Attention
 from meshwise.models.parameters import parameters
@@ -40,7 +40,7 @@ def make(model_type: str, **keys: Any) -> Model:
     no_sizes = NO_SIZES - ({"max_position_embeddings"} if family and family.positions else set())
     for key, default in family.defaults.items() if family is not None else ():
         stated = {key, *family.aliases.get(key, ())} & set(keys)
-        if not stated and key not in no_sizes and type(default) is int:
+        if not stated and key not in no_sizes and (key in NO_NONE or type(default) is int):
             sizes[key] = default
     return model_from_config({"model_type": model_type, **sizes, **keys}, name="test")
 
@@ -227,6 +227,15 @@ def test_fields_where_null_and_absent_differ() -> None:
         ({"model_type": "lama"}, "model_type"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
         ({"architectures": ["LlamaForCausalLMEagle3"]}, "architectures"),
+        ({"architectures": ["DeepseekV3ForCausalLMNextN"]}, "architectures"),
+        ({"architectures": ["DeepSeekMTPModel"]}, "architectures"),
+        ({"architectures": ["Qwen3ForCausalLM", "MedusaModel"]}, "architectures"),
+        ({"architectures": ["MLPSpeculatorPreTrainedModel"]}, "architectures"),
+        ({"architectures": ["PeftModelForCausalLM"]}, "architectures"),
+        ({"draft_vocab_size": 32000}, "draft_vocab_size"),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1]}}, "eagle_config"),
+        ({"peft_type": "LORA"}, "peft_type"),
+        ({"base_model_name_or_path": "meta-llama/Llama-2-7b-hf"}, "base_model_name_or_path"),
         ({"is_encoder_decoder": True}, "model_type"),
     ],
 )

@@ -22,7 +22,7 @@ from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.gemma import GEMMA_FAMILIES
 from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
-from meshwise.models.families.keys import NO_SIZES
+from meshwise.models.families.keys import NO_NONE, NO_SIZES
 from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
@@ -247,7 +247,7 @@ def small(model_type: str, rng: random.Random) -> dict[str, Any]:
     family = FAMILIES[model_type]
     names = ("first_k_dense_replace", *family.aliases.get("first_k_dense_replace", ()))
     dense = family.defaults.get("first_k_dense_replace")
-    if dense and not {*names, "mlp_layer_types"} & set(config):
+    if dense is not None and not {*names, "mlp_layer_types"} & set(config):
         config[next((name for name in names if name in known), names[0])] = dense
     return config
 
@@ -324,7 +324,11 @@ def test_defaults_of_the_class(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type](**stated)
     # but for the sizes that no file leaves out, and that its class has
     family, known = FAMILIES[model_type], config.to_dict()
-    sizes = {k: v for k, v in family.defaults.items() if type(v) is int and k not in NO_SIZES}
+    sizes = {
+        k: v
+        for k, v in family.defaults.items()
+        if k in NO_NONE or (type(v) is int and k not in NO_SIZES)
+    }
     if family.positions:
         sizes["max_position_embeddings"] = family.defaults["max_position_embeddings"]
     for key in list(sizes):

@@ -86,7 +86,8 @@ def _of_its_name(
 
 
 @functools.cache
-def _published() -> list[dict[str, Any]]:
+def published_files() -> list[dict[str, Any]]:
+    """The files that leave sizes out: wrapper, what the language model's block states, and what not."""
     import json  # both only for a block without sizes
 
     from meshwise.catalog import ROOT
@@ -100,7 +101,7 @@ def _of_a_published_file(
     wrapper: str, stated: dict[str, Any], absent: dict[str, int]
 ) -> tuple[dict[str, int], str] | None:
     """The sizes of the published file that states the same ones and leaves the same ones out."""
-    for file in _published():
+    for file in published_files():
         sizes: dict[str, int] = file["left_out"]
         same = all(stated[k] == v for k, v in file["states"].items())
         same = same and all(stated[k] in (None, v) for k, v in sizes.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from meshwise.errors import InputError, quoted
+from meshwise.errors import InputError, meant, quoted
 from meshwise.models.families.keys import kind, wrong
 
 DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -22,41 +22,12 @@ _NARROW = frozenset(
 )
 _ACTIVATION_KEYS = ("hidden_act", "activation_function", "hidden_activation", "activation_func")
 # transformers' own names (activations.ACT2CLS), and those that publishers' code adds.
-_ACTIVATIONS = frozenset(
-    [
-        "gelu",
-        "gelu_10",
-        "gelu_accurate",
-        "gelu_fast",
-        "gelu_new",
-        "gelu_python",
-        "gelu_python_tanh",
-        "gelu_pytorch_tanh",
-        "hardswish",
-        "laplace",
-        "leaky_relu",
-        "linear",
-        "mish",
-        "prelu",
-        "quick_gelu",
-        "relu",
-        "relu2",
-        "relu6",
-        "sigmoid",
-        "silu",
-        "sqrtsoftplus",
-        "swish",
-        "tanh",
-        "xielu",
-        "swiglu",
-        "geglu",
-        "reglu",
-        "squared_relu",
-        "swigluoai",
-        "situ",
-        "gelu_tanh",
-    ]
-)
+ACTIVATIONS = frozenset((
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
+    "gelu_pytorch_tanh", "gelu_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu",
+    "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu",
+    "geglu", "reglu", "situ", "squared_relu", "swiglu", "swigluoai",
+))  # fmt: skip
 
 
 def check_activations(config: Mapping[str, Any]) -> None:
@@ -65,14 +36,13 @@ def check_activations(config: Mapping[str, Any]) -> None:
         value = config.get(key)
         if value is None:
             continue
-        if not isinstance(value, str) or value.lower() not in _ACTIVATIONS:
-            what = quoted(value) if isinstance(value, str) else kind(value)
-            near = None
-            if isinstance(value, str):
-                import difflib  # only for an error
-
-                near = next(iter(difflib.get_close_matches(value.lower(), _ACTIVATIONS, n=1)), None)
-            raise wrong(key, value, f"no activation is called {what}", "silu, gelu, relu …", near)
+        if not isinstance(value, str):
+            raise wrong(key, value, f"{kind(value)} where a name belongs", "silu, gelu, relu …")
+        if value.lower() not in ACTIVATIONS:
+            near = meant(value.lower(), {name: name for name in ACTIVATIONS})
+            nearest = near.pop() if len(near) == 1 else None
+            said = f"no activation is called {quoted(value)}"
+            raise wrong(key, value, said, "silu, gelu, relu …", nearest)
 
 
 def weight_dtype(*configs: Mapping[str, Any]) -> tuple[str, InputError | None]:

@@ -92,6 +92,10 @@ NO_SIZES = frozenset(
         "moe_layer_freq",
     ]
 )
+# Sizes that a class may take as none: a file says them, if only to say none.
+NO_NONE = frozenset(
+    ("first_k_dense_replace", "n_shared_experts", "num_shared_experts", "q_lora_rank")
+)
 
 
 def wrong(
@@ -158,6 +162,8 @@ class Reader:
         """Whether the file leaves out a size that its class would fill in: that is no fact of the model."""
         if key in NO_SIZES or self.find(key)[2]:
             return False
+        if key in NO_NONE:
+            return key in self.family.defaults
         return type(default := self.family.defaults.get(key)) is int and default != 0
 
     def absent(self, key: str, low: int = 1, high: int = MOST_WIDE) -> InputError:
