@@ -23,10 +23,19 @@ from meshwise.models.families.refused import (
     Wrapper,
     other_head,
 )
+from meshwise.models.families.short_convolution import CONVOLUTION_FAMILIES
+from meshwise.models.families.state_space import STATE_SPACE_FAMILIES
+from meshwise.models.families.zamba import ZAMBA_FAMILIES
 from meshwise.models.quantization import quantised_as
 from meshwise.models.shapes import Model
 
-FAMILIES: dict[str, Family] = {**DENSE_FAMILIES, **MOE_FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **DENSE_FAMILIES,
+    **MOE_FAMILIES,
+    **STATE_SPACE_FAMILIES,
+    **ZAMBA_FAMILIES,
+    **CONVOLUTION_FAMILIES,
+}
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 _DTYPES = {
     "float32": "fp32",

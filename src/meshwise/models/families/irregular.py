@@ -20,6 +20,9 @@ from meshwise.models.families.layers import (
     standard,
 )
 from meshwise.models.families.searched import deci, nemotron_nas
+from meshwise.models.families.short_convolution import CONVOLUTION_BUILDERS
+from meshwise.models.families.state_space import STATE_SPACE_BUILDERS
+from meshwise.models.families.zamba import ZAMBA_BUILDERS
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
 
@@ -391,4 +394,7 @@ BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "mimo_v2_flash": mimo_v2_flash,
     "deci": deci,
     "nemotron_nas": nemotron_nas,
+    **STATE_SPACE_BUILDERS,
+    **ZAMBA_BUILDERS,
+    **CONVOLUTION_BUILDERS,
 }

@@ -160,6 +160,7 @@ class Reader:
         self.family = family
         self.model_type = model_type
         self.used: set[str] = set()
+        self.kinds_known = False  # the family has judged its list of kinds of layers
 
     def find(self, key: str) -> tuple[str, Any, bool]:
         """(name in the file, value, whether the file has it) of a key or of one of its aliases.
@@ -277,6 +278,25 @@ class Reader:
             )
         return value
 
+    def kinds(
+        self, key: str, names: Mapping[str, str], length: int | None = None
+    ) -> list[str] | None:
+        """What ``names`` calls each layer of a list of kinds; None where the list is absent or null."""
+        found = self.sequence(key, length)
+        if found is None:
+            return None
+        for item in found:
+            if not isinstance(item, str) or item not in names:
+                name = self.find(key)[0]
+                raise UnsupportedModel(
+                    f"{name}: no layer of kind {shorten(item)!r} is known in a {self.model_type}",
+                    field=name,
+                    value=item,
+                    legal=", ".join(names),
+                )
+        self.kinds_known = True
+        return [names[item] for item in found]
+
     def uniform(self, key: str, low: int, high: int) -> int | None:
         """An integer, or a list per layer that repeats one integer (Hunyuan)."""
         if self.lacks(key):
@@ -359,7 +379,7 @@ class Reader:
                     f"the sizes at the top, or the model_type of what wraps a {self.model_type}",
                 )
         types = self.config.get("layer_types")
-        if isinstance(types, list):
+        if isinstance(types, list) and not self.kinds_known:
             for item in types:
                 if item not in KNOWN_LAYER_TYPES or (
                     item == "indexed_attention" and not self.family.indexer

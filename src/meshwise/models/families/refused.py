@@ -53,6 +53,9 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "glm4v": Wrapper(inner="glm4v_text", either=True),
     "glm4v_moe": Wrapper(inner="glm4v_moe_text"),
     "phi3_v": Wrapper(inner="phi3", flat=True),
+    "nemotron_h_omni": Wrapper(inner="nemotron_h", keys=("text_config", "llm_config")),
+    "lfm2_vl": Wrapper(inner="lfm2"),
+    "lfm3_vl": Wrapper(inner="lfm3"),
 }
 
 _ENCODER = "encoder only, not a causal language model"
@@ -86,14 +89,12 @@ REFUSED_TYPES: dict[str, str] = {
             "hubert wavlm sew data2vec-audio audio-spectrogram-transformer encodec mimi dac vits "
             "bark timesfm pixtral"),
     **_each(_STATE, "mamba mamba2 falcon_mamba codestral_mamba ssm"),
-    **_each(_HYBRID, "jamba bamba zamba zamba2 nemotron_h falcon_h1 granitemoehybrid plamo2 "
-            "nemotron_h_omni phi4flash samba hymba"),
+    **_each(_HYBRID, "plamo2 phi4flash samba hymba"),
     **_each(_LINEAR, "qwen3_next qwen3_5 qwen3_5_moe qwen3_5_text qwen3_5_moe_text minimax "
             "minimax_text_01 minimax_m1 MiniMaxText01 MiniMaxM1 kimi_linear olmo_hybrid "
             "bailing_hybrid bailing_moe_linear retnet gla"),
     **_each(_RECURRENT, "rwkv rwkv5 rwkv6 rwkv7 recurrent_gemma xlstm"),
-    **_each("hybrid of attention and convolution layers", "lfm2 lfm2_moe lfm2_vl lfm3 "
-            "stripedhyena"),
+    **_each("hybrid of attention and convolution layers", "stripedhyena"),
     **_each("cross-attention layers to an image encoder", "mllama mllama_text_model idefics "
             "blip-2 instructblip instructblipvideo"),
     **_each("per-layer embeddings and shared key/value layers (Gemma 3n)", "gemma3n gemma3n_text"),

@@ -63,7 +63,8 @@ def scan(ctx: Context, r: Recurrent) -> list[Op]:
     element = dtypes.ELEMENT_BYTES[r.state_dtype]
     size = float(r.key_dim * r.value_dim)
     in_turn = work.token * size
-    chunk = min(work.chunk, ctx.queries)
+    whole = r.chunk or work.chunk
+    chunk = min(whole, ctx.queries)
     chunked = (
         work.scores * chunk * r.key_dim
         + work.values * chunk * r.value_dim
@@ -72,7 +73,7 @@ def scan(ctx: Context, r: Recurrent) -> list[Op]:
     )
     per_head = in_turn if decode else chunked
     states = ctx.sequences * heads * size * element
-    passes = ctx.queries if decode else -(-ctx.queries // work.chunk)  # states written and read
+    passes = ctx.queries if decode else -(-ctx.queries // whole)  # states written and read
     flowing = tokens * (2 * key_heads / cp * r.key_dim + 2 * heads * r.value_dim) * w.activation
     return [
         Op(
@@ -96,7 +97,7 @@ def scan(ctx: Context, r: Recurrent) -> list[Op]:
                 key_heads=key_heads / cp,
                 key_dim=r.key_dim,
                 value_dim=r.value_dim,
-                chunk=work.chunk,
+                chunk=whole,
                 state_bytes=states,
             ),
         )
