@@ -645,6 +645,8 @@ def toml_value(value: Any) -> str:
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{k} = {toml_value(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float) and value == int(value) and abs(value) < 1e6:
         return f"{value:.1f}"
     return repr(value)

@@ -29,13 +29,13 @@ def total(value: int) -> dict[str, Any]:
 
 
 def troubled(rank: int, how: str, algorithm: str = "backend", ready: str = "") -> None:
-    """All-reduce for ever; ``rank`` gets into trouble after a few. Then there is a file ``ready``."""
+    """All-reduce for ever; ``rank`` gets into trouble after a few; by then there is a file ``ready``."""
     group = TPGroup(Peers.of(), Options(algorithm=algorithm))
     for i in range(10**9):
-        if i == 5 and dist.get_rank() == rank:
-            _trouble(how)
         if i == 5 and ready:
             Path(ready).touch()
+        if i == 5 and dist.get_rank() == rank:
+            _trouble(how)
         pending = group.reduction((4,), torch.ones(4), "layer.attention.output", "forward")
         pending.tensor.fill_(1.0)
         pending.start()

@@ -8,14 +8,17 @@ import msgspec
 
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.checkpoint import CheckpointRecord, checkpoint_record
 from meshwise.answers.records.result import Answer
 from meshwise.answers.text import words
+from meshwise.answers.text.checkpoint import checkpoint_tables, checkpoint_words
 from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.layouts import tp_degrees as legality
-from meshwise.models.parameters import parameters
+from meshwise.models.parameters import mtp_parameters, parameters
 from meshwise.models.shapes import Model, Quantization
-from meshwise.units import format_count, format_memory
+from meshwise.stacks.stack import Stack
+from meshwise.units import format_bytes, format_count, format_memory
 
 
 class RefusedTp(TypedDict):
@@ -58,7 +61,11 @@ class ModelRecord(TypedDict):
     quantization: dict[str, object] | None
     experts: int
     experts_per_token: int
+    mtp_parameters: int
+    kv_cache_bytes_per_token: float
+    state_bytes_per_sequence: float
     weight_bytes: dict[str, float]
+    checkpoint: CheckpointRecord | None
     legal_tp: list[int]
     tp_dividing_heads: list[int]
     max_tp_without_kv_copies: int
@@ -82,7 +89,15 @@ class ModelResult(Answer):
     quantization = Key[Record | None]("How the checkpoint stores its weights.")
     experts = Key[int | None]("Routed experts of a layer.")
     experts_per_token = Key[int | None]("How many of them a token visits.")
+    mtp_parameters = Key[int]("Of multi-token-prediction layers, which `parameters` leaves out.")
+    kv_cache_bytes_per_token = Key[float](
+        "What the cache grows by with a token of a long context, all layers, unsplit [bytes]."
+    )
+    state_bytes_per_sequence = Key[float](
+        "Of recurrent layers, however long the context is, unsplit [bytes]."
+    )
     weight_bytes = Key[Record]("Of all weights, by number format [bytes].")
+    checkpoint = Key[Record | None]("What the files beside the ``config.json`` hold.")
     tp_dividing_heads = Key[list[int]]("Degrees that divide the heads.")
     max_tp_without_kv_copies = Key[int | None]("From the next on, ranks hold copies of KV heads.")
     refused_tp = Key[list[Record]]("Degrees that are not legal: ``tp`` and ``reason``.")
@@ -120,11 +135,14 @@ class ModelResult(Answer):
         return model_record(self.model, weight_bytes(self.model))
 
     def page(self) -> Page:
-        return model_page(self.to_dict(), self.model.quantization)
+        return model_page(self.to_dict(), self.model)
 
 
 def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
     """The JSON of a model; ``weight_bytes`` by number format."""
+    from meshwise.cost.memory.parts import model_cache_bytes
+
+    per_token, states = model_cache_bytes(model, Stack(name="plain"))
     # kinds of layer, and degrees
     attentions = [b.attention for b in model.blocks if b.attention is not None]
     moes = [b.moe for b in model.blocks if b.moe is not None]
@@ -151,7 +169,11 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "quantization": msgspec.to_builtins(model.quantization),
         "experts": max((m.experts for m in moes), default=0),
         "experts_per_token": max((m.top_k for m in moes), default=0),
+        "mtp_parameters": mtp_parameters(model),
+        "kv_cache_bytes_per_token": per_token,
+        "state_bytes_per_sequence": states,
         "weight_bytes": weight_bytes,
+        "checkpoint": checkpoint_record(model.checkpoint),
         # degrees, and why others are not
         "legal_tp": legal,
         "tp_dividing_heads": legality.head_divisors(model),
@@ -180,8 +202,8 @@ def _powers(top: int) -> list[int]:
     return [1 << i for i in range(top.bit_length())]
 
 
-def model_line(d: ModelRecord) -> str:
-    """Parameters, bytes of weights, legal TP degrees."""
+def model_line(d: ModelRecord, model: Model) -> str:
+    """Parameters, bytes of weights, whether the files are as derived, legal TP degrees."""
     active = ""
     if d["active_parameters"] != d["parameters"]:
         active = f" ({format_count(d['active_parameters'])} active)"
@@ -192,11 +214,14 @@ def model_line(d: ModelRecord) -> str:
     node = next((r for r in d["refused_tp"] if r["tp"] == 8), None)
     refused = f"; not 8: {node['reasons'][0]}" if node else ""
     said = [f"{format_count(d['parameters'])} parameters{active}", weights]
+    if model.checkpoint is not None:
+        said.append(checkpoint_words(model.checkpoint))
     return words.first_line([*said, f"TP {degrees}{refused}"])
 
 
-def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
-    """Sizes, degrees, and what each degree does."""
+def model_page(d: ModelRecord, model: Model) -> Page:
+    """Sizes, what the checkpoint's files hold, degrees, and what each degree does."""
+    quantization = model.quantization
     sizes = Table(
         "",
         ("what", "value"),
@@ -218,6 +243,7 @@ def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
             ),
             *((("quantisation", _stored(quantization)),) if quantization else ()),
             *((f"weights in {k}", format_memory(v)) for k, v in d["weight_bytes"].items()),
+            *_held(d),
             ("legal TP degrees", " ".join(map(str, d["legal_tp"]))),
             ("most without KV copies", str(d["max_tp_without_kv_copies"])),
         ),
@@ -228,7 +254,19 @@ def model_page(d: ModelRecord, quantization: Quantization | None) -> Page:
     lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
     told = ("\n".join(wrap(line) for line in lines),) if lines else ()
-    return Page(d["name"], (sizes, *told), model_line(d))
+    files = checkpoint_tables(model.checkpoint) if model.checkpoint is not None else ()
+    return Page(d["name"], (sizes, *files, *told), model_line(d, model))
+
+
+def _held(d: ModelRecord) -> list[tuple[str, str]]:
+    """What a request keeps on the device, and what the model has beside its own layers."""
+    found = [("KV cache per token", format_bytes(d["kv_cache_bytes_per_token"]))]
+    if d["state_bytes_per_sequence"]:
+        found.append(("recurrent state per sequence", format_bytes(d["state_bytes_per_sequence"])))
+    if d["mtp_parameters"]:
+        own = f"{format_count(d['mtp_parameters'])} parameters, not counted above"
+        found.append(("multi-token prediction", own))
+    return found
 
 
 def _stored(q: Quantization) -> str:

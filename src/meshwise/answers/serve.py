@@ -195,6 +195,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "remarks": [
             *degree_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
             *_burst_remarks(a),
+            *_prefix_remarks(a),
         ],
         "points": [{**degrees, "devices": lay.devices, **figures}],
     }
@@ -221,6 +222,17 @@ def _figures(a: ServedLayout) -> ServeFigures:
         "memory_bytes": float(s.memory_bytes),
         "fits": bool(s.fits),
     }
+
+
+def _prefix_remarks(a: ServedLayout) -> list[str]:
+    """What a prefix hit takes of layers that keep a state in place of keys."""
+    states = any(block.recurrent is not None for block in a.model.blocks)
+    if not states or a.load.prefix_hit == 0:
+        return []
+    return [
+        "a prefix hit of recurrent layers needs their state as it was at the prefix' end: engines keep it "
+        "at block boundaries only, where they cache prefixes of such models at all"
+    ]
 
 
 def _burst_remarks(a: ServedLayout) -> list[str]:

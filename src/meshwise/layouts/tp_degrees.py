@@ -280,9 +280,10 @@ def tp_remarks(model: Model, tp: int, stack: Software, etp: int | None = None) -
 
 
 def max_heads(model: Model) -> int:
-    """Most heads that a mixer has: no degree beyond is legal."""
-    counts = [a.heads for a in _attentions(model)] + [r.heads for r in _recurrents(model)]
-    return max(counts, default=1)
+    """Most heads that an attention has, or where there is none a recurrent mixer: no degree beyond is
+    legal."""
+    own = [a.heads for a in _attentions(model)]
+    return max(own or [r.heads for r in _recurrents(model)], default=1)
 
 
 def head_divisors(model: Model) -> list[int]:

@@ -1,7 +1,7 @@
 """Reading a model from a ``config.json`` on disk, whatever stands at that path."""
 
 # os.path and not pathlib, whose import alone takes longer than reading a file.
-# ruff: noqa: PTH100, PTH110, PTH112, PTH116, PTH118, PTH119, PTH120
+# ruff: noqa: PTH100, PTH110, PTH112, PTH116, PTH118, PTH119, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -122,19 +122,47 @@ def find_config(path: str | os.PathLike[str]) -> tuple[str, Any]:
     return file, _json_value(read_bytes(file), file)
 
 
-def load_model_file(path: str | os.PathLike[str], *, name: str = "") -> Model:
+def load_model_file(
+    path: str | os.PathLike[str], *, name: str = "", checkpoint: bool = True
+) -> Model:
     """The model at ``path``: a ``config.json``, or a folder with one.
 
-    ``hf_quant_config.json`` beside it says how ModelOpt has quantised the checkpoint.
+    ``hf_quant_config.json`` beside it says how ModelOpt has quantised the checkpoint. Where there are
+    weights beside it, the headers of their files are read and are the truth of how they are stored
+    (``checkpoint``: False leaves them alone).
     """
     given = os.fspath(path)
     file, config = find_config(given)
+    folder, base = os.path.dirname(file), os.path.basename(file)
     quant_config = None
-    beside = os.path.join(os.path.dirname(file), "hf_quant_config.json")
-    if os.path.exists(beside) and os.path.basename(file) == "config.json":
+    beside = os.path.join(folder, "hf_quant_config.json")
+    if os.path.exists(beside) and base == "config.json":
         quant_config = _json_value(read_bytes(beside), beside)
     if not name:
-        stem = os.path.basename(os.path.abspath(os.path.dirname(file) or "."))
-        base = os.path.basename(file)
+        stem = os.path.basename(os.path.abspath(folder or "."))
         name = (stem if base == "config.json" else base.removesuffix(".json")) or base
-    return model_from_config(config, name=name, source=given, quant_config=quant_config)
+    model = model_from_config(config, name=name, source=given, quant_config=quant_config)
+    return (
+        _with_weights(model, folder or ".", config)
+        if checkpoint and base == "config.json"
+        else model
+    )
+
+
+def _with_weights(model: Model, folder: str, config: dict[str, Any]) -> Model:
+    try:
+        names = os.listdir(folder)
+    except OSError:  # a file can be read in a folder that cannot be listed
+        return model
+    if not any(n.endswith((".safetensors", ".index.json")) for n in names):
+        return model
+    from meshwise.models.checkpoint.apply import with_checkpoint  # only where there is one
+
+    return with_checkpoint(model, folder, names, dtype_stated=_states_dtype(config))
+
+
+def _states_dtype(config: dict[str, Any]) -> bool:
+    """Whether a config, or a part of it, names the number format of its weights."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    return any(part.get(key, "auto") not in (None, "auto")
+               for part in parts for key in ("dtype", "torch_dtype"))  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,8 +29,8 @@ def load_model(name: str | os.PathLike[str] | Model, field: str = "model") -> Mo
     if isinstance(name, Model):
         return name
     found = _find(name, field)
-    if isinstance(found, str):
-        return load_model_file(found)
+    if isinstance(found, ConfigFile):
+        return load_model_file(found.path, checkpoint=found.local)
     model = model_from_config(config_of(found), name=found.name, source=_source(found))
     return msgspec.structs.replace(model, asked=found.words) if found.words else model
 
@@ -44,8 +44,8 @@ def load_config(name: str | os.PathLike[str], field: str = "model") -> tuple[str
     """(name, content of the ``config.json``) of the model that ``name`` stands for, as it is written."""
     load_model(name, field)  # whatever is wrong with it is said here
     found = _find(name, field)
-    if isinstance(found, str):
-        return str(name), find_config(found)[1]
+    if isinstance(found, ConfigFile):
+        return str(name), find_config(found.path)[1]
     return found.name, config_of(found)
 
 
@@ -67,7 +67,14 @@ def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     return {**config, key: layers, **cut}
 
 
-def _find(given: str | os.PathLike[str], field: str) -> NamedModel | str:
+class ConfigFile(NamedTuple):
+    """The path of a ``config.json`` or its folder; not ``local``: of the hub, the one file alone."""
+
+    path: str
+    local: bool = True
+
+
+def _find(given: str | os.PathLike[str], field: str) -> NamedModel | ConfigFile:
     """What a name stands for: a preset in a format, or the path of a file or folder."""
     name = name_of(
         given, field, "a model's name, the path of a config.json or its folder, or a Model"
@@ -85,7 +92,7 @@ def _find(given: str | os.PathLike[str], field: str) -> NamedModel | str:
     except (ValueError, RuntimeError):  # an embedded NUL; a home folder that nobody has
         path, exists = name, False
     if as_path or exists:
-        return path
+        return ConfigFile(path)
     # the preset of the same architecture, where there is one: no download for what is known already
     found = named_model(name, field)
     if found is not None:
@@ -93,5 +100,5 @@ def _find(given: str | os.PathLike[str], field: str) -> NamedModel | str:
     if HUB_ID.fullmatch(name):
         from meshwise.models.hub import from_hub  # threads and a client: for a hub id only
 
-        return from_hub(name, field)
+        return ConfigFile(from_hub(name, field), local=False)
     raise unknown_model(field, name)

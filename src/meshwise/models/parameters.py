@@ -40,8 +40,18 @@ def attention_matrices(a: Attention, hidden: int) -> list[Projection]:
     return [
         *_query(a, width, q_width),
         *_keys_and_values(a, width),
-        *([Projection("head_gate", width, a.heads, "column", a.heads)] if a.head_gate else []),
+        *_gates(a, width),
         *_output(a, hidden),
+    ]
+
+
+def _gates(a: Attention, width: int) -> list[Projection]:
+    """Gates of the output that are projections of their own."""
+    made = (("head_gate", a.head_gate, 1), ("value_gate", a.value_gate, a.value_head_dim))
+    return [
+        Projection(role, width, a.heads * each, "column", a.heads)
+        for role, there, each in made
+        if there
     ]
 
 
@@ -92,7 +102,7 @@ def indexer_matrices(a: Attention, hidden: int) -> list[Projection]:
     return [
         Projection("indexer_query", i.rank or hidden, i.heads * i.head_dim, "none"),
         Projection("indexer_key", hidden, i.head_dim, "none"),
-        Projection("indexer_weight", hidden, i.heads, "none"),
+        *([Projection("indexer_weight", hidden, i.heads, "none")] if i.weighted else []),
     ]
 
 

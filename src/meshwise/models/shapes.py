@@ -6,6 +6,8 @@ use them. Everything that meshwise counts (parameters, FLOPs, bytes) is computed
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from meshwise import dtypes
@@ -27,6 +29,9 @@ from meshwise.models.custom import FromNumbers
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.strict_tables import MAX_COUNT, count
+
+if TYPE_CHECKING:  # read where a folder has such files, and loaded there
+    from meshwise.models.checkpoint.contents import CheckpointContents
 
 
 class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,9 +77,19 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     block: tuple[int, int] | None = None
     weight_only: bool = False  # 16-bit activations multiply with it: it is widened in the product
     scale: float | None = None  # bytes per group (scale and offset), where not the format's usual
+    mean_bytes: float | None = (
+        None  # per weight, all included: of several formats, or as a file states
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, _STORED, "stored")
+
+    @property
+    def element_bytes(self) -> float:
+        """Bytes per weight, scales included; of a format that is known."""
+        if self.mean_bytes is not None:
+            return self.mean_bytes
+        return dtypes.stored_bytes(self.dtype, self.group, self.scale)
 
 
 _STORED: dict[str, Check] = {
@@ -83,6 +98,7 @@ _STORED: dict[str, Check] = {
     "block": optional(tuple_of(whole(1, MAX_COUNT), "size")),
     "weight_only": flag,
     "scale": optional(number(0.0, MAX_COUNT)),
+    "mean_bytes": optional(number(0.0, MAX_COUNT)),
 }
 
 
@@ -199,11 +215,13 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param dropout: trained with dropout after attention and feed-forward: masks are kept.
     :param residual_streams: copies of the residual that layers mix (hyper-connections).
     :param layer_embedding: width of a table of embeddings per layer (Gemma 3n), 0: none.
+    :param layer_embedding_rows: its rows.
     :param mtp: multi-token-prediction layers, which are not counted in the parameters.
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
     :param source: where the configuration is from.
     :param asked: the name that was given, where this is a preset of the same architecture.
+    :param checkpoint: what the files beside its ``config.json`` hold, where there are any.
     :raises InputError: for a field that is not what it has to be; ``field`` is ``model.…``.
 
     >>> import meshwise as mw
@@ -233,6 +251,7 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     quantization: Quantization | None = None
     source: str = ""
     asked: str = ""  # the name that was given, where this is a preset of the same architecture
+    checkpoint: CheckpointContents | None = None  # what the files beside its config.json hold
 
     def __post_init__(self) -> None:
         check_fields(self, _MODEL, "model")
@@ -311,4 +330,5 @@ _MODEL = flags_of(Model) | {
     "max_positions": optional(whole(1, MAX_PARAMETERS)),
     "dtype": among(*dtypes.ELEMENT_BYTES),
     "quantization": optional(a(Quantization)),
+    "checkpoint": optional(a(msgspec.Struct)),
 }

@@ -88,7 +88,7 @@ def stored_width(model: Model, w: Widths, stored: Stored | None) -> float:
         return w.weight
     if stored is None or stored.dtype == "unknown":
         return w.plain_weight
-    return dtypes.stored_bytes(stored.dtype, stored.group, stored.scale)
+    return stored.element_bytes
 
 
 def _multiplies_as(stored: Stored) -> str:

@@ -51,7 +51,18 @@ def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths, rows: Arra
     total: Array = embed * role.embedding + head * role.head
     for block, count in zip(model.blocks, role.layers, strict=True):
         total = total + layers_bytes(model, block, count, layout, w)
-    return total
+    return total + extra_bytes(model, role)
+
+
+def extra_bytes(model: Model, role: Role) -> Array:
+    """Bytes of a stage's weights that the checkpoint's files have and the derived model does not: whole on
+    every rank, as nothing says how they are divided.
+    """
+    found = model.checkpoint
+    if found is None or not (any(found.extra_bytes) or found.end_extra_bytes):
+        return 0.0
+    layers = zip(found.extra_bytes, role.layers, strict=True)
+    return sum(size * count for size, count in layers) + found.end_extra_bytes * role.embedding
 
 
 def weight_bytes(model: Model) -> dict[str, float]:

@@ -184,7 +184,7 @@ def gemm_seconds(
     added = fit.reduce_s.reshape(lead) + (m * n * batch) * (fit.reduce / chip.bandwidth).reshape(
         lead
     )
-    best = np.minimum.reduce(_norm4(arithmetic, memory, cache) + added, axis=0)
+    best = np.minimum.reduce(norm4(arithmetic, memory, cache) + added, axis=0)
     seconds = fit.launch_s + best
     if fit.quantise_bytes:
         seconds = seconds + m * k * batch * (fit.quantise_bytes / chip.bandwidth)
@@ -195,7 +195,7 @@ def gemm_seconds(
     return np.maximum(seconds, m * n * k * batch * (2.0 / (fit.ceiling * chip.peak)))
 
 
-def _norm4(a: Array, b: Array, c: Array) -> Array:
+def norm4(a: Array, b: Array, c: Array = 0.0) -> Array:
     """(a⁴ + b⁴ + c⁴)^¼ by products and square roots, which round alike everywhere."""
     a, b, c = a * a, b * b, c * c
     total = a * a + b * b + c * c

@@ -10,13 +10,17 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.cost.memory import activations as act
 from meshwise.cost.schedule import in_flight_microbatches
+from meshwise.layouts.layout import Layouts
 from meshwise.layouts.rules.case import hides_experts
-from meshwise.program.context import Context
+from meshwise.models.shapes import Model
+from meshwise.program.context import Context, context
 from meshwise.program.layers import attention, recurrent
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes
 from meshwise.program.update import adam_bytes, sharded_weights, stage_weights
-from meshwise.program.weights import Role, end_weights, local_block_weights
+from meshwise.program.weights import Role, end_weights, local_block_weights, roles
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.workload import Decode
 
 
 class StateBytes(NamedTuple):
@@ -135,6 +139,26 @@ def kv_cache_bytes(ctx: Context, role: Role) -> Array:
             total = total + count * ctx.sequences * kept
     # context parallelism leaves each rank its share of the prompt
     return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1) + states
+
+
+_LONG = 1 << 20  # tokens: beyond every window
+_STEP = 1 << 14  # tokens: whole compressed entries
+
+
+def model_cache_bytes(model: Model, stack: Stack) -> tuple[float, float]:
+    """(bytes that the cache grows by with a token of a long context, bytes of a sequence's recurrent states)
+    of all layers, on one device, in the cache's usual format."""
+    one = Layouts(tp=np.int64(1))
+    held = []
+    for tokens in (_LONG, _LONG + _STEP):
+        ctx = context(model, stack, Decode(batch=1, context=tokens), one)
+        held.append(float(kv_cache_bytes(ctx, roles(ctx.model, one)[0])))
+    states = sum(
+        count * float(recurrent.recurrent_state_bytes(ctx, block.recurrent))
+        for block, count in zip(model.blocks, model.kind_counts(), strict=True)
+        if block.recurrent is not None
+    )
+    return (held[1] - held[0]) / _STEP, states
 
 
 def state_bytes(ctx: Context, role: Role) -> StateBytes:

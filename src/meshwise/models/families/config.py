@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.models.families.bailing import BAILING_FAMILIES
+from meshwise.models.families.builders import BUILDERS
+from meshwise.models.families.delta import DELTA_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
-from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.llama import DENSE_FAMILIES
+from meshwise.models.families.minimax import MINIMAX_FAMILIES
+from meshwise.models.families.nemotron import NEMOTRON_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -32,9 +36,13 @@ from meshwise.models.shapes import Model
 FAMILIES: dict[str, Family] = {
     **DENSE_FAMILIES,
     **MOE_FAMILIES,
+    **NEMOTRON_FAMILIES,
     **STATE_SPACE_FAMILIES,
     **ZAMBA_FAMILIES,
     **CONVOLUTION_FAMILIES,
+    **DELTA_FAMILIES,
+    **MINIMAX_FAMILIES,
+    **BAILING_FAMILIES,
 }
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 _DTYPES = {

@@ -19,10 +19,6 @@ from meshwise.models.families.layers import (
     routed_experts,
     standard,
 )
-from meshwise.models.families.searched import deci, nemotron_nas
-from meshwise.models.families.short_convolution import CONVOLUTION_BUILDERS
-from meshwise.models.families.state_space import STATE_SPACE_BUILDERS
-from meshwise.models.families.zamba import ZAMBA_BUILDERS
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
 
@@ -377,7 +373,7 @@ def mimo_v2_flash(r: Reader) -> ModelFields:
     return fields
 
 
-BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+IRREGULAR_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "standard": standard,
     "gpt_bigcode": gpt_bigcode,
     "opt": opt,
@@ -392,9 +388,4 @@ BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "minimax_m2": minimax_m2,
     "glm_moe_dsa": glm_moe_dsa,
     "mimo_v2_flash": mimo_v2_flash,
-    "deci": deci,
-    "nemotron_nas": nemotron_nas,
-    **STATE_SPACE_BUILDERS,
-    **ZAMBA_BUILDERS,
-    **CONVOLUTION_BUILDERS,
 }

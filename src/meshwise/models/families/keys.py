@@ -71,6 +71,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     extra: int = 0  # further weights per layer (Apertus' activation)
     sub_norms: bool = False  # BitNet: norms in front of the output and down projections
     dropout: str | None = None  # key of the rate after attention and feed-forward
+    layer_kinds: tuple[str, ...] = ()  # of layer_types, where its builder reads that list
     build: str = "standard"  # function in families_special, else families_build.standard
 
 
@@ -91,6 +92,8 @@ STRUCTURE = (
     "add_attn_sink_bias", "attention_sink_bias", "attention_head_type",
     "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
     "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
+    "layer_group_size", "no_kda_lora", "attn_res_block_size", "routed_expert_hidden_size",
+    "mla_use_output_gate", "moe_shared_expert_intermediate_size", "router_type",
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
                      "attention", "indexed_attention")  # fmt: skip
@@ -160,7 +163,6 @@ class Reader:
         self.family = family
         self.model_type = model_type
         self.used: set[str] = set()
-        self.kinds_known = False  # the family has judged its list of kinds of layers
 
     def find(self, key: str) -> tuple[str, Any, bool]:
         """(name in the file, value, whether the file has it) of a key or of one of its aliases.
@@ -278,25 +280,6 @@ class Reader:
             )
         return value
 
-    def kinds(
-        self, key: str, names: Mapping[str, str], length: int | None = None
-    ) -> list[str] | None:
-        """What ``names`` calls each layer of a list of kinds; None where the list is absent or null."""
-        found = self.sequence(key, length)
-        if found is None:
-            return None
-        for item in found:
-            if not isinstance(item, str) or item not in names:
-                name = self.find(key)[0]
-                raise UnsupportedModel(
-                    f"{name}: no layer of kind {shorten(item)!r} is known in a {self.model_type}",
-                    field=name,
-                    value=item,
-                    legal=", ".join(names),
-                )
-        self.kinds_known = True
-        return [names[item] for item in found]
-
     def uniform(self, key: str, low: int, high: int) -> int | None:
         """An integer, or a list per layer that repeats one integer (Hunyuan)."""
         if self.lacks(key):
@@ -379,7 +362,7 @@ class Reader:
                     f"the sizes at the top, or the model_type of what wraps a {self.model_type}",
                 )
         types = self.config.get("layer_types")
-        if isinstance(types, list) and not self.kinds_known:
+        if isinstance(types, list) and not self.family.layer_kinds:
             for item in types:
                 if item not in KNOWN_LAYER_TYPES or (
                     item == "indexed_attention" and not self.family.indexer

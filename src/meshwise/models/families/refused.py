@@ -56,6 +56,10 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "nemotron_h_omni": Wrapper(inner="nemotron_h", keys=("text_config", "llm_config")),
     "lfm2_vl": Wrapper(inner="lfm2"),
     "lfm3_vl": Wrapper(inner="lfm3"),
+    "qwen3_5": Wrapper(inner="qwen3_5_text", flat=True, tied=False),
+    "qwen3_5_moe": Wrapper(inner="qwen3_5_moe_text", flat=True, tied=False),
+    "kimi_k3": Wrapper(inner="kimi_linear"),
+    "minimax_m3_vl": Wrapper(inner="minimax_m3_vl_text", either=True),
 }
 
 _ENCODER = "encoder only, not a causal language model"
@@ -64,7 +68,7 @@ _VISION = "a vision or audio model, not a causal language model"
 _DUAL = "dual encoder, not a causal language model"
 _STATE = "state-space model without attention heads"
 _HYBRID = "hybrid of attention and state-space (Mamba) layers"
-_LINEAR = "hybrid of attention and linear-attention layers"
+_LINEAR = "linear attention of another kind than those that are read"
 _RECURRENT = "recurrent layers instead of attention"
 
 
@@ -90,9 +94,7 @@ REFUSED_TYPES: dict[str, str] = {
             "bark timesfm pixtral"),
     **_each(_STATE, "mamba mamba2 falcon_mamba codestral_mamba ssm"),
     **_each(_HYBRID, "plamo2 phi4flash samba hymba"),
-    **_each(_LINEAR, "qwen3_next qwen3_5 qwen3_5_moe qwen3_5_text qwen3_5_moe_text minimax "
-            "minimax_text_01 minimax_m1 MiniMaxText01 MiniMaxM1 kimi_linear olmo_hybrid "
-            "bailing_hybrid bailing_moe_linear retnet gla"),
+    **_each(_LINEAR, "retnet gla"),
     **_each(_RECURRENT, "rwkv rwkv5 rwkv6 rwkv7 recurrent_gemma xlstm"),
     **_each("hybrid of attention and convolution layers", "stripedhyena"),
     **_each("cross-attention layers to an image encoder", "mllama mllama_text_model idefics "

@@ -9,6 +9,7 @@ import msgspec
 
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
+from meshwise.models.families.hybrid import layer_kinds
 from meshwise.models.families.keys import Family, Reader, wrong
 from meshwise.models.families.layers import (
     ModelFields,
@@ -61,9 +62,9 @@ def _adjusted_width(r: Reader) -> int:
     return width
 
 
-def _order(r: Reader, layers: int, *names: str) -> list[str]:
+def _order(r: Reader, layers: int) -> list[str]:
     """Kinds of layers from ``layer_types``, or attention in those of ``full_attn_idxs``."""
-    order = r.kinds("layer_types", {name: name for name in names}, layers)
+    order = layer_kinds(r, layers)
     listed = r.sequence("full_attn_idxs")
     if listed is not None:
         full = {fr.check_integer("full_attn_idxs", i, 0, layers - 1) for i in listed}
@@ -74,7 +75,7 @@ def _order(r: Reader, layers: int, *names: str) -> list[str]:
         order = stated
     if order is None:
         raise wrong("layer_types", None, "absent or null",
-                    legal=f"a list of {layers} kinds: {', '.join(names)}")  # fmt: skip
+                    legal=f"a list of {layers} kinds: {', '.join(r.family.layer_kinds)}")  # fmt: skip
     return order
 
 
@@ -103,7 +104,7 @@ def lfm2(r: Reader) -> ModelFields:
     """LFM2 (arXiv 2511.23404): gated short convolutions, and attention in some layers."""
     fields = end_fields(r)
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-    order = _order(r, layers, CONVOLUTION, FULL)
+    order = _order(r, layers)
     mlp = Mlp(width=_adjusted_width(r), gated=True)
     fields["blocks"], fields["pattern"] = _fields(
         r, fields["hidden"], order, [{"mlp": mlp}] * layers
@@ -115,7 +116,7 @@ def lfm2_moe(r: Reader) -> ModelFields:
     """LFM2 with experts behind its first layers; their correction biases are buffers."""
     fields = end_fields(r)
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-    order = _order(r, layers, CONVOLUTION, FULL)
+    order = _order(r, layers)
     dense = min(r.integer("num_dense_layers", 0, fr.MOST_LAYERS), layers)
     mlp = Mlp(width=r.integer("intermediate_size"), gated=True)
     moe = Moe(
@@ -131,7 +132,7 @@ def lfm3(r: Reader) -> ModelFields:
     """LFM3: longer convolutions, windows, a gate per head, norms around each part."""
     fields = end_fields(r)
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-    order = _order(r, layers, CONVOLUTION, FULL, SLIDING)
+    order = _order(r, layers)
     mlp = Mlp(width=r.integer("intermediate_size"), gated=True)
     norms = 4 if r.flag("use_sandwich_norm") else 2
     blocks, fields["pattern"] = _fields(r, fields["hidden"], order, [{"mlp": mlp}] * layers, norms)
@@ -154,7 +155,7 @@ CONVOLUTION_FAMILIES: dict[str, Family] = {
             block_ffn_dim_multiplier=1.0, block_auto_adjust_ff_dim=True,
         ),
         aliases={**_TIED, "intermediate_size": ("block_ff_dim",)},
-        query_key_norm="head", build="lfm2",
+        query_key_norm="head", layer_kinds=(CONVOLUTION, FULL), build="lfm2",
     ),
     "lfm2_moe": Family(
         words="LFM 2–3",
@@ -162,7 +163,7 @@ CONVOLUTION_FAMILIES: dict[str, Family] = {
             2048, 7168, 32, 32, 8, 65536, 128000, True, conv_L_cache=3, num_experts=32,
             num_experts_per_tok=4, moe_intermediate_size=1792, num_dense_layers=2,
         ),
-        aliases=_TIED, query_key_norm="head", build="lfm2_moe",
+        aliases=_TIED, query_key_norm="head", layer_kinds=(CONVOLUTION, FULL), build="lfm2_moe",
     ),
     "lfm3": Family(
         words="LFM 2–3",
@@ -171,7 +172,7 @@ CONVOLUTION_FAMILIES: dict[str, Family] = {
             use_sandwich_norm=True, use_attention_gate=True,
         ),
         query_key_bias="attention_bias", output_bias="attention_bias", query_key_norm="head",
-        build="lfm3",
+        layer_kinds=(CONVOLUTION, FULL, SLIDING), build="lfm3",
     ),
 }  # fmt: skip
 CONVOLUTION_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {

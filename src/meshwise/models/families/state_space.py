@@ -1,7 +1,7 @@
-"""Model types with state-space layers (Mamba 1 and 2) beside attention: Nemotron-H, Jamba, Bamba …
+"""Model types with state-space layers (Mamba 1 and 2) beside attention: Jamba, Bamba, Falcon-H1, Granite 4.0.
 
-Each layer is a mixer and a feed-forward, or (Nemotron-H) one of them; which one a layer has stands in
-a pattern of letters, a list of kinds, a list of indices, or a period. Zamba's are in ``zamba``.
+Each layer is a mixer and a feed-forward; which one a layer has stands in a list of kinds, a list of
+indices, or a period. Nemotron-H's, whose layers are one of them, are in ``nemotron``, Zamba's in ``zamba``.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 import msgspec
 
-from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
-from meshwise.models.families.keys import Family, Reader, not_known, plain_attention, wrong
+from meshwise.models.families.hybrid import named_kinds
+from meshwise.models.families.keys import Family, Reader, plain_attention, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks, end_fields
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
-from meshwise.models.shapes import Block, Mlp, Moe, MultiToken
+from meshwise.models.shapes import Block, Mlp, Moe
 
-MAMBA, ATTENTION, MLP, EXPERTS = "mamba", "attention", "mlp", "experts"
+MAMBA, ATTENTION = "mamba", "attention"
 KINDS = {
     "mamba": MAMBA,
     "mamba2": MAMBA,
@@ -28,8 +28,6 @@ KINDS = {
     "attention": ATTENTION,
     "full_attention": ATTENTION,
 }
-_LETTERS = {"M": MAMBA, "*": ATTENTION, "-": MLP, "E": EXPERTS}
-_STATES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def mamba2(
@@ -116,119 +114,7 @@ def grouped_attention(
     return found if rotary else msgspec.structs.replace(found, rotary=False)
 
 
-def _letters(r: Reader, key: str) -> list[str] | None:
-    """Kinds of layers from a pattern of letters."""
-    value = r.value(key)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise wrong(key, value, f"{fr.kind(value)} where a pattern of letters belongs",
-                    legal="letters M (Mamba), * (attention), - (MLP), E (experts)")  # fmt: skip
-    strange = next((letter for letter in value if letter not in _LETTERS), None)
-    if strange is not None:
-        raise not_known(key, strange, f"no layer of kind {strange!r} is known",
-                        "letters M (Mamba), * (attention), - (MLP), E (experts)")  # fmt: skip
-    return [_LETTERS[letter] for letter in value]
-
-
-def _pattern(r: Reader, letters: str, listed: str) -> list[str] | None:
-    """Kinds of layers from a pattern of letters or a list; where both stand, they have to agree."""
-    names = {**KINDS, "mlp": MLP, "moe": EXPERTS}
-    one, other = _letters(r, letters), r.kinds(listed, names)
-    if one is not None and other is not None and one != other:
-        raise wrong(listed, len(other), f"contradicts {letters}: they describe the same layers",
-                    legal=f"the layers of {letters}")  # fmt: skip
-    return one if other is None else other
-
-
-def nemotron_h(r: Reader) -> ModelFields:
-    """Nemotron-H and Nemotron 3 (arXiv 2504.03624): a layer is one of Mamba 2, attention, MLP, experts.
-
-    Experts may work in a latent of ``moe_latent_size`` features (Nemotron 3 Super). What its class
-    reads and does not build from (biases of attention, ``expand``) is not counted.
-    """
-    fields = end_fields(r)
-    hidden: int = fields["hidden"]
-    if fields["tied"]:
-        raise not_known(
-            "tie_word_embeddings", True, "transformers ties no head of this class", "false"
-        )
-    order = _pattern(r, "hybrid_override_pattern", "layers_block_type")
-    if order is None:
-        raise wrong("hybrid_override_pattern", None, "absent, and so is layers_block_type",
-                    legal="a pattern of letters M, *, -, E, or a list of kinds")  # fmt: skip
-    layers = r.optional("num_hidden_layers", 1, fr.MOST_LAYERS)
-    if layers not in (None, len(order)):
-        raise wrong("num_hidden_layers", layers, f"the layers' pattern has {len(order)}",
-                    legal=f"{len(order)}", nearest=len(order))  # fmt: skip
-    found = {kind: _nemotron_h_block(r, hidden, kind) for kind in dict.fromkeys(order)}
-    fields["blocks"], fields["pattern"] = distinct_blocks(found[kind] for kind in order)
-    depths = r.optional("num_nextn_predict_layers", 0, fr.MOST_LAYERS) or 0
-    drafted = _pattern(r, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
-    if depths:
-        blocks = [
-            found.get(kind) or _nemotron_h_block(r, hidden, kind)
-            for kind in (drafted or [ATTENTION, EXPERTS]) * depths
-        ]
-        # norms of the embedding and of the hidden state, their product, and a norm at the end
-        fields["mtp"] = MultiToken(
-            blocks=tuple(blocks), joining_parameters=2 * hidden * hidden + 3 * hidden, depths=depths
-        )
-    r.used |= {"n_shared_experts", "n_routed_experts", "num_local_experts", "ssm_state_size"}
-    return fields
-
-
-def _nemotron_h_block(r: Reader, hidden: int, kind: str) -> Block:
-    """One layer of a kind, behind its norm."""
-    mlp_bias = r.flag("mlp_bias")
-    if kind == MLP:
-        width = r.integer("intermediate_size")
-        mlp = Mlp(width=width, gated=False, up_bias=mlp_bias, down_bias=mlp_bias)
-        return Block(mlp=mlp, norm_parameters=hidden)
-    if kind == EXPERTS:
-        return Block(moe=_nemotron_h_experts(r, mlp_bias), norm_parameters=hidden)
-    if kind == ATTENTION:
-        name, width, _ = r.find("head_dim")
-        if name == "attention_head_dim" and width != 128:  # how its first files call it
-            raise not_known(name, width, "transformers does not read it, and builds 128", "128")
-        attention = grouped_attention(r, hidden, rotary=False)
-        return Block(attention=attention, norm_parameters=hidden)
-    mixer = mamba2(
-        r,
-        r.integer("mamba_num_heads"),
-        r.integer("mamba_head_dim"),
-        r.integer("mamba_n_groups"),
-        r.integer("ssm_state_size"),
-        bias=r.flag("use_bias"),
-    )
-    kept = r.value("mamba_ssm_cache_dtype")
-    if kept is not None and kept not in _STATES:
-        raise wrong("mamba_ssm_cache_dtype", kept, f"{shorten(kept)} is no dtype of states",
-                    legal=", ".join(_STATES))  # fmt: skip
-    mixer = msgspec.structs.replace(mixer, state_dtype=_STATES[kept or "float32"])
-    return Block(recurrent=mixer, norm_parameters=hidden)
-
-
-def _nemotron_h_experts(r: Reader, mlp_bias: bool) -> Moe:
-    """Routed experts, and one shared MLP on the layer's own width."""
-    shared = r.optional("n_shared_experts", 0, fr.MOST_EXPERTS)
-    if shared not in (None, 1):
-        raise not_known("n_shared_experts", shared, "transformers builds one, vLLM as many", "1")
-    return Moe(
-        **expert_choice(r, "n_routed_experts"),
-        expert=Mlp(width=r.integer("moe_intermediate_size"), gated=False),
-        shared=Mlp(
-            width=r.integer("moe_shared_expert_intermediate_size"),
-            gated=False,
-            up_bias=mlp_bias,
-            down_bias=mlp_bias,
-        ),
-        latent=r.optional("moe_latent_size"),
-        latent_bias=mlp_bias,
-    )
-
-
-def expert_choice(r: Reader, key: str) -> dict[str, int]:
+def expert_choice(r: Reader, key: str) -> dict[str, Any]:
     """How many experts a layer has, and how many of them a token visits."""
     count, top_k = r.integer(key, 1, fr.MOST_EXPERTS), r.integer("num_experts_per_tok")
     if top_k > count:
@@ -336,7 +222,7 @@ def granite_hybrid(r: Reader) -> ModelFields:
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-    order = r.kinds("layer_types", KINDS, layers)
+    order = named_kinds(r, "layer_types", KINDS, layers)
     if order is None:
         raise wrong("layer_types", None, "absent or null",
                     legal=f"a list of {layers} kinds: mamba, attention")  # fmt: skip
@@ -368,30 +254,11 @@ def granite_hybrid(r: Reader) -> ModelFields:
     return fields
 
 
-_MAMBA2 = {
+_MAMBA2: dict[str, Any] = {
     "mamba_n_heads": 128, "mamba_d_head": "auto", "mamba_n_groups": 1, "mamba_d_state": 256,
     "mamba_d_conv": 4, "mamba_expand": 2, "mamba_conv_bias": True,
 }  # fmt: skip
-_NEMOTRON_H = size_defaults(
-    4096, 21504, 4, 32, 8, 131072, 4096, head_dim=128, ssm_state_size=128, mamba_num_heads=128,
-    mamba_head_dim=64, mamba_n_groups=8, mamba_d_conv=4, mamba_conv_bias=True, n_routed_experts=8,
-    moe_intermediate_size=7688, num_experts_per_tok=2, moe_shared_expert_intermediate_size=7688,
-)  # fmt: skip
 STATE_SPACE_FAMILIES: dict[str, Family] = {
-    "nemotron_h": Family(
-        words="Nemotron-H, Nemotron 3",
-        defaults=_NEMOTRON_H | {"num_hidden_layers": None},  # as many as its pattern has
-        aliases={
-            "head_dim": ("attention_head_dim",),
-            "mamba_n_groups": ("n_groups",),
-            "mamba_d_conv": ("conv_kernel",),
-            "mamba_conv_bias": ("use_conv_bias",),
-            "mamba_chunk_size": ("chunk_size",),
-            "layers_block_type": ("layer_types",),
-            "n_routed_experts": ("num_local_experts",),
-        },
-        build="nemotron_h",
-    ),
     "jamba": Family(
         words="Jamba",
         defaults=size_defaults(
@@ -422,11 +289,10 @@ STATE_SPACE_FAMILIES: dict[str, Family] = {
             num_experts_per_tok=2, shared_intermediate_size=1024,
         ),
         aliases={"layer_types": ("layers_block_type",)},
-        build="granite_hybrid",
+        layer_kinds=tuple(KINDS), build="granite_hybrid",
     ),
 }  # fmt: skip
 STATE_SPACE_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
-    "nemotron_h": nemotron_h,
     "jamba": jamba,
     "bamba": bamba,
     "falcon_h1": falcon_h1,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
+from meshwise.models.families.hybrid import named_kinds
 from meshwise.models.families.keys import Family, Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, end_fields
 from meshwise.models.families.state_space import MAMBA, mamba1, mamba2
@@ -64,7 +65,7 @@ def zamba(r: Reader) -> ModelFields:
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = r.integer("num_hidden_layers", 3, fr.MOST_LAYERS)
-    order = r.kinds("layers_block_type", _KINDS, layers)
+    order = named_kinds(r, "layers_block_type", _KINDS, layers)
     period = r.integer("attn_layer_period", 1, fr.MOST_LAYERS)
     offset = r.integer("attn_layer_offset", 0, fr.MOST_LAYERS)
     if order is None:
@@ -110,7 +111,7 @@ def zamba2(r: Reader) -> ModelFields:
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-    order = r.kinds("layers_block_type", _KINDS, layers)
+    order = named_kinds(r, "layers_block_type", _KINDS, layers)
     if order is None:
         raise wrong("layers_block_type", None, "absent or null",
                     legal=f"a list of {layers} kinds: mamba, hybrid")  # fmt: skip
@@ -158,7 +159,7 @@ ZAMBA_FAMILIES: dict[str, Family] = {
             "layers_block_type": ("layer_types",),
             "head_dim": ("attention_head_dim",),
         },
-        build="zamba",
+        layer_kinds=tuple(_KINDS), build="zamba",
     ),
     "zamba2": Family(
         words="Zamba 1–2",
@@ -173,7 +174,7 @@ ZAMBA_FAMILIES: dict[str, Family] = {
             "mamba_n_groups": ("mamba_ngroups",),
             "mamba_chunk_size": ("chunk_size",),
         },
-        build="zamba2",
+        layer_kinds=tuple(_KINDS), build="zamba2",
     ),
 }  # fmt: skip
 ZAMBA_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {"zamba": zamba, "zamba2": zamba2}

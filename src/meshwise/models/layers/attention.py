@@ -22,6 +22,9 @@ class Indexer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         None  # features of the latent that its queries are made of; None: the input's
     )
     own: bool = True  # False: the choice of an earlier layer's indexer is used
+    weighted: bool = (
+        True  # heads' scores are added up; False: each chooses for its KV head (MiniMax-M3)
+    )
     extra_parameters: int = 0  # weights that are none of its three projections: norms, compressors
 
     def __post_init__(self) -> None:
@@ -57,6 +60,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     compress: int | None = None  # beside the window's keys, one entry for each so many positions
     compressor_parameters: int = 0  # weights of what makes those entries, replicated over TP
     head_gate: bool = False  # a gate of one value per head, a projection of its own (Step 3.5)
+    value_gate: bool = False  # a gate as wide as the values, a projection of its own (Kimi-K3)
     shared_kv: bool = False  # keys and values of an earlier layer: none projected, none cached
     value_projection: bool = True  # False: values are made of the keys' projection (Gemma 4)
     one_cache: bool = False  # keys serve as values, and are cached once (DeepSeek-V4)

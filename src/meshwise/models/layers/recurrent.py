@@ -35,7 +35,12 @@ class Recurrent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     conv_bias: bool = False
     input_bias: bool = False
     output_bias: bool = False
-    rank: int = 0  # of the gates' low-rank products (kimi_delta), of the time step's (Mamba 1)
+    rank: int = (
+        0  # of the gates' low-rank products (kimi_delta; 0: whole), of the time step's (Mamba 1)
+    )
+    whole_gate: bool = (
+        False  # kimi_delta: the output's gate is one product, whatever the decay's is
+    )
     norm_parameters: int = 0
     norm_groups: int = 0  # groups of heads that a norm spans; 0: no norm beyond a head
     state_dtype: str = "fp32"  # in which the state is kept
@@ -117,14 +122,23 @@ def _gated_delta(r: Recurrent, hidden: int) -> list[Projection]:
 
 
 def _kimi_delta(r: Recurrent, hidden: int) -> list[Projection]:
+    rank = 0 if r.whole_gate else r.rank
     return [
         *_query_key_value(r, hidden),
-        Projection("decay_down", hidden, r.rank, "none"),
-        Projection("decay_up", r.rank, r.keys, "column", r.key_heads),
+        *_low_rank("decay", hidden, r.rank, r.keys, r.key_heads),
         Projection("beta", hidden, r.heads, "column", r.heads),
-        Projection("gate_down", hidden, r.rank, "none"),
-        Projection("gate_up", r.rank, r.inner, "column", r.heads),
+        *_low_rank("gate", hidden, rank, r.inner, r.heads),
         _output(r, hidden),
+    ]
+
+
+def _low_rank(role: str, inputs: int, rank: int, outputs: int, heads: int) -> list[Projection]:
+    """A product in two steps through ``rank`` features; 0: in one."""
+    if not rank:
+        return [Projection(role, inputs, outputs, "column", heads)]
+    return [
+        Projection(f"{role}_down", inputs, rank, "none"),
+        Projection(f"{role}_up", rank, outputs, "column", heads),
     ]
 
 
@@ -211,7 +225,7 @@ _FIELDS: dict[str, Check] = {
     "rule": among(*RECURRENCES),
     **dict.fromkeys(("heads", "value_dim", "key_heads", "key_dim"), _SIZE),
     **dict.fromkeys(("kernel", "rank", "norm_groups"), whole(0, MAX_COUNT)),
-    **dict.fromkeys(("conv_bias", "input_bias", "output_bias"), flag),
+    **dict.fromkeys(("conv_bias", "input_bias", "output_bias", "whole_gate"), flag),
     "norm_parameters": whole(0, MAX_PARAMETERS),
     "state_dtype": among(*dtypes.ELEMENT_BYTES),
     "chunk": optional(_SIZE),

@@ -62,7 +62,7 @@ def projections(
         alike = [
             m
             for m in attention_matrices(a, h)
-            if m.role in ("query", "key", "value", "head_gate", "query_down")
+            if m.role in ("query", "key", "value", "query_down", *GATES)
         ]
         width = sum(m.local_outputs(tp) for m in alike)
         qkv = gemm("attention.qkv", ctx.tokens, width, inputs, formats)
@@ -99,7 +99,17 @@ def projections(
         )
     )
     reduced.append(("attention.kv_up", latent))
+    gates = [m for m in attention_matrices(a, h) if m.role in GATES]
+    if gates:
+        ops.append(
+            gemm("attention.gate", ctx.tokens, sum(m.local_outputs(tp) for m in gates), h, formats)
+        )
+        if a.q_lora_rank is not None:  # else the query's input gradient is the same one
+            reduced.append(("attention.gate", h))
     return ops, output, reduced
+
+
+GATES = ("head_gate", "value_gate")  # of the output, projections of the layer's input
 
 
 def _output(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
@@ -135,7 +145,8 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
     every = pairs if decode else float(ctx.queries) * keys
     cp = ctx.layout.cp if ctx.phase != "decode" else np.int64(1)
     scale = ctx.sequences / cp
-    per_pair = 2.0 * (i.head_dim + 1) * i.heads  # scores, and their weighted sum over the heads
+    # scores, and their weighted sum over the heads
+    per_pair = 2.0 * (i.head_dim + i.weighted) * i.heads
     kept = w.activation if ctx.training else INDEX_BYTES
     kv_bytes = ctx.sequences * float(keys) * i.head_dim * kept
     q_bytes = ctx.tokens * i.heads * i.head_dim * w.activation
@@ -167,7 +178,7 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
     chosen = elementwise("attention.top_k", "fp32", 2.0 * 4.0 * pairs * scale)
     return [
         gemm("attention.indexer_query", ctx.tokens, i.heads * i.head_dim, i.rank or h, formats),
-        gemm("attention.indexer_key", ctx.tokens, i.head_dim + i.heads, h, formats),
+        gemm("attention.indexer_key", ctx.tokens, i.head_dim + i.heads * i.weighted, h, formats),
         score,
         chosen,
     ]

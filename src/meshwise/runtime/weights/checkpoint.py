@@ -1,22 +1,29 @@
 """Safetensors checkpoints read by slice: a rank reads the bytes of its share and no others.
 
-Only headers are read at first (format: 8 bytes of length, JSON, data), and everything that is wrong is
-said then. Files are read, not mapped: mapped pages count as the process's memory.
+Only headers are read at first (:mod:`meshwise.models.checkpoint`), and everything that is wrong is said
+then. Files are read, not mapped: mapped pages count as the process's memory.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import torch
 from torch import Tensor
 
 from meshwise.errors import InputError, MeshwiseError, shorten
+from meshwise.models.checkpoint.files import (
+    INDEX,
+    absent_shards,
+    checkpoint_files,
+    indexed_files,
+    missing_shards,
+    read_tensors,
+)
+from meshwise.models.checkpoint.headers import StoredEntry, read_index, refusal, some
 from meshwise.runtime.weights.slices import BLOCK, StoredTensor, read_slice
 
 _DTYPES = {
@@ -33,20 +40,14 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-LARGEST_HEADER = 100 << 20  # the format's own limit
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # buffers that older checkpoints carry
 _LEFT_OVER = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".self_attn.bias")
-_SHOWN = 4
+_FIELD = "checkpoint"
 
 
 def _refuse(path: str, what: str, legal: str = "") -> InputError:
-    return InputError(
-        f"checkpoint={shorten(path)}: {what}",
-        field="checkpoint",
-        value=path,
-        legal=legal or "a folder or file of safetensors",
-    )
+    return refusal(path, what, _FIELD, legal)
 
 
 class TensorPiece(NamedTuple):
@@ -66,18 +67,8 @@ class Checkpoint:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.tensors: dict[str, StoredTensor] = {}
-        for file, listed in _files(path):
-            for name, stored in _header(file).items():
-                if name in self.tensors:
-                    other = self.tensors[name].file
-                    raise _refuse(
-                        path, f"{shorten(name)} is in {_base(other)} and in {_base(file)}"
-                    )
-                self.tensors[name] = stored
-            missing = [n for n in listed if n not in self.tensors]
-            if missing:
-                raise _refuse(path, f"the index says {_some(missing)} in {_base(file)}: not there")
+        found = read_tensors(path, _files(path), _FIELD)
+        self.tensors = {name: _loadable(entry) for name, entry in found.items()}
 
     def names(self) -> list[str]:
         return list(self.tensors)
@@ -140,7 +131,7 @@ class Checkpoint:
         # all faults in one line
         extra = [n for n in self.tensors if n not in used and not n.endswith(_LEFT_OVER)]
         said = [
-            f"{len(found)} {what}: {_some(found)}"
+            f"{len(found)} {what}: {some(found)}"
             for what, found in (
                 ("missing", missing),
                 ("wrongly shaped", wrong),
@@ -247,16 +238,7 @@ def _spellings(parameter: str) -> list[str]:
 # -- files -------------------------------------------------------------------------------------------
 
 
-def _base(path: str) -> str:
-    return shorten(Path(path).name)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(shorten(n, 100) for n in names[:_SHOWN]) + more
-
-
-def _files(path: str) -> list[tuple[str, list[str]]]:
+def _files(path: str) -> list[tuple[str, tuple[str, ...]]]:
     """(file, tensors that an index says are in it)."""
     place = Path(path).expanduser()
     try:
@@ -265,7 +247,7 @@ def _files(path: str) -> list[tuple[str, list[str]]]:
                 raise _refuse(path, "is a pickle, which can run code and is never loaded", _CONVERT)
             if place.name.endswith(".index.json"):
                 return _indexed(place)
-            return [(str(place), [])]
+            return [(str(place), ())]
         if not place.is_dir():
             raise _refuse(path, "there is no such file or folder")
         inside = sorted(p.name for p in place.iterdir())
@@ -275,13 +257,11 @@ def _files(path: str) -> list[tuple[str, list[str]]]:
         raise _refuse(path, "no permission to read it") from None
     except (OSError, ValueError) as error:
         raise _refuse(path, shorten(error)) from None
-    if "model.safetensors.index.json" in inside:
-        return _indexed(place / "model.safetensors.index.json")
-    if "model.safetensors" in inside:
-        return [(str(place / "model.safetensors"), [])]
-    shards = [n for n in inside if n.endswith(".safetensors")]
-    if shards:
-        return [(str(place / n), []) for n in shards]
+    found = checkpoint_files(str(place), inside, _FIELD)
+    if found is not None and found.files:
+        return list(found.files)
+    if found is not None and found.listing is not None and found.index_file.endswith(INDEX):
+        raise missing_shards(found.index_file, list(found.listing.shards), _FIELD)
     pickled = next((n for n in inside if n.endswith(PICKLED)), None)
     if pickled is not None:
         raise _refuse(
@@ -293,74 +273,17 @@ def _files(path: str) -> list[tuple[str, list[str]]]:
 _CONVERT = "safetensors: load it where you trust it, then model.save_pretrained(folder)"
 
 
-def _indexed(index: Path) -> list[tuple[str, list[str]]]:
-    try:
-        table = msgspec.json.decode(index.read_bytes())["weight_map"]
-        shards: dict[str, list[str]] = {}
-        for tensor, file in table.items():
-            shards.setdefault(file, []).append(tensor)
-        names = sorted(shards)
-        inside = all(isinstance(n, str) and Path(n).name == n for n in names)
-    except (OSError, RecursionError, msgspec.DecodeError, KeyError, TypeError, AttributeError):
-        raise _refuse(str(index), "is no index of safetensors (weight_map)") from None
-    if not inside:
-        raise _refuse(str(index), "names files outside its folder")
-    gone = [n for n in names if not (index.parent / n).is_file()]
+def _indexed(index: Path) -> list[tuple[str, tuple[str, ...]]]:
+    found = read_index(str(index), _FIELD)
+    gone = absent_shards(str(index.parent), found)
     if gone:
-        raise _refuse(str(index), f"names {len(gone)} missing shards: {_some(gone)}")
-    return [(str(index.parent / n), shards[n]) for n in names]
+        raise missing_shards(str(index), gone, _FIELD)
+    return list(indexed_files(str(index.parent), found).files)
 
 
-def _header(file: str) -> dict[str, StoredTensor]:
-    """The tensors of a file, each with its place; nothing of the data is read."""
-    try:
-        size = os.stat(file).st_size  # noqa: PTH116
-        with open(file, "rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or length > min(LARGEST_HEADER, size - 8):
-                raise _refuse(file, f"is truncated or no safetensors: {size:,} bytes in all")
-            table = msgspec.json.decode(handle.read(length))
-    except OSError as error:
-        raise _refuse(file, os.strerror(error.errno or 0)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _refuse(file, "its header is no JSON") from None
-    if not isinstance(table, dict):
-        raise _refuse(file, "its header is no table of tensors")
-    table.pop("__metadata__", None)
-    data = 8 + length
-    places = []
-    for name, entry in table.items():
-        kind, shape, start, stop = _entry(file, name, entry)
-        if data + stop > size:
-            raise _refuse(
-                file, f"is truncated: {shorten(name)} ends at byte {data + stop:,} of {size:,}"
-            )
-        places.append((start, stop, name, StoredTensor(file, data + start, shape, _DTYPES[kind])))
-    end = 0
-    for start, stop, name, _ in sorted(places):
-        if start != end:  # as the format has it: no gap, and no byte in two tensors
-            raise _refuse(
-                file, f"{shorten(name)} begins at byte {start:,} of the data, not {end:,}"
-            )
-        end = stop
-    if data + end != size:
-        raise _refuse(file, f"has {size - data - end:,} bytes that are no tensor's, at its end")
-    return {name: stored for _, _, name, stored in places}
-
-
-def _entry(file: str, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """(type, shape, first byte, byte after the last) of a header's entry, in the file's data."""
-    try:
-        kind, shape = entry["dtype"], tuple(entry["shape"])
-        start, stop = entry["data_offsets"]
-    except (KeyError, TypeError, ValueError):
-        raise _refuse(file, f"the entry of {shorten(name)} is damaged") from None
-    if not isinstance(kind, str) or kind not in _DTYPES:
-        raise _refuse(file, f"{shorten(name)} is stored as {shorten(kind)}", ", ".join(_DTYPES))
-    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
-        raise _refuse(file, f"{shorten(name)}: its shape or place is no list of whole numbers")
-    if stop - start != math.prod(shape) * _DTYPES[kind].itemsize:
-        raise _refuse(
-            file, f"{shorten(name)}: {stop - start} bytes for {shorten(list(shape))} of {kind}"
-        )
-    return kind, shape, start, stop
+def _loadable(found: StoredEntry) -> StoredTensor:
+    """The tensor as torch has it; refused where torch has no such type."""
+    if found.dtype not in _DTYPES:
+        what = f"{shorten(found.name)} is stored as {found.dtype}"
+        raise _refuse(found.file, what, ", ".join(_DTYPES))
+    return StoredTensor(found.file, found.offset, found.shape, _DTYPES[found.dtype])

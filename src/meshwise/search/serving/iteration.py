@@ -102,14 +102,15 @@ class Pace(NamedTuple):
         return self.iteration_s + (iterations - 1) * self.every_s
 
 
-def _attention(cost: OpCost) -> bool:
-    return cost.op.kind == "attention"
+def _by_sequence(cost: OpCost) -> bool:
+    """Whether an operation's time depends on which tokens are of one sequence: keys seen, states kept."""
+    return cost.op.kind in ("attention", "recurrence")
 
 
-def _per_kind(e: Estimate, *, attention: bool) -> list[Array]:
-    """Seconds of the attention cores, or of all the rest, of a layer of each kind."""
+def _per_kind(e: Estimate, *, by_sequence: bool) -> list[Array]:
+    """Seconds of attention and recurrences, or of all the rest, of a layer of each kind."""
     return [
-        total_times([c for c in costs if _attention(c) == attention]).busy
+        total_times([c for c in costs if _by_sequence(c) == by_sequence]).busy
         for costs in e.layer_costs
     ]
 
@@ -156,17 +157,17 @@ def mixed(
 ) -> Pace:
     """An iteration of ``batch`` decodes and chunks of ``prompts``.
 
-    Products, passes and collectives work on all tokens at once and read the weights once; each kind
-    of attention runs by itself (Agrawal et al., Sarathi-Serve, OSDI 2024, section 4). Not from a
+    Products, passes and collectives work on all tokens at once and read the weights once; attention and
+    recurrences run by themselves for each kind of request (Agrawal et al., Sarathi-Serve, OSDI 2024, section 4). Not from a
     graph.
     """
     tokens = batch * queries + prompts * chunk
     together = engine.prefill(tokens, 1)
     decodes = engine.decode(batch, context, queries)
     chunks = engine.prefill(prompts, chunk, cached)
-    kinds = _per_kind(together, attention=False)
+    kinds = _per_kind(together, by_sequence=False)
     for e in (decodes, chunks):
-        kinds = [a + b for a, b in zip(kinds, _per_kind(e, attention=True), strict=True)]
+        kinds = [a + b for a, b in zip(kinds, _per_kind(e, by_sequence=True), strict=True)]
     embedding, head = (
         total_times(together.embedding_costs).busy,
         total_times(decodes.head_costs).busy,

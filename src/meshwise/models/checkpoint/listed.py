@@ -1,0 +1,86 @@
+"""What an index alone says of a checkpoint: names of tensors and the bytes of all; no shapes."""
+
+from __future__ import annotations
+
+from meshwise.models.checkpoint.contents import Apart, CheckpointContents, Difference
+from meshwise.models.checkpoint.headers import Index
+from meshwise.models.checkpoint.modules import APART, ModuleName, ModuleNames, module_names
+from meshwise.models.checkpoint.tally import Tally
+from meshwise.models.shapes import Model
+
+
+def listed_contents(model: Model, index: Index) -> CheckpointContents:
+    """The contents by names: modules that are missing or too many; weights and bytes by part are not
+    known."""
+    tensors = [tensor for listed in index.shards.values() for tensor in listed]
+    names, expected = ModuleNames(), Tally(model)
+    read = [names(path) for path in sorted(module_names(tensors))]
+    mtp = {n.layer for n in read if n.is_mtp and n.layer is not None}
+    layers: dict[int, dict[tuple[str, str], int]] = {}
+    labels: dict[int, dict[str, ModuleName]] = {}
+    apart = dict.fromkeys(APART, 0)
+    for name in read:
+        if name.group in APART:
+            apart[name.group] += 1
+        elif name.layer is not None and name.layer >= model.layers and name.layer in mtp:
+            apart["mtp"] += 1
+        elif name.layer is not None:
+            slots = layers.setdefault(name.layer, {})
+            labels.setdefault(name.layer, {})[name.label] = name
+            stacked = "*" not in name.label
+            for slot in name.slots:
+                key = (name.group, slot)
+                matrix = None
+                if name.layer < model.layers:
+                    matrix = expected.expected(name.layer).matrices.get(key)
+                more = matrix.copies if matrix is not None and stacked else 1
+                slots[key] = slots.get(key, 0) + more
+    found: dict[tuple[str, ...], list[int]] = {}
+    for layer in range(model.layers):
+        _missing(found, layer, expected, layers.get(layer))
+        for label, name in labels.get(layer, {}).items():
+            group = name.group
+            if group and group not in expected.expected(layer).weights:
+                found.setdefault(("extra", group, label, "", "there"), []).append(layer)
+    for layer in sorted(layers):
+        if layer >= model.layers:
+            found.setdefault(("extra", "", "(all of it)", "", "there"), []).append(layer)
+    fields = ("kind", "group", "module", "derived", "checkpoint")
+    return CheckpointContents(
+        files=len(index.shards),
+        tensors=len(tensors),
+        total_bytes=index.total_bytes,
+        parameters=None,
+        bytes=None,
+        groups=(),
+        differences=tuple(
+            Difference(layers=tuple(at), **dict(zip(fields, key, strict=True)))
+            for key, at in found.items()
+        ),
+        apart=tuple(
+            Apart(what=what, tensors=number, parameters=None, bytes=None)
+            for what, number in apart.items()
+            if number
+        ),
+    )
+
+
+def _missing(
+    found: dict[tuple[str, ...], list[int]],
+    layer: int,
+    expected: Tally,
+    slots: dict[tuple[str, str], int] | None,
+) -> None:
+    block = expected.model.blocks[expected.model.pattern[layer]]
+    if slots is None:
+        if not block.shared:
+            found.setdefault(("missing", "", "(all of it)", "the whole layer", ""), []).append(
+                layer
+            )
+        return
+    for (group, slot), matrix in expected.expected(layer).matrices.items():
+        number = slots.get((group, slot), 0)
+        if number < matrix.copies and group != "recurrent" and not block.shared:
+            some = f"{number} of {matrix.copies}" if number else ""
+            key = ("missing", group, f"{group} {slot}", f"{matrix.copies} modules", some)
+            found.setdefault(key, []).append(layer)
