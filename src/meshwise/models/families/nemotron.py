@@ -13,18 +13,18 @@ from meshwise.models.families.hybrid import named_kinds
 from meshwise.models.families.keys import Family, Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks, end_fields
 from meshwise.models.families.state_space import (
-    ATTENTION,
-    KINDS,
-    MAMBA,
+    ATTENTION_LAYER,
+    MIXER_NAMES,
+    MAMBA_LAYER,
     expert_choice,
     grouped_attention,
     mamba2,
 )
 from meshwise.models.shapes import Block, Mlp, Moe, MultiToken
 
-MLP, EXPERTS = "mlp", "experts"
-_NAMES = {**KINDS, "mlp": MLP, "moe": EXPERTS}
-_LETTERS = {"M": MAMBA, "*": ATTENTION, "-": MLP, "E": EXPERTS}
+_MLP, _EXPERTS = "mlp", "experts"
+_NAMES = {**MIXER_NAMES, "mlp": _MLP, "moe": _EXPERTS}
+_LETTERS = {"M": MAMBA_LAYER, "*": ATTENTION_LAYER, "-": _MLP, "E": _EXPERTS}
 _STATES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
@@ -79,7 +79,7 @@ def nemotron_h(r: Reader) -> ModelFields:
     if depths:
         blocks = [
             found.get(kind) or _nemotron_h_block(r, hidden, kind)
-            for kind in (drafted or [ATTENTION, EXPERTS]) * depths
+            for kind in (drafted or [ATTENTION_LAYER, _EXPERTS]) * depths
         ]
         # norms of the embedding and of the hidden state, their product, and a norm at the end
         fields["mtp"] = MultiToken(
@@ -92,13 +92,13 @@ def nemotron_h(r: Reader) -> ModelFields:
 def _nemotron_h_block(r: Reader, hidden: int, kind: str) -> Block:
     """One layer of a kind, behind its norm."""
     mlp_bias = r.flag("mlp_bias")
-    if kind == MLP:
+    if kind == _MLP:
         width = r.integer("intermediate_size")
         mlp = Mlp(width=width, gated=False, up_bias=mlp_bias, down_bias=mlp_bias)
         return Block(mlp=mlp, norm_parameters=hidden)
-    if kind == EXPERTS:
+    if kind == _EXPERTS:
         return Block(moe=_nemotron_h_experts(r, mlp_bias), norm_parameters=hidden)
-    if kind == ATTENTION:
+    if kind == ATTENTION_LAYER:
         name, width, _ = r.find("head_dim")
         if name == "attention_head_dim" and width != 128:  # how its first files call it
             raise not_known(name, width, "transformers does not read it, and builds 128", "128")

@@ -23,7 +23,7 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Block, Mlp, Moe
 
-CONVOLUTION, FULL, SLIDING = "conv", "full_attention", "sliding_attention"
+_CONVOLUTION, _FULL, _SLIDING = "conv", "full_attention", "sliding_attention"
 
 
 def short_convolution(r: Reader, hidden: int) -> Recurrent:
@@ -68,7 +68,7 @@ def _order(r: Reader, layers: int) -> list[str]:
     listed = r.sequence("full_attn_idxs")
     if listed is not None:
         full = {fr.check_integer("full_attn_idxs", i, 0, layers - 1) for i in listed}
-        stated = [FULL if i in full else CONVOLUTION for i in range(layers)]
+        stated = [_FULL if i in full else _CONVOLUTION for i in range(layers)]
         if order is not None and stated != order:
             raise wrong("full_attn_idxs", listed, "contradicts layer_types",
                         legal="the layers that layer_types calls full_attention")  # fmt: skip
@@ -83,14 +83,14 @@ def _fields(
     r: Reader, hidden: int, order: Sequence[str], parts: Sequence[dict[str, Any]], norms: int = 2
 ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
     """Layers of kinds ``order`` with the feed-forwards ``parts``."""
-    attention = self_attention(r) if set(order) - {CONVOLUTION} else None
-    convolution = short_convolution(r, hidden) if CONVOLUTION in order else None
-    window = window_size(r) if SLIDING in order else None
+    attention = self_attention(r) if set(order) - {_CONVOLUTION} else None
+    convolution = short_convolution(r, hidden) if _CONVOLUTION in order else None
+    window = window_size(r) if _SLIDING in order else None
 
     def mixer(kind: str) -> dict[str, Attention | Recurrent | None]:
-        if kind == CONVOLUTION:
+        if kind == _CONVOLUTION:
             return {"recurrent": convolution}
-        if kind == SLIDING and attention is not None:
+        if kind == _SLIDING and attention is not None:
             return {"attention": msgspec.structs.replace(attention, window=window)}
         return {"attention": attention}
 
@@ -155,7 +155,7 @@ CONVOLUTION_FAMILIES: dict[str, Family] = {
             block_ffn_dim_multiplier=1.0, block_auto_adjust_ff_dim=True,
         ),
         aliases={**_TIED, "intermediate_size": ("block_ff_dim",)},
-        query_key_norm="head", layer_kinds=(CONVOLUTION, FULL), build="lfm2",
+        query_key_norm="head", layer_kinds=(_CONVOLUTION, _FULL), build="lfm2",
     ),
     "lfm2_moe": Family(
         words="LFM 2–3",
@@ -163,7 +163,7 @@ CONVOLUTION_FAMILIES: dict[str, Family] = {
             2048, 7168, 32, 32, 8, 65536, 128000, True, conv_L_cache=3, num_experts=32,
             num_experts_per_tok=4, moe_intermediate_size=1792, num_dense_layers=2,
         ),
-        aliases=_TIED, query_key_norm="head", layer_kinds=(CONVOLUTION, FULL), build="lfm2_moe",
+        aliases=_TIED, query_key_norm="head", layer_kinds=(_CONVOLUTION, _FULL), build="lfm2_moe",
     ),
     "lfm3": Family(
         words="LFM 2–3",
@@ -172,7 +172,7 @@ CONVOLUTION_FAMILIES: dict[str, Family] = {
             use_sandwich_norm=True, use_attention_gate=True,
         ),
         query_key_bias="attention_bias", output_bias="attention_bias", query_key_norm="head",
-        layer_kinds=(CONVOLUTION, FULL, SLIDING), build="lfm3",
+        layer_kinds=(_CONVOLUTION, _FULL, _SLIDING), build="lfm3",
     ),
 }  # fmt: skip
 CONVOLUTION_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {

@@ -20,13 +20,13 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Block, Mlp, Moe
 
-MAMBA, ATTENTION = "mamba", "attention"
-KINDS = {
-    "mamba": MAMBA,
-    "mamba2": MAMBA,
-    "linear_attention": MAMBA,
-    "attention": ATTENTION,
-    "full_attention": ATTENTION,
+MAMBA_LAYER, ATTENTION_LAYER = "mamba", "attention"
+MIXER_NAMES = {
+    "mamba": MAMBA_LAYER,
+    "mamba2": MAMBA_LAYER,
+    "linear_attention": MAMBA_LAYER,
+    "attention": ATTENTION_LAYER,
+    "full_attention": ATTENTION_LAYER,
 }
 
 
@@ -222,7 +222,7 @@ def granite_hybrid(r: Reader) -> ModelFields:
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-    order = named_kinds(r, "layer_types", KINDS, layers)
+    order = named_kinds(r, "layer_types", MIXER_NAMES, layers)
     if order is None:
         raise wrong("layer_types", None, "absent or null",
                     legal=f"a list of {layers} kinds: mamba, attention")  # fmt: skip
@@ -235,16 +235,16 @@ def granite_hybrid(r: Reader) -> ModelFields:
             shared=shared,
         )
     attention = mixer = None
-    if ATTENTION in order:
+    if ATTENTION_LAYER in order:
         rope = r.value("position_embedding_type") == "rope"
         attention = grouped_attention(r, hidden, bias=r.flag("attention_bias"), rotary=rope)
-    if MAMBA in order:
+    if MAMBA_LAYER in order:
         mixer = _mixer_of_inner(r, r.integer("mamba_expand", 1, 1000) * hidden)
     r.used |= {"mamba_d_state"}  # stands in files without a Mamba layer, too
     fields["blocks"], fields["pattern"] = distinct_blocks(
         Block(
-            attention=attention if kind == ATTENTION else None,
-            recurrent=mixer if kind == MAMBA else None,
+            attention=attention if kind == ATTENTION_LAYER else None,
+            recurrent=mixer if kind == MAMBA_LAYER else None,
             mlp=shared if moe is None else None,
             moe=moe,
             norm_parameters=2 * hidden,
@@ -289,7 +289,7 @@ STATE_SPACE_FAMILIES: dict[str, Family] = {
             num_experts_per_tok=2, shared_intermediate_size=1024,
         ),
         aliases={"layer_types": ("layers_block_type",)},
-        layer_kinds=tuple(KINDS), build="granite_hybrid",
+        layer_kinds=tuple(MIXER_NAMES), build="granite_hybrid",
     ),
 }  # fmt: skip
 STATE_SPACE_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {

@@ -14,12 +14,12 @@ from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import named_kinds
 from meshwise.models.families.keys import Family, Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, end_fields
-from meshwise.models.families.state_space import MAMBA, mamba1, mamba2
+from meshwise.models.families.state_space import MAMBA_LAYER, mamba1, mamba2
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Adapter, Block, Mlp
 
-SHARED = "hybrid"  # a shared block in front of the Mamba layer
-_KINDS = {"mamba": MAMBA, "linear_attention": MAMBA, "hybrid": SHARED}
+_SHARED = "hybrid"  # a shared block in front of the Mamba layer
+_KINDS = {"mamba": MAMBA_LAYER, "linear_attention": MAMBA_LAYER, "hybrid": _SHARED}
 
 
 def _shared_attention(r: Reader, hidden: int) -> Attention:
@@ -52,7 +52,7 @@ def _in_order(
     """
     pattern, uses = [], 0
     for kind in order:
-        if kind == SHARED:
+        if kind == _SHARED:
             pattern.append(1 + uses % len(shared))
             uses += 1
         pattern.append(0)
@@ -69,8 +69,8 @@ def zamba(r: Reader) -> ModelFields:
     period = r.integer("attn_layer_period", 1, fr.MOST_LAYERS)
     offset = r.integer("attn_layer_offset", 0, fr.MOST_LAYERS)
     if order is None:
-        every = [SHARED if i % period == offset else MAMBA for i in range(layers - 3)]
-        order = [MAMBA, MAMBA, SHARED, *every]
+        every = [_SHARED if i % period == offset else MAMBA_LAYER for i in range(layers - 3)]
+        order = [MAMBA_LAYER, MAMBA_LAYER, _SHARED, *every]
     width = r.optional("attention_hidden_size")
     if width not in (None, 2 * hidden):
         raise wrong("attention_hidden_size", width, "its input is the hidden state and the embedding",
@@ -116,7 +116,7 @@ def zamba2(r: Reader) -> ModelFields:
         raise wrong("layers_block_type", None, "absent or null",
                     legal=f"a list of {layers} kinds: mamba, hybrid")  # fmt: skip
     listed = r.sequence("hybrid_layer_ids")
-    if listed is not None and listed != [i for i, kind in enumerate(order) if kind == SHARED]:
+    if listed is not None and listed != [i for i, kind in enumerate(order) if kind == _SHARED]:
         raise wrong("hybrid_layer_ids", listed, "contradicts layers_block_type",
                     legal="the layers that layers_block_type calls hybrid")  # fmt: skip
     bias = r.flag("add_bias_linear")
