@@ -31,13 +31,14 @@ Schema of a section::
     points, left_out, median_error, mean_error, p90_error, bias   # of the shapes left out
     range = [[queries], [sequences], [heads, or channels]]
     tables
+    [recurrence_elsewhere]
+    kernels                          # whose file has the sections that this one has not
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -52,11 +53,14 @@ from meshwise.cost.kernels import recurrence as rec
 from meshwise.cost.kernels import seconds as kernels
 from meshwise.cost.kernels.recurrence import RecurrenceFit
 from meshwise.cost.kernels.seconds import Chip, CorrectionTable
+from meshwise.program.layers.recurrent import SCAN_WORK
 
 HEADS = ["batch_size", "seq_len", "num_k_heads", "num_v_heads"]
 MAMBA = ["batch_size", "seq_len", "nheads", "head_dim", "n_groups", "d_state"]
+CHUNK = SCAN_WORK["gated_delta"].chunk
 WIDTH = 128.0  # of every key and value head of the tables
 KERNEL = 4.0  # positions that the convolutions see
+STATE_BYTES = 4.0  # of a value of vLLM's, SGLang's states
 LEFT_OUT = 5  # a fifth
 DESCRIBED = 0.15  # median error of the shapes left out, above which a section is left out
 FEWEST = 8  # calls that a section rests on
@@ -108,6 +112,9 @@ PARTS = (
         for phase, names in (("prefill", ("flashkda_fwd", "chunk_kda")), ("decode", KIMI_UPDATES))
     ),
 )
+# Whose file has what a device's tables do not: no scan was measured on an A100, whose generation runs
+# the Triton kernels that an L40S does.
+ELSEWHERE = {"a100-80gb-sxm": "l40s"}
 # Of SGLang 0.5.10: the convolution's CUDA kernel, and an update whose states are narrower in memory.
 A100 = tuple(
     part._replace(folder="linear_attention/sglang/0.5.10")
@@ -133,7 +140,7 @@ SCAN_START = {
 }
 UPDATE_START = {"launch_s": 4e-6, "memory_efficiency": 0.8, "unit_s": 1e-7}
 CONVOLUTION_START = {"launch_s": 3e-6, "memory_efficiency": 0.5, "unit_s": 5e-9}
-SHARES = ("memory_efficiency", "efficiency")  # at most 1
+SHARES = ("memory_efficiency", "efficiency")
 SCAN_GRID: list[list[float]] = [
     [1, 16, 64, 128, 512, 2048, 32768],
     [2, 16, 64, 128, 256, 1024, 8192, 65536],
@@ -151,7 +158,10 @@ def calls_of(path: Path, part: Part) -> Calls:
     mamba = part.file == "mamba2"
     found = []
     for name in part.kernels:
-        keep = {"kernel_source": name, "phase": {"prefill": "context"}.get(part.phase, "generation")}
+        keep = {
+            "kernel_source": name,
+            "phase": {"prefill": "context"}.get(part.phase, "generation"),
+        }
         calls = fk.read(path, MAMBA if mamba else HEADS, keep)
         if len(calls.seconds):
             found.append(calls)
@@ -183,6 +193,7 @@ def every_fifth_left_out(calls: Calls) -> Calls:
 def moved(part: Part, shape: Array, staged: bool, state_bytes: float) -> Array:
     """Bytes of device memory of each call."""
     batch, queries, keys, values = shape
+    states = batch * values * WIDTH * WIDTH * STATE_BYTES
     if part.rule == "convolution":
         decode = part.phase == "decode"
         found = rec.convolution_bytes(batch, queries, values, KERNEL, decode=decode)
@@ -190,7 +201,11 @@ def moved(part: Part, shape: Array, staged: bool, state_bytes: float) -> Array:
         found = batch * values * WIDTH * WIDTH * state_bytes
     else:
         found = rec.scanned_bytes(
-            part.rule, batch, queries, values, keys, WIDTH, WIDTH, rec.CHUNK, staged
+            part.rule,
+            *(batch, queries, values, keys, WIDTH, WIDTH),
+            CHUNK,
+            states,
+            staged,
         )
     return np.asarray(found, float)
 
@@ -229,25 +244,32 @@ def model_of(part: Part, chip: Chip, staged: bool, state_bytes: float) -> Model:
             found = rec.update_seconds(batch, queries, values, states, chip, fit)
         else:
             found = rec.scan_seconds(
-                part.rule, batch, queries, values, keys, WIDTH, WIDTH, rec.CHUNK, chip, fit
+                part.rule,
+                *(batch, queries, values, keys, WIDTH, WIDTH),
+                CHUNK,
+                batch * values * WIDTH * WIDTH * STATE_BYTES,
+                chip,
+                fit,
             )
         return np.asarray(found, float)
 
     return seconds
 
 
-def entry_of(start: Entry, values: Array) -> Entry:
-    """The constants in a catalog's names. ``smooth`` is a share: x / (1 + x)."""
+def entry_of(start: Entry, values: Array, shares: tuple[str, ...] = SHARES) -> Entry:
+    """The constants in a catalog's names. ``smooth`` is a share: x / (1 + x); ``shares`` are 1 at most."""
     entry = dict(zip(start, (float(v) for v in values), strict=True))
     if "smooth" in entry:
         entry["smooth"] = entry["smooth"] / (1 + entry["smooth"])
-    for name in SHARES:
+    for name in shares:
         if name in entry:
             entry[name] = min(entry[name], 1.0)
     return entry
 
 
-def fit_constants(start: Entry, model: Model, calls: Calls) -> Entry:
+def fit_constants(
+    start: Entry, model: Model, calls: Calls, shares: tuple[str, ...] = SHARES
+) -> Entry:
     """Constants of the fitted calls from two starts, of which the better stays: kernels whose heads
     start together, and whose heads flow into each other."""
     shape, target = calls.shape[:, calls.fitted], np.log(calls.seconds[calls.fitted])
@@ -256,7 +278,7 @@ def fit_constants(start: Entry, model: Model, calls: Calls) -> Entry:
     for first in (start, {**start, **{k: v for k, v in others.items() if k in start}}):
         guess = np.log(np.array(list(first.values())))
         fitted = least_squares(
-            lambda x: np.log(model(entry_of(start, np.exp(x)), shape, ())) - target,
+            lambda x: np.log(model(entry_of(start, np.exp(x), shares), shape, ())) - target,
             guess,
             loss="soft_l1",
             f_scale=0.1,
@@ -264,7 +286,7 @@ def fit_constants(start: Entry, model: Model, calls: Calls) -> Entry:
             bounds=(guess - 8, guess + 6),
         )
         if fitted.cost < best:
-            best, found = fitted.cost, entry_of(start, np.exp(fitted.x))
+            best, found = fitted.cost, entry_of(start, np.exp(fitted.x), shares)
     return {name: fk.rounded(value) for name, value in found.items()}
 
 
@@ -293,7 +315,7 @@ def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
         return None
     staged = part.phase == "prefill" and not any(word in calls.kernel for word in FUSED)
     staged = staged and part.rule != "convolution"
-    wide = 2.0 * rec.STATE_BYTES
+    wide = 2.0 * STATE_BYTES
     state_bytes = NARROW_STATES if part.folder.endswith("0.5.10") else wide
     # what a scan's stages leave for each other may well be in the cache; what comes from outside is not
     read = moved(part, calls.shape, False, state_bytes)
@@ -354,19 +376,23 @@ def sections(root: Path, device: str) -> dict[str, Entry]:
         entry = fit_part(base, source, part)
         if entry:
             found[f"recurrence.{part.engine}.{part.rule}.{part.phase}"] = entry
+    if device in ELSEWHERE:
+        found["recurrence_elsewhere"] = {"kernels": ELSEWHERE[device]}
     return found
 
 
 def write(device: str, family: str, entries: dict[str, Entry]) -> None:
     """Into the device's file, at its end, in place of what it had of the family."""
     path = fk.CATALOG / f"{device}.toml"
-    old = rf"(?ms)^\[\[?{family}\..*?(?=^\[\[?(?!{family}\.)|\Z)"
+    old = rf"(?ms)^\[\[?{family}[._].*?(?=^\[\[?(?!{family}[._])|\Z)"
     kept = re.sub(old, "", path.read_text()).rstrip("\n")
     path.write_text(kept + "\n\n" + "".join(f"{line}\n" for line in fk.section_lines(entries)))
 
 
 def report(device: str, entries: dict[str, Entry]) -> None:
     for name, entry in entries.items():
+        if "points" not in entry:
+            continue
         errors = "  ".join(
             f"{key} {entry[key]:7.4f}" for key in ("median_error", "p90_error", "bias")
         )

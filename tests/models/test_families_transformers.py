@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 
+from meshwise.errors import InputError
+from meshwise.models.families.bailing import BAILING_FAMILIES
 from meshwise.models.families.config import FAMILIES, model_from_config
+from meshwise.models.families.delta import DELTA_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.keys import NEVER_ABSENT
 from meshwise.models.families.llama import DENSE_FAMILIES
+from meshwise.models.families.minimax import MINIMAX_FAMILIES
 from meshwise.models.families.refused import WRAPPER_TYPES
 from meshwise.models.parameters import parameters
 
@@ -33,7 +37,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: 
 REMOTE = {
     "RefinedWeb", "RefinedWebModel", "Yi", "aquila", "xverse", "baichuan", "orion", "qwen", "mimo",
     "phi-msft", "internlm", "internlm2", "chatglm", "stablelm_epoch", "minicpm", "nemotron-nas",
-    "deci", "deepseek", "kimi_k2", "arctic", "bailing_moe",
+    "deci", "deepseek", "kimi_k2", "arctic", "bailing_moe", "bailing_moe_v2", "bailing_moe_linear",
+    "minimax_text_01", "minimax_m1", "MiniMaxText01", "MiniMaxM1", "minimax_m3",
 }  # fmt: skip
 # Parts of multimodal models, compared through their wrapper.
 TEXT_ONLY = {
@@ -81,7 +86,8 @@ FLAGS = (
     "new_decoder_architecture", "parallel_attn", "alibi", "enable_bias", "do_layer_norm_before",
     "layer_norm_elementwise_affine", "_remove_final_layer_norm", "tie_word_embeddings",
 )  # fmt: skip
-ORACLE = sorted((set(DENSE_FAMILIES) | set(MOE_FAMILIES)) - REMOTE - TEXT_ONLY)
+LINEAR = {*DELTA_FAMILIES, *MINIMAX_FAMILIES, *BAILING_FAMILIES} - REMOTE
+ORACLE = sorted((set(DENSE_FAMILIES) | set(MOE_FAMILIES) | LINEAR) - REMOTE - TEXT_ONLY)
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +143,8 @@ def small(model_type: str, rng: random.Random) -> dict[str, Any]:
             config[key] = experts
     choices: dict[str, Any] = {
         "num_experts_per_tok": rng.randint(1, 3),
+        "num_experts_per_token": rng.randint(1, 3),
+        "num_expert_group": 1,
         "moe_topk": rng.randint(1, 3),
         "moe_k": rng.randint(1, 3),
         "moe_intermediate_size": 2 * rng.randint(4, 20),
@@ -165,6 +173,18 @@ def small(model_type: str, rng: random.Random) -> dict[str, Any]:
         "n_group": 1,
         "pad_token_id": 0,
         "topk_group": 1,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": rng.choice((2, 4)),
+        "linear_key_head_dim": rng.choice((8, 16)),
+        "linear_value_head_dim": rng.choice((8, 16)),
+        "linear_conv_kernel_dim": rng.choice((3, 4)),
+        "linear_head_dim": rng.choice((8, 16)),
+        "linear_num_heads": rng.choice((2, 4)),
+        "short_conv_kernel_size": rng.choice((3, 4)),
+        "layer_group_size": rng.choice((2, 3)),
+        "dense_intermediate_size": 2 * rng.randint(8, 40),
+        "index_topk_blocks": 4,
+        "index_block_size": 16,
     }
     config |= {k: v for k, v in choices.items() if k in known and k not in config}
     if model_type == "mimo_v2_flash":
@@ -172,7 +192,14 @@ def small(model_type: str, rng: random.Random) -> dict[str, Any]:
         config["num_attention_heads"] = 8
     if model_type in ("deepseek_v32", "glm_moe_dsa"):
         config["q_lora_rank"] = 24
-    if any(k in known for k in ("kv_lora_rank",)):
+    if model_type in LINEAR:
+        kinds = FAMILIES[model_type].layer_kinds
+        config["layer_types"] = rng.sample(kinds, 2) + rng.choices(kinds, k=layers - 2)
+    if model_type in ("kimi_linear", "bailing_hybrid"):
+        config["tie_word_embeddings"] = False  # their classes have two tables whatever it says
+    if model_type == "bailing_hybrid":
+        config["head_dim"] = 16
+    elif any(k in known for k in ("kv_lora_rank",)):
         config.pop("head_dim", None)
         config.pop("num_key_value_heads", None)
     if model_type == "gpt_neo":
@@ -249,3 +276,53 @@ def test_language_part_of_multimodal_models(model_type: str, tied: bool) -> None
         if "language_model" in name or name.startswith(("lm_head", "model.text_model"))
     }
     assert ours(config.to_dict()) == sum(language.values()), text
+
+
+def active(model: Any, top_k: int) -> int:
+    """Weights that a token visits: of the routed experts only so many."""
+    banks = [
+        m.experts for m in model.modules() if hasattr(getattr(m, "experts", None), "num_experts")
+    ]
+    idle = sum(count(e) // e.num_experts * (e.num_experts - top_k) for e in banks)
+    return count(model) - idle
+
+
+@pytest.mark.parametrize("model_type", sorted(LINEAR - {"qwen3_5_text", "olmo_hybrid"}))
+def test_active_parameters(model_type: str) -> None:
+    rng = random.Random(model_type)
+    for _ in range(3):
+        config = CONFIG_MAPPING[model_type](**small(model_type, rng))
+        build: Any = AutoModelForCausalLM.from_config
+        with torch.device("meta"):
+            model = build(config)
+        found = parameters(model_from_config(config.to_dict(), name="test"), active=True)
+        assert found == active(model, config.num_experts_per_tok) <= count(model)
+
+
+def mutated(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The configuration with one boolean flipped, one size doubled or halved, nested ones too."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from ({**config, key: inner} for inner in mutated(value))
+        elif isinstance(value, bool):
+            yield {**config, key: not value}
+        elif isinstance(value, int) and value > 1:
+            yield from ({**config, key: n} for n in (2 * value, value // 2))
+
+
+@pytest.mark.parametrize("model_type", sorted(LINEAR))
+def test_mutations_are_equal_or_refused(model_type: str) -> None:
+    """Never a count of another model: what transformers builds from the same file, or a refusal."""
+    stated = small(model_type, random.Random(model_type))
+    equal = refused = 0
+    for config in mutated({**stated, "pad_token_id": 0}):
+        try:
+            want = built(CONFIG_MAPPING[model_type](**config))
+        except Exception:  # whatever its class makes of it, there is nothing to compare
+            continue
+        try:
+            assert ours({**config, "model_type": model_type}) == want, config
+            equal += 1
+        except InputError:
+            refused += 1
+    assert equal > 15 and refused <= 4

@@ -100,7 +100,7 @@ def test_operands_and_weights_may_both_be_stated() -> None:
 
 
 def test_a_method_that_is_not_known_is_not_priced() -> None:
-    unknown = checkpoint(quantization_config={"quant_method": "exl2", "bits": 4.5})
+    unknown = checkpoint(quantization_config={"quant_method": "spqr", "bits": 3})
     with pytest.raises(InputError, match="`weights` states their format"):
         model_as_run(unknown, run())
     with pytest.raises(InputError, match="`weights` states their format"):

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 import random
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,8 @@ NOT_COMPARED = {
     "dbrx": "transformers 5.24 cannot run it without clip_qkv",
     "deepseek_v32": DSA,
     "glm_moe_dsa": DSA,
+    "minimax_m3_vl_text": DSA,
+    **dict.fromkeys(FAMILIES.LINEAR - {"minimax_m3_vl_text"}, "test_linear_attention_in_chunks"),
 }
 
 
@@ -353,12 +356,14 @@ def test_every_family(kind: str) -> None:
         assert flops(model, Training(batch=BATCH, seq=24))["forward"] == forward
 
 
-@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
+@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa", "minimax_m3_vl_text"])
 def test_sparse_attention_with_its_indexer(kind: str) -> None:
     """DeepSeek sparse attention: up to ``index_topk`` keys its core is dense attention; beside it the
     indexer's projections, its scores of every pair and their sums over its heads."""
     table = {**FAMILIES.small(kind, random.Random(kind)), "num_hidden_layers": 2}
     table["num_key_value_heads"] = table["num_attention_heads"]
+    if "layer_types" in table:
+        table["layer_types"] = table["layer_types"][:2]
     config = FAMILIES.CONFIG_MAPPING[kind](**table)
     model = model_from_config(config.to_dict(), name=kind)
     built = build(config, "eager", "cpu").eval()
@@ -367,6 +372,62 @@ def test_sparse_attention_with_its_indexer(kind: str) -> None:
     with torch.no_grad():
         forward, _ = counted(lambda: built(input_ids=ids, use_cache=False))
     assert flops(model, Training(batch=BATCH, seq=seq))["forward"] == forward
+
+
+@pytest.mark.parametrize("kind", sorted(FAMILIES.LINEAR - {"minimax_m3_vl_text"}))
+def test_linear_attention_in_chunks(kind: str) -> None:
+    """All but the scan and the short convolution is equal; the scan's products are derived by hand."""
+    rng = random.Random(kind)
+    for _ in range(3):
+        table = FAMILIES.small(kind, rng)
+        if "kv_lora_rank" in table:
+            table["num_key_value_heads"] = table["num_attention_heads"]
+        config = FAMILIES.CONFIG_MAPPING[kind](**table)
+        model = model_from_config(config.to_dict(), name=kind)
+        built = build(config, "eager", "cpu").eval()
+        seq = 128
+        ids = torch.randint(1, model.vocab, (BATCH, seq))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            built(input_ids=ids, use_cache=False)
+        by_op = counter.get_flop_counts()["Global"]
+        convolved = by_op.get(torch.ops.aten.convolution, 0)
+        rest = flops(model, Training(batch=BATCH, seq=seq))["forward"]
+        assert rest + scanned(model, seq) == counter.get_total_flops() - convolved
+
+
+# Products of transformers' eager scans per head and token, in multiples of chunk · key_dim, of chunk ·
+# value_dim and of key_dim · value_dim. What is none of torch's products there: the two triangular systems
+# of the gated delta rule (solved, where kernels multiply by an inverse: 2 and 2), the scores of Kimi's
+# (sums of elementwise products, each feature having its own decay: 2 of queries and 2 of keys with keys).
+EAGER_SCANS = {"gated_delta": (4, 2, 6), "kimi_delta": (2, 4, 6), "lightning": (2, 2, 4)}
+KERNELS = {"gated_delta": (6, 4, 6), "kimi_delta": (6, 4, 6), "lightning": (2, 2, 4)}
+
+
+def scanned(model: Model, seq: int) -> int:
+    """FLOPs that torch counts in the model's scans; those of ours are looked at beside."""
+    total = 0
+    for block, layers in zip(model.blocks, model.kind_counts(), strict=True):
+        r = block.recurrent
+        if r is None:
+            continue
+        delta = "delta" in r.rule
+        chunk = min(64 if delta else 256, seq)
+        sizes = (chunk * r.key_dim, chunk * r.value_dim, r.key_dim * r.value_dim)
+        rows = BATCH * seq * r.heads
+        total += layers * rows * sum(map(mul, EAGER_SCANS[r.rule], sizes))
+        (scan,) = scans(model, block, seq)
+        inverse = chunk * chunk if delta else 0
+        assert scan.flops == rows * (sum(map(mul, KERNELS[r.rule], sizes)) + inverse)
+        steps = 7 if delta else 5  # decay 1, outer product 2, read out 2; what the key stored 2
+        assert scan.model_flops == rows * steps * r.key_dim * r.value_dim
+    return total
+
+
+def scans(model: Model, block: Any, seq: int) -> list[Any]:
+    layout = Layouts(tp=np.int64(1), micro_batch=np.int64(BATCH))
+    built = program(model, EAGER, Training(batch=BATCH, seq=seq), layout)
+    ops = built.layers[model.blocks.index(block)]
+    return [op for op in ops if op.kind == "recurrence" and op.phase == "forward"]
 
 
 def test_narrow_table() -> None:

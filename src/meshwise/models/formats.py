@@ -26,7 +26,7 @@ def everywhere(stored: Stored) -> LayerFormats:
 
 
 def quantization_summary(
-    method: str, stored: Stored, cache: str | None, **ends: Stored
+    method: str, stored: Stored, cache: str | None, **ends: Stored | None
 ) -> Quantization:
     """A checkpoint's method and the format of most of its weights; ``ends``: embedding and head."""
     return Quantization(
@@ -35,6 +35,7 @@ def quantization_summary(
         group=stored.group,
         block=stored.block,
         scale=stored.scale,
+        mean_bytes=stored.mean_bytes,
         weight_only=stored.weight_only,
         kv_cache_dtype=cache,
         **ends,

@@ -111,7 +111,7 @@ def attention_vectors(a: Attention, hidden: int) -> list[Vector]:
     latent = (a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim if a.mla else 0
     kv = not a.shared_kv
     return [
-        Vector(a.heads * a.head_dim * a.query_bias, a.heads),
+        Vector(a.heads * a.head_dim * a.query_bias * (2 if a.output_gate else 1), a.heads),
         Vector(a.kv_heads * a.head_dim * a.key_bias * kv, a.kv_heads),
         Vector(a.kv_heads * a.value_head_dim * a.value_bias * kv, a.kv_heads),
         Vector(a.heads * a.sinks, a.heads),

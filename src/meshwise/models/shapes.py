@@ -89,7 +89,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Bytes per weight, scales included; of a format that is known."""
         if self.mean_bytes is not None:
             return self.mean_bytes
-        return dtypes.stored_bytes(self.dtype, self.group, self.scale)
+        return dtypes.stored_bytes(self.dtype, self.group, self.scale, self.block)
 
 
 _STORED: dict[str, Check] = {
@@ -176,7 +176,7 @@ class MultiToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a checkpoint stores its weights; which matrix how: ``Block.stored``, and the two ends here.
 
-    ``weight_dtype``, ``group``, ``block`` and ``scale`` are those of most of its weights.
+    ``weight_dtype``, ``group``, ``block``, ``scale`` and ``mean_bytes`` are those of most of its weights.
     """
 
     method: str  # quant_method as the checkpoint names it
@@ -184,6 +184,7 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     group: int | None = None
     block: tuple[int, int] | None = None
     scale: float | None = None  # as in Stored
+    mean_bytes: float | None = None  # as in Stored
     weight_only: bool = False
     kv_cache_dtype: str | None = None
     embedding: Stored | None = None  # None: Model.dtype
@@ -191,6 +192,18 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         check_fields(self, _QUANTIZATION, "quantization")
+
+    @property
+    def weights(self) -> Stored:
+        """The format of most of its weights."""
+        return Stored(
+            dtype=self.weight_dtype,
+            group=self.group,
+            block=self.block,
+            scale=self.scale,
+            mean_bytes=self.mean_bytes,
+            weight_only=self.weight_only,
+        )
 
 
 class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -311,7 +324,7 @@ _QUANTIZATION = flags_of(Quantization) | {
     "weight_dtype": among(*dtypes.ELEMENT_BYTES, "unknown"),
     "group": optional(whole(1, MAX_COUNT)),
     "block": optional(tuple_of(_SIZE, "size")),
-    "scale": optional(number(0.0, MAX_COUNT)),
+    **dict.fromkeys(("scale", "mean_bytes"), optional(number(0.0, MAX_COUNT))),
     "kv_cache_dtype": optional(among(*dtypes.ELEMENT_BYTES)),
     **dict.fromkeys(("embedding", "head"), optional(a(Stored))),
 }

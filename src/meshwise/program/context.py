@@ -61,7 +61,7 @@ def widths(model: Model, workload: Workload, stack: Stack | None = None) -> Widt
     weight = wide if wide is not None and dtypes.ELEMENT_BYTES[wide] >= 2 else activation
     width = dtypes.ELEMENT_BYTES[weight]
     if q is not None:
-        weight, width = q.weight_dtype, dtypes.stored_bytes(q.weight_dtype, q.group, q.scale)
+        weight, width = q.weight_dtype, q.weights.element_bytes
     # the cache
     cached = f.kv_cache or (q.kv_cache_dtype if q else None) or activation
     kv = dtypes.canonical_dtype(cached, "kv_cache", dtypes.KV_CACHE)

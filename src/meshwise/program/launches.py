@@ -79,7 +79,7 @@ def kernels_per_call(op: Op, stack: Stack, block: Block | None = None) -> Array:
         return _exchange(op, stack)[back]
     if op.core is not None:
         return _CORE[back]
-    if op.scan is not None:
+    if op.kind == "recurrence":
         return _SCAN[back]
     return _pass(op, stack, block)[back]
 

@@ -21,6 +21,15 @@ class Kernel(Enum):
     EXPERTS = "experts"  # a product of each routed expert, in one call
     DECODE = "decode"  # attention of new tokens to a cache
     CACHE_WRITE = "cache write"  # of new keys and values, in the cache's format
+    CHOICE = "choice"  # of the best ``k`` of each row's scores (m rows, n keys)
+
+
+class Gathered(NamedTuple):
+    """Keys that a kernel of sparse attention gathers: it walks as many ``slots`` for each row, whether a
+    key is in each or not. ``compressed``: a window's keys and entries of many positions (DeepSeek-V4)."""
+
+    slots: float
+    compressed: bool = False
 
 
 class Core(NamedTuple):
@@ -40,12 +49,14 @@ class Core(NamedTuple):
     kv_bytes: Array
     kv_element: float
     work: float = 1.0
+    gathered: Gathered | None = None  # where the keys of a row do not lie one after the other
+    scores: bool = False  # an indexer's: no values
 
 
 class Scan(NamedTuple):
     """What a recurrence's time depends on: sequences, tokens of each, heads on the rank, their widths.
 
-    ``chunk`` is the tokens that are worked on at once, ``state_bytes`` the states of all sequences.
+    A short convolution has its channels as heads, and its width as ``chunk``. ``chunk`` is the tokens that are worked on at once, ``state_bytes`` the states of all sequences.
     ``work`` multiplies the forward's work (backward).
     """
 
@@ -99,7 +110,7 @@ class Op(NamedTuple):
     hides_under: str = ""
     weight: bool = True  # a GEMM with a weight has a weight gradient
     core: Core | None = None  # of an attention kernel
-    scan: Scan | None = None  # of a recurrence
+    scan: Scan | None = None  # of a recurrence, and of a short convolution
     copies: TokenCopies | None = None  # of an exchange that sends a token once per node
     kernel: Kernel = Kernel.USUAL
     gradient_bytes: Array | None = None  # a pass's gradient moves; None: twice what it moves

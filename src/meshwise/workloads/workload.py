@@ -31,12 +31,15 @@ def drawn_skew(expert_skew: float | None) -> float:
     return SERVED_SKEW if expert_skew is None else expert_skew
 
 
-def _format(legal: tuple[str, ...]) -> Check:
-    """None (also as engines write it: auto), or the canonical name of one of the number formats."""
+def _format(legal: tuple[str, ...] | None) -> Check:
+    """None (also as engines write it: auto), or the canonical name of one of the number formats;
+    without a list of them, of one that weights are stored in."""
 
     def read(value: object, field: str) -> str | None:
         if isinstance(value, str) and value.strip().lower() == "auto":
             return None
+        if legal is None:
+            return dtypes.canonical_weights(value, field)
         return dtypes.canonical_dtype(value, field, legal)
 
     return optional(read)
@@ -44,7 +47,7 @@ def _format(legal: tuple[str, ...]) -> Check:
 
 _FORMATS = {
     "dtype": _format(dtypes.COMPUTE),
-    "weights": _format(dtypes.WEIGHT),
+    "weights": _format(None),
     "kv_cache": _format(dtypes.KV_CACHE),
     "comm": _format(dtypes.COMM),
     "gradients": _format(dtypes.GRADIENT),

@@ -28,9 +28,13 @@ def _memory(size: float | None) -> str:
     return "not known" if size is None else format_memory(size)
 
 
+def _files(found: CheckpointContents) -> str:
+    return f"{found.files} file{'s' if found.files != 1 else ''}"
+
+
 def checkpoint_words(found: CheckpointContents) -> str:
     """Whether the files are as derived, in a few words."""
-    files = f"{found.files} file{'s' if found.files != 1 else ''}"
+    files = _files(found)
     size = f"{format_memory(found.total_bytes)} in " if found.total_bytes is not None else ""
     if not found.differences:
         return f"checkpoint: {size}{files}, as derived"
@@ -57,12 +61,12 @@ def checkpoint_tables(found: CheckpointContents) -> tuple[Table | str, ...]:
         size = _memory(sum(known)) if len(known) == len(found.groups) else "not known"
         wanted = sum(g.parameters for g in found.groups)
         rows.append(("all", f"{wanted:,}", f"{found.parameters:,}", size, _memory(found.bytes)))
-        title = f"Checkpoint ({found.files} files, {found.tensors:,} tensors)"
+        title = f"Checkpoint ({_files(found)}, {found.tensors:,} tensors)"
         parts.append(Table(title, header, tuple(rows), keep=header[1:3]))
     else:
         total = "" if found.total_bytes is None else f", {format_memory(found.total_bytes)} in all"
         parts.append(
-            f"Checkpoint: an index alone ({found.tensors:,} tensors in {found.files} files{total}): "
+            f"Checkpoint: an index alone ({found.tensors:,} tensors in {_files(found)}{total}): "
             "names are compared, shapes and bytes by part are not known."
         )
     if found.differences:

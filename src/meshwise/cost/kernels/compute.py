@@ -14,9 +14,11 @@ import numpy as np
 from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.clusters.load import Device
+from meshwise.cost.kernels import mixers
 from meshwise.cost.kernels.fits import STATIC_SCALES, Kernels, Ranges, kernels
 from meshwise.cost.kernels.seconds import (
     QUERY_TILE,
+    WIDTHS,
     Chip,
     GemmFit,
     decode_seconds,
@@ -25,7 +27,7 @@ from meshwise.cost.kernels.seconds import (
     prefill_seconds,
 )
 from meshwise.cost.sources import Source
-from meshwise.program.operations import Core, Kernel, Op
+from meshwise.program.operations import Core, Kernel, Op, Scan
 from meshwise.stacks.stack import Stack
 
 # Backward runs its products at this share of forward's rate: 561 of 648 TFLOP/s on an H100 at heads
@@ -69,6 +71,12 @@ def _distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
 NARROWER = 0.75  # of the operands' width: weights below it are expanded inside the product
 
 
+def _decode_kind(op: Op, core: Core) -> str:
+    """Which table has a decode's kernel: of heads, or of latents (MLA) that all heads read, wider in the
+    scores than in the values and than any head."""
+    return "mla_decode" if core.width > WIDTHS[-1] and op.k > core.width else "decode"
+
+
 class Compute(NamedTuple):
     """Prices compute operations on one device under one stack."""
 
@@ -103,10 +111,14 @@ class Compute(NamedTuple):
             return self._ideal(op)
         if op.kind == "gemm":
             return self._gemm(op)
+        if op.kind == "attention" or op.kernel is Kernel.CHOICE:
+            sparse = mixers.sparse_seconds(op, self.fits, self.chip(op.dtype), self.chip("fp8"))
+            if sparse is not None:
+                return sparse
         if op.core is not None:
             return self._attention(op, op.core) if self._fused(op) else self._unfused(op, op.core)
         if op.scan is not None:
-            return self._recurrence(op)
+            return self._recurrence(op, op.scan)
         return self._pass(op.hbm_bytes) + self._narrowing(op)
 
     def _ideal(self, op: Op) -> Array:
@@ -127,9 +139,20 @@ class Compute(NamedTuple):
         fits = self.fits
         return fits.launch_s + moved / (fits.memory_efficiency * self.bandwidth)
 
-    def _recurrence(self, op: Op) -> Array:
-        """Seconds of a recurrence: its arithmetic or its traffic, whichever takes longer."""
+    def _recurrence(self, op: Op, scan: Scan) -> Array:
+        """Seconds of a recurrence or a short convolution; where nothing was measured its arithmetic or its
+        traffic, whichever takes longer."""
         fits = self.fits
+        found = mixers.recurrence_seconds(op, scan, fits, self.stack.software, self.chip(op.dtype))
+        if found is not None:
+            return found
+        if op.kind == "elementwise":
+            return self._pass(op.hbm_bytes)
+        vector = self.device.peak_flops_per_s.get("fp32")
+        if scan.rule == "mamba" and vector is not None:
+            rate = fits.memory_efficiency * self.bandwidth
+            seconds = mixers.selective_scan_seconds(op, scan, vector * self.clock, rate)
+            return fits.launch_s + seconds
         arithmetic = op.flops / (fits.efficiency * self.peak(op.dtype) * self.clock)
         memory = op.hbm_bytes / (fits.memory_efficiency * self.bandwidth)
         return fits.launch_s + np.maximum(arithmetic, memory)
@@ -232,7 +255,7 @@ class Compute(NamedTuple):
         chip = self.chip(op.dtype)
         query_bytes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - core.kv_bytes
         if op.kernel is Kernel.DECODE:
-            fit, _ = self.fits.attention("decode", core.kv_element)
+            fit, _ = self.fits.attention(_decode_kind(op, core), core.kv_element)
             seconds = decode_seconds(
                 core.attended,
                 core.sequences,
@@ -281,9 +304,15 @@ class Compute(NamedTuple):
         if op.kind == "gemm":
             ranges = self.fits.gemm(self._runs_as(op.dtype), self._quantiser)[1]
             return ranges, (op.m, op.n, op.k)
+        if op.scan is not None:
+            return mixers.measured_recurrence(op, op.scan, self.fits, self.stack.software)
+        sparse = mixers.measured_sparse(op, self.fits)
+        if sparse is not None:
+            return sparse
         if op.core is not None and self._fused(op):
             core, decode = op.core, op.kernel is Kernel.DECODE
-            ranges = self.fits.attention("decode" if decode else "prefill", core.kv_element)[1]
+            kind = _decode_kind(op, core) if decode else "prefill"
+            ranges = self.fits.attention(kind, core.kv_element)[1]
             long = core.attended if decode else core.queries
             return ranges, (long, core.sequences, core.heads)
         return (), ()

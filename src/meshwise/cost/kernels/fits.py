@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from meshwise import catalog
 from meshwise.clusters.load import Device
+from meshwise.cost.kernels.recurrence import DECAY, RecurrenceFit
 from meshwise.cost.kernels.seconds import (
     AttentionFit,
     GemmFit,
@@ -21,6 +22,7 @@ from meshwise.cost.kernels.seconds import (
     gemm_fit,
     grouped_fit,
 )
+from meshwise.cost.kernels.sparse import SparseFit
 from meshwise.cost.sources import Source
 
 STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
@@ -28,9 +30,10 @@ STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
 _ALSO = {"int8": ("fp8",), "fp8": ("int8",), "fp8_block": ("fp8", "int8")}
 _QUALITY = (
     *("kernel", "peak_flops_per_s", "points", "median_error", "mean_error", "p90_error", "bias"),
-    *("head_128", "range", "tables"),
+    *("head_128", "range", "tables", "table", "left_out"),
 )
 Ranges = tuple[tuple[float, float], ...]
+UNMEASURED: Ranges = ((float("inf"), float("inf")),)  # no shape lies in it
 
 
 class Kernels(NamedTuple):
@@ -60,8 +63,25 @@ class Kernels(NamedTuple):
         return _experts(self.name, dtype, engine, self.inherited, weight_bytes)
 
     def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
-        """Constants of ``prefill`` or ``decode`` with a cache of ``kv_element`` bytes per value."""
+        """Constants of ``prefill``, ``decode`` or ``mla_decode`` with a cache of ``kv_element`` bytes per
+        value; of latents those of heads where none were measured."""
         return _attention(self.name, kind, kv_element)
+
+    def recurrence(
+        self, rule: str, engine: str, *, decode: bool
+    ) -> tuple[RecurrenceFit, Ranges] | None:
+        """Constants of an engine's scans, updates or convolutions; of a rule that was not measured those of
+        the gated delta rule, and :data:`UNMEASURED`. None where none were measured."""
+        found = _recurrence(self.name, rule, "decode" if decode else "prefill", engine)
+        if found is None:
+            return None
+        fit, ranges = found
+        return fit._replace(peak_share=self.efficiency), ranges
+
+    def sparse(self, kind: str) -> tuple[SparseFit, Ranges] | None:
+        """Constants of an operation of sparse attention (``scores.decode``, ``choice.any``, …); None where
+        it was not measured."""
+        return _sparse(self.name, kind)
 
 
 @functools.cache
@@ -154,11 +174,59 @@ def _first(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
 @functools.cache
 def _attention(name: str, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
     entries = _kernel_table(name)["attention"]
+    kind = kind if kind in entries else kind.removeprefix("mla_")
     narrow = f"{kind}_fp8"
     entry = entries[narrow if kv_element < 2 and narrow in entries else kind]
-    constants = {key: value for key, value in entry.items() if key not in _QUALITY}
-    fit = AttentionFit(**constants, tables=tuple(correction_table(t) for t in entry["tables"]))
-    return fit, _ranges(entry)
+    return AttentionFit(**_constants(entry)), _ranges(entry)
+
+
+def _constants(entry: dict[str, Any]) -> dict[str, Any]:
+    """The constants of a section and its corrections."""
+    tables = tuple(correction_table(t) for t in entry.get("tables", ()))
+    return {key: value for key, value in entry.items() if key not in _QUALITY} | {"tables": tables}
+
+
+# Whose kernels stand in for a stack's own: those of flash-linear-attention, which training runs too,
+# for prompts; for updates the ones whose states' width is known.
+_RECURRENCES_OF = {
+    "prefill": ("trtllm", "sglang", "vllm"),
+    "decode": ("vllm", "sglang", "trtllm"),
+}
+
+
+def _recurrence_entries(name: str, rule: str, phase: str, engine: str) -> list[dict[str, Any]]:
+    """Sections of a rule in a device's file, the engine's own first."""
+    engines = _kernel_table(name).get("recurrence", {})
+    order = dict.fromkeys((engine, *_RECURRENCES_OF[phase]))
+    found = [engines.get(e, {}).get(rule, {}).get(phase) for e in order]
+    return [entry for entry in found if entry is not None]
+
+
+@functools.cache
+def _recurrence(
+    name: str, rule: str, phase: str, engine: str
+) -> tuple[RecurrenceFit, Ranges] | None:
+    # a device whose table is short says whose file has the rest
+    elsewhere = _kernel_table(name).get("recurrence_elsewhere", {}).get("kernels")
+    files = (name,) if elsewhere is None else (name, elsewhere)
+    own = _first([e for f in files for e in _recurrence_entries(f, rule, phase, engine)])
+    if own is not None:
+        return RecurrenceFit(**_constants(own)), _ranges(own)
+    like = [e for f in files for e in _recurrence_entries(f, "gated_delta", phase, engine)]
+    if rule in DECAY and phase == "prefill":  # no kernel runs a head's whole chain
+        like = [e for e in like if e.get("staged")]
+    found = _first(like)
+    if found is None:
+        return None
+    # what a table corrects is the measured rule's own
+    return RecurrenceFit(**{**_constants(found), "tables": ()}), UNMEASURED
+
+
+@functools.cache
+def _sparse(name: str, kind: str) -> tuple[SparseFit, Ranges] | None:
+    operation, variant = kind.split(".")
+    entry = _kernel_table(name).get("sparse", {}).get(operation, {}).get(variant)
+    return None if entry is None else (SparseFit(**_constants(entry)), _ranges(entry))
 
 
 def kernels(device: Device) -> Kernels:

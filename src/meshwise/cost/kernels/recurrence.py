@@ -18,13 +18,13 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.cost.kernels.seconds import Chip, CorrectionTable, corrected_s, norm4
+from meshwise.program.layers.recurrent import chunked_flops
 
-# Rules whose products are counted here; mamba, whose state is a vector per channel, has none.
+# Rules whose chunks are a chain of products, and those whose chunks wait for a decayed sum alone.
 DELTA = ("gated_delta", "kimi_delta")
 DECAY = ("mamba2", "lightning")
-STATE_BYTES = 4.0  # of a value of a state inside a kernel
+CARRIED_BYTES = 4.0  # of a value of the states that a staged scan of decays carries between chunks
 VALUE_BYTES = 2.0  # of a value between kernels
-CHUNK = 64  # tokens of a chunk of the delta rules' kernels
 
 
 class RecurrenceFit(NamedTuple):
@@ -36,25 +36,12 @@ class RecurrenceFit(NamedTuple):
     staged: bool = False  # a kernel per stage, what lies between in memory
     fill_s: float = 0.0  # latency of a chunk's own products, of a whole one
     efficiency: float = 1.0  # of one multiprocessor's peak, along the chain
-    unit_s: float = 0.0  # of a head's start (scan), of a channel's (convolution), on a multiprocessor
+    unit_s: float = (
+        0.0  # of a head's start (scan), of a channel's (convolution), on a multiprocessor
+    )
     slots: float = 1.0  # heads that one multiprocessor works on at once
     smooth: float = 0.0  # share of a last wave of heads that is paid by its fill
     peak_share: float = 1.0  # of the device's peak, of products that run side by side
-
-
-def chunk_flops(rule: str, chunk: float, key_dim: float, value_dim: float) -> float:
-    """Executed FLOP of one chunk and value head.
-
-    Delta rules (arXiv 2412.06464, section 3.3; 2510.26692, section 3): the state times W and Q, and
-    its update by K; inside the chunk K·Kᵀ, Q·Kᵀ and the inverse times K, times V, and the scores times
-    the new values. Decays alone (Mamba 2, arXiv 2405.21060, section 6; lightning): Q times the state,
-    its update; Q·Kᵀ and the scores times V. Whole chunks: what is masked is computed.
-    """
-    if rule in DELTA:
-        per_token = 6.0 * key_dim * value_dim + chunk * (6.0 * key_dim + 4.0 * value_dim)
-    else:
-        per_token = 4.0 * key_dim * value_dim + chunk * (2.0 * key_dim + 2.0 * value_dim)
-    return chunk * per_token
 
 
 def scanned_bytes(
@@ -66,24 +53,26 @@ def scanned_bytes(
     key_dim: float,
     value_dim: float,
     chunk: float,
+    state_bytes: Array,
     staged: bool,
 ) -> Array:
     """Bytes of device memory that a scan of a prompt moves.
 
-    Fused: queries, keys, values and outputs once, states once each way. Staged, per token and value
-    head: of the delta rules 11 passes over a key's width (norms, K·Kᵀ, W and K, the chain, the outputs), 6
-    over a value's, 6 values of a chunk's square, and the chunk's state written and read; of decays
-    alone three passes over a value's width, a chunk's square once, and its state, in 32 bit, written
-    and read twice.
+    Fused: queries, keys, values and outputs once, states (``state_bytes``) once each way. Staged, per
+    token and value head: of the delta rules 11 passes over a key's width (norms, K·Kᵀ, W and K, the
+    chain, the outputs), 6 over a value's, 6 values of a chunk's square, and the chunk's state written
+    and read; of decays alone three passes over a value's width, a chunk's square once, and its state,
+    in 32 bit, written and read twice.
     """
     tokens = sequences * queries
-    states = 2.0 * STATE_BYTES * sequences * heads * (key_dim * value_dim)
+    states = 2.0 * state_bytes
     if not staged:
         return tokens * VALUE_BYTES * (2.0 * key_heads * key_dim + 2.0 * heads * value_dim) + states
     if rule in DELTA:
         each = 11.0 * key_dim + 6.0 * value_dim + 6.0 * chunk + 2.0 * key_dim * value_dim / chunk
         return tokens * heads * (VALUE_BYTES * each) + states
-    each = VALUE_BYTES * (3.0 * value_dim + chunk) + STATE_BYTES * 4.0 * key_dim * value_dim / chunk
+    carried = CARRIED_BYTES * 4.0 * key_dim * value_dim / chunk
+    each = VALUE_BYTES * (3.0 * value_dim + chunk) + carried
     return tokens * (heads * each + key_heads * (4.0 * VALUE_BYTES * key_dim)) + states
 
 
@@ -96,6 +85,7 @@ def scan_seconds(
     key_dim: float,
     value_dim: float,
     chunk: float,
+    state_bytes: Array,
     chip: Chip,
     fit: RecurrenceFit,
     work: float = 1.0,
@@ -114,10 +104,19 @@ def scan_seconds(
     chunks = np.ceil(queries / chunk)
     waves = rows / (chip.sms * fit.slots)
     waves = np.maximum(waves * fit.smooth + np.ceil(waves) * (1.0 - fit.smooth), 1.0)
-    flops = chunk_flops(rule, chunk, key_dim, value_dim)
+    flops = chunk * chunked_flops(rule, chunk, key_dim, value_dim)
     chain = waves * (chunks * (flops * chip.sms / (fit.efficiency * chip.peak)) + fit.unit_s)
     moved = scanned_bytes(
-        rule, sequences, queries, heads, key_heads, key_dim, value_dim, chunk, fit.staged
+        rule,
+        sequences,
+        queries,
+        heads,
+        key_heads,
+        key_dim,
+        value_dim,
+        chunk,
+        state_bytes,
+        fit.staged,
     )
     memory = moved / (fit.memory_efficiency * chip.bandwidth)
     if fit.staged:

@@ -17,7 +17,9 @@ from meshwise.cost.kernels.seconds import Chip, CorrectionTable, corrected_s, no
 
 SCORE_ROWS = 128  # rows (queries · heads of the indexer) of one tile of scores (DeepGEMM)
 SCORE_BYTES = 4.0  # of one score, summed over the heads
-KEY_BYTES = 132.0 / 128.0  # of a value of an indexer's cached key: 8 bit, and a 32-bit scale per 128
+KEY_BYTES = (
+    132.0 / 128.0
+)  # of a value of an indexer's cached key: 8 bit, and a 32-bit scale per 128
 HEAD_BLOCK = 64  # query heads of a token that one block of the sparse core works on (FlashMLA)
 
 
@@ -54,9 +56,8 @@ def score_seconds(
         np.asarray(x, dtype=np.float64) for x in (sequences, queries, attended, keys)
     )
     rows = sequences * queries
-    moved = (
-        (rows * attended) * SCORE_BYTES
-        + (sequences * keys + rows * heads) * (width * KEY_BYTES)
+    moved = (rows * attended) * SCORE_BYTES + (sequences * keys + rows * heads) * (
+        width * KEY_BYTES
     )
     memory = moved / (fit.memory_efficiency * chip.bandwidth)
     if decode:
@@ -80,9 +81,7 @@ def choice_seconds(
     waves = np.maximum(rows / chip.sms, 1.0)
     row_s = fit.unit_s + read * (chip.sms / (fit.sm_bandwidth * chip.bandwidth))
     memory = rows * read / (fit.memory_efficiency * chip.bandwidth)
-    seconds = corrected_s(
-        fit.launch_s + norm4(waves * row_s, memory), fit.tables, (rows, attended)
-    )
+    seconds = corrected_s(fit.launch_s + norm4(waves * row_s, memory), fit.tables, (rows, attended))
     return np.where(keys > top_k, seconds, 0.0)
 
 

@@ -16,7 +16,7 @@ from meshwise.models.checkpoint.files import CheckpointFiles, checkpoint_files, 
 from meshwise.models.checkpoint.listed import listed_contents
 from meshwise.models.checkpoint.tally import CountedModule, Tally, retold, tally
 from meshwise.models.formats import quantization_summary, unquantised
-from meshwise.models.quantised_modules import commonest_format
+from meshwise.models.quantization.modules import commonest_format
 from meshwise.models.shapes import Block, LayerFormats, Model, Stored
 
 _FIELD = "model"

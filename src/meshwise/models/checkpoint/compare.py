@@ -62,7 +62,7 @@ def _matrix_faults(group: str, rows: list[CountedModule], expected: Expected) ->
             )
             yield _Found("shape", group, row.name.label, _shape(outputs, inputs, count), told)
     for (own, slot), matrix in expected.matrices.items():
-        if own == group and group not in END_GROUPS and seen.get(slot, 0) < matrix.copies:
+        if own == group and seen.get(slot, 0) < matrix.copies:
             some = f"{seen.get(slot, 0)} of {matrix.copies}" if seen.get(slot) else ""
             told = _shape(matrix.outputs, matrix.inputs, matrix.copies)
             yield _Found("missing", group, f"{group} {slot}", told, some)

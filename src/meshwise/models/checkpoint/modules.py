@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from meshwise.models.checkpoint.headers import StoredEntry
+from meshwise.models.layers.hub_names import ATTENTION_NAMES, FEED_FORWARD_NAMES
 
 # Parts of a layer, and the model's ends.
 LAYER_GROUPS = ("attention", "recurrent", "feed_forward", "experts", "shared_experts", "router", "adapters",
@@ -55,52 +56,14 @@ _ADAPTERS = re.compile(
 )
 _ROUTERS = frozenset(("gate", "router", "wg", "shared_expert_gate", "gating"))
 
-OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo")  # of a mixer
-# Which matrices a product's tensor holds; a name that two parts use stands in both tables.
-_QUERIES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("q_proj", "wq", "query"), ("query",)),
-    **dict.fromkeys(("k_proj", "wk", "key"), ("key",)),
-    **dict.fromkeys(("v_proj", "wv", "value"), ("value",)),
-    **dict.fromkeys(OUTPUTS, ("output",)),
-    **dict.fromkeys(
-        ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "wqkv", "W_pack", "qkv"),
-        ("query", "key", "value"),
-    ),
-    "kv_proj": ("key", "value"),
-    **dict.fromkeys(("q_a_proj", "wq_a"), ("query_down",)),
-    **dict.fromkeys(("q_b_proj", "wq_b"), ("query_up",)),
-    **dict.fromkeys(("kv_a_proj_with_mqa", "wkv_a"), ("kv_down",)),
-    **dict.fromkeys(("kv_b_proj", "wkv_b"), ("kv_up",)),
-    "fused_qkv_a_proj_with_mqa": ("query_down", "kv_down"),
-    "wkv": ("key",),
-    "wo_a": ("output_down",),
-    "wo_b": ("output",),
-}
-_PRODUCTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("gate_proj", "w1", "c_fc_0", "linear"), ("gate",)),
-    **dict.fromkeys(
-        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "dense_h_to_4h", "fc_in", "linear_v"),
-        ("up",),
-    ),
-    **dict.fromkeys(("gate_up_proj", "input_linear"), ("gate", "up")),
-    **dict.fromkeys(
-        (
-            "down_proj",
-            "w2",
-            "fc2",
-            "c_proj",
-            "dense_4h_to_h",
-            "fc_out",
-            "output_linear",
-            "linear_1",
-        ),
-        ("down",),
-    ),
-}
 _ONES = frozenset(("in_proj", "conv1d", "A_log", "D", "dt_bias", "dt_proj", "x_proj"))  # of a mixer
 _EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$|^project_in$")
 _HEAD = re.compile(
     r"^lm_head$|^output(_layer|_projection)?$|^embed_out$|^head$|^project_out$|norm|^ln_f$"
+)
+_TABLE = re.compile(
+    r"^(embed_tokens|wte|embed_in|(tok|word)_embeddings?|embeddings?|embed|lm_head|output(_layer|_projection)?|"
+    r"embed_out|head)$"
 )
 
 
@@ -134,7 +97,7 @@ def _layer_group(words: list[str]) -> str:
             return "recurrent"
         if leaf in ("up_proj", "down_proj"):
             return "feed_forward"
-        return "attention" if leaf in _QUERIES and leaf != "out_proj" else "recurrent"
+        return "attention" if leaf in ATTENTION_NAMES and leaf != "out_proj" else "recurrent"
     if _NORM.search(leaf) or "act_fn" in words:
         return "norms"
     if _ATTENTION.intersection(words):
@@ -163,7 +126,8 @@ def _named(path: str) -> ModuleName:
         return ModuleName(None, "mtp", (), path)
     if place is None:
         group = "buffers" if any(map(_BUFFER.search, words)) else _end_group(words)
-        return ModuleName(None, group, (), path)
+        is_table = group in END_GROUPS and _TABLE.search(words[-1]) is not None
+        return ModuleName(None, group, ("table",) if is_table else (), path)
     below = words[place + 2 :]
     layer = int(words[place + 1]) if len(words[place + 1]) < 8 else None
     if not below or layer is None:
@@ -172,7 +136,7 @@ def _named(path: str) -> ModuleName:
     if any(map(_BUFFER.search, below)) or below[-2:] in (["act_fn", "beta"], ["act_fn", "eps"]):
         return ModuleName(layer, "buffers", (), label)
     group = _layer_group(below)
-    table = _QUERIES if group == "attention" else _PRODUCTS
+    table = ATTENTION_NAMES if group == "attention" else FEED_FORWARD_NAMES
     fits = (
         group in ("attention", "feed_forward", "experts", "shared_experts")
         and "indexer" not in below

@@ -255,9 +255,12 @@ def _exl3(m: Module, hint: Hint) -> Packed:
 
 def _aqlm(m: Module, hint: Hint) -> Packed:
     codes, books = m["codes"].shape, m.get("codebooks")
-    if books is None or len(codes) != 3 or len(books.shape) != 4:
+    if books is None or len(codes) != 3 or len(books.shape) != 4 or not books.elements:
         return Packed(hint.weights, UNKNOWN)
-    return _by_width(m, codes[0] * codes[1] * books.shape[2] * books.shape[3])
+    _, entries, outputs, inputs = books.shape
+    bits = math.log2(entries) * codes[2] / (outputs * inputs)
+    nearest = min(_BITS, key=lambda b: abs(b - bits))
+    return Packed(codes[0] * codes[1] * outputs * inputs, _integers(nearest, None))
 
 
 def _hqq(m: Module, hint: Hint) -> Packed:

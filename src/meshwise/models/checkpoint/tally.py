@@ -14,8 +14,9 @@ from meshwise.models.checkpoint.expected import (
     expected_layer,
 )
 from meshwise.models.checkpoint.headers import StoredEntry
-from meshwise.models.checkpoint.modules import APART, OUTPUTS, ModuleName, ModuleNames, modules_of
+from meshwise.models.checkpoint.modules import APART, ModuleName, ModuleNames, modules_of
 from meshwise.models.checkpoint.packing import FLOATS, Hint, unpacked
+from meshwise.models.layers.hub_names import MIXER_OUTPUTS
 from meshwise.models.shapes import LayerFormats, Model, Stored
 
 _FEED_FORWARD = {"feed_forward": "", "shared_experts": "shared_", "experts": "expert_"}
@@ -52,7 +53,7 @@ class CountedModule(NamedTuple):
         group, slots = self.name.group, self.name.slots
         if group == "recurrent" and len(self.shape) == 2 and self.weights > max(self.shape):
             last = self.name.label.rpartition(".")[2]
-            return role_of(group, "output" if last in OUTPUTS else "")
+            return role_of(group, "output" if last in MIXER_OUTPUTS else "")
         return role_of(group, slots[0]) if slots else ""
 
 

@@ -16,6 +16,7 @@ from meshwise.models.families.hybrid import (
     mixed,
     multi_token,
     refuse_set,
+    untied,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known
 from meshwise.models.families.layers import (
@@ -48,12 +49,10 @@ def _experts(r: Reader) -> tuple[Moe | None, list[bool]]:
     if moe is None:
         return None, [False] * layers
     shared = r.optional("moe_shared_expert_intermediate_size", 0)
-    count = r.optional("num_shared_experts", 0) or 0
-    if shared is not None and count > 1 and shared != moe.expert.width:
-        why = f"{count} shared experts of another width than moe_intermediate_size are not known"
+    if shared not in (None, moe.expert.width) and r.optional("num_shared_experts", 0):
+        # vLLM and SGLang read it, transformers and the publisher's classes take the routed experts' width
+        why = "shared experts of another width than moe_intermediate_size are not known"
         raise not_known("moe_shared_expert_intermediate_size", shared, why, f"{moe.expert.width}")
-    if shared and count == 1:
-        moe = msgspec.structs.replace(moe, shared=Mlp(width=shared, gated=True))
     return moe, moe_layers(r, layers, "first_dense")
 
 
@@ -133,22 +132,27 @@ def bailing_hybrid(r: Reader) -> ModelFields:
     """Ling 2.5 (lightning attention) and Ling 3 (Kimi Delta Attention), each with latent attention between."""
     refuse_set(r, "use_bias", "use_qkv_bias")
     if r.value("full_attention_type") not in (None, "mla"):
-        raise not_known("full_attention_type", r.value("full_attention_type"), "is not known", "mla")
+        raise not_known(
+            "full_attention_type", r.value("full_attention_type"), "is not known", "mla"
+        )
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = layer_count(r)
     kimi = _is_kimi_delta(r)
+    if kimi:
+        untied(r)
     kinds = layer_kinds(r, layers) or _grouped(r, layers, tail=not kimi)
     attention = latent_attention(r)
-    r.used |= {*_KIMI_KEYS, "group_norm_size", "use_qk_norm"}
+    r.used |= {*_KIMI_KEYS, "group_norm_size", "use_qk_norm", "layer_group_size"}
     if not kimi:
         return _layers(r, fields, kinds, {KINDS[0]: _lightning(r, hidden), KINDS[1]: attention})
-    heads, dim = r.integer("num_attention_heads"), r.integer("head_dim")
+    # transformers writes the width of a linear head under a name of its own, and a rope head's as head_dim
+    heads = r.optional("linear_num_heads") or r.integer("num_attention_heads")
+    dim = r.optional("linear_head_dim") or r.integer("head_dim")
+    kernel = r.optional("linear_conv_kernel_dim") or r.integer("short_conv_kernel_size", 1, 1000)
     if r.config.get("no_kda_lora") is False:
         raise not_known("no_kda_lora", False, "gates of low rank are not known", "true")
-    recurrent = kimi_delta(
-        heads, dim, r.integer("short_conv_kernel_size", 1, 1000), rank=0, whole_gate=True
-    )
+    recurrent = kimi_delta(heads, dim, kernel, rank=0, whole_gate=True)
     return _layers(r, fields, kinds, {KINDS[0]: recurrent, KINDS[1]: _gated(r, attention)})
 
 

@@ -30,7 +30,7 @@ from meshwise.models.families.refused import (
 from meshwise.models.families.short_convolution import CONVOLUTION_FAMILIES
 from meshwise.models.families.state_space import STATE_SPACE_FAMILIES
 from meshwise.models.families.zamba import ZAMBA_FAMILIES
-from meshwise.models.quantization import quantised_as
+from meshwise.models.quantization.config import quantised_as
 from meshwise.models.shapes import Model
 
 FAMILIES: dict[str, Family] = {
@@ -277,4 +277,4 @@ def model_from_config(
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    return quantised_as(stated, quant_config, model)
+    return quantised_as(stated, quant_config, model, outer=text)

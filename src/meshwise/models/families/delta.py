@@ -15,7 +15,7 @@ from meshwise.models.families.hybrid import (
     layer_kinds,
     mixed,
     multi_token,
-    refuse_set,
+    untied,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (
@@ -70,8 +70,9 @@ def qwen_hybrid(r: Reader) -> ModelFields:
     hidden: int = fields["hidden"]
     layers = layer_count(r)
     if r.value("attn_output_gate") is False:
-        raise not_known("attn_output_gate", False, "attention without its gate is not known", "true")
-    refuse_set(r, "mtp_use_dedicated_embeddings")
+        raise not_known(
+            "attn_output_gate", False, "attention without its gate is not known", "true"
+        )
     interval = r.optional("full_attention_interval", 1, fr.MOST_LAYERS) or 4
     kinds = layer_kinds(r, layers) or every(layers, interval, *KINDS)
     moe = routed_experts(r, False)
@@ -93,7 +94,11 @@ def qwen_hybrid(r: Reader) -> ModelFields:
         )
 
     last = block(KINDS[1], sparse[-1])
-    fields["mtp"] = multi_token(r, "mtp_num_hidden_layers", last, hidden)
+    mtp = multi_token(r, "mtp_num_hidden_layers", last, hidden)
+    if mtp is not None and r.flag("mtp_use_dedicated_embeddings"):
+        own = mtp.joining_parameters + fields["vocab"] * hidden
+        mtp = msgspec.structs.replace(mtp, joining_parameters=own)
+    fields["mtp"] = mtp
     return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
@@ -213,6 +218,7 @@ def kimi_linear(r: Reader) -> ModelFields:
     Kimi-K3's layers mix the residuals of earlier ones (attention residuals): each of its two parts has a
     norm and a product that gives one weight per earlier residual, and the model's end has one, too.
     """
+    untied(r)
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = layer_count(r)

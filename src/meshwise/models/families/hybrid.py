@@ -75,6 +75,12 @@ def refuse_set(r: Reader, *names: str, why: str = "is not known") -> None:
             raise not_known(name, True, why, "false")
 
 
+def untied(r: Reader) -> None:
+    """Refuse a tied head where the publisher's class ties it and transformers' has two tables all the same."""
+    if r.flag("tie_word_embeddings"):
+        raise not_known("tie_word_embeddings", True, "a tied head is not known", "false")
+
+
 def multi_token(r: Reader, key: str, block: Block, hidden: int) -> MultiToken | None:
     """Prediction layers as DeepSeek-V3 has them (arXiv 2412.19437, section 2.2): norms of the hidden state and
     of the next token's embedding, their product of twice the width, a layer, and a norm before the head."""

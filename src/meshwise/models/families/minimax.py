@@ -117,9 +117,17 @@ def _m3_kinds(r: Reader, layers: int, sparse: Mapping[str, Any]) -> list[str]:
     listed = layer_kinds(r, layers)
     if listed is not None:
         return listed
-    name, marks = "sparse_attention_config.sparse_attention_freq", sparse.get("sparse_attention_freq")
-    if marks is None or sparse.get("use_sparse_attention", True) is False:
+    name, marks = (
+        "sparse_attention_config.sparse_attention_freq",
+        sparse.get("sparse_attention_freq"),
+    )
+    if marks is None:
         return [M3_KINDS[0]] * layers
+    used = sparse.get("use_sparse_attention", True)
+    if used is not True:
+        raise not_known(
+            "sparse_attention_config.use_sparse_attention", used, "is not known", "true"
+        )
     chosen = marked_layers(r, name, marks, layers, (0, 1))
     values = sparse.get("sparse_disable_index_value")
     if values is not None:
@@ -164,9 +172,7 @@ def minimax_m3(r: Reader) -> ModelFields:
             norm_parameters=2 * hidden,
         )
 
-    fields["mtp"] = multi_token(
-        r, "num_nextn_predict_layers", block(M3_KINDS[1], True), hidden
-    )
+    fields["mtp"] = multi_token(r, "num_nextn_predict_layers", block(M3_KINDS[1], True), hidden)
     order = [block(*each) for each in zip(kinds, has_experts, strict=True)]
     return mixed(fields, order)
 

@@ -9,7 +9,15 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.parameters import attention_matrices
 from meshwise.models.shapes import LayerFormats
 from meshwise.program.context import Context
-from meshwise.program.operations import Core, Kernel, Op, collective_op, elementwise, gemm
+from meshwise.program.operations import (
+    Core,
+    Gathered,
+    Kernel,
+    Op,
+    collective_op,
+    elementwise,
+    gemm,
+)
 
 
 def attended_pairs(queries: int, keys: int, window: int | None, causal: bool) -> float:
@@ -173,9 +181,12 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
             width=i.head_dim / 2,  # scores alone: no product with values
             kv_bytes=kv_bytes,
             kv_element=kept,
+            scores=True,
         ),
     )
-    chosen = elementwise("attention.top_k", "fp32", 2.0 * 4.0 * pairs * scale)
+    chosen = elementwise("attention.top_k", "fp32", 2.0 * 4.0 * pairs * scale)._replace(
+        kernel=Kernel.CHOICE, m=ctx.sequences * float(ctx.queries) / cp, n=keys, k=i.top_k
+    )
     return [
         gemm("attention.indexer_query", ctx.tokens, i.heads * i.head_dim, i.rank or h, formats),
         gemm("attention.indexer_key", ctx.tokens, i.head_dim + i.heads * i.weighted, h, formats),
@@ -185,6 +196,17 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
 
 
 INDEX_BYTES = 1.0 + 4.0 / 128.0  # per value of an indexer's cached key: FP8, an fp32 scale per 128
+
+
+def _gathered(ctx: Context, a: Attention, absorbed: bool) -> Gathered | None:
+    """What an engine's sparse kernel gathers for each row; None where it reads keys in their order."""
+    if ctx.training:
+        return None
+    if a.compress is not None and a.one_cache:
+        return Gathered(float(a.seen(ctx.keys)), compressed=True)
+    if a.indexer is not None and absorbed:
+        return Gathered(float(a.indexer.top_k))
+    return None
 
 
 def core(ctx: Context, a: Attention) -> list[Op]:
@@ -258,6 +280,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
                 width=(score_width + value_width) / 2,
                 kv_bytes=kv_bytes,
                 kv_element=w.activation if ctx.training else w.kv,
+                gathered=_gathered(ctx, a, absorbed),
             ),
         )
     ]

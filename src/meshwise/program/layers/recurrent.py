@@ -50,6 +50,17 @@ SCAN_WORK: dict[str, Work] = {
 }
 
 
+def chunked_flops(rule: str, chunk: float, key_dim: float, value_dim: float) -> float:
+    """FLOPs per token and head of values, worked on in chunks of ``chunk`` tokens."""
+    work = SCAN_WORK[rule]
+    return (
+        work.scores * chunk * key_dim
+        + work.values * chunk * value_dim
+        + work.states * key_dim * value_dim
+        + work.solved * chunk * chunk
+    )
+
+
 def scan(ctx: Context, r: Recurrent) -> list[Op]:
     """The recurrence itself; a convolution has none."""
     if r.rule not in SCAN_WORK:
@@ -64,13 +75,7 @@ def scan(ctx: Context, r: Recurrent) -> list[Op]:
     size = float(r.key_dim * r.value_dim)
     in_turn = work.token * size
     whole = r.chunk or work.chunk
-    chunk = min(whole, ctx.queries)
-    chunked = (
-        work.scores * chunk * r.key_dim
-        + work.values * chunk * r.value_dim
-        + work.states * size
-        + work.solved * chunk * chunk
-    )
+    chunked = chunked_flops(r.rule, min(whole, ctx.queries), r.key_dim, r.value_dim)
     per_head = in_turn if decode else chunked
     states = ctx.sequences * heads * size * element
     passes = ctx.queries if decode else -(-ctx.queries // whole)  # states written and read
@@ -157,7 +162,21 @@ def _short_convolution(ctx: Context, r: Recurrent) -> Op:
     moved = 2.0 * ctx.tokens * channels * ctx.widths.activation
     if not ctx.training:
         moved = moved + 2.0 * ctx.sequences * channels * (r.kernel - 1) * ctx.widths.activation
-    return elementwise(f"{r.title}.convolution", ctx.widths.activation_dtype, moved)
+    decode = ctx.phase == "decode"
+    return elementwise(f"{r.title}.convolution", ctx.widths.activation_dtype, moved)._replace(
+        kernel=Kernel.DECODE if decode else Kernel.USUAL,
+        scan=Scan(
+            rule="convolution",
+            sequences=ctx.sequences,
+            queries=ctx.queries,
+            heads=channels,
+            key_heads=channels,
+            key_dim=1,
+            value_dim=1,
+            chunk=r.kernel,
+            state_bytes=ctx.sequences * channels * (r.kernel - 1) * ctx.widths.activation,
+        ),
+    )
 
 
 def _selection(

@@ -1,0 +1,1 @@
+"""How a checkpoint stores its weights: methods, and the modules that their patterns mean."""

@@ -1,0 +1,54 @@
+"""What a method of quantisation reads and says, and the keys that several methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from meshwise.models.quantization.modules import Choice, ModuleFormat, Overhead, rules
+from meshwise.models.quantization.values import Config, table_in, words_in
+from meshwise.models.shapes import Model, Stored
+
+_SKIP_KEYS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "exclude",
+              "llm_int8_skip_modules", "modules_to_not_quantize", "skip_modules",
+              "linear_weights_not_to_quantize")  # fmt: skip
+
+
+class MethodFormats(NamedTuple):
+    """What a method says: the format of matrices that no rule means, the rules, and whether that format
+    reaches (embedding, head)."""
+
+    default: Stored | None
+    rules: list[ModuleFormat]
+    ends: tuple[bool, bool] = (False, False)
+    overhead: Overhead | None = None
+    choice: Choice | None = None
+
+
+class StatedMethod(NamedTuple):
+    """What a method reads: its object, the field that this stands in, the rest of the file, the model."""
+
+    c: Config
+    field: str
+    outer: Config
+    model: Model
+
+
+def left_out(a: StatedMethod) -> list[ModuleFormat]:
+    """The modules that keep their dtype."""
+    return [
+        r for key in _SKIP_KEYS for r in rules(words_in(a.c.get(key)), None, f"{a.field}.{key}")
+    ]
+
+
+def each_module(
+    entries: Config, read: Callable[[Config], Stored | None], field: str
+) -> list[ModuleFormat]:
+    """One rule per module; ``false``, null and GPTQModel's ``-:`` leave it out."""
+    found: list[ModuleFormat] = []
+    for name, entry in entries.items():
+        left_out = entry is False or entry is None or name.startswith("-:")
+        pattern = "re:" + name[2:] if name.startswith(("-:", "+:")) else name
+        stored = None if left_out else read(table_in(entry))
+        found += rules([pattern], stored, field)
+    return found

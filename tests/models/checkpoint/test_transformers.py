@@ -1,0 +1,102 @@
+"""Oracle: checkpoints that transformers saves of every family, and the names of its models in memory."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.models import test_families_transformers as families
+from tests.models.checkpoint import written
+
+from meshwise.models.config_file import load_model_file
+from meshwise.models.families.refused import WRAPPER_TYPES
+from meshwise.models.parameters import parameters
+from meshwise.models.shapes import Model
+
+torch = pytest.importorskip("torch", reason="the oracle needs torch")
+transformers = pytest.importorskip("transformers", reason="the oracle needs transformers")
+pytestmark = pytest.mark.filterwarnings("ignore")
+_quiet = families._quiet
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
+
+
+def config_of(model_type: str) -> Any:
+    return families.CONFIG_MAPPING[model_type](**families.small(model_type, random.Random(model_type)))
+
+
+def data_bytes(folder: Path) -> Iterator[int]:
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as handle:
+            yield file.stat().st_size - 8 - struct.unpack("<Q", handle.read(8))[0]
+
+
+def as_derived(folder: Path) -> Model:
+    """The model of a folder whose files are all that the config says, and nothing else."""
+    model = load_model_file(folder)
+    found = model.checkpoint
+    assert found is not None
+    assert not found.differences, found.differences
+    assert found.parameters == parameters(model)
+    assert {g.group: g.parameters for g in found.groups} == {
+        g.group: g.checkpoint_parameters for g in found.groups
+    }
+    return model
+
+
+@pytest.mark.parametrize("model_type", families.ORACLE)
+def test_what_transformers_saves(model_type: str, tmp_path: Path) -> None:
+    build: Any = families.AutoModelForCausalLM.from_config
+    build(config_of(model_type)).save_pretrained(tmp_path, max_shard_size="100KB")
+    model = as_derived(tmp_path)
+    assert model.checkpoint is not None
+    assert model.checkpoint.total_bytes == sum(data_bytes(tmp_path))
+    assert {a.what for a in model.checkpoint.apart} <= {"buffers"}
+
+
+def in_memory(model: Any, folder: Path) -> None:
+    """A folder with the tensors of a model by the names that they have in memory."""
+    tensors = {
+        name: (DTYPES[t.dtype], list(t.shape)) for name, t in model.state_dict().items()
+    }
+    written.folder_of(folder, tensors, json.loads(model.config.to_json_string(use_diff=False)))
+
+
+@pytest.mark.parametrize("model_type", families.ORACLE)
+def test_names_in_memory(model_type: str, tmp_path: Path) -> None:
+    """Experts are one tensor there, and a tied table is there twice."""
+    build: Any = families.AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        model = build(config_of(model_type))
+    in_memory(model, tmp_path)
+    found = as_derived(tmp_path).checkpoint
+    assert found is not None
+    tied = load_model_file(tmp_path).tied
+    assert ("tied_copies" in {a.what for a in found.apart}) == tied
+
+
+@pytest.mark.parametrize("model_type", sorted(WRAPPER_TYPES))
+def test_towers_are_apart(model_type: str, tmp_path: Path) -> None:
+    if model_type not in families.CONFIG_MAPPING:
+        pytest.skip("transformers has no class")
+    inner = WRAPPER_TYPES[model_type].inner
+    text = {**families.small(inner, random.Random(model_type)), "model_type": inner}
+    text["tie_word_embeddings"] = False
+    try:
+        wrapper: Any = families.CONFIG_MAPPING[model_type]
+        config = wrapper(text_config=text, tie_word_embeddings=False)
+        build: Any = families.AutoModelForImageTextToText.from_config
+        with torch.device("meta"):
+            model = build(config)
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        pytest.skip(f"transformers cannot build it small: {str(error)[:80]}")
+    in_memory(model, tmp_path)
+    found = as_derived(tmp_path).checkpoint
+    assert found is not None
+    table = {a.what: a.parameters for a in found.apart}
+    everything = sum(p.numel() for p in model.state_dict().values())
+    assert table["towers"] + table.get("buffers", 0) == everything - (found.parameters or 0)
