@@ -59,6 +59,9 @@ class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     latent_bias: bool = False  # of the two projections into that width and back
     router_parameters: int = 0  # further weights of the router (a norm, scales), on every rank
     zero_experts: int = 0  # further choices of the router that have no weights (LongCat)
+    vision: Mlp | None = (
+        None  # as many experts again, with a router, for images' tokens (ERNIE 4.5 VL)
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, _MOE, "moe")
@@ -229,6 +232,7 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param residual_streams: copies of the residual that layers mix (hyper-connections).
     :param layer_embedding: width of a table of embeddings per layer (Gemma 3n), 0: none.
     :param layer_embedding_rows: its rows.
+    :param adapters: further small products at its ends, once for each token, on every rank whole.
     :param mtp: multi-token-prediction layers, which are not counted in the parameters.
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
@@ -259,6 +263,7 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     residual_streams: int = 1  # copies of the residual that layers mix (hyper-connections)
     layer_embedding: int = 0  # width of a table of embeddings per layer (Gemma 3n, 4); 0: none
     layer_embedding_rows: int = 0  # its rows
+    adapters: tuple[Adapter, ...] = ()  # small products of the model's ends (Gemma 3n, DeepSeek-V4)
     mtp: MultiToken | None = None  # multi-token prediction, beside the language model
     dtype: str = "bf16"  # of the unquantised weights
     quantization: Quantization | None = None
@@ -299,6 +304,7 @@ _MOE = flags_of(Moe) | {
     "latent": optional(_SIZE),
     "router_parameters": _PARAMETERS,
     "zero_experts": whole(0, MAX_COUNT),
+    "vision": optional(a(Mlp)),
 }
 _ADAPTER: dict[str, Check] = {
     "name": text,
@@ -339,6 +345,7 @@ _MODEL = flags_of(Model) | {
     "final_norm_parameters": _PARAMETERS,
     **dict.fromkeys(("layer_embedding", "layer_embedding_rows"), _PARAMETERS),
     "residual_streams": whole(1, 1000),
+    "adapters": tuple_of(a(Adapter), "Adapter", least=0),
     "mtp": optional(a(MultiToken)),
     "max_positions": optional(whole(1, MAX_PARAMETERS)),
     "dtype": among(*dtypes.ELEMENT_BYTES),

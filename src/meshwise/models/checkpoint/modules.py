@@ -56,6 +56,49 @@ _ADAPTERS = re.compile(
 )
 _ROUTERS = frozenset(("gate", "router", "wg", "shared_expert_gate", "gating"))
 
+OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo")  # of a mixer
+# Which matrices a product's tensor holds; a name that two parts use stands in both tables.
+_QUERIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("q_proj", "wq", "query"), ("query",)),
+    **dict.fromkeys(("k_proj", "wk", "key"), ("key",)),
+    **dict.fromkeys(("v_proj", "wv", "value"), ("value",)),
+    **dict.fromkeys(OUTPUTS, ("output",)),
+    **dict.fromkeys(
+        ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "wqkv", "W_pack", "qkv"),
+        ("query", "key", "value"),
+    ),
+    "kv_proj": ("key", "value"),
+    **dict.fromkeys(("q_a_proj", "wq_a"), ("query_down",)),
+    **dict.fromkeys(("q_b_proj", "wq_b"), ("query_up",)),
+    **dict.fromkeys(("kv_a_proj_with_mqa", "wkv_a"), ("kv_down",)),
+    **dict.fromkeys(("kv_b_proj", "wkv_b"), ("kv_up",)),
+    "fused_qkv_a_proj_with_mqa": ("query_down", "kv_down"),
+    "wkv": ("key",),
+    "wo_a": ("output_down",),
+    "wo_b": ("output",),
+}
+_PRODUCTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("gate_proj", "w1", "c_fc_0", "linear"), ("gate",)),
+    **dict.fromkeys(
+        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "fc_in", "linear_v"),
+        ("up",),
+    ),
+    # the last one's gate is there where the model has one (ChatGLM)
+    **dict.fromkeys(("gate_up_proj", "input_linear", "dense_h_to_4h"), ("gate", "up")),
+    **dict.fromkeys(
+        (
+            "down_proj",
+            "w2",
+            "fc2",
+            "c_proj",
+            "dense_4h_to_h",
+            "fc_out",
+            "output_linear",
+            "linear_1",
+        ),
+        ("down",),
+    ),
+}
 _ONES = frozenset(("in_proj", "conv1d", "A_log", "D", "dt_bias", "dt_proj", "x_proj"))  # of a mixer
 _EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$|^project_in$")
 _HEAD = re.compile(

@@ -92,12 +92,10 @@ class Tally:
 
     def matrices(self, name: ModuleName) -> list[ExpectedMatrix]:
         """The matrices that a layer's module should hold, each with how many of it are in this one
-        module; none where the derived layer has not all of them."""
+        module: of those that its name says, what the derived layer has."""
         assert name.layer is not None
         known = self.expected(name.layer).matrices
         found = [known[name.group, slot] for slot in name.slots if (name.group, slot) in known]
-        if len(found) != len(name.slots):
-            return []
         return [m._replace(copies=1) for m in found] if "*" in name.label else found
 
     # -- filling ---------------------------------------------------------------------------------

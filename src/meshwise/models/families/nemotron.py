@@ -14,8 +14,8 @@ from meshwise.models.families.keys import Family, Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks, end_fields
 from meshwise.models.families.state_space import (
     ATTENTION_LAYER,
-    MIXER_NAMES,
     MAMBA_LAYER,
+    MIXER_NAMES,
     expert_choice,
     grouped_attention,
     mamba2,

@@ -16,9 +16,9 @@ from meshwise.models.families.layers import (
     distinct_blocks,
     end_fields,
     self_attention,
-    window_size,
 )
 from meshwise.models.families.state_space import expert_choice
+from meshwise.models.families.windows import window_size
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Block, Mlp, Moe

@@ -14,8 +14,13 @@ import msgspec
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import named_kinds
-from meshwise.models.families.keys import Family, Reader, plain_attention, wrong
-from meshwise.models.families.layers import ModelFields, distinct_blocks, end_fields
+from meshwise.models.families.keys import Family, Reader, wrong
+from meshwise.models.families.layers import (
+    ModelFields,
+    distinct_blocks,
+    end_fields,
+    plain_attention,
+)
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Block, Mlp, Moe
