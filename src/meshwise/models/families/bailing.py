@@ -14,7 +14,7 @@ from meshwise.models.families.hybrid import (
     LINEAR_KINDS,
     layer_count,
     layer_kinds,
-    mixed,
+    with_layers,
     multi_token,
     refuse_set,
     untied,
@@ -76,7 +76,7 @@ def _layers(
 
     last = block(LINEAR_KINDS[1], moe is not None)
     fields["mtp"] = multi_token(r, "num_nextn_predict_layers", last, hidden)
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 def bailing_moe_v2(r: Reader) -> ModelFields:

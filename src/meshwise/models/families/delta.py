@@ -14,7 +14,7 @@ from meshwise.models.families.hybrid import (
     every,
     layer_count,
     layer_kinds,
-    mixed,
+    with_layers,
     multi_token,
     untied,
 )
@@ -99,7 +99,7 @@ def qwen_hybrid(r: Reader) -> ModelFields:
         own = mtp.joining_parameters + fields["vocab"] * hidden
         mtp = msgspec.structs.replace(mtp, joining_parameters=own)
     fields["mtp"] = mtp
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 def qwen3_5_moe(r: Reader) -> ModelFields:
@@ -142,7 +142,7 @@ def olmo_hybrid(r: Reader) -> ModelFields:
         LINEAR_KINDS[0]: Block(recurrent=recurrent, mlp=mlp, norm_parameters=2 * hidden),
         LINEAR_KINDS[1]: Block(attention=attention, mlp=mlp, norm_parameters=2 * hidden),
     }
-    return mixed(fields, [each[kind] for kind in kinds])
+    return with_layers(fields, [each[kind] for kind in kinds])
 
 
 def _kimi_kinds(r: Reader, layers: int, linear: Mapping[str, Any]) -> list[str]:
@@ -248,7 +248,7 @@ def kimi_linear(r: Reader) -> ModelFields:
     fields["mtp"] = multi_token(
         r, "num_nextn_predict_layers", block(LINEAR_KINDS[1], sparse[-1]), hidden
     )
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 _BIAS: dict[str, Any] = {"query_key_bias": "attention_bias", "output_bias": "attention_bias"}

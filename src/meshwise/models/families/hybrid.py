@@ -52,7 +52,7 @@ def every(layers: int, period: int, most: str, last: str) -> list[str]:
     return [most if (i + 1) % period else last for i in range(layers)]
 
 
-def mixed(fields: ModelFields, order: Sequence[Block]) -> ModelFields:
+def with_layers(fields: ModelFields, order: Sequence[Block]) -> ModelFields:
     """The fields with their layers."""
     fields["blocks"], fields["pattern"] = distinct_blocks(order)
     return fields
