@@ -14,10 +14,10 @@ from meshwise.models.families.hybrid import (
     LINEAR_KINDS,
     layer_count,
     layer_kinds,
-    with_layers,
     multi_token,
     refuse_set,
     untied,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known
 from meshwise.models.families.layers import (

@@ -14,9 +14,9 @@ from meshwise.models.families.hybrid import (
     every,
     layer_count,
     layer_kinds,
-    with_layers,
     multi_token,
     untied,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (

@@ -14,8 +14,8 @@ from meshwise.models.families.hybrid import (
     layer_count,
     layer_kinds,
     marked_layers,
-    with_layers,
     multi_token,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (
