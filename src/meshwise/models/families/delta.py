@@ -14,7 +14,6 @@ from meshwise.models.families.hybrid import (
     every,
     layer_count,
     layer_kinds,
-    multi_token,
     untied,
     with_layers,
 )
@@ -28,6 +27,7 @@ from meshwise.models.families.layers import (
     routed_experts,
     self_attention,
 )
+from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Adapter, Block, Mlp, Moe
@@ -94,7 +94,7 @@ def qwen_hybrid(r: Reader) -> ModelFields:
         )
 
     last = block(LINEAR_KINDS[1], sparse[-1])
-    mtp = multi_token(r, "mtp_num_hidden_layers", last, hidden)
+    mtp = next_token_layers(r, last, hidden, key="mtp_num_hidden_layers")
     if mtp is not None and r.flag("mtp_use_dedicated_embeddings"):
         own = mtp.joining_parameters + fields["vocab"] * hidden
         mtp = msgspec.structs.replace(mtp, joining_parameters=own)
@@ -245,9 +245,7 @@ def kimi_linear(r: Reader) -> ModelFields:
             adapters=(residual, residual) if mixes else (),
         )
 
-    fields["mtp"] = multi_token(
-        r, "num_nextn_predict_layers", block(LINEAR_KINDS[1], sparse[-1]), hidden
-    )
+    fields["mtp"] = next_token_layers(r, block(LINEAR_KINDS[1], sparse[-1]), hidden)
     return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
