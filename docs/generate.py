@@ -375,10 +375,24 @@ def kernel_fits_section() -> str:
             for engine, parts in data.get("moe", {}).items()
             for part, fit in parts.items()
         }
+        recurrences = {
+            f"{rule} {phase} {engine}": fit
+            for engine, rules in data.get("recurrence", {}).items()
+            for rule, phases in rules.items()
+            for phase, fit in phases.items()
+        }
+        sparse = {
+            f"{part} {kind}": fit
+            for part, kinds in data.get("sparse", {}).items()
+            for kind, fit in kinds.items()
+        }
         for group, parts in (
             ("gemm", data["gemm"]),
+            ("weight_only", data.get("weight_only", {}).get("trtllm", {})),
             ("moe", experts),
             ("attention", data["attention"]),
+            ("recurrence", recurrences),
+            ("sparse", sparse),
         ):
             for part, fit in parts.items():
                 if "points" not in fit:

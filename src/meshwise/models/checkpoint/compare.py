@@ -137,6 +137,9 @@ def same_format(there: Stored | None, stated: Stored | None) -> bool:
         return there is stated
     if "unknown" in (there.dtype, stated.dtype):
         return True
+    integers = there.dtype.startswith("int") and stated.dtype.startswith("int")
+    if integers and stated.mean_bytes is not None:
+        return True  # a mean of several widths, as EXL2 and GGUF state it
     if there.dtype != stated.dtype:
         return False
     groups, blocks = (there.group, stated.group), (there.block, stated.block)

@@ -16,7 +16,7 @@ def listed_contents(model: Model, index: Index) -> CheckpointContents:
     known."""
     tensors = [tensor for listed in index.shards.values() for tensor in listed]
     names, expected = ModuleNames(), Tally(model)
-    read = [names(path) for path in sorted(module_names(tensors))]
+    read = [expected.placed(names(path)) for path in sorted(module_names(tensors))]
     mtp = {n.layer for n in read if n.is_mtp and n.layer is not None}
     layers: dict[int, dict[tuple[str, str], int]] = {}
     labels: dict[int, dict[str, ModuleName]] = {}

@@ -14,7 +14,13 @@ from meshwise.models.checkpoint.expected import (
     expected_layer,
 )
 from meshwise.models.checkpoint.headers import StoredEntry
-from meshwise.models.checkpoint.modules import APART, ModuleName, ModuleNames, modules_of
+from meshwise.models.checkpoint.modules import (
+    APART,
+    ModuleName,
+    ModuleNames,
+    as_recurrent,
+    modules_of,
+)
 from meshwise.models.checkpoint.packing import FLOATS, Hint, unpacked
 from meshwise.models.layers.hub_names import MIXER_OUTPUTS
 from meshwise.models.shapes import LayerFormats, Model, Stored
@@ -106,7 +112,16 @@ class Tally:
         row[1] += weights
         row[2] += sum(entry.bytes for entry in module.values())
 
+    def placed(self, name: ModuleName) -> ModuleName:
+        """The name as the derived layer's parts have it."""
+        if name.layer is None or name.layer >= self.model.layers:
+            return name
+        block = self.model.blocks[self.model.pattern[name.layer]]
+        mixes = block.attention is None and block.recurrent is not None
+        return as_recurrent(name) if mixes else name
+
     def add(self, name: ModuleName, module: Mapping[str, StoredEntry]) -> None:
+        name = self.placed(name)
         if name.group == "buffers" and self._counts_correction(name):
             name = name._replace(group="router")
         hint = self.hint(name)

@@ -245,7 +245,9 @@ def kimi_linear(r: Reader) -> ModelFields:
             adapters=(residual, residual) if mixes else (),
         )
 
-    fields["mtp"] = multi_token(r, "num_nextn_predict_layers", block(LINEAR_KINDS[1], sparse[-1]), hidden)
+    fields["mtp"] = multi_token(
+        r, "num_nextn_predict_layers", block(LINEAR_KINDS[1], sparse[-1]), hidden
+    )
     return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 

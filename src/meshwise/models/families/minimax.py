@@ -55,7 +55,9 @@ def _published_kinds(r: Reader, layers: int) -> list[str] | None:
     marks = r.value("attn_type_list")
     if marks is None:
         return None
-    return [LINEAR_KINDS[mark] for mark in marked_layers(r, "attn_type_list", marks, layers, (0, 1))]
+    return [
+        LINEAR_KINDS[mark] for mark in marked_layers(r, "attn_type_list", marks, layers, (0, 1))
+    ]
 
 
 def minimax(r: Reader) -> ModelFields:
