@@ -71,7 +71,6 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "lighton_ocr": Wrapper(inner="qwen3"),
     "qianfan_ocr": Wrapper(inner="qwen3"),
     "qwen3_asr": Wrapper(inner="qwen3"),
-    "ovis2": Wrapper(inner="qwen2", keys=("text_config", "llm_config")),
     "fast_vlm": Wrapper(inner="qwen2"),
     "video_llama_3": Wrapper(inner="qwen2"),
     "got_ocr2": Wrapper(inner="qwen2", tied=True),
