@@ -20,6 +20,7 @@ from meshwise.models.families.gemma import GEMMA_FAMILIES
 from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
 from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
+from meshwise.models.families.layers import ModelFields
 from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
@@ -32,6 +33,7 @@ from meshwise.models.families.refused import (
 )
 from meshwise.models.families.sparse import SPARSE_FAMILIES
 from meshwise.models.families.step import STEP_FAMILIES
+from meshwise.models.families.towers import TOWER_KEYS
 from meshwise.models.quantization.config import quantised_as
 from meshwise.models.shapes import Model
 
@@ -239,6 +241,16 @@ def _dtype(*configs: Mapping[str, Any]) -> str:
     return "bf16"
 
 
+def _towers(config: Mapping[str, Any], model_type: str, fields: ModelFields) -> ModelFields:
+    """The encoders beside the language model, where the file has any."""
+    if model_type not in WRAPPER_TYPES and not any(key in config for key in TOWER_KEYS):
+        return {}
+    from meshwise.models.families.towers.wrappers import read_towers  # only for such files
+
+    found = read_towers(config, model_type, fields["hidden"], fields["blocks"])
+    return {"towers": found.towers, "towers_not_counted": found.not_counted}
+
+
 def model_from_config(
     config: object, *, name: str, source: str = "", quant_config: object = None
 ) -> Model:
@@ -274,7 +286,12 @@ def model_from_config(
     normed = any(a.norm_parameters and not a.mla for a in attentions)
     reader.check_structure(query_key_norm=normed)
     model = Model(
-        name=name, model_type=model_type, dtype=_dtype(text, config), source=source, **fields
+        name=name,
+        model_type=model_type,
+        dtype=_dtype(text, config),
+        source=source,
+        **fields,
+        **_towers(config, model_type, fields),
     )
     stated = config.get("quantization_config")
     if stated is None:

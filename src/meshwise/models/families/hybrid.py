@@ -11,6 +11,8 @@ from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks
 from meshwise.models.shapes import Block, MultiToken
 
+LINEAR_KINDS = ("linear_attention", "full_attention")  # as layer_types names them
+
 
 def layer_count(r: Reader) -> int:
     return r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)

@@ -352,13 +352,8 @@ class Reader:
                 if item not in KNOWN_LAYER_TYPES or (
                     item == "indexed_attention" and not self.family.indexer
                 ):
-                    raise UnsupportedModel(
-                        f"layer_types: no layer of kind {shorten(item)!r} is known "
-                        "(linear or state-space layers are not)",
-                        field="layer_types",
-                        value=item,
-                        legal=", ".join(KNOWN_LAYER_TYPES[:3]),
-                    )
+                    why = f"no layer of kind {shorten(item)!r} is known"
+                    raise not_known("layer_types", item, why, ", ".join(KNOWN_LAYER_TYPES[:3]))
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:

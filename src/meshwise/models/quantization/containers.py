@@ -8,7 +8,7 @@ from meshwise import dtypes
 from meshwise.models.quantization.modules import rules
 from meshwise.models.quantization.stated import MethodFormats, StatedMethod, each_module, left_out
 from meshwise.models.quantization.values import (
-    UNKNOWN,
+    NOT_KNOWN,
     Config,
     by_bits,
     integer,
@@ -47,7 +47,7 @@ def compressed_tensors(a: StatedMethod) -> MethodFormats:
     """compressed-tensors: groups of modules by name or class (Linear), each with its weights' format."""
     sparse = word_in(table_in(a.c.get("sparsity_config")).get("format"))
     if sparse not in ("", "dense"):
-        return MethodFormats(UNKNOWN, [])
+        return MethodFormats(NOT_KNOWN, [])
     skipped = left_out(a)
     groups = table_in(a.c.get("config_groups"))
     if not groups:
@@ -92,7 +92,7 @@ def modelopt_format(c: Config) -> Stored:
         return stored_as("fp8", None, block, only=algorithm.endswith("WO"))
     if algorithm.startswith(("W8", "INT8")):
         return stored_as("int8", group, only=only)
-    return UNKNOWN
+    return NOT_KNOWN
 
 
 def modelopt(a: StatedMethod) -> MethodFormats:
@@ -138,7 +138,7 @@ def _quark_number(weight: Config) -> Stored:
         scale = (2.0 + (bits or 0) / 8 * name.startswith("u")) if group else 0.0
         dtype = by_bits(bits)
         return stored_as(dtype, group, scale=None if dtype == "unknown" else scale)
-    return UNKNOWN
+    return NOT_KNOWN
 
 
 def quark(a: StatedMethod) -> MethodFormats:
@@ -152,5 +152,5 @@ def quark(a: StatedMethod) -> MethodFormats:
     if everywhere is None and "Linear" in classes:
         everywhere = _of_quark(table_in(classes["Linear"]))
     if everywhere is None and not found:
-        everywhere = UNKNOWN
+        everywhere = NOT_KNOWN
     return MethodFormats(everywhere, found)

@@ -32,6 +32,11 @@ _SHORT_ROWS = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "q2_k": "iq4_nl",
                "iq4_xs": "iq4_nl"}  # fmt: skip
 
 
+# Model types whose queries, keys and values are one tensor in a file.
+_ONE_TENSOR = ("phi3", "phi", "gpt2", "bloom", "falcon", "mpt", "gpt_bigcode", "gpt_neox", "gptj",
+               "chatglm", "qwen", "dbrx", "RefinedWeb", "RefinedWebModel")  # fmt: skip
+
+
 class TensorPlace(NamedTuple):
     """A matrix among those of its kind: the file's type, its layer, and what its model is like."""
 
@@ -41,6 +46,7 @@ class TensorPlace(NamedTuple):
     grouped: bool  # four query heads or more share a key; or there are experts
     eight: bool  # eight experts
     seventy: bool  # Llama's 80 layers with grouped keys
+    fused: bool = False  # queries, keys and values are one tensor
 
     @property
     def more_bits(self) -> bool:
@@ -128,6 +134,15 @@ def _output(base: str, c: TensorPlace) -> str:
 def _block_type(name: str, c: TensorPlace) -> str:
     """Block type of a matrix of a layer: query, key, value, output, gate, up or down."""
     base = FILE_TYPES[c.file]
+    if c.fused and name in ("query", "key", "value"):
+        wider = {
+            "q3_k_m": "q4_k",
+            "q3_k_l": "q4_k",
+            "iq3_m": "q4_k",
+            "q4_k_m": "q5_k",
+            "q5_k_m": "q6_k",
+        }
+        return wider.get(c.file, base)
     if c.file in _TINY:
         return _tiny(name, base, c)
     if name == "value":
@@ -207,7 +222,10 @@ def recipe(name: str, model: Model, field: str) -> Recipe:
             grouped=shared >= 4 or experts >= 4,
             eight=experts == 8,
             seventy=model.layers == 80 and shared == 8 and model.model_type == "llama",
+            fused=model.model_type in _ONE_TENSOR,
         )
+        if file == "mxfp4_moe" and matrix.role.startswith("expert_"):
+            return stored_as("mxfp4", dtypes.SCALE_BLOCKS["mxfp4"])  # a block's 17 bytes, of 32
         return _stored(_block_type(matrix.name, case), matrix.inputs)
 
     width = model.embedding_dim or model.hidden

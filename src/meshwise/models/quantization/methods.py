@@ -11,7 +11,7 @@ from meshwise.models.quantization import containers, gguf, torchao
 from meshwise.models.quantization.modules import ModuleFormat, rules
 from meshwise.models.quantization.stated import MethodFormats, StatedMethod, each_module, left_out
 from meshwise.models.quantization.values import (
-    UNKNOWN,
+    NOT_KNOWN,
     Config,
     by_bits,
     integer,
@@ -196,7 +196,7 @@ def _exl(a: StatedMethod) -> MethodFormats:
     """EXL2 and EXL3: a mean of bits over the linear layers, and the head's own."""
     bits, head = real(a.c.get("bits")), real(a.c.get("head_bits"))
     if bits is None:
-        return MethodFormats(UNKNOWN, left_out(a))
+        return MethodFormats(NOT_KNOWN, left_out(a))
 
     def of(mean: float) -> Stored:
         whole = by_bits(max(1, min(8, int(mean))))
@@ -218,7 +218,7 @@ def _aqlm(a: StatedMethod) -> MethodFormats:
     books, bits = integer(a.c.get("num_codebooks")), integer(a.c.get("nbits_per_codebook"))
     group = (integer(a.c.get("in_group_size")) or 0) * (integer(a.c.get("out_group_size")) or 0)
     if not books or not bits or bits > 16 or not group:
-        return MethodFormats(UNKNOWN, left_out(a))
+        return MethodFormats(NOT_KNOWN, left_out(a))
     mean = books * bits / group / 8
     whole = by_bits(max(1, min(8, int(mean * 8))))
     stored = msgspec.structs.replace(stored_as(whole, only=True), mean_bytes=mean)
@@ -241,7 +241,7 @@ def _floating(a: StatedMethod) -> MethodFormats:
         word_in(a.c.get("forward_dtype"), a.c.get("weight_dtype"), a.c.get("dtype"))
     )
     if dtype not in ("mxfp4", "nvfp4"):
-        return MethodFormats(UNKNOWN, left_out(a))
+        return MethodFormats(NOT_KNOWN, left_out(a))
     return MethodFormats(stored_as(dtype, dtypes.SCALE_BLOCKS[dtype]), left_out(a))
 
 
@@ -254,7 +254,7 @@ def _torchao(a: StatedMethod) -> MethodFormats:
 def _gguf(a: StatedMethod) -> MethodFormats:
     """GGUF: a file type, which says the block type of each matrix; a file alone says nothing of it."""
     if not word_in(a.c.get("file_type")):
-        return MethodFormats(UNKNOWN, [])
+        return MethodFormats(NOT_KNOWN, [])
     recipe = gguf.recipe(word_in(a.c.get("file_type")), a.model, f"{a.field}.file_type")
     found = rules(["embed_tokens"], recipe.embedding, a.field)
     found += rules(["lm_head"], recipe.head, a.field)
@@ -287,7 +287,7 @@ def read_method(method: str, asked: StatedMethod) -> MethodFormats:
     if read is None and (method.startswith("modelopt") or asked.c.get("quant_algo")):
         read = containers.modelopt
     if read is None:
-        return MethodFormats(UNKNOWN, left_out(asked))
+        return MethodFormats(NOT_KNOWN, left_out(asked))
     found = read(asked)
     if method.startswith("gemma"):
         return found._replace(ends=(found.ends[0], True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from meshwise.models.quantization.values import (
-    UNKNOWN,
+    NOT_KNOWN,
     Config,
     by_bits,
     integer,
@@ -34,7 +34,7 @@ def _named(name: str, group: int | None) -> Stored:
         return stored_as("fp8", only=only)
     if "int8weight" in key or key.startswith("int8"):
         return stored_as("int8", only=only)
-    return UNKNOWN
+    return NOT_KNOWN
 
 
 def _any_bits(data: Config, group: int | None) -> Stored:
@@ -46,7 +46,7 @@ def _any_bits(data: Config, group: int | None) -> Stored:
     size = integer(table_in(granularity.get("_data")).get("group_size")) or group
     found = by_bits(int(bits[1])) if bits else by_bits(integer(data.get("bit_width")))
     if found == "unknown":
-        return UNKNOWN
+        return NOT_KNOWN
     return stored_as(found, size, only=True, scale=4.0 if size else 0.0)
 
 
@@ -64,7 +64,7 @@ def _of(entry: object, group: int | None) -> Stored | None:
     if name.startswith("MX"):
         element = word_in(table_in(data.get("weight_dtype")).get("_data"), data.get("weight_dtype"))
         return stored_as("mxfp4" if "float4" in element else "mxfp8", 32)
-    return _named(name, size) if name else UNKNOWN
+    return _named(name, size) if name else NOT_KNOWN
 
 
 def formats(c: Config) -> tuple[Stored | None, list[tuple[str, Stored | None]], tuple[bool, bool]]:
@@ -81,4 +81,4 @@ def formats(c: Config) -> tuple[Stored | None, list[tuple[str, Stored | None]], 
         found = [(k, _of(v, group)) for k, v in own.items() if k != "_default"]
         default = _of(own["_default"], group) if "_default" in own else None
         return default, found, (ends, ends)
-    return _of(stated, group) if stated is not None else UNKNOWN, [], (ends, ends)
+    return _of(stated, group) if stated is not None else NOT_KNOWN, [], (ends, ends)

@@ -67,7 +67,7 @@ def stored_as(
     return Stored(dtype=dtype, group=group, block=block, weight_only=only, scale=scale)
 
 
-UNKNOWN = stored_as("unknown")
+NOT_KNOWN = stored_as("unknown")
 
 
 def object_or_refused(value: object, field: str) -> Config:

@@ -1,0 +1,77 @@
+"""Bytes of quantised checkpoints against their published sizes (tests/data/quantised_checkpoints.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from meshwise.layouts.layout import Layouts
+from meshwise.models.families.config import model_from_config
+from meshwise.models.names import config_of, named_model
+from meshwise.models.shapes import Model
+from meshwise.program.context import widths
+from meshwise.program.stored import block_bytes, weight_bytes
+from meshwise.workloads.workload import Prefill
+
+TABLE = Path(__file__).parents[2] / "data" / "quantised_checkpoints.json"
+ROWS: list[dict[str, Any]] = json.loads(TABLE.read_text(encoding="utf-8"))["rows"]
+
+
+def checkpoint(row: dict[str, Any]) -> Model:
+    named = named_model(row["preset"])
+    assert named is not None
+    config = {**config_of(named), **row.get("shapes", {})}
+    if "quantization" in row:
+        config["quantization_config"] = row["quantization"]
+    return model_from_config(config, name=row["name"])
+
+
+def multi_token_bytes(model: Model) -> float:
+    """DeepSeek-V3's layer 61: a layer as the last ones are, and copies of embedding and head in 16 bit."""
+    one = Layouts(tp=np.int64(1))
+    layer = block_bytes(
+        model, model.blocks[model.pattern[-1]], one, widths(model, Prefill(batch=1, seq=1))
+    )
+    return float(layer) + 2 * 2.0 * model.vocab * model.hidden
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r["name"])
+def test_within_one_per_cent(row: dict[str, Any]) -> None:
+    model = checkpoint(row)
+    found = next(iter(weight_bytes(model).values()))
+    if row.get("mtp"):
+        found += multi_token_bytes(model)
+    assert found == pytest.approx(row["bytes"], rel=0.01)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r["of"] == "tensors"], ids=lambda r: r["name"])
+def test_sizes_of_tensors_alone_are_met(row: dict[str, Any]) -> None:
+    found = next(iter(weight_bytes(checkpoint(row)).values()))
+    assert found == pytest.approx(row["bytes"], rel=2e-6)
+
+
+def test_files_hold_no_less_than_their_weights() -> None:
+    """What a file has beside them (a header, a vocabulary) adds to its size; an importance matrix
+    changes the mixture of two IQ types."""
+    for row in ROWS:
+        mixed = "IQ" in row["name"] or row.get("mtp") or "FP8" in row["name"]
+        if row["of"] != "tensors" and not mixed:
+            assert next(iter(weight_bytes(checkpoint(row)).values())) <= row["bytes"], row["name"]
+
+
+def test_the_table_says_where_each_size_is_from() -> None:
+    assert len(ROWS) >= 30 and all(row["source"] and row["bytes"] > 0 for row in ROWS)
+    methods = {row.get("quantization", {}).get("quant_method", "mlx/preset") for row in ROWS}
+    assert methods >= {
+        "gptq",
+        "awq",
+        "bitsandbytes",
+        "fp8",
+        "modelopt",
+        "compressed-tensors",
+        "gguf",
+    }
