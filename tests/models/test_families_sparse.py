@@ -55,18 +55,19 @@ def test_deepseek_v4_flash() -> None:
     grown = 21 * (512 * 2 / 4 + (128 + 4) / 4) + 20 * 512 * 2 / 128
     assert model_cache_bytes(model, Stack(name="test")) == (grown, 0)
     # a layer of windows by hand: queries through 1024, one key, output in 8 groups of rank 1024
-    kind = model.blocks[model.pattern[0]]
+    plain = read("DeepSeek-V4-Flash-NVFP4", quantization_config=None)
+    kind = plain.blocks[plain.pattern[0]]
     own = 4096 * 1024 + 1024 + 1024 * 64 * 512 + 4096 * 512 + 512 + 64
     own += 64 * 512 // 8 * 8 * 1024 + 8 * 1024 * 4096
     mixing = 2 * (24 * 4 * 4096 + 24 + 3)
     experts = 257 * 3 * 4096 * 2048 + 256 * 4096
     by_hand = own + mixing + experts + 2 * 4096
-    one_layer = read("DeepSeek-V4-Flash-NVFP4", num_hidden_layers=1)
+    one_layer = read("DeepSeek-V4-Flash-NVFP4", num_hidden_layers=1, quantization_config=None)
     assert one_layer.blocks == (kind,)
     ends = 2 * 129280 * 4096 + 4096 + 4 * 4 * 4096 + 4 + 1
     assert parameters(one_layer) == by_hand + ends
     # its prediction layer has windows alone, and joins as vLLM's deepseek_v4_mtp.py does
-    assert model.mtp is not None and model.mtp.blocks == (kind,)
+    assert plain.mtp is not None and plain.mtp.blocks == (kind,)
     assert mtp_parameters(model) == by_hand + 2 * 4096**2 + 3 * 4096 + 4 * 4 * 4096 + 4 + 1
     assert legal_tp(model, None) == [1, 2, 4, 8]
     (found,) = refusals(model, 16, None)

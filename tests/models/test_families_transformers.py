@@ -270,11 +270,11 @@ def _vary(config: dict[str, Any], model_type: str, rng: random.Random) -> None:
         experts = rng.random() < 0.5
         config |= {
             "enable_moe_block": experts, "num_experts": 6, "top_k_experts": 2,
-            "hidden_size_per_layer_input": rng.choice((0, 8)), "vocab_size_per_layer_input": 90,
+            "hidden_size_per_layer_input": rng.choice((0, 8)), "vocab_size_per_layer_input": 310,
         }  # fmt: skip
     if model_type == "gemma3n_text":
         config |= {
-            "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 90, "laurel_rank": 4,
+            "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 310, "laurel_rank": 4,
             "altup_num_inputs": 3, "activation_sparsity_pattern": [0.0] * 6,
             "intermediate_size": rng.choice((40, [40, 40, 48, 48, 40, 40])),
         }  # fmt: skip
