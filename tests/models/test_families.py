@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
+from meshwise.models.families.builders import BUILDERS
 from meshwise.models.families.config import FAMILIES, KNOWN, families_in_words, model_from_config
-from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import NEVER_ABSENT
 from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
 from meshwise.models.layers.attention import Attention

@@ -244,6 +244,21 @@ def parameters(model: Model, active: bool = False) -> int:
     return total
 
 
+def tower_parameters(model: Model) -> int:
+    """Number of weights of the encoders of images and sounds, and of their projectors."""
+    return sum(tower.parameters for tower in model.towers)
+
+
+def has_towers(model: Model) -> bool:
+    """Whether the model has encoders of images or sounds, counted or not."""
+    return bool(model.towers or model.towers_not_counted)
+
+
+def parameters_with_towers(model: Model) -> int:
+    """Number of weights of the whole multimodal model, but for towers that are not counted."""
+    return parameters(model) + tower_parameters(model)
+
+
 def mtp_parameters(model: Model) -> int:
     """Number of weights of the multi-token-prediction layers, which :func:`parameters` leaves out."""
     if model.mtp is None:

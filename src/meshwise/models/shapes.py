@@ -209,6 +209,28 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         )
 
 
+class Tower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An encoder of images or sounds beside the language model, or what joins it to that.
+
+    ``split`` of its ``parameters`` are divided where tensor parallelism divides its ``heads``.
+    """
+
+    name: str  # model type of the encoder
+    kind: str  # vision, audio, projector
+    parameters: int
+    layers: int = 0
+    hidden: int = 0
+    heads: int = 1
+    split: int = 0
+    stored: Stored | None = None  # how its matrices are stored; None: as Model.dtype
+    block: str = ""  # key of the configuration that describes it
+    unstated: tuple[str, ...] = ()  # sizes that the file leaves to the encoder's class
+
+    def __post_init__(self) -> None:
+        check_fields(self, _TOWER, "tower")
+        count(self.split, "tower.split", low=0, high=self.parameters, text=False)
+
+
 class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A decoder-only language model: shapes, from which everything is counted.
 
@@ -236,6 +258,8 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param mtp: multi-token-prediction layers, which are not counted in the parameters.
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
+    :param towers: encoders of images and sounds, and their projectors: not in ``blocks``.
+    :param towers_not_counted: names of encoders that it has and whose weights nobody has counted.
     :param source: where the configuration is from.
     :param asked: the name that was given, where this is a preset of the same architecture.
     :param checkpoint: what the files beside its ``config.json`` hold, where there are any.
@@ -267,6 +291,8 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     mtp: MultiToken | None = None  # multi-token prediction, beside the language model
     dtype: str = "bf16"  # of the unquantised weights
     quantization: Quantization | None = None
+    towers: tuple[Tower, ...] = ()
+    towers_not_counted: tuple[str, ...] = ()
     source: str = ""
     asked: str = ""  # the name that was given, where this is a preset of the same architecture
     checkpoint: CheckpointContents | None = None  # what the files beside its config.json hold
@@ -325,6 +351,15 @@ _MULTI_TOKEN: dict[str, Check] = {
     "joining_parameters": _PARAMETERS,
     "depths": whole(1, MAX_COUNT),
 }
+_TOWER: dict[str, Check] = {
+    **dict.fromkeys(("name", "block"), text),
+    "kind": among("vision", "audio", "projector"),
+    **dict.fromkeys(("parameters", "split"), _PARAMETERS),
+    **dict.fromkeys(("layers", "hidden"), whole(0, MAX_COUNT)),
+    "heads": _SIZE,
+    "stored": optional(a(Stored)),
+    "unstated": tuple_of(text, "key", least=0),
+}
 _QUANTIZATION = flags_of(Quantization) | {
     "method": text,
     "weight_dtype": among(*dtypes.ELEMENT_BYTES, "unknown"),
@@ -350,5 +385,7 @@ _MODEL = flags_of(Model) | {
     "max_positions": optional(whole(1, MAX_PARAMETERS)),
     "dtype": among(*dtypes.ELEMENT_BYTES),
     "quantization": optional(a(Quantization)),
+    "towers": tuple_of(a(Tower), "Tower", least=0),
+    "towers_not_counted": tuple_of(text, "name", least=0),
     "checkpoint": optional(a(msgspec.Struct)),
 }

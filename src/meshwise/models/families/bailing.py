@@ -14,10 +14,9 @@ from meshwise.models.families.hybrid import (
     LINEAR_KINDS,
     layer_count,
     layer_kinds,
-    mixed,
-    multi_token,
     refuse_set,
     untied,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known
 from meshwise.models.families.layers import (
@@ -29,6 +28,7 @@ from meshwise.models.families.layers import (
     self_attention,
 )
 from meshwise.models.families.minimax import lightning
+from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Block, Mlp, Moe
@@ -75,8 +75,8 @@ def _layers(
         )
 
     last = block(LINEAR_KINDS[1], moe is not None)
-    fields["mtp"] = multi_token(r, "num_nextn_predict_layers", last, hidden)
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    fields["mtp"] = next_token_layers(r, last, hidden)
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 def bailing_moe_v2(r: Reader) -> ModelFields:
@@ -145,7 +145,9 @@ def bailing_hybrid(r: Reader) -> ModelFields:
     attention = latent_attention(r)
     r.used |= {*_KIMI_KEYS, "group_norm_size", "use_qk_norm", "layer_group_size"}
     if not kimi:
-        return _layers(r, fields, kinds, {LINEAR_KINDS[0]: _lightning(r, hidden), LINEAR_KINDS[1]: attention})
+        return _layers(
+            r, fields, kinds, {LINEAR_KINDS[0]: _lightning(r, hidden), LINEAR_KINDS[1]: attention}
+        )
     # transformers writes the width of a linear head under a name of its own, and a rope head's as head_dim
     heads = r.optional("linear_num_heads") or r.integer("num_attention_heads")
     dim = r.optional("linear_head_dim") or r.integer("head_dim")
@@ -153,7 +155,9 @@ def bailing_hybrid(r: Reader) -> ModelFields:
     if r.config.get("no_kda_lora") is False:
         raise not_known("no_kda_lora", False, "gates of low rank are not known", "true")
     recurrent = kimi_delta(heads, dim, kernel, rank=0, whole_gate=True)
-    return _layers(r, fields, kinds, {LINEAR_KINDS[0]: recurrent, LINEAR_KINDS[1]: _gated(r, attention)})
+    return _layers(
+        r, fields, kinds, {LINEAR_KINDS[0]: recurrent, LINEAR_KINDS[1]: _gated(r, attention)}
+    )
 
 
 def _gated(r: Reader, attention: Attention) -> Attention:

@@ -56,6 +56,9 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "glm4v": Wrapper(inner="glm4v_text", either=True),
     "glm4v_moe": Wrapper(inner="glm4v_moe_text"),
     "phi3_v": Wrapper(inner="phi3", flat=True),
+    "nemotron_h_omni": Wrapper(inner="nemotron_h", keys=("text_config", "llm_config")),
+    "lfm2_vl": Wrapper(inner="lfm2"),
+    "lfm3_vl": Wrapper(inner="lfm3"),
     "exaone4_5": Wrapper(inner="exaone4"),
     "step3p7": Wrapper(inner="step3p5", flat=True),
     "step3_vl": Wrapper(inner="step3_text", flat=True),
@@ -121,12 +124,10 @@ REFUSED_TYPES: dict[str, str] = {
             "hubert wavlm sew data2vec-audio audio-spectrogram-transformer encodec mimi dac vits "
             "bark timesfm pixtral"),
     **_each(_STATE, "mamba mamba2 falcon_mamba codestral_mamba ssm"),
-    **_each(_HYBRID, "jamba bamba zamba zamba2 nemotron_h falcon_h1 granitemoehybrid plamo2 "
-            "nemotron_h_omni phi4flash samba hymba"),
+    **_each(_HYBRID, "plamo2 phi4flash samba hymba"),
     **_each(_LINEAR, "retnet gla"),
     **_each(_RECURRENT, "rwkv rwkv5 rwkv6 rwkv7 recurrent_gemma xlstm"),
-    **_each("hybrid of attention and convolution layers", "lfm2 lfm2_moe lfm2_vl lfm3 "
-            "stripedhyena"),
+    **_each("hybrid of attention and convolution layers", "stripedhyena"),
     **_each("cross-attention layers to an image encoder", "mllama mllama_text_model idefics "
             "blip-2 instructblip instructblipvideo"),
     **_each("differential attention", "diffllama"),

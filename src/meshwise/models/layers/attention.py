@@ -71,6 +71,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     )
     output_groups: int = 1  # groups of heads whose outputs are compressed apart (DeepSeek-V4)
     input_width: int | None = None  # features that it reads, where not the layer's (Zamba 2)
+    rotary: bool = True  # positions turn queries and keys, where none are learned
 
     def __post_init__(self) -> None:
         check_fields(self, _ATTENTION, "attention")

@@ -294,7 +294,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             ),
         )
     ]
-    if ctx.model.positions == 0:
+    if ctx.model.positions == 0 and a.rotary:
         kv = 1 if a.mla else -(-a.kv_heads // ctx.layout.tp) * (not a.shared_kv)
         width = (heads + kv) * (a.rope_head_dim or a.head_dim)
         # not fused: widened to fp32, multiplied as complex numbers, narrowed: 20 bytes an element
