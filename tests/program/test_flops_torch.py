@@ -87,6 +87,7 @@ def quiet() -> Any:
 def config_of(preset: str, layers: int, **changes: Any) -> tuple[Any, Model]:
     """(transformers' config, our Model) of a preset cut to ``layers``, from the same file."""
     table = json.loads((MODELS / f"{preset}.json").read_text())
+    table = table.get("text_config", table)  # the language model of a multimodal one
     for key in LAYER_KEYS:
         if key in table:
             table[key] = layers
