@@ -307,13 +307,19 @@ def _lower(item: tuple[str, Any]) -> str:
 
 def wrappers_section() -> str:
     from meshwise.models.families.refused import WRAPPER_TYPES
+    from meshwise.models.families.towers.wrappers import TOWER_PARTS, is_counted
+
+    def towers(name: str) -> str:
+        parts = [part for part in TOWER_PARTS.get(name, ()) if is_counted(part.usual)]
+        return ", ".join(f"`{p.usual}` under `{p.key}`" for p in parts) or "not counted"
 
     rows = [
-        (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`")
+        (f"`{name}`", ", ".join(f"`{key}`" for key in w.keys), f"`{w.inner}`", towers(name))
         for name, w in sorted(WRAPPER_TYPES.items())
     ]
     return table(
-        ("`model_type`", "language model under", "its type where the file is silent"), rows
+        ("`model_type`", "language model under", "its type where the file is silent", "encoders"),
+        rows,
     )
 
 
@@ -369,10 +375,24 @@ def kernel_fits_section() -> str:
             for engine, parts in data.get("moe", {}).items()
             for part, fit in parts.items()
         }
+        recurrences = {
+            f"{rule} {phase} {engine}": fit
+            for engine, rules in data.get("recurrence", {}).items()
+            for rule, phases in rules.items()
+            for phase, fit in phases.items()
+        }
+        sparse = {
+            f"{part} {kind}": fit
+            for part, kinds in data.get("sparse", {}).items()
+            for kind, fit in kinds.items()
+        }
         for group, parts in (
             ("gemm", data["gemm"]),
+            ("weight_only", data.get("weight_only", {}).get("trtllm", {})),
             ("moe", experts),
             ("attention", data["attention"]),
+            ("recurrence", recurrences),
+            ("sparse", sparse),
         ):
             for part, fit in parts.items():
                 if "points" not in fit:

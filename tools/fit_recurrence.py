@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -306,24 +307,27 @@ def mean_error(predicted: Array, calls: Calls) -> float:
     return float(np.mean(np.abs(predicted / calls.seconds - 1)[~calls.fitted]))
 
 
-def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
+def moved_per_state(part: Part) -> float:
+    """Bytes that an update moves per value of a state."""
+    return NARROW_STATES if part.folder.endswith("0.5.10") else 2.0 * STATE_BYTES
+
+
+def used_calls(base: Path, source: fk.Source, part: Part) -> Calls | None:
+    """The calls of a section, every fifth left out; None where there are too few."""
     path = base / part.folder / f"{part.file}_perf.parquet"
     if not path.exists():
         return None
     calls = calls_of(path, part)
     if not len(calls.seconds):
         return None
-    staged = part.phase == "prefill" and not any(word in calls.kernel for word in FUSED)
-    staged = staged and part.rule != "convolution"
-    wide = 2.0 * STATE_BYTES
-    state_bytes = NARROW_STATES if part.folder.endswith("0.5.10") else wide
+    state_bytes = moved_per_state(part)
     # what a scan's stages leave for each other may well be in the cache; what comes from outside is not
     read = moved(part, calls.shape, False, state_bytes)
     kept = ~cached(calls, read, source.bandwidth)
     if part.file == "gdn" and part.phase == "prefill":
         witness = part._replace(rule="convolution", kernels=("causal_conv1d_fn",))
         convolutions = calls_of(path, witness)
-        there = disturbed(convolutions, moved(witness, convolutions.shape, False, wide))
+        there = disturbed(convolutions, moved(witness, convolutions.shape, False, 0.0))
         kept &= np.array([(b, q) not in there for b, q, *_ in calls.shape.T.tolist()])
     elif part.phase == "decode":
         rate = read / calls.seconds
@@ -331,15 +335,22 @@ def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
         if large.any():
             kept &= ~large | (rate >= np.quantile(rate[large], 0.9) / DISTURBED)
     calls = every_fifth_left_out(fk.chosen(calls, kept))
-    if len(calls.seconds) < FEWEST:
+    return calls if len(calls.seconds) >= FEWEST else None
+
+
+def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
+    calls = used_calls(base, source, part)
+    if calls is None:
         return None
+    staged = part.phase == "prefill" and not any(word in calls.kernel for word in FUSED)
+    staged = staged and part.rule != "convolution"
     chip = Chip(source.sms, source.peaks["bf16"], source.bandwidth)
     start: Entry = dict(CONVOLUTION_START if part.rule == "convolution" else UPDATE_START)
     if part.rule != "convolution" and part.phase == "prefill":
         start = dict(SCAN_START)
         if not staged:
             del start["fill_s"]
-    model = model_of(part, chip, staged, state_bytes)
+    model = model_of(part, chip, staged, moved_per_state(part))
     entry = fit_constants(start, model, calls)
     plain = model(entry, calls.shape, ())
     grid = grid_of(part, calls)
@@ -372,10 +383,10 @@ def sections(root: Path, device: str) -> dict[str, Entry]:
     source = fk.DEVICES[device]
     base = root / fk.DATA / source.folder
     found = {}
-    for part in A100 if device == "a100-80gb-sxm" else PARTS:
+    for name, part in parts_of(device).items():
         entry = fit_part(base, source, part)
         if entry:
-            found[f"recurrence.{part.engine}.{part.rule}.{part.phase}"] = entry
+            found[name] = entry
     if device in ELSEWHERE:
         found["recurrence_elsewhere"] = {"kernels": ELSEWHERE[device]}
     return found
@@ -399,11 +410,47 @@ def report(device: str, entries: dict[str, Entry]) -> None:
         print(f"{device:14} {name:38} {errors}  {entry['points']} points", flush=True)
 
 
+def parts_of(device: str) -> dict[str, Part]:
+    """The sections that a device may have."""
+    parts = A100 if device == "a100-80gb-sxm" else PARTS
+    return {f"recurrence.{p.engine}.{p.rule}.{p.phase}": p for p in parts}
+
+
+SAMPLE = 15  # calls left out of each section's fit that the tests' sample has
+
+
+def sampled(device: str, name: str, calls: Calls) -> list[str]:
+    """Lines of the tests' sample: those calls left out whose shapes hash lowest."""
+    shapes = calls.shape.T.astype(int).tolist()
+    rank = {i: zlib.crc32(repr(shapes[i]).encode()) for i in np.flatnonzero(~calls.fitted)}
+    return [
+        f"{device},{name},{' '.join(str(v) for v in shapes[i])},{calls.seconds[i]:.5g}"
+        for i in sorted(sorted(rank, key=lambda i: rank[i])[:SAMPLE])
+    ]
+
+
+def sample(root: Path, path: Path) -> None:
+    """Calls left out of the fits, for the tests."""
+    lines = ["device,part,shape,seconds"]
+    for device in fk.SAMPLED:
+        source = fk.DEVICES[device]
+        there = fk.CATALOG / f"{device}.toml"
+        for name, part in parts_of(device).items():
+            calls = used_calls(root / fk.DATA / source.folder, source, part)
+            if calls is not None and f"[{name}]" in there.read_text():
+                lines += sampled(device, name, calls)
+    path.write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fit the recurrences of kernels/*.toml.")
     parser.add_argument("wheel", type=Path, help="folder of the unpacked aiconfigurator-core wheel")
     parser.add_argument("--device", choices=sorted(fk.DEVICES), action="append", help="only these")
+    parser.add_argument("--sample", type=Path, help="write the tests' sample of calls, fit nothing")
     arguments = parser.parse_args()
+    if arguments.sample:
+        sample(arguments.wheel, arguments.sample)
+        return
     for device in arguments.device or fk.DEVICES:
         entries = sections(arguments.wheel, device)
         write(device, "recurrence", entries)

@@ -40,7 +40,7 @@ from typing import NamedTuple
 import fit_kernels as fk
 import fit_recurrence as fr
 import numpy as np
-from fit_kernels import Array, Entry
+from fit_kernels import Array, Calls, Entry
 
 from meshwise.cost.kernels import seconds as kernels
 from meshwise.cost.kernels import sparse
@@ -227,7 +227,8 @@ MLA_START: Entry = {**fk.DECODE_START, "efficiency": 0.4}
 ROUGH = 0.3  # 90th percentile of the errors, above which a table of MLA is not used
 
 
-def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
+def used_calls(base: Path, source: fk.Source, part: Part) -> Calls | None:
+    """The calls of a section, every fifth left out."""
     path = base / part.folder / f"{part.file}.parquet"
     if not path.exists():
         return None
@@ -236,7 +237,13 @@ def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
     if part.form is decode_scores:
         read = calls.shape[0] * compressed(calls.shape, 4.0)[1] * (128.0 * sparse.KEY_BYTES)
         calls = fk.chosen(calls, ~fr.cached(calls, read, source.bandwidth))
-    calls = fr.every_fifth_left_out(calls)
+    return fr.every_fifth_left_out(calls)
+
+
+def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
+    calls = used_calls(base, source, part)
+    if calls is None:
+        return None
     chip = Chip(source.sms, source.peaks[part.peak], source.bandwidth)
 
     def seconds(entry: Entry, shape: Array, tables: tuple[CorrectionTable, ...]) -> Array:
@@ -261,20 +268,27 @@ def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
     }
 
 
-def fit_mla(base: Path, source: fk.Source, kv: str) -> Entry | None:
-    """Decode of multi-head latent attention: one latent per key, which all heads read. In the products'
-    share of the 16-bit peak an 8-bit cache's kernel may pass 1."""
-    element = MLA[kv][1]
+def latent_bytes(shape: Array, kv: str) -> Array:
+    """Of the latents that a decode reads."""
+    return np.asarray(shape[0] * (shape[1] + 1) * (LATENT * MLA[kv][1]), float)
+
+
+def mla_calls(base: Path, source: fk.Source, kv: str) -> Calls | None:
+    """(sequences, keys before, heads) of each decode of latents, every fifth left out."""
     path = base / MLA_FOLDER / "generation_mla_perf.parquet"
     if not path.exists():
         return None
     calls = fk.read(path, ["batch_size", "step", "num_heads"], {"kv_cache_dtype": kv})
+    kept = ~fr.cached(calls, latent_bytes(calls.shape, kv), source.bandwidth)
+    return fr.every_fifth_left_out(fk.chosen(calls, kept))
 
-    def read(shape: Array) -> Array:
-        return np.asarray(shape[0] * (shape[1] + 1) * (LATENT * element), float)
 
-    kept = ~fr.cached(calls, read(calls.shape), source.bandwidth)
-    calls = fr.every_fifth_left_out(fk.chosen(calls, kept))
+def fit_mla(base: Path, source: fk.Source, kv: str) -> Entry | None:
+    """Decode of multi-head latent attention: one latent per key, which all heads read. In the products'
+    share of the 16-bit peak an 8-bit cache's kernel may pass 1."""
+    calls = mla_calls(base, source, kv)
+    if calls is None:
+        return None
     chip = Chip(source.sms, source.peaks["bf16"], source.bandwidth)
 
     def seconds(entry: Entry, shape: Array, tables: tuple[CorrectionTable, ...]) -> Array:
@@ -284,7 +298,7 @@ def fit_mla(base: Path, source: fk.Source, kv: str) -> Entry | None:
         found = kernels.decode_seconds(
             *(past + 1, batch, heads, np.ones_like(heads), (LATENT + LATENT_VALUES) / 2),
             2.0 * batch * heads * (LATENT + LATENT_VALUES),
-            read(shape),
+            latent_bytes(shape, kv),
             chip,
             fit,
         )
@@ -327,11 +341,30 @@ def sections(root: Path, device: str) -> dict[str, Entry]:
     return found
 
 
+def sample(root: Path, path: Path) -> None:
+    """Calls left out of the fits, for the tests."""
+    lines = ["device,part,shape,seconds"]
+    for device in fk.SAMPLED:
+        source = fk.DEVICES[device]
+        base = root / fk.DATA / source.folder
+        found = {f"sparse.{name}": used_calls(base, source, part) for name, part in PARTS.items()}
+        found |= {f"attention.{name}": mla_calls(base, source, kv) for kv, (name, _) in MLA.items()}
+        there = (fk.CATALOG / f"{device}.toml").read_text()
+        for name, calls in found.items():
+            if calls is not None and f"[{name}]" in there:
+                lines += fr.sampled(device, name, calls)
+    path.write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fit sparse attention of kernels/*.toml.")
     parser.add_argument("wheel", type=Path, help="folder of the unpacked aiconfigurator-core wheel")
     parser.add_argument("--device", choices=sorted(fk.DEVICES), action="append", help="only these")
+    parser.add_argument("--sample", type=Path, help="write the tests' sample of calls, fit nothing")
     arguments = parser.parse_args()
+    if arguments.sample:
+        sample(arguments.wheel, arguments.sample)
+        return
     for device in arguments.device or fk.DEVICES:
         entries = sections(arguments.wheel, device)
         if entries:

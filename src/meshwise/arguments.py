@@ -12,6 +12,7 @@ from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.errors import InputError, quoted
 from meshwise.models.formats import model_as_run
 from meshwise.models.load import load_model
+from meshwise.models.parameters import has_towers
 from meshwise.models.shapes import Model
 from meshwise.stacks.load import load_stack, must_run_models
 from meshwise.stacks.stack import DEFAULT, Stack
@@ -114,6 +115,19 @@ def _no_experts(model: Model, workload: Workload) -> None:
         )
 
 
+def _no_towers(model: Model, workload: Workload) -> None:
+    """Refuse tokens of images where the model has nothing that makes them."""
+    tokens = 0 if isinstance(workload, Training) else workload.image_tokens
+    if tokens and not has_towers(model):
+        raise InputError(
+            f"image_tokens={tokens}: {model.name} has no encoder of images or sounds",
+            field="image_tokens",
+            value=tokens,
+            legal="leave `image_tokens` out, or a multimodal model",
+            nearest=0,
+        )
+
+
 def named_objects(
     model: Model | NameOrPath,
     cluster: Cluster | NameOrPath,
@@ -130,6 +144,7 @@ def named_objects(
         )
     spec = model_as_run(load_model(model), workload)
     _no_experts(spec, workload)
+    _no_towers(spec, workload)
     where = load_cluster(cluster, field="cluster")
     software = load_stack(DEFAULT[workload.phase] if chosen is None else chosen)
     must_run_models(software, workload.phase)

@@ -430,3 +430,52 @@ def test_a_narrow_cache_is_converted_where_no_unit_does_it():
     assert 0.9 < narrow / wide < 1.0
     long = mw.Prefill(batch=1, seq=16384)
     assert seconds("dgx-a100", long, "fp8") > 1.02 * seconds("dgx-a100", long, "bf16")
+
+
+# -- weights that a product expands ----------------------------------------------------------------
+
+# Calls of the wheel that no fit saw (A100, TensorRT-LLM 1.0.0's plugin): bytes of a weight, (m, n, k),
+# microseconds.
+WEIGHT_ONLY = (
+    (0.5, (1, 4096, 4096), 20.48),
+    (0.5, (8, 8192, 4096), 46.08),
+    (0.5, (48, 65536, 8192), 311.3),
+    (0.5, (128, 10240, 7168), 97.28),
+    (0.5, (256, 65536, 7168), 982),
+    (0.5, (1024, 8192, 8192), 606.2),
+    (1.0, (1, 4096, 4096), 21.5),
+    (1.0, (8, 10240, 10240), 75.78),
+    (1.0, (64, 4096, 12288), 56.32),
+    (1.0, (128, 8192, 12288), 133.1),
+    (1.0, (384, 4096, 10240), 161.8),
+    (1.0, (1024, 10240, 65536), 5202),
+)
+
+
+def weight_only(name, engine, weight, shape):
+    from meshwise.program.operations import Operands, gemm
+
+    prices = compute(device(name), load_stack(engine))
+    op = gemm("x", *(np.int64(x) for x in shape), Operands("bf16", 2.0, weight, 2.0))
+    return float(prices.seconds(op))
+
+
+def test_weight_only_products_take_what_was_measured():
+    ratios = [weight_only("a100", "trtllm", w, s) / (t * 1e-6) for w, s, t in WEIGHT_ONLY]
+    errors = np.abs(np.array(ratios) - 1)
+    assert np.median(errors) < 0.08
+    assert errors.max() < 0.4
+
+
+def test_another_engines_weight_only_kernel_is_not_the_plugin():
+    """Marlin's of vLLM has no table: the dense product's constants with fewer bytes. Scales add to a
+    weight's bytes and change no kernel."""
+    shape = (1, 8192, 8192)
+    plugin, scaled, other = (
+        weight_only("a100", engine, weight, shape)
+        for engine, weight in (("trtllm", 0.5), ("trtllm", 0.515625), ("vllm", 0.515625))
+    )
+    assert other < 0.8 * plugin
+    assert plugin < scaled < 1.05 * plugin
+    # wide weights are no such product
+    assert weight_only("a100", "trtllm", 2.0, shape) > plugin

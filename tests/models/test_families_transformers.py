@@ -18,11 +18,17 @@ from meshwise.errors import InputError
 from meshwise.models.families.bailing import BAILING_FAMILIES
 from meshwise.models.families.config import FAMILIES, model_from_config
 from meshwise.models.families.delta import DELTA_FAMILIES
+from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
+from meshwise.models.families.gemma import GEMMA_FAMILIES
+from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
 from meshwise.models.families.keys import NEVER_ABSENT
 from meshwise.models.families.llama import DENSE_FAMILIES
+from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
 from meshwise.models.families.refused import WRAPPER_TYPES
+from meshwise.models.families.sparse import SPARSE_FAMILIES
+from meshwise.models.families.step import STEP_FAMILIES
 from meshwise.models.parameters import parameters
 
 torch = pytest.importorskip("torch", reason="the oracle needs torch")
@@ -38,12 +44,14 @@ REMOTE = {
     "RefinedWeb", "RefinedWebModel", "Yi", "aquila", "xverse", "baichuan", "orion", "qwen", "mimo",
     "phi-msft", "internlm", "internlm2", "chatglm", "stablelm_epoch", "minicpm", "nemotron-nas",
     "deci", "deepseek", "kimi_k2", "arctic", "bailing_moe", "bailing_moe_v2", "bailing_moe_linear",
-    "minimax_text_01", "minimax_m1", "MiniMaxText01", "MiniMaxM1", "minimax_m3",
+    "minimax_text_01", "minimax_m1", "MiniMaxText01", "MiniMaxM1", "minimax_m3", "hunyuan", "step3_text",
+    "exaone4_5_text",
 }  # fmt: skip
 # Parts of multimodal models, compared through their wrapper.
 TEXT_ONLY = {
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text",
-    "glm4v_moe_text",
+    "glm4v_moe_text", "mistral4", "hunyuan_vl_text",
+    "ernie4_5_vl_moe_text", "step3p5",
 }  # fmt: skip
 LAYERS = {
     "gpt2": "n_layer", "gptj": "n_layer", "codegen": "n_layer", "bloom": "n_layer",
@@ -86,8 +94,17 @@ FLAGS = (
     "new_decoder_architecture", "parallel_attn", "alibi", "enable_bias", "do_layer_norm_before",
     "layer_norm_elementwise_affine", "_remove_final_layer_norm", "tie_word_embeddings",
 )  # fmt: skip
+ZEROS = "longcat_flash"  # test_experts_without_weights
 LINEAR = {*DELTA_FAMILIES, *MINIMAX_FAMILIES, *BAILING_FAMILIES} - REMOTE
-ORACLE = sorted((set(DENSE_FAMILIES) | set(MOE_FAMILIES) | LINEAR) - REMOTE - TEXT_ONLY)
+# Sparse and shared attention, gates, experts beside an MLP, lists per layer.
+VARIED = {
+    *SPARSE_FAMILIES, *GEMMA_FAMILIES, *STEP_FAMILIES, *HUNYUAN_FAMILIES, *LONGCAT_FAMILIES,
+    *ERNIE_FAMILIES, "afmoe", "cohere2_moe", "axk1", "apertus1p5_text", "mellum", "kolibri1", "flint",
+    "granite_swa", "hyperclovax", "exaone4", "minicpm3", "sarvam_mla", "sarvam_moe",
+} - REMOTE - TEXT_ONLY  # fmt: skip
+ORACLE = sorted(
+    (set(DENSE_FAMILIES) | set(MOE_FAMILIES) | LINEAR | VARIED) - REMOTE - TEXT_ONLY - {ZEROS}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -190,8 +207,9 @@ def small(model_type: str, rng: random.Random) -> dict[str, Any]:
     if model_type == "mimo_v2_flash":
         config["num_key_value_heads"] = rng.choice((1, 2))
         config["num_attention_heads"] = 8
-    if model_type in ("deepseek_v32", "glm_moe_dsa"):
+    if model_type in (*SPARSE_FAMILIES, "axk1", "longcat_flash"):
         config["q_lora_rank"] = 24
+    _vary(config, model_type, rng)
     if model_type in LINEAR:
         kinds = FAMILIES[model_type].layer_kinds
         config["layer_types"] = rng.sample(kinds, 2) + rng.choices(kinds, k=layers - 2)
@@ -222,6 +240,55 @@ def small(model_type: str, rng: random.Random) -> dict[str, Any]:
     for key, value in NEEDED.get(model_type, {}).items():
         config.setdefault(key, value)
     return config
+
+
+def _vary(config: dict[str, Any], model_type: str, rng: random.Random) -> None:
+    """What only some families have, into ``config``."""
+    layers = config.get("num_hidden_layers", 2)
+    two = ["sliding_attention", "full_attention"]
+    if model_type == "deepseek_v4":
+        kinds = list(FAMILIES[model_type].layer_kinds)
+        config |= {
+            "layer_types": rng.choices(kinds, k=layers), "n_shared_experts": 1, "hc_mult": 3,
+            "head_dim": 16, "o_groups": 2, "o_lora_rank": 6, "mlp_bias": rng.random() < 0.5,
+            "compress_rates": {kinds[1]: 4, kinds[2]: rng.choice((8, 16))}, "sliding_window": 8,
+            "num_key_value_heads": 1, "index_topk": 3,
+        }  # fmt: skip
+    if model_type == "glm_moe_dsa":
+        config["indexer_types"] = ["full", *rng.choices(["full", "shared"], k=layers - 1)]
+    if model_type in GEMMA_FAMILIES:
+        config |= {"num_hidden_layers": 6, "layer_types": two * 3, "sliding_window": 8}
+        config["num_kv_shared_layers"] = rng.choice((0, 2, 3))
+    if model_type.startswith("gemma4"):
+        config |= {
+            "attention_k_eq_v": rng.random() < 0.5, "global_head_dim": 32, "hidden_size": 48,
+            "num_global_key_value_heads": rng.choice((None, 1)), "num_attention_heads": 4,
+            "num_key_value_heads": 2, "use_double_wide_mlp": rng.random() < 0.5,
+        }  # fmt: skip
+    if model_type == "gemma4_text":
+        experts = rng.random() < 0.5
+        config |= {
+            "enable_moe_block": experts, "num_experts": 6, "top_k_experts": 2,
+            "hidden_size_per_layer_input": rng.choice((0, 8)), "vocab_size_per_layer_input": 90,
+        }  # fmt: skip
+    if model_type == "gemma3n_text":
+        config |= {
+            "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 90, "laurel_rank": 4,
+            "altup_num_inputs": 3, "activation_sparsity_pattern": [0.0] * 6,
+            "intermediate_size": rng.choice((40, [40, 40, 48, 48, 40, 40])),
+        }  # fmt: skip
+    if model_type == "laguna":
+        kv = config["num_key_value_heads"]
+        config["num_attention_heads_per_layer"] = [rng.choice((1, 2)) * kv for _ in range(layers)]
+        config["mlp_layer_types"] = rng.choices(["dense", "sparse"], k=layers)
+        config["layer_types"] = rng.choices(two, k=layers)
+    if model_type == "cohere2_moe":
+        config["layer_types"] = rng.choices(two, k=layers)
+        config["mlp_layer_types"] = rng.choices(["dense", "sparse"], k=layers)
+        config["prefix_dense_intermediate_size"] = rng.choice((None, 40))
+    if model_type == "longcat_flash":
+        config |= {"num_layers": 2, "ffn_hidden_size": 40, "expert_ffn_hidden_size": 12}
+        config["zero_expert_num"] = rng.choice((0, 3))
 
 
 @pytest.mark.parametrize("model_type", ORACLE)
@@ -278,6 +345,13 @@ def test_language_part_of_multimodal_models(model_type: str, tied: bool) -> None
     assert ours(config.to_dict()) == sum(language.values()), text
 
 
+ROUTED = {
+    name
+    for name in (LINEAR | VARIED) - {"qwen3_5_text", "olmo_hybrid"} - {ZEROS}
+    if FAMILIES[name].moe is not None
+}
+
+
 def active(model: Any, top_k: int) -> int:
     """Weights that a token visits: of the routed experts only so many."""
     banks = [
@@ -287,7 +361,7 @@ def active(model: Any, top_k: int) -> int:
     return count(model) - idle
 
 
-@pytest.mark.parametrize("model_type", sorted(LINEAR - {"qwen3_5_text", "olmo_hybrid"}))
+@pytest.mark.parametrize("model_type", sorted(ROUTED))
 def test_active_parameters(model_type: str) -> None:
     rng = random.Random(model_type)
     for _ in range(3):
@@ -296,7 +370,31 @@ def test_active_parameters(model_type: str) -> None:
         with torch.device("meta"):
             model = build(config)
         found = parameters(model_from_config(config.to_dict(), name="test"), active=True)
-        assert found == active(model, config.num_experts_per_tok) <= count(model)
+        assert found == active(model, getattr(config, _top_k(model_type))) <= count(model)
+
+
+def _top_k(model_type: str) -> str:
+    routed = FAMILIES[model_type].moe
+    assert routed is not None
+    return routed.top_k
+
+
+def test_experts_without_weights() -> None:
+    """LongCat: a router's row for each zero expert, and nothing else; transformers 5.24 gives each the
+    gate and up matrices, too, which are in no checkpoint (560 billion weights as published)."""
+    rng = random.Random(ZEROS)
+    for _ in range(4):
+        config = CONFIG_MAPPING[ZEROS](**small(ZEROS, rng))
+        bank = 2 * config.expert_ffn_hidden_size * config.hidden_size
+        surplus = config.num_layers * config.zero_expert_num * bank
+        assert ours(config.to_dict()) == built(config) - surplus
+    published = {
+        "model_type": ZEROS, "hidden_size": 6144, "num_layers": 28, "num_attention_heads": 64,
+        "ffn_hidden_size": 12288, "expert_ffn_hidden_size": 2048, "n_routed_experts": 512,
+        "zero_expert_num": 256, "moe_topk": 12, "vocab_size": 131072, "q_lora_rank": 1536,
+        "kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
+    }  # fmt: skip
+    assert 559e9 < ours(published) < 563e9
 
 
 def mutated(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -310,7 +408,7 @@ def mutated(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from ({**config, key: n} for n in (2 * value, value // 2))
 
 
-@pytest.mark.parametrize("model_type", sorted(LINEAR))
+@pytest.mark.parametrize("model_type", sorted((LINEAR | VARIED) - {ZEROS}))
 def test_mutations_are_equal_or_refused(model_type: str) -> None:
     """Never a count of another model: what transformers builds from the same file, or a refusal."""
     stated = small(model_type, random.Random(model_type))

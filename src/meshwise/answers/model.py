@@ -15,7 +15,7 @@ from meshwise.answers.text.checkpoint import checkpoint_tables, checkpoint_words
 from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.layouts import tp_degrees as legality
-from meshwise.models.parameters import mtp_parameters, parameters
+from meshwise.models.parameters import mtp_parameters, parameters, parameters_with_towers
 from meshwise.models.shapes import Model, Quantization
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_bytes, format_count, format_memory
@@ -50,6 +50,7 @@ class ModelRecord(TypedDict):
     model_type: str
     parameters: int
     active_parameters: int
+    parameters_with_towers: int
     layers: int
     hidden: int
     heads: int
@@ -65,6 +66,8 @@ class ModelRecord(TypedDict):
     kv_cache_bytes_per_token: float
     state_bytes_per_sequence: float
     weight_bytes: dict[str, float]
+    towers: list[dict[str, object]]
+    towers_not_counted: list[str]
     checkpoint: CheckpointRecord | None
     legal_tp: list[int]
     tp_dividing_heads: list[int]
@@ -97,6 +100,8 @@ class ModelResult(Answer):
         "Of recurrent layers, however long the context is, unsplit [bytes]."
     )
     weight_bytes = Key[Record]("Of all weights, by number format [bytes].")
+    towers = Key[list[Record]]("Encoders of images and sounds, and their projectors.")
+    towers_not_counted = Key[list[str]]("Encoders whose weights are not counted.")
     checkpoint = Key[Record | None]("What the files beside the ``config.json`` hold.")
     tp_dividing_heads = Key[list[int]]("Degrees that divide the heads.")
     max_tp_without_kv_copies = Key[int | None]("From the next on, ranks hold copies of KV heads.")
@@ -123,6 +128,11 @@ class ModelResult(Answer):
     def active_parameters(self) -> int:
         """Those that a token meets: of routed experts, its own."""
         return int(parameters(self.model, active=True))
+
+    @property
+    def parameters_with_towers(self) -> int:
+        """With the encoders of images and sounds that are counted."""
+        return int(parameters_with_towers(self.model))
 
     @property
     def legal_tp(self) -> list[int]:
@@ -157,6 +167,7 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "model_type": model.model_type,
         "parameters": parameters(model),
         "active_parameters": parameters(model, active=True),
+        "parameters_with_towers": parameters_with_towers(model),
         "layers": model.layers,
         "hidden": model.hidden,
         "heads": max((a.heads for a in attentions), default=0),
@@ -173,6 +184,8 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "kv_cache_bytes_per_token": per_token,
         "state_bytes_per_sequence": states,
         "weight_bytes": weight_bytes,
+        "towers": [msgspec.to_builtins(tower) for tower in model.towers],
+        "towers_not_counted": list(model.towers_not_counted),
         "checkpoint": checkpoint_record(model.checkpoint),
         # degrees, and why others are not
         "legal_tp": legal,
@@ -232,6 +245,7 @@ def model_page(d: ModelRecord, model: Model) -> Page:
                 "active per token",
                 f"{d['active_parameters']:,} ({format_count(d['active_parameters'])})",
             ),
+            *_tower_rows(d),
             ("layers", str(d["layers"])),
             ("hidden", str(d["hidden"])),
             ("query heads / KV heads", f"{d['heads']} / {d['kv_heads']}"),
@@ -253,9 +267,37 @@ def model_page(d: ModelRecord, model: Model) -> Page:
     # a sentence per degree that needs one
     lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
+    lines += _unstated_words(d["towers"])
     told = ("\n".join(wrap(line) for line in lines),) if lines else ()
     files = checkpoint_tables(model.checkpoint) if model.checkpoint is not None else ()
     return Page(d["name"], (sizes, *files, *told), model_line(d, model))
+
+
+def _tower_rows(d: ModelRecord) -> list[tuple[str, str]]:
+    """Encoders of images and sounds, each with its size, and the whole."""
+    rows = [
+        (f"  {tower['name']}", f"{tower['parameters']:,}{_tower_format(tower['stored'])}")
+        for tower in d["towers"]
+    ]
+    rows += [(f"  {name}", "not counted") for name in d["towers_not_counted"]]
+    if not d["towers"]:
+        return rows
+    total = d["parameters_with_towers"]
+    return [("with towers", f"{total:,} ({format_count(total)})"), *rows]
+
+
+def _tower_format(stored: object) -> str:
+    """The format of a tower's matrices, where they are quantised."""
+    return f" ({stored['dtype']})" if isinstance(stored, dict) else ""
+
+
+def _unstated_words(towers: list[dict[str, object]]) -> list[str]:
+    """Sizes of encoders that the file leaves to their classes."""
+    return [
+        f"{tower['block']}: {', '.join(map(str, unstated))} as its class {tower['name']} has by default"
+        for tower in towers
+        if isinstance(unstated := tower["unstated"], list | tuple) and unstated
+    ]
 
 
 def _held(d: ModelRecord) -> list[tuple[str, str]]:

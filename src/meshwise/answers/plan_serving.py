@@ -17,13 +17,14 @@ from meshwise.answers.text.serving import serving_mesh_words, serving_table
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
 from meshwise.layouts.pins import Pins, pins_record
+from meshwise.layouts.rules.of_model import DEGREE_CODES
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
 from meshwise.search.serving.question import Served
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.units import format_gpus, format_memory, format_time
 
-_SAME = ("heads", "kv_heads", "kv_copies", "quantization", "layers")
+_SAME = (*DEGREE_CODES, "layers")
 REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
     "stack": "what this stack cannot run (pipelines, expert or decode context parallelism)",
     "replicas": "more replicas than requests in flight",

@@ -86,6 +86,7 @@ def _scaled(said: Given, record: Record) -> Step | None:
         if degree is None:
             return None
         held = work["context"] if said["phase"] == "decode" else work["seq"]
+        held -= work.get("image_tokens", 0)  # which the option adds again
         load = {"tp": degree, "isl": held, "osl": ANSWER_TOKENS, "concurrency": work["batch"]}
         return Step("Under a load of requests", "serve", load, curve)
     node, most = record["cluster"]["levels"][0]["ranks"], record["cluster"]["devices"]

@@ -99,6 +99,11 @@ skew_option = click.option(
     help="How unevenly tokens draw experts: sigma of a log-normal popularity; 0 is even, an upper bound "
     "of the experts that a batch reads (default: 1 in inference, 0 in training).",
 )
+image_option = click.option(
+    "--image-tokens",
+    type=values.NUMBER_TYPE,
+    help="Inference: tokens that images (or sounds) add to a prompt; their encoder's time is not priced.",
+)
 workload_options = stacked(
     click.option(
         "--phase",
@@ -147,6 +152,7 @@ workload_options = stacked(
         help="Of gradients, in place of the stack's: fp32, bf16 or fp16.",
     ),
     skew_option,
+    image_option,
 )
 software_options = stacked(
     click.option(
@@ -212,7 +218,7 @@ def read_workload(o: Given) -> Workload:
         gradients=o.text("grad_dtype"),
     )
     misplaced: tuple[str, ...] = {
-        "train": ("context", "kv_dtype", "weight_dtype"),
+        "train": ("context", "kv_dtype", "weight_dtype", "image_tokens"),
         "prefill": ("context", "micro_batch", "recompute", "grad_dtype"),
         # a step over the cache has kernels of its own
         "decode": ("micro_batch", "recompute", "grad_dtype", "attention"),
@@ -241,10 +247,24 @@ def read_workload(o: Given) -> Workload:
                 nearest=given,
             )
         context = count(required(given, "--context", "4096"), "--context", high=MAX_SEQ)
-        return Decode(batch=batch, context=context, formats=formats, expert_skew=expert_skew(o))
+        images = image_tokens(o, context)
+        return Decode(
+            batch=batch,
+            context=context + images,
+            image_tokens=images,
+            formats=formats,
+            expert_skew=expert_skew(o),
+        )
     seq = count(required(o.text("seq"), "--seq", "2048"), "--seq", high=MAX_SEQ)
     if phase == "prefill":
-        return Prefill(batch=batch, seq=seq, formats=formats, expert_skew=expert_skew(o))
+        images = image_tokens(o, seq)
+        return Prefill(
+            batch=batch,
+            seq=seq + images,
+            image_tokens=images,
+            formats=formats,
+            expert_skew=expert_skew(o),
+        )
     return Training(
         batch=batch,
         seq=seq,
@@ -253,6 +273,15 @@ def read_workload(o: Given) -> Workload:
         formats=formats,
         expert_skew=expert_skew(o) or 0.0,
     )
+
+
+def image_tokens(o: Given, others: int) -> int:
+    """Tokens that images add to the ``others`` of a prompt; 0 where none are said."""
+    from meshwise.workloads.workload import MAX_SEQ
+
+    if not o.has("image_tokens"):
+        return 0
+    return o.count("image_tokens", low=0, high=max(MAX_SEQ - others, 0))
 
 
 def expert_skew(o: Given) -> float | None:

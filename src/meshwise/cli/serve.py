@@ -23,6 +23,7 @@ load_options = options.stacked(
         type=values.NUMBER_TYPE,
         help="Tokens of a prompt.",
     ),
+    options.image_option,
     click.option(
         "--osl",
         "--output-len",
@@ -184,8 +185,11 @@ def read_load(o: Given) -> Serving:
     def share(name: str) -> float:
         return fraction(o[name], option_of(name), low=0.0, high=1.0)
 
+    isl = number("isl", "1024")
+    images = options.image_tokens(o, isl)
     return Serving(
-        isl=number("isl", "1024"),
+        isl=isl + images,
+        image_tokens=images,
         osl=number("osl", "256"),
         concurrency=number("concurrency", "32", MAX_BATCH),
         prefix_hit=share("prefix_hit"),

@@ -63,7 +63,8 @@ def heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]
 def kv_heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """KV heads are split, or each is copied to a whole number of ranks (C38)."""
     for a in _attentions(model):
-        if a.mla or (a.heads == a.kv_heads and a.heads % tp):
+        # one latent, or one key that is its value: on every rank whole, as its engines have it
+        if a.mla or a.one_cache or (a.heads == a.kv_heads and a.heads % tp):
             continue
         if a.kv_heads % tp and tp % a.kv_heads:
             yield Finding(
@@ -83,6 +84,14 @@ def kv_heads(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Findi
                 f"times, {what}. Serving engines (vLLM, "
                 "SGLang, TensorRT-LLM) copy; plain column splits (transformers, DTensor) refuse",
             )
+
+
+def output_groups(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
+    """Groups of heads whose outputs are compressed apart are split whole (vLLM's deepseek_v4.py)."""
+    for a in _attentions(model):
+        if a.output_rank is not None and a.output_groups % tp:
+            text = f"tp={tp} does not divide {a.output_groups} groups of the output projection"
+            yield Finding("output_groups", True, text)
 
 
 def _recurrents(model: Model) -> list[Recurrent]:
@@ -252,6 +261,7 @@ def vocabulary(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Fin
 DEGREE_RULES = (
     heads,
     kv_heads,
+    output_groups,
     recurrent_heads,
     key_groups,
     recurrent_norms,
@@ -337,6 +347,7 @@ _NAMES = {
     "kv_copies": "the KV heads (this stack does not copy them)",
     "quantization": "the quantisation groups",
     "heads": "the heads",
+    "output_groups": "the groups of the output projection",
     "recurrent_heads": "the heads of recurrent layers",
     "key_groups": "the heads of keys of recurrent layers",
     "key_copies": "the heads of keys of recurrent layers (this stack does not copy them)",

@@ -193,7 +193,8 @@ def format_remarks(
 ) -> list[str]:
     """As what the model is priced, where its name does not say it; and what the formats of a run cost
     on a device that has no units for them."""
-    found = [asked] if (asked := model_as_run(model, workload).asked) else []
+    said = model_as_run(model, workload).asked
+    found = [said] if said else []
     q, f = model_as_run(model, workload).quantization, workload.formats
     stated = products(model, workload)
     if stated is None and f.dtype is not None and q is not None:

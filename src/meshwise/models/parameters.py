@@ -95,13 +95,17 @@ def _output(a: Attention, hidden: int) -> list[Projection]:
 
 
 def indexer_matrices(a: Attention, hidden: int) -> list[Projection]:
-    """Projections of the indexer: queries, the one key of a position, and a weight per head."""
-    i = a.indexer
+    """Projections beside those of the heads: what compresses keys; the indexer's queries, the one key of a
+    position, and a weight per head."""
+    i, found = a.indexer, []
+    if a.compressor_features:
+        found.append(Projection("compressor", hidden, a.compressor_features, "none"))
     if i is None or not i.own:
-        return []
+        return found
     return [
+        *found,
         Projection("indexer_query", i.rank or hidden, i.heads * i.head_dim, "none"),
-        Projection("indexer_key", hidden, i.head_dim, "none"),
+        Projection("indexer_key", hidden, i.key_features or i.head_dim, "none"),
         *([Projection("indexer_weight", hidden, i.heads, "none")] if i.weighted else []),
     ]
 
@@ -158,6 +162,8 @@ def moe_weights(m: Moe, hidden: int, experts: int | None = None) -> Weights:
     n = m.experts if experts is None else experts
     # A row-parallel bias is kept whole by every rank, one per expert.
     weights = mlp_weights(m.expert, m.latent or hidden).times(n)
+    if m.vision is not None and experts is None:  # tokens of a text visit none of them
+        weights = weights.plus(mlp_weights(m.vision, hidden).times(n))
     weights = weights.plus(Weights(0, router_weights(m, hidden)))
     if m.latent is not None:
         weights = weights.plus(Weights(0, latent_weights(m, hidden)))
@@ -167,8 +173,9 @@ def moe_weights(m: Moe, hidden: int, experts: int | None = None) -> Weights:
 
 
 def router_weights(m: Moe, hidden: int) -> int:
-    """Weights of the router, on every rank."""
-    return (m.experts + m.zero_experts) * (hidden + m.router_bias) + m.router_parameters
+    """Weights of the router (of both, where images' tokens have their own), on every rank."""
+    one = (m.experts + m.zero_experts) * (hidden + m.router_bias) + m.router_parameters
+    return one * (1 if m.vision is None else 2)
 
 
 def latent_weights(m: Moe, hidden: int) -> int:
@@ -178,9 +185,9 @@ def latent_weights(m: Moe, hidden: int) -> int:
     return 2 * hidden * m.latent + (hidden + m.latent) * m.latent_bias
 
 
-def adapter_weights(block: Block) -> int:
-    """Weights of a layer's further small products."""
-    return sum(a.inputs * a.outputs + a.parameters for a in block.adapters)
+def adapter_weights(part: Block | Model) -> int:
+    """Weights of the further small products of a layer, or of the model's ends."""
+    return sum(a.inputs * a.outputs + a.parameters for a in part.adapters)
 
 
 def block_weights(block: Block, hidden: int, active: bool = False) -> Weights:
@@ -198,8 +205,8 @@ def block_weights(block: Block, hidden: int, active: bool = False) -> Weights:
 
 
 def embedding_weights(model: Model) -> Weights:
-    """Token table, learned positions, embedding norm, OPT-350m's input projection, and Gemma 3n's table of
-    embeddings per layer with the product that adds the token's own."""
+    """Token table, learned positions, embedding norm, OPT-350m's input projection, Gemma 3n's table of
+    embeddings per layer with the product that adds the token's own, and what else the ends multiply."""
     width = model.embedding_dim or model.hidden
     project = width * model.hidden if model.embedding_dim else 0
     per_layer = model.layers * model.layer_embedding
@@ -207,7 +214,10 @@ def embedding_weights(model: Model) -> Weights:
         project += model.hidden * per_layer + model.layer_embedding
     return Weights(
         model.vocab * width + model.layer_embedding_rows * per_layer,
-        model.positions * model.hidden + model.embedding_norm_parameters + project,
+        model.positions * model.hidden
+        + model.embedding_norm_parameters
+        + project
+        + adapter_weights(model),
     )
 
 
@@ -232,6 +242,21 @@ def parameters(model: Model, active: bool = False) -> int:
         own = adapter_weights(block)
         total += (one - own) * (min(count, 1) if block.shared else count) + own * count
     return total
+
+
+def tower_parameters(model: Model) -> int:
+    """Number of weights of the encoders of images and sounds, and of their projectors."""
+    return sum(tower.parameters for tower in model.towers)
+
+
+def has_towers(model: Model) -> bool:
+    """Whether the model has encoders of images or sounds, counted or not."""
+    return bool(model.towers or model.towers_not_counted)
+
+
+def parameters_with_towers(model: Model) -> int:
+    """Number of weights of the whole multimodal model, but for towers that are not counted."""
+    return parameters(model) + tower_parameters(model)
 
 
 def mtp_parameters(model: Model) -> int:

@@ -59,6 +59,9 @@ class Moe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     latent_bias: bool = False  # of the two projections into that width and back
     router_parameters: int = 0  # further weights of the router (a norm, scales), on every rank
     zero_experts: int = 0  # further choices of the router that have no weights (LongCat)
+    vision: Mlp | None = (
+        None  # as many experts again, with a router, for images' tokens (ERNIE 4.5 VL)
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, _MOE, "moe")
@@ -206,6 +209,28 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         )
 
 
+class Tower(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An encoder of images or sounds beside the language model, or what joins it to that.
+
+    ``split`` of its ``parameters`` are divided where tensor parallelism divides its ``heads``.
+    """
+
+    name: str  # model type of the encoder
+    kind: str  # vision, audio, projector
+    parameters: int
+    layers: int = 0
+    hidden: int = 0
+    heads: int = 1
+    split: int = 0
+    stored: Stored | None = None  # how its matrices are stored; None: as Model.dtype
+    block: str = ""  # key of the configuration that describes it
+    unstated: tuple[str, ...] = ()  # sizes that the file leaves to the encoder's class
+
+    def __post_init__(self) -> None:
+        check_fields(self, _TOWER, "tower")
+        count(self.split, "tower.split", low=0, high=self.parameters, text=False)
+
+
 class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A decoder-only language model: shapes, from which everything is counted.
 
@@ -229,9 +254,12 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param residual_streams: copies of the residual that layers mix (hyper-connections).
     :param layer_embedding: width of a table of embeddings per layer (Gemma 3n), 0: none.
     :param layer_embedding_rows: its rows.
+    :param adapters: further small products at its ends, once for each token, on every rank whole.
     :param mtp: multi-token-prediction layers, which are not counted in the parameters.
     :param dtype: number format of the weights that are not quantised.
     :param quantization: how the checkpoint stores its weights.
+    :param towers: encoders of images and sounds, and their projectors: not in ``blocks``.
+    :param towers_not_counted: names of encoders that it has and whose weights nobody has counted.
     :param source: where the configuration is from.
     :param asked: the name that was given, where this is a preset of the same architecture.
     :param checkpoint: what the files beside its ``config.json`` hold, where there are any.
@@ -259,9 +287,12 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     residual_streams: int = 1  # copies of the residual that layers mix (hyper-connections)
     layer_embedding: int = 0  # width of a table of embeddings per layer (Gemma 3n, 4); 0: none
     layer_embedding_rows: int = 0  # its rows
+    adapters: tuple[Adapter, ...] = ()  # small products of the model's ends (Gemma 3n, DeepSeek-V4)
     mtp: MultiToken | None = None  # multi-token prediction, beside the language model
     dtype: str = "bf16"  # of the unquantised weights
     quantization: Quantization | None = None
+    towers: tuple[Tower, ...] = ()
+    towers_not_counted: tuple[str, ...] = ()
     source: str = ""
     asked: str = ""  # the name that was given, where this is a preset of the same architecture
     checkpoint: CheckpointContents | None = None  # what the files beside its config.json hold
@@ -299,6 +330,7 @@ _MOE = flags_of(Moe) | {
     "latent": optional(_SIZE),
     "router_parameters": _PARAMETERS,
     "zero_experts": whole(0, MAX_COUNT),
+    "vision": optional(a(Mlp)),
 }
 _ADAPTER: dict[str, Check] = {
     "name": text,
@@ -318,6 +350,15 @@ _MULTI_TOKEN: dict[str, Check] = {
     "blocks": tuple_of(a(Block), "Block"),
     "joining_parameters": _PARAMETERS,
     "depths": whole(1, MAX_COUNT),
+}
+_TOWER: dict[str, Check] = {
+    **dict.fromkeys(("name", "block"), text),
+    "kind": among("vision", "audio", "projector"),
+    **dict.fromkeys(("parameters", "split"), _PARAMETERS),
+    **dict.fromkeys(("layers", "hidden"), whole(0, MAX_COUNT)),
+    "heads": _SIZE,
+    "stored": optional(a(Stored)),
+    "unstated": tuple_of(text, "key", least=0),
 }
 _QUANTIZATION = flags_of(Quantization) | {
     "method": text,
@@ -339,9 +380,12 @@ _MODEL = flags_of(Model) | {
     "final_norm_parameters": _PARAMETERS,
     **dict.fromkeys(("layer_embedding", "layer_embedding_rows"), _PARAMETERS),
     "residual_streams": whole(1, 1000),
+    "adapters": tuple_of(a(Adapter), "Adapter", least=0),
     "mtp": optional(a(MultiToken)),
     "max_positions": optional(whole(1, MAX_PARAMETERS)),
     "dtype": among(*dtypes.ELEMENT_BYTES),
     "quantization": optional(a(Quantization)),
+    "towers": tuple_of(a(Tower), "Tower", least=0),
+    "towers_not_counted": tuple_of(text, "name", least=0),
     "checkpoint": optional(a(msgspec.Struct)),
 }

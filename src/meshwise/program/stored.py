@@ -7,8 +7,8 @@ import numpy as np
 from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
-from meshwise.models.parameters import parameters
-from meshwise.models.shapes import Block, Model, Stored
+from meshwise.models.parameters import has_towers, parameters
+from meshwise.models.shapes import Block, Model, Stored, Tower
 from meshwise.program.context import Widths, stored_width, widths
 from meshwise.program.weights import Role, block_matrices, end_weights, layers_held, tied_table
 from meshwise.workloads.workload import Prefill
@@ -65,6 +65,44 @@ def extra_bytes(model: Model, role: Role) -> Array:
         return 0.0
     layers = zip(found.extra_bytes, role.layers, strict=True)
     return sum(size * count for size, count in layers) + found.end_extra_bytes * role.embedding
+
+
+def tower_bytes(model: Model, layout: Layouts, w: Widths, divided: bool) -> Array:
+    """Bytes of the encoders of images and sounds on one rank that has them: as the checkpoint's files or its
+    configuration hold them, and 16 bit in most. ``divided``: by TP, where it divides their heads; embeddings,
+    norms and biases of what is added up stay whole."""
+    held = _held_tower_bytes(model, w)
+    if not model.towers:
+        return held or 0.0
+    parts = [_tower_parts(model, tower, w) for tower in model.towers]
+    scale = 1.0 if held is None else held / sum(sum(part) for part in parts)
+    total: Array = 0.0
+    for tower, (split, kept) in zip(model.towers, parts, strict=True):
+        shares = np.where(divided & (tower.heads % layout.tp == 0), layout.tp, 1)
+        total = total + (kept + split / shares) * scale
+    return total
+
+
+def _tower_parts(model: Model, tower: Tower, w: Widths) -> tuple[float, float]:
+    """Bytes of a tower (that TP may divide, the others). A projector is linear layers alone; of an encoder
+    patches, positions and norms are never quantised."""
+    quantised = tower.stored is not None and model.quantization is not None
+    narrow = stored_width(model, w, tower.stored) if quantised else w.plain_weight
+    rest = narrow if tower.kind == "projector" else w.plain_weight
+    return tower.split * narrow, (tower.parameters - tower.split) * rest
+
+
+def _held_tower_bytes(model: Model, w: Widths) -> float | None:
+    """Bytes of the encoders' weights in the checkpoint's files, none wider than it is loaded; None where
+    nothing says it, or the model has no encoder.
+    """
+    if model.checkpoint is None or not has_towers(model):
+        return None
+    parts = (part for part in model.checkpoint.apart if part.what == "towers")
+    part = next((p for p in parts if p.bytes and p.parameters), None)
+    if part is None or part.bytes is None or part.parameters is None:
+        return None
+    return min(float(part.bytes), part.parameters * w.plain_weight)
 
 
 def weight_bytes(model: Model) -> dict[str, float]:

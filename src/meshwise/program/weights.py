@@ -111,6 +111,10 @@ def block_matrices(block: Block, hidden: int, layout: Layouts) -> Matrices:
         wide = moe.latent or hidden
         found, more = _mlp(moe.expert, wide, layout.expert_tp(), s.expert_up, s.expert_down)
         experts, biases = [(how, number * share) for how, number in found], more * share
+        if moe.vision is not None:
+            found, more = _mlp(moe.vision, wide, layout.expert_tp(), s.expert_up, s.expert_down)
+            experts += [(how, number * share) for how, number in found]
+            biases = biases + more * share
         plain = plain + router_weights(moe, hidden) + hidden * moe.shared_gate
         plain = plain + latent_weights(moe, hidden)
         if moe.shared is not None:

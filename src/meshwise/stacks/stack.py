@@ -169,6 +169,7 @@ class Stack:
     gradient_buckets = ByName(Memory.gradient_buckets)
     autograd_gradients = ByName(Memory.autograd_gradients)
     memory_reserve = ByName(Memory.memory_reserve)
+    shards_towers = ByName(Memory.shards_towers)
 
 
 # in the order of records

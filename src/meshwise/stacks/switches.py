@@ -259,6 +259,11 @@ class Memory(_Group, frozen=True, kw_only=True):
         "Every weight has a 16-bit gradient until the backward of its microbatch ends, beside the "
         "fp32 sums. Otherwise gradients are added up as they come.",
     ] = False
+    shards_towers: Annotated[
+        bool,
+        "Inference: TP divides the layers of a multimodal model's encoders of images and sounds, where it "
+        "divides their heads. Otherwise, and in training, every rank keeps them whole.",
+    ] = False
     memory_reserve: Annotated[
         float,
         Range(0.0, 0.95),

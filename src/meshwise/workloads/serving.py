@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshwise.checks import Check, KeywordStruct, a, check_fields, counted, optional, shared
 from meshwise.errors import InputError, quoted
-from meshwise.strict_tables import fraction
+from meshwise.strict_tables import count, fraction
 from meshwise.workloads.workload import (
     MAX_BATCH,
     MAX_IMBALANCE,
@@ -43,6 +43,7 @@ class Serving(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     :param concurrency: requests in flight over all replicas.
     :param prefix_hit: share of a prompt whose keys and values are in the cache already: attended to
         and held, not computed.
+    :param image_tokens: how many of the ``isl`` tokens are images' (or sounds'): see :class:`Prefill`.
     :param chunk: most tokens of an iteration; None: the stack's.
     :param draft_tokens: tokens that are drafted per verification (arXiv 2211.17192).
     :param acceptance: with what probability each of them is accepted.
@@ -62,6 +63,7 @@ class Serving(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     osl: int
     concurrency: int
     prefix_hit: float = 0.0
+    image_tokens: int = 0
     chunk: int | None = None
     draft_tokens: int = 0
     acceptance: float | None = None
@@ -75,6 +77,7 @@ class Serving(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         check_fields(self, _RULES, "")
+        count(self.image_tokens, "image_tokens", low=0, high=self.isl)
         self._check_drafts()
 
     def _check_drafts(self) -> None:
@@ -127,6 +130,7 @@ class Serving(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Decode(
             batch=self.concurrency,
             context=self.context,
+            image_tokens=self.image_tokens,
             formats=self.formats,
             expert_imbalance=self.expert_imbalance,
             expert_skew=self.expert_skew,
@@ -138,6 +142,7 @@ _RULES: dict[str, Check] = {
     "osl": counted(high=MAX_SEQ),
     "concurrency": counted(high=MAX_BATCH),
     "prefix_hit": shared(low=0.0, high=1.0),
+    "image_tokens": counted(low=0, high=MAX_SEQ),
     "chunk": optional(counted(high=MAX_SEQ)),
     "draft_tokens": counted(low=0, high=MAX_QUERIES - 1),
     "acceptance": optional(shared(low=0.0, high=1.0)),

@@ -133,6 +133,8 @@ class Prefill(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     :param formats: :class:`Formats`.
     :param cached: more tokens that stand before them in the KV cache (a prefix, or earlier chunks):
         attended to and not computed.
+    :param image_tokens: how many of all these tokens are images' (or sounds'): they are priced as the others,
+        and their encoder is not.
     :param expert_imbalance: as in :class:`Training`.
     :param expert_skew: as in :class:`Training`; None: :data:`SERVED_SKEW`, as an assumption.
     :raises InputError: for a value out of its range; ``field`` is its name here.
@@ -146,6 +148,7 @@ class Prefill(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seq: int
     formats: Formats = Formats()
     cached: int = 0
+    image_tokens: int = 0
     expert_imbalance: float = 1.0
     expert_skew: float | None = None
 
@@ -153,6 +156,7 @@ class Prefill(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         check_fields(self, _PREFILL, "")
+        count(self.image_tokens, "image_tokens", low=0, high=self.seq + self.cached)
 
 
 class Decode(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -162,6 +166,7 @@ class Decode(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     :param context: tokens that each holds.
     :param formats: :class:`Formats`.
     :param queries: tokens that are computed per sequence: above 1 drafts are verified.
+    :param image_tokens: as in :class:`Prefill`, of the ``context``.
     :param expert_imbalance: as in :class:`Training`.
     :param expert_skew: as in :class:`Prefill`.
     :raises InputError: for a value out of its range; ``field`` is its name here.
@@ -175,6 +180,7 @@ class Decode(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     context: int
     formats: Formats = Formats()
     queries: int = 1
+    image_tokens: int = 0
     expert_imbalance: float = 1.0
     expert_skew: float | None = None
 
@@ -183,6 +189,7 @@ class Decode(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         check_fields(self, _DECODE, "")
         count(self.queries, "queries", high=min(MAX_QUERIES, self.context))
+        count(self.image_tokens, "image_tokens", low=0, high=self.context)
 
 
 _BATCH = counted(high=MAX_BATCH)
@@ -202,11 +209,13 @@ _PREFILL = _ALWAYS | {
     "expert_skew": optional(_SKEW),
     "seq": _SEQ,
     "cached": counted(low=0, high=MAX_SEQ),
+    "image_tokens": counted(low=0, high=MAX_SEQ),
 }
 _DECODE = _ALWAYS | {
     "expert_skew": optional(_SKEW),
     "context": counted(high=MAX_SEQ),
     "queries": counted(high=MAX_QUERIES),
+    "image_tokens": counted(low=0, high=MAX_SEQ),
 }
 
 Workload = Training | Prefill | Decode
@@ -217,6 +226,8 @@ def to_dict(workload: Workload) -> dict[str, Any]:
     fields: dict[str, Any] = {"phase": workload.phase}
     for name in workload.__struct_fields__:
         value = getattr(workload, name)
+        if name == "image_tokens" and not value:
+            continue
         if name == "formats":
             fields |= {
                 f"{k}_dtype" if k != "dtype" else k: v

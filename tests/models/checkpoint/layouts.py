@@ -217,7 +217,7 @@ CASES: dict[str, Case] = {
     "nf4": Case(nf4, BNB4, "int4", 64),
     "int8-bnb": Case(int8_bnb, {"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
     "exl3": Case(exl3, {"quant_method": "exl3", "bits": 3.0}, "int3"),
-    "exl2": Case(exl2, {"quant_method": "exl2", "bits": 4.5}, "int5"),
+    "exl2": Case(exl2, {"quant_method": "exl2", "bits": 4.5}, "int4"),
     "aqlm": Case(aqlm, {"quant_method": "aqlm", "nbits_per_codebook": 16, "in_group_size": 8,
                         "num_codebooks": 1, "out_group_size": 1}, "int2"),
     "hqq": Case(

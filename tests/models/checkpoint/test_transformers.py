@@ -26,7 +26,9 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torc
 
 
 def config_of(model_type: str) -> Any:
-    return families.CONFIG_MAPPING[model_type](**families.small(model_type, random.Random(model_type)))
+    return families.CONFIG_MAPPING[model_type](
+        **families.small(model_type, random.Random(model_type))
+    )
 
 
 def data_bytes(folder: Path) -> Iterator[int]:
@@ -60,9 +62,7 @@ def test_what_transformers_saves(model_type: str, tmp_path: Path) -> None:
 
 def in_memory(model: Any, folder: Path) -> None:
     """A folder with the tensors of a model by the names that they have in memory."""
-    tensors = {
-        name: (DTYPES[t.dtype], list(t.shape)) for name, t in model.state_dict().items()
-    }
+    tensors = {name: (DTYPES[t.dtype], list(t.shape)) for name, t in model.state_dict().items()}
     written.folder_of(folder, tensors, json.loads(model.config.to_json_string(use_diff=False)))
 
 

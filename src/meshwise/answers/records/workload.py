@@ -13,6 +13,8 @@ def serving_workload(w: Serving) -> dict[str, object]:
     fields: dict[str, object] = msgspec.to_builtins(w)
     formats: dict[str, object] = msgspec.to_builtins(w.formats)
     fields.pop("formats")
+    if not w.image_tokens:
+        fields.pop("image_tokens")
     named = {k if k == "dtype" else f"{k}_dtype": v for k, v in formats.items()}
     named.pop("gradients_dtype")
     fields["expert_skew"] = drawn_skew(w.expert_skew)

@@ -212,6 +212,11 @@ class Compute(NamedTuple):
         """Constants of a product, of the experts' where they were measured."""
         experts = self.fits.experts(dtype, self.stack.software, narrow) if grouped else None
         if experts is None:
+            own = None
+            if narrow is not None and not grouped:
+                own = self.fits.weight_only(dtype, self.stack.software, narrow)
+            if own is not None:
+                return own
             return self.fits.gemm(dtype, self._quantiser, narrow)[0]
         # scales per block are found in each pass
         static = self.stack.kernels.static_scales and dtype != "fp8_block"

@@ -21,6 +21,7 @@ from meshwise.cost.kernels.seconds import (
     correction_table,
     gemm_fit,
     grouped_fit,
+    weight_only_fit,
 )
 from meshwise.cost.kernels.sparse import SparseFit
 from meshwise.cost.sources import Source
@@ -57,6 +58,13 @@ class Kernels(NamedTuple):
         """Constants of products that run at the rate of ``dtype``, and the measured shapes;
         ``weight_bytes`` where weights are narrower than the operands, and expanded in the kernel."""
         return _gemm(self.name, dtype, engine, self.inherited, weight_bytes)
+
+    def weight_only(self, dtype: str, engine: str, weight_bytes: float) -> GemmFit | None:
+        """Constants of an engine's products that expand weights of ``weight_bytes`` to 16 bit; None where
+        none were measured."""
+        if dtype != "bf16":
+            return None
+        return _weight_only(self.name, engine, weight_bytes)
 
     def experts(self, dtype: str, engine: str, weight_bytes: float | None = None) -> GemmFit | None:
         """Constants of an engine's grouped products of experts; None where none were measured."""
@@ -122,6 +130,17 @@ def _gemm(
 
 
 @functools.cache
+def _weight_only(name: str, engine: str, weight_bytes: float) -> GemmFit | None:
+    entries = _kernel_table(name).get("weight_only", {}).get(engine, {}).values()
+    near = [e for e in entries if abs(e["weight_bytes"] - weight_bytes) < _SCALES]
+    if not near:
+        return None
+    entry = near[0]
+    dense = gemm_fit(_kernel_table(name)["gemm"]["bf16"], elsewhere=True, weight_bytes=weight_bytes)
+    return weight_only_fit(dense, entry, tuple(correction_table(t) for t in entry["tables"]))
+
+
+@functools.cache
 def _experts(
     name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None
 ) -> GemmFit | None:
@@ -140,6 +159,7 @@ def _experts(
 # products are too. The others', Triton's and generated ones, are for four-bit weights alone.
 _EXPERTS_OF = "trtllm"
 _FOUR_BIT = 0.75  # bytes, below which a weight is one
+_SCALES = 0.15  # bytes that scales add to a weight at most, of the same kernel
 _SAME = 0.01  # bytes, within which two formats of them are one: their scales tell them apart
 _UNDER = {"bf16": "w4a16", "fp8": "w4a8"}  # sections of four-bit weights, by what multiplies
 

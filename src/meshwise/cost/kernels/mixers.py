@@ -29,7 +29,7 @@ _WIDE = 2.0  # bytes of an indexer's key, from which its scores are products lik
 # multiply-adds (CUDA C++ Programming Guide, throughput of native arithmetic instructions).
 EXPONENTIAL_FLOPS = 16.0
 
-Measured = tuple[Ranges, tuple[Array, ...]]  # (ranges of a table, an operation's place in them)
+_Measured = tuple[Ranges, tuple[Array, ...]]  # (ranges of a table, an operation's place in them)
 
 
 def recurrence_seconds(op: Op, scan: Scan, fits: Kernels, engine: str, chip: Chip) -> Array | None:
@@ -67,7 +67,7 @@ def selective_scan_seconds(op: Op, scan: Scan, vector_peak: float, rate: float) 
     return np.maximum(arithmetic, op.hbm_bytes / rate)
 
 
-def measured_recurrence(op: Op, scan: Scan, fits: Kernels, engine: str) -> Measured:
+def measured_recurrence(op: Op, scan: Scan, fits: Kernels, engine: str) -> _Measured:
     """What was measured of it."""
     found = fits.recurrence(scan.rule, engine, decode=op.kernel is Kernel.DECODE)
     if found is None:
@@ -134,7 +134,7 @@ def sparse_seconds(op: Op, fits: Kernels, chip: Chip, narrow: Chip) -> Array | N
     )
 
 
-def measured_sparse(op: Op, fits: Kernels) -> Measured | None:
+def measured_sparse(op: Op, fits: Kernels) -> _Measured | None:
     """What was measured of it; None where it is priced like other attention."""
     kind = _sparse_kind(op)
     found = None if kind is None else fits.sparse(kind)

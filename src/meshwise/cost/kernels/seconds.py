@@ -155,6 +155,20 @@ def grouped_fit(
     )
 
 
+def weight_only_fit(
+    dense: GemmFit, entry: dict[str, Any], tables: tuple[CorrectionTable, ...] = ()
+) -> GemmFit:
+    """Constants of a product that expands narrow weights: the dense one's tiles, a catalog entry's own
+    rates and corrections."""
+    return dense._replace(
+        launch_s=entry["launch_s"],
+        memory_efficiency=entry["memory_efficiency"],
+        quantise_bytes=0.0,
+        flops_s=dense.flops_s / entry["efficiency"],
+        tables=tables,
+    )
+
+
 def gemm_seconds(
     m: Array, n: Array, k: Array, batch: Array, moved: Array, chip: Chip, fit: GemmFit
 ) -> Array:

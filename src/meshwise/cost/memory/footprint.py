@@ -10,6 +10,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import activations as act
 from meshwise.cost.memory import parts as mem
+from meshwise.models.parameters import has_towers
 from meshwise.program.step import Program
 from meshwise.stacks.stack import Stack, replaced
 
@@ -48,7 +49,8 @@ class Footprint:
 
     @cached_property
     def memory(self) -> dict[str, Array]:
-        """Its parts, by name (``weights_bytes`` …); they add up to :attr:`memory_bytes`."""
+        """Its parts, by name (``weights_bytes`` …); they add up to :attr:`memory_bytes`. ``towers_bytes``
+        is there where the model has encoders of images or sounds."""
         index: Array = np.int64(0)
         for i, value in enumerate(self._stage_memory):
             index = np.where(value == self.memory_bytes, i, index)
@@ -57,6 +59,8 @@ class Footprint:
         ]
         parts: dict[str, Array] = {}
         for name, first in tables[0].items():
+            if name == "towers_bytes" and not has_towers(self.program.ctx.model):
+                continue
             value = first
             for i, table in enumerate(tables[1:], start=1):
                 value = np.where(index == i, table[name], value)

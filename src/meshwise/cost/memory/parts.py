@@ -16,7 +16,7 @@ from meshwise.models.shapes import Model
 from meshwise.program.context import Context, context
 from meshwise.program.layers import attention, recurrent
 from meshwise.program.sharding import scatters_every_microbatch
-from meshwise.program.stored import stage_bytes
+from meshwise.program.stored import stage_bytes, tower_bytes
 from meshwise.program.update import adam_bytes, sharded_weights, stage_weights
 from meshwise.program.weights import Role, end_weights, local_block_weights, roles
 from meshwise.stacks.stack import Stack
@@ -29,10 +29,12 @@ class StateBytes(NamedTuple):
     weights_bytes: Array
     gradients_bytes: Array
     optimizer_bytes: Array
+    towers_bytes: Array = 0.0  # weights of encoders of images and sounds
 
     @property
     def total(self) -> Array:
-        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+        language = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+        return language + self.towers_bytes
 
 
 class WorkingBytes(NamedTuple):
@@ -166,11 +168,15 @@ def state_bytes(ctx: Context, role: Role) -> StateBytes:
     stage (Rajbhandari et al. 2020, arXiv 1910.02054).
 
     16-bit weights with fp32 master copies, or fp32 weights that are cast for the products (FSDP2);
-    DistributedDataParallel's reducer has 16-bit buckets of all gradients of its own.
+    DistributedDataParallel's reducer has 16-bit buckets of all gradients of its own. Encoders of images
+    and sounds are on every stage of an engine, which builds them whatever its stage; in training on the
+    first one, frozen: weights alone, whole on every rank.
     """
     layout, w = ctx.layout, ctx.widths
     if not ctx.training:
-        return StateBytes(stage_bytes(ctx.model, role, layout, w, ctx.vocabulary), 0.0, 0.0)
+        towers = tower_bytes(ctx.model, layout, w, ctx.stack.memory.shards_towers)
+        weights = stage_bytes(ctx.model, role, layout, w, ctx.vocabulary)
+        return StateBytes(weights, 0.0, 0.0, towers)
     local = stage_weights(ctx, role)
     weight, gradient, adam = w.plain_weight, w.gradient, adam_bytes(ctx.stack)
     if ctx.stack.memory.fp32_parameters or weight >= act.FP32_BYTES:  # they are the master weights
@@ -187,6 +193,7 @@ def state_bytes(ctx: Context, role: Role) -> StateBytes:
         sharded_weights(local, layout, layout.shard >= 3) * weight,
         gradients,
         sharded_weights(local, layout, layout.shard >= 1) * adam,
+        tower_bytes(ctx.model, layout, w, divided=False) * role.embedding,
     )
 
 

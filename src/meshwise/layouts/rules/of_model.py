@@ -138,7 +138,14 @@ def _dcp(layout: Layout, c: Case) -> Refusal:
 
 # what a TP degree alone breaks, in the order in which its findings come
 RECURRENT_CODES = ("recurrent_heads", "key_groups", "key_copies")
-DEGREE_CODES = ("heads", "kv_heads", "kv_copies", *RECURRENT_CODES, "quantization")
+DEGREE_CODES = (
+    "heads",
+    "kv_heads",
+    "kv_copies",
+    "output_groups",
+    *RECURRENT_CODES,
+    "quantization",
+)
 TP_DEGREE = {code: Rule("model", _admits(code), _degree) for code in DEGREE_CODES}
 LAYERS = Rule("model", _cut_layers, _layers, pins=("pp",))
 EXPERT_GRID = Rule("model", _spread_experts, _experts, pins=("ep", "etp"), pinned=_shared_out)

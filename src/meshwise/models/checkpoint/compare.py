@@ -43,12 +43,12 @@ def _matrix_faults(group: str, rows: list[CountedModule], expected: Expected) ->
         return
     seen: dict[str, int] = {}
     for row in rows:
-        matrices = [expected.matrices.get((group, slot)) for slot in row.name.slots]
-        known = [m for m in matrices if m is not None]
-        if not known or len(known) < len(matrices):
+        slots = [slot for slot in row.name.slots if (group, slot) in expected.matrices]
+        known = [expected.matrices[group, slot] for slot in slots]
+        if not known:
             continue
         stacked = "*" not in row.name.label
-        for slot, matrix in zip(row.name.slots, known, strict=True):
+        for slot, matrix in zip(slots, known, strict=True):
             seen[slot] = seen.get(slot, 0) + (matrix.copies if stacked else row.number)
         one = sum(m.weights for m in known)
         want = one * (known[0].copies if stacked else row.number)
@@ -75,7 +75,7 @@ def _faults(
     matrices = list(_matrix_faults(group, rows, expected))
     yield from matrices
     known = {slot for own, slot in expected.matrices if own == group and group != "recurrent"}
-    others = [r for r in rows if not r.name.slots or not known.issuperset(r.name.slots)]
+    others = [r for r in rows if not known.intersection(r.name.slots)]
     plain = sum(r.weights for r in others) + sum(r.biases for r in rows)
     due = wanted - sum(
         m.weights * m.copies
@@ -137,6 +137,9 @@ def same_format(there: Stored | None, stated: Stored | None) -> bool:
         return there is stated
     if "unknown" in (there.dtype, stated.dtype):
         return True
+    integers = there.dtype.startswith("int") and stated.dtype.startswith("int")
+    if integers and stated.mean_bytes is not None:
+        return True  # a mean of several widths, as EXL2 and GGUF state it
     if there.dtype != stated.dtype:
         return False
     groups, blocks = (there.group, stated.group), (there.block, stated.block)

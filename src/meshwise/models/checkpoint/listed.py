@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from meshwise.models.checkpoint.contents import Apart, CheckpointContents, Difference
 from meshwise.models.checkpoint.headers import Index
 from meshwise.models.checkpoint.modules import APART, ModuleName, ModuleNames, module_names
@@ -14,13 +16,15 @@ def listed_contents(model: Model, index: Index) -> CheckpointContents:
     known."""
     tensors = [tensor for listed in index.shards.values() for tensor in listed]
     names, expected = ModuleNames(), Tally(model)
-    read = [names(path) for path in sorted(module_names(tensors))]
+    read = [expected.placed(names(path)) for path in sorted(module_names(tensors))]
     mtp = {n.layer for n in read if n.is_mtp and n.layer is not None}
     layers: dict[int, dict[tuple[str, str], int]] = {}
     labels: dict[int, dict[str, ModuleName]] = {}
     apart = dict.fromkeys(APART, 0)
     for name in read:
-        if name.group in APART:
+        if name.group == "head" and name.slots and model.tied:
+            apart["tied_copies"] += 1
+        elif name.group in APART:
             apart[name.group] += 1
         elif name.layer is not None and name.layer >= model.layers and name.layer in mtp:
             apart["mtp"] += 1
@@ -78,8 +82,16 @@ def _missing(
                 layer
             )
         return
-    for (group, slot), matrix in expected.expected(layer).matrices.items():
+    matrices = expected.expected(layer).matrices
+    due, there = Counter[str](), Counter[str]()
+    for (group, _), matrix in matrices.items():
+        due[group] += matrix.copies
+    for (group, _), number in slots.items():
+        there[group] += number
+    for (group, slot), matrix in matrices.items():
         number = slots.get((group, slot), 0)
+        if there[group] >= due[group]:
+            continue  # as many as there should be, by names that two families use for two products
         if number < matrix.copies and group != "recurrent" and not block.shared:
             some = f"{number} of {matrix.copies}" if number else ""
             key = ("missing", group, f"{group} {slot}", f"{matrix.copies} modules", some)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from meshwise.models.checkpoint.headers import StoredEntry
-from meshwise.models.layers.hub_names import ATTENTION_NAMES, FEED_FORWARD_NAMES
+from meshwise.models.layers.hub_names import ATTENTION_NAMES, FEED_FORWARD_NAMES, RECURRENT_NAMES
 
 # Parts of a layer, and the model's ends.
 LAYER_GROUPS = ("attention", "recurrent", "feed_forward", "experts", "shared_experts", "router", "adapters",
@@ -28,7 +28,7 @@ _TOWER = re.compile(
 _MTP = re.compile(r"mtp|nextn|^eh_proj$|^enorm$|^hnorm$|^shared_head$")
 _BUFFER = re.compile(
     r"inv_freq|masked_bias|score_correction_bias|correction_bias|^expert_bias$|rotary|^rope$|"
-    r"_cached$|^position_ids$|^[kvq]_scale$|^kv_scale$|^prob_output_scale$|^layer_scalar$"
+    r"slope_rate$|(query|key|diagonal)_decay$|_cached$|^position_ids$|^[kvq]_scale$|^kv_scale$|^prob_output_scale$|^layer_scalar$"
 )
 _NORM = re.compile(r"norm|^ln($|_|\d)")
 _ATTENTION = frozenset(
@@ -47,6 +47,7 @@ _FEED_FORWARD = frozenset(
         "fc2",
         "feedforward",
         "residual_mlp",
+        "block_sparse_moe",
         "mlp_block",
         "dense_mlp",
     )
@@ -65,6 +66,9 @@ _TABLE = re.compile(
     r"^(embed_tokens|wte|embed_in|(tok|word)_embeddings?|embeddings?|embed|lm_head|output(_layer|_projection)?|"
     r"embed_out|head)$"
 )
+
+
+_OF_MATRICES = ("attention", "recurrent", "feed_forward", "experts", "shared_experts")
 
 
 class ModuleName(NamedTuple):
@@ -136,13 +140,22 @@ def _named(path: str) -> ModuleName:
     if any(map(_BUFFER.search, below)) or below[-2:] in (["act_fn", "beta"], ["act_fn", "eps"]):
         return ModuleName(layer, "buffers", (), label)
     group = _layer_group(below)
-    table = ATTENTION_NAMES if group == "attention" else FEED_FORWARD_NAMES
-    fits = (
-        group in ("attention", "feed_forward", "experts", "shared_experts")
-        and "indexer" not in below
+    table = {"attention": ATTENTION_NAMES, "recurrent": RECURRENT_NAMES}.get(
+        group, FEED_FORWARD_NAMES
     )
+    fits = group in _OF_MATRICES and "indexer" not in below
     slots = table.get(below[-1], ()) if fits else ()
     return ModuleName(layer, group, slots, label, any(map(_MTP.search, below)))
+
+
+def as_recurrent(name: ModuleName) -> ModuleName:
+    """The module of a layer that has a recurrent mixer where others have attention: what attention is
+    called is that mixer, its norms with it."""
+    first, _, rest = name.label.partition(".")
+    of_mixer = name.group == "attention" or (name.group == "norms" and rest and first in _ATTENTION)
+    if not of_mixer:
+        return name
+    return name._replace(group="recurrent", slots=RECURRENT_NAMES.get(rest.rpartition(".")[2], ()))
 
 
 _DIGITS = re.compile(r"(?<![^.])\d+(?![^.])")  # a number that is a word of its own

@@ -19,7 +19,7 @@ from meshwise.models.shapes import Stored
 FLOATS = {"F64": "fp32", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}  # as models have them
 _EIGHT = frozenset(("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"))
 _WORDS = frozenset(("I32", "U32"))
-_BITS = (1, 2, 3, 4, 5, 6, 8)
+_BITS = range(1, 9)
 UNKNOWN = Stored(dtype="unknown", weight_only=True)
 
 
@@ -231,18 +231,18 @@ def _gpt_oss(m: Module, hint: Hint) -> Packed:
     )
 
 
-def _by_width(m: Module, weights: int | None) -> Packed:
-    """A format of mixed or fractional bits: by the whole bits that its bytes come nearest to."""
-    if not weights:
-        return Packed(weights, UNKNOWN)
-    bits = 8 * sum(entry.bytes for kind, entry in m.items() if kind != "bias") / weights
-    return Packed(weights, _integers(min(_BITS, key=lambda b: abs(b - bits)), None))
+def _of_mean(weights: int | None, bits: float) -> Packed:
+    """Mixed or fractional bits: named by the whole ones in them."""
+    return Packed(weights, _integers(max(1, min(8, int(bits))), None))
 
 
 def _exl2(m: Module, hint: Hint) -> Packed:
     order = m.get("q_invperm", m.get("q_perm"))
     outputs = m["q_weight"].shape[-1] if m["q_weight"].shape else 0
-    return _by_width(m, order.elements * outputs if order is not None else hint.weights)
+    weights = order.elements * outputs if order is not None else hint.weights
+    return (
+        _of_mean(weights, 8 * m["q_weight"].bytes / weights) if weights else Packed(None, UNKNOWN)
+    )
 
 
 def _exl3(m: Module, hint: Hint) -> Packed:
@@ -259,12 +259,12 @@ def _aqlm(m: Module, hint: Hint) -> Packed:
         return Packed(hint.weights, UNKNOWN)
     _, entries, outputs, inputs = books.shape
     bits = math.log2(entries) * codes[2] / (outputs * inputs)
-    nearest = min(_BITS, key=lambda b: abs(b - bits))
-    return Packed(codes[0] * codes[1] * outputs * inputs, _integers(nearest, None))
+    return _of_mean(codes[0] * codes[1] * outputs * inputs, bits)
 
 
 def _hqq(m: Module, hint: Hint) -> Packed:
-    return _by_width(m, hint.weights)
+    weights = hint.weights
+    return _of_mean(weights, 8 * m["W_q"].bytes / weights) if weights else Packed(None, UNKNOWN)
 
 
 def _weight(m: Module, hint: Hint) -> Packed:

@@ -14,7 +14,13 @@ from meshwise.models.checkpoint.expected import (
     expected_layer,
 )
 from meshwise.models.checkpoint.headers import StoredEntry
-from meshwise.models.checkpoint.modules import APART, ModuleName, ModuleNames, modules_of
+from meshwise.models.checkpoint.modules import (
+    APART,
+    ModuleName,
+    ModuleNames,
+    as_recurrent,
+    modules_of,
+)
 from meshwise.models.checkpoint.packing import FLOATS, Hint, unpacked
 from meshwise.models.layers.hub_names import MIXER_OUTPUTS
 from meshwise.models.shapes import LayerFormats, Model, Stored
@@ -92,12 +98,10 @@ class Tally:
 
     def matrices(self, name: ModuleName) -> list[ExpectedMatrix]:
         """The matrices that a layer's module should hold, each with how many of it are in this one
-        module; none where the derived layer has not all of them."""
+        module: of those that its name says, what the derived layer has."""
         assert name.layer is not None
         known = self.expected(name.layer).matrices
         found = [known[name.group, slot] for slot in name.slots if (name.group, slot) in known]
-        if len(found) != len(name.slots):
-            return []
         return [m._replace(copies=1) for m in found] if "*" in name.label else found
 
     # -- filling ---------------------------------------------------------------------------------
@@ -108,7 +112,16 @@ class Tally:
         row[1] += weights
         row[2] += sum(entry.bytes for entry in module.values())
 
+    def placed(self, name: ModuleName) -> ModuleName:
+        """The name as the derived layer's parts have it."""
+        if name.layer is None or name.layer >= self.model.layers:
+            return name
+        block = self.model.blocks[self.model.pattern[name.layer]]
+        mixes = block.attention is None and block.recurrent is not None
+        return as_recurrent(name) if mixes else name
+
     def add(self, name: ModuleName, module: Mapping[str, StoredEntry]) -> None:
+        name = self.placed(name)
         if name.group == "buffers" and self._counts_correction(name):
             name = name._replace(group="router")
         hint = self.hint(name)

@@ -11,12 +11,12 @@ from meshwise.models.families import keys as fr
 from meshwise.models.families.delta import kimi_delta
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import (
+    LINEAR_KINDS,
     layer_count,
     layer_kinds,
-    mixed,
-    multi_token,
     refuse_set,
     untied,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known
 from meshwise.models.families.layers import (
@@ -28,11 +28,11 @@ from meshwise.models.families.layers import (
     self_attention,
 )
 from meshwise.models.families.minimax import lightning
+from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Block, Mlp, Moe
 
-KINDS = ("linear_attention", "full_attention")
 # keys of Ling 3's files, whose linear layers are Kimi Delta Attention; Ling 2.5 has the same model type
 _KIMI_KEYS = ("no_kda_lora", "kda_safe_gate", "kda_lower_bound", "short_conv_kernel_size")
 
@@ -74,24 +74,24 @@ def _layers(
             norm_parameters=2 * hidden,
         )
 
-    last = block(KINDS[1], moe is not None)
-    fields["mtp"] = multi_token(r, "num_nextn_predict_layers", last, hidden)
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    last = block(LINEAR_KINDS[1], moe is not None)
+    fields["mtp"] = next_token_layers(r, last, hidden)
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 def bailing_moe_v2(r: Reader) -> ModelFields:
     """Ling 2.0: experts behind the first layers, norms of queries and keys."""
     refuse_set(r, "use_bias", "using_split_qkv_in_self_attention")
     fields = end_fields(r)
-    kinds = [KINDS[1]] * layer_count(r)
-    return _layers(r, fields, kinds, {KINDS[1]: self_attention(r)})
+    kinds = [LINEAR_KINDS[1]] * layer_count(r)
+    return _layers(r, fields, kinds, {LINEAR_KINDS[1]: self_attention(r)})
 
 
 def _grouped(r: Reader, layers: int, *, tail: bool) -> list[str]:
     """The last layer of each group is attention; ``tail``: those behind the last whole group are, too."""
     size = r.integer("layer_group_size", 1, fr.MOST_LAYERS)
     whole = layers // size * size if tail else layers
-    return [KINDS[(i + 1) % size == 0 or i >= whole] for i in range(layers)]
+    return [LINEAR_KINDS[(i + 1) % size == 0 or i >= whole] for i in range(layers)]
 
 
 def _lightning(r: Reader, hidden: int) -> Recurrent:
@@ -114,8 +114,8 @@ def bailing_moe_linear(r: Reader) -> ModelFields:
     fields = end_fields(r)
     kinds = _grouped(r, layer_count(r), tail=True)
     mixers: dict[str, Attention | Recurrent] = {
-        KINDS[0]: _lightning(r, fields["hidden"]),
-        KINDS[1]: self_attention(r),
+        LINEAR_KINDS[0]: _lightning(r, fields["hidden"]),
+        LINEAR_KINDS[1]: self_attention(r),
     }
     return _layers(r, fields, kinds, mixers)
 
@@ -145,7 +145,9 @@ def bailing_hybrid(r: Reader) -> ModelFields:
     attention = latent_attention(r)
     r.used |= {*_KIMI_KEYS, "group_norm_size", "use_qk_norm", "layer_group_size"}
     if not kimi:
-        return _layers(r, fields, kinds, {KINDS[0]: _lightning(r, hidden), KINDS[1]: attention})
+        return _layers(
+            r, fields, kinds, {LINEAR_KINDS[0]: _lightning(r, hidden), LINEAR_KINDS[1]: attention}
+        )
     # transformers writes the width of a linear head under a name of its own, and a rope head's as head_dim
     heads = r.optional("linear_num_heads") or r.integer("num_attention_heads")
     dim = r.optional("linear_head_dim") or r.integer("head_dim")
@@ -153,7 +155,9 @@ def bailing_hybrid(r: Reader) -> ModelFields:
     if r.config.get("no_kda_lora") is False:
         raise not_known("no_kda_lora", False, "gates of low rank are not known", "true")
     recurrent = kimi_delta(heads, dim, kernel, rank=0, whole_gate=True)
-    return _layers(r, fields, kinds, {KINDS[0]: recurrent, KINDS[1]: _gated(r, attention)})
+    return _layers(
+        r, fields, kinds, {LINEAR_KINDS[0]: recurrent, LINEAR_KINDS[1]: _gated(r, attention)}
+    )
 
 
 def _gated(r: Reader, attention: Attention) -> Attention:
@@ -212,7 +216,7 @@ BAILING_FAMILIES: dict[str, Family] = {
             "num_nextn_predict_layers": ("num_mtp_layers",),
             "max_position_embeddings": ("model_max_length",),
         },
-        query_key_bias="attention_bias", mla=True, layer_kinds=KINDS, build="bailing_hybrid", moe=_MOE,
+        query_key_bias="attention_bias", mla=True, layer_kinds=LINEAR_KINDS, build="bailing_hybrid", moe=_MOE,
     ),
 }  # fmt: skip
 

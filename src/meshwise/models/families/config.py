@@ -13,12 +13,18 @@ from typing import Any
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
 from meshwise.models.families.bailing import BAILING_FAMILIES
+from meshwise.models.families.builders import BUILDERS
 from meshwise.models.families.delta import DELTA_FAMILIES
+from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
-from meshwise.models.families.irregular import BUILDERS
+from meshwise.models.families.gemma import GEMMA_FAMILIES
+from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
 from meshwise.models.families.keys import Family, Reader, kind
+from meshwise.models.families.layers import ModelFields
 from meshwise.models.families.llama import DENSE_FAMILIES
+from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
+from meshwise.models.families.nemotron import NEMOTRON_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -26,12 +32,28 @@ from meshwise.models.families.refused import (
     Wrapper,
     other_head,
 )
+from meshwise.models.families.short_convolution import CONVOLUTION_FAMILIES
+from meshwise.models.families.sparse import SPARSE_FAMILIES
+from meshwise.models.families.state_space import STATE_SPACE_FAMILIES
+from meshwise.models.families.step import STEP_FAMILIES
+from meshwise.models.families.towers import TOWER_KEYS
+from meshwise.models.families.zamba import ZAMBA_FAMILIES
 from meshwise.models.quantization.config import quantised_as
 from meshwise.models.shapes import Model
 
 FAMILIES: dict[str, Family] = {
     **DENSE_FAMILIES,
     **MOE_FAMILIES,
+    **NEMOTRON_FAMILIES,
+    **STATE_SPACE_FAMILIES,
+    **ZAMBA_FAMILIES,
+    **CONVOLUTION_FAMILIES,
+    **GEMMA_FAMILIES,
+    **SPARSE_FAMILIES,
+    **STEP_FAMILIES,
+    **HUNYUAN_FAMILIES,
+    **LONGCAT_FAMILIES,
+    **ERNIE_FAMILIES,
     **DELTA_FAMILIES,
     **MINIMAX_FAMILIES,
     **BAILING_FAMILIES,
@@ -227,6 +249,16 @@ def _dtype(*configs: Mapping[str, Any]) -> str:
     return "bf16"
 
 
+def _towers(config: Mapping[str, Any], model_type: str, fields: ModelFields) -> ModelFields:
+    """The encoders beside the language model, where the file has any."""
+    if model_type not in WRAPPER_TYPES and not any(key in config for key in TOWER_KEYS):
+        return {}
+    from meshwise.models.families.towers.wrappers import read_towers  # only for such files
+
+    found = read_towers(config, model_type, fields["hidden"], fields["blocks"])
+    return {"towers": found.towers, "towers_not_counted": found.not_counted}
+
+
 def model_from_config(
     config: object, *, name: str, source: str = "", quant_config: object = None
 ) -> Model:
@@ -262,7 +294,12 @@ def model_from_config(
     normed = any(a.norm_parameters and not a.mla for a in attentions)
     reader.check_structure(query_key_norm=normed)
     model = Model(
-        name=name, model_type=model_type, dtype=_dtype(text, config), source=source, **fields
+        name=name,
+        model_type=model_type,
+        dtype=_dtype(text, config),
+        source=source,
+        **fields,
+        **_towers(config, model_type, fields),
     )
     stated = config.get("quantization_config")
     if stated is None:

@@ -10,12 +10,12 @@ import msgspec
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import (
+    LINEAR_KINDS,
     every,
     layer_count,
     layer_kinds,
-    mixed,
-    multi_token,
     untied,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (
@@ -27,11 +27,11 @@ from meshwise.models.families.layers import (
     routed_experts,
     self_attention,
 )
+from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Adapter, Block, Mlp, Moe
 
-KINDS = ("linear_attention", "full_attention")
 _STATE_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -74,17 +74,17 @@ def qwen_hybrid(r: Reader) -> ModelFields:
             "attn_output_gate", False, "attention without its gate is not known", "true"
         )
     interval = r.optional("full_attention_interval", 1, fr.MOST_LAYERS) or 4
-    kinds = layer_kinds(r, layers) or every(layers, interval, *KINDS)
+    kinds = layer_kinds(r, layers) or every(layers, interval, *LINEAR_KINDS)
     moe = routed_experts(r, False)
     sparse = [False] * layers
     if r.family.moe is not None and moe is not None:
         sparse = moe_layers(r, layers, r.family.moe.layers)
     dense = None if all(sparse) else dense_mlp(r, False)
     attention = msgspec.structs.replace(self_attention(r), output_gate=True)
-    recurrent = gated_delta(r) if KINDS[0] in kinds else None
+    recurrent = gated_delta(r) if LINEAR_KINDS[0] in kinds else None
 
     def block(kind: str, is_sparse: bool) -> Block:
-        linear = kind == KINDS[0]
+        linear = kind == LINEAR_KINDS[0]
         return Block(
             attention=None if linear else attention,
             recurrent=recurrent if linear else None,
@@ -93,13 +93,13 @@ def qwen_hybrid(r: Reader) -> ModelFields:
             norm_parameters=2 * hidden,
         )
 
-    last = block(KINDS[1], sparse[-1])
-    mtp = multi_token(r, "mtp_num_hidden_layers", last, hidden)
+    last = block(LINEAR_KINDS[1], sparse[-1])
+    mtp = next_token_layers(r, last, hidden, key="mtp_num_hidden_layers")
     if mtp is not None and r.flag("mtp_use_dedicated_embeddings"):
         own = mtp.joining_parameters + fields["vocab"] * hidden
         mtp = msgspec.structs.replace(mtp, joining_parameters=own)
     fields["mtp"] = mtp
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 def qwen3_5_moe(r: Reader) -> ModelFields:
@@ -118,9 +118,9 @@ def olmo_hybrid(r: Reader) -> ModelFields:
     layers = layer_count(r)
     kinds = layer_kinds(r, layers)
     if kinds is None:
-        kinds = every(layers, 4, *KINDS)
-        kinds[-1] = KINDS[1] if KINDS[1] not in kinds else kinds[-1]
-    for kind in KINDS:
+        kinds = every(layers, 4, *LINEAR_KINDS)
+        kinds[-1] = LINEAR_KINDS[1] if LINEAR_KINDS[1] not in kinds else kinds[-1]
+    for kind in LINEAR_KINDS:
         if kind not in kinds:
             raise wrong("layer_types", kinds[0], f"all layers are of this kind, none {kind}",
                         legal="both kinds")  # fmt: skip
@@ -139,10 +139,10 @@ def olmo_hybrid(r: Reader) -> ModelFields:
         norm_parameters=value_dim,
     )
     each = {
-        KINDS[0]: Block(recurrent=recurrent, mlp=mlp, norm_parameters=2 * hidden),
-        KINDS[1]: Block(attention=attention, mlp=mlp, norm_parameters=2 * hidden),
+        LINEAR_KINDS[0]: Block(recurrent=recurrent, mlp=mlp, norm_parameters=2 * hidden),
+        LINEAR_KINDS[1]: Block(attention=attention, mlp=mlp, norm_parameters=2 * hidden),
     }
-    return mixed(fields, [each[kind] for kind in kinds])
+    return with_layers(fields, [each[kind] for kind in kinds])
 
 
 def _kimi_kinds(r: Reader, layers: int, linear: Mapping[str, Any]) -> list[str]:
@@ -153,7 +153,7 @@ def _kimi_kinds(r: Reader, layers: int, linear: Mapping[str, Any]) -> list[str]:
     names = ("linear_attn_config.kda_layers", "linear_attn_config.full_attn_layers")
     found = [linear.get(name.partition(".")[2]) for name in names]
     if found == [None, None]:
-        return [KINDS[bool(i) and i % 4 == 0] for i in range(layers)]
+        return [LINEAR_KINDS[bool(i) and i % 4 == 0] for i in range(layers)]
     sets: list[set[int]] = []
     for name, numbers in zip(names, found, strict=True):
         if not isinstance(numbers, list):
@@ -165,7 +165,7 @@ def _kimi_kinds(r: Reader, layers: int, linear: Mapping[str, Any]) -> list[str]:
         if wrong_ones:
             number = min(wrong_ones)
             raise wrong(names[0], number, f"layer {number} {said}", legal="each layer in one list")
-    return [KINDS[i + 1 in full] for i in range(layers)]
+    return [LINEAR_KINDS[i + 1 in full] for i in range(layers)]
 
 
 def _kimi_delta(r: Reader, linear: Mapping[str, Any]) -> Recurrent:
@@ -237,26 +237,26 @@ def kimi_linear(r: Reader) -> ModelFields:
 
     def block(kind: str, is_sparse: bool) -> Block:
         return Block(
-            attention=attention if kind == KINDS[1] else None,
-            recurrent=recurrent if kind == KINDS[0] else None,
+            attention=attention if kind == LINEAR_KINDS[1] else None,
+            recurrent=recurrent if kind == LINEAR_KINDS[0] else None,
             mlp=None if is_sparse else dense,
             moe=moe if is_sparse else None,
             norm_parameters=2 * hidden + latent_norm * is_sparse,
             adapters=(residual, residual) if mixes else (),
         )
 
-    fields["mtp"] = multi_token(r, "num_nextn_predict_layers", block(KINDS[1], sparse[-1]), hidden)
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    fields["mtp"] = next_token_layers(r, block(LINEAR_KINDS[1], sparse[-1]), hidden)
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 _BIAS: dict[str, Any] = {"query_key_bias": "attention_bias", "output_bias": "attention_bias"}
-_DELTA = {"linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
+_DELTA: dict[str, Any] = {"linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
           "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4}  # fmt: skip
 _QWEN: dict[str, Any] = {
     **_BIAS,
     "words": "Qwen3-Next, Qwen3.5",
     "query_key_norm": "head",
-    "layer_kinds": KINDS,
+    "layer_kinds": LINEAR_KINDS,
 }
 _EXPERTS = MoeKeys(
     experts="num_experts",
@@ -298,7 +298,7 @@ DELTA_FAMILIES: dict[str, Family] = {
     "olmo_hybrid": Family(
         words="OLMo Hybrid",
         defaults=size_defaults(3840, 11008, 32, 30, None, 100352, 65536, linear_conv_kernel_dim=4),
-        **_BIAS, query_key_norm="wide", layer_kinds=KINDS, build="olmo_hybrid",
+        **_BIAS, query_key_norm="wide", layer_kinds=LINEAR_KINDS, build="olmo_hybrid",
     ),
     "kimi_linear": Family(
         words="Kimi Linear, Kimi-K3",
@@ -308,7 +308,7 @@ DELTA_FAMILIES: dict[str, Family] = {
             "num_experts_per_tok": ("num_experts_per_token",),
             "max_position_embeddings": ("model_max_length",),
         },
-        query_key_bias="attention_bias", mla=True, layer_kinds=KINDS, build="kimi_linear",
+        query_key_bias="attention_bias", mla=True, layer_kinds=LINEAR_KINDS, build="kimi_linear",
         moe=MoeKeys(experts="num_experts", width="moe_intermediate_size",
                 shared_count="num_shared_experts", layers="first_dense"),
     ),

@@ -104,7 +104,7 @@ MOE_FAMILIES: dict[str, Family] = {
         moe=MoeKeys(shared_width="shared_intermediate_size"),
     ),
     "deepseek": Family(
-        words="DeepSeek 1–3",
+        words="DeepSeek 1–4",
         defaults=size_defaults(
             4096, 11008, 30, 32, None, 102400, 2048, n_routed_experts=None,
             n_shared_experts=None, num_experts_per_tok=None, moe_intermediate_size=1407,
@@ -113,7 +113,7 @@ MOE_FAMILIES: dict[str, Family] = {
         **_BIAS, moe=_DEEPSEEK_MOE,
     ),
     "deepseek_v2": Family(
-        words="DeepSeek 1–3",
+        words="DeepSeek 1–4",
         defaults=size_defaults(
             4096, 11008, 32, 32, None, 102400, 2048, **_MLA, n_routed_experts=64,
             n_shared_experts=2, num_experts_per_tok=None, moe_intermediate_size=1407,
@@ -121,13 +121,7 @@ MOE_FAMILIES: dict[str, Family] = {
         ),
         **_DEEPSEEK, mlp_bias="mlp_bias",
     ),
-    "deepseek_v3": Family(words="DeepSeek 1–3", defaults=_V3, **_DEEPSEEK),
-    "deepseek_v32": Family(
-        words="DeepSeek 1–3",
-        defaults={**_V3, "max_position_embeddings": 163840, "index_n_heads": 64,
-                  "index_head_dim": 128, "index_topk": 2048},
-        **_DEEPSEEK, indexer=True,
-    ),
+    "deepseek_v3": Family(words="DeepSeek 1–4", defaults=_V3, **_DEEPSEEK),
     "kimi_k2": Family(words="Kimi-K2", defaults=_V3, **_DEEPSEEK),
     "glm4_moe": Family(
         words="GLM-4.5, GLM-5", defaults={**_GLM_MOE, "use_qk_norm": False},
@@ -160,16 +154,6 @@ MOE_FAMILIES: dict[str, Family] = {
             first_k_dense_replace=1,
         ),
         **_DEEPSEEK,
-    ),
-    "glm_moe_dsa": Family(
-        words="GLM-4.5, GLM-5",
-        defaults=size_defaults(
-            6144, 12288, 78, 64, 64, 154880, 202752, q_lora_rank=2048, kv_lora_rank=512,
-            qk_rope_head_dim=64, qk_nope_head_dim=192, v_head_dim=256, n_routed_experts=256,
-            n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048,
-            first_k_dense_replace=3, index_n_heads=32, index_head_dim=128, index_topk=2048,
-        ),
-        **_DEEPSEEK, indexer=True, build="glm_moe_dsa",
     ),
     "mimo_v2_flash": Family(
         words="MiMo",
@@ -252,13 +236,108 @@ MOE_FAMILIES: dict[str, Family] = {
         moe=MoeKeys(experts="moe_num_experts", top_k="moe_k", width="moe_intermediate_size",
                 shared_count="moe_num_shared_experts", layers="interval", router_bias=True),
     ),
-    "hunyuan_v1_moe": Family(
-        words="Hunyuan",
-        defaults=size_defaults(4096, 11008, 32, 32, None, 290943, 2048, num_experts=1, moe_topk=1,
-                       use_qk_norm=True),
-        aliases={"num_experts": ("num_local_experts",), "moe_topk": ("num_experts_per_tok",)},
-        **_BIAS, query_key_norm="head", query_key_norm_key="use_qk_norm",
-        moe=MoeKeys(experts="num_experts", top_k="moe_topk"), build="hunyuan_moe",
+    "afmoe": Family(
+        words="Trinity",
+        defaults=size_defaults(
+            2048, 6144, 32, 16, None, 200192, 16384, False, 128, num_experts=64,
+            num_experts_per_tok=6, num_shared_experts=2, moe_intermediate_size=1408,
+            first_k_dense_replace=1, sliding_window_pattern=4, sliding_window=1024,
+        ),
+        aliases={**_EXPERTS, "first_k_dense_replace": ("num_dense_layers",),
+                 "sliding_window_pattern": ("global_attn_every_n_layers",)},
+        **_BIAS, norms=4, query_key_norm="head", output_gate=True, window="pattern",
+        moe=MoeKeys(experts="num_experts", width="moe_intermediate_size", router_bias=True,
+                    shared_count="num_shared_experts", layers="first_dense"),
+    ),
+    "aria_text": Family(
+        words="Aria",
+        defaults=size_defaults(4096, 4096, 32, 32, None, 32000, 2048, moe_num_experts=8, moe_topk=2,
+                       moe_num_shared_experts=2),
+        **_BIAS, mlp_bias="mlp_bias",
+        moe=MoeKeys(experts="moe_num_experts", top_k="moe_topk",
+                    shared_count="moe_num_shared_experts"),
+    ),
+    "axk1": Family(
+        words="A.X K1", defaults={**_V3, "vocab_size": 163840, "num_attention_heads": 64,
+        "max_position_embeddings": 32768, "n_routed_experts": 192, "first_k_dense_replace": 1},
+        **_DEEPSEEK, build="axk1",
+    ),
+    "mistral4": Family(
+        words="Mistral",
+        defaults=size_defaults(
+            4096, 12288, 36, 32, 32, 131072, 1048576, q_lora_rank=1024, kv_lora_rank=256,
+            qk_rope_head_dim=64, qk_nope_head_dim=64, v_head_dim=128, n_routed_experts=128,
+            n_shared_experts=1, num_experts_per_tok=4, moe_intermediate_size=2048,
+            first_k_dense_replace=0,
+        ),
+        **_DEEPSEEK,
+    ),
+    "sarvam_mla": Family(
+        words="Sarvam",
+        defaults=size_defaults(
+            4096, 16384, 32, 64, 64, 262144, 4096, q_lora_rank=None, kv_lora_rank=512,
+            qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, n_routed_experts=128,
+            n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048,
+            first_k_dense_replace=1,
+        ),
+        **{**_DEEPSEEK, "aliases": {**_ROUTED, "n_shared_experts": ("num_shared_experts",)}},
+    ),
+    "sarvam_moe": Family(
+        words="Sarvam",
+        defaults=size_defaults(
+            4096, 8192, 19, 64, 4, 262144, 131072, False, 64, n_routed_experts=128,
+            n_shared_experts=1, num_experts_per_tok=6, moe_intermediate_size=1024,
+            first_k_dense_replace=1, use_qk_norm=True,
+        ),
+        aliases={**_ROUTED, "n_shared_experts": ("num_shared_experts",)},
+        query_key_bias="attention_bias", query_key_norm="head", query_key_norm_key="use_qk_norm",
+        moe=_DEEPSEEK_MOE,
+    ),
+    "mellum": Family(
+        words="Mellum",
+        defaults=size_defaults(
+            2304, 7168, 28, 32, 4, 98304, 131072, False, 128, num_local_experts=64,
+            num_experts_per_tok=8, moe_intermediate_size=896, first_k_dense_replace=0,
+            sliding_window=1024, sliding_window_pattern=0,
+        ),
+        aliases={**_LOCAL, "num_nextn_predict_layers": ("num_mtp_layers",)}, **_BIAS,
+        query_key_norm="head", window="pattern",
+        moe=MoeKeys(width="moe_intermediate_size", layers="first_dense"),
+    ),
+    "kolibri1": Family(
+        words="Kolibri",
+        defaults=size_defaults(
+            2560, None, 50, 48, 4, 128000, 262144, False, 128, num_local_experts=384,
+            num_experts_per_tok=6, moe_intermediate_size=512, shared_expert_intermediate_size=512,
+            sliding_window=513, sliding_window_pattern=5,
+        ),
+        aliases=_LOCAL, norms=4, query_key_norm="head", window="pattern",
+        moe=MoeKeys(width="moe_intermediate_size", shared_width="shared_expert_intermediate_size"),
+    ),
+    "flint": Family(
+        words="Flint",
+        defaults=size_defaults(
+            2048, 6144, 49, 32, 4, 150144, 262144, False, 128, num_experts=256,
+            num_experts_per_tok=6, moe_intermediate_size=512, shared_expert_intermediate_size=1024,
+            sliding_window=513, decoder_sparse_step=1, mlp_only_layers=[0, 1],
+        ),
+        aliases=_EXPERTS, **_BIAS, query_key_norm="head", sinks=True, window="flint",
+        moe=MoeKeys(experts="num_experts", width="moe_intermediate_size", layers="sparse_step",
+                shared_width="shared_expert_intermediate_size"),
+    ),
+    "granitemoe_swa": Family(
+        words="Granite MoE", defaults={**_GRANITE, "sliding_window": 128}, **_BIAS, sinks=True,
+        window="but_first_of_four", moe=MoeKeys(shared_width="shared_intermediate_size"),
+    ),
+    "cohere2_moe": Family(
+        words="Command",
+        defaults=size_defaults(8192, 22528, 40, 64, None, 256000, 8192, True, 128, num_experts=8,
+                       num_experts_per_tok=2, num_shared_experts=0, sliding_window=4096,
+                       first_k_dense_replace=0),
+        aliases=_EXPERTS, **_BIAS, norms=1, parallel=True, window="pattern",
+        moe=MoeKeys(experts="num_experts", shared_count="num_shared_experts",
+                    layers="first_dense"),
+        build="cohere2_moe",
     ),
     "arctic": Family(
         words="Arctic",

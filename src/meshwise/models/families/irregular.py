@@ -9,20 +9,17 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
-from meshwise.models.families.bailing import BAILING_BUILDERS
-from meshwise.models.families.delta import DELTA_BUILDERS
-from meshwise.models.families.keys import Reader, not_known, plain_attention, wrong
+from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import (
     ModelFields,
     distinct_blocks,
     end_fields,
     moe_layers,
     norm_size,
+    plain_attention,
     routed_experts,
     standard,
 )
-from meshwise.models.families.minimax import MINIMAX_BUILDERS
-from meshwise.models.families.searched import deci, nemotron_nas
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
 
@@ -239,52 +236,16 @@ def llama4(r: Reader) -> ModelFields:
     r.flag("use_qk_norm")
     fields = standard(r)
     blocks: tuple[Block, ...] = fields["blocks"]
-    fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
+    fields["blocks"] = tuple(shared_like_expert(b) for b in blocks)
     return fields
 
 
-def _shared_like_expert(block: Block) -> Block:
+def shared_like_expert(block: Block) -> Block:
+    """``block`` with a shared expert as wide as a routed one."""
     if block.moe is None:
         return block
     moe = msgspec.structs.replace(block.moe, shared=block.moe.expert)
     return msgspec.structs.replace(block, moe=moe)
-
-
-def _check_hunyuan(r: Reader) -> None:
-    """Hunyuan's files carry keys of variants that were never published as this model type."""
-    for key in ("use_cla", "use_mla"):
-        if r.flag(key):
-            raise not_known(key, True, "cross-layer and latent attention are not known", "false")
-    r.used |= {"kv_lora_rank", "q_lora_rank", "num_shared_expert", "num_experts"}
-
-
-def hunyuan_dense(r: Reader) -> ModelFields:
-    """Hunyuan without experts; it says so with num_experts 1."""
-    _check_hunyuan(r)
-    if (r.uniform("num_experts", 0, fr.MOST_EXPERTS) or 1) > 1:
-        raise not_known("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
-    return standard(r)
-
-
-def hunyuan_moe(r: Reader) -> ModelFields:
-    """Hunyuan: one shared MLP; keys may be lists that repeat one value per layer."""
-    _check_hunyuan(r)
-    width = r.integer("intermediate_size")
-    stated = r.uniform("moe_intermediate_size", 1, fr.MOST_WIDE)
-    shared = r.uniform("num_shared_expert", 0, 1000)
-    if stated not in (None, width) or shared not in (None, 1):
-        raise not_known(
-            "moe_intermediate_size",
-            stated,
-            "experts or a shared MLP of another width than intermediate_size are not known",
-            f"{width}",
-        )
-    if r.optional("moe_layer_num_skipped", 0, fr.MOST_LAYERS):
-        raise not_known("moe_layer_num_skipped", None, "dense first layers are not known", "0")
-    fields = standard(r)
-    blocks: tuple[Block, ...] = fields["blocks"]
-    fields["blocks"] = tuple(_shared_like_expert(b) for b in blocks)
-    return fields
 
 
 def minimax_m2(r: Reader) -> ModelFields:
@@ -293,25 +254,6 @@ def minimax_m2(r: Reader) -> ModelFields:
     if any(item != 1 for item in kinds_of_layers):
         raise not_known("attn_type_list", kinds_of_layers, "linear attention is not known", "1s")
     return standard(r)
-
-
-def glm_moe_dsa(r: Reader) -> ModelFields:
-    """GLM-5: sparse attention, an indexer in every layer (layers that share one are not known)."""
-    every = r.optional("index_topk_freq", 1, fr.MOST_LAYERS) or 1
-    for key, all_own in (("index_topk_pattern", ("F", "full")), ("indexer_types", ("full",))):
-        marks = r.value(key)
-        if marks is not None and any(mark not in all_own for mark in list_of(key, marks)):
-            raise not_known(key, marks, "layers that share an indexer are not known", "null")
-    if every > 1:
-        raise not_known("index_topk_freq", every, "layers that share an indexer are not known", "1")
-    return standard(r)
-
-
-def list_of(key: str, value: object) -> list[object]:
-    """The entries of a list, or the letters of a string."""
-    if not isinstance(value, (list, str)):
-        raise wrong(key, value, f"{fr.kind(value)} where a list belongs", legal="a list")
-    return list(value)
 
 
 def mimo_v2_flash(r: Reader) -> ModelFields:
@@ -377,7 +319,7 @@ def mimo_v2_flash(r: Reader) -> ModelFields:
     return fields
 
 
-BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+IRREGULAR_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "standard": standard,
     "gpt_bigcode": gpt_bigcode,
     "opt": opt,
@@ -387,14 +329,6 @@ BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "qwen": qwen,
     "chatglm": chatglm,
     "llama4": llama4,
-    "hunyuan_dense": hunyuan_dense,
-    "hunyuan_moe": hunyuan_moe,
     "minimax_m2": minimax_m2,
-    "glm_moe_dsa": glm_moe_dsa,
     "mimo_v2_flash": mimo_v2_flash,
-    "deci": deci,
-    "nemotron_nas": nemotron_nas,
-    **DELTA_BUILDERS,
-    **MINIMAX_BUILDERS,
-    **BAILING_BUILDERS,
 }

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from meshwise.errors import InputError, UnsupportedModel, shorten
-from meshwise.models.layers.attention import Attention
 
 # Beyond these no model exists and a count would only hide a typing error.
 MOST_WIDE = 10**7
@@ -48,8 +47,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     norm: str = "rms"  # rms: a weight per feature; layer: and a bias; none: no weights
     norms: int = 2  # norms per layer, but for those of queries and keys
     single_norm: str | None = None  # key that, when true, leaves one norm per layer
+    fewer_norms: str | None = None  # key that, when false, leaves half of them
     query_key_bias: bool | str = False
     output_bias: bool | str = False
+    output_gate: bool = False  # a gate as wide as the queries (Trinity)
     gated: bool = True
     mlp_bias: bool | str = False
     mlp_multiple: int = 0  # intermediate_size = this * hidden_size where it is null
@@ -125,22 +126,6 @@ def wrong(
 def not_known(key: str, value: object, why: str, legal: str) -> UnsupportedModel:
     """A variant of a known family that meshwise does not read."""
     return UnsupportedModel(f"{key}: {why}", field=key, value=value, legal=legal)
-
-
-def plain_attention(
-    heads: int, kv_heads: int, head_dim: int, bias: bool = False, output_bias: bool = False
-) -> Attention:
-    """Attention whose keys and values are as wide as its queries, without norms."""
-    return Attention(
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        value_head_dim=head_dim,
-        query_bias=bias,
-        key_bias=bias,
-        value_bias=bias,
-        output_bias=output_bias,
-    )
 
 
 def kind(value: object) -> str:
@@ -367,13 +352,8 @@ class Reader:
                 if item not in KNOWN_LAYER_TYPES or (
                     item == "indexed_attention" and not self.family.indexer
                 ):
-                    raise UnsupportedModel(
-                        f"layer_types: no layer of kind {shorten(item)!r} is known "
-                        "(linear or state-space layers are not)",
-                        field="layer_types",
-                        value=item,
-                        legal=", ".join(KNOWN_LAYER_TYPES[:3]),
-                    )
+                    why = f"no layer of kind {shorten(item)!r} is known"
+                    raise not_known("layer_types", item, why, ", ".join(KNOWN_LAYER_TYPES[:3]))
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:

@@ -43,6 +43,13 @@ _STABLELM = Family(
 _EXAONE_SLIDE: dict[str, Any] = {"sliding_window": 4096, "sliding_window_pattern": 4}
 _GLM: dict[str, Any] = {"query_key_bias": "attention_bias"}
 
+_EXAONE4 = Family(
+    words="EXAONE",
+    defaults=size_defaults(4096, 16384, 32, 32, 32, 102400, 2048, **_EXAONE_SLIDE),
+    query_key_norm="head",
+    window="pattern",
+)
+
 DENSE_FAMILIES: dict[str, Family] = {
     **OLDER,
     "llama": _LLAMA_LIKE,
@@ -105,21 +112,21 @@ DENSE_FAMILIES: dict[str, Family] = {
         **_BIAS, query_key_norm="head",
     ),
     "gemma": Family(
-        words="Gemma 1–3", defaults=size_defaults(3072, 24576, 28, 16, 16, 256000, 8192, True, 256), **_BIAS
+        words="Gemma 1–4", defaults=size_defaults(3072, 24576, 28, 16, 16, 256000, 8192, True, 256), **_BIAS
     ),
     "gemma2": Family(
-        words="Gemma 1–3",
+        words="Gemma 1–4",
         defaults=size_defaults(2304, 9216, 26, 8, 4, 256000, 8192, True, 256, sliding_window=4096),
         **_BIAS, norms=4, window="alternate",
     ),
     "gemma3_text": Family(
-        words="Gemma 1–3",
+        words="Gemma 1–4",
         defaults=size_defaults(2304, 9216, 26, 8, 4, 262208, 131072, True, 256, sliding_window=4096,
                        sliding_window_pattern=6),
         **_BIAS, norms=4, query_key_norm="head", window="pattern",
     ),
     "vaultgemma": Family(
-        words="Gemma 1–3",
+        words="Gemma 1–4",
         defaults=size_defaults(2304, 9216, 26, 8, 4, 256000, 8192, True, 256, sliding_window=4096),
         **_BIAS, window="alternate",
     ),
@@ -237,20 +244,13 @@ DENSE_FAMILIES: dict[str, Family] = {
         defaults=size_defaults(1024, 3072, 18, 16, 2, 103424, 131072, True, 128, use_bias=False),
         query_key_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias",
     ),
-    "hunyuan_v1_dense": Family(
-        words="Hunyuan", defaults={**_LLAMA, "vocab_size": 290943, "use_qk_norm": True},
-        **_BIAS, query_key_norm="head", query_key_norm_key="use_qk_norm", build="hunyuan_dense",
-    ),
     "exaone": Family(
         words="EXAONE",
         defaults=size_defaults(4096, 14336, 32, 32, 8, 102400, 4096, embed_dropout=0.0),
         aliases={"num_hidden_layers": ("num_layers",)}, **_BIASES, dropout="embed_dropout",
     ),
-    "exaone4": Family(
-        words="EXAONE",
-        defaults=size_defaults(4096, 16384, 32, 32, 32, 102400, 2048, **_EXAONE_SLIDE),
-        query_key_norm="head", window="pattern",
-    ),
+    "exaone4": _EXAONE4,
+    "exaone4_5_text": _EXAONE4,  # as EXAONE 4.5's first files name it
     "arcee": Family(
         words="Arcee", defaults=size_defaults(2560, 18432, 32, 32, None, 32000, 4096), **_BIASES,
         gated=False,
@@ -258,6 +258,24 @@ DENSE_FAMILIES: dict[str, Family] = {
     "apertus": Family(
         words="Apertus", defaults=size_defaults(4096, 14336, 32, 32, None, 131072, 65536), **_BIAS,
         gated=False, query_key_norm="head", extra=2,
+    ),
+    "apertus1p5_text": Family(
+        words="Apertus",
+        defaults=size_defaults(4096, 14336, 32, 32, None, 266752, 65536, output_vocab_size=None),
+        **_BIAS, gated=False, query_key_norm="head", extra=2, build="apertus1p5",
+    ),
+    "nanochat": Family(
+        words="nanochat", defaults=size_defaults(768, 8192, 12, 6, 6, 50304, 2048), **_BIAS,
+        norm="none", gated=False,
+    ),
+    "granite_swa": Family(
+        words="Granite",
+        defaults=size_defaults(2560, 8192, 24, 20, 4, 100352, 8192, True, sliding_window=128),
+        **_BIASES, sinks=True, window="but_first_of_four",
+    ),
+    "hyperclovax": Family(
+        words="HyperCLOVA X", defaults={**_LLAMA, "use_post_norm": True}, **_BIASES, norms=4,
+        fewer_norms="use_post_norm",
     ),
     "helium": Family(
         words="Helium", defaults=size_defaults(2560, 7040, 24, 20, 20, 48000, 4096, head_dim=128),

@@ -10,11 +10,11 @@ import msgspec
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import (
+    LINEAR_KINDS,
     layer_count,
     layer_kinds,
     marked_layers,
-    mixed,
-    multi_token,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (
@@ -23,14 +23,14 @@ from meshwise.models.families.layers import (
     moe_layers,
     routed_experts,
     self_attention,
-    window_size,
     windowed,
 )
+from meshwise.models.families.multi_token import next_token_layers
+from meshwise.models.families.windows import window_size
 from meshwise.models.layers.attention import Indexer
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Block, Mlp
 
-KINDS = ("linear_attention", "full_attention")
 M3_KINDS = ("full_attention", "minimax_m3_sparse")
 
 
@@ -55,7 +55,9 @@ def _published_kinds(r: Reader, layers: int) -> list[str] | None:
     marks = r.value("attn_type_list")
     if marks is None:
         return None
-    return [KINDS[mark] for mark in marked_layers(r, "attn_type_list", marks, layers, (0, 1))]
+    return [
+        LINEAR_KINDS[mark] for mark in marked_layers(r, "attn_type_list", marks, layers, (0, 1))
+    ]
 
 
 def minimax(r: Reader) -> ModelFields:
@@ -69,20 +71,20 @@ def minimax(r: Reader) -> ModelFields:
     kinds = listed or published
     if kinds is None and "attn_type_list" in r.family.defaults:
         raise wrong("attn_type_list", None, "absent", legal=f"a list of {layers} of 0 and 1")
-    kinds = kinds or [KINDS[(i + 1) % 2] for i in range(layers)]
+    kinds = kinds or [LINEAR_KINDS[(i + 1) % 2] for i in range(layers)]
     attention = windowed(self_attention(r), window_size(r))
     moe = routed_experts(r, False)
     if moe is None or (moe.experts == 1 and "attn_type_list" in r.family.defaults):
         raise not_known("num_local_experts", 1, "a model without experts is not known", "2 or more")
     each = {
-        KINDS[0]: Block(
+        LINEAR_KINDS[0]: Block(
             recurrent=lightning(attention.heads, attention.head_dim, 1),
             moe=moe,
             norm_parameters=2 * hidden,
         ),
-        KINDS[1]: Block(attention=attention, moe=moe, norm_parameters=2 * hidden),
+        LINEAR_KINDS[1]: Block(attention=attention, moe=moe, norm_parameters=2 * hidden),
     }
-    return mixed(fields, [each[kind] for kind in kinds])
+    return with_layers(fields, [each[kind] for kind in kinds])
 
 
 # the publisher's names within sparse_attention_config of what transformers has at the top
@@ -172,9 +174,9 @@ def minimax_m3(r: Reader) -> ModelFields:
             norm_parameters=2 * hidden,
         )
 
-    fields["mtp"] = multi_token(r, "num_nextn_predict_layers", block(M3_KINDS[1], True), hidden)
+    fields["mtp"] = next_token_layers(r, block(M3_KINDS[1], True), hidden)
     order = [block(*each) for each in zip(kinds, has_experts, strict=True)]
-    return mixed(fields, order)
+    return with_layers(fields, order)
 
 
 def _m3_experts(r: Reader, layers: int) -> list[bool]:
@@ -199,7 +201,7 @@ _TEXT_01 = Family(
         num_experts_per_tok=2, shared_intermediate_size=0, sliding_window=None, attn_type_list=None,
     ),
     aliases={**_LOCAL, "attn_type_list": ("decoder_attention_types",)},
-    layer_kinds=KINDS, build="minimax",
+    layer_kinds=LINEAR_KINDS, build="minimax",
     moe=MoeKeys(shared_width="shared_intermediate_size", shared_gate=True),
 )  # fmt: skip
 _M3 = Family(
@@ -219,7 +221,7 @@ MINIMAX_FAMILIES: dict[str, Family] = {
         words="MiniMax-01, MiniMax-M1",
         defaults=size_defaults(4096, 14336, 32, 32, 8, 32000, 131072, num_local_experts=8,
                        num_experts_per_tok=2, sliding_window=None),
-        aliases=_LOCAL, layer_kinds=KINDS, build="minimax", moe=MoeKeys(),
+        aliases=_LOCAL, layer_kinds=LINEAR_KINDS, build="minimax", moe=MoeKeys(),
     ),
     **dict.fromkeys(("minimax_text_01", "minimax_m1", "MiniMaxText01", "MiniMaxM1"), _TEXT_01),
     **dict.fromkeys(("minimax_m3", "minimax_m3_vl_text"), _M3),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
-from meshwise.models.families.keys import Reader, not_known, plain_attention, wrong
+from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import (
     ModelFields,
     distinct_blocks,
     end_fields,
     layer_integers,
     object_of,
+    plain_attention,
     windowed,
 )
 from meshwise.models.shapes import Block, Mlp

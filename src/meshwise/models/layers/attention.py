@@ -25,7 +25,8 @@ class Indexer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     weighted: bool = (
         True  # heads' scores are added up; False: each chooses for its KV head (MiniMax-M3)
     )
-    extra_parameters: int = 0  # weights that are none of its three projections: norms, compressors
+    key_features: int | None = None  # that its keys are made of, where more than they have (V4)
+    extra_parameters: int = 0  # weights that are none of its three projections: norms, positions
 
     def __post_init__(self) -> None:
         check_fields(self, _INDEXER, "indexer")
@@ -58,7 +59,8 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     latent_bias: bool = False  # MLA: bias on the two down-projections
     indexer: Indexer | None = None  # sparse attention: a query sees the keys that it chooses
     compress: int | None = None  # beside the window's keys, one entry for each so many positions
-    compressor_parameters: int = 0  # weights of what makes those entries, replicated over TP
+    compressor_features: int = 0  # that those entries are made of, by a product replicated over TP
+    compressor_parameters: int = 0  # weights of what makes them beyond that product
     head_gate: bool = False  # a gate of one value per head, a projection of its own (Step 3.5)
     value_gate: bool = False  # a gate as wide as the values, a projection of its own (Kimi-K3)
     shared_kv: bool = False  # keys and values of an earlier layer: none projected, none cached
@@ -69,6 +71,7 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     )
     output_groups: int = 1  # groups of heads whose outputs are compressed apart (DeepSeek-V4)
     input_width: int | None = None  # features that it reads, where not the layer's (Zamba 2)
+    rotary: bool = True  # positions turn queries and keys, where none are learned
 
     def __post_init__(self) -> None:
         check_fields(self, _ATTENTION, "attention")
@@ -106,7 +109,9 @@ _PARAMETERS = whole(0, MAX_PARAMETERS)
 _ATTENTION = flags_of(Attention) | {
     **dict.fromkeys(("heads", "kv_heads", "head_dim", "value_head_dim"), _SIZE),
     **dict.fromkeys(("window", "q_lora_rank", "kv_lora_rank"), optional(whole(1, MAX_PARAMETERS))),
-    **dict.fromkeys(("norm_parameters", "compressor_parameters"), _PARAMETERS),
+    **dict.fromkeys(
+        ("norm_parameters", "compressor_parameters", "compressor_features"), _PARAMETERS
+    ),
     **dict.fromkeys(("compress", "output_rank", "input_width"), optional(_SIZE)),
     "output_groups": _SIZE,
     "indexer": optional(a(Indexer)),
@@ -114,6 +119,6 @@ _ATTENTION = flags_of(Attention) | {
 }
 _INDEXER = flags_of(Indexer) | {
     **dict.fromkeys(("heads", "head_dim", "top_k"), _SIZE),
-    "rank": optional(_SIZE),
+    **dict.fromkeys(("rank", "key_features"), optional(_SIZE)),
     "extra_parameters": _PARAMETERS,
 }

@@ -29,10 +29,11 @@ ATTENTION_NAMES: dict[str, tuple[str, ...]] = {
 FEED_FORWARD_NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gate_proj", "w1", "c_fc_0", "linear"), ("gate",)),
     **dict.fromkeys(
-        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "dense_h_to_4h", "fc_in", "linear_v"),
+        ("up_proj", "w3", "v1", "fc1", "c_fc", "c_fc_1", "fc_in", "linear_v"),
         ("up",),
     ),
-    **dict.fromkeys(("gate_up_proj", "input_linear"), ("gate", "up")),
+    # the last one holds a gate where the model has one (ChatGLM)
+    **dict.fromkeys(("gate_up_proj", "input_linear", "dense_h_to_4h"), ("gate", "up")),
     **dict.fromkeys(
         (
             "down_proj",

@@ -16,6 +16,7 @@ from meshwise.models.formats import quantization_summary
 from meshwise.models.quantization.methods import read_method
 from meshwise.models.quantization.modules import ModuleFormat, commonest_format, with_formats
 from meshwise.models.quantization.stated import MethodFormats, StatedMethod
+from meshwise.models.quantization.towers import tower_formats
 from meshwise.models.quantization.values import (
     Config,
     check_numbers,
@@ -97,7 +98,8 @@ def quantised_as(
         main = Stored(dtype=model.dtype, weight_only=True)
     ends = {"embedding": embedding, "head": embedding if model.tied and embedding else head}
     summary = quantization_summary(method, main, _cache(c), **ends)
-    return msgspec.structs.replace(named, quantization=summary)
+    towers = tower_formats(model.towers, method, found.rules, found.default)
+    return msgspec.structs.replace(named, quantization=summary, towers=towers)
 
 
 def _most(found: list[ModuleFormat]) -> Stored | None:

@@ -138,13 +138,20 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
     """What chooses the keys of sparse attention: three products, scores of all keys, the choice.
 
     The same on every TP rank (vLLM's, SGLang's indexers are not divided). Scores are read once more
-    to choose; keys have a cache of their own, one byte per value and a scale per 128.
+    to choose; keys have a cache of their own, one byte per value and a scale per 128. Before it, what
+    compresses keys of layers that do (DeepSeek-V4): a product on every rank.
     """
     i = a.indexer
-    if i is None or not i.own:
-        return []
     w, h = ctx.widths, ctx.model.hidden
     formats = ctx.operands(stored.attention)
+    entries = []
+    if a.compressor_features:
+        wide = (
+            ctx.wide()
+        )  # engines keep it in 16 bit or above (vLLM's deepseek_v4.py: no quantisation)
+        entries = [gemm("attention.compressor", ctx.tokens, a.compressor_features, h, wide)]
+    if i is None or not i.own:
+        return entries
     keys = ctx.keys // (a.compress or 1)
     queries = -(-ctx.queries // (a.compress or 1)) if ctx.queries > 1 else 1
     decode = ctx.phase == "decode"
@@ -187,9 +194,11 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
     chosen = elementwise("attention.top_k", "fp32", 2.0 * 4.0 * pairs * scale)._replace(
         kernel=Kernel.CHOICE, m=ctx.sequences * float(ctx.queries) / cp, n=keys, k=i.top_k
     )
+    made = (i.key_features or i.head_dim) + i.heads * i.weighted
     return [
+        *entries,
         gemm("attention.indexer_query", ctx.tokens, i.heads * i.head_dim, i.rank or h, formats),
-        gemm("attention.indexer_key", ctx.tokens, i.head_dim + i.heads * i.weighted, h, formats),
+        gemm("attention.indexer_key", ctx.tokens, made, h, formats),
         score,
         chosen,
     ]
@@ -237,7 +246,8 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     per_pair = 2.0 * (score_width + value_width)
     pairs = seen_pairs(a, ctx.queries, ctx.keys, causal=fused or decode)
     if not fused and not decode:
-        pairs = float(ctx.queries) * ctx.keys  # the mask is applied to the full square
+        # the mask is applied to the full square, and to all compressed entries
+        pairs = float(ctx.queries) * (ctx.keys + (ctx.keys // a.compress if a.compress else 0))
     full = float(ctx.queries) * a.seen(ctx.keys)
     scale = ctx.sequences * heads / cp
     flops = per_pair * pairs * scale
@@ -284,7 +294,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
             ),
         )
     ]
-    if ctx.model.positions == 0:
+    if ctx.model.positions == 0 and a.rotary:
         kv = 1 if a.mla else -(-a.kv_heads // ctx.layout.tp) * (not a.shared_kv)
         width = (heads + kv) * (a.rope_head_dim or a.head_dim)
         # not fused: widened to fp32, multiplied as complex numbers, narrowed: 20 bytes an element

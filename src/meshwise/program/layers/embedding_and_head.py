@@ -61,7 +61,24 @@ def embedding(ctx: Context) -> list[Op]:
     if ctx.model.embedding_dim:
         project = gemm("embedding.project", ctx.tokens, h, width, ctx.wide())
         ops += [project, *(gradients_of(project, w.activation, w.gradient) if ctx.training else ())]
+    ops += _further(ctx)
     return _with_weights(ctx, ops, end_weights(ctx.model, ctx.layout, ctx.vocabulary)[0])
+
+
+def _further(ctx: Context) -> list[Op]:
+    """Products of the ends beside embedding and head, counted here: every token passes them; and embeddings
+    per layer, looked up, and the product that adds the token's own (Gemma 3n)."""
+    w, h, per_layer = ctx.widths, ctx.model.hidden, ctx.model.layers * ctx.model.layer_embedding
+    wide = ctx.wide()
+    products = [gemm(f"ends.{a.name}", ctx.tokens, a.outputs, a.inputs, wide)
+                for a in ctx.model.adapters]  # fmt: skip
+    if per_layer:
+        products.append(gemm("embedding.per_layer", ctx.tokens, per_layer, h, wide))
+        moved = 2.0 * ctx.tokens * per_layer * w.activation
+        products.append(elementwise("embedding.per_layer_lookup", w.activation_dtype, moved))
+    if not ctx.training:
+        return products
+    return [*products, *(g for op in products for g in gradients_of(op, w.activation, w.gradient))]
 
 
 def _with_weights(ctx: Context, ops: list[Op], weights: Array) -> list[Op]:

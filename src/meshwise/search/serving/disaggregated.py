@@ -156,6 +156,7 @@ def _prefills(
         held = engine.prefill(prompts * (layouts.pp + 1), w.isl).memory
         memory = np.broadcast_to(
             held["weights_bytes"]
+            + held.get("towers_bytes", 0.0)
             + held["kv_cache_bytes"]
             + work.memory["activations_bytes"]
             + work.memory["workspace_bytes"],

@@ -25,6 +25,7 @@ from meshwise.search.tp_curve.copies import copies
 from meshwise.search.tp_curve.limit import column, find_limit, main_kind
 from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
+from meshwise.search.tp_curve.towers import tower_degree_remarks, tower_remarks
 from meshwise.stacks.stack import Stack, not_made_for
 from meshwise.units import format_gpus
 from meshwise.workloads.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
@@ -188,6 +189,7 @@ def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack
     found = formats.format_remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
     found += not_made_for(stack, workload.phase)
+    found += tower_remarks(model, workload, stack)
     found += expert_remarks(model, workload)
     return found + version_remarks(model, cluster, workload, stack)
 
@@ -220,6 +222,8 @@ def degree_remarks(
         name = stack.title or stack.name
         found.append(f"sequence parallelism is on: {name} trains experts beside TP with it only")
     found += legality.tp_remarks(model, tp, stack, etp)
+    if workload.phase != "train":
+        found += tower_degree_remarks(model, stack, tp)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is not None and length > model.max_positions:
         found.append(

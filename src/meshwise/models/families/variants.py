@@ -1,0 +1,62 @@
+"""Families that differ in one place from those that :func:`~meshwise.models.families.layers.standard` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from meshwise.models.families import keys as fr
+from meshwise.models.families.keys import Reader, not_known, wrong
+from meshwise.models.families.layers import ModelFields, standard
+from meshwise.models.shapes import Block
+
+
+def axk1(r: Reader) -> ModelFields:
+    """A.X K1: DeepSeek-V3 with a norm after the experts."""
+    fields = standard(r)
+    hidden: int = fields["hidden"]
+
+    def normed(b: Block) -> Block:
+        more = 0 if b.moe is None else hidden
+        return msgspec.structs.replace(b, norm_parameters=b.norm_parameters + more)
+
+    fields["blocks"] = tuple(normed(b) for b in fields["blocks"])
+    if fields["mtp"] is not None:
+        blocks = tuple(normed(b) for b in fields["mtp"].blocks)
+        fields["mtp"] = msgspec.structs.replace(fields["mtp"], blocks=blocks)
+    return fields
+
+
+def cohere2_moe(r: Reader) -> ModelFields:
+    """Command with experts: its dense first layers may be wider; shared experts are as wide as one."""
+    wide = r.optional("prefix_dense_intermediate_size")
+    if r.value("layer_types") is None:
+        raise wrong("layer_types", None, "absent: which layers have windows is not known otherwise",
+                    legal="a list of kinds, one per layer")  # fmt: skip
+    r.optional("first_k_dense_replace", 0, fr.MOST_LAYERS)
+    fields = standard(r)
+    if wide is not None:
+        fields["blocks"] = tuple(
+            b
+            if b.mlp is None
+            else msgspec.structs.replace(b, mlp=msgspec.structs.replace(b.mlp, width=wide))
+            for b in fields["blocks"]
+        )
+    return fields
+
+
+def apertus1p5(r: Reader) -> ModelFields:
+    """Apertus 1.5: the head may have fewer rows than the table of embeddings, which is not read."""
+    rows = r.optional("output_vocab_size", 1, fr.MOST_TOKENS)
+    if rows not in (None, r.integer("vocab_size", 1, fr.MOST_TOKENS)):
+        raise not_known("output_vocab_size", rows, "a head of other rows than vocab_size is not known",
+                        "vocab_size, or null")  # fmt: skip
+    return standard(r)
+
+
+VARIANT_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "axk1": axk1,
+    "cohere2_moe": cohere2_moe,
+    "apertus1p5": apertus1p5,
+}
