@@ -197,7 +197,7 @@ def canonical_weights(name: object, field: str = "weights") -> str:
     if file is not None:
         return file
     meant = _PAIRS.get(_plain(name))
-    if meant is not None and meant != WeightFormat(found, only=found not in NARROW):
+    if meant is not None and (found in NARROW or meant != WeightFormat(found, only=True)):
         same = (word for word in VARIANTS if _PAIRS[word] == meant)
         found = next(same, found)
     assert found is not None
