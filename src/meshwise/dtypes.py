@@ -86,14 +86,18 @@ _PAIRS: dict[str, WeightFormat] = {
             "int4", only=True
         ),
         "w8a16 int8_wo int8wo int8_weight_only": WeightFormat("int8", only=True),
-        "w8a8 w8a8_int8 int8_w8a8 int8_dynamic": WeightFormat("int8", only=False),
-        "w4a4 w4a4_nvfp4": WeightFormat("nvfp4", only=False),
+        "w8a8 w8a8_int8 int8_w8a8 int8_dynamic blockwise_int8": WeightFormat("int8", only=False),
+        "w4a4 w4a4_nvfp4 modelopt_fp4 modelopt_nvfp4 petit_nvfp4": WeightFormat(
+            "nvfp4", only=False
+        ),
         "nvfp4_wo nvfp4a16 w4a16_nvfp4": WeightFormat("nvfp4", only=True),
         "mxfp4_wo mxfp4a16 w4a16_mxfp4": WeightFormat("mxfp4", only=True),
         "fp8_wo fp8wo float8_wo fp8_weight_only float8_weight_only w8a16_fp8": WeightFormat(
             "fp8", only=True
         ),
-        "w8a8_fp8 fp8_w8a8 ptpc_fp8": WeightFormat("fp8", only=False),
+        "w8a8_fp8 fp8_w8a8 ptpc_fp8 modelopt_fp8 fbgemm_fp8 deepspeedfp": WeightFormat(
+            "fp8", only=False
+        ),
         "fp8_block fp8_blockwise fp8_block_scales block_fp8 blockwise_fp8": WeightFormat(
             "fp8", block=(128, 128)
         ),
@@ -105,9 +109,9 @@ _PAIRS: dict[str, WeightFormat] = {
 # what weights may be stored as beyond the formats themselves, each under its shortest word
 VARIANTS = ("fp8_block", "fp8_wo", "int8_wo", "nvfp4_wo", "nf4", "w8a8", "w8a8_fp8", "w4a4")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "int8", "nvfp4")  # operands of a product
-_STORED = ("fp32", "fp16", "bf16", "fp8", "mxfp8", "int8", "int4", "mxfp4", "mxfp6", "nvfp4",
+COMMON_WEIGHT = ("fp32", "fp16", "bf16", "fp8", "mxfp8", "int8", "int4", "mxfp4", "mxfp6", "nvfp4",
            "int2", "int3")  # fmt: skip
-WEIGHT = (*_STORED, *GGUF_BLOCKS)
+WEIGHT = (*COMMON_WEIGHT, *GGUF_BLOCKS)
 KV_CACHE = ("fp32", "fp16", "bf16", "fp8", "int8", "int4", "nvfp4")
 COMM = ("fp32", "fp16", "bf16", "fp8", "int8")
 GRADIENT = ("fp32", "fp16", "bf16")
@@ -192,7 +196,9 @@ def canonical_weights(name: object, field: str = "weights") -> str:
     :data:`GGUF_FILES`: what a word says beyond its format is kept."""
     found = known(name)
     if found not in WEIGHT:
-        raise _refused(name, field, (*_STORED, *VARIANTS, "q4_k_m", "another file type of GGUF"))
+        raise _refused(
+            name, field, (*COMMON_WEIGHT, *VARIANTS, "q4_k_m", "another file type of GGUF")
+        )
     file = gguf_file(name)
     if file is not None:
         return file
