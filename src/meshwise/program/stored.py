@@ -7,10 +7,15 @@ import numpy as np
 from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
-from meshwise.models.parameters import has_towers, parameters
-from meshwise.models.shapes import Block, Model, Stored, Tower
+from meshwise.models.parameters import (
+    embedding_weights,
+    has_towers,
+    head_weights,
+    parameters,
+)
+from meshwise.models.shapes import Block, Model, Tower
 from meshwise.program.context import Widths, stored_width, widths
-from meshwise.program.weights import Role, block_matrices, end_weights, layers_held, tied_table
+from meshwise.program.weights import Role, block_matrices, end_weights, layers_held
 from meshwise.workloads.workload import Prefill
 
 
@@ -29,20 +34,18 @@ def layers_bytes(model: Model, block: Block, count: Array, layout: Layouts, w: W
 
 
 def end_bytes(model: Model, layout: Layouts, w: Widths, rows: Array) -> tuple[Array, Array]:
-    """Bytes of (embedding, head) on one rank that holds ``rows`` of the (padded) vocabulary: their tables in
-    the checkpoint's formats, norms and positions beside them as they are."""
+    """Bytes of (embedding, head) on one rank that holds ``rows`` of the (padded) vocabulary: tables in
+    their own format, norms and positions beside them wide."""
     q = model.quantization
-    embed, head = end_weights(model, layout, rows)
-    if q is None:
-        return embed * w.plain_weight, head * w.plain_weight
-    table = rows * (model.embedding_dim or model.hidden)
-    own = np.where(layout.pp == 1, table - tied_table(model, rows), table)  # a tied head has none
-
-    def stored(number: Array, of_table: Array, how: Stored | None) -> Array:
-        width = w.plain_weight if how is None else stored_width(model, w, how)
-        return of_table * width + (number - of_table) * w.plain_weight
-
-    return stored(embed, table, q.embedding), stored(head, own, q.head)
+    formats = (q.embedding, q.head) if q is not None else (None, None)
+    wide = (embedding_weights(model).replicated, head_weights(model).replicated)
+    ends = zip(end_weights(model, layout, rows), wide, formats, strict=True)
+    embed, head = (
+        rest * w.plain_weight
+        + (number - rest) * (w.plain_weight if how is None else stored_width(model, w, how))
+        for number, rest, how in ends
+    )
+    return embed, head
 
 
 def stage_bytes(model: Model, role: Role, layout: Layouts, w: Widths, rows: Array) -> Array:
