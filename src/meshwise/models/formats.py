@@ -126,7 +126,7 @@ def model_as_run(model: Model, workload: Workload) -> Model:
             "take; `weights` states their format",
             field="quantization_config",
             value=q.method,
-            legal=dtypes.WEIGHT,
+            legal=dtypes.COMMON_WEIGHT,
         )
     if wanted is None or (q is not None and _is_in(q, wanted)):
         return model

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshwise.answers.model import ModelResult
 from meshwise.errors import InputError
 from meshwise.models.device_formats import NO_KERNELS, check_device_formats
 from meshwise.models.families.config import model_from_config
@@ -149,3 +150,8 @@ def test_generations_without_kernels_are_those_of_devices() -> None:
         for name in catalog.names("devices")
     }
     assert set(NO_KERNELS) <= known
+
+
+def test_a_models_answer_says_that_the_bytes_are_not_known() -> None:
+    page = ModelResult(checkpoint({"quant_method": "something_new"})).page()
+    assert "something_new: bytes not known" in page.answer
