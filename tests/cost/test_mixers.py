@@ -276,6 +276,21 @@ def test_sparse_attention_does_not_grow_with_the_context():
     assert 3.5 < many / few < 4.5
 
 
+@pytest.mark.parametrize(("name", "block"), [("h200", 64.0), ("b200", 128.0)])
+def test_few_heads_are_padded_to_a_block(name, block):
+    """So that tensor parallelism makes no attention to chosen keys shorter than a block's."""
+    fit, _ = kernels(device(name)).sparse("gather.prefill")
+    where = chip(name, 1e15)
+
+    def seconds(heads):
+        return float(
+            sparse.gather_seconds(4096.0, 2048.0, 2048.0, heads, 576.0, 512.0, 1152.0, where, fit)
+        )
+
+    assert seconds(8.0) == seconds(block)
+    assert seconds(2 * block) > 1.3 * seconds(block)
+
+
 def test_nothing_is_chosen_where_all_keys_are():
     fit, _ = kernels(device("h200")).sparse("choice.any")
     seconds = sparse.choice_seconds(

@@ -34,6 +34,7 @@ REFUSED_TRAINING = {
     "heads": "TP does not divide the attention heads",
     "kv_heads": "TP neither divides nor is a multiple of the KV heads",
     "kv_copies": "more TP ranks than KV heads, which this stack does not copy",
+    "output_groups": "TP does not divide the groups of the output projection",
     "recurrent_heads": "TP does not divide the heads of recurrent layers",
     "key_groups": "TP does not divide the heads of keys of recurrent layers",
     "key_copies": "more TP ranks than heads of keys, which this stack does not copy",

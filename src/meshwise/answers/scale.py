@@ -27,6 +27,7 @@ LIMIT_REASONS = {
     "gemm_shrinkage": "compute that no longer shrinks (products too small)",
     "heads": "the attention heads",
     "kv_heads": "the KV heads",
+    "output_groups": "the groups of the output projection",
     "recurrent_heads": "the heads of recurrent layers",
     "key_groups": "the heads of keys of recurrent layers",
     "key_copies": "the heads of keys of recurrent layers",

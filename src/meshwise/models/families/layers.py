@@ -196,7 +196,7 @@ def self_attention(r: Reader) -> Attention:
         key_bias=bias,
         value_bias=bias,
         output_bias=r.flag(f.output_bias),
-        output_gate=f.output_gate,
+        value_gate=f.value_gate,
         norm_parameters=norms + (hidden if f.sub_norms else 0),
         norms_span_heads=bool(norms) and f.query_key_norm == "wide",
         sinks=f.sinks,

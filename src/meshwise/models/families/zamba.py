@@ -120,8 +120,12 @@ def zamba2(r: Reader) -> ModelFields:
         raise wrong("hybrid_layer_ids", listed, "contradicts layers_block_type",
                     legal="the layers that layers_block_type calls hybrid")  # fmt: skip
     bias = r.flag("add_bias_linear")
-    heads = r.integer("n_mamba_heads")
     inner = r.integer("mamba_expand", 1, 1000) * hidden
+    width = r.optional("mamba_headdim")  # in the publisher's first files, where they have no number
+    if r.has("n_mamba_heads") or width is None or inner % width:
+        heads = r.integer("n_mamba_heads")
+    else:
+        heads = inner // width
     if inner % heads:
         raise wrong("n_mamba_heads", heads, f"does not divide {inner} channels",
                     legal=f"a divisor of {inner}")  # fmt: skip
@@ -130,7 +134,7 @@ def zamba2(r: Reader) -> ModelFields:
     )
     width = r.optional("intermediate_size") or 4 * hidden
     # what its class works out of other sizes, and writes
-    r.used |= {"kv_channels", "num_query_groups", "attention_hidden_size", "ffn_hidden_size"}
+    r.used |= {"kv_channels", "num_query_groups", "attention_hidden_size"}
     shared = Block(
         attention=_shared_attention(r, hidden),
         mlp=Mlp(width=width, gated=True, up_bias=bias, down_bias=bias),
@@ -173,6 +177,13 @@ ZAMBA_FAMILIES: dict[str, Family] = {
             "head_dim": ("attention_head_dim",),
             "mamba_n_groups": ("mamba_ngroups",),
             "mamba_chunk_size": ("chunk_size",),
+            # the publisher's first files
+            "intermediate_size": ("ffn_hidden_size",),
+            "mamba_d_state": ("state_size",),
+            "mamba_d_conv": ("conv_dimension",),
+            "mamba_expand": ("expansion_factor",),
+            "adapter_rank": ("lora_rank",),
+            "use_shared_attention_adapter": ("use_shared_attention_lora",),
         },
         layer_kinds=tuple(_KINDS), build="zamba2",
     ),

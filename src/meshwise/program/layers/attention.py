@@ -9,6 +9,7 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.parameters import attention_matrices
 from meshwise.models.shapes import LayerFormats
 from meshwise.program.context import Context
+from meshwise.program.layers.pairs import attended_pairs, entry_pairs, seen_pairs
 from meshwise.program.operations import (
     Core,
     Gathered,
@@ -18,37 +19,6 @@ from meshwise.program.operations import (
     elementwise,
     gemm,
 )
-
-
-def attended_pairs(queries: int, keys: int, window: int | None, causal: bool) -> float:
-    """Query-key pairs of one head and sequence, exactly counted.
-
-    ``queries`` are the last of ``keys`` positions. Causal: each query sees itself and what is
-    before it, at most ``window`` keys. Not causal: all keys, at most ``window`` each.
-    """
-    if not causal:
-        return float(queries) * min(keys, window or keys)
-    limit = min(window or keys, keys)
-    first = keys - queries + 1  # keys that the first query sees
-    growing = max(0, min(limit, keys) - first)  # queries whose view still grows
-    growing = min(growing, queries)
-    total = growing * first + growing * (growing - 1) / 2
-    return total + (queries - growing) * float(min(limit, keys))
-
-
-def seen_pairs(a: Attention, queries: int, keys: int, causal: bool) -> float:
-    """Query-key pairs of one head and sequence: a window's, those chosen, and compressed entries."""
-    chosen = a.indexer.top_k if a.indexer is not None else None
-    if a.compress is None:
-        limits = [n for n in (a.window, chosen) if n is not None]
-        return attended_pairs(queries, keys, min(limits, default=None), causal)
-    near = attended_pairs(queries, keys, a.window, causal)
-    # an entry for each ``compress`` positions: queries in steps of as many
-    steps, entries = -(-queries // a.compress), keys // a.compress
-    if not entries:
-        return near
-    far = attended_pairs(min(steps, entries), entries, chosen, causal)
-    return near + far * (queries / min(steps, entries))
 
 
 def projections(
@@ -153,10 +123,12 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
     if i is None or not i.own:
         return entries
     keys = ctx.keys // (a.compress or 1)
-    queries = -(-ctx.queries // (a.compress or 1)) if ctx.queries > 1 else 1
     decode = ctx.phase == "decode"
     causal = decode or (ctx.stack.kernels.attention == "flash" and not ctx.stack.ideal)
-    pairs = attended_pairs(queries, keys, None, causal) * (ctx.queries / queries)
+    if a.compress is None:
+        pairs = attended_pairs(ctx.queries, keys, None, causal)
+    else:
+        pairs = entry_pairs(ctx.queries, ctx.keys, a.compress, None, causal)
     every = pairs if decode else float(ctx.queries) * keys
     cp = ctx.layout.cp if ctx.phase != "decode" else np.int64(1)
     scale = ctx.sequences / cp
