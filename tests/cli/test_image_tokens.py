@@ -72,6 +72,14 @@ def test_a_model_that_sees_nothing_takes_none(name):
     assert "no encoder of images" in said["message"]
 
 
+def test_a_sweep_over_tokens_is_over_all_of_them():
+    argv, option = COMMANDS["scale"]
+    said = refusal(*argv, option, "512", "--image-tokens", "576", "--sweep", "seq=128:2k")
+    assert said["field"] == "--image-tokens"
+    assert "all tokens of a sequence" in said["message"]
+    assert answer(*argv, option, "512", "--image-tokens", "576", "--sweep", "batch=1:4")["rows"]
+
+
 def test_training_has_no_prompt():
     argv = ("estimate", *MODEL, "--batch", "8", "--seq", "512", "--image-tokens", "576")
     assert refusal(*argv)["field"] == "--image-tokens"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
+from meshwise.models.families.builders import BUILDERS
 from meshwise.models.families.config import FAMILIES, KNOWN, family_words, model_from_config
-from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import NO_NONE, NO_SIZES
 from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
 from meshwise.models.layers.attention import Attention
@@ -76,9 +76,9 @@ def test_published_configs(row: dict[str, str]) -> None:
         else:
             assert parameters(model, active=True) == parameters(model)
         kinds = [b.attention for b in model.blocks if b.attention is not None]
-        assert {a.heads for a in kinds} == {int(row["heads"])}
+        assert {a.heads for a in kinds} == {int(n) for n in row["heads"].split()}
         if not any(a.mla for a in kinds):
-            assert {a.kv_heads for a in kinds} == {int(row["kv_heads"])}
+            assert {a.kv_heads for a in kinds} == {int(n) for n in row["kv_heads"].split()}
         assert model.vocab == int(row["vocab_size"])
         stated = row["quantization"]
         if stated.startswith("hf_quant:"):
@@ -447,18 +447,6 @@ def test_dtype() -> None:
     assert llama(torch_dtype=None).dtype == "bf16"
     nested = make("llava", text_config={**LLAMA}, torch_dtype="float16")
     assert nested.dtype == "fp16"
-
-
-def test_shared_indexers_are_refused() -> None:
-    own = make("glm_moe_dsa", num_hidden_layers=4, indexer_types=["full"] * 4)
-    assert parameters(own) == parameters(make("glm_moe_dsa", num_hidden_layers=4))
-    for keys in (
-        {"index_topk_freq": 2},
-        {"index_topk_pattern": "FFSF"},
-        {"indexer_types": ["shared"]},
-    ):
-        with pytest.raises(UnsupportedModel, match="share an indexer"):
-            make("glm_moe_dsa", num_hidden_layers=4, **keys)
 
 
 def test_mimo_v2_flash_in_the_publishers_form() -> None:

@@ -50,7 +50,15 @@ def test_whole_models_of_the_development_files(row: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "total"), [("llama-4-scout", 108_641_793_536), ("llama-4-maverick", 401_583_781_376)]
+    ("name", "total"),
+    [
+        ("llama-4-scout", 108_641_793_536),
+        ("llama-4-maverick", 401_583_781_376),
+        ("gemma-3-4b", 4_300_079_472),
+        ("gemma-3-12b", 12_187_325_040),
+        ("gemma-3-27b", 27_432_406_640),
+        ("qwen3-vl-8b", 8_767_123_696),
+    ],
 )
 def test_presets_have_as_many_weights_as_their_checkpoints(name: str, total: int) -> None:
     """The numbers are those of the safetensors on the hub."""

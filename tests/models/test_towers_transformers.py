@@ -23,7 +23,7 @@ from transformers.models.auto import modeling_auto  # noqa: E402
 
 CLASSES = modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 # Types that only the publisher's own code reads, and one whose images need another library.
-REMOTE = {"internvl_chat", "kimi_vl", "gemma3n"}
+REMOTE = {"internvl_chat", "kimi_vl", "gemma3n", "ernie4_5_moe_vl"}
 TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300,
         "head_dim": 16}  # fmt: skip
@@ -39,7 +39,8 @@ NEEDED: dict[str, dict[str, Any]] = {
 # Keys that no size of a module depends on, or that two places have to say alike.
 LEFT_OUT = {"return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward",
             "is_encoder_decoder", "vocab_size", "id2label", "label2id", "use_cache",
-            "video_temporal_patch_size", "use_swiglu_ffn"}  # fmt: skip
+            "video_temporal_patch_size", "use_swiglu_ffn", "hidden_stride",
+            "max_value_projector_patch_to_query_dict"}  # fmt: skip
 LAYERS = ("num_hidden_layers", "depth", "encoder_layers", "layers")
 TYPES = sorted(set(TOWER_PARTS) - REMOTE)
 

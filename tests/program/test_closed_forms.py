@@ -25,7 +25,7 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.load import load_model
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Block, Mlp, Model
-from meshwise.program.layers.attention import attended_pairs
+from meshwise.program.layers.pairs import attended_pairs, entry_pairs
 from meshwise.program.step import Program, program
 from meshwise.program.weights import roles
 from meshwise.stacks.load import load_stack
@@ -336,6 +336,26 @@ def test_pairs_by_counting_them(
         min(position + 1 if causal else keys, window or keys) for position in range(before, keys)
     ]
     assert attended_pairs(queries, keys, window, causal) == sum(seen)
+
+
+@FAST
+@given(
+    st.integers(1, 60),
+    st.integers(0, 60),
+    st.integers(1, 9),
+    st.none() | st.integers(1, 20),
+    st.booleans(),
+)
+def test_entries_by_counting_them(
+    queries: int, before: int, compress: int, chosen: int | None, causal: bool
+) -> None:
+    """Query by query: the whole steps of positions up to its own, of them at most those chosen."""
+    keys = before + queries
+    seen = []
+    for position in range(before, keys):
+        entries = (position + 1 if causal else keys) // compress
+        seen.append(entries if chosen is None else min(entries, chosen))
+    assert entry_pairs(queries, keys, compress, chosen, causal) == sum(seen)
 
 
 @FAST

@@ -87,6 +87,7 @@ def quiet() -> Any:
 def config_of(preset: str, layers: int, **changes: Any) -> tuple[Any, Model]:
     """(transformers' config, our Model) of a preset cut to ``layers``, from the same file."""
     table = json.loads((MODELS / f"{preset}.json").read_text())
+    table = table.get("text_config", table)  # the language model of a multimodal one
     for key in LAYER_KEYS:
         if key in table:
             table[key] = layers
@@ -333,6 +334,8 @@ NOT_COMPARED = {
     "deepseek_v32": DSA,
     "glm_moe_dsa": DSA,
     "minimax_m3_vl_text": DSA,
+    "deepseek_v4": "test_streams_that_mix",
+    "gemma3n_text": "test_streams_that_mix",
     **dict.fromkeys(FAMILIES.LINEAR - {"minimax_m3_vl_text"}, "test_linear_attention_in_chunks"),
 }
 
@@ -362,8 +365,9 @@ def test_sparse_attention_with_its_indexer(kind: str) -> None:
     indexer's projections, its scores of every pair and their sums over its heads."""
     table = {**FAMILIES.small(kind, random.Random(kind)), "num_hidden_layers": 2}
     table["num_key_value_heads"] = table["num_attention_heads"]
-    if "layer_types" in table:
-        table["layer_types"] = table["layer_types"][:2]
+    for key in ("layer_types", "indexer_types"):
+        if key in table:
+            table[key] = table[key][:2]
     config = FAMILIES.CONFIG_MAPPING[kind](**table)
     model = model_from_config(config.to_dict(), name=kind)
     built = build(config, "eager", "cpu").eval()
@@ -372,6 +376,35 @@ def test_sparse_attention_with_its_indexer(kind: str) -> None:
     with torch.no_grad():
         forward, _ = counted(lambda: built(input_ids=ids, use_cache=False))
     assert flops(model, Training(batch=BATCH, seq=seq))["forward"] == forward
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v4", "gemma3n_text"])
+def test_streams_that_mix(kind: str) -> None:
+    """Copies of the residual: torch counts the products of a few coefficients with all streams, which move
+    memory and are priced as that; our indexer adds up its heads' scores, which torch does not count."""
+    rng = random.Random(kind)
+    for _ in range(3):
+        config = FAMILIES.CONFIG_MAPPING[kind](**FAMILIES.small(kind, rng))
+        model = model_from_config(config.to_dict(), name=kind)
+        seq = 24
+        built = build(config, "eager", "cpu").eval()
+        ids = torch.randint(1, model.vocab, (BATCH, seq))
+        with torch.no_grad():
+            forward, _ = counted(lambda b=built, i=ids: b(input_ids=i, use_cache=False))
+        ours = flops(model, Training(batch=BATCH, seq=seq))["forward"]
+        n, tokens = model.residual_streams, BATCH * seq
+        coefficients = 2 * n * n * model.hidden
+        if kind == "deepseek_v4":  # before attention and before the experts
+            mixed = 2 * coefficients * model.layers
+        else:  # the router's second call, beside the mixing
+            mixed = (coefficients + 2 * n * model.hidden) * model.layers
+        weighted = 0
+        for index in model.pattern:
+            a = model.blocks[index].attention
+            assert a is not None
+            if a.indexer is not None and a.compress is not None:
+                weighted += 2 * a.indexer.heads * (seq // a.compress)
+        assert ours + tokens * (mixed - weighted) == forward
 
 
 @pytest.mark.parametrize("kind", sorted(FAMILIES.LINEAR - {"minimax_m3_vl_text"}))

@@ -85,6 +85,8 @@ def command(
     where = options.read_cluster(cluster, nodes, nics)
     workload = options.read_workload(o)
     swept = _one_sweep(o["sweep"])
+    if swept is not None and swept.split("=")[0].strip() in ("seq", "context"):
+        _no_images(o, swept)
     # over numbers of GPUs
     if o.has("gpus") or o.flag("weak"):
         _grow(spec, where, workload, o, swept)
@@ -132,6 +134,18 @@ def _one_sweep(said: object) -> str | None:
             nearest=sweeps[0],
         )
     return str(sweeps[0]) if sweeps else None
+
+
+def _no_images(o: Given, sweep: str) -> None:
+    """Refuse tokens of images beside a sweep over all tokens of a sequence."""
+    if o.has("image_tokens"):
+        raise InputError(
+            f"--image-tokens={quoted(o['image_tokens'])}: --sweep {quoted(sweep)} is over all tokens of a "
+            "sequence, images' among them",
+            field="--image-tokens",
+            value=o["image_tokens"],
+            legal="leave --image-tokens out",
+        )
 
 
 def _grow(model: Model, cluster: Cluster, workload: Workload, o: Given, sweep: str | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from meshwise import dtypes
 from meshwise.arrays import Array
+from meshwise.errors import UnsupportedModel
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.tp_degrees import vocabulary_rows
 from meshwise.models.formats import model_as_run, products
@@ -168,7 +169,16 @@ def context(
     batch.
 
     ``batch`` is an array of sequences in place of the workload's batch, for sweeps over it.
+
+    :raises UnsupportedModel: for training of a model whose layers share their weights (Zamba).
     """
+    if isinstance(workload, Training) and any(block.shared for block in model.blocks):
+        raise UnsupportedModel(
+            f"model: {model.name} has layers that share their weights, whose training is not priced",
+            field="model",
+            value=model.name,
+            legal="prefill, decode, serving",
+        )
     model = model_as_run(model, workload)
     batch = np.int64(workload.batch) if batch is None else batch
     if isinstance(workload, Decode):

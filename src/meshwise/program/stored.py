@@ -7,7 +7,12 @@ import numpy as np
 from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
-from meshwise.models.parameters import has_towers, parameters
+from meshwise.models.parameters import (
+    embedding_weights,
+    has_towers,
+    head_weights,
+    parameters,
+)
 from meshwise.models.shapes import Block, Model, Tower
 from meshwise.program.context import Widths, stored_width, widths
 from meshwise.program.weights import Role, block_matrices, end_weights, layers_held
@@ -29,16 +34,16 @@ def layers_bytes(model: Model, block: Block, count: Array, layout: Layouts, w: W
 
 
 def end_bytes(model: Model, layout: Layouts, w: Widths, rows: Array) -> tuple[Array, Array]:
-    """Bytes of (embedding, head) on one rank that holds ``rows`` of the (padded) vocabulary."""
+    """Bytes of (embedding, head) on one rank that holds ``rows`` of the (padded) vocabulary: tables in
+    their own format, norms and positions beside them wide."""
     q = model.quantization
-    ends = zip(
-        end_weights(model, layout, rows),
-        (q.embedding, q.head) if q is not None else (None, None),
-        strict=True,
-    )
+    formats = (q.embedding, q.head) if q is not None else (None, None)
+    wide = (embedding_weights(model).replicated, head_weights(model).replicated)
+    ends = zip(end_weights(model, layout, rows), wide, formats, strict=True)
     embed, head = (
-        number * (w.plain_weight if how is None else stored_width(model, w, how))
-        for number, how in ends
+        rest * w.plain_weight
+        + (number - rest) * (w.plain_weight if how is None else stored_width(model, w, how))
+        for number, rest, how in ends
     )
     return embed, head
 

@@ -229,3 +229,116 @@ def test_deepseek_v3(tmp_path: Path) -> None:
     stored = weight_bytes(model)["fp8 checkpoint"]
     assert stored == pytest.approx(found.bytes, rel=1e-12)
     assert stored == total - (apart["mtp"].bytes or 0) - (apart["buffers"].bytes or 0)
+
+
+def gpt_oss(c: dict[str, Any]) -> Tensors:
+    """Experts in MXFP4, one tensor for all of a layer; the rest in 16 bits."""
+    h, w, v, n = c["hidden_size"], c["intermediate_size"], c["vocab_size"], c["num_local_experts"]
+    dim = c["head_dim"]
+    found = {
+        "model.embed_tokens.weight": bf16(v, h),
+        "model.norm.weight": bf16(h),
+        "lm_head.weight": bf16(v, h),
+    }
+    for i in range(c["num_hidden_layers"]):
+        at = f"model.layers.{i}"
+        for name, heads in (("q", 64), ("k", 8), ("v", 8)):
+            found[f"{at}.self_attn.{name}_proj.weight"] = bf16(heads * dim, h)
+            found[f"{at}.self_attn.{name}_proj.bias"] = bf16(heads * dim)
+        for name, rows, columns in (("gate_up_proj", 2 * w, h), ("down_proj", h, w)):
+            experts = f"{at}.mlp.experts.{name}"
+            found[f"{experts}_blocks"] = ("U8", [n, rows, columns // 32, 16])
+            found[f"{experts}_scales"] = ("U8", [n, rows, columns // 32])
+            found[f"{experts}_bias"] = bf16(n, rows)
+        found |= {
+            f"{at}.self_attn.o_proj.weight": bf16(h, 64 * dim),
+            f"{at}.self_attn.o_proj.bias": bf16(h),
+            f"{at}.self_attn.sinks": bf16(64),
+            f"{at}.mlp.router.weight": bf16(n, h),
+            f"{at}.mlp.router.bias": bf16(n),
+            f"{at}.input_layernorm.weight": bf16(h),
+            f"{at}.post_attention_layernorm.weight": bf16(h),
+        }
+    return found
+
+
+def test_gpt_oss(tmp_path: Path) -> None:
+    """As published: 459 tensors of 13,761,264,768 bytes (``total_size`` of its index)."""
+    c = config("gpt-oss-20b")
+    tensors = gpt_oss(c)
+    assert len(tensors) == 459
+    assert written.folder_of(tmp_path, tensors, c) == 13_761_264_768
+    model = load_model_file(tmp_path)
+    found = model.checkpoint
+    assert found is not None and not found.differences and not found.apart
+    assert (found.total_bytes, found.parameters) == (13_761_264_768, parameters(model))
+    assert weight_bytes(model)["mxfp4 checkpoint"] == pytest.approx(13_761_264_768, rel=1e-12)
+    assert model == load_model_file(tmp_path)
+    for group in found.groups:
+        assert group.bytes == pytest.approx(group.checkpoint_bytes)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_mlx(tmp_path: Path, bits: int) -> None:
+    """Embedding and head are quantised too."""
+    layout = layouts.mlx(bits)
+    tensors = written.llama(layout)
+    for name in ("model.embed_tokens", "lm_head"):
+        del tensors[f"{name}.weight"]
+        table = layout(written.VOCAB, written.HIDDEN)
+        tensors |= {f"{name}.{kind}": t for kind, t in table.items()}
+    stated = {**written.LLAMA, "quantization": {"group_size": 64, "bits": bits}}
+    total = written.folder_of(tmp_path, tensors, stated)
+    model = load_model_file(tmp_path)
+    found = model.checkpoint
+    assert found is not None and not found.differences
+    assert (found.total_bytes, found.parameters) == (total, parameters(model))
+    stored = next(v for k, v in weight_bytes(model).items() if k.endswith("checkpoint"))
+    assert stored == pytest.approx(total, rel=1e-12)
+    q = model.quantization
+    assert q is not None and q.embedding is not None and q.head is not None
+    assert (q.embedding.dtype, q.embedding.group) == (f"int{bits}", 64)
+
+
+@pytest.mark.parametrize("name", ["w4a16", "fp8-blocks", "nvfp4", "gptq-4"])
+def test_experts_by_number(tmp_path: Path, name: str) -> None:
+    """A format of the experts alone, as Kimi's and most experts' checkpoints have it."""
+    case = layouts.CASES[name]
+    h, w, n, layers, v = 512, 256, 8, 2, 1024
+    c = {
+        "model_type": "qwen3_moe", "hidden_size": h, "intermediate_size": 1024, "num_experts": n,
+        "moe_intermediate_size": w, "num_experts_per_tok": 2, "num_hidden_layers": layers,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": v,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "decoder_sparse_step": 1,
+        "mlp_only_layers": [], "norm_topk_prob": True,
+    }  # fmt: skip
+    tensors = {
+        "model.embed_tokens.weight": bf16(v, h),
+        "model.norm.weight": bf16(h),
+        "lm_head.weight": bf16(v, h),
+    }
+    for i in range(layers):
+        at = f"model.layers.{i}"
+        for q, rows in (("q", h), ("k", 256), ("v", 256), ("o", h)):
+            tensors[f"{at}.self_attn.{q}_proj.weight"] = bf16(rows, h)
+        for norm, size in (("self_attn.q_norm", 64), ("self_attn.k_norm", 64),
+                           ("input_layernorm", h), ("post_attention_layernorm", h)):  # fmt: skip
+            tensors[f"{at}.{norm}.weight"] = bf16(size)
+        tensors[f"{at}.mlp.gate.weight"] = bf16(n, h)
+        for e in range(n):
+            for product, rows, columns in (
+                ("gate_proj", w, h), ("up_proj", w, h), ("down_proj", h, w),
+            ):  # fmt: skip
+                for kind, tensor in case.layout(rows, columns).items():
+                    tensors[f"{at}.mlp.experts.{e}.{product}.{kind}"] = tensor
+    total = written.folder_of(tmp_path, tensors, {**c, "quantization_config": case.config})
+    model = load_model_file(tmp_path)
+    found = model.checkpoint
+    assert found is not None
+    assert {(d.kind, d.group) for d in found.differences} == {("format", "attention")}
+    assert (found.total_bytes, found.parameters) == (total, parameters(model))
+    stored = next(v for k, v in weight_bytes(model).items() if k.endswith("checkpoint"))
+    assert stored == pytest.approx(total, rel=1e-12)
+    (block,) = model.blocks
+    assert block.stored.attention is None
+    assert block.stored.expert_up is not None and block.stored.expert_up.dtype == case.dtype

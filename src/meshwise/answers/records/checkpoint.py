@@ -34,6 +34,7 @@ class CheckpointApart(TypedDict):
 
     what: str
     tensors: int
+    derived_parameters: int | None
     parameters: int | None
     bytes: int | None
 
@@ -82,7 +83,13 @@ def checkpoint_record(found: CheckpointContents | None) -> CheckpointRecord | No
             for d in found.differences
         ],
         "apart": [
-            {"what": a.what, "tensors": a.tensors, "parameters": a.parameters, "bytes": a.bytes}
+            {
+                "what": a.what,
+                "tensors": a.tensors,
+                "derived_parameters": a.derived_parameters,
+                "parameters": a.parameters,
+                "bytes": a.bytes,
+            }
             for a in found.apart
         ],
     }

@@ -28,6 +28,10 @@ def _memory(size: float | None) -> str:
     return "not known" if size is None else format_memory(size)
 
 
+def _count(number: int | None) -> str:
+    return "not known" if number is None else format_count(number)
+
+
 def _files(found: CheckpointContents) -> str:
     return f"{found.files} file{'s' if found.files != 1 else ''}"
 
@@ -76,7 +80,7 @@ def checkpoint_tables(found: CheckpointContents) -> tuple[Table | str, ...]:
         )
         parts.append(Table("Differences", differing, lines, frozenset(range(4)), differing[1:]))
     if found.apart:
-        apart = ("beside the language model", "tensors", "parameters", "bytes")
+        apart = ("beside the language model", "tensors", "derived", "in the files", "bytes")
         parts.append(
             Table(
                 "",
@@ -85,7 +89,8 @@ def checkpoint_tables(found: CheckpointContents) -> tuple[Table | str, ...]:
                     (
                         _word(a.what),
                         f"{a.tensors:,}",
-                        "not known" if a.parameters is None else format_count(a.parameters),
+                        _count(a.derived_parameters),
+                        _count(a.parameters),
                         _memory(a.bytes),
                     )
                     for a in found.apart

@@ -20,7 +20,6 @@ SCORE_BYTES = 4.0  # of one score, summed over the heads
 KEY_BYTES = (
     132.0 / 128.0
 )  # of a value of an indexer's cached key: 8 bit, and a 32-bit scale per 128
-HEAD_BLOCK = 64  # query heads of a token that one block of the sparse core works on (FlashMLA)
 
 
 class SparseFit(NamedTuple):
@@ -32,6 +31,9 @@ class SparseFit(NamedTuple):
     efficiency: float = 1.0  # of the peak
     unit_s: float = 0.0  # of a tile's, a row's, a token's start on one multiprocessor
     sm_bandwidth: float = 1.0  # of one multiprocessor that reads a row, as a multiple of its share
+    # query heads of a token that one block of the core works on, fewer padded to as many: FlashMLA's 64 on
+    # Hopper, 128 on Blackwell (vLLM's flashmla_sparse.py pads to them)
+    head_block: float = 64.0
 
 
 def score_seconds(
@@ -100,16 +102,16 @@ def gather_seconds(
     """Seconds of attention of ``rows`` tokens to ``attended`` chosen keys each (on average), whose
     latents of ``row_bytes`` all heads share.
 
-    launch + (arithmetic⁴ + gathering⁴)^¼. A block of 64 heads of a token walks all ``slots`` of the
+    launch + (arithmetic⁴ + gathering⁴)^¼. A block of a token's heads walks all ``slots`` of the
     choice on one multiprocessor, empty ones too; keys that are there are gathered. ``work``
     multiplies all but the launch (backward).
     """
     rows, attended, slots, heads = (
         np.asarray(x, dtype=np.float64) for x in (rows, attended, slots, heads)
     )
-    blocks = rows * np.ceil(heads / HEAD_BLOCK)
+    blocks = rows * np.ceil(heads / fit.head_block)
     waves = np.maximum(blocks / chip.sms, 1.0)
-    pair = 2.0 * HEAD_BLOCK * (score_width + value_width)
+    pair = 2.0 * fit.head_block * (score_width + value_width)
     block_s = slots * (pair * chip.sms / (fit.efficiency * chip.peak)) + fit.unit_s
     gathered = rows * attended * (row_bytes / (fit.memory_efficiency * chip.bandwidth))
     busy = norm4(waves * block_s, gathered)

@@ -12,6 +12,7 @@ from meshwise.models.checkpoint.compare import (
     module_groups,
 )
 from meshwise.models.checkpoint.contents import Apart, CheckpointContents, Difference
+from meshwise.models.checkpoint.expected import derived_apart
 from meshwise.models.checkpoint.files import CheckpointFiles, checkpoint_files, read_tensors
 from meshwise.models.checkpoint.listed import listed_contents
 from meshwise.models.checkpoint.tally import CountedModule, Tally, retold, tally
@@ -68,7 +69,13 @@ def _contents(
 ) -> CheckpointContents:
     groups = module_groups(found)
     apart = tuple(
-        Apart(what=what, tensors=number, parameters=weights, bytes=size)
+        Apart(
+            what=what,
+            tensors=number,
+            derived_parameters=derived_apart(found.model, what),
+            parameters=weights,
+            bytes=size,
+        )
         for what, (number, weights, size) in found.apart.items()
         if number
     )

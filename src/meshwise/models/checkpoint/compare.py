@@ -209,7 +209,10 @@ def _derived_bytes(tally: Tally, group: str) -> float | None:
         stored = getattr(q, group) if q is not None else None
         if stored is not None and stored.dtype == "unknown":
             return None
-        return number * (plain if stored is None else stored.element_bytes)
+        table = tally.ends_expected.matrices.get((group, "table"))
+        narrow = table.weights if table is not None and stored is not None else 0
+        width = plain if stored is None else stored.element_bytes
+        return narrow * width + (number - narrow) * plain
     for block, expected, sets in zip(model.blocks, tally.kinds, _sets(model), strict=True):
         rest = expected.weights.get(group, 0)
         for (own, slot), matrix in expected.matrices.items():

@@ -45,10 +45,14 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 class Apart(msgspec.Struct, frozen=True, kw_only=True):
     """What is in the files and is no part of the language model that is counted: layers of multi-token
-    prediction, towers, buffers, the copy of a table that embedding and head have in common."""
+    prediction, towers, buffers, the copy of a table that embedding and head have in common.
+
+    ``derived_parameters`` are those that the config leads to expect, None where it says nothing of them.
+    """
 
     what: str
     tensors: int
+    derived_parameters: int | None
     parameters: int | None
     bytes: int | None
 

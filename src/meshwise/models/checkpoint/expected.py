@@ -13,8 +13,10 @@ from meshwise.models.parameters import (
     head_weights,
     latent_weights,
     mlp_weights,
+    mtp_parameters,
     recurrent_weights,
     router_weights,
+    tower_parameters,
 )
 from meshwise.models.shapes import Block, Mlp, Model
 
@@ -89,3 +91,14 @@ def expected_ends(model: Model) -> Expected:
         "head": head_weights(model).total,
     }
     return Expected({k: n for k, n in weights.items() if n}, matrices)
+
+
+def derived_apart(model: Model, what: str) -> int | None:
+    """Weights beside the language model that the config leads to expect."""
+    if what == "mtp" and model.mtp is not None:
+        return mtp_parameters(model)
+    if what == "towers" and model.towers and not model.towers_not_counted:
+        return tower_parameters(model)
+    if what == "tied_copies":
+        return model.vocab * (model.embedding_dim or model.hidden)
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from meshwise.models.checkpoint.contents import Apart, CheckpointContents, Difference
+from meshwise.models.checkpoint.expected import derived_apart
 from meshwise.models.checkpoint.headers import Index
 from meshwise.models.checkpoint.modules import APART, ModuleName, ModuleNames, module_names
 from meshwise.models.checkpoint.tally import Tally
@@ -62,7 +63,13 @@ def listed_contents(model: Model, index: Index) -> CheckpointContents:
             for key, at in found.items()
         ),
         apart=tuple(
-            Apart(what=what, tensors=number, parameters=None, bytes=None)
+            Apart(
+                what=what,
+                tensors=number,
+                derived_parameters=derived_apart(model, what),
+                parameters=None,
+                bytes=None,
+            )
             for what, number in apart.items()
             if number
         ),

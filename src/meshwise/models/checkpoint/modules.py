@@ -23,7 +23,7 @@ APART = ("mtp", "towers", "buffers", "tied_copies")
 _LISTS = frozenset(("layers", "h", "blocks", "block", "layer"))
 _TOWER = re.compile(
     r"vision|visual|image|audio|speech|video|projector|patch|align|resampler|perceiver|qformer|connector|"
-    r"conformer|multi_?modal|^mm_|^img_|^vit$|^sam_model|^mlp1$|^talker$|^token2wav$|^code2wav$|^siglip"
+    r"conformer|^vq_?model|^generation_|^gen_|multi_?modal|^mm_|^img_|^vit$|^sam_model|^mlp1$|^talker$|^token2wav$|^code2wav$|^siglip"
 )
 _MTP = re.compile(r"mtp|nextn|^eh_proj$|^enorm$|^hnorm$|^shared_head$")
 _BUFFER = re.compile(
@@ -53,12 +53,12 @@ _FEED_FORWARD = frozenset(
     )
 )
 _ADAPTERS = re.compile(
-    r"altup|laurel|per_layer|^hc_|hyper_conn|lora|latent_proj|latent_up|latent_down"
+    r"altup|laurel|per_layer|(^|_)hc(_|$)|hyper_conn|lora|latent_proj|latent_up|latent_down"
 )
 _ROUTERS = frozenset(("gate", "router", "wg", "shared_expert_gate", "gating"))
 
 _ONES = frozenset(("in_proj", "conv1d", "A_log", "D", "dt_bias", "dt_proj", "x_proj"))  # of a mixer
-_EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$|^project_in$")
+_EMBEDDING = re.compile(r"embed(?!_out)|^wte$|^wpe$|^project_in$|per_layer|altup|^hc_")
 _HEAD = re.compile(
     r"^lm_head$|^output(_layer|_projection)?$|^embed_out$|^head$|^project_out$|norm|^ln_f$"
 )
@@ -94,7 +94,7 @@ def _layer_group(words: list[str]) -> str:
         return "experts"
     if any(w.startswith("share") for w in words):
         return "shared_experts"
-    if "indexer" in words:
+    if "indexer" in words or "compressor" in words:
         return "attention"
     if _RECURRENT.intersection(words[:-1]):
         if words[0] != "mixer" or leaf in _ONES:
@@ -111,7 +111,7 @@ def _layer_group(words: list[str]) -> str:
 
 def _end_group(words: list[str]) -> str:
     for word in words:
-        if word == "embed_out":
+        if word in ("embed_out", "embedding_norm"):  # the last one is LFM2's final norm
             return "head"
         if _EMBEDDING.search(word):
             return "embedding"

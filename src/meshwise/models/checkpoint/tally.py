@@ -79,6 +79,7 @@ class Tally:
             what: [0, 0, 0] for what in APART
         }  # tensors, weights, bytes
         self.mtp_layers: set[int] = set()
+        self.corrections: list[tuple[ModuleName, Mapping[str, StoredEntry]]] = []
 
     def expected(self, layer: int) -> Expected:
         return self.kinds[self.model.pattern[layer]]
@@ -122,8 +123,30 @@ class Tally:
 
     def add(self, name: ModuleName, module: Mapping[str, StoredEntry]) -> None:
         name = self.placed(name)
-        if name.group == "buffers" and self._counts_correction(name):
-            name = name._replace(group="router")
+        if all(entry.dtype in ("I64", "BOOL") for entry in module.values()):
+            name = name._replace(group="buffers")
+        elif name.layer is not None and name.layer < self.model.layers:
+            # a router's correction: some families count it as a weight, others keep it as a buffer
+            if name.group == "buffers" and "bias" in name.label:
+                self.corrections.append((name, module))
+                return
+            if name.group == "router" and "bias" in module and len(module) > 1:
+                one = name._replace(label=f"{name.label}.bias", slots=())
+                self.corrections.append((one, {"weight": module["bias"]}))
+                module = {kind: entry for kind, entry in module.items() if kind != "bias"}
+        self._add(name, module)
+
+    def settle(self) -> None:
+        """Corrections of routers: weights where the derived router has weights left, else buffers."""
+        for name, module in sorted(self.corrections, key=lambda c: "correction" in c[0].label):
+            assert name.layer is not None
+            rows = self.layers.get(name.layer, {}).values()
+            there = sum(r.weights + r.biases for r in rows if r.name.group == "router")
+            left = self.expected(name.layer).weights.get("router", 0) - there
+            number = sum(entry.elements for entry in module.values())
+            self._add(name._replace(group="router" if number <= left else "buffers"), module)
+
+    def _add(self, name: ModuleName, module: Mapping[str, StoredEntry]) -> None:
         hint = self.hint(name)
         packed = unpacked(dict(module), hint)
         bias = module.get("bias")
@@ -154,13 +177,6 @@ class Tally:
                 input_scales=before.input_scales or row.input_scales,
             )
         layer[key] = row
-
-    def _counts_correction(self, name: ModuleName) -> bool:
-        """Whether the router's correction is one of the derived weights (ERNIE 4.5), and no buffer."""
-        if name.layer is None or name.layer >= self.model.layers or "correction" not in name.label:
-            return False
-        moe = self.model.blocks[self.model.pattern[name.layer]].moe
-        return moe is not None and moe.router_bias
 
     def _goes_apart(
         self, name: ModuleName, module: Mapping[str, StoredEntry], weights: int, hint: Hint
@@ -193,6 +209,7 @@ def tally(model: Model, tensors: Mapping[str, StoredEntry]) -> Tally:
     found.mtp_layers = {n.layer for n in read.values() if n.is_mtp and n.layer is not None}
     for path, module in modules.items():
         found.add(read[path], module)
+    found.settle()
     return found
 
 

@@ -14,10 +14,9 @@ from meshwise.models.families.hybrid import (
     LINEAR_KINDS,
     layer_count,
     layer_kinds,
-    mixed,
-    multi_token,
     refuse_set,
     untied,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known
 from meshwise.models.families.layers import (
@@ -29,6 +28,7 @@ from meshwise.models.families.layers import (
     self_attention,
 )
 from meshwise.models.families.minimax import lightning
+from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Block, Mlp, Moe
@@ -75,8 +75,8 @@ def _layers(
         )
 
     last = block(LINEAR_KINDS[1], moe is not None)
-    fields["mtp"] = multi_token(r, "num_nextn_predict_layers", last, hidden)
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    fields["mtp"] = next_token_layers(r, last, hidden)
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 def bailing_moe_v2(r: Reader) -> ModelFields:

@@ -17,17 +17,18 @@ from meshwise.models.contents.other_names import check_other_names
 from meshwise.models.contents.structure import check_structure
 from meshwise.models.contents.words import check_activations, weight_dtype
 from meshwise.models.families.bailing import BAILING_FAMILIES
+from meshwise.models.families.builders import BUILDERS
 from meshwise.models.families.delta import DELTA_FAMILIES
 from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.gemma import GEMMA_FAMILIES
 from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
-from meshwise.models.families.irregular import BUILDERS
 from meshwise.models.families.keys import Family, Reader, kind
 from meshwise.models.families.layers import ModelFields
 from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
+from meshwise.models.families.nemotron import NEMOTRON_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -36,15 +37,22 @@ from meshwise.models.families.refused import (
     no_whole_model,
     other_head,
 )
+from meshwise.models.families.short_convolution import CONVOLUTION_FAMILIES
 from meshwise.models.families.sparse import SPARSE_FAMILIES
+from meshwise.models.families.state_space import STATE_SPACE_FAMILIES
 from meshwise.models.families.step import STEP_FAMILIES
 from meshwise.models.families.towers import TOWER_KEYS
+from meshwise.models.families.zamba import ZAMBA_FAMILIES
 from meshwise.models.quantization.config import quantised_as
 from meshwise.models.shapes import Model
 
 FAMILIES: dict[str, Family] = {
     **DENSE_FAMILIES,
     **MOE_FAMILIES,
+    **NEMOTRON_FAMILIES,
+    **STATE_SPACE_FAMILIES,
+    **ZAMBA_FAMILIES,
+    **CONVOLUTION_FAMILIES,
     **GEMMA_FAMILIES,
     **SPARSE_FAMILIES,
     **STEP_FAMILIES,

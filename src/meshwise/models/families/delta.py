@@ -14,9 +14,8 @@ from meshwise.models.families.hybrid import (
     every,
     layer_count,
     layer_kinds,
-    mixed,
-    multi_token,
     untied,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (
@@ -28,6 +27,7 @@ from meshwise.models.families.layers import (
     routed_experts,
     self_attention,
 )
+from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Adapter, Block, Mlp, Moe
@@ -94,12 +94,12 @@ def qwen_hybrid(r: Reader) -> ModelFields:
         )
 
     last = block(LINEAR_KINDS[1], sparse[-1])
-    mtp = multi_token(r, "mtp_num_hidden_layers", last, hidden)
+    mtp = next_token_layers(r, last, hidden, key="mtp_num_hidden_layers")
     if mtp is not None and r.flag("mtp_use_dedicated_embeddings"):
         own = mtp.joining_parameters + fields["vocab"] * hidden
         mtp = msgspec.structs.replace(mtp, joining_parameters=own)
     fields["mtp"] = mtp
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 def qwen3_5_moe(r: Reader) -> ModelFields:
@@ -142,7 +142,7 @@ def olmo_hybrid(r: Reader) -> ModelFields:
         LINEAR_KINDS[0]: Block(recurrent=recurrent, mlp=mlp, norm_parameters=2 * hidden),
         LINEAR_KINDS[1]: Block(attention=attention, mlp=mlp, norm_parameters=2 * hidden),
     }
-    return mixed(fields, [each[kind] for kind in kinds])
+    return with_layers(fields, [each[kind] for kind in kinds])
 
 
 def _kimi_kinds(r: Reader, layers: int, linear: Mapping[str, Any]) -> list[str]:
@@ -245,10 +245,8 @@ def kimi_linear(r: Reader) -> ModelFields:
             adapters=(residual, residual) if mixes else (),
         )
 
-    fields["mtp"] = multi_token(
-        r, "num_nextn_predict_layers", block(LINEAR_KINDS[1], sparse[-1]), hidden
-    )
-    return mixed(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+    fields["mtp"] = next_token_layers(r, block(LINEAR_KINDS[1], sparse[-1]), hidden)
+    return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
 _BIAS: dict[str, Any] = {"query_key_bias": "attention_bias", "output_bias": "attention_bias"}

@@ -16,6 +16,7 @@ from meshwise.models.families.layers import (
     distinct_blocks,
     end_fields,
     self_attention,
+    standard,
 )
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
@@ -61,7 +62,11 @@ def hunyuan(r: Reader) -> ModelFields:
         raise not_known("num_experts", r.value("num_experts"), "a dense Hunyuan has none", "1")
     r.used |= {"num_shared_expert", "moe_topk", "moe_intermediate_size"}
     skipped = r.optional("moe_layer_num_skipped", 0, fr.MOST_LAYERS) or 0
-    sparse = [n > 1 and i >= skipped for i, n in enumerate(counts)]
+    # one expert: an MLP where the publisher's code reads it, an expert in transformers' own form
+    least = 1 if r.model_type == "hunyuan_v1_moe" else 2
+    sparse = [
+        r.family.moe is not None and n >= least and i >= skipped for i, n in enumerate(counts)
+    ]
     experts = _experts(r, counts, bias) if any(sparse) else []
     dense = dense_mlp(r, bias) if not all(sparse) else None
 
@@ -100,14 +105,24 @@ def _experts(r: Reader, counts: list[int], bias: bool) -> list[Moe]:
     if visited is None:
         visited = [r.integer("moe_topk", 1, fr.MOST_EXPERTS)] * layers
     for n, k in zip(counts, visited, strict=True):
-        if k > n > 1:
+        if k > n:
             raise wrong("moe_topk", k, f"a token cannot visit {k} of {n} experts",
                         legal=f"an integer from 1 to {n}", nearest=n)  # fmt: skip
     mlp = Mlp(width=width, gated=True, up_bias=bias, down_bias=bias)
     return [
-        Moe(experts=n, top_k=min(k, n), expert=mlp, shared=mlp)
+        Moe(experts=n, top_k=k, expert=mlp, shared=mlp)
         for n, k in zip(counts, visited, strict=True)
     ]
+
+
+def hy_v3(r: Reader) -> ModelFields:
+    """Hy3: experts after the first layers, with a shared one (where it has none, its class builds one as wide
+    as a dense layer's: refused)."""
+    if r.optional("num_shared_experts", 0, 1000) == 0:
+        raise not_known(
+            "num_shared_experts", 0, "a model without a shared expert is not known", "1"
+        )
+    return standard(r)
 
 
 _SIZES = size_defaults(4096, 11008, 32, 32, None, 290943, 2048, use_qk_norm=True)
@@ -145,9 +160,11 @@ HUNYUAN_FAMILIES: dict[str, Family] = {
         query_key_norm="head",
         moe=MoeKeys(experts="num_experts", width="moe_intermediate_size",
                     shared_count="num_shared_experts", layers="first_dense"),
+        build="hy_v3",
     ),
 }  # fmt: skip
 
 HUNYUAN_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "hunyuan": hunyuan,
+    "hy_v3": hy_v3,
 }

@@ -1,15 +1,15 @@
-"""What models with layers of several kinds share: which layer is of which, and prediction layers."""
+"""What models with layers of several kinds share: which layer is of which."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
 from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks
-from meshwise.models.shapes import Block, MultiToken
+from meshwise.models.shapes import Block
 
 LINEAR_KINDS = ("linear_attention", "full_attention")  # as layer_types names them
 
@@ -33,6 +33,18 @@ def layer_kinds(r: Reader, layers: int) -> list[str] | None:
     return found
 
 
+def named_kinds(
+    r: Reader, key: str, names: Mapping[str, str], layers: int | None = None
+) -> list[str] | None:
+    """What ``names`` calls each layer of a list of kinds under ``key``; None where the file has none."""
+    found = r.sequence(key, layers)
+    for item in found or ():
+        if not isinstance(item, str) or item not in names:
+            why = f"no layer of kind {shorten(item)!r} is known in a {r.model_type}"
+            raise not_known(r.find(key)[0], item, why, ", ".join(names))
+    return None if found is None else [names[item] for item in found]
+
+
 def marked_layers(
     r: Reader, key: str, value: object, layers: int, marks: Sequence[object]
 ) -> list[Any]:
@@ -52,7 +64,7 @@ def every(layers: int, period: int, most: str, last: str) -> list[str]:
     return [most if (i + 1) % period else last for i in range(layers)]
 
 
-def mixed(fields: ModelFields, order: Sequence[Block]) -> ModelFields:
+def with_layers(fields: ModelFields, order: Sequence[Block]) -> ModelFields:
     """The fields with their layers."""
     fields["blocks"], fields["pattern"] = distinct_blocks(order)
     return fields
@@ -69,13 +81,3 @@ def untied(r: Reader) -> None:
     """Refuse a tied head where the publisher's class ties it and transformers' has two tables all the same."""
     if r.flag("tie_word_embeddings"):
         raise not_known("tie_word_embeddings", True, "a tied head is not known", "false")
-
-
-def multi_token(r: Reader, key: str, block: Block, hidden: int) -> MultiToken | None:
-    """Prediction layers as DeepSeek-V3 has them (arXiv 2412.19437, section 2.2): norms of the hidden state and
-    of the next token's embedding, their product of twice the width, a layer, and a norm before the head."""
-    depths = r.optional(key, 0, 1000)
-    if not depths:
-        return None
-    joining = 2 * hidden * hidden + 3 * hidden
-    return MultiToken(blocks=(block,) * depths, joining_parameters=joining, depths=depths)

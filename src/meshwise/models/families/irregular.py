@@ -9,11 +9,6 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
-from meshwise.models.families.bailing import BAILING_BUILDERS
-from meshwise.models.families.delta import DELTA_BUILDERS
-from meshwise.models.families.ernie import ERNIE_BUILDERS
-from meshwise.models.families.gemma import GEMMA_BUILDERS
-from meshwise.models.families.hunyuan import HUNYUAN_BUILDERS
 from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import (
     ModelFields,
@@ -25,12 +20,6 @@ from meshwise.models.families.layers import (
     routed_experts,
     standard,
 )
-from meshwise.models.families.longcat import LONGCAT_BUILDERS
-from meshwise.models.families.minimax import MINIMAX_BUILDERS
-from meshwise.models.families.searched import deci, nemotron_nas
-from meshwise.models.families.sparse import SPARSE_BUILDERS
-from meshwise.models.families.step import STEP_BUILDERS
-from meshwise.models.families.variants import VARIANT_BUILDERS
 from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Moe
 
@@ -333,7 +322,7 @@ def mimo_v2_flash(r: Reader) -> ModelFields:
     return fields
 
 
-BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+IRREGULAR_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "standard": standard,
     "gpt_bigcode": gpt_bigcode,
     "opt": opt,
@@ -345,16 +334,4 @@ BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "llama4": llama4,
     "minimax_m2": minimax_m2,
     "mimo_v2_flash": mimo_v2_flash,
-    "deci": deci,
-    "nemotron_nas": nemotron_nas,
-    **DELTA_BUILDERS,
-    **MINIMAX_BUILDERS,
-    **BAILING_BUILDERS,
-    **VARIANT_BUILDERS,
-    **STEP_BUILDERS,
-    **SPARSE_BUILDERS,
-    **LONGCAT_BUILDERS,
-    **HUNYUAN_BUILDERS,
-    **GEMMA_BUILDERS,
-    **ERNIE_BUILDERS,
 }

@@ -50,7 +50,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     fewer_norms: str | None = None  # key that, when false, leaves half of them
     query_key_bias: bool | str = False
     output_bias: bool | str = False
-    output_gate: bool = False  # a gate as wide as the queries (Trinity)
+    value_gate: bool = False  # a gate as wide as the values, a projection of its own (Trinity)
     gated: bool = True
     mlp_bias: bool | str = False
     mlp_multiple: int = 0  # intermediate_size = this * hidden_size where it is null

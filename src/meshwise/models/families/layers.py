@@ -100,7 +100,8 @@ def routed_experts(r: Reader, mlp_bias: bool) -> Moe | None:
     rule = r.family.moe
     if rule is None:
         return None
-    if not r.has(rule.experts):  # null and 0 say that there are none
+    optional = r.family.defaults.get(rule.experts) == 0  # a dense model, unless the file says more
+    if not optional and not r.has(rule.experts):  # null and 0 say that there are none
         raise r.absent(rule.experts, 0, fr.MOST_EXPERTS)
     count = r.uniform(rule.experts, 0, fr.MOST_EXPERTS)
     if not count:
@@ -198,7 +199,7 @@ def self_attention(r: Reader) -> Attention:
         key_bias=bias,
         value_bias=bias,
         output_bias=r.flag(f.output_bias),
-        output_gate=f.output_gate,
+        value_gate=f.value_gate,
         norm_parameters=norms + (hidden if f.sub_norms else 0),
         norms_span_heads=bool(norms) and f.query_key_norm == "wide",
         sinks=f.sinks,

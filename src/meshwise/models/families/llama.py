@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.models.families.gpt import OLDER, size_defaults
-from meshwise.models.families.keys import Family
+from meshwise.models.families.keys import Family, MoeKeys
 
 _LLAMA = size_defaults(4096, 11008, 32, 32, None, 32000, 2048)
 _BIAS: dict[str, Any] = {"query_key_bias": "attention_bias", "output_bias": "attention_bias"}
@@ -209,8 +209,10 @@ DENSE_FAMILIES: dict[str, Family] = {
         **_BIASES, window="use_no_rope",
     ),
     "minicpm": Family(
-        words="MiniCPM", defaults={**_LLAMA, "tie_word_embeddings": True},
+        words="MiniCPM",
+        defaults={**_LLAMA, "tie_word_embeddings": True, "num_experts": 0, "num_experts_per_tok": None},
         query_key_bias="attention_bias", output_bias="attention_bias",
+        moe=MoeKeys(experts="num_experts"),
     ),
     "minicpm3": Family(
         words="MiniCPM",

@@ -39,6 +39,10 @@ def longcat_flash(r: Reader) -> ModelFields:
     if kind not in (None, "identity"):
         raise not_known("zero_expert_type", kind, "is not known", "identity")
     attention = latent_attention(r)
+    whole = r.optional("qk_head_dim")
+    if whole not in (None, attention.head_dim):
+        raise wrong("qk_head_dim", whole, "contradicts qk_nope_head_dim and qk_rope_head_dim",
+                    legal=f"{attention.head_dim}", nearest=attention.head_dim)  # fmt: skip
     dense = dense_mlp(r, False)
     moe = routed_experts(r, False)
     if moe is not None:

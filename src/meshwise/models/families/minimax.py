@@ -14,8 +14,7 @@ from meshwise.models.families.hybrid import (
     layer_count,
     layer_kinds,
     marked_layers,
-    mixed,
-    multi_token,
+    with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (
@@ -26,6 +25,7 @@ from meshwise.models.families.layers import (
     self_attention,
     windowed,
 )
+from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.families.windows import window_size
 from meshwise.models.layers.attention import Indexer
 from meshwise.models.layers.recurrent import Recurrent
@@ -84,7 +84,7 @@ def minimax(r: Reader) -> ModelFields:
         ),
         LINEAR_KINDS[1]: Block(attention=attention, moe=moe, norm_parameters=2 * hidden),
     }
-    return mixed(fields, [each[kind] for kind in kinds])
+    return with_layers(fields, [each[kind] for kind in kinds])
 
 
 # the publisher's names within sparse_attention_config of what transformers has at the top
@@ -110,6 +110,7 @@ def _m3_indexer(r: Reader, sparse: Mapping[str, Any]) -> Indexer:
         head_dim=sizes["index_head_dim"],
         top_k=sizes["index_topk_blocks"] * sizes["index_block_size"],
         weighted=False,
+        block=sizes["index_block_size"],
         extra_parameters=2 * sizes["index_head_dim"],  # norms of its queries and of its keys
     )
 
@@ -174,9 +175,9 @@ def minimax_m3(r: Reader) -> ModelFields:
             norm_parameters=2 * hidden,
         )
 
-    fields["mtp"] = multi_token(r, "num_nextn_predict_layers", block(M3_KINDS[1], True), hidden)
+    fields["mtp"] = next_token_layers(r, block(M3_KINDS[1], True), hidden)
     order = [block(*each) for each in zip(kinds, has_experts, strict=True)]
-    return mixed(fields, order)
+    return with_layers(fields, order)
 
 
 def _m3_experts(r: Reader, layers: int) -> list[bool]:

@@ -61,6 +61,12 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "glm4v": Wrapper(inner="glm4v_text", either=True),
     "glm4v_moe": Wrapper(inner="glm4v_moe_text"),
     "phi3_v": Wrapper(inner="phi3", flat=True),
+    "minicpmv4_6": Wrapper(inner="qwen3_5_text"),
+    "minicpmv4_7": Wrapper(inner="qwen3_5_text"),
+    "minicpm_ocr": Wrapper(inner="qwen3_5_text"),
+    "nemotron_h_omni": Wrapper(inner="nemotron_h", keys=("text_config", "llm_config")),
+    "lfm2_vl": Wrapper(inner="lfm2"),
+    "lfm3_vl": Wrapper(inner="lfm3"),
     "exaone4_5": Wrapper(inner="exaone4"),
     "step3p7": Wrapper(inner="step3p5", flat=True),
     "step3_vl": Wrapper(inner="step3_text", flat=True),
@@ -76,7 +82,6 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "lighton_ocr": Wrapper(inner="qwen3"),
     "qianfan_ocr": Wrapper(inner="qwen3"),
     "qwen3_asr": Wrapper(inner="qwen3"),
-    "ovis2": Wrapper(inner="qwen2", keys=("text_config", "llm_config")),
     "fast_vlm": Wrapper(inner="qwen2"),
     "video_llama_3": Wrapper(inner="qwen2"),
     "got_ocr2": Wrapper(inner="qwen2", tied=True),
@@ -126,15 +131,39 @@ REFUSED_TYPES: dict[str, str] = {
             "hubert wavlm sew data2vec-audio audio-spectrogram-transformer encodec mimi dac vits "
             "bark timesfm pixtral"),
     **_each(_STATE, "mamba mamba2 falcon_mamba codestral_mamba ssm"),
-    **_each(_HYBRID, "jamba bamba zamba zamba2 nemotron_h falcon_h1 granitemoehybrid plamo2 "
-            "nemotron_h_omni phi4flash samba hymba"),
+    **_each(_HYBRID, "plamo2 phi4flash samba hymba"),
     **_each(_LINEAR, "retnet gla"),
     **_each(_RECURRENT, "rwkv rwkv5 rwkv6 rwkv7 recurrent_gemma xlstm"),
-    **_each("hybrid of attention and convolution layers", "lfm2 lfm2_moe lfm2_vl lfm3 "
-            "stripedhyena"),
+    **_each("hybrid of attention and convolution layers", "stripedhyena"),
     **_each("cross-attention layers to an image encoder", "mllama mllama_text_model idefics "
             "blip-2 instructblip instructblipvideo"),
     **_each("differential attention", "diffllama"),
+    **_each("gated norms", "axk2"),
+    **_each("a byte-level model of several transformers", "blt"),
+    **_each("an embedding model, not a causal language model", "cohere_compass cohere_compass_text"),
+    **_each("dynamic mask attention", "doge"),
+    **_each("layers that run several times over", "dory hrm_text inkling2_loop inkling2_loop_text"),
+    **_each("short convolutions around its attention (Inkling)", "inkling_text inkling_mm_model inkling2 "
+            "inkling2_text"),
+    **_each("experts of attention heads", "jetmoe"),
+    **_each("a draft model that reads another's keys and values", "gemma4_assistant "
+            "gemma4_unified_assistant muse_glimmer_assistant"),
+    **_each("text diffusion, not a causal language model", "diffusion_gemma"),
+    **_each("latent attention of two kinds of layer", "dots3_note dots3_note_text hy_v4_vl hy_v4"),
+    **_each("linear attention beside convolutions of its own", "zaya lara_mini"),
+    **_each("attention of a kind that is not known yet", "qwen4_exp qwen4_exp_text glm5_next "
+            "mistral_large4 muse_spark muse_glimmer cosmos3_edge unlimited_ocr deepseek_ocr2"),
+    **_each("an old model whose layers are not read", "ctrl cpmant reformer gpt_neox_japanese beam"),
+    **_each("an encoder's layers in a decoder", "bert-generation roc_bert roberta-prelayernorm xmod "
+            "modernbert-decoder"),
+    **_each("a head or embeddings of its own (multimodal)", "chameleon emu3 fuyu evolla molmo2 ovis2 git "
+            "kosmos-2.5 pi0 pp_formulanet"),
+    **_each("a speech model with parts of its own", "moshi kyutai_speech_to_text musicgen_melody "
+            "fun_asr_nano granite_speech_plus moss_transcribe_diarize nemo_speechlm omniasr "
+            "voxtral_realtime qwen2_5_omni qwen2_5_omni_thinker qwen3_omni_moe "
+            "qwen3_omni_moe_thinker"),
+    **_each("a language model whose class is not read yet", "glm_ocr granite4_vision granite_docling "
+            "paddleocr_vl"),
     **_each("LoRA adapters inside the language model", "phi4mm phi4_multimodal"),
 }  # fmt: skip
 

@@ -231,6 +231,7 @@ def deepseek_v4(r: Reader) -> ModelFields:
     streams = r.integer("hc_mult", 1, 100)
     rates = _v4_rates(r)
     types = _v4_types(r, layers, rates)
+    r.used |= {"index_n_heads", "index_head_dim", "index_topk"}  # of what compressed layers it has
     cache: dict[str, Block] = {}
 
     def block(kind: str) -> Block:

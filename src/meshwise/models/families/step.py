@@ -24,7 +24,7 @@ from meshwise.models.families.layers import (
 )
 from meshwise.models.families.multi_token import MOST_DEPTHS, next_token_layers
 from meshwise.models.layers.attention import Attention
-from meshwise.models.shapes import Block, Mlp, Moe
+from meshwise.models.shapes import Block, Mlp
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
@@ -135,7 +135,7 @@ def gated_attention(
         output_bias=bias,
         norm_parameters=2 * dim,
         head_gate=per_head,
-        output_gate=not per_head,
+        value_gate=not per_head,
     )
 
 
@@ -158,7 +158,7 @@ def step3p5(r: Reader) -> ModelFields:
     else:
         counts = [heads if kind == _FULL else sliding for kind in kinds]
     mlp_bias = r.flag("mlp_bias")
-    moe = routed_experts(r, mlp_bias) if any(sparse) else None
+    moe = routed_experts(r, mlp_bias)
     dense = dense_mlp(r, mlp_bias) if not all(sparse) else None
 
     def block(i: int) -> Block:
@@ -198,7 +198,7 @@ def step3(r: Reader) -> ModelFields:
         raise not_known("num_attention_groups", r.value("num_attention_groups"),
                         "one key/value head is what it has", "1")  # fmt: skip
     sparse = _sparse(r, layers)
-    moe = routed_experts(r, False) if any(sparse) else None
+    moe = routed_experts(r, False)
     attention = Attention(
         heads=heads,
         kv_heads=1,
@@ -237,7 +237,7 @@ def laguna(r: Reader) -> ModelFields:
     window = r.optional("sliding_window", 1, fr.MOST_POSITIONS)
     kinds = _kinds(r, layers)
     sparse = moe_layers(r, layers, "first_dense")
-    moe: Moe | None = routed_experts(r, False) if any(sparse) else None
+    moe = routed_experts(r, False)
     if moe is not None:  # its correction bias is a parameter, not a buffer as elsewhere
         moe = msgspec.structs.replace(moe, router_parameters=moe.experts)
     dense = dense_mlp(r, False) if not all(sparse) else None

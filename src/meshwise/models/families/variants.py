@@ -7,8 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from meshwise.models.families import keys as fr
-from meshwise.models.families.keys import Reader, not_known, wrong
-from meshwise.models.families.layers import ModelFields, standard
+from meshwise.models.families.keys import Reader, not_known
+from meshwise.models.families.layers import ModelFields, distinct_blocks, standard
+from meshwise.models.families.windows import window_size
 from meshwise.models.shapes import Block
 
 
@@ -29,20 +30,30 @@ def axk1(r: Reader) -> ModelFields:
 
 
 def cohere2_moe(r: Reader) -> ModelFields:
-    """Command with experts: its dense first layers may be wider; shared experts are as wide as one."""
+    """Command with experts: its dense first layers may be wider, and have a pattern of windows of their
+    own; shared experts are as wide as a routed one."""
     wide = r.optional("prefix_dense_intermediate_size")
-    if r.value("layer_types") is None:
-        raise wrong("layer_types", None, "absent: which layers have windows is not known otherwise",
-                    legal="a list of kinds, one per layer")  # fmt: skip
-    r.optional("first_k_dense_replace", 0, fr.MOST_LAYERS)
+    r.unused("first_k_dense_replace", 0)  # mlp_layer_types may say it instead
+    first = r.value("first_k_dense_replace") or 0
     fields = standard(r)
+    blocks: list[Block] = [fields["blocks"][i] for i in fields["pattern"]]
+    if r.value("layer_types") is None:
+        size = window_size(r)
+        rest = r.integer("sliding_window_pattern", 1, fr.MOST_LAYERS)
+        prefix = r.integer("prefix_dense_sliding_window_pattern", 1, fr.MOST_LAYERS)
+        for i, block in enumerate(blocks):
+            full = (i + 1) % prefix == 0 if i < first else (i - first + 1) % rest == 0
+            assert block.attention is not None
+            attention = msgspec.structs.replace(block.attention, window=None if full else size)
+            blocks[i] = msgspec.structs.replace(block, attention=attention)
     if wide is not None:
-        fields["blocks"] = tuple(
+        blocks = [
             b
             if b.mlp is None
             else msgspec.structs.replace(b, mlp=msgspec.structs.replace(b.mlp, width=wide))
-            for b in fields["blocks"]
-        )
+            for b in blocks
+        ]
+    fields["blocks"], fields["pattern"] = distinct_blocks(blocks)
     return fields
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from meshwise import dtypes
-from meshwise.checks import MAX_PARAMETERS, Check, among, check_fields, flag, whole
+from meshwise.checks import MAX_PARAMETERS, Check, among, check_fields, flag, optional, whole
 from meshwise.models.layers.projections import Projection, Vector
 from meshwise.strict_tables import MAX_COUNT
 
@@ -44,6 +44,7 @@ class Recurrent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     norm_parameters: int = 0
     norm_groups: int = 0  # groups of heads that a norm spans; 0: no norm beyond a head
     state_dtype: str = "fp32"  # in which the state is kept
+    chunk: int | None = None  # tokens that a prompt is worked on at once; None: the rule's usual
 
     def __post_init__(self) -> None:
         check_fields(self, _FIELDS, "recurrent")
@@ -227,4 +228,5 @@ _FIELDS: dict[str, Check] = {
     **dict.fromkeys(("conv_bias", "input_bias", "output_bias", "whole_gate"), flag),
     "norm_parameters": whole(0, MAX_PARAMETERS),
     "state_dtype": among(*dtypes.ELEMENT_BYTES),
+    "chunk": optional(_SIZE),
 }

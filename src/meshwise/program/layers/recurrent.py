@@ -74,10 +74,11 @@ def scan(ctx: Context, r: Recurrent) -> list[Op]:
     element = dtypes.ELEMENT_BYTES[r.state_dtype]
     size = float(r.key_dim * r.value_dim)
     in_turn = work.token * size
-    chunked = chunked_flops(r.rule, min(work.chunk, ctx.queries), r.key_dim, r.value_dim)
+    whole = r.chunk or work.chunk
+    chunked = chunked_flops(r.rule, min(whole, ctx.queries), r.key_dim, r.value_dim)
     per_head = in_turn if decode else chunked
     states = ctx.sequences * heads * size * element
-    passes = ctx.queries if decode else -(-ctx.queries // work.chunk)  # states written and read
+    passes = ctx.queries if decode else -(-ctx.queries // whole)  # states written and read
     flowing = tokens * (2 * key_heads / cp * r.key_dim + 2 * heads * r.value_dim) * w.activation
     return [
         Op(
@@ -101,7 +102,7 @@ def scan(ctx: Context, r: Recurrent) -> list[Op]:
                 key_heads=key_heads / cp,
                 key_dim=r.key_dim,
                 value_dim=r.value_dim,
-                chunk=work.chunk,
+                chunk=whole,
                 state_bytes=states,
             ),
         )
@@ -145,7 +146,8 @@ def mixer(
                 first,
             )
         )
-        inputs.append((f"{name}.gates_up", r.rank * max(len(downs), 1)))
+        if selection is None:  # else the gradient of its sum over the ranks has this one's
+            inputs.append((f"{name}.gates_up", r.rank * max(len(downs), 1)))
     # the state, its gate and norm, and out again
     ops += scan(ctx, r)
     ops.append(elementwise(f"{name}.gate", act, 3.0 * ctx.tokens * inner * w.activation))

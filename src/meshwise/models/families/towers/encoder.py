@@ -94,7 +94,8 @@ def count_encoder(e: Encoder, b: TowerBlock) -> Counted:
     s = encoder_sizes(e, b)
     dim = b.size(e.head_dim) if e.head_dim else s.hidden // s.heads
     queries = s.heads * dim if e.head_dim else s.hidden
-    keys = b.size(e.kv_heads) * dim if e.kv_heads else queries
+    grouped = e.kv_heads is not None and b.value(e.kv_heads) is not None
+    keys = b.size(e.kv_heads) * dim if grouped and e.kv_heads else queries
     bias, mlp_bias = b.flag(e.qkv_bias), b.flag(e.mlp_bias)
     ups = 2 if e.gated else 1
     # matrices, and the biases of their outputs where the outputs are divided

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from meshwise.models.families.keys import MOST_WIDE, check_integer
 from meshwise.models.families.towers.block import TowerBlock, linear
 from meshwise.models.families.towers.encoder import EncoderSizes
+from meshwise.models.families.towers.sam import sam_neck, sam_upsampler
 
 
 class LanguageSizes(NamedTuple):
@@ -146,7 +148,7 @@ def _kimi_k25(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSiz
     return Joined(_pair(merged, merged, text.hidden, rest=2 * normed).parameters)
 
 
-def _deepseek_vl(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+def _plain_pair(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
     return Joined(_pair(s.hidden, text.hidden, text.hidden).parameters)
 
 
@@ -242,6 +244,63 @@ def _gemma3n_embedder(
     return Joined(b.size("vocab_size") * s.hidden + 2 * s.hidden + s.hidden * text.hidden)
 
 
+def _hyperclovax(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    """Qwen2.5-VL's merger, and a linear layer."""
+    found, out = _qwen2_5_vl(top, b, s, text), b.size("out_hidden_size")
+    return Joined(found.parameters + linear(out, text.hidden), found.split)
+
+
+def _glmasr(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    return Joined(_pair(s.width, 2 * text.hidden, text.hidden).parameters)
+
+
+def _qwen3_asr(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    return Joined(_pair(s.hidden, s.hidden, b.size("output_dim")).parameters)
+
+
+def _ovis2(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    """A table of embeddings of the vocabulary of images."""
+    return Joined(b.size("vocab_size") * top.size("hidden_size"))
+
+
+def _aria(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    """Learned queries that attend to the patches, and two linear layers."""
+    table, v = top.value("projector_patch_to_query_dict"), s.hidden
+    counts = table.values() if isinstance(table, dict) and table else (256,)
+    queries = max(check_integer("projector_patch_to_query_dict", n, 1, MOST_WIDE) for n in counts)
+    attention = 3 * v * v + 5 * linear(v, v) + 3 * 2 * v
+    mlp = linear(v, text.hidden, False) + linear(text.hidden, text.hidden, False)
+    return Joined(queries * v + attention + mlp)
+
+
+def _hunyuan_vl(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    """Two convolutions and a linear layer, norms before and after, and four learned rows."""
+    merged, h, out = b.size("spatial_merge_size") ** 2, s.hidden, text.hidden
+    convolutions = linear(merged * h, 2 * h) + linear(2 * h, 4 * h)
+    return Joined(convolutions + linear(4 * h, out) + 4 * h + 3 * out + h + out)
+
+
+def _got_ocr2(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    channels = b.size("output_channels")
+    upsampler = sam_upsampler(channels, text.hidden)
+    return Joined(upsampler + linear(text.hidden, text.hidden))
+
+
+def _hybrid_aligner(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    """Half of the language model's width from each of two encoders, and a linear layer."""
+    fine = top.value("high_res_vision_config")
+    channels = fine.get("output_channels", 256) if isinstance(fine, dict) else 256
+    channels = check_integer("high_res_vision_config.output_channels", channels, 1, MOST_WIDE)
+    half, whole = text.hidden // 2, text.hidden
+    return Joined(linear(s.hidden, half) + linear(4 * channels, half) + linear(whole, whole))
+
+
+def _hybrid_neck(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    """SAM's neck once more, its convolutions, and one learned number."""
+    channels = b.size("output_channels")
+    return Joined(sam_neck(s.hidden, channels) + sam_upsampler(channels, 4 * channels) + 1)
+
+
 PROJECTORS: dict[str, Projector] = {
     "llava": _llava,
     "llava_next": _llava_next,
@@ -260,7 +319,7 @@ PROJECTORS: dict[str, Projector] = {
     "aya_vision": _aya_vision,
     "cohere2_vision": _cohere2_vision,
     "kimi_k25": _kimi_k25,
-    "deepseek_vl": _deepseek_vl,
+    "plain_pair": _plain_pair,
     "idefics3": _idefics3,
     "idefics2": _idefics2,
     "glm4v": _glm4v,
@@ -274,4 +333,13 @@ PROJECTORS: dict[str, Projector] = {
     "hy_v4": _hy_v4,
     "gemma4_audio_projector": _gemma4_audio_projector,
     "gemma3n_embedder": _gemma3n_embedder,
+    "hyperclovax": _hyperclovax,
+    "glmasr": _glmasr,
+    "qwen3_asr": _qwen3_asr,
+    "ovis2": _ovis2,
+    "aria": _aria,
+    "hunyuan_vl": _hunyuan_vl,
+    "got_ocr2": _got_ocr2,
+    "hybrid_aligner": _hybrid_aligner,
+    "hybrid_neck": _hybrid_neck,
 }

@@ -122,6 +122,18 @@ def _hunyuan(b: TowerBlock, s: EncoderSizes) -> int:
     return _patches(b, s) + rows * s.hidden
 
 
+def _video_llama(b: TowerBlock, s: EncoderSizes) -> int:
+    """Rotary positions in place of a table."""
+    return _patches(b, s) + 2 * s.hidden
+
+
+def _ovis(b: TowerBlock, s: EncoderSizes) -> int:
+    """A head that gives each patch a distribution over a vocabulary of images."""
+    words = b.size("vocab_size") - b.size("num_visual_indicator_tokens", low=0)
+    head = s.hidden * b.size("hidden_stride") ** 2 * words + 2 * words
+    return _patches(b, s) + (b.grid() + 1 + 1) * s.hidden + head
+
+
 def _siglip_sizes(**other: Any) -> dict[str, Any]:
     return {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
             "num_attention_heads": 12, "num_channels": 3, "image_size": 224,
@@ -273,6 +285,25 @@ VISION_ENCODERS: dict[str, Encoder] = {
         defaults={"depth": 32, "hidden_size": 1280, "num_heads": 16, "in_channels": 3,
                   "patch_size": 14, "spatial_merge_size": 2, "intermediate_size": 5120,
                   "temporal_merge_size": 2},
+    ),
+    "video_llama_3_vision": Encoder(ends=_video_llama, defaults=_siglip_sizes()),
+    "ovis2_vision": Encoder(
+        ends=_ovis, gated=True, norm="rms", qkv_bias="qkv_bias", output_bias="qkv_bias",
+        mlp_bias="mlp_bias",
+        defaults={"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24,
+                  "num_attention_heads": 8, "num_channels": 3, "image_size": 224,
+                  "patch_size": 14, "vocab_size": 16384, "hidden_stride": 1,
+                  "num_visual_indicator_tokens": 5},
+    ),
+    "hunyuan_vl_vision": Encoder(
+        ends=_hunyuan, whole_heads=False,
+        defaults={"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16,
+                  "num_channels": 3, "num_hidden_layers": 27, "patch_size": 16,
+                  "spatial_merge_size": 2, "max_image_size": 2048},
+    ),
+    "qianfan_ocr_vision": _intern(
+        _internvl, "attention_bias", "use_qk_norm", attention_bias=True,
+        use_absolute_position_embeddings=True, use_mean_pooling=True,
     ),
     "hy_v4_vl_vision": Encoder(
         ends=_hunyuan, whole_heads=False,

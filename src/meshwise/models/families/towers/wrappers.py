@@ -19,10 +19,12 @@ from meshwise.models.families.towers.audio import AUDIO_ENCODERS, CONFORMERS
 from meshwise.models.families.towers.block import TowerBlock
 from meshwise.models.families.towers.encoder import Counted, Encoder, count_encoder
 from meshwise.models.families.towers.projectors import PROJECTORS, LanguageSizes
+from meshwise.models.families.towers.sam import SAM_ENCODERS
 from meshwise.models.families.towers.vision import ENCODER_ALIASES, VISION_ENCODERS
 from meshwise.models.shapes import Block, Tower
 
 _ENCODERS: dict[str, Encoder] = {**VISION_ENCODERS, **AUDIO_ENCODERS}
+_IRREGULAR = {**CONFORMERS, **SAM_ENCODERS}  # counted by functions of their own
 
 
 class TowerPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +99,7 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     "kimi_k25": (_own("kimi_k25_vision", "kimi_k25", projection_hidden_size=1152),),
     "kimi_vl": (TowerPart(usual="moonvit", projector="kimi_k25",
                   defaults={"projection_hidden_size": 1152}),),
-    "deepseek_vl": (_siglip("deepseek_vl"),),
+    "deepseek_vl": (_siglip("plain_pair"),),
     "idefics2": (_own("idefics2_vision", "idefics2"),),
     "idefics3": (_own("idefics3_vision", "idefics3", scale_factor=2),),
     "smolvlm": (_own("smolvlm_vision", "idefics3", scale_factor=2),),
@@ -132,12 +134,35 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     ),
     "ernie4_5_vl_moe": (_own("ernie4_5_vl_moe_vision", "ernie_vl"),),
     "hy_v4_vl": (_own("hy_v4_vl_vision", "hy_v4"),),
+    "hunyuan_vl": (_own("hunyuan_vl_vision", "hunyuan_vl"),),
+    "cosmos3_omni": (_QWEN3,),
+    "hyperclovax_vision_v2": (TowerPart(usual="qwen2_5_vl_vision", projector="hyperclovax"),),
+    "shieldgemma2": (_siglip("gemma3"),),
+    "glmga": (_GLM,),
+    "ernie4_5_moe_vl": (_own("ernie4_5_vl_moe_vision", "ernie_vl"),),
+    "lighton_ocr": (
+        TowerPart(usual="pixtral", projector="mistral3", defaults={"spatial_merge_size": 2}),
+    ),
+    "qianfan_ocr": (_own("qianfan_ocr_vision", "internvl", **_INTERN),),
+    "video_llama_3": (_own("video_llama_3_vision", "plain_pair"),),
+    "ovis2": (_own("ovis2_vision", "ovis2", hidden_size=1536),),
+    "aria": (TowerPart(usual="idefics3_vision", projector="aria"),),
+    "got_ocr2": (_own("got_ocr2_vision", "got_ocr2"),),
+    "pp_chart2table": (_own("pp_chart2table_vision", "got_ocr2"),),
+    "qwen3_asr": (
+        TowerPart(usual="qwen3_asr_encoder", projector="qwen3_asr", key="audio_config"),
+    ),
+    "glmasr": (TowerPart(usual="glmasr_encoder", projector="glmasr", key="audio_config"),),
+    "deepseek_vl_hybrid": (
+        _siglip("hybrid_aligner"),
+        TowerPart(usual="sam_vision_model", projector="hybrid_neck", key="high_res_vision_config"),
+    ),
 }  # fmt: skip
 
 
 def is_counted(model_type: str) -> bool:
     """Whether the weights of an encoder of this model type are known."""
-    return model_type in _ENCODERS or model_type in CONFORMERS
+    return model_type in _ENCODERS or model_type in _IRREGULAR
 
 
 class FoundTowers(msgspec.Struct, frozen=True):
@@ -209,14 +234,14 @@ def _counted(
     name = part.usual if part.own or not isinstance(stated, str) or not stated else stated
     name = ENCODER_ALIASES.get(name, name)
     encoder = _ENCODERS.get(name)
-    sized = encoder.defaults if encoder else CONFORMERS[name][1] if name in CONFORMERS else {}
+    sized = encoder.defaults if encoder else _IRREGULAR[name][1] if name in _IRREGULAR else {}
     nested = any(isinstance(value, dict) for value in block.values())
     if nested and stated is None and not any(key in block for key in _said(encoder, sized)):
         return None  # its sizes stand deeper, in a form of the publisher's own
-    if name in CONFORMERS:
-        count, defaults = CONFORMERS[name]
+    if name in _IRREGULAR:
+        count, defaults, modality = _IRREGULAR[name]
         b = TowerBlock(block, defaults, part.key)
-        counted, modality = count(b), "audio"
+        counted = count(b)
     elif encoder is not None:
         if any(block.get(key) is not None for key in encoder.not_known):
             return None
