@@ -223,6 +223,9 @@ def model_line(d: ModelRecord, model: Model) -> str:
     sizes: dict[str, float] = d["weight_bytes"]
     usual = next((k for k in sizes if k.endswith("checkpoint")), "bf16")
     weights = f"{format_memory(sizes[usual])} in {usual}" if usual in sizes else ""
+    q = model.quantization
+    if q is not None and q.weight_dtype == "unknown":
+        weights = f"weights of {q.method}: bytes not known"
     degrees = ", ".join(map(str, d["legal_tp"][:12])) + (", …" if len(d["legal_tp"]) > 12 else "")
     node = next((r for r in d["refused_tp"] if r["tp"] == 8), None)
     refused = f"; not 8: {node['reasons'][0]}" if node else ""
@@ -256,7 +259,7 @@ def model_page(d: ModelRecord, model: Model) -> Page:
                 else ()
             ),
             *((("quantisation", _stored(quantization)),) if quantization else ()),
-            *((f"weights in {k}", format_memory(v)) for k, v in d["weight_bytes"].items()),
+            *_weight_rows(d, model),
             *_held(d),
             ("legal TP degrees", " ".join(map(str, d["legal_tp"]))),
             ("most without KV copies", str(d["max_tp_without_kv_copies"])),
@@ -271,6 +274,14 @@ def model_page(d: ModelRecord, model: Model) -> Page:
     told = ("\n".join(wrap(line) for line in lines),) if lines else ()
     files = checkpoint_tables(model.checkpoint) if model.checkpoint is not None else ()
     return Page(d["name"], (sizes, *files, *told), model_line(d, model))
+
+
+def _weight_rows(d: ModelRecord, model: Model) -> list[tuple[str, str]]:
+    """Bytes of the weights by format; those of a method that is not known are not."""
+    q = model.quantization
+    unknown = q is not None and q.weight_dtype == "unknown"
+    found = [(f"weights as {q.method}", "not known")] if q is not None and unknown else []
+    return found + [(f"weights in {k}", format_memory(v)) for k, v in d["weight_bytes"].items()]
 
 
 def _tower_rows(d: ModelRecord) -> list[tuple[str, str]]:
