@@ -16,7 +16,7 @@ import pytest
 
 from meshwise.errors import InputError
 from meshwise.models.families.bailing import BAILING_FAMILIES
-from meshwise.models.families.config import FAMILIES, model_from_config
+from meshwise.models.families.config import FAMILIES, KNOWN, model_from_config
 from meshwise.models.families.delta import DELTA_FAMILIES
 from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
@@ -26,7 +26,7 @@ from meshwise.models.families.keys import NEVER_ABSENT
 from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
-from meshwise.models.families.refused import WRAPPER_TYPES
+from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
 from meshwise.models.families.sparse import SPARSE_FAMILIES
 from meshwise.models.families.step import STEP_FAMILIES
 from meshwise.models.parameters import parameters
@@ -54,7 +54,7 @@ TEXT_ONLY = {
     "ernie4_5_vl_moe_text", "step3p5",
 }  # fmt: skip
 LAYERS = {
-    "gpt2": "n_layer", "gptj": "n_layer", "codegen": "n_layer", "bloom": "n_layer",
+    "gpt2": "n_layer", "gpt-sw3": "n_layer", "openai-gpt": "n_layer", "gptj": "n_layer", "codegen": "n_layer", "bloom": "n_layer",
     "gpt_bigcode": "n_layer", "mpt": "n_layers", "dbrx": "n_layers", "gpt_neo": "num_layers",
     "xglm": "num_layers",
 }  # fmt: skip
@@ -73,7 +73,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 GPT = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "width": "n_inner",
        "positions": "n_positions"}  # fmt: skip
 NAMES: dict[str, dict[str, str]] = {
-    **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), GPT),
+    **dict.fromkeys(("gpt2", "gpt-sw3", "openai-gpt", "gptj", "codegen", "gpt_bigcode"), GPT),
     "mpt": {"hidden": "d_model", "layers": "n_layers", "heads": "n_heads",
             "positions": "max_seq_len"},
     "dbrx": {"hidden": "d_model", "layers": "n_layers", "heads": "n_heads",
@@ -428,3 +428,19 @@ def test_mutations_are_equal_or_refused(model_type: str) -> None:
         except InputError:
             refused += 1
     assert equal > 10 and refused <= 4
+
+
+def test_every_causal_model_is_read_or_refused() -> None:
+    """What transformers has a class for, and the wrappers around it: read, or refused with a reason."""
+    from transformers.models.auto import modeling_auto
+
+    types = {
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        *modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    }
+    assert sorted(types - set(KNOWN) - set(REFUSED_TYPES)) == []
+    for name in sorted(types & set(REFUSED_TYPES)):
+        with pytest.raises(InputError, match="is not supported") as caught:
+            model_from_config({"model_type": name, "hidden_size": 64}, name="test")
+        assert REFUSED_TYPES[name] in str(caught.value)

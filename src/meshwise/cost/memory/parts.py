@@ -138,7 +138,11 @@ def kv_cache_bytes(ctx: Context, role: Role) -> Array:
         values = a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
         total = total + count * ctx.sequences * float(a.cached(ctx.keys)) * values * ctx.widths.kv
         if a.indexer is not None and a.indexer.own:
-            kept = float(ctx.keys // (a.compress or 1)) * a.indexer.head_dim * attention.INDEX_BYTES
+            kept = (
+                float(ctx.keys // (a.compress or 1))
+                * a.indexer.head_dim
+                * attention.index_key_bytes(ctx, a.indexer)
+            )
             total = total + count * ctx.sequences * kept
     # context parallelism leaves each rank its share of the prompt
     return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1) + states

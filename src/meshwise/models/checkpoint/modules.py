@@ -111,7 +111,7 @@ def _layer_group(words: list[str]) -> str:
 
 def _end_group(words: list[str]) -> str:
     for word in words:
-        if word == "embed_out":
+        if word in ("embed_out", "embedding_norm"):  # the last one is LFM2's final norm
             return "head"
         if _EMBEDDING.search(word):
             return "embedding"

@@ -279,7 +279,9 @@ def _weight(m: Module, hint: Hint) -> Packed:
     if weight.dtype == "F4":
         group = _scaled(*_shape(weight)[1:], _scale_of(m))[0]
         return Packed(weight.elements, _format("mxfp4" if group == 32 else "nvfp4", group))
-    if weight.dtype in FLOATS:
+    if weight.dtype in FLOATS:  # a learned scale beside it is a weight as well
+        return Packed(weight.elements + (m["scale"].elements if "scale" in m else 0))
+    if weight.dtype in ("I64", "BOOL"):  # indices and masks
         return Packed(weight.elements)
     return Packed(hint.weights, UNKNOWN)
 
