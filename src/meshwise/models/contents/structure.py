@@ -24,8 +24,6 @@ STRUCTURE = (
     "add_attn_sink_bias", "attention_sink_bias", "attention_head_type",
     "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
     "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
-    ,
-    ,
     "layer_group_size", "no_kda_lora", "attn_res_block_size", "routed_expert_hidden_size",
     "mla_use_output_gate", "moe_shared_expert_intermediate_size", "router_type",
 )  # fmt: skip
