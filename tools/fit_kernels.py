@@ -6,6 +6,9 @@
     python -m zipfile -e aiconfigurator_core-0.12.0-*.whl WHEEL_DIR
     python tools/fit_kernels.py WHEEL_DIR
     python tools/fit_moe.py WHEEL_DIR
+    python tools/fit_recurrence.py WHEEL_DIR
+    python tools/fit_sparse.py WHEEL_DIR
+    python tools/fit_weight_only.py WHEEL_DIR
 
 The wheel (Apache-2.0) carries measured calls as Parquet. It is read here and nowhere else: what
 ships is a few constants and a small table of corrections per device and kind of call, with what
@@ -30,6 +33,9 @@ Schema of ``kernels/DEVICE.toml``::
     range = [[m], [n], [k]]          # smallest, largest of the whole table
     table.knots, table.per_mille
     [moe.ENGINE.FORMAT]              # layers of experts: by tools/fit_moe.py, run afterwards
+    [recurrence.ENGINE.RULE.PHASE]   # states: by tools/fit_recurrence.py, run afterwards
+    [sparse.OPERATION.KIND], [attention.mla_decode]  # by tools/fit_sparse.py, run afterwards
+    [weight_only.ENGINE.NAME]        # by tools/fit_weight_only.py, run afterwards
     [attention.prefill] [attention.decode] [attention.prefill_fp8] [attention.decode_fp8]
     as above; range = [[queries or keys], [sequences], [heads]]; two to five tables
     head_128 = {median_error, p90_error}   # of the heads of 128 without a window alone

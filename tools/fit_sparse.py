@@ -11,7 +11,8 @@ vLLM's have DeepSeek-V4's attention to a window of 128 keys and an entry for eac
 Of the choice's two tables the one is used whose best scores differ (``top_last``): with all scores
 alike, the other, every row needs all passes. Prompts of fewer than 16 tokens are left out: the kernel
 lays sequences end to end, and a tile walks the keys of several. So are decodes whose keys stayed in the
-cache (``fit_recurrence.cached``).
+cache (``fit_recurrence.cached``): with one token per sequence all large ones did, so that the rate at
+which keys come from memory is that of passes over memory (``roofline``).
 
 A choice that is decoded goes to another kernel, whose calls no table has alone: latents of 2048 keys
 are attended to like a context of 2048 (``attention.mla_decode``), by TensorRT-LLM's table of MLA. In
@@ -33,6 +34,7 @@ Schema of a section::
 from __future__ import annotations
 
 import argparse
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -169,7 +171,7 @@ PARTS = {
         lambda shape: shape[1] <= DRAFT,
         decode_scores,
         "fp8",
-        SCORES,
+        {"launch_s": 3e-6, "efficiency": 0.5},
         [ROWS[:-1], [16, 256, 2048, 16384, 262144]],
         lambda shape: (shape[0] * shape[1], compressed(shape, 4.0)[1]),
     ),
@@ -243,7 +245,8 @@ def used_calls(base: Path, source: fk.Source, part: Part) -> Calls | None:
     return fr.every_fifth_left_out(calls)
 
 
-def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
+def fit_part(base: Path, source: fk.Source, part: Part, passes: Entry) -> Entry | None:
+    """``passes``: the device's roofline, with its share of the memory's rate."""
     calls = used_calls(base, source, part)
     if calls is None:
         return None
@@ -251,9 +254,13 @@ def fit_part(base: Path, source: fk.Source, part: Part) -> Entry | None:
     fixed: Entry = {}
     if part.start is GATHER and "nvfp4" in source.peaks:
         fixed["head_block"] = BLACKWELL_HEADS
+    if part.form is decode_scores:
+        fixed["memory_efficiency"] = passes["memory_efficiency"]
 
     def seconds(entry: Entry, shape: Array, tables: tuple[CorrectionTable, ...]) -> Array:
-        return np.asarray(part.form(shape, chip, SparseFit(**entry, **fixed, tables=tables)), float)
+        return np.asarray(
+            part.form(shape, chip, SparseFit(**{**entry, **fixed}, tables=tables)), float
+        )
 
     entry = fr.fit_constants(part.start, seconds, calls)
     plain = seconds(entry, calls.shape, ())
@@ -336,9 +343,10 @@ def sections(root: Path, device: str) -> dict[str, Entry]:
     """The sections of a device."""
     source = fk.DEVICES[device]
     base = root / fk.DATA / source.folder
+    passes = tomllib.loads((fk.CATALOG / f"{device}.toml").read_text())["roofline"]
     found = {}
     for name, part in PARTS.items():
-        entry = fit_part(base, source, part)
+        entry = fit_part(base, source, part, passes)
         if entry:
             found[f"sparse.{name}"] = entry
     for kv, (name, _) in MLA.items():

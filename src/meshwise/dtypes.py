@@ -18,6 +18,15 @@ GGUF_BLOCKS: dict[str, tuple[int, int]] = {
     "iq3_xxs": (98, 256), "iq2_s": (82, 256), "iq2_xs": (74, 256), "iq2_xxs": (66, 256),
     "iq1_m": (56, 256), "iq1_s": (50, 256), "tq1_0": (54, 256), "tq2_0": (66, 256),
 }  # fmt: skip
+# File types of GGUF, each with the block type of most of its matrices; which of them have another:
+# meshwise.models.quantization.gguf.
+GGUF_FILES: dict[str, str] = {
+    **{name: name for name in GGUF_BLOCKS if name not in ("q3_k", "q4_k", "q5_k", "iq2_s")},
+    "q2_k_s": "q2_k", "q3_k_s": "q3_k", "q3_k_m": "q3_k", "q3_k_l": "q3_k", "q4_k_s": "q4_k",
+    "q4_k_m": "q4_k", "q5_k_s": "q5_k", "q5_k_m": "q5_k", "iq3_xs": "iq3_s", "iq3_m": "iq3_s",
+    "iq2_s": "iq2_xs", "iq2_m": "iq2_s", "mxfp4_moe": "q8_0",
+    "q3_k": "q3_k", "q4_k": "q4_k", "q5_k": "q5_k",  # as some name their _M
+}  # fmt: skip
 ELEMENT_BYTES: dict[str, float] = {
     "fp32": 4.0,
     "tf32": 4.0,
@@ -77,14 +86,18 @@ _PAIRS: dict[str, WeightFormat] = {
             "int4", only=True
         ),
         "w8a16 int8_wo int8wo int8_weight_only": WeightFormat("int8", only=True),
-        "w8a8 w8a8_int8 int8_w8a8 int8_dynamic": WeightFormat("int8", only=False),
-        "w4a4 w4a4_nvfp4": WeightFormat("nvfp4", only=False),
+        "w8a8 w8a8_int8 int8_w8a8 int8_dynamic blockwise_int8": WeightFormat("int8", only=False),
+        "w4a4 w4a4_nvfp4 modelopt_fp4 modelopt_nvfp4 petit_nvfp4": WeightFormat(
+            "nvfp4", only=False
+        ),
         "nvfp4_wo nvfp4a16 w4a16_nvfp4": WeightFormat("nvfp4", only=True),
         "mxfp4_wo mxfp4a16 w4a16_mxfp4": WeightFormat("mxfp4", only=True),
         "fp8_wo fp8wo float8_wo fp8_weight_only float8_weight_only w8a16_fp8": WeightFormat(
             "fp8", only=True
         ),
-        "w8a8_fp8 fp8_w8a8 ptpc_fp8": WeightFormat("fp8", only=False),
+        "w8a8_fp8 fp8_w8a8 ptpc_fp8 modelopt_fp8 fbgemm_fp8 deepspeedfp": WeightFormat(
+            "fp8", only=False
+        ),
         "fp8_block fp8_blockwise fp8_block_scales block_fp8 blockwise_fp8": WeightFormat(
             "fp8", block=(128, 128)
         ),
@@ -96,8 +109,9 @@ _PAIRS: dict[str, WeightFormat] = {
 # what weights may be stored as beyond the formats themselves, each under its shortest word
 VARIANTS = ("fp8_block", "fp8_wo", "int8_wo", "nvfp4_wo", "nf4", "w8a8", "w8a8_fp8", "w4a4")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "int8", "nvfp4")  # operands of a product
-WEIGHT = ("fp32", "fp16", "bf16", "fp8", "mxfp8", "int8", "int4", "mxfp4", "mxfp6", "nvfp4",
-          "int2", "int3", *GGUF_BLOCKS)  # fmt: skip
+COMMON_WEIGHT = ("fp32", "fp16", "bf16", "fp8", "mxfp8", "int8", "int4", "mxfp4", "mxfp6", "nvfp4",
+           "int2", "int3")  # fmt: skip
+WEIGHT = (*COMMON_WEIGHT, *GGUF_BLOCKS)
 KV_CACHE = ("fp32", "fp16", "bf16", "fp8", "int8", "int4", "nvfp4")
 COMM = ("fp32", "fp16", "bf16", "fp8", "int8")
 GRADIENT = ("fp32", "fp16", "bf16")
@@ -106,7 +120,7 @@ NARROW = ("fp8", "mxfp8", "int8", "nvfp4")  # operands that 16-bit activations a
 # Four-bit and eight-bit weights under wider activations are expanded before the product, so the
 # product runs at the activation's rate (weight-only quantisation).
 _WIDER = {
-    "nvfp4": ("fp8", "bf16", "fp16"),
+    "nvfp4": ("bf16", "fp16"),  # as its kernels for devices before Blackwell: 16-bit activations
     "mxfp8": ("fp8", "bf16", "fp16"),
     "fp8": ("bf16", "fp16"),
     "fp8_block": ("fp8", "bf16", "fp16"),
@@ -146,7 +160,15 @@ def known(name: object) -> str | None:
     key = ALIASES.get(key, key)
     if key in ELEMENT_BYTES:
         return key
+    if key in GGUF_FILES:
+        return GGUF_FILES[key]
     return _PAIRS[key].dtype if key in _PAIRS else None
+
+
+def gguf_file(name: object) -> str | None:
+    """The file type of GGUF that a word means; None for another word."""
+    key = _plain(name).removeprefix("mostly_")
+    return key if key in GGUF_FILES else None
 
 
 def _refused(name: object, field: str, legal: tuple[str, ...]) -> InputError:
@@ -170,13 +192,18 @@ def canonical_dtype(name: object, field: str, legal: tuple[str, ...]) -> str:
 
 
 def canonical_weights(name: object, field: str = "weights") -> str:
-    """The canonical name of a format of weights, one of :data:`WEIGHT` or :data:`VARIANTS`: what a word
-    says beyond its format is kept."""
+    """The canonical name of a format of weights, one of :data:`WEIGHT`, :data:`VARIANTS` or
+    :data:`GGUF_FILES`: what a word says beyond its format is kept."""
     found = known(name)
     if found not in WEIGHT:
-        raise _refused(name, field, (*WEIGHT, *VARIANTS))
+        raise _refused(
+            name, field, (*COMMON_WEIGHT, *VARIANTS, "q4_k_m", "another file type of GGUF")
+        )
+    file = gguf_file(name)
+    if file is not None:
+        return file
     meant = _PAIRS.get(_plain(name))
-    if meant is not None and meant != WeightFormat(found, only=found not in NARROW):
+    if meant is not None and (found in NARROW or meant != WeightFormat(found, only=True)):
         same = (word for word in VARIANTS if _PAIRS[word] == meant)
         found = next(same, found)
     assert found is not None

@@ -12,6 +12,7 @@ import msgspec
 from meshwise.api import estimate
 from meshwise.api import stack as load_stack
 from meshwise.clusters.load import Cluster, Device, Level, load_cluster
+from meshwise.dtypes import known
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.models.families.config import model_from_config
 from meshwise.models.load import first_layers, load_config
@@ -147,9 +148,8 @@ def predicted(name: str, task: Task, where: Cluster) -> dict[str, Any]:
     spec = model_from_config(task.model, name=name, source="run")
     options = task.options
     wide = {"fp64": "fp32"}.get(task.dtype, task.dtype)
-    narrow = {"e4m3": "fp8", "e5m2": "fp8"}.get(
-        options.comm_dtype or wide, options.comm_dtype or wide
-    )
+    sent = options.comm_dtype or wide
+    narrow = known(sent) or sent
     overlap = options.overlap if options.overlap in ("split", "decomposed") else "none"
     software = load_stack(
         "meshwise", overlap=overlap, overlap_input_gradient=options.overlap != "none"

@@ -66,6 +66,12 @@ class Case(NamedTuple):
 
     # -- questions that several commands and tools/golden.py ask --
 
+    @property
+    def phases(self) -> dict[str, tuple[str, ...]]:
+        """The phases that are priced, with their options: training of shared layers is refused."""
+        shared = any(block.shared for block in self.spec.blocks)
+        return {phase: o for phase, o in PHASES.items() if phase != "train" or not shared}
+
     def two_degrees(self) -> str:
         legal = legality.legal_tp(self.spec, load_stack(DEFAULT["train"]))
         return ",".join(str(t) for t in legal[:2])
@@ -118,7 +124,7 @@ def model(case: Case) -> None:
 
 def scale(case: Case) -> None:
     """Its points are what ``estimate`` says of the same layout."""
-    for phase, options in PHASES.items():
+    for phase, options in case.phases.items():
         record = ask(*case.asked("scale", *options))
         assert record["points"][0]["tp"] == 1
         point = record["points"][min(1, len(record["points"]) - 1)]
@@ -137,11 +143,12 @@ def sweep(case: Case) -> None:
     for row in record["rows"]:
         if row["value"] == 4:
             alike(row, base[row["tp"]], ("step_s", "memory_bytes", "fits"))
-    page(*case.asked("scale", *TRAIN, "--tp", degrees, "--sweep", "intra.latency=1us,10us"))
+    first = next(iter(case.phases.values()))
+    page(*case.asked("scale", *first, "--tp", degrees, "--sweep", "intra.latency=1us,10us"))
 
 
 def estimate(case: Case) -> None:
-    for phase, options in PHASES.items():
+    for phase, options in case.phases.items():
         record = ask(*case.asked("estimate", *case.grid(phase), *options))
         assert record["step_s"] > 0
         if phase != "prefill":
@@ -150,19 +157,27 @@ def estimate(case: Case) -> None:
 
 def explain(case: Case) -> None:
     """Its operations take as long as its layout's parts."""
-    for phase, options in PHASES.items():
+    for phase, options in case.phases.items():
         grid = case.grid(phase)
         record = ask(*case.asked("explain", *grid, *options))
         whole = ask(*case.asked("estimate", *grid, *options))
         alike(record, whole, ("step_s", "layout"))
         spent = math.fsum(o["time_s"] * o["count"] for o in record["operations"] if not o["group"])
         assert math.isclose(spent, whole["compute_s"], rel_tol=1e-9), (spent, whole["compute_s"])
-    page(*case.asked("explain", *case.grid("train"), *TRAIN))
+    first = next(iter(case.phases))
+    page(*case.asked("explain", *case.grid(first), *PHASES[first]))
 
 
 def plan(case: Case) -> None:
     """Its rows are what ``estimate`` says of them; ``scale --gpus`` has its best row."""
     gpus, asked = case.trained()
+    if "train" not in case.phases:
+        try:
+            ask(*asked)
+        except Refused as refused:
+            assert "share their weights" in str(refused)
+            return
+        raise AssertionError("training of shared layers is priced")
     record = ask(*asked)
     for row in record["layouts"]:
         alone = as_estimate(case, row, ("--batch", str(2 * gpus), "--seq", "512"))
@@ -299,6 +314,7 @@ def kind(name: str) -> str:
         "moe" if any(b.moe for b in blocks) else "dense",
         "mixed" if len({(b.moe is None, b.mlp is None) for b in blocks}) > 1 else "",
         "recurrent" if any(b.recurrent for b in blocks) else "",
+        "reused" if any(b.shared for b in blocks) else "",
         "no-attention" if any(b.attention is None for b in blocks) else "",
         "shared" if any(b.moe and b.moe.shared for b in blocks) else "",
         "sliding" if any(a.window for a in heads) else "",

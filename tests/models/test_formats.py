@@ -115,7 +115,8 @@ def test_formats_that_a_device_has_not_are_remarked_on() -> None:
     for cluster, said in (("dgx-a100", True), ("hgx-h100", False)):
         device = load_cluster(cluster).device
         found = format_remarks(model, run(dtype="fp8"), device.peak_flops_per_s, device.title)
-        assert bool(found) == said, cluster
+        assert any("has no fp8 units" in text for text in found) == said, cluster
+        assert any("embedding, output head, norms" in text for text in found), cluster
 
 
 def test_narrow_weights_are_no_faster_where_they_are_widened_for_many_rows() -> None:
@@ -170,3 +171,80 @@ def test_training_says_that_it_keeps_wide_weights() -> None:
     assert model.quantization is None and "16-bit weights" in model.asked
     assert model_as_run(model, work) == model  # said once
     assert model_as_run(load_model("gpt2"), work).asked == ""
+
+
+WORDS = {
+    "nvfp4": "fp4 nvfp4 NVFP4 float4 w4a4",
+    "mxfp4": "mxfp4 mx_fp4 MXFP4",
+    "mxfp8": "mxfp8 mx_fp8",
+    "fp8": "fp8 fp8_e4m3 fp8-e4m3 fp8_e5m2 float8_e4m3fn fp8_block w8a8_fp8 torch.float8_e4m3fn",
+    "int4": "w4a16 int4_wo int4wo int4_weight_only uint4 nf4",
+    "int8": "w8a8 w8a16 int8_wo INT8 qint8",
+    "q4_k": "q4_k_m Q4_K_M Q4_K_S q4-k-m",
+    "q6_k": "Q6_K q6_k",
+}
+
+
+@pytest.mark.parametrize(("name", "word"), [(n, w) for n, ws in WORDS.items() for w in ws.split()])
+def test_one_table_of_names(name: str, word: str) -> None:
+    """Of options, configs, tables, the API and launch commands."""
+    assert dtypes.known(word) == name
+    assert dtypes.known(dtypes.canonical_weights(word)) == name
+    assert Formats(weights=word).weights == dtypes.canonical_weights(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "dtype", "bits", "only"),
+    [
+        ("fp8", "fp8", 8.0, True),
+        ("fp8_block", "fp8", 8 + 32 / 128**2, True),
+        ("w8a8", "int8", 8.0, False),
+        ("int8_wo", "int8", 8.0, True),
+        ("w4a16", "int4", 4 + 16 / 128, True),
+        ("nf4", "int4", 4 + 32 / 64, True),
+        ("nvfp4", "nvfp4", 4.5, True),
+        ("w4a4", "nvfp4", 4.5, False),
+        ("mxfp4", "mxfp4", 4.25, True),
+        ("mxfp8", "mxfp8", 8.25, True),
+        ("q6_k", "q6_k", 6.5625, True),
+    ],
+)
+def test_what_a_word_of_the_weights_means(word: str, dtype: str, bits: float, only: bool) -> None:
+    model = model_as_run(checkpoint(), run(weights=word))
+    q = model.quantization
+    assert q is not None and (q.weight_dtype, q.weight_only) == (dtype, only)
+    up = model.blocks[0].stored.up
+    assert up is not None and up.element_bytes == pytest.approx(bits / 8)
+    assert model_as_run(model, run(weights=word)) == model
+
+
+def test_an_option_says_what_it_leaves_wide() -> None:
+    for name, routers in (("llama-3.1-8b", False), ("qwen3-30b-a3b", True)):
+        work = run(weights="fp8")
+        model = model_as_run(load_model(name), work)
+        (said,) = format_remarks(model, work, {"bf16": 1.0, "fp8": 2.0}, "X")
+        assert "embedding, output head, norms" in said and ("routers" in said) == routers
+        assert format_remarks(load_model(name), work, {"bf16": 1.0, "fp8": 2.0}, "X") == [said]
+    q = model.quantization
+    assert q is not None and q.embedding is None and q.head is None
+    gguf = run(weights="Q4_K_M")
+    model = model_as_run(load_model("llama-3.1-8b"), gguf)
+    assert model.quantization is not None and model.quantization.head is not None
+    assert "embedding and output head too" in format_remarks(model, gguf, {"bf16": 1.0}, "X")[0]
+
+
+def test_gguf_by_option_is_the_file() -> None:
+    file = {"quant_method": "gguf", "file_type": "Q4_K_M"}
+    by_option = model_as_run(checkpoint(), run(weights="q4_k_m"))
+    both = (
+        next(iter(weight_bytes(m).values()))
+        for m in (by_option, checkpoint(quantization_config=file))
+    )
+    assert len(set(both)) == 1
+
+
+def test_nvfp4_before_blackwell_is_weights_alone() -> None:
+    peaks = load_cluster("hgx-h100").device.peak_flops_per_s
+    assert dtypes.peak_dtype("nvfp4", peaks) == "bf16"
+    said = format_remarks(load_model("llama-3.1-8b-nvfp4"), run(), peaks, "X")
+    assert any("no nvfp4 units" in text and "W4A16" in text for text in said)

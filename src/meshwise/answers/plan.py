@@ -38,6 +38,7 @@ REFUSED_TRAINING = {
     "recurrent_heads": "TP does not divide the heads of recurrent layers",
     "key_groups": "TP does not divide the heads of keys of recurrent layers",
     "key_copies": "more TP ranks than heads of keys, which this stack does not copy",
+    "norm_groups": "TP does not divide the groups that norms of recurrent layers span",
     "quantization": "a TP shard would hold part of a quantisation group or block",
     "layers": "more pipeline stages than layers",
     "stack": "what this stack cannot run (sharding beside pipelines, virtual stages and so on)",

@@ -31,6 +31,7 @@ LIMIT_REASONS = {
     "recurrent_heads": "the heads of recurrent layers",
     "key_groups": "the heads of keys of recurrent layers",
     "key_copies": "the heads of keys of recurrent layers",
+    "norm_groups": "the groups that norms of recurrent layers span",
     "quantization": "the quantisation groups",
     "cluster": "the size of the cluster",
     "asked": "the degrees that were asked for",

@@ -16,6 +16,7 @@ from meshwise.cost.schedule import paired_share
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups, kv_group
 from meshwise.layouts.rules.case import hides_experts
+from meshwise.models.device_formats import check_device_formats
 from meshwise.models.shapes import Model
 from meshwise.program.step import Program, program
 from meshwise.stacks.stack import Stack
@@ -42,6 +43,8 @@ class PricedStep(Footprint):
         self.model, self.cluster, self.workload, self.stack = model, cluster, workload, stack
         self.layout = layout
         self.program: Program = program(model, stack, workload, layout, batch)
+        device = cluster.device
+        check_device_formats(self.program.ctx.model, device.generation, device.title)
         self._placed = placed
 
     @cached_property

@@ -125,11 +125,18 @@ def key_groups(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Fin
 
 
 def recurrent_norms(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
-    """A norm over heads of several ranks takes a third reduction in the layer."""
+    """A norm over heads of several ranks takes a third reduction in the layer; where it spans groups of heads
+    of linear attention, engines keep whole groups on a rank (vLLM's bailing_linear_attn.py, SGLang's
+    bailing_moe_linear.py)."""
     for r in _recurrents(model):
-        if tp > 1 and r.spans_ranks(tp):
-            text = f"the {_title(r)} norm spans heads of {tp} ranks: one more reduction per layer"
-            yield Finding("recurrent_norm", False, f"{text}, of their sums of squares")
+        if tp == 1 or not r.spans_ranks(tp):
+            continue
+        if r.rule == "lightning" and r.norm_groups > 1:
+            what = f"{r.norm_groups} groups of heads that a {_title(r)} norm spans"
+            yield Finding("norm_groups", True, f"tp={tp} does not divide the {what}")
+            continue
+        text = f"the {_title(r)} norm spans heads of {tp} ranks: one more reduction per layer"
+        yield Finding("recurrent_norm", False, f"{text}, of their sums of squares")
 
 
 def _title(r: Recurrent) -> str:
@@ -350,6 +357,7 @@ _NAMES = {
     "output_groups": "the groups of the output projection",
     "recurrent_heads": "the heads of recurrent layers",
     "key_groups": "the heads of keys of recurrent layers",
+    "norm_groups": "the groups that norms of recurrent layers span",
     "key_copies": "the heads of keys of recurrent layers (this stack does not copy them)",
 }
 

@@ -14,10 +14,19 @@ from meshwise.models.shapes import UNQUANTISED, LayerFormats, Model, Quantizatio
 from meshwise.workloads.workload import Training, Workload
 
 
-def of_dtype(dtype: str, *, weight_only: bool = False) -> Stored:
-    """A format that is stated without a checkpoint: groups as most software has them."""
-    only = weight_only or dtype not in dtypes.NARROW
-    return Stored(dtype=dtype, group=dtypes.SCALE_BLOCKS.get(dtype), weight_only=only)
+def of_word(word: str, *, weight_only: bool = False) -> Stored:
+    """A format that is stated without a checkpoint, by any of its words: groups as most software has
+    them. ``weight_only``: of a word that does not say whether activations are narrowed too."""
+    meant = dtypes.weight_format(word)
+    only = weight_only if meant.only is None else meant.only
+    usual = dtypes.SCALE_BLOCKS.get(meant.dtype) if meant.block is None else None
+    return Stored(
+        dtype=meant.dtype,
+        group=meant.group or usual,
+        block=meant.block,
+        scale=meant.scale,
+        weight_only=only or meant.dtype not in dtypes.NARROW,
+    )
 
 
 def everywhere(stored: Stored) -> LayerFormats:
@@ -40,6 +49,18 @@ def quantization_summary(
         kv_cache_dtype=cache,
         **ends,
     )
+
+
+def _as_gguf(model: Model, file: str, cache: str | None) -> Model:
+    """The model as a GGUF file of this type has it: every matrix, embedding and head too."""
+    from meshwise.models.quantization import gguf, modules  # who reads checkpoints imports this
+
+    recipe = gguf.recipe(file, model, "weights")
+    named, _, _ = modules.with_formats(unquantised(model), [], None, choice=recipe.of)
+    main = modules.commonest_format(named) or of_word(file)
+    ends = {"embedding": recipe.embedding, "head": recipe.head}
+    summary = quantization_summary(file, main, cache, **ends)
+    return msgspec.structs.replace(named, quantization=summary)
 
 
 def quantised(model: Model, method: str, stored: Stored, cache: str | None = None) -> Model:
@@ -65,7 +86,7 @@ def _wanted(model: Model, workload: Workload) -> str | None:
     """The weights' format that the options ask for, where it is another than the checkpoint's."""
     f, q = workload.formats, model.quantization
     if f.weights is not None:
-        return dtypes.canonical_dtype(f.weights, "weights", dtypes.WEIGHT)
+        return dtypes.canonical_weights(f.weights)
     if f.dtype is None:
         return None
     dtype = dtypes.canonical_dtype(f.dtype, "dtype", dtypes.COMPUTE)
@@ -105,14 +126,24 @@ def model_as_run(model: Model, workload: Workload) -> Model:
             "take; `weights` states their format",
             field="quantization_config",
             value=q.method,
-            legal=dtypes.WEIGHT,
+            legal=dtypes.COMMON_WEIGHT,
         )
-    if wanted is None or (q is not None and q.weight_dtype == wanted):
+    if wanted is None or (q is not None and _is_in(q, wanted)):
         return model
-    if dtypes.ELEMENT_BYTES[wanted] >= 2:
+    if dtypes.weight_format(wanted).dtype in ("fp32", "fp16", "bf16"):
         return _copy(model, unquantised(model), wanted)
-    stored = of_dtype(wanted, weight_only=workload.formats.dtype is None)
-    return _copy(model, quantised(model, wanted, stored, q.kv_cache_dtype if q else None), wanted)
+    cache = q.kv_cache_dtype if q else None
+    if dtypes.gguf_file(wanted) is not None:
+        return _copy(model, _as_gguf(model, wanted, cache), wanted)
+    stored = of_word(wanted, weight_only=workload.formats.dtype is None)
+    return _copy(model, quantised(model, wanted, stored, cache), wanted)
+
+
+def _is_in(q: Quantization, wanted: str) -> bool:
+    """Whether a checkpoint's weights are in the format already, whatever its groups are."""
+    if dtypes.gguf_file(wanted) is not None:
+        return q.method == wanted
+    return q.weight_dtype == dtypes.weight_format(wanted).dtype
 
 
 def _trained(model: Model) -> Model:
@@ -126,12 +157,35 @@ def _trained(model: Model) -> Model:
 
 
 def _copy(model: Model, other: Model, dtype: str) -> Model:
-    """The model in another format than its checkpoint, which every answer says of it."""
+    """The model in another format than its checkpoint's, or than 16 bit, which every answer says of it."""
     q = model.quantization
-    if q is None:
+    narrow = other.quantization is not None
+    if q is None and not narrow:
         return other
-    said = f"priced as a copy with {dtype} weights, not as the checkpoint, which is in {q.weight_dtype}"
-    return msgspec.structs.replace(other, asked=f"{model.asked}; {said}" if model.asked else said)
+    said = (
+        []
+        if q is None
+        else [
+            f"priced as a copy with {dtype} weights, not as the checkpoint, which is in {q.weight_dtype}"
+        ]
+    )
+    said += [_left_wide(model, dtype)] if narrow else []
+    return msgspec.structs.replace(other, asked="; ".join(filter(None, (model.asked, *said))))
+
+
+def _left_wide(model: Model, wanted: str) -> str:
+    """What an option's format of weights means, and which of them it leaves as they are."""
+    routed = any(b.moe for b in model.blocks)
+    others = "norms, biases and routers" if routed else "norms and biases"
+    if dtypes.gguf_file(wanted) is not None:
+        return (
+            f"weights as a GGUF file of type {wanted.upper()} has them, embedding and output head "
+            f"too; {others} stay in {model.dtype}"
+        )
+    return (
+        f"weights in {wanted}: those of the linear layers; embedding, output head, {others} stay in "
+        f"{model.dtype}"
+    )
 
 
 def format_remarks(
@@ -139,7 +193,8 @@ def format_remarks(
 ) -> list[str]:
     """As what the model is priced, where its name does not say it; and what the formats of a run cost
     on a device that has no units for them."""
-    found = [model.asked] if model.asked else []
+    said = model_as_run(model, workload).asked
+    found = [said] if said else []
     q, f = model_as_run(model, workload).quantization, workload.formats
     stated = products(model, workload)
     if stated is None and f.dtype is not None and q is not None:
@@ -157,7 +212,8 @@ def format_remarks(
     text = f"{device} has no {dtype} units: products run at its {runs} rate"
     if dtype in dtypes.NARROW and dtypes.ELEMENT_BYTES.get(runs, 0.0) >= 2:
         text += (
-            f"; weights are stored in {dtype} and widened, in the product where rows are few and in a "
+            f"; weights are stored in {dtype} and widened (weight-only kernels, "
+            f"W{4 if dtype == 'nvfp4' else 8}A16), in the product where rows are few and in a "
             "pass of their own where they are many"
         )
     return [*found, text]

@@ -102,9 +102,10 @@ def indexer_matrices(a: Attention, hidden: int) -> list[Projection]:
         found.append(Projection("compressor", hidden, a.compressor_features, "none"))
     if i is None or not i.own:
         return found
+    how = "none" if i.weighted else "column"
     return [
         *found,
-        Projection("indexer_query", i.rank or hidden, i.heads * i.head_dim, "none"),
+        Projection("indexer_query", i.rank or hidden, i.heads * i.head_dim, how, i.heads),
         Projection("indexer_key", hidden, i.key_features or i.head_dim, "none"),
         *([Projection("indexer_weight", hidden, i.heads, "none")] if i.weighted else []),
     ]

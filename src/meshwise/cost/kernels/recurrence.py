@@ -140,8 +140,9 @@ def update_seconds(
     """Seconds of ``queries`` new tokens in each of ``sequences``: their states (``state_bytes`` of the
     rank, all sequences together) are read once and written after each token.
 
-    Measured for one token; more of them (a draft that is verified) are written one by one, so that
-    the state of the last one that is accepted is there.
+    Fitted to calls of one token; more of them (a draft that is verified) are written one by one, so
+    that the state of the last one that is accepted is there: vLLM's and SGLang's calls of 2, 4 and 8
+    take that long within 6 %.
     """
     sequences, queries, heads = (
         np.asarray(x, dtype=np.float64) for x in (sequences, queries, heads)

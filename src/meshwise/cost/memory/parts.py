@@ -12,6 +12,7 @@ from meshwise.cost.memory import activations as act
 from meshwise.cost.schedule import in_flight_microbatches
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.rules.case import hides_experts
+from meshwise.models.formats import unquantised
 from meshwise.models.shapes import Model
 from meshwise.program.context import Context, context
 from meshwise.program.layers import attention, recurrent
@@ -20,7 +21,7 @@ from meshwise.program.stored import stage_bytes, tower_bytes
 from meshwise.program.update import adam_bytes, sharded_weights, stage_weights
 from meshwise.program.weights import Role, end_weights, local_block_weights, roles
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import Decode
+from meshwise.workloads.workload import Decode, Formats
 
 
 class StateBytes(NamedTuple):
@@ -137,7 +138,11 @@ def kv_cache_bytes(ctx: Context, role: Role) -> Array:
         values = a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
         total = total + count * ctx.sequences * float(a.cached(ctx.keys)) * values * ctx.widths.kv
         if a.indexer is not None and a.indexer.own:
-            kept = float(ctx.keys // (a.compress or 1)) * a.indexer.head_dim * attention.INDEX_BYTES
+            kept = (
+                float(ctx.keys // (a.compress or 1))
+                * a.indexer.head_dim
+                * attention.index_key_bytes(ctx, a.indexer)
+            )
             total = total + count * ctx.sequences * kept
     # context parallelism leaves each rank its share of the prompt
     return total / ctx.layout.dcp / (ctx.layout.cp if ctx.phase == "prefill" else 1) + states
@@ -150,10 +155,14 @@ _STEP = 1 << 14  # tokens: whole compressed entries
 def model_cache_bytes(model: Model, stack: Stack) -> tuple[float, float]:
     """(bytes that the cache grows by with a token of a long context, bytes of a sequence's recurrent states)
     of all layers, on one device, in the cache's usual format."""
-    one = Layouts(tp=np.int64(1))
+    one, formats, q = Layouts(tp=np.int64(1)), Formats(), model.quantization
+    if (
+        q is not None and q.weight_dtype == "unknown"
+    ):  # how weights are stored is nothing to a cache
+        model, formats = unquantised(model), Formats(kv_cache=q.kv_cache_dtype)
     held = []
     for tokens in (_LONG, _LONG + _STEP):
-        ctx = context(model, stack, Decode(batch=1, context=tokens), one)
+        ctx = context(model, stack, Decode(batch=1, context=tokens, formats=formats), one)
         held.append(float(kv_cache_bytes(ctx, roles(ctx.model, one)[0])))
     states = sum(
         count * float(recurrent.recurrent_state_bytes(ctx, block.recurrent))

@@ -28,14 +28,9 @@ class Method(NamedTuple):
     runs: tuple[str, ...] = ()
 
 
-_NARROW = {
-    "fp8": "fp8 w8a8_fp8 ptpc_fp8 deepspeedfp modelopt_fp8 fbgemm_fp8",
-    "int8": "w8a8_int8 blockwise_int8",
-    "nvfp4": "modelopt_fp4 petit_nvfp4",
-}
+# Methods of engines that run checkpoints of their own, or say more than a format; every word for a
+# format is read by the one table of names (meshwise.dtypes).
 METHODS: dict[str, Method] = {
-    word: Method(dtype, dtype) for dtype, words in _NARROW.items() for word in words.split()
-} | {
     "awq": Method("int4", None, ("awq",)),
     "awq_marlin": Method("int4", None, ("awq",)),
     "gptq": Method("int4", None, ("gptq",)),
@@ -45,7 +40,7 @@ METHODS: dict[str, Method] = {
     "experts_int8": Method("int8"),
 }
 # containers of any format: the checkpoint says which
-_CONTAINERS = ("compressed-tensors", "modelopt", "quark", "auto-round")
+_CONTAINERS = ("compressed-tensors", "modelopt", "quark", "auto-round", "torchao", "gguf", "hqq")
 _DEFAULT = ("none", "auto")
 _OWN = ("awq", "gptq", "bitsandbytes", "mlx")  # checkpoints that no container runs
 
@@ -98,15 +93,17 @@ def _method(said: object) -> tuple[str, Method] | None:
         return word, METHODS[word]
     if word in _CONTAINERS:
         return word, Method(None)
-    weights = dtypes.known(word)
-    if weights not in dtypes.WEIGHT:
+    if dtypes.known(word) not in dtypes.WEIGHT:
         raise InputError(
             f"--quantization: {quoted(said)} is not priced",
             field="--quantization",
             value=str(said),
-            legal=[*dtypes.WEIGHT, *METHODS, *_CONTAINERS, *_DEFAULT],
+            legal=[*dtypes.COMMON_WEIGHT, *dtypes.VARIANTS, *METHODS, *_CONTAINERS, *_DEFAULT],
         )
-    return word, Method(weights, weights if weights in dtypes.NARROW else None)
+    meant = dtypes.weight_format(word)
+    narrows = meant.dtype in dtypes.NARROW and meant.only is not True
+    stored = dtypes.canonical_weights(word) if meant.block else meant.dtype
+    return word, Method(stored, meant.dtype if narrows else None)
 
 
 def format_fields(s: Settings) -> dict[str, Any]:
@@ -131,7 +128,7 @@ def _runs(word: str, method: Method, q: Quantization) -> bool:
         return not q.method.startswith(_OWN)
     if method.runs:
         return q.method.startswith(method.runs)
-    return q.weight_dtype == method.weights
+    return q.weight_dtype == dtypes.known(method.weights)
 
 
 def formats_of_job(job: Job, model: Model) -> Formats:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from meshwise import dtypes
 from meshwise.errors import IllegalLayout
 from meshwise.launch.job import Job
 from meshwise.launch.settings.settings import Read, Settings, contradiction
@@ -114,9 +115,7 @@ def _moments(s: Settings, notes: list[str]) -> str:
 
 def _format(value: Any) -> str:
     name = str(value or "fp32").lower().removeprefix("torch.")
-    return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "uint8": "fp8"}.get(
-        name, name
-    )
+    return "fp8" if name == "uint8" else dtypes.known(name) or name
 
 
 def _again(job: Job) -> bool:

@@ -38,12 +38,6 @@ def _settings(job: Job) -> Settings:
 
 # the file's words for what flags say too
 _LIMITS = {"max_seq_len": "max_len", "max_batch_size": "max_seqs", "max_num_tokens": "chunk"}
-_ALGORITHMS = {
-    "FP8_BLOCK_SCALES": "fp8",
-    "W4A16_AWQ": "int4",
-    "W4A16_GPTQ": "int4",
-    "W8A16": "int8",
-}
 # keys of the file that are read, and what those that are not priced change
 _READ = (
     *_LIMITS,
@@ -136,7 +130,7 @@ def read(s: Settings, world: int | None) -> Read:
     said = said if said not in (None, "auto") else quant.get("kv_cache_quant_algo", said)
     said_formats = {
         "kv_dtype": said if said is not None else s.get("kv_dtype"),
-        "quantization": _ALGORITHMS.get(str(quant.get("quant_algo")), quant.get("quant_algo")),
+        "quantization": quant.get("quant_algo"),
     }
     found |= formats.format_fields(said_formats)
     s = s | {own: yaml[key] for key, own in _LIMITS.items() if isinstance(yaml.get(key), int)}

@@ -137,7 +137,7 @@ def _dcp(layout: Layout, c: Case) -> Refusal:
 
 
 # what a TP degree alone breaks, in the order in which its findings come
-RECURRENT_CODES = ("recurrent_heads", "key_groups", "key_copies")
+RECURRENT_CODES = ("recurrent_heads", "key_groups", "key_copies", "norm_groups")
 DEGREE_CODES = (
     "heads",
     "kv_heads",

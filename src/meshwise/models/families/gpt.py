@@ -118,12 +118,20 @@ _OPT = Family(
     dropout="dropout",
     build="opt",
 )  # fmt: skip
+_GPT2 = Family(
+    words="GPT-2/3",
+    defaults=size_defaults(768, None, 12, 12, None, 50257, 1024, True, resid_pdrop=0.1),
+    aliases=_GPT, norm="layer", gated=False, **_ALL, mlp_multiple=4, positions=True,
+    dropout="resid_pdrop",
+)  # fmt: skip
 OLDER: dict[str, Family] = {
-    "gpt2": Family(
-        words="GPT-2/3",
-        defaults=size_defaults(768, None, 12, 12, None, 50257, 1024, True, resid_pdrop=0.1),
+    "gpt2": _GPT2,
+    "gpt-sw3": _GPT2,
+    "openai-gpt": Family(
+        words="GPT-1",
+        defaults=size_defaults(768, None, 12, 12, None, 40478, 512, True, resid_pdrop=0.1),
         aliases=_GPT, norm="layer", gated=False, **_ALL, mlp_multiple=4, positions=True,
-        dropout="resid_pdrop",
+        final_norm=False, dropout="resid_pdrop",
     ),
     "gpt_neo": Family(
         words="GPT-Neo",

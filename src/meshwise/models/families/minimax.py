@@ -110,6 +110,7 @@ def _m3_indexer(r: Reader, sparse: Mapping[str, Any]) -> Indexer:
         head_dim=sizes["index_head_dim"],
         top_k=sizes["index_topk_blocks"] * sizes["index_block_size"],
         weighted=False,
+        block=sizes["index_block_size"],
         extra_parameters=2 * sizes["index_head_dim"],  # norms of its queries and of its keys
     )
 

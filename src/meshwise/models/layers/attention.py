@@ -12,7 +12,8 @@ class Indexer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What chooses the keys of sparse attention (DeepSeek-V3.2): scores of narrow heads, ``top_k`` kept.
 
     Its queries come from the query latent, or from the layer's input where ``rank`` is None; all its
-    heads share one key per position, which has a cache of its own. Replicated over TP.
+    heads share one key per position, which has a cache of its own. Replicated over TP, but for heads that
+    choose for their KV head alone: these are divided as KV heads are.
     """
 
     heads: int
@@ -25,6 +26,7 @@ class Indexer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     weighted: bool = (
         True  # heads' scores are added up; False: each chooses for its KV head (MiniMax-M3)
     )
+    block: int = 1  # keys that are chosen together (MiniMax-M3)
     key_features: int | None = None  # that its keys are made of, where more than they have (V4)
     extra_parameters: int = 0  # weights that are none of its three projections: norms, positions
 
@@ -118,7 +120,7 @@ _ATTENTION = flags_of(Attention) | {
     "rope_head_dim": whole(0, MAX_COUNT),
 }
 _INDEXER = flags_of(Indexer) | {
-    **dict.fromkeys(("heads", "head_dim", "top_k"), _SIZE),
+    **dict.fromkeys(("heads", "head_dim", "top_k", "block"), _SIZE),
     **dict.fromkeys(("rank", "key_features"), optional(_SIZE)),
     "extra_parameters": _PARAMETERS,
 }

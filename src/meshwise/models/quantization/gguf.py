@@ -15,17 +15,7 @@ from meshwise.models.quantization.modules import ModuleMatrix
 from meshwise.models.quantization.values import stored_as
 from meshwise.models.shapes import Model, Stored
 
-# File type → the block type of most of its matrices.
-FILE_TYPES = {
-    **{name: name for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_k", "q2_k", "iq4_nl",
-                               "iq4_xs", "iq3_s", "iq3_xxs", "iq2_xs", "iq2_xxs", "iq1_s", "iq1_m",
-                               "tq1_0", "tq2_0")},
-    "q2_k_s": "q2_k", "q3_k_s": "q3_k", "q3_k_m": "q3_k", "q3_k_l": "q3_k", "q4_k_s": "q4_k",
-    "q4_k_m": "q4_k", "q5_k_s": "q5_k", "q5_k_m": "q5_k", "iq3_xs": "iq3_s", "iq3_m": "iq3_s",
-    "iq2_s": "iq2_xs", "iq2_m": "iq2_s",
-    "q3_k": "q3_k", "q4_k": "q4_k", "q5_k": "q5_k",  # as some name their _M
-    "f16": "fp16", "bf16": "bf16", "f32": "fp32", "mxfp4_moe": "q8_0",
-}  # fmt: skip
+_FILES = {**dtypes.GGUF_FILES, "f16": "fp16", "bf16": "bf16", "f32": "fp32"}
 _MEDIUM = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 # Rows that hold no whole blocks of 256 get a type of blocks of 32.
 _SHORT_ROWS = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "q2_k": "iq4_nl", "q3_k": "iq4_nl",
@@ -133,7 +123,7 @@ def _output(base: str, c: TensorPlace) -> str:
 
 def _block_type(name: str, c: TensorPlace) -> str:
     """Block type of a matrix of a layer: query, key, value, output, gate, up or down."""
-    base = FILE_TYPES[c.file]
+    base = _FILES[c.file]
     if c.fused and name in ("query", "key", "value"):
         wider = {
             "q3_k_m": "q4_k",
@@ -161,7 +151,7 @@ def _block_type(name: str, c: TensorPlace) -> str:
 
 def _ends(file: str, tied: bool) -> tuple[str, str]:
     """Block types of (embedding, head); a table that is both has the head's."""
-    base = FILE_TYPES[file]
+    base = _FILES[file]
     head = "q5_k" if file in (*_TINY, "iq3_xxs") else "q6_k"
     if base not in dtypes.GGUF_BLOCKS or base == "q8_0":
         head = base
@@ -191,22 +181,16 @@ class Recipe(NamedTuple):
     head: Stored | None
 
 
-def file_type(name: str) -> str | None:
-    """A file type by its name in any spelling; None for another word."""
-    key = name.strip().lower().replace("-", "_").removeprefix("mostly_")
-    return key if key in FILE_TYPES else None
-
-
 def recipe(name: str, model: Model, field: str) -> Recipe:
     """What a file type makes of a model; :class:`InputError` for a word that is none."""
-    found = file_type(name)
+    found = dtypes.gguf_file(name) or (name.lower() if name.lower() in _FILES else None)
     if found is None:
-        near = closest(name, list(FILE_TYPES))
+        near = closest(name.lower(), list(_FILES))
         raise InputError(
             f"{field}: {quoted(name)} is not a file type of GGUF",
             field=field,
             value=name,
-            legal=[key.upper() for key in FILE_TYPES],
+            legal=[key.upper() for key in _FILES],
             nearest=near[0].upper() if near else None,
         )
     file = _MEDIUM.get(found, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from meshwise.arrays import Array
-from meshwise.models.layers.attention import Attention
+from meshwise.models.layers.attention import Attention, Indexer
 from meshwise.models.parameters import attention_matrices
 from meshwise.models.shapes import LayerFormats
 from meshwise.program.context import Context
@@ -107,9 +107,9 @@ def _output(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
 def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
     """What chooses the keys of sparse attention: three products, scores of all keys, the choice.
 
-    The same on every TP rank (vLLM's, SGLang's indexers are not divided). Scores are read once more
-    to choose; keys have a cache of their own, one byte per value and a scale per 128. Before it, what
-    compresses keys of layers that do (DeepSeek-V4): a product on every rank.
+    The same on every TP rank (vLLM's, SGLang's indexers are not divided), but for heads that choose for a
+    KV head (vLLM's minimax_m3), which are divided. Scores are read once more to choose; keys have a cache
+    of their own. Before it, what compresses keys of layers that do (DeepSeek-V4): a product on every rank.
     """
     i = a.indexer
     w, h = ctx.widths, ctx.model.hidden
@@ -132,11 +132,12 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
     every = pairs if decode else float(ctx.queries) * keys
     cp = ctx.layout.cp if ctx.phase != "decode" else np.int64(1)
     scale = ctx.sequences / cp
+    heads: Array = np.int64(i.heads) if i.weighted else -(-i.heads // ctx.layout.tp)
     # scores, and their weighted sum over the heads
-    per_pair = 2.0 * (i.head_dim + i.weighted) * i.heads
-    kept = w.activation if ctx.training else INDEX_BYTES
+    per_pair = 2.0 * (i.head_dim + i.weighted) * heads
+    kept = w.activation if ctx.training else index_key_bytes(ctx, i)
     kv_bytes = ctx.sequences * float(keys) * i.head_dim * kept
-    q_bytes = ctx.tokens * i.heads * i.head_dim * w.activation
+    q_bytes = ctx.tokens * heads * i.head_dim * w.activation
     score = Op(
         "attention.indexer",
         "attention",
@@ -148,14 +149,14 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
         m=ctx.sequences * ctx.queries,
         n=keys,
         k=i.head_dim,
-        batch=i.heads,
+        batch=heads,
         kernel=Kernel.DECODE if decode else Kernel.USUAL,
         dtype=ctx.wide().dtype,
         core=Core(
             sequences=ctx.sequences,
             queries=1 if decode else ctx.queries / cp,
             attended=float(keys) if decode else pairs / ctx.queries,
-            heads=np.int64(i.heads) * (ctx.queries if decode else 1),
+            heads=heads * (ctx.queries if decode else 1),
             kv_heads=np.int64(1),
             width=i.head_dim / 2,  # scores alone: no product with values
             kv_bytes=kv_bytes,
@@ -164,19 +165,25 @@ def indexer(ctx: Context, a: Attention, stored: LayerFormats) -> list[Op]:
         ),
     )
     chosen = elementwise("attention.top_k", "fp32", 2.0 * 4.0 * pairs * scale)._replace(
-        kernel=Kernel.CHOICE, m=ctx.sequences * float(ctx.queries) / cp, n=keys, k=i.top_k
+        kernel=Kernel.CHOICE,
+        m=ctx.sequences * float(ctx.queries) / cp,
+        n=keys // i.block,
+        k=-(-i.top_k // i.block),
     )
     made = (i.key_features or i.head_dim) + i.heads * i.weighted
     return [
         *entries,
-        gemm("attention.indexer_query", ctx.tokens, i.heads * i.head_dim, i.rank or h, formats),
+        gemm("attention.indexer_query", ctx.tokens, heads * i.head_dim, i.rank or h, formats),
         gemm("attention.indexer_key", ctx.tokens, made, h, formats),
         score,
         chosen,
     ]
 
 
-INDEX_BYTES = 1.0 + 4.0 / 128.0  # per value of an indexer's cached key: FP8, an fp32 scale per 128
+def index_key_bytes(ctx: Context, i: Indexer) -> float:
+    """Bytes per value of an indexer's cached key: FP8 and an fp32 scale per 128 (DeepSeek's, as engines keep it
+    whatever the cache's format is); that of the cache where heads choose by themselves (MiniMax-M3)."""
+    return 1.0 + 4.0 / 128.0 if i.weighted else ctx.widths.kv
 
 
 def _gathered(ctx: Context, a: Attention, absorbed: bool) -> Gathered | None:
@@ -292,6 +299,10 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         moved = ctx.tokens * cached * (w.activation + w.kv)
         write = elementwise("attention.cache_write", w.kv_dtype, moved)
         ops.insert(-1, write._replace(kernel=Kernel.CACHE_WRITE))
+    gate = 1 if a.head_gate else a.value_head_dim * (a.output_gate or a.value_gate)
+    if gate:  # outputs and gates read, their product written
+        moved = ctx.tokens * heads * (2.0 * a.value_head_dim + gate) * w.activation
+        ops.append(elementwise("attention.output_gate", w.activation_dtype, moved))
     return ops
 
 

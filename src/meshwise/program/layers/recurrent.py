@@ -146,7 +146,8 @@ def mixer(
                 first,
             )
         )
-        inputs.append((f"{name}.gates_up", r.rank * max(len(downs), 1)))
+        if selection is None:  # else the gradient of its sum over the ranks has this one's
+            inputs.append((f"{name}.gates_up", r.rank * max(len(downs), 1)))
     # the state, its gate and norm, and out again
     ops += scan(ctx, r)
     ops.append(elementwise(f"{name}.gate", act, 3.0 * ctx.tokens * inner * w.activation))
