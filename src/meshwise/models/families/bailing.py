@@ -81,7 +81,7 @@ def _layers(
 
 def bailing_moe_v2(r: Reader) -> ModelFields:
     """Ling 2.0: experts behind the first layers, norms of queries and keys."""
-    refuse_set(r, "use_bias", "using_split_qkv_in_self_attention")
+    refuse_set(r, "use_bias", "use_sliding_window", "using_split_qkv_in_self_attention")
     fields = end_fields(r)
     kinds = [LINEAR_KINDS[1]] * layer_count(r)
     return _layers(r, fields, kinds, {LINEAR_KINDS[1]: self_attention(r)})
@@ -110,7 +110,8 @@ def _lightning(r: Reader, hidden: int) -> Recurrent:
 
 def bailing_moe_linear(r: Reader) -> ModelFields:
     """Ring-linear and Ling-linear 2.0: groups of lightning attention layers and one of grouped queries."""
-    refuse_set(r, "use_bias", "use_qkv_bias", "using_split_qkv_in_self_attention")
+    refuse_set(r, "use_bias", "use_qkv_bias", "use_sliding_window",
+               "using_split_qkv_in_self_attention")  # fmt: skip
     fields = end_fields(r)
     kinds = _grouped(r, layer_count(r), tail=True)
     mixers: dict[str, Attention | Recurrent] = {
@@ -130,7 +131,7 @@ def _is_kimi_delta(r: Reader) -> bool:
 
 def bailing_hybrid(r: Reader) -> ModelFields:
     """Ling 2.5 (lightning attention) and Ling 3 (Kimi Delta Attention), each with latent attention between."""
-    refuse_set(r, "use_bias", "use_qkv_bias")
+    refuse_set(r, "use_bias", "use_qkv_bias", "use_sliding_window")
     if r.value("full_attention_type") not in (None, "mla"):
         raise not_known(
             "full_attention_type", r.value("full_attention_type"), "is not known", "mla"
