@@ -15,7 +15,7 @@ from meshwise.models.checkpoint.expected import (
 )
 from meshwise.models.checkpoint.headers import StoredEntry
 from meshwise.models.checkpoint.modules import (
-    APART,
+    APART_GROUPS,
     ModuleName,
     ModuleNames,
     as_recurrent,
@@ -63,7 +63,7 @@ class CountedModule(NamedTuple):
         return role_of(group, slots[0]) if slots else ""
 
 
-Layer = dict[tuple[str, str], CountedModule]  # by group and label
+LayerModules = dict[tuple[str, str], CountedModule]  # by group and label
 
 
 class Tally:
@@ -73,10 +73,10 @@ class Tally:
         self.model = model
         self.kinds = [expected_layer(block, model.hidden) for block in model.blocks]
         self.ends_expected = expected_ends(model)
-        self.layers: dict[int, Layer] = {}
-        self.ends: Layer = {}
+        self.layers: dict[int, LayerModules] = {}
+        self.ends: LayerModules = {}
         self.apart: dict[str, list[int]] = {
-            what: [0, 0, 0] for what in APART
+            what: [0, 0, 0] for what in APART_GROUPS
         }  # tensors, weights, bytes
         self.mtp_layers: set[int] = set()
         self.corrections: list[tuple[ModuleName, Mapping[str, StoredEntry]]] = []
@@ -182,7 +182,7 @@ class Tally:
         self, name: ModuleName, module: Mapping[str, StoredEntry], weights: int, hint: Hint
     ) -> bool:
         m, what = self.model, name.group
-        if what not in APART:
+        if what not in APART_GROUPS:
             main = module.get("weight")
             if name.layer is not None and name.layer >= m.layers and name.layer in self.mtp_layers:
                 what = "mtp"

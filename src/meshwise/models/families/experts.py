@@ -148,8 +148,8 @@ MOE_FAMILIES: dict[str, Family] = {
         words="MiMo",
         defaults=size_defaults(
             4096, 16384, 48, 64, 4, 152576, 131072, head_dim=192, v_head_dim=128,
-            n_routed_experts=256, n_shared_experts=None, num_experts_per_tok=8,
-            moe_intermediate_size=2048, sliding_window=129,
+            n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048,
+            sliding_window=129,
         ),
         query_key_bias="attention_bias", moe=_DEEPSEEK_MOE, aliases=_ROUTED,
         build="mimo_v2_flash",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import msgspec
+
+from meshwise.errors import shorten
 
 
 class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +214,32 @@ _HEADS = (
 )  # fmt: skip
 
 
+# A model that drafts tokens for another one, and what is added to another one's weights: no whole model.
+_DRAFTS = ("Eagle", "Medusa", "NextN", "MTP", "Speculator", "Draft")
+_ADAPTERS = ("Peft", "LoRA", "Lora")
+_DRAFT_KEYS = ("draft_vocab_size", "eagle_config", "medusa_num_heads", "speculators_config",
+               "speculators_model_type")  # fmt: skip
+_ADAPTER_KEYS = ("peft_type", "base_model_name_or_path")
+
+
 def other_head(architecture: str) -> bool:
-    """Whether a class name says that the checkpoint is no whole language model with its head."""
-    draft = any(word in architecture for word in ("Eagle", "Medusa"))
-    return architecture.endswith(_HEADS) or draft
+    """Whether a class name says that the checkpoint has another head than a language model's."""
+    return architecture.endswith(_HEADS)
+
+
+def no_whole_model(
+    config: Mapping[str, Any], architectures: Sequence[str]
+) -> tuple[str, str] | None:
+    """(key, what its file is) where a file describes a part of a model: a draft model or an adapter."""
+    for key in _ADAPTER_KEYS:
+        if config.get(key) is not None:
+            return key, "an adapter's file; the model is its base"
+    for key in _DRAFT_KEYS:
+        if config.get(key) is not None:
+            return key, "a draft model's file; the model is the one that it drafts for"
+    for name in architectures:
+        if any(word in name for word in _ADAPTERS):
+            return "architectures", f"{shorten(name)} is an adapter; the model is its base"
+        if any(word in name for word in _DRAFTS):
+            return "architectures", f"{shorten(name)} is a draft model, no whole one"
+    return None

@@ -6,7 +6,13 @@ import msgspec
 
 from meshwise import dtypes
 from meshwise.models.quantization.modules import rules
-from meshwise.models.quantization.stated import MethodFormats, StatedMethod, each_module, left_out
+from meshwise.models.quantization.stated import (
+    MethodFormats,
+    StatedMethod,
+    each_module,
+    left_out,
+    without_classes,
+)
 from meshwise.models.quantization.values import (
     NOT_KNOWN,
     Config,
@@ -70,7 +76,7 @@ def compressed_tensors(a: StatedMethod) -> MethodFormats:
                 found = found + rules(["embed_tokens"], stored, a.field)
             else:
                 field = f"{a.field}.config_groups.{str(name)[:40]}.targets"
-                found = found + rules([target], stored, field)
+                found = found + rules([without_classes(target)], stored, field)
     # a class means the head too, unless it is left out by name
     return MethodFormats(default, found, (embedding, default is not None and not a.model.tied))
 

@@ -136,7 +136,7 @@ def _by_bits(a: StatedMethod) -> MethodFormats:
         default = _scaled(by_bits(bits), group or usual, method, c)
     found = left_out(a)
     for key in ("dynamic", "extra_config", "module_quant_configs"):
-        own = table_in(c.get(key))
+        own = {k: v for k, v in table_in(c.get(key)).items() if v != {} or k.startswith("-:")}
         found = (
             each_module(own, lambda e: _of_bits(e, default, method, c), f"{a.field}.{key}") + found
         )

@@ -194,7 +194,7 @@ def read_towers(
                         legal="the tower's configuration")  # fmt: skip
         counted = _counted(config, part, block, LanguageSizes(hidden, width)) if part else None
         if counted is None:
-            missing.append(_name(key, block))
+            missing.append(_name(key, block, model_type))
         else:
             found += counted
     if not _text_alone(config):
@@ -219,11 +219,12 @@ def _names_tower(block: object) -> bool:
     return isinstance(block, dict | str) and bool(block)
 
 
-def _name(key: str, block: object) -> str:
-    """What the file calls a tower."""
-    named = block.get("model_type") or block.get("name") or block.get("cls") \
-        if isinstance(block, dict) else block  # fmt: skip
-    return f"{key} ({shorten(named)})" if isinstance(named, str) and named else key
+def _name(key: str, block: object, model_type: str) -> str:
+    """What the file calls a tower; else whose it is."""
+    named = block
+    if isinstance(block, dict):
+        named = block.get("model_type") or block.get("name") or block.get("cls")
+    return f"{key} ({shorten(named if isinstance(named, str) and named else model_type)})"
 
 
 def _counted(
