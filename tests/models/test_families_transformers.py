@@ -68,8 +68,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "glm4_moe": {"head_dim": 128},
-    "glm4_moe_lite": {"first_k_dense_replace": 1},
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    "glm4_moe_lite": {"first_k_dense_replace": 1},
 }
 GPT = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "width": "n_inner",
        "positions": "n_positions"}  # fmt: skip

@@ -97,6 +97,7 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "qwen3_5": Wrapper(inner="qwen3_5_text", flat=True, tied=False),
     "qwen3_5_moe": Wrapper(inner="qwen3_5_moe_text", flat=True, tied=False),
     "kimi_k3": Wrapper(inner="kimi_linear"),
+    "minimax_vl_01": Wrapper(inner="minimax_text_01"),
     "minimax_m3_vl": Wrapper(inner="minimax_m3_vl_text", either=True),
 }
 
@@ -194,6 +195,16 @@ ARCHITECTURES = {
     "Phi3ForCausalLM": "phi3",
     "DeepseekV2ForCausalLM": "deepseek_v2",
     "DeepseekV3ForCausalLM": "deepseek_v3",
+    "Qwen3NextForCausalLM": "qwen3_next",
+    "KimiLinearForCausalLM": "kimi_linear",
+    "MiniMaxForCausalLM": "minimax",
+    "MiniMaxText01ForCausalLM": "minimax_text_01",
+    "MiniMaxM1ForCausalLM": "minimax_m1",
+    "BailingMoeForCausalLM": "bailing_moe",
+    "BailingMoeV2ForCausalLM": "bailing_moe_v2",
+    "BailingMoeLinearV2ForCausalLM": "bailing_moe_linear",
+    "BailingMoeV2_5ForCausalLM": "bailing_hybrid",
+    "BailingMoeV3ForCausalLM": "bailing_hybrid",
 }
 _HEADS = (
     "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM",
