@@ -59,13 +59,14 @@ def test_a_model_family_is_one_entry(copy):
     file = folder / "meshwise/models/families/llama.py"
     file.write_text(file.read_text("utf-8") + "\n\n" + entry)
     hidden, ffn, heads, kv, vocab, layers = 2048, 8192, 16, 4, 50000, 4
-    config = {  # what it leaves out is the entry's: KV heads, positions
+    config = {  # what it leaves out is the entry's: positions, a head's width
         "model_type": "acme",
         "architectures": ["AcmeForCausalLM"],
         "hidden_size": hidden,
         "intermediate_size": ffn,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
+        "num_key_value_heads": kv,
         "vocab_size": vocab,
     }
     (folder / "config.json").write_text(json.dumps(config))
