@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -418,3 +419,36 @@ def test_reading_costs_nothing_where_there_is_no_checkpoint(tmp_path: Path) -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_change_is_an_answer_or_one_line(seed: int, tmp_path: Path) -> None:
+    """Tensors that are lost, of other types, shapes and names: never anything but an answer or a refusal."""
+    rng = random.Random(seed)
+    case = layouts.CASES[rng.choice(list(layouts.CASES))]
+    tensors = llama(case.layout, layers=rng.choice((1, 3, 4)))
+    for name in rng.sample(list(tensors), 6):
+        dtype, shape = tensors[name]
+        change = rng.randrange(5)
+        if change == 0:
+            del tensors[name]
+        elif change == 1:
+            tensors[name] = (rng.choice(["F32", "U8", "I32", "F8_E4M3", "I64", "BOOL"]), shape)
+        elif change == 2:
+            sizes = [rng.choice((0, 1, 2, 7, 64)) for _ in range(rng.randint(0, 5))]
+            tensors[name] = (dtype, sizes)
+        elif change == 3:
+            tensors[name] = (dtype, [n * rng.choice((1, 2, 3)) for n in shape])
+        else:
+            start = rng.choice(("", "x.", "model.layers.99999999999.", "model.layers.0."))
+            odd = rng.choice((name, "weight", "layers.0", "a..b", "self_attn.q_proj.weight.absmax"))
+            tensors[start + odd] = (dtype, shape)
+    stated = {"quantization_config": case.config} if seed % 2 else {}
+    total = written.folder_of(tmp_path, tensors, {**LLAMA, **stated})
+    try:
+        answer = mw.describe(str(tmp_path))
+        json.dumps(answer.to_dict(), allow_nan=False)
+        assert str(answer) and answer.to_dict()["checkpoint"]["total_bytes"] == total  # type: ignore[index]
+        memory(answer.model)
+    except mw.MeshwiseError as error:
+        assert "\n" not in str(error)

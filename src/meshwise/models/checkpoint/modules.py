@@ -22,7 +22,7 @@ APART_GROUPS = ("mtp", "towers", "buffers", "tied_copies")
 
 _LISTS = frozenset(("layers", "h", "blocks", "block", "layer"))
 _TOWER = re.compile(
-    r"vision|visual|image|audio|speech|video|projector|patch|align|resampler|perceiver|qformer|connector|"
+    r"vision|visual|image|merger|audio|speech|video|projector|patch|align|resampler|perceiver|qformer|connector|"
     r"conformer|^vq_?model|^generation_|^gen_|multi_?modal|^mm_|^img_|^vit$|^sam_model|^mlp1$|^talker$|^token2wav$|^code2wav$|^siglip"
 )
 _MTP = re.compile(r"mtp|nextn|^eh_proj$|^enorm$|^hnorm$|^shared_head$")

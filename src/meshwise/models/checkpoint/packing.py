@@ -51,8 +51,8 @@ def _integers(bits: int | None, group: int | None) -> Stored:
 
 
 def _whole(a: int, b: int) -> int | None:
-    """a / b where it is a whole number."""
-    return a // b if b and a % b == 0 else None
+    """a / b where it is a whole number above 0."""
+    return a // b if a and b and a % b == 0 else None
 
 
 def _shape(entry: StoredEntry) -> tuple[int, int, int]:
@@ -152,7 +152,7 @@ def _scaled(
     if scale is None or len(scale.shape) < 2:
         return None, None
     _, down, across = _shape(scale)
-    if across <= 1 and down in (1, rows):
+    if (across <= 1 and down in (1, rows)) or not rows * columns * down * across:
         return None, None
     if down == rows:
         return _whole(columns, across), None

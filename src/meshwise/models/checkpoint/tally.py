@@ -21,7 +21,7 @@ from meshwise.models.checkpoint.modules import (
     as_recurrent,
     modules_of,
 )
-from meshwise.models.checkpoint.packing import FLOATS, Hint, unpacked
+from meshwise.models.checkpoint.packing import FLOATS, Hint, Packed, unpacked
 from meshwise.models.layers.hub_names import MIXER_OUTPUTS
 from meshwise.models.shapes import LayerFormats, Model, Stored
 
@@ -79,6 +79,7 @@ class Tally:
             what: [0, 0, 0] for what in APART_GROUPS
         }  # tensors, weights, bytes
         self.mtp_layers: set[int] = set()
+        self._unpacked: dict[object, Packed] = {}
         self.corrections: list[tuple[ModuleName, Mapping[str, StoredEntry]]] = []
 
     def expected(self, layer: int) -> Expected:
@@ -148,7 +149,11 @@ class Tally:
 
     def _add(self, name: ModuleName, module: Mapping[str, StoredEntry]) -> None:
         hint = self.hint(name)
-        packed = unpacked(dict(module), hint)
+        # experts are alike: what their shapes say is read once
+        alike = (hint, tuple((kind, e.dtype, e.shape) for kind, e in module.items()))
+        packed = self._unpacked.get(alike)
+        if packed is None:
+            packed = self._unpacked[alike] = unpacked(dict(module), hint)
         bias = module.get("bias")
         biases = bias.elements if bias is not None and len(module) > 1 else 0
         bias_bytes = bias.bytes if bias is not None and len(module) > 1 else 0
