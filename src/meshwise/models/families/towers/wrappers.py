@@ -67,6 +67,7 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     "llava": (_clip("llava"),),
     "llava_next": (_clip("llava_next"),),
     "llava_next_video": (_clip("llava_next"),),
+    "minimax_vl_01": (_clip("llava_next"),),
     "llava_onevision": (
         TowerPart(usual="siglip_vision_model", projector="llava_next", defaults=_BIASED),
     ),
