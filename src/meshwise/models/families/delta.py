@@ -14,6 +14,7 @@ from meshwise.models.families.hybrid import (
     every,
     layer_count,
     layer_kinds,
+    other_variant,
     untied,
     with_layers,
 )
@@ -228,7 +229,7 @@ def kimi_linear(r: Reader) -> ModelFields:
     recurrent = _kimi_delta(r, linear) if LINEAR_KINDS[0] in kinds else None
     moe, latent_norm = _kimi_experts(r, hidden)
     if (r.optional("moe_layer_freq", 0, fr.MOST_LAYERS) or 1) != 1:
-        raise not_known("moe_layer_freq", r.value("moe_layer_freq"), "is not known", "1")
+        raise other_variant("moe_layer_freq", r.value("moe_layer_freq"), "1")
     sparse = moe_layers(r, layers, "first_dense") if moe is not None else [False] * layers
     dense = None if all(sparse) else Mlp(width=r.integer("intermediate_size"), gated=True)
     mixes = r.optional("attn_res_block_size", 1, fr.MOST_LAYERS) is not None
