@@ -10,7 +10,8 @@ from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.comparison import beside, compare
 from meshwise.errors import InputError
 from meshwise.models.load import load_model
-from meshwise.models.names import HUB_ID, nearest_preset
+from meshwise.models.names import HUB_ID
+from meshwise.models.served.nearest import nearest_preset
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count

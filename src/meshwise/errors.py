@@ -209,13 +209,15 @@ def meant(word: str, known: Mapping[str, str]) -> set[str]:
 
 def _same_numbers(word: str, name: str) -> bool:
     """Whether two names have the same digits, and units behind them that do not contradict."""
-    if re.sub(r"\D", "", word) != re.sub(r"\D", "", name):
+    numbers, others = re.findall(r"\d+", word), re.findall(r"\d+", name)
+    # joined where a letter between them is left out (87b); never parted elsewhere (31-4b, 3-14b)
+    if "".join(numbers) != "".join(others) or (len(numbers) == len(others) and numbers != others):
         return False
     if word.count(".") != name.count("."):  # 1.8b and 18b
         return False
     pattern = r"(\d+)([bmt])(?![a-z0-9])"
-    ours, others = dict(re.findall(pattern, word)), dict(re.findall(pattern, name))
-    return all(ours[n] == others[n] for n in ours.keys() & others.keys())
+    ours, theirs = dict(re.findall(pattern, word)), dict(re.findall(pattern, name))
+    return all(ours[n] == theirs[n] for n in ours.keys() & theirs.keys())
 
 
 def slips(a: str, b: str) -> float:

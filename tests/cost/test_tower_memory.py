@@ -110,7 +110,13 @@ def test_files_price_an_encoder_that_is_not_counted() -> None:
 
 def contents(weights: int, width: int) -> CheckpointContents:
     """Files with so many weights of encoders."""
-    towers = Apart(what="towers", tensors=3, parameters=weights, bytes=weights * width)
+    towers = Apart(
+        what="towers",
+        tensors=3,
+        parameters=weights,
+        derived_parameters=None,
+        bytes=weights * width,
+    )
     return CheckpointContents(
         files=1, tensors=3, total_bytes=None, parameters=None, bytes=None, groups=(),
         differences=(), apart=(towers,),

@@ -26,7 +26,7 @@ DATA = Path(__file__).parents[1] / "data" / "configs"
 CONFIGS = {
     path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(DATA.glob("*.json"))
 }
-SIZES = '"n_embd": 64, "n_head": 4, "vocab_size": 100'
+SIZES = '"n_embd": 64, "n_head": 4, "vocab_size": 100, "n_positions": 64'
 SMALL = '{"model_type": "gpt2", "n_layer": 2, ' + SIZES + "}"
 
 
@@ -266,3 +266,11 @@ def test_any_bytes_give_a_model_or_a_refusal(tmp_path: Path, content: bytes) -> 
         load_model_file(path)
     except MeshwiseError as error:
         assert "\n" not in str(error)
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    """A folder as PEFT saves it, and its file."""
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "meta-llama/Llama-2-7b-hf", "r": 16}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    assert "an adapter and no model" in refused(tmp_path)
+    assert "adapter" in refused(tmp_path / "adapter_config.json")

@@ -22,7 +22,7 @@ from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
 from meshwise.models.families.gemma import GEMMA_FAMILIES
 from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
-from meshwise.models.families.keys import NEVER_ABSENT
+from meshwise.models.families.keys import NO_NONE, NO_SIZES
 from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
@@ -69,6 +69,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "glm4_moe": {"head_dim": 128},
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    "glm4_moe_lite": {"first_k_dense_replace": 1},
 }
 GPT = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "width": "n_inner",
        "positions": "n_positions"}  # fmt: skip
@@ -103,6 +104,9 @@ VARIED = {
     *ERNIE_FAMILIES, "afmoe", "cohere2_moe", "axk1", "apertus1p5_text", "mellum", "kolibri1", "flint",
     "granite_swa", "hyperclovax", "exaone4", "minicpm3", "sarvam_mla", "sarvam_moe",
 } - REMOTE - TEXT_ONLY  # fmt: skip
+# Said by lists that transformers' classes make themselves; and of layers that four do not have.
+ALWAYS = {"first_k_dense_replace", "global_head_dim"}
+UNREAD = {"minimax_m3_vl_text": {"index_n_heads", "index_head_dim"}}
 ORACLE = sorted(
     (set(DENSE_FAMILIES) | set(MOE_FAMILIES) | LINEAR | VARIED) - REMOTE - TEXT_ONLY - {ZEROS}
 )
@@ -240,6 +244,12 @@ def small(model_type: str, rng: random.Random) -> dict[str, Any]:
         config.pop("use_qk_norm", None)
     for key, value in NEEDED.get(model_type, {}).items():
         config.setdefault(key, value)
+    # transformers' classes say it by a list that they make themselves; files state it
+    family = FAMILIES[model_type]
+    names = ("first_k_dense_replace", *family.aliases.get("first_k_dense_replace", ()))
+    dense = family.defaults.get("first_k_dense_replace")
+    if dense is not None and not {*names, "mlp_layer_types"} & set(config):
+        config[next((name for name in names if name in known), names[0])] = dense
     return config
 
 
@@ -313,14 +323,24 @@ def test_defaults_of_the_class(model_type: str) -> None:
     layers = 4
     stated = {LAYERS.get(model_type, "num_hidden_layers"): layers, **NEEDED.get(model_type, {})}
     if model_type == "dbrx":
-        stated["attn_config"] = {"rope_theta": 1e4}
+        stated["attn_config"] = {"rope_theta": 1e4, "kv_n_heads": 2}
+        stated["ffn_config"] = {"ffn_hidden_size": 40, "moe_num_experts": 4, "moe_top_k": 2}
     config = CONFIG_MAPPING[model_type](**stated)
-    # but for the sizes that no file leaves out
-    defaults = FAMILIES[model_type].defaults
-    sizes = {k: defaults[k] for k in NEVER_ABSENT if defaults.get(k) is not None}
-    for key, names in FAMILIES[model_type].aliases.items():
-        if {key, *names} & set(stated):
-            sizes.pop(key, None)
+    # but for the sizes that no file leaves out, and that its class has
+    family, known = FAMILIES[model_type], config.to_dict()
+    sizes = {
+        k: v
+        for k, v in family.defaults.items()
+        if k in NO_NONE or (type(v) is int and k not in NO_SIZES)
+    }
+    if family.positions:
+        sizes["max_position_embeddings"] = family.defaults["max_position_embeddings"]
+    for key in list(sizes):
+        names = (key, *family.aliases.get(key, ()))
+        reads = key in ALWAYS or any(name in known for name in names)
+        reads = reads and key not in UNREAD.get(model_type, ())
+        if {*names} & set(stated) or not reads:
+            sizes.pop(key)
     assert ours({**sizes, **stated, "model_type": model_type}) == built(config)
 
 

@@ -16,7 +16,7 @@ from meshwise.errors import InputError
 from meshwise.models import hub
 from meshwise.models.load import load_model
 
-ID = "someone/Qwen3-Another-32B"
+ID = "someone/Qwn3-32B"
 CONFIG = {
     "model_type": "llama", "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4,
     "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 32000,

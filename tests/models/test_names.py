@@ -12,9 +12,13 @@ from meshwise import catalog
 from meshwise.errors import InputError, MeshwiseError, meant, slips
 from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.load import load_model
-from meshwise.models.names import _table, named_model, nearest_preset, unknown_model
+from meshwise.models.names import named_model
+from meshwise.models.served.formats import format_table
+from meshwise.models.served.nearest import nearest_preset, unknown_model
 from meshwise.models.shapes import Model
 from meshwise.program.stored import weight_bytes
+
+SPELT = catalog.aliases("models") | {name: name for name in catalog.names("models")}
 
 
 def checkpoint(model: Model) -> float:
@@ -90,7 +94,8 @@ def test_a_format_that_is_not_priced_is_refused(name: str) -> None:
     ("name", "near"),
     [
         ("llama70b", "llama-3.1-70b"),
-        ("deepseek-v3.2", "deepseek-v3"),
+        ("llama70b-fp8", "llama-3.1-70b-fp8"),
+        ("lama-3.1-70b-AWQ", "llama-3.1-70b-awq"),
         ("llama-3.1-70", "llama-3.1-70b"),
         ("llama-3.1-8", "llama-3.1-8b"),
         ("qwq-32b", "qwen2.5-32b"),
@@ -126,7 +131,7 @@ def test_words_in_any_order(name: str, preset: str, stored: str | None) -> None:
 @pytest.mark.parametrize("preset", ["llama-4-maverick", "gpt2", "kimi-k2", "falcon-7b", "mpt-7b"])
 def test_every_format_of_every_kind_of_file(preset: str, publisher: str) -> None:
     """A model or one line: sizes stand under other keys, or in the block of a language model."""
-    for entry in _table()["entries"]:
+    for entry in format_table()["entries"]:
         with contextlib.suppress(MeshwiseError):
             found = load_model(f"{publisher}{preset}-{entry['name']}")
             assert preset in found.name
@@ -147,22 +152,11 @@ def test_another_training_may_have_another_format() -> None:
 @pytest.mark.parametrize(
     "name",
     ["mistralai/Mistral-Small-Instruct-2409", "CohereForAI/c4ai-command-r-08-2024",
-     "Qwen/Qwen2.5-VL-72B-Instruct", "deepseek-ai/DeepSeek-V3.2", "xai-org/grok-1",
-     "mistralai/Mistral-Large-3-675B-Instruct-2512", "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B"],
+     "Qwen/Qwen2.5-VL-72B-Instruct", "deepseek-ai/DeepSeek-V4-Flash-Base", "xai-org/grok-1",
+     "mistralai/Mistral-Large-3-675B-Instruct-2512", "someone/Qwen3-Third-32B"],
 )  # fmt: skip
 def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
     assert named_model(name) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [
-        ("someone/Qwen3-Third-32B", "qwen3-32b"),
-        ("deepseek-ai/DeepSeek-Coder-V2-Lite-Preview", "deepseek-v2-lite"),
-    ],
-)
-def test_the_nearest_shares_words(name: str, near: str) -> None:
-    assert nearest_preset(name) == near
 
 
 @pytest.mark.parametrize(
@@ -171,6 +165,9 @@ def test_the_nearest_shares_words(name: str, near: str) -> None:
         *("llama-3-90b", "llama-3.1-80b", "llama-3.1-07b", "llama-3.2-70b", "llama-3.1-4"),
         *("gemma-4-27b", "qwen3-72b", "qwen2.5-33b", "gpt-neo-125b", "mixtral-8x8b", "opt-12b"),
         *("Mistral-Nemo-Minitron-8B-FP8", "mistralai/Ministral-8B-2410", "mistral-lare-8b"),
+        *("gemma4", "gemma-4", "deepseek-v4", "deepseek-v3.3", "kimi-k3", "minimax-m3", "qwen3.5"),
+        *("glm-4.5v", "GLM-4V-9B", "gemma-3n-4b", "llama5", "glm-6", "phi-5", "qwen4-8b"),
+        *("someone/Qwen3-Third-32B", "Qwen/Qwen3-Omni-30B-A3B", "DeepSeek-Coder-V2-Lite-Extra"),
     ],
 )
 def test_another_size_or_version_is_no_nearest(name: str) -> None:
@@ -202,7 +199,43 @@ def test_a_slip_of_the_fingers_leads_back_to_the_same_model(names: tuple[str, ..
             twins = {n for n in known - {name} if typed in slipped(n)}
             assert nearest_preset(typed) == (None if twins else name), typed
             if re.search(r"\d[bmt]$", name):  # as hubs write it
-                assert nearest_preset(f"someone/{typed}-Instruct-AWQ") in (None, name), typed
+                own = nearest_preset(f"someone/{typed}-Instruct-AWQ")
+                assert own in (None, f"{name}-awq"), typed
+
+
+def numbers(name: str) -> list[float]:
+    return [float(n) for n in re.findall(r"\d+(?:\.\d+)?", name)]
+
+
+def renumbered(name: str) -> Iterator[str]:
+    """A name with another number in the place of one of its own."""
+    for found in re.finditer(r"\d+(?:\.\d+)?", name):
+        whole, point, part = found[0].partition(".")
+        others = {str(int(whole) + 1), str(2 * int(whole)), whole + "1", found[0] + ".5"}
+        others |= {f"{whole}.{int(part) + 1}", whole} if point else {f"{whole}.1"}
+        for other in others - {found[0]}:
+            yield name[: found.start()] + other + name[found.end() :]
+
+
+@pytest.mark.parametrize("names", [catalog.names("models")[i::8] for i in range(8)], ids=str)
+def test_another_number_never_leads_to_a_model_without_it(names: tuple[str, ...]) -> None:
+    """Digits are another size, version or date: of every preset, each of its numbers changed, alone, as hubs
+    write it and in a format. The nearest, where there is one, has all the numbers that were typed."""
+    for name in names:
+        for typed in renumbered(name):
+            for said in (typed, f"someone/{typed}-Instruct", f"someone/{typed}-FP8"):
+                near, found = nearest_preset(said), named_model(said)
+                for preset in (near and near.removesuffix("-fp8"), found and found.preset):
+                    known = [n for n, of in SPELT.items() if of == preset]
+                    stated = [set(numbers(typed)) <= set(numbers(n)) for n in known]
+                    assert preset is None or any(stated), (said, preset)
+
+
+@pytest.mark.parametrize("name", catalog.names("models"))
+def test_a_word_that_no_name_has_is_never_dropped(name: str) -> None:
+    for word in ("omni", "vision", "next", "v9"):
+        for said in (f"{name}-{word}", f"{word}-{name}", f"someone/{name}-{word}-FP8"):
+            assert named_model(said) is None and nearest_preset(said) is None, said
 
 
 def test_slips() -> None:

@@ -129,13 +129,15 @@ def test_variants_that_no_code_is_known_of_are_not_counted() -> None:
     """Kimi-K3's norms and biases are others than those of Kimi-K2.5's encoder."""
     block = {"vt_hidden_size": 1024, "vt_num_hidden_layers": 27, "norm_type": "rmsnorm"}
     found = read_towers({"model_type": "kimi_k25", "vision_config": block}, "kimi_k25", 64, ())
-    assert (found.towers, found.not_counted) == ((), ("vision_config",))
+    assert (found.towers, found.not_counted) == ((), ("vision_config (kimi_k25)",))
 
 
 def test_a_block_of_the_publisher_s_own_form_is_not_counted_by_defaults() -> None:
     block = {"auto_map": {"AutoModel": "radio.RADIOModel"}, "args": {"model": "vit_huge"}}
     config = {"model_type": "nemotron_h_omni", "vision_config": block}
-    assert read_towers(config, "nemotron_h_omni", 64, ()).not_counted == ("vision_config",)
+    assert read_towers(config, "nemotron_h_omni", 64, ()).not_counted == (
+        "vision_config (nemotron_h_omni)",
+    )
 
 
 def test_sizes_that_a_class_fills_in_are_named() -> None:

@@ -89,6 +89,24 @@ def overview(kinds: Iterable[str]) -> EntriesRecord:
     }
 
 
+# Lists whose entries have no file of their own.
+LISTS = ("families", "formats")
+
+
+def list_entries(kind: str) -> EntriesRecord:
+    """The model types that are read, or the formats that a model's name may end in, a row each."""
+    if kind == "families":
+        from meshwise.models.families.config import KNOWN, family_words
+
+        rows: list[dict[str, object]]
+        rows = [{"name": name, "family": family_words(name)} for name in KNOWN]
+    else:
+        from meshwise.models.served.formats import named_formats
+
+        rows = [dict(entry._asdict()) for entry in named_formats()]
+    return {"schema": SCHEMA, "kind": kind, "entries": rows}
+
+
 def kind_entries(kind: str) -> EntriesRecord:
     """All entries of a kind, with their main figures."""
     names = catalog.names(kind)
@@ -182,6 +200,8 @@ def entries_page(record: EntriesRecord) -> Page:
 def entries_line(record: EntriesRecord) -> str:
     """How many of what there are, and how to look for one."""
     rows, kind = record["entries"], record["kind"]
+    if kind in LISTS:
+        return f"{len(rows)} {kind}"
     if kind != "catalog":
         return (
             f"{len(rows)} {kind}; one in full with `meshwise catalog {kind[:-1]} NAME`; {_SEARCH}"
@@ -303,8 +323,13 @@ def _plain(text: str) -> str:
 
 
 def _nothing(words: str, kinds: Sequence[str]) -> InputError:
-    known = [n for kind in kinds for n in (*catalog.names(kind), *catalog.aliases(kind))]
+    from meshwise.models.served.nearest import nearest_preset
+
+    others = [kind for kind in kinds if kind != "models"]
+    known = [n for kind in others for n in (*catalog.names(kind), *catalog.aliases(kind))]
     close = difflib.get_close_matches(words.lower()[:100], [*kinds, *known], n=1, cutoff=0.7)
+    model = nearest_preset(words)  # of models only the same one
+    close = [model] if model is not None else close
     return InputError(
         f"KIND: {quoted(words)} is no kind, and no name or title of the catalog has it",
         field="KIND",

@@ -12,7 +12,7 @@ from meshwise.answers.records.checkpoint import CheckpointRecord, checkpoint_rec
 from meshwise.answers.records.result import Answer
 from meshwise.answers.text import words
 from meshwise.answers.text.checkpoint import checkpoint_tables, checkpoint_words
-from meshwise.answers.text.sentences import wrap
+from meshwise.answers.text.sentences import sentence, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.layouts import tp_degrees as legality
 from meshwise.models.parameters import mtp_parameters, parameters, parameters_with_towers
@@ -60,6 +60,7 @@ class ModelRecord(TypedDict):
     max_positions: int | None
     dtype: str
     quantization: dict[str, object] | None
+    asked: str
     experts: int
     experts_per_token: int
     mtp_parameters: int
@@ -90,6 +91,7 @@ class ModelResult(Answer):
     max_positions = Key[int | None]("Longest context it is made for [tokens].")
     dtype = Key[str]("Of the weights that are not quantised.")
     quantization = Key[Record | None]("How the checkpoint stores its weights.")
+    asked = Key[str]("What a name was taken as, or whose the sizes are that a file leaves out.")
     experts = Key[int | None]("Routed experts of a layer.")
     experts_per_token = Key[int | None]("How many of them a token visits.")
     mtp_parameters = Key[int]("Of multi-token-prediction layers, which `parameters` leaves out.")
@@ -178,6 +180,7 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         # how it is stored
         "dtype": model.dtype,
         "quantization": msgspec.to_builtins(model.quantization),
+        "asked": model.asked,
         "experts": max((m.experts for m in moes), default=0),
         "experts_per_token": max((m.top_k for m in moes), default=0),
         "mtp_parameters": mtp_parameters(model),
@@ -268,7 +271,8 @@ def model_page(d: ModelRecord, model: Model) -> Page:
         ("value",),
     )
     # a sentence per degree that needs one
-    lines = [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
+    lines = [sentence(d["asked"])] if d["asked"] else []
+    lines += [f"TP={r['tp']} refused: " + "; ".join(r["reasons"]) for r in d["refused_tp"]]
     lines += [f"TP={r['tp']}: " + "; ".join(r["remarks"]) for r in d["remarks"]]
     lines += _unstated_words(d["towers"])
     told = ("\n".join(wrap(line) for line in lines),) if lines else ()

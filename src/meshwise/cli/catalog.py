@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     "catalog",
     cls=CliCommand,
     about={
-        "kind": "models, devices, fabrics, clusters or stacks; or words to look for in all of them.",
+        "kind": "models, devices, fabrics, clusters or stacks; families or formats of models; or words to "
+        "look for.",
         "name": "The entry to show.",
     },
     examples=("meshwise catalog h100", "meshwise catalog cluster hgx-h100 --toml"),
@@ -44,6 +45,10 @@ def command(kind: str | None, name: str | None, as_file: bool, **options_: objec
             field="--toml",
             legal="a kind and a name, such as `meshwise catalog cluster dgx-a100 --toml`",
         )
+    if kind in answers.LISTS and name is None and not as_file:
+        listed = answers.list_entries(str(kind))
+        _write(o, listed, answers.entries_page(listed), answers.entries_line(listed), "entries")
+        return
     plural = kind + "s" if kind is not None and kind + "s" in CATALOG_KINDS else kind
     # words to look for
     if kind is not None and plural not in CATALOG_KINDS and not as_file:
@@ -83,6 +88,7 @@ def _entry_name(kind: str, name: str) -> str:
     """The entry that a name stands for, as the commands read it; a name in a format is none of its own."""
     from meshwise.clusters import names as cluster_names
     from meshwise.models import names as model_names
+    from meshwise.models.served.nearest import unknown_model
 
     if kind == "clusters":
         device = cluster_names.exact_device(name)
@@ -103,7 +109,7 @@ def _entry_name(kind: str, name: str) -> str:
     if kind == "models":
         found = model_names.named_model(name, "NAME")
         if found is None:
-            raise model_names.unknown_model("NAME", name)
+            raise unknown_model("NAME", name)
         if found.format is not None:
             raise InputError(
                 f"NAME: {shorten(name)} is preset {found.preset} in a format; `meshwise model` shows it",

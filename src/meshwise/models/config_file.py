@@ -118,6 +118,12 @@ def find_config(path: str | os.PathLike[str]) -> tuple[str, Any]:
         except PermissionError:
             raise _refuse(given, "no permission to read the folder") from None
         except OSError:
+            if os.path.exists(os.path.join(given, "adapter_config.json")):
+                raise _refuse(
+                    given,
+                    "the folder has an adapter and no model",
+                    "the folder of the adapter's base",
+                ) from None
             raise _refuse(given, "the folder has no config.json") from None
     return file, _json_value(read_bytes(file), file)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meshwise.errors import InputError, shorten
-from meshwise.models.names import nearest_preset
+from meshwise.models.served.nearest import nearest_preset
 
 LIMIT_S = 5.0  # for all that is asked of the network: its client alone would try again for 24 s
 AGAIN_S = 60.0  # after which a hub that did not answer is tried again: a table names many models

@@ -13,7 +13,7 @@ from meshwise.checks import name_of
 from meshwise.errors import InputError
 from meshwise.models.config_file import find_config, load_model_file
 from meshwise.models.families.config import model_from_config
-from meshwise.models.names import HUB_ID, NamedModel, config_of, named_model, unknown_model
+from meshwise.models.names import HUB_ID, NamedModel, config_of, named_model
 from meshwise.models.shapes import Model
 
 _PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
@@ -80,7 +80,7 @@ def _find(given: str | os.PathLike[str], field: str) -> NamedModel | ConfigFile:
         given, field, "a model's name, the path of a config.json or its folder, or a Model"
     )
     if not name.strip():
-        raise unknown_model(field, name)
+        raise _unknown(field, name)
     as_path = name.endswith(".json") or name.startswith((".", os.sep, "~"))
     if not as_path:
         key = catalog.canonical("models", name)
@@ -101,4 +101,10 @@ def _find(given: str | os.PathLike[str], field: str) -> NamedModel | ConfigFile:
         from meshwise.models.hub import from_hub  # threads and a client: for a hub id only
 
         return ConfigFile(from_hub(name, field), local=False)
-    raise unknown_model(field, name)
+    raise _unknown(field, name)
+
+
+def _unknown(field: str, name: str) -> InputError:
+    from meshwise.models.served.nearest import unknown_model  # only for an error
+
+    return unknown_model(field, name)

@@ -261,7 +261,8 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     :param towers: encoders of images and sounds, and their projectors: not in ``blocks``.
     :param towers_not_counted: names of encoders that it has and whose weights nobody has counted.
     :param source: where the configuration is from.
-    :param asked: the name that was given, where this is a preset of the same architecture.
+    :param asked: what it was taken as: the name that was given, where this is a preset of the same
+        architecture; whose sizes a file leaves out.
     :param checkpoint: what the files beside its ``config.json`` hold, where there are any.
     :raises InputError: for a field that is not what it has to be; ``field`` is ``model.…``.
 
@@ -294,7 +295,7 @@ class Model(msgspec.Struct, FromNumbers, frozen=True, kw_only=True, forbid_unkno
     towers: tuple[Tower, ...] = ()
     towers_not_counted: tuple[str, ...] = ()
     source: str = ""
-    asked: str = ""  # the name that was given, where this is a preset of the same architecture
+    asked: str = ""  # the name that was given, or whose sizes a file leaves out
     checkpoint: CheckpointContents | None = None  # what the files beside its config.json hold
 
     def __post_init__(self) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -379,3 +382,73 @@ def test_one_file_of_a_folder_of_configs_is_alone(tmp_path: Path) -> None:
     (tmp_path / "llama.json").write_text(json.dumps(LLAMA))
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert load_model_file(tmp_path / "llama.json").checkpoint is None
+
+
+def test_keys_are_in_the_reference(tmp_path: Path) -> None:
+    tensors = llama()
+    del tensors[f"{K}.weight"]
+    tensors["mtp.fc.weight"] = ("BF16", [1])
+    written.folder_of(tmp_path, tensors)
+    record = mw.describe(str(tmp_path)).to_dict()["checkpoint"]
+    assert record is not None and record["differences"] and record["apart"] and record["groups"]
+    json.dumps(record, allow_nan=False)
+    rows = (record, record["groups"][0], record["differences"][0], record["apart"][0])
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "json.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| `checkpoint` |"))
+    assert not {key for table in rows for key in table if f"`{key}`" not in row}
+
+
+def test_the_page_names_what_differs(tmp_path: Path) -> None:
+    tensors = llama()
+    del tensors[f"{K}.weight"]
+    written.folder_of(tmp_path, tensors)
+    answer = mw.describe(str(tmp_path))
+    assert "1 file, 1 difference" in answer.brief
+    assert "missing  layer 1 attention key  [256, 512]" in str(answer)
+    estimate = mw.estimate(str(tmp_path), "hgx-h100", mw.Decode(batch=1, context=128), tp=1)
+    assert any("differ from its config.json (missing: layer 1" in r for r in estimate.remarks)
+
+
+def test_reading_costs_nothing_where_there_is_no_checkpoint(tmp_path: Path) -> None:
+    """The package is loaded by a folder with such files alone."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    code = (
+        "import sys; from meshwise.models.config_file import load_model_file\n"
+        f"load_model_file({str(tmp_path)!r})\n"
+        "print([m for m in sys.modules if 'models.checkpoint' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_change_is_an_answer_or_one_line(seed: int, tmp_path: Path) -> None:
+    """Tensors that are lost, of other types, shapes and names: never anything but an answer or a refusal."""
+    rng = random.Random(seed)
+    case = layouts.CASES[rng.choice(list(layouts.CASES))]
+    tensors = llama(case.layout, layers=rng.choice((1, 3, 4)))
+    for name in rng.sample(list(tensors), 6):
+        dtype, shape = tensors[name]
+        change = rng.randrange(5)
+        if change == 0:
+            del tensors[name]
+        elif change == 1:
+            tensors[name] = (rng.choice(["F32", "U8", "I32", "F8_E4M3", "I64", "BOOL"]), shape)
+        elif change == 2:
+            sizes = [rng.choice((0, 1, 2, 7, 64)) for _ in range(rng.randint(0, 5))]
+            tensors[name] = (dtype, sizes)
+        elif change == 3:
+            tensors[name] = (dtype, [n * rng.choice((1, 2, 3)) for n in shape])
+        else:
+            start = rng.choice(("", "x.", "model.layers.99999999999.", "model.layers.0."))
+            odd = rng.choice((name, "weight", "layers.0", "a..b", "self_attn.q_proj.weight.absmax"))
+            tensors[start + odd] = (dtype, shape)
+    stated = {"quantization_config": case.config} if seed % 2 else {}
+    total = written.folder_of(tmp_path, tensors, {**LLAMA, **stated})
+    try:
+        answer = mw.describe(str(tmp_path))
+        json.dumps(answer.to_dict(), allow_nan=False)
+        assert str(answer) and answer.to_dict()["checkpoint"]["total_bytes"] == total  # type: ignore[index]
+        memory(answer.model)
+    except mw.MeshwiseError as error:
+        assert "\n" not in str(error)

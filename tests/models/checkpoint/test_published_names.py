@@ -11,10 +11,12 @@ import pytest
 from tests.models.checkpoint import layouts, written
 from tests.models.checkpoint.written import Shape
 
+import meshwise as mw
 from meshwise.models.config_file import load_model_file
 from meshwise.models.parameters import block_weights, parameters
 from meshwise.program.stored import weight_bytes
 
+DOCS = Path(__file__).parents[3] / "docs"
 CONFIGS = Path(__file__).parents[2] / "data" / "configs"
 Tensors = dict[str, Shape]
 
@@ -228,6 +230,10 @@ def test_deepseek_v3(tmp_path: Path) -> None:
     assert apart["mtp"].parameters == layer + tables
     stored = weight_bytes(model)["fp8 checkpoint"]
     assert stored == pytest.approx(found.bytes, rel=1e-12)
+    shown = str(mw.describe(model)).splitlines()
+    first = next(i for i, line in enumerate(shown) if line.startswith("modules "))
+    page = (DOCS / "how-to" / "custom-model.md").read_text()
+    assert "\n".join(shown[first : first + 14]) in page
     assert stored == total - (apart["mtp"].bytes or 0) - (apart["buffers"].bytes or 0)
 
 

@@ -22,8 +22,9 @@ def wrap(text: str) -> str:
 
 
 def sentence(remark: str) -> str:
-    """A remark as a sentence of running text."""
-    return wrap(f"{remark[0].upper()}{remark[1:]}.")
+    """A remark as a sentence of running text; a name that it begins with (``org/model``) stays as it is."""
+    named = "/" in remark.split(maxsplit=1)[0]
+    return wrap(f"{remark[0] if named else remark[0].upper()}{remark[1:]}.")
 
 
 def remark_lines(remarks: Iterable[str]) -> list[str]:

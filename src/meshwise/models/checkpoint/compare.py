@@ -10,7 +10,7 @@ from meshwise.models.checkpoint.contents import Difference, ModuleGroup
 from meshwise.models.checkpoint.expected import Expected
 from meshwise.models.checkpoint.headers import some
 from meshwise.models.checkpoint.modules import END_GROUPS, LAYER_GROUPS
-from meshwise.models.checkpoint.tally import CountedModule, Layer, Tally, role_of
+from meshwise.models.checkpoint.tally import CountedModule, LayerModules, Tally, role_of
 from meshwise.models.shapes import LayerFormats, Model, Stored
 
 _WHOLE = "(all of it)"
@@ -26,7 +26,7 @@ class _Found(NamedTuple):
     checkpoint: str
 
 
-def _sums(layer: Layer) -> dict[str, int]:
+def _sums(layer: LayerModules) -> dict[str, int]:
     found: dict[str, int] = {}
     for row in layer.values():
         found[row.name.group] = found.get(row.name.group, 0) + row.weights + row.biases
@@ -105,7 +105,9 @@ def _layer_faults(tally: Tally, index: int) -> Iterator[_Found]:
     yield from _group_faults(layer, expected, LAYER_GROUPS)
 
 
-def _group_faults(layer: Layer, expected: Expected, groups: Iterable[str]) -> Iterator[_Found]:
+def _group_faults(
+    layer: LayerModules, expected: Expected, groups: Iterable[str]
+) -> Iterator[_Found]:
     there = _sums(layer)
     wrong = {
         g: (expected.weights.get(g, 0), there.get(g, 0))
@@ -146,7 +148,7 @@ def same_format(there: Stored | None, stated: Stored | None) -> bool:
     return (None in groups or len(set(groups)) == 1) and (None in blocks or len(set(blocks)) == 1)
 
 
-def _format_faults(layer: Layer, stated: LayerFormats, plain: str) -> Iterator[_Found]:
+def _format_faults(layer: LayerModules, stated: LayerFormats, plain: str) -> Iterator[_Found]:
     for row in layer.values():
         role = row.role
         there, wanted = row.stored, getattr(stated, role) if role else None

@@ -17,9 +17,9 @@ from meshwise.errors import InputError
 from meshwise.models.checkpoint.headers import (
     Index,
     StoredEntry,
+    file_refusal,
     read_header,
     read_index,
-    refusal,
     some,
 )
 
@@ -114,7 +114,7 @@ def _absent(path: str) -> bool:
 
 
 def missing_shards(path: str, gone: list[str], field: str) -> InputError:
-    return refusal(
+    return file_refusal(
         path,
         f"names {len(gone)} missing shards: {some(gone)}",
         field,
@@ -138,11 +138,11 @@ def read_tensors(
         for name, stored in read_header(file, field).items():
             if name in found:
                 both = f"{_base(found[name].file)} and in {_base(file)}"
-                raise refusal(path, f"{some([name])} is in {both}", field)
+                raise file_refusal(path, f"{some([name])} is in {both}", field)
             found[name] = stored
         missing = [n for n in listed if n not in found]
         if missing:
-            raise refusal(
+            raise file_refusal(
                 path, f"the index says {some(missing)} in {_base(file)}: not there", field
             )
     return found

@@ -46,7 +46,7 @@ class StoredEntry(NamedTuple):
         return math.prod(self.shape)
 
 
-def refusal(path: str, what: str, field: str, legal: str = "") -> InputError:
+def file_refusal(path: str, what: str, field: str, legal: str = "") -> InputError:
     """One line on a file. ``field`` is the argument that named it; a model's path names itself."""
     shown = shorten(path) if len(path) <= 80 else "…" + shorten(path[-79:])
     return InputError(
@@ -68,13 +68,13 @@ def file_size(path: str, field: str) -> int:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise refusal(path, "there is no such file", field) from None
+        raise file_refusal(path, "there is no such file", field) from None
     except (OSError, ValueError) as error:  # no permission, a loop of links, a NUL byte
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-        raise refusal(path, reason[:1].lower() + reason[1:], field) from None
+        raise file_refusal(path, reason[:1].lower() + reason[1:], field) from None
     if not stat.S_ISREG(status.st_mode):
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise refusal(path, f"is {what} where a file belongs", field)
+        raise file_refusal(path, f"is {what} where a file belongs", field)
     return status.st_size
 
 
@@ -87,9 +87,11 @@ def _opening(path: str, field: str) -> tuple[bytes, int]:
         with os.fdopen(handle, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or (length > size - 8 and length <= LARGEST_HEADER):
-                raise refusal(path, f"is truncated or no safetensors: {size:,} bytes in all", field)
+                raise file_refusal(
+                    path, f"is truncated or no safetensors: {size:,} bytes in all", field
+                )
             if length > LARGEST_HEADER:
-                raise refusal(
+                raise file_refusal(
                     path,
                     f"says that its header is {length:,} bytes long: truncated, or no safetensors",
                     field,
@@ -98,7 +100,7 @@ def _opening(path: str, field: str) -> tuple[bytes, int]:
             return file.read(length), size
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise refusal(path, reason[:1].lower() + reason[1:], field) from None
+        raise file_refusal(path, reason[:1].lower() + reason[1:], field) from None
 
 
 def read_header(path: str, field: str) -> dict[str, StoredEntry]:
@@ -114,10 +116,10 @@ def read_header(path: str, field: str) -> dict[str, StoredEntry]:
             header.decode("utf-8")
         except UnicodeDecodeError as error:
             what = f"its header is no JSON, nor UTF-8 (byte {error.start})"
-            raise refusal(path, what, field) from None
-        raise refusal(path, "its header is no JSON", field) from None
+            raise file_refusal(path, what, field) from None
+        raise file_refusal(path, "its header is no JSON", field) from None
     if not isinstance(table, dict):
-        raise refusal(path, "its header is no table of tensors", field)
+        raise file_refusal(path, "its header is no table of tensors", field)
     table.pop("__metadata__", None)
     # every entry by itself
     data = 8 + len(header)
@@ -125,7 +127,7 @@ def read_header(path: str, field: str) -> dict[str, StoredEntry]:
     for name, entry in table.items():
         kind, shape, start, stop = _entry(path, name, entry, field)
         if data + stop > size:
-            raise refusal(
+            raise file_refusal(
                 path,
                 f"is truncated: {shorten(name)} ends at byte {data + stop:,} of {size:,}",
                 field,
@@ -137,14 +139,14 @@ def read_header(path: str, field: str) -> dict[str, StoredEntry]:
     end = 0
     for start, stop, found in sorted(places):
         if start != end:
-            raise refusal(
+            raise file_refusal(
                 path,
                 f"{shorten(found.name)} begins at byte {start:,} of the data, not {end:,}",
                 field,
             )
         end = stop
     if data + end != size:
-        raise refusal(
+        raise file_refusal(
             path, f"has {size - data - end:,} bytes that are no tensor's, at its end", field
         )
     return {found.name: found for _, _, found in places}
@@ -156,15 +158,17 @@ def _entry(path: str, name: str, entry: Any, field: str) -> tuple[str, tuple[int
         kind, shape = entry["dtype"], tuple(entry["shape"])
         start, stop = entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
-        raise refusal(path, f"the entry of {shorten(name)} is damaged", field) from None
+        raise file_refusal(path, f"the entry of {shorten(name)} is damaged", field) from None
     if not isinstance(kind, str) or kind not in BITS:
-        raise refusal(path, f"{shorten(name)} is stored as {shorten(kind)}", field, ", ".join(BITS))
+        raise file_refusal(
+            path, f"{shorten(name)} is stored as {shorten(kind)}", field, ", ".join(BITS)
+        )
     if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
-        raise refusal(
+        raise file_refusal(
             path, f"{shorten(name)}: its shape or place is no list of whole numbers", field
         )
     if 8 * (stop - start) != math.prod(shape) * BITS[kind]:
-        raise refusal(
+        raise file_refusal(
             path,
             f"{shorten(name)}: {stop - start} bytes for {shorten(list(shape))} of {kind}",
             field,
@@ -184,7 +188,7 @@ def read_index(path: str, field: str) -> Index:
     size = file_size(path, field)
     if size > LARGEST_INDEX:
         legal = f"at most {LARGEST_INDEX:,} bytes"
-        raise refusal(path, f"is {size:,} bytes long, too long for an index", field, legal)
+        raise file_refusal(path, f"is {size:,} bytes long, too long for an index", field, legal)
     shards: dict[str, list[str]] = {}
     try:
         with open(path, "rb") as file:
@@ -195,10 +199,10 @@ def read_index(path: str, field: str) -> Index:
         inside = all(isinstance(n, str) and os.path.basename(n) == n and n for n in shards)
     except (OSError, RecursionError, msgspec.DecodeError, KeyError, TypeError, AttributeError,
             UnicodeDecodeError):  # fmt: skip
-        raise refusal(path, "is no index of safetensors (weight_map)", field) from None
+        raise file_refusal(path, "is no index of safetensors (weight_map)", field) from None
     if not inside:
         odd = next(n for n in shards if not isinstance(n, str) or os.path.basename(n) != n or not n)
-        raise refusal(path, f"names files outside its folder ({quoted(odd)})", field)
+        raise file_refusal(path, f"names files outside its folder ({quoted(odd)})", field)
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     if not isinstance(total, int | float) or not 0 <= total < 1 << 60:
         total = None

@@ -7,7 +7,7 @@ from collections import Counter
 from meshwise.models.checkpoint.contents import Apart, CheckpointContents, Difference
 from meshwise.models.checkpoint.expected import derived_apart
 from meshwise.models.checkpoint.headers import Index
-from meshwise.models.checkpoint.modules import APART, ModuleName, ModuleNames, module_names
+from meshwise.models.checkpoint.modules import APART_GROUPS, ModuleName, ModuleNames, module_names
 from meshwise.models.checkpoint.tally import Tally
 from meshwise.models.shapes import Model
 
@@ -21,11 +21,11 @@ def listed_contents(model: Model, index: Index) -> CheckpointContents:
     mtp = {n.layer for n in read if n.is_mtp and n.layer is not None}
     layers: dict[int, dict[tuple[str, str], int]] = {}
     labels: dict[int, dict[str, ModuleName]] = {}
-    apart = dict.fromkeys(APART, 0)
+    apart = dict.fromkeys(APART_GROUPS, 0)
     for name in read:
         if name.group == "head" and name.slots and model.tied:
             apart["tied_copies"] += 1
-        elif name.group in APART:
+        elif name.group in APART_GROUPS:
             apart[name.group] += 1
         elif name.layer is not None and name.layer >= model.layers and name.layer in mtp:
             apart["mtp"] += 1

@@ -18,11 +18,11 @@ LAYER_GROUPS = ("attention", "recurrent", "feed_forward", "experts", "shared_exp
                 "norms")  # fmt: skip
 END_GROUPS = ("embedding", "head")
 # What is no part of the language model that is counted: see ``meshwise.models.parameters``.
-APART = ("mtp", "towers", "buffers", "tied_copies")
+APART_GROUPS = ("mtp", "towers", "buffers", "tied_copies")
 
 _LISTS = frozenset(("layers", "h", "blocks", "block", "layer"))
 _TOWER = re.compile(
-    r"vision|visual|image|audio|speech|video|projector|patch|align|resampler|perceiver|qformer|connector|"
+    r"vision|visual|image|merger|audio|speech|video|projector|patch|align|resampler|perceiver|qformer|connector|"
     r"conformer|^vq_?model|^generation_|^gen_|multi_?modal|^mm_|^img_|^vit$|^sam_model|^mlp1$|^talker$|^token2wav$|^code2wav$|^siglip"
 )
 _MTP = re.compile(r"mtp|nextn|^eh_proj$|^enorm$|^hnorm$|^shared_head$")
@@ -73,7 +73,7 @@ _OF_MATRICES = ("attention", "recurrent", "feed_forward", "experts", "shared_exp
 
 class ModuleName(NamedTuple):
     """Where a module stands. ``layer`` None: not in the list of layers; ``group``: one of LAYER_GROUPS,
-    END_GROUPS and APART, "" where the name says none; ``slots``: the matrices that its tensor holds."""
+    END_GROUPS and APART_GROUPS, "" where the name says none; ``slots``: the matrices that its tensor holds."""
 
     layer: int | None
     group: str
@@ -207,12 +207,12 @@ _FUSED = ("_blocks", "_scales", "_bias", "_scale", "_scale_inv", "_weight_scale"
           "_weight_scale_inv", "_input_scale", "_zero_point", "_packed", "_shape", "_g_idx",
           "_global_scale")  # fmt: skip
 
-Module = dict[str, StoredEntry]  # by the kind of the tensor
+ModuleTensors = dict[str, StoredEntry]  # by the kind of the tensor
 
 
-def modules_of(tensors: Mapping[str, StoredEntry]) -> dict[str, Module]:
+def modules_of(tensors: Mapping[str, StoredEntry]) -> dict[str, ModuleTensors]:
     """The tensors by module, and by what they are to it."""
-    found: dict[str, Module] = {}
+    found: dict[str, ModuleTensors] = {}
     for name, entry in tensors.items():
         path, kind = _split(name, tensors)
         found.setdefault(path, {})[kind] = entry

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from meshwise.models.checkpoint.headers import StoredEntry
-from meshwise.models.checkpoint.modules import Module
+from meshwise.models.checkpoint.modules import ModuleTensors
 from meshwise.models.shapes import Stored
 
 FLOATS = {"F64": "fp32", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}  # as models have them
@@ -51,8 +51,8 @@ def _integers(bits: int | None, group: int | None) -> Stored:
 
 
 def _whole(a: int, b: int) -> int | None:
-    """a / b where it is a whole number."""
-    return a // b if b and a % b == 0 else None
+    """a / b where it is a whole number above 0."""
+    return a // b if a and b and a % b == 0 else None
 
 
 def _shape(entry: StoredEntry) -> tuple[int, int, int]:
@@ -64,7 +64,7 @@ def _shape(entry: StoredEntry) -> tuple[int, int, int]:
 # -- packed in 32-bit words --------------------------------------------------------------------------
 
 
-def _gptq_or_awq(m: Module, hint: Hint) -> Packed:
+def _gptq_or_awq(m: ModuleTensors, hint: Hint) -> Packed:
     """GPTQ packs the inputs, AWQ the outputs; scales are (groups, outputs) in both."""
     stack, rows, columns = _shape(m["qweight"])
     if "scales" not in m:
@@ -88,7 +88,7 @@ def _gptq_or_awq(m: Module, hint: Hint) -> Packed:
     return Packed(stack * inputs * outputs or None, _integers(bits, group))
 
 
-def _words(m: Module, key: str, hint: Hint, groups: int) -> tuple[int | None, int | None]:
+def _words(m: ModuleTensors, key: str, hint: Hint, groups: int) -> tuple[int | None, int | None]:
     """(bits, inputs) of weights that fill whole words along their inputs: by the inputs that the matrix
     should have, else by the bits that are stated, else by the group."""
     columns = _shape(m[key])[2]
@@ -106,7 +106,7 @@ def _words(m: Module, key: str, hint: Hint, groups: int) -> tuple[int | None, in
     return None, None
 
 
-def _compressed(m: Module, hint: Hint) -> Packed:
+def _compressed(m: ModuleTensors, hint: Hint) -> Packed:
     """compressed-tensors: four-bit floats in bytes, integers in words; scales are (outputs, groups)."""
     packed = m["weight_packed"]
     stack, rows, columns = _shape(packed)
@@ -124,7 +124,7 @@ def _compressed(m: Module, hint: Hint) -> Packed:
     return Packed(stack * rows * found, _integers(bits, group))
 
 
-def _mlx(m: Module, hint: Hint) -> Packed:
+def _mlx(m: ModuleTensors, hint: Hint) -> Packed:
     """MLX: words along the inputs; a scale and an offset per group, or MXFP4's exponents."""
     stack, rows, columns = _shape(m["weight"])
     groups = _shape(m["scales"])[2]
@@ -139,7 +139,7 @@ def _mlx(m: Module, hint: Hint) -> Packed:
 # -- a narrow type per element, or two elements in a byte ------------------------------------------------
 
 
-def _scale_of(m: Module) -> StoredEntry | None:
+def _scale_of(m: ModuleTensors) -> StoredEntry | None:
     return next(
         (m[k] for k in ("weight_scale", "weight_scale_inv", "scale", "scales") if k in m), None
     )
@@ -152,7 +152,7 @@ def _scaled(
     if scale is None or len(scale.shape) < 2:
         return None, None
     _, down, across = _shape(scale)
-    if across <= 1 and down in (1, rows):
+    if (across <= 1 and down in (1, rows)) or not rows * columns * down * across:
         return None, None
     if down == rows:
         return _whole(columns, across), None
@@ -166,7 +166,7 @@ def _side(size: int, blocks: int) -> int:
     return side if -(-size // side) == blocks else -(-size // blocks)
 
 
-def _eight_bit_float(m: Module, hint: Hint) -> Packed:
+def _eight_bit_float(m: ModuleTensors, hint: Hint) -> Packed:
     weight, scale = m["weight"], _scale_of(m)
     stack, rows, columns = _shape(weight)
     group, block = _scaled(rows, columns, scale)
@@ -175,7 +175,7 @@ def _eight_bit_float(m: Module, hint: Hint) -> Packed:
     return Packed(stack * rows * columns, _format("fp8", group, block))
 
 
-def _bytes(m: Module, hint: Hint) -> Packed:
+def _bytes(m: ModuleTensors, hint: Hint) -> Packed:
     """Weights in bytes: integers of eight bits, or two or four narrower ones in each."""
     weight, scale = m["weight"], _scale_of(m)
     _, rows, columns = _shape(weight)
@@ -195,7 +195,7 @@ def _bytes(m: Module, hint: Hint) -> Packed:
     return Packed(hint.weights, UNKNOWN)
 
 
-def _bitsandbytes(m: Module, hint: Hint) -> Packed:
+def _bitsandbytes(m: ModuleTensors, hint: Hint) -> Packed:
     """Four bits, two in a byte, in one column; a scale per block, itself in eight bits where nested."""
     weight, absmax = m["weight"], m.get("weight.absmax")
     if absmax is None:
@@ -208,7 +208,7 @@ def _bitsandbytes(m: Module, hint: Hint) -> Packed:
     return Packed(number, _format("int4", _whole(2 * weight.elements, absmax.elements)))
 
 
-def _torch(m: Module, hint: Hint) -> Packed:
+def _torch(m: ModuleTensors, hint: Hint) -> Packed:
     """torchao and quanto store a tensor subclass part by part."""
     data = next((m[k] for k in m if k.endswith(("data", "qdata"))), None)
     if data is None:
@@ -224,7 +224,7 @@ def _torch(m: Module, hint: Hint) -> Packed:
 # -- formats of their own ----------------------------------------------------------------------------
 
 
-def _gpt_oss(m: Module, hint: Hint) -> Packed:
+def _gpt_oss(m: ModuleTensors, hint: Hint) -> Packed:
     blocks = m["blocks"]
     return Packed(
         2 * blocks.elements, _format("mxfp4", 2 * blocks.shape[-1] if blocks.shape else None)
@@ -236,7 +236,7 @@ def _of_mean(weights: int | None, bits: float) -> Packed:
     return Packed(weights, _integers(max(1, min(8, int(bits))), None))
 
 
-def _exl2(m: Module, hint: Hint) -> Packed:
+def _exl2(m: ModuleTensors, hint: Hint) -> Packed:
     order = m.get("q_invperm", m.get("q_perm"))
     outputs = m["q_weight"].shape[-1] if m["q_weight"].shape else 0
     weights = order.elements * outputs if order is not None else hint.weights
@@ -245,7 +245,7 @@ def _exl2(m: Module, hint: Hint) -> Packed:
     )
 
 
-def _exl3(m: Module, hint: Hint) -> Packed:
+def _exl3(m: ModuleTensors, hint: Hint) -> Packed:
     """Tiles of 16 by 16 weights, K bits each, in 16-bit words."""
     shape = m["trellis"].shape
     if len(shape) != 3:
@@ -253,7 +253,7 @@ def _exl3(m: Module, hint: Hint) -> Packed:
     return Packed(256 * shape[0] * shape[1], _integers(_whole(shape[2], 16), None))
 
 
-def _aqlm(m: Module, hint: Hint) -> Packed:
+def _aqlm(m: ModuleTensors, hint: Hint) -> Packed:
     codes, books = m["codes"].shape, m.get("codebooks")
     if books is None or len(codes) != 3 or len(books.shape) != 4 or not books.elements:
         return Packed(hint.weights, UNKNOWN)
@@ -262,12 +262,12 @@ def _aqlm(m: Module, hint: Hint) -> Packed:
     return _of_mean(codes[0] * codes[1] * outputs * inputs, bits)
 
 
-def _hqq(m: Module, hint: Hint) -> Packed:
+def _hqq(m: ModuleTensors, hint: Hint) -> Packed:
     weights = hint.weights
     return _of_mean(weights, 8 * m["W_q"].bytes / weights) if weights else Packed(None, UNKNOWN)
 
 
-def _weight(m: Module, hint: Hint) -> Packed:
+def _weight(m: ModuleTensors, hint: Hint) -> Packed:
     """A tensor by its own type."""
     weight = m["weight"]
     if weight.dtype in _EIGHT:
@@ -287,7 +287,7 @@ def _weight(m: Module, hint: Hint) -> Packed:
 
 
 # The first kind that a module has says how it is packed.
-_LAYOUTS: tuple[tuple[str, Callable[[Module, Hint], Packed]], ...] = (
+_LAYOUTS: tuple[tuple[str, Callable[[ModuleTensors, Hint], Packed]], ...] = (
     ("blocks", _gpt_oss),
     ("qweight", _gptq_or_awq),
     ("weight_packed", _compressed),
@@ -299,7 +299,7 @@ _LAYOUTS: tuple[tuple[str, Callable[[Module, Hint], Packed]], ...] = (
 )
 
 
-def unpacked(module: Module, hint: Hint = _NO_HINT) -> Packed:
+def unpacked(module: ModuleTensors, hint: Hint = _NO_HINT) -> Packed:
     """The weights of a module, its bias left out, and their format."""
     for kind, read in _LAYOUTS:
         if kind in module:

@@ -15,13 +15,13 @@ from meshwise.models.checkpoint.expected import (
 )
 from meshwise.models.checkpoint.headers import StoredEntry
 from meshwise.models.checkpoint.modules import (
-    APART,
+    APART_GROUPS,
     ModuleName,
     ModuleNames,
     as_recurrent,
     modules_of,
 )
-from meshwise.models.checkpoint.packing import FLOATS, Hint, unpacked
+from meshwise.models.checkpoint.packing import FLOATS, Hint, Packed, unpacked
 from meshwise.models.layers.hub_names import MIXER_OUTPUTS
 from meshwise.models.shapes import LayerFormats, Model, Stored
 
@@ -63,7 +63,7 @@ class CountedModule(NamedTuple):
         return role_of(group, slots[0]) if slots else ""
 
 
-Layer = dict[tuple[str, str], CountedModule]  # by group and label
+LayerModules = dict[tuple[str, str], CountedModule]  # by group and label
 
 
 class Tally:
@@ -73,12 +73,13 @@ class Tally:
         self.model = model
         self.kinds = [expected_layer(block, model.hidden) for block in model.blocks]
         self.ends_expected = expected_ends(model)
-        self.layers: dict[int, Layer] = {}
-        self.ends: Layer = {}
+        self.layers: dict[int, LayerModules] = {}
+        self.ends: LayerModules = {}
         self.apart: dict[str, list[int]] = {
-            what: [0, 0, 0] for what in APART
+            what: [0, 0, 0] for what in APART_GROUPS
         }  # tensors, weights, bytes
         self.mtp_layers: set[int] = set()
+        self._unpacked: dict[object, Packed] = {}
         self.corrections: list[tuple[ModuleName, Mapping[str, StoredEntry]]] = []
 
     def expected(self, layer: int) -> Expected:
@@ -148,7 +149,11 @@ class Tally:
 
     def _add(self, name: ModuleName, module: Mapping[str, StoredEntry]) -> None:
         hint = self.hint(name)
-        packed = unpacked(dict(module), hint)
+        # experts are alike: what their shapes say is read once
+        alike = (hint, tuple((kind, e.dtype, e.shape) for kind, e in module.items()))
+        packed = self._unpacked.get(alike)
+        if packed is None:
+            packed = self._unpacked[alike] = unpacked(dict(module), hint)
         bias = module.get("bias")
         biases = bias.elements if bias is not None and len(module) > 1 else 0
         bias_bytes = bias.bytes if bias is not None and len(module) > 1 else 0
@@ -182,7 +187,7 @@ class Tally:
         self, name: ModuleName, module: Mapping[str, StoredEntry], weights: int, hint: Hint
     ) -> bool:
         m, what = self.model, name.group
-        if what not in APART:
+        if what not in APART_GROUPS:
             main = module.get("weight")
             if name.layer is not None and name.layer >= m.layers and name.layer in self.mtp_layers:
                 what = "mtp"

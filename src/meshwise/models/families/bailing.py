@@ -26,6 +26,7 @@ from meshwise.models.families.layers import (
     moe_layers,
     routed_experts,
     self_attention,
+    standard,
 )
 from meshwise.models.families.minimax import lightning
 from meshwise.models.families.multi_token import next_token_layers
@@ -79,9 +80,15 @@ def _layers(
     return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
 
 
+def bailing_moe(r: Reader) -> ModelFields:
+    """Ling 1, and Ling 2.0, whose files say the same model type: their class says it, or what they norm."""
+    second = "V2" in str(r.config.get("architectures") or "") or r.flag("use_qk_norm")
+    return bailing_moe_v2(r) if second else standard(r)
+
+
 def bailing_moe_v2(r: Reader) -> ModelFields:
     """Ling 2.0: experts behind the first layers, norms of queries and keys."""
-    refuse_set(r, "use_bias", "using_split_qkv_in_self_attention")
+    refuse_set(r, "use_bias", "use_sliding_window", "using_split_qkv_in_self_attention")
     fields = end_fields(r)
     kinds = [LINEAR_KINDS[1]] * layer_count(r)
     return _layers(r, fields, kinds, {LINEAR_KINDS[1]: self_attention(r)})
@@ -110,7 +117,8 @@ def _lightning(r: Reader, hidden: int) -> Recurrent:
 
 def bailing_moe_linear(r: Reader) -> ModelFields:
     """Ring-linear and Ling-linear 2.0: groups of lightning attention layers and one of grouped queries."""
-    refuse_set(r, "use_bias", "use_qkv_bias", "using_split_qkv_in_self_attention")
+    refuse_set(r, "use_bias", "use_qkv_bias", "use_sliding_window",
+               "using_split_qkv_in_self_attention")  # fmt: skip
     fields = end_fields(r)
     kinds = _grouped(r, layer_count(r), tail=True)
     mixers: dict[str, Attention | Recurrent] = {
@@ -130,7 +138,7 @@ def _is_kimi_delta(r: Reader) -> bool:
 
 def bailing_hybrid(r: Reader) -> ModelFields:
     """Ling 2.5 (lightning attention) and Ling 3 (Kimi Delta Attention), each with latent attention between."""
-    refuse_set(r, "use_bias", "use_qkv_bias")
+    refuse_set(r, "use_bias", "use_qkv_bias", "use_sliding_window")
     if r.value("full_attention_type") not in (None, "mla"):
         raise not_known(
             "full_attention_type", r.value("full_attention_type"), "is not known", "mla"
@@ -185,6 +193,15 @@ _NORMED: dict[str, Any] = {
 }
 
 BAILING_FAMILIES: dict[str, Family] = {
+    "bailing_moe": Family(
+        defaults=size_defaults(
+            2048, 5632, 28, 16, None, 126464, 32768, num_experts=None, num_shared_experts=0,
+            num_experts_per_tok=None, moe_intermediate_size=None, first_k_dense_replace=0,
+            use_qkv_bias=False, use_bias=False, use_qk_norm=False,
+        ),
+        query_key_bias="use_qkv_bias", output_bias="use_bias", mlp_bias="use_bias",
+        build="bailing_moe", **_NORMED,
+    ),
     "bailing_moe_v2": Family(
         defaults=size_defaults(
             2048, 5120, 20, 16, 4, 157184, 32768, num_experts=256, num_shared_experts=1,
@@ -221,6 +238,7 @@ BAILING_FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 BAILING_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "bailing_moe": bailing_moe,
     "bailing_moe_v2": bailing_moe_v2,
     "bailing_moe_linear": bailing_moe_linear,
     "bailing_hybrid": bailing_hybrid,

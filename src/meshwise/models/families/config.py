@@ -9,9 +9,13 @@ weights once; towers, multi-token-prediction layers and buffers left out. A base
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, UnsupportedModel, shorten
+from meshwise.errors import InputError, UnsupportedModel, meant, shorten
+from meshwise.models.contents.left_out import left_out
+from meshwise.models.contents.other_names import check_other_names
+from meshwise.models.contents.structure import check_structure
+from meshwise.models.contents.words import check_activations, weight_dtype
 from meshwise.models.families.bailing import BAILING_FAMILIES
 from meshwise.models.families.builders import BUILDERS
 from meshwise.models.families.delta import DELTA_FAMILIES
@@ -30,6 +34,7 @@ from meshwise.models.families.refused import (
     REFUSED_TYPES,
     WRAPPER_TYPES,
     Wrapper,
+    no_whole_model,
     other_head,
 )
 from meshwise.models.families.short_convolution import CONVOLUTION_FAMILIES
@@ -59,19 +64,17 @@ FAMILIES: dict[str, Family] = {
     **BAILING_FAMILIES,
 }
 KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
-_DTYPES = {
-    "float32": "fp32",
-    "float": "fp32",
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-}
 
 
-def families_in_words() -> str:
-    """The families that meshwise reads, for people."""
-    words = sorted({family.words for family in FAMILIES.values()}, key=str.lower)
-    return ", ".join(words) + "; multimodal configs of these through their text_config"
+def family_words(model_type: str) -> str:
+    """The family of a model type, for people: a wrapper's is its language model's."""
+    wrapper = WRAPPER_TYPES.get(model_type)
+    words = FAMILIES[wrapper.inner if wrapper else model_type].words
+    return f"multimodal, {words}" if wrapper else words
+
+
+# what a refusal says is legal: the list of types is one command away
+LEGAL_TYPES = f"one of the {len(KNOWN)} of `meshwise catalog families`"
 
 
 def _unsupported(model_type: str, reason: str, field: str = "model_type") -> UnsupportedModel:
@@ -79,14 +82,13 @@ def _unsupported(model_type: str, reason: str, field: str = "model_type") -> Uns
         f"{field}: {shorten(model_type)!r} is not supported ({reason})",
         field=field,
         value=model_type,
-        legal=f"a model_type that is read ({len(KNOWN)} are: see the documentation of custom models), "
-        "or the config.json of a model of the same shapes",
+        legal=f"{LEGAL_TYPES}, or the config.json of a model of the same shapes",
         nearest=_nearest(model_type),
     )
 
 
 def _nearest(model_type: str) -> str | None:
-    """The known type that a misspelt name means, or None."""
+    """The known type that a misspelt name means, or None: another digit is another architecture."""
 
     def plain(name: str) -> str:
         return name.lower().replace("-", "").replace("_", "")
@@ -96,17 +98,17 @@ def _nearest(model_type: str) -> str | None:
     same = next((name for name in KNOWN if plain(name) == plain(model_type)), None)
     if same or model_type in REFUSED_TYPES:
         return same
-    import difflib  # only for an error
+    near = meant(model_type.lower(), {name.lower(): name for name in KNOWN})
+    return near.pop() if len(near) == 1 else None
 
-    close = difflib.get_close_matches(model_type, KNOWN, n=1, cutoff=0.85)
-    return close[0] if close else None
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    found = config.get("architectures")
+    return [a for a in found if isinstance(a, str)] if isinstance(found, list) else []
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
-    found = config.get("architectures")
-    if isinstance(found, list) and found and isinstance(found[0], str):
-        return found[0]
-    return ""
+    return next(iter(_architectures(config)), "")
 
 
 def _model_type(config: Mapping[str, Any]) -> str:
@@ -120,7 +122,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
             f"model_type: {kind(value)} ({shorten(value)}) where a name belongs",
             field="model_type",
             value=value,
-            legal=families_in_words(),
+            legal=LEGAL_TYPES,
         )
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
@@ -132,8 +134,21 @@ def _model_type(config: Mapping[str, Any]) -> str:
         "model_type: absent, so this is no config.json of a model",
         field="model_type",
         value=None,
-        legal=families_in_words(),
+        legal=LEGAL_TYPES,
     )
+
+
+def _refuse_parts(config: Mapping[str, Any]) -> None:
+    """Draft models and adapters: what their files say is not all of a model."""
+    part = no_whole_model(config, _architectures(config))
+    if part is not None:
+        key, what = part
+        raise UnsupportedModel(
+            f"{key}: {what}",
+            field=key,
+            value=config[key],
+            legal="the config.json of a whole language model",
+        )
 
 
 def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
@@ -146,15 +161,24 @@ def _refuse_other_models(config: Mapping[str, Any], model_type: str) -> None:
     if other_head(architecture):
         raise UnsupportedModel(
             f"architectures: {shorten(architecture)} has another head than a language model's "
-            "(a classifier, an encoder, a draft model)",
+            "(a classifier, an encoder)",
             field="architectures",
             value=architecture,
             legal="a class of a causal language model (…ForCausalLM, …LMHeadModel)",
         )
 
 
-def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], str]:
-    """The language model's part of a multimodal configuration, and its model type."""
+class _Text(NamedTuple):
+    """The language model's part of a configuration."""
+
+    config: Mapping[str, Any]
+    model_type: str
+    block: str = ""  # the key that it stands under
+    asked: str = ""  # whose the sizes are that it leaves out
+
+
+def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
+    """The language model's part of a multimodal configuration."""
     wrapper = WRAPPER_TYPES[model_type]
     for key in wrapper.keys:
         nested = config.get(key)
@@ -175,17 +199,18 @@ def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], 
                 f"{key}.model_type: {kind(inner_type)} where a name belongs",
                 field=f"{key}.model_type",
                 value=inner_type,
-                legal=families_in_words(),
+                legal=LEGAL_TYPES,
             )
         if inner_type not in FAMILIES:
             reason = REFUSED_TYPES.get(inner_type, f"language model of a {model_type}; not known")
             raise _unsupported(inner_type, reason, f"{key}.model_type")
-        return {
-            **nested,
-            "tie_word_embeddings": _tied(config, nested, wrapper, inner_type),
-        }, inner_type
+        known = left_out(nested, FAMILIES[inner_type], model_type, key)
+        tied = _tied(config, nested, wrapper, inner_type)
+        found = {**nested, **known.sizes, "tie_word_embeddings": tied}
+        return _Text(found, inner_type, key, known.words)
     if wrapper.flat and "hidden_size" in config:
-        return {k: v for k, v in config.items() if k != "model_type"}, wrapper.inner
+        flat = {k: v for k, v in config.items() if k != "model_type"}
+        return _Text(flat, wrapper.inner)
     raise InputError(
         f"{wrapper.keys[0]}: absent, but a {model_type} describes its language model there",
         field=wrapper.keys[0],
@@ -194,20 +219,21 @@ def _inner(config: Mapping[str, Any], model_type: str) -> tuple[dict[str, Any], 
     )
 
 
-def _own_block(config: Mapping[str, Any], model_type: str) -> tuple[Mapping[str, Any], str]:
+def _own_block(config: Mapping[str, Any], model_type: str) -> _Text:
     """The sizes of a plain language model that stand in a block of their own, though its type has
     none: where the top has no sizes, they are the model's."""
     family = FAMILIES.get(model_type)
     tops = ("hidden_size", *family.aliases.get("hidden_size", ())) if family else ()
     if not tops or any(key in config for key in tops):
-        return config, model_type
+        return _Text(config, model_type)
     for key in ("text_config", "llm_config", "language_config", "language_model"):
         block = config.get(key)
         if isinstance(block, dict) and any(k in block for k in tops):
             inner = block.get("model_type") or model_type
             tied = {k: config[k] for k in ("tie_word_embeddings",) if k in config}
-            return {**block, **tied}, inner if isinstance(inner, str) else model_type
-    return config, model_type
+            inner = inner if isinstance(inner, str) else model_type
+            return _Text({**block, **tied}, inner, key)
+    return _Text(config, model_type)
 
 
 def _tied(
@@ -226,27 +252,6 @@ def _tied(
     if above is None or (wrapper.either and above is False):
         return inside
     return above
-
-
-def _dtype(*configs: Mapping[str, Any]) -> str:
-    """Dtype of the weights; bf16 where no level names one."""
-    for config in configs:
-        for key in ("dtype", "torch_dtype"):
-            value = config.get(key)
-            if value is None or value == "auto":
-                continue
-            name = value.removeprefix("torch.") if isinstance(value, str) else ""
-            if name.startswith("float8"):
-                continue  # quantization_config says what is stored so; the rest is not
-            if name not in _DTYPES:
-                raise InputError(
-                    f"{key}: {shorten(value)} is no dtype of weights",
-                    field=key,
-                    value=value,
-                    legal=", ".join(("float32", "float16", "bfloat16")),
-                )
-            return _DTYPES[name]
-    return "bf16"
 
 
 def _towers(config: Mapping[str, Any], model_type: str, fields: ModelFields) -> ModelFields:
@@ -275,29 +280,28 @@ def model_from_config(
             value=config,
             legal="a JSON object with model_type",
         )
+    _refuse_parts(config)
     model_type = _model_type(config)
     _refuse_other_models(config, model_type)
-    text: Mapping[str, Any] = config
-    text_type = model_type
-    if model_type in WRAPPER_TYPES:
-        text, text_type = _inner(config, model_type)
-    else:
-        text, text_type = _own_block(config, model_type)
+    read = _inner if model_type in WRAPPER_TYPES else _own_block
+    text, text_type, block, asked = read(config, model_type)
     family = FAMILIES.get(text_type)
     if family is None:
         raise _unsupported(text_type, "architecture not known")
-    reader = Reader(
-        text, family, text_type, nested=model_type in WRAPPER_TYPES and text is not config
-    )
+    check_activations(text)
+    dtype, narrow = weight_dtype(text, config)
+    reader = Reader(text, family, text_type, block=block)
     fields = BUILDERS[family.build](reader)
     attentions = [b.attention for b in fields["blocks"] if b.attention is not None]
     normed = any(a.norm_parameters and not a.mla for a in attentions)
-    reader.check_structure(query_key_norm=normed)
+    check_structure(reader, query_key_norm=normed)
+    check_other_names(reader)
     model = Model(
         name=name,
         model_type=model_type,
-        dtype=_dtype(text, config),
+        dtype=dtype,
         source=source,
+        asked=asked,
         **fields,
         **_towers(config, model_type, fields),
     )
@@ -306,4 +310,7 @@ def model_from_config(
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    return quantised_as(stated, quant_config, model, outer=text)
+    model = quantised_as(stated, quant_config, model, outer=text)
+    if narrow is not None and model.quantization is None:
+        raise narrow
+    return model

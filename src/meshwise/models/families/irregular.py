@@ -151,13 +151,15 @@ def dbrx(r: Reader) -> ModelFields:
     attention = r.table("attn_config")
     ffn = r.table("ffn_config")
 
-    def nested(name: str, table: Any, key: str, default: int) -> int:
-        value = table.get(key, default)
-        return fr.check_integer(f"{name}.{key}", value, 1, fr.MOST_WIDE)
+    def nested(name: str, table: Any, key: str) -> int:
+        if key not in table:
+            raise wrong(f"{name}.{key}", None, "absent (model type dbrx)",
+                        legal=f"an integer from 1 to {fr.MOST_WIDE}")  # fmt: skip
+        return fr.check_integer(f"{name}.{key}", table[key], 1, fr.MOST_WIDE)
 
-    kv_heads = nested("attn_config", attention, "kv_n_heads", 1)
-    count = nested("ffn_config", ffn, "moe_num_experts", 4)
-    top_k = nested("ffn_config", ffn, "moe_top_k", 1)
+    kv_heads = nested("attn_config", attention, "kv_n_heads")
+    count = nested("ffn_config", ffn, "moe_num_experts")
+    top_k = nested("ffn_config", ffn, "moe_top_k")
     if heads % kv_heads:
         raise wrong("attn_config.kv_n_heads", kv_heads, f"does not divide {heads} heads",
                     legal=f"a divisor of {heads}")  # fmt: skip
@@ -167,7 +169,7 @@ def dbrx(r: Reader) -> ModelFields:
     moe = Moe(
         experts=count,
         top_k=top_k,
-        expert=Mlp(width=nested("ffn_config", ffn, "ffn_hidden_size", 3584), gated=True),
+        expert=Mlp(width=nested("ffn_config", ffn, "ffn_hidden_size"), gated=True),
     )
     block = Block(
         attention=plain_attention(heads, kv_heads, r.head_width(hidden, heads)),
@@ -198,10 +200,11 @@ def qwen(r: Reader) -> ModelFields:
 
 def chatglm(r: Reader) -> ModelFields:
     """ChatGLM2/3 and GLM-4 (publisher's code): fused query-key-value, SwiGLU."""
-    fields = end_fields(r)
+    # the table's rows; vocab_size may be less
+    padded = r.config.get("padded_vocab_size") is not None
+    r.unused("vocab_size")
+    fields = end_fields(r, "padded_vocab_size" if padded else "vocab_size")
     hidden: int = fields["hidden"]
-    if r.config.get("padded_vocab_size") is not None:  # the table's rows; vocab_size may be less
-        fields["vocab"] = r.integer("padded_vocab_size", 1, fr.MOST_TOKENS)
     for key in ("inner_hidden_size", "position_encoding_2d"):
         if r.has(key):
             raise not_known(key, r.value(key), "ChatGLM 1 is not known", "ChatGLM2, 3, GLM-4")

@@ -76,44 +76,26 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     build: str = "standard"  # function in families_special, else families_build.standard
 
 
-# Keys that mean layers or weights of another kind. A family reads those it knows; one that is set
-# in a file of a family that does not read it stops the reading: the count would be wrong.
-_QUERY_KEY_NORM = ("use_qk_norm", "qk_norm", "qk_layernorm")
-STRUCTURE = (
-    "block_configs", "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
-    "n_shared_experts", "num_shared_experts", "num_shared_expert", "shared_intermediate_size",
-    "shared_expert_intermediate_size", "kv_lora_rank", "q_lora_rank", "cross_attention_layers",
-    "add_cross_attention", "hybrid_override_pattern", "layers_block_type", "block_types",
-    "attn_layer_period", "attn_layer_offset", "ssm_cfg", "ssm_state_size", "mamba_d_state",
-    "state_size", "linear_num_value_heads", "linear_attn_config", "full_attention_interval",
-    "full_attn_idxs", "attn_type_list", "use_cla", "use_qk_norm", "qk_layernorm", "qk_norm",
-    "num_key_value_heads_per_layer", "index_n_heads", "index_topk", "altup_num_inputs",
-    "num_kv_shared_layers", "hidden_size_per_layer_input", "word_embed_proj_dim",
-    "zero_expert_num", "ffn_mult", "num_attention_heads_per_layer", "sparse_attention_config",
-    "add_attn_sink_bias", "attention_sink_bias", "attention_head_type",
-    "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
-    "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
-    "layer_group_size", "no_kda_lora", "attn_res_block_size", "routed_expert_hidden_size",
-    "mla_use_output_gate", "moe_shared_expert_intermediate_size", "router_type",
-)  # fmt: skip
-KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
-                     "attention", "indexed_attention")  # fmt: skip
-# Sizes that every model's file states: the defaults of a class are those of one model.
-NEVER_ABSENT = frozenset(
+# Numbers that a file may leave out: no weight follows from them. Every other one is a size of one model,
+# and its class's default is that of another.
+NO_SIZES = frozenset(
     [
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "vocab_size",
-        "intermediate_size",
-        "num_experts",
-        "num_local_experts",
-        "n_routed_experts",
-        "moe_num_experts",
-        "moe_intermediate_size",
+        "max_position_embeddings",
+        "sliding_window",
+        "window_size",
+        "attention_chunk_size",
+        "max_window_layers",
+        "sliding_window_pattern",
+        "no_rope_layer_interval",
+        "index_topk",
+        "decoder_sparse_step",  # 1: every layer, as in all files that do not say it
+        "moe_layer_freq",
     ]
 )
-_NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
+# Sizes that a class may take as none: a file says them, if only to say none.
+NO_NONE = frozenset(
+    ("first_k_dense_replace", "n_shared_experts", "num_shared_experts", "q_lora_rank")
+)
 
 
 def wrong(
@@ -136,14 +118,15 @@ def kind(value: object) -> str:
 
 
 class Reader:
-    """One configuration, read as one family."""
+    """One configuration, read as one family.
+
+    ``block``: the key of the object that it is, where it stands in another one.
+    """
 
     def __init__(
-        self, config: Mapping[str, Any], family: Family, model_type: str, *, nested: bool = False
+        self, config: Mapping[str, Any], family: Family, model_type: str, *, block: str = ""
     ) -> None:
-        self.nested = (
-            nested  # transformers leaves out of a nested block what the class's default is
-        )
+        self.block = block
         self.config = config
         self.family = family
         self.model_type = model_type
@@ -176,11 +159,28 @@ class Reader:
         return name, self.config[name], True
 
     def lacks(self, key: str) -> bool:
-        """Whether a size that every file states is absent: what a class fills in is no fact."""
-        instead = key == "vocab_size" and "padded_vocab_size" in self.config  # ChatGLM's publisher
-        filled_in = self.family.defaults.get(key) not in (None, 0, 1)
-        exempt = self.nested or instead or not filled_in
-        return key in NEVER_ABSENT and not exempt and not self.find(key)[2]
+        """Whether the file leaves out a size that its class would fill in: that is no fact of the model."""
+        if key in NO_SIZES or self.find(key)[2]:
+            return False
+        if key in NO_NONE:
+            return key in self.family.defaults
+        return type(default := self.family.defaults.get(key)) is int and default != 0
+
+    def absent(self, key: str, low: int = 1, high: int = MOST_WIDE) -> InputError:
+        """The refusal of a size that is not there, by the key that may hold it instead."""
+        from meshwise.models.contents.other_names import holder_of  # only for an error
+
+        said = f"absent in {self.block}" if self.block else "absent"
+        legal = f"an integer from {low} to {high}"
+        held = holder_of(key, self.config, self.used)
+        if held is None:
+            return wrong(key, None, f"{said} (model type {self.model_type})", legal=legal)
+        return wrong(
+            held,
+            self.config[held],
+            f"a {self.model_type} does not read this, and {key} is {said}",
+            legal=f"{key}: {legal}",
+        )
 
     def has(self, key: str) -> bool:
         return self.find(key)[2]
@@ -189,23 +189,32 @@ class Reader:
         return self.find(key)[1]
 
     def optional(self, key: str, low: int = 1, high: int = MOST_WIDE) -> int | None:
-        """An integer in [low, high], or None where the key is null or has no default."""
+        """An integer in [low, high], or None where the key is null or has no default; a size that is
+        not there is refused."""
+        if self.lacks(key):
+            raise self.absent(key, low, high)
         name, value, _ = self.find(key)
         return None if value is None else check_integer(name, value, low, high)
 
     def integer(self, key: str, low: int = 1, high: int = MOST_WIDE) -> int:
         """An integer in [low, high]; null, a missing default and a size that is not there are refused."""
-        value = None if self.lacks(key) else self.optional(key, low, high)
+        value = self.optional(key, low, high)
         if value is None:
             name, _, present = self.find(key)
-            said = "null where an integer belongs" if present else "absent"
+            if not present:
+                raise self.absent(key, low, high)
             raise wrong(
                 name,
                 None,
-                f"{said} (model type {self.model_type})",
+                f"null where an integer belongs (model type {self.model_type})",
                 legal=f"an integer from {low} to {high}",
             )
         return value
+
+    def unused(self, key: str, low: int = 1) -> None:
+        """A key that its class has and its model does not use: a number, where the file has it."""
+        if self.has(key):
+            self.optional(key, low)
 
     def flag(self, key: bool | str) -> bool:
         """A boolean key; null counts as false, as in Python."""
@@ -267,8 +276,6 @@ class Reader:
 
     def uniform(self, key: str, low: int, high: int) -> int | None:
         """An integer, or a list per layer that repeats one integer (Hunyuan)."""
-        if self.lacks(key):
-            return self.integer(key, low, high)
         name, value, _ = self.find(key)
         if isinstance(value, list):
             if not value:
@@ -289,9 +296,7 @@ class Reader:
         """(query heads, key/value heads, width of a head), checked against each other."""
         heads = self.integer("num_attention_heads")
         name, _, _ = self.find("num_key_value_heads")
-        kv = self.optional("num_key_value_heads")
-        if kv is None:
-            kv = heads
+        kv = self._usual("num_key_value_heads", heads) or heads
         if heads % kv:
             nearest = min((d for d in range(1, heads + 1) if heads % d == 0),
                           key=lambda d: abs(d - kv)) if heads <= 10**5 else heads  # fmt: skip
@@ -302,10 +307,14 @@ class Reader:
                 legal=f"a divisor of {heads}",
                 nearest=nearest,
             )
-        dim = self.optional("head_dim")
-        if dim is None:
-            dim = self.head_width(hidden, heads)
+        dim = self._usual("head_dim", hidden / heads) or self.head_width(hidden, heads)
         return heads, kv, dim
+
+    def _usual(self, key: str, usual: float) -> int | None:
+        """A size that may be left out where its class fills in the usual one."""
+        if self.lacks(key) and self.family.defaults[key] == usual:
+            return int(usual)
+        return self.optional(key)
 
     def head_width(self, hidden: int, heads: int) -> int:
         """hidden / heads, which has to be whole where the file does not state head_dim."""
@@ -317,43 +326,6 @@ class Reader:
                 legal=f"a divisor of {hidden}, or head_dim stated",
             )
         return hidden // heads
-
-    def check_structure(self, *, query_key_norm: bool = False) -> None:
-        """Refuse keys of another structure that nothing has read.
-
-        ``query_key_norm``: the layers have such norms anyway, so a key that says so says nothing new.
-        """
-        for key in STRUCTURE:
-            if key in self.used or key not in self.config:
-                continue
-            if query_key_norm and key in _QUERY_KEY_NORM and self.config[key] is True:
-                continue
-            value = self.config[key]
-            if not any(type(value) is type(n) and value == n for n in _NEUTRAL):
-                raise UnsupportedModel(
-                    f"{key}: model type {self.model_type} does not have this, so the file "
-                    "describes another architecture than its type says",
-                    field=key,
-                    value=value,
-                    legal=f"a {self.model_type} config without {key}",
-                )
-        for key, value in self.config.items():
-            sizes = isinstance(value, dict) and "hidden_size" in value and key not in self.used
-            if sizes and not self.config.get("hidden_size") and not self.nested:
-                raise not_known(
-                    key,
-                    list(value)[:4],
-                    f"model type {self.model_type} has no such block, so its sizes are not read",
-                    f"the sizes at the top, or the model_type of what wraps a {self.model_type}",
-                )
-        types = self.config.get("layer_types")
-        if isinstance(types, list) and not self.family.layer_kinds:
-            for item in types:
-                if item not in KNOWN_LAYER_TYPES or (
-                    item == "indexed_attention" and not self.family.indexer
-                ):
-                    why = f"no layer of kind {shorten(item)!r} is known"
-                    raise not_known("layer_types", item, why, ", ".join(KNOWN_LAYER_TYPES[:3]))
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:

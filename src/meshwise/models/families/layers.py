@@ -100,6 +100,9 @@ def routed_experts(r: Reader, mlp_bias: bool) -> Moe | None:
     rule = r.family.moe
     if rule is None:
         return None
+    # null and 0 say that there are none, and so does a file of a family that has none by itself
+    if not r.has(rule.experts) and r.family.defaults.get(rule.experts) != 0:
+        raise r.absent(rule.experts, 0, fr.MOST_EXPERTS)
     count = r.uniform(rule.experts, 0, fr.MOST_EXPERTS)
     if not count:
         return None
@@ -143,7 +146,7 @@ def routed_experts(r: Reader, mlp_bias: bool) -> Moe | None:
 def latent_attention(r: Reader) -> Attention:
     """Multi-head latent attention (DeepSeek-V2), with V3.2's indexer where there is one."""
     heads = r.integer("num_attention_heads")
-    r.optional("num_key_value_heads")  # the latent is shared: transformers does not use it
+    r.unused("num_key_value_heads")  # the latent is shared: transformers does not use it
     q_rank = r.optional("q_lora_rank")
     kv_rank = r.integer("kv_lora_rank")
     rope = r.integer("qk_rope_head_dim", 0)
@@ -214,8 +217,6 @@ def dense_mlp(r: Reader, mlp_bias: bool) -> Mlp:
     f = r.family
     hidden = r.integer("hidden_size")
     width = r.optional(f.dense_width)
-    if r.lacks(f.dense_width) and not f.mlp_multiple:
-        width = None
     if width is None:
         width = f.mlp_multiple * hidden or r.integer(f.dense_width)
     return Mlp(width=width, gated=f.gated, up_bias=mlp_bias, down_bias=mlp_bias)
@@ -228,18 +229,21 @@ def distinct_blocks(blocks: Iterable[Block]) -> tuple[tuple[Block, ...], tuple[i
     return tuple(seen), pattern
 
 
-def end_fields(r: Reader) -> ModelFields:
-    """The fields of a Model that are not its layers, as most families have them."""
+def end_fields(r: Reader, vocab: str = "vocab_size") -> ModelFields:
+    """The fields of a Model that are not its layers, as most families have them; ``vocab``: the key of
+    the embedding's rows."""
     f = r.family
     hidden = r.integer("hidden_size")
     norm = norm_size(f.norm) * hidden
     longest = r.optional("max_position_embeddings", 1, fr.MOST_POSITIONS)
     rows = 0
     if f.positions:
+        if not r.has("max_position_embeddings"):  # a row of weights each
+            raise r.absent("max_position_embeddings", 1, fr.MOST_TOKENS)
         rows = r.integer("max_position_embeddings", 1, fr.MOST_TOKENS) + f.position_offset
     return {
         "hidden": hidden,
-        "vocab": r.integer("vocab_size", 1, fr.MOST_TOKENS),
+        "vocab": r.integer(vocab, 1, fr.MOST_TOKENS),
         "tied": r.flag("tie_word_embeddings"),
         "positions": rows,
         "embedding_norm_parameters": norm if f.embedding_norm else 0,

@@ -94,21 +94,21 @@ DENSE_FAMILIES: dict[str, Family] = {
     ),
     "qwen2": Family(
         words="Qwen 1–3",
-        defaults=size_defaults(4096, 22016, 32, 32, None, 151936, 32768, **_QWEN_SLIDE), **_QWEN2,
+        defaults=size_defaults(4096, 22016, 32, 32, 32, 151936, 32768, **_QWEN_SLIDE), **_QWEN2,
     ),
     "qwen2_vl_text": Family(words="Qwen 1–3", defaults=_QWEN_VL, **_QWEN2),
     "qwen2_5_vl_text": Family(words="Qwen 1–3", defaults=_QWEN_VL, **_QWEN2),
     "mimo": Family(
         words="MiMo",
-        defaults=size_defaults(4096, 22016, 32, 32, None, 151936, 32768, **_QWEN_SLIDE), **_QWEN2,
+        defaults=size_defaults(4096, 22016, 32, 32, 32, 151936, 32768, **_QWEN_SLIDE), **_QWEN2,
     ),
     "qwen3": Family(
         words="Qwen 1–3",
-        defaults=size_defaults(4096, 22016, 32, 32, None, 151936, 32768, head_dim=128, **_QWEN_SLIDE),
+        defaults=size_defaults(4096, 22016, 32, 32, 32, 151936, 32768, head_dim=128, **_QWEN_SLIDE),
         **_BIAS, query_key_norm="head", window="use_after",
     ),
     "qwen3_vl_text": Family(
-        words="Qwen 1–3", defaults=size_defaults(4096, 22016, 32, 32, None, 151936, 128000, head_dim=128),
+        words="Qwen 1–3", defaults=size_defaults(4096, 22016, 32, 32, 32, 151936, 128000, head_dim=128),
         **_BIAS, query_key_norm="head",
     ),
     "gemma": Family(
@@ -144,7 +144,8 @@ DENSE_FAMILIES: dict[str, Family] = {
     ),
     "internlm3": Family(
         words="InternLM 1–3",
-        defaults=size_defaults(4096, 10240, 48, 32, 2, 128512, 32768, qkv_bias=False, bias=False),
+        defaults=size_defaults(4096, 10240, 48, 32, 2, 128512, 32768, head_dim=128, qkv_bias=False,
+                       bias=False),
         aliases={"qkv_bias": ("attention_bias",), "bias": ("mlp_bias",)},
         query_key_bias="qkv_bias", output_bias="bias", mlp_bias="bias",
     ),

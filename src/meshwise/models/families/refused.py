@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import msgspec
+
+from meshwise.errors import shorten
 
 
 class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +97,7 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "qwen3_5": Wrapper(inner="qwen3_5_text", flat=True, tied=False),
     "qwen3_5_moe": Wrapper(inner="qwen3_5_moe_text", flat=True, tied=False),
     "kimi_k3": Wrapper(inner="kimi_linear"),
+    "minimax_vl_01": Wrapper(inner="minimax_text_01"),
     "minimax_m3_vl": Wrapper(inner="minimax_m3_vl_text", either=True),
 }
 
@@ -189,6 +195,16 @@ ARCHITECTURES = {
     "Phi3ForCausalLM": "phi3",
     "DeepseekV2ForCausalLM": "deepseek_v2",
     "DeepseekV3ForCausalLM": "deepseek_v3",
+    "Qwen3NextForCausalLM": "qwen3_next",
+    "KimiLinearForCausalLM": "kimi_linear",
+    "MiniMaxForCausalLM": "minimax",
+    "MiniMaxText01ForCausalLM": "minimax_text_01",
+    "MiniMaxM1ForCausalLM": "minimax_m1",
+    "BailingMoeForCausalLM": "bailing_moe",
+    "BailingMoeV2ForCausalLM": "bailing_moe_v2",
+    "BailingMoeLinearV2ForCausalLM": "bailing_moe_linear",
+    "BailingMoeV2_5ForCausalLM": "bailing_hybrid",
+    "BailingMoeV3ForCausalLM": "bailing_hybrid",
 }
 _HEADS = (
     "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM",
@@ -198,7 +214,32 @@ _HEADS = (
 )  # fmt: skip
 
 
+# A model that drafts tokens for another one, and what is added to another one's weights: no whole model.
+_DRAFTS = ("Eagle", "Medusa", "NextN", "MTP", "Speculator", "Draft")
+_ADAPTERS = ("Peft", "LoRA", "Lora")
+_DRAFT_KEYS = ("draft_vocab_size", "eagle_config", "medusa_num_heads", "speculators_config",
+               "speculators_model_type")  # fmt: skip
+_ADAPTER_KEYS = ("peft_type", "base_model_name_or_path")
+
+
 def other_head(architecture: str) -> bool:
-    """Whether a class name says that the checkpoint is no whole language model with its head."""
-    draft = any(word in architecture for word in ("Eagle", "Medusa"))
-    return architecture.endswith(_HEADS) or draft
+    """Whether a class name says that the checkpoint has another head than a language model's."""
+    return architecture.endswith(_HEADS)
+
+
+def no_whole_model(
+    config: Mapping[str, Any], architectures: Sequence[str]
+) -> tuple[str, str] | None:
+    """(key, what its file is) where a file describes a part of a model: a draft model or an adapter."""
+    for key in _ADAPTER_KEYS:
+        if config.get(key) is not None:
+            return key, "an adapter's file; the model is its base"
+    for key in _DRAFT_KEYS:
+        if config.get(key) is not None:
+            return key, "a draft model's file; the model is the one that it drafts for"
+    for name in architectures:
+        if any(word in name for word in _ADAPTERS):
+            return "architectures", f"{shorten(name)} is an adapter; the model is its base"
+        if any(word in name for word in _DRAFTS):
+            return "architectures", f"{shorten(name)} is a draft model, no whole one"
+    return None

@@ -41,6 +41,7 @@ _BESIDE = (
     "embed", "norm", "router", "gate", "mtp", "nextn", "eagle", "draft", "medusa", "score",
     "classifier", "rotary", "conv", "indexer", "compressor", "correction", "bias", "head", "lora",
     "eh_proj", "dt_", "a_log", "ssm", "mamba", "linear_attn", "pooler", "adapter", "talker", "code2wav",
+    "qa_outputs", "clip", "qformer", "vit", "altup", "laurel", "per_layer", "tokenizer",
 )  # fmt: skip
 
 
@@ -249,32 +250,20 @@ def with_formats(
     return named, both[0], both[1]
 
 
-@functools.cache
-def _anywhere() -> tuple[str, ...]:
-    """Every name that some model's matrix has."""
-    mixers = tuple(f"{p}." for p in (*_ATTENTION, *_RECURRENT))
-    dense = tuple(f"{p}." for p in _MLP)
-    inside = _under((*dense, *_EXPERTS), (*_ROUTED, *_SHARED))
-    return (
-        *_under(mixers, (*RECURRENT_NAMES, *GATE_NAMES)),
-        *_under((*dense, *inside), FEED_FORWARD_NAMES),
-    )
-
-
 def _check_used(model: Model, assigned: _Assigned) -> None:
-    """Refuse a pattern that means no module: of this model where it gives a format, of any where it
-    leaves one out."""
+    """Refuse a pattern that means no module: of this model where it gives a format; where it leaves one out,
+    of a layer that there is not, or with no word of any module."""
+    words = (*_BESIDE, *_ATTENTION, *_RECURRENT, *_MLP, "proj", "expert", "moe", "dense", "linear")
     for used, rule in zip(assigned.used, assigned.rules, strict=True):
         text, layer = rule.pattern.text, rule.pattern.layer
-        if used or any(word in text.lower() for word in _BESIDE):
-            continue
         further = layer is not None and layer > model.layers  # one more: multi-token prediction
-        if rule.stored is None and not further:
-            at = layer or 0
-            if any(rule.pattern.meets(f"model.layers.{at}.{name}") for name in _anywhere()):
-                continue
-        elif layer == model.layers:
+        if used or (layer == model.layers and not further):
             continue
+        known = _BESIDE if rule.stored is not None else words
+        if not further and any(word in text.lower() for word in known):
+            continue
+        if rule.stored is None and not further and text[:1].isupper() and text.isalnum():
+            continue  # a class
         raise InputError(
             f"{rule.field}: {quoted(text)} matches no module"
             + (f" of the model's {model.layers} layers" if layer is not None else ""),

@@ -34,10 +34,24 @@ class StatedMethod(NamedTuple):
     model: Model
 
 
-def left_out(a: StatedMethod) -> list[ModuleFormat]:
+# Classes of modules by the end of their names, as patterns of the names that they have.
+_CLASSES = {"Attention": "self_attn", "MLP": "mlp", "Experts": "*.experts.*", "MoE": "*.experts.*",
+            "SparseMoeBlock": "*.experts.*"}  # fmt: skip
+
+
+def without_classes(text: str) -> str:
+    """A pattern of names for the name of a class: Llama4TextAttention; another text as it is."""
+    if not text[:1].isupper() or not text.isalnum():
+        return text
+    return next((names for end, names in _CLASSES.items() if text.endswith(end)), text)
+
+
+def kept_wide(a: StatedMethod) -> list[ModuleFormat]:
     """The modules that keep their dtype."""
     return [
-        r for key in _SKIP_KEYS for r in rules(words_in(a.c.get(key)), None, f"{a.field}.{key}")
+        r
+        for key in _SKIP_KEYS
+        for r in rules(map(without_classes, words_in(a.c.get(key))), None, f"{a.field}.{key}")
     ]
 
 

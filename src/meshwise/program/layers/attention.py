@@ -299,6 +299,10 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         moved = ctx.tokens * cached * (w.activation + w.kv)
         write = elementwise("attention.cache_write", w.kv_dtype, moved)
         ops.insert(-1, write._replace(kernel=Kernel.CACHE_WRITE))
+    gate = 1 if a.head_gate else a.value_head_dim * (a.output_gate or a.value_gate)
+    if gate:  # outputs and gates read, their product written
+        moved = ctx.tokens * heads * (2.0 * a.value_head_dim + gate) * w.activation
+        ops.append(elementwise("attention.output_gate", w.activation_dtype, moved))
     return ops
 
 

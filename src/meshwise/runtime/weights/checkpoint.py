@@ -23,7 +23,7 @@ from meshwise.models.checkpoint.files import (
     missing_shards,
     read_tensors,
 )
-from meshwise.models.checkpoint.headers import StoredEntry, read_index, refusal, some
+from meshwise.models.checkpoint.headers import StoredEntry, file_refusal, read_index, some
 from meshwise.runtime.weights.slices import BLOCK, StoredTensor, read_slice
 
 _DTYPES = {
@@ -47,7 +47,7 @@ _FIELD = "checkpoint"
 
 
 def _refuse(path: str, what: str, legal: str = "") -> InputError:
-    return refusal(path, what, _FIELD, legal)
+    return file_refusal(path, what, _FIELD, legal)
 
 
 class TensorPiece(NamedTuple):

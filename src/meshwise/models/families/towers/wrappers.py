@@ -18,13 +18,14 @@ from meshwise.models.families.towers import TOWER_KEYS
 from meshwise.models.families.towers.audio import AUDIO_ENCODERS, CONFORMERS
 from meshwise.models.families.towers.block import TowerBlock
 from meshwise.models.families.towers.encoder import Counted, Encoder, count_encoder
+from meshwise.models.families.towers.encoder_free import ENCODER_FREE
 from meshwise.models.families.towers.projectors import PROJECTORS, LanguageSizes
 from meshwise.models.families.towers.sam import SAM_ENCODERS
 from meshwise.models.families.towers.vision import ENCODER_ALIASES, VISION_ENCODERS
 from meshwise.models.shapes import Block, Tower
 
 _ENCODERS: dict[str, Encoder] = {**VISION_ENCODERS, **AUDIO_ENCODERS}
-_IRREGULAR = {**CONFORMERS, **SAM_ENCODERS}  # counted by functions of their own
+_IRREGULAR = {**CONFORMERS, **SAM_ENCODERS, **ENCODER_FREE}  # counted by functions of their own
 
 
 class TowerPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +137,15 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     "hy_v4_vl": (_own("hy_v4_vl_vision", "hy_v4"),),
     "hunyuan_vl": (_own("hunyuan_vl_vision", "hunyuan_vl"),),
     "cosmos3_omni": (_QWEN3,),
+    **dict.fromkeys(
+        ("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"),
+        (_own("minicpmv4_6_vision", "minicpm", merger_times=1),),
+    ),
+    "gemma4_unified": (
+        _own("gemma4_unified_vision", "gemma4_unified", optional=True),
+        TowerPart(usual="gemma4_unified_audio", projector="gemma4_unified", key="audio_config",
+                  own=True, optional=True),
+    ),
     "hyperclovax_vision_v2": (TowerPart(usual="qwen2_5_vl_vision", projector="hyperclovax"),),
     "shieldgemma2": (_siglip("gemma3"),),
     "glmga": (_GLM,),
@@ -194,7 +204,7 @@ def read_towers(
                         legal="the tower's configuration")  # fmt: skip
         counted = _counted(config, part, block, LanguageSizes(hidden, width)) if part else None
         if counted is None:
-            missing.append(_name(key, block))
+            missing.append(_name(key, block, model_type))
         else:
             found += counted
     if not _text_alone(config):
@@ -219,11 +229,12 @@ def _names_tower(block: object) -> bool:
     return isinstance(block, dict | str) and bool(block)
 
 
-def _name(key: str, block: object) -> str:
-    """What the file calls a tower."""
-    named = block.get("model_type") or block.get("name") or block.get("cls") \
-        if isinstance(block, dict) else block  # fmt: skip
-    return f"{key} ({shorten(named)})" if isinstance(named, str) and named else key
+def _name(key: str, block: object, model_type: str) -> str:
+    """What the file calls a tower; else whose it is."""
+    named = block
+    if isinstance(block, dict):
+        named = block.get("model_type") or block.get("name") or block.get("cls")
+    return f"{key} ({shorten(named if isinstance(named, str) and named else model_type)})"
 
 
 def _counted(
