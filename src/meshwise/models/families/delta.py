@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from meshwise import dtypes
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import (
@@ -33,7 +34,7 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Adapter, Block, Mlp, Moe
 
-_STATE_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_STATE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def gated_delta(r: Reader) -> Recurrent:
@@ -61,7 +62,7 @@ def gated_delta(r: Reader) -> Recurrent:
         key_dim=r.integer("linear_key_head_dim"),
         kernel=r.integer("linear_conv_kernel_dim", 1, 1000),
         norm_parameters=value_dim,
-        state_dtype=_STATE_DTYPES[stated],
+        state_dtype=dtypes.ALIASES[stated],
     )
 
 
