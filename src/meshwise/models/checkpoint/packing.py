@@ -156,6 +156,8 @@ def _scaled(
         return None, None
     if down == rows:
         return _whole(columns, across), None
+    if down == 1 and across == columns:  # an output each, of a matrix that is stored by its inputs
+        return None, None
     return None, (_side(rows, down), _side(columns, across))
 
 
