@@ -112,6 +112,7 @@ COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "mxfp8", "int8", "nvfp4")  # o
 COMMON_WEIGHT = ("fp32", "fp16", "bf16", "fp8", "mxfp8", "int8", "int4", "mxfp4", "mxfp6", "nvfp4",
            "int2", "int3")  # fmt: skip
 WEIGHT = (*COMMON_WEIGHT, *GGUF_BLOCKS)
+STATED_WEIGHT = (*COMMON_WEIGHT, *VARIANTS, *GGUF_FILES)  # what an option may say
 KV_CACHE = ("fp32", "fp16", "bf16", "fp8", "int8", "int4", "nvfp4")
 COMM = ("fp32", "fp16", "bf16", "fp8", "int8")
 GRADIENT = ("fp32", "fp16", "bf16")

@@ -97,6 +97,8 @@ def test_ling_2_is_ring_without_linear_layers() -> None:
     config = {k: v for k, v in ring_mini().items() if "group" not in k}
     ling = model_from_config({**config, "model_type": "bailing_moe_v2"}, name="ling")
     ring = model_from_config(ring_mini(), name="ring")
+    hub = {**config, "model_type": "bailing_moe", "architectures": ["BailingMoeV2ForCausalLM"]}
+    assert parameters(model_from_config(hub, name="ling")) == parameters(ling)
     more = ring_layers(2048, 16, 4, 20) - ring_layers(2048, 0, 20, 20)
     assert parameters(ring) - parameters(ling) == more
     deeper = {**config, "model_type": "bailing_moe_v2", "num_nextn_predict_layers": 1}

@@ -40,8 +40,8 @@ NEEDED: dict[str, dict[str, Any]] = {
 LEFT_OUT = {"return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward",
             "is_encoder_decoder", "vocab_size", "id2label", "label2id", "use_cache",
             "video_temporal_patch_size", "use_swiglu_ffn", "hidden_stride",
-            "max_value_projector_patch_to_query_dict"}  # fmt: skip
-LAYERS = ("num_hidden_layers", "depth", "encoder_layers", "layers")
+            "max_value_projector_patch_to_query_dict", "merger_times"}  # fmt: skip
+LAYERS = ("num_hidden_layers", "depth", "encoder_layers")
 TYPES = sorted(set(TOWER_PARTS) - REMOTE)
 
 
@@ -54,9 +54,8 @@ def configuration(model_type: str) -> dict[str, Any]:
         config[key] = {k: v for k, v in (config[key] | own).items() if v is not None}
     built = made(config)
     for part in TOWER_PARTS[model_type]:
-        block = getattr(built, part.key)
-        own_layers = next(key for key in LAYERS if key in block.to_dict())
-        config[part.key][own_layers] = 2
+        block = getattr(built, part.key).to_dict()
+        config[part.key] |= {key: 2 for key in LAYERS if key in block}
     return config
 
 

@@ -78,7 +78,7 @@ format_options = stacked(
     click.option(
         "--weight-dtype",
         type=values.WEIGHT_DTYPE_TYPE,
-        help="Stored weights: fp16, bf16, fp8, int8, int4, …",
+        help="Stored weights of linear layers: bf16, fp8, w8a8, int4, nvfp4, mxfp4, q4_k_m, …",
     ),
     click.option(
         "--kv-dtype",

@@ -25,7 +25,7 @@ STRUCTURE = (
     "add_swa_attention_sink_bias", "adapter_layers", "cross_layer_attention",
     "use_parallel_residual_mlp", "share_layers", "num_hidden_groups", "engram_config", "loop_num",
     "layer_group_size", "no_kda_lora", "attn_res_block_size", "routed_expert_hidden_size",
-    "mla_use_output_gate", "moe_shared_expert_intermediate_size", "router_type",
+    "mla_use_output_gate", "moe_shared_expert_intermediate_size",
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
                      "attention", "indexed_attention")  # fmt: skip

@@ -26,6 +26,7 @@ from meshwise.models.families.layers import (
     moe_layers,
     routed_experts,
     self_attention,
+    standard,
 )
 from meshwise.models.families.minimax import lightning
 from meshwise.models.families.multi_token import next_token_layers
@@ -77,6 +78,12 @@ def _layers(
     last = block(LINEAR_KINDS[1], moe is not None)
     fields["mtp"] = next_token_layers(r, last, hidden)
     return with_layers(fields, [block(*each) for each in zip(kinds, sparse, strict=True)])
+
+
+def bailing_moe(r: Reader) -> ModelFields:
+    """Ling 1, and Ling 2.0, whose files say the same model type: their class says it, or what they norm."""
+    second = "V2" in str(r.config.get("architectures") or "") or r.flag("use_qk_norm")
+    return bailing_moe_v2(r) if second else standard(r)
 
 
 def bailing_moe_v2(r: Reader) -> ModelFields:
@@ -186,6 +193,15 @@ _NORMED: dict[str, Any] = {
 }
 
 BAILING_FAMILIES: dict[str, Family] = {
+    "bailing_moe": Family(
+        defaults=size_defaults(
+            2048, 5632, 28, 16, None, 126464, 32768, num_experts=None, num_shared_experts=0,
+            num_experts_per_tok=None, moe_intermediate_size=None, first_k_dense_replace=0,
+            use_qkv_bias=False, use_bias=False, use_qk_norm=False,
+        ),
+        query_key_bias="use_qkv_bias", output_bias="use_bias", mlp_bias="use_bias",
+        build="bailing_moe", **_NORMED,
+    ),
     "bailing_moe_v2": Family(
         defaults=size_defaults(
             2048, 5120, 20, 16, 4, 157184, 32768, num_experts=256, num_shared_experts=1,
@@ -222,6 +238,7 @@ BAILING_FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 BAILING_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "bailing_moe": bailing_moe,
     "bailing_moe_v2": bailing_moe_v2,
     "bailing_moe_linear": bailing_moe_linear,
     "bailing_hybrid": bailing_hybrid,

@@ -224,7 +224,8 @@ def kimi_linear(r: Reader) -> ModelFields:
     layers = layer_count(r)
     linear = r.table("linear_attn_config")
     kinds = _kimi_kinds(r, layers, linear)
-    recurrent, attention = _kimi_delta(r, linear), _kimi_attention(r)
+    attention = _kimi_attention(r)
+    recurrent = _kimi_delta(r, linear) if LINEAR_KINDS[0] in kinds else None
     moe, latent_norm = _kimi_experts(r, hidden)
     if (r.optional("moe_layer_freq", 0, fr.MOST_LAYERS) or 1) != 1:
         raise not_known("moe_layer_freq", r.value("moe_layer_freq"), "is not known", "1")

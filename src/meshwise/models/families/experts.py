@@ -134,17 +134,6 @@ MOE_FAMILIES: dict[str, Family] = {
                   "attention_bias": True},
         query_key_bias="attention_bias", moe=_DEEPSEEK_MOE, aliases=_ROUTED,
     ),
-    "bailing_moe": Family(
-        words="Ling",
-        defaults=size_defaults(
-            2048, 5632, 28, 16, None, 126464, 32768, num_experts=None, num_shared_experts=0,
-            num_experts_per_tok=None, moe_intermediate_size=None, first_k_dense_replace=0,
-            use_qkv_bias=False, use_bias=False,
-        ),
-        aliases=_EXPERTS, query_key_bias="use_qkv_bias", output_bias="use_bias", mlp_bias="use_bias",
-        moe=MoeKeys(experts="num_experts", width="moe_intermediate_size",
-                shared_count="num_shared_experts", layers="first_dense"),
-    ),
     "glm4_moe_lite": Family(
         words="GLM-4.5, GLM-5",
         defaults=size_defaults(

@@ -100,7 +100,8 @@ def routed_experts(r: Reader, mlp_bias: bool) -> Moe | None:
     rule = r.family.moe
     if rule is None:
         return None
-    if not r.has(rule.experts):  # null and 0 say that there are none
+    # null and 0 say that there are none, and so does a file of a family that has none by itself
+    if not r.has(rule.experts) and r.family.defaults.get(rule.experts) != 0:
         raise r.absent(rule.experts, 0, fr.MOST_EXPERTS)
     count = r.uniform(rule.experts, 0, fr.MOST_EXPERTS)
     if not count:

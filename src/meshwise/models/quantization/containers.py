@@ -10,7 +10,7 @@ from meshwise.models.quantization.stated import (
     MethodFormats,
     StatedMethod,
     each_module,
-    left_out,
+    kept_wide,
     without_classes,
 )
 from meshwise.models.quantization.values import (
@@ -54,7 +54,7 @@ def compressed_tensors(a: StatedMethod) -> MethodFormats:
     sparse = word_in(table_in(a.c.get("sparsity_config")).get("format"))
     if sparse not in ("", "dense"):
         return MethodFormats(NOT_KNOWN, [])
-    skipped = left_out(a)
+    skipped = kept_wide(a)
     groups = table_in(a.c.get("config_groups"))
     if not groups:
         dtype = _CONTAINED.get(word_in(a.c.get("format")), "unknown")
@@ -106,14 +106,14 @@ def modelopt(a: StatedMethod) -> MethodFormats:
     mixed = table_in(a.c.get("quantized_layers"))
     if mixed:
         return MethodFormats(
-            None, left_out(a) + each_module(mixed, modelopt_format, f"{a.field}.quantized_layers")
+            None, kept_wide(a) + each_module(mixed, modelopt_format, f"{a.field}.quantized_layers")
         )
     if table_in(a.c.get("config_groups")):
         return compressed_tensors(a)._replace(ends=(False, False))
     stored = modelopt_format(a.c)
     if stored.dtype == "unknown" and a.c.get("format"):
         return compressed_tensors(a)._replace(ends=(False, False))
-    return MethodFormats(stored, left_out(a))
+    return MethodFormats(stored, kept_wide(a))
 
 
 def _of_quark(entry: Config) -> Stored | None:
@@ -149,7 +149,7 @@ def _quark_number(weight: Config) -> Stored:
 
 def quark(a: StatedMethod) -> MethodFormats:
     """Quark: a global format, others by module or class, modules left out."""
-    found = left_out(a)
+    found = kept_wide(a)
     found += each_module(
         table_in(a.c.get("layer_quant_config")), _of_quark, f"{a.field}.layer_quant_config"
     )

@@ -9,7 +9,7 @@ import msgspec
 from meshwise import dtypes
 from meshwise.models.quantization import containers, gguf, torchao
 from meshwise.models.quantization.modules import ModuleFormat, rules
-from meshwise.models.quantization.stated import MethodFormats, StatedMethod, each_module, left_out
+from meshwise.models.quantization.stated import MethodFormats, StatedMethod, each_module, kept_wide
 from meshwise.models.quantization.values import (
     NOT_KNOWN,
     Config,
@@ -46,7 +46,7 @@ def _plain(a: StatedMethod) -> MethodFormats:
         return MethodFormats(
             usual, each_module(mixed, containers.modelopt_format, f"{a.field}.quantized_layers")
         )
-    skipped = left_out(a)
+    skipped = kept_wide(a)
     if method == "mxfp4":  # transformers and engines replace nothing but the experts
         return MethodFormats(None, skipped + _experts(usual, a))
     expert = dtypes.known(word_in(a.c.get("expert_dtype"), a.outer.get("expert_dtype")))
@@ -67,9 +67,9 @@ def _bitsandbytes(a: StatedMethod) -> MethodFormats:
     an fp32 scale for 256 of them (arXiv 2305.14314, section 3)."""
     four = a.c.get("load_in_4bit") is True or a.c.get("_load_in_4bit") is True
     if not four:
-        return MethodFormats(stored_as("int8", only=True), left_out(a))
+        return MethodFormats(stored_as("int8", only=True), kept_wide(a))
     scale = 1.0 + 4.0 / 256 if a.c.get("bnb_4bit_use_double_quant") is True else 4.0
-    return MethodFormats(stored_as("int4", 64, only=True, scale=scale), left_out(a))
+    return MethodFormats(stored_as("int4", 64, only=True, scale=scale), kept_wide(a))
 
 
 # -- integer groups --------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def _by_bits(a: StatedMethod) -> MethodFormats:
         stated = any(k in c for k in ("group_size", "q_group_size"))
         usual = None if stated or not method.startswith(("awq", "gptq")) else 128  # their default
         default = _scaled(by_bits(bits), group or usual, method, c)
-    found = left_out(a)
+    found = kept_wide(a)
     for key in ("dynamic", "extra_config", "module_quant_configs"):
         own = {k: v for k, v in table_in(c.get(key)).items() if v != {} or k.startswith("-:")}
         found = (
@@ -172,7 +172,7 @@ def _mlx(a: StatedMethod) -> MethodFormats:
 def _hqq(a: StatedMethod) -> MethodFormats:
     """HQQ: groups with a 16-bit scale and zero; one format, or one by the name of the projection."""
     c = a.c
-    skipped = left_out(a)
+    skipped = kept_wide(a)
 
     def read(entry: Config) -> Stored:
         inner = table_in(entry.get("weight_quant_params")) or entry
@@ -196,7 +196,7 @@ def _exl(a: StatedMethod) -> MethodFormats:
     """EXL2 and EXL3: a mean of bits over the linear layers, and the head's own."""
     bits, head = real(a.c.get("bits")), real(a.c.get("head_bits"))
     if bits is None:
-        return MethodFormats(NOT_KNOWN, left_out(a))
+        return MethodFormats(NOT_KNOWN, kept_wide(a))
 
     def of(mean: float) -> Stored:
         whole = by_bits(max(1, min(8, int(mean))))
@@ -209,7 +209,7 @@ def _exl(a: StatedMethod) -> MethodFormats:
             found += rules([name], of(own), f"{a.field}.tensor_storage")
     if head is not None:
         found += rules(["lm_head"], of(head), a.field)
-    return MethodFormats(of(bits), found + left_out(a))
+    return MethodFormats(of(bits), found + kept_wide(a))
 
 
 def _aqlm(a: StatedMethod) -> MethodFormats:
@@ -218,21 +218,21 @@ def _aqlm(a: StatedMethod) -> MethodFormats:
     books, bits = integer(a.c.get("num_codebooks")), integer(a.c.get("nbits_per_codebook"))
     group = (integer(a.c.get("in_group_size")) or 0) * (integer(a.c.get("out_group_size")) or 0)
     if not books or not bits or bits > 16 or not group:
-        return MethodFormats(NOT_KNOWN, left_out(a))
+        return MethodFormats(NOT_KNOWN, kept_wide(a))
     mean = books * bits / group / 8
     whole = by_bits(max(1, min(8, int(mean * 8))))
     stored = msgspec.structs.replace(stored_as(whole, only=True), mean_bytes=mean)
     size = books * 2**bits * group * 2.0
-    return MethodFormats(stored, left_out(a), overhead=lambda s, k, n: size + 2.0 * n)
+    return MethodFormats(stored, kept_wide(a), overhead=lambda s, k, n: size + 2.0 * n)
 
 
 def _quanto(a: StatedMethod) -> MethodFormats:
     """quanto: weights by the name of their dtype, a scale and an offset per group of 128."""
     dtype = dtypes.known(word_in(a.c.get("weights")).removeprefix("q")) or "unknown"
     if dtype == "fp8":
-        return MethodFormats(stored_as("fp8", only=True), left_out(a))
+        return MethodFormats(stored_as("fp8", only=True), kept_wide(a))
     narrow = dtype in ("int2", "int4")
-    return MethodFormats(_scaled(dtype, 128 if narrow else None, "quanto", a.c), left_out(a))
+    return MethodFormats(_scaled(dtype, 128 if narrow else None, "quanto", a.c), kept_wide(a))
 
 
 def _floating(a: StatedMethod) -> MethodFormats:
@@ -241,14 +241,14 @@ def _floating(a: StatedMethod) -> MethodFormats:
         word_in(a.c.get("forward_dtype"), a.c.get("weight_dtype"), a.c.get("dtype"))
     )
     if dtype not in ("mxfp4", "nvfp4"):
-        return MethodFormats(NOT_KNOWN, left_out(a))
-    return MethodFormats(stored_as(dtype, dtypes.SCALE_BLOCKS[dtype]), left_out(a))
+        return MethodFormats(NOT_KNOWN, kept_wide(a))
+    return MethodFormats(stored_as(dtype, dtypes.SCALE_BLOCKS[dtype]), kept_wide(a))
 
 
 def _torchao(a: StatedMethod) -> MethodFormats:
     default, own, ends = torchao.formats(a.c)
     found = [r for name, stored in own for r in rules([name], stored, f"{a.field}.quant_type")]
-    return MethodFormats(default, found + left_out(a), ends)
+    return MethodFormats(default, found + kept_wide(a), ends)
 
 
 def _gguf(a: StatedMethod) -> MethodFormats:
@@ -287,7 +287,7 @@ def read_method(method: str, asked: StatedMethod) -> MethodFormats:
     if read is None and (method.startswith("modelopt") or asked.c.get("quant_algo")):
         read = containers.modelopt
     if read is None:
-        return MethodFormats(NOT_KNOWN, left_out(asked))
+        return MethodFormats(NOT_KNOWN, kept_wide(asked))
     found = read(asked)
     if method.startswith("gemma"):
         return found._replace(ends=(found.ends[0], True))

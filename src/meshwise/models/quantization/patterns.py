@@ -11,7 +11,7 @@ from typing import Any
 
 from meshwise.errors import InputError, quoted
 
-_MOST_STATES = 20_000
+_MOST_STATES = 5_000
 _MOST_REPEATS = 64
 _END = "\x03"  # after the last character of a name
 _CLASSES = {
@@ -145,8 +145,27 @@ class _Automaton:
         self._free: list[list[int]] = []  # steps that read nothing
         self._read: list[tuple[frozenset[str], bool, int] | None] = []
         start, self._last = self._build(tree)
-        self._first = self._closed({start})
-        self._known: dict[tuple[frozenset[int], str], frozenset[int]] = {}
+        # sets of states that were met, each once: what is in it, and by character which one is next
+        self._sets: list[frozenset[int]] = []
+        self._places: dict[frozenset[int], int] = {}
+        self._next: list[dict[str, int]] = []
+        self._ends: list[bool] = []
+        self._place(self._closed({start}))
+
+    def _place(self, states: frozenset[int]) -> int:
+        found = self._places.get(states)
+        if found is None:
+            found = self._places[states] = len(self._sets)
+            self._sets.append(states)
+            self._next.append({})
+            self._ends.append(self._last in states)
+        return found
+
+    def _step(self, place: int, c: str) -> int:
+        read = (self._read[s] for s in self._sets[place])
+        then = {r[2] for r in read if r is not None and (c in r[0]) != r[1]}
+        found = self._next[place][c] = self._place(self._closed(then))
+        return found
 
     def _state(self) -> int:
         if len(self._free) >= _MOST_STATES:
@@ -199,20 +218,13 @@ class _Automaton:
 
     def begins(self, name: str) -> bool:
         """Whether the name, or a beginning of it, is as the tree says."""
-        states = self._first
+        place = 0
         for c in name + _END:
-            if self._last in states:
+            if self._ends[place]:
                 return True
-            key = (states, c)
-            then = self._known.get(key)
-            if then is None:
-                read = (self._read[s] for s in states)
-                then = self._closed({r[2] for r in read if r is not None and (c in r[0]) != r[1]})
-                self._known[key] = then
-            states = then
-            if not states:
-                return False
-        return self._last in states
+            then = self._next[place].get(c)
+            place = self._step(place, c) if then is None else then
+        return self._ends[place]
 
 
 class Pattern:
@@ -245,7 +257,9 @@ class Pattern:
     def _compile(self, named: str, regular: bool, text: str, field: str) -> None:
         source = named if regular else _glob(named)
         try:
-            self._anchored, looks, tree = _Parser(source).whole()
+            begins, looks, tree = _Parser(source).whole()
+            # what may begin with anything needs no other beginning
+            self._anchored = begins or source.startswith(".*")
             self._looks = [(wanted, _Automaton(tree_)) for wanted, tree_ in looks]
             self._rest = _Automaton(tree)
         except (_Unread, RecursionError):

@@ -46,7 +46,7 @@ def without_classes(text: str) -> str:
     return next((names for end, names in _CLASSES.items() if text.endswith(end)), text)
 
 
-def left_out(a: StatedMethod) -> list[ModuleFormat]:
+def kept_wide(a: StatedMethod) -> list[ModuleFormat]:
     """The modules that keep their dtype."""
     return [
         r

@@ -286,6 +286,21 @@ def _got_ocr2(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSiz
     return Joined(upsampler + linear(text.hidden, text.hidden))
 
 
+def _minicpm(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    """A norm and two linear layers over four patches, as often as they are merged."""
+    merged, times = 4 * s.hidden, top.size("merger_times")
+    each = _pair(merged, merged, s.hidden, rest=2 * merged).parameters
+    last = _pair(merged, merged, text.hidden, rest=2 * merged).parameters
+    return Joined((times - 1) * each + last)
+
+
+def _gemma4_unified(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
+    """A linear layer; frames of sound are as wide as they come."""
+    stated = b.value("output_proj_dims") is not None
+    outputs = b.size("output_proj_dims" if stated else "audio_embed_dim")
+    return Joined(linear(outputs, text.hidden, False))
+
+
 def _hybrid_aligner(top: TowerBlock, b: TowerBlock, s: EncoderSizes, text: LanguageSizes) -> Joined:
     """Half of the language model's width from each of two encoders, and a linear layer."""
     fine = top.value("high_res_vision_config")
@@ -342,4 +357,6 @@ PROJECTORS: dict[str, Projector] = {
     "got_ocr2": _got_ocr2,
     "hybrid_aligner": _hybrid_aligner,
     "hybrid_neck": _hybrid_neck,
+    "minicpm": _minicpm,
+    "gemma4_unified": _gemma4_unified,
 }

@@ -134,6 +134,14 @@ def _ovis(b: TowerBlock, s: EncoderSizes) -> int:
     return _patches(b, s) + (b.grid() + 1 + 1) * s.hidden + head
 
 
+def _minicpm(b: TowerBlock, s: EncoderSizes) -> int:
+    """A merger of windows between two layers: attention, a norm and an MLP over a window's patches."""
+    high, wide = b.sizes("window_kernel_size", 2)
+    merged, width = s.hidden * high * wide, s.width * high * wide
+    mlp = linear(merged, width) + linear(width, s.hidden) + 2 * merged
+    return _idefics(b, s) + 4 * linear(s.hidden, s.hidden) + 2 * s.hidden + mlp
+
+
 def _siglip_sizes(**other: Any) -> dict[str, Any]:
     return {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
             "num_attention_heads": 12, "num_channels": 3, "image_size": 224,
@@ -286,6 +294,7 @@ VISION_ENCODERS: dict[str, Encoder] = {
                   "patch_size": 14, "spatial_merge_size": 2, "intermediate_size": 5120,
                   "temporal_merge_size": 2},
     ),
+    "minicpmv4_6_vision": _siglip_like(_minicpm, window_kernel_size=[2, 2]),
     "video_llama_3_vision": Encoder(ends=_video_llama, defaults=_siglip_sizes()),
     "ovis2_vision": Encoder(
         ends=_ovis, gated=True, norm="rms", qkv_bias="qkv_bias", output_bias="qkv_bias",
@@ -315,6 +324,8 @@ VISION_ENCODERS: dict[str, Encoder] = {
 
 # Names that files and their publishers' classes give the same encoders.
 ENCODER_ALIASES: dict[str, str] = {
+    "minicpmv4_7_vision": "minicpmv4_6_vision",
+    "minicpm_ocr_vision": "minicpmv4_6_vision",
     "qwen2_vl": "qwen2_vl_vision",
     "qwen2_5_vl": "qwen2_5_vl_vision",
     "qwen3_vl": "qwen3_vl_vision",

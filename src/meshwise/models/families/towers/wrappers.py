@@ -18,13 +18,14 @@ from meshwise.models.families.towers import TOWER_KEYS
 from meshwise.models.families.towers.audio import AUDIO_ENCODERS, CONFORMERS
 from meshwise.models.families.towers.block import TowerBlock
 from meshwise.models.families.towers.encoder import Counted, Encoder, count_encoder
+from meshwise.models.families.towers.encoder_free import ENCODER_FREE
 from meshwise.models.families.towers.projectors import PROJECTORS, LanguageSizes
 from meshwise.models.families.towers.sam import SAM_ENCODERS
 from meshwise.models.families.towers.vision import ENCODER_ALIASES, VISION_ENCODERS
 from meshwise.models.shapes import Block, Tower
 
 _ENCODERS: dict[str, Encoder] = {**VISION_ENCODERS, **AUDIO_ENCODERS}
-_IRREGULAR = {**CONFORMERS, **SAM_ENCODERS}  # counted by functions of their own
+_IRREGULAR = {**CONFORMERS, **SAM_ENCODERS, **ENCODER_FREE}  # counted by functions of their own
 
 
 class TowerPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +137,15 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     "hy_v4_vl": (_own("hy_v4_vl_vision", "hy_v4"),),
     "hunyuan_vl": (_own("hunyuan_vl_vision", "hunyuan_vl"),),
     "cosmos3_omni": (_QWEN3,),
+    **dict.fromkeys(
+        ("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"),
+        (_own("minicpmv4_6_vision", "minicpm", merger_times=1),),
+    ),
+    "gemma4_unified": (
+        _own("gemma4_unified_vision", "gemma4_unified", optional=True),
+        TowerPart(usual="gemma4_unified_audio", projector="gemma4_unified", key="audio_config",
+                  own=True, optional=True),
+    ),
     "hyperclovax_vision_v2": (TowerPart(usual="qwen2_5_vl_vision", projector="hyperclovax"),),
     "shieldgemma2": (_siglip("gemma3"),),
     "glmga": (_GLM,),
