@@ -142,6 +142,51 @@ def test_a_config_that_says_a_format_that_is_not_there(tmp_path: Path) -> None:
     }
 
 
+def test_a_role_of_two_formats(tmp_path: Path) -> None:
+    """Queries in FP8 and keys and values left as they are, as the config says: no difference."""
+    tensors = llama(layouts.fp8_tensor)
+    left = [f"model.layers.{i}.self_attn.{p}_proj" for i in range(LAYERS) for p in "kv"]
+    for name in left:
+        for kind in ("weight_scale", "input_scale"):
+            del tensors[f"{name}.{kind}"]
+        tensors[f"{name}.weight"] = ("BF16", [written.KV, written.HIDDEN])
+    skipped = {"exclude_modules": ["lm_head", *left]}
+    config = {**LLAMA, "quantization_config": {**layouts.CASES["fp8-tensor"].config, **skipped}}
+    total = written.folder_of(tmp_path, tensors, config)
+    model = load_model_file(tmp_path)
+    assert model.checkpoint is not None and not model.checkpoint.differences
+    assert as_stored(model) == pytest.approx(total, rel=1e-12)
+    del config["quantization_config"]["exclude_modules"]
+    written.folder_of(tmp_path, tensors, config)
+    found = load_model_file(tmp_path).checkpoint
+    assert found is not None
+    assert {d.module for d in found.differences if d.layers} == {
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+    }
+
+
+def test_a_head_that_is_not_as_stated(tmp_path: Path) -> None:
+    """The config leaves the head in 16 bits, the files do not."""
+    tensors = llama(layouts.fp8_channels)
+    del tensors["lm_head.weight"]
+    head = layouts.fp8_channels(written.VOCAB, written.HIDDEN)
+    tensors |= {f"lm_head.{kind}": t for kind, t in head.items()}
+    config = {**LLAMA, "quantization_config": layouts.CASES["fp8-channels"].config}
+    total = written.folder_of(tmp_path, tensors, config)
+    model = load_model_file(tmp_path)
+    assert model.checkpoint is not None and model.quantization is not None
+    (told,) = model.checkpoint.differences
+    assert (told.kind, told.where, told.derived, told.checkpoint) == (
+        "format",
+        "lm_head",
+        "bf16",
+        "fp8",
+    )
+    assert model.quantization.head is not None
+    assert as_stored(model) == pytest.approx(total, rel=1e-12)
+
+
 def test_group_sizes_that_differ(tmp_path: Path) -> None:
     config = {**LLAMA, "quantization_config": layouts.CASES["gptq-4"].config}
     written.folder_of(tmp_path, llama(layouts.gptq(4, 64)), config)
