@@ -35,9 +35,7 @@ class Recurrent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     conv_bias: bool = False
     input_bias: bool = False
     output_bias: bool = False
-    rank: int = (
-        0  # of the gates' low-rank products (kimi_delta; 0: whole), of the time step's (Mamba 1, PLaMo 2)
-    )
+    rank: int = 0  # of the gates' low-rank products (kimi_delta; 0: whole), of the time step's (Mamba 1, PLaMo 2)
     whole_gate: bool = (
         False  # kimi_delta: the output's gate is one product, whatever the decay's is
     )
