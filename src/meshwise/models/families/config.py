@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, UnsupportedModel, meant, shorten
-from meshwise.models.contents.left_out import left_out
+from meshwise.models.contents.left_out import left_out_sizes
 from meshwise.models.contents.other_names import check_other_names
 from meshwise.models.contents.structure import check_structure
 from meshwise.models.contents.words import check_activations, weight_dtype
@@ -178,7 +178,7 @@ def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
         if inner_type not in FAMILIES:
             reason = REFUSED_TYPES.get(inner_type, f"language model of a {model_type}; not known")
             raise _unsupported(inner_type, reason, f"{key}.model_type")
-        known = left_out(nested, FAMILIES[inner_type], model_type, key)
+        known = left_out_sizes(nested, FAMILIES[inner_type], model_type, key)
         tied = _tied(config, nested, wrapper, inner_type)
         found = {**nested, **known.sizes, "tie_word_embeddings": tied}
         return _Text(found, inner_type, key, known.words)
