@@ -9,7 +9,7 @@ import pytest
 from meshwise.errors import MeshwiseError
 from meshwise.launch import Job, parse, write_launch
 from meshwise.launch.settings import stages
-from meshwise.program.weights import stage_bounds
+from meshwise.layouts.stages import stage_bounds
 
 
 @pytest.mark.parametrize("layers", range(1, 70))

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+import meshwise as mw
 from meshwise.cost.memory.parts import model_cache_bytes
 from meshwise.errors import InputError, UnsupportedModel
+from meshwise.layouts.stages import parts_sharers, source_layers
 from meshwise.layouts.tp_degrees import legal_tp, refusals
-from meshwise.models.families.config import FAMILIES, model_from_config
+from meshwise.models.families.config import model_from_config
+from meshwise.models.families.registry import FAMILIES
 from meshwise.models.layers.attention import Attention
 from meshwise.models.parameters import mtp_parameters, parameters
 from meshwise.models.shapes import Model
@@ -149,6 +152,7 @@ def small_gemma(kind: str, **keys: Any) -> Model:
     sizes = {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 6, "head_dim": 16,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100,
+        "global_head_dim": 512, "hidden_size_per_layer_input": 0,
     }  # fmt: skip
     return model_from_config({"model_type": kind, **sizes, **keys}, name="test")
 
@@ -328,3 +332,27 @@ def test_wrappers_of_known_text_models() -> None:
         assert (
             nested.blocks == model_from_config({"model_type": inner, **sizes}, name="test").blocks
         )
+
+
+def test_pipelines_keep_layers_with_the_one_whose_keys_they_use() -> None:
+    """Gemma 3n: of 35 layers the last 15 use keys of layers 18 and 19."""
+    model = small_gemma(
+        "gemma4_text", num_hidden_layers=35, num_kv_shared_layers=15, sliding_window=8,
+        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 7,
+    )  # fmt: skip
+    sources = source_layers(model)
+    assert sources[:20] == list(range(20))
+    assert sources[20:] == [18, 18, 18, 18, 19] * 3
+    assert [pp for pp in range(1, 36) if not parts_sharers(sources, pp)] == [1, 2]
+    # cross-layer attention in pairs: stages of whole pairs
+    pairs = source_layers(model_from_config(HUNYUAN_LARGE, name="test"))
+    assert [pp for pp in (1, 2, 4, 8, 16, 32, 64) if not parts_sharers(pairs, pp)][-1] == 32
+    training = mw.Training(batch=64, seq=64)
+    cluster = mw.cluster("hgx-h100")
+    with pytest.raises(InputError, match="keys and values they use") as caught:
+        mw.estimate(model, cluster, training, tp=2, pp=4, micro_batch=1)
+    assert caught.value.field == "pp"
+    assert mw.estimate(model, cluster, training, tp=2, pp=2, micro_batch=1)
+    # a plan has no stage without them
+    found = mw.plan(model, cluster, mw.Training(batch=8, seq=64), gpus=8)
+    assert {row["pp"] for row in found.rows()} <= {1, 2}

@@ -16,7 +16,7 @@ import pytest
 
 from meshwise.errors import InputError
 from meshwise.models.families.bailing import BAILING_FAMILIES
-from meshwise.models.families.config import FAMILIES, KNOWN, model_from_config
+from meshwise.models.families.config import known_types, model_from_config
 from meshwise.models.families.delta import DELTA_FAMILIES
 from meshwise.models.families.ernie import ERNIE_FAMILIES
 from meshwise.models.families.experts import MOE_FAMILIES
@@ -27,6 +27,7 @@ from meshwise.models.families.llama import DENSE_FAMILIES
 from meshwise.models.families.longcat import LONGCAT_FAMILIES
 from meshwise.models.families.minimax import MINIMAX_FAMILIES
 from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
+from meshwise.models.families.registry import FAMILIES
 from meshwise.models.families.sparse import SPARSE_FAMILIES
 from meshwise.models.families.step import STEP_FAMILIES
 from meshwise.models.parameters import parameters
@@ -70,6 +71,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "glm4_moe": {"head_dim": 128},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "glm4_moe_lite": {"first_k_dense_replace": 1},
+    "cohere2_moe": {"first_k_dense_replace": 1},
 }
 GPT = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "width": "n_inner",
        "positions": "n_positions"}  # fmt: skip
@@ -459,7 +461,7 @@ def test_every_causal_model_is_read_or_refused() -> None:
         *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         *modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     }
-    assert sorted(types - set(KNOWN) - set(REFUSED_TYPES)) == []
+    assert sorted(types - set(known_types()) - set(REFUSED_TYPES)) == []
     for name in sorted(types & set(REFUSED_TYPES)):
         with pytest.raises(InputError, match="is not supported") as caught:
             model_from_config({"model_type": name, "hidden_size": 64}, name="test")

@@ -43,6 +43,7 @@ REFUSED_TRAINING = {
     "layers": "more pipeline stages than layers",
     "stack": "what this stack cannot run (sharding beside pipelines, virtual stages and so on)",
     "sequence": "CP does not divide the sequence",
+    "shared_layers": "a pipeline would part layers from the one whose keys they use",
     "head_exchange": "CP does not divide a TP rank's heads of recurrent layers",
     "batch": "DP does not divide the global batch",
     "loss_chunks": "the loss in more parts than a microbatch has tokens",

@@ -24,7 +24,7 @@ from meshwise.search.serving.question import Served
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.units import format_gpus, format_memory, format_time
 
-_SAME = (*DEGREE_CODES, "layers")
+_SAME = (*DEGREE_CODES, "layers", "shared_layers")
 REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
     "stack": "what this stack cannot run (pipelines, expert or decode context parallelism)",
     "replicas": "more replicas than requests in flight",

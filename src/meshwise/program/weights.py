@@ -8,6 +8,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
+from meshwise.layouts.stages import stage_bounds
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.parameters import (
@@ -164,22 +165,6 @@ class Role(NamedTuple):
     head: Array
     exists: Array
     in_flight: Array  # microbatches whose activations the stage keeps under 1F1B
-
-
-def stage_bounds(layers: int, pp: int) -> tuple[int, ...]:
-    """Index of each stage's first layer, and the end: ``pp`` + 1 numbers.
-
-    Even where pp divides the layers. Else, where it divides them with the loss, or with embedding
-    and loss counted as a layer each, the ends take a layer's place (Megatron-LM's
-    account-for-embedding / account-for-loss splits; the zero-bubble paper's models). Else as even as
-    it goes.
-    """
-    for before, after in ((0, 0), (0, 1), (1, 1)):
-        slots = layers + before + after
-        if slots % pp == 0 and pp > 1:
-            size = slots // pp
-            return tuple(min(max(size * stage - before, 0), layers) for stage in range(pp + 1))
-    return tuple(layers * stage // pp for stage in range(pp + 1))
 
 
 def _balanced(model: Model, weight: list[int], pp: int) -> tuple[int, ...]:

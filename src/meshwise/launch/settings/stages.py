@@ -7,7 +7,7 @@ import re
 
 from meshwise.errors import IllegalLayout
 from meshwise.launch.settings.settings import Settings, contradiction
-from meshwise.program.weights import stage_bounds
+from meshwise.layouts.stages import stage_bounds
 
 SPLITS = ("embedding_split", "loss_split", "first_layers", "last_layers", "stage_layout")
 _ITEM = re.compile(r"([Etm L])(?:\*(\d+))?")

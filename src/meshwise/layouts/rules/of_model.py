@@ -11,6 +11,7 @@ from meshwise.layouts import tp_degrees
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.rules.case import Case, cuts_evenly, expert_count, key_copies
 from meshwise.layouts.rules.rule import Refusal, Rule, degree_refusal, divisors
+from meshwise.layouts.stages import parts_sharers, source_layers
 from meshwise.models.layers.recurrent import Recurrent
 
 
@@ -72,6 +73,26 @@ def _layers(layout: Layout, c: Case) -> Refusal:
         "embedding and loss in the place of one each"
     )
     return degree_refusal("vp", vp, why, legal or [1])
+
+
+def _keeps_sharers(c: Case) -> Array:
+    """Layers that use keys and values of an earlier one are in its chunk: none pass from stage to stage
+    (vLLM runs such models without pipelines, or fails at the first layer of a stage)."""
+    sources = source_layers(c.model)
+    if all(source == index for index, source in enumerate(sources)):
+        return np.bool_(True)
+    chunks = np.clip(np.asarray(c.layout.pp) * c.layout.vp, 1, c.model.layers)
+    known = {int(n): not parts_sharers(sources, int(n)) for n in np.unique(chunks)}
+    return np.array([known[int(n)] for n in chunks.ravel()]).reshape(chunks.shape)
+
+
+def _sharers(layout: Layout, c: Case) -> Refusal:
+    sources, n = source_layers(c.model), c.model.layers
+    legal = [pp for pp in range(1, n + 1) if not parts_sharers(sources, pp * layout.vp) or pp == 1]
+    why = "parts layers from the one whose keys and values they use"
+    if layout.pp in legal or layout.vp > 1:
+        return degree_refusal("vp", layout.vp, why, [1])
+    return degree_refusal("pp", layout.pp, why, legal)
 
 
 def _spread_experts(c: Case) -> Array:
@@ -148,6 +169,7 @@ DEGREE_CODES = (
 )
 TP_DEGREE = {code: Rule("model", _admits(code), _degree) for code in DEGREE_CODES}
 LAYERS = Rule("model", _cut_layers, _layers, pins=("pp",))
+SHARERS = Rule("model", _keeps_sharers, _sharers, pins=("pp",))
 EXPERT_GRID = Rule("model", _spread_experts, _experts, pins=("ep", "etp"), pinned=_shared_out)
 DECODE_CONTEXT = Rule(
     "model", _shares_keys, _dcp, pins=("dcp",), pinned=lambda c: np.bool_(not c.trains)

@@ -19,6 +19,7 @@ RULES: dict[str, Rule] = {
     "devices": of_cluster.DEVICES,  # more GPUs than the cluster has
     **of_model.TP_DEGREE,  # tp and heads, KV heads, their copies, quantisation groups
     "layers": of_model.LAYERS,  # more stages than layers, or chunks that are not even
+    "shared_layers": of_model.SHARERS,  # a stage without the keys that its layers use
     "stack": of_stack.STACK,  # what the software cannot run
     "sequence": of_workload.SEQUENCE,  # cp does not divide the sequence
     "head_exchange": of_model.HEAD_EXCHANGE,  # … nor the heads of a recurrence

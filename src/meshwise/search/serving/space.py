@@ -62,7 +62,7 @@ def serving_space(
             table = refused.keep(table, code, RULES[code].keeps(case))
         return table
 
-    table = keep(table, "layers", "stack", "replicas")
+    table = keep(table, "layers", "shared_layers", "stack", "replicas")
     inner = table["tp"] * table["dp"]
     table = keep(expert_grids(model, table, pins, inner, inner), "experts", "quantization", "stack")
     if joined:

@@ -191,7 +191,7 @@ def _meshes(
     table = factorizations(gpus, pins)
 
     table = keep_legal_tp(model, stack, w, table, refused)
-    for code in ("layers", "stack", "sequence", "batch"):
+    for code in ("layers", "shared_layers", "stack", "sequence", "head_exchange", "batch"):
         table = refused.keep(table, code, RULES[code].keeps(_case(model, stack, w, table)))
     return table
 
@@ -328,12 +328,16 @@ def space(
     if False not in ways:
         unsplit = np.zeros_like(unsplit)
         banned = np.zeros_like(banned)
+    staged = _case(model, stack, w, table | {"vp": np.maximum(vps, 1)})
     legal_vp = (vps > 0) & RULES["interleaving"].keeps(_case(model, stack, w, table | {"vp": vps}))
     per_vp = shards * len(recompute)
     asked = np.count_nonzero(vps, axis=0)
+    even = np.count_nonzero(legal_vp, axis=0)
+    legal_vp = legal_vp & RULES["shared_layers"].keeps(staged)
     found = np.count_nonzero(legal_vp, axis=0)
     sps = unsplit.astype(np.int64) + wanted * len(ways)
-    refused.counts["interleaving"] += int(np.sum((asked - found) * sps * per_vp * placements))
+    refused.counts["interleaving"] += int(np.sum((asked - even) * sps * per_vp * placements))
+    refused.counts["shared_layers"] += int(np.sum((even - found) * sps * per_vp * placements))
     refused.counts["sequence_parallel"] += int(
         np.sum(found * (wanted & ~fits_sp) * len(ways) * per_vp * placements)
     )
