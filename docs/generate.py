@@ -292,7 +292,7 @@ def _releases(data: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def families_section() -> str:
-    from meshwise.models.families.config import FAMILIES
+    from meshwise.models.families.registry import FAMILIES
 
     by_words: dict[str, list[str]] = {}
     for model_type, family in FAMILIES.items():
@@ -579,7 +579,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
 def figures() -> dict[str, float]:
     """Figures that prose may quote: ``C8.right.ideal_ms``, ``count.devices``, ``fit.kernels.median``."""
     from meshwise import catalog
-    from meshwise.models.families.config import FAMILIES, KNOWN
+    from meshwise.models.families.config import known_types
+    from meshwise.models.families.registry import FAMILIES
 
     found: dict[str, float] = {}
     for name, build in note().ROWS.items():
@@ -589,7 +590,7 @@ def figures() -> dict[str, float]:
                 found[f"{name}.{side}.{key}"] = float(value)
     for kind in ("models", "devices", "fabrics", "clusters", "stacks"):
         found[f"count.{kind}"] = len(catalog.names(kind))
-    found["count.types"] = len(KNOWN)
+    found["count.types"] = len(known_types())
     found["count.families"] = len({f.words for f in FAMILIES.values()})
     index = ROOT / "tests" / "data" / "configs" / "index.csv"
     rows = list(csv.DictReader(index.read_text(encoding="utf-8").splitlines()))

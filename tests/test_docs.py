@@ -18,7 +18,7 @@ from meshwise.answers import catalog
 from meshwise.cli import COMMANDS, cli
 from meshwise.clusters import load as cluster_spec
 from meshwise.launch import Job
-from meshwise.models.families.config import KNOWN
+from meshwise.models.families.config import known_types
 from meshwise.models.families.refused import REFUSED_TYPES
 from meshwise.stacks.stack import NAMES
 
@@ -225,7 +225,7 @@ def test_every_switch_of_a_stack_is_in_the_reference() -> None:
 
 def test_every_model_type_is_in_the_reference() -> None:
     text = page("models.md")
-    assert [name for name in (*KNOWN, *REFUSED_TYPES) if f"`{name}`" not in text] == []
+    assert [name for name in (*known_types(), *REFUSED_TYPES) if f"`{name}`" not in text] == []
 
 
 # -- pages -----------------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ _WORDS = {
     "mxfp8": "mx_fp8 mxfp8_e4m3",
     "nvfp4": "fp4 float4 e2m1 fp4_e2m1 float4_e2m1fn nv_fp4",
 }
+# torch's names of the wide formats, which a config.json states
+TORCH_WIDE = ("float32", "float", "float16", "half", "bfloat16")
 ALIASES = {word: name for name, words in _WORDS.items() for word in words.split()}
 
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.models.config_file import MAX_CONFIG_BYTES, load_model_file
-from meshwise.models.families.config import FAMILIES, KNOWN, model_from_config
+from meshwise.models.families.config import known_types, model_from_config
+from meshwise.models.families.registry import FAMILIES
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Model
 
@@ -173,7 +174,7 @@ ATOMS: st.SearchStrategy[Any] = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=8),
-    st.sampled_from(["4096", "auto", "float16", "LG", *KNOWN]),
+    st.sampled_from(["4096", "auto", "float16", "LG", *known_types()]),
 )
 VALUES: st.SearchStrategy[Any] = st.recursive(
     ATOMS,

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from meshwise.errors import InputError, MeshwiseError, UnsupportedModel
-from meshwise.models.families.builders import BUILDERS
-from meshwise.models.families.config import FAMILIES, KNOWN, family_words, model_from_config
+from meshwise.models.families.config import family_words, known_types, model_from_config
 from meshwise.models.families.keys import NO_NONE, NO_SIZES
 from meshwise.models.families.refused import REFUSED_TYPES, WRAPPER_TYPES
+from meshwise.models.families.registry import BUILDERS, FAMILIES
 from meshwise.models.layers.attention import Attention
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Model
@@ -96,11 +96,11 @@ def test_published_configs(row: dict[str, str]) -> None:
 
 
 def test_every_family_is_consistent() -> None:
-    assert set(KNOWN) == set(FAMILIES) | set(WRAPPER_TYPES)
-    assert not set(KNOWN) & set(REFUSED_TYPES)
+    assert set(known_types()) == set(FAMILIES) | set(WRAPPER_TYPES)
+    assert not set(known_types()) & set(REFUSED_TYPES)
     assert all(wrapper.inner in FAMILIES for wrapper in WRAPPER_TYPES.values())
     assert {family.build for family in FAMILIES.values()} <= set(BUILDERS)
-    said = {family_words(name) for name in KNOWN}
+    said = {family_words(name) for name in known_types()}
     assert {"Llama 4", "Gemma 1–4", "DeepSeek 1–4", "gpt-oss", "multimodal, Llama 4"} <= said
 
 

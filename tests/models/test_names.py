@@ -152,7 +152,7 @@ def test_another_training_may_have_another_format() -> None:
 @pytest.mark.parametrize(
     "name",
     ["mistralai/Mistral-Small-Instruct-2409", "CohereForAI/c4ai-command-r-08-2024",
-     "Qwen/Qwen2.5-VL-72B-Instruct", "deepseek-ai/DeepSeek-V4-Flash-Base", "xai-org/grok-1",
+     "Qwen/Qwen2.5-VL-72B-Instruct", "deepseek-ai/DeepSeek-V4-Flash-Vision", "xai-org/grok-1",
      "mistralai/Mistral-Large-3-675B-Instruct-2512", "someone/Qwen3-Third-32B"],
 )  # fmt: skip
 def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
@@ -165,8 +165,8 @@ def test_a_word_that_is_left_over_is_another_model(name: str) -> None:
         *("llama-3-90b", "llama-3.1-80b", "llama-3.1-07b", "llama-3.2-70b", "llama-3.1-4"),
         *("gemma-4-27b", "qwen3-72b", "qwen2.5-33b", "gpt-neo-125b", "mixtral-8x8b", "opt-12b"),
         *("Mistral-Nemo-Minitron-8B-FP8", "mistralai/Ministral-8B-2410", "mistral-lare-8b"),
-        *("gemma4", "gemma-4", "deepseek-v4", "deepseek-v3.3", "kimi-k3", "minimax-m3", "qwen3.5"),
-        *("glm-4.5v", "GLM-4V-9B", "gemma-3n-4b", "llama5", "glm-6", "phi-5", "qwen4-8b"),
+        *("gemma9", "gemma-9", "deepseek-v9", "deepseek-v3.3", "kimi-k9", "minimax-m9", "qwen3.9"),
+        *("glm-4.5v", "GLM-4V-9B", "gemma-3x-4b", "llama5", "glm-6", "phi-5", "qwen4-8b"),
         *("someone/Qwen3-Third-32B", "Qwen/Qwen3-Omni-30B-A3B", "DeepSeek-Coder-V2-Lite-Extra"),
     ],
 )

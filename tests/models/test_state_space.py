@@ -224,7 +224,6 @@ def test_multi_token_prediction_is_beside_the_model() -> None:
         ("nemotron_h", {"hybrid_override_pattern": "MXE", "layers_block_type": None}, "hybrid_override_pattern"),
         ("nemotron_h", {"num_hidden_layers": 7}, "num_hidden_layers"),
         ("nemotron_h", {"n_groups": 3}, "n_groups"),
-        ("nemotron_h", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         ("nemotron_h", {"mamba_ssm_cache_dtype": "float99"}, "mamba_ssm_cache_dtype"),
         ("nemotron_h", {"n_shared_experts": 2}, "n_shared_experts"),
         ("nemotron_h", {"num_experts_per_tok": 9}, "num_experts_per_tok"),
@@ -285,8 +284,9 @@ def test_wrapped_language_models() -> None:
         assert parameters(model_from_config(wrapped, name="omni")) == ours(
             "nemotron_h", SMALL["nemotron_h"]
         )
-    wrapped = {"model_type": "lfm2_vl", "text_config": {"model_type": "lfm2", **SMALL["lfm2"]}}
-    assert parameters(model_from_config(wrapped, name="vl")) == ours("lfm2", SMALL["lfm2"])
+    for name in ("lfm2_vl", "lfm2-vl"):
+        wrapped = {"model_type": name, "text_config": {"model_type": "lfm2", **SMALL["lfm2"]}}
+        assert parameters(model_from_config(wrapped, name="vl")) == ours("lfm2", SMALL["lfm2"])
 
 
 @pytest.mark.parametrize("model_type", ["nemotron_h", "jamba", "granitemoehybrid", "lfm2_moe"])
@@ -305,3 +305,23 @@ def test_active_parameters(model_type: str) -> None:
     assert idle > 0
     read = model_from_config({"model_type": model_type, **config}, name="small")
     assert parameters(read, active=True) == theirs(model_type, config) - idle
+
+
+def test_plamo2_by_hand() -> None:
+    """plamo-2-1b (vLLM's plamo2.py; its published count is 1.29B): transformers has no class."""
+    config = {
+        "model_type": "plamo2", "hidden_size": 2048, "hidden_size_per_head": 128, "vocab_size": 100000,
+        "intermediate_size": 8192, "mamba_d_conv": 4, "mamba_d_state": 64, "mamba_enabled": True,
+        "mamba_num_heads": 32, "mamba_step": 2, "num_attention_heads": 16, "num_hidden_layers": 16,
+        "num_key_value_heads": 1, "max_position_embeddings": 10485760, "tie_word_embeddings": True,
+        "attention_window_size": 2048, "mamba_chunk_size": 256,
+    }  # fmt: skip
+    h, inner, rank, states = 2048, 32 * 128, 128, 64
+    mamba = h * 2 * inner + inner * (rank + 2 * states) + rank * 32 + inner * h  # products
+    mamba += 4 * inner + 3 * 32 + rank + 2 * states  # convolution; decay, skip, bias; norms
+    attention = 2 * h * 2048 + 2 * h * 128 + 17 * 128
+    layers = 8 * (mamba + attention) + 16 * (3 * h * 8192 + 4 * h)
+    model = model_from_config(config, name="plamo-2-1b")
+    assert parameters(model) == layers + 100000 * h + h == 1_291_441_920
+    assert [model.blocks[i].attention is not None for i in model.pattern] == [False, True] * 8
+    assert legal_tp(model, None) == [1, 2, 4, 8, 16]

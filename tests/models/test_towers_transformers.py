@@ -23,7 +23,7 @@ from transformers.models.auto import modeling_auto  # noqa: E402
 
 CLASSES = modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 # Types that only the publisher's own code reads, and one whose images need another library.
-REMOTE = {"internvl_chat", "kimi_vl", "gemma3n", "ernie4_5_moe_vl"}
+REMOTE = {"internvl_chat", "kimi_vl", "gemma3n", "ernie4_5_moe_vl", "minimax_vl_01"}
 TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300,
         "head_dim": 16}  # fmt: skip

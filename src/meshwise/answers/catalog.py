@@ -96,10 +96,10 @@ LISTS = ("families", "formats")
 def list_entries(kind: str) -> EntriesRecord:
     """The model types that are read, or the formats that a model's name may end in, a row each."""
     if kind == "families":
-        from meshwise.models.families.config import KNOWN, family_words
+        from meshwise.models.families.config import family_words, known_types
 
         rows: list[dict[str, object]]
-        rows = [{"name": name, "family": family_words(name)} for name in KNOWN]
+        rows = [{"name": name, "family": family_words(name)} for name in known_types()]
     else:
         from meshwise.models.served.formats import named_formats
 

@@ -142,6 +142,51 @@ def test_a_config_that_says_a_format_that_is_not_there(tmp_path: Path) -> None:
     }
 
 
+def test_a_role_of_two_formats(tmp_path: Path) -> None:
+    """Queries in FP8 and keys and values left as they are, as the config says: no difference."""
+    tensors = llama(layouts.fp8_tensor)
+    left = [f"model.layers.{i}.self_attn.{p}_proj" for i in range(LAYERS) for p in "kv"]
+    for name in left:
+        for kind in ("weight_scale", "input_scale"):
+            del tensors[f"{name}.{kind}"]
+        tensors[f"{name}.weight"] = ("BF16", [written.KV, written.HIDDEN])
+    skipped = {"exclude_modules": ["lm_head", *left]}
+    config = {**LLAMA, "quantization_config": {**layouts.CASES["fp8-tensor"].config, **skipped}}
+    total = written.folder_of(tmp_path, tensors, config)
+    model = load_model_file(tmp_path)
+    assert model.checkpoint is not None and not model.checkpoint.differences
+    assert as_stored(model) == pytest.approx(total, rel=1e-12)
+    del config["quantization_config"]["exclude_modules"]
+    written.folder_of(tmp_path, tensors, config)
+    found = load_model_file(tmp_path).checkpoint
+    assert found is not None
+    assert {d.module for d in found.differences if d.layers} == {
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+    }
+
+
+def test_a_head_that_is_not_as_stated(tmp_path: Path) -> None:
+    """The config leaves the head in 16 bits, the files do not."""
+    tensors = llama(layouts.fp8_channels)
+    del tensors["lm_head.weight"]
+    head = layouts.fp8_channels(written.VOCAB, written.HIDDEN)
+    tensors |= {f"lm_head.{kind}": t for kind, t in head.items()}
+    config = {**LLAMA, "quantization_config": layouts.CASES["fp8-channels"].config}
+    total = written.folder_of(tmp_path, tensors, config)
+    model = load_model_file(tmp_path)
+    assert model.checkpoint is not None and model.quantization is not None
+    (told,) = model.checkpoint.differences
+    assert (told.kind, told.where, told.derived, told.checkpoint) == (
+        "format",
+        "lm_head",
+        "bf16",
+        "fp8",
+    )
+    assert model.quantization.head is not None
+    assert as_stored(model) == pytest.approx(total, rel=1e-12)
+
+
 def test_group_sizes_that_differ(tmp_path: Path) -> None:
     config = {**LLAMA, "quantization_config": layouts.CASES["gptq-4"].config}
     written.folder_of(tmp_path, llama(layouts.gptq(4, 64)), config)
@@ -169,6 +214,49 @@ def test_a_module_in_another_number_format(tmp_path: Path) -> None:
     assert model.dtype == "bf16" and model.checkpoint is not None
     (told,) = model.checkpoint.differences
     assert (told.kind, told.where) == ("dtype", "layers 0-2 input_layernorm")
+
+
+def test_experts_in_one_tensor_stored_by_inputs(tmp_path: Path) -> None:
+    """As Llama 4's FP8 checkpoints hold them: a scale for each output, behind the inputs."""
+    c = {
+        "model_type": "llama4_text", "hidden_size": 256, "intermediate_size": 128,
+        "intermediate_size_mlp": 512, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 512, "num_local_experts": 4,
+        "num_experts_per_tok": 1, "interleave_moe_layer_step": 1, "torch_dtype": "bfloat16",
+        "tie_word_embeddings": False,
+        "quantization_config": {
+            "quant_method": "fbgemm_fp8", "modules_to_not_convert": [
+                "model.layers.0.feed_forward.router", "model.layers.0.feed_forward.shared_expert",
+                "model.layers.0.self_attn",
+            ],
+        },
+    }  # fmt: skip
+    at = "model.layers.0"
+    products = {"gate_proj": (128, 256), "up_proj": (128, 256), "down_proj": (256, 128)}
+    tensors: dict[str, written.Shape] = {
+        "model.embed_tokens.weight": ("BF16", [512, 256]),
+        "lm_head.weight": ("BF16", [512, 256]),
+        "model.norm.weight": ("BF16", [256]),
+        f"{at}.input_layernorm.weight": ("BF16", [256]),
+        f"{at}.post_attention_layernorm.weight": ("BF16", [256]),
+        f"{at}.feed_forward.router.weight": ("BF16", [4, 256]),
+        f"{at}.feed_forward.experts.gate_up_proj": ("F8_E4M3", [4, 256, 256]),
+        f"{at}.feed_forward.experts.gate_up_proj_scale": ("F32", [4, 1, 256]),
+        f"{at}.feed_forward.experts.down_proj": ("F8_E4M3", [4, 128, 256]),
+        f"{at}.feed_forward.experts.down_proj_scale": ("F32", [4, 1, 256]),
+    }
+    for name, rows in (("q", 256), ("k", 128), ("v", 128), ("o", 256)):
+        tensors[f"{at}.self_attn.{name}_proj.weight"] = ("BF16", [rows, 256])
+    for name, (n, k) in products.items():
+        tensors[f"{at}.feed_forward.shared_expert.{name}.weight"] = ("BF16", [n, k])
+    total = written.folder_of(tmp_path, tensors, c)
+    model = load_model_file(tmp_path)
+    found = model.checkpoint
+    assert found is not None and not found.differences
+    assert (found.total_bytes, found.parameters) == (total, parameters(model))
+    assert as_stored(model) == pytest.approx(total, rel=1e-12)
+    stored = model.blocks[0].stored.expert_up
+    assert stored is not None and (stored.dtype, stored.block) == ("fp8", None)
 
 
 # -- what is missing, too many, or of another shape --------------------------------------------------
@@ -257,6 +345,7 @@ def test_what_is_apart(tmp_path: Path) -> None:
         "multi_modal_projector.linear_1.weight": ("BF16", [8, 8]),
         "model.layers.0.self_attn.rotary_emb.inv_freq": ("F32", [32]),
         "model.layers.0.self_attn.k_proj.k_scale": ("F32", []),
+        "model.layers.0.self_attn.q_scale": ("F32", []),
     }
     assert faults(tmp_path, tensors | extra, {**LLAMA, "tie_word_embeddings": True}) == []
     found = load_model_file(tmp_path).checkpoint
@@ -266,7 +355,7 @@ def test_what_is_apart(tmp_path: Path) -> None:
     assert table == {
         "mtp": (5, mtp, 2 * mtp),
         "towers": (2, 88, 176),
-        "buffers": (2, 33, 132),
+        "buffers": (3, 34, 136),
         "tied_copies": (1, 524_288, 1_048_576),
     }
     assert found.total_bytes == sum(written.size(t) for t in (tensors | extra).values())

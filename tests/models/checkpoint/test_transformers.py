@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from tests.models import test_families_transformers as families
-from tests.models.checkpoint import written
+from tests.models.checkpoint import layouts, written
 
 from meshwise.models.config_file import load_model_file
 from meshwise.models.families.refused import WRAPPER_TYPES
 from meshwise.models.parameters import parameters
 from meshwise.models.shapes import Model
+from meshwise.program.stored import weight_bytes
 
 torch = pytest.importorskip("torch", reason="the oracle needs torch")
 transformers = pytest.importorskip("transformers", reason="the oracle needs transformers")
@@ -103,3 +104,46 @@ def test_towers_are_apart(model_type: str, tmp_path: Path) -> None:
     table = {a.what: a.parameters or 0 for a in found.apart}
     everything = sum(p.numel() for p in model.state_dict().values())
     assert table.get("towers", 0) + table.get("buffers", 0) == everything - (found.parameters or 0)
+
+
+NARROW = [
+    "qwen3_next",
+    "deepseek_v3",
+    "mixtral",
+    "jamba",
+    "falcon_h1",
+    "kimi_linear",
+    "minimax",
+    "lfm2",
+]
+
+
+@pytest.mark.parametrize("model_type", NARROW)
+def test_bytes_of_every_kind_of_layer(model_type: str, tmp_path: Path) -> None:
+    """Products in FP8 blocks, experts in one tensor, recurrent mixers: memory is that of the files."""
+    with torch.device("meta"):
+        build: Any = families.AutoModelForCausalLM.from_config
+        model = build(config_of(model_type))
+    tensors: dict[str, written.Shape] = {}
+    for name, t in model.state_dict().items():
+        *stack, rows, columns = (1, *t.shape) if t.dim() == 1 else t.shape or (1, 1)
+        product = name.endswith("_proj.weight") and t.dim() == 2
+        if ".layers." in name and (product or (".experts." in name and t.dim() == 3)):
+            tensors[name] = ("F8_E4M3", list(t.shape))
+            blocks = [*stack, -(-rows // 128), -(-columns // 128)]
+            tensors[f"{name}_scale_inv"] = ("F32", blocks)
+        else:
+            tensors[name] = ("BF16" if t.is_floating_point() else "I64", list(t.shape))
+    stated = json.loads(model.config.to_json_string(use_diff=False))
+    quantised = layouts.CASES["fp8-blocks"].config
+    total = written.folder_of(
+        tmp_path, tensors, {**stated, "torch_dtype": "bfloat16", "quantization_config": quantised}
+    )
+    ours = load_model_file(tmp_path)
+    found = ours.checkpoint
+    assert found is not None and found.parameters == parameters(ours)
+    assert found.total_bytes == total
+    assert {d.kind for d in found.differences} <= {"format"}
+    assert {d.checkpoint for d in found.differences} <= {"bf16"}
+    stored = next(v for k, v in weight_bytes(ours).items() if k.endswith("checkpoint"))
+    assert stored == pytest.approx(found.bytes, rel=1e-12)

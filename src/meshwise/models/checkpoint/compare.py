@@ -14,6 +14,7 @@ from meshwise.models.checkpoint.tally import CountedModule, LayerModules, Tally,
 from meshwise.models.shapes import LayerFormats, Model, Stored
 
 _WHOLE = "(all of it)"
+_ALIKE = 0.03  # of a mean's bytes per weight, by which two derivations of it may differ
 
 
 class _Found(NamedTuple):
@@ -148,19 +149,46 @@ def same_format(there: Stored | None, stated: Stored | None) -> bool:
     return (None in groups or len(set(groups)) == 1) and (None in blocks or len(set(blocks)) == 1)
 
 
-def _format_faults(layer: LayerModules, stated: LayerFormats, plain: str) -> Iterator[_Found]:
+def _mixed_roles(layer: LayerModules, stated: dict[str, Stored | None]) -> set[str]:
+    """Roles of several formats whose mean the config gives, and the files have: no module of them is as
+    the mean says."""
+    found = set()
+    for role, wanted in stated.items():
+        if wanted is None or wanted.mean_bytes is None or wanted.dtype == "unknown":
+            continue
+        rows = [row for row in layer.values() if row.role == role]
+        weights = sum(row.weights for row in rows)
+        if weights and abs(sum(r.bytes for r in rows) / weights / wanted.mean_bytes - 1) < _ALIKE:
+            found.add(role)
+    return found
+
+
+def _format_faults(
+    layer: LayerModules, stated: dict[str, Stored | None], plain: str
+) -> Iterator[_Found]:
+    """Modules in another format than ``stated`` for their role, or for the group of an end."""
+    mixed = _mixed_roles(layer, stated)
     for row in layer.values():
-        role = row.role
-        there, wanted = row.stored, getattr(stated, role) if role else None
+        group, table = row.name.group, row.name.slots == ("table",)
+        role = group if table else row.role
+        there, wanted = row.stored, stated.get(role)
         if there is None and wanted is None:
             if row.dtype != plain:
-                yield _Found("dtype", row.name.group, row.name.label, plain, row.dtype)
-        elif role and not same_format(there, wanted):
+                yield _Found("dtype", group, row.name.label, plain, row.dtype)
+        elif role in mixed or (not role and there is None):
+            continue
+        elif not same_format(there, wanted):
             words = format_in_words(wanted, plain), format_in_words(there, row.dtype)
-            yield _Found("format", row.name.group, row.name.label, *words)
-        elif not role and there is not None and row.name.group in LAYER_GROUPS:
-            told = format_in_words(there, row.dtype)
-            yield _Found("format", row.name.group, row.name.label, plain, told)
+            yield _Found("format", group, row.name.label, *words)
+
+
+def _of_layer(formats: LayerFormats) -> dict[str, Stored | None]:
+    return {role: getattr(formats, role) for role in LayerFormats.__struct_fields__}
+
+
+def _of_ends(model: Model) -> dict[str, Stored | None]:
+    q = model.quantization
+    return {end: getattr(q, end) if q is not None else None for end in END_GROUPS}
 
 
 def commonest_dtype(tally: Tally) -> str | None:
@@ -181,7 +209,7 @@ def differences(tally: Tally, model: Model, plain: str) -> tuple[Difference, ...
     weights that are not quantised."""
     found: dict[_Found, list[int]] = {}
     for index in range(model.layers):
-        stated = model.blocks[model.pattern[index]].stored
+        stated = _of_layer(model.blocks[model.pattern[index]].stored)
         for fault in (
             *_layer_faults(tally, index),
             *_format_faults(tally.layers.get(index, {}), stated, plain),
@@ -194,7 +222,7 @@ def differences(tally: Tally, model: Model, plain: str) -> tuple[Difference, ...
             found.setdefault(fault, []).append(index)
     for fault in (
         *_group_faults(tally.ends, tally.ends_expected, END_GROUPS),
-        *(f for f in _format_faults(tally.ends, LayerFormats(), plain) if f.kind == "dtype"),
+        *_format_faults(tally.ends, _of_ends(model), plain),
     ):
         found.setdefault(fault, [])
     return tuple(

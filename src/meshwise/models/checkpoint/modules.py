@@ -197,7 +197,8 @@ def _layer_number(path: str) -> int | None:
 _KINDS = frozenset(
     ("weight", "bias", "qweight", "qzeros", "scales", "biases", "g_idx", "weight_packed", "weight_scale",
      "weight_scale_inv", "weight_scale_2", "weight_zero_point", "weight_shape", "weight_g_idx",
-     "weight_global_scale", "input_scale", "input_scale_inv", "input_global_scale", "input_zero_point",
+     "weight_global_scale", "input_scale", "input_scale_inv",
+        "input_scale_ub", "input_global_scale", "input_zero_point",
      "output_scale", "activation_scale", "pre_quant_scale", "scale", "zero", "scale_inv", "SCB",
      "weight_format", "q_weight", "q_scale", "q_scale_max", "q_groups", "q_invperm", "q_perm",
      "q_group_map", "trellis", "suh", "svh", "su", "sv", "mcg", "mul1", "codes", "codebooks", "W_q",
@@ -221,6 +222,8 @@ def modules_of(tensors: Mapping[str, StoredEntry]) -> dict[str, ModuleTensors]:
 
 def _split(name: str, names: Mapping[str, object]) -> tuple[str, str]:
     path, _, last = name.rpartition(".")
+    if last == "q_scale" and f"{path}.q_weight" not in names:
+        return name, "weight"  # of the cache's queries, and not EXL2's
     if last in _KINDS and path:
         return path, last
     for sign in (".weight.", ".weight:"):  # bitsandbytes; torchao

@@ -156,6 +156,8 @@ def _scaled(
         return None, None
     if down == rows:
         return _whole(columns, across), None
+    if down == 1 and across == columns:  # an output each, of a matrix that is stored by its inputs
+        return None, None
     return None, (_side(rows, down), _side(columns, across))
 
 
@@ -172,6 +174,13 @@ def _eight_bit_float(m: ModuleTensors, hint: Hint) -> Packed:
     group, block = _scaled(rows, columns, scale)
     if group is not None and scale is not None and scale.dtype in ("U8", "F8_E8M0"):
         return Packed(weight.elements, _format("mxfp8", group))
+    # a matrix that is no larger than a block does not say how large that would be
+    for usual in (hint.stored.block if hint.stored is not None else None, (128, 128)):
+        if block is not None and usual is not None and scale is not None:
+            down, across = _shape(scale)[1:]
+            if (-(-rows // usual[0]), -(-columns // usual[1])) == (down, across):
+                block = usual
+                break
     return Packed(stack * rows * columns, _format("fp8", group, block))
 
 

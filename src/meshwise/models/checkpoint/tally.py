@@ -57,7 +57,7 @@ class CountedModule(NamedTuple):
     def role(self) -> str:
         """Which format of a layer is this module's, "" for what is no matrix."""
         group, slots = self.name.group, self.name.slots
-        if group == "recurrent" and len(self.shape) == 2 and self.weights > max(self.shape):
+        if group == "recurrent" and (slots or self.stored is not None):
             last = self.name.label.rpartition(".")[2]
             return role_of(group, "output" if last in MIXER_OUTPUTS else "")
         return role_of(group, slots[0]) if slots else ""

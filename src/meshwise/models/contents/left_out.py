@@ -29,7 +29,7 @@ class LeftOut(NamedTuple):
     words: str = ""
 
 
-def left_out(block: Mapping[str, Any], family: Family, wrapper: str, key: str) -> LeftOut:
+def left_out_sizes(block: Mapping[str, Any], family: Family, wrapper: str, key: str) -> LeftOut:
     """What the block ``key`` of a ``wrapper`` leaves out of its family's sizes; empty where it states
     all, or where nothing but the class's default says what they are."""
     stated = {size: _value(block, family, size) for size in _SIZES}

@@ -28,7 +28,8 @@ STRUCTURE = (
     "mla_use_output_gate", "moe_shared_expert_intermediate_size",
 )  # fmt: skip
 KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention", "global", "local",
-                     "attention", "indexed_attention")  # fmt: skip
+                     "attention", "indexed_attention", "deepseek_sparse_attention")  # fmt: skip
+_INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
@@ -54,9 +55,7 @@ def check_structure(r: Reader, *, query_key_norm: bool = False) -> None:
     types = r.config.get("layer_types")
     if isinstance(types, list) and not r.family.layer_kinds:
         for item in types:
-            if item not in KNOWN_LAYER_TYPES or (
-                item == "indexed_attention" and not r.family.indexer
-            ):
+            if item not in KNOWN_LAYER_TYPES or (item in _INDEXED and not r.family.indexer):
                 raise UnsupportedModel(
                     f"layer_types: no layer of kind {shorten(item)!r} is known",
                     field="layer_types",

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from meshwise import dtypes
 from meshwise.errors import InputError, meant, quoted
 from meshwise.models.families.keys import kind, wrong
 
 DTYPE_KEYS = ("dtype", "torch_dtype")
-_DTYPES = {
-    "float32": "fp32",
-    "float": "fp32",
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-}
 # Of weights that a quantization_config describes; it says which they are.
 _NARROW = frozenset(
     ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
@@ -58,8 +52,8 @@ def weight_dtype(*configs: Mapping[str, Any]) -> tuple[str, InputError | None]:
             if value is None or value == "auto":
                 continue
             name = value.removeprefix("torch.") if isinstance(value, str) else ""
-            if name in _DTYPES:
-                return _DTYPES[name], narrow
+            if name in dtypes.TORCH_WIDE:
+                return dtypes.ALIASES[name], narrow
             if name not in _NARROW:
                 raise wrong(
                     key, value, f"{quoted(value)} is no dtype of weights", ", ".join(_legal())
@@ -74,4 +68,4 @@ def weight_dtype(*configs: Mapping[str, Any]) -> tuple[str, InputError | None]:
 
 
 def _legal() -> tuple[str, ...]:
-    return tuple(name for name in _DTYPES if name not in ("float", "half"))
+    return tuple(name for name in dtypes.TORCH_WIDE if name not in ("float", "half"))

@@ -14,6 +14,7 @@ from meshwise.models.families.hybrid import (
     LINEAR_KINDS,
     layer_count,
     layer_kinds,
+    other_variant,
     refuse_set,
     untied,
     with_layers,
@@ -41,7 +42,7 @@ _KIMI_KEYS = ("no_kda_lora", "kda_safe_gate", "kda_lower_bound", "short_conv_ker
 def _experts(r: Reader) -> tuple[Moe | None, list[bool]]:
     """The routed experts, and which layers have them."""
     if r.value("router_type") not in (None, "topN"):
-        raise not_known("router_type", r.value("router_type"), "is not known", "topN")
+        raise other_variant("router_type", r.value("router_type"), "topN")
     if r.value("moe_router_enable_shared_expert") is False and r.optional("num_shared_experts", 0):
         raise not_known("moe_router_enable_shared_expert", False, "contradicts num_shared_experts",
                         "true")  # fmt: skip
@@ -140,9 +141,7 @@ def bailing_hybrid(r: Reader) -> ModelFields:
     """Ling 2.5 (lightning attention) and Ling 3 (Kimi Delta Attention), each with latent attention between."""
     refuse_set(r, "use_bias", "use_qkv_bias", "use_sliding_window")
     if r.value("full_attention_type") not in (None, "mla"):
-        raise not_known(
-            "full_attention_type", r.value("full_attention_type"), "is not known", "mla"
-        )
+        raise other_variant("full_attention_type", r.value("full_attention_type"), "mla")
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = layer_count(r)
@@ -173,8 +172,7 @@ def _gated(r: Reader, attention: Attention) -> Attention:
     kind = r.value("gated_attention_proj_granularity_type")
     fields = {None: "head_gate", "head_wise": "head_gate", "element_wise": "value_gate"}
     if kind not in fields:
-        raise not_known("gated_attention_proj_granularity_type", kind, "is not known",
-                        "head_wise, element_wise")  # fmt: skip
+        raise other_variant("gated_attention_proj_granularity_type", kind, "head_wise, element_wise")  # fmt: skip
     return msgspec.structs.replace(attention, **{fields[kind]: True})
 
 

@@ -8,27 +8,17 @@ weights once; towers, multi-token-prediction layers and buffers left out. A base
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, UnsupportedModel, meant, shorten
-from meshwise.models.contents.left_out import left_out
+from meshwise.models.contents.left_out import left_out_sizes
 from meshwise.models.contents.other_names import check_other_names
 from meshwise.models.contents.structure import check_structure
 from meshwise.models.contents.words import check_activations, weight_dtype
-from meshwise.models.families.bailing import BAILING_FAMILIES
-from meshwise.models.families.builders import BUILDERS
-from meshwise.models.families.delta import DELTA_FAMILIES
-from meshwise.models.families.ernie import ERNIE_FAMILIES
-from meshwise.models.families.experts import MOE_FAMILIES
-from meshwise.models.families.gemma import GEMMA_FAMILIES
-from meshwise.models.families.hunyuan import HUNYUAN_FAMILIES
-from meshwise.models.families.keys import Family, Reader, kind
+from meshwise.models.families.keys import Reader, kind
 from meshwise.models.families.layers import ModelFields
-from meshwise.models.families.llama import DENSE_FAMILIES
-from meshwise.models.families.longcat import LONGCAT_FAMILIES
-from meshwise.models.families.minimax import MINIMAX_FAMILIES
-from meshwise.models.families.nemotron import NEMOTRON_FAMILIES
 from meshwise.models.families.refused import (
     ARCHITECTURES,
     REFUSED_TYPES,
@@ -37,33 +27,15 @@ from meshwise.models.families.refused import (
     no_whole_model,
     other_head,
 )
-from meshwise.models.families.short_convolution import CONVOLUTION_FAMILIES
-from meshwise.models.families.sparse import SPARSE_FAMILIES
-from meshwise.models.families.state_space import STATE_SPACE_FAMILIES
-from meshwise.models.families.step import STEP_FAMILIES
+from meshwise.models.families.registry import BUILDERS, FAMILIES
 from meshwise.models.families.towers import TOWER_KEYS
-from meshwise.models.families.zamba import ZAMBA_FAMILIES
-from meshwise.models.quantization.config import quantised_as
 from meshwise.models.shapes import Model
 
-FAMILIES: dict[str, Family] = {
-    **DENSE_FAMILIES,
-    **MOE_FAMILIES,
-    **NEMOTRON_FAMILIES,
-    **STATE_SPACE_FAMILIES,
-    **ZAMBA_FAMILIES,
-    **CONVOLUTION_FAMILIES,
-    **GEMMA_FAMILIES,
-    **SPARSE_FAMILIES,
-    **STEP_FAMILIES,
-    **HUNYUAN_FAMILIES,
-    **LONGCAT_FAMILIES,
-    **ERNIE_FAMILIES,
-    **DELTA_FAMILIES,
-    **MINIMAX_FAMILIES,
-    **BAILING_FAMILIES,
-}
-KNOWN: tuple[str, ...] = tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
+
+@functools.cache
+def known_types() -> tuple[str, ...]:
+    """Every model type that is read, wrappers of known ones among them."""
+    return tuple(sorted({*FAMILIES, *WRAPPER_TYPES}, key=str.lower))
 
 
 def family_words(model_type: str) -> str:
@@ -74,7 +46,9 @@ def family_words(model_type: str) -> str:
 
 
 # what a refusal says is legal: the list of types is one command away
-LEGAL_TYPES = f"one of the {len(KNOWN)} of `meshwise catalog families`"
+def legal_types() -> str:
+    """What a refusal of a model type names."""
+    return f"one of the {len(known_types())} of `meshwise catalog families`"
 
 
 def _unsupported(model_type: str, reason: str, field: str = "model_type") -> UnsupportedModel:
@@ -82,7 +56,7 @@ def _unsupported(model_type: str, reason: str, field: str = "model_type") -> Uns
         f"{field}: {shorten(model_type)!r} is not supported ({reason})",
         field=field,
         value=model_type,
-        legal=f"{LEGAL_TYPES}, or the config.json of a model of the same shapes",
+        legal=f"{legal_types()}, or the config.json of a model of the same shapes",
         nearest=_nearest(model_type),
     )
 
@@ -95,10 +69,10 @@ def _nearest(model_type: str) -> str | None:
 
     if len(model_type) > 100:
         return None
-    same = next((name for name in KNOWN if plain(name) == plain(model_type)), None)
+    same = next((name for name in known_types() if plain(name) == plain(model_type)), None)
     if same or model_type in REFUSED_TYPES:
         return same
-    near = meant(model_type.lower(), {name.lower(): name for name in KNOWN})
+    near = meant(model_type.lower(), {name.lower(): name for name in known_types()})
     return near.pop() if len(near) == 1 else None
 
 
@@ -122,7 +96,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
             f"model_type: {kind(value)} ({shorten(value)}) where a name belongs",
             field="model_type",
             value=value,
-            legal=LEGAL_TYPES,
+            legal=legal_types(),
         )
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
@@ -134,7 +108,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
         "model_type: absent, so this is no config.json of a model",
         field="model_type",
         value=None,
-        legal=LEGAL_TYPES,
+        legal=legal_types(),
     )
 
 
@@ -199,12 +173,12 @@ def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
                 f"{key}.model_type: {kind(inner_type)} where a name belongs",
                 field=f"{key}.model_type",
                 value=inner_type,
-                legal=LEGAL_TYPES,
+                legal=legal_types(),
             )
         if inner_type not in FAMILIES:
             reason = REFUSED_TYPES.get(inner_type, f"language model of a {model_type}; not known")
             raise _unsupported(inner_type, reason, f"{key}.model_type")
-        known = left_out(nested, FAMILIES[inner_type], model_type, key)
+        known = left_out_sizes(nested, FAMILIES[inner_type], model_type, key)
         tied = _tied(config, nested, wrapper, inner_type)
         found = {**nested, **known.sizes, "tie_word_embeddings": tied}
         return _Text(found, inner_type, key, known.words)
@@ -310,7 +284,10 @@ def model_from_config(
         stated = text.get("quantization_config", config.get("compression_config"))
     if stated is None and isinstance(config.get("quantization"), dict):
         stated = config["quantization"]  # where MLX writes it
-    model = quantised_as(stated, quant_config, model, outer=text)
+    if stated is not None or quant_config is not None:
+        from meshwise.models.quantization.config import quantised_as  # for a quantised one only
+
+        model = quantised_as(stated, quant_config, model, outer=text)
     if narrow is not None and model.quantization is None:
         raise narrow
     return model

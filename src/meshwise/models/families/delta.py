@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from meshwise import dtypes
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import (
@@ -14,6 +15,7 @@ from meshwise.models.families.hybrid import (
     every,
     layer_count,
     layer_kinds,
+    other_variant,
     untied,
     with_layers,
 )
@@ -32,7 +34,7 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.models.shapes import Adapter, Block, Mlp, Moe
 
-_STATE_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_STATE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def gated_delta(r: Reader) -> Recurrent:
@@ -60,7 +62,7 @@ def gated_delta(r: Reader) -> Recurrent:
         key_dim=r.integer("linear_key_head_dim"),
         kernel=r.integer("linear_conv_kernel_dim", 1, 1000),
         norm_parameters=value_dim,
-        state_dtype=_STATE_DTYPES[stated],
+        state_dtype=dtypes.ALIASES[stated],
     )
 
 
@@ -228,7 +230,7 @@ def kimi_linear(r: Reader) -> ModelFields:
     recurrent = _kimi_delta(r, linear) if LINEAR_KINDS[0] in kinds else None
     moe, latent_norm = _kimi_experts(r, hidden)
     if (r.optional("moe_layer_freq", 0, fr.MOST_LAYERS) or 1) != 1:
-        raise not_known("moe_layer_freq", r.value("moe_layer_freq"), "is not known", "1")
+        raise other_variant("moe_layer_freq", r.value("moe_layer_freq"), "1")
     sparse = moe_layers(r, layers, "first_dense") if moe is not None else [False] * layers
     dense = None if all(sparse) else Mlp(width=r.integer("intermediate_size"), gated=True)
     mixes = r.optional("attn_res_block_size", 1, fr.MOST_LAYERS) is not None

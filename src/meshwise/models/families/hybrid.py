@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from meshwise.errors import shorten
+from meshwise.errors import UnsupportedModel, shorten
 from meshwise.models.families import keys as fr
 from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks
@@ -70,11 +70,17 @@ def with_layers(fields: ModelFields, order: Sequence[Block]) -> ModelFields:
     return fields
 
 
-def refuse_set(r: Reader, *names: str, why: str = "is not known") -> None:
+def refuse_set(r: Reader, *names: str) -> None:
     """Refuse keys of variants that were never published as this model type."""
     for name in names:
         if r.flag(name):
-            raise not_known(name, True, why, "false")
+            raise other_variant(name, True, "false")
+
+
+def other_variant(key: str, value: object, known: str) -> UnsupportedModel:
+    """The refusal of a variant that no published file of this model type has."""
+    said = str(value).lower() if isinstance(value, bool) else shorten(value)
+    return not_known(key, value, f"{said} is a variant that is not read", known)
 
 
 def untied(r: Reader) -> None:

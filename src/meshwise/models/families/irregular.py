@@ -323,7 +323,6 @@ def mimo_v2_flash(r: Reader) -> ModelFields:
 
 
 IRREGULAR_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
-    "standard": standard,
     "gpt_bigcode": gpt_bigcode,
     "opt": opt,
     "falcon": falcon,

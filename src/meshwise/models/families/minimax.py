@@ -14,6 +14,7 @@ from meshwise.models.families.hybrid import (
     layer_count,
     layer_kinds,
     marked_layers,
+    other_variant,
     with_layers,
 )
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
@@ -128,9 +129,7 @@ def _m3_kinds(r: Reader, layers: int, sparse: Mapping[str, Any]) -> list[str]:
         return [M3_KINDS[0]] * layers
     used = sparse.get("use_sparse_attention", True)
     if used is not True:
-        raise not_known(
-            "sparse_attention_config.use_sparse_attention", used, "is not known", "true"
-        )
+        raise other_variant("sparse_attention_config.use_sparse_attention", used, "true")
     chosen = marked_layers(r, name, marks, layers, (0, 1))
     values = sparse.get("sparse_disable_index_value")
     if values is not None:
@@ -145,9 +144,9 @@ def minimax_m3(r: Reader) -> ModelFields:
     """MiniMax-M3: grouped queries whose KV heads each have their own choice of blocks of keys."""
     for key, known in (("qk_norm_type", "per_head"), ("use_qk_norm", True)):
         if r.value(key) not in (None, known):
-            raise not_known(key, r.value(key), "is not known", str(known))
+            raise other_variant(key, r.value(key), str(known))
     if r.flag("attention_output_gate"):
-        raise not_known("attention_output_gate", True, "is not known", "false")
+        raise other_variant("attention_output_gate", True, "false")
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = layer_count(r)
@@ -160,7 +159,7 @@ def minimax_m3(r: Reader) -> ModelFields:
     if r.optional("n_shared_experts", 0) == 0:
         moe = msgspec.structs.replace(moe, shared=None)
     elif (r.optional("n_shared_experts", 0) or 1) != 1:
-        raise not_known("n_shared_experts", r.value("n_shared_experts"), "is not known", "0, 1")
+        raise other_variant("n_shared_experts", r.value("n_shared_experts"), "0, 1")
     has_experts = _m3_experts(r, layers)
     dense = Mlp(width=r.integer("dense_intermediate_size"), gated=True)
     indexed = plain

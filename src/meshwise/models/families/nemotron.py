@@ -60,10 +60,7 @@ def nemotron_h(r: Reader) -> ModelFields:
     """
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    if fields["tied"]:
-        raise not_known(
-            "tie_word_embeddings", True, "transformers ties no head of this class", "false"
-        )
+    fields["tied"] = False  # its class has two tables whatever the file says; so have engines
     order = _pattern(r, "hybrid_override_pattern", "layers_block_type")
     if order is None:
         raise wrong("hybrid_override_pattern", None, "absent, and so is layers_block_type",
@@ -113,7 +110,7 @@ def _nemotron_h_block(r: Reader, hidden: int, kind: str) -> Block:
         bias=r.flag("use_bias"),
     )
     kept = r.value("mamba_ssm_cache_dtype")
-    if kept is not None and kept not in _STATES:
+    if kept is not None and (not isinstance(kept, str) or kept not in _STATES):
         raise wrong("mamba_ssm_cache_dtype", kept, f"{shorten(kept)} is no dtype of states",
                     legal=", ".join(_STATES))  # fmt: skip
     mixer = msgspec.structs.replace(mixer, state_dtype=_STATES[kept or "float32"])

@@ -65,7 +65,9 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "minicpmv4_7": Wrapper(inner="qwen3_5_text"),
     "minicpm_ocr": Wrapper(inner="qwen3_5_text"),
     "nemotron_h_omni": Wrapper(inner="nemotron_h", keys=("text_config", "llm_config")),
+    "NemotronH_Nano_VL_V2": Wrapper(inner="nemotron_h", keys=("llm_config", "text_config")),
     "lfm2_vl": Wrapper(inner="lfm2"),
+    "lfm2-vl": Wrapper(inner="lfm2"),
     "lfm3_vl": Wrapper(inner="lfm3"),
     "exaone4_5": Wrapper(inner="exaone4"),
     "step3p7": Wrapper(inner="step3p5", flat=True),
@@ -106,7 +108,7 @@ _BOTH = "encoder-decoder, not a causal language model"
 _VISION = "a vision or audio model, not a causal language model"
 _DUAL = "dual encoder, not a causal language model"
 _STATE = "state-space model without attention heads"
-_HYBRID = "hybrid of attention and state-space (Mamba) layers"
+_HYBRID = "attention and state-space layers that share memory or heads in a way that is not read"
 _LINEAR = "linear attention of another kind than those that are read"
 _RECURRENT = "recurrent layers instead of attention"
 
@@ -132,7 +134,7 @@ REFUSED_TYPES: dict[str, str] = {
             "hubert wavlm sew data2vec-audio audio-spectrogram-transformer encodec mimi dac vits "
             "bark timesfm pixtral"),
     **_each(_STATE, "mamba mamba2 falcon_mamba codestral_mamba ssm"),
-    **_each(_HYBRID, "plamo2 phi4flash samba hymba"),
+    **_each(_HYBRID, "phi4flash samba hymba"),
     **_each(_LINEAR, "retnet gla"),
     **_each(_RECURRENT, "rwkv rwkv5 rwkv6 rwkv7 recurrent_gemma xlstm"),
     **_each("hybrid of attention and convolution layers", "stripedhyena"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
 from meshwise.models.families.keys import Reader, not_known, wrong
@@ -97,3 +99,9 @@ def nemotron_nas(r: Reader) -> ModelFields:
         block(i, entry) for i, entry in enumerate(found)
     )
     return fields
+
+
+SEARCHED_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
+    "deci": deci,
+    "nemotron_nas": nemotron_nas,
+}

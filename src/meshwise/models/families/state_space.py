@@ -1,4 +1,4 @@
-"""Model types with state-space layers (Mamba 1 and 2) beside attention: Jamba, Bamba, Falcon-H1, Granite 4.0.
+"""Model types with state-space layers (Mamba 1 and 2) beside attention: Jamba, Bamba, Falcon-H1, Granite 4.0, PLaMo 2.
 
 Each layer is a mixer and a feed-forward; which one a layer has stands in a list of kinds, a list of
 indices, or a period. Nemotron-H's, whose layers are one of them, are in ``nemotron``, Zamba's in ``zamba``.
@@ -259,6 +259,47 @@ def granite_hybrid(r: Reader) -> ModelFields:
     return fields
 
 
+def plamo2(r: Reader) -> ModelFields:
+    """PLaMo 2 (publisher's code, arXiv 2509.04897): in turn Mamba 2, whose selection is made of its channels as
+    Mamba 1's is, and attention; norms in front of each part and behind it, and of each query and key head.
+    """
+    fields = end_fields(r)
+    hidden: int = fields["hidden"]
+    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    step = r.integer("mamba_step", 2, fr.MOST_LAYERS)
+    attends = [i % step == step // 2 for i in range(layers)]
+    if layers <= step // 2:
+        attends = [i == layers - 1 for i in range(layers)]
+    if not r.flag("mamba_enabled"):
+        attends = [True] * layers
+    heads, kv_heads, width = r.heads(hidden)
+    attention = msgspec.structs.replace(
+        plain_attention(heads, kv_heads, width), norm_parameters=(heads + kv_heads) * width
+    )
+    states, rank = r.integer("mamba_d_state"), max(64, hidden // 16)
+    mixer = Recurrent(
+        rule="mamba2",
+        heads=r.integer("mamba_num_heads"),
+        value_dim=width,
+        key_dim=states,
+        kernel=r.integer("mamba_d_conv"),
+        rank=rank,
+        norm_parameters=rank + 2 * states,
+        chunk=r.optional("mamba_chunk_size"),
+    )
+    mlp = Mlp(width=r.integer("intermediate_size"), gated=True)
+    fields["blocks"], fields["pattern"] = distinct_blocks(
+        Block(
+            attention=attention if here else None,
+            recurrent=None if here else mixer,
+            mlp=mlp,
+            norm_parameters=4 * hidden,
+        )
+        for here in attends
+    )
+    return fields
+
+
 _MAMBA2: dict[str, Any] = {
     "mamba_n_heads": 128, "mamba_d_head": "auto", "mamba_n_groups": 1, "mamba_d_state": 256,
     "mamba_d_conv": 4, "mamba_expand": 2, "mamba_conv_bias": True,
@@ -296,10 +337,20 @@ STATE_SPACE_FAMILIES: dict[str, Family] = {
         aliases={"layer_types": ("layers_block_type",)},
         layer_kinds=tuple(MIXER_NAMES), build="granite_hybrid",
     ),
+    "plamo2": Family(
+        words="PLaMo 2",
+        defaults=size_defaults(
+            4096, 13312, 32, 32, None, 32000, 2048, True, 128, mamba_num_heads=64, mamba_d_state=64,
+            mamba_d_conv=4, mamba_step=2, mamba_enabled=True,
+        ),
+        aliases={"head_dim": ("hidden_size_per_head",)},
+        build="plamo2",
+    ),
 }  # fmt: skip
 STATE_SPACE_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "jamba": jamba,
     "bamba": bamba,
     "falcon_h1": falcon_h1,
     "granite_hybrid": granite_hybrid,
+    "plamo2": plamo2,
 }

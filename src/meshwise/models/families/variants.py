@@ -33,8 +33,8 @@ def cohere2_moe(r: Reader) -> ModelFields:
     """Command with experts: its dense first layers may be wider, and have a pattern of windows of their
     own; shared experts are as wide as a routed one."""
     wide = r.optional("prefix_dense_intermediate_size")
-    stated = r.value("mlp_layer_types") is not None  # then no other key says which layers are dense
-    first = 0 if stated else r.optional("first_k_dense_replace", 0, fr.MOST_LAYERS) or 0
+    r.unused("first_k_dense_replace", 0)  # mlp_layer_types may say it instead
+    first = r.value("first_k_dense_replace") or 0
     fields = standard(r)
     blocks: list[Block] = [fields["blocks"][i] for i in fields["pattern"]]
     if r.value("layer_types") is None:

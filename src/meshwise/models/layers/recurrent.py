@@ -35,9 +35,7 @@ class Recurrent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     conv_bias: bool = False
     input_bias: bool = False
     output_bias: bool = False
-    rank: int = (
-        0  # of the gates' low-rank products (kimi_delta; 0: whole), of the time step's (Mamba 1)
-    )
+    rank: int = 0  # of the gates' low-rank products (kimi_delta; 0: whole), of the time step's (Mamba 1, PLaMo 2)
     whole_gate: bool = (
         False  # kimi_delta: the output's gate is one product, whatever the decay's is
     )
@@ -159,6 +157,14 @@ def _mamba(r: Recurrent, hidden: int) -> list[Projection]:
 
 
 def _mamba2(r: Recurrent, hidden: int) -> list[Projection]:
+    if r.rank:  # what selects is made of the channels, as in Mamba 1 (PLaMo 2)
+        return [
+            Projection("gate", hidden, r.inner, "column", r.heads),
+            Projection("value", hidden, r.inner, "column", r.heads),
+            Projection("selection", r.inner, r.rank + 2 * r.keys, "row", r.heads),
+            Projection("step", r.rank, r.heads, "column", r.heads),
+            _output(r, hidden),
+        ]
     return [
         Projection("gate", hidden, r.inner, "column", r.heads),
         *_query_key_value(r, hidden),
@@ -215,7 +221,7 @@ RECURRENCES: dict[str, Recurrence] = {
         "mamba",
         _mamba2,
         lambda r: [*_convolution(r), Vector(3 * r.heads, r.heads)],
-        _all_channels,
+        lambda r: _value_channels(r) if r.rank else _all_channels(r),
     ),
     "convolution": Recurrence("convolution", _gated_convolution, _convolution, _value_channels),
 }

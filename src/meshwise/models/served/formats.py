@@ -66,8 +66,14 @@ def without_format(key: str) -> tuple[str, str]:
 
 def format_entry(said: str, preset: str, publisher: str, named: str = "") -> dict[str, Any] | None:
     """The table's entry of a format of a preset, which is ``named`` so: the first whose pattern and
-    publisher agree."""
-    for entry in format_table()["entries"]:
+    publisher agree; None where it is one of theirs that no name describes."""
+    table = format_table()
+    if any(
+        re.fullmatch(e["pattern"], said) and _is_whose(e, preset, publisher)
+        for e in table["not_described"]
+    ):
+        return None
+    for entry in table["entries"]:
         if "named" in entry and not re.fullmatch(entry["named"], named):
             continue
         if re.fullmatch(entry["pattern"], said) and _is_whose(entry, preset, publisher):

@@ -67,6 +67,7 @@ TOWER_PARTS: dict[str, tuple[TowerPart, ...]] = {
     "llava": (_clip("llava"),),
     "llava_next": (_clip("llava_next"),),
     "llava_next_video": (_clip("llava_next"),),
+    "minimax_vl_01": (_clip("llava_next"),),
     "llava_onevision": (
         TowerPart(usual="siglip_vision_model", projector="llava_next", defaults=_BIASED),
     ),
@@ -191,7 +192,8 @@ def read_towers(
     model has not. Raises :class:`~meshwise.errors.InputError` for a size that is not right.
     """
     width = next((b.mlp.width for b in blocks if b.mlp is not None), 0)
-    parts = {part.key: part for part in TOWER_PARTS.get(model_type, ())}
+    spelt = model_type.replace("-", "_")  # LFM2-VL's first files have lfm2-vl
+    parts = {part.key: part for part in TOWER_PARTS.get(spelt, ())}
     found: list[Tower] = []
     missing: list[str] = []
     for key in TOWER_KEYS:
