@@ -130,7 +130,7 @@ def test_stack(name):
 def test_model(name):
     model = load_model(name)
     assert model.source, "no source"
-    assert 1e7 < parameters(model) < 2e12
+    assert 1e7 < parameters(model) < 3e12
     assert parameters(model, active=True) <= parameters(model)
     assert 1 in mw.describe(model).to_dict()["legal_tp"]
 

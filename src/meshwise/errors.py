@@ -77,10 +77,10 @@ class MeshwiseError(ValueError):
 
     >>> import meshwise as mw
     >>> try:
-    ...     mw.model("gpt3-176b")
+    ...     mw.model("mixtrel-8x7b")
     ... except mw.MeshwiseError as error:
     ...     print(error.field, error.value, error.nearest)
-    model gpt3-176b gpt3-175b
+    model mixtrel-8x7b mixtral-8x7b
     """
 
     exit_code = 2

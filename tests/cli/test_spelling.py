@@ -148,7 +148,7 @@ FAULTS: list[tuple[str, Callable[[], object], tuple[str, ...]]] = [
      ("scale", "gpt2", "--on", "hgx", "--batch", "8", "--seq", "512")),
     ("nodes", lambda: mw.cluster("4xh100", nodes=2), ("scale", "gpt2", *TRAIN, "--on", "4xh100", "--nodes", "2")),
     ("stack", lambda: mw.stack("vlm"), ("scale", "gpt2", *TRAIN, "--stack", "vlm")),
-    ("weights", lambda: mw.Formats(weights="int3"), ("serve", "gpt2", *SERVED, "--weight-dtype", "int3")),
+    ("weights", lambda: mw.Formats(weights="int9"), ("serve", "gpt2", *SERVED, "--weight-dtype", "int9")),
     ("kv_cache", lambda: mw.Formats(kv_cache="int3"), ("serve", "gpt2", *SERVED, "--kv-dtype", "int3")),
     ("acceptance", lambda: mw.Serving(**LOAD, draft_tokens=2), ("serve", "gpt2", *SERVED, "--draft-tokens", "2")),
     ("expert_skew", lambda: mw.serve("gpt2", H100, mw.Serving(**LOAD, expert_skew=1.0)),

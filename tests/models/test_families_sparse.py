@@ -151,8 +151,7 @@ def small_gemma(kind: str, **keys: Any) -> Model:
     sizes = {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 6, "head_dim": 16,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100,
-        "global_head_dim": 512, "hidden_size_per_layer_input": 256,
-        "vocab_size_per_layer_input": 100,
+        "global_head_dim": 512, "hidden_size_per_layer_input": 0,
     }  # fmt: skip
     return model_from_config({"model_type": kind, **sizes, **keys}, name="test")
 

@@ -71,6 +71,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "glm4_moe": {"head_dim": 128},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "glm4_moe_lite": {"first_k_dense_replace": 1},
+    "cohere2_moe": {"first_k_dense_replace": 1},
 }
 GPT = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "width": "n_inner",
        "positions": "n_positions"}  # fmt: skip

@@ -84,6 +84,16 @@ def test_what_is_quantised(
     assert q is not None and q.weight_dtype != "unknown" and q.head is None and q.embedding is None
 
 
+def test_compressed_tensors_names_single_modules() -> None:
+    """Qwen3.6-27B in W4A16: parents stand in the list beside the modules that are left out; the published
+    file (github.com/fantasylord/Qwen36, 18.70 GB) has their other products in 4 bit."""
+    left = ["model.layers.0.self_attn", "model.layers.0.self_attn.o_proj", "lm_head"]
+    _, found = layers(LLAMA, {**CT, "ignore": left})
+    assert [roles(stored) for stored in found] == [DENSE - {"output"}, DENSE, DENSE, DENSE]
+    _, found = layers(LLAMA, {"quant_method": "fp8", "modules_to_not_convert": left})
+    assert roles(found[0]) == {"up", "down"}
+
+
 def test_the_embedding_and_head_of_mlx() -> None:
     model, _ = layers(
         LLAMA, {"bits": 4, "group_size": 64, "lm_head": {"bits": 8, "group_size": 64}}

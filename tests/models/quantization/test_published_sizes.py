@@ -14,7 +14,7 @@ from meshwise.models.families.config import model_from_config
 from meshwise.models.names import config_of, named_model
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
-from meshwise.program.stored import block_bytes, weight_bytes
+from meshwise.program.stored import block_bytes, tower_bytes, weight_bytes
 from meshwise.workloads.workload import Prefill
 
 TABLE = Path(__file__).parents[2] / "data" / "quantised_checkpoints.json"
@@ -75,3 +75,46 @@ def test_the_table_says_where_each_size_is_from() -> None:
         "compressed-tensors",
         "gguf",
     }
+
+
+def test_a_hybrid_in_four_bits_with_its_encoder() -> None:
+    """Qwen3.6-27B in W4A16 (github.com/fantasylord/Qwen36: config.json, and the size in model.safetensors' Git
+    LFS pointer); the shapes are Qwen3.5-27B's."""
+    config = json.loads((TABLE.parent / "configs" / "Qwen3.5-27B.json").read_text(encoding="utf-8"))
+    linear = [
+        i for i, k in enumerate(config["text_config"]["layer_types"]) if k == "linear_attention"
+    ]
+    blocks = ("attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
+    left = [
+        "lm_head",
+        *(f"model.visual.blocks.{i}.{name}" for i in range(27) for name in blocks),
+        *(f"model.visual.merger.linear_fc{i}" for i in (1, 2)),
+        *(
+            f"model.language_model.layers.{i}.linear_attn{name}"
+            for i in linear
+            for name in ("", ".norm", ".in_proj_b", ".in_proj_a")
+        ),
+    ]
+    weights = {
+        "num_bits": 4,
+        "type": "int",
+        "strategy": "group",
+        "group_size": 128,
+        "symmetric": False,
+    }
+    quantization = {
+        "quant_method": "compressed-tensors",
+        "ignore": left,
+        "config_groups": {
+            "group_0": {"targets": ["Linear"], "input_activations": None, "weights": weights},
+            "group_mtp": {
+                "targets": ["re:.*mtp\\..*proj$"],
+                "weights": {**weights, "group_size": 32},
+            },
+        },
+    }
+    model = model_from_config({**config, "quantization_config": quantization}, name="Qwen3.6-27B")
+    one = Layouts(tp=np.int64(1))
+    towers = tower_bytes(model, one, widths(model, Prefill(batch=1, seq=1)), False)
+    found = next(iter(weight_bytes(model).values())) + float(towers)
+    assert found == pytest.approx(18_698_467_264, rel=1e-4)

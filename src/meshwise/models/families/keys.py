@@ -143,7 +143,9 @@ class Reader:
         if not present:
             return key, self.family.defaults.get(key), False
         stated = [name for name in present if self.config[name] is not None]
-        if len(stated) > 1:
+        # lengths that no table has may differ: Qwen-7B's files say that of its training and the longest
+        unread = key == "max_position_embeddings" and not self.family.positions
+        if len(stated) > 1 and not unread:
             first, *rest = stated
             for other in rest:
                 if self.config[other] != self.config[first]:

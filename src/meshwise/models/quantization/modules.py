@@ -128,8 +128,11 @@ class ModuleFormat(NamedTuple):
     field: str
 
 
-def rules(words_in: Iterable[str], stored: Stored | None, field: str) -> list[ModuleFormat]:
-    return [ModuleFormat(Pattern(text, field), stored, field) for text in words_in]
+def rules(
+    texts: Iterable[str], stored: Stored | None, field: str, *, alone: bool = False
+) -> list[ModuleFormat]:
+    """A rule for each pattern; ``alone``: plain names are those of single modules."""
+    return [ModuleFormat(Pattern(text, field, alone=alone), stored, field) for text in texts]
 
 
 def _meets(rule: ModuleFormat, matrix: ModuleMatrix, layer: int) -> bool:

@@ -231,14 +231,14 @@ class Pattern:
     """What a name, a glob or a regular expression means; names begin with ``model.layers.`` or are an end's.
 
     ``layer`` is the one layer that it names, ``None`` where it says none; ``every`` whether what it says
-    is the same for all layers.
+    is the same for all layers. ``alone``: a plain name is that of one module, not of those inside it.
     """
 
-    def __init__(self, text: str, field: str) -> None:
+    def __init__(self, text: str, field: str, *, alone: bool = False) -> None:
         regular = text.startswith("re:") or (text[:1] != "*" and bool(_SPECIAL & set(text)))
         regular = regular or text.startswith(".*")
         named = _from_the_root(text.removeprefix("re:"), regular)
-        self.text = text
+        self.text, self._alone = text, alone
         found = re.match(r"\^?model\\?\.layers\\?\.(\d{1,5})(?![\d])", named)
         self.layer = (
             int(found[1]) if found and (not regular or _literal_after(named, found)) else None
@@ -274,6 +274,8 @@ class Pattern:
     def meets(self, name: str) -> bool:
         """Whether it means the module of this full name, or one around it."""
         if self.literal is not None:
+            if self._alone:
+                return f".{name}".endswith(f".{self.literal}")
             return f".{self.literal}." in f".{name}."
         if self._beginning is not None:
             return self._beginning in f".{name}"

@@ -47,12 +47,15 @@ def without_classes(text: str) -> str:
 
 
 def kept_wide(a: StatedMethod) -> list[ModuleFormat]:
-    """The modules that keep their dtype."""
-    return [
-        r
-        for key in _SKIP_KEYS
-        for r in rules(map(without_classes, words_in(a.c.get(key))), None, f"{a.field}.{key}")
-    ]
+    """The modules that keep their dtype. compressed-tensors names single modules, and lists the parents of
+    what it leaves out too; others mean what is inside."""
+    alone = a.c.get("quant_method") == "compressed-tensors"
+    found: list[ModuleFormat] = []
+    for key in _SKIP_KEYS:
+        for text in words_in(a.c.get(key)):
+            named = without_classes(text)
+            found += rules([named], None, f"{a.field}.{key}", alone=alone and named == text)
+    return found
 
 
 def each_module(
