@@ -13,8 +13,7 @@ from meshwise.cost.memory.parts import model_cache_bytes
 from meshwise.errors import InputError, UnsupportedModel
 from meshwise.layouts.stages import parts_sharers, source_layers
 from meshwise.layouts.tp_degrees import legal_tp, refusals
-from meshwise.models.families.config import model_from_config
-from meshwise.models.families.registry import FAMILIES
+from meshwise.models.families.config import FAMILIES, model_from_config
 from meshwise.models.layers.attention import Attention
 from meshwise.models.parameters import mtp_parameters, parameters
 from meshwise.models.shapes import Model

@@ -378,6 +378,36 @@ def test_sparse_attention_with_its_indexer(kind: str) -> None:
     assert flops(model, Training(batch=BATCH, seq=seq))["forward"] == forward
 
 
+@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa", "gemma4_text"])
+def test_training_step_of_shared_and_sparse_attention(kind: str) -> None:
+    """Backward, too. In transformers the choice of keys has no gradient; a trainer has one of its own for
+    the indexer (DeepSeek-V3.2's report, section 2.1), which is priced as twice its forward."""
+    rng = random.Random(kind)
+    for _ in range(2):
+        table = FAMILIES.small(kind, rng)
+        if "kv_lora_rank" in table:
+            table["num_key_value_heads"] = table["num_attention_heads"]
+        config = FAMILIES.CONFIG_MAPPING[kind](**table)
+        model = model_from_config(config.to_dict(), name=kind)
+        built = build(config, "eager", "cpu").train()
+        ids = torch.randint(1, model.vocab, (BATCH, 24))
+        forward, out = counted(lambda b=built, i=ids: b(input_ids=i, use_cache=False))
+        backward, _ = counted(lambda o=out: o.logits.sum().backward())
+        workload = Training(batch=BATCH, seq=24)
+        ours = flops(model, workload)
+        layout = Layouts(tp=np.int64(1), micro_batch=np.int64(BATCH))
+        layers = program(model, EAGER, workload, layout).layers
+        choice = sum(
+            float(op.count * op.flops) * times
+            for ops, times in zip(layers, model.kind_counts(), strict=True)
+            for op in ops
+            if op.name.startswith("attention.indexer") and op.phase in ("dgrad", "wgrad")
+        )
+        assert (choice > 0) == (kind != "gemma4_text")
+        assert ours["forward"] == forward
+        assert ours["dgrad"] + ours["wgrad"] - choice == backward
+
+
 @pytest.mark.parametrize("kind", ["deepseek_v4", "gemma3n_text"])
 def test_streams_that_mix(kind: str) -> None:
     """Copies of the residual: torch counts the products of a few coefficients with all streams, which move
