@@ -108,8 +108,7 @@ def test_what_publishers_leave_in_16_bit(
 @pytest.mark.parametrize(
     "name",
     [
-        "unsloth/Llama-3.3-70B-Instruct-GGUF", "unsloth/Llama-3.3-70B-Instruct-GGUF:Q4_K_M",
-        "bartowski/Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "google/gemma-3-27b-it-qat-q4_0-gguf",
+        "unsloth/Llama-3.3-70B-Instruct-GGUF", "x/Llama-3.1-8B-Instruct-IQ7_XYZ.gguf",
         "unsloth/Llama-3.3-70B-Instruct-unsloth-bnb-4bit", "x/Llama-3.1-70B-Instruct-exl2-4.0bpw",
         "ISTA-DASLab/Meta-Llama-3-70B-Instruct-AQLM-2Bit-1x16", "x/Qwen3-8B-FP8-something",
         "x/Qwen3-8B-GPTQ-4bit-32g", "x/Qwen3-8B-w4a8", "x/Qwen3-8B-torchao-int4wo",
