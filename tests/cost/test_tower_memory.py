@@ -10,7 +10,7 @@ import pytest
 
 import meshwise as mw
 from meshwise.layouts.layout import Layouts
-from meshwise.models.checkpoint.contents import Apart, CheckpointContents
+from meshwise.models.checkpoint_contents import Apart, CheckpointContents
 from meshwise.program.context import widths
 from meshwise.program.stored import tower_bytes
 

@@ -6,8 +6,6 @@ use them. Everything that meshwise counts (parameters, FLOPs, bytes) is computed
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from meshwise import dtypes
@@ -25,13 +23,11 @@ from meshwise.checks import (
     tuple_of,
     whole,
 )
+from meshwise.models.checkpoint_contents import CheckpointContents
 from meshwise.models.custom import FromNumbers
 from meshwise.models.layers.attention import Attention
 from meshwise.models.layers.recurrent import Recurrent
 from meshwise.strict_tables import MAX_COUNT, count
-
-if TYPE_CHECKING:  # read where a folder has such files, and loaded there
-    from meshwise.models.checkpoint.contents import CheckpointContents
 
 
 class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

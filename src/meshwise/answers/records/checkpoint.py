@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:  # loaded where a folder has such files
-    from meshwise.models.checkpoint.contents import CheckpointContents
+    from meshwise.models.checkpoint_contents import CheckpointContents
 
 
 class CheckpointGroup(TypedDict):

@@ -8,7 +8,7 @@ from meshwise.answers.text.tables import Table
 from meshwise.units import format_count, format_memory
 
 if TYPE_CHECKING:
-    from meshwise.models.checkpoint.contents import CheckpointContents
+    from meshwise.models.checkpoint_contents import CheckpointContents
 
 _WORDS = {
     "feed_forward": "feed-forward",

@@ -11,11 +11,11 @@ from meshwise.models.checkpoint.compare import (
     differences,
     module_groups,
 )
-from meshwise.models.checkpoint.contents import Apart, CheckpointContents, Difference
 from meshwise.models.checkpoint.expected import derived_apart
 from meshwise.models.checkpoint.files import CheckpointFiles, checkpoint_files, read_tensors
 from meshwise.models.checkpoint.listed import listed_contents
 from meshwise.models.checkpoint.tally import CountedModule, Tally, retold, tally
+from meshwise.models.checkpoint_contents import Apart, CheckpointContents, Difference
 from meshwise.models.formats import quantization_summary, unquantised
 from meshwise.models.quantization.modules import commonest_format
 from meshwise.models.shapes import Block, LayerFormats, Model, Stored

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from meshwise import dtypes
-from meshwise.models.checkpoint.contents import Difference, ModuleGroup
 from meshwise.models.checkpoint.expected import Expected
 from meshwise.models.checkpoint.headers import some
 from meshwise.models.checkpoint.modules import END_GROUPS, LAYER_GROUPS
 from meshwise.models.checkpoint.tally import CountedModule, LayerModules, Tally, role_of
+from meshwise.models.checkpoint_contents import Difference, ModuleGroup
 from meshwise.models.shapes import LayerFormats, Model, Stored
 
 _WHOLE = "(all of it)"

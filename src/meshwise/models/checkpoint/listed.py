@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from meshwise.models.checkpoint.contents import Apart, CheckpointContents, Difference
 from meshwise.models.checkpoint.expected import derived_apart
 from meshwise.models.checkpoint.headers import Index
 from meshwise.models.checkpoint.modules import APART_GROUPS, ModuleName, ModuleNames, module_names
 from meshwise.models.checkpoint.tally import Tally
+from meshwise.models.checkpoint_contents import Apart, CheckpointContents, Difference
 from meshwise.models.shapes import Model
 
 
