@@ -504,7 +504,7 @@ def test_reading_costs_nothing_where_there_is_no_checkpoint(tmp_path: Path) -> N
     code = (
         "import sys; from meshwise.models.config_file import load_model_file\n"
         f"load_model_file({str(tmp_path)!r})\n"
-        "print([m for m in sys.modules if 'models.checkpoint' in m])"
+        "print([m for m in sys.modules if 'models.checkpoint.' in m])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
