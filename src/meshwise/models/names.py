@@ -126,7 +126,7 @@ def named_model(name: str, field: str = "model") -> NamedModel | None:
     """
     publisher, _, base = name.strip().rstrip("/").lower().rpartition("/")
     key = base.replace("_", "-").replace(" ", "-")
-    if len(key) > 100:
+    if len(key) > 100 or key.endswith(".json"):  # a file says itself what it is
         return None
     whole = hub_ids().get(name.strip().lower()) or _architecture(key)
     if whole is not None:
