@@ -505,12 +505,15 @@ def test_experts_are_never_filled_in() -> None:
 
 @pytest.mark.parametrize("key", ["text_config", "llm_config", "decoder_settings"])
 def test_sizes_in_a_block_that_the_type_has_not(key: str) -> None:
-    """They are read, or refused; never left out for the class's defaults."""
+    """They are read where the block says that it is of the same type, else refused; never left out for
+    the class's defaults."""
     block = {k: v for k, v in LLAMA.items() if k != "model_type"}
-    if key == "decoder_settings":
+    for other in (block, {**block, "model_type": "qwen3"}):
         with pytest.raises(InputError):
-            model_from_config({"model_type": "llama", key: block}, name="x")
+            model_from_config({"model_type": "llama", key: other}, name="x")
+    if key == "decoder_settings":
         return
+    block["model_type"] = "llama"
     found = model_from_config({"model_type": "llama", key: block}, name="x")
     assert parameters(found) == parameters(llama())
     del block["vocab_size"]

@@ -116,7 +116,8 @@ def key_groups(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Fin
             continue
         what = f"{r.key_heads} {_title(r)} {'groups' if r.rule == 'mamba2' else 'key heads'}"
         if r.key_heads > 1:
-            yield Finding("key_groups", True, f"tp={tp} does not divide {what}")
+            left = f"({r.key_heads} mod {tp} = {r.key_heads % tp})"
+            yield Finding("key_groups", True, f"tp={tp} does not divide {what} {left}")
         elif tp > 1:
             refuses = stack is not None and not stack.can.copies_kv_heads
             why = f", which {stack.title or stack.name} does not" if stack and refuses else ""
@@ -158,9 +159,9 @@ def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[F
     padded = q.method == "mxfp4"  # engines pad MXFP4 experts to whole groups
     for where, side, width, stored in _split_widths(model, tp):
         size, n = _whole(q.method, side, stored), _ranks(where, tp, etp)
-        if n == 1 or size <= 1 or width % n:
-            continue
-        shard = width // n
+        if n == 1 or size <= 1 or (width % n and where.startswith("expert FFN")):
+            continue  # an expert's uneven parts are the grid's own matter
+        shard = -(-width // n)  # padded where it does not divide
         if shard % size:
             unit = "block" if stored.block else "group"
             yield Finding(
@@ -356,7 +357,7 @@ _NAMES = {
     "heads": "the heads",
     "output_groups": "the groups of the output projection",
     "recurrent_heads": "the heads of recurrent layers",
-    "key_groups": "the heads of keys of recurrent layers",
+    "key_groups": "the key heads or groups of recurrent layers",
     "norm_groups": "the groups that norms of recurrent layers span",
     "key_copies": "the heads of keys of recurrent layers (this stack does not copy them)",
 }

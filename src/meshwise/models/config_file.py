@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import stat
 from typing import Any
@@ -155,13 +156,21 @@ def load_model_file(
     )
 
 
+_PICKLED = "pytorch_model.bin"
+
+
 def _with_weights(model: Model, folder: str, config: dict[str, Any]) -> Model:
     try:
         names = os.listdir(folder)
     except OSError:  # a file can be read in a folder that cannot be listed
         return model
     if not any(n.endswith((".safetensors", ".index.json")) for n in names):
-        return model
+        unread = sorted(n for n in names if fnmatch.fnmatch(n, "*.gguf") or n == _PICKLED)
+        if not unread:
+            return model
+        said = f"weights in {shorten(unread[0])} are not read: prices are those of config.json"
+        asked = f"{model.asked}; {said}" if model.asked else said
+        return msgspec.structs.replace(model, asked=asked)
     from meshwise.models.checkpoint.apply import with_checkpoint  # only where there is one
 
     return with_checkpoint(model, folder, names, dtype_stated=_states_dtype(config))

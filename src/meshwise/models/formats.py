@@ -204,6 +204,11 @@ def format_remarks(
         )
     asked = stated or (q.weight_dtype if q and not q.weight_only else None)
     dtype = dtypes.known(asked)
+    if said and q is not None and q.weight_only and stated is None and f.weights is not None:
+        found.append(
+            f"products of these weights are in {model.dtype}, widened from {q.weight_dtype}: `dtype` says "
+            "in which format else"
+        )
     if dtype is None:
         return found
     runs = dtypes.peak_dtype(dtype, peaks)

@@ -220,6 +220,25 @@ def claims(before: list[str], after: list[str], says: set[str]) -> int:
     return int(named or (script.endswith(".py") and "megatron" in script.lower()) or module)
 
 
+_BUILT = {"gated_delta"}  # recurrent layers of pretrain_gpt.py (experimental_attention_variant)
+
+
+def _check_script(job: Job, chosen: Target) -> None:
+    """Refuse a model whose layers another script builds, with a pattern that is not written here."""
+    known = job.model is not None and named_model(job.model) is not None
+    blocks = load_model(job.model).blocks if job.model and known else ()
+    rules = {b.recurrent.rule for b in blocks if b.recurrent is not None} - _BUILT
+    if rules:
+        raise InputError(
+            f"{chosen.title} cannot run {job.model} by pretrain_gpt.py, which builds no layers of rule "
+            f"{' or '.join(sorted(rules))}",
+            field="model",
+            value=job.model,
+            legal="a model of attention layers, or another target",
+        )
+
+
 def write(job: Job, chosen: Target) -> Written:
+    _check_script(job, chosen)
     s = _settings(job)
     return flag_lines(torchrun(job, "pretrain_gpt.py"), s, chosen, ("$MODEL_ARGS $DATA_ARGS",)), {}

@@ -195,18 +195,17 @@ def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
 
 def _own_block(config: Mapping[str, Any], model_type: str) -> _Text:
     """The sizes of a plain language model that stand in a block of their own, though its type has
-    none: where the top has no sizes, they are the model's."""
+    none: where the top has no sizes and the block says that it is of this type, they are the model's."""
     family = FAMILIES.get(model_type)
     tops = ("hidden_size", *family.aliases.get("hidden_size", ())) if family else ()
     if not tops or any(key in config for key in tops):
         return _Text(config, model_type)
     for key in ("text_config", "llm_config", "language_config", "language_model"):
         block = config.get(key)
-        if isinstance(block, dict) and any(k in block for k in tops):
-            inner = block.get("model_type") or model_type
+        same = isinstance(block, dict) and block.get("model_type") == model_type
+        if isinstance(block, dict) and same and any(k in block for k in tops):
             tied = {k: config[k] for k in ("tie_word_embeddings",) if k in config}
-            inner = inner if isinstance(inner, str) else model_type
-            return _Text({**block, **tied}, inner, key)
+            return _Text({**block, **tied}, model_type, key)
     return _Text(config, model_type)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from meshwise.errors import InputError, closest
+from meshwise.errors import InputError
 from meshwise.runtime.model.cuts import Cut
 
 
@@ -99,13 +99,11 @@ def split_family(model_type: str) -> SplitFamily:
     """Raise :class:`InputError` for a family without a table."""
     found = SPLIT_FAMILIES.get(model_type)
     if found is None:
-        near = closest(model_type, SPLIT_FAMILIES)
         raise InputError(
             f"model: {model_type!r} is no family that the runtime can split",
             field="model",
             value=model_type,
             legal=sorted(SPLIT_FAMILIES),
-            nearest=near[0] if near else None,
         )
     return found
 
