@@ -217,7 +217,12 @@ def _same_numbers(word: str, name: str) -> bool:
         return False
     pattern = r"(\d+)([bmt])(?![a-z0-9])"
     ours, theirs = dict(re.findall(pattern, word)), dict(re.findall(pattern, name))
-    return all(ours[n] == theirs[n] for n in ours.keys() & theirs.keys())
+    # a letter alone before a number is a line of models: r2 is no v2
+    lines = r"(?<![a-z0-9])([a-z])(\d+)"
+    mine, other = ({n: x for x, n in re.findall(lines, text)} for text in (word, name))
+    return all(ours[n] == theirs[n] for n in ours.keys() & theirs.keys()) and all(
+        mine[n] == other[n] for n in mine.keys() & other.keys()
+    )
 
 
 def slips(a: str, b: str) -> float:

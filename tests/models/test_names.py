@@ -106,6 +106,11 @@ def test_the_nearest_is_of_the_same_family_and_size(name: str, near: str) -> Non
     assert nearest_preset(name) == near
 
 
+@pytest.mark.parametrize("name", ["deepseek-r2", "kimi-v2", "deepseek-r3"])
+def test_another_line_of_models_is_not_near(name: str) -> None:
+    assert nearest_preset(name) is None
+
+
 @pytest.mark.parametrize(
     ("name", "preset", "stored"),
     [
