@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -344,6 +345,7 @@ def kinds(folder: Path) -> dict[str, list[str]]:
     return {what: sorted(names, key=size) for what, names in known.items()}
 
 
+@functools.cache
 def size(name: str) -> float:
     """Weights, as far as they tell which model is quicker to walk."""
     parameters: float = mw.describe(mw.model(name)).to_dict()["parameters"]

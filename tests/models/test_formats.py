@@ -222,9 +222,14 @@ def test_an_option_says_what_it_leaves_wide() -> None:
     for name, routers in (("llama-3.1-8b", False), ("qwen3-30b-a3b", True)):
         work = run(weights="fp8")
         model = model_as_run(load_model(name), work)
-        (said,) = format_remarks(model, work, {"bf16": 1.0, "fp8": 2.0}, "X")
+        said, products = format_remarks(model, work, {"bf16": 1.0, "fp8": 2.0}, "X")
         assert "embedding, output head, norms" in said and ("routers" in said) == routers
-        assert format_remarks(load_model(name), work, {"bf16": 1.0, "fp8": 2.0}, "X") == [said]
+        assert "in bf16, widened from fp8" in products
+        again = format_remarks(load_model(name), work, {"bf16": 1.0, "fp8": 2.0}, "X")
+        assert again == [said, products]
+        work = run(weights="fp8", dtype="fp8")
+        assert len(format_remarks(load_model(name), work, {"bf16": 1.0, "fp8": 2.0}, "X")) == 1
+        work = run(weights="fp8")
     q = model.quantization
     assert q is not None and q.embedding is None and q.head is None
     gguf = run(weights="Q4_K_M")
