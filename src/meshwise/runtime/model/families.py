@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from meshwise.errors import InputError
+from meshwise.errors import InputError, meant
 from meshwise.runtime.model.cuts import Cut
 
 
@@ -99,11 +99,13 @@ def split_family(model_type: str) -> SplitFamily:
     """Raise :class:`InputError` for a family without a table."""
     found = SPLIT_FAMILIES.get(model_type)
     if found is None:
+        near = meant(model_type, {name: name for name in SPLIT_FAMILIES})
         raise InputError(
             f"model: {model_type!r} is no family that the runtime can split",
             field="model",
             value=model_type,
             legal=sorted(SPLIT_FAMILIES),
+            nearest=near.pop() if len(near) == 1 else None,
         )
     return found
 
