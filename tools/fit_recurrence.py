@@ -442,8 +442,14 @@ def sample(root: Path, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Fit the recurrences of kernels/*.toml.")
+def fit(
+    what: str,
+    table: str,
+    sections: Callable[[Path, str], dict[str, Entry]],
+    sample: Callable[[Path, Path], None],
+) -> None:
+    """The command of a tool that fits ``what`` into the catalog's sections that ``table`` matches."""
+    parser = argparse.ArgumentParser(description=f"Fit {what} of kernels/*.toml.")
     parser.add_argument("wheel", type=Path, help="folder of the unpacked aiconfigurator-core wheel")
     parser.add_argument("--device", choices=sorted(fk.DEVICES), action="append", help="only these")
     parser.add_argument("--sample", type=Path, help="write the tests' sample of calls, fit nothing")
@@ -453,9 +459,10 @@ def main() -> None:
         return
     for device in arguments.device or fk.DEVICES:
         entries = sections(arguments.wheel, device)
-        write(device, "recurrence", entries)
-        report(device, entries)
+        if entries:
+            write(device, table, entries)
+            report(device, entries)
 
 
 if __name__ == "__main__":
-    main()
+    fit("the recurrences", "recurrence", sections, sample)

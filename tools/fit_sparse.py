@@ -33,7 +33,6 @@ Schema of a section::
 
 from __future__ import annotations
 
-import argparse
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -371,21 +370,5 @@ def sample(root: Path, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Fit sparse attention of kernels/*.toml.")
-    parser.add_argument("wheel", type=Path, help="folder of the unpacked aiconfigurator-core wheel")
-    parser.add_argument("--device", choices=sorted(fk.DEVICES), action="append", help="only these")
-    parser.add_argument("--sample", type=Path, help="write the tests' sample of calls, fit nothing")
-    arguments = parser.parse_args()
-    if arguments.sample:
-        sample(arguments.wheel, arguments.sample)
-        return
-    for device in arguments.device or fk.DEVICES:
-        entries = sections(arguments.wheel, device)
-        if entries:
-            fr.write(device, r"(?:sparse|attention\.mla)", entries)
-            fr.report(device, entries)
-
-
 if __name__ == "__main__":
-    main()
+    fr.fit("sparse attention", r"(?:sparse|attention\.mla)", sections, sample)

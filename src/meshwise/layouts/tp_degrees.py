@@ -102,7 +102,7 @@ def recurrent_heads(model: Model, tp: int, stack: Software, etp: int) -> Iterato
     """Heads (channels) of recurrent mixers are split whole, each with its state."""
     for r in _recurrents(model):
         if r.heads % tp:
-            what = f"{r.heads:,} {_title(r)} {'heads' if r.value_dim > 1 else 'channels'}"
+            what = f"{r.heads:,} {r.words} {'heads' if r.value_dim > 1 else 'channels'}"
             text = f"tp={tp} does not divide {what} ({r.heads} mod {tp} = {r.heads % tp})"
             yield Finding("recurrent_heads", True, text)
 
@@ -114,14 +114,14 @@ def key_groups(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Fin
         # of a rule without keys of their own, one group of Mamba 1's states is made on every rank
         if r.key_dim == 1 or r.rule == "mamba" or r.key_heads % tp == 0:
             continue
-        what = f"{r.key_heads} {_title(r)} {'groups' if r.rule == 'mamba2' else 'key heads'}"
+        what = f"{r.key_heads} {r.words} {'groups' if r.rule == 'mamba2' else 'key heads'}"
         if r.key_heads > 1:
             left = f"({r.key_heads} mod {tp} = {r.key_heads % tp})"
             yield Finding("key_groups", True, f"tp={tp} does not divide {what} {left}")
         elif tp > 1:
             refuses = stack is not None and not stack.can.copies_kv_heads
             why = f", which {stack.title or stack.name} does not" if stack and refuses else ""
-            text = f"1 {_title(r)} group on {tp} ranks: every rank keeps a copy{why}"
+            text = f"1 {r.words} group on {tp} ranks: every rank keeps a copy{why}"
             yield Finding("key_copies", refuses, text)
 
 
@@ -133,15 +133,11 @@ def recurrent_norms(model: Model, tp: int, stack: Software, etp: int) -> Iterato
         if tp == 1 or not r.spans_ranks(tp):
             continue
         if r.rule == "lightning" and r.norm_groups > 1:
-            what = f"{r.norm_groups} groups of heads that a {_title(r)} norm spans"
+            what = f"{r.norm_groups} groups of heads that a {r.words} norm spans"
             yield Finding("norm_groups", True, f"tp={tp} does not divide the {what}")
             continue
-        text = f"the {_title(r)} norm spans heads of {tp} ranks: one more reduction per layer"
+        text = f"the {r.words} norm spans heads of {tp} ranks: one more reduction per layer"
         yield Finding("recurrent_norm", False, f"{text}, of their sums of squares")
-
-
-def _title(r: Recurrent) -> str:
-    return r.title.replace("_", "-")
 
 
 def quantization(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
@@ -197,7 +193,7 @@ def _split_widths(model: Model, tp: int) -> Iterator[tuple[str, str, int, Stored
                 found += _sides(f"attention {m.role}", m, tp, s.attention, s.output)
         if block.recurrent is not None:
             for m in block.recurrent.matrices(model.hidden):
-                name = f"{block.recurrent.title.replace('_', '-')} {m.role}"
+                name = f"{block.recurrent.words} {m.role}"
                 found += _sides(name, m, tp, s.recurrent, s.recurrent_output)
         pairs = {
             "FFN": (s.up, s.down),

@@ -13,10 +13,10 @@ from meshwise.checks import name_of
 from meshwise.errors import InputError
 from meshwise.models.config_file import find_config, load_model_file
 from meshwise.models.families.config import model_from_config
+from meshwise.models.families.refused import NESTED_BLOCKS
 from meshwise.models.names import HUB_ID, NamedModel, config_of, named_model
 from meshwise.models.shapes import Model
 
-_TEXT = ("text_config", "llm_config", "language_config")  # of a wrapper
 _PER_LAYER = ("layer_types", "attention_layers", "mlp_layer_types")
 
 
@@ -54,7 +54,7 @@ def first_layers(config: dict[str, Any], layers: int | None) -> dict[str, Any]:
     """The ``config.json`` of the model's first layers, at full width."""
     if layers is None:
         return config
-    block = next((k for k in _TEXT if isinstance(config.get(k), dict)), None)
+    block = next((k for k in NESTED_BLOCKS if isinstance(config.get(k), dict)), None)
     key = next((k for k in ("num_hidden_layers", "n_layer", "num_layers") if k in config), None)
     if key is None and block is not None:
         return {**config, block: first_layers(config[block], layers)}

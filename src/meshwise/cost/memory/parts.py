@@ -135,7 +135,7 @@ def kv_cache_bytes(ctx: Context, role: Role) -> Array:
             states = states + count * ctx.sequences * recurrent.recurrent_state_bytes(ctx, r)
         if a is None:
             continue
-        values = a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
+        values = a.local_cached_width(ctx.layout.tp)
         total = total + count * ctx.sequences * float(a.cached(ctx.keys)) * values * ctx.widths.kv
         if a.indexer is not None and a.indexer.own:
             kept = (

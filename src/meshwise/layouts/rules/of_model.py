@@ -53,7 +53,7 @@ def _exchanges_heads(c: Case) -> Array:
 def _head_exchange(layout: Layout, c: Case) -> Refusal:
     r = min(_recurrents(c), key=lambda r: r.heads)
     own = -(-r.heads // layout.tp)
-    why = f"does not divide the {own} {r.title.replace('_', '-')} heads of a TP rank, which it exchanges"
+    why = f"does not divide the {own} {r.words} heads of a TP rank, which it exchanges"
     return degree_refusal("cp", layout.cp, why, divisors(own))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from meshwise.errors import InputError, shorten
 from meshwise.models.families.keys import Reader, wrong
+from meshwise.models.families.refused import NESTED_BLOCKS
 
 # What model types of other families, and checkpoints of other software, call a size.
 OTHER_NAMES: dict[str, tuple[str, ...]] = {
@@ -29,10 +30,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "moe_intermediate_size": ("moe_ffn_hidden_size", "expert_hidden_size", "expert_ffn_dim"),
 }  # fmt: skip
 # Blocks in which wrappers describe a language model; a type that has none does not read them.
-TEXT_BLOCKS = (
-    "text_config", "llm_config", "language_config", "language_model", "thinker_config", "decoder",
-    "transformer", "model", "model_config",
-)  # fmt: skip
+TEXT_BLOCKS = (*NESTED_BLOCKS, "thinker_config", "decoder", "transformer", "model", "model_config")
 
 
 def holder_of(key: str, config: Mapping[str, Any], used: Collection[str] = ()) -> str | None:

@@ -12,7 +12,6 @@ from meshwise.models.families.delta import kimi_delta
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import (
     LINEAR_KINDS,
-    layer_count,
     layer_kinds,
     other_variant,
     refuse_set,
@@ -47,7 +46,7 @@ def _experts(r: Reader) -> tuple[Moe | None, list[bool]]:
         raise not_known("moe_router_enable_shared_expert", False, "contradicts num_shared_experts",
                         "true")  # fmt: skip
     moe = routed_experts(r, False)
-    layers = layer_count(r)
+    layers = r.layers()
     if moe is None:
         return None, [False] * layers
     shared = r.optional("moe_shared_expert_intermediate_size", 0)
@@ -91,7 +90,7 @@ def bailing_moe_v2(r: Reader) -> ModelFields:
     """Ling 2.0: experts behind the first layers, norms of queries and keys."""
     refuse_set(r, "use_bias", "use_sliding_window", "using_split_qkv_in_self_attention")
     fields = end_fields(r)
-    kinds = [LINEAR_KINDS[1]] * layer_count(r)
+    kinds = [LINEAR_KINDS[1]] * r.layers()
     return _layers(r, fields, kinds, {LINEAR_KINDS[1]: self_attention(r)})
 
 
@@ -121,7 +120,7 @@ def bailing_moe_linear(r: Reader) -> ModelFields:
     refuse_set(r, "use_bias", "use_qkv_bias", "use_sliding_window",
                "using_split_qkv_in_self_attention")  # fmt: skip
     fields = end_fields(r)
-    kinds = _grouped(r, layer_count(r), tail=True)
+    kinds = _grouped(r, r.layers(), tail=True)
     mixers: dict[str, Attention | Recurrent] = {
         LINEAR_KINDS[0]: _lightning(r, fields["hidden"]),
         LINEAR_KINDS[1]: self_attention(r),
@@ -144,7 +143,7 @@ def bailing_hybrid(r: Reader) -> ModelFields:
         raise other_variant("full_attention_type", r.value("full_attention_type"), "mla")
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = layer_count(r)
+    layers = r.layers()
     kimi = _is_kimi_delta(r)
     if kimi:
         untied(r)

@@ -21,6 +21,7 @@ from meshwise.models.families.keys import Reader, kind
 from meshwise.models.families.layers import ModelFields
 from meshwise.models.families.refused import (
     ARCHITECTURES,
+    NESTED_BLOCKS,
     REFUSED_TYPES,
     WRAPPER_TYPES,
     Wrapper,
@@ -200,7 +201,7 @@ def _own_block(config: Mapping[str, Any], model_type: str) -> _Text:
     tops = ("hidden_size", *family.aliases.get("hidden_size", ())) if family else ()
     if not tops or any(key in config for key in tops):
         return _Text(config, model_type)
-    for key in ("text_config", "llm_config", "language_config", "language_model"):
+    for key in NESTED_BLOCKS:
         block = config.get(key)
         same = isinstance(block, dict) and block.get("model_type") == model_type
         if isinstance(block, dict) and same and any(k in block for k in tops):

@@ -13,7 +13,6 @@ from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import (
     LINEAR_KINDS,
     every,
-    layer_count,
     layer_kinds,
     other_variant,
     untied,
@@ -70,7 +69,7 @@ def qwen_hybrid(r: Reader) -> ModelFields:
     """Qwen3-Next and Qwen3.5: three layers of Gated DeltaNet, then one of gated attention."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = layer_count(r)
+    layers = r.layers()
     if r.value("attn_output_gate") is False:
         raise not_known(
             "attn_output_gate", False, "attention without its gate is not known", "true"
@@ -117,7 +116,7 @@ def olmo_hybrid(r: Reader) -> ModelFields:
     """OLMo Hybrid: its attention layers norm their outputs, its linear ones their inputs."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = layer_count(r)
+    layers = r.layers()
     kinds = layer_kinds(r, layers)
     if kinds is None:
         kinds = every(layers, 4, *LINEAR_KINDS)
@@ -223,7 +222,7 @@ def kimi_linear(r: Reader) -> ModelFields:
     untied(r)
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = layer_count(r)
+    layers = r.layers()
     linear = r.table("linear_attn_config")
     kinds = _kimi_kinds(r, layers, linear)
     attention = _kimi_attention(r)

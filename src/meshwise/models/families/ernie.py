@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
@@ -15,6 +14,7 @@ from meshwise.models.families.layers import (
     dense_mlp,
     distinct_blocks,
     end_fields,
+    has_experts,
     self_attention,
 )
 from meshwise.models.shapes import Block, Mlp, Moe
@@ -37,11 +37,7 @@ def _sparse(r: Reader, layers: int) -> list[bool]:
     """For each layer whether it has experts: by kind; or an interval, the same for texts and images."""
     kinds = r.sequence("mlp_layer_types", layers)
     if kinds is not None:
-        for item in kinds:
-            if item not in ("sparse", "dense"):
-                raise not_known("mlp_layer_types", item, f"{shorten(item)} is not known",
-                                "sparse, dense")  # fmt: skip
-        return [item == "sparse" for item in kinds]
+        return has_experts(kinds)
     if not r.has("moe_layer_start_index"):
         return [i > 0 for i in range(layers)]
     step = r.integer("moe_layer_interval", 1, fr.MOST_LAYERS)
@@ -58,7 +54,7 @@ def ernie4_5_vl_moe(r: Reader) -> ModelFields:
     """Two sets of experts of one number and two widths; the shared one is of the texts' width."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     bias = r.flag("use_bias")
     sparse = _sparse(r, layers)
     count, other = _pair(r, "moe_num_experts", 1, fr.MOST_EXPERTS)

@@ -25,7 +25,8 @@ _V3 = size_defaults(
     7168, 18432, 61, 128, None, 129280, 4096, **_MLA, n_routed_experts=256, n_shared_experts=1,
     num_experts_per_tok=8, moe_intermediate_size=2048, first_k_dense_replace=3,
 )  # fmt: skip
-_DEEPSEEK: dict[str, Any] = {
+# latent attention and first layers without experts (DeepSeek-V3)
+DEEPSEEK: dict[str, Any] = {
     "query_key_bias": "attention_bias",
     "mla": True,
     "moe": _DEEPSEEK_MOE,
@@ -119,10 +120,10 @@ MOE_FAMILIES: dict[str, Family] = {
             n_shared_experts=2, num_experts_per_tok=None, moe_intermediate_size=1407,
             first_k_dense_replace=0, moe_layer_freq=1,
         ),
-        **_DEEPSEEK, mlp_bias="mlp_bias",
+        **DEEPSEEK, mlp_bias="mlp_bias",
     ),
-    "deepseek_v3": Family(words="DeepSeek 1–4", defaults=_V3, **_DEEPSEEK),
-    "kimi_k2": Family(words="Kimi-K2", defaults=_V3, **_DEEPSEEK),
+    "deepseek_v3": Family(words="DeepSeek 1–4", defaults=_V3, **DEEPSEEK),
+    "kimi_k2": Family(words="Kimi-K2", defaults=_V3, **DEEPSEEK),
     "glm4_moe": Family(
         words="GLM-4.5, GLM-5", defaults={**_GLM_MOE, "use_qk_norm": False},
         query_key_bias="attention_bias", query_key_norm="head", query_key_norm_key="use_qk_norm",
@@ -142,7 +143,7 @@ MOE_FAMILIES: dict[str, Family] = {
             n_shared_experts=1, num_experts_per_tok=4, moe_intermediate_size=1536,
             first_k_dense_replace=1,
         ),
-        **_DEEPSEEK,
+        **DEEPSEEK,
     ),
     "mimo_v2_flash": Family(
         words="MiMo",
@@ -249,7 +250,7 @@ MOE_FAMILIES: dict[str, Family] = {
     "axk1": Family(
         words="A.X K1", defaults={**_V3, "vocab_size": 163840, "num_attention_heads": 64,
         "max_position_embeddings": 32768, "n_routed_experts": 192, "first_k_dense_replace": 1},
-        **_DEEPSEEK, build="axk1",
+        **DEEPSEEK, build="axk1",
     ),
     "mistral4": Family(
         words="Mistral",
@@ -259,7 +260,7 @@ MOE_FAMILIES: dict[str, Family] = {
             n_shared_experts=1, num_experts_per_tok=4, moe_intermediate_size=2048,
             first_k_dense_replace=0,
         ),
-        **_DEEPSEEK,
+        **DEEPSEEK,
     ),
     "sarvam_mla": Family(
         words="Sarvam",
@@ -269,7 +270,7 @@ MOE_FAMILIES: dict[str, Family] = {
             n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048,
             first_k_dense_replace=1,
         ),
-        **{**_DEEPSEEK, "aliases": {**_ROUTED, "n_shared_experts": ("num_shared_experts",)}},
+        **{**DEEPSEEK, "aliases": {**_ROUTED, "n_shared_experts": ("num_shared_experts",)}},
     ),
     "sarvam_moe": Family(
         words="Sarvam",

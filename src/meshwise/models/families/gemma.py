@@ -96,7 +96,7 @@ def gemma4(r: Reader) -> ModelFields:
     keys and values; experts, where there are some, run beside the MLP."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     heads, kv_heads, head_dim = r.heads(hidden)
     bias = r.flag("attention_bias")
     window = r.integer("sliding_window", 1, fr.MOST_POSITIONS)
@@ -176,7 +176,7 @@ def gemma3n(r: Reader) -> ModelFields:
     """Gemma 3n: four streams of which one is computed, embeddings per layer, low-rank residuals."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     heads, kv_heads, head_dim = r.heads(hidden)
     bias = r.flag("attention_bias")
     window = r.integer("sliding_window", 1, fr.MOST_POSITIONS)

@@ -52,7 +52,7 @@ def hunyuan(r: Reader) -> ModelFields:
     """Hunyuan: experts where num_experts is over 1, from the layers on that are not skipped."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     bias = r.flag(r.family.mlp_bias)
     attentions = _attentions(r, layers)
     counts = [1] * layers

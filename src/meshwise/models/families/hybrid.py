@@ -14,10 +14,6 @@ from meshwise.models.shapes import Block
 LINEAR_KINDS = ("linear_attention", "full_attention")  # as layer_types names them
 
 
-def layer_count(r: Reader) -> int:
-    return r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-
-
 def layer_kinds(r: Reader, layers: int) -> list[str] | None:
     """The kind of each layer as ``layer_types`` lists them; None where the file has no such list."""
     found = r.sequence("layer_types", layers)

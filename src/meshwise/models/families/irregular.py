@@ -30,10 +30,6 @@ def _alike(fields: ModelFields, block: Block, layers: int) -> ModelFields:
     return fields
 
 
-def _layers(r: Reader) -> int:
-    return r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
-
-
 def gpt_bigcode(r: Reader) -> ModelFields:
     """GPT-2 whose queries share one key/value head (StarCoder, arXiv 2305.06161)."""
     fields = standard(r)
@@ -68,7 +64,7 @@ def opt(r: Reader) -> ModelFields:
     width = r.integer("intermediate_size")
     attention = plain_attention(heads, heads, r.head_width(hidden, heads), bias, bias)
     mlp = Mlp(width=width, gated=False, up_bias=bias, down_bias=bias)
-    return _alike(fields, Block(attention=attention, mlp=mlp, norm_parameters=2 * norm), _layers(r))
+    return _alike(fields, Block(attention=attention, mlp=mlp, norm_parameters=2 * norm), r.layers())
 
 
 def falcon(r: Reader) -> ModelFields:
@@ -96,7 +92,7 @@ def falcon(r: Reader) -> ModelFields:
         parallel=parallel,
         norm_parameters=per_layer * norm_size("layer") * hidden,
     )
-    return _alike(fields, block, _layers(r))
+    return _alike(fields, block, r.layers())
 
 
 def mpt(r: Reader) -> ModelFields:
@@ -140,7 +136,7 @@ def mpt(r: Reader) -> ModelFields:
         mlp=Mlp(width=r.integer("expansion_ratio", 1, 1000) * hidden, gated=False),
         norm_parameters=2 * hidden,
     )
-    return _alike(fields, block, _layers(r))
+    return _alike(fields, block, r.layers())
 
 
 def dbrx(r: Reader) -> ModelFields:
@@ -176,7 +172,7 @@ def dbrx(r: Reader) -> ModelFields:
         moe=moe,
         norm_parameters=2 * hidden,
     )
-    return _alike(fields, block, _layers(r))
+    return _alike(fields, block, r.layers())
 
 
 def qwen(r: Reader) -> ModelFields:
@@ -195,7 +191,7 @@ def qwen(r: Reader) -> ModelFields:
         mlp=Mlp(width=width // 2, gated=True, up_bias=bias, down_bias=bias),
         norm_parameters=2 * hidden,
     )
-    return _alike(fields, block, _layers(r))
+    return _alike(fields, block, r.layers())
 
 
 def chatglm(r: Reader) -> ModelFields:
@@ -231,7 +227,7 @@ def chatglm(r: Reader) -> ModelFields:
         mlp=Mlp(width=r.integer("intermediate_size"), gated=True, up_bias=linear, down_bias=linear),
         norm_parameters=2 * hidden * scale,
     )
-    return _alike(fields, block, _layers(r))
+    return _alike(fields, block, r.layers())
 
 
 def llama4(r: Reader) -> ModelFields:
@@ -267,7 +263,7 @@ def mimo_v2_flash(r: Reader) -> ModelFields:
     """
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = _layers(r)
+    layers = r.layers()
     heads, kv_heads, head_dim = r.heads(hidden)
     value_dim = r.integer("v_head_dim")
     for key, want in (("swa_num_attention_heads", heads), ("swa_num_key_value_heads", 2 * kv_heads),

@@ -294,6 +294,10 @@ class Reader:
             return first
         return self.optional(key, low, high)
 
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return self.integer("num_hidden_layers", 1, MOST_LAYERS)
+
     def heads(self, hidden: int) -> tuple[int, int, int]:
         """(query heads, key/value heads, width of a head), checked against each other."""
         heads = self.integer("num_attention_heads")

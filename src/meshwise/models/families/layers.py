@@ -14,7 +14,7 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
-from meshwise.models.families.keys import Family, Reader, wrong
+from meshwise.models.families.keys import Family, Reader, not_known, wrong
 from meshwise.models.families.multi_token import next_token_layers
 from meshwise.models.families.windows import layer_windows
 from meshwise.models.layers.attention import Attention, Indexer
@@ -49,14 +49,21 @@ def _indices(r: Reader, key: str, layers: int) -> set[int]:
     return {fr.check_integer(key, item, 0, max(layers - 1, 0)) for item in found}
 
 
+def has_experts(kinds: list[Any]) -> list[bool]:
+    """For each entry of ``mlp_layer_types`` whether the layer has routed experts."""
+    for item in kinds:
+        if item not in ("sparse", "dense"):
+            raise not_known(
+                "mlp_layer_types", item, f"{shorten(item)} is not known", "sparse, dense"
+            )
+    return [item == "sparse" for item in kinds]
+
+
 def _first_dense(r: Reader, layers: int) -> list[bool]:
     """DeepSeek: the first layers are dense, then every moe_layer_freq-th has experts."""
-    types = r.sequence("mlp_layer_types")
+    types = r.sequence("mlp_layer_types", layers)
     if types is not None:
-        r.sequence("mlp_layer_types", layers)
-        if any(item not in ("dense", "sparse") for item in types):
-            raise wrong("mlp_layer_types", types, "unknown kind of layer", legal="dense, sparse")
-        return [item == "sparse" for item in types]
+        return has_experts(types)
     first = r.optional("first_k_dense_replace", 0, fr.MOST_LAYERS) or 0
     name, value, _ = r.find("moe_layer_freq")
     if isinstance(value, list):
@@ -257,7 +264,7 @@ def end_fields(r: Reader, vocab: str = "vocab_size") -> ModelFields:
 def standard(r: Reader) -> ModelFields:
     """Fields of the Model of a family that :class:`Family` describes in full."""
     f: Family = r.family
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     mlp_bias = r.flag(f.mlp_bias)

@@ -11,7 +11,6 @@ from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.hybrid import (
     LINEAR_KINDS,
-    layer_count,
     layer_kinds,
     marked_layers,
     other_variant,
@@ -65,7 +64,7 @@ def minimax(r: Reader) -> ModelFields:
     """MiniMax-Text-01 and M1: layers of lightning attention between layers of attention, experts in each."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = layer_count(r)
+    layers = r.layers()
     listed, published = layer_kinds(r, layers), _published_kinds(r, layers)
     if listed is not None and published is not None and listed != published:
         raise wrong("attn_type_list", None, "contradicts layer_types", legal="the same layers")
@@ -149,7 +148,7 @@ def minimax_m3(r: Reader) -> ModelFields:
         raise other_variant("attention_output_gate", True, "false")
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = layer_count(r)
+    layers = r.layers()
     sparse_config = r.table("sparse_attention_config")
     kinds = _m3_kinds(r, layers, sparse_config)
     plain = self_attention(r)

@@ -9,6 +9,9 @@ import msgspec
 
 from meshwise.errors import shorten
 
+# where a file has the sizes of its language model, if not at the top
+NESTED_BLOCKS = ("text_config", "llm_config", "language_config", "language_model")
+
 
 class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
     """A multimodal configuration whose language model stands in a nested object."""

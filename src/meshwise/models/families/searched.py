@@ -23,7 +23,7 @@ def deci(r: Reader) -> ModelFields:
     """DeciLM: the number of key/value heads differs from layer to layer."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     heads, _, head_dim = r.heads(hidden)
     per_layer = layer_integers(r, "num_key_value_heads_per_layer", layers, 1, heads)
     mlp = Mlp(width=r.integer("intermediate_size"), gated=True)
@@ -48,7 +48,7 @@ def nemotron_nas(r: Reader) -> ModelFields:
     """Llama-Nemotron after neural architecture search: every layer has its own shape."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     heads = r.integer("num_attention_heads")
     r.optional("num_key_value_heads")
     head_dim = r.optional("head_dim") or r.head_width(hidden, heads)

@@ -103,7 +103,7 @@ def _fields(
 def lfm2(r: Reader) -> ModelFields:
     """LFM2 (arXiv 2511.23404): gated short convolutions, and attention in some layers."""
     fields = end_fields(r)
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     order = _order(r, layers)
     mlp = Mlp(width=_adjusted_width(r), gated=True)
     fields["blocks"], fields["pattern"] = _fields(
@@ -115,7 +115,7 @@ def lfm2(r: Reader) -> ModelFields:
 def lfm2_moe(r: Reader) -> ModelFields:
     """LFM2 with experts behind its first layers; their correction biases are buffers."""
     fields = end_fields(r)
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     order = _order(r, layers)
     dense = min(r.integer("num_dense_layers", 0, fr.MOST_LAYERS), layers)
     mlp = Mlp(width=r.integer("intermediate_size"), gated=True)
@@ -131,7 +131,7 @@ def lfm2_moe(r: Reader) -> ModelFields:
 def lfm3(r: Reader) -> ModelFields:
     """LFM3: longer convolutions, windows, a gate per head, norms around each part."""
     fields = end_fields(r)
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     order = _order(r, layers)
     mlp = Mlp(width=r.integer("intermediate_size"), gated=True)
     norms = 4 if r.flag("use_sandwich_norm") else 2

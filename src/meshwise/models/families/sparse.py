@@ -9,6 +9,7 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
+from meshwise.models.families.experts import DEEPSEEK
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (
@@ -210,7 +211,7 @@ def deepseek_v4(r: Reader) -> ModelFields:
     """DeepSeek-V4: windows beside compressed entries, several residual streams, experts everywhere."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     r.optional("num_key_value_heads")  # there is one
     if r.optional("n_shared_experts", 0, 1000) not in (None, 1):
         raise not_known("n_shared_experts", r.value("n_shared_experts"), "one is what it has", "1")
@@ -275,22 +276,10 @@ _V4 = size_defaults(
     o_lora_rank=1024, index_n_heads=64, index_head_dim=128, index_topk=512, hc_mult=4,
     qk_rope_head_dim=64,
 )  # fmt: skip
-_MOE = MoeKeys(
-    experts="n_routed_experts",
-    width="moe_intermediate_size",
-    shared_count="n_shared_experts",
-    layers="first_dense",
-)
-_DEEPSEEK: dict[str, Any] = {
-    "query_key_bias": "attention_bias",
-    "mla": True,
-    "moe": _MOE,
-    "aliases": {"n_routed_experts": ("num_local_experts", "num_experts")},
-    "indexer": True,
-}
+_SPARSE: dict[str, Any] = {**DEEPSEEK, "indexer": True}
 SPARSE_FAMILIES: dict[str, Family] = {
-    "deepseek_v32": Family(words="DeepSeek 1–4", defaults=_V32, **_DEEPSEEK),
-    "glm_moe_dsa": Family(words="GLM-4.5, GLM-5", defaults=_GLM5, **_DEEPSEEK, build="glm_moe_dsa"),
+    "deepseek_v32": Family(words="DeepSeek 1–4", defaults=_V32, **_SPARSE),
+    "glm_moe_dsa": Family(words="GLM-4.5, GLM-5", defaults=_GLM5, **_SPARSE, build="glm_moe_dsa"),
     "deepseek_v4": Family(
         words="DeepSeek 1–4", defaults=_V4, build="deepseek_v4", layer_kinds=_V4_LAYERS,
         aliases={"n_routed_experts": ("num_local_experts",),

@@ -133,7 +133,7 @@ def jamba(r: Reader) -> ModelFields:
     """Jamba (arXiv 2403.19887): every period-th layer attends, the others are Mamba 1; experts in turn."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
 
     def in_turn(name: str) -> list[bool]:
         period = r.integer(f"{name}_layer_period", 1, fr.MOST_LAYERS)
@@ -186,7 +186,7 @@ def bamba(r: Reader) -> ModelFields:
     """Bamba: Mamba 2, and attention in the layers of ``attn_layer_indices``."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     listed = r.sequence("attn_layer_indices") or []
     attends = {fr.check_integer("attn_layer_indices", i, 0, max(layers - 1, 0)) for i in listed}
     attention = grouped_attention(r, hidden, bias=r.flag("attention_bias"))
@@ -217,7 +217,7 @@ def falcon_h1(r: Reader) -> ModelFields:
         mlp=_gated_mlp(r),
         norm_parameters=2 * hidden,
     )
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     fields["blocks"], fields["pattern"] = (block,), (0,) * layers
     return fields
 
@@ -226,7 +226,7 @@ def granite_hybrid(r: Reader) -> ModelFields:
     """Granite 4.0: Mamba 2 or attention by ``layer_types``, a shared MLP, and experts where it has some."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     order = named_kinds(r, "layer_types", MIXER_NAMES, layers)
     if order is None:
         raise wrong("layer_types", None, "absent or null",
@@ -265,7 +265,7 @@ def plamo2(r: Reader) -> ModelFields:
     """
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     step = r.integer("mamba_step", 2, fr.MOST_LAYERS)
     attends = [i % step == step // 2 for i in range(layers)]
     if layers <= step // 2:

@@ -16,6 +16,7 @@ from meshwise.models.families.layers import (
     dense_mlp,
     distinct_blocks,
     end_fields,
+    has_experts,
     layer_integers,
     moe_layers,
     object_of,
@@ -56,11 +57,7 @@ def _sparse(r: Reader, layers: int) -> list[bool]:
     all but the first."""
     kinds = padded_list(r, "mlp_layer_types", layers)
     if kinds is not None:
-        for item in kinds:
-            if item not in ("sparse", "dense"):
-                raise not_known("mlp_layer_types", item, f"{shorten(item)} is not known",
-                                "sparse, dense")  # fmt: skip
-        return [item == "sparse" for item in kinds]
+        return has_experts(kinds)
     name, value, _ = r.find("moe_layers_enum")
     if value is None:
         first = r.integer("first_k_dense_replace", 0, fr.MOST_LAYERS)
@@ -143,7 +140,7 @@ def step3p5(r: Reader) -> ModelFields:
     """Step 3.5 and 3.7: a gate per head, more heads in windows, one shared expert."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     heads, kv_heads, dim = r.heads(hidden)
     if not r.flag("use_head_wise_attn_gate"):
         raise not_known("use_head_wise_attn_gate", False, "gates per head are what it has", "true")
@@ -188,7 +185,7 @@ def step3(r: Reader) -> ModelFields:
     factorised attention, arXiv 2507.19427), experts in the layers that the file lists."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     heads, dim, rank = (
         r.integer("num_attention_heads"),
         r.integer("head_dim"),
@@ -224,7 +221,7 @@ def laguna(r: Reader) -> ModelFields:
     """Laguna: heads layer by layer, each with a gate, and a shared expert."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     heads, kv_heads, dim = r.heads(hidden)
     counts = [heads] * layers
     if r.value("num_attention_heads_per_layer") is not None:

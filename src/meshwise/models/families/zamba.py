@@ -110,7 +110,7 @@ def zamba2(r: Reader) -> ModelFields:
     """Zamba 2: Mamba 2, and shared blocks in turn, with low-rank products of each use."""
     fields = end_fields(r)
     hidden: int = fields["hidden"]
-    layers = r.integer("num_hidden_layers", 1, fr.MOST_LAYERS)
+    layers = r.layers()
     order = named_kinds(r, "layers_block_type", _KINDS, layers)
     if order is None:
         raise wrong("layers_block_type", None, "absent or null",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from meshwise.checks import MAX_PARAMETERS, a, check_fields, flags_of, optional, whole
@@ -89,6 +91,11 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if self.kv_lora_rank is not None:
             return self.kv_lora_rank + self.rope_head_dim
         return self.head_dim + (0 if self.one_cache else self.value_head_dim)
+
+    def local_cached_width(self, tp: Any) -> Any:
+        """Values that the cache of one of ``tp`` ranks (an array, or an integer) keeps per position: KV heads
+        are copied where there are fewer than ranks, MLA's latent is on every rank."""
+        return self.cached_width * (1 if self.mla else -(-self.kv_heads // tp))
 
     def seen(self, keys: int) -> int:
         """Of ``keys`` positions those that the last query attends to: all, a window's, the chosen."""

@@ -62,6 +62,11 @@ class Recurrent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """What operations of this rule are called by."""
         return RECURRENCES[self.rule].title
 
+    @property
+    def words(self) -> str:
+        """Its name in sentences."""
+        return self.title.replace("_", "-")
+
     def matrices(self, hidden: int) -> list[Projection]:
         """The projections of a layer of width ``hidden``."""
         return RECURRENCES[self.rule].matrices(self, hidden)
@@ -145,26 +150,24 @@ def _lightning(r: Recurrent, hidden: int) -> list[Projection]:
     return [*_query_key_value(r, hidden), gate, _output(r, hidden)]
 
 
-def _mamba(r: Recurrent, hidden: int) -> list[Projection]:
+def _selecting(r: Recurrent, hidden: int, groups: int, steps: int) -> list[Projection]:
+    """What selects is made of a rank's channels, and summed over the ranks before the next product."""
     return [
         Projection("gate", hidden, r.inner, "column", r.heads),
         Projection("value", hidden, r.inner, "column", r.heads),
-        # what it makes of the channels is summed over the ranks before the next product
-        Projection("selection", r.inner, r.rank + 2 * r.key_dim, "row", r.heads),
-        Projection("step", r.rank, r.inner, "column", r.heads),
+        Projection("selection", r.inner, r.rank + 2 * groups, "row", r.heads),
+        Projection("step", r.rank, steps, "column", r.heads),
         _output(r, hidden),
     ]
 
 
+def _mamba(r: Recurrent, hidden: int) -> list[Projection]:
+    return _selecting(r, hidden, r.key_dim, r.inner)
+
+
 def _mamba2(r: Recurrent, hidden: int) -> list[Projection]:
-    if r.rank:  # what selects is made of the channels, as in Mamba 1 (PLaMo 2)
-        return [
-            Projection("gate", hidden, r.inner, "column", r.heads),
-            Projection("value", hidden, r.inner, "column", r.heads),
-            Projection("selection", r.inner, r.rank + 2 * r.keys, "row", r.heads),
-            Projection("step", r.rank, r.heads, "column", r.heads),
-            _output(r, hidden),
-        ]
+    if r.rank:  # as in Mamba 1 (PLaMo 2)
+        return _selecting(r, hidden, r.keys, r.heads)
     return [
         Projection("gate", hidden, r.inner, "column", r.heads),
         *_query_key_value(r, hidden),

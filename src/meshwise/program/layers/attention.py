@@ -295,7 +295,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
     if a.norms_span_heads and not ctx.training:
         ops.insert(0, norm_sums(ctx))
     if not ctx.training and not a.shared_kv:
-        cached = a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
+        cached = a.local_cached_width(ctx.layout.tp)
         moved = ctx.tokens * cached * (w.activation + w.kv)
         write = elementwise("attention.cache_write", w.kv_dtype, moved)
         ops.insert(-1, write._replace(kernel=Kernel.CACHE_WRITE))

@@ -293,7 +293,9 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     if ctx.phase == "decode":
         return attention.decode_exchange(ctx, part.attention)
     w = ctx.widths
-    kv_bytes = ctx.sequences * ctx.keys * _kv_width(ctx, part.attention) * w.activation
+    kv_bytes = (
+        ctx.sequences * ctx.keys * part.attention.local_cached_width(ctx.layout.tp) * w.activation
+    )
     count = np.where(ctx.layout.cp > 1, 1, 0)
     name = "attention.kv"
     under = "attention.core" + (":dgrad" if phase == "dgrad" else "")
@@ -310,11 +312,6 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     if phase == "forward":
         return [gather]
     return [gather, gather._replace(name="attention.kv_grad", kind="reduce_scatter")]
-
-
-def _kv_width(ctx: Context, a: Attention) -> Array:
-    """Values per token that a rank's KV heads (or MLA's latent) have."""
-    return a.cached_width * (1 if a.mla else -(-a.kv_heads // ctx.layout.tp))
 
 
 def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
