@@ -40,3 +40,21 @@ def test_what_means_nothing_is_refused() -> None:
         assert refusal(*export, *asked)["field"] == "--recompute-modules"
     experts = ("qwen3-30b-a3b", "--on", "hgx-h100", "--tp", "4", "--dp", "2", "--ep", "8")
     assert "--sequence-parallel" in run("export", "megatron-lm", *experts, "--seq", "2048").out
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("vllm", "mlx-community/Llama-3.2-3B-Instruct-4bit"),
+        ("sglang", "mlx-community/Llama-3.2-3B-Instruct-4bit"),
+        ("trtllm", "bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M"),
+    ],
+)
+def test_checkpoints_that_an_engine_does_not_load(target: str, name: str) -> None:
+    """No command is written for them, on a cluster or not; a price says that it is as if it did."""
+    load = ("--isl", "1024", "--osl", "128", "--concurrency", "4", "--tp", "1")
+    for more in ((), ("--on", "hgx-h100")):
+        found = refusal("export", target, name, *load, *more)
+        assert found["field"] == "MODEL" and "does not load" in found["message"]
+    served = answer("serve", name, "--on", "hgx-h100", "--stack", target, *load)
+    assert any("does not load" in remark for remark in served["remarks"])

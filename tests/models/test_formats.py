@@ -253,3 +253,13 @@ def test_nvfp4_before_blackwell_is_weights_alone() -> None:
     assert dtypes.peak_dtype("nvfp4", peaks) == "bf16"
     said = format_remarks(load_model("llama-3.1-8b-nvfp4"), run(), peaks, "X")
     assert any("no nvfp4 units" in text and "W4A16" in text for text in said)
+
+
+@pytest.mark.parametrize("file", ["Q8_0", "Q4_K_M", "Q2_K"])
+def test_a_gguf_file_of_gpt_oss_keeps_its_experts(file: str) -> None:
+    """They come in MXFP4, 17 bytes of 32 weights, whatever the file is called."""
+    found = load_model(f"unsloth/gpt-oss-20b-GGUF:{file}")
+    for block in found.blocks:
+        for stored in (block.stored.expert_up, block.stored.expert_down):
+            assert stored is not None and stored.dtype == "mxfp4"
+            assert stored.element_bytes == 17 / 32

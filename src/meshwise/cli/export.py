@@ -16,6 +16,8 @@ from meshwise.launch.targets import target_names
 
 if TYPE_CHECKING:
     from meshwise.launch.job import Job
+    from meshwise.models.shapes import Model
+    from meshwise.stacks.stack import Stack
     from meshwise.workloads.workload import Workload
 
 _DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "dcp")
@@ -205,6 +207,7 @@ def _check_on_cluster(
         work = api.Decode(batch=1, context=o.number("isl") or 1024)
     # checked as the target's software runs it, on as many nodes as it takes
     stack = load_stack(known_target(target).stack)
+    _check_method(spec, stack)
     cell = settled(read_layout(asked, tuple(asked)), spec, stack, phase)
     where = grown(load_cluster(cluster), cell.devices)
     if o.has("schedule"):
@@ -225,6 +228,21 @@ def _check_degree(model: str, layout: Mapping[str, object], target: str) -> None
     if named_model(model) is None:
         return
     etp = layout.get("etp")
-    stack = load_stack(known_target(target).stack)
+    stack, spec = load_stack(known_target(target).stack), load_model(model)
+    _check_method(spec, stack)
     degree = count(layout["tp"], "tp")
-    require_tp(load_model(model), degree, stack, None if etp is None else count(etp, "etp"))
+    require_tp(spec, degree, stack, None if etp is None else count(etp, "etp"))
+
+
+def _check_method(spec: Model, stack: Stack) -> None:
+    """Refuse a command for a checkpoint that the target's software does not load."""
+    from meshwise.layouts.tp_degrees import unread_method
+
+    unread = unread_method(spec, stack)
+    if unread:
+        raise InputError(
+            f"model: {unread}",
+            field="model",
+            value=spec.name,
+            legal="a checkpoint of another method, or another target",
+        )

@@ -224,6 +224,14 @@ def _sides(
     return [(name, "out", m.outputs * copies, last if m.role == "output_down" else first)]
 
 
+def unread_method(model: Model, stack: Stack) -> str:
+    """What says that a stack does not load checkpoints of the model's method; "" where it does."""
+    q = model.quantization
+    if q is None or q.method not in stack.can.unread_methods:
+        return ""
+    return f"{stack.title or stack.name} does not load {q.method} checkpoints"
+
+
 def ffn(model: Model, tp: int, stack: Software, etp: int) -> Iterator[Finding]:
     """FFN widths that do not divide are priced padded; even-splitting engines refuse them."""
     seen: set[tuple[str, int]] = set()

@@ -62,7 +62,9 @@ def _read(hint: Any, default: Any) -> SwitchField:
         words = get_args(item)
     rule, legal = _rule(item, words, range)
     if several:
-        rule, legal = tuple_of(rule, "of the stack's words"), f"some of {legal}"
+        # none of them where that is what a stack says by itself
+        rule = tuple_of(rule, "word", least=0 if default == () else 1)
+        legal = f"some of {legal}" if words else "words"
     if len(kinds) > 1:
         rule = optional(rule)
     meaning = next(a for a in said if isinstance(a, str))

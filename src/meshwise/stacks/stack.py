@@ -129,6 +129,7 @@ class Stack:
     recompute_early_stop = ByName(Memory.recompute_early_stop)
     parallel_block_one_all_reduce = ByName(Communication.parallel_block_one_all_reduce)
     copies_kv_heads = ByName(Can.copies_kv_heads)
+    unread_methods = ByName(Can.unread_methods)
     vocab_multiple = ByName(Executed.vocab_multiple)
     vocab_multiple_per_rank = ByName(Executed.vocab_multiple_per_rank)
     shards = ByName(Can.shards)

@@ -366,6 +366,9 @@ class Can(_Group, frozen=True, kw_only=True):
         bool, "Whether it divides the context of a KV head's copies in decode."
     ] = True
     copies_kv_heads: Annotated[bool, "Whether it runs with more ranks than KV heads."] = True
+    unread_methods: Annotated[
+        tuple[str, ...], "Quantisation methods (`quant_method`) whose checkpoints it does not load."
+    ] = ()
 
 
 # attribute of a stack, and table of its file

@@ -399,15 +399,17 @@ def test_names_that_an_index_lacks(tmp_path: Path, name: str) -> None:
     tensors = llama()
     del tensors[f"{K}.weight"]
     tensors["model.layers.7.mlp.up_proj.weight"] = ("BF16", [1])
+    tensors["foo.weight"] = ("BF16", [1])
     weight_map = dict.fromkeys(tensors, "a.bin")
     (tmp_path / name).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     found = load_model_file(tmp_path).checkpoint
     assert found is not None and found.total_bytes is None
-    assert [(d.kind, d.where) for d in found.differences] == [
+    assert {(d.kind, d.where) for d in found.differences} == {
         ("missing", "layer 1 attention key"),
         ("extra", "layer 7 (all of it)"),
-    ]
+        ("extra", "foo"),
+    }
 
 
 def refused(folder: Path) -> str:

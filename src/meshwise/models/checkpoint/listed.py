@@ -22,6 +22,7 @@ def listed_contents(model: Model, index: Index) -> CheckpointContents:
     layers: dict[int, dict[tuple[str, str], int]] = {}
     labels: dict[int, dict[str, ModuleName]] = {}
     apart = dict.fromkeys(APART_GROUPS, 0)
+    found: dict[tuple[str, ...], list[int]] = {}
     for name in read:
         if name.group == "head" and name.slots and model.tied:
             apart["tied_copies"] += 1
@@ -29,6 +30,8 @@ def listed_contents(model: Model, index: Index) -> CheckpointContents:
             apart[name.group] += 1
         elif name.layer is not None and name.layer >= model.layers and name.layer in mtp:
             apart["mtp"] += 1
+        elif name.layer is None and not name.group:
+            found.setdefault(("extra", "", name.label, "", "there"), [])
         elif name.layer is not None:
             slots = layers.setdefault(name.layer, {})
             labels.setdefault(name.layer, {})[name.label] = name
@@ -40,7 +43,6 @@ def listed_contents(model: Model, index: Index) -> CheckpointContents:
                     matrix = expected.expected(name.layer).matrices.get(key)
                 more = matrix.copies if matrix is not None and stacked else 1
                 slots[key] = slots.get(key, 0) + more
-    found: dict[tuple[str, ...], list[int]] = {}
     for layer in range(model.layers):
         _missing(found, layer, expected, layers.get(layer))
         for label, name in labels.get(layer, {}).items():

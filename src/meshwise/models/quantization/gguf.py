@@ -208,7 +208,9 @@ def recipe(name: str, model: Model, field: str) -> Recipe:
             seventy=model.layers == 80 and shared == 8 and model.model_type == "llama",
             fused=model.model_type in _ONE_TENSOR,
         )
-        if file == "mxfp4_moe" and matrix.role.startswith("expert_"):
+        # gpt-oss comes with its experts in MXFP4, which every file type keeps (llama.cpp's converter)
+        kept = file == "mxfp4_moe" or model.model_type == "gpt_oss"
+        if kept and matrix.role.startswith("expert_"):
             return stored_as("mxfp4", dtypes.SCALE_BLOCKS["mxfp4"])  # a block's 17 bytes, of 32
         return _stored(_block_type(matrix.name, case), matrix.inputs)
 

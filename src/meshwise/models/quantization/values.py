@@ -90,6 +90,9 @@ _WHOLE = {
 }
 
 
+GPTQ_BITS = (2, 3, 4, 8)  # that its files pack (GPTQModel)
+
+
 def check_numbers(method: str, c: Config, field: str) -> None:
     """Refuse bits, groups and blocks that are no numbers; EXL2 and its like state fractional bits."""
     for key, (least, most, legal) in _WHOLE.items():
@@ -104,6 +107,15 @@ def check_numbers(method: str, c: Config, field: str) -> None:
                 legal=legal,
                 nearest=128 if "group" in key else 4,
             )
+    bits = c.get("bits")
+    if method.startswith("gptq") and bits is not None and bits not in GPTQ_BITS:
+        raise InputError(
+            f"{field}.bits: GPTQ has no {bits} bits",
+            field=f"{field}.bits",
+            value=bits,
+            legal=", ".join(map(str, GPTQ_BITS)),
+            nearest=min(GPTQ_BITS, key=lambda b: abs(b - bits)),
+        )
     block = c.get("weight_block_size")
     if block is not None and pair(block) is None:
         raise InputError(

@@ -189,6 +189,8 @@ def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack
     found = formats.format_remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
     found += not_made_for(stack, workload.phase)
+    unread = legality.unread_method(formats.model_as_run(model, workload), stack)
+    found += [f"{unread}: priced as if it did"] if unread else []
     found += tower_remarks(model, workload, stack)
     found += expert_remarks(model, workload)
     return found + version_remarks(model, cluster, workload, stack)
