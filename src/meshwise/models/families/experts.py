@@ -1,4 +1,4 @@
-"""Model types with routed experts, as data. See ``families_gpt`` for where defaults come from."""
+"""Model types with routed experts, as data. See ``gpt.py`` for where defaults come from."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class MoeKeys(msgspec.Struct, frozen=True, kw_only=True):
     shared_width: str | None = None  # key: width of a shared expert (default: ``width``)
     shared_gate: bool = False
     router_bias: bool = False
-    layers: str = "all"  # rule that says which layers have experts: see families_build
+    layers: str = "all"  # rule that says which layers have experts: see layers.moe_layers
     expert_bias: bool | str = False
     residual: str | None = None  # key: a dense MLP as wide as ``hidden`` beside the experts
 
@@ -58,7 +58,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     query_key_norm_key: bool | str = True  # key that switches query_key_norm
     query_key_norm_bias: bool = False
     parallel: bool | str = False
-    window: str = ""  # rule for sliding windows: see families_build
+    window: str = ""  # rule for sliding windows: see windows.layer_windows
     sinks: bool = False
     mla: bool = False
     indexer: bool = False  # DeepSeek sparse attention
@@ -73,7 +73,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     sub_norms: bool = False  # BitNet: norms in front of the output and down projections
     dropout: str | None = None  # key of the rate after attention and feed-forward
     layer_kinds: tuple[str, ...] = ()  # of layer_types, where its builder reads that list
-    build: str = "standard"  # function in families_special, else families_build.standard
+    build: str = "standard"  # name in registry.BUILDERS, else layers.standard
 
 
 # Numbers that a file may leave out: no weight follows from them. Every other one is a size of one model,
