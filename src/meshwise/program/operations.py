@@ -56,7 +56,8 @@ class Core(NamedTuple):
 class Scan(NamedTuple):
     """What a recurrence's time depends on: sequences, tokens of each, heads on the rank, their widths.
 
-    A short convolution has its channels as heads, and its width as ``chunk``. ``chunk`` is the tokens that are worked on at once, ``state_bytes`` the states of all sequences.
+    A short convolution has its channels as heads, and its width as ``chunk``. ``chunk`` is the tokens that
+    are worked on at once, ``state_bytes`` the states of all sequences.
     ``work`` multiplies the forward's work (backward).
     """
 

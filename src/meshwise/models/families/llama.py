@@ -1,4 +1,4 @@
-"""Model types without experts, as data: mostly Llama with variations. See ``families_gpt``."""
+"""Model types without experts, as data: mostly Llama with variations. See ``gpt.py`` for where defaults come from."""
 
 from __future__ import annotations
 
