@@ -51,6 +51,9 @@ class Core(NamedTuple):
     work: float = 1.0
     gathered: Gathered | None = None  # where the keys of a row do not lie one after the other
     scores: bool = False  # an indexer's: no values
+    latents: bool = (
+        False  # all heads read one latent per position (MLA), its values among its scores' features
+    )
 
 
 class Scan(NamedTuple):

@@ -18,7 +18,6 @@ from meshwise.cost.kernels import mixers
 from meshwise.cost.kernels.fits import STATIC_SCALES, Kernels, Ranges, kernels
 from meshwise.cost.kernels.seconds import (
     QUERY_TILE,
-    WIDTHS,
     Chip,
     GemmFit,
     decode_seconds,
@@ -71,10 +70,9 @@ def _distinct(shape: list[Array]) -> tuple[list[Array], Array | None]:
 NARROWER = 0.75  # of the operands' width: weights below it are expanded inside the product
 
 
-def _decode_kind(op: Op, core: Core) -> str:
-    """Which table has a decode's kernel: of heads, or of latents (MLA) that all heads read, wider in the
-    scores than in the values and than any head."""
-    return "mla_decode" if core.width > WIDTHS[-1] and op.k > core.width else "decode"
+def _decode_kind(core: Core) -> str:
+    """Which table has a decode's kernel: of heads, or of latents that all heads read."""
+    return "mla_decode" if core.latents else "decode"
 
 
 class Compute(NamedTuple):
@@ -260,7 +258,7 @@ class Compute(NamedTuple):
         chip = self.chip(op.dtype)
         query_bytes = op.hbm_bytes / (1.0 if core.work == 1.0 else 2.0) - core.kv_bytes
         if op.kernel is Kernel.DECODE:
-            fit, _ = self.fits.attention(_decode_kind(op, core), core.kv_element)
+            fit, _ = self.fits.attention(_decode_kind(core), core.kv_element)
             seconds = decode_seconds(
                 core.attended,
                 core.sequences,
@@ -316,7 +314,7 @@ class Compute(NamedTuple):
             return sparse
         if op.core is not None and self._fused(op):
             core, decode = op.core, op.kernel is Kernel.DECODE
-            kind = _decode_kind(op, core) if decode else "prefill"
+            kind = _decode_kind(core) if decode else "prefill"
             ranges = self.fits.attention(kind, core.kv_element)[1]
             long = core.attended if decode else core.queries
             return ranges, (long, core.sequences, core.heads)

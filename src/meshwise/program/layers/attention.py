@@ -270,6 +270,7 @@ def core(ctx: Context, a: Attention) -> list[Op]:
                 kv_bytes=kv_bytes,
                 kv_element=w.activation if ctx.training else w.kv,
                 gathered=_gathered(ctx, a, absorbed),
+                latents=absorbed,
             ),
         )
     ]
