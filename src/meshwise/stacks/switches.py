@@ -27,6 +27,11 @@ Dispatcher = Literal["alltoall", "deepep", "hybridep"]
 Module = Literal[
     "core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"
 ]  # fmt: skip
+# `quant_method` of a checkpoint, by the names of those that some engine does not load
+Method = Literal[
+    "aqlm", "awq", "bitsandbytes", "compressed-tensors", "exl2", "exl3", "fp8", "gguf", "gptq", "higgs",
+    "hqq", "mlx", "mxfp4", "quanto", "quark", "torchao"
+]  # fmt: skip
 RUNS: tuple[Run, ...] = get_args(Run)
 SHARDS: tuple[Sharding, ...] = get_args(Sharding)
 MOMENTS: tuple[Moments, ...] = get_args(Moments)
@@ -367,7 +372,7 @@ class Can(_Group, frozen=True, kw_only=True):
     ] = True
     copies_kv_heads: Annotated[bool, "Whether it runs with more ranks than KV heads."] = True
     unread_methods: Annotated[
-        tuple[str, ...], "Quantisation methods (`quant_method`) whose checkpoints it does not load."
+        tuple[Method, ...], "Quantisation methods (`quant_method`) whose checkpoints it does not load."
     ] = ()
 
 
