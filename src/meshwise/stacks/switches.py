@@ -372,7 +372,8 @@ class Can(_Group, frozen=True, kw_only=True):
     ] = True
     copies_kv_heads: Annotated[bool, "Whether it runs with more ranks than KV heads."] = True
     unread_methods: Annotated[
-        tuple[Method, ...], "Quantisation methods (`quant_method`) whose checkpoints it does not load."
+        tuple[Method, ...],
+        "Quantisation methods (`quant_method`) whose checkpoints it does not load.",
     ] = ()
 
 
