@@ -13,7 +13,7 @@ from meshwise.layouts import keywords
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.search.serving.plan import SERVING_OBJECTIVES
 from meshwise.search.training.question import TRAINING_OBJECTIVES
-from meshwise.stacks.switches import Sharding
+from meshwise.stacks.words import Sharding
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "typing_public.py"

@@ -18,7 +18,8 @@ from meshwise.launch.targets import target_names
 from meshwise.launch.write import WRAPPERS
 from meshwise.runtime import options as runtime
 from meshwise.search.training.question import FREE
-from meshwise.stacks.switches import MODULES, MOMENTS, words_of
+from meshwise.stacks.switches import words_of
+from meshwise.stacks.words import MODULES, MOMENTS
 from meshwise.workloads.workload import WORKLOAD_PHASES
 
 

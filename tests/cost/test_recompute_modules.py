@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import meshwise as mw
-from meshwise.stacks.switches import MODULES
+from meshwise.stacks.words import MODULES
 
 H, WIDTH, K = 4096, 1536, 8  # Qwen3-235B's hidden size, expert width and experts per token
 

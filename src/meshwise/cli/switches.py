@@ -84,7 +84,7 @@ def read_switches(o: Given, name: str) -> dict[str, object]:
 
 def read_modules(text: str) -> tuple[str, ...]:
     """Parts of a layer with commas between them."""
-    from meshwise.stacks.switches import MODULES
+    from meshwise.stacks.words import MODULES
     from meshwise.strict_tables import one_of
 
     parts = [part.strip() for part in text.split(",")]

@@ -11,7 +11,8 @@ from meshwise.evidence.tables import Row
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.schedules import SCHEDULE_NAMES as SCHEDULES
 from meshwise.stacks.stack import Stack, replaced
-from meshwise.stacks.switches import MODULES, words_of
+from meshwise.stacks.switches import words_of
+from meshwise.stacks.words import MODULES
 from meshwise.workloads.workload import OVERLAP_MODES
 
 ATTENTION_KERNELS = ("flash", "flash1", "flash2", "flash3", "unfused")

@@ -10,7 +10,7 @@ from meshwise.axes import AXES, PLACEMENTS
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.layouts.layout import Layout
 from meshwise.stacks import schedules
-from meshwise.stacks.switches import DISPATCHERS, MOMENTS
+from meshwise.stacks.words import DISPATCHERS, MOMENTS
 from meshwise.strict_tables import count, fraction, one_of
 from meshwise.workloads.workload import OVERLAP_MODES
 

@@ -5,7 +5,7 @@ A new switch is one field here and one line in :class:`meshwise.stacks.stack.Sta
 """
 
 # no `from __future__ import annotations`: the annotations are read below
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -13,30 +13,22 @@ from meshwise import dtypes
 from meshwise.checks import check_fields
 from meshwise.stacks import schedules
 from meshwise.stacks.fields import OneOf, Range, SwitchField, field_rules, switches_of
+from meshwise.stacks.words import (
+    RUNS,
+    SHARDS,
+    Dispatcher,
+    Module,
+    Moments,
+    QuantMethod,
+    Run,
+    Sharding,
+)
 from meshwise.workloads.workload import MAX_SEQ, OVERLAP_MODES
 
 _Seconds = Annotated[float, Range(0.0, 1e3, "s")]
 _Traffic = Annotated[float, Range(0.0, 1e6, "B")]  # per logit, or per weight
 _Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
 _Count = Annotated[int, Range(1, 1 << 20)]
-Run = Literal["training", "inference", "collectives"]
-Sharding = Literal["none", "zero1", "zero2", "zero3"]
-Moments = Literal["fp32", "bf16", "fp16", "fp8"]
-Dispatcher = Literal["alltoall", "deepep", "hybridep"]
-# parts of a layer that selective recomputation may do again (Megatron-Core's words)
-Module = Literal[
-    "core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"
-]  # fmt: skip
-# `quant_method` of a checkpoint, by the names of those that some engine does not load
-Method = Literal[
-    "aqlm", "awq", "bitsandbytes", "compressed-tensors", "exl2", "exl3", "fp8", "gguf", "gptq", "higgs",
-    "hqq", "mlx", "mxfp4", "quanto", "quark", "torchao"
-]  # fmt: skip
-RUNS: tuple[Run, ...] = get_args(Run)
-SHARDS: tuple[Sharding, ...] = get_args(Sharding)
-MOMENTS: tuple[Moments, ...] = get_args(Moments)
-DISPATCHERS: tuple[Dispatcher, ...] = get_args(Dispatcher)
-MODULES: tuple[Module, ...] = get_args(Module)
 
 
 class _Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -372,7 +364,7 @@ class Can(_Group, frozen=True, kw_only=True):
     ] = True
     copies_kv_heads: Annotated[bool, "Whether it runs with more ranks than KV heads."] = True
     unread_methods: Annotated[
-        tuple[Method, ...],
+        tuple[QuantMethod, ...],
         "Quantisation methods (`quant_method`) whose checkpoints it does not load.",
     ] = ()
 

@@ -11,7 +11,7 @@ from meshwise.errors import IllegalLayout
 from meshwise.launch.job import Job
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import target
-from meshwise.stacks.switches import MODULES, MOMENTS
+from meshwise.stacks.words import MODULES, MOMENTS
 
 # what training software does by itself where its command says nothing
 PLAIN: dict[str, Any] = {

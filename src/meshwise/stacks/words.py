@@ -1,0 +1,24 @@
+"""The words that switches of a stack take, where options, tables and launch commands take them too."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Run = Literal["training", "inference", "collectives"]
+Sharding = Literal["none", "zero1", "zero2", "zero3"]
+Moments = Literal["fp32", "bf16", "fp16", "fp8"]
+Dispatcher = Literal["alltoall", "deepep", "hybridep"]
+# parts of a layer that selective recomputation may do again (Megatron-Core's words)
+Module = Literal[
+    "core_attn", "layernorm", "moe_act", "shared_experts", "mla_up_proj", "mlp", "moe"
+]  # fmt: skip
+# `quant_method` of a checkpoint, by the names of those that some engine does not load
+QuantMethod = Literal[
+    "aqlm", "awq", "bitsandbytes", "compressed-tensors", "exl2", "exl3", "fp8", "gguf", "gptq", "higgs",
+    "hqq", "mlx", "mxfp4", "quanto", "quark", "torchao"
+]  # fmt: skip
+RUNS: tuple[Run, ...] = get_args(Run)
+SHARDS: tuple[Sharding, ...] = get_args(Sharding)
+MOMENTS: tuple[Moments, ...] = get_args(Moments)
+DISPATCHERS: tuple[Dispatcher, ...] = get_args(Dispatcher)
+MODULES: tuple[Module, ...] = get_args(Module)
