@@ -204,21 +204,32 @@ def format_remarks(
         )
     asked = stated or (q.weight_dtype if q and not q.weight_only else None)
     dtype = dtypes.known(asked)
-    if said and q is not None and q.weight_only and stated is None and f.weights is not None:
-        found.append(
-            f"products of these weights are in {model.dtype}, widened from {q.weight_dtype}: `dtype` says "
-            "in which format else"
-        )
     if dtype is None:
+        if q is not None and q.weight_only and (f.weights is not None or _has_units(q, peaks)):
+            found.append(
+                f"products of these weights are in {model.dtype}, widened from {q.weight_dtype}: `dtype` "
+                "says in which format else"
+            )
+        elif q is not None and q.weight_dtype in dtypes.FLOAT_WEIGHTS:
+            found.append(
+                f"{device} has no {q.weight_dtype} units: its products are in {model.dtype}, and widen the "
+                f"weights ({_kernels(q.weight_dtype)})"
+            )
         return found
     runs = dtypes.peak_dtype(dtype, peaks)
     if runs == dtype or {runs, dtype} in ({"fp16", "bf16"}, {"fp8", "mxfp8"}):
         return found
     text = f"{device} has no {dtype} units: products run at its {runs} rate"
     if dtype in dtypes.NARROW and dtypes.ELEMENT_BYTES.get(runs, 0.0) >= 2:
-        text += (
-            f"; weights are stored in {dtype} and widened (weight-only kernels, "
-            f"W{4 if dtype == 'nvfp4' else 8}A16), in the product where rows are few and in a "
-            "pass of their own where they are many"
-        )
+        text += f", and widen the weights, which are stored in {dtype} ({_kernels(dtype)})"
     return [*found, text]
+
+
+def _kernels(dtype: str) -> str:
+    """What kernels of weights that are widened in the product are called."""
+    return f"W{round(8 * dtypes.ELEMENT_BYTES[dtype])}A16, weight-only kernels"
+
+
+def _has_units(q: Quantization, peaks: dict[str, float]) -> bool:
+    """Whether a device multiplies in the format of a checkpoint's weights."""
+    return q.weight_dtype in dtypes.FLOAT_WEIGHTS and dtypes.FLOAT_WEIGHTS[q.weight_dtype] in peaks

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from meshwise import catalog
 from meshwise.errors import InputError, shorten
-from meshwise.models.served.formats import format_entry, format_parts
+from meshwise.models.served.formats import format_entry, format_parts, says
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAME = {  # trained further, same shapes
@@ -50,7 +50,7 @@ class NamedModel(NamedTuple):
         same = _plain(self.asked) == _plain(self.name)
         if same and not self.format:
             return ""
-        how = f", weights {self.format['says']}" if self.format else ""
+        how = f", weights {says(self.format)}" if self.format else ""
         shapes = f"preset {self.preset}" if same else f"preset {self.preset}, the same architecture"
         return f"{shorten(self.asked)}: {shapes}{how}"
 
