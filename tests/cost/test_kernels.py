@@ -472,13 +472,13 @@ def test_weight_only_products_take_what_was_measured():
 def test_expanded_weights_save_their_traffic_alone(name, engine):
     """For many rows a product whose weights are expanded is no faster than that of 16-bit ones (measured: a
     plugin's of TensorRT-LLM on an A100, 1.00 to 1.16 of its time); for a few it reads less."""
-    for n, k in ((4096, 4096), (28672, 8192), (1024, 8192)):
+    for n, inner in ((4096, 4096), (28672, 8192), (1024, 8192)):
         for weight in (0.516, 0.5625, 1.0):
             for rows in (4096, 16384, 65536):
-                ratio = weight_only(name, engine, weight, (rows, n, k)) / weight_only(
-                    name, engine, 2.0, (rows, n, k)
+                ratio = weight_only(name, engine, weight, (rows, n, inner)) / weight_only(
+                    name, engine, 2.0, (rows, n, inner)
                 )
-                assert 0.985 < ratio < 1.1, (n, k, weight, rows)
+                assert 0.985 < ratio < 1.1, (n, inner, weight, rows)
     few = weight_only(name, "vllm", 0.516, (1, 28672, 8192))
     assert few < 0.35 * weight_only(name, "vllm", 2.0, (1, 28672, 8192))
 

@@ -127,7 +127,12 @@ def test_narrow_weights_are_no_faster_where_they_are_widened_for_many_rows() -> 
         return float(mw.estimate("llama-3.1-8b", "dgx-a100", work).to_dict()["step_s"])
 
     wide = step()
-    for formats in ({"dtype": "fp8"}, {"weights": "fp8"}, {"weights": "w4a16"}, {"weights": "nvfp4"}):
+    for formats in (
+        {"dtype": "fp8"},
+        {"weights": "fp8"},
+        {"weights": "w4a16"},
+        {"weights": "nvfp4"},
+    ):
         assert step(**formats) == pytest.approx(wide, rel=5e-3), formats
 
 

@@ -237,9 +237,7 @@ class Compute(NamedTuple):
         saved = norm4(arithmetic, moved / rate) / norm4(arithmetic, (moved + more) / rate)
         return np.maximum(seconds, alike * saved)
 
-    def _product_fit(
-        self, dtype: str, narrow: float | None, grouped: bool
-    ) -> tuple[GemmFit, bool]:
+    def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> tuple[GemmFit, bool]:
         """(constants of a product, of the experts' where they were measured; whether these are the engine's
         own with weights that are expanded)."""
         experts = self.fits.experts(dtype, self.stack.software, narrow) if grouped else None

@@ -176,7 +176,9 @@ def _expert_entry(
     own, shared = engines.get(engine, {}), engines.get(_EXPERTS_OF, {})
     if weight_bytes is None or weight_bytes >= _FOUR_BIT:
         return _first([own.get(dtype), shared.get(dtype)])
-    found = [entry for formats in (own, shared, *engines.values()) for entry in _under(formats, dtype)]
+    found = [
+        entry for formats in (own, shared, *engines.values()) for entry in _under(formats, dtype)
+    ]
     same = [entry for entry in found if abs(entry["weight_bytes"] - weight_bytes) < _SAME]
     return _first([*same, *found])
 
