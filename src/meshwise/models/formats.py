@@ -6,11 +6,20 @@ format of every matrix in ``Block.stored``, and they read nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from meshwise import dtypes
 from meshwise.errors import InputError, quoted
-from meshwise.models.shapes import UNQUANTISED, LayerFormats, Model, Quantization, Stored
+from meshwise.models.shapes import (
+    UNQUANTISED,
+    LayerFormats,
+    Model,
+    MultiToken,
+    Quantization,
+    Stored,
+)
 from meshwise.workloads.workload import Training, Workload
 
 
@@ -63,6 +72,19 @@ def _as_gguf(model: Model, file: str, cache: str | None) -> Model:
     return msgspec.structs.replace(named, quantization=summary)
 
 
+def with_layer_formats(mtp: MultiToken, formats: Sequence[LayerFormats]) -> MultiToken:
+    """Multi-token-prediction layers with the formats of their matrices, one for each."""
+    blocks = (
+        block if block.stored == stored else msgspec.structs.replace(block, stored=stored)
+        for block, stored in zip(mtp.blocks, formats, strict=True)
+    )
+    return msgspec.structs.replace(mtp, blocks=tuple(blocks))
+
+
+def _alike(mtp: MultiToken | None, stored: LayerFormats) -> MultiToken | None:
+    return None if mtp is None else with_layer_formats(mtp, (stored,) * len(mtp.blocks))
+
+
 def quantised(model: Model, method: str, stored: Stored, cache: str | None = None) -> Model:
     """The model with all its linear layers in one format; embedding and head stay as they are."""
     return msgspec.structs.replace(
@@ -71,6 +93,7 @@ def quantised(model: Model, method: str, stored: Stored, cache: str | None = Non
         blocks=tuple(
             msgspec.structs.replace(block, stored=everywhere(stored)) for block in model.blocks
         ),
+        mtp=_alike(model.mtp, everywhere(stored)),
     )
 
 
@@ -79,7 +102,8 @@ def unquantised(model: Model) -> Model:
     if model.quantization is None:
         return model
     blocks = tuple(msgspec.structs.replace(b, stored=UNQUANTISED) for b in model.blocks)
-    return msgspec.structs.replace(model, quantization=None, blocks=blocks)
+    ahead = _alike(model.mtp, UNQUANTISED)
+    return msgspec.structs.replace(model, quantization=None, blocks=blocks, mtp=ahead)
 
 
 def _wanted(model: Model, workload: Workload) -> str | None:

@@ -18,9 +18,10 @@ from meshwise.models.layers.hub_names import (
     RECURRENT_NAMES,
     names_of,
 )
+from meshwise.models.formats import with_layer_formats
 from meshwise.models.parameters import attention_matrices, indexer_matrices
 from meshwise.models.quantization.patterns import Pattern
-from meshwise.models.shapes import Block, LayerFormats, Mlp, Model, Stored
+from meshwise.models.shapes import Block, LayerFormats, Mlp, Model, MultiToken, Stored
 
 # What checkpoints call the parts of a layer; the matrices in them: meshwise.models.layers.hub_names.
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer", "temporal_block")
@@ -135,8 +136,19 @@ def rules(
     return [ModuleFormat(Pattern(text, field, alone=alone), stored, field) for text in texts]
 
 
-def _meets(rule: ModuleFormat, matrix: ModuleMatrix, layer: int) -> bool:
-    return any(rule.pattern.meets(f"model.layers.{layer}.{leaf}") for leaf in matrix.leaves)
+def _meets(rule: ModuleFormat, matrix: ModuleMatrix, layers: tuple[str, ...]) -> bool:
+    return any(rule.pattern.meets(f"{at}.{leaf}") for leaf in matrix.leaves for at in layers)
+
+
+def _layer_names(index: int) -> tuple[str, ...]:
+    return (f"model.layers.{index}",)
+
+
+def _prediction_names(model: Model, mtp: MultiToken, depth: int) -> tuple[str, ...]:
+    """What checkpoints call a multi-token-prediction layer."""
+    if not mtp.own_list:
+        return _layer_names(model.layers + depth)
+    return f"mtp.layers.{depth}", f"mtp.{depth}"
 
 
 class _Assigned:
@@ -165,10 +177,10 @@ class _Assigned:
     def _is(self, index: int, matrix: ModuleMatrix, layer: int) -> bool:
         rule = self.rules[index]
         if not rule.pattern.every:
-            return _meets(rule, matrix, layer)
+            return _meets(rule, matrix, _layer_names(layer))
         key = (index, matrix)
         if key not in self._same:
-            self._same[key] = _meets(rule, matrix, layer)
+            self._same[key] = _meets(rule, matrix, _layer_names(layer))
         return self._same[key]
 
     def layer(self, index: int, kind: int) -> LayerFormats:
@@ -176,16 +188,44 @@ class _Assigned:
         plain = self._alike and not own
         if plain and kind in self._done:
             return self._done[kind]
-        block = self.model.blocks[kind]
-        candidates = sorted((*self._every, *own))
+        formats = self._of(
+            self.model.blocks[kind],
+            index,
+            self.default,
+            sorted((*self._every, *own)),
+            lambda i, matrix: self._is(i, matrix, index),
+        )
+        if plain:
+            self._done[kind] = formats
+        return formats
+
+    def prediction(self, mtp: MultiToken, depth: int, usual: Stored | None) -> LayerFormats:
+        """Formats of a multi-token-prediction layer; ``usual`` where no rule means it."""
+        names, behind = _prediction_names(self.model, mtp, depth), self.model.layers + depth
+        return self._of(
+            mtp.blocks[depth],
+            behind,
+            usual,
+            sorted((*self._every, *self._own.get(behind, []))),
+            lambda i, matrix: _meets(self.rules[i], matrix, names),
+        )
+
+    def _of(
+        self,
+        block: Block,
+        index: int,
+        usual: Stored | None,
+        candidates: list[int],
+        means: Callable[[int, ModuleMatrix], bool],
+    ) -> LayerFormats:
         by_role: dict[str, list[tuple[ModuleMatrix, Stored | None]]] = {}
         for matrix in matrices(block, self.model.hidden):
-            chosen = self.default if self.choice is None else self.choice(index, matrix)
+            chosen = usual if self.choice is None else self.choice(index, matrix)
             first = True
             for i in candidates:
                 if not first and self.used[i]:
                     continue  # only whether the others mean anything is left to find out
-                if self._is(i, matrix, index):
+                if means(i, matrix):
                     self.used[i] = True
                     if first:
                         chosen, first = self.rules[i].stored, False
@@ -194,12 +234,9 @@ class _Assigned:
                 mean = chosen.element_bytes + more / (matrix.inputs * matrix.outputs)
                 chosen = msgspec.structs.replace(chosen, mean_bytes=mean)
             by_role.setdefault(matrix.role, []).append((matrix, chosen))
-        formats = LayerFormats(
+        return LayerFormats(
             **{role: _together(parts, self.model.dtype) for role, parts in by_role.items()}
         )
-        if plain:
-            self._done[kind] = formats
-        return formats
 
 
 def _together(parts: list[tuple[ModuleMatrix, Stored | None]], plain: str) -> Stored | None:
@@ -226,9 +263,11 @@ def with_formats(
     ends: tuple[bool, bool] = (False, False),
     overhead: Overhead | None = None,
     choice: Choice | None = None,
+    predicts: bool = False,
 ) -> tuple[Model, Stored | None, Stored | None]:
     """(the model with the format of every matrix, of its embedding, of its head): the first rule that
-    means it, else what ``choice`` says, else ``default``; of the ends only where ``ends`` says so."""
+    means it, else what ``choice`` says, else ``default``; of the ends only where ``ends`` says so, of
+    layers of multi-token prediction where ``predicts`` does."""
     assigned = _Assigned(model, found, default, overhead, choice)
     blocks: dict[Block, int] = {}
     pattern = []
@@ -238,6 +277,11 @@ def with_formats(
         if stored != block.stored:
             block = msgspec.structs.replace(block, stored=stored)
         pattern.append(blocks.setdefault(block, len(blocks)))
+    mtp = model.mtp
+    if mtp is not None:
+        usual = default if predicts else None
+        ahead = [assigned.prediction(mtp, i, usual) for i in range(len(mtp.blocks))]
+        mtp = with_layer_formats(mtp, ahead)
     both = []
     for names, reached in zip((_EMBEDDINGS, _HEADS), ends, strict=True):
         chosen, first = default if reached else None, True
@@ -249,7 +293,7 @@ def with_formats(
         both.append(chosen)
     _check_used(model, assigned)
     _check_groups(model, assigned)
-    named = msgspec.structs.replace(model, blocks=tuple(blocks), pattern=tuple(pattern))
+    named = msgspec.structs.replace(model, blocks=tuple(blocks), pattern=tuple(pattern), mtp=mtp)
     return named, both[0], both[1]
 
 
