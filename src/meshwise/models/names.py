@@ -160,7 +160,8 @@ def config_of(found: NamedModel) -> dict[str, Any]:
         key = "dtype" if "dtype" in config else "torch_dtype"
         return config | {key: entry["dtype"]}
     method = own.get("quant_method") if own else None
-    if method is not None and method == entry["name"]:  # the publisher's own
+    own_format = entry["name"] == method and not entry.get("another")
+    if own is not None and own_format:  # the publisher's own
         return config | {"quantization_config": own}
     text = json.dumps(entry["config"])
     if "{last}" in text:

@@ -112,7 +112,7 @@ def test_what_publishers_leave_in_16_bit(
         "unsloth/Llama-3.3-70B-Instruct-unsloth-bnb-4bit", "x/Llama-3.1-70B-Instruct-exl2-4.0bpw",
         "ISTA-DASLab/Meta-Llama-3-70B-Instruct-AQLM-2Bit-1x16", "x/Qwen3-8B-FP8-something",
         "x/Qwen3-8B-GPTQ-4bit-32g", "x/Qwen3-8B-w4a8", "x/Qwen3-8B-torchao-int4wo",
-        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4", "nvidia/DeepSeek-V4-Flash-NVFP4",
+        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4",
     ],
 )  # fmt: skip
 def test_a_format_that_no_name_describes(name: str) -> None:

@@ -28,9 +28,10 @@ _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer", "temp
 _RECURRENT = ("linear_attn", "mamba", "mixer", "self_attn", "attn", "conv", "short_conv", "kda",
               "temporal_block")  # fmt: skip
 _MLP = ("mlp", "feed_forward", "ffn", "mixer", "residual_mlp")
-_EXPERTS = ("block_sparse_moe.", "moe.", "feed_forward.", "ffn.", "mixer.", "ffn.experts.mlp.", "")
+_MOE = ("block_sparse_moe.", "moe.", "feed_forward.", "ffn.", "mixer.", "")
+_MEGABLOCKS = "ffn.experts.mlp."  # where DBRX's routed experts are, which has no shared ones
 _SHARED = ("shared_experts.", "shared_expert.", "shared_mlp.", "share_expert.")
-_ROUTED = ("experts.0.", "experts.", "")
+_ROUTED = ("experts.0.", "experts.")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "embed", "embeddings",
              "word_embedding", "embedding")  # fmt: skip
 _HEADS = ("lm_head", "output", "head", "embed_out", "output_layer")
@@ -44,6 +45,11 @@ _BESIDE = (
     "eh_proj", "dt_", "a_log", "ssm", "mamba", "linear_attn", "pooler", "adapter", "talker", "code2wav",
     "qa_outputs", "clip", "qformer", "vit", "altup", "laurel", "per_layer", "tokenizer",
 )  # fmt: skip
+
+
+# Where one name stands for both kinds of mixer (Nemotron-H), what is in them is called differently.
+_STATES_OUTPUT = "mixer.out_proj"
+_ATTENTION_MIXER = frozenset(f"mixer.{name}" for name in ATTENTION_NAMES) - {_STATES_OUTPUT}
 
 
 class ModuleMatrix(NamedTuple):
@@ -96,20 +102,22 @@ def matrices(block: Block, hidden: int) -> tuple[ModuleMatrix, ...]:
         for m in made:
             names = names_of(m.role, ATTENTION_NAMES, GATE_NAMES) or (m.role,)
             field = "output" if m.role in ("output", "output_down") else "attention"
-            found.append(ModuleMatrix(m.role, field, _under(parents, names), m.inputs, m.outputs))
+            leaves = tuple(n for n in _under(parents, names) if n != _STATES_OUTPUT)
+            found.append(ModuleMatrix(m.role, field, leaves, m.inputs, m.outputs))
     if block.recurrent is not None:
         parents = tuple(f"{p}." for p in _RECURRENT)
         for m in block.recurrent.matrices(hidden):
             names = names_of(m.role, RECURRENT_NAMES) or (m.role,)
             field = "recurrent_output" if m.role == "output" else "recurrent"
-            found.append(ModuleMatrix(m.role, field, _under(parents, names), m.inputs, m.outputs))
+            leaves = tuple(n for n in _under(parents, names) if n not in _ATTENTION_MIXER)
+            found.append(ModuleMatrix(m.role, field, leaves, m.inputs, m.outputs))
     dense = tuple(f"{p}." for p in _MLP)
     # experts beside a dense feed-forward of the same layer are not inside it
-    moe = _EXPERTS if block.mlp is not None else (*dense, *_EXPERTS)
+    moe = _MOE if block.mlp is not None else (*dense, *_MOE)
     if block.mlp is not None:
         found += _mlp(block.mlp, hidden, "", dense)
     if block.moe is not None:
-        inside = _under(moe, _ROUTED[:2])
+        inside = _under((*moe, _MEGABLOCKS), _ROUTED)
         width = block.moe.latent or hidden
         found += _mlp(block.moe.expert, width, "expert_", inside, block.moe.experts)
         if block.moe.shared is not None:
