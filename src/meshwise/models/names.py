@@ -25,6 +25,10 @@ _SAME = {  # trained further, same shapes
 _DATE = re.compile(r"\d{4}")  # 2507, 0324: another training of the same shapes
 
 
+_DESCRIBED = "one of `meshwise catalog formats` at the end, or the checkpoint's config.json"
+_WITH_TYPE = "the file's type behind it (…-GGUF:Q4_K_M), of `meshwise catalog formats`"
+
+
 class NamedModel(NamedTuple):
     """A preset, and the format that the name adds to it (an entry of the catalog's table)."""
 
@@ -142,7 +146,7 @@ def named_model(name: str, field: str = "model") -> NamedModel | None:
                 f"describe ({shorten(said)})",
                 field=field,
                 value=name,
-                legal="one of `meshwise catalog formats` at the end, or the checkpoint's config.json",
+                legal=_WITH_TYPE if said == "gguf" else _DESCRIBED,
             )
         return NamedModel(preset, entry, name)
     return None

@@ -11,6 +11,7 @@ import msgspec
 
 from meshwise import dtypes
 from meshwise.errors import InputError, quoted
+from meshwise.models.formats import with_layer_formats
 from meshwise.models.layers.hub_names import (
     ATTENTION_NAMES,
     FEED_FORWARD_NAMES,
@@ -18,7 +19,6 @@ from meshwise.models.layers.hub_names import (
     RECURRENT_NAMES,
     names_of,
 )
-from meshwise.models.formats import with_layer_formats
 from meshwise.models.parameters import attention_matrices, indexer_matrices
 from meshwise.models.quantization.patterns import Pattern
 from meshwise.models.shapes import Block, LayerFormats, Mlp, Model, MultiToken, Stored
