@@ -44,8 +44,10 @@ class NamedModel(NamedTuple):
             return self.preset
         own, publisher = self.format["name"], self.asked.strip().lower().rpartition("/")[0]
         short = f"{self.preset}-{own}"
-        plain = format_entry(own, self.preset, "") or {}
-        same = all(plain.get(k) == self.format.get(k) for k in ("config", "shapes", "dtype"))
+        plain = format_entry(own.replace("_", "-"), self.preset, "") or {}
+        same = not publisher or all(
+            plain.get(k) == self.format.get(k) for k in ("config", "shapes", "dtype")
+        )
         return short if same else f"{publisher}/{short}"
 
     @property
@@ -64,6 +66,12 @@ def hub_ids() -> dict[str, str]:
     """Hub id → preset, in lower case; the base model's where there are several."""
     text = (catalog.ROOT / "hub_ids.json").read_text(encoding="utf-8")
     return {hub.lower(): preset for preset, hub in json.loads(text).items()}
+
+
+@functools.cache
+def _owners() -> frozenset[str]:
+    """Who publishes the presets' models."""
+    return frozenset(hub.partition("/")[0] for hub in hub_ids())
 
 
 def hub_id(name: str) -> str | None:
@@ -129,6 +137,8 @@ def named_model(name: str, field: str = "model") -> NamedModel | None:
     A format that is known and not priced is refused: it is never left out.
     """
     publisher, _, base = name.strip().rstrip("/").lower().rpartition("/")
+    owner, _, rest = base.partition("_")  # whose model it is, in front of a quantiser's name for it
+    base = rest if rest and owner in _owners() else base
     key = base.replace("_", "-").replace(" ", "-")
     if len(key) > 100 or key.endswith(".json"):  # a file says itself what it is
         return None

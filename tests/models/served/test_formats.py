@@ -58,6 +58,9 @@ def stored(model: Model) -> LayerFormats:
         ("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", "nemotron-3-super-120b-a12b", "fp8"),
         ("sgl-project/DeepSeek-V4-Flash-FP8", "deepseek-v4-flash", "fp8"),
         ("unsloth/gpt-oss-20b-GGUF:F16", "gpt-oss-20b", "mxfp4"),
+        ("bartowski/Qwen_Qwen3-32B-GGUF:Q4_K_M", "qwen3-32b", "q4_k"),
+        ("google/gemma-3-27b-it-qat-q4_0-gguf", "gemma-3-27b", "q4_0"),
+        ("bartowski/google_gemma-3-27b-it-qat-GGUF:Q4_0", "gemma-3-27b", "q4_0"),
         ("someone/Llama-3.1-8B-Instruct-GGUF:BF16", "llama-3.1-8b", "bf16"),
     ],
 )

@@ -251,12 +251,19 @@ def _torchao(a: StatedMethod) -> MethodFormats:
 
 
 def _gguf(a: StatedMethod) -> MethodFormats:
-    """GGUF: a file type, which says the block type of each matrix; a file alone says nothing of it."""
+    """GGUF: a file type, which says the block type of each matrix; a file alone says nothing of it. Another
+    type of the table of embeddings is stated apart, as to llama.cpp's quantiser (``--token-embedding-type``).
+    """
     if not word_in(a.c.get("file_type")):
         return MethodFormats(NOT_KNOWN, [])
     recipe = gguf.recipe(word_in(a.c.get("file_type")), a.model, f"{a.field}.file_type")
-    found = rules(["embed_tokens"], recipe.embedding, a.field)
-    found += rules(["lm_head"], recipe.head, a.field)
+    embedding, head = recipe.embedding, recipe.head
+    table = word_in(a.c.get("token_embedding_type"))
+    if table:
+        embedding = gguf.table_format(table, a.model, f"{a.field}.token_embedding_type")
+        head = embedding if a.model.tied else head
+    found = rules(["embed_tokens"], embedding, a.field)
+    found += rules(["lm_head"], head, a.field)
     return MethodFormats(None, found, choice=recipe.of)
 
 
