@@ -533,6 +533,45 @@ def test_ling_has_grouped_queries_and_plain_experts() -> None:
     assert parameters(ling, active=True) / 1e9 == pytest.approx(2.75, abs=0.06)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [
+        ("deepseek_v2", "moe_layer_freq", 2),
+        ("deepseek_v3", "moe_layer_freq", 2),
+        ("kimi_k2", "moe_layer_freq", 2),
+        ("minimax_m2", "use_qk_norm", False),
+        ("hunyuan_v1_dense", "use_qk_norm", False),
+        ("hunyuan_v1_moe", "use_qk_norm", False),
+    ],
+)
+def test_what_engines_and_transformers_build_differently_is_refused(
+    model_type: str, key: str, value: object
+) -> None:
+    """Engines and publishers' code read these keys, transformers' classes do not: a file that states
+    another value than published ones describes two models."""
+    more: dict[str, Any] = {"num_experts_per_tok": 6} if model_type == "deepseek_v2" else {}
+    make(model_type, **more)
+    with pytest.raises(UnsupportedModel) as refused:
+        make(model_type, **more, **{key: value})
+    assert refused.value.field == key
+
+
+def test_every_second_layer_has_experts_where_all_code_reads_it() -> None:
+    experts = {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2}
+    model = make("deepseek", num_hidden_layers=8, moe_layer_freq=2, **experts)
+    assert [model.blocks[kind].moe is not None for kind in model.pattern] == [True, False] * 4
+
+
+def test_values_of_minicpm3_are_as_wide_as_its_file_or_a_head_s_share_of_the_model() -> None:
+    """openbmb/MiniCPM3-4B states no v_head_dim: 2560 / 40 = 64; its count is transformers'."""
+    published = make("minicpm3")
+    assert parameters(published) == parameters(make("minicpm3", v_head_dim=64)) == 4_073_875_968
+    assert attention(make("minicpm3", v_head_dim=32)).value_head_dim == 32
+    with pytest.raises(InputError) as refused:
+        make("minicpm3", hidden_size=2570)
+    assert refused.value.field == "num_attention_heads"
+
+
 def test_an_unknown_type_is_refused_in_a_few_words() -> None:
     with pytest.raises(UnsupportedModel) as refused:
         model_from_config({**LLAMA, "model_type": "of_tomorrow"}, name="x")

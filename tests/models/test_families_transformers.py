@@ -7,6 +7,7 @@ that the defaults decide. Counts have to agree to the last weight.
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ REMOTE = {
     "phi-msft", "internlm", "internlm2", "chatglm", "stablelm_epoch", "minicpm", "nemotron-nas",
     "deci", "deepseek", "kimi_k2", "arctic", "bailing_moe", "bailing_moe_v2", "bailing_moe_linear",
     "minimax_text_01", "minimax_m1", "MiniMaxText01", "MiniMaxM1", "minimax_m3", "hunyuan", "step3_text",
-    "exaone4_5_text",
+    "exaone4_5_text", "deepseek_ref",
 }  # fmt: skip
 # Parts of multimodal models, compared through their wrapper.
 TEXT_ONLY = {
@@ -369,6 +370,38 @@ def test_language_part_of_multimodal_models(model_type: str, tied: bool) -> None
         if "language_model" in name or name.startswith(("lm_head", "model.text_model"))
     }
     assert ours(config.to_dict()) == sum(language.values()), text
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "glm46v", "llama4", "qwen3_5"])
+def test_the_level_that_ties_the_head(model_type: str) -> None:
+    """Whatever the wrapper and its language model say of it: equal, or refused where they contradict."""
+    inner = WRAPPER_TYPES[model_type].inner
+    text = {**small(inner, random.Random(model_type)), "model_type": inner}
+    text.pop("tie_word_embeddings", None)
+    read = 0
+    for top in (None, True, False):
+        for inside in (None, True, False):
+            ties = [
+                {"tie_word_embeddings": tied} if tied is not None else {} for tied in (top, inside)
+            ]
+            config = {**ties[0], "text_config": {**text, **ties[1]}}
+            if (top, inside) == (None, True) and model_type in ("glm46v", "qwen3_5"):
+                continue  # files of older releases say it inside only, which this one does not read
+            build: Any = AutoModelForImageTextToText.from_config
+            with torch.device("meta"):
+                model = build(CONFIG_MAPPING[model_type](**copy.deepcopy(config)))
+            tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+            try:
+                found = model_from_config({**config, "model_type": model_type}, name="test")
+            except InputError as refused:
+                assert refused.field == "text_config.tie_word_embeddings" and (top, inside) == (
+                    None,
+                    False,
+                )
+                continue
+            assert found.tied == tied, (top, inside)
+            read += 1
+    assert read >= 8
 
 
 ROUTED = {

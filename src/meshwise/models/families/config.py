@@ -180,7 +180,7 @@ def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
             reason = REFUSED_TYPES.get(inner_type, f"language model of a {model_type}; not known")
             raise _unsupported(inner_type, reason, f"{key}.model_type")
         known = left_out_sizes(nested, FAMILIES[inner_type], model_type, key)
-        tied = _tied(config, nested, wrapper, inner_type)
+        tied = _tied(config, nested, wrapper, inner_type, key)
         found = {**nested, **known.sizes, "tie_word_embeddings": tied}
         return _Text(found, inner_type, key, known.words)
     if wrapper.flat and "hidden_size" in config:
@@ -211,18 +211,29 @@ def _own_block(config: Mapping[str, Any], model_type: str) -> _Text:
 
 
 def _tied(
-    outer: Mapping[str, Any], nested: Mapping[str, Any], wrapper: Wrapper, inner_type: str
+    outer: Mapping[str, Any],
+    nested: Mapping[str, Any],
+    wrapper: Wrapper,
+    inner_type: str,
+    block: str,
 ) -> object:
     """The level that decides whether the head is the embedding.
 
     Files of transformers 5 say it at the top, older ones at either level. Where no level does, the
     language model's own class decides (with which those checkpoints were made), unless the wrapper
-    overrules it.
+    overrules it: a wrapper that is tied by itself has never had a nested object that says otherwise.
     """
     key = "tie_word_embeddings"
     default = FAMILIES[inner_type].defaults[key] if wrapper.tied is None else wrapper.tied
     inside = default if nested.get(key) is None else nested[key]
-    above = outer.get(key)
+    above = None if wrapper.inside else outer.get(key)
+    if above is None and inside is False and wrapper.tied and not wrapper.either:
+        raise InputError(
+            f"{block}.{key}: false, but what ties the head is the wrapper's own {key}, true where absent",
+            field=f"{block}.{key}",
+            value=False,
+            legal=f"{key} at the top, false where the checkpoint has a head of its own",
+        )
     if above is None or (wrapper.either and above is False):
         return inside
     return above

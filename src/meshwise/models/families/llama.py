@@ -218,7 +218,7 @@ DENSE_FAMILIES: dict[str, Family] = {
         words="MiniCPM",
         defaults=size_defaults(2560, 6400, 62, 40, None, 73448, 32768, True, q_lora_rank=768,
                        kv_lora_rank=256, qk_rope_head_dim=32, qk_nope_head_dim=64,
-                       v_head_dim=64),
+                       v_head_dim=None),
         query_key_bias="attention_bias", mlp_bias="mlp_bias", mla=True,
     ),
     "youtu": Family(
