@@ -572,6 +572,14 @@ def test_values_of_minicpm3_are_as_wide_as_its_file_or_a_head_s_share_of_the_mod
     assert refused.value.field == "num_attention_heads"
 
 
+def test_helium_s_heads_are_as_wide_as_the_model() -> None:
+    """Its output's product is hidden x hidden whatever the heads are: with others it cannot run."""
+    assert parameters(make("helium")) == parameters(make("helium", head_dim=128))
+    with pytest.raises(InputError) as refused:
+        make("helium", hidden_size=5120)
+    assert (refused.value.field, refused.value.nearest) == ("head_dim", 256)
+
+
 def test_an_unknown_type_is_refused_in_a_few_words() -> None:
     with pytest.raises(UnsupportedModel) as refused:
         model_from_config({**LLAMA, "model_type": "of_tomorrow"}, name="x")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from meshwise.models.families import keys as fr
-from meshwise.models.families.keys import Reader, not_known
+from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks, standard
 from meshwise.models.families.windows import window_size
 from meshwise.models.shapes import Block
@@ -66,8 +66,21 @@ def apertus1p5(r: Reader) -> ModelFields:
     return standard(r)
 
 
+def helium(r: Reader) -> ModelFields:
+    """Helium: the output's product is as wide as the model at both ends, so its heads have to be that
+    together."""
+    hidden = r.integer("hidden_size")
+    heads, _, dim = r.heads(hidden)
+    if heads * dim != hidden:
+        raise wrong("head_dim", dim, f"{heads} heads of {dim} are not as wide as the model, {hidden}",
+                    legal="hidden_size / num_attention_heads",
+                    nearest=hidden // heads if hidden % heads == 0 else None)  # fmt: skip
+    return standard(r)
+
+
 VARIANT_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "axk1": axk1,
     "cohere2_moe": cohere2_moe,
     "apertus1p5": apertus1p5,
+    "helium": helium,
 }
