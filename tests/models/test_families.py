@@ -222,6 +222,8 @@ def test_fields_where_null_and_absent_differ() -> None:
         ({"use_qk_norm": True}, "use_qk_norm"),
         ({"attention_head_type": "multiquery"}, "attention_head_type"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types"),
+        ({"layer_types": ["full_attention"] * 3}, "layer_types"),
+        ({"mlp_layer_types": ["dense"] * 3}, "mlp_layer_types"),
         ({"model_type": 7}, "model_type"),
         ({"model_type": None}, "model_type"),
         ({"model_type": "lama"}, "model_type"),

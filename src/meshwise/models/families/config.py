@@ -221,18 +221,20 @@ def _tied(
 
     Files of transformers 5 say it at the top, older ones at either level. Where no level does, the
     language model's own class decides (with which those checkpoints were made), unless the wrapper
-    overrules it: a wrapper that is tied by itself has never had a nested object that says otherwise.
+    overrules it: no published file of those says another thing inside alone, which transformers does not
+    read and engines do.
     """
     key = "tie_word_embeddings"
     default = FAMILIES[inner_type].defaults[key] if wrapper.tied is None else wrapper.tied
     inside = default if nested.get(key) is None else nested[key]
     above = None if wrapper.inside else outer.get(key)
-    if above is None and inside is False and wrapper.tied and not wrapper.either:
+    if above is None and inside != default and wrapper.tied is not None and not wrapper.either:
         raise InputError(
-            f"{block}.{key}: false, but what ties the head is the wrapper's own {key}, true where absent",
+            f"{block}.{key}: {str(inside).lower()}, but what ties the head is the wrapper's own {key}, "
+            f"{str(default).lower()} where absent",
             field=f"{block}.{key}",
-            value=False,
-            legal=f"{key} at the top, false where the checkpoint has a head of its own",
+            value=inside,
+            legal=f"{key} at the top: whether the checkpoint's head is its embedding",
         )
     if above is None or (wrapper.either and above is False):
         return inside
