@@ -21,11 +21,10 @@ else
 	$(BIN)/python -m pytest tests/runtime
 endif
 
-# Every model through every command, and the benchmarks that take long; about a quarter of an hour on two
-# processors. SEED=N draws other combinations of options than the usual ones.
+# Every model through every command, and what else takes long; about half an hour on two processors. SEED=N draws other combinations of options than the usual ones.
 matrix: $(VENV)/.test
 	MESHWISE_MATRIX=1 MESHWISE_SEED=$(SEED) MESHWISE_CONFIGS=$(abspath $(CONFIGS)) $(BIN)/python -m pytest tests/matrix -m 'matrix or not matrix' -n auto --maxprocesses 4
-	$(BIN)/python -m pytest tests/runtime/test_benchmarks.py -m matrix
+	$(BIN)/python -m pytest --ignore tests/matrix -m matrix
 
 # This working tree's answers beside those of a commit (BASE): nothing differs where nothing should.
 # ARGS="--only PATTERN" takes some of them, ARGS="--accepted FILE" knows what is decided.

@@ -45,6 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_git
+@pytest.mark.matrix
 def test_equal_versions_and_a_changed_constant(project: Path) -> None:
     same = golden(project, "HEAD", "--only", FEW)
     assert (same.returncode, same.stderr) == (0, "")

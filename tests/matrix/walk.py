@@ -337,6 +337,7 @@ def _heads(heads: list[Any]) -> str:
     return "mqa" if least.kv_heads == 1 else "mha" if least.kv_heads == least.heads else "gqa"
 
 
+@functools.cache
 def kinds(folder: Path) -> dict[str, list[str]]:
     """Presets and a folder's files by their kind, the smallest first."""
     known: dict[str, list[str]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.deep import deep_but
 from tests.runtime import exact, tiny, toys
 from tests.runtime.covering import pairwise
 
@@ -35,7 +36,7 @@ def test_every_degree_in_fp64(crew: Any, family: str) -> None:
     held(crew, [(family, tp, {}, "float64") for tp in (1, 2, 4)])
 
 
-@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize("family", deep_but(("gpt2", "opt", "gemma2", "mixtral"), tiny.CONFIGS))
 def test_pairs_of_options_in_fp32(crew: Any, family: str) -> None:
     """All combinations over two families that follow each other; each alternates the degrees."""
     start = list(tiny.CONFIGS).index(family) % 2

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deep import deep
 from tests.runtime import tiny
 
 from meshwise.cli import main
@@ -97,6 +98,7 @@ def test_narrow_communication_is_measured_apart(config: str, capsys: Any) -> Non
     assert (replicas["calls"], replicas["group"], replicas["measured_s"]) == (1, "dp_cp", None)
 
 
+@pytest.mark.matrix
 def test_ring_and_its_links(config: str, capsys: Any) -> None:
     """Each rank sends 2 (N − 1) / N of every payload, all to the next (C6)."""
     r = record(capsys, config, "--tp", "2", "--layers", "1", "--algorithm", "ring")
@@ -112,7 +114,7 @@ def test_ring_and_its_links(config: str, capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     ("phase", "tokens"),
-    [("decode", 4), ("generate", 4 * 8)],  # which prefills first
+    [deep("decode", 4), ("generate", 4 * 8)],  # which prefills first
 )
 def test_inference(config: str, capsys: Any, phase: str, tokens: int) -> None:
     r = record(capsys, config, "--tp", "2", "--phase", phase, "--new-tokens", "8")
@@ -136,6 +138,7 @@ def test_all_axes_and_the_page(config: str, capsys: Any) -> None:
     assert capsys.readouterr().out.startswith("name,phase,kind")
 
 
+@pytest.mark.matrix
 def test_another_cluster_is_predicted(config: str, capsys: Any) -> None:
     r = record(capsys, config, "--on", "dgx-a100", "--dtype", "bf16")
     assert r["host"] is None

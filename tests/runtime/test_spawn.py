@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deep import deep
 
 from meshwise.errors import InputError
 from meshwise.runtime.ranks import cluster_env, watch
@@ -53,8 +54,8 @@ def test_the_value_of_rank_0() -> None:
     [
         ("raise", ["rank 1 failed", "ValueError: the toy broke"], "backend"),
         ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "backend"),
-        ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "shared_memory"),
-        ("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "ring"),
+        deep("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "shared_memory"),
+        deep("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "ring"),
         ("exit", ["rank 1 ended with exit code 3"], "ring"),
         ("exit", ["rank 1 ended with exit code 3"], "shared_memory"),
     ],
@@ -86,7 +87,7 @@ def test_a_rank_that_is_killed_while_the_others_compute() -> None:
         launch(f"{TOYS}:computing", {"rank": 2}, ranks=3, threads=1)
 
 
-@pytest.mark.parametrize("algorithm", ["backend", "shared_memory", "ring"])
+@pytest.mark.parametrize("algorithm", ["backend", deep("shared_memory"), deep("ring")])
 def test_a_hang_names_who_waits_in_what(algorithm: str) -> None:
     with pytest.raises(RunFailed) as caught:
         launch(
@@ -176,7 +177,7 @@ def test_kill_9_of_the_launcher_leaves_no_rank(launcher: Any) -> None:
     assert gone(marker)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, deep(signal.SIGTERM)])
 def test_ctrl_c_leaves_nothing(launcher: Any, number: signal.Signals) -> None:
     process, marker, scratch = launcher
     process.send_signal(number)
