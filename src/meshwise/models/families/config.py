@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, UnsupportedModel, meant, shorten
 from meshwise.models.contents.left_out import left_out_sizes
-from meshwise.models.contents.other_names import check_other_names
+from meshwise.models.contents.other_names import check_other_names, check_outer_sizes
 from meshwise.models.contents.structure import check_structure
 from meshwise.models.contents.words import check_activations, weight_dtype
 from meshwise.models.families.keys import Reader, kind
@@ -182,6 +182,7 @@ def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
         known = left_out_sizes(nested, FAMILIES[inner_type], model_type, key)
         tied = _tied(config, nested, wrapper, inner_type, key)
         found = {**nested, **known.sizes, "tie_word_embeddings": tied}
+        check_outer_sizes(config, found, key, FAMILIES[inner_type], wrapper.own)
         return _Text(found, inner_type, key, known.words)
     if wrapper.flat and "hidden_size" in config:
         flat = {k: v for k, v in config.items() if k != "model_type"}

@@ -22,6 +22,7 @@ class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
     tied: bool | None = None  # where neither level says; None: what the inner type's class says
     either: bool = False  # tied as soon as one of the levels says so
     inside: bool = False  # only the nested object says it
+    own: tuple[str, ...] = ()  # sizes at the top that are the wrapper's, not its language model's
 
 
 _LLAMA = Wrapper(inner="llama")
@@ -36,13 +37,13 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "llava_next_video": Wrapper(inner="llama", either=True),
     "llava_onevision": Wrapper(inner="qwen2", either=True),
     "vipllava": _LLAMA,
-    "video_llava": _LLAMA,
+    "video_llava": Wrapper(inner="llama", own=("vocab_size",)),
     "mistral3": Wrapper(inner="mistral"),
     "gemma3": Wrapper(inner="gemma3_text", flat=True, tied=True),
     "gemma3n": Wrapper(inner="gemma3n_text"),
     "gemma4": Wrapper(inner="gemma4_text"),
     "gemma4_unified": Wrapper(inner="gemma4_unified_text"),
-    "paligemma": Wrapper(inner="gemma", tied=True),
+    "paligemma": Wrapper(inner="gemma", tied=True, own=("hidden_size", "vocab_size")),
     "llama4": Wrapper(inner="llama4_text", inside=True),
     "qwen2_vl": Wrapper(inner="qwen2_vl_text", flat=True, either=True),
     "qwen2_5_vl": Wrapper(inner="qwen2_5_vl_text", flat=True, either=True),
@@ -93,7 +94,7 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "got_ocr2": Wrapper(inner="qwen2", tied=True),
     "pp_chart2table": Wrapper(inner="qwen2", tied=True),
     "audioflamingo3": Wrapper(inner="qwen2"),
-    "musicflamingo": Wrapper(inner="qwen2"),
+    "musicflamingo": Wrapper(inner="qwen2", own=("head_dim",)),
     "vibevoice_asr": Wrapper(inner="qwen2"),
     "janus": _LLAMA,
     "perception_lm": _LLAMA,
