@@ -53,7 +53,7 @@ REMOTE = {
 TEXT_ONLY = {
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text",
     "glm4v_moe_text", "mistral4", "hunyuan_vl_text",
-    "ernie4_5_vl_moe_text", "step3p5",
+    "ernie4_5_vl_moe_text", "step3p5", "deepseek_ocr2_text",
 }  # fmt: skip
 LAYERS = {
     "gpt2": "n_layer", "gpt-sw3": "n_layer", "openai-gpt": "n_layer", "gptj": "n_layer", "codegen": "n_layer", "bloom": "n_layer",

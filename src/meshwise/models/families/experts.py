@@ -120,7 +120,15 @@ MOE_FAMILIES: dict[str, Family] = {
             n_shared_experts=2, num_experts_per_tok=None, moe_intermediate_size=1407,
             first_k_dense_replace=0,
         ),
-        **DEEPSEEK, mlp_bias="mlp_bias",
+        **DEEPSEEK, mlp_bias="mlp_bias", build="deepseek_v2",
+    ),
+    "deepseek_ocr2_text": Family(
+        words="DeepSeek 1–4",
+        defaults=size_defaults(
+            4096, 11008, 32, 32, None, 102400, 2048, n_routed_experts=64, n_shared_experts=2,
+            num_experts_per_tok=None, moe_intermediate_size=1407, first_k_dense_replace=0,
+        ),
+        **_BIAS, mlp_bias="mlp_bias", moe=_DEEPSEEK_MOE, aliases=_ROUTED, build="whole_heads",
     ),
     "deepseek_v3": Family(words="DeepSeek 1–4", defaults=_V3, **DEEPSEEK),
     "kimi_k2": Family(words="Kimi-K2", defaults=_V3, **DEEPSEEK),

@@ -282,7 +282,7 @@ DENSE_FAMILIES: dict[str, Family] = {
     ),
     "helium": Family(
         words="Helium", defaults=size_defaults(2560, 7040, 24, 20, 20, 48000, 4096, head_dim=128),
-        query_key_bias="attention_bias", mlp_bias="mlp_bias", build="helium",
+        query_key_bias="attention_bias", mlp_bias="mlp_bias", build="whole_heads",
     ),
     "bitnet": Family(
         words="BitNet", defaults=size_defaults(2560, 6912, 30, 20, 5, 128256, 2048), **_BIAS,

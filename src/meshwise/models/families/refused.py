@@ -57,6 +57,8 @@ WRAPPER_TYPES: dict[str, Wrapper] = {
     "internvl_chat": Wrapper(inner="internlm2", keys=("llm_config", "text_config")),
     "multi_modality": Wrapper(inner="llama", keys=("language_config", "text_config")),
     "deepseek_vl": _LLAMA,
+    "deepseek_vl_v2": Wrapper(inner="deepseek_v2", keys=("language_config", "text_config")),
+    "deepseek_ocr2": Wrapper(inner="deepseek_ocr2_text", tied=False),
     "deepseek_vl_hybrid": _LLAMA,
     "idefics2": Wrapper(inner="mistral"),
     "idefics3": _LLAMA,
@@ -160,7 +162,7 @@ REFUSED_TYPES: dict[str, str] = {
     **_each("latent attention of two kinds of layer", "dots3_note dots3_note_text hy_v4_vl hy_v4"),
     **_each("linear attention beside convolutions of its own", "zaya lara_mini"),
     **_each("attention of a kind that is not known yet", "qwen4_exp qwen4_exp_text glm5_next "
-            "mistral_large4 muse_spark muse_glimmer cosmos3_edge unlimited_ocr deepseek_ocr2"),
+            "mistral_large4 muse_spark muse_glimmer cosmos3_edge unlimited_ocr"),
     **_each("an old model whose layers are not read", "ctrl cpmant reformer gpt_neox_japanese beam"),
     **_each("an encoder's layers in a decoder", "bert-generation roc_bert roberta-prelayernorm xmod "
             "modernbert-decoder"),
