@@ -17,7 +17,7 @@ test: $(VENV)/.test
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/runtime
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore tests/runtime
 	$(BIN)/python -m pytest tests/runtime
 endif
 

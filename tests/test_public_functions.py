@@ -89,12 +89,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "model": {"name": "gpt2"},
     "plan": {"model": "gpt2", "cluster": "dgx-a100", "workload": TRAINING, "gpus": 2, "tp": 1},
     "read_command": {
-        "command": "vllm serve gpt2 --tensor-parallel-size 2",
+        "command": "torchrun --nproc-per-node 2 pretrain_gpt.py --tensor-model-parallel-size 2 "
+        "--micro-batch-size 1",
         "cluster": "dgx-a100",
         "model": "gpt2",
-        "isl": 128,
-        "osl": 16,
-        "concurrency": 4,
+        "global_batch": 2,
+        "seq": 64,
     },
     "scale": {"model": "gpt2", "cluster": "dgx-a100", "workload": TRAINING, "tp": [1, 2]},
     "serve": {"model": "gpt2", "cluster": "dgx-a100", "workload": SERVING},
