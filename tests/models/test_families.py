@@ -222,6 +222,8 @@ def test_fields_where_null_and_absent_differ() -> None:
         ({"use_qk_norm": True}, "use_qk_norm"),
         ({"attention_head_type": "multiquery"}, "attention_head_type"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types"),
+        ({"layer_types": ["full_attention"] * 3}, "layer_types"),
+        ({"mlp_layer_types": ["dense"] * 3}, "mlp_layer_types"),
         ({"model_type": 7}, "model_type"),
         ({"model_type": None}, "model_type"),
         ({"model_type": "lama"}, "model_type"),
@@ -531,6 +533,92 @@ def test_ling_has_grouped_queries_and_plain_experts() -> None:
     )  # fmt: skip
     assert parameters(ling) == 16_801_974_272
     assert parameters(ling, active=True) / 1e9 == pytest.approx(2.75, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [
+        ("deepseek_v2", "moe_layer_freq", 2),
+        ("deepseek_v3", "moe_layer_freq", 2),
+        ("kimi_k2", "moe_layer_freq", 2),
+        ("minimax_m2", "use_qk_norm", False),
+        ("hunyuan_v1_dense", "use_qk_norm", False),
+        ("hunyuan_v1_moe", "use_qk_norm", False),
+    ],
+)
+def test_what_engines_and_transformers_build_differently_is_refused(
+    model_type: str, key: str, value: object
+) -> None:
+    """Engines and publishers' code read these keys, transformers' classes do not: a file that states
+    another value than published ones describes two models."""
+    more: dict[str, Any] = {"num_experts_per_tok": 6} if model_type == "deepseek_v2" else {}
+    make(model_type, **more)
+    with pytest.raises(UnsupportedModel) as refused:
+        make(model_type, **more, **{key: value})
+    assert refused.value.field == key
+
+
+def test_every_second_layer_has_experts_where_all_code_reads_it() -> None:
+    experts = {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2}
+    model = make("deepseek", num_hidden_layers=8, moe_layer_freq=2, **experts)
+    assert [model.blocks[kind].moe is not None for kind in model.pattern] == [True, False] * 4
+
+
+def test_values_of_minicpm3_are_as_wide_as_its_file_or_a_head_s_share_of_the_model() -> None:
+    """openbmb/MiniCPM3-4B states no v_head_dim: 2560 / 40 = 64; its count is transformers'."""
+    published = make("minicpm3")
+    assert parameters(published) == parameters(make("minicpm3", v_head_dim=64)) == 4_073_875_968
+    assert attention(make("minicpm3", v_head_dim=32)).value_head_dim == 32
+    with pytest.raises(InputError) as refused:
+        make("minicpm3", hidden_size=2570)
+    assert refused.value.field == "num_attention_heads"
+
+
+def small_deepseek(**other: Any) -> Model:
+    """The language model of DeepSeek-VL2-tiny, as its file has it under a wrapper."""
+    text = {
+        "model_type": "deepseek_v2", "hidden_size": 1280, "intermediate_size": 6848, "use_mla": False,
+        "moe_intermediate_size": 896, "n_routed_experts": 64, "n_shared_experts": 2,
+        "num_experts_per_tok": 6, "num_attention_heads": 10, "num_key_value_heads": 10,
+        "num_hidden_layers": 12, "first_k_dense_replace": 1, "kv_lora_rank": None, "q_lora_rank": None,
+        "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "vocab_size": 129280,
+    }  # fmt: skip
+    vision = {"model_type": "vision", "model_name": "siglip_so400m_patch14_384", "layers": 27}
+    wrapper = {"model_type": "deepseek_vl_v2", "vision_config": vision}
+    return model_from_config({**wrapper, "language_config": {**text, **other}}, name="x")
+
+
+def test_deepseek_without_latents() -> None:
+    """deepseek-ai/deepseek-vl2-tiny: 3.37B weights, of which 27 layers of SigLIP are 0.43B; by hand."""
+    model = small_deepseek()
+    attention_ = 4 * 1280 * 1280
+    expert = 3 * 1280 * 896
+    sparse = 64 * 1280 + (64 + 2) * expert
+    dense = 3 * 1280 * 6848
+    total = 2 * 129280 * 1280 + 12 * (attention_ + 2 * 1280) + 11 * sparse + dense + 1280
+    assert parameters(model) == total == 2_934_734_080
+    assert parameters(model, active=True) == total - 11 * (64 - 6) * expert
+    assert not attention(model).mla and model.towers_not_counted
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("use_mla", True), ("kv_lora_rank", 512), ("v_head_dim", 128)]
+)
+def test_deepseek_with_and_without_latents(key: str, value: object) -> None:
+    with pytest.raises(InputError) as refused:
+        small_deepseek(**{key: value})
+    assert refused.value.field == key
+    with pytest.raises(InputError) as refused:
+        make("deepseek_v2", num_experts_per_tok=6, use_mla=False)
+    assert refused.value.field == "use_mla"
+
+
+def test_helium_s_heads_are_as_wide_as_the_model() -> None:
+    """Its output's product is hidden x hidden whatever the heads are: with others it cannot run."""
+    assert parameters(make("helium")) == parameters(make("helium", head_dim=128))
+    with pytest.raises(InputError) as refused:
+        make("helium", hidden_size=5120)
+    assert (refused.value.field, refused.value.nearest) == ("head_dim", 256)
 
 
 def test_an_unknown_type_is_refused_in_a_few_words() -> None:

@@ -7,6 +7,7 @@ that the defaults decide. Counts have to agree to the last weight.
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 from collections.abc import Iterator
@@ -46,13 +47,13 @@ REMOTE = {
     "phi-msft", "internlm", "internlm2", "chatglm", "stablelm_epoch", "minicpm", "nemotron-nas",
     "deci", "deepseek", "kimi_k2", "arctic", "bailing_moe", "bailing_moe_v2", "bailing_moe_linear",
     "minimax_text_01", "minimax_m1", "MiniMaxText01", "MiniMaxM1", "minimax_m3", "hunyuan", "step3_text",
-    "exaone4_5_text",
+    "exaone4_5_text", "deepseek_ref",
 }  # fmt: skip
 # Parts of multimodal models, compared through their wrapper.
 TEXT_ONLY = {
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text",
     "glm4v_moe_text", "mistral4", "hunyuan_vl_text",
-    "ernie4_5_vl_moe_text", "step3p5",
+    "ernie4_5_vl_moe_text", "step3p5", "deepseek_ocr2_text",
 }  # fmt: skip
 LAYERS = {
     "gpt2": "n_layer", "gpt-sw3": "n_layer", "openai-gpt": "n_layer", "gptj": "n_layer", "codegen": "n_layer", "bloom": "n_layer",
@@ -106,9 +107,8 @@ VARIED = {
     *ERNIE_FAMILIES, "afmoe", "cohere2_moe", "axk1", "apertus1p5_text", "mellum", "kolibri1", "flint",
     "granite_swa", "hyperclovax", "exaone4", "minicpm3", "sarvam_mla", "sarvam_moe",
 } - REMOTE - TEXT_ONLY  # fmt: skip
-# Said by lists that transformers' classes make themselves; and of layers that four do not have.
+# Said by lists that transformers' classes make themselves.
 ALWAYS = {"first_k_dense_replace", "global_head_dim"}
-UNREAD = {"minimax_m3_vl_text": {"index_n_heads", "index_head_dim"}}
 ORACLE = sorted(
     (set(DENSE_FAMILIES) | set(MOE_FAMILIES) | LINEAR | VARIED) - REMOTE - TEXT_ONLY - {ZEROS}
 )
@@ -340,7 +340,6 @@ def test_defaults_of_the_class(model_type: str) -> None:
     for key in list(sizes):
         names = (key, *family.aliases.get(key, ()))
         reads = key in ALWAYS or any(name in known for name in names)
-        reads = reads and key not in UNREAD.get(model_type, ())
         if {*names} & set(stated) or not reads:
             sizes.pop(key)
     assert ours({**sizes, **stated, "model_type": model_type}) == built(config)
@@ -369,6 +368,33 @@ def test_language_part_of_multimodal_models(model_type: str, tied: bool) -> None
         if "language_model" in name or name.startswith(("lm_head", "model.text_model"))
     }
     assert ours(config.to_dict()) == sum(language.values()), text
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "glm46v", "llama4", "qwen3_5"])
+def test_the_level_that_ties_the_head(model_type: str) -> None:
+    """Whatever the wrapper and its language model say of it: equal, or refused where they contradict."""
+    inner = WRAPPER_TYPES[model_type].inner
+    text = {**small(inner, random.Random(model_type)), "model_type": inner}
+    text.pop("tie_word_embeddings", None)
+    read = 0
+    for top in (None, True, False):
+        for inside in (None, True, False):
+            ties = [
+                {"tie_word_embeddings": tied} if tied is not None else {} for tied in (top, inside)
+            ]
+            config = {**ties[0], "text_config": {**text, **ties[1]}}
+            build: Any = AutoModelForImageTextToText.from_config
+            with torch.device("meta"):
+                model = build(CONFIG_MAPPING[model_type](**copy.deepcopy(config)))
+            tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+            try:
+                found = model_from_config({**config, "model_type": model_type}, name="test")
+            except InputError as refused:
+                assert refused.field == "text_config.tie_word_embeddings" and top is None
+                continue
+            assert found.tied == tied, (top, inside)
+            read += 1
+    assert read >= 8
 
 
 ROUTED = {

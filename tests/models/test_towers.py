@@ -112,6 +112,19 @@ def test_a_class_of_the_language_model_alone_has_none() -> None:
     assert model_from_config(whole, name="x").towers_not_counted == ("vision_config (absent)",)
 
 
+def test_channels_under_a_name_that_no_code_reads() -> None:
+    """Published files of Qwen2-VL say in_chans: 3; transformers and engines read in_channels."""
+    flat = {**TEXT, "num_key_value_heads": 2, "model_type": "qwen2_vl"}
+    plain, said = (
+        model_from_config({**flat, "vision_config": {"depth": 2, **more}}, name="x")
+        for more in ({}, {"in_chans": 3})
+    )
+    assert plain.towers[0].parameters == said.towers[0].parameters
+    with pytest.raises(InputError) as caught:
+        model_from_config({**flat, "vision_config": {"depth": 2, "in_chans": 6}}, name="x")
+    assert (caught.value.field, caught.value.nearest) == ("vision_config.in_chans", 3)
+
+
 def test_an_old_file_names_its_encoder_elsewhere() -> None:
     old = {**TEXT, "model_type": "llava_llama", "mm_vision_tower": "openai/clip-vit-large-patch14"}
     model = model_from_config(old, name="x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-DIFFERENCES = ("missing", "extra", "shape", "format", "dtype")
+DIFFERENCES = ("missing", "extra", "shape", "format", "dtype", "bytes")
 
 
 class ModuleGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,8 +23,8 @@ class ModuleGroup(msgspec.Struct, frozen=True, kw_only=True):
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """A module that is not as derived, in the layers where it is so (none: it is in no layer).
 
-    ``kind`` is one of DIFFERENCES; ``derived`` and ``checkpoint`` are shapes, numbers of weights or
-    formats, "" for nothing.
+    ``kind`` is one of DIFFERENCES; ``derived`` and ``checkpoint`` are shapes, numbers of weights or bytes,
+    or formats, "" for nothing.
     """
 
     kind: str

@@ -150,8 +150,12 @@ def test_what_is_no_index(tmp_path: Path, text: str, words: str) -> None:
 
 def test_an_index(tmp_path: Path) -> None:
     file = tmp_path / "i.json"
-    for total, want in ((12, 12), (12.0, 12), ("many", None), (-1, None), (float("nan"), None)):
+    for total, want in ((12, 12), (12.0, 12), (0, 0), (float("nan"), None)):
         table = {"metadata": {"total_size": total}, "weight_map": {"b": "2", "a": "1", "c": "2"}}
         file.write_text(json.dumps(table).replace("NaN", "null"))
         found = read_index(str(file), "model")
         assert found.shards == {"1": ["a"], "2": ["b", "c"]} and found.total_bytes == want
+    for total in ("many", -1, [12], True, 1 << 61):
+        file.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": {"b": "2"}}))
+        with pytest.raises(InputError, match=r"metadata.total_size: .* is no number of bytes"):
+            read_index(str(file), "model")

@@ -161,6 +161,12 @@ def test_as_derived(name: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     listed = load_model_file(tmp_path).checkpoint
     assert listed is not None and not listed.differences
+    for other in (total // 2, total * 2):
+        index["metadata"] = {"total_size": other}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        unlike = load_model_file(tmp_path)
+        assert unlike.checkpoint is not None and f"total_size {other:,}" in unlike.asked
+        assert [d.kind for d in unlike.checkpoint.differences] == ["bytes"]
 
 
 def deepseek_v3(c: dict[str, Any]) -> Tensors:

@@ -57,6 +57,26 @@ def test_sizes_in_a_block_that_is_not_read(block: str) -> None:
         assert parameters(moved) == parameters(same)
 
 
+@pytest.mark.parametrize("key", [k for k in LLAMA if k != "model_type"])
+def test_a_wrapper_and_its_language_model_say_the_same(key: str) -> None:
+    wrapper = {"model_type": "llava_next", "text_config": LLAMA}
+    plain = model_from_config(wrapper, name="test")
+    assert model_from_config({**wrapper, key: LLAMA[key]}, name="test") == plain
+    contradicting = refused({**wrapper, key: 2 * LLAMA[key]})
+    assert (contradicting.field, contradicting.nearest) == (key, LLAMA[key])
+    further = refused({**wrapper, "llm_config": {key: 2 * LLAMA[key]}})
+    assert further.field == f"llm_config.{key}"
+
+
+def test_sizes_that_a_wrapper_has_for_itself() -> None:
+    """PaliGemma's hidden_size is that of its class's projector, whatever its language model's is."""
+    gemma = {**LLAMA, "model_type": "gemma"}
+    read = model_from_config(
+        {"model_type": "paligemma", "hidden_size": 2048, "text_config": gemma}, name="test"
+    )
+    assert read.hidden == 64
+
+
 @pytest.mark.parametrize("name", catalog.names("models"))
 def test_no_preset_says_two_things(name: str) -> None:
     table = catalog.load("models", name, "model")[1]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshwise.errors import InputError
 from meshwise.models.families.config import model_from_config
 from meshwise.models.shapes import LayerFormats, Model
 
@@ -126,3 +127,34 @@ def test_an_fp8_checkpoint_whose_experts_are_requantised() -> None:
              "ignore": ["*.attn.*", "head", "mtp.*"]}  # fmt: skip
     _, found = layers({**MOE, "expert_dtype": "fp4"}, mixed)
     assert {(s.attention.dtype, s.expert_up.dtype) for s in found} == {("fp8", "nvfp4")}  # type: ignore[union-attr]
+
+
+def test_every_expert_and_index_of_minimax_m3_by_name() -> None:
+    """nvidia/MiniMax-M3-NVFP4 names 22,422 modules, each expert's and the products that choose keys among
+    them; what only one expert is called means no other layer's."""
+    sizes = {
+        "model_type": "minimax_m3_vl_text", "hidden_size": 512, "intermediate_size": 256,
+        "dense_intermediate_size": 1024, "shared_intermediate_size": 256, "num_hidden_layers": 3,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 5000,
+        "num_local_experts": 16, "num_experts_per_tok": 2, "n_shared_experts": 1,
+        "first_k_dense_replace": 0, "index_n_heads": 2, "index_head_dim": 64,
+        "index_topk_blocks": 16, "index_block_size": 128, "layer_types": ["minimax_m3_sparse"] * 3,
+        "mlp_layer_types": ["sparse"] * 3,
+    }  # fmt: skip
+    heads = [f"{m}_proj" for m in ("index_q", "index_k", "q", "k", "v", "o")]
+    named = {f"layers.{i}.self_attn.{m}": {"quant_algo": "MXFP8"} for i in range(2) for m in heads}
+    named |= {
+        f"layers.{i}.block_sparse_moe.experts.{e}.w{w}": {"quant_algo": "NVFP4", "group_size": 16}
+        for i in range(3) for e in range(16) for w in (1, 2, 3)
+    }  # fmt: skip
+    modelopt = {
+        "quant_method": "modelopt",
+        "quant_algo": "MIXED_PRECISION",
+        "quantized_layers": named,
+    }
+    _, found = layers(sizes, modelopt)
+    both = [(s.attention and s.attention.dtype, s.expert_up and s.expert_up.dtype) for s in found]
+    assert both == [("mxfp8", "nvfp4"), ("mxfp8", "nvfp4"), (None, "nvfp4")]
+    named["layers.2.block_sparse_moe.experts.3.w4"] = {"quant_algo": "NVFP4", "group_size": 16}
+    with pytest.raises(InputError, match="w4' matches no module"):
+        layers(sizes, modelopt)

@@ -52,8 +52,11 @@ def _said(model: Model, contents: CheckpointContents) -> Model:
     asked, faults = model.asked, contents.differences
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        first = f"{faults[0].kind}: {faults[0].where}"
+        if faults[0].kind == "bytes":
+            first += f", {faults[0].checkpoint} in place of {faults[0].derived}"
         said = (
-            f"its files differ from its config.json ({faults[0].kind}: {faults[0].where}{more}); "
+            f"its files differ from its config.json ({first}{more}); "
             f"`meshwise model {model.source}` lists what is there"
         )
         asked = f"{asked}; {said}" if asked else said

@@ -258,6 +258,14 @@ def _derived_bytes(tally: Tally, group: str) -> float | None:
     return total
 
 
+def all_derived_bytes(tally: Tally) -> float | None:
+    """Bytes of the language model as the config says that it is stored; None where it does not say how."""
+    groups = dict.fromkeys((*END_GROUPS, *(g for kind in tally.kinds for g in kind.weights)))
+    found = [_derived_bytes(tally, group) for group in groups]
+    known = [size for size in found if size is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
 def _sets(model: Model) -> list[int]:
     """Sets of weights of each kind of layer: one where its layers share theirs."""
     counts = zip(model.blocks, model.kind_counts(), strict=True)

@@ -204,6 +204,8 @@ def read_index(path: str, field: str) -> Index:
         odd = next(n for n in shards if not isinstance(n, str) or os.path.basename(n) != n or not n)
         raise file_refusal(path, f"names files outside its folder ({quoted(odd)})", field)
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if not isinstance(total, int | float) or not 0 <= total < 1 << 60:
-        total = None
+    number = isinstance(total, int | float) and not isinstance(total, bool)
+    if total is not None and not (number and 0 <= total < 1 << 60):
+        what = f"metadata.total_size: {quoted(str(total))} is no number of bytes"
+        raise file_refusal(path, what, field, f"an integer from 0 to {(1 << 60) - 1}")
     return Index(dict(sorted(shards.items())), None if total is None else int(total))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from meshwise.models.checkpoint.compare import all_derived_bytes
 from meshwise.models.checkpoint.expected import derived_apart
 from meshwise.models.checkpoint.headers import Index
 from meshwise.models.checkpoint.modules import APART_GROUPS, ModuleName, ModuleNames, module_names
@@ -52,6 +53,8 @@ def listed_contents(model: Model, index: Index) -> CheckpointContents:
     for layer in sorted(layers):
         if layer >= model.layers:
             found.setdefault(("extra", "", "(all of it)", "", "there"), []).append(layer)
+    if not found:
+        found |= _of_another_size(expected, index.total_bytes, apart)
     fields = ("kind", "group", "module", "derived", "checkpoint")
     return CheckpointContents(
         files=len(index.shards),
@@ -105,3 +108,27 @@ def _missing(
             some = f"{number} of {matrix.copies}" if number else ""
             key = ("missing", group, f"{group} {slot}", f"{matrix.copies} modules", some)
             found.setdefault(key, []).append(layer)
+
+
+def _of_another_size(
+    expected: Tally, stated: int | None, apart: dict[str, int]
+) -> dict[tuple[str, ...], list[int]]:
+    """What an index says of the bytes of all tensors, where no such model has as many.
+
+    The language model is as its config says; how what stands beside it is stored it does not always say:
+    from four bits a weight to 32. Small tensors (scales of a whole matrix, buffers) are within 2%.
+    """
+    derived = all_derived_bytes(expected)
+    if stated is None or derived is None:
+        return {}
+    beside = [
+        derived_apart(expected.model, what) for what, n in apart.items() if n and what != "buffers"
+    ]
+    if any(weights is None for weights in beside):
+        return {}
+    weights = sum(n for n in beside if n is not None)
+    low, high = 0.98 * (derived + 0.5 * weights), 1.02 * (derived + 4.0 * weights)
+    if low <= stated <= high:
+        return {}
+    size = f"{round(derived):,} bytes" + (f", and {weights:,} weights beside" if weights else "")
+    return {("bytes", "", "all tensors", size, f"total_size {stated:,}"): []}

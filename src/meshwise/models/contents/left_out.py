@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, shorten
 from meshwise.models.families.keys import Family
 
-_SIZES = (
+SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size",
 )  # fmt: skip
@@ -32,10 +32,10 @@ class LeftOut(NamedTuple):
 def left_out_sizes(block: Mapping[str, Any], family: Family, wrapper: str, key: str) -> LeftOut:
     """What the block ``key`` of a ``wrapper`` leaves out of its family's sizes; empty where it states
     all, or where nothing but the class's default says what they are."""
-    stated = {size: _value(block, family, size) for size in _SIZES}
+    stated = {size: _value(block, family, size) for size in SIZES}
     absent = {
         size: default
-        for size in _SIZES
+        for size in SIZES
         if stated[size] is None and type(default := family.defaults.get(size)) is int
     }
     if not absent:
@@ -73,11 +73,11 @@ def _of_its_name(
         return None
     known = catalog.load("models", preset.preset, "model")[1]
     known = known.get("text_config", known)
-    sizes = {size: known.get(size) for size in _SIZES}
+    sizes = {size: known.get(size) for size in SIZES}
     if sizes["num_key_value_heads"] is None:
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     agrees = all(
-        stated[size] in (None, sizes[size]) for size in _SIZES if sizes[size] and size != _GROWS
+        stated[size] in (None, sizes[size]) for size in SIZES if sizes[size] and size != _GROWS
     )
     filled = {size: absent[size] for size in absent if sizes[size] is not None}
     if not agrees or any(sizes[size] != value for size, value in filled.items()):

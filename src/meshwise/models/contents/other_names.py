@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from meshwise.errors import InputError, shorten
-from meshwise.models.families.keys import Reader, wrong
+from meshwise.models.contents.left_out import SIZES
+from meshwise.models.families.keys import Family, Reader, wrong
 from meshwise.models.families.refused import NESTED_BLOCKS
 
 # What model types of other families, and checkpoints of other software, call a size.
@@ -63,6 +64,32 @@ def check_other_names(r: Reader) -> None:
             for name in (key, *names):
                 if type(inside.get(name)) is int and inside[name] != value:
                     raise _twofold(r, key, value, f"{block}.{name}", inside[name])
+
+
+def check_outer_sizes(
+    outer: Mapping[str, Any],
+    inside: Mapping[str, Any],
+    block: str,
+    family: Family,
+    own: Collection[str],
+) -> None:
+    """Refuse sizes at a wrapper's top, or in a further block, which are not those of its language model,
+    that stands in ``block``; ``own``: keys at the top that are the wrapper's."""
+    others = [("", outer)]
+    others += [
+        (f"{k}.", outer[k]) for k in NESTED_BLOCKS if k != block and isinstance(outer.get(k), dict)
+    ]
+    for size in SIZES:
+        names = (size, *family.aliases.get(size, ()))
+        read = next((inside[name] for name in names if type(inside.get(name)) is int), None)
+        for where, other in others:
+            stated = other.get(size)
+            if read is None or type(stated) is not int or stated == read:
+                continue
+            if where or size not in own:
+                said = f"{shorten(stated)} contradicts {block}.{size} {shorten(read)}"
+                legal = f"the value of {block}.{size}"
+                raise wrong(f"{where}{size}", stated, said, legal=legal, nearest=read)
 
 
 def _twofold(r: Reader, key: str, value: object, name: str, stated: int) -> InputError:

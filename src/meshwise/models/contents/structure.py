@@ -52,6 +52,9 @@ def check_structure(r: Reader, *, query_key_norm: bool = False) -> None:
                 value=value,
                 legal=f"a {r.model_type} config without {key}",
             )
+    for key in ("layer_types", "mlp_layer_types"):  # whether its layers read it or not
+        if key not in r.used and isinstance(r.config.get(key), list):
+            r.sequence(key, r.layers())
     types = r.config.get("layer_types")
     if isinstance(types, list) and not r.family.layer_kinds:
         for item in types:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, UnsupportedModel, meant, shorten
 from meshwise.models.contents.left_out import left_out_sizes
-from meshwise.models.contents.other_names import check_other_names
+from meshwise.models.contents.other_names import check_other_names, check_outer_sizes
 from meshwise.models.contents.structure import check_structure
 from meshwise.models.contents.words import check_activations, weight_dtype
 from meshwise.models.families.keys import Reader, kind
@@ -180,8 +180,9 @@ def _inner(config: Mapping[str, Any], model_type: str) -> _Text:
             reason = REFUSED_TYPES.get(inner_type, f"language model of a {model_type}; not known")
             raise _unsupported(inner_type, reason, f"{key}.model_type")
         known = left_out_sizes(nested, FAMILIES[inner_type], model_type, key)
-        tied = _tied(config, nested, wrapper, inner_type)
+        tied = _tied(config, nested, wrapper, inner_type, key)
         found = {**nested, **known.sizes, "tie_word_embeddings": tied}
+        check_outer_sizes(config, found, key, FAMILIES[inner_type], wrapper.own)
         return _Text(found, inner_type, key, known.words)
     if wrapper.flat and "hidden_size" in config:
         flat = {k: v for k, v in config.items() if k != "model_type"}
@@ -211,18 +212,31 @@ def _own_block(config: Mapping[str, Any], model_type: str) -> _Text:
 
 
 def _tied(
-    outer: Mapping[str, Any], nested: Mapping[str, Any], wrapper: Wrapper, inner_type: str
+    outer: Mapping[str, Any],
+    nested: Mapping[str, Any],
+    wrapper: Wrapper,
+    inner_type: str,
+    block: str,
 ) -> object:
     """The level that decides whether the head is the embedding.
 
     Files of transformers 5 say it at the top, older ones at either level. Where no level does, the
     language model's own class decides (with which those checkpoints were made), unless the wrapper
-    overrules it.
+    overrules it: no published file of those says another thing inside alone, which transformers does not
+    read and engines do.
     """
     key = "tie_word_embeddings"
     default = FAMILIES[inner_type].defaults[key] if wrapper.tied is None else wrapper.tied
     inside = default if nested.get(key) is None else nested[key]
-    above = outer.get(key)
+    above = None if wrapper.inside else outer.get(key)
+    if above is None and inside != default and wrapper.tied is not None and not wrapper.either:
+        raise InputError(
+            f"{block}.{key}: {str(inside).lower()}, but what ties the head is the wrapper's own {key}, "
+            f"{str(default).lower()} where absent",
+            field=f"{block}.{key}",
+            value=inside,
+            legal=f"{key} at the top: whether the checkpoint's head is its embedding",
+        )
     if above is None or (wrapper.either and above is False):
         return inside
     return above

@@ -118,9 +118,17 @@ MOE_FAMILIES: dict[str, Family] = {
         defaults=size_defaults(
             4096, 11008, 32, 32, None, 102400, 2048, **_MLA, n_routed_experts=64,
             n_shared_experts=2, num_experts_per_tok=None, moe_intermediate_size=1407,
-            first_k_dense_replace=0, moe_layer_freq=1,
+            first_k_dense_replace=0,
         ),
-        **DEEPSEEK, mlp_bias="mlp_bias",
+        **DEEPSEEK, mlp_bias="mlp_bias", build="deepseek_v2",
+    ),
+    "deepseek_ocr2_text": Family(
+        words="DeepSeek 1–4",
+        defaults=size_defaults(
+            4096, 11008, 32, 32, None, 102400, 2048, n_routed_experts=64, n_shared_experts=2,
+            num_experts_per_tok=None, moe_intermediate_size=1407, first_k_dense_replace=0,
+        ),
+        **_BIAS, mlp_bias="mlp_bias", moe=_DEEPSEEK_MOE, aliases=_ROUTED, build="whole_heads",
     ),
     "deepseek_v3": Family(words="DeepSeek 1–4", defaults=_V3, **DEEPSEEK),
     "kimi_k2": Family(words="Kimi-K2", defaults=_V3, **DEEPSEEK),
@@ -249,7 +257,8 @@ MOE_FAMILIES: dict[str, Family] = {
     ),
     "axk1": Family(
         words="A.X K1", defaults={**_V3, "vocab_size": 163840, "num_attention_heads": 64,
-        "max_position_embeddings": 32768, "n_routed_experts": 192, "first_k_dense_replace": 1},
+        "max_position_embeddings": 32768, "n_routed_experts": 192, "first_k_dense_replace": 1,
+        "moe_layer_freq": 1},
         **DEEPSEEK, build="axk1",
     ),
     "mistral4": Family(

@@ -9,6 +9,7 @@ import msgspec
 
 from meshwise.models.families import keys as fr
 from meshwise.models.families.gpt import size_defaults
+from meshwise.models.families.hybrid import query_key_normed
 from meshwise.models.families.keys import Family, MoeKeys, Reader, not_known, wrong
 from meshwise.models.families.layers import (
     ModelFields,
@@ -50,6 +51,8 @@ def _attentions(r: Reader, layers: int) -> list[Attention]:
 
 def hunyuan(r: Reader) -> ModelFields:
     """Hunyuan: experts where num_experts is over 1, from the layers on that are not skipped."""
+    if r.model_type != "hunyuan":  # the publisher's own code, which reads that key
+        query_key_normed(r)
     fields = end_fields(r)
     hidden: int = fields["hidden"]
     layers = r.layers()

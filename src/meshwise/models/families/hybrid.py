@@ -79,6 +79,14 @@ def other_variant(key: str, value: object, known: str) -> UnsupportedModel:
     return not_known(key, value, f"{said} is a variant that is not read", known)
 
 
+def query_key_normed(r: Reader) -> None:
+    """Refuse layers without norms of queries and keys where transformers' class has them all the same and
+    engines and the publisher's code leave them out."""
+    if not r.flag("use_qk_norm"):
+        why = "transformers builds these norms all the same, engines do not"
+        raise not_known("use_qk_norm", False, why, "true")
+
+
 def untied(r: Reader) -> None:
     """Refuse a tied head where the publisher's class ties it and transformers' has two tables all the same."""
     if r.flag("tie_word_embeddings"):

@@ -9,6 +9,7 @@ import msgspec
 
 from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
+from meshwise.models.families.hybrid import query_key_normed
 from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import (
     ModelFields,
@@ -252,6 +253,7 @@ def minimax_m2(r: Reader) -> ModelFields:
     kinds_of_layers = r.sequence("attn_type_list") or []
     if any(item != 1 for item in kinds_of_layers):
         raise not_known("attn_type_list", kinds_of_layers, "linear attention is not known", "1s")
+    query_key_normed(r)
     return standard(r)
 
 

@@ -60,7 +60,8 @@ def has_experts(kinds: list[Any]) -> list[bool]:
 
 
 def _first_dense(r: Reader, layers: int) -> list[bool]:
-    """DeepSeek: the first layers are dense, then every moe_layer_freq-th has experts."""
+    """DeepSeek: the first layers are dense, then every moe_layer_freq-th has experts, where the family says
+    that all code of its type reads that key; else it has to be 1."""
     types = r.sequence("mlp_layer_types", layers)
     if types is not None:
         return has_experts(types)
@@ -72,6 +73,9 @@ def _first_dense(r: Reader, layers: int) -> list[bool]:
             raise wrong(name, value, "a list of 0 and 1 per layer belongs here")
         return [bool(item) for item in flags]
     every = r.optional("moe_layer_freq", 1, fr.MOST_LAYERS) or 1
+    if every != 1 and name not in r.family.defaults:
+        why = "engines give every so many layers experts, transformers all of them"
+        raise not_known(name, every, why, "1")
     return [i >= first and i % every == 0 for i in range(layers)]
 
 
@@ -150,6 +154,13 @@ def routed_experts(r: Reader, mlp_bias: bool) -> Moe | None:
     )
 
 
+def _value_width(r: Reader, heads: int) -> int:
+    """Width of a value, which the classes of some families derive where a file leaves it out."""
+    if "v_head_dim" in r.family.defaults and r.family.defaults["v_head_dim"] is None:
+        return r.optional("v_head_dim") or r.head_width(r.integer("hidden_size"), heads)
+    return r.integer("v_head_dim")
+
+
 def latent_attention(r: Reader) -> Attention:
     """Multi-head latent attention (DeepSeek-V2), with V3.2's indexer where there is one."""
     heads = r.integer("num_attention_heads")
@@ -174,7 +185,7 @@ def latent_attention(r: Reader) -> Attention:
         heads=heads,
         kv_heads=heads,
         head_dim=r.integer("qk_nope_head_dim") + rope,
-        value_head_dim=r.integer("v_head_dim"),
+        value_head_dim=_value_width(r, heads),
         output_bias=bias,
         latent_bias=bias,
         norm_parameters=(q_rank or 0) + kv_rank,

@@ -218,7 +218,7 @@ DENSE_FAMILIES: dict[str, Family] = {
         words="MiniCPM",
         defaults=size_defaults(2560, 6400, 62, 40, None, 73448, 32768, True, q_lora_rank=768,
                        kv_lora_rank=256, qk_rope_head_dim=32, qk_nope_head_dim=64,
-                       v_head_dim=64),
+                       v_head_dim=None),
         query_key_bias="attention_bias", mlp_bias="mlp_bias", mla=True,
     ),
     "youtu": Family(
@@ -282,7 +282,7 @@ DENSE_FAMILIES: dict[str, Family] = {
     ),
     "helium": Family(
         words="Helium", defaults=size_defaults(2560, 7040, 24, 20, 20, 48000, 4096, head_dim=128),
-        query_key_bias="attention_bias", mlp_bias="mlp_bias",
+        query_key_bias="attention_bias", mlp_bias="mlp_bias", build="whole_heads",
     ),
     "bitnet": Family(
         words="BitNet", defaults=size_defaults(2560, 6912, 30, 20, 5, 128256, 2048), **_BIAS,

@@ -162,6 +162,7 @@ def minimax_m3(r: Reader) -> ModelFields:
     has_experts = _m3_experts(r, layers)
     dense = Mlp(width=r.integer("dense_intermediate_size"), gated=True)
     indexed = plain
+    r.used |= set(_SPARSE)  # which layers that see all keys have no use for
     if M3_KINDS[1] in kinds:
         indexed = msgspec.structs.replace(plain, indexer=_m3_indexer(r, sparse_config))
 

@@ -277,16 +277,18 @@ _V4 = size_defaults(
     qk_rope_head_dim=64,
 )  # fmt: skip
 _SPARSE: dict[str, Any] = {**DEEPSEEK, "indexer": True}
+_DEEPSEEK_V4 = Family(
+    words="DeepSeek 1–4", defaults=_V4, build="deepseek_v4", layer_kinds=_V4_LAYERS,
+    aliases={"n_routed_experts": ("num_local_experts",),
+             "moe_intermediate_size": ("intermediate_size",)},
+    moe=MoeKeys(experts="n_routed_experts", width="moe_intermediate_size",
+                shared_count="n_shared_experts"),
+)  # fmt: skip
 SPARSE_FAMILIES: dict[str, Family] = {
     "deepseek_v32": Family(words="DeepSeek 1–4", defaults=_V32, **_SPARSE),
     "glm_moe_dsa": Family(words="GLM-4.5, GLM-5", defaults=_GLM5, **_SPARSE, build="glm_moe_dsa"),
-    "deepseek_v4": Family(
-        words="DeepSeek 1–4", defaults=_V4, build="deepseek_v4", layer_kinds=_V4_LAYERS,
-        aliases={"n_routed_experts": ("num_local_experts",),
-                 "moe_intermediate_size": ("intermediate_size",)},
-        moe=MoeKeys(experts="n_routed_experts", width="moe_intermediate_size",
-                    shared_count="n_shared_experts"),
-    ),
+    "deepseek_v4": _DEEPSEEK_V4,
+    "deepseek_ref": _DEEPSEEK_V4,  # as SGLang's FP8 files of it say
 }  # fmt: skip
 
 SPARSE_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {

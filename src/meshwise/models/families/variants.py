@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from meshwise.errors import shorten
 from meshwise.models.families import keys as fr
-from meshwise.models.families.keys import Reader, not_known
+from meshwise.models.families.keys import Reader, not_known, wrong
 from meshwise.models.families.layers import ModelFields, distinct_blocks, standard
 from meshwise.models.families.windows import window_size
 from meshwise.models.shapes import Block
@@ -66,8 +67,43 @@ def apertus1p5(r: Reader) -> ModelFields:
     return standard(r)
 
 
+def deepseek_v2(r: Reader) -> ModelFields:
+    """DeepSeek-V2; where the parts of a head have no width (the small DeepSeek-VL2, DeepSeek-OCR), with plain
+    attention in place of the latent one."""
+    parts = {key: r.value(key) for key in ("qk_nope_head_dim", "qk_rope_head_dim") if r.has(key)}
+    plain = bool(parts) and not any(parts.values())
+    if r.has("use_mla") and r.flag("use_mla") == plain:
+        said = f"{str(not plain).lower()}, and the parts of a head are {' and '.join(map(shorten, parts.values()))} wide"
+        raise wrong("use_mla", not plain, said, legal=str(plain).lower())
+    if not plain:
+        return standard(r)
+    for key in ("kv_lora_rank", "q_lora_rank", "v_head_dim"):
+        if r.value(key) not in (None, 0) and r.has(key):
+            raise wrong(
+                key, r.value(key), "where the parts of a head have no width", legal="0, null"
+            )
+    family = msgspec.structs.replace(r.family, mla=False, output_bias=r.family.query_key_bias)
+    found = Reader(r.config, family, r.model_type, block=r.block)
+    found.used = r.used
+    return standard(found)
+
+
+def whole_heads(r: Reader) -> ModelFields:
+    """Layers whose heads are together as wide as the model, whatever the file says of one: Helium's output
+    is a product of that width at both ends, DeepSeek-OCR 2's class derives the width of a head."""
+    hidden = r.integer("hidden_size")
+    heads, _, dim = r.heads(hidden)
+    if heads * dim != hidden:
+        raise wrong("head_dim", dim, f"{heads} heads of {dim} are not as wide as the model, {hidden}",
+                    legal="hidden_size / num_attention_heads",
+                    nearest=hidden // heads if hidden % heads == 0 else None)  # fmt: skip
+    return standard(r)
+
+
 VARIANT_BUILDERS: dict[str, Callable[[Reader], ModelFields]] = {
     "axk1": axk1,
     "cohere2_moe": cohere2_moe,
     "apertus1p5": apertus1p5,
+    "deepseek_v2": deepseek_v2,
+    "whole_heads": whole_heads,
 }

@@ -74,6 +74,9 @@ GATE_NAMES: dict[str, tuple[str, ...]] = {
     "gate_proj": ("head_gate", "value_gate"),
     "indexer.wq_b": ("indexer_query",),
     "indexer.wk": ("indexer_key",),
+    # MiniMax-M3's, beside the projections of the heads
+    "index_q_proj": ("indexer_query",),
+    "index_k_proj": ("indexer_key",),
     "indexer.weights_proj": ("indexer_weight",),
 }
 

@@ -173,12 +173,19 @@ class _Assigned:
         self.model, self.rules, self.default = model, found, default
         self.overhead, self.choice = overhead, choice
         self.used = [False] * len(found)
+        # of thousands of names, most are those of further experts: the first stands for all that mean the same
+        firsts: dict[tuple[str | int, bool, Stored | None], int] = {}
+        self.first = [
+            firsts.setdefault((r.pattern.literal or i, r.pattern.alone, r.stored), i)
+            for i, r in enumerate(found)
+        ]
         self._same: dict[tuple[int, ModuleMatrix], bool] = {}
-        self._every = [i for i, r in enumerate(found) if r.pattern.layer is None]
+        self._every = [i for i in firsts.values() if found[i].pattern.layer is None]
         self._own: dict[int, list[int]] = {}
-        for i, rule in enumerate(found):
-            if rule.pattern.layer is not None:
-                self._own.setdefault(rule.pattern.layer, []).append(i)
+        for i in firsts.values():
+            layer = found[i].pattern.layer
+            if layer is not None:
+                self._own.setdefault(layer, []).append(i)
         self._alike = choice is None and all(found[i].pattern.every for i in self._every)
         self._done: dict[int, LayerFormats] = {}
 
@@ -309,7 +316,8 @@ def _check_used(model: Model, assigned: _Assigned) -> None:
     """Refuse a pattern that means no module: of this model where it gives a format; where it leaves one out,
     of a layer that there is not, or with no word of any module."""
     words = (*_BESIDE, *_ATTENTION, *_RECURRENT, *_MLP, "proj", "expert", "moe", "dense", "linear")
-    for used, rule in zip(assigned.used, assigned.rules, strict=True):
+    for i, rule in enumerate(assigned.rules):
+        used = assigned.used[i] or assigned.used[assigned.first[i]]
         text, layer = rule.pattern.text, rule.pattern.layer
         further = layer is not None and layer > model.layers  # one more: multi-token prediction
         if used or (layer == model.layers and not further):

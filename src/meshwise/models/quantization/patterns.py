@@ -238,7 +238,7 @@ class Pattern:
         regular = text.startswith("re:") or (text[:1] != "*" and bool(_SPECIAL & set(text)))
         regular = regular or text.startswith(".*")
         named = _from_the_root(text.removeprefix("re:"), regular)
-        self.text, self._alone = text, alone
+        self.text, self.alone = text, alone
         found = re.match(r"\^?model\\?\.layers\\?\.(\d{1,5})(?![\d])", named)
         self.layer = (
             int(found[1]) if found and (not regular or _literal_after(named, found)) else None
@@ -274,7 +274,7 @@ class Pattern:
     def meets(self, name: str) -> bool:
         """Whether it means the module of this full name, or one around it."""
         if self.literal is not None:
-            if self._alone:
+            if self.alone:
                 return f".{name}".endswith(f".{self.literal}")
             return f".{self.literal}." in f".{name}."
         if self._beginning is not None:

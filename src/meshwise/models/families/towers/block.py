@@ -46,6 +46,12 @@ class TowerBlock:
             value = value[0]
         return check_integer(self._name(*keys), value, low, MOST_WIDE)
 
+    def says_the_same(self, name: str, key: str) -> None:
+        """Refuse another value under a name that the class does not read."""
+        if self.has(name) and self.size(name) != self.size(key):
+            raise wrong(self._at(name), self.size(name), f"is not read, and {key} is {self.size(key)}",
+                        legal=f"{self.size(key)}", nearest=self.size(key))  # fmt: skip
+
     def main_size(self, *keys: str, low: int = 1) -> int:
         """A size that makes a model what it is: where the class fills it in, it is remembered."""
         found = self.size(*keys, low=low)

@@ -41,8 +41,8 @@ def _pixtral(b: TowerBlock, s: EncoderSizes) -> int:
 
 
 def _qwen2_vl(b: TowerBlock, s: EncoderSizes) -> int:
-    channels = "in_chans" if b.has("in_chans") and not b.has("in_channels") else "in_channels"
-    return _patches(b, s, channels=channels, frames=True, bias=False)
+    b.says_the_same("in_chans", "in_channels")  # the name in published files, which no code reads
+    return _patches(b, s, channels="in_channels", frames=True, bias=False)
 
 
 def _qwen3_vl(b: TowerBlock, s: EncoderSizes) -> int:
