@@ -327,7 +327,8 @@ def test_wrappers_of_known_text_models() -> None:
         sizes = {
             k: v for k, v in FAMILIES[inner].defaults.items() if v is not None and k != "mlp_bias"
         }
-        nested = model_from_config({"model_type": wrapper, "text_config": sizes}, name="test")
+        stated = {"model_type": wrapper, "tie_word_embeddings": False, "text_config": sizes}
+        nested = model_from_config(stated, name="test")
         assert (
             nested.blocks == model_from_config({"model_type": inner, **sizes}, name="test").blocks
         )

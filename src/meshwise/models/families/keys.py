@@ -34,6 +34,9 @@ class MoeKeys(msgspec.Struct, frozen=True, kw_only=True):
     shared_gate: bool = False
     router_bias: bool = False
     layers: str = "all"  # rule that says which layers have experts: see layers.moe_layers
+    first_dense: int | None = (
+        None  # first layers without experts, where transformers reads no key for it
+    )
     expert_bias: bool | str = False
     residual: str | None = None  # key: a dense MLP as wide as ``hidden`` beside the experts
 
