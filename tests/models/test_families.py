@@ -498,6 +498,16 @@ def test_sizes_are_never_filled_in(key: str) -> None:
     assert refused.value.field == key
 
 
+@pytest.mark.parametrize("value", [[], [8], [8, 8, 8], [8, 4]])
+def test_a_number_of_experts_per_layer_is_one_for_each(value: list[int]) -> None:
+    experts = {**LLAMA, "model_type": "mixtral", "num_experts_per_tok": 2}
+    plain = model_from_config({**experts, "num_local_experts": 8}, name="x")
+    assert model_from_config({**experts, "num_local_experts": [8, 8]}, name="x") == plain
+    with pytest.raises(InputError) as refused:
+        model_from_config({**experts, "num_local_experts": value}, name="x")
+    assert refused.value.field == "num_local_experts"
+
+
 def test_experts_are_never_filled_in() -> None:
     sizes = {**LLAMA, "model_type": "mixtral", "num_experts_per_tok": 2}
     with pytest.raises(InputError) as refused:

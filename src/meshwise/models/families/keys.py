@@ -283,8 +283,7 @@ class Reader:
         """An integer, or a list per layer that repeats one integer (Hunyuan)."""
         name, value, _ = self.find(key)
         if isinstance(value, list):
-            if not value:
-                return None
+            self.sequence(key, self.layers())
             first = check_integer(name, value[0], low, high)
             if any(type(item) is not int or item != first for item in value):
                 raise UnsupportedModel(
