@@ -81,6 +81,7 @@ def test_deepseek_v4_flash() -> None:
     [
         ({"compress_ratios": [0] * 20}, "compress_ratios"),
         ({"compress_ratios": [2] * 44}, "compress_ratios"),
+        ({"compress_ratios": [[4]] * 44}, "compress_ratios"),
         ({"layer_types": ["sliding_attention"] * 43}, "compress_ratios"),  # contradict each other
         ({"layer_types": ["linear_attention"] * 43}, "layer_types"),
         ({"mlp_layer_types": ["dense"] * 43}, "mlp_layer_types"),
