@@ -118,6 +118,8 @@ STATED_WEIGHT = (*COMMON_WEIGHT, *VARIANTS, *GGUF_FILES)  # what an option may s
 KV_CACHE = ("fp32", "fp16", "bf16", "fp8", "int8", "int4", "nvfp4")
 COMM = ("fp32", "fp16", "bf16", "fp8", "int8")
 GRADIENT = ("fp32", "fp16", "bf16")
+# Floats that weights are stored in, each with the name of the rate at which a device multiplies them.
+FLOAT_WEIGHTS = {"fp8": "fp8", "mxfp8": "fp8", "mxfp6": "fp6", "nvfp4": "nvfp4", "mxfp4": "nvfp4"}
 NARROW = ("fp8", "mxfp8", "int8", "nvfp4")  # operands that 16-bit activations are narrowed to
 
 # Four-bit and eight-bit weights under wider activations are expanded before the product, so the

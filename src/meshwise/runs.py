@@ -15,7 +15,9 @@ from meshwise.clusters.load import Cluster, Device, Level, load_cluster
 from meshwise.dtypes import known
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.models.families.config import model_from_config
-from meshwise.models.load import first_layers, load_config
+from meshwise.models.formats import unquantised
+from meshwise.models.load import first_layers, load_config, load_model
+from meshwise.models.shapes import Model, Quantization
 from meshwise.strict_tables import check_keys
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training
 
@@ -63,6 +65,7 @@ def run(
     True
     """
     name, table = load_config(model)
+    stored = _stored_narrow(load_model(model), task.get("checkpoint"))
     where = load_cluster(on, field="on") if on is not None else None
     job, launcher, cluster_env = _runtime()
     check_keys(task, job.Task.__struct_fields__, "run")
@@ -80,7 +83,25 @@ def run(
         record = launcher.launch(JOB, arguments, ranks=asked.ranks, **how)
     from meshwise.answers.run import RunResult
 
-    return RunResult(_joined(name, asked, record, where))
+    return RunResult(_joined(name, asked, record, where, stored))
+
+
+def _stored_narrow(model: Model, checkpoint: object) -> Quantization | None:
+    """How the model's checkpoint stores its weights, which no run does; refused where a run is to load them.
+
+    :raises InputError: for ``checkpoint``.
+    """
+    q = model.quantization
+    if q is None or checkpoint is None:
+        return q
+    raise InputError(
+        f"checkpoint: the weights of {model.name} are stored in {q.weight_dtype} ({q.method}), and a run "
+        "computes in 16, 32 or 64 bit without widening stored ones",
+        field="checkpoint",
+        value=checkpoint,
+        legal="without `checkpoint` (random weights), or a model whose config.json has no "
+        "quantization_config and a checkpoint like it",
+    )
 
 
 def _runtime() -> tuple[Any, Any, Any]:
@@ -145,7 +166,7 @@ def host_cluster(record: dict[str, Any], ranks: int) -> Cluster:
 
 def predicted(name: str, task: Task, where: Cluster) -> dict[str, Any]:
     """Step, communication and operations of a task on a cluster, by :func:`meshwise.estimate`."""
-    spec = model_from_config(task.model, name=name, source="run")
+    spec = unquantised(model_from_config(task.model, name=name, source="run"))  # as it is performed
     options = task.options
     wide = {"fp64": "fp32"}.get(task.dtype, task.dtype)
     sent = options.comm_dtype or wide
@@ -200,8 +221,11 @@ def _shown(result: Any, tokens: int) -> dict[str, Any]:
     }
 
 
-def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -> RunRecord:
-    """The record of a run with the prediction's figures beside the measured ones."""
+def _joined(
+    name: str, task: Task, record: dict[str, Any], on: Cluster | None, stored: Quantization | None
+) -> RunRecord:
+    """The record of a run with the prediction's figures beside the measured ones; ``stored``: how the
+    checkpoint stores the weights that the run has wide."""
     where = on
     if where is None and record["host"] is not None and record["machine"]["backend"] == "gloo":
         where = host_cluster(record, task.ranks)
@@ -214,6 +238,12 @@ def _joined(name: str, task: Task, record: dict[str, Any], on: Cluster | None) -
     return {
         "schema": 1,
         "model": name,
+        "remarks": [
+            f"{name} is stored in {stored.weight_dtype} ({stored.method}): the run and its prediction are of "
+            f"random weights in {task.dtype}"
+        ]
+        if stored is not None
+        else [],
         "layers": next(
             (task.model[k] for k in ("num_hidden_layers", "n_layer") if k in task.model), None
         ),

@@ -467,6 +467,36 @@ def test_weight_only_products_take_what_was_measured():
     assert errors.max() < 0.4
 
 
+@pytest.mark.parametrize("name", ["a100", "h100", "h200", "b200", "l40s", "mi300x"])
+@pytest.mark.parametrize("engine", ["trtllm", "vllm"])
+def test_expanded_weights_save_their_traffic_alone(name, engine):
+    """For many rows a product whose weights are expanded is no faster than that of 16-bit ones (measured: a
+    plugin's of TensorRT-LLM on an A100, 1.00 to 1.16 of its time); for a few it reads less."""
+    for n, inner in ((4096, 4096), (28672, 8192), (1024, 8192)):
+        for weight in (0.516, 0.5625, 1.0):
+            for rows in (4096, 16384, 65536):
+                ratio = weight_only(name, engine, weight, (rows, n, inner)) / weight_only(
+                    name, engine, 2.0, (rows, n, inner)
+                )
+                assert 0.985 < ratio < 1.1, (n, inner, weight, rows)
+    few = weight_only(name, "vllm", 0.516, (1, 28672, 8192))
+    assert few < 0.35 * weight_only(name, "vllm", 2.0, (1, 28672, 8192))
+
+
+def test_experts_of_another_engine_are_no_faster_than_the_engines_own_wide_ones():
+    """An engine's own measured kernel counts as it is; one that stands in for it saves traffic alone."""
+    from meshwise.program.operations import Kernel, Operands, gemm
+
+    def seconds(engine, weight):
+        op = gemm("x", *map(np.float64, (4096, 1536, 4096)), Operands("bf16", 2.0, weight, 2.0),
+                  batch=np.float64(128))  # fmt: skip
+        prices = compute(device("a100"), load_stack(engine))
+        return float(prices.seconds(op._replace(kernel=Kernel.EXPERTS)))
+
+    assert seconds("trtllm", 0.516) > 0.99 * seconds("trtllm", 2.0)
+    assert seconds("sglang", 1.0) > 0.99 * seconds("sglang", 2.0)
+
+
 def test_another_engines_weight_only_kernel_is_not_the_plugin():
     """Marlin's of vLLM has no table: the dense product's constants with fewer bytes. Scales add to a
     weight's bytes and change no kernel."""

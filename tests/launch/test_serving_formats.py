@@ -29,7 +29,8 @@ def weights(name: str, flags: str) -> str | None:
         ("Qwen/Qwen3-32B", "--dtype bfloat16", None),
         ("Qwen/Qwen3-32B", "--quantization fp8", "fp8"),
         ("Qwen/Qwen3-32B", "--quantization fp8 --dtype bfloat16", "fp8"),
-        ("Qwen/Qwen3-32B", "--quantization awq", "int4"),
+        ("Qwen/Qwen3-32B", "--quantization mxfp4", "mxfp4"),
+        ("Qwen/Qwen3-32B", "--quantization bitsandbytes", "int4"),
         ("Qwen/Qwen3-32B-FP8", "--dtype bfloat16", "fp8"),
         ("Qwen/Qwen3-32B-FP8", "--quantization fp8", "fp8"),
         ("Qwen/Qwen3-32B-FP8", "--quantization auto", "fp8"),
@@ -61,6 +62,24 @@ def test_another_method_than_the_checkpoints_is_refused(name: str, method: str) 
         weights(name, f"--quantization {method}")
     assert caught.value.field == "--quantization" and caught.value.value == method
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["awq", "awq_marlin", "gptq", "gptq_marlin", "moe_wna16", "compressed-tensors", "modelopt",
+     "modelopt_fp4", "w8a8_int8", "gguf", "torchao"],
+)  # fmt: skip
+def test_engines_make_no_calibrated_checkpoint_of_16_bit_weights(method: str) -> None:
+    with pytest.raises(InputError, match="make none of 16-bit weights") as caught:
+        weights("meta-llama/Llama-3.1-8B-Instruct", f"--quantization {method}")
+    assert caught.value.field == "--quantization" and caught.value.nearest == "fp8"
+
+
+def test_a_folder_may_hold_what_the_command_says() -> None:
+    """Its name is another machine's: what is in it nobody knows."""
+    job = parse("vllm serve /models/qwen3-8b -tp 2 --quantization awq").job
+    formats = formats_of_job(job, load_model("qwen3-8b"))
+    assert formats.weights == "int4"
 
 
 @pytest.mark.parametrize("word", [*METHODS, "int4", "compressed-tensors"])

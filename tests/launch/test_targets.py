@@ -15,7 +15,7 @@ from meshwise.launch import Job, target_names
 from meshwise.launch import targets as folder
 from meshwise.launch.settings import plain
 from meshwise.launch.table import Flag, Target, every_target, target
-from meshwise.launch.write import WRAPPERS
+from meshwise.launch.write import WRAPPERS, write_launch
 
 PROTOCOL = set(re.findall(r"^\* ``(\w+)\(", folder.__doc__ or "", re.M))
 
@@ -94,3 +94,27 @@ def test_a_trainer_with_a_table_alone_is_written_and_read() -> None:
     assert Job(model="", phase="train", **fields) == job and not notes
     with pytest.raises(InputError, match="how many GPUs"):
         plain.fields_each(TRAINER, {"tp": 2}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "said"),
+    [
+        ("trtllm", "qwen3-8b", False),
+        ("trtllm", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-FP8", False),
+        ("trtllm", "jamba-1.5-mini", True),
+        ("trtllm", "ai21labs/AI21-Jamba-1.5-Mini", True),
+        ("trtllm", "/models/mine", False),  # nobody knows what is there
+        ("vllm", "jamba-1.5-mini", False),
+    ],
+)
+def test_a_model_that_no_documentation_lists_is_remarked_on(
+    name: str, model: str, said: bool
+) -> None:
+    exported = write_launch(Job(model=model, phase="serve", tp=2), name)
+    assert any("documentation lists" in note for note in exported.notes) == said
+
+
+def test_documented_types_are_written_once() -> None:
+    for chosen in every_target():
+        assert len(set(chosen.model_types)) == len(chosen.model_types)
+    assert {"llama", "deepseek_v3", "qwen3_5_moe"} <= set(target("trtllm").model_types)

@@ -122,11 +122,67 @@ def test_formats_that_a_device_has_not_are_remarked_on() -> None:
 def test_narrow_weights_are_no_faster_where_they_are_widened_for_many_rows() -> None:
     import meshwise as mw
 
-    def step(dtype: str) -> float:
-        work = mw.Prefill(batch=1, seq=2048, formats=mw.Formats(dtype=dtype))
+    def step(**formats: str) -> float:
+        work = mw.Prefill(batch=1, seq=4096, formats=mw.Formats(**formats))  # type: ignore[arg-type]
         return float(mw.estimate("llama-3.1-8b", "dgx-a100", work).to_dict()["step_s"])
 
-    assert step("fp8") > step("bf16")
+    wide = step()
+    for formats in (
+        {"dtype": "fp8"},
+        {"weights": "fp8"},
+        {"weights": "w4a16"},
+        {"weights": "nvfp4"},
+    ):
+        assert step(**formats) == pytest.approx(wide, rel=5e-3), formats
+
+
+@pytest.mark.parametrize("cluster", ["hgx-h100", "dgx-a100", "azure-nd-mi300x-v5"])
+@pytest.mark.parametrize("batch", [1, 128, 2048])
+def test_a_format_without_arithmetic_has_one_price_however_it_is_stated(
+    cluster: str, batch: int
+) -> None:
+    """By a checkpoint's name, as an option's format of weights, and as the operands that are asked for."""
+    import meshwise as mw
+
+    def step(model: str, **formats: str) -> float:
+        made = mw.Formats(kv_cache="fp8", **formats)  # type: ignore[arg-type]
+        work = mw.Decode(batch=batch, context=512, formats=made)
+        return float(mw.estimate(model, cluster, work, stack="vllm").to_dict()["step_s"])
+
+    named = step("nvidia/Qwen3-8B-NVFP4")
+    for formats in ({"weights": "nvfp4"}, {"dtype": "nvfp4"}, {"weights": "nvfp4_wo"}):
+        assert step("qwen3-8b", **formats) == pytest.approx(named, rel=1e-12), formats
+
+
+def test_what_a_checkpoint_costs_without_arithmetic_of_its_format_is_said() -> None:
+    def remarks(name: str, cluster: str) -> str:
+        device = load_cluster(cluster).device
+        return " ".join(
+            format_remarks(load_model(name), run(), device.peak_flops_per_s, device.title)
+        )
+
+    assert "no mxfp4 units" in remarks("gpt-oss-120b", "hgx-h100")
+    assert "widened from mxfp4" in remarks("gpt-oss-120b", "hgx-b200")
+    assert "no fp8 units" in remarks("qwen3-8b-fp8", "dgx-a100")
+    assert "W4A16" in remarks("qwen3-8b-nvfp4", "azure-nd-mi300x-v5")
+    assert "units" not in remarks("qwen3-8b-awq", "hgx-h100")  # no device multiplies int4
+
+
+@pytest.mark.parametrize("stack", ["vllm", "sglang"])
+def test_engines_without_int8_products_on_blackwell_refuse_them(stack: str) -> None:
+    import meshwise as mw
+
+    work = mw.Decode(batch=1, context=64)
+    for model, ok in (("qwen3-8b-w8a8", False), ("qwen3-8b-w8a16", True)):
+        mw.estimate(model, "hgx-h100", work, stack=stack)
+        if ok:
+            mw.estimate(model, "hgx-b200", work, stack=stack)
+            continue
+        with pytest.raises(InputError, match="no products of 8-bit weights and activations"):
+            mw.estimate(model, "hgx-b200", work, stack=stack)
+    asked = mw.Decode(batch=1, context=64, formats=mw.Formats(dtype="int8"))
+    with pytest.raises(InputError, match="W8A8"):
+        mw.estimate("qwen3-8b", "hgx-b200", asked, stack=stack)
 
 
 @pytest.mark.parametrize(

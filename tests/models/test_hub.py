@@ -24,8 +24,9 @@ CONFIG = {
 
 
 @pytest.fixture(autouse=True)
-def heard() -> None:
+def heard(monkeypatch: pytest.MonkeyPatch) -> None:
     hub._silent_since.clear()
+    monkeypatch.setattr(hub, "_no_network", lambda: False)
 
 
 def client(monkeypatch: pytest.MonkeyPatch, download: Any) -> None:
@@ -92,6 +93,48 @@ def test_it_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, error: str, says
     found = refusal(monkeypatch, error)
     assert says in found.message and "a sentence" not in found.message
     assert found.nearest == "qwen3-32b"
+
+
+def test_without_a_network_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is asked for a copy that is here, and for nothing else."""
+
+    def download(name: str, file: str, **how: Any) -> str:
+        assert how.get("local_files_only")
+        raise FileNotFoundError
+
+    client(monkeypatch, download)
+    monkeypatch.setattr(hub, "_no_network", lambda: True)
+    began = time.monotonic()
+    with pytest.raises(InputError, match="there is no network") as caught:
+        load_model(ID)
+    assert time.monotonic() - began < 1.0
+    assert caught.value.nearest == "qwen3-32b"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "proxies", "known", "none"),
+    [("", {}, True, False), ("", {}, False, True), ("https://mirror.example:8443/x", {}, False, True),
+     ("", {"https": "http://proxy:3128"}, False, False), ("nonsense", {}, False, False)],
+)  # fmt: skip
+def test_whether_there_is_a_network(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, proxies: dict[str, str], known: bool, none: bool
+) -> None:
+    """A name that no server knows is none; behind a proxy names need not be known."""
+    monkeypatch.undo()
+    asked = []
+
+    def resolve(host: str, port: int) -> list[Any]:
+        asked.append((host, port))
+        if not known:
+            raise hub.socket.gaierror(-2, "Name or service not known")
+        return []
+
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setattr(hub.urllib.request, "getproxies", lambda: proxies)
+    monkeypatch.setattr(hub.socket, "getaddrinfo", resolve)
+    assert hub._no_network() is none
+    if "mirror" in endpoint:
+        assert asked == [("mirror.example", 8443)]
 
 
 def test_a_name_that_a_preset_knows_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

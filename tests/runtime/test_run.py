@@ -15,7 +15,10 @@ import pytest
 from tests.deep import deep
 from tests.runtime import tiny
 
+from meshwise import runs
 from meshwise.cli import main
+from meshwise.clusters.load import load_cluster
+from meshwise.runtime.job import Task
 
 SMALL = {
     "hidden_size": 64,
@@ -140,7 +143,18 @@ def test_all_axes_and_the_page(config: str, capsys: Any) -> None:
 
 @pytest.mark.matrix
 def test_another_cluster_is_predicted(config: str, capsys: Any) -> None:
+    """… as it is run: with wide weights, whatever format the checkpoint's file states; which it says."""
+    path = Path(config)
+    wide = json.loads(path.read_text(encoding="utf-8"))
+    blocks = {"quant_method": "fp8", "weight_block_size": [64, 64]}
+    path.write_text(json.dumps(wide | {"quantization_config": blocks}), encoding="utf-8")
     r = record(capsys, config, "--on", "dgx-a100", "--dtype", "bf16")
+    assert len(r["remarks"]) == 1 and "is stored in fp8" in r["remarks"][0]
+    task = Task(model=wide, dtype="bf16", batch=4, seq=16)
+    assert r["predicted"] == runs._run_figures(runs.predicted("x", task, load_cluster("dgx-a100")))
+    assert main(["run", config, "--checkpoint", str(path.parent), *FAST]) == 2
+    said = capsys.readouterr().err
+    assert "--checkpoint: the weights" in said and "stored in fp8" in said
     assert r["host"] is None
     assert "A100" in r["predicted_on"]
     assert r["predicted"]["step_s"] < r["measured"]["step_s"]

@@ -64,6 +64,7 @@ class ModelRecord(TypedDict):
     experts: int
     experts_per_token: int
     mtp_parameters: int
+    mtp_weight_bytes: float | None
     kv_cache_bytes_per_token: float
     state_bytes_per_sequence: float
     weight_bytes: dict[str, float]
@@ -95,6 +96,9 @@ class ModelResult(Answer):
     experts = Key[int | None]("Routed experts of a layer.")
     experts_per_token = Key[int | None]("How many of them a token visits.")
     mtp_parameters = Key[int]("Of multi-token-prediction layers, which `parameters` leaves out.")
+    mtp_weight_bytes = Key[float | None](
+        "Of those layers, each matrix in its own format; `None` where a file does not say it [bytes]."
+    )
     kv_cache_bytes_per_token = Key[float](
         "What the cache grows by with a token of a long context, all layers, unsplit [bytes]."
     )
@@ -142,16 +146,18 @@ class ModelResult(Answer):
         return legality.legal_tp(self.model, None)
 
     def to_dict(self) -> ModelRecord:
-        from meshwise.program.stored import weight_bytes
+        from meshwise.program.stored import multi_token_bytes, weight_bytes
 
-        return model_record(self.model, weight_bytes(self.model))
+        return model_record(self.model, weight_bytes(self.model), multi_token_bytes(self.model))
 
     def page(self) -> Page:
         return model_page(self.to_dict(), self.model)
 
 
-def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
-    """The JSON of a model; ``weight_bytes`` by number format."""
+def model_record(
+    model: Model, weight_bytes: dict[str, float], ahead_bytes: float | None
+) -> ModelRecord:
+    """The JSON of a model; ``weight_bytes`` by number format, ``ahead_bytes`` of multi-token prediction."""
     from meshwise.cost.memory.parts import model_cache_bytes
 
     per_token, states = model_cache_bytes(model, Stack(name="plain"))
@@ -184,6 +190,7 @@ def model_record(model: Model, weight_bytes: dict[str, float]) -> ModelRecord:
         "experts": max((m.experts for m in moes), default=0),
         "experts_per_token": max((m.top_k for m in moes), default=0),
         "mtp_parameters": mtp_parameters(model),
+        "mtp_weight_bytes": ahead_bytes,
         "kv_cache_bytes_per_token": per_token,
         "state_bytes_per_sequence": states,
         "weight_bytes": weight_bytes,
@@ -321,7 +328,9 @@ def _held(d: ModelRecord) -> list[tuple[str, str]]:
     if d["state_bytes_per_sequence"]:
         found.append(("recurrent state per sequence", format_bytes(d["state_bytes_per_sequence"])))
     if d["mtp_parameters"]:
-        own = f"{format_count(d['mtp_parameters'])} parameters, not counted above"
+        size = d["mtp_weight_bytes"]
+        stored = "" if size is None else f", {format_memory(size)} as stored"
+        own = f"{format_count(d['mtp_parameters'])} parameters{stored}: not counted above"
         found.append(("multi-token prediction", own))
     return found
 

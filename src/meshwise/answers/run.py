@@ -91,6 +91,7 @@ class RunRecord(TypedDict):
 
     schema: int
     model: str
+    remarks: list[str]
     layers: int | None
     phase: str
     layout: RunLayout
@@ -111,6 +112,7 @@ class RunResult(Answer):
 
     ROWS = "operations"
     model = Key[str]("Name of the model.")
+    remarks = Key[list[str]]("What of the model's checkpoint the run does not have.")
     layers = Key[int | None]("Layers that were run.")
     phase = Key[str]("train, prefill, decode or generate.")
     layout = Key[Record]("Degrees and ranks.")
@@ -279,4 +281,4 @@ def _notes(r: RunRecord) -> list[str]:
         first, last = measured["losses"][0], measured["losses"][-1]
         if first is not None and last is not None:
             notes.append(f"Loss {first:.4f} in the first step, {last:.4f} in the last.")
-    return notes
+    return [*notes, *(f"{remark}." for remark in r["remarks"])]

@@ -44,7 +44,13 @@ class PricedStep(Footprint):
         self.layout = layout
         self.program: Program = program(model, stack, workload, layout, batch)
         device = cluster.device
-        check_device_formats(self.program.ctx.model, device.generation, device.title)
+        check_device_formats(
+            self.program.ctx.model,
+            device.generation,
+            device.title,
+            stack.can.no_int8_products,
+            stack.title or stack.name,
+        )
         self._placed = placed
 
     @cached_property

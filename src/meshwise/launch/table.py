@@ -61,6 +61,7 @@ class Target(NamedTuple):
     takes_value: frozenset[str] = frozenset()  # flags with a value, of no matter to the layout
     bare: frozenset[str] = frozenset()  # the same without a value
     wrappers: tuple[str, ...] = ()
+    model_types: tuple[str, ...] = ()  # that its documentation lists; (): any, or nobody says
 
     def by_spelling(self) -> dict[str, Flag]:
         return {s: flag for flag in self.flags.values() for s in flag.spellings}
@@ -110,6 +111,8 @@ def _load(key: str) -> Target:
         flags[setting] = Flag(setting, tuple(entry["flags"]), kind)
     sets = {name: frozenset(table.pop(name, ())) for name in ("takes_value", "bare")}
     price, holds, cannot = (table.pop(name, {}) for name in ("price", "holds", "cannot"))
+    listed = table.pop("models", {})
+    assert not listed or listed["source"], key
     assert price.keys() <= set(CHANGES), (key, price.keys())
     rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Target(
@@ -120,6 +123,7 @@ def _load(key: str) -> Target:
         price={k: v for v in CHANGES for k in price.get(v, ())},
         holds=holds,
         cannot=cannot,
+        model_types=tuple(listed.get("types", ())),
         **rest,
     )
 

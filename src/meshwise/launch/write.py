@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import msgspec
@@ -14,7 +15,8 @@ from meshwise.launch.read import Parsed, parse
 from meshwise.launch.settings import plain, switches
 from meshwise.launch.table import Target, every_target, function_of, target
 from meshwise.launch.wrappers import written as wrappers
-from meshwise.models.names import hub_id
+from meshwise.models.load import load_model
+from meshwise.models.names import hub_id, named_model
 from meshwise.units import format_gpus
 
 WRAPPERS = ("torchrun", "slurm", "lws", "kuberay")
@@ -82,6 +84,7 @@ def write_launch(
     notes = list(read.notes)
     if servers > 1:
         notes.append(f"{servers} servers of {format_gpus(read.job.gpus)} each behind a router")
+    notes += _not_listed(job.model, chosen)
     head = [
         f"# {chosen.title}, flags of {chosen.version}; {format_gpus(read.job.gpus)}"
         + (f" each, {servers} servers" if servers > 1 else ""),
@@ -103,6 +106,22 @@ def write_launch(
         untranslated=missing,
         notes=tuple(notes),
     )
+
+
+def _not_listed(name: str, chosen: Target) -> list[str]:
+    """That the documentation of a target lists no model of a known one's type."""
+    if not chosen.model_types or not name:
+        return []
+    kind = ""
+    with contextlib.suppress(MeshwiseError):
+        if named_model(name) is not None:
+            kind = load_model(name).model_type
+    if not kind or kind in chosen.model_types:
+        return []
+    return [
+        f"the models that {chosen.title}'s documentation lists have none of type {kind}: whether it runs "
+        f"{name} is not known here"
+    ]
 
 
 def _side_by_side(command: str, servers: int, gpus: int) -> str:

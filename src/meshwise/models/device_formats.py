@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from meshwise.errors import InputError
 from meshwise.models.shapes import Model, Stored
@@ -31,8 +31,11 @@ def _formats(model: Model) -> Iterator[Stored]:
     yield from {stored for stored in seen if stored is not None}
 
 
-def check_device_formats(model: Model, generation: str, title: str) -> None:
-    """Refuse a model, as it runs, in a format that nothing runs on devices of a generation.
+def check_device_formats(
+    model: Model, generation: str, title: str, no_int8: Collection[str] = (), software: str = ""
+) -> None:
+    """Refuse a model, as it runs, in a format that nothing runs on devices of a generation, or that the
+    ``software`` does not: it has products of 8-bit integers on all but the generations ``no_int8``.
 
     :raises InputError: for its weights; ``value`` is their format.
     """
@@ -40,6 +43,15 @@ def check_device_formats(model: Model, generation: str, title: str) -> None:
     for stored in _formats(model):
         if stored.dtype in none or (stored.dtype in narrow and not stored.weight_only):
             raise _refused(stored.dtype, f"no kernel for {stored.dtype} weights", title)
+        if stored.dtype == "int8" and not stored.weight_only and generation in no_int8:
+            raise InputError(
+                f"weights=int8: {software} has no products of 8-bit weights and activations (W8A8) on "
+                f"{title}",
+                field="weights",
+                value="int8",
+                legal="int8 weights alone (int8_wo), fp8, nvfp4, or 16 bit",
+                nearest="int8_wo",
+            )
     q = model.quantization
     if q is not None and q.method in NO_METHODS.get(generation, ()):
         raise _refused(q.method, f"no kernel for {q.method} checkpoints", title)

@@ -6,11 +6,20 @@ format of every matrix in ``Block.stored``, and they read nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from meshwise import dtypes
 from meshwise.errors import InputError, quoted
-from meshwise.models.shapes import UNQUANTISED, LayerFormats, Model, Quantization, Stored
+from meshwise.models.shapes import (
+    UNQUANTISED,
+    LayerFormats,
+    Model,
+    MultiToken,
+    Quantization,
+    Stored,
+)
 from meshwise.workloads.workload import Training, Workload
 
 
@@ -63,6 +72,19 @@ def _as_gguf(model: Model, file: str, cache: str | None) -> Model:
     return msgspec.structs.replace(named, quantization=summary)
 
 
+def with_layer_formats(mtp: MultiToken, formats: Sequence[LayerFormats]) -> MultiToken:
+    """Multi-token-prediction layers with the formats of their matrices, one for each."""
+    blocks = (
+        block if block.stored == stored else msgspec.structs.replace(block, stored=stored)
+        for block, stored in zip(mtp.blocks, formats, strict=True)
+    )
+    return msgspec.structs.replace(mtp, blocks=tuple(blocks))
+
+
+def _alike(mtp: MultiToken | None, stored: LayerFormats) -> MultiToken | None:
+    return None if mtp is None else with_layer_formats(mtp, (stored,) * len(mtp.blocks))
+
+
 def quantised(model: Model, method: str, stored: Stored, cache: str | None = None) -> Model:
     """The model with all its linear layers in one format; embedding and head stay as they are."""
     return msgspec.structs.replace(
@@ -71,6 +93,7 @@ def quantised(model: Model, method: str, stored: Stored, cache: str | None = Non
         blocks=tuple(
             msgspec.structs.replace(block, stored=everywhere(stored)) for block in model.blocks
         ),
+        mtp=_alike(model.mtp, everywhere(stored)),
     )
 
 
@@ -79,7 +102,8 @@ def unquantised(model: Model) -> Model:
     if model.quantization is None:
         return model
     blocks = tuple(msgspec.structs.replace(b, stored=UNQUANTISED) for b in model.blocks)
-    return msgspec.structs.replace(model, quantization=None, blocks=blocks)
+    ahead = _alike(model.mtp, UNQUANTISED)
+    return msgspec.structs.replace(model, quantization=None, blocks=blocks, mtp=ahead)
 
 
 def _wanted(model: Model, workload: Workload) -> str | None:
@@ -204,21 +228,32 @@ def format_remarks(
         )
     asked = stated or (q.weight_dtype if q and not q.weight_only else None)
     dtype = dtypes.known(asked)
-    if said and q is not None and q.weight_only and stated is None and f.weights is not None:
-        found.append(
-            f"products of these weights are in {model.dtype}, widened from {q.weight_dtype}: `dtype` says "
-            "in which format else"
-        )
     if dtype is None:
+        if q is not None and q.weight_only and (f.weights is not None or _has_units(q, peaks)):
+            found.append(
+                f"products of these weights are in {model.dtype}, widened from {q.weight_dtype}: `dtype` "
+                "says in which format else"
+            )
+        elif q is not None and q.weight_dtype in dtypes.FLOAT_WEIGHTS:
+            found.append(
+                f"{device} has no {q.weight_dtype} units: its products are in {model.dtype}, and widen the "
+                f"weights ({_kernels(q.weight_dtype)})"
+            )
         return found
     runs = dtypes.peak_dtype(dtype, peaks)
     if runs == dtype or {runs, dtype} in ({"fp16", "bf16"}, {"fp8", "mxfp8"}):
         return found
     text = f"{device} has no {dtype} units: products run at its {runs} rate"
     if dtype in dtypes.NARROW and dtypes.ELEMENT_BYTES.get(runs, 0.0) >= 2:
-        text += (
-            f"; weights are stored in {dtype} and widened (weight-only kernels, "
-            f"W{4 if dtype == 'nvfp4' else 8}A16), in the product where rows are few and in a "
-            "pass of their own where they are many"
-        )
+        text += f", and widen the weights, which are stored in {dtype} ({_kernels(dtype)})"
     return [*found, text]
+
+
+def _kernels(dtype: str) -> str:
+    """What kernels of weights that are widened in the product are called."""
+    return f"W{round(8 * dtypes.ELEMENT_BYTES[dtype])}A16, weight-only kernels"
+
+
+def _has_units(q: Quantization, peaks: dict[str, float]) -> bool:
+    """Whether a device multiplies in the format of a checkpoint's weights."""
+    return q.weight_dtype in dtypes.FLOAT_WEIGHTS and dtypes.FLOAT_WEIGHTS[q.weight_dtype] in peaks

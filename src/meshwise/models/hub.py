@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +22,23 @@ _silent_since: list[float] = []
 
 class _TooSlow(Exception):
     """The network did not answer within the limit."""
+
+
+class _NoNetwork(Exception):
+    """No name server knows the hub: the client would ask it all the same, again and again."""
+
+
+def _no_network() -> bool:
+    """Whether the hub's name is not known here, which a machine without a network says at once; behind a
+    proxy nobody asks for it."""
+    endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if endpoint.hostname is None or urllib.request.getproxies():
+        return False
+    try:
+        socket.getaddrinfo(endpoint.hostname, endpoint.port or 443)
+    except socket.gaierror:
+        return True
+    return False
 
 
 def _silent() -> bool:
@@ -57,7 +78,8 @@ def _why(error: BaseException, name: str) -> str:
         return f"{name} has no config.json on the hub"
     if "OfflineModeIsEnabled" in kinds:
         return f"the hub was not asked for {name}: HF_HUB_OFFLINE is set, and no copy is here"
-    return f"the hub could not be reached for the config.json of {name} (tried for {LIMIT_S:g} s)"
+    how = "there is no network" if isinstance(error, _NoNetwork) else f"tried for {LIMIT_S:g} s"
+    return f"the hub could not be reached for the config.json of {name} ({how})"
 
 
 def _download(hub: Any, name: str) -> str:
@@ -66,6 +88,8 @@ def _download(hub: Any, name: str) -> str:
         return str(hub.hf_hub_download(name, "config.json", local_files_only=True))
     if _silent():
         raise _TooSlow
+    if _no_network():
+        raise _NoNetwork
     path = str(hub.hf_hub_download(name, "config.json", etag_timeout=3))
     with contextlib.suppress(Exception):  # most have none; the reader looks beside config.json
         hub.hf_hub_download(name, "hf_quant_config.json", etag_timeout=3)

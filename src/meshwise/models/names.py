@@ -16,13 +16,17 @@ from typing import Any, NamedTuple
 
 from meshwise import catalog
 from meshwise.errors import InputError, shorten
-from meshwise.models.served.formats import format_entry, format_parts
+from meshwise.models.served.formats import format_entry, format_parts, says
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAME = {  # trained further, same shapes
     "instruct", "chat", "it", "hf", "base", "pt", "sft", "qat", "thinking", "reasoning", "preview",
 }  # fmt: skip
 _DATE = re.compile(r"\d{4}")  # 2507, 0324: another training of the same shapes
+
+
+_DESCRIBED = "one of `meshwise catalog formats` at the end, or the checkpoint's config.json"
+_WITH_TYPE = "the file's type behind it (…-GGUF:Q4_K_M), of `meshwise catalog formats`"
 
 
 class NamedModel(NamedTuple):
@@ -40,8 +44,10 @@ class NamedModel(NamedTuple):
             return self.preset
         own, publisher = self.format["name"], self.asked.strip().lower().rpartition("/")[0]
         short = f"{self.preset}-{own}"
-        plain = format_entry(own, self.preset, "") or {}
-        same = all(plain.get(k) == self.format.get(k) for k in ("config", "shapes", "dtype"))
+        plain = format_entry(own.replace("_", "-"), self.preset, "") or {}
+        same = not publisher or all(
+            plain.get(k) == self.format.get(k) for k in ("config", "shapes", "dtype")
+        )
         return short if same else f"{publisher}/{short}"
 
     @property
@@ -50,7 +56,7 @@ class NamedModel(NamedTuple):
         same = _plain(self.asked) == _plain(self.name)
         if same and not self.format:
             return ""
-        how = f", weights {self.format['says']}" if self.format else ""
+        how = f", weights {says(self.format)}" if self.format else ""
         shapes = f"preset {self.preset}" if same else f"preset {self.preset}, the same architecture"
         return f"{shorten(self.asked)}: {shapes}{how}"
 
@@ -60,6 +66,12 @@ def hub_ids() -> dict[str, str]:
     """Hub id → preset, in lower case; the base model's where there are several."""
     text = (catalog.ROOT / "hub_ids.json").read_text(encoding="utf-8")
     return {hub.lower(): preset for preset, hub in json.loads(text).items()}
+
+
+@functools.cache
+def _owners() -> frozenset[str]:
+    """Who publishes the presets' models."""
+    return frozenset(hub.partition("/")[0] for hub in hub_ids())
 
 
 def hub_id(name: str) -> str | None:
@@ -125,6 +137,8 @@ def named_model(name: str, field: str = "model") -> NamedModel | None:
     A format that is known and not priced is refused: it is never left out.
     """
     publisher, _, base = name.strip().rstrip("/").lower().rpartition("/")
+    owner, _, rest = base.partition("_")  # whose model it is, in front of a quantiser's name for it
+    base = rest if rest and owner in _owners() else base
     key = base.replace("_", "-").replace(" ", "-")
     if len(key) > 100 or key.endswith(".json"):  # a file says itself what it is
         return None
@@ -142,7 +156,7 @@ def named_model(name: str, field: str = "model") -> NamedModel | None:
                 f"describe ({shorten(said)})",
                 field=field,
                 value=name,
-                legal="one of `meshwise catalog formats` at the end, or the checkpoint's config.json",
+                legal=_WITH_TYPE if said == "gguf" else _DESCRIBED,
             )
         return NamedModel(preset, entry, name)
     return None
@@ -160,7 +174,8 @@ def config_of(found: NamedModel) -> dict[str, Any]:
         key = "dtype" if "dtype" in config else "torch_dtype"
         return config | {key: entry["dtype"]}
     method = own.get("quant_method") if own else None
-    if method is not None and method == entry["name"]:  # the publisher's own
+    own_format = entry["name"] == method and not entry.get("another")
+    if own is not None and own_format:  # the publisher's own
         return config | {"quantization_config": own}
     text = json.dumps(entry["config"])
     if "{last}" in text:

@@ -167,6 +167,9 @@ class MultiToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     blocks: tuple[Block, ...]  # a layer each
     joining_parameters: int = 0  # of one depth
     depths: int = 1
+    own_list: bool = (
+        False  # checkpoints have them in a list of their own, not behind the last layer
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, _MULTI_TOKEN, "mtp")
@@ -343,7 +346,7 @@ _BLOCK = flags_of(Block) | {
     "recurrent": optional(a(Recurrent)),
     "adapters": tuple_of(a(Adapter), "Adapter", least=0),
 }
-_MULTI_TOKEN: dict[str, Check] = {
+_MULTI_TOKEN: dict[str, Check] = flags_of(MultiToken) | {
     "blocks": tuple_of(a(Block), "Block"),
     "joining_parameters": _PARAMETERS,
     "depths": whole(1, MAX_COUNT),

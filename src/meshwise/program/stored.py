@@ -108,6 +108,24 @@ def _held_tower_bytes(model: Model, w: Widths) -> float | None:
     return min(float(part.bytes), part.parameters * w.plain_weight)
 
 
+def multi_token_bytes(model: Model) -> float | None:
+    """Bytes of multi-token-prediction layers on one device: as the checkpoint's files hold them, else each
+    matrix in its own format, and what joins its inputs in 16 bit; 0 where the model has none, None where a file does not say how they are stored.
+    """
+    if model.checkpoint is not None:
+        held = (part.bytes for part in model.checkpoint.apart if part.what == "mtp")
+        found = next((size for size in held if size), None)
+        if found is not None:
+            return float(found)
+    if model.mtp is None:
+        return 0.0
+    if model.quantization is not None and model.quantization.weight_dtype == "unknown":
+        return None
+    w, one = widths(model, Prefill(batch=1, seq=1)), Layouts(tp=np.int64(1))
+    layers = sum(float(block_bytes(model, block, one, w)) for block in model.mtp.blocks)
+    return layers + model.mtp.joining_parameters * model.mtp.depths * w.plain_weight
+
+
 def weight_bytes(model: Model) -> dict[str, float]:
     """Bytes of all weights by number format, on one device; a quantised checkpoint first, as it is stored,
     unless the file does not say how.

@@ -130,6 +130,7 @@ class Stack:
     parallel_block_one_all_reduce = ByName(Communication.parallel_block_one_all_reduce)
     copies_kv_heads = ByName(Can.copies_kv_heads)
     unread_methods = ByName(Can.unread_methods)
+    no_int8_products = ByName(Can.no_int8_products)
     vocab_multiple = ByName(Executed.vocab_multiple)
     vocab_multiple_per_rank = ByName(Executed.vocab_multiple_per_rank)
     shards = ByName(Can.shards)

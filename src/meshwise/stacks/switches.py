@@ -17,6 +17,7 @@ from meshwise.stacks.words import (
     RUNS,
     SHARDS,
     Dispatcher,
+    Generation,
     Module,
     Moments,
     QuantMethod,
@@ -364,8 +365,10 @@ class Can(_Group, frozen=True, kw_only=True):
     ] = True
     copies_kv_heads: Annotated[bool, "Whether it runs with more ranks than KV heads."] = True
     unread_methods: Annotated[
-        tuple[QuantMethod, ...],
-        "Quantisation methods (`quant_method`) whose checkpoints it does not load.",
+        tuple[QuantMethod, ...], "Methods (`quant_method`) whose checkpoints it does not load."
+    ] = ()
+    no_int8_products: Annotated[
+        tuple[Generation, ...], "Generations of devices where it has no W8A8 products of integers."
     ] = ()
 
 
@@ -380,7 +383,6 @@ GROUPS: dict[str, type[_Group]] = {
     "scheduler": Scheduler,
     "can": Can,
 }
-
 
 # the group that each switch is in
 HOME: dict[str, str] = {

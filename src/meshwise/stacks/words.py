@@ -17,6 +17,10 @@ QuantMethod = Literal[
     "aqlm", "awq", "bitsandbytes", "compressed-tensors", "exl2", "exl3", "fp8", "gguf", "gptq", "higgs",
     "hqq", "mlx", "mxfp4", "quanto", "quark", "torchao"
 ]  # fmt: skip
+# of devices, by what their kernels are compiled for (``catalog/kernels/index.json``)
+Generation = Literal[
+    "volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx", "cdna2", "cdna3", "cdna4"
+]  # fmt: skip
 RUNS: tuple[Run, ...] = get_args(Run)
 SHARDS: tuple[Sharding, ...] = get_args(Sharding)
 MOMENTS: tuple[Moments, ...] = get_args(Moments)

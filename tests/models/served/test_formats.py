@@ -10,7 +10,7 @@ from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.load import load_model
 from meshwise.models.names import named_model
 from meshwise.models.served.formats import format_table, named_formats
-from meshwise.models.shapes import LayerFormats, Model
+from meshwise.models.shapes import Block, LayerFormats, Model
 
 
 def stored(model: Model) -> LayerFormats:
@@ -54,6 +54,14 @@ def stored(model: Model) -> LayerFormats:
         ("openai/gpt-oss-safeguard-120b", "gpt-oss-120b", "mxfp4"),
         ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "mistral-small-3.1-24b", None),
         ("NousResearch/Hermes-4-405B-FP8", "llama-3.1-405b", "fp8"),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4", "nemotron-3-nano-30b-a3b", "nvfp4"),
+        ("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", "nemotron-3-super-120b-a12b", "fp8"),
+        ("sgl-project/DeepSeek-V4-Flash-FP8", "deepseek-v4-flash", "fp8"),
+        ("unsloth/gpt-oss-20b-GGUF:F16", "gpt-oss-20b", "mxfp4"),
+        ("bartowski/Qwen_Qwen3-32B-GGUF:Q4_K_M", "qwen3-32b", "q4_k"),
+        ("google/gemma-3-27b-it-qat-q4_0-gguf", "gemma-3-27b", "q4_0"),
+        ("bartowski/google_gemma-3-27b-it-qat-GGUF:Q4_0", "gemma-3-27b", "q4_0"),
+        ("someone/Llama-3.1-8B-Instruct-GGUF:BF16", "llama-3.1-8b", "bf16"),
     ],
 )
 def test_preset_and_format(name: str, preset: str, dtype: str | None) -> None:
@@ -92,6 +100,10 @@ def test_blocks_of_the_publishers_fp8() -> None:
         ("nvidia/Qwen3.5-397B-A17B-NVFP4", None, None, None),
         ("nvidia/Qwen3.6-35B-A3B-NVFP4", "fp8", "fp8", "nvfp4"),
         ("amd/DeepSeek-R1-0528-MXFP4-Preview", None, None, "mxfp4"),
+        ("nvidia/DeepSeek-V4-Flash-NVFP4", "fp8", "fp8", "fp8"),
+        ("nvidia/DeepSeek-V4-Pro-NVFP4", "fp8", "fp8", "fp8"),
+        ("deepseek-ai/DeepSeek-V4-Flash", "fp8", "fp8", "fp8"),
+        ("nvidia/MiniMax-M3-NVFP4", "mxfp8", "mxfp8", "mxfp8"),
     ],
 )
 def test_what_publishers_leave_in_16_bit(
@@ -112,7 +124,7 @@ def test_what_publishers_leave_in_16_bit(
         "unsloth/Llama-3.3-70B-Instruct-unsloth-bnb-4bit", "x/Llama-3.1-70B-Instruct-exl2-4.0bpw",
         "ISTA-DASLab/Meta-Llama-3-70B-Instruct-AQLM-2Bit-1x16", "x/Qwen3-8B-FP8-something",
         "x/Qwen3-8B-GPTQ-4bit-32g", "x/Qwen3-8B-w4a8", "x/Qwen3-8B-torchao-int4wo",
-        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4", "nvidia/DeepSeek-V4-Flash-NVFP4",
+        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4",
     ],
 )  # fmt: skip
 def test_a_format_that_no_name_describes(name: str) -> None:
@@ -126,6 +138,35 @@ def test_a_format_that_no_name_describes(name: str) -> None:
     )
     assert "`meshwise catalog formats`" in str(error) and error.nearest is None
     assert len(str(error)) < 300
+
+
+def test_layers_of_states_and_of_attention_are_told_apart() -> None:
+    """Nemotron-3: both are called ``mixer``. Ultra keeps attention in 16 bit and has states in FP8; Nano has
+    none of the layers that come before attention in FP8 either."""
+    ultra = load_model("nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-NVFP4")
+    kinds = {kind(b): b.stored for b in ultra.blocks}
+    states, attention = kinds["states"], kinds["attention"]
+    assert states.recurrent is not None and states.recurrent.dtype == "fp8"
+    assert states.recurrent_output is not None and states.recurrent_output.dtype == "fp8"
+    assert attention.attention is None and attention.output is None
+    experts = kinds["experts"]
+    assert experts.expert_up is not None and experts.expert_up.dtype == "nvfp4"
+    assert experts.shared_up is not None and experts.shared_up.dtype == "fp8"
+    for word in ("FP8", "NVFP4"):
+        nano = load_model(f"nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-{word}")
+        order = [(kind(nano.blocks[i]), nano.blocks[i].stored) for i in nano.pattern]
+        wide = [i for i, (what, s) in enumerate(order) if what == "states" and s.recurrent is None]
+        assert wide == [4, 11, 18, 25, 32, 41]
+        assert all(s.attention is None for what, s in order if what == "attention")
+
+
+def kind(block: Block) -> str:
+    return "states" if block.recurrent else "attention" if block.attention else "experts"
+
+
+def test_a_gguf_name_without_a_type_says_how_to_state_it() -> None:
+    with pytest.raises(InputError, match="GGUF:Q4_K_M"):
+        load_model("unsloth/Qwen3-8B-GGUF")
 
 
 def test_the_list_that_refusals_name() -> None:

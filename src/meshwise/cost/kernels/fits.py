@@ -70,6 +70,12 @@ class Kernels(NamedTuple):
         """Constants of an engine's grouped products of experts; None where none were measured."""
         return _experts(self.name, dtype, engine, self.inherited, weight_bytes)
 
+    def expands(self, dtype: str, engine: str, weight_bytes: float) -> bool:
+        """Whether an engine's own products of experts were measured with weights of ``weight_bytes`` that
+        are expanded for operands of ``dtype``."""
+        own = _kernel_table(self.name).get("moe", {}).get(engine, {})
+        return weight_bytes < _FOUR_BIT and _under(own, dtype) != []
+
     def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
         """Constants of ``prefill``, ``decode`` or ``mla_decode`` with a cache of ``kv_element`` bytes per
         value; of latents those of heads where none were measured."""
@@ -170,15 +176,16 @@ def _expert_entry(
     own, shared = engines.get(engine, {}), engines.get(_EXPERTS_OF, {})
     if weight_bytes is None or weight_bytes >= _FOUR_BIT:
         return _first([own.get(dtype), shared.get(dtype)])
-    under = _UNDER.get(dtype, "no section")
     found = [
-        entry
-        for formats in (own, shared, *engines.values())
-        for key, entry in formats.items()
-        if key.startswith(under)
+        entry for formats in (own, shared, *engines.values()) for entry in _under(formats, dtype)
     ]
     same = [entry for entry in found if abs(entry["weight_bytes"] - weight_bytes) < _SAME]
     return _first([*same, *found])
+
+
+def _under(formats: dict[str, Any], dtype: str) -> list[dict[str, Any]]:
+    """Sections of an engine for four-bit weights under operands of ``dtype``."""
+    return [e for key, e in formats.items() if key.startswith(_UNDER.get(dtype, "no section"))]
 
 
 def experts_of(device: Device, engine: str) -> str | None:

@@ -26,21 +26,28 @@ class Method(NamedTuple):
     weights: str | None
     products: str | None = None  # where activations are narrowed too
     runs: tuple[str, ...] = ()
+    made: bool = (
+        True  # of 16-bit weights as they are loaded; else it is read from checkpoints alone
+    )
 
 
 # Methods of engines that run checkpoints of their own, or say more than a format; every word for a
 # format is read by the one table of names (meshwise.dtypes).
 METHODS: dict[str, Method] = {
-    "awq": Method("int4", None, ("awq",)),
-    "awq_marlin": Method("int4", None, ("awq",)),
-    "gptq": Method("int4", None, ("gptq",)),
-    "gptq_marlin": Method("int4", None, ("gptq",)),
-    "moe_wna16": Method("int4", None, ("awq", "gptq")),
-    "bitsandbytes": Method("int4", None, ("bitsandbytes", "bnb")),
+    "awq": Method("int4", None, ("awq",), made=False),
+    "awq_marlin": Method("int4", None, ("awq",), made=False),
+    "gptq": Method("int4", None, ("gptq",), made=False),
+    "gptq_marlin": Method("int4", None, ("gptq",), made=False),
+    "moe_wna16": Method("int4", None, ("awq", "gptq"), made=False),
+    "bitsandbytes": Method("nf4", None, ("bitsandbytes", "bnb")),
     "experts_int8": Method("int8"),
 }
 # containers of any format: the checkpoint says which
 _CONTAINERS = ("compressed-tensors", "modelopt", "quark", "auto-round", "torchao", "gguf", "hqq")
+# Words for a format that engines read and do not make: their scales are calibrated (docs.vllm.ai, Online
+# Quantization: fp8, mxfp8, mxfp4 and others are made; docs.sglang.io, Quantization: offline for AWQ, GPTQ).
+_READ = ("modelopt_fp8", "modelopt_fp4", "modelopt_nvfp4", "petit_nvfp4", "fbgemm_fp8", "w8a8_int8",
+         "blockwise_int8", "w4a16_awq", "w4a16_gptq")  # fmt: skip
 _DEFAULT = ("none", "auto")
 _OWN = ("awq", "gptq", "bitsandbytes", "mlx")  # checkpoints that no container runs
 
@@ -92,7 +99,7 @@ def _method(said: object) -> tuple[str, Method] | None:
     if word in METHODS:
         return word, METHODS[word]
     if word in _CONTAINERS:
-        return word, Method(None)
+        return word, Method(None, made=False)
     if dtypes.known(word) not in dtypes.WEIGHT:
         raise InputError(
             f"--quantization: {quoted(said)} is not priced",
@@ -103,7 +110,8 @@ def _method(said: object) -> tuple[str, Method] | None:
     meant = dtypes.weight_format(word)
     narrows = meant.dtype in dtypes.NARROW and meant.only is not True
     stored = dtypes.canonical_weights(word) if meant.block else meant.dtype
-    return word, Method(stored, meant.dtype if narrows else None)
+    made = word.replace("-", "_") not in _READ
+    return word, Method(stored, meant.dtype if narrows else None, made=made)
 
 
 def format_fields(s: Settings) -> dict[str, Any]:
@@ -131,6 +139,15 @@ def _runs(word: str, method: Method, q: Quantization) -> bool:
     return q.weight_dtype == dtypes.known(method.weights)
 
 
+def _is_named(name: str) -> bool:
+    """Whether a command says which checkpoint it serves: a folder of another machine may hold any."""
+    if not name or name.startswith(("/", ".", "~")):
+        return False
+    with contextlib.suppress(MeshwiseError):
+        return named_model(name) is not None
+    return False
+
+
 def formats_of_job(job: Job, model: Model) -> Formats:
     """The formats of a serving command: the checkpoint's own where it has any. Raises where the command
     names another method than the checkpoint's, as engines do."""
@@ -147,4 +164,15 @@ def formats_of_job(job: Job, model: Model) -> Formats:
                 nearest=q.method,
             )
         weights = None
+    elif method is not None and not method[1].made and _is_named(job.model):
+        word = method[0]
+        raise InputError(
+            f"--quantization={word}: {model.name} has {model.dtype} weights; engines read {word} checkpoints, "
+            "and make none of 16-bit weights",
+            field="--quantization",
+            value=word,
+            legal="the name of a checkpoint in that format, or what is made as weights are loaded: fp8, "
+            "mxfp8, mxfp4, bitsandbytes",
+            nearest="fp8",
+        )
     return Formats(dtype=job.dtype, weights=weights, kv_cache=job.kv_dtype)

@@ -95,7 +95,7 @@ def qwen_hybrid(r: Reader) -> ModelFields:
         )
 
     last = block(LINEAR_KINDS[1], sparse[-1])
-    mtp = next_token_layers(r, last, hidden, key="mtp_num_hidden_layers")
+    mtp = next_token_layers(r, last, hidden, key="mtp_num_hidden_layers", own_list=True)
     if mtp is not None and r.flag("mtp_use_dedicated_embeddings"):
         own = mtp.joining_parameters + fields["vocab"] * hidden
         mtp = msgspec.structs.replace(mtp, joining_parameters=own)

@@ -12,20 +12,29 @@ MOST_DEPTHS = 100
 
 
 def next_token_layers(
-    r: Reader, block: Block, hidden: int, joining: int | None = None, key: str | None = None
+    r: Reader,
+    block: Block,
+    hidden: int,
+    joining: int | None = None,
+    key: str | None = None,
+    *,
+    own_list: bool = False,
 ) -> MultiToken | None:
     """As many layers like ``block`` as the file has (DeepSeek-V3, arXiv 2412.19437, section 2.2); None
     where it has none.
 
     ``joining``: weights of one depth beyond its layer; DeepSeek's are a norm of the hidden state, one of
     the next token's embedding, a product of both to one width, and the norm before the shared head.
+    ``own_list``: its tensors are called ``mtp.…``, not as those of a layer behind the last one.
     """
     depths = r.optional(key or "num_nextn_predict_layers", 0, MOST_DEPTHS)
     if not depths:
         return None
     if joining is None:
         joining = 2 * hidden * hidden + 3 * hidden
-    return MultiToken(blocks=(block,) * depths, joining_parameters=joining, depths=depths)
+    return MultiToken(
+        blocks=(block,) * depths, joining_parameters=joining, depths=depths, own_list=own_list
+    )
 
 
 def own_indexer(block: Block) -> Block:

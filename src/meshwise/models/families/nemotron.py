@@ -80,7 +80,10 @@ def nemotron_h(r: Reader) -> ModelFields:
         ]
         # norms of the embedding and of the hidden state, their product, and a norm at the end
         fields["mtp"] = MultiToken(
-            blocks=tuple(blocks), joining_parameters=2 * hidden * hidden + 3 * hidden, depths=depths
+            blocks=tuple(blocks),
+            joining_parameters=2 * hidden * hidden + 3 * hidden,
+            depths=depths,
+            own_list=True,
         )
     r.used |= {"n_shared_experts", "n_routed_experts", "num_local_experts", "ssm_state_size"}
     return fields

@@ -253,7 +253,7 @@ def deepseek_v4(r: Reader) -> ModelFields:
     fields["adapters"] = (collapse,)
     joining = 2 * hidden * hidden + 3 * hidden + streams * streams * hidden + streams + 1
     after = types[layers] if len(types) > layers else _V4_LAYERS[0]
-    fields["mtp"] = next_token_layers(r, block(after), hidden, joining)
+    fields["mtp"] = next_token_layers(r, block(after), hidden, joining, own_list=True)
     return fields
 
 

@@ -16,7 +16,7 @@ from meshwise.models.formats import quantization_summary
 from meshwise.models.quantization.methods import read_method
 from meshwise.models.quantization.modules import ModuleFormat, commonest_format, with_formats
 from meshwise.models.quantization.stated import MethodFormats, StatedMethod
-from meshwise.models.quantization.towers import tower_formats
+from meshwise.models.quantization.towers import replaces_every_linear, tower_formats
 from meshwise.models.quantization.values import (
     Config,
     check_numbers,
@@ -91,7 +91,13 @@ def quantised_as(
     if method != "none":
         found = read_method(method, StatedMethod(c, field, outer or {}, model))
     named, embedding, head = with_formats(
-        model, found.rules, found.default, found.ends, found.overhead, found.choice
+        model,
+        found.rules,
+        found.default,
+        found.ends,
+        found.overhead,
+        found.choice,
+        replaces_every_linear(method),
     )
     main = commonest_format(named) or found.default or _most(found.rules)
     if main is None:

@@ -181,8 +181,8 @@ class Recipe(NamedTuple):
     head: Stored | None
 
 
-def recipe(name: str, model: Model, field: str) -> Recipe:
-    """What a file type makes of a model; :class:`InputError` for a word that is none."""
+def _file_type(name: str, field: str) -> str:
+    """A file type by any of its words; :class:`InputError` for a word that is none."""
     found = dtypes.gguf_file(name) or (name.lower() if name.lower() in _FILES else None)
     if found is None:
         near = closest(name.lower(), list(_FILES))
@@ -193,6 +193,17 @@ def recipe(name: str, model: Model, field: str) -> Recipe:
             legal=[key.upper() for key in _FILES],
             nearest=near[0].upper() if near else None,
         )
+    return found
+
+
+def table_format(name: str, model: Model, field: str) -> Stored | None:
+    """The format of a table of embeddings that is of one block type; None: as ``Model.dtype``."""
+    return _stored(_FILES[_file_type(name, field)], model.embedding_dim or model.hidden)
+
+
+def recipe(name: str, model: Model, field: str) -> Recipe:
+    """What a file type makes of a model; :class:`InputError` for a word that is none."""
+    found = _file_type(name, field)
     file = _MEDIUM.get(found, found)
     experts = max((b.moe.experts for b in model.blocks if b.moe is not None), default=0)
     heads = next((b.attention for b in model.blocks if b.attention is not None), None)

@@ -40,19 +40,18 @@ def _plain(a: StatedMethod) -> MethodFormats:
     usual = stored_as(dtype, group, block, only=method in _WIDENED)
     if method == "bitnet":
         usual = msgspec.structs.replace(usual, scale=0.0)  # one per matrix
+    expert = dtypes.known(word_in(a.c.get("expert_dtype"), a.outer.get("expert_dtype")))
+    # DeepSeek-V4's "fp4" has a UE8M0 scale for 32 weights
+    experts = _experts(stored_as("mxfp4", 32), a) if expert == "nvfp4" else []
     mixed = table_in(a.c.get("quantized_layers"))
     if mixed:
-        # ModelOpt over an FP8 checkpoint: what it leaves alone stays in FP8
-        return MethodFormats(
-            usual, each_module(mixed, containers.modelopt_format, f"{a.field}.quantized_layers")
-        )
+        # ModelOpt over such a checkpoint: what it leaves alone stays as it was
+        own = each_module(mixed, containers.modelopt_format, f"{a.field}.quantized_layers")
+        return MethodFormats(usual, own + experts)
     skipped = kept_wide(a)
     if method == "mxfp4":  # transformers and engines replace nothing but the experts
         return MethodFormats(None, skipped + _experts(usual, a))
-    expert = dtypes.known(word_in(a.c.get("expert_dtype"), a.outer.get("expert_dtype")))
-    if expert == "nvfp4":  # DeepSeek-V4's "fp4" has a UE8M0 scale for 32 weights
-        skipped += _experts(stored_as("mxfp4", 32), a)
-    return MethodFormats(usual, skipped)
+    return MethodFormats(usual, skipped + experts)
 
 
 def _experts(stored: Stored, a: StatedMethod) -> list[ModuleFormat]:
@@ -252,12 +251,19 @@ def _torchao(a: StatedMethod) -> MethodFormats:
 
 
 def _gguf(a: StatedMethod) -> MethodFormats:
-    """GGUF: a file type, which says the block type of each matrix; a file alone says nothing of it."""
+    """GGUF: a file type, which says the block type of each matrix; a file alone says nothing of it. Another
+    type of the table of embeddings is stated apart, as to llama.cpp's quantiser (``--token-embedding-type``).
+    """
     if not word_in(a.c.get("file_type")):
         return MethodFormats(NOT_KNOWN, [])
     recipe = gguf.recipe(word_in(a.c.get("file_type")), a.model, f"{a.field}.file_type")
-    found = rules(["embed_tokens"], recipe.embedding, a.field)
-    found += rules(["lm_head"], recipe.head, a.field)
+    embedding, head = recipe.embedding, recipe.head
+    table = word_in(a.c.get("token_embedding_type"))
+    if table:
+        embedding = gguf.table_format(table, a.model, f"{a.field}.token_embedding_type")
+        head = embedding if a.model.tied else head
+    found = rules(["embed_tokens"], embedding, a.field)
+    found += rules(["lm_head"], head, a.field)
     return MethodFormats(None, found, choice=recipe.of)
 
 

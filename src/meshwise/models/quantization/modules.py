@@ -11,6 +11,7 @@ import msgspec
 
 from meshwise import dtypes
 from meshwise.errors import InputError, quoted
+from meshwise.models.formats import with_layer_formats
 from meshwise.models.layers.hub_names import (
     ATTENTION_NAMES,
     FEED_FORWARD_NAMES,
@@ -20,16 +21,17 @@ from meshwise.models.layers.hub_names import (
 )
 from meshwise.models.parameters import attention_matrices, indexer_matrices
 from meshwise.models.quantization.patterns import Pattern
-from meshwise.models.shapes import Block, LayerFormats, Mlp, Model, Stored
+from meshwise.models.shapes import Block, LayerFormats, Mlp, Model, MultiToken, Stored
 
 # What checkpoints call the parts of a layer; the matrices in them: meshwise.models.layers.hub_names.
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer", "temporal_block")
 _RECURRENT = ("linear_attn", "mamba", "mixer", "self_attn", "attn", "conv", "short_conv", "kda",
               "temporal_block")  # fmt: skip
 _MLP = ("mlp", "feed_forward", "ffn", "mixer", "residual_mlp")
-_EXPERTS = ("block_sparse_moe.", "moe.", "feed_forward.", "ffn.", "mixer.", "ffn.experts.mlp.", "")
+_MOE = ("block_sparse_moe.", "moe.", "feed_forward.", "ffn.", "mixer.", "")
+_MEGABLOCKS = "ffn.experts.mlp."  # where DBRX's routed experts are, which has no shared ones
 _SHARED = ("shared_experts.", "shared_expert.", "shared_mlp.", "share_expert.")
-_ROUTED = ("experts.0.", "experts.", "")
+_ROUTED = ("experts.0.", "experts.")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "embed", "embeddings",
              "word_embedding", "embedding")  # fmt: skip
 _HEADS = ("lm_head", "output", "head", "embed_out", "output_layer")
@@ -43,6 +45,11 @@ _BESIDE = (
     "eh_proj", "dt_", "a_log", "ssm", "mamba", "linear_attn", "pooler", "adapter", "talker", "code2wav",
     "qa_outputs", "clip", "qformer", "vit", "altup", "laurel", "per_layer", "tokenizer",
 )  # fmt: skip
+
+
+# Where one name stands for both kinds of mixer (Nemotron-H), what is in them is called differently.
+_STATES_OUTPUT = "mixer.out_proj"
+_ATTENTION_MIXER = frozenset(f"mixer.{name}" for name in ATTENTION_NAMES) - {_STATES_OUTPUT}
 
 
 class ModuleMatrix(NamedTuple):
@@ -95,20 +102,22 @@ def matrices(block: Block, hidden: int) -> tuple[ModuleMatrix, ...]:
         for m in made:
             names = names_of(m.role, ATTENTION_NAMES, GATE_NAMES) or (m.role,)
             field = "output" if m.role in ("output", "output_down") else "attention"
-            found.append(ModuleMatrix(m.role, field, _under(parents, names), m.inputs, m.outputs))
+            leaves = tuple(n for n in _under(parents, names) if n != _STATES_OUTPUT)
+            found.append(ModuleMatrix(m.role, field, leaves, m.inputs, m.outputs))
     if block.recurrent is not None:
         parents = tuple(f"{p}." for p in _RECURRENT)
         for m in block.recurrent.matrices(hidden):
             names = names_of(m.role, RECURRENT_NAMES) or (m.role,)
             field = "recurrent_output" if m.role == "output" else "recurrent"
-            found.append(ModuleMatrix(m.role, field, _under(parents, names), m.inputs, m.outputs))
+            leaves = tuple(n for n in _under(parents, names) if n not in _ATTENTION_MIXER)
+            found.append(ModuleMatrix(m.role, field, leaves, m.inputs, m.outputs))
     dense = tuple(f"{p}." for p in _MLP)
     # experts beside a dense feed-forward of the same layer are not inside it
-    moe = _EXPERTS if block.mlp is not None else (*dense, *_EXPERTS)
+    moe = _MOE if block.mlp is not None else (*dense, *_MOE)
     if block.mlp is not None:
         found += _mlp(block.mlp, hidden, "", dense)
     if block.moe is not None:
-        inside = _under(moe, _ROUTED[:2])
+        inside = _under((*moe, _MEGABLOCKS), _ROUTED)
         width = block.moe.latent or hidden
         found += _mlp(block.moe.expert, width, "expert_", inside, block.moe.experts)
         if block.moe.shared is not None:
@@ -135,8 +144,19 @@ def rules(
     return [ModuleFormat(Pattern(text, field, alone=alone), stored, field) for text in texts]
 
 
-def _meets(rule: ModuleFormat, matrix: ModuleMatrix, layer: int) -> bool:
-    return any(rule.pattern.meets(f"model.layers.{layer}.{leaf}") for leaf in matrix.leaves)
+def _meets(rule: ModuleFormat, matrix: ModuleMatrix, layers: tuple[str, ...]) -> bool:
+    return any(rule.pattern.meets(f"{at}.{leaf}") for leaf in matrix.leaves for at in layers)
+
+
+def _layer_names(index: int) -> tuple[str, ...]:
+    return (f"model.layers.{index}",)
+
+
+def _prediction_names(model: Model, mtp: MultiToken, depth: int) -> tuple[str, ...]:
+    """What checkpoints call a multi-token-prediction layer."""
+    if not mtp.own_list:
+        return _layer_names(model.layers + depth)
+    return f"mtp.layers.{depth}", f"mtp.{depth}"
 
 
 class _Assigned:
@@ -172,10 +192,10 @@ class _Assigned:
     def _is(self, index: int, matrix: ModuleMatrix, layer: int) -> bool:
         rule = self.rules[index]
         if not rule.pattern.every:
-            return _meets(rule, matrix, layer)
+            return _meets(rule, matrix, _layer_names(layer))
         key = (index, matrix)
         if key not in self._same:
-            self._same[key] = _meets(rule, matrix, layer)
+            self._same[key] = _meets(rule, matrix, _layer_names(layer))
         return self._same[key]
 
     def layer(self, index: int, kind: int) -> LayerFormats:
@@ -183,16 +203,44 @@ class _Assigned:
         plain = self._alike and not own
         if plain and kind in self._done:
             return self._done[kind]
-        block = self.model.blocks[kind]
-        candidates = sorted((*self._every, *own))
+        formats = self._of(
+            self.model.blocks[kind],
+            index,
+            self.default,
+            sorted((*self._every, *own)),
+            lambda i, matrix: self._is(i, matrix, index),
+        )
+        if plain:
+            self._done[kind] = formats
+        return formats
+
+    def prediction(self, mtp: MultiToken, depth: int, usual: Stored | None) -> LayerFormats:
+        """Formats of a multi-token-prediction layer; ``usual`` where no rule means it."""
+        names, behind = _prediction_names(self.model, mtp, depth), self.model.layers + depth
+        return self._of(
+            mtp.blocks[depth],
+            behind,
+            usual,
+            sorted((*self._every, *self._own.get(behind, []))),
+            lambda i, matrix: _meets(self.rules[i], matrix, names),
+        )
+
+    def _of(
+        self,
+        block: Block,
+        index: int,
+        usual: Stored | None,
+        candidates: list[int],
+        means: Callable[[int, ModuleMatrix], bool],
+    ) -> LayerFormats:
         by_role: dict[str, list[tuple[ModuleMatrix, Stored | None]]] = {}
         for matrix in matrices(block, self.model.hidden):
-            chosen = self.default if self.choice is None else self.choice(index, matrix)
+            chosen = usual if self.choice is None else self.choice(index, matrix)
             first = True
             for i in candidates:
                 if not first and self.used[i]:
                     continue  # only whether the others mean anything is left to find out
-                if self._is(i, matrix, index):
+                if means(i, matrix):
                     self.used[i] = True
                     if first:
                         chosen, first = self.rules[i].stored, False
@@ -201,12 +249,9 @@ class _Assigned:
                 mean = chosen.element_bytes + more / (matrix.inputs * matrix.outputs)
                 chosen = msgspec.structs.replace(chosen, mean_bytes=mean)
             by_role.setdefault(matrix.role, []).append((matrix, chosen))
-        formats = LayerFormats(
+        return LayerFormats(
             **{role: _together(parts, self.model.dtype) for role, parts in by_role.items()}
         )
-        if plain:
-            self._done[kind] = formats
-        return formats
 
 
 def _together(parts: list[tuple[ModuleMatrix, Stored | None]], plain: str) -> Stored | None:
@@ -233,9 +278,11 @@ def with_formats(
     ends: tuple[bool, bool] = (False, False),
     overhead: Overhead | None = None,
     choice: Choice | None = None,
+    predicts: bool = False,
 ) -> tuple[Model, Stored | None, Stored | None]:
     """(the model with the format of every matrix, of its embedding, of its head): the first rule that
-    means it, else what ``choice`` says, else ``default``; of the ends only where ``ends`` says so."""
+    means it, else what ``choice`` says, else ``default``; of the ends only where ``ends`` says so, of
+    layers of multi-token prediction where ``predicts`` does."""
     assigned = _Assigned(model, found, default, overhead, choice)
     blocks: dict[Block, int] = {}
     pattern = []
@@ -245,6 +292,11 @@ def with_formats(
         if stored != block.stored:
             block = msgspec.structs.replace(block, stored=stored)
         pattern.append(blocks.setdefault(block, len(blocks)))
+    mtp = model.mtp
+    if mtp is not None:
+        usual = default if predicts else None
+        ahead = [assigned.prediction(mtp, i, usual) for i in range(len(mtp.blocks))]
+        mtp = with_layer_formats(mtp, ahead)
     both = []
     for names, reached in zip((_EMBEDDINGS, _HEADS), ends, strict=True):
         chosen, first = default if reached else None, True
@@ -256,7 +308,7 @@ def with_formats(
         both.append(chosen)
     _check_used(model, assigned)
     _check_groups(model, assigned)
-    named = msgspec.structs.replace(model, blocks=tuple(blocks), pattern=tuple(pattern))
+    named = msgspec.structs.replace(model, blocks=tuple(blocks), pattern=tuple(pattern), mtp=mtp)
     return named, both[0], both[1]
 
 

@@ -30,12 +30,18 @@ _WORDS = {
 }  # fmt: skip
 
 
+def replaces_every_linear(method: str) -> bool:
+    """Whether a method reaches linear layers outside of the language model's own: towers, and layers of
+    multi-token prediction."""
+    return any(method.startswith(name) for name in _EVERY_LINEAR)
+
+
 def tower_formats(
     towers: tuple[Tower, ...], method: str, found: Iterable[ModuleFormat], default: Stored | None
 ) -> tuple[Tower, ...]:
     """The towers with the format of their matrices: what the first pattern that means them says, else
     ``default`` where the method replaces every linear layer. A projector goes with its encoder."""
-    every = any(method.startswith(name) for name in _EVERY_LINEAR)
+    every = replaces_every_linear(method)
     rules = list(found)
     named: dict[str, Stored | None] = {}  # by block
     formats = []

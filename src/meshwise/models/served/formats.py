@@ -33,9 +33,16 @@ def format_table() -> dict[str, Any]:
 def named_formats() -> list[NamedFormat]:
     """Every format that a name describes."""
     return [
-        NamedFormat(e["name"], ", ".join(_whose(e)), e["says"], e["source"])
+        NamedFormat(e["name"], ", ".join(_whose(e)), says(e), e["source"])
         for e in format_table()["entries"]
     ]
+
+
+def says(entry: dict[str, Any]) -> str:
+    """What an entry's checkpoints have, in words; that they were calibrated for a narrow cache too, which
+    engines then keep."""
+    cache = entry.get("config", {}).get("kv_cache_quant_algo")
+    return f"{entry['says']}; KV cache in {cache}" if cache else str(entry["says"])
 
 
 def _whose(entry: dict[str, Any]) -> list[str]:
