@@ -498,6 +498,16 @@ def test_sizes_are_never_filled_in(key: str) -> None:
     assert refused.value.field == key
 
 
+@pytest.mark.parametrize("value", [[], [8], [8, 8, 8], [8, 4]])
+def test_a_number_of_experts_per_layer_is_one_for_each(value: list[int]) -> None:
+    experts = {**LLAMA, "model_type": "mixtral", "num_experts_per_tok": 2}
+    plain = model_from_config({**experts, "num_local_experts": 8}, name="x")
+    assert model_from_config({**experts, "num_local_experts": [8, 8]}, name="x") == plain
+    with pytest.raises(InputError) as refused:
+        model_from_config({**experts, "num_local_experts": value}, name="x")
+    assert refused.value.field == "num_local_experts"
+
+
 def test_experts_are_never_filled_in() -> None:
     sizes = {**LLAMA, "model_type": "mixtral", "num_experts_per_tok": 2}
     with pytest.raises(InputError) as refused:
@@ -541,6 +551,9 @@ def test_ling_has_grouped_queries_and_plain_experts() -> None:
         ("deepseek_v2", "moe_layer_freq", 2),
         ("deepseek_v3", "moe_layer_freq", 2),
         ("kimi_k2", "moe_layer_freq", 2),
+        ("glm4_moe_lite", "first_k_dense_replace", 2),
+        ("hy_v3", "first_k_dense_replace", 0),
+        ("mellum", "first_k_dense_replace", 1),
         ("minimax_m2", "use_qk_norm", False),
         ("hunyuan_v1_dense", "use_qk_norm", False),
         ("hunyuan_v1_moe", "use_qk_norm", False),

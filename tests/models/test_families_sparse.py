@@ -81,6 +81,7 @@ def test_deepseek_v4_flash() -> None:
     [
         ({"compress_ratios": [0] * 20}, "compress_ratios"),
         ({"compress_ratios": [2] * 44}, "compress_ratios"),
+        ({"compress_ratios": [[4]] * 44}, "compress_ratios"),
         ({"layer_types": ["sliding_attention"] * 43}, "compress_ratios"),  # contradict each other
         ({"layer_types": ["linear_attention"] * 43}, "layer_types"),
         ({"mlp_layer_types": ["dense"] * 43}, "mlp_layer_types"),
@@ -327,7 +328,8 @@ def test_wrappers_of_known_text_models() -> None:
         sizes = {
             k: v for k, v in FAMILIES[inner].defaults.items() if v is not None and k != "mlp_bias"
         }
-        nested = model_from_config({"model_type": wrapper, "text_config": sizes}, name="test")
+        stated = {"model_type": wrapper, "tie_word_embeddings": False, "text_config": sizes}
+        nested = model_from_config(stated, name="test")
         assert (
             nested.blocks == model_from_config({"model_type": inner, **sizes}, name="test").blocks
         )

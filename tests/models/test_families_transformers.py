@@ -370,7 +370,9 @@ def test_language_part_of_multimodal_models(model_type: str, tied: bool) -> None
     assert ours(config.to_dict()) == sum(language.values()), text
 
 
-@pytest.mark.parametrize("model_type", ["gemma3", "glm46v", "llama4", "qwen3_5"])
+@pytest.mark.parametrize(
+    "model_type", ["gemma3", "gemma4", "glm46v", "glm4v_moe", "llama4", "qwen3_5"]
+)
 def test_the_level_that_ties_the_head(model_type: str) -> None:
     """Whatever the wrapper and its language model say of it: equal, or refused where they contradict."""
     inner = WRAPPER_TYPES[model_type].inner

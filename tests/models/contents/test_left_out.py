@@ -151,7 +151,7 @@ SWITCHES = {
     "parallel_attn_mlp_res", "mla_use_output_gate", "latent_moe_use_norm", "attn_res_block_size",
     "routed_expert_hidden_size", "sparse_attention_config", "moe_layer_freq",
     "attn_layer_indices", "compress_ratios", "attention_k_eq_v", "enable_moe_block", "moe_latent_size",
-    "num_global_key_value_heads", "num_attention_heads_per_layer",
+    "num_global_key_value_heads", "num_attention_heads_per_layer", "mamba_rms_norm",
 }  # fmt: skip
 # What is as usual where it is absent: a key/value head for each head, heads that share the width.
 HEADS = {"num_key_value_heads", "num_kv_heads", "head_dim"}

@@ -229,7 +229,7 @@ def _tied(
     default = FAMILIES[inner_type].defaults[key] if wrapper.tied is None else wrapper.tied
     inside = default if nested.get(key) is None else nested[key]
     above = None if wrapper.inside else outer.get(key)
-    if above is None and inside != default and wrapper.tied is not None and not wrapper.either:
+    if above is None and inside != default and wrapper.tied is not None:
         raise InputError(
             f"{block}.{key}: {str(inside).lower()}, but what ties the head is the wrapper's own {key}, "
             f"{str(default).lower()} where absent",

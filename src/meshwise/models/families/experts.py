@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from meshwise.models.families.gpt import size_defaults
 from meshwise.models.families.keys import Family, MoeKeys
 
@@ -151,7 +153,7 @@ MOE_FAMILIES: dict[str, Family] = {
             n_shared_experts=1, num_experts_per_tok=4, moe_intermediate_size=1536,
             first_k_dense_replace=1,
         ),
-        **DEEPSEEK,
+        **{**DEEPSEEK, "moe": msgspec.structs.replace(_DEEPSEEK_MOE, first_dense=1)},
     ),
     "mimo_v2_flash": Family(
         words="MiMo",
@@ -301,7 +303,7 @@ MOE_FAMILIES: dict[str, Family] = {
         ),
         aliases={**_LOCAL, "num_nextn_predict_layers": ("num_mtp_layers",)}, **_BIAS,
         query_key_norm="head", window="pattern",
-        moe=MoeKeys(width="moe_intermediate_size", layers="first_dense"),
+        moe=MoeKeys(width="moe_intermediate_size", layers="first_dense", first_dense=0),
     ),
     "kolibri1": Family(
         words="Kolibri",

@@ -162,7 +162,7 @@ HUNYUAN_FAMILIES: dict[str, Family] = {
         query_key_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias",
         query_key_norm="head",
         moe=MoeKeys(experts="num_experts", width="moe_intermediate_size",
-                    shared_count="num_shared_experts", layers="first_dense"),
+                    shared_count="num_shared_experts", layers="first_dense", first_dense=1),
         build="hy_v3",
     ),
 }  # fmt: skip

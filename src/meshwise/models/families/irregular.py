@@ -287,6 +287,7 @@ def mimo_v2_flash(r: Reader) -> ModelFields:
     elif marks is not None:
         slides = [mark == 1 for mark in marks]
     sparse = [i > 0 for i in range(layers)]
+    r.sequence("moe_layer_freq", layers)  # one number for all layers its code does not know
     if r.has("moe_layer_freq") or r.has("mlp_layer_types"):
         sparse = moe_layers(r, layers, "first_dense")
     moe = routed_experts(r, False)

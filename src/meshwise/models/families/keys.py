@@ -34,6 +34,9 @@ class MoeKeys(msgspec.Struct, frozen=True, kw_only=True):
     shared_gate: bool = False
     router_bias: bool = False
     layers: str = "all"  # rule that says which layers have experts: see layers.moe_layers
+    first_dense: int | None = (
+        None  # first layers without experts, where transformers reads no key for it
+    )
     expert_bias: bool | str = False
     residual: str | None = None  # key: a dense MLP as wide as ``hidden`` beside the experts
 
@@ -280,8 +283,7 @@ class Reader:
         """An integer, or a list per layer that repeats one integer (Hunyuan)."""
         name, value, _ = self.find(key)
         if isinstance(value, list):
-            if not value:
-                return None
+            self.sequence(key, self.layers())
             first = check_integer(name, value[0], low, high)
             if any(type(item) is not int or item != first for item in value):
                 raise UnsupportedModel(

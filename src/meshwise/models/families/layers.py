@@ -72,6 +72,10 @@ def _first_dense(r: Reader, layers: int) -> list[bool]:
         if any(item not in (0, 1) for item in flags):
             raise wrong(name, value, "a list of 0 and 1 per layer belongs here")
         return [bool(item) for item in flags]
+    built = r.family.moe.first_dense if r.family.moe is not None else None
+    if built not in (None, first):
+        why = f"transformers builds {built} such layers whatever it says, engines {first}"
+        raise not_known("first_k_dense_replace", first, why, f"{built}, or mlp_layer_types")
     every = r.optional("moe_layer_freq", 1, fr.MOST_LAYERS) or 1
     if every != 1 and name not in r.family.defaults:
         why = "engines give every so many layers experts, transformers all of them"

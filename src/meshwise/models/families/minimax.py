@@ -213,7 +213,7 @@ _M3 = Family(
     ),
     aliases={**_LOCAL, "intermediate_size": ("moe_intermediate_size",)},
     query_key_norm="head", layer_kinds=M3_KINDS, build="minimax_m3", indexer=True,
-    moe=MoeKeys(shared_width="shared_intermediate_size"),
+    moe=MoeKeys(shared_width="shared_intermediate_size", first_dense=0),
 )  # fmt: skip
 
 MINIMAX_FAMILIES: dict[str, Family] = {

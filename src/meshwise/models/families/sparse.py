@@ -110,7 +110,7 @@ def _v4_types(r: Reader, layers: int, rates: dict[str, int]) -> list[str]:
     if ratios is not None:
         by_ratio = []
         for ratio in ratios:
-            if isinstance(ratio, bool) or ratio not in _COMPRESSED:
+            if type(ratio) is not int or ratio not in _COMPRESSED:
                 raise not_known("compress_ratios", ratio, f"{shorten(ratio)} is not known",
                                 ", ".join(map(str, _COMPRESSED)))  # fmt: skip
             by_ratio.append(_COMPRESSED[ratio])
