@@ -163,7 +163,7 @@ def test_minimax_in_the_publishers_form() -> None:
 
 
 def caches(preset: str) -> Any:
-    return model_record(load_model(preset), {})
+    return model_record(load_model(preset), {}, None)
 
 
 def test_caches_and_states_by_hand() -> None:
