@@ -73,10 +73,13 @@ def test_what_other_parts_of_a_checkpoint_are_left_out_by_is_read(ignored: str) 
     assert checkpoint(groups("Linear", ignore=["lm_head", ignored])).quantization is not None
 
 
-@pytest.mark.parametrize(("bits", "nearest"), [(5, 4), (6, 4), (7, 8), (1, 2)])
-def test_bits_that_gptq_has_not(bits: int, nearest: int) -> None:
-    with pytest.raises(InputError, match="GPTQ has no") as refused:
-        checkpoint({"quant_method": "gptq", "bits": bits, "group_size": 128})
+@pytest.mark.parametrize(
+    ("method", "bits", "nearest"),
+    [("gptq", 5, 4), ("gptq", 6, 4), ("gptq", 7, 8), ("gptq", 1, 2), ("awq", 5, 4), ("awq", 2, 3)],
+)
+def test_bits_that_a_method_has_not(method: str, bits: int, nearest: int) -> None:
+    with pytest.raises(InputError, match=f"{method.upper()} has no") as refused:
+        checkpoint({"quant_method": method, "bits": bits, "group_size": 128})
     assert refused.value.field == "quantization_config.bits" and refused.value.value == bits
     assert abs(refused.value.nearest - bits) == abs(nearest - bits)
 

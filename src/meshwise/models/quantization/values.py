@@ -90,7 +90,8 @@ _WHOLE = {
 }
 
 
-GPTQ_BITS = (2, 3, 4, 8)  # that its files pack (GPTQModel)
+# what a method's files pack: GPTQModel; AWQ in 4 bits (AutoAWQ), 3 (llm-awq) and 8 (vLLM's awq_marlin)
+PACKED_BITS = {"gptq": (2, 3, 4, 8), "awq": (3, 4, 8)}
 
 
 def check_numbers(method: str, c: Config, field: str) -> None:
@@ -107,14 +108,16 @@ def check_numbers(method: str, c: Config, field: str) -> None:
                 legal=legal,
                 nearest=128 if "group" in key else 4,
             )
-    bits = c.get("bits")
-    if method.startswith("gptq") and bits is not None and bits not in GPTQ_BITS:
+    key = "bits" if c.get("bits") is not None else "w_bit"
+    name = next((name for name in PACKED_BITS if method.startswith(name)), "")
+    bits, packed = c.get(key), PACKED_BITS.get(name, ())
+    if packed and bits is not None and bits not in packed:
         raise InputError(
-            f"{field}.bits: GPTQ has no {bits} bits",
-            field=f"{field}.bits",
+            f"{field}.{key}: {name.upper()} has no {bits} bits",
+            field=f"{field}.{key}",
             value=bits,
-            legal=", ".join(map(str, GPTQ_BITS)),
-            nearest=min(GPTQ_BITS, key=lambda b: abs(b - bits)),
+            legal=", ".join(map(str, packed)),
+            nearest=min(packed, key=lambda b: abs(b - bits)),
         )
     block = c.get("weight_block_size")
     if block is not None and pair(block) is None:
