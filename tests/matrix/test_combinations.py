@@ -98,7 +98,7 @@ def test_a_deployment(data: st.DataObject, model: str, cluster: str, stack: str 
 
 
 @drawn
-@settings(SETTINGS, max_examples=SETTINGS.max_examples // 5)
+@settings(SETTINGS, max_examples=SETTINGS.max_examples // 10)
 @given(st.data(), MODELS, CLUSTERS, STACKS)
 def test_a_search(data: st.DataObject, model: str, cluster: str, stack: str | None) -> None:
     serves = data.draw(st.booleans())

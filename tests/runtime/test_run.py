@@ -88,6 +88,7 @@ def test_training(config: str, capsys: Any) -> None:
     assert r["host"]["flops_per_s"] > 1e8
 
 
+@pytest.mark.matrix
 def test_narrow_communication_is_measured_apart(config: str, capsys: Any) -> None:
     """What compares narrow with exact communication is no part of the timed steps."""
     axes = ("--tp", "2", "--dp", "2", "--layers", "1")

@@ -57,7 +57,7 @@ def test_the_value_of_rank_0() -> None:
         deep("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "shared_memory"),
         deep("kill", ["rank 1 was killed by signal 9 (SIGKILL)", "memory"], "ring"),
         ("exit", ["rank 1 ended with exit code 3"], "ring"),
-        ("exit", ["rank 1 ended with exit code 3"], "shared_memory"),
+        deep("exit", ["rank 1 ended with exit code 3"], "shared_memory"),
     ],
 )
 def test_the_first_rank_to_fail_is_named(
@@ -103,6 +103,7 @@ def test_a_hang_names_who_waits_in_what(algorithm: str) -> None:
     assert "rank 1 did not come" in said
 
 
+@pytest.mark.matrix
 def test_a_hang_that_only_a_waiting_rank_sees_names_who_did_not_come() -> None:
     with pytest.raises(RunFailed) as caught:
         launch(f"{TOYS}:replicated", {"rank": 1}, ranks=2, threads=1, timeout_s=2)
@@ -205,6 +206,7 @@ def listening(pids: list[int]) -> list[str]:
     return found
 
 
+@pytest.mark.matrix
 def test_nobody_listens_beyond_this_host(launcher: Any) -> None:
     """Whoever reaches a TCP store of torch runs code as its user: there is none, and the pairs' own
     sockets are bound to the loopback interface."""
