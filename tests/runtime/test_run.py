@@ -217,6 +217,7 @@ def test_a_checkpoint_is_run(tmp_path: Path, capsys: Any) -> None:
     assert "truncated" in capsys.readouterr().err
 
 
+@pytest.mark.matrix  # test_spawn has one too
 def test_under_torchrun(config: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["-m", "meshwise", "run", config, "--tp", "2", "--json", *FAST]
