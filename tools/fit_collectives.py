@@ -6,8 +6,9 @@
     python tools/fit_collectives.py collectives.csv WHEEL_DIR
 
 NVLink families come from the wheel's ``comm`` tables (Apache-2.0; nccl-tests and the engines'
-custom all-reduce under CUDA graphs, 2/4/8 GPUs), everything else from ``collectives.csv``, the
-table of published measurements (a row each: op, nodes, ranks, bytes, time_us, library, ...).
+custom all-reduce under CUDA graphs, 2/4/8 GPUs), networks from ``collectives.csv``, the
+table of published measurements (a row each: op, nodes, ranks, bytes, time_us, library, ...). What goes
+over PCIe is fitted by ``tools/fit_hosts.py``.
 
 The algorithms and their formulas are those of ``meshwise.cost.collectives.algorithms``, called with trial
 constants; the cheapest legal candidate wins. Which kernels of NCCL and of the engines are fitted, from
@@ -23,7 +24,6 @@ Schema of ``collectives/FABRIC.toml``::
 
     fabric, source, command
     bandwidth                      # bytes/s per device and direction; absent between nodes
-    lent                           # absent: 1; the doubt on hardware that was not measured
     [nccl]
     copy_bytes_per_s               # absent between nodes
     limit_bytes_per_s              # per NIC; TCP sockets alone: what the CPU copies at most
@@ -70,7 +70,6 @@ from meshwise.cost.collectives.algorithms import (
 from meshwise.cost.collectives.collective import candidates_on, fabric_of
 from meshwise.cost.collectives.fabric import PROTOCOLS, Candidate, Constants, Fabric
 from meshwise.cost.sources import Source
-from meshwise.cost.uncertainty import INHERITED_HALF_WIDTH
 from meshwise.layouts.placement import Group
 from meshwise.stacks.load import load_stack
 
@@ -86,10 +85,6 @@ WIRE = {  # bytes/s per device and direction
     "nvlink3-nvswitch": 300e9,
     "nvlink4-nvswitch": 450e9,
     "nvlink5-nvswitch": 900e9,
-    "pcie5-p2p": 63e9,
-    "pcie4-p2p": 31.5e9,
-    "pcie4-no-p2p": 31.5e9,
-    "pcie3-no-p2p": 15.75e9,
 }
 SPELT = {"alltoall": "all_to_all"}  # the tables' name, the model's
 # Weight of one e-fold away from the start, against log residuals. Two nodes hardly tell a ring from
@@ -609,18 +604,6 @@ def fit_nvlink(root: Path, fabric: str) -> tuple[str, Tree]:
     return source, tables
 
 
-PCIE = {
-    "pcie4-no-p2p": (
-        "RTX 4090, 2 and 4 GPUs, no peer-to-peer: nccl-tests logs (kalavai-client)",
-        tuple(f"allreduce-rtx4090-1x{n}-pcie-{run}" for n in (2, 4) for run in "ab"),
-    ),
-    "pcie3-no-p2p": (
-        "RTX 2080 Ti, 2 GPUs, no peer-to-peer: nccl-tests logs (Anthony-Hoo)",
-        tuple(
-            f"{op}-rtx2080ti-1x2-pcie" for op in ("allreduce", "allgather", "alltoall", "broadcast")
-        ),
-    ),
-}
 BETWEEN = {
     "roce": (
         "A100 2x8 on 16x100 Gb/s and MI300X 2x8 on 8x400 Gb/s RoCE (oracle-quickstart/oci-hpc-oke)",
@@ -651,79 +634,6 @@ BETWEEN = {
         ("allreduce-t4-2x1-tcp-mpitag",),
     ),
 }
-
-
-WHEEL_PCIE = {  # fabric -> (source, table, most ranks)
-    "pcie5-p2p": (
-        "RTX PRO 6000 Blackwell, 2 and 4 GPUs with peer-to-peer: aiconfigurator-core 0.12.0"
-        " (Apache-2.0), systems/data/rtx_pro_6000_server/comm/nccl/2.29.2",
-        "rtx_pro_6000_server/comm/nccl/2.29.2",
-        4,
-    ),
-    "pcie4-p2p": (
-        "L40S, 2 GPUs with peer-to-peer: aiconfigurator-core 0.12.0 (Apache-2.0), systems/data/l40s"
-        "/comm/nccl/2.27.3. The same machine reaches 5.2 GB/s bus bandwidth with 4 GPUs"
-        " and 1.4 GB/s with 8, across its host bridges: not fitted",
-        "l40s/comm/nccl/2.27.3",
-        2,
-    ),
-}
-
-
-# Machines without peer access: bus bandwidth of the largest messages over the lane rate of one card
-# [GB/s], by source. One source, one vote: what differs is the host, not the generation.
-HOSTS = {
-    "RTX 2080 Ti x 2, PCIe 3 (Anthony-Hoo/Anthony-Hoo.github.io)": [(4.0, 15.75)],
-    "RTX 4090 x 2 and x 4, PCIe 4 (kalavai-net/kalavai-client)": [
-        (2.24, 31.5),
-        (3.85, 31.5),
-        (2.59, 31.5),
-        (2.59, 31.5),
-    ],
-    "RTX 2080 Ti, 4 in each of 8 nodes, PCIe 3 (dexhunter/allreduce-experiments)": [(5.51, 15.75)],
-    "H100 x 4, PCIe 5, P2P disabled (eugenesiow/LLM-Insights)": [(24.27, 63.0)],
-}
-# Isotonic in the lane rate: the geometric means by source of PCIe 3 (4.0, 5.51) and PCIe 4 (2.74) come
-# to one rate, 3.6 GB/s, told apart by a tenth power of the lane rate so that a faster slot is faster.
-HOST_RATES = [[15.75e9, 3.46e9], [31.5e9, 3.71e9], [63e9, 24.27e9]]
-# What the one machine with all operations reaches in them, over its all_reduce (RTX 2080 Ti x 2).
-HOST_OPS = {"all_to_all": 4.61 / 4.0, "broadcast": 11.09 / 4.0}
-
-
-def pooled_hosts() -> tuple[str, Tree]:
-    """Any host without peer access: launches and steps are the geometric mean of both fitted
-    machines', the share of the lane rate that of all sources; half the 90 % interval of a further
-    host from the sources' spread, in units of ``uncertainty.INHERITED_HALF_WIDTH``."""
-    votes = np.array([np.mean([np.log(a / b) for a, b in runs]) for runs in HOSTS.values()])
-    share = float(np.exp(votes.mean()))
-    doubt = 1.645 * votes.std(ddof=1) * np.sqrt(1 + 1 / len(votes))
-    fits = [collective_fits._collective_table(n)["nccl"]["ring"]["protocols"] for n in PCIE]
-    ring = []
-    for each in zip(*fits, strict=True):
-        mean = {
-            k: rounded(float(np.exp(np.mean([np.log(p[k]) for p in each]))))
-            for k in ("launch_s", "step_s", "efficiency")
-        }
-        ring.append({"name": each[0]["name"]} | mean)
-    slow = share / ring[0]["efficiency"]
-    for protocol in ring:
-        protocol["efficiency"] = rounded(protocol["efficiency"] * slow)
-    nccl: Tree = {"ring": {"protocols": ring}}
-    for op, times in HOST_OPS.items():
-        direct = [p | {"efficiency": rounded(p["efficiency"] * times)} for p in ring]
-        nccl[op] = {a.name: {"protocols": direct} for a in own_constants(op)}
-    machines = "; ".join(
-        f"{name}: " + ", ".join(f"{a / b:.2f}" for a, b in runs) for name, runs in HOSTS.items()
-    )
-    source = (
-        f"bus bandwidth over the lane rate of one card, nccl-tests logs: {machines}. Up to PCIe 4 the"
-        " logs do not rise with the lanes (isotonic fit of the geometric means by source: 3.6 GB/s), so"
-        " rates take a tenth power of the lane rate there; the PCIe 5 server stands alone; between them"
-        " rates follow a power of the lane rate, beyond them a share of it. Launches and steps of"
-        " pcie3-no-p2p and pcie4-no-p2p"
-    )
-    nccl = {"host_rates": HOST_RATES} | nccl
-    return source, {"lent": rounded(doubt / INHERITED_HALF_WIDTH), "nccl": nccl}
 
 
 # Sockets: nearly the whole of a slow wire (A10G x 2 on 10 Gb/s: 1.19 GB/s), and no more than the CPU
@@ -828,13 +738,6 @@ def main() -> None:
         table = list(csv.DictReader(lines))
     for fabric in NVLINK:
         write(fabric, *fit_nvlink(arguments.wheel, fabric))
-    for fabric, (source, logs) in PCIE.items():
-        write(fabric, source, fit_nccl(published(table, *logs), WIRE[fabric], slower=4.0))
-    write("pcie-no-p2p", *pooled_hosts())
-    for fabric, (source, folder, most) in WHEEL_PCIE.items():
-        rows = wheel(arguments.wheel / DATA / folder / "nccl_perf.parquet")
-        few = rows.where(rows.ranks <= most)
-        write(fabric, source, fit_nccl(few, WIRE[fabric], slower=4.0))
     for fabric, (source, logs) in BETWEEN.items():
         rows = published(table, *logs)
         tables = tidied(network_table(c := fit_between(rows)))

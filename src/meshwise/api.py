@@ -157,7 +157,11 @@ def model(name: NameOrPath | Model) -> Model:
 
 @keywords
 def cluster(
-    name: NameOrPath | Cluster, *, nodes: int | None = None, nics: int | None = None
+    name: NameOrPath | Cluster,
+    *,
+    nodes: int | None = None,
+    nics: int | None = None,
+    pcie_host: str | None = None,
 ) -> Cluster:
     """A cluster by its name or its TOML file.
 
@@ -167,13 +171,15 @@ def cluster(
         TOML file (``docs/reference/cluster-file``), or a :class:`Cluster`.
     :param nodes: nodes, in place of its own.
     :param nics: NICs of a node, in place of its own.
+    :param pcie_host: what is between PCIe cards: ``"switch"``, ``"root"`` or ``"host-memory"``, or a word
+        of ``nvidia-smi topo`` (``"PIX"``).
     :raises InputError: for a name that there is none of, or a file that is not right.
 
     >>> import meshwise as mw
     >>> mw.cluster("dgx-h100", nodes=2).devices
     16
     """
-    return load_cluster(name, nodes=nodes, nics=nics)
+    return load_cluster(name, nodes=nodes, nics=nics, pcie_host=pcie_host)
 
 
 def stack(name: NameOrPath | Stack, **switches: object) -> Stack:

@@ -11,6 +11,7 @@ import msgspec
 
 from meshwise.api import estimate
 from meshwise.api import stack as load_stack
+from meshwise.arguments import NameOrPath
 from meshwise.clusters.load import Cluster, Device, Level, load_cluster
 from meshwise.dtypes import known
 from meshwise.errors import InputError, MeshwiseError
@@ -33,7 +34,7 @@ _PHASES = {"forward": "forward", "dgrad": "backward", "wgrad": "backward"}
 def run(
     model: str,
     *,
-    on: str | None = None,
+    on: NameOrPath | Cluster | None = None,
     layers: int | None = None,
     backend: str = "gloo",
     timeout_s: float = 120.0,

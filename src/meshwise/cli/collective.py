@@ -27,6 +27,7 @@ from meshwise.cli.given import Given
 @click.option("--on", "cluster", type=values.CLUSTER_TYPE, help="Cluster: a preset or a TOML file.")
 @click.option("--nodes", type=values.NUMBER_TYPE, help="Nodes of the cluster.")
 @click.option("--nics", type=values.NUMBER_TYPE, help="NICs per node.")
+@options.pcie_host_option
 @click.option(
     "--ranks",
     type=values.NUMBER_TYPE,
@@ -47,7 +48,7 @@ def command(
     from meshwise import api
 
     o = Given(said)
-    where = options.read_cluster(cluster, nodes, nics)
+    where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
     result = api.collective(
         op,
         size,

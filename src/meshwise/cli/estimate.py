@@ -51,7 +51,7 @@ def estimated(
 
     spec = api.model(model)
     switches.check_switch_options(o, spec)
-    where = options.read_cluster(cluster, nodes, nics)
+    where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
     # the layout
     axes: dict[str, object] = {k: o.count(k) for k in ("pp", "vp", "dp", "cp", "ep", "dcp")}
     stack = options.phase_stack(o, one_of(o["phase"], "--phase", WORKLOAD_PHASES))

@@ -32,6 +32,7 @@ from meshwise.units import format_gpus
     "--nodes", type=values.NUMBER_TYPE, help="Nodes of the cluster, in place of its own number."
 )
 @click.option("--nics", type=values.NUMBER_TYPE, help="NICs per node, in place of the cluster's.")
+@options.pcie_host_option
 @click.option(
     "--model", type=values.MODEL_TYPE, help="Where the command does not name a known one."
 )
@@ -79,7 +80,7 @@ def command(
     o = Given(said)
     # the command, where it runs, and what it does not say
     text = sys.stdin.read(1_000_000) if launch == "-" else launch
-    where = options.read_cluster(cluster, nodes, nics)
+    where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
     accepted = None
     if o.has("acceptance"):
         accepted = fraction(o["acceptance"], "--acceptance", low=0.0, high=1.0)

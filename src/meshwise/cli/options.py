@@ -33,6 +33,13 @@ def stacked(*options: Callable[[FC], FC]) -> Callable[[FC], FC]:
     return apply
 
 
+pcie_host_option = click.option(
+    "--pcie-host",
+    type=values.PCIE_HOST_TYPE,
+    help="What is between PCIe cards: switch (PIX and PXB of nvidia-smi topo), root (PHB, NODE, SYS) or "
+    "host-memory (no peer access), in place of the cluster's.",
+)
+
 # Numbers are taken as text and checked by the specs, so that every refusal names what is legal.
 target_options = stacked(
     click.argument("model", metavar="MODEL", type=values.MODEL_TYPE, required=False),
@@ -45,6 +52,7 @@ target_options = stacked(
     click.option(
         "--nics", type=values.NUMBER_TYPE, help="NICs per node, in place of the cluster's."
     ),
+    pcie_host_option,
 )
 
 
@@ -183,16 +191,20 @@ def required(value: str | None, option: str, example: str) -> str:
     return value
 
 
-def read_cluster(name: str | None, nodes: str | None, nics: str | None) -> Cluster:
-    """The cluster of ``--on``, with the nodes and NICs that are given."""
+def read_cluster(
+    name: str | None, nodes: str | None, nics: str | None, pcie_host: str | None
+) -> Cluster:
+    """The cluster of ``--on``, with the nodes, NICs and PCIe host that are given."""
     from meshwise.clusters.load import load_cluster
+    from meshwise.clusters.pcie_hosts import with_pcie_host
     from meshwise.strict_tables import count
 
-    return load_cluster(
+    found = load_cluster(
         required(name, "--on", "dgx-a100"),
         nodes=count(nodes, "--nodes", high=100_000) if nodes is not None else None,
         nics=count(nics, "--nics", high=4096) if nics is not None else None,
     )
+    return found if pcie_host is None else with_pcie_host(found, pcie_host, "--pcie-host")
 
 
 def read_workload(o: Given) -> Workload:

@@ -73,7 +73,7 @@ def command(
     o = Given(said)
     spec = api.model(model)
     switches.check_switch_options(o, spec)
-    where = options.read_cluster(cluster, nodes, nics)
+    where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
     gpus = o.number("gpus")
     if nodes is not None and gpus is not None and gpus > where.devices:
         raise InputError(

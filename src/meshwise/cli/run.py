@@ -7,6 +7,7 @@ import click
 from meshwise.cli import needs, options, output, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
+from meshwise.errors import InputError
 
 RUN_PHASE_TYPE = values.WordType("PHASE", ("train", "prefill", "decode", "generate"))
 RUN_DTYPE_TYPE = values.WordType("D", ("fp32", "bf16", "fp16", "fp64"))
@@ -87,6 +88,7 @@ SENT_TYPE = values.WordType("D", ("int8", "e4m3", "e5m2", "bf16"))
         help="Longest wait in a collective: 8, 8 s, 500 ms.",
     ),
     click.option("--on", type=values.CLUSTER_TYPE, help="Predict for this cluster, not the host."),
+    options.pcie_host_option,
 )
 @options.stacked(
     click.option("--sequence-parallel", is_flag=True, help="Norms on 1/TP of the sequence."),
@@ -142,9 +144,17 @@ def command(model: str, **said: object) -> None:
         chunks=o.count("chunks", high=MAX_PIECES),
     )
     # the run, on this rank or on all
+    on = o.text("on")
+    if o.has("pcie_host") and on is None:
+        raise InputError(
+            f"--pcie-host={o['pcie_host']}: without --on the host is this machine",
+            field="--pcie-host",
+            value=o["pcie_host"],
+            legal="with --on CLUSTER",
+        )
     result = run(
         model,
-        on=o.text("on"),
+        on=None if on is None else options.read_cluster(on, None, None, o.text("pcie_host")),
         layers=o.number("layers"),
         backend=one_of(o["backend"], "--backend", ("gloo", "nccl")),
         timeout_s=parse_quantity(

@@ -82,7 +82,7 @@ def command(
     o = Given(said)
     spec = api.model(model)
     switches.check_switch_options(o, spec)
-    where = options.read_cluster(cluster, nodes, nics)
+    where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
     workload = options.read_workload(o)
     swept = _one_sweep(o["sweep"])
     if swept is not None and swept.split("=")[0].strip() in ("seq", "context"):

@@ -139,7 +139,7 @@ def command(
 
     o = Given(said)
     spec = api.model(model)
-    where = options.read_cluster(cluster, nodes, nics)
+    where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
     axes: dict[str, object] = {k: o.count(k) for k in ("pp", "dp", "ep", "dcp")}
     stack = engine.engine_stack(o)
     axes["tp"] = options.tp_degree(o.word("tp"), spec, where, stack)

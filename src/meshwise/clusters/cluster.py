@@ -186,6 +186,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     :param efficiency: share of the wire rate that collectives reach; None: the measured fit's.
     :param own_latency: ``latency_s`` was stated for this level, so no fit's is taken.
     :param assumed: nobody named the fabric: it is the device's usual one.
+    :param pcie_host: of PCIe with peer access, what is between the cards: ``switch`` or ``root`` (root
+        ports of the processors); None: not known.
     :raises InputError: for a figure that no fabric has; ``field`` is ``level.…``.
 
     >>> import meshwise as mw
@@ -207,9 +209,17 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     efficiency: float | None = None  # share of the wire rate that collectives reach; None = fit
     own_latency: bool = False  # latency_s was stated for this level: one step takes it, no fit's
     assumed: bool = False  # the file names no fabric: the device's usual one
+    pcie_host: str | None = None  # PCIe with peer access: what is between the cards
 
     def __post_init__(self) -> None:
         check_fields(self, _LEVEL, "level")
+        if self.pcie_host is not None and self.kind != "pcie":
+            raise InputError(
+                f"level.pcie_host={self.pcie_host} has no meaning on a level of kind {self.kind}",
+                field="level.pcie_host",
+                value=self.pcie_host,
+                legal="a level of kind pcie",
+            )
 
     @classmethod
     @keywords
@@ -227,6 +237,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         peer_to_peer: bool | None = None,
         in_switch: bool | None = None,
         efficiency: float | None = None,
+        pcie_host: str | None = None,
     ) -> Level:
         """A level from figures with their units, as a ``[[level]]`` of a cluster file has them.
 
@@ -242,6 +253,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         :param peer_to_peer: devices write into each other's memory (None: unless it is a network).
         :param in_switch: switches add up (NVLink SHARP) (None: as the fabric does).
         :param efficiency: share of the wire rate that collectives reach (None: the measured fit).
+        :param pcie_host: of PCIe, what is between the cards: ``"switch"``, ``"root"`` or
+            ``"host-memory"`` (None: not known), or a word of ``nvidia-smi topo``.
         :raises InputError: for a figure that is missing, has no unit or another quantity's.
 
         >>> from meshwise import Level
@@ -257,7 +270,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "bandwidth": bandwidth,
         }
         given |= {"latency": latency, "name": name, "nics": nics, "efficiency": efficiency}
-        given |= {"peer_to_peer": peer_to_peer, "in_switch": in_switch}
+        given |= {"peer_to_peer": peer_to_peer, "in_switch": in_switch, "pcie_host": pcie_host}
         return level_of({**given, "oversubscription": oversubscription})
 
     def per_device_bytes_per_s(self, devices_below: int) -> float:
@@ -282,6 +295,7 @@ _LEVEL = {
     "efficiency": optional(number(0.01, 1.0)),
     "own_latency": flag,
     "assumed": flag,
+    "pcie_host": optional(among("switch", "root")),
 }
 
 

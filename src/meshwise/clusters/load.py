@@ -15,6 +15,7 @@ from meshwise.checks import not_a as _not_a
 from meshwise.checks import text as _text
 from meshwise.clusters import names as cluster_names
 from meshwise.clusters.cluster import FABRIC_KINDS, PEAK_KEYS, WIDE, Cluster, Device, Level
+from meshwise.clusters.pcie_hosts import hosted, pcie_host_named, with_pcie_host
 from meshwise.errors import InputError, UnknownName, shorten
 from meshwise.files import read_text_file
 from meshwise.strict_tables import check_keys, count, fraction, one_of
@@ -135,6 +136,7 @@ _LEVEL_KEYS = (
     "peer_to_peer",
     "in_switch",
     "efficiency",
+    "pcie_host",
 )
 _CLUSTER_KEYS = ("title", "device", "level", "source", "aliases")
 
@@ -181,7 +183,7 @@ def _level(table: Any, index: int, dev: Device | None, where: str = "") -> Level
             raise _missing(f"{where}.{key}", "a [[level]] without a catalog fabric")
     default_kind = "network" if "nics" in table or index else "nvswitch"
     kind = one_of(merged.get("kind", default_kind), f"{where}.kind", FABRIC_KINDS)
-    return Level(
+    built = Level(
         name=_text(table.get("name", "node" if index == 0 else "cluster"), f"{where}.name"),
         ranks=count(table["ranks"], f"{where}.ranks", text=False),
         fabric=name or "custom",
@@ -208,6 +210,17 @@ def _level(table: Any, index: int, dev: Device | None, where: str = "") -> Level
         own_latency="latency" in table,
         assumed=assumed,
     )
+    if "pcie_host" not in table:
+        return built
+    host = pcie_host_named(table["pcie_host"], f"{where}.pcie_host")
+    if kind not in ("pcie", "pcie-host"):
+        raise InputError(
+            f"{where}.pcie_host={host} has no meaning on a level of kind {kind}",
+            field=f"{where}.pcie_host",
+            value=host,
+            legal="a level of kind pcie or pcie-host",
+        )
+    return hosted(built, host)
 
 
 def cluster_from_table(table: dict[str, Any], name: str) -> Cluster:
@@ -263,14 +276,17 @@ def load_cluster(
     field: str = "cluster",
     nodes: int | None = None,
     nics: int | None = None,
+    pcie_host: str | None = None,
 ) -> Cluster:
-    """A preset by name, or a TOML file by path, or a cluster as it is; ``nodes`` and ``nics`` replace the file's.
+    """A preset by name, or a TOML file by path, or a cluster as it is; ``nodes``, ``nics`` and ``pcie_host``
+    replace the file's.
 
     ``nodes`` sets the ranks of the outermost level, ``nics`` the NICs per node of every level that
-    has any. Raises :class:`InputError` naming the key, the value and what is legal.
+    has any, ``pcie_host`` what is between PCIe cards. Raises :class:`InputError` naming the key, the value and what is legal.
     """
     cluster = name if isinstance(name, Cluster) else _named(name, field)
-    return _resized(cluster, nodes, nics)
+    resized = _resized(cluster, nodes, nics)
+    return resized if pcie_host is None else with_pcie_host(resized, pcie_host)
 
 
 def _named(given: str | os.PathLike[str], field: str) -> Cluster:

@@ -8,10 +8,12 @@ from typing import Any
 from meshwise import catalog
 from meshwise.clusters import names as cluster_names
 from meshwise.clusters.load import Cluster, cluster_from_table, device, load_cluster
+from meshwise.clusters.pcie_hosts import TOPOLOGY_WORDS, pcie_host_named
 from meshwise.evidence.tables import Assumed, Row
 
 # Words of a fabric → catalog fabric; the first that the cell begins with. "no P2P" makes PCIe go
 # through host memory.
+_NO_PEER_ACCESS = ("no p2p", "p2p disabled", "p2p off", "without p2p")
 _INSIDE = (
     ("nvlink2", "nvlink2-nvswitch"),
     ("nvlink3", "nvlink3-nvswitch"),
@@ -47,11 +49,20 @@ def node_fabric(row: Row, usual: str | None) -> str:
         return usual or "pcie4"
     for words, fabric in _INSIDE:
         if cell.startswith(words):
-            host = fabric.startswith("pcie") and "no p2p" in cell
+            host = fabric.startswith("pcie") and any(w in cell for w in _NO_PEER_ACCESS)
             return f"{fabric}-host" if host else fabric
     raise row.wrong(
         "intra_node", f"{cell!r} is no fabric of the catalog", "see `meshwise catalog fabrics`"
     )
+
+
+def _pcie_host(row: Row) -> str | None:
+    """What is between PCIe cards, by the row's own column or a word of ``nvidia-smi topo`` beside the
+    fabric's: ``pcie4 (PIX)``."""
+    if row.text("pcie_host"):
+        return pcie_host_named(row.text("pcie_host"), f"line {row.line}: pcie_host")
+    words = re.findall(r"[a-z]+", row.text("intra_node").lower())
+    return next((TOPOLOGY_WORDS[w] for w in words if w in TOPOLOGY_WORDS), None)
 
 
 def network_by_rate(gbytes_per_s: float, devices_per_node: int) -> dict[str, Any]:
@@ -131,11 +142,16 @@ def cluster_of(
     said = node is not None or row.text("intra_node")
     assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not said else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]
+    host = _pcie_host(row)
+    if host is not None and (row.text("pcie_host") or not fabric.endswith("-host")):
+        levels[0]["pcie_host"] = host
+    elif fabric.startswith("pcie") and not fabric.endswith("-host") and per_node > 2:
+        assumed.append(Assumed("pcie_host", "between switch and root"))
     if fabric.startswith("pcie") and per_node > 4 and per_node % 2 == 0:
         # hosts of more than four PCIe cards have two sockets, of the generation of their lanes
         link = "socket-upi2" if fabric.startswith(("pcie5", "pcie6")) else "socket-upi"
         levels = [
-            {"name": "socket", "ranks": per_node // 2, "fabric": fabric},
+            {**levels[0], "name": "socket", "ranks": per_node // 2},
             {"name": "node", "ranks": 2, "fabric": link, "nics": 1},
         ]
     nodes = -(-devices // per_node)

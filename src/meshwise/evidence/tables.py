@@ -62,7 +62,7 @@ MEASURED: dict[str, dict[str, tuple[str, float]]] = {
 
 
 _DEGREES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp")
-_HARDWARE = ("device", "devices", "devices_per_node", "intra_node")
+_HARDWARE = ("device", "devices", "devices_per_node", "intra_node", "pcie_host")
 _RUN = (
     "model",
     "micro_batch",
@@ -87,6 +87,7 @@ _READ: dict[str, tuple[str, ...]] = {
     ),
     "collectives": (
         *("op", "device", "devices_per_node", "intra_node", "inter_node", "nodes", "ranks"),
+        "pcie_host",
         *("bytes", "library", "launch"),
     ),
 }

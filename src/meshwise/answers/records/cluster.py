@@ -7,6 +7,7 @@ from typing import TypedDict
 import msgspec
 
 from meshwise.clusters.load import Cluster
+from meshwise.clusters.pcie_hosts import pcie_host_of, unknown_host
 from meshwise.stacks.stack import Stack, switch_values
 
 
@@ -21,6 +22,7 @@ class LevelRecord(TypedDict):
     latency_s: float
     nics: int | None
     oversubscription: float
+    pcie_host: str | None
 
 
 class AssumedRecord(TypedDict):
@@ -56,15 +58,27 @@ def cluster_record(cluster: Cluster) -> ClusterRecord:
                 "latency_s": level.latency_s,
                 "nics": level.nics,
                 "oversubscription": level.oversubscription,
+                "pcie_host": pcie_host_of(level),
             }
             for level in cluster.levels
         ],
-        "assumed": [
-            {"field": f"level[{i}].fabric", "value": level.fabric}
-            for i, level in enumerate(cluster.levels)
-            if level.assumed
-        ],
+        "assumed": [*_usual_fabrics(cluster), *_unknown_host(cluster)],
     }
+
+
+def _usual_fabrics(cluster: Cluster) -> list[AssumedRecord]:
+    return [
+        {"field": f"level[{i}].fabric", "value": level.fabric}
+        for i, level in enumerate(cluster.levels)
+        if level.assumed
+    ]
+
+
+def _unknown_host(cluster: Cluster) -> list[AssumedRecord]:
+    """What is between PCIe cards decides where there are more than two."""
+    level = unknown_host(cluster)
+    said = "between switch and root (four and more cards depend on it)"
+    return [{"field": f"{level}.pcie_host", "value": said}] if level else []
 
 
 def stack_record(stack: Stack) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from meshwise.answers.records.cluster import AssumedRecord
 from meshwise.clusters.load import Cluster
+from meshwise.clusters.pcie_hosts import unknown_host
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
 from meshwise.stacks.stack import Stack
@@ -53,8 +54,10 @@ def cluster_words(c: Cluster) -> str:
         rate = format_bandwidth(level.bandwidth_bytes_per_s)
         nics = f" × {level.nics} NICs" if level.nics else ""
         assumed = ", assumed: the device's usual one" if level.assumed else ""
-        parts.append(f"{level.ranks} × {level.fabric} ({rate}{nics}{assumed})")
-    return f"{c.device.title}, " + ", ".join(parts)
+        host = f", {level.pcie_host}" if level.pcie_host else ""
+        parts.append(f"{level.ranks} × {level.fabric} ({rate}{nics}{host}{assumed})")
+    unknown = ", PCIe host not known" if unknown_host(c) else ""
+    return f"{c.device.title}, " + ", ".join(parts) + unknown
 
 
 def assumed_words(assumed: Iterable[AssumedRecord]) -> str:

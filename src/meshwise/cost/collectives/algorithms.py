@@ -25,7 +25,10 @@ Build = Callable[[str, str, Array, Fabric], list[Candidate]]
 
 # Ring steps and bytes that a rank sends, in units of (n-1) steps and (n-1)/n · S.
 RING_ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
-OPS = (*RING_ROUNDS, "all_to_all", "send_recv", "broadcast")
+ROOTED = ("scatter", "gather")  # one rank has the whole buffer, and sends or gets a part for each
+OPS = (*RING_ROUNDS, "all_to_all", "send_recv", "broadcast", "reduce", *ROOTED)
+# Operation → the one whose constants hold where a fabric has none of its own.
+ALIKE = {"reduce": "broadcast", **dict.fromkeys(ROOTED, "all_to_all")}
 
 
 class Algorithm(NamedTuple):
@@ -96,9 +99,10 @@ def each_protocol(
     wire: Sequence[Array],
     hops: Sequence[Array],
     copy: Array = 0.0,
+    peers: Sequence[Array] = (),
 ) -> list[Candidate]:
-    """One candidate per protocol of an algorithm that sends ``wire`` bytes in ``hops`` hops at each level,
-    all levels at the same time, and copies for ``copy`` seconds. In a protocol ``per_peer`` every peer is
+    """One candidate per protocol of an algorithm that sends ``wire`` bytes in ``hops`` hops at each level
+    (to ``peers`` of it by themselves), all levels at the same time, and copies for ``copy`` seconds. In a protocol ``per_peer`` every peer is
     served at the same time, and the time is that of one peer's part."""
     found = []
     for protocol in fabric.protocols(name):
@@ -107,7 +111,7 @@ def each_protocol(
             np.where(w > 0, payload / fabric.size, 0.0) if p.per_peer else w
             for p, w in zip(protocols, wire, strict=True)
         ]
-        seconds = streamed(fabric, most, hops, protocols) + copy
+        seconds = streamed(fabric, most, hops, protocols, peers) + copy
         found.append(Candidate(_label(name, protocol), seconds, tuple(wire)))
     return found
 
@@ -320,7 +324,8 @@ def two_shot(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candida
     "send_recv",
     times={
         "all_to_all": r"$t_0 + a + \frac{1}{n}S \cdot$ (ranks that are reached over the level)$/(e b_l) + "
-        r"S / (n c)$; in its `ll` protocol every peer has a channel of its own, $\frac{1}{n}S / (e b)$",
+        r"S / (n c)$; in its `ll` protocol every peer has a channel of its own, $\frac{1}{n}S / (e b)$; "
+        "over PCIe every peer takes time of its own",
         "send_recv": "$t_0 + a + S / (e b)$ over the level that joins the pair",
     },
     ideal=True,
@@ -329,29 +334,58 @@ def two_shot(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candida
 def direct(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     """all_to_all: 1/n of the buffer to every other rank, each over the level that joins the two.
     send_recv: the buffer over the outermost level of the pair. Both with one step of that level."""
-    n = fabric.size
-    wire: list[Array] = []
-    inner: Array = 1
+    hops = _outermost_hop(fabric)
     if op == "all_to_all":
-        for r in fabric.ranks:
-            wire.append((inner * r - inner) / n * payload)
-            inner = inner * r
-    else:
-        for index in range(len(fabric.ranks)):
-            wire.append(np.where(fabric.outermost == index, payload * 1.0, 0.0 * payload))
-    hops = [np.where(fabric.outermost == index, 1, 0) for index in range(len(wire))]
-    copy = fabric.copy(payload) if op == "all_to_all" else 0.0
-    return each_protocol(name, fabric, payload, wire, hops, copy)
+        return _apart(name, payload, fabric)
+    wire = [
+        np.where(fabric.outermost == index, payload * 1.0, 0.0 * payload)
+        for index in range(len(fabric.ranks))
+    ]
+    return each_protocol(name, fabric, payload, wire, hops)
+
+
+def _outermost_hop(fabric: Fabric) -> list[Array]:
+    return [np.where(fabric.outermost == index, 1, 0) for index in range(len(fabric.ranks))]
+
+
+def _apart(name: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """1/n of a buffer to every other rank, each over the level that joins the two, and the copy of
+    one's own."""
+    wire: list[Array] = []
+    peers: list[Array] = []
+    inner: Array = 1
+    for r in fabric.ranks:
+        reached = inner * r - inner
+        peers.append(reached)
+        wire.append(reached / fabric.size * payload)
+        inner = inner * r
+    hops, copy = _outermost_hop(fabric), fabric.copy(payload)
+    return each_protocol(name, fabric, payload, wire, hops, copy, peers)
+
+
+@algorithm(
+    "rooted",
+    *ROOTED,
+    times={"scatter, gather": "that of all_to_all, with the NICs of one rank alone"},
+    ideal=True,
+    like="direct",
+)
+def rooted(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+    """The root sends 1/n of its buffer to every other rank, or gets it from there: what its own links
+    carry is the time (nccl-tests' scatter_perf and gather_perf: grouped sends, S the root's buffer)."""
+    return _apart(name, payload, fabric)
 
 
 @algorithm(
     "chain",
     "broadcast",
-    times={"broadcast": "$t_0 + (n-1)a + S / (e b)$, a pipelined chain"},
+    "reduce",
+    times={"broadcast, reduce": "$t_0 + (n-1)a + S / (e b)$, a pipelined chain"},
     ideal=True,
     like="ring",
 )
 def chain(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
-    """A pipelined chain through all ranks: as many as a domain has ranks, each over a NIC of its own."""
+    """A pipelined chain through all ranks, to the root or from it: as many as a domain has ranks, each
+    over a NIC of its own."""
     wire = [payload * share for share in ring_shares(fabric.ranks)]
     return each_protocol(name, fabric, payload, wire, ring_hops(fabric.ranks))

@@ -12,9 +12,10 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
-from meshwise.cost.collectives.algorithms import OPS, candidates_of
-from meshwise.cost.collectives.fabric import Candidate, Fabric
+from meshwise.cost.collectives.algorithms import OPS, ROOTED, candidates_of
+from meshwise.cost.collectives.fabric import Candidate, Constants, Fabric
 from meshwise.cost.collectives.fits import constants
+from meshwise.cost.collectives.hosts import host_doubts, lane_shares, lanes_below
 from meshwise.cost.sources import Source
 from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import Stack
@@ -22,10 +23,16 @@ from meshwise.strict_tables import one_of
 
 
 def operation(name: str) -> str:
-    """An operation by its name in any library's spelling: all-reduce, AllReduce, alltoall."""
+    """An operation by its name in any library's spelling: all-reduce, AllReduce, alltoall, sendrecv, and
+    that of the program of nccl-tests which measures it, all_reduce_perf."""
+    return one_of(known_operation(name) or name, "op", OPS)
+
+
+def known_operation(name: object) -> str | None:
+    """As :func:`operation`; None where it is none."""
     spelt = {op.replace("_", ""): op for op in OPS}
     plain = re.sub(r"[^a-z]", "", name.lower()) if isinstance(name, str) else ""
-    return one_of(spelt.get(plain, name), "op", OPS)
+    return spelt.get(plain.removesuffix("perf"))
 
 
 class Priced(NamedTuple):
@@ -36,14 +43,14 @@ class Priced(NamedTuple):
     chosen: Array  # index into ``names``
     names: tuple[str, ...]
     sources: tuple[Source, ...]  # per fabric level
-    lent: tuple[float, ...]  # per fabric level: Constants.lent
+    lent: tuple[Array, ...]  # per fabric level: Constants.lent, and the host's
 
 
 def busbw_factor(op: str, n: Array) -> Array:
     """busbw / algbw as nccl-tests defines it (its doc/PERFORMANCE.md)."""
     if op == "all_reduce":
         return 2.0 * (n - 1) / n
-    if op in ("all_gather", "reduce_scatter", "all_to_all"):
+    if op in ("all_gather", "reduce_scatter", "all_to_all", *ROOTED):
         return (n - 1) / n
     return 1.0
 
@@ -72,16 +79,20 @@ def device_bandwidth(level: Level, below: int, active: Array, ranks: Array) -> A
 def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
     """The levels as this group meets them."""
     library = stack.communication.collectives
-    per_level = tuple(constants(level, op, library, stack.ideal) for level in cluster.levels)
+    per_level = tuple(
+        _constants(cluster, index, op, library, stack.ideal) for index in range(len(cluster.levels))
+    )
     below = (1, *cluster.domain_sizes()[:-1])
+    # the root of a scatter alone sends: it has its share of the NICs to itself
+    users = tuple(np.int64(1) for _ in group.active) if op in ROOTED else group.active
     bandwidth = tuple(
         device_bandwidth(level, b, active, ranks)
-        for level, b, active, ranks in zip(
-            cluster.levels, below, group.active, group.ranks, strict=True
-        )
+        for level, b, active, ranks in zip(cluster.levels, below, users, group.ranks, strict=True)
     )
     if not stack.ideal:
         bandwidth = tuple(map(_among_many, cluster.levels, bandwidth, group.ranks))
+        shares = lane_shares(cluster, group.ranks)
+        bandwidth = tuple(b * share for b, share in zip(bandwidth, shares, strict=True))
     outermost: Array = np.int64(0)
     for index, r in enumerate(group.ranks):
         outermost = np.where(np.asarray(r) > 1, index, outermost)
@@ -96,8 +107,16 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
         size=group.size,
         peer_to_peer=_custom_kernels(inner, group.size, stack),
         in_switch=np.bool_(inner.in_switch and stack.communication.in_switch and not stack.ideal),
-        in_series=not stack.ideal,
+        in_series=inner.kind == "pcie-host" and not stack.ideal,
     )
+
+
+def _constants(cluster: Cluster, index: int, op: str, library: str, ideal: bool) -> Constants:
+    """A level's constants; what joins two sockets has those of the cards that talk over it."""
+    level = cluster.levels[index]
+    lanes = lanes_below(cluster, index)
+    stated = level.efficiency is not None or level.own_latency
+    return constants(level if lanes is None or stated else lanes, op, library, ideal)
 
 
 def _among_many(level: Level, rate: Array, ranks: Array) -> Array:
@@ -153,8 +172,7 @@ def cheapest(op: str, payload: Array, group: Group, cluster: Cluster, stack: Sta
         seconds, chosen = np.where(alone, 0.0, seconds), np.where(alone, 0, chosen)
         wire = tuple(np.where(alone, 0.0, w) for w in wire)
     names = tuple(c.algorithm for c in found)
-    used = [
-        constants(lv, op, stack.communication.collectives, stack.ideal) for lv in cluster.levels
-    ]
-    sources, lent = tuple(c.source for c in used), tuple(c.lent for c in used)
+    sources = tuple(c.source for c in fabric.per_level)
+    doubts = host_doubts(cluster, group.ranks)
+    lent = tuple(np.hypot(c.lent, doubt) for c, doubt in zip(fabric.per_level, doubts, strict=True))
     return Priced(seconds, wire, chosen, names, sources, lent)

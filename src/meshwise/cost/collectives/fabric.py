@@ -22,13 +22,17 @@ PROTOCOLS = ("simple", "narrow", "ll128", "ll")  # from the one for the largest 
 
 class Protocol(NamedTuple):
     """One way to run an algorithm: ``launch_s`` once, ``step_s`` per hop, ``efficiency`` of the wire
-    rate; ``per_peer``: that share serves each peer at the same time, not all of them in turn."""
+    rate; ``per_peer``: that share serves each peer at the same time, not all of them in turn;
+    ``peer_s`` per peer that is sent to by itself; ``ramp``: k of the 2k·√(L·X) in which pieces fill a
+    pipeline of latency L with bytes of X seconds."""
 
     name: str
     launch_s: float
     step_s: float
     efficiency: float
     per_peer: bool = False
+    peer_s: float = 0.0
+    ramp: float = 0.0
 
 
 class Measured(NamedTuple):
@@ -92,22 +96,33 @@ class Candidate(NamedTuple):
 
 
 def streamed(
-    fabric: Fabric, wire: Sequence[Array], hops: Sequence[Array], protocols: Sequence[Protocol]
+    fabric: Fabric,
+    wire: Sequence[Array],
+    hops: Sequence[Array],
+    protocols: Sequence[Protocol],
+    peers: Sequence[Array] = (),
 ) -> Array:
     """launch + Σ hops · a + max over levels of bytes / (e · b): levels work at the same time.
 
-    The launch is the kernel's, so the innermost level's; each hop takes its own level's step.
+    The launch is the kernel's, so the innermost level's; each hop takes its own level's step, and each
+    of the ``peers`` that a rank sends to by themselves, by level, that level's ``peer_s``. Pieces fill
+    the pipeline of all steps.
     """
-    seconds: Array = protocols[0].launch_s
+    steps: Array = protocols[0].launch_s
+    for p, hop in zip(reversed(protocols), reversed(hops), strict=True):
+        steps = steps + hop * p.step_s
+    for p, reached in zip(protocols, peers, strict=False):
+        steps = steps + reached * p.peer_s
     slowest: Array = 0.0
     carried: Array = 0.0
     for index in reversed(range(len(wire))):
         p = protocols[index]
-        seconds = seconds + hops[index] * p.step_s
         # PCIe cards reach the other socket by the same port that serves their neighbours.
         carried = wire[index] + (carried if fabric.through[index] else 0.0)
         busy = carried / (p.efficiency * fabric.bandwidth[index])
         if fabric.in_series and fabric.through[index]:
             busy = busy + wire[index + 1] / fabric.bandwidth[index + 1]
+        if p.ramp > 0.0:
+            busy = busy + 2.0 * p.ramp * np.sqrt(steps * busy)
         slowest = np.maximum(slowest, busy)
-    return seconds + slowest
+    return steps + slowest

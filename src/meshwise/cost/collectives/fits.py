@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from meshwise import catalog
+from meshwise.arrays import Array
 from meshwise.clusters.load import Level
-from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS
+from meshwise.cost.collectives.algorithms import ALIKE, COLLECTIVE_ALGORITHMS
 from meshwise.cost.collectives.fabric import Constants, Measured, Protocol
 from meshwise.cost.sources import Source
 
@@ -22,8 +23,8 @@ _FABRIC = (
     ("nvlink5", "nvlink5-nvswitch"),
     ("nvlink4", "nvlink4-nvswitch"),
     ("nvlink", "nvlink3-nvswitch"),
-    ("pcie5", "pcie5-p2p"),
-    ("pcie6", "pcie5-p2p"),
+    ("pcie4", "pcie"),
+    ("pcie5", "pcie"),
     ("efa-25-", "efa-host"),
     ("efa-40-", "efa-host"),
     ("efa-50-", "efa-host"),
@@ -37,6 +38,7 @@ _FABRIC = (
     ("slingshot", "roce"),
 )
 _MEASURED = (
+    "pcie4",
     "pcie5",
     "efa-25-",
     "efa-40-",
@@ -53,7 +55,7 @@ _KIND = {
     "infinity-fabric": "nvlink3-nvswitch",
     "gaudi-mesh": "nvlink3-nvswitch",
     "ici": "nvlink3-nvswitch",
-    "pcie": "pcie4-p2p",
+    "pcie": "pcie",
     "pcie-host": "pcie-no-p2p",
     "socket": "pcie-no-p2p",
     "shared-memory": "pcie-no-p2p",
@@ -95,6 +97,8 @@ def _measured(table: dict[str, Any]) -> Measured:
             p.get("step_s", 0.0),
             p["efficiency"],
             p.get("per_peer", False),
+            p.get("peer_s", 0.0),
+            p.get("ramp", 0.0),
         )
         for p in table.get("protocols", [table])
     )
@@ -104,15 +108,26 @@ def _measured(table: dict[str, Any]) -> Measured:
 def algorithms_of(table: dict[str, Any], op: str, library: str) -> dict[str, Measured]:
     """What a file's table has for ``op``, each under an algorithm's name: of all operations in ``[nccl]``,
     of one in ``[nccl.OP]``, and the library's own kernels beside them."""
+    libraries = dict.fromkeys(("nccl", library))
     places = [table["nccl"]]
-    places += [table.get(name, {}).get(op, {}) for name in dict.fromkeys(("nccl", library))]
+    places += [table.get(name, {}).get(ALIKE.get(op, op), {}) for name in libraries]
+    places += [table.get(name, {}).get(op, {}) for name in libraries]
     lines = [a for a in COLLECTIVE_ALGORITHMS.values() if op in a.operations]
-    found = {a.name: _measured(place[a.name]) for place in places for a in lines if a.name in place}
+    found = {
+        a.name: _measured(place[key])
+        for place in places
+        for a in lines
+        for key in (a.like, a.name)
+        if key in place
+    }
     if "ring" not in found:
         found["ring"] = _measured(table["nccl"]["ring"])
     for a in lines:
-        if a.name not in found and a.like in found:
-            found[a.name] = found[a.like]
+        like = a.like
+        while like is not None and like not in found:
+            like = COLLECTIVE_ALGORITHMS[like].like
+        if a.name not in found and like is not None:
+            found[a.name] = found[like]
     return found
 
 
@@ -136,10 +151,6 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     if limit is not None:
         most = limit / (algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s)
         algorithms = {k: _slowed(a, min(most, 1.0)) for k, a in algorithms.items()}
-    if "host_rates" in table["nccl"]:
-        reached = _host_rate(level.bandwidth_bytes_per_s, table["nccl"]["host_rates"])
-        fitted = algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s
-        algorithms = {k: _slowed(a, reached / fitted) for k, a in algorithms.items()}
     if level.efficiency is not None or level.own_latency:
         algorithms = {k: _stated(a, level) for k, a in algorithms.items()}
     # An efficiency that the cluster states is that of the whole collective.
@@ -154,21 +165,12 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     return Constants(algorithms, copy or float("inf"), source, doubt)
 
 
-def _host_rate(lanes: float, rates: list[list[float]]) -> float:
-    """Bytes/s that hosts reach at a lane rate [bytes/s]: a power of it between the measured ones, a
-    share of it beyond them."""
-    known, reached = np.log(np.array(rates)).T
-    inside = np.interp(np.log(lanes), known, reached)
-    beyond = np.log(lanes) - np.clip(np.log(lanes), known[0], known[-1])
-    return float(np.exp(inside + beyond))
-
-
 def host_doubt() -> float:
     """``Constants.lent`` of what passes through a host's memory."""
     return float(_collective_table(_KIND["pcie-host"])["lent"])
 
 
-def lent_levels(lent: Sequence[float], ranks: Sequence[Any]) -> Any:
+def lent_levels(lent: Sequence[Array], ranks: Sequence[Any]) -> Any:
     """The largest doubt among the levels that a group crosses, as ``Constants.lent``."""
     found: Any = 0.0
     for doubt, r in zip(lent, ranks, strict=True):
@@ -181,7 +183,10 @@ def slower_start(constants: Constants, times: float) -> Constants:
 
     def later(a: Measured) -> Measured:
         every = (
-            p._replace(launch_s=p.launch_s * times, step_s=p.step_s * times) for p in a.protocols
+            p._replace(
+                launch_s=p.launch_s * times, step_s=p.step_s * times, peer_s=p.peer_s * times
+            )
+            for p in a.protocols
         )
         return a._replace(protocols=tuple(every))
 
@@ -199,7 +204,7 @@ def _stated(algorithm: Measured, level: Level) -> Measured:
     and its latency as the time of one step (then there is no launch beside it)."""
     best = algorithm.fastest
     if level.efficiency is not None:
-        best = best._replace(efficiency=level.efficiency)
+        best = best._replace(efficiency=level.efficiency, ramp=0.0)
     if level.own_latency:
-        best = best._replace(launch_s=0.0, step_s=level.latency_s)
+        best = best._replace(launch_s=0.0, step_s=level.latency_s, peer_s=0.0, ramp=0.0)
     return algorithm._replace(protocols=(best,))
