@@ -94,13 +94,17 @@ if not TYPE_CHECKING:
 
 
 @keywords
-def validate(table: NameOrPath) -> ValidateResult:
+def validate(table: NameOrPath, *, anchor: NameOrPath | int | None = None) -> ValidateResult:
     """Predict every row of a CSV table of measurements: training steps, single layers, serving runs or
     collectives, told by its columns (``docs/reference/tables``).
 
     Rests on nothing of the table: a row is predicted from its layout and hardware alone.
 
     :param table: the path of the table; models are presets, or files ``models/NAME.json`` beside it.
+    :param anchor: of a table of collectives, measured sizes that anchor the predictions of their system
+        by a factor on its latencies and one on its bandwidths: the path of a table or of a log of
+        nccl-tests, or how many of each system's own rows (4: nearest to 8 KiB, 1 MiB, 32 MiB and 1 GiB).
+        Those rows are listed as ``anchor``, and not counted.
     :returns: every row with its prediction, and the errors as shares.
     :raises InputError: for a table that cannot be read; a malformed row is a row of the answer.
 
@@ -119,8 +123,14 @@ def validate(table: NameOrPath) -> ValidateResult:
 
     path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
-    results = predictions.row_results(read, Path(path).parent)
-    return ValidateResult(read, results, predictions.error_summary(results))
+    anchors = None
+    if anchor is not None:
+        from meshwise.evidence.anchors.anchoring import anchoring
+
+        anchors = anchoring(read, str(anchor))
+    results = predictions.row_results(read, Path(path).parent, anchors)
+    anchored = () if anchors is None else tuple(anchors.systems.values())
+    return ValidateResult(read, results, predictions.error_summary(results), anchored)
 
 
 def validate_published(kind: str = "all") -> ValidateResult:

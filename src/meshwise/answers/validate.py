@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from meshwise.answers.records import SCHEMA
@@ -11,6 +12,7 @@ from meshwise.answers.text import words
 from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.evidence import tables
+from meshwise.evidence.anchors.anchoring import Anchored
 from meshwise.evidence.validate import Result
 from meshwise.units import format_memory, format_time
 
@@ -68,6 +70,18 @@ class QuantityScore(TypedDict, total=False):
 Summary = dict[str, QuantityScore]
 
 
+class AnchorRecord(TypedDict):
+    """A system that measured sizes of its own anchor: its factors over the model's latencies and
+    bandwidths, and the rows (or lines of the file) that gave them."""
+
+    source: str
+    op: str
+    ranks: int
+    latency_factor: float
+    bandwidth_factor: float
+    rows: list[str]
+
+
 class ValidateRecord(TypedDict):
     """The JSON of ``validate``."""
 
@@ -76,6 +90,7 @@ class ValidateRecord(TypedDict):
     unread: list[str]
     rows: list[dict[str, object]]
     summary: Summary
+    anchors: list[AnchorRecord]
 
 
 class ValidateResult(Answer):
@@ -87,10 +102,19 @@ class ValidateResult(Answer):
     unread = Key[list[str]]("Columns that no prediction reads.")
     summary = Key[Record]("Errors of the predictions, as shares.")
 
+    anchors = Key[list[Record]](
+        "Systems that measured sizes of their own anchor, and their factors."
+    )
+
     def __init__(
-        self, table: tables.MeasuredTable, results: list[Result], summary: Summary
+        self,
+        table: tables.MeasuredTable,
+        results: list[Result],
+        summary: Summary,
+        anchored: Sequence[Anchored] = (),
     ) -> None:
         self.table, self.results, self.totals = table, results, summary
+        self.anchored = [_anchor(a) for a in anchored]
 
     @property
     def invalid(self) -> int:
@@ -104,15 +128,29 @@ class ValidateResult(Answer):
             "unread": tables.unread_columns(self.table),
             "rows": [r.to_dict() for r in self.results],
             "summary": self.totals,
+            "anchors": self.anchored,
         }
 
     def page(self, worst: int = 15) -> Page:
         found = validate_page(self.table.kind, self.table.name, self.results, self.totals, worst)
+        if self.anchored:
+            found = found._replace(parts=(*found.parts, _anchors(self.anchored)))
         columns = tables.unread_columns(self.table)
         if not columns:
             return found
         said = wrap(f"Columns that no prediction reads: {', '.join(columns)}.")
         return found._replace(parts=(*found.parts, said))
+
+
+def _anchor(a: Anchored) -> AnchorRecord:
+    return {
+        "source": a.source,
+        "op": a.op,
+        "ranks": a.ranks,
+        "latency_factor": a.factors.latency,
+        "bandwidth_factor": a.factors.bandwidth,
+        "rows": list(a.where),
+    }
 
 
 def validate_line(summary: Summary, rows: int) -> str:
@@ -205,6 +243,25 @@ def _baselines(quantity: str, s: QuantityScore) -> list[str]:
             f"constant factors score {_percent(flat['mean_abs_error'])}."
         )
     return said
+
+
+def _anchors(anchored: list[AnchorRecord]) -> Table:
+    return Table(
+        "Anchored by measured sizes, which are not counted",
+        ("source", "op", "ranks", "sizes", "latency", "bandwidth"),
+        tuple(
+            (
+                a["source"],
+                a["op"],
+                str(a["ranks"]),
+                str(len(a["rows"])),
+                f"×{a['latency_factor']:.2f}",
+                f"×{a['bandwidth_factor']:.2f}",
+            )
+            for a in anchored
+        ),
+        frozenset({0, 1}),
+    )
 
 
 def _furthest_off(rows: list[Result]) -> Table:

@@ -33,6 +33,13 @@ from meshwise.errors import InputError
     type=values.NUMBER_TYPE,
     help="Show the N rows that are furthest off (default 15; 0: none).",
 )
+@click.option(
+    "--anchor",
+    type=values.FILE_TYPE,
+    metavar="FILE|N",
+    help="Collectives: measured sizes that anchor their system's predictions: a table or a log of "
+    "nccl-tests, or N of each system's own rows, which are not counted.",
+)
 @output.output_options
 def command(table: str | None, **said: object) -> None:
     """Predict every row of TABLE.csv (training steps, single layers, serving runs or collectives; told by its header)
@@ -46,8 +53,8 @@ def command(table: str | None, **said: object) -> None:
     o = Given(said)
     worst, published = o.number("worst", low=0), o.text("published")
     if table is not None and published is None:
-        result = api.validate(table)
-    elif published is not None and table is None:
+        result = api.validate(table, anchor=o.text("anchor"))
+    elif published is not None and table is None and not o.has("anchor"):
         result = api.validate_published(published)
     else:
         raise InputError(

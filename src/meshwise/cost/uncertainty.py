@@ -210,7 +210,7 @@ def unmeasured_slowdown(
     """
     if stack.ideal or seconds <= 0.0 or collective_kind(stack, cluster, group) != "network":
         return 0.0
-    fabric = _unmeasured(fabric_of(op, group, cluster, stack), cluster)
+    fabric = _unmeasured(fabric_of(op, group, cluster, stack, by_own_nic=True), cluster)
     longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))
     return max(float(np.log(longest / seconds)), 0.0)
 

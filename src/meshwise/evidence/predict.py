@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.clusters.load import Cluster, device
 from meshwise.cost.collectives import collective as coll
-from meshwise.cost.collectives.algorithms import OPS
 from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.uncertainty import collective_kind, unmeasured_slowdown
 from meshwise.evidence import hardware
@@ -15,31 +16,46 @@ from meshwise.evidence.predict_layers import layer_predictions
 from meshwise.evidence.predict_serving import serving_predictions
 from meshwise.evidence.predict_training import training_predictions
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
-from meshwise.evidence.tables import MEASURED, Row
-from meshwise.layouts.placement import place
-from meshwise.stacks.load import load_stack
-
-_OPS = {
-    "alltoall": "all_to_all",
-    "allreduce": "all_reduce",
-    "allgather": "all_gather",
-    "reducescatter": "reduce_scatter",
-}
-_KERNELS = {
-    "vllm": "vllm",
-    "sglang": "sglang",
-    "trtllm": "trtllm",
-    "nccl": "megatron-core",
-    "rccl": "megatron-core",
-}
+from meshwise.evidence.tables import MEASURED, Assumed, Row
+from meshwise.layouts.placement import Group, place
+from meshwise.stacks.libraries import library_of
+from meshwise.stacks.load import load_stack, stack_in_table
+from meshwise.stacks.stack import Stack
 
 
-def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
-    """Time of one collective."""
-    del folder
-    op = _OPS.get(row.text("op"), row.text("op"))
-    if op not in OPS:
-        raise Unsupported(f"{op} is not priced")
+def _library(row: Row) -> Stack:
+    """The stack that prices a row's library: its own name's; where it states none, its device's."""
+    name = row.text("library").lower()
+    if not name:
+        return load_stack(library_of(device(row.text("device"), f"line {row.line}: device")).stack)
+    found = stack_in_table(name)
+    if found is None:
+        raise Unsupported(f"library {name!r} has no constants")
+    return found
+
+
+class CollectiveQuestion(NamedTuple):
+    """What a row asks: an operation on bytes (as nccl-tests counts them) by a group of a cluster."""
+
+    op: str
+    payload: float
+    measured_s: float
+    group: Group
+    cluster: Cluster
+    stack: Stack
+    lacking: tuple[Assumed, ...]
+
+    @property
+    def across(self) -> bool:
+        """Whether the group crosses a network."""
+        return collective_kind(self.stack, self.cluster, self.group) == "network"
+
+
+def collective_question(row: Row) -> CollectiveQuestion:
+    """What a row of collectives asks, or the reason why nothing answers it."""
+    op = coll.known_operation(row.text("op"))
+    if op is None:
+        raise Unsupported(f"{row.text('op')} is not priced")
     # who takes part
     ranks = row.count("ranks")
     nodes = row.count("nodes", 1)
@@ -51,10 +67,7 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             f"{nodes * per_node}",
         )
     # by which library, and whether it is priced
-    library = row.text("library", "nccl").lower()
-    stack = next((s for k, s in _KERNELS.items() if library.startswith(k)), None)
-    if stack is None:
-        raise Unsupported(f"library {library!r} has no constants")
+    software = _library(row)
     if row.one_of("launch", ("graph", "eager")) == "eager":
         raise Unsupported("launched outside a graph: host time, not the kernel's")
     # over which fabric
@@ -65,21 +78,27 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             raise Unsupported("the row does not state its network's rate")
     cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
-    # its time beside the measured one
-    payload, software = row.number("bytes"), load_stack(stack)
-    priced = coll.cheapest(op, np.float64(payload), group, cluster, software)
+    measured = row.number("time_us") * 1e-6
+    return CollectiveQuestion(op, row.number("bytes"), measured, group, cluster, software, lacking)
+
+
+def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
+    """Time of one collective."""
+    del folder
+    q = collective_question(row)
+    priced = coll.cheapest(q.op, np.float64(q.payload), q.group, q.cluster, q.stack)
     seconds = float(priced.seconds)
     return [
         Prediction(
             row.text("id"),
             "time_s",
-            row.number("time_us") * 1e-6,
+            q.measured_s,
             seconds,
             source_of(row),
-            lacking,
-            stack=collective_kind(software, cluster, group),
-            inherited=float(lent_levels(priced.lent, group.ranks)),
-            slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),
+            q.lacking,
+            stack=collective_kind(q.stack, q.cluster, q.group),
+            inherited=float(lent_levels(priced.lent, q.group.ranks)),
+            slower=unmeasured_slowdown(q.op, q.payload, q.group, q.cluster, q.stack, seconds),
         )
     ]
 

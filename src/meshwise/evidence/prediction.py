@@ -36,6 +36,7 @@ class Prediction(NamedTuple):
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
     stood_in: bool = False  # the stack is none that the row names: it may be off as any of them
+    anchored_sd: float | None = None  # its ln's, where measured sizes of the same system anchor it
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
 
 

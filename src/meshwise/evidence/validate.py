@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meshwise.cost.uncertainty import prediction_interval
+from meshwise.cost.uncertainty import NORMAL, prediction_interval
 from meshwise.errors import MeshwiseError
-from meshwise.evidence.predict import predict
+from meshwise.evidence.anchors.anchoring import Anchoring, anchored_prediction
+from meshwise.evidence.predict import collective_question, predict
 from meshwise.evidence.prediction import Prediction, Unsupported
 from meshwise.evidence.tables import TABLE_KINDS, Assumed, MeasuredTable, read_table
 from meshwise.strict_tables import one_of
@@ -27,7 +28,7 @@ class Result(NamedTuple):
     low: float | None  # the ends of the prediction's 90 % interval
     high: float | None
     error: float | None
-    status: str  # ok | unsupported | invalid
+    status: str  # ok | unsupported | invalid | anchor
     reason: str
     source: str
     assumed: tuple[Assumed, ...]
@@ -53,16 +54,26 @@ def _without(name: str, line: int, status: str, reason: str) -> Result:
     return Result(name, line, "", None, None, None, None, None, status, reason, "", ())
 
 
-def row_results(table: MeasuredTable, folder: Path) -> list[Result]:
-    """Predict every row of a table; rows that cannot be are listed with the reason."""
+def row_results(
+    table: MeasuredTable, folder: Path, anchors: Anchoring | None = None
+) -> list[Result]:
+    """Predict every row of a table; rows that cannot be are listed with the reason, and those that anchor
+    others, without a prediction."""
     results: list[Result] = []
     for error in table.bad:
         line = int(error.field.split(":")[0].split()[-1])
         results.append(_without("", line, "invalid", error.message))
     for row in table.rows:
         name = row.text("id", f"line {row.line}")
+        if anchors is not None and row.line in anchors.lines:
+            results.append(_without(name, row.line, "anchor", "given, to anchor its system"))
+            continue
         try:
             found = predict(table.kind, row, folder)
+            anchored = None if anchors is None else anchors.of(row)
+            if anchored is not None:
+                question = collective_question(row)
+                found = [anchored_prediction(p, question, anchored) for p in found]
         except Unsupported as why:
             results.append(_without(name, row.line, "unsupported", str(why)))
         except MeshwiseError as error:
@@ -101,19 +112,7 @@ def published(kind: str) -> tuple[MeasuredTable, list[Result], dict[str, Any]]:
 def _result(line: int, p: Prediction) -> Result:
     fits = p.quantity == "fits"
     error = None if fits else p.predicted / p.measured - 1.0
-    low, high = (
-        (None, None)
-        if fits
-        else prediction_interval(
-            p.predicted,
-            p.judged_as or p.quantity,
-            p.stack,
-            p.inherited,
-            p.slower,
-            p.unseen,
-            p.stood_in,
-        )
-    )
+    low, high = (None, None) if fits else _interval(p)
     return Result(
         p.id,
         line,
@@ -130,6 +129,22 @@ def _result(line: int, p: Prediction) -> Result:
         p.ideal_s,
         p.pair,
         p.tp,
+    )
+
+
+def _interval(p: Prediction) -> tuple[Any, Any]:
+    """The ends of a prediction's 90 % interval."""
+    if p.anchored_sd is not None:
+        wide = math.exp(NORMAL * p.anchored_sd)
+        return p.predicted / wide, p.predicted * wide
+    return prediction_interval(
+        p.predicted,
+        p.judged_as or p.quantity,
+        p.stack,
+        p.inherited,
+        p.slower,
+        p.unseen,
+        p.stood_in,
     )
 
 

@@ -366,7 +366,9 @@ def _apart(name: str, payload: Array, fabric: Fabric) -> list[Candidate]:
 @algorithm(
     "rooted",
     *ROOTED,
-    times={"scatter, gather": "that of all_to_all, with the NICs of one rank alone"},
+    times={
+        "scatter, gather": "that of all_to_all, where one rank alone sends; over NVLink by all NICs of its node"
+    },
     ideal=True,
     like="direct",
 )

@@ -76,19 +76,31 @@ def device_bandwidth(level: Level, below: int, active: Array, ranks: Array) -> A
     return level.bandwidth_bytes_per_s * np.minimum(share, own) / level.oversubscription
 
 
-def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
-    """The levels as this group meets them."""
+def fabric_of(
+    op: str, group: Group, cluster: Cluster, stack: Stack, *, by_own_nic: bool = False
+) -> Fabric:
+    """The levels as this group meets them; ``by_own_nic``: the root of a scatter sends by its own alone."""
     library = stack.communication.collectives
     per_level = tuple(
         _constants(cluster, index, op, library, stack.ideal) for index in range(len(cluster.levels))
     )
     below = (1, *cluster.domain_sizes()[:-1])
-    # the root of a scatter alone sends: it has its share of the NICs to itself
-    users = tuple(np.int64(1) for _ in group.active) if op in ROOTED else group.active
-    bandwidth = tuple(
-        device_bandwidth(level, b, active, ranks)
-        for level, b, active, ranks in zip(cluster.levels, below, users, group.ranks, strict=True)
-    )
+    above = [level.kind == "socket" for level in cluster.levels[1:]] + [False]
+    if op in ROOTED:
+        every = _by_every_nic(cluster) and not by_own_nic
+        above[0] = above[0] or every
+        nics = None if every else 1
+        bandwidth = tuple(
+            _root_bandwidth(level, b, ranks, nics)
+            for level, b, ranks in zip(cluster.levels, below, group.ranks, strict=True)
+        )
+    else:
+        bandwidth = tuple(
+            device_bandwidth(level, b, active, ranks)
+            for level, b, active, ranks in zip(
+                cluster.levels, below, group.active, group.ranks, strict=True
+            )
+        )
     if not stack.ideal:
         bandwidth = tuple(map(_among_many, cluster.levels, bandwidth, group.ranks))
         shares = lane_shares(cluster, group.ranks)
@@ -97,7 +109,6 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
     for index, r in enumerate(group.ranks):
         outermost = np.where(np.asarray(r) > 1, index, outermost)
     inner = cluster.levels[0]
-    above = [level.kind == "socket" for level in cluster.levels[1:]] + [False]
     return Fabric(
         through=tuple(above),
         ranks=group.ranks,
@@ -109,6 +120,22 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
         in_switch=np.bool_(inner.in_switch and stack.communication.in_switch and not stack.ideal),
         in_series=inner.kind == "pcie-host" and not stack.ideal,
     )
+
+
+def _by_every_nic(cluster: Cluster) -> bool:
+    """Whether one device sends by the NICs of all of its node: over NVLink to the device beside the NIC,
+    which sends it on (PXN, the default of NCCL's send and receive since 2.12)."""
+    kinds = [level.kind for level in cluster.levels[:2]]
+    return kinds in (["nvswitch", "network"], ["nvlink-mesh", "network"])
+
+
+def _root_bandwidth(level: Level, below: int, ranks: Array, nics: int | None) -> Array:
+    """Bytes/second of one device that alone sends over ``level``: by so many NICs (None: all of them),
+    at least by its own share."""
+    if level.nics is None or level.kind != "network":
+        return device_bandwidth(level, below, np.int64(1), ranks)
+    used = max(float(nics or level.nics), level.nics / below)
+    return level.bandwidth_bytes_per_s * used / level.oversubscription
 
 
 def _constants(cluster: Cluster, index: int, op: str, library: str, ideal: bool) -> Constants:

@@ -1,0 +1,107 @@
+"""A file of collectives that somebody measured on a system: a table, or a log of nccl-tests. Its rows
+anchor predictions of that system."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from meshwise.clusters.names import exact_device
+from meshwise.cost.collectives.collective import known_operation
+from meshwise.errors import InputError, shorten
+from meshwise.evidence.anchors.nccl_log import is_log, read_log
+from meshwise.evidence.tables import MAX_TABLE_BYTES, Row, parse_table
+from meshwise.files import read_text_file
+
+
+class Measured(NamedTuple):
+    """One size: bytes as nccl-tests counts them, seconds; ``cells`` is what the file says of the system,
+    by the names of a table's columns; ``where`` is the row's id, or its line."""
+
+    where: str
+    bytes: float
+    time_s: float
+    cells: dict[str, str]
+
+
+def read_measured(path: str, field: str) -> list[Measured]:
+    """The rows of a file; :class:`InputError` where it is neither a table of collectives nor a log."""
+    text = read_text_file(
+        path, field, "a table of collectives or a log of nccl-tests", MAX_TABLE_BYTES
+    )
+    if is_log(text):
+        return _of_log(text, path, field)
+    table = parse_table(text, path, field)
+    if table.kind != "collectives":
+        raise InputError(
+            f"{field}: {shorten(path)} is a table of {table.kind}",
+            field=field,
+            value=path,
+            legal="a table of collectives, or a log of nccl-tests",
+        )
+    return [_of_row(row) for row in table.rows]
+
+
+def _of_row(row: Row) -> Measured:
+    return Measured(
+        row.text("id", f"line {row.line}"),
+        row.number("bytes"),
+        row.number("time_us") * 1e-6,
+        dict(row.cells),
+    )
+
+
+def _of_log(text: str, path: str, field: str) -> list[Measured]:
+    log = read_log(text, path, field)
+    said: dict[str, str] = {"device": log.device or ""}
+    if log.ranks is not None:
+        said["ranks"] = str(log.ranks)
+    if log.hosts is not None:
+        said["nodes"] = str(log.hosts)
+    return [
+        Measured(f"line {r.line}", r.bytes, r.time_s, {**said, "op": r.op or "", "dtype": ""})
+        for r in log.rows
+    ]
+
+
+_SYSTEM = (
+    "op",
+    "device",
+    "ranks",
+    "nodes",
+    "devices_per_node",
+    "intra_node",
+    "inter_node",
+    "library",
+)
+
+
+def agrees(measured: Measured, cells: dict[str, str]) -> bool:
+    """Whether a measurement is of the system and operation that a row's cells describe, in all that both
+    say."""
+    for column in _SYSTEM:
+        mine, other = measured.cells.get(column, ""), cells.get(column, "")
+        if mine and other and _plain(column, mine) != _plain(column, other):
+            return False
+    return True
+
+
+def _plain(column: str, cell: str) -> str:
+    """A cell as it is compared: operations and devices by what they are."""
+    if column == "op":
+        return known_operation(cell) or cell
+    if column == "device":
+        return exact_device(cell) or cell.lower()
+    return cell.strip().lower()
+
+
+def need(measured: list[Measured], columns: tuple[str, ...], path: str, field: str) -> None:
+    """Refuse a file that does not say of which system it is."""
+    for m in measured:
+        for column in columns:
+            if not m.cells.get(column):
+                raise InputError(
+                    f"{field}: {shorten(path)}, {m.where}: the file does not say {column}",
+                    field=field,
+                    value=path,
+                    legal=f"a table of collectives with {', '.join(columns)}",
+                )
