@@ -29,7 +29,7 @@ ARROW = [
     ("evidence",),
     ("runtime", "launch"),
     ("answers",),  # also what launch writes and reads
-    ("curves", "plans"),
+    ("curves", "plans", "collectives"),
     ("api",),
     ("comparison",),
     ("commands", "runs"),

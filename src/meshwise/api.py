@@ -5,22 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-import numpy as np
-
-from meshwise.arguments import NameOrPath, given, whole_bytes
+from meshwise.arguments import NameOrPath, given
 from meshwise.arguments import named_objects as _parts
 from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
 from meshwise.clusters.load import load_cluster
-from meshwise.cost.collectives import collective as coll
 from meshwise.cost.estimate import price_layouts
-from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
-from meshwise.errors import IllegalLayout
 from meshwise.layouts.check import check, settled
 from meshwise.layouts.layout import arrays, asked, stated_workload
-from meshwise.layouts.placement import place, spread_over_nodes, usual_ranks
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.points import Point
@@ -38,6 +32,7 @@ if TYPE_CHECKING:
     from meshwise.answers.scale import ScaleResult
     from meshwise.answers.serve import ServeResult
     from meshwise.answers.validate import ValidateResult
+    from meshwise.collectives import collective
     from meshwise.layouts.keywords import LayoutAxes, ServingDegrees
     from meshwise.plans import plan
 
@@ -81,6 +76,7 @@ if not TYPE_CHECKING:
         "ModelResult": "meshwise.answers.model",
         "ScaleResult": "meshwise.answers.scale",
         "ValidateResult": "meshwise.answers.validate",
+        "collective": "meshwise.collectives",
         "plan": "meshwise.plans",
     }
 
@@ -325,62 +321,3 @@ def describe(model: Model | NameOrPath) -> ModelResult:
     from meshwise.answers.model import ModelResult
 
     return ModelResult(load_model(model))
-
-
-@keywords
-def collective(
-    op: str,
-    size: str | float,
-    cluster: Cluster | NameOrPath,
-    ranks: int | None = None,
-    *,
-    ranks_per_node: int | None = None,
-    stack: Stack | NameOrPath = "vllm",
-) -> CollectiveResult:
-    """Time of one collective by every algorithm that can run it.
-
-    Rests on measured times of the library (latency and bandwidth per algorithm and protocol); bus
-    bandwidth is nccl-tests' (its doc/PERFORMANCE.md).
-
-    :param op: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``broadcast``,
-        ``send_recv``.
-    :param size: as nccl-tests counts it: text with a unit (``"16MiB"``), or bytes.
-    :param cluster: a name, a path or a :class:`Cluster`.
-    :param ranks: neighbours that take part; None: a node, or all where there is one device a node.
-    :param ranks_per_node: how many of them a node holds; None: as many as it has devices.
-    :param stack: whose library and switches.
-    :returns: seconds with their interval, algorithm, bytes per second.
-    :raises InputError: for what is not legal, with ``field``, ``legal`` and ``nearest``.
-
-    >>> import meshwise as mw
-    >>> answer = mw.collective("all_reduce", "16MiB", "dgx-a100", 8)
-    >>> answer.bytes, answer.time_low_s < answer.time_s < answer.time_high_s
-    (16777216.0, True)
-    """
-    from meshwise.answers.collective import CollectiveResult, collective_record
-
-    op = coll.operation(op)
-    cluster = load_cluster(cluster, field="cluster")
-    payload = whole_bytes(size, "size")
-    n = count(ranks, "ranks") if ranks is not None else usual_ranks(cluster)
-    if n > cluster.devices:
-        raise IllegalLayout(
-            f"ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
-            field="ranks",
-            value=n,
-            legal=f"1 to {cluster.devices}",
-            nearest=cluster.devices,
-        )
-    chosen = load_stack(stack)
-    group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
-    if ranks_per_node is not None:
-        group = spread_over_nodes(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
-    found = coll.candidates(op, np.float64(payload), group, cluster, chosen)
-    best = coll.cheapest(op, np.float64(payload), group, cluster, chosen)
-
-    def interval(seconds: float) -> tuple[float, float]:
-        return collective_interval(seconds, op, payload, best, chosen, cluster, group)
-
-    factor = float(coll.busbw_factor(op, n))
-    record = collective_record(op, payload, n, cluster, found, factor, interval)
-    return CollectiveResult(record)

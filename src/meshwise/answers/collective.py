@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TypedDict
 
 from meshwise.answers.records import SCHEMA
@@ -10,10 +10,12 @@ from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record
 from meshwise.answers.records.result import Answer
 from meshwise.answers.text import words
-from meshwise.answers.text.sentences import assumed_words, remark_lines
+from meshwise.answers.text.sentences import assumed_words, remark_lines, sentence
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
+from meshwise.cost.collectives.anchored import Factors
 from meshwise.cost.collectives.fabric import Candidate
+from meshwise.evidence.anchors.measured import Measured
 from meshwise.units import format_bandwidth, format_bytes, format_time
 
 
@@ -25,6 +27,22 @@ class CandidateRecord(TypedDict):
     algbw_bytes_per_s: float | None
     busbw_bytes_per_s: float | None
     wire_bytes: list[float]
+
+
+class MeasuredRecord(TypedDict):
+    """A size that was measured: bytes, seconds."""
+
+    row: str
+    bytes: float
+    time_s: float
+
+
+class AnchoredRecord(TypedDict):
+    """A system's latencies and bandwidths over the model's, by sizes of its own."""
+
+    latency_factor: float
+    bandwidth_factor: float
+    rows: list[MeasuredRecord]
 
 
 class CollectiveRecord(TypedDict):
@@ -43,6 +61,8 @@ class CollectiveRecord(TypedDict):
     algorithm: str
     wire_bytes: list[float]
     candidates: list[CandidateRecord]
+    stack: str
+    anchored: AnchoredRecord | None
     remarks: list[str]
 
 
@@ -56,6 +76,10 @@ class CollectiveResult(Answer):
     cluster = Key[Record]("``name``, ``device``, ``devices`` and ``levels``.")
     wire_bytes = Key[list[float]]("Sent by one rank, per fabric level [bytes].")
     candidates = Key[list[Record]]("Every algorithm and its time [s].")
+    stack = Key[str]("Whose library prices it.")
+    anchored = Key[Record](
+        "Factors that measured sizes of the same system gave, and these; or None."
+    )
     remarks = Key[list[str]]("What to know of the answer.")
 
     def __init__(self, record: CollectiveRecord) -> None:
@@ -104,16 +128,22 @@ def collective_record(
     cluster: Cluster,
     candidates: list[Candidate],
     factor: float,
-    interval: Callable[[float], tuple[float, float]],
+    interval: tuple[float, float],
+    *,
+    stack: str,
+    remarks: Sequence[str] = (),
+    factors: Factors | None = None,
+    given: Sequence[Measured] = (),
 ) -> CollectiveRecord:
     """The JSON of a collective of ``payload`` bytes; ``factor`` is nccl-tests' of bus bandwidth,
-    ``interval`` gives a time's 90 % interval [s]."""
+    ``interval`` the 90 % one of the fastest algorithm's time [s]; ``factors`` are those that the
+    ``given`` sizes of the system's own come to."""
     legal = (c for c in candidates if float(c.seconds) != float("inf"))
     usable = sorted(legal, key=lambda c: float(c.seconds))
     if ranks == 1:
         usable = [usable[0]._replace(algorithm="none")]
     best, *_ = found = [_candidate(c, payload, factor) for c in usable]
-    low, high = interval(best["time_s"])
+    low, high = interval
     return {
         "schema": SCHEMA,
         "op": op,
@@ -128,7 +158,17 @@ def collective_record(
         "algorithm": best["algorithm"],
         "wire_bytes": best["wire_bytes"],
         "candidates": found,
-        "remarks": [cluster.asked] if cluster.asked else [],
+        "stack": stack,
+        "anchored": None if factors is None else _anchored(factors, given),
+        "remarks": [*([cluster.asked] if cluster.asked else []), *remarks],
+    }
+
+
+def _anchored(factors: Factors, given: Sequence[Measured]) -> AnchoredRecord:
+    return {
+        "latency_factor": factors.latency,
+        "bandwidth_factor": factors.bandwidth,
+        "rows": [{"row": m.where, "bytes": m.bytes, "time_s": m.time_s} for m in given],
     }
 
 
@@ -178,5 +218,18 @@ def collective_page(d: CollectiveRecord) -> Page:
         ),
         keep=("time", "busbw"),
     )
-    asked = d["cluster"]["name"] + assumed_words(d["cluster"]["assumed"])
-    return Page(asked, (table, *remark_lines(d["remarks"])), collective_line(d))
+    asked = f"{d['cluster']['name']}, {d['stack']}" + assumed_words(d["cluster"]["assumed"])
+    said = remark_lines(d["remarks"]) + _anchored_lines(d["anchored"])
+    return Page(asked, (table, *said), collective_line(d))
+
+
+def _anchored_lines(anchored: AnchoredRecord | None) -> list[str]:
+    if anchored is None:
+        return []
+    return [
+        sentence(
+            f"anchored by {len(anchored['rows'])} measured sizes: latencies "
+            f"×{anchored['latency_factor']:.2f} and bandwidths ×{anchored['bandwidth_factor']:.2f} of "
+            "the model's"
+        )
+    ]

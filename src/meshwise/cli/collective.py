@@ -14,7 +14,7 @@ from meshwise.cli.given import Given
     cls=CliCommand,
     needs=(Need("op", "all_reduce"), Need("size", "16MiB"), needs.NEEDS_CLUSTER),
     about={
-        "op": "all_reduce, all_gather, reduce_scatter, all_to_all, send_recv or broadcast.",
+        "op": f"{', '.join(values.COLLECTIVE_OPS[:-1])} or {values.COLLECTIVE_OPS[-1]}.",
         "size": "With its unit, such as 16MiB or 1.6GB; a number alone is bytes.",
     },
     examples=(
@@ -37,7 +37,14 @@ from meshwise.cli.given import Given
 @click.option(
     "--stack",
     type=values.STACK_TYPE,
-    help="Whose kernels: vllm (default), sglang, trtllm, megatron-core …",
+    help="Whose library: nccl or rccl (default: the device's), or an engine's kernels: vllm, sglang, trtllm.",
+)
+@click.option(
+    "--measured",
+    type=values.FILE_TYPE,
+    metavar="FILE",
+    help="Some sizes of OP measured on this system, which anchor the answer: a table of collectives or "
+    "a log of nccl-tests.",
 )
 @click.option("--ideal", is_flag=True, help="Ring algorithms at wire bandwidth, no latency.")
 @output.output_options
@@ -55,6 +62,7 @@ def command(
         where,
         o.number("ranks"),
         ranks_per_node=o.number("ranks_per_node"),
-        stack=options.stack_name(o, "vllm"),
+        stack=options.stack_name(o, "") or None,
+        measured=o.text("measured"),
     )
     output.write_answer(o, result.to_dict, result.page, "candidates")

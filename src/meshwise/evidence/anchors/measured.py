@@ -3,10 +3,11 @@ anchor predictions of that system."""
 
 from __future__ import annotations
 
+import statistics
 from typing import NamedTuple
 
 from meshwise.clusters.names import exact_device
-from meshwise.cost.collectives.collective import known_operation
+from meshwise.cost.collectives.collective import busbw_factor, known_operation
 from meshwise.errors import InputError, shorten
 from meshwise.evidence.anchors.nccl_log import is_log, read_log
 from meshwise.evidence.tables import MAX_TABLE_BYTES, Row, parse_table
@@ -21,6 +22,7 @@ class Measured(NamedTuple):
     bytes: float
     time_s: float
     cells: dict[str, str]
+    bus_factor: float | None = None  # of a log that does not state its operation
 
 
 def read_measured(path: str, field: str) -> list[Measured]:
@@ -57,8 +59,16 @@ def _of_log(text: str, path: str, field: str) -> list[Measured]:
         said["ranks"] = str(log.ranks)
     if log.hosts is not None:
         said["nodes"] = str(log.hosts)
+    told = [r.bus_factor for r in log.rows if r.bus_factor is not None]
+    factor = statistics.median(told) if told else None
     return [
-        Measured(f"line {r.line}", r.bytes, r.time_s, {**said, "op": r.op or "", "dtype": ""})
+        Measured(
+            f"line {r.line}",
+            r.bytes,
+            r.time_s,
+            {**said, "op": r.op or ""},
+            None if r.op else factor,
+        )
         for r in log.rows
     ]
 
@@ -82,7 +92,12 @@ def agrees(measured: Measured, cells: dict[str, str]) -> bool:
         mine, other = measured.cells.get(column, ""), cells.get(column, "")
         if mine and other and _plain(column, mine) != _plain(column, other):
             return False
-    return True
+    # without its name, an operation is told by its bus bandwidth
+    ranks = measured.cells.get("ranks") or cells.get("ranks")
+    op = known_operation(cells.get("op"))
+    if measured.bus_factor is None or not ranks or op is None:
+        return True
+    return abs(measured.bus_factor / float(busbw_factor(op, int(ranks))) - 1.0) < 0.03
 
 
 def _plain(column: str, cell: str) -> str:

@@ -23,6 +23,7 @@ _LINE = re.compile(rf"(?<![\d.])(\d+)\s+(\d+)\s+({_TYPES})\s+(\S.*)")
 _REDUCTION = re.compile(r"[a-zA-Z]\w*")
 _PROGRAM = re.compile(r"\b(\w+_perf)(?:_mpi)?\b")
 _RANK = re.compile(r"\bRank\s+(\d+)\s.*?\bon\s+(\S+)\s+device\s+(\d+)\s+\[[^\]]*\]\s*(.*)")
+_TELLING = 1.0  # GB/s from which on two decimals tell a factor to a percent
 _MAKERS = re.compile(r"^(?:nvidia|amd|instinct|geforce|tesla|quadro)\s+", re.IGNORECASE)
 
 
@@ -35,6 +36,7 @@ class LoggedRow(NamedTuple):
     time_s: float
     dtype: str
     op: str | None
+    bus_factor: float | None  # bus over algorithm bandwidth; None where its digits do not tell
 
 
 class Log(NamedTuple):
@@ -115,14 +117,16 @@ def _figures(line: str, number: int, op: str | None) -> LoggedRow | None:
         cells = cells[1:]
     # the root stands before the time, from some version on
     for start in (0, 1):
-        time_us = _consistent(size, cells[start : start + 3])
-        if time_us is not None:
-            return LoggedRow(number, size, time_us * 1e-6, found[3], op)
+        figures = _consistent(size, cells[start : start + 3])
+        if figures is not None:
+            time_us, algbw, busbw = figures
+            factor = busbw / algbw if algbw >= _TELLING else None
+            return LoggedRow(number, size, time_us * 1e-6, found[3], op, factor)
     return None
 
 
-def _consistent(size: float, cells: list[str]) -> float | None:
-    """The time [µs], where the three figures are a time, an algorithm and a bus bandwidth [GB/s]."""
+def _consistent(size: float, cells: list[str]) -> tuple[float, float, float] | None:
+    """The three figures, where they are a time, an algorithm and a bus bandwidth [GB/s]."""
     try:
         time, algbw, busbw = map(float, cells)
     except ValueError:
@@ -131,4 +135,5 @@ def _consistent(size: float, cells: list[str]) -> float | None:
         return None
     # both are printed with a few digits
     expected = size / time * 1e-3
-    return time if abs(algbw - expected) <= 0.0051 + 0.02 * expected else None
+    fits = abs(algbw - expected) <= 0.0051 + 0.02 * expected
+    return (time, algbw, busbw) if fits else None

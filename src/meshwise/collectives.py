@@ -1,0 +1,203 @@
+"""The public function :func:`collective`: one collective on a group of a cluster, by every algorithm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from meshwise.arguments import NameOrPath, whole_bytes
+from meshwise.arrays import Array
+from meshwise.checks import keywords, name_of
+from meshwise.clusters.cluster import Cluster
+from meshwise.clusters.load import load_cluster
+from meshwise.cost.collectives import collective as coll
+from meshwise.cost.collectives.anchored import (
+    Factors,
+    anchored_sd,
+    fit_factors,
+    price_on,
+    scaled,
+)
+from meshwise.cost.collectives.fabric import Candidate
+from meshwise.cost.uncertainty import NORMAL, collective_interval, collective_kind
+from meshwise.errors import IllegalLayout, InputError, shorten
+from meshwise.evidence.anchors.measured import Measured, agrees, read_measured
+from meshwise.layouts.placement import Group, place, spread_over_nodes, usual_ranks
+from meshwise.stacks.libraries import library_of
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
+from meshwise.strict_tables import count
+
+if TYPE_CHECKING:
+    from meshwise.answers.collective import CollectiveResult
+
+
+@keywords
+def collective(
+    op: str,
+    size: str | float,
+    cluster: Cluster | NameOrPath,
+    ranks: int | None = None,
+    *,
+    ranks_per_node: int | None = None,
+    stack: Stack | NameOrPath | None = None,
+    measured: NameOrPath | None = None,
+) -> CollectiveResult:
+    """Time of one collective by every algorithm that can run it.
+
+    Rests on measured times of the library (latency and bandwidth per algorithm and protocol); bus
+    bandwidth is nccl-tests' (its doc/PERFORMANCE.md).
+
+    :param op: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``broadcast``,
+        ``reduce``, ``scatter``, ``gather``, ``send_recv``, in any library's spelling.
+    :param size: as nccl-tests counts it: text with a unit (``"16MiB"``), or bytes.
+    :param cluster: a name, a path or a :class:`Cluster`.
+    :param ranks: neighbours that take part; None: a node, or all where there is one device a node.
+    :param ranks_per_node: how many of them a node holds; None: as many as it has devices.
+    :param stack: whose library and switches; None: the device's own library, NCCL or RCCL.
+    :param measured: a table of collectives, or a log of nccl-tests or rccl-tests, with some sizes of the
+        same operation on the same system: they anchor the answer by two factors.
+    :returns: seconds with their interval, algorithm, bytes per second.
+    :raises InputError: for what is not legal, with ``field``, ``legal`` and ``nearest``.
+
+    >>> import meshwise as mw
+    >>> answer = mw.collective("all_reduce", "16MiB", "dgx-a100", 8)
+    >>> answer.bytes, answer.time_low_s < answer.time_s < answer.time_high_s
+    (16777216.0, True)
+    """
+    from meshwise.answers.collective import CollectiveResult, collective_record
+
+    op = coll.operation(op)
+    cluster = load_cluster(cluster, field="cluster")
+    payload = whole_bytes(size, "size")
+    # who takes part; a measurement of the user's own may say it
+    given: list[Measured] = []
+    if measured is not None:
+        path = name_of(measured, "measured", "the path of a table or of a log of nccl-tests")
+        given = _of_system(path, op, cluster, ranks)
+        ranks, ranks_per_node = _stated_ranks(given, cluster, ranks, ranks_per_node)
+    n = count(ranks, "ranks") if ranks is not None else usual_ranks(cluster)
+    if n > cluster.devices:
+        raise IllegalLayout(
+            f"ranks={n} is more than the {cluster.devices} GPUs of {cluster.name}",
+            field="ranks",
+            value=n,
+            legal=f"1 to {cluster.devices}",
+            nearest=cluster.devices,
+        )
+    group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
+    if ranks_per_node is not None:
+        group = spread_over_nodes(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
+    # by whose library
+    library = library_of(cluster.device)
+    chosen = load_stack(library.stack if stack is None else stack)
+    remarks = [library.remark] if stack is None and library.remark else []
+    asked = _Asked(op, payload, group, cluster, chosen)
+    if given and chosen.ideal:
+        raise InputError(
+            "measured: the ideal stack is a definition, which no measurement moves",
+            field="measured",
+            value=str(measured),
+            legal="another stack",
+        )
+    priced = _anchored(asked, given) if given else _by_model(asked)
+    factor = float(coll.busbw_factor(op, n))
+    record = collective_record(
+        op,
+        payload,
+        n,
+        cluster,
+        priced.candidates,
+        factor,
+        priced.interval,
+        stack=chosen.name,
+        remarks=remarks,
+        factors=priced.factors,
+        given=given,
+    )
+    return CollectiveResult(record)
+
+
+class _Asked(NamedTuple):
+    op: str
+    payload: float
+    group: Group
+    cluster: Cluster
+    stack: Stack
+
+
+class _Priced(NamedTuple):
+    """Every algorithm, and the 90 % interval of the fastest one's time."""
+
+    candidates: list[Candidate]
+    interval: tuple[float, float]
+    factors: Factors | None = None
+
+
+def _by_model(a: _Asked) -> _Priced:
+    payload = np.float64(a.payload)
+    found = coll.candidates(a.op, payload, a.group, a.cluster, a.stack)
+    best = coll.cheapest(a.op, payload, a.group, a.cluster, a.stack)
+    seconds = float(best.seconds)
+    interval = collective_interval(seconds, a.op, a.payload, best, a.stack, a.cluster, a.group)
+    return _Priced(found, interval)
+
+
+def _anchored(a: _Asked, given: list[Measured]) -> _Priced:
+    """With the factors that the measured sizes give."""
+    fabric = coll.fabric_of(a.op, a.group, a.cluster, a.stack)
+    sizes: Array = np.array([m.bytes for m in given])
+    factors = fit_factors(price_on(a.op, sizes, fabric), np.array([m.time_s for m in given]))
+    own = scaled(fabric, factors.latency, factors.bandwidth)
+    found = coll.candidates_on(a.op, np.float64(a.payload), own)
+    seconds = min(float(c.seconds) for c in found)
+    across = collective_kind(a.stack, a.cluster, a.group) == "network"
+    price = price_on(a.op, np.array([a.payload]), fabric)
+    wide = float(np.exp(NORMAL * anchored_sd(price, factors, across)[0]))
+    return _Priced(found, (seconds / wide, seconds * wide), factors)
+
+
+def _of_system(path: str, op: str, cluster: Cluster, ranks: int | None) -> list[Measured]:
+    """The rows of a file that measured the operation; refused where they are another system's."""
+    rows = read_measured(path, "measured")
+    cells = {"op": op, "device": cluster.device.name}
+    if ranks is not None:
+        cells["ranks"] = str(ranks)
+    found = [m for m in rows if agrees(m, cells)]
+    if not found:
+        said = {c: sorted({m.cells.get(c, "") for m in rows} - {""}) for c in cells}
+        why = "; ".join(f"{c} {', '.join(v)}" for c, v in said.items() if v)
+        factor = rows[0].bus_factor
+        if factor is not None:
+            why += f"; bus bandwidth {factor:.3g} times the algorithm's"
+        raise InputError(
+            f"measured: {shorten(path)} has no row of {op} on {cluster.device.name}"
+            + (f" with {ranks} ranks" if ranks is not None else "")
+            + f"; it says {why}",
+            field="measured",
+            value=path,
+            legal="rows of the same operation, device and number of ranks",
+        )
+    return found
+
+
+def _stated_ranks(
+    given: list[Measured], cluster: Cluster, ranks: int | None, per_node: int | None
+) -> tuple[int | None, int | None]:
+    """How many ranks, and how many a node, where the file says it and the question does not."""
+    stated = {m.cells.get("ranks", "") for m in given} - {""}
+    if ranks is None and len(stated) > 1:
+        raise InputError(
+            f"ranks: the file measured groups of {', '.join(sorted(stated, key=int))}",
+            field="ranks",
+            value=None,
+            legal=sorted(map(int, stated)),
+        )
+    n = ranks if ranks is not None else (int(stated.pop()) if stated else None)
+    nodes = {m.cells.get("nodes", "") for m in given} - {""}
+    if per_node is None and n is not None and len(nodes) == 1 and len(cluster.levels) == 2:
+        hosts = int(nodes.pop())
+        if hosts > 1 and n % hosts == 0 and n // hosts < cluster.node_devices:
+            return n, n // hosts
+    return n, per_node
