@@ -17,9 +17,9 @@ def _shipped_rows() -> Iterator[None]:
 
     predict, known = validate.row_results, {}
 
-    def once(table, folder):
-        if folder != validate.PUBLISHED_FOLDER:
-            return predict(table, folder)
+    def once(table, folder, anchors=None):
+        if folder != validate.PUBLISHED_FOLDER or anchors is not None:
+            return predict(table, folder, anchors)
         if table.kind not in known:
             known[table.kind] = predict(table, folder)
         return list(known[table.kind])

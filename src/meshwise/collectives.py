@@ -22,7 +22,7 @@ from meshwise.cost.collectives.anchored import (
 from meshwise.cost.collectives.fabric import Candidate
 from meshwise.cost.uncertainty import NORMAL, collective_interval, collective_kind
 from meshwise.errors import IllegalLayout, InputError, shorten
-from meshwise.evidence.anchors.measured import Measured, agrees, read_measured
+from meshwise.evidence.anchors.measured import MeasuredSize, agrees, read_measured
 from meshwise.layouts.placement import Group, place, spread_over_nodes, usual_ranks
 from meshwise.stacks.libraries import library_of
 from meshwise.stacks.load import load_stack
@@ -72,7 +72,7 @@ def collective(
     cluster = load_cluster(cluster, field="cluster")
     payload = whole_bytes(size, "size")
     # who takes part; a measurement of the user's own may say it
-    given: list[Measured] = []
+    given: list[MeasuredSize] = []
     if measured is not None:
         path = name_of(measured, "measured", "the path of a table or of a log of nccl-tests")
         given = _of_system(path, op, cluster, ranks)
@@ -144,7 +144,7 @@ def _by_model(a: _Asked) -> _Priced:
     return _Priced(found, interval)
 
 
-def _anchored(a: _Asked, given: list[Measured]) -> _Priced:
+def _anchored(a: _Asked, given: list[MeasuredSize]) -> _Priced:
     """With the factors that the measured sizes give."""
     fabric = coll.fabric_of(a.op, a.group, a.cluster, a.stack)
     sizes: Array = np.array([m.bytes for m in given])
@@ -158,7 +158,7 @@ def _anchored(a: _Asked, given: list[Measured]) -> _Priced:
     return _Priced(found, (seconds / wide, seconds * wide), factors)
 
 
-def _of_system(path: str, op: str, cluster: Cluster, ranks: int | None) -> list[Measured]:
+def _of_system(path: str, op: str, cluster: Cluster, ranks: int | None) -> list[MeasuredSize]:
     """The rows of a file that measured the operation; refused where they are another system's."""
     rows = read_measured(path, "measured")
     cells = {"op": op, "device": cluster.device.name}
@@ -183,7 +183,7 @@ def _of_system(path: str, op: str, cluster: Cluster, ranks: int | None) -> list[
 
 
 def _stated_ranks(
-    given: list[Measured], cluster: Cluster, ranks: int | None, per_node: int | None
+    given: list[MeasuredSize], cluster: Cluster, ranks: int | None, per_node: int | None
 ) -> tuple[int | None, int | None]:
     """How many ranks, and how many a node, where the file says it and the question does not."""
     stated = {m.cells.get("ranks", "") for m in given} - {""}

@@ -15,7 +15,7 @@ from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.anchored import Factors
 from meshwise.cost.collectives.fabric import Candidate
-from meshwise.evidence.anchors.measured import Measured
+from meshwise.evidence.anchors.measured import MeasuredSize
 from meshwise.units import format_bandwidth, format_bytes, format_time
 
 
@@ -133,7 +133,7 @@ def collective_record(
     stack: str,
     remarks: Sequence[str] = (),
     factors: Factors | None = None,
-    given: Sequence[Measured] = (),
+    given: Sequence[MeasuredSize] = (),
 ) -> CollectiveRecord:
     """The JSON of a collective of ``payload`` bytes; ``factor`` is nccl-tests' of bus bandwidth,
     ``interval`` the 90 % one of the fastest algorithm's time [s]; ``factors`` are those that the
@@ -164,7 +164,7 @@ def collective_record(
     }
 
 
-def _anchored(factors: Factors, given: Sequence[Measured]) -> AnchoredRecord:
+def _anchored(factors: Factors, given: Sequence[MeasuredSize]) -> AnchoredRecord:
     return {
         "latency_factor": factors.latency,
         "bandwidth_factor": factors.bandwidth,

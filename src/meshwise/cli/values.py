@@ -125,7 +125,7 @@ COLLECTIVE_OPS = (
     "scatter",
     "gather",
 )
-PCIE_HOSTS = ("switch", "root", "host-memory")
+PCIE_HOST_WORDS = ("switch", "root", "host-memory")
 NUMBER_TYPE = CountType("N")
 DEGREES_TYPE = CountType("N,…", several=True)
 MODEL_TYPE = WordType("MODEL", _catalog("models"), files=True)
@@ -133,7 +133,7 @@ CLUSTER_TYPE = WordType("CLUSTER", _catalog("clusters"), files=True)
 STACK_TYPE = WordType("STACK", _catalog("stacks"), files=True)
 PHASE_TYPE = WordType("PHASE", ("train", "prefill", "decode"))
 TARGET_TYPE = WordType("TARGET", _targets)
-PCIE_HOST_TYPE = WordType("HOST", PCIE_HOSTS)
+PCIE_HOST_TYPE = WordType("HOST", PCIE_HOST_WORDS)
 OP_TYPE = WordType("OP", COLLECTIVE_OPS)
 KIND_TYPE = WordType("KIND", CATALOG_KINDS)
 ENTRY_TYPE = WordType("NAME", _entries)

@@ -28,7 +28,7 @@ RING_ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
 ROOTED = ("scatter", "gather")  # one rank has the whole buffer, and sends or gets a part for each
 OPS = (*RING_ROUNDS, "all_to_all", "send_recv", "broadcast", "reduce", *ROOTED)
 # Operation → the one whose constants hold where a fabric has none of its own.
-ALIKE = {"reduce": "broadcast", **dict.fromkeys(ROOTED, "all_to_all")}
+LIKE_OPERATION = {"reduce": "broadcast", **dict.fromkeys(ROOTED, "all_to_all")}
 
 
 class Algorithm(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from meshwise import catalog
 from meshwise.arrays import Array
 from meshwise.clusters.load import Level
-from meshwise.cost.collectives.algorithms import ALIKE, COLLECTIVE_ALGORITHMS
+from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS, LIKE_OPERATION
 from meshwise.cost.collectives.fabric import Constants, Measured, Protocol
 from meshwise.cost.sources import Source
 
@@ -110,7 +110,7 @@ def algorithms_of(table: dict[str, Any], op: str, library: str) -> dict[str, Mea
     of one in ``[nccl.OP]``, and the library's own kernels beside them."""
     libraries = dict.fromkeys(("nccl", library))
     places = [table["nccl"]]
-    places += [table.get(name, {}).get(ALIKE.get(op, op), {}) for name in libraries]
+    places += [table.get(name, {}).get(LIKE_OPERATION.get(op, op), {}) for name in libraries]
     places += [table.get(name, {}).get(op, {}) for name in libraries]
     lines = [a for a in COLLECTIVE_ALGORITHMS.values() if op in a.operations]
     found = {

@@ -15,7 +15,7 @@ from meshwise.cost.collectives.anchored import (
 )
 from meshwise.cost.collectives.collective import fabric_of
 from meshwise.errors import InputError, MeshwiseError
-from meshwise.evidence.anchors.measured import Measured, agrees, need, read_measured
+from meshwise.evidence.anchors.measured import MeasuredSize, agrees, need, read_measured
 from meshwise.evidence.predict import CollectiveQuestion, collective_question
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import MeasuredTable, Row
@@ -35,7 +35,7 @@ _SYSTEM = (
 )
 
 System = tuple[str, ...]
-Asked = tuple[Row, CollectiveQuestion]
+AskedRow = tuple[Row, CollectiveQuestion]
 
 
 class Anchored(NamedTuple):
@@ -71,12 +71,12 @@ def anchoring(table: MeasuredTable, anchor: str) -> Anchoring:
     """By the rows of a file, or by so many of each system's own."""
     if table.kind != "collectives":
         raise InputError(
-            f"--anchor: {table.name} is a table of {table.kind}",
-            field="--anchor",
+            f"anchor: {table.name} is a table of {table.kind}",
+            field="anchor",
             value=anchor,
             legal="a table of collectives",
         )
-    systems: dict[System, list[Asked]] = {}
+    systems: dict[System, list[AskedRow]] = {}
     for row in table.rows:
         try:
             asked = row, collective_question(row)
@@ -92,8 +92,8 @@ def _number(anchor: str) -> int:
     number = int(anchor)
     if not 1 <= number <= MAX_OWN:
         raise InputError(
-            f"--anchor={number}: not a number of rows",
-            field="--anchor",
+            f"anchor={number}: not a number of rows",
+            field="anchor",
             value=anchor,
             legal=f"1 to {MAX_OWN} of each system's own rows, or a file",
             nearest=min(max(number, 1), MAX_OWN),
@@ -101,24 +101,24 @@ def _number(anchor: str) -> int:
     return number
 
 
-def _by_own(systems: dict[System, list[Asked]], number: int) -> Anchoring:
+def _by_own(systems: dict[System, list[AskedRow]], number: int) -> Anchoring:
     found: dict[System, Anchored] = {}
     lines: set[int] = set()
     for system, rows in systems.items():
         chosen = _spread(rows, number)
         if len(chosen) >= len(rows):
             continue  # nothing would be left to predict
-        given = [Measured(r.text("id"), q.payload, q.measured_s, {}) for r, q in chosen]
+        given = [MeasuredSize(r.text("id"), q.payload, q.measured_s, {}) for r, q in chosen]
         found[system] = _anchored(system, rows[0][1], given)
         lines |= {r.line for r, _ in chosen}
     return Anchoring(found, frozenset(lines))
 
 
-def _spread(rows: list[Asked], number: int) -> list[Asked]:
+def _spread(rows: list[AskedRow], number: int) -> list[AskedRow]:
     """So many rows, nearest to sizes that are spread evenly from 8 KiB to 1 GiB, or the largest."""
     largest = max(q.payload for _, q in rows)
     wanted = FOUR if number == len(FOUR) else tuple(np.geomspace(FOUR[0], FOUR[-1], number))
-    left, chosen = list(rows), list[Asked]()
+    left, chosen = list(rows), list[AskedRow]()
     for size in wanted:
         if not left:
             break
@@ -128,9 +128,9 @@ def _spread(rows: list[Asked], number: int) -> list[Asked]:
     return chosen
 
 
-def _by_file(systems: dict[System, list[Asked]], path: str) -> Anchoring:
-    measured = read_measured(path, "--anchor")
-    need(measured, ("op", "device", "ranks"), path, "--anchor")
+def _by_file(systems: dict[System, list[AskedRow]], path: str) -> Anchoring:
+    measured = read_measured(path, "anchor")
+    need(measured, ("op", "device", "ranks"), path, "anchor")
     found: dict[System, Anchored] = {}
     for system, rows in systems.items():
         given = [m for m in measured if agrees(m, rows[0][0].cells)]
@@ -138,8 +138,8 @@ def _by_file(systems: dict[System, list[Asked]], path: str) -> Anchoring:
             found[system] = _anchored(system, rows[0][1], given)
     if not found:
         raise InputError(
-            f"--anchor: {path} measured no system of the table",
-            field="--anchor",
+            f"anchor: {path} measured no system of the table",
+            field="anchor",
             value=path,
             legal="rows whose op, device, ranks, nodes and fabrics are those of rows of the table",
         )
@@ -150,7 +150,7 @@ def _by_file(systems: dict[System, list[Asked]], path: str) -> Anchoring:
     return Anchoring(found, frozenset(same))
 
 
-def _anchored(system: System, question: CollectiveQuestion, given: list[Measured]) -> Anchored:
+def _anchored(system: System, question: CollectiveQuestion, given: list[MeasuredSize]) -> Anchored:
     payload = np.array([m.bytes for m in given])
     q = question
     price = price_on(q.op, payload, fabric_of(q.op, q.group, q.cluster, q.stack))

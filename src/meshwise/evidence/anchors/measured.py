@@ -14,7 +14,7 @@ from meshwise.evidence.tables import MAX_TABLE_BYTES, Row, parse_table
 from meshwise.files import read_text_file
 
 
-class Measured(NamedTuple):
+class MeasuredSize(NamedTuple):
     """One size: bytes as nccl-tests counts them, seconds; ``cells`` is what the file says of the system,
     by the names of a table's columns; ``where`` is the row's id, or its line."""
 
@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     bus_factor: float | None = None  # of a log that does not state its operation
 
 
-def read_measured(path: str, field: str) -> list[Measured]:
+def read_measured(path: str, field: str) -> list[MeasuredSize]:
     """The rows of a file; :class:`InputError` where it is neither a table of collectives nor a log."""
     text = read_text_file(
         path, field, "a table of collectives or a log of nccl-tests", MAX_TABLE_BYTES
@@ -43,8 +43,8 @@ def read_measured(path: str, field: str) -> list[Measured]:
     return [_of_row(row) for row in table.rows]
 
 
-def _of_row(row: Row) -> Measured:
-    return Measured(
+def _of_row(row: Row) -> MeasuredSize:
+    return MeasuredSize(
         row.text("id", f"line {row.line}"),
         row.number("bytes"),
         row.number("time_us") * 1e-6,
@@ -52,7 +52,7 @@ def _of_row(row: Row) -> Measured:
     )
 
 
-def _of_log(text: str, path: str, field: str) -> list[Measured]:
+def _of_log(text: str, path: str, field: str) -> list[MeasuredSize]:
     log = read_log(text, path, field)
     said: dict[str, str] = {"device": log.device or ""}
     if log.ranks is not None:
@@ -62,7 +62,7 @@ def _of_log(text: str, path: str, field: str) -> list[Measured]:
     told = [r.bus_factor for r in log.rows if r.bus_factor is not None]
     factor = statistics.median(told) if told else None
     return [
-        Measured(
+        MeasuredSize(
             f"line {r.line}",
             r.bytes,
             r.time_s,
@@ -85,7 +85,7 @@ _SYSTEM = (
 )
 
 
-def agrees(measured: Measured, cells: dict[str, str]) -> bool:
+def agrees(measured: MeasuredSize, cells: dict[str, str]) -> bool:
     """Whether a measurement is of the system and operation that a row's cells describe, in all that both
     say."""
     for column in _SYSTEM:
@@ -109,7 +109,7 @@ def _plain(column: str, cell: str) -> str:
     return cell.strip().lower()
 
 
-def need(measured: list[Measured], columns: tuple[str, ...], path: str, field: str) -> None:
+def need(measured: list[MeasuredSize], columns: tuple[str, ...], path: str, field: str) -> None:
     """Refuse a file that does not say of which system it is."""
     for m in measured:
         for column in columns:
