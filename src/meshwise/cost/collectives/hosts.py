@@ -1,9 +1,10 @@
 """What PCIe cards of one host get of their lanes when several of them talk: a property of the host.
 
-Measured shares of one card's lane rate are in ``catalog/collectives`` (``[hosts]`` of ``pcie``, written by
-``tools/fit_hosts.py``), by what is between the cards and by how many of them take part. They hold for all
-generations of PCIe, so that faster lanes are faster; between the measured numbers of cards they follow a
-power of that number, beyond them they stay.
+With peer access: measured shares of one card's lane rate (``[hosts]`` of ``pcie`` in
+``catalog/collectives``, written by ``tools/fit_hosts.py``), by what is between the cards and by how many of
+them take part. They hold for all generations of PCIe, so that faster lanes are faster; between the measured
+numbers of cards they follow a power of that number, beyond them they stay. Through a host's memory: rates
+that hosts reach, whatever the number of cards (``[hosts]`` of ``pcie-no-p2p``).
 """
 
 from __future__ import annotations
@@ -39,10 +40,21 @@ def _by_cards(name: str, cards: Array) -> Array:
     return np.interp(at, np.log(table["cards"]), table[name])
 
 
+@functools.cache
+def _memory_bytes_per_s(lanes: float) -> float:
+    """Bytes/s that hosts reach through their memory at a lane rate [bytes/s]: a power of it between the
+    measured ones, a share of it beyond them."""
+    known, reached = np.log(np.array(_shares()["memory_rates"])).T
+    inside = np.interp(np.log(lanes), known, reached)
+    beyond = np.log(lanes) - np.clip(np.log(lanes), known[0], known[-1])
+    return float(np.exp(inside + beyond))
+
+
 def lane_share(level: Level, cards: Array, sockets: Array) -> Array:
     """Share of its lane rate that each of ``cards`` gets, which sit at ``sockets`` sockets."""
+    memory = _memory_bytes_per_s(level.bandwidth_bytes_per_s) / level.bandwidth_bytes_per_s
     if level.kind in _MEMORY:
-        return np.float64(_shares()["memory"])
+        return np.float64(memory)
     table = _shares()
     at = np.log(np.asarray(cards, dtype=np.float64))
     found = np.exp(
@@ -51,7 +63,7 @@ def lane_share(level: Level, cards: Array, sockets: Array) -> Array:
     if level.pcie_host == "switch":
         return found
     # cards of two sockets have no peer access to each other: NCCL goes through memory
-    return np.where(np.asarray(sockets) > 1, np.minimum(found, table["memory"]), found)
+    return np.where(np.asarray(sockets) > 1, np.minimum(found, memory), found)
 
 
 def _cards_and_sockets(cluster: Cluster, ranks: Sequence[Array]) -> tuple[Array, Array]:
