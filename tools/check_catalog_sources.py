@@ -46,7 +46,7 @@ FABRIC_KEYS = {
     "source",
 }
 CLUSTER_KEYS = {"title", "device", "source", "aliases", "level"}
-LEVEL_KEYS = {"name", "ranks", "fabric", "nics", "oversubscription"}
+LEVEL_KEYS = {"name", "ranks", "fabric", "nics", "oversubscription", "pcie_host"}
 DTYPES = {"fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp6", "fp4", "int4"}
 NAME = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 MEMORY = re.compile(r"\d+ [GM]iB")

@@ -16,7 +16,9 @@ the cards. One set of shares stands for all generations of PCIe.
 
 Peer access: L40S (PCIe 4, cards under root ports, 8 of them over two sockets) and RTX PRO 6000 (PCIe 5,
 cards under switches), NCCL on 2, 4 and 8 cards. All constants are fitted at once (soft L1 loss of the
-logarithm, and a weak pull to the start).
+logarithm, and a weak pull to the start). The published shares of a third machine, A100 (PCIe 4, four
+cards as fast as two: under switches), have one vote beside theirs: a class's share is the geometric mean
+of its machines, that of a host which is not known the mean of all three.
 No peer access: rates that hosts reach by the lane rate of a card; launch and step by logs of small messages.
 """
 
@@ -41,6 +43,14 @@ ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
 CARDS = (2, 4, 8)
 # Whose cards hang under what.
 SWITCH, ROOT = "aic-nccl-rtx", "aic-nccl-l40s"
+# MooreThreads/SimuMax configs/system/a100_pcie.json: what all_reduce, all_gather and reduce_scatter reach
+# on 2, 4 and 8 cards, of 30 GB/s.
+A100_SHARES = {
+    2: (0.6965, 0.6866, 0.6419),
+    4: (0.6924, 0.6915, 0.6845),
+    8: (0.4176, 0.4497, 0.3688),
+}
+A100_OF, A100_LANES = 30.0, 31.5
 # Sources without peer access: bus bandwidth of the largest messages [GB/s] and lane rate of one card.
 HOSTS = {
     "RTX 2080 Ti x 2, PCIe 3 (Anthony-Hoo/Anthony-Hoo.github.io)": [(4.0, 15.75)],
@@ -171,28 +181,37 @@ def peer_access(table: Sequence[dict[str, str]]) -> tuple[list[str], float]:
     rows = [r for r in table if r["id"].rpartition("/")[0] in (SWITCH, ROOT)]
     every = Rows(rows)
     c = fit(lambda c: seconds(c, every, shares(c, every)), START, every)
-    share = {
-        "switch": [c["two"], c["switch_4"], c["switch_8"]],
-        "root": [c["two"], c["root_4"], c["root_8"]],
+    votes = {
+        "switch": [
+            [c["two"], c["switch_4"], c["switch_8"]],
+            [float(np.mean(A100_SHARES[n])) * A100_OF / A100_LANES for n in CARDS],
+        ],
+        "root": [[c["two"], c["root_4"], c["root_8"]]],
     }
-    both = np.array(list(share.values()))
-    share["unknown"] = [float(f"{v:.3g}") for v in np.exp(np.log(both).mean(axis=0))]
-    apart = np.abs(np.log(both) - np.log(share["unknown"])).max(axis=0)
+    machines = np.log([vote for own in votes.values() for vote in own])
+    mean = machines.mean(axis=0)
+    share = {kind: np.exp(np.log(own).mean(axis=0)) for kind, own in votes.items()}
+    share["unknown"] = np.exp(mean)
+    for own in share.values():
+        own[0] = share["unknown"][0]  # two cards are alike in all
+    # the furthest machine lies at the end of the interval
+    apart = np.abs(machines - mean).max(axis=0)
+    apart[0] = 0.0
     lines = head(
         "pcie",
         "NCCL on 2, 4 and 8 cards with peer access: aiconfigurator-core 0.12.0 (Apache-2.0),"
         " systems/data: RTX PRO 6000 Blackwell under PCIe switches (rtx_pro_6000_server, nccl 2.29.2),"
-        " L40S under root ports of two sockets (l40s, nccl 2.27.3). A host that is not known: the"
-        " geometric mean of both",
+        " L40S under root ports of two sockets (l40s, nccl 2.27.3); shares of A100 too, under switches"
+        " (MooreThreads/SimuMax configs/system/a100_pcie.json). A class, and a host that is not known: the"
+        " geometric mean of its machines",
     )
     lines += ["", "# share of one card's lane rate that each of so many cards gets, by host"]
     lines += ["[hosts]", f"cards = {list(CARDS)}"]
-    lines += [f"{kind} = {values}" for kind, values in share.items()]
+    lines += [f"{k} = {[float(f'{v:.3g}') for v in own]}" for k, own in share.items()]
     units = [float(f"{v / INHERITED_HALF_WIDTH:.3g}") for v in apart]
     lines += [
-        "# doubt, in units of what another fabric's constants have: of a host that is not known, the two"
-        " measured ones",
-        "# lie at the ends of its interval; of a known one, which rests on one machine",
+        "# doubt, in units of what another fabric's constants have: of a host that is not known, the machine",
+        "# furthest off lies at the end of its interval; of a known one, which rests on one or two",
         f"lent_unknown = {units}",
         f"lent_known = {[float(n > 2) for n in CARDS]}",
     ]

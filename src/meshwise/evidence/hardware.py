@@ -8,7 +8,7 @@ from typing import Any
 from meshwise import catalog
 from meshwise.clusters import names as cluster_names
 from meshwise.clusters.load import Cluster, cluster_from_table, device, load_cluster
-from meshwise.clusters.pcie_hosts import TOPOLOGY_WORDS, pcie_host_named
+from meshwise.clusters.pcie_hosts import PCIE_HOSTS, TOPOLOGY_WORDS, pcie_host_named
 from meshwise.evidence.tables import Assumed, Row
 
 # Words of a fabric → catalog fabric; the first that the cell begins with. "no P2P" makes PCIe go
@@ -58,11 +58,12 @@ def node_fabric(row: Row, usual: str | None) -> str:
 
 def _pcie_host(row: Row) -> str | None:
     """What is between PCIe cards, by the row's own column or a word of ``nvidia-smi topo`` beside the
-    fabric's: ``pcie4 (PIX)``."""
+    fabric's: ``pcie4 (PIX)``, ``pcie4 switch``."""
     if row.text("pcie_host"):
         return pcie_host_named(row.text("pcie_host"), f"line {row.line}: pcie_host")
-    words = re.findall(r"[a-z]+", row.text("intra_node").lower())
-    return next((TOPOLOGY_WORDS[w] for w in words if w in TOPOLOGY_WORDS), None)
+    words = re.findall(r"[a-z-]+", row.text("intra_node").lower())
+    legal = {**TOPOLOGY_WORDS, **{host: host for host in PCIE_HOSTS}}
+    return next((legal[w] for w in words if w in legal), None)
 
 
 def network_by_rate(gbytes_per_s: float, devices_per_node: int) -> dict[str, Any]:

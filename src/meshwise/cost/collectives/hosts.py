@@ -50,33 +50,25 @@ def _memory_bytes_per_s(lanes: float) -> float:
     return float(np.exp(inside + beyond))
 
 
-def lane_share(level: Level, cards: Array, sockets: Array) -> Array:
-    """Share of its lane rate that each of ``cards`` gets, which sit at ``sockets`` sockets."""
-    memory = _memory_bytes_per_s(level.bandwidth_bytes_per_s) / level.bandwidth_bytes_per_s
+def lane_share(level: Level, cards: Array) -> Array:
+    """Share of its lane rate that each of ``cards`` gets."""
     if level.kind in _MEMORY:
-        return np.float64(memory)
+        lanes = level.bandwidth_bytes_per_s
+        return np.float64(_memory_bytes_per_s(lanes) / lanes)
     table = _shares()
     at = np.log(np.asarray(cards, dtype=np.float64))
-    found = np.exp(
-        np.interp(at, np.log(table["cards"]), np.log(table[level.pcie_host or _UNKNOWN]))
-    )
-    if level.pcie_host == "switch":
-        return found
-    # cards of two sockets have no peer access to each other: NCCL goes through memory
-    return np.where(np.asarray(sockets) > 1, np.minimum(found, memory), found)
+    known = np.log(table[level.pcie_host or _UNKNOWN])
+    return np.exp(np.interp(at, np.log(table["cards"]), known))
 
 
-def _cards_and_sockets(cluster: Cluster, ranks: Sequence[Array]) -> tuple[Array, Array]:
-    """How many cards of a host a group has, and at how many sockets."""
+def _cards(cluster: Cluster, ranks: Sequence[Array]) -> Array:
+    """How many cards of a host a group has."""
     cards: Array = 1
-    sockets: Array = 1
     for level, r in zip(cluster.levels, ranks, strict=True):
         if level.kind == "network":
             break
         cards = cards * r
-        if level.kind == "socket":
-            sockets = sockets * r
-    return cards, sockets
+    return cards
 
 
 def lane_shares(cluster: Cluster, ranks: Sequence[Array]) -> list[Array]:
@@ -90,9 +82,9 @@ def lane_shares(cluster: Cluster, ranks: Sequence[Array]) -> list[Array]:
     ]
     if not any(shared):
         return [1.0 for _ in ranks]
-    cards, sockets = _cards_and_sockets(cluster, ranks)
+    cards = _cards(cluster, ranks)
     return [
-        lane_share(level, cards, sockets) if own else 1.0
+        lane_share(level, cards) if own else 1.0
         for level, own in zip(cluster.levels, shared, strict=True)
     ]
 
@@ -102,7 +94,7 @@ def host_doubts(cluster: Cluster, ranks: Sequence[Array]) -> list[Array]:
     between the cards. Without peer access it comes with the constants."""
     if not any(level.kind == "pcie" for level in cluster.levels):
         return [0.0 for _ in ranks]
-    cards, _ = _cards_and_sockets(cluster, ranks)
+    cards = _cards(cluster, ranks)
     return [
         _by_cards("lent_known" if level.pcie_host else "lent_unknown", cards)
         if level.kind == "pcie" and level.efficiency is None
