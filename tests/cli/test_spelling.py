@@ -161,7 +161,7 @@ FAULTS: list[tuple[str, Callable[[], object], tuple[str, ...]]] = [
     ("disaggregated", lambda: mw.plan("gpt2", H100, mw.Serving(**LOAD), disaggregated=True),
      ("plan", "gpt2", *SERVED, "--disaggregated")),
     ("sweep", lambda: mw.sweep("gpt2", H100, training(), "bach=1,2"), ("scale", "gpt2", *TRAIN, "--sweep", "bach=1,2")),
-    ("op", lambda: mw.collective("reduce", "1MB", H100), ("collective", "reduce", "1MB", "--on", H100)),
+    ("op", lambda: mw.collective("reduced", "1MB", H100), ("collective", "reduced", "1MB", "--on", H100)),
     ("size", lambda: mw.collective("all_reduce", "1 m", H100), ("collective", "all_reduce", "1 m", "--on", H100)),
     ("ranks", lambda: mw.collective("all_reduce", "1MB", H100, 9999),
      ("collective", "all_reduce", "1MB", "--on", H100, "--ranks", "9999")),
