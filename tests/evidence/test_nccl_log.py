@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshwise.errors import InputError
-from meshwise.evidence.anchors.nccl_log import Log, is_log, read_log
+from meshwise.evidence.anchors.nccl_log import Log, read_log
+from meshwise.evidence.tables import is_log
 
 NEW = """\
 # nccl-tests version 2.17.9 nccl-headers=22903 nccl-library=22903

@@ -225,17 +225,22 @@ def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
 _LOGGED = {"size", "count", "type", "time", "algbw", "busbw"}
 
 
+def is_log(text: str) -> bool:
+    """Whether a text is a log of nccl-tests rather than a table, by the headings of its columns."""
+    return any(set(line.split()) >= _LOGGED for line in text.splitlines())
+
+
 def _refuse_log(text: str, name: str, field: str) -> None:
     """A log of nccl-tests is told from a table by its header; it says neither the device nor, in most
     versions, the operation, so its rows have to be written as those of a table."""
-    if any(set(line.split()) >= _LOGGED for line in text.splitlines()):
+    if is_log(text):
         needed = ", ".join(TABLE_KINDS["collectives"][1])
         raise InputError(
             f"{field}: {shorten(name)} is a log of nccl-tests (collectives), no CSV table",
             field=field,
             value=name,
             legal=f"a CSV table with the columns {needed}: bytes is the log's size, time_us its "
-            "out-of-place time",
+            "out-of-place time; or the log as `--anchor` of a table, or `--measured` of `collective`",
         )
 
 

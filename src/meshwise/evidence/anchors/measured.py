@@ -9,8 +9,8 @@ from typing import NamedTuple
 from meshwise.clusters.names import exact_device
 from meshwise.cost.collectives.collective import busbw_factor, known_operation
 from meshwise.errors import InputError, shorten
-from meshwise.evidence.anchors.nccl_log import is_log, read_log
-from meshwise.evidence.tables import MAX_TABLE_BYTES, Row, parse_table
+from meshwise.evidence.anchors.nccl_log import read_log
+from meshwise.evidence.tables import MAX_TABLE_BYTES, Row, is_log, parse_table
 from meshwise.files import read_text_file
 
 

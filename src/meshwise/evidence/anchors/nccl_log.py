@@ -14,7 +14,6 @@ from meshwise.clusters.names import exact_device
 from meshwise.cost.collectives.collective import known_operation
 from meshwise.errors import InputError, shorten
 
-HEADINGS = {"size", "count", "type", "time", "algbw", "busbw"}  # of every version
 _TYPES = (
     "int8|uint8|char|int32|uint32|int64|uint64|half|float|double|bfloat16|f8e4m3|f8e5m2|"
     "fp8_e4m3|fp8_e5m2|float16|float32|float64"
@@ -46,11 +45,6 @@ class Log(NamedTuple):
     ranks: int | None
     hosts: int | None  # None where not every rank is listed
     device: str | None  # as the catalog has it
-
-
-def is_log(text: str) -> bool:
-    """Whether a text is such a log rather than a table, by the headings of its columns."""
-    return any(set(line.split()) >= HEADINGS for line in text.splitlines())
 
 
 def read_log(text: str, name: str, field: str) -> Log:
