@@ -49,7 +49,7 @@ TRAINING = {
     "dgxc-nemotron4": 0.05,
     "dgxc-h100-2505": 0.05,
     "dgxc-grok1": 0.12,
-    "simumax-a100pcie": 0.11,  # its host's shares are one vote of two for hosts with switches
+    "simumax-a100pcie": 0.12,  # its host's shares are one vote of two for hosts with switches
     "torchtitan-2404": 0.03,
     "torchtitan-2412": 0.09,
     "torchtitan-2506": 0.12,

@@ -29,7 +29,7 @@ JOB = (
     "stack",
 )
 # (source, GPUs, global batch) of comparisons whose winner is missed: TP=8 and experts over PCIe
-MISSED = {("simumax-a100pcie", "8", "8"), ("simumax-a100pcie", "8", "32")}
+MISSED = {("simumax-a100pcie", "8", "16")}
 
 
 def comparisons() -> dict[tuple[str, ...], list[tuple[float, float, tuple[str, ...]]]]:

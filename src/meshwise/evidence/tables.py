@@ -240,7 +240,7 @@ def _refuse_log(text: str, name: str, field: str) -> None:
             field=field,
             value=name,
             legal=f"a CSV table with the columns {needed}: bytes is the log's size, time_us its "
-            "out-of-place time; or the log as `--anchor` of a table, or `--measured` of `collective`",
+            "out-of-place time; or the log itself, to anchor a table (anchor) or a collective (measured)",
         )
 
 
