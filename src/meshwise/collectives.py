@@ -22,7 +22,6 @@ from meshwise.cost.collectives.anchored import (
 from meshwise.cost.collectives.fabric import Candidate
 from meshwise.cost.uncertainty import NORMAL, collective_interval, collective_kind
 from meshwise.errors import IllegalLayout, InputError, shorten
-from meshwise.evidence.anchors.measured import MeasuredSize, agrees, read_measured
 from meshwise.layouts.placement import Group, place, spread_over_nodes, usual_ranks
 from meshwise.stacks.libraries import library_of
 from meshwise.stacks.load import load_stack
@@ -31,6 +30,7 @@ from meshwise.strict_tables import count
 
 if TYPE_CHECKING:
     from meshwise.answers.collective import CollectiveResult
+    from meshwise.evidence.anchors.measured import MeasuredSize
 
 
 @keywords
@@ -160,6 +160,8 @@ def _anchored(a: _Asked, given: list[MeasuredSize]) -> _Priced:
 
 def _of_system(path: str, op: str, cluster: Cluster, ranks: int | None) -> list[MeasuredSize]:
     """The rows of a file that measured the operation; refused where they are another system's."""
+    from meshwise.evidence.anchors.measured import agrees, read_measured
+
     rows = read_measured(path, "measured")
     cells = {"op": op, "device": cluster.device.name}
     if ranks is not None:

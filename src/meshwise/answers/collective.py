@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
@@ -13,10 +13,12 @@ from meshwise.answers.text import words
 from meshwise.answers.text.sentences import assumed_words, remark_lines, sentence
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
-from meshwise.cost.collectives.anchored import Factors
 from meshwise.cost.collectives.fabric import Candidate
-from meshwise.evidence.anchors.measured import MeasuredSize
 from meshwise.units import format_bandwidth, format_bytes, format_time
+
+if TYPE_CHECKING:
+    from meshwise.cost.collectives.anchored import Factors
+    from meshwise.evidence.anchors.measured import MeasuredSize
 
 
 class CandidateRecord(TypedDict):
