@@ -14,6 +14,8 @@ from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
 from meshwise.clusters.load import load_cluster
 from meshwise.cost.collectives import collective as coll
+from meshwise.cost.collectives.fits import lent_levels
+from meshwise.cost.doubt.question import collective_question
 from meshwise.cost.estimate import price_layouts
 from meshwise.cost.uncertainty import collective_interval
 from meshwise.curves import grow, scale, sweep
@@ -114,13 +116,14 @@ def validate(table: NameOrPath) -> ValidateResult:
     ('collectives', 1)
     """
     from meshwise.answers.validate import ValidateResult
-    from meshwise.evidence import validate as predictions
+    from meshwise.evidence.score.summary import error_summary
     from meshwise.evidence.tables import read_table
+    from meshwise.evidence.validate import row_results
 
     path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
-    results = predictions.row_results(read, Path(path).parent)
-    return ValidateResult(read, results, predictions.error_summary(results))
+    results = row_results(read, Path(path).parent)
+    return ValidateResult(read, results, error_summary(results))
 
 
 def validate_published(kind: str = "all") -> ValidateResult:
@@ -342,6 +345,7 @@ def collective(
     (16777216.0, True)
     """
     from meshwise.answers.collective import CollectiveResult, collective_record
+    from meshwise.answers.records.evidence import evidence_record
 
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
@@ -366,5 +370,8 @@ def collective(
         return collective_interval(seconds, op, payload, best, chosen, cluster, group)
 
     factor = float(coll.busbw_factor(op, n))
-    record = collective_record(op, payload, n, cluster, found, factor, interval)
+    lent = lent_levels(best.lent, group.ranks)
+    asked = collective_question(op, payload, group, cluster, chosen, lent)
+    evidence = evidence_record(asked, chosen) if n > 1 else None
+    record = collective_record(op, payload, n, cluster, found, factor, interval, evidence)
     return CollectiveResult(record)

@@ -17,8 +17,9 @@ from meshwise.cli import main
 from meshwise.clusters.load import load_cluster
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.evidence.predict import PREDICT
+from meshwise.evidence.score.summary import error_summary, quantile
 from meshwise.evidence.tables import TABLE_KINDS, parse_table, unread_columns
-from meshwise.evidence.validate import error_summary, quantile, row_results
+from meshwise.evidence.validate import row_results
 
 TRAINING = {
     "id": "mine/1",

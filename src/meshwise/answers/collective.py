@@ -8,8 +8,10 @@ from typing import TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record
+from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.result import Answer
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import assumed_words, remark_lines
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
@@ -43,6 +45,7 @@ class CollectiveRecord(TypedDict):
     algorithm: str
     wire_bytes: list[float]
     candidates: list[CandidateRecord]
+    evidence: EvidenceRecord | None
     remarks: list[str]
 
 
@@ -56,6 +59,7 @@ class CollectiveResult(Answer):
     cluster = Key[Record]("``name``, ``device``, ``devices`` and ``levels``.")
     wire_bytes = Key[list[float]]("Sent by one rank, per fabric level [bytes].")
     candidates = Key[list[Record]]("Every algorithm and its time [s].")
+    evidence = Key[Record | None]("Which published logs are near: ``tier``, ``runs``, ``nearest``.")
     remarks = Key[list[str]]("What to know of the answer.")
 
     def __init__(self, record: CollectiveRecord) -> None:
@@ -105,9 +109,10 @@ def collective_record(
     candidates: list[Candidate],
     factor: float,
     interval: Callable[[float], tuple[float, float]],
+    evidence: EvidenceRecord | None,
 ) -> CollectiveRecord:
     """The JSON of a collective of ``payload`` bytes; ``factor`` is nccl-tests' of bus bandwidth,
-    ``interval`` gives a time's 90 % interval [s]."""
+    ``interval`` gives a time's 90 % interval [s], ``evidence`` says how near published logs are."""
     legal = (c for c in candidates if float(c.seconds) != float("inf"))
     usable = sorted(legal, key=lambda c: float(c.seconds))
     if ranks == 1:
@@ -128,6 +133,7 @@ def collective_record(
         "algorithm": best["algorithm"],
         "wire_bytes": best["wire_bytes"],
         "candidates": found,
+        "evidence": evidence,
         "remarks": [cluster.asked] if cluster.asked else [],
     }
 
@@ -179,4 +185,5 @@ def collective_page(d: CollectiveRecord) -> Page:
         keep=("time", "busbw"),
     )
     asked = d["cluster"]["name"] + assumed_words(d["cluster"]["assumed"])
-    return Page(asked, (table, *remark_lines(d["remarks"])), collective_line(d))
+    said = remark_lines(d["remarks"]) + evidence_lines(d["evidence"])
+    return Page(asked, (table, *said), collective_line(d))

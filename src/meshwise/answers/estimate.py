@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.evidence import (
+    EvidenceRecord,
+    PublishedMfu,
+    evidence_record,
+    published_mfu,
+)
 from meshwise.answers.records.result import Placed
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines, fits_words, mfu_words
 from meshwise.answers.text.sentences import (
     cluster_words,
     remark_lines,
@@ -56,7 +63,10 @@ class EstimateRecord(TypedDict):
     hfu: float
     tokens_per_s_per_device: float
     memory_bytes: float
+    memory_low_bytes: float
+    memory_high_bytes: float
     fits: bool
+    tight: bool
     memory: dict[str, float]
     loss_bytes: float
     straggler_s: float
@@ -65,6 +75,8 @@ class EstimateRecord(TypedDict):
     communication: list[dict[str, object]]
     provenance: dict[str, float]
     extrapolated: bool
+    evidence: EvidenceRecord | None
+    best_published_mfu: PublishedMfu | None
     remarks: list[str]
 
 
@@ -84,6 +96,12 @@ class EstimateResult(Placed):
     communication = Key[list[Record]]("By axis: seconds, hidden and not, and bytes.")
     provenance = Key[Record]("What the step's seconds rest on, as shares.")
     extrapolated = Key[bool]("Whether any of it is of other hardware or beyond what was measured.")
+    memory_low_bytes = Key[float]("Lower end of the memory's 90 % interval [bytes].")
+    memory_high_bytes = Key[float]("Upper end [bytes].")
+    evidence = Key[Record | None]("Which published runs are near: ``tier``, ``runs``, ``nearest``.")
+    best_published_mfu = Key[Record | None](
+        "``mfu`` and ``id`` of the device's best published row."
+    )
     remarks = Key[list[str]]("What to know of the answer.")
 
     def __init__(self, full: Report) -> None:
@@ -165,6 +183,11 @@ class EstimateResult(Placed):
         return bool(self.report.fits)
 
     @property
+    def tight(self) -> bool:
+        """Whether the limit lies within the memory's error: ``fits`` may be wrong."""
+        return bool(self.report.tight)
+
+    @property
     def devices(self) -> int:
         """GPUs of the layout."""
         return int(self.report.devices)
@@ -222,7 +245,10 @@ def estimate_record(r: Report) -> EstimateRecord:
         "tokens_per_s_per_device": r.tokens_per_s_per_device,
         # the fullest device
         "memory_bytes": r.memory_bytes,
+        "memory_low_bytes": r.memory_low_bytes,
+        "memory_high_bytes": r.memory_high_bytes,
         "fits": r.fits,
+        "tight": r.tight,
         "memory": r.memory,
         "loss_bytes": r.loss_bytes,
         "straggler_s": float(e.straggler_s),
@@ -232,8 +258,17 @@ def estimate_record(r: Report) -> EstimateRecord:
         "communication": [row._asdict() for row in r.communication],
         "provenance": {str(source): share for source, share in r.provenance.items()},
         "extrapolated": any(source.beyond_measurement for source in r.provenance),
+        "evidence": evidence_record(r.question, e.stack),
+        "best_published_mfu": estimate_published_mfu(r),
         "remarks": list(estimate_remarks(r)),
     }
+
+
+def estimate_published_mfu(r: Report) -> PublishedMfu | None:
+    """The best published utilisation of the device, of training steps."""
+    if r.estimate.workload.phase != "train":
+        return None
+    return published_mfu(r.estimate.cluster.device.name, r.estimate.program.ctx.widths.dtype)
 
 
 def estimate_remarks(r: Report) -> tuple[str, ...]:
@@ -248,7 +283,7 @@ def estimate_line(r: Report) -> str:
     e = r.estimate
     per = words.PER[e.workload.phase]
     said = [words.time_words(r.step_s, r.step_low_s, r.step_high_s, per)]
-    said.append(words.memory_words(r.memory_bytes, e.memory_limit_bytes, r.fits))
+    said.append(words.memory_words(r.memory_bytes, e.memory_limit_bytes, r.fits, r.tight))
     if not r.fits:
         parallel = bool(e.layout.sequence_parallel)
         found = smallest_fit(e.model, e.cluster, e.workload, e.stack, parallel)
@@ -279,11 +314,22 @@ def estimate_page(r: Report) -> Page:
         f"stack {e.stack.name}{training_words(e.model, e.workload, e.stack)}\nlayout {axes} ({format_gpus(r.devices)})"
     )
     memory = _memory(r)
-    said = tuple(remark_lines(estimate_remarks(r)))
+    said = (
+        *remark_lines(estimate_remarks(r)),
+        *evidence_lines(evidence_record(r.question, e.stack)),
+        *_mfu_lines(r),
+    )
     # what decides: where it does not fit, and where the loss in chunks makes it fit
     held = (memory,) if not r.fits or e.stack.kernels.loss_chunks > 1 else ()
     rest = (*(() if held else (memory,)), _sources(r))
     return Page(heading, (_times(r), _communication(r), *held, *said), estimate_line(r), rest)
+
+
+def _mfu_lines(r: Report) -> list[str]:
+    """The best published utilisation of the device beside that of a training step."""
+    if r.estimate.workload.phase != "train" or r.estimate.stack.ideal:
+        return []
+    return [wrap(mfu_words(r.mfu, estimate_published_mfu(r), r.estimate.cluster.device.title))]
 
 
 def _times(r: Report) -> Table:
@@ -305,7 +351,7 @@ def _times(r: Report) -> Table:
             ("tokens/s per GPU", f"{r.tokens_per_s_per_device:,.1f}"),
             ("memory per GPU, total", format_memory(r.memory_bytes)),
             ("  usable of the device", format_memory(e.memory_limit_bytes)),
-            ("  fits", "yes" if r.fits else "NO"),
+            ("  fits", fits_words(r.fits, r.tight)),
         ),
     )
 
@@ -361,7 +407,7 @@ def _memory(r: Report) -> Table:
             *_loss_rows(r),
             ("total", format_memory(r.memory_bytes)),
             ("usable of the device", format_memory(e.memory_limit_bytes)),
-            ("fits", "yes" if r.fits else "NO"),
+            ("fits", fits_words(r.fits, r.tight)),
         ),
     )
 

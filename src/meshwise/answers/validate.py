@@ -11,7 +11,7 @@ from meshwise.answers.text import words
 from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.evidence import tables
-from meshwise.evidence.validate import Result
+from meshwise.evidence.score.result import Result
 from meshwise.units import format_memory, format_time
 
 _SHOWN_REASONS = 12

@@ -9,7 +9,8 @@ import numpy as np
 from meshwise.cost.collectives import collective as coll
 from meshwise.cost.collectives.algorithms import OPS
 from meshwise.cost.collectives.fits import lent_levels
-from meshwise.cost.uncertainty import collective_kind, unmeasured_slowdown
+from meshwise.cost.doubt.question import collective_question
+from meshwise.cost.uncertainty import unmeasured_slowdown
 from meshwise.evidence import hardware
 from meshwise.evidence.predict_layers import layer_predictions
 from meshwise.evidence.predict_serving import serving_predictions
@@ -77,8 +78,9 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             seconds,
             source_of(row),
             lacking,
-            stack=collective_kind(software, cluster, group),
-            inherited=float(lent_levels(priced.lent, group.ranks)),
+            question=collective_question(
+                op, payload, group, cluster, software, lent_levels(priced.lent, group.ranks)
+            ),
             slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),
         )
     ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshwise.axes import RECOMPUTE_MODES
+from meshwise.cost.doubt.question import step_question
 from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.pricing import total_times
-from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
@@ -70,7 +70,7 @@ def layer_predictions(row: Row, folder: Path) -> list[Prediction]:
     e = layer_estimate(row, folder)
     counts = e.model.kind_counts()
     costs = e.layer_costs[counts.index(max(counts))]
-    found = []
+    found, asked = [], step_question(e)
     for column, (quantity, factor) in MEASURED["layers"].items():
         if row.text(column):
             found.append(
@@ -81,8 +81,7 @@ def layer_predictions(row: Row, folder: Path) -> list[Prediction]:
                     float(total_times(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
                     source_of(row),
                     (),
-                    stack=e.stack.software,
-                    inherited=float(inherited_share(e)),
+                    question=asked,
                     judged_as="step_s",
                 )
             )

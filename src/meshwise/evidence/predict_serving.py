@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from meshwise.clusters.load import Device
+from meshwise.cost.doubt.question import step_question
 from meshwise.dtypes import (
     ELEMENT_BYTES,
     KV_CACHE,
@@ -71,10 +72,10 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
             formats=formats,
         )
         measured = row.number("total_latency_ms") * 1e-3
+        batch = np.int64(serving.local_batch(row.count("concurrency", 1), 1, pp))
+        asked = step_question(engine.decode(batch, isl + osl // 2))
         return [
-            Prediction(
-                name, "total_latency_s", measured, total, source, assumed, stack=stack.software
-            )
+            Prediction(name, "total_latency_s", measured, total, source, assumed, question=asked)
         ]
     # or the time per token of a service at its concurrency
     if not row.text("concurrency"):
@@ -93,6 +94,7 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
     )
     check_format(row, engine, measured)
     steady = serving.steady(model, cluster, stack, layouts, w)
+    asked = serving.steady_question(engine, w, steady.running)
     columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
     alike = tuple(row.text(c) for c in columns)
     return [
@@ -105,10 +107,8 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
             assumed,
             pair=alike,
             tp=tp,
-            stack=stack.software,
-            inherited=float(steady.lent),
+            question=asked,
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
-            unseen=float(steady.unseen),
         )
     ]
 

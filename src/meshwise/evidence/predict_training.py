@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from meshwise.axes import RECOMPUTE_MODES
+from meshwise.cost.doubt.question import footprint_question, step_question
 from meshwise.cost.estimate import Estimate, price_layouts
-from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence import hardware
-from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
+from meshwise.evidence.prediction import Job, Prediction, model_of, operand_of, source_of, stack_of
 from meshwise.evidence.software import as_stated, usual_training_stack
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts.check import check
@@ -83,13 +83,27 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     return found, tuple(assumed)
 
 
+# Columns that rows of one job have in common, whatever their layout.
+_ALIKE = ("model", "device", "devices", "global_batch", "seq", "dtype", "stack", "attention")
+
+
+def job_of(row: Row, e: Estimate) -> Job:
+    """The row's layout, and what it has in common with those that differ in layout alone."""
+    alike = (source_of(row), *(row.text(column).lower() for column in _ALIKE))
+    return Job(alike, e.layout.at(0), e.cluster.node_devices)
+
+
 def training_predictions(row: Row, folder: Path) -> list[Prediction]:
     """Step time (from whichever figure the row gives) and memory."""
     e, assumed = training_estimate(row, folder)
     name, source = row.text("id"), source_of(row)
     stood_in = any(a.field == "stack" for a in assumed)
-    if row.text("fits") == "false":
-        return [Prediction(name, "fits", 0.0, float(e.fits), source, assumed)]
+    held = footprint_question(e, stood_in)
+    ran = row.text("fits") != "false"
+    fits = Prediction(name, "fits", float(ran), float(e.fits), source, assumed, question=held)
+    fits = fits._replace(room=float(e.memory_limit_bytes / e.memory_bytes))
+    if not ran:
+        return [fits]
     found = []
     # the step's time
     step = measured_step_s(row, e)
@@ -105,9 +119,8 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
                 source,
                 assumed,
                 ideal_s=ideal,
-                stack=e.stack.software,
-                stood_in=stood_in,
-                inherited=float(inherited_share(e)),
+                question=step_question(e, stood_in),
+                job=job_of(row, e),
             )
         )
     # the memory
@@ -121,11 +134,11 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
                 float(e.memory_bytes),
                 source,
                 assumed,
-                stack=e.stack.software,
-                stood_in=stood_in,
+                question=held,
             )
         )
-    return found
+    # whether it would have run, of what did
+    return [*found, fits] if found else []
 
 
 def measured_step_s(row: Row, e: Estimate) -> float | None:

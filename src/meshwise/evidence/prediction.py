@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from meshwise.cost.doubt.question import Question
 from meshwise.dtypes import COMPUTE, canonical_dtype
 from meshwise.evidence.software import as_stated
 from meshwise.evidence.tables import Assumed, Row
+from meshwise.layouts.layout import Layout
 from meshwise.models.config_file import load_model_file
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
@@ -17,6 +19,14 @@ from meshwise.stacks.stack import Stack, not_made_for
 
 class Unsupported(Exception):
     """A sound row that meshwise cannot predict; the text says why."""
+
+
+class Job(NamedTuple):
+    """A training row among those that differ from it in layout alone."""
+
+    alike: tuple[str, ...]  # what they have in common
+    layout: Layout
+    node_devices: int
 
 
 class Prediction(NamedTuple):
@@ -31,11 +41,10 @@ class Prediction(NamedTuple):
     ideal_s: float | None = None  # training: the step's model FLOPs at the devices' peak
     pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
     tp: int = 1
-    stack: str = ""  # whose published runs say how far the prediction may be off
-    inherited: float = 0.0  # share of it that rests on constants of other hardware or shapes
+    question: Question | None = None  # what decides how far the prediction may be off
+    job: Job | None = None  # training: what it ran, beside others of one job
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
-    unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
-    stood_in: bool = False  # the stack is none that the row names: it may be off as any of them
+    room: float | None = None  # of ``fits``: the limit over the predicted bytes
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
 
 

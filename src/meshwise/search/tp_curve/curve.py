@@ -9,9 +9,10 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster
+from meshwise.cost.doubt.question import Question, step_question
 from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.kernels.fits import experts_of
-from meshwise.cost.uncertainty import step_interval
+from meshwise.cost.uncertainty import is_tight, step_interval
 from meshwise.errors import IllegalLayout
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.check import check_switches
@@ -43,6 +44,7 @@ class Scaling(NamedTuple):
     limit: Limit
     limit_point: Point
     fastest: int
+    question: Question  # of the limit: what decides how far its step may be off
     smallest_fit: SmallestFit | None
     copies: tuple[Copies, ...]
 
@@ -154,6 +156,7 @@ def curve(
     limit = find_limit(e, points, shown, threshold, objective)
     return Scaling(
         limit_point=next(p for p in points if p.tp == limit.tp),
+        question=step_question(e).at(priced.index(limit.tp)),
         model=model,
         cluster=cluster,
         workload=workload,
@@ -243,6 +246,7 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
         for name in ("compute_s", "comm_s", "exposed_comm_s", "bubble_s", "host_s", "payload_bytes")
     }
     memory, fits = column(e.memory_bytes, size), column(e.fits, size)
+    tight = column(is_tight(e), size)
     wire = [column(w, size) for w in e.wire_bytes]
     ranks = [column(r, size) for r in e.pricer.groups["tp"].ranks]
     layers = _layers(e, size)
@@ -269,6 +273,7 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
                 weak_efficiency=step[0] / step[len(tps) + i],
                 memory_bytes=memory[i],
                 fits=bool(fits[i]),
+                tight=bool(tight[i]),
                 ranks_per_level=tuple(r[i] for r in ranks),
                 algorithm=names[i],
                 tokens_per_s=tokens / step[i],
