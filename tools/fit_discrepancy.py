@@ -4,7 +4,7 @@
 
 Default: the shipped tables. Further tables (development rows) are taken beside them; a row of an id
 that was read is not read again. Per quantity: the variance of ln(measured / predicted) as a sum over
-what a question has (:mod:`meshwise.cost.doubt.spread`), every publisher weighing alike, by the
+what a question has (:mod:`meshwise.cost.doubt.spread`), every publisher weighing alike or as √n, by the
 multiplicative updates that fit a sum of non-negative parts to squares (Févotte, Bertin and Durrieu
 2009, Itakura-Saito), each residual's square held down where it is out of all proportion (Student's t).
 Residuals of left-out publishers over their predicted standard deviation give the quantiles, never
@@ -30,7 +30,14 @@ import numpy as np
 
 from meshwise.cost.doubt.published_runs import Cell, regime
 from meshwise.cost.doubt.question import Question
-from meshwise.cost.doubt.spread import INHERITED_SD, NORMAL, components, judged_as
+from meshwise.cost.doubt.spread import (
+    ALWAYS,
+    INHERITED_SD,
+    NORMAL,
+    OPEN_RATE_SD,
+    components,
+    judged_as,
+)
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Unsupported, operand_of, source_of
@@ -42,8 +49,8 @@ DISCREPANCY = ROOT / "catalog/discrepancy"
 EVIDENCE = ROOT / "catalog/evidence"
 LEVEL = 0.90  # of rows to be inside, where they and their publisher are left out
 MOST = 0.98
-FREEDOM = 10.0  # of Student's t: how strongly a residual out of all proportion is held down
-STEPS = 300  # of the updates
+TIGHT = 0.85  # of the wrong `fits` are to be called tight
+STEPS, FEW_STEPS = 300, 60  # of the updates; where parts are chosen
 LEAST_SD = 0.01  # components below it are left out
 SHIPPED = "published tables"
 
@@ -62,11 +69,21 @@ PARTS = {
         *("over_memory", "host_share"),
     ),
     "time_s": (
-        *("device", "release", "software", "network", "pcie", "host", "all_to_all", "one_shot"),
-        *("small", "many_nodes"),
+        *("device", "release", "software", "network", "network_small", "network_medium"),
+        *("network_all_to_all", "many_nodes", "pcie", "host", "all_to_all", "small", "one_shot"),
     ),
 }
-FIXED = {"inherited": INHERITED_SD}
+FIXED = {"inherited": INHERITED_SD, "open_rate": OPEN_RATE_SD}
+
+
+class Form(NamedTuple):
+    """How a fit takes its rows."""
+
+    freedom: float  # of Student's t: how strongly a residual out of all proportion is held down
+    power: float  # a publisher of n rows weighs n to (1 − power)
+
+
+FORMS = tuple(Form(freedom, power) for freedom in (4.0, 10.0) for power in (1.0, 0.5))
 
 
 class Residual(NamedTuple):
@@ -82,6 +99,15 @@ class Residual(NamedTuple):
     mfu: float | None  # of a training step as measured
     dtype: str  # at whose peak
     shipped: bool
+
+
+class Held(NamedTuple):
+    """A row that ran or ran out of memory: the limit over the predicted bytes."""
+
+    publisher: str
+    question: Question
+    room: float
+    ran: bool
 
 
 class Fit(NamedTuple):
@@ -100,9 +126,10 @@ def publisher_of(row: Row, kind: str) -> str:
     return " ".join(words[:2]) if words[0] == "arXiv" else words[0].partition("@")[0]
 
 
-def collect(tables: list[Path]) -> list[Residual]:
-    """Every row of the tables that is predicted, beside its measurement."""
+def collect(tables: list[Path]) -> tuple[list[Residual], list[Held]]:
+    """Every row of the tables that is predicted, beside its measurement; and what fits."""
     found: list[Residual] = []
+    held: list[Held] = []
     seen: set[tuple[str, str]] = set()
     for path in tables:
         table = read_table(str(path))
@@ -116,6 +143,9 @@ def collect(tables: list[Path]) -> list[Residual]:
             except (Unsupported, MeshwiseError):
                 continue
             for p in predictions:
+                if p.quantity == "fits" and p.room is not None and p.question is not None:
+                    who = publisher_of(row, table.kind)
+                    held.append(Held(who, p.question, p.room, bool(p.measured)))
                 if p.quantity != "fits" and not p.judged_as and p.question is not None:
                     value = math.log(p.measured / p.predicted)
                     who = publisher_of(row, table.kind)
@@ -135,7 +165,7 @@ def collect(tables: list[Path]) -> list[Residual]:
                             path.parent == PUBLISHED,
                         )
                     )
-    return found
+    return found, held
 
 
 def replaced(rows: list[Residual], left_out: Path) -> list[Residual]:
@@ -188,14 +218,14 @@ def only(t: Table, chosen: np.ndarray) -> Table:
     return Table(*(column[chosen] for column in t))
 
 
-def variances(t: Table) -> np.ndarray:
+def variances(t: Table, form: Form, steps: int = STEPS) -> np.ndarray:
     """The components' variances."""
-    theta = np.full(t.x2.shape[1], 0.02)
-    for _ in range(STEPS):
+    theta, weight, freedom = np.full(t.x2.shape[1], 0.02), t.weight**form.power, form.freedom
+    for _ in range(steps):
         v = t.x2 @ theta + t.fixed + 1e-6
-        square = t.r**2 * (FREEDOM + 1.0) / (FREEDOM + t.r**2 / v)
-        up = t.x2.T @ (t.weight * square / v**2)
-        down = t.x2.T @ (t.weight / v)
+        square = t.r**2 * (freedom + 1.0) / (freedom + t.r**2 / v)
+        up = t.x2.T @ (weight * square / v**2)
+        down = t.x2.T @ (weight / v)
         theta = np.where(down > 0.0, theta * np.sqrt(up / np.maximum(down, 1e-12)), 0.0)
     return np.where(theta < LEAST_SD**2, 0.0, theta)
 
@@ -215,15 +245,56 @@ def ends(z: np.ndarray, weight: np.ndarray, level: float) -> tuple[float, float]
     return max(low, NORMAL), max(high, NORMAL)
 
 
-def scaled(t: Table) -> np.ndarray:
-    """Residuals over their standard deviation, each publisher's by a fit without it."""
-    z = np.zeros(len(t.r))
+def left_out_sd(t: Table, form: Form, steps: int = STEPS) -> np.ndarray:
+    """Each row's standard deviation, by a fit without its publisher."""
+    sd = np.zeros(len(t.r))
     for who in sorted(set(t.publisher)):
         own = t.publisher == who
         rest = only(t, ~own) if not own.all() else t
-        v = t.x2[own] @ variances(rest) + t.fixed[own] + 1e-6
-        z[own] = t.r[own] / np.sqrt(v)
-    return z
+        sd[own] = np.sqrt(t.x2[own] @ variances(rest, form, steps) + t.fixed[own] + 1e-6)
+    return sd
+
+
+def interval_score(t: Table, sd: np.ndarray) -> float:
+    """How good the intervals of left-out rows are: their width, and what lies outside of them counted
+    2 / (1 − level) times (Gneiting and Raftery 2007, section 6.2), in logarithms; a publisher of n rows
+    weighs √n."""
+    z, root = t.r / sd, np.sqrt(t.weight)
+    score = np.zeros(len(z))
+    for who in sorted(set(t.publisher)):
+        own = t.publisher == who
+        rest = ~own if not own.all() else own
+        low, high = ends(z[rest], t.weight[rest], LEVEL)
+        outside = np.maximum(-low - z[own], 0.0) + np.maximum(z[own] - high, 0.0)
+        score[own] = sd[own] * (low + high + 2.0 / (1.0 - LEVEL) * outside)
+    return float(np.average(score, weights=root))
+
+
+def justified(t: Table, names: tuple[str, ...]) -> tuple[tuple[str, ...], Form]:
+    """The parts that left-out rows justify, and the form of their fit: the part without which their
+    intervals are best goes, until none is."""
+
+    def score(kept: list[int], form: Form) -> float:
+        return interval_score(
+            t._replace(x2=t.x2[:, kept]),
+            left_out_sd(t._replace(x2=t.x2[:, kept]), form, FEW_STEPS),
+        )
+
+    found = []
+    for form in FORMS:
+        kept = list(range(len(names)))
+        best = score(kept, form)
+        while len(kept) > 1:
+            trials = {
+                i: score([k for k in kept if k != i], form) for i in kept if names[i] != ALWAYS[0]
+            }
+            if not trials or min(trials.values()) > best:
+                break
+            gone = min(trials, key=lambda i: trials[i])
+            kept, best = [k for k in kept if k != gone], trials[gone]
+        found.append((best, form, tuple(names[k] for k in kept)))
+    _, form, chosen = min(found)
+    return chosen, form
 
 
 class Covered(NamedTuple):
@@ -275,6 +346,26 @@ def between_layouts(rows: list[Residual]) -> float:
     return weighted_quantile(every, weight, 0.5) / (0.6745 * math.sqrt(2.0))
 
 
+def tight_share(held: list[Held], fit: Fit) -> float:
+    """The share of the memory's interval in which :data:`TIGHT` of the wrong ``fits`` lie; a publisher of
+    n of them weighs √n."""
+    needed: list[float] = []
+    whose: list[str] = []
+    for h in held:
+        if (h.room >= 1.0) != h.ran:
+            has = components(h.question, index=())
+            variance = sum(
+                (sd * float(has.get(name, 0.0))) ** 2 for name, sd in (fit.sd | FIXED).items()
+            )
+            end = fit.high if h.room >= 1.0 else fit.low
+            needed.append(abs(math.log(h.room)) / (end * math.sqrt(variance)))
+            whose.append(h.publisher)
+    if not needed:
+        return 1.0
+    weight = np.array([1.0 / math.sqrt(whose.count(who)) for who in whose])
+    return min(weighted_quantile(np.array(needed), weight, TIGHT), 1.0)
+
+
 def best_mfu(rows: list[Residual]) -> dict[str, dict[str, tuple[float, str]]]:
     """The best utilisation of the shipped rows by device and format of the products, and whose it is."""
     found: dict[str, dict[str, tuple[float, str]]] = defaultdict(dict)
@@ -287,9 +378,11 @@ def best_mfu(rows: list[Residual]) -> dict[str, dict[str, tuple[float, str]]]:
 
 def fitted(quantity: str, rows: list[Residual], index: list[Cell]) -> tuple[Fit, dict[str, float]]:
     """The constants of a quantity, and what they are worth on publishers left out."""
-    names = ("source", *PARTS[quantity])
+    names = (*ALWAYS, *PARTS[quantity])
+    whole = arranged(rows, names, index)
+    names, form = justified(whole, names)
     t = arranged(rows, names, index)
-    theta, z = variances(t), scaled(t)
+    theta, z = variances(t, form), t.r / left_out_sd(t, form)
     covered = wide_enough(t, z)
     low, high = ends(z, t.weight, covered.level)
     sd = np.sqrt(t.x2 @ theta + t.fixed)
@@ -325,7 +418,9 @@ def measured(rows: list[Residual], index: list[Cell]) -> np.ndarray:
     )
 
 
-def write(quantity: str, rows: list[Residual], index: list[Cell], tables: str) -> None:
+def write(
+    quantity: str, rows: list[Residual], held: list[Held], index: list[Cell], tables: str
+) -> None:
     fit, worth = fitted(quantity, rows, index)
     publishers = sorted({r.publisher for r in rows})
     lines = [
@@ -337,7 +432,8 @@ def write(quantity: str, rows: list[Residual], index: list[Cell], tables: str) -
         *(f"{name} = {value:.3f}" for name, value in worth.items() if math.isfinite(value)),
         f"low = {fit.low:.3f}",
         f"high = {fit.high:.3f}",
-        f"layout = {between_layouts(rows):.4f}",
+        *([f"layout = {between_layouts(rows):.4f}"] if quantity == "step_s" else []),
+        *([f"tight = {tight_share(held, fit):.3f}"] if quantity == "memory_bytes" else []),
         "",
         "# Standard deviations of ln(measured / predicted) by what a question has; `inherited` is of",
         "# kernels predicted by another device's constants (docs/explanation/provenance).",
@@ -375,7 +471,7 @@ def main() -> None:
     parser.add_argument("--left-out", type=Path, help="rows that cross_validate.py wrote")
     arguments = parser.parse_args()
     shipped = sorted(p for p in PUBLISHED.glob("*.csv") if p.name != "layers.csv")
-    rows = collect([*shipped, *arguments.table])
+    rows, held = collect([*shipped, *arguments.table])
     if arguments.left_out:
         rows = replaced(rows, arguments.left_out)
     tables = SHIPPED + (" and development rows beside them" if arguments.table else "")
@@ -386,7 +482,7 @@ def main() -> None:
         for quantity in dict.fromkeys(r.quantity for r in of_kind):
             if quantity in PARTS:
                 own = [r for r in of_kind if judged_as(r.quantity) == quantity]
-                write(quantity, own, index, tables)
+                write(quantity, own, held, index, tables)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
 from meshwise.clusters.load import load_cluster
 from meshwise.cost.collectives import collective as coll
-from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.doubt.question import collective_question
 from meshwise.cost.estimate import price_layouts
 from meshwise.cost.uncertainty import collective_interval
@@ -370,8 +369,7 @@ def collective(
         return collective_interval(seconds, op, payload, best, chosen, cluster, group)
 
     factor = float(coll.busbw_factor(op, n))
-    lent = lent_levels(best.lent, group.ranks)
-    asked = collective_question(op, payload, group, cluster, chosen, lent)
+    asked = collective_question(op, payload, group, cluster, chosen, best)
     evidence = evidence_record(asked, chosen) if n > 1 else None
     record = collective_record(op, payload, n, cluster, found, factor, interval, evidence)
     return CollectiveResult(record)

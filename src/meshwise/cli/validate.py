@@ -33,6 +33,11 @@ from meshwise.errors import InputError
     type=values.NUMBER_TYPE,
     help="Show the N rows that are furthest off (default 15; 0: none).",
 )
+@click.option(
+    "--decisions",
+    is_flag=True,
+    help="Show every group of rows that differ in layout alone: what following the prediction would cost.",
+)
 @output.output_options
 def command(table: str | None, **said: object) -> None:
     """Predict every row of TABLE.csv (training steps, single layers, serving runs or collectives; told by its header)
@@ -56,7 +61,8 @@ def command(table: str | None, **said: object) -> None:
             value=table,
             legal="a CSV file, or --published [training, layers, serving or collectives]",
         )
+    groups = o.flag("decisions")
     most = 15 if worst is None else worst
-    output.write_answer(o, result.to_dict, lambda: result.page(most), "rows")
+    output.write_answer(o, result.to_dict, lambda: result.page(most, groups), "rows")
     if result.invalid == len(result.results):
         raise click.exceptions.Exit(2)

@@ -9,7 +9,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
 from meshwise.cost.collectives.fabric import Fabric
-from meshwise.cost.collectives.fits import THROUGH_HOST, lent_levels, slower_start
+from meshwise.cost.collectives.fits import THROUGH_HOST, slower_start
 from meshwise.cost.doubt.question import collective_question, footprint_question, step_question
 from meshwise.cost.doubt.spread import (
     INHERITED_SD,
@@ -157,8 +157,7 @@ def collective_interval(
     """90 % interval [s] of one algorithm's time of a collective, whose ``best`` is known."""
     if stack.ideal or seconds <= 0.0:
         return seconds, seconds
-    lent = lent_levels(best.lent, group.ranks)
-    sd = standard_deviation("time_s", collective_question(op, payload, group, cluster, stack, lent))
+    sd = standard_deviation("time_s", collective_question(op, payload, group, cluster, stack, best))
     longer = unmeasured_slowdown(op, payload, group, cluster, stack, float(best.seconds))
     low, high = prediction_interval(seconds, "time_s", sd, longer)
     if collective_kind(stack, cluster, group) == "nccl-host":

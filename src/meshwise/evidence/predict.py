@@ -8,7 +8,6 @@ import numpy as np
 
 from meshwise.cost.collectives import collective as coll
 from meshwise.cost.collectives.algorithms import OPS
-from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.doubt.question import collective_question
 from meshwise.cost.uncertainty import unmeasured_slowdown
 from meshwise.evidence import hardware
@@ -78,9 +77,7 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             seconds,
             source_of(row),
             lacking,
-            question=collective_question(
-                op, payload, group, cluster, software, lent_levels(priced.lent, group.ranks)
-            ),
+            question=collective_question(op, payload, group, cluster, software, priced),
             slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),
         )
     ]

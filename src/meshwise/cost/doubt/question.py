@@ -13,6 +13,8 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import SHARD_STAGES
 from meshwise.clusters.load import Cluster
+from meshwise.cost.collectives.collective import Priced
+from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.estimate import Estimate
 from meshwise.cost.exposed import crosses_network, exposed_comm
 from meshwise.cost.kernels.fits import kernels
@@ -34,14 +36,19 @@ TRAITS = {
     "over_memory": "does not fit",
     # of collectives
     "network": "over a network",
+    "network_small": "up to 32 KiB over a network",
+    "network_medium": "up to a mebibyte over a network",
+    "network_all_to_all": "all-to-all over a network",
+    "open_rate": "a network whose rate is not stated",
     "host": "through the host's memory",
     "all_to_all": "all-to-all",
     "one_shot": "an engine's own kernels",
-    "small": "below a mebibyte",
+    "small": "up to a mebibyte inside a node",
 }
 MANY_NODES = 8
 ZERO3 = SHARD_STAGES.index("zero3")
-SMALL_BYTES = 1 << 20
+SMALL_BYTES, MEDIUM_BYTES = 1 << 15, 1 << 20
+LIBRARY = "nccl"  # what runs a collective that no engine's own kernel does
 _PCIE = ("pcie", "pcie-host", "socket")  # kinds of levels
 
 
@@ -129,29 +136,46 @@ def footprint_question(e: Estimate, assumed: bool = False) -> Question:
 
 
 def collective_question(
-    op: str, payload: float, group: Group, cluster: Cluster, stack: Stack, lent: Array
+    op: str,
+    payload: float,
+    group: Group,
+    cluster: Cluster,
+    stack: Stack,
+    best: Priced,
+    open_rate: bool = False,
 ) -> Question:
-    """The question of one collective; ``lent``: doubt that its constants hold here."""
+    """The question of one collective, whose quickest algorithm is ``best``; ``open_rate``: its network's
+    rate is not stated."""
     crossed = [
-        level for level, ranks in zip(cluster.levels, group.ranks, strict=True) if np.max(ranks) > 1
+        i
+        for i, (level, ranks) in enumerate(zip(cluster.levels, group.ranks, strict=True))
+        if np.max(ranks) > 1 or level is cluster.levels[0]
     ]
-    inside = crossed[0] if crossed else cluster.levels[0]
-    network = any(level.kind == "network" for level in crossed)
+    inside, outer = cluster.levels[0], cluster.levels[crossed[-1]]
+    network = any(cluster.levels[i].kind == "network" for i in crossed)
+    one_shot = not network and stack.communication.custom_all_reduce
     nodes = float(np.max(group.size)) / cluster.node_devices
+    source = best.sources[crossed[-1]]
     traits = {
         "network": network,
+        "network_small": network and payload <= SMALL_BYTES,
+        "network_medium": network and SMALL_BYTES < payload <= MEDIUM_BYTES,
+        "network_all_to_all": network and op == "all_to_all",
+        "many_nodes": network and nodes > MANY_NODES,
+        "open_rate": network and (open_rate or outer.assumed),
         "pcie": not network and inside.kind in _PCIE,
         "host": not network and inside.kind == "pcie-host",
-        "all_to_all": op == "all_to_all",
-        "one_shot": not network and stack.communication.custom_all_reduce,
-        "small": payload < SMALL_BYTES,
-        "many_nodes": network and nodes > MANY_NODES,
+        "all_to_all": not network and op == "all_to_all",
+        "small": not network and payload <= MEDIUM_BYTES,
+        "one_shot": one_shot,
     }
     return Question(
         kind="collectives",
         device=cluster.device.name,
-        software=stack.software,
-        release=(crossed[-1] if crossed else inside).fabric,
+        software=stack.communication.collectives if one_shot else LIBRARY,
+        # the fabric whose constants hold; its own name where it has none
+        release=outer.fabric if source.inherited_by else source.file,
         traits={k: np.float64(v) for k, v in traits.items()},
-        shares={"inherited": lent},
+        shares={"inherited": lent_levels(best.lent, group.ranks)},
+        own_kernels=not source.inherited_by,
     )

@@ -4,7 +4,7 @@ against the measured best, and against the rule of thumb's."""
 from __future__ import annotations
 
 import statistics
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -28,8 +28,36 @@ class Decision(NamedTuple):
     thumb_regret: float | None
     kendall_tau: float | None  # None where all are alike in one of the two
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
+        """A row of the JSON."""
         return self._asdict() | {"job": [part for part in self.job[1:] if part]}
+
+
+class ThumbScore(TypedDict):
+    """The rule of thumb's regrets over the groups that it decides, and the prediction's over the same."""
+
+    groups: int
+    median_regret: float | None
+    mean_regret: float | None
+    mean_regret_predicted: float | None
+
+
+class DecisionScore(TypedDict):
+    """Medians and means over groups."""
+
+    groups: int
+    rows: int
+    median_regret: float
+    mean_regret: float
+    median_kendall_tau: float | None
+    mean_kendall_tau: float | None
+    rule_of_thumb: ThumbScore
+
+
+class DecisionsScore(DecisionScore):
+    """The same of every source alone."""
+
+    by_source: dict[str, DecisionScore]
 
 
 def decided(results: list[Result]) -> list[Decision]:
@@ -92,7 +120,7 @@ def kendall_tau(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float
     return float(np.sum(a * b)) / untied if untied else None
 
 
-def _score(found: list[Decision]) -> dict[str, Any]:
+def _score(found: list[Decision]) -> DecisionScore:
     """Medians and means of groups; the rule of thumb's over those that it decides, and ours on the same."""
     regrets = [d.regret for d in found]
     taus = [d.kendall_tau for d in found if d.kendall_tau is not None]
@@ -113,11 +141,11 @@ def _score(found: list[Decision]) -> dict[str, Any]:
     }
 
 
-def decisions(results: list[Result]) -> dict[str, Any] | None:
+def decisions(results: list[Result]) -> DecisionsScore | None:
     """What the decisions of a table come to, in all and by source; None where there is none."""
     found = decided(results)
     if not found:
         return None
     sources = dict.fromkeys(d.source for d in found)
     by = {source: _score([d for d in found if d.source == source]) for source in sources}
-    return _score(found) | {"by_source": by}
+    return {**_score(found), "by_source": by}
