@@ -51,6 +51,7 @@ LEVEL = 0.90  # of rows to be inside, where they and their publisher are left ou
 MOST = 0.98
 TIGHT = 0.85  # of the wrong `fits` are to be called tight
 STEPS, FEW_STEPS = 300, 60  # of the updates; where parts are chosen
+BETTER = 0.005  # by which share the intervals are to be better without a part
 LEAST_SD = 0.01  # components below it are left out
 SHIPPED = "published tables"
 
@@ -272,7 +273,7 @@ def interval_score(t: Table, sd: np.ndarray) -> float:
 
 def justified(t: Table, names: tuple[str, ...]) -> tuple[tuple[str, ...], Form]:
     """The parts that left-out rows justify, and the form of their fit: the part without which their
-    intervals are best goes, until none is."""
+    intervals are better goes, until there is none."""
 
     def score(kept: list[int], form: Form) -> float:
         return interval_score(
@@ -288,7 +289,7 @@ def justified(t: Table, names: tuple[str, ...]) -> tuple[tuple[str, ...], Form]:
             trials = {
                 i: score([k for k in kept if k != i], form) for i in kept if names[i] != ALWAYS[0]
             }
-            if not trials or min(trials.values()) > best:
+            if not trials or min(trials.values()) > (1.0 - BETTER) * best:
                 break
             gone = min(trials, key=lambda i: trials[i])
             kept, best = [k for k in kept if k != gone], trials[gone]

@@ -329,7 +329,7 @@ def _mfu_lines(r: Report) -> list[str]:
     """The best published utilisation of the device beside that of a training step."""
     if r.estimate.workload.phase != "train" or r.estimate.stack.ideal:
         return []
-    return [wrap(mfu_words(r.mfu, estimate_published_mfu(r), r.estimate.cluster.device.title))]
+    return [mfu_words(r.mfu, estimate_published_mfu(r), r.estimate.cluster.device.title)]
 
 
 def _times(r: Report) -> Table:

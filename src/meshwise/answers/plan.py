@@ -269,7 +269,7 @@ def plan_page(p: Planned) -> Page:
     price = p.price_per_device_hour
     parts: list[Table | str] = [
         training_table("", rows, ranks=True, price=price),
-        "\n".join(wrap(text) for text in _sentences(answer)),
+        "\n".join(wrap(text, ids=True) for text in _sentences(answer)),
         *evidence_lines(evidence_record(answer.best.question, answer.stack)),
         *counted,
     ]

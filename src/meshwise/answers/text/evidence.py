@@ -25,7 +25,7 @@ def evidence_lines(e: EvidenceRecord | None) -> list[str]:
         said = f"Evidence: {e['tier']} (new: {new}; {runs} share the rest: {named})."
     if e["narrow_by"]:
         said += f" What would narrow the interval: {'; '.join(e['narrow_by'])}."
-    return [wrap(said)]
+    return [wrap(said, ids=True)]
 
 
 def fits_words(fits: bool, tight: bool) -> str:
@@ -37,7 +37,8 @@ def mfu_words(promised: float, published: PublishedMfu | None, device: str) -> s
     """The best published utilisation of the device beside a promise."""
     if published is None:
         return f"MFU {percent(promised)}; no published run of {device} says its own."
-    return (
+    return wrap(
         f"MFU {percent(promised)}; the best published on {device} is {percent(published['mfu'])} "
-        f"({published['id']})."
+        f"({published['id']}).",
+        ids=True,
     )

@@ -16,9 +16,14 @@ from meshwise.workloads.workload import Prefill, Training, Workload
 WIDTH = 79  # of running text
 
 
-def wrap(text: str) -> str:
-    """Running text in lines of a page."""
-    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH))
+def wrap(text: str, *, ids: bool = False) -> str:
+    """Running text in lines of a page; with ``ids`` in it, no line ends inside a word."""
+    lines = (
+        line
+        for part in text.splitlines()
+        for line in textwrap.wrap(part, WIDTH, break_on_hyphens=not ids)
+    )
+    return "\n".join(lines)
 
 
 def sentence(remark: str) -> str:
