@@ -22,6 +22,7 @@ import doctest
 import functools
 import importlib.util
 import io
+import json
 import os
 import re
 import runpy
@@ -565,7 +566,15 @@ def decisions_section() -> str:
                 "-" if rule is None else f"{100 * rule:.1f} %",
             )
         )
-    heads = ("source", "groups", "rows", "median regret", "mean regret", "median τ", "rule of thumb, mean")
+    heads = (
+        "source",
+        "groups",
+        "rows",
+        "median regret",
+        "mean regret",
+        "median τ",
+        "rule of thumb, mean",
+    )
     return table(heads, rows)
 
 
@@ -648,9 +657,12 @@ def figures() -> dict[str, float]:
                     )
     for kind in ("training", "serving", "collectives"):
         for quantity, part in _validated(kind).items():
+            if quantity == "decisions":
+                continue
             if quantity == "fits":
-                found["validate.oom.right"] = part["n"] - part["wrong"]
-                found["validate.oom.rows"] = part["n"]
+                called = part["matrix"]["out_of_memory"]
+                found["validate.oom.right"] = called["called_out_of_memory"]
+                found["validate.oom.rows"] = sum(called.values())
                 continue
             found[f"validate.{quantity}.rows"] = part["n"]
             if "tp_doubling" in part:

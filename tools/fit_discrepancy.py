@@ -150,7 +150,7 @@ def collect(tables: list[Path]) -> tuple[list[Residual], list[Held]]:
                 if p.quantity != "fits" and not p.judged_as and p.question is not None:
                     value = math.log(p.measured / p.predicted)
                     who = publisher_of(row, table.kind)
-                    alike = p.job.alike if p.job is not None else ()
+                    alike = p.contender.alike if p.contender is not None else ()
                     mfu = p.ideal_s / p.measured if p.ideal_s else None
                     found.append(
                         Residual(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from meshwise.evidence.prediction import Job
+from meshwise.evidence.prediction import Contender
 from meshwise.evidence.score.decisions import decided, decisions, kendall_tau
 from meshwise.evidence.score.result import Result
 from meshwise.evidence.score.summary import error_summary, fits_summary
@@ -37,7 +37,7 @@ def row(
         "",
         job[0],
         (),
-        job=Job(job, layout, 8),
+        contender=Contender(job, layout, 8),
     )
 
 
@@ -73,7 +73,11 @@ def test_groups_have_four_rows_that_differ_in_layout() -> None:
     assert decided(GROUP[:3]) == []
     same = [row(str(i), 1.0 + i, 1.0 + i, TP) for i in range(5)]
     assert decided(same) == []
-    other = [r._replace(job=Job(("s", "other"), r.job.layout, 8)) for r in GROUP[:2] if r.job]
+    other = [
+        r._replace(contender=Contender(("s", "other"), r.contender.layout, 8))
+        for r in GROUP[:2]
+        if r.contender
+    ]
     assert decided([*GROUP[2:], *other]) == []
 
 
@@ -90,7 +94,11 @@ def test_the_rule_of_thumb_takes_the_fewest_stages_and_no_context_parallelism() 
 
 
 def test_decisions_are_summed_up_by_source() -> None:
-    again = [r._replace(source="t", job=Job(("t", "x"), r.job.layout, 8)) for r in GROUP if r.job]
+    again = [
+        r._replace(source="t", contender=Contender(("t", "x"), r.contender.layout, 8))
+        for r in GROUP
+        if r.contender
+    ]
     right = [r._replace(predicted=r.measured) for r in again]
     found = decisions([*GROUP, *right])
     assert found is not None

@@ -70,9 +70,28 @@ def test_megatron_training_steps(source: str) -> None:
 
 
 def test_out_of_memory_rows_are_predicted_out_of_memory() -> None:
+    called = summary("training")["fits"]["matrix"]["out_of_memory"]
+    assert sum(called.values()) == 15
+    assert called["called_fitting"] <= 2
+
+
+def test_rows_that_ran_are_predicted_to_fit_or_called_tight() -> None:
+    """Of the rows that ran, few are called out of memory, and of the errors four of five are tight."""
     fits = summary("training")["fits"]
-    assert fits["n"] == 15
-    assert fits["wrong"] <= 2
+    called = fits["matrix"]["ran"]
+    assert sum(called.values()) > 600
+    assert called["called_out_of_memory"] <= 0.08 * sum(called.values())
+    assert fits["wrong_tight"] >= 0.8 * fits["wrong"]
+
+
+def test_decisions_beat_the_rule_of_thumb() -> None:
+    """Groups of rows that differ in layout alone: what the predicted best costs beside the measured one."""
+    found = summary("training")["decisions"]
+    assert found["groups"] >= 25
+    assert found["median_regret"] <= 0.03
+    rule = found["rule_of_thumb"]
+    assert rule["mean_regret_predicted"] < rule["mean_regret"]
+    assert found["median_kendall_tau"] > 0.5
 
 
 def test_static_batches_of_fastertransformer() -> None:
@@ -121,7 +140,7 @@ def test_layers_by_phase() -> None:
 def test_nine_of_ten_rows_lie_inside_their_interval(kind: str) -> None:
     """Of all rows, 90 % with what a binomial of that many allows."""
     for quantity, found in summary(kind).items():
-        if quantity == "fits":
+        if quantity in ("fits", "decisions"):
             continue
         room = 3 * (0.9 * 0.1 / found["n"]) ** 0.5
         assert found["coverage"] >= 0.9 - room, quantity

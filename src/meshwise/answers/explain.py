@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
-from meshwise.answers.estimate import EstimateRecord, estimate_remarks
+from meshwise.answers.estimate import estimate_remarks
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record
 from meshwise.answers.records.evidence import EvidenceRecord, evidence_record
+from meshwise.answers.records.step import EstimateRecord
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import (

@@ -9,7 +9,14 @@ from meshwise.axes import RECOMPUTE_MODES
 from meshwise.cost.doubt.question import footprint_question, step_question
 from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.evidence import hardware
-from meshwise.evidence.prediction import Job, Prediction, model_of, operand_of, source_of, stack_of
+from meshwise.evidence.prediction import (
+    Contender,
+    Prediction,
+    model_of,
+    operand_of,
+    source_of,
+    stack_of,
+)
 from meshwise.evidence.software import as_stated, usual_training_stack
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts.check import check
@@ -87,10 +94,10 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
 _ALIKE = ("model", "device", "devices", "global_batch", "seq", "dtype", "stack", "attention")
 
 
-def job_of(row: Row, e: Estimate) -> Job:
+def contender_of(row: Row, e: Estimate) -> Contender:
     """The row's layout, and what it has in common with those that differ in layout alone."""
     alike = (source_of(row), *(row.text(column).lower() for column in _ALIKE))
-    return Job(alike, e.layout.at(0), e.cluster.node_devices)
+    return Contender(alike, e.layout.at(0), e.cluster.node_devices)
 
 
 def training_predictions(row: Row, folder: Path) -> list[Prediction]:
@@ -120,7 +127,7 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
                 assumed,
                 ideal_s=ideal,
                 question=step_question(e, stood_in),
-                job=job_of(row, e),
+                contender=contender_of(row, e),
             )
         )
     # the memory
@@ -137,8 +144,8 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
                 question=held,
             )
         )
-    # whether it would have run, of what did
-    return [*found, fits] if found else []
+    # whether it would have run, of what is said to have
+    return [*found, fits] if found and row.text("fits") else found
 
 
 def measured_step_s(row: Row, e: Estimate) -> float | None:

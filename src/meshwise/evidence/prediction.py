@@ -21,7 +21,7 @@ class Unsupported(Exception):
     """A sound row that meshwise cannot predict; the text says why."""
 
 
-class Job(NamedTuple):
+class Contender(NamedTuple):
     """A training row among those that differ from it in layout alone."""
 
     alike: tuple[str, ...]  # what they have in common
@@ -42,7 +42,7 @@ class Prediction(NamedTuple):
     pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
     tp: int = 1
     question: Question | None = None  # what decides how far the prediction may be off
-    job: Job | None = None  # training: what it ran, beside others of one job
+    contender: Contender | None = None  # training: what it ran, beside others of one job
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     room: float | None = None  # of ``fits``: the limit over the predicted bytes
     judged_as: str = ""  # quantity whose published spread holds, where this one has none

@@ -86,7 +86,7 @@ def _result(line: int, p: Prediction) -> Result:
         p.assumed,
         _near(p),
         tight,
-        p.job,
+        p.contender,
         p.ideal_s,
         p.pair,
         p.tp,

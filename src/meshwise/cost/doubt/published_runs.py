@@ -119,9 +119,9 @@ def evidence(q: Question, without: str = "", index: tuple[Cell, ...] | None = No
 
 
 _OWN = {
-    "training": "steps of your own: `meshwise validate TABLE.csv` says how far they lie",
-    "serving": "runs of your own: `meshwise validate TABLE.csv` says how far they lie",
-    "collectives": "a log of your own: `meshwise collective --measured FILE`",
+    "training": "a table of your own steps (validate says how far they lie)",
+    "serving": "a table of your own runs (validate says how far they lie)",
+    "collectives": "a few sizes of your own log (collective with measured)",
 }
 
 
@@ -129,12 +129,12 @@ def _narrowing(q: Question, lacks: tuple[str, ...]) -> tuple[str, ...]:
     """What would make the interval smaller, the most first."""
     said = []
     if q.assumed:
-        said.append("the software that runs (`--stack`)")
+        said.append("the stack that runs, in place of one that stands in for it")
     if lacks or not q.own_kernels:
         said.append(_OWN[q.kind])
     crosses = any(float(q.traits.get(t, 0.0)) for t in ("ep_network", "tp_network", "network"))
     if q.kind != "collectives" and (crosses or float(q.shares.get("network_share", 0.0)) > 0.1):
-        said.append("the network's own times (`meshwise collective --measured FILE`)")
+        said.append("a few sizes of a log of the network (collective with measured)")
     return tuple(said)
 
 

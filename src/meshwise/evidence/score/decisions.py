@@ -64,14 +64,14 @@ def decided(results: list[Result]) -> list[Decision]:
     """Every group of at least four measured and predicted steps."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     for r in results:
-        if r.quantity == "step_s" and r.status == "ok" and r.job is not None:
-            groups.setdefault(r.job.alike, []).append(r)
+        if r.quantity == "step_s" and r.status == "ok" and r.contender is not None:
+            groups.setdefault(r.contender.alike, []).append(r)
     return [_decision(job, rows) for job, rows in groups.items() if _several(rows)]
 
 
 def _several(rows: list[Result]) -> bool:
     """Whether there is something to choose."""
-    return len(rows) >= LEAST_ROWS and len({r.job.layout for r in rows if r.job}) > 1
+    return len(rows) >= LEAST_ROWS and len({r.contender.layout for r in rows if r.contender}) > 1
 
 
 def _decision(job: tuple[str, ...], rows: list[Result]) -> Decision:
@@ -94,12 +94,12 @@ def _decision(job: tuple[str, ...], rows: list[Result]) -> Decision:
 def _thumb(rows: list[Result]) -> int | None:
     """The row that the rule of thumb of ``plan`` takes: its other switches are the best for it, as
     predicted. None where no row is as the rule says."""
-    layouts = [r.job.layout for r in rows if r.job is not None]
+    layouts = [r.contender.layout for r in rows if r.contender is not None]
 
     def column(name: str) -> np.ndarray[Any, Any]:
         return np.array([getattr(layout, name) for layout in layouts])
 
-    node = rows[0].job.node_devices if rows[0].job is not None else 1
+    node = rows[0].contender.node_devices if rows[0].contender is not None else 1
     outer = np.array([PLACEMENTS.index(layout.placement) for layout in layouts])
     legal = np.array([SHARD_STAGES.index(layout.shard) in PLAIN_SHARDS for layout in layouts])
     good = fills_node(column("tp"), column("cp"), column("ep"), outer, node, legal)

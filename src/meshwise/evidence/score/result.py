@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from meshwise.cost.doubt.published_runs import Evidence
-from meshwise.evidence.prediction import Job
+from meshwise.evidence.prediction import Contender
 from meshwise.evidence.tables import Assumed
 
 
@@ -26,14 +26,14 @@ class Result(NamedTuple):
     assumed: tuple[Assumed, ...]
     evidence: Evidence | None = None
     tight: bool | None = None  # of ``fits``: the limit is within the memory's error
-    job: Job | None = None
+    contender: Contender | None = None
     ideal_s: float | None = None
     pair: tuple[str, ...] = ()
     tp: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """The row of the JSON contract."""
-        hidden = ("ideal_s", "pair", "tp", "job")
+        hidden = ("ideal_s", "pair", "tp", "contender")
         found = {k: v for k, v in self._asdict().items() if k not in hidden}
         near = None
         if self.evidence is not None:
