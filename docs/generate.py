@@ -583,6 +583,7 @@ LEFT_OUT = DOCS / "left-out.json"
 
 def left_out_section() -> str:
     """What ``tools/cross_validate.py`` found, as it wrote it."""
+    sys.path.insert(0, str(ROOT / "tools"))
     tool = runpy.run_path(str(ROOT / "tools/cross_validate.py"))
     return str(tool["markdown"](json.loads(LEFT_OUT.read_text(encoding="utf-8"))))
 

@@ -10,7 +10,12 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
 from meshwise.cost.collectives.fabric import Fabric
 from meshwise.cost.collectives.fits import THROUGH_HOST, slower_start
-from meshwise.cost.doubt.question import collective_question, footprint_question, step_question
+from meshwise.cost.doubt.question import (
+    Question,
+    collective_question,
+    footprint_question,
+    step_question,
+)
 from meshwise.cost.doubt.spread import (
     INHERITED_SD,
     NORMAL,
@@ -61,34 +66,36 @@ def even_draws_s(e: Estimate) -> Array:
     return np.maximum(longer, 0.0)
 
 
-def step_interval(e: Estimate) -> tuple[Array, Array]:
-    """90 % interval of ``step_s`` [s]; the ideal stack is a definition and has none."""
+def step_interval(e: Estimate, asked: Question | None = None) -> tuple[Array, Array]:
+    """90 % interval of ``step_s`` [s]; the ideal stack is a definition and has none. ``asked``: the
+    question of ``e``, where it is known already."""
     if e.stack.ideal:
         return e.step_s, e.step_s
-    sd = step_sd(e)
+    sd = step_sd(e, asked)
     if e.program.ctx.training:
         return prediction_interval(e.step_s, "step_s", sd)
     return tpot_interval(e.step_s, e.stack, sd, even_draws_s(e))
 
 
-def step_sd(e: Estimate) -> Array:
+def step_sd(e: Estimate, asked: Question | None = None) -> Array:
     """Standard deviation of ln(measured / predicted) of a step, or of an iteration, per layout."""
-    return standard_deviation("step_s" if e.program.ctx.training else "tpot_s", step_question(e))
+    quantity = "step_s" if e.program.ctx.training else "tpot_s"
+    return standard_deviation(quantity, asked or step_question(e))
 
 
-def memory_sd(e: Estimate) -> Array:
+def memory_sd(e: Estimate, asked: Question | None = None) -> Array:
     """Standard deviation of ln(measured / predicted) of the memory, per layout."""
-    return standard_deviation("memory_bytes", footprint_question(e))
+    return standard_deviation("memory_bytes", asked or footprint_question(e))
 
 
-def memory_interval(e: Estimate) -> tuple[Array, Array]:
+def memory_interval(e: Estimate, asked: Question | None = None) -> tuple[Array, Array]:
     """90 % interval of ``memory_bytes`` [bytes]."""
-    return prediction_interval(e.memory_bytes, "memory_bytes", memory_sd(e))
+    return prediction_interval(e.memory_bytes, "memory_bytes", memory_sd(e, asked))
 
 
-def is_tight(e: Estimate) -> Array:
+def is_tight(e: Estimate, asked: Question | None = None) -> Array:
     """Whether the limit lies within the memory's error, per layout: ``fits`` may be wrong."""
-    return within_memory_error(e.memory_bytes, e.memory_limit_bytes, memory_sd(e))
+    return within_memory_error(e.memory_bytes, e.memory_limit_bytes, memory_sd(e, asked))
 
 
 def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:

@@ -287,7 +287,8 @@ def layout_remarks(e: Estimate) -> tuple[str, ...]:
 def report(e: Estimate) -> Report:
     """The record of one scalar layout."""
     step, comm = float(e.step_s), float(e.comm_s)
-    (low, high), held = step_interval(e), memory_interval(e)
+    asked = step_question(e)
+    (low, high), held = step_interval(e, asked), memory_interval(e, asked)
     peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
     devices = int(e.layout.devices)
     useful = model_flops(e)
@@ -318,8 +319,8 @@ def report(e: Estimate) -> Report:
         memory_low_bytes=float(held[0]),
         memory_high_bytes=float(held[1]),
         fits=bool(e.fits),
-        tight=bool(is_tight(e)),
-        question=step_question(e).at(0),
+        tight=bool(is_tight(e, asked)),
+        question=asked.at(0),
         communication=communication(e),
         provenance=provenance(e),
         operations=operations(e),

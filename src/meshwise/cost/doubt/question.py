@@ -91,12 +91,13 @@ def inherited_share(e: Estimate) -> Array:
 
 
 def step_question(e: Estimate, assumed: bool = False) -> Question:
-    """The question of a step of ``e``, per layout; ``assumed``: its software only stands in."""
+    """The question of a step of ``e`` and of its memory, per layout; ``assumed``: its software only stands in."""
     step = np.maximum(e.step_s, 1e-30)
     shares = {"host_share": e.host_s / step, "inherited": inherited_share(e)}
     if e.program.ctx.training:
         shares["network_share"] = exposed_comm(e).network_s / step
-    return footprint_question(e, assumed)._replace(shares=shares)
+    held = footprint_question(e, assumed)
+    return held._replace(shares={**held.shares, **shares})
 
 
 def footprint_question(e: Estimate, assumed: bool = False) -> Question:

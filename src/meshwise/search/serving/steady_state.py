@@ -121,6 +121,7 @@ def steady(
     rate = served / service
     fits = per_replica <= most
     e = engine.decode(batch, w.context, w.queries)
+    asked_of = step_question(e) if doubted else None
     limit = cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
     return Steady(
         tpot_s=tpot,
@@ -137,9 +138,11 @@ def steady(
         memory_bytes=used,
         memory_limit_bytes=limit,
         fits=fits,
-        tight=within_memory_error(used, limit, memory_sd(e)) if doubted else np.bool_(False),
+        tight=within_memory_error(used, limit, memory_sd(e, asked_of))
+        if doubted
+        else np.bool_(False),
         even_s=even_draws_s(e) / w.tokens_per_iteration if doubted else np.float64(0.0),
-        sd=step_sd(e) if doubted else np.float64(0.0),
+        sd=step_sd(e, asked_of) if doubted else np.float64(0.0),
     )
 
 

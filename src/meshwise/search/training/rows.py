@@ -69,8 +69,8 @@ def rows(found: list[Found], model: Model, cluster: Cluster) -> list[PlanRow]:
 
 def _rows(e: Estimate, found: list[Found], w: Training) -> list[PlanRow]:
     size = len(found)
-    low, high = step_interval(e)
     by_axis, asked = _exposed(e), step_question(e)
+    low, high = step_interval(e, asked)
 
     def column(values: Array) -> list[Any]:
         listed: list[Any] = np.broadcast_to(values, (size,)).tolist()
@@ -91,7 +91,7 @@ def _rows(e: Estimate, found: list[Found], w: Training) -> list[PlanRow]:
         "tokens_per_s_per_device": w.batch * w.seq / e.step_s / e.layout.devices,
         "memory_bytes": e.memory_bytes,
         "fits": e.fits,
-        "tight": is_tight(e),
+        "tight": is_tight(e, asked),
     }
     table = {name: column(values) for name, values in numbers.items()}
     axes = {name: column(values) for name, values in by_axis.items()}
