@@ -32,8 +32,9 @@ import msgspec
 
 from meshwise.clusters import load as clusters
 from meshwise.clusters.cluster import Device
+from meshwise.cost.kernels import compute
+from meshwise.cost.kernels.fits import Kernels
 from meshwise.errors import MeshwiseError
-from meshwise.evidence import hardware
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Unsupported, source_of
 from meshwise.evidence.score.summary import quantile
@@ -43,7 +44,6 @@ from meshwise.stacks.load import stack_in_table
 PUBLISHED = fit_discrepancy.PUBLISHED
 # Whose kernels price a device's products where its own are left out: those of another generation.
 OTHER_KERNELS = {"ampere": "h100-80gb-sxm", "hopper": "a100-80gb-sxm", "blackwell": "h100-80gb-sxm"}
-_device = clusters.device
 
 
 class Left(NamedTuple):
@@ -159,20 +159,20 @@ def collectives_left_out(rows: list[tuple[Row, Path]], shipped: dict[Any, Any]) 
 @contextlib.contextmanager
 def without_kernels() -> Iterator[None]:
     """Every device of a generation that has kernels of its own inherits another generation's."""
+    own = compute.kernels
 
-    def device(name: str, field: str = "device") -> Device:
-        found = _device(name, field)
-        other = OTHER_KERNELS.get(found.generation)
+    def inherited(device: Device) -> Kernels:
+        other = OTHER_KERNELS.get(device.generation)
         if other is None:
-            return found
-        return msgspec.structs.replace(found, name=f"without-{found.generation}", kernels=other)
+            return own(device)
+        return own(msgspec.structs.replace(device, name="without-kernels", kernels=other))
 
-    patched: Any = device
-    clusters.device = hardware.device = patched
+    patched: Any = inherited
+    compute.kernels = patched
     try:
         yield
     finally:
-        clusters.device = hardware.device = _device
+        compute.kernels = own
 
 
 def kernels_left_out(

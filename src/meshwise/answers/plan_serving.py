@@ -8,9 +8,10 @@ from meshwise.answers.plan import MOST_ON_PAGE, REFUSED_TRAINING
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
-from meshwise.answers.records.evidence import EvidenceRecord, serving_evidence
+from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.layout import serving_row, token_price
 from meshwise.answers.records.ranked import Ranked
+from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines

@@ -7,8 +7,9 @@ from typing import NamedTuple, TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
-from meshwise.answers.records.evidence import EvidenceRecord, serving_evidence
+from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.result import Placed
+from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines, fits_words

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-import numpy as np
-
-from meshwise.clusters.load import Cluster
 from meshwise.cost.doubt.published_runs import best_mfu, evidence
 from meshwise.cost.doubt.question import Question
-from meshwise.layouts.layout import Layout, arrays
-from meshwise.models.shapes import Model
-from meshwise.search.serving.iteration import Engine
-from meshwise.search.serving.steady_state import steady_question
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.serving import Serving
 
 
 class EvidenceRecord(TypedDict):
@@ -46,15 +38,6 @@ def evidence_record(q: Question, stack: Stack) -> EvidenceRecord | None:
         "new": list(found.new),
         "narrow_by": list(found.narrow_by),
     }
-
-
-def serving_evidence(
-    model: Model, cluster: Cluster, stack: Stack, layout: Layout, w: Serving, running: int
-) -> EvidenceRecord | None:
-    """That of the tokens of an engine with ``running`` requests in flight."""
-    layouts = arrays(layout, w.decode())
-    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
-    return evidence_record(steady_question(engine, w, np.int64(running)).at(0), stack)
 
 
 def published_mfu(device: str, dtype: str) -> PublishedMfu | None:
