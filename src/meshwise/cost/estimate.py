@@ -116,7 +116,7 @@ class Estimate(PricedStep):
                 if np.any(has):
                     busy = busy + end * (has * role.exists)
             longest = np.maximum(longest, busy)
-        return np.maximum(longest + total_times(self.transfer_costs).exposed, self._launch_s)
+        return hosting.paced_s(longest + total_times(self.transfer_costs).exposed, self._launch_s)
 
     @property
     def launch_s(self) -> Array:
@@ -236,8 +236,7 @@ class Estimate(PricedStep):
     @cached_property
     def straggler_s(self) -> Array:
         """What the ranks wait for the slowest of them, whose host or clock is late (in host_s)."""
-        paced = np.maximum(self.microbatch.busy, self._launch_s)
-        return self._spread * (self.program.ctx.microbatches * paced)
+        return self._spread * (self.program.ctx.microbatches * self._paced)
 
     @cached_property
     def _spread(self) -> Array:
@@ -253,7 +252,12 @@ class Estimate(PricedStep):
         """Idle time of the slowest stage: a schedule's bubble, or a single batch on the others."""
         if not self.program.ctx.training:
             return inference.waits_s(self.pass_s, self.microbatch.busy, self.layout.pp)
-        return self._bubble(np.maximum(self.microbatch.busy, self._launch_s))
+        return self._bubble(self._paced)
+
+    @cached_property
+    def _paced(self) -> Array:
+        """Seconds of one microbatch on the slowest stage with its host's launches."""
+        return hosting.paced_s(self.microbatch.busy, self._launch_s)
 
     def _bubble(self, busy: Array) -> Array:
         """Idle time of the pipeline; ``busy`` are the slowest stage's seconds of one microbatch."""
@@ -288,7 +292,7 @@ class Estimate(PricedStep):
             device = self.compute_s + self.exposed_comm_s + self.bubble_s
             late = np.maximum(launches - device, 0.0)
             return late + inference.own_engine_s(self.pricer.compute, ctx)
-        late = np.maximum(self._launch_s - self.microbatch.busy, 0.0)
+        late = self._paced - self.microbatch.busy
         late = self.program.ctx.microbatches * late + self._late_update_s
         return self.stack.host.host_s + late + self.straggler_s
 

@@ -9,6 +9,17 @@ from meshwise.program import launches
 from meshwise.program.step import Program
 
 
+def paced_s(busy: Array, launch: Array) -> Array:
+    """Seconds of work that takes a device ``busy`` and its host ``launch`` seconds to start.
+
+    Neither hides the other whole: a device runs dry in a layer's many short kernels and its host catches
+    up only in the long ones. The root of the sum of squares: of the powers 1 to 8 (8 is nearly the longer
+    of the two) 2 fits published runs whose hosts are nearly as busy as their devices, and leaves the
+    others as they are (``tools/fit_training.py``).
+    """
+    return np.hypot(busy, launch)
+
+
 def microbatch_s(program: Program) -> Array:
     """Host seconds per microbatch to start its kernels, on the stage with the most of them.
 

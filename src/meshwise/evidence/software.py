@@ -15,7 +15,7 @@ from meshwise.stacks.switches import words_of
 from meshwise.stacks.words import MODULES
 from meshwise.workloads.workload import OVERLAP_MODES
 
-ATTENTION_KERNELS = ("flash", "flash1", "flash2", "flash3", "unfused")
+ATTENTION_KERNELS = ("flash", "flash1", "flash2", "flash3", "flash4", "unfused")
 
 # What a training run without a known name is priced as, by the way that it shards: these have the
 # most published runs of their kind.

@@ -47,9 +47,9 @@ class Executed(_Group, frozen=True, kw_only=True):
     ] = "flash"
     flash_version: Annotated[
         int,
-        Range(1, 3),
-        "Of the fused attention kernels: 1 and 2 are FlashAttention-1 and -2 (on Hopper and later "
-        "held to what those reach there), 3 FlashAttention-3, cuDNN's and the engines' own.",
+        Range(1, 4),
+        "Of the fused attention kernels: 1 and 2 are FlashAttention's (held to what they reach on "
+        "Hopper; unasked, 2 is cuDNN's on Blackwell), 3 and 4 those, cuDNN's and the engines' own.",
     ] = 3
     fused_elementwise: Annotated[
         bool,
