@@ -116,27 +116,36 @@ class Estimate(PricedStep):
                 if np.any(has):
                     busy = busy + end * (has * role.exists)
             longest = np.maximum(longest, busy)
-        return hosting.paced_s(longest + total_times(self.transfer_costs).exposed, self._launch_s)
+        busy = longest + total_times(self.transfer_costs).exposed
+        return hosting.paced_s(busy, self._counted_s, self._layers_s)
 
     @property
     def launch_s(self) -> Array:
         """Host seconds of a step's launches, whether the device hides them or not."""
         return self.program.ctx.microbatches * self._launch_s
 
-    @cached_property
+    @property
     def _launch_s(self) -> Array:
-        """Host seconds to launch a microbatch's work on the stage with the most layers.
+        """Host seconds to launch a microbatch's work on the stage with the most layers."""
+        return self._counted_s + self._layers_s
 
-        A stage cannot be quicker than its host issues its kernels, unless a graph replays them.
-        Backward launches about twice forward's kernels, recomputation forward's again.
-        """
+    @cached_property
+    def _counted_s(self) -> Array:
+        """As counted by kernel."""
+        return hosting.microbatch_s(self.program)
+
+    @cached_property
+    def _layers_s(self) -> Array:
+        """As known by layer: backward launches about twice forward's kernels, recomputation forward's
+        again."""
         ctx = self.program.ctx
-        counted = hosting.microbatch_s(self.program)
         each = inference.layer_launch_s(self.stack, ctx)
         if not each:
-            return counted
-        passes = 3.0 + (ctx.recompute == 2) if ctx.training else 1.0
-        return self.stage_layers * passes * each + counted
+            return 0.0
+        if not ctx.training:
+            return self.stage_layers * each
+        grown = hosting.network_growth(self.stack, self.layout, self.pricer.groups, self.cluster)
+        return self.stage_layers * (3.0 + (ctx.recompute == 2)) * each * grown
 
     @property
     def stage_layers(self) -> Array:
@@ -257,7 +266,7 @@ class Estimate(PricedStep):
     @cached_property
     def _paced(self) -> Array:
         """Seconds of one microbatch on the slowest stage with its host's launches."""
-        return hosting.paced_s(self.microbatch.busy, self._launch_s)
+        return hosting.paced_s(self.microbatch.busy, self._counted_s, self._layers_s)
 
     def _bubble(self, busy: Array) -> Array:
         """Idle time of the pipeline; ``busy`` are the slowest stage's seconds of one microbatch."""

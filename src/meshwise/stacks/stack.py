@@ -147,6 +147,7 @@ class Stack:
     jitter = ByName(Host.jitter)
     host_s = ByName(Host.host_s)
     host_layer_s = ByName(Host.host_layer_s)
+    host_layer_network_share = ByName(Host.host_layer_network_share)
     host_launch_s = ByName(Host.host_launch_s)
     collective_wait_s = ByName(Host.collective_wait_s)
     fused_qk_norm = ByName(Executed.fused_qk_norm)

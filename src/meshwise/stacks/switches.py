@@ -275,24 +275,24 @@ class Host(_Group, frozen=True, kw_only=True):
     host_s: Annotated[_Seconds, "Host time per step that no device work hides."] = 0.0
     host_layer_s: Annotated[
         _Seconds,
-        "Host time to launch one layer's forward pass without CUDA graphs; backward takes twice "
-        "that. A stage is never quicker than its host.",
+        "Host time to launch one layer forward, backward twice that: a stage is never quicker.",
+    ] = 0.0
+    host_layer_network_share: Annotated[
+        float,
+        Range(0.0, 10.0),
+        "Training: by how much that grows for each TP rank in a node where TP's or the pipeline's "
+        "messages cross a network.",
     ] = 0.0
     host_launch_s: Annotated[
-        _Seconds,
-        "Training: host time to start one kernel. A microbatch is never quicker than the start of "
-        "its kernels, which are counted by operation.",
+        _Seconds, "Training: host time to start one kernel, counted by operation."
     ] = 0.0
     collective_wait_s: Annotated[
-        _Seconds,
-        "What a collective's kernels wait for each other where every rank's host launches them "
-        "outside CUDA graphs.",
+        _Seconds, "What a collective's kernels, launched by every rank's host, wait for each other."
     ] = 0.0
     jitter: Annotated[
         float,
         Range(0.0, 1.0),
-        "Standard deviation of a rank's time in training over its mean; the step waits for the "
-        "slowest of N ranks, σ·√(2 ln N) later than the mean.",
+        "Training: a rank's deviation over its mean; the slowest of N is σ·√(2 ln N) late.",
     ] = 0.0125
     prefill_layer_s: Annotated[
         _Seconds,
