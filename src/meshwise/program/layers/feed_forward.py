@@ -18,8 +18,8 @@ def activation_traffic(ctx: Context, rows: Array, width: Array, gated: bool) -> 
     or several.
     """
     values = 3.0 if gated else 2.0
-    if not ctx.stack.kernels.fused_elementwise:
-        values += 2.0  # the gate's product, or the bias, in a pass of its own
+    if gated and not ctx.stack.kernels.fused_elementwise:
+        values += 2.0  # the gate's product in a pass of its own; a bias is the product's epilogue
     return values * rows * width * ctx.widths.activation
 
 
