@@ -207,7 +207,7 @@ class Memory(_Group, frozen=True, kw_only=True):
     ] = ("core_attn",)
     recompute_early_stop: Annotated[
         bool,
-        "Full recomputation leaves out a layer's last collective: 5 all_reduces per layer, not 6.",
+        "Full recomputation leaves out a layer's last product and its collective.",
     ] = False
     loss_peak_bytes: Annotated[
         _Traffic,

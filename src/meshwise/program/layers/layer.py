@@ -314,18 +314,25 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     return [gather, gather._replace(name="attention.kv_grad", kind="reduce_scatter")]
 
 
+def _unneeded(part: Part) -> str:
+    """The product whose result no gradient needs: the last of a dense MLP. That of experts is weighted by the
+    router, whose gradient needs it."""
+    return part.last if part.name == "mlp" else ""
+
+
 def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
     """What activation recomputation does again before the part's backward.
 
     Full: the whole forward, collectives included; a checkpoint that stops early leaves out the
-    layer's last reduction. Selective: see :mod:`meshwise.program.layers.recomputed`.
+    layer's last reduction, and the product before it. Selective: see :mod:`meshwise.program.layers.recomputed`.
     """
     full = np.where(ctx.recompute == 2, 1, 0)
     selective = np.where(ctx.recompute == 1, 1, 0)
     ops = []
     for op in forward(ctx, part):
         count = op.count * full
-        if is_last and ctx.stack.memory.recompute_early_stop and op.name == f"{part.name}.output":
+        stops = is_last and ctx.stack.memory.recompute_early_stop
+        if stops and op.name in (f"{part.name}.output", _unneeded(part)):
             count = op.count * 0
         share = modules.recomputed_share(op, ctx.stack)
         if share:
