@@ -104,6 +104,7 @@ class Stack:
     attention = ByName(Executed.attention)
     flash_version = ByName(Executed.flash_version)
     fused_elementwise = ByName(Executed.fused_elementwise)
+    fused_softmax = ByName(Executed.fused_softmax)
     fused_norm = ByName(Executed.fused_norm)
     loss_bytes = ByName(Executed.loss_bytes)
     whole_logits = ByName(Executed.whole_logits)

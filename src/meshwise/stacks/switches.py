@@ -55,9 +55,11 @@ class Executed(_Group, frozen=True, kw_only=True):
         bool,
         "The activation function, and the residual addition with its dropout, in one pass each.",
     ] = True
+    fused_softmax: Annotated[
+        bool, "Unfused attention masks and softmaxes in one pass. Otherwise passes, in fp32."
+    ] = True
     fused_norm: Annotated[
-        bool,
-        "Norms and rotary embedding in one pass each. Otherwise they are chains of fp32 passes.",
+        bool, "Norms and rotary embedding in one pass each. Otherwise chains of fp32 passes."
     ] = True
     fused_add_norm: Annotated[
         bool, "The norm in the same pass as the residual addition before it."
@@ -206,8 +208,7 @@ class Memory(_Group, frozen=True, kw_only=True):
         "`mla_up_proj`, `mlp`, `moe`. Its option overrides it.",
     ] = ("core_attn",)
     recompute_early_stop: Annotated[
-        bool,
-        "Full recomputation leaves out a layer's last product and its collective.",
+        bool, "Full recomputation leaves out a layer's last product and its collective."
     ] = False
     loss_peak_bytes: Annotated[
         _Traffic,
@@ -225,8 +226,7 @@ class Memory(_Group, frozen=True, kw_only=True):
     ] = False
     packed_qkv: Annotated[
         bool,
-        "Without grouped queries the packed query-key-value projection stays alive beside the "
-        "rotated queries and keys.",
+        "Without grouped queries the packed projection stays alive beside rotated queries and keys.",
     ] = False
     keeps_gathered_inputs: Annotated[
         bool,

@@ -20,6 +20,8 @@ from meshwise.program.operations import (
     gemm,
 )
 
+_FP32_BYTES = 4.0
+
 
 def projections(
     ctx: Context, a: Attention, stored: LayerFormats
@@ -243,6 +245,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         passes = 4.0 * w.activation + (
             2 * w.activation + 1 if ctx.model.dropout and ctx.training else 0
         )
+        if not ctx.stack.kernels.fused_softmax and not ctx.stack.ideal:
+            # the mask read and filled in, then widened to fp32 for the softmax and narrowed
+            passes += 2.0 * w.activation + 1.0 + 2.0 * _FP32_BYTES
         traffic = traffic + passes * pairs * scale
     ops = [
         Op(
