@@ -293,7 +293,7 @@ class Host(_Group, frozen=True, kw_only=True):
         float,
         Range(0.0, 1.0),
         "Training: a rank's deviation over its mean; the slowest of N is σ·√(2 ln N) late.",
-    ] = 0.0125
+    ] = 0.01
     prefill_layer_s: Annotated[
         _Seconds,
         "Serving: host time to launch one layer of an iteration with prompts, which no CUDA graph "
