@@ -89,6 +89,7 @@ def check_device(name: str, entry: Table, fabrics: set[str], wrong: list[str]) -
         "kernels",
         "training_clock",
         "training_clock_narrow",
+        "product_share",
         "memory_share",
     }
     if keys != DEVICE_KEYS:
@@ -109,6 +110,7 @@ def check_device(name: str, entry: Table, fabrics: set[str], wrong: list[str]) -
             "kernels",
             "training_clock",
             "training_clock_narrow",
+            "product_share",
             "memory_share",
         )
         if key in entry

@@ -89,6 +89,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     :param training_clock: clock under a training step's load over that of short measurements.
     :param training_clock_narrow: the same for products of operands of 8 bits and fewer, which draw
         less power per operation; None: as ``training_clock``.
+    :param product_share: share of its peak that products reach, over that of the card whose kernels
+        it inherits.
     :param memory_share: share of its bandwidth that reads reach, over that of the card whose kernels
         it inherits.
     :param sources: where each figure is from.
@@ -115,6 +117,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kernels: str | None = None  # file of kernels that it inherits; None: its generation's
     training_clock: float = 1.0  # under a training step's load, over that of short measurements
     training_clock_narrow: float | None = None  # of products in 8 bits and fewer; None: the same
+    product_share: float = 1.0  # of its peak that products reach, over the inherited kernels' card
     memory_share: float = 1.0  # of its bandwidth that reads reach, over the inherited kernels' card
     sources: dict[str, str] = {}
 
@@ -168,6 +171,7 @@ _DEVICE = {
     "multiprocessors": optional(whole(1, 100_000)),
     "training_clock": number(0.01, 1.0),
     "training_clock_narrow": optional(number(0.01, 1.0)),
+    "product_share": number(0.01, 2.0),
     "memory_share": number(0.01, 1.0),
     "sources": texts,
 }

@@ -100,7 +100,8 @@ class Compute(NamedTuple):
 
     def chip(self, dtype: str) -> Chip:
         clock = self.narrow_clock if self._is_narrow(dtype) else self.clock
-        return Chip(self.fits.sms, self.peak(dtype) * clock, self.bandwidth)
+        peak = self.peak(dtype) * self.device.product_share
+        return Chip(self.fits.sms, peak * clock, self.bandwidth)
 
     def _is_narrow(self, dtype: str) -> bool:
         run = dtypes.peak_dtype(dtype, self.device.peak_flops_per_s)
