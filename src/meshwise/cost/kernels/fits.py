@@ -259,6 +259,8 @@ def _sparse(name: str, kind: str) -> tuple[SparseFit, Ranges] | None:
 def kernels(device: Device) -> Kernels:
     """Kernel constants of a device: its own fit, the one that its file names, or its generation's."""
     own = catalog.canonical("kernels", device.name)
+    if device.kernels and device.name in _kernel_table(device.kernels).get("devices", ()):
+        own = device.kernels  # more than one card of a chip
     name = own or catalog.load("kernels", device.kernels or device.generation, "generation")[0]
     table = _kernel_table(name)
     return Kernels(
