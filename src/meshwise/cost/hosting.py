@@ -28,20 +28,23 @@ def paced_s(busy: Array, counted: Array, layers: Array) -> Array:
 def network_growth(
     stack: Stack, layout: Layouts, groups: dict[str, Group], cluster: Cluster
 ) -> Array:
-    """Factor on the host's time per layer where TP's or the pipeline's messages cross a network: 1, or 1 +
-    ``host_layer_network_share`` for each TP rank of a node. Without TP it does not grow.
+    """Factor on the host's time per layer where the pipeline's messages, or TP's, cross a network: 1, or 1 +
+    ``host_layer_network_share`` for each TP rank, of a node where only TP crosses. Without TP it does not
+    grow.
     """
     share = stack.host.host_layer_network_share
     if not share:
         return 1.0
     inside: Array = 1
-    crosses: Array = np.bool_(False)
+    crosses: dict[str, Array] = {"tp": np.bool_(False), "pp": np.bool_(False)}
     for level, tp, pp in zip(cluster.levels, groups["tp"].ranks, groups["pp"].ranks, strict=True):
         if level.kind == "network":
-            crosses = crosses | (np.asarray(tp) > 1) | (np.asarray(pp) > 1)
+            crosses["tp"] = crosses["tp"] | (np.asarray(tp) > 1)
+            crosses["pp"] = crosses["pp"] | (np.asarray(pp) > 1)
         else:
             inside = inside * np.asarray(tp)
-    return np.where(crosses & (layout.tp > 1), 1.0 + share * inside, 1.0)
+    waiting = np.where(crosses["pp"], layout.tp, inside * crosses["tp"])
+    return np.where(layout.tp > 1, 1.0 + share * waiting, 1.0)
 
 
 def microbatch_s(program: Program) -> Array:

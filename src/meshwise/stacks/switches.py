@@ -280,8 +280,8 @@ class Host(_Group, frozen=True, kw_only=True):
     host_layer_network_share: Annotated[
         float,
         Range(0.0, 10.0),
-        "Training: by how much that grows for each TP rank in a node where TP's or the pipeline's "
-        "messages cross a network.",
+        "Training: by how much that grows for each TP rank where the pipeline's messages cross a "
+        "network (of a node, where only TP's do).",
     ] = 0.0
     host_launch_s: Annotated[
         _Seconds, "Training: host time to start one kernel, counted by operation."
