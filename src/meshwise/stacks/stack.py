@@ -122,6 +122,8 @@ class Stack:
     overlap_experts = ByName(Overlaps.overlap_experts)
     overlap_grad_reduce = ByName(Overlaps.overlap_grad_reduce)
     overlap_param_gather = ByName(Overlaps.overlap_param_gather)
+    narrow_param_gather = ByName(Communication.narrow_param_gather)
+    cp_load_balance = ByName(Communication.cp_load_balance)
     scatter_gather = ByName(Communication.scatter_gather)
     overlap_pipeline = ByName(Overlaps.overlap_pipeline)
     selective_recompute = ByName(Memory.selective_recompute)

@@ -95,8 +95,7 @@ class Executed(_Group, frozen=True, kw_only=True):
     ] = 0.0
     accumulation_bytes: Annotated[
         _Traffic,
-        "Memory traffic per weight and microbatch of adding the gradients to their sums, where the "
-        "weight gradient's product does not.",
+        "Memory traffic per weight and microbatch of a pass that adds gradients to their sums.",
     ] = 0.0
     vocab_multiple: Annotated[
         _Count,
@@ -166,6 +165,12 @@ class Communication(_Group, frozen=True, kw_only=True):
         "its experts, `deepep` and `hybridep` once per node that has one, and on over the links "
         "inside. Its option overrides it.",
     ] = "alltoall"
+    narrow_param_gather: Annotated[
+        bool, "ZeRO-3 and FSDP gather linear layers' weights in the 8 bit of their products."
+    ] = False
+    cp_load_balance: Annotated[
+        bool, "Context parallelism gives a rank an early and a late chunk. Otherwise one chunk."
+    ] = True
     scatter_gather: Annotated[
         bool,
         "Without sequence parallelism the TP ranks of a stage send a share each to the next stage, "
@@ -215,14 +220,11 @@ class Memory(_Group, frozen=True, kw_only=True):
         "Memory per logit at the loss's peak: 16-bit logits, fp32 copies, softmax, gradients.",
     ] = 6.0
     loss_peak_bytes_tp: Annotated[
-        float | None,
-        Range(0.0, 1e6, "B"),
-        "The same where TP divides the vocabulary, if the software computes that loss otherwise.",
+        float | None, Range(0.0, 1e6, "B"), "The same where TP divides the vocabulary."
     ] = None
     expands_kv_heads: Annotated[
         bool,
-        "Grouped-query attention copies keys and values to every query head before the attention "
-        "kernel, and keeps the copies for backward.",
+        "Grouped-query attention copies keys and values to every query head, kept for backward.",
     ] = False
     packed_qkv: Annotated[
         bool,
@@ -230,8 +232,7 @@ class Memory(_Group, frozen=True, kw_only=True):
     ] = False
     keeps_gathered_inputs: Annotated[
         bool,
-        "Sequence parallelism keeps the inputs that it gathers before column-parallel products. "
-        "Otherwise it keeps its share and gathers again in backward.",
+        "Sequence parallelism keeps the inputs that it gathers. Otherwise it gathers again.",
     ] = False
     fp32_parameters: Annotated[
         bool,
@@ -246,16 +247,14 @@ class Memory(_Group, frozen=True, kw_only=True):
     ] = None
     moments_dtype: Annotated[
         Moments,
-        "Format of Adam's two moments, beside their fp32 master weights. Its option overrides it.",
+        "Format of Adam's two moments, beside fp32 master weights. Its option overrides it.",
     ] = "fp32"
     gradient_buckets: Annotated[
-        bool,
-        "The data-parallel reducer has 16-bit buckets of all gradients beside their fp32 sums.",
+        bool, "The reducer has 16-bit buckets of all gradients beside their fp32 sums."
     ] = False
     autograd_gradients: Annotated[
         bool,
-        "Every weight has a 16-bit gradient until the backward of its microbatch ends, beside the "
-        "fp32 sums. Otherwise gradients are added up as they come.",
+        "Every weight has a 16-bit gradient until its microbatch ends, beside the fp32 sums.",
     ] = False
     shards_towers: Annotated[
         bool,

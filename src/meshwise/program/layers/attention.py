@@ -226,6 +226,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         kv_values = kv_heads * (a.head_dim + (0 if a.one_cache else a.value_head_dim))
     per_pair = 2.0 * (score_width + value_width)
     pairs = seen_pairs(a, ctx.queries, ctx.keys, causal=fused or decode)
+    if fused and ctx.training and a.window is None and not ctx.stack.communication.cp_load_balance:
+        # the last rank sees all chunks before its own, half of its own: the others wait for it
+        pairs = pairs * (2 * cp - 1) / cp
     if not fused and not decode:
         # the mask is applied to the full square, and to all compressed entries
         pairs = float(ctx.queries) * (ctx.keys + (ctx.keys // a.compress if a.compress else 0))
