@@ -18,6 +18,7 @@ from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import MEASURED, Row
 from meshwise.layouts.placement import place
 from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 
 _OPS = {
     "alltoall": "all_to_all",
@@ -34,9 +35,9 @@ _KERNELS = {
 }
 
 
-def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
+def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
     """Time of one collective."""
-    del folder
+    del folder, named
     op = _OPS.get(row.text("op"), row.text("op"))
     if op not in OPS:
         raise Unsupported(f"{op} is not priced")
@@ -92,12 +93,15 @@ PREDICT = {
 }
 
 
-def predict(kind: str, row: Row, folder: Path) -> list[Prediction]:
-    """All that a row measures and meshwise predicts. Raises :class:`Unsupported` or MeshwiseError."""
+def predict(
+    kind: str, row: Row, folder: Path, named: Stack | None = None
+) -> list[Prediction]:
+    """All that a row measures and meshwise predicts; ``named``: the stack of software that is not known.
+    Raises :class:`Unsupported` or MeshwiseError."""
     for column in MEASURED[kind]:
         if row.text(column):
             row.number(column)  # a measurement that is none is malformed, whatever else is stated
-    found = PREDICT[kind](row, folder)
+    found = PREDICT[kind](row, folder, named)
     if not found:
         raise Unsupported("the row measures nothing that is predicted")
     return found

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meshwise.dtypes import COMPUTE, canonical_dtype
-from meshwise.evidence.software import as_stated
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.models.config_file import load_model_file
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
-from meshwise.stacks.load import stack_in_table
-from meshwise.stacks.stack import Stack, not_made_for
 
 
 class Unsupported(Exception):
@@ -36,23 +33,9 @@ class Prediction(NamedTuple):
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
     stood_in: bool = False  # the stack is none that the row names: it may be off as any of them
+    # factors on it that the legal values of what the row leaves open reach
+    span: tuple[float, float] = (1.0, 1.0)
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
-
-
-def stack_of(row: Row, column: str, version: str = "", phase: str = "train") -> Stack:
-    """The stack that a row's software stands for, with the switches that the row states; ``version``:
-    the column of its version, where it has one of its own. What the software is not made for, it did
-    not run: the row measured something else."""
-    name = row.text(column)
-    number = row.text(version) if version else ""
-    stack = stack_in_table(f"{name}-{number}" if number else name)
-    if not name:
-        raise Unsupported(f"the row does not state its software (column {column})")
-    if stack is None:
-        raise Unsupported(f"software {name!r} is no stack of the catalog")
-    if not_made_for(stack, phase):
-        raise Unsupported(f"software {name!r} is made for {' and '.join(stack.can.runs)} alone")
-    return as_stated(stack, row)
 
 
 def model_of(row: Row, folder: Path) -> Model:

@@ -73,11 +73,11 @@ _RUN = (
     "attention",
     "stack",
 )
-_SWITCHES = ("schedule", "overlap", "grad_overlap", *STATED)
+_SWITCHES = ("schedule", "overlap", "grad_overlap", "offload", *STATED)
 # What is read of each kind beside what it measures, and what is for people.
 _READ: dict[str, tuple[str, ...]] = {
     "training": (
-        *(*_DEGREES, *_HARDWARE, *_RUN, *_SWITCHES, "inter_node_gbytes_per_s"),
+        *(*_DEGREES, *_HARDWARE, *_RUN, *_SWITCHES, "inter_node", "inter_node_gbytes_per_s"),
         *("shard", "global_batch", "grad_dtype", "flops_convention", "fits"),
     ),
     "layers": ("tp", "cp", "ep", *_HARDWARE, *_RUN, *_SWITCHES, "layers"),

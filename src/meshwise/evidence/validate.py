@@ -13,6 +13,7 @@ from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction, Unsupported
 from meshwise.evidence.tables import TABLE_KINDS, Assumed, MeasuredTable, read_table
+from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
 
 
@@ -53,8 +54,11 @@ def _without(name: str, line: int, status: str, reason: str) -> Result:
     return Result(name, line, "", None, None, None, None, None, status, reason, "", ())
 
 
-def row_results(table: MeasuredTable, folder: Path) -> list[Result]:
-    """Predict every row of a table; rows that cannot be are listed with the reason."""
+def row_results(
+    table: MeasuredTable, folder: Path, named: Stack | None = None
+) -> list[Result]:
+    """Predict every row of a table; rows that cannot be are listed with the reason. ``named``: the stack
+    of software that is not known."""
     results: list[Result] = []
     for error in table.bad:
         line = int(error.field.split(":")[0].split()[-1])
@@ -62,7 +66,7 @@ def row_results(table: MeasuredTable, folder: Path) -> list[Result]:
     for row in table.rows:
         name = row.text("id", f"line {row.line}")
         try:
-            found = predict(table.kind, row, folder)
+            found = predict(table.kind, row, folder, named)
         except Unsupported as why:
             results.append(_without(name, row.line, "unsupported", str(why)))
         except MeshwiseError as error:
@@ -120,8 +124,8 @@ def _result(line: int, p: Prediction) -> Result:
         p.quantity,
         p.measured,
         p.predicted,
-        None if low is None else float(low),
-        None if high is None else float(high),
+        None if low is None else float(low) * p.span[0],
+        None if high is None else float(high) * p.span[1],
         error,
         "ok",
         "",

@@ -1,0 +1,124 @@
+"""What a training row leaves open: the value that is priced, and how far the other legal ones would
+move the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from meshwise.axes import RECOMPUTE_MODES
+from meshwise.cost.estimate import Estimate
+from meshwise.errors import MeshwiseError
+from meshwise.evidence.rows.job import TrainingJob, TrainingRow
+from meshwise.evidence.tables import Assumed
+
+# A run that somebody measured did not take this many times its device's memory: more than the memory
+# model's own error. What a row leaves open is then something else.
+CLEARLY = 1.2
+# Networks of one generation's systems, as shares of the usual rate per device: one NIC of that rate
+# for four devices, and two for each (the catalog's clusters have between 6 and 100 GB/s).
+NETWORKS = (0.25, 2.0)
+MOST_SEQUENCES = 64  # of a microbatch, among the values looked at
+
+
+class Span(NamedTuple):
+    """Factors on a prediction that the legal values of everything left open reach."""
+
+    low: float = 1.0
+    high: float = 1.0
+
+
+class Settled(NamedTuple):
+    """The row's step as priced, what was assumed, and the spans of its quantities."""
+
+    estimate: Estimate
+    assumed: tuple[Assumed, ...]
+    step: Span
+    memory: Span
+
+
+def settle(read: TrainingRow, ran: bool) -> Settled:
+    """Price a row. Where sharding and recomputation are open, the least of them with which the run does
+    not clearly overflow its device; ``ran`` false: it did overflow, and nothing follows from that."""
+    job, assumed = read.job, list(read.assumed)
+    found = job.price()
+    # the least recomputation, and beyond it the least sharding, that fits
+    if ran:
+        for other in _lighter(read):
+            if _holds(found):
+                break
+            job, found = other, _priced(other) or found
+    for name in sorted(read.open - {"inter_node_gbytes_per_s"}):
+        assumed.append(Assumed(name, _word(job, name)))
+    # how far each open value alone moves the answer: together they may move it by the product
+    step, memory = Span(), Span()
+    for name in sorted(read.open):
+        others = [e for other in _others(job, name) if (e := _priced(other)) is not None]
+        legal = [e for e in others if _holds(e)] if ran else others
+        step = _widened(step, [float(e.step_s / found.step_s) for e in legal])
+        memory = _widened(memory, [float(e.memory_bytes / found.memory_bytes) for e in legal])
+    return Settled(found, tuple(assumed), step, memory)
+
+
+def _widened(span: Span, ratios: list[float]) -> Span:
+    reached = [r for r in ratios if r > 0.0 and math.isfinite(r)]
+    return Span(span.low * min([1.0, *reached]), span.high * max([1.0, *reached]))
+
+
+def _holds(e: Estimate) -> bool:
+    return bool(e.memory_bytes <= CLEARLY * e.cluster.device.memory_bytes)
+
+
+def _priced(job: TrainingJob) -> Estimate | None:
+    """The job's step; None where nothing runs it so."""
+    try:
+        return job.price()
+    except MeshwiseError:
+        return None
+
+
+def _word(job: TrainingJob, name: str) -> str:
+    value = job.workload.recompute if name == "recompute" else getattr(job.layout, name)
+    return str(bool(value)).lower() if name == "sequence_parallel" else str(value)
+
+
+def _lighter(read: TrainingRow) -> Iterator[TrainingJob]:
+    """The row's job in less and less memory, by what it leaves open."""
+    shards = ("none", "zero1", "zero3") if "shard" in read.open else (read.job.layout.shard,)
+    modes = RECOMPUTE_MODES if "recompute" in read.open else (read.job.workload.recompute,)
+    for shard in shards:
+        for mode in modes:
+            yield read.job.with_layout(shard=shard).recomputing(mode)
+
+
+def _others(job: TrainingJob, name: str) -> Iterator[TrainingJob]:
+    """The job with the extremes of the legal values of what is open, in place of the value taken."""
+    layout, work = job.layout, job.workload
+    if name == "micro_batch":
+        sequences = max(work.batch // layout.dp, 1)
+        sizes = [m for m in range(1, MOST_SEQUENCES + 1) if sequences % m == 0]
+        yield from (job.with_layout(micro_batch=m) for m in reversed(sizes))
+    elif name == "recompute":
+        yield from (job.recomputing(mode) for mode in RECOMPUTE_MODES)
+    elif name == "vp":
+        stages = job.model.layers // layout.pp
+        depths = [v for v in range(1, stages + 1) if stages % v == 0]
+        yield from (job.with_layout(vp=v) for v in {depths[0], depths[-1]})
+    elif name == "shard":
+        yield from (job.with_layout(shard=shard) for shard in ("none", "zero1", "zero3"))
+    elif name == "sequence_parallel":
+        yield job.with_layout(sequence_parallel=not layout.sequence_parallel)
+    elif name == "inter_node_gbytes_per_s":
+        for factor in NETWORKS:
+            levels = tuple(
+                msgspec.structs.replace(
+                    level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * factor
+                )
+                if level.kind == "network"
+                else level
+                for level in job.cluster.levels
+            )
+            yield job._replace(cluster=msgspec.structs.replace(job.cluster, levels=levels))
