@@ -64,6 +64,11 @@ SWITCH_OPTIONS = (
         type=values.NUMBER_TYPE,
         help="Training: full recomputation of N layers of a stage, not of all.",
     ),
+    click.option(
+        "--cuda-graphs/--no-cuda-graphs",
+        default=None,
+        help="Training: CUDA graphs start a microbatch's kernels, the host none.",
+    ),
 )
 # spec.stack.STATED
 SWITCH_NAMES = (
@@ -73,6 +78,7 @@ SWITCH_NAMES = (
     "moments_dtype",
     "recompute_modules",
     *("optimizer", "master_weights", "offload_optimizer", "offload_layers", "recompute_layers"),
+    "cuda_graphs",
 )
 _EXCHANGE = ("dispatcher", "overlap_experts")
 # what a phase does without

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshwise.cost.estimate import Estimate
+from meshwise.cost.memory.held import MEMORY_KINDS
 from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence.prediction import Prediction, source_of
 from meshwise.evidence.rows.job import read_training_row
 from meshwise.evidence.rows.open_values import settle
-from meshwise.evidence.tables import Row
+from meshwise.evidence.tables import Assumed, Row
 from meshwise.search.one_layout import Report, model_flops, report
 from meshwise.stacks.stack import Stack
 
@@ -47,12 +48,18 @@ def training_predictions(row: Row, folder: Path, named: Stack | None = None) -> 
     # the memory
     if row.text("memory_gib"):
         memory = row.number("memory_gib") * 2.0**30
+        kind = row.one_of("memory_of", MEMORY_KINDS)
+        if not kind:  # as the contract has it; it may be any of them
+            assumed = (*assumed, Assumed("memory_of", MEMORY_KINDS[0]))
+            most = float(e.device_bytes / e.memory_bytes)
+            memory_span = memory_span._replace(high=memory_span.high * most)
+        said = {"reserved": e.reserved_bytes, "device": e.device_bytes}.get(kind, e.memory_bytes)
         found.append(
             Prediction(
                 name,
                 "memory_bytes",
                 memory,
-                float(e.memory_bytes),
+                float(said),
                 source,
                 assumed,
                 stack=e.stack.software,

@@ -76,7 +76,7 @@ def as_stated(stack: Stack, row: Row) -> Stack:
     changes |= words.optimizer_of(row) | words.moments_of(row) | words.offload_of(row)
     if row.text("offload_layers"):
         changes["offload_layers"] = int(row.number("offload_layers", low=-1.0))
-    for name in ("overlap_experts", "master_weights", "offload_optimizer"):
+    for name in ("overlap_experts", "master_weights", "offload_optimizer", "cuda_graphs"):
         if row.text(name):
             changes[name] = row.flag(name)
     return replaced(stack, changes)

@@ -78,7 +78,7 @@ _SWITCHES = ("schedule", "overlap", "grad_overlap", "offload", *STATED)
 _READ: dict[str, tuple[str, ...]] = {
     "training": (
         *(*_DEGREES, *_HARDWARE, *_RUN, *_SWITCHES, "inter_node", "inter_node_gbytes_per_s"),
-        *("shard", "global_batch", "grad_dtype", "flops_convention", "fits"),
+        *("shard", "global_batch", "grad_dtype", "flops_convention", "memory_of", "fits"),
     ),
     "layers": ("tp", "cp", "ep", *_HARDWARE, *_RUN, *_SWITCHES, "layers"),
     "serving": (

@@ -71,6 +71,7 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     offload_optimizer: bool | None = None
     offload_layers: int | None = None
     recompute_layers: int | None = None
+    cuda_graphs: bool | None = None
     attention: str = "flash"
     chunk: int | None = None
     draft_tokens: int | None = None

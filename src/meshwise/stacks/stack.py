@@ -32,6 +32,7 @@ T = TypeVar("T")
 STATED = (
     *("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype", "recompute_modules"),
     *("optimizer", "master_weights", "offload_optimizer", "offload_layers", "recompute_layers"),
+    "cuda_graphs",
 )
 
 
@@ -153,6 +154,7 @@ class Stack:
     host_s = ByName(Host.host_s)
     host_layer_s = ByName(Host.host_layer_s)
     host_launch_s = ByName(Host.host_launch_s)
+    cuda_graphs = ByName(Host.cuda_graphs)
     collective_wait_s = ByName(Host.collective_wait_s)
     fused_qk_norm = ByName(Executed.fused_qk_norm)
     fuses_shared_expert = ByName(Executed.fuses_shared_expert)

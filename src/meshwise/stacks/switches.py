@@ -276,6 +276,9 @@ class Host(SwitchGroup, frozen=True, kw_only=True):
         "Training: host time to start one kernel. A microbatch is never quicker than the start of "
         "its kernels, which are counted by operation.",
     ] = 0.0
+    cuda_graphs: Annotated[
+        bool, "Training: CUDA graphs start a microbatch's kernels, the host none. Its option overrides it."
+    ] = False
     collective_wait_s: Annotated[
         _Seconds,
         "What a collective's kernels wait for each other where every rank's host launches them "

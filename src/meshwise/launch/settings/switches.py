@@ -26,6 +26,7 @@ PLAIN: dict[str, Any] = {
     "offload_optimizer": False,
     "offload_layers": 0,
     "recompute_layers": EVERY_LAYER,
+    "cuda_graphs": False,
 }
 _DISPATCHERS = ("allgather", "alltoall", "alltoall_seq", "flex")
 # transformer_config.py: "moe_act in recompute_modules is only supported with moe_grouped_gemm"
