@@ -297,7 +297,7 @@ class Estimate(PricedStep):
         """What the update waits for its host, which copies every parameter by itself, and what a step
         waits for what is kept in the host's memory."""
         late = np.maximum(hosting.update_s(self.program) - self.update.compute, 0.0)
-        away = offload.update_s(self.program, self.cluster)
+        away = offload.offloaded_update_s(self.program, self.cluster)
         if self.stack.state.offload_layers:
             passes = self._one_pass("forward"), self._one_pass("recompute", "dgrad", "wgrad")
             wait = offload.microbatch_wait_s(self.program, self.cluster, *passes)

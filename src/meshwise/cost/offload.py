@@ -40,7 +40,7 @@ def host_link_bytes_per_s(device: Device) -> float:
     return LINK_SHARE * link
 
 
-def update_s(program: Program, cluster: Cluster) -> Array:
+def offloaded_update_s(program: Program, cluster: Cluster) -> Array:
     """Seconds per step of an update on the host: gradients there, Adam over the weights of all ranks of a
     host, 16-bit weights back. 0 where the optimizer stays on the device."""
     ctx = program.ctx

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from meshwise import catalog
 from meshwise.clusters import names as cluster_names
 from meshwise.clusters.load import Cluster, cluster_from_table, device, load_cluster
@@ -60,7 +62,9 @@ def _usual_node_devices(name: str, devices: int) -> int:
     """Devices of a usual node of a device: the smallest maker's node that holds them all, else the one
     that the catalog names first."""
     nodes = cluster_names.nodes_of(name)
-    own = [n for key, n in nodes if not key.startswith(cluster_names.CLOUDS)] or [n for _, n in nodes]
+    own = [n for key, n in nodes if not key.startswith(cluster_names.CLOUDS)] or [
+        n for _, n in nodes
+    ]
     holding = [n for n in own if n >= devices]
     return min(holding) if holding else next(iter(own), _HOST_DEVICES)
 
@@ -89,6 +93,26 @@ def node_devices(row: Row, devices: int) -> tuple[int, tuple[Assumed, ...]]:
 def usual_rate(generation: str) -> float:
     """GB/s per device and direction of the network that systems of a generation usually have."""
     return _DEFAULT_NETWORK.get(generation, ("ib-hdr", 25.0))[1]
+
+
+# Networks of one generation's systems, as shares of the usual rate per device: one NIC of that rate
+# for four devices, and two for each (the catalog's clusters have between 6 and 100 GB/s).
+_NETWORKS = (0.25, 2.0)
+
+
+def other_networks(cluster: Cluster) -> list[Cluster]:
+    """The cluster with the slowest and the fastest network that systems of its generation have, where its
+    own is the usual one."""
+    found = []
+    for share in _NETWORKS:
+        levels = tuple(
+            msgspec.structs.replace(lv, bandwidth_bytes_per_s=lv.bandwidth_bytes_per_s * share)
+            if lv.kind == "network"
+            else lv
+            for lv in cluster.levels
+        )
+        found.append(msgspec.structs.replace(cluster, levels=levels))
+    return found
 
 
 def network_by_rate(gbytes_per_s: float, devices_per_node: int) -> dict[str, Any]:

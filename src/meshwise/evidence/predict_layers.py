@@ -17,7 +17,7 @@ from meshwise.evidence.prediction import (
     source_of,
 )
 from meshwise.evidence.rows import words
-from meshwise.evidence.software import Software, software_of
+from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
@@ -36,7 +36,7 @@ _PHASES = {
 
 def layer_estimate(
     row: Row, folder: Path, named: Stack | None = None
-) -> tuple[Estimate, Software, tuple[Assumed, ...]]:
+) -> tuple[Estimate, RowSoftware, tuple[Assumed, ...]]:
     """The row's layers in a step of one microbatch on one stage, by which software, and what had to be
     assumed."""
     model = model_of(row, folder)

@@ -20,6 +20,7 @@ from meshwise.dtypes import (
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
+    Suspect,
     Unsupported,
     model_of,
     source_of,
@@ -38,9 +39,7 @@ from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Formats
 
 
-def serving_predictions(
-    row: Row, folder: Path, named: Stack | None = None
-) -> list[Prediction]:
+def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
     """TPOT under a fixed concurrency, or a static batch's whole latency."""
     model = model_of(row, folder)
     devices = row.count("devices")
@@ -243,7 +242,7 @@ def check_format(row: Row, engine: Engine, measured_s: float) -> None:
         read += layers * sum(float(op.weight_bytes) for op in ops)
     floor = read / engine.cluster.device.memory_bytes_per_s
     if measured_s < floor:
-        raise Unsupported(
+        raise Suspect(
             f"{measured_s * 1e3:.3g} ms per token is less than the {floor * 1e3:.3g} ms that reading "
             f"{row.text('dtype', 'bf16')} weights takes: they have another format"
         )

@@ -10,15 +10,26 @@ from meshwise.cost.uncertainty import inherited_share
 from meshwise.evidence.prediction import Prediction, source_of
 from meshwise.evidence.rows.job import read_training_row
 from meshwise.evidence.rows.open_values import settle
+from meshwise.evidence.rows.suspect import check_memory, check_step
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.search.one_layout import Report, model_flops, report
 from meshwise.stacks.stack import Stack
 
 
+def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, ...]]:
+    """The row's step, priced; and what had to be assumed."""
+    found = settle(read_training_row(row, folder), _ran(row))
+    return found.estimate, found.assumed
+
+
+def _ran(row: Row) -> bool:
+    return row.flag("fits") or not row.text("fits")
+
+
 def training_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
     """Step time (from whichever figure the row gives) and memory; ``named``: the stack of software that
     is not known."""
-    ran = row.flag("fits") or not row.text("fits")
+    ran = _ran(row)
     read = read_training_row(row, folder, named)
     e, assumed, step_span, memory_span = settle(read, ran)
     name, source, stood_in = row.text("id"), source_of(row), read.software.stood_in
@@ -28,6 +39,7 @@ def training_predictions(row: Row, folder: Path, named: Stack | None = None) -> 
     # the step's time
     step = measured_step_s(row, e)
     if step is not None:
+        check_step(step, e)
         peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
         ideal = model_flops(e) / float(e.layout.devices) / peak
         found.append(
@@ -48,18 +60,20 @@ def training_predictions(row: Row, folder: Path, named: Stack | None = None) -> 
     # the memory
     if row.text("memory_gib"):
         memory = row.number("memory_gib") * 2.0**30
+        check_memory(memory, e.cluster)
         kind = row.one_of("memory_of", MEMORY_KINDS)
         if not kind:  # as the contract has it; it may be any of them
             assumed = (*assumed, Assumed("memory_of", MEMORY_KINDS[0]))
             most = float(e.device_bytes / e.memory_bytes)
             memory_span = memory_span._replace(high=memory_span.high * most)
-        said = {"reserved": e.reserved_bytes, "device": e.device_bytes}.get(kind, e.memory_bytes)
+        said = {"": e.memory_bytes, "allocated": e.memory_bytes, "reserved": e.reserved_bytes}
+        said["device"] = e.device_bytes
         found.append(
             Prediction(
                 name,
                 "memory_bytes",
                 memory,
-                float(said),
+                float(said[kind]),
                 source,
                 assumed,
                 stack=e.stack.software,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,22 @@ from meshwise.models.shapes import Model
 
 class Unsupported(Exception):
     """A sound row that meshwise cannot predict; the text says why."""
+
+
+class Suspect(Exception):
+    """A row whose figure nothing could measure; the text says why."""
+
+
+class Span(NamedTuple):
+    """Factors on a prediction, the lowest and the highest."""
+
+    low: float = 1.0
+    high: float = 1.0
+
+    def widened(self, ratios: Iterable[float]) -> Span:
+        """The span times that of the ratios of one more open value: together they may reach both."""
+        reached = [r for r in ratios if r > 0.0 and math.isfinite(r)]
+        return Span(self.low * min([1.0, *reached]), self.high * max([1.0, *reached]))
 
 
 class Prediction(NamedTuple):
@@ -33,8 +51,7 @@ class Prediction(NamedTuple):
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
     unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
     stood_in: bool = False  # the stack is none that the row names: it may be off as any of them
-    # factors on it that the legal values of what the row leaves open reach
-    span: tuple[float, float] = (1.0, 1.0)
+    span: Span = Span()  # what the legal values of all that the row leaves open reach
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from meshwise.evidence.prediction import Unsupported
 from meshwise.evidence.rows import words
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.stacks.load import load_stack, stack_in_table
@@ -21,7 +22,7 @@ from meshwise.workloads.workload import OVERLAP_MODES
 GENERIC = {"training": "generic", "inference": "generic-engine"}
 
 
-class Software(NamedTuple):
+class RowSoftware(NamedTuple):
     """A row's stack, and what had to be assumed of it; ``stood_in``: the row names it in no word that is
     known."""
 
@@ -30,15 +31,18 @@ class Software(NamedTuple):
     stood_in: bool = False
 
 
-def software_of(row: Row, name: str, phase: str, named: Stack | None = None) -> Software:
+def software_of(row: Row, name: str, phase: str, named: Stack | None = None) -> RowSoftware:
     """The stack that a row's ``name`` stands for, with the switches that the row states; one that is not
-    known, or that does not run the phase, is priced as ``named``, else as the generic stack."""
+    known is priced as ``named``, else as the generic stack. What known software is not made for, it did
+    not run: the row measured something else."""
     kind = kind_of(phase)
     known = stack_in_table(name) if name else None
-    if known is not None and kind in known.can.runs:
-        return Software(as_stated(known, row))
+    if known is not None and kind not in known.can.runs:
+        raise Unsupported(f"software {name!r} is made for {' and '.join(known.can.runs)} alone")
+    if known is not None:
+        return RowSoftware(as_stated(known, row))
     other = named if named is not None else load_stack(GENERIC[kind])
-    return Software(as_stated(other, row), (Assumed("stack", other.name),), named is None)
+    return RowSoftware(as_stated(other, row), (Assumed("stack", other.name),), named is None)
 
 
 def as_stated(stack: Stack, row: Row) -> Stack:

@@ -25,9 +25,7 @@ _COUNTS = (
     *("micro_batch", "global_batch", "seq", "max_len", "concurrency", "chunk", "draft_tokens"),
     *("loss_chunks", "gpus_per_node", "recompute_layers"),
 )
-_WORDS = (
-    *(("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS), ("optimizer", OPTIMIZERS)),
-)
+_WORDS = (*(("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS), ("optimizer", OPTIMIZERS)),)
 
 
 class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):

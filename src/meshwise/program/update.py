@@ -40,7 +40,9 @@ def optimizer_bytes(stack: Stack) -> float:
     """Bytes per weight of the optimizer's state: an fp32 master weight, and of Adam the first and the
     second moment (ZeRO, arXiv 1910.02054, 3.1: 12), of which narrower optimizers keep less."""
     master = _FP32_BYTES if stack.state.master_weights else 0.0
-    return master + _MOMENTS[stack.state.optimizer] * dtypes.ELEMENT_BYTES[stack.memory.moments_dtype]
+    return (
+        master + _MOMENTS[stack.state.optimizer] * dtypes.ELEMENT_BYTES[stack.memory.moments_dtype]
+    )
 
 
 def offloaded_share(ctx: Context, role: Role) -> Array:

@@ -277,7 +277,8 @@ class Host(SwitchGroup, frozen=True, kw_only=True):
         "its kernels, which are counted by operation.",
     ] = 0.0
     cuda_graphs: Annotated[
-        bool, "Training: CUDA graphs start a microbatch's kernels, the host none. Its option overrides it."
+        bool,
+        "Training: CUDA graphs start a microbatch's kernels, the host none. Its option overrides it.",
     ] = False
     collective_wait_s: Annotated[
         _Seconds,

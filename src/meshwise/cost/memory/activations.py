@@ -208,7 +208,9 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
     only_input = ctx.tokens * width * ctx.widths.activation / ctx.token_split
     again = ctx.recomputed_layers_share
     full = only_input * again + (kept + scores) * (1.0 - again)
-    return np.where(ctx.recompute == 2, full, np.where(ctx.recompute == 1, selective, kept + scores))
+    return np.where(
+        ctx.recompute == 2, full, np.where(ctx.recompute == 1, selective, kept + scores)
+    )
 
 
 def layer_backward_bytes(ctx: Context, block: Block) -> Array:

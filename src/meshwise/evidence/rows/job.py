@@ -3,6 +3,7 @@ and the values that the row leaves open."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import model_of, operand_of
 from meshwise.evidence.rows import words
-from meshwise.evidence.software import Software, software_of
+from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts.check import check, settled
 from meshwise.layouts.layout import Layout, arrays
@@ -22,7 +23,8 @@ from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Formats, Training
 
-DEGREES = ("tp", "pp", "cp")
+_DEGREES = ("tp", "pp", "dp", "cp")
+_WORDS = "·".join(_DEGREES)
 
 
 class TrainingJob(NamedTuple):
@@ -55,7 +57,7 @@ class TrainingRow(NamedTuple):
     """A row's job, what had to be assumed of it, and which of its values the row leaves open."""
 
     job: TrainingJob
-    software: Software
+    software: RowSoftware
     assumed: tuple[Assumed, ...]
     open: frozenset[str]
 
@@ -111,23 +113,20 @@ def _network(row: Row, per_node: int) -> dict[str, object] | None:
 
 
 def _degrees(row: Row, devices: int) -> tuple[dict[str, Any], tuple[Assumed, ...]]:
-    """Degrees that multiply to the devices; those that the row leaves out are 1, replicas the rest."""
-    found: dict[str, Any] = {name: row.count(name, 1) for name in DEGREES}
-    inner = found["tp"] * found["pp"] * found["cp"]
-    unsaid = [Assumed(name, "1") for name in DEGREES if not row.text(name)]
-    if row.text("dp"):
-        found["dp"] = row.count("dp")
-    elif devices % inner == 0:
-        found["dp"] = devices // inner
-        unsaid.append(Assumed("dp", str(found["dp"])))
-    else:
+    """Degrees that multiply to the devices. What the stated ones leave is the replicas', or where these
+    are stated that of the first degree that is not; the others are 1."""
+    found: dict[str, Any] = {name: row.count(name, 1) for name in _DEGREES}
+    unsaid = [name for name in _DEGREES if not row.text(name)]
+    product = math.prod(found.values())
+    if devices % product:
         raise row.wrong(
-            "devices", f"tp·pp·cp = {inner} does not divide {devices}", f"a multiple of {inner}"
+            "devices", f"{_WORDS} = {product} does not divide {devices}", f"a multiple of {product}"
         )
-    product = inner * found["dp"]
-    if product != devices:
-        raise row.wrong("devices", f"tp·pp·dp·cp = {product}, not {devices}", f"{product}")
-    return found, tuple(unsaid)
+    if devices != product:
+        if not unsaid:
+            raise row.wrong("devices", f"{_WORDS} = {product}, not {devices}", f"{product}")
+        found["dp" if "dp" in unsaid else unsaid[0]] = devices // product
+    return found, tuple(Assumed(name, str(found[name])) for name in unsaid)
 
 
 def _formats(row: Row, job: TrainingJob) -> tuple[Assumed, ...]:

@@ -3,32 +3,21 @@ move the answer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
-
-import msgspec
 
 from meshwise.axes import RECOMPUTE_MODES
 from meshwise.cost.estimate import Estimate
 from meshwise.errors import MeshwiseError
+from meshwise.evidence.hardware import other_networks
+from meshwise.evidence.prediction import Span
 from meshwise.evidence.rows.job import TrainingJob, TrainingRow
 from meshwise.evidence.tables import Assumed
 
 # A run that somebody measured did not take this many times its device's memory: more than the memory
 # model's own error. What a row leaves open is then something else.
 CLEARLY = 1.2
-# Networks of one generation's systems, as shares of the usual rate per device: one NIC of that rate
-# for four devices, and two for each (the catalog's clusters have between 6 and 100 GB/s).
-NETWORKS = (0.25, 2.0)
 MOST_SEQUENCES = 64  # of a microbatch, among the values looked at
-
-
-class Span(NamedTuple):
-    """Factors on a prediction that the legal values of everything left open reach."""
-
-    low: float = 1.0
-    high: float = 1.0
 
 
 class Settled(NamedTuple):
@@ -58,14 +47,9 @@ def settle(read: TrainingRow, ran: bool) -> Settled:
     for name in sorted(read.open):
         others = [e for other in _others(job, name) if (e := _priced(other)) is not None]
         legal = [e for e in others if _holds(e)] if ran else others
-        step = _widened(step, [float(e.step_s / found.step_s) for e in legal])
-        memory = _widened(memory, [float(e.memory_bytes / found.memory_bytes) for e in legal])
+        step = step.widened([float(e.step_s / found.step_s) for e in legal])
+        memory = memory.widened([float(e.memory_bytes / found.memory_bytes) for e in legal])
     return Settled(found, tuple(assumed), step, memory)
-
-
-def _widened(span: Span, ratios: list[float]) -> Span:
-    reached = [r for r in ratios if r > 0.0 and math.isfinite(r)]
-    return Span(span.low * min([1.0, *reached]), span.high * max([1.0, *reached]))
 
 
 def _holds(e: Estimate) -> bool:
@@ -112,13 +96,4 @@ def _others(job: TrainingJob, name: str) -> Iterator[TrainingJob]:
     elif name == "sequence_parallel":
         yield job.with_layout(sequence_parallel=not layout.sequence_parallel)
     elif name == "inter_node_gbytes_per_s":
-        for factor in NETWORKS:
-            levels = tuple(
-                msgspec.structs.replace(
-                    level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * factor
-                )
-                if level.kind == "network"
-                else level
-                for level in job.cluster.levels
-            )
-            yield job._replace(cluster=msgspec.structs.replace(job.cluster, levels=levels))
+        yield from (job._replace(cluster=other) for other in other_networks(job.cluster))

@@ -17,9 +17,7 @@ _SHARDS = {
     **{word: word for word in SHARD_STAGES},
     **{f"{prefix}{n}": SHARD_STAGES[n] for prefix in ("", "stage") for n in range(4)},
     **dict.fromkeys(("ddp", "dp", "noshard", "no", "false", "replicated", "zero0"), "none"),
-    **dict.fromkeys(
-        ("distributedoptimizer", "distopt", "os", "optimizer", "dist"), "zero1"
-    ),
+    **dict.fromkeys(("distributedoptimizer", "distopt", "os", "optimizer", "dist"), "zero1"),
     **dict.fromkeys(("shardgradop", "os+g", "optimgrads"), "zero2"),
     **dict.fromkeys(
         *(("fsdp", "fsdp1", "fsdp2", "hsdp", "fullshard", "full", "hybridshard", "hybrid"), "zero3")
@@ -48,23 +46,21 @@ _FUSED = {
 }
 _UNFUSED = ("unfused", "eager", "math", "torch", "none", "naive", "core", "local", "dotproduct")
 _VERSIONED = re.compile(r"(?:flash(?:attn|attention)?|fa)v?(\d)(?:[.\d]*)(?:beta)?")
+_EIGHT_BIT = ("adam8bit", "adamw8bit", "8bitadam", "8bitadamw", "pagedadamw8bit")
 _OPTIMIZERS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": name} for name in OPTIMIZERS},
-    **dict.fromkeys(("adamw", "cpuadam", "fusedadam", "distributedadam"), {"optimizer": "adam"}),
-    **dict.fromkeys(
-        *(("adam8bit", "adamw8bit", "8bitadam", "8bitadamw", "pagedadamw8bit"),
-          {"optimizer": "adam", "moments_dtype": "fp8"})
-    ),
+    **{w: {"optimizer": "adam"} for w in ("adamw", "cpuadam", "fusedadam", "distributedadam")},
+    **{w: {"optimizer": "adam", "moments_dtype": "fp8"} for w in _EIGHT_BIT},
     "momentum": {"optimizer": "sgd"},
     "lamb": {"optimizer": "adam"},
-}  # fmt: skip
+}
+_NOTHING = {"offload_optimizer": False, "offload_layers": 0}
+_STATE, _KEPT = {"offload_optimizer": True}, {"offload_layers": EVERY_LAYER}
 _OFFLOADS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("none", "no", "false"), {"offload_optimizer": False, "offload_layers": 0}),
-    **dict.fromkeys(("optimizer", "optim", "cpuadam", "true", "cpu"), {"offload_optimizer": True}),
-    **dict.fromkeys(("activations", "activation", "act"), {"offload_layers": EVERY_LAYER}),
-    **dict.fromkeys(
-        *(("all", "both"), {"offload_optimizer": True, "offload_layers": EVERY_LAYER})
-    ),
+    **dict.fromkeys(("none", "no", "false"), _NOTHING),
+    **dict.fromkeys(("optimizer", "optim", "cpuadam", "true", "cpu"), _STATE),
+    **dict.fromkeys(("activations", "activation", "act"), _KEPT),
+    **dict.fromkeys(("all", "both"), _STATE | _KEPT),
 }
 _PARTS = re.compile(r"[+,;/ ]+")
 
