@@ -14,7 +14,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost import hosting, inference
+from meshwise.cost import hosting, inference, offload
 from meshwise.cost.kernels.seconds import position
 from meshwise.cost.overlap import TINY, exposed_concurrent_s
 from meshwise.cost.priced_step import PricedStep
@@ -307,8 +307,15 @@ class Estimate(PricedStep):
 
     @cached_property
     def _late_update_s(self) -> Array:
-        """What the update waits for its host, which copies every parameter by itself."""
-        return np.maximum(hosting.update_s(self.program) - self.update.compute, 0.0)
+        """What the update waits for its host, which copies every parameter by itself, and what a step
+        waits for what is kept in the host's memory."""
+        late = np.maximum(hosting.update_s(self.program) - self.update.compute, 0.0)
+        away = offload.offloaded_update_s(self.program, self.cluster)
+        if self.stack.state.offload_layers:
+            passes = self._one_pass("forward"), self._one_pass("recompute", "dgrad", "wgrad")
+            wait = offload.microbatch_wait_s(self.program, self.cluster, *passes)
+            away = away + self.program.ctx.microbatches * wait
+        return late + away
 
     @cached_property
     def fast_step_s(self) -> Array:

@@ -51,11 +51,12 @@ def microbatch_s(program: Program) -> Array:
     """Host seconds per microbatch to start its kernels, on the stage with the most of them.
 
     Kernels (:mod:`meshwise.program.launches`) times the stack's ``host_launch_s``. Eager training steps
-    only: 0 in inference, under the ideal stack, and where the stack states no launch time.
+    only: 0 in inference, under the ideal stack, where CUDA graphs start them, and where the stack states no
+    launch time.
     """
     ctx = program.ctx
     each = ctx.stack.host.host_launch_s
-    if not each or not ctx.training or ctx.stack.ideal:
+    if not each or not ctx.training or ctx.stack.ideal or ctx.stack.host.cuda_graphs:
         return 0.0
     layers = [
         launches.kernels_per_microbatch(ops, ctx.stack, block)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from meshwise.cost.uncertainty import prediction_interval
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
-from meshwise.evidence.prediction import Prediction, Unsupported
+from meshwise.evidence.prediction import Prediction, Suspect, Unsupported
 from meshwise.evidence.tables import TABLE_KINDS, Assumed, MeasuredTable, read_table
+from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
 
 
@@ -27,7 +28,7 @@ class Result(NamedTuple):
     low: float | None  # the ends of the prediction's 90 % interval
     high: float | None
     error: float | None
-    status: str  # ok | unsupported | invalid
+    status: str  # ok | unsupported | invalid | suspect
     reason: str
     source: str
     assumed: tuple[Assumed, ...]
@@ -53,8 +54,9 @@ def _without(name: str, line: int, status: str, reason: str) -> Result:
     return Result(name, line, "", None, None, None, None, None, status, reason, "", ())
 
 
-def row_results(table: MeasuredTable, folder: Path) -> list[Result]:
-    """Predict every row of a table; rows that cannot be are listed with the reason."""
+def row_results(table: MeasuredTable, folder: Path, named: Stack | None = None) -> list[Result]:
+    """Predict every row of a table; rows that cannot be are listed with the reason. ``named``: the stack
+    of software that is not known."""
     results: list[Result] = []
     for error in table.bad:
         line = int(error.field.split(":")[0].split()[-1])
@@ -62,9 +64,11 @@ def row_results(table: MeasuredTable, folder: Path) -> list[Result]:
     for row in table.rows:
         name = row.text("id", f"line {row.line}")
         try:
-            found = predict(table.kind, row, folder)
+            found = predict(table.kind, row, folder, named)
         except Unsupported as why:
             results.append(_without(name, row.line, "unsupported", str(why)))
+        except Suspect as why:
+            results.append(_without(name, row.line, "suspect", str(why)))
         except MeshwiseError as error:
             where = "" if str(row.line) in error.field else f"line {row.line}: "
             results.append(_without(name, row.line, "invalid", f"{where}{error}"))
@@ -120,8 +124,8 @@ def _result(line: int, p: Prediction) -> Result:
         p.quantity,
         p.measured,
         p.predicted,
-        None if low is None else float(low),
-        None if high is None else float(high),
+        None if low is None else float(low) * p.span[0],
+        None if high is None else float(high) * p.span[1],
         error,
         "ok",
         "",
@@ -147,6 +151,7 @@ def error_summary(results: list[Result]) -> dict[str, Any]:
     that had to be assumed something are told apart."""
     unsupported = sum(r.status == "unsupported" for r in results)
     invalid = sum(r.status == "invalid" for r in results)
+    suspect = sum(r.status == "suspect" for r in results)
     found: dict[str, Any] = {}
     for quantity in dict.fromkeys(r.quantity for r in results if r.status == "ok"):
         rows = [r for r in results if r.quantity == quantity]
@@ -158,6 +163,7 @@ def error_summary(results: list[Result]) -> dict[str, Any]:
                 "wrong": wrong,
                 "unsupported": unsupported,
                 "invalid": invalid,
+                "suspect": suspect,
             }
             continue
         # a quantity has errors; those of rows that state all of their layout by themselves too
@@ -168,6 +174,7 @@ def error_summary(results: list[Result]) -> dict[str, Any]:
             "n": len(errors),
             "unsupported": unsupported,
             "invalid": invalid,
+            "suspect": suspect,
             "median_abs_error": statistics.median(sizes),
             "mean_abs_error": statistics.fmean(sizes),
             "p90_abs_error": quantile(sizes, 0.9),

@@ -7,12 +7,10 @@ A new switch is one field here and one line in :class:`meshwise.stacks.stack.Sta
 # no `from __future__ import annotations`: the annotations are read below
 from typing import Annotated, Literal
 
-import msgspec
-
 from meshwise import dtypes
-from meshwise.checks import check_fields
 from meshwise.stacks import schedules
-from meshwise.stacks.fields import OneOf, Range, SwitchField, field_rules, switches_of
+from meshwise.stacks.fields import OneOf, Range, SwitchField, SwitchGroup, switches_of
+from meshwise.stacks.training_state import TrainingState
 from meshwise.stacks.words import (
     RUNS,
     SHARDS,
@@ -32,12 +30,7 @@ _Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
 _Count = Annotated[int, Range(1, 1 << 20)]
 
 
-class _Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    def __post_init__(self) -> None:
-        check_fields(self, field_rules(type(self)), "stack")
-
-
-class Executed(_Group, frozen=True, kw_only=True):
+class Executed(SwitchGroup, frozen=True, kw_only=True):
     """What is executed."""
 
     attention: Annotated[
@@ -106,7 +99,7 @@ class Executed(_Group, frozen=True, kw_only=True):
     ] = False
 
 
-class Overlaps(_Group, frozen=True, kw_only=True):
+class Overlaps(SwitchGroup, frozen=True, kw_only=True):
     """What hides under what."""
 
     overlap: Annotated[
@@ -138,7 +131,7 @@ class Overlaps(_Group, frozen=True, kw_only=True):
     ] = False
 
 
-class Communication(_Group, frozen=True, kw_only=True):
+class Communication(SwitchGroup, frozen=True, kw_only=True):
     """Whose collectives, and which."""
 
     collectives: Annotated[
@@ -182,7 +175,7 @@ class Communication(_Group, frozen=True, kw_only=True):
     ] = True
 
 
-class Pipeline(_Group, frozen=True, kw_only=True):
+class Pipeline(SwitchGroup, frozen=True, kw_only=True):
     """In which order stages work, and how layers are dealt out to them."""
 
     schedule: Annotated[
@@ -198,7 +191,7 @@ class Pipeline(_Group, frozen=True, kw_only=True):
     ] = "layers"
 
 
-class Memory(_Group, frozen=True, kw_only=True):
+class Memory(SwitchGroup, frozen=True, kw_only=True):
     """What is kept, in which format, what is computed again, and what is not the model's to use."""
 
     selective_recompute: Annotated[
@@ -268,7 +261,7 @@ class Memory(_Group, frozen=True, kw_only=True):
     ] = 0.0
 
 
-class Host(_Group, frozen=True, kw_only=True):
+class Host(SwitchGroup, frozen=True, kw_only=True):
     """Seconds that a device waits: for its host, and for the other ranks."""
 
     host_s: Annotated[_Seconds, "Host time per step that no device work hides."] = 0.0
@@ -285,6 +278,10 @@ class Host(_Group, frozen=True, kw_only=True):
     host_launch_s: Annotated[
         _Seconds, "Training: host time to start one kernel, counted by operation."
     ] = 0.0
+    cuda_graphs: Annotated[
+        bool,
+        "Training: CUDA graphs start a microbatch's kernels, the host none. Its option overrides it.",
+    ] = False
     collective_wait_s: Annotated[
         _Seconds, "What a collective's kernels, launched by every rank's host, wait for each other."
     ] = 0.0
@@ -306,7 +303,7 @@ class Host(_Group, frozen=True, kw_only=True):
     ] = 0.0
 
 
-class Scheduler(_Group, frozen=True, kw_only=True):
+class Scheduler(SwitchGroup, frozen=True, kw_only=True):
     """What a serving engine puts into one iteration."""
 
     max_batched_tokens: Annotated[
@@ -325,7 +322,7 @@ class Scheduler(_Group, frozen=True, kw_only=True):
     ] = True
 
 
-class Can(_Group, frozen=True, kw_only=True):
+class Can(SwitchGroup, frozen=True, kw_only=True):
     """What it can run; other layouts are refused under it."""
 
     runs: Annotated[
@@ -372,12 +369,13 @@ class Can(_Group, frozen=True, kw_only=True):
 
 
 # attribute of a stack, and table of its file
-GROUPS: dict[str, type[_Group]] = {
+GROUPS: dict[str, type[SwitchGroup]] = {
     "kernels": Executed,
     "overlaps": Overlaps,
     "communication": Communication,
     "pipeline": Pipeline,
     "memory": Memory,
+    "state": TrainingState,
     "host": Host,
     "scheduler": Scheduler,
     "can": Can,

@@ -205,8 +205,10 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
             selective = selective + scores
     width = ctx.model.hidden * ctx.model.residual_streams
     only_input = ctx.tokens * width * ctx.widths.activation / ctx.token_split
+    again = ctx.recomputed_layers_share
+    full = only_input * again + (kept + scores) * (1.0 - again)
     return np.where(
-        ctx.recompute == 2, only_input, np.where(ctx.recompute == 1, selective, kept + scores)
+        ctx.recompute == 2, full, np.where(ctx.recompute == 1, selective, kept + scores)
     )
 
 

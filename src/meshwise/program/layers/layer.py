@@ -326,7 +326,7 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
     Full: the whole forward, collectives included; a checkpoint that stops early leaves out the
     layer's last reduction, and the product before it. Selective: see :mod:`meshwise.program.layers.recomputed`.
     """
-    full = np.where(ctx.recompute == 2, 1, 0)
+    full = np.where(ctx.recompute == 2, ctx.recomputed_layers_share, 0)
     selective = np.where(ctx.recompute == 1, 1, 0)
     ops = []
     for op in forward(ctx, part):
