@@ -17,9 +17,9 @@ def _shipped_rows() -> Iterator[None]:
 
     predict, known = validate.row_results, {}
 
-    def once(table, folder):
-        if folder != validate.PUBLISHED_FOLDER:
-            return predict(table, folder)
+    def once(table, folder, named=None):
+        if folder != validate.PUBLISHED_FOLDER or named is not None:
+            return predict(table, folder, named)
         if table.kind not in known:
             known[table.kind] = predict(table, folder)
         return list(known[table.kind])

@@ -36,7 +36,7 @@ from meshwise.cost.kernels import compute
 from meshwise.cost.kernels.fits import Kernels
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
-from meshwise.evidence.prediction import Unsupported, source_of
+from meshwise.evidence.prediction import Suspect, Unsupported, source_of
 from meshwise.evidence.score.summary import quantile
 from meshwise.evidence.tables import MeasuredTable, Row, read_table
 from meshwise.stacks.load import stack_in_table
@@ -85,7 +85,7 @@ def by_shipped(
     """(measured, predicted) of every row by the shipped constants."""
     found = {}
     for row, path in rows:
-        with contextlib.suppress(Unsupported, MeshwiseError):
+        with contextlib.suppress(Suspect, Unsupported, MeshwiseError):
             for p in predict(kind, row, path.parent):
                 found[p.id, p.quantity] = (p.measured, p.predicted)
     return found
@@ -304,7 +304,11 @@ def intervals(paths: list[Path], kept: list[Left], say: Callable[[str], None]) -
         of_kind = [r for r in rows if r.question.kind == kind]
         index = fit_discrepancy.index_of(of_kind)
         for quantity in fit_discrepancy.PARTS:
-            own = [r for r in of_kind if fit_discrepancy.judged_as(r.quantity) == quantity]
+            own = [
+                r
+                for r in of_kind
+                if fit_discrepancy.judged_as(r.quantity) == quantity and not r.open
+            ]
             if own:
                 _, worth = fit_discrepancy.fitted(quantity, own, index)
                 found[quantity] = {k: v if math.isfinite(v) else None for k, v in worth.items()}

@@ -40,7 +40,7 @@ from meshwise.cost.doubt.spread import (
 )
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
-from meshwise.evidence.prediction import Unsupported, operand_of, source_of
+from meshwise.evidence.prediction import Suspect, Unsupported, operand_of, source_of
 from meshwise.evidence.tables import Row, read_table
 
 ROOT = Path(__file__).resolve().parents[1] / "src/meshwise"
@@ -51,6 +51,7 @@ LEVEL = 0.90  # of rows to be inside, where they and their publisher are left ou
 MOST = 0.98
 TIGHT = 0.85  # of the wrong `fits` are to be called tight
 STEPS, FEW_STEPS = 300, 60  # of the updates; where parts are chosen
+MOST_OPEN = 0.1  # ln of the span that a row leaves open, above which it says nothing of the rest
 BETTER = 0.005  # by which share the intervals are to be better without a part
 LEAST_SD = 0.01  # components below it are left out
 SHIPPED = "published tables"
@@ -100,6 +101,7 @@ class Residual(NamedTuple):
     mfu: float | None  # of a training step as measured
     dtype: str  # at whose peak
     shipped: bool
+    open: bool  # what it leaves open alone makes it less sure
 
 
 class Held(NamedTuple):
@@ -141,7 +143,7 @@ def collect(tables: list[Path]) -> tuple[list[Residual], list[Held]]:
             seen.add(name)
             try:
                 predictions = predict(table.kind, row, path.parent)
-            except (Unsupported, MeshwiseError):
+            except (Suspect, Unsupported, MeshwiseError):
                 continue
             for p in predictions:
                 if p.quantity == "fits" and p.room is not None and p.question is not None:
@@ -164,6 +166,7 @@ def collect(tables: list[Path]) -> tuple[list[Residual], list[Held]]:
                             mfu,
                             operand_of(row) if p.ideal_s else "",
                             path.parent == PUBLISHED,
+                            math.log(p.span.high / p.span.low) > MOST_OPEN,
                         )
                     )
     return found, held
@@ -482,7 +485,7 @@ def main() -> None:
         write_index(kind, of_kind, index, tables)
         for quantity in dict.fromkeys(r.quantity for r in of_kind):
             if quantity in PARTS:
-                own = [r for r in of_kind if judged_as(r.quantity) == quantity]
+                own = [r for r in of_kind if judged_as(r.quantity) == quantity and not r.open]
                 write(quantity, own, held, index, tables)
 
 

@@ -95,13 +95,14 @@ if not TYPE_CHECKING:
 
 
 @keywords
-def validate(table: NameOrPath) -> ValidateResult:
+def validate(table: NameOrPath, *, stack: Stack | NameOrPath | None = None) -> ValidateResult:
     """Predict every row of a CSV table of measurements: training steps, single layers, serving runs or
     collectives, told by its columns (``docs/reference/tables``).
 
     Rests on nothing of the table: a row is predicted from its layout and hardware alone.
 
     :param table: the path of the table; models are presets, or files ``models/NAME.json`` beside it.
+    :param stack: what software that the catalog does not know is priced as; None: the generic stack.
     :returns: every row with its prediction, and the errors as shares.
     :raises InputError: for a table that cannot be read; a malformed row is a row of the answer.
 
@@ -121,7 +122,8 @@ def validate(table: NameOrPath) -> ValidateResult:
 
     path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
-    results = row_results(read, Path(path).parent)
+    others = {} if stack is None else {"named": load_stack(stack)}
+    results = row_results(read, Path(path).parent, **others)
     return ValidateResult(read, results, error_summary(results))
 
 

@@ -121,7 +121,9 @@ def drawn(fit: Any, publishers: int, each: int, sd: dict[str, float], seed: int)
             asked = Question("training", "d", "s", "s", {"moe": float(moe)}, {})
             off = value + random.normal(0.0, 0.02)
             rows.append(
-                fit.Residual(f"p{p}/{i}", f"p{p}", "step_s", off, asked, (), 1.0, None, "", True)
+                fit.Residual(
+                    f"p{p}/{i}", f"p{p}", "step_s", off, asked, (), 1.0, None, "", True, False
+                )
             )
     return rows
 

@@ -29,6 +29,11 @@ from meshwise.errors import InputError
     help="The shipped tables of published figures, or one: training, layers, serving or collectives.",
 )
 @click.option(
+    "--stack",
+    type=values.STACK_TYPE,
+    help="Software that the catalog does not know: a stack, or a TOML file (default: generic).",
+)
+@click.option(
     "--worst",
     type=values.NUMBER_TYPE,
     help="Show the N rows that are furthest off (default 15; 0: none).",
@@ -51,7 +56,7 @@ def command(table: str | None, **said: object) -> None:
     o = Given(said)
     worst, published = o.number("worst", low=0), o.text("published")
     if table is not None and published is None:
-        result = api.validate(table)
+        result = api.validate(table, stack=o.text("stack"))
     elif published is not None and table is None:
         result = api.validate_published(published)
     else:

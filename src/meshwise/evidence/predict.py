@@ -14,10 +14,12 @@ from meshwise.evidence import hardware
 from meshwise.evidence.predict_layers import layer_predictions
 from meshwise.evidence.predict_serving import serving_predictions
 from meshwise.evidence.predict_training import training_predictions
-from meshwise.evidence.prediction import Prediction, Unsupported, source_of
-from meshwise.evidence.tables import MEASURED, Row
+from meshwise.evidence.prediction import Prediction, Span, Unsupported, source_of
+from meshwise.evidence.rows.suspect import check_collective, check_sign
+from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts.placement import place
 from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 
 _OPS = {
     "alltoall": "all_to_all",
@@ -34,9 +36,9 @@ _KERNELS = {
 }
 
 
-def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
+def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
     """Time of one collective."""
-    del folder
+    del folder, named
     op = _OPS.get(row.text("op"), row.text("op"))
     if op not in OPS:
         raise Unsupported(f"{op} is not priced")
@@ -51,24 +53,27 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             f"{nodes * per_node}",
         )
     # by which library, and whether it is priced
-    library = row.text("library", "nccl").lower()
-    stack = next((s for k, s in _KERNELS.items() if library.startswith(k)), None)
-    if stack is None:
-        raise Unsupported(f"library {library!r} has no constants")
+    library = row.text("library").lower()
+    known = next((s for k, s in _KERNELS.items() if library.startswith(k)), None)
+    stack = known or _KERNELS["nccl"]
+    assumed = () if known else (Assumed("library", "nccl"),)
     if row.one_of("launch", ("graph", "eager")) == "eager":
         raise Unsupported("launched outside a graph: host time, not the kernel's")
     # over which fabric
-    network = None
-    if nodes > 1:
-        network = hardware.network_by_words(row)
-        if network is None:
-            raise Unsupported("the row does not state its network's rate")
+    network = hardware.network_by_words(row) if nodes > 1 else None
     cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
     # its time beside the measured one
     payload, software = row.number("bytes"), load_stack(stack)
+    check_collective(row.number("time_us") * 1e-6, payload, group, cluster)
     priced = coll.cheapest(op, np.float64(payload), group, cluster, software)
     seconds = float(priced.seconds)
+    # where the network's rate is open, the rates that such systems have
+    span = Span()
+    if any(a.field == "inter_node_gbytes_per_s" for a in lacking):
+        others = hardware.other_networks(cluster)
+        each = [coll.cheapest(op, np.float64(payload), group, c, software) for c in others]
+        span = span.widened([float(p.seconds) / seconds for p in each])
     return [
         Prediction(
             row.text("id"),
@@ -76,7 +81,8 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             row.number("time_us") * 1e-6,
             seconds,
             source_of(row),
-            lacking,
+            (*assumed, *lacking),
+            span=span,
             question=collective_question(op, payload, group, cluster, software, priced),
             slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),
         )
@@ -91,12 +97,11 @@ PREDICT = {
 }
 
 
-def predict(kind: str, row: Row, folder: Path) -> list[Prediction]:
-    """All that a row measures and meshwise predicts. Raises :class:`Unsupported` or MeshwiseError."""
-    for column in MEASURED[kind]:
-        if row.text(column):
-            row.number(column)  # a measurement that is none is malformed, whatever else is stated
-    found = PREDICT[kind](row, folder)
+def predict(kind: str, row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
+    """All that a row measures and meshwise predicts; ``named``: the stack of software that is not known.
+    Raises :class:`Unsupported` or MeshwiseError."""
+    check_sign(kind, row)  # a measurement that is none, whatever else is stated
+    found = PREDICT[kind](row, folder, named)
     if not found:
         raise Unsupported("the row measures nothing that is predicted")
     return found

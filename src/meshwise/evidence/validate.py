@@ -13,10 +13,11 @@ from meshwise.cost.doubt.spread import (
 )
 from meshwise.errors import MeshwiseError
 from meshwise.evidence.predict import predict
-from meshwise.evidence.prediction import Prediction, Unsupported
+from meshwise.evidence.prediction import Prediction, Suspect, Unsupported
 from meshwise.evidence.score.result import Result
 from meshwise.evidence.score.summary import error_summary
 from meshwise.evidence.tables import TABLE_KINDS, MeasuredTable, read_table
+from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
 
 
@@ -24,8 +25,9 @@ def _without(name: str, line: int, status: str, reason: str) -> Result:
     return Result(name, line, "", None, None, None, None, None, status, reason, "", ())
 
 
-def row_results(table: MeasuredTable, folder: Path) -> list[Result]:
-    """Predict every row of a table; rows that cannot be are listed with the reason."""
+def row_results(table: MeasuredTable, folder: Path, named: Stack | None = None) -> list[Result]:
+    """Predict every row of a table; rows that cannot be are listed with the reason. ``named``: the stack
+    of software that is not known."""
     results: list[Result] = []
     for error in table.bad:
         line = int(error.field.split(":")[0].split()[-1])
@@ -33,9 +35,11 @@ def row_results(table: MeasuredTable, folder: Path) -> list[Result]:
     for row in table.rows:
         name = row.text("id", f"line {row.line}")
         try:
-            found = predict(table.kind, row, folder)
+            found = predict(table.kind, row, folder, named)
         except Unsupported as why:
             results.append(_without(name, row.line, "unsupported", str(why)))
+        except Suspect as why:
+            results.append(_without(name, row.line, "suspect", str(why)))
         except MeshwiseError as error:
             where = "" if str(row.line) in error.field else f"line {row.line}: "
             results.append(_without(name, row.line, "invalid", f"{where}{error}"))
@@ -105,7 +109,7 @@ def _doubted(p: Prediction) -> tuple[float | None, float | None, bool | None]:
     quantity = p.judged_as or p.quantity
     sd = standard_deviation(quantity, p.question, p.source)
     low, high = prediction_interval(p.predicted, quantity, sd, p.slower)
-    return float(low), float(high), None
+    return float(low) * p.span.low, float(high) * p.span.high, None
 
 
 def _near(p: Prediction) -> Evidence | None:

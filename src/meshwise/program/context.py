@@ -124,6 +124,12 @@ class Context(NamedTuple):
         """What sequence parallelism divides the tokens by, outside the TP regions."""
         return np.where(self.layout.sequence_parallel, self.layout.tp, 1)
 
+    @property
+    def recomputed_layers_share(self) -> Array:
+        """Share of a stage's layers that full recomputation works on."""
+        held = np.maximum(self.model.layers / self.layout.pp, 1.0)
+        return np.minimum(self.stack.state.recompute_layers / held, 1.0)
+
     def operands(self, stored: Stored | None = None) -> Operands:
         """Formats of a linear layer's product; a layer that a quantised checkpoint leaves as it is
         works on 16-bit (or fp32) values whatever the others do."""

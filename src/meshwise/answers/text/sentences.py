@@ -77,6 +77,12 @@ def training_words(model: Model, workload: Workload, stack: Stack) -> str:
         said.append(f"moments {stack.memory.moments_dtype}")
     if stack.kernels.loss_chunks > 1:
         said.append(f"loss in {stack.kernels.loss_chunks} chunks")
+    state = stack.state
+    said += [f"optimizer {state.optimizer}"] * (state.optimizer != "adam")
+    said += ["no master weights"] * (not state.master_weights)
+    said += ["optimizer on the host"] * state.offload_optimizer
+    if state.offload_layers:
+        said.append("activations on the host")
     if any(block.moe is not None for block in model.blocks):
         said += [f"dispatcher {stack.communication.dispatcher}"] * (
             stack.communication.dispatcher != "alltoall"

@@ -17,6 +17,7 @@ from meshwise.models.shapes import Block, Mlp
 from meshwise.program.context import Context
 from meshwise.program.layers import recurrent
 from meshwise.program.layers.feed_forward import exchanges_tokens
+from meshwise.program.layers.norms import written_out
 
 FP32_BYTES = 4.0  # bytes
 
@@ -76,10 +77,8 @@ def _norm_outside(ctx: Context, block: Block) -> tuple[float, float]:
     every framework.
     """
     act, h = ctx.widths.activation, ctx.model.hidden
-    parts = 1 if block.parallel else 2
     streams = ctx.model.residual_streams
-    written_out = not ctx.stack.kernels.fused_norm and block.norm_parameters <= parts * h
-    return streams * h * (FP32_BYTES + act if written_out else act), h * act
+    return streams * h * (FP32_BYTES + act if written_out(ctx.stack, block, h) else act), h * act
 
 
 def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
@@ -206,8 +205,10 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
             selective = selective + scores
     width = ctx.model.hidden * ctx.model.residual_streams
     only_input = ctx.tokens * width * ctx.widths.activation / ctx.token_split
+    again = ctx.recomputed_layers_share
+    full = only_input * again + (kept + scores) * (1.0 - again)
     return np.where(
-        ctx.recompute == 2, only_input, np.where(ctx.recompute == 1, selective, kept + scores)
+        ctx.recompute == 2, full, np.where(ctx.recompute == 1, selective, kept + scores)
     )
 
 
