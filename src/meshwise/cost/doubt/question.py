@@ -15,8 +15,8 @@ from meshwise.axes import SHARD_STAGES
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Priced
 from meshwise.cost.collectives.fits import lent_levels
+from meshwise.cost.doubt.exposed import crosses_network, exposed_comm
 from meshwise.cost.estimate import Estimate
-from meshwise.cost.exposed import crosses_network, exposed_comm
 from meshwise.cost.kernels.fits import kernels
 from meshwise.dtypes import ELEMENT_BYTES
 from meshwise.layouts.placement import Group

@@ -9,10 +9,10 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
+from meshwise.cost.doubt.exposed import exposed_comm
 from meshwise.cost.doubt.question import Question, step_question
 from meshwise.cost.doubt.spread import NORMAL, difference_sd
 from meshwise.cost.estimate import Estimate, price_layouts
-from meshwise.cost.exposed import exposed_comm
 from meshwise.cost.uncertainty import is_tight, step_interval
 from meshwise.layouts.layout import Layouts, columns
 from meshwise.models.shapes import Model
