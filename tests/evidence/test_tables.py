@@ -219,14 +219,17 @@ def test_unknown_software_is_priced_as_the_generic_stack_and_said_so() -> None:
 
 @pytest.mark.parametrize("shard", ["none", "zero3"])
 def test_what_stands_in_for_unknown_software_may_be_off_as_any(shard: str) -> None:
-    """The step's interval is wider than that of a stack that is known."""
+    """It is new to the evidence, and where the step is made of the same parts its interval is wider; a
+    stack whose network takes more of the step is less sure for that too."""
     own = {"shard": shard, "memory_gib": "40", "memory_of": "allocated"}
     name = {"none": "megatron-core", "zero3": "torchtitan-2025"}[shard]
     known = outcome(DATA_PARALLEL | own | {"stack": name})
     unknown = outcome(DATA_PARALLEL | own | {"stack": "abacus"})
     assert [r.quantity for r in unknown] == ["step_s", "memory_bytes"]
     mine, other = known[0], unknown[0]
-    assert other.high / other.low > mine.high / mine.low  # type: ignore[operator]
+    assert other.evidence and "software" in other.evidence.new
+    if shard == "none":
+        assert other.high / other.low > mine.high / mine.low  # type: ignore[operator]
 
 
 def test_the_page_counts_rows_of_unknown_software() -> None:
