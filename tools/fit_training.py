@@ -182,7 +182,11 @@ class Columns:
         """The constants that these rows show, and the factors that are tried."""
         fine = (0.9, 0.95, 0.975, 1.0, 1.025, 1.05, 1.1)
         coarse = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
-        names = {"clock hopper": fine, "clock blackwell": fine, "clock blackwell narrow": fine}
+        names: dict[str, tuple[float, ...]] = {
+            "clock hopper": fine,
+            "clock blackwell": fine,
+            "clock blackwell narrow": fine,
+        }
         names["jitter"] = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
         counted = self.of["counted"] > 0
         names |= {f"launch {s}": coarse for s in sorted(set(self.software[counted]))}
