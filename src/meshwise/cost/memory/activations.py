@@ -40,7 +40,9 @@ def attention_activation_bytes(ctx: Context, a: Attention) -> tuple[Array, Array
     elif ctx.stack.memory.packed_qkv and a.heads == a.kv_heads:
         kept = kept + act * (heads + kv) * a.head_dim
     unfused = ctx.stack.kernels.attention != "flash"
-    per_score = act + (1.0 + act if ctx.model.dropout else 0.0)
+    # softmax written out widens the scores, and keeps its fp32 result beside the narrowed one
+    widened = 0.0 if ctx.stack.kernels.fused_elementwise else FP32_BYTES
+    per_score = act + widened + (1.0 + act if ctx.model.dropout else 0.0)
     scores = per_score * heads * ctx.keys * float(unfused)
     return kept, scores
 
@@ -228,7 +230,9 @@ def layer_backward_bytes(ctx: Context, block: Block) -> Array:
     if block.attention is not None:
         a = block.attention
         inner, _ = attention_activation_bytes(ctx, a)
-        unfused = 2.0 * act * float(ctx.stack.kernels.attention != "flash")
+        # gradients before and after the softmax, which is fp32 where it is written out
+        width = act if ctx.stack.kernels.fused_elementwise else FP32_BYTES
+        unfused = 2.0 * width * float(ctx.stack.kernels.attention != "flash")
         widest = inner + unfused * -(-a.heads // tp) * ctx.keys
     if block.recurrent is not None:
         widest = widest + recurrent_activation_bytes(ctx, block.recurrent)
