@@ -59,6 +59,8 @@ class EstimateRecord(TypedDict):
     fits: bool
     memory: dict[str, float]
     loss_bytes: float
+    reserved_bytes: float
+    device_bytes: float
     straggler_s: float
     launch_s: float
     memory_limit_bytes: float
@@ -79,6 +81,8 @@ class EstimateResult(Placed):
     ccr = Key[float | None]("Compute over communication.")
     memory = Key[Record]("Of the fullest device, by part [bytes].")
     loss_bytes = Key[float]("Of the loss, for a moment [bytes].")
+    reserved_bytes = Key[float]("Training: what the framework's allocator reserves [bytes].")
+    device_bytes = Key[float]("Training: what the device reports as used [bytes].")
     straggler_s = Key[float]("Waiting for the slowest rank [s].")
     launch_s = Key[float]("Kernels that the host starts late [s].")
     communication = Key[list[Record]]("By axis: seconds, hidden and not, and bytes.")
@@ -225,6 +229,8 @@ def estimate_record(r: Report) -> EstimateRecord:
         "fits": r.fits,
         "memory": r.memory,
         "loss_bytes": r.loss_bytes,
+        "reserved_bytes": r.reserved_bytes,
+        "device_bytes": r.device_bytes,
         "straggler_s": float(e.straggler_s),
         "launch_s": float(e.launch_s),
         "memory_limit_bytes": e.memory_limit_bytes,
@@ -360,6 +366,7 @@ def _memory(r: Report) -> Table:
             ),
             *_loss_rows(r),
             ("total", format_memory(r.memory_bytes)),
+            *_held_rows(r),
             ("usable of the device", format_memory(e.memory_limit_bytes)),
             ("fits", "yes" if r.fits else "NO"),
         ),
@@ -373,6 +380,16 @@ def _sources(r: Report) -> Table:
         ("source", "share"),
         tuple((str(k), words.percent(v)) for k, v in r.provenance.items()),
     )
+
+
+def _held_rows(r: Report) -> list[tuple[str, str]]:
+    """What tools show of the same run, who do not show what is allocated."""
+    if r.estimate.workload.phase != "train" or r.estimate.stack.ideal:
+        return []
+    return [
+        ("  reserved by the allocator", format_memory(r.reserved_bytes)),
+        ("  as the device reports it", format_memory(r.device_bytes)),
+    ]
 
 
 def _loss_rows(r: Report) -> list[tuple[str, str]]:

@@ -252,6 +252,8 @@ class Report(NamedTuple):
     memory_bytes: float
     loss_bytes: float  # of the workspace, at the loss: logits, their gradient; and all in one chunk
     whole_loss_bytes: float
+    reserved_bytes: float  # training: by the framework's allocator; and what the device reports
+    device_bytes: float
     fits: bool
     communication: list[AxisRow]
     provenance: dict[Source, float]
@@ -310,6 +312,8 @@ def report(e: Estimate) -> Report:
         memory_bytes=float(e.memory_bytes),
         loss_bytes=float(e.loss_bytes),
         whole_loss_bytes=float(e.whole_loss_bytes),
+        reserved_bytes=float(e.reserved_bytes),
+        device_bytes=float(e.device_bytes),
         fits=bool(e.fits),
         communication=communication(e),
         provenance=provenance(e),
