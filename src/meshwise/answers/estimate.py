@@ -10,6 +10,7 @@ from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
 from meshwise.answers.records.result import Placed
 from meshwise.answers.text import words
+from meshwise.answers.text.memory import memory_table
 from meshwise.answers.text.sentences import (
     cluster_words,
     remark_lines,
@@ -284,7 +285,7 @@ def estimate_page(r: Report) -> Page:
         f"{e.model.name}: {workload_words(e.workload, int(lay.micro_batch))}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
         f"stack {e.stack.name}{training_words(e.model, e.workload, e.stack)}\nlayout {axes} ({format_gpus(r.devices)})"
     )
-    memory = _memory(r)
+    memory = memory_table(r)
     said = tuple(remark_lines(estimate_remarks(r)))
     # what decides: where it does not fit, and where the loss in chunks makes it fit
     held = (memory,) if not r.fits or e.stack.kernels.loss_chunks > 1 else ()
@@ -352,27 +353,6 @@ def _communication(r: Report) -> Table:
     )
 
 
-def _memory(r: Report) -> Table:
-    """The fullest stage, by part."""
-    e = r.estimate
-    return Table(
-        "Memory per GPU, fullest stage",
-        ("part", "size"),
-        (
-            *(
-                (k.removesuffix("_bytes").replace("_", " "), format_memory(v))
-                for k, v in r.memory.items()
-                if v
-            ),
-            *_loss_rows(r),
-            ("total", format_memory(r.memory_bytes)),
-            *_held_rows(r),
-            ("usable of the device", format_memory(e.memory_limit_bytes)),
-            ("fits", "yes" if r.fits else "NO"),
-        ),
-    )
-
-
 def _sources(r: Report) -> Table:
     """What the seconds rest on."""
     return Table(
@@ -380,26 +360,3 @@ def _sources(r: Report) -> Table:
         ("source", "share"),
         tuple((str(k), words.percent(v)) for k, v in r.provenance.items()),
     )
-
-
-def _held_rows(r: Report) -> list[tuple[str, str]]:
-    """What tools show of the same run, who do not show what is allocated."""
-    if r.estimate.workload.phase != "train" or r.estimate.stack.ideal:
-        return []
-    return [
-        ("  reserved by the allocator", format_memory(r.reserved_bytes)),
-        ("  as the device reports it", format_memory(r.device_bytes)),
-    ]
-
-
-def _loss_rows(r: Report) -> list[tuple[str, str]]:
-    """Logits and their gradient at the loss's peak, within the workspace; and without chunks."""
-    if not r.loss_bytes:
-        return []
-    chunks = r.estimate.stack.kernels.loss_chunks
-    if chunks == 1:
-        return [("  of it at the loss (logits)", format_memory(r.loss_bytes))]
-    return [
-        (f"  of it at the loss, {chunks} chunks", format_memory(r.loss_bytes)),
-        ("  the same in one", format_memory(r.whole_loss_bytes)),
-    ]
