@@ -302,3 +302,44 @@ def test_what_is_offloaded_is_a_column() -> None:
     assert state == memory(offload_optimizer="true")
     assert memory(optimizer="adamw-8bit") == memory(optimizer="adam", moments_dtype="fp8") < plain
     assert priced(offload="optimizer") > priced()
+
+
+def test_trays_of_a_rack_are_one_domain_of_a_collective() -> None:
+    rack = {
+        "id": "mine/8",
+        "op": "all_reduce",
+        "device": "gb200",
+        "intra_node": "nvlink5",
+        "inter_node": "",
+        "nodes": "18",
+        "devices_per_node": "4",
+        "ranks": "72",
+        "bytes": "1073741824",
+        "library": "nccl",
+        "time_us": "3100",
+    }
+    (found,) = outcome(rack)
+    assert found.status == "ok"
+    assert found.predicted == pytest.approx(3.1e-3, rel=0.5)
+    assert {a.field for a in found.assumed} == {"devices_per_node"}
+
+
+def test_a_network_whose_rate_is_not_stated_is_the_usual_one_and_spans_others() -> None:
+    nodes = {
+        "id": "mine/9",
+        "op": "all_reduce",
+        "device": "h100-80gb-sxm",
+        "intra_node": "nvlink4",
+        "inter_node": "InfiniBand",
+        "nodes": "2",
+        "devices_per_node": "8",
+        "ranks": "16",
+        "bytes": "1073741824",
+        "library": "nccl",
+        "time_us": "6000",
+    }
+    open_, closed = outcome(nodes, nodes | {"inter_node": "InfiniBand 8x400 Gb/s"})
+    assert open_.status == closed.status == "ok"
+    assert "inter_node_gbytes_per_s" in {a.field for a in open_.assumed}
+    assert open_.predicted == pytest.approx(closed.predicted, rel=0.05)
+    assert open_.high > 2.0 * closed.high  # type: ignore[operator]
