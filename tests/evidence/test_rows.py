@@ -343,3 +343,13 @@ def test_a_network_whose_rate_is_not_stated_is_the_usual_one_and_spans_others() 
     assert "inter_node_gbytes_per_s" in {a.field for a in open_.assumed}
     assert open_.predicted == pytest.approx(closed.predicted, rel=0.05)
     assert open_.high > 2.0 * closed.high  # type: ignore[operator]
+
+
+def test_an_open_microbatch_is_the_largest_that_fits_but_beside_stages_one() -> None:
+    def taken(**cells: str) -> str:
+        (found,) = outcome(DATA_PARALLEL | {"recompute": "full", "micro_batch": ""} | cells)
+        return next(a.value for a in found.assumed if a.field == "micro_batch")
+
+    assert taken() == "16"  # all of a replica
+    assert 1 <= int(taken(seq="65536")) < 16
+    assert taken(tp="4", pp="4", dp="1") == "1"
