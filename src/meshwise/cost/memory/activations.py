@@ -17,6 +17,7 @@ from meshwise.models.shapes import Block, Mlp
 from meshwise.program.context import Context
 from meshwise.program.layers import recurrent
 from meshwise.program.layers.feed_forward import exchanges_tokens
+from meshwise.stacks.training_state import EVERY_LAYER
 
 FP32_BYTES = 4.0  # bytes
 
@@ -209,7 +210,9 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
     width = ctx.model.hidden * ctx.model.residual_streams
     only_input = ctx.tokens * width * ctx.widths.activation / ctx.token_split
     again = ctx.recomputed_layers_share
-    full = only_input * again + (kept + scores) * (1.0 - again)
+    full = only_input
+    if ctx.stack.state.recompute_layers < EVERY_LAYER:
+        full = only_input * again + (kept + scores) * (1.0 - again)
     return np.where(
         ctx.recompute == 2, full, np.where(ctx.recompute == 1, selective, kept + scores)
     )
