@@ -248,7 +248,7 @@ def unknown_name(
     ``others``) as the nearest alternative."""
     known = sorted(names)
     close = closest(value, [*known, *others])
-    if len(known) <= 20:
+    if len(known) <= 30:
         legal = ", ".join(known)
     else:
         likely = ", ".join(closest(value, known, n=6))

@@ -11,7 +11,8 @@ from meshwise.answers.records.evidence import PublishedMfu, evidence_record, pub
 from meshwise.answers.records.result import Placed
 from meshwise.answers.records.step import EstimateRecord
 from meshwise.answers.text import words
-from meshwise.answers.text.evidence import evidence_lines, fits_words, mfu_words
+from meshwise.answers.text.evidence import evidence_lines, mfu_words
+from meshwise.answers.text.memory import memory_table
 from meshwise.answers.text.sentences import (
     cluster_words,
     remark_lines,
@@ -42,6 +43,8 @@ class EstimateResult(Placed):
     ccr = Key[float | None]("Compute over communication.")
     memory = Key[Record]("Of the fullest device, by part [bytes].")
     loss_bytes = Key[float]("Of the loss, for a moment [bytes].")
+    reserved_bytes = Key[float]("Training: what the framework's allocator reserves [bytes].")
+    device_bytes = Key[float]("Training: what the device reports as used [bytes].")
     straggler_s = Key[float]("Waiting for the slowest rank [s].")
     launch_s = Key[float]("Kernels that the host starts late [s].")
     communication = Key[list[Record]]("By axis: seconds, hidden and not, and bytes.")
@@ -202,6 +205,8 @@ def estimate_record(r: Report) -> EstimateRecord:
         "tight": r.tight,
         "memory": r.memory,
         "loss_bytes": r.loss_bytes,
+        "reserved_bytes": r.reserved_bytes,
+        "device_bytes": r.device_bytes,
         "straggler_s": float(e.straggler_s),
         "launch_s": float(e.launch_s),
         "memory_limit_bytes": e.memory_limit_bytes,
@@ -264,7 +269,7 @@ def estimate_page(r: Report) -> Page:
         f"{e.model.name}: {workload_words(e.workload, int(lay.micro_batch))}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
         f"stack {e.stack.name}{training_words(e.model, e.workload, e.stack)}\nlayout {axes} ({format_gpus(r.devices)})"
     )
-    memory = _memory(r)
+    memory = memory_table(r)
     said = (
         *remark_lines(estimate_remarks(r)),
         *evidence_lines(evidence_record(r.question, e.stack)),
@@ -343,26 +348,6 @@ def _communication(r: Report) -> Table:
     )
 
 
-def _memory(r: Report) -> Table:
-    """The fullest stage, by part."""
-    e = r.estimate
-    return Table(
-        "Memory per GPU, fullest stage",
-        ("part", "size"),
-        (
-            *(
-                (k.removesuffix("_bytes").replace("_", " "), format_memory(v))
-                for k, v in r.memory.items()
-                if v
-            ),
-            *_loss_rows(r),
-            ("total", format_memory(r.memory_bytes)),
-            ("usable of the device", format_memory(e.memory_limit_bytes)),
-            ("fits", fits_words(r.fits, r.tight)),
-        ),
-    )
-
-
 def _sources(r: Report) -> Table:
     """What the seconds rest on."""
     return Table(
@@ -370,16 +355,3 @@ def _sources(r: Report) -> Table:
         ("source", "share"),
         tuple((str(k), words.percent(v)) for k, v in r.provenance.items()),
     )
-
-
-def _loss_rows(r: Report) -> list[tuple[str, str]]:
-    """Logits and their gradient at the loss's peak, within the workspace; and without chunks."""
-    if not r.loss_bytes:
-        return []
-    chunks = r.estimate.stack.kernels.loss_chunks
-    if chunks == 1:
-        return [("  of it at the loss (logits)", format_memory(r.loss_bytes))]
-    return [
-        (f"  of it at the loss, {chunks} chunks", format_memory(r.loss_bytes)),
-        ("  the same in one", format_memory(r.whole_loss_bytes)),
-    ]

@@ -16,10 +16,11 @@ from meshwise.program.update import offloaded_share, sharded_weights, stage_weig
 from meshwise.units import BANDWIDTH, parse_quantity
 
 # Seconds per weight of Adam on the cores of one host: 2.57 s for 10 billion weights, Ren et al. 2021,
-# arXiv 2101.06840 (ZeRO-Offload), Table 4, CPU-Adam on the two sockets of a DGX-2.
+# arXiv 2101.06840 (ZeRO-Offload), its latencies of CPU-Adam on the two sockets of a DGX-2. Two hosts of
+# 2024 took 2.1 s for 8 billion (published training rows mleng-8b at 8,192 tokens).
 HOST_ADAM_S = 2.57 / 10e9
-# What copies from pinned memory reach of the link: 12.3 of 15.75 GB/s on a DGX-2's PCIe 3.0 x16 (the
-# same paper, section 3, measures 12 GB/s).
+# What copies from pinned memory reach of the link: an assumption, after 12 to 13 of the 15.75 GB/s of
+# PCIe 3.0 x16 that CUDA's bandwidthTest prints.
 LINK_SHARE = 0.78
 
 

@@ -61,6 +61,9 @@ def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -
         raise Unsupported("launched outside a graph: host time, not the kernel's")
     # over which fabric
     network = hardware.network_by_words(row) if nodes > 1 else None
+    node: tuple[Assumed, ...] = ()
+    if nodes > 1 and network is None:  # trays of one rack may be said as nodes
+        per_node, node = hardware.node_devices(row, ranks)
     cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
     # its time beside the measured one
@@ -81,7 +84,7 @@ def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -
             row.number("time_us") * 1e-6,
             seconds,
             source_of(row),
-            (*assumed, *lacking),
+            (*assumed, *node, *lacking),
             span=span,
             question=collective_question(op, payload, group, cluster, software, priced),
             slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),

@@ -104,7 +104,7 @@ def _misspelt(kind: str, header: tuple[str, ...]) -> list[InputError]:
         near = [k for k in known - set(header) if slips(column.lower(), k) <= 1.5]
         if near:
             row = Row(1, {column: column})
-            error = row.wrong(column, "is not read", near[0])
+            error = row.wrong(column, f"is not read; nearest: {near[0]}", near[0])
             error.nearest = near[0]
             found.append(error)
     return found

@@ -47,6 +47,8 @@ def optimizer_bytes(stack: Stack) -> float:
 
 def offloaded_share(ctx: Context, role: Role) -> Array:
     """Share of a stage's layers whose kept activations are in the host's memory."""
+    if not ctx.stack.state.offload_layers:
+        return 0.0
     held = np.maximum(sum(role.layers), 1)
     return np.minimum(ctx.stack.state.offload_layers / held, 1.0)
 

@@ -255,6 +255,8 @@ class Report(NamedTuple):
     whole_loss_bytes: float
     memory_low_bytes: float  # the ends of its 90 % interval
     memory_high_bytes: float
+    reserved_bytes: float  # training: by the framework's allocator; and what the device reports
+    device_bytes: float
     fits: bool
     tight: bool  # the limit lies within the memory's error
     question: Question  # what decides how far the step may be off
@@ -318,6 +320,8 @@ def report(e: Estimate) -> Report:
         whole_loss_bytes=float(e.whole_loss_bytes),
         memory_low_bytes=float(held[0]),
         memory_high_bytes=float(held[1]),
+        reserved_bytes=float(e.reserved_bytes),
+        device_bytes=float(e.device_bytes),
         fits=bool(e.fits),
         tight=bool(is_tight(e, asked)),
         question=asked.at(0),

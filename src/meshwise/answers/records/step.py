@@ -42,6 +42,8 @@ class EstimateRecord(TypedDict):
     tight: bool
     memory: dict[str, float]
     loss_bytes: float
+    reserved_bytes: float
+    device_bytes: float
     straggler_s: float
     launch_s: float
     memory_limit_bytes: float

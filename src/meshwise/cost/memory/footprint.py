@@ -70,12 +70,16 @@ class Footprint:
 
     @property
     def reserved_bytes(self) -> Array:
-        """Peak that the framework's allocator has reserved, of the stage that needs most."""
+        """Training: peak that the framework's allocator has reserved, of the stage that needs most."""
+        if not self.program.ctx.training:
+            return self.memory_bytes
         return held.reserved_bytes(self.memory_bytes)
 
     @property
     def device_bytes(self) -> Array:
-        """What the device reports as used: reserved, the driver's context and communicators' buffers."""
+        """Training: what the device reports as used: reserved, the driver's context, communicators."""
+        if not self.program.ctx.training:
+            return self.memory_bytes
         return held.device_bytes(self.memory_bytes, self.program.ctx.layout)
 
     @property

@@ -65,10 +65,13 @@ def kept_activation_bytes(ctx: Context, role: Role) -> Array:
         ctx.stack.pipeline.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches
     )
     beside = widest * (hides_experts(ctx.stack, layout) & (ctx.microbatches > 1))
-    away = offloaded_share(ctx, role)
-    # a layer leaves, or comes back, while the next one is at work
-    beside = beside + 2.0 * widest * np.minimum(away * flight, 1.0)
-    return total * flight * (1.0 - away) + beside + act.head_activation_bytes(ctx) * role.head
+    kept = total * flight
+    if ctx.stack.state.offload_layers:
+        away = offloaded_share(ctx, role)
+        # a layer leaves, or comes back, while the next one is at work
+        beside = beside + 2.0 * widest * np.minimum(away * flight, 1.0)
+        kept = kept * (1.0 - away)
+    return kept + beside + act.head_activation_bytes(ctx) * role.head
 
 
 def gathered_units_bytes(ctx: Context, role: Role) -> Array:

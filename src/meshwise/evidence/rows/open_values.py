@@ -40,6 +40,8 @@ def settle(read: TrainingRow, ran: bool) -> Settled:
             if _holds(found):
                 break
             job, found = other, _priced(other) or found
+        if "micro_batch" in read.open:
+            job, found = _usual_microbatch(job, found)
     for name in sorted(read.open - {"inter_node_gbytes_per_s"}):
         assumed.append(Assumed(name, _word(job, name)))
     # how far each open value alone moves the answer: together they may move it by the product
@@ -76,6 +78,17 @@ def _lighter(read: TrainingRow) -> Iterator[TrainingJob]:
     for shard in shards:
         for mode in modes:
             yield read.job.with_layout(shard=shard).recomputing(mode)
+
+
+def _usual_microbatch(job: TrainingJob, one: Estimate) -> tuple[TrainingJob, Estimate]:
+    """Without pipeline stages a replica's sequences go through in as few microbatches as fit: so did the
+    published runs that say theirs. Stages want many microbatches: one sequence each."""
+    if job.layout.pp == 1:
+        for other in _others(job, "micro_batch"):
+            found = _priced(other)
+            if found is not None and bool(found.fits):
+                return other, found
+    return job, one
 
 
 def _others(job: TrainingJob, name: str) -> Iterator[TrainingJob]:
