@@ -18,7 +18,9 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
 from meshwise.cost.collectives.fabric import Fabric
-from meshwise.cost.collectives.fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
+from meshwise.cost.collectives.fits import host_doubt, lent_levels, slower_start
+from meshwise.cost.collectives.network_doubt import NETWORK, network_kind, network_spread
+from meshwise.cost.collectives.transports import THROUGH_HOST
 from meshwise.cost.estimate import Estimate
 from meshwise.layouts.placement import Group
 from meshwise.program.layers.feed_forward import moe
@@ -45,6 +47,8 @@ class Spread(NamedTuple):
 def published_spread(quantity: str, stack: str, stood_in: bool = False) -> Spread:
     """The spread of a quantity's published rows under a stack, or under all where it has none; both
     where the stack only stands in for software that is not known."""
+    if stack.startswith(NETWORK):  # collectives over networks bring that of systems left out
+        return Spread(*network_spread(stack))
     table = catalog.load("discrepancy", quantity.replace("_", "-"), "quantity")[1]
     own, every = table["stack"].get(stack, table["all"]), table["all"]
     if stood_in:
@@ -152,16 +156,19 @@ def step_interval(e: Estimate) -> tuple[Array, Array]:
     return tpot_interval(e.step_s, e.stack, inherited_share(e), even_draws_s(e), unseen_sd(e))
 
 
-def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
+def collective_kind(
+    stack: Stack, cluster: Cluster, group: Group, op: str = "", payload: float | None = None
+) -> str:
     """Whose published collectives say how far one may be off: those across a network, an engine's own
-    kernels, or NCCL's through the host's memory, over PCIe or NVLink."""
+    kernels, or NCCL's through the host's memory, over PCIe or NVLink; across a network also by operation
+    and size, where these are told."""
     crossed = [
         level.kind
         for level, ranks in zip(cluster.levels, group.ranks, strict=True)
         if np.max(ranks) > 1
     ]
     if "network" in crossed:
-        return "network"
+        return network_kind(op, payload, group, cluster)
     if stack.communication.custom_all_reduce:
         return stack.communication.collectives
     inside = crossed[0] if crossed else cluster.levels[0].kind
@@ -208,7 +215,9 @@ def unmeasured_slowdown(
     """ln of how much longer than ``seconds`` a collective of ``payload`` bytes over a network takes if nothing
     unmeasured holds; 0 inside a node and under the ideal stack.
     """
-    if stack.ideal or seconds <= 0.0 or collective_kind(stack, cluster, group) != "network":
+    if stack.ideal or seconds <= 0.0:
+        return 0.0
+    if not collective_kind(stack, cluster, group).startswith(NETWORK):
         return 0.0
     fabric = _unmeasured(fabric_of(op, group, cluster, stack), cluster)
     longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))
@@ -227,7 +236,7 @@ def collective_interval(
     """90 % interval [s] of one algorithm's time of a collective, whose ``best`` is known."""
     if stack.ideal or seconds <= 0.0:
         return seconds, seconds
-    kind = collective_kind(stack, cluster, group)
+    kind = collective_kind(stack, cluster, group, op, payload)
     longer = unmeasured_slowdown(op, payload, group, cluster, stack, float(best.seconds))
     low, high = prediction_interval(
         seconds, "time_s", kind, lent_levels(best.lent, group.ranks), longer

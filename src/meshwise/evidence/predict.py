@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+from meshwise.clusters.load import Cluster
 
 from meshwise.cost.collectives import collective as coll
 from meshwise.cost.collectives.algorithms import OPS
 from meshwise.cost.collectives.fits import lent_levels
+from meshwise.cost.collectives.network_doubt import OPEN_NETWORK_SD
 from meshwise.cost.uncertainty import collective_kind, unmeasured_slowdown
 from meshwise.evidence import hardware
 from meshwise.evidence.predict_layers import layer_predictions
 from meshwise.evidence.predict_serving import serving_predictions
 from meshwise.evidence.predict_training import training_predictions
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
-from meshwise.evidence.tables import MEASURED, Row
-from meshwise.layouts.placement import place
+from meshwise.evidence.tables import MEASURED, Assumed, Row
+from meshwise.layouts.placement import Group, place
 from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import Stack
 
 _OPS = {
     "alltoall": "all_to_all",
@@ -34,9 +39,19 @@ _KERNELS = {
 }
 
 
-def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
-    """Time of one collective."""
-    del folder
+class CollectiveQuestion(NamedTuple):
+    """What a row of collectives asks: an operation of a group on a cluster under a stack."""
+
+    op: str
+    cluster: Cluster
+    group: Group
+    stack: Stack
+    lacking: tuple[Assumed, ...]  # what of it the row does not say
+    unsure: bool  # whether its network's rate is among that
+
+
+def collective_question(row: Row) -> CollectiveQuestion:
+    """What a row of collectives asks. Raises :class:`Unsupported` or MeshwiseError."""
     op = _OPS.get(row.text("op"), row.text("op"))
     if op not in OPS:
         raise Unsupported(f"{op} is not priced")
@@ -58,15 +73,18 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
     if row.one_of("launch", ("graph", "eager")) == "eager":
         raise Unsupported("launched outside a graph: host time, not the kernel's")
     # over which fabric
-    network = None
-    if nodes > 1:
-        network = hardware.network_by_words(row)
-        if network is None:
-            raise Unsupported("the row does not state its network's rate")
-    cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
+    cluster, lacking, unsure = hardware.collective_cluster(row, ranks, per_node)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
+    return CollectiveQuestion(op, cluster, group, load_stack(stack), lacking, unsure)
+
+
+def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
+    """Time of one collective."""
+    del folder
+    asked = collective_question(row)
+    op, cluster, group, software = asked.op, asked.cluster, asked.group, asked.stack
     # its time beside the measured one
-    payload, software = row.number("bytes"), load_stack(stack)
+    payload = row.number("bytes")
     priced = coll.cheapest(op, np.float64(payload), group, cluster, software)
     seconds = float(priced.seconds)
     return [
@@ -76,10 +94,11 @@ def collective_predictions(row: Row, folder: Path) -> list[Prediction]:
             row.number("time_us") * 1e-6,
             seconds,
             source_of(row),
-            lacking,
-            stack=collective_kind(software, cluster, group),
+            asked.lacking,
+            stack=collective_kind(software, cluster, group, op, payload),
             inherited=float(lent_levels(priced.lent, group.ranks)),
             slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),
+            unseen=OPEN_NETWORK_SD if asked.unsure else 0.0,
         )
     ]
 

@@ -119,9 +119,10 @@ class Transports:
 def _reaches_devices(network: str, inside: str, usual: str) -> bool:
     """Whether a network's cards read the devices' memory: not where the fabric says so, nor on hosts
     or with cards whose own traffic goes through the host's memory."""
-    if inside in THROUGH_HOST or _fabric(usual).get("kind") in THROUGH_HOST:
+    own, device = _fabric(network), _fabric(usual)
+    if inside in THROUGH_HOST or device.get("kind") in THROUGH_HOST:
         return False
-    return bool(_fabric(network).get("gpudirect", True))
+    return bool(own.get("gpudirect", True) and device.get("gpudirect", True))
 
 
 SHIPPED = Transports()
