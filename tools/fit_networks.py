@@ -32,11 +32,10 @@ from meshwise.cost.collectives.collective import fabric_of
 from meshwise.cost.collectives.network_doubt import network_kind
 from meshwise.cost.collectives.transports import Transports, transport_of
 from meshwise.errors import MeshwiseError
-from meshwise.evidence import hardware, predict
+from meshwise.evidence import predict
 from meshwise.evidence.prediction import Unsupported
 from meshwise.evidence.tables import Row
-from meshwise.layouts.placement import Group, place
-from meshwise.stacks.load import load_stack
+from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import Stack
 
 Array = NDArray[np.float64]
@@ -45,7 +44,8 @@ Flat = dict[str, float]
 ROOT = Path(__file__).parents[1] / "src/meshwise"
 TABLE = ROOT / "evidence/published/collectives.csv"
 
-# Logs of one machine or instance type, by a part of their name; every other log is a system of its own.
+# Logs of one machine or instance type, by a part of their name; of the others those of one device in one
+# repository are a system.
 SYSTEMS = {
     "polaris": "Polaris",
     "sophia": "Sophia",
@@ -119,8 +119,9 @@ class Log(NamedTuple):
         return tuple(transport_of(lv.fabric) for lv in self.cluster.levels if lv.kind == "network")
 
 
-def system_of(log: str) -> str:
-    return next((system for part, system in SYSTEMS.items() if part in log), log)
+def system_of(row: Row) -> str:
+    other = f"{row.text('source').partition(' ')[0]} {row.text('device')}"
+    return next((system for part, system in SYSTEMS.items() if part in row.text("id")), other)
 
 
 def logs_of(table: Sequence[dict[str, str]]) -> list[Log]:
@@ -145,7 +146,7 @@ def logs_of(table: Sequence[dict[str, str]]) -> list[Log]:
             continue
         found.append(
             Log(
-                system_of(name),
+                system_of(rows[0]),
                 name,
                 asked.op,
                 cluster,
@@ -302,10 +303,8 @@ def flat(found: Sequence[tuple[Log, Array]]) -> Flatly:
         )
         for payload, measured, value in zip(log.payload, log.seconds, predicted, strict=True):
             kind = network_kind(log.op, float(payload), log.group, log.cluster)
-            columns.append(
-                (log.system, log.name, kind, log.transports[-1], log.op, payload)
-                + (np.log(measured / value), domains, log.stated, value)
-            )
+            asked = (log.system, log.name, kind, log.transports[-1], log.op, payload)
+            columns.append((*asked, np.log(measured / value), domains, log.stated, value))
     return Flatly(*(np.array(column) for column in zip(*columns, strict=True)))
 
 
@@ -385,7 +384,10 @@ def spread(rows: Flatly) -> tuple[dict[str, dict[str, float]], float]:
             if len(np.unique(rows.system[sure & (classes == n)])) < 3:
                 wider = ends["all"]
                 ends[n] = min(ends[n][0], wider[0]), max(ends[n][1], wider[1])
-        inside = [ends[c][0] <= o <= ends[c][1] for c, o in zip(classes[sure], rows.off[sure], strict=True)]
+        inside = [
+            ends[c][0] <= o <= ends[c][1]
+            for c, o in zip(classes[sure], rows.off[sure], strict=True)
+        ]
         if np.mean(inside) >= 0.9 or level >= 0.98:
             break
         level += 0.005
@@ -418,7 +420,10 @@ def write(logs: Sequence[Log], rows: Flatly) -> None:
             "network": "what all transports have in common, fitted jointly: the logs of their files",
             "rdma": "a network of which only RDMA is known: geometric means of verbs and ofi",
             "kernel": "a network through the kernel of which no more is known: as tcp",
-        }.get(name, "nccl-tests between nodes, fitted jointly with all transports: " + ", ".join(logs_used))
+        }.get(
+            name,
+            "nccl-tests between nodes, fitted jointly with all transports: " + ", ".join(logs_used),
+        )
         head: dict[str, Any] = {"fabric": name, "source": what, "command": command}
         own = {k: v if k == "gpudirect" else _tidy(v) for k, v in own.items()}
         flat_keys = {k: v for k, v in own.items() if not isinstance(v, dict)}
@@ -427,7 +432,11 @@ def write(logs: Sequence[Log], rows: Flatly) -> None:
         for key, value in tables.items():
             text += ["", f"[{key}]", *(f"{k} = {toml_value(v)}" for k, v in value.items())]
         if name == "network":
-            text += ["", "# ends of ln(measured / predicted), each system left out, a log weighing one", "[spread]"]
+            text += [
+                "",
+                "# ends of ln(measured / predicted), each system left out, a log weighing one",
+                "[spread]",
+            ]
             text.append(f"inside = {_digits(inside)}")
             text += [f"{k} = {toml_value(v)}" for k, v in ends.items()]
         else:
@@ -435,7 +444,11 @@ def write(logs: Sequence[Log], rows: Flatly) -> None:
                 part = (rows.transport == name) & (rows.op == op) & rows.stated
                 sizes = [int(rows.payload[part].min()), int(rows.payload[part].max())]
                 fit_of = errors(rows.off[part]) | {"bytes_range": sizes}
-                text += ["", f"[nccl.{op}.fit]", *(f"{k} = {toml_value(v)}" for k, v in fit_of.items())]
+                text += [
+                    "",
+                    f"[nccl.{op}.fit]",
+                    *(f"{k} = {toml_value(v)}" for k, v in fit_of.items()),
+                ]
         (ROOT / "catalog/collectives" / f"{name}.toml").write_text("\n".join(text) + "\n")
 
 

@@ -126,7 +126,7 @@ def test_another_library_may_start_later(size: str, seen: float) -> None:
     assert own["time_high_s"] / own["time_s"] < found["time_high_s"] / found["time_s"]
     # the rate of large messages was measured there too
     large = answer("all_reduce", 16 << 30, load_cluster("oci-mi300x"), 16)
-    assert large["time_high_s"] / large["time_s"] < 1.8
+    assert large["time_high_s"] / large["time_s"] < 1.85  # 1.55 of systems left out, and its ramp
 
 
 def test_racks_whose_network_nobody_measured() -> None:

@@ -40,8 +40,10 @@ _FABRICS = {
     "ethernet": tuple(f"ethernet-{n}" for n in (1, 10, 25, 40, 50, 100, 200, 400)),
 }
 _STAGED = {"efa": "efa-50", "roce": "roce-200-host", "ib": "roce-200-host", "rdma": "roce-200-host"}
-_NO_GPUDIRECT = r"(\bno|without|\bdisabled?) (gpu-?direct|gdr)|(gpu-?direct|gdr)( rdma)? (is )?(off|disabled)"
-LEGAL = (
+_NO_GPUDIRECT = (
+    r"(\bno|without|\bdisabled?) (gpu-?direct|gdr)|(gpu-?direct|gdr)( rdma)? (is )?(off|disabled)"
+)
+NETWORK_FORMS = (
     "InfiniBand (EDR, HDR, NDR, XDR), RoCE, EFA, Slingshot, GPUDirect-TCPX, TCP or Ethernet, with NICs and"
     " rate such as 8x400 Gb/s; or empty"
 )
@@ -64,7 +66,9 @@ _NAMED = re.compile(
 _CONNECTX = re.compile(r"\b(?:connectx|cx)-?(?P<generation>\d)", re.IGNORECASE)
 _WIDTH = re.compile(r"\b(?:1|2|4|8|12)X(?=\s*(?:FDR|EDR|HDR|NDR|XDR))")  # lanes of a port
 _THING = r"(?:nics?|hcas?|ports?|rails?|adapters?|cards?|cables?|links?)\b"
-_KIND = r"(?:infiniband|ib|roce|efa|rdma|[fehnx]dr\d*|connectx-?\d|cx-?\d|mellanox|slingshot|ethernet)"
+_KIND = (
+    r"(?:infiniband|ib|roce|efa|rdma|[fehnx]dr\d*|connectx-?\d|cx-?\d|mellanox|slingshot|ethernet)"
+)
 _COUNT = re.compile(
     rf"(?<![\d.x])(\d{{1,2}})\s*(?:x\s*{_KIND}|x?\s*(?:{_KIND}\s+){{0,2}}{_THING})", re.IGNORECASE
 )
@@ -112,11 +116,11 @@ def network_of_words(text: str, device: str, per_node: int, ranks: int) -> Netwo
             f"{quoted(text)} names no network that is known",
             field="inter_node",
             value=text,
-            legal=LEGAL,
+            legal=NETWORK_FORMS,
         )
     devices = domain or per_node
-    if nics is not None and per_device:
-        nics *= devices
+    if per_device and (nics is not None or rate is not None):
+        nics = (nics or 1) * devices
     usual = usual_network(device, devices, family)
     unsure = rate is None or (family is None and nics is None)
     guessed = family is None or rate is None
@@ -261,7 +265,7 @@ def _unclear(cell: str) -> InputError:
         f"{quoted(cell)} gives several rates, or one or a number of ports that is impossible",
         field="inter_node",
         value=cell,
-        legal=LEGAL,
+        legal=NETWORK_FORMS,
     )
 
 

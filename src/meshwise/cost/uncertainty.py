@@ -19,7 +19,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
 from meshwise.cost.collectives.fabric import Fabric
 from meshwise.cost.collectives.fits import host_doubt, lent_levels, slower_start
-from meshwise.cost.collectives.network_doubt import NETWORK, network_kind, network_spread
+from meshwise.cost.collectives.network_doubt import ACROSS_NETWORK, network_kind, network_spread
 from meshwise.cost.collectives.transports import THROUGH_HOST
 from meshwise.cost.estimate import Estimate
 from meshwise.layouts.placement import Group
@@ -47,7 +47,7 @@ class Spread(NamedTuple):
 def published_spread(quantity: str, stack: str, stood_in: bool = False) -> Spread:
     """The spread of a quantity's published rows under a stack, or under all where it has none; both
     where the stack only stands in for software that is not known."""
-    if stack.startswith(NETWORK):  # collectives over networks bring that of systems left out
+    if stack.startswith(ACROSS_NETWORK):  # collectives over networks bring that of systems left out
         return Spread(*network_spread(stack))
     table = catalog.load("discrepancy", quantity.replace("_", "-"), "quantity")[1]
     own, every = table["stack"].get(stack, table["all"]), table["all"]
@@ -217,7 +217,7 @@ def unmeasured_slowdown(
     """
     if stack.ideal or seconds <= 0.0:
         return 0.0
-    if not collective_kind(stack, cluster, group).startswith(NETWORK):
+    if not collective_kind(stack, cluster, group).startswith(ACROSS_NETWORK):
         return 0.0
     fabric = _unmeasured(fabric_of(op, group, cluster, stack), cluster)
     longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.clusters.load import Cluster
-
 from meshwise.cost.collectives import collective as coll
 from meshwise.cost.collectives.algorithms import OPS
 from meshwise.cost.collectives.fits import lent_levels

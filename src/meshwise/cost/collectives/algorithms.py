@@ -349,9 +349,7 @@ def direct(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate
         crowd = fall(fabric.domains, form.all_to_all - form.neighbours)
         levels = zip(fabric.ranks, hops, fabric.per_level, strict=True)
         along = [r - 1 if c.network is None else h for r, h, c in levels]
-        found += across_networks(
-            name, fabric, wire, along, hops, later_s=later_s, crowd=crowd
-        )
+        found += across_networks(name, fabric, wire, along, hops, later_s=later_s, crowd=crowd)
     return found
 
 

@@ -16,7 +16,7 @@ from meshwise.cost.collectives.algorithms import OPS, candidates_of
 from meshwise.cost.collectives.fabric import Candidate, Fabric
 from meshwise.cost.collectives.fits import constants
 from meshwise.cost.collectives.network import domains_joined, fall
-from meshwise.cost.collectives.transports import SHIPPED, Transports
+from meshwise.cost.collectives.transports import SHIPPED_TRANSPORTS, Transports
 from meshwise.cost.sources import Source
 from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import Stack
@@ -68,7 +68,11 @@ def device_bandwidth(level: Level, below: int, active: Array, ranks: Array) -> A
 
 
 def fabric_of(
-    op: str, group: Group, cluster: Cluster, stack: Stack, transports: Transports = SHIPPED
+    op: str,
+    group: Group,
+    cluster: Cluster,
+    stack: Stack,
+    transports: Transports = SHIPPED_TRANSPORTS,
 ) -> Fabric:
     """The levels as this group meets them, with the constants that ``transports`` has of networks."""
     library = stack.communication.collectives

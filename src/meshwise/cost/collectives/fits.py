@@ -15,7 +15,7 @@ from meshwise import catalog
 from meshwise.clusters.load import Level
 from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS
 from meshwise.cost.collectives.fabric import Constants, Measured, Protocol
-from meshwise.cost.collectives.transports import SHIPPED, THROUGH_HOST
+from meshwise.cost.collectives.transports import SHIPPED_TRANSPORTS, THROUGH_HOST
 from meshwise.cost.sources import Source
 
 # Fabric kind (or the beginning of a fabric's name) → file of collective constants.
@@ -103,7 +103,7 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
         every = (a.name for a in COLLECTIVE_ALGORITHMS.values() if a.ideal)
         return Constants(dict.fromkeys(every, _IDEAL), float("inf"), Source("datasheet"))
     if level.kind == "network":
-        return SHIPPED.constants(level)
+        return SHIPPED_TRANSPORTS.constants(level)
     name, measured = constants_file(level)
     table = _collective_table(name)
     algorithms = algorithms_of(table, op, library)

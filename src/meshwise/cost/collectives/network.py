@@ -18,8 +18,8 @@ from meshwise.arrays import Array
 from meshwise.cost.collectives.fabric import Constants, Fabric, NetworkForm, Protocol, slowest
 from meshwise.cost.collectives.ring_paths import ceil_log2
 
-SMALL, BULK = "ll128", "simple"  # NCCL's names of such protocols
-PROTOCOLS_ACROSS = (BULK, SMALL)
+QUICK_PROTOCOL, BULK_PROTOCOL = "ll128", "simple"  # NCCL's names of such protocols
+PROTOCOLS_ACROSS = (BULK_PROTOCOL, QUICK_PROTOCOL)
 
 
 def form_of(fabric: Fabric) -> NetworkForm:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from meshwise.clusters.load import Cluster
-from meshwise.cost.collectives.transports import SHARED, shipped, transport_of
+from meshwise.cost.collectives.transports import ALL_TRANSPORTS, transport_of, transport_table
 from meshwise.layouts.placement import Group
 
-NETWORK = "network"  # the beginning of every kind's name
+ACROSS_NETWORK = "network"  # the beginning of every kind's name
 ALL_TO_ALL = "all_to_all"
 # Largest message of a kind [bytes].
-SIZES = (
+MESSAGE_SIZES = (
     ("small", 2.0**15),
     ("medium", 2.0**20),
     ("large", 2.0**28),
@@ -41,14 +41,14 @@ def network_kind(op: str, payload: float | None, group: Group, cluster: Cluster)
     """Which systems left out say how far a collective across a network may be off: all, or those of an
     operation and size."""
     if not op or payload is None:
-        return NETWORK
+        return ACROSS_NETWORK
     domains, unknown = 1, False
     for level, ranks in zip(cluster.levels, group.ranks, strict=True):
         if level.kind == "network" and np.max(ranks) > 1:
             domains *= int(np.max(ranks))
-            unknown = unknown or "lent" in shipped(transport_of(level.fabric))
-    size = next(name for name, most in SIZES if payload <= most)
-    kind = f"{NETWORK}/{ALL_TO_ALL if op == ALL_TO_ALL else size}"
+            unknown = unknown or "lent" in transport_table(transport_of(level.fabric))
+    size = next(name for name, most in MESSAGE_SIZES if payload <= most)
+    kind = f"{ACROSS_NETWORK}/{ALL_TO_ALL if op == ALL_TO_ALL else size}"
     if op == ALL_TO_ALL and domains > FEW_DOMAINS:
         kind += "/many"
     elif domains > MOST_DOMAINS:
@@ -58,7 +58,7 @@ def network_kind(op: str, payload: float | None, group: Group, cluster: Cluster)
 
 def network_spread(kind: str) -> tuple[float, float]:
     """The ends of ln(measured / predicted) that hold 90 % of the rows of systems left out."""
-    table: dict[str, Any] = shipped(SHARED)["spread"]
+    table: dict[str, Any] = transport_table(ALL_TRANSPORTS)["spread"]
     _, _, rest = kind.partition("/")
     name, *more = rest.split("/") if rest else ["all"]
     found = table[f"{name}_many" if "many" in more else name]

@@ -13,13 +13,13 @@ from typing import Any
 from meshwise import catalog
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.fabric import Constants, Measured, NetworkForm, Protocol
-from meshwise.cost.collectives.network import BULK, SMALL
+from meshwise.cost.collectives.network import BULK_PROTOCOL, QUICK_PROTOCOL
 from meshwise.cost.sources import Source
 
-SHARED = "network"  # the file of what all transports have in common
-UNKNOWN = "rdma"  # the transport of a network that the catalog does not have
-TRANSPORTS = ("verbs", "ofi", "efa", "tcp", "tcpx", UNKNOWN, "kernel")
-HEADERS = 0.97  # of a network's rate at most this is data
+ALL_TRANSPORTS = "network"  # the file of what all transports have in common
+UNKNOWN_TRANSPORT = "rdma"  # the transport of a network that the catalog does not have
+TRANSPORTS = ("verbs", "ofi", "efa", "tcp", "tcpx", UNKNOWN_TRANSPORT, "kernel")
+DATA_SHARE = 0.97  # of a network's rate at most this is data
 
 # Levels whose traffic passes through host memory: what it reaches is the host's property.
 THROUGH_HOST = ("pcie-host", "shared-memory", "socket")
@@ -28,14 +28,14 @@ _LINKS = ("nvswitch", "nvlink-mesh", "nvlink-bridge", "infinity-fabric", "gaudi-
 
 
 @functools.cache
-def shipped(name: str) -> dict[str, Any]:
+def transport_table(name: str) -> dict[str, Any]:
     """A transport's constants, or those that all have in common, as the catalog has them."""
     return catalog.load("collectives", name, "collectives")[1]
 
 
 def transport_of(fabric: str) -> str:
     """The transport of a network's fabric."""
-    return str(_fabric(fabric).get("transport", UNKNOWN))
+    return str(_fabric(fabric).get("transport", UNKNOWN_TRANSPORT))
 
 
 @functools.cache
@@ -47,7 +47,7 @@ def _fabric(name: str) -> dict[str, Any]:
 class Transports:
     """Constants of networks from ``tables``: the catalog's, or a fit's trial."""
 
-    def __init__(self, tables: Callable[[str], dict[str, Any]] = shipped) -> None:
+    def __init__(self, tables: Callable[[str], dict[str, Any]] = transport_table) -> None:
         self.tables = tables
         self._known: dict[Level, Constants] = {}
 
@@ -60,7 +60,7 @@ class Transports:
 
     def _constants(self, level: Level) -> Constants:
         transport = transport_of(level.fabric)
-        own, shared = self.tables(transport), self.tables(SHARED)
+        own, shared = self.tables(transport), self.tables(ALL_TRANSPORTS)
         share = own["efficiency"]
         if "limit_bytes_per_s" in own:
             share = min(share, own["limit_bytes_per_s"] / level.bandwidth_bytes_per_s)
@@ -72,10 +72,12 @@ class Transports:
         stated = level.efficiency is not None or level.own_latency
 
         def measured(of_ring: float) -> Measured:
-            most = share if level.efficiency is not None else min(share * of_ring, HEADERS)
-            protocols = [Protocol(BULK, launch, bulk, most)]
+            most = share if level.efficiency is not None else min(share * of_ring, DATA_SHARE)
+            protocols = [Protocol(BULK_PROTOCOL, launch, bulk, most)]
             if not stated:
-                protocols.append(Protocol(SMALL, launch, quick, most * shared["small_share"]))
+                protocols.append(
+                    Protocol(QUICK_PROTOCOL, launch, quick, most * shared["small_share"])
+                )
             return Measured(tuple(protocols))
 
         ring = measured(1.0)
@@ -103,7 +105,9 @@ class Transports:
 
     def hop_inside_s(self, level: Level) -> float:
         """Seconds of a hop inside a node, on the way to a network."""
-        return float(self.tables(SHARED)["hop_s"]["links" if level.kind in _LINKS else "host"])
+        return float(
+            self.tables(ALL_TRANSPORTS)["hop_s"]["links" if level.kind in _LINKS else "host"]
+        )
 
     def staged_share(self, cluster: Cluster, level: Level) -> float:
         """Share of a network's rate that is left where its cards cannot reach the devices' memory: all
@@ -112,7 +116,7 @@ class Transports:
             return 1.0
         if _reaches_devices(level.fabric, cluster.levels[0].kind, cluster.device.fabric or ""):
             return 1.0
-        return float(self.tables(SHARED)["without_gpudirect"])
+        return float(self.tables(ALL_TRANSPORTS)["without_gpudirect"])
 
 
 @functools.cache
@@ -125,4 +129,4 @@ def _reaches_devices(network: str, inside: str, usual: str) -> bool:
     return bool(own.get("gpudirect", True) and device.get("gpudirect", True))
 
 
-SHIPPED = Transports()
+SHIPPED_TRANSPORTS = Transports()
