@@ -86,7 +86,7 @@ def by_hand(op: str, size: float, fabric: str, number: int, each: int, nics: int
             found.append(total(a0 + trip, fill, once))
         else:
             far = n - each
-            crowd = (number / 2) ** -(shared["all_to_all"] - shared["neighbours"])
+            crowd = max(number / shared["bisection_domains"], 1.0) ** -shared["all_to_all"]
             rate_a2a = node_rate * crowd * min(e * shared["direct_share"], 0.97) * part
             busy = max(each * size * far / n / rate_a2a, (each - 1) / n * size / direct)
             latency = a0 + a + far * shared["peer_s"] + (each - 1) * a_in

@@ -346,7 +346,7 @@ def direct(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate
         # a handshake with every peer behind the network, and links that every pair of domains loads
         form = form_of(fabric)
         later_s = behind_network(fabric) * form.peer_s
-        crowd = fall(fabric.domains, form.all_to_all - form.neighbours)
+        crowd = fall(fabric.domains, form.all_to_all, form.bisection_domains)
         levels = zip(fabric.ranks, hops, fabric.per_level, strict=True)
         along = [r - 1 if c.network is None else h for r, h, c in levels]
         found += across_networks(name, fabric, wire, along, hops, later_s=later_s, crowd=crowd)

@@ -55,7 +55,8 @@ class NetworkForm(NamedTuple):
     launch_s: float  # of a collective that crosses one
     ramp: float  # share of the time in which the pipeline of chunks fills and drains
     neighbours: float  # exponent of a rate's fall with the domains that send to their neighbours
-    all_to_all: float  # the same where every domain sends to every other
+    bisection_domains: float  # so many domains send to each other at full rate
+    all_to_all: float  # exponent of the fall beyond, where every domain sends to every other
     peer_s: float  # of an all_to_all, for every rank behind the network
 
 

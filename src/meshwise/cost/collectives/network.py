@@ -76,10 +76,10 @@ def seconds_across(
     return np.where(fabric.across, seconds, np.inf)
 
 
-def fall(domains: Array, exponent: float) -> Array:
-    """Share of a network's rate that is left when so many domains send at once, two or fewer having
-    all of it."""
-    return np.maximum(np.asarray(domains) / 2.0, 1.0) ** -exponent
+def fall(domains: Array, exponent: float, whole: float = 2.0) -> Array:
+    """Share of a network's rate that is left when so many domains send at once, ``whole`` or fewer
+    having all of it."""
+    return np.maximum(np.asarray(domains) / whole, 1.0) ** -exponent
 
 
 def behind_network(fabric: Fabric) -> Array:

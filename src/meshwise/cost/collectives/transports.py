@@ -85,6 +85,7 @@ class Transports:
             launch,
             shared["ramp"],
             shared["neighbours"],
+            shared["bisection_domains"],
             shared["all_to_all"],
             shared["peer_s"] * (level.latency_s / own["hop_s"] if level.own_latency else 1.0),
         )
