@@ -178,8 +178,8 @@ def _tree_hops(fabric: Fabric) -> tuple[list[Array], Array]:
 @algorithm(
     "tree",
     "all_reduce",
-    times=r"$t_0 + 2(r_0-1)a_0 + 2\lceil\log_2 r_l\rceil a_l$ plus the slowest level's "
-    r"$\frac{2(r_l-1)}{r_l}\,\frac{S}{R_l}/(e b_l)$, and $S / (n c)$",
+    times=r"$L = t_0 + 2F$, $H = 2F$, $X$ the slowest level's $\frac{2(r_l-1)}{r_l}\,\frac{S}{R_l}/(e b_l)$ "
+    "(below: across a network)",
     legal="across a network",
 )
 def tree(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
@@ -205,7 +205,7 @@ def tree(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
 @algorithm(
     "nvls_tree",
     "all_reduce",
-    times="the same without the chain inside, where a rank sends the switch its $S$ once",
+    times="the same, but that inside a rank sends the switch its $S$ once",
     legal="across a network, in-switch reduction inside",
     like="nvls",
 )
