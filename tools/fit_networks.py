@@ -367,15 +367,15 @@ def interval_ends(rows: Flatly, part: NDArray[np.bool_], level: float) -> tuple[
 
 def class_of(kind: str) -> str:
     """The name of a kind of collectives in the file: what only widens it left away."""
-    _, _, rest = kind.partition("/")
-    name, *more = rest.split("/")
+    _, _, rest = kind.partition("-")
+    name, *more = rest.split("-")
     return f"{name}_many" if "many" in more else name
 
 
 def spread(rows: Flatly) -> tuple[dict[str, dict[str, float]], float]:
     """The ends by kind, moved out until nine of ten rows of systems left out lie inside, and the share
     of them that does. A kind with two systems or fewer has at least the ends of all of its operation."""
-    sure = rows.stated & ~np.char.endswith(rows.kind, "/unknown")
+    sure = rows.stated & ~np.char.endswith(rows.kind, "-unknown")
     classes = np.array([class_of(k) for k in rows.kind])
     names = [*dict.fromkeys(classes[sure])]
     level = 0.9

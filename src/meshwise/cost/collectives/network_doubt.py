@@ -48,19 +48,19 @@ def network_kind(op: str, payload: float | None, group: Group, cluster: Cluster)
             domains *= int(np.max(ranks))
             unknown = unknown or "lent" in transport_table(transport_of(level.fabric))
     size = next(name for name, most in MESSAGE_SIZES if payload <= most)
-    kind = f"{ACROSS_NETWORK}/{ALL_TO_ALL if op == ALL_TO_ALL else size}"
+    kind = f"{ACROSS_NETWORK}-{ALL_TO_ALL if op == ALL_TO_ALL else size}"
     if op == ALL_TO_ALL and domains > FEW_DOMAINS:
-        kind += "/many"
+        kind += "-many"
     elif domains > MOST_DOMAINS:
-        kind += "/beyond"
-    return kind + ("/unknown" if unknown and size in UNKNOWN_UP_TO else "")
+        kind += "-beyond"
+    return kind + ("-unknown" if unknown and size in UNKNOWN_UP_TO else "")
 
 
 def network_spread(kind: str) -> tuple[float, float]:
     """The ends of ln(measured / predicted) that hold 90 % of the rows of systems left out."""
     table: dict[str, Any] = transport_table(ALL_TRANSPORTS)["spread"]
-    _, _, rest = kind.partition("/")
-    name, *more = rest.split("/") if rest else ["all"]
+    _, _, rest = kind.partition("-")
+    name, *more = rest.split("-") if rest else ["all"]
     found = table[f"{name}_many" if "many" in more else name]
     low, high = float(found["low"]), float(found["high"])
     if "beyond" in more:
