@@ -47,9 +47,8 @@ class Spread(NamedTuple):
 def published_spread(quantity: str, stack: str, stood_in: bool = False) -> Spread:
     """The spread of a quantity's published rows under a stack, or under all where it has none; both
     where the stack only stands in for software that is not known."""
-    if quantity == "time_s" and stack.startswith(
-        ACROSS_NETWORK
-    ):  # collectives over networks bring that of systems left out
+    # collectives over networks have that of systems left out of the fit
+    if quantity == "time_s" and stack.startswith(ACROSS_NETWORK):
         return Spread(*network_spread(stack))
     table = catalog.load("discrepancy", quantity.replace("_", "-"), "quantity")[1]
     own, every = table["stack"].get(stack, table["all"]), table["all"]
