@@ -14,7 +14,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.algorithms import OPS, candidates_of
 from meshwise.cost.collectives.fabric import Candidate, Fabric
-from meshwise.cost.collectives.fits import constants
+from meshwise.cost.collectives.fits import constants, network_constants
 from meshwise.cost.collectives.network import domains_joined, fall
 from meshwise.cost.collectives.transports import SHIPPED_TRANSPORTS, Transports
 from meshwise.cost.sources import Source
@@ -77,7 +77,7 @@ def fabric_of(
     """The levels as this group meets them, with the constants that ``transports`` has of networks."""
     library = stack.communication.collectives
     per_level = tuple(
-        transports.constants(level)
+        network_constants(level, op, transports)
         if level.kind == "network" and not stack.ideal
         else constants(level, op, library, stack.ideal)
         for level in cluster.levels

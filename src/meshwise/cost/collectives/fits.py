@@ -15,7 +15,11 @@ from meshwise import catalog
 from meshwise.clusters.load import Level
 from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS
 from meshwise.cost.collectives.fabric import Constants, Measured, Protocol
-from meshwise.cost.collectives.transports import SHIPPED_TRANSPORTS, THROUGH_HOST
+from meshwise.cost.collectives.transports import (
+    SHIPPED_TRANSPORTS,
+    THROUGH_HOST,
+    Transports,
+)
 from meshwise.cost.sources import Source
 
 # Fabric kind (or the beginning of a fabric's name) → file of collective constants.
@@ -103,7 +107,7 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
         every = (a.name for a in COLLECTIVE_ALGORITHMS.values() if a.ideal)
         return Constants(dict.fromkeys(every, _IDEAL), float("inf"), Source("datasheet"))
     if level.kind == "network":
-        return SHIPPED_TRANSPORTS.constants(level)
+        return network_constants(level, op, SHIPPED_TRANSPORTS)
     name, measured = constants_file(level)
     table = _collective_table(name)
     algorithms = algorithms_of(table, op, library)
@@ -127,6 +131,18 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     if level.efficiency is not None:
         doubt = min(doubt, 1.0)
     return Constants(algorithms, copy or float("inf"), source, doubt)
+
+
+def network_constants(level: Level, op: str, transports: Transports) -> Constants:
+    """A network's constants for an operation, an algorithm without its own having those that it is like."""
+    found = transports.constants(level)
+    own = found.algorithms
+    more = {
+        a.name: own[a.like]
+        for a in COLLECTIVE_ALGORITHMS.values()
+        if op in a.operations and a.name not in own and a.like in own
+    }
+    return found._replace(algorithms=own | more) if more else found
 
 
 def _host_rate(lanes: float, rates: list[list[float]]) -> float:
