@@ -119,7 +119,9 @@ def check_device(name: str, entry: Table, fabrics: set[str], wrong: list[str]) -
 
 
 def check_fabric(name: str, entry: Table, wrong: list[str]) -> None:
-    if set(entry) | {"max_ranks"} != FABRIC_KEYS or entry["kind"] not in KINDS:
+    network = {"transport"} if entry.get("kind") == "network" else set()
+    own = set(entry) - ({"gpudirect"} if network else set())
+    if own | {"max_ranks"} != FABRIC_KEYS | network or entry["kind"] not in KINDS:
         wrong.append(f"{name}: keys {sorted(set(entry) ^ FABRIC_KEYS)}, kind {entry.get('kind')}")
         return
     expect(wrong, f"{name}.bandwidth", entry["bandwidth"], BANDWIDTH)

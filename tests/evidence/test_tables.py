@@ -70,6 +70,12 @@ def test_kind_is_told_by_the_header(kind: str) -> None:
         ("collectives", {"op": "gossip"}, "unsupported", ("gossip",)),
         ("collectives", {"ranks": "0"}, "invalid", ("ranks",)),
         ("collectives", {"bytes": "-5"}, "invalid", ("bytes",)),
+        (
+            "collectives",
+            {"nodes": "2", "ranks": "16", "inter_node": "pigeons"},
+            "invalid",
+            ("inter_node", "pigeons"),
+        ),
     ],
 )
 def test_rows(kind: str, change: dict[str, str], status: str, words: tuple[str, ...]) -> None:

@@ -92,7 +92,7 @@ ROWS = {
     "fsdp-2024-compile (fms-fsdp, PyTorch FSDP1)": ("torchtitan-fsdp", {"loss_chunks": 1}),
     "fsdp2-2025/26 (NeMo AutoModel; TE, DeepEP)": ("torchtitan-eager", {"loss_chunks": 1}),
     "llm-foundry-2023": ("llm-foundry", {}),
-    "llmq-2025": ("llm-c", {}),
+    "llmq-2025": ("llmq", {}),
     "maxtext-2023-12": ("maxtext", {}),
     "maxtext-2025": ("maxtext", {}),
     "megatron-bridge-25.09": ("nemo", {}),

@@ -9,7 +9,8 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
 from meshwise.cost.collectives.fabric import Fabric
-from meshwise.cost.collectives.fits import THROUGH_HOST, slower_start
+from meshwise.cost.collectives.fits import slower_start
+from meshwise.cost.collectives.transports import THROUGH_HOST
 from meshwise.cost.doubt.question import (
     Question,
     collective_question,
@@ -98,16 +99,19 @@ def is_tight(e: Estimate, asked: Question | None = None) -> Array:
     return within_memory_error(e.memory_bytes, e.memory_limit_bytes, memory_sd(e, asked))
 
 
-def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
+def collective_kind(
+    stack: Stack, cluster: Cluster, group: Group, op: str = "", payload: float | None = None
+) -> str:
     """Whose published collectives say how far one may be off: those across a network, an engine's own
-    kernels, or NCCL's through the host's memory, over PCIe or NVLink."""
+    kernels, or NCCL's through the host's memory, over PCIe or NVLink; across a network also by operation
+    and size, where these are told."""
     crossed = [
         level.kind
         for level, ranks in zip(cluster.levels, group.ranks, strict=True)
         if np.max(ranks) > 1
     ]
     if "network" in crossed:
-        return "network"
+        return network_kind(op, payload, group, cluster)
     if stack.communication.custom_all_reduce:
         return stack.communication.collectives
     inside = crossed[0] if crossed else cluster.levels[0].kind
@@ -145,7 +149,9 @@ def unmeasured_slowdown(
     """ln of how much longer than ``seconds`` a collective of ``payload`` bytes over a network takes if nothing
     unmeasured holds; 0 inside a node and under the ideal stack.
     """
-    if stack.ideal or seconds <= 0.0 or collective_kind(stack, cluster, group) != "network":
+    if stack.ideal or seconds <= 0.0:
+        return 0.0
+    if not collective_kind(stack, cluster, group).startswith(ACROSS_NETWORK):
         return 0.0
     fabric = _unmeasured(fabric_of(op, group, cluster, stack), cluster)
     longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))

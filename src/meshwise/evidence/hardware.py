@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -10,6 +9,8 @@ import msgspec
 from meshwise import catalog
 from meshwise.clusters import names as cluster_names
 from meshwise.clusters.load import Cluster, cluster_from_table, device, load_cluster
+from meshwise.clusters.network_words import network_of_words
+from meshwise.errors import InputError
 from meshwise.evidence.tables import Assumed, Row
 
 # Words of a fabric → catalog fabric; the first that the cell begins with. "no P2P" makes PCIe go
@@ -24,18 +25,6 @@ _INSIDE = (
     ("pcie4", "pcie4"),
     ("pcie5", "pcie5"),
 )
-# Network words → (catalog fabric whose measured constants hold, its rate is replaced by the row's).
-_ACROSS = (
-    ("tcpxo", "gcp-tcpxo"),
-    ("tcp", "ethernet-50"),
-    ("efa", "efa-100"),
-    ("roce", "roce-100"),
-    ("infiniband", "ib-hdr"),
-    ("ib", "ib-hdr"),
-    ("slingshot", "slingshot-11"),
-    ("ethernet", "ethernet-100"),
-)
-_RATE = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*(Gb/s|GB/s|Tb/s)", re.IGNORECASE)
 _DEFAULT_NETWORK = {"hopper": ("ib-ndr", 50.0), "blackwell": ("ib-ndr", 50.0)}
 
 
@@ -126,24 +115,26 @@ def network_by_rate(gbytes_per_s: float, devices_per_node: int) -> dict[str, Any
     }
 
 
-def network_by_words(row: Row) -> dict[str, Any] | None:
-    """A network level from words such as "RoCE 16x100 Gb/s per node"; None where they give no rate."""
-    cell = row.text("inter_node")
-    fabric = next((f for words, f in _ACROSS if words in cell.lower()), None)
-    found = _RATE.search(cell)
-    if fabric is None or found is None:
-        return None
-    count, rate, unit = found.groups()
-    per_byte = {"gb/s": 1.0, "tb/s": 1000.0}[unit.lower()]
-    gbits = float(rate) * per_byte * (8.0 if unit == "GB/s" else 1.0)
-    if fabric.startswith("efa") and gbits <= 50:
-        fabric = "efa-50"  # the cards of hosts without GPUDirect
-    return {
-        "name": "cluster",
-        "fabric": fabric,
-        "bandwidth": f"{gbits:g} Gb/s",
-        "nics": int(count or 1),
-    }
+def collective_cluster(
+    row: Row, ranks: int, per_node: int
+) -> tuple[Cluster, tuple[Assumed, ...], bool]:
+    """The cluster of a collective's row, what of it the row does not say, and whether the rate of its
+    network is among that: its network from words such as "RoCE 16x100 Gb/s per node", and where these
+    leave something open, the device's usual."""
+    cell, node = row.text("inter_node"), _node_of(row)
+    if ranks <= per_node or (not cell and node is not None):
+        return *cluster_of(row, ranks, per_node, None), False
+    dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
+    try:
+        said = network_of_words(cell, dev.name, per_node, ranks)
+    except InputError as error:
+        raise row.wrong("inter_node", str(error).partition(";")[0], error.legal or "") from None
+    if said.domain is not None:
+        row = row._replace(cells={**row.cells, "intra_node": said.inside or ""})
+    cluster, lacking = cluster_of(row, ranks, said.domain or per_node, said.level)
+    if said.assumed:
+        lacking = (*lacking, Assumed("inter_node", said.assumed))
+    return cluster, lacking, said.unsure
 
 
 def _node_of(row: Row) -> Cluster | None:

@@ -14,7 +14,9 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.algorithms import OPS, candidates_of
 from meshwise.cost.collectives.fabric import Candidate, Fabric
-from meshwise.cost.collectives.fits import constants
+from meshwise.cost.collectives.fits import constants, network_constants
+from meshwise.cost.collectives.network import domains_joined, fall
+from meshwise.cost.collectives.transports import SHIPPED_TRANSPORTS, Transports
 from meshwise.cost.sources import Source
 from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import Stack
@@ -48,10 +50,6 @@ def busbw_factor(op: str, n: Array) -> Array:
     return 1.0
 
 
-# What a network keeps of its rate for every e-fold of domains beyond two that it joins, when each talks
-# to its neighbours: one exponent for 29 logs on 2 to 256 nodes (598 rows of verbs, OFI, EFA and TCP).
-NEIGHBOURS = -0.035
-
 FULL_MESHES = ("infinity-fabric", "gaudi-mesh")  # every pair has a link of its own
 
 
@@ -69,10 +67,21 @@ def device_bandwidth(level: Level, below: int, active: Array, ranks: Array) -> A
     return level.bandwidth_bytes_per_s * np.minimum(share, own) / level.oversubscription
 
 
-def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
-    """The levels as this group meets them."""
+def fabric_of(
+    op: str,
+    group: Group,
+    cluster: Cluster,
+    stack: Stack,
+    transports: Transports = SHIPPED_TRANSPORTS,
+) -> Fabric:
+    """The levels as this group meets them, with the constants that ``transports`` has of networks."""
     library = stack.communication.collectives
-    per_level = tuple(constants(level, op, library, stack.ideal) for level in cluster.levels)
+    per_level = tuple(
+        network_constants(level, op, transports)
+        if level.kind == "network" and not stack.ideal
+        else constants(level, op, library, stack.ideal)
+        for level in cluster.levels
+    )
     below = (1, *cluster.domain_sizes()[:-1])
     bandwidth = tuple(
         device_bandwidth(level, b, active, ranks)
@@ -80,8 +89,20 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
             cluster.levels, below, group.active, group.ranks, strict=True
         )
     )
-    if not stack.ideal:
-        bandwidth = tuple(map(_among_many, cluster.levels, bandwidth, group.ranks))
+    # what crosses a network has fewer bytes a second the more domains send, and slower hops inside
+    domains = domains_joined(group.ranks, per_level)
+    across = np.asarray(domains) > 1
+    if np.any(across):
+        per_level = tuple(
+            c if level.kind == "network" else c._replace(hop_s=transports.hop_inside_s(level))
+            for c, level in zip(per_level, cluster.levels, strict=True)
+        )
+        bandwidth = tuple(
+            b
+            if c.network is None
+            else b * (transports.staged_share(cluster, level) * fall(domains, c.network.neighbours))
+            for b, c, level in zip(bandwidth, per_level, cluster.levels, strict=True)
+        )
     outermost: Array = np.int64(0)
     for index, r in enumerate(group.ranks):
         outermost = np.where(np.asarray(r) > 1, index, outermost)
@@ -97,14 +118,9 @@ def fabric_of(op: str, group: Group, cluster: Cluster, stack: Stack) -> Fabric:
         peer_to_peer=_custom_kernels(inner, group.size, stack),
         in_switch=np.bool_(inner.in_switch and stack.communication.in_switch and not stack.ideal),
         in_series=not stack.ideal,
+        across=across,
+        domains=domains,
     )
-
-
-def _among_many(level: Level, rate: Array, ranks: Array) -> Array:
-    """A level's rate when ``ranks`` of its domains communicate: a network's falls with them."""
-    if level.kind != "network" or level.efficiency is not None:
-        return rate
-    return rate * np.maximum(np.asarray(ranks) / 2.0, 1.0) ** NEIGHBOURS
 
 
 def _custom_kernels(inner: Level, size: Array, stack: Stack) -> Array:
@@ -153,8 +169,6 @@ def cheapest(op: str, payload: Array, group: Group, cluster: Cluster, stack: Sta
         seconds, chosen = np.where(alone, 0.0, seconds), np.where(alone, 0, chosen)
         wire = tuple(np.where(alone, 0.0, w) for w in wire)
     names = tuple(c.algorithm for c in found)
-    used = [
-        constants(lv, op, stack.communication.collectives, stack.ideal) for lv in cluster.levels
-    ]
-    sources, lent = tuple(c.source for c in used), tuple(c.lent for c in used)
+    sources = tuple(c.source for c in fabric.per_level)
+    lent = tuple(c.lent for c in fabric.per_level)
     return Priced(seconds, wire, chosen, names, sources, lent)

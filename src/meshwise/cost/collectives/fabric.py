@@ -49,6 +49,17 @@ class Measured(NamedTuple):
         return next((own[p] for p in reversed(order) if p in own), self.fastest)
 
 
+class NetworkForm(NamedTuple):
+    """What networks have in common, of whatever transport (``catalog/collectives/network.toml``)."""
+
+    launch_s: float  # of a collective that crosses one
+    ramp: float  # share of the time in which the pipeline of chunks fills and drains
+    neighbours: float  # exponent of a rate's fall with the domains that send to their neighbours
+    bisection_domains: float  # so many domains send to each other at full rate
+    all_to_all: float  # exponent of the fall beyond, where every domain sends to every other
+    peer_s: float  # of an all_to_all, for every rank behind the network
+
+
 class Constants(NamedTuple):
     """Constants of one collective on one fabric level, by algorithm; and where they come from."""
 
@@ -56,6 +67,8 @@ class Constants(NamedTuple):
     copy_bytes_per_s: float  # of a rank's own share, from the input to the output buffer
     source: Source
     lent: float = 0.0  # doubt that they hold here, in units of what another fabric's have
+    network: NetworkForm | None = None  # None: inside a node, or as the cluster's file states it
+    hop_s: float = 0.0  # of a hop inside a node, on the way to a network
 
 
 class Fabric(NamedTuple):
@@ -72,14 +85,18 @@ class Fabric(NamedTuple):
     in_series: bool = (
         False  # PCIe keeps few requests in flight: the other socket's way adds its time
     )
+    across: Array = False  # does the group cross a network that has a form of its own
+    domains: Array = 1  # how many domains these networks join
 
     def copy(self, payload: Array) -> Array:
         """Seconds in which a rank copies its own 1/n of the buffer: S / (n · c)."""
         return payload / (self.size * self.per_level[0].copy_bytes_per_s)
 
     def protocols(self, algorithm: str) -> list[str]:
-        """Protocols of an algorithm at any level; the whole collective runs one of them."""
-        found = [c.algorithms[algorithm] for c in self.per_level if algorithm in c.algorithms]
+        """Protocols of an algorithm at any level; the whole collective runs one of them. Networks with
+        a form of their own have theirs."""
+        levels = [c for c in self.per_level if c.network is None] or self.per_level
+        found = [c.algorithms[algorithm] for c in levels if algorithm in c.algorithms]
         return list(dict.fromkeys(p.name for a in found for p in a.protocols))
 
 
@@ -99,15 +116,20 @@ def streamed(
     The launch is the kernel's, so the innermost level's; each hop takes its own level's step.
     """
     seconds: Array = protocols[0].launch_s
-    slowest: Array = 0.0
+    for index in reversed(range(len(wire))):
+        seconds = seconds + hops[index] * protocols[index].step_s
+    return seconds + slowest(fabric, wire, protocols)
+
+
+def slowest(fabric: Fabric, wire: Sequence[Array], protocols: Sequence[Protocol]) -> Array:
+    """Seconds of the level that needs most for its bytes."""
+    longest: Array = 0.0
     carried: Array = 0.0
     for index in reversed(range(len(wire))):
-        p = protocols[index]
-        seconds = seconds + hops[index] * p.step_s
         # PCIe cards reach the other socket by the same port that serves their neighbours.
         carried = wire[index] + (carried if fabric.through[index] else 0.0)
-        busy = carried / (p.efficiency * fabric.bandwidth[index])
+        busy = carried / (protocols[index].efficiency * fabric.bandwidth[index])
         if fabric.in_series and fabric.through[index]:
             busy = busy + wire[index + 1] / fabric.bandwidth[index + 1]
-        slowest = np.maximum(slowest, busy)
-    return seconds + slowest
+        longest = np.maximum(longest, busy)
+    return longest
