@@ -29,7 +29,6 @@ from scipy.optimize import least_squares
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.algorithms import candidates_of
 from meshwise.cost.collectives.collective import fabric_of
-from meshwise.cost.collectives.network_doubt import network_kind
 from meshwise.cost.collectives.transports import Transports, transport_of
 from meshwise.errors import MeshwiseError
 from meshwise.evidence import predict
@@ -283,7 +282,6 @@ class Flatly(NamedTuple):
 
     system: NDArray[np.str_]
     log: NDArray[np.str_]
-    kind: NDArray[np.str_]
     transport: NDArray[np.str_]
     op: NDArray[np.str_]
     payload: Array
@@ -304,8 +302,7 @@ def flat(found: Sequence[tuple[Log, Array]]) -> Flatly:
             ]
         )
         for payload, measured, value in zip(log.payload, log.seconds, predicted, strict=True):
-            kind = network_kind(log.op, float(payload), log.group, log.cluster)
-            asked = (log.system, log.name, kind, log.transports[-1], log.op, payload)
+            asked = (log.system, log.name, log.transports[-1], log.op, payload)
             columns.append((*asked, np.log(measured / value), domains, log.stated, value))
     return Flatly(*(np.array(column) for column in zip(*columns, strict=True)))
 
@@ -354,62 +351,10 @@ def report(rows: Flatly) -> None:
             print(line(name, rows.off[part]))
 
 
-def interval_ends(rows: Flatly, part: NDArray[np.bool_], level: float) -> tuple[float, float]:
-    """The ends of ln(measured / predicted) that hold the middle ``level``, a log weighing one."""
-    order = np.argsort(rows.off[part])
-    value, log = rows.off[part][order], rows.log[part][order]
-    _, index, count = np.unique(log, return_inverse=True, return_counts=True)
-    weight = 1.0 / count[index]
-    at = (np.cumsum(weight) - weight / 2.0) / weight.sum()
-    low, high = np.interp([(1.0 - level) / 2.0, (1.0 + level) / 2.0], at, value)
-    return float(min(low, 0.0)), float(max(high, 0.0))
-
-
-def class_of(kind: str) -> str:
-    """The name of a kind of collectives in the file: what only widens it left away."""
-    _, _, rest = kind.partition("-")
-    name, *more = rest.split("-")
-    return f"{name}_many" if "many" in more else name
-
-
-def spread(rows: Flatly) -> tuple[dict[str, dict[str, float]], float]:
-    """The ends by kind, moved out until nine of ten rows of systems left out lie inside, and the share
-    of them that does. A kind with two systems or fewer has at least the ends of all of its operation."""
-    sure = rows.stated & ~np.char.endswith(rows.kind, "-unknown")
-    classes = np.array([class_of(k) for k in rows.kind])
-    names = [*dict.fromkeys(classes[sure])]
-    level = 0.9
-    while True:
-        ends = {n: interval_ends(rows, sure & (classes == n), level) for n in names}
-        ends["all"] = interval_ends(rows, sure, level)
-        for n in names:
-            if len(np.unique(rows.system[sure & (classes == n)])) < 3:
-                wider = ends["all"]
-                ends[n] = min(ends[n][0], wider[0]), max(ends[n][1], wider[1])
-        inside = [
-            ends[c][0] <= o <= ends[c][1]
-            for c, o in zip(classes[sure], rows.off[sure], strict=True)
-        ]
-        if np.mean(inside) >= 0.9 or level >= 0.98:
-            break
-        level += 0.005
-    found = {
-        n: {
-            "low": _digits(low),
-            "high": _digits(high),
-            "rows": int((sure & ((classes == n) | (n == "all"))).sum()),
-            "systems": len(np.unique(rows.system[sure & ((classes == n) | (n == "all"))])),
-        }
-        for n, (low, high) in ends.items()
-    }
-    return found, float(np.mean(inside))
-
-
 def write(logs: Sequence[Log], rows: Flatly) -> None:
     """The catalog's files: a transport each, and what they have in common."""
     c = fit(logs)
     command = "python tools/fit_networks.py --write"
-    ends, inside = spread(rows)
     for name, own in tables_of(c).items():
         fitted = {"rdma": ("verbs", "ofi"), "kernel": ("tcp",)}.get(name, (name,))
         used = [
@@ -433,15 +378,7 @@ def write(logs: Sequence[Log], rows: Flatly) -> None:
         text = [f"{k} = {toml_value(v)}" for k, v in (head | flat_keys).items()]
         for key, value in tables.items():
             text += ["", f"[{key}]", *(f"{k} = {toml_value(v)}" for k, v in value.items())]
-        if name == "network":
-            text += [
-                "",
-                "# ends of ln(measured / predicted), each system left out, a log weighing one",
-                "[spread]",
-            ]
-            text.append(f"inside = {_digits(inside)}")
-            text += [f"{k} = {toml_value(v)}" for k, v in ends.items()]
-        else:
+        if name != "network":
             for op in dict.fromkeys(log.op for log in used) if name in FITTED else ():
                 part = (rows.transport == name) & (rows.op == op) & rows.stated
                 sizes = [int(rows.payload[part].min()), int(rows.payload[part].max())]

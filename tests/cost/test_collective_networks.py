@@ -21,7 +21,6 @@ from meshwise.clusters.load import Cluster, cluster_from_table
 from meshwise.cost.collectives.algorithms import OPS
 from meshwise.cost.collectives.collective import candidates, cheapest
 from meshwise.cost.collectives.fits import constants
-from meshwise.cost.collectives.network_doubt import network_kind, network_spread
 from meshwise.cost.collectives.transports import TRANSPORTS, transport_of
 from meshwise.cost.uncertainty import collective_interval
 from meshwise.layouts.placement import Group, place
@@ -229,10 +228,6 @@ def test_intervals_by_size_and_what_nobody_measured() -> None:
     assert width("all_reduce", 1e3, nodes("omni-path-100", 4)) > 2 * width("all_reduce", 1e3, known)
     assert width("all_to_all", MI, nodes("ib-hdr", 64)) > width("all_to_all", MI, known)
     assert width("all_reduce", 2.0**30, nodes("ib-hdr", 512)) > width("all_reduce", 2.0**30, known)
-    for size in (1e3, 1e5, 1e7, 1e9):
-        for op in OPS:
-            low, high = network_spread(network_kind(op, size, all_of(known), known))
-            assert -1.5 < low <= 0.0 <= high < 2.5
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ from meshwise.answers.records.evidence import PublishedMfu, evidence_record, pub
 from meshwise.answers.records.result import Placed
 from meshwise.answers.records.step import EstimateRecord
 from meshwise.answers.text import words
-from meshwise.answers.text.evidence import evidence_lines, mfu_words
-from meshwise.answers.text.memory import memory_table
+from meshwise.answers.text.evidence import evidence_lines, fits_words, mfu_words
 from meshwise.answers.text.sentences import (
     cluster_words,
     remark_lines,
@@ -22,6 +21,7 @@ from meshwise.answers.text.sentences import (
 )
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.tp import shard_words, smallest_fit_words
+from meshwise.answers.text.training import memory_table
 from meshwise.search.one_layout import Report
 from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.search.tp_curve.smallest_mesh import smallest_fit

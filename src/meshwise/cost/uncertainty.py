@@ -99,19 +99,16 @@ def is_tight(e: Estimate, asked: Question | None = None) -> Array:
     return within_memory_error(e.memory_bytes, e.memory_limit_bytes, memory_sd(e, asked))
 
 
-def collective_kind(
-    stack: Stack, cluster: Cluster, group: Group, op: str = "", payload: float | None = None
-) -> str:
-    """Whose published collectives say how far one may be off: those across a network, an engine's own
-    kernels, or NCCL's through the host's memory, over PCIe or NVLink; across a network also by operation
-    and size, where these are told."""
+def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
+    """Whose collectives one is: across a network, an engine's own kernels, or NCCL's through the host's
+    memory, over PCIe or NVLink."""
     crossed = [
         level.kind
         for level, ranks in zip(cluster.levels, group.ranks, strict=True)
         if np.max(ranks) > 1
     ]
     if "network" in crossed:
-        return network_kind(op, payload, group, cluster)
+        return "network"
     if stack.communication.custom_all_reduce:
         return stack.communication.collectives
     inside = crossed[0] if crossed else cluster.levels[0].kind
@@ -151,7 +148,7 @@ def unmeasured_slowdown(
     """
     if stack.ideal or seconds <= 0.0:
         return 0.0
-    if not collective_kind(stack, cluster, group).startswith(ACROSS_NETWORK):
+    if collective_kind(stack, cluster, group) != "network":
         return 0.0
     fabric = _unmeasured(fabric_of(op, group, cluster, stack), cluster)
     longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))

@@ -60,11 +60,10 @@ def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -
     if row.one_of("launch", ("graph", "eager")) == "eager":
         raise Unsupported("launched outside a graph: host time, not the kernel's")
     # over which fabric
-    network = hardware.network_by_words(row) if nodes > 1 else None
     node: tuple[Assumed, ...] = ()
-    if nodes > 1 and network is None:  # trays of one rack may be said as nodes
+    if nodes > 1 and not row.text("inter_node"):  # trays of one rack may be said as nodes
         per_node, node = hardware.node_devices(row, ranks)
-    cluster, lacking = hardware.cluster_of(row, ranks, per_node, network)
+    cluster, lacking, unsure = hardware.collective_cluster(row, ranks, per_node)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
     # its time beside the measured one
     payload, software = row.number("bytes"), load_stack(stack)
@@ -73,7 +72,7 @@ def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -
     seconds = float(priced.seconds)
     # where the network's rate is open, the rates that such systems have
     span = Span()
-    if any(a.field == "inter_node_gbytes_per_s" for a in lacking):
+    if unsure:
         others = hardware.other_networks(cluster)
         each = [coll.cheapest(op, np.float64(payload), group, c, software) for c in others]
         span = span.widened([float(p.seconds) / seconds for p in each])
@@ -86,7 +85,7 @@ def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -
             source_of(row),
             (*assumed, *node, *lacking),
             span=span,
-            question=collective_question(op, payload, group, cluster, software, priced),
+            question=collective_question(op, payload, group, cluster, software, priced, unsure),
             slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),
         )
     ]

@@ -70,8 +70,7 @@ def read_training_row(row: Row, folder: Path, named: Stack | None = None) -> Tra
     # software and hardware
     software = software_of(row, row.text("stack"), "train", named)
     per_node, node = hardware.node_devices(row, devices)
-    network = _network(row, per_node)
-    cluster, lacking = hardware.cluster_of(row, devices, per_node, network)
+    cluster, lacking, unsure = _cluster(row, devices, per_node)
     # the layout: replicas are what the other degrees leave
     degrees, unsaid = _degrees(row, devices)
     several = degrees["dp"] * degrees["cp"] > 1
@@ -100,16 +99,22 @@ def read_training_row(row: Row, folder: Path, named: Stack | None = None) -> Tra
     job = TrainingJob(model, cluster, workload, software.stack, layout)
     left = frozenset(name for name, cell in said.items() if cell == "")
     assumed = (*unsaid, *_formats(row, job), *software.assumed, *node, *lacking)
-    if any(a.field == "inter_node_gbytes_per_s" for a in lacking):
+    if unsure:
         left |= {"inter_node_gbytes_per_s"}
     return TrainingRow(job, software, assumed, left)
 
 
-def _network(row: Row, per_node: int) -> dict[str, object] | None:
-    """The network that a row states: by its rate per device, else in words."""
-    if row.text("inter_node_gbytes_per_s"):
-        return hardware.network_by_rate(row.number("inter_node_gbytes_per_s"), per_node)
-    return hardware.network_by_words(row)
+def _cluster(row: Row, devices: int, per_node: int) -> tuple[Cluster, tuple[Assumed, ...], bool]:
+    """The cluster of a row, what of it the row does not say, and whether the rate of its network is
+    among that: a rate per device, else the network in words."""
+    if row.text("inter_node") and not row.text("inter_node_gbytes_per_s"):
+        return hardware.collective_cluster(row, devices, per_node)
+    rate = row.text("inter_node_gbytes_per_s")
+    network = (
+        hardware.network_by_rate(row.number("inter_node_gbytes_per_s"), per_node) if rate else None
+    )
+    cluster, lacking = hardware.cluster_of(row, devices, per_node, network)
+    return cluster, lacking, any(a.field == "inter_node_gbytes_per_s" for a in lacking)
 
 
 def _degrees(row: Row, devices: int) -> tuple[dict[str, Any], tuple[Assumed, ...]]:
