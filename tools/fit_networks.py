@@ -136,7 +136,7 @@ def logs_of(table: Sequence[dict[str, str]]) -> list[Log]:
     found = []
     for (name, *_), rows in parts.items():
         try:
-            asked = predict.collective_question(rows[0])
+            asked = predict.collective_asked(rows[0])
         except (Unsupported, MeshwiseError):
             continue
         cluster, group = asked.cluster, asked.group

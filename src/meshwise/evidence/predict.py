@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives import collective as coll
 from meshwise.cost.collectives.algorithms import OPS
 from meshwise.cost.doubt.question import collective_question
@@ -17,7 +19,7 @@ from meshwise.evidence.predict_training import training_predictions
 from meshwise.evidence.prediction import Prediction, Span, Unsupported, source_of
 from meshwise.evidence.rows.suspect import check_collective, check_sign
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.layouts.placement import place
+from meshwise.layouts.placement import Group, place
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack
 
@@ -36,9 +38,21 @@ _KERNELS = {
 }
 
 
-def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
-    """Time of one collective."""
-    del folder, named
+class CollectiveAsked(NamedTuple):
+    """What a row asks: an operation on bytes (as nccl-tests counts them) by a group of a cluster."""
+
+    op: str
+    payload: float
+    measured_s: float
+    group: Group
+    cluster: Cluster
+    stack: Stack
+    lacking: tuple[Assumed, ...]  # what of it the row does not say
+    unsure: bool  # whether its network's rate is among that
+
+
+def collective_asked(row: Row) -> CollectiveAsked:
+    """What a row of collectives asks. Raises :class:`Unsupported` or MeshwiseError."""
     op = _OPS.get(row.text("op"), row.text("op"))
     if op not in OPS:
         raise Unsupported(f"{op} is not priced")
@@ -65,28 +79,38 @@ def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -
         per_node, node = hardware.node_devices(row, ranks)
     cluster, lacking, unsure = hardware.collective_cluster(row, ranks, per_node)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)
-    # its time beside the measured one
-    payload, software = row.number("bytes"), load_stack(stack)
-    check_collective(row.number("time_us") * 1e-6, payload, group, cluster)
-    priced = coll.cheapest(op, np.float64(payload), group, cluster, software)
+    said = (*assumed, *node, *lacking)
+    measured = row.number("time_us") * 1e-6
+    return CollectiveAsked(
+        op, row.number("bytes"), measured, group, cluster, load_stack(stack), said, unsure
+    )
+
+
+def collective_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
+    """Time of one collective."""
+    del folder, named
+    q = collective_asked(row)
+    job = (q.op, q.payload, q.group, q.cluster, q.stack)
+    check_collective(q.measured_s, q.payload, q.group, q.cluster)
+    priced = coll.cheapest(q.op, np.float64(q.payload), q.group, q.cluster, q.stack)
     seconds = float(priced.seconds)
     # where the network's rate is open, the rates that such systems have
     span = Span()
-    if unsure:
-        others = hardware.other_networks(cluster)
-        each = [coll.cheapest(op, np.float64(payload), group, c, software) for c in others]
+    if q.unsure:
+        others = hardware.other_networks(q.cluster)
+        each = [coll.cheapest(q.op, np.float64(q.payload), q.group, c, q.stack) for c in others]
         span = span.widened([float(p.seconds) / seconds for p in each])
     return [
         Prediction(
             row.text("id"),
             "time_s",
-            row.number("time_us") * 1e-6,
+            q.measured_s,
             seconds,
             source_of(row),
-            (*assumed, *node, *lacking),
+            q.lacking,
             span=span,
-            question=collective_question(op, payload, group, cluster, software, priced, unsure),
-            slower=unmeasured_slowdown(op, payload, group, cluster, software, seconds),
+            question=collective_question(*job, priced, q.unsure),
+            slower=unmeasured_slowdown(*job, seconds),
         )
     ]
 
