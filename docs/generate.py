@@ -22,6 +22,7 @@ import doctest
 import functools
 import importlib.util
 import io
+import json
 import os
 import re
 import runpy
@@ -514,10 +515,13 @@ def validation(kind: str) -> str:
     """Errors of the shipped table of a kind, by quantity and by source."""
     rows = []
     for quantity, found in _validated(kind).items():
+        if quantity == "decisions":
+            continue
         if quantity == "fits":
-            rows.append(
-                ("out of memory", "all", str(found["n"]), f"{found['wrong']} wrong", "", "", "")
-            )
+            for measured, called in found["matrix"].items():
+                n, said = sum(called.values()), measured.replace("_", " ")
+                wrong = called["called_out_of_memory" if measured == "ran" else "called_fitting"]
+                rows.append((said, "all", str(n), f"{wrong} wrong", *[""] * 4))
             continue
         rows.append(
             (
@@ -527,6 +531,7 @@ def validation(kind: str) -> str:
                 *(f"{100 * found[k]:.1f} %" for k in ("median_abs_error", "p90_abs_error")),
                 f"{100 * found['bias']:+.1f} %",
                 f"{100 * found['coverage']:.0f} %",
+                f"{100 * found['median_width']:.0f} %",
             )
         )
         for source, part in found["by_source"].items():
@@ -540,10 +545,47 @@ def validation(kind: str) -> str:
                     "",
                     f"{100 * bias:+.1f} %",
                     "",
+                    "",
                 )
             )
-    heads = ("quantity", "source", "rows", "median |error|", "p90", "bias", "in interval")
+    heads = ("quantity", "source", "rows", "median |error|", "p90", "bias", "in interval", "width")
     return table(heads, rows)
+
+
+def decisions_section() -> str:
+    """What following the predictions would cost, by source of the shipped training rows."""
+    found = _validated("training")["decisions"]
+    rows = []
+    for name, s in (("**all**", found), *found["by_source"].items()):
+        tau, rule = s["median_kendall_tau"], s["rule_of_thumb"]["mean_regret"]
+        rows.append(
+            (
+                *(name, str(s["groups"]), str(s["rows"])),
+                *(f"{100 * s[k]:.1f} %" for k in ("median_regret", "mean_regret")),
+                "-" if tau is None else f"{tau:.2f}",
+                "-" if rule is None else f"{100 * rule:.1f} %",
+            )
+        )
+    heads = (
+        "source",
+        "groups",
+        "rows",
+        "median regret",
+        "mean regret",
+        "median τ",
+        "rule of thumb, mean",
+    )
+    return table(heads, rows)
+
+
+LEFT_OUT = DOCS / "left-out.json"
+
+
+def left_out_section() -> str:
+    """What ``tools/cross_validate.py`` found, as it wrote it."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    tool = runpy.run_path(str(ROOT / "tools/cross_validate.py"))
+    return str(tool["markdown"](json.loads(LEFT_OUT.read_text(encoding="utf-8"))))
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
@@ -551,6 +593,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "validation-layers": lambda: validation("layers"),
     "validation-serving": lambda: validation("serving"),
     "validation-collectives": lambda: validation("collectives"),
+    "decisions": decisions_section,
+    "left-out": left_out_section,
     "cli": cli_section,
     "switches": switches_section,
     "stacks": stacks_section,
@@ -614,9 +658,12 @@ def figures() -> dict[str, float]:
                     )
     for kind in ("training", "serving", "collectives"):
         for quantity, part in _validated(kind).items():
+            if quantity == "decisions":
+                continue
             if quantity == "fits":
-                found["validate.oom.right"] = part["n"] - part["wrong"]
-                found["validate.oom.rows"] = part["n"]
+                called = part["matrix"]["out_of_memory"]
+                found["validate.oom.right"] = called["called_out_of_memory"]
+                found["validate.oom.rows"] = sum(called.values())
                 continue
             found[f"validate.{quantity}.rows"] = part["n"]
             if "tp_doubling" in part:

@@ -17,9 +17,9 @@ def _shipped_rows() -> Iterator[None]:
 
     predict, known = validate.row_results, {}
 
-    def once(table, folder, anchors=None):
-        if folder != validate.PUBLISHED_FOLDER or anchors is not None:
-            return predict(table, folder, anchors)
+    def once(table, folder, named=None, anchors=None):
+        if folder != validate.PUBLISHED_FOLDER or named is not None or anchors is not None:
+            return predict(table, folder, named, anchors)
         if table.kind not in known:
             known[table.kind] = predict(table, folder)
         return list(known[table.kind])

@@ -28,6 +28,7 @@ NOT_RUN = {
     "import meshwise": "Python, not a command",
     "python tools/fit_": "needs wheels with measurements that are not shipped",
     "python tools/check_catalog_sources": "has tests of its own",
+    "python tools/cross_validate.py": "refits for minutes; tests/evidence/test_left_out.py runs its parts",
     "python tools/golden.py": "has tests of its own",
     "python docs/generate.py": "test_docs renders what it renders",
     "python examples/": "test_examples runs every example",

@@ -84,7 +84,14 @@ def expect(wrong: list[str], where: str, value: object, pattern: re.Pattern[str]
 
 def check_device(name: str, entry: Table, fabrics: set[str], wrong: list[str]) -> None:
     # of what has such units, and a published count; of boards whose power limits their clock
-    keys = set(entry) - {"multiprocessors", "kernels", "training_clock", "memory_share"}
+    keys = set(entry) - {
+        "multiprocessors",
+        "kernels",
+        "training_clock",
+        "training_clock_narrow",
+        "product_share",
+        "memory_share",
+    }
     if keys != DEVICE_KEYS:
         wrong.append(f"{name}: keys {sorted(keys ^ DEVICE_KEYS)}")
         return
@@ -98,14 +105,23 @@ def check_device(name: str, entry: Table, fabrics: set[str], wrong: list[str]) -
         wrong.append(f"{name}.fabric: {entry['fabric']} is not in the fabric catalog")
     more = tuple(
         key
-        for key in ("multiprocessors", "kernels", "training_clock", "memory_share")
+        for key in (
+            "multiprocessors",
+            "kernels",
+            "training_clock",
+            "training_clock_narrow",
+            "product_share",
+            "memory_share",
+        )
         if key in entry
     )
     check_sources(name, entry, ("memory", "memory_bandwidth", "fabric", *more, "peak"), wrong)
 
 
 def check_fabric(name: str, entry: Table, wrong: list[str]) -> None:
-    if set(entry) | {"max_ranks"} != FABRIC_KEYS or entry["kind"] not in KINDS:
+    network = {"transport"} if entry.get("kind") == "network" else set()
+    own = set(entry) - ({"gpudirect"} if network else set())
+    if own | {"max_ranks"} != FABRIC_KEYS | network or entry["kind"] not in KINDS:
         wrong.append(f"{name}: keys {sorted(set(entry) ^ FABRIC_KEYS)}, kind {entry.get('kind')}")
         return
     expect(wrong, f"{name}.bandwidth", entry["bandwidth"], BANDWIDTH)

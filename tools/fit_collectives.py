@@ -6,15 +6,14 @@
     python tools/fit_collectives.py collectives.csv WHEEL_DIR
 
 NVLink families come from the wheel's ``comm`` tables (Apache-2.0; nccl-tests and the engines'
-custom all-reduce under CUDA graphs, 2/4/8 GPUs), networks from ``collectives.csv``, the
-table of published measurements (a row each: op, nodes, ranks, bytes, time_us, library, ...). What goes
-over PCIe is fitted by ``tools/fit_hosts.py``.
+custom all-reduce under CUDA graphs, 2/4/8 GPUs). Networks are fitted by ``fit_networks.py`` from
+``collectives.csv``, the table of published measurements (a row each: op, nodes, ranks, bytes, time_us,
+library, ...), one set of constants for each kind of transport; what goes over PCIe by ``fit_hosts.py``.
 
 The algorithms and their formulas are those of ``meshwise.cost.collectives.algorithms``, called with trial
 constants; the cheapest legal candidate wins. Which kernels of NCCL and of the engines are fitted, from
 where and with which constants, is said by their lines in that registry. In a protocol marked per_peer
-every peer has a channel of its own; across levels each hop takes its own level's step, the launch is the
-innermost level's, and the levels' wires work at the same time.
+every peer has a channel of its own.
 
 all_reduce, all_gather and reduce_scatter share one ring: the same launches, steps, efficiencies and
 copy. A ring has protocols: "simple" (all channels), "narrow" (simple over few channels), "ll128",
@@ -23,11 +22,10 @@ copy. A ring has protocols: "simple" (all channels), "narrow" (simple over few c
 Schema of ``collectives/FABRIC.toml``::
 
     fabric, source, command
-    bandwidth                      # bytes/s per device and direction; absent between nodes
+    bandwidth                      # bytes/s per device and direction
     [nccl]
-    copy_bytes_per_s               # absent between nodes
-    limit_bytes_per_s              # per NIC; TCP sockets alone: what the CPU copies at most
-    [nccl.ring], [nccl.tree]       # tree: between nodes
+    copy_bytes_per_s
+    [nccl.ring]
     protocols = [{name, launch_s, step_s, efficiency}, ...]
     [nccl.OP.ALGORITHM]            # launch_s, step_s, efficiency, or protocols of them; min_ranks,
                                    #   dtypes_excluded; absent: those of the registry's ``like``
@@ -53,13 +51,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import fit_networks
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from meshwise import catalog
-from meshwise.clusters.load import Cluster, cluster_from_table, load_cluster
 from meshwise.cost.collectives import fits as collective_fits
 from meshwise.cost.collectives.algorithms import (
     COLLECTIVE_ALGORITHMS,
@@ -67,11 +64,9 @@ from meshwise.cost.collectives.algorithms import (
     RING_ROUNDS,
     Algorithm,
 )
-from meshwise.cost.collectives.collective import candidates_on, fabric_of
+from meshwise.cost.collectives.collective import candidates_on
 from meshwise.cost.collectives.fabric import PROTOCOLS, Candidate, Constants, Fabric
 from meshwise.cost.sources import Source
-from meshwise.layouts.placement import Group
-from meshwise.stacks.load import load_stack
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -87,12 +82,7 @@ WIRE = {  # bytes/s per device and direction
     "nvlink5-nvswitch": 900e9,
 }
 SPELT = {"alltoall": "all_to_all"}  # the tables' name, the model's
-# Weight of one e-fold away from the start, against log residuals. Two nodes hardly tell a ring from
-# a tree, so what a tree reaches of a ring's rate stays near the start unless several rows say
-# otherwise: NCCL 2.27 on four H200 nodes over EFA, 310 by tree and 365 by ring (GB/s bus bandwidth).
-PULL = 0.02
-PULL_NETWORK = {"tree": 1.0}
-HEADERS = 0.97  # share of a network's rate that is left for data: an efficiency's upper limit
+PULL = 0.02  # weight of one e-fold away from the start, against log residuals
 
 
 @dataclass(frozen=True)
@@ -138,6 +128,8 @@ def wheel(path: Path) -> Rows:
 
     Eager runs of an engine's kernel measure the host (a floor of about 20 us), not the network.
     """
+    import pyarrow.parquet as pq
+
     rows = [
         row
         for row in pq.read_table(path).to_pylist()
@@ -156,6 +148,12 @@ def wheel(path: Path) -> Rows:
         ),
         np.array([row["latency"] * 1e-3 for row in rows]),
     )
+
+
+def left_out(table_rows: Sequence[dict[str, str]]) -> list[tuple[str, float, float]]:
+    """(row id, measured seconds, predicted seconds) of the rows between nodes, each system left out of the
+    fit with all of its logs."""
+    return fit_networks.left_out(table_rows)
 
 
 def rounded(value: float) -> float:
@@ -262,13 +260,11 @@ def fit(model: Model, start: Flat, rows: Rows, scales: Sequence[Flat] = ({},)) -
     target = np.log(inside.seconds)
     names = list(start)
     centre = np.log([start[name] for name in names])
-    weight = np.array([PULL_NETWORK.get(n, PULL) for n in names])
-    most = {"efficiency": 0.0, "ring": np.log(HEADERS)}
-    limit = np.array([most.get(name.rpartition(".")[2], np.inf) for name in names])
+    limit = np.array([0.0 if n.rpartition(".")[2] == "efficiency" else np.inf for n in names])
 
     def residuals(log_constants: Array) -> Array:
         constants = dict(zip(names, np.exp(log_constants), strict=True))
-        pull = weight * (log_constants - centre)
+        pull = PULL * (log_constants - centre)
         return np.concatenate([np.log(model(constants, inside)) - target, pull])
 
     best: tuple[float, Array] | None = None
@@ -451,86 +447,6 @@ def fit_engine(
     return {"all_reduce": own["all_reduce"] | {"fit": errors(ratio, rows)}}
 
 
-# Between nodes --------------------------------------------------------------------------------
-
-T4_NODE = {"device": "t4", "level": [{"ranks": 1, "fabric": "pcie3"}]}
-
-
-def t4_pair(fabric: str) -> Cluster:
-    network = {"name": "cluster", "ranks": 2, "fabric": fabric, "nics": 1}
-    return cluster_from_table(
-        {"device": "t4", "level": [{"ranks": 4, "fabric": "pcie3"}, network]}, "t4"
-    )
-
-
-WHERE: dict[str, Callable[[], Cluster]] = {  # log -> the machines that it ran on
-    "allreduce-a100-2x8-oci-roce-2023": lambda: load_cluster("oci-gpu4"),
-    "allreduce-a100-2x8-oci-roce-2026": lambda: load_cluster("oci-gpu4"),
-    "allreduce-a100-2x8-oci-roce-full": lambda: load_cluster("oci-gpu4"),
-    "allreduce-mi300x-2x8-oci-rccl": lambda: load_cluster("oci-mi300x"),
-    "allreduce-h100-2x8-gcp-a3mega": lambda: load_cluster("gcp-a3-mega"),
-    "stas-b200-4n": lambda: load_cluster("aws-p6-b200"),
-    "stas-h200-4n": lambda: load_cluster("aws-p5en"),
-    "allreduce-h100-2x8-p5-truncated": lambda: load_cluster("aws-p5"),
-    "allreduce-t4-2x1-efa-info": lambda: t4_pair("efa-50"),
-    "allreduce-t4-2x1-efa-mpitag": lambda: t4_pair("efa-50"),
-    "allreduce-t4-2x1-tcp-mpitag": lambda: t4_pair("ethernet-50"),
-}
-
-
-def across_nodes(c: Flat | None, rows: Rows) -> Array:
-    """Seconds of each row on its log's machines; constants of the network from ``c``."""
-    seconds = np.zeros(rows.payload.shape)
-    stack = load_stack("megatron-core")
-    for log in np.unique(rows.log):
-        some = rows.log == log
-        r = rows.where(some)
-        each, nodes = r.ranks // r.nodes, r.nodes
-        group = Group("tp", (each, nodes), (np.ones_like(each), each))
-        fabric = fabric_of("all_reduce", group, WHERE[str(log)](), stack)
-        if c is not None:
-            algorithms = collective_fits.algorithms_of(network_table(c), "all_reduce", "nccl")
-            network = collective_fits.Constants(algorithms, np.inf, "")
-            fabric = fabric._replace(per_level=(fabric.per_level[0], network))
-        seconds[some] = cheapest(candidates_on("all_reduce", r.payload, fabric))
-    return seconds
-
-
-LAUNCH = 5e-6  # of a level that is the innermost one: NCCL's on NVLink
-
-
-def network_table(c: Flat) -> Tree:
-    """A ring and a tree of the same hops and the same low-latency protocol."""
-    quick = c["ll128.step_s"]
-    steps = {"simple": quick + c["simple.more_step_s"], "ll128": quick}
-    ring = [
-        {"name": n, "launch_s": LAUNCH, "step_s": s, "efficiency": c[f"{n}.ring"]}
-        for n, s in steps.items()
-    ]
-    tree = [p.copy() for p in ring]
-    tree[0]["efficiency"] = min(c["simple.ring"] * c["tree"], HEADERS)
-    return {"nccl": {"ring": {"protocols": ring}, "tree": {"protocols": tree}}}
-
-
-NETWORK_START = {
-    "simple.more_step_s": 2e-5,
-    "simple.ring": 0.93,
-    "tree": 0.65,
-    "ll128.step_s": 1e-5,
-    "ll128.ring": 0.1,
-}
-NETWORK_STARTS: list[Flat] = [
-    {"simple.more_step_s": slow, "ll128.step_s": quick, "tree": tree}
-    for slow in (0.5, 2.0, 10.0)
-    for quick in (1.0, 4.0)
-    for tree in (0.85, 1.0, 1.5)
-]
-
-
-def fit_between(rows: Rows) -> Flat:
-    return fit(across_nodes, NETWORK_START, rows, NETWORK_STARTS)
-
-
 # Families -------------------------------------------------------------------------------------
 
 
@@ -602,61 +518,6 @@ def fit_nvlink(root: Path, fabric: str) -> tuple[str, Tree]:
         f" systems/data/{family.folder}/comm: nccl {family.nccl}; {engines} (CUDA graphs)"
     )
     return source, tables
-
-
-BETWEEN = {
-    "roce": (
-        "A100 2x8 on 16x100 Gb/s and MI300X 2x8 on 8x400 Gb/s RoCE (oracle-quickstart/oci-hpc-oke)",
-        (
-            "allreduce-a100-2x8-oci-roce-2023",
-            "allreduce-a100-2x8-oci-roce-2026",
-            "allreduce-a100-2x8-oci-roce-full",
-            "allreduce-mi300x-2x8-oci-rccl",
-        ),
-    ),
-    "tcpxo": (
-        "H100 2x8 on 8x200 Gb/s GPUDirect-TCPXO (GCP a3-megagpu-8g)",
-        ("allreduce-h100-2x8-gcp-a3mega",),
-    ),
-    "efa": (
-        "B200 4x8, H200 4x8, H100 2x8 on 3.2 Tb/s EFA (stas00/ml-engineering, aws-do-eks)",
-        ("stas-b200-4n", "stas-h200-4n", "allreduce-h100-2x8-p5-truncated"),
-    ),
-    "efa-host": (
-        "T4 2x1 on 50 Gb/s EFA without GPUDirect (aws-samples/aws-do-eks)",
-        ("allreduce-t4-2x1-efa-info", "allreduce-t4-2x1-efa-mpitag"),
-    ),
-    "tcp": (
-        "hops: T4 2x1 on 50 Gb/s ENA, TCP sockets (aws-samples/aws-do-eks). Share of the wire: A10G 2x1"
-        " on 10 Gb/s, 1.19 of 1.25 GB/s (AWS SageMaker HyperPod deep health checks). Limit per NIC:"
-        " geometric mean of that T4 log, 2.03 GB/s, and of A100 2x4 by TCP over Slingshot 11, two NICs a"
-        " node, 9.45 GB/s bus bandwidth (argonne-lcf/alcf-nccl-tests)",
-        ("allreduce-t4-2x1-tcp-mpitag",),
-    ),
-}
-
-
-# Sockets: nearly the whole of a slow wire (A10G x 2 on 10 Gb/s: 1.19 GB/s), and no more than the CPU
-# can copy per NIC on a fast one: bytes/s of T4 x 2 on 50 Gb/s (bus bandwidth 2.03 GB/s) and of two
-# Slingshot nodes with two NICs each (bus bandwidth 9.45 GB/s over 2 x 4 A100: by a tree at SOCKET_TREE
-# of the ring's rate, 9.45 / 1.75 / 2 NICs / 0.85).
-SOCKET_SHARE = 1.19 / 1.25
-SOCKET_TREE = 310 / 365  # NCCL 2.27 on four H200 nodes: tree over ring
-SOCKET_LIMITS = (2.03e9, 9.45e9 / 1.75 / 2 / SOCKET_TREE)
-
-
-def sockets(tables: Tree) -> Tree:
-    """The fitted hops of TCP with a share of the wire and a limit per NIC."""
-    nccl = tables["nccl"]
-    assert isinstance(nccl, dict)
-    ring, tree = (nccl[name]["protocols"] for name in ("ring", "tree"))
-    times = SOCKET_SHARE / ring[0]["efficiency"]
-    for own, other in zip(ring, tree, strict=True):
-        own["efficiency"] *= times
-        other["efficiency"] = own["efficiency"]
-    tree[0]["efficiency"] *= SOCKET_TREE
-    limit = float(np.exp(np.mean(np.log(SOCKET_LIMITS))))
-    return tidied({"nccl": {"limit_bytes_per_s": limit} | nccl})
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -738,34 +599,8 @@ def main() -> None:
         table = list(csv.DictReader(lines))
     for fabric in NVLINK:
         write(fabric, *fit_nvlink(arguments.wheel, fabric))
-    for fabric, (source, logs) in BETWEEN.items():
-        rows = published(table, *logs)
-        tables = tidied(network_table(c := fit_between(rows)))
-        if fabric == "tcp":
-            tables = sockets(tables)
-            write(fabric, source, tables)
-            c = None  # errors of the file that was just written
-        nccl = tables["nccl"]
-        assert isinstance(nccl, dict)
-        nccl["all_reduce"] = {"fit": errors(across_nodes(c, rows) / rows.seconds - 1, rows)}
-        write(fabric, source, tables)
-        if c is not None:
-            by_log(rows, c, logs)
-
-
-def by_log(rows: Rows, c: Flat, logs: Sequence[str]) -> None:
-    """Errors of each log: fitted with the others, and predicted by the others alone."""
-    for log in logs:
-        own, rest = rows.where(rows.log == log), rows.where(rows.log != log)
-        text = f"    {log:36}{len(own.op):4} rows  {median_mean(c, own)}"
-        if len(rest.op):
-            text += f"  without it {median_mean(fit_between(rest), own)}"
-        print(text)
-
-
-def median_mean(c: Flat, rows: Rows) -> str:
-    error = np.abs(across_nodes(c, rows) / rows.seconds - 1)
-    return f"median {np.median(error):.4f} mean {np.mean(error):.4f}"
+    logs = fit_networks.logs_of(table)
+    fit_networks.write(logs, fit_networks.flat(fit_networks.predictions_left_out(logs)))
 
 
 if __name__ == "__main__":

@@ -1,179 +1,503 @@
-"""How far published runs lie from their predictions → catalog/discrepancy, for 90 % intervals.
+"""How far runs lie from their predictions → catalog/discrepancy and catalog/evidence.
 
-    python tools/fit_discrepancy.py [TABLE.csv ...]
+    python tools/fit_discrepancy.py [TABLE.csv ...] [--left-out FILE.json]
 
-Default: the shipped tables. Per quantity and stack: ln(measured / predicted) at 5 and 95 %. A stack's
-own rows weigh k/(k+1), all others' 1/(k+1), for k sources of its own: what one paper shows of a stack
-is not what the next will show. Inside a stack every source weighs alike. The quantiles are moved out
-until 90 % of the rows, and of the sources' mean, are inside with their own source left out of the fit.
+Default: the shipped tables. Further tables (development rows) are taken beside them; a row of an id
+that was read is not read again. Per quantity: the variance of ln(measured / predicted) as a sum over
+what a question has (:mod:`meshwise.cost.doubt.spread`), every publisher weighing alike or as √n, by the
+multiplicative updates that fit a sum of non-negative parts to squares (Févotte, Bertin and Durrieu
+2009, Itakura-Saito), each residual's square held down where it is out of all proportion (Student's t).
+Residuals of left-out publishers over their predicted standard deviation give the quantiles, never
+below the normal distribution's 1.645.
+
+``--left-out``: the rows that ``tools/cross_validate.py`` writes; their predictions, by constants that
+were fitted without them, take the place of those by the shipped constants.
+
+Also writes the index of evidence: which source ran what, compactly.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from meshwise.cost.doubt.published_runs import Cell, regime
+from meshwise.cost.doubt.question import Question
+from meshwise.cost.doubt.spread import (
+    ALWAYS,
+    INHERITED_SD,
+    NORMAL,
+    OPEN_RATE_SD,
+    components,
+    judged_as,
+)
 from meshwise.errors import MeshwiseError
-from meshwise.evidence.predict import Unsupported, predict
-from meshwise.evidence.tables import read_table
+from meshwise.evidence.predict import predict
+from meshwise.evidence.prediction import Suspect, Unsupported, operand_of, source_of
+from meshwise.evidence.tables import Row, read_table
 
 ROOT = Path(__file__).resolve().parents[1] / "src/meshwise"
 PUBLISHED = ROOT / "evidence/published"
-CATALOG = ROOT / "catalog/discrepancy"
-LEVEL, MOST = 0.90, 0.98
-OWN_SPREAD = 1.0  # constants that are inherited with more doubt than this bring their own spread
+DISCREPANCY = ROOT / "catalog/discrepancy"
+EVIDENCE = ROOT / "catalog/evidence"
+LEVEL = 0.90  # of rows to be inside, where they and their publisher are left out
+MOST = 0.98
+TIGHT = 0.85  # of the wrong `fits` are to be called tight
+STEPS, FEW_STEPS = 300, 60  # of the updates; where parts are chosen
+MOST_OPEN = 0.1  # ln of the span that a row leaves open, above which it says nothing of the rest
+BETTER = 0.005  # by which share the intervals are to be better without a part
+LEAST_SD = 0.01  # components below it are left out
+SHIPPED = "published tables"
 
-# What a table's sources do not have, by quantity: kept as the catalog's file says it.
-BEYOND = "[beyond]"
+# What each quantity's variance is made of, beside `source`: another publisher than those seen.
+PARTS = {
+    "step_s": (
+        *("device", "software", "release", "moe", "fp8", "fp4", "ep_network", "tp_network"),
+        *("context_parallel", "pcie", "fsdp", "many_nodes", "over_memory"),
+        *("network_share", "host_share"),
+    ),
+    "memory_bytes": (
+        *("software", "moe", "fp8", "fp4", "fsdp", "context_parallel", "working_share"),
+    ),
+    "tpot_s": (
+        *("device", "software", "moe", "fp8", "fp4", "ep_network", "pcie"),
+        *("over_memory", "host_share"),
+    ),
+    "time_s": (
+        *("device", "release", "software", "network", "network_small", "network_medium"),
+        *("network_all_to_all", "many_nodes", "pcie", "host", "all_to_all", "small", "one_shot"),
+    ),
+}
+# What is known from elsewhere. Two sources alone decode over a network: a TP group that crosses one is as
+# sure as an early fit to training runs had it.
+FIXED = {"inherited": INHERITED_SD, "open_rate": OPEN_RATE_SD}
+FIXED_OF = {"tpot_s": {"tp_network": 0.25}}
+MOST_TIGHT = 2.0  # of the memory's interval, however wrong answers lie
 
-Rows = list[tuple[str, str, float, float]]  # (source, stack, ln(measured / predicted), inherited)
+
+class Form(NamedTuple):
+    """How a fit takes its rows."""
+
+    freedom: float  # of Student's t: how strongly a residual out of all proportion is held down
+    power: float  # a publisher of n rows weighs n to (1 − power)
 
 
-def collect(tables: list[Path]) -> dict[str, Rows]:
-    found: dict[str, Rows] = defaultdict(list)
+FORMS = tuple(Form(freedom, power) for freedom in (4.0, 10.0) for power in (1.0, 0.5))
+
+
+class Residual(NamedTuple):
+    """A row's ln(measured / predicted) of one quantity."""
+
+    id: str
+    publisher: str
+    quantity: str
+    value: float
+    question: Question
+    job: tuple[str, ...]  # what rows that differ in layout alone have in common
+    predicted: float
+    mfu: float | None  # of a training step as measured
+    dtype: str  # at whose peak
+    shipped: bool
+    open: bool  # what it leaves open alone makes it less sure
+
+
+class Held(NamedTuple):
+    """A row that ran or ran out of memory: the limit over the predicted bytes."""
+
+    publisher: str
+    question: Question
+    room: float
+    ran: bool
+
+
+class Fit(NamedTuple):
+    """Standard deviations by component, and the ends in units of their sum."""
+
+    sd: dict[str, float]
+    low: float
+    high: float
+
+
+def publisher_of(row: Row, kind: str) -> str:
+    """Who published a row: whose sources may be off alike. Sweeps of engines are many of one."""
+    words = row.text("source").split()
+    if kind == "serving" or not words:
+        return source_of(row)
+    return " ".join(words[:2]) if words[0] == "arXiv" else words[0].partition("@")[0]
+
+
+def collect(tables: list[Path]) -> tuple[list[Residual], list[Held]]:
+    """Every row of the tables that is predicted, beside its measurement; and what fits."""
+    found: list[Residual] = []
+    held: list[Held] = []
+    seen: set[tuple[str, str]] = set()
     for path in tables:
         table = read_table(str(path))
         for row in table.rows:
+            name = (table.kind, row.text("id"))
+            if name in seen:
+                continue
+            seen.add(name)
             try:
                 predictions = predict(table.kind, row, path.parent)
-            except (Unsupported, MeshwiseError):
+            except (Suspect, Unsupported, MeshwiseError):
                 continue
             for p in predictions:
-                if p.quantity != "fits" and not p.judged_as:
-                    found[p.quantity].append(
-                        (p.source, p.stack, math.log(p.measured / p.predicted), p.inherited)
+                if p.quantity == "fits" and p.room is not None and p.question is not None:
+                    who = publisher_of(row, table.kind)
+                    held.append(Held(who, p.question, p.room, bool(p.measured)))
+                if p.quantity != "fits" and not p.judged_as and p.question is not None:
+                    value = math.log(p.measured / p.predicted)
+                    who = publisher_of(row, table.kind)
+                    alike = p.contender.alike if p.contender is not None else ()
+                    mfu = p.ideal_s / p.measured if p.ideal_s else None
+                    found.append(
+                        Residual(
+                            p.id,
+                            who,
+                            p.quantity,
+                            value,
+                            p.question,
+                            alike,
+                            p.predicted,
+                            mfu,
+                            operand_of(row) if p.ideal_s else "",
+                            path.parent == PUBLISHED,
+                            math.log(p.span.high / p.span.low) > MOST_OPEN,
+                        )
                     )
+    return found, held
+
+
+def replaced(rows: list[Residual], left_out: Path) -> list[Residual]:
+    """Rows with the predictions of constants that were fitted without them."""
+    table = json.loads(left_out.read_text(encoding="utf-8"))["rows"]
+    known = {(r["id"], r["quantity"]): math.log(r["measured"] / r["predicted"]) for r in table}
+    return [r._replace(value=known.get((r.id, r.quantity), r.value)) for r in rows]
+
+
+def index_of(rows: list[Residual]) -> list[Cell]:
+    """The cells of evidence: rows of one source that ask the same."""
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for r in rows:
+        q = r.question
+        if q.assumed:
+            continue  # nobody knows what ran
+        key = (r.id.split("/")[0], q.device, q.software, q.release, regime(q))
+        if r.id not in found[key]:
+            found[key].append(r.id)
+    return [Cell(key[0], ids[0], *key[1:], len(ids)) for key, ids in found.items()]
+
+
+def fixed_of(quantity: str) -> dict[str, float]:
+    """The parts of a quantity that are not fitted."""
+    return FIXED | FIXED_OF.get(quantity, {})
+
+
+class Table(NamedTuple):
+    """Rows as arrays: what each has of every component, with its own publisher unknown."""
+
+    x2: np.ndarray  # rows × components, squared
+    fixed: np.ndarray  # variance that is known
+    r: np.ndarray
+    weight: np.ndarray  # every publisher alike
+    publisher: np.ndarray
+
+
+def arranged(rows: list[Residual], names: tuple[str, ...], index: list[Cell]) -> Table:
+    sources: dict[str, set[str]] = defaultdict(set)
+    for r in rows:
+        sources[r.publisher].add(r.id.split("/")[0])
+    others = {who: tuple(c for c in index if c.source not in own) for who, own in sources.items()}
+    known = fixed_of(judged_as(rows[0].quantity))
+    x2, fixed = np.zeros((len(rows), len(names))), np.zeros(len(rows))
+    for i, r in enumerate(rows):
+        has = components(r.question, index=others[r.publisher])
+        x2[i] = [float(has.get(name, 0.0)) ** 2 for name in names]
+        fixed[i] = sum((sd * float(has.get(name, 0.0))) ** 2 for name, sd in known.items())
+    publisher = np.array([r.publisher for r in rows])
+    counts = {who: np.sum(publisher == who) for who in set(publisher)}
+    weight = np.array([1.0 / counts[who] for who in publisher])
+    return Table(x2, fixed, np.array([r.value for r in rows]), weight, publisher)
+
+
+def only(t: Table, chosen: np.ndarray) -> Table:
+    return Table(*(column[chosen] for column in t))
+
+
+def variances(t: Table, form: Form, steps: int = STEPS) -> np.ndarray:
+    """The components' variances."""
+    theta, weight, freedom = np.full(t.x2.shape[1], 0.02), t.weight**form.power, form.freedom
+    for _ in range(steps):
+        v = t.x2 @ theta + t.fixed + 1e-6
+        square = t.r**2 * (freedom + 1.0) / (freedom + t.r**2 / v)
+        up = t.x2.T @ (weight * square / v**2)
+        down = t.x2.T @ (weight / v)
+        theta = np.where(down > 0.0, theta * np.sqrt(up / np.maximum(down, 1e-12)), 0.0)
+    return np.where(theta < LEAST_SD**2, 0.0, theta)
+
+
+def weighted_quantile(values: np.ndarray, weight: np.ndarray, q: float) -> float:
+    """Linear between the midpoints of the values' shares."""
+    order = np.argsort(values)
+    share = np.cumsum(weight[order])
+    return float(np.interp(q, (share - weight[order] / 2) / share[-1], values[order]))
+
+
+def ends(z: np.ndarray, weight: np.ndarray, level: float) -> tuple[float, float]:
+    """Standard deviations below and above that hold ``level`` of the rows; a publisher of n rows weighs
+    √n."""
+    tail, root = (1.0 - level) / 2.0, np.sqrt(weight)
+    low, high = -weighted_quantile(z, root, tail), weighted_quantile(z, root, 1.0 - tail)
+    return max(low, NORMAL), max(high, NORMAL)
+
+
+def left_out_sd(t: Table, form: Form, steps: int = STEPS) -> np.ndarray:
+    """Each row's standard deviation, by a fit without its publisher."""
+    sd = np.zeros(len(t.r))
+    for who in sorted(set(t.publisher)):
+        own = t.publisher == who
+        rest = only(t, ~own) if not own.all() else t
+        sd[own] = np.sqrt(t.x2[own] @ variances(rest, form, steps) + t.fixed[own] + 1e-6)
+    return sd
+
+
+def interval_score(t: Table, sd: np.ndarray) -> float:
+    """How good the intervals of left-out rows are: their width, and what lies outside of them counted
+    2 / (1 − level) times (Gneiting and Raftery 2007, section 6.2), in logarithms; a publisher of n rows
+    weighs √n."""
+    z, root = t.r / sd, np.sqrt(t.weight)
+    score = np.zeros(len(z))
+    for who in sorted(set(t.publisher)):
+        own = t.publisher == who
+        rest = ~own if not own.all() else own
+        low, high = ends(z[rest], t.weight[rest], LEVEL)
+        outside = np.maximum(-low - z[own], 0.0) + np.maximum(z[own] - high, 0.0)
+        score[own] = sd[own] * (low + high + 2.0 / (1.0 - LEVEL) * outside)
+    return float(np.average(score, weights=root))
+
+
+def justified(t: Table, names: tuple[str, ...]) -> tuple[tuple[str, ...], Form]:
+    """The parts that left-out rows justify, and the form of their fit: the part without which their
+    intervals are better goes, until there is none."""
+
+    def score(kept: list[int], form: Form) -> float:
+        return interval_score(
+            t._replace(x2=t.x2[:, kept]),
+            left_out_sd(t._replace(x2=t.x2[:, kept]), form, FEW_STEPS),
+        )
+
+    found = []
+    for form in FORMS:
+        kept = list(range(len(names)))
+        best = score(kept, form)
+        while len(kept) > 1:
+            trials = {
+                i: score([k for k in kept if k != i], form) for i in kept if names[i] != ALWAYS[0]
+            }
+            if not trials or min(trials.values()) > (1.0 - BETTER) * best:
+                break
+            gone = min(trials, key=lambda i: trials[i])
+            kept, best = [k for k in kept if k != gone], trials[gone]
+        found.append((best, form, tuple(names[k] for k in kept)))
+    _, form, chosen = min(found)
+    return chosen, form
+
+
+class Covered(NamedTuple):
+    """What ends of the central ``level`` hold of publishers that had no part in them."""
+
+    level: float
+    rows: float
+    publishers: float  # mean of their shares
+
+
+def coverage(t: Table, z: np.ndarray, level: float) -> Covered:
+    inside = np.zeros(len(z), dtype=bool)
+    publishers = sorted(set(t.publisher))
+    for who in publishers:
+        own = t.publisher == who
+        rest = ~own if not own.all() else own
+        low, high = ends(z[rest], t.weight[rest], level)
+        inside[own] = (-low <= z[own]) & (z[own] <= high)
+    means = [float(inside[t.publisher == who].mean()) for who in publishers]
+    return Covered(level, float(inside.mean()), float(np.mean(means)))
+
+
+def wide_enough(t: Table, z: np.ndarray) -> Covered:
+    """The least level whose ends hold nine of ten left-out rows."""
+    for level in np.arange(0.80, MOST, 0.01):
+        found = coverage(t, z, float(level))
+        if min(found.rows, found.publishers) >= LEVEL - 0.01:
+            break
     return found
 
 
-def weighted_quantile(values: list[tuple[float, float]], q: float) -> float:
-    """Of (value, weight) pairs: linear between the midpoints of their shares."""
-    ordered = sorted(values)
-    total = sum(w for _, w in ordered)
-    at, before = [], 0.0
-    for _, w in ordered:
-        at.append((before + w / 2) / total)
-        before += w
-    if q <= at[0]:
-        return ordered[0][0]
-    for i in range(1, len(at)):
-        if q <= at[i]:
-            share = (q - at[i - 1]) / (at[i] - at[i - 1])
-            return ordered[i - 1][0] + share * (ordered[i][0] - ordered[i - 1][0])
-    return ordered[-1][0]
+def between_layouts(rows: list[Residual]) -> float:
+    """Standard deviation of ln(measured / predicted) of a layout among those of one job: from the median
+    difference of pairs, which a few broken runs do not move; a publisher of n pairs weighs √n."""
+    jobs: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    publisher = {r.job: r.publisher for r in rows}
+    for r in rows:
+        if r.job:
+            jobs[r.job].append(r.value)
+    apart: dict[str, list[float]] = defaultdict(list)
+    for job, values in jobs.items():
+        if len(values) >= 4:
+            apart[publisher[job]] += [abs(a - b) for a, b in itertools.combinations(values, 2)]
+    if not apart:
+        return 0.0
+    # of a normal distribution half of the pairs differ by less than 0.6745 · √2 standard deviations
+    every = np.array([d for own in apart.values() for d in own])
+    weight = np.array([1.0 / math.sqrt(len(own)) for own in apart.values() for _ in own])
+    return weighted_quantile(every, weight, 0.5) / (0.6745 * math.sqrt(2.0))
 
 
-def per_source(rows: Rows) -> list[tuple[float, float]]:
-    """(value, weight), every source with the weight 1 in all."""
-    sizes: dict[str, int] = defaultdict(int)
-    for source, *_ in rows:
-        sizes[source] += 1
-    return [(value, 1.0 / sizes[source]) for source, _, value, _ in rows]
+def tight_share(held: list[Held], fit: Fit) -> float:
+    """The share of the memory's interval in which :data:`TIGHT` of the wrong ``fits`` lie; a publisher of
+    n of them weighs √n."""
+    needed: list[float] = []
+    whose: list[str] = []
+    for h in held:
+        if (h.room >= 1.0) != h.ran:
+            has = components(h.question, index=())
+            variance = sum(
+                (sd * float(has.get(name, 0.0))) ** 2
+                for name, sd in (fit.sd | fixed_of("memory_bytes")).items()
+            )
+            end = fit.high if h.room >= 1.0 else fit.low
+            needed.append(abs(math.log(h.room)) / (end * math.sqrt(variance)))
+            whose.append(h.publisher)
+    if not needed:
+        return 1.0
+    weight = np.array([1.0 / math.sqrt(whose.count(who)) for who in whose])
+    return min(weighted_quantile(np.array(needed), weight, TIGHT), MOST_TIGHT)
 
 
-def spread(rows: Rows, stack: str | None, level: float) -> tuple[float, float]:
-    """Both ends of a stack's central ``level``, shrunk to all others (None: of all); nothing beside
-    what constants that bring a spread of their own say."""
-    own = [r for r in rows if r[1] == stack]
-    if own and all(r[3] > OWN_SPREAD for r in own):
-        return 0.0, 0.0
-    rest = [r for r in rows if r[1] != stack and r[3] <= OWN_SPREAD]
-    k = len({r[0] for r in own})
-    pairs: list[tuple[float, float]] = []
-    for part, share in ((own, k / (k + 1)), (rest, 1 / (k + 1))):
-        weighed = per_source(part)
-        total = sum(w for _, w in weighed)
-        pairs += [(v, w / total * share) for v, w in weighed]
-    tail = (1 - level) / 2
-    return weighted_quantile(pairs, tail), weighted_quantile(pairs, 1 - tail)
+def best_mfu(rows: list[Residual]) -> dict[str, dict[str, tuple[float, str]]]:
+    """The best utilisation of the shipped rows by device and format of the products, and whose it is."""
+    found: dict[str, dict[str, tuple[float, str]]] = defaultdict(dict)
+    for r in rows:
+        if r.shipped and r.mfu is not None and r.mfu <= 1.0:
+            own = found[r.question.device]
+            own[r.dtype] = max(own.get(r.dtype, (0.0, "")), (round(r.mfu, 4), r.id))
+    return {device: dict(sorted(own.items())) for device, own in sorted(found.items())}
 
 
-def left_out(rows: Rows, level: float) -> tuple[float, float] | None:
-    """Share of rows, and mean over sources of that share, inside the interval fitted without them;
-    None for a single source."""
-    inside: dict[str, list[bool]] = defaultdict(list)
-    for source in {r[0] for r in rows}:
-        rest = [r for r in rows if r[0] != source]
-        if not rest:
-            continue
-        known = {r[1] for r in rest}
-        for _, stack, value, inherited in (r for r in rows if r[0] == source):
-            if inherited > OWN_SPREAD:
-                continue  # says nothing of the spread that is fitted here
-            low, high = spread(rest, stack if stack in known else None, level)
-            inside[source].append(min(low, 0.0) <= value <= max(high, 0.0))
-    if not inside:
-        return None
-    every = [ok for oks in inside.values() for ok in oks]
-    means = [sum(oks) / len(oks) for oks in inside.values()]
-    return sum(every) / len(every), sum(means) / len(means)
+def fitted(quantity: str, rows: list[Residual], index: list[Cell]) -> tuple[Fit, dict[str, float]]:
+    """The constants of a quantity, and what they are worth on publishers left out."""
+    names = (*ALWAYS, *PARTS[quantity])
+    whole = arranged(rows, names, index)
+    names, form = justified(whole, names)
+    t = arranged(rows, names, index)
+    theta, z = variances(t, form), t.r / left_out_sd(t, form)
+    covered = wide_enough(t, z)
+    low, high = ends(z, t.weight, covered.level)
+    sd = np.sqrt(t.x2 @ theta + t.fixed)
+    width = np.exp((low + high) * sd) - 1.0
+    known = measured(rows, index)
+    worth = {
+        "level": covered.level,
+        "covered_left_out_rows": covered.rows,
+        "covered_left_out_publishers": covered.publishers,
+        "median_width": float(np.median(width)),
+        "median_width_measured": float(np.median(width[known])) if known.any() else math.nan,
+        "median_width_elsewhere": float(np.median(width[~known])) if (~known).any() else math.nan,
+    }
+    found = {name: float(np.sqrt(v)) for name, v in zip(names, theta, strict=True) if v}
+    return Fit(found, low, high), worth
 
 
-def beyond(quantity: str) -> list[str]:
-    """The lines of the catalog's present file on what its rows have not, with the comment before."""
-    path = CATALOG / f"{quantity.replace('_', '-')}.toml"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if BEYOND not in lines:
-        return []
-    first = lines.index(BEYOND)
-    while lines[first - 1].startswith("#"):
-        first -= 1
-    return lines[first : lines.index("[stack]")]
+def measured(rows: list[Residual], index: list[Cell]) -> np.ndarray:
+    """Which rows have device and software among other publishers' runs."""
+    kinds = [(c.source, c.device, c.software) for c in index]
+    sources: dict[str, set[str]] = defaultdict(set)
+    for r in rows:
+        sources[r.publisher].add(r.id.split("/")[0])
+    return np.array(
+        [
+            any(
+                s not in sources[r.publisher] and (d, w) == (r.question.device, r.question.software)
+                for s, d, w in kinds
+            )
+            and not r.question.assumed
+            for r in rows
+        ]
+    )
 
 
-def write(quantity: str, rows: Rows) -> None:
-    stacks = sorted({r[1] for r in rows})
-    level = LEVEL
-    covered = left_out(rows, level)
-    while covered and min(covered) < LEVEL and level < MOST:
-        level = round(level + 0.005, 3)
-        covered = left_out(rows, level)
-    low, high = spread(rows, None, level)
+def write(
+    quantity: str, rows: list[Residual], held: list[Held], index: list[Cell], tables: str
+) -> None:
+    fit, worth = fitted(quantity, rows, index)
+    publishers = sorted({r.publisher for r in rows})
     lines = [
         f'quantity = "{quantity}"',
-        'source = "published runs beside their predictions: evidence/published"',
+        f'source = "measured runs beside their predictions: {tables}"',
         'command = "python tools/fit_discrepancy.py"',
         f"rows = {len(rows)}",
-        f"sources = {len({r[0] for r in rows})}",
-        f"level = {level}",
-        *(
-            (
-                f"covered_left_out_rows = {covered[0]:.3f}",
-                f"covered_left_out_sources = {covered[1]:.3f}",
-            )
-            if covered
-            else ()
-        ),
-        f"all = {{ low = {low:.4f}, high = {high:.4f} }}",
+        f"publishers = {len(publishers)}",
+        *(f"{name} = {value:.3f}" for name, value in worth.items() if math.isfinite(value)),
+        f"low = {fit.low:.3f}",
+        f"high = {fit.high:.3f}",
+        *([f"layout = {between_layouts(rows):.4f}"] if quantity == "step_s" else []),
+        *([f"tight = {tight_share(held, fit):.3f}"] if quantity == "memory_bytes" else []),
         "",
-        *beyond(quantity),
-        "[stack]",
+        "# Standard deviations of ln(measured / predicted) by what a question has; `inherited` is of",
+        "# kernels predicted by another device's constants (docs/explanation/provenance).",
+        "[sd]",
+        *(f"{name} = {sd:.4f}" for name, sd in (fit.sd | fixed_of(quantity)).items()),
     ]
-    for stack in stacks:
-        own = [r for r in rows if r[1] == stack]
-        low, high = spread(rows, stack, level)
-        lines.append(
-            f"{stack} = {{ low = {low:.4f}, high = {high:.4f}, rows = {len(own)}, "
-            f"sources = {len({r[0] for r in own})} }}"
-        )
-        print(
-            f"{quantity:16} {stack:18} {len(own):5} rows {math.exp(low):6.2f} {math.exp(high):6.2f}"
-        )
-    if covered:
-        rows_in, sources_in = covered
-        print(f"{quantity:16} left out: {rows_in:.3f} of rows, {sources_in:.3f} by source inside")
-    CATALOG.mkdir(parents=True, exist_ok=True)
-    (CATALOG / f"{quantity.replace('_', '-')}.toml").write_text("\n".join(lines) + "\n")
+    path = DISCREPANCY / f"{quantity.replace('_', '-')}.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    said = "  ".join(f"{name} {value:.3f}" for name, value in worth.items())
+    print(f"{quantity}: {len(rows)} rows, {len(publishers)} publishers; {said}")
+    print(
+        f"  ends -{fit.low:.2f} +{fit.high:.2f}; "
+        + ", ".join(f"{k} {v:.2f}" for k, v in fit.sd.items())
+    )
+
+
+def write_index(kind: str, rows: list[Residual], index: list[Cell], tables: str) -> None:
+    table: dict[str, Any] = {
+        "source": f"which runs there are: {tables}",
+        "command": "python tools/fit_discrepancy.py",
+        "columns": [*Cell._fields],
+    }
+    if kind == "training":
+        table["best_mfu"] = best_mfu(rows)
+    listed = sorted([*c[:5], sorted(c.traits), c.rows] for c in index)
+    EVIDENCE.mkdir(parents=True, exist_ok=True)
+    cells = ",\n".join(json.dumps(c) for c in listed)
+    head = json.dumps(table)[:-1]
+    (EVIDENCE / f"{kind}.json").write_text(f'{head}, "cells": [\n{cells}\n]}}\n', encoding="utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fit catalog/discrepancy to published runs.")
-    parser.add_argument("table", type=Path, nargs="*", help="tables in the formats of validate")
+    parser = argparse.ArgumentParser(description="Fit catalog/discrepancy, write catalog/evidence.")
+    parser.add_argument("table", type=Path, nargs="*", help="further tables in validate's formats")
+    parser.add_argument("--left-out", type=Path, help="rows that cross_validate.py wrote")
     arguments = parser.parse_args()
-    for quantity, rows in collect(arguments.table or sorted(PUBLISHED.glob("*.csv"))).items():
-        write(quantity, rows)
+    shipped = sorted(p for p in PUBLISHED.glob("*.csv") if p.name != "layers.csv")
+    rows, held = collect([*shipped, *arguments.table])
+    if arguments.left_out:
+        rows = replaced(rows, arguments.left_out)
+    tables = SHIPPED + (" and development rows beside them" if arguments.table else "")
+    for kind in ("training", "serving", "collectives"):
+        of_kind = [r for r in rows if r.question.kind == kind]
+        index = index_of(of_kind)
+        write_index(kind, of_kind, index, tables)
+        for quantity in dict.fromkeys(r.quantity for r in of_kind):
+            if quantity in PARTS:
+                own = [r for r in of_kind if judged_as(r.quantity) == quantity and not r.open]
+                write(quantity, own, held, index, tables)
 
 
 if __name__ == "__main__":

@@ -90,13 +90,19 @@ if not TYPE_CHECKING:
 
 
 @keywords
-def validate(table: NameOrPath, *, anchor: NameOrPath | int | None = None) -> ValidateResult:
+def validate(
+    table: NameOrPath,
+    *,
+    stack: Stack | NameOrPath | None = None,
+    anchor: NameOrPath | int | None = None,
+) -> ValidateResult:
     """Predict every row of a CSV table of measurements: training steps, single layers, serving runs or
     collectives, told by its columns (``docs/reference/tables``).
 
     Rests on nothing of the table: a row is predicted from its layout and hardware alone.
 
     :param table: the path of the table; models are presets, or files ``models/NAME.json`` beside it.
+    :param stack: what software that the catalog does not know is priced as; None: the generic stack.
     :param anchor: of a table of collectives, measured sizes that anchor the predictions of their system
         by a factor on its latencies and one on its bandwidths: the path of a table or of a log of
         nccl-tests, or how many of each system's own rows (4: nearest to 8 KiB, 1 MiB, 32 MiB and 1 GiB).
@@ -114,8 +120,9 @@ def validate(table: NameOrPath, *, anchor: NameOrPath | int | None = None) -> Va
     ('collectives', 1)
     """
     from meshwise.answers.validate import ValidateResult
-    from meshwise.evidence import validate as predictions
+    from meshwise.evidence.score.summary import error_summary
     from meshwise.evidence.tables import read_table
+    from meshwise.evidence.validate import row_results
 
     path = name_of(table, "table", "the path of a CSV table")
     read = read_table(path)
@@ -124,9 +131,10 @@ def validate(table: NameOrPath, *, anchor: NameOrPath | int | None = None) -> Va
         from meshwise.evidence.anchors.anchoring import anchoring
 
         anchors = anchoring(read, str(anchor))
-    results = predictions.row_results(read, Path(path).parent, anchors)
+    named = None if stack is None else load_stack(stack)
+    results = row_results(read, Path(path).parent, named, anchors)
     anchored = () if anchors is None else tuple(anchors.systems.values())
-    return ValidateResult(read, results, predictions.error_summary(results), anchored)
+    return ValidateResult(read, results, error_summary(results), anchored)
 
 
 def validate_published(kind: str = "all") -> ValidateResult:

@@ -20,7 +20,9 @@ from meshwise.cost.collectives.anchored import (
     scaled,
 )
 from meshwise.cost.collectives.fabric import Candidate
-from meshwise.cost.uncertainty import NORMAL, collective_interval, collective_kind
+from meshwise.cost.doubt.question import collective_question
+from meshwise.cost.doubt.spread import NORMAL
+from meshwise.cost.uncertainty import collective_interval, collective_kind
 from meshwise.errors import IllegalLayout, InputError, shorten
 from meshwise.layouts.placement import Group, place, spread_over_nodes, usual_ranks
 from meshwise.stacks.libraries import library_of
@@ -67,6 +69,7 @@ def collective(
     (16777216.0, True)
     """
     from meshwise.answers.collective import CollectiveResult, collective_record
+    from meshwise.answers.records.evidence import evidence_record
 
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
@@ -103,6 +106,11 @@ def collective(
         )
     priced = _anchored(asked, given) if given else _by_model(asked)
     factor = float(coll.busbw_factor(op, n))
+    evidence = None
+    if n > 1:
+        best = coll.cheapest(op, np.float64(payload), group, cluster, chosen)
+        question = collective_question(op, payload, group, cluster, chosen, best)
+        evidence = evidence_record(question, chosen)
     record = collective_record(
         op,
         payload,
@@ -111,6 +119,7 @@ def collective(
         priced.candidates,
         factor,
         priced.interval,
+        evidence,
         stack=chosen.name,
         remarks=remarks,
         factors=priced.factors,

@@ -52,17 +52,18 @@ SCALE_BLOCKS = {  # weights that share a scale
 _WORDS = {
     "fp32": "float32 float fp32_precise f32",
     "tf32": "tensorfloat32",
-    "fp16": "float16 half f16",
-    "bf16": "bfloat16",
+    "fp16": "float16 half f16 fp16_mixed mixed_fp16",
+    "bf16": "bfloat16 bf16_mixed mixed_bf16",
     "fp8": "float8 f8 e4m3 e5m2 e4m3fn float8_e4m3 float8_e5m2 float8_e4m3fn float8_e4m3fnuz "
     "float8_e5m2fnuz fp8_e4m3 fp8_e4m3fn fp8_e5m2 fp8_inc fp8_ds_mla fp8_current fp8_delayed "
+    "fp8_cs fp8_ds fp8_sc fp8_hybrid fp8_tensorwise fp8_rowwise fp8_mixed "
     "fp8_dynamic fp8_static fp8_per_tensor fp8_per_channel f8_e4m3 f8_e5m2",
     "int8": "i8 qint8",
     "int4": "i4 uint4 qint4",
     "mxfp4": "mx_fp4",
     "mxfp6": "mx_fp6",
-    "mxfp8": "mx_fp8 mxfp8_e4m3",
-    "nvfp4": "fp4 float4 e2m1 fp4_e2m1 float4_e2m1fn nv_fp4",
+    "mxfp8": "mx_fp8 mxfp8_e4m3 fp8_mx fp8_mxfp8",
+    "nvfp4": "fp4 fp4_nv nvfp4_mixed float4 e2m1 fp4_e2m1 float4_e2m1fn nv_fp4",
 }
 # torch's names of the wide formats, which a config.json states
 TORCH_WIDE = ("float32", "float", "float16", "half", "bfloat16")

@@ -12,7 +12,8 @@ KEYS = {
     "schema", "model", "cluster", "workload", "formats", "stack", "layout", "devices", "tpot_s",
     "tpot_low_s", "tpot_high_s", "ttft_s", "queue_s", "request_s", "tokens_per_s_per_device",
     "tokens_per_s", "requests_per_s", "decode_s", "prefill_s", "tokens_per_iteration", "running",
-    "max_concurrency", "memory_bytes", "memory_limit_bytes", "fits", "remarks", "points",
+    "max_concurrency", "memory_bytes", "memory_limit_bytes", "fits", "tight", "evidence", "remarks",
+    "points",
 }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import pytest
 from running import answer, refusal, run
 
 from meshwise import catalog
-from meshwise.evidence.prediction import Unsupported, stack_of
+from meshwise.evidence.prediction import Unsupported
+from meshwise.evidence.software import software_of
 from meshwise.evidence.tables import Row
 from meshwise.stacks.load import described, load_stack
 from meshwise.stacks.stack import DEFAULT, kind_of
@@ -91,7 +92,7 @@ def test_every_stack_of_the_catalog_states_what_it_is_made_for() -> None:
 
 def test_a_row_measured_on_software_that_does_not_run_it_is_none() -> None:
     with pytest.raises(Unsupported, match="made for training alone"):
-        stack_of(Row(2, {"engine": "deepspeed-2024"}), "engine", phase="decode")
+        software_of(Row(2, {}), "deepspeed-2024", "decode")
     with pytest.raises(Unsupported, match="made for inference alone"):
-        stack_of(Row(2, {"stack": "vllm-0.9"}), "stack")
-    assert stack_of(Row(2, {"engine": "vllm-0.9"}), "engine", phase="decode").name == "vllm"
+        software_of(Row(2, {}), "vllm-0.9", "train")
+    assert software_of(Row(2, {}), "vllm-0.9", "decode").stack.name == "vllm"

@@ -13,7 +13,6 @@ from meshwise import catalog
 from meshwise.api import collective
 from meshwise.clusters.load import Cluster, cluster_from_table, load_cluster
 from meshwise.cost.collectives.fits import constants
-from meshwise.cost.uncertainty import half_width
 from meshwise.errors import InputError
 
 MI = 1 << 20
@@ -124,9 +123,9 @@ def test_another_library_may_start_later(size: str, seen: float) -> None:
     nvidia = collective("all_reduce", size, load_cluster("oci-h100"), 16, stack="megatron-core")
     own = nvidia.to_dict()
     assert own["time_high_s"] / own["time_s"] < found["time_high_s"] / found["time_s"]
-    # the rate of large messages was measured there too
+    # the rate of large messages was measured there too: no more doubt than of any log left out
     large = answer("all_reduce", 16 << 30, load_cluster("oci-mi300x"), 16)
-    assert large["time_high_s"] / large["time_s"] < 1.8
+    assert large["time_high_s"] / large["time_s"] < 3.0
 
 
 def test_racks_whose_network_nobody_measured() -> None:
@@ -176,9 +175,14 @@ def test_doubt_is_a_number_of_the_constants_not_of_their_text() -> None:
         assert np.isfinite(found.lent)
 
 
-def test_ties_of_a_plan_know_how_hosts_differ() -> None:
-    assert half_width("nccl-host") > half_width("nccl-nvlink")
-    assert half_width("nccl-host") == pytest.approx(np.log(3.5), rel=0.05)
+def test_hosts_differ_by_more_than_links_do() -> None:
+    """Machines whose cards have no peer access differ by 3.5 either way: no link does."""
+
+    def width(fabric: str) -> float:
+        found = collective("all_reduce", 64 * MI, one_level(fabric, 2), 2, stack="megatron-core")
+        return found.time_high_s / found.time_low_s
+
+    assert width("pcie4-host") > max(width("nvlink4-nvswitch"), 3.5)
 
 
 def test_sockets_are_of_the_generation_of_the_lanes() -> None:

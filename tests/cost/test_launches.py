@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 import meshwise as mw
@@ -121,8 +123,43 @@ def test_large_layers_hide_their_launches():
         pp=4,
         sequence_parallel=True,
     ).report.estimate
-    assert float(e._launch_s) < float(e.microbatch.busy)
-    assert float(e.host_s) == pytest.approx(float(e.straggler_s))
+    launch, busy = float(e._launch_s), float(e.microbatch.busy)
+    assert launch < 0.3 * busy
+    # a host that is a fifth as busy as its device costs a fiftieth: the root of the sum of squares
+    late = float(e.program.ctx.microbatches) * (math.hypot(busy, launch) - busy)
+    assert float(e.host_s) == pytest.approx(float(e.straggler_s) + late)
+    assert late < 0.03 * float(e.step_s)
+
+
+def test_a_host_as_busy_as_its_device_costs_two_fifths_and_a_slower_one_is_not_beaten():
+    assert hosting.paced_s(1.0, 1.0, 0.0) == pytest.approx(math.sqrt(2))
+    assert hosting.paced_s(1.0, 0.1, 0.0) == pytest.approx(1.005, abs=1e-4)
+    assert hosting.paced_s(0.1, 1.0, 0.0) >= 1.0
+    # launches known by layer are a floor, and no more
+    assert hosting.paced_s(1.0, 0.0, 0.9) == 1.0
+    assert hosting.paced_s(1.0, 0.0, 1.2) == 1.2
+
+
+def nanotron(nodes: int, **layout: int) -> float:
+    e = mw.estimate(
+        mw.model("llama-3.2-1b"),
+        mw.cluster("hgx-h100", nodes=nodes),
+        mw.Training(batch=64, seq=2048, micro_batch=1),
+        stack="nanotron",
+        shard="zero1" if layout["dp"] > 1 else "none",
+        sequence_parallel=True,
+        **layout,
+    ).report.estimate
+    return float(e._layers_s)
+
+
+def test_a_host_waits_for_the_network_where_tp_is_beside_stages_that_cross_it():
+    """Published steps of nanotron: 2.5 to 6 times the launches of one node, by the degree of TP."""
+    inside = nanotron(1, tp=4, pp=2, dp=1)
+    assert nanotron(2, tp=4, pp=2, dp=2) == pytest.approx(2.8 * inside)
+    assert nanotron(2, tp=8, pp=2, dp=1) == pytest.approx(4.6 * inside)
+    # replicas, which meet once a step, do not slow it
+    assert nanotron(2, tp=4, pp=1, dp=4) == pytest.approx(nanotron(1, tp=4, pp=1, dp=2))
 
 
 def test_recomputation_starts_forward_again_and_graphs_start_nothing():

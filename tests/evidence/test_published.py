@@ -31,48 +31,108 @@ def test_published_tables_are_read_whole(kind: str) -> None:
     assert sum(r.status == "ok" for r in result.results) > 0.9 * len(result.table.rows)
 
 
-# source → largest median |error| of its training steps
+# source → largest median |error| of its training steps: every source has one
 TRAINING = {
-    "korthikanti-tab5": 0.06,  # arXiv 2205.05198 Table 5
-    "sc21-tab1": 0.04,  # arXiv 2104.04473 Table 1
-    "sc21-tab2": 0.04,
+    "a800-zero-gist": 0.33,
+    "automodel": 0.55,
+    "bloom-bench": 0.09,
+    "dgxc-gpt3": 0.04,  # gradients in 16 bit, as its recipes reduce them
+    "dgxc-grok1": 0.12,
+    "dgxc-h100-2505": 0.04,
+    "dgxc-llama31": 0.06,
+    "dgxc-maxtext": 0.20,
+    "dgxc-nemotron4": 0.04,
+    "dgxc-sft": 0.16,
+    "flagperf-aquila2": 0.06,
+    "flagperf-llama2-70b": 0.08,
+    "flagperf-llama2-7b": 0.04,
+    "flagperf-llama3": 0.05,
+    "flagperf-moe": 0.21,
+    "flagperf-paddle": 0.09,
+    "fms-fsdp": 0.09,
+    "hagemann-13b": 0.11,
+    "hagemann-13b-8k": 0.06,
+    "hagemann-13b-8k-sp": 0.05,
+    "hagemann-13b-sp": 0.08,
+    "internevo-flops": 0.04,
+    "internevo-tgs": 0.07,
+    "korthikanti-abs": 0.03,
+    "korthikanti-tab5": 0.05,  # arXiv 2205.05198 Table 5
+    "llm-foundry": 0.26,
+    "llmq-h100": 0.12,
+    "llmq-rtx-4090": 0.33,
+    "maxtext-v5p": 0.05,
+    "mbridge-25.09": 0.11,
+    "mbridge-25.11": 0.10,
+    "mbridge-26.02": 0.09,
+    "mbridge-26.04": 0.11,
     "megatron-2020": 0.11,
     "megatron-h100": 0.14,
-    "zerobubble-tab4": 0.05,  # arXiv 2401.10241
-    "zerobubble-tab11": 0.03,
-    "zerobubble-tab12": 0.06,
-    "nemo-launcher": 0.06,
-    "nemo-2407": 0.04,
-    "nemo-longseq": 0.07,
-    "dgxc-gpt3": 0.04,  # gradients in 16 bit, as its recipes reduce them
-    "dgxc-llama31": 0.07,
-    "dgxc-nemotron4": 0.05,
-    "dgxc-h100-2505": 0.05,
-    "dgxc-grok1": 0.12,
-    "simumax-a100pcie": 0.12,  # its host's shares are one vote of two for hosts with switches
-    "torchtitan-2404": 0.03,
-    "torchtitan-2412": 0.09,
-    "torchtitan-2506": 0.12,
-    "torchtitan-h200": 0.07,
-    "internevo-flops": 0.05,
-    "internevo-tgs": 0.09,
-    "flagperf-llama3": 0.06,
-    "flagperf-paddle": 0.10,
+    "megatron-llama-fp8": 0.05,
+    "mleng-8b": 0.19,
+    "mlperf-405b": 0.16,
+    "moe-zoo": 0.39,
     "nanotron-1b": 0.16,
     "nanotron-8b": 0.21,
+    "nemo-2407": 0.04,
+    "nemo-2504-docs": 0.04,
+    "nemo-launcher": 0.06,
+    "nemo-longseq": 0.06,
+    "qwen-finetune": 0.34,
+    "sc21-tab1": 0.04,  # arXiv 2104.04473 Table 1
+    "sc21-tab2": 0.03,
+    "sc21-tab2z": 0.57,
+    "simumax-a100pcie": 0.08,
+    "simumax-b200": 0.21,
+    "torchao-b200": 0.47,
+    "torchao-h100": 0.30,
+    "torchtitan-2404": 0.03,
+    "torchtitan-2408": 0.21,
+    "torchtitan-2412": 0.08,
+    "torchtitan-2506": 0.12,
+    "torchtitan-h200": 0.07,
+    "torchtune-3b": 0.04,
+    "tpu-recipes-v6e": 0.22,
+    "xtuner-speed": 0.14,
+    "zerobubble-tab11": 0.02,
+    "zerobubble-tab12": 0.04,
+    "zerobubble-tab4": 0.04,  # arXiv 2401.10241
 }
 
 
+def test_no_source_is_without_a_bound() -> None:
+    assert set(summary("training")["step_s"]["by_source"]) == set(TRAINING)
+
+
 @pytest.mark.parametrize("source", TRAINING)
-def test_megatron_training_steps(source: str) -> None:
+def test_training_steps(source: str) -> None:
     found = summary("training")["step_s"]["by_source"][source]
     assert found["median_abs_error"] <= TRAINING[source]
 
 
 def test_out_of_memory_rows_are_predicted_out_of_memory() -> None:
+    called = summary("training")["fits"]["matrix"]["out_of_memory"]
+    assert sum(called.values()) == 275
+    assert called["called_fitting"] <= 47  # of these 44 of one source, logits of 128,000 entries
+
+
+def test_rows_that_ran_are_predicted_to_fit_or_called_tight() -> None:
+    """Of the rows that ran, few are called out of memory, and of the errors four of five are tight."""
     fits = summary("training")["fits"]
-    assert fits["n"] == 15
-    assert fits["wrong"] <= 2
+    called = fits["matrix"]["ran"]
+    assert sum(called.values()) > 600
+    assert called["called_out_of_memory"] <= 0.08 * sum(called.values())
+    assert fits["wrong_tight"] >= 0.8 * fits["wrong"]
+
+
+def test_decisions_beat_the_rule_of_thumb() -> None:
+    """Groups of rows that differ in layout alone: what the predicted best costs beside the measured one."""
+    found = summary("training")["decisions"]
+    assert found["groups"] >= 25
+    assert found["median_regret"] <= 0.05
+    rule = found["rule_of_thumb"]
+    assert rule["mean_regret_predicted"] < rule["mean_regret"]
+    assert found["median_kendall_tau"] > 0.5
 
 
 def test_static_batches_of_fastertransformer() -> None:
@@ -103,11 +163,10 @@ def test_training_steps_beat_a_constant_mfu() -> None:
     assert 0.25 < flat["mfu"] < 0.45
     assert steps["median_abs_error"] < flat["median_abs_error"]
     assert steps["p90_abs_error"] < flat["p90_abs_error"]
-    assert steps["median_abs_error"] <= 0.085
-    others = [
-        s["median_abs_error"] for name, s in steps["by_source"].items() if "nanotron" not in name
-    ]
-    assert sorted(others)[len(others) // 2] <= 0.055
+    assert steps["median_abs_error"] <= 0.06
+    assert steps["p90_abs_error"] <= 0.285
+    medians = sorted(s["median_abs_error"] for s in steps["by_source"].values())
+    assert medians[len(medians) // 2] <= 0.055
 
 
 def test_layers_by_phase() -> None:
@@ -119,12 +178,11 @@ def test_layers_by_phase() -> None:
 
 @pytest.mark.parametrize("kind", ["training", "serving", "collectives"])
 def test_nine_of_ten_rows_lie_inside_their_interval(kind: str) -> None:
-    """Of all rows, 90 % with what a binomial of that many allows."""
+    """Of all rows nearly 90 %, whose own source is no evidence for them; not more because the ends are wide."""
     for quantity, found in summary(kind).items():
-        if quantity == "fits":
+        if quantity in ("fits", "decisions"):
             continue
-        room = 3 * (0.9 * 0.1 / found["n"]) ** 0.5
-        assert found["coverage"] >= 0.9 - room, quantity
+        assert found["coverage"] >= 0.85, quantity
 
 
 def test_all_shipped_tables_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

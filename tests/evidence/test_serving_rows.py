@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from meshwise.cost.doubt.spread import standard_deviation
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction
 from meshwise.evidence.tables import parse_table
@@ -89,6 +90,8 @@ def test_intervals_say_what_no_published_row_has() -> None:
     dense = row()
     experts = row(model="qwen3-30b-a3b", tp="4", devices="4")
     network = row(tp="16", devices="16")
-    assert 0 < dense.unseen < experts.unseen
-    assert dense.unseen < network.unseen
+    assert dense.question and experts.question and network.question
+    sure = standard_deviation("tpot_s", dense.question)
+    assert 0 < sure < standard_deviation("tpot_s", experts.question)
+    assert sure < standard_deviation("tpot_s", network.question)
     assert dense.slower == 0.0 < experts.slower

@@ -299,13 +299,12 @@ def test_full_recomputation_repeats_the_forward(preset: str) -> None:
 
 def test_early_stop_skips_the_last_product() -> None:
     """The non-reentrant checkpoint stops once all that backward reads is there: it redoes neither
-    the last reduction (which ``recompute_early_stop`` leaves out) nor the product before it."""
+    the last reduction nor the product before it, which ``recompute_early_stop`` leaves out."""
     config, model = config_of("llama-3-8b", layers=2)
     _, backward = checkpointed(config, model.vocab, reentrant=False)
     stack = Stack(name="early", attention="unfused", recompute_early_stop=True)
     ours = flops(model, Training(batch=BATCH, seq=SEQ), stack, recompute=2)
-    last = 2 * TOKENS * 14336 * 4096 * model.layers
-    assert ours["dgrad"] + ours["wgrad"] + ours["recompute"] - last == backward
+    assert ours["dgrad"] + ours["wgrad"] + ours["recompute"] == backward
 
 
 def families() -> Any:

@@ -12,6 +12,7 @@ import meshwise as mw
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layouts, arrays
 from meshwise.layouts.rules.case import key_copies
+from meshwise.search.serving.changes import serving_changes
 from meshwise.search.serving.disaggregated import (
     _decodes,
     _prefills,
@@ -25,7 +26,6 @@ from meshwise.search.serving.plan import (
     Server,
     ServingRow,
     plan_serving,
-    serving_changes,
     some_columns,
     within,
 )

@@ -74,7 +74,7 @@ def test_a_file_is_priced_like_the_stack_that_it_is_like(tmp_path, monkeypatch):
             "[kernels]\nattention = 'flas'",
             "kernels.attention: 'flas'.*flash, unfused; nearest: flash",
         ),
-        ("[kernels]\nflash_version = 9", "kernels.flash_version=9 is above 3"),
+        ("[kernels]\nflash_version = 9", "kernels.flash_version=9 is above 4"),
         ("[can]\nshards = ['zero9']", r"can.shards\[0\]: 'zero9'"),
         ("kernels = 3", "kernels: 3 is not a table"),
         ("[kernel]\nattention = 'flash'", r"nearest: kernels"),

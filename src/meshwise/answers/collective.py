@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record
+from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.result import Answer
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import assumed_words, remark_lines, sentence
 from meshwise.answers.text.tables import Page, Table
 from meshwise.clusters.load import Cluster
@@ -65,6 +67,7 @@ class CollectiveRecord(TypedDict):
     candidates: list[CandidateRecord]
     stack: str
     anchored: AnchoredRecord | None
+    evidence: EvidenceRecord | None
     remarks: list[str]
 
 
@@ -82,6 +85,7 @@ class CollectiveResult(Answer):
     anchored = Key[Record](
         "Factors that measured sizes of the same system gave, and these; or None."
     )
+    evidence = Key[Record | None]("Which published logs are near: ``tier``, ``runs``, ``nearest``.")
     remarks = Key[list[str]]("What to know of the answer.")
 
     def __init__(self, record: CollectiveRecord) -> None:
@@ -131,6 +135,7 @@ def collective_record(
     candidates: list[Candidate],
     factor: float,
     interval: tuple[float, float],
+    evidence: EvidenceRecord | None,
     *,
     stack: str,
     remarks: Sequence[str] = (),
@@ -138,8 +143,8 @@ def collective_record(
     given: Sequence[MeasuredSize] = (),
 ) -> CollectiveRecord:
     """The JSON of a collective of ``payload`` bytes; ``factor`` is nccl-tests' of bus bandwidth,
-    ``interval`` the 90 % one of the fastest algorithm's time [s]; ``factors`` are those that the
-    ``given`` sizes of the system's own come to."""
+    ``interval`` the 90 % one of the fastest algorithm's time [s], ``evidence`` says how near published
+    logs are; ``factors`` are those that the ``given`` sizes of the system's own come to."""
     legal = (c for c in candidates if float(c.seconds) != float("inf"))
     usable = sorted(legal, key=lambda c: float(c.seconds))
     if ranks == 1:
@@ -162,6 +167,7 @@ def collective_record(
         "candidates": found,
         "stack": stack,
         "anchored": None if factors is None else _anchored(factors, given),
+        "evidence": evidence,
         "remarks": [*([cluster.asked] if cluster.asked else []), *remarks],
     }
 
@@ -221,7 +227,9 @@ def collective_page(d: CollectiveRecord) -> Page:
         keep=("time", "busbw"),
     )
     asked = f"{d['cluster']['name']}, {d['stack']}" + assumed_words(d["cluster"]["assumed"])
-    said = remark_lines(d["remarks"]) + _anchored_lines(d["anchored"])
+    said = (
+        remark_lines(d["remarks"]) + _anchored_lines(d["anchored"]) + evidence_lines(d["evidence"])
+    )
     return Page(asked, (table, *said), collective_line(d))
 
 

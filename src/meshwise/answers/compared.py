@@ -7,6 +7,7 @@ from typing import NamedTuple, TypedDict
 
 from meshwise.answers.records.layout import serving_row, training_row
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import fits_words
 from meshwise.answers.text.sentences import sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.answers.text.tables import Page, Table
@@ -126,7 +127,9 @@ def compared_line(c: Compared | ComparedServing) -> str:
     else:
         time = f"TPOT {words.time_words(mine.tpot_s, mine.tpot_low_s, mine.tpot_high_s)}"
     said = [time, f"{words.rate_words(mine.tokens_per_s_per_device)} tokens/s per GPU"]
-    return words.first_line([*said, "fits" if mine.fits else "", compared_verdict(c)])
+    return words.first_line(
+        [*said, "fits" + ", tight" * mine.tight if mine.fits else "", compared_verdict(c)]
+    )
 
 
 def comparison_table(c: Compared | ComparedServing) -> Table:
@@ -153,7 +156,7 @@ def _training_cells(r: PlanRow) -> tuple[str, ...]:
         words.percent(r.mfu),
         words.percent(r.exposed_comm_s / r.step_s),
         format_memory(r.memory_bytes),
-        "yes" if r.fits else "NO",
+        fits_words(r.fits, r.tight),
     )
 
 
@@ -164,7 +167,7 @@ def _serving_cells(r: ServingRow) -> tuple[str, ...]:
         format_time(r.ttft_s),
         f"{r.tokens_per_s_per_device:,.1f}",
         format_memory(r.memory_bytes),
-        "yes" if r.fits else "NO",
+        fits_words(r.fits, r.tight),
     )
 
 

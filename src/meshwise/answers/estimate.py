@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
-from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.cluster import cluster_record, stack_record
+from meshwise.answers.records.evidence import PublishedMfu, evidence_record, published_mfu
 from meshwise.answers.records.result import Placed
+from meshwise.answers.records.step import EstimateRecord
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines, fits_words, mfu_words
 from meshwise.answers.text.sentences import (
     cluster_words,
     remark_lines,
@@ -19,6 +21,7 @@ from meshwise.answers.text.sentences import (
 )
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.tp import shard_words, smallest_fit_words
+from meshwise.answers.text.training import memory_table
 from meshwise.search.one_layout import Report
 from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.search.tp_curve.smallest_mesh import smallest_fit
@@ -27,45 +30,6 @@ from meshwise.workloads.workload import to_dict as workload_dict
 
 if TYPE_CHECKING:
     from meshwise.answers.explain import ExplainRecord
-
-
-class EstimateRecord(TypedDict):
-    """The JSON of ``estimate``: seconds of one step, bytes of the fullest device, shares."""
-
-    schema: int
-    model: str
-    cluster: ClusterRecord
-    workload: dict[str, object]
-    formats: dict[str, object]
-    stack: dict[str, object]
-    layout: Mapping[str, object]
-    devices: int
-    step_s: float
-    step_low_s: float
-    step_high_s: float
-    compute_s: float
-    comm_s: float
-    exposed_comm_s: float
-    bubble_s: float
-    host_s: float
-    wire_bytes: tuple[float, ...]
-    payload_bytes: float
-    comm_share: float
-    ccr: float | None
-    mfu: float
-    hfu: float
-    tokens_per_s_per_device: float
-    memory_bytes: float
-    fits: bool
-    memory: dict[str, float]
-    loss_bytes: float
-    straggler_s: float
-    launch_s: float
-    memory_limit_bytes: float
-    communication: list[dict[str, object]]
-    provenance: dict[str, float]
-    extrapolated: bool
-    remarks: list[str]
 
 
 class EstimateResult(Placed):
@@ -79,11 +43,19 @@ class EstimateResult(Placed):
     ccr = Key[float | None]("Compute over communication.")
     memory = Key[Record]("Of the fullest device, by part [bytes].")
     loss_bytes = Key[float]("Of the loss, for a moment [bytes].")
+    reserved_bytes = Key[float]("Training: what the framework's allocator reserves [bytes].")
+    device_bytes = Key[float]("Training: what the device reports as used [bytes].")
     straggler_s = Key[float]("Waiting for the slowest rank [s].")
     launch_s = Key[float]("Kernels that the host starts late [s].")
     communication = Key[list[Record]]("By axis: seconds, hidden and not, and bytes.")
     provenance = Key[Record]("What the step's seconds rest on, as shares.")
     extrapolated = Key[bool]("Whether any of it is of other hardware or beyond what was measured.")
+    memory_low_bytes = Key[float]("Lower end of the memory's 90 % interval [bytes].")
+    memory_high_bytes = Key[float]("Upper end [bytes].")
+    evidence = Key[Record | None]("Which published runs are near: ``tier``, ``runs``, ``nearest``.")
+    best_published_mfu = Key[Record | None](
+        "``mfu`` and ``id`` of the device's best published row."
+    )
     remarks = Key[list[str]]("What to know of the answer.")
 
     def __init__(self, full: Report) -> None:
@@ -165,6 +137,11 @@ class EstimateResult(Placed):
         return bool(self.report.fits)
 
     @property
+    def tight(self) -> bool:
+        """Whether the limit lies within the memory's error: ``fits`` may be wrong."""
+        return bool(self.report.tight)
+
+    @property
     def devices(self) -> int:
         """GPUs of the layout."""
         return int(self.report.devices)
@@ -222,9 +199,14 @@ def estimate_record(r: Report) -> EstimateRecord:
         "tokens_per_s_per_device": r.tokens_per_s_per_device,
         # the fullest device
         "memory_bytes": r.memory_bytes,
+        "memory_low_bytes": r.memory_low_bytes,
+        "memory_high_bytes": r.memory_high_bytes,
         "fits": r.fits,
+        "tight": r.tight,
         "memory": r.memory,
         "loss_bytes": r.loss_bytes,
+        "reserved_bytes": r.reserved_bytes,
+        "device_bytes": r.device_bytes,
         "straggler_s": float(e.straggler_s),
         "launch_s": float(e.launch_s),
         "memory_limit_bytes": e.memory_limit_bytes,
@@ -232,8 +214,17 @@ def estimate_record(r: Report) -> EstimateRecord:
         "communication": [row._asdict() for row in r.communication],
         "provenance": {str(source): share for source, share in r.provenance.items()},
         "extrapolated": any(source.beyond_measurement for source in r.provenance),
+        "evidence": evidence_record(r.question, e.stack),
+        "best_published_mfu": estimate_published_mfu(r),
         "remarks": list(estimate_remarks(r)),
     }
+
+
+def estimate_published_mfu(r: Report) -> PublishedMfu | None:
+    """The best published utilisation of the device, of training steps."""
+    if r.estimate.workload.phase != "train":
+        return None
+    return published_mfu(r.estimate.cluster.device.name, r.estimate.program.ctx.widths.dtype)
 
 
 def estimate_remarks(r: Report) -> tuple[str, ...]:
@@ -248,7 +239,7 @@ def estimate_line(r: Report) -> str:
     e = r.estimate
     per = words.PER[e.workload.phase]
     said = [words.time_words(r.step_s, r.step_low_s, r.step_high_s, per)]
-    said.append(words.memory_words(r.memory_bytes, e.memory_limit_bytes, r.fits))
+    said.append(words.memory_words(r.memory_bytes, e.memory_limit_bytes, r.fits, r.tight))
     if not r.fits:
         parallel = bool(e.layout.sequence_parallel)
         found = smallest_fit(e.model, e.cluster, e.workload, e.stack, parallel)
@@ -278,12 +269,23 @@ def estimate_page(r: Report) -> Page:
         f"{e.model.name}: {workload_words(e.workload, int(lay.micro_batch))}\n{e.cluster.name}: {cluster_words(e.cluster)}; "
         f"stack {e.stack.name}{training_words(e.model, e.workload, e.stack)}\nlayout {axes} ({format_gpus(r.devices)})"
     )
-    memory = _memory(r)
-    said = tuple(remark_lines(estimate_remarks(r)))
+    memory = memory_table(r)
+    said = (
+        *remark_lines(estimate_remarks(r)),
+        *evidence_lines(evidence_record(r.question, e.stack)),
+        *_mfu_lines(r),
+    )
     # what decides: where it does not fit, and where the loss in chunks makes it fit
     held = (memory,) if not r.fits or e.stack.kernels.loss_chunks > 1 else ()
     rest = (*(() if held else (memory,)), _sources(r))
     return Page(heading, (_times(r), _communication(r), *held, *said), estimate_line(r), rest)
+
+
+def _mfu_lines(r: Report) -> list[str]:
+    """The best published utilisation of the device beside that of a training step."""
+    if r.estimate.workload.phase != "train" or r.estimate.stack.ideal:
+        return []
+    return [mfu_words(r.mfu, estimate_published_mfu(r), r.estimate.cluster.device.title)]
 
 
 def _times(r: Report) -> Table:
@@ -305,7 +307,7 @@ def _times(r: Report) -> Table:
             ("tokens/s per GPU", f"{r.tokens_per_s_per_device:,.1f}"),
             ("memory per GPU, total", format_memory(r.memory_bytes)),
             ("  usable of the device", format_memory(e.memory_limit_bytes)),
-            ("  fits", "yes" if r.fits else "NO"),
+            ("  fits", fits_words(r.fits, r.tight)),
         ),
     )
 
@@ -346,26 +348,6 @@ def _communication(r: Report) -> Table:
     )
 
 
-def _memory(r: Report) -> Table:
-    """The fullest stage, by part."""
-    e = r.estimate
-    return Table(
-        "Memory per GPU, fullest stage",
-        ("part", "size"),
-        (
-            *(
-                (k.removesuffix("_bytes").replace("_", " "), format_memory(v))
-                for k, v in r.memory.items()
-                if v
-            ),
-            *_loss_rows(r),
-            ("total", format_memory(r.memory_bytes)),
-            ("usable of the device", format_memory(e.memory_limit_bytes)),
-            ("fits", "yes" if r.fits else "NO"),
-        ),
-    )
-
-
 def _sources(r: Report) -> Table:
     """What the seconds rest on."""
     return Table(
@@ -373,16 +355,3 @@ def _sources(r: Report) -> Table:
         ("source", "share"),
         tuple((str(k), words.percent(v)) for k, v in r.provenance.items()),
     )
-
-
-def _loss_rows(r: Report) -> list[tuple[str, str]]:
-    """Logits and their gradient at the loss's peak, within the workspace; and without chunks."""
-    if not r.loss_bytes:
-        return []
-    chunks = r.estimate.stack.kernels.loss_chunks
-    if chunks == 1:
-        return [("  of it at the loss (logits)", format_memory(r.loss_bytes))]
-    return [
-        (f"  of it at the loss, {chunks} chunks", format_memory(r.loss_bytes)),
-        ("  the same in one", format_memory(r.whole_loss_bytes)),
-    ]

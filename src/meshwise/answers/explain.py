@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
-from meshwise.answers.estimate import EstimateRecord, estimate_remarks
+from meshwise.answers.estimate import estimate_remarks
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record
+from meshwise.answers.records.evidence import EvidenceRecord, evidence_record
+from meshwise.answers.records.step import EstimateRecord
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import (
     assumed_words,
     remark_lines,
@@ -30,6 +33,7 @@ class ExplainRecord(TypedDict):
     stack: dict[str, object]
     layout: Mapping[str, object]
     step_s: float
+    evidence: EvidenceRecord | None
     remarks: list[str]
     operations: list[dict[str, object]]
 
@@ -44,6 +48,7 @@ def explain_record(r: Report, estimate: EstimateRecord) -> ExplainRecord:
         "stack": estimate["stack"],
         "layout": estimate["layout"],
         "step_s": estimate["step_s"],
+        "evidence": estimate["evidence"],
         "remarks": estimate["remarks"],
         "operations": [
             {("count" if k == "calls" else k): v for k, v in op._asdict().items()}
@@ -121,4 +126,5 @@ def explain_page(r: Report) -> Page:
                 ("operation", "phase", "calls/step", "time"),
             )
         )
-    return Page(heading, (*parts, *remark_lines(estimate_remarks(r))), explain_line(r))
+    said = remark_lines(estimate_remarks(r)) + evidence_lines(evidence_record(r.question, e.stack))
+    return Page(heading, (*parts, *said), explain_line(r))

@@ -8,9 +8,11 @@ from meshwise.answers.plan import without_axes
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.evidence import EvidenceRecord, evidence_record
 from meshwise.answers.records.layout import training_row
 from meshwise.answers.records.result import Placed
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import cluster_words, remark_lines, training_words
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import training_mesh_words
@@ -39,6 +41,7 @@ class GrowthRecord(TypedDict):
     mode: str
     points: list[dict[str, object]]
     limit: GrowthLimit
+    evidence: EvidenceRecord | None
     remarks: list[str]
     verdict: str
 
@@ -51,6 +54,7 @@ class GrowthResult(Placed):
     mode = Key[str]("``strong`` or ``weak``.")
     points = Key[list[Record]]("One per number of GPUs: layout, times [s], memory [bytes].")
     limit = Key[Record]("``gpus`` up to which every step pays its ``threshold``.")
+    evidence = Key[Record | None]("Which published runs are near the largest size's layout.")
     remarks = Key[list[str]]("What to know of the answer.")
     verdict = Key[str]("The curve in a sentence or two.")
 
@@ -74,9 +78,15 @@ class GrowthResult(Placed):
             "mode": "weak" if g.weak else "strong",
             "points": [_point(s) for s in g.sizes],
             "limit": {"gpus": _limit(g, self.threshold), "threshold": self.threshold},
+            "evidence": self._evidence(),
             "remarks": self._remarks(),
             "verdict": _verdict(g, self.threshold),
         }
+
+    def _evidence(self) -> EvidenceRecord | None:
+        """Of the best layout of the most GPUs that has one."""
+        best = next((s.best for s in reversed(self.growth.sizes) if s.best is not None), None)
+        return evidence_record(best.question, self.growth.stack) if best is not None else None
 
     def _remarks(self) -> list[str]:
         """As what it was priced, whatever the layout."""
@@ -96,7 +106,7 @@ class GrowthResult(Placed):
         table = Table(
             "", (*header, "speedup", "eff.", "doubling"), body, frozenset({2}), header[1:4]
         )
-        said = remark_lines(self._remarks())
+        said = remark_lines(self._remarks()) + evidence_lines(self._evidence())
         return Page(heading, (table, *said), _verdict(g, self.threshold))
 
 

@@ -7,13 +7,21 @@ from typing import NotRequired, TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.evidence import (
+    EvidenceRecord,
+    PublishedMfu,
+    evidence_record,
+    published_mfu,
+)
 from meshwise.answers.records.layout import found_dict, training_row
 from meshwise.answers.records.ranked import Ranked
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines, mfu_words
 from meshwise.answers.text.sentences import cluster_words, sentence, training_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import (
     STEP_PARTS,
+    difference_words,
     rivals_table,
     training_mesh_words,
     training_table,
@@ -92,6 +100,9 @@ class PlanRecord(TypedDict):
     rivals: list[dict[str, object]]
     binding: dict[str, object] | None
     rule_of_thumb: dict[str, object] | None
+    best_not_tight: dict[str, object] | None
+    evidence: EvidenceRecord | None
+    best_published_mfu: PublishedMfu | None
     nearest_feasible: list[ChangeRecord]
     counts: PlanCounts
     partial: bool
@@ -104,6 +115,9 @@ class PlanResult(Ranked):
     """The plan of a training step."""
 
     formats = Key[Record]("Number formats of weights, activations, gradients.")
+    best_published_mfu = Key[Record | None](
+        "``mfu`` and ``id`` of the device's best published row."
+    )
     binding = Key[Record | None]("What keeps the best from being faster: ``code`` and ``share``.")
 
     def __init__(self, planned: Planned) -> None:
@@ -161,6 +175,9 @@ def plan_record(p: Planned) -> PlanRecord:
         "rule_of_thumb": training_row(answer.rule_of_thumb, price)
         if answer.rule_of_thumb
         else None,
+        "best_not_tight": training_row(answer.roomy, price) if answer.roomy else None,
+        "evidence": evidence_record(best.question, answer.stack) if best else None,
+        "best_published_mfu": _published(answer),
         "nearest_feasible": [_change_record(c) for c in p.changes],
         # of how many
         "counts": {
@@ -173,6 +190,13 @@ def plan_record(p: Planned) -> PlanRecord:
         "remarks": run_remarks(s.model, s.cluster, w, answer.stack),
         "elapsed_s": p.elapsed_s,
     }
+
+
+def _published(answer: Plan) -> PublishedMfu | None:
+    """The best published utilisation of the device."""
+    s = answer.search
+    w = s.searched[0].variant.workload
+    return published_mfu(s.cluster.device.name, widths(s.model, w, answer.stack).dtype)
 
 
 def without_axes(w: Training) -> dict[str, object]:
@@ -213,7 +237,7 @@ def plan_line(answer: Plan) -> str:
         words.time_words(best.step_s, best.step_low_s, best.step_high_s, "step"),
         f"MFU {words.percent(best.mfu)}",
         words.communication_words(best.exposed_comm_s / best.step_s),
-        f"{format_memory(best.memory_bytes)} per GPU",
+        f"{format_memory(best.memory_bytes)} per GPU" + ", tight" * best.tight,
     ]
     return words.first_line([*said, f"{ties} tie{'s' * (ties == 1)} with it" if ties else ""])
 
@@ -245,7 +269,8 @@ def plan_page(p: Planned) -> Page:
     price = p.price_per_device_hour
     parts: list[Table | str] = [
         training_table("", rows, ranks=True, price=price),
-        "\n".join(wrap(text) for text in _sentences(answer)),
+        "\n".join(wrap(text, ids=True) for text in _sentences(answer)),
+        *evidence_lines(evidence_record(answer.best.question, answer.stack)),
         *counted,
     ]
     detail: list[Table | str] = []
@@ -281,6 +306,10 @@ def _sentences(answer: Plan) -> list[str]:
         said.append(
             f"What it loses most to is {STEP_PARTS[binding.code]}: {words.percent(binding.share)} of the step."
         )
+    said += _tight(answer)
+    if not answer.stack.ideal:
+        device = answer.search.cluster.device.title
+        said.append(mfu_words(best.mfu, _published(answer), device))
     thumb = answer.rule_of_thumb
     if thumb is not None:
         loses = "is the best" if thumb.difference_s <= 0 else f"loses {_lost(thumb)}"
@@ -289,6 +318,20 @@ def _sentences(answer: Plan) -> list[str]:
             f"{training_mesh_words(thumb.found.layout)}, {format_time(thumb.step_s)}, {loses}."
         )
     return said
+
+
+def _tight(answer: Plan) -> list[str]:
+    """Where the best is within the memory's error of the limit: what is not."""
+    best, roomy = answer.best, answer.roomy
+    if best is None or not best.tight:
+        return []
+    said = "The memory of the best is tight: within its error of the limit."
+    if roomy is None:
+        return [said + " None of the layouts that come next is clear of it."]
+    return [
+        f"{said} The best that is not: {training_mesh_words(roomy.found.layout)}, "
+        f"{format_time(roomy.step_s)} ({difference_words(roomy)}), {format_memory(roomy.memory_bytes)} per GPU."
+    ]
 
 
 def _lost(row: PlanRow) -> str:

@@ -8,18 +8,22 @@ from meshwise.answers.plan import MOST_ON_PAGE, REFUSED_TRAINING
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.layout import serving_row, token_price
 from meshwise.answers.records.ranked import Ranked
+from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import cluster_words, sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words, serving_table
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
 from meshwise.layouts.pins import Pins, pins_record
 from meshwise.layouts.rules.of_model import DEGREE_CODES
+from meshwise.search.serving.changes import ServingChange
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
-from meshwise.search.serving.plan import ServingChange, ServingPlan, ServingRow
+from meshwise.search.serving.plan import ServingPlan, ServingRow
 from meshwise.search.serving.question import Served
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.units import format_gpus, format_memory, format_time
@@ -91,6 +95,8 @@ class ServingPlanRecord(TypedDict):
     pareto: list[dict[str, object]]
     rivals: list[dict[str, object]]
     rule_of_thumb: dict[str, object] | None
+    best_not_tight: dict[str, object] | None
+    evidence: EvidenceRecord | None
     disaggregated: dict[str, object] | None
     nearest_feasible: list[ServingChangeRecord]
     counts: ServingCounts
@@ -166,6 +172,8 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
         "pareto": [serving_row(r, price) for r in a.pareto],
         "rivals": [{"axis": axis, **serving_row(r, price)} for axis, r in a.rivals],
         "rule_of_thumb": serving_row(a.rule_of_thumb, price) if a.rule_of_thumb else None,
+        "best_not_tight": serving_row(a.roomy, price) if a.roomy else None,
+        "evidence": _evidence(a),
         "disaggregated": _disaggregated_record(p.disaggregated, price),
         "nearest_feasible": [_change_record(c) for c in p.changes],
         "counts": {
@@ -177,6 +185,15 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
         "remarks": run_remarks(a.model, a.cluster, a.workload.decode(), a.stack),
         "elapsed_s": p.served.elapsed_s,
     }
+
+
+def _evidence(a: ServingPlan) -> EvidenceRecord | None:
+    """Of the best layout at its concurrency."""
+    if not a.rows:
+        return None
+    best = a.rows[0]
+    running = min(best.concurrency, max(best.max_concurrency, best.layout.dp))
+    return serving_evidence(a.model, a.cluster, a.stack, best.layout, a.workload, running)
 
 
 def serving_plan_line(p: PlannedServing) -> str:
@@ -233,6 +250,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
     if a.rows:
         parts += [serving_table("", list(a.rows), p.price_per_device_hour, ranks=True)]
         parts.append("\n".join(wrap(text) for text in _sentences(p, a.rows[0])))
+        parts += evidence_lines(_evidence(a))
         detail += _others(p, a.rows[0])
     else:
         lines = ["No layout is feasible."]
@@ -266,6 +284,11 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
             f"{len(ties)} of the {len(a.rows)} shown deliver within 3% of it, less than its interval."
         )
     said.append(_binding(p, best))
+    if best.tight and a.roomy is not None:
+        said.append(
+            "The memory of the best is tight: within its error of the limit. The best that is not: "
+            f"{serving_mesh_words(a.roomy.layout)} ({_better(best, a.roomy)})."
+        )
     if a.rule_of_thumb is not None:
         thumb = a.rule_of_thumb
         loses = "is the best" if thumb.layout == best.layout else _better(best, thumb)

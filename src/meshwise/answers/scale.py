@@ -7,9 +7,11 @@ from typing import TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.evidence import EvidenceRecord, evidence_record
 from meshwise.answers.records.layout import smallest_fit_dict
 from meshwise.answers.records.result import Placed
 from meshwise.answers.text import curve, words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import cluster_words, training_words, workload_words, wrap
 from meshwise.answers.text.tables import Page
 from meshwise.answers.text.tp import shard_words, smallest_fit_words
@@ -67,6 +69,7 @@ class ScaleRecord(TypedDict):
     fastest: FastestDegree
     smallest_fit: dict[str, object] | None
     copies: list[dict[str, object]]
+    evidence: EvidenceRecord | None
     verdict: str
 
 
@@ -82,6 +85,7 @@ class ScaleResult(Placed):
     refused = Key[list[Record]]("Degrees that the model does not admit: ``tp`` and ``reason``.")
     smallest_fit = Key[Record | None]("The mesh of the fewest GPUs that fits, where no point does.")
     copies = Key[list[Record]]("The same GPUs as several copies of a smaller degree.")
+    evidence = Key[Record | None]("Which published runs are near the limit's degree.")
     verdict = Key[str]("The curve in a sentence or two.")
 
     def __init__(self, scaling: Scaling) -> None:
@@ -123,6 +127,7 @@ def scale_record(s: Scaling) -> ScaleRecord:
         "fastest": {"tp": s.fastest},
         "smallest_fit": smallest_fit_dict(s.smallest_fit, s.stack) if s.smallest_fit else None,
         "copies": [c._asdict() for c in s.copies],
+        "evidence": evidence_record(s.question, s.stack),
         "verdict": curve_verdict(s),
     }
 
@@ -137,7 +142,7 @@ def scale_line(s: Scaling) -> str:
     held = next((p for p in asked if p.fits), None)
     smaller = s.workload.phase == "train" and fit is not None and held and held.tp > fit.devices
     if held is not None and not smaller:
-        why = "fits"
+        why = "fits" + ", tight" * held.tight
         if held.tp > s.limit.tp:
             why += f" (doublings stop paying at TP {s.limit.tp})"
         return (
@@ -329,7 +334,12 @@ def scale_page(s: Scaling) -> Page:
     threshold = s.limit.threshold
     return Page(
         heading,
-        (curve.curve_table(s.points, s.limit.tp, threshold), wrap(limit), wrap(curve_verdict(s))),
+        (
+            curve.curve_table(s.points, s.limit.tp, threshold),
+            wrap(limit),
+            wrap(curve_verdict(s)),
+            *evidence_lines(evidence_record(s.question, s.stack)),
+        ),
         scale_line(s),
         (
             curve.step_table(s.points, s.limit.tp),

@@ -7,9 +7,12 @@ from typing import NamedTuple, TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.result import Placed
+from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines, fits_words
 from meshwise.answers.text.sentences import cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
@@ -60,6 +63,7 @@ class ServeFigures(TypedDict):
     max_concurrency: int
     memory_bytes: float
     fits: bool
+    tight: bool
 
 
 class ServeRecord(ServeFigures):
@@ -74,6 +78,7 @@ class ServeRecord(ServeFigures):
     layout: dict[str, Value]
     devices: int
     memory_limit_bytes: float
+    evidence: EvidenceRecord | None
     remarks: list[str]
     points: list[dict[str, object]]
 
@@ -89,6 +94,8 @@ class ServeResult(Placed):
     request_s = Key[float]("From a request's arrival to its last token [s].")
     tokens_per_iteration = Key[float]("Tokens of a request per iteration (above 1 with drafts).")
     running = Key[int]("Requests in flight, of all replicas.")
+    tight = Key[bool]("Whether the limit lies within the memory's error.")
+    evidence = Key[Record | None]("Which published runs are near: ``tier``, ``runs``, ``nearest``.")
     remarks = Key[list[str]]("What to know of the answer.")
     points = Key[list[Record]]("The layout and its figures, as one row.")
 
@@ -192,6 +199,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "devices": lay.devices,
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
+        "evidence": serving_evidence(a.model, a.cluster, a.stack, lay, w, int(s.running)),
         "remarks": [
             *degree_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
             *_burst_remarks(a),
@@ -203,7 +211,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
 
 def _figures(a: ServedLayout) -> ServeFigures:
     s = a.steady
-    low, high = tpot_interval(s.tpot_s, a.stack, s.lent, s.even_s, s.unseen)
+    low, high = tpot_interval(s.tpot_s, a.stack, s.sd, s.even_s)
     return {
         "tpot_s": float(s.tpot_s),
         "tpot_low_s": float(low),
@@ -221,6 +229,7 @@ def _figures(a: ServedLayout) -> ServeFigures:
         "max_concurrency": int(s.max_concurrency),
         "memory_bytes": float(s.memory_bytes),
         "fits": bool(s.fits),
+        "tight": bool(s.tight),
     }
 
 
@@ -250,9 +259,9 @@ def _burst_remarks(a: ServedLayout) -> list[str]:
 
 def serve_line(d: ServeRecord, asked: int) -> str:
     """TPOT, TTFT, what all GPUs deliver, and whether it fits; ``asked``: requests in flight."""
-    room = words.memory_words(d["memory_bytes"], d["memory_limit_bytes"], d["fits"])
+    room = words.memory_words(d["memory_bytes"], d["memory_limit_bytes"], d["fits"], d["tight"])
     if d["fits"]:
-        room = f"fits, up to {d['max_concurrency']:,} requests"
+        room = f"fits{', tight' * d['tight']}, up to {d['max_concurrency']:,} requests"
     elif d["max_concurrency"]:
         room = f"holds {d['max_concurrency']:,} of {asked:,} requests"
     return words.first_line(
@@ -309,12 +318,12 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
             (f"{d['running']} requests", format_memory(d["memory_bytes"])),
             ("usable of the device", format_memory(d["memory_limit_bytes"])),
             ("requests that fit", f"{d['max_concurrency']:,}"),
-            ("fits", "yes" if d["fits"] else "NO"),
+            ("fits", fits_words(d["fits"], d["tight"])),
         ),
     )
     # what is to be said
     said = _room(d, w.concurrency) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
-    told = (wrap(" ".join(said)),) if said else ()
+    told = (*((wrap(" ".join(said)),) if said else ()), *evidence_lines(d["evidence"]))
     return Page(heading, (steady, *told), serve_line(d, w.concurrency), (memory,))
 
 

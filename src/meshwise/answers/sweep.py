@@ -6,9 +6,11 @@ from typing import TypedDict
 
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record
+from meshwise.answers.records.evidence import EvidenceRecord, evidence_record
 from meshwise.answers.records.result import Placed
 from meshwise.answers.scale import FastestDegree, RefusedDegree, scale_record
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import cluster_words, remark_lines, workload_words
 from meshwise.answers.text.tables import Page, Table
 from meshwise.search.tp_curve.curve import run_remarks
@@ -48,6 +50,7 @@ class SweepRecord(TypedDict):
     values: list[SweepValue]
     rows: list[dict[str, object]]
     break_evens: list[dict[str, object]]
+    evidence: EvidenceRecord | None
     remarks: list[str]
     verdict: str
 
@@ -60,6 +63,7 @@ class SweepResult(Placed):
     sweep = Key[Record]("The quantity: ``name``, ``unit``, ``low``, ``high``.")
     values = Key[list[Record]]("Per value: ``points``, ``limit``, ``fastest``, ``refused``.")
     break_evens = Key[list[Record]]("Where each doubling of TP starts or ends to pay.")
+    evidence = Key[Record | None]("Which published runs are near the first value's limit.")
     remarks = Key[list[str]]("What to know of the answer.")
     verdict = Key[str]("The sweep in a sentence or two.")
 
@@ -105,6 +109,7 @@ def sweep_record(s: Sweep) -> SweepRecord:
         ],
         # what follows
         "break_evens": [_break_even(b, s.quantity) for b in s.break_evens],
+        "evidence": first["evidence"],
         "remarks": _remarks(s),
         "verdict": sweep_verdict(s),
     }
@@ -118,7 +123,7 @@ def _remarks(s: Sweep) -> list[str]:
 
 def _figures(point: Point) -> dict[str, object]:
     names = ("step_s", "step_low_s", "step_high_s", "comm_share", "speedup", "efficiency")
-    more = ("marginal_efficiency", "memory_bytes", "fits")
+    more = ("marginal_efficiency", "memory_bytes", "fits", "tight")
     return {name: getattr(point, name) for name in (*names, *more)}
 
 
@@ -204,8 +209,17 @@ def sweep_page(s: Sweep) -> Page:
     solved = Table(
         "Break-evens, solved for", ("doubling", "question", "where"), rows, frozenset({0, 1, 2})
     )
-    parts: list[Table | str] = [solved if rows else table, *remark_lines(_remarks(s))]
+    parts: list[Table | str] = [
+        solved if rows else table,
+        *remark_lines(_remarks(s)),
+        *_evidence(s),
+    ]
     return Page(heading, tuple(parts), sweep_verdict(s), (*((table,) if rows else ()), more))
+
+
+def _evidence(s: Sweep) -> list[str]:
+    first = s.values[0][1]
+    return evidence_lines(evidence_record(first.question, first.stack))
 
 
 def _row(b: BreakEven, quantity: Quantity) -> tuple[str, str, str]:

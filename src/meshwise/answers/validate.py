@@ -13,7 +13,8 @@ from meshwise.answers.text.sentences import wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.evidence import tables
 from meshwise.evidence.anchors.anchoring import Anchored
-from meshwise.evidence.validate import Result
+from meshwise.evidence.score.decisions import DecisionScore, decided, decisions
+from meshwise.evidence.score.result import Result
 from meshwise.units import format_memory, format_time
 
 _SHOWN_REASONS = 12
@@ -47,23 +48,39 @@ class DoublingScore(TypedDict):
     baselines: Baselines
 
 
+class TierScore(TypedDict):
+    """Errors of the rows of one tier of evidence, and their intervals."""
+
+    n: int
+    median_abs_error: float
+    coverage: float
+    median_width: float | None
+
+
 class QuantityScore(TypedDict, total=False):
-    """Errors of one quantity as shares; of ``fits``, how many rows are ``wrong``."""
+    """Errors of one quantity as shares; of ``fits``, how many rows are ``wrong``, and as a matrix."""
 
     n: int
     wrong: int
+    matrix: dict[str, dict[str, int]]
+    tight: int
+    wrong_tight: int
     unsupported: int
     invalid: int
+    suspect: int
     median_abs_error: float
+    median_abs_error_of_sources: float
     mean_abs_error: float
     p90_abs_error: float
     max_abs_error: float
     bias: float
     coverage: float
+    median_width: float | None
     n_whole_layout: int
     median_abs_error_whole_layout: float | None
     baselines: Baselines
     by_source: dict[str, Score]
+    by_tier: dict[str, TierScore]
     tp_doubling: DoublingScore
 
 
@@ -90,6 +107,7 @@ class ValidateRecord(TypedDict):
     unread: list[str]
     rows: list[dict[str, object]]
     summary: Summary
+    decisions: list[dict[str, object]]
     anchors: list[AnchorRecord]
 
 
@@ -100,8 +118,8 @@ class ValidateResult(Answer):
     ROWS = "rows"
     kind = Key[str]("What the table measures.")
     unread = Key[list[str]]("Columns that no prediction reads.")
+    decisions = Key[list[Record]]("Groups of rows that differ in layout alone, and what is chosen.")
     summary = Key[Record]("Errors of the predictions, as shares.")
-
     anchors = Key[list[Record]](
         "Systems that measured sizes of their own anchor, and their factors."
     )
@@ -128,11 +146,14 @@ class ValidateResult(Answer):
             "unread": tables.unread_columns(self.table),
             "rows": [r.to_dict() for r in self.results],
             "summary": self.totals,
+            "decisions": [d.to_dict() for d in decided(self.results)],
             "anchors": self.anchored,
         }
 
-    def page(self, worst: int = 15) -> Page:
+    def page(self, worst: int = 15, groups: bool = False) -> Page:
+        """What the errors come to; ``groups``: with every decision."""
         found = validate_page(self.table.kind, self.table.name, self.results, self.totals, worst)
+        found = found._replace(parts=(*found.parts, *_decisions(self.results, groups)))
         if self.anchored:
             found = found._replace(parts=(*found.parts, _anchors(self.anchored)))
         columns = tables.unread_columns(self.table)
@@ -173,16 +194,16 @@ def validate_page(
     """Errors by quantity and source, the ``worst`` rows, and rows that are not predicted."""
     numbers = {q: s for q, s in summary.items() if "median_abs_error" in s}
     parts: list[Table | str] = [_errors(numbers)] if numbers else []
+    parts += [_by_tier(q, s) for q, s in numbers.items() if s["by_tier"]]
     parts += [_by_source(q, s) for q, s in numbers.items()]
     parts += [line for q, s in numbers.items() for line in _baselines(q, s)]
     if "fits" in summary:
-        s = summary["fits"]
-        parts.append(f"Out of memory: {s['n'] - s['wrong']} of {s['n']} such rows predicted so.")
+        parts.append(_fits(summary["fits"]))
     parts += _stood_in(results)
     scored = sorted((r for r in results if r.error is not None), key=lambda r: -abs(r.error or 0.0))
     if worst and scored:
         parts.append(_furthest_off(scored[:worst]))
-    for status in ("unsupported", "invalid"):
+    for status in ("unsupported", "invalid", "suspect"):
         parts += _reasons(results, status)
     answer = validate_line(summary, len(results))
     return Page(f"{name}: {kind}, {len(results)} results", tuple(parts), answer)
@@ -193,19 +214,21 @@ def _errors(numbers: Summary) -> Table:
     return Table(
         "Errors (predicted / measured − 1)",
         (
-            *("quantity", "rows", "median |e|", "mean |e|", "p90 |e|", "max |e|", "bias"),
-            *("in interval", "baseline"),
+            *("quantity", "rows", "median |e|", "of sources", "mean |e|", "p90 |e|", "max |e|"),
+            *("bias", "in interval", "width", "baseline"),
         ),
         tuple(
             (
                 q,
                 str(s["n"]),
                 _percent(s["median_abs_error"]),
+                _percent(s["median_abs_error_of_sources"]),
                 _percent(s["mean_abs_error"]),
                 _percent(s["p90_abs_error"]),
                 _percent(s["max_abs_error"]),
                 f"{100 * s['bias']:+.1f}%",
                 f"{100 * s['coverage']:.0f}%",
+                _share(s["median_width"]),
                 _percent(s["baselines"]["constant"]["median_abs_error"]),
             )
             for q, s in numbers.items()
@@ -223,6 +246,80 @@ def _by_source(quantity: str, s: QuantityScore) -> Table:
             for name, v in s["by_source"].items()
         ),
     )
+
+
+def _by_tier(quantity: str, s: QuantityScore) -> Table:
+    """A row per tier of evidence."""
+    return Table(
+        f"{quantity} by evidence (the row's own source aside)",
+        ("evidence", "rows", "median |e|", "in interval", "width"),
+        tuple(
+            (
+                tier,
+                str(v["n"]),
+                _percent(v["median_abs_error"]),
+                f"{100 * v['coverage']:.0f}%",
+                _share(v["median_width"]),
+            )
+            for tier, v in s["by_tier"].items()
+        ),
+    )
+
+
+def _fits(s: QuantityScore) -> Table:
+    """What ran and what did not, as predicted."""
+    said = f"{s['wrong_tight']} of the {s['wrong']} errors are called tight"
+    names = {"ran": "ran", "out_of_memory": "ran out of memory"}
+    return Table(
+        f"Fits ({said})",
+        ("measured", "called fitting", "called out of memory"),
+        tuple(
+            (
+                names[measured],
+                str(called["called_fitting"]),
+                str(called["called_out_of_memory"]),
+            )
+            for measured, called in s["matrix"].items()
+        ),
+        frozenset({0}),
+    )
+
+
+def _decisions(results: list[Result], groups: bool) -> list[Table | str]:
+    """What following the predictions would cost, by source; with ``groups`` each choice too."""
+    found = decisions(results)
+    if found is None:
+        return []
+    ours, thumb = found["median_regret"], found["rule_of_thumb"]["mean_regret"]
+    title = (
+        f"Decisions: {found['groups']} groups of rows that differ in layout alone; regret of the predicted "
+        f"best {_percent(ours)} median, {_percent(found['mean_regret'])} mean"
+    )
+    if thumb is not None:
+        title += f"; of the rule of thumb {_percent(thumb)} mean"
+
+    def cells(name: str, s: DecisionScore) -> tuple[str, ...]:
+        rule, tau = s["rule_of_thumb"], s["median_kendall_tau"]
+        return (
+            *(name, str(s["groups"]), str(s["rows"]), _percent(s["median_regret"])),
+            *(_percent(s["mean_regret"]), "-" if tau is None else f"{tau:.2f}"),
+            "-" if rule["mean_regret"] is None else _percent(rule["mean_regret"]),
+        )
+
+    header = ("source", "groups", "rows", "median regret", "mean", "median τ", "rule of thumb")
+    table = Table(title, header, tuple(cells(n, s) for n, s in found["by_source"].items()))
+    if not groups:
+        return [table]
+    every = tuple(
+        (
+            *(d.source, str(d.rows), d.chosen, d.best, _percent(d.regret)),
+            "-" if d.kendall_tau is None else f"{d.kendall_tau:.2f}",
+            "-" if d.thumb_regret is None else _percent(d.thumb_regret),
+        )
+        for d in decided(results)
+    )
+    header = ("source", "rows", "chosen", "fastest", "regret", "τ", "rule of thumb")
+    return [table, Table("Every group", header, every, frozenset({0, 2, 3}))]
 
 
 def _baselines(quantity: str, s: QuantityScore) -> list[str]:
@@ -306,6 +403,10 @@ def _value(quantity: str, value: float | None) -> str:
     if quantity == "memory_bytes":
         return format_memory(value)
     return format_time(value) if quantity.endswith("_s") else f"{value:g}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"
 
 
 def _percent(value: float) -> str:

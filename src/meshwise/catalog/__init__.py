@@ -12,7 +12,7 @@ from typing import Any
 from meshwise.errors import InputError, shorten, unknown_name
 
 ROOT = Path(__file__).parent
-SUFFIX = {"models": ".json"}  # everything else is TOML
+SUFFIX = {"models": ".json", "evidence": ".json"}  # everything else is TOML
 _INDEX = "index.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,99}")
 _PREFIX = re.compile(r"^(nvidia|amd-instinct|standard)-(?=.)")

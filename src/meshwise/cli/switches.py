@@ -39,6 +39,36 @@ SWITCH_OPTIONS = (
         type=values.MODULES_TYPE,
         help="Training: what selective recomputation does again: core_attn, layernorm, moe_act, moe, …",
     ),
+    click.option(
+        "--optimizer",
+        type=values.OPTIMIZER_TYPE,
+        help="Training: adam, muon, lion, sgd or adafactor, by the state that it keeps.",
+    ),
+    click.option(
+        "--master-weights/--no-master-weights",
+        default=None,
+        help="Training: fp32 copies of 16-bit weights in the optimizer.",
+    ),
+    click.option(
+        "--offload-optimizer/--no-offload-optimizer",
+        default=None,
+        help="Training: the optimizer's state in the host's memory, its work on the host's cores.",
+    ),
+    click.option(
+        "--offload-layers",
+        type=values.NUMBER_TYPE,
+        help="Training: N layers of a stage keep their activations in the host's memory.",
+    ),
+    click.option(
+        "--recompute-layers",
+        type=values.NUMBER_TYPE,
+        help="Training: full recomputation of N layers of a stage, not of all.",
+    ),
+    click.option(
+        "--cuda-graphs/--no-cuda-graphs",
+        default=None,
+        help="Training: CUDA graphs start a microbatch's kernels, the host none.",
+    ),
 )
 # spec.stack.STATED
 SWITCH_NAMES = (
@@ -47,6 +77,8 @@ SWITCH_NAMES = (
     "overlap_experts",
     "moments_dtype",
     "recompute_modules",
+    *("optimizer", "master_weights", "offload_optimizer", "offload_layers", "recompute_layers"),
+    "cuda_graphs",
 )
 _EXCHANGE = ("dispatcher", "overlap_experts")
 # what a phase does without
@@ -64,11 +96,12 @@ def read_switches(o: Given, name: str) -> dict[str, object]:
     from meshwise.strict_tables import one_of
 
     found = {key: o[key] for key in SWITCH_NAMES if o.has(key)}
-    if "loss_chunks" in found:
-        bounds = switch_named("loss_chunks").range
+    for key in ("loss_chunks", "offload_layers", "recompute_layers"):
+        bounds = switch_named(key).range
         assert bounds is not None
-        found["loss_chunks"] = o.count("loss_chunks", high=int(bounds.high))
-    for key in ("dispatcher", "moments_dtype"):
+        if key in found:
+            found[key] = o.count(key, low=int(bounds.low), high=int(bounds.high))
+    for key in ("dispatcher", "moments_dtype", "optimizer"):
         if key in found:
             one_of(found[key], option_of(key), words_of(key))
     named = o.text("recompute_modules")
@@ -97,6 +130,9 @@ def check_switch_options(o: Given, model: Model) -> None:
     planned = "free" in o and mode is None  # a plan looks at all modes
     if named is not None and mode in (None, "none", "full") and not planned:
         raise refused_switch("recompute_modules", named, "only --recompute selective has modules")
+    if o.has("recompute_layers") and mode != "full" and not planned:
+        why = "only --recompute full is of so many layers"
+        raise refused_switch("recompute_layers", o["recompute_layers"], why)
     if named is not None:
         _has(read_modules(named), named, model)
     if any(block.moe is not None for block in model.blocks):

@@ -29,6 +29,11 @@ from meshwise.errors import InputError
     help="The shipped tables of published figures, or one: training, layers, serving or collectives.",
 )
 @click.option(
+    "--stack",
+    type=values.STACK_TYPE,
+    help="Software that the catalog does not know: a stack, or a TOML file (default: generic).",
+)
+@click.option(
     "--worst",
     type=values.NUMBER_TYPE,
     help="Show the N rows that are furthest off (default 15; 0: none).",
@@ -39,6 +44,11 @@ from meshwise.errors import InputError
     metavar="FILE|N",
     help="Collectives: measured sizes that anchor their system's predictions: a table or a log of "
     "nccl-tests, or N of each system's own rows, which are not counted.",
+)
+@click.option(
+    "--decisions",
+    is_flag=True,
+    help="Show every group of rows that differ in layout alone: what following the prediction would cost.",
 )
 @output.output_options
 def command(table: str | None, **said: object) -> None:
@@ -53,7 +63,7 @@ def command(table: str | None, **said: object) -> None:
     o = Given(said)
     worst, published = o.number("worst", low=0), o.text("published")
     if table is not None and published is None:
-        result = api.validate(table, anchor=o.text("anchor"))
+        result = api.validate(table, stack=o.text("stack"), anchor=o.text("anchor"))
     elif published is not None and table is None and not o.has("anchor"):
         result = api.validate_published(published)
     else:
@@ -63,7 +73,8 @@ def command(table: str | None, **said: object) -> None:
             value=table,
             legal="a CSV file, or --published [training, layers, serving or collectives]",
         )
+    groups = o.flag("decisions")
     most = 15 if worst is None else worst
-    output.write_answer(o, result.to_dict, lambda: result.page(most), "rows")
+    output.write_answer(o, result.to_dict, lambda: result.page(most, groups), "rows")
     if result.invalid == len(result.results):
         raise click.exceptions.Exit(2)

@@ -87,6 +87,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     :param multiprocessors: what a kernel's tiles are spread over.
     :param kernels: file of the catalog's kernels that it inherits; None: its generation's.
     :param training_clock: clock under a training step's load over that of short measurements.
+    :param training_clock_narrow: the same for products of operands of 8 bits and fewer, which draw
+        less power per operation; None: as ``training_clock``.
+    :param product_share: share of its peak that products reach, over that of the card whose kernels
+        it inherits.
     :param memory_share: share of its bandwidth that reads reach, over that of the card whose kernels
         it inherits.
     :param sources: where each figure is from.
@@ -112,6 +116,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     multiprocessors: int | None = None  # what a kernel's tiles are spread over
     kernels: str | None = None  # file of kernels that it inherits; None: its generation's
     training_clock: float = 1.0  # under a training step's load, over that of short measurements
+    training_clock_narrow: float | None = None  # of products in 8 bits and fewer; None: the same
+    product_share: float = 1.0  # of its peak that products reach, over the inherited kernels' card
     memory_share: float = 1.0  # of its bandwidth that reads reach, over the inherited kernels' card
     sources: dict[str, str] = {}
 
@@ -164,6 +170,8 @@ _DEVICE = {
     "fabric": optional(text),
     "multiprocessors": optional(whole(1, 100_000)),
     "training_clock": number(0.01, 1.0),
+    "training_clock_narrow": optional(number(0.01, 1.0)),
+    "product_share": number(0.01, 2.0),
     "memory_share": number(0.01, 1.0),
     "sources": texts,
 }

@@ -56,6 +56,8 @@ def device(name: str, field: str = "device") -> Device:
         multiprocessors=table.get("multiprocessors"),
         kernels=table.get("kernels"),
         training_clock=table.get("training_clock", 1.0),
+        training_clock_narrow=table.get("training_clock_narrow"),
+        product_share=table.get("product_share", 1.0),
         memory_share=table.get("memory_share", 1.0),
         sources=table.get("source", {}),
     )
@@ -112,6 +114,8 @@ def _inline_device(table: dict[str, Any]) -> Device:
         multiprocessors=base.multiprocessors if base else None,
         kernels=table.get("kernels", base.kernels if base else None),
         training_clock=base.training_clock if base else 1.0,
+        training_clock_narrow=base.training_clock_narrow if base else None,
+        product_share=base.product_share if base else 1.0,
         memory_share=base.memory_share if base else 1.0,
         sources={"all": "the cluster file"},
     )

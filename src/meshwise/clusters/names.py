@@ -22,7 +22,7 @@ _COUNTED = (
 )
 _SHAPE = re.compile(r"(?P<family>[a-z]+\d+[a-z]*)[.-](?P<size>.+)")
 _WORDS = re.compile(r"[^a-z0-9]+")
-_CLOUDS = ("aws-", "azure-", "gcp-", "oci-")
+CLOUDS = ("aws-", "azure-", "gcp-", "oci-")
 
 
 class CountedDevices(NamedTuple):
@@ -76,7 +76,7 @@ def nodes_of(device: str) -> list[tuple[str, int]]:
     named = {usual.get(device)} | {
         usual.get(alias) for alias, d in catalog.aliases("devices").items() if d == device
     }
-    return sorted(own, key=lambda c: (c[0] not in named, c[0].startswith(_CLOUDS), c[0]))
+    return sorted(own, key=lambda c: (c[0] not in named, c[0].startswith(CLOUDS), c[0]))
 
 
 def usual_node(device: str) -> str | None:
@@ -85,7 +85,7 @@ def usual_node(device: str) -> str | None:
     own = [name for name, _ in nodes_of(device)]
     spelt = {device, *(alias for alias, d in catalog.aliases("devices").items() if d == device)}
     named = {cluster for alias, cluster in catalog.aliases("clusters").items() if alias in spelt}
-    makers = [name for name in own if not name.startswith(_CLOUDS)]
+    makers = [name for name in own if not name.startswith(CLOUDS)]
     for found in (sorted(named & set(own)), makers, own):
         if found:
             return found[0] if len(found) == 1 else None

@@ -14,7 +14,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
-from meshwise.cost import hosting, inference
+from meshwise.cost import hosting, inference, offload
 from meshwise.cost.kernels.seconds import position
 from meshwise.cost.overlap import TINY, exposed_concurrent_s
 from meshwise.cost.priced_step import PricedStep
@@ -116,27 +116,36 @@ class Estimate(PricedStep):
                 if np.any(has):
                     busy = busy + end * (has * role.exists)
             longest = np.maximum(longest, busy)
-        return np.maximum(longest + total_times(self.transfer_costs).exposed, self._launch_s)
+        busy = longest + total_times(self.transfer_costs).exposed
+        return hosting.paced_s(busy, self._counted_s, self._layers_s)
 
     @property
     def launch_s(self) -> Array:
         """Host seconds of a step's launches, whether the device hides them or not."""
         return self.program.ctx.microbatches * self._launch_s
 
-    @cached_property
+    @property
     def _launch_s(self) -> Array:
-        """Host seconds to launch a microbatch's work on the stage with the most layers.
+        """Host seconds to launch a microbatch's work on the stage with the most layers."""
+        return self._counted_s + self._layers_s
 
-        A stage cannot be quicker than its host issues its kernels, unless a graph replays them.
-        Backward launches about twice forward's kernels, recomputation forward's again.
-        """
+    @cached_property
+    def _counted_s(self) -> Array:
+        """As counted by kernel."""
+        return hosting.microbatch_s(self.program)
+
+    @cached_property
+    def _layers_s(self) -> Array:
+        """As known by layer: backward launches about twice forward's kernels, recomputation forward's
+        again."""
         ctx = self.program.ctx
-        counted = hosting.microbatch_s(self.program)
         each = inference.layer_launch_s(self.stack, ctx)
         if not each:
-            return counted
-        passes = 3.0 + (ctx.recompute == 2) if ctx.training else 1.0
-        return self.stage_layers * passes * each + counted
+            return 0.0
+        if not ctx.training:
+            return self.stage_layers * each
+        grown = hosting.network_growth(self.stack, self.layout, self.pricer.groups, self.cluster)
+        return self.stage_layers * (3.0 + (ctx.recompute == 2)) * each * grown
 
     @property
     def stage_layers(self) -> Array:
@@ -236,8 +245,7 @@ class Estimate(PricedStep):
     @cached_property
     def straggler_s(self) -> Array:
         """What the ranks wait for the slowest of them, whose host or clock is late (in host_s)."""
-        paced = np.maximum(self.microbatch.busy, self._launch_s)
-        return self._spread * (self.program.ctx.microbatches * paced)
+        return self._spread * (self.program.ctx.microbatches * self._paced)
 
     @cached_property
     def _spread(self) -> Array:
@@ -253,7 +261,12 @@ class Estimate(PricedStep):
         """Idle time of the slowest stage: a schedule's bubble, or a single batch on the others."""
         if not self.program.ctx.training:
             return inference.waits_s(self.pass_s, self.microbatch.busy, self.layout.pp)
-        return self._bubble(np.maximum(self.microbatch.busy, self._launch_s))
+        return self._bubble(self._paced)
+
+    @cached_property
+    def _paced(self) -> Array:
+        """Seconds of one microbatch on the slowest stage with its host's launches."""
+        return hosting.paced_s(self.microbatch.busy, self._counted_s, self._layers_s)
 
     def _bubble(self, busy: Array) -> Array:
         """Idle time of the pipeline; ``busy`` are the slowest stage's seconds of one microbatch."""
@@ -288,14 +301,21 @@ class Estimate(PricedStep):
             device = self.compute_s + self.exposed_comm_s + self.bubble_s
             late = np.maximum(launches - device, 0.0)
             return late + inference.own_engine_s(self.pricer.compute, ctx)
-        late = np.maximum(self._launch_s - self.microbatch.busy, 0.0)
+        late = self._paced - self.microbatch.busy
         late = self.program.ctx.microbatches * late + self._late_update_s
         return self.stack.host.host_s + late + self.straggler_s
 
     @cached_property
     def _late_update_s(self) -> Array:
-        """What the update waits for its host, which copies every parameter by itself."""
-        return np.maximum(hosting.update_s(self.program) - self.update.compute, 0.0)
+        """What the update waits for its host, which copies every parameter by itself, and what a step
+        waits for what is kept in the host's memory."""
+        late = np.maximum(hosting.update_s(self.program) - self.update.compute, 0.0)
+        away = offload.offloaded_update_s(self.program, self.cluster)
+        if self.stack.state.offload_layers:
+            passes = self._one_pass("forward"), self._one_pass("recompute", "dgrad", "wgrad")
+            wait = offload.microbatch_wait_s(self.program, self.cluster, *passes)
+            away = away + self.program.ctx.microbatches * wait
+        return late + away
 
     @cached_property
     def fast_step_s(self) -> Array:

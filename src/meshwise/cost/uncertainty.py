@@ -1,24 +1,29 @@
-"""90 % intervals: how far measured runs of a stack lay from their predictions, wider where the
-seconds come from constants that were not measured on this hardware or at these shapes.
-
-The spread of measured / predicted comes from published runs (``catalog/discrepancy``, written by
-``tools/fit_discrepancy.py``): kernels' own residuals alone would cover far too little. Errors within
-one source of seconds are correlated, so that shares add up before they are squared.
-"""
+"""90 % intervals of steps, tokens, memory and collectives, by how far a question lies from what was
+measured (:mod:`meshwise.cost.doubt`)."""
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
-
 import numpy as np
 
-from meshwise import catalog
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
 from meshwise.cost.collectives.fabric import Fabric
-from meshwise.cost.collectives.fits import THROUGH_HOST, host_doubt, lent_levels, slower_start
+from meshwise.cost.collectives.fits import slower_start
+from meshwise.cost.collectives.transports import THROUGH_HOST
+from meshwise.cost.doubt.question import (
+    Question,
+    collective_question,
+    footprint_question,
+    step_question,
+)
+from meshwise.cost.doubt.spread import (
+    INHERITED_SD,
+    NORMAL,
+    prediction_interval,
+    standard_deviation,
+    within_memory_error,
+)
 from meshwise.cost.estimate import Estimate
 from meshwise.layouts.placement import Group
 from meshwise.program.layers.feed_forward import moe
@@ -26,77 +31,10 @@ from meshwise.program.operations import Kernel
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack
 
-# 1.645 standard deviations of ln(measured / predicted) where constants are inherited: a device's products
-# predicted by another generation's fit are off by 6 to 32 % (median 14 %, tests/data/kernel_calls.csv,
-# each of A100, H100, H200, B200 by the others), collectives of a fabric left out of the fit by up to
-# 32 % (docs/explanation/validation): about 0.2.
-NORMAL = 1.645  # standard deviations of the normal distribution's middle 90 %
-INHERITED_HALF_WIDTH = NORMAL * 0.2
+INHERITED_HALF_WIDTH = NORMAL * INHERITED_SD
 
 
-class Spread(NamedTuple):
-    """The ends of ln(measured / predicted) that hold 90 % of left-out rows."""
-
-    low: float
-    high: float
-
-
-@functools.cache
-def published_spread(quantity: str, stack: str, stood_in: bool = False) -> Spread:
-    """The spread of a quantity's published rows under a stack, or under all where it has none; both
-    where the stack only stands in for software that is not known."""
-    table = catalog.load("discrepancy", quantity.replace("_", "-"), "quantity")[1]
-    own, every = table["stack"].get(stack, table["all"]), table["all"]
-    if stood_in:
-        return Spread(min(own["low"], every["low"]), max(own["high"], every["high"]))
-    return Spread(own["low"], own["high"])
-
-
-def prediction_interval(
-    value: Array,
-    quantity: str,
-    stack: str,
-    inherited: Array = 0.0,
-    slower: Array = 0.0,
-    unseen: Array = 0.0,
-    stood_in: bool = False,
-) -> tuple[Array, Array]:
-    """(low, high) of a predicted value, in its unit: 90 % of left-out published rows lie within.
-
-    ``inherited``: the share of it that rests on constants of other hardware (above 1 where these say less
-    than another fabric's do); ``slower``: how much longer, as a logarithm, it takes if nothing holds that
-    was never measured; ``unseen``: standard deviation of what the published rows have not; ``stood_in``:
-    the stack is not the one that ran.
-    """
-    found = published_spread(quantity, stack, stood_in)
-    more = (INHERITED_HALF_WIDTH * inherited) ** 2 + (NORMAL * unseen) ** 2
-    low = np.minimum(found.low, 0.0) ** 2
-    high = np.maximum(found.high, 0.0) ** 2
-    # a spread whose ends lie on one side of 1 keeps its near end
-    near_low, near_high = max(found.low, 0.0), min(found.high, 0.0)
-    return (
-        value * np.exp(near_low - np.sqrt(low + more)),
-        value * np.exp(near_high + np.sqrt(high + more) + slower),
-    )
-
-
-def unseen_sd(e: Estimate) -> Array:
-    """Standard deviation of ln(measured / predicted) of a pass of inference by what the published
-    rows of one source, dense models inside a node, have not."""
-    table = catalog.load("discrepancy", "tpot-s", "quantity")[1]["beyond"]
-    variance: Array = table["source"] ** 2
-    if any(block.moe is not None for block in e.model.blocks):
-        variance = variance + table["moe"] ** 2
-    levels = zip(e.cluster.levels, e.pricer.groups["tp"].ranks, strict=True)
-    for level, ranks in levels:
-        if level.kind == "network":
-            variance = np.where(np.asarray(ranks) > 1, variance + table["network"] ** 2, variance)
-    return np.sqrt(variance)
-
-
-def tpot_interval(
-    tpot_s: Array, stack: Stack, inherited: Array, even_s: Array, unseen: Array
-) -> tuple[Array, Array]:
+def tpot_interval(tpot_s: Array, stack: Stack, sd: Array, even_s: Array) -> tuple[Array, Array]:
     """90 % interval (low, high) of a time per output token [s]; the ideal stack is a definition and has none.
 
     ``even_s``: how much longer it takes if experts are drawn evenly, where that is not known. The
@@ -104,9 +42,7 @@ def tpot_interval(
     """
     if stack.ideal:
         return tpot_s, tpot_s
-    return prediction_interval(
-        tpot_s, "tpot_s", stack.software, inherited, np.log1p(even_s / tpot_s), unseen
-    )
+    return prediction_interval(tpot_s, "tpot_s", sd, np.log1p(even_s / tpot_s))
 
 
 def even_draws_s(e: Estimate) -> Array:
@@ -131,30 +67,41 @@ def even_draws_s(e: Estimate) -> Array:
     return np.maximum(longer, 0.0)
 
 
-def inherited_share(e: Estimate) -> Array:
-    """Share of the step's compute and exposed communication that rests on inherited constants: 0 to 1, more
-    where what stands in says less than another fabric's constants do.
-    """
-
-    def seconds(cost: Any) -> Array:
-        each = cost.exposed / np.maximum(cost.op.count, 1) if cost.priced else cost.seconds
-        return each * e.pricer.inherited_share(cost)
-
-    return e.sum_over_step(seconds) / np.maximum(e.step_s, 1e-30)
-
-
-def step_interval(e: Estimate) -> tuple[Array, Array]:
-    """90 % interval of ``step_s`` [s]; the ideal stack is a definition and has none."""
+def step_interval(e: Estimate, asked: Question | None = None) -> tuple[Array, Array]:
+    """90 % interval of ``step_s`` [s]; the ideal stack is a definition and has none. ``asked``: the
+    question of ``e``, where it is known already."""
     if e.stack.ideal:
         return e.step_s, e.step_s
+    sd = step_sd(e, asked)
     if e.program.ctx.training:
-        return prediction_interval(e.step_s, "step_s", e.stack.software, inherited_share(e))
-    return tpot_interval(e.step_s, e.stack, inherited_share(e), even_draws_s(e), unseen_sd(e))
+        return prediction_interval(e.step_s, "step_s", sd)
+    return tpot_interval(e.step_s, e.stack, sd, even_draws_s(e))
+
+
+def step_sd(e: Estimate, asked: Question | None = None) -> Array:
+    """Standard deviation of ln(measured / predicted) of a step, or of an iteration, per layout."""
+    quantity = "step_s" if e.program.ctx.training else "tpot_s"
+    return standard_deviation(quantity, asked or step_question(e))
+
+
+def memory_sd(e: Estimate, asked: Question | None = None) -> Array:
+    """Standard deviation of ln(measured / predicted) of the memory, per layout."""
+    return standard_deviation("memory_bytes", asked or footprint_question(e))
+
+
+def memory_interval(e: Estimate, asked: Question | None = None) -> tuple[Array, Array]:
+    """90 % interval of ``memory_bytes`` [bytes]."""
+    return prediction_interval(e.memory_bytes, "memory_bytes", memory_sd(e, asked))
+
+
+def is_tight(e: Estimate, asked: Question | None = None) -> Array:
+    """Whether the limit lies within the memory's error, per layout: ``fits`` may be wrong."""
+    return within_memory_error(e.memory_bytes, e.memory_limit_bytes, memory_sd(e, asked))
 
 
 def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
-    """Whose published collectives say how far one may be off: those across a network, an engine's own
-    kernels, or NCCL's through the host's memory, over PCIe or NVLink."""
+    """Whose collectives one is: across a network, an engine's own kernels, or NCCL's through the host's
+    memory, over PCIe or NVLink."""
     crossed = [
         level.kind
         for level, ranks in zip(cluster.levels, group.ranks, strict=True)
@@ -168,15 +115,6 @@ def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
     if inside in THROUGH_HOST:
         return "nccl-host"
     return "nccl-pcie" if inside.startswith("pcie") else "nccl-nvlink"
-
-
-def half_width(kind: str) -> float:
-    """Half the 90 % interval of ln(measured / predicted) of a :func:`collective_kind`; hosts without peer
-    access bring theirs with their constants.
-    """
-    found = published_spread("time_s", kind)
-    brought = INHERITED_HALF_WIDTH * host_doubt() if kind == "nccl-host" else 0.0
-    return float(np.hypot((found.high - found.low) / 2.0, brought))
 
 
 # RCCL between two nodes needs 219 to 241 us for a few KiB (2 x 8 MI300X, one log: hisohara/ai-scripts
@@ -208,7 +146,9 @@ def unmeasured_slowdown(
     """ln of how much longer than ``seconds`` a collective of ``payload`` bytes over a network takes if nothing
     unmeasured holds; 0 inside a node and under the ideal stack.
     """
-    if stack.ideal or seconds <= 0.0 or collective_kind(stack, cluster, group) != "network":
+    if stack.ideal or seconds <= 0.0:
+        return 0.0
+    if collective_kind(stack, cluster, group) != "network":
         return 0.0
     fabric = _unmeasured(fabric_of(op, group, cluster, stack, by_own_nic=True), cluster)
     longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))
@@ -227,12 +167,11 @@ def collective_interval(
     """90 % interval [s] of one algorithm's time of a collective, whose ``best`` is known."""
     if stack.ideal or seconds <= 0.0:
         return seconds, seconds
-    kind = collective_kind(stack, cluster, group)
+    sd = standard_deviation("time_s", collective_question(op, payload, group, cluster, stack, best))
     longer = unmeasured_slowdown(op, payload, group, cluster, stack, float(best.seconds))
-    low, high = prediction_interval(
-        seconds, "time_s", kind, lent_levels(best.lent, group.ranks), longer
-    )
-    if kind == "nccl-host":  # hosts differ by more than the wire allows
+    low, high = prediction_interval(seconds, "time_s", sd, longer)
+    if collective_kind(stack, cluster, group) == "nccl-host":
+        # hosts differ by more than the wire allows
         low = max(
             low,
             float(cheapest(op, np.float64(payload), group, cluster, load_stack("ideal")).seconds),

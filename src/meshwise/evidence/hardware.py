@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from meshwise import catalog
 from meshwise.clusters import names as cluster_names
 from meshwise.clusters.load import Cluster, cluster_from_table, device, load_cluster
+from meshwise.clusters.network_words import network_of_words
 from meshwise.clusters.pcie_hosts import PCIE_HOSTS, TOPOLOGY_WORDS, pcie_host_named
+from meshwise.errors import InputError
 from meshwise.evidence.tables import Assumed, Row
 
 # Words of a fabric → catalog fabric; the first that the cell begins with. "no P2P" makes PCIe go
@@ -24,36 +28,83 @@ _INSIDE = (
     ("pcie4", "pcie4"),
     ("pcie5", "pcie5"),
 )
-# Network words → (catalog fabric whose measured constants hold, its rate is replaced by the row's).
-_ACROSS = (
-    ("tcpxo", "gcp-tcpxo"),
-    ("tcp", "ethernet-50"),
-    ("efa", "efa-100"),
-    ("roce", "roce-100"),
-    ("infiniband", "ib-hdr"),
-    ("ib", "ib-hdr"),
-    ("slingshot", "slingshot-11"),
-    ("ethernet", "ethernet-100"),
-)
-_RATE = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*(Gb/s|GB/s|Tb/s)", re.IGNORECASE)
 _DEFAULT_NETWORK = {"hopper": ("ib-ndr", 50.0), "blackwell": ("ib-ndr", 50.0)}
 
 
-def node_fabric(row: Row, usual: str | None) -> str:
-    """The catalog fabric of a row's ``intra_node`` cell; the usual one where it is empty."""
+def node_fabric(row: Row, usual: str | None) -> tuple[str, bool]:
+    """The catalog fabric of a row's ``intra_node`` cell, and whether the cell says it: else the
+    device's usual one, also where its word is not known."""
     cell = row.text("intra_node").lower()
     named = catalog.canonical("fabrics", cell) if cell else None
     if named is not None:
-        return named
-    if not cell:
-        return usual or "pcie4"
+        return named, True
     for words, fabric in _INSIDE:
         if cell.startswith(words):
             host = fabric.startswith("pcie") and any(w in cell for w in _NO_PEER_ACCESS)
-            return f"{fabric}-host" if host else fabric
-    raise row.wrong(
-        "intra_node", f"{cell!r} is no fabric of the catalog", "see `meshwise catalog fabrics`"
+            return f"{fabric}-host" if host else fabric, True
+    return usual or "pcie4", False
+
+
+# The most devices that one operating system has, in the systems of the catalog whose fabric joins many
+# hosts (a tray of an NVL72 rack, a host of a TPU slice): a row with fewer says its hosts, not its domain.
+_HOST_DEVICES = 8
+
+
+def _usual_node_devices(name: str, devices: int) -> int:
+    """Devices of a usual node of a device: the smallest maker's node that holds them all, else the one
+    that the catalog names first."""
+    nodes = cluster_names.nodes_of(name)
+    own = [n for key, n in nodes if not key.startswith(cluster_names.CLOUDS)] or [
+        n for _, n in nodes
+    ]
+    holding = [n for n in own if n >= devices]
+    return min(holding) if holding else next(iter(own), _HOST_DEVICES)
+
+
+def node_devices(row: Row, devices: int) -> tuple[int, tuple[Assumed, ...]]:
+    """Devices that a row's node (the domain of its fabric) has of ``devices``, and whether that had to be
+    assumed: one rack of NVL72 is one domain, however many devices a tray of it has."""
+    node = _node_of(row)
+    dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
+    stated = row.count("devices_per_node") if row.text("devices_per_node") else None
+    if node is not None:
+        return min(node.node_devices, devices), ()
+    usual = _usual_node_devices(dev.name, devices)
+    joined = usual > _HOST_DEVICES and catalog.canonical("fabrics", row.text("intra_node")) in (
+        *(None, dev.fabric),
     )
+    if stated is not None and not (joined and stated <= _HOST_DEVICES < devices):
+        return min(stated, devices), ()
+    size = min(usual, devices)
+    if joined:  # the same part of each domain
+        size = max(d for d in range(1, size + 1) if devices % d == 0)
+    said = () if devices == 1 or stated == size else (Assumed("devices_per_node", str(size)),)
+    return size, said
+
+
+def usual_rate(generation: str) -> float:
+    """GB/s per device and direction of the network that systems of a generation usually have."""
+    return _DEFAULT_NETWORK.get(generation, ("ib-hdr", 25.0))[1]
+
+
+# Networks of one generation's systems, as shares of the usual rate per device: one NIC of that rate
+# for four devices, and two for each (the catalog's clusters have between 6 and 100 GB/s).
+_NETWORKS = (0.25, 2.0)
+
+
+def other_networks(cluster: Cluster) -> list[Cluster]:
+    """The cluster with the slowest and the fastest network that systems of its generation have, where its
+    own is the usual one."""
+    found = []
+    for share in _NETWORKS:
+        levels = tuple(
+            msgspec.structs.replace(lv, bandwidth_bytes_per_s=lv.bandwidth_bytes_per_s * share)
+            if lv.kind == "network"
+            else lv
+            for lv in cluster.levels
+        )
+        found.append(msgspec.structs.replace(cluster, levels=levels))
+    return found
 
 
 def _pcie_host(row: Row) -> str | None:
@@ -77,24 +128,26 @@ def network_by_rate(gbytes_per_s: float, devices_per_node: int) -> dict[str, Any
     }
 
 
-def network_by_words(row: Row) -> dict[str, Any] | None:
-    """A network level from words such as "RoCE 16x100 Gb/s per node"; None where they give no rate."""
-    cell = row.text("inter_node")
-    fabric = next((f for words, f in _ACROSS if words in cell.lower()), None)
-    found = _RATE.search(cell)
-    if fabric is None or found is None:
-        return None
-    count, rate, unit = found.groups()
-    per_byte = {"gb/s": 1.0, "tb/s": 1000.0}[unit.lower()]
-    gbits = float(rate) * per_byte * (8.0 if unit == "GB/s" else 1.0)
-    if fabric.startswith("efa") and gbits <= 50:
-        fabric = "efa-50"  # the cards of hosts without GPUDirect
-    return {
-        "name": "cluster",
-        "fabric": fabric,
-        "bandwidth": f"{gbits:g} Gb/s",
-        "nics": int(count or 1),
-    }
+def collective_cluster(
+    row: Row, ranks: int, per_node: int
+) -> tuple[Cluster, tuple[Assumed, ...], bool]:
+    """The cluster of a collective's row, what of it the row does not say, and whether the rate of its
+    network is among that: its network from words such as "RoCE 16x100 Gb/s per node", and where these
+    leave something open, the device's usual."""
+    cell, node = row.text("inter_node"), _node_of(row)
+    if ranks <= per_node or (not cell and node is not None):
+        return *cluster_of(row, ranks, per_node, None), False
+    dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
+    try:
+        said = network_of_words(cell, dev.name, per_node, ranks)
+    except InputError as error:
+        raise row.wrong("inter_node", str(error).partition(";")[0], error.legal or "") from None
+    if said.domain is not None:
+        row = row._replace(cells={**row.cells, "intra_node": said.inside or ""})
+    cluster, lacking = cluster_of(row, ranks, said.domain or per_node, said.level)
+    if said.assumed:
+        lacking = (*lacking, Assumed("inter_node", said.assumed))
+    return cluster, lacking, said.unsure
 
 
 def _node_of(row: Row) -> Cluster | None:
@@ -139,8 +192,8 @@ def cluster_of(
             return whole, ()
     dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
     per_node = min(node.node_devices if node else per_node, devices)
-    fabric = node_fabric(row, node.levels[0].fabric if node else dev.fabric)
-    said = node is not None or row.text("intra_node")
+    fabric, known = node_fabric(row, node.levels[0].fabric if node else dev.fabric)
+    said = node is not None or known
     assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not said else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]
     host = _pcie_host(row)
@@ -158,7 +211,7 @@ def cluster_of(
     nodes = -(-devices // per_node)
     if nodes > 1:
         if network is None:
-            rate = _DEFAULT_NETWORK.get(dev.generation, ("ib-hdr", 25.0))[1]
+            rate = usual_rate(dev.generation)
             network = network_by_rate(rate, per_node)
             assumed.append(Assumed("inter_node_gbytes_per_s", f"{rate:g}"))
         levels.append({**network, "ranks": nodes})

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from meshwise.clusters.load import Device
+from meshwise.cost.doubt.question import step_question
 from meshwise.dtypes import (
     ELEMENT_BYTES,
     KV_CACHE,
@@ -20,11 +21,12 @@ from meshwise.dtypes import (
 from meshwise.evidence import hardware
 from meshwise.evidence.prediction import (
     Prediction,
+    Suspect,
     Unsupported,
     model_of,
     source_of,
-    stack_of,
 )
+from meshwise.evidence.software import software_of
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import quantised
@@ -38,19 +40,27 @@ from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Formats
 
 
-def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
+def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
     """TPOT under a fixed concurrency, or a static batch's whole latency."""
     model = model_of(row, folder)
     devices = row.count("devices")
     tp, pp, dp = row.count("tp", 1), row.count("pp", 1), row.count("dp", 1)
+    unsaid: tuple[Assumed, ...] = ()
+    if not row.text("dp") and devices % (tp * pp) == 0 and devices > tp * pp:
+        dp = devices // (tp * pp)
+        unsaid = (Assumed("dp", str(dp)),)
     if tp * pp * dp != devices:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
     # hardware, software, formats and layout of the row, and what had to be assumed
-    cluster, lacking = hardware.cluster_of(row, devices, row.count("devices_per_node", 8), None)
-    stack = stack_of(row, "engine", "engine_version", phase="decode")
+    per_node, node = hardware.node_devices(row, devices)
+    cluster, lacking = hardware.cluster_of(row, devices, per_node, None)
+    engine_name, version = row.text("engine"), row.text("engine_version")
+    name = f"{engine_name}-{version}" if engine_name and version else engine_name
+    software = software_of(row, name, "decode", named)
+    stack = software.stack
     formats, assumed = row_formats(row, stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
-    assumed += (*blocks, *lacking)
+    assumed += (*blocks, *unsaid, *software.assumed, *node, *lacking)
     etp = row.count("etp") if row.text("etp") else None
     layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
     engine = Engine(model, cluster, stack, layouts, formats)
@@ -71,10 +81,10 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
             formats=formats,
         )
         measured = row.number("total_latency_ms") * 1e-3
+        batch = np.int64(serving.local_batch(row.count("concurrency", 1), 1, pp))
+        asked = step_question(engine.decode(batch, isl + osl // 2), software.stood_in)
         return [
-            Prediction(
-                name, "total_latency_s", measured, total, source, assumed, stack=stack.software
-            )
+            Prediction(name, "total_latency_s", measured, total, source, assumed, question=asked)
         ]
     # or the time per token of a service at its concurrency
     if not row.text("concurrency"):
@@ -93,6 +103,8 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
     )
     check_format(row, engine, measured)
     steady = serving.steady(model, cluster, stack, layouts, w)
+    asked = serving.steady_question(engine, w, steady.running)
+    asked = asked._replace(assumed=software.stood_in)
     columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
     alike = tuple(row.text(c) for c in columns)
     return [
@@ -105,10 +117,8 @@ def serving_predictions(row: Row, folder: Path) -> list[Prediction]:
             assumed,
             pair=alike,
             tp=tp,
-            stack=stack.software,
-            inherited=float(steady.lent),
+            question=asked,
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
-            unseen=float(steady.unseen),
         )
     ]
 
@@ -230,7 +240,7 @@ def check_format(row: Row, engine: Engine, measured_s: float) -> None:
         read += layers * sum(float(op.weight_bytes) for op in ops)
     floor = read / engine.cluster.device.memory_bytes_per_s
     if measured_s < floor:
-        raise Unsupported(
+        raise Suspect(
             f"{measured_s * 1e3:.3g} ms per token is less than the {floor * 1e3:.3g} ms that reading "
             f"{row.text('dtype', 'bf16')} weights takes: they have another format"
         )

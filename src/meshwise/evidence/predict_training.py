@@ -3,97 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from meshwise.axes import RECOMPUTE_MODES
-from meshwise.cost.estimate import Estimate, price_layouts
-from meshwise.cost.uncertainty import inherited_share
-from meshwise.evidence import hardware
-from meshwise.evidence.prediction import Prediction, model_of, operand_of, source_of, stack_of
-from meshwise.evidence.software import as_stated, usual_training_stack
+from meshwise.cost.doubt.question import footprint_question, step_question
+from meshwise.cost.estimate import Estimate
+from meshwise.cost.memory.held import MEMORY_KINDS
+from meshwise.evidence.prediction import Contender, Prediction, source_of
+from meshwise.evidence.rows.job import read_training_row
+from meshwise.evidence.rows.open_values import settle
+from meshwise.evidence.rows.suspect import check_memory, check_step
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.layouts.check import check
-from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.one_layout import Report, model_flops, report
-from meshwise.stacks.load import stack_in_table
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import Formats, Training
-
-# A row that does not state its recomputation ran with none, unless that would take this many times
-# the device's memory: more than the memory model's own error.
-CLEARLY = 1.2
-
-
-_SHARDS = {"fsdp": "zero3", "hsdp": "zero3"}  # other words for sharding everything
-
-
-def software_of(row: Row, shard: str) -> tuple[Stack, tuple[Assumed, ...]]:
-    """The row's stack; the usual one of its kind, said so, where the catalog does not know its name."""
-    if not row.text("stack") or stack_in_table(row.text("stack")) is not None:
-        return stack_of(row, "stack"), ()
-    stack = usual_training_stack(shard)
-    return as_stated(stack, row), (Assumed("stack", stack.name),)
 
 
 def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, ...]]:
     """The row's step, priced; and what had to be assumed."""
-    model = model_of(row, folder)
-    devices, batch = row.count("devices"), row.count("global_batch")
-    per_node = row.count("devices_per_node", 8)
-    # hardware
-    rate = (
-        row.number("inter_node_gbytes_per_s", 0.0) if row.text("inter_node_gbytes_per_s") else 0.0
-    )
-    network = hardware.network_by_rate(rate, min(per_node, devices)) if rate else None
-    cluster, lacking = hardware.cluster_of(row, devices, per_node, network)
-    # layout and software
-    degrees: dict[str, Any] = {k: row.count(k, 1) for k in ("tp", "pp", "vp", "dp", "cp", "ep")}
-    product = degrees["tp"] * degrees["pp"] * degrees["dp"] * degrees["cp"]
-    if product != devices:
-        raise row.wrong("devices", f"tp·pp·dp·cp = {product}, not {devices}", f"{product}")
-    assumed = [Assumed(column, "1") for column in ("micro_batch", "vp") if not row.text(column)]
-    recompute = row.one_of("recompute", RECOMPUTE_MODES)
-    shard = _SHARDS.get(row.text("shard", "none"), row.text("shard", "none"))
-    stack, stood_in = software_of(row, shard)
-    assumed += (*stood_in, *lacking)
-    layout = Layout(
-        **degrees,
-        etp=row.count("etp", 1) if degrees["ep"] > 1 and row.text("etp") else None,
-        micro_batch=row.count("micro_batch", 1),
-        sequence_parallel=row.flag("sequence_parallel"),
-        shard=shard,
-    )
-    # the row's recomputation, or the least that does not clearly overflow the memory
-    found: Estimate | None = None
-    mode = recompute
-    for mode in (recompute,) if recompute else RECOMPUTE_MODES:
-        workload = Training(
-            batch=batch,
-            seq=row.count("seq"),
-            recompute=mode,
-            formats=Formats(dtype=operand_of(row), gradients=row.text("grad_dtype") or None),
-        )
-        check(layout, model, cluster, workload, stack, ran=True)
-        found = price_layouts(model, cluster, workload, stack, arrays(layout, workload))
-        if recompute or found.memory_bytes <= CLEARLY * cluster.device.memory_bytes:
-            break
-    assert found is not None
-    if not recompute:
-        assumed.append(Assumed("recompute", mode))
-    return found, tuple(assumed)
+    found = settle(read_training_row(row, folder), _ran(row))
+    return found.estimate, found.assumed
 
 
-def training_predictions(row: Row, folder: Path) -> list[Prediction]:
-    """Step time (from whichever figure the row gives) and memory."""
-    e, assumed = training_estimate(row, folder)
-    name, source = row.text("id"), source_of(row)
-    stood_in = any(a.field == "stack" for a in assumed)
-    if row.text("fits") == "false":
-        return [Prediction(name, "fits", 0.0, float(e.fits), source, assumed)]
+# Columns that rows of one job have in common, whatever their layout.
+_ALIKE = ("model", "device", "devices", "global_batch", "seq", "dtype", "stack", "attention")
+
+
+def contender_of(row: Row, e: Estimate) -> Contender:
+    """The row's layout, and what it has in common with those that differ in layout alone."""
+    alike = (source_of(row), *(row.text(column).lower() for column in _ALIKE))
+    return Contender(alike, e.layout.at(0), e.cluster.node_devices)
+
+
+def _ran(row: Row) -> bool:
+    return row.flag("fits") or not row.text("fits")
+
+
+def training_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
+    """Step time (from whichever figure the row gives) and memory; ``named``: the stack of software that
+    is not known."""
+    ran = _ran(row)
+    read = read_training_row(row, folder, named)
+    e, assumed, step_span, memory_span = settle(read, ran)
+    name, source, stood_in = row.text("id"), source_of(row), read.software.stood_in
+    held = footprint_question(e, stood_in)
+    fits = Prediction(name, "fits", float(ran), float(e.fits), source, assumed, question=held)
+    fits = fits._replace(room=float(e.memory_limit_bytes / e.memory_bytes))
+    if not ran:
+        return [fits]
     found = []
     # the step's time
     step = measured_step_s(row, e)
     if step is not None:
+        check_step(step, e)
         peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
         ideal = model_flops(e) / float(e.layout.devices) / peak
         found.append(
@@ -105,27 +64,36 @@ def training_predictions(row: Row, folder: Path) -> list[Prediction]:
                 source,
                 assumed,
                 ideal_s=ideal,
-                stack=e.stack.software,
-                stood_in=stood_in,
-                inherited=float(inherited_share(e)),
+                question=step_question(e, stood_in),
+                contender=contender_of(row, e),
+                span=step_span,
             )
         )
     # the memory
     if row.text("memory_gib"):
         memory = row.number("memory_gib") * 2.0**30
+        check_memory(memory, e.cluster)
+        kind = row.one_of("memory_of", MEMORY_KINDS)
+        if not kind:  # as the contract has it; it may be any of them
+            assumed = (*assumed, Assumed("memory_of", MEMORY_KINDS[0]))
+            most = float(e.device_bytes / e.memory_bytes)
+            memory_span = memory_span._replace(high=memory_span.high * most)
+        said = {"": e.memory_bytes, "allocated": e.memory_bytes, "reserved": e.reserved_bytes}
+        said["device"] = e.device_bytes
         found.append(
             Prediction(
                 name,
                 "memory_bytes",
                 memory,
-                float(e.memory_bytes),
+                float(said[kind]),
                 source,
                 assumed,
-                stack=e.stack.software,
-                stood_in=stood_in,
+                question=held,
+                span=memory_span,
             )
         )
-    return found
+    # whether it would have run, of what is said to have
+    return [*found, fits] if found and row.text("fits") else found
 
 
 def measured_step_s(row: Row, e: Estimate) -> float | None:

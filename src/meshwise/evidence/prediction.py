@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from meshwise.cost.doubt.question import Question
 from meshwise.dtypes import COMPUTE, canonical_dtype
-from meshwise.evidence.software import as_stated
 from meshwise.evidence.tables import Assumed, Row
+from meshwise.layouts.layout import Layout
 from meshwise.models.config_file import load_model_file
 from meshwise.models.load import load_model
 from meshwise.models.shapes import Model
-from meshwise.stacks.load import stack_in_table
-from meshwise.stacks.stack import Stack, not_made_for
 
 
 class Unsupported(Exception):
     """A sound row that meshwise cannot predict; the text says why."""
+
+
+class Contender(NamedTuple):
+    """A training row among those that differ from it in layout alone."""
+
+    alike: tuple[str, ...]  # what they have in common
+    layout: Layout
+    node_devices: int
+
+
+class Suspect(Exception):
+    """A row whose figure nothing could measure; the text says why."""
+
+
+class Span(NamedTuple):
+    """Factors on a prediction, the lowest and the highest."""
+
+    low: float = 1.0
+    high: float = 1.0
+
+    def widened(self, ratios: Iterable[float]) -> Span:
+        """The span times that of the ratios of one more open value: together they may reach both."""
+        reached = [r for r in ratios if r > 0.0 and math.isfinite(r)]
+        return Span(self.low * min([1.0, *reached]), self.high * max([1.0, *reached]))
 
 
 class Prediction(NamedTuple):
@@ -31,29 +56,13 @@ class Prediction(NamedTuple):
     ideal_s: float | None = None  # training: the step's model FLOPs at the devices' peak
     pair: tuple[str, ...] = ()  # serving: what rows of one TP ladder have in common
     tp: int = 1
-    stack: str = ""  # whose published runs say how far the prediction may be off
-    inherited: float = 0.0  # share of it that rests on constants of other hardware or shapes
+    question: Question | None = None  # what decides how far the prediction may be off
+    contender: Contender | None = None  # training: what it ran, beside others of one job
     slower: float = 0.0  # ln of how much longer it takes if nothing unmeasured holds
-    unseen: float = 0.0  # standard deviation of its logarithm by what no published row has
-    stood_in: bool = False  # the stack is none that the row names: it may be off as any of them
+    room: float | None = None  # of ``fits``: the limit over the predicted bytes
+    span: Span = Span()  # what the legal values of all that the row leaves open reach
     anchored_sd: float | None = None  # its ln's, where measured sizes of the same system anchor it
     judged_as: str = ""  # quantity whose published spread holds, where this one has none
-
-
-def stack_of(row: Row, column: str, version: str = "", phase: str = "train") -> Stack:
-    """The stack that a row's software stands for, with the switches that the row states; ``version``:
-    the column of its version, where it has one of its own. What the software is not made for, it did
-    not run: the row measured something else."""
-    name = row.text(column)
-    number = row.text(version) if version else ""
-    stack = stack_in_table(f"{name}-{number}" if number else name)
-    if not name:
-        raise Unsupported(f"the row does not state its software (column {column})")
-    if stack is None:
-        raise Unsupported(f"software {name!r} is no stack of the catalog")
-    if not_made_for(stack, phase):
-        raise Unsupported(f"software {name!r} is made for {' and '.join(stack.can.runs)} alone")
-    return as_stated(stack, row)
 
 
 def model_of(row: Row, folder: Path) -> Model:

@@ -11,7 +11,7 @@ import io
 import math
 from typing import NamedTuple
 
-from meshwise.errors import InputError, closest, quoted, shorten
+from meshwise.errors import InputError, closest, quoted, shorten, slips
 from meshwise.files import read_text_file
 from meshwise.stacks.stack import STATED
 
@@ -73,12 +73,12 @@ _RUN = (
     "attention",
     "stack",
 )
-_SWITCHES = ("schedule", "overlap", "grad_overlap", *STATED)
+_SWITCHES = ("schedule", "overlap", "grad_overlap", "offload", *STATED)
 # What is read of each kind beside what it measures, and what is for people.
 _READ: dict[str, tuple[str, ...]] = {
     "training": (
-        *(*_DEGREES, *_HARDWARE, *_RUN, *_SWITCHES, "inter_node_gbytes_per_s"),
-        *("shard", "global_batch", "grad_dtype", "flops_convention", "fits"),
+        *(*_DEGREES, *_HARDWARE, *_RUN, *_SWITCHES, "inter_node", "inter_node_gbytes_per_s"),
+        *("shard", "global_batch", "grad_dtype", "flops_convention", "memory_of", "fits"),
     ),
     "layers": ("tp", "cp", "ep", *_HARDWARE, *_RUN, *_SWITCHES, "layers"),
     "serving": (
@@ -94,12 +94,32 @@ _READ: dict[str, tuple[str, ...]] = {
 _FOR_PEOPLE = ("id", "source", "note")
 
 
+def _misspelt(kind: str, header: tuple[str, ...]) -> list[InputError]:
+    """Columns that are a slip away from one that is read and that the header has not: as they stand
+    nobody reads them, and what they say would be assumed."""
+    known = {*_READ[kind], *MEASURED[kind]}
+    found = []
+    for column in header:
+        if column in known or column in _FOR_PEOPLE:
+            continue
+        near = [k for k in known - set(header) if slips(column.lower(), k) <= 1.5]
+        if near:
+            row = Row(1, {column: column})
+            error = row.wrong(column, f"is not read; nearest: {near[0]}", near[0])
+            error.nearest = near[0]
+            found.append(error)
+    return found
+
+
 def unread_columns(table: MeasuredTable) -> list[str]:
     """Columns that hold something and that no prediction reads."""
     if table.kind not in _READ:
         return []
     read = {*_READ[table.kind], *MEASURED[table.kind], *_FOR_PEOPLE}
     return [c for c in table.columns if c not in read and any(r.cells.get(c) for r in table.rows)]
+
+
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class Row(NamedTuple):
@@ -141,9 +161,9 @@ class Row(NamedTuple):
 
     def flag(self, column: str) -> bool:
         cell = self.cells.get(column, "").lower()
-        if cell not in ("", "true", "false"):
+        if cell not in ("", *_YES, *_NO):
             raise self.wrong(column, f"{quoted(cell)} is not true or false", "true, false or empty")
-        return cell == "true"
+        return cell in _YES
 
     def one_of(self, column: str, legal: tuple[str, ...]) -> str:
         """One of the ``legal`` words, in any case; empty where the row does not say."""
@@ -200,7 +220,8 @@ def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
     header = tuple(c.strip() for c in lines[0][1]) if lines else ()
     kind = _kind(header, name, field)
     # rows; those with too few or too many cells are refused by themselves
-    rows, bad = [], []
+    rows, bad = [], _misspelt(kind, header)
+    names: dict[str, int] = {}
     for line, cells in lines[1:]:
         row = Row(line, dict(zip(header, (c.strip() for c in cells), strict=False)))
         if len(cells) != len(header):
@@ -209,6 +230,9 @@ def parse_table(text: str, name: str, field: str = "table") -> MeasuredTable:
                     "(all)", f"{len(cells)} cells for {len(header)} columns", f"{len(header)} cells"
                 )
             )
+        elif (first := names.setdefault(row.text("id", f"line {line}"), line)) != line:
+            why = f"{quoted(row.text('id'))} is the id of line {first} too"
+            bad.append(row.wrong("id", why, "an id of its own for each row"))
         else:
             rows.append(row)
     if not rows and not bad:

@@ -10,7 +10,7 @@ from meshwise.axes import AXES, PLACEMENTS
 from meshwise.errors import IllegalLayout, InputError
 from meshwise.layouts.layout import Layout
 from meshwise.stacks import schedules
-from meshwise.stacks.words import DISPATCHERS, MOMENTS
+from meshwise.stacks.words import DISPATCHERS, MOMENTS, OPTIMIZERS
 from meshwise.strict_tables import count, fraction, one_of
 from meshwise.workloads.workload import OVERLAP_MODES
 
@@ -23,8 +23,9 @@ DEGREES = tuple(
 PLACEMENT = PLACEMENTS[0]
 _COUNTS = (
     *("micro_batch", "global_batch", "seq", "max_len", "concurrency", "chunk", "draft_tokens"),
-    *("loss_chunks", "gpus_per_node"),
+    *("loss_chunks", "gpus_per_node", "recompute_layers"),
 )
+_WORDS = (*(("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS), ("optimizer", OPTIMIZERS)),)
 
 
 class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,8 +39,7 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``memory_share`` of a GPU's memory that the engine may take. ``dtype`` is that of
     the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
     sends, ``grad_dtype`` the gradients', ``quantization`` the method as an engine calls it, and
-    ``loss_chunks``, ``dispatcher``, ``overlap_experts``, ``moments_dtype`` and ``recompute_modules`` switch
-    what a training stack does; None: as the checkpoint, or as the software does by itself.
+    the switches of :data:`meshwise.stacks.stack.STATED` what a training stack does otherwise; None: as the checkpoint, or as the software does by itself.
     """
 
     model: str
@@ -64,6 +64,12 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     moments_dtype: str | None = None
     quantization: str | None = None
     recompute_modules: tuple[str, ...] | None = None
+    optimizer: str | None = None
+    master_weights: bool | None = None
+    offload_optimizer: bool | None = None
+    offload_layers: int | None = None
+    recompute_layers: int | None = None
+    cuda_graphs: bool | None = None
     attention: str = "flash"
     chunk: int | None = None
     draft_tokens: int | None = None
@@ -82,7 +88,7 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
         one_of(self.schedule, "schedule", schedules.SCHEDULE_NAMES)
         one_of(self.overlap, "overlap", OVERLAP_MODES)
         msgspec.structs.force_setattr(self, "decomposed", self.overlap == "decomposed")
-        for name, legal in (("dispatcher", DISPATCHERS), ("moments_dtype", MOMENTS)):
+        for name, legal in _WORDS:
             if getattr(self, name) is not None:
                 one_of(getattr(self, name), name, legal)
         inner = self.tp * self.cp * self.dp

@@ -15,6 +15,7 @@ from meshwise.models.formats import model_as_run, products
 from meshwise.models.shapes import Model, Stored
 from meshwise.program.operations import Operands
 from meshwise.stacks.stack import Stack
+from meshwise.stacks.training_state import EVERY_LAYER
 from meshwise.workloads.workload import Decode, Prefill, Training, Workload, drawn_skew
 
 
@@ -123,6 +124,15 @@ class Context(NamedTuple):
     def token_split(self) -> Array:
         """What sequence parallelism divides the tokens by, outside the TP regions."""
         return np.where(self.layout.sequence_parallel, self.layout.tp, 1)
+
+    @property
+    def recomputed_layers_share(self) -> Array:
+        """Share of a stage's layers that full recomputation works on; a plain 1 where it is all, so that a
+        search broadcasts over no axis more."""
+        if self.stack.state.recompute_layers == EVERY_LAYER:
+            return 1.0
+        held = np.maximum(self.model.layers / self.layout.pp, 1.0)
+        return np.minimum(self.stack.state.recompute_layers / held, 1.0)
 
     def operands(self, stored: Stored | None = None) -> Operands:
         """Formats of a linear layer's product; a layer that a quantised checkpoint leaves as it is

@@ -23,10 +23,20 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
     layout, w = ctx.layout, ctx.widths
     before: list[Op] = []
     after: list[Op] = []
+    narrow = ctx.stack.communication.narrow_param_gather and w.operand < w.plain_weight
+    dense = local.dense * w.plain_weight
+    if narrow and not ctx.stack.ideal:
+        dense = dense - local.linear * (w.plain_weight - w.operand)
     routed = any(block.moe is not None for block in ctx.model.blocks)
-    for name, weights, axis, size in (
-        ("dense", local.dense, "dp_cp", layout.dp * layout.cp),
-        ("experts", local.experts, "expert_dp", layout.expert_dp()),
+    for name, weights, gathered, axis, size in (
+        ("dense", local.dense, dense, "dp_cp", layout.dp * layout.cp),
+        (
+            "experts",
+            local.experts,
+            local.experts * w.plain_weight,
+            "expert_dp",
+            layout.expert_dp(),
+        ),
     ):
         if name == "experts" and not routed:
             continue
@@ -37,7 +47,7 @@ def gathers(ctx: Context, local: LocalWeights) -> tuple[list[Op], list[Op]]:
             "all_gather",
             axis,
             w.activation_dtype,
-            weights * w.plain_weight,
+            gathered,
             count=count,
             phase="forward",
         )

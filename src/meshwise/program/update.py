@@ -31,10 +31,26 @@ from meshwise.stacks.stack import Stack
 _FP32_BYTES = 4.0
 
 
-def adam_bytes(stack: Stack) -> float:
-    """Bytes per weight of Adam's state: an fp32 master weight, the first and the second moment (ZeRO,
-    arXiv 1910.02054, 3.1: 12), which narrower optimizers keep in fewer."""
-    return _FP32_BYTES + 2.0 * dtypes.ELEMENT_BYTES[stack.memory.moments_dtype]
+# Moments per weight: Adam's two; momentum alone (SGD, Lion arXiv 2302.06675, Muon); Adafactor's rows and
+# columns (arXiv 1804.04235), which are next to nothing.
+_MOMENTS = {"adam": 2.0, "muon": 1.0, "lion": 1.0, "sgd": 1.0, "adafactor": 0.0}
+
+
+def optimizer_bytes(stack: Stack) -> float:
+    """Bytes per weight of the optimizer's state: an fp32 master weight, and of Adam the first and the
+    second moment (ZeRO, arXiv 1910.02054, 3.1: 12), of which narrower optimizers keep less."""
+    master = _FP32_BYTES if stack.state.master_weights else 0.0
+    return (
+        master + _MOMENTS[stack.state.optimizer] * dtypes.ELEMENT_BYTES[stack.memory.moments_dtype]
+    )
+
+
+def offloaded_share(ctx: Context, role: Role) -> Array:
+    """Share of a stage's layers whose kept activations are in the host's memory."""
+    if not ctx.stack.state.offload_layers:
+        return 0.0
+    held = np.maximum(sum(role.layers), 1)
+    return np.minimum(ctx.stack.state.offload_layers / held, 1.0)
 
 
 def stage_weights(ctx: Context, role: Role) -> LocalWeights:
@@ -166,9 +182,10 @@ def update(ctx: Context, role: Role) -> list[Op]:
     # gradients that are summed over other axes, then the pass of Adam
     ops += [*tensor_parallel_sums(ctx, role), *tied_sum(ctx, role)]
     # gradient, master and both moments read; master, moments and weight written
-    per_weight = w.gradient + 2 * adam_bytes(ctx.stack) + w.plain_weight
+    per_weight = w.gradient + 2 * optimizer_bytes(ctx.stack) + w.plain_weight
     own = sharded_weights(local, layout, layout.shard >= 1)
-    ops.append(elementwise("optimizer.adam", "fp32", own * per_weight, phase="optimizer"))
+    here = 0.0 if ctx.stack.state.offload_optimizer and not ctx.stack.ideal else 1.0
+    ops.append(elementwise("optimizer.adam", "fp32", own * per_weight * here, phase="optimizer"))
     return ops
 
 

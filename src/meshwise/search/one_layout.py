@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.cost.doubt.question import Question, step_question
 from meshwise.cost.estimate import Estimate
 from meshwise.cost.pricing import OpCost
 from meshwise.cost.sources import Source
-from meshwise.cost.uncertainty import step_interval
+from meshwise.cost.uncertainty import is_tight, memory_interval, step_interval
 from meshwise.layouts.layout import Layouts
 from meshwise.program.operations import COLLECTIVES
 from meshwise.program.step import program
@@ -252,7 +253,13 @@ class Report(NamedTuple):
     memory_bytes: float
     loss_bytes: float  # of the workspace, at the loss: logits, their gradient; and all in one chunk
     whole_loss_bytes: float
+    memory_low_bytes: float  # the ends of its 90 % interval
+    memory_high_bytes: float
+    reserved_bytes: float  # training: by the framework's allocator; and what the device reports
+    device_bytes: float
     fits: bool
+    tight: bool  # the limit lies within the memory's error
+    question: Question  # what decides how far the step may be off
     communication: list[AxisRow]
     provenance: dict[Source, float]
     operations: list[PricedOp]
@@ -282,7 +289,8 @@ def layout_remarks(e: Estimate) -> tuple[str, ...]:
 def report(e: Estimate) -> Report:
     """The record of one scalar layout."""
     step, comm = float(e.step_s), float(e.comm_s)
-    low, high = step_interval(e)
+    asked = step_question(e)
+    (low, high), held = step_interval(e, asked), memory_interval(e, asked)
     peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
     devices = int(e.layout.devices)
     useful = model_flops(e)
@@ -310,7 +318,13 @@ def report(e: Estimate) -> Report:
         memory_bytes=float(e.memory_bytes),
         loss_bytes=float(e.loss_bytes),
         whole_loss_bytes=float(e.whole_loss_bytes),
+        memory_low_bytes=float(held[0]),
+        memory_high_bytes=float(held[1]),
+        reserved_bytes=float(e.reserved_bytes),
+        device_bytes=float(e.device_bytes),
         fits=bool(e.fits),
+        tight=bool(is_tight(e, asked)),
+        question=asked.at(0),
         communication=communication(e),
         provenance=provenance(e),
         operations=operations(e),

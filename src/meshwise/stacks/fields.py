@@ -9,7 +9,17 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from meshwise.checks import Check, among, flag, number, optional, text, tuple_of, whole
+from meshwise.checks import (
+    Check,
+    among,
+    check_fields,
+    flag,
+    number,
+    optional,
+    text,
+    tuple_of,
+    whole,
+)
 
 
 class Range(NamedTuple):
@@ -35,6 +45,13 @@ class SwitchField(NamedTuple):
     words: tuple[str, ...]
     range: Range | None
     meaning: str
+
+
+class SwitchGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Switches that a file states in one table; every value is checked when it is made."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, field_rules(type(self)), "stack")
 
 
 @functools.cache

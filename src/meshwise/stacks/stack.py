@@ -21,6 +21,7 @@ from meshwise.stacks.switches import (
     Pipeline,
     Scheduler,
 )
+from meshwise.stacks.training_state import TrainingState
 from meshwise.strict_tables import check_keys
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # switches that a command line, a launch command and a table's row state too
-STATED = ("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype", "recompute_modules")
+STATED = (
+    *("loss_chunks", "dispatcher", "overlap_experts", "moments_dtype", "recompute_modules"),
+    *("optimizer", "master_weights", "offload_optimizer", "offload_layers", "recompute_layers"),
+    "cuda_graphs",
+)
 
 
 class ByName(Generic[T]):
@@ -72,6 +77,7 @@ class Stack:
     communication: Communication
     pipeline: Pipeline
     memory: Memory
+    state: TrainingState
     host: Host
     scheduler: Scheduler
     can: Can
@@ -104,6 +110,7 @@ class Stack:
     attention = ByName(Executed.attention)
     flash_version = ByName(Executed.flash_version)
     fused_elementwise = ByName(Executed.fused_elementwise)
+    fused_softmax = ByName(Executed.fused_softmax)
     fused_norm = ByName(Executed.fused_norm)
     loss_bytes = ByName(Executed.loss_bytes)
     whole_logits = ByName(Executed.whole_logits)
@@ -121,6 +128,8 @@ class Stack:
     overlap_experts = ByName(Overlaps.overlap_experts)
     overlap_grad_reduce = ByName(Overlaps.overlap_grad_reduce)
     overlap_param_gather = ByName(Overlaps.overlap_param_gather)
+    narrow_param_gather = ByName(Communication.narrow_param_gather)
+    cp_load_balance = ByName(Communication.cp_load_balance)
     scatter_gather = ByName(Communication.scatter_gather)
     overlap_pipeline = ByName(Overlaps.overlap_pipeline)
     selective_recompute = ByName(Memory.selective_recompute)
@@ -147,7 +156,9 @@ class Stack:
     jitter = ByName(Host.jitter)
     host_s = ByName(Host.host_s)
     host_layer_s = ByName(Host.host_layer_s)
+    host_layer_network_share = ByName(Host.host_layer_network_share)
     host_launch_s = ByName(Host.host_launch_s)
+    cuda_graphs = ByName(Host.cuda_graphs)
     collective_wait_s = ByName(Host.collective_wait_s)
     fused_qk_norm = ByName(Executed.fused_qk_norm)
     fuses_shared_expert = ByName(Executed.fuses_shared_expert)
@@ -171,6 +182,11 @@ class Stack:
     gradient_buckets = ByName(Memory.gradient_buckets)
     autograd_gradients = ByName(Memory.autograd_gradients)
     memory_reserve = ByName(Memory.memory_reserve)
+    optimizer = ByName(TrainingState.optimizer)
+    master_weights = ByName(TrainingState.master_weights)
+    offload_optimizer = ByName(TrainingState.offload_optimizer)
+    offload_layers = ByName(TrainingState.offload_layers)
+    recompute_layers = ByName(TrainingState.recompute_layers)
     shards_towers = ByName(Memory.shards_towers)
 
 

@@ -7,12 +7,10 @@ A new switch is one field here and one line in :class:`meshwise.stacks.stack.Sta
 # no `from __future__ import annotations`: the annotations are read below
 from typing import Annotated, Literal
 
-import msgspec
-
 from meshwise import dtypes
-from meshwise.checks import check_fields
 from meshwise.stacks import schedules
-from meshwise.stacks.fields import OneOf, Range, SwitchField, field_rules, switches_of
+from meshwise.stacks.fields import OneOf, Range, SwitchField, SwitchGroup, switches_of
+from meshwise.stacks.training_state import TrainingState
 from meshwise.stacks.words import (
     RUNS,
     SHARDS,
@@ -32,12 +30,7 @@ _Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
 _Count = Annotated[int, Range(1, 1 << 20)]
 
 
-class _Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    def __post_init__(self) -> None:
-        check_fields(self, field_rules(type(self)), "stack")
-
-
-class Executed(_Group, frozen=True, kw_only=True):
+class Executed(SwitchGroup, frozen=True, kw_only=True):
     """What is executed."""
 
     attention: Annotated[
@@ -47,17 +40,19 @@ class Executed(_Group, frozen=True, kw_only=True):
     ] = "flash"
     flash_version: Annotated[
         int,
-        Range(1, 3),
-        "Of the fused attention kernels: 1 and 2 are FlashAttention-1 and -2 (on Hopper and later "
-        "held to what those reach there), 3 FlashAttention-3, cuDNN's and the engines' own.",
+        Range(1, 4),
+        "Of the fused attention kernels: 1 and 2 are FlashAttention's (held to what they reach on "
+        "Hopper; unasked, 2 is cuDNN's on Blackwell), 3 and 4 those, cuDNN's and the engines' own.",
     ] = 3
     fused_elementwise: Annotated[
         bool,
         "The activation function, and the residual addition with its dropout, in one pass each.",
     ] = True
+    fused_softmax: Annotated[
+        bool, "Unfused attention masks and softmaxes in one pass. Otherwise passes, in fp32."
+    ] = True
     fused_norm: Annotated[
-        bool,
-        "Norms and rotary embedding in one pass each. Otherwise they are chains of fp32 passes.",
+        bool, "Norms and rotary embedding in one pass each. Otherwise chains of fp32 passes."
     ] = True
     fused_add_norm: Annotated[
         bool, "The norm in the same pass as the residual addition before it."
@@ -93,8 +88,7 @@ class Executed(_Group, frozen=True, kw_only=True):
     ] = 0.0
     accumulation_bytes: Annotated[
         _Traffic,
-        "Memory traffic per weight and microbatch of adding the gradients to their sums, where the "
-        "weight gradient's product does not.",
+        "Memory traffic per weight and microbatch of a pass that adds gradients to their sums.",
     ] = 0.0
     vocab_multiple: Annotated[
         _Count,
@@ -105,7 +99,7 @@ class Executed(_Group, frozen=True, kw_only=True):
     ] = False
 
 
-class Overlaps(_Group, frozen=True, kw_only=True):
+class Overlaps(SwitchGroup, frozen=True, kw_only=True):
     """What hides under what."""
 
     overlap: Annotated[
@@ -137,7 +131,7 @@ class Overlaps(_Group, frozen=True, kw_only=True):
     ] = False
 
 
-class Communication(_Group, frozen=True, kw_only=True):
+class Communication(SwitchGroup, frozen=True, kw_only=True):
     """Whose collectives, and which."""
 
     collectives: Annotated[
@@ -164,6 +158,12 @@ class Communication(_Group, frozen=True, kw_only=True):
         "its experts, `deepep` and `hybridep` once per node that has one, and on over the links "
         "inside. Its option overrides it.",
     ] = "alltoall"
+    narrow_param_gather: Annotated[
+        bool, "ZeRO-3 and FSDP gather linear layers' weights in the 8 bit of their products."
+    ] = False
+    cp_load_balance: Annotated[
+        bool, "Context parallelism gives a rank an early and a late chunk. Otherwise one chunk."
+    ] = True
     scatter_gather: Annotated[
         bool,
         "Without sequence parallelism the TP ranks of a stage send a share each to the next stage, "
@@ -175,7 +175,7 @@ class Communication(_Group, frozen=True, kw_only=True):
     ] = True
 
 
-class Pipeline(_Group, frozen=True, kw_only=True):
+class Pipeline(SwitchGroup, frozen=True, kw_only=True):
     """In which order stages work, and how layers are dealt out to them."""
 
     schedule: Annotated[
@@ -191,7 +191,7 @@ class Pipeline(_Group, frozen=True, kw_only=True):
     ] = "layers"
 
 
-class Memory(_Group, frozen=True, kw_only=True):
+class Memory(SwitchGroup, frozen=True, kw_only=True):
     """What is kept, in which format, what is computed again, and what is not the model's to use."""
 
     selective_recompute: Annotated[
@@ -206,32 +206,26 @@ class Memory(_Group, frozen=True, kw_only=True):
         "`mla_up_proj`, `mlp`, `moe`. Its option overrides it.",
     ] = ("core_attn",)
     recompute_early_stop: Annotated[
-        bool,
-        "Full recomputation leaves out a layer's last collective: 5 all_reduces per layer, not 6.",
+        bool, "Full recomputation leaves out a layer's last product and its collective."
     ] = False
     loss_peak_bytes: Annotated[
         _Traffic,
         "Memory per logit at the loss's peak: 16-bit logits, fp32 copies, softmax, gradients.",
     ] = 6.0
     loss_peak_bytes_tp: Annotated[
-        float | None,
-        Range(0.0, 1e6, "B"),
-        "The same where TP divides the vocabulary, if the software computes that loss otherwise.",
+        float | None, Range(0.0, 1e6, "B"), "The same where TP divides the vocabulary."
     ] = None
     expands_kv_heads: Annotated[
         bool,
-        "Grouped-query attention copies keys and values to every query head before the attention "
-        "kernel, and keeps the copies for backward.",
+        "Grouped-query attention copies keys and values to every query head, kept for backward.",
     ] = False
     packed_qkv: Annotated[
         bool,
-        "Without grouped queries the packed query-key-value projection stays alive beside the "
-        "rotated queries and keys.",
+        "Without grouped queries the packed projection stays alive beside rotated queries and keys.",
     ] = False
     keeps_gathered_inputs: Annotated[
         bool,
-        "Sequence parallelism keeps the inputs that it gathers before column-parallel products. "
-        "Otherwise it keeps its share and gathers again in backward.",
+        "Sequence parallelism keeps the inputs that it gathers. Otherwise it gathers again.",
     ] = False
     fp32_parameters: Annotated[
         bool,
@@ -246,16 +240,14 @@ class Memory(_Group, frozen=True, kw_only=True):
     ] = None
     moments_dtype: Annotated[
         Moments,
-        "Format of Adam's two moments, beside their fp32 master weights. Its option overrides it.",
+        "Format of Adam's two moments, beside fp32 master weights. Its option overrides it.",
     ] = "fp32"
     gradient_buckets: Annotated[
-        bool,
-        "The data-parallel reducer has 16-bit buckets of all gradients beside their fp32 sums.",
+        bool, "The reducer has 16-bit buckets of all gradients beside their fp32 sums."
     ] = False
     autograd_gradients: Annotated[
         bool,
-        "Every weight has a 16-bit gradient until the backward of its microbatch ends, beside the "
-        "fp32 sums. Otherwise gradients are added up as they come.",
+        "Every weight has a 16-bit gradient until its microbatch ends, beside the fp32 sums.",
     ] = False
     shards_towers: Annotated[
         bool,
@@ -269,31 +261,35 @@ class Memory(_Group, frozen=True, kw_only=True):
     ] = 0.0
 
 
-class Host(_Group, frozen=True, kw_only=True):
+class Host(SwitchGroup, frozen=True, kw_only=True):
     """Seconds that a device waits: for its host, and for the other ranks."""
 
     host_s: Annotated[_Seconds, "Host time per step that no device work hides."] = 0.0
     host_layer_s: Annotated[
         _Seconds,
-        "Host time to launch one layer's forward pass without CUDA graphs; backward takes twice "
-        "that. A stage is never quicker than its host.",
+        "Host time to launch one layer forward, backward twice that: a stage is never quicker.",
+    ] = 0.0
+    host_layer_network_share: Annotated[
+        float,
+        Range(0.0, 10.0),
+        "Training: by how much that grows for each TP rank where the pipeline's messages cross a "
+        "network (of a node, where only TP's do).",
     ] = 0.0
     host_launch_s: Annotated[
-        _Seconds,
-        "Training: host time to start one kernel. A microbatch is never quicker than the start of "
-        "its kernels, which are counted by operation.",
+        _Seconds, "Training: host time to start one kernel, counted by operation."
     ] = 0.0
+    cuda_graphs: Annotated[
+        bool,
+        "Training: CUDA graphs start a microbatch's kernels, the host none. Its option overrides it.",
+    ] = False
     collective_wait_s: Annotated[
-        _Seconds,
-        "What a collective's kernels wait for each other where every rank's host launches them "
-        "outside CUDA graphs.",
+        _Seconds, "What a collective's kernels, launched by every rank's host, wait for each other."
     ] = 0.0
     jitter: Annotated[
         float,
         Range(0.0, 1.0),
-        "Standard deviation of a rank's time in training over its mean; the step waits for the "
-        "slowest of N ranks, σ·√(2 ln N) later than the mean.",
-    ] = 0.0125
+        "Training: a rank's deviation over its mean; the slowest of N is σ·√(2 ln N) late.",
+    ] = 0.01
     prefill_layer_s: Annotated[
         _Seconds,
         "Serving: host time to launch one layer of an iteration with prompts, which no CUDA graph "
@@ -307,7 +303,7 @@ class Host(_Group, frozen=True, kw_only=True):
     ] = 0.0
 
 
-class Scheduler(_Group, frozen=True, kw_only=True):
+class Scheduler(SwitchGroup, frozen=True, kw_only=True):
     """What a serving engine puts into one iteration."""
 
     max_batched_tokens: Annotated[
@@ -326,7 +322,7 @@ class Scheduler(_Group, frozen=True, kw_only=True):
     ] = True
 
 
-class Can(_Group, frozen=True, kw_only=True):
+class Can(SwitchGroup, frozen=True, kw_only=True):
     """What it can run; other layouts are refused under it."""
 
     runs: Annotated[
@@ -373,12 +369,13 @@ class Can(_Group, frozen=True, kw_only=True):
 
 
 # attribute of a stack, and table of its file
-GROUPS: dict[str, type[_Group]] = {
+GROUPS: dict[str, type[SwitchGroup]] = {
     "kernels": Executed,
     "overlaps": Overlaps,
     "communication": Communication,
     "pipeline": Pipeline,
     "memory": Memory,
+    "state": TrainingState,
     "host": Host,
     "scheduler": Scheduler,
     "can": Can,

@@ -20,6 +20,7 @@ _NUMBER = r"v?(\d+(?:\.\d+)*)(?:-(\d\d)(?!\d))?"  # 0.14.1, 2024-08
 _WHOLE = re.compile(rf"{_NUMBER}(?:[.-]?(?:rc|post|dev|alpha|beta|a|b)\.?\d*)*")
 _START = re.compile(_NUMBER)
 _NEVER = (10**9,)
+_YEARS, _MONTHS = range(2000, 2100), 12
 _DAY = re.compile(r"2\d[01]\d[0-3]\d")  # 240405
 _ENDS = "-@/+ ("  # what may follow a name
 LEGAL = 'numbers with dots between them, such as "0.14", or a month, such as "2024-08"'
@@ -132,6 +133,8 @@ def applying(release: Release, table: Mapping[str, Any]) -> list[dict[str, Any]]
     match = _START.match(release.version)
     assert match is not None
     numbers = _numbers(match)
+    if len(numbers) == 1 and numbers[0] in _YEARS:
+        numbers = (*numbers, _MONTHS)  # a year without a month is that year's last state
     holding = []
     for entry in table.get("version", ()):
         begins = numbers_of(entry["from"], "from") if "from" in entry else ()

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 Run = Literal["training", "inference", "collectives"]
 Sharding = Literal["none", "zero1", "zero2", "zero3"]
 Moments = Literal["fp32", "bf16", "fp16", "fp8"]
+Optimizer = Literal["adam", "muon", "lion", "sgd", "adafactor"]
 Dispatcher = Literal["alltoall", "deepep", "hybridep"]
 # parts of a layer that selective recomputation may do again (Megatron-Core's words)
 Module = Literal[
@@ -24,5 +25,6 @@ Generation = Literal[
 RUNS: tuple[Run, ...] = get_args(Run)
 SHARDS: tuple[Sharding, ...] = get_args(Sharding)
 MOMENTS: tuple[Moments, ...] = get_args(Moments)
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 DISPATCHERS: tuple[Dispatcher, ...] = get_args(Dispatcher)
 MODULES: tuple[Module, ...] = get_args(Module)

@@ -29,7 +29,7 @@ def smallest_fit_dict(fit: SmallestFit, stack: Stack) -> dict[str, object]:
 _FIGURES = (
     *("devices", "step_s", "step_low_s", "step_high_s", "compute_s", "comm_s", "exposed_comm_s"),
     *("bubble_s", "host_s", "mfu", "tokens_per_s", "tokens_per_s_per_device", "memory_bytes"),
-    *("fits", "tie", "difference_s"),
+    *("fits", "tight", "tie", "difference_s"),
 )
 
 

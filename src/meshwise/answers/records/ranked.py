@@ -22,6 +22,8 @@ class Ranked(Placed):
     layouts = Key[list[Record]]("The best first: axes, times [s], memory [bytes].")
     pareto = Key[list[Record]]("Layouts that no other beats in both figures of the front.")
     rivals = Key[list[Record]]("Per axis the best layout with another value of it.")
+    best_not_tight = Key[Record | None]("Where the best is tight: the best that is not.")
+    evidence = Key[Record | None]("Which published runs are near the best.")
     rule_of_thumb = Key[Record | None]("The layout that the usual rule of thumb makes.")
     nearest_feasible = Key[list[Record]]("Where nothing is feasible: changes that make it so.")
     counts = Key[Record]("How many layouts were enumerated, feasible, refused and why.")

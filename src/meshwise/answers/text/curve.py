@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import fits_words
 from meshwise.answers.text.tables import Table
 from meshwise.search.tp_curve.points import Copies, Layer, Point
 from meshwise.units import format_bytes, format_memory, format_time
@@ -42,7 +43,7 @@ def curve_table(points: tuple[Point, ...], limit: int, threshold: float) -> Tabl
             if p.marginal_efficiency is not None
             else "-",
             format_memory(p.memory_bytes),
-            "yes" if p.fits else "NO",
+            fits_words(p.fits, p.tight),
         )
         for p in points
     )
@@ -147,7 +148,7 @@ def copies_tables(copies: tuple[Copies, ...]) -> list[Table]:
             format_time(c.step_s),
             f"{c.tokens_per_s:,.0f}",
             f"{c.tokens_per_s_per_device:,.1f}",
-            "yes" if c.fits else "NO",
+            fits_words(c.fits, c.tight),
         )
         for c in copies
     )

@@ -17,9 +17,14 @@ from meshwise.workloads.workload import Prefill, Training, Workload
 WIDTH = 79  # of running text
 
 
-def wrap(text: str) -> str:
-    """Running text in lines of a page."""
-    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH))
+def wrap(text: str, *, ids: bool = False) -> str:
+    """Running text in lines of a page; with ``ids`` in it, no line ends inside a word."""
+    lines = (
+        line
+        for part in text.splitlines()
+        for line in textwrap.wrap(part, WIDTH, break_on_hyphens=not ids)
+    )
+    return "\n".join(lines)
 
 
 def sentence(remark: str) -> str:
@@ -75,6 +80,12 @@ def training_words(model: Model, workload: Workload, stack: Stack) -> str:
         said.append(f"moments {stack.memory.moments_dtype}")
     if stack.kernels.loss_chunks > 1:
         said.append(f"loss in {stack.kernels.loss_chunks} chunks")
+    state = stack.state
+    said += [f"optimizer {state.optimizer}"] * (state.optimizer != "adam")
+    said += ["no master weights"] * (not state.master_weights)
+    said += ["optimizer on the host"] * state.offload_optimizer
+    if state.offload_layers:
+        said.append("activations on the host")
     if any(block.moe is not None for block in model.blocks):
         said += [f"dispatcher {stack.communication.dispatcher}"] * (
             stack.communication.dispatcher != "alltoall"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from meshwise.answers.records.layout import found_dict
 from meshwise.answers.text import words
+from meshwise.answers.text.evidence import fits_words
 from meshwise.answers.text.tables import Table
 from meshwise.axes import AXES, PLACEMENTS, spoken
 from meshwise.layouts.layout import Layout
+from meshwise.search.one_layout import Report
 from meshwise.search.training.plan import Rival
 from meshwise.search.training.rows import PlanRow
 from meshwise.units import format_memory, format_time
@@ -153,3 +155,47 @@ def rivals_table(best: PlanRow, rivals: tuple[Rival, ...]) -> Table:
     title = "Nearest rivals: the best layout with another value of each axis"
     header = ("instead", "layout", "to best", "why")
     return Table(title, header, tuple(body), frozenset({0, 1, 3}), header)
+
+
+def memory_table(r: Report) -> Table:
+    """The fullest stage, by part."""
+    e = r.estimate
+    return Table(
+        "Memory per GPU, fullest stage",
+        ("part", "size"),
+        (
+            *(
+                (k.removesuffix("_bytes").replace("_", " "), format_memory(v))
+                for k, v in r.memory.items()
+                if v
+            ),
+            *_loss_rows(r),
+            ("total", format_memory(r.memory_bytes)),
+            *_held_rows(r),
+            ("usable of the device", format_memory(e.memory_limit_bytes)),
+            ("fits", fits_words(r.fits, r.tight)),
+        ),
+    )
+
+
+def _held_rows(r: Report) -> list[tuple[str, str]]:
+    """What tools show of the same run, who do not show what is allocated."""
+    if r.estimate.workload.phase != "train" or r.estimate.stack.ideal:
+        return []
+    return [
+        ("  reserved by the allocator", format_memory(r.reserved_bytes)),
+        ("  as the device reports it", format_memory(r.device_bytes)),
+    ]
+
+
+def _loss_rows(r: Report) -> list[tuple[str, str]]:
+    """Logits and their gradient at the loss's peak, within the workspace; and without chunks."""
+    if not r.loss_bytes:
+        return []
+    chunks = r.estimate.stack.kernels.loss_chunks
+    if chunks == 1:
+        return [("  of it at the loss (logits)", format_memory(r.loss_bytes))]
+    return [
+        (f"  of it at the loss, {chunks} chunks", format_memory(r.loss_bytes)),
+        ("  the same in one", format_memory(r.whole_loss_bytes)),
+    ]

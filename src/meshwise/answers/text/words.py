@@ -63,11 +63,12 @@ def rate_words(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
-def memory_words(held: float, usable: float, fits: bool) -> str:
-    """Whether it fits, and by how much it does not."""
+def memory_words(held: float, usable: float, fits: bool, tight: bool) -> str:
+    """Whether it fits, and by how much it does not; ``tight``: within the memory's error of the limit."""
     if fits:
-        return "fits"
-    return f"does NOT fit: {format_memory(held)} of {format_memory(usable)} per GPU"
+        return "fits" + ", tight" * tight
+    said = f"does NOT fit: {format_memory(held)} of {format_memory(usable)} per GPU"
+    return said + ", which is tight" * tight
 
 
 def communication_words(share: float) -> str:

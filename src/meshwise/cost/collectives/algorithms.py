@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
-from meshwise.cost.collectives.fabric import Candidate, Constants, Fabric, Protocol, streamed
+from meshwise.cost.collectives.fabric import Candidate, Fabric, Protocol, streamed
+from meshwise.cost.collectives.network import behind_network, fall, form_of, pipeline_hops
+from meshwise.cost.collectives.protocols import (
+    across_networks,
+    each_protocol,
+    inside_nodes,
+    labelled,
+)
 from meshwise.cost.collectives.ring_paths import ceil_log2, ring_hops, ring_shares
 
 Build = Callable[[str, str, Array, Fabric], list[Candidate]]
@@ -88,34 +95,6 @@ def candidates_of(op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     return found
 
 
-def _label(name: str, protocol: str) -> str:
-    return f"{name}/{protocol}" if protocol else name
-
-
-def each_protocol(
-    name: str,
-    fabric: Fabric,
-    payload: Array,
-    wire: Sequence[Array],
-    hops: Sequence[Array],
-    copy: Array = 0.0,
-    peers: Sequence[Array] = (),
-) -> list[Candidate]:
-    """One candidate per protocol of an algorithm that sends ``wire`` bytes in ``hops`` hops at each level
-    (to ``peers`` of it by themselves), all levels at the same time, and copies for ``copy`` seconds. In a protocol ``per_peer`` every peer is
-    served at the same time, and the time is that of one peer's part."""
-    found = []
-    for protocol in fabric.protocols(name):
-        protocols = [c.algorithms[name].protocol(protocol) for c in fabric.per_level]
-        most = [
-            np.where(w > 0, payload / fabric.size, 0.0) if p.per_peer else w
-            for p, w in zip(protocols, wire, strict=True)
-        ]
-        seconds = streamed(fabric, most, hops, protocols, peers) + copy
-        found.append(Candidate(_label(name, protocol), seconds, tuple(wire)))
-    return found
-
-
 # -- rings and trees, over all levels ------------------------------------------------------------------
 
 
@@ -136,7 +115,8 @@ def ring(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     total = trips * (n - 1) / n * payload
     wire = tuple(total * share for share in ring_shares(fabric.ranks))
     hops = [trips * h for h in ring_hops(fabric.ranks)]
-    return each_protocol(name, fabric, payload, wire, hops, fabric.copy(payload))
+    filling = [trips * h for h in pipeline_hops(fabric)]
+    return each_protocol(name, fabric, payload, wire, hops, fabric.copy(payload), filling, True)
 
 
 def hierarchical_wire(op: str, payload: Array, ranks: Sequence[Array]) -> tuple[Array, ...]:
@@ -176,9 +156,15 @@ def hierarchical(name: str, op: str, payload: Array, fabric: Fabric) -> list[Can
     return [Candidate(name, np.where(crossed > 1, seconds, np.inf), wire)]
 
 
-def _on_tree(level: Constants, protocol: str) -> Protocol:
-    """A protocol of a level that is part of a tree: its own, or its chain's, which is a ring's."""
-    return level.algorithms["tree" if "tree" in level.algorithms else "ring"].protocol(protocol)
+def _tree_levels(fabric: Fabric) -> tuple[str, ...]:
+    """What a tree is at each level: itself, or a chain, which is a ring's."""
+    return tuple("tree" if "tree" in c.algorithms else "ring" for c in fabric.per_level)
+
+
+def _on_tree(fabric: Fabric, protocol: str) -> list[Protocol]:
+    """A protocol of a tree, as its levels have it."""
+    levels = zip(_tree_levels(fabric), fabric.per_level, strict=True)
+    return [c.algorithms[part].protocol(protocol) for part, c in levels]
 
 
 def _tree_hops(fabric: Fabric) -> tuple[list[Array], Array]:
@@ -195,8 +181,8 @@ def _tree_hops(fabric: Fabric) -> tuple[list[Array], Array]:
 @algorithm(
     "tree",
     "all_reduce",
-    times=r"$t_0 + 2(r_0-1)a_0 + 2\lceil\log_2 r_l\rceil a_l$ plus the slowest level's "
-    r"$\frac{2(r_l-1)}{r_l}\,\frac{S}{R_l}/(e b_l)$, and $S / (n c)$",
+    times=r"$L = t_0 + 2F$, $H = 2F$, $X$ the slowest level's $\frac{2(r_l-1)}{r_l}\,\frac{S}{R_l}/(e b_l)$ "
+    "(below: across a network)",
     legal="across a network",
 )
 def tree(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
@@ -204,20 +190,25 @@ def tree(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     2009), chains inside the domains below it, up and down, all at the same time: 2·⌈log2 r_l⌉ hops
     there, 2·(r_l − 1) here."""
     wire = hierarchical_wire(op, payload, fabric.ranks)
+    if np.any(fabric.across):
+        hops = [2 * h for h in pipeline_hops(fabric)]
+        return across_networks(name, fabric, wire, hops, hops, _tree_levels(fabric))
     hops, across = _tree_hops(fabric)
+    if not np.any(across):
+        return []
     found = []
     copy = fabric.copy(payload)
     for protocol in fabric.protocols(name):
-        protocols = [_on_tree(c, protocol) for c in fabric.per_level]
+        protocols = _on_tree(fabric, protocol)
         seconds = np.where(across, streamed(fabric, wire, hops, protocols) + copy, np.inf)
-        found.append(Candidate(_label(name, protocol), seconds, wire))
+        found.append(Candidate(labelled(name, protocol), seconds, wire))
     return found
 
 
 @algorithm(
     "nvls_tree",
     "all_reduce",
-    times="the same without the chain inside, where a rank sends the switch its $S$ once",
+    times="the same, but that inside a rank sends the switch its $S$ once",
     legal="across a network, in-switch reduction inside",
     like="nvls",
 )
@@ -226,12 +217,19 @@ def nvls_tree(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candid
     switch = fabric.per_level[0].algorithms.get(name)
     if switch is None or not any("tree" in c.algorithms for c in fabric.per_level):
         return []
-    hops, across = _tree_hops(fabric)
     wire = (payload * 1.0, *hierarchical_wire(op, payload, fabric.ranks)[1:])
-    protocols = [switch.fastest, *(_on_tree(c, "simple") for c in fabric.per_level[1:])]
+    adds = fabric.in_switch & (fabric.ranks[0] >= switch.min_ranks)
+    if np.any(fabric.across):
+        if not np.any(adds & fabric.across):
+            return []
+        hops = [2 * h for h in pipeline_hops(fabric)]
+        levels = (name, *_tree_levels(fabric)[1:])
+        found = across_networks(name, fabric, wire, hops, hops, levels)
+        return [c._replace(seconds=np.where(adds, c.seconds, np.inf)) for c in found]
+    hops, across = _tree_hops(fabric)
+    protocols = [switch.fastest, *_on_tree(fabric, "simple")[1:]]
     seconds = streamed(fabric, wire, [0, *hops[1:]], protocols)
-    legal = across & fabric.in_switch & (fabric.ranks[0] >= switch.min_ranks)
-    return [Candidate(name, np.where(legal, seconds, np.inf), wire)]
+    return [Candidate(name, np.where(across & adds, seconds, np.inf), wire)]
 
 
 # -- kernels inside the innermost level ----------------------------------------------------------------
@@ -336,7 +334,7 @@ def direct(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate
     send_recv: the buffer over the outermost level of the pair. Both with one step of that level."""
     hops = _outermost_hop(fabric)
     if op == "all_to_all":
-        return _apart(name, payload, fabric)
+        return _apart(name, payload, fabric, everyone=True)
     wire = [
         np.where(fabric.outermost == index, payload * 1.0, 0.0 * payload)
         for index in range(len(fabric.ranks))
@@ -348,9 +346,9 @@ def _outermost_hop(fabric: Fabric) -> list[Array]:
     return [np.where(fabric.outermost == index, 1, 0) for index in range(len(fabric.ranks))]
 
 
-def _apart(name: str, payload: Array, fabric: Fabric) -> list[Candidate]:
+def _apart(name: str, payload: Array, fabric: Fabric, everyone: bool) -> list[Candidate]:
     """1/n of a buffer to every other rank, each over the level that joins the two, and the copy of
-    one's own."""
+    one's own; ``everyone`` sends so, or one rank alone."""
     wire: list[Array] = []
     peers: list[Array] = []
     inner: Array = 1
@@ -360,7 +358,18 @@ def _apart(name: str, payload: Array, fabric: Fabric) -> list[Candidate]:
         wire.append(reached / fabric.size * payload)
         inner = inner * r
     hops, copy = _outermost_hop(fabric), fabric.copy(payload)
-    return each_protocol(name, fabric, payload, wire, hops, copy, peers)
+    found = inside_nodes(name, fabric, payload, wire, hops, copy, peers)
+    if np.any(fabric.across):
+        # a handshake with every peer behind the network, and links that every pair of domains loads
+        form = form_of(fabric)
+        later_s = behind_network(fabric) * form.peer_s
+        crowd: Array = 1.0
+        if everyone:
+            crowd = fall(fabric.domains, form.all_to_all, form.bisection_domains)
+        levels = zip(fabric.ranks, hops, fabric.per_level, strict=True)
+        along = [r - 1 if c.network is None else h for r, h, c in levels]
+        found += across_networks(name, fabric, wire, along, hops, later_s=later_s, crowd=crowd)
+    return found
 
 
 @algorithm(
@@ -375,7 +384,7 @@ def _apart(name: str, payload: Array, fabric: Fabric) -> list[Candidate]:
 def rooted(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]:
     """The root sends 1/n of its buffer to every other rank, or gets it from there: what its own links
     carry is the time (nccl-tests' scatter_perf and gather_perf: grouped sends, S the root's buffer)."""
-    return _apart(name, payload, fabric)
+    return _apart(name, payload, fabric, everyone=False)
 
 
 @algorithm(
@@ -390,4 +399,5 @@ def chain(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate]
     """A pipelined chain through all ranks, to the root or from it: as many as a domain has ranks, each
     over a NIC of its own."""
     wire = [payload * share for share in ring_shares(fabric.ranks)]
-    return each_protocol(name, fabric, payload, wire, ring_hops(fabric.ranks))
+    hops, filling = ring_hops(fabric.ranks), pipeline_hops(fabric)
+    return each_protocol(name, fabric, payload, wire, hops, filling=filling, around=True)

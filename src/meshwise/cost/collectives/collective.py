@@ -14,8 +14,10 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster, Level
 from meshwise.cost.collectives.algorithms import OPS, ROOTED, candidates_of
 from meshwise.cost.collectives.fabric import Candidate, Constants, Fabric
-from meshwise.cost.collectives.fits import constants
+from meshwise.cost.collectives.fits import constants, network_constants
 from meshwise.cost.collectives.hosts import host_doubts, lane_shares, lanes_below
+from meshwise.cost.collectives.network import domains_joined, fall
+from meshwise.cost.collectives.transports import SHIPPED_TRANSPORTS, Transports
 from meshwise.cost.sources import Source
 from meshwise.layouts.placement import Group
 from meshwise.stacks.stack import Stack
@@ -55,10 +57,6 @@ def busbw_factor(op: str, n: Array) -> Array:
     return 1.0
 
 
-# What a network keeps of its rate for every e-fold of domains beyond two that it joins, when each talks
-# to its neighbours: one exponent for 29 logs on 2 to 256 nodes (598 rows of verbs, OFI, EFA and TCP).
-NEIGHBOURS = -0.035
-
 FULL_MESHES = ("infinity-fabric", "gaudi-mesh")  # every pair has a link of its own
 
 
@@ -77,12 +75,22 @@ def device_bandwidth(level: Level, below: int, active: Array, ranks: Array) -> A
 
 
 def fabric_of(
-    op: str, group: Group, cluster: Cluster, stack: Stack, *, by_own_nic: bool = False
+    op: str,
+    group: Group,
+    cluster: Cluster,
+    stack: Stack,
+    transports: Transports = SHIPPED_TRANSPORTS,
+    *,
+    by_own_nic: bool = False,
 ) -> Fabric:
-    """The levels as this group meets them; ``by_own_nic``: the root of a scatter sends by its own alone."""
+    """The levels as this group meets them, with the constants that ``transports`` has of networks;
+    ``by_own_nic``: the root of a scatter sends by its own alone."""
     library = stack.communication.collectives
     per_level = tuple(
-        _constants(cluster, index, op, library, stack.ideal) for index in range(len(cluster.levels))
+        network_constants(level, op, transports)
+        if level.kind == "network" and not stack.ideal
+        else _constants(cluster, index, op, library, stack.ideal)
+        for index, level in enumerate(cluster.levels)
     )
     below = (1, *cluster.domain_sizes()[:-1])
     above = [level.kind == "socket" for level in cluster.levels[1:]] + [False]
@@ -102,9 +110,22 @@ def fabric_of(
             )
         )
     if not stack.ideal:
-        bandwidth = tuple(map(_among_many, cluster.levels, bandwidth, group.ranks))
         shares = lane_shares(cluster, group.ranks)
         bandwidth = tuple(b * share for b, share in zip(bandwidth, shares, strict=True))
+    # what crosses a network has fewer bytes a second the more domains send, and slower hops inside
+    domains = domains_joined(group.ranks, per_level)
+    across = np.asarray(domains) > 1
+    if np.any(across):
+        per_level = tuple(
+            c if level.kind == "network" else c._replace(hop_s=transports.hop_inside_s(level))
+            for c, level in zip(per_level, cluster.levels, strict=True)
+        )
+        bandwidth = tuple(
+            b
+            if c.network is None
+            else b * (transports.staged_share(cluster, level) * fall(domains, c.network.neighbours))
+            for b, c, level in zip(bandwidth, per_level, cluster.levels, strict=True)
+        )
     outermost: Array = np.int64(0)
     for index, r in enumerate(group.ranks):
         outermost = np.where(np.asarray(r) > 1, index, outermost)
@@ -119,6 +140,8 @@ def fabric_of(
         peer_to_peer=_custom_kernels(inner, group.size, stack),
         in_switch=np.bool_(inner.in_switch and stack.communication.in_switch and not stack.ideal),
         in_series=inner.kind == "pcie-host" and not stack.ideal,
+        across=across,
+        domains=domains,
     )
 
 
@@ -144,13 +167,6 @@ def _constants(cluster: Cluster, index: int, op: str, library: str, ideal: bool)
     lanes = lanes_below(cluster, index)
     stated = level.efficiency is not None or level.own_latency
     return constants(level if lanes is None or stated else lanes, op, library, ideal)
-
-
-def _among_many(level: Level, rate: Array, ranks: Array) -> Array:
-    """A level's rate when ``ranks`` of its domains communicate: a network's falls with them."""
-    if level.kind != "network" or level.efficiency is not None:
-        return rate
-    return rate * np.maximum(np.asarray(ranks) / 2.0, 1.0) ** NEIGHBOURS
 
 
 def _custom_kernels(inner: Level, size: Array, stack: Stack) -> Array:

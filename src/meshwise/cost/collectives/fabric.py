@@ -53,6 +53,17 @@ class Measured(NamedTuple):
         return next((own[p] for p in reversed(order) if p in own), self.fastest)
 
 
+class NetworkForm(NamedTuple):
+    """What networks have in common, of whatever transport (``catalog/collectives/network.toml``)."""
+
+    launch_s: float  # of a collective that crosses one
+    ramp: float  # share of the time in which the pipeline of chunks fills and drains
+    neighbours: float  # exponent of a rate's fall with the domains that send to their neighbours
+    bisection_domains: float  # so many domains send to each other at full rate
+    all_to_all: float  # exponent of the fall beyond, where every domain sends to every other
+    peer_s: float  # of an all_to_all, for every rank behind the network
+
+
 class Constants(NamedTuple):
     """Constants of one collective on one fabric level, by algorithm; and where they come from."""
 
@@ -60,6 +71,8 @@ class Constants(NamedTuple):
     copy_bytes_per_s: float  # of a rank's own share, from the input to the output buffer
     source: Source
     lent: float = 0.0  # doubt that they hold here, in units of what another fabric's have
+    network: NetworkForm | None = None  # None: inside a node, or as the cluster's file states it
+    hop_s: float = 0.0  # of a hop inside a node, on the way to a network
 
 
 class Fabric(NamedTuple):
@@ -76,14 +89,18 @@ class Fabric(NamedTuple):
     in_series: bool = (
         False  # PCIe keeps few requests in flight: the other socket's way adds its time
     )
+    across: Array = False  # does the group cross a network that has a form of its own
+    domains: Array = 1  # how many domains these networks join
 
     def copy(self, payload: Array) -> Array:
         """Seconds in which a rank copies its own 1/n of the buffer: S / (n · c)."""
         return payload / (self.size * self.per_level[0].copy_bytes_per_s)
 
     def protocols(self, algorithm: str) -> list[str]:
-        """Protocols of an algorithm at any level; the whole collective runs one of them."""
-        found = [c.algorithms[algorithm] for c in self.per_level if algorithm in c.algorithms]
+        """Protocols of an algorithm at any level; the whole collective runs one of them. Networks with
+        a form of their own have theirs."""
+        levels = [c for c in self.per_level if c.network is None] or self.per_level
+        found = [c.algorithms[algorithm] for c in levels if algorithm in c.algorithms]
         return list(dict.fromkeys(p.name for a in found for p in a.protocols))
 
 
@@ -109,11 +126,19 @@ def streamed(
     the pipeline of all steps.
     """
     steps: Array = protocols[0].launch_s
-    for p, hop in zip(reversed(protocols), reversed(hops), strict=True):
-        steps = steps + hop * p.step_s
+    for index in reversed(range(len(wire))):
+        steps = steps + hops[index] * protocols[index].step_s
     for p, reached in zip(protocols, peers, strict=False):
         steps = steps + reached * p.peer_s
-    slowest: Array = 0.0
+    return steps + slowest(fabric, wire, protocols, steps)
+
+
+def slowest(
+    fabric: Fabric, wire: Sequence[Array], protocols: Sequence[Protocol], steps: Array = 0.0
+) -> Array:
+    """Seconds of the level that needs most for its bytes, pieces of them filling a pipeline of ``steps``
+    seconds where its protocol has a ramp."""
+    longest: Array = 0.0
     carried: Array = 0.0
     for index in reversed(range(len(wire))):
         p = protocols[index]
@@ -124,5 +149,5 @@ def streamed(
             busy = busy + wire[index + 1] / fabric.bandwidth[index + 1]
         if p.ramp > 0.0:
             busy = busy + 2.0 * p.ramp * np.sqrt(steps * busy)
-        slowest = np.maximum(slowest, busy)
-    return steps + slowest
+        longest = np.maximum(longest, busy)
+    return longest

@@ -16,6 +16,11 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Level
 from meshwise.cost.collectives.algorithms import COLLECTIVE_ALGORITHMS, LIKE_OPERATION
 from meshwise.cost.collectives.fabric import Constants, Measured, Protocol
+from meshwise.cost.collectives.transports import (
+    SHIPPED_TRANSPORTS,
+    THROUGH_HOST,
+    Transports,
+)
 from meshwise.cost.sources import Source
 
 # Fabric kind (or the beginning of a fabric's name) → file of collective constants.
@@ -25,29 +30,8 @@ _FABRIC = (
     ("nvlink", "nvlink3-nvswitch"),
     ("pcie4", "pcie"),
     ("pcie5", "pcie"),
-    ("efa-25-", "efa-host"),
-    ("efa-40-", "efa-host"),
-    ("efa-50-", "efa-host"),
-    ("efa", "efa"),
-    ("gcp-tcpx", "tcpxo"),
-    ("gcp-gvnic", "tcp"),
-    ("tpu-dcn", "tcp"),
-    ("ethernet", "tcp"),
-    ("ib-", "roce"),
-    ("roce", "roce"),
-    ("slingshot", "roce"),
 )
-_MEASURED = (
-    "pcie4",
-    "pcie5",
-    "efa-25-",
-    "efa-40-",
-    "efa-50-",
-    "efa",
-    "gcp-tcpx",
-    "gcp-gvnic",
-    "roce",
-)
+_MEASURED = ("pcie4", "pcie5")
 _KIND = {
     "nvswitch": "nvlink3-nvswitch",
     "nvlink-mesh": "nvlink3-nvswitch",
@@ -59,11 +43,7 @@ _KIND = {
     "pcie-host": "pcie-no-p2p",
     "socket": "pcie-no-p2p",
     "shared-memory": "pcie-no-p2p",
-    "network": "roce",
 }
-
-# Levels whose traffic passes through host memory: what it reaches is the host's property.
-THROUGH_HOST = ("pcie-host", "shared-memory", "socket")
 
 _KERNELS = "nvlink4-nvswitch"  # where all three engines' kernels were measured
 
@@ -71,7 +51,7 @@ _IDEAL = Measured((Protocol("", 0.0, 0.0, 1.0),))
 
 
 def constants_file(level: Level) -> tuple[str, bool]:
-    """(constants file, whether it was measured on this very fabric)."""
+    """(constants file of a level inside a node, whether it was measured on this very fabric)."""
     known = catalog.names("collectives")
     if level.fabric in known:
         return level.fabric, True
@@ -140,6 +120,8 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     if ideal:
         every = (a.name for a in COLLECTIVE_ALGORITHMS.values() if a.ideal)
         return Constants(dict.fromkeys(every, _IDEAL), float("inf"), Source("datasheet"))
+    if level.kind == "network":
+        return network_constants(level, op, SHIPPED_TRANSPORTS)
     name, measured = constants_file(level)
     table = _collective_table(name)
     algorithms = algorithms_of(table, op, library)
@@ -147,10 +129,6 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
         # The engine's kernels, measured on NVLink, at this fabric's wire rate.
         lent = algorithms_of(_collective_table(_KERNELS), op, library)
         algorithms |= {k: v for k, v in lent.items() if COLLECTIVE_ALGORITHMS[k].between_peers}
-    limit = table["nccl"].get("limit_bytes_per_s")
-    if limit is not None:
-        most = limit / (algorithms["ring"].fastest.efficiency * level.bandwidth_bytes_per_s)
-        algorithms = {k: _slowed(a, min(most, 1.0)) for k, a in algorithms.items()}
     if level.efficiency is not None or level.own_latency:
         algorithms = {k: _stated(a, level) for k, a in algorithms.items()}
     # An efficiency that the cluster states is that of the whole collective.
@@ -163,6 +141,18 @@ def constants(level: Level, op: str, library: str, ideal: bool) -> Constants:
     if level.efficiency is not None:
         doubt = min(doubt, 1.0)
     return Constants(algorithms, copy or float("inf"), source, doubt)
+
+
+def network_constants(level: Level, op: str, transports: Transports) -> Constants:
+    """A network's constants for an operation, an algorithm without its own having those that it is like."""
+    found = transports.constants(level)
+    own = found.algorithms
+    more = {
+        a.name: own[a.like]
+        for a in COLLECTIVE_ALGORITHMS.values()
+        if op in a.operations and a.name not in own and a.like in own
+    }
+    return found._replace(algorithms=own | more) if more else found
 
 
 def host_doubt() -> float:
@@ -190,7 +180,11 @@ def slower_start(constants: Constants, times: float) -> Constants:
         )
         return a._replace(protocols=tuple(every))
 
-    return constants._replace(algorithms={k: later(a) for k, a in constants.algorithms.items()})
+    algorithms = {k: later(a) for k, a in constants.algorithms.items()}
+    form = constants.network
+    if form is not None:
+        form = form._replace(launch_s=form.launch_s * times, peer_s=form.peer_s * times)
+    return constants._replace(algorithms=algorithms, network=form, hop_s=constants.hop_s * times)
 
 
 def _slowed(algorithm: Measured, share: float) -> Measured:

@@ -28,7 +28,7 @@ from meshwise.cost.kernels.seconds import (
 )
 from meshwise.cost.sources import Source
 from meshwise.program.operations import Core, Kernel, Op, Scan
-from meshwise.stacks.stack import Stack
+from meshwise.stacks.stack import Stack, stated
 
 # Backward runs its products at this share of forward's rate: 561 of 648 TFLOP/s on an H100 at heads
 # of 128 and 16k tokens (FlashAttention-3, arXiv 2407.08608, figures 5 and 6).
@@ -79,6 +79,7 @@ class Compute(NamedTuple):
     stack: Stack
     fits: Kernels
     clock: float  # share of the measurements' clock that the device keeps up under the load
+    narrow_clock: float  # the same in products of 8 bits and fewer
     known: dict[tuple[object, ...], Array]  # a layer's products repeat: each is priced once
     decoding: bool = False  # one token per sequence: the ideal reads weights and cache from memory
 
@@ -98,7 +99,13 @@ class Compute(NamedTuple):
         return STATIC_SCALES if self.stack.kernels.static_scales else self.stack.software
 
     def chip(self, dtype: str) -> Chip:
-        return Chip(self.fits.sms, self.peak(dtype) * self.clock, self.bandwidth)
+        clock = self.narrow_clock if self._is_narrow(dtype) else self.clock
+        peak = self.peak(dtype) * self.device.product_share
+        return Chip(self.fits.sms, peak * clock, self.bandwidth)
+
+    def _is_narrow(self, dtype: str) -> bool:
+        run = dtypes.peak_dtype(dtype, self.device.peak_flops_per_s)
+        return dtypes.ELEMENT_BYTES[run] < 2
 
     def seconds(self, op: Op) -> Array:
         """Seconds per call of a compute operation."""
@@ -313,9 +320,11 @@ class Compute(NamedTuple):
 
     def _by_version(self, seconds: Array, op: Op, slower: float) -> Array:
         """Older fused kernels than the measured ones: FlashAttention-2 has no instructions of
-        Hopper's, -1 takes twice its time."""
+        Hopper's, -1 takes twice its time. On Blackwell PyTorch and TransformerEngine call cuDNN's,
+        so that version 2 holds there only where someone asks for it."""
         version = self.stack.kernels.flash_version
-        if version >= 3:
+        usual = self.device.generation == "blackwell" and not stated(self.stack, "flash_version")
+        if version >= 3 or (version == 2 and usual):
             return seconds
         older = 2.0 if version == 1 else 1.0
         if self.device.generation not in ("hopper", "blackwell"):
@@ -360,4 +369,5 @@ def compute(
 ) -> Compute:
     """``training`` keeps products running back to back, at the clock that the power limit allows."""
     clock = device.training_clock if training else 1.0
-    return Compute(device, stack, kernels(device), clock, {}, decoding)
+    narrow = device.training_clock_narrow if training else None
+    return Compute(device, stack, kernels(device), clock, narrow or clock, {}, decoding)

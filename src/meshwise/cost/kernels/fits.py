@@ -258,7 +258,9 @@ def _sparse(name: str, kind: str) -> tuple[SparseFit, Ranges] | None:
 
 def kernels(device: Device) -> Kernels:
     """Kernel constants of a device: its own fit, the one that its file names, or its generation's."""
-    own = catalog.canonical("kernels", device.name) or _family_fit(device.name)
+    own = catalog.canonical("kernels", device.name)
+    if device.kernels and device.name in _kernel_table(device.kernels).get("devices", ()):
+        own = device.kernels  # more than one card of a chip
     name = own or catalog.load("kernels", device.kernels or device.generation, "generation")[0]
     table = _kernel_table(name)
     return Kernels(
@@ -268,10 +270,3 @@ def kernels(device: Device) -> Kernels:
         sms=float(device.multiprocessors or table["sms"]),
         **table["roofline"],
     )
-
-
-def _family_fit(name: str) -> str | None:
-    """A fit under the device family's short name (``h200`` for ``h200-141gb-sxm``)."""
-    words = name.split("-")
-    families = ("-".join(words[:count]) for count in range(len(words) - 1, 0, -1))
-    return next((family for family in families if family in catalog.names("kernels")), None)

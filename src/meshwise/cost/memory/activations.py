@@ -17,6 +17,8 @@ from meshwise.models.shapes import Block, Mlp
 from meshwise.program.context import Context
 from meshwise.program.layers import recurrent
 from meshwise.program.layers.feed_forward import exchanges_tokens
+from meshwise.program.layers.norms import written_out
+from meshwise.stacks.training_state import EVERY_LAYER
 
 FP32_BYTES = 4.0  # bytes
 
@@ -40,7 +42,9 @@ def attention_activation_bytes(ctx: Context, a: Attention) -> tuple[Array, Array
     elif ctx.stack.memory.packed_qkv and a.heads == a.kv_heads:
         kept = kept + act * (heads + kv) * a.head_dim
     unfused = ctx.stack.kernels.attention != "flash"
-    per_score = act + (1.0 + act if ctx.model.dropout else 0.0)
+    # softmax written out widens the scores, and keeps its fp32 result beside the narrowed one
+    widened = 0.0 if ctx.stack.kernels.fused_elementwise else FP32_BYTES
+    per_score = act + widened + (1.0 + act if ctx.model.dropout else 0.0)
     scores = per_score * heads * ctx.keys * float(unfused)
     return kept, scores
 
@@ -76,10 +80,8 @@ def _norm_outside(ctx: Context, block: Block) -> tuple[float, float]:
     every framework.
     """
     act, h = ctx.widths.activation, ctx.model.hidden
-    parts = 1 if block.parallel else 2
     streams = ctx.model.residual_streams
-    written_out = not ctx.stack.kernels.fused_norm and block.norm_parameters <= parts * h
-    return streams * h * (FP32_BYTES + act if written_out else act), h * act
+    return streams * h * (FP32_BYTES + act if written_out(ctx.stack, block, h) else act), h * act
 
 
 def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
@@ -206,8 +208,12 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
             selective = selective + scores
     width = ctx.model.hidden * ctx.model.residual_streams
     only_input = ctx.tokens * width * ctx.widths.activation / ctx.token_split
+    again = ctx.recomputed_layers_share
+    full = only_input
+    if ctx.stack.state.recompute_layers < EVERY_LAYER:
+        full = only_input * again + (kept + scores) * (1.0 - again)
     return np.where(
-        ctx.recompute == 2, only_input, np.where(ctx.recompute == 1, selective, kept + scores)
+        ctx.recompute == 2, full, np.where(ctx.recompute == 1, selective, kept + scores)
     )
 
 
@@ -226,7 +232,9 @@ def layer_backward_bytes(ctx: Context, block: Block) -> Array:
     if block.attention is not None:
         a = block.attention
         inner, _ = attention_activation_bytes(ctx, a)
-        unfused = 2.0 * act * float(ctx.stack.kernels.attention != "flash")
+        # gradients before and after the softmax, which is fp32 where it is written out
+        width = act if ctx.stack.kernels.fused_elementwise else FP32_BYTES
+        unfused = 2.0 * width * float(ctx.stack.kernels.attention != "flash")
         widest = inner + unfused * -(-a.heads // tp) * ctx.keys
     if block.recurrent is not None:
         widest = widest + recurrent_activation_bytes(ctx, block.recurrent)

@@ -9,6 +9,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import activations as act
+from meshwise.cost.memory import held
 from meshwise.cost.memory import parts as mem
 from meshwise.models.parameters import has_towers
 from meshwise.program.step import Program
@@ -66,6 +67,20 @@ class Footprint:
                 value = np.where(index == i, table[name], value)
             parts[name] = value
         return parts
+
+    @property
+    def reserved_bytes(self) -> Array:
+        """Training: peak that the framework's allocator has reserved, of the stage that needs most."""
+        if not self.program.ctx.training:
+            return self.memory_bytes
+        return held.reserved_bytes(self.memory_bytes)
+
+    @property
+    def device_bytes(self) -> Array:
+        """Training: what the device reports as used: reserved, the driver's context, communicators."""
+        if not self.program.ctx.training:
+            return self.memory_bytes
+        return held.device_bytes(self.memory_bytes, self.program.ctx.layout)
 
     @property
     def loss_bytes(self) -> Array:

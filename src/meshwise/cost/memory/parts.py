@@ -18,7 +18,7 @@ from meshwise.program.context import Context, context
 from meshwise.program.layers import attention, recurrent
 from meshwise.program.sharding import scatters_every_microbatch
 from meshwise.program.stored import stage_bytes, tower_bytes
-from meshwise.program.update import adam_bytes, sharded_weights, stage_weights
+from meshwise.program.update import offloaded_share, optimizer_bytes, sharded_weights, stage_weights
 from meshwise.program.weights import Role, end_weights, local_block_weights, roles
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Decode, Formats
@@ -65,7 +65,13 @@ def kept_activation_bytes(ctx: Context, role: Role) -> Array:
         ctx.stack.pipeline.schedule, layout.pp, layout.vp, role.in_flight, ctx.microbatches
     )
     beside = widest * (hides_experts(ctx.stack, layout) & (ctx.microbatches > 1))
-    return total * flight + beside + act.head_activation_bytes(ctx) * role.head
+    kept = total * flight
+    if ctx.stack.state.offload_layers:
+        away = offloaded_share(ctx, role)
+        # a layer leaves, or comes back, while the next one is at work
+        beside = beside + 2.0 * widest * np.minimum(away * flight, 1.0)
+        kept = kept * (1.0 - away)
+    return kept + beside + act.head_activation_bytes(ctx) * role.head
 
 
 def gathered_units_bytes(ctx: Context, role: Role) -> Array:
@@ -187,21 +193,31 @@ def state_bytes(ctx: Context, role: Role) -> StateBytes:
         weights = stage_bytes(ctx.model, role, layout, w, ctx.vocabulary)
         return StateBytes(weights, 0.0, 0.0, towers)
     local = stage_weights(ctx, role)
-    weight, gradient, adam = w.plain_weight, w.gradient, adam_bytes(ctx.stack)
-    if ctx.stack.memory.fp32_parameters or weight >= act.FP32_BYTES:  # they are the master weights
-        # an fp32 weight's gradient is fp32, in whatever format it is reduced
+    weight, gradient, adam = w.plain_weight, w.gradient, optimizer_bytes(ctx.stack)
+    masters = ctx.stack.state.master_weights
+    if masters and (ctx.stack.memory.fp32_parameters or weight >= act.FP32_BYTES):
+        # they are the master weights; an fp32 weight's gradient is fp32, in whatever it is reduced
         weight, gradient, adam = act.FP32_BYTES, act.FP32_BYTES, adam - act.FP32_BYTES
+    elif not masters:
+        gradient = np.minimum(gradient, weight)  # torch: a gradient has its weight's format
     divided = scatters_every_microbatch(layout) | (layout.shard >= 3)
     gradients = sharded_weights(local, layout, divided) * gradient
+    kept = sharded_weights(local, layout, layout.shard >= 1) * adam
+    weights = sharded_weights(local, layout, layout.shard >= 3) * weight
+    if ctx.stack.state.offload_optimizer:  # DeepSpeed's and FSDP's go where the optimizer is
+        gradients = np.where(divided, 0.0, gradients)
+        kept = 0.0 * kept
+        if ctx.stack.memory.fp32_parameters:
+            weights = np.where(layout.shard >= 3, 0.0, weights)
     if ctx.stack.memory.gradient_buckets:
         reduced = local.dense * (layout.dp * layout.cp > 1) + local.experts * (
             layout.expert_dp() > 1
         )
         gradients = gradients + reduced * w.plain_weight
     return StateBytes(
-        sharded_weights(local, layout, layout.shard >= 3) * weight,
+        weights,
         gradients,
-        sharded_weights(local, layout, layout.shard >= 1) * adam,
+        kept,
         tower_bytes(ctx.model, layout, w, divided=False) * role.embedding,
     )
 

@@ -16,7 +16,7 @@ from meshwise.cost.collectives.anchored import (
 from meshwise.cost.collectives.collective import fabric_of
 from meshwise.errors import InputError, MeshwiseError
 from meshwise.evidence.anchors.measured import MeasuredSize, agrees, need, read_measured
-from meshwise.evidence.predict import CollectiveQuestion, collective_question
+from meshwise.evidence.predict import CollectiveAsked, collective_asked
 from meshwise.evidence.prediction import Prediction, Unsupported, source_of
 from meshwise.evidence.tables import MeasuredTable, Row
 
@@ -35,7 +35,7 @@ _SYSTEM = (
 )
 
 System = tuple[str, ...]
-AskedRow = tuple[Row, CollectiveQuestion]
+AskedRow = tuple[Row, CollectiveAsked]
 
 
 class Anchored(NamedTuple):
@@ -79,7 +79,7 @@ def anchoring(table: MeasuredTable, anchor: str) -> Anchoring:
     systems: dict[System, list[AskedRow]] = {}
     for row in table.rows:
         try:
-            asked = row, collective_question(row)
+            asked = row, collective_asked(row)
         except (Unsupported, MeshwiseError):
             continue  # said where the rows are predicted
         systems.setdefault(system_of(row), []).append(asked)
@@ -150,19 +150,19 @@ def _by_file(systems: dict[System, list[AskedRow]], path: str) -> Anchoring:
     return Anchoring(found, frozenset(same))
 
 
-def _anchored(system: System, question: CollectiveQuestion, given: list[MeasuredSize]) -> Anchored:
+def _anchored(system: System, asked: CollectiveAsked, given: list[MeasuredSize]) -> Anchored:
     payload = np.array([m.bytes for m in given])
-    q = question
+    q = asked
     price = price_on(q.op, payload, fabric_of(q.op, q.group, q.cluster, q.stack))
     factors = fit_factors(price, np.array([m.time_s for m in given]))
     return Anchored(system, q.op, int(q.group.size), factors, tuple(m.where for m in given))
 
 
 def anchored_prediction(
-    plain: Prediction, question: CollectiveQuestion, anchored: Anchored
+    plain: Prediction, asked: CollectiveAsked, anchored: Anchored
 ) -> Prediction:
     """The prediction of a row of that system, with its factors."""
-    q, factors = question, anchored.factors
+    q, factors = asked, anchored.factors
     price = price_on(q.op, np.array([q.payload]), fabric_of(q.op, q.group, q.cluster, q.stack))
     seconds = float(price(factors.latency, factors.bandwidth)[0])
     spread = float(anchored_sd(price, factors, q.across)[0])

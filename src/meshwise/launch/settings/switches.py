@@ -11,6 +11,7 @@ from meshwise.errors import IllegalLayout
 from meshwise.launch.job import Job
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import target
+from meshwise.stacks.training_state import EVERY_LAYER
 from meshwise.stacks.words import MODULES, MOMENTS
 
 # what training software does by itself where its command says nothing
@@ -20,6 +21,12 @@ PLAIN: dict[str, Any] = {
     "overlap_experts": False,
     "moments_dtype": "fp32",
     "recompute_modules": ("core_attn",),
+    "optimizer": "adam",
+    "master_weights": True,
+    "offload_optimizer": False,
+    "offload_layers": 0,
+    "recompute_layers": EVERY_LAYER,
+    "cuda_graphs": False,
 }
 _DISPATCHERS = ("allgather", "alltoall", "alltoall_seq", "flex")
 # transformer_config.py: "moe_act in recompute_modules is only supported with moe_grouped_gemm"

@@ -20,6 +20,8 @@ from meshwise.program.operations import (
     gemm,
 )
 
+_FP32_BYTES = 4.0
+
 
 def projections(
     ctx: Context, a: Attention, stored: LayerFormats
@@ -224,6 +226,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         kv_values = kv_heads * (a.head_dim + (0 if a.one_cache else a.value_head_dim))
     per_pair = 2.0 * (score_width + value_width)
     pairs = seen_pairs(a, ctx.queries, ctx.keys, causal=fused or decode)
+    if fused and ctx.training and a.window is None and not ctx.stack.communication.cp_load_balance:
+        # the last rank sees all chunks before its own, half of its own: the others wait for it
+        pairs = pairs * (2 * cp - 1) / cp
     if not fused and not decode:
         # the mask is applied to the full square, and to all compressed entries
         pairs = float(ctx.queries) * (ctx.keys + (ctx.keys // a.compress if a.compress else 0))
@@ -243,6 +248,9 @@ def core(ctx: Context, a: Attention) -> list[Op]:
         passes = 4.0 * w.activation + (
             2 * w.activation + 1 if ctx.model.dropout and ctx.training else 0
         )
+        if not ctx.stack.kernels.fused_softmax and not ctx.stack.ideal:
+            # the mask read and filled in, then widened to fp32 for the softmax and narrowed
+            passes += 2.0 * w.activation + 1.0 + 2.0 * _FP32_BYTES
         traffic = traffic + passes * pairs * scale
     ops = [
         Op(

@@ -21,6 +21,7 @@ from meshwise.program.context import Context
 from meshwise.program.layers import attention, recurrent
 from meshwise.program.layers import feed_forward as mlp
 from meshwise.program.layers import recomputed as modules
+from meshwise.program.layers.norms import written_out
 from meshwise.program.operations import Op, collective_op, elementwise, gemm, gradients_of, parted
 from meshwise.program.weights import local_block_weights
 
@@ -43,7 +44,7 @@ class Part(NamedTuple):
 _WAY_BACK = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather"}
 
 
-def _norm(ctx: Context, name: str) -> Op:
+def _norm(ctx: Context, block: Block, name: str) -> Op:
     """Residual addition (with dropout in training) and norm, over the tokens outside TP regions.
 
     Values moved per element: addition 3 (two read, one written) and norm 2 (read, written); in one
@@ -51,9 +52,8 @@ def _norm(ctx: Context, name: str) -> Op:
     squared, averaged, scaled, narrowed, multiplied by its weight, 36 bytes per 16-bit element. A
     dropout mask is half a 16-bit value; dropout in a pass of its own reads and writes once more.
     """
-    values = (
-        4.0 if ctx.stack.kernels.fused_add_norm else 5.0 if ctx.stack.kernels.fused_norm else 21.0
-    )
+    chain = written_out(ctx.stack, block, ctx.model.hidden)
+    values = 4.0 if ctx.stack.kernels.fused_add_norm else 21.0 if chain else 5.0
     if ctx.model.dropout and ctx.training:
         values += 0.5 if ctx.stack.kernels.fused_elementwise else 2.5
     rows = ctx.tokens / ctx.token_split
@@ -79,7 +79,7 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
         found.append(
             Part(
                 "attention",
-                _norm(ctx, "attention"),
+                _norm(ctx, block, "attention"),
                 [*before, *chosen, *core, *output],
                 inputs,
                 output[-1].name,
@@ -89,7 +89,7 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
     if block.recurrent is not None:
         ops, inputs = recurrent.mixer(ctx, block.recurrent, how)
         name = block.recurrent.title
-        norm = _norm(ctx, name)
+        norm = _norm(ctx, block, name)
         if found:  # both mixers read what one norm has made
             norm = norm._replace(count=0)
         found.append(Part(name, norm, ops, inputs, ops[-1].name, recurrent=block.recurrent))
@@ -104,7 +104,7 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
         name = "moe" if routed else "mlp"
         alone = block.moe is not None and block.moe.shared is None and not dense
         inputs = [(products[0], ctx.model.hidden)]
-        found.append(Part(name, _norm(ctx, name), ops, inputs, products[-1], alone=alone))
+        found.append(Part(name, _norm(ctx, block, name), ops, inputs, products[-1], alone=alone))
     if found and block.adapters:
         found[0] = found[0]._replace(outside=tuple(_adapters(ctx, block)))
     if ctx.stack.overlaps.overlap == "split":
@@ -314,18 +314,25 @@ def _context_exchange(ctx: Context, part: Part, phase: str) -> list[Op]:
     return [gather, gather._replace(name="attention.kv_grad", kind="reduce_scatter")]
 
 
+def _unneeded(part: Part) -> str:
+    """The product whose result no gradient needs: the last of a dense MLP. That of experts is weighted by the
+    router, whose gradient needs it."""
+    return part.last if part.name == "mlp" else ""
+
+
 def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
     """What activation recomputation does again before the part's backward.
 
     Full: the whole forward, collectives included; a checkpoint that stops early leaves out the
-    layer's last reduction. Selective: see :mod:`meshwise.program.layers.recomputed`.
+    layer's last reduction, and the product before it. Selective: see :mod:`meshwise.program.layers.recomputed`.
     """
-    full = np.where(ctx.recompute == 2, 1, 0)
+    full = np.where(ctx.recompute == 2, ctx.recomputed_layers_share, 0)
     selective = np.where(ctx.recompute == 1, 1, 0)
     ops = []
     for op in forward(ctx, part):
         count = op.count * full
-        if is_last and ctx.stack.memory.recompute_early_stop and op.name == f"{part.name}.output":
+        stops = is_last and ctx.stack.memory.recompute_early_stop
+        if stops and op.name in (f"{part.name}.output", _unneeded(part)):
             count = op.count * 0
         share = modules.recomputed_share(op, ctx.stack)
         if share:

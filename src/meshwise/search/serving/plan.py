@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from meshwise.arrays import Array
@@ -51,6 +50,7 @@ class ServingRow(NamedTuple):
     memory_bytes: float
     max_concurrency: int
     fits: bool
+    tight: bool
 
 
 class ServingPlan(NamedTuple):
@@ -67,6 +67,7 @@ class ServingPlan(NamedTuple):
     pareto: tuple[ServingRow, ...]  # tokens/s per GPU against TPOT, over layouts and concurrencies
     rivals: tuple[tuple[str, ServingRow], ...]
     rule_of_thumb: ServingRow | None
+    roomy: ServingRow | None  # the best that is not tight, where the best is
     refused: dict[str, int]
     enumerated: int
     feasible: int
@@ -104,7 +105,7 @@ class Server:
             np.concatenate([p[i] for p in pieces]) if np.ndim(pieces[0][i]) else pieces[0][i]
             for i in range(len(Steady._fields))
         )
-        low, high = tpot_interval(whole.tpot_s, self.stack, whole.lent, whole.even_s, whole.unseen)
+        low, high = tpot_interval(whole.tpot_s, self.stack, whole.sd, whole.even_s)
         return PricedColumns(layouts, np.asarray(concurrency), whole, low, high)
 
     def most(self, layouts: Layouts, limits: Limits) -> tuple[Array, Array]:
@@ -180,6 +181,7 @@ def row_at(t: PricedColumns, i: int, w: Serving) -> ServingRow:
         memory_bytes=float(s.memory_bytes[i]),
         max_concurrency=int(s.max_concurrency[i]),
         fits=bool(s.fits[i]),
+        tight=bool(s.tight[i]),
     )
 
 
@@ -269,11 +271,14 @@ def _answer(
     rows = [row_at(table, i, w) for i in order[:top]] if table is not None else []
     front: list[ServingRow] = []
     rivals: list[tuple[str, ServingRow]] = []
-    thumb = None
+    thumb = roomy = None
     if table is not None and rows:
         front = _front(server, some_columns(table.layouts, np.array(order)))
         rivals = _rivals(table, order, rows[0], w)
         thumb = _thumb(table, order, server.cluster, w)
+        other = next((i for i in order if not table.steady.tight[i]), None)
+        if rows[0].tight and other is not None:
+            roomy = row_at(table, other, w)
     return ServingPlan(
         model=server.model,
         cluster=server.cluster,
@@ -286,6 +291,7 @@ def _answer(
         pareto=tuple(front),
         rivals=tuple(rivals),
         rule_of_thumb=thumb,
+        roomy=roomy,
         refused=refused,
         enumerated=enumerated,
         feasible=len(order),
@@ -342,57 +348,3 @@ def _front(server: Server, layouts: Layouts) -> list[ServingRow]:
             front.append(row_at(t, i, server.w))
             most = rate
     return front
-
-
-class ServingChange(NamedTuple):
-    """What would make a layout feasible, and the best one then."""
-
-    code: str  # gpus, weights_dtype, kv_dtype, concurrency, limits
-    value: int | str | dict[str, float]
-    row: ServingRow
-
-
-def serving_changes(plan: ServingPlan, pins: Pins, limits: Limits | None) -> list[ServingChange]:
-    """The smallest change of each kind: more GPUs, narrower weights or KV cache, fewer requests in
-    flight, and the latency that the nearest layout reaches."""
-    w, model = plan.workload, plan.model
-
-    def best(
-        work: Serving = w, gpus: int = plan.gpus, bounds: Limits | None = limits
-    ) -> ServingRow | None:
-        from meshwise.clusters.load import grown
-
-        where = grown(plan.cluster, gpus)
-        if gpus > where.devices:
-            return None
-        found = plan_serving(model, where, plan.stack, work, gpus, pins, limits=bounds, top=1)
-        return found.rows[0] if found.rows else None
-
-    changes = []
-    node, full = plan.cluster.node_devices, -(-plan.gpus // plan.cluster.node_devices)
-    counts = [1 << i for i in range(plan.gpus.bit_length(), node.bit_length()) if 1 << i < node]
-    counts += [n * node for n in (full, *(full + 1 << i for i in range(8))) if n * node > plan.gpus]
-    for n in counts:
-        row = best(gpus=n)
-        if row is not None:
-            changes.append(ServingChange("gpus", n, row))
-            break
-    for code, names in (("weights", ("fp8", "int4")), ("kv_cache", ("fp8",))):
-        for name in names:
-            formats = msgspec.structs.replace(w.formats, **{code: name})
-            row = best(work=msgspec.structs.replace(w, formats=formats))
-            if row is not None:
-                changes.append(ServingChange(f"{code}_dtype", name, row))
-                break
-    if limits is None:
-        fewer = w.concurrency // 2
-        while fewer >= 1:
-            row = best(work=msgspec.structs.replace(w, concurrency=fewer))
-            if row is not None:
-                changes.append(ServingChange("concurrency", fewer, row))
-                break
-            fewer //= 2
-    if plan.reached is not None:
-        reached = {"ttft_s": plan.reached.ttft_s, "tpot_s": plan.reached.tpot_s}
-        changes.append(ServingChange("limits", reached, plan.reached))
-    return changes

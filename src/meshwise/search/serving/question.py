@@ -15,14 +15,13 @@ from meshwise.layouts.rules.case import key_copies
 from meshwise.layouts.rules.rule import degree_refusal, divisors
 from meshwise.layouts.rules.rulebook import refuse_pins
 from meshwise.models.shapes import Model
+from meshwise.search.serving.changes import ServingChange, serving_changes
 from meshwise.search.serving.disaggregated import Disaggregated, disaggregate
 from meshwise.search.serving.plan import (
     SERVING_OBJECTIVES,
     Limits,
-    ServingChange,
     ServingPlan,
     plan_serving,
-    serving_changes,
 )
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
 from meshwise.search.training.space import least_etp

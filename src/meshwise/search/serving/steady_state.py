@@ -8,8 +8,10 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
+from meshwise.cost.doubt.question import Question, step_question
+from meshwise.cost.doubt.spread import within_memory_error
 from meshwise.cost.estimate import Estimate
-from meshwise.cost.uncertainty import even_draws_s, inherited_share, unseen_sd
+from meshwise.cost.uncertainty import even_draws_s, memory_sd, step_sd
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.search.serving import iteration
@@ -36,9 +38,9 @@ class Steady(NamedTuple):
     memory_bytes: Array
     memory_limit_bytes: float
     fits: Array
-    lent: Array  # share of a decode that rests on constants of other hardware or shapes
+    tight: Array  # the limit lies within the memory's error
     even_s: Array  # more of TPOT if experts are drawn evenly, where their skew is an assumption
-    unseen: Array  # standard deviation of its logarithm by what no published row has
+    sd: Array  # standard deviation of ln(measured / predicted) of TPOT
 
 
 class _Prompt(NamedTuple):
@@ -119,6 +121,8 @@ def steady(
     rate = served / service
     fits = per_replica <= most
     e = engine.decode(batch, w.context, w.queries)
+    asked_of = step_question(e) if doubted else None
+    limit = cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
     return Steady(
         tpot_s=tpot,
         ttft_s=ttft,
@@ -132,12 +136,22 @@ def steady(
         running=served,
         max_concurrency=most * layouts.dp,
         memory_bytes=used,
-        memory_limit_bytes=cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve),
+        memory_limit_bytes=limit,
         fits=fits,
-        lent=inherited_share(e) if doubted else np.float64(0.0),
+        tight=within_memory_error(used, limit, memory_sd(e, asked_of))
+        if doubted
+        else np.bool_(False),
         even_s=even_draws_s(e) / w.tokens_per_iteration if doubted else np.float64(0.0),
-        unseen=unseen_sd(e) if doubted else np.float64(0.0),
+        sd=step_sd(e, asked_of) if doubted else np.float64(0.0),
     )
+
+
+def steady_question(engine: Engine, w: Serving, running: Array) -> Question:
+    """What decides how far a time per token may be off, per layout; ``running`` as :class:`Steady` has it."""
+    layouts = engine.layouts
+    per_replica = -(-np.asarray(running) // layouts.dp)
+    batch = -(-per_replica // layouts.pp)
+    return step_question(engine.decode(np.maximum(batch, 1).astype(np.int64), w.context, w.queries))
 
 
 def burst_s(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: Serving) -> Array:

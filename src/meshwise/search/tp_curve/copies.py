@@ -7,6 +7,7 @@ import numpy as np
 
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import price_layouts
+from meshwise.cost.uncertainty import is_tight
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.points import Copies, Point
@@ -46,6 +47,7 @@ def copies(
                 tokens_per_s_per_device=workload.batch * per / step / p.tp,
                 memory_bytes=float(one.memory_bytes),
                 fits=bool(one.fits),
+                tight=bool(is_tight(one)),
                 same_load_batch_per_copy=shared,
                 same_load_step_s=alike_s,
                 same_load_tokens_per_s=workload.batch * per / alike_s,

@@ -9,9 +9,10 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster
+from meshwise.cost.doubt.question import Question, step_question
 from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.kernels.fits import experts_of
-from meshwise.cost.uncertainty import step_interval
+from meshwise.cost.uncertainty import is_tight, step_interval
 from meshwise.errors import IllegalLayout
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.check import check_switches
@@ -43,6 +44,7 @@ class Scaling(NamedTuple):
     limit: Limit
     limit_point: Point
     fastest: int
+    question: Question  # of the limit: what decides how far its step may be off
     smallest_fit: SmallestFit | None
     copies: tuple[Copies, ...]
 
@@ -146,7 +148,8 @@ def curve(
     factor = np.array([1] * len(priced) + priced, dtype=np.int64)
     layout = layouts_for(workload, tps, sequence_parallel, factor)
     e = price_layouts(model, cluster, workload, stack, layout, workload.batch * factor)
-    points = _points(e, priced)
+    asked = step_question(e)
+    points = _points(e, priced, asked)
     shown = tuple(p for p in points if p.tp in kept)
     fit = None
     if not all(p.fits for p in shown):
@@ -154,6 +157,7 @@ def curve(
     limit = find_limit(e, points, shown, threshold, objective)
     return Scaling(
         limit_point=next(p for p in points if p.tp == limit.tp),
+        question=asked.at(priced.index(limit.tp)),
         model=model,
         cluster=cluster,
         workload=workload,
@@ -234,15 +238,16 @@ def degree_remarks(
     return tuple(dict.fromkeys(found))
 
 
-def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
+def _points(e: Estimate, tps: list[int], asked: Question) -> tuple[Point, ...]:
     size = 2 * len(tps)
     step = column(e.step_s, size)
-    lows, highs = (column(end, size) for end in step_interval(e))
+    lows, highs = (column(end, size) for end in step_interval(e, asked))
     columns = {
         name: column(getattr(e, name), size)
         for name in ("compute_s", "comm_s", "exposed_comm_s", "bubble_s", "host_s", "payload_bytes")
     }
     memory, fits = column(e.memory_bytes, size), column(e.fits, size)
+    tight = column(is_tight(e, asked), size)
     wire = [column(w, size) for w in e.wire_bytes]
     ranks = [column(r, size) for r in e.pricer.groups["tp"].ranks]
     layers = _layers(e, size)
@@ -269,6 +274,7 @@ def _points(e: Estimate, tps: list[int]) -> tuple[Point, ...]:
                 weak_efficiency=step[0] / step[len(tps) + i],
                 memory_bytes=memory[i],
                 fits=bool(fits[i]),
+                tight=bool(tight[i]),
                 ranks_per_level=tuple(r[i] for r in ranks),
                 algorithm=names[i],
                 tokens_per_s=tokens / step[i],

@@ -55,6 +55,7 @@ class Point(NamedTuple):
     :param weak_efficiency: the same work per device at every degree.
     :param memory_bytes: of the fullest device [bytes].
     :param fits: whether the device has as much.
+    :param tight: whether its memory lies within the error of that.
     :param ranks_per_level: ranks of the group on each fabric level.
     :param algorithm: of the most frequent collective.
     :param tokens_per_s: tokens per second of the replica.
@@ -86,6 +87,7 @@ class Point(NamedTuple):
     weak_efficiency: float
     memory_bytes: float
     fits: bool
+    tight: bool
     ranks_per_level: tuple[int, ...]
     algorithm: str | None
     tokens_per_s: float
@@ -114,6 +116,7 @@ class Copies(NamedTuple):
     tokens_per_s_per_device: float
     memory_bytes: float
     fits: bool
+    tight: bool
     same_load_batch_per_copy: int
     same_load_step_s: float
     same_load_tokens_per_s: float

@@ -8,11 +8,13 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.axes import TRAINS
+from meshwise.cost.uncertainty import is_tight
 from meshwise.layouts.layout import Layout
 from meshwise.search.training.prices import INNER, Pricer, Slice, slice_of
 from meshwise.search.training.ranking import Found, Search, Variant, layout_at
 from meshwise.search.training.rows import PlanRow, against, rows
 from meshwise.search.training.space import COLUMN
+from meshwise.search.training.thumb import PLAIN_SHARDS, fewest_stages, fills_node
 from meshwise.stacks.stack import Stack
 
 LABELS = ("dtype", "comm_dtype")
@@ -48,6 +50,7 @@ class Plan(NamedTuple):
     pareto: tuple[PlanRow, ...]
     binding: Binding | None
     rule_of_thumb: PlanRow | None
+    roomy: PlanRow | None = None  # the best that is not tight, where the best is
 
     @property
     def best(self) -> PlanRow | None:
@@ -77,7 +80,27 @@ def plan_from(found: Search, stack: Stack, top: int) -> Plan:
         pareto=tuple(sorted(beside[3], key=lambda r: r.step_s)),
         binding=_binding(found, best),
         rule_of_thumb=beside[2][0] if thumb else None,
+        roomy=_roomy(found, best, stack) if best.tight else None,
     )
+
+
+def _roomy(found: Search, best: PlanRow, stack: Stack) -> PlanRow | None:
+    """The least step of a layout whose memory is clear of the limit, among those of the :data:`FRONT`
+    best columns."""
+    least: Found | None = None
+    for s in found.searched:
+        for pricer in s.pricers:
+            columns, piece, step, _ = _best_columns(pricer, FRONT)
+            clear = np.where(is_tight(pricer.evaluate(piece)), np.inf, step) if step.size else step
+            if clear.size and np.isfinite(clear.min()):
+                at = np.unravel_index(int(np.argmin(clear)), clear.shape)
+                other = _at(pricer, columns, piece, at, float(clear[at]), s.variant)
+                if least is None or other.step_s < least.step_s:
+                    least = other
+    if least is None:
+        return None
+    (row,) = rows([least], found.model, found.cluster)
+    return against(best, row, stack.ideal)
 
 
 def ranked(found: Search, top: int) -> list[Found]:
@@ -206,18 +229,15 @@ def _binding(found: Search, best: PlanRow) -> Binding:
 
 
 def _thumb(found: Search) -> Found | None:
-    """The rule of thumb: TP the GPUs of a node (the largest legal degree in it), PP over nodes with
-    the fewest stages that fit, DP the rest; neither context parallelism nor sharding beyond the
-    optimizer's, experts within TP. Its other switches are the best for it."""
+    """The layout of the rule of thumb (:mod:`meshwise.search.training.thumb`)."""
     choices: list[Found] = []
     for s in found.searched:
         c = s.space.columns
-        inside = (c["cp"] == 1) & (c["placement"] == 0) & (c["ep"] <= c["tp"])
-        inside &= found.cluster.node_devices % c["tp"] == 0
+        node = found.cluster.node_devices
+        inside = fills_node(c["tp"], c["cp"], c["ep"], c["placement"], node)
         if not inside.any():
             continue
-        inside &= c["tp"] == c["tp"][inside].max()
-        plain = tuple(v for v in s.space.shard if v < 2)
+        plain = tuple(v for v in s.space.shard if v in PLAIN_SHARDS)
         some = s.space.take(np.flatnonzero(inside))._replace(shard=plain)
         if not plain and bool(some.sharded.any()):
             continue
@@ -225,8 +245,8 @@ def _thumb(found: Search) -> Found | None:
         pricer.run()
         fits = np.isfinite(pricer.step_s)
         if fits.any():
-            stages = int(some.columns["pp"][fits].min())
-            steps = np.where(some.columns["pp"] == stages, pricer.step_s, np.inf)
+            few = fewest_stages(some.columns["pp"], fits)
+            steps = np.where(few, pricer.step_s, np.inf)
             column = int(np.argmin(steps))
             switches = {name: int(v[column]) for name, v in pricer.best.items()}
             layout = layout_at(pricer, column, switches)

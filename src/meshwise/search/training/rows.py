@@ -1,8 +1,7 @@
-"""The layouts that a plan shows, in full: seconds by part and source, memory, interval, ties."""
+"""The layouts that a plan shows, in full: seconds by part, memory, interval, ties."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,20 +9,17 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
+from meshwise.cost.doubt.exposed import exposed_comm
+from meshwise.cost.doubt.question import Question, step_question
+from meshwise.cost.doubt.spread import NORMAL, difference_sd
 from meshwise.cost.estimate import Estimate, price_layouts
-from meshwise.cost.uncertainty import collective_kind, half_width, step_interval
+from meshwise.cost.uncertainty import is_tight, step_interval
 from meshwise.layouts.layout import Layouts, columns
 from meshwise.models.shapes import Model
-from meshwise.program.operations import COLLECTIVES
 from meshwise.search.one_layout import COMMUNICATION_GROUPS, model_flops
 from meshwise.search.training.ranking import Found
 from meshwise.workloads.workload import Training
 
-LEVEL = 1.645  # standard deviations that hold 90 % of a normal distribution
-# of measured kernels that were held out of the fits: p90 of the error is 9 to 11 %
-# (docs/explanation/validation), so one standard deviation is about
-KERNEL_SIGMA = 0.06
-HOST_SIGMA = 0.5  # of what the hosts and the slowest rank add: known to a factor at best
 _ROW = {name: row for row, names in COMMUNICATION_GROUPS.items() for name in names}
 
 
@@ -46,7 +42,8 @@ class PlanRow(NamedTuple):
     tokens_per_s_per_device: float
     memory_bytes: float
     fits: bool
-    sources: dict[str, float]  # seconds whose errors go together
+    tight: bool  # the limit lies within the memory's error
+    question: Question  # what decides how far the step may be off
     tie: bool = False  # with the best: the difference is within its own interval
     difference_s: float = 0.0  # to the best
 
@@ -72,8 +69,8 @@ def rows(found: list[Found], model: Model, cluster: Cluster) -> list[PlanRow]:
 
 def _rows(e: Estimate, found: list[Found], w: Training) -> list[PlanRow]:
     size = len(found)
-    low, high = step_interval(e)
-    by_axis, by_source = _exposed(e)
+    by_axis, asked = _exposed(e), step_question(e)
+    low, high = step_interval(e, asked)
 
     def column(values: Array) -> list[Any]:
         listed: list[Any] = np.broadcast_to(values, (size,)).tolist()
@@ -94,15 +91,15 @@ def _rows(e: Estimate, found: list[Found], w: Training) -> list[PlanRow]:
         "tokens_per_s_per_device": w.batch * w.seq / e.step_s / e.layout.devices,
         "memory_bytes": e.memory_bytes,
         "fits": e.fits,
+        "tight": is_tight(e, asked),
     }
     table = {name: column(values) for name, values in numbers.items()}
     axes = {name: column(values) for name, values in by_axis.items()}
-    sources = {name: column(values) for name, values in by_source.items()}
     return [
         PlanRow(
             found=each,
             exposed_by_axis={name: max(values[i], 0.0) for name, values in axes.items()},
-            sources={name: values[i] for name, values in sources.items()},
+            question=asked.at(i),
             **{name: values[i] for name, values in table.items()},
         )
         for i, each in enumerate(found)
@@ -117,84 +114,21 @@ def _useful(e: Estimate, w: Training) -> float:
     return model_flops(single) * w.batch / peak
 
 
-def _exposed(e: Estimate) -> tuple[dict[str, Array], dict[str, Array]]:
-    """(exposed seconds of a step by axis, seconds by what their errors go together with).
-
-    The bubble is idle for as long as a microbatch takes: it errs as what that is made of.
-    """
-    m = e.program.ctx.microbatches
+def _exposed(e: Estimate) -> dict[str, Array]:
+    """Exposed seconds of a step by axis."""
     by_axis: dict[str, Array] = dict.fromkeys(COMMUNICATION_GROUPS, 0.0)
-    across: Array = 0.0  # of them, over a network
-    per_role: dict[str, list[Array]] = {axis: [] for axis in _ROW}
-    for role in e.program.roles:
-        seconds: dict[str, Array] = dict.fromkeys(_ROW, 0.0)
-        lists = [(costs, n * m) for costs, n in zip(e.layer_costs, role.layers, strict=True)]
-        ends = [(e.embedding_costs, role.embedding * m), (e.head_costs, role.head * m)]
-        for costs, times in (*lists, *ends, (e.transfer_costs, m)):
-            for c in costs:
-                if c.op.kind in COLLECTIVES:
-                    seconds[c.op.axis] = seconds[c.op.axis] + c.exposed * times
-        for axis, value in seconds.items():
-            per_role[axis].append(value)
-    total = {axis: e._of_slowest(values) for axis, values in per_role.items()}
-    reduced, gathered = e.update_exposure
-    for index, costs in enumerate(e.update_costs):
-        last = e.update_role == index
-        for c in costs:
-            if c.op.kind in COLLECTIVES:
-                share = gathered if c.op.kind == "all_gather" else reduced
-                spent = np.where(last, c.op.count * c.seconds * share, 0.0)
-                total[c.op.axis] = total[c.op.axis] + spent
-    # what is exposed because two batches' halves follow each other is tensor parallelism's
-    total["tp"] = total["tp"] + e.split_fill * m
-    for axis, value in total.items():
-        by_axis[_ROW[axis]] = by_axis[_ROW[axis]] + value
-        across = across + np.where(_over_network(e, axis), value, 0.0)
-    busy = e.compute_s + e.exposed_comm_s
-    idle = 1.0 + e.bubble_s / busy
-    kinds = {collective_kind(e.stack, e.cluster, e.pricer.groups["tp"]), "network"}
-    inside = next(iter(kinds - {"network"}), "nccl-nvlink")
-    sources = {
-        "kernels": e.compute_s * idle,
-        "host": e.host_s,
-        "collectives:network": across * idle,
-        f"collectives:{inside}": (e.exposed_comm_s - across) * idle,
-    }
-    return by_axis, sources
-
-
-def _over_network(e: Estimate, axis: str) -> Array:
-    group = e.pricer.groups[axis]
-    crossed: Array = np.bool_(False)
-    for level, ranks in zip(e.cluster.levels, group.ranks, strict=True):
-        if level.kind == "network":
-            crossed = crossed | (ranks > 1)
-    return crossed
-
-
-def sigma(source: str) -> float:
-    """One standard deviation of the relative error of a source's seconds."""
-    if source == "kernels":
-        return KERNEL_SIGMA
-    if source == "host":
-        return HOST_SIGMA
-    return half_width(source.partition(":")[2]) / LEVEL
+    for group, value in exposed_comm(e).by_axis.items():
+        by_axis[_ROW[group]] = by_axis[_ROW[group]] + value
+    return by_axis
 
 
 def against(best: PlanRow, other: PlanRow, ideal: bool) -> PlanRow:
-    """``other`` with its difference to the best, and whether that is a tie.
-
-    Errors within a source go together, so that only the difference of its seconds counts:
-    Var(Δ) = Σ (Δs_k · σ_k)²; a tie is a difference below 1.645 of its own standard deviations.
-    """
-    names = {*best.sources, *other.sources}
-    variance = 0.0
-    for name in names:
-        delta = other.sources.get(name, 0.0) - best.sources.get(name, 0.0)
-        variance += (delta * sigma(name)) ** 2
+    """``other`` with its difference to the best, and whether that is a tie: below 1.645 of its own
+    standard deviations, by the doubt that intervals have too."""
     difference = other.step_s - best.step_s
-    spread_s = 0.0 if ideal else math.sqrt(variance)
-    return other._replace(
-        difference_s=difference,
-        tie=difference <= LEVEL * spread_s,
-    )
+    spread_s = 0.0
+    if not ideal and best.found.layout != other.found.layout:
+        spread_s = difference_sd(
+            "step_s", (best.step_s, best.question), (other.step_s, other.question)
+        )
+    return other._replace(difference_s=difference, tie=difference <= NORMAL * spread_s)

@@ -1,0 +1,1 @@
+"""How far a prediction may be off: what is new in a question, what published runs stand near it."""

@@ -1,0 +1,1 @@
+"""What the predictions of a table are worth: errors, intervals, decisions."""
