@@ -12,7 +12,7 @@ from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster
 from meshwise.clusters.load import load_cluster
 from meshwise.cost.collectives import collective as coll
-from meshwise.cost.collectives.anchored import (
+from meshwise.cost.collectives.anchors.factors import (
     Factors,
     anchored_sd,
     fit_factors,

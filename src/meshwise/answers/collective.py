@@ -19,7 +19,7 @@ from meshwise.cost.collectives.fabric import Candidate
 from meshwise.units import format_bandwidth, format_bytes, format_time
 
 if TYPE_CHECKING:
-    from meshwise.cost.collectives.anchored import Factors
+    from meshwise.cost.collectives.anchors.factors import Factors
     from meshwise.evidence.anchors.measured import MeasuredSize
 
 

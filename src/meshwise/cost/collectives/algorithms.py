@@ -335,11 +335,7 @@ def direct(name: str, op: str, payload: Array, fabric: Fabric) -> list[Candidate
     hops = _outermost_hop(fabric)
     if op == "all_to_all":
         return _apart(name, payload, fabric, everyone=True)
-    wire = [
-        np.where(fabric.outermost == index, payload * 1.0, 0.0 * payload)
-        for index in range(len(fabric.ranks))
-    ]
-    return each_protocol(name, fabric, payload, wire, hops)
+    return each_protocol(name, fabric, payload, [hop * payload for hop in hops], hops)
 
 
 def _outermost_hop(fabric: Fabric) -> list[Array]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meshwise.cost.collectives.anchored import (
+from meshwise.cost.collectives.anchors.factors import (
     Factors,
     anchored_sd,
     fit_factors,

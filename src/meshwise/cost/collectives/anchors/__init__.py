@@ -1,0 +1,1 @@
+"""Collectives anchored by measurements of one's own."""
