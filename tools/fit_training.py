@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -244,10 +244,12 @@ def fitted(c: Columns, without: str = "", start: Fit | None = None) -> Fit:
     return fit
 
 
-def left_out(table: str | Path = TABLE) -> list[Found]:
-    """Every row with a time, predicted with constants that were fitted without its source:
-    (row, quantity, measured [s], predicted [s])."""
+def left_out(table: str | Path = TABLE, cells: Mapping[str, str] | None = None) -> list[Found]:
+    """Every row with a time, predicted with constants that were fitted without its source, or without its
+    cell (by row): (row, quantity, measured [s], predicted [s])."""
     c = Columns(features(table))
+    if cells:
+        c.source = np.array([cells[r.row] for r in c.rows])
     return [found for found, _ in _left_out(c, fitted(c))]
 
 

@@ -3,6 +3,8 @@ measured (:mod:`meshwise.cost.doubt`)."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from meshwise.arrays import Array
@@ -10,7 +12,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.collectives.collective import Priced, candidates_on, cheapest, fabric_of
 from meshwise.cost.collectives.fabric import Fabric
 from meshwise.cost.collectives.fits import slower_start
-from meshwise.cost.collectives.transports import THROUGH_HOST
+from meshwise.cost.collectives.transports import THROUGH_HOST, transport_of, transport_table
 from meshwise.cost.doubt.question import (
     Question,
     collective_question,
@@ -121,6 +123,13 @@ def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:
 # training/01_rccl-smoketest), where NCCL's constants, which stand in, say 36 to 45: six times.
 OTHER_LIBRARY = 6.0
 OTHER_MAKERS = ("cdna", "gaudi", "tpu")  # beginnings of generations that NCCL does not run on
+# Hops of the kinds of network that were measured span a factor of ten, four either way of their middle:
+# so much longer may those of a kind take that no log shows.
+UNKNOWN_KIND = 4.0
+# Domains of the largest log, and what else may fall beyond them.
+MOST_DOMAINS, BEYOND = 256, 2.0
+# All logs of all_to_all but one (256 domains, three times its prediction) have two domains.
+ALL_TO_ALL_DOMAINS, CROWDED = 16, 3.0
 # The fastest network of one domain that was measured: 3.2 Tb/s a node (AWS p5, p5en, p6-b200).
 MEASURED_DOMAIN = 400e9
 
@@ -135,6 +144,12 @@ def _unmeasured(fabric: Fabric, cluster: Cluster) -> Fabric:
             whole = below * level.per_device_bytes_per_s(below)
             bandwidth[index] = bandwidth[index] * min(1.0, MEASURED_DOMAIN / whole)
     per_level = fabric.per_level
+    per_level = tuple(
+        slower_start(c, UNKNOWN_KIND)
+        if level.kind == "network" and "lent" in transport_table(transport_of(level.fabric))
+        else c
+        for level, c in zip(cluster.levels, per_level, strict=True)
+    )
     if cluster.device.generation.startswith(OTHER_MAKERS):
         per_level = tuple(slower_start(c, OTHER_LIBRARY) for c in per_level)
     return fabric._replace(bandwidth=tuple(bandwidth), per_level=per_level)
@@ -152,7 +167,15 @@ def unmeasured_slowdown(
         return 0.0
     fabric = _unmeasured(fabric_of(op, group, cluster, stack, by_own_nic=True), cluster)
     longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))
-    return max(float(np.log(longest / seconds)), 0.0)
+    longer = max(float(np.log(longest / seconds)), 0.0)
+    domains = math.prod(
+        int(np.max(ranks))
+        for level, ranks in zip(cluster.levels, group.ranks, strict=True)
+        if level.kind == "network"
+    )
+    if op == "all_to_all" and domains > ALL_TO_ALL_DOMAINS:
+        longer += math.log(CROWDED)
+    return longer + (math.log(BEYOND) if domains > MOST_DOMAINS else 0.0)
 
 
 def collective_interval(
