@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meshwise.clusters.load import load_cluster
-from meshwise.cost.collectives import anchored
+from meshwise.cost.collectives.anchors import factors as anchored
 from meshwise.cost.collectives.collective import cheapest, fabric_of
 from meshwise.cost.collectives.fabric import Fabric
 from meshwise.layouts.placement import place
