@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
+from meshwise.answers.anchors import AnchorRecord, anchor_record, anchors_table
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.result import Answer
@@ -87,18 +88,6 @@ class QuantityScore(TypedDict, total=False):
 Summary = dict[str, QuantityScore]
 
 
-class AnchorRecord(TypedDict):
-    """A system that measured sizes of its own anchor: its factors over the model's latencies and
-    bandwidths, and the rows (or lines of the file) that gave them."""
-
-    source: str
-    op: str
-    ranks: int
-    latency_factor: float
-    bandwidth_factor: float
-    rows: list[str]
-
-
 class ValidateRecord(TypedDict):
     """The JSON of ``validate``."""
 
@@ -132,7 +121,7 @@ class ValidateResult(Answer):
         anchored: Sequence[Anchored] = (),
     ) -> None:
         self.table, self.results, self.totals = table, results, summary
-        self.anchored = [_anchor(a) for a in anchored]
+        self.anchored = [anchor_record(a) for a in anchored]
 
     @property
     def invalid(self) -> int:
@@ -155,23 +144,12 @@ class ValidateResult(Answer):
         found = validate_page(self.table.kind, self.table.name, self.results, self.totals, worst)
         found = found._replace(parts=(*found.parts, *_decisions(self.results, groups)))
         if self.anchored:
-            found = found._replace(parts=(*found.parts, _anchors(self.anchored)))
+            found = found._replace(parts=(*found.parts, anchors_table(self.anchored)))
         columns = tables.unread_columns(self.table)
         if not columns:
             return found
         said = wrap(f"Columns that no prediction reads: {', '.join(columns)}.")
         return found._replace(parts=(*found.parts, said))
-
-
-def _anchor(a: Anchored) -> AnchorRecord:
-    return {
-        "source": a.source,
-        "op": a.op,
-        "ranks": a.ranks,
-        "latency_factor": a.factors.latency,
-        "bandwidth_factor": a.factors.bandwidth,
-        "rows": list(a.where),
-    }
 
 
 def validate_line(summary: Summary, rows: int) -> str:
@@ -340,25 +318,6 @@ def _baselines(quantity: str, s: QuantityScore) -> list[str]:
             f"constant factors score {_percent(flat['mean_abs_error'])}."
         )
     return said
-
-
-def _anchors(anchored: list[AnchorRecord]) -> Table:
-    return Table(
-        "Anchored by measured sizes, which are not counted",
-        ("source", "op", "ranks", "sizes", "latency", "bandwidth"),
-        tuple(
-            (
-                a["source"],
-                a["op"],
-                str(a["ranks"]),
-                str(len(a["rows"])),
-                f"×{a['latency_factor']:.2f}",
-                f"×{a['bandwidth_factor']:.2f}",
-            )
-            for a in anchored
-        ),
-        frozenset({0, 1}),
-    )
 
 
 def _furthest_off(rows: list[Result]) -> Table:
