@@ -8,6 +8,7 @@ Usage: python benchmarks/layouts.py [ROUNDS]
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import statistics
@@ -69,7 +70,8 @@ def check_sample(rng: np.random.Generator, dps: np.ndarray, rounds: int = 50) ->
     for _ in range(rounds):
         at = tuple(int(rng.integers(n)) for n in shape)
         one_step, one_memory = price(Layouts(*(axis[at] for axis in full)))
-        assert one_step == step[at], (at, one_step, step[at])
+        # powers of many numbers at once may be rounded otherwise than that of one
+        assert math.isclose(one_step, step[at], rel_tol=1e-13), (at, one_step, step[at])
         assert one_memory == memory[at], (at, one_memory, memory[at])
 
 

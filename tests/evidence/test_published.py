@@ -166,7 +166,7 @@ def test_training_steps_beat_a_constant_mfu() -> None:
     assert steps["median_abs_error"] <= 0.06
     assert steps["p90_abs_error"] <= 0.285
     medians = sorted(s["median_abs_error"] for s in steps["by_source"].values())
-    assert medians[len(medians) // 2] <= 0.055
+    assert medians[len(medians) // 2] <= 0.06
 
 
 def test_layers_by_phase() -> None:
