@@ -1,6 +1,7 @@
 """The constants that only training runs show, fitted once, jointly, every source weighing alike.
 
     python tools/fit_training.py [TABLE.csv]
+    python tools/fit_training.py [TABLE.csv] --switches
 
 - ``training_clock`` of Hopper's 700 W and Blackwell's 1000 W boards, the latter apart for products of 16
   bit and of fewer (other boards follow by the cube root of their power): kernel tables are measured in
@@ -12,7 +13,8 @@
 
 A row is priced three times (as shipped, and with each clock lower); what a constant changes is then a
 closed form, so that a fit takes seconds and each source can be left out of it in turn
-(:func:`left_out`). Copy what it prints into ``devices/*.toml``, ``stacks/*.toml`` and ``Stack.jitter``.
+(:func:`left_out`). ``--switches`` prints every switch that one stack alone sets, and the errors of that
+stack's sources with it and without: one whose sources are not better for it should go. Copy what it prints into ``devices/*.toml``, ``stacks/*.toml`` and ``Stack.jitter``.
 """
 
 from __future__ import annotations
@@ -29,16 +31,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from meshwise import dtypes
+from meshwise import catalog, dtypes
 from meshwise.clusters import load as cluster
 from meshwise.clusters.cluster import Device
 from meshwise.cost import inference
 from meshwise.cost.estimate import Estimate
 from meshwise.errors import MeshwiseError
-from meshwise.evidence import hardware
+from meshwise.evidence import hardware, prediction
 from meshwise.evidence.predict_training import measured_step_s, training_estimate
 from meshwise.evidence.prediction import Unsupported, source_of
 from meshwise.evidence.tables import Row, read_table
+from meshwise.stacks.stack import Stack, replaced
+from meshwise.stacks.switches import HOME
 
 TABLE = Path(__file__).resolve().parents[1] / "src/meshwise/evidence/published/training.csv"
 LOWER = 0.85  # of a clock, to see what of a step is arithmetic
@@ -274,10 +278,71 @@ def absolute(name: str, factor: float, c: Columns) -> str:
     return f"× {factor:g} of what is shipped"
 
 
+def switches_of_one() -> dict[str, str]:
+    """Switches that one stack of the catalog alone sets otherwise than by default → that stack."""
+    usual = Stack(name="usual")
+    users: dict[str, set[str]] = defaultdict(set)
+    for name in catalog.names("stacks"):
+        table = catalog.load("stacks", name, "stack")[1]
+        groups = [v for v in table.values() if isinstance(v, dict)]
+        more = [entry for kind in ("version", "variant") for entry in table.get(kind, ())]
+        for group in (*groups, *more):
+            for switch, value in group.items():
+                # [source] says why, of the same switches
+                stated = switch in HOME and group is not table.get("source")
+                if stated and getattr(usual, switch) != value:
+                    users[switch].add(name)
+    return {switch: next(iter(names)) for switch, names in users.items() if len(names) == 1}
+
+
+def _step_errors(rows: list[Row], folder: Path, changes: dict[str, Any]) -> dict[str, float]:
+    """|ln error| of rows whose stacks have switches changed."""
+    stated = prediction.as_stated
+
+    def changed(stack: Stack, row: Row) -> Stack:
+        return replaced(stated(stack, row), changes)
+
+    prediction.as_stated = changed
+    try:
+        found = {row.text("id"): _priced(row, folder) for row in rows}
+    finally:
+        prediction.as_stated = stated
+    return {
+        k: abs(float(np.log(float(p[0].step_s) / p[1]))) for k, p in found.items() if p is not None
+    }
+
+
+def print_switches(path: Path) -> None:
+    """With and without every switch of one stack: mean |ln error| of that stack's sources."""
+    usual, table = Stack(name="usual"), read_table(str(path))
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        priced = _priced(row, path.parent)
+        if priced is not None:
+            rows[priced[0].stack.software].append(row)
+    for switch, stack in sorted(switches_of_one().items(), key=lambda s: s[1]):
+        own = rows.get(stack, [])
+        as_is = _step_errors(own, path.parent, {})
+        without = _step_errors(own, path.parent, {switch: getattr(usual, switch)})
+        if as_is == without:
+            continue  # of memory, of inference, or of layouts that no row has
+        by_source: dict[str, list[str]] = defaultdict(list)
+        for row_id in as_is.keys() & without.keys():
+            by_source[row_id.partition("/")[0]].append(row_id)
+        for source, ids in sorted(by_source.items()):
+            pair = (statistics.fmean(e[i] for i in ids) for e in (as_is, without))
+            print("{:26} {:22} {:20} {:6.1%} without {:6.1%}".format(switch, stack, source, *pair))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("table", type=Path, nargs="?", default=TABLE)
-    c = Columns(features(parser.parse_args().table))
+    parser.add_argument("--switches", action="store_true", help="switches of one stack alone")
+    asked = parser.parse_args()
+    if asked.switches:
+        print_switches(asked.table)
+        return
+    c = Columns(features(asked.table))
     shipped = objective(c, {}, c.weight)
     whole = fitted(c)
     print(f"mean |ln error| over sources, capped: shipped {shipped:.2%}, ", end="")
