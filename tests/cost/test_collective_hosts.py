@@ -125,7 +125,7 @@ def test_another_library_may_start_later(size: str, seen: float) -> None:
     assert own["time_high_s"] / own["time_s"] < found["time_high_s"] / found["time_s"]
     # the rate of large messages was measured there too: no more doubt than of any log left out
     large = answer("all_reduce", 16 << 30, load_cluster("oci-mi300x"), 16)
-    assert large["time_high_s"] / large["time_s"] < 3.3
+    assert large["time_high_s"] / large["time_s"] < 3.0
 
 
 def test_racks_whose_network_nobody_measured() -> None:

@@ -82,7 +82,7 @@ TRAINING = {
     "sc21-tab1": 0.04,  # arXiv 2104.04473 Table 1
     "sc21-tab2": 0.03,
     "sc21-tab2z": 0.59,
-    "simumax-a100pcie": 0.12,
+    "simumax-a100pcie": 0.13,  # shares of a class of hosts, not of its machine
     "simumax-b200": 0.06,
     "torchao-b200": 0.59,
     "torchao-h100": 0.31,
