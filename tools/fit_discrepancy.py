@@ -51,6 +51,9 @@ LEVEL = 0.90  # of rows to be inside, where they and their publisher are left ou
 MOST = 0.98
 TIGHT = 0.85  # of the wrong `fits` are to be called tight
 STEPS, FEW_STEPS = 300, 60  # of the updates; where parts are chosen
+# Model FLOPs count attention in full, of which causal kernels run half: of longer sequences that is much,
+# and no utilisation to hold a promise against.
+FULL_IS_CAUSAL = 8192  # tokens
 MOST_OPEN = 0.1  # ln of the span that a row leaves open, above which it says nothing of the rest
 BETTER = 0.005  # by which share the intervals are to be better without a part
 LEAST_SD = 0.01  # components below it are left out
@@ -75,10 +78,11 @@ PARTS = {
         *("network_all_to_all", "many_nodes", "pcie", "host", "all_to_all", "small", "one_shot"),
     ),
 }
-# What is known from elsewhere. Two sources alone decode over a network: a TP group that crosses one is as
+# What is known from elsewhere. No published step has recurrent layers: their kernels are as unsure as another
+# device's. Two sources alone decode over a network: a TP group that crosses one is as
 # sure as an early fit to training runs had it.
 FIXED = {"inherited": INHERITED_SD, "open_rate": OPEN_RATE_SD}
-FIXED_OF = {"tpot_s": {"tp_network": 0.25}}
+FIXED_OF = {"tpot_s": {"tp_network": 0.25}, "step_s": {"recurrent": INHERITED_SD}}
 MOST_TIGHT = 2.0  # of the memory's interval, however wrong answers lie
 
 
@@ -157,7 +161,8 @@ def collect(tables: list[Path]) -> tuple[list[Residual], list[Held]]:
                     value = math.log(p.measured / p.predicted)
                     who = publisher_of(row, table.kind)
                     alike = p.contender.alike if p.contender is not None else ()
-                    mfu = p.ideal_s / p.measured if p.ideal_s else None
+                    short = p.ideal_s and row.count("seq") <= FULL_IS_CAUSAL
+                    mfu = p.ideal_s / p.measured if p.ideal_s and short else None
                     found.append(
                         Residual(
                             p.id,

@@ -82,7 +82,7 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
         )
         measured = row.number("total_latency_ms") * 1e-3
         batch = np.int64(serving.local_batch(row.count("concurrency", 1), 1, pp))
-        asked = step_question(engine.decode(batch, isl + osl // 2), software.stood_in)
+        asked = step_question(engine.decode(batch, isl + osl // 2), software.stood_in, ran=True)
         return [
             Prediction(name, "total_latency_s", measured, total, source, assumed, question=asked)
         ]
@@ -103,7 +103,7 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
     )
     check_format(row, engine, measured)
     steady = serving.steady(model, cluster, stack, layouts, w)
-    asked = serving.steady_question(engine, w, steady.running)
+    asked = serving.steady_question(engine, w, steady.running, ran=True)
     asked = asked._replace(assumed=software.stood_in)
     columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
     alike = tuple(row.text(c) for c in columns)

@@ -43,7 +43,7 @@ def training_predictions(row: Row, folder: Path, named: Stack | None = None) -> 
     read = read_training_row(row, folder, named)
     e, assumed, step_span, memory_span = settle(read, ran)
     name, source, stood_in = row.text("id"), source_of(row), read.software.stood_in
-    held = footprint_question(e, stood_in)
+    held = footprint_question(e, stood_in, ran)
     fits = Prediction(name, "fits", float(ran), float(e.fits), source, assumed, question=held)
     fits = fits._replace(room=float(e.memory_limit_bytes / e.memory_bytes))
     if not ran:
@@ -64,7 +64,7 @@ def training_predictions(row: Row, folder: Path, named: Stack | None = None) -> 
                 source,
                 assumed,
                 ideal_s=ideal,
-                question=step_question(e, stood_in),
+                question=step_question(e, stood_in, ran),
                 contender=contender_of(row, e),
                 span=step_span,
             )

@@ -38,7 +38,7 @@ def mfu_words(promised: float, published: PublishedMfu | None, device: str) -> s
     if published is None:
         return f"MFU {percent(promised)}; no published run of {device} says its own."
     return wrap(
-        f"MFU {percent(promised)}; the best published on {device} is {percent(published['mfu'])} "
+        f"MFU {percent(promised)}; the best published on {device} (up to 8,192 tokens) is {percent(published['mfu'])} "
         f"({published['id']}).",
         ids=True,
     )

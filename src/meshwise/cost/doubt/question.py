@@ -25,6 +25,8 @@ from meshwise.stacks.stack import Stack
 # What of a regime makes a question another one, in words. A trait holds or does not, per layout.
 TRAITS = {
     "moe": "mixture of experts",
+    "mla": "latent attention",
+    "recurrent": "linear attention or state-space layers",
     "fp8": "8-bit products",
     "fp4": "4-bit products or weights",
     "ep_network": "experts over nodes",
@@ -33,7 +35,7 @@ TRAITS = {
     "pcie": "PCIe inside the node",
     "fsdp": "weights sharded over data parallel ranks",
     "many_nodes": "more than 8 nodes",
-    "over_memory": "does not fit",
+    "over_memory": "ran though it does not fit",
     # of collectives
     "network": "over a network",
     "network_small": "up to 32 KiB over a network",
@@ -90,18 +92,20 @@ def inherited_share(e: Estimate) -> Array:
     ) / np.maximum(e.step_s, 1e-30)
 
 
-def step_question(e: Estimate, assumed: bool = False) -> Question:
-    """The question of a step of ``e`` and of its memory, per layout; ``assumed``: its software only stands in."""
+def step_question(e: Estimate, assumed: bool = False, ran: bool = False) -> Question:
+    """The question of a step of ``e`` and of its memory, per layout; ``assumed``: its software only stands in;
+    ``ran``: somebody ran it, so that memory which says no is wrong, or the run another."""
     step = np.maximum(e.step_s, 1e-30)
     shares = {"host_share": e.host_s / step, "inherited": inherited_share(e)}
     if e.program.ctx.training:
         shares["network_share"] = exposed_comm(e).network_s / step
-    held = footprint_question(e, assumed)
+    held = footprint_question(e, assumed, ran)
     return held._replace(shares={**held.shares, **shares})
 
 
-def footprint_question(e: Estimate, assumed: bool = False) -> Question:
-    """The question of the memory of ``e``, per layout: no operation is priced."""
+def footprint_question(e: Estimate, assumed: bool = False, ran: bool = False) -> Question:
+    """The question of the memory of ``e``, per layout: no operation is priced. The rest as
+    :func:`step_question`."""
     training, formats, layout = e.program.ctx.training, e.program.ctx.widths, e.layout
     nodes = layout.devices / e.cluster.node_devices
     network = any(level.kind == "network" for level in e.cluster.levels)
@@ -110,6 +114,8 @@ def footprint_question(e: Estimate, assumed: bool = False) -> Question:
     routed = any(block.moe is not None for block in e.model.blocks)
     traits: dict[str, Array] = {
         "moe": routed,
+        "mla": any(b.attention is not None and b.attention.mla for b in e.model.blocks),
+        "recurrent": any(b.recurrent is not None for b in e.model.blocks),
         "fp8": 0.75 < narrow < 1.5,
         "fp4": narrow <= 0.75,
         "ep_network": crosses_network(e.cluster, groups["ep"]),
@@ -118,7 +124,7 @@ def footprint_question(e: Estimate, assumed: bool = False) -> Question:
         "pcie": e.cluster.levels[0].kind in _PCIE and layout.devices > 1,
         "fsdp": layout.shard == ZERO3 if training else False,
         "many_nodes": network & (nodes > MANY_NODES),
-        "over_memory": ~np.asarray(e.fits),
+        "over_memory": ran & ~np.asarray(e.fits),
     }
     held = {k: v / np.maximum(e.memory_bytes, 1.0) for k, v in e.memory.items()}
     working: Array = 0.0

@@ -146,12 +146,14 @@ def steady(
     )
 
 
-def steady_question(engine: Engine, w: Serving, running: Array) -> Question:
-    """What decides how far a time per token may be off, per layout; ``running`` as :class:`Steady` has it."""
+def steady_question(engine: Engine, w: Serving, running: Array, ran: bool = False) -> Question:
+    """What decides how far a time per token may be off, per layout; ``running`` as :class:`Steady` has it,
+    ``ran`` as :func:`~meshwise.cost.doubt.question.step_question`."""
     layouts = engine.layouts
     per_replica = -(-np.asarray(running) // layouts.dp)
     batch = -(-per_replica // layouts.pp)
-    return step_question(engine.decode(np.maximum(batch, 1).astype(np.int64), w.context, w.queries))
+    e = engine.decode(np.maximum(batch, 1).astype(np.int64), w.context, w.queries)
+    return step_question(e, ran=ran)
 
 
 def burst_s(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: Serving) -> Array:
