@@ -17,6 +17,7 @@ PUBLISHED = Path(mw.__file__).parent / "evidence" / "published"
 # what each software of the shipped tables was priced as when this was code: a stack of the catalog
 # and the switches that it has otherwise
 ROWS = {
+    "automodel-2025/26 (FSDP2, TE, DeepEP)": ("automodel", {}),
     "deepspeed-2021": ("deepspeed-2021", {}),
     "fastertransformer": ("fastertransformer", {}),
     "flagscale-2023 (megatron)": (
