@@ -89,6 +89,11 @@ def lane_shares(cluster: Cluster, ranks: Sequence[Array]) -> list[Array]:
     ]
 
 
+def share_lanes(cluster: Cluster) -> bool:
+    """Whether the more cards of a host take part, the less each of them gets."""
+    return any(level.kind == "pcie" and level.efficiency is None for level in cluster.levels)
+
+
 def host_doubts(cluster: Cluster, ranks: Sequence[Array]) -> list[Array]:
     """By level, the doubt about those shares, as ``Constants.lent``: most where nobody said what is
     between the cards. Without peer access it comes with the constants."""

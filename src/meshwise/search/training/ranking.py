@@ -10,6 +10,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
+from meshwise.cost.collectives.hosts import share_lanes
 from meshwise.layouts.layout import Layout, Layouts, of_codes
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
@@ -75,11 +76,12 @@ def layout_at(pricer: Pricer, column: int, switches: dict[str, int]) -> Layout:
 
 def _gainers(s: Space, first: Pricer, cluster: Cluster, keep: int) -> Array:
     """Columns that some other placement could bring among the ``keep`` best: those whose step, with
-    every group as near together as can be, is below the last of these."""
+    every group as near together as can be, is below the last of these. Where cards of one host share its
+    lanes, near together is not quickest, and all are."""
     steps = first.step_s[np.isfinite(first.step_s)]
     last = np.partition(steps, keep - 1)[keep - 1] if steps.size > keep else np.inf
     several = np.flatnonzero((s.placements > 1) & (first.fit > 0) & (first.floor_s <= last))
-    if not several.size:
+    if not several.size or share_lanes(cluster):
         return several
     near = s.take(several)
     near = near._replace(groups=nearest(Layouts(**near.columns), cluster))
