@@ -206,7 +206,8 @@ def test_a_name_of_no_stack_is_refused(name):
         ("trtllm-1.1.0rc2.post2", ("trtllm", "1.1.0")),
         ("deepspeed-0.19-2026", ("deepspeed", "0.19")),
         ("llmq-2025", ("llmq", "2025")),
-        ("llama.cpp-2023-10", None),
+        ("llama.cpp-2023-10", ("llama.cpp", "2023-10")),
+        ("someengine-2023-10", None),
     ],
 )
 def test_names_in_tables(software, wanted):

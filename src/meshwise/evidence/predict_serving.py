@@ -29,7 +29,7 @@ from meshwise.evidence.prediction import (
 from meshwise.evidence.software import software_of
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
-from meshwise.models.formats import quantised
+from meshwise.models.formats import model_as_run, quantised
 from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
@@ -37,7 +37,7 @@ from meshwise.search.serving.iteration import Engine
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import fraction
 from meshwise.workloads.serving import Serving
-from meshwise.workloads.workload import Formats
+from meshwise.workloads.workload import Decode, Formats
 
 
 def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
@@ -60,6 +60,7 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
     stack = software.stack
     formats, assumed = row_formats(row, stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
+    model = model_as_run(model, Decode(batch=1, context=1, formats=formats))
     assumed += (*blocks, *unsaid, *software.assumed, *node, *lacking)
     etp = row.count("etp") if row.text("etp") else None
     layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
@@ -151,6 +152,9 @@ def row_formats(
         return Formats(kv_cache=cache), (Assumed("dtype", own or model.dtype),)
     products, weights = operands_of(stated, f"line {row.line}: dtype")
     assumed: tuple[Assumed, ...] = ()
+    meant = stack.few_rows.four_bit
+    if weights == "int4" and meant is not None and own is None:
+        return Formats(weights=meant, kv_cache=cache), (Assumed("dtype", meant),)
     if cache is None and keeps_fp8_cache(stack, model, device, products):
         cache, assumed = "fp8", (Assumed("kv_dtype", "fp8"),)
     width = ELEMENT_BYTES[products or weights or "bf16"]
@@ -236,7 +240,7 @@ def check_format(row: Row, engine: Engine, measured_s: float) -> None:
         return
     program = engine.decode(np.int64(1), 1).program
     read = sum(float(op.weight_bytes) for op in program.head)
-    for ops, layers in zip(program.layers, engine.model.kind_counts(), strict=True):
+    for ops, layers in zip(program.layers, program.ctx.model.kind_counts(), strict=True):
         read += layers * sum(float(op.weight_bytes) for op in ops)
     floor = read / engine.cluster.device.memory_bytes_per_s
     if measured_s < floor:

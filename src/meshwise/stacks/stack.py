@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 import msgspec
 
 from meshwise.checks import flag, text, texts
+from meshwise.stacks.few_rows import FewRows
 from meshwise.stacks.switches import (
     GROUPS,
     HOME,
@@ -78,6 +79,7 @@ class Stack:
     pipeline: Pipeline
     memory: Memory
     state: TrainingState
+    few_rows: FewRows
     host: Host
     scheduler: Scheduler
     can: Can
@@ -188,6 +190,10 @@ class Stack:
     offload_layers = ByName(TrainingState.offload_layers)
     recompute_layers = ByName(TrainingState.recompute_layers)
     shards_towers = ByName(Memory.shards_towers)
+    row_memory_share = ByName(FewRows.row_memory_share)
+    row_sm_bytes_per_s = ByName(FewRows.row_sm_bytes_per_s)
+    row_product_s = ByName(FewRows.row_product_s)
+    four_bit = ByName(FewRows.four_bit)
 
 
 # in the order of records

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from meshwise import dtypes
 from meshwise.stacks import schedules
+from meshwise.stacks.few_rows import FewRows
 from meshwise.stacks.fields import OneOf, Range, SwitchField, SwitchGroup, switches_of
 from meshwise.stacks.training_state import TrainingState
 from meshwise.stacks.words import (
@@ -371,6 +372,7 @@ class Can(SwitchGroup, frozen=True, kw_only=True):
 # attribute of a stack, and table of its file
 GROUPS: dict[str, type[SwitchGroup]] = {
     "kernels": Executed,
+    "few_rows": FewRows,
     "overlaps": Overlaps,
     "communication": Communication,
     "pipeline": Pipeline,

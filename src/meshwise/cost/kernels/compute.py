@@ -15,6 +15,7 @@ from meshwise import dtypes
 from meshwise.arrays import Array
 from meshwise.clusters.load import Device
 from meshwise.cost.kernels import mixers
+from meshwise.cost.kernels.few_rows import few_rows_s
 from meshwise.cost.kernels.fits import STATIC_SCALES, Kernels, Ranges, kernels
 from meshwise.cost.kernels.seconds import (
     QUERY_TILE,
@@ -213,7 +214,14 @@ class Compute(NamedTuple):
         found = self.known.get(key)
         if found is None:
             few, kind = _distinct(shape)
-            found = self._product_seconds(few, op.dtype, narrow, grouped)
+            found = few_rows_s(
+                self._product_seconds(few, op.dtype, narrow, grouped),
+                few[0] * (1.0 if grouped else few[3]),
+                few[4],
+                self.fits.sms,
+                self.device.memory_bytes_per_s,
+                self.stack.few_rows,
+            )
             if kind is not None and np.ndim(found):
                 found = found[kind]
             self.known[key] = found
