@@ -568,3 +568,16 @@ def test_a_mesh_of_experts_prices_as_its_layouts(model: str, stack: str, data: A
 def test_inference_meshes_price_as_their_layouts(model: str, stack: str, decode: bool) -> None:
     work = Decode(batch=32, context=4096) if decode else Prefill(batch=8, seq=1024)
     same(model, work, load_stack(stack), {"tp": [1, 2, 4, 8, 16], "pp": [1, 2, 4]}, picks=12)
+
+
+@pytest.mark.parametrize("name", ["tpu-v5e-pod", "tpu-v4-pod", "gb200-nvl72", "hgx-h100"])
+@pytest.mark.parametrize("op", ["all_to_all", "scatter", "gather", "all_gather", "broadcast"])
+def test_nothing_is_quicker_than_its_wire(name: str, op: str) -> None:
+    """Of a large payload: (n - 1)/n of it passes the links of one device, in every algorithm."""
+    cluster, payload = load_cluster(name), 2.0**33
+    for n in (8, 64, 256, 2048):
+        if n <= cluster.devices and n <= cluster.levels[0].ranks:
+            group = group_of(n, cluster)
+            each = candidates(op, np.float64(payload), group, cluster, load_stack("nccl"))
+            least = (n - 1) / n * payload / cluster.levels[0].bandwidth_bytes_per_s
+            assert min(float(c.seconds) for c in each) >= least, (name, op, n)

@@ -27,6 +27,7 @@ LIMIT_REASONS = {
     "bandwidth": "the fabric's bandwidth",
     "latency": "the collectives' latency",
     "gemm_shrinkage": "compute that no longer shrinks (products too small)",
+    "host": "the host's work, which TP does not divide",
     "heads": "the attention heads",
     "kv_heads": "the KV heads",
     "output_groups": "the groups of the output projection",

@@ -148,7 +148,9 @@ class ValidateResult(Answer):
         columns = tables.unread_columns(self.table)
         if not columns:
             return found
-        said = wrap(f"Columns that no prediction reads: {', '.join(columns)}.")
+        near = {c: tables.nearest_column(self.table, c) for c in columns}
+        named = ", ".join(f"{c} (nearest: {n})" if (n := near[c]) else c for c in columns)
+        said = wrap(f"Columns that no prediction reads: {named}.")
         return found._replace(parts=(*found.parts, said))
 
 
@@ -342,14 +344,19 @@ def _furthest_off(rows: list[Result]) -> Table:
 
 
 def _reasons(results: list[Result], status: str) -> list[str]:
-    """How many rows are ``status``, and why."""
+    """How many rows are ``status``, and why; the name of one that is alone in it."""
     reasons: dict[str, int] = {}
+    names = {r.reason: r.id for r in results if r.status == status}
     for r in results:
         if r.status == status:
             reasons[r.reason] = reasons.get(r.reason, 0) + 1
     if not reasons:
         return []
-    lines = [f"{n} × {why}" if n > 1 else why for why, n in list(reasons.items())[:_SHOWN_REASONS]]
+    shown = list(reasons.items())[:_SHOWN_REASONS]
+    lines = [
+        f"{n} × {why}" if n > 1 else f"{names[why]}: {why}" if names[why] else why
+        for why, n in shown
+    ]
     if len(reasons) > _SHOWN_REASONS:
         lines.append(f"… and {len(reasons) - _SHOWN_REASONS} other reasons (--json has all)")
     said = "\n".join(map(wrap, lines))

@@ -9,6 +9,7 @@ import click
 from meshwise.cli import values
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
+from meshwise.models.parameters import missing_parts
 
 if TYPE_CHECKING:
     from meshwise.models.shapes import Model
@@ -135,7 +136,7 @@ def check_switch_options(o: Given, model: Model) -> None:
         raise refused_switch("recompute_layers", o["recompute_layers"], why)
     if named is not None:
         _has(read_modules(named), named, model)
-    if any(block.moe is not None for block in model.blocks):
+    if "experts" not in missing_parts(model):
         return
     for key in _EXCHANGE:
         if o.has(key):
@@ -144,14 +145,7 @@ def check_switch_options(o: Given, model: Model) -> None:
 
 def _has(parts: tuple[str, ...], said: str, model: Model) -> None:
     """Refuse modules that no layer of the model has."""
-    moes = [b.moe for b in model.blocks if b.moe is not None]
-    attentions = [b.attention for b in model.blocks if b.attention is not None]
-    missing = {
-        "mla_up_proj": "no latent attention" if not any(a.mla for a in attentions) else "",
-        "moe": "" if moes else "no experts",
-        "moe_act": "" if moes else "no experts",
-        "shared_experts": "" if any(m.shared for m in moes) else "no shared experts",
-    }
+    missing = missing_parts(model)
     for part in parts:
         if missing.get(part):
             raise refused_switch(

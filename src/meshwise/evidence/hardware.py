@@ -11,7 +11,12 @@ from meshwise import catalog
 from meshwise.clusters import names as cluster_names
 from meshwise.clusters.load import Cluster, cluster_from_table, device, load_cluster
 from meshwise.clusters.network_words import network_of_words
-from meshwise.clusters.pcie_hosts import PCIE_HOSTS, TOPOLOGY_WORDS, pcie_host_named
+from meshwise.clusters.pcie_hosts import (
+    PCIE_HOSTS,
+    TOPOLOGY_WORDS,
+    pcie_host_named,
+    with_pcie_host,
+)
 from meshwise.errors import InputError
 from meshwise.evidence.tables import Assumed, Row
 
@@ -28,6 +33,8 @@ _INSIDE = (
     ("pcie4", "pcie4"),
     ("pcie5", "pcie5"),
 )
+# A device's network is no faster than ten times the fastest of the catalog.
+MAX_GBYTES_PER_S = 2000.0
 _DEFAULT_NETWORK = {"hopper": ("ib-ndr", 50.0), "blackwell": ("ib-ndr", 50.0)}
 
 
@@ -36,12 +43,13 @@ def node_fabric(row: Row, usual: str | None) -> tuple[str, bool]:
     device's usual one, also where its word is not known."""
     cell = row.text("intra_node").lower()
     named = catalog.canonical("fabrics", cell) if cell else None
-    if named is not None:
-        return named, True
+    if named is not None:  # a card that has no peer access has none in any host
+        return usual if usual == f"{named}-host" else named, True
     for words, fabric in _INSIDE:
         if cell.startswith(words):
-            host = fabric.startswith("pcie") and any(w in cell for w in _NO_PEER_ACCESS)
-            return f"{fabric}-host" if host else fabric, True
+            without = f"{fabric}-host"
+            host = without == usual or any(w in cell for w in _NO_PEER_ACCESS)
+            return without if host and fabric.startswith("pcie") else fabric, True
     return usual or "pcie4", False
 
 
@@ -61,12 +69,30 @@ def _usual_node_devices(name: str, devices: int) -> int:
     return min(holding) if holding else next(iter(own), _HOST_DEVICES)
 
 
+def stated_node(row: Row, devices: int) -> int | None:
+    """Devices per node that a row states, itself or by its number of nodes; None where it states neither.
+
+    :raises InputError: where the two do not multiply to the devices.
+    """
+    nodes = row.count("nodes") if row.text("nodes") else None
+    if not row.text("devices_per_node"):
+        if nodes is not None and devices % nodes:
+            raise row.wrong("nodes", f"does not divide {devices}", f"a divisor of {devices}")
+        return None if nodes is None else devices // nodes
+    each = row.count("devices_per_node")
+    if nodes is not None and each * nodes != devices:
+        what = "ranks" if row.text("ranks") else "devices"
+        said = f"nodes · devices_per_node = {nodes * each}, not {devices}"
+        raise row.wrong(what, said, f"{nodes * each}")
+    return each
+
+
 def node_devices(row: Row, devices: int) -> tuple[int, tuple[Assumed, ...]]:
     """Devices that a row's node (the domain of its fabric) has of ``devices``, and whether that had to be
     assumed: one rack of NVL72 is one domain, however many devices a tray of it has."""
     node = _node_of(row)
     dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
-    stated = row.count("devices_per_node") if row.text("devices_per_node") else None
+    stated = stated_node(row, devices)
     if node is not None:
         return min(node.node_devices, devices), ()
     usual = _usual_node_devices(dev.name, devices)
@@ -189,7 +215,7 @@ def cluster_of(
     if node is not None and network is None:
         whole = _whole_nodes(node, row, devices)
         if whole is not None:
-            return whole, ()
+            return _in_its_host(row, whole), ()
     dev = node.device if node else device(row.text("device"), f"line {row.line}: device")
     per_node = min(node.node_devices if node else per_node, devices)
     fabric, known = node_fabric(row, node.levels[0].fabric if node else dev.fabric)
@@ -197,9 +223,14 @@ def cluster_of(
     assumed = [Assumed("intra_node", fabric)] if per_node > 1 and not said else []
     levels: list[dict[str, Any]] = [{"name": "node", "ranks": per_node, "fabric": fabric}]
     host = _pcie_host(row)
-    if host is not None and (row.text("pcie_host") or not fabric.endswith("-host")):
+    if host is not None and not row.text("pcie_host") and not fabric.endswith("-host"):
         levels[0]["pcie_host"] = host
-    elif fabric.startswith("pcie") and not fabric.endswith("-host") and per_node > 2:
+    elif (
+        not row.text("pcie_host")
+        and fabric.startswith("pcie")
+        and not fabric.endswith("-host")
+        and per_node > 2
+    ):
         assumed.append(Assumed("pcie_host", "between switch and root"))
     if fabric.startswith("pcie") and per_node > 4 and per_node % 2 == 0:
         # hosts of more than four PCIe cards have two sockets, of the generation of their lanes
@@ -216,4 +247,11 @@ def cluster_of(
             assumed.append(Assumed("inter_node_gbytes_per_s", f"{rate:g}"))
         levels.append({**network, "ranks": nodes})
     table = {"device": dev.name, "level": levels}
-    return cluster_from_table(table, f"line-{row.line}"), tuple(assumed)
+    return _in_its_host(row, cluster_from_table(table, f"line-{row.line}")), tuple(assumed)
+
+
+def _in_its_host(row: Row, cluster: Cluster) -> Cluster:
+    """The cluster in the host that the row's own column states; refused where nothing of it is PCIe."""
+    if not row.text("pcie_host") or cluster.node_devices == 1:
+        return cluster
+    return with_pcie_host(cluster, row.text("pcie_host"), f"line {row.line}: pcie_host")

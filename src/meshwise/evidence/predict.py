@@ -62,19 +62,15 @@ def collective_asked(row: Row) -> CollectiveAsked:
         raise Unsupported(f"{row.text('op')} is not priced")
     # who takes part
     ranks = row.count("ranks")
-    nodes = row.count("nodes", 1)
-    per_node = row.count("devices_per_node", ranks)
-    if per_node * nodes != ranks:
-        raise row.wrong(
-            "ranks",
-            f"nodes · devices_per_node = {nodes * per_node}, not {ranks}",
-            f"{nodes * per_node}",
-        )
+    if ranks == 1:
+        raise row.wrong("ranks", "one rank exchanges nothing", "2 or more")
+    stated = hardware.stated_node(row, ranks)
+    per_node = ranks if stated is None else min(stated, ranks)
     if row.one_of("launch", ("graph", "eager")) == "eager":
         raise Unsupported("launched outside a graph: host time, not the kernel's")
     # over which fabric
     node: tuple[Assumed, ...] = ()
-    if nodes > 1 and not row.text("inter_node"):  # trays of one rack may be said as nodes
+    if per_node < ranks and not row.text("inter_node"):  # trays of one rack may be said as nodes
         per_node, node = hardware.node_devices(row, ranks)
     cluster, lacking, unsure = hardware.collective_cluster(row, ranks, per_node)
     group = place("tp", np.int64(ranks), np.int64(1), np.int64(0), cluster)

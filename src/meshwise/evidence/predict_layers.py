@@ -17,6 +17,7 @@ from meshwise.evidence.prediction import (
     source_of,
 )
 from meshwise.evidence.rows import words
+from meshwise.evidence.rows.suspect import check_phase
 from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.check import check
@@ -80,12 +81,14 @@ def layer_predictions(row: Row, folder: Path, named: Stack | None = None) -> lis
     found, asked = [], step_question(e, software.stood_in)
     for column, (quantity, factor) in MEASURED["layers"].items():
         if row.text(column):
+            measured, layers = row.number(column) * factor, row.count("layers", 1)
+            check_phase(measured, costs, _PHASES[quantity], layers, e)
             found.append(
                 Prediction(
                     row.text("id"),
                     quantity,
-                    row.number(column) * factor,
-                    float(total_times(costs, _PHASES[quantity]).busy) * row.count("layers", 1),
+                    measured,
+                    float(total_times(costs, _PHASES[quantity]).busy) * layers,
                     source_of(row),
                     assumed,
                     question=asked,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from meshwise.evidence.prediction import Unsupported
 from meshwise.evidence.rows import words
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.stacks.load import load_stack, stack_in_table
+from meshwise.stacks.load import commanded, load_stack, stack_in_table
 from meshwise.stacks.schedules import SCHEDULE_NAMES as SCHEDULES
 from meshwise.stacks.stack import Stack, kind_of, replaced
 from meshwise.stacks.switches import words_of
@@ -40,7 +40,9 @@ def software_of(row: Row, name: str, phase: str, named: Stack | None = None) -> 
     if known is not None and kind not in known.can.runs:
         raise Unsupported(f"software {name!r} is made for {' and '.join(known.can.runs)} alone")
     if known is not None:
-        return RowSoftware(as_stated(known, row))
+        # tables say torchtitan of a run that is not compiled, commands of one that is
+        differs = () if commanded(name) in (None, known.name) else (Assumed("software", known.name),)
+        return RowSoftware(as_stated(known, row), differs)
     other = named if named is not None else load_stack(GENERIC[kind])
     return RowSoftware(as_stated(other, row), (Assumed("stack", other.name),), named is None)
 

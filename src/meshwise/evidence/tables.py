@@ -78,11 +78,11 @@ _SWITCHES = ("schedule", "overlap", "grad_overlap", "offload", *STATED)
 _READ: dict[str, tuple[str, ...]] = {
     "training": (
         *(*_DEGREES, *_HARDWARE, *_RUN, *_SWITCHES, "inter_node", "inter_node_gbytes_per_s"),
-        *("shard", "global_batch", "grad_dtype", "flops_convention", "memory_of", "fits"),
+        *("nodes", "shard", "global_batch", "grad_dtype", "flops_convention", "memory_of", "fits"),
     ),
     "layers": ("tp", "cp", "ep", *_HARDWARE, *_RUN, *_SWITCHES, "layers"),
     "serving": (
-        *("tp", "pp", "dp", "ep", "etp", *_HARDWARE, "model", "engine", "engine_version"),
+        *("tp", "pp", "dp", "ep", "etp", *_HARDWARE, "nodes", "model", "engine", "engine_version"),
         *("dtype", "moe_dtype", "kv_dtype", "isl", "osl", "length_spread", "concurrency", "fits"),
     ),
     "collectives": (
@@ -119,6 +119,12 @@ def unread_columns(table: MeasuredTable) -> list[str]:
     return [c for c in table.columns if c not in read and any(r.cells.get(c) for r in table.rows)]
 
 
+def nearest_column(table: MeasuredTable, column: str) -> str | None:
+    """The column that is read and that an unread one may have been meant as; None where none is near."""
+    others = {*_READ[table.kind], *MEASURED[table.kind]} - set(table.columns)
+    return next(iter(closest(column, sorted(others))), None)
+
+
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -131,8 +137,16 @@ class Row(NamedTuple):
     def text(self, column: str, default: str = "") -> str:
         return self.cells.get(column, "") or default
 
-    def number(self, column: str, default: float | None = None, *, low: float = 0.0) -> float:
-        """A finite number above ``low``; ``default`` where the cell is empty (None: it must not be)."""
+    def number(
+        self,
+        column: str,
+        default: float | None = None,
+        *,
+        low: float = 0.0,
+        high: float = math.inf,
+    ) -> float:
+        """A finite number above ``low`` and at most ``high``; ``default`` where the cell is empty (None: it
+        must not be)."""
         cell = self.cells.get(column, "")
         if not cell and default is not None:
             return default
@@ -140,11 +154,12 @@ class Row(NamedTuple):
             value = float(cell)
         except ValueError:
             value = math.nan
-        if not low < value < math.inf:
+        if not low < value < math.inf or value > high:
+            most = "" if high == math.inf else f", at most {high:g}"
             raise self.wrong(
                 column,
-                f"{quoted(cell)} is not a finite number above {low:g}",
-                f"a number above {low:g}",
+                f"{quoted(cell)} is not a finite number above {low:g}{most}",
+                f"a number above {low:g}{most}",
             )
         return value
 

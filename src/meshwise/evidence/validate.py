@@ -23,6 +23,9 @@ from meshwise.evidence.tables import TABLE_KINDS, MeasuredTable, read_table
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import one_of
 
+# assumptions that a row's own columns cannot take away: what stands in, and what ran against a rule
+_NOT_STATED = ("stack", "software", "layout")
+
 
 def _without(name: str, line: int, status: str, reason: str) -> Result:
     return Result(name, line, "", None, None, None, None, None, status, reason, "", ())
@@ -135,5 +138,7 @@ def _near(p: Prediction) -> Evidence | None:
     if p.question is None:
         return None
     found = evidence(p.question.at(0), p.source)
-    stated = tuple(f"state {a.field} (taken: {a.value})" for a in p.assumed if a.field != "stack")
+    stated = tuple(
+        f"state {a.field} (taken: {a.value})" for a in p.assumed if a.field not in _NOT_STATED
+    )
     return found._replace(narrow_by=(*found.narrow_by, *stated))

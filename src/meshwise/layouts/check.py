@@ -57,6 +57,19 @@ def check(
     refuse(layout, case, codes)
 
 
+def waived(
+    layout: Layout, model: Model, cluster: Cluster, workload: Workload, stack: Stack
+) -> str | None:
+    """What :func:`check` lets pass because somebody ran the layout, in words; None where nothing."""
+    model = model_as_run(model, workload)
+    case = case_of(model, stack, workload, arrays(layout, workload), None, cluster)
+    codes = broken(case)
+    if not codes:
+        return None
+    found = [RULES[code].sentence(layout, case) for code in codes]
+    return "; ".join(f"{r.field}={r.value}: {r.why}" for r in found)
+
+
 def check_switches(
     model: Model, workload: Workload, stack: Stack, layout: Layouts, codes: Sequence[str]
 ) -> None:

@@ -255,6 +255,18 @@ def has_towers(model: Model) -> bool:
     return bool(model.towers or model.towers_not_counted)
 
 
+def missing_parts(model: Model) -> dict[str, str]:
+    """Parts of a layer that the model does not have, by the name of what would work on them, in words."""
+    moes = [b.moe for b in model.blocks if b.moe is not None]
+    latent = any(b.attention is not None and b.attention.mla for b in model.blocks)
+    found = {} if latent else {"mla_up_proj": "no latent attention"}
+    if not moes:
+        found |= dict.fromkeys(("experts", "moe", "moe_act"), "no experts")
+    if not any(m.shared for m in moes):
+        found["shared_experts"] = "no shared experts"
+    return found
+
+
 def parameters_with_towers(model: Model) -> int:
     """Number of weights of the whole multimodal model, but for towers that are not counted."""
     return parameters(model) + tower_parameters(model)

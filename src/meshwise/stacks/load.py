@@ -78,6 +78,15 @@ def stack_in_table(software: str) -> Stack | None:
     return as_own(_stack(_released(release)), plain.name, plain.title, plain.software)
 
 
+def commanded(software: str) -> str | None:
+    """The catalog's stack that a command takes a table's name for a software as; None where it takes none."""
+    try:
+        release = versions.named(software, "stack")
+    except InputError:  # the version is malformed
+        return None
+    return None if release is None else release.stack
+
+
 def described(name: str, field: str = "stack") -> Described:
     """What the catalog or a file says of a stack."""
     return _described(name, field, ())

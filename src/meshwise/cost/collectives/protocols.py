@@ -37,6 +37,9 @@ def each_protocol(
     return inside + across_networks(name, fabric, wire, hops, filling, around=around)
 
 
+_FLAGGED = 0.5  # of the wire: LL sends four bytes of flag with every four of data
+
+
 def inside_nodes(
     name: str,
     fabric: Fabric,
@@ -47,15 +50,18 @@ def inside_nodes(
     peers: Sequence[Array] = (),
 ) -> list[Candidate]:
     """One candidate per protocol of groups that cross no network, or one that the cluster's file states
-    itself; ``peers``: ranks of each level that are sent to by themselves. In a protocol ``per_peer`` every peer is served at the same time, and the time is that of one
-    peer's part."""
+    itself; ``peers``: ranks of each level that are sent to by themselves. In a protocol ``per_peer`` every
+    peer is served at the same time, and the time is that of one peer's part, or of all parts on the wire.
+    """
     if np.all(fabric.across):
         return []
     found = []
     for protocol in fabric.protocols(name):
         protocols = [c.algorithms[name].protocol(protocol) for c in fabric.per_level]
         most = [
-            np.where(w > 0, payload / fabric.size, 0.0) if p.per_peer else w
+            np.maximum(np.where(w > 0, payload / fabric.size, 0.0), w * (p.efficiency / _FLAGGED))
+            if p.per_peer
+            else w
             for p, w in zip(protocols, wire, strict=True)
         ]
         seconds = streamed(fabric, most, hops, protocols, peers) + copy

@@ -17,8 +17,9 @@ from meshwise.evidence.prediction import model_of, operand_of
 from meshwise.evidence.rows import words
 from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import Assumed, Row
-from meshwise.layouts.check import check, settled
+from meshwise.layouts.check import check, settled, waived
 from meshwise.layouts.layout import Layout, arrays
+from meshwise.models.parameters import missing_parts
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Formats, Training
@@ -43,6 +44,11 @@ class TrainingJob(NamedTuple):
         return price_layouts(
             self.model, self.cluster, self.workload, self.stack, arrays(layout, self.workload)
         )
+
+    def waived(self) -> str | None:
+        """Why :func:`meshwise.estimate` refuses the layout, which somebody ran all the same."""
+        layout = settled(self.layout, self.model, self.stack, "train")
+        return waived(layout, self.model, self.cluster, self.workload, self.stack)
 
     def with_layout(self, **axes: object) -> TrainingJob:
         """The same under another layout."""
@@ -96,12 +102,25 @@ def read_training_row(row: Row, folder: Path, named: Stack | None = None) -> Tra
         recompute=words.recompute_of(row) or RECOMPUTE_MODES[0],
         formats=Formats(dtype=operand_of(row), gradients=row.text("grad_dtype") or None),
     )
+    _refuse_lacking(row, model, software.stack)
     job = TrainingJob(model, cluster, workload, software.stack, layout)
     left = frozenset(name for name, cell in said.items() if cell == "")
     assumed = (*unsaid, *_formats(row, job), *software.assumed, *node, *lacking)
     if unsure:
         left |= {"inter_node_gbytes_per_s"}
     return TrainingRow(job, software, assumed, left)
+
+
+def _refuse_lacking(row: Row, model: Model, stack: Stack) -> None:
+    """Refuse what a row says of a part of a layer that its model does not have."""
+    missing = missing_parts(model)
+    if row.text("dispatcher") and "experts" in missing:
+        raise row.wrong("dispatcher", f"{model.name} has {missing['experts']}", "an empty cell")
+    for part in stack.memory.recompute_modules if row.text("recompute_modules") else ():
+        if part in missing:
+            raise row.wrong(
+                "recompute_modules", f"{part}: {model.name} has {missing[part]}", "others"
+            )
 
 
 def _cluster(row: Row, devices: int, per_node: int) -> tuple[Cluster, tuple[Assumed, ...], bool]:
@@ -111,7 +130,11 @@ def _cluster(row: Row, devices: int, per_node: int) -> tuple[Cluster, tuple[Assu
         return hardware.collective_cluster(row, devices, per_node)
     rate = row.text("inter_node_gbytes_per_s")
     network = (
-        hardware.network_by_rate(row.number("inter_node_gbytes_per_s"), per_node) if rate else None
+        hardware.network_by_rate(
+            row.number("inter_node_gbytes_per_s", high=hardware.MAX_GBYTES_PER_S), per_node
+        )
+        if rate
+        else None
     )
     cluster, lacking = hardware.cluster_of(row, devices, per_node, network)
     return cluster, lacking, any(a.field == "inter_node_gbytes_per_s" for a in lacking)

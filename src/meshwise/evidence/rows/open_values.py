@@ -44,6 +44,9 @@ def settle(read: TrainingRow, ran: bool) -> Settled:
             job, found = _usual_microbatch(job, found)
     for name in sorted(read.open - {"inter_node_gbytes_per_s"}):
         assumed.append(Assumed(name, _word(job, name)))
+    by_hand = job.waived()
+    if by_hand is not None:
+        assumed.append(Assumed("layout", f"as it ran, though {by_hand}"))
     # how far each open value alone moves the answer: together they may move it by the product
     step, memory = Span(), Span()
     for name in sorted(read.open):

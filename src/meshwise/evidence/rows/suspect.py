@@ -9,6 +9,7 @@ import numpy as np
 
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate
+from meshwise.cost.pricing import OpCost
 from meshwise.evidence.prediction import Suspect
 from meshwise.evidence.tables import MEASURED, Row
 from meshwise.layouts.placement import Group
@@ -44,6 +45,20 @@ def check_step(seconds: float, e: Estimate) -> None:
         raise Suspect(
             f"a step of {format_time(seconds)}: its products take {format_time(least)} at the devices' "
             "peak FLOP/s"
+        )
+
+
+def check_phase(
+    seconds: float, costs: list[OpCost], phases: tuple[str, ...], layers: int, e: Estimate
+) -> None:
+    """No phase of ``layers`` layers (``costs``: of one) is shorter than its products, without recomputation,
+    at the device's peak."""
+    own = [c.op for c in costs if c.op.phase in phases and c.op.phase != "recompute"]
+    flops = layers * sum(float(op.flops) * float(op.count) for op in own)
+    least = flops / e.pricer.compute.peak(e.program.ctx.widths.dtype)
+    if seconds < ROOM * least:
+        raise Suspect(
+            f"{format_time(seconds)}: its products take {format_time(least)} at the device's peak FLOP/s"
         )
 
 

@@ -73,11 +73,12 @@ def _ends(last: Point, e: Estimate) -> tuple[str, str]:
 
 
 def _why(e: Estimate, good: Point, bad: Point) -> tuple[str, str]:
-    """What the step from ``good`` to ``bad`` loses to: the larger of what communication and compute
-    take beyond their share, communication told apart into latency and bandwidth."""
+    """What the step from ``good`` to ``bad`` loses to: the largest of what communication, compute and the
+    host take beyond their share, communication told apart into latency and bandwidth."""
     ratio = good.tp / bad.tp
     comm = bad.exposed_comm_s - good.exposed_comm_s * ratio
     compute = bad.compute_s - good.compute_s * ratio
+    host = bad.host_s - good.host_s * ratio
     crossing = _crossed(bad) > _crossed(good)
     level = e.cluster.levels[_crossed(bad)]
     where = (
@@ -85,6 +86,8 @@ def _why(e: Estimate, good: Point, bad: Point) -> tuple[str, str]:
         if crossing
         else ""
     )
+    if host > max(compute, comm):
+        return "host", f"{where}the host takes {bad.host_s / bad.step_s:.0%} of the step"
     if compute > comm:
         return (
             "gemm_shrinkage",
