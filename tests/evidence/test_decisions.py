@@ -69,6 +69,27 @@ def test_regret_of_the_predicted_best_and_of_the_rule_of_thumb() -> None:
     )
 
 
+def out_of_memory(name: str) -> Result:
+    none = (None, None, None)
+    return Result(name, 1, "fits", 1.0, 0.0, *none, "ok", "", "s", ())
+
+
+def test_what_is_predicted_to_run_out_of_memory_is_not_chosen() -> None:
+    (found,) = decided([*GROUP, out_of_memory("c")])
+    assert found.chosen == found.best == "b" and found.regret == 0.0
+    (found,) = decided([*GROUP, out_of_memory("a")])
+    assert found.thumb == "c"  # the largest TP degree of those that fit
+    none_fits = [out_of_memory(r.id) for r in GROUP]
+    assert decided([*GROUP, *none_fits]) == decided(GROUP)
+
+
+def test_rows_of_one_layout_count_as_their_mean() -> None:
+    again = row("again", 1.6, 1.2, BOTH)
+    for rows in ([*GROUP, again], [again, *GROUP]):  # in whatever order the table has them
+        (found,) = decided(rows)
+        assert found.regret == pytest.approx(0.4)
+
+
 def test_groups_have_four_rows_that_differ_in_layout() -> None:
     assert decided(GROUP[:3]) == []
     same = [row(str(i), 1.0 + i, 1.0 + i, TP) for i in range(5)]
