@@ -16,7 +16,7 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Model
 from meshwise.program.context import Context, context
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import Training
+from meshwise.workloads.workload import Formats, Training
 
 torch = pytest.importorskip("torch", reason="the oracle needs torch")
 F = torch.nn.functional
@@ -146,6 +146,24 @@ def test_kept_gathered_inputs_are_whole() -> None:
     assert layer_activation_bytes(
         ctx(keeps.stack, **one), MODEL.blocks[0]
     ) == layer_activation_bytes(ctx(plain.stack, **one), MODEL.blocks[0])
+
+
+def test_narrow_products_keep_narrow_inputs() -> None:
+    """Three of a layer's four inputs of products shrink to a byte; attention keeps its 16-bit output for
+    itself, so that the projection's copy is one more. Products of 16 bits keep what they kept."""
+    block, narrow = MODEL.blocks[0], Stack(name="narrow", keeps_narrow_inputs=True)
+    layout = Layouts(tp=np.int64(1), micro_batch=np.int64(B))
+
+    def kept(stack: Stack, dtype: str, **axes: Any) -> float:
+        work = Training(batch=B, seq=S, formats=Formats(dtype=dtype))
+        own = layout._replace(**{k: np.asarray(v) for k, v in axes.items()})
+        return float(layer_activation_bytes(context(MODEL, stack, work, own), block))
+
+    plain = Stack(name="plain")
+    assert kept(plain, "fp8") == kept(plain, "bf16") == kept(narrow, "bf16")
+    assert kept(plain, "fp8") - kept(narrow, "fp8") == B * S * (2 * H + WIDTH - H)
+    assert kept(narrow, "nvfp4") < kept(narrow, "mxfp8") <= kept(plain, "fp8")
+    assert kept(plain, "fp8", recompute=2) == kept(narrow, "fp8", recompute=2)
 
 
 def test_packed_projection_and_copied_heads() -> None:

@@ -176,6 +176,7 @@ class Stack:
     expands_kv_heads = ByName(Memory.expands_kv_heads)
     packed_qkv = ByName(Memory.packed_qkv)
     keeps_gathered_inputs = ByName(Memory.keeps_gathered_inputs)
+    keeps_narrow_inputs = ByName(Memory.keeps_narrow_inputs)
     fp32_parameters = ByName(Memory.fp32_parameters)
     gradient_dtype = ByName(Memory.gradient_dtype)
     moments_dtype = ByName(Memory.moments_dtype)

@@ -227,6 +227,10 @@ class Memory(SwitchGroup, frozen=True, kw_only=True):
         bool,
         "Sequence parallelism keeps the inputs that it gathers. Otherwise it gathers again.",
     ] = False
+    keeps_narrow_inputs: Annotated[
+        bool,
+        "Products of 8 bits and fewer keep their inputs so for backward. Otherwise in 16 bits.",
+    ] = False
     fp32_parameters: Annotated[
         bool,
         "Weights are fp32 and cast to 16 bit for the products (FSDP2): there is no other master "
