@@ -157,7 +157,9 @@ def test_weights_that_are_sharded_one_by_one_send_the_same_bytes_in_more_collect
 
     whole, seconds = sharded(False, "zero1")
     apart, longer = sharded(True, "zero1")
-    assert [op.kind for op in apart] == [op.kind for op in whole] == ["reduce_scatter", "all_gather"]
+    assert (
+        [op.kind for op in apart] == [op.kind for op in whole] == ["reduce_scatter", "all_gather"]
+    )
     for one, other in zip(whole, apart, strict=True):
         assert (float(one.count), float(other.count)) == (1, 6 * 32 + 3)
         assert float(other.count * other.payload_bytes) == pytest.approx(float(one.payload_bytes))

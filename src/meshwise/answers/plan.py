@@ -101,6 +101,7 @@ class PlanRecord(TypedDict):
     binding: dict[str, object] | None
     rule_of_thumb: dict[str, object] | None
     best_not_tight: dict[str, object] | None
+    best_expected: dict[str, object] | None
     evidence: EvidenceRecord | None
     best_published_mfu: PublishedMfu | None
     nearest_feasible: list[ChangeRecord]
@@ -117,6 +118,9 @@ class PlanResult(Ranked):
     formats = Key[Record]("Number formats of weights, activations, gradients.")
     best_published_mfu = Key[Record | None](
         "``mfu`` and ``id`` of the device's best published row."
+    )
+    best_expected = Key[Record | None](
+        "Where the best is tight: the least step over its chance to fit."
     )
     binding = Key[Record | None]("What keeps the best from being faster: ``code`` and ``share``.")
 
@@ -176,6 +180,7 @@ def plan_record(p: Planned) -> PlanRecord:
         if answer.rule_of_thumb
         else None,
         "best_not_tight": training_row(answer.roomy, price) if answer.roomy else None,
+        "best_expected": training_row(answer.surest, price) if answer.surest else None,
         "evidence": evidence_record(best.question, answer.stack) if best else None,
         "best_published_mfu": _published(answer),
         "nearest_feasible": [_change_record(c) for c in p.changes],
@@ -327,10 +332,23 @@ def _tight(answer: Plan) -> list[str]:
         return []
     said = "The memory of the best is tight: within its error of the limit."
     if roomy is None:
-        return [said + " None of the layouts that come next is clear of it."]
+        return [said + " None of the layouts that come next is clear of it.", *_expected(answer)]
     return [
         f"{said} The best that is not: {training_mesh_words(roomy.found.layout)}, "
-        f"{format_time(roomy.step_s)} ({difference_words(roomy)}), {format_memory(roomy.memory_bytes)} per GPU."
+        f"{format_time(roomy.step_s)} ({difference_words(roomy)}), {format_memory(roomy.memory_bytes)} per GPU.",
+        *_expected(answer),
+    ]
+
+
+def _expected(answer: Plan) -> list[str]:
+    """What to try first, where the best may not fit."""
+    best, surest = answer.best, answer.surest
+    if best is None or surest is None or surest.found.layout == best.found.layout:
+        return []
+    return [
+        f"The best fits with a chance of {words.percent(best.fitting_chance)}. To try first: "
+        f"{training_mesh_words(surest.found.layout)}, {format_time(surest.step_s)} "
+        f"({difference_words(surest)}), which fits with one of {words.percent(surest.fitting_chance)}."
     ]
 
 

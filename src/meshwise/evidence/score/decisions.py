@@ -1,8 +1,9 @@
 """What following the predictions would cost: of rows that differ in layout alone, the predicted best
 against the measured best, and against the rule of thumb's.
 
-The choice is ``plan``'s: the fastest of the layouts whose memory is predicted to fit (of all, where none
-is). Rows that state the same layout are told apart by nothing that a planner knows: their mean counts.
+The choice is ``plan``'s ``best_expected``: the least step over the chance that its memory fits, as a run
+that goes out of memory is lost. Rows that state the same layout are told apart by nothing that a planner
+knows: their mean counts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from meshwise.layouts.layout import Layout
 from meshwise.search.training.thumb import PLAIN_SHARDS, fewest_stages, fills_node
 
 LEAST_ROWS = 4  # of a group
+EVEN = 0.5  # a chance: what is predicted to fit has a better one
 
 
 class Decision(NamedTuple):
@@ -67,12 +69,12 @@ class DecisionsScore(DecisionScore):
 
 def decided(results: list[Result]) -> list[Decision]:
     """Every group of at least four measured and predicted steps."""
-    full = {r.id for r in results if r.quantity == "fits" and r.predicted == 0.0}
+    chances = {r.id: r.chance for r in results if r.chance is not None}
     groups: dict[tuple[str, ...], list[Result]] = {}
     for r in results:
         if r.quantity == "step_s" and r.status == "ok" and r.contender is not None:
             groups.setdefault(r.contender.alike, []).append(r)
-    return [_decision(job, rows, full) for job, rows in groups.items() if _several(rows)]
+    return [_decision(job, rows, chances) for job, rows in groups.items() if _several(rows)]
 
 
 def _several(rows: list[Result]) -> bool:
@@ -80,16 +82,17 @@ def _several(rows: list[Result]) -> bool:
     return len(rows) >= LEAST_ROWS and len({r.contender.layout for r in rows if r.contender}) > 1
 
 
-def _decision(job: tuple[str, ...], rows: list[Result], full: set[str]) -> Decision:
-    """``full``: the ids of rows that are predicted to run out of memory."""
+def _decision(job: tuple[str, ...], rows: list[Result], chances: dict[str, float]) -> Decision:
+    """``chances``: that a row fits, by its id; a row without one does."""
     measured = np.array([r.measured for r in rows], dtype=np.float64)
     predicted = np.array([r.predicted for r in rows], dtype=np.float64)
-    fits = np.array([r.id not in full for r in rows])
-    if not fits.any():
-        fits[:] = True
-    best, chosen = int(measured.argmin()), _fastest(predicted, fits)
+    chance = np.array([max(chances.get(r.id, 1.0), 1e-9) for r in rows])
+    expected = predicted / chance
+    best, chosen = int(measured.argmin()), int(expected.argmin())
+    # the rule of thumb knows what fits, as plan's does
+    fits = chance >= EVEN if np.any(chance >= EVEN) else chance > 0.0
     ruled = _ruled(rows, fits)
-    thumb = _fastest(predicted, ruled) if ruled.any() else None
+    thumb = int(np.where(ruled, predicted, np.inf).argmin()) if ruled.any() else None
 
     def regret(row: int) -> float:
         like = np.array([_stated(r) == _stated(rows[row]) for r in rows])
@@ -106,10 +109,6 @@ def _decision(job: tuple[str, ...], rows: list[Result], full: set[str]) -> Decis
         thumb_regret=None if thumb is None else regret(thumb),
         kendall_tau=kendall_tau(measured, predicted),
     )
-
-
-def _fastest(predicted: np.ndarray[Any, Any], among: np.ndarray[Any, Any]) -> int:
-    return int(np.where(among, predicted, np.inf).argmin())
 
 
 def _stated(row: Result) -> tuple[Layout | None, float | None]:
