@@ -133,6 +133,20 @@ def test_operation_wise_checkpointing_keeps_every_second_product() -> None:
     assert found == 2 * B * S * (inside / 2 + H + H / 2 + 2 * H / 2)
 
 
+def test_checkpointing_of_passes_keeps_what_products_make() -> None:
+    """The layer's input, query, key and value, attention, its projection, gate and up; TP divides all of
+    them where it divides the hidden dimension between layers, as sequence parallelism does the tokens."""
+    stack = Stack(name="jax", selective_recompute="passes")
+    found = float(layer_activation_bytes(ctx(stack, recompute=1), MODEL.blocks[0]))
+    whole = 2 * B * S * (H + (H + 2 * KV * D) + H + H + 2 * WIDTH)
+    assert found == whole
+    divided = Stack(name="xla", selective_recompute="passes", divides_residual=True)
+    for axes in ({"sequence_parallel": True}, {}):
+        part = layer_activation_bytes(ctx(divided, recompute=1, tp=2, **axes), MODEL.blocks[0])
+        assert float(part) == whole / 2
+    assert layer_activation_bytes(ctx(stack, recompute=1, tp=2), MODEL.blocks[0]) > whole / 2
+
+
 def test_kept_gathered_inputs_are_whole() -> None:
     """Two inputs of column-parallel products per layer: kept whole, or a share of them."""
     axes: dict[str, Any] = {"tp": 4, "sequence_parallel": True}

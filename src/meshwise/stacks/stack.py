@@ -188,6 +188,7 @@ class Stack:
     offload_optimizer = ByName(TrainingState.offload_optimizer)
     offload_layers = ByName(TrainingState.offload_layers)
     recompute_layers = ByName(TrainingState.recompute_layers)
+    divides_residual = ByName(TrainingState.divides_residual)
     shards_by_tensor = ByName(TrainingState.shards_by_tensor)
     shards_towers = ByName(Memory.shards_towers)
 

@@ -164,6 +164,34 @@ def _by_products(ctx: Context, block: Block) -> Array:
     return ctx.tokens * act * (rows + reduced)
 
 
+def _but_passes(ctx: Context, block: Block) -> Array:
+    """Checkpointing of passes alone: the layer's input, attention's output, and what products make, but for
+    the last one's, which is only added to the next layer's input.
+
+    jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims; custom calls, such as fused attention, keep
+    what they save.
+    """
+    act, tp, h = ctx.widths.activation, ctx.layout.tp, ctx.model.hidden
+    residual = h / ctx.token_split
+    rows: Array = residual
+    if block.attention is not None:
+        a = block.attention
+        rows = rows + -(-a.heads // tp) * a.value_head_dim
+        columns = [m for m in attention_matrices(a, h) if m.how == "column"]
+        rows = rows + sum(m.local_outputs(tp) for m in columns) + residual
+    if block.recurrent is not None:
+        rows = rows + sum(m.local_outputs(tp) for m in block.recurrent.matrices(h))
+    moe = block.moe
+    for mlp in (block.mlp, moe.shared if moe else None):
+        if mlp is not None:
+            rows = rows + (1 + mlp.gated) * -(-mlp.width // tp)
+    if moe is not None:
+        etp = ctx.layout.expert_tp()
+        each = (1 + moe.expert.gated) * -(-moe.expert.width // etp) + (moe.latent or h)
+        rows = rows + moe.top_k * etp / tp * each
+    return ctx.tokens * act * rows
+
+
 def _parts(block: Block) -> int:
     """Regions between residual additions."""
     mixers = block.attention is not None or block.recurrent is not None
@@ -215,6 +243,8 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
     kept, scores = _whole_layer(ctx, block)
     if ctx.stack.memory.selective_recompute == "products":
         selective = _by_products(ctx, block)
+    elif ctx.stack.memory.selective_recompute == "passes":
+        selective = _but_passes(ctx, block)
     else:
         selective = kept - _dropped(ctx, block)
         if "core_attn" not in ctx.stack.memory.recompute_modules:
