@@ -21,7 +21,7 @@ from meshwise.answers.text.sentences import cluster_words, sentence, training_wo
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import (
     STEP_PARTS,
-    difference_words,
+    near_limit_lines,
     rivals_table,
     training_mesh_words,
     training_table,
@@ -311,7 +311,7 @@ def _sentences(answer: Plan) -> list[str]:
         said.append(
             f"What it loses most to is {STEP_PARTS[binding.code]}: {words.percent(binding.share)} of the step."
         )
-    said += _tight(answer)
+    said += near_limit_lines(best, answer.roomy, answer.surest)
     if not answer.stack.ideal:
         device = answer.search.cluster.device.title
         said.append(mfu_words(best.mfu, _published(answer), device))
@@ -323,33 +323,6 @@ def _sentences(answer: Plan) -> list[str]:
             f"{training_mesh_words(thumb.found.layout)}, {format_time(thumb.step_s)}, {loses}."
         )
     return said
-
-
-def _tight(answer: Plan) -> list[str]:
-    """Where the best is within the memory's error of the limit: what is not."""
-    best, roomy = answer.best, answer.roomy
-    if best is None or not best.tight:
-        return []
-    said = "The memory of the best is tight: within its error of the limit."
-    if roomy is None:
-        return [said + " None of the layouts that come next is clear of it.", *_expected(answer)]
-    return [
-        f"{said} The best that is not: {training_mesh_words(roomy.found.layout)}, "
-        f"{format_time(roomy.step_s)} ({difference_words(roomy)}), {format_memory(roomy.memory_bytes)} per GPU.",
-        *_expected(answer),
-    ]
-
-
-def _expected(answer: Plan) -> list[str]:
-    """What to try first, where the best may not fit."""
-    best, surest = answer.best, answer.surest
-    if best is None or surest is None or surest.found.layout == best.found.layout:
-        return []
-    return [
-        f"The best fits with a chance of {words.percent(best.fitting_chance)}. To try first: "
-        f"{training_mesh_words(surest.found.layout)}, {format_time(surest.step_s)} "
-        f"({difference_words(surest)}), which fits with one of {words.percent(surest.fitting_chance)}."
-    ]
 
 
 def _lost(row: PlanRow) -> str:
