@@ -37,7 +37,7 @@ from meshwise.clusters.cluster import Device
 from meshwise.cost import inference
 from meshwise.cost.estimate import Estimate
 from meshwise.errors import MeshwiseError
-from meshwise.evidence import hardware, prediction
+from meshwise.evidence import hardware, software
 from meshwise.evidence.predict_training import measured_step_s, training_estimate
 from meshwise.evidence.prediction import Unsupported, source_of
 from meshwise.evidence.tables import Row, read_table
@@ -297,16 +297,16 @@ def switches_of_one() -> dict[str, str]:
 
 def _step_errors(rows: list[Row], folder: Path, changes: dict[str, Any]) -> dict[str, float]:
     """|ln error| of rows whose stacks have switches changed."""
-    stated = prediction.as_stated
+    stated = software.as_stated
 
     def changed(stack: Stack, row: Row) -> Stack:
         return replaced(stated(stack, row), changes)
 
-    prediction.as_stated = changed
+    software.as_stated = changed
     try:
         found = {row.text("id"): _priced(row, folder) for row in rows}
     finally:
-        prediction.as_stated = stated
+        software.as_stated = stated
     return {
         k: abs(float(np.log(float(p[0].step_s) / p[1]))) for k, p in found.items() if p is not None
     }

@@ -16,7 +16,7 @@ from meshwise.models.layers.attention import Attention
 from meshwise.models.shapes import Block, Mlp, Model
 from meshwise.program.context import Context, context
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.workload import Training
+from meshwise.workloads.workload import Formats, Training
 
 torch = pytest.importorskip("torch", reason="the oracle needs torch")
 F = torch.nn.functional
@@ -133,6 +133,20 @@ def test_operation_wise_checkpointing_keeps_every_second_product() -> None:
     assert found == 2 * B * S * (inside / 2 + H + H / 2 + 2 * H / 2)
 
 
+def test_checkpointing_of_passes_keeps_what_products_make() -> None:
+    """The layer's input, query, key and value, attention, its projection, gate and up; TP divides all of
+    them where it divides the hidden dimension between layers, as sequence parallelism does the tokens."""
+    stack = Stack(name="jax", selective_recompute="passes")
+    found = float(layer_activation_bytes(ctx(stack, recompute=1), MODEL.blocks[0]))
+    whole = 2 * B * S * (H + (H + 2 * KV * D) + H + H + 2 * WIDTH)
+    assert found == whole
+    divided = Stack(name="xla", selective_recompute="passes", divides_residual=True)
+    for axes in ({"sequence_parallel": True}, {}):
+        part = layer_activation_bytes(ctx(divided, recompute=1, tp=2, **axes), MODEL.blocks[0])
+        assert float(part) == whole / 2
+    assert layer_activation_bytes(ctx(stack, recompute=1, tp=2), MODEL.blocks[0]) > whole / 2
+
+
 def test_kept_gathered_inputs_are_whole() -> None:
     """Two inputs of column-parallel products per layer: kept whole, or a share of them."""
     axes: dict[str, Any] = {"tp": 4, "sequence_parallel": True}
@@ -146,6 +160,24 @@ def test_kept_gathered_inputs_are_whole() -> None:
     assert layer_activation_bytes(
         ctx(keeps.stack, **one), MODEL.blocks[0]
     ) == layer_activation_bytes(ctx(plain.stack, **one), MODEL.blocks[0])
+
+
+def test_narrow_products_keep_narrow_inputs() -> None:
+    """Three of a layer's four inputs of products shrink to a byte; attention keeps its 16-bit output for
+    itself, so that the projection's copy is one more. Products of 16 bits keep what they kept."""
+    block, narrow = MODEL.blocks[0], Stack(name="narrow", keeps_narrow_inputs=True)
+    layout = Layouts(tp=np.int64(1), micro_batch=np.int64(B))
+
+    def kept(stack: Stack, dtype: str, **axes: Any) -> float:
+        work = Training(batch=B, seq=S, formats=Formats(dtype=dtype))
+        own = layout._replace(**{k: np.asarray(v) for k, v in axes.items()})
+        return float(layer_activation_bytes(context(MODEL, stack, work, own), block))
+
+    plain = Stack(name="plain")
+    assert kept(plain, "fp8") == kept(plain, "bf16") == kept(narrow, "bf16")
+    assert kept(plain, "fp8") - kept(narrow, "fp8") == B * S * (2 * H + WIDTH - H)
+    assert kept(narrow, "nvfp4") < kept(narrow, "mxfp8") <= kept(plain, "fp8")
+    assert kept(plain, "fp8", recompute=2) == kept(narrow, "fp8", recompute=2)
 
 
 def test_packed_projection_and_copied_heads() -> None:

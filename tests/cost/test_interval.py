@@ -3,6 +3,7 @@ covering publishers that had no part in the fit."""
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from meshwise.cost.doubt.published_runs import Cell, cells, evidence, novelty
 from meshwise.cost.doubt.question import TRAITS, Question, step_question
 from meshwise.cost.doubt.spread import (
     NORMAL,
+    chance_to_fit,
     components,
     difference_sd,
     doubt,
@@ -233,6 +235,20 @@ def test_a_plan_whose_best_is_tight_names_one_that_is_not() -> None:
     assert other is not None and other["fits"] and not other["tight"]
     assert other["step_s"] >= best["step_s"]
     assert "tight" in str(plan)
+    # what to try first is neither slower than what is clear of the limit nor likelier to fail than the best
+    first = record["best_expected"]
+    assert first is not None and first["fits"]
+    assert best["step_s"] <= first["step_s"] <= other["step_s"] * 1.01
+    assert first["memory_bytes"] <= best["memory_bytes"]
+
+
+def test_the_chance_to_fit_is_even_at_the_limit_and_grows_with_room() -> None:
+    assert float(chance_to_fit(1.0, 1.0, 0.1)) == pytest.approx(0.5)
+    # a standard deviation of the logarithm on either side: the normal distribution's 84 and 16 %
+    assert float(chance_to_fit(1.0, math.exp(0.1), 0.1)) == pytest.approx(0.8413, abs=1e-4)
+    assert float(chance_to_fit(math.exp(0.1), 1.0, 0.1)) == pytest.approx(0.1587, abs=1e-4)
+    chances = chance_to_fit(np.linspace(0.5, 2.0, 50), 1.0, 0.07)
+    assert np.all(np.diff(chances) <= 0.0) and np.all((chances >= 0.0) & (chances <= 1.0))
 
 
 def test_a_promise_stands_beside_the_best_published() -> None:

@@ -225,6 +225,7 @@ def test_a_switch_adds_what_it_says() -> None:
         {"fused_elementwise": False},
         {"expands_kv_heads": True},
         {"keeps_gathered_inputs": True},
+        {"keeps_narrow_inputs": True},
         {"gradient_buckets": True},
         {"autograd_gradients": True},
         {"loss_peak_bytes": 12.0},

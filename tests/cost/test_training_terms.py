@@ -144,3 +144,24 @@ def test_a_reduced_tensor_rate_is_reached_more_nearly() -> None:
     assert card.chip("bf16").peak == pytest.approx(1.19 * card.peak("bf16"))
     # of which the L40S's kernels reach 0.772: 152 of 165 TFLOP/s
     assert 0.9 < 1.19 * 0.7723 < 0.93
+
+
+def test_weights_that_are_sharded_one_by_one_send_the_same_bytes_in_more_collectives() -> None:
+    """Six parameters of each of 32 layers, the embedding, the head and the norm before it."""
+
+    def sharded(by_tensor: bool, shard: str) -> tuple[list[Op], float]:
+        stack = mw.stack("megatron-core", shards_by_tensor=by_tensor, overlap_grad_reduce=False)
+        e = step(stack, mw.cluster("hgx-h100", nodes=4), dp=8, tp=4, shard=shard)
+        ops = [op for op in e.program.update[0] if op.axis == "dp_cp" and op.count > 0]
+        return ops, float(e.update.comm)
+
+    whole, seconds = sharded(False, "zero1")
+    apart, longer = sharded(True, "zero1")
+    assert (
+        [op.kind for op in apart] == [op.kind for op in whole] == ["reduce_scatter", "all_gather"]
+    )
+    for one, other in zip(whole, apart, strict=True):
+        assert (float(one.count), float(other.count)) == (1, 6 * 32 + 3)
+        assert float(other.count * other.payload_bytes) == pytest.approx(float(one.payload_bytes))
+    assert longer > seconds
+    assert sharded(False, "none")[1] == sharded(True, "none")[1]

@@ -69,6 +69,29 @@ def test_regret_of_the_predicted_best_and_of_the_rule_of_thumb() -> None:
     )
 
 
+def fitting(name: str, chance: float) -> Result:
+    none = (None, None, None)
+    called = float(chance >= 0.5)
+    return Result(name, 1, "fits", 1.0, called, *none, "ok", "", "s", (), chance=chance)
+
+
+def test_what_may_run_out_of_memory_costs_the_time_of_the_runs_that_are_lost() -> None:
+    for chance, chosen in ((0.95, "c"), (0.9, "b"), (0.1, "b")):  # of c: 1.2 s, b: 1.3 s
+        (found,) = decided([*GROUP, fitting("c", chance)])
+        assert found.chosen == chosen
+    (found,) = decided([*GROUP, fitting("a", 0.3)])
+    assert found.thumb == "c"  # the largest TP degree of those that fit
+    alike = [fitting(r.id, 0.3) for r in GROUP]
+    assert decided([*GROUP, *alike]) == decided(GROUP)
+
+
+def test_rows_of_one_layout_count_as_their_mean() -> None:
+    again = row("again", 1.6, 1.2, BOTH)
+    for rows in ([*GROUP, again], [again, *GROUP]):  # in whatever order the table has them
+        (found,) = decided(rows)
+        assert found.regret == pytest.approx(0.4)
+
+
 def test_groups_have_four_rows_that_differ_in_layout() -> None:
     assert decided(GROUP[:3]) == []
     same = [row(str(i), 1.0 + i, 1.0 + i, TP) for i in range(5)]

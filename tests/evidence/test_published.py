@@ -61,7 +61,7 @@ TRAINING = {
     "llm-foundry": 0.12,
     "llmq-h100": 0.07,
     "llmq-rtx-4090": 0.17,
-    "maxtext-v5p": 0.05,
+    "maxtext-v5p": 0.07,
     "mbridge-25.09": 0.11,
     "mbridge-25.11": 0.09,
     "mbridge-26.02": 0.06,
@@ -69,9 +69,9 @@ TRAINING = {
     "megatron-2020": 0.11,
     "megatron-h100": 0.14,
     "megatron-llama-fp8": 0.06,
-    "mleng-8b": 0.14,
+    "mleng-8b": 0.27,
     "mlperf-405b": 0.08,
-    "moe-zoo": 0.36,
+    "moe-zoo": 0.08,
     "nanotron-1b": 0.06,
     "nanotron-8b": 0.11,
     "nemo-2407": 0.04,
@@ -113,7 +113,7 @@ def test_training_steps(source: str) -> None:
 def test_out_of_memory_rows_are_predicted_out_of_memory() -> None:
     called = summary("training")["fits"]["matrix"]["out_of_memory"]
     assert sum(called.values()) == 275
-    assert called["called_fitting"] <= 47  # of these 44 of one source, logits of 128,000 entries
+    assert called["called_fitting"] <= 34  # of these 31 of one source, logits of 128,000 entries
 
 
 def test_rows_that_ran_are_predicted_to_fit_or_called_tight() -> None:
@@ -121,15 +121,16 @@ def test_rows_that_ran_are_predicted_to_fit_or_called_tight() -> None:
     fits = summary("training")["fits"]
     called = fits["matrix"]["ran"]
     assert sum(called.values()) > 600
-    assert called["called_out_of_memory"] <= 0.08 * sum(called.values())
+    assert called["called_out_of_memory"] <= 0.05 * sum(called.values())
     assert fits["wrong_tight"] >= 0.8 * fits["wrong"]
+    assert fits["tight"] - fits["wrong_tight"] <= 0.25 * (fits["n"] - fits["wrong"])
 
 
 def test_decisions_beat_the_rule_of_thumb() -> None:
     """Groups of rows that differ in layout alone: what the predicted best costs beside the measured one."""
     found = summary("training")["decisions"]
     assert found["groups"] >= 25
-    assert found["median_regret"] <= 0.05
+    assert found["median_regret"] <= 0.02 and found["mean_regret"] <= 0.08
     rule = found["rule_of_thumb"]
     assert rule["mean_regret_predicted"] < rule["mean_regret"]
     assert found["median_kendall_tau"] > 0.5

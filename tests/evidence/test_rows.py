@@ -353,3 +353,29 @@ def test_an_open_microbatch_is_the_largest_that_fits_but_beside_stages_one() -> 
     assert taken() == "16"  # all of a replica
     assert 1 <= int(taken(seq="65536", step_s="400")) < 16
     assert taken(tp="4", pp="4", dp="1") == "1"
+
+
+def test_what_a_source_counts_as_flops_decides_its_step() -> None:
+    """Of one rate: recomputation counted is a longer step, attention counted half a shorter one, which
+    matters the more the longer the sequence."""
+
+    def measured(convention: str, seq: str = "4096", **cells: str) -> float:
+        stated = {
+            "step_s": "",
+            "tokens_per_s_per_device": "",
+            "mfu": "",
+            "tflops_per_device": "150",
+        }
+        row = DATA_PARALLEL | stated | {"seq": seq, "flops_convention": convention} | cells
+        (found,) = outcome(row)
+        assert found.status == "ok", found.reason
+        return float(found.measured or 0.0)
+
+    full = measured("model")
+    assert measured("") == measured("model (6N + 12*l*h*s; causality not counted)") == full
+    assert measured("hardware", recompute="full") > 1.3 * measured("model", recompute="full")
+    short, long = (
+        measured("model, causal (a counter's)", seq) / measured("model", seq)
+        for seq in ("4096", "16384")
+    )
+    assert 0.5 < long < short < 1.0

@@ -21,7 +21,7 @@ from meshwise.answers.text.sentences import cluster_words, sentence, training_wo
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import (
     STEP_PARTS,
-    difference_words,
+    near_limit_lines,
     rivals_table,
     training_mesh_words,
     training_table,
@@ -101,6 +101,7 @@ class PlanRecord(TypedDict):
     binding: dict[str, object] | None
     rule_of_thumb: dict[str, object] | None
     best_not_tight: dict[str, object] | None
+    best_expected: dict[str, object] | None
     evidence: EvidenceRecord | None
     best_published_mfu: PublishedMfu | None
     nearest_feasible: list[ChangeRecord]
@@ -117,6 +118,9 @@ class PlanResult(Ranked):
     formats = Key[Record]("Number formats of weights, activations, gradients.")
     best_published_mfu = Key[Record | None](
         "``mfu`` and ``id`` of the device's best published row."
+    )
+    best_expected = Key[Record | None](
+        "Where the best is tight: the least step over its chance to fit."
     )
     binding = Key[Record | None]("What keeps the best from being faster: ``code`` and ``share``.")
 
@@ -176,6 +180,7 @@ def plan_record(p: Planned) -> PlanRecord:
         if answer.rule_of_thumb
         else None,
         "best_not_tight": training_row(answer.roomy, price) if answer.roomy else None,
+        "best_expected": training_row(answer.surest, price) if answer.surest else None,
         "evidence": evidence_record(best.question, answer.stack) if best else None,
         "best_published_mfu": _published(answer),
         "nearest_feasible": [_change_record(c) for c in p.changes],
@@ -306,7 +311,7 @@ def _sentences(answer: Plan) -> list[str]:
         said.append(
             f"What it loses most to is {STEP_PARTS[binding.code]}: {words.percent(binding.share)} of the step."
         )
-    said += _tight(answer)
+    said += near_limit_lines(best, answer.roomy, answer.surest)
     if not answer.stack.ideal:
         device = answer.search.cluster.device.title
         said.append(mfu_words(best.mfu, _published(answer), device))
@@ -318,20 +323,6 @@ def _sentences(answer: Plan) -> list[str]:
             f"{training_mesh_words(thumb.found.layout)}, {format_time(thumb.step_s)}, {loses}."
         )
     return said
-
-
-def _tight(answer: Plan) -> list[str]:
-    """Where the best is within the memory's error of the limit: what is not."""
-    best, roomy = answer.best, answer.roomy
-    if best is None or not best.tight:
-        return []
-    said = "The memory of the best is tight: within its error of the limit."
-    if roomy is None:
-        return [said + " None of the layouts that come next is clear of it."]
-    return [
-        f"{said} The best that is not: {training_mesh_words(roomy.found.layout)}, "
-        f"{format_time(roomy.step_s)} ({difference_words(roomy)}), {format_memory(roomy.memory_bytes)} per GPU."
-    ]
 
 
 def _lost(row: PlanRow) -> str:

@@ -22,6 +22,7 @@ from meshwise.cost.doubt.question import (
 from meshwise.cost.doubt.spread import (
     INHERITED_SD,
     NORMAL,
+    chance_to_fit,
     prediction_interval,
     standard_deviation,
     within_memory_error,
@@ -99,6 +100,11 @@ def memory_interval(e: Estimate, asked: Question | None = None) -> tuple[Array, 
 def is_tight(e: Estimate, asked: Question | None = None) -> Array:
     """Whether the limit lies within the memory's error, per layout: ``fits`` may be wrong."""
     return within_memory_error(e.memory_bytes, e.memory_limit_bytes, memory_sd(e, asked))
+
+
+def fitting_chance(e: Estimate, asked: Question | None = None) -> Array:
+    """Probability that a layout's memory fits, per layout."""
+    return chance_to_fit(e.memory_bytes, e.memory_limit_bytes, memory_sd(e, asked))
 
 
 def collective_kind(stack: Stack, cluster: Cluster, group: Group) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from meshwise.cost.doubt.question import footprint_question, step_question
@@ -22,6 +23,7 @@ def training_estimate(row: Row, folder: Path) -> tuple[Estimate, tuple[Assumed, 
     return found.estimate, found.assumed
 
 
+CAUSAL = "causal"  # the word of ``flops_convention`` by which attention counts half
 # Columns that rows of one job have in common, whatever their layout.
 _ALIKE = ("model", "device", "devices", "global_batch", "seq", "dtype", "stack", "attention")
 
@@ -105,8 +107,10 @@ def measured_step_s(row: Row, e: Estimate) -> float | None:
         return tokens / devices / row.number("tokens_per_s_per_device")
     full: Report = report(e)
     peak = e.pricer.compute.peak(e.program.ctx.widths.dtype)
-    hardware_flops = row.text("flops_convention").startswith("hardware")
-    flops = (full.hfu if hardware_flops else full.mfu) * full.step_s * peak
+    counted = re.findall(r"[a-z]+", row.text("flops_convention").lower())
+    flops = (full.hfu if counted[:1] == ["hardware"] else full.mfu) * full.step_s * peak
+    if CAUSAL in counted:
+        flops -= (model_flops(e) - model_flops(e, causal=True)) / float(e.layout.devices)
     if row.text("tflops_per_device"):
         return flops / (row.number("tflops_per_device") * 1e12)
     if row.text("mfu"):

@@ -9,6 +9,7 @@ from typing import Any
 from meshwise.cost.doubt.published_runs import Evidence, evidence
 from meshwise.cost.doubt.spread import (
     NORMAL,
+    chance_to_fit,
     prediction_interval,
     standard_deviation,
     within_memory_error,
@@ -92,7 +93,8 @@ def published(kind: str) -> tuple[MeasuredTable, list[Result], dict[str, Any]]:
 
 
 def _result(line: int, p: Prediction) -> Result:
-    low, high, tight = _doubted(p)
+    low, high = _interval(p)
+    tight, chance = _doubted_fit(p)
     return Result(
         p.id,
         line,
@@ -108,6 +110,7 @@ def _result(line: int, p: Prediction) -> Result:
         p.assumed,
         _near(p),
         tight,
+        chance,
         p.contender,
         p.ideal_s,
         p.pair,
@@ -115,22 +118,25 @@ def _result(line: int, p: Prediction) -> Result:
     )
 
 
-def _doubted(p: Prediction) -> tuple[float | None, float | None, bool | None]:
-    """The ends of a prediction's interval, or whether its ``fits`` is tight; the row's own source is no
-    evidence for it."""
+def _interval(p: Prediction) -> tuple[float | None, float | None]:
+    """The ends of a prediction's interval; the row's own source is no evidence for it."""
     if p.anchored_sd is not None:
         wide = math.exp(NORMAL * p.anchored_sd)
-        return p.predicted / wide, p.predicted * wide, None
-    if p.question is None:
-        return None, None, None
-    if p.quantity == "fits":
-        sd = standard_deviation("memory_bytes", p.question, p.source)
-        tight = p.room is not None and bool(within_memory_error(1.0, p.room, sd))
-        return None, None, tight
+        return p.predicted / wide, p.predicted * wide
+    if p.question is None or p.quantity == "fits":
+        return None, None
     quantity = p.judged_as or p.quantity
     sd = standard_deviation(quantity, p.question, p.source)
     low, high = prediction_interval(p.predicted, quantity, sd, p.slower)
-    return float(low) * p.span.low, float(high) * p.span.high, None
+    return float(low) * p.span.low, float(high) * p.span.high
+
+
+def _doubted_fit(p: Prediction) -> tuple[bool | None, float | None]:
+    """Whether a ``fits`` is tight, and the chance that it fits; the row's own source is no evidence for it."""
+    if p.quantity != "fits" or p.question is None or p.room is None:
+        return None, None
+    sd = standard_deviation("memory_bytes", p.question, p.source)
+    return bool(within_memory_error(1.0, p.room, sd)), float(chance_to_fit(1.0, p.room, sd))
 
 
 def _near(p: Prediction) -> Evidence | None:

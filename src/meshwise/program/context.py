@@ -122,7 +122,10 @@ class Context(NamedTuple):
 
     @property
     def token_split(self) -> Array:
-        """What sequence parallelism divides the tokens by, outside the TP regions."""
+        """What sequence parallelism divides the tokens by, outside the TP regions, or a sharded hidden
+        dimension the width of each."""
+        if self.training and self.stack.state.divides_residual and not self.stack.ideal:
+            return self.layout.tp
         return np.where(self.layout.sequence_parallel, self.layout.tp, 1)
 
     @property

@@ -92,19 +92,27 @@ def kernels_per_microbatch(ops: list[Op], stack: Stack, block: Block | None = No
     return found
 
 
-def layer_tensors(ctx: Context, block: Block) -> Array:
-    """Number of a layer's parameters as tensors on a rank: matrices, norms' weights, and those of each of its
-    experts / ep experts.
+def dense_tensors(ctx: Context, block: Block) -> int:
+    """Number of a layer's parameters as tensors on a rank, but for those of its routed experts: matrices,
+    and norms' weights.
     """
-    found: Array = 2
+    found = 2
     a, moe = block.attention, block.moe
     if a is not None:
-        found = found + (4 + bool(a.q_lora_rank) if a.mla else 2 + 2 * bool(a.norm_parameters))
+        found += 4 + bool(a.q_lora_rank) if a.mla else 2 + 2 * bool(a.norm_parameters)
     if block.recurrent is not None:
         hidden = ctx.model.hidden
-        found = found + len(block.recurrent.matrices(hidden)) + len(block.recurrent.vectors(hidden))
+        found += len(block.recurrent.matrices(hidden)) + len(block.recurrent.vectors(hidden))
     for mlp in (block.mlp, moe.shared if moe else None):
-        found = found + (0 if mlp is None else 2)
-    if moe is not None:
-        found = found + 1 + 2 * moe.experts / ctx.layout.ep
-    return found
+        found += 0 if mlp is None else 2
+    return found + (moe is not None)
+
+
+def expert_tensors(ctx: Context, block: Block) -> Array:
+    """Number of parameters as tensors of a layer's routed experts on a rank: two of each / ep experts."""
+    return 0 if block.moe is None else 2 * block.moe.experts / ctx.layout.ep
+
+
+def layer_tensors(ctx: Context, block: Block) -> Array:
+    """Number of a layer's parameters as tensors on a rank."""
+    return dense_tensors(ctx, block) + expert_tensors(ctx, block)

@@ -15,6 +15,7 @@ from meshwise.models.parameters import (
     head_weights,
     router_weights,
 )
+from meshwise.program import launches
 from meshwise.program.context import Context
 from meshwise.program.operations import Op, collective_op, elementwise
 from meshwise.program.sharding import scatters_every_microbatch
@@ -127,7 +128,7 @@ def update(ctx: Context, role: Role) -> list[Op]:
     """Gradient reduction by sharding stage, then Adam.
 
     Replicated optimizer: one all_reduce of the gradients (2Ψ on the wire). ZeRO-1: reduce_scatter
-    of gradients and all_gather of weights (2Ψ); ZeRO-2 without a pipeline keeps no whole gradients,
+    of gradients and all_gather of weights (2Ψ), as a whole or by parameter; ZeRO-2 without a pipeline keeps no whole gradients,
     so that it scatters every microbatch's. (ZeRO, arXiv 1910.02054, section 7; ZeRO-3's are in
     :mod:`meshwise.program.sharding`.) Experts' gradients are summed over the expert-dp group, all
     others over dp · cp.
@@ -136,10 +137,11 @@ def update(ctx: Context, role: Role) -> list[Op]:
         return []
     layout, w = ctx.layout, ctx.widths
     local = stage_weights(ctx, role)
+    units = sharded_units(ctx, role)
     ops: list[Op] = []
-    for name, weights, axis, size in (
-        ("dense", local.dense, "dp_cp", layout.dp * layout.cp),
-        ("experts", local.experts, "expert_dp", layout.expert_dp()),
+    for name, weights, axis, size, apart in (
+        ("dense", local.dense, "dp_cp", layout.dp * layout.cp, units[0]),
+        ("experts", local.experts, "expert_dp", layout.expert_dp(), units[1]),
     ):
         if name == "experts" and all(b.moe is None for b in ctx.model.blocks):
             continue
@@ -165,8 +167,8 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 "reduce_scatter",
                 axis,
                 w.gradient_dtype,
-                grads,
-                count=sharded * often,
+                grads / apart,
+                count=sharded * often * apart,
                 phase="grad_reduce",
             ),
             collective_op(
@@ -174,8 +176,8 @@ def update(ctx: Context, role: Role) -> list[Op]:
                 "all_gather",
                 axis,
                 w.activation_dtype,
-                values,
-                count=sharded,
+                values / apart,
+                count=sharded * apart,
                 phase="grad_reduce",
             ),
         ]
@@ -187,6 +189,20 @@ def update(ctx: Context, role: Role) -> list[Op]:
     here = 0.0 if ctx.stack.state.offload_optimizer and not ctx.stack.ideal else 1.0
     ops.append(elementwise("optimizer.adam", "fp32", own * per_weight * here, phase="optimizer"))
     return ops
+
+
+def sharded_units(ctx: Context, role: Role) -> tuple[Array, Array]:
+    """In how many collectives of one size ZeRO-1 and ZeRO-2 scatter a stage's gradients and gather its
+    weights (dense, experts'): one, or one for each parameter, those of the model's ends among them."""
+    if not ctx.stack.state.shards_by_tensor or ctx.stack.ideal:
+        return 1, 1
+    dense: Array = role.embedding + 2 * role.head
+    experts: Array = 0
+    for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+        held = layers_held(block, count)
+        dense = dense + launches.dense_tensors(ctx, block) * held
+        experts = experts + launches.expert_tensors(ctx, block) * held
+    return np.maximum(dense, 1), np.maximum(experts, 1)
 
 
 def _shares(layout: Layouts) -> Array:

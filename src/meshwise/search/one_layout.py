@@ -201,15 +201,19 @@ def provenance(e: Estimate) -> dict[Source, float]:
     return {k: v / whole for k, v in sorted(seconds.items(), key=lambda kv: -kv[1])}
 
 
-def model_flops(e: Estimate) -> float:
+def model_flops(e: Estimate, causal: bool = False) -> float:
     """Model FLOPs of the step over all devices: products and full attention of the whole model,
-    forward × 3 in training, no recomputation, no padding, no copied KV heads."""
+    forward × 3 in training, no recomputation, no padding, no copied KV heads; ``causal``: half of the
+    attention's, as Megatron-LM counts since 2025."""
     m = e.layout.micro_batch
     one = Layouts(tp=np.int64(1), dp=e.layout.dp, micro_batch=m)
     whole = program(e.model, e.stack, e.workload, one)
     per_microbatch = 0.0
+    core = 0.5 if causal else 1.0
     for ops, count in zip(whole.layers, e.model.kind_counts(), strict=True):
-        per_microbatch += count * sum(float(op.count * op.model_flops) for op in ops)
+        per_microbatch += count * sum(
+            float(op.count * op.model_flops) * (1.0 if op.core is None else core) for op in ops
+        )
     ends = [*whole.embedding, *whole.head]
     per_microbatch += sum(float(op.count * op.model_flops) for op in ends)
     return per_microbatch * float(whole.ctx.microbatches) * float(e.layout.dp)

@@ -196,9 +196,9 @@ class Memory(SwitchGroup, frozen=True, kw_only=True):
     """What is kept, in which format, what is computed again, and what is not the model's to use."""
 
     selective_recompute: Annotated[
-        Literal["attention", "products"],
-        "`attention`: selective recomputation redoes the attention core; `products`: every second "
-        "product and all passes (torchtitan's per-operation checkpointing).",
+        Literal["attention", "products", "passes"],
+        "Selective recomputation redoes: `attention` its core; `products` every second product and all "
+        "passes (torchtitan's, by operation); `passes` these alone (JAX's checkpoint_dots).",
     ] = "attention"
     recompute_modules: Annotated[
         tuple[Module, ...],
@@ -227,6 +227,9 @@ class Memory(SwitchGroup, frozen=True, kw_only=True):
     keeps_gathered_inputs: Annotated[
         bool,
         "Sequence parallelism keeps the inputs that it gathers. Otherwise it gathers again.",
+    ] = False
+    keeps_narrow_inputs: Annotated[
+        bool, "Products of 8 bits and fewer keep narrow inputs for backward, not 16-bit ones."
     ] = False
     fp32_parameters: Annotated[
         bool,

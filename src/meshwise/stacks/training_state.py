@@ -40,3 +40,13 @@ class TrainingState(SwitchGroup, frozen=True, kw_only=True):
         "Full recomputation works on so many layers of a stage, the others keep everything. Its option "
         "overrides it.",
     ] = EVERY_LAYER
+    divides_residual: Annotated[
+        bool,
+        "TP divides what flows between layers among its ranks along the hidden dimension, where sequence "
+        "parallelism does not along the sequence (XLA's sharding).",
+    ] = False
+    shards_by_tensor: Annotated[
+        bool,
+        "ZeRO-1 and ZeRO-2 scatter the gradient, and gather the weight, of every parameter by itself. "
+        "Otherwise buckets of many.",
+    ] = False

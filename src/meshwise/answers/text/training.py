@@ -199,3 +199,26 @@ def _loss_rows(r: Report) -> list[tuple[str, str]]:
         (f"  of it at the loss, {chunks} chunks", format_memory(r.loss_bytes)),
         ("  the same in one", format_memory(r.whole_loss_bytes)),
     ]
+
+
+def near_limit_lines(best: PlanRow, roomy: PlanRow | None, surest: PlanRow | None) -> list[str]:
+    """Where the best layout is within the memory's error of the limit: which one is not, and which to
+    try first, in full sentences."""
+    if not best.tight:
+        return []
+    said = "The memory of the best is tight: within its error of the limit."
+    if roomy is None:
+        lines = [said + " None of the layouts that come next is clear of it."]
+    else:
+        lines = [
+            f"{said} The best that is not: {training_mesh_words(roomy.found.layout)}, "
+            f"{format_time(roomy.step_s)} ({difference_words(roomy)}), {format_memory(roomy.memory_bytes)} per GPU."
+        ]
+    if surest is None or surest.found.layout == best.found.layout:
+        return lines
+    return [
+        *lines,
+        f"The best fits with a chance of {words.percent(best.fitting_chance)}. To try first: "
+        f"{training_mesh_words(surest.found.layout)}, {format_time(surest.step_s)} "
+        f"({difference_words(surest)}), which fits with one of {words.percent(surest.fitting_chance)}.",
+    ]

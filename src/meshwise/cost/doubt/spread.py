@@ -10,6 +10,7 @@ sources, each over its own predicted standard deviation.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,3 +113,12 @@ def within_memory_error(held: Array, limit: float, sd: Array) -> Array:
     five wrong ``fits`` of left-out rows lie in."""
     low, high = prediction_interval(held, "memory_bytes", sd * doubt("memory_bytes").tight)
     return (low <= limit) & (limit < high)
+
+
+_normal = np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2.0)), otypes=[np.float64])
+
+
+def chance_to_fit(held: Array, limit: Array, sd: Array) -> Array:
+    """Probability that a run holds no more than ``limit`` bytes, where ``held`` are predicted and ln(measured
+    / predicted) is normal with ``sd`` (:func:`standard_deviation`)."""
+    return _normal(np.log(limit / held) / sd)

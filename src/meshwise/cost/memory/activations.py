@@ -23,13 +23,20 @@ from meshwise.stacks.training_state import EVERY_LAYER
 FP32_BYTES = 4.0  # bytes
 
 
+def kept_input_bytes(ctx: Context) -> float:
+    """Bytes per value that backward keeps of a linear layer's input: as its product reads it where the
+    stack keeps that (Transformer Engine), else in the activations' 16 bits."""
+    w = ctx.widths
+    return min(w.operand, w.activation) if ctx.stack.memory.keeps_narrow_inputs else w.activation
+
+
 def attention_activation_bytes(ctx: Context, a: Attention) -> tuple[Array, Array]:
     """(bytes kept inside the TP region, bytes of the scores) per token row; scores are 0 if fused.
 
     Megatron's 11·s·b·h + 5·a·s²·b less the input and the output's mask: queries, keys, values and
     the core's output; per score softmax output, dropout mask and dropout output (2 + 1 + 2 bytes).
     Where the packed projection stays alive (its values are a view), rotated queries and keys are
-    copies beside it.
+    copies beside it. The core keeps its output for itself: a narrow copy for the projection is one more.
     """
     act, tp = ctx.widths.activation, ctx.layout.tp
     heads = -(-a.heads // tp)
@@ -41,6 +48,8 @@ def attention_activation_bytes(ctx: Context, a: Attention) -> tuple[Array, Array
         kept = kept + act * ((a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.rope_head_dim)
     elif ctx.stack.memory.packed_qkv and a.heads == a.kv_heads:
         kept = kept + act * (heads + kv) * a.head_dim
+    if kept_input_bytes(ctx) < act:
+        kept = kept + kept_input_bytes(ctx) * heads * a.value_head_dim
     unfused = ctx.stack.kernels.attention != "flash"
     # softmax written out widens the scores, and keeps its fp32 result beside the narrowed one
     widened = 0.0 if ctx.stack.kernels.fused_elementwise else FP32_BYTES
@@ -66,10 +75,12 @@ def mlp_activation_bytes(ctx: Context, mlp: Mlp, split: Array) -> Array:
     """Up (and gate) outputs and the down product's input: bytes per token row on a rank of ``split``; a
     gated activation in two operations keeps the activated gate too.
     """
+    act = ctx.widths.activation
     tensors = (
-        2 + mlp.gated + (mlp.gated and ctx.training and not ctx.stack.kernels.fused_elementwise)
+        1 + mlp.gated + (mlp.gated and ctx.training and not ctx.stack.kernels.fused_elementwise)
     )
-    return ctx.widths.activation * tensors * -(-mlp.width // split)
+    down = kept_input_bytes(ctx) if ctx.training else act
+    return (act * tensors + down) * -(-mlp.width // split)
 
 
 def _norm_outside(ctx: Context, block: Block) -> tuple[float, float]:
@@ -81,7 +92,8 @@ def _norm_outside(ctx: Context, block: Block) -> tuple[float, float]:
     """
     act, h = ctx.widths.activation, ctx.model.hidden
     streams = ctx.model.residual_streams
-    return streams * h * (FP32_BYTES + act if written_out(ctx.stack, block, h) else act), h * act
+    kept = FP32_BYTES + act if written_out(ctx.stack, block, h) else act
+    return streams * h * kept, h * kept_input_bytes(ctx)
 
 
 def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
@@ -113,7 +125,7 @@ def _whole_layer(ctx: Context, block: Block) -> tuple[Array, Array]:
         etp = ctx.layout.expert_tp()
         rows = moe.top_k * etp / tp
         inside = inside + rows * (
-            ctx.widths.activation * (moe.latent or h) + mlp_activation_bytes(ctx, moe.expert, etp)
+            kept_input_bytes(ctx) * (moe.latent or h) + mlp_activation_bytes(ctx, moe.expert, etp)
         )
         if moe.shared is not None:
             inside = inside + mlp_activation_bytes(ctx, moe.shared, tp)
@@ -152,6 +164,34 @@ def _by_products(ctx: Context, block: Block) -> Array:
     return ctx.tokens * act * (rows + reduced)
 
 
+def _but_passes(ctx: Context, block: Block) -> Array:
+    """Checkpointing of passes alone: the layer's input, attention's output, and what products make, but for
+    the last one's, which is only added to the next layer's input.
+
+    jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims; custom calls, such as fused attention, keep
+    what they save.
+    """
+    act, tp, h = ctx.widths.activation, ctx.layout.tp, ctx.model.hidden
+    residual = h / ctx.token_split
+    rows: Array = residual
+    if block.attention is not None:
+        a = block.attention
+        rows = rows + -(-a.heads // tp) * a.value_head_dim
+        columns = [m for m in attention_matrices(a, h) if m.how == "column"]
+        rows = rows + sum(m.local_outputs(tp) for m in columns) + residual
+    if block.recurrent is not None:
+        rows = rows + sum(m.local_outputs(tp) for m in block.recurrent.matrices(h))
+    moe = block.moe
+    for mlp in (block.mlp, moe.shared if moe else None):
+        if mlp is not None:
+            rows = rows + (1 + mlp.gated) * -(-mlp.width // tp)
+    if moe is not None:
+        etp = ctx.layout.expert_tp()
+        each = (1 + moe.expert.gated) * -(-moe.expert.width // etp) + (moe.latent or h)
+        rows = rows + moe.top_k * etp / tp * each
+    return ctx.tokens * act * rows
+
+
 def _parts(block: Block) -> int:
     """Regions between residual additions."""
     mixers = block.attention is not None or block.recurrent is not None
@@ -169,12 +209,13 @@ def _dropped(ctx: Context, block: Block) -> Array:
         ctx.layout.tp,
     )
     per_row: Array = 0.0
+    read = kept_input_bytes(ctx)
     a, moe = block.attention, block.moe
     if "layernorm" in chosen:
         parts = _parts(block)
         parts = 1 if block.parallel else parts
         gathered = 1.0 if ctx.stack.memory.keeps_gathered_inputs else ctx.token_split
-        per_row = per_row + parts * h * act / gathered
+        per_row = per_row + parts * h * read / gathered
     if a is not None and a.mla and "mla_up_proj" in chosen:
         per_row = per_row + act * -(-a.heads // tp) * (2 * a.head_dim + a.value_head_dim)
     if block.mlp is not None and "mlp" in chosen:
@@ -183,9 +224,9 @@ def _dropped(ctx: Context, block: Block) -> Array:
         etp = ctx.layout.expert_tp()
         rows = moe.top_k * etp / tp
         if "moe" in chosen:
-            per_row = per_row + rows * (act * h + mlp_activation_bytes(ctx, moe.expert, etp))
+            per_row = per_row + rows * (read * h + mlp_activation_bytes(ctx, moe.expert, etp))
         elif "moe_act" in chosen:
-            per_row = per_row + rows * act * -(-moe.expert.width // etp)
+            per_row = per_row + rows * read * -(-moe.expert.width // etp)
         if moe.shared is not None and {"moe", "shared_experts"} & set(chosen):
             per_row = per_row + mlp_activation_bytes(ctx, moe.shared, tp)
     return ctx.tokens * per_row
@@ -202,6 +243,8 @@ def layer_activation_bytes(ctx: Context, block: Block) -> Array:
     kept, scores = _whole_layer(ctx, block)
     if ctx.stack.memory.selective_recompute == "products":
         selective = _by_products(ctx, block)
+    elif ctx.stack.memory.selective_recompute == "passes":
+        selective = _but_passes(ctx, block)
     else:
         selective = kept - _dropped(ctx, block)
         if "core_attn" not in ctx.stack.memory.recompute_modules:

@@ -1,5 +1,10 @@
 """What following the predictions would cost: of rows that differ in layout alone, the predicted best
-against the measured best, and against the rule of thumb's."""
+against the measured best, and against the rule of thumb's.
+
+The choice is ``plan``'s ``best_expected``: the least step over the chance that its memory fits, as a run
+that goes out of memory is lost. Rows that state the same layout are told apart by nothing that a planner
+knows: their mean counts.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,11 @@ import numpy as np
 
 from meshwise.axes import PLACEMENTS, SHARD_STAGES
 from meshwise.evidence.score.result import Result
+from meshwise.layouts.layout import Layout
 from meshwise.search.training.thumb import PLAIN_SHARDS, fewest_stages, fills_node
 
 LEAST_ROWS = 4  # of a group
+EVEN = 0.5  # a chance: what is predicted to fit has a better one
 
 
 class Decision(NamedTuple):
@@ -62,11 +69,12 @@ class DecisionsScore(DecisionScore):
 
 def decided(results: list[Result]) -> list[Decision]:
     """Every group of at least four measured and predicted steps."""
+    chances = {r.id: r.chance for r in results if r.chance is not None}
     groups: dict[tuple[str, ...], list[Result]] = {}
     for r in results:
         if r.quantity == "step_s" and r.status == "ok" and r.contender is not None:
             groups.setdefault(r.contender.alike, []).append(r)
-    return [_decision(job, rows) for job, rows in groups.items() if _several(rows)]
+    return [_decision(job, rows, chances) for job, rows in groups.items() if _several(rows)]
 
 
 def _several(rows: list[Result]) -> bool:
@@ -74,10 +82,22 @@ def _several(rows: list[Result]) -> bool:
     return len(rows) >= LEAST_ROWS and len({r.contender.layout for r in rows if r.contender}) > 1
 
 
-def _decision(job: tuple[str, ...], rows: list[Result]) -> Decision:
+def _decision(job: tuple[str, ...], rows: list[Result], chances: dict[str, float]) -> Decision:
+    """``chances``: that a row fits, by its id; a row without one does."""
     measured = np.array([r.measured for r in rows], dtype=np.float64)
     predicted = np.array([r.predicted for r in rows], dtype=np.float64)
-    best, chosen, thumb = int(measured.argmin()), int(predicted.argmin()), _thumb(rows)
+    chance = np.array([max(chances.get(r.id, 1.0), 1e-9) for r in rows])
+    expected = predicted / chance
+    best, chosen = int(measured.argmin()), int(expected.argmin())
+    # the rule of thumb knows what fits, as plan's does
+    fits = chance >= EVEN if np.any(chance >= EVEN) else chance > 0.0
+    ruled = _ruled(rows, fits)
+    thumb = int(np.where(ruled, predicted, np.inf).argmin()) if ruled.any() else None
+
+    def regret(row: int) -> float:
+        like = np.array([_stated(r) == _stated(rows[row]) for r in rows])
+        return float(measured[like].mean() / measured[best] - 1.0)
+
     return Decision(
         source=rows[0].source,
         job=job,
@@ -85,15 +105,19 @@ def _decision(job: tuple[str, ...], rows: list[Result]) -> Decision:
         best=rows[best].id,
         chosen=rows[chosen].id,
         thumb=None if thumb is None else rows[thumb].id,
-        regret=float(measured[chosen] / measured[best] - 1.0),
-        thumb_regret=None if thumb is None else float(measured[thumb] / measured[best] - 1.0),
+        regret=regret(chosen),
+        thumb_regret=None if thumb is None else regret(thumb),
         kendall_tau=kendall_tau(measured, predicted),
     )
 
 
-def _thumb(rows: list[Result]) -> int | None:
-    """The row that the rule of thumb of ``plan`` takes: its other switches are the best for it, as
-    predicted. None where no row is as the rule says."""
+def _stated(row: Result) -> tuple[Layout | None, float | None]:
+    """What is known of a row before it runs: its layout, and, by its time, the switches beside it."""
+    return row.contender and row.contender.layout, row.predicted
+
+
+def _ruled(rows: list[Result], fits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The rows that are as the rule of thumb of ``plan`` says: it takes the fastest of them, as predicted."""
     layouts = [r.contender.layout for r in rows if r.contender is not None]
 
     def column(name: str) -> np.ndarray[Any, Any]:
@@ -102,12 +126,8 @@ def _thumb(rows: list[Result]) -> int | None:
     node = rows[0].contender.node_devices if rows[0].contender is not None else 1
     outer = np.array([PLACEMENTS.index(layout.placement) for layout in layouts])
     legal = np.array([SHARD_STAGES.index(layout.shard) in PLAIN_SHARDS for layout in layouts])
-    good = fills_node(column("tp"), column("cp"), column("ep"), outer, node, legal)
-    good &= fewest_stages(column("pp"), good)
-    if not good.any():
-        return None
-    predicted = np.array([r.predicted for r in rows], dtype=np.float64)
-    return int(np.where(good, predicted, np.inf).argmin())
+    good = fills_node(column("tp"), column("cp"), column("ep"), outer, node, legal & fits)
+    return np.asarray(good & fewest_stages(column("pp"), good))
 
 
 def kendall_tau(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float | None:

@@ -26,6 +26,7 @@ class Result(NamedTuple):
     assumed: tuple[Assumed, ...]
     evidence: Evidence | None = None
     tight: bool | None = None  # of ``fits``: the limit is within the memory's error
+    chance: float | None = None  # of ``fits``: that it does
     contender: Contender | None = None
     ideal_s: float | None = None
     pair: tuple[str, ...] = ()

@@ -16,12 +16,15 @@ def recomputed_share(op: Op, stack: Stack) -> float:
     """Share of a forward operation that selective recomputation does again.
 
     By operation (torchtitan): every second product, the experts' grouped ones and all passes, with
-    attention, reductions and exchanges of tokens kept. Else the modules that the stack names, as
+    attention, reductions and exchanges of tokens kept; or passes alone, and the gathers of their
+    results (JAX). Else the modules that the stack names, as
     Megatron-Core does (transformer_config.py: recompute_modules); the attention core only where it is
     not fused already.
     """
     if stack.memory.selective_recompute == "products":
         return 1.0 if op.kernel is Kernel.EXPERTS else _BY_PRODUCTS.get(op.kind, 0.0)
+    if stack.memory.selective_recompute == "passes":
+        return float(op.kind in ("elementwise", "all_gather"))
     chosen = stack.memory.recompute_modules
     if op.name.endswith(".norm"):
         alone = _NORM if stack.kernels.fused_norm else _NORM_WRITTEN_OUT

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.axes import TRAINS
-from meshwise.cost.uncertainty import is_tight
+from meshwise.cost.estimate import Estimate
+from meshwise.cost.uncertainty import fitting_chance, is_tight
 from meshwise.layouts.layout import Layout
 from meshwise.search.training.prices import INNER, Pricer, Slice, slice_of
 from meshwise.search.training.ranking import Found, Search, Variant, layout_at
@@ -51,6 +53,7 @@ class Plan(NamedTuple):
     binding: Binding | None
     rule_of_thumb: PlanRow | None
     roomy: PlanRow | None = None  # the best that is not tight, where the best is
+    surest: PlanRow | None = None  # the least step over its chance to fit, where the best is tight
 
     @property
     def best(self) -> PlanRow | None:
@@ -80,26 +83,37 @@ def plan_from(found: Search, stack: Stack, top: int) -> Plan:
         pareto=tuple(sorted(beside[3], key=lambda r: r.step_s)),
         binding=_binding(found, best),
         rule_of_thumb=beside[2][0] if thumb else None,
-        roomy=_roomy(found, best, stack) if best.tight else None,
+        roomy=_least(found, best, stack, _clear_s) if best.tight else None,
+        surest=_least(found, best, stack, _expected_s) if best.tight else None,
     )
 
 
-def _roomy(found: Search, best: PlanRow, stack: Stack) -> PlanRow | None:
-    """The least step of a layout whose memory is clear of the limit, among those of the :data:`FRONT`
-    best columns."""
-    least: Found | None = None
+def _clear_s(e: Estimate, step: Array) -> Array:
+    """The steps of layouts whose memory is clear of the limit."""
+    return np.where(is_tight(e), np.inf, step)
+
+
+def _expected_s(e: Estimate, step: Array) -> Array:
+    """The steps over the chance that they fit: a run that goes out of memory is lost."""
+    return step / np.maximum(fitting_chance(e), 1e-9)
+
+
+def _least(
+    found: Search, best: PlanRow, stack: Stack, seconds: Callable[[Estimate, Array], Array]
+) -> PlanRow | None:
+    """The layout that takes the fewest ``seconds``, among those of the :data:`FRONT` best columns."""
+    least: tuple[float, Found] | None = None
     for s in found.searched:
         for pricer in s.pricers:
             columns, piece, step, _ = _best_columns(pricer, FRONT)
-            clear = np.where(is_tight(pricer.evaluate(piece)), np.inf, step) if step.size else step
-            if clear.size and np.isfinite(clear.min()):
-                at = np.unravel_index(int(np.argmin(clear)), clear.shape)
-                other = _at(pricer, columns, piece, at, float(clear[at]), s.variant)
-                if least is None or other.step_s < least.step_s:
-                    least = other
+            values = seconds(pricer.evaluate(piece), step) if step.size else step
+            if values.size and (least is None or values.min() < least[0]):
+                at = np.unravel_index(int(np.argmin(values)), values.shape)
+                other = _at(pricer, columns, piece, at, float(step[at]), s.variant)
+                least = (float(values[at]), other) if np.isfinite(values[at]) else least
     if least is None:
         return None
-    (row,) = rows([least], found.model, found.cluster)
+    (row,) = rows([least[1]], found.model, found.cluster)
     return against(best, row, stack.ideal)
 
 

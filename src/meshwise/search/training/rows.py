@@ -13,7 +13,7 @@ from meshwise.cost.doubt.exposed import exposed_comm
 from meshwise.cost.doubt.question import Question, step_question
 from meshwise.cost.doubt.spread import NORMAL, difference_sd
 from meshwise.cost.estimate import Estimate, price_layouts
-from meshwise.cost.uncertainty import is_tight, step_interval
+from meshwise.cost.uncertainty import fitting_chance, is_tight, step_interval
 from meshwise.layouts.layout import Layouts, columns
 from meshwise.models.shapes import Model
 from meshwise.search.one_layout import COMMUNICATION_GROUPS, model_flops
@@ -43,6 +43,7 @@ class PlanRow(NamedTuple):
     memory_bytes: float
     fits: bool
     tight: bool  # the limit lies within the memory's error
+    fitting_chance: float  # that it fits
     question: Question  # what decides how far the step may be off
     tie: bool = False  # with the best: the difference is within its own interval
     difference_s: float = 0.0  # to the best
@@ -92,6 +93,7 @@ def _rows(e: Estimate, found: list[Found], w: Training) -> list[PlanRow]:
         "memory_bytes": e.memory_bytes,
         "fits": e.fits,
         "tight": is_tight(e, asked),
+        "fitting_chance": fitting_chance(e, asked),
     }
     table = {name: column(values) for name, values in numbers.items()}
     axes = {name: column(values) for name, values in by_axis.items()}

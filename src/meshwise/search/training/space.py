@@ -275,7 +275,7 @@ def _switches(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(recomputation, sharding stages) to look at."""
     unfused = stack.kernels.attention != "flash" or stack.ideal
-    kept = unfused or stack.memory.selective_recompute == "products"
+    kept = unfused or stack.memory.selective_recompute != "attention"
     kept = kept or set(stack.memory.recompute_modules) != {"core_attn"}
     modes = [code for name, code in RECOMPUTE_CODE.items() if kept or name != "selective"]
     asked = pins.get("shard", tuple(SHARD_CODE.values()))
