@@ -16,6 +16,7 @@ from meshwise.cost.collectives.anchors.factors import (
     Factors,
     anchored_sd,
     fit_factors,
+    left_over,
     price_on,
     scaled,
 )
@@ -123,6 +124,7 @@ def collective(
         stack=chosen.name,
         remarks=remarks,
         factors=priced.factors,
+        left=priced.left,
         given=given,
     )
     return CollectiveResult(record)
@@ -142,6 +144,7 @@ class _Priced(NamedTuple):
     candidates: list[Candidate]
     interval: tuple[float, float]
     factors: Factors | None = None
+    left: float = 1.0  # of the measured sizes near this one, beyond both factors
 
 
 def _by_model(a: _Asked) -> _Priced:
@@ -157,14 +160,19 @@ def _anchored(a: _Asked, given: list[MeasuredSize]) -> _Priced:
     """With the factors that the measured sizes give."""
     fabric = coll.fabric_of(a.op, a.group, a.cluster, a.stack)
     sizes: Array = np.array([m.bytes for m in given])
-    factors = fit_factors(price_on(a.op, sizes, fabric), np.array([m.time_s for m in given]))
-    own = scaled(fabric, factors.latency, factors.bandwidth)
-    found = coll.candidates_on(a.op, np.float64(a.payload), own)
-    seconds = min(float(c.seconds) for c in found)
     across = collective_kind(a.stack, a.cluster, a.group) == "network"
+    measured_s = np.array([m.time_s for m in given])
+    factors = fit_factors(price_on(a.op, sizes, fabric), measured_s, across)
+    own = scaled(fabric, factors.latency, factors.bandwidth)
+    left = float(left_over(np.array([a.payload]), factors)[0])
+    found = [
+        c._replace(seconds=c.seconds * left)
+        for c in coll.candidates_on(a.op, np.float64(a.payload), own)
+    ]
+    seconds = min(float(c.seconds) for c in found)
     price = price_on(a.op, np.array([a.payload]), fabric)
-    wide = float(np.exp(NORMAL * anchored_sd(price, factors, across)[0]))
-    return _Priced(found, (seconds / wide, seconds * wide), factors)
+    wide = float(np.exp(NORMAL * anchored_sd(price, factors)[0]))
+    return _Priced(found, (seconds / wide, seconds * wide), factors, left)
 
 
 def _of_system(path: str, op: str, cluster: Cluster, ranks: int | None) -> list[MeasuredSize]:
