@@ -126,7 +126,7 @@ def _doubted(p: Prediction) -> tuple[float | None, float | None, bool | None]:
         return None, None, tight
     quantity = p.judged_as or p.quantity
     sd = standard_deviation(quantity, p.question, p.source)
-    low, high = prediction_interval(p.predicted, quantity, sd, p.slower)
+    low, high = prediction_interval(p.predicted, quantity, sd, p.slower, p.question)
     return float(low) * p.span.low, float(high) * p.span.high, None
 
 
