@@ -133,7 +133,7 @@ def main() -> None:
         if arguments.grid:
             for spread, length, noise in itertools.product(spreads, (1.5, 2.5, 4.0), (0.05, 0.1)):
                 setattr(factors, form, spread)
-                factors.ALIKE, factors.NOISE_SD = length, noise
+                factors.SIZES_ALIKE, factors.NOISE_SD = length, noise
                 report(f"{name}, {spread} {length} {noise}", logs, across)
 
 

@@ -118,7 +118,7 @@ class Residual(NamedTuple):
     dtype: str  # at whose peak
     shipped: bool
     open: bool  # what it leaves open alone makes it less sure
-    slower: float
+    slower: float = 0.0
 
     def valued(self, ratio: float) -> Residual:
         """With measured / predicted."""

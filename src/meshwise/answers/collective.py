@@ -233,18 +233,22 @@ def collective_page(d: CollectiveRecord) -> Page:
     )
     asked = f"{d['cluster']['name']}, {d['stack']}" + assumed_words(d["cluster"]["assumed"])
     said = (
-        remark_lines(d["remarks"]) + _anchored_lines(d["anchored"]) + evidence_lines(d["evidence"])
+        remark_lines(d["remarks"]) + anchored_lines(d["anchored"]) + evidence_lines(d["evidence"])
     )
     return Page(asked, (table, *said), collective_line(d))
 
 
-def _anchored_lines(anchored: AnchoredRecord | None) -> list[str]:
+def anchored_lines(anchored: AnchoredRecord | None, one_size: bool = True) -> list[str]:
+    """What anchors an answer; none where nothing does. ``one_size``: with what its own size adds."""
     if anchored is None:
         return []
+    near = (
+        f", ×{anchored['size_factor']:.2f} in time by the sizes near this one" if one_size else ""
+    )
     return [
         sentence(
             f"anchored by {len(anchored['rows'])} measured sizes: latencies "
             f"×{anchored['latency_factor']:.2f} and bandwidths ×{anchored['bandwidth_factor']:.2f} of "
-            f"the model's, ×{anchored['size_factor']:.2f} in time by the sizes near this one"
+            f"the model's{near}"
         )
     ]

@@ -32,7 +32,7 @@ NOISE_SD = 0.05
 # are the best (interval score), and 90 % of them inside (22 logs between nodes, each system left out of
 # the networks' fit, 488 rows; 85 logs over PCIe and NVLink, 1,229 rows).
 FORM_SD_ACROSS, FORM_SD_INSIDE = 0.35, 0.15
-ALIKE = 2.5
+SIZES_ALIKE = 2.5
 # How often a measured size is a hiccup, and by how much it is then off, in logarithms.
 HICCUP, HICCUP_SD = 0.05, 1.0
 _STEPS, _ROUNDS, _SMALL = 30, 4, 1e-4
@@ -103,7 +103,7 @@ def _slopes(price: PriceOn, latency: float, bandwidth: float) -> Array:
 def _alike(payload: Array, sizes: Array, form_sd: float) -> Array:
     """Covariance of what the form misses at ``payload`` (rows) and ``sizes`` (columns), both in bytes."""
     apart = np.log(payload)[:, None] - np.log(sizes)[None, :]
-    far = np.sqrt(3.0) * np.abs(apart) / ALIKE
+    far = np.sqrt(3.0) * np.abs(apart) / SIZES_ALIKE
     return form_sd**2 * (1.0 + far) * np.exp(-far)
 
 
