@@ -20,8 +20,7 @@ from meshwise.cli.given import Given
     },
     examples=(
         "meshwise collective all_reduce 1.6GB --on dgx-a100 --ranks 8",
-        "meshwise collective all_to_all 16MiB --on hgx-h100 --ranks 64",
-        "meshwise collective all_reduce 1KiB:1GiB --on hgx-h100 --ranks 16 --measured nccl-tests.log",
+        "meshwise collective all_to_all 1KiB:1GiB --on hgx-h100 --ranks 64",
     ),
 )
 @click.argument("op", metavar="OP", type=values.OP_TYPE, required=False)
