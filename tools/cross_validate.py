@@ -297,10 +297,11 @@ def intervals(paths: list[Path], kept: list[Left], say: Callable[[str], None]) -
     """What intervals that are fitted without a publisher hold of its rows, by left-out predictions."""
     shipped = sorted(p for p in PUBLISHED.glob("*.csv") if p.name != "layers.csv")
     rows, _ = fit_discrepancy.collect([*shipped, *paths])
-    known = {(r.id, r.quantity): math.log(r.measured / r.predicted) for r in kept}
-    rows = [r._replace(value=known.get((r.id, r.quantity), r.value)) for r in rows]
+    rows = fit_discrepancy.revalued(
+        rows, {(r.id, r.quantity): r.measured / r.predicted for r in kept}
+    )
     found = {}
-    for kind in ("training", "serving", "collectives"):
+    for kind in fit_discrepancy.KINDS:
         of_kind = [r for r in rows if r.question.kind == kind]
         index = fit_discrepancy.index_of(of_kind)
         for quantity in fit_discrepancy.PARTS:

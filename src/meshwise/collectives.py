@@ -1,7 +1,10 @@
-"""The public function :func:`collective`: one collective on a group of a cluster, by every algorithm."""
+"""The public function :func:`collective`: one collective on a group of a cluster, by every algorithm; and
+the same of several sizes."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +19,7 @@ from meshwise.cost.collectives.anchors.factors import (
     Factors,
     anchored_sd,
     fit_factors,
+    left_over,
     price_on,
     scaled,
 )
@@ -31,7 +35,8 @@ from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
 
 if TYPE_CHECKING:
-    from meshwise.answers.collective import CollectiveResult
+    from meshwise.answers.collective import CollectiveRecord, CollectiveResult
+    from meshwise.answers.collective_sizes import CollectiveSizes
     from meshwise.evidence.anchors.measured import MeasuredSize
 
 
@@ -68,12 +73,104 @@ def collective(
     >>> answer.bytes, answer.time_low_s < answer.time_s < answer.time_high_s
     (16777216.0, True)
     """
-    from meshwise.answers.collective import CollectiveResult, collective_record
-    from meshwise.answers.records.evidence import evidence_record
+    from meshwise.answers.collective import CollectiveResult
 
+    payload = whole_bytes(size, "size")
+    asked = _prepared(op, cluster, ranks, ranks_per_node, stack, measured)
+    return CollectiveResult(_record(asked, payload))
+
+
+@keywords
+def collective_sizes(
+    op: str,
+    sizes: str | Sequence[str | float],
+    cluster: Cluster | NameOrPath,
+    ranks: int | None = None,
+    *,
+    ranks_per_node: int | None = None,
+    stack: Stack | NameOrPath | None = None,
+    measured: NameOrPath | None = None,
+) -> CollectiveSizes:
+    """As :func:`collective`, of several sizes: the fastest algorithm of each, and what was measured of it.
+
+    :param sizes: a list, or text: ``"1KiB:1GiB"`` (each twice the one before), ``"1KiB:1GiB:4"`` (four
+        times), ``"64KiB,1MiB"``.
+    """
+    from meshwise.answers.collective_sizes import CollectiveSizes, sizes_record
+
+    payloads = (
+        opened_sizes(sizes)
+        if isinstance(sizes, str)
+        else tuple(whole_bytes(size, "size") for size in sizes)
+    )
+    asked = _prepared(op, cluster, ranks, ranks_per_node, stack, measured)
+    return CollectiveSizes(sizes_record([_record(asked, p) for p in payloads], asked.given))
+
+
+MOST_SIZES = 200
+_SEVERAL = re.compile(r"(?<!\d),|,(?!\d{3}(?!\d))")  # a comma that does not group digits
+
+
+def several_sizes(text: str) -> bool:
+    """Whether text is more than one size."""
+    return ":" in text or bool(_SEVERAL.search(text))
+
+
+def opened_sizes(text: str) -> tuple[float, ...]:
+    """Sizes [bytes] of a list with commas, its ranges LOW:HIGH and LOW:HIGH:FACTOR opened as nccl-tests
+    opens them: from LOW on, each FACTOR (2) times the one before, up to HIGH. :class:`InputError`."""
+    found: list[float] = []
+    for part in _SEVERAL.split(text):
+        ends = part.split(":")
+        low = whole_bytes(ends[0].strip(), "size")
+        if len(ends) == 1:
+            found.append(low)
+            continue
+        high = whole_bytes(ends[1].strip(), "size")
+        factor = count(ends[2].strip(), "size") if len(ends) == 3 else 2
+        if len(ends) > 3 or high < low or factor < 2:
+            raise InputError(
+                f"size: {shorten(part)} is no range of sizes",
+                field="size",
+                value=part,
+                legal="LOW:HIGH or LOW:HIGH:FACTOR, HIGH not below LOW, FACTOR at least 2",
+                nearest="1KiB:1GiB:2",
+            )
+        while low <= high and len(found) <= MOST_SIZES:
+            found.append(low)
+            low *= factor
+    if len(found) > MOST_SIZES:
+        raise InputError(
+            f"size: {shorten(text)} is more than {MOST_SIZES} sizes",
+            field="size",
+            value=text,
+            legal=f"1 to {MOST_SIZES} sizes",
+        )
+    return tuple(dict.fromkeys(found))
+
+
+class _Prepared(NamedTuple):
+    """What is asked, of whatever size."""
+
+    op: str
+    group: Group
+    cluster: Cluster
+    stack: Stack
+    remarks: list[str]
+    given: list[MeasuredSize]
+    factors: Factors | None  # by the given sizes
+
+
+def _prepared(
+    op: str,
+    cluster: Cluster | NameOrPath,
+    ranks: int | None,
+    ranks_per_node: int | None,
+    stack: Stack | NameOrPath | None,
+    measured: NameOrPath | None,
+) -> _Prepared:
     op = coll.operation(op)
     cluster = load_cluster(cluster, field="cluster")
-    payload = whole_bytes(size, "size")
     # who takes part; a measurement of the user's own may say it
     given: list[MeasuredSize] = []
     if measured is not None:
@@ -96,7 +193,6 @@ def collective(
     library = library_of(cluster.device)
     chosen = load_stack(library.stack if stack is None else stack)
     remarks = [library.remark] if stack is None and library.remark else []
-    asked = _Asked(op, payload, group, cluster, chosen)
     if given and chosen.ideal:
         raise InputError(
             "measured: the ideal stack is a definition, which no measurement moves",
@@ -104,28 +200,44 @@ def collective(
             value=str(measured),
             legal="another stack",
         )
-    priced = _anchored(asked, given) if given else _by_model(asked)
-    factor = float(coll.busbw_factor(op, n))
+    factors = None
+    if given:
+        across = collective_kind(chosen, cluster, group) == "network"
+        sizes: Array = np.array([m.bytes for m in given])
+        price = price_on(op, sizes, coll.fabric_of(op, group, cluster, chosen))
+        factors = fit_factors(price, np.array([m.time_s for m in given]), across)
+    return _Prepared(op, group, cluster, chosen, remarks, given, factors)
+
+
+def _record(a: _Prepared, payload: float) -> CollectiveRecord:
+    """The answer about one size [bytes]."""
+    from meshwise.answers.collective import collective_record
+    from meshwise.answers.records.evidence import evidence_record
+
+    asked = _Asked(a.op, payload, a.group, a.cluster, a.stack)
+    priced = _by_model(asked) if a.factors is None else _anchored(asked, a.factors)
+    n = int(a.group.size)
+    factor = float(coll.busbw_factor(a.op, n))
     evidence = None
     if n > 1:
-        best = coll.cheapest(op, np.float64(payload), group, cluster, chosen)
-        question = collective_question(op, payload, group, cluster, chosen, best)
-        evidence = evidence_record(question, chosen)
-    record = collective_record(
-        op,
+        best = coll.cheapest(a.op, np.float64(payload), a.group, a.cluster, a.stack)
+        question = collective_question(a.op, payload, a.group, a.cluster, a.stack, best)
+        evidence = evidence_record(question, a.stack)
+    return collective_record(
+        a.op,
         payload,
         n,
-        cluster,
+        a.cluster,
         priced.candidates,
         factor,
         priced.interval,
         evidence,
-        stack=chosen.name,
-        remarks=remarks,
-        factors=priced.factors,
-        given=given,
+        stack=a.stack.name,
+        remarks=a.remarks,
+        factors=a.factors,
+        left=priced.left,
+        given=a.given,
     )
-    return CollectiveResult(record)
 
 
 class _Asked(NamedTuple):
@@ -141,7 +253,7 @@ class _Priced(NamedTuple):
 
     candidates: list[Candidate]
     interval: tuple[float, float]
-    factors: Factors | None = None
+    left: float = 1.0  # of the measured sizes near this one, beyond both factors
 
 
 def _by_model(a: _Asked) -> _Priced:
@@ -153,18 +265,19 @@ def _by_model(a: _Asked) -> _Priced:
     return _Priced(found, interval)
 
 
-def _anchored(a: _Asked, given: list[MeasuredSize]) -> _Priced:
-    """With the factors that the measured sizes give."""
+def _anchored(a: _Asked, factors: Factors) -> _Priced:
+    """With the factors that the measured sizes gave."""
     fabric = coll.fabric_of(a.op, a.group, a.cluster, a.stack)
-    sizes: Array = np.array([m.bytes for m in given])
-    factors = fit_factors(price_on(a.op, sizes, fabric), np.array([m.time_s for m in given]))
     own = scaled(fabric, factors.latency, factors.bandwidth)
-    found = coll.candidates_on(a.op, np.float64(a.payload), own)
+    left = float(left_over(np.array([a.payload]), factors)[0])
+    found = [
+        c._replace(seconds=c.seconds * left)
+        for c in coll.candidates_on(a.op, np.float64(a.payload), own)
+    ]
     seconds = min(float(c.seconds) for c in found)
-    across = collective_kind(a.stack, a.cluster, a.group) == "network"
     price = price_on(a.op, np.array([a.payload]), fabric)
-    wide = float(np.exp(NORMAL * anchored_sd(price, factors, across)[0]))
-    return _Priced(found, (seconds / wide, seconds * wide), factors)
+    wide = float(np.exp(NORMAL * anchored_sd(price, factors)[0]))
+    return _Priced(found, (seconds / wide, seconds * wide), left)
 
 
 def _of_system(path: str, op: str, cluster: Cluster, ranks: int | None) -> list[MeasuredSize]:

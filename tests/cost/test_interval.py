@@ -27,6 +27,7 @@ from meshwise.cost.doubt.spread import (
     within_memory_error,
 )
 from meshwise.cost.estimate import price_layouts
+from meshwise.cost.uncertainty import LATE_LAUNCH_S
 from meshwise.layouts.layout import Layout, arrays, columns
 from meshwise.stacks.load import load_stack
 
@@ -71,6 +72,51 @@ def test_every_part_makes_a_question_less_sure(quantity: str) -> None:
             continue  # of every question, or of what is new, below
         asked = PLAIN._replace(traits=traits, shares=shares)
         assert float(standard_deviation(quantity, asked)) == pytest.approx(np.hypot(base, sd))
+
+
+def asked(op: str, size: str, cluster: str, ranks: int) -> tuple[float, float]:
+    """How far the ends of a collective's interval lie from it, as factors."""
+    found = mw.collective(op, size, cluster, ranks)
+    return found.time_s / found.time_low_s, found.time_high_s / found.time_s
+
+
+def test_a_collective_is_as_sure_as_its_regime() -> None:
+    inside = asked("all_reduce", "256MiB", "hgx-h100", 8)
+    lanes = asked("all_reduce", "256MiB", "l40s-8x", 8)
+    network = asked("all_reduce", "256MiB", "hgx-h100", 16)
+    assert all(1.0 < end < 1.5 for end in inside)
+    assert inside[0] < network[0] and inside[1] < network[1]
+    assert inside[0] < lanes[0] and inside[1] < lanes[1]
+    # another fabric's constants stand in
+    assert asked("all_reduce", "256MiB", "mi300x-node", 8)[0] > inside[0]
+    # small messages over a network, by latencies that differ by more than rates
+    assert asked("all_reduce", "8KiB", "hgx-h100", 16)[0] > network[0]
+
+
+def test_inside_a_node_a_late_launch_is_at_the_upper_end_alone() -> None:
+    """Of a small message, by so many seconds as hosts are late; of a large one it is nothing."""
+    small = mw.collective("all_reduce", "8KiB", "hgx-h100", 8)
+    assert small.time_high_s > small.time_s + LATE_LAUNCH_S
+    assert small.time_s / small.time_low_s < 1.5
+    engine = mw.collective("all_reduce", "8KiB", "hgx-h100", 8, stack="vllm")
+    assert engine.time_high_s < small.time_s + LATE_LAUNCH_S
+
+
+@pytest.mark.parametrize("op", ["scatter", "gather", "send_recv"])
+def test_operations_that_no_log_shows_say_so(op: str) -> None:
+    found = mw.collective(op, "16MiB", "hgx-h100", 16).to_dict()["evidence"]
+    assert found is not None
+    assert found["tier"] != "measured"
+    assert {"rooted", "send_recv"} & set(found["new"])
+    known = mw.collective("all_to_all", "16MiB", "hgx-h100", 16).to_dict()["evidence"]
+    assert known is not None
+    assert known["tier"] == "measured"
+
+
+def test_regimes_of_collectives_have_ends_of_their_own() -> None:
+    ends = doubt("time_s").ends
+    assert set(ends) == {"links", "lanes", "host", "network"}
+    assert all(min(pair) >= NORMAL for pair in ends.values())
 
 
 def test_new_software_is_less_sure_than_known_software() -> None:

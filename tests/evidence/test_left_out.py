@@ -152,7 +152,7 @@ def test_the_index_has_a_cell_per_combination(tools: Any) -> None:
 def test_tight_is_the_share_that_holds_most_wrong_answers(tools: Any) -> None:
     fit = tools.fit_discrepancy
     asked = Question("training", "d", "s", "s", {}, {})
-    known = fit.Fit({"source": 0.1}, 2.0, 2.0)
+    known = fit.Fit({"source": 0.1}, 2.0, 2.0, {})
     wrong = [fit.Held(f"p{i}", asked, float(np.exp(0.01 * i)), False) for i in range(1, 11)]
     right = [fit.Held("q", asked, 5.0, True), fit.Held("q", asked, 0.1, False)]
     share = fit.tight_share([*wrong, *right], known)

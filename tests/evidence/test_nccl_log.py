@@ -110,6 +110,18 @@ def test_what_is_no_system(text: str, why: str) -> None:
     assert caught.value.field == "measured"
 
 
+def test_hosts_of_one_name_are_told_apart_by_their_processes() -> None:
+    """Names that somebody shortened: a launcher's ranks on one host have process ids near each other."""
+    one_name = NEW.replace("node-1", "node-0").replace("Pid   2575", "Pid 181511")
+    log = read(one_name)
+    assert (log.ranks, log.hosts) == (2, 2)
+    more = one_name.replace(
+        "# Using devices",
+        "# Using devices\n#  Rank  2 Group  0 Pid   2576 on node-0 device  1 [0000:1f:00] NVIDIA H100 80GB HBM3",
+    )
+    assert (read(more).ranks, read(more).hosts) == (3, 2)
+
+
 def test_figures_that_do_not_agree_are_not_read() -> None:
     wrong = NEW.replace("98.62   98.62", "12.00   12.00")
     assert [r.bytes for r in read(wrong).rows] == [8192.0]

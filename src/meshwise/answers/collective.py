@@ -42,10 +42,12 @@ class MeasuredRecord(TypedDict):
 
 
 class AnchoredRecord(TypedDict):
-    """A system's latencies and bandwidths over the model's, by sizes of its own."""
+    """A system's latencies and bandwidths over the model's, by sizes of its own; ``size_factor``: its time
+    beyond both, by the sizes near the one that is asked."""
 
     latency_factor: float
     bandwidth_factor: float
+    size_factor: float
     rows: list[MeasuredRecord]
 
 
@@ -140,11 +142,13 @@ def collective_record(
     stack: str,
     remarks: Sequence[str] = (),
     factors: Factors | None = None,
+    left: float = 1.0,
     given: Sequence[MeasuredSize] = (),
 ) -> CollectiveRecord:
     """The JSON of a collective of ``payload`` bytes; ``factor`` is nccl-tests' of bus bandwidth,
     ``interval`` the 90 % one of the fastest algorithm's time [s], ``evidence`` says how near published
-    logs are; ``factors`` are those that the ``given`` sizes of the system's own come to."""
+    logs are; ``factors`` are those that the ``given`` sizes of the system's own come to, ``left`` the time
+    beyond them."""
     legal = (c for c in candidates if float(c.seconds) != float("inf"))
     usable = sorted(legal, key=lambda c: float(c.seconds))
     if ranks == 1:
@@ -166,16 +170,17 @@ def collective_record(
         "wire_bytes": best["wire_bytes"],
         "candidates": found,
         "stack": stack,
-        "anchored": None if factors is None else _anchored(factors, given),
+        "anchored": None if factors is None else _anchored(factors, left, given),
         "evidence": evidence,
         "remarks": [*([cluster.asked] if cluster.asked else []), *remarks],
     }
 
 
-def _anchored(factors: Factors, given: Sequence[MeasuredSize]) -> AnchoredRecord:
+def _anchored(factors: Factors, left: float, given: Sequence[MeasuredSize]) -> AnchoredRecord:
     return {
         "latency_factor": factors.latency,
         "bandwidth_factor": factors.bandwidth,
+        "size_factor": left,
         "rows": [{"row": m.where, "bytes": m.bytes, "time_s": m.time_s} for m in given],
     }
 
@@ -228,18 +233,22 @@ def collective_page(d: CollectiveRecord) -> Page:
     )
     asked = f"{d['cluster']['name']}, {d['stack']}" + assumed_words(d["cluster"]["assumed"])
     said = (
-        remark_lines(d["remarks"]) + _anchored_lines(d["anchored"]) + evidence_lines(d["evidence"])
+        remark_lines(d["remarks"]) + anchored_lines(d["anchored"]) + evidence_lines(d["evidence"])
     )
     return Page(asked, (table, *said), collective_line(d))
 
 
-def _anchored_lines(anchored: AnchoredRecord | None) -> list[str]:
+def anchored_lines(anchored: AnchoredRecord | None, one_size: bool = True) -> list[str]:
+    """What anchors an answer; none where nothing does. ``one_size``: with what its own size adds."""
     if anchored is None:
         return []
+    near = (
+        f", ×{anchored['size_factor']:.2f} in time by the sizes near this one" if one_size else ""
+    )
     return [
         sentence(
             f"anchored by {len(anchored['rows'])} measured sizes: latencies "
             f"×{anchored['latency_factor']:.2f} and bandwidths ×{anchored['bandwidth_factor']:.2f} of "
-            "the model's"
+            f"the model's{near}"
         )
     ]

@@ -15,11 +15,12 @@ from meshwise.cli.given import Given
     needs=(Need("op", "all_reduce"), Need("size", "16MiB"), needs.NEEDS_CLUSTER),
     about={
         "op": f"{', '.join(values.COLLECTIVE_OPS[:-1])} or {values.COLLECTIVE_OPS[-1]}.",
-        "size": "With its unit, such as 16MiB or 1.6GB; a number alone is bytes.",
+        "size": "With its unit, such as 16MiB or 1.6GB; a number alone is bytes. Several: 1KiB:1GiB (each twice "
+        "the one before; 1KiB:1GiB:4 four times), 64KiB,1MiB.",
     },
     examples=(
         "meshwise collective all_reduce 1.6GB --on dgx-a100 --ranks 8",
-        "meshwise collective all_to_all 16MiB --on hgx-h100 --ranks 64",
+        "meshwise collective all_to_all 1KiB:1GiB --on hgx-h100 --ranks 64",
     ),
 )
 @click.argument("op", metavar="OP", type=values.OP_TYPE, required=False)
@@ -51,12 +52,14 @@ from meshwise.cli.given import Given
 def command(
     op: str, size: str, cluster: str | None, nodes: str | None, nics: str | None, **said: object
 ) -> None:
-    """Time of OP on SIZE bytes (as nccl-tests counts them), by every algorithm."""
-    from meshwise import api
+    """Time of OP on SIZE bytes (as nccl-tests counts them), by every algorithm; of several sizes by the
+    fastest."""
+    from meshwise.collectives import collective, collective_sizes, several_sizes
 
     o = Given(said)
     where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
-    result = api.collective(
+    ask = collective_sizes if several_sizes(size) else collective
+    result = ask(
         op,
         size,
         where,
@@ -65,4 +68,4 @@ def command(
         stack=options.stack_name(o, "") or None,
         measured=o.text("measured"),
     )
-    output.write_answer(o, result.to_dict, result.page, "candidates")
+    output.write_answer(o, result.to_dict, result.page, result.ROWS)

@@ -140,6 +140,13 @@ ALL_TO_ALL_DOMAINS, CROWDED = 16, 3.0
 MEASURED_DOMAIN = 400e9
 
 
+# The library's constants inside a node are of calls that follow each other. Where a host starts each anew,
+# small ones wait for it: torch's all_reduce on 8 GPUs needs 39 (H200) to 48 us (B200) for any size up to
+# 512 KiB, nccl-tests of 2021 on 8 A100 35, of which the constants say 15 to 21 (stas00/ml-engineering,
+# microsoft/superbenchmark); all_to_all of 2021 60, where they say 9.
+LATE_LAUNCH_S = 40e-6
+
+
 def _unmeasured(fabric: Fabric, cluster: Cluster) -> Fabric:
     """The fabric if nothing holds that no log shows: another maker's library starts as late as the
     one log of such does, and a domain's network carries no more than the fastest one measured."""
@@ -164,13 +171,15 @@ def _unmeasured(fabric: Fabric, cluster: Cluster) -> Fabric:
 def unmeasured_slowdown(
     op: str, payload: float, group: Group, cluster: Cluster, stack: Stack, seconds: float
 ) -> float:
-    """ln of how much longer than ``seconds`` a collective of ``payload`` bytes over a network takes if nothing
-    unmeasured holds; 0 inside a node and under the ideal stack.
+    """ln of how much longer than ``seconds`` a collective of ``payload`` bytes takes if nothing unmeasured
+    holds over a network, or if inside a node a host is late with its launch; 0 for an engine's own kernels
+    and under the ideal stack.
     """
     if stack.ideal or seconds <= 0.0:
         return 0.0
-    if collective_kind(stack, cluster, group) != "network":
-        return 0.0
+    kind = collective_kind(stack, cluster, group)
+    if kind != "network":
+        return math.log1p(LATE_LAUNCH_S / seconds) if kind.startswith("nccl") else 0.0
     fabric = _unmeasured(fabric_of(op, group, cluster, stack, by_own_nic=True), cluster)
     longest = min(float(c.seconds) for c in candidates_on(op, np.float64(payload), fabric))
     longer = max(float(np.log(longest / seconds)), 0.0)
@@ -196,9 +205,10 @@ def collective_interval(
     """90 % interval [s] of one algorithm's time of a collective, whose ``best`` is known."""
     if stack.ideal or seconds <= 0.0:
         return seconds, seconds
-    sd = standard_deviation("time_s", collective_question(op, payload, group, cluster, stack, best))
+    asked = collective_question(op, payload, group, cluster, stack, best)
+    sd = standard_deviation("time_s", asked)
     longer = unmeasured_slowdown(op, payload, group, cluster, stack, float(best.seconds))
-    low, high = prediction_interval(seconds, "time_s", sd, longer)
+    low, high = prediction_interval(seconds, "time_s", sd, longer, asked)
     if collective_kind(stack, cluster, group) == "nccl-host":
         # hosts differ by more than the wire allows
         low = max(

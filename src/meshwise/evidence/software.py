@@ -41,7 +41,9 @@ def software_of(row: Row, name: str, phase: str, named: Stack | None = None) -> 
         raise Unsupported(f"software {name!r} is made for {' and '.join(known.can.runs)} alone")
     if known is not None:
         # tables say torchtitan of a run that is not compiled, commands of one that is
-        differs = () if commanded(name) in (None, known.name) else (Assumed("software", known.name),)
+        differs = (
+            () if commanded(name) in (None, known.name) else (Assumed("software", known.name),)
+        )
         return RowSoftware(as_stated(known, row), differs)
     other = named if named is not None else load_stack(GENERIC[kind])
     return RowSoftware(as_stated(other, row), (Assumed("stack", other.name),), named is None)

@@ -127,7 +127,7 @@ def _interval(p: Prediction) -> tuple[float | None, float | None]:
         return None, None
     quantity = p.judged_as or p.quantity
     sd = standard_deviation(quantity, p.question, p.source)
-    low, high = prediction_interval(p.predicted, quantity, sd, p.slower)
+    low, high = prediction_interval(p.predicted, quantity, sd, p.slower, p.question)
     return float(low) * p.span.low, float(high) * p.span.high
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import SHARD_STAGES
 from meshwise.clusters.load import Cluster
+from meshwise.cost.collectives.algorithms import ROOTED
 from meshwise.cost.collectives.collective import Priced
 from meshwise.cost.collectives.fits import lent_levels
 from meshwise.cost.doubt.exposed import crosses_network, exposed_comm
@@ -37,14 +38,18 @@ TRAITS = {
     "many_nodes": "more than 8 nodes",
     "over_memory": "ran though it does not fit",
     # of collectives
+    "links": "over a node's own links",
     "network": "over a network",
     "network_small": "up to 32 KiB over a network",
     "network_medium": "up to a mebibyte over a network",
     "network_all_to_all": "all-to-all over a network",
     "open_rate": "a network whose rate is not stated",
+    "lanes": "PCIe with peer access",
     "host": "through the host's memory",
     "all_to_all": "all-to-all",
     "one_shot": "an engine's own kernels",
+    "rooted": "scatter or gather",
+    "send_recv": "send and receive",
     "small": "up to a mebibyte inside a node",
 }
 MANY_NODES = 8
@@ -160,7 +165,10 @@ def collective_question(
     ]
     inside, outer = cluster.levels[0], cluster.levels[crossed[-1]]
     network = any(cluster.levels[i].kind == "network" for i in crossed)
+    pcie = not network and inside.kind in _PCIE
     one_shot = not network and stack.communication.custom_all_reduce
+    # priced by the constants of all_to_all, which no log of their own has shown to hold
+    like_another = op in (*ROOTED, "send_recv")
     nodes = float(np.max(group.size)) / cluster.node_devices
     source = best.sources[crossed[-1]]
     traits = {
@@ -170,11 +178,15 @@ def collective_question(
         "network_all_to_all": network and op == "all_to_all",
         "many_nodes": network and nodes > MANY_NODES,
         "open_rate": network and (open_rate or outer.assumed),
-        "pcie": not network and inside.kind in _PCIE,
-        "host": not network and inside.kind == "pcie-host",
+        "pcie": pcie,
+        "links": not network and not pcie,
+        "lanes": pcie and inside.kind == "pcie",
+        "host": pcie and inside.kind != "pcie",
         "all_to_all": not network and op == "all_to_all",
         "small": not network and payload <= MEDIUM_BYTES,
         "one_shot": one_shot,
+        "rooted": op in ROOTED,
+        "send_recv": op == "send_recv",
     }
     return Question(
         kind="collectives",
@@ -183,6 +195,6 @@ def collective_question(
         # the fabric whose constants hold; its own name where it has none
         release=outer.fabric if source.inherited_by else source.file,
         traits={k: np.float64(v) for k, v in traits.items()},
-        shares={"inherited": lent_levels(best.lent, group.ranks)},
+        shares={"inherited": np.hypot(lent_levels(best.lent, group.ranks), float(like_another))},
         own_kernels=not source.inherited_by,
     )

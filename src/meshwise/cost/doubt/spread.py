@@ -40,6 +40,7 @@ class Doubt(NamedTuple):
     low: float  # standard deviations below and above the prediction that hold 90 %
     high: float
     tight: float  # share of the interval that counts as the error of memory held against a limit
+    ends: dict[str, tuple[float, float]]  # low and high by regime, where regimes have their own
     layout: float  # sd of ln(measured / predicted) between layouts of one job, beside what differs
 
 
@@ -54,7 +55,12 @@ def doubt(quantity: str) -> Doubt:
     name = judged_as(quantity).replace("_", "-")
     table: dict[str, Any] = catalog.load("discrepancy", name, "quantity")[1]
     return Doubt(
-        table["sd"], table["low"], table["high"], table.get("tight", 1.0), table.get("layout", 0.0)
+        table["sd"],
+        table["low"],
+        table["high"],
+        table.get("tight", 1.0),
+        {name: (low, high) for name, (low, high) in table.get("ends", {}).items()},
+        table.get("layout", 0.0),
     )
 
 
@@ -79,16 +85,27 @@ def standard_deviation(quantity: str, q: Question, without: str = "") -> Array:
     return np.sqrt(variance)
 
 
+def interval_ends(quantity: str, q: Question | None = None) -> tuple[float, float]:
+    """Standard deviations below and above a prediction that hold 90 %: of the question's regime, where it
+    has ends of its own."""
+    d = doubt(quantity)
+    if q is not None:
+        for name, ends in d.ends.items():
+            if np.any(q.traits.get(name, 0.0)):
+                return ends
+    return d.low, d.high
+
+
 def prediction_interval(
-    value: Array, quantity: str, sd: Array, slower: Array = 0.0
+    value: Array, quantity: str, sd: Array, slower: Array = 0.0, asked: Question | None = None
 ) -> tuple[Array, Array]:
     """(low, high) of a predicted value, in its unit: 90 % of left-out published rows lie within.
 
     ``sd``: :func:`standard_deviation`; ``slower``: how much longer, as a logarithm, it takes if nothing
-    holds that was never measured.
+    holds that was never measured; ``asked``: the question, whose regime may have ends of its own.
     """
-    d = doubt(quantity)
-    return value * np.exp(-d.low * sd), value * np.exp(d.high * sd + slower)
+    low, high = interval_ends(quantity, asked)
+    return value * np.exp(-low * sd), value * np.exp(high * sd + slower)
 
 
 def difference_sd(

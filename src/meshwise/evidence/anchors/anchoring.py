@@ -9,6 +9,7 @@ import numpy as np
 
 from meshwise.cost.collectives.anchors.factors import (
     Factors,
+    anchored_s,
     anchored_sd,
     fit_factors,
     price_on,
@@ -154,7 +155,7 @@ def _anchored(system: System, asked: CollectiveAsked, given: list[MeasuredSize])
     payload = np.array([m.bytes for m in given])
     q = asked
     price = price_on(q.op, payload, fabric_of(q.op, q.group, q.cluster, q.stack))
-    factors = fit_factors(price, np.array([m.time_s for m in given]))
+    factors = fit_factors(price, np.array([m.time_s for m in given]), q.across)
     return Anchored(system, q.op, int(q.group.size), factors, tuple(m.where for m in given))
 
 
@@ -164,6 +165,6 @@ def anchored_prediction(
     """The prediction of a row of that system, with its factors."""
     q, factors = asked, anchored.factors
     price = price_on(q.op, np.array([q.payload]), fabric_of(q.op, q.group, q.cluster, q.stack))
-    seconds = float(price(factors.latency, factors.bandwidth)[0])
-    spread = float(anchored_sd(price, factors, q.across)[0])
+    seconds = float(anchored_s(price, factors)[0])
+    spread = float(anchored_sd(price, factors)[0])
     return plain._replace(predicted=seconds, anchored_sd=spread)

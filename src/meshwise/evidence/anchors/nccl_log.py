@@ -7,6 +7,7 @@ bandwidth. Out-of-place figures are read.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -21,7 +22,12 @@ _TYPES = (
 _LINE = re.compile(rf"(?<![\d.])(\d+)\s+(\d+)\s+({_TYPES})\s+(\S.*)")
 _REDUCTION = re.compile(r"[a-zA-Z]\w*")
 _PROGRAM = re.compile(r"\b(\w+_perf)(?:_mpi)?\b")
-_RANK = re.compile(r"\bRank\s+(\d+)\s.*?\bon\s+(\S+)\s+device\s+(\d+)\s+\[[^\]]*\]\s*(.*)")
+_RANK = re.compile(
+    r"\bRank\s+(\d+)\s(?:.*?\bPid\s+(\d+))?.*?\bon\s+(\S+)\s+device\s+(\d+)\s+\[[^\]]*\]\s*(.*)"
+)
+# One launcher starts the ranks of a host at once, with process ids near each other. Of one host's name and
+# device number with ids far apart there are two hosts, whose names somebody shortened or replaced.
+_STARTED_TOGETHER = 1000
 _TELLING = 1.0  # GB/s from which on two decimals tell a factor to a percent
 _MAKERS = re.compile(r"^(?:nvidia|amd|instinct|geforce|tesla|quadro)\s+", re.IGNORECASE)
 
@@ -38,6 +44,14 @@ class LoggedRow(NamedTuple):
     bus_factor: float | None  # bus over algorithm bandwidth; None where its digits do not tell
 
 
+class Listed(NamedTuple):
+    """Where a rank ran, as a log lists it."""
+
+    process: int
+    host: str
+    device: int
+
+
 class Log(NamedTuple):
     """What a log says; None and empty where it does not."""
 
@@ -50,14 +64,14 @@ class Log(NamedTuple):
 def read_log(text: str, name: str, field: str) -> Log:
     """The figures of a log; :class:`InputError` where it has none."""
     rows: list[LoggedRow] = []
-    listed: dict[int, tuple[str, int]] = {}
+    listed: dict[int, Listed] = {}
     devices: set[str] = set()
     op: str | None = None
     for number, line in enumerate(text.splitlines(), start=1):
         rank = _RANK.search(line)
         if rank:
-            listed[int(rank[1])] = (rank[2], int(rank[3]))
-            devices.add(rank[4].strip())
+            listed[int(rank[1])] = Listed(int(rank[2] or 0), rank[3], int(rank[4]))
+            devices.add(rank[5].strip())
             continue
         program = _PROGRAM.search(line)
         if program:
@@ -74,16 +88,37 @@ def read_log(text: str, name: str, field: str) -> Log:
         )
     ranks = max(listed) + 1 if listed else None
     whole = ranks is not None and len(listed) == ranks
-    hosts = len({host for host, _ in listed.values()}) if whole else None
+    alike = _by_device(list(listed.values()))
     # two ranks on one device are no system that anybody runs
-    if len(set(listed.values())) < len(listed):
+    if any(_together(processes) for processes in alike.values()):
         raise InputError(
             f"{field}: {shorten(name)}: several ranks ran on one device",
             field=field,
             value=name,
             legal="a log with a device for each rank",
         )
+    hosts = _hosts(alike) if whole else None
     return Log(rows, ranks, hosts, _device(devices))
+
+
+def _by_device(listed: list[Listed]) -> dict[tuple[str, int], list[int]]:
+    """(host's name, device's number) → the processes that ran there, in order."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for rank in sorted(listed):
+        found.setdefault((rank.host, rank.device), []).append(rank.process)
+    return found
+
+
+def _together(processes: list[int]) -> bool:
+    return any(b - a < _STARTED_TOGETHER for a, b in itertools.pairwise(processes))
+
+
+def _hosts(alike: dict[tuple[str, int], list[int]]) -> int:
+    """How many hosts there are: as many of a name as its devices' numbers come back."""
+    of_name: dict[str, int] = {}
+    for (host, _), processes in alike.items():
+        of_name[host] = max(of_name.get(host, 0), len(processes))
+    return sum(of_name.values())
 
 
 def _device(names: set[str]) -> str | None:
