@@ -25,6 +25,7 @@ ARROW = [
     ("arguments", "layouts"),
     ("program",),
     ("cost",),
+    ("simulate",),
     ("search",),
     ("evidence",),
     ("runtime", "launch"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,22 +27,31 @@ from meshwise.evidence.prediction import (
     model_of,
     source_of,
 )
-from meshwise.evidence.software import software_of
+from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import quantised
 from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
-from meshwise.search.serving.iteration import Engine
+from meshwise.simulate.iteration import Engine
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import fraction
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Formats
 
 
-def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
-    """TPOT under a fixed concurrency, or a static batch's whole latency."""
+class ServedRow(NamedTuple):
+    """What a row ran: an engine on its layout, and what had to be assumed."""
+
+    engine: Engine
+    tp: int
+    software: RowSoftware
+    assumed: tuple[Assumed, ...]
+
+
+def served_row(row: Row, folder: Path, named: Stack | None = None) -> ServedRow:
+    """Hardware, software, formats and layout of a row."""
     model = model_of(row, folder)
     devices = row.count("devices")
     tp, pp, dp = row.count("tp", 1), row.count("pp", 1), row.count("dp", 1)
@@ -51,19 +61,26 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
         unsaid = (Assumed("dp", str(dp)),)
     if tp * pp * dp != devices:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
-    # hardware, software, formats and layout of the row, and what had to be assumed
     per_node, node = hardware.node_devices(row, devices)
     cluster, lacking = hardware.cluster_of(row, devices, per_node, None)
     engine_name, version = row.text("engine"), row.text("engine_version")
     name = f"{engine_name}-{version}" if engine_name and version else engine_name
     software = software_of(row, name, "decode", named)
-    stack = software.stack
-    formats, assumed = row_formats(row, stack, model, cluster.device)
+    formats, assumed = row_formats(row, software.stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
     assumed += (*blocks, *unsaid, *software.assumed, *node, *lacking)
     etp = row.count("etp") if row.text("etp") else None
     layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
-    engine = Engine(model, cluster, stack, layouts, formats)
+    engine = Engine(model, cluster, software.stack, layouts, formats)
+    return ServedRow(engine, tp, software, assumed)
+
+
+def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
+    """TPOT under a fixed concurrency, or a static batch's whole latency."""
+    ran = served_row(row, folder, named)
+    engine, tp, software, assumed = ran
+    model, cluster, stack, layouts = engine.model, engine.cluster, engine.stack, engine.layouts
+    formats, pp = engine.formats, int(layouts.pp)
     isl, osl = row.count("isl"), row.count("osl")
     # what the row measures: a static batch's whole latency,
     name, source = row.text("id"), source_of(row)
