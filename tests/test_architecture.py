@@ -30,7 +30,7 @@ ARROW = [
     ("evidence",),
     ("runtime", "launch"),
     ("answers",),  # also what launch writes and reads
-    ("curves", "plans", "collectives"),
+    ("curves", "plans", "collectives", "serving"),
     ("api",),
     ("comparison",),
     ("commands", "runs"),
