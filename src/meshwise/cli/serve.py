@@ -12,7 +12,6 @@ from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
-    from meshwise.stacks.stack import Stack
     from meshwise.workloads.serving import Serving
 
 load_options = options.stacked(
@@ -82,9 +81,35 @@ load_options = options.stacked(
     click.option(
         "--length-spread",
         metavar="SHARE",
-        help="Answers are from (1 - SHARE) x --osl to --osl long (default 0.2); 0: all end together.",
+        help="Prompts and answers are (1 - SHARE) to 1 times as long (default 0.2); 0: all end together.",
     ),
     options.skew_option,
+)
+_traffic_options = options.stacked(
+    click.option(
+        "--request-rate",
+        metavar="R",
+        help="Requests that arrive per second, in place of a fixed number in flight.",
+    ),
+    click.option(
+        "--arrivals",
+        default="poisson",
+        metavar="HOW",
+        show_default=True,
+        help="poisson, gamma:B (burstiness B: below 1 in bursts), or a FILE of arrival,input,output.",
+    ),
+    click.option(
+        "--requests",
+        type=values.NUMBER_TYPE,
+        help="Requests of the run (default: 10 per one in flight, 2,000 of arrivals).",
+    ),
+    click.option(
+        "--seed",
+        default="0",
+        type=values.NUMBER_TYPE,
+        show_default=True,
+        help="Of lengths and arrivals: another one draws others.",
+    ),
 )
 _layout_options = options.stacked(
     options.tp_options,
@@ -112,7 +137,9 @@ _software_options = options.stacked(
     cls=CliCommand,
     needs=(
         *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
-        *(Need("isl", "1024"), Need("osl", "256"), Need("concurrency", "32")),
+        Need("isl", "1024", "required without a trace", lambda o: not _traced(o)),
+        Need("osl", "256", "required without a trace", lambda o: not _traced(o)),
+        Need("concurrency", "32", "required without arrivals", lambda o: not _arriving(o)),
     ),
     phase=lambda _: "decode",
     about={"model": needs.ABOUT_MODEL},
@@ -124,6 +151,7 @@ _software_options = options.stacked(
 @options.target_options
 @_layout_options
 @load_options
+@_traffic_options
 @options.format_options
 @engine.limit_options
 @_software_options
@@ -133,7 +161,9 @@ def command(
 ) -> None:
     """Serve MODEL with continuous batching: TPOT, TTFT, throughput, and how many requests fit.
 
-    A closed loop: --concurrency requests of --isl tokens in and --osl out are always in flight.
+    A closed loop, where --concurrency requests of --isl tokens in and --osl out are always in flight; or
+    arrivals at --request-rate, or of a trace. Simulated by the engine's own rules: the steady state, and the
+    mean over all requests of the run.
     """
     from meshwise import api
 
@@ -146,23 +176,61 @@ def command(
     if o.has("etp"):
         axes["etp"] = o.count("etp")
     gpus = o.number("gpus")
-    load = engine.within_length(o, read_load(o))
-    check_length_spread(o, stack)
+    most = stack.scheduler.max_sequences * int(str(axes["dp"]))
+    load = engine.within_length(o, read_load(_with_trace(o, most)))
     degrees = options.serving_degrees(axes)
-    result = api.serve(spec, where, load, stack=stack, gpus=gpus, **degrees)
+    result = api.serve(
+        spec,
+        where,
+        load,
+        stack=stack,
+        gpus=gpus,
+        request_rate=_rate(o),
+        arrivals=o.word("arrivals"),
+        requests=o.number("requests"),
+        seed=o.count("seed", low=0),
+        **degrees,
+    )
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
 
 
-def check_length_spread(o: Given, stack: Stack) -> None:
-    """Refuse a spread of lengths where nothing waits for prompts that come together."""
-    if o["length_spread"] is not None and stack.scheduler.mixes_prefill:
-        raise InputError(
-            f"--length-spread={shorten(o['length_spread'])}: {stack.title or stack.name} computes prompts "
-            "beside decodes, whichever end together",
-            field="--length-spread",
-            value=o["length_spread"],
-            legal="leave --length-spread out, or a stack that computes prompts first (sglang)",
-        )
+def _traced(o: Given) -> bool:
+    """Whether a file says what arrives."""
+    from meshwise.simulate.loads import is_trace
+
+    return o.has("arrivals") and is_trace(o.word("arrivals"))
+
+
+def _arriving(o: Given) -> bool:
+    """Whether requests come whether others end or not."""
+    return o.has("request_rate") or _traced(o)
+
+
+def _rate(o: Given) -> float | None:
+    from meshwise.simulate.loads import request_rate
+
+    return request_rate(o["request_rate"], "--request-rate") if o.has("request_rate") else None
+
+
+def _with_trace(o: Given, most: int) -> Given:
+    """The options with what a trace says of lengths, and how many requests may run at once."""
+    from meshwise.workloads.workload import MAX_BATCH
+
+    if not _arriving(o):
+        return o
+    if not o.has("concurrency"):
+        o = o.but(concurrency=str(min(most, MAX_BATCH)))
+    if not _traced(o):
+        return o
+    for name in ("isl", "osl", "length_spread"):
+        if o.has(name):
+            raise InputError(
+                f"{option_of(name)}={shorten(o[name])}: the trace says how long its requests are",
+                field=option_of(name),
+                value=o[name],
+                legal=f"leave {option_of(name)} or --arrivals out",
+            )
+    return o.but(isl="1", osl="1")  # the longest of the trace stand in their place
 
 
 def expert_imbalance(o: Given) -> float:

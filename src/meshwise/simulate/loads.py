@@ -3,6 +3,7 @@ says."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meshwise.checks import name_of
 from meshwise.errors import InputError, quoted, shorten
 from meshwise.strict_tables import fraction
 from meshwise.workloads.serving import Serving
@@ -81,6 +83,34 @@ def is_trace(words: str) -> bool:
 def request_rate(value: object, field: str = "request_rate") -> float:
     """Requests per second, above 0."""
     return fraction(value, field, low=1e-6, high=MOST_RATE)
+
+
+def traffic(
+    rate: float | None, arrivals: str | os.PathLike[str], requests: int | None
+) -> Arrivals | None:
+    """What is said of arrivals; None: a closed loop."""
+    words = name_of(arrivals, "arrivals", "poisson, gamma:B, or the path of a trace")
+    if is_trace(words):
+        if rate is not None:
+            raise InputError(
+                f"request_rate={rate:g}: the trace says when its requests arrive",
+                field="request_rate",
+                value=rate,
+                legal="leave `request_rate` out, or `arrivals` of poisson or gamma:B",
+            )
+        trace = read_trace(words, "arrivals", requests)
+        return Arrivals(trace.rate, trace=trace)
+    if rate is None:
+        arrivals_of(words, 1.0)
+        if words != "poisson":
+            raise InputError(
+                f"arrivals={words} has no meaning without a rate",
+                field="arrivals",
+                value=words,
+                legal="leave `arrivals` out, or `request_rate` with it",
+            )
+        return None
+    return arrivals_of(words, request_rate(rate))
 
 
 def read_trace(path: str, field: str, most: int | None = None) -> Trace:

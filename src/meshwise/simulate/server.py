@@ -51,10 +51,15 @@ class SimulatedServer:
         w: Serving,
         rules: Rules | None = None,
         price: IterationPrice | None = None,
+        *,
+        open_loop: bool = False,
     ) -> None:
         self.engine, self.w = engine, w
         self.rules = engine_rules(engine, w) if rules is None else rules
         self.dp = int(engine.layouts.dp)
+        if open_loop:  # the most that run at once
+            most = min(self.rules.most_sequences, -(-w.concurrency // self.dp))
+            self.rules = self.rules._replace(most_sequences=most)
         self._price = price
 
     def price(self, most: int) -> IterationPrice:

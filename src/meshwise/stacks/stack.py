@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 import msgspec
 
 from meshwise.checks import flag, text, texts
+from meshwise.stacks.scheduler import Scheduler
 from meshwise.stacks.switches import (
     GROUPS,
     HOME,
@@ -19,7 +20,6 @@ from meshwise.stacks.switches import (
     Memory,
     Overlaps,
     Pipeline,
-    Scheduler,
 )
 from meshwise.stacks.training_state import TrainingState
 from meshwise.strict_tables import check_keys
