@@ -28,16 +28,17 @@ from meshwise.evidence.prediction import (
     source_of,
 )
 from meshwise.evidence.software import RowSoftware, software_of
-from meshwise.evidence.tables import Assumed, Row
+from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import quantised
 from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
 from meshwise.simulate.iteration import Engine
+from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import fraction
-from meshwise.workloads.serving import Serving
+from meshwise.workloads.serving import LENGTH_SPREAD, Serving
 from meshwise.workloads.workload import Formats
 
 
@@ -76,9 +77,9 @@ def served_row(row: Row, folder: Path, named: Stack | None = None) -> ServedRow:
 
 
 def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
-    """TPOT under a fixed concurrency, or a static batch's whole latency."""
+    """TPOT, TTFT and throughput of a service, or a static batch's whole latency."""
     ran = served_row(row, folder, named)
-    engine, tp, software, assumed = ran
+    engine, _, software, assumed = ran
     model, cluster, stack, layouts = engine.model, engine.cluster, engine.stack, engine.layouts
     formats, pp = engine.formats, int(layouts.pp)
     isl, osl = row.count("isl"), row.count("osl")
@@ -103,50 +104,114 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
         return [
             Prediction(name, "total_latency_s", measured, total, source, assumed, question=asked)
         ]
-    # or the time per token of a service at its concurrency
-    if not row.text("concurrency"):
-        raise Unsupported("the row does not state its concurrency")
-    if not row.text("tpot_ms"):
+    # or a service: at its concurrency, or all of its requests at once
+    if row.text("concurrency"):
+        return _service(row, ran)
+    if row.text("tokens_per_s_per_device"):
+        return _offline(row, ran)
+    raise Unsupported("the row does not state its concurrency")
+
+
+# TTFT beyond is a queue of requests whose limits the row does not state.
+LONGEST_TTFT_S = 2.0
+OFFLINE_REQUESTS = 1000  # of a run that does not say: num_prompts of vLLM's benchmark client
+
+
+def _service(row: Row, ran: ServedRow) -> list[Prediction]:
+    """Means over the requests of a benchmark at a fixed concurrency, which begin all at once."""
+    engine, stack, layouts = ran.engine, ran.engine.stack, ran.engine.layouts
+    columns = [c for c in ("tpot_ms", "ttft_ms", "tokens_per_s_per_device") if row.text(c)]
+    measured = {
+        MEASURED["serving"][c][0]: row.number(c) * MEASURED["serving"][c][1] for c in columns
+    }
+    if measured.get("ttft_s", 0.0) >= LONGEST_TTFT_S:
+        del measured["ttft_s"]
+    if not measured:
         return []
-    measured = row.number("tpot_ms") * 1e-3
+    if "tpot_s" in measured:
+        check_format(row, engine, measured["tpot_s"])
     spread, unstated = lengths_of(row, stack)
-    assumed += unstated
     w = Serving(
-        isl=isl,
-        osl=osl,
+        isl=row.count("isl"),
+        osl=row.count("osl"),
         concurrency=row.count("concurrency"),
-        formats=formats,
+        formats=engine.formats,
         length_spread=spread,
     )
-    check_format(row, engine, measured)
-    steady = serving.steady(model, cluster, stack, layouts, w)
+    run = SimulatedServer(engine, w).closed().all
+    steady = serving.steady(engine.model, engine.cluster, stack, layouts, w)
     asked = serving.steady_question(engine, w, steady.running, ran=True)
-    asked = asked._replace(assumed=software.stood_in)
-    columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
-    alike = tuple(row.text(c) for c in columns)
+    asked = asked._replace(assumed=ran.software.stood_in)
+    predicted = {
+        "tpot_s": run.tpot_s.mean,
+        "ttft_s": run.ttft_s.mean,
+        "tokens_per_s_per_device": run.tokens_per_s / int(layouts.devices),
+    }
+    alike = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
     return [
         Prediction(
-            name,
-            "tpot_s",
-            measured,
-            float(steady.tpot_s),
-            source,
-            assumed,
-            pair=alike,
-            tp=tp,
+            row.text("id"),
+            quantity,
+            value,
+            predicted[quantity],
+            source_of(row),
+            (*ran.assumed, *unstated),
+            pair=(quantity, *(row.text(c) for c in alike)),
+            tp=ran.tp,
             question=asked,
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
+            judged_as="tpot_s",
+        )
+        for quantity, value in measured.items()
+    ]
+
+
+def _offline(row: Row, ran: ServedRow) -> list[Prediction]:
+    """Output tokens per second of requests that are all sent at once, however many the engine runs."""
+    engine = ran.engine
+    w = Serving(
+        isl=row.count("isl"),
+        osl=row.count("osl"),
+        concurrency=OFFLINE_REQUESTS,
+        formats=engine.formats,
+        length_spread=0.0,
+    )
+    run = SimulatedServer(engine, w).closed(requests=OFFLINE_REQUESTS).all
+    asked = serving.steady_question(engine, w, np.int64(max(run.running.mean, 1.0)), ran=True)
+    asked = asked._replace(assumed=ran.software.stood_in)
+    unsaid = Assumed("requests", str(OFFLINE_REQUESTS)), Assumed("length_spread", "0")
+    return [
+        Prediction(
+            row.text("id"),
+            "tokens_per_s_per_device",
+            row.number("tokens_per_s_per_device"),
+            run.tokens_per_s / int(engine.layouts.devices),
+            source_of(row),
+            (*ran.assumed, *unsaid),
+            question=asked,
+            judged_as="tpot_s",
         )
     ]
 
 
+# Lengths of InferenceMAX's public sweeps, whose client draws them from 0.8 of the longest
+# (--random-range-ratio 0.8 of its scripts).
+SPREAD_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
+# Of rows of other lengths: equal ones would end in waves for ever, which engines that compute prompts beside
+# decodes do not; of 0, 2, 5 and 10 % each cell of such rows chooses 5 or 10.
+LITTLE_SPREAD = 0.05
+
+
 def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
-    """How far a row's answers differ in length; equal where it does not say, which counts where prompts
-    go first."""
+    """How far a row's requests differ in length, and what had to be assumed of it: where it does not say as
+    public sweeps of such lengths, else equal where prompts go first, and a little where they do not."""
     if row.text("length_spread"):
         field = f"line {row.line}: length_spread"
         return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
-    return 0.0, () if stack.scheduler.mixes_prefill else (Assumed("length_spread", "0"),)
+    if (row.count("isl"), row.count("osl")) in SPREAD_LENGTHS:
+        return LENGTH_SPREAD, (Assumed("length_spread", f"{LENGTH_SPREAD:g}"),)
+    spread = LITTLE_SPREAD if stack.scheduler.mixes_prefill else 0.0
+    return spread, (Assumed("length_spread", f"{spread:g}"),)
 
 
 def row_formats(

@@ -70,6 +70,15 @@ class Engine:
         """Seconds of an iteration outside the model's program, for ``rows`` next tokens."""
         return engine_s(e.pricer.compute, e.program.ctx, sequences, rows)
 
+    @property
+    def experts_launch_s(self) -> float:
+        """Host seconds of an iteration with prompts to launch the experts of all layers, which nothing
+        hides (the stack's ``expert_layer_s``)."""
+        if self.stack.ideal:
+            return 0.0
+        counts = zip(self.model.blocks, self.model.kind_counts(), strict=True)
+        return self.stack.host.expert_layer_s * sum(n for b, n in counts if b.moe is not None)
+
     def launched(self, e: Estimate, whole: Array, slowest: Array, groups: Array) -> Pace:
         """An iteration that no graph replays: the device's work, or the host's launches where they
         last longer, over the whole pipeline and on its slowest stage."""
@@ -151,7 +160,7 @@ def prefill(engine: Engine, prompts: Array, chunk: int, cached: int = 0, groups:
     longer."""
     e = engine.prefill(prompts, chunk, cached)
     pace = engine.launched(e, e.pass_s, e.microbatch.busy, groups)
-    return pace.plus(engine.engine_s(e, prompts, prompts))
+    return pace.plus(engine.engine_s(e, prompts, prompts) + engine.experts_launch_s)
 
 
 def mixed(
@@ -193,4 +202,5 @@ def mixed(
     for kind, count in zip(kinds, engine.model.kind_counts(), strict=True):
         whole = whole + kind * count
     pace = engine.launched(together, whole, slowest + transfer, groups)
-    return pace.plus(engine.engine_s(together, batch + prompts, batch * queries + prompts))
+    host = engine.engine_s(together, batch + prompts, batch * queries + prompts)
+    return pace.plus(host + engine.experts_launch_s)

@@ -244,7 +244,7 @@ class PriceTable:
             float(self.engine.engine_s(e, np.float64(n), np.float64(r)))
             for n, r in ((0, 0), (1, 0), (0, 1))
         )
-        return fixed, each - fixed, row - fixed
+        return fixed + self.engine.experts_launch_s, each - fixed, row - fixed
 
     @cached_property
     def _drafts(self) -> list[float]:
@@ -304,10 +304,11 @@ class PriceTable:
         found = self._prompts.get(chunk)
         if found is None:
             tokens, cached = chunk
+            before = _about(cached, 1, 512)
             found = _between(
                 [
-                    (n, _between([(c, self._prompt_at((n, c))) for c in _ends(cached)], cached))
-                    for n in _ends(tokens)
+                    (n, _between([(c, self._prompt_at((n, c))) for c in before], cached))
+                    for n in _about(tokens, 2, 1)
                 ],
                 tokens,
             )
@@ -329,11 +330,12 @@ class PriceTable:
         return found
 
 
-def _ends(value: int) -> tuple[int, ...]:
-    """The knots about a number of tokens: quarters of powers of two; itself where it is one."""
-    if value < 8:
-        return (value,)
-    step = 1 << (value.bit_length() - 3)
+def _about(value: int, parts: int, least: int) -> tuple[int, ...]:
+    """The knots about a number of tokens, which cut each doubling from ``least`` on into ``parts``; itself
+    where it is one."""
+    if value < least:
+        return (0, least) if value else (0,)
+    step = max((1 << (value.bit_length() - 1)) // parts, 1)
     low = value // step * step
     return (low,) if low == value else (low, low + step)
 

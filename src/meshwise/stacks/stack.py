@@ -175,6 +175,7 @@ class Stack:
     kv_block_tokens = ByName(Scheduler.kv_block_tokens)
     reserved_output = ByName(Scheduler.reserved_output)
     prefill_layer_s = ByName(Host.prefill_layer_s)
+    expert_layer_s = ByName(Host.expert_layer_s)
     iteration_s = ByName(Host.iteration_s)
     sequence_s = ByName(Host.sequence_s)
     logit_bytes = ByName(Executed.logit_bytes)
