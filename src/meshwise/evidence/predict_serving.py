@@ -35,6 +35,7 @@ from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
 from meshwise.simulate.iteration import Engine
+from meshwise.simulate.rules import Rules, engine_rules
 from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import fraction
@@ -138,7 +139,10 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         formats=engine.formats,
         length_spread=spread,
     )
-    run = SimulatedServer(engine, w).closed().all
+    rules, launched = rules_asked(engine, w)
+    if rules.capacity == np.inf:  # it ran: memory that holds not one request is wrong
+        rules = rules._replace(most_sequences=stack.scheduler.max_sequences)
+    run = SimulatedServer(engine, w, rules).closed().all
     steady = serving.steady(engine.model, engine.cluster, stack, layouts, w)
     asked = serving.steady_question(engine, w, steady.running, ran=True)
     asked = asked._replace(assumed=ran.software.stood_in)
@@ -155,7 +159,7 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
             value,
             predicted[quantity],
             source_of(row),
-            (*ran.assumed, *unstated),
+            (*ran.assumed, *unstated, *launched),
             pair=(quantity, *(row.text(c) for c in alike)),
             tp=ran.tp,
             question=asked,
@@ -269,6 +273,22 @@ def keeps_fp8_cache(stack: Stack, model: Model, device: Device, products: str | 
     if stack.software == "trtllm" and products in _MODELOPT and model.model_type != "gpt_oss":
         return True
     return _kind(stack, model, device) in _FP8_CACHE_ASKED
+
+
+# Engine, model type and generation of published sweeps whose servers look for requests every 30 iterations
+# (10 below 16 in flight) and take 32,768 tokens of prompts: --scheduler-recv-interval and
+# --chunked-prefill-size of the scripts for B200.
+_POLLS_SELDOM = (("sglang", "deepseek_v3", "blackwell"), ("sglang", "qwen3_5_moe", "blackwell"))
+
+
+def rules_asked(engine: Engine, w: Serving) -> tuple[Rules, tuple[Assumed, ...]]:
+    """The engine's rules as rows of the kind ran them, and what had to be assumed of them."""
+    rules = engine_rules(engine, w)
+    if _kind(engine.stack, engine.model, engine.cluster.device) not in _POLLS_SELDOM:
+        return rules, ()
+    poll = 30 if w.concurrency >= 16 else 10
+    rules = rules._replace(poll=poll, budget=max(rules.budget, 32768))
+    return rules, (Assumed("poll_iterations", str(poll)), Assumed("max_batched_tokens", "32768"))
 
 
 def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:
