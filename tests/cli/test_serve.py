@@ -259,3 +259,41 @@ def test_bad_arrivals_are_one_line(extra, field):
 def test_spread_of_lengths_counts_on_every_engine(stack):
     asked = (*BASE, *LOAD, "--stack", stack, "--length-spread")
     assert answer(*asked, "0")["ttft_s"] != answer(*asked, "0.2")["ttft_s"]
+
+
+def test_latency_against_load():
+    d = answer(*BASE, *RATE, "--sweep", "request-rate=1:60", "--requests", "200")
+    points = d["points"]
+    assert [p["request_rate"] for p in points][:: len(points) - 1] == pytest.approx([1, 60])
+    assert len(points) == 12
+    served = [p for p in points if not p["saturated"]]
+    assert 3 < len(served) < 12
+    assert all(p["request_rate"] > served[-1]["request_rate"] for p in points if p["saturated"])
+    assert served[-1]["request_rate"] < d["most_requests_per_s"]
+    assert served[-1]["tpot_s"] > 1.2 * served[0]["tpot_s"]
+    assert served[-1]["ttft_p95_s"] > served[0]["ttft_p95_s"]
+    rows = list(csv.DictReader(io.StringIO(
+        run(*BASE, *RATE, "--sweep", "request-rate=1:60", "--requests", "200", "--csv").out
+    )))  # fmt: skip
+    assert len(rows) == 12
+    page = run(*BASE, *RATE, "--sweep", "request-rate=1:60", "--requests", "200").out
+    assert "Serves up to" in page
+    assert max(map(len, page.splitlines()[1:-1])) <= 80
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--sweep", "request-rate"),
+        ("--sweep", "isl=1:2"),
+        ("--sweep", "request-rate=5:1"),
+        ("--sweep", "request-rate=0:5"),
+        ("--sweep", "request-rate=1:x"),
+        ("--sweep", "request-rate=1:2", "--request-rate", "5"),
+        ("--sweep", "request-rate=1:2", "--concurrency", "5"),
+        ("--sweep", "request-rate=1:2", "--arrivals", "gamma:0"),
+    ],
+    ids=" ".join,
+)
+def test_a_sweep_of_no_rates_is_refused(extra):
+    refusal(*BASE, *RATE, *extra)

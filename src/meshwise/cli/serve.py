@@ -12,6 +12,10 @@ from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
+    from meshwise.clusters.load import Cluster
+    from meshwise.layouts.keywords import ServingDegrees
+    from meshwise.models.shapes import Model
+    from meshwise.stacks.stack import Stack
     from meshwise.workloads.serving import Serving
 
 load_options = options.stacked(
@@ -104,6 +108,11 @@ _traffic_options = options.stacked(
         help="Requests of the run (default: 10 per one in flight, 2,000 of arrivals).",
     ),
     click.option(
+        "--sweep",
+        metavar="request-rate=LOW:HIGH",
+        help="Latency against load: 12 rates between the ends, in place of one.",
+    ),
+    click.option(
         "--seed",
         default="0",
         type=values.NUMBER_TYPE,
@@ -176,9 +185,14 @@ def command(
     if o.has("etp"):
         axes["etp"] = o.count("etp")
     gpus = o.number("gpus")
+    if o.has("sweep"):
+        _ends(o)
     most = stack.scheduler.max_sequences * int(str(axes["dp"]))
     load = engine.within_length(o, read_load(_with_trace(o, most)))
     degrees = options.serving_degrees(axes)
+    if o.has("sweep"):
+        _curve(o, spec, where, load, stack, gpus, degrees)
+        return
     result = api.serve(
         spec,
         where,
@@ -203,7 +217,70 @@ def _traced(o: Given) -> bool:
 
 def _arriving(o: Given) -> bool:
     """Whether requests come whether others end or not."""
-    return o.has("request_rate") or _traced(o)
+    return o.has("request_rate") or _traced(o) or o.has("sweep")
+
+
+def _curve(
+    o: Given,
+    model: Model,
+    cluster: Cluster,
+    load: Serving,
+    stack: Stack,
+    gpus: int | None,
+    degrees: ServingDegrees,
+) -> None:
+    """Latency against load."""
+    from meshwise.answers.load_curve import LoadCurveResult
+    from meshwise.axes import SERVES
+    from meshwise.layouts.check import check
+    from meshwise.layouts.layout import asked
+    from meshwise.search.serving.served import load_curve
+    from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of
+
+    ends = _ends(o.but(concurrency=None))
+    one = asked(degrees, SERVES)
+    check(one, model, cluster, load.decode(), stack, gpus, load.concurrency)
+    arrivals_of(o.word("arrivals"), 1.0)
+    requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
+    words = o.word("arrivals")
+    found = load_curve(model, cluster, stack, one, load, ends, words, requests, seed)
+    result = LoadCurveResult(found)
+    output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
+
+
+def _ends(o: Given) -> tuple[float, float]:
+    """The rates that a curve is between."""
+    from meshwise.simulate.loads import request_rate
+
+    for name in ("request_rate", "concurrency"):
+        if o.has(name):
+            raise InputError(
+                f"{option_of(name)}={shorten(o[name])}: the sweep says the rates",
+                field=option_of(name),
+                value=o[name],
+                legal=f"leave {option_of(name)} or --sweep out",
+            )
+    text = o.word("sweep")
+    name, _, values = text.partition("=")
+    low, colon, high = values.partition(":")
+    if name != "request-rate" or not colon:
+        raise InputError(
+            f"--sweep: {shorten(text)} is not a range of rates",
+            field="--sweep",
+            value=text,
+            legal="request-rate=LOW:HIGH, such as request-rate=1:200",
+            nearest="request-rate=1:200",
+        )
+    ends = request_rate(low, "--sweep"), request_rate(high, "--sweep")
+    if ends[0] >= ends[1]:
+        raise InputError(
+            f"--sweep: {shorten(values)}: the first rate is not below the last",
+            field="--sweep",
+            value=text,
+            legal="request-rate=LOW:HIGH with LOW below HIGH",
+            nearest=f"request-rate={high}:{low}" if ends[0] > ends[1] else None,
+        )
+    return ends
 
 
 def _rate(o: Given) -> float | None:
