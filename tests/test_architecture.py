@@ -25,11 +25,12 @@ ARROW = [
     ("arguments", "layouts"),
     ("program",),
     ("cost",),
+    ("simulate",),
     ("search",),
     ("evidence",),
     ("runtime", "launch"),
     ("answers",),  # also what launch writes and reads
-    ("curves", "plans", "collectives"),
+    ("curves", "plans", "collectives", "serving"),
     ("api",),
     ("comparison",),
     ("commands", "runs"),

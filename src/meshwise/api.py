@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -274,21 +275,35 @@ def serve(
     *,
     stack: Stack | NameOrPath | None = None,
     gpus: int | None = None,
+    request_rate: float | None = None,
+    arrivals: str | os.PathLike[str] = "poisson",
+    requests: int | None = None,
+    seed: int = 0,
     **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
-    """Continuous batching of one layout, at a fixed number of requests in flight.
+    """Continuous batching of one layout, simulated iteration by iteration: at a fixed number of requests in
+    flight, at a rate of arrivals, or as a trace of them says.
 
-    Rests on :func:`estimate` for prefill and decode, mixed as engines schedule them (Orca, OSDI 2022;
-    chunked prefill, arXiv 2308.16369; drafts, arXiv 2211.17192).
+    Rests on :func:`estimate` for the time of an iteration and on the engine's own rules of what is in it
+    (``docs/reference/stacks``; Orca, OSDI 2022; chunked prefill, arXiv 2308.16369; drafts, arXiv
+    2211.17192).
 
     :param model: a name, a path or a :class:`Model`.
     :param cluster: a name, a path or a :class:`Cluster`.
-    :param workload: :class:`Serving`: prompts, answers, requests in flight over all replicas.
+    :param workload: :class:`Serving`: prompts, answers, requests in flight over all replicas (of arrivals
+        the most that run at once).
     :param stack: the engine; None: ``vllm``.
     :param gpus: what the degrees have to multiply to; None: whatever they do.
+    :param request_rate: requests that arrive per second, over all replicas; None: a closed loop, which
+        sends one where one ends.
+    :param arrivals: ``"poisson"``, ``"gamma:B"`` (a burstiness below 1 bunches them), or the path of a file
+        of arrival [s], tokens in and tokens out.
+    :param requests: of the run; None: ten per request in flight, 2,000 of arrivals, all of a trace.
+    :param seed: of lengths and arrivals.
     :param layout: ``tp, pp, dp, ep, etp, dcp``.
     :returns: seconds to the first and per further token, tokens and requests per second, bytes.
     :raises IllegalLayout: for a layout that the model, the engine or the cluster does not admit.
+    :raises Overloaded: where more requests arrive than can be served.
     :raises InputError: for anything else that is not legal.
 
     >>> import meshwise as mw
@@ -299,7 +314,9 @@ def serve(
     (True, True)
     """
     from meshwise.answers.serve import ServeResult
+    from meshwise.search.serving.served import simulated
     from meshwise.search.serving.steady_state import steady
+    from meshwise.simulate.loads import MOST_REQUESTS, traffic
 
     one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
@@ -307,8 +324,13 @@ def serve(
     spec, where, software = _parts(model, cluster, step, stack)
     gpus = None if gpus is None else count(gpus, "gpus")
     check(one, spec, where, step, software, gpus, workload.concurrency)
-    found = steady(spec, where, software, arrays(one, step), workload)
-    return ServeResult(spec, where, software, one, workload, found)
+    requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
+    seed = count(seed, "seed", low=0)
+    coming = traffic(request_rate, arrivals, requests)
+    layouts = arrays(one, step)
+    load, run = simulated(spec, where, software, layouts, workload, coming, requests, seed)
+    found = steady(spec, where, software, layouts, load)
+    return ServeResult(spec, where, software, one, workload, found, run)
 
 
 @keywords

@@ -149,6 +149,12 @@ class InputError(MeshwiseError):
     """An option, a quantity or a file is not what it has to be."""
 
 
+class Overloaded(MeshwiseError):
+    """More requests arrive than can be served; ``nearest`` is a rate [requests/s] that can."""
+
+    exit_code = 3
+
+
 class UnknownName(InputError):
     """A name that no catalog has; ``nearest`` is the closest one."""
 

@@ -7,8 +7,8 @@ import pytest
 
 import meshwise as mw
 from meshwise.layouts.layout import Layout, arrays
-from meshwise.search.serving import iteration
-from meshwise.search.serving.iteration import Engine
+from meshwise.simulate import iteration
+from meshwise.simulate.iteration import Engine
 from meshwise.stacks.load import load_stack
 
 KINDS = ("llama-3.2-3b", "gemma-3-1b", "qwen3-30b-a3b", "deepseek-v2-lite")

@@ -9,9 +9,9 @@ import pytest
 import meshwise as mw
 from meshwise.cost.estimate import price_layouts
 from meshwise.layouts.layout import Layout, Layouts, arrays
-from meshwise.search.serving import iteration
 from meshwise.search.serving import steady_state as serving
-from meshwise.search.serving.iteration import Engine
+from meshwise.simulate import iteration
+from meshwise.simulate.iteration import Engine
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import replaced
 

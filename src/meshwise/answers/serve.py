@@ -1,4 +1,4 @@
-"""``serve``: continuous batching of one layout in steady state."""
+"""``serve``: continuous batching of one layout, simulated."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
 from meshwise.answers.records.evidence import EvidenceRecord
-from meshwise.answers.records.result import Placed
 from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
+from meshwise.answers.simulated import (
+    SimulatedAnswer,
+    in_flight_keys,
+    latency_keys,
+    load_words,
+    percentiles_table,
+    run_record,
+    run_table,
+)
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines, fits_words
 from meshwise.answers.text.sentences import cluster_words, wrap
@@ -18,18 +26,19 @@ from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
 from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
-from meshwise.layouts.layout import Layout, arrays
+from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
-from meshwise.search.serving.steady_state import Steady, burst_s
+from meshwise.search.serving.steady_state import Steady
 from meshwise.search.tp_curve.curve import degree_remarks
+from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_memory, format_time
 from meshwise.workloads.serving import Serving
 
 
 class ServedLayout(NamedTuple):
-    """A layout, what it serves, and its steady state."""
+    """A layout, what it serves, the run, and its averages: of ``steady`` what no run is needed for."""
 
     model: Model
     cluster: Cluster
@@ -37,6 +46,7 @@ class ServedLayout(NamedTuple):
     layout: Layout
     load: Serving
     steady: Steady
+    run: Simulated
 
     @property
     def etp(self) -> int:
@@ -44,8 +54,8 @@ class ServedLayout(NamedTuple):
         return self.layout.expert_tp
 
 
-class ServeFigures(TypedDict):
-    """Of the steady state: seconds, tokens, bytes."""
+class ServeFigures(TypedDict, total=False):
+    """Of the steady state: seconds, tokens, bytes. Beside them the percentiles (``ttft_p95_s``)."""
 
     tpot_s: float
     tpot_low_s: float
@@ -78,13 +88,16 @@ class ServeRecord(ServeFigures):
     layout: dict[str, Value]
     devices: int
     memory_limit_bytes: float
+    averages: dict[str, float]
+    in_flight: dict[str, dict[str, float]]
+    run: dict[str, object]
     evidence: EvidenceRecord | None
     remarks: list[str]
     points: list[dict[str, object]]
 
 
-class ServeResult(Placed):
-    """Continuous batching of one layout in steady state."""
+class ServeResult(SimulatedAnswer):
+    """Continuous batching of one layout: the steady state, and the run that it is of."""
 
     ROWS = "points"
     formats = Key[Record]("Number formats of weights, activations, cache.")
@@ -94,6 +107,10 @@ class ServeResult(Placed):
     request_s = Key[float]("From a request's arrival to its last token [s].")
     tokens_per_iteration = Key[float]("Tokens of a request per iteration (above 1 with drafts).")
     running = Key[int]("Requests in flight, of all replicas.")
+    itl_s = Key[float]("Mean time between two tokens of a request [s].")
+    averages = Key[Record]("The steady state by averages, which a search ranks by: no run.")
+    in_flight = Key[Record]("Requests of a replica that run and that wait: mean, percentiles.")
+    run = Key[Record]("All requests of the run: the mean that a benchmark's table has.")
     tight = Key[bool]("Whether the limit lies within the memory's error.")
     evidence = Key[Record | None]("Which published runs are near: ``tier``, ``runs``, ``nearest``.")
     remarks = Key[list[str]]("What to know of the answer.")
@@ -107,39 +124,40 @@ class ServeResult(Placed):
         layout: Layout,
         w: Serving,
         steady: Steady,
+        run: Simulated,
     ) -> None:
-        self.served = ServedLayout(model, cluster, stack, layout, w, steady)
-        self.steady = steady
+        self.served = ServedLayout(model, cluster, stack, layout, w, steady, run)
+        self.steady, self.simulated = steady, run
 
     @property
     def tpot_s(self) -> float:
-        """Time per output token [s]."""
-        return float(self.steady.tpot_s)
+        """Time per output token, the mean of requests [s]."""
+        return self.simulated.steady.tpot_s.mean
 
     @property
     def ttft_s(self) -> float:
-        """Time to the first token, without the wait for a place [s]."""
-        return float(self.steady.ttft_s)
+        """Time from a request's arrival to its first token, the mean [s]."""
+        return self.simulated.steady.ttft_s.mean
 
     @property
     def queue_s(self) -> float:
-        """Wait for a place [s]."""
-        return float(self.steady.queue_s)
+        """Of that the wait for a place [s]."""
+        return self.simulated.steady.queue_s.mean
 
     @property
     def tokens_per_s(self) -> float:
         """Output tokens per second of all GPUs."""
-        return float(self.steady.tokens_per_s)
+        return self.simulated.steady.tokens_per_s
 
     @property
     def tokens_per_s_per_device(self) -> float:
         """Output tokens per second of one GPU."""
-        return float(self.steady.tokens_per_s_per_device)
+        return self.tokens_per_s / self.devices
 
     @property
     def requests_per_s(self) -> float:
         """Requests per second."""
-        return float(self.steady.requests_per_s)
+        return self.simulated.steady.requests_per_s
 
     @property
     def decode_s(self) -> float:
@@ -184,7 +202,7 @@ class ServeResult(Placed):
 
 
 def serve_record(a: ServedLayout) -> ServeRecord:
-    """The JSON of one layout in steady state."""
+    """The JSON of one layout."""
     lay, w, s = a.layout, a.load, a.steady
     degrees = {"tp": lay.tp, "pp": lay.pp, "dp": lay.dp, "ep": lay.ep, "etp": a.etp}
     figures = _figures(a)
@@ -192,13 +210,20 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "schema": SCHEMA,
         "model": a.model.name,
         "cluster": cluster_record(a.cluster),
-        "workload": serving_workload(w),
+        "workload": serving_workload(w) | _traffic(a.run),
         "formats": widths(a.model, w.decode())._asdict(),
         "stack": stack_record(a.stack),
         "layout": lay.record(a.stack.overlaps.overlap),
         "devices": lay.devices,
         **figures,
         "memory_limit_bytes": s.memory_limit_bytes,
+        "averages": {
+            "tpot_s": float(s.tpot_s),
+            "ttft_s": float(s.ttft_s),
+            "tokens_per_s": float(s.tokens_per_s),
+        },
+        "in_flight": in_flight_keys(a.run.steady),
+        "run": run_record(a.run, lay.devices),
         "evidence": serving_evidence(a.model, a.cluster, a.stack, lay, w, int(s.running)),
         "remarks": [
             *degree_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
@@ -210,18 +235,18 @@ def serve_record(a: ServedLayout) -> ServeRecord:
 
 
 def _figures(a: ServedLayout) -> ServeFigures:
-    s = a.steady
-    low, high = tpot_interval(s.tpot_s, a.stack, s.sd, s.even_s)
-    return {
-        "tpot_s": float(s.tpot_s),
+    s, f = a.steady, a.run.steady
+    low, high = tpot_interval(f.tpot_s.mean, a.stack, s.sd, s.even_s)
+    figures: ServeFigures = {
+        "tpot_s": f.tpot_s.mean,
         "tpot_low_s": float(low),
         "tpot_high_s": float(high),
-        "ttft_s": float(s.ttft_s),
-        "queue_s": float(s.queue_s),
-        "request_s": float(s.queue_s + s.ttft_s + (a.load.osl - 1) * s.tpot_s),
-        "tokens_per_s_per_device": float(s.tokens_per_s_per_device),
-        "tokens_per_s": float(s.tokens_per_s),
-        "requests_per_s": float(s.requests_per_s),
+        "ttft_s": f.ttft_s.mean,
+        "queue_s": f.queue_s.mean,
+        "request_s": f.request_s.mean,
+        "tokens_per_s_per_device": f.tokens_per_s / a.layout.devices,
+        "tokens_per_s": f.tokens_per_s,
+        "requests_per_s": f.requests_per_s,
         "decode_s": float(s.decode_s),
         "prefill_s": float(s.prefill_s),
         "tokens_per_iteration": s.tokens_per_iteration,
@@ -231,6 +256,14 @@ def _figures(a: ServedLayout) -> ServeFigures:
         "fits": bool(s.fits),
         "tight": bool(s.tight),
     }
+    return {**figures, **latency_keys(f)}  # type: ignore[typeddict-item]
+
+
+def _traffic(run: Simulated) -> dict[str, object]:
+    """What is sent beside the requests' lengths."""
+    if run.arrivals is None:
+        return {"request_rate": None, "arrivals": None}
+    return {"request_rate": run.arrivals.rate, "arrivals": run.arrivals.words}
 
 
 def _prefix_remarks(a: ServedLayout) -> list[str]:
@@ -246,15 +279,24 @@ def _prefix_remarks(a: ServedLayout) -> list[str]:
 
 def _burst_remarks(a: ServedLayout) -> list[str]:
     """The first token of requests that all begin at once, where it comes much later than in the steady
-    state."""
-    s = a.steady
-    burst = float(burst_s(a.model, a.cluster, a.stack, arrays(a.layout), a.load))
-    if a.stack.ideal or not s.fits or burst < 2.0 * float(s.ttft_s):
-        return []
-    return [
-        f"TTFT is of the steady state: where all {a.load.concurrency} requests begin at once, as a benchmark's "
-        f"first do, it is {format_time(burst)} in the mean"
-    ]
+    state; and what else of the run is to be known."""
+    said = []
+    whole, steady, run = a.run.all.ttft_s.mean, a.run.steady.ttft_s.mean, a.run
+    if run.arrivals is None and not a.stack.ideal and whole >= 2.0 * steady:
+        said.append(
+            f"TTFT is of the steady state: over {run.requests * run.replicas:,} requests, the first "
+            f"{a.load.concurrency} of which begin at once as a benchmark's do, it is {format_time(whole)} in "
+            "the mean"
+        )
+    if run.stopped:
+        said.append(
+            f"the KV cache filled: {run.stopped:,} times a request was stopped and computed again"
+        )
+    if run.arrivals is not None and run.arrivals.trace is not None and run.arrivals.trace.cut:
+        said.append(
+            f"the trace has more requests: its first {len(run.arrivals.trace.arrival):,} are simulated"
+        )
+    return said
 
 
 def serve_line(d: ServeRecord, asked: int) -> str:
@@ -278,19 +320,18 @@ def serve_line(d: ServeRecord, asked: int) -> str:
 
 
 def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
-    """The steady state, and as detail the memory."""
+    """The steady state, all requests of the run, and as detail percentiles and the memory."""
     w, lay = a.load, a.layout
     shown = ("tp", "pp", "dp", *(("ep",) if lay.ep > 1 else ()))
     axes = " ".join(f"{name}={getattr(lay, name)}" for name in shown)
     axes += f" etp={a.etp}" if lay.ep > 1 else ""
     axes += f" dcp={lay.dcp}" if lay.dcp > 1 else ""
     heading = wrap(
-        f"{d['model']}: serving {w.concurrency} requests in flight, {w.isl} tokens in, "
+        f"{d['model']}: serving {load_words(a.run, w.concurrency)}, {w.isl} tokens in, "
         f"{w.osl} out\n{d['cluster']['name']}: {cluster_words(a.cluster)}; stack "
         f"{a.stack.name}\nlayout {axes} ({format_gpus(d['devices'])}){_options(w)}"
     )
     # tables
-    queue = (("wait for room in the KV cache", format_time(d["queue_s"])),) if d["queue_s"] else ()
     drafts = (
         (("tokens per verification", f"{d['tokens_per_iteration']:.2f}"),) if w.draft_tokens else ()
     )
@@ -301,7 +342,6 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
             ("time per output token (TPOT)", format_time(d["tpot_s"])),
             *words.interval_row(d["tpot_s"], d["tpot_low_s"], d["tpot_high_s"]),
             ("time to first token (TTFT)", format_time(d["ttft_s"])),
-            *queue,
             ("whole request", format_time(d["request_s"])),
             ("output tokens/s per GPU", f"{d['tokens_per_s_per_device']:,.1f}"),
             ("output tokens/s", f"{d['tokens_per_s']:,.1f}"),
@@ -324,7 +364,9 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
     # what is to be said
     said = _room(d, w.concurrency) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
     told = (*((wrap(" ".join(said)),) if said else ()), *evidence_lines(d["evidence"]))
-    return Page(heading, (steady, *told), serve_line(d, w.concurrency), (memory,))
+    run = run_table(a.run)
+    latencies = percentiles_table(a.run.steady, "Latencies in the steady state")
+    return Page(heading, (steady, run, *told), serve_line(d, w.concurrency), (latencies, memory))
 
 
 def _options(w: Serving) -> str:

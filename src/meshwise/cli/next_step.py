@@ -104,7 +104,7 @@ _SWITCHES = ("sequence_parallel", "overlap")
 
 
 def _estimated(said: Given, record: Record) -> Step | None:
-    if not record["fits"]:
+    if not record.get("fits"):  # a curve has no layout to better either
         spent = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp", "shard", "placement", "gpus")
         return Step("How many GPUs hold it", "scale", {}, spent)
     if said["phase"] != "train":
@@ -116,7 +116,7 @@ def _estimated(said: Given, record: Record) -> Step | None:
 
 
 def _served(said: Given, record: Record) -> Step | None:
-    if not record["fits"]:
+    if not record.get("fits"):  # a curve has no layout to better either
         return None
     spent = ("tp", "pp", "dp", "ep", "etp", "dcp", "gpus")
     return Step("The best layout of as many GPUs", "plan", {"gpus": record["devices"]}, spent)

@@ -228,7 +228,7 @@ def _latency_unit(name: str, text: str) -> str:
 
 def serving_stack(o: Given) -> Stack:
     stack = engine.engine_stack(o.but(schedule=None))
-    serve.check_length_spread(o, stack)
+    check_length_spread(o, stack)
     return stack
 
 
@@ -242,3 +242,15 @@ def serving_load(o: Given) -> Serving:
             legal="--concurrency, or --ttft and --tpot",
         )
     return engine.within_length(o, serve.read_load(o.but(concurrency="1") if limited else o))
+
+
+def check_length_spread(o: Given, stack: Stack) -> None:
+    """Refuse a spread of lengths where nothing waits for prompts that come together."""
+    if o["length_spread"] is not None and stack.scheduler.mixes_prefill:
+        raise InputError(
+            f"--length-spread={shorten(o['length_spread'])}: {stack.title or stack.name} computes prompts "
+            "beside decodes, whichever end together",
+            field="--length-spread",
+            value=o["length_spread"],
+            legal="leave --length-spread out, or a stack that computes prompts first (sglang)",
+        )

@@ -12,6 +12,9 @@ from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
 if TYPE_CHECKING:
+    from meshwise.clusters.load import Cluster
+    from meshwise.layouts.keywords import ServingDegrees
+    from meshwise.models.shapes import Model
     from meshwise.stacks.stack import Stack
     from meshwise.workloads.serving import Serving
 
@@ -82,9 +85,40 @@ load_options = options.stacked(
     click.option(
         "--length-spread",
         metavar="SHARE",
-        help="Answers are from (1 - SHARE) x --osl to --osl long (default 0.2); 0: all end together.",
+        help="Prompts and answers are (1 - SHARE) to 1 times as long (default 0.2); 0: all end together.",
     ),
     options.skew_option,
+)
+_traffic_options = options.stacked(
+    click.option(
+        "--request-rate",
+        metavar="R",
+        help="Requests that arrive per second, in place of a fixed number in flight.",
+    ),
+    click.option(
+        "--arrivals",
+        default="poisson",
+        metavar="HOW",
+        show_default=True,
+        help="poisson, gamma:B (burstiness B: below 1 in bursts), or a FILE of arrival,input,output.",
+    ),
+    click.option(
+        "--requests",
+        type=values.NUMBER_TYPE,
+        help="Requests of the run (default: 10 per one in flight, 2,000 of arrivals).",
+    ),
+    click.option(
+        "--sweep",
+        metavar="request-rate=LOW:HIGH",
+        help="Latency against load: 12 rates between the ends, in place of one.",
+    ),
+    click.option(
+        "--seed",
+        default="0",
+        type=values.NUMBER_TYPE,
+        show_default=True,
+        help="Of lengths and arrivals: another one draws others.",
+    ),
 )
 _layout_options = options.stacked(
     options.tp_options,
@@ -112,7 +146,9 @@ _software_options = options.stacked(
     cls=CliCommand,
     needs=(
         *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
-        *(Need("isl", "1024"), Need("osl", "256"), Need("concurrency", "32")),
+        Need("isl", "1024", "required without a trace", lambda o: not _traced(o)),
+        Need("osl", "256", "required without a trace", lambda o: not _traced(o)),
+        Need("concurrency", "32", "required without arrivals", lambda o: not _arriving(o)),
     ),
     phase=lambda _: "decode",
     about={"model": needs.ABOUT_MODEL},
@@ -124,6 +160,7 @@ _software_options = options.stacked(
 @options.target_options
 @_layout_options
 @load_options
+@_traffic_options
 @options.format_options
 @engine.limit_options
 @_software_options
@@ -133,7 +170,9 @@ def command(
 ) -> None:
     """Serve MODEL with continuous batching: TPOT, TTFT, throughput, and how many requests fit.
 
-    A closed loop: --concurrency requests of --isl tokens in and --osl out are always in flight.
+    A closed loop, where --concurrency requests of --isl tokens in and --osl out are always in flight; or
+    arrivals at --request-rate, or of a trace. Simulated by the engine's own rules: the steady state, and the
+    mean over all requests of the run.
     """
     from meshwise import api
 
@@ -146,23 +185,129 @@ def command(
     if o.has("etp"):
         axes["etp"] = o.count("etp")
     gpus = o.number("gpus")
-    load = engine.within_length(o, read_load(o))
-    check_length_spread(o, stack)
+    if o.has("sweep"):
+        _ends(o)
+    most = stack.scheduler.max_sequences * int(str(axes["dp"]))
+    load = engine.within_length(o, read_load(_with_trace(o, most)))
     degrees = options.serving_degrees(axes)
-    result = api.serve(spec, where, load, stack=stack, gpus=gpus, **degrees)
+    if o.has("sweep"):
+        _curve(o, spec, where, load, stack, gpus, degrees)
+        return
+    result = api.serve(
+        spec,
+        where,
+        load,
+        stack=stack,
+        gpus=gpus,
+        request_rate=_rate(o),
+        arrivals=o.word("arrivals"),
+        requests=o.number("requests"),
+        seed=o.count("seed", low=0),
+        **degrees,
+    )
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
 
 
-def check_length_spread(o: Given, stack: Stack) -> None:
-    """Refuse a spread of lengths where nothing waits for prompts that come together."""
-    if o["length_spread"] is not None and stack.scheduler.mixes_prefill:
+def _traced(o: Given) -> bool:
+    """Whether a file says what arrives."""
+    from meshwise.simulate.loads import is_trace
+
+    return o.has("arrivals") and is_trace(o.word("arrivals"))
+
+
+def _arriving(o: Given) -> bool:
+    """Whether requests come whether others end or not."""
+    return o.has("request_rate") or _traced(o) or o.has("sweep")
+
+
+def _curve(
+    o: Given,
+    model: Model,
+    cluster: Cluster,
+    load: Serving,
+    stack: Stack,
+    gpus: int | None,
+    degrees: ServingDegrees,
+) -> None:
+    """Latency against load."""
+    from meshwise.answers.load_curve import LoadCurveResult
+    from meshwise.axes import SERVES
+    from meshwise.layouts.check import check
+    from meshwise.layouts.layout import asked
+    from meshwise.search.serving.served import load_curve
+    from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of
+
+    ends = _ends(o.but(concurrency=None))
+    one = asked(degrees, SERVES)
+    check(one, model, cluster, load.decode(), stack, gpus, load.concurrency)
+    arrivals_of(o.word("arrivals"), 1.0)
+    requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
+    words = o.word("arrivals")
+    found = load_curve(model, cluster, stack, one, load, ends, words, requests, seed)
+    result = LoadCurveResult(found)
+    output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
+
+
+def _ends(o: Given) -> tuple[float, float]:
+    """The rates that a curve is between."""
+    from meshwise.simulate.loads import request_rate
+
+    for name in ("request_rate", "concurrency"):
+        if o.has(name):
+            raise InputError(
+                f"{option_of(name)}={shorten(o[name])}: the sweep says the rates",
+                field=option_of(name),
+                value=o[name],
+                legal=f"leave {option_of(name)} or --sweep out",
+            )
+    text = o.word("sweep")
+    name, _, values = text.partition("=")
+    low, colon, high = values.partition(":")
+    if name != "request-rate" or not colon:
         raise InputError(
-            f"--length-spread={shorten(o['length_spread'])}: {stack.title or stack.name} computes prompts "
-            "beside decodes, whichever end together",
-            field="--length-spread",
-            value=o["length_spread"],
-            legal="leave --length-spread out, or a stack that computes prompts first (sglang)",
+            f"--sweep: {shorten(text)} is not a range of rates",
+            field="--sweep",
+            value=text,
+            legal="request-rate=LOW:HIGH, such as request-rate=1:200",
+            nearest="request-rate=1:200",
         )
+    ends = request_rate(low, "--sweep"), request_rate(high, "--sweep")
+    if ends[0] >= ends[1]:
+        raise InputError(
+            f"--sweep: {shorten(values)}: the first rate is not below the last",
+            field="--sweep",
+            value=text,
+            legal="request-rate=LOW:HIGH with LOW below HIGH",
+            nearest=f"request-rate={high}:{low}" if ends[0] > ends[1] else None,
+        )
+    return ends
+
+
+def _rate(o: Given) -> float | None:
+    from meshwise.simulate.loads import request_rate
+
+    return request_rate(o["request_rate"], "--request-rate") if o.has("request_rate") else None
+
+
+def _with_trace(o: Given, most: int) -> Given:
+    """The options with what a trace says of lengths, and how many requests may run at once."""
+    from meshwise.workloads.workload import MAX_BATCH
+
+    if not _arriving(o):
+        return o
+    if not o.has("concurrency"):
+        o = o.but(concurrency=str(min(most, MAX_BATCH)))
+    if not _traced(o):
+        return o
+    for name in ("isl", "osl", "length_spread"):
+        if o.has(name):
+            raise InputError(
+                f"{option_of(name)}={shorten(o[name])}: the trace says how long its requests are",
+                field=option_of(name),
+                value=o[name],
+                legal=f"leave {option_of(name)} or --arrivals out",
+            )
+    return o.but(isl="1", osl="1")  # the longest of the trace stand in their place
 
 
 def expert_imbalance(o: Given) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,22 +27,33 @@ from meshwise.evidence.prediction import (
     model_of,
     source_of,
 )
-from meshwise.evidence.software import software_of
-from meshwise.evidence.tables import Assumed, Row
+from meshwise.evidence.software import RowSoftware, software_of
+from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import model_as_run, quantised
 from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
-from meshwise.search.serving.iteration import Engine
+from meshwise.simulate.iteration import Engine
+from meshwise.simulate.rules import Rules, engine_rules
+from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import fraction
-from meshwise.workloads.serving import Serving
+from meshwise.workloads.serving import LENGTH_SPREAD, Serving
 from meshwise.workloads.workload import Decode, Formats
 
 
-def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
-    """TPOT under a fixed concurrency, or a static batch's whole latency."""
+class ServedRow(NamedTuple):
+    """What a row ran: an engine on its layout, and what had to be assumed."""
+
+    engine: Engine
+    tp: int
+    software: RowSoftware
+    assumed: tuple[Assumed, ...]
+
+
+def served_row(row: Row, folder: Path, named: Stack | None = None) -> ServedRow:
+    """Hardware, software, formats and layout of a row."""
     model = model_of(row, folder)
     devices = row.count("devices")
     tp, pp, dp = row.count("tp", 1), row.count("pp", 1), row.count("dp", 1)
@@ -51,20 +63,27 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
         unsaid = (Assumed("dp", str(dp)),)
     if tp * pp * dp != devices:
         raise row.wrong("devices", f"tp·pp·dp = {tp * pp * dp}, not {devices}", f"{tp * pp * dp}")
-    # hardware, software, formats and layout of the row, and what had to be assumed
     per_node, node = hardware.node_devices(row, devices)
     cluster, lacking = hardware.cluster_of(row, devices, per_node, None)
     engine_name, version = row.text("engine"), row.text("engine_version")
     name = f"{engine_name}-{version}" if engine_name and version else engine_name
     software = software_of(row, name, "decode", named)
-    stack = software.stack
-    formats, assumed = row_formats(row, stack, model, cluster.device)
+    formats, assumed = row_formats(row, software.stack, model, cluster.device)
     model, blocks = checkpoint_of(row, model)
     model = model_as_run(model, Decode(batch=1, context=1, formats=formats))
     assumed += (*blocks, *unsaid, *software.assumed, *node, *lacking)
     etp = row.count("etp") if row.text("etp") else None
     layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
-    engine = Engine(model, cluster, stack, layouts, formats)
+    engine = Engine(model, cluster, software.stack, layouts, formats)
+    return ServedRow(engine, tp, software, assumed)
+
+
+def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
+    """TPOT, TTFT and throughput of a service, or a static batch's whole latency."""
+    ran = served_row(row, folder, named)
+    engine, _, software, assumed = ran
+    model, cluster, stack, layouts = engine.model, engine.cluster, engine.stack, engine.layouts
+    formats, pp = engine.formats, int(layouts.pp)
     isl, osl = row.count("isl"), row.count("osl")
     # what the row measures: a static batch's whole latency,
     name, source = row.text("id"), source_of(row)
@@ -87,50 +106,117 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
         return [
             Prediction(name, "total_latency_s", measured, total, source, assumed, question=asked)
         ]
-    # or the time per token of a service at its concurrency
-    if not row.text("concurrency"):
-        raise Unsupported("the row does not state its concurrency")
-    if not row.text("tpot_ms"):
+    # or a service: at its concurrency, or all of its requests at once
+    if row.text("concurrency"):
+        return _service(row, ran)
+    if row.text("tokens_per_s_per_device"):
+        return _offline(row, ran)
+    raise Unsupported("the row does not state its concurrency")
+
+
+# TTFT beyond is a queue of requests whose limits the row does not state.
+LONGEST_TTFT_S = 2.0
+OFFLINE_REQUESTS = 1000  # of a run that does not say: num_prompts of vLLM's benchmark client
+
+
+def _service(row: Row, ran: ServedRow) -> list[Prediction]:
+    """Means over the requests of a benchmark at a fixed concurrency, which begin all at once."""
+    engine, stack, layouts = ran.engine, ran.engine.stack, ran.engine.layouts
+    columns = [c for c in ("tpot_ms", "ttft_ms", "tokens_per_s_per_device") if row.text(c)]
+    measured = {
+        MEASURED["serving"][c][0]: row.number(c) * MEASURED["serving"][c][1] for c in columns
+    }
+    if measured.get("ttft_s", 0.0) >= LONGEST_TTFT_S:
+        del measured["ttft_s"]
+    if not measured:
         return []
-    measured = row.number("tpot_ms") * 1e-3
+    if "tpot_s" in measured:
+        check_format(row, engine, measured["tpot_s"])
     spread, unstated = lengths_of(row, stack)
-    assumed += unstated
     w = Serving(
-        isl=isl,
-        osl=osl,
+        isl=row.count("isl"),
+        osl=row.count("osl"),
         concurrency=row.count("concurrency"),
-        formats=formats,
+        formats=engine.formats,
         length_spread=spread,
     )
-    check_format(row, engine, measured)
-    steady = serving.steady(model, cluster, stack, layouts, w)
+    rules, launched = rules_asked(engine, w)
+    if rules.capacity == np.inf:  # it ran: memory that holds not one request is wrong
+        rules = rules._replace(most_sequences=stack.scheduler.max_sequences)
+    run = SimulatedServer(engine, w, rules).closed().all
+    steady = serving.steady(engine.model, engine.cluster, stack, layouts, w)
     asked = serving.steady_question(engine, w, steady.running, ran=True)
-    asked = asked._replace(assumed=software.stood_in)
-    columns = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
-    alike = tuple(row.text(c) for c in columns)
+    asked = asked._replace(assumed=ran.software.stood_in)
+    predicted = {
+        "tpot_s": run.tpot_s.mean,
+        "ttft_s": run.ttft_s.mean,
+        "tokens_per_s_per_device": run.tokens_per_s / int(layouts.devices),
+    }
+    alike = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
     return [
         Prediction(
-            name,
-            "tpot_s",
-            measured,
-            float(steady.tpot_s),
-            source,
-            assumed,
-            pair=alike,
-            tp=tp,
+            row.text("id"),
+            quantity,
+            value,
+            predicted[quantity],
+            source_of(row),
+            (*ran.assumed, *unstated, *launched),
+            pair=(quantity, *(row.text(c) for c in alike)),
+            tp=ran.tp,
             question=asked,
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
+            judged_as="tpot_s",
+        )
+        for quantity, value in measured.items()
+    ]
+
+
+def _offline(row: Row, ran: ServedRow) -> list[Prediction]:
+    """Output tokens per second of requests that are all sent at once, however many the engine runs."""
+    engine = ran.engine
+    w = Serving(
+        isl=row.count("isl"),
+        osl=row.count("osl"),
+        concurrency=OFFLINE_REQUESTS,
+        formats=engine.formats,
+        length_spread=0.0,
+    )
+    run = SimulatedServer(engine, w).closed(requests=OFFLINE_REQUESTS).all
+    asked = serving.steady_question(engine, w, np.int64(max(run.running.mean, 1.0)), ran=True)
+    asked = asked._replace(assumed=ran.software.stood_in)
+    unsaid = Assumed("requests", str(OFFLINE_REQUESTS)), Assumed("length_spread", "0")
+    return [
+        Prediction(
+            row.text("id"),
+            "tokens_per_s_per_device",
+            row.number("tokens_per_s_per_device"),
+            run.tokens_per_s / int(engine.layouts.devices),
+            source_of(row),
+            (*ran.assumed, *unsaid),
+            question=asked,
+            judged_as="tpot_s",
         )
     ]
 
 
+# Lengths of InferenceMAX's public sweeps, whose client draws them from 0.8 of the longest
+# (--random-range-ratio 0.8 of its scripts).
+SPREAD_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
+# Of rows of other lengths: equal ones would end in waves for ever, which engines that compute prompts beside
+# decodes do not; of 0, 2, 5 and 10 % each cell of such rows chooses 5 or 10.
+LITTLE_SPREAD = 0.05
+
+
 def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
-    """How far a row's answers differ in length; equal where it does not say, which counts where prompts
-    go first."""
+    """How far a row's requests differ in length, and what had to be assumed of it: where it does not say as
+    public sweeps of such lengths, else equal where prompts go first, and a little where they do not."""
     if row.text("length_spread"):
         field = f"line {row.line}: length_spread"
         return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
-    return 0.0, () if stack.scheduler.mixes_prefill else (Assumed("length_spread", "0"),)
+    if (row.count("isl"), row.count("osl")) in SPREAD_LENGTHS:
+        return LENGTH_SPREAD, (Assumed("length_spread", f"{LENGTH_SPREAD:g}"),)
+    spread = LITTLE_SPREAD if stack.scheduler.mixes_prefill else 0.0
+    return spread, (Assumed("length_spread", f"{spread:g}"),)
 
 
 def row_formats(
@@ -191,6 +277,22 @@ def keeps_fp8_cache(stack: Stack, model: Model, device: Device, products: str | 
     if stack.software == "trtllm" and products in _MODELOPT and model.model_type != "gpt_oss":
         return True
     return _kind(stack, model, device) in _FP8_CACHE_ASKED
+
+
+# Engine, model type and generation of published sweeps whose servers look for requests every 30 iterations
+# (10 below 16 in flight) and take 32,768 tokens of prompts: --scheduler-recv-interval and
+# --chunked-prefill-size of the scripts for B200.
+_POLLS_SELDOM = (("sglang", "deepseek_v3", "blackwell"), ("sglang", "qwen3_5_moe", "blackwell"))
+
+
+def rules_asked(engine: Engine, w: Serving) -> tuple[Rules, tuple[Assumed, ...]]:
+    """The engine's rules as rows of the kind ran them, and what had to be assumed of them."""
+    rules = engine_rules(engine, w)
+    if _kind(engine.stack, engine.model, engine.cluster.device) not in _POLLS_SELDOM:
+        return rules, ()
+    poll = 30 if w.concurrency >= 16 else 10
+    rules = rules._replace(poll=poll, budget=max(rules.budget, 32768))
+    return rules, (Assumed("poll_iterations", str(poll)), Assumed("max_batched_tokens", "32768"))
 
 
 def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:

@@ -55,6 +55,7 @@ MEASURED: dict[str, dict[str, tuple[str, float]]] = {
     "serving": {
         "tpot_ms": ("tpot_s", 1e-3),
         "ttft_ms": ("ttft_s", 1e-3),
+        "tokens_per_s_per_device": ("tokens_per_s_per_device", 1.0),
         "total_latency_ms": ("total_latency_s", 1e-3),
     },
     "collectives": {"time_us": ("time_s", 1e-6)},

@@ -10,6 +10,7 @@ import msgspec
 
 from meshwise.checks import flag, text, texts
 from meshwise.stacks.few_rows import FewRows
+from meshwise.stacks.scheduler import Scheduler
 from meshwise.stacks.switches import (
     GROUPS,
     HOME,
@@ -20,7 +21,6 @@ from meshwise.stacks.switches import (
     Memory,
     Overlaps,
     Pipeline,
-    Scheduler,
 )
 from meshwise.stacks.training_state import TrainingState
 from meshwise.strict_tables import check_keys
@@ -169,7 +169,15 @@ class Stack:
     max_batched_tokens_small = ByName(Scheduler.max_batched_tokens_small)
     mixes_prefill = ByName(Scheduler.mixes_prefill)
     shares_prefill = ByName(Scheduler.shares_prefill)
+    whole_prompts = ByName(Scheduler.whole_prompts)
+    max_sequences = ByName(Scheduler.max_sequences)
+    works_ahead = ByName(Scheduler.works_ahead)
+    poll_iterations = ByName(Scheduler.poll_iterations)
+    graph_multiple = ByName(Scheduler.graph_multiple)
+    kv_block_tokens = ByName(Scheduler.kv_block_tokens)
+    reserved_output = ByName(Scheduler.reserved_output)
     prefill_layer_s = ByName(Host.prefill_layer_s)
+    expert_layer_s = ByName(Host.expert_layer_s)
     iteration_s = ByName(Host.iteration_s)
     sequence_s = ByName(Host.sequence_s)
     logit_bytes = ByName(Executed.logit_bytes)

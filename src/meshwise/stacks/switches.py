@@ -11,6 +11,7 @@ from meshwise import dtypes
 from meshwise.stacks import schedules
 from meshwise.stacks.few_rows import FewRows
 from meshwise.stacks.fields import OneOf, Range, SwitchField, SwitchGroup, switches_of
+from meshwise.stacks.scheduler import Scheduler
 from meshwise.stacks.training_state import TrainingState
 from meshwise.stacks.words import (
     RUNS,
@@ -23,11 +24,10 @@ from meshwise.stacks.words import (
     Run,
     Sharding,
 )
-from meshwise.workloads.workload import MAX_SEQ, OVERLAP_MODES
+from meshwise.workloads.workload import OVERLAP_MODES
 
 _Seconds = Annotated[float, Range(0.0, 1e3, "s")]
 _Traffic = Annotated[float, Range(0.0, 1e6, "B")]  # per logit, or per weight
-_Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
 _Count = Annotated[int, Range(1, 1 << 20)]
 
 
@@ -299,31 +299,17 @@ class Host(SwitchGroup, frozen=True, kw_only=True):
         "Serving: host time to launch one layer of an iteration with prompts, which no CUDA graph "
         "replays. Hidden beside the device's work.",
     ] = 0.0
+    expert_layer_s: Annotated[
+        _Seconds,
+        "Serving: host time to launch a layer's experts in an iteration with prompts, that no device "
+        "work hides.",
+    ] = 0.0
     iteration_s: Annotated[
         _Seconds, "Serving: host time per iteration that no device work hides."
     ] = 0.0
     sequence_s: Annotated[
         _Seconds, "Serving: host time per iteration and sequence that no device work hides."
     ] = 0.0
-
-
-class Scheduler(SwitchGroup, frozen=True, kw_only=True):
-    """What a serving engine puts into one iteration."""
-
-    max_batched_tokens: Annotated[
-        _Tokens, "The most tokens that one iteration works on; longer prompts are cut into chunks."
-    ] = 8192
-    max_batched_tokens_small: Annotated[_Tokens, "The same on devices of less than 70 GiB."] = 8192
-    mixes_prefill: Annotated[
-        bool,
-        "A prompt's chunk and the running sequences' next tokens share an iteration. Otherwise "
-        "prompts go first and decoding waits.",
-    ] = True
-    shares_prefill: Annotated[
-        bool,
-        "Prompts that wait together share an iteration, up to `max_batched_tokens`. Otherwise an "
-        "iteration has one prompt.",
-    ] = True
 
 
 class Can(SwitchGroup, frozen=True, kw_only=True):

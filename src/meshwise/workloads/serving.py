@@ -50,7 +50,8 @@ class Serving(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     :param draft_cost: of drafting: ``"none"``, ``"layer"``, or a share of a decode iteration.
     :param expert_imbalance: as in :class:`Training`.
     :param expert_skew: as in :class:`Prefill`.
-    :param length_spread: answers have from (1 − it) · osl to osl tokens; equal ones end together.
+    :param length_spread: prompts have from (1 − it) · isl to isl tokens, answers likewise, every length as
+        often; equal ones end together. The averages of a plan count it of answers, where prompts go first.
     :param formats: :class:`Formats`.
     :raises InputError: for a value out of its range; ``field`` is the option's name.
 

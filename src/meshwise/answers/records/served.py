@@ -8,8 +8,8 @@ from meshwise.answers.records.evidence import EvidenceRecord, evidence_record
 from meshwise.clusters.load import Cluster
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.shapes import Model
-from meshwise.search.serving.iteration import Engine
 from meshwise.search.serving.steady_state import steady_question
+from meshwise.simulate.iteration import Engine
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 

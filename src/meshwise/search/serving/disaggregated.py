@@ -16,12 +16,12 @@ from meshwise.layouts.layout import Layout, Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules.rule import divisors
 from meshwise.models.shapes import Model
-from meshwise.search.serving import iteration
 from meshwise.search.serving.bisection import Ends, largest
-from meshwise.search.serving.iteration import Engine, draft_s
 from meshwise.search.serving.plan import EVERY, SERVING_CHUNK, Limits, some_columns
 from meshwise.search.serving.space import serving_space
-from meshwise.search.serving.steady_state import capacity, tokens_per_iteration
+from meshwise.simulate import iteration
+from meshwise.simulate.iteration import Engine, draft_s
+from meshwise.simulate.rules import capacity, tokens_per_iteration
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 

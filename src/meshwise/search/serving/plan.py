@@ -14,9 +14,10 @@ from meshwise.layouts.layout import Layout, Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.bisection import largest
-from meshwise.search.serving.iteration import Engine
 from meshwise.search.serving.space import serving_space
-from meshwise.search.serving.steady_state import Steady, steady, together_at_most
+from meshwise.search.serving.steady_state import Steady, steady
+from meshwise.simulate.iteration import Engine
+from meshwise.simulate.rules import together_at_most
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 

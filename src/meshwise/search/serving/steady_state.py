@@ -14,8 +14,9 @@ from meshwise.cost.estimate import Estimate
 from meshwise.cost.uncertainty import even_draws_s, memory_sd, step_sd
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
-from meshwise.search.serving import iteration
-from meshwise.search.serving.iteration import Engine, draft_s
+from meshwise.simulate import iteration
+from meshwise.simulate.iteration import Engine, draft_s
+from meshwise.simulate.rules import capacity, together_at_most, tokens_per_iteration
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Formats
@@ -52,23 +53,6 @@ class _Prompt(NamedTuple):
     cached: int
     together: Array
     group: Array
-
-
-def tokens_per_iteration(engine: Engine, w: Serving) -> int:
-    """The most tokens that an iteration may work on: asked for, or the engine's default."""
-    if w.chunk is not None:
-        return w.chunk
-    small = engine.cluster.device.memory_bytes < 70 * 2.0**30
-    return (
-        engine.stack.scheduler.max_batched_tokens_small
-        if small
-        else engine.stack.scheduler.max_batched_tokens
-    )
-
-
-def together_at_most(engine: Engine, w: Serving) -> int:
-    """Prompts that the tokens of an iteration hold; 1 where a prompt takes several iterations."""
-    return max(tokens_per_iteration(engine, w) // w.computed, 1)
 
 
 def _prompt(engine: Engine, w: Serving, running: Array) -> _Prompt:
@@ -245,23 +229,6 @@ def _in_waves(
     rest = (batches - 1) * np.maximum(batches - 2, 0) / (2.0 * batches * batches)
     tpot = decode / w.tokens_per_iteration + rest * whole / w.osl
     return tpot, whole * (1.0 - rest), whole
-
-
-def capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
-    """(the most sequences of a replica whose keys and values fit, bytes with those that run).
-
-    Weights and the activations of the largest iteration stand beside the cache, as engines measure
-    before they size it, whatever will be in flight; bytes are affine in the number of sequences.
-    """
-    stack = engine.stack
-    context = w.isl + w.osl
-    one = engine.decode(np.int64(1), context).memory_bytes
-    each = engine.decode(np.int64(2), context).memory_bytes - one
-    work = engine.prefill(np.int64(1), tokens_per_iteration(engine, w)).memory["activations_bytes"]
-    base = one - each + work
-    limit = engine.cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
-    most = np.maximum(np.floor((limit - base) / each), 0.0).astype(np.int64)[()]
-    return most, base + each * np.minimum(per_replica, np.maximum(most, 1))
 
 
 def static_batch_s(

@@ -11,7 +11,7 @@ from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.inference import engine_s, layer_launch_s
-from meshwise.cost.pricing import OpCost, total_times
+from meshwise.cost.pricing import total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
@@ -70,6 +70,15 @@ class Engine:
         """Seconds of an iteration outside the model's program, for ``rows`` next tokens."""
         return engine_s(e.pricer.compute, e.program.ctx, sequences, rows)
 
+    @property
+    def experts_launch_s(self) -> float:
+        """Host seconds of an iteration with prompts to launch the experts of all layers, which nothing
+        hides (the stack's ``expert_layer_s``)."""
+        if self.stack.ideal:
+            return 0.0
+        counts = zip(self.model.blocks, self.model.kind_counts(), strict=True)
+        return self.stack.host.expert_layer_s * sum(n for b, n in counts if b.moe is not None)
+
     def launched(self, e: Estimate, whole: Array, slowest: Array, groups: Array) -> Pace:
         """An iteration that no graph replays: the device's work, or the host's launches where they
         last longer, over the whole pipeline and on its slowest stage."""
@@ -102,15 +111,25 @@ class Pace(NamedTuple):
         return self.iteration_s + (iterations - 1) * self.every_s
 
 
-def _by_sequence(cost: OpCost) -> bool:
-    """Whether an operation's time depends on which tokens are of one sequence: keys seen, states kept."""
-    return cost.op.kind in ("attention", "recurrence")
+BY_SEQUENCE = ("attention", "recurrence")  # depend on which tokens are of one sequence
 
 
-def _per_kind(e: Estimate, *, by_sequence: bool) -> list[Array]:
-    """Seconds of attention and recurrences, or of all the rest, of a layer of each kind."""
+def sequence_kinds_s(e: Estimate) -> list[Array]:
+    """Seconds of what depends on which tokens are of one sequence (keys seen, states kept), of a layer of
+    each kind; nothing else is priced."""
     return [
-        total_times([c for c in costs if _by_sequence(c) == by_sequence]).busy
+        sum(
+            (op.count * e.pricer.one(op)[0] for op in ops if np.max(op.count) > 0),
+            start=np.float64(0.0),
+        )
+        for ops in ([op for op in each if op.kind in BY_SEQUENCE] for each in e.program.layers)
+    ]
+
+
+def token_kinds_s(e: Estimate) -> list[Array]:
+    """Seconds of all the rest, of a layer of each kind: the same for all tokens of an iteration."""
+    return [
+        total_times([c for c in costs if c.op.kind not in BY_SEQUENCE]).busy
         for costs in e.layer_costs
     ]
 
@@ -141,7 +160,7 @@ def prefill(engine: Engine, prompts: Array, chunk: int, cached: int = 0, groups:
     longer."""
     e = engine.prefill(prompts, chunk, cached)
     pace = engine.launched(e, e.pass_s, e.microbatch.busy, groups)
-    return pace.plus(engine.engine_s(e, prompts, prompts))
+    return pace.plus(engine.engine_s(e, prompts, prompts) + engine.experts_launch_s)
 
 
 def mixed(
@@ -165,9 +184,9 @@ def mixed(
     together = engine.prefill(tokens, 1)
     decodes = engine.decode(batch, context, queries)
     chunks = engine.prefill(prompts, chunk, cached)
-    kinds = _per_kind(together, by_sequence=False)
+    kinds = token_kinds_s(together)
     for e in (decodes, chunks):
-        kinds = [a + b for a, b in zip(kinds, _per_kind(e, by_sequence=True), strict=True)]
+        kinds = [a + b for a, b in zip(kinds, sequence_kinds_s(e), strict=True)]
     embedding, head = (
         total_times(together.embedding_costs).busy,
         total_times(decodes.head_costs).busy,
@@ -183,4 +202,5 @@ def mixed(
     for kind, count in zip(kinds, engine.model.kind_counts(), strict=True):
         whole = whole + kind * count
     pace = engine.launched(together, whole, slowest + transfer, groups)
-    return pace.plus(engine.engine_s(together, batch + prompts, batch * queries + prompts))
+    host = engine.engine_s(together, batch + prompts, batch * queries + prompts)
+    return pace.plus(host + engine.experts_launch_s)

@@ -1,0 +1,128 @@
+"""A simulated load as JSON, in words and in tables: of the steady state, and of all requests."""
+
+from __future__ import annotations
+
+from meshwise.answers.records.attributes import Key
+from meshwise.answers.records.result import Placed
+from meshwise.answers.text.tables import Table
+from meshwise.simulate.outcome import PERCENTILES, Figures, Spread
+from meshwise.simulate.server import Simulated
+from meshwise.units import format_time
+
+LATENCIES = ("tpot", "itl", "ttft", "request", "queue")
+
+
+def percentile_keys(name: str, spread: Spread) -> dict[str, float]:
+    """``ttft_p50_s`` and the others [s]."""
+    return {f"{name}_p{p}_s": getattr(spread, f"p{p}") for p in PERCENTILES}
+
+
+def latency_keys(f: Figures) -> dict[str, float]:
+    """Percentiles of every latency, and the mean of what has no key of its own [s]."""
+    found = {"itl_s": f.itl_s.mean}
+    for name in LATENCIES:
+        found |= percentile_keys(name, getattr(f, f"{name}_s"))
+    return found
+
+
+def in_flight_keys(f: Figures) -> dict[str, dict[str, float]]:
+    """Requests of a replica that run and that wait, over time."""
+    return {"running": f.running._asdict(), "waiting": f.waiting._asdict()}
+
+
+def run_record(s: Simulated, devices: int) -> dict[str, object]:
+    """All requests of the run, those that met an empty server among them."""
+    f = s.all
+    return {
+        "requests": s.requests * s.replicas,
+        "seed": s.seed,
+        "tpot_s": f.tpot_s.mean,
+        "ttft_s": f.ttft_s.mean,
+        "request_s": f.request_s.mean,
+        "queue_s": f.queue_s.mean,
+        **latency_keys(f),
+        "tokens_per_s": f.tokens_per_s,
+        "tokens_per_s_per_device": f.tokens_per_s / devices,
+        "requests_per_s": f.requests_per_s,
+    }
+
+
+class SimulatedAnswer(Placed):
+    """The percentiles of the latencies, in the steady state."""
+
+    ttft_p50_s = Key[float]("Time to first token: a half of them take no longer [s].")
+    ttft_p90_s = Key[float]("The same: 90 % of them take no longer [s].")
+    ttft_p95_s = Key[float]("The same: 95 % of them take no longer [s].")
+    ttft_p99_s = Key[float]("The same: 99 % of them take no longer [s].")
+    tpot_p50_s = Key[float](
+        "Time per output token of a request: a half of them take no longer [s]."
+    )
+    tpot_p90_s = Key[float]("The same: 90 % of them take no longer [s].")
+    tpot_p95_s = Key[float]("The same: 95 % of them take no longer [s].")
+    tpot_p99_s = Key[float]("The same: 99 % of them take no longer [s].")
+    itl_p50_s = Key[float]("Time between two tokens: a half of them take no longer [s].")
+    itl_p90_s = Key[float]("The same: 90 % of them take no longer [s].")
+    itl_p95_s = Key[float]("The same: 95 % of them take no longer [s].")
+    itl_p99_s = Key[float]("The same: 99 % of them take no longer [s].")
+    request_p50_s = Key[float]("Whole requests: a half of them take no longer [s].")
+    request_p90_s = Key[float]("The same: 90 % of them take no longer [s].")
+    request_p95_s = Key[float]("The same: 95 % of them take no longer [s].")
+    request_p99_s = Key[float]("The same: 99 % of them take no longer [s].")
+    queue_p50_s = Key[float]("Wait for a place: a half of them take no longer [s].")
+    queue_p90_s = Key[float]("The same: 90 % of them take no longer [s].")
+    queue_p95_s = Key[float]("The same: 95 % of them take no longer [s].")
+    queue_p99_s = Key[float]("The same: 99 % of them take no longer [s].")
+
+
+# -- words and tables ------------------------------------------------------------------------------
+
+_NAMES = (
+    ("ttft_s", "first token (TTFT)"),
+    ("tpot_s", "per token of a request (TPOT)"),
+    ("itl_s", "between two tokens (ITL)"),
+    ("request_s", "whole request"),
+    ("queue_s", "wait for a place"),
+)
+
+
+def load_words(s: Simulated, concurrency: int) -> str:
+    """What is sent: ``64 requests in flight``, ``40 requests/s (poisson)``."""
+    if s.arrivals is None:
+        return f"{concurrency} requests in flight"
+    if s.arrivals.trace is not None:
+        return f"the {s.requests * s.replicas:,} requests of {s.arrivals.trace.name}"
+    return f"{s.arrivals.rate:g} requests/s ({s.arrivals.words})"
+
+
+def run_words(s: Simulated) -> str:
+    """What the mean over all requests is of."""
+    n = s.requests * s.replicas
+    if s.arrivals is None:
+        return f"Mean over {n:,} requests, all started at once"
+    return f"Mean over {n:,} requests, the first of which met an empty server"
+
+
+def percentiles_table(f: Figures, title: str) -> Table:
+    """A row per latency: its mean and percentiles."""
+    rows = []
+    for key, words in _NAMES:
+        spread = getattr(f, key)
+        if spread.p99 > 0.0:
+            rows.append((words, *(format_time(v) if v > 0.0 else "0" for v in spread)))
+    header = ("latency", "mean", "p50", "p90", "p95", "p99")
+    return Table(title, header, tuple(rows), frozenset({0}))
+
+
+def run_table(s: Simulated) -> Table:
+    """What a benchmark's table has, whose requests all begin at once."""
+    f = s.all
+    return Table(
+        run_words(s),
+        ("what", "value"),
+        (
+            ("time per output token (TPOT)", format_time(f.tpot_s.mean)),
+            ("time to first token (TTFT)", format_time(f.ttft_s.mean)),
+            ("whole request", format_time(f.request_s.mean)),
+            ("output tokens/s", f"{f.tokens_per_s:,.1f}"),
+        ),
+    )

@@ -1,0 +1,92 @@
+"""One layout under a load: simulated, with what its averages are to be taken of."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+
+from meshwise.clusters.load import Cluster
+from meshwise.errors import Overloaded
+from meshwise.layouts.layout import Layout, Layouts, arrays
+from meshwise.models.shapes import Model
+from meshwise.simulate.iteration import Engine
+from meshwise.simulate.loads import Arrivals, arrivals_of
+from meshwise.simulate.server import Simulated, SimulatedServer
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.serving import Serving
+
+
+def simulated(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    layouts: Layouts,
+    w: Serving,
+    arrivals: Arrivals | None = None,
+    requests: int | None = None,
+    seed: int = 0,
+) -> tuple[Serving, Simulated]:
+    """(the load with the requests that are in flight, the run). Of arrivals they are those that run in the
+    mean; a trace says its own lengths, of which the longest are the load's."""
+    if arrivals is not None and arrivals.trace is not None:
+        longest = {"isl": max(arrivals.trace.prompt), "osl": max(arrivals.trace.answer)}
+        w = msgspec.structs.replace(w, **longest)
+    engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
+    server = SimulatedServer(engine, w, open_loop=arrivals is not None)
+    if arrivals is None:
+        return w, server.closed(requests=requests, seed=seed)
+    run = server.open(arrivals, requests=requests, seed=seed)
+    flight = max(math.ceil(run.steady.running.mean * run.replicas), int(layouts.dp))
+    return msgspec.structs.replace(w, concurrency=flight), run
+
+
+LOADS = 12  # rates of a curve
+MOST_LOADED = 0.98  # of what is served: rates above are not worth a run, whose queue never settles
+
+
+class LoadCurve(NamedTuple):
+    """A layout at rates of arrivals: runs, None where more come than leave [requests/s]."""
+
+    model: Model
+    cluster: Cluster
+    stack: Stack
+    layout: Layout
+    load: Serving
+    arrivals: str
+    most_per_s: float
+    rates: tuple[float, ...]
+    runs: tuple[Simulated | None, ...]
+
+
+def load_curve(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    layout: Layout,
+    w: Serving,
+    ends: tuple[float, float],
+    arrivals: str = "poisson",
+    requests: int | None = None,
+    seed: int = 0,
+) -> LoadCurve:
+    """Twelve rates from the one end to the other, each as far above the last one as a share."""
+    engine = Engine(
+        *(model, cluster, stack, arrays(layout, w.decode()), w.formats),
+        *(w.expert_imbalance, w.expert_skew),
+    )
+    server = SimulatedServer(engine, w, open_loop=True)
+    most = server.most_per_s(seed=seed)
+    low, high = ends
+    rates = tuple(low * (high / low) ** (i / (LOADS - 1)) for i in range(LOADS))
+    runs: list[Simulated | None] = []
+    for rate in rates:
+        run = None
+        if rate < MOST_LOADED * most:
+            try:
+                run = server.open(arrivals_of(arrivals, rate), requests=requests, seed=seed)
+            except Overloaded:
+                run = None
+        runs.append(run)
+    return LoadCurve(model, cluster, stack, layout, w, arrivals, most, rates, tuple(runs))

@@ -1,0 +1,142 @@
+"""What comes of a run: means and percentiles, of all requests and of the steady state."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.simulate.requests import Requests
+from meshwise.simulate.timeline import Timeline
+
+PERCENTILES = (50, 90, 95, 99)
+_BATCH = 5  # requests whose mean is one observation (MSER-5)
+
+
+class Spread(NamedTuple):
+    """Of a quantity: its mean and percentiles, in its unit."""
+
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+class Figures(NamedTuple):
+    """Of ``requests`` requests of a replica. Seconds; rates are of all replicas."""
+
+    requests: int
+    tpot_s: Spread  # (end − first token) / (tokens − 1) of a request
+    itl_s: Spread  # between two tokens of a request
+    ttft_s: Spread  # from its arrival, the wait for its place included
+    request_s: Spread  # from its arrival to its last token
+    queue_s: Spread  # the wait for its place alone
+    requests_per_s: float
+    tokens_per_s: float  # output tokens
+    running: Spread  # requests that run, over time
+    waiting: Spread  # and that wait
+
+
+def spread_of(values: Any, counts: Any = None) -> Spread:
+    """Mean and percentiles of values, each as often as ``counts`` says; zeros where there are none."""
+    values = np.asarray(values, dtype=np.float64)
+    if counts is None:
+        if not values.size:
+            return Spread(*[0.0] * 5)
+        return Spread(float(values.mean()), *map(float, np.percentile(values, PERCENTILES)))
+    counts = np.asarray(counts, dtype=np.float64)
+    total = counts.sum()
+    if total <= 0.0:
+        return Spread(*[0.0] * 5)
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(counts[order])
+    at = np.searchsorted(reached, np.array(PERCENTILES) / 100.0 * total)
+    chosen = values[order][np.minimum(at, values.size - 1)]
+    return Spread(float((values * counts).sum() / total), *map(float, chosen))
+
+
+def over_time(begin: Any, end: Any, since: float, until: float) -> Spread:
+    """How many stays, each from its ``begin`` to its ``end``, there are at a time, between two times."""
+    begin, end = (np.clip(np.asarray(a, dtype=np.float64), since, until) for a in (begin, end))
+    times = np.concatenate([begin, end])
+    steps = np.concatenate([np.ones(begin.size), -np.ones(end.size)])
+    order = np.argsort(times, kind="stable")
+    times, inside = times[order], np.cumsum(steps[order])
+    if not times.size or until <= since:
+        return spread_of([])
+    lasted = np.diff(times, append=until)
+    return spread_of(np.concatenate([[0.0], inside]), np.concatenate([[times[0] - since], lasted]))
+
+
+def warm_up(values: Any) -> int:
+    """How many of a series' first values are not of its steady state: the cut after which the mean of the
+    others is known best (MSER-5: White, Simulation 69(6), 1997), at most half of them."""
+    means = np.asarray(values, dtype=np.float64)
+    means = means[: means.size // _BATCH * _BATCH].reshape(-1, _BATCH).mean(axis=1)
+    if means.size < 4:
+        return 0
+    left = np.arange(means.size, 0, -1.0)
+    sums, squares = (np.cumsum(v[::-1])[::-1] for v in (means, means * means))
+    error = (squares - sums * sums / left) / (left * left)
+    return int(np.argmin(error[: means.size // 2 + 1])) * _BATCH
+
+
+def figures(
+    requests: Requests, timeline: Timeline, replicas: float, index: Any, span: tuple[float, float]
+) -> Figures:
+    """Of the requests of ``index``, and of what ran during ``span``."""
+    arrival, start, first, end = (
+        np.asarray(a)[index]
+        for a in (requests.arrival, requests.start, requests.first, requests.end)
+    )
+    answer = np.asarray(requests.answer)
+    more = answer[index] > 1
+    since, until = span
+    # what ended in the span: in a steady state as much as was begun in it
+    ends = np.asarray(requests.end)
+    over = (ends > since) & (ends <= until)
+    seconds = max(until - since, 1e-30)
+    return Figures(
+        requests=int(arrival.size),
+        tpot_s=spread_of(((end - first)[more]) / (answer[index][more] - 1)),
+        itl_s=spread_of(*timeline.gaps(since, until)),
+        ttft_s=spread_of(first - arrival),
+        request_s=spread_of(end - arrival),
+        queue_s=spread_of(start - arrival),
+        requests_per_s=float(over.sum()) / seconds * replicas,
+        tokens_per_s=float(answer[over].sum()) / seconds * replicas,
+        running=over_time(requests.start, requests.end, since, until),
+        waiting=over_time(requests.arrival, requests.start, since, until),
+    )
+
+
+def whole_run(requests: Requests, timeline: Timeline, replicas: float) -> Figures:
+    """Of all requests, from the first arrival to the last end."""
+    span = (-1e-30, float(np.max(requests.end)))
+    return figures(requests, timeline, replicas, np.arange(requests.size), span)
+
+
+def steady_state(
+    requests: Requests, timeline: Timeline, replicas: float, in_flight: int
+) -> Figures:
+    """Without those that met an empty server, and those that none followed. ``in_flight``: of a closed loop,
+    whose first round and last are neither; 0 of arrivals."""
+    arrival = np.asarray(requests.arrival)
+    request = np.asarray(requests.end) - arrival
+    last = float(arrival[-1])
+    if requests.closed:
+        begin = max(warm_up(request[: requests.size - in_flight]), in_flight)
+        stop = requests.size - in_flight
+    else:
+        begin = warm_up(request)
+        stop = int(np.searchsorted(arrival, last - float(request.mean()), side="right"))
+    if stop - begin < max(requests.size // 5, 1):  # too few rounds: all that are left
+        begin, stop = (
+            min(begin, requests.size // 2),
+            max(stop, requests.size // 2 + 1, requests.size - in_flight),
+        )
+    since = float(arrival[begin])
+    if last <= since:
+        return whole_run(requests, timeline, replicas)
+    return figures(requests, timeline, replicas, np.arange(begin, stop), (since, last))

@@ -1,0 +1,351 @@
+"""Seconds of any iteration of an engine from a table: priced once at knots, read between them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from meshwise.cost.estimate import Estimate
+from meshwise.cost.inference import layer_launch_s
+from meshwise.cost.pricing import total_times
+from meshwise.simulate.iteration import (
+    Engine,
+    decode_s,
+    draft_s,
+    sequence_kinds_s,
+    token_kinds_s,
+)
+from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import MAX_SEQ
+
+Chunk = tuple[int, int]  # tokens of a prompt that are computed, and tokens before them
+_SEVERAL = 8  # prompts, by which what an iteration has once is told from what each has
+_KEPT = 1 << 16  # chunks whose attention is remembered
+
+
+def knots(low: int, high: int, parts: int = 4) -> list[int]:
+    """Whole numbers from the last at or below ``low`` to the first at or above ``high`` of those that cut
+    each power of two to the next into so many ``parts`` (a power of two itself)."""
+    found, step = [*range(1, parts)], 1
+    while not found or found[-1] < high:
+        found += [(parts + i) * step for i in range(parts)]
+        step *= 2
+    below = bisect_right(found, low) - 1
+    return found[below : bisect_left(found, high) + 1]
+
+
+def _place(xs: Sequence[int], x: float) -> tuple[int, float]:
+    """The knot below, of two or more, and the share of the way to the next; beyond the ends along the last
+    piece."""
+    i = bisect_right(xs, x) - 1
+    if i < 0:
+        i = 0
+    elif i > len(xs) - 2:
+        i = len(xs) - 2
+    low = xs[i]
+    return i, (x - low) / (xs[i + 1] - low)
+
+
+class _Part(NamedTuple):
+    """The whole pass, or a stage: layers of each kind, and whether the embedding and the head."""
+
+    layers: tuple[float, ...]
+    embedding: float
+    head: float
+
+
+class _Prompt(NamedTuple):
+    """Attention of prompts' chunks of a size, of each part: once an iteration, and of each prompt."""
+
+    once: tuple[float, ...]
+    each: tuple[float, ...]
+
+
+class PriceTable:
+    """What iterations of an engine take, as :mod:`meshwise.simulate.iteration` prices them.
+
+    Knots cut each doubling of sequences into four, and of tokens into eight; time is read linearly between
+    them, and past the last along its last piece: off by some tenths of a per cent, by up to 10 % where a
+    kernel's tiles begin a new row between two knots. It is nearly affine in the tokens that a sequence
+    holds: knots at the ends of a request's, and more between them where layers have a window or choose
+    keys. What is not asked for is not priced: a knot takes some milliseconds when it is first asked for.
+
+    A pipeline of pp stages has up to pp groups of sequences in flight: an iteration here is one of each of
+    them.
+
+    :param engine: on one layout.
+    :param w: lengths of requests, and drafts.
+    :param most: sequences of a replica, at most.
+    :param tokens: of an iteration, at most.
+    """
+
+    def __init__(self, engine: Engine, w: Serving, most: int, tokens: int) -> None:
+        self.engine, self.w, self.queries = engine, w, w.queries
+        self.pp = int(engine.layouts.pp)
+        self._graphs = engine.stack.scheduler.graph_multiple
+        self._sequences = knots(1, max(most, 2))
+        self._tokens, self._most_tokens = knots(1, max(tokens // self.pp, 2), 8), max(tokens, 2)
+        self._batches = -(-np.array(self._sequences) // self.pp)  # of a group
+        high = max(min(w.isl + w.osl, MAX_SEQ), w.queries + 1)
+        self._contexts = self._context_knots(min(max(w.isl // 2, w.queries), high - 1), high)
+        self._decodes: dict[int, list[float]] = {}
+        self._attention: dict[int, list[list[float]]] = {}
+        self._prompts: dict[Chunk, _Prompt] = {}
+        self._knots: dict[Chunk, _Prompt] = {}
+
+    # -- what a state takes ------------------------------------------------------------------------
+
+    def decode_s(self, sequences: int, context: float) -> float:
+        """An iteration of decodes alone: of ``sequences`` that hold ``context`` tokens in the mean. Where a
+        CUDA graph replays it, of as many sequences as the graph was made for."""
+        made = self._made_for(sequences)
+        i, f = _place(self._sequences, made)
+        j, g = _place(self._contexts, context * sequences / made)
+        low, high = self._decode_at(self._contexts[j]), self._decode_at(self._contexts[j + 1])
+        at = low[i] + f * (low[i + 1] - low[i])
+        return at + g * (high[i] + f * (high[i + 1] - high[i]) - at)
+
+    def prompts_s(self, sequences: int, context: float, chunks: Sequence[Chunk]) -> float:
+        """An iteration of ``chunks`` of prompts, one or more, and of as many decodes as ``sequences`` says,
+        beside them."""
+        rows = sequences * self.queries + len(chunks)
+        tokens, groups = sequences * self.queries, 1
+        for n, _ in chunks:
+            tokens += n
+        if self.pp > 1:
+            full = -(-tokens * self.pp // self._most_tokens)
+            groups = min(self.pp, max(sequences + len(chunks), full))
+        # layers' products, passes and collectives, by tokens; the head, by rows
+        i, f = _place(self._tokens, tokens / groups)
+        one, two = self._layers[i], self._layers[i + 1]
+        at, g = _place(self._sequences, rows / self.queries)
+        head = self._heads[at] + g * (self._heads[at + 1] - self._heads[at])
+        # attention of each prompt's chunk, and of the decodes
+        held = [self._prompts.get(chunk) or self._prompt(chunk) for chunk in chunks]
+        decodes = self._attention_s(sequences, context) if sequences else self._none
+        times = []
+        for k, heads in self._ends:
+            once, each = held[0].once[k], held[0].each[k]
+            for p in held[1:]:
+                each += p.each[k]
+                once = once if once > p.once[k] else p.once[k]
+            a = one[k]
+            products = a + f * (two[k] - a) + heads * head
+            times.append(products + (once + each) / groups + decodes[k])
+        # the host's launches where they last longer, and what it does once an iteration
+        whole = max(times[0], self._launches[0])
+        if self.pp > 1:
+            slowest = max(max(times[1:]) + self._transfer, self._launches[1])
+            whole = max(whole, groups * slowest)
+        fixed, each, row = self._outside
+        seconds = whole + fixed + each * (sequences + len(chunks)) + row * rows
+        if not sequences:
+            return seconds
+        if self.w.draft_tokens:
+            seconds += self._drafts_s(sequences)
+        return max(seconds, self.decode_s(sequences, context))
+
+    # -- what is priced ----------------------------------------------------------------------------
+
+    def _made_for(self, sequences: int) -> int:
+        many = self._graphs
+        if many == 1:
+            return sequences
+        if sequences >= many:
+            return -(-sequences // many) * many
+        return min(1 << (sequences - 1).bit_length(), many)
+
+    def _context_knots(self, low: int, high: int) -> list[int]:
+        bent = any(
+            b.attention is not None and (b.attention.window or b.attention.indexer)
+            for b in self.engine.model.blocks
+        )
+        between = [n for n in knots(low, high) if low < n < high] if bent else []
+        return [low, *between, high]
+
+    @cached_property
+    def _parts(self) -> list[_Part]:
+        """The whole pass; of a pipeline each kind of stage too."""
+        whole = _Part(tuple(map(float, self.engine.model.kind_counts())), 1.0, 1.0)
+        if self.pp == 1:
+            return [whole]
+        return [
+            whole,
+            *(
+                _Part(
+                    tuple(float(n * r.exists) for n in r.layers),
+                    float(r.embedding * r.exists),
+                    float(r.head * r.exists),
+                )
+                for r in self._some.program.roles
+            ),
+        ]
+
+    @cached_property
+    def _ends(self) -> list[tuple[int, float]]:
+        """Each part, and how often it has the head."""
+        return [(k, part.head) for k, part in enumerate(self._parts)]
+
+    @cached_property
+    def _none(self) -> list[float]:
+        return [0.0] * len(self._parts)
+
+    @cached_property
+    def _some(self) -> Estimate:
+        """Decodes of each number of sequences, of which what does not depend on the context is asked."""
+        return self.engine.decode(self._batches, self._contexts[0], self.queries)
+
+    @cached_property
+    def _together(self) -> Estimate:
+        """So many tokens in one iteration."""
+        return self.engine.prefill(np.array(self._tokens), 1)
+
+    @cached_property
+    def _layers(self) -> list[list[float]]:
+        """By tokens, of each part: what all tokens of an iteration do together."""
+        e, size = self._together, (len(self._tokens),)
+        embedding = np.broadcast_to(total_times(e.embedding_costs).busy, size)
+        kinds = [np.broadcast_to(kind, size) for kind in token_kinds_s(e)]
+        found = [
+            part.embedding * embedding
+            + sum(n * kind for n, kind in zip(part.layers, kinds, strict=True))
+            for part in self._parts
+        ]
+        found[0] = found[0] + (self.pp - 1) * self._transfer
+        return [[float(v) for v in at] for at in zip(*found, strict=True)]
+
+    @cached_property
+    def _transfer(self) -> float:
+        """Between stages, of the most tokens."""
+        return float(np.max(total_times(self._together.transfer_costs).busy))
+
+    @cached_property
+    def _heads(self) -> list[float]:
+        """By sequences."""
+        head = total_times(self._some.head_costs).busy
+        return [float(v) for v in np.broadcast_to(head, self._batches.shape)]
+
+    @cached_property
+    def _launches(self) -> tuple[float, float]:
+        """What the host needs to launch all layers, and those of a stage."""
+        each = layer_launch_s(self.engine.stack, self._together.program.ctx)
+        layers = float(np.max(self._together.stage_layers))
+        return self.engine.model.layers * each, layers * each
+
+    @cached_property
+    def _outside(self) -> tuple[float, float, float]:
+        """Of an iteration, a sequence and a row: outside the model's program."""
+        e = self._some
+        fixed, each, row = (
+            float(self.engine.engine_s(e, np.float64(n), np.float64(r)))
+            for n, r in ((0, 0), (1, 0), (0, 1))
+        )
+        return fixed + self.engine.experts_launch_s, each - fixed, row - fixed
+
+    @cached_property
+    def _drafts(self) -> list[float]:
+        seconds = draft_s(self.engine, self.w, self._batches)
+        return [float(v) for v in np.broadcast_to(seconds, self._batches.shape)]
+
+    def _drafts_s(self, sequences: int) -> float:
+        i, f = _place(self._sequences, sequences)
+        return self._drafts[i] + f * (self._drafts[i + 1] - self._drafts[i])
+
+    def _decode_at(self, context: int) -> list[float]:
+        """By sequences: an iteration of decodes, their drafts included."""
+        found = self._decodes.get(context)
+        if found is None:
+            groups = -(-np.array(self._sequences) // self._batches)
+            whole = decode_s(self.engine, self._batches, context, self.queries, groups)
+            whole = np.broadcast_to(whole, self._batches.shape)
+            found = [float(v) + d for v, d in zip(whole, self._drafts, strict=True)]
+            self._decodes[context] = found
+        return found
+
+    def _attention_at(self, context: int) -> list[list[float]]:
+        """By sequences, of each part: attention and recurrences of a group's decodes."""
+        found = self._attention.get(context)
+        if found is None:
+            e = self.engine.decode(self._batches, context, self.queries)
+            found = [list(at) for at in zip(*self._of_parts(e, len(self._batches)), strict=True)]
+            self._attention[context] = found
+        return found
+
+    def _attention_s(self, sequences: int, context: float) -> list[float]:
+        i, f = _place(self._sequences, sequences)
+        j, g = _place(self._contexts, context)
+        low, high = self._attention_at(self._contexts[j]), self._attention_at(self._contexts[j + 1])
+        a, b, c, d = low[i], low[i + 1], high[i], high[i + 1]
+        return [
+            (1.0 - g) * (a[k] + f * (b[k] - a[k])) + g * (c[k] + f * (d[k] - c[k]))
+            for k, _ in self._ends
+        ]
+
+    def _of_parts(self, e: Estimate, size: int) -> list[list[float]]:
+        """Of each part: what depends on which tokens are of one sequence."""
+        kinds = [np.broadcast_to(kind, (size,)) for kind in sequence_kinds_s(e)]
+        return [
+            [
+                float(v)
+                for v in sum(
+                    (n * kind for n, kind in zip(part.layers, kinds, strict=True)),
+                    start=np.zeros(size),
+                )
+            ]
+            for part in self._parts
+        ]
+
+    def _prompt(self, chunk: Chunk) -> _Prompt:
+        """Attention of a chunk: read between knots of its tokens and of those before it."""
+        found = self._prompts.get(chunk)
+        if found is None:
+            tokens, cached = chunk
+            before = _about(cached, 1, 512)
+            found = _between(
+                [
+                    (n, _between([(c, self._prompt_at((n, c))) for c in before], cached))
+                    for n in _about(tokens, 2, 1)
+                ],
+                tokens,
+            )
+            if len(self._prompts) < _KEPT:
+                self._prompts[chunk] = found
+        return found
+
+    def _prompt_at(self, chunk: Chunk) -> _Prompt:
+        """Priced: of one such prompt, and of several together."""
+        found = self._knots.get(chunk)
+        if found is None:
+            e = self.engine.prefill(np.array([1, _SEVERAL]), *chunk)
+            once, each = [], []
+            for one, several in self._of_parts(e, 2):
+                slope = min(max((several - one) / (_SEVERAL - 1), 0.0), one)
+                each.append(slope)
+                once.append(one - slope)
+            found = self._knots[chunk] = _Prompt(tuple(once), tuple(each))
+        return found
+
+
+def _about(value: int, parts: int, least: int) -> tuple[int, ...]:
+    """The knots about a number of tokens, which cut each doubling from ``least`` on into ``parts``; itself
+    where it is one."""
+    if value < least:
+        return (0, least) if value else (0,)
+    step = max((1 << (value.bit_length() - 1)) // parts, 1)
+    low = value // step * step
+    return (low,) if low == value else (low, low + step)
+
+
+def _between(ends: Sequence[tuple[int, _Prompt]], value: int) -> _Prompt:
+    if len(ends) == 1:
+        return ends[0][1]
+    (low, a), (high, b) = ends
+    f = (value - low) / (high - low)
+    return _Prompt(
+        tuple(x + f * (y - x) for x, y in zip(a.once, b.once, strict=True)),
+        tuple(x + f * (y - x) for x, y in zip(a.each, b.each, strict=True)),
+    )

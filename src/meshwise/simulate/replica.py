@@ -1,0 +1,313 @@
+"""One replica of an engine, iteration by iteration: what waits, what runs, what its cache holds.
+
+Iterations that differ in nothing but the tokens held, decodes between two events, are taken at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from meshwise.simulate.requests import Requests
+from meshwise.simulate.rules import Rules
+from meshwise.simulate.timeline import Timeline
+
+NEVER = math.inf
+
+
+class IterationPrice(Protocol):
+    """Seconds of an iteration."""
+
+    def decode_s(self, sequences: int, context: float) -> float: ...
+
+    def prompts_s(
+        self, sequences: int, context: float, chunks: Sequence[tuple[int, int]]
+    ) -> float: ...
+
+
+class Replica:
+    """The state of a replica, and its step from one event to the next. Seconds, tokens.
+
+    An iteration is made up when it begins, of what has arrived by then, and its tokens are seen when it
+    ends. Of an engine that works ``ahead`` it is made up when the one before begins, and its tokens are seen
+    when the next one ends (at its own end where none follows). Whoever waits for a request's end sends the
+    next one then.
+    """
+
+    def __init__(self, price: IterationPrice, rules: Rules, requests: Requests) -> None:
+        self.price, self.rules, self.requests = price, rules, requests
+        self.timeline = Timeline()
+        self.now = 0.0
+        self.before = 0.0  # when the iteration before began
+        self.iteration = 0
+        self.waiting: deque[int] = deque()
+        self.partial: deque[int] = deque()  # admitted, their prompts in progress
+        self.running: list[tuple[int, int, int]] = []  # (last iteration, request, turn)
+        self.order: list[tuple[int, int]] = []  # (request, turn) as admitted
+        self.unseen: deque[tuple[int, int, bool]] = deque()  # (iteration, request, its end)
+        n = requests.size
+        self.turn = [0] * n  # how often a request was admitted; 0 of entries that are stale
+        self.to_do = [0] * n  # tokens of the prompt that are not computed yet
+        self.done = [0.0] * n  # tokens of the answer that were computed before it was stopped
+        self.begun = [0] * n  # decode iteration at which it began
+        self.decode_iterations = 0
+        self.decoding = 0  # sequences
+        self.context = 0.0  # tokens that they hold
+        self.prompt_tokens = 0  # tokens held by prompts in progress
+        self.remaining = 0.0  # tokens that those running have to make yet
+        self.stopped = 0  # times that a request was stopped for want of room
+
+    # -- the run -----------------------------------------------------------------------------------
+
+    def run(self) -> Timeline:
+        """All requests from their arrival to their end."""
+        while True:
+            if self.iteration % self.rules.poll == 0 or not (self.decoding or self.partial):
+                busy = self.decoding or self.partial
+                seen = self.before if busy and self.rules.ahead else self.now
+                self.waiting.extend(self.requests.arrived(seen))
+            chunks = self._chunks()
+            if chunks:
+                self._with_prompts(chunks)
+            elif self.decoding:
+                self._decode()
+            else:
+                self._see(NEVER)
+                following = self.requests.next_arrival
+                if following == NEVER:
+                    if self.waiting:
+                        raise AssertionError("a request that never fits")
+                    return self.timeline
+                if following > self.now:
+                    self.timeline.idle(following - self.now)
+                    self.now = following
+
+    # -- what an iteration is made of --------------------------------------------------------------
+
+    def _held(self) -> float:
+        """Tokens of the cache in use; the last block of a sequence is half full in the mean."""
+        sequences = self.decoding + len(self.partial)
+        return self.context + self.prompt_tokens + sequences * (self.rules.block - 1) / 2.0
+
+    def _room_for(self, request: int) -> bool:
+        r = self.rules
+        sequences = self.decoding + len(self.partial)
+        if sequences == 0:
+            return True  # whatever it needs, it runs alone
+        if sequences >= r.most_sequences:
+            return False
+        left = self.requests.answer[request] - self.done[request]
+        needs = self._prompt_of(request) + (r.block - 1) / 2.0 + r.reserved * left
+        next_one = (self.decoding + 1) * r.yields
+        return self._held() + r.reserved * self.remaining + needs + next_one <= r.capacity
+
+    def _prompt_of(self, request: int) -> int:
+        """Tokens before the next of its answer: what was made before it was stopped is prompt again."""
+        return self.requests.prompt[request] + int(self.done[request])
+
+    def _chunks(self) -> list[tuple[int, int, int]]:
+        """(request, tokens, tokens before them) of the prompts in the next iteration."""
+        if not self.partial and not self.waiting:
+            return []
+        r = self.rules
+        beside = self.decoding * r.queries if r.policy != "first" else 0
+        left = r.budget - beside
+        found: list[tuple[int, int, int]] = []
+        for request in self.partial:
+            if left <= 0 or len(found) >= r.together:
+                return found
+            tokens = min(self.to_do[request], left)
+            found.append((request, tokens, self._prompt_of(request) - self.to_do[request]))
+            left -= tokens
+        while self.waiting and left > 0 and len(found) < r.together:
+            request = self.waiting[0]
+            if not self._room_for(request):
+                break
+            whole = self._prompt_of(request)
+            computed = max(whole - self.requests.cached[request], 1)
+            if r.policy == "whole" and computed > left and (found or computed <= r.budget):
+                break
+            tokens = min(computed, left)
+            self.waiting.popleft()
+            self._admit(request, whole, computed)
+            found.append((request, tokens, whole - computed))
+            left -= tokens
+        return found
+
+    def _admit(self, request: int, whole: int, computed: int) -> None:
+        self.turn[request] += 1
+        self.to_do[request] = computed
+        self.partial.append(request)
+        self.order.append((request, self.turn[request]))
+        self.prompt_tokens += whole
+        self.remaining += self.requests.answer[request] - self.done[request]
+        self.requests.admitted(request, self.now)
+
+    # -- iterations --------------------------------------------------------------------------------
+
+    def _with_prompts(self, chunks: list[tuple[int, int, int]]) -> None:
+        r = self.rules
+        beside = self.decoding if r.policy != "first" else 0
+        if beside and self._overflows(1):
+            self._stop_last()
+            return
+        mean = self.context / beside if beside else 0.0
+        seconds = self.price.prompts_s(beside, mean, [(n, before) for _, n, before in chunks])
+        self._pass(1, seconds, beside)
+        if beside:
+            self.decode_iterations += 1
+            self.context += beside * r.yields
+            self.remaining -= beside * r.yields
+            self._ended()
+        for request, tokens, _ in chunks:
+            self.to_do[request] -= tokens
+            if self.to_do[request] == 0:
+                self._first_token(request)
+        if any(self.to_do[request] == 0 for request in self.partial):
+            self.partial = deque(q for q in self.partial if self.to_do[q])
+        self._see(self.iteration - r.ahead)
+
+    def _first_token(self, request: int) -> None:
+        """A prompt is computed: its sequence decodes from the next iteration on."""
+        whole = self._prompt_of(request)
+        self.prompt_tokens -= whole
+        first = self.done[request] == 0.0
+        if first:
+            self.unseen.append((self.iteration, request, False))
+        left = self.requests.answer[request] - self.done[request] - 1.0
+        self.remaining -= 1.0
+        iterations = math.ceil(left / self.rules.yields - 1e-9)
+        self.done[request] += 1.0
+        if iterations <= 0:
+            self.remaining -= left
+            self._leave(request)
+            return
+        self.begun[request] = self.decode_iterations
+        self.decoding += 1
+        self.context += whole + 1
+        end = self.decode_iterations + iterations
+        heapq.heappush(self.running, (end, request, self.turn[request]))
+
+    def _decode(self) -> None:
+        """As many iterations of decodes alone as nothing else happens in."""
+        n, r = self.decoding, self.rules
+        if self._overflows(1):
+            self._stop_last()
+            return
+        self._drop_stale()
+        most = self.running[0][0] - self.decode_iterations
+        if self.unseen and r.ahead:
+            most = min(most, max(self.unseen[0][0] + 1 - self.iteration, 1))
+        if r.poll > 1:
+            most = min(most, r.poll - self.iteration % r.poll)
+        room = (r.capacity - self._held()) / (n * r.yields)
+        if room < most:
+            most = max(int(room), 1)
+        gap = self.requests.next_arrival - self.now
+        if gap <= 0.0:
+            gap = NEVER  # it has arrived, and nobody looked yet
+            most = 1 if r.ahead else most
+        seconds, most = self._taking(most, gap)
+        self._pass(most, seconds, n)
+        self.decode_iterations += most
+        self.context += n * most * r.yields
+        self.remaining -= n * most * r.yields
+        self._ended()
+        self._see(self.iteration - r.ahead)
+
+    def _taking(self, most: int, gap: float) -> tuple[float, int]:
+        """(seconds, iterations) of up to ``most`` decodes that begin before ``gap`` is over: time is affine in
+        the context, so that k iterations take k times the middle one."""
+        n, step = self.decoding, self.rules.yields
+        mean = self.context / n
+
+        def seconds(k: int) -> float:
+            return k * self.price.decode_s(n, mean + (k - 1) / 2.0 * step)
+
+        whole = seconds(most)
+        if whole < gap or most == 1:
+            return whole, most
+        low, high = 1, most  # the least that reaches the arrival
+        while low < high:
+            middle = min(max(int(low + (high - low) * min(gap / whole, 1.0)), low), high - 1)
+            if seconds(middle) >= gap:
+                high = middle
+            else:
+                low = middle + 1
+        return seconds(low), low
+
+    def _pass(self, iterations: int, seconds: float, decoding: int) -> None:
+        self.timeline.add(iterations, seconds, decoding)
+        self.iteration += iterations
+        self.before = self.now + seconds * (iterations - 1) / iterations
+        self.now += seconds
+
+    # -- ends --------------------------------------------------------------------------------------
+
+    def _drop_stale(self) -> None:
+        heap = self.running
+        while heap and self.turn[heap[0][1]] != heap[0][2]:
+            heapq.heappop(heap)
+
+    def _ended(self) -> None:
+        """Sequences whose last token is computed leave their place."""
+        heap = self.running
+        while heap and heap[0][0] <= self.decode_iterations:
+            _, request, turn = heapq.heappop(heap)
+            if self.turn[request] != turn:
+                continue
+            made = (self.decode_iterations - self.begun[request]) * self.rules.yields
+            self.decoding -= 1
+            self.context -= self._prompt_of(request) + made
+            self.remaining += made - (self.requests.answer[request] - self.done[request])
+            self._leave(request)
+        if not self.decoding:
+            self.context = 0.0
+
+    def _leave(self, request: int) -> None:
+        self.turn[request] = -abs(self.turn[request])
+        self.unseen.append((self.iteration, request, True))
+        if len(self.order) > 64 + 4 * (self.decoding + len(self.partial)):
+            self.order = [(q, t) for q, t in self.order if self.turn[q] == t]
+
+    def _see(self, until: float) -> None:
+        """Tokens of iterations up to ``until`` reach whoever waits for them."""
+        while self.unseen and self.unseen[0][0] <= until:
+            _, request, last = self.unseen.popleft()
+            if last:
+                self.requests.ended(request, self.now)
+            else:
+                self.requests.began(request, self.now)
+
+    # -- a full cache ------------------------------------------------------------------------------
+
+    def _overflows(self, iterations: int) -> bool:
+        more = self.decoding * iterations * self.rules.yields
+        several = self.decoding + len(self.partial) > 1
+        return several and self._held() + more > self.rules.capacity
+
+    def _stop_last(self) -> None:
+        """The request that came last gives its room back, waits before all others, and is computed again."""
+        while self.order:
+            request, turn = self.order.pop()
+            if self.turn[request] == turn:
+                break
+        else:
+            raise AssertionError("nothing runs that could be stopped")
+        left = self.requests.answer[request] - self.done[request]
+        if request in self.partial:
+            self.partial.remove(request)
+            self.prompt_tokens -= self._prompt_of(request)
+            self.remaining -= left
+        else:
+            made = (self.decode_iterations - self.begun[request]) * self.rules.yields
+            self.decoding -= 1
+            self.context -= self._prompt_of(request) + made
+            self.remaining -= left - made
+            self.done[request] += made
+        self.turn[request] += 1  # its entry among the running is stale
+        self.stopped += 1
+        self.waiting.appendleft(request)

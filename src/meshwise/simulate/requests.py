@@ -1,0 +1,73 @@
+"""Requests of a replica: their lengths, when they arrive, and what happens to each."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+_UNKNOWN = math.nan
+
+
+class Requests:
+    """What arrives at a replica, and when each request runs, begins to answer and ends [s].
+
+    :param prompt: tokens of each prompt, in the order of arrival.
+    :param answer: tokens of each answer, 1 or more.
+    :param cached: tokens of each prompt whose keys and values are held already.
+    :param arrival: rising times; None: a closed loop.
+    :param in_flight: of a closed loop: so many are sent at once, and one more where one ends.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        cached: Sequence[int],
+        arrival: Sequence[float] | None = None,
+        in_flight: int = 0,
+    ) -> None:
+        self.prompt, self.answer, self.cached = list(prompt), list(answer), list(cached)
+        self.size = n = len(self.prompt)
+        self.closed = arrival is None
+        self.arrival = [_UNKNOWN] * n if arrival is None else list(arrival)
+        self.start, self.first, self.end = ([_UNKNOWN] * n for _ in range(3))
+        self._due: deque[int] = deque()
+        self._sent = 0
+        if self.closed:
+            for _ in range(min(in_flight, n)):
+                self._send(0.0)
+        else:
+            self._due.extend(range(n))
+
+    def _send(self, now: float) -> None:
+        self.arrival[self._sent] = now
+        self._due.append(self._sent)
+        self._sent += 1
+
+    @property
+    def next_arrival(self) -> float:
+        """When the next one comes that is not at the replica yet; never, where none is known of."""
+        return self.arrival[self._due[0]] if self._due else math.inf
+
+    def arrived(self, now: float) -> list[int]:
+        """Those that have come by ``now`` and were not told before."""
+        found = []
+        while self._due and self.arrival[self._due[0]] <= now:
+            found.append(self._due.popleft())
+        return found
+
+    def admitted(self, request: int, now: float) -> None:
+        """It runs; where it was stopped in between, its first time counts."""
+        if math.isnan(self.start[request]):
+            self.start[request] = now
+
+    def began(self, request: int, now: float) -> None:
+        """Its first token is seen."""
+        self.first[request] = now
+
+    def ended(self, request: int, now: float) -> None:
+        """Its last token is seen; of a closed loop the next one is sent."""
+        self.end[request] = now
+        if self.closed and self._sent < self.size:
+            self._send(now)

@@ -1,0 +1,154 @@
+"""A layout of an engine under a load, simulated: one replica of it, which stands for all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from meshwise.errors import Overloaded
+from meshwise.simulate.iteration import Engine
+from meshwise.simulate.loads import MOST_REQUESTS, OPEN_REQUESTS, ROUNDS, Arrivals, drawn
+from meshwise.simulate.outcome import Figures, Spread, steady_state, whole_run
+from meshwise.simulate.price_table import PriceTable
+from meshwise.simulate.replica import IterationPrice, Replica
+from meshwise.simulate.requests import Requests
+from meshwise.simulate.rules import Rules, engine_rules
+from meshwise.workloads.serving import Serving
+
+USUAL_MOST = 20_000  # requests of a closed loop that nobody asked for
+_QUEUED = 1.0  # requests that wait, in the mean, before it is asked whether more come than leave
+
+
+class Simulated(NamedTuple):
+    """What a run comes to."""
+
+    all: Figures  # the mean over all requests, those that met an empty server among them
+    steady: Figures
+    requests: int  # of a replica
+    replicas: int
+    stopped: int  # how often a full cache stopped a request
+    seed: int
+    arrivals: Arrivals | None = None
+
+
+def replicas_at_work(w: Serving, dp: int) -> int:
+    """Replicas that a closed loop keeps busy."""
+    return min(dp, w.concurrency)
+
+
+def rounds(in_flight: int, requests: int | None, replicas: int) -> int:
+    """Requests of a replica of a closed loop: asked for of all, or ten per one in flight."""
+    if requests is not None:
+        return -(-requests // replicas)
+    return min(ROUNDS * in_flight, max(USUAL_MOST, 2 * in_flight))
+
+
+class SimulatedServer:
+    """Runs loads on an engine's layout, whose prices are looked up once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        w: Serving,
+        rules: Rules | None = None,
+        price: IterationPrice | None = None,
+        *,
+        open_loop: bool = False,
+    ) -> None:
+        self.engine, self.w = engine, w
+        self.rules = engine_rules(engine, w) if rules is None else rules
+        self.dp = int(engine.layouts.dp)
+        if open_loop:  # the most that run at once
+            most = min(self.rules.most_sequences, -(-w.concurrency // self.dp))
+            self.rules = self.rules._replace(most_sequences=most)
+        self._price = price
+
+    def price(self, most: int) -> IterationPrice:
+        """Of up to ``most`` sequences."""
+        if self._price is None:
+            self._price = PriceTable(self.engine, self.w, most, self.rules.budget)
+        return self._price
+
+    def closed(self, *, requests: int | None = None, seed: int = 0) -> Simulated:
+        """The workload's ``concurrency`` in flight, all of which begin at once."""
+        replicas = replicas_at_work(self.w, self.dp)
+        asked = -(-self.w.concurrency // replicas)
+        # of those that only wait nothing is learnt but how long: as long as it takes to serve them
+        in_flight = min(asked, 2 * self._at_once())
+        n = rounds(in_flight, requests, replicas)
+        in_flight = min(in_flight, n)
+        what = drawn(self.w, n, None, replicas, seed)
+        run, queue = self._run(Requests(*what[:3], None, in_flight), in_flight)
+        share = self.w.concurrency / asked  # the last replica may have fewer
+        found = Simulated(
+            whole_run(queue, run.timeline, share),
+            steady_state(queue, run.timeline, share, in_flight),
+            n,
+            replicas,
+            run.stopped,
+            seed,
+        )
+        return found if in_flight == min(asked, n) else _longer(found, share * (asked - in_flight))
+
+    def open(self, arrivals: Arrivals, *, requests: int | None = None, seed: int = 0) -> Simulated:
+        """Requests that come whether others end or not.
+
+        :raises Overloaded: where more come than can be served, so that the queue grows for ever.
+        """
+        n = OPEN_REQUESTS if requests is None else requests
+        what = drawn(self.w, n, arrivals, self.dp, seed)
+        n = len(what.prompt)
+        run, queue = self._run(Requests(*what), self._at_once())
+        steady = steady_state(queue, run.timeline, self.dp, 0)
+        if steady.waiting.mean > _QUEUED and arrivals.trace is None:
+            most = self.most_per_s(seed=seed)
+            if arrivals.rate >= most:
+                raise overload(arrivals.rate, most)
+        whole = whole_run(queue, run.timeline, self.dp)
+        return Simulated(whole, steady, n, self.dp, run.stopped, seed, arrivals)
+
+    def most_per_s(self, *, seed: int = 0) -> float:
+        """Requests per second that all replicas serve where there is always one waiting."""
+        in_flight = 2 * self._at_once()
+        n = min(max(4 * in_flight, 400), MOST_REQUESTS)
+        what = drawn(self.w, n, None, self.dp, seed)
+        run, queue = self._run(Requests(*what[:3], None, min(in_flight, n)), self._at_once())
+        return steady_state(queue, run.timeline, self.dp, in_flight // 2).requests_per_s
+
+    def _at_once(self) -> int:
+        """The most sequences that run."""
+        least = max(self.w.isl * (1.0 - self.w.length_spread), 1.0)
+        held = min(self.rules.capacity / least, 1e9)
+        return max(min(self.rules.most_sequences, int(held)), 1)
+
+    def _run(self, queue: Requests, most: int) -> tuple[Replica, Requests]:
+        replica = Replica(self.price(min(most, self.rules.most_sequences)), self.rules, queue)
+        replica.run()
+        return replica, queue
+
+
+def overload(rate: float, most: float) -> Overloaded:
+    """More come than leave."""
+    return Overloaded(
+        f"request_rate={rate:g}: arrivals exceed {most:.3g} requests/s; the queue grows without bound",
+        field="request_rate",
+        value=rate,
+        legal=f"below {most:.3g} requests/s, more replicas, or more GPUs",
+        nearest=float(f"{0.95 * most:.3g}"),
+    )
+
+
+def _longer(found: Simulated, more: float) -> Simulated:
+    """With ``more`` requests that wait all the time: each waits until those before it are served."""
+
+    replicas = found.replicas
+
+    def waits(f: Figures) -> Figures:
+        seconds = more / max(f.requests_per_s, 1e-30)
+        return f._replace(
+            ttft_s=Spread(*(v + seconds for v in f.ttft_s)),
+            request_s=Spread(*(v + seconds for v in f.request_s)),
+            queue_s=Spread(*(v + seconds for v in f.queue_s)),
+            waiting=Spread(*(v + more / replicas for v in f.waiting)),
+        )
+
+    return found._replace(all=waits(found.all), steady=waits(found.steady))

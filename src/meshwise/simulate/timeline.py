@@ -1,0 +1,50 @@
+"""What a replica did, run of iterations by run of iterations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class Timeline:
+    """Runs of equal iterations: how many, their seconds, and sequences that decode in each."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, ...]] = []
+
+    def add(self, iterations: int, seconds: float, decoding: int) -> None:
+        self._rows.append((iterations, seconds, decoding))
+
+    def idle(self, seconds: float) -> None:
+        """Nothing ran."""
+        self._rows.append((0, seconds, 0))
+
+    def columns(self) -> tuple[Floats, ...]:
+        """(beginning, iterations, seconds, decoding), one value a run."""
+        table: Any = np.array(self._rows, dtype=np.float64).reshape(-1, 3)
+        iterations, seconds, decoding = table.T
+        begin = np.concatenate([[0.0], np.cumsum(seconds)[:-1]]) if seconds.size else seconds
+        return begin, iterations, seconds, decoding
+
+    def gaps(self, since: float, until: float) -> tuple[Floats, Floats]:
+        """(seconds between two tokens of a sequence, how many such gaps): prompts that go first hold up
+        those that decode, and lengthen the gap in which they fall."""
+        begin, iterations, seconds, decoding = self.columns()
+        busy = (decoding > 0) & (iterations > 0)
+        if not busy.any():
+            return np.zeros(0), np.zeros(0)
+        end = begin + seconds
+        index = np.flatnonzero(busy)
+        each = seconds[index] / iterations[index]
+        # what passed since the iteration of decodes before, where somebody decoded in both
+        held = np.zeros(index.size)
+        held[1:] = begin[index[1:]] - end[index[:-1]]
+        inside = (begin[index] >= since) & (begin[index] < until)
+        values = np.concatenate([each + held, each])
+        counts = np.concatenate([decoding[index], decoding[index] * (iterations[index] - 1)])
+        inside = np.concatenate([inside, inside]) & (counts > 0)
+        return values[inside], counts[inside]

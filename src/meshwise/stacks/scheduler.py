@@ -1,0 +1,57 @@
+"""By which rules a serving engine fills its iterations: switches of a stack, as :mod:`.switches` has them."""
+
+# no `from __future__ import annotations`: the annotations are read by `fields`
+from typing import Annotated
+
+from meshwise.stacks.fields import Range, SwitchGroup
+from meshwise.workloads.workload import MAX_SEQ
+
+_Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
+_Count = Annotated[int, Range(1, 1 << 20)]
+
+
+class Scheduler(SwitchGroup, frozen=True, kw_only=True):
+    """What a serving engine puts into one iteration."""
+
+    max_batched_tokens: Annotated[
+        _Tokens, "The most tokens that one iteration works on; longer prompts are cut into chunks."
+    ] = 8192
+    max_batched_tokens_small: Annotated[_Tokens, "The same on devices of less than 70 GiB."] = 8192
+    mixes_prefill: Annotated[
+        bool,
+        "A prompt's chunk and the running sequences' next tokens share an iteration. Otherwise "
+        "prompts go first and decoding waits.",
+    ] = True
+    shares_prefill: Annotated[
+        bool,
+        "Prompts that wait together share an iteration, up to `max_batched_tokens`. Otherwise an "
+        "iteration has one prompt.",
+    ] = True
+    whole_prompts: Annotated[
+        bool,
+        "Prompts beside decodes are not cut: one that does not fit into what is left of "
+        "`max_batched_tokens` waits. Otherwise its beginning fills the iteration.",
+    ] = False
+    max_sequences: Annotated[
+        _Count, "The most requests that run at once; others wait for one to end."
+    ] = 1024
+    works_ahead: Annotated[
+        bool,
+        "An iteration is made up when the one before begins, beside the device's work: who arrives "
+        "waits for one more, and tokens leave when the next one ends.",
+    ] = False
+    poll_iterations: Annotated[
+        int, Range(1, 1000, "iterations"), "Requests that have arrived are taken up so often."
+    ] = 1
+    graph_multiple: Annotated[
+        _Count,
+        "Decodes are replayed from CUDA graphs of so many sequences, its multiples, and the powers of "
+        "two below: other numbers are padded. 1: of any number.",
+    ] = 1
+    kv_block_tokens: Annotated[_Tokens, "Tokens of a block of the KV cache."] = 16
+    reserved_output: Annotated[
+        float,
+        Range(0.0, 1.0),
+        "Share of the longest answer that the KV cache must have room for before a request runs. Where "
+        "it fills all the same, the request that came last is stopped and computed again.",
+    ] = 0.0
