@@ -3,7 +3,7 @@
     pip install scipy && pip install -e .
     python tools/fit_few_rows.py serving.csv [llama.cpp exllama mlc]
 
-Per stack two or three constants (:class:`meshwise.stacks.few_rows.FewRows`): the share of the memory's rate,
+Per stack two or three constants (:class:`meshwise.stacks.engines.FewRows`): the share of the memory's rate,
 what one multiprocessor draws, and a time per product; all else is priced as ever. Soft loss of the logarithm,
 with a weak pull to the start. Printed: the constants, the errors of the rows, and those of every device's rows
 by constants fitted without them.

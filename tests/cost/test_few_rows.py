@@ -7,7 +7,7 @@ import pytest
 
 import meshwise as mw
 from meshwise.cost.kernels.few_rows import FEW_ROWS, few_rows_s
-from meshwise.stacks.few_rows import FewRows
+from meshwise.stacks.engines import FewRows
 
 OWN = FewRows(row_memory_share=0.8, row_sm_bytes_per_s=10e9, row_product_s=2e-6)
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 import msgspec
 
 from meshwise.checks import flag, text, texts
-from meshwise.stacks.few_rows import FewRows
-from meshwise.stacks.scheduler import Scheduler
+from meshwise.stacks.engines import FewRows, Scheduler
 from meshwise.stacks.switches import (
     GROUPS,
     HOME,

@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 from meshwise import dtypes
 from meshwise.stacks import schedules
-from meshwise.stacks.few_rows import FewRows
+from meshwise.stacks.engines import FewRows, Scheduler
 from meshwise.stacks.fields import OneOf, Range, SwitchField, SwitchGroup, switches_of
-from meshwise.stacks.scheduler import Scheduler
 from meshwise.stacks.training_state import TrainingState
 from meshwise.stacks.words import (
     RUNS,

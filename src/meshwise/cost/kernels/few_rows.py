@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from meshwise.arrays import Array
-from meshwise.stacks.few_rows import FewRows
+from meshwise.stacks.engines import FewRows
 
 # Rows up to which software of single streams multiplies vectors, not matrices: llama.cpp's kernels for
 # quantised weights (MMVQ_MAX_BATCH_SIZE of ggml-cuda/mmvq.cuh).
