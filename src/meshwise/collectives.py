@@ -112,8 +112,9 @@ _SEVERAL = re.compile(r"(?<!\d),|,(?!\d{3}(?!\d))")  # a comma that does not gro
 
 
 def several_sizes(text: str) -> bool:
-    """Whether text is more than one size."""
-    return ":" in text or bool(_SEVERAL.search(text))
+    """Whether text is more than one size; a comma between a bare number and one with a unit is a decimal's."""
+    bare = {part.strip().isdecimal() for part in _SEVERAL.split(text)}
+    return ":" in text or (bool(_SEVERAL.search(text)) and len(bare) == 1)
 
 
 def opened_sizes(text: str) -> tuple[float, ...]:
@@ -189,10 +190,15 @@ def _prepared(
     group = place("tp", np.int64(n), np.int64(1), np.int64(0), cluster)
     if ranks_per_node is not None:
         group = spread_over_nodes(group, n, count(ranks_per_node, "ranks_per_node"), cluster)
+    _check_hosts(given, group, cluster)
     # by whose library
     library = library_of(cluster.device)
     chosen = load_stack(library.stack if stack is None else stack)
     remarks = [library.remark] if stack is None and library.remark else []
+    if given and not all(m.cells.get("ranks") and m.cells.get("nodes") for m in given):
+        remarks.append(
+            "the file does not say its ranks or its nodes: taken as measured by this group"
+        )
     if given and chosen.ideal:
         raise InputError(
             "measured: the ideal stack is a definition, which no measurement moves",
@@ -325,3 +331,25 @@ def _stated_ranks(
         if hosts > 1 and n % hosts == 0 and n // hosts < cluster.node_devices:
             return n, n // hosts
     return n, per_node
+
+
+_HOST_DEVICES = 8  # a fabric that joins more spans hosts, which a file counts as nodes
+
+
+def _check_hosts(given: list[MeasuredSize], group: Group, cluster: Cluster) -> None:
+    """Refuse measurements between other hosts than the group's: a network tells nothing of a node's links."""
+    stated = {m.cells.get("nodes", "") for m in given} - {""}
+    if len(stated) != 1 or cluster.node_devices > _HOST_DEVICES:
+        return
+    hosts = 1
+    for level, ranks in zip(cluster.levels, group.ranks, strict=True):
+        hosts *= int(np.max(ranks)) if level.kind == "network" else 1
+    other = stated.pop()
+    if int(other) != hosts:
+        raise InputError(
+            f"measured: the file's ranks were on {other} nodes, the question's are on {hosts}",
+            field="measured",
+            value=other,
+            legal=f"measurements on {hosts} nodes, or a question on {other}: a cluster of so many nodes, "
+            "and ranks_per_node",
+        )
