@@ -74,6 +74,10 @@ PARTS = {
         *("device", "software", "moe", "fp8", "fp4", "ep_network", "pcie"),
         *("over_memory", "host_share"),
     ),
+    "ttft_s": (
+        *("device", "software", "moe", "fp8", "fp4", "ep_network", "pcie"),
+        *("over_memory", "host_share"),
+    ),
     "time_s": (
         *("device", "release", "software", "network_small", "network_medium"),
         *("network_all_to_all", "many_nodes", "all_to_all", "small", "one_shot"),

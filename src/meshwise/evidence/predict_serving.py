@@ -165,7 +165,7 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
             tp=ran.tp,
             question=asked,
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),
-            judged_as="tpot_s",
+            judged_as="tpot_s" if quantity == "tokens_per_s_per_device" else "",
         )
         for quantity, value in measured.items()
     ]

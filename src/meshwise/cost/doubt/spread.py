@@ -30,7 +30,7 @@ INHERITED_SD = 0.2
 OPEN_RATE_SD = 0.5
 ALWAYS = ("source",)  # what every question has: it is of another source than those that were seen
 # An engine's times are made of the same iterations, and are as far off.
-_AS = {"ttft_s": "tpot_s", "total_latency_s": "tpot_s"}
+_AS = {"total_latency_s": "tpot_s"}
 
 
 class Doubt(NamedTuple):
