@@ -254,7 +254,7 @@ def unknown_name(
     ``others``) as the nearest alternative."""
     known = sorted(names)
     close = closest(value, [*known, *others])
-    if len(known) <= 30:
+    if len(known) <= 40:
         legal = ", ".join(known)
     else:
         likely = ", ".join(closest(value, known, n=6))

@@ -9,7 +9,6 @@ import click
 from meshwise.cli import values
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
-from meshwise.models.parameters import missing_parts
 
 if TYPE_CHECKING:
     from meshwise.models.shapes import Model
@@ -136,7 +135,7 @@ def check_switch_options(o: Given, model: Model) -> None:
         raise refused_switch("recompute_layers", o["recompute_layers"], why)
     if named is not None:
         _has(read_modules(named), named, model)
-    if "experts" not in missing_parts(model):
+    if any(block.moe is not None for block in model.blocks):
         return
     for key in _EXCHANGE:
         if o.has(key):
@@ -145,6 +144,8 @@ def check_switch_options(o: Given, model: Model) -> None:
 
 def _has(parts: tuple[str, ...], said: str, model: Model) -> None:
     """Refuse modules that no layer of the model has."""
+    from meshwise.models.parameters import missing_parts  # completion reads this module, not models
+
     missing = missing_parts(model)
     for part in parts:
         if missing.get(part):

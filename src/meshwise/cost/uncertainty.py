@@ -45,7 +45,10 @@ def tpot_interval(tpot_s: Array, stack: Stack, sd: Array, even_s: Array) -> tupl
     """
     if stack.ideal:
         return tpot_s, tpot_s
-    return prediction_interval(tpot_s, "tpot_s", sd, np.log1p(even_s / tpot_s))
+    longer = even_s / np.where(
+        tpot_s > 0.0, tpot_s, np.inf
+    )  # answers of one token have no next one
+    return prediction_interval(tpot_s, "tpot_s", sd, np.log1p(longer))
 
 
 def even_draws_s(e: Estimate) -> Array:

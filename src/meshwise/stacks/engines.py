@@ -71,7 +71,7 @@ class FewRows(SwitchGroup, frozen=True, kw_only=True):
     ] = None
     row_sm_bytes_per_s: Annotated[
         float | None,
-        Range(1e9, 1e12, "B/s"),
+        Range(1e9, 5e11, "B/s"),
         "The most that one multiprocessor draws in them.",
     ] = None
     row_product_s: Annotated[
