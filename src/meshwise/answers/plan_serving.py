@@ -240,6 +240,12 @@ def _signed(share: float) -> str:
     return f"{'+' if share >= 0 else '−'}{words.percent(abs(share))}"
 
 
+_RANKED = (
+    "Ranked by averages of the steady state. `meshwise serve` simulates one layout's requests, and its figures "
+    "differ by that; the averages are in its JSON too."
+)
+
+
 def serving_plan_page(p: PlannedServing) -> Page:
     """The ranking, what binds, and as detail rivals and the front; or what would be feasible."""
     a = p.plan
@@ -265,6 +271,8 @@ def serving_plan_page(p: PlannedServing) -> Page:
         answer += f"; {_apart(p)}"
     # what it was priced as, and what was not feasible
     parts += map(sentence, run_remarks(a.model, a.cluster, a.workload.decode(), a.stack))
+    if a.rows and not p.plan.stack.ideal:
+        parts.append(wrap(_RANKED))
     parts.append(f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible.")
     refused = sorted((n, rule) for rule, n in a.refused.items() if n)
     if refused:

@@ -288,6 +288,8 @@ def _burst_remarks(a: ServedLayout) -> list[str]:
             f"{a.load.concurrency} of which begin at once as a benchmark's do, it is {format_time(whole)} in "
             "the mean"
         )
+    if a.load.osl == 1:
+        said.append("an answer of one token has no next one: its time per output token is 0")
     if run.stopped:
         said.append(
             f"the KV cache filled: {run.stopped:,} times a request was stopped and computed again"
