@@ -1,0 +1,369 @@
+"""Memory of a serving engine: what stands beside its KV cache, and how many tokens, sequences and how long
+a context the cache holds, in the pages that the engine keeps it in.
+
+One price: ``serve``, ``plan``, the simulator and the ``fits`` of a decode step read it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from meshwise.arrays import Array
+from meshwise.clusters.cluster import Device
+from meshwise.clusters.load import Cluster
+from meshwise.cost.memory import parts as mem
+from meshwise.layouts.layout import Layouts
+from meshwise.models.shapes import Model
+from meshwise.program.context import Context, context
+from meshwise.program.layers.recurrent import recurrent_state_bytes
+from meshwise.program.weights import Role, roles
+from meshwise.stacks.stack import Stack, stated
+from meshwise.workloads.workload import MAX_SEQ, Decode, Formats, Prefill
+
+GIB = 2.0**30
+SMALL_DEVICE = 70 * GIB  # bytes: below, engines take fewer tokens and sequences an iteration
+SMALL_GRAPHS, LEAST_RESERVE = 35 * GIB, 60 * GIB  # bytes of a device, of SGLang's server_args.py
+# Share of NVIDIA's stated memory that a process does not see: the start-up logs' totals, 79.2 of 80 GiB
+# (A100, H100), 139.8 of 141, 47.5 of 48, 39.4 of 40, 23.6 of 24; median of the developed logs.
+DRIVER_SHARE = 0.0105
+# Groups of layers of one kind are as large as the largest kind where that is less than this many times the
+# smallest (vllm/v1/core/kv_cache_utils.py).
+_ALIKE = 1.25
+
+
+def visible_bytes(device: Device) -> float:
+    """Memory that an engine's process sees of a device, bytes."""
+    hidden = DRIVER_SHARE
+    return device.memory_bytes * (1.0 - hidden)
+
+
+def iteration_tokens(stack: Stack, device: Device, chunk: int | None = None) -> int:
+    """The most tokens that an iteration may work on: asked for, or the engine's default."""
+    if chunk is not None:
+        return chunk
+    if device.memory_bytes < SMALL_DEVICE:
+        return stack.scheduler.max_batched_tokens_small
+    return stack.scheduler.max_batched_tokens
+
+
+class ServerParts(NamedTuple):
+    """Bytes of a device of one stage; they and the reserve add up to what the process sees of it."""
+
+    weights_bytes: Array  # with encoders of images and sounds
+    activations_bytes: Array  # the largest iteration's, or sampling's, at the profile's peak
+    runtime_bytes: Array  # outside the framework's allocator
+    graphs_bytes: Array  # where the cache is sized after them
+    kv_cache_bytes: Array  # what is left for keys, values and states; negative where nothing is
+
+    @property
+    def beside_bytes(self) -> Array:
+        """All but the cache."""
+        return (
+            self.weights_bytes + self.activations_bytes + self.runtime_bytes + self.graphs_bytes
+        )
+
+
+class _Kind(NamedTuple):
+    """Layers of one kind on a stage, as pages see them: bytes per token of one layer, or of its state."""
+
+    layers: Array
+    token_bytes: Array
+    state_bytes: Array
+    window: int | None
+
+
+class _Pages(NamedTuple):
+    """Pages of one size on a stage: bytes of a page of a group of layers, tokens of each kind's page, groups."""
+
+    page_bytes: Array
+    tokens: list[Array]  # 0 for a state
+    groups: list[Array]
+
+
+class ServerMemory:
+    """Of layouts (arrays over their axes), per stage. Bytes, tokens, sequences of one replica.
+
+    :param chunk: most tokens of an iteration; None: the stack's.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cluster: Cluster,
+        stack: Stack,
+        layouts: Layouts,
+        formats: Formats,
+        chunk: int | None = None,
+    ) -> None:
+        self.model, self.stack, self.layouts, self.formats = model, stack, layouts, formats
+        self.device = cluster.device
+        self.tokens = iteration_tokens(stack, cluster.device, chunk)
+
+    # -- beside the cache ---------------------------------------------------------------------
+
+    @cached_property
+    def _roles(self) -> tuple[Role, ...]:
+        return roles(self._ctx(1).model, self.layouts, self.stack.pipeline.stage_balance)
+
+    def _ctx(self, keys: int) -> Context:
+        work = Decode(batch=1, context=keys, formats=self.formats)
+        return context(self.model, self.stack, work, self.layouts)
+
+    @cached_property
+    def _largest(self) -> Context:
+        """The largest iteration: prompts alone."""
+        work = Prefill(batch=1, seq=self.tokens, formats=self.formats)
+        return context(self.model, self.stack, work, self.layouts)
+
+    @cached_property
+    def reserve(self) -> Array:
+        """Share that is not the engine's, of what ``kv_budget`` says: stated, or as the engine computes it."""
+        c = self.stack.cache
+        computed = c.reserve_fixed_bytes + c.reserve_token_bytes + c.reserve_sequence_bytes
+        if computed == 0.0 or stated(self.stack, "memory_reserve"):
+            return self.stack.memory.memory_reserve
+        ranks = self.layouts.tp * self.layouts.pp
+        small = self.device.memory_bytes < SMALL_GRAPHS
+        graph = c.graph_sequences_small if small else c.graph_sequences
+        kept = (
+            c.reserve_fixed_bytes
+            + c.reserve_token_bytes * max(self.tokens, 2048)
+            + c.reserve_sequence_bytes * np.where(self.layouts.tp >= 4, 2 * graph, graph)
+            + c.reserve_rank_bytes * ranks
+        )
+        if self.device.memory_bytes > LEAST_RESERVE:
+            kept = np.maximum(kept, c.reserve_least_bytes)
+        return np.minimum(np.round(kept / self.device.memory_bytes, 3), 0.95)
+
+    @cached_property
+    def sampler_sequences(self) -> int:
+        """Sequences that the profile samples for."""
+        few = self.stack.cache.sampler_sequences_small
+        if few and self.device.memory_bytes < SMALL_DEVICE:
+            return few
+        return self.stack.scheduler.max_sequences
+
+    def _stage(self, role: Role) -> ServerParts:
+        c, ctx = self.stack.cache, self._largest
+        state = mem.state_bytes(ctx, role)
+        weights = state.weights_bytes + state.towers_bytes
+        layers = mem.working_bytes(ctx, role).activations_bytes
+        logits = ctx.vocabulary * ctx.layout.tp * role.head
+        sampling = c.sampler_bytes * self.sampler_sequences * logits
+        activations = np.maximum(layers, sampling) + c.profile_bytes
+        joined = np.where((self.layouts.tp > 1) | (self.layouts.ep > 1), 1.0, 0.0)
+        runtime = c.runtime_bytes + c.communicator_bytes * joined
+        graphs = c.graph_layer_bytes * sum(role.layers, start=np.float64(0.0))
+        beside = weights + activations + runtime + graphs
+        seen, share = visible_bytes(self.device), 1.0 - self.reserve
+        if c.kv_budget == "static":
+            left = (seen - c.context_bytes - runtime) * share - weights
+        elif c.kv_budget == "free":
+            left = (seen - c.context_bytes - beside) * share
+        else:
+            left = seen * share - beside
+        return ServerParts(weights, activations, runtime, graphs, left)
+
+    @cached_property
+    def stages(self) -> list[ServerParts]:
+        return [self._stage(role) for role in self._roles]
+
+    # -- pages --------------------------------------------------------------------------------
+
+    def _kinds(self, role: Role) -> list[_Kind]:
+        ctx, found = self._ctx(1), []
+        seen: dict[tuple[object, ...], int] = {}
+        for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+            for a, r in ((block.attention, None), (None, block.recurrent)):
+                if a is None and r is None or (a is not None and a.shared_kv):
+                    continue
+                token = a.local_cached_width(self.layouts.tp) * ctx.widths.kv if a else 0.0
+                state = recurrent_state_bytes(ctx, r) if r is not None else 0.0
+                window = a.window if a is not None else None
+                key = (window, a.cached_width if a else 0, a.kv_heads if a else 0, r is None)
+                if key in seen:
+                    old = found[seen[key]]
+                    found[seen[key]] = old._replace(layers=old.layers + count)
+                    continue
+                seen[key] = len(found)
+                found.append(_Kind(count, token, state, window))
+        return found
+
+    def _pages(self, role: Role) -> _Pages | None:
+        """None where all layers are of one kind, or each has pages of its own."""
+        kinds = self._kinds(role)
+        plain = all(
+            b.attention is None or (b.attention.compress is None and b.attention.indexer is None)
+            for b in self.model.blocks
+        )
+        alike = len(kinds) == 1 and kinds[0].window is None
+        if not self.stack.cache.unified_pages or alike or not plain:
+            return None
+        block = self.stack.scheduler.kv_block_tokens
+        attending = [k for k in kinds if k.window is not None or np.all(k.token_bytes > 0)]
+        states = [k for k in kinds if not np.all(k.token_bytes > 0)]
+        if not attending:
+            return None
+        widest: Array = 0.0
+        for k in attending:
+            widest = np.maximum(widest, k.token_bytes)
+        state: Array = 0.0
+        for k in states:
+            state = np.maximum(state, k.state_bytes)
+        page = widest * block * np.maximum(np.ceil(state / (widest * block)), 1.0)
+        # groups of equally many layers
+        least: Array = np.inf
+        most: Array = 0.0
+        for k in kinds:
+            least = np.minimum(least, np.where(k.layers > 0, k.layers, np.inf))
+            most = np.maximum(most, k.layers)
+        size = np.maximum(np.where(most < _ALIKE * least, most, least), 1.0)
+        size = np.where(np.isfinite(size), size, 1.0)
+        tokens = [
+            np.floor(page / np.maximum(k.token_bytes, 1.0)) if k in attending else np.float64(0.0)
+            for k in kinds
+        ]
+        return _Pages(page * size, tokens, [np.ceil(k.layers / size) for k in kinds])
+
+    def _pages_held(self, role: Role, pages: _Pages, context: int) -> Array:
+        """Pages of groups that a request of ``context`` tokens holds."""
+        held: Array = 0.0
+        for kind, tokens, groups in zip(
+            self._kinds(role), pages.tokens, pages.groups, strict=True
+        ):
+            if np.all(tokens == 0.0):
+                held = held + groups * self.stack.cache.state_pages
+                continue
+            kept, more = context, 0
+            if kind.window is not None:
+                spare = self.tokens - 1 if self.stack.cache.window_chunk else 0
+                kept, more = min(context, kind.window + spare), 1
+            held = held + groups * (np.ceil(kept / tokens) + more)
+        return held
+
+    def request_bytes(self, context: int) -> list[Array]:
+        """Bytes that one request of ``context`` tokens holds of the cache, per stage: whole pages."""
+        block = self.stack.scheduler.kv_block_tokens
+        whole = self._ctx(min(-(-context // block) * block, MAX_SEQ))
+        exact = self._ctx(context)
+        found = []
+        for role in self._roles:
+            pages = self._pages(role)
+            if pages is not None:
+                found.append(self._pages_held(role, pages, context) * pages.page_bytes)
+                continue
+            bytes_ = mem.kv_cache_bytes(whole, role)
+            share = self.stack.cache.window_share
+            if share > 0.0:
+                bytes_ = bytes_ + self._pooled(exact, role, share)
+            found.append(bytes_)
+        return found
+
+    def _pooled(self, ctx: Context, role: Role, share: float) -> Array:
+        """What a pool of windows' tokens, that many for each of the others', has more than the windows."""
+        more: Array = 0.0
+        if all(b.attention is None or b.attention.window is not None for b in ctx.model.blocks):
+            share = 1.0  # there are no others
+        for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+            a = block.attention
+            if a is None or a.window is None or a.shared_kv:
+                continue
+            kept = max(share * ctx.keys - min(a.window, ctx.keys), 0.0)
+            more = more + count * kept * a.local_cached_width(self.layouts.tp) * ctx.widths.kv
+        return more
+
+    # -- what it holds ------------------------------------------------------------------------
+
+    def concurrency(self, context: int) -> Array:
+        """Requests of ``context`` tokens that the cache of a replica holds, a fraction, at least 0; of the
+        stage that holds least. Infinite for a model that caches nothing."""
+        least: Array = np.inf
+        for role, parts, each in zip(
+            self._roles, self.stages, self.request_bytes(context), strict=True
+        ):
+            left, pages = np.maximum(parts.kv_cache_bytes, 0.0), self._pages(role)
+            if pages is not None:
+                unit = pages.page_bytes
+                left = np.floor(left / unit) * unit
+            with np.errstate(divide="ignore", invalid="ignore"):
+                held = np.where(each > 0, left / each, np.where(left > 0, np.inf, 0.0))
+            least = np.where(role.exists, np.minimum(least, held), least)
+        return least
+
+    def used_bytes(self, context: int, requests: Array) -> tuple[Array, Array]:
+        """(bytes with so many requests of ``context`` tokens, bytes that the engine has) of the stage that
+        has least left."""
+        used: Array = 0.0
+        room: Array = 0.0
+        least: Array = np.inf
+        for role, parts, each in zip(
+            self._roles, self.stages, self.request_bytes(context), strict=True
+        ):
+            beside = parts.beside_bytes
+            mine, limit = beside + each * requests, beside + parts.kv_cache_bytes
+            first = role.exists & (limit - mine < least)
+            used, room = np.where(first, mine, used), np.where(first, limit, room)
+            least = np.where(first, limit - mine, least)
+        return used, room
+
+    def tightest(self, context: int) -> ServerParts:
+        """The parts of the stage whose cache holds the fewest requests of ``context`` tokens."""
+        found, least = self.stages[0], np.inf
+        for role, parts, each in zip(
+            self._roles, self.stages, self.request_bytes(context), strict=True
+        ):
+            held = parts.kv_cache_bytes / np.maximum(each, 1.0)
+            first = role.exists & (held < least)
+            found = ServerParts(
+                *(np.where(first, a, b) for a, b in zip(parts, found, strict=True))
+            )
+            least = np.where(first, held, least)
+        return found
+
+    def logged_tokens(self, longest: int) -> Array:
+        """Tokens of a replica's cache as the engine's log states them, whose longest request has ``longest``."""
+        least: Array = np.inf
+        block = self.stack.scheduler.kv_block_tokens
+        for role, parts in zip(self._roles, self.stages, strict=True):
+            left, pages = np.maximum(parts.kv_cache_bytes, 0.0), self._pages(role)
+            if pages is None:
+                grown = self._growth(role)
+                some = np.where(grown > 0, grown, 1.0)
+                tokens = np.floor(left / (some * block)) * block
+                if np.any(grown <= 0):
+                    held = np.floor(self.concurrency(longest) * longest)
+                    tokens = np.where(grown > 0, tokens, held)
+            elif self.stack.cache.logs_concurrency:
+                tokens = np.floor(self.concurrency(longest) * longest)
+            else:
+                widest: Array = np.inf
+                for t in pages.tokens:
+                    widest = np.where(t > 0, np.minimum(widest, t), widest)
+                groups = sum(pages.groups, start=np.float64(0.0))
+                tokens = np.floor(np.floor(left / pages.page_bytes) / groups) * widest
+            least = np.where(role.exists, np.minimum(least, tokens), least)
+        return least
+
+    def _growth(self, role: Role) -> Array:
+        """Bytes that a request grows by with a token of a long context, of a stage."""
+        far, step = 1 << 20, 1 << 14
+        index = self._roles.index(role)
+        return (
+            self.request_bytes(far + step)[index] - self.request_bytes(far)[index]
+        ) / step
+
+    def longest(self) -> int:
+        """The longest request that one layout's cache holds alone, tokens; 0 where none fits."""
+        low, high = 0, MAX_SEQ
+        if float(self.concurrency(high)) >= 1.0:
+            return high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if float(self.concurrency(middle)) >= 1.0:
+                low = middle
+            else:
+                high = middle
+        return low
