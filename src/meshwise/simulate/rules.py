@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.cost.memory.server import ServerMemory, iteration_tokens
 from meshwise.simulate.iteration import Engine
 from meshwise.workloads.serving import Serving
-
-SMALL_DEVICE = 70 * 2.0**30  # bytes: below, engines take fewer tokens an iteration
+from meshwise.workloads.workload import MAX_BATCH
 
 
 class Rules(NamedTuple):
@@ -33,12 +33,7 @@ class Rules(NamedTuple):
 
 def tokens_per_iteration(engine: Engine, w: Serving) -> int:
     """The most tokens that an iteration may work on: asked for, or the engine's default."""
-    if w.chunk is not None:
-        return w.chunk
-    scheduler = engine.stack.scheduler
-    if engine.cluster.device.memory_bytes < SMALL_DEVICE:
-        return scheduler.max_batched_tokens_small
-    return scheduler.max_batched_tokens
+    return iteration_tokens(engine.stack, engine.cluster.device, w.chunk)
 
 
 def together_at_most(engine: Engine, w: Serving) -> int:
@@ -46,33 +41,40 @@ def together_at_most(engine: Engine, w: Serving) -> int:
     return max(tokens_per_iteration(engine, w) // w.computed, 1)
 
 
-def _cache(engine: Engine, w: Serving) -> tuple[Array, Array, float]:
-    """Bytes beside the cache, of a request's whole context in it, and what the device has for both."""
-    context = w.isl + w.osl
-    one = engine.decode(np.int64(1), context).memory_bytes
-    each = engine.decode(np.int64(2), context).memory_bytes - one
-    work = engine.prefill(np.int64(1), tokens_per_iteration(engine, w)).memory["activations_bytes"]
-    limit = engine.cluster.device.memory_bytes * (1.0 - engine.stack.memory.memory_reserve)
-    return one - each + work, each, limit
+def server_memory(engine: Engine, w: Serving) -> ServerMemory:
+    """What stands on a device beside the cache, and what the cache holds."""
+    return ServerMemory.of(
+        *(engine.model, engine.cluster, engine.stack, engine.layouts, engine.formats), w.chunk
+    )
 
 
-def capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
-    """(the most sequences of a replica whose keys and values fit, bytes with those that run).
+class Room(NamedTuple):
+    """What a replica's cache holds, and bytes of its fullest device. Arrays over layouts."""
+
+    most: Array  # sequences of the longest context
+    used_bytes: Array  # with those that run
+    limit_bytes: Array  # what the engine has for them
+
+
+def capacity(engine: Engine, w: Serving, per_replica: Array) -> Room:
+    """The most sequences of a replica whose keys and values fit, and bytes with those that run.
 
     Weights and the activations of the largest iteration stand beside the cache, as engines measure
-    before they size it, whatever will be in flight; bytes are affine in the number of sequences.
+    before they size it, whatever will be in flight.
     """
-    base, each, limit = _cache(engine, w)
-    most = np.maximum(np.floor((limit - base) / each), 0.0).astype(np.int64)[()]
-    return most, base + each * np.minimum(per_replica, np.maximum(most, 1))
+    server, context = server_memory(engine, w), w.isl + w.osl
+    held = np.minimum(server.concurrency(context), MAX_BATCH)
+    most = np.maximum(np.floor(held + 1e-9), 0.0).astype(np.int64)[()]
+    running = np.minimum(per_replica, np.maximum(most, 1))
+    used, limit = server.used_bytes(context, running)
+    return Room(most, used, limit)
 
 
 def cache_tokens(engine: Engine, w: Serving) -> float:
     """Tokens that a replica's cache holds, counted in requests of the workload's longest context: what
     does not grow with it (a recurrent state, a window) is spread over its tokens. 0 where not one fits."""
-    base, each, limit = _cache(engine, w)
-    held = (limit - base) / each
-    return float(held) * (w.isl + w.osl) if held >= 1.0 else 0.0
+    held = float(server_memory(engine, w).concurrency(w.isl + w.osl))
+    return min(held, MAX_BATCH) * (w.isl + w.osl) if held >= 1.0 else 0.0
 
 
 def engine_rules(engine: Engine, w: Serving) -> Rules:

@@ -107,6 +107,14 @@ class Cache(SwitchGroup, frozen=True, kw_only=True):
     communicator_bytes: Annotated[
         _Bytes, "What communicators and their buffers take, where a replica has several ranks."
     ] = 0.0
+    switched_bytes: Annotated[
+        _Bytes, "What their buffers take beside that where a switch joins the ranks (NVSwitch)."
+    ] = 0.0
+    expert_multiple: Annotated[
+        int,
+        Range(1, 1 << 16),
+        "MXFP4 experts' widths, of a rank's part, are padded to a multiple of it.",
+    ] = 1
     profile_bytes: Annotated[
         _Bytes, "Buffers of an iteration beside its activations, at the profile's peak."
     ] = 0.0
@@ -119,11 +127,13 @@ class Cache(SwitchGroup, frozen=True, kw_only=True):
         _Sequences, "Sequences of that profile on devices below 70 GiB; 0: as on the others."
     ] = 0
     graph_layer_bytes: Annotated[
-        _Bytes, "CUDA graphs per layer, where the cache is sized after them; 0: it is not."
+        _Bytes,
+        "All CUDA graphs, per layer, where the cache is sized after them (0: it is not); as many of them as "
+        "sequences may run.",
     ] = 0.0
     reserve_fixed_bytes: Annotated[
         _Bytes,
-        "`memory_reserve` is computed where none is asked for, if any of these is set: so much,",
+        "Where `memory_reserve` is 0, and not asked for, it is computed if any of these is set: so much,",
     ] = 0.0
     reserve_token_bytes: Annotated[_Bytes, "so much per token of an iteration,"] = 0.0
     reserve_sequence_bytes: Annotated[_Bytes, "so much per sequence of the largest CUDA graph,"] = (

@@ -197,6 +197,8 @@ class Stack:
     context_bytes = ByName(Cache.context_bytes)
     runtime_bytes = ByName(Cache.runtime_bytes)
     communicator_bytes = ByName(Cache.communicator_bytes)
+    switched_bytes = ByName(Cache.switched_bytes)
+    expert_multiple = ByName(Cache.expert_multiple)
     profile_bytes = ByName(Cache.profile_bytes)
     sampler_bytes = ByName(Cache.sampler_bytes)
     sampler_sequences_small = ByName(Cache.sampler_sequences_small)

@@ -11,6 +11,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import activations as act
 from meshwise.cost.memory import held
 from meshwise.cost.memory import parts as mem
+from meshwise.cost.memory.server import ServerMemory
 from meshwise.models.parameters import has_towers
 from meshwise.program.step import Program
 from meshwise.stacks.stack import Stack, replaced
@@ -94,10 +95,17 @@ class Footprint:
         ctx = self.program.ctx._replace(stack=whole)
         return act.loss_bytes(ctx) if ctx.training else 0.0
 
-    @property
-    def memory_limit_bytes(self) -> float:
-        """Device memory less what the stack keeps for itself."""
-        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory.memory_reserve)
+    @cached_property
+    def memory_limit_bytes(self) -> Array:
+        """Device memory less what the stack keeps for itself. Of an engine what it has for weights, cache and
+        activations; in decode as much beside the step's own as its cache has."""
+        ctx = self.program.ctx
+        if ctx.training:
+            return self.cluster.device.memory_bytes * (1.0 - self.stack.memory.memory_reserve)
+        server = ServerMemory(ctx, self.cluster)
+        if ctx.phase != "decode":
+            return server.limit_bytes
+        return self.memory_bytes + server.spare_bytes(ctx.keys, ctx.sequences)
 
     @cached_property
     def fits(self) -> Array:

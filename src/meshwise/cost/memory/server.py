@@ -17,27 +17,28 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import parts as mem
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
-from meshwise.program.context import Context, context
+from meshwise.program.context import Context, context, stored_width
 from meshwise.program.layers.recurrent import recurrent_state_bytes
-from meshwise.program.weights import Role, roles
+from meshwise.program.weights import Role, block_matrices, layers_held, roles
 from meshwise.stacks.stack import Stack, stated
-from meshwise.workloads.workload import MAX_SEQ, Decode, Formats, Prefill
+from meshwise.workloads.workload import MAX_SEQ, Decode, Formats
 
 GIB = 2.0**30
 SMALL_DEVICE = 70 * GIB  # bytes: below, engines take fewer tokens and sequences an iteration
 SMALL_GRAPHS, LEAST_RESERVE = 35 * GIB, 60 * GIB  # bytes of a device, of SGLang's server_args.py
-# Share of NVIDIA's stated memory that a process does not see: the start-up logs' totals, 79.2 of 80 GiB
-# (A100, H100), 139.8 of 141, 47.5 of 48, 39.4 of 40, 23.6 of 24; median of the developed logs.
-DRIVER_SHARE = 0.0105
+# What a process does not see of the memory that a device is stated with: least squares over the totals in
+# the start-up logs, 14.6 of 15 GiB, 23.6 of 24, 39.4 of 40, 47.5 of 48, 79.2 of 80, 95.1 of 96, 139.8 of 141.
+DRIVER_BYTES, DRIVER_SHARE = 0.3 * GIB, 0.0063
 # Groups of layers of one kind are as large as the largest kind where that is less than this many times the
 # smallest (vllm/v1/core/kv_cache_utils.py).
 _ALIKE = 1.25
 
 
-def visible_bytes(device: Device) -> float:
-    """Memory that an engine's process sees of a device, bytes."""
-    hidden = DRIVER_SHARE
-    return device.memory_bytes * (1.0 - hidden)
+def visible_bytes(device: Device, stack: Stack) -> float:
+    """Memory that an engine's process sees of a device, bytes; all of it under ideal rates."""
+    if stack.ideal:
+        return device.memory_bytes
+    return max(device.memory_bytes * (1.0 - DRIVER_SHARE) - DRIVER_BYTES, 0.0)
 
 
 def iteration_tokens(stack: Stack, device: Device, chunk: int | None = None) -> int:
@@ -47,6 +48,14 @@ def iteration_tokens(stack: Stack, device: Device, chunk: int | None = None) -> 
     if device.memory_bytes < SMALL_DEVICE:
         return stack.scheduler.max_batched_tokens_small
     return stack.scheduler.max_batched_tokens
+
+
+def graph_share(sequences: int) -> float:
+    """Share of all CUDA graphs that an engine captures for as many sequences: for 1, 2, 4, multiples of 8 up
+    to 256 and of 16 up to 512, twice the sequences at most (vllm/config/compilation.py)."""
+    most = min(2 * sequences, 512)
+    captured = min(most.bit_length(), 3) + min(most, 256) // 8 + max(most - 256, 0) // 16
+    return captured / 51.0
 
 
 class ServerParts(NamedTuple):
@@ -86,45 +95,56 @@ class _Pages(NamedTuple):
 class ServerMemory:
     """Of layouts (arrays over their axes), per stage. Bytes, tokens, sequences of one replica.
 
+    :param ctx: of the model as it runs, under its layouts; its sequences and tokens do not matter.
     :param chunk: most tokens of an iteration; None: the stack's.
     """
 
-    def __init__(
-        self,
+    def __init__(self, ctx: Context, cluster: Cluster, chunk: int | None = None) -> None:
+        self.stack, self.layouts = ctx.stack, ctx.layout
+        self.cluster, self.device = cluster, cluster.device
+        self.tokens = iteration_tokens(ctx.stack, cluster.device, chunk)
+        self._base = ctx
+        self._roles = roles(ctx.model, ctx.layout, ctx.stack.pipeline.stage_balance)
+        self._known_kinds: dict[str, list[_Kind]] = {}
+        self._known_pages: dict[str, _Pages | None] = {}
+
+    @classmethod
+    def of(
+        cls,
         model: Model,
         cluster: Cluster,
         stack: Stack,
         layouts: Layouts,
         formats: Formats,
         chunk: int | None = None,
-    ) -> None:
-        self.model, self.stack, self.layouts, self.formats = model, stack, layouts, formats
-        self.device = cluster.device
-        self.tokens = iteration_tokens(stack, cluster.device, chunk)
+    ) -> ServerMemory:
+        """Of a model in formats under layouts."""
+        work = Decode(batch=1, context=1, formats=formats)
+        return cls(context(model, stack, work, layouts), cluster, chunk)
 
     # -- beside the cache ---------------------------------------------------------------------
 
-    @cached_property
-    def _roles(self) -> tuple[Role, ...]:
-        return roles(self._ctx(1).model, self.layouts, self.stack.pipeline.stage_balance)
-
     def _ctx(self, keys: int) -> Context:
-        work = Decode(batch=1, context=keys, formats=self.formats)
-        return context(self.model, self.stack, work, self.layouts)
+        """One request that decodes with so many keys."""
+        one = np.int64(1)
+        return self._base._replace(phase="decode", sequences=one, queries=1, keys=keys, tokens=one)
 
     @cached_property
     def _largest(self) -> Context:
         """The largest iteration: prompts alone."""
-        work = Prefill(batch=1, seq=self.tokens, formats=self.formats)
-        return context(self.model, self.stack, work, self.layouts)
+        n = self.tokens
+        rows = np.int64(n)
+        return self._base._replace(
+            phase="prefill", sequences=np.int64(1), queries=n, keys=n, tokens=rows
+        )
 
     @cached_property
     def reserve(self) -> Array:
         """Share that is not the engine's, of what ``kv_budget`` says: stated, or as the engine computes it."""
-        c = self.stack.cache
+        c, own = self.stack.cache, self.stack.memory.memory_reserve
         computed = c.reserve_fixed_bytes + c.reserve_token_bytes + c.reserve_sequence_bytes
-        if computed == 0.0 or stated(self.stack, "memory_reserve"):
-            return self.stack.memory.memory_reserve
+        if computed == 0.0 or own > 0.0 or stated(self.stack, "memory_reserve"):
+            return own
         ranks = self.layouts.tp * self.layouts.pp
         small = self.device.memory_bytes < SMALL_GRAPHS
         graph = c.graph_sequences_small if small else c.graph_sequences
@@ -149,16 +169,18 @@ class ServerMemory:
     def _stage(self, role: Role) -> ServerParts:
         c, ctx = self.stack.cache, self._largest
         state = mem.state_bytes(ctx, role)
-        weights = state.weights_bytes + state.towers_bytes
+        weights = state.weights_bytes + state.towers_bytes + self._padding(ctx, role)
         layers = mem.working_bytes(ctx, role).activations_bytes
         logits = ctx.vocabulary * ctx.layout.tp * role.head
         sampling = c.sampler_bytes * self.sampler_sequences * logits
         activations = np.maximum(layers, sampling) + c.profile_bytes
         joined = np.where((self.layouts.tp > 1) | (self.layouts.ep > 1), 1.0, 0.0)
-        runtime = c.runtime_bytes + c.communicator_bytes * joined
-        graphs = c.graph_layer_bytes * sum(role.layers, start=np.float64(0.0))
+        switched = c.switched_bytes if self.cluster.levels[0].kind == "nvswitch" else 0.0
+        runtime = c.runtime_bytes + (c.communicator_bytes + switched) * joined
+        layers_here = sum(role.layers, start=np.float64(0.0))
+        graphs = c.graph_layer_bytes * layers_here * graph_share(self.stack.scheduler.max_sequences)
         beside = weights + activations + runtime + graphs
-        seen, share = visible_bytes(self.device), 1.0 - self.reserve
+        seen, share = visible_bytes(self.device, self.stack), 1.0 - self.reserve
         if c.kv_budget == "static":
             left = (seen - c.context_bytes - runtime) * share - weights
         elif c.kv_budget == "free":
@@ -167,6 +189,20 @@ class ServerMemory:
             left = seen * share - beside
         return ServerParts(weights, activations, runtime, graphs, left)
 
+    def _padding(self, ctx: Context, role: Role) -> Array:
+        """Bytes that MXFP4 experts are padded by."""
+        multiple, more = self.stack.cache.expert_multiple, np.float64(0.0)
+        for block, count in zip(ctx.model.blocks, role.layers, strict=True):
+            stored = block.stored.expert_up
+            if multiple == 1 or block.moe is None or stored is None or stored.dtype != "mxfp4":
+                continue
+            width = block.moe.expert.width / ctx.layout.expert_tp()
+            wider = np.ceil(width / multiple) * multiple / width - 1.0
+            experts = block_matrices(block, ctx.model.hidden, ctx.layout).experts
+            held = sum(n * stored_width(ctx.model, ctx.widths, how) for how, n in experts)
+            more = more + layers_held(block, count) * held * wider
+        return more
+
     @cached_property
     def stages(self) -> list[ServerParts]:
         return [self._stage(role) for role in self._roles]
@@ -174,6 +210,11 @@ class ServerMemory:
     # -- pages --------------------------------------------------------------------------------
 
     def _kinds(self, role: Role) -> list[_Kind]:
+        if role.name not in self._known_kinds:
+            self._known_kinds[role.name] = self._kinds_of(role)
+        return self._known_kinds[role.name]
+
+    def _kinds_of(self, role: Role) -> list[_Kind]:
         ctx, found = self._ctx(1), []
         seen: dict[tuple[object, ...], int] = {}
         for block, count in zip(ctx.model.blocks, role.layers, strict=True):
@@ -194,10 +235,15 @@ class ServerMemory:
 
     def _pages(self, role: Role) -> _Pages | None:
         """None where all layers are of one kind, or each has pages of its own."""
+        if role.name not in self._known_pages:
+            self._known_pages[role.name] = self._pages_of(role)
+        return self._known_pages[role.name]
+
+    def _pages_of(self, role: Role) -> _Pages | None:
         kinds = self._kinds(role)
         plain = all(
             b.attention is None or (b.attention.compress is None and b.attention.indexer is None)
-            for b in self.model.blocks
+            for b in self._base.model.blocks
         )
         alike = len(kinds) == 1 and kinds[0].window is None
         if not self.stack.cache.unified_pages or alike or not plain:
@@ -308,6 +354,21 @@ class ServerMemory:
             used, room = np.where(first, mine, used), np.where(first, limit, room)
             least = np.where(first, limit - mine, least)
         return used, room
+
+    def spare_bytes(self, context: int, requests: Array) -> Array:
+        """Bytes of the cache that so many requests of ``context`` tokens leave, of the stage that has least
+        left; negative where they do not fit."""
+        used, limit = self.used_bytes(context, requests)
+        return limit - used
+
+    @property
+    def limit_bytes(self) -> Array:
+        """What the engine has for weights, cache and activations on the stage that has least."""
+        least: Array = np.inf
+        for role, parts in zip(self._roles, self.stages, strict=True):
+            mine = parts.weights_bytes + parts.activations_bytes + parts.kv_cache_bytes
+            least = np.where(role.exists, np.minimum(least, mine), least)
+        return least
 
     def tightest(self, context: int) -> ServerParts:
         """The parts of the stage whose cache holds the fewest requests of ``context`` tokens."""
