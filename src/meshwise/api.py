@@ -24,7 +24,7 @@ from meshwise.stacks.stack import Stack, replaced
 from meshwise.stacks.switches import words_of
 from meshwise.strict_tables import count, one_of
 from meshwise.workloads.serving import Serving
-from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
+from meshwise.workloads.workload import MAX_SEQ, Decode, Formats, Prefill, Training, Workload
 
 if TYPE_CHECKING:
     from meshwise.answers.collective import CollectiveResult
@@ -279,6 +279,7 @@ def serve(
     arrivals: str | os.PathLike[str] = "poisson",
     requests: int | None = None,
     seed: int = 0,
+    max_model_len: int | None = None,
     **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
     """Continuous batching of one layout, simulated iteration by iteration: at a fixed number of requests in
@@ -300,9 +301,12 @@ def serve(
         of arrival [s], tokens in and tokens out.
     :param requests: of the run; None: ten per request in flight, 2,000 of arrivals, all of a trace.
     :param seed: of lengths and arrivals.
+    :param max_model_len: longest request that the engine is told of [tokens]; None: the model's longest, if
+        the memory holds it.
     :param layout: ``tp, pp, dp, ep, etp, dcp``.
     :returns: seconds to the first and per further token, tokens and requests per second, bytes.
     :raises IllegalLayout: for a layout that the model, the engine or the cluster does not admit.
+    :raises DoesNotFit: for requests that the memory does not hold.
     :raises Overloaded: where more requests arrive than can be served.
     :raises InputError: for anything else that is not legal.
 
@@ -313,8 +317,9 @@ def serve(
     >>> answer.tpot_low_s < answer.tpot_s < answer.tpot_high_s, answer.fits
     (True, True)
     """
-    from meshwise.answers.serve import ServeResult
-    from meshwise.search.serving.served import simulated
+    from meshwise.answers.serve import ServedLayout, ServeResult
+    from meshwise.search.serving.room import Server, require_room, server_room
+    from meshwise.search.serving.served import simulated, with_lengths
     from meshwise.search.serving.steady_state import steady
     from meshwise.simulate.loads import MOST_REQUESTS, traffic
 
@@ -328,9 +333,13 @@ def serve(
     seed = count(seed, "seed", low=0)
     coming = traffic(request_rate, arrivals, requests)
     layouts = arrays(one, step)
+    longest = None if max_model_len is None else count(max_model_len, "max_model_len", high=MAX_SEQ)
+    server = Server(spec, where, software, one, with_lengths(workload, coming))
+    require_room(server, longest, traced=coming is not None and coming.trace is not None)
     load, run = simulated(spec, where, software, layouts, workload, coming, requests, seed)
     found = steady(spec, where, software, layouts, load)
-    return ServeResult(spec, where, software, one, workload, found, run)
+    room = server_room(server, longest)
+    return ServeResult(ServedLayout(*server._replace(load=workload), found, run, room))
 
 
 @keywords

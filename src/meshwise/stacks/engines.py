@@ -151,7 +151,8 @@ class Cache(SwitchGroup, frozen=True, kw_only=True):
         "where they do not divide, a recurrent layer's state in one page and attention's as large as it.",
     ] = False
     window_chunk: Annotated[
-        bool, "A window's layer keeps an iteration's tokens beside the window's keys, for every request."
+        bool,
+        "A window's layer keeps an iteration's tokens beside the window's keys, for every request.",
     ] = False
     window_share: Annotated[
         float,

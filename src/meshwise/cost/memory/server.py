@@ -15,10 +15,10 @@ from meshwise.arrays import Array
 from meshwise.clusters.cluster import Device
 from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import parts as mem
+from meshwise.cost.memory.pages import KvPages
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.program.context import Context, context, stored_width
-from meshwise.program.layers.recurrent import recurrent_state_bytes
 from meshwise.program.weights import Role, block_matrices, layers_held, roles
 from meshwise.stacks.stack import Stack, stated
 from meshwise.workloads.workload import MAX_SEQ, Decode, Formats
@@ -29,9 +29,6 @@ SMALL_GRAPHS, LEAST_RESERVE = 35 * GIB, 60 * GIB  # bytes of a device, of SGLang
 # What a process does not see of the memory that a device is stated with: least squares over the totals in
 # the start-up logs, 14.6 of 15 GiB, 23.6 of 24, 39.4 of 40, 47.5 of 48, 79.2 of 80, 95.1 of 96, 139.8 of 141.
 DRIVER_BYTES, DRIVER_SHARE = 0.3 * GIB, 0.0063
-# Groups of layers of one kind are as large as the largest kind where that is less than this many times the
-# smallest (vllm/v1/core/kv_cache_utils.py).
-_ALIKE = 1.25
 
 
 def visible_bytes(device: Device, stack: Stack) -> float:
@@ -70,26 +67,7 @@ class ServerParts(NamedTuple):
     @property
     def beside_bytes(self) -> Array:
         """All but the cache."""
-        return (
-            self.weights_bytes + self.activations_bytes + self.runtime_bytes + self.graphs_bytes
-        )
-
-
-class _Kind(NamedTuple):
-    """Layers of one kind on a stage, as pages see them: bytes per token of one layer, or of its state."""
-
-    layers: Array
-    token_bytes: Array
-    state_bytes: Array
-    window: int | None
-
-
-class _Pages(NamedTuple):
-    """Pages of one size on a stage: bytes of a page of a group of layers, tokens of each kind's page, groups."""
-
-    page_bytes: Array
-    tokens: list[Array]  # 0 for a state
-    groups: list[Array]
+        return self.weights_bytes + self.activations_bytes + self.runtime_bytes + self.graphs_bytes
 
 
 class ServerMemory:
@@ -105,8 +83,7 @@ class ServerMemory:
         self.tokens = iteration_tokens(ctx.stack, cluster.device, chunk)
         self._base = ctx
         self._roles = roles(ctx.model, ctx.layout, ctx.stack.pipeline.stage_balance)
-        self._known_kinds: dict[str, list[_Kind]] = {}
-        self._known_pages: dict[str, _Pages | None] = {}
+        self.pages = KvPages(ctx, self._roles, self.tokens)
 
     @classmethod
     def of(
@@ -123,11 +100,6 @@ class ServerMemory:
         return cls(context(model, stack, work, layouts), cluster, chunk)
 
     # -- beside the cache ---------------------------------------------------------------------
-
-    def _ctx(self, keys: int) -> Context:
-        """One request that decodes with so many keys."""
-        one = np.int64(1)
-        return self._base._replace(phase="decode", sequences=one, queries=1, keys=keys, tokens=one)
 
     @cached_property
     def _largest(self) -> Context:
@@ -207,120 +179,6 @@ class ServerMemory:
     def stages(self) -> list[ServerParts]:
         return [self._stage(role) for role in self._roles]
 
-    # -- pages --------------------------------------------------------------------------------
-
-    def _kinds(self, role: Role) -> list[_Kind]:
-        if role.name not in self._known_kinds:
-            self._known_kinds[role.name] = self._kinds_of(role)
-        return self._known_kinds[role.name]
-
-    def _kinds_of(self, role: Role) -> list[_Kind]:
-        ctx, found = self._ctx(1), []
-        seen: dict[tuple[object, ...], int] = {}
-        for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-            for a, r in ((block.attention, None), (None, block.recurrent)):
-                if a is None and r is None or (a is not None and a.shared_kv):
-                    continue
-                token = a.local_cached_width(self.layouts.tp) * ctx.widths.kv if a else 0.0
-                state = recurrent_state_bytes(ctx, r) if r is not None else 0.0
-                window = a.window if a is not None else None
-                key = (window, a.cached_width if a else 0, a.kv_heads if a else 0, r is None)
-                if key in seen:
-                    old = found[seen[key]]
-                    found[seen[key]] = old._replace(layers=old.layers + count)
-                    continue
-                seen[key] = len(found)
-                found.append(_Kind(count, token, state, window))
-        return found
-
-    def _pages(self, role: Role) -> _Pages | None:
-        """None where all layers are of one kind, or each has pages of its own."""
-        if role.name not in self._known_pages:
-            self._known_pages[role.name] = self._pages_of(role)
-        return self._known_pages[role.name]
-
-    def _pages_of(self, role: Role) -> _Pages | None:
-        kinds = self._kinds(role)
-        plain = all(
-            b.attention is None or (b.attention.compress is None and b.attention.indexer is None)
-            for b in self._base.model.blocks
-        )
-        alike = len(kinds) == 1 and kinds[0].window is None
-        if not self.stack.cache.unified_pages or alike or not plain:
-            return None
-        block = self.stack.scheduler.kv_block_tokens
-        attending = [k for k in kinds if k.window is not None or np.all(k.token_bytes > 0)]
-        states = [k for k in kinds if not np.all(k.token_bytes > 0)]
-        if not attending:
-            return None
-        widest: Array = 0.0
-        for k in attending:
-            widest = np.maximum(widest, k.token_bytes)
-        state: Array = 0.0
-        for k in states:
-            state = np.maximum(state, k.state_bytes)
-        page = widest * block * np.maximum(np.ceil(state / (widest * block)), 1.0)
-        # groups of equally many layers
-        least: Array = np.inf
-        most: Array = 0.0
-        for k in kinds:
-            least = np.minimum(least, np.where(k.layers > 0, k.layers, np.inf))
-            most = np.maximum(most, k.layers)
-        size = np.maximum(np.where(most < _ALIKE * least, most, least), 1.0)
-        size = np.where(np.isfinite(size), size, 1.0)
-        tokens = [
-            np.floor(page / np.maximum(k.token_bytes, 1.0)) if k in attending else np.float64(0.0)
-            for k in kinds
-        ]
-        return _Pages(page * size, tokens, [np.ceil(k.layers / size) for k in kinds])
-
-    def _pages_held(self, role: Role, pages: _Pages, context: int) -> Array:
-        """Pages of groups that a request of ``context`` tokens holds."""
-        held: Array = 0.0
-        for kind, tokens, groups in zip(
-            self._kinds(role), pages.tokens, pages.groups, strict=True
-        ):
-            if np.all(tokens == 0.0):
-                held = held + groups * self.stack.cache.state_pages
-                continue
-            kept, more = context, 0
-            if kind.window is not None:
-                spare = self.tokens - 1 if self.stack.cache.window_chunk else 0
-                kept, more = min(context, kind.window + spare), 1
-            held = held + groups * (np.ceil(kept / tokens) + more)
-        return held
-
-    def request_bytes(self, context: int) -> list[Array]:
-        """Bytes that one request of ``context`` tokens holds of the cache, per stage: whole pages."""
-        block = self.stack.scheduler.kv_block_tokens
-        whole = self._ctx(min(-(-context // block) * block, MAX_SEQ))
-        exact = self._ctx(context)
-        found = []
-        for role in self._roles:
-            pages = self._pages(role)
-            if pages is not None:
-                found.append(self._pages_held(role, pages, context) * pages.page_bytes)
-                continue
-            bytes_ = mem.kv_cache_bytes(whole, role)
-            share = self.stack.cache.window_share
-            if share > 0.0:
-                bytes_ = bytes_ + self._pooled(exact, role, share)
-            found.append(bytes_)
-        return found
-
-    def _pooled(self, ctx: Context, role: Role, share: float) -> Array:
-        """What a pool of windows' tokens, that many for each of the others', has more than the windows."""
-        more: Array = 0.0
-        if all(b.attention is None or b.attention.window is not None for b in ctx.model.blocks):
-            share = 1.0  # there are no others
-        for block, count in zip(ctx.model.blocks, role.layers, strict=True):
-            a = block.attention
-            if a is None or a.window is None or a.shared_kv:
-                continue
-            kept = max(share * ctx.keys - min(a.window, ctx.keys), 0.0)
-            more = more + count * kept * a.local_cached_width(self.layouts.tp) * ctx.widths.kv
-        return more
-
     # -- what it holds ------------------------------------------------------------------------
 
     def concurrency(self, context: int) -> Array:
@@ -328,9 +186,9 @@ class ServerMemory:
         stage that holds least. Infinite for a model that caches nothing."""
         least: Array = np.inf
         for role, parts, each in zip(
-            self._roles, self.stages, self.request_bytes(context), strict=True
+            self._roles, self.stages, self.pages.request_bytes(context), strict=True
         ):
-            left, pages = np.maximum(parts.kv_cache_bytes, 0.0), self._pages(role)
+            left, pages = np.maximum(parts.kv_cache_bytes, 0.0), self.pages.pages(role)
             if pages is not None:
                 unit = pages.page_bytes
                 left = np.floor(left / unit) * unit
@@ -346,7 +204,7 @@ class ServerMemory:
         room: Array = 0.0
         least: Array = np.inf
         for role, parts, each in zip(
-            self._roles, self.stages, self.request_bytes(context), strict=True
+            self._roles, self.stages, self.pages.request_bytes(context), strict=True
         ):
             beside = parts.beside_bytes
             mine, limit = beside + each * requests, beside + parts.kv_cache_bytes
@@ -362,6 +220,22 @@ class ServerMemory:
         return limit - used
 
     @property
+    def leaves_the_rest(self) -> bool:
+        """Whether what is not for weights and cache holds an iteration's activations and the graphs, where the
+        engine's share is of these two alone, of every stage."""
+        cache = self.stack.cache
+        seen = visible_bytes(self.device, self.stack) - cache.context_bytes
+        return all(
+            bool(
+                np.all(
+                    (seen - parts.runtime_bytes) * self.reserve
+                    >= parts.activations_bytes + parts.graphs_bytes
+                )
+            )
+            for parts in self.stages
+        )
+
+    @property
     def limit_bytes(self) -> Array:
         """What the engine has for weights, cache and activations on the stage that has least."""
         least: Array = np.inf
@@ -372,15 +246,14 @@ class ServerMemory:
 
     def tightest(self, context: int) -> ServerParts:
         """The parts of the stage whose cache holds the fewest requests of ``context`` tokens."""
-        found, least = self.stages[0], np.inf
+        found = self.stages[0]
+        least: Array = np.inf
         for role, parts, each in zip(
-            self._roles, self.stages, self.request_bytes(context), strict=True
+            self._roles, self.stages, self.pages.request_bytes(context), strict=True
         ):
             held = parts.kv_cache_bytes / np.maximum(each, 1.0)
             first = role.exists & (held < least)
-            found = ServerParts(
-                *(np.where(first, a, b) for a, b in zip(parts, found, strict=True))
-            )
+            found = ServerParts(*(np.where(first, a, b) for a, b in zip(parts, found, strict=True)))
             least = np.where(first, held, least)
         return found
 
@@ -389,9 +262,9 @@ class ServerMemory:
         least: Array = np.inf
         block = self.stack.scheduler.kv_block_tokens
         for role, parts in zip(self._roles, self.stages, strict=True):
-            left, pages = np.maximum(parts.kv_cache_bytes, 0.0), self._pages(role)
+            left, pages = np.maximum(parts.kv_cache_bytes, 0.0), self.pages.pages(role)
             if pages is None:
-                grown = self._growth(role)
+                grown = self.pages.growth(role)
                 some = np.where(grown > 0, grown, 1.0)
                 tokens = np.floor(left / (some * block)) * block
                 if np.any(grown <= 0):
@@ -408,13 +281,18 @@ class ServerMemory:
             least = np.where(role.exists, np.minimum(least, tokens), least)
         return least
 
-    def _growth(self, role: Role) -> Array:
-        """Bytes that a request grows by with a token of a long context, of a stage."""
-        far, step = 1 << 20, 1 << 14
-        index = self._roles.index(role)
-        return (
-            self.request_bytes(far + step)[index] - self.request_bytes(far)[index]
-        ) / step
+    def logged_blocks(self, longest: int) -> Array:
+        """Blocks of the same: of a group of layers where layers have pages of one size."""
+        least: Array = np.inf
+        for role, parts in zip(self._roles, self.stages, strict=True):
+            pages, left = self.pages.pages(role), np.maximum(parts.kv_cache_bytes, 0.0)
+            if pages is not None:
+                least = np.where(
+                    role.exists, np.minimum(least, np.floor(left / pages.page_bytes)), least
+                )
+        if np.all(np.isfinite(least)):
+            return least
+        return np.floor(self.logged_tokens(longest) / self.stack.scheduler.kv_block_tokens)
 
     def longest(self) -> int:
         """The longest request that one layout's cache holds alone, tokens; 0 where none fits."""
