@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict, cast
 
 from meshwise.answers.text.evidence import fits_words
 from meshwise.answers.text.tables import Table
@@ -36,8 +36,9 @@ PARTS = {
 }
 
 
-def memory_tables(d: Mapping[str, Any]) -> tuple[Table, Table]:
+def memory_tables(record: Mapping[str, object]) -> tuple[Table, Table]:
     """(bytes of a device by part, what a replica's cache holds), of the record of ``serve``."""
+    d = cast("Mapping[str, float]", record)
     parts = tuple(
         (name, format_memory(d[key]))
         for key, name in PARTS.items()
@@ -51,7 +52,7 @@ def memory_tables(d: Mapping[str, Any]) -> tuple[Table, Table]:
             (f"with {d['running']} requests", format_memory(d["memory_bytes"])),
             ("usable of the device", format_memory(d["memory_limit_bytes"])),
             ("requests that fit", f"{d['max_concurrency']:,}"),
-            ("fits", fits_words(d["fits"], d["tight"])),
+            ("fits", fits_words(bool(d["fits"]), bool(d["tight"]))),
         ),
     )
     cache = Table(
