@@ -45,7 +45,7 @@ def memory_tables(record: Mapping[str, object]) -> tuple[Table, Table]:
         if d[key] > 0 or key in ("weights_bytes", "kv_cache_bytes", "reserve_bytes")
     )
     memory = Table(
-        "Memory per GPU, of the stage whose cache holds least",
+        "Memory per GPU, by part",
         ("what", "value"),
         (
             *parts,
@@ -56,7 +56,7 @@ def memory_tables(record: Mapping[str, object]) -> tuple[Table, Table]:
         ),
     )
     cache = Table(
-        "KV cache of a replica, as the engine's log has it",
+        "Cache of a replica, as the engine's log has it",
         ("what", "value"),
         (
             ("tokens", f"{d['kv_cache_tokens']:,}"),
