@@ -16,7 +16,7 @@ from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import model_as_run
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack, replaced
-from meshwise.units import format_bytes
+from meshwise.units import format_memory
 from meshwise.workloads.serving import Serving
 
 _MOST_SHARE = 0.98  # of a device's memory: beyond, no engine starts
@@ -134,8 +134,8 @@ def _no_cache(
     else:
         why = f"leave a KV cache of {longest:,} tokens, not one request of {w.isl + w.osl:,}"
     return DoesNotFit(
-        f"tp={tp}: weights of {format_bytes(float(parts.weights_bytes))} and "
-        f"{format_bytes(beside - float(parts.weights_bytes))} beside them, of {format_bytes(room)} that the "
+        f"tp={tp}: weights of {format_memory(float(parts.weights_bytes))} and "
+        f"{format_memory(beside - float(parts.weights_bytes))} beside them, of {format_memory(room)} that the "
         f"engine has of a GPU, {why}",
         field="tp",
         value=tp,
