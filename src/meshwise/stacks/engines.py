@@ -133,14 +133,18 @@ class Cache(SwitchGroup, frozen=True, kw_only=True):
     ] = 0.0
     reserve_fixed_bytes: Annotated[
         _Bytes,
-        "Where `memory_reserve` is 0, and not asked for, it is computed if any of these is set: so much,",
+        "Where `memory_reserve` is 0, and not asked for, it is computed of what these five say: so much in any case.",
     ] = 0.0
-    reserve_token_bytes: Annotated[_Bytes, "so much per token of an iteration,"] = 0.0
-    reserve_sequence_bytes: Annotated[_Bytes, "so much per sequence of the largest CUDA graph,"] = (
-        0.0
-    )
-    reserve_rank_bytes: Annotated[_Bytes, "so much per rank of a replica,"] = 0.0
-    reserve_least_bytes: Annotated[_Bytes, "and on devices above 60 GiB at least so much."] = 0.0
+    reserve_token_bytes: Annotated[
+        _Bytes, "The same: so much per token of an iteration, 2,048 at least."
+    ] = 0.0
+    reserve_sequence_bytes: Annotated[
+        _Bytes, "The same: so much per sequence of the largest CUDA graph."
+    ] = 0.0
+    reserve_rank_bytes: Annotated[_Bytes, "The same: so much per rank of a replica."] = 0.0
+    reserve_least_bytes: Annotated[
+        _Bytes, "The same: at least so much on devices above 60 GiB."
+    ] = 0.0
     graph_sequences: Annotated[
         _Sequences, "Sequences of the largest CUDA graph; four ranks and more have twice as many."
     ] = 0

@@ -13,6 +13,7 @@ from meshwise.cost.memory import held
 from meshwise.cost.memory import parts as mem
 from meshwise.cost.memory.server import ServerMemory
 from meshwise.models.parameters import has_towers
+from meshwise.program.context import Context
 from meshwise.program.step import Program
 from meshwise.stacks.stack import Stack, replaced
 
@@ -97,16 +98,21 @@ class Footprint:
 
     @cached_property
     def memory_limit_bytes(self) -> Array:
-        """Device memory less what the stack keeps for itself. Of an engine what it has for weights, cache and
-        activations; in decode as much beside the step's own as its cache has."""
-        ctx = self.program.ctx
-        if ctx.training:
-            return self.cluster.device.memory_bytes * (1.0 - self.stack.memory.memory_reserve)
-        server = ServerMemory(ctx, self.cluster)
-        if ctx.phase != "decode":
-            return server.limit_bytes
-        return self.memory_bytes + server.spare_bytes(ctx.keys, ctx.sequences)
+        """What a device has for the step's bytes."""
+        return usable_bytes(self.program.ctx, self.cluster, self.memory_bytes)
 
     @cached_property
     def fits(self) -> Array:
         return self.memory_bytes <= self.memory_limit_bytes
+
+
+def usable_bytes(ctx: Context, cluster: Cluster, memory_bytes: Array) -> Array:
+    """What a device has for a step of ``memory_bytes``: its memory less what the stack keeps for itself. Of an
+    engine what it has for weights, cache and activations; in decode as much beside the step's own as its
+    cache has."""
+    if ctx.training:
+        return cluster.device.memory_bytes * (1.0 - ctx.stack.memory.memory_reserve)
+    server = ServerMemory(ctx, cluster)
+    if ctx.phase != "decode":
+        return server.limit_bytes
+    return memory_bytes + server.spare_bytes(ctx.keys, ctx.sequences)
