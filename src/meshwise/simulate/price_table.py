@@ -16,6 +16,7 @@ from meshwise.simulate.iteration import (
     Engine,
     decode_s,
     draft_s,
+    expert_kinds_s,
     sequence_kinds_s,
     token_kinds_s,
 )
@@ -109,9 +110,12 @@ class PriceTable:
         at = low[i] + f * (low[i + 1] - low[i])
         return at + g * (high[i] + f * (high[i + 1] - high[i]) - at)
 
-    def prompts_s(self, sequences: int, context: float, chunks: Sequence[Chunk]) -> float:
+    def prompts_s(
+        self, sequences: int, context: float, chunks: Sequence[Chunk], shared: float | None = None
+    ) -> float:
         """An iteration of ``chunks`` of prompts, one or more, and of as many decodes as ``sequences`` says,
-        beside them."""
+        beside them. ``shared``: tokens of a replica in the mean of those that share their experts, whose
+        products are of them all; None: as many as this one's."""
         rows = sequences * self.queries + len(chunks)
         tokens, groups = sequences * self.queries, 1
         for n, _ in chunks:
@@ -136,6 +140,9 @@ class PriceTable:
             a = one[k]
             products = a + f * (two[k] - a) + heads * head
             times.append(products + (once + each) / groups + decodes[k])
+        if shared is not None:
+            mean, own = self._experts_s(shared / groups), self._experts_s(tokens / groups)
+            times = [t + a - b for t, a, b in zip(times, mean, own, strict=True)]
         # the host's launches where they last longer, and what it does once an iteration
         whole = max(times[0], self._launches[0])
         if self.pp > 1:
@@ -216,6 +223,24 @@ class PriceTable:
             for part in self._parts
         ]
         found[0] = found[0] + (self.pp - 1) * self._transfer
+        return [[float(v) for v in at] for at in zip(*found, strict=True)]
+
+    def _experts_s(self, tokens: float) -> list[float]:
+        """Of each part: products of the routed experts, of so many tokens of each replica."""
+        i, f = _place(self._tokens, tokens)
+        return [
+            a + f * (b - a) for a, b in zip(self._experts[i], self._experts[i + 1], strict=True)
+        ]
+
+    @cached_property
+    def _experts(self) -> list[list[float]]:
+        """By tokens, of each part: products of the routed experts."""
+        kinds, size = expert_kinds_s(self._together), (len(self._tokens),)
+        of_all = [np.broadcast_to(kind, size) for kind in kinds]
+        found = [
+            sum((n * kind for n, kind in zip(p.layers, of_all, strict=True)), start=np.zeros(size))
+            for p in self._parts
+        ]
         return [[float(v) for v in at] for at in zip(*found, strict=True)]
 
     @cached_property

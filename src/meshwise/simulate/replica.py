@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from meshwise.simulate.requests import Requests
@@ -24,8 +24,28 @@ class IterationPrice(Protocol):
     def decode_s(self, sequences: int, context: float) -> float: ...
 
     def prompts_s(
-        self, sequences: int, context: float, chunks: Sequence[tuple[int, int]]
+        self,
+        sequences: int,
+        context: float,
+        chunks: Sequence[tuple[int, int]],
+        shared: float | None = None,
     ) -> float: ...
+
+
+def until(seconds: Callable[[int], float], most: int, gap: float) -> tuple[float, int]:
+    """(seconds, iterations) of up to ``most`` iterations that begin before ``gap`` is over; ``seconds`` of
+    so many."""
+    whole = seconds(most)
+    if whole < gap or most == 1:
+        return whole, most
+    low, high = 1, most  # the least that reaches the arrival
+    while low < high:
+        middle = min(max(int(low + (high - low) * min(gap / whole, 1.0)), low), high - 1)
+        if seconds(middle) >= gap:
+            high = middle
+        else:
+            low = middle + 1
+    return seconds(low), low
 
 
 class Replica:
@@ -64,26 +84,32 @@ class Replica:
 
     def run(self) -> Timeline:
         """All requests from their arrival to their end."""
-        while True:
-            if self.iteration % self.rules.poll == 0 or not (self.decoding or self.partial):
-                busy = self.decoding or self.partial
-                seen = self.before if busy and self.rules.ahead else self.now
-                self.waiting.extend(self.requests.arrived(seen))
-            chunks = self._chunks()
-            if chunks:
-                self._with_prompts(chunks)
-            elif self.decoding:
-                self._decode()
-            else:
-                self._see(NEVER)
-                following = self.requests.next_arrival
-                if following == NEVER:
-                    if self.waiting:
-                        raise AssertionError("a request that never fits")
-                    return self.timeline
-                if following > self.now:
-                    self.timeline.idle(following - self.now)
-                    self.now = following
+        while self.step():
+            pass
+        return self.timeline
+
+    def step(self) -> bool:
+        """To the next event; false where nothing is left and nothing is known to come."""
+        if self.iteration % self.rules.poll == 0 or not (self.decoding or self.partial):
+            busy = self.decoding or self.partial
+            seen = self.before if busy and self.rules.ahead else self.now
+            self.waiting.extend(self.requests.arrived(seen))
+        chunks = self.chunks()
+        if chunks:
+            self._with_prompts(chunks)
+        elif self.decoding:
+            self._decode()
+        else:
+            self.see(NEVER)
+            following = self.requests.next_arrival
+            if following == NEVER:
+                if self.waiting:
+                    raise AssertionError("a request that never fits")
+                return False
+            if following > self.now:
+                self.timeline.idle(following - self.now)
+                self.now = following
+        return True
 
     # -- what an iteration is made of --------------------------------------------------------------
 
@@ -108,7 +134,7 @@ class Replica:
         """Tokens before the next of its answer: what was made before it was stopped is prompt again."""
         return self.requests.prompt[request] + int(self.done[request])
 
-    def _chunks(self) -> list[tuple[int, int, int]]:
+    def chunks(self) -> list[tuple[int, int, int]]:
         """(request, tokens, tokens before them) of the prompts in the next iteration."""
         if not self.partial and not self.waiting:
             return []
@@ -149,14 +175,17 @@ class Replica:
     # -- iterations --------------------------------------------------------------------------------
 
     def _with_prompts(self, chunks: list[tuple[int, int, int]]) -> None:
-        r = self.rules
-        beside = self.decoding if r.policy != "first" else 0
-        if beside and self._overflows(1):
-            self._stop_last()
+        beside = self.decoding if self.rules.policy != "first" else 0
+        if beside and self.made_room():
             return
         mean = self.context / beside if beside else 0.0
         seconds = self.price.prompts_s(beside, mean, [(n, before) for _, n, before in chunks])
-        self._pass(1, seconds, beside)
+        self.computed(chunks, beside, seconds)
+
+    def computed(self, chunks: list[tuple[int, int, int]], beside: int, seconds: float) -> None:
+        """An iteration of chunks, and of ``beside`` decodes, is over."""
+        r = self.rules
+        self.passed(1, seconds, beside)
         if beside:
             self.decode_iterations += 1
             self.context += beside * r.yields
@@ -168,7 +197,7 @@ class Replica:
                 self._first_token(request)
         if any(self.to_do[request] == 0 for request in self.partial):
             self.partial = deque(q for q in self.partial if self.to_do[q])
-        self._see(self.iteration - r.ahead)
+        self.see(self.iteration - r.ahead)
 
     def _first_token(self, request: int) -> None:
         """A prompt is computed: its sequence decodes from the next iteration on."""
@@ -193,53 +222,47 @@ class Replica:
 
     def _decode(self) -> None:
         """As many iterations of decodes alone as nothing else happens in."""
-        n, r = self.decoding, self.rules
-        if self._overflows(1):
-            self._stop_last()
+        if self.made_room():
             return
-        self._drop_stale()
-        most = self.running[0][0] - self.decode_iterations
-        if self.unseen and r.ahead:
-            most = min(most, max(self.unseen[0][0] + 1 - self.iteration, 1))
-        if r.poll > 1:
-            most = min(most, r.poll - self.iteration % r.poll)
-        room = (r.capacity - self._held()) / (n * r.yields)
-        if room < most:
-            most = max(int(room), 1)
-        gap = self.requests.next_arrival - self.now
+        most, gap = self.undisturbed(), self.requests.next_arrival - self.now
         if gap <= 0.0:
             gap = NEVER  # it has arrived, and nobody looked yet
-            most = 1 if r.ahead else most
-        seconds, most = self._taking(most, gap)
-        self._pass(most, seconds, n)
-        self.decode_iterations += most
-        self.context += n * most * r.yields
-        self.remaining -= n * most * r.yields
-        self._ended()
-        self._see(self.iteration - r.ahead)
-
-    def _taking(self, most: int, gap: float) -> tuple[float, int]:
-        """(seconds, iterations) of up to ``most`` decodes that begin before ``gap`` is over: time is affine in
-        the context, so that k iterations take k times the middle one."""
+            most = 1 if self.rules.ahead else most
         n, step = self.decoding, self.rules.yields
         mean = self.context / n
 
         def seconds(k: int) -> float:
+            # time is affine in the context: k iterations take k times the middle one
             return k * self.price.decode_s(n, mean + (k - 1) / 2.0 * step)
 
-        whole = seconds(most)
-        if whole < gap or most == 1:
-            return whole, most
-        low, high = 1, most  # the least that reaches the arrival
-        while low < high:
-            middle = min(max(int(low + (high - low) * min(gap / whole, 1.0)), low), high - 1)
-            if seconds(middle) >= gap:
-                high = middle
-            else:
-                low = middle + 1
-        return seconds(low), low
+        self.decoded(*until(seconds, most, gap))
 
-    def _pass(self, iterations: int, seconds: float, decoding: int) -> None:
+    def undisturbed(self) -> int:
+        """Iterations of decodes alone before something else happens to the replica."""
+        r, most = self.rules, 1 << 40
+        if self.decoding:
+            self._drop_stale()
+            most = self.running[0][0] - self.decode_iterations
+            room = (r.capacity - self._held()) / (self.decoding * r.yields)
+            if room < most:
+                most = max(int(room), 1)
+        if self.unseen and r.ahead:
+            most = min(most, max(self.unseen[0][0] + 1 - self.iteration, 1))
+        if r.poll > 1:
+            most = min(most, r.poll - self.iteration % r.poll)
+        return most
+
+    def decoded(self, seconds: float, most: int) -> None:
+        """So many iterations of decodes alone are over, in all ``seconds``."""
+        n, r = self.decoding, self.rules
+        self.passed(most, seconds, n)
+        self.decode_iterations += most
+        self.context += n * most * r.yields
+        self.remaining -= n * most * r.yields
+        self._ended()
+        self.see(self.iteration - r.ahead)
+
+    def passed(self, iterations: int, seconds: float, decoding: int) -> None:
         self.timeline.add(iterations, seconds, decoding)
         self.iteration += iterations
         self.before = self.now + seconds * (iterations - 1) / iterations
@@ -273,7 +296,7 @@ class Replica:
         if len(self.order) > 64 + 4 * (self.decoding + len(self.partial)):
             self.order = [(q, t) for q, t in self.order if self.turn[q] == t]
 
-    def _see(self, until: float) -> None:
+    def see(self, until: float) -> None:
         """Tokens of iterations up to ``until`` reach whoever waits for them."""
         while self.unseen and self.unseen[0][0] <= until:
             _, request, last = self.unseen.popleft()
@@ -284,10 +307,14 @@ class Replica:
 
     # -- a full cache ------------------------------------------------------------------------------
 
-    def _overflows(self, iterations: int) -> bool:
-        more = self.decoding * iterations * self.rules.yields
+    def made_room(self) -> bool:
+        """Whether a request had to be stopped, as the next iteration's tokens would not fit."""
+        more = self.decoding * self.rules.yields
         several = self.decoding + len(self.partial) > 1
-        return several and self._held() + more > self.rules.capacity
+        if not several or self._held() + more <= self.rules.capacity:
+            return False
+        self._stop_last()
+        return True
 
     def _stop_last(self) -> None:
         """The request that came last gives its room back, waits before all others, and is computed again."""

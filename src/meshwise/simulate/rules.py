@@ -29,6 +29,14 @@ class Rules(NamedTuple):
     reserved: float  # share of an answer's tokens that admission sets aside
     queries: int = 1  # tokens that a decode of a sequence computes
     yields: float = 1.0  # tokens that it yields, in the mean
+    balance: str = "round_robin"  # who gets a request, of replicas that share their experts
+
+
+def shares_experts(engine: Engine) -> bool:
+    """Whether the replicas of attention of a layout share their experts, and so pass through them together."""
+    lay = engine.layouts
+    routed = any(block.moe is not None for block in engine.model.blocks)
+    return routed and bool(lay.dp > 1) and bool(lay.ep * lay.expert_tp() > lay.tp)
 
 
 def tokens_per_iteration(engine: Engine, w: Serving) -> int:
@@ -102,4 +110,5 @@ def engine_rules(engine: Engine, w: Serving) -> Rules:
         reserved=scheduler.reserved_output,
         queries=w.queries,
         yields=w.tokens_per_iteration,
+        balance=scheduler.dp_balance,
     )

@@ -1,4 +1,5 @@
-"""A layout of an engine under a load, simulated: one replica of it, which stands for all."""
+"""A layout of an engine under a load, simulated: one replica of it, which stands for all, or all replicas
+together where they share their experts."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from typing import NamedTuple
 from meshwise.errors import Overloaded
 from meshwise.simulate.iteration import Engine
 from meshwise.simulate.loads import MOST_REQUESTS, OPEN_REQUESTS, ROUNDS, Arrivals, drawn
+from meshwise.simulate.lock_step import LockStep
 from meshwise.simulate.outcome import Figures, Spread, steady_state, whole_run
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.replica import IterationPrice, Replica
 from meshwise.simulate.requests import Requests
-from meshwise.simulate.rules import Rules, engine_rules
+from meshwise.simulate.rules import Rules, engine_rules, shares_experts
 from meshwise.workloads.serving import Serving
 
 USUAL_MOST = 20_000  # requests of a closed loop that nobody asked for
@@ -28,6 +30,7 @@ class Simulated(NamedTuple):
     stopped: int  # how often a full cache stopped a request
     seed: int
     arrivals: Arrivals | None = None
+    ranks: int = 1  # replicas of attention that share their experts, and were simulated together
 
 
 def replicas_at_work(w: Serving, dp: int) -> int:
@@ -57,6 +60,8 @@ class SimulatedServer:
         self.engine, self.w = engine, w
         self.rules = engine_rules(engine, w) if rules is None else rules
         self.dp = int(engine.layouts.dp)
+        self.ranks = self.dp if shares_experts(engine) else 1
+        self.servers = self.dp // self.ranks  # that are apart
         if open_loop:  # the most that run at once
             most = min(self.rules.most_sequences, -(-w.concurrency // self.dp))
             self.rules = self.rules._replace(most_sequences=most)
@@ -70,10 +75,10 @@ class SimulatedServer:
 
     def closed(self, *, requests: int | None = None, seed: int = 0) -> Simulated:
         """The workload's ``concurrency`` in flight, all of which begin at once."""
-        replicas = replicas_at_work(self.w, self.dp)
+        replicas = replicas_at_work(self.w, self.servers)
         asked = -(-self.w.concurrency // replicas)
         # of those that only wait nothing is learnt but how long: as long as it takes to serve them
-        in_flight = min(asked, 2 * self._at_once())
+        in_flight = min(asked, 2 * self._at_once() * self.ranks)
         n = rounds(in_flight, requests, replicas)
         in_flight = min(in_flight, n)
         what = drawn(self.w, n, None, replicas, seed)
@@ -86,6 +91,7 @@ class SimulatedServer:
             replicas,
             run.stopped,
             seed,
+            ranks=self.ranks,
         )
         return found if in_flight == min(asked, n) else _longer(found, share * (asked - in_flight))
 
@@ -94,36 +100,43 @@ class SimulatedServer:
 
         :raises Overloaded: where more come than can be served, so that the queue grows for ever.
         """
-        n = OPEN_REQUESTS if requests is None else requests
-        what = drawn(self.w, n, arrivals, self.dp, seed)
+        usual = max(OPEN_REQUESTS, min(OPEN_REQUESTS * self.ranks, USUAL_MOST))
+        n = usual if requests is None else requests
+        what = drawn(self.w, n, arrivals, self.servers, seed)
         n = len(what.prompt)
         run, queue = self._run(Requests(*what), self._at_once())
-        steady = steady_state(queue, run.timeline, self.dp, 0)
+        steady = steady_state(queue, run.timeline, self.servers, 0)
         if steady.waiting.mean > _QUEUED and arrivals.trace is None:
             most = self.most_per_s(seed=seed)
             if arrivals.rate >= most:
                 raise overload(arrivals.rate, most)
-        whole = whole_run(queue, run.timeline, self.dp)
-        return Simulated(whole, steady, n, self.dp, run.stopped, seed, arrivals)
+        whole = whole_run(queue, run.timeline, self.servers)
+        return Simulated(
+            whole, steady, n, self.servers, run.stopped, seed, arrivals, ranks=self.ranks
+        )
 
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that all replicas serve where there is always one waiting."""
-        in_flight = 2 * self._at_once()
+        in_flight = 2 * self._at_once() * self.ranks
         n = min(max(4 * in_flight, 400), MOST_REQUESTS)
-        what = drawn(self.w, n, None, self.dp, seed)
+        what = drawn(self.w, n, None, self.servers, seed)
         run, queue = self._run(Requests(*what[:3], None, min(in_flight, n)), self._at_once())
-        return steady_state(queue, run.timeline, self.dp, in_flight // 2).requests_per_s
+        return steady_state(queue, run.timeline, self.servers, in_flight // 2).requests_per_s
 
     def _at_once(self) -> int:
-        """The most sequences that run."""
+        """The most sequences of a replica that run."""
         least = max(self.w.isl * (1.0 - self.w.length_spread), 1.0)
         held = min(self.rules.capacity / least, 1e9)
         return max(min(self.rules.most_sequences, int(held)), 1)
 
-    def _run(self, queue: Requests, most: int) -> tuple[Replica, Requests]:
-        replica = Replica(self.price(min(most, self.rules.most_sequences)), self.rules, queue)
-        replica.run()
-        return replica, queue
+    def _run(self, queue: Requests, most: int) -> tuple[Replica | LockStep, Requests]:
+        """``most`` sequences of a replica run at once."""
+        price = self.price(min(most, self.rules.most_sequences))
+        run: Replica | LockStep = Replica(price, self.rules, queue)
+        if self.ranks > 1:
+            run = LockStep(price, self.rules, queue, self.ranks)
+        run.run()
+        return run, queue
 
 
 def overload(rate: float, most: float) -> Overloaded:
