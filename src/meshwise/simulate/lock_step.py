@@ -28,10 +28,8 @@ class LockStep:
         first = self.ranks[0]
         for i, rank in enumerate(self.ranks):
             # a request is one replica's: they keep one book
-            rank.turn, rank.to_do, rank.done, rank.begun = (
-                *(first.turn, first.to_do),
-                *(first.done, first.begun),
-            )
+            rank.turn, rank.to_do = first.turn, first.to_do
+            rank.done, rank.begun, rank.yields = first.done, first.begun, first.yields
             if i >= TIMED:
                 rank.timeline = NoTimeline()
         self._next = 0
@@ -163,7 +161,7 @@ class LockStep:
         """Iterations of decodes, of so many of each replica: padded to the most, the attention of whoever
         holds the most tokens."""
         held = (
-            rank.context + (iterations - 1) / 2.0 * n * self.rules.yields
+            rank.context + (iterations - 1) / 2.0 * rank.rate
             for rank, n in zip(self.ranks, beside, strict=True)
             if n
         )
@@ -172,8 +170,7 @@ class LockStep:
 
     def _fullest(self, later: int) -> Replica:
         """The replica whose sequences hold the most tokens, so many iterations later."""
-        step = later * self.rules.yields
-        return max(self.ranks, key=lambda rank: rank.context + rank.decoding * step)
+        return max(self.ranks, key=lambda rank: rank.context + later * rank.rate)
 
     def _empty(self, rank: Replica, seconds: float, iterations: int) -> None:
         """A replica has nothing to do and passes through the experts with the others."""

@@ -73,10 +73,13 @@ class Replica:
         self.to_do = [0] * n  # tokens of the prompt that are not computed yet
         self.done = [0.0] * n  # tokens of the answer that were computed before it was stopped
         self.begun = [0] * n  # decode iteration at which it began
+        self.yields = [1.0] * n  # tokens of a decode iteration, in the mean of its own
         self.decode_iterations = 0
         self.decoding = 0  # sequences
         self.context = 0.0  # tokens that they hold
+        self.rate = 0.0  # tokens that they make in an iteration
         self.prompt_tokens = 0  # tokens held by prompts in progress
+        self.shared = 0  # of all these, tokens of the prefix that they have in common
         self.remaining = 0.0  # tokens that those running have to make yet
         self.stopped = 0  # times that a request was stopped for want of room
 
@@ -114,9 +117,11 @@ class Replica:
     # -- what an iteration is made of --------------------------------------------------------------
 
     def _held(self) -> float:
-        """Tokens of the cache in use; the last block of a sequence is half full in the mean."""
+        """Tokens of the cache in use beside the common prefix, which it holds once; the last block of a
+        sequence is half full in the mean."""
         sequences = self.decoding + len(self.partial)
-        return self.context + self.prompt_tokens + sequences * (self.rules.block - 1) / 2.0
+        own = self.context + self.prompt_tokens - self.shared
+        return own + sequences * (self.rules.block - 1) / 2.0
 
     def _room_for(self, request: int) -> bool:
         r = self.rules
@@ -126,7 +131,8 @@ class Replica:
         if sequences >= r.most_sequences:
             return False
         left = self.requests.answer[request] - self.done[request]
-        needs = self._prompt_of(request) + (r.block - 1) / 2.0 + r.reserved * left
+        own = self._prompt_of(request) - self.requests.cached[request]
+        needs = own + (r.block - 1) / 2.0 + r.reserved * left
         next_one = (self.decoding + 1) * r.yields
         return self._held() + r.reserved * self.remaining + needs + next_one <= r.capacity
 
@@ -169,6 +175,7 @@ class Replica:
         self.partial.append(request)
         self.order.append((request, self.turn[request]))
         self.prompt_tokens += whole
+        self.shared += self.requests.cached[request]
         self.remaining += self.requests.answer[request] - self.done[request]
         self.requests.admitted(request, self.now)
 
@@ -188,8 +195,8 @@ class Replica:
         self.passed(1, seconds, beside)
         if beside:
             self.decode_iterations += 1
-            self.context += beside * r.yields
-            self.remaining -= beside * r.yields
+            self.context += self.rate
+            self.remaining -= self.rate
             self._ended()
         for request, tokens, _ in chunks:
             self.to_do[request] -= tokens
@@ -208,14 +215,16 @@ class Replica:
             self.unseen.append((self.iteration, request, False))
         left = self.requests.answer[request] - self.done[request] - 1.0
         self.remaining -= 1.0
-        iterations = math.ceil(left / self.rules.yields - 1e-9)
         self.done[request] += 1.0
-        if iterations <= 0:
+        if left <= 0.0:
             self.remaining -= left
             self._leave(request)
             return
+        iterations = self.requests.iterations(request, math.ceil(left - 1e-9))
+        self.yields[request] = left / iterations
         self.begun[request] = self.decode_iterations
         self.decoding += 1
+        self.rate += self.yields[request]
         self.context += whole + 1
         end = self.decode_iterations + iterations
         heapq.heappush(self.running, (end, request, self.turn[request]))
@@ -228,7 +237,7 @@ class Replica:
         if gap <= 0.0:
             gap = NEVER  # it has arrived, and nobody looked yet
             most = 1 if self.rules.ahead else most
-        n, step = self.decoding, self.rules.yields
+        n, step = self.decoding, self.rate / self.decoding
         mean = self.context / n
 
         def seconds(k: int) -> float:
@@ -243,7 +252,7 @@ class Replica:
         if self.decoding:
             self._drop_stale()
             most = self.running[0][0] - self.decode_iterations
-            room = (r.capacity - self._held()) / (self.decoding * r.yields)
+            room = (r.capacity - self._held()) / self.rate
             if room < most:
                 most = max(int(room), 1)
         if self.unseen and r.ahead:
@@ -257,8 +266,8 @@ class Replica:
         n, r = self.decoding, self.rules
         self.passed(most, seconds, n)
         self.decode_iterations += most
-        self.context += n * most * r.yields
-        self.remaining -= n * most * r.yields
+        self.context += self.rate * most
+        self.remaining -= self.rate * most
         self._ended()
         self.see(self.iteration - r.ahead)
 
@@ -282,16 +291,18 @@ class Replica:
             _, request, turn = heapq.heappop(heap)
             if self.turn[request] != turn:
                 continue
-            made = (self.decode_iterations - self.begun[request]) * self.rules.yields
+            made = (self.decode_iterations - self.begun[request]) * self.yields[request]
             self.decoding -= 1
+            self.rate -= self.yields[request]
             self.context -= self._prompt_of(request) + made
             self.remaining += made - (self.requests.answer[request] - self.done[request])
             self._leave(request)
         if not self.decoding:
-            self.context = 0.0
+            self.context = self.rate = 0.0
 
     def _leave(self, request: int) -> None:
         self.turn[request] = -abs(self.turn[request])
+        self.shared -= self.requests.cached[request]
         self.unseen.append((self.iteration, request, True))
         if len(self.order) > 64 + 4 * (self.decoding + len(self.partial)):
             self.order = [(q, t) for q, t in self.order if self.turn[q] == t]
@@ -309,7 +320,7 @@ class Replica:
 
     def made_room(self) -> bool:
         """Whether a request had to be stopped, as the next iteration's tokens would not fit."""
-        more = self.decoding * self.rules.yields
+        more = self.rate
         several = self.decoding + len(self.partial) > 1
         if not several or self._held() + more <= self.rules.capacity:
             return False
@@ -330,11 +341,13 @@ class Replica:
             self.prompt_tokens -= self._prompt_of(request)
             self.remaining -= left
         else:
-            made = (self.decode_iterations - self.begun[request]) * self.rules.yields
+            made = (self.decode_iterations - self.begun[request]) * self.yields[request]
             self.decoding -= 1
+            self.rate -= self.yields[request]
             self.context -= self._prompt_of(request) + made
             self.remaining -= left - made
             self.done[request] += made
+        self.shared -= self.requests.cached[request]
         self.turn[request] += 1  # its entry among the running is stale
         self.stopped += 1
         self.waiting.appendleft(request)

@@ -6,6 +6,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+from meshwise.simulate.drafts import Drafts
+
 _UNKNOWN = math.nan
 
 
@@ -17,6 +19,7 @@ class Requests:
     :param cached: tokens of each prompt whose keys and values are held already.
     :param arrival: rising times; None: a closed loop.
     :param in_flight: of a closed loop: so many are sent at once, and one more where one ends.
+    :param drafts: of speculative decoding; None: an iteration yields a token.
     """
 
     def __init__(
@@ -26,7 +29,9 @@ class Requests:
         cached: Sequence[int],
         arrival: Sequence[float] | None = None,
         in_flight: int = 0,
+        drafts: Drafts | None = None,
     ) -> None:
+        self.drafts = drafts
         self.prompt, self.answer, self.cached = list(prompt), list(answer), list(cached)
         self.size = n = len(self.prompt)
         self.closed = arrival is None
@@ -44,6 +49,10 @@ class Requests:
         self.arrival[self._sent] = now
         self._due.append(self._sent)
         self._sent += 1
+
+    def iterations(self, request: int, tokens: int) -> int:
+        """Decode iterations until so many of its tokens are made."""
+        return tokens if self.drafts is None else self.drafts.verifications(request, tokens)
 
     @property
     def next_arrival(self) -> float:

@@ -54,14 +54,23 @@ def together_at_most(engine: Engine, w: Serving) -> int:
     return max(tokens_per_iteration(engine, w) // w.computed, 1)
 
 
+def common_prefix(w: Serving) -> int:
+    """Tokens of the longest prompt that the prefix cache holds, for all requests at once."""
+    return w.isl - w.computed
+
+
 def _cache(engine: Engine, w: Serving) -> tuple[Array, Array, float]:
-    """Bytes beside the cache, of a request's whole context in it, and what the device has for both."""
-    context = w.isl + w.osl
+    """Bytes beside the cache, of a request's own context in it, and what the device has for both. A prefix
+    that all have in common is in the cache once, and stands beside it."""
+    context, common = w.isl + w.osl, common_prefix(w)
     one = engine.decode(np.int64(1), context).memory_bytes
     each = engine.decode(np.int64(2), context).memory_bytes - one
     work = engine.prefill(np.int64(1), tokens_per_iteration(engine, w)).memory["activations_bytes"]
     limit = engine.cluster.device.memory_bytes * (1.0 - engine.stack.memory.memory_reserve)
-    return one - each + work, each, limit
+    prefix: Array = 0.0
+    if common:
+        prefix = one - engine.decode(np.int64(1), context - common).memory_bytes
+    return one - each + work + prefix, each - prefix, limit
 
 
 def capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
@@ -80,7 +89,7 @@ def cache_tokens(engine: Engine, w: Serving) -> float:
     does not grow with it (a recurrent state, a window) is spread over its tokens. 0 where not one fits."""
     base, each, limit = _cache(engine, w)
     held = (limit - base) / each
-    return float(held) * (w.isl + w.osl) if held >= 1.0 else 0.0
+    return float(held) * (w.isl + w.osl - common_prefix(w)) if held >= 1.0 else 0.0
 
 
 def engine_rules(engine: Engine, w: Serving) -> Rules:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from meshwise.errors import Overloaded
+from meshwise.simulate.drafts import Drafts
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.loads import MOST_REQUESTS, OPEN_REQUESTS, ROUNDS, Arrivals, drawn
+from meshwise.simulate.loads import MOST_REQUESTS, OPEN_REQUESTS, ROUNDS, Arrivals, Drawn, drawn
 from meshwise.simulate.lock_step import LockStep
 from meshwise.simulate.outcome import Figures, Spread, steady_state, whole_run
 from meshwise.simulate.price_table import PriceTable
@@ -82,7 +83,7 @@ class SimulatedServer:
         n = rounds(in_flight, requests, replicas)
         in_flight = min(in_flight, n)
         what = drawn(self.w, n, None, replicas, seed)
-        run, queue = self._run(Requests(*what[:3], None, in_flight), in_flight)
+        run, queue = self._run(self._requests(what, seed, in_flight), in_flight)
         share = self.w.concurrency / asked  # the last replica may have fewer
         found = Simulated(
             whole_run(queue, run.timeline, share),
@@ -104,7 +105,7 @@ class SimulatedServer:
         n = usual if requests is None else requests
         what = drawn(self.w, n, arrivals, self.servers, seed)
         n = len(what.prompt)
-        run, queue = self._run(Requests(*what), self._at_once())
+        run, queue = self._run(self._requests(what, seed), self._at_once())
         steady = steady_state(queue, run.timeline, self.servers, 0)
         if steady.waiting.mean > _QUEUED and arrivals.trace is None:
             most = self.most_per_s(seed=seed)
@@ -120,7 +121,7 @@ class SimulatedServer:
         in_flight = 2 * self._at_once() * self.ranks
         n = min(max(4 * in_flight, 400), MOST_REQUESTS)
         what = drawn(self.w, n, None, self.servers, seed)
-        run, queue = self._run(Requests(*what[:3], None, min(in_flight, n)), self._at_once())
+        run, queue = self._run(self._requests(what, seed, min(in_flight, n)), self._at_once())
         return steady_state(queue, run.timeline, self.servers, in_flight // 2).requests_per_s
 
     def _at_once(self) -> int:
@@ -128,6 +129,12 @@ class SimulatedServer:
         least = max(self.w.isl * (1.0 - self.w.length_spread), 1.0)
         held = min(self.rules.capacity / least, 1e9)
         return max(min(self.rules.most_sequences, int(held)), 1)
+
+    def _requests(self, what: Drawn, seed: int, in_flight: int = 0) -> Requests:
+        w, drafts = self.w, None
+        if w.draft_tokens:
+            drafts = Drafts(w.draft_tokens, w.acceptance or 0.0, seed)
+        return Requests(*what, in_flight=in_flight, drafts=drafts)
 
     def _run(self, queue: Requests, most: int) -> tuple[Replica | LockStep, Requests]:
         """``most`` sequences of a replica run at once."""
