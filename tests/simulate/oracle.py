@@ -15,7 +15,7 @@ class Plain:
     def decode_s(self, sequences, context):
         return self.base + sequences * (self.sequence + self.context * context)
 
-    def prompts_s(self, sequences, context, chunks, shared=None):
+    def prompts_s(self, sequences, context, chunks, shared=None, empties=False):
         own = sum(n for n, _ in chunks) + sequences
         seconds = self.prompt + sum(n * self.token for n, _ in chunks)
         seconds += 0.0 if shared is None else (shared - own) * self.token / 2

@@ -111,11 +111,17 @@ class PriceTable:
         return at + g * (high[i] + f * (high[i + 1] - high[i]) - at)
 
     def prompts_s(
-        self, sequences: int, context: float, chunks: Sequence[Chunk], shared: float | None = None
+        self,
+        sequences: int,
+        context: float,
+        chunks: Sequence[Chunk],
+        shared: float | None = None,
+        empties: bool = False,
     ) -> float:
         """An iteration of ``chunks`` of prompts, one or more, and of as many decodes as ``sequences`` says,
         beside them. ``shared``: tokens of a replica in the mean of those that share their experts, whose
-        products are of them all; None: as many as this one's."""
+        products are of them all; None: as many as this one's. ``empties``: the pipeline has nothing after
+        them, so that its stages end one after the other."""
         rows = sequences * self.queries + len(chunks)
         tokens, groups = sequences * self.queries, 1
         for n, _ in chunks:
@@ -144,10 +150,13 @@ class PriceTable:
             mean, own = self._experts_s(shared / groups), self._experts_s(tokens / groups)
             times = [t + a - b for t, a, b in zip(times, mean, own, strict=True)]
         # the host's launches where they last longer, and what it does once an iteration
-        whole = max(times[0], self._launches[0])
+        whole, slowest = max(times[0], self._launches[0]), 0.0
         if self.pp > 1:
             slowest = max(max(times[1:]) + self._transfer, self._launches[1])
-            whole = max(whole, groups * slowest)
+            if empties:  # the last group leaves all stages
+                whole += (groups - 1) * slowest
+            else:
+                whole = max(whole, groups * slowest)
         fixed, each, row = self._outside
         seconds = whole + fixed + each * (sequences + len(chunks)) + row * rows
         if not sequences:
@@ -325,10 +334,15 @@ class PriceTable:
         ]
 
     def _prompt(self, chunk: Chunk) -> _Prompt:
-        """Attention of a chunk: read between knots of its tokens and of those before it."""
+        """Attention of a chunk: read between knots of its tokens and of those before it. One of several
+        groups of a pipeline is so many of the middle one (time is affine in what is before it)."""
         found = self._prompts.get(chunk)
         if found is None:
             tokens, cached = chunk
+            parts = -(-tokens * self.pp // self._most_tokens) if self.pp > 1 else 1
+            if parts > 1:
+                one = self._prompt((tokens // parts, cached + (parts - 1) * tokens // (2 * parts)))
+                return _Prompt(*(tuple(v * parts for v in values) for values in one))
             before = _about(cached, 1, 512)
             found = _between(
                 [

@@ -29,6 +29,7 @@ class IterationPrice(Protocol):
         context: float,
         chunks: Sequence[tuple[int, int]],
         shared: float | None = None,
+        empties: bool = False,
     ) -> float: ...
 
 
@@ -186,8 +187,10 @@ class Replica:
         if beside and self.made_room():
             return
         mean = self.context / beside if beside else 0.0
-        seconds = self.price.prompts_s(beside, mean, [(n, before) for _, n, before in chunks])
-        self.computed(chunks, beside, seconds)
+        parts = [(n, before) for _, n, before in chunks]
+        alone = len(chunks) == 1 and not self.decoding and not self.waiting
+        empties = alone and chunks[0][1] == self.to_do[chunks[0][0]]
+        self.computed(chunks, beside, self.price.prompts_s(beside, mean, parts, None, empties))
 
     def computed(self, chunks: list[tuple[int, int, int]], beside: int, seconds: float) -> None:
         """An iteration of chunks, and of ``beside`` decodes, is over."""
