@@ -316,7 +316,8 @@ def serve(
     from meshwise.answers.serve import ServeResult
     from meshwise.search.serving.served import simulated
     from meshwise.search.serving.steady_state import steady
-    from meshwise.simulate.loads import MOST_REQUESTS, traffic
+    from meshwise.simulate.loads.arrivals import traffic
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")

@@ -9,10 +9,10 @@ from oracle import Plain
 
 import meshwise as mw
 from meshwise.layouts.layout import Layout, arrays
-from meshwise.simulate.drafts import Drafts
 from meshwise.simulate.iteration import Engine
+from meshwise.simulate.loads.drafts import Drafts
+from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.replica import Replica
-from meshwise.simulate.requests import Requests
 from meshwise.simulate.rules import Rules, capacity, engine_rules
 from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.load import load_stack

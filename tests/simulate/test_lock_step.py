@@ -11,11 +11,12 @@ from oracle import Plain, brute_ranks
 import meshwise as mw
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.loads import Arrivals, drawn_times
+from meshwise.simulate.loads.arrivals import Arrivals
+from meshwise.simulate.loads.drawn import drawn_times
+from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.lock_step import LockStep
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.replica import Replica
-from meshwise.simulate.requests import Requests
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.load import load_stack

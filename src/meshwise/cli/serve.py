@@ -210,7 +210,7 @@ def command(
 
 def _traced(o: Given) -> bool:
     """Whether a file says what arrives."""
-    from meshwise.simulate.loads import is_trace
+    from meshwise.simulate.loads.arrivals import is_trace
 
     return o.has("arrivals") and is_trace(o.word("arrivals"))
 
@@ -235,7 +235,8 @@ def _curve(
     from meshwise.layouts.check import check
     from meshwise.layouts.layout import asked
     from meshwise.search.serving.served import load_curve
-    from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of
+    from meshwise.simulate.loads.arrivals import arrivals_of
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     ends = _ends(o.but(concurrency=None))
     one = asked(degrees, SERVES)
@@ -250,7 +251,7 @@ def _curve(
 
 def _ends(o: Given) -> tuple[float, float]:
     """The rates that a curve is between."""
-    from meshwise.simulate.loads import request_rate
+    from meshwise.simulate.loads.arrivals import request_rate
 
     for name in ("request_rate", "concurrency"):
         if o.has(name):
@@ -284,7 +285,7 @@ def _ends(o: Given) -> tuple[float, float]:
 
 
 def _rate(o: Given) -> float | None:
-    from meshwise.simulate.loads import request_rate
+    from meshwise.simulate.loads.arrivals import request_rate
 
     return request_rate(o["request_rate"], "--request-rate") if o.has("request_rate") else None
 

@@ -3,8 +3,8 @@ iteration, so that each iteration lasts as long as the slowest one's."""
 
 from __future__ import annotations
 
+from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.replica import NEVER, IterationPrice, Replica, until
-from meshwise.simulate.requests import Requests
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import NoTimeline, Timeline, Timelines
 

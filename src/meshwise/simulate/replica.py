@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from meshwise.simulate.requests import Requests
+from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import Timeline
 

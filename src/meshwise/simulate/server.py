@@ -6,14 +6,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from meshwise.errors import Overloaded
-from meshwise.simulate.drafts import Drafts
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.loads import MOST_REQUESTS, OPEN_REQUESTS, ROUNDS, Arrivals, Drawn, drawn
+from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, ROUNDS, Arrivals
+from meshwise.simulate.loads.drafts import Drafts
+from meshwise.simulate.loads.drawn import Drawn, drawn
+from meshwise.simulate.loads.requests import Requests
+from meshwise.simulate.loads.traces import MOST_REQUESTS
 from meshwise.simulate.lock_step import LockStep
 from meshwise.simulate.outcome import Figures, Spread, steady_state, whole_run
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.replica import IterationPrice, Replica
-from meshwise.simulate.requests import Requests
 from meshwise.simulate.rules import Rules, engine_rules, shares_experts
 from meshwise.workloads.serving import Serving
 

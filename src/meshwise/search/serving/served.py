@@ -12,7 +12,7 @@ from meshwise.errors import Overloaded
 from meshwise.layouts.layout import Layout, Layouts, arrays
 from meshwise.models.shapes import Model
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.loads import Arrivals, arrivals_of
+from meshwise.simulate.loads.arrivals import Arrivals, arrivals_of
 from meshwise.simulate.server import Simulated, SimulatedServer
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from meshwise.simulate.drafts import Drafts
+from meshwise.simulate.loads.drafts import Drafts
 
 _UNKNOWN = math.nan
 
