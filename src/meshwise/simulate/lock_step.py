@@ -3,7 +3,7 @@ iteration, so that each iteration lasts as long as the slowest one's."""
 
 from __future__ import annotations
 
-from meshwise.simulate.loads.requests import Requests
+from meshwise.simulate.loads.requests import Sent
 from meshwise.simulate.replica import NEVER, IterationPrice, Replica, until
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import NoTimeline, Timeline, Timelines
@@ -22,14 +22,18 @@ class LockStep:
     TensorRT-LLM).
     """
 
-    def __init__(self, price: IterationPrice, rules: Rules, requests: Requests, ranks: int) -> None:
+    def __init__(
+        self,
+        price: IterationPrice,
+        rules: Rules,
+        requests: Sent,
+        ranks: int,
+        kind: type[Replica] = Replica,
+    ) -> None:
         self.price, self.rules, self.requests = price, rules, requests
-        self.ranks = [Replica(price, rules, requests) for _ in range(ranks)]
-        first = self.ranks[0]
+        self.ranks = [kind(price, rules, requests) for _ in range(ranks)]
         for i, rank in enumerate(self.ranks):
-            # a request is one replica's: they keep one book
-            rank.turn, rank.to_do = first.turn, first.to_do
-            rank.done, rank.begun, rank.yields = first.done, first.begun, first.yields
+            rank.keep_book_of(self.ranks[0])
             if i >= TIMED:
                 rank.timeline = NoTimeline()
         self._next = 0
@@ -48,6 +52,21 @@ class LockStep:
     def timeline(self) -> Timeline:
         """What some of the replicas did."""
         return Timelines([rank.timeline for rank in self.ranks[:TIMED]])
+
+    def keep_book_of(self, other: LockStep) -> None:
+        """The same lists as other ones, where a request is of one of them."""
+        for rank in self.ranks:
+            rank.keep_book_of(other.ranks[0])
+
+    @property
+    def busy(self) -> bool:
+        """Whether a replica has something to do."""
+        return any(rank.busy for rank in self.ranks)
+
+    @property
+    def load(self) -> int:
+        """Requests that wait or run."""
+        return sum(rank.load for rank in self.ranks)
 
     # -- the run -----------------------------------------------------------------------------------
 

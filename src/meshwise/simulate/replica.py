@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from meshwise.simulate.loads.requests import Requests
+from meshwise.simulate.loads.requests import Sent
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import Timeline
 
@@ -58,7 +58,7 @@ class Replica:
     next one then.
     """
 
-    def __init__(self, price: IterationPrice, rules: Rules, requests: Requests) -> None:
+    def __init__(self, price: IterationPrice, rules: Rules, requests: Sent) -> None:
         self.price, self.rules, self.requests = price, rules, requests
         self.timeline = Timeline()
         self.now = 0.0
@@ -83,6 +83,21 @@ class Replica:
         self.shared = 0  # of all these, tokens of the prefix that they have in common
         self.remaining = 0.0  # tokens that those running have to make yet
         self.stopped = 0  # times that a request was stopped for want of room
+
+    def keep_book_of(self, other: Replica) -> None:
+        """The same lists as another one, where a request is of one of them."""
+        self.turn, self.to_do, self.done = other.turn, other.to_do, other.done
+        self.begun, self.yields = other.begun, other.yields
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has something to do, or tokens that nobody saw yet."""
+        return bool(self.decoding or self.partial or self.waiting or self.unseen)
+
+    @property
+    def load(self) -> int:
+        """Requests that wait or run."""
+        return len(self.waiting) + len(self.partial) + self.decoding
 
     # -- the run -----------------------------------------------------------------------------------
 
@@ -223,12 +238,16 @@ class Replica:
             self.remaining -= left
             self._leave(request)
             return
+        self._begin(request, whole + 1, left)
+
+    def _begin(self, request: int, held: int, left: float) -> None:
+        """A sequence that holds so many tokens, and has to make those ``left``, decodes."""
         iterations = self.requests.iterations(request, math.ceil(left - 1e-9))
         self.yields[request] = left / iterations
         self.begun[request] = self.decode_iterations
         self.decoding += 1
         self.rate += self.yields[request]
-        self.context += whole + 1
+        self.context += held
         end = self.decode_iterations + iterations
         heapq.heappush(self.running, (end, request, self.turn[request]))
 

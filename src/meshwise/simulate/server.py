@@ -20,7 +20,7 @@ from meshwise.simulate.rules import Rules, engine_rules, shares_experts
 from meshwise.workloads.serving import Serving
 
 USUAL_MOST = 20_000  # requests of a closed loop that nobody asked for
-_QUEUED = 1.0  # requests that wait, in the mean, before it is asked whether more come than leave
+QUEUED = 1.0  # requests that wait, in the mean, before it is asked whether more come than leave
 
 
 class Simulated(NamedTuple):
@@ -109,7 +109,7 @@ class SimulatedServer:
         n = len(what.prompt)
         run, queue = self._run(self._requests(what, seed), self._at_once())
         steady = steady_state(queue, run.timeline, self.servers, 0)
-        if steady.waiting.mean > _QUEUED and arrivals.trace is None:
+        if steady.waiting.mean > QUEUED and arrivals.trace is None:
             most = self.most_per_s(seed=seed)
             if arrivals.rate >= most:
                 raise overload(arrivals.rate, most)
