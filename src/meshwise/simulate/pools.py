@@ -174,6 +174,7 @@ class Pools:
             station = Station(requests, longer, more, self._admitted, requests.ended)
             self._decodes.append(station)
             self.decodes.append(decode[0](station))
+        self._changed: list[int] = []  # servers whose next event may be another
         self._out, self._in = [0.0] * prefill[1], [0.0] * decode[1]  # when their links are free
 
     def run(self) -> None:
@@ -183,28 +184,27 @@ class Pools:
             *zip(self.prefills, self._prefills, strict=True),
             *zip(self.decodes, self._decodes, strict=True),
         ]
-        first = len(self.prefills)
+        first, clocks = len(self.prefills), [math.inf] * len(servers)
         while True:
-            clocks = [
-                server.now if server.busy else max(server.now, station.due)
-                for server, station in servers
-            ]
-            now = min(clocks)
-            coming = self.requests.next_arrival
+            now, coming = min(clocks), self.requests.next_arrival
             if coming <= now and coming < math.inf:
                 for request in self.requests.arrived(coming):
                     at = _least(self.prefills, self._prefills)
                     self._prefills[at].send(request, coming)
-                continue
-            if now == math.inf:
+                    self._changed.append(at)
+            elif now == math.inf:
                 return
-            i = clocks.index(now)
-            server, station = servers[i]
-            # it hears of nothing sooner than what those that compute prompts end now
-            station.horizon = min(clocks[:first]) if i >= first else math.inf
-            if i >= first:
-                station.horizon = min(station.horizon, coming)
-            server.step()
+            else:
+                i = clocks.index(now)
+                server, station = servers[i]
+                # it hears of nothing sooner than what those that compute prompts end now
+                station.horizon = min(*clocks[:first], coming) if i >= first else math.inf
+                server.step()
+                self._changed.append(i)
+            for i in self._changed:
+                server, station = servers[i]
+                clocks[i] = server.now if server.busy else max(server.now, station.due)
+            self._changed.clear()
 
     # -- a request's way ---------------------------------------------------------------------------
 
@@ -225,6 +225,7 @@ class Pools:
             self.moved_s[request], self._due[request] = due - now, due
             self.requests.began(request, due)
             self._decodes[getter].send(request, due)
+            self._changed.append(len(self.prefills) + getter)
 
         return ended
 
