@@ -132,7 +132,10 @@ class DisaggregatedServer:
         what = drawn(self.w, n, arrivals, 1, seed)
         found, transfers = self._run(what, seed, 0, arrivals, progress)
         waits = found.steady.waiting.mean + arrivals.rate * transfers.waited_s.mean
-        if waits > 2.0 * QUEUED * (self.prefill.servers + self.decode.servers) and arrivals.trace is None:
+        if (
+            waits > 2.0 * QUEUED * (self.prefill.servers + self.decode.servers)
+            and arrivals.trace is None
+        ):
             most = self.most_per_s(seed=seed)
             if arrivals.rate >= most:
                 raise overload(arrivals.rate, most)

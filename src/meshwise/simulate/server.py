@@ -3,6 +3,7 @@ together where they share their experts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from meshwise.errors import Overloaded
@@ -69,6 +70,7 @@ class SimulatedServer:
             most = min(self.rules.most_sequences, -(-w.concurrency // self.dp))
             self.rules = self.rules._replace(most_sequences=most)
         self._price = price
+        self.progress: Callable[[int, int], None] | None = None
 
     def price(self, most: int) -> IterationPrice:
         """Of up to ``most`` sequences."""
@@ -120,6 +122,7 @@ class SimulatedServer:
 
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that all replicas serve where there is always one waiting."""
+        self.progress = None
         in_flight = 2 * self._at_once() * self.ranks
         n = min(max(4 * in_flight, 400), MOST_REQUESTS)
         what = drawn(self.w, n, None, self.servers, seed)
@@ -136,7 +139,7 @@ class SimulatedServer:
         w, drafts = self.w, None
         if w.draft_tokens:
             drafts = Drafts(w.draft_tokens, w.acceptance or 0.0, seed)
-        return Requests(*what, in_flight=in_flight, drafts=drafts)
+        return Requests(*what, in_flight=in_flight, drafts=drafts, progress=self.progress)
 
     def _run(self, queue: Requests, most: int) -> tuple[Replica | LockStep, Requests]:
         """``most`` sequences of a replica run at once."""
