@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwise.cli import engine, needs, options, output, values
+from meshwise.cli import engine, needs, options, output, pools, terminal, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
@@ -159,6 +159,7 @@ _software_options = options.stacked(
 )
 @options.target_options
 @_layout_options
+@pools.pool_options
 @load_options
 @_traffic_options
 @options.format_options
@@ -187,7 +188,10 @@ def command(
     gpus = o.number("gpus")
     if o.has("sweep"):
         _ends(o)
-    most = stack.scheduler.max_sequences * int(str(axes["dp"]))
+        pools.refuse_curve(o)
+    apart = pools.are_apart(o)
+    numbers = [o.number(f"{pool}_instances") or 1 for pool in ("prefill", "decode")]
+    most = stack.scheduler.max_sequences * int(str(axes["dp"])) * numbers[1]
     load = engine.within_length(o, read_load(_with_trace(o, most)))
     degrees = options.serving_degrees(axes)
     if o.has("sweep"):
@@ -203,6 +207,10 @@ def command(
         arrivals=o.word("arrivals"),
         requests=o.number("requests"),
         seed=o.count("seed", low=0),
+        progress=terminal.progress("requests"),
+        prefill=options.serving_degrees(pools.prefill_axes(o, axes)) if apart else None,
+        prefill_instances=numbers[0],
+        decode_instances=numbers[1],
         **degrees,
     )
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
@@ -210,7 +218,7 @@ def command(
 
 def _traced(o: Given) -> bool:
     """Whether a file says what arrives."""
-    from meshwise.simulate.loads import is_trace
+    from meshwise.simulate.loads.arrivals import is_trace
 
     return o.has("arrivals") and is_trace(o.word("arrivals"))
 
@@ -235,7 +243,8 @@ def _curve(
     from meshwise.layouts.check import check
     from meshwise.layouts.layout import asked
     from meshwise.search.serving.served import load_curve
-    from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of
+    from meshwise.simulate.loads.arrivals import arrivals_of
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     ends = _ends(o.but(concurrency=None))
     one = asked(degrees, SERVES)
@@ -250,7 +259,7 @@ def _curve(
 
 def _ends(o: Given) -> tuple[float, float]:
     """The rates that a curve is between."""
-    from meshwise.simulate.loads import request_rate
+    from meshwise.simulate.loads.arrivals import request_rate
 
     for name in ("request_rate", "concurrency"):
         if o.has(name):
@@ -284,7 +293,7 @@ def _ends(o: Given) -> tuple[float, float]:
 
 
 def _rate(o: Given) -> float | None:
-    from meshwise.simulate.loads import request_rate
+    from meshwise.simulate.loads.arrivals import request_rate
 
     return request_rate(o["request_rate"], "--request-rate") if o.has("request_rate") else None
 

@@ -2,7 +2,7 @@
 products of a few rows."""
 
 # no `from __future__ import annotations`: the annotations are read by `fields`
-from typing import Annotated
+from typing import Annotated, Literal
 
 from meshwise.dtypes import STATED_WEIGHT
 from meshwise.stacks.fields import OneOf, Range, SwitchGroup
@@ -57,6 +57,11 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Share of the longest answer that the KV cache must have room for before a request runs. Where "
         "it fills all the same, the request that came last is stopped and computed again.",
     ] = 0.0
+    dp_balance: Annotated[
+        Literal["round_robin", "least_requests", "least_tokens"],
+        "Which of the attention replicas that share their experts gets a request: each in turn, the one "
+        "with the fewest requests (those that wait count four times), or that with the fewest tokens.",
+    ] = "round_robin"
 
 
 class FewRows(SwitchGroup, frozen=True, kw_only=True):

@@ -175,6 +175,7 @@ class Stack:
     graph_multiple = ByName(Scheduler.graph_multiple)
     kv_block_tokens = ByName(Scheduler.kv_block_tokens)
     reserved_output = ByName(Scheduler.reserved_output)
+    dp_balance = ByName(Scheduler.dp_balance)
     prefill_layer_s = ByName(Host.prefill_layer_s)
     expert_layer_s = ByName(Host.expert_layer_s)
     iteration_s = ByName(Host.iteration_s)
