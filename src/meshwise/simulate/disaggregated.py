@@ -19,8 +19,8 @@ from meshwise.simulate.outcome import Spread, spread_of, steady_state, whole_run
 from meshwise.simulate.pools import (
     PoolLink,
     Pools,
-    Receiver,
     PoolServer,
+    Receiver,
     Station,
     kv_bytes,
     link_bytes_per_s,
