@@ -326,7 +326,7 @@ def serve(
     """
     from meshwise.answers.serve import ServeResult
     from meshwise.answers.serve_pools import PoolsResult
-    from meshwise.search.serving.pools import Apart, check_pools, simulate_pools
+    from meshwise.search.serving.pools import PoolLayouts, check_pools, simulate_pools
     from meshwise.search.serving.served import simulated
     from meshwise.search.serving.steady_state import steady
     from meshwise.simulate.loads.arrivals import traffic
@@ -339,7 +339,9 @@ def serve(
     gpus = None if gpus is None else count(gpus, "gpus")
     requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
     seed = count(seed, "seed", low=0)
-    pools = Apart(
+    if prefill is not None:
+        given(prefill, dict, "prefill", "a dictionary of degrees, for example {'tp': 2}")
+    pools = PoolLayouts(
         one if prefill is None else asked(prefill, SERVES),
         one,
         count(prefill_instances, "prefill_instances"),

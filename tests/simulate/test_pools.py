@@ -12,7 +12,7 @@ from meshwise.errors import InputError, Overloaded
 from meshwise.simulate.loads.drawn import drawn_times
 from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.outcome import steady_state
-from meshwise.simulate.pools import Link, Pools, Receiver
+from meshwise.simulate.pools import PoolLink, Pools, Receiver
 from meshwise.simulate.replica import Replica
 from meshwise.simulate.rules import Rules
 
@@ -29,7 +29,7 @@ RULES = Rules(
 )
 # a prompt takes 0.1 s whatever its length, an iteration of decodes 10 ms
 PRICE = Plain(base=1e-2, sequence=0.0, context=0.0, prompt=0.1, token=0.0)
-FAST = Link(1.0, 1e12, 1e12)
+FAST = PoolLink(1.0, 1e12, 1e12)
 
 
 def run(prompt, answer, arrival=None, in_flight=0, numbers=(1, 1), link=FAST, **decode):
@@ -45,21 +45,21 @@ def run(prompt, answer, arrival=None, in_flight=0, numbers=(1, 1), link=FAST, **
 
 
 def test_one_request_takes_its_prompt_the_transfer_and_its_tokens():
-    _, r = run([1000], [11], [0.0], link=Link(2.0, 1e4, 4e4))
+    _, r = run([1000], [11], [0.0], link=PoolLink(2.0, 1e4, 4e4))
     assert r.start == [0.0]
     assert r.first[0] == pytest.approx(0.1 + 2000 / 1e4)
     assert r.end[0] == pytest.approx(0.3 + 10 * 1e-2)
 
 
 def test_an_answer_of_one_token_does_not_move():
-    pools, r = run([1000], [1], [0.0], link=Link(2.0, 1e4, 1e4))
+    pools, r = run([1000], [1], [0.0], link=PoolLink(2.0, 1e4, 1e4))
     assert r.first[0] == r.end[0] == pytest.approx(0.1)
     assert pools.moved_s == [0.0]
 
 
 def test_prompts_are_computed_one_after_the_other_and_sent_so():
     """A link slower than the prompts is what binds: each waits for those before it."""
-    _, r = run([1000] * 4, [2] * 4, [0.0] * 4, link=Link(1.0, 5e3, 5e3))  # 0.2 s each
+    _, r = run([1000] * 4, [2] * 4, [0.0] * 4, link=PoolLink(1.0, 5e3, 5e3))  # 0.2 s each
     np.testing.assert_allclose(r.first, [0.3, 0.5, 0.7, 0.9])
     _, quick = run([1000] * 4, [2] * 4, [0.0] * 4)
     np.testing.assert_allclose(quick.first, [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
@@ -68,7 +68,7 @@ def test_prompts_are_computed_one_after_the_other_and_sent_so():
 def test_two_prefill_servers_are_twice_as_fast_until_the_decode_server_s_link_binds():
     _, r = run([1000] * 4, [2] * 4, [0.0] * 4, numbers=(2, 1))
     np.testing.assert_allclose(r.first, [0.1, 0.1, 0.2, 0.2], rtol=1e-6)
-    _, bound = run([1000] * 4, [2] * 4, [0.0] * 4, numbers=(2, 1), link=Link(1.0, 5e3, 5e3))
+    _, bound = run([1000] * 4, [2] * 4, [0.0] * 4, numbers=(2, 1), link=PoolLink(1.0, 5e3, 5e3))
     np.testing.assert_allclose(sorted(bound.first), [0.3, 0.5, 0.7, 0.9])
 
 

@@ -12,7 +12,7 @@ from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.answers.text.tables import Page
 from meshwise.clusters.load import Cluster
 from meshwise.models.shapes import Model
-from meshwise.search.serving.pools import Served
+from meshwise.search.serving.pools import ServedPools
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_memory, format_time
 from meshwise.workloads.serving import Serving
@@ -24,7 +24,7 @@ class PoolsResult(ServeResult):
     disaggregated = Key[Record]("Both pools' layouts and numbers, the transfer between them.")
 
     def __init__(
-        self, model: Model, cluster: Cluster, stack: Stack, w: Serving, found: Served
+        self, model: Model, cluster: Cluster, stack: Stack, w: Serving, found: ServedPools
     ) -> None:
         super().__init__(model, cluster, stack, found.apart.decode, w, found.decode, found.run)
         self.found = found
@@ -76,7 +76,7 @@ class PoolsResult(ServeResult):
         return page._replace(parts=(*tables, wrap(words), *rest))
 
 
-def _pools(found: Served) -> dict[str, object]:
+def _pools(found: ServedPools) -> dict[str, object]:
     apart, t = found.apart, found.transfers
     return {
         "prefill": apart.prefill.record() | {"devices": apart.prefill.devices},

@@ -118,7 +118,8 @@ _TRAINING_PINS = (*_COUNTED_PINS, *_NAMED_PINS)
 _TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.SWITCH_NAMES)
 _SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance", "image_tokens")
 _LATENCY = {"ttft": "500 ms or 2 s", "tpot": "50 ms"}  # of what people wait for
-_ENGINE = ("gpu_memory_utilization", "max_model_len")
+_ENGINE = ("gpu_memory_utilization", "max_model_len", "max_num_seqs")
+_ENGINE_FLAGS = ("enforce_eager", "uncut_prompts", "mixed_chunk")
 _SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 
@@ -181,6 +182,9 @@ def training_step(o: Given) -> Training:
     for name in ("kv_dtype", "weight_dtype", *_ENGINE):
         if o.has(name):
             _misplaced(name, o[name], "training")
+    for name in _ENGINE_FLAGS:
+        if o.flag(name):
+            _misplaced(name, True, "training")
     for name, without in _SERVING_DEFAULTS.items():
         if o[name] != without:
             _misplaced(name, o[name], "training")

@@ -10,8 +10,8 @@ from meshwise.cli import options, values
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
-AXES = ("tp", "pp", "dp", "ep", "etp")
-_NAMES = ("prefill_instances", "decode_instances", *(f"prefill_{axis}" for axis in AXES))
+_AXES = ("tp", "pp", "dp", "ep", "etp")
+_NAMES = ("prefill_instances", "decode_instances", *(f"prefill_{axis}" for axis in _AXES))
 
 pool_options = options.stacked(
     click.option(
@@ -34,7 +34,7 @@ pool_options = options.stacked(
             type=values.NUMBER_TYPE,
             help=f"Disaggregated: --{axis} of a prefill instance (default: as decode's).",
         )
-        for axis in AXES
+        for axis in _AXES
     ),
 )
 
@@ -46,8 +46,8 @@ def are_apart(o: Given) -> bool:
 
 def prefill_axes(o: Given, axes: Mapping[str, object]) -> dict[str, object]:
     """The prefill instance's degrees: as said, else as of ``axes``; experts' only where the others are."""
-    own = {axis: o.number(f"prefill_{axis}") for axis in AXES if o.has(f"prefill_{axis}")}
-    kept = {axis: axes[axis] for axis in AXES if axis in axes}
+    own = {axis: o.number(f"prefill_{axis}") for axis in _AXES if o.has(f"prefill_{axis}")}
+    kept = {axis: axes[axis] for axis in _AXES if axis in axes}
     if any(axis in own for axis in ("tp", "dp")):
         kept = {axis: value for axis, value in kept.items() if axis not in ("ep", "etp")}
     return kept | own

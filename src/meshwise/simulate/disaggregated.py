@@ -17,10 +17,10 @@ from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.lock_step import TIMED, LockStep
 from meshwise.simulate.outcome import Spread, spread_of, steady_state, whole_run
 from meshwise.simulate.pools import (
-    Link,
+    PoolLink,
     Pools,
+    PoolServer,
     Receiver,
-    Server,
     Station,
     kv_bytes,
     link_bytes_per_s,
@@ -33,7 +33,7 @@ from meshwise.simulate.timeline import Timelines
 from meshwise.workloads.serving import Serving
 
 _AT_ONCE = 4096  # requests in flight, at most, to see how many are served where some always wait
-Progress = Callable[[int, int], None]
+_Progress = Callable[[int, int], None]
 
 
 class Transfers(NamedTuple):
@@ -55,7 +55,7 @@ class _Pool(NamedTuple):
     replica: int
     at_once: int  # sequences of a replica
 
-    def build(self, station: Station, kind: type[Replica]) -> Server:
+    def build(self, station: Station, kind: type[Replica]) -> PoolServer:
         if self.ranks > 1:
             return LockStep(self.price, self.rules, station, self.ranks, kind)
         return kind(self.price, self.rules, station)
@@ -90,11 +90,11 @@ class DisaggregatedServer:
         self.token_bytes = kv_bytes(engine.model, engine.stack, w) / w.isl
 
     @property
-    def link(self) -> Link:
+    def link(self) -> PoolLink:
         """Between a replica of the one and one of the other."""
         cluster = self.decode.engine.cluster
         out, into = (link_bytes_per_s(cluster, p.replica) for p in (self.prefill, self.decode))
-        return Link(self.token_bytes, out, into)
+        return PoolLink(self.token_bytes, out, into)
 
     def _pool(self, engine: Engine, w: Serving, instances: int) -> _Pool:
         rules = engine_rules(engine, w)
@@ -109,7 +109,7 @@ class DisaggregatedServer:
         return _Pool(engine, rules, price, servers, ranks, replica, at_once)
 
     def closed(
-        self, *, requests: int | None = None, seed: int = 0, progress: Progress | None = None
+        self, *, requests: int | None = None, seed: int = 0, progress: _Progress | None = None
     ) -> tuple[Simulated, Transfers]:
         """The workload's ``concurrency`` in flight, all of which begin at once."""
         n = rounds(self.w.concurrency, requests, 1)
@@ -122,7 +122,7 @@ class DisaggregatedServer:
         *,
         requests: int | None = None,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: _Progress | None = None,
     ) -> tuple[Simulated, Transfers]:
         """Requests that come whether others end or not.
 
@@ -154,7 +154,7 @@ class DisaggregatedServer:
         seed: int,
         in_flight: int,
         arrivals: Arrivals | None,
-        progress: Progress | None,
+        progress: _Progress | None,
     ) -> tuple[Simulated, Transfers]:
         w, drafts = self.w, None
         if w.draft_tokens:

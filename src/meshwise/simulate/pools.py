@@ -25,7 +25,7 @@ from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Prefill
 
 
-class Server(Protocol):
+class PoolServer(Protocol):
     """A replica, or several in lock step."""
 
     @property
@@ -109,7 +109,7 @@ class Station:
         """Its first token: of a prefill its end says it."""
 
 
-class Link(NamedTuple):
+class PoolLink(NamedTuple):
     """Between the pools: a prompt's bytes per token, and what a server of each sends and gets [bytes/s]."""
 
     token_bytes: float
@@ -141,7 +141,7 @@ def link_bytes_per_s(cluster: Cluster, devices: int) -> float:
     return devices * level.per_device_bytes_per_s(max(below, 1))
 
 
-Build = Callable[[Station], Server]
+_Build = Callable[[Station], PoolServer]
 
 
 class Pools:
@@ -153,7 +153,11 @@ class Pools:
     """
 
     def __init__(
-        self, requests: Requests, prefill: tuple[Build, int], decode: tuple[Build, int], link: Link
+        self,
+        requests: Requests,
+        prefill: tuple[_Build, int],
+        decode: tuple[_Build, int],
+        link: PoolLink,
     ) -> None:
         self.requests, self.link = requests, link
         self.moved_s, self.waited_s = [0.0] * requests.size, [0.0] * requests.size
@@ -162,8 +166,8 @@ class Pools:
         longer = [n + 1 for n in requests.prompt]
         self._prefills: list[Station] = []
         self._decodes: list[Station] = []
-        self.prefills: list[Server] = []
-        self.decodes: list[Server] = []
+        self.prefills: list[PoolServer] = []
+        self.decodes: list[PoolServer] = []
         for i in range(prefill[1]):
             station = Station(
                 requests, requests.prompt, alone, requests.admitted, self._computed(i)
@@ -235,7 +239,7 @@ class Pools:
             self._due[request] = math.inf
 
 
-def _least(servers: Sequence[Server], stations: Sequence[Station]) -> int:
+def _least(servers: Sequence[PoolServer], stations: Sequence[Station]) -> int:
     """The server with the fewest requests."""
     loads = [server.load + station.sent for server, station in zip(servers, stations, strict=True)]
     return loads.index(min(loads))

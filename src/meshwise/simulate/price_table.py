@@ -87,7 +87,8 @@ class PriceTable:
     def __init__(self, engine: Engine, w: Serving, most: int, tokens: int) -> None:
         self.engine, self.w, self.queries = engine, w, w.queries
         self.pp = int(engine.layouts.pp)
-        self._graphs = engine.stack.scheduler.graph_multiple
+        scheduler = engine.stack.scheduler
+        self._graphs = 1 if scheduler.eager else scheduler.graph_multiple
         self._sequences = knots(1, max(most, 2))
         self._tokens, self._most_tokens = knots(1, max(tokens // self.pp, 2), 8), max(tokens, 2)
         self._batches = -(-np.array(self._sequences) // self.pp)  # of a group

@@ -118,6 +118,8 @@ def engine_rules(engine: Engine, w: Serving) -> Rules:
         policy = "whole" if scheduler.whole_prompts else "mixed"
     held = cache_tokens(engine, w)
     alone = held == 0.0  # one request, as on a device that had the room
+    if policy == "first" and scheduler.whole_prompts and w.chunk is None:
+        budget = max(budget, w.computed)
     if policy == "whole" and w.chunk is None:
         # engines that do not cut prompts are built for the longest one beside all that decode
         most = min(sequences_at_most(engine), w.concurrency)

@@ -60,6 +60,11 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Decodes are replayed from CUDA graphs of so many sequences, its multiples, and the powers of "
         "two below: other numbers are padded. 1: of any number.",
     ] = 1
+    eager: Annotated[
+        bool,
+        "Decodes are launched kernel by kernel (`--enforce-eager`, `--disable-cuda-graph`): no padding, and "
+        "`eager_layer_s` of the host for each layer. Otherwise CUDA graphs replay them.",
+    ] = False
     kv_block_tokens: Annotated[_Tokens, "Tokens of a block of the KV cache."] = 16
     reserved_output: Annotated[
         float,

@@ -176,7 +176,8 @@ def _decodes(
     where another one of its size is known to deliver more."""
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     shape = layouts.tp.shape
-    room = np.broadcast_to(capacity(engine, w, np.int64(1))[0], shape)
+    room = np.minimum(capacity(engine, w, np.int64(1))[0], stack.scheduler.max_sequences)
+    room = np.broadcast_to(room, shape)
 
     def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
         some = replace(engine, layouts=some_columns(layouts, index))

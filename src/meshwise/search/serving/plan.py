@@ -126,6 +126,7 @@ class Server:
 
         alone = self.at(layouts, dp, False)
         possible, room = within(alone.steady, limits), alone.steady.max_concurrency // dp
+        room = np.minimum(room, self.stack.scheduler.max_sequences)
         first = np.where((room >= 1) & possible, 1, 0)
         low = largest(first, np.where(first > 0, room, 0), over)
         batch = pp * together_at_most(Engine(self.model, self.cluster, self.stack, layouts), self.w)

@@ -25,7 +25,7 @@ from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
 
-class Apart(NamedTuple):
+class PoolLayouts(NamedTuple):
     """Instances of two layouts: ``prefill`` computes prompts, ``decode`` answers."""
 
     prefill: Layout
@@ -48,10 +48,10 @@ class Averages(NamedTuple):
     tokens_per_s: float
 
 
-class Served(NamedTuple):
+class ServedPools(NamedTuple):
     """The pools' run, the averages of the formulas, and each pool's steady state."""
 
-    apart: Apart
+    apart: PoolLayouts
     load: Serving
     run: Simulated
     transfers: Transfers
@@ -63,7 +63,7 @@ class Served(NamedTuple):
 
 
 def check_pools(
-    apart: Apart, model: Model, cluster: Cluster, w: Serving, stack: Stack, gpus: int | None
+    apart: PoolLayouts, model: Model, cluster: Cluster, w: Serving, stack: Stack, gpus: int | None
 ) -> None:
     """Refuse layouts that are not legal, and more GPUs than there are."""
     decode = apart.decode
@@ -101,13 +101,13 @@ def simulate_pools(
     model: Model,
     cluster: Cluster,
     stack: Stack,
-    apart: Apart,
+    apart: PoolLayouts,
     w: Serving,
     arrivals: Arrivals | None = None,
     requests: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Served:
+) -> ServedPools:
     """The run of the pools under a load."""
     if arrivals is not None and arrivals.trace is not None:
         longest = {"isl": max(arrivals.trace.prompt), "osl": max(arrivals.trace.answer)}
@@ -133,7 +133,7 @@ def simulate_pools(
         steady(model, cluster, stack, second, one),
     )
     move = server.link.transfer_s(w.isl - int(w.isl * w.prefix_hit))
-    return Served(
+    return ServedPools(
         *(apart, w, run, transfers, move),
         server.token_bytes * w.isl,
         _averages(engine, server.prefill.engine, w, apart, move),
@@ -141,7 +141,9 @@ def simulate_pools(
     )
 
 
-def _averages(engine: Engine, first: Engine, w: Serving, apart: Apart, move_s: float) -> Averages:
+def _averages(
+    engine: Engine, first: Engine, w: Serving, apart: PoolLayouts, move_s: float
+) -> Averages:
     """By the formulas of a plan: a request waits for half the time between two batches of prompts, its own,
     and the transfer; a token takes an iteration of decodes; the slower pool's rate."""
     budget = tokens_per_iteration(first, w)

@@ -90,7 +90,8 @@ def steady(
     asked: Array = w.concurrency if concurrency is None else concurrency
     per_replica = -(-asked // layouts.dp)
     most, used = capacity(engine, w, per_replica)
-    running = np.maximum(np.minimum(per_replica, most), 1)
+    running = np.minimum(per_replica, np.minimum(most, stack.scheduler.max_sequences))
+    running = np.maximum(running, 1)
     batch = -(-running // layouts.pp)
     groups = -(-running // batch)
     decode = iteration.decode_s(engine, batch, w.context, w.queries, groups)
