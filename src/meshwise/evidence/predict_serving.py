@@ -27,6 +27,7 @@ from meshwise.evidence.prediction import (
     model_of,
     source_of,
 )
+from meshwise.evidence.rows.suspect import check_decode
 from meshwise.evidence.rows.sweeps import choosing, lengths_of, of_public_sweep, rules_asked
 from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import MEASURED, Assumed, Row
@@ -141,6 +142,10 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         formats=engine.formats,
         length_spread=spread,
     )
+    if "tpot_s" in measured:
+        each = -(-w.concurrency // int(layouts.dp))
+        held = max(int(w.context * (1.0 - spread)), 1)
+        check_decode(measured["tpot_s"], engine.decode(np.int64(each), held), w.concurrency)
     rules, launched = rules_asked(engine, w, of_public_sweep(row))
     if rules.capacity == np.inf:  # it ran: memory that holds not one request is wrong
         rules = rules._replace(most_sequences=sequences_at_most(engine))
