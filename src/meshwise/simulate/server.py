@@ -94,15 +94,22 @@ class SimulatedServer:
 
         :raises Overloaded: where more come than can be served, so that the queue grows for ever.
         """
+        found = self.arriving(arrivals, requests=requests, seed=seed)
+        if may_be_overloaded(found):
+            most = self.most_per_s(seed=seed)
+            if arrivals.rate >= most:
+                raise overload(arrivals.rate, most)
+        return found
+
+    def arriving(
+        self, arrivals: Arrivals, *, requests: int | None = None, seed: int = 0
+    ) -> Simulated:
+        """The same, whether the queue grows for ever or not."""
         n = OPEN_REQUESTS if requests is None else requests
         what = drawn(self.w, n, arrivals, self.dp, seed)
         n = len(what.prompt)
         run, queue = self._run(Requests(*what), self._at_once())
         steady = steady_state(queue, run.timeline, self.dp, 0)
-        if steady.waiting.mean > _QUEUED and arrivals.trace is None:
-            most = self.most_per_s(seed=seed)
-            if arrivals.rate >= most:
-                raise overload(arrivals.rate, most)
         whole = whole_run(queue, run.timeline, self.dp)
         return Simulated(whole, steady, n, self.dp, run.stopped, seed, arrivals)
 
@@ -124,6 +131,12 @@ class SimulatedServer:
         replica = Replica(self.price(min(most, self.rules.most_sequences)), self.rules, queue)
         replica.run()
         return replica, queue
+
+
+def may_be_overloaded(run: Simulated) -> bool:
+    """Whether so many wait that it has to be asked whether more come than leave; of a trace it is not."""
+    traced = run.arrivals is None or run.arrivals.trace is not None
+    return not traced and run.steady.waiting.mean > _QUEUED
 
 
 def overload(rate: float, most: float) -> Overloaded:
@@ -149,6 +162,7 @@ def _longer(found: Simulated, more: float) -> Simulated:
             request_s=Spread(*(v + seconds for v in f.request_s)),
             queue_s=Spread(*(v + seconds for v in f.queue_s)),
             waiting=Spread(*(v + more / replicas for v in f.waiting)),
+            samples=f.samples.later(seconds),
         )
 
     return found._replace(all=waits(found.all), steady=waits(found.steady))
