@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,9 +206,11 @@ def plan_serving(
     limits: Limits | None = None,
     objective: str = "throughput",
     top: int = 10,
+    flights: Callable[[Layouts], Array] | None = None,
 ) -> ServingPlan:
-    """Every legal layout of ``gpus`` devices. Without limits each serves the workload's concurrency;
-    with limits each the most requests in flight that meet them and that its caches hold."""
+    """Every legal layout of ``gpus`` devices. Without limits each serves the workload's concurrency, or
+    what ``flights`` says of each; with limits each the most requests in flight that meet them and that its
+    caches hold."""
     asked = limits or Limits()
     bounded = limits is not None
     replicas = None if bounded else w.concurrency
@@ -238,7 +241,8 @@ def plan_serving(
         good = concurrency > 0
         reached = _nearest(alone, roomy, asked, w) if not good.any() else None
     else:
-        table = server.at(layouts, np.full(size, w.concurrency))
+        every = np.full(size, w.concurrency) if flights is None else flights(layouts)
+        table = server.at(layouts, every)
         roomy = table.steady.max_concurrency >= layouts.dp
         good = table.steady.fits
         refused["memory"] += int(np.sum(~roomy))

@@ -23,8 +23,9 @@ from meshwise.search.serving.runs.units import (
 
 _DOUBT = 1.3  # what averages may underestimate a layout by
 _SURE = 1.25  # a short run that misses its limits by this factor needs no whole one
-NEAR_GPUS = 1.05  # layouts of so many times the fewest GPUs are simulated too
-MOST_NEAR = 3  # of them
+_FAR = 1.5  # a miss by which relatives of a layout are not tried
+MOST_TRIED = 12  # units of one replica that are simulated, and as many whose experts join several
+MOST_NEAR = 3  # of the fewest GPUs, beside the best; and of one size whose replicas experts join
 
 
 class Candidate(NamedTuple):
@@ -63,6 +64,11 @@ class Fewest(NamedTuple):
     feasible: int
 
 
+def _order(one: Sized) -> tuple[float, ...]:
+    """Fewest GPUs first; of as many the one with the most room under its limits."""
+    return one.met.layout.devices, one.met.used, one.met.run.steady.request_s.mean
+
+
 class FewestGpus:
     """The search for one load: arrivals, or requests in flight that are split over the replicas evenly."""
 
@@ -74,6 +80,9 @@ class FewestGpus:
         self.doubt = _DOUBT
         self._known: dict[tuple[Layout, bool], Trial] = {}
         self.failed: dict[Layout, int] = {}  # unit → the most replicas that are known not to do
+        self.tried = {False: 0, True: 0}  # by whether experts join their replicas
+        self._far: set[tuple[int, ...]] = set()  # (tp, pp, dp of a unit) that miss by far
+        self._long: dict[int, int] = {}  # tp → stages with which a token takes too long by far
 
     # -- units -------------------------------------------------------------------------------------
 
@@ -141,7 +150,7 @@ class FewestGpus:
             below = self._at(c, numbers[at])
             at += 1
             if at == len(numbers):
-                self.failed[c.layout] = numbers[-1]
+                self._missed(c, numbers[-1], below)
                 return None
         while below is None and at > 0:
             less = self._at(c, numbers[at - 1], few=True)
@@ -160,10 +169,27 @@ class FewestGpus:
         numbers = self._allowed(c, self._most(c, gpus))
         if not numbers:
             return False
-        if self._at(c, numbers[-1], few=True).used <= _SURE:
+        trial = self._at(c, numbers[-1], few=True)
+        if trial.used <= _SURE:
             return True
-        self.failed[c.layout] = numbers[-1]
+        self._missed(c, numbers[-1], trial)
         return False
+
+    def _missed(self, c: Candidate, replicas: int, trial: Trial) -> None:
+        """Keep in mind that a unit does not do on all the GPUs that it may have."""
+        self.failed[c.layout] = replicas
+        if trial.used > _FAR:
+            one = c.layout
+            self._far.add((one.tp, one.pp, one.dp))
+            if trial.binding is not None and trial.binding.quantity == "tpot":
+                self._long[one.tp] = min(self._long.get(one.tp, one.pp), one.pp)
+
+    def _hopeless(self, c: Candidate) -> bool:
+        """Whether a relative missed by far: another grid of experts of the same degrees, or as many stages of
+        the same width, where the time per token was too long."""
+        one = c.layout
+        longer = one.pp >= self._long.get(one.tp, one.pp + 1) and one.pp > 1
+        return (one.tp, one.pp, one.dp) in self._far or longer
 
     def least(self, c: Candidate) -> int:
         """GPUs that a unit needs at least, as far as is known."""
@@ -190,14 +216,14 @@ class FewestGpus:
                     refused[code] = refused.get(code, 0) + n
                 mine = self._candidates(more)
                 candidates += mine
-                self._smallest([c for c in mine if c.need <= self.doubt][:MOST_NEAR], found)
+                self._smallest([c for c in mine if c.need <= self.doubt][: 2 * MOST_NEAR], found)
         candidates.sort(key=lambda c: (c.gpus, c.devices))
         nearest = None if found else self._nearest(candidates)
         seen = {s.candidate.layout for s in found}
-        others = [c for c in candidates if c.layout not in seen]
+        others = [c for c in candidates if c.layout not in seen and not self._hopeless(c)]
         return Fewest(
             tuple(found),
-            tuple(self._others(others)) if found else (),
+            tuple(self._others(others, found[0].met.layout.devices)) if found else (),
             nearest,
             refused,
             enumerated + sum(n for code, n in refused.items() if code not in LOOKED_AT),
@@ -209,8 +235,9 @@ class FewestGpus:
         for c in candidates:
             best = found[0].met.layout.devices if found else self.gpus
             least = self.least(c)
-            if least > best:
+            if least > best or self._hopeless(c) or self.tried[c.joined] >= MOST_TRIED:
                 continue
+            self.tried[c.joined] += 1
             if found:
                 ties = sum(s.met.layout.devices == best for s in found)
                 if (least == best and ties > MOST_NEAR) or not self.does(c, best):
@@ -222,7 +249,7 @@ class FewestGpus:
                 replicas = sized.met.layout.dp if not c.joined else 1
                 self.doubt = min(max(1.1 * c.need / max(replicas - 0.5, 0.5), 1.1), _DOUBT)
             found.append(sized)
-            found.sort(key=lambda s: (s.met.layout.devices, s.met.used, s.met.run.steady.request_s.mean))
+            found.sort(key=_order)
 
     def _nearest(self, candidates: list[Candidate]) -> Trial | None:
         """Of the units that need the fewest GPUs by averages, the one that misses by the least on all."""
@@ -233,12 +260,13 @@ class FewestGpus:
         ]
         return min(tried, key=lambda t: (t.most_per_s is not None, t.used), default=None)
 
-    def _others(self, candidates: list[Candidate]) -> list[tuple[Layout, int]]:
-        """Layouts by averages, with the replicas and the requests in flight that they need."""
+    def _others(self, candidates: list[Candidate], least: int) -> list[tuple[Layout, int]]:
+        """Layouts by averages, with the replicas and the requests in flight that they need; not those that
+        averages alone say to do with fewer GPUs than the best."""
         rows = []
         for c in candidates:
             replicas = 1 if c.joined else max(math.ceil(c.need), self.failed.get(c.layout, 0) + 1)
-            if replicas > self._most(c, self.gpus):
+            if replicas > self._most(c, self.gpus) or c.devices * replicas < least:
                 continue
             layout = c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas)
             share = min(c.need / replicas, 1.0)

@@ -13,6 +13,7 @@ from meshwise.layouts.layout import Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import Limits, Server, beyond, some_columns
+from meshwise.search.serving.runs.trial import Trials
 from meshwise.search.serving.space import serving_space
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -137,3 +138,17 @@ def _most(server: Server, layouts: Layouts, room: Array, limits: Limits) -> tupl
         return a + np.clip(share, 0.0, 1.0) * (b - a)
 
     return between(batches.astype(np.float64)), between(rates)
+
+
+def in_flight(trials: Trials, layouts: Layouts, rate: float) -> Array:
+    """Requests in flight of layouts that serve so many requests/s, by averages; at most those that they
+    hold."""
+    size = layouts.tp.size
+    none = np.zeros(size)
+    t = trials
+    units = Units(layouts, np.full(size, True), none, none, {})
+    units = looked_at(units, t.model, t.cluster, t.stack, t.w, Limits())
+    served = units.rate * layouts.dp
+    share = np.where(served > 0.0, rate / np.where(served > 0.0, served, 1.0), 1.0)
+    flight = np.round(units.batch * layouts.dp * np.minimum(share, 1.0))
+    return np.maximum(flight, layouts.dp).astype(np.int64)
