@@ -38,6 +38,14 @@ class Limits(NamedTuple):
     request_s: float | None = None
 
 
+class Good(NamedTuple):
+    """Shares of requests, and of their answers' tokens, that are within every limit: goodput over
+    throughput."""
+
+    requests: float = 1.0
+    tokens: float = 1.0
+
+
 class ServingRow(NamedTuple):
     """A layout with what it serves at its concurrency. Seconds, bytes, tokens."""
 
@@ -57,7 +65,7 @@ class ServingRow(NamedTuple):
     fits: bool
     tight: bool
     run: Simulated | None = None  # of which the times and rates are; None: of averages
-    good: float = 1.0  # share of the run's requests that are within the limits
+    good: Good | None = None  # of a run under limits: shares within them
 
 
 class ServingPlan(NamedTuple):

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from meshwise.axes import AXES, SERVES, spoken
-from meshwise.clusters.load import Cluster
+from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import columns
@@ -31,6 +31,7 @@ from meshwise.search.serving.plan import (
     plan_serving,
     row_at,
 )
+from meshwise.search.serving.runs.binding import Binding, Miss, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RUN, at_the_load, at_the_most, finalists
 from meshwise.search.serving.runs.trial import Sent, Trial, Trials, trial_rows
@@ -42,6 +43,9 @@ from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
 from meshwise.workloads.limits import Limit
 from meshwise.workloads.serving import Serving
+
+
+_TIMES = 16  # as many GPUs are looked at where those that there are do not do
 
 
 class Asked(NamedTuple):
@@ -68,8 +72,8 @@ class Asked(NamedTuple):
 class Served(NamedTuple):
     """A serving plan, what would change it, and the disaggregated one beside it.
 
-    ``beyond``: the best one at the next larger load, or with one replica fewer, which does not meet the
-    limits; ``nearest``: where nothing does, what comes nearest.
+    ``binds``: what keeps the best from a larger load, or from fewer GPUs. Where nothing meets the limits,
+    ``nearest`` is what comes nearest on all GPUs, with its run.
     """
 
     plan: ServingPlan
@@ -77,8 +81,13 @@ class Served(NamedTuple):
     disaggregated: Disaggregated | None
     elapsed_s: float
     asked: Asked = Asked()
-    beyond: Trial | None = None
-    nearest: Trial | None = None
+    binds: Binding | None = None
+    nearest: tuple[ServingRow, Trial] | None = None
+
+    @property
+    def misses(self) -> tuple[Miss, ...]:
+        """Limits that the nearest does not keep."""
+        return () if self.nearest is None else misses(self.nearest[1], self.asked.limits)
 
 
 def plan_deployment(
@@ -120,12 +129,10 @@ def plan_deployment(
     apart = None
     if disaggregated:
         apart = disaggregate(model, where, stack, w, n, asked.means, held, progress)
-    changes: list[ServingChange] = []
     if not found.plan.rows and not asked.fixed:
         changes = serving_changes(found.plan, held, asked.means if largest else None)
-    return found._replace(
-        changes=tuple(changes), disaggregated=apart, elapsed_s=time.perf_counter() - started
-    )
+        found = found._replace(changes=tuple(changes))
+    return found._replace(disaggregated=apart, elapsed_s=time.perf_counter() - started)
 
 
 def with_trace(w: Serving, arrivals: Arrivals | None) -> Serving:
@@ -156,7 +163,11 @@ def _best(
     held = None if arrivals is not None else w.concurrency
     run = at_the_most(trials, arrivals) if largest else at_the_load(trials, held)
     found = finalists(plan.rows, trials, objective, run)
-    return _served(plan, found.rows, top, asked, found.beyond, next(iter(found.missed), None))
+    rows = found.rows if any(r.run for r in found.rows) else ()
+    served = _served(plan, rows, top, asked, next(iter(found.missed), None), trials)
+    if largest and rows:
+        served = served._replace(binds=binding(rows[0], found.beyond, asked.limits))
+    return served
 
 
 def _fewest(
@@ -167,11 +178,13 @@ def _fewest(
     found = FewestGpus(trials, gpus, pins, asked.means).search()
     rows = trial_rows(trials, [one.met for one in found.found])
     if found.others and len(rows) < top:
-        listed = found.others[: top - len(rows)]
-        table = Server(t.model, t.cluster, t.stack, w).at(
-            columns([layout for layout, _ in listed]), np.array([n for _, n in listed])
-        )
-        rows += [row_at(table, i, w) for i in range(len(listed))]
+        listed = columns(found.others[: top - len(rows)])
+        coming = t.sent.arrivals
+        flights = np.full(listed.tp.size, w.concurrency)
+        if coming is not None:
+            flights = in_flight(trials, listed, coming.rate)
+        table = Server(t.model, t.cluster, t.stack, w).at(listed, flights)
+        rows += [row_at(table, i, w) for i in range(listed.tp.size)]
     plan = ServingPlan(
         model=t.model,
         cluster=t.cluster,
@@ -191,8 +204,30 @@ def _fewest(
         partial=False,
         reached=None,
     )
-    below = found.found[0].below if found.found else None
-    return _served(plan, tuple(rows), top, asked, below, found.nearest)
+    served = _served(plan, tuple(rows), top, asked, found.nearest, trials)
+    if rows:
+        below, binds = found.found[0].below or found.smaller, None
+        if below is not None:
+            binds = binding(rows[0], below, asked.limits)
+        elif found.refused.get("memory"):
+            binds = Binding("memory")
+        return served._replace(binds=binds)
+    return _with_more(served, trials, pins, asked)
+
+
+def _with_more(served: Served, trials: Trials, pins: Pins, asked: Asked) -> Served:
+    """What a load that nothing serves would need: more GPUs than there are, where that helps."""
+    t, gpus = trials, served.plan.gpus
+    more = grown(t.cluster, _TIMES * gpus)
+    found = None
+    if more.devices >= _TIMES * gpus:
+        wider = Trials(t.model, more, t.stack, t.w, t.sent, t.limits)
+        found = FewestGpus(wider, _TIMES * gpus, pins, asked.means).first()
+    if found is None:
+        return served
+    row = trial_rows(wider, [found])[0]
+    change = ServingChange("gpus", row.devices, row)
+    return served._replace(changes=(change,), binds=Binding("gpus", found))
 
 
 def _served(
@@ -200,8 +235,8 @@ def _served(
     rows: tuple[ServingRow, ...],
     top: int,
     asked: Asked,
-    beyond: Trial | None,
     nearest: Trial | None,
+    trials: Trials,
 ) -> Served:
     """A plan with its rows as simulated, and what is said of them by the same figures."""
     known = {row.layout: row for row in rows}
@@ -217,7 +252,10 @@ def _served(
         if rows[0].tight:
             roomy = next((r for r in rows if not r.tight), shown(plan.roomy))
     answer = plan._replace(rows=listed, rivals=rivals, rule_of_thumb=thumb, roomy=roomy)
-    return Served(answer, (), None, 0.0, asked, beyond, nearest if not rows else None)
+    near = None
+    if nearest is not None and not rows:
+        near = trial_rows(trials, [nearest])[0], nearest
+    return Served(answer, (), None, 0.0, asked, None, near)
 
 
 def _rivals(rows: tuple[ServingRow, ...]) -> tuple[tuple[str, ServingRow], ...]:

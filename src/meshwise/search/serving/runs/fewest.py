@@ -36,7 +36,6 @@ class Candidate(NamedTuple):
     devices: int
     need: float
     joined: bool
-    batch: float  # requests in flight of a replica, at most
 
     @property
     def gpus(self) -> float:
@@ -57,8 +56,9 @@ class Fewest(NamedTuple):
     they need at least; where nothing is found ``nearest``, that misses by the least."""
 
     found: tuple[Sized, ...]
-    others: tuple[tuple[Layout, int], ...]  # layout with its replicas, and its requests in flight
+    others: tuple[Layout, ...]  # with their replicas
     nearest: Trial | None
+    smaller: Trial | None  # of fewer GPUs than the best, what misses by the least
     refused: dict[str, int]
     enumerated: int
     feasible: int
@@ -100,7 +100,7 @@ class FewestGpus:
             need = self.flight / batch if self.rate is None else self.rate / rate
             if units.joined[i]:
                 need /= layout.dp
-            found.append(Candidate(layout, layout.devices, need, bool(units.joined[i]), batch))
+            found.append(Candidate(layout, layout.devices, need, bool(units.joined[i])))
         return sorted(found, key=lambda c: (c.gpus, c.devices))
 
     def _most(self, c: Candidate, gpus: int) -> int:
@@ -225,6 +225,7 @@ class FewestGpus:
             tuple(found),
             tuple(self._others(others, found[0].met.layout.devices)) if found else (),
             nearest,
+            self._smaller(found[0].met.layout.devices) if found else None,
             refused,
             enumerated + sum(n for code, n in refused.items() if code not in LOOKED_AT),
             len(candidates),
@@ -251,6 +252,23 @@ class FewestGpus:
             found.append(sized)
             found.sort(key=_order)
 
+    def first(self) -> Trial | None:
+        """Some layout that serves the load, of as few GPUs as the first unit that does; a short answer to how
+        many it takes."""
+        t = self.trials
+        units = self._looked_at(replicated(t.model, t.cluster, t.stack, self.gpus, self.pins))
+        for c in self._candidates(units)[:MOST_NEAR]:
+            sized = self.sized(c, self.gpus)
+            if sized is not None:
+                return sized.met
+        return None
+
+    def _smaller(self, devices: int) -> Trial | None:
+        tried = [
+            t for t in self._known.values() if not t.met and t.layout.devices < devices
+        ]
+        return min(tried, key=lambda t: t.used, default=None)
+
     def _nearest(self, candidates: list[Candidate]) -> Trial | None:
         """Of the units that need the fewest GPUs by averages, the one that misses by the least on all."""
         fitting = [c for c in candidates if self._allowed(c, self._most(c, self.gpus))]
@@ -260,16 +278,15 @@ class FewestGpus:
         ]
         return min(tried, key=lambda t: (t.most_per_s is not None, t.used), default=None)
 
-    def _others(self, candidates: list[Candidate], least: int) -> list[tuple[Layout, int]]:
-        """Layouts by averages, with the replicas and the requests in flight that they need; not those that
-        averages alone say to do with fewer GPUs than the best."""
+    def _others(self, candidates: list[Candidate], least: int) -> list[Layout]:
+        """Layouts by averages, with the replicas that they need; not those that averages alone say to do with
+        fewer GPUs than the best."""
         rows = []
         for c in candidates:
             replicas = 1 if c.joined else max(math.ceil(c.need), self.failed.get(c.layout, 0) + 1)
             if replicas > self._most(c, self.gpus) or c.devices * replicas < least:
                 continue
-            layout = c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas)
-            share = min(c.need / replicas, 1.0)
-            flight = max(round(c.batch * layout.dp * share), layout.dp)
-            rows.append((layout, self.flight if self.rate is None else flight))
-        return sorted(rows, key=lambda r: r[0].devices)
+            rows.append(
+                c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas)
+            )
+        return sorted(rows, key=lambda layout: layout.devices)

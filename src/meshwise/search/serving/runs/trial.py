@@ -12,7 +12,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.uncertainty import tpot_interval
 from meshwise.layouts.layout import Layout, arrays, columns
 from meshwise.models.shapes import Model
-from meshwise.search.serving.plan import Server, ServingRow, row_at
+from meshwise.search.serving.plan import Good, Server, ServingRow, row_at
 from meshwise.search.serving.served import flight
 from meshwise.simulate.iteration import Engine
 from meshwise.simulate.loads import OPEN_REQUESTS, ROUNDS, Arrivals
@@ -49,19 +49,19 @@ def worst(figures: Figures, limits: Sequence[Limit]) -> tuple[Limit, float] | No
     return max(used, key=lambda pair: pair[1]) if used else None
 
 
-def good_share(figures: Figures, limits: Sequence[Limit]) -> float:
-    """Share of the requests that are within every limit, each by its own times: goodput over throughput.
-    A limit on a mean is kept by all of them together, or by none."""
+def good_shares(figures: Figures, limits: Sequence[Limit]) -> Good:
+    """Each request by its own times; a limit on a mean is kept by all of them together, or by none."""
     samples = figures.samples
-    if any(
-        limit.percentile is None and figure_s(figures, limit) > limit.seconds for limit in limits
-    ):
-        return 0.0
+    means = [limit for limit in limits if limit.percentile is None]
+    if any(figure_s(figures, limit) > limit.seconds for limit in means):
+        return Good(0.0, 0.0)
     good = np.ones(samples.ttft_s.size, dtype=bool)
     for limit in limits:
         if limit.percentile is not None:
             good &= getattr(samples, f"{limit.quantity}_s") <= limit.seconds
-    return float(good.mean()) if good.size else 0.0
+    if not good.size:
+        return Good()
+    return Good(float(good.mean()), float(samples.answer[good].sum() / samples.answer.sum()))
 
 
 class Trial(NamedTuple):
@@ -198,7 +198,7 @@ def trial_rows(trials: Trials, found: Sequence[Trial]) -> list[ServingRow]:
                 tokens_per_s_per_device=f.tokens_per_s / trial.layout.devices,
                 requests_per_s=f.requests_per_s,
                 run=trial.run,
-                good=good_share(f, trials.limits),
+                good=good_shares(f, trials.limits) if trials.limits else None,
             )
         )
     return rows

@@ -86,9 +86,16 @@ def mean_lengths(w: Serving) -> Serving:
 
 
 def looked_at(
-    units: Units, model: Model, cluster: Cluster, stack: Stack, w: Serving, limits: Limits
+    units: Units,
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    w: Serving,
+    limits: Limits,
+    rate: float = np.inf,
 ) -> Units:
     """With what a replica serves within limits of the mean, by averages: between powers of two in flight.
+    ``rate``: of all replicas, at which it ends too [requests/s].
 
     Refuses units that do not hold a request (``memory``) or meet no limit with one (``ttft``, ``tpot``,
     ``request``).
@@ -108,13 +115,16 @@ def looked_at(
         fresh = slow & late & (room >= 1)
         refused[code] = refused.get(code, 0) + int(np.sum(fresh))
         slow = slow & ~fresh
-    batch, rate = np.zeros(size), np.zeros(size)
+    batch, served = np.zeros(size), np.zeros(size)
     if index.size:
-        batch[index], rate[index] = _most(server, some_columns(layouts, index), room[index], limits)
-    return Units(layouts, units.joined, batch, rate, refused)
+        some = some_columns(layouts, index)
+        batch[index], served[index] = _most(server, some, room[index], limits, rate)
+    return Units(layouts, units.joined, batch, served, refused)
 
 
-def _most(server: Server, layouts: Layouts, room: Array, limits: Limits) -> tuple[Array, Array]:
+def _most(
+    server: Server, layouts: Layouts, room: Array, limits: Limits, rate: float
+) -> tuple[Array, Array]:
     """(requests in flight, requests/s) of a replica where a limit or the room ends, read between powers of
     two."""
     size = layouts.tp.size
@@ -123,7 +133,7 @@ def _most(server: Server, layouts: Layouts, room: Array, limits: Limits) -> tupl
     column = np.repeat(np.arange(size), steps + 1)
     some = some_columns(layouts, column)
     s = server.at(some, batches.ravel() * some.dp, False).steady
-    over = beyond(s, limits).reshape(size, -1)
+    over = np.maximum(beyond(s, limits), s.requests_per_s / rate - 1.0).reshape(size, -1)
     rates = (s.requests_per_s / np.broadcast_to(some.dp, column.shape)).reshape(size, -1)
     # the last before a limit is passed, and the way to the next one
     past = over > 0
@@ -147,8 +157,5 @@ def in_flight(trials: Trials, layouts: Layouts, rate: float) -> Array:
     none = np.zeros(size)
     t = trials
     units = Units(layouts, np.full(size, True), none, none, {})
-    units = looked_at(units, t.model, t.cluster, t.stack, t.w, Limits())
-    served = units.rate * layouts.dp
-    share = np.where(served > 0.0, rate / np.where(served > 0.0, served, 1.0), 1.0)
-    flight = np.round(units.batch * layouts.dp * np.minimum(share, 1.0))
-    return np.maximum(flight, layouts.dp).astype(np.int64)
+    units = looked_at(units, t.model, t.cluster, t.stack, t.w, Limits(), rate)
+    return np.maximum(np.round(units.batch * layouts.dp), layouts.dp).astype(np.int64)
