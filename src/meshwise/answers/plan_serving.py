@@ -10,11 +10,25 @@ from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
 from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.layout import serving_row, token_price
+from meshwise.answers.records.limits import (
+    binding_record,
+    limits_record,
+    nearest_record,
+    run_settings,
+    sent_record,
+)
 from meshwise.answers.records.ranked import Ranked
 from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines
+from meshwise.answers.text.limits import (
+    asked_words,
+    binding_words,
+    goodput_words,
+    limited_words,
+    nearest_words,
+)
 from meshwise.answers.text.sentences import cluster_words, sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words, serving_table
 from meshwise.answers.text.tables import Page, Table
@@ -38,6 +52,7 @@ REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
     "capacity": "the KV cache does not hold the requests in flight",
     "ttft": "longer to the first token than the limit",
     "tpot": "longer per output token than the limit",
+    "request": "longer for a whole request than the limit",
 }
 
 
@@ -99,6 +114,10 @@ class ServingPlanRecord(TypedDict):
     evidence: EvidenceRecord | None
     disaggregated: dict[str, object] | None
     nearest_feasible: list[ServingChangeRecord]
+    nearest: dict[str, object] | None
+    binds: dict[str, object] | None
+    fewest_gpus: int | None
+    run: dict[str, object]
     counts: ServingCounts
     partial: bool
     remarks: list[str]
@@ -109,7 +128,11 @@ class ServingPlanRecord(TypedDict):
 class ServingPlanResult(Ranked):
     """The plan of a serving deployment."""
 
-    limits = Key[Record | None]("Limits of ``ttft_s`` and ``tpot_s`` [s].")
+    limits = Key[Record]("Limits of latency by the key that each bounds, ``ttft_p95_s`` [s].")
+    fewest_gpus = Key[int | None]("Of a load that was given: the GPUs of the best.")
+    binds = Key[Record | None]("What keeps the best from a larger load, or from fewer GPUs.")
+    nearest = Key[Record | None]("Where nothing meets the limits: what comes nearest, its misses.")
+    run = Key[Record]("Requests and seed of the simulated rows' runs.")
     disaggregated = Key[Record | None]("Prefill and decode on GPUs of their own, where asked for.")
     partial = Key[bool]("Whether an interrupt ended the search early.")
 
@@ -156,16 +179,18 @@ def _change_record(c: ServingChange) -> ServingChangeRecord:
 
 def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
     """The JSON of a serving plan."""
-    a, price = p.plan, p.price_per_device_hour
+    a, price, asked = p.plan, p.price_per_device_hour, p.served.asked
+    sized = asked.fixed and a.objective != "latency"
     return {
         "schema": SCHEMA,
         "model": a.model.name,
         "cluster": cluster_record(a.cluster),
-        "workload": serving_workload(a.workload),
+        "workload": serving_workload(a.workload)
+        | sent_record(asked.sent.arrivals, fixed=asked.fixed),
         "stack": stack_record(a.stack),
         "gpus": a.gpus,
         "objective": a.objective,
-        "limits": a.limits._asdict(),
+        "limits": limits_record(asked.limits),
         "pinned": pins_record(p.pins),
         "best": serving_row(a.rows[0], price) if a.rows else None,
         "layouts": [serving_row(r, price) for r in a.rows],
@@ -176,6 +201,10 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
         "evidence": _evidence(a),
         "disaggregated": _disaggregated_record(p.disaggregated, price),
         "nearest_feasible": [_change_record(c) for c in p.changes],
+        "nearest": nearest_record(p.served, price),
+        "binds": binding_record(p.served.binds),
+        "fewest_gpus": a.rows[0].devices if sized and a.rows else None,
+        "run": run_settings(asked),
         "counts": {
             "enumerated": a.enumerated,
             "feasible": a.feasible,
@@ -201,14 +230,25 @@ def serving_plan_line(p: PlannedServing) -> str:
     best, partial = (p.plan.rows[0] if p.plan.rows else None), p.plan.partial
     if best is None:
         return "No layout is feasible" + (" of those looked at" * partial)
-    layout = serving_mesh_words(best.layout)
+    layout, asked = serving_mesh_words(best.layout), p.served.asked
+    head = f"Best {layout}" if not partial else f"Best so far {layout}"
+    if asked.fixed and p.plan.objective != "latency":
+        head = f"Fewest: {format_gpus(best.devices)}, {layout}"
+    load = f"{best.concurrency:,} in flight"
+    if asked.sent.arrivals is not None:
+        run = best.run
+        rate = best.requests_per_s if run is None or run.arrivals is None else run.arrivals.rate
+        load = f"{rate:g} requests/s"
+    price = token_price(p.price_per_device_hour, best.devices, best.tokens_per_s)
     return words.first_line(
         [
-            f"Best {layout}" if not partial else f"Best so far {layout}",
+            head,
             f"{words.rate_words(best.tokens_per_s_per_device)} tokens/s per GPU",
             f"TPOT {words.time_words(best.tpot_s, best.tpot_low_s, best.tpot_high_s)}",
             f"TTFT {format_time(best.ttft_s)}",
-            f"{best.concurrency:,} in flight",
+            *limited_words(best, asked.limits),
+            load,
+            *(f"${cost:,.2f} per 1M tokens" for cost in price.values()),
         ]
     )
 
@@ -217,16 +257,11 @@ def serving_plan_line(p: PlannedServing) -> str:
 
 
 def _heading(p: PlannedServing) -> str:
-    a, w = p.plan, p.plan.workload
-    limits = [
-        f"{name} at most {format_time(v)}"
-        for name, v in (("TTFT", a.limits.ttft_s), ("TPOT", a.limits.tpot_s))
-        if v is not None
-    ]
-    load = " and ".join(limits) if limits else f"{w.concurrency:,} requests in flight"
+    a, w, asked = p.plan, p.plan.workload, p.served.asked
+    sized = "up to " if asked.fixed and a.objective != "latency" else ""
     return (
-        f"{a.model.name} on {format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} tokens in, "
-        f"{w.osl:,} out, {load}, stack {a.stack.name}"
+        f"{a.model.name} on {sized}{format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} "
+        f"tokens in, {w.osl:,} out, {asked_words(asked, w.concurrency)}, stack {a.stack.name}"
     )
 
 
@@ -241,8 +276,8 @@ def _signed(share: float) -> str:
 
 
 _RANKED = (
-    "Ranked by averages of the steady state. `meshwise serve` simulates one layout's requests, and its figures "
-    "differ by that; the averages are in its JSON too."
+    "The rows said to be simulated are: as `meshwise serve` simulates them, with its figures; they come first. "
+    "The others are averages of the steady state, which tell only which ones to simulate."
 )
 
 
@@ -254,13 +289,17 @@ def serving_plan_page(p: PlannedServing) -> Page:
     detail: list[Table | str] = []
     # the ranking, or what would make one
     if a.rows:
-        parts += [serving_table("", list(a.rows), p.price_per_device_hour, ranks=True)]
+        limits, price = p.served.asked.limits, p.price_per_device_hour
+        parts += [serving_table("", list(a.rows), price, ranks=True, limits=limits)]
         parts.append("\n".join(wrap(text) for text in _sentences(p, a.rows[0])))
         parts += evidence_lines(_evidence(a))
         detail += _others(p, a.rows[0])
     else:
-        lines = ["No layout is feasible."]
-        if p.changes:
+        near = nearest_words(p.served)
+        lines = ["No layout is feasible.", *near]
+        if near:
+            answer += f": {near[0][0].lower()}{near[0][1:].rstrip('.')}"
+        elif p.changes:
             answer += f"; the smallest change that makes one: {_change_words(p.changes[0])}"
             lines.append("The smallest change of each kind that makes one:")
             lines += [f"  {_change_words(c)}" for c in p.changes]
@@ -291,7 +330,11 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
         said.append(
             f"{len(ties)} of the {len(a.rows)} shown deliver within 3% of it, less than its interval."
         )
-    said.append(_binding(p, best))
+    goodput = goodput_words(best)
+    if goodput and best.good is not None:
+        share = words.percent(best.good.requests)
+        said.append(f"{goodput[0].upper()}{goodput[1:]}: {share} of the requests are within the limits.")
+    said.append(binding_words(p.served.binds, best, p.served.asked.fixed))
     if best.tight and a.roomy is not None:
         said.append(
             "The memory of the best is tight: within its error of the limit. The best that is not: "
@@ -333,25 +376,6 @@ def _others(p: PlannedServing, best: ServingRow) -> list[Table | str]:
 
 def _close(best: ServingRow, other: ServingRow) -> bool:
     return other.tokens_per_s_per_device >= 0.97 * best.tokens_per_s_per_device
-
-
-def _binding(p: PlannedServing, best: ServingRow) -> str:
-    """What the best layout runs into."""
-    a = p.plan
-    if a.limits.tpot_s is None and a.limits.ttft_s is None:
-        return ""
-    if best.concurrency >= best.max_concurrency:
-        return "The KV cache binds: it holds no more requests."
-    left = {
-        name: 1.0 - value / limit
-        for name, value, limit in (
-            ("TTFT", best.ttft_s, a.limits.ttft_s),
-            ("TPOT", best.tpot_s, a.limits.tpot_s),
-        )
-        if limit is not None
-    }
-    name = min(left, key=lambda k: left[k])
-    return f"The limit on {name} binds: it is used to {words.percent(1.0 - left[name])}."
 
 
 def _change_words(c: ServingChange) -> str:

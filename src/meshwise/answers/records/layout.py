@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meshwise.answers.simulated import latency_keys
+
 if TYPE_CHECKING:
     from meshwise.search.serving.plan import ServingRow
     from meshwise.search.tp_curve.smallest_mesh import SmallestFit
@@ -45,15 +47,36 @@ def training_row(r: PlanRow, price: float | None = None) -> dict[str, object]:
 
 
 def serving_row(r: ServingRow, price: float | None = None) -> dict[str, object]:
-    """One serving layout at its concurrency [s, bytes]; ``price`` in dollars per device hour."""
-    return {
+    """One serving layout at its concurrency [s, bytes]; ``price`` in dollars per device hour. Of a simulated
+    one the percentiles, and what is within the limits."""
+    figures = {k: v for k, v in r._asdict().items() if k not in ("layout", "run", "good")}
+    found: dict[str, object] = {
         **r.layout.record(),
         "step_s": r.tpot_s,
         "step_low_s": r.tpot_low_s,
         "step_high_s": r.tpot_high_s,
         "mfu": None,
-        **{k: v for k, v in r._asdict().items() if k != "layout"},
+        **figures,
         **token_price(price, r.devices, r.tokens_per_s),
+        "simulated": r.run is not None,
+    }
+    if r.run is not None:
+        found |= latency_keys(r.run.steady)
+    return found | goodput_keys(r)
+
+
+def goodput_keys(r: ServingRow) -> dict[str, float]:
+    """Requests and output tokens per second within the limits, of all devices and of each; nothing where
+    nothing is limited."""
+    if r.good is None:
+        return {}
+    requests, tokens = r.requests_per_s * r.good.requests, r.tokens_per_s * r.good.tokens
+    return {
+        "good_share": r.good.requests,
+        "goodput_requests_per_s": requests,
+        "goodput_tokens_per_s": tokens,
+        "goodput_requests_per_s_per_device": requests / r.devices,
+        "goodput_tokens_per_s_per_device": tokens / r.devices,
     }
 
 

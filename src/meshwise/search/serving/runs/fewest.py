@@ -20,6 +20,7 @@ from meshwise.search.serving.runs.units import (
     replicated,
     unit_sizes,
 )
+from meshwise.simulate.server import may_be_overloaded
 
 _DOUBT = 1.3  # what averages may underestimate a layout by
 _SURE = 1.25  # a short run that misses its limits by this factor needs no whole one
@@ -276,7 +277,11 @@ class FewestGpus:
             self._at(c, self._allowed(c, self._most(c, self.gpus))[-1])
             for c in fitting[:MOST_NEAR]
         ]
-        return min(tried, key=lambda t: (t.most_per_s is not None, t.used), default=None)
+        near = min(tried, key=lambda t: t.used, default=None)
+        if near is None or self.rate is None or not may_be_overloaded(near.run):
+            return near
+        most = max(self.trials.most_per_s(t.layout, few=True) for t in tried)
+        return near._replace(most_per_s=most) if self.rate >= most else near
 
     def _others(self, candidates: list[Candidate], least: int) -> list[Layout]:
         """Layouts by averages, with the replicas that they need; not those that averages alone say to do with
