@@ -29,6 +29,7 @@ from meshwise.answers.text.limits import (
     limited_words,
     nearest_words,
 )
+from meshwise.answers.text.pools import pools_line, pools_words
 from meshwise.answers.text.sentences import cluster_words, sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words, serving_table
 from meshwise.answers.text.tables import Page, Table
@@ -40,7 +41,7 @@ from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingPlan, ServingRow
 from meshwise.search.serving.question import Served
 from meshwise.search.tp_curve.curve import run_remarks
-from meshwise.units import format_gpus, format_memory, format_time
+from meshwise.units import format_gpus, format_time
 
 _SAME = (*DEGREE_CODES, "layers", "shared_layers")
 REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
@@ -192,8 +193,8 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
         "objective": a.objective,
         "limits": limits_record(asked.limits),
         "pinned": pins_record(p.pins),
-        "best": serving_row(a.rows[0], price) if a.rows else None,
-        "layouts": [serving_row(r, price) for r in a.rows],
+        "best": serving_row(a.rows[0], price, asked.limits) if a.rows else None,
+        "layouts": [serving_row(r, price, asked.limits) for r in a.rows],
         "pareto": [serving_row(r, price) for r in a.pareto],
         "rivals": [{"axis": axis, **serving_row(r, price)} for axis, r in a.rivals],
         "rule_of_thumb": serving_row(a.rule_of_thumb, price) if a.rule_of_thumb else None,
@@ -268,16 +269,12 @@ def _heading(p: PlannedServing) -> str:
 def _better(best: ServingRow, other: ServingRow) -> str:
     share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
     slower = other.tpot_s / best.tpot_s - 1.0
-    return f"{_signed(-share)} tokens/s/GPU, {_signed(slower)} TPOT"
-
-
-def _signed(share: float) -> str:
-    return f"{'+' if share >= 0 else '−'}{words.percent(abs(share))}"
+    return f"{words.signed(-share)} tokens/s/GPU, {words.signed(slower)} TPOT"
 
 
 _RANKED = (
-    "The rows said to be simulated are: as `meshwise serve` simulates them, with its figures; they come first. "
-    "The others are averages of the steady state, which tell only which ones to simulate."
+    "Simulated rows have the figures of `meshwise serve` and come first; the others are averages of the steady "
+    "state, which only tell which layouts to simulate."
 )
 
 
@@ -306,8 +303,8 @@ def serving_plan_page(p: PlannedServing) -> Page:
         parts.append("\n".join(lines))
     # prefill and decode apart
     if p.asked_disaggregated:
-        parts.append(_disaggregated(p))
-        answer += f"; {_apart(p)}"
+        parts.append(pools_words(p.disaggregated, a.rows[0] if a.rows else None))
+        answer += f"; {pools_line(p.disaggregated)}"
     # what it was priced as, and what was not feasible
     parts += map(sentence, run_remarks(a.model, a.cluster, a.workload.decode(), a.stack))
     if a.rows and not p.plan.stack.ideal:
@@ -334,7 +331,7 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
     if goodput and best.good is not None:
         share = words.percent(best.good.requests)
         said.append(f"{goodput[0].upper()}{goodput[1:]}: {share} of the requests are within the limits.")
-    said.append(binding_words(p.served.binds, best, p.served.asked.fixed))
+    said.append(binding_words(p.served.binds, p.served.asked.fixed))
     if best.tight and a.roomy is not None:
         said.append(
             "The memory of the best is tight: within its error of the limit. The best that is not: "
@@ -388,30 +385,3 @@ def _change_words(c: ServingChange) -> str:
             f"{format_time(c.value['tpot_s'])} at least ({serving_mesh_words(c.row.layout)}, one request)"
         )
     return f"`{c.code.removesuffix('_dtype')}={c.value}`: {best}"
-
-
-def _apart(p: PlannedServing) -> str:
-    """Of the first line: what prefill and decode on GPUs of their own deliver."""
-    d = p.disaggregated
-    if d is None:
-        return "disaggregated: no two pools meet the limits"
-    rate = words.rate_words(d.tokens_per_s_per_device)
-    return f"disaggregated {rate} tokens/s per GPU on {d.devices}"
-
-
-def _disaggregated(p: PlannedServing) -> str:
-    d = p.disaggregated
-    if d is None:
-        return "Disaggregated: no two pools meet the limits on these GPUs."
-    said = (
-        f"Disaggregated: {d.prefill_instances} × prefill ({serving_mesh_words(d.prefill.layout)}, {d.prefill.batch} "
-        f"prompts together) and {d.decode_instances} × decode ({serving_mesh_words(d.decode.layout)}, "
-        f"{d.decode.batch} in flight) on {format_gpus(d.devices)}: {d.tokens_per_s_per_device:,.1f} tokens/s per "
-        f"GPU, TTFT {format_time(d.ttft_s)} ({format_time(d.transfer_s)} of it moves "
-        f"{format_memory(d.transfer_bytes)} of keys and values), TPOT {format_time(d.tpot_s)}; "
-        f"{'the transfers bind' if d.bound == 'transfer' else d.bound + ' binds'}."
-    )
-    if p.plan.rows:
-        share = d.tokens_per_s_per_device / p.plan.rows[0].tokens_per_s_per_device - 1.0
-        said += f" {_signed(share)} against the best layout that does both."
-    return wrap(said)

@@ -130,13 +130,15 @@ def _planned(said: Given, record: Record) -> Step | None:
     if best is None or record.get("partial"):
         return None
     if said.get("isl") is not None:
-        keys = ("tp", "pp", "dp", "ep", "etp", "dcp", "concurrency")
-        asked = {k: best[k] for k in keys if best[k] > 1 or k in ("tp", "concurrency")}
+        keys = ("tp", "pp", "dp", "ep", "etp", "dcp")
+        asked = {k: best[k] for k in keys if best[k] > 1 or k == "tp"}
+        asked |= _load_of(record, best)
         if best["etp"] != best["tp"] // best["ep"]:
             asked |= {"ep": best["ep"], "etp": best["etp"]}
         elif best["ep"] == 1:
             asked.pop("etp", None)
-        spent = (*_SEARCH, "dcp", "concurrency", "ttft", "tpot", "disaggregated", "objective")
+        spent = (*_SEARCH, "dcp", "disaggregated", "objective")
+        spent += () if "request_rate" in asked else ("concurrency",)
         return Step("The best one in full", "serve", asked | _nodes(said, best), spent)
     degrees = ("tp", "pp", "vp", "dp", "cp", "ep")
     asked = {k: best[k] for k in degrees if best[k] > 1 or k == "tp"}
@@ -152,6 +154,13 @@ def _planned(said: Given, record: Record) -> Step | None:
     asked |= {"batch": said["batch"], "seq": said["seq"], "micro_batch": best["micro_batch"]}
     asked |= _nodes(said, best)
     return Step("The best one in full", "estimate", asked, (*_SEARCH, "objective"))
+
+
+def _load_of(record: Record, best: Record) -> dict[str, object]:
+    """The requests in flight of a plan's best layout, or the rate at which they arrive."""
+    if record["workload"]["arrivals"] is None:
+        return {"concurrency": best["concurrency"]}
+    return {}
 
 
 def _nodes(said: Given, best: Record) -> dict[str, int]:

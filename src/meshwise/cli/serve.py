@@ -146,9 +146,9 @@ _software_options = options.stacked(
     cls=CliCommand,
     needs=(
         *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
-        Need("isl", "1024", "required without a trace", lambda o: not _traced(o)),
-        Need("osl", "256", "required without a trace", lambda o: not _traced(o)),
-        Need("concurrency", "32", "required without arrivals", lambda o: not _arriving(o)),
+        Need("isl", "1024", "required without a trace", lambda o: not traced(o)),
+        Need("osl", "256", "required without a trace", lambda o: not traced(o)),
+        Need("concurrency", "32", "required without arrivals", lambda o: not arriving(o)),
     ),
     phase=lambda _: "decode",
     about={"model": needs.ABOUT_MODEL},
@@ -188,7 +188,7 @@ def command(
     if o.has("sweep"):
         _ends(o)
     most = stack.scheduler.max_sequences * int(str(axes["dp"]))
-    load = engine.within_length(o, read_load(_with_trace(o, most)))
+    load = engine.within_length(o, read_load(with_arrivals(o, most)))
     degrees = options.serving_degrees(axes)
     if o.has("sweep"):
         _curve(o, spec, where, load, stack, gpus, degrees)
@@ -199,7 +199,7 @@ def command(
         load,
         stack=stack,
         gpus=gpus,
-        request_rate=_rate(o),
+        request_rate=rate(o),
         arrivals=o.word("arrivals"),
         requests=o.number("requests"),
         seed=o.count("seed", low=0),
@@ -208,16 +208,16 @@ def command(
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
 
 
-def _traced(o: Given) -> bool:
+def traced(o: Given) -> bool:
     """Whether a file says what arrives."""
     from meshwise.simulate.loads import is_trace
 
     return o.has("arrivals") and is_trace(o.word("arrivals"))
 
 
-def _arriving(o: Given) -> bool:
+def arriving(o: Given) -> bool:
     """Whether requests come whether others end or not."""
-    return o.has("request_rate") or _traced(o) or o.has("sweep")
+    return o.has("request_rate") or traced(o) or o.has("sweep")
 
 
 def _curve(
@@ -283,21 +283,21 @@ def _ends(o: Given) -> tuple[float, float]:
     return ends
 
 
-def _rate(o: Given) -> float | None:
+def rate(o: Given) -> float | None:
     from meshwise.simulate.loads import request_rate
 
     return request_rate(o["request_rate"], "--request-rate") if o.has("request_rate") else None
 
 
-def _with_trace(o: Given, most: int) -> Given:
+def with_arrivals(o: Given, most: int) -> Given:
     """The options with what a trace says of lengths, and how many requests may run at once."""
     from meshwise.workloads.workload import MAX_BATCH
 
-    if not _arriving(o):
+    if not arriving(o):
         return o
     if not o.has("concurrency"):
         o = o.but(concurrency=str(min(most, MAX_BATCH)))
-    if not _traced(o):
+    if not traced(o):
         return o
     for name in ("isl", "osl", "length_spread"):
         if o.has(name):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meshwise.answers.simulated import latency_keys
+from meshwise.search.serving.runs.trial import figure_s
 
 if TYPE_CHECKING:
-    from meshwise.search.serving.plan import ServingRow
+    from meshwise.search.serving.plan import Good, ServingRow
     from meshwise.search.tp_curve.smallest_mesh import SmallestFit
     from meshwise.search.training.ranking import Found
     from meshwise.search.training.rows import PlanRow
     from meshwise.stacks.stack import Stack
+    from meshwise.workloads.limits import Limit
 
 
 def found_dict(found: Found) -> dict[str, object]:
@@ -46,9 +48,11 @@ def training_row(r: PlanRow, price: float | None = None) -> dict[str, object]:
     return found_dict(r.found) | figures
 
 
-def serving_row(r: ServingRow, price: float | None = None) -> dict[str, object]:
+def serving_row(
+    r: ServingRow, price: float | None = None, limits: tuple[Limit, ...] = ()
+) -> dict[str, object]:
     """One serving layout at its concurrency [s, bytes]; ``price`` in dollars per device hour. Of a simulated
-    one the percentiles, and what is within the limits."""
+    one the percentiles, those of ``limits`` too, and what is within these."""
     figures = {k: v for k, v in r._asdict().items() if k not in ("layout", "run", "good")}
     found: dict[str, object] = {
         **r.layout.record(),
@@ -62,21 +66,24 @@ def serving_row(r: ServingRow, price: float | None = None) -> dict[str, object]:
     }
     if r.run is not None:
         found |= latency_keys(r.run.steady)
-    return found | goodput_keys(r)
+        found |= {f"{limit.name}_s": figure_s(r.run.steady, limit) for limit in limits}
+    return found | goodput_keys(r.good, r.requests_per_s, r.tokens_per_s, r.devices)
 
 
-def goodput_keys(r: ServingRow) -> dict[str, float]:
+def goodput_keys(
+    good: Good | None, requests_per_s: float, tokens_per_s: float, devices: int
+) -> dict[str, float]:
     """Requests and output tokens per second within the limits, of all devices and of each; nothing where
     nothing is limited."""
-    if r.good is None:
+    if good is None:
         return {}
-    requests, tokens = r.requests_per_s * r.good.requests, r.tokens_per_s * r.good.tokens
+    requests, tokens = requests_per_s * good.requests, tokens_per_s * good.tokens
     return {
-        "good_share": r.good.requests,
+        "good_share": good.requests,
         "goodput_requests_per_s": requests,
         "goodput_tokens_per_s": tokens,
-        "goodput_requests_per_s_per_device": requests / r.devices,
-        "goodput_tokens_per_s_per_device": tokens / r.devices,
+        "goodput_requests_per_s_per_device": requests / devices,
+        "goodput_tokens_per_s_per_device": tokens / devices,
     }
 
 

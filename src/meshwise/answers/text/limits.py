@@ -54,6 +54,11 @@ def goodput_words(row: ServingRow) -> str:
     return f"goodput {requests:.3g} requests/s and {words.rate_words(tokens)} tokens/s per GPU"
 
 
+def _beyond(m: Miss) -> str:
+    """``12%``; of several times ``3.4 ×``."""
+    return words.percent(m.factor - 1.0) if m.factor < 2.0 else f"{m.factor - 1.0:.1f} ×"
+
+
 def _load_words(t: Trial) -> str:
     arrivals = t.run.arrivals
     return f"{t.concurrency:,} in flight" if arrivals is None else f"{arrivals.rate:g} requests/s"
@@ -62,11 +67,11 @@ def _load_words(t: Trial) -> str:
 def _miss_words(m: Miss) -> str:
     return (
         f"{m.limit.words} {format_time(m.figure_s)} where {format_time(m.limit.seconds)} is allowed "
-        f"(+{words.percent(m.factor - 1.0)})"
+        f"({_beyond(m)} beyond)"
     )
 
 
-def binding_words(b: Binding | None, best: ServingRow, fixed: bool) -> str:
+def binding_words(b: Binding | None, fixed: bool) -> str:
     """What keeps the best from more load, or from fewer GPUs."""
     if b is None:
         return ""
@@ -82,10 +87,9 @@ def binding_words(b: Binding | None, best: ServingRow, fixed: bool) -> str:
         return f"Saturation binds: {where[0].lower()}{where[1:]} more requests arrive than are served."
     names = {"kv_cache": "The KV cache binds, in which requests wait for a place"}
     head = names.get(b.code, f"The limit on {b.miss.limit.words} binds")
-    verb = "is" if b.trial.layout.devices != best.devices or not fixed else "is"
     return (
-        f"{head}: {where[0].lower()}{where[1:]} {b.miss.limit.words} {verb} {format_time(b.miss.figure_s)}, "
-        f"{words.percent(b.miss.factor - 1.0)} beyond it."
+        f"{head}: {where[0].lower()}{where[1:]} {b.miss.limit.words} is {format_time(b.miss.figure_s)}, "
+        f"{_beyond(b.miss)} beyond it."
     )
 
 
