@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from meshwise.arguments import NameOrPath, given
+from meshwise.arguments import NameOrPath, given, usd_per_device_hour
 from meshwise.arguments import named_objects as _parts
 from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
@@ -23,6 +23,7 @@ from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack, replaced
 from meshwise.stacks.switches import words_of
 from meshwise.strict_tables import count, one_of
+from meshwise.workloads.limits import Latency, limits_by_quantity
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
 
@@ -279,6 +280,10 @@ def serve(
     arrivals: str | os.PathLike[str] = "poisson",
     requests: int | None = None,
     seed: int = 0,
+    ttft_s: Latency | None = None,
+    tpot_s: Latency | None = None,
+    request_s: Latency | None = None,
+    price_per_device_hour: float | None = None,
     **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
     """Continuous batching of one layout, simulated iteration by iteration: at a fixed number of requests in
@@ -300,6 +305,11 @@ def serve(
         of arrival [s], tokens in and tokens out.
     :param requests: of the run; None: ten per request in flight, 2,000 of arrivals, all of a trace.
     :param seed: of lengths and arrivals.
+    :param ttft_s: limit on the mean time to first token [s], or limits by statistic: ``{"p95": 1.0}``; with
+        limits the answer has what is within them (goodput).
+    :param tpot_s: the same of the time per output token of a request [s].
+    :param request_s: the same of a whole request [s].
+    :param price_per_device_hour: dollars per device and hour.
     :param layout: ``tp, pp, dp, ep, etp, dcp``.
     :returns: seconds to the first and per further token, tokens and requests per second, bytes.
     :raises IllegalLayout: for a layout that the model, the engine or the cluster does not admit.
@@ -326,11 +336,13 @@ def serve(
     check(one, spec, where, step, software, gpus, workload.concurrency)
     requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
     seed = count(seed, "seed", low=0)
+    limits = limits_by_quantity(ttft_s, tpot_s, request_s)
+    price = usd_per_device_hour(price_per_device_hour)
     coming = traffic(request_rate, arrivals, requests)
     layouts = arrays(one, step)
     load, run = simulated(spec, where, software, layouts, workload, coming, requests, seed)
     found = steady(spec, where, software, layouts, load)
-    return ServeResult(spec, where, software, one, workload, found, run)
+    return ServeResult(spec, where, software, one, workload, found, run, limits, price)
 
 
 @keywords

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 from meshwise.arguments import NameOrPath, given, name_list, usd_per_device_hour
@@ -14,6 +14,7 @@ from meshwise.errors import InputError
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
+from meshwise.workloads.limits import Latency, Limit, limits_by_quantity
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from meshwise.layouts.keywords import ServingPins, TrainingPins
     from meshwise.search.serving.question import Asked
 
-Latency = float | Mapping[str, float]  # of the mean, or by statistic: {"p95": 1.0} [s]
 Progress = Callable[[int, int], None]
 TrainingObjective = Literal["step", "mfu", "cost"]
 ServingObjective = Literal["throughput", "latency", "cost"]
@@ -160,7 +160,7 @@ def plan(
             objective=objective or "throughput",
             price=price_per_device_hour,
             asked=_asked(
-                {"ttft": ttft_s, "tpot": tpot_s, "request": request_s},
+                limits_by_quantity(ttft_s, tpot_s, request_s),
                 *(request_rate, arrivals, at_concurrency, requests, seed),
             ),
             disaggregated=disaggregated,
@@ -185,7 +185,7 @@ def plan(
 
 
 def _asked(
-    latencies: dict[str, Latency | None],
+    limits: tuple[Limit, ...],
     request_rate: float | None,
     arrivals: str | os.PathLike[str] | None,
     at_concurrency: bool,
@@ -196,11 +196,7 @@ def _asked(
     from meshwise.search.serving.question import Asked
     from meshwise.search.serving.runs.trial import Sent
     from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of, is_trace, traffic
-    from meshwise.workloads.limits import limits_of
 
-    limits = tuple(
-        limit for name, value in latencies.items() for limit in limits_of(value, name, f"{name}_s")
-    )
     requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
     seed = count(seed, "seed", low=0)
     given = arrivals is not None and (request_rate is not None or is_trace(os.fspath(arrivals)))

@@ -104,7 +104,7 @@ class ServingPlanRecord(TypedDict):
     stack: dict[str, object]
     gpus: int
     objective: str
-    limits: dict[str, object]
+    limits: dict[str, float | None]
     pinned: dict[str, list[Value]]
     best: dict[str, object] | None
     layouts: list[dict[str, object]]
@@ -330,7 +330,9 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
     goodput = goodput_words(best)
     if goodput and best.good is not None:
         share = words.percent(best.good.requests)
-        said.append(f"{goodput[0].upper()}{goodput[1:]}: {share} of the requests are within the limits.")
+        said.append(
+            f"{goodput[0].upper()}{goodput[1:]}: {share} of the requests are within the limits."
+        )
     said.append(binding_words(p.served.binds, p.served.asked.fixed))
     if best.tight and a.roomy is not None:
         said.append(

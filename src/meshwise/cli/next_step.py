@@ -122,7 +122,7 @@ def _served(said: Given, record: Record) -> Step | None:
     return Step("The best layout of as many GPUs", "plan", {"gpus": record["devices"]}, spent)
 
 
-_SEARCH = (*_PINS, *_SWITCHES, "placement", "gpus", "top", "price", "compare")
+_SEARCH = (*_PINS, *_SWITCHES, "placement", "gpus", "top", "compare")
 
 
 def _planned(said: Given, record: Record) -> Step | None:
@@ -137,8 +137,8 @@ def _planned(said: Given, record: Record) -> Step | None:
             asked |= {"ep": best["ep"], "etp": best["etp"]}
         elif best["ep"] == 1:
             asked.pop("etp", None)
-        spent = (*_SEARCH, "dcp", "disaggregated", "objective")
-        spent += () if "request_rate" in asked else ("concurrency",)
+        load = "concurrency" if "concurrency" in asked else "request_rate"
+        spent = (*_SEARCH, "dcp", "disaggregated", "objective", load)
         return Step("The best one in full", "serve", asked | _nodes(said, best), spent)
     degrees = ("tp", "pp", "vp", "dp", "cp", "ep")
     asked = {k: best[k] for k in degrees if best[k] > 1 or k == "tp"}
@@ -153,14 +153,18 @@ def _planned(said: Given, record: Record) -> Step | None:
         asked["sequence_parallel"] = True
     asked |= {"batch": said["batch"], "seq": said["seq"], "micro_batch": best["micro_batch"]}
     asked |= _nodes(said, best)
-    return Step("The best one in full", "estimate", asked, (*_SEARCH, "objective"))
+    return Step("The best one in full", "estimate", asked, (*_SEARCH, "price", "objective"))
 
 
 def _load_of(record: Record, best: Record) -> dict[str, object]:
     """The requests in flight of a plan's best layout, or the rate at which they arrive."""
     if record["workload"]["arrivals"] is None:
         return {"concurrency": best["concurrency"]}
-    return {}
+    from meshwise.simulate.loads import is_trace
+
+    if is_trace(record["workload"]["arrivals"]) or best["request_rate"] is None:
+        return {}
+    return {"request_rate": f"{best['request_rate']:g}"}
 
 
 def _nodes(said: Given, best: Record) -> dict[str, int]:

@@ -112,13 +112,10 @@ class _Asked(TypedDict):
 
 
 def _asked(o: Given, gpus: int | None) -> _Asked:
-    from meshwise.strict_tables import fraction
-
-    price = fraction(o["price"], "--price", low=0.0, high=1e6) if o.has("price") else None
     return {
         "gpus": gpus,
         "top": o.count("top", high=1000),
-        "price_per_device_hour": price,
+        "price_per_device_hour": options.price(o),
         "progress": Bar() if sys.stderr.isatty() and not terminal.quiet() else None,
     }
 

@@ -125,7 +125,7 @@ plan_common_options = options.stacked(
         metavar="WHAT",
         help="Training: step (default), mfu or cost. Serving: throughput (default), latency or cost.",
     ),
-    click.option("--price", metavar="USD", help="Dollars per GPU and hour."),
+    options.price_option,
     click.option(
         "--compare",
         metavar="COMMAND",
@@ -147,7 +147,16 @@ _NAMED_PINS = ("recompute", "shard", "sequence_parallel", "overlap", "placement"
 _TRAINING_PINS = (*_COUNTED_PINS, *_NAMED_PINS)
 _TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.SWITCH_NAMES)
 _SERVING = (
-    *("isl", "osl", "concurrency", *latency.LATENCIES, "request_rate", "arrivals", "requests", "seed"),
+    *(
+        "isl",
+        "osl",
+        "concurrency",
+        *latency.LATENCIES,
+        "request_rate",
+        "arrivals",
+        "requests",
+        "seed",
+    ),
     *("chunk", "acceptance", "image_tokens"),
 )
 _ENGINE = ("gpu_memory_utilization", "max_model_len")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwise.cli import engine, needs, options, output, values
+from meshwise.cli import engine, latency, needs, options, output, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
@@ -161,6 +161,8 @@ _software_options = options.stacked(
 @_layout_options
 @load_options
 @_traffic_options
+@latency.limit_options
+@options.price_option
 @options.format_options
 @engine.limit_options
 @_software_options
@@ -189,7 +191,7 @@ def command(
         _ends(o)
     most = stack.scheduler.max_sequences * int(str(axes["dp"]))
     load = engine.within_length(o, read_load(with_arrivals(o, most)))
-    degrees = options.serving_degrees(axes)
+    degrees, limits = options.serving_degrees(axes), latency.by_statistic(o)
     if o.has("sweep"):
         _curve(o, spec, where, load, stack, gpus, degrees)
         return
@@ -203,6 +205,10 @@ def command(
         arrivals=o.word("arrivals"),
         requests=o.number("requests"),
         seed=o.count("seed", low=0),
+        price_per_device_hour=options.price(o),
+        ttft_s=limits.get("ttft_s"),
+        tpot_s=limits.get("tpot_s"),
+        request_s=limits.get("request_s"),
         **degrees,
     )
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
@@ -244,7 +250,8 @@ def _curve(
     requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
     words = o.word("arrivals")
     found = load_curve(model, cluster, stack, one, load, ends, words, requests, seed)
-    result = LoadCurveResult(found)
+    limits = tuple(limit for each in latency.latency_limits(o).values() for limit in each)
+    result = LoadCurveResult(found, limits, options.price(o))
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
 
 

@@ -10,6 +10,7 @@ from meshwise.errors import InputError, quoted
 from meshwise.strict_tables import fraction
 from meshwise.units import TIME, format_time, parse_quantity
 
+Latency = float | Mapping[str, float]  # of the mean, or by statistic: {"p95": 1.0} [s]
 QUANTITIES = {"ttft": "TTFT", "tpot": "TPOT", "request": "the whole request"}
 PERCENTILE_RANGE = (1.0, 99.9)
 MAX_LIMIT_S = 1e6
@@ -80,6 +81,13 @@ def limits_in_words(
     found: dict[str, Limit] = {}
     for part in text.split(","):
         name, equals, time = part.partition("=")
+        if not equals and _STATISTIC.fullmatch(part.strip()):
+            raise InputError(
+                f"{field}: {part.strip()} has no time",
+                field=field,
+                value=text,
+                legal=f"{_LEGAL} {part.strip()}=1s",
+            )
         if not equals:
             name, time = "mean", part
         percentile = _percentile(name.strip(), field, f"{example.split(' or ')[0]} or p95=1s")
@@ -121,3 +129,13 @@ def limits_of(value: object, quantity: str, field: str) -> tuple[Limit, ...]:
             )
         found.append(Limit(quantity, percentile, limit))
     return tuple(found)
+
+
+def limits_by_quantity(
+    ttft_s: object = None, tpot_s: object = None, request_s: object = None
+) -> tuple[Limit, ...]:
+    """All limits, each as :func:`limits_of` reads it."""
+    asked = {"ttft": ttft_s, "tpot": tpot_s, "request": request_s}
+    return tuple(
+        limit for name, value in asked.items() for limit in limits_of(value, name, f"{name}_s")
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from meshwise.answers.text import words
 from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.search.serving.plan import ServingRow
@@ -9,6 +11,7 @@ from meshwise.search.serving.question import Asked, Served
 from meshwise.search.serving.runs.binding import Binding, Miss
 from meshwise.search.serving.runs.trial import Trial, figure_s
 from meshwise.simulate.loads import Arrivals
+from meshwise.simulate.outcome import Figures
 from meshwise.units import format_gpus, format_time
 from meshwise.workloads.limits import Limit
 
@@ -25,7 +28,9 @@ def asked_words(asked: Asked, concurrency: int) -> str:
     load = ""
     if asked.fixed or not asked.limits:
         arrivals = asked.sent.arrivals
-        load = f"{concurrency:,} requests in flight" if arrivals is None else arrivals_words(arrivals)
+        load = (
+            f"{concurrency:,} requests in flight" if arrivals is None else arrivals_words(arrivals)
+        )
     said = [limit.sentence for limit in asked.limits]
     limits = f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "".join(said)
     if not limits:
@@ -80,11 +85,15 @@ def binding_words(b: Binding | None, fixed: bool) -> str:
     if b.trial is None:
         return "The KV cache binds: it holds no more requests."
     if fixed:
-        where = f"With {serving_mesh_words(b.trial.layout)} on {format_gpus(b.trial.layout.devices)}"
+        where = (
+            f"With {serving_mesh_words(b.trial.layout)} on {format_gpus(b.trial.layout.devices)}"
+        )
     else:
         where = f"At {_load_words(b.trial)}"
     if b.miss is None:
-        return f"Saturation binds: {where[0].lower()}{where[1:]} more requests arrive than are served."
+        return (
+            f"Saturation binds: {where[0].lower()}{where[1:]} more requests arrive than are served."
+        )
     names = {"kv_cache": "The KV cache binds, in which requests wait for a place"}
     head = names.get(b.code, f"The limit on {b.miss.limit.words} binds")
     return (
@@ -117,3 +126,25 @@ def nearest_words(a: Served) -> list[str]:
             "serves it within the limits."
         )
     return said
+
+
+def kept_rows(
+    figures: Figures, limits: tuple[Limit, ...], d: Mapping[str, object]
+) -> list[tuple[str, str]]:
+    """Each limit with its figure; of a record what is within all of them, and what it costs."""
+    rows = []
+    for limit in limits:
+        figure = figure_s(figures, limit)
+        kept = "kept" if figure <= limit.seconds else "missed"
+        rows.append((limit.sentence, f"{format_time(figure)}, {kept}"))
+    shown = (
+        ("good_share", "requests within the limits", words.percent),
+        ("goodput_requests_per_s", "goodput, requests/s", "{:,.3g}".format),
+        ("goodput_tokens_per_s_per_device", "goodput, output tokens/s per GPU", "{:,.1f}".format),
+        ("dollars_per_million_tokens", "$ per 1M output tokens", "{:,.2f}".format),
+    )
+    for key, title, written in shown:
+        value = d.get(key)
+        if isinstance(value, float):
+            rows.append((title, written(value)))
+    return rows

@@ -44,7 +44,6 @@ from meshwise.strict_tables import count
 from meshwise.workloads.limits import Limit
 from meshwise.workloads.serving import Serving
 
-
 _TIMES = 16  # as many GPUs are looked at where those that there are do not do
 
 
@@ -87,7 +86,7 @@ class Served(NamedTuple):
     @property
     def misses(self) -> tuple[Miss, ...]:
         """Limits that the nearest does not keep."""
-        return () if self.nearest is None else misses(self.nearest[1], self.asked.limits)
+        return () if self.nearest is None else misses(self.nearest[1].run.steady, self.asked.limits)
 
 
 def plan_deployment(
@@ -143,9 +142,7 @@ def with_trace(w: Serving, arrivals: Arrivals | None) -> Serving:
     return msgspec.structs.replace(w, isl=max(trace.prompt), osl=max(trace.answer))
 
 
-def _best(
-    trials: Trials, gpus: int, pins: Pins, asked: Asked, objective: str, top: int
-) -> Served:
+def _best(trials: Trials, gpus: int, pins: Pins, asked: Asked, objective: str, top: int) -> Served:
     """The best of all the GPUs: at the load, or each at the most that the limits allow."""
     t, w, arrivals = trials, trials.w, trials.sent.arrivals
     largest = bool(asked.limits) and not asked.fixed
@@ -245,7 +242,8 @@ def _served(
     def shown(row: ServingRow | None) -> ServingRow | None:
         return None if row is None else known.get(row.layout, row)
 
-    thumb, roomy, rivals = None, None, ()
+    thumb, roomy = None, None
+    rivals: tuple[tuple[str, ServingRow], ...] = ()
     if rows:
         rivals = _rivals((*rows, *(known.get(r.layout, r) for _, r in plan.rivals)))
         thumb = shown(plan.rule_of_thumb) or _thumb(rows, plan.cluster)
@@ -291,12 +289,12 @@ def check_pools(asked: Asked) -> None:
     elif any(limit.quantity == "request" for limit in asked.limits):
         why = "the pools are matched under limits of TTFT and TPOT, not of the whole request"
     elif asked.fixed or asked.sent.arrivals is not None:
-        why = "the pools are matched under limits of latency at the largest load, not at a given one"
+        why = (
+            "the pools are matched under limits of latency at the largest load, not at a given one"
+        )
     else:
         return
-    raise InputError(
-        f"disaggregated: {why}", field="disaggregated", value=True, legal=legal
-    )
+    raise InputError(f"disaggregated: {why}", field="disaggregated", value=True, legal=legal)
 
 
 def check_serving_pins(

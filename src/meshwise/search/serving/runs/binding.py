@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.serving.runs.trial import Trial, figure_s
+from meshwise.simulate.outcome import Figures
 from meshwise.workloads.limits import Limit
 
 _FULL = 0.9  # of the requests that the KV cache holds, where it is what keeps others waiting
@@ -32,9 +33,9 @@ class Binding(NamedTuple):
     miss: Miss | None = None
 
 
-def misses(trial: Trial, limits: tuple[Limit, ...]) -> tuple[Miss, ...]:
+def misses(figures: Figures, limits: tuple[Limit, ...]) -> tuple[Miss, ...]:
     """The limits that a run does not keep, the furthest first."""
-    found = [Miss(limit, figure_s(trial.run.steady, limit)) for limit in limits]
+    found = [Miss(limit, figure_s(figures, limit)) for limit in limits]
     return tuple(sorted((m for m in found if m.factor > 1.0), key=lambda m: -m.factor))
 
 
@@ -42,7 +43,7 @@ def binding(best: ServingRow, beyond: Trial | None, limits: tuple[Limit, ...]) -
     """Of the best: by its run ``beyond``, with a larger load or fewer GPUs; None where nothing was run."""
     if beyond is None:
         return Binding("kv_cache") if best.concurrency >= best.max_concurrency else None
-    missed = misses(beyond, limits)
+    missed = misses(beyond.run.steady, limits)
     held = best.max_concurrency * beyond.layout.devices / best.devices
     running = beyond.run.steady.running.p95 * beyond.run.replicas
     miss = missed[0] if missed else None

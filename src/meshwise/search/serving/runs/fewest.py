@@ -265,17 +265,14 @@ class FewestGpus:
         return None
 
     def _smaller(self, devices: int) -> Trial | None:
-        tried = [
-            t for t in self._known.values() if not t.met and t.layout.devices < devices
-        ]
+        tried = [t for t in self._known.values() if not t.met and t.layout.devices < devices]
         return min(tried, key=lambda t: t.used, default=None)
 
     def _nearest(self, candidates: list[Candidate]) -> Trial | None:
         """Of the units that need the fewest GPUs by averages, the one that misses by the least on all."""
         fitting = [c for c in candidates if self._allowed(c, self._most(c, self.gpus))]
         tried = [
-            self._at(c, self._allowed(c, self._most(c, self.gpus))[-1])
-            for c in fitting[:MOST_NEAR]
+            self._at(c, self._allowed(c, self._most(c, self.gpus))[-1]) for c in fitting[:MOST_NEAR]
         ]
         near = min(tried, key=lambda t: t.used, default=None)
         if near is None or self.rate is None or not may_be_overloaded(near.run):
@@ -291,7 +288,5 @@ class FewestGpus:
             replicas = 1 if c.joined else max(math.ceil(c.need), self.failed.get(c.layout, 0) + 1)
             if replicas > self._most(c, self.gpus) or c.devices * replicas < least:
                 continue
-            rows.append(
-                c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas)
-            )
+            rows.append(c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas))
         return sorted(rows, key=lambda layout: layout.devices)

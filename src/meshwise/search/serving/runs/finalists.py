@@ -83,9 +83,7 @@ def at_the_most(
 
     def run(row: ServingRow) -> tuple[Trial, Trial | None] | None:
         found = (
-            most_in_flight(trials, row)
-            if arrivals is None
-            else highest_rate(trials, row, arrivals)
+            most_in_flight(trials, row) if arrivals is None else highest_rate(trials, row, arrivals)
         )
         return None if found is None else (found.met, found.beyond)
 
