@@ -14,7 +14,7 @@ from meshwise.errors import InputError
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
-from meshwise.workloads.limits import Latency, Limit, limits_by_quantity
+from meshwise.workloads.limits import Latency, LatencyLimit, limits_by_quantity
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.plan_serving import ServingPlanResult
     from meshwise.layouts.keywords import ServingPins, TrainingPins
-    from meshwise.search.serving.question import Asked
+    from meshwise.search.serving.question import ServingAsked
 
 Progress = Callable[[int, int], None]
 TrainingObjective = Literal["step", "mfu", "cost"]
@@ -185,15 +185,15 @@ def plan(
 
 
 def _asked(
-    limits: tuple[Limit, ...],
+    limits: tuple[LatencyLimit, ...],
     request_rate: float | None,
     arrivals: str | os.PathLike[str] | None,
     at_concurrency: bool,
     requests: int | None,
     seed: int,
-) -> Asked:
+) -> ServingAsked:
     """What a serving plan is held to, checked."""
-    from meshwise.search.serving.question import Asked
+    from meshwise.search.serving.question import ServingAsked
     from meshwise.search.serving.runs.trial import Sent
     from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of, is_trace, traffic
 
@@ -202,7 +202,7 @@ def _asked(
     given = arrivals is not None and (request_rate is not None or is_trace(os.fspath(arrivals)))
     if arrivals is not None and not given and limits and not at_concurrency:
         # the highest rate of such arrivals
-        return Asked(limits, Sent(arrivals_of(os.fspath(arrivals), 1.0), requests, seed))
+        return ServingAsked(limits, Sent(arrivals_of(os.fspath(arrivals), 1.0), requests, seed))
     coming = traffic(request_rate, "poisson" if arrivals is None else arrivals, requests)
     if coming is not None and at_concurrency:
         raise InputError(
@@ -211,7 +211,7 @@ def _asked(
             value=True,
             legal="leave `at_concurrency` or `request_rate` out",
         )
-    return Asked(limits, Sent(coming, requests, seed), coming is not None or at_concurrency)
+    return ServingAsked(limits, Sent(coming, requests, seed), coming is not None or at_concurrency)
 
 
 def _only(phase: str, option: str, value: object) -> None:
@@ -272,7 +272,7 @@ def _serving(
     top: int,
     objective: str,
     price: float | None,
-    asked: Asked,
+    asked: ServingAsked,
     disaggregated: bool,
     progress: Progress | None,
 ) -> ServingPlanResult:

@@ -8,9 +8,9 @@ from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
 from meshwise.answers.records.layout import goodput_keys, token_price
-from meshwise.answers.records.limits import limits_record
 from meshwise.answers.records.result import Placed
 from meshwise.answers.records.workload import serving_workload
+from meshwise.answers.serving.limits import limits_record
 from meshwise.answers.simulated import latency_keys
 from meshwise.answers.text import words
 from meshwise.answers.text.sentences import cluster_words, wrap
@@ -20,7 +20,7 @@ from meshwise.search.serving.runs.binding import misses
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.served import LoadCurve
 from meshwise.units import format_gpus, format_time
-from meshwise.workloads.limits import Limit
+from meshwise.workloads.limits import LatencyLimit
 
 
 class LoadCurveRecord(TypedDict):
@@ -50,7 +50,7 @@ class LoadCurveResult(Placed):
     )
 
     def __init__(
-        self, found: LoadCurve, limits: tuple[Limit, ...] = (), price: float | None = None
+        self, found: LoadCurve, limits: tuple[LatencyLimit, ...] = (), price: float | None = None
     ) -> None:
         self.found, self.limits, self.price = found, limits, price
 
@@ -74,7 +74,7 @@ class LoadCurveResult(Placed):
 
 
 def _points(
-    c: LoadCurve, limits: tuple[Limit, ...], price: float | None
+    c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None
 ) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for rate, run in zip(c.rates, c.runs, strict=True):
@@ -104,7 +104,7 @@ def _points(
     return found
 
 
-def _page(c: LoadCurve, limits: tuple[Limit, ...], price: float | None) -> Page:
+def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -> Page:
     """A row per rate."""
     more = len(limits[:1]) + (price is not None)
     heading = wrap(
@@ -131,7 +131,15 @@ def _page(c: LoadCurve, limits: tuple[Limit, ...], price: float | None) -> Page:
                 ),
             )
         )
-    header: tuple[str, ...] = ("requests/s", "TTFT", "p95", "TPOT", "p95 ", "running", "tokens/s/GPU")
+    header: tuple[str, ...] = (
+        "requests/s",
+        "TTFT",
+        "p95",
+        "TPOT",
+        "p95 ",
+        "running",
+        "tokens/s/GPU",
+    )
     header += ("within limits",) * bool(limits) + ("$/1M tokens",) * (price is not None)
     table = Table("Steady state by rate", header, tuple(rows))
     said = f"At {c.most_per_s:.3g} requests/s the queue begins to grow without bound."
@@ -149,7 +157,7 @@ def _page(c: LoadCurve, limits: tuple[Limit, ...], price: float | None) -> Page:
     return Page(heading, (table, said), line)
 
 
-def _kept(c: LoadCurve, limits: tuple[Limit, ...]) -> str:
+def _kept(c: LoadCurve, limits: tuple[LatencyLimit, ...]) -> str:
     """Up to which of the rates the limits are kept."""
     asked = ", ".join(limit.sentence for limit in limits)
     kept = [

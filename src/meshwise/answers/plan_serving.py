@@ -10,26 +10,26 @@ from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
 from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.layout import serving_row, token_price
-from meshwise.answers.records.limits import (
+from meshwise.answers.records.ranked import Ranked
+from meshwise.answers.records.served import serving_evidence
+from meshwise.answers.records.workload import serving_workload
+from meshwise.answers.serving.limits import (
     binding_record,
     limits_record,
     nearest_record,
     run_settings,
     sent_record,
 )
-from meshwise.answers.records.ranked import Ranked
-from meshwise.answers.records.served import serving_evidence
-from meshwise.answers.records.workload import serving_workload
-from meshwise.answers.text import words
-from meshwise.answers.text.evidence import evidence_lines
-from meshwise.answers.text.limits import (
+from meshwise.answers.serving.pools import pools_line, pools_words
+from meshwise.answers.serving.sentences import (
     asked_words,
     binding_words,
     goodput_words,
     limited_words,
     nearest_words,
 )
-from meshwise.answers.text.pools import pools_line, pools_words
+from meshwise.answers.text import words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import cluster_words, sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words, serving_table
 from meshwise.answers.text.tables import Page, Table

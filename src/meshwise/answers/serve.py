@@ -9,9 +9,11 @@ from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
 from meshwise.answers.records.evidence import EvidenceRecord
 from meshwise.answers.records.layout import goodput_keys, token_price
-from meshwise.answers.records.limits import limits_record, miss_record, sent_record
 from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
+from meshwise.answers.serving.limits import limits_record, miss_record, sent_record
+from meshwise.answers.serving.remarks import burst_remarks, prefix_remarks
+from meshwise.answers.serving.sentences import kept_rows
 from meshwise.answers.simulated import (
     SimulatedAnswer,
     in_flight_keys,
@@ -23,8 +25,6 @@ from meshwise.answers.simulated import (
 )
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines, fits_words
-from meshwise.answers.text.limits import kept_rows
-from meshwise.answers.text.remarks import burst_remarks, prefix_remarks
 from meshwise.answers.text.sentences import cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
@@ -40,7 +40,7 @@ from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_memory, format_time
-from meshwise.workloads.limits import Limit
+from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
 
 
@@ -54,7 +54,7 @@ class ServedLayout(NamedTuple):
     load: Serving
     steady: Steady
     run: Simulated
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[LatencyLimit, ...] = ()
     price_per_device_hour: float | None = None
 
     @property
@@ -142,7 +142,7 @@ class ServeResult(SimulatedAnswer):
         w: Serving,
         steady: Steady,
         run: Simulated,
-        limits: tuple[Limit, ...] = (),
+        limits: tuple[LatencyLimit, ...] = (),
         price_per_device_hour: float | None = None,
     ) -> None:
         self.served = ServedLayout(

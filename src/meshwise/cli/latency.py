@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from meshwise.workloads.limits import Limit
 
 # parameter → the quantity that it limits, and what people wait for it
-LATENCIES = {
+LIMITED = {
     "ttft": ("ttft", "500 ms or 2 s"),
     "tpot": ("tpot", "50 ms"),
     "e2e": ("request", "20 s"),
 }
 _OF = "of the mean, or p95=TIME, p50=TIME,p99=TIME …"
-limit_options = options.stacked(
+latency_options = options.stacked(
     click.option(
         "--ttft", metavar="[pN=]TIME", help=f"Serving: the longest time to first token, {_OF}"
     ),
@@ -50,7 +50,7 @@ def latency_limits(o: Given) -> dict[str, tuple[Limit, ...]]:
             usual=_unit(name, o.word(name)),
             example=example,
         )
-        for name, (quantity, example) in LATENCIES.items()
+        for name, (quantity, example) in LIMITED.items()
         if o.has(name)
     }
 
@@ -58,7 +58,7 @@ def latency_limits(o: Given) -> dict[str, tuple[Limit, ...]]:
 def by_statistic(o: Given) -> dict[str, dict[str, float]]:
     """The same as public functions take them: ``{"ttft_s": {"p95": 1.0}}`` [s]."""
     return {
-        f"{LATENCIES[name][0]}_s": {limit.statistic: limit.seconds for limit in limits}
+        f"{LIMITED[name][0]}_s": {limit.statistic: limit.seconds for limit in limits}
         for name, limits in latency_limits(o).items()
     }
 

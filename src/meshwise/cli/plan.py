@@ -148,7 +148,7 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
     asked = _asked(o, gpus)
     limits, stack = latency.by_statistic(o), plan_options.serving_stack(o)
     load = plan_options.serving_load(o, stack, gpus or cluster.devices)
-    _comparable(o, fixed=bool(limits) and not plan_options.largest(o))
+    _comparable(o, fixed=bool(limits) and not plan_options.searches_load(o))
     axes = ranges.opened_pins(
         plan_options.counted_pins(o), model, gpus or cluster.devices, load, stack
     )
@@ -189,7 +189,7 @@ def _lengths(o: Given) -> bool:
 
 def _loaded(o: Given) -> bool:
     """Whether something else than requests in flight says the load, or lets it be looked for."""
-    return any(o.has(name) for name in ("request_rate", *latency.LATENCIES)) or serve.traced(o)
+    return any(o.has(name) for name in ("request_rate", *latency.LIMITED)) or serve.traced(o)
 
 
 def _leave(result: PlanResult | ServingPlanResult) -> None:

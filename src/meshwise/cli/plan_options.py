@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meshwise.api import Serving, Stack, Training
 
 
-class Sent(TypedDict):
+class SentOptions(TypedDict):
     """What is sent to a deployment beside the requests' lengths."""
 
     request_rate: float | None
@@ -85,7 +85,7 @@ training_options = options.stacked(
 )
 serving_options = options.stacked(
     serve.load_options,
-    latency.limit_options,
+    latency.latency_options,
     click.option(
         "--request-rate",
         metavar="R",
@@ -151,7 +151,7 @@ _SERVING = (
         "isl",
         "osl",
         "concurrency",
-        *latency.LATENCIES,
+        *latency.LIMITED,
         "request_rate",
         "arrivals",
         "requests",
@@ -247,27 +247,27 @@ def serving_stack(o: Given) -> Stack:
     return engine.engine_stack(o.but(schedule=None))
 
 
-def largest(o: Given) -> bool:
+def searches_load(o: Given) -> bool:
     """Whether the load is looked for: limits alone, or with arrivals of no rate."""
-    limited = any(o.has(name) for name in latency.LATENCIES)
+    limited = any(o.has(name) for name in latency.LIMITED)
     return limited and not (o.has("concurrency") or o.has("request_rate") or serve.traced(o))
 
 
 def serving_load(o: Given, stack: Stack, gpus: int) -> Serving:
     """The requests; of arrivals with the most that run at once on so many GPUs."""
-    if largest(o) and not o.has("arrivals"):
+    if searches_load(o) and not o.has("arrivals"):
         return engine.within_length(o, serve.read_load(o.but(concurrency="1")))
     most = stack.scheduler.max_sequences * gpus
-    if largest(o):
+    if searches_load(o):
         o = o.but(request_rate="1")
     return engine.within_length(o, serve.read_load(serve.with_arrivals(o, most)))
 
 
-def sent(o: Given) -> Sent:
+def sent(o: Given) -> SentOptions:
     """What is sent beside the requests' lengths."""
     from meshwise.simulate.loads import MOST_REQUESTS
 
-    limited = any(o.has(name) for name in latency.LATENCIES)
+    limited = any(o.has(name) for name in latency.LIMITED)
     arriving = o.has("request_rate") or serve.traced(o)
     return {
         "request_rate": serve.rate(o),

@@ -161,7 +161,7 @@ _software_options = options.stacked(
 @_layout_options
 @load_options
 @_traffic_options
-@latency.limit_options
+@latency.latency_options
 @options.price_option
 @options.format_options
 @engine.limit_options

@@ -18,7 +18,7 @@ _STATISTIC = re.compile(r"p(\d{1,3}(?:\.\d{1,3})?)")
 _LEGAL = "seconds of the mean, or of percentiles from p1 to p99.9, such as"
 
 
-class Limit(NamedTuple):
+class LatencyLimit(NamedTuple):
     """``seconds`` that the mean of a quantity (``percentile`` None), or a percentile of it over requests,
     may take at most."""
 
@@ -72,13 +72,13 @@ def _percentile(name: str, field: str, example: str) -> float | None:
 
 def limits_in_words(
     text: str, quantity: str, field: str, *, usual: str, example: str
-) -> tuple[Limit, ...]:
+) -> tuple[LatencyLimit, ...]:
     """Limits as an option says them: ``1s`` (of the mean), ``p95=1s``, ``p50=300ms,p95=1s``.
 
     :param usual: the unit that a number without one is likeliest to mean.
     :param example: of a time, for what is to be said of a wrong one.
     """
-    found: dict[str, Limit] = {}
+    found: dict[str, LatencyLimit] = {}
     for part in text.split(","):
         name, equals, time = part.partition("=")
         if not equals and _STATISTIC.fullmatch(part.strip()):
@@ -91,7 +91,7 @@ def limits_in_words(
         if not equals:
             name, time = "mean", part
         percentile = _percentile(name.strip(), field, f"{example.split(' or ')[0]} or p95=1s")
-        limit = Limit(
+        limit = LatencyLimit(
             quantity,
             percentile,
             parse_quantity(time.strip(), TIME._replace(example=example), field, usual=usual),
@@ -107,7 +107,7 @@ def limits_in_words(
     return tuple(found.values())
 
 
-def limits_of(value: object, quantity: str, field: str) -> tuple[Limit, ...]:
+def limits_of(value: object, quantity: str, field: str) -> tuple[LatencyLimit, ...]:
     """Limits as a public function takes them: seconds of the mean, or seconds by statistic
     (``{"p95": 1.0}``); none of None.
 
@@ -127,13 +127,13 @@ def limits_of(value: object, quantity: str, field: str) -> tuple[Limit, ...]:
                 value=seconds,
                 legal=f"seconds above 0, at most {MAX_LIMIT_S:g}",
             )
-        found.append(Limit(quantity, percentile, limit))
+        found.append(LatencyLimit(quantity, percentile, limit))
     return tuple(found)
 
 
 def limits_by_quantity(
     ttft_s: object = None, tpot_s: object = None, request_s: object = None
-) -> tuple[Limit, ...]:
+) -> tuple[LatencyLimit, ...]:
     """All limits, each as :func:`limits_of` reads it."""
     asked = {"ttft": ttft_s, "tpot": tpot_s, "request": request_s}
     return tuple(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from meshwise.search.training.ranking import Found
     from meshwise.search.training.rows import PlanRow
     from meshwise.stacks.stack import Stack
-    from meshwise.workloads.limits import Limit
+    from meshwise.workloads.limits import LatencyLimit
 
 
 def found_dict(found: Found) -> dict[str, object]:
@@ -49,7 +49,7 @@ def training_row(r: PlanRow, price: float | None = None) -> dict[str, object]:
 
 
 def serving_row(
-    r: ServingRow, price: float | None = None, limits: tuple[Limit, ...] = ()
+    r: ServingRow, price: float | None = None, limits: tuple[LatencyLimit, ...] = ()
 ) -> dict[str, object]:
     """One serving layout at its concurrency [s, bytes]; ``price`` in dollars per device hour. Of a simulated
     one the percentiles, those of ``limits`` too, and what is within these."""

@@ -9,7 +9,7 @@ from meshwise.layouts.layout import Layout
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.serving.runs.trial import figure_s
 from meshwise.units import format_memory, format_time
-from meshwise.workloads.limits import Limit
+from meshwise.workloads.limits import LatencyLimit
 
 
 def serving_mesh_words(layout: Layout) -> str:
@@ -33,7 +33,7 @@ def serving_table(
     price: float | None,
     *,
     ranks: bool,
-    limits: tuple[Limit, ...] = (),
+    limits: tuple[LatencyLimit, ...] = (),
 ) -> Table:
     """Layouts with their figures; ``limits``: of latency, whose percentiles get a column each."""
     axes = ["tp", "pp", "dp"]

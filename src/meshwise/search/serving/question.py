@@ -31,7 +31,7 @@ from meshwise.search.serving.plan import (
     plan_serving,
     row_at,
 )
-from meshwise.search.serving.runs.binding import Binding, Miss, binding, misses
+from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RUN, at_the_load, at_the_most, finalists
 from meshwise.search.serving.runs.trial import Sent, Trial, Trials, trial_rows
@@ -41,20 +41,20 @@ from meshwise.search.training.space import least_etp
 from meshwise.simulate.loads import Arrivals
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
-from meshwise.workloads.limits import Limit
+from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
 
 _TIMES = 16  # as many GPUs are looked at where those that there are do not do
 
 
-class Asked(NamedTuple):
+class ServingAsked(NamedTuple):
     """What a plan is held to beside its workload: limits of latency, and what is sent.
 
     ``fixed``: the load is given (arrivals at a rate, or the workload's requests in flight), and the fewest
     GPUs are looked for; else the most that the limits allow.
     """
 
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[LatencyLimit, ...] = ()
     sent: Sent = Sent()
     fixed: bool = False
 
@@ -79,8 +79,8 @@ class Served(NamedTuple):
     changes: tuple[ServingChange, ...]
     disaggregated: Disaggregated | None
     elapsed_s: float
-    asked: Asked = Asked()
-    binds: Binding | None = None
+    asked: ServingAsked = ServingAsked()
+    binds: ServingBinding | None = None
     nearest: tuple[ServingRow, Trial] | None = None
 
     @property
@@ -97,7 +97,7 @@ def plan_deployment(
     *,
     gpus: int | None = None,
     pins: Pins | None = None,
-    asked: Asked | None = None,
+    asked: ServingAsked | None = None,
     objective: str = "throughput",
     top: int = 10,
     price_per_device_hour: float | None = None,
@@ -107,7 +107,7 @@ def plan_deployment(
     """The best layouts of ``gpus`` devices (all of the cluster's by default) for serving; of a load that is
     ``asked`` for the fewest GPUs of them."""
     started = time.perf_counter()
-    asked = asked or Asked()
+    asked = asked or ServingAsked()
     check_objective(objective, SERVING_OBJECTIVES, price_per_device_hour)
     if disaggregated:
         check_pools(asked)
@@ -142,7 +142,9 @@ def with_trace(w: Serving, arrivals: Arrivals | None) -> Serving:
     return msgspec.structs.replace(w, isl=max(trace.prompt), osl=max(trace.answer))
 
 
-def _best(trials: Trials, gpus: int, pins: Pins, asked: Asked, objective: str, top: int) -> Served:
+def _best(
+    trials: Trials, gpus: int, pins: Pins, asked: ServingAsked, objective: str, top: int
+) -> Served:
     """The best of all the GPUs: at the load, or each at the most that the limits allow."""
     t, w, arrivals = trials, trials.w, trials.sent.arrivals
     largest = bool(asked.limits) and not asked.fixed
@@ -168,7 +170,7 @@ def _best(trials: Trials, gpus: int, pins: Pins, asked: Asked, objective: str, t
 
 
 def _fewest(
-    trials: Trials, gpus: int, pins: Pins, asked: Asked, objective: str, top: int
+    trials: Trials, gpus: int, pins: Pins, asked: ServingAsked, objective: str, top: int
 ) -> Served:
     """The fewest GPUs for the load."""
     t, w = trials, trials.w
@@ -207,12 +209,12 @@ def _fewest(
         if below is not None:
             binds = binding(rows[0], below, asked.limits)
         elif found.refused.get("memory"):
-            binds = Binding("memory")
+            binds = ServingBinding("memory")
         return served._replace(binds=binds)
     return _with_more(served, trials, pins, asked)
 
 
-def _with_more(served: Served, trials: Trials, pins: Pins, asked: Asked) -> Served:
+def _with_more(served: Served, trials: Trials, pins: Pins, asked: ServingAsked) -> Served:
     """What a load that nothing serves would need: more GPUs than there are, where that helps."""
     t, gpus = trials, served.plan.gpus
     more = grown(t.cluster, _TIMES * gpus)
@@ -224,14 +226,14 @@ def _with_more(served: Served, trials: Trials, pins: Pins, asked: Asked) -> Serv
         return served
     row = trial_rows(wider, [found])[0]
     change = ServingChange("gpus", row.devices, row)
-    return served._replace(changes=(change,), binds=Binding("gpus", found))
+    return served._replace(changes=(change,), binds=ServingBinding("gpus", found))
 
 
 def _served(
     plan: ServingPlan,
     rows: tuple[ServingRow, ...],
     top: int,
-    asked: Asked,
+    asked: ServingAsked,
     nearest: Trial | None,
     trials: Trials,
 ) -> Served:
@@ -279,7 +281,7 @@ def _thumb(rows: tuple[ServingRow, ...], cluster: Cluster) -> ServingRow | None:
     return min(plain, key=lambda r: r.layout.tp, default=None)
 
 
-def check_pools(asked: Asked) -> None:
+def check_pools(asked: ServingAsked) -> None:
     """Refuse what pools of prefill and decode are not matched under."""
     legal = "`tpot_s` and `ttft_s` of means, for example `ttft_s=1, tpot_s=0.03`"
     if not asked.limits:

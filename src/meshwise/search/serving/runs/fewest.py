@@ -25,11 +25,11 @@ from meshwise.simulate.server import may_be_overloaded
 _DOUBT = 1.3  # what averages may underestimate a layout by
 _SURE = 1.25  # a short run that misses its limits by this factor needs no whole one
 _FAR = 1.5  # a miss by which relatives of a layout are not tried
-MOST_TRIED = 12  # units of one replica that are simulated, and as many whose experts join several
+MOST_UNITS = 12  # units of one replica that are simulated, and as many whose experts join several
 MOST_NEAR = 3  # of the fewest GPUs, beside the best; and of one size whose replicas experts join
 
 
-class Candidate(NamedTuple):
+class Unit(NamedTuple):
     """A unit: its layout with one replica (joined: with its own), its GPUs, and how many of it the load
     needs by averages; more than one only where nothing joins its replicas."""
 
@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
 class Sized(NamedTuple):
     """A unit with the fewest replicas that serve the load."""
 
-    candidate: Candidate
+    candidate: Unit
     met: Trial
     below: Trial | None  # with one fewer, which does not
 
@@ -91,7 +91,7 @@ class FewestGpus:
         t = self.trials
         return looked_at(units, t.model, t.cluster, t.stack, t.w, self.limits)
 
-    def _candidates(self, units: Units) -> list[Candidate]:
+    def _candidates(self, units: Units) -> list[Unit]:
         found = []
         for i in range(units.size):
             batch, rate = float(units.batch[i]), float(units.rate[i])
@@ -101,17 +101,17 @@ class FewestGpus:
             need = self.flight / batch if self.rate is None else self.rate / rate
             if units.joined[i]:
                 need /= layout.dp
-            found.append(Candidate(layout, layout.devices, need, bool(units.joined[i])))
+            found.append(Unit(layout, layout.devices, need, bool(units.joined[i])))
         return sorted(found, key=lambda c: (c.gpus, c.devices))
 
-    def _most(self, c: Candidate, gpus: int) -> int:
+    def _most(self, c: Unit, gpus: int) -> int:
         """Replicas on so many GPUs."""
         if c.joined:
             return 1 if c.devices <= gpus else 0
         most = gpus // c.devices
         return most if self.rate is not None else min(most, self.flight)
 
-    def _allowed(self, c: Candidate, most: int) -> list[int]:
+    def _allowed(self, c: Unit, most: int) -> list[int]:
         """Numbers of replicas that pins leave."""
         asked = self.pins.get("dp")
         if asked is None or c.joined:
@@ -120,7 +120,7 @@ class FewestGpus:
 
     # -- one unit ----------------------------------------------------------------------------------
 
-    def _at(self, c: Candidate, replicas: int, few: bool = False) -> Trial:
+    def _at(self, c: Unit, replicas: int, few: bool = False) -> Trial:
         layout = c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas)
         key = layout, few
         if key not in self._known:
@@ -128,7 +128,7 @@ class FewestGpus:
             self._known[key] = self.trials.at(layout, concurrency=flight, few=few)
         return self._known[key]
 
-    def sized(self, c: Candidate, gpus: int) -> Sized | None:
+    def sized(self, c: Unit, gpus: int) -> Sized | None:
         """The fewest replicas on at most so many GPUs, by short runs and at last by whole ones; None
         where all of them do not do."""
         numbers = self._allowed(c, self._most(c, gpus))
@@ -165,7 +165,7 @@ class FewestGpus:
             self.failed[c.layout] = numbers[at - 1]
         return Sized(c, self._at(c, numbers[at]), below)
 
-    def does(self, c: Candidate, gpus: int) -> bool:
+    def does(self, c: Unit, gpus: int) -> bool:
         """Whether a unit may serve the load on so many GPUs, by a short run."""
         numbers = self._allowed(c, self._most(c, gpus))
         if not numbers:
@@ -176,7 +176,7 @@ class FewestGpus:
         self._missed(c, numbers[-1], trial)
         return False
 
-    def _missed(self, c: Candidate, replicas: int, trial: Trial) -> None:
+    def _missed(self, c: Unit, replicas: int, trial: Trial) -> None:
         """Keep in mind that a unit does not do on all the GPUs that it may have."""
         self.failed[c.layout] = replicas
         if trial.used > _FAR:
@@ -185,14 +185,14 @@ class FewestGpus:
             if trial.binding is not None and trial.binding.quantity == "tpot":
                 self._long[one.tp] = min(self._long.get(one.tp, one.pp), one.pp)
 
-    def _hopeless(self, c: Candidate) -> bool:
+    def _hopeless(self, c: Unit) -> bool:
         """Whether a relative missed by far: another grid of experts of the same degrees, or as many stages of
         the same width, where the time per token was too long."""
         one = c.layout
         longer = one.pp >= self._long.get(one.tp, one.pp + 1) and one.pp > 1
         return (one.tp, one.pp, one.dp) in self._far or longer
 
-    def least(self, c: Candidate) -> int:
+    def least(self, c: Unit) -> int:
         """GPUs that a unit needs at least, as far as is known."""
         replicas = 1 if c.joined else max(math.ceil(c.need / self.doubt), 1)
         known = self.failed.get(c.layout, 0)
@@ -232,12 +232,12 @@ class FewestGpus:
             len(candidates),
         )
 
-    def _smallest(self, candidates: list[Candidate], found: list[Sized]) -> None:
+    def _smallest(self, candidates: list[Unit], found: list[Sized]) -> None:
         """Put into ``found`` those of the fewest GPUs, and some that come near, in their order."""
         for c in candidates:
             best = found[0].met.layout.devices if found else self.gpus
             least = self.least(c)
-            if least > best or self._hopeless(c) or self.tried[c.joined] >= MOST_TRIED:
+            if least > best or self._hopeless(c) or self.tried[c.joined] >= MOST_UNITS:
                 continue
             self.tried[c.joined] += 1
             if found:
@@ -268,7 +268,7 @@ class FewestGpus:
         tried = [t for t in self._known.values() if not t.met and t.layout.devices < devices]
         return min(tried, key=lambda t: t.used, default=None)
 
-    def _nearest(self, candidates: list[Candidate]) -> Trial | None:
+    def _nearest(self, candidates: list[Unit]) -> Trial | None:
         """Of the units that need the fewest GPUs by averages, the one that misses by the least on all."""
         fitting = [c for c in candidates if self._allowed(c, self._most(c, self.gpus))]
         tried = [
@@ -280,7 +280,7 @@ class FewestGpus:
         most = max(self.trials.most_per_s(t.layout, few=True) for t in tried)
         return near._replace(most_per_s=most) if self.rate >= most else near
 
-    def _others(self, candidates: list[Candidate], least: int) -> list[Layout]:
+    def _others(self, candidates: list[Unit], least: int) -> list[Layout]:
         """Layouts by averages, with the replicas that they need; not those that averages alone say to do with
         fewer GPUs than the best."""
         rows = []

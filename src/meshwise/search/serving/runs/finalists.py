@@ -12,7 +12,7 @@ from meshwise.simulate.loads import Arrivals
 
 MOST_RUN = 5  # layouts that are simulated
 MOST_REQUESTED = 6000  # requests of a replica, of all runs, after which no other layout is begun
-NEAR = 0.03  # of the best: as good, as far as averages can tell
+AS_GOOD = 0.03  # of the best: as good, as far as averages can tell
 
 
 class Finalists(NamedTuple):
@@ -47,7 +47,7 @@ def finalists(
     for row in rows:
         if runs and (runs >= MOST_RUN or used >= MOST_REQUESTED):
             break
-        if met and worth(row, objective) * gain < (1.0 - NEAR) * best:
+        if met and worth(row, objective) * gain < (1.0 - AS_GOOD) * best:
             break
         found = run(row)
         runs += 1

@@ -21,10 +21,10 @@ from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.rules import engine_rules
 from meshwise.simulate.server import Simulated, SimulatedServer, may_be_overloaded
 from meshwise.stacks.stack import Stack
-from meshwise.workloads.limits import Limit
+from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
 
-FEW = 400  # requests of a run that only tells where to look
+FEW_REQUESTS = 400  # requests of a run that only tells where to look
 
 
 class Sent(NamedTuple):
@@ -36,20 +36,20 @@ class Sent(NamedTuple):
     seed: int = 0
 
 
-def figure_s(figures: Figures, limit: Limit) -> float:
+def figure_s(figures: Figures, limit: LatencyLimit) -> float:
     """What a limit bounds [s]."""
     if limit.percentile is None:
         return float(getattr(figures, f"{limit.quantity}_s").mean)
     return figures.samples.percentile(limit.quantity, limit.percentile)
 
 
-def worst(figures: Figures, limits: Sequence[Limit]) -> tuple[Limit, float] | None:
+def worst(figures: Figures, limits: Sequence[LatencyLimit]) -> tuple[LatencyLimit, float] | None:
     """The limit that is used the most, and its figure over it (above 1: missed); None of no limits."""
     used = [(limit, figure_s(figures, limit) / limit.seconds) for limit in limits]
     return max(used, key=lambda pair: pair[1]) if used else None
 
 
-def good_shares(figures: Figures, limits: Sequence[Limit]) -> Good:
+def good_shares(figures: Figures, limits: Sequence[LatencyLimit]) -> Good:
     """Each request by its own times; a limit on a mean is kept by all of them together, or by none."""
     samples = figures.samples
     means = [limit for limit in limits if limit.percentile is None]
@@ -71,7 +71,7 @@ class Trial(NamedTuple):
     concurrency: int  # requests in flight: asked for, or those of arrivals that run in the mean
     run: Simulated
     used: float
-    binding: Limit | None  # the limit that is used the most
+    binding: LatencyLimit | None  # the limit that is used the most
     most_per_s: float | None = None  # what is served at most, where more arrives
 
     @property
@@ -90,7 +90,7 @@ class Trials:
         stack: Stack,
         w: Serving,
         sent: Sent,
-        limits: Sequence[Limit] = (),
+        limits: Sequence[LatencyLimit] = (),
     ) -> None:
         self.model, self.cluster, self.stack, self.w = model, cluster, stack, w
         self.sent, self.limits = sent, tuple(limits)
@@ -116,11 +116,11 @@ class Trials:
         requests = self.sent.requests
         if coming is None:
             if few and requests is None:
-                requests = min(ROUNDS * w.concurrency, max(4 * w.concurrency, FEW))
+                requests = min(ROUNDS * w.concurrency, max(4 * w.concurrency, FEW_REQUESTS))
             run = server.closed(requests=requests, seed=self.sent.seed)
         else:
             if few and coming.trace is None:
-                requests = min(FEW, requests or OPEN_REQUESTS)
+                requests = min(FEW_REQUESTS, requests or OPEN_REQUESTS)
             run = server.arriving(coming, requests=requests, seed=self.sent.seed)
         found = worst(run.steady, self.limits)
         trial = Trial(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from meshwise.answers.records.layout import serving_row
-from meshwise.search.serving.question import Asked, Served
-from meshwise.search.serving.runs.binding import Binding, Miss
+from meshwise.search.serving.question import Served, ServingAsked
+from meshwise.search.serving.runs.binding import Miss, ServingBinding
 from meshwise.simulate.loads import Arrivals
-from meshwise.workloads.limits import Limit
+from meshwise.workloads.limits import LatencyLimit
 
 
-def limits_record(limits: tuple[Limit, ...]) -> dict[str, float | None]:
+def limits_record(limits: tuple[LatencyLimit, ...]) -> dict[str, float | None]:
     """``ttft_s``, ``tpot_s`` of means (None: no limit), and whatever else is limited: ``ttft_p95_s`` [s]."""
     found: dict[str, float | None] = {"ttft_s": None, "tpot_s": None}
     return found | {f"{limit.name}_s": limit.seconds for limit in limits}
@@ -22,7 +22,7 @@ def sent_record(arrivals: Arrivals | None, *, fixed: bool = True) -> dict[str, o
     return {"request_rate": arrivals.rate if fixed else None, "arrivals": arrivals.words}
 
 
-def run_settings(asked: Asked) -> dict[str, object]:
+def run_settings(asked: ServingAsked) -> dict[str, object]:
     """How the simulated rows were run: requests (None: as ``serve`` has it), seed."""
     return {"requests": asked.sent.requests, "seed": asked.sent.seed}
 
@@ -36,7 +36,7 @@ def miss_record(m: Miss) -> dict[str, object]:
     }
 
 
-def binding_record(b: Binding | None) -> dict[str, object] | None:
+def binding_record(b: ServingBinding | None) -> dict[str, object] | None:
     """What binds, and the run that shows it: its layout, load and the figure that is beyond the limit."""
     if b is None:
         return None

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from meshwise.answers.text import words
 from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.search.serving.plan import ServingRow
-from meshwise.search.serving.question import Asked, Served
-from meshwise.search.serving.runs.binding import Binding, Miss
+from meshwise.search.serving.question import Served, ServingAsked
+from meshwise.search.serving.runs.binding import Miss, ServingBinding
 from meshwise.search.serving.runs.trial import Trial, figure_s
 from meshwise.simulate.loads import Arrivals
 from meshwise.simulate.outcome import Figures
 from meshwise.units import format_gpus, format_time
-from meshwise.workloads.limits import Limit
+from meshwise.workloads.limits import LatencyLimit
 
 
 def arrivals_words(arrivals: Arrivals) -> str:
@@ -23,7 +23,7 @@ def arrivals_words(arrivals: Arrivals) -> str:
     return f"{arrivals.rate:g} requests/s ({arrivals.words})"
 
 
-def asked_words(asked: Asked, concurrency: int) -> str:
+def asked_words(asked: ServingAsked, concurrency: int) -> str:
     """The load and its limits; of limits alone these."""
     load = ""
     if asked.fixed or not asked.limits:
@@ -38,7 +38,7 @@ def asked_words(asked: Asked, concurrency: int) -> str:
     return f"{load}, {limits}" if load else limits
 
 
-def limited_words(row: ServingRow, limits: tuple[Limit, ...]) -> list[str]:
+def limited_words(row: ServingRow, limits: tuple[LatencyLimit, ...]) -> list[str]:
     """``TTFT p95 812 ms`` of each limited percentile of a simulated row."""
     if row.run is None:
         return []
@@ -76,7 +76,7 @@ def _miss_words(m: Miss) -> str:
     )
 
 
-def binding_words(b: Binding | None, fixed: bool) -> str:
+def binding_words(b: ServingBinding | None, fixed: bool) -> str:
     """What keeps the best from more load, or from fewer GPUs."""
     if b is None:
         return ""
@@ -129,7 +129,7 @@ def nearest_words(a: Served) -> list[str]:
 
 
 def kept_rows(
-    figures: Figures, limits: tuple[Limit, ...], d: Mapping[str, object]
+    figures: Figures, limits: tuple[LatencyLimit, ...], d: Mapping[str, object]
 ) -> list[tuple[str, str]]:
     """Each limit with its figure; of a record what is within all of them, and what it costs."""
     rows = []
