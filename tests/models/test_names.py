@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 
@@ -192,16 +193,26 @@ def slipped(name: str) -> Iterator[str]:
             yield name[:i] + after + letter + name[i + 2 :]
 
 
+@functools.cache
+def slips_of_presets() -> dict[str, set[str]]:
+    """Every slip of every preset's name, and whose it is."""
+    found: dict[str, set[str]] = {}
+    for name in catalog.names("models"):
+        for typed in slipped(name):
+            found.setdefault(typed, set()).add(name)
+    return found
+
+
 @pytest.mark.parametrize("names", [catalog.names("models")[i::8] for i in range(8)], ids=str)
 def test_a_slip_of_the_fingers_leads_back_to_the_same_model(names: tuple[str, ...]) -> None:
     """Of every preset, at every letter; nobody can tell pt-13b: nothing is suggested for it."""
-    known = set(catalog.names("models"))
+    meant_by = slips_of_presets()
     for name in names:
         for typed in slipped(name):
             if named_model(typed) is not None:  # another spelling of it
                 assert named_model(typed).preset == name, typed
                 continue
-            twins = {n for n in known - {name} if typed in slipped(n)}
+            twins = meant_by[typed] - {name}
             assert nearest_preset(typed) == (None if twins else name), typed
             if re.search(r"\d[bmt]$", name):  # as hubs write it
                 own = nearest_preset(f"someone/{typed}-Instruct-AWQ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
 
 from meshwise.arrays import Array
 from meshwise.layouts.layout import Layouts
@@ -17,21 +17,41 @@ from meshwise.stacks.stack import Stack
 from meshwise.workloads.workload import Workload
 
 
-class Program(NamedTuple):
-    """Operations of a step, grouped by how often they run.
+class Program:
+    """Operations of a step, grouped by how often they run; a group is listed when it is asked for.
 
     ``layers[i]`` are those of one layer of kind i for one microbatch; ``embedding`` and ``head`` run
     once per microbatch on the stages that have them; ``transfer`` once per microbatch at a stage
     boundary; ``update[r]`` once per step on a stage of role r.
     """
 
-    ctx: Context
-    roles: tuple[Role, ...]
-    layers: tuple[list[Op], ...]
-    embedding: list[Op]
-    head: list[Op]
-    transfer: list[Op]
-    update: tuple[list[Op], ...]
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+
+    @cached_property
+    def roles(self) -> tuple[Role, ...]:
+        ctx = self.ctx
+        return roles(ctx.model, ctx.layout, ctx.stack.pipeline.stage_balance)
+
+    @cached_property
+    def layers(self) -> tuple[list[Op], ...]:
+        return tuple(layer.layer(self.ctx, block) for block in self.ctx.model.blocks)
+
+    @cached_property
+    def embedding(self) -> list[Op]:
+        return ends.embedding(self.ctx)
+
+    @cached_property
+    def head(self) -> list[Op]:
+        return ends.head(self.ctx)
+
+    @cached_property
+    def transfer(self) -> list[Op]:
+        return update.transfers(self.ctx)
+
+    @cached_property
+    def update(self) -> tuple[list[Op], ...]:
+        return tuple(update.update(self.ctx, role) for role in self.roles)
 
 
 def program(
@@ -40,14 +60,4 @@ def program(
     """The operations of one step of a workload; every shape broadcasts over the layouts' axes (and ``batch``,
     sequences in place of the workload's own).
     """
-    ctx = context(model, stack, workload, layout, batch)
-    stage_roles = roles(model, layout, stack.pipeline.stage_balance)
-    return Program(
-        ctx=ctx,
-        roles=stage_roles,
-        layers=tuple(layer.layer(ctx, block) for block in ctx.model.blocks),
-        embedding=ends.embedding(ctx),
-        head=ends.head(ctx),
-        transfer=update.transfers(ctx),
-        update=tuple(update.update(ctx, role) for role in stage_roles),
-    )
+    return Program(context(model, stack, workload, layout, batch))

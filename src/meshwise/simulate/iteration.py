@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from meshwise.cost.estimate import Estimate, price_layouts
 from meshwise.cost.inference import engine_s, layer_launch_s
 from meshwise.cost.pricing import total_times
 from meshwise.layouts.layout import Layouts
+from meshwise.layouts.placement import Group, groups
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -62,9 +64,16 @@ class Engine:
         key = (work, sequences.shape, sequences.tobytes())
         if key not in self.known:
             self.known[key] = price_layouts(
-                self.model, self.cluster, work, self.stack, self.layouts, sequences[()]
+                *(self.model, self.cluster, work, self.stack, self.layouts, sequences[()]),
+                self._placed,
             )
         return self.known[key]
+
+    @cached_property
+    def _placed(self) -> dict[str, Group] | None:
+        """One layout's groups, which all its iterations have in common."""
+        one = np.size(self.layouts.devices) == 1
+        return groups(self.layouts, self.cluster) if one else None
 
     def engine_s(self, e: Estimate, sequences: Array, rows: Array) -> Array:
         """Seconds of an iteration outside the model's program, for ``rows`` next tokens."""

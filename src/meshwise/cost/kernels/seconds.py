@@ -327,9 +327,10 @@ def corrected_s(
 def cell(knots: Array, x: Array) -> tuple[Array, Array]:
     """(index of the knot below, share of the way to the next) of shape values ``x``."""
     at = position(np.asarray(x, dtype=np.float64))
-    low = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+    low = np.minimum(np.maximum(knots.searchsorted(at, side="right") - 1, 0), len(knots) - 2)
     below = knots[low]
-    return low, np.clip((at - below) / (knots[low + 1] - below), 0.0, 1.0)
+    share = (at - below) / (knots[low + 1] - below)
+    return low, np.minimum(np.maximum(share, 0.0), 1.0)  # np.clip is slow on few values
 
 
 def correction(table: CorrectionTable, coordinates: tuple[Array, ...]) -> Array:

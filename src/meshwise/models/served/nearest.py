@@ -15,6 +15,7 @@ from meshwise.models.names import hub_ids, untrained_names
 from meshwise.models.served.formats import format_entry, without_format
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[a-z]+")
+_BEHIND = re.compile(r"\d[a-z]+")
 _LONG = 9  # letters of a word in which two slips are likely
 _UNITS = ("b", "m", "t", "k", "x", "l")
 
@@ -50,15 +51,25 @@ def _slipped(key: str) -> str | None:
 def _same_words(typed: str, known: str) -> bool:
     """Whether two names may be one, word by word: the letters behind digits that were typed (``7b``,
     ``4v``, ``3n``) are the other's too, and no short word stands for another (omni for mini)."""
-    behind = re.compile(r"\d[a-z]+")
-    if not set(behind.findall(typed)) <= set(behind.findall(known)):
+    (behind, ours), (others_behind, others) = _parts(typed), _parts(known)
+    if not behind <= others_behind:
         return False
-    ours, others = typed.split("-"), known.split("-")
     if len(ours) != len(others):
         return True  # joined or parted: the slips of the whole name count
-    return all(
-        slips(a, b) <= (2.0 if len(a) >= _LONG else 1.5) for a, b in zip(ours, others, strict=True)
-    )
+    return all(a == b or _near(a, b) for a, b in zip(ours, others, strict=True))
+
+
+@functools.lru_cache(1 << 12)
+def _parts(name: str) -> tuple[frozenset[str], list[str]]:
+    """Letters behind digits, and words."""
+    return frozenset(_BEHIND.findall(name)), name.split("-")
+
+
+@functools.lru_cache(1 << 14)
+def _near(a: str, b: str) -> bool:
+    """Whether one word may be a slip for the other; a letter too many or too few is one at least."""
+    most = 2.0 if len(a) >= _LONG else 1.5
+    return abs(len(a) - len(b)) <= most and slips(a, b) <= most
 
 
 def _completed(key: str) -> str | None:
@@ -69,7 +80,7 @@ def _completed(key: str) -> str | None:
     if not typed:
         return None
     presets = catalog.names("models")
-    found = [n for n in presets if _within(typed, _numbered(_TOKEN.findall(n)))]
+    found = [n for n in presets if _within(typed, _numbered_words(n))]
     published = set(hub_ids().values())
     versions = [_version(n) for n in published if n.startswith(typed[0][0])]
     sized = any(unit for _, unit in typed)
@@ -77,7 +88,7 @@ def _completed(key: str) -> str | None:
     def order(name: str) -> tuple[object, ...]:
         version = _version(name)
         sizes = versions.count(version) if sized else 0
-        words = len(_numbered(_TOKEN.findall(name)))
+        words = len(_numbered_words(name))
         return name not in published, words, -sizes, -version, len(name), name
 
     return min(found, key=order, default=None)
@@ -85,6 +96,12 @@ def _completed(key: str) -> str | None:
 
 def _untrained_words(key: str) -> list[str]:
     return _TOKEN.findall(untrained_names(key)[1])
+
+
+@functools.cache
+def _numbered_words(preset: str) -> list[tuple[str, str]]:
+    """Of a preset's name."""
+    return _numbered(_TOKEN.findall(preset))
 
 
 def _numbered(tokens: list[str]) -> list[tuple[str, str]]:
@@ -125,7 +142,7 @@ def _within(typed: list[tuple[str, str]], known: list[tuple[str, str]]) -> bool:
 
 def _version(name: str) -> float:
     """The number of a name that has no unit; 0 where it has none."""
-    numbers = _numbered(_TOKEN.findall(name))
+    numbers = _numbered_words(name)
     return next((float(n) for n, unit in numbers if n[0].isdigit() and not unit), 0.0)
 
 
