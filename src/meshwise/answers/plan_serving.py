@@ -296,7 +296,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
         lines = ["No layout is feasible.", *near]
         if near:
             answer += f": {near[0][0].lower()}{near[0][1:].rstrip('.')}"
-        elif p.changes:
+        if p.changes and not p.served.asked.fixed:
             answer += f"; the smallest change that makes one: {_change_words(p.changes[0])}"
             lines.append("The smallest change of each kind that makes one:")
             lines += [f"  {_change_words(c)}" for c in p.changes]

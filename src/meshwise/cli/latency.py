@@ -10,7 +10,7 @@ from meshwise.cli import options
 from meshwise.cli.given import Given, option_of
 
 if TYPE_CHECKING:
-    from meshwise.workloads.limits import Limit
+    from meshwise.workloads.limits import LatencyLimit
 
 # parameter → the quantity that it limits, and what people wait for it
 LIMITED = {
@@ -38,7 +38,7 @@ latency_options = options.stacked(
 )
 
 
-def latency_limits(o: Given) -> dict[str, tuple[Limit, ...]]:
+def latency_limits(o: Given) -> dict[str, tuple[LatencyLimit, ...]]:
     """Limits by parameter, those that are given."""
     from meshwise.workloads.limits import limits_in_words
 

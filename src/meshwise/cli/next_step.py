@@ -129,7 +129,7 @@ def _planned(said: Given, record: Record) -> Step | None:
     best = record["best"]
     if best is None or record.get("partial"):
         return None
-    if said.get("isl") is not None:
+    if record["workload"]["phase"] == "serve":
         keys = ("tp", "pp", "dp", "ep", "etp", "dcp")
         asked = {k: best[k] for k in keys if best[k] > 1 or k == "tp"}
         asked |= _load_of(record, best)

@@ -163,7 +163,13 @@ def _best(
     run = at_the_most(trials, arrivals) if largest else at_the_load(trials, held)
     found = finalists(plan.rows, trials, objective, run)
     rows = found.rows if any(r.run for r in found.rows) else ()
-    served = _served(plan, rows, top, asked, next(iter(found.missed), None), trials)
+    missed = next(iter(found.missed), None)
+    if not rows and missed is None:
+        one = plan.reached or next(iter(plan.rows), None)
+        if one is not None and largest:  # with one request of each replica
+            few = arrivals and arrivals._replace(rate=max(0.01 * one.requests_per_s, 1e-4))
+            missed = trials.at(one.layout, concurrency=one.layout.dp, arrivals=few)
+    served = _served(plan, rows, top, asked, missed, trials)
     if largest and rows:
         served = served._replace(binds=binding(rows[0], found.beyond, asked.limits))
     return served

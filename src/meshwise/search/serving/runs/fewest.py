@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from meshwise.axes import SERVES
 from meshwise.layouts.layout import Layout
@@ -219,7 +220,7 @@ class FewestGpus:
                 candidates += mine
                 self._smallest([c for c in mine if c.need <= self.doubt][: 2 * MOST_NEAR], found)
         candidates.sort(key=lambda c: (c.gpus, c.devices))
-        nearest = None if found else self._nearest(candidates)
+        nearest = None if found else self._nearest(candidates or self._quickest(units))
         seen = {s.candidate.layout for s in found}
         others = [c for c in candidates if c.layout not in seen and not self._hopeless(c)]
         return Fewest(
@@ -267,6 +268,12 @@ class FewestGpus:
     def _smaller(self, devices: int) -> Trial | None:
         tried = [t for t in self._known.values() if not t.met and t.layout.devices < devices]
         return min(tried, key=lambda t: t.used, default=None)
+
+    def _quickest(self, units: Units) -> list[Unit]:
+        """Units that miss the limits by the least with one request of a replica, where all of them do."""
+        order = np.argsort(units.alone, kind="stable")[:MOST_NEAR]
+        layouts = [units.layouts.at(int(i), SERVES) for i in order if np.isfinite(units.alone[i])]
+        return [Unit(layout, layout.devices, 1.0, False) for layout in layouts]
 
     def _nearest(self, candidates: list[Unit]) -> Trial | None:
         """Of the units that need the fewest GPUs by averages, the one that misses by the least on all."""

@@ -31,6 +31,9 @@ class Units(NamedTuple):
     batch: Array  # requests in flight of a replica within the limits, at most; 0: none
     rate: Array  # requests/s of a replica with them
     refused: dict[str, int]
+    alone: Array = (
+        np.inf
+    )  # how far one request is beyond the limits, as a share; not one fits: infinite
 
     @property
     def size(self) -> int:
@@ -119,7 +122,8 @@ def looked_at(
     if index.size:
         some = some_columns(layouts, index)
         batch[index], served[index] = _most(server, some, room[index], limits, rate)
-    return Units(layouts, units.joined, batch, served, refused)
+    over = np.where(room >= 1, beyond(alone, limits), np.inf)
+    return Units(layouts, units.joined, batch, served, refused, over)
 
 
 def _most(
