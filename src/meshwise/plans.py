@@ -194,15 +194,16 @@ def _asked(
 ) -> ServingAsked:
     """What a serving plan is held to, checked."""
     from meshwise.search.serving.question import ServingAsked
-    from meshwise.search.serving.runs.trial import Sent
-    from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of, is_trace, traffic
+    from meshwise.search.serving.runs.trial import SentLoad
+    from meshwise.simulate.loads.arrivals import arrivals_of, is_trace, traffic
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
     seed = count(seed, "seed", low=0)
     given = arrivals is not None and (request_rate is not None or is_trace(os.fspath(arrivals)))
     if arrivals is not None and not given and limits and not at_concurrency:
         # the highest rate of such arrivals
-        return ServingAsked(limits, Sent(arrivals_of(os.fspath(arrivals), 1.0), requests, seed))
+        return ServingAsked(limits, SentLoad(arrivals_of(os.fspath(arrivals), 1.0), requests, seed))
     coming = traffic(request_rate, "poisson" if arrivals is None else arrivals, requests)
     if coming is not None and at_concurrency:
         raise InputError(
@@ -211,7 +212,9 @@ def _asked(
             value=True,
             legal="leave `at_concurrency` or `request_rate` out",
         )
-    return ServingAsked(limits, Sent(coming, requests, seed), coming is not None or at_concurrency)
+    return ServingAsked(
+        limits, SentLoad(coming, requests, seed), coming is not None or at_concurrency
+    )
 
 
 def _only(phase: str, option: str, value: object) -> None:

@@ -39,7 +39,7 @@ from meshwise.layouts.rules.of_model import DEGREE_CODES
 from meshwise.search.serving.changes import ServingChange
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingPlan, ServingRow
-from meshwise.search.serving.question import Served
+from meshwise.search.serving.question import ServingAnswer
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.units import format_gpus, format_time
 
@@ -60,7 +60,7 @@ REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
 class PlannedServing(NamedTuple):
     """A plan, and what was asked beside it."""
 
-    served: Served
+    served: ServingAnswer
     asked_disaggregated: bool
     pins: Pins
     price_per_device_hour: float | None

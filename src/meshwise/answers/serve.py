@@ -243,7 +243,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
             "ttft_s": float(s.ttft_s),
             "tokens_per_s": float(s.tokens_per_s),
         },
-        "in_flight": in_flight_keys(a.run.steady),
+        "in_flight": in_flight_keys(a.run),
         "run": run_record(a.run, lay.devices),
         "evidence": serving_evidence(a.model, a.cluster, a.stack, lay, w, int(s.running)),
         "limits": limits_record(a.limits),

@@ -160,7 +160,7 @@ def _load_of(record: Record, best: Record) -> dict[str, object]:
     """The requests in flight of a plan's best layout, or the rate at which they arrive."""
     if record["workload"]["arrivals"] is None:
         return {"concurrency": best["concurrency"]}
-    from meshwise.simulate.loads import is_trace
+    from meshwise.simulate.loads.arrivals import is_trace
 
     if is_trace(record["workload"]["arrivals"]) or best["request_rate"] is None:
         return {}

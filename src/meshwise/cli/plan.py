@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING, TypedDict, cast
 
 import click
@@ -26,8 +24,6 @@ from meshwise.errors import InputError
 from meshwise.units import format_gpus
 
 if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
-
     from meshwise.answers.compared import ReadCommand
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.plan_serving import ServingPlanResult
@@ -108,7 +104,7 @@ class _Asked(TypedDict):
     gpus: int | None
     top: int
     price_per_device_hour: float | None
-    progress: Bar | None
+    progress: terminal.Bar | None
 
 
 def _asked(o: Given, gpus: int | None) -> _Asked:
@@ -116,7 +112,7 @@ def _asked(o: Given, gpus: int | None) -> _Asked:
         "gpus": gpus,
         "top": o.count("top", high=1000),
         "price_per_device_hour": options.price(o),
-        "progress": Bar() if sys.stderr.isatty() and not terminal.quiet() else None,
+        "progress": terminal.progress("layouts"),
     }
 
 
@@ -235,23 +231,3 @@ def _compared(
             nearest=job.gpus,
         )
     return ReadCommand(parsed, commands.beside(job, model, cluster, load, stack, plan))
-
-
-class Bar:
-    """A progress bar on a terminal's stderr, once the search takes longer than a second."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.bar: ProgressBar[int] | None = None
-        self.done = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is None:
-            if time.monotonic() - self.started < 1.0 or done >= total:
-                return
-            self.bar = click.progressbar(length=total, label="layouts", file=sys.stderr)
-            self.bar.__enter__()
-        self.bar.update(done - self.done)
-        self.done = done
-        if done >= total:
-            self.bar.__exit__(None, None, None)

@@ -265,7 +265,7 @@ def serving_load(o: Given, stack: Stack, gpus: int) -> Serving:
 
 def sent(o: Given) -> SentOptions:
     """What is sent beside the requests' lengths."""
-    from meshwise.simulate.loads import MOST_REQUESTS
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     limited = any(o.has(name) for name in latency.LIMITED)
     arriving = o.has("request_rate") or serve.traced(o)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwise.cli import engine, latency, needs, options, output, values
+from meshwise.cli import engine, latency, needs, options, output, pools, terminal, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
@@ -159,6 +159,7 @@ _software_options = options.stacked(
 )
 @options.target_options
 @_layout_options
+@pools.pool_options
 @load_options
 @_traffic_options
 @latency.latency_options
@@ -189,7 +190,10 @@ def command(
     gpus = o.number("gpus")
     if o.has("sweep"):
         _ends(o)
-    most = stack.scheduler.max_sequences * int(str(axes["dp"]))
+        pools.refuse_curve(o)
+    apart = pools.are_apart(o)
+    numbers = [o.number(f"{pool}_instances") or 1 for pool in ("prefill", "decode")]
+    most = stack.scheduler.max_sequences * int(str(axes["dp"])) * numbers[1]
     load = engine.within_length(o, read_load(with_arrivals(o, most)))
     degrees, limits = options.serving_degrees(axes), latency.by_statistic(o)
     if o.has("sweep"):
@@ -209,6 +213,10 @@ def command(
         ttft_s=limits.get("ttft_s"),
         tpot_s=limits.get("tpot_s"),
         request_s=limits.get("request_s"),
+        progress=terminal.progress("requests"),
+        prefill=options.serving_degrees(pools.prefill_axes(o, axes)) if apart else None,
+        prefill_instances=numbers[0],
+        decode_instances=numbers[1],
         **degrees,
     )
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
@@ -216,7 +224,7 @@ def command(
 
 def traced(o: Given) -> bool:
     """Whether a file says what arrives."""
-    from meshwise.simulate.loads import is_trace
+    from meshwise.simulate.loads.arrivals import is_trace
 
     return o.has("arrivals") and is_trace(o.word("arrivals"))
 
@@ -241,7 +249,8 @@ def _curve(
     from meshwise.layouts.check import check
     from meshwise.layouts.layout import asked
     from meshwise.search.serving.served import load_curve
-    from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of
+    from meshwise.simulate.loads.arrivals import arrivals_of
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     ends = _ends(o.but(concurrency=None))
     one = asked(degrees, SERVES)
@@ -257,7 +266,7 @@ def _curve(
 
 def _ends(o: Given) -> tuple[float, float]:
     """The rates that a curve is between."""
-    from meshwise.simulate.loads import request_rate
+    from meshwise.simulate.loads.arrivals import request_rate
 
     for name in ("request_rate", "concurrency"):
         if o.has(name):
@@ -291,7 +300,7 @@ def _ends(o: Given) -> tuple[float, float]:
 
 
 def rate(o: Given) -> float | None:
-    from meshwise.simulate.loads import request_rate
+    from meshwise.simulate.loads.arrivals import request_rate
 
     return request_rate(o["request_rate"], "--request-rate") if o.has("request_rate") else None
 

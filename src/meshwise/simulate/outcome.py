@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.simulate.requests import Requests
+from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.timeline import Timeline
 
 PERCENTILES = (50, 90, 95, 99)

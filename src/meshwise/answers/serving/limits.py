@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from meshwise.answers.records.layout import serving_row
-from meshwise.search.serving.question import Served, ServingAsked
+from meshwise.search.serving.question import ServingAnswer, ServingAsked
 from meshwise.search.serving.runs.binding import Miss, ServingBinding
-from meshwise.simulate.loads import Arrivals
+from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.workloads.limits import LatencyLimit
 
 
@@ -52,7 +52,7 @@ def binding_record(b: ServingBinding | None) -> dict[str, object] | None:
     return found
 
 
-def nearest_record(a: Served, price: float | None) -> dict[str, object] | None:
+def nearest_record(a: ServingAnswer, price: float | None) -> dict[str, object] | None:
     """Where nothing meets the limits: the layout that comes nearest, its figures, and what it misses."""
     if a.nearest is None:
         return None

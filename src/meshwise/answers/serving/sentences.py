@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from meshwise.answers.text import words
 from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.search.serving.plan import ServingRow
-from meshwise.search.serving.question import Served, ServingAsked
+from meshwise.search.serving.question import ServingAnswer, ServingAsked
 from meshwise.search.serving.runs.binding import Miss, ServingBinding
 from meshwise.search.serving.runs.trial import Trial, figure_s
-from meshwise.simulate.loads import Arrivals
+from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.outcome import Figures
 from meshwise.units import format_gpus, format_time
 from meshwise.workloads.limits import LatencyLimit
@@ -102,7 +102,7 @@ def binding_words(b: ServingBinding | None, fixed: bool) -> str:
     )
 
 
-def nearest_words(a: Served) -> list[str]:
+def nearest_words(a: ServingAnswer) -> list[str]:
     """Where nothing meets the limits: what comes nearest, what it misses and by how much."""
     if a.nearest is None:
         return []

@@ -11,7 +11,6 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
-from meshwise.cost.memory.parts import kv_cache_bytes
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules.rule import divisors
@@ -21,6 +20,7 @@ from meshwise.search.serving.plan import EVERY, SERVING_CHUNK, Limits, some_colu
 from meshwise.search.serving.space import serving_space
 from meshwise.simulate import iteration
 from meshwise.simulate.iteration import Engine, draft_s
+from meshwise.simulate.pools import kv_bytes, link_bytes_per_s
 from meshwise.simulate.rules import capacity, tokens_per_iteration
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -37,6 +37,11 @@ class Instance(NamedTuple):
     latency_s: float  # prefill: to the first token; decode: per output token
     batch: int  # prompts together, or sequences in flight
     memory_bytes: float
+
+    @property
+    def replica(self) -> int:
+        """Devices of one of its replicas, which hold a request."""
+        return self.devices // self.layout.dp
 
 
 class Disaggregated(NamedTuple):
@@ -123,17 +128,6 @@ def _together(parts: list[Layouts]) -> Iterator[Layouts]:
                 *(np.concatenate(p) if np.ndim(p[0]) else p[0] for p in zip(*held, strict=True))
             )
             held = []
-
-
-def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
-    """Bytes of a prompt's keys and values, of all layers, once."""
-    from meshwise.program.context import context
-    from meshwise.program.weights import roles
-    from meshwise.workloads.workload import Prefill
-
-    one = Layouts(tp=np.int64(1))
-    ctx = context(model, stack, Prefill(batch=1, seq=w.isl, formats=w.formats), one)
-    return float(kv_cache_bytes(ctx, roles(model, one)[0]))
 
 
 def _prefills(
@@ -260,19 +254,6 @@ def _instance(layouts: Layouts, met: _Met, i: int) -> Instance:
     )
 
 
-def link_bytes_per_s(cluster: Cluster, devices: int) -> float:
-    """What ``devices`` of one instance exchange with another pool: over the network at their share of its
-    NICs, or inside the one node there is over its outermost level. (Pools that share a node of several
-    are priced over the network too.)"""
-    index = next(
-        (i for i, level in enumerate(cluster.levels) if level.kind == "network"),
-        len(cluster.levels) - 1,
-    )
-    below = cluster.domain_sizes()[index - 1] if index else 1
-    level = cluster.levels[index]
-    return devices * level.per_device_bytes_per_s(max(below, 1))
-
-
 class _Pairs(NamedTuple):
     """Prefill instances (rows) against decode instances (columns)."""
 
@@ -303,7 +284,9 @@ def _pairs(
     p, d = column(prefills, "devices")[:, None], column(decodes, "devices")[None, :]
     prefill = np.minimum(column(prefills, "requests_per_s")[:, None], p * carried)
     decode = np.minimum(column(decodes, "requests_per_s")[None, :], d * carried)
-    transfer = 1.0 / (np.minimum(p, d) * carried)
+    # a prompt is on the devices of one replica, and goes to those of another
+    senders, getters = column(prefills, "replica")[:, None], column(decodes, "replica")[None, :]
+    transfer = 1.0 / (np.minimum(senders, getters) * carried)
     most = (gpus - p) // d
     good = most >= 1
     if limits.ttft_s is not None:

@@ -256,11 +256,11 @@ def plan_serving(
         refused["memory"] += int(np.sum(~roomy))
         refused["capacity"] += int(np.sum(roomy & ~good))
         reached = None
-    order = _order(table, good, objective, w)
+    order = best_first(table, good, objective, w)
     return _answer(server, gpus, asked, objective, refused, enumerated, table, order, top, reached)
 
 
-def _order(t: PricedColumns, good: Array, objective: str, w: Serving) -> list[int]:
+def best_first(t: PricedColumns, good: Array, objective: str, w: Serving) -> list[int]:
     """Indices of the feasible columns, the best first."""
     s, lay = t.steady, t.layouts
     request = s.queue_s + s.ttft_s + (w.osl - 1) * s.tpot_s

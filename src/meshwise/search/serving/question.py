@@ -34,11 +34,11 @@ from meshwise.search.serving.plan import (
 from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RUN, at_the_load, at_the_most, finalists
-from meshwise.search.serving.runs.trial import Sent, Trial, Trials, trial_rows
+from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
 from meshwise.search.serving.runs.units import in_flight
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
 from meshwise.search.training.space import least_etp
-from meshwise.simulate.loads import Arrivals
+from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
 from meshwise.workloads.limits import LatencyLimit
@@ -55,7 +55,7 @@ class ServingAsked(NamedTuple):
     """
 
     limits: tuple[LatencyLimit, ...] = ()
-    sent: Sent = Sent()
+    sent: SentLoad = SentLoad()
     fixed: bool = False
 
     @property
@@ -68,7 +68,7 @@ class ServingAsked(NamedTuple):
         return Limits(**least)
 
 
-class Served(NamedTuple):
+class ServingAnswer(NamedTuple):
     """A serving plan, what would change it, and the disaggregated one beside it.
 
     ``binds``: what keeps the best from a larger load, or from fewer GPUs. Where nothing meets the limits,
@@ -103,14 +103,14 @@ def plan_deployment(
     price_per_device_hour: float | None = None,
     disaggregated: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Served:
+) -> ServingAnswer:
     """The best layouts of ``gpus`` devices (all of the cluster's by default) for serving; of a load that is
     ``asked`` for the fewest GPUs of them."""
     started = time.perf_counter()
     asked = asked or ServingAsked()
     check_objective(objective, SERVING_OBJECTIVES, price_per_device_hour)
     if disaggregated:
-        check_pools(asked)
+        check_disaggregated(asked)
     top = count(top, "top", high=MAX_TOP)
     n = cluster.devices if gpus is None else count(gpus, "gpus")
     where, held = check_gpus(cluster, n), dict(pins or {})
@@ -144,7 +144,7 @@ def with_trace(w: Serving, arrivals: Arrivals | None) -> Serving:
 
 def _best(
     trials: Trials, gpus: int, pins: Pins, asked: ServingAsked, objective: str, top: int
-) -> Served:
+) -> ServingAnswer:
     """The best of all the GPUs: at the load, or each at the most that the limits allow."""
     t, w, arrivals = trials, trials.w, trials.sent.arrivals
     largest = bool(asked.limits) and not asked.fixed
@@ -177,7 +177,7 @@ def _best(
 
 def _fewest(
     trials: Trials, gpus: int, pins: Pins, asked: ServingAsked, objective: str, top: int
-) -> Served:
+) -> ServingAnswer:
     """The fewest GPUs for the load."""
     t, w = trials, trials.w
     found = FewestGpus(trials, gpus, pins, asked.means).search()
@@ -220,7 +220,9 @@ def _fewest(
     return _with_more(served, trials, pins, asked)
 
 
-def _with_more(served: Served, trials: Trials, pins: Pins, asked: ServingAsked) -> Served:
+def _with_more(
+    served: ServingAnswer, trials: Trials, pins: Pins, asked: ServingAsked
+) -> ServingAnswer:
     """What a load that nothing serves would need: more GPUs than there are, where that helps."""
     t, gpus = trials, served.plan.gpus
     more = grown(t.cluster, _TIMES * gpus)
@@ -242,7 +244,7 @@ def _served(
     asked: ServingAsked,
     nearest: Trial | None,
     trials: Trials,
-) -> Served:
+) -> ServingAnswer:
     """A plan with its rows as simulated, and what is said of them by the same figures."""
     known = {row.layout: row for row in rows}
     listed = rows[:top]
@@ -261,7 +263,7 @@ def _served(
     near = None
     if nearest is not None and not rows:
         near = trial_rows(trials, [nearest])[0], nearest
-    return Served(answer, (), None, 0.0, asked, None, near)
+    return ServingAnswer(answer, (), None, 0.0, asked, None, near)
 
 
 def _rivals(rows: tuple[ServingRow, ...]) -> tuple[tuple[str, ServingRow], ...]:
@@ -287,7 +289,7 @@ def _thumb(rows: tuple[ServingRow, ...], cluster: Cluster) -> ServingRow | None:
     return min(plain, key=lambda r: r.layout.tp, default=None)
 
 
-def check_pools(asked: ServingAsked) -> None:
+def check_disaggregated(asked: ServingAsked) -> None:
     """Refuse what pools of prefill and decode are not matched under."""
     legal = "`tpot_s` and `ttft_s` of means, for example `ttft_s=1, tpot_s=0.03`"
     if not asked.limits:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.serving.runs.most import highest_rate, most_in_flight
 from meshwise.search.serving.runs.trial import Trial, Trials, trial_rows
-from meshwise.simulate.loads import Arrivals
+from meshwise.simulate.loads.arrivals import Arrivals
 
 MOST_RUN = 5  # layouts that are simulated
 MOST_REQUESTED = 6000  # requests of a replica, of all runs, after which no other layout is begun

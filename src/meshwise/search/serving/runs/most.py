@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.serving.runs.trial import Trial, Trials
-from meshwise.simulate.loads import MOST_RATE, Arrivals
+from meshwise.simulate.loads.arrivals import MOST_RATE, Arrivals
 
 _FEW_STEPS = 12  # short runs that tell where to look
 

@@ -15,7 +15,7 @@ from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import Good, Server, ServingRow, row_at
 from meshwise.search.serving.served import flight
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.loads import OPEN_REQUESTS, ROUNDS, Arrivals
+from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, ROUNDS, Arrivals
 from meshwise.simulate.outcome import Figures
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.rules import engine_rules
@@ -27,7 +27,7 @@ from meshwise.workloads.serving import Serving
 FEW_REQUESTS = 400  # requests of a run that only tells where to look
 
 
-class Sent(NamedTuple):
+class SentLoad(NamedTuple):
     """What is sent beside the requests' lengths, as ``serve`` has it: arrivals (None: a closed loop),
     requests of the run, the seed of both."""
 
@@ -89,7 +89,7 @@ class Trials:
         cluster: Cluster,
         stack: Stack,
         w: Serving,
-        sent: Sent,
+        sent: SentLoad,
         limits: Sequence[LatencyLimit] = (),
     ) -> None:
         self.model, self.cluster, self.stack, self.w = model, cluster, stack, w
