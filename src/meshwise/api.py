@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from meshwise.arguments import NameOrPath, given
+from meshwise.arguments import NameOrPath, given, usd_per_device_hour
 from meshwise.arguments import named_objects as _parts
 from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
@@ -23,10 +23,13 @@ from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack, replaced
 from meshwise.stacks.switches import words_of
 from meshwise.strict_tables import count, one_of
+from meshwise.workloads.limits import Latency, limits_by_quantity
 from meshwise.workloads.serving import Serving
-from meshwise.workloads.workload import MAX_SEQ, Decode, Formats, Prefill, Training, Workload
+from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshwise.answers.collective import CollectiveResult
     from meshwise.answers.estimate import EstimateResult
     from meshwise.answers.model import ModelResult
@@ -279,6 +282,14 @@ def serve(
     arrivals: str | os.PathLike[str] = "poisson",
     requests: int | None = None,
     seed: int = 0,
+    ttft_s: Latency | None = None,
+    tpot_s: Latency | None = None,
+    request_s: Latency | None = None,
+    price_per_device_hour: float | None = None,
+    prefill: ServingDegrees | None = None,
+    prefill_instances: int = 1,
+    decode_instances: int = 1,
+    progress: Callable[[int, int], None] | None = None,
     max_model_len: int | None = None,
     **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
@@ -301,8 +312,17 @@ def serve(
         of arrival [s], tokens in and tokens out.
     :param requests: of the run; None: ten per request in flight, 2,000 of arrivals, all of a trace.
     :param seed: of lengths and arrivals.
-    :param max_model_len: longest request that the engine is told of [tokens]; None: the model's longest, if
-        the memory holds it.
+    :param ttft_s: limit on the mean time to first token [s], or limits by statistic: ``{"p95": 1.0}``; with
+        limits the answer has what is within them (goodput).
+    :param tpot_s: the same of the time per output token of a request [s].
+    :param request_s: the same of a whole request [s].
+    :param price_per_device_hour: dollars per device and hour.
+    :param prefill: prompts on GPUs of their own, on instances of this layout; ``layout`` is then of those
+        that decode. None: one layout does both.
+    :param prefill_instances: how many compute prompts.
+    :param decode_instances: how many decode.
+    :param progress: called with (requests that ended, of how many) while it runs.
+    :param max_model_len: longest request that the engine is told of [tokens]; None: the model's longest.
     :param layout: ``tp, pp, dp, ep, etp, dcp``.
     :returns: seconds to the first and per further token, tokens and requests per second, bytes.
     :raises IllegalLayout: for a layout that the model, the engine or the cluster does not admit.
@@ -317,29 +337,45 @@ def serve(
     >>> answer.tpot_low_s < answer.tpot_s < answer.tpot_high_s, answer.fits
     (True, True)
     """
-    from meshwise.answers.serve import ServedLayout, ServeResult
-    from meshwise.search.serving.room import Server, require_room, server_room
-    from meshwise.search.serving.served import simulated, with_lengths
+    from meshwise.answers.serve import ServeResult
+    from meshwise.answers.serve_pools import PoolsResult
+    from meshwise.search.serving.pools import PoolLayouts, check_pools, simulate_pools
+    from meshwise.search.serving.runs.room import Server, room_for
+    from meshwise.search.serving.served import simulated
     from meshwise.search.serving.steady_state import steady
-    from meshwise.simulate.loads import MOST_REQUESTS, traffic
+    from meshwise.simulate.loads.arrivals import traffic
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
     gpus = None if gpus is None else count(gpus, "gpus")
-    check(one, spec, where, step, software, gpus, workload.concurrency)
     requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
     seed = count(seed, "seed", low=0)
-    coming = traffic(request_rate, arrivals, requests)
+    limits = limits_by_quantity(ttft_s, tpot_s, request_s)
+    price = usd_per_device_hour(price_per_device_hour)
+    if prefill is not None:
+        given(prefill, dict, "prefill", "a dictionary of degrees, for example {'tp': 2}")
+    pools = PoolLayouts(
+        one if prefill is None else asked(prefill, SERVES),
+        one,
+        count(prefill_instances, "prefill_instances"),
+        count(decode_instances, "decode_instances"),
+    )
+    if prefill is not None:
+        check_pools(pools, spec, where, workload, software, gpus)
+    else:
+        check(one, spec, where, step, software, gpus, workload.concurrency)
+    coming, parts = traffic(request_rate, arrivals, requests), (spec, where, software)
+    room = room_for(Server(*parts, one, workload), pools.prefill, max_model_len, coming)
+    if prefill is not None:
+        both = simulate_pools(*parts, pools, workload, coming, requests, seed, progress)
+        return PoolsResult(*parts, workload, both, room, limits, price)
     layouts = arrays(one, step)
-    longest = None if max_model_len is None else count(max_model_len, "max_model_len", high=MAX_SEQ)
-    server = Server(spec, where, software, one, with_lengths(workload, coming))
-    require_room(server, longest, traced=coming is not None and coming.trace is not None)
-    load, run = simulated(spec, where, software, layouts, workload, coming, requests, seed)
-    found = steady(spec, where, software, layouts, load)
-    room = server_room(server, longest)
-    return ServeResult(ServedLayout(*server._replace(load=workload), found, run, room))
+    load, run = simulated(*parts, layouts, workload, coming, requests, seed, progress)
+    found = steady(*parts, layouts, load)
+    return ServeResult(spec, where, software, one, workload, found, run, room, limits, price)
 
 
 @keywords

@@ -65,7 +65,10 @@ def _predicted(row: dict[str, str]) -> Logged:
     if row["utilisation"]:
         changes["memory_reserve"] = round(1.0 - float(row["utilisation"]), 9)
     if row["max_num_seqs"]:
-        changes |= {"max_sequences": int(row["max_num_seqs"]), "sampler_sequences_small": 0}
+        changes |= {
+            "max_sequences": int(row["max_num_seqs"]),
+            "max_sequences_small": int(row["max_num_seqs"]),
+        }
     stack = replaced(load_stack(f"{row['engine']}-{row['version']}"), changes)
     layouts = Layouts(**{axis: np.int64(row[axis]) for axis in ("tp", "pp", "dp", "ep")})
     formats = Formats(weights=row["weights"] or None, kv_cache=row["kv_dtype"] or None)

@@ -11,7 +11,7 @@ from meshwise.errors import DoesNotFit, InputError
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.formats import model_as_run
-from meshwise.search.serving.room import Server, require_room, server_room, smallest_share
+from meshwise.search.serving.runs.room import Server, require_room, server_room, smallest_share
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import taking
 

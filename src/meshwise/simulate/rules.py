@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
-from meshwise.cost.memory.server import ServerMemory, iteration_tokens
+from meshwise.cost.memory.server import ServerMemory, iteration_tokens, most_sequences
 from meshwise.simulate.iteration import Engine
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import MAX_BATCH
@@ -29,6 +29,14 @@ class Rules(NamedTuple):
     reserved: float  # share of an answer's tokens that admission sets aside
     queries: int = 1  # tokens that a decode of a sequence computes
     yields: float = 1.0  # tokens that it yields, in the mean
+    balance: str = "round_robin"  # who gets a request, of replicas that share their experts
+
+
+def shares_experts(engine: Engine) -> bool:
+    """Whether the replicas of attention of a layout share their experts, and so pass through them together."""
+    lay = engine.layouts
+    routed = any(block.moe is not None for block in engine.model.blocks)
+    return routed and bool(lay.dp > 1) and bool(lay.ep * lay.expert_tp() > lay.tp)
 
 
 def tokens_per_iteration(engine: Engine, w: Serving) -> int:
@@ -36,9 +44,19 @@ def tokens_per_iteration(engine: Engine, w: Serving) -> int:
     return iteration_tokens(engine.stack, engine.cluster.device, w.chunk)
 
 
+def sequences_at_most(engine: Engine) -> int:
+    """The most requests that run at once on a replica, by the engine's default."""
+    return most_sequences(engine.stack, engine.cluster.device)
+
+
 def together_at_most(engine: Engine, w: Serving) -> int:
     """Prompts that the tokens of an iteration hold; 1 where a prompt takes several iterations."""
     return max(tokens_per_iteration(engine, w) // w.computed, 1)
+
+
+def common_prefix(w: Serving) -> int:
+    """Tokens of the longest prompt that the prefix cache holds, for all requests at once."""
+    return w.isl - w.computed
 
 
 def server_memory(engine: Engine, w: Serving) -> ServerMemory:
@@ -60,21 +78,22 @@ def capacity(engine: Engine, w: Serving, per_replica: Array) -> Room:
     """The most sequences of a replica whose keys and values fit, and bytes with those that run.
 
     Weights and the activations of the largest iteration stand beside the cache, as engines measure
-    before they size it, whatever will be in flight.
+    before they size it, whatever will be in flight; a prefix that all have in common is in it once.
     """
-    server, context = server_memory(engine, w), w.isl + w.osl
-    held = np.minimum(server.concurrency(context), MAX_BATCH)
+    server, context, common = server_memory(engine, w), w.isl + w.osl, common_prefix(w)
+    held = np.minimum(server.concurrency(context, common), MAX_BATCH)
     most = np.maximum(np.floor(held + 1e-9), 0.0).astype(np.int64)[()]
     running = np.minimum(per_replica, np.maximum(most, 1))
-    used, limit = server.used_bytes(context, running)
+    used, limit = server.used_bytes(context, running, common)
     return Room(most, used, limit)
 
 
 def cache_tokens(engine: Engine, w: Serving) -> float:
     """Tokens that a replica's cache holds, counted in requests of the workload's longest context: what
     does not grow with it (a recurrent state, a window) is spread over its tokens. 0 where not one fits."""
-    held = float(server_memory(engine, w).concurrency(w.isl + w.osl))
-    return min(held, MAX_BATCH) * (w.isl + w.osl) if held >= 1.0 else 0.0
+    common, context = common_prefix(w), w.isl + w.osl
+    held = float(server_memory(engine, w).concurrency(context, common))
+    return min(held, MAX_BATCH) * (context - common) if held >= 1.0 else 0.0
 
 
 def engine_rules(engine: Engine, w: Serving) -> Rules:
@@ -88,14 +107,16 @@ def engine_rules(engine: Engine, w: Serving) -> Rules:
         policy = "whole" if scheduler.whole_prompts else "mixed"
     held = cache_tokens(engine, w)
     alone = held == 0.0  # one request, as on a device that had the room
+    if policy == "first" and scheduler.whole_prompts and w.chunk is None:
+        budget = max(budget, w.computed)
     if policy == "whole" and w.chunk is None:
         # engines that do not cut prompts are built for the longest one beside all that decode
-        most = min(scheduler.max_sequences, w.concurrency)
+        most = min(sequences_at_most(engine), w.concurrency)
         budget = max(budget, w.computed + -(-most // pp) * w.queries)
     return Rules(
         policy=policy,
         budget=budget * pp,
-        most_sequences=1 if alone else scheduler.max_sequences,
+        most_sequences=1 if alone else sequences_at_most(engine),
         together=10**9 if scheduler.shares_prefill else pp,
         ahead=scheduler.works_ahead,
         poll=scheduler.poll_iterations,
@@ -104,4 +125,5 @@ def engine_rules(engine: Engine, w: Serving) -> Rules:
         reserved=scheduler.reserved_output,
         queries=w.queries,
         yields=w.tokens_per_iteration,
+        balance=scheduler.dp_balance,
     )

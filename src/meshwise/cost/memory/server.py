@@ -42,9 +42,22 @@ def iteration_tokens(stack: Stack, device: Device, chunk: int | None = None) -> 
     """The most tokens that an iteration may work on: asked for, or the engine's default."""
     if chunk is not None:
         return chunk
-    if device.memory_bytes < SMALL_DEVICE:
-        return stack.scheduler.max_batched_tokens_small
-    return stack.scheduler.max_batched_tokens
+    small = counts_as_small(stack, device)
+    return stack.scheduler.max_batched_tokens_small if small else stack.scheduler.max_batched_tokens
+
+
+def most_sequences(stack: Stack, device: Device) -> int:
+    """The most requests that run at once on a replica, by the engine's default."""
+    scheduler = stack.scheduler
+    if counts_as_small(stack, device):
+        return min(scheduler.max_sequences, scheduler.max_sequences_small)
+    return scheduler.max_sequences
+
+
+def counts_as_small(stack: Stack, device: Device) -> bool:
+    """Whether the engine's defaults for the device are those of small ones."""
+    named = device.generation in stack.scheduler.small_generations
+    return named or device.memory_bytes < SMALL_DEVICE
 
 
 def graph_share(sequences: int) -> float:
@@ -81,6 +94,7 @@ class ServerMemory:
         self.stack, self.layouts = ctx.stack, ctx.layout
         self.cluster, self.device = cluster, cluster.device
         self.tokens = iteration_tokens(ctx.stack, cluster.device, chunk)
+        self.sequences = most_sequences(ctx.stack, cluster.device)
         self._base = ctx
         self._roles = roles(ctx.model, ctx.layout, ctx.stack.pipeline.stage_balance)
         self.pages = KvPages(ctx, self._roles, self.tokens)
@@ -130,27 +144,19 @@ class ServerMemory:
             kept = np.maximum(kept, c.reserve_least_bytes)
         return np.minimum(np.round(kept / self.device.memory_bytes, 3), 0.95)
 
-    @cached_property
-    def sampler_sequences(self) -> int:
-        """Sequences that the profile samples for."""
-        few = self.stack.cache.sampler_sequences_small
-        if few and self.device.memory_bytes < SMALL_DEVICE:
-            return few
-        return self.stack.scheduler.max_sequences
-
     def _stage(self, role: Role) -> ServerParts:
         c, ctx = self.stack.cache, self._largest
         state = mem.state_bytes(ctx, role)
         weights = state.weights_bytes + state.towers_bytes + self._padding(ctx, role)
         layers = mem.working_bytes(ctx, role).activations_bytes
         logits = ctx.vocabulary * ctx.layout.tp * role.head
-        sampling = c.sampler_bytes * self.sampler_sequences * logits
+        sampling = c.sampler_bytes * self.sequences * logits
         activations = np.maximum(layers, sampling) + c.profile_bytes
         joined = np.where((self.layouts.tp > 1) | (self.layouts.ep > 1), 1.0, 0.0)
         switched = c.switched_bytes if self.cluster.levels[0].kind == "nvswitch" else 0.0
         runtime = c.runtime_bytes + (c.communicator_bytes + switched) * joined
         layers_here = sum(role.layers, start=np.float64(0.0))
-        graphs = c.graph_layer_bytes * layers_here * graph_share(self.stack.scheduler.max_sequences)
+        graphs = c.graph_layer_bytes * layers_here * graph_share(self.sequences)
         beside = weights + activations + runtime + graphs
         seen, share = visible_bytes(self.device, self.stack), 1.0 - self.reserve
         if c.kv_budget == "static":
@@ -181,33 +187,44 @@ class ServerMemory:
 
     # -- what it holds ------------------------------------------------------------------------
 
-    def concurrency(self, context: int) -> Array:
-        """Requests of ``context`` tokens that the cache of a replica holds, a fraction, at least 0; of the
-        stage that holds least. Infinite for a model that caches nothing."""
+    def _request(self, context: int, common: int) -> list[tuple[Array, Array]]:
+        """(bytes that one request of ``context`` tokens has of its own, bytes of the ``common`` ones of them
+        that are there once for all), per stage."""
+        own = self.pages.request_bytes(context - common)
+        if not common:
+            return [(each, 0.0) for each in own]
+        whole = self.pages.request_bytes(context)
+        return [(each, all_ - each) for each, all_ in zip(own, whole, strict=True)]
+
+    def concurrency(self, context: int, common: int = 0) -> Array:
+        """Requests of ``context`` tokens, of which ``common`` are the same ones, that the cache of a replica
+        holds, a fraction, at least 0; of the stage that holds least. Infinite for a model that caches
+        nothing."""
         least: Array = np.inf
-        for role, parts, each in zip(
-            self._roles, self.stages, self.pages.request_bytes(context), strict=True
+        for role, parts, (each, once) in zip(
+            self._roles, self.stages, self._request(context, common), strict=True
         ):
             left, pages = np.maximum(parts.kv_cache_bytes, 0.0), self.pages.pages(role)
             if pages is not None:
                 unit = pages.page_bytes
                 left = np.floor(left / unit) * unit
+            left = np.maximum(left - once, 0.0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 held = np.where(each > 0, left / each, np.where(left > 0, np.inf, 0.0))
             least = np.where(role.exists, np.minimum(least, held), least)
         return least
 
-    def used_bytes(self, context: int, requests: Array) -> tuple[Array, Array]:
+    def used_bytes(self, context: int, requests: Array, common: int = 0) -> tuple[Array, Array]:
         """(bytes with so many requests of ``context`` tokens, bytes that the engine has) of the stage that
         has least left."""
         used: Array = 0.0
         room: Array = 0.0
         least: Array = np.inf
-        for role, parts, each in zip(
-            self._roles, self.stages, self.pages.request_bytes(context), strict=True
+        for role, parts, (each, once) in zip(
+            self._roles, self.stages, self._request(context, common), strict=True
         ):
             beside = parts.beside_bytes
-            mine, limit = beside + each * requests, beside + parts.kv_cache_bytes
+            mine, limit = beside + once + each * requests, beside + parts.kv_cache_bytes
             first = role.exists & (limit - mine < least)
             used, room = np.where(first, mine, used), np.where(first, limit, room)
             least = np.where(first, limit - mine, least)

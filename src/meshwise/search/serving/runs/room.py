@@ -15,9 +15,13 @@ from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import model_as_run
 from meshwise.models.shapes import Model
+from meshwise.search.serving.served import with_lengths
+from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.stacks.stack import Stack, replaced
+from meshwise.strict_tables import count
 from meshwise.units import format_memory
 from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import MAX_SEQ
 
 _MOST_SHARE = 0.98  # of a device's memory: beyond, no engine starts
 
@@ -80,8 +84,30 @@ def server_room(server: Server, max_model_len: int | None = None) -> ServerRoom:
     )
 
 
-def _whole(count: float) -> int:
-    return int(min(count, 1e15))
+def room_for(
+    server: Server, prefill: Layout, max_model_len: object, arrivals: Arrivals | None
+) -> ServerRoom:
+    """What a layout's server holds under a load; :class:`DoesNotFit` where it does not hold it, or that of a
+    layout that computes the prompts does not hold one."""
+    longest = max_model_len
+    if longest is not None:
+        longest = count(longest, "max_model_len", high=MAX_SEQ)
+    server = server._replace(load=with_lengths(server.load, arrivals))
+    traced = arrivals is not None and arrivals.trace is not None
+    if prefill != server.layout:
+        prompts = msgspec.structs.replace(server.load, osl=1)
+        try:
+            require_room(server._replace(layout=prefill, load=prompts), traced=traced)
+        except DoesNotFit as error:
+            if error.field == "tp":
+                error.field, error.message = "prefill_tp", f"prefill_{error.message}"
+            raise
+    require_room(server, longest, traced=traced)
+    return server_room(server, longest)
+
+
+def _whole(found: float) -> int:
+    return int(min(found, 1e15))
 
 
 def require_room(server: Server, max_model_len: int | None = None, *, traced: bool = False) -> None:
