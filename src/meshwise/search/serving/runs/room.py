@@ -101,6 +101,7 @@ def room_for(
         except DoesNotFit as error:
             if error.field == "tp":
                 error.field, error.message = "prefill_tp", f"prefill_{error.message}"
+            error.message += ", in the prefill pool"
             raise
     require_room(server, longest, traced=traced)
     return server_room(server, longest)
