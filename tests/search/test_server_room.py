@@ -119,3 +119,27 @@ def test_every_preset_fits_or_is_refused_in_one_line() -> None:
             else:
                 assert server_room(asked).longest_request >= 60_064, name
     assert looked_at >= 0.9 * len(catalog.names("models"))
+
+
+def test_a_common_prefix_is_in_the_cache_once() -> None:
+    memory = server("llama-3.1-8b").memory()
+    each = 2 * 32 * 8 * 128 * 2  # bytes of a token
+    cache = float(memory.stages[0].kv_cache_bytes)
+    assert float(memory.concurrency(4096)) == pytest.approx(cache / (4096 * each))
+    shared = (cache - 3072 * each) / (1024 * each)
+    assert float(memory.concurrency(4096, 3072)) == pytest.approx(shared)
+    used, limit = memory.used_bytes(4096, 10, 3072)
+    alone, same = memory.used_bytes(4096, 0)
+    assert float(limit) == float(same)
+    assert float(used - alone) == pytest.approx((3072 + 10 * 1024) * each)
+
+
+def test_the_pool_of_prompts_is_refused_by_its_own_degree() -> None:
+    load = mw.Serving(isl=2048, osl=256, concurrency=8)
+    with pytest.raises(DoesNotFit) as caught:
+        mw.serve("llama-3.1-70b", "hgx-h100", load, tp=4, prefill={"tp": 1})
+    assert (caught.value.field, caught.value.nearest) == ("prefill_tp", 4)
+    assert "in the prefill pool" in str(caught.value)
+    with pytest.raises(DoesNotFit) as caught:
+        mw.serve("llama-3.1-70b", "hgx-h100", load, tp=1, prefill={"tp": 4})
+    assert caught.value.field == "tp"
