@@ -114,5 +114,5 @@ def usable_bytes(ctx: Context, cluster: Cluster, memory_bytes: Array) -> Array:
         return cluster.device.memory_bytes * (1.0 - ctx.stack.memory.memory_reserve)
     server = ServerMemory(ctx, cluster)
     if ctx.phase != "decode":
-        return server.limit_bytes
-    return memory_bytes + server.spare_bytes(ctx.keys, ctx.sequences)
+        return np.asarray(server.limit_bytes)[()]
+    return np.asarray(memory_bytes + server.spare_bytes(ctx.keys, ctx.sequences))[()]
