@@ -119,7 +119,7 @@ _TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.SWITCH_
 _SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance", "image_tokens")
 _LATENCY = {"ttft": "500 ms or 2 s", "tpot": "50 ms"}  # of what people wait for
 _ENGINE = ("gpu_memory_utilization", "max_model_len", "max_num_seqs")
-_ENGINE_FLAGS = ("enforce_eager", "uncut_prompts", "mixed_chunk")
+_ENGINE_FLAGS = ("enforce_eager", "no_enable_chunked_prefill", "enable_mixed_chunk")
 _SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 
