@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from meshwise.answers.records.attributes import Key, Record
+from meshwise.answers.records.layout import goodput_keys, token_price
 from meshwise.answers.serve import ServeFigures, ServeRecord, ServeResult
 from meshwise.answers.simulated import run_record
 from meshwise.answers.text.sentences import wrap
@@ -13,8 +14,10 @@ from meshwise.answers.text.tables import Page
 from meshwise.clusters.load import Cluster
 from meshwise.models.shapes import Model
 from meshwise.search.serving.pools import ServedPools
+from meshwise.search.serving.runs.trial import good_shares
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_memory, format_time
+from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
 
 
@@ -24,9 +27,19 @@ class PoolsResult(ServeResult):
     disaggregated = Key[Record]("Both pools' layouts and numbers, the transfer between them.")
 
     def __init__(
-        self, model: Model, cluster: Cluster, stack: Stack, w: Serving, found: ServedPools
+        self,
+        model: Model,
+        cluster: Cluster,
+        stack: Stack,
+        w: Serving,
+        found: ServedPools,
+        limits: tuple[LatencyLimit, ...] = (),
+        price_per_device_hour: float | None = None,
     ) -> None:
-        super().__init__(model, cluster, stack, found.apart.decode, w, found.decode, found.run)
+        super().__init__(
+            *(model, cluster, stack, found.apart.decode, w, found.decode, found.run),
+            *(limits, price_per_device_hour),
+        )
         self.found = found
 
     @property
@@ -52,6 +65,15 @@ class PoolsResult(ServeResult):
             "running": record["running"] * apart.decode_instances,
             "max_concurrency": self.max_concurrency,
         }
+        figures, limits, price = (
+            found.run.steady,
+            self.served.limits,
+            self.served.price_per_device_hour,
+        )
+        rates = figures.requests_per_s, figures.tokens_per_s, apart.devices
+        good = good_shares(figures, limits) if limits else None
+        costs = {**goodput_keys(good, *rates), **token_price(price, apart.devices, rates[1])}
+        own = cast("ServeFigures", {**own, **costs})
         rows = [{**row, **own, "devices": apart.devices} for row in record["points"]]
         pools = {
             "devices": apart.devices,

@@ -11,7 +11,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, price_layouts
-from meshwise.cost.inference import engine_s, layer_launch_s
+from meshwise.cost.inference import engine_s, launches_s
 from meshwise.cost.pricing import total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups
@@ -92,9 +92,8 @@ class Engine:
     def launched(self, e: Estimate, whole: Array, slowest: Array, groups: Array) -> Pace:
         """An iteration that no graph replays: the device's work, or the host's launches where they
         last longer, over the whole pipeline and on its slowest stage."""
-        each = layer_launch_s(self.stack, e.program.ctx)
-        whole = np.maximum(whole, self.model.layers * each)
-        return Pace.of(whole, np.maximum(slowest, e.stage_layers * each), groups)
+        all_layers, of_a_stage = launches_s(e.program)
+        return Pace.of(np.maximum(whole, all_layers), np.maximum(slowest, of_a_stage), groups)
 
 
 class Pace(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.cost.estimate import Estimate
-from meshwise.cost.inference import layer_launch_s
+from meshwise.cost.inference import launches_s
 from meshwise.cost.pricing import total_times
 from meshwise.simulate.iteration import (
     Engine,
@@ -267,9 +267,8 @@ class PriceTable:
     @cached_property
     def _launches(self) -> tuple[float, float]:
         """What the host needs to launch all layers, and those of a stage."""
-        each = layer_launch_s(self.engine.stack, self._together.program.ctx)
-        layers = float(np.max(self._together.stage_layers))
-        return self.engine.model.layers * each, layers * each
+        whole, stage = launches_s(self._together.program)
+        return float(np.max(whole)), float(np.max(stage))
 
     @cached_property
     def _outside(self) -> tuple[float, float, float]:

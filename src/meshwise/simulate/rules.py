@@ -10,7 +10,9 @@ from meshwise.arrays import Array
 from meshwise.simulate.iteration import Engine
 from meshwise.workloads.serving import Serving
 
-SMALL_DEVICE = 70 * 2.0**30  # bytes: below, engines take fewer tokens an iteration
+SMALL_DEVICE = (
+    70 * 2.0**30
+)  # bytes: below, engines take fewer tokens an iteration, and fewer sequences
 
 
 class Rules(NamedTuple):
@@ -44,9 +46,22 @@ def tokens_per_iteration(engine: Engine, w: Serving) -> int:
     if w.chunk is not None:
         return w.chunk
     scheduler = engine.stack.scheduler
-    if engine.cluster.device.memory_bytes < SMALL_DEVICE:
-        return scheduler.max_batched_tokens_small
-    return scheduler.max_batched_tokens
+    small = _counts_as_small(engine)
+    return scheduler.max_batched_tokens_small if small else scheduler.max_batched_tokens
+
+
+def sequences_at_most(engine: Engine) -> int:
+    """The most requests that run at once on a replica, by the engine's default."""
+    scheduler = engine.stack.scheduler
+    if _counts_as_small(engine):
+        return min(scheduler.max_sequences, scheduler.max_sequences_small)
+    return scheduler.max_sequences
+
+
+def _counts_as_small(engine: Engine) -> bool:
+    device = engine.cluster.device
+    named = device.generation in engine.stack.scheduler.small_generations
+    return named or device.memory_bytes < SMALL_DEVICE
 
 
 def together_at_most(engine: Engine, w: Serving) -> int:
@@ -107,12 +122,12 @@ def engine_rules(engine: Engine, w: Serving) -> Rules:
         budget = max(budget, w.computed)
     if policy == "whole" and w.chunk is None:
         # engines that do not cut prompts are built for the longest one beside all that decode
-        most = min(scheduler.max_sequences, w.concurrency)
+        most = min(sequences_at_most(engine), w.concurrency)
         budget = max(budget, w.computed + -(-most // pp) * w.queries)
     return Rules(
         policy=policy,
         budget=budget * pp,
-        most_sequences=1 if alone else scheduler.max_sequences,
+        most_sequences=1 if alone else sequences_at_most(engine),
         together=10**9 if scheduler.shares_prefill else pp,
         ahead=scheduler.works_ahead,
         poll=scheduler.poll_iterations,

@@ -105,16 +105,23 @@ class SimulatedServer:
 
         :raises Overloaded: where more come than can be served, so that the queue grows for ever.
         """
+        found = self.arriving(arrivals, requests=requests, seed=seed)
+        if may_be_overloaded(found):
+            most = self.most_per_s(seed=seed)
+            if arrivals.rate >= most:
+                raise overload(arrivals.rate, most)
+        return found
+
+    def arriving(
+        self, arrivals: Arrivals, *, requests: int | None = None, seed: int = 0
+    ) -> Simulated:
+        """The same, whether the queue grows for ever or not."""
         usual = max(OPEN_REQUESTS, min(OPEN_REQUESTS * self.ranks, USUAL_MOST))
         n = usual if requests is None else requests
         what = drawn(self.w, n, arrivals, self.servers, seed)
         n = len(what.prompt)
         run, queue = self._run(self._requests(what, seed), self._at_once())
         steady = steady_state(queue, run.timeline, self.servers, 0)
-        if steady.waiting.mean > QUEUED and arrivals.trace is None:
-            most = self.most_per_s(seed=seed)
-            if arrivals.rate >= most:
-                raise overload(arrivals.rate, most)
         whole = whole_run(queue, run.timeline, self.servers)
         return Simulated(
             whole, steady, n, self.servers, run.stopped, seed, arrivals, ranks=self.ranks
@@ -151,6 +158,12 @@ class SimulatedServer:
         return run, queue
 
 
+def may_be_overloaded(run: Simulated) -> bool:
+    """Whether so many wait that it has to be asked whether more come than leave; of a trace it is not."""
+    traced = run.arrivals is None or run.arrivals.trace is not None
+    return not traced and run.steady.waiting.mean > QUEUED
+
+
 def overload(rate: float, most: float) -> Overloaded:
     """More come than leave."""
     return Overloaded(
@@ -174,6 +187,7 @@ def _longer(found: Simulated, more: float) -> Simulated:
             request_s=Spread(*(v + seconds for v in f.request_s)),
             queue_s=Spread(*(v + seconds for v in f.queue_s)),
             waiting=Spread(*(v + more / replicas for v in f.waiting)),
+            samples=f.samples.later(seconds),
         )
 
     return found._replace(all=waits(found.all), steady=waits(found.steady))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from meshwise.dtypes import STATED_WEIGHT
 from meshwise.stacks.fields import OneOf, Range, SwitchGroup
+from meshwise.stacks.words import Generation
 from meshwise.workloads.workload import MAX_SEQ
 
 _Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
@@ -18,7 +19,13 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
     max_batched_tokens: Annotated[
         _Tokens, "The most tokens that one iteration works on; longer prompts are cut into chunks."
     ] = 8192
-    max_batched_tokens_small: Annotated[_Tokens, "The same on devices of less than 70 GiB."] = 8192
+    max_batched_tokens_small: Annotated[
+        _Tokens, "The same on devices of less than 70 GiB, and of `small_generations`."
+    ] = 8192
+    small_generations: Annotated[
+        tuple[Generation, ...],
+        "Generations of devices that it counts among those of less than 70 GiB.",
+    ] = ()
     mixes_prefill: Annotated[
         bool,
         "A prompt's chunk and the running sequences' next tokens share an iteration. Otherwise "
@@ -37,6 +44,9 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
     max_sequences: Annotated[
         _Count, "The most requests that run at once; others wait for one to end."
     ] = 1024
+    max_sequences_small: Annotated[
+        _Count, "The same on devices of less than 70 GiB, and of `small_generations`."
+    ] = 4096
     works_ahead: Annotated[
         bool,
         "An iteration is made up when the one before begins, beside the device's work: who arrives "

@@ -41,8 +41,12 @@ def simulated(
     if arrivals is None:
         return w, server.closed(requests=requests, seed=seed)
     run = server.open(arrivals, requests=requests, seed=seed)
-    flight = max(math.ceil(run.steady.running.mean * run.replicas), int(layouts.dp))
-    return msgspec.structs.replace(w, concurrency=flight), run
+    return msgspec.structs.replace(w, concurrency=flight(run, int(layouts.dp))), run
+
+
+def flight(run: Simulated, dp: int) -> int:
+    """Requests of arrivals that run in the mean, of all replicas, one of each at least."""
+    return max(math.ceil(run.steady.running.mean * run.replicas), dp)
 
 
 LOADS = 12  # rates of a curve
