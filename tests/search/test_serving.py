@@ -172,7 +172,8 @@ def test_a_prefix_in_the_cache_is_attended_to_but_not_computed():
     assert whole.prefill_s > half.prefill_s > all_.prefill_s
     assert whole.tpot_s > half.tpot_s > all_.tpot_s
     assert whole.decode_s == half.decode_s == all_.decode_s
-    assert whole.max_concurrency == half.max_concurrency  # held all the same
+    # held once for all requests
+    assert whole.max_concurrency < half.max_concurrency < all_.max_concurrency
     alone = iteration.prefill(engine(), np.int64(1), 512).iteration_s
     assert alone < half.prefill_s < alone * 1.5
 

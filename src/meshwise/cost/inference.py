@@ -38,6 +38,8 @@ def layer_launch_s(stack: Stack, ctx: Context) -> float:
         return 0.0
     if ctx.phase == "prefill":
         return max(stack.host.host_layer_s, stack.host.prefill_layer_s)
+    if ctx.phase == "decode" and stack.scheduler.eager:
+        return max(stack.host.host_layer_s, stack.host.eager_layer_s)
     return stack.host.host_layer_s
 
 

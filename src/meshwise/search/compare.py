@@ -13,7 +13,15 @@ from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
-from meshwise.search.serving.plan import Server, ServingPlan, ServingRow, plan_serving, row_at
+from meshwise.search.serving.plan import (
+    Server,
+    ServingPlan,
+    ServingRow,
+    best_first,
+    row_at,
+    some_columns,
+)
+from meshwise.search.serving.space import serving_space
 from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.search.training.plan import ranked
 from meshwise.search.training.question import Planned, check_gpus
@@ -142,15 +150,14 @@ def compare_serving(
         own = {k: v for k, v in pins.items() if k != axis}
         if axis in ("ep", "tp"):
             own.pop("etp", None)  # what is left of the experts' grid follows
-        found = plan_serving(model, where, stack, w, gpus, own, top=1)
-        if found.rows and found.rows[0].layout != layout:
-            row = found.rows[0]
-            if row.tokens_per_s_per_device > mine.tokens_per_s_per_device or not mine.fits:
-                better.append((axis, row))
+        row = _best_serving(model, where, stack, w, gpus, own)
+        if row is None or row.layout == layout:
+            continue
+        if row.tokens_per_s_per_device > mine.tokens_per_s_per_device or not mine.fits:
+            better.append((axis, row))
     best = plan.rows[0] if plan is not None and plan.rows else None
     if best is None:
-        listed = plan_serving(model, where, stack, w, gpus, {}, top=1).rows
-        best = listed[0] if listed else None
+        best = _best_serving(model, where, stack, w, gpus, {})
     order = sorted(better, key=lambda c: -c[1].tokens_per_s_per_device)
     return ComparedServing(
         mine,
@@ -158,3 +165,19 @@ def compare_serving(
         tuple(order),
         degree_remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
     )
+
+
+def _best_serving(
+    model: Model, cluster: Cluster, stack: Stack, w: Serving, gpus: int, pins: Pins
+) -> ServingRow | None:
+    """The first row of a plan for the load, without what else a plan says."""
+    layouts, _ = serving_space(model, stack, gpus, pins, replicas=w.concurrency)
+    server, size = Server(model, cluster, stack, w), layouts.tp.size
+    if not size:
+        return None
+    table = server.at(layouts, np.full(size, w.concurrency), doubted=False)
+    order = best_first(table, table.steady.fits, "throughput", w)
+    if not order:
+        return None
+    best = server.at(some_columns(layouts, np.array(order[:1])), np.array([w.concurrency]))
+    return row_at(best, 0, w)

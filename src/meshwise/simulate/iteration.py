@@ -16,6 +16,7 @@ from meshwise.cost.pricing import total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups
 from meshwise.models.shapes import Model
+from meshwise.program.operations import Kernel
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill
@@ -139,6 +140,18 @@ def token_kinds_s(e: Estimate) -> list[Array]:
     return [
         total_times([c for c in costs if c.op.kind not in BY_SEQUENCE]).busy
         for costs in e.layer_costs
+    ]
+
+
+def expert_kinds_s(e: Estimate) -> list[Array]:
+    """Seconds of the routed experts' products, of a layer of each kind: of the tokens of all replicas that
+    share them."""
+    return [
+        sum(
+            (np.asarray(op.count * e.pricer.one(op)[0]) for op in ops if np.max(op.count) > 0),
+            start=np.float64(0.0),
+        )
+        for ops in ([op for op in each if op.kernel is Kernel.EXPERTS] for each in e.program.layers)
     ]
 
 

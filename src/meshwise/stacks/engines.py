@@ -2,7 +2,7 @@
 products of a few rows."""
 
 # no `from __future__ import annotations`: the annotations are read by `fields`
-from typing import Annotated
+from typing import Annotated, Literal
 
 from meshwise.dtypes import STATED_WEIGHT
 from meshwise.stacks.fields import OneOf, Range, SwitchGroup
@@ -60,6 +60,11 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Decodes are replayed from CUDA graphs of so many sequences, its multiples, and the powers of "
         "two below: other numbers are padded. 1: of any number.",
     ] = 1
+    eager: Annotated[
+        bool,
+        "Decodes are launched kernel by kernel (`--enforce-eager`, `--disable-cuda-graph`): no padding, and "
+        "`eager_layer_s` of the host for each layer. Otherwise CUDA graphs replay them.",
+    ] = False
     kv_block_tokens: Annotated[_Tokens, "Tokens of a block of the KV cache."] = 16
     reserved_output: Annotated[
         float,
@@ -67,6 +72,11 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Share of the longest answer that the KV cache must have room for before a request runs. Where "
         "it fills all the same, the request that came last is stopped and computed again.",
     ] = 0.0
+    dp_balance: Annotated[
+        Literal["round_robin", "least_requests", "least_tokens"],
+        "Which of the attention replicas that share their experts gets a request: each in turn, the one "
+        "with the fewest requests (those that wait count four times), or that with the fewest tokens.",
+    ] = "round_robin"
 
 
 class FewRows(SwitchGroup, frozen=True, kw_only=True):
