@@ -22,7 +22,15 @@ def run(name: str) -> str:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
 def test_every_example_runs_and_prints(path: Path) -> None:
+    if "simpy" in path.name:
+        pytest.importorskip("simpy")
     assert run(path.name).strip()
+
+
+def test_a_server_in_simpy_has_the_time_per_token_of_the_one_that_is_built_in() -> None:
+    pytest.importorskip("simpy")
+    own, built_in = (float(line.split()[-2]) for line in run("simpy_server.py").splitlines())
+    assert own == pytest.approx(built_in, rel=0.05)
 
 
 def test_the_quick_start_is_five_statements() -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from meshwise.arguments import NameOrPath, given
+from meshwise.arguments import NameOrPath, given, usd_per_device_hour
 from meshwise.arguments import named_objects as _parts
 from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
@@ -23,10 +23,13 @@ from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack, replaced
 from meshwise.stacks.switches import words_of
 from meshwise.strict_tables import count, one_of
+from meshwise.workloads.limits import Latency, limits_by_quantity
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meshwise.answers.collective import CollectiveResult
     from meshwise.answers.estimate import EstimateResult
     from meshwise.answers.model import ModelResult
@@ -279,6 +282,14 @@ def serve(
     arrivals: str | os.PathLike[str] = "poisson",
     requests: int | None = None,
     seed: int = 0,
+    ttft_s: Latency | None = None,
+    tpot_s: Latency | None = None,
+    request_s: Latency | None = None,
+    price_per_device_hour: float | None = None,
+    prefill: ServingDegrees | None = None,
+    prefill_instances: int = 1,
+    decode_instances: int = 1,
+    progress: Callable[[int, int], None] | None = None,
     **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
     """Continuous batching of one layout, simulated iteration by iteration: at a fixed number of requests in
@@ -300,6 +311,16 @@ def serve(
         of arrival [s], tokens in and tokens out.
     :param requests: of the run; None: ten per request in flight, 2,000 of arrivals, all of a trace.
     :param seed: of lengths and arrivals.
+    :param ttft_s: limit on the mean time to first token [s], or limits by statistic: ``{"p95": 1.0}``; with
+        limits the answer has what is within them (goodput).
+    :param tpot_s: the same of the time per output token of a request [s].
+    :param request_s: the same of a whole request [s].
+    :param price_per_device_hour: dollars per device and hour.
+    :param prefill: prompts on GPUs of their own, on instances of this layout; ``layout`` is then of those
+        that decode. None: one layout does both.
+    :param prefill_instances: how many compute prompts.
+    :param decode_instances: how many decode.
+    :param progress: called with (requests that ended, of how many) while it runs.
     :param layout: ``tp, pp, dp, ep, etp, dcp``.
     :returns: seconds to the first and per further token, tokens and requests per second, bytes.
     :raises IllegalLayout: for a layout that the model, the engine or the cluster does not admit.
@@ -314,23 +335,45 @@ def serve(
     (True, True)
     """
     from meshwise.answers.serve import ServeResult
+    from meshwise.answers.serve_pools import PoolsResult
+    from meshwise.search.serving.pools import PoolLayouts, check_pools, simulate_pools
     from meshwise.search.serving.served import simulated
     from meshwise.search.serving.steady_state import steady
-    from meshwise.simulate.loads import MOST_REQUESTS, traffic
+    from meshwise.simulate.loads.arrivals import traffic
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
     spec, where, software = _parts(model, cluster, step, stack)
     gpus = None if gpus is None else count(gpus, "gpus")
-    check(one, spec, where, step, software, gpus, workload.concurrency)
     requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
     seed = count(seed, "seed", low=0)
+    limits = limits_by_quantity(ttft_s, tpot_s, request_s)
+    price = usd_per_device_hour(price_per_device_hour)
+    if prefill is not None:
+        given(prefill, dict, "prefill", "a dictionary of degrees, for example {'tp': 2}")
+    pools = PoolLayouts(
+        one if prefill is None else asked(prefill, SERVES),
+        one,
+        count(prefill_instances, "prefill_instances"),
+        count(decode_instances, "decode_instances"),
+    )
+    if prefill is not None:
+        check_pools(pools, spec, where, workload, software, gpus)
+        coming = traffic(request_rate, arrivals, requests)
+        both = simulate_pools(
+            *(spec, where, software, pools, workload, coming, requests, seed, progress)
+        )
+        return PoolsResult(spec, where, software, workload, both, limits, price)
+    check(one, spec, where, step, software, gpus, workload.concurrency)
     coming = traffic(request_rate, arrivals, requests)
     layouts = arrays(one, step)
-    load, run = simulated(spec, where, software, layouts, workload, coming, requests, seed)
+    load, run = simulated(
+        *(spec, where, software, layouts, workload, coming, requests, seed, progress)
+    )
     found = steady(spec, where, software, layouts, load)
-    return ServeResult(spec, where, software, one, workload, found, run)
+    return ServeResult(spec, where, software, one, workload, found, run, limits, price)
 
 
 @keywords

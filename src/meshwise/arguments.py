@@ -22,7 +22,6 @@ from meshwise.workloads.workload import Decode, Prefill, Training, Workload
 
 NameOrPath = str | os.PathLike[str]  # a name or a path
 MAX_PRICE = 1e6  # dollars per device and hour
-MAX_LIMIT_S = 1e6
 
 
 def given(value: object, kinds: type | tuple[type, ...], field: str, legal: str) -> None:
@@ -62,21 +61,6 @@ def _listed(values: object) -> TypeGuard[Iterable[object]]:
 def usd_per_device_hour(value: object, field: str = "price_per_device_hour") -> float | None:
     """Dollars per device and hour."""
     return None if value is None else fraction(value, field, low=0.0, high=MAX_PRICE)
-
-
-def limit_s(value: object, field: str) -> float | None:
-    """A limit of latency [s], above zero."""
-    if value is None:
-        return None
-    found = fraction(value, field, low=0.0, high=MAX_LIMIT_S, text=False)
-    if found == 0.0:
-        raise InputError(
-            f"{field}: nothing is done in 0 s",
-            field=field,
-            value=value,
-            legal=f"seconds above 0, at most {MAX_LIMIT_S:g}",
-        )
-    return found
 
 
 def whole_bytes(size: object, field: str) -> float:

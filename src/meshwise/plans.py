@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
-from meshwise.arguments import NameOrPath, given, limit_s, name_list, usd_per_device_hour
+from meshwise.arguments import NameOrPath, given, name_list, usd_per_device_hour
 from meshwise.arguments import named_objects as _parts
 from meshwise.checks import flag, keywords
 from meshwise.clusters.cluster import Cluster
 from meshwise.errors import InputError
 from meshwise.models.shapes import Model
 from meshwise.stacks.stack import Stack
+from meshwise.strict_tables import count
+from meshwise.workloads.limits import Latency, LatencyLimit, limits_by_quantity
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.plan_serving import ServingPlanResult
     from meshwise.layouts.keywords import ServingPins, TrainingPins
+    from meshwise.search.serving.question import ServingAsked
 
 Progress = Callable[[int, int], None]
 TrainingObjective = Literal["step", "mfu", "cost"]
@@ -51,8 +55,14 @@ def plan(
     top: int = 10,
     objective: ServingObjective | None = None,
     price_per_device_hour: float | None = None,
-    ttft_s: float | None = None,
-    tpot_s: float | None = None,
+    ttft_s: Latency | None = None,
+    tpot_s: Latency | None = None,
+    request_s: Latency | None = None,
+    request_rate: float | None = None,
+    arrivals: str | os.PathLike[str] | None = None,
+    at_concurrency: bool = False,
+    requests: int | None = None,
+    seed: int = 0,
     disaggregated: bool = False,
     progress: Progress | None = None,
     **layout: Unpack[ServingPins],
@@ -69,16 +79,28 @@ def plan(
     top: int = 10,
     objective: str | None = None,
     price_per_device_hour: float | None = None,
-    ttft_s: float | None = None,
-    tpot_s: float | None = None,
+    ttft_s: Latency | None = None,
+    tpot_s: Latency | None = None,
+    request_s: Latency | None = None,
+    request_rate: float | None = None,
+    arrivals: str | os.PathLike[str] | None = None,
+    at_concurrency: bool = False,
+    requests: int | None = None,
+    seed: int = 0,
     disaggregated: bool = False,
     progress: Progress | None = None,
     **layout: object,
 ) -> PlanResult | ServingPlanResult:
     """Every legal layout of ``gpus`` devices, ranked, and why the best one is.
 
-    Rests on the price of :func:`estimate` (training) and :func:`serve` (serving) for every layout
-    that no rule refuses; only placements that a bound shows to be no better are left out.
+    Rests on the price of :func:`estimate` (training) for every layout that no rule refuses; only placements
+    that a bound shows to be no better are left out. For serving every layout is priced by averages, and the
+    best ones are simulated as :func:`serve` does it: those have ``simulated``, and come first.
+
+    Serving has three questions. Without limits: the best layout of all GPUs for the workload's requests in
+    flight. With limits: the most that they allow, requests in flight, or of ``arrivals`` a rate. With
+    a ``request_rate``, a trace, or ``at_concurrency``: the fewest GPUs that serve this load within the limits
+    (objective ``"latency"``: the least time of a request on all of them).
 
     :param model: a name, a path or a :class:`Model`.
     :param cluster: a name, a path or a :class:`Cluster`.
@@ -91,10 +113,18 @@ def plan(
     :param objective: training ``"step"``, ``"mfu"``, ``"cost"``; serving ``"throughput"``,
         ``"latency"``, ``"cost"``; None: the first.
     :param price_per_device_hour: dollars per device and hour.
-    :param ttft_s: serving: limit on the time to first token [s]; under limits the plan takes as many
-        requests as they allow.
-    :param tpot_s: serving: limit on the time per output token [s].
-    :param disaggregated: serving under limits: prefill and decode on GPUs of their own as well.
+    :param ttft_s: serving: limit on the mean time to first token [s], or limits by statistic:
+        ``{"p95": 1.0}`` (percentiles from p1 to p99.9, and ``"mean"``).
+    :param tpot_s: serving: the same of the time per output token of a request [s].
+    :param request_s: serving: the same of a whole request, from its arrival to its last token [s].
+    :param request_rate: serving: requests that arrive per second, over all replicas; the workload's
+        ``concurrency`` is then the most that run at once.
+    :param arrivals: serving: ``"poisson"``, ``"gamma:B"``, or a trace, as in :func:`serve`; under limits
+        without a rate the highest rate is looked for.
+    :param at_concurrency: serving under limits: the workload's ``concurrency`` is the load.
+    :param requests: serving: of a run, as in :func:`serve`.
+    :param seed: serving: of lengths and arrivals.
+    :param disaggregated: serving under limits of means: prefill and decode on GPUs of their own as well.
     :param progress: called with (layouts priced, layouts in all) while it searches.
     :param layout: axes pinned to a value or to several. Training: ``tp, pp, vp, dp, cp, ep, etp,
         micro_batch, sequence_parallel, recompute, shard, placement, overlap``; serving: ``tp, pp, dp,
@@ -120,7 +150,7 @@ def plan(
     if objective is not None:
         given(objective, str, "objective", "an objective by name, such as cost")
     price_per_device_hour = usd_per_device_hour(price_per_device_hour)
-    ttft_s, tpot_s = limit_s(ttft_s, "ttft_s"), limit_s(tpot_s, "tpot_s")
+    flag(at_concurrency, "at_concurrency")
     if isinstance(workload, Serving):
         _only("training", "free", tuple(name_list(free, "free")) or None)
         return _serving(
@@ -129,14 +159,20 @@ def plan(
             top=top,
             objective=objective or "throughput",
             price=price_per_device_hour,
-            ttft_s=ttft_s,
-            tpot_s=tpot_s,
+            asked=_asked(
+                limits_by_quantity(ttft_s, tpot_s, request_s),
+                *(request_rate, arrivals, at_concurrency, requests, seed),
+            ),
             disaggregated=disaggregated,
             progress=progress,
         )
-    for option, value in (("ttft_s", ttft_s), ("tpot_s", tpot_s)):
+    for option, value in (
+        *(("ttft_s", ttft_s), ("tpot_s", tpot_s), ("request_s", request_s)),
+        *(("request_rate", request_rate), ("arrivals", arrivals), ("requests", requests)),
+        *(("at_concurrency", at_concurrency or None), ("disaggregated", disaggregated or None)),
+        ("seed", seed or None),
+    ):
         _only("serving", option, value)
-    _only("serving", "disaggregated", disaggregated or None)
     return _training(
         *(model, cluster, workload, stack, layout),
         gpus=gpus,
@@ -145,6 +181,39 @@ def plan(
         objective=objective or "step",
         price=price_per_device_hour,
         progress=progress,
+    )
+
+
+def _asked(
+    limits: tuple[LatencyLimit, ...],
+    request_rate: float | None,
+    arrivals: str | os.PathLike[str] | None,
+    at_concurrency: bool,
+    requests: int | None,
+    seed: int,
+) -> ServingAsked:
+    """What a serving plan is held to, checked."""
+    from meshwise.search.serving.question import ServingAsked
+    from meshwise.search.serving.runs.trial import SentLoad
+    from meshwise.simulate.loads.arrivals import arrivals_of, is_trace, traffic
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
+
+    requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
+    seed = count(seed, "seed", low=0)
+    given = arrivals is not None and (request_rate is not None or is_trace(os.fspath(arrivals)))
+    if arrivals is not None and not given and limits and not at_concurrency:
+        # the highest rate of such arrivals
+        return ServingAsked(limits, SentLoad(arrivals_of(os.fspath(arrivals), 1.0), requests, seed))
+    coming = traffic(request_rate, "poisson" if arrivals is None else arrivals, requests)
+    if coming is not None and at_concurrency:
+        raise InputError(
+            "at_concurrency: the load is a rate of arrivals",
+            field="at_concurrency",
+            value=True,
+            legal="leave `at_concurrency` or `request_rate` out",
+        )
+    return ServingAsked(
+        limits, SentLoad(coming, requests, seed), coming is not None or at_concurrency
     )
 
 
@@ -206,19 +275,16 @@ def _serving(
     top: int,
     objective: str,
     price: float | None,
-    ttft_s: float | None,
-    tpot_s: float | None,
+    asked: ServingAsked,
     disaggregated: bool,
     progress: Progress | None,
 ) -> ServingPlanResult:
     from meshwise.answers.plan_serving import PlannedServing, ServingPlanResult
     from meshwise.layouts.pins import read_pins
-    from meshwise.search.serving.plan import Limits
     from meshwise.search.serving.question import plan_deployment
 
     spec, where, software = _parts(model, cluster, workload.decode(), stack)
     pins = read_pins(layout)
-    bounded = ttft_s is not None or tpot_s is not None
     served = plan_deployment(
         spec,
         where,
@@ -226,7 +292,7 @@ def _serving(
         workload,
         gpus=gpus,
         pins=pins,
-        limits=Limits(ttft_s, tpot_s) if bounded else None,
+        asked=asked,
         objective=objective,
         top=top,
         price_per_device_hour=price,

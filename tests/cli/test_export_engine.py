@@ -29,9 +29,6 @@ def test_limits_survive(stack: str, command: tuple[str, ...], tmp_path: Path) ->
 
 
 def test_what_means_nothing_is_refused() -> None:
-    spread = ("plan", "llama-3.1-8b", *LOAD, "--length-spread", "0.2")
-    assert refusal(*spread)["field"] == "--length-spread"
-    assert answer(*spread, "--stack", "sglang")["layouts"]
     estimate = ("estimate", "llama-3.1-8b", "--on", "hgx-h100", "--tp", "2", "--batch", "8")
     export = ("export", "megatron-lm", "llama-3.1-8b", "--tp", "2", "--batch", "8")
     for part in ("mla_up_proj", "moe_act", "shared_experts"):

@@ -13,7 +13,7 @@ KEYS = {
     "tpot_low_s", "tpot_high_s", "ttft_s", "queue_s", "request_s", "tokens_per_s_per_device",
     "tokens_per_s", "requests_per_s", "decode_s", "prefill_s", "tokens_per_iteration", "running",
     "max_concurrency", "memory_bytes", "memory_limit_bytes", "fits", "tight", "evidence", "remarks",
-    "points", "itl_s", "averages", "in_flight", "run",
+    "points", "itl_s", "averages", "in_flight", "run", "limits", "misses",
     *(f"{name}_p{p}_s" for name in ("tpot", "itl", "ttft", "request", "queue") for p in (50, 90, 95, 99)),
 }  # fmt: skip
 

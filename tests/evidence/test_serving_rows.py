@@ -8,7 +8,7 @@ import pytest
 
 from meshwise.cost.doubt.spread import standard_deviation
 from meshwise.evidence.predict import predict
-from meshwise.evidence.prediction import Prediction
+from meshwise.evidence.prediction import Prediction, Suspect
 from meshwise.evidence.tables import parse_table
 from meshwise.stacks.load import stack_in_table
 
@@ -81,16 +81,44 @@ def test_an_engines_version_is_read() -> None:
 
 
 def test_how_far_lengths_differ_is_an_assumption_where_the_row_does_not_say() -> None:
-    """As the client of public sweeps of these lengths draws them; of others a little, and where prompts go
-    first, equal."""
+    """As the client of public sweeps of these lengths draws them; of others a little, and least where
+    prompts go first."""
     public = {"isl": "1024", "osl": "1024"}
     assert assumed(row(engine="sglang", **public))["length_spread"] == "0.2"
     other = {"isl": "1024", "osl": "500"}
-    assert assumed(row(engine="sglang", **other))["length_spread"] == "0"
+    assert assumed(row(engine="sglang", **other))["length_spread"] == "0.005"
     assert assumed(row(engine="vllm", **other))["length_spread"] == "0.05"
     apart = row(engine="sglang", length_spread="0.2", **other)
     assert "length_spread" not in assumed(apart)
     assert apart.predicted != row(engine="sglang", **other).predicted
+
+
+def test_public_sweeps_choose_the_likeliest_token() -> None:
+    """Their client asks for temperature 0, for which vLLM sorts no logits; others' requests do not say."""
+    public, other = {"osl": "1024"}, {"osl": "1000"}
+    assert assumed(row(**public))["temperature"] == "0"
+    assert "temperature" not in assumed(row(**other))
+    assert "temperature" not in assumed(row(engine="trtllm", **public))  # greedy as it is
+    few, many = (row(concurrency=n, **public) for n in ("4", "256"))
+    sorted_few, sorted_many = (row(concurrency=n, **other) for n in ("4", "256"))
+    assert sorted_many.predicted - many.predicted > 10 * (sorted_few.predicted - few.predicted)
+
+
+def test_tokens_of_an_iteration_are_those_of_scripts_and_recipes() -> None:
+    """TensorRT-LLM's rows: a prompt and a token of each request, and room for more where short ones share."""
+    trt = {"engine": "trtllm", "concurrency": "16"}
+    assert assumed(row(isl="1000", **trt))["max_batched_tokens"] == str(1000 + 16 + 1500)
+    sweep = row(model="deepseek-r1", **trt)
+    assert assumed(sweep)["max_batched_tokens"] == str(1024 + 16 + 127)
+    assert assumed(row(model="gpt-oss-120b", **trt))["max_batched_tokens"] == "20000"
+    assert "max_batched_tokens" not in assumed(row(**trt))
+    assert "max_batched_tokens" not in assumed(row(isl="1000"))
+
+
+def test_a_token_that_is_too_quick_for_the_requests_that_a_row_states_is_suspect() -> None:
+    with pytest.raises(Suspect, match="fewer run"):
+        row(concurrency="512", tpot_ms="4.5")
+    assert row(concurrency="512", tpot_ms="20")
 
 
 def test_intervals_say_what_no_published_row_has() -> None:

@@ -194,7 +194,11 @@ def serve(case: Case) -> None:
         degrees = [w for n in ("tp", "pp", "dp", "ep", "etp") for w in (f"--{n}", str(row[n]))]
         alone = ask(*case.asked("serve", *degrees, *LOAD))
         alike(row, alone, ("memory_bytes", "max_concurrency", "fits"))
-        alike(row, alone["averages"], ("tpot_s", "ttft_s", "tokens_per_s"))
+        alike(
+            row,
+            alone if row["simulated"] else alone["averages"],
+            ("tpot_s", "ttft_s", "tokens_per_s"),
+        )
     try:
         ask(*case.asked("serve", *(w for w in case.grid("decode")), *LOAD))
     except Refused as refused:  # the weights of a large model leave no room for a request

@@ -12,6 +12,7 @@ from meshwise.layouts.layout import Layout, Layouts, arrays
 from meshwise.search.serving import steady_state as serving
 from meshwise.simulate import iteration
 from meshwise.simulate.iteration import Engine
+from meshwise.simulate.rules import engine_rules
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import replaced
 
@@ -102,6 +103,30 @@ def test_without_a_graph_the_host_is_the_floor():
     assert iteration.prefill(free, np.int64(1), 16).iteration_s < floor / 3
 
 
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "deepseek-v3", "qwen3-next-80b-a3b"])
+def test_layers_of_routed_experts_take_the_host_longer(name):
+    """Short prompts take as long as all layers' launches, whatever their number, and decodes do not."""
+    spec = mw.model(name)
+    e = dataclasses.replace(engine("sglang", tp=8), model=spec)
+    counts = zip(spec.blocks, spec.kind_counts(), strict=True)
+    routed = sum(n for block, n in counts if block.moe is not None)
+    floor = spec.layers * e.stack.prefill_layer_s + routed * e.stack.prefill_experts_s
+    short, longer = (iteration.prefill(e, np.int64(1), n).iteration_s for n in (16, 64))
+    assert short == pytest.approx(floor, rel=0.05)
+    assert longer == pytest.approx(short, rel=0.01)
+    assert iteration.decode_s(e, np.int64(1), 16) < floor / 3
+
+
+def test_vllm_counts_an_a100_among_small_devices():
+    load = mw.Serving(isl=1024, osl=256, concurrency=32)
+    small, large = (
+        engine_rules(dataclasses.replace(engine(), cluster=mw.cluster(name)), load)
+        for name in ("dgx-a100", "hgx-h100")
+    )
+    assert (small.most_sequences, small.budget) == (256, 2048)
+    assert (large.most_sequences, large.budget) == (1024, 8192)
+
+
 def test_host_time_by_iteration_sequence_and_logit():
     plain = replaced(
         load_stack("vllm"), {"iteration_s": 0.0, "sequence_s": 0.0, "logit_bytes": 0.0}
@@ -147,7 +172,8 @@ def test_a_prefix_in_the_cache_is_attended_to_but_not_computed():
     assert whole.prefill_s > half.prefill_s > all_.prefill_s
     assert whole.tpot_s > half.tpot_s > all_.tpot_s
     assert whole.decode_s == half.decode_s == all_.decode_s
-    assert whole.max_concurrency == half.max_concurrency  # held all the same
+    # held once for all requests
+    assert whole.max_concurrency < half.max_concurrency < all_.max_concurrency
     alone = iteration.prefill(engine(), np.int64(1), 512).iteration_s
     assert alone < half.prefill_s < alone * 1.5
 

@@ -5,16 +5,9 @@ import pytest
 
 import meshwise as mw
 from meshwise.errors import InputError
-from meshwise.simulate.loads import (
-    Arrivals,
-    arrivals_of,
-    drawn,
-    drawn_lengths,
-    drawn_times,
-    is_trace,
-    read_trace,
-    request_rate,
-)
+from meshwise.simulate.loads.arrivals import Arrivals, arrivals_of, is_trace, request_rate
+from meshwise.simulate.loads.drawn import drawn, drawn_lengths, drawn_times
+from meshwise.simulate.loads.traces import read_trace
 
 LOAD = mw.Serving(isl=1000, osl=100, concurrency=8, prefix_hit=0.25)
 
@@ -119,4 +112,82 @@ def test_a_trace_of_any_length_is_read_to_its_bound(tmp_path):
     path = written(tmp_path, "".join(f"{i},10,10\n" for i in range(30_000)))
     found = read_trace(path, "arrivals", 1000)
     assert len(found.arrival) == 1000
+    assert found.cut
+
+
+PLAIN = [(0.0, 100, 20), (0.5, 50, 5), (2.25, 60, 1)]
+
+
+def same(trace):
+    return list(zip(trace.arrival, trace.prompt, trace.answer, strict=True))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "output,extra,arrival_time,input\n20,x,7,100\n5,x,7.5,50\n1,x,9.25,60\n",
+        "Timestamp, Request tokens, Response tokens\n7,100,20\n7.5,50,5\n9.25,60,1\n",
+        '"timestamp_ms";"input_length";"output_length"\n7000;100;20\n7500;50;5\n9250;60;1\n',
+        "arrived_at\tnum_prefill_tokens\tnum_decode_tokens\n7\t100\t20\n7.5\t50\t5\n9.25\t60\t1\n",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:17:03.5000000,100,20\n"
+        "2023-11-16 18:17:04.0000000,50,5\n"
+        "2023-11-16 18:17:05.7500000,60,1\n",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 23:59:59.500000+00:00,100,20\n"
+        "2024-05-11 00:00:00+00:00,50,5\n"
+        "2024-05-11T00:00:01.750000Z,60,1\n",
+        '{"timestamp": 7000, "input_length": 100, "output_length": 20, "hash_ids": [1, 2]}\n'
+        '{"timestamp": 7500, "input_length": 50, "output_length": 5, "hash_ids": []}\n\n'
+        '{"output_length": 1, "timestamp": 9250, "input_length": 60}\n',
+        '{"arrival_time": 7.0, "input_tokens": 100, "output_tokens": 20}\n'
+        '{"arrival_time": 7.5, "input_tokens": 50, "output_tokens": 5}\n'
+        '{"arrival_time": 9.25, "input_tokens": 60, "output_tokens": 1}\n',
+        "\ufeff7,100,20\r\n7.5,50,5\r\n9.25,60,1",
+    ],
+)
+def test_public_traces_are_read_as_they_are(tmp_path, text):
+    """Azure's columns, BurstGPT's, Mooncake's lines of JSON (milliseconds), and others' names."""
+    assert same(read_trace(written(tmp_path, text), "arrivals")) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        ("when,input,output\n1,2,3\n", 1, "no column of arrivals"),
+        ("arrival,input\n1,2\n", 1, "no column of tokens out"),
+        ("arrival,input,output\n1,2,3\n2,3\n", 3, "not a request"),
+        ('{"timestamp": 1, "input_length": 5, "output_length": 5}\n{"timestamp": 2}\n', 2, "not"),
+        ('{"timestamp": NaN, "input_length": 5, "output_length": 5}\n', 1, "not a time"),
+        ('{"timestamp": 5, "input_length": 5.5, "output_length": 5}\n', 1, "not a request"),
+        ('{"timestamp": -5, "input_length": 5, "output_length": 5}\n', 1, "not a time"),
+        ("{" * 5000 + "\n", 1, "not a request"),
+        ("1,10,10\ninf,10,10\n", 2, "not a time"),
+        ("1,10,10\n1e400,10,10\n", 2, "not a time"),
+        ("5,10,10\n4.5,10,10\n", 2, "0.5 s before the request above"),
+        ("2024-13-45 00:00:00,10,10\n", 1, "not a request"),
+        ("1,10,10\n" + "9" * (1 << 20) + ",1,1\n", 2, "longer than 1 MiB"),
+        ("1,10,10\n\x00\x01,10,10\n", 2, "not a request"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, text, line, why):
+    with pytest.raises(InputError) as error:
+        read_trace(written(tmp_path, text), "arrivals")
+    assert f"line {line}:" in str(error.value)
+    assert why in str(error.value)
+    assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_without_end_is_read_to_the_bound_of_a_run(tmp_path):
+    """As much memory and time for any number of lines."""
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
+
+    path = tmp_path / "long.csv"
+    with path.open("w") as file:
+        for start in range(0, MOST_REQUESTS + 100_000, 100_000):
+            file.writelines(f"{start + i},10,10\n" for i in range(100_000))
+        file.write("and what comes after is not read\n" * 100_000)
+    found = read_trace(str(path), "arrivals")
+    assert len(found.arrival) == MOST_REQUESTS
     assert found.cut

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from oracle import Plain, brute
 
-from meshwise.simulate.loads import drawn_times
+from meshwise.simulate.loads.drawn import drawn_times
+from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.outcome import steady_state, warm_up, whole_run
 from meshwise.simulate.replica import Replica
-from meshwise.simulate.requests import Requests
 from meshwise.simulate.rules import Rules
 
 RULES = Rules(

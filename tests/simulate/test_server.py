@@ -8,7 +8,7 @@ from meshwise.errors import Overloaded
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.serving import steady_state as average
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.loads import Arrivals
+from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.load import load_stack
 

@@ -7,15 +7,20 @@ from typing import TypedDict
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
+from meshwise.answers.records.layout import goodput_keys, token_price
 from meshwise.answers.records.result import Placed
 from meshwise.answers.records.workload import serving_workload
+from meshwise.answers.serving.limits import limits_record
 from meshwise.answers.simulated import latency_keys
 from meshwise.answers.text import words
 from meshwise.answers.text.sentences import cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
+from meshwise.search.serving.runs.binding import misses
+from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.served import LoadCurve
 from meshwise.units import format_gpus, format_time
+from meshwise.workloads.limits import LatencyLimit
 
 
 class LoadCurveRecord(TypedDict):
@@ -29,6 +34,7 @@ class LoadCurveRecord(TypedDict):
     layout: dict[str, Value]
     devices: int
     most_requests_per_s: float
+    limits: dict[str, float | None]
     points: list[dict[str, object]]
 
 
@@ -43,8 +49,10 @@ class LoadCurveResult(Placed):
         "Per rate the steady state; ``saturated`` where more come than leave."
     )
 
-    def __init__(self, found: LoadCurve) -> None:
-        self.found = found
+    def __init__(
+        self, found: LoadCurve, limits: tuple[LatencyLimit, ...] = (), price: float | None = None
+    ) -> None:
+        self.found, self.limits, self.price = found, limits, price
 
     def to_dict(self) -> LoadCurveRecord:
         c = self.found
@@ -57,14 +65,17 @@ class LoadCurveResult(Placed):
             "layout": c.layout.record(c.stack.overlaps.overlap),
             "devices": c.layout.devices,
             "most_requests_per_s": c.most_per_s,
-            "points": _points(c),
+            "limits": limits_record(self.limits),
+            "points": _points(c, self.limits, self.price),
         }
 
     def page(self) -> Page:
-        return _page(self.found)
+        return _page(self.found, self.limits, self.price)
 
 
-def _points(c: LoadCurve) -> list[dict[str, object]]:
+def _points(
+    c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None
+) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for rate, run in zip(c.rates, c.runs, strict=True):
         point: dict[str, object] = {"request_rate": rate, "saturated": run is None}
@@ -80,13 +91,22 @@ def _points(c: LoadCurve) -> list[dict[str, object]]:
                 "tokens_per_s_per_device": f.tokens_per_s / c.layout.devices,
                 "running": f.running.mean * run.replicas,
                 "waiting": f.waiting.mean * run.replicas,
+                **{f"{limit.name}_s": figure_s(f, limit) for limit in limits},
+                **goodput_keys(
+                    good_shares(f, limits) if limits else None,
+                    *(f.requests_per_s, f.tokens_per_s, c.layout.devices),
+                ),
+                **token_price(price, c.layout.devices, f.tokens_per_s),
             }
+            if limits:
+                point["within_limits"] = not misses(f, limits)
         found.append(point)
     return found
 
 
-def _page(c: LoadCurve) -> Page:
+def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -> Page:
     """A row per rate."""
+    more = len(limits[:1]) + (price is not None)
     heading = wrap(
         f"{c.model.name}: serving arrivals ({c.arrivals}), {c.load.isl} tokens in, {c.load.osl} out\n"
         f"{c.cluster.name}: {cluster_words(c.cluster)}; stack {c.stack.name}\n"
@@ -95,7 +115,7 @@ def _page(c: LoadCurve) -> Page:
     rows = []
     for rate, run in zip(c.rates, c.runs, strict=True):
         if run is None:
-            rows.append((f"{rate:.3g}", *["-"] * 6))
+            rows.append((f"{rate:.3g}", *["-"] * (6 + more)))
             continue
         f = run.steady
         rows.append(
@@ -104,12 +124,28 @@ def _page(c: LoadCurve) -> Page:
                 *(format_time(v) for v in (f.ttft_s.mean, f.ttft_s.p95, f.tpot_s.mean)),
                 *(format_time(f.tpot_s.p95), f"{f.running.mean * run.replicas:,.0f}"),
                 f"{f.tokens_per_s / c.layout.devices:,.1f}",
+                *([words.percent(good_shares(f, limits).requests)] if limits else []),
+                *(
+                    f"{v:,.2f}"
+                    for v in token_price(price, c.layout.devices, f.tokens_per_s).values()
+                ),
             )
         )
-    header = ("requests/s", "TTFT", "p95", "TPOT", "p95 ", "running", "tokens/s/GPU")
+    header: tuple[str, ...] = (
+        "requests/s",
+        "TTFT",
+        "p95",
+        "TPOT",
+        "p95 ",
+        "running",
+        "tokens/s/GPU",
+    )
+    header += ("within limits",) * bool(limits) + ("$/1M tokens",) * (price is not None)
     table = Table("Steady state by rate", header, tuple(rows))
     said = f"At {c.most_per_s:.3g} requests/s the queue begins to grow without bound."
     served = [rate for rate, run in zip(c.rates, c.runs, strict=True) if run is not None]
+    if limits:
+        said += _kept(c, limits)
     line = words.first_line(
         [
             f"Serves up to {c.most_per_s:.3g} requests/s",
@@ -119,3 +155,16 @@ def _page(c: LoadCurve) -> Page:
         ]
     )
     return Page(heading, (table, said), line)
+
+
+def _kept(c: LoadCurve, limits: tuple[LatencyLimit, ...]) -> str:
+    """Up to which of the rates the limits are kept."""
+    asked = ", ".join(limit.sentence for limit in limits)
+    kept = [
+        rate
+        for rate, run in zip(c.rates, c.runs, strict=True)
+        if run is not None and not misses(run.steady, limits)
+    ]
+    return (
+        f" {asked}: kept up to {max(kept):.3g} requests/s." if kept else f" {asked}: kept at none."
+    )

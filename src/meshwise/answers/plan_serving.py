@@ -13,6 +13,21 @@ from meshwise.answers.records.layout import serving_row, token_price
 from meshwise.answers.records.ranked import Ranked
 from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
+from meshwise.answers.serving.limits import (
+    binding_record,
+    limits_record,
+    nearest_record,
+    run_settings,
+    sent_record,
+)
+from meshwise.answers.serving.pools import pools_line, pools_words
+from meshwise.answers.serving.sentences import (
+    asked_words,
+    binding_words,
+    goodput_words,
+    limited_words,
+    nearest_words,
+)
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import cluster_words, sentence, wrap
@@ -24,9 +39,9 @@ from meshwise.layouts.rules.of_model import DEGREE_CODES
 from meshwise.search.serving.changes import ServingChange
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingPlan, ServingRow
-from meshwise.search.serving.question import Served
+from meshwise.search.serving.question import ServingAnswer
 from meshwise.search.tp_curve.curve import run_remarks
-from meshwise.units import format_gpus, format_memory, format_time
+from meshwise.units import format_gpus, format_time
 
 _SAME = (*DEGREE_CODES, "layers", "shared_layers")
 REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
@@ -38,13 +53,14 @@ REFUSED_SERVING = {rule: REFUSED_TRAINING[rule] for rule in _SAME} | {
     "capacity": "the KV cache does not hold the requests in flight",
     "ttft": "longer to the first token than the limit",
     "tpot": "longer per output token than the limit",
+    "request": "longer for a whole request than the limit",
 }
 
 
 class PlannedServing(NamedTuple):
     """A plan, and what was asked beside it."""
 
-    served: Served
+    served: ServingAnswer
     asked_disaggregated: bool
     pins: Pins
     price_per_device_hour: float | None
@@ -88,7 +104,7 @@ class ServingPlanRecord(TypedDict):
     stack: dict[str, object]
     gpus: int
     objective: str
-    limits: dict[str, object]
+    limits: dict[str, float | None]
     pinned: dict[str, list[Value]]
     best: dict[str, object] | None
     layouts: list[dict[str, object]]
@@ -99,6 +115,10 @@ class ServingPlanRecord(TypedDict):
     evidence: EvidenceRecord | None
     disaggregated: dict[str, object] | None
     nearest_feasible: list[ServingChangeRecord]
+    nearest: dict[str, object] | None
+    binds: dict[str, object] | None
+    fewest_gpus: int | None
+    run: dict[str, object]
     counts: ServingCounts
     partial: bool
     remarks: list[str]
@@ -109,7 +129,11 @@ class ServingPlanRecord(TypedDict):
 class ServingPlanResult(Ranked):
     """The plan of a serving deployment."""
 
-    limits = Key[Record | None]("Limits of ``ttft_s`` and ``tpot_s`` [s].")
+    limits = Key[Record]("Limits of latency by the key that each bounds, ``ttft_p95_s`` [s].")
+    fewest_gpus = Key[int | None]("Of a load that was given: the GPUs of the best.")
+    binds = Key[Record | None]("What keeps the best from a larger load, or from fewer GPUs.")
+    nearest = Key[Record | None]("Where nothing meets the limits: what comes nearest, its misses.")
+    run = Key[Record]("Requests and seed of the simulated rows' runs.")
     disaggregated = Key[Record | None]("Prefill and decode on GPUs of their own, where asked for.")
     partial = Key[bool]("Whether an interrupt ended the search early.")
 
@@ -156,19 +180,21 @@ def _change_record(c: ServingChange) -> ServingChangeRecord:
 
 def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
     """The JSON of a serving plan."""
-    a, price = p.plan, p.price_per_device_hour
+    a, price, asked = p.plan, p.price_per_device_hour, p.served.asked
+    sized = asked.fixed and a.objective != "latency"
     return {
         "schema": SCHEMA,
         "model": a.model.name,
         "cluster": cluster_record(a.cluster),
-        "workload": serving_workload(a.workload),
+        "workload": serving_workload(a.workload)
+        | sent_record(asked.sent.arrivals, fixed=asked.fixed),
         "stack": stack_record(a.stack),
         "gpus": a.gpus,
         "objective": a.objective,
-        "limits": a.limits._asdict(),
+        "limits": limits_record(asked.limits),
         "pinned": pins_record(p.pins),
-        "best": serving_row(a.rows[0], price) if a.rows else None,
-        "layouts": [serving_row(r, price) for r in a.rows],
+        "best": serving_row(a.rows[0], price, asked.limits) if a.rows else None,
+        "layouts": [serving_row(r, price, asked.limits) for r in a.rows],
         "pareto": [serving_row(r, price) for r in a.pareto],
         "rivals": [{"axis": axis, **serving_row(r, price)} for axis, r in a.rivals],
         "rule_of_thumb": serving_row(a.rule_of_thumb, price) if a.rule_of_thumb else None,
@@ -176,6 +202,10 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
         "evidence": _evidence(a),
         "disaggregated": _disaggregated_record(p.disaggregated, price),
         "nearest_feasible": [_change_record(c) for c in p.changes],
+        "nearest": nearest_record(p.served, price),
+        "binds": binding_record(p.served.binds),
+        "fewest_gpus": a.rows[0].devices if sized and a.rows else None,
+        "run": run_settings(asked),
         "counts": {
             "enumerated": a.enumerated,
             "feasible": a.feasible,
@@ -201,14 +231,25 @@ def serving_plan_line(p: PlannedServing) -> str:
     best, partial = (p.plan.rows[0] if p.plan.rows else None), p.plan.partial
     if best is None:
         return "No layout is feasible" + (" of those looked at" * partial)
-    layout = serving_mesh_words(best.layout)
+    layout, asked = serving_mesh_words(best.layout), p.served.asked
+    head = f"Best {layout}" if not partial else f"Best so far {layout}"
+    if asked.fixed and p.plan.objective != "latency":
+        head = f"Fewest: {format_gpus(best.devices)}, {layout}"
+    load = f"{best.concurrency:,} in flight"
+    if asked.sent.arrivals is not None:
+        run = best.run
+        rate = best.requests_per_s if run is None or run.arrivals is None else run.arrivals.rate
+        load = f"{rate:g} requests/s"
+    price = token_price(p.price_per_device_hour, best.devices, best.tokens_per_s)
     return words.first_line(
         [
-            f"Best {layout}" if not partial else f"Best so far {layout}",
+            head,
             f"{words.rate_words(best.tokens_per_s_per_device)} tokens/s per GPU",
             f"TPOT {words.time_words(best.tpot_s, best.tpot_low_s, best.tpot_high_s)}",
             f"TTFT {format_time(best.ttft_s)}",
-            f"{best.concurrency:,} in flight",
+            *limited_words(best, asked.limits),
+            load,
+            *(f"${cost:,.2f} per 1M tokens" for cost in price.values()),
         ]
     )
 
@@ -217,32 +258,23 @@ def serving_plan_line(p: PlannedServing) -> str:
 
 
 def _heading(p: PlannedServing) -> str:
-    a, w = p.plan, p.plan.workload
-    limits = [
-        f"{name} at most {format_time(v)}"
-        for name, v in (("TTFT", a.limits.ttft_s), ("TPOT", a.limits.tpot_s))
-        if v is not None
-    ]
-    load = " and ".join(limits) if limits else f"{w.concurrency:,} requests in flight"
+    a, w, asked = p.plan, p.plan.workload, p.served.asked
+    sized = "up to " if asked.fixed and a.objective != "latency" else ""
     return (
-        f"{a.model.name} on {format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} tokens in, "
-        f"{w.osl:,} out, {load}, stack {a.stack.name}"
+        f"{a.model.name} on {sized}{format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} "
+        f"tokens in, {w.osl:,} out, {asked_words(asked, w.concurrency)}, stack {a.stack.name}"
     )
 
 
 def _better(best: ServingRow, other: ServingRow) -> str:
     share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
     slower = other.tpot_s / best.tpot_s - 1.0
-    return f"{_signed(-share)} tokens/s/GPU, {_signed(slower)} TPOT"
-
-
-def _signed(share: float) -> str:
-    return f"{'+' if share >= 0 else '−'}{words.percent(abs(share))}"
+    return f"{words.signed(-share)} tokens/s/GPU, {words.signed(slower)} TPOT"
 
 
 _RANKED = (
-    "Ranked by averages of the steady state. `meshwise serve` simulates one layout's requests, and its figures "
-    "differ by that; the averages are in its JSON too."
+    "Simulated rows have the figures of `meshwise serve` and come first; the others are averages of the steady "
+    "state, which only tell which layouts to simulate."
 )
 
 
@@ -254,21 +286,25 @@ def serving_plan_page(p: PlannedServing) -> Page:
     detail: list[Table | str] = []
     # the ranking, or what would make one
     if a.rows:
-        parts += [serving_table("", list(a.rows), p.price_per_device_hour, ranks=True)]
+        limits, price = p.served.asked.limits, p.price_per_device_hour
+        parts += [serving_table("", list(a.rows), price, ranks=True, limits=limits)]
         parts.append("\n".join(wrap(text) for text in _sentences(p, a.rows[0])))
         parts += evidence_lines(_evidence(a))
         detail += _others(p, a.rows[0])
     else:
-        lines = ["No layout is feasible."]
-        if p.changes:
+        near = nearest_words(p.served)
+        lines = ["No layout is feasible.", *near]
+        if near:
+            answer += f": {near[0][0].lower()}{near[0][1:].rstrip('.')}"
+        if p.changes and not p.served.asked.fixed:
             answer += f"; the smallest change that makes one: {_change_words(p.changes[0])}"
             lines.append("The smallest change of each kind that makes one:")
             lines += [f"  {_change_words(c)}" for c in p.changes]
         parts.append("\n".join(lines))
     # prefill and decode apart
     if p.asked_disaggregated:
-        parts.append(_disaggregated(p))
-        answer += f"; {_apart(p)}"
+        parts.append(pools_words(p.disaggregated, a.rows[0] if a.rows else None))
+        answer += f"; {pools_line(p.disaggregated)}"
     # what it was priced as, and what was not feasible
     parts += map(sentence, run_remarks(a.model, a.cluster, a.workload.decode(), a.stack))
     if a.rows and not p.plan.stack.ideal:
@@ -291,7 +327,13 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
         said.append(
             f"{len(ties)} of the {len(a.rows)} shown deliver within 3% of it, less than its interval."
         )
-    said.append(_binding(p, best))
+    goodput = goodput_words(best)
+    if goodput and best.good is not None:
+        share = words.percent(best.good.requests)
+        said.append(
+            f"{goodput[0].upper()}{goodput[1:]}: {share} of the requests are within the limits."
+        )
+    said.append(binding_words(p.served.binds, p.served.asked.fixed))
     if best.tight and a.roomy is not None:
         said.append(
             "The memory of the best is tight: within its error of the limit. The best that is not: "
@@ -335,25 +377,6 @@ def _close(best: ServingRow, other: ServingRow) -> bool:
     return other.tokens_per_s_per_device >= 0.97 * best.tokens_per_s_per_device
 
 
-def _binding(p: PlannedServing, best: ServingRow) -> str:
-    """What the best layout runs into."""
-    a = p.plan
-    if a.limits.tpot_s is None and a.limits.ttft_s is None:
-        return ""
-    if best.concurrency >= best.max_concurrency:
-        return "The KV cache binds: it holds no more requests."
-    left = {
-        name: 1.0 - value / limit
-        for name, value, limit in (
-            ("TTFT", best.ttft_s, a.limits.ttft_s),
-            ("TPOT", best.tpot_s, a.limits.tpot_s),
-        )
-        if limit is not None
-    }
-    name = min(left, key=lambda k: left[k])
-    return f"The limit on {name} binds: it is used to {words.percent(1.0 - left[name])}."
-
-
 def _change_words(c: ServingChange) -> str:
     best = (
         f"{serving_mesh_words(c.row.layout)}, {c.row.tokens_per_s_per_device:,.1f} tokens/s per GPU"
@@ -364,30 +387,3 @@ def _change_words(c: ServingChange) -> str:
             f"{format_time(c.value['tpot_s'])} at least ({serving_mesh_words(c.row.layout)}, one request)"
         )
     return f"`{c.code.removesuffix('_dtype')}={c.value}`: {best}"
-
-
-def _apart(p: PlannedServing) -> str:
-    """Of the first line: what prefill and decode on GPUs of their own deliver."""
-    d = p.disaggregated
-    if d is None:
-        return "disaggregated: no two pools meet the limits"
-    rate = words.rate_words(d.tokens_per_s_per_device)
-    return f"disaggregated {rate} tokens/s per GPU on {d.devices}"
-
-
-def _disaggregated(p: PlannedServing) -> str:
-    d = p.disaggregated
-    if d is None:
-        return "Disaggregated: no two pools meet the limits on these GPUs."
-    said = (
-        f"Disaggregated: {d.prefill_instances} × prefill ({serving_mesh_words(d.prefill.layout)}, {d.prefill.batch} "
-        f"prompts together) and {d.decode_instances} × decode ({serving_mesh_words(d.decode.layout)}, "
-        f"{d.decode.batch} in flight) on {format_gpus(d.devices)}: {d.tokens_per_s_per_device:,.1f} tokens/s per "
-        f"GPU, TTFT {format_time(d.ttft_s)} ({format_time(d.transfer_s)} of it moves "
-        f"{format_memory(d.transfer_bytes)} of keys and values), TPOT {format_time(d.tpot_s)}; "
-        f"{'the transfers bind' if d.bound == 'transfer' else d.bound + ' binds'}."
-    )
-    if p.plan.rows:
-        share = d.tokens_per_s_per_device / p.plan.rows[0].tokens_per_s_per_device - 1.0
-        said += f" {_signed(share)} against the best layout that does both."
-    return wrap(said)

@@ -8,8 +8,12 @@ from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.cluster import ClusterRecord, cluster_record, stack_record
 from meshwise.answers.records.evidence import EvidenceRecord
+from meshwise.answers.records.layout import goodput_keys, token_price
 from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
+from meshwise.answers.serving.limits import limits_record, miss_record, sent_record
+from meshwise.answers.serving.remarks import burst_remarks, prefix_remarks
+from meshwise.answers.serving.sentences import kept_rows
 from meshwise.answers.simulated import (
     SimulatedAnswer,
     in_flight_keys,
@@ -29,11 +33,14 @@ from meshwise.cost.uncertainty import tpot_interval
 from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
+from meshwise.search.serving.runs.binding import misses
+from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.steady_state import Steady
 from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_memory, format_time
+from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
 
 
@@ -47,6 +54,8 @@ class ServedLayout(NamedTuple):
     load: Serving
     steady: Steady
     run: Simulated
+    limits: tuple[LatencyLimit, ...] = ()
+    price_per_device_hour: float | None = None
 
     @property
     def etp(self) -> int:
@@ -74,6 +83,12 @@ class ServeFigures(TypedDict, total=False):
     memory_bytes: float
     fits: bool
     tight: bool
+    good_share: float
+    goodput_requests_per_s: float
+    goodput_tokens_per_s: float
+    goodput_requests_per_s_per_device: float
+    goodput_tokens_per_s_per_device: float
+    dollars_per_million_tokens: float
 
 
 class ServeRecord(ServeFigures):
@@ -92,6 +107,8 @@ class ServeRecord(ServeFigures):
     in_flight: dict[str, dict[str, float]]
     run: dict[str, object]
     evidence: EvidenceRecord | None
+    limits: dict[str, float | None]
+    misses: list[dict[str, object]]
     remarks: list[str]
     points: list[dict[str, object]]
 
@@ -125,8 +142,12 @@ class ServeResult(SimulatedAnswer):
         w: Serving,
         steady: Steady,
         run: Simulated,
+        limits: tuple[LatencyLimit, ...] = (),
+        price_per_device_hour: float | None = None,
     ) -> None:
-        self.served = ServedLayout(model, cluster, stack, layout, w, steady, run)
+        self.served = ServedLayout(
+            *(model, cluster, stack, layout, w, steady, run, limits, price_per_device_hour)
+        )
         self.steady, self.simulated = steady, run
 
     @property
@@ -210,7 +231,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "schema": SCHEMA,
         "model": a.model.name,
         "cluster": cluster_record(a.cluster),
-        "workload": serving_workload(w) | _traffic(a.run),
+        "workload": serving_workload(w) | sent_record(a.run.arrivals),
         "formats": widths(a.model, w.decode())._asdict(),
         "stack": stack_record(a.stack),
         "layout": lay.record(a.stack.overlaps.overlap),
@@ -222,13 +243,15 @@ def serve_record(a: ServedLayout) -> ServeRecord:
             "ttft_s": float(s.ttft_s),
             "tokens_per_s": float(s.tokens_per_s),
         },
-        "in_flight": in_flight_keys(a.run.steady),
+        "in_flight": in_flight_keys(a.run),
         "run": run_record(a.run, lay.devices),
         "evidence": serving_evidence(a.model, a.cluster, a.stack, lay, w, int(s.running)),
+        "limits": limits_record(a.limits),
+        "misses": [miss_record(m) for m in misses(a.run.steady, a.limits)],
         "remarks": [
             *degree_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
-            *_burst_remarks(a),
-            *_prefix_remarks(a),
+            *burst_remarks(a.run, a.load, a.stack.ideal),
+            *prefix_remarks(a.model, a.load),
         ],
         "points": [{**degrees, "devices": lay.devices, **figures}],
     }
@@ -256,49 +279,14 @@ def _figures(a: ServedLayout) -> ServeFigures:
         "fits": bool(s.fits),
         "tight": bool(s.tight),
     }
-    return {**figures, **latency_keys(f)}  # type: ignore[typeddict-item]
-
-
-def _traffic(run: Simulated) -> dict[str, object]:
-    """What is sent beside the requests' lengths."""
-    if run.arrivals is None:
-        return {"request_rate": None, "arrivals": None}
-    return {"request_rate": run.arrivals.rate, "arrivals": run.arrivals.words}
-
-
-def _prefix_remarks(a: ServedLayout) -> list[str]:
-    """What a prefix hit takes of layers that keep a state in place of keys."""
-    states = any(block.recurrent is not None for block in a.model.blocks)
-    if not states or a.load.prefix_hit == 0:
-        return []
-    return [
-        "a prefix hit of recurrent layers needs their state as it was at the prefix' end: engines keep it "
-        "at block boundaries only, where they cache prefixes of such models at all"
-    ]
-
-
-def _burst_remarks(a: ServedLayout) -> list[str]:
-    """The first token of requests that all begin at once, where it comes much later than in the steady
-    state; and what else of the run is to be known."""
-    said = []
-    whole, steady, run = a.run.all.ttft_s.mean, a.run.steady.ttft_s.mean, a.run
-    if run.arrivals is None and not a.stack.ideal and whole >= 2.0 * steady:
-        said.append(
-            f"TTFT is of the steady state: over {run.requests * run.replicas:,} requests, the first "
-            f"{a.load.concurrency} of which begin at once as a benchmark's do, it is {format_time(whole)} in "
-            "the mean"
-        )
-    if a.load.osl == 1:
-        said.append("an answer of one token has no next one: its time per output token is 0")
-    if run.stopped:
-        said.append(
-            f"the KV cache filled: {run.stopped:,} times a request was stopped and computed again"
-        )
-    if run.arrivals is not None and run.arrivals.trace is not None and run.arrivals.trace.cut:
-        said.append(
-            f"the trace has more requests: its first {len(run.arrivals.trace.arrival):,} are simulated"
-        )
-    return said
+    good = good_shares(f, a.limits) if a.limits else None
+    more: dict[str, float] = {
+        **latency_keys(f),
+        **{f"{limit.name}_s": figure_s(f, limit) for limit in a.limits},
+        **goodput_keys(good, f.requests_per_s, f.tokens_per_s, a.layout.devices),
+        **token_price(a.price_per_device_hour, a.layout.devices, f.tokens_per_s),
+    }
+    return {**figures, **more}  # type: ignore[typeddict-item]
 
 
 def serve_line(d: ServeRecord, asked: int) -> str:
@@ -313,6 +301,8 @@ def serve_line(d: ServeRecord, asked: int) -> str:
             f"TPOT {words.time_words(d['tpot_s'], d['tpot_low_s'], d['tpot_high_s'])}",
             f"TTFT {format_time(d['ttft_s'])}",
             f"{words.rate_words(d['tokens_per_s'])} tokens/s ({words.rate_words(d['tokens_per_s_per_device'])} per GPU)",
+            *(f"goodput {words.percent(d[k])} of the requests" for k in ("good_share",) if k in d),
+            *(f"${d[k]:,.2f} per 1M tokens" for k in ("dollars_per_million_tokens",) if k in d),
             room,
         ]
     )
@@ -351,6 +341,7 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
             ("an iteration of decodes alone", format_time(d["decode_s"])),
             ("one prompt alone", format_time(d["prefill_s"])),
             *drafts,
+            *kept_rows(a.run.steady, a.limits, d),
         ),
     )
     memory = Table(

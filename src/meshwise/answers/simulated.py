@@ -25,9 +25,13 @@ def latency_keys(f: Figures) -> dict[str, float]:
     return found
 
 
-def in_flight_keys(f: Figures) -> dict[str, dict[str, float]]:
-    """Requests of a replica that run and that wait, over time."""
-    return {"running": f.running._asdict(), "waiting": f.waiting._asdict()}
+def in_flight_keys(s: Simulated) -> dict[str, dict[str, float]]:
+    """Requests of a replica that run and that wait, over time, in the steady state."""
+    spreads = (("running", s.steady.running), ("waiting", s.steady.waiting))
+    return {
+        name: {key: value / s.ranks for key, value in spread._asdict().items()}
+        for name, spread in spreads
+    }
 
 
 def run_record(s: Simulated, devices: int) -> dict[str, object]:
@@ -36,6 +40,7 @@ def run_record(s: Simulated, devices: int) -> dict[str, object]:
     return {
         "requests": s.requests * s.replicas,
         "seed": s.seed,
+        "lock_step": s.ranks if s.ranks > 1 else None,
         "tpot_s": f.tpot_s.mean,
         "ttft_s": f.ttft_s.mean,
         "request_s": f.request_s.mean,

@@ -17,7 +17,7 @@ HELP_GROUPS = {
         *("model", "target", "op", "size", "launch", "table", "kind", "name", "published"),
         *("phase", "batch", "global_batch", "seq", "context", "isl", "osl", "concurrency"),
         *("layers", "new_tokens", "source", "row", "prefix_hit", "length_spread", "expert_skew"),
-        *("expert_imbalance", "acceptance", "ttft", "tpot", "objective", "price", "sweep"),
+        *("expert_imbalance", "acceptance", "ttft", "tpot", "e2e", "objective", "price", "sweep"),
         *("weak", "limit_threshold", "compare"),
     ),
     "Where": (

@@ -30,15 +30,55 @@ limit_options = options.stacked(
         type=values.NUMBER_TYPE,
         help="Serving: most tokens of a prompt and its answer; a longer request is refused.",
     ),
+    click.option(
+        "--max-num-seqs",
+        "--max-running-requests",
+        "--max-batch-size",
+        "max_num_seqs",
+        type=values.NUMBER_TYPE,
+        help="Serving: most requests of a replica that run at once, in place of the stack's.",
+    ),
+    click.option(
+        "--enforce-eager",
+        "--disable-cuda-graph",
+        "enforce_eager",
+        is_flag=True,
+        help="Serving: no CUDA graphs; the host launches every layer of decodes.",
+    ),
+    click.option(
+        "--no-enable-chunked-prefill",
+        "--disable-chunked-prefill",
+        "uncut_prompts",
+        is_flag=True,
+        help="Serving: prompts are not cut: one that does not fit an iteration waits.",
+    ),
+    click.option(
+        "--enable-mixed-chunk",
+        "--enable-chunked-prefill",
+        "mixed_chunk",
+        is_flag=True,
+        help="Serving: prompts are cut, and share iterations with decodes.",
+    ),
 )
+_FLAGS: dict[str, dict[str, object]] = {
+    "enforce_eager": {"eager": True},
+    "uncut_prompts": {"whole_prompts": True},
+    "mixed_chunk": {"whole_prompts": False, "mixes_prefill": True},
+}
+# of the JSON's workload
+_KEYS = {
+    "enforce_eager": "enforce_eager",
+    "uncut_prompts": "no_enable_chunked_prefill",
+    "mixed_chunk": "enable_mixed_chunk",
+}
 
 
 def engine_stack(o: Given) -> Stack:
-    """The stack of ``--stack`` and its switches, with the share of memory that is given."""
+    """The stack of ``--stack`` and its switches, with the share of memory and the rules that are given."""
     from meshwise.stacks.stack import taking
     from meshwise.strict_tables import fraction
 
-    stack = options.phase_stack(o, "decode")
+    stack = _ruled(o, options.phase_stack(o, "decode"))
     given = o["gpu_memory_utilization"]
     if given is None:
         return stack
@@ -51,6 +91,34 @@ def engine_stack(o: Given) -> Stack:
             legal="leave it or --ideal out",
         )
     return taking(stack, share)
+
+
+def _ruled(o: Given, stack: Stack) -> Stack:
+    """The stack with the engine's rules that are given."""
+    from meshwise.stacks.stack import replaced
+
+    if o.flag("uncut_prompts") and o.flag("mixed_chunk"):
+        raise InputError(
+            "--enable-mixed-chunk contradicts --no-enable-chunked-prefill",
+            field="--enable-mixed-chunk",
+            value=True,
+            legal="one of them",
+        )
+    if o.flag("enforce_eager") and stack.ideal:
+        raise InputError(
+            "--enforce-eager contradicts ideal rates, whose host takes no time",
+            field="--enforce-eager",
+            value=True,
+            legal="leave it or --ideal out",
+        )
+    changes: dict[str, object] = {}
+    for name, switched in _FLAGS.items():
+        if o.flag(name):
+            changes |= switched
+    most = o.number("max_num_seqs", high=1 << 20)
+    if most is not None:
+        changes["max_sequences"] = most
+    return replaced(stack, changes) if changes else stack
 
 
 def with_limits(o: Given, record: Mapping[str, object]) -> dict[str, object]:
@@ -66,6 +134,11 @@ def with_limits(o: Given, record: Mapping[str, object]) -> dict[str, object]:
         given["gpu_memory_utilization"] = float(share)
     if most is not None:
         given["max_model_len"] = int(most)
+    if o.has("max_num_seqs"):
+        given["max_num_seqs"] = o.number("max_num_seqs")
+    for name, key in _KEYS.items():
+        if o.flag(name):
+            given[key] = True
     return {**record, "workload": given}
 
 

@@ -122,21 +122,23 @@ def _served(said: Given, record: Record) -> Step | None:
     return Step("The best layout of as many GPUs", "plan", {"gpus": record["devices"]}, spent)
 
 
-_SEARCH = (*_PINS, *_SWITCHES, "placement", "gpus", "top", "price", "compare")
+_SEARCH = (*_PINS, *_SWITCHES, "placement", "gpus", "top", "compare")
 
 
 def _planned(said: Given, record: Record) -> Step | None:
     best = record["best"]
     if best is None or record.get("partial"):
         return None
-    if said.get("isl") is not None:
-        keys = ("tp", "pp", "dp", "ep", "etp", "dcp", "concurrency")
-        asked = {k: best[k] for k in keys if best[k] > 1 or k in ("tp", "concurrency")}
+    if record["workload"]["phase"] == "serve":
+        keys = ("tp", "pp", "dp", "ep", "etp", "dcp")
+        asked = {k: best[k] for k in keys if best[k] > 1 or k == "tp"}
+        asked |= _load_of(record, best)
         if best["etp"] != best["tp"] // best["ep"]:
             asked |= {"ep": best["ep"], "etp": best["etp"]}
         elif best["ep"] == 1:
             asked.pop("etp", None)
-        spent = (*_SEARCH, "dcp", "concurrency", "ttft", "tpot", "disaggregated", "objective")
+        load = "concurrency" if "concurrency" in asked else "request_rate"
+        spent = (*_SEARCH, "dcp", "disaggregated", "objective", load)
         return Step("The best one in full", "serve", asked | _nodes(said, best), spent)
     degrees = ("tp", "pp", "vp", "dp", "cp", "ep")
     asked = {k: best[k] for k in degrees if best[k] > 1 or k == "tp"}
@@ -151,7 +153,18 @@ def _planned(said: Given, record: Record) -> Step | None:
         asked["sequence_parallel"] = True
     asked |= {"batch": said["batch"], "seq": said["seq"], "micro_batch": best["micro_batch"]}
     asked |= _nodes(said, best)
-    return Step("The best one in full", "estimate", asked, (*_SEARCH, "objective"))
+    return Step("The best one in full", "estimate", asked, (*_SEARCH, "price", "objective"))
+
+
+def _load_of(record: Record, best: Record) -> dict[str, object]:
+    """The requests in flight of a plan's best layout, or the rate at which they arrive."""
+    if record["workload"]["arrivals"] is None:
+        return {"concurrency": best["concurrency"]}
+    from meshwise.simulate.loads.arrivals import is_trace
+
+    if is_trace(record["workload"]["arrivals"]) or best["request_rate"] is None:
+        return {}
+    return {"request_rate": f"{best['request_rate']:g}"}
 
 
 def _nodes(said: Given, best: Record) -> dict[str, int]:

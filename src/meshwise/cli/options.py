@@ -372,3 +372,13 @@ def phase_stack(o: Given, phase: str) -> Stack:
     given = ("attention", "overlap", "schedule")
     found = {key: o[key] for key in given if o.has(key)}
     return stack(name, **found, **switches.read_switches(o, name))
+
+
+price_option = click.option("--price", metavar="USD", help="Dollars per GPU and hour.")
+
+
+def price(o: Given) -> float | None:
+    """Dollars per GPU and hour."""
+    from meshwise.strict_tables import fraction
+
+    return fraction(o["price"], "--price", low=0.0, high=1e6) if o.has("price") else None

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING, TypedDict, cast
 
 import click
 
-from meshwise.cli import engine, needs, options, output, plan_options, ranges, switches, terminal
+from meshwise.cli import (
+    engine,
+    latency,
+    needs,
+    options,
+    output,
+    plan_options,
+    ranges,
+    serve,
+    switches,
+    terminal,
+)
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
 from meshwise.units import format_gpus
 
 if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
-
     from meshwise.answers.compared import ReadCommand
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.plan_serving import ServingPlanResult
@@ -36,11 +43,11 @@ if TYPE_CHECKING:
             instead="or --isl 1024 --osl 256 --concurrency 32 to serve",
         ),
         Need("seq", "4096", "required to train", lambda o: not plan_options.asks_to_serve(o)),
-        Need("isl", "1024", "required to serve", lambda o: plan_options.asks_to_serve(o)),
-        Need("osl", "256", "required to serve", lambda o: plan_options.asks_to_serve(o)),
+        Need("isl", "1024", "required to serve", lambda o: _lengths(o)),
+        Need("osl", "256", "required to serve", lambda o: _lengths(o)),
         Need(
-            *("concurrency", "32", "required to serve, or --ttft or --tpot"),
-            lambda o: plan_options.asks_to_serve(o) and not o.has("ttft") and not o.has("tpot"),
+            *("concurrency", "32", "required to serve, or a rate, or limits of latency"),
+            lambda o: plan_options.asks_to_serve(o) and not _loaded(o),
         ),
     ),
     phase=lambda o: "decode" if plan_options.asks_to_serve(o) else "train",
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
     examples=(
         "meshwise plan gpt3-175b --on dgx-a100 --gpus 1024 --global-batch 1536 --seq 2k",
         "meshwise plan llama-3.1-70b --on hgx-h100 --gpus 8 --isl 2k --osl 256 --tpot 30ms --ttft 1s",
+        "meshwise plan llama-3.1-70b --on hgx-h100 --isl 2k --osl 256 --request-rate 20 --ttft p95=1s --tpot p90=40ms",
     ),
 )
 @options.target_options
@@ -65,8 +73,9 @@ def command(
 ) -> None:
     """Every legal layout of MODEL on the GPUs of CLUSTER, ranked, and why the best one is.
 
-    Training: --global-batch and --seq. Serving: --isl and --osl, with --concurrency or with --ttft
-    and --tpot.
+    Training: --global-batch and --seq. Serving: --isl and --osl, with --concurrency, with limits of latency
+    (--ttft, --tpot, --e2e: the most in flight that they allow), or with a --request-rate (the fewest GPUs that
+    serve it within the limits; so with --concurrency and limits).
     """
     from meshwise import api
 
@@ -95,18 +104,15 @@ class _Asked(TypedDict):
     gpus: int | None
     top: int
     price_per_device_hour: float | None
-    progress: Bar | None
+    progress: terminal.Bar | None
 
 
 def _asked(o: Given, gpus: int | None) -> _Asked:
-    from meshwise.strict_tables import fraction
-
-    price = fraction(o["price"], "--price", low=0.0, high=1e6) if o.has("price") else None
     return {
         "gpus": gpus,
         "top": o.count("top", high=1000),
-        "price_per_device_hour": price,
-        "progress": Bar() if sys.stderr.isatty() and not terminal.quiet() else None,
+        "price_per_device_hour": options.price(o),
+        "progress": terminal.progress("layouts"),
     }
 
 
@@ -136,11 +142,9 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
     from meshwise import api
 
     asked = _asked(o, gpus)
-    load, limits, stack = (
-        plan_options.serving_load(o),
-        plan_options.latency_limits(o),
-        plan_options.serving_stack(o),
-    )
+    limits, stack = latency.by_statistic(o), plan_options.serving_stack(o)
+    load = plan_options.serving_load(o, stack, gpus or cluster.devices)
+    _comparable(o, fixed=bool(limits) and not plan_options.searches_load(o))
     axes = ranges.opened_pins(
         plan_options.counted_pins(o), model, gpus or cluster.devices, load, stack
     )
@@ -149,8 +153,10 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
         stack=stack,
         objective=cast("ServingObjective | None", o["objective"]),  # which checks it
         disaggregated=o.flag("disaggregated"),
-        ttft_s=limits.get("ttft"),
-        tpot_s=limits.get("tpot"),
+        ttft_s=limits.get("ttft_s"),
+        tpot_s=limits.get("tpot_s"),
+        request_s=limits.get("request_s"),
+        **plan_options.sent(o),
         **asked,
         **options.serving_pins(axes),
     )
@@ -158,6 +164,28 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
         result.command = _compared(o, model, cluster, load, stack, result.planned.plan)
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "layouts")
     _leave(result)
+
+
+def _comparable(o: Given, *, fixed: bool) -> None:
+    """Refuse a command beside a plan of another number of GPUs than it is asked for."""
+    if o.has("compare") and (fixed or o.has("request_rate") or o.has("arrivals")):
+        raise InputError(
+            "--compare: a command is held against layouts of as many GPUs at requests in flight, not against the "
+            "fewest GPUs of a load or a rate of arrivals",
+            field="--compare",
+            value=o["compare"],
+            legal="--concurrency without limits, or --ttft and --tpot alone",
+        )
+
+
+def _lengths(o: Given) -> bool:
+    """Whether nothing but options can say how long requests are."""
+    return plan_options.asks_to_serve(o) and not serve.traced(o)
+
+
+def _loaded(o: Given) -> bool:
+    """Whether something else than requests in flight says the load, or lets it be looked for."""
+    return any(o.has(name) for name in ("request_rate", *latency.LIMITED)) or serve.traced(o)
 
 
 def _leave(result: PlanResult | ServingPlanResult) -> None:
@@ -203,23 +231,3 @@ def _compared(
             nearest=job.gpus,
         )
     return ReadCommand(parsed, commands.beside(job, model, cluster, load, stack, plan))
-
-
-class Bar:
-    """A progress bar on a terminal's stderr, once the search takes longer than a second."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.bar: ProgressBar[int] | None = None
-        self.done = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is None:
-            if time.monotonic() - self.started < 1.0 or done >= total:
-                return
-            self.bar = click.progressbar(length=total, label="layouts", file=sys.stderr)
-            self.bar.__enter__()
-        self.bar.update(done - self.done)
-        self.done = done
-        if done >= total:
-            self.bar.__exit__(None, None, None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
 from meshwise.axes import AXES, SERVES, TRAINS
-from meshwise.cli import engine, options, serve, switches, values
+from meshwise.cli import engine, latency, options, serve, switches, values
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from click.decorators import FC
 
     from meshwise.api import Serving, Stack, Training
+
+
+class SentOptions(TypedDict):
+    """What is sent to a deployment beside the requests' lengths."""
+
+    request_rate: float | None
+    arrivals: str | None
+    at_concurrency: bool
+    requests: int | None
+    seed: int
 
 
 def _pin(name: str) -> Callable[[FC], FC]:
@@ -75,12 +85,32 @@ training_options = options.stacked(
 )
 serving_options = options.stacked(
     serve.load_options,
-    click.option("--ttft", metavar="TIME", help="Serving: the longest time to first token."),
-    click.option("--tpot", metavar="TIME", help="Serving: the longest time per output token."),
+    latency.latency_options,
+    click.option(
+        "--request-rate",
+        metavar="R",
+        help="Serving: requests that arrive per second; the fewest GPUs that serve them.",
+    ),
+    click.option(
+        "--arrivals",
+        metavar="HOW",
+        help="Serving: poisson (default), gamma:B, or a FILE of arrival,input,output. Under limits without a "
+        "rate: the highest rate of such arrivals.",
+    ),
+    click.option(
+        "--requests",
+        type=values.NUMBER_TYPE,
+        help="Serving: requests of a run (default: 10 per one in flight, 2,000 of arrivals).",
+    ),
+    click.option(
+        "--seed",
+        type=values.NUMBER_TYPE,
+        help="Serving: of lengths and arrivals (default 0).",
+    ),
     click.option(
         "--disaggregated",
         is_flag=True,
-        help="Serving: also prefill and decode on GPUs of their own (needs --ttft or --tpot).",
+        help="Serving: also prefill and decode on GPUs of their own (needs --ttft or --tpot of the mean).",
     ),
 )
 plan_common_options = options.stacked(
@@ -95,7 +125,7 @@ plan_common_options = options.stacked(
         metavar="WHAT",
         help="Training: step (default), mfu or cost. Serving: throughput (default), latency or cost.",
     ),
-    click.option("--price", metavar="USD", help="Dollars per GPU and hour."),
+    options.price_option,
     click.option(
         "--compare",
         metavar="COMMAND",
@@ -116,9 +146,21 @@ _COUNTED_PINS = ("vp", "cp", "micro_batch")
 _NAMED_PINS = ("recompute", "shard", "sequence_parallel", "overlap", "placement")
 _TRAINING_PINS = (*_COUNTED_PINS, *_NAMED_PINS)
 _TRAINING = ("batch", "seq", "schedule", "grad_dtype", "free", *switches.SWITCH_NAMES)
-_SERVING = ("isl", "osl", "concurrency", "ttft", "tpot", "chunk", "acceptance", "image_tokens")
-_LATENCY = {"ttft": "500 ms or 2 s", "tpot": "50 ms"}  # of what people wait for
-_ENGINE = ("gpu_memory_utilization", "max_model_len")
+_SERVING = (
+    *(
+        "isl",
+        "osl",
+        "concurrency",
+        *latency.LIMITED,
+        "request_rate",
+        "arrivals",
+        "requests",
+        "seed",
+    ),
+    *("chunk", "acceptance", "image_tokens"),
+)
+_ENGINE = ("gpu_memory_utilization", "max_model_len", "max_num_seqs")
+_ENGINE_FLAGS = ("enforce_eager", "uncut_prompts", "mixed_chunk")
 _SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 
@@ -181,6 +223,9 @@ def training_step(o: Given) -> Training:
     for name in ("kv_dtype", "weight_dtype", *_ENGINE):
         if o.has(name):
             _misplaced(name, o[name], "training")
+    for name in _ENGINE_FLAGS:
+        if o.flag(name):
+            _misplaced(name, True, "training")
     for name, without in _SERVING_DEFAULTS.items():
         if o[name] != without:
             _misplaced(name, o[name], "training")
@@ -202,55 +247,36 @@ def training_step(o: Given) -> Training:
 # -- serving ---------------------------------------------------------------------------------------
 
 
-def latency_limits(o: Given) -> dict[str, float]:
-    """Limits of latency [s], those that are given."""
-    from meshwise.units import TIME, parse_quantity
-
-    return {
-        name: parse_quantity(
-            o.word(name),
-            TIME._replace(example=_LATENCY[name]),
-            option_of(name),
-            usual=_latency_unit(name, o.word(name)),
-        )
-        for name in ("ttft", "tpot")
-        if o.has(name)
-    }
-
-
-def _latency_unit(name: str, text: str) -> str:
-    """The unit of a latency that people wait for, where they leave it out: 500 is ms, 0.5 is s, and so
-    is a first token's 2."""
-    digits = text.strip()
-    short = name == "ttft" and len(digits) == 1
-    return "s" if short or digits.lstrip("0").startswith(".") else "ms"
-
-
 def serving_stack(o: Given) -> Stack:
-    stack = engine.engine_stack(o.but(schedule=None))
-    check_length_spread(o, stack)
-    return stack
+    return engine.engine_stack(o.but(schedule=None))
 
 
-def serving_load(o: Given) -> Serving:
-    limited = o.has("ttft") or o.has("tpot")
-    if limited and o.has("concurrency"):
-        raise InputError(
-            "--concurrency: with limits of latency the requests in flight are searched for",
-            field="--concurrency",
-            value=o["concurrency"],
-            legal="--concurrency, or --ttft and --tpot",
-        )
-    return engine.within_length(o, serve.read_load(o.but(concurrency="1") if limited else o))
+def searches_load(o: Given) -> bool:
+    """Whether the load is looked for: limits alone, or with arrivals of no rate."""
+    limited = any(o.has(name) for name in latency.LIMITED)
+    return limited and not (o.has("concurrency") or o.has("request_rate") or serve.traced(o))
 
 
-def check_length_spread(o: Given, stack: Stack) -> None:
-    """Refuse a spread of lengths where nothing waits for prompts that come together."""
-    if o["length_spread"] is not None and stack.scheduler.mixes_prefill:
-        raise InputError(
-            f"--length-spread={shorten(o['length_spread'])}: {stack.title or stack.name} computes prompts "
-            "beside decodes, whichever end together",
-            field="--length-spread",
-            value=o["length_spread"],
-            legal="leave --length-spread out, or a stack that computes prompts first (sglang)",
-        )
+def serving_load(o: Given, stack: Stack, gpus: int) -> Serving:
+    """The requests; of arrivals with the most that run at once on so many GPUs."""
+    if searches_load(o) and not o.has("arrivals"):
+        return engine.within_length(o, serve.read_load(o.but(concurrency="1")))
+    most = stack.scheduler.max_sequences * gpus
+    if searches_load(o):
+        o = o.but(request_rate="1")
+    return engine.within_length(o, serve.read_load(serve.with_arrivals(o, most)))
+
+
+def sent(o: Given) -> SentOptions:
+    """What is sent beside the requests' lengths."""
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
+
+    limited = any(o.has(name) for name in latency.LIMITED)
+    arriving = o.has("request_rate") or serve.traced(o)
+    return {
+        "request_rate": serve.rate(o),
+        "arrivals": o.text("arrivals"),
+        "at_concurrency": limited and o.has("concurrency") and not arriving,
+        "requests": o.number("requests", high=MOST_REQUESTS),
+        "seed": o.count("seed", low=0) if o.has("seed") else 0,
+    }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwise.cli import engine, needs, options, output, values
+from meshwise.cli import engine, latency, needs, options, output, pools, terminal, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
@@ -146,9 +146,9 @@ _software_options = options.stacked(
     cls=CliCommand,
     needs=(
         *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
-        Need("isl", "1024", "required without a trace", lambda o: not _traced(o)),
-        Need("osl", "256", "required without a trace", lambda o: not _traced(o)),
-        Need("concurrency", "32", "required without arrivals", lambda o: not _arriving(o)),
+        Need("isl", "1024", "required without a trace", lambda o: not traced(o)),
+        Need("osl", "256", "required without a trace", lambda o: not traced(o)),
+        Need("concurrency", "32", "required without arrivals", lambda o: not arriving(o)),
     ),
     phase=lambda _: "decode",
     about={"model": needs.ABOUT_MODEL},
@@ -159,8 +159,11 @@ _software_options = options.stacked(
 )
 @options.target_options
 @_layout_options
+@pools.pool_options
 @load_options
 @_traffic_options
+@latency.latency_options
+@options.price_option
 @options.format_options
 @engine.limit_options
 @_software_options
@@ -187,9 +190,12 @@ def command(
     gpus = o.number("gpus")
     if o.has("sweep"):
         _ends(o)
-    most = stack.scheduler.max_sequences * int(str(axes["dp"]))
-    load = engine.within_length(o, read_load(_with_trace(o, most)))
-    degrees = options.serving_degrees(axes)
+        pools.refuse_curve(o)
+    apart = pools.are_apart(o)
+    numbers = [o.number(f"{pool}_instances") or 1 for pool in ("prefill", "decode")]
+    most = stack.scheduler.max_sequences * int(str(axes["dp"])) * numbers[1]
+    load = engine.within_length(o, read_load(with_arrivals(o, most)))
+    degrees, limits = options.serving_degrees(axes), latency.by_statistic(o)
     if o.has("sweep"):
         _curve(o, spec, where, load, stack, gpus, degrees)
         return
@@ -199,25 +205,33 @@ def command(
         load,
         stack=stack,
         gpus=gpus,
-        request_rate=_rate(o),
+        request_rate=rate(o),
         arrivals=o.word("arrivals"),
         requests=o.number("requests"),
         seed=o.count("seed", low=0),
+        price_per_device_hour=options.price(o),
+        ttft_s=limits.get("ttft_s"),
+        tpot_s=limits.get("tpot_s"),
+        request_s=limits.get("request_s"),
+        progress=terminal.progress("requests"),
+        prefill=options.serving_degrees(pools.prefill_axes(o, axes)) if apart else None,
+        prefill_instances=numbers[0],
+        decode_instances=numbers[1],
         **degrees,
     )
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
 
 
-def _traced(o: Given) -> bool:
+def traced(o: Given) -> bool:
     """Whether a file says what arrives."""
-    from meshwise.simulate.loads import is_trace
+    from meshwise.simulate.loads.arrivals import is_trace
 
     return o.has("arrivals") and is_trace(o.word("arrivals"))
 
 
-def _arriving(o: Given) -> bool:
+def arriving(o: Given) -> bool:
     """Whether requests come whether others end or not."""
-    return o.has("request_rate") or _traced(o) or o.has("sweep")
+    return o.has("request_rate") or traced(o) or o.has("sweep")
 
 
 def _curve(
@@ -235,7 +249,8 @@ def _curve(
     from meshwise.layouts.check import check
     from meshwise.layouts.layout import asked
     from meshwise.search.serving.served import load_curve
-    from meshwise.simulate.loads import MOST_REQUESTS, arrivals_of
+    from meshwise.simulate.loads.arrivals import arrivals_of
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
 
     ends = _ends(o.but(concurrency=None))
     one = asked(degrees, SERVES)
@@ -244,13 +259,14 @@ def _curve(
     requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
     words = o.word("arrivals")
     found = load_curve(model, cluster, stack, one, load, ends, words, requests, seed)
-    result = LoadCurveResult(found)
+    limits = tuple(limit for each in latency.latency_limits(o).values() for limit in each)
+    result = LoadCurveResult(found, limits, options.price(o))
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
 
 
 def _ends(o: Given) -> tuple[float, float]:
     """The rates that a curve is between."""
-    from meshwise.simulate.loads import request_rate
+    from meshwise.simulate.loads.arrivals import request_rate
 
     for name in ("request_rate", "concurrency"):
         if o.has(name):
@@ -283,21 +299,21 @@ def _ends(o: Given) -> tuple[float, float]:
     return ends
 
 
-def _rate(o: Given) -> float | None:
-    from meshwise.simulate.loads import request_rate
+def rate(o: Given) -> float | None:
+    from meshwise.simulate.loads.arrivals import request_rate
 
     return request_rate(o["request_rate"], "--request-rate") if o.has("request_rate") else None
 
 
-def _with_trace(o: Given, most: int) -> Given:
+def with_arrivals(o: Given, most: int) -> Given:
     """The options with what a trace says of lengths, and how many requests may run at once."""
     from meshwise.workloads.workload import MAX_BATCH
 
-    if not _arriving(o):
+    if not arriving(o):
         return o
     if not o.has("concurrency"):
         o = o.but(concurrency=str(min(most, MAX_BATCH)))
-    if not _traced(o):
+    if not traced(o):
         return o
     for name in ("isl", "osl", "length_spread"):
         if o.has(name):

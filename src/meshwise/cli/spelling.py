@@ -26,6 +26,8 @@ _PARAMETER = {
     "gradients": "grad_dtype",
     "ttft_s": "ttft",
     "tpot_s": "tpot",
+    "request_s": "e2e",
+    "at_concurrency": "concurrency",
     "timeout_s": "timeout",
     "price_per_device_hour": "price",
     "version": "target_version",

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import time
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from meshwise.cli.values import WordType
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
 
 COLORS = ("auto", "always", "never")
 
@@ -81,3 +87,29 @@ def colours() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+class Bar:
+    """A progress bar on a terminal's stderr, once what is counted takes longer than a second."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.started = time.monotonic()
+        self.bar: ProgressBar[int] | None = None
+        self.done = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is None:
+            if time.monotonic() - self.started < 1.0 or done >= total:
+                return
+            self.bar = click.progressbar(length=total, label=self.label, file=sys.stderr)
+            self.bar.__enter__()
+        self.bar.update(done - self.done)
+        self.done = done
+        if done >= total:
+            self.bar.__exit__(None, None, None)
+
+
+def progress(label: str) -> Bar | None:
+    """A bar of so many of what is named; None without a terminal on stderr, and under ``--quiet``."""
+    return Bar(label) if sys.stderr.isatty() and not quiet() else None

@@ -139,11 +139,11 @@ class Estimate(PricedStep):
         """As known by layer: backward launches about twice forward's kernels, recomputation forward's
         again."""
         ctx = self.program.ctx
+        if not ctx.training:
+            return inference.launches_s(self.program)[1]
         each = inference.layer_launch_s(self.stack, ctx)
         if not each:
             return 0.0
-        if not ctx.training:
-            return self.stage_layers * each
         grown = hosting.network_growth(self.stack, self.layout, self.pricer.groups, self.cluster)
         return self.stage_layers * (3.0 + (ctx.recompute == 2)) * each * grown
 
@@ -297,7 +297,7 @@ class Estimate(PricedStep):
             return 0.0
         ctx = self.program.ctx
         if not ctx.training:
-            launches = inference.layer_launch_s(self.stack, ctx) * self.model.layers
+            launches, _ = inference.launches_s(self.program)
             device = self.compute_s + self.exposed_comm_s + self.bubble_s
             late = np.maximum(launches - device, 0.0)
             return late + inference.own_engine_s(self.pricer.compute, ctx)

@@ -38,7 +38,29 @@ def layer_launch_s(stack: Stack, ctx: Context) -> float:
         return 0.0
     if ctx.phase == "prefill":
         return max(stack.host.host_layer_s, stack.host.prefill_layer_s)
+    if ctx.phase == "decode" and stack.scheduler.eager:
+        return max(stack.host.host_layer_s, stack.host.eager_layer_s)
     return stack.host.host_layer_s
+
+
+def launches_s(program: Program) -> tuple[Array, Array]:
+    """Host seconds to launch a forward pass of all layers, and of the stage that has most to launch.
+
+    A layer takes :func:`layer_launch_s`; one of routed experts in an iteration with prompts the stack's
+    ``prefill_experts_s`` more. 0 under the ideal stack.
+    """
+    ctx = program.ctx
+    each = layer_launch_s(ctx.stack, ctx)
+    more = 0.0
+    if ctx.phase == "prefill" and not ctx.stack.ideal:
+        more = ctx.stack.host.prefill_experts_s
+    kinds = [each + more * (block.moe is not None) for block in ctx.model.blocks]
+    whole = sum(n * kind for n, kind in zip(ctx.model.kind_counts(), kinds, strict=True))
+    most: Array = 0.0
+    for role in program.roles:
+        stage = sum(n * kind for n, kind in zip(role.layers, kinds, strict=True))
+        most = np.maximum(most, stage * role.exists)
+    return whole, most
 
 
 def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> Array:

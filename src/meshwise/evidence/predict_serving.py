@@ -27,6 +27,8 @@ from meshwise.evidence.prediction import (
     model_of,
     source_of,
 )
+from meshwise.evidence.rows.suspect import check_decode
+from meshwise.evidence.rows.sweeps import choosing, lengths_of, of_public_sweep, rules_asked
 from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
@@ -35,11 +37,10 @@ from meshwise.models.names import named_model
 from meshwise.models.shapes import Model, Stored
 from meshwise.search.serving import steady_state as serving
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.rules import Rules, engine_rules
+from meshwise.simulate.rules import sequences_at_most
 from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.stack import Stack
-from meshwise.strict_tables import fraction
-from meshwise.workloads.serving import LENGTH_SPREAD, Serving
+from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats
 
 
@@ -74,8 +75,9 @@ def served_row(row: Row, folder: Path, named: Stack | None = None) -> ServedRow:
     assumed += (*blocks, *unsaid, *software.assumed, *node, *lacking)
     etp = row.count("etp") if row.text("etp") else None
     layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
-    engine = Engine(model, cluster, software.stack, layouts, formats)
-    return ServedRow(engine, tp, software, assumed)
+    stack, choice = choosing(row, software.stack)
+    engine = Engine(model, cluster, stack, layouts, formats)
+    return ServedRow(engine, tp, software, (*assumed, *choice))
 
 
 def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> list[Prediction]:
@@ -140,9 +142,13 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         formats=engine.formats,
         length_spread=spread,
     )
-    rules, launched = rules_asked(engine, w)
+    if "tpot_s" in measured:
+        each = -(-w.concurrency // int(layouts.dp))
+        held = max(int(w.context * (1.0 - spread)), 1)
+        check_decode(measured["tpot_s"], engine.decode(np.int64(each), held), w.concurrency)
+    rules, launched = rules_asked(engine, w, of_public_sweep(row))
     if rules.capacity == np.inf:  # it ran: memory that holds not one request is wrong
-        rules = rules._replace(most_sequences=stack.scheduler.max_sequences)
+        rules = rules._replace(most_sequences=sequences_at_most(engine))
     run = SimulatedServer(engine, w, rules).closed().all
     steady = serving.steady(engine.model, engine.cluster, stack, layouts, w)
     asked = serving.steady_question(engine, w, steady.running, ran=True)
@@ -197,27 +203,6 @@ def _offline(row: Row, ran: ServedRow) -> list[Prediction]:
             judged_as="tpot_s",
         )
     ]
-
-
-# Lengths of InferenceMAX's public sweeps, whose client draws them from 0.8 of the longest
-# (--random-range-ratio 0.8 of its scripts).
-SPREAD_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
-# Of rows of other lengths: equal ones would end in waves for ever, which engines that compute prompts beside
-# decodes do not; of 0, 2, 5 and 10 %, tried on samples, vLLM's cells
-# choose 5 or 10, TensorRT-LLM's 0 or 2.
-LITTLE_SPREAD = 0.05
-
-
-def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
-    """How far a row's requests differ in length, and what had to be assumed of it: where it does not say as
-    public sweeps of such lengths, else equal where prompts go first, and a little where they do not."""
-    if row.text("length_spread"):
-        field = f"line {row.line}: length_spread"
-        return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
-    if (row.count("isl"), row.count("osl")) in SPREAD_LENGTHS:
-        return LENGTH_SPREAD, (Assumed("length_spread", f"{LENGTH_SPREAD:g}"),)
-    spread = LITTLE_SPREAD if stack.scheduler.mixes_prefill else 0.0
-    return spread, (Assumed("length_spread", f"{spread:g}"),)
 
 
 def row_formats(
@@ -278,22 +263,6 @@ def keeps_fp8_cache(stack: Stack, model: Model, device: Device, products: str | 
     if stack.software == "trtllm" and products in _MODELOPT and model.model_type != "gpt_oss":
         return True
     return _kind(stack, model, device) in _FP8_CACHE_ASKED
-
-
-# Engine, model type and generation of published sweeps whose servers look for requests every 30 iterations
-# (10 below 16 in flight) and take 32,768 tokens of prompts: --scheduler-recv-interval and
-# --chunked-prefill-size of the scripts for B200.
-_POLLS_SELDOM = (("sglang", "deepseek_v3", "blackwell"), ("sglang", "qwen3_5_moe", "blackwell"))
-
-
-def rules_asked(engine: Engine, w: Serving) -> tuple[Rules, tuple[Assumed, ...]]:
-    """The engine's rules as rows of the kind ran them, and what had to be assumed of them."""
-    rules = engine_rules(engine, w)
-    if _kind(engine.stack, engine.model, engine.cluster.device) not in _POLLS_SELDOM:
-        return rules, ()
-    poll = 30 if w.concurrency >= 16 else 10
-    rules = rules._replace(poll=poll, budget=max(rules.budget, 32768))
-    return rules, (Assumed("poll_iterations", str(poll)), Assumed("max_batched_tokens", "32768"))
 
 
 def _kind(stack: Stack, model: Model, device: Device) -> tuple[str, str, str]:

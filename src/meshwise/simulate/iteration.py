@@ -11,11 +11,12 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, price_layouts
-from meshwise.cost.inference import engine_s, layer_launch_s
+from meshwise.cost.inference import engine_s, launches_s
 from meshwise.cost.pricing import total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups
 from meshwise.models.shapes import Model
+from meshwise.program.operations import Kernel
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill
@@ -91,9 +92,8 @@ class Engine:
     def launched(self, e: Estimate, whole: Array, slowest: Array, groups: Array) -> Pace:
         """An iteration that no graph replays: the device's work, or the host's launches where they
         last longer, over the whole pipeline and on its slowest stage."""
-        each = layer_launch_s(self.stack, e.program.ctx)
-        whole = np.maximum(whole, self.model.layers * each)
-        return Pace.of(whole, np.maximum(slowest, e.stage_layers * each), groups)
+        all_layers, of_a_stage = launches_s(e.program)
+        return Pace.of(np.maximum(whole, all_layers), np.maximum(slowest, of_a_stage), groups)
 
 
 class Pace(NamedTuple):
@@ -140,6 +140,18 @@ def token_kinds_s(e: Estimate) -> list[Array]:
     return [
         total_times([c for c in costs if c.op.kind not in BY_SEQUENCE]).busy
         for costs in e.layer_costs
+    ]
+
+
+def expert_kinds_s(e: Estimate) -> list[Array]:
+    """Seconds of the routed experts' products, of a layer of each kind: of the tokens of all replicas that
+    share them."""
+    return [
+        sum(
+            (np.asarray(op.count * e.pricer.one(op)[0]) for op in ops if np.max(op.count) > 0),
+            start=np.float64(0.0),
+        )
+        for ops in ([op for op in each if op.kernel is Kernel.EXPERTS] for each in e.program.layers)
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meshwise.simulate.requests import Requests
+from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.timeline import Timeline
 
 PERCENTILES = (50, 90, 95, 99)
@@ -23,6 +23,34 @@ class Spread(NamedTuple):
     p99: float
 
 
+class Samples:
+    """Each request of some figures: seconds to its first token, per token after it (of an answer of one
+    token there is none), of the whole request, and the tokens of its answer."""
+
+    __slots__ = ("answer", "request_s", "tpot_s", "ttft_s")
+
+    def __init__(self, ttft_s: Any, tpot_s: Any, request_s: Any, answer: Any) -> None:
+        self.ttft_s, self.tpot_s, self.request_s, self.answer = ttft_s, tpot_s, request_s, answer
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Samples) and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in self.__slots__
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def later(self, seconds: float) -> Samples:
+        """The same requests, each of which waits so much longer for its place."""
+        return Samples(self.ttft_s + seconds, self.tpot_s, self.request_s + seconds, self.answer)
+
+    def percentile(self, quantity: str, percentile: float) -> float:
+        """Of ``ttft``, ``tpot`` or ``request`` [s]; 0 where there are none."""
+        values = getattr(self, f"{quantity}_s")
+        if quantity == "tpot":
+            values = values[self.answer > 1]
+        return float(np.percentile(values, percentile)) if values.size else 0.0
+
+
 class Figures(NamedTuple):
     """Of ``requests`` requests of a replica. Seconds; rates are of all replicas."""
 
@@ -36,6 +64,7 @@ class Figures(NamedTuple):
     tokens_per_s: float  # output tokens
     running: Spread  # requests that run, over time
     waiting: Spread  # and that wait
+    samples: Samples
 
 
 def spread_of(values: Any, counts: Any = None) -> Spread:
@@ -108,6 +137,12 @@ def figures(
         tokens_per_s=float(answer[over].sum()) / seconds * replicas,
         running=over_time(requests.start, requests.end, since, until),
         waiting=over_time(requests.arrival, requests.start, since, until),
+        samples=Samples(
+            first - arrival,
+            np.where(more, end - first, 0.0) / np.maximum(answer[index] - 1, 1),
+            end - arrival,
+            answer[index],
+        ),
     )
 
 

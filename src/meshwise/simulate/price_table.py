@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.cost.estimate import Estimate
-from meshwise.cost.inference import layer_launch_s
+from meshwise.cost.inference import launches_s
 from meshwise.cost.pricing import total_times
 from meshwise.simulate.iteration import (
     Engine,
     decode_s,
     draft_s,
+    expert_kinds_s,
     sequence_kinds_s,
     token_kinds_s,
 )
@@ -86,7 +87,8 @@ class PriceTable:
     def __init__(self, engine: Engine, w: Serving, most: int, tokens: int) -> None:
         self.engine, self.w, self.queries = engine, w, w.queries
         self.pp = int(engine.layouts.pp)
-        self._graphs = engine.stack.scheduler.graph_multiple
+        scheduler = engine.stack.scheduler
+        self._graphs = 1 if scheduler.eager else scheduler.graph_multiple
         self._sequences = knots(1, max(most, 2))
         self._tokens, self._most_tokens = knots(1, max(tokens // self.pp, 2), 8), max(tokens, 2)
         self._batches = -(-np.array(self._sequences) // self.pp)  # of a group
@@ -109,9 +111,18 @@ class PriceTable:
         at = low[i] + f * (low[i + 1] - low[i])
         return at + g * (high[i] + f * (high[i + 1] - high[i]) - at)
 
-    def prompts_s(self, sequences: int, context: float, chunks: Sequence[Chunk]) -> float:
+    def prompts_s(
+        self,
+        sequences: int,
+        context: float,
+        chunks: Sequence[Chunk],
+        shared: float | None = None,
+        empties: bool = False,
+    ) -> float:
         """An iteration of ``chunks`` of prompts, one or more, and of as many decodes as ``sequences`` says,
-        beside them."""
+        beside them. ``shared``: tokens of a replica in the mean of those that share their experts, whose
+        products are of them all; None: as many as this one's. ``empties``: the pipeline has nothing after
+        them, so that its stages end one after the other."""
         rows = sequences * self.queries + len(chunks)
         tokens, groups = sequences * self.queries, 1
         for n, _ in chunks:
@@ -136,11 +147,17 @@ class PriceTable:
             a = one[k]
             products = a + f * (two[k] - a) + heads * head
             times.append(products + (once + each) / groups + decodes[k])
+        if shared is not None:
+            mean, own = self._experts_s(shared / groups), self._experts_s(tokens / groups)
+            times = [t + a - b for t, a, b in zip(times, mean, own, strict=True)]
         # the host's launches where they last longer, and what it does once an iteration
-        whole = max(times[0], self._launches[0])
+        whole, slowest = max(times[0], self._launches[0]), 0.0
         if self.pp > 1:
             slowest = max(max(times[1:]) + self._transfer, self._launches[1])
-            whole = max(whole, groups * slowest)
+            if empties:  # the last group leaves all stages
+                whole += (groups - 1) * slowest
+            else:
+                whole = max(whole, groups * slowest)
         fixed, each, row = self._outside
         seconds = whole + fixed + each * (sequences + len(chunks)) + row * rows
         if not sequences:
@@ -218,6 +235,24 @@ class PriceTable:
         found[0] = found[0] + (self.pp - 1) * self._transfer
         return [[float(v) for v in at] for at in zip(*found, strict=True)]
 
+    def _experts_s(self, tokens: float) -> list[float]:
+        """Of each part: products of the routed experts, of so many tokens of each replica."""
+        i, f = _place(self._tokens, tokens)
+        return [
+            a + f * (b - a) for a, b in zip(self._experts[i], self._experts[i + 1], strict=True)
+        ]
+
+    @cached_property
+    def _experts(self) -> list[list[float]]:
+        """By tokens, of each part: products of the routed experts."""
+        kinds, size = expert_kinds_s(self._together), (len(self._tokens),)
+        of_all = [np.broadcast_to(kind, size) for kind in kinds]
+        found = [
+            sum((n * kind for n, kind in zip(p.layers, of_all, strict=True)), start=np.zeros(size))
+            for p in self._parts
+        ]
+        return [[float(v) for v in at] for at in zip(*found, strict=True)]
+
     @cached_property
     def _transfer(self) -> float:
         """Between stages, of the most tokens."""
@@ -232,9 +267,8 @@ class PriceTable:
     @cached_property
     def _launches(self) -> tuple[float, float]:
         """What the host needs to launch all layers, and those of a stage."""
-        each = layer_launch_s(self.engine.stack, self._together.program.ctx)
-        layers = float(np.max(self._together.stage_layers))
-        return self.engine.model.layers * each, layers * each
+        whole, stage = launches_s(self._together.program)
+        return float(np.max(whole)), float(np.max(stage))
 
     @cached_property
     def _outside(self) -> tuple[float, float, float]:
@@ -300,10 +334,15 @@ class PriceTable:
         ]
 
     def _prompt(self, chunk: Chunk) -> _Prompt:
-        """Attention of a chunk: read between knots of its tokens and of those before it."""
+        """Attention of a chunk: read between knots of its tokens and of those before it. One of several
+        groups of a pipeline is so many of the middle one (time is affine in what is before it)."""
         found = self._prompts.get(chunk)
         if found is None:
             tokens, cached = chunk
+            parts = -(-tokens * self.pp // self._most_tokens) if self.pp > 1 else 1
+            if parts > 1:
+                one = self._prompt((tokens // parts, cached + (parts - 1) * tokens // (2 * parts)))
+                return _Prompt(*(tuple(v * parts for v in values) for values in one))
             before = _about(cached, 1, 512)
             found = _between(
                 [

@@ -8,10 +8,10 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from meshwise.simulate.requests import Requests
+from meshwise.simulate.loads.requests import Sent
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import Timeline
 
@@ -24,8 +24,29 @@ class IterationPrice(Protocol):
     def decode_s(self, sequences: int, context: float) -> float: ...
 
     def prompts_s(
-        self, sequences: int, context: float, chunks: Sequence[tuple[int, int]]
+        self,
+        sequences: int,
+        context: float,
+        chunks: Sequence[tuple[int, int]],
+        shared: float | None = None,
+        empties: bool = False,
     ) -> float: ...
+
+
+def until(seconds: Callable[[int], float], most: int, gap: float) -> tuple[float, int]:
+    """(seconds, iterations) of up to ``most`` iterations that begin before ``gap`` is over; ``seconds`` of
+    so many."""
+    whole = seconds(most)
+    if whole < gap or most == 1:
+        return whole, most
+    low, high = 1, most  # the least that reaches the arrival
+    while low < high:
+        middle = min(max(int(low + (high - low) * min(gap / whole, 1.0)), low), high - 1)
+        if seconds(middle) >= gap:
+            high = middle
+        else:
+            low = middle + 1
+    return seconds(low), low
 
 
 class Replica:
@@ -37,7 +58,7 @@ class Replica:
     next one then.
     """
 
-    def __init__(self, price: IterationPrice, rules: Rules, requests: Requests) -> None:
+    def __init__(self, price: IterationPrice, rules: Rules, requests: Sent) -> None:
         self.price, self.rules, self.requests = price, rules, requests
         self.timeline = Timeline()
         self.now = 0.0
@@ -53,44 +74,70 @@ class Replica:
         self.to_do = [0] * n  # tokens of the prompt that are not computed yet
         self.done = [0.0] * n  # tokens of the answer that were computed before it was stopped
         self.begun = [0] * n  # decode iteration at which it began
+        self.yields = [1.0] * n  # tokens of a decode iteration, in the mean of its own
         self.decode_iterations = 0
         self.decoding = 0  # sequences
         self.context = 0.0  # tokens that they hold
+        self.rate = 0.0  # tokens that they make in an iteration
         self.prompt_tokens = 0  # tokens held by prompts in progress
+        self.shared = 0  # of all these, tokens of the prefix that they have in common
         self.remaining = 0.0  # tokens that those running have to make yet
         self.stopped = 0  # times that a request was stopped for want of room
+
+    def keep_book_of(self, other: Replica) -> None:
+        """The same lists as another one, where a request is of one of them."""
+        self.turn, self.to_do, self.done = other.turn, other.to_do, other.done
+        self.begun, self.yields = other.begun, other.yields
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has something to do, or tokens that nobody saw yet."""
+        return bool(self.decoding or self.partial or self.waiting or self.unseen)
+
+    @property
+    def load(self) -> int:
+        """Requests that wait or run."""
+        return len(self.waiting) + len(self.partial) + self.decoding
 
     # -- the run -----------------------------------------------------------------------------------
 
     def run(self) -> Timeline:
         """All requests from their arrival to their end."""
-        while True:
-            if self.iteration % self.rules.poll == 0 or not (self.decoding or self.partial):
-                busy = self.decoding or self.partial
-                seen = self.before if busy and self.rules.ahead else self.now
-                self.waiting.extend(self.requests.arrived(seen))
-            chunks = self._chunks()
-            if chunks:
-                self._with_prompts(chunks)
-            elif self.decoding:
-                self._decode()
-            else:
-                self._see(NEVER)
-                following = self.requests.next_arrival
-                if following == NEVER:
-                    if self.waiting:
-                        raise AssertionError("a request that never fits")
-                    return self.timeline
-                if following > self.now:
-                    self.timeline.idle(following - self.now)
-                    self.now = following
+        while self.step():
+            pass
+        return self.timeline
+
+    def step(self) -> bool:
+        """To the next event; false where nothing is left and nothing is known to come."""
+        if self.iteration % self.rules.poll == 0 or not (self.decoding or self.partial):
+            busy = self.decoding or self.partial
+            seen = self.before if busy and self.rules.ahead else self.now
+            self.waiting.extend(self.requests.arrived(seen))
+        chunks = self.chunks()
+        if chunks:
+            self._with_prompts(chunks)
+        elif self.decoding:
+            self._decode()
+        else:
+            self.see(NEVER)
+            following = self.requests.next_arrival
+            if following == NEVER:
+                if self.waiting:
+                    raise AssertionError("a request that never fits")
+                return False
+            if following > self.now:
+                self.timeline.idle(following - self.now)
+                self.now = following
+        return True
 
     # -- what an iteration is made of --------------------------------------------------------------
 
     def _held(self) -> float:
-        """Tokens of the cache in use; the last block of a sequence is half full in the mean."""
+        """Tokens of the cache in use beside the common prefix, which it holds once; the last block of a
+        sequence is half full in the mean."""
         sequences = self.decoding + len(self.partial)
-        return self.context + self.prompt_tokens + sequences * (self.rules.block - 1) / 2.0
+        own = self.context + self.prompt_tokens - self.shared
+        return own + sequences * (self.rules.block - 1) / 2.0
 
     def _room_for(self, request: int) -> bool:
         r = self.rules
@@ -100,7 +147,8 @@ class Replica:
         if sequences >= r.most_sequences:
             return False
         left = self.requests.answer[request] - self.done[request]
-        needs = self._prompt_of(request) + (r.block - 1) / 2.0 + r.reserved * left
+        own = self._prompt_of(request) - self.requests.cached[request]
+        needs = own + (r.block - 1) / 2.0 + r.reserved * left
         next_one = (self.decoding + 1) * r.yields
         return self._held() + r.reserved * self.remaining + needs + next_one <= r.capacity
 
@@ -108,7 +156,7 @@ class Replica:
         """Tokens before the next of its answer: what was made before it was stopped is prompt again."""
         return self.requests.prompt[request] + int(self.done[request])
 
-    def _chunks(self) -> list[tuple[int, int, int]]:
+    def chunks(self) -> list[tuple[int, int, int]]:
         """(request, tokens, tokens before them) of the prompts in the next iteration."""
         if not self.partial and not self.waiting:
             return []
@@ -143,24 +191,30 @@ class Replica:
         self.partial.append(request)
         self.order.append((request, self.turn[request]))
         self.prompt_tokens += whole
+        self.shared += self.requests.cached[request]
         self.remaining += self.requests.answer[request] - self.done[request]
         self.requests.admitted(request, self.now)
 
     # -- iterations --------------------------------------------------------------------------------
 
     def _with_prompts(self, chunks: list[tuple[int, int, int]]) -> None:
-        r = self.rules
-        beside = self.decoding if r.policy != "first" else 0
-        if beside and self._overflows(1):
-            self._stop_last()
+        beside = self.decoding if self.rules.policy != "first" else 0
+        if beside and self.made_room():
             return
         mean = self.context / beside if beside else 0.0
-        seconds = self.price.prompts_s(beside, mean, [(n, before) for _, n, before in chunks])
-        self._pass(1, seconds, beside)
+        parts = [(n, before) for _, n, before in chunks]
+        alone = len(chunks) == 1 and not self.decoding and not self.waiting
+        empties = alone and chunks[0][1] == self.to_do[chunks[0][0]]
+        self.computed(chunks, beside, self.price.prompts_s(beside, mean, parts, None, empties))
+
+    def computed(self, chunks: list[tuple[int, int, int]], beside: int, seconds: float) -> None:
+        """An iteration of chunks, and of ``beside`` decodes, is over."""
+        r = self.rules
+        self.passed(1, seconds, beside)
         if beside:
             self.decode_iterations += 1
-            self.context += beside * r.yields
-            self.remaining -= beside * r.yields
+            self.context += self.rate
+            self.remaining -= self.rate
             self._ended()
         for request, tokens, _ in chunks:
             self.to_do[request] -= tokens
@@ -168,7 +222,7 @@ class Replica:
                 self._first_token(request)
         if any(self.to_do[request] == 0 for request in self.partial):
             self.partial = deque(q for q in self.partial if self.to_do[q])
-        self._see(self.iteration - r.ahead)
+        self.see(self.iteration - r.ahead)
 
     def _first_token(self, request: int) -> None:
         """A prompt is computed: its sequence decodes from the next iteration on."""
@@ -179,67 +233,67 @@ class Replica:
             self.unseen.append((self.iteration, request, False))
         left = self.requests.answer[request] - self.done[request] - 1.0
         self.remaining -= 1.0
-        iterations = math.ceil(left / self.rules.yields - 1e-9)
         self.done[request] += 1.0
-        if iterations <= 0:
+        if left <= 0.0:
             self.remaining -= left
             self._leave(request)
             return
+        self._begin(request, whole + 1, left)
+
+    def _begin(self, request: int, held: int, left: float) -> None:
+        """A sequence that holds so many tokens, and has to make those ``left``, decodes."""
+        iterations = self.requests.iterations(request, math.ceil(left - 1e-9))
+        self.yields[request] = left / iterations
         self.begun[request] = self.decode_iterations
         self.decoding += 1
-        self.context += whole + 1
+        self.rate += self.yields[request]
+        self.context += held
         end = self.decode_iterations + iterations
         heapq.heappush(self.running, (end, request, self.turn[request]))
 
     def _decode(self) -> None:
         """As many iterations of decodes alone as nothing else happens in."""
-        n, r = self.decoding, self.rules
-        if self._overflows(1):
-            self._stop_last()
+        if self.made_room():
             return
-        self._drop_stale()
-        most = self.running[0][0] - self.decode_iterations
+        most, gap = self.undisturbed(), self.requests.next_arrival - self.now
+        if gap <= 0.0:
+            gap = NEVER  # it has arrived, and nobody looked yet
+            most = 1 if self.rules.ahead else most
+        n, step = self.decoding, self.rate / self.decoding
+        mean = self.context / n
+
+        def seconds(k: int) -> float:
+            # time is affine in the context: k iterations take k times the middle one
+            return k * self.price.decode_s(n, mean + (k - 1) / 2.0 * step)
+
+        self.decoded(*until(seconds, most, gap))
+
+    def undisturbed(self) -> int:
+        """Iterations of decodes alone before something else happens to the replica."""
+        r, most = self.rules, 1 << 40
+        if self.decoding:
+            self._drop_stale()
+            most = self.running[0][0] - self.decode_iterations
+            room = (r.capacity - self._held()) / self.rate
+            if room < most:
+                most = max(int(room), 1)
         if self.unseen and r.ahead:
             most = min(most, max(self.unseen[0][0] + 1 - self.iteration, 1))
         if r.poll > 1:
             most = min(most, r.poll - self.iteration % r.poll)
-        room = (r.capacity - self._held()) / (n * r.yields)
-        if room < most:
-            most = max(int(room), 1)
-        gap = self.requests.next_arrival - self.now
-        if gap <= 0.0:
-            gap = NEVER  # it has arrived, and nobody looked yet
-            most = 1 if r.ahead else most
-        seconds, most = self._taking(most, gap)
-        self._pass(most, seconds, n)
+        return most
+
+    def decoded(self, seconds: float, most: int) -> None:
+        """So many iterations of decodes alone are over, in all ``seconds``."""
+        n, r = self.decoding, self.rules
+        self.passed(most, seconds, n)
         self.decode_iterations += most
-        self.context += n * most * r.yields
-        self.remaining -= n * most * r.yields
+        self.context += self.rate * most
+        self.remaining -= self.rate * most
         self._ended()
-        self._see(self.iteration - r.ahead)
+        self.see(self.iteration - r.ahead)
 
-    def _taking(self, most: int, gap: float) -> tuple[float, int]:
-        """(seconds, iterations) of up to ``most`` decodes that begin before ``gap`` is over: time is affine in
-        the context, so that k iterations take k times the middle one."""
-        n, step = self.decoding, self.rules.yields
-        mean = self.context / n
-
-        def seconds(k: int) -> float:
-            return k * self.price.decode_s(n, mean + (k - 1) / 2.0 * step)
-
-        whole = seconds(most)
-        if whole < gap or most == 1:
-            return whole, most
-        low, high = 1, most  # the least that reaches the arrival
-        while low < high:
-            middle = min(max(int(low + (high - low) * min(gap / whole, 1.0)), low), high - 1)
-            if seconds(middle) >= gap:
-                high = middle
-            else:
-                low = middle + 1
-        return seconds(low), low
-
-    def _pass(self, iterations: int, seconds: float, decoding: int) -> None:
+    def passed(self, iterations: int, seconds: float, decoding: int) -> None:
         self.timeline.add(iterations, seconds, decoding)
         self.iteration += iterations
         self.before = self.now + seconds * (iterations - 1) / iterations
@@ -259,21 +313,23 @@ class Replica:
             _, request, turn = heapq.heappop(heap)
             if self.turn[request] != turn:
                 continue
-            made = (self.decode_iterations - self.begun[request]) * self.rules.yields
+            made = (self.decode_iterations - self.begun[request]) * self.yields[request]
             self.decoding -= 1
+            self.rate -= self.yields[request]
             self.context -= self._prompt_of(request) + made
             self.remaining += made - (self.requests.answer[request] - self.done[request])
             self._leave(request)
         if not self.decoding:
-            self.context = 0.0
+            self.context = self.rate = 0.0
 
     def _leave(self, request: int) -> None:
         self.turn[request] = -abs(self.turn[request])
+        self.shared -= self.requests.cached[request]
         self.unseen.append((self.iteration, request, True))
         if len(self.order) > 64 + 4 * (self.decoding + len(self.partial)):
             self.order = [(q, t) for q, t in self.order if self.turn[q] == t]
 
-    def _see(self, until: float) -> None:
+    def see(self, until: float) -> None:
         """Tokens of iterations up to ``until`` reach whoever waits for them."""
         while self.unseen and self.unseen[0][0] <= until:
             _, request, last = self.unseen.popleft()
@@ -284,10 +340,14 @@ class Replica:
 
     # -- a full cache ------------------------------------------------------------------------------
 
-    def _overflows(self, iterations: int) -> bool:
-        more = self.decoding * iterations * self.rules.yields
+    def made_room(self) -> bool:
+        """Whether a request had to be stopped, as the next iteration's tokens would not fit."""
+        more = self.rate
         several = self.decoding + len(self.partial) > 1
-        return several and self._held() + more > self.rules.capacity
+        if not several or self._held() + more <= self.rules.capacity:
+            return False
+        self._stop_last()
+        return True
 
     def _stop_last(self) -> None:
         """The request that came last gives its room back, waits before all others, and is computed again."""
@@ -303,11 +363,13 @@ class Replica:
             self.prompt_tokens -= self._prompt_of(request)
             self.remaining -= left
         else:
-            made = (self.decode_iterations - self.begun[request]) * self.rules.yields
+            made = (self.decode_iterations - self.begun[request]) * self.yields[request]
             self.decoding -= 1
+            self.rate -= self.yields[request]
             self.context -= self._prompt_of(request) + made
             self.remaining -= left - made
             self.done[request] += made
+        self.shared -= self.requests.cached[request]
         self.turn[request] += 1  # its entry among the running is stale
         self.stopped += 1
         self.waiting.appendleft(request)

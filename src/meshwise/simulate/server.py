@@ -1,21 +1,27 @@
-"""A layout of an engine under a load, simulated: one replica of it, which stands for all."""
+"""A layout of an engine under a load, simulated: one replica of it, which stands for all, or all replicas
+together where they share their experts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from meshwise.errors import Overloaded
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.loads import MOST_REQUESTS, OPEN_REQUESTS, ROUNDS, Arrivals, drawn
+from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, ROUNDS, Arrivals
+from meshwise.simulate.loads.drafts import Drafts
+from meshwise.simulate.loads.drawn import Drawn, drawn
+from meshwise.simulate.loads.requests import Requests
+from meshwise.simulate.loads.traces import MOST_REQUESTS
+from meshwise.simulate.lock_step import LockStep
 from meshwise.simulate.outcome import Figures, Spread, steady_state, whole_run
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.replica import IterationPrice, Replica
-from meshwise.simulate.requests import Requests
-from meshwise.simulate.rules import Rules, engine_rules
+from meshwise.simulate.rules import Rules, engine_rules, shares_experts
 from meshwise.workloads.serving import Serving
 
 USUAL_MOST = 20_000  # requests of a closed loop that nobody asked for
-_QUEUED = 1.0  # requests that wait, in the mean, before it is asked whether more come than leave
+QUEUED = 1.0  # requests that wait, in the mean, before it is asked whether more come than leave
 
 
 class Simulated(NamedTuple):
@@ -28,6 +34,7 @@ class Simulated(NamedTuple):
     stopped: int  # how often a full cache stopped a request
     seed: int
     arrivals: Arrivals | None = None
+    ranks: int = 1  # replicas of attention that share their experts, and were simulated together
 
 
 def replicas_at_work(w: Serving, dp: int) -> int:
@@ -57,10 +64,13 @@ class SimulatedServer:
         self.engine, self.w = engine, w
         self.rules = engine_rules(engine, w) if rules is None else rules
         self.dp = int(engine.layouts.dp)
+        self.ranks = self.dp if shares_experts(engine) else 1
+        self.servers = self.dp // self.ranks  # that are apart
         if open_loop:  # the most that run at once
             most = min(self.rules.most_sequences, -(-w.concurrency // self.dp))
             self.rules = self.rules._replace(most_sequences=most)
         self._price = price
+        self.progress: Callable[[int, int], None] | None = None
 
     def price(self, most: int) -> IterationPrice:
         """Of up to ``most`` sequences."""
@@ -70,14 +80,14 @@ class SimulatedServer:
 
     def closed(self, *, requests: int | None = None, seed: int = 0) -> Simulated:
         """The workload's ``concurrency`` in flight, all of which begin at once."""
-        replicas = replicas_at_work(self.w, self.dp)
+        replicas = replicas_at_work(self.w, self.servers)
         asked = -(-self.w.concurrency // replicas)
         # of those that only wait nothing is learnt but how long: as long as it takes to serve them
-        in_flight = min(asked, 2 * self._at_once())
+        in_flight = min(asked, 2 * self._at_once() * self.ranks)
         n = rounds(in_flight, requests, replicas)
         in_flight = min(in_flight, n)
         what = drawn(self.w, n, None, replicas, seed)
-        run, queue = self._run(Requests(*what[:3], None, in_flight), in_flight)
+        run, queue = self._run(self._requests(what, seed, in_flight), in_flight)
         share = self.w.concurrency / asked  # the last replica may have fewer
         found = Simulated(
             whole_run(queue, run.timeline, share),
@@ -86,6 +96,7 @@ class SimulatedServer:
             replicas,
             run.stopped,
             seed,
+            ranks=self.ranks,
         )
         return found if in_flight == min(asked, n) else _longer(found, share * (asked - in_flight))
 
@@ -94,36 +105,63 @@ class SimulatedServer:
 
         :raises Overloaded: where more come than can be served, so that the queue grows for ever.
         """
-        n = OPEN_REQUESTS if requests is None else requests
-        what = drawn(self.w, n, arrivals, self.dp, seed)
-        n = len(what.prompt)
-        run, queue = self._run(Requests(*what), self._at_once())
-        steady = steady_state(queue, run.timeline, self.dp, 0)
-        if steady.waiting.mean > _QUEUED and arrivals.trace is None:
+        found = self.arriving(arrivals, requests=requests, seed=seed)
+        if may_be_overloaded(found):
             most = self.most_per_s(seed=seed)
             if arrivals.rate >= most:
                 raise overload(arrivals.rate, most)
-        whole = whole_run(queue, run.timeline, self.dp)
-        return Simulated(whole, steady, n, self.dp, run.stopped, seed, arrivals)
+        return found
+
+    def arriving(
+        self, arrivals: Arrivals, *, requests: int | None = None, seed: int = 0
+    ) -> Simulated:
+        """The same, whether the queue grows for ever or not."""
+        usual = max(OPEN_REQUESTS, min(OPEN_REQUESTS * self.ranks, USUAL_MOST))
+        n = usual if requests is None else requests
+        what = drawn(self.w, n, arrivals, self.servers, seed)
+        n = len(what.prompt)
+        run, queue = self._run(self._requests(what, seed), self._at_once())
+        steady = steady_state(queue, run.timeline, self.servers, 0)
+        whole = whole_run(queue, run.timeline, self.servers)
+        return Simulated(
+            whole, steady, n, self.servers, run.stopped, seed, arrivals, ranks=self.ranks
+        )
 
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that all replicas serve where there is always one waiting."""
-        in_flight = 2 * self._at_once()
+        self.progress = None
+        in_flight = 2 * self._at_once() * self.ranks
         n = min(max(4 * in_flight, 400), MOST_REQUESTS)
-        what = drawn(self.w, n, None, self.dp, seed)
-        run, queue = self._run(Requests(*what[:3], None, min(in_flight, n)), self._at_once())
-        return steady_state(queue, run.timeline, self.dp, in_flight // 2).requests_per_s
+        what = drawn(self.w, n, None, self.servers, seed)
+        run, queue = self._run(self._requests(what, seed, min(in_flight, n)), self._at_once())
+        return steady_state(queue, run.timeline, self.servers, in_flight // 2).requests_per_s
 
     def _at_once(self) -> int:
-        """The most sequences that run."""
+        """The most sequences of a replica that run."""
         least = max(self.w.isl * (1.0 - self.w.length_spread), 1.0)
         held = min(self.rules.capacity / least, 1e9)
         return max(min(self.rules.most_sequences, int(held)), 1)
 
-    def _run(self, queue: Requests, most: int) -> tuple[Replica, Requests]:
-        replica = Replica(self.price(min(most, self.rules.most_sequences)), self.rules, queue)
-        replica.run()
-        return replica, queue
+    def _requests(self, what: Drawn, seed: int, in_flight: int = 0) -> Requests:
+        w, drafts = self.w, None
+        if w.draft_tokens:
+            drafts = Drafts(w.draft_tokens, w.acceptance or 0.0, seed)
+        return Requests(*what, in_flight=in_flight, drafts=drafts, progress=self.progress)
+
+    def _run(self, queue: Requests, most: int) -> tuple[Replica | LockStep, Requests]:
+        """``most`` sequences of a replica run at once."""
+        price = self.price(min(most, self.rules.most_sequences))
+        run: Replica | LockStep = Replica(price, self.rules, queue)
+        if self.ranks > 1:
+            run = LockStep(price, self.rules, queue, self.ranks)
+        run.run()
+        return run, queue
+
+
+def may_be_overloaded(run: Simulated) -> bool:
+    """Whether so many wait that it has to be asked whether more come than leave; of a trace it is not."""
+    traced = run.arrivals is None or run.arrivals.trace is not None
+    return not traced and run.steady.waiting.mean > QUEUED
 
 
 def overload(rate: float, most: float) -> Overloaded:
@@ -149,6 +187,7 @@ def _longer(found: Simulated, more: float) -> Simulated:
             request_s=Spread(*(v + seconds for v in f.request_s)),
             queue_s=Spread(*(v + seconds for v in f.queue_s)),
             waiting=Spread(*(v + more / replicas for v in f.waiting)),
+            samples=f.samples.later(seconds),
         )
 
     return found._replace(all=waits(found.all), steady=waits(found.steady))

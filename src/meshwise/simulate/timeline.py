@@ -48,3 +48,26 @@ class Timeline:
         counts = np.concatenate([decoding[index], decoding[index] * (iterations[index] - 1)])
         inside = np.concatenate([inside, inside]) & (counts > 0)
         return values[inside], counts[inside]
+
+
+class NoTimeline(Timeline):
+    """Keeps nothing."""
+
+    def add(self, iterations: int, seconds: float, decoding: int) -> None:
+        pass
+
+    def idle(self, seconds: float) -> None:
+        pass
+
+
+class Timelines(Timeline):
+    """Of several replicas: the gaps between tokens of them all."""
+
+    def __init__(self, several: list[Timeline]) -> None:
+        super().__init__()
+        self.several = several
+
+    def gaps(self, since: float, until: float) -> tuple[Floats, Floats]:
+        found = [one.gaps(since, until) for one in self.several]
+        values, counts = zip(*found, strict=True)
+        return np.concatenate(values), np.concatenate(counts)

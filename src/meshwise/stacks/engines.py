@@ -2,10 +2,11 @@
 products of a few rows."""
 
 # no `from __future__ import annotations`: the annotations are read by `fields`
-from typing import Annotated
+from typing import Annotated, Literal
 
 from meshwise.dtypes import STATED_WEIGHT
 from meshwise.stacks.fields import OneOf, Range, SwitchGroup
+from meshwise.stacks.words import Generation
 from meshwise.workloads.workload import MAX_SEQ
 
 _Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
@@ -18,7 +19,13 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
     max_batched_tokens: Annotated[
         _Tokens, "The most tokens that one iteration works on; longer prompts are cut into chunks."
     ] = 8192
-    max_batched_tokens_small: Annotated[_Tokens, "The same on devices of less than 70 GiB."] = 8192
+    max_batched_tokens_small: Annotated[
+        _Tokens, "The same on devices of less than 70 GiB, and of `small_generations`."
+    ] = 8192
+    small_generations: Annotated[
+        tuple[Generation, ...],
+        "Generations of devices that it counts among those of less than 70 GiB.",
+    ] = ()
     mixes_prefill: Annotated[
         bool,
         "A prompt's chunk and the running sequences' next tokens share an iteration. Otherwise "
@@ -37,6 +44,9 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
     max_sequences: Annotated[
         _Count, "The most requests that run at once; others wait for one to end."
     ] = 1024
+    max_sequences_small: Annotated[
+        _Count, "The same on devices of less than 70 GiB, and of `small_generations`."
+    ] = 4096
     works_ahead: Annotated[
         bool,
         "An iteration is made up when the one before begins, beside the device's work: who arrives "
@@ -50,6 +60,11 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Decodes are replayed from CUDA graphs of so many sequences, its multiples, and the powers of "
         "two below: other numbers are padded. 1: of any number.",
     ] = 1
+    eager: Annotated[
+        bool,
+        "Decodes are launched kernel by kernel (`--enforce-eager`, `--disable-cuda-graph`): no padding, and "
+        "`eager_layer_s` of the host for each layer. Otherwise CUDA graphs replay them.",
+    ] = False
     kv_block_tokens: Annotated[_Tokens, "Tokens of a block of the KV cache."] = 16
     reserved_output: Annotated[
         float,
@@ -57,6 +72,11 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Share of the longest answer that the KV cache must have room for before a request runs. Where "
         "it fills all the same, the request that came last is stopped and computed again.",
     ] = 0.0
+    dp_balance: Annotated[
+        Literal["round_robin", "least_requests", "least_tokens"],
+        "Which of the attention replicas that share their experts gets a request: each in turn, the one "
+        "with the fewest requests (those that wait count four times), or that with the fewest tokens.",
+    ] = "round_robin"
 
 
 class FewRows(SwitchGroup, frozen=True, kw_only=True):

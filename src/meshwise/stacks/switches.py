@@ -298,10 +298,20 @@ class Host(SwitchGroup, frozen=True, kw_only=True):
         "Serving: host time to launch one layer of an iteration with prompts, which no CUDA graph "
         "replays. Hidden beside the device's work.",
     ] = 0.0
+    prefill_experts_s: Annotated[
+        _Seconds,
+        "Serving: host time to launch a layer's routed experts in an iteration with prompts, beside "
+        "`prefill_layer_s`. Hidden beside the device's work.",
+    ] = 0.0
     expert_layer_s: Annotated[
         _Seconds,
         "Serving: host time to launch a layer's experts in an iteration with prompts, that no device "
         "work hides.",
+    ] = 0.0
+    eager_layer_s: Annotated[
+        _Seconds,
+        "Serving without CUDA graphs (`eager`): host time to launch one layer of an iteration of decodes. "
+        "Hidden beside the device's work.",
     ] = 0.0
     iteration_s: Annotated[
         _Seconds, "Serving: host time per iteration that no device work hides."

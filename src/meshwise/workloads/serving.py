@@ -41,8 +41,8 @@ class Serving(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     :param isl: tokens of a prompt.
     :param osl: tokens of the longest answer.
     :param concurrency: requests in flight over all replicas.
-    :param prefix_hit: share of a prompt whose keys and values are in the cache already: attended to
-        and held, not computed.
+    :param prefix_hit: share of a prompt whose keys and values are in the cache already, as of a system
+        prompt that all requests begin with: attended to, not computed, and held once for all of them.
     :param image_tokens: how many of the ``isl`` tokens are images' (or sounds'): see :class:`Prefill`.
     :param chunk: most tokens of an iteration; None: the stack's.
     :param draft_tokens: tokens that are drafted per verification (arXiv 2211.17192).

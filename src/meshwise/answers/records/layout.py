@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meshwise.answers.simulated import latency_keys
+from meshwise.search.serving.runs.trial import figure_s
+
 if TYPE_CHECKING:
-    from meshwise.search.serving.plan import ServingRow
+    from meshwise.search.serving.plan import Good, ServingRow
     from meshwise.search.tp_curve.smallest_mesh import SmallestFit
     from meshwise.search.training.ranking import Found
     from meshwise.search.training.rows import PlanRow
     from meshwise.stacks.stack import Stack
+    from meshwise.workloads.limits import LatencyLimit
 
 
 def found_dict(found: Found) -> dict[str, object]:
@@ -44,16 +48,44 @@ def training_row(r: PlanRow, price: float | None = None) -> dict[str, object]:
     return found_dict(r.found) | figures
 
 
-def serving_row(r: ServingRow, price: float | None = None) -> dict[str, object]:
-    """One serving layout at its concurrency [s, bytes]; ``price`` in dollars per device hour."""
-    return {
+def serving_row(
+    r: ServingRow, price: float | None = None, limits: tuple[LatencyLimit, ...] = ()
+) -> dict[str, object]:
+    """One serving layout at its concurrency [s, bytes]; ``price`` in dollars per device hour. Of a simulated
+    one the percentiles, those of ``limits`` too, and what is within these."""
+    figures = {k: v for k, v in r._asdict().items() if k not in ("layout", "run", "good")}
+    found: dict[str, object] = {
         **r.layout.record(),
         "step_s": r.tpot_s,
         "step_low_s": r.tpot_low_s,
         "step_high_s": r.tpot_high_s,
         "mfu": None,
-        **{k: v for k, v in r._asdict().items() if k != "layout"},
+        **figures,
         **token_price(price, r.devices, r.tokens_per_s),
+        "simulated": r.run is not None,
+        "request_rate": None,
+    }
+    if r.run is not None:
+        found["request_rate"] = None if r.run.arrivals is None else r.run.arrivals.rate
+        found |= latency_keys(r.run.steady)
+        found |= {f"{limit.name}_s": figure_s(r.run.steady, limit) for limit in limits}
+    return found | goodput_keys(r.good, r.requests_per_s, r.tokens_per_s, r.devices)
+
+
+def goodput_keys(
+    good: Good | None, requests_per_s: float, tokens_per_s: float, devices: int
+) -> dict[str, float]:
+    """Requests and output tokens per second within the limits, of all devices and of each; nothing where
+    nothing is limited."""
+    if good is None:
+        return {}
+    requests, tokens = requests_per_s * good.requests, tokens_per_s * good.tokens
+    return {
+        "good_share": good.requests,
+        "goodput_requests_per_s": requests,
+        "goodput_tokens_per_s": tokens,
+        "goodput_requests_per_s_per_device": requests / devices,
+        "goodput_tokens_per_s_per_device": tokens / devices,
     }
 
 

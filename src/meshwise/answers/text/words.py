@@ -74,3 +74,8 @@ def memory_words(held: float, usable: float, fits: bool, tight: bool) -> str:
 def communication_words(share: float) -> str:
     """Exposed communication's share of a step."""
     return f"communication {percent(share)}" if share > 0.0 else "no communication"
+
+
+def signed(share: float) -> str:
+    """``+12%``, ``−3.0%``."""
+    return f"{'+' if share >= 0 else '−'}{percent(abs(share))}"

@@ -16,6 +16,7 @@ from meshwise.layouts.placement import Group
 from meshwise.units import format_memory, format_time
 
 ROOM = 0.95  # of the bound: datasheets round, and clocks boost
+VISITS_ROOM = 0.75  # of what is read where experts are visited by chance
 
 
 def check_sign(kind: str, row: Row) -> None:
@@ -45,6 +46,21 @@ def check_step(seconds: float, e: Estimate) -> None:
         raise Suspect(
             f"a step of {format_time(seconds)}: its products take {format_time(least)} at the devices' "
             "peak FLOP/s"
+        )
+
+
+def check_decode(seconds: float, e: Estimate, requests: int) -> None:
+    """No token of ``requests`` that run at once is quicker than reading the weights, of experts those that
+    their tokens visit, and the keys and values that they hold, once at the datasheet's rate."""
+    read = sum(float(op.hbm_bytes * op.count) for op in e.program.head if op.kind == "gemm")
+    for ops, layers in zip(e.program.layers, e.program.ctx.model.kind_counts(), strict=True):
+        own = [op for op in ops if op.kind in ("gemm", "attention")]
+        read += layers * sum(float(np.max(op.hbm_bytes * op.count)) for op in own)
+    least = read / e.pricer.compute.bandwidth
+    if seconds < VISITS_ROOM * least:
+        raise Suspect(
+            f"{format_time(seconds)} per token: the weights, keys and values of {requests} requests at "
+            f"once take {format_time(least)} at the device's memory bandwidth: fewer run"
         )
 
 

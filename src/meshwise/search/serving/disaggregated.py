@@ -11,7 +11,6 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
-from meshwise.cost.memory.parts import kv_cache_bytes
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules.rule import divisors
@@ -21,6 +20,7 @@ from meshwise.search.serving.plan import EVERY, SERVING_CHUNK, Limits, some_colu
 from meshwise.search.serving.space import serving_space
 from meshwise.simulate import iteration
 from meshwise.simulate.iteration import Engine, draft_s
+from meshwise.simulate.pools import kv_bytes, link_bytes_per_s
 from meshwise.simulate.rules import capacity, tokens_per_iteration
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -37,6 +37,11 @@ class Instance(NamedTuple):
     latency_s: float  # prefill: to the first token; decode: per output token
     batch: int  # prompts together, or sequences in flight
     memory_bytes: float
+
+    @property
+    def replica(self) -> int:
+        """Devices of one of its replicas, which hold a request."""
+        return self.devices // self.layout.dp
 
 
 class Disaggregated(NamedTuple):
@@ -125,17 +130,6 @@ def _together(parts: list[Layouts]) -> Iterator[Layouts]:
             held = []
 
 
-def kv_bytes(model: Model, stack: Stack, w: Serving) -> float:
-    """Bytes of a prompt's keys and values, of all layers, once."""
-    from meshwise.program.context import context
-    from meshwise.program.weights import roles
-    from meshwise.workloads.workload import Prefill
-
-    one = Layouts(tp=np.int64(1))
-    ctx = context(model, stack, Prefill(batch=1, seq=w.isl, formats=w.formats), one)
-    return float(kv_cache_bytes(ctx, roles(model, one)[0]))
-
-
 def _prefills(
     model: Model, cluster: Cluster, stack: Stack, w: Serving, layouts: Layouts, limits: Limits
 ) -> list[Instance]:
@@ -182,7 +176,8 @@ def _decodes(
     where another one of its size is known to deliver more."""
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     shape = layouts.tp.shape
-    room = np.broadcast_to(capacity(engine, w, np.int64(1))[0], shape)
+    room = np.minimum(capacity(engine, w, np.int64(1))[0], stack.scheduler.max_sequences)
+    room = np.broadcast_to(room, shape)
 
     def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
         some = replace(engine, layouts=some_columns(layouts, index))
@@ -260,19 +255,6 @@ def _instance(layouts: Layouts, met: _Met, i: int) -> Instance:
     )
 
 
-def link_bytes_per_s(cluster: Cluster, devices: int) -> float:
-    """What ``devices`` of one instance exchange with another pool: over the network at their share of its
-    NICs, or inside the one node there is over its outermost level. (Pools that share a node of several
-    are priced over the network too.)"""
-    index = next(
-        (i for i, level in enumerate(cluster.levels) if level.kind == "network"),
-        len(cluster.levels) - 1,
-    )
-    below = cluster.domain_sizes()[index - 1] if index else 1
-    level = cluster.levels[index]
-    return devices * level.per_device_bytes_per_s(max(below, 1))
-
-
 class _Pairs(NamedTuple):
     """Prefill instances (rows) against decode instances (columns)."""
 
@@ -303,7 +285,9 @@ def _pairs(
     p, d = column(prefills, "devices")[:, None], column(decodes, "devices")[None, :]
     prefill = np.minimum(column(prefills, "requests_per_s")[:, None], p * carried)
     decode = np.minimum(column(decodes, "requests_per_s")[None, :], d * carried)
-    transfer = 1.0 / (np.minimum(p, d) * carried)
+    # a prompt is on the devices of one replica, and goes to those of another
+    senders, getters = column(prefills, "replica")[:, None], column(decodes, "replica")[None, :]
+    transfer = 1.0 / (np.minimum(senders, getters) * carried)
     most = (gpus - p) // d
     good = most >= 1
     if limits.ttft_s is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from meshwise.search.serving.space import serving_space
 from meshwise.search.serving.steady_state import Steady, steady
 from meshwise.simulate.iteration import Engine
 from meshwise.simulate.rules import together_at_most
+from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
@@ -28,10 +30,20 @@ LADDER = 12  # doublings of a replica's batch that the front is made of
 
 
 class Limits(NamedTuple):
-    """The longest time to first token and per output token; None: no limit [s]."""
+    """The longest time to first token, per output token and of a whole request, in the mean; None: no limit
+    [s]."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None
+    request_s: float | None = None
+
+
+class Good(NamedTuple):
+    """Shares of requests, and of their answers' tokens, that are within every limit: goodput over
+    throughput."""
+
+    requests: float = 1.0
+    tokens: float = 1.0
 
 
 class ServingRow(NamedTuple):
@@ -52,6 +64,8 @@ class ServingRow(NamedTuple):
     max_concurrency: int
     fits: bool
     tight: bool
+    run: Simulated | None = None  # of which the times and rates are; None: of averages
+    good: Good | None = None  # of a run under limits: shares within them
 
 
 class ServingPlan(NamedTuple):
@@ -126,6 +140,7 @@ class Server:
 
         alone = self.at(layouts, dp, False)
         possible, room = within(alone.steady, limits), alone.steady.max_concurrency // dp
+        room = np.minimum(room, self.stack.scheduler.max_sequences)
         first = np.where((room >= 1) & possible, 1, 0)
         low = largest(first, np.where(first > 0, room, 0), over)
         batch = pp * together_at_most(Engine(self.model, self.cluster, self.stack, layouts), self.w)
@@ -152,12 +167,15 @@ def some_columns(layouts: Layouts, index: Any) -> Layouts:
 
 
 def beyond(s: Steady, limits: Limits) -> Array:
-    """How far the worse of the two times is beyond its limit, as a share of it; at most 0 within both."""
+    """How far the worst of the times is beyond its limit, as a share of it; at most 0 within both."""
     over = np.full(np.shape(s.tpot_s), -1.0)
     if limits.ttft_s is not None:
         over = np.maximum(over, (s.ttft_s + s.queue_s - limits.ttft_s) / limits.ttft_s)
     if limits.tpot_s is not None:
         over = np.maximum(over, (s.tpot_s - limits.tpot_s) / limits.tpot_s)
+    if limits.request_s is not None:
+        request = s.queue_s + s.running / s.requests_per_s
+        over = np.maximum(over, (request - limits.request_s) / limits.request_s)
     return over
 
 
@@ -197,9 +215,11 @@ def plan_serving(
     limits: Limits | None = None,
     objective: str = "throughput",
     top: int = 10,
+    flights: Callable[[Layouts], Array] | None = None,
 ) -> ServingPlan:
-    """Every legal layout of ``gpus`` devices. Without limits each serves the workload's concurrency;
-    with limits each the most requests in flight that meet them and that its caches hold."""
+    """Every legal layout of ``gpus`` devices. Without limits each serves the workload's concurrency, or
+    what ``flights`` says of each; with limits each the most requests in flight that meet them and that its
+    caches hold."""
     asked = limits or Limits()
     bounded = limits is not None
     replicas = None if bounded else w.concurrency
@@ -218,12 +238,20 @@ def plan_serving(
         if asked.ttft_s is not None:
             slow_first = roomy & (alone.steady.ttft_s > asked.ttft_s)
         refused["ttft"] += int(np.sum(slow_first))
-        refused["tpot"] += int(np.sum(roomy & ~possible & ~slow_first))
+        slow = roomy & ~possible & ~slow_first
+        slow_next = slow.copy()
+        if asked.tpot_s is not None:
+            slow_next &= alone.steady.tpot_s > asked.tpot_s
+        elif asked.request_s is not None:
+            slow_next[:] = False
+        refused["tpot"] += int(np.sum(slow_next))
+        refused["request"] += int(np.sum(slow & ~slow_next))
         table = server.at(layouts, np.maximum(concurrency, layouts.dp))
         good = concurrency > 0
         reached = _nearest(alone, roomy, asked, w) if not good.any() else None
     else:
-        table = server.at(layouts, np.full(size, w.concurrency))
+        every = np.full(size, w.concurrency) if flights is None else flights(layouts)
+        table = server.at(layouts, every)
         roomy = table.steady.max_concurrency >= layouts.dp
         good = table.steady.fits
         refused["memory"] += int(np.sum(~roomy))
@@ -253,6 +281,8 @@ def _nearest(alone: PricedColumns, roomy: Array, limits: Limits, w: Serving) -> 
         over = np.maximum(over, s.ttft_s / limits.ttft_s)
     if limits.tpot_s is not None:
         over = np.maximum(over, s.tpot_s / limits.tpot_s)
+    if limits.request_s is not None:
+        over = np.maximum(over, (s.ttft_s + (w.osl - 1) * s.tpot_s) / limits.request_s)
     return row_at(alone, int(np.argmin(np.where(roomy, over, np.inf))), w)
 
 
@@ -333,19 +363,29 @@ def _thumb(t: PricedColumns, order: list[int], cluster: Cluster, w: Serving) -> 
 def _front(server: Server, layouts: Layouts) -> list[ServingRow]:
     """Layouts with a batch per replica of 1, 2, 4 …, of which no other has both less time per token
     and more tokens/s per GPU."""
-    tables = []
-    dp = layouts.dp
-    for doubling in range(LADDER):
-        t = server.at(layouts, dp << doubling)
-        good = np.flatnonzero(t.steady.fits)
+    dp, size = layouts.dp, layouts.tp.size
+    found: list[tuple[Array, Array, Array, Array]] = []  # time, rate, column, doubling
+    index = np.arange(size)
+    for some in (range(LADDER // 2), range(LADDER // 2, LADDER)):
+        # several doublings at a time: what prices an array takes little longer for a larger one
+        column, doubling = (a.ravel() for a in np.meshgrid(index, np.array(some), indexing="ij"))
+        columns = some_columns(layouts, column)
+        s = server.at(columns, columns.dp << doubling, False).steady
+        good = np.flatnonzero(s.fits)
         if not good.size:
             break
-        tables += [(float(t.steady.tpot_s[i]), t, int(i)) for i in good]
-    tables.sort(key=lambda p: (p[0], -float(p[1].steady.tokens_per_s_per_device[p[2]])))
-    front, most = [], 0.0
-    for _, t, i in tables:
-        rate = float(t.steady.tokens_per_s_per_device[i])
-        if rate > most:
-            front.append(row_at(t, i, server.w))
-            most = rate
-    return front
+        found.append(
+            (s.tpot_s[good], s.tokens_per_s_per_device[good], column[good], doubling[good])
+        )
+        index = np.unique(column[good])
+    if not found:
+        return []
+    time, rate, column, doubling = (np.concatenate(part) for part in zip(*found, strict=True))
+    kept, most = [], 0.0
+    for i in np.lexsort((-rate, time)).tolist():
+        if rate[i] > most:
+            kept.append(i)
+            most = float(rate[i])
+    chosen = np.array(kept)
+    t = server.at(some_columns(layouts, column[chosen]), dp[column[chosen]] << doubling[chosen])
+    return [row_at(t, i, server.w) for i in range(len(kept))]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+import numpy as np
+
 from meshwise.axes import AXES, SERVES, spoken
-from meshwise.clusters.load import Cluster
+from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.layout import columns
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules.case import key_copies
 from meshwise.layouts.rules.rule import degree_refusal, divisors
@@ -20,23 +25,68 @@ from meshwise.search.serving.disaggregated import Disaggregated, disaggregate
 from meshwise.search.serving.plan import (
     SERVING_OBJECTIVES,
     Limits,
+    Server,
     ServingPlan,
+    ServingRow,
     plan_serving,
+    row_at,
 )
+from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
+from meshwise.search.serving.runs.fewest import FewestGpus
+from meshwise.search.serving.runs.finalists import MOST_RUN, at_the_load, at_the_most, finalists
+from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
+from meshwise.search.serving.runs.units import in_flight
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
 from meshwise.search.training.space import least_etp
+from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
+from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
 
+_TIMES = 16  # as many GPUs are looked at where those that there are do not do
 
-class Served(NamedTuple):
-    """A serving plan, what would change it, and the disaggregated one beside it."""
+
+class ServingAsked(NamedTuple):
+    """What a plan is held to beside its workload: limits of latency, and what is sent.
+
+    ``fixed``: the load is given (arrivals at a rate, or the workload's requests in flight), and the fewest
+    GPUs are looked for; else the most that the limits allow.
+    """
+
+    limits: tuple[LatencyLimit, ...] = ()
+    sent: SentLoad = SentLoad()
+    fixed: bool = False
+
+    @property
+    def means(self) -> Limits:
+        """The limits as those of means, by which averages tell where to look."""
+        least: dict[str, float] = {}
+        for limit in self.limits:
+            key = f"{limit.quantity}_s"
+            least[key] = min(least.get(key, limit.seconds), limit.seconds)
+        return Limits(**least)
+
+
+class ServingAnswer(NamedTuple):
+    """A serving plan, what would change it, and the disaggregated one beside it.
+
+    ``binds``: what keeps the best from a larger load, or from fewer GPUs. Where nothing meets the limits,
+    ``nearest`` is what comes nearest on all GPUs, with its run.
+    """
 
     plan: ServingPlan
     changes: tuple[ServingChange, ...]
     disaggregated: Disaggregated | None
     elapsed_s: float
+    asked: ServingAsked = ServingAsked()
+    binds: ServingBinding | None = None
+    nearest: tuple[ServingRow, Trial] | None = None
+
+    @property
+    def misses(self) -> tuple[Miss, ...]:
+        """Limits that the nearest does not keep."""
+        return () if self.nearest is None else misses(self.nearest[1].run.steady, self.asked.limits)
 
 
 def plan_deployment(
@@ -47,45 +97,228 @@ def plan_deployment(
     *,
     gpus: int | None = None,
     pins: Pins | None = None,
-    limits: Limits | None = None,
+    asked: ServingAsked | None = None,
     objective: str = "throughput",
     top: int = 10,
     price_per_device_hour: float | None = None,
     disaggregated: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Served:
-    """The best layouts of ``gpus`` devices (all of the cluster's by default) for serving."""
+) -> ServingAnswer:
+    """The best layouts of ``gpus`` devices (all of the cluster's by default) for serving; of a load that is
+    ``asked`` for the fewest GPUs of them."""
     started = time.perf_counter()
+    asked = asked or ServingAsked()
     check_objective(objective, SERVING_OBJECTIVES, price_per_device_hour)
-    if disaggregated and limits is None:
-        raise InputError(
-            "disaggregated: the pools are matched under limits of latency",
-            field="disaggregated",
-            value=True,
-            legal="`tpot_s` and `ttft_s`, for example `ttft_s=1, tpot_s=0.03`",
-        )
+    if disaggregated:
+        check_disaggregated(asked)
     top = count(top, "top", high=MAX_TOP)
     n = cluster.devices if gpus is None else count(gpus, "gpus")
-    where = check_gpus(cluster, n)
-    asked = dict(pins or {})
-    check_serving_pins(model, stack, w, n, asked, None if limits else w.concurrency)
-    answer = plan_serving(
-        model, where, stack, w, n, asked, limits=limits, objective=objective, top=top
+    where, held = check_gpus(cluster, n), dict(pins or {})
+    w = with_trace(w, asked.sent.arrivals)
+    largest = bool(asked.limits) and not asked.fixed
+    fewest = asked.fixed and objective != "latency"
+    check_serving_pins(
+        *(model, stack, w, n, held), None if largest else w.concurrency, whole=not fewest
     )
+    trials = Trials(model, where, stack, w, asked.sent, asked.limits)
+    if fewest:
+        found = _fewest(trials, n, held, asked, objective, top)
+    else:
+        found = _best(trials, n, held, asked, objective, top)
     apart = None
-    if disaggregated and limits is not None:
-        apart = disaggregate(model, where, stack, w, n, limits, asked, progress)
-    changes: list[ServingChange] = []
-    if not answer.rows:
-        changes = serving_changes(answer, asked, limits)
-    return Served(answer, tuple(changes), apart, time.perf_counter() - started)
+    if disaggregated:
+        apart = disaggregate(model, where, stack, w, n, asked.means, held, progress)
+    if not found.plan.rows and not asked.fixed:
+        changes = serving_changes(found.plan, held, asked.means if largest else None)
+        found = found._replace(changes=tuple(changes))
+    return found._replace(disaggregated=apart, elapsed_s=time.perf_counter() - started)
+
+
+def with_trace(w: Serving, arrivals: Arrivals | None) -> Serving:
+    """The workload with the longest requests of a trace."""
+    if arrivals is None or arrivals.trace is None:
+        return w
+    trace = arrivals.trace
+    return msgspec.structs.replace(w, isl=max(trace.prompt), osl=max(trace.answer))
+
+
+def _best(
+    trials: Trials, gpus: int, pins: Pins, asked: ServingAsked, objective: str, top: int
+) -> ServingAnswer:
+    """The best of all the GPUs: at the load, or each at the most that the limits allow."""
+    t, w, arrivals = trials, trials.w, trials.sent.arrivals
+    largest = bool(asked.limits) and not asked.fixed
+    flights = None
+    if arrivals is not None and asked.fixed:
+        rate = arrivals.rate
+        flights = lambda layouts: in_flight(trials, layouts, rate)  # noqa: E731
+    plan = plan_serving(
+        *(t.model, t.cluster, t.stack, w, gpus, pins),
+        limits=asked.means if largest else None,
+        objective=objective,
+        top=max(top, MOST_RUN),
+        flights=flights,
+    )
+    held = None if arrivals is not None else w.concurrency
+    run = at_the_most(trials, arrivals) if largest else at_the_load(trials, held)
+    found = finalists(plan.rows, trials, objective, run)
+    rows = found.rows if any(r.run for r in found.rows) else ()
+    missed = next(iter(found.missed), None)
+    if not rows and missed is None:
+        one = plan.reached or next(iter(plan.rows), None)
+        if one is not None and largest:  # with one request of each replica
+            few = arrivals and arrivals._replace(rate=max(0.01 * one.requests_per_s, 1e-4))
+            missed = trials.at(one.layout, concurrency=one.layout.dp, arrivals=few)
+    served = _served(plan, rows, top, asked, missed, trials)
+    if largest and rows:
+        served = served._replace(binds=binding(rows[0], found.beyond, asked.limits))
+    return served
+
+
+def _fewest(
+    trials: Trials, gpus: int, pins: Pins, asked: ServingAsked, objective: str, top: int
+) -> ServingAnswer:
+    """The fewest GPUs for the load."""
+    t, w = trials, trials.w
+    found = FewestGpus(trials, gpus, pins, asked.means).search()
+    rows = trial_rows(trials, [one.met for one in found.found])
+    if found.others and len(rows) < top:
+        listed = columns(found.others[: top - len(rows)])
+        coming = t.sent.arrivals
+        flights = np.full(listed.tp.size, w.concurrency)
+        if coming is not None:
+            flights = in_flight(trials, listed, coming.rate)
+        table = Server(t.model, t.cluster, t.stack, w).at(listed, flights)
+        rows += [row_at(table, i, w) for i in range(listed.tp.size)]
+    plan = ServingPlan(
+        model=t.model,
+        cluster=t.cluster,
+        stack=t.stack,
+        workload=w,
+        limits=asked.means,
+        gpus=gpus,
+        objective=objective,
+        rows=(),
+        pareto=(),
+        rivals=(),
+        rule_of_thumb=None,
+        roomy=None,
+        refused=found.refused,
+        enumerated=found.enumerated,
+        feasible=found.feasible,
+        partial=False,
+        reached=None,
+    )
+    served = _served(plan, tuple(rows), top, asked, found.nearest, trials)
+    if rows:
+        below, binds = found.found[0].below or found.smaller, None
+        if below is not None:
+            binds = binding(rows[0], below, asked.limits)
+        elif found.refused.get("memory"):
+            binds = ServingBinding("memory")
+        return served._replace(binds=binds)
+    return _with_more(served, trials, pins, asked)
+
+
+def _with_more(
+    served: ServingAnswer, trials: Trials, pins: Pins, asked: ServingAsked
+) -> ServingAnswer:
+    """What a load that nothing serves would need: more GPUs than there are, where that helps."""
+    t, gpus = trials, served.plan.gpus
+    more = grown(t.cluster, _TIMES * gpus)
+    found = None
+    if more.devices >= _TIMES * gpus:
+        wider = Trials(t.model, more, t.stack, t.w, t.sent, t.limits)
+        found = FewestGpus(wider, _TIMES * gpus, pins, asked.means).first()
+    if found is None:
+        return served
+    row = trial_rows(wider, [found])[0]
+    change = ServingChange("gpus", row.devices, row)
+    return served._replace(changes=(change,), binds=ServingBinding("gpus", found))
+
+
+def _served(
+    plan: ServingPlan,
+    rows: tuple[ServingRow, ...],
+    top: int,
+    asked: ServingAsked,
+    nearest: Trial | None,
+    trials: Trials,
+) -> ServingAnswer:
+    """A plan with its rows as simulated, and what is said of them by the same figures."""
+    known = {row.layout: row for row in rows}
+    listed = rows[:top]
+
+    def shown(row: ServingRow | None) -> ServingRow | None:
+        return None if row is None else known.get(row.layout, row)
+
+    thumb, roomy = None, None
+    rivals: tuple[tuple[str, ServingRow], ...] = ()
+    if rows:
+        rivals = _rivals((*rows, *(known.get(r.layout, r) for _, r in plan.rivals)))
+        thumb = shown(plan.rule_of_thumb) or _thumb(rows, plan.cluster)
+        if rows[0].tight:
+            roomy = next((r for r in rows if not r.tight), shown(plan.roomy))
+    answer = plan._replace(rows=listed, rivals=rivals, rule_of_thumb=thumb, roomy=roomy)
+    near = None
+    if nearest is not None and not rows:
+        near = trial_rows(trials, [nearest])[0], nearest
+    return ServingAnswer(answer, (), None, 0.0, asked, None, near)
+
+
+def _rivals(rows: tuple[ServingRow, ...]) -> tuple[tuple[str, ServingRow], ...]:
+    """For each axis the first of ``rows`` with another value of it than the best, the first of all."""
+    best, *others = rows
+    found = []
+    for axis in SERVES:
+        other = next((r for r in others if r.layout.code(axis) != best.layout.code(axis)), None)
+        if other is not None:
+            found.append((axis, other))
+    return tuple(found)
+
+
+def _thumb(rows: tuple[ServingRow, ...], cluster: Cluster) -> ServingRow | None:
+    """Of ``rows`` the smallest TP degree inside a node, no pipeline, experts within TP."""
+    plain = [
+        r
+        for r in rows
+        if (r.layout.pp, r.layout.dcp, r.layout.ep) == (1, 1, 1)
+        and cluster.node_devices % r.layout.tp == 0
+        and r.layout.etp in (None, r.layout.tp)
+    ]
+    return min(plain, key=lambda r: r.layout.tp, default=None)
+
+
+def check_disaggregated(asked: ServingAsked) -> None:
+    """Refuse what pools of prefill and decode are not matched under."""
+    legal = "`tpot_s` and `ttft_s` of means, for example `ttft_s=1, tpot_s=0.03`"
+    if not asked.limits:
+        why = "the pools are matched under limits of latency"
+    elif any(limit.percentile is not None for limit in asked.limits):
+        why = "the pools are matched by averages, which know no percentiles"
+    elif any(limit.quantity == "request" for limit in asked.limits):
+        why = "the pools are matched under limits of TTFT and TPOT, not of the whole request"
+    elif asked.fixed or asked.sent.arrivals is not None:
+        why = (
+            "the pools are matched under limits of latency at the largest load, not at a given one"
+        )
+    else:
+        return
+    raise InputError(f"disaggregated: {why}", field="disaggregated", value=True, legal=legal)
 
 
 def check_serving_pins(
-    model: Model, stack: Stack, w: Serving, gpus: int, pins: Pins, requests: int | None = None
+    model: Model,
+    stack: Stack,
+    w: Serving,
+    gpus: int,
+    pins: Pins,
+    requests: int | None = None,
+    *,
+    whole: bool = True,
 ) -> None:
     """Refuse pins that no deployment can have, with the nearest legal value. ``requests``: in flight,
-    where they are not searched for."""
+    where they are not searched for; ``whole``: on all of the GPUs, not on any number of them."""
     for axis in pins:
         if axis not in SERVES:
             name = spoken(axis)
@@ -95,15 +328,33 @@ def check_serving_pins(
                 value=[AXES[axis].spoken(int(code)) for code in pins[axis]],
                 legal=f"leave `{name}` out",
             )
-    check_product(gpus, pins, ("tp", "pp", "dp"))
+    if whole:
+        check_product(gpus, pins, ("tp", "pp", "dp"))
+    else:
+        check_least(gpus, pins)
     for tp in pins.get("tp", ()):
         legality.require_tp(model, tp, stack, etp=least_etp(tp, pins))
     own = {axis: codes for axis, codes in pins.items() if axis != "tp"}
     refuse_pins(own, model, stack, w.decode(), requests)
     # of the TP degrees that may be, the one whose ranks share keys the most
-    tps = pins.get("tp") or [d for d in divisors(gpus) if d in legality.legal_tp(model, stack)]
+    legal = legality.legal_tp(model, stack)
+    tps = pins.get("tp") or [d for d in legal if (gpus % d == 0 if whole else d <= gpus)]
     copies = max(key_copies(model, tp) for tp in tps)
     for value in pins.get("dcp", ()):
         if value > 1 and copies % value:
             why = f"at most {copies} ranks of a TP group hold the same keys and values"
             raise degree_refusal("dcp", value, why, divisors(copies)).error()
+
+
+def check_least(gpus: int, pins: Pins) -> None:
+    """Refuse pinned degrees of which not one layout has so few GPUs."""
+    least = math.prod(min(pins.get(axis, (1,))) for axis in ("tp", "pp", "dp"))
+    if least > gpus:
+        named = " · ".join(f"{a} {min(pins[a])}" for a in ("tp", "pp", "dp") if a in pins)
+        raise InputError(
+            f"gpus={gpus}: {named} = {least} are more",
+            field="gpus",
+            value=gpus,
+            legal=f"at least {least}",
+            nearest=least,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ from meshwise.errors import Overloaded
 from meshwise.layouts.layout import Layout, Layouts, arrays
 from meshwise.models.shapes import Model
 from meshwise.simulate.iteration import Engine
-from meshwise.simulate.loads import Arrivals, arrivals_of
+from meshwise.simulate.loads.arrivals import Arrivals, arrivals_of
 from meshwise.simulate.server import Simulated, SimulatedServer
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -27,6 +28,7 @@ def simulated(
     arrivals: Arrivals | None = None,
     requests: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Serving, Simulated]:
     """(the load with the requests that are in flight, the run). Of arrivals they are those that run in the
     mean; a trace says its own lengths, of which the longest are the load's."""
@@ -35,11 +37,16 @@ def simulated(
         w = msgspec.structs.replace(w, **longest)
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     server = SimulatedServer(engine, w, open_loop=arrivals is not None)
+    server.progress = progress
     if arrivals is None:
         return w, server.closed(requests=requests, seed=seed)
     run = server.open(arrivals, requests=requests, seed=seed)
-    flight = max(math.ceil(run.steady.running.mean * run.replicas), int(layouts.dp))
-    return msgspec.structs.replace(w, concurrency=flight), run
+    return msgspec.structs.replace(w, concurrency=flight(run, int(layouts.dp))), run
+
+
+def flight(run: Simulated, dp: int) -> int:
+    """Requests of arrivals that run in the mean, of all replicas, one of each at least."""
+    return max(math.ceil(run.steady.running.mean * run.replicas), dp)
 
 
 LOADS = 12  # rates of a curve

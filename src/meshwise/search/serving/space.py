@@ -31,6 +31,7 @@ SERVING_REFUSALS = (
     "capacity",  # the KV cache does not hold the requests in flight
     "ttft",  # longer than the limit
     "tpot",
+    "request",
 )
 _STEP = Decode(batch=1, context=1)  # what is legal does not depend on how long a step is
 

@@ -90,7 +90,8 @@ def steady(
     asked: Array = w.concurrency if concurrency is None else concurrency
     per_replica = -(-asked // layouts.dp)
     most, used = capacity(engine, w, per_replica)
-    running = np.maximum(np.minimum(per_replica, most), 1)
+    running = np.minimum(per_replica, np.minimum(most, stack.scheduler.max_sequences))
+    running = np.maximum(running, 1)
     batch = -(-running // layouts.pp)
     groups = -(-running // batch)
     decode = iteration.decode_s(engine, batch, w.context, w.queries, groups)
@@ -149,8 +150,9 @@ def burst_s(model: Model, cluster: Cluster, stack: Stack, layouts: Layouts, w: S
     most = together_at_most(engine, w) if stack.scheduler.shares_prefill else 1
     together = np.minimum(most, batch)
     batches = np.ceil(batch * prompt.chunks / together)
+    ends = np.ceil(batch / together)  # of batches whose prompts are whole
     one = iteration.prefill(engine, together, prompt.chunk, prompt.cached)
-    return one.series_s(batches) * (batches + 1.0) / (2.0 * batches)
+    return one.series_s(batches) * (ends + 1.0) / (2.0 * ends)
 
 
 def _mixed(
@@ -221,9 +223,10 @@ def _in_waves(
 ) -> tuple[Array, Array, Array]:
     """(TPOT, TTFT, a wave's prompts): prompts are computed batch after batch, and who is first waits
     for the others' before its second token. The scheduler works one batch ahead of the device, so that
-    a batch's tokens leave when the next one is done: of n batches the j-th at min(j + 1, n).
+    a batch's tokens leave when the next one is done: of n batches the j-th at min(j + 1, n). Of prompts
+    that are cut each is a batch: its first token is its last chunk's.
     """
-    batches = np.ceil(batch * prompt.chunks / prompt.together)
+    batches = np.ceil(batch / prompt.together)
     one = iteration.prefill(engine, prompt.together, prompt.chunk, prompt.cached, groups)
     whole = one.series_s(batch * prompt.chunks / prompt.together)
     rest = (batches - 1) * np.maximum(batches - 2, 0) / (2.0 * batches * batches)

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from meshwise.simulate.loads.drafts import Drafts
 
 _UNKNOWN = math.nan
+_TOLD = 256  # requests between two words of progress
+
+
+class Sent(Protocol):
+    """What a server is sent, and whom it tells what becomes of each request."""
+
+    @property
+    def prompt(self) -> Sequence[int]: ...
+    @property
+    def answer(self) -> Sequence[int]: ...
+    @property
+    def cached(self) -> Sequence[int]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def next_arrival(self) -> float: ...
+    def arrived(self, now: float) -> list[int]: ...
+    def iterations(self, request: int, tokens: int) -> int: ...
+    def admitted(self, request: int, now: float) -> None: ...
+    def began(self, request: int, now: float) -> None: ...
+    def ended(self, request: int, now: float) -> None: ...
 
 
 class Requests:
@@ -17,6 +41,8 @@ class Requests:
     :param cached: tokens of each prompt whose keys and values are held already.
     :param arrival: rising times; None: a closed loop.
     :param in_flight: of a closed loop: so many are sent at once, and one more where one ends.
+    :param drafts: of speculative decoding; None: an iteration yields a token.
+    :param progress: called with (requests that ended, of how many) now and then.
     """
 
     def __init__(
@@ -26,7 +52,10 @@ class Requests:
         cached: Sequence[int],
         arrival: Sequence[float] | None = None,
         in_flight: int = 0,
+        drafts: Drafts | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self.drafts, self.progress, self.over = drafts, progress, 0
         self.prompt, self.answer, self.cached = list(prompt), list(answer), list(cached)
         self.size = n = len(self.prompt)
         self.closed = arrival is None
@@ -44,6 +73,10 @@ class Requests:
         self.arrival[self._sent] = now
         self._due.append(self._sent)
         self._sent += 1
+
+    def iterations(self, request: int, tokens: int) -> int:
+        """Decode iterations until so many of its tokens are made."""
+        return tokens if self.drafts is None else self.drafts.verifications(request, tokens)
 
     @property
     def next_arrival(self) -> float:
@@ -69,5 +102,8 @@ class Requests:
     def ended(self, request: int, now: float) -> None:
         """Its last token is seen; of a closed loop the next one is sent."""
         self.end[request] = now
+        self.over += 1
+        if self.progress is not None and (self.over % _TOLD == 0 or self.over == self.size):
+            self.progress(self.over, self.size)
         if self.closed and self._sent < self.size:
             self._send(now)

@@ -1,0 +1,94 @@
+"""What public sweeps of serving engines ran with and their rows do not state: lengths, the choice of tokens,
+and what their scripts ask of the scheduler."""
+
+from __future__ import annotations
+
+from meshwise.evidence.tables import Assumed, Row
+from meshwise.simulate.iteration import Engine
+from meshwise.simulate.rules import Rules, engine_rules
+from meshwise.stacks.stack import Stack, replaced
+from meshwise.strict_tables import fraction
+from meshwise.workloads.serving import LENGTH_SPREAD, Serving
+
+# Lengths of InferenceMAX's public sweeps, whose client draws them from 0.8 of the longest
+# (--random-range-ratio 0.8 of its scripts).
+SPREAD_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
+# Of rows of other lengths: equal ones would end in waves for ever, which engines that compute prompts beside
+# decodes do not; of 0, 2, 5 and 10 %, tried on samples, vLLM's cells
+# choose 5 or 10, TensorRT-LLM's 0 or 2.
+LITTLE_SPREAD = 0.05
+# Where prompts go first one cell has waves, which 1 % would end, and another has none: of 0, 0.5, 1, 2 and
+# 5 % this one has the smallest error over both.
+WAVES_SPREAD = 0.005
+# That client asks for the likeliest token (temperature 0.0 of its requests: kimbochen/bench_serving,
+# backend_request_func.py), which nothing is sorted for: logits are read, widened to fp32 and searched.
+GREEDY_LOGIT_BYTES = 10.0
+
+
+def of_public_sweep(row: Row) -> bool:
+    """Whether a row has the lengths of InferenceMAX's sweeps."""
+    return bool(row.text("isl") and row.text("osl")) and (
+        (row.count("isl"), row.count("osl")) in SPREAD_LENGTHS
+    )
+
+
+def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
+    """How far a row's requests differ in length, and what had to be assumed of it: where it does not say as
+    public sweeps of such lengths, else a little, and least where prompts go first."""
+    if row.text("length_spread"):
+        field = f"line {row.line}: length_spread"
+        return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
+    if of_public_sweep(row):
+        return LENGTH_SPREAD, (Assumed("length_spread", f"{LENGTH_SPREAD:g}"),)
+    spread = LITTLE_SPREAD if stack.scheduler.mixes_prefill else WAVES_SPREAD
+    return spread, (Assumed("length_spread", f"{spread:g}"),)
+
+
+def choosing(row: Row, stack: Stack) -> tuple[Stack, tuple[Assumed, ...]]:
+    """The stack with the choice of tokens that the row's client asks for, and what had to be assumed of it."""
+    if not of_public_sweep(row) or stack.ideal:
+        return stack, ()
+    if stack.kernels.logit_bytes <= GREEDY_LOGIT_BYTES:
+        return stack, ()
+    greedy = replaced(stack, {"logit_bytes": GREEDY_LOGIT_BYTES})
+    return greedy, (Assumed("temperature", "0"),)
+
+
+# Engine, model type and generation of devices whose servers look for requests every 30 iterations (10 below
+# 16 in flight) and take 32,768 tokens of prompts: --scheduler-recv-interval and --chunked-prefill-size of the
+# scripts for B200.
+_POLLS_SELDOM = (("sglang", "deepseek_v3", "blackwell"), ("sglang", "qwen3_5_moe", "blackwell"))
+_POLLED_TOKENS = 32768
+# Tokens of an iteration beside the longest prompt and a token of each request: of the script for
+# DeepSeek-R1, and of rows that are no public sweep's, whose short prompts share iterations and whose long
+# ones do not (recipes of TensorRT-LLM set max_num_tokens to little more than a prompt and the decodes).
+_SCRIPT_ROOM = 127
+_RECIPE_ROOM = 1500
+# max_num_tokens of the script for gpt-oss.
+_GPT_OSS_TOKENS = 20000
+
+
+def rules_asked(engine: Engine, w: Serving, public: bool) -> tuple[Rules, tuple[Assumed, ...]]:
+    """The engine's rules as rows of the kind ran them, and what had to be assumed of them. ``public``: of
+    a public sweep (:func:`of_public_sweep`)."""
+    rules = engine_rules(engine, w)
+    stack, model, device = engine.stack, engine.model, engine.cluster.device
+    if (stack.software, model.model_type, device.generation) in _POLLS_SELDOM:
+        poll = 30 if w.concurrency >= 16 else 10
+        rules = rules._replace(poll=poll, budget=max(rules.budget, _POLLED_TOKENS))
+        return rules, (
+            Assumed("poll_iterations", str(poll)),
+            Assumed("max_batched_tokens", str(_POLLED_TOKENS)),
+        )
+    if rules.policy != "whole" or int(engine.layouts.pp) > 1:
+        return rules, ()
+    decodes = -(-w.concurrency // int(engine.layouts.dp))
+    if not public:
+        tokens = w.isl + decodes + _RECIPE_ROOM
+    elif model.model_type == "deepseek_v3":
+        tokens = w.isl + decodes + _SCRIPT_ROOM
+    elif model.model_type == "gpt_oss":
+        tokens = _GPT_OSS_TOKENS
+    else:
+        return rules, ()
+    return rules._replace(budget=tokens), (Assumed("max_batched_tokens", str(tokens)),)

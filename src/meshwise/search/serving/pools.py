@@ -1,0 +1,167 @@
+"""Two pools of a deployment under a load: simulated, with what its averages are to be taken of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from meshwise.clusters.load import Cluster
+from meshwise.errors import InputError
+from meshwise.layouts.check import check
+from meshwise.layouts.layout import Layout, arrays
+from meshwise.models.shapes import Model
+from meshwise.search.serving.steady_state import Steady, steady
+from meshwise.simulate import iteration
+from meshwise.simulate.disaggregated import DisaggregatedServer, Transfers, prefill_load
+from meshwise.simulate.iteration import Engine
+from meshwise.simulate.loads.arrivals import Arrivals
+from meshwise.simulate.rules import tokens_per_iteration
+from meshwise.simulate.server import Simulated
+from meshwise.stacks.stack import Stack
+from meshwise.workloads.serving import Serving
+
+
+class PoolLayouts(NamedTuple):
+    """Instances of two layouts: ``prefill`` computes prompts, ``decode`` answers."""
+
+    prefill: Layout
+    decode: Layout
+    prefill_instances: int = 1
+    decode_instances: int = 1
+
+    @property
+    def devices(self) -> int:
+        """GPUs of all instances."""
+        first = self.prefill_instances * self.prefill.devices
+        return first + self.decode_instances * self.decode.devices
+
+
+class Averages(NamedTuple):
+    """What the formulas of a plan say of the pools [s, tokens/s]."""
+
+    tpot_s: float
+    ttft_s: float
+    tokens_per_s: float
+
+
+class ServedPools(NamedTuple):
+    """The pools' run, the averages of the formulas, and each pool's steady state."""
+
+    apart: PoolLayouts
+    load: Serving
+    run: Simulated
+    transfers: Transfers
+    transfer_s: float  # of the longest prompt's keys and values, by themselves
+    transfer_bytes: float
+    averages: Averages
+    prefill: Steady
+    decode: Steady
+
+
+def check_pools(
+    apart: PoolLayouts, model: Model, cluster: Cluster, w: Serving, stack: Stack, gpus: int | None
+) -> None:
+    """Refuse layouts that are not legal, and more GPUs than there are."""
+    decode = apart.decode
+    at_least = max(w.concurrency // apart.decode_instances, 1)
+    try:
+        check(apart.prefill, model, cluster, w.decode(), stack)
+    except InputError as error:
+        if error.field in ("tp", "pp", "dp", "ep", "etp"):
+            own = f"prefill_{error.field}"
+            text = error.message
+            # the field goes first in a message, which is spelled as the option is
+            text = text if text.startswith(error.field) else f"{error.field}: {text}"
+            error.field, error.message = own, f"prefill_{text}"
+        raise
+    check(decode, model, cluster, w.decode(), stack, None, max(at_least, decode.dp))
+    if gpus is not None and gpus != apart.devices:
+        raise InputError(
+            f"gpus={gpus}: the pools have {apart.devices} GPUs",
+            field="gpus",
+            value=gpus,
+            legal=str(apart.devices),
+            nearest=apart.devices,
+        )
+    if apart.devices > cluster.devices:
+        raise InputError(
+            f"decode_instances={apart.decode_instances}: the pools have {apart.devices} GPUs, the cluster "
+            f"{cluster.devices}",
+            field="decode_instances",
+            value=apart.decode_instances,
+            legal="fewer instances, smaller ones, or more `nodes`",
+        )
+
+
+def simulate_pools(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    apart: PoolLayouts,
+    w: Serving,
+    arrivals: Arrivals | None = None,
+    requests: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> ServedPools:
+    """The run of the pools under a load."""
+    if arrivals is not None and arrivals.trace is not None:
+        longest = {"isl": max(arrivals.trace.prompt), "osl": max(arrivals.trace.answer)}
+        w = msgspec.structs.replace(w, **longest)
+    first, second = (arrays(layout, w.decode()) for layout in (apart.prefill, apart.decode))
+    engine = Engine(
+        *(model, cluster, stack, second, w.formats), *(w.expert_imbalance, w.expert_skew)
+    )
+    instances = apart.prefill_instances, apart.decode_instances
+    server = DisaggregatedServer(engine, w, first, instances)
+    if arrivals is None:
+        run, transfers = server.closed(requests=requests, seed=seed, progress=progress)
+    else:
+        run, transfers = server.open(arrivals, requests=requests, seed=seed, progress=progress)
+    flight = max(math.ceil(run.steady.requests_per_s * run.steady.request_s.mean), 1)
+    if arrivals is None:
+        flight = w.concurrency
+    w = msgspec.structs.replace(w, concurrency=flight)
+    one = msgspec.structs.replace(w, concurrency=-(-flight // apart.decode_instances))
+    ahead = prefill_load(msgspec.structs.replace(one, concurrency=apart.prefill.dp))
+    pools = (
+        steady(model, cluster, stack, first, ahead, doubted=False),
+        steady(model, cluster, stack, second, one),
+    )
+    move = server.link.transfer_s(w.isl - int(w.isl * w.prefix_hit))
+    return ServedPools(
+        *(apart, w, run, transfers, move),
+        server.token_bytes * w.isl,
+        _averages(engine, server.prefill.engine, w, apart, move),
+        *pools,
+    )
+
+
+def _averages(
+    engine: Engine, first: Engine, w: Serving, apart: PoolLayouts, move_s: float
+) -> Averages:
+    """By the formulas of a plan: a request waits for half the time between two batches of prompts, its own,
+    and the transfer; a token takes an iteration of decodes; the slower pool's rate."""
+    budget = tokens_per_iteration(first, w)
+    chunks = -(-w.computed // budget)
+    chunk = -(-w.computed // chunks)
+    cached = w.isl - w.computed + (chunks - 1) * chunk // 2
+    pace = iteration.prefill(first, np.int64(1), chunk, cached)
+    every = float(chunks * pace.every_s)
+    many = iteration.prefill(first, np.int64(max(budget // chunk, 1)), chunk, cached)
+    most = max(budget // chunk, 1) / float(chunks * many.every_s)
+    most *= apart.prefill_instances * apart.prefill.dp
+    local = max(-(-w.concurrency // (apart.decode_instances * apart.decode.dp)), 1)
+    group = -(-local // apart.decode.pp)
+    seconds = iteration.decode_s(
+        engine, np.int64(group), w.context, w.queries, np.int64(-(-local // group))
+    )
+    seconds = seconds + iteration.draft_s(engine, w, np.int64(group))
+    tpot = float(seconds) / w.tokens_per_iteration
+    rate = min(most, w.concurrency / (w.osl * tpot))
+    ttft = every / 2.0 + float(pace.series_s(np.int64(chunks))) + move_s
+    return Averages(tpot, ttft, rate * w.osl)

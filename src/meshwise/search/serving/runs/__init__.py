@@ -1,0 +1,1 @@
+"""Layouts of a search under their load, simulated as ``serve`` does it."""

@@ -1,0 +1,89 @@
+"""What is sent to a server: requests of fixed or spread lengths, in a closed loop, at a rate, or as a trace
+says."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from meshwise.checks import name_of
+from meshwise.errors import InputError, quoted
+from meshwise.simulate.loads.traces import Trace, read_trace
+from meshwise.strict_tables import fraction
+
+ROUNDS = 10  # requests of a closed loop per one in flight, as in public sweeps' benchmark scripts
+MOST_RATE = 1e6  # requests per second
+OPEN_REQUESTS = 2000  # of arrivals at a rate
+BURSTINESS = (0.01, 100.0)
+
+
+class Arrivals(NamedTuple):
+    """Requests that come whether others end or not.
+
+    ``rate`` [requests/s] over all replicas, the time between two by a gamma distribution of shape
+    ``burstiness`` (1: Poisson; below, in bursts; above, more evenly), or what a ``trace`` says.
+    """
+
+    rate: float
+    burstiness: float = 1.0
+    trace: Trace | None = None
+
+    @property
+    def words(self) -> str:
+        """As the option is written."""
+        if self.trace is not None:
+            return self.trace.name
+        return "poisson" if self.burstiness == 1.0 else f"gamma:{self.burstiness:g}"
+
+
+def arrivals_of(words: str, rate: float) -> Arrivals:
+    """Arrivals at a rate as an option says them: ``poisson`` or ``gamma:B``."""
+    legal = "poisson, gamma:B with a burstiness B, or a file of arrival,input,output"
+    kind, colon, shape = words.partition(":")
+    if kind == "poisson" and not colon:
+        return Arrivals(rate)
+    if kind == "gamma" and shape:
+        low, high = BURSTINESS
+        return Arrivals(rate, fraction(shape, "arrivals", low=low, high=high))
+    raise InputError(
+        f"arrivals: {quoted(words)} is not known", field="arrivals", value=words, legal=legal
+    )
+
+
+def is_trace(words: str) -> bool:
+    """Whether what is said of arrivals is a file."""
+    return not re.match(r"(poisson|gamma)\b", words)
+
+
+def request_rate(value: object, field: str = "request_rate") -> float:
+    """Requests per second, above 0."""
+    return fraction(value, field, low=1e-6, high=MOST_RATE)
+
+
+def traffic(
+    rate: float | None, arrivals: str | os.PathLike[str], requests: int | None
+) -> Arrivals | None:
+    """What is said of arrivals; None: a closed loop."""
+    words = name_of(arrivals, "arrivals", "poisson, gamma:B, or the path of a trace")
+    if is_trace(words):
+        if rate is not None:
+            raise InputError(
+                f"request_rate={rate:g}: the trace says when its requests arrive",
+                field="request_rate",
+                value=rate,
+                legal="leave `request_rate` out, or `arrivals` of poisson or gamma:B",
+            )
+        trace = read_trace(words, "arrivals", requests)
+        return Arrivals(trace.rate, trace=trace)
+    if rate is None:
+        arrivals_of(words, 1.0)
+        if words != "poisson":
+            raise InputError(
+                f"arrivals={words} has no meaning without a rate",
+                field="arrivals",
+                value=words,
+                legal="leave `arrivals` out, or `request_rate` with it",
+            )
+        return None
+    return arrivals_of(words, request_rate(rate))

@@ -1,0 +1,55 @@
+"""Lengths and times of the requests that are sent, drawn or as a trace has them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meshwise.simulate.loads.arrivals import Arrivals
+from meshwise.workloads.serving import Serving
+
+
+class Drawn(NamedTuple):
+    """Requests in the order in which they are sent; ``arrival`` None: a closed loop."""
+
+    prompt: list[int]
+    answer: list[int]
+    cached: list[int]
+    arrival: list[float] | None
+
+
+def drawn_lengths(dice: np.random.Generator, n: int, longest: int, spread: float) -> Any:
+    """``n`` whole numbers, each from (1 − spread) · longest to longest alike."""
+    low = min(max(int(longest * (1.0 - spread)), 1), longest)
+    return dice.integers(low, longest + 1, n)
+
+
+def drawn_times(dice: np.random.Generator, n: int, rate: float, burstiness: float) -> Any:
+    """``n`` rising times [s] from 0 at a ``rate`` [1/s]: gaps by a gamma distribution of that shape."""
+    gaps = dice.gamma(burstiness, 1.0 / (rate * burstiness), n)
+    gaps[0] = 0.0
+    return np.cumsum(gaps)
+
+
+def drawn(w: Serving, n: int, arrivals: Arrivals | None, replicas: int, seed: int) -> Drawn:
+    """``n`` requests of one of ``replicas``, each of which gets its share of the arrivals in turn."""
+    if arrivals is not None and arrivals.trace is not None:
+        trace = arrivals.trace
+        prompts: Any = np.array(trace.prompt[::replicas])
+        answers: Any = np.array(trace.answer[::replicas])
+        times: Any = np.array(trace.arrival[::replicas])
+    else:
+        lengths, clock = (np.random.default_rng([seed, i]) for i in range(2))
+        prompts = drawn_lengths(lengths, n, w.isl, w.length_spread)
+        answers = drawn_lengths(lengths, n, w.osl, w.length_spread)
+        times = None
+        if arrivals is not None:
+            times = drawn_times(clock, n * replicas, arrivals.rate, arrivals.burstiness)[::replicas]
+    cached = np.minimum((prompts * w.prefix_hit).astype(np.int64), prompts - 1)
+    return Drawn(
+        prompts.tolist(),
+        answers.tolist(),
+        cached.tolist(),
+        None if times is None else times.tolist(),
+    )

@@ -1,0 +1,303 @@
+"""The fewest GPUs and the largest load within limits, by simulation: properties, and ``serve`` beside it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+import meshwise as mw
+from meshwise.search.serving.question import ServingAsked
+from meshwise.search.serving.runs.most import largest_met
+from meshwise.search.serving.runs.trial import Trial, figure_s, good_shares
+from meshwise.simulate.outcome import Samples
+from meshwise.workloads.limits import LatencyLimit, limits_in_words, limits_of
+
+HGX = mw.cluster("hgx-h100")
+LLAMA = mw.model("llama-3.1-8b")
+MOST = 10**5
+SHORT = {"requests": 400}
+TIGHT = {"ttft_s": {"p95": 0.5}, "tpot_s": {"p90": 0.02}}
+SAME = (
+    *(
+        "tpot_s",
+        "tpot_low_s",
+        "tpot_high_s",
+        "ttft_s",
+        "request_s",
+        "tokens_per_s",
+        "requests_per_s",
+    ),
+    *("memory_bytes", "max_concurrency", "ttft_p95_s", "tpot_p90_s", "request_p99_s"),
+)
+
+
+def load(isl: int = 1024, osl: int = 128, concurrency: int = MOST, **more: float) -> mw.Serving:
+    return mw.Serving(isl=isl, osl=osl, concurrency=concurrency, **more)
+
+
+def degrees(row) -> dict[str, int]:
+    return {name: row[name] for name in ("tp", "pp", "dp", "ep", "etp", "dcp")}
+
+
+def fewest(rate: float, limits=None, gpus: int = 64, model=LLAMA, **more) -> mw.ServingPlanResult:
+    asked = TIGHT if limits is None else limits
+    return mw.plan(model, HGX, load(), gpus=gpus, request_rate=rate, **SHORT, **asked, **more)
+
+
+# -- the fewest GPUs -------------------------------------------------------------------------------
+
+
+def test_a_lower_rate_never_needs_more_gpus() -> None:
+    sizes = [fewest(rate).fewest_gpus for rate in (2.0, 6.0, 12.0, 25.0, 50.0)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_tighter_limits_never_need_fewer_gpus() -> None:
+    sizes = [fewest(20.0, {"tpot_s": {"p90": s}}).fewest_gpus for s in (0.05, 0.02, 0.014, 0.011)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    means = fewest(20.0, {"tpot_s": 0.014}).fewest_gpus
+    assert means <= sizes[2] <= fewest(20.0, {"tpot_s": {"p99": 0.014}}).fewest_gpus
+
+
+@pytest.mark.parametrize(
+    ("name", "stack", "rate", "more"),
+    [
+        ("llama-3.1-8b", "vllm", 30.0, {}),
+        ("mixtral-8x7b", "vllm", 8.0, {}),
+        ("deepseek-v2-lite", "vllm", 20.0, {}),
+        ("jamba-v0.1", "vllm", 4.0, {}),
+        ("gpt-oss-20b", "sglang", 20.0, {}),
+        ("Qwen/Qwen3-32B-FP8", "trtllm", 10.0, {}),
+        ("gemma-2-9b", "sglang", 10.0, {"arrivals": "gamma:0.5", "seed": 3}),
+    ],
+)
+def test_serve_says_the_same_and_one_replica_fewer_does_not_do(name, stack, rate, more) -> None:
+    """Dense, mixtures of experts, latent attention, hybrid, quantised: one answer."""
+    limits = {"ttft_s": {"p95": 1.0}, "tpot_s": {"p90": 0.03}}
+    asked = {"request_rate": rate, "stack": stack, **SHORT, **limits, **more}
+    plan = mw.plan(name, HGX, load(), gpus=32, **asked)
+    best = plan.best
+    assert best.simulated
+    assert best.devices == plan.fewest_gpus
+    one = mw.serve(name, HGX, load(), **asked, **degrees(best)).to_dict()
+    for key in SAME:
+        assert one[key] == pytest.approx(best[key], rel=1e-9), key
+    assert one["misses"] == []
+    assert one["goodput_tokens_per_s"] == pytest.approx(best.goodput_tokens_per_s)
+    if best.dp == 1 or best.ep * best.etp > best.tp:
+        return
+    fewer = degrees(best) | {"dp": best.dp - 1}
+    try:
+        assert mw.serve(name, HGX, load(), **asked, **fewer).to_dict()["misses"]
+    except mw.MeshwiseError as error:
+        assert error.exit_code == 3
+
+
+def test_all_that_is_simulated_is_what_serve_says() -> None:
+    plan = fewest(30.0, gpus=16)
+    rows = [row for row in plan.layouts if row.simulated]
+    assert rows and all(row.devices >= plan.fewest_gpus for row in plan.layouts)
+    for row in rows:
+        one = mw.serve(LLAMA, HGX, load(), request_rate=30.0, **SHORT, **degrees(row)).to_dict()
+        for key in SAME:
+            assert one[key] == pytest.approx(row[key], rel=1e-9), key
+
+
+def test_no_smaller_deployment_does_by_brute_force() -> None:
+    """Every legal layout of fewer GPUs, simulated."""
+    limits = {"ttft_s": {"p95": 0.5}, "tpot_s": {"p90": 0.016}}
+    plan = fewest(12.0, limits)
+    for gpus in range(1, plan.fewest_gpus):
+        pinned = mw.plan(LLAMA, HGX, load(concurrency=64), gpus=gpus, top=1000)
+        for row in pinned.layouts:
+            try:
+                one = mw.serve(
+                    *(LLAMA, HGX, load()), request_rate=12.0, **SHORT, **limits, **degrees(row)
+                )
+            except mw.MeshwiseError:
+                continue
+            assert one.to_dict()["misses"], (gpus, degrees(row))
+
+
+def test_requests_in_flight_in_place_of_a_rate() -> None:
+    w = load(concurrency=96)
+    limits = {"ttft_s": {"p95": 1.0}, "tpot_s": {"p90": 0.012}}
+    plan = mw.plan(LLAMA, HGX, w, gpus=32, at_concurrency=True, **limits)
+    best = plan.best
+    one = mw.serve(LLAMA, HGX, w, **limits, **degrees(best)).to_dict()
+    assert one["misses"] == []
+    assert one["tokens_per_s"] == pytest.approx(best.tokens_per_s, rel=1e-9)
+    fewer = degrees(best) | {"dp": best.dp - 1}
+    assert best.dp > 1 and mw.serve(LLAMA, HGX, w, **limits, **fewer).to_dict()["misses"]
+    assert plan.binds["code"] == "tpot"
+
+
+def test_a_trace_is_served_by_the_fewest(tmp_path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(
+        "\n".join(f"{i * 0.05},{500 + i % 7 * 100},{40 + i % 5 * 10}" for i in range(300))
+    )
+    limits = {"tpot_s": {"p90": 0.012}}
+    plan = mw.plan(LLAMA, HGX, load(), gpus=16, arrivals=str(file), **limits)
+    one = mw.serve(LLAMA, HGX, load(), arrivals=str(file), **limits, **degrees(plan.best)).to_dict()
+    assert one["tpot_p90_s"] == pytest.approx(plan.best.tpot_p90_s, rel=1e-9)
+    assert one["misses"] == []
+
+
+def test_the_least_latency_takes_all_of_the_gpus() -> None:
+    plan = fewest(10.0, gpus=8, objective="latency")
+    assert plan.best.devices == 8
+    assert plan.fewest_gpus is None
+    shown = [row.request_s for row in plan.layouts if row.simulated]
+    assert shown == sorted(shown)
+
+
+def test_dollars_are_those_of_the_load() -> None:
+    best = fewest(20.0, price_per_device_hour=2.0).best
+    cost = 2.0 * best.devices / 3600.0 / best.tokens_per_s * 1e6
+    assert best.dollars_per_million_tokens == pytest.approx(cost)
+    one = mw.serve(
+        *(LLAMA, HGX, load()),
+        **{"request_rate": 20.0, "price_per_device_hour": 2.0, **SHORT, **degrees(best)},
+    ).to_dict()
+    assert one["dollars_per_million_tokens"] == pytest.approx(cost, rel=1e-9)
+
+
+# -- nothing does ----------------------------------------------------------------------------------
+
+
+def test_more_than_the_cluster_serves_is_said_with_what_it_would_take() -> None:
+    plan = fewest(200.0, {"ttft_s": {"p95": 1.0}}, gpus=1)
+    assert not plan.feasible
+    assert plan.best is None
+    assert 0.0 < plan.nearest["most_requests_per_s"] < 200.0
+    assert plan.nearest["misses"][0]["factor"] > 1.0
+    assert plan.binds["code"] == "gpus"
+    assert plan.nearest_feasible[0]["value"] > 1
+    assert "arrivals exceed" in plan.page().answer
+    json.dumps(plan.to_dict(), allow_nan=False)
+
+
+def test_limits_that_no_size_meets_have_their_nearest() -> None:
+    for limits in ({"tpot_s": {"p90": 0.001}}, {"ttft_s": {"p50": 0.001}}, {"request_s": 0.01}):
+        plan = fewest(5.0, limits, gpus=8)
+        assert not plan.feasible
+        missed = plan.nearest["misses"][0]
+        assert missed["figure_s"] == pytest.approx(missed["factor"] * missed["limit_s"])
+        assert missed["factor"] > 1.0
+        assert plan.nearest["devices"] <= 8
+        largest = mw.plan(LLAMA, HGX, load(), gpus=8, **limits)
+        assert not largest.feasible
+        assert largest.nearest["misses"][0]["factor"] > 1.0
+
+
+# -- the largest load ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "limits", [{"tpot_s": 0.012}, {"ttft_s": {"p95": 0.4}, "tpot_s": {"p90": 0.012}}]
+)
+def test_the_most_in_flight_meets_the_limits_and_more_does_not(limits) -> None:
+    plan = mw.plan(LLAMA, HGX, load(concurrency=1), gpus=2, **limits)
+    best = plan.best
+    one = mw.serve(LLAMA, HGX, load(concurrency=best.concurrency), **limits, **degrees(best))
+    assert one.to_dict()["misses"] == []
+    assert one.tpot_s == pytest.approx(best.tpot_s, rel=1e-9)
+    more = best.concurrency + best.dp * max(best.concurrency // best.dp // 100, 1)
+    beyond = mw.serve(LLAMA, HGX, load(concurrency=more), **limits, **degrees(best))
+    assert beyond.to_dict()["misses"]
+    assert plan.binds["limit_s"] in plan.limits.values()
+
+
+def test_the_highest_rate_meets_the_limits() -> None:
+    limits = {"ttft_s": {"p95": 0.4}, "tpot_s": {"p90": 0.012}}
+    asked = {"arrivals": "gamma:0.5", **SHORT, **limits}
+    plan = mw.plan(LLAMA, HGX, load(), gpus=2, **asked)
+    best = plan.best
+    rate = best.request_rate
+    one = mw.serve(LLAMA, HGX, load(), request_rate=rate, **asked, **degrees(best)).to_dict()
+    assert one["misses"] == []
+    assert one["ttft_p95_s"] == pytest.approx(best.ttft_p95_s, rel=1e-9)
+    more = mw.serve(LLAMA, HGX, load(), request_rate=1.1 * rate, **asked, **degrees(best)).to_dict()
+    assert more["misses"]
+
+
+def test_looser_limits_allow_more() -> None:
+    flights = [
+        mw.plan(LLAMA, HGX, load(concurrency=1), gpus=1, tpot_s={"p90": s}).best.concurrency
+        for s in (0.010, 0.014, 0.02, 0.03)
+    ]
+    assert flights == sorted(flights)
+
+
+def used_by(of):
+    """Trials whose use of the limits is a function of the number."""
+    return lambda number, few: Trial(None, number, None, of(number, few), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("start", "last"), [*itertools.product((1, 7, 40, 90), (1, 3, 39, 63, 99, 200))]
+)
+def test_the_largest_that_is_met_is_found(start, last) -> None:
+    """Also where short runs say a little more, or a little less."""
+    for wrong in (0.95, 1.0, 1.05):
+        of = used_by(
+            lambda n, few, wrong=wrong: (n / (last + 0.5)) ** 0.7 * (wrong if few else 1.0)
+        )
+        found = largest_met(of, start, 99)
+        assert found is not None
+        assert found.met.concurrency == min(last, 99)
+        assert (found.beyond is None) == (last >= 99)
+    assert largest_met(used_by(lambda n, few: 2.0), start, 99) is None
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def test_percentiles_rise_and_are_those_of_the_requests() -> None:
+    result = mw.serve(LLAMA, HGX, load(), request_rate=10.0, tp=1, **SHORT)
+    figures = result.simulated.steady
+    for quantity in ("ttft", "tpot", "request"):
+        found = [
+            figure_s(figures, LatencyLimit(quantity, p, 1.0)) for p in (1, 25, 50, 90, 95, 99, 99.9)
+        ]
+        assert found == sorted(found)
+        spread = getattr(figures, f"{quantity}_s")
+        assert found[2:6] == pytest.approx([spread.p50, spread.p90, spread.p95, spread.p99])
+
+
+def test_goodput_counts_requests_within_every_limit() -> None:
+    result = mw.serve(LLAMA, HGX, load(), request_rate=10.0, tp=1, **SHORT)
+    figures = result.simulated.steady
+    s = figures.samples
+    limits = (
+        LatencyLimit("ttft", 95.0, float(np.median(s.ttft_s))),
+        LatencyLimit("tpot", 50.0, float(np.percentile(s.tpot_s, 80))),
+    )
+    good = (s.ttft_s <= limits[0].seconds) & (s.tpot_s <= limits[1].seconds)
+    found = good_shares(figures, limits)
+    assert found.requests == pytest.approx(good.mean())
+    assert found.tokens == pytest.approx(s.answer[good].sum() / s.answer.sum())
+    assert good_shares(figures, (LatencyLimit("ttft", None, 1e-6),)).requests == 0.0
+    assert good_shares(figures, ()).requests == 1.0
+
+
+def test_samples_are_equal_where_their_requests_are() -> None:
+    a, b = (Samples(np.ones(3), np.ones(3), np.full(3, n), np.ones(3)) for n in (1.0, 2.0))
+    assert a == a.later(0.0)
+    assert a != b
+    assert a.later(1.0).ttft_s.tolist() == [2.0] * 3
+
+
+def test_limits_are_read_alike_from_words_and_numbers() -> None:
+    words = limits_in_words("p50=300ms, p95=1s", "ttft", "ttft_s", usual="s", example="1 s")
+    assert words == limits_of({"p50": 0.3, "p95": 1.0}, "ttft", "ttft_s")
+    assert limits_of(0.5, "tpot", "tpot_s") == (LatencyLimit("tpot", None, 0.5),)
+    assert [limit.name for limit in words] == ["ttft_p50", "ttft_p95"]
+    means = ServingAsked((*words, *limits_of(0.5, "tpot", "tpot_s"))).means
+    assert (means.ttft_s, means.tpot_s, means.request_s) == (0.3, 0.5, None)
