@@ -290,6 +290,7 @@ def serve(
     prefill_instances: int = 1,
     decode_instances: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    max_model_len: int | None = None,
     **layout: Unpack[ServingDegrees],
 ) -> ServeResult:
     """Continuous batching of one layout, simulated iteration by iteration: at a fixed number of requests in
@@ -321,9 +322,11 @@ def serve(
     :param prefill_instances: how many compute prompts.
     :param decode_instances: how many decode.
     :param progress: called with (requests that ended, of how many) while it runs.
+    :param max_model_len: longest request that the engine is told of [tokens]; None: the model's longest.
     :param layout: ``tp, pp, dp, ep, etp, dcp``.
     :returns: seconds to the first and per further token, tokens and requests per second, bytes.
     :raises IllegalLayout: for a layout that the model, the engine or the cluster does not admit.
+    :raises DoesNotFit: for requests that the memory does not hold.
     :raises Overloaded: where more requests arrive than can be served.
     :raises InputError: for anything else that is not legal.
 
@@ -337,6 +340,7 @@ def serve(
     from meshwise.answers.serve import ServeResult
     from meshwise.answers.serve_pools import PoolsResult
     from meshwise.search.serving.pools import PoolLayouts, check_pools, simulate_pools
+    from meshwise.search.serving.runs.room import Server, room_for
     from meshwise.search.serving.served import simulated
     from meshwise.search.serving.steady_state import steady
     from meshwise.simulate.loads.arrivals import traffic
@@ -361,19 +365,17 @@ def serve(
     )
     if prefill is not None:
         check_pools(pools, spec, where, workload, software, gpus)
-        coming = traffic(request_rate, arrivals, requests)
-        both = simulate_pools(
-            *(spec, where, software, pools, workload, coming, requests, seed, progress)
-        )
-        return PoolsResult(spec, where, software, workload, both, limits, price)
-    check(one, spec, where, step, software, gpus, workload.concurrency)
-    coming = traffic(request_rate, arrivals, requests)
+    else:
+        check(one, spec, where, step, software, gpus, workload.concurrency)
+    coming, parts = traffic(request_rate, arrivals, requests), (spec, where, software)
+    room = room_for(Server(*parts, one, workload), pools.prefill, max_model_len, coming)
+    if prefill is not None:
+        both = simulate_pools(*parts, pools, workload, coming, requests, seed, progress)
+        return PoolsResult(*parts, workload, both, room, limits, price)
     layouts = arrays(one, step)
-    load, run = simulated(
-        *(spec, where, software, layouts, workload, coming, requests, seed, progress)
-    )
-    found = steady(spec, where, software, layouts, load)
-    return ServeResult(spec, where, software, one, workload, found, run, limits, price)
+    load, run = simulated(*parts, layouts, workload, coming, requests, seed, progress)
+    found = steady(*parts, layouts, load)
+    return ServeResult(spec, where, software, one, workload, found, run, room, limits, price)
 
 
 @keywords

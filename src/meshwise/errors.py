@@ -155,6 +155,12 @@ class Overloaded(MeshwiseError):
     exit_code = 3
 
 
+class DoesNotFit(MeshwiseError):
+    """A request that the memory of a server does not hold; ``nearest`` is a value of the field that it does."""
+
+    exit_code = 3
+
+
 class UnknownName(InputError):
     """A name that no catalog has; ``nearest`` is the closest one."""
 

@@ -14,6 +14,8 @@ KEYS = {
     "tokens_per_s", "requests_per_s", "decode_s", "prefill_s", "tokens_per_iteration", "running",
     "max_concurrency", "memory_bytes", "memory_limit_bytes", "fits", "tight", "evidence", "remarks",
     "points", "itl_s", "averages", "in_flight", "run", "limits", "misses",
+    "kv_cache_tokens", "kv_cache_blocks", "max_model_len", "max_model_concurrency", "longest_request",
+    "weights_bytes", "activations_bytes", "runtime_bytes", "graphs_bytes", "kv_cache_bytes", "reserve_bytes",
     *(f"{name}_p{p}_s" for name in ("tpot", "itl", "ttft", "request", "queue") for p in (50, 90, 95, 99)),
 }  # fmt: skip
 
@@ -82,8 +84,37 @@ def test_a_cache_that_is_too_small_is_said():
     assert ran.code == 0
     text = " ".join(ran.out.split())
     assert f"does not hold 256 requests: {d['max_concurrency']} fit" in text
+
+
+def test_what_does_not_fit_is_refused():
     big = run("serve", "llama-3.1-405b", "--on", "hgx-h100", *LOAD)
-    assert "Not one request fits" in big.out
+    assert (big.code, big.out) == (3, "")
+    assert len(big.err.splitlines()) == 1
+    assert "leave no room for a KV cache; legal: TP 16 holds it" in big.err
+    argv = ("serve", "qwen3-32b", "--on", "hgx-h100", "--osl", "256", "--concurrency", "8")
+    long = run(*argv, "--isl", "40k", "--json")
+    assert (long.code, long.err) == (3, "")
+    error = long.json()["error"]
+    assert (error["field"], error["value"]) == ("--isl", 40_960)
+    longest = error["nearest"]
+    held = answer(*argv, "--isl", str(longest))
+    assert held["longest_request"] == longest + 256
+    assert held["max_model_concurrency"] < 1.0  # of the model's own 40,960 tokens
+    # an engine is told of no more than fits
+    told = run(*argv, "--isl", "1k", "--max-model-len", "40k", "--json")
+    assert told.code == 3
+    assert told.json()["error"]["field"] == "--max-model-len"
+    told = answer(*argv, "--isl", "1k", "--max-model-len", "16k")
+    assert told["max_model_len"] == 16_384
+    # a larger share, a smaller iteration and a narrower cache hold it
+    more = ("--gpu-memory-utilization", "0.97")
+    assert answer(*argv, "--isl", "40k", *more)["fits"] is False  # one of eight
+    narrow = ("--kv-cache-dtype", "fp8", "--max-num-batched-tokens", "2k", *more)
+    both = answer(*argv, "--isl", "40k", *narrow)
+    assert both["max_concurrency"] >= 2
+    # a curve of loads too
+    curve = ("--isl", "40k", "--sweep", "request-rate=1:2")
+    assert run(*argv[:-2], *curve).code == 3
 
 
 def test_csv_has_a_row():

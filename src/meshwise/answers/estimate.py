@@ -209,7 +209,7 @@ def estimate_record(r: Report) -> EstimateRecord:
         "device_bytes": r.device_bytes,
         "straggler_s": float(e.straggler_s),
         "launch_s": float(e.launch_s),
-        "memory_limit_bytes": e.memory_limit_bytes,
+        "memory_limit_bytes": float(e.memory_limit_bytes),
         # by axis, and what the seconds rest on
         "communication": [row._asdict() for row in r.communication],
         "provenance": {str(source): share for source, share in r.provenance.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record
@@ -12,6 +12,7 @@ from meshwise.answers.records.layout import goodput_keys, token_price
 from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.serving.limits import limits_record, miss_record, sent_record
+from meshwise.answers.serving.memory import RoomFigures, memory_tables
 from meshwise.answers.serving.remarks import burst_remarks, prefix_remarks
 from meshwise.answers.serving.sentences import kept_rows
 from meshwise.answers.simulated import (
@@ -24,7 +25,7 @@ from meshwise.answers.simulated import (
     run_table,
 )
 from meshwise.answers.text import words
-from meshwise.answers.text.evidence import evidence_lines, fits_words
+from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
@@ -34,12 +35,13 @@ from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
 from meshwise.search.serving.runs.binding import misses
+from meshwise.search.serving.runs.room import ServerRoom
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.steady_state import Steady
 from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
-from meshwise.units import format_gpus, format_memory, format_time
+from meshwise.units import format_gpus, format_time
 from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
 
@@ -54,6 +56,7 @@ class ServedLayout(NamedTuple):
     load: Serving
     steady: Steady
     run: Simulated
+    room: ServerRoom
     limits: tuple[LatencyLimit, ...] = ()
     price_per_device_hour: float | None = None
 
@@ -63,7 +66,7 @@ class ServedLayout(NamedTuple):
         return self.layout.expert_tp
 
 
-class ServeFigures(TypedDict, total=False):
+class ServeFigures(RoomFigures, total=False):
     """Of the steady state: seconds, tokens, bytes. Beside them the percentiles (``ttft_p95_s``)."""
 
     tpot_s: float
@@ -129,6 +132,17 @@ class ServeResult(SimulatedAnswer):
     in_flight = Key[Record]("Requests of a replica that run and that wait: mean, percentiles.")
     run = Key[Record]("All requests of the run: the mean that a benchmark's table has.")
     tight = Key[bool]("Whether the limit lies within the memory's error.")
+    kv_cache_tokens = Key[int]("Tokens of a replica's KV cache, as the engine's log states them.")
+    kv_cache_blocks = Key[int]("Its blocks.")
+    max_model_len = Key[int]("The longest request that the engine is told of [tokens].")
+    max_model_concurrency = Key[float]("Requests of that length that a replica's cache holds.")
+    longest_request = Key[int]("The longest request that a replica's cache holds alone [tokens].")
+    weights_bytes = Key[float]("Of a device: weights [bytes].")
+    activations_bytes = Key[float]("The largest iteration's activations, or sampling's [bytes].")
+    runtime_bytes = Key[float]("Libraries' and communicators' memory [bytes].")
+    graphs_bytes = Key[float]("CUDA graphs, where the cache is sized after them [bytes].")
+    kv_cache_bytes = Key[float]("The KV cache: what the engine has left for it [bytes].")
+    reserve_bytes = Key[float]("What the engine leaves of the device [bytes].")
     evidence = Key[Record | None]("Which published runs are near: ``tier``, ``runs``, ``nearest``.")
     remarks = Key[list[str]]("What to know of the answer.")
     points = Key[list[Record]]("The layout and its figures, as one row.")
@@ -142,11 +156,12 @@ class ServeResult(SimulatedAnswer):
         w: Serving,
         steady: Steady,
         run: Simulated,
+        room: ServerRoom,
         limits: tuple[LatencyLimit, ...] = (),
         price_per_device_hour: float | None = None,
     ) -> None:
         self.served = ServedLayout(
-            *(model, cluster, stack, layout, w, steady, run, limits, price_per_device_hour)
+            *(model, cluster, stack, layout, w, steady, run, room, limits, price_per_device_hour)
         )
         self.steady, self.simulated = steady, run
 
@@ -237,7 +252,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "layout": lay.record(a.stack.overlaps.overlap),
         "devices": lay.devices,
         **figures,
-        "memory_limit_bytes": s.memory_limit_bytes,
+        "memory_limit_bytes": float(s.memory_limit_bytes),
         "averages": {
             "tpot_s": float(s.tpot_s),
             "ttft_s": float(s.ttft_s),
@@ -285,6 +300,7 @@ def _figures(a: ServedLayout) -> ServeFigures:
         **{f"{limit.name}_s": figure_s(f, limit) for limit in a.limits},
         **goodput_keys(good, f.requests_per_s, f.tokens_per_s, a.layout.devices),
         **token_price(a.price_per_device_hour, a.layout.devices, f.tokens_per_s),
+        **a.room._asdict(),
     }
     return {**figures, **more}  # type: ignore[typeddict-item]
 
@@ -344,22 +360,13 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
             *kept_rows(a.run.steady, a.limits, d),
         ),
     )
-    memory = Table(
-        "Memory per GPU, fullest stage",
-        ("what", "value"),
-        (
-            (f"{d['running']} requests", format_memory(d["memory_bytes"])),
-            ("usable of the device", format_memory(d["memory_limit_bytes"])),
-            ("requests that fit", f"{d['max_concurrency']:,}"),
-            ("fits", fits_words(d["fits"], d["tight"])),
-        ),
-    )
     # what is to be said
     said = _room(d, w.concurrency) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
     told = (*((wrap(" ".join(said)),) if said else ()), *evidence_lines(d["evidence"]))
     run = run_table(a.run)
     latencies = percentiles_table(a.run.steady, "Latencies in the steady state")
-    return Page(heading, (steady, run, *told), serve_line(d, w.concurrency), (latencies, memory))
+    detail = (latencies, *memory_tables(d))
+    return Page(heading, (steady, run, *told), serve_line(d, w.concurrency), detail)
 
 
 def _options(w: Serving) -> str:
@@ -380,11 +387,6 @@ def _room(d: ServeRecord, asked: int) -> list[str]:
     if d["fits"]:
         return []
     most = d["max_concurrency"]
-    if most == 0:
-        return [
-            "Not one request fits beside the weights: the figures are those of one request per "
-            "replica on a device that had the room."
-        ]
     return [
         f"The KV cache does not hold {asked} requests: {most} fit, the others queue. The figures are "
         f"those of {d['running']} in flight."

@@ -14,6 +14,7 @@ from meshwise.answers.text.tables import Page
 from meshwise.clusters.load import Cluster
 from meshwise.models.shapes import Model
 from meshwise.search.serving.pools import ServedPools
+from meshwise.search.serving.runs.room import ServerRoom
 from meshwise.search.serving.runs.trial import good_shares
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_memory, format_time
@@ -33,12 +34,13 @@ class PoolsResult(ServeResult):
         stack: Stack,
         w: Serving,
         found: ServedPools,
+        room: ServerRoom,
         limits: tuple[LatencyLimit, ...] = (),
         price_per_device_hour: float | None = None,
     ) -> None:
         super().__init__(
             *(model, cluster, stack, found.apart.decode, w, found.decode, found.run),
-            *(limits, price_per_device_hour),
+            *(room, limits, price_per_device_hour),
         )
         self.found = found
 

@@ -7,12 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from meshwise.arrays import Array
+from meshwise.cost.memory.server import ServerMemory, iteration_tokens, most_sequences
 from meshwise.simulate.iteration import Engine
 from meshwise.workloads.serving import Serving
-
-SMALL_DEVICE = (
-    70 * 2.0**30
-)  # bytes: below, engines take fewer tokens an iteration, and fewer sequences
+from meshwise.workloads.workload import MAX_BATCH
 
 
 class Rules(NamedTuple):
@@ -43,25 +41,12 @@ def shares_experts(engine: Engine) -> bool:
 
 def tokens_per_iteration(engine: Engine, w: Serving) -> int:
     """The most tokens that an iteration may work on: asked for, or the engine's default."""
-    if w.chunk is not None:
-        return w.chunk
-    scheduler = engine.stack.scheduler
-    small = _counts_as_small(engine)
-    return scheduler.max_batched_tokens_small if small else scheduler.max_batched_tokens
+    return iteration_tokens(engine.stack, engine.cluster.device, w.chunk)
 
 
 def sequences_at_most(engine: Engine) -> int:
     """The most requests that run at once on a replica, by the engine's default."""
-    scheduler = engine.stack.scheduler
-    if _counts_as_small(engine):
-        return min(scheduler.max_sequences, scheduler.max_sequences_small)
-    return scheduler.max_sequences
-
-
-def _counts_as_small(engine: Engine) -> bool:
-    device = engine.cluster.device
-    named = device.generation in engine.stack.scheduler.small_generations
-    return named or device.memory_bytes < SMALL_DEVICE
+    return most_sequences(engine.stack, engine.cluster.device)
 
 
 def together_at_most(engine: Engine, w: Serving) -> int:
@@ -74,37 +59,41 @@ def common_prefix(w: Serving) -> int:
     return w.isl - w.computed
 
 
-def _cache(engine: Engine, w: Serving) -> tuple[Array, Array, float]:
-    """Bytes beside the cache, of a request's own context in it, and what the device has for both. A prefix
-    that all have in common is in the cache once, and stands beside it."""
-    context, common = w.isl + w.osl, common_prefix(w)
-    one = engine.decode(np.int64(1), context).memory_bytes
-    each = engine.decode(np.int64(2), context).memory_bytes - one
-    work = engine.prefill(np.int64(1), tokens_per_iteration(engine, w)).memory["activations_bytes"]
-    limit = engine.cluster.device.memory_bytes * (1.0 - engine.stack.memory.memory_reserve)
-    prefix: Array = 0.0
-    if common:
-        prefix = one - engine.decode(np.int64(1), context - common).memory_bytes
-    return one - each + work + prefix, each - prefix, limit
+def server_memory(engine: Engine, w: Serving) -> ServerMemory:
+    """What stands on a device beside the cache, and what the cache holds."""
+    return ServerMemory.of(
+        *(engine.model, engine.cluster, engine.stack, engine.layouts, engine.formats), w.chunk
+    )
 
 
-def capacity(engine: Engine, w: Serving, per_replica: Array) -> tuple[Array, Array]:
-    """(the most sequences of a replica whose keys and values fit, bytes with those that run).
+class Room(NamedTuple):
+    """What a replica's cache holds, and bytes of its fullest device. Arrays over layouts."""
+
+    most: Array  # sequences of the longest context
+    used_bytes: Array  # with those that run
+    limit_bytes: Array  # what the engine has for them
+
+
+def capacity(engine: Engine, w: Serving, per_replica: Array) -> Room:
+    """The most sequences of a replica whose keys and values fit, and bytes with those that run.
 
     Weights and the activations of the largest iteration stand beside the cache, as engines measure
-    before they size it, whatever will be in flight; bytes are affine in the number of sequences.
+    before they size it, whatever will be in flight; a prefix that all have in common is in it once.
     """
-    base, each, limit = _cache(engine, w)
-    most = np.maximum(np.floor((limit - base) / each), 0.0).astype(np.int64)[()]
-    return most, base + each * np.minimum(per_replica, np.maximum(most, 1))
+    server, context, common = server_memory(engine, w), w.isl + w.osl, common_prefix(w)
+    held = np.minimum(server.concurrency(context, common), MAX_BATCH)
+    most = np.maximum(np.floor(held + 1e-9), 0.0).astype(np.int64)[()]
+    running = np.minimum(per_replica, np.maximum(most, 1))
+    used, limit = server.used_bytes(context, running, common)
+    return Room(most, used, limit)
 
 
 def cache_tokens(engine: Engine, w: Serving) -> float:
     """Tokens that a replica's cache holds, counted in requests of the workload's longest context: what
     does not grow with it (a recurrent state, a window) is spread over its tokens. 0 where not one fits."""
-    base, each, limit = _cache(engine, w)
-    held = (limit - base) / each
-    return float(held) * (w.isl + w.osl - common_prefix(w)) if held >= 1.0 else 0.0
+    common, context = common_prefix(w), w.isl + w.osl
+    held = float(server_memory(engine, w).concurrency(context, common))
+    return min(held, MAX_BATCH) * (context - common) if held >= 1.0 else 0.0
 
 
 def engine_rules(engine: Engine, w: Serving) -> Rules:

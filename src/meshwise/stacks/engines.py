@@ -1,5 +1,5 @@
-"""Switches of software that serves: by which rules it fills its iterations, and kernels of its own for
-products of a few rows."""
+"""Switches of software that serves: by which rules it fills its iterations, how it sizes its KV cache, and
+kernels of its own for products of a few rows."""
 
 # no `from __future__ import annotations`: the annotations are read by `fields`
 from typing import Annotated, Literal
@@ -11,6 +11,8 @@ from meshwise.workloads.workload import MAX_SEQ
 
 _Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
 _Count = Annotated[int, Range(1, 1 << 20)]
+_Bytes = Annotated[float, Range(0.0, 1e12, "bytes")]
+_Sequences = Annotated[int, Range(0, 1 << 20, "sequences")]
 
 
 class Scheduler(SwitchGroup, frozen=True, kw_only=True):
@@ -104,3 +106,88 @@ class FewRows(SwitchGroup, frozen=True, kw_only=True):
         OneOf(STATED_WEIGHT),
         "Weights that a table of its runs calls 4-bit or int4. Without one `int4`: 4 bits and a scale per 128.",
     ] = None
+
+
+class Cache(SwitchGroup, frozen=True, kw_only=True):
+    """How a serving engine sizes its KV cache, and in which pages it keeps it."""
+
+    kv_budget: Annotated[
+        Literal["device", "static", "free"],
+        "Of what the share that is not reserved (`memory_reserve`) is. `device`: of the device's memory; the "
+        "cache has what weights, activations and all else leave of it. `static`: of the memory that is free "
+        "before the weights, for weights and cache alone; the rest is for what else there is. `free`: of the "
+        "memory that weights, activations and all else leave, for the cache alone.",
+    ] = "device"
+    context_bytes: Annotated[
+        _Bytes, "The process' own on a device before it loads a model, where `kv_budget` counts it."
+    ] = 0.0
+    runtime_bytes: Annotated[
+        _Bytes, "What libraries take outside the framework's allocator when memory is profiled."
+    ] = 0.0
+    communicator_bytes: Annotated[
+        _Bytes, "What communicators and their buffers take, where a replica has several ranks."
+    ] = 0.0
+    switched_bytes: Annotated[
+        _Bytes, "What their buffers take beside that where a switch joins the ranks (NVSwitch)."
+    ] = 0.0
+    expert_multiple: Annotated[
+        int,
+        Range(1, 1 << 16),
+        "MXFP4 experts' widths, of a rank's part, are padded to a multiple of it.",
+    ] = 1
+    profile_bytes: Annotated[
+        _Bytes, "Buffers of an iteration beside its activations, at the profile's peak."
+    ] = 0.0
+    sampler_bytes: Annotated[
+        float,
+        Range(0.0, 1e3, "bytes"),
+        "Peak of sampling when memory is profiled, per sequence that may run and entry of the vocabulary.",
+    ] = 0.0
+    graph_layer_bytes: Annotated[
+        _Bytes,
+        "All CUDA graphs, per layer, where the cache is sized after them (0: it is not); as many of them as "
+        "sequences may run.",
+    ] = 0.0
+    reserve_fixed_bytes: Annotated[
+        _Bytes,
+        "Where `memory_reserve` is 0, and not asked for, it is computed of what these five say: so much in any case.",
+    ] = 0.0
+    reserve_token_bytes: Annotated[
+        _Bytes, "The same: so much per token of an iteration, 2,048 at least."
+    ] = 0.0
+    reserve_sequence_bytes: Annotated[
+        _Bytes, "The same: so much per sequence of the largest CUDA graph."
+    ] = 0.0
+    reserve_rank_bytes: Annotated[_Bytes, "The same: so much per rank of a replica."] = 0.0
+    reserve_least_bytes: Annotated[
+        _Bytes, "The same: at least so much on devices above 60 GiB."
+    ] = 0.0
+    graph_sequences: Annotated[
+        _Sequences, "Sequences of the largest CUDA graph; four ranks and more have twice as many."
+    ] = 0
+    graph_sequences_small: Annotated[_Sequences, "The same on devices below 35 GiB."] = 0
+    unified_pages: Annotated[
+        bool,
+        "Layers of several kinds share pages of one size: groups of equally many layers of one kind, padded "
+        "where they do not divide, a recurrent layer's state in one page and attention's as large as it.",
+    ] = False
+    window_chunk: Annotated[
+        bool,
+        "A window's layer keeps an iteration's tokens beside the window's keys, for every request.",
+    ] = False
+    window_share: Annotated[
+        float,
+        Range(0.0, 1.0),
+        "Windows' layers have a pool of so many tokens for each of the other layers' (0: as many as a "
+        "request's window holds).",
+    ] = 0.0
+    state_pages: Annotated[
+        int,
+        Range(1, 16, "pages"),
+        "Pages of a recurrent layer's state that a request holds: more where states are cached.",
+    ] = 1
+    logs_concurrency: Annotated[
+        bool,
+        "Its log's tokens are the longest requests that fit times their length; otherwise the pages of a "
+        "group times a page's tokens.",
+    ] = False

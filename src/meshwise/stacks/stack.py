@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 import msgspec
 
 from meshwise.checks import flag, text, texts
-from meshwise.stacks.engines import FewRows, Scheduler
+from meshwise.stacks.engines import Cache, FewRows, Scheduler
 from meshwise.stacks.switches import (
     GROUPS,
     HOME,
@@ -81,6 +81,7 @@ class Stack:
     few_rows: FewRows
     host: Host
     scheduler: Scheduler
+    cache: Cache
     can: Can
     sources: dict[str, str]
     software: str
@@ -198,6 +199,27 @@ class Stack:
     gradient_buckets = ByName(Memory.gradient_buckets)
     autograd_gradients = ByName(Memory.autograd_gradients)
     memory_reserve = ByName(Memory.memory_reserve)
+    kv_budget = ByName(Cache.kv_budget)
+    context_bytes = ByName(Cache.context_bytes)
+    runtime_bytes = ByName(Cache.runtime_bytes)
+    communicator_bytes = ByName(Cache.communicator_bytes)
+    switched_bytes = ByName(Cache.switched_bytes)
+    expert_multiple = ByName(Cache.expert_multiple)
+    profile_bytes = ByName(Cache.profile_bytes)
+    sampler_bytes = ByName(Cache.sampler_bytes)
+    graph_layer_bytes = ByName(Cache.graph_layer_bytes)
+    reserve_fixed_bytes = ByName(Cache.reserve_fixed_bytes)
+    reserve_token_bytes = ByName(Cache.reserve_token_bytes)
+    reserve_sequence_bytes = ByName(Cache.reserve_sequence_bytes)
+    reserve_rank_bytes = ByName(Cache.reserve_rank_bytes)
+    reserve_least_bytes = ByName(Cache.reserve_least_bytes)
+    graph_sequences = ByName(Cache.graph_sequences)
+    graph_sequences_small = ByName(Cache.graph_sequences_small)
+    unified_pages = ByName(Cache.unified_pages)
+    window_chunk = ByName(Cache.window_chunk)
+    window_share = ByName(Cache.window_share)
+    state_pages = ByName(Cache.state_pages)
+    logs_concurrency = ByName(Cache.logs_concurrency)
     optimizer = ByName(TrainingState.optimizer)
     master_weights = ByName(TrainingState.master_weights)
     offload_optimizer = ByName(TrainingState.offload_optimizer)

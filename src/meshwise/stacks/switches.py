@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from meshwise import dtypes
 from meshwise.stacks import schedules
-from meshwise.stacks.engines import FewRows, Scheduler
+from meshwise.stacks.engines import Cache, FewRows, Scheduler
 from meshwise.stacks.fields import OneOf, Range, SwitchField, SwitchGroup, switches_of
 from meshwise.stacks.training_state import TrainingState
 from meshwise.stacks.words import (
@@ -378,6 +378,7 @@ GROUPS: dict[str, type[SwitchGroup]] = {
     "state": TrainingState,
     "host": Host,
     "scheduler": Scheduler,
+    "cache": Cache,
     "can": Can,
 }
 

@@ -11,7 +11,9 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.memory import activations as act
 from meshwise.cost.memory import held
 from meshwise.cost.memory import parts as mem
+from meshwise.cost.memory.server import ServerMemory
 from meshwise.models.parameters import has_towers
+from meshwise.program.context import Context
 from meshwise.program.step import Program
 from meshwise.stacks.stack import Stack, replaced
 
@@ -94,11 +96,23 @@ class Footprint:
         ctx = self.program.ctx._replace(stack=whole)
         return act.loss_bytes(ctx) if ctx.training else 0.0
 
-    @property
-    def memory_limit_bytes(self) -> float:
-        """Device memory less what the stack keeps for itself."""
-        return self.cluster.device.memory_bytes * (1.0 - self.stack.memory.memory_reserve)
+    @cached_property
+    def memory_limit_bytes(self) -> Array:
+        """What a device has for the step's bytes."""
+        return usable_bytes(self.program.ctx, self.cluster, self.memory_bytes)
 
     @cached_property
     def fits(self) -> Array:
         return self.memory_bytes <= self.memory_limit_bytes
+
+
+def usable_bytes(ctx: Context, cluster: Cluster, memory_bytes: Array) -> Array:
+    """What a device has for a step of ``memory_bytes``: its memory less what the stack keeps for itself. Of an
+    engine what it has for weights, cache and activations; in decode as much beside the step's own as its
+    cache has."""
+    if ctx.training:
+        return cluster.device.memory_bytes * (1.0 - ctx.stack.memory.memory_reserve)
+    server = ServerMemory(ctx, cluster)
+    if ctx.phase != "decode":
+        return np.asarray(server.limit_bytes)[()]
+    return np.asarray(memory_bytes + server.spare_bytes(ctx.keys, ctx.sequences))[()]

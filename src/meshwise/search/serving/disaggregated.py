@@ -21,7 +21,7 @@ from meshwise.search.serving.space import serving_space
 from meshwise.simulate import iteration
 from meshwise.simulate.iteration import Engine, draft_s
 from meshwise.simulate.pools import kv_bytes, link_bytes_per_s
-from meshwise.simulate.rules import capacity, tokens_per_iteration
+from meshwise.simulate.rules import capacity, server_memory, tokens_per_iteration
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
@@ -141,28 +141,20 @@ def _prefills(
     chunks = -(-w.computed // budget)
     chunk = -(-w.computed // chunks)
     cached = w.isl - w.computed + (chunks - 1) * chunk // 2
-    limit_bytes = cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
+    server = server_memory(engine, w)
     together = max(budget // chunk, 1)
     shape = layouts.tp.shape
     found = []
     for prompts in sorted({*(1 << i for i in range(together.bit_length())), together}):
-        work = engine.prefill(np.int64(prompts), chunk, cached)
-        held = engine.prefill(prompts * (layouts.pp + 1), w.isl).memory
-        memory = np.broadcast_to(
-            held["weights_bytes"]
-            + held.get("towers_bytes", 0.0)
-            + held["kv_cache_bytes"]
-            + work.memory["activations_bytes"]
-            + work.memory["workspace_bytes"],
-            shape,
-        )
+        used, limit = server.used_bytes(w.isl, prompts * (layouts.pp + 1))
+        memory = np.broadcast_to(used, shape)
         pace = iteration.prefill(engine, np.int64(prompts), chunk, cached)
         seconds = np.broadcast_to(pace.series_s(chunks), shape)
         every = np.broadcast_to(chunks * pace.every_s, shape)  # between two batches
         first = every / 2.0 + seconds
         # each replica of an instance computes its own prompts
         rate = prompts * layouts.dp / every
-        good = memory <= limit_bytes
+        good = np.broadcast_to(used <= limit, shape)
         if limits.ttft_s is not None:
             good = good & (first <= limits.ttft_s)
         found.append(_Met(good, rate, first, prompts * layouts.dp, memory))
@@ -176,7 +168,7 @@ def _decodes(
     where another one of its size is known to deliver more."""
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     shape = layouts.tp.shape
-    room = np.minimum(capacity(engine, w, np.int64(1))[0], stack.scheduler.max_sequences)
+    room = np.minimum(capacity(engine, w, np.int64(1)).most, stack.scheduler.max_sequences)
     room = np.broadcast_to(room, shape)
 
     def tpot(batch: Array, index: Array | slice = EVERY) -> Array:
@@ -204,7 +196,7 @@ def _decodes(
 
     low = largest(first, np.where(first > 0, room, 0), over, None if limit == np.inf else worth)
     seconds = tpot(np.maximum(low, 1))
-    memory = np.broadcast_to(capacity(engine, w, np.maximum(low, 1))[1], shape)
+    memory = np.broadcast_to(capacity(engine, w, np.maximum(low, 1)).used_bytes, shape)
     batch = np.maximum(low, 1) * layouts.dp
     rate = batch / (w.osl * seconds)
     return _undominated(layouts, [_Met(low > 0, rate, seconds, batch, memory)])

@@ -154,9 +154,8 @@ class Server:
 
 
 def _flat(s: Steady, size: int) -> Steady:
-    scalar = ("tokens_per_iteration", "memory_limit_bytes")
     return Steady._make(
-        value if name in scalar else np.broadcast_to(np.asarray(value), (size,))
+        value if name == "tokens_per_iteration" else np.broadcast_to(np.asarray(value), (size,))
         for name, value in zip(Steady._fields, s, strict=True)
     )
 

@@ -32,9 +32,7 @@ def simulated(
 ) -> tuple[Serving, Simulated]:
     """(the load with the requests that are in flight, the run). Of arrivals they are those that run in the
     mean; a trace says its own lengths, of which the longest are the load's."""
-    if arrivals is not None and arrivals.trace is not None:
-        longest = {"isl": max(arrivals.trace.prompt), "osl": max(arrivals.trace.answer)}
-        w = msgspec.structs.replace(w, **longest)
+    w = with_lengths(w, arrivals)
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     server = SimulatedServer(engine, w, open_loop=arrivals is not None)
     server.progress = progress
@@ -47,6 +45,14 @@ def simulated(
 def flight(run: Simulated, dp: int) -> int:
     """Requests of arrivals that run in the mean, of all replicas, one of each at least."""
     return max(math.ceil(run.steady.running.mean * run.replicas), dp)
+
+
+def with_lengths(w: Serving, arrivals: Arrivals | None) -> Serving:
+    """The load with the longest lengths of a trace in place of its own."""
+    if arrivals is None or arrivals.trace is None:
+        return w
+    longest = {"isl": max(arrivals.trace.prompt), "osl": max(arrivals.trace.answer)}
+    return msgspec.structs.replace(w, **longest)
 
 
 LOADS = 12  # rates of a curve

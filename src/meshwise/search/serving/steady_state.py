@@ -37,7 +37,7 @@ class Steady(NamedTuple):
     running: Array  # requests in flight that the caches hold, over all replicas
     max_concurrency: Array  # the most that they hold
     memory_bytes: Array
-    memory_limit_bytes: float
+    memory_limit_bytes: Array  # what the engine has for them
     fits: Array
     tight: Array  # the limit lies within the memory's error
     even_s: Array  # more of TPOT if experts are drawn evenly, where their skew is an assumption
@@ -89,7 +89,8 @@ def steady(
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     asked: Array = w.concurrency if concurrency is None else concurrency
     per_replica = -(-asked // layouts.dp)
-    most, used = capacity(engine, w, per_replica)
+    room = capacity(engine, w, per_replica)
+    most, used, limit = room.most, room.used_bytes, room.limit_bytes
     running = np.minimum(per_replica, np.minimum(most, stack.scheduler.max_sequences))
     running = np.maximum(running, 1)
     batch = -(-running // layouts.pp)
@@ -107,7 +108,6 @@ def steady(
     fits = per_replica <= most
     e = engine.decode(batch, w.context, w.queries)
     asked_of = step_question(e) if doubted else None
-    limit = cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
     return Steady(
         tpot_s=tpot,
         ttft_s=ttft,

@@ -9,6 +9,7 @@ import numpy as np
 from meshwise.axes import RECOMPUTE_CODE
 from meshwise.clusters.load import Cluster, grown
 from meshwise.cost.estimate import price_layouts
+from meshwise.cost.memory.footprint import usable_bytes
 from meshwise.cost.memory.parts import fullest_stage_bytes
 from meshwise.layouts import tp_degrees as legality
 from meshwise.layouts.layout import Layout, Layouts
@@ -64,12 +65,11 @@ def smallest_fit(
         sequence_parallel=np.bool_(sequence_parallel),
     )
     shape = (len(modes), len(tps), len(pps))
-    usable = cluster.device.memory_bytes * (1.0 - stack.memory.memory_reserve)
     ctx = context(model, stack, workload, layout)
     memory = np.broadcast_to(
         fullest_stage_bytes(ctx, roles(model, layout, stack.pipeline.stage_balance)), shape
     )
-    fits = memory <= usable
+    fits = np.broadcast_to(memory <= usable_bytes(ctx, cluster, memory), shape)
     if not fits.any():
         return None
     devices = np.broadcast_to(layout.tp * layout.pp, shape)

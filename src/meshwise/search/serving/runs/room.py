@@ -1,0 +1,217 @@
+"""What a layout's server holds: tokens and sequences as its engine's log states them, how long a context; and
+the refusal of a request that does not fit, with what would."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from meshwise.clusters.load import Cluster
+from meshwise.cost.memory.server import ServerMemory
+from meshwise.errors import DoesNotFit, MeshwiseError
+from meshwise.layouts import tp_degrees
+from meshwise.layouts.check import check
+from meshwise.layouts.layout import Layout, arrays
+from meshwise.models.formats import model_as_run
+from meshwise.models.shapes import Model
+from meshwise.search.serving.served import with_lengths
+from meshwise.simulate.loads.arrivals import Arrivals
+from meshwise.stacks.stack import Stack, replaced
+from meshwise.strict_tables import count
+from meshwise.units import format_memory
+from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import MAX_SEQ
+
+_MOST_SHARE = 0.98  # of a device's memory: beyond, no engine starts
+
+
+class Server(NamedTuple):
+    """A layout of an engine, and the load whose formats and iterations it runs."""
+
+    model: Model
+    cluster: Cluster
+    stack: Stack
+    layout: Layout
+    load: Serving
+
+    def memory(self, layout: Layout | None = None, stack: Stack | None = None) -> ServerMemory:
+        """Of the layout, or of another one, or under another stack."""
+        step = self.load.decode()
+        return ServerMemory.of(
+            *(self.model, self.cluster, stack or self.stack, arrays(layout or self.layout, step)),
+            *(self.load.formats, self.load.chunk),
+        )
+
+
+class ServerRoom(NamedTuple):
+    """What one replica's cache holds. Tokens, blocks, requests; bytes of the device that holds least."""
+
+    kv_cache_tokens: int  # as the engine's log states them
+    kv_cache_blocks: int
+    max_model_len: int  # asked for, or the model's own
+    max_model_concurrency: float  # requests of that length, a fraction as the log has it
+    longest_request: int  # alone, at most the model's longest; 0 where none fits
+    weights_bytes: float
+    activations_bytes: float
+    runtime_bytes: float
+    graphs_bytes: float
+    kv_cache_bytes: float
+    reserve_bytes: float
+
+
+def server_room(server: Server, max_model_len: int | None = None) -> ServerRoom:
+    """Of a layout; ``max_model_len``: the longest request that the engine is told of."""
+    memory, w = server.memory(), server.load
+    own = server.model.max_positions
+    longest = max_model_len or own or w.isl + w.osl
+    parts = memory.tightest(w.isl + w.osl)
+    cache = max(float(parts.kv_cache_bytes), 0.0)
+    most = memory.longest()
+    held = memory.concurrency(longest)
+    return ServerRoom(
+        kv_cache_tokens=_whole(float(memory.logged_tokens(longest))),
+        kv_cache_blocks=_whole(float(memory.logged_blocks(longest))),
+        max_model_len=longest,
+        max_model_concurrency=min(float(held), 1e9),
+        longest_request=most if own is None else min(most, max(own, w.isl + w.osl)),
+        weights_bytes=float(parts.weights_bytes),
+        activations_bytes=float(parts.activations_bytes),
+        runtime_bytes=float(parts.runtime_bytes),
+        graphs_bytes=float(parts.graphs_bytes),
+        kv_cache_bytes=cache,
+        reserve_bytes=server.cluster.device.memory_bytes - float(parts.beside_bytes) - cache,
+    )
+
+
+def room_for(
+    server: Server, prefill: Layout, max_model_len: object, arrivals: Arrivals | None
+) -> ServerRoom:
+    """What a layout's server holds under a load; :class:`DoesNotFit` where it does not hold it, or that of a
+    layout that computes the prompts does not hold one."""
+    longest = max_model_len
+    if longest is not None:
+        longest = count(longest, "max_model_len", high=MAX_SEQ)
+    server = server._replace(load=with_lengths(server.load, arrivals))
+    traced = arrivals is not None and arrivals.trace is not None
+    if prefill != server.layout:
+        prompts = msgspec.structs.replace(server.load, osl=1)
+        try:
+            require_room(server._replace(layout=prefill, load=prompts), traced=traced)
+        except DoesNotFit as error:
+            if error.field == "tp":
+                error.field, error.message = "prefill_tp", f"prefill_{error.message}"
+            error.message += ", in the prefill pool"
+            raise
+    require_room(server, longest, traced=traced)
+    return server_room(server, longest)
+
+
+def _whole(found: float) -> int:
+    return int(min(found, 1e15))
+
+
+def require_room(server: Server, max_model_len: int | None = None, *, traced: bool = False) -> None:
+    """:class:`DoesNotFit` where the longest request, or one of ``max_model_len``, does not fit alone.
+
+    ``traced``: a file says how long they are.
+    """
+    w, memory = server.load, server.memory()
+    asked = w.isl + w.osl
+    needed = max(asked, max_model_len or 0)
+    if float(memory.concurrency(needed)) >= 1.0:
+        return
+    longest, ways = memory.longest(), _ways(server, needed)
+    if longest < w.osl + 1 + w.image_tokens:
+        raise _no_cache(server, memory, longest, ways)
+    holds = f"does not fit: the KV cache of a replica holds one of {longest:,} at most"
+    if needed > asked:
+        raise DoesNotFit(
+            f"max_model_len={needed}: a request of so many tokens {holds}",
+            field="max_model_len",
+            value=needed,
+            legal="; ".join((f"at most {longest}", *ways[1])),
+            nearest=longest,
+        )
+    if traced:
+        raise DoesNotFit(
+            f"arrivals: the longest request of {asked:,} tokens {holds}",
+            field="arrivals",
+            legal="; ".join((f"requests of at most {longest} tokens", *ways[1])),
+        )
+    said = w.isl - w.image_tokens
+    most = longest - w.osl - w.image_tokens
+    raise DoesNotFit(
+        f"isl={said}: a request of {asked:,} tokens with its answer of {w.osl:,} {holds}",
+        field="isl",
+        value=said,
+        legal="; ".join((f"at most {most}", *ways[1])),
+        nearest=most,
+    )
+
+
+def _no_cache(
+    server: Server, memory: ServerMemory, longest: int, ways: tuple[int | None, list[str]]
+) -> DoesNotFit:
+    w, tp = server.load, server.layout.tp
+    parts = memory.tightest(w.isl + w.osl)
+    beside, room = float(parts.beside_bytes), float(parts.beside_bytes + parts.kv_cache_bytes)
+    if longest == 0 and float(parts.kv_cache_bytes) <= 0.0:
+        why = "leave no room for a KV cache"
+    else:
+        why = f"leave a KV cache of {longest:,} tokens, not one request of {w.isl + w.osl:,}"
+    return DoesNotFit(
+        f"tp={tp}: weights of {format_memory(float(parts.weights_bytes))} and "
+        f"{format_memory(beside - float(parts.weights_bytes))} beside them, of {format_memory(room)} that the "
+        f"engine has of a GPU, {why}",
+        field="tp",
+        value=tp,
+        legal="; ".join(ways[1]) or "narrower weights or a GPU with more memory",
+        nearest=ways[0],
+    )
+
+
+def _ways(server: Server, tokens: int) -> tuple[int | None, list[str]]:
+    """(the smallest TP degree that holds a request of so many tokens, in words what does)."""
+    said: list[str] = []
+    tp = smallest_tp(server, tokens)
+    if tp is not None:
+        said.append(f"TP {tp} holds it")
+    share = smallest_share(server, tokens)
+    if share is not None:
+        said.append(f"{share:.0%} of the memory holds it")
+    return tp, said
+
+
+def smallest_tp(server: Server, tokens: int) -> int | None:
+    """The smallest legal degree above the layout's whose cache holds a request of so many tokens."""
+    model = model_as_run(server.model, server.load.decode())
+    for tp in tp_degrees.legal_tp(model, server.stack):
+        if tp <= server.layout.tp:
+            continue
+        wider = msgspec.structs.replace(server.layout, tp=tp)
+        try:
+            check(
+                *(wider, server.model, server.cluster, server.load.decode(), server.stack),
+                requests=server.load.concurrency,
+            )
+        except MeshwiseError:
+            continue
+        if float(server.memory(wider).concurrency(tokens)) >= 1.0:
+            return tp
+    return None
+
+
+def smallest_share(server: Server, tokens: int) -> float | None:
+    """The smallest share of memory above the engine's, in hundredths, with which it holds such a request."""
+    if server.stack.ideal:
+        return None
+    own = 1.0 - float(server.memory().reserve)
+    for hundredths in range(int(round(100 * own, 6)) + 1, round(100 * _MOST_SHARE) + 1):
+        stack = replaced(server.stack, {"memory_reserve": round(1.0 - hundredths / 100, 9)})
+        memory = server.memory(stack=stack)
+        if stack.cache.kv_budget == "static" and not memory.leaves_the_rest:
+            return None
+        if float(memory.concurrency(tokens)) >= 1.0:
+            return hundredths / 100
+    return None

@@ -1,0 +1,145 @@
+"""What a server holds, and the refusal of what it does not."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+import meshwise as mw
+from meshwise import catalog
+from meshwise.errors import DoesNotFit, InputError
+from meshwise.layouts.layout import Layout
+from meshwise.layouts.tp_degrees import legal_tp
+from meshwise.models.formats import model_as_run
+from meshwise.search.serving.runs.room import Server, require_room, server_room, smallest_share
+from meshwise.stacks.load import load_stack
+from meshwise.stacks.stack import taking
+
+NODE = mw.cluster("hgx-h100", nodes=1)
+
+
+def server(model: str, *, tp: int = 1, isl: int = 2048, osl: int = 256, **said: object) -> Server:
+    stack = load_stack(str(said.pop("stack", "vllm")))
+    load = mw.Serving(isl=isl, osl=osl, concurrency=1, **said)
+    return Server(mw.model(model), NODE, stack, Layout(tp=tp), load)
+
+
+def test_a_server_says_what_its_log_does() -> None:
+    room = server_room(server("llama-3.1-70b", tp=4))
+    assert room.max_model_len == 131_072
+    assert room.kv_cache_tokens == 16 * room.kv_cache_blocks
+    assert room.max_model_concurrency == pytest.approx(room.kv_cache_tokens / 131_072, rel=1e-3)
+    parts = (
+        room.weights_bytes
+        + room.activations_bytes
+        + room.runtime_bytes
+        + room.graphs_bytes
+        + room.kv_cache_bytes
+        + room.reserve_bytes
+    )
+    assert parts == pytest.approx(NODE.device.memory_bytes)
+    # asked for: what the engine is told
+    assert server_room(server("llama-3.1-70b", tp=4), 8192).max_model_len == 8192
+
+
+@pytest.mark.parametrize("stack", ["vllm", "vllm-0.21.0", "sglang", "trtllm"])
+def test_the_longest_that_fits_is_named(stack: str) -> None:
+    few = server("qwen2.5-14b", isl=4_000_000, osl=100, stack=stack)
+    with pytest.raises(DoesNotFit) as caught:
+        require_room(few)
+    error = caught.value
+    assert (error.field, error.value, error.exit_code) == ("isl", 4_000_000, 3)
+    assert "\n" not in str(error)
+    require_room(few._replace(load=msgspec.structs.replace(few.load, isl=error.nearest)))
+    with pytest.raises(DoesNotFit):
+        require_room(few._replace(load=msgspec.structs.replace(few.load, isl=error.nearest + 1)))
+
+
+def test_what_would_hold_it_is_named() -> None:
+    alone = server("llama-3.1-70b")
+    with pytest.raises(DoesNotFit, match="leave no room for a KV cache") as caught:
+        require_room(alone)
+    assert (caught.value.field, caught.value.nearest) == ("tp", 4)
+    require_room(server("llama-3.1-70b", tp=4))
+    with pytest.raises(DoesNotFit):
+        require_room(server("llama-3.1-70b", tp=1))
+    # the next step of the share holds it, the one before does not
+    long = server("qwen3-32b", isl=40_000)
+    share = smallest_share(long, 40_256)
+    assert share is not None
+    require_room(long._replace(stack=taking(long.stack, share)))
+    with pytest.raises(DoesNotFit, match=f"{share:.0%} of the memory holds it"):
+        require_room(long._replace(stack=taking(long.stack, share - 0.01)))
+
+
+def test_an_engine_is_not_told_of_more_than_fits() -> None:
+    some = server("qwen3-32b", isl=1000, osl=10)
+    require_room(some)
+    with pytest.raises(DoesNotFit) as caught:
+        require_room(some, 40_256)
+    assert (caught.value.field, caught.value.value) == ("max_model_len", 40_256)
+    require_room(some, caught.value.nearest)
+
+
+def test_the_public_function_refuses() -> None:
+    load = mw.Serving(isl=2048, osl=256, concurrency=8)
+    with pytest.raises(DoesNotFit):
+        mw.serve("llama-3.1-405b", "hgx-h100", load, tp=8)
+    with pytest.raises(InputError, match="max_model_len"):
+        mw.serve("llama-3.1-8b", "hgx-h100", load, tp=1, max_model_len=0)
+    told = mw.serve("llama-3.1-8b", "hgx-h100", load, tp=1, max_model_len=4096)
+    assert told.max_model_len == 4096
+    assert told.max_model_concurrency == pytest.approx(told.kv_cache_tokens / 4096, rel=1e-3)
+
+
+def test_every_preset_fits_or_is_refused_in_one_line() -> None:
+    """A prompt of any length: refused with a length, or a degree, that is held."""
+    looked_at = 0
+    for name in catalog.names("models"):
+        try:
+            one = server(name, isl=60_000, osl=64)
+            spec = model_as_run(one.model, one.load.decode())
+            legal = legal_tp(spec, one.stack)
+        except mw.MeshwiseError:
+            continue  # a format that nothing runs
+        looked_at += 1
+        top = max(tp for tp in legal if tp <= 8)
+        for tp in {1, top}:
+            asked = one._replace(layout=Layout(tp=tp))
+            try:
+                require_room(asked)
+            except DoesNotFit as error:
+                assert "\n" not in str(error), name
+                assert error.to_dict()["error"]["field"] in ("isl", "tp"), name
+                if error.field == "isl":
+                    load = msgspec.structs.replace(asked.load, isl=error.nearest)
+                    require_room(asked._replace(load=load))
+                elif error.nearest is not None:
+                    require_room(asked._replace(layout=Layout(tp=error.nearest)))
+            else:
+                assert server_room(asked).longest_request >= 60_064, name
+    assert looked_at >= 0.9 * len(catalog.names("models"))
+
+
+def test_a_common_prefix_is_in_the_cache_once() -> None:
+    memory = server("llama-3.1-8b").memory()
+    each = 2 * 32 * 8 * 128 * 2  # bytes of a token
+    cache = float(memory.stages[0].kv_cache_bytes)
+    assert float(memory.concurrency(4096)) == pytest.approx(cache / (4096 * each))
+    shared = (cache - 3072 * each) / (1024 * each)
+    assert float(memory.concurrency(4096, 3072)) == pytest.approx(shared)
+    used, limit = memory.used_bytes(4096, 10, 3072)
+    alone, same = memory.used_bytes(4096, 0)
+    assert float(limit) == float(same)
+    assert float(used - alone) == pytest.approx((3072 + 10 * 1024) * each)
+
+
+def test_the_pool_of_prompts_is_refused_by_its_own_degree() -> None:
+    load = mw.Serving(isl=2048, osl=256, concurrency=8)
+    with pytest.raises(DoesNotFit) as caught:
+        mw.serve("llama-3.1-70b", "hgx-h100", load, tp=4, prefill={"tp": 1})
+    assert (caught.value.field, caught.value.nearest) == ("prefill_tp", 4)
+    assert "in the prefill pool" in str(caught.value)
+    with pytest.raises(DoesNotFit) as caught:
+        mw.serve("llama-3.1-70b", "hgx-h100", load, tp=1, prefill={"tp": 4})
+    assert caught.value.field == "tp"
