@@ -9,11 +9,11 @@ CONFIGS ?= $(firstword $(wildcard ../shared/data/configs) tests/data/configs)
 
 .PHONY: demo test matrix golden lint types docs bench clean
 
-demo: $(VENV)/.core
+demo: $(VENV)/.compiled
 	$(BIN)/meshwise scale llama-3.1-70b --on hgx-h100 --phase decode --batch 32 --context 4096
 
 # All but the runtime's tests share the processors; those start ranks of their own and come after.
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/.compiled
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
@@ -22,7 +22,7 @@ else
 endif
 
 # Every model through every command, and what else takes long; about half an hour on two processors. SEED=N draws other combinations of options than the usual ones.
-matrix: $(VENV)/.test
+matrix: $(VENV)/.test $(VENV)/.compiled
 	MESHWISE_MATRIX=1 MESHWISE_SEED=$(SEED) MESHWISE_CONFIGS=$(abspath $(CONFIGS)) $(BIN)/python -m pytest tests/matrix -m 'matrix or not matrix' -n auto --maxprocesses 4
 	$(BIN)/python -m pytest --ignore tests/matrix -m matrix
 
@@ -44,15 +44,20 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/sphinx-build -W -b html docs build/docs
 
-bench: $(VENV)/.core
+bench: $(VENV)/.compiled
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/layouts.py
+	$(BIN)/python benchmarks/serving.py
 
 # Three stages, each on top of the one before: the tool, what its tests need, what its makers need.
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-	# an editable install leaves the sources uncompiled where Python may not write bytecode itself
+	touch $@
+
+# An editable install leaves sources uncompiled where Python may not write bytecode itself: every process would
+# compile them again, which takes longer than most answers.
+$(VENV)/.compiled: $(VENV)/.core $(shell find src -name '*.py')
 	$(BIN)/python -m compileall -q src
 	touch $@
 

@@ -161,7 +161,7 @@ def beside(
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
         flight = plan.rows[0].concurrency if plan.rows else whole.dp
         load = msgspec.structs.replace(load, concurrency=flight)
-    return compare_serving(model, cluster, load, taking(stack, job.memory_share), whole)
+    return compare_serving(model, cluster, load, taking(stack, job.memory_share), whole, plan)
 
 
 def _needed(*asked: tuple[int | None, str, str]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import warnings
@@ -33,6 +34,45 @@ def run(*argv: str) -> Ran:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(list(argv))
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+class Forms(NamedTuple):
+    """What a command writes of one answer, in each of its forms; of a refusal the code alone."""
+
+    code: int
+    page: str
+    brief: str
+    detail: str
+    json: Any
+
+
+def forms(*argv: str) -> Forms:
+    """Every form of an answer that is computed once: the command runs as it does without a form, and the
+    answer that it writes is written in the other ones too."""
+    from meshwise.cli import output
+
+    texts: dict[str, str] = {}
+    real = output.write_answer
+
+    def written(o: Any, record: Any, page: Any, rows: str) -> None:
+        record, page = functools.cache(record), functools.cache(page)
+        for form, said in (("brief", "brief"), ("detail", "detail"), ("json", "as_json")):
+            other = io.StringIO()
+            with contextlib.redirect_stdout(other):
+                real(o.but(**{said: True}), record, page, rows)
+            texts[form] = other.getvalue()
+        real(o, record, page, rows)
+
+    output.write_answer = written
+    try:
+        ran = run(*argv)
+    finally:
+        output.write_answer = real
+    if ran.code == 2:
+        return Forms(2, "", "", "", None)
+    assert ran.code in (0, 3) and ran.err == "", ran
+    record = json.loads(texts.pop("json"), parse_constant=_refuse)
+    return Forms(ran.code, ran.out, **texts, json=record)
 
 
 def answer(*argv: str) -> Any:

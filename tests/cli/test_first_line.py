@@ -4,7 +4,7 @@ import re
 import shlex
 
 import pytest
-from running import answer, run
+from running import answer, forms, run
 
 DECODE = ("--phase", "decode", "--batch", "8", "--context", "2048")
 LOAD = ("--isl", "1024", "--osl", "128", "--concurrency", "16")
@@ -34,16 +34,25 @@ def asked(model):
 @pytest.mark.parametrize("model", KINDS)
 def test_brief_is_the_first_line_and_the_next_command_runs(model):
     for argv in asked(model):
-        brief, page, whole = run(*argv, "--brief"), run(*argv), run(*argv, "--detail")
-        assert brief.code == page.code == whole.code in (0, 3), (argv, page.err)
-        (line,) = brief.out.splitlines()
-        assert page.out.splitlines()[0] == whole.out.splitlines()[0] == line
+        ran = forms(*argv)
+        (line,) = ran.brief.splitlines()
+        assert ran.page.splitlines()[0] == ran.detail.splitlines()[0] == line
         assert re.search(r"\d", line) or "No layout" in line
-        assert len(whole.out) >= len(page.out) - len("More with --detail") - 400
-        said = page.out.splitlines()[-1].partition(": meshwise ")[2]
+        assert len(ran.detail) >= len(ran.page) - len("More with --detail") - 400
+        said = ran.page.splitlines()[-1].partition(": meshwise ")[2]
         if said and argv[0] != "explain":
             follow = run(*shlex.split(said), "--brief")
             assert follow.code in (0, 3), (said, follow.err)
+
+
+@pytest.mark.parametrize("argv", asked("gpt2"), ids=" ".join)
+def test_a_form_is_the_one_that_is_asked_for(argv):
+    every = forms(*argv)
+    assert run(*argv, "--brief").out == every.brief
+    assert run(*argv, "--detail").out == every.detail
+    timed = {"elapsed_s": 0.0}  # of a search, which each run has its own of
+    assert answer(*argv) | timed == every.json | timed
+    assert run(*argv).out == every.page
 
 
 def test_one_form_at_a_time():

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from running import run
+from running import forms, run
 
 # what may lie below zero: differences, and what is counted against a reference
 SIGNED = ("difference", "change", "bias", "error", "gain", "delta", "to_best")
@@ -37,6 +37,21 @@ def ask(*argv: str, feasible: bool = False) -> dict[str, Any]:
         assert "\n" not in error["message"], (said, error)
         raise Refused(ran.code, record)
     assert ran.code == 0 or not feasible, f"{said}: no feasible layout"
+    return _sound(record, said)
+
+
+def ask_and_read(*argv: str) -> dict[str, Any]:
+    """As :func:`ask` and :func:`page`, of an answer that is computed once."""
+    ran = forms(*argv)
+    if ran.code == 2:
+        page(*argv)
+        return ask(*argv)
+    assert ran.page.strip() and ran.page.splitlines()[0] == ran.brief.rstrip("\n"), argv
+    record: dict[str, Any] = ran.json
+    return _sound(record, " ".join(argv))
+
+
+def _sound(record: dict[str, Any], said: str) -> dict[str, Any]:
     wrong = list(faults(record))
     assert not wrong, (said, wrong)
     return record

@@ -62,6 +62,14 @@ def test_the_kinds_are_those_that_the_program_tells_apart() -> None:
     }
 
 
+def said(value: object) -> str:
+    """A model, a cluster, or which searches a case has."""
+    if isinstance(value, str):
+        return walk.label(value)
+    searches = [step for step in value if step in SEARCHES]
+    return "all" if len(searches) == len(SEARCHES) else "+".join(searches)
+
+
 class Asked(Exception):
     """A step's first question."""
 
@@ -74,21 +82,37 @@ def test_what_a_step_asks_first_is_compared_between_versions(
         raise Asked(argv)
 
     monkeypatch.setattr(walk, "ask", ask)
+    monkeypatch.setattr(walk, "ask_and_read", ask)
     case = walk.Case("gpt-oss-20b", walk.CLUSTERS[0])
     with pytest.raises(Asked) as asked:
         walk.STEPS[step](case)
     assert asked.value.args[0] in set(lines.of_case(case))
 
 
-def cases(folder: Path) -> list[tuple[str, str]]:
-    """Every model; the smallest and the largest of each kind on both clusters, the others by turns."""
-    names = every(folder)
-    kinds = [walk.kind(name) for name in names]
+def cases(folder: Path) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Every model, a cluster and the steps that are walked. The smallest of each kind takes all steps on both
+    clusters, the largest all on one. The others, and the largest on its other cluster, take by turns the
+    searches, which last longest and branch on a model's kind, not on its sizes."""
     found = []
-    for i, name in enumerate(names):
-        end = i in (0, len(names) - 1) or not kinds[i - 1] == kinds[i] == kinds[i + 1]
-        found += [(name, c) for c in (walk.CLUSTERS if end else walk.CLUSTERS[i % 2 : i % 2 + 1])]
+    for names in walk.kinds(folder).values():
+        for i, name in enumerate(names):
+            turn, other = walk.CLUSTERS[i % 2], walk.CLUSTERS[1 - i % 2]
+            if i == 0:
+                found += [(name, c, tuple(walk.STEPS)) for c in walk.CLUSTERS]
+            elif i == len(names) - 1:
+                found += [(name, turn, tuple(walk.STEPS)), (name, other, by_turns(len(found)))]
+            else:
+                found.append((name, turn, by_turns(len(found))))
     return found
+
+
+SEARCHES = ("plan", "serve", "disaggregated", "sweep")
+
+
+def by_turns(place: int) -> tuple[str, ...]:
+    """All steps but searches, and one of these."""
+    search = SEARCHES[place % len(SEARCHES)]
+    return tuple(step for step in walk.STEPS if step == search or step not in SEARCHES)
 
 
 @pytest.mark.matrix
@@ -100,7 +124,21 @@ def test_no_kind_is_left_out() -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name, cluster", cases(FOLDER) if ASKED else [], ids=walk.label)
-def test_every_model(name: str, cluster: str) -> None:
-    found = walk.failures(walk.Case(name, cluster), walk.STEPS)
+def test_every_search_is_walked_on_every_kind() -> None:
+    """And every other step by every model."""
+    asked = cases(FOLDER)
+    for names in walk.kinds(FOLDER).values():
+        for cluster in walk.CLUSTERS:
+            walked = {
+                s for name, c, steps in asked if name in names and c == cluster for s in steps
+            }
+            assert walked == set(walk.STEPS), (names, cluster)
+    often = set(walk.STEPS) - set(SEARCHES)
+    assert {name for name, _, steps in asked if often <= set(steps)} == set(every(FOLDER))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name, cluster, steps", cases(FOLDER) if ASKED else [], ids=said)
+def test_every_model(name: str, cluster: str, steps: tuple[str, ...]) -> None:
+    found = walk.failures(walk.Case(name, cluster), {step: walk.STEPS[step] for step in steps})
     assert not found, "\n".join(found)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contract import Refused, ask, page
+from contract import Refused, ask, ask_and_read, page
 
 import meshwise as mw
 from meshwise import launch
@@ -118,21 +118,19 @@ def failures(case: Case, steps: dict[str, Step]) -> list[str]:
 
 
 def model(case: Case) -> None:
-    record = ask("model", case.model)
+    record = ask_and_read("model", case.model)
     assert record["parameters"] >= record["active_parameters"] > 0
-    page("model", case.model)
 
 
 def scale(case: Case) -> None:
     """Its points are what ``estimate`` says of the same layout."""
     for phase, options in case.phases.items():
-        record = ask(*case.asked("scale", *options))
+        record = ask_and_read(*case.asked("scale", *options))
         assert record["points"][0]["tp"] == 1
         point = record["points"][min(1, len(record["points"]) - 1)]
         tp = ["--tp", str(point["tp"]), *case.split(phase, point["tp"])]
         alone = ask(*case.asked("estimate", *tp, *options))
         alike(point, alone, ("step_s", "compute_s", "exposed_comm_s", "memory_bytes", "fits"))
-        page(*case.asked("scale", *options))
         if phase == "decode":
             ask(*case.asked("scale", *options, "--ideal"))
 
@@ -150,23 +148,19 @@ def sweep(case: Case) -> None:
 
 def estimate(case: Case) -> None:
     for phase, options in case.phases.items():
-        record = ask(*case.asked("estimate", *case.grid(phase), *options))
+        record = ask_and_read(*case.asked("estimate", *case.grid(phase), *options))
         assert record["step_s"] > 0
-        if phase != "prefill":
-            page(*case.asked("estimate", *case.grid(phase), *options))
 
 
 def explain(case: Case) -> None:
     """Its operations take as long as its layout's parts."""
     for phase, options in case.phases.items():
         grid = case.grid(phase)
-        record = ask(*case.asked("explain", *grid, *options))
+        record = ask_and_read(*case.asked("explain", *grid, *options))
         whole = ask(*case.asked("estimate", *grid, *options))
         alike(record, whole, ("step_s", "layout"))
         spent = math.fsum(o["time_s"] * o["count"] for o in record["operations"] if not o["group"])
         assert math.isclose(spent, whole["compute_s"], rel_tol=1e-9), (spent, whole["compute_s"])
-    first = next(iter(case.phases))
-    page(*case.asked("explain", *case.grid(first), *PHASES[first]))
 
 
 def plan(case: Case) -> None:
@@ -179,7 +173,7 @@ def plan(case: Case) -> None:
             assert "share their weights" in str(refused)
             return
         raise AssertionError("training of shared layers is priced")
-    record = ask(*asked)
+    record = ask_and_read(*asked)
     for row in record["layouts"]:
         alone = as_estimate(case, row, ("--batch", str(2 * gpus), "--seq", "512"))
         if alone is not None:
@@ -189,12 +183,11 @@ def plan(case: Case) -> None:
     assert point["feasible"] == (best is not None)
     if best is not None:
         alike(point, best, ("step_s", "memory_bytes", *DEGREES))
-    page(*asked)
 
 
 def serve(case: Case) -> None:
     """One price of a deployment, asked for or found."""
-    record = ask(*case.served(), "--top", "2")
+    record = ask_and_read(*case.served(), "--top", "2")
     for row in record["layouts"]:
         if row["dcp"] > 1:
             continue
@@ -210,7 +203,6 @@ def serve(case: Case) -> None:
         ask(*case.asked("serve", *(w for w in case.grid("decode")), *LOAD))
     except Refused as refused:  # the weights of a large model leave no room for a request
         assert "fit" in str(refused), refused
-    page(*case.served())
 
 
 def disaggregated(case: Case) -> None:

@@ -322,7 +322,7 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
     """Ties, what binds, and what the rule of thumb would give."""
     a = p.plan
     said = []
-    ties = [r for r in a.rows[1:] if r.tpot_s <= best.tpot_high_s and _close(best, r)]
+    ties = [r for r in a.rows[1:] if r.run and r.tpot_s <= best.tpot_high_s and _close(best, r)]
     if ties:
         said.append(
             f"{len(ties)} of the {len(a.rows)} shown deliver within 3% of it, less than its interval."

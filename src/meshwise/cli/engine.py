@@ -48,28 +48,22 @@ limit_options = options.stacked(
     click.option(
         "--no-enable-chunked-prefill",
         "--disable-chunked-prefill",
-        "uncut_prompts",
+        "no_enable_chunked_prefill",
         is_flag=True,
         help="Serving: prompts are not cut: one that does not fit an iteration waits.",
     ),
     click.option(
         "--enable-mixed-chunk",
         "--enable-chunked-prefill",
-        "mixed_chunk",
+        "enable_mixed_chunk",
         is_flag=True,
         help="Serving: prompts are cut, and share iterations with decodes.",
     ),
 )
 _FLAGS: dict[str, dict[str, object]] = {
     "enforce_eager": {"eager": True},
-    "uncut_prompts": {"whole_prompts": True},
-    "mixed_chunk": {"whole_prompts": False, "mixes_prefill": True},
-}
-# of the JSON's workload
-_KEYS = {
-    "enforce_eager": "enforce_eager",
-    "uncut_prompts": "no_enable_chunked_prefill",
-    "mixed_chunk": "enable_mixed_chunk",
+    "no_enable_chunked_prefill": {"whole_prompts": True},
+    "enable_mixed_chunk": {"whole_prompts": False, "mixes_prefill": True},
 }
 
 
@@ -97,7 +91,7 @@ def _ruled(o: Given, stack: Stack) -> Stack:
     """The stack with the engine's rules that are given."""
     from meshwise.stacks.stack import replaced
 
-    if o.flag("uncut_prompts") and o.flag("mixed_chunk"):
+    if o.flag("no_enable_chunked_prefill") and o.flag("enable_mixed_chunk"):
         raise InputError(
             "--enable-mixed-chunk contradicts --no-enable-chunked-prefill",
             field="--enable-mixed-chunk",
@@ -136,9 +130,9 @@ def with_limits(o: Given, record: Mapping[str, object]) -> dict[str, object]:
         given["max_model_len"] = int(most)
     if o.has("max_num_seqs"):
         given["max_num_seqs"] = o.number("max_num_seqs")
-    for name, key in _KEYS.items():
+    for name in _FLAGS:
         if o.flag(name):
-            given[key] = True
+            given[name] = True
     return {**record, "workload": given}
 
 

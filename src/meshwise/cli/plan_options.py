@@ -160,7 +160,7 @@ _SERVING = (
     *("chunk", "acceptance", "image_tokens"),
 )
 _ENGINE = ("gpu_memory_utilization", "max_model_len", "max_num_seqs")
-_ENGINE_FLAGS = ("enforce_eager", "uncut_prompts", "mixed_chunk")
+_ENGINE_FLAGS = ("enforce_eager", "no_enable_chunked_prefill", "enable_mixed_chunk")
 _SERVING_DEFAULTS = {"prefix_hit": "0", "draft_tokens": "0", "draft_cost": "none"}
 
 

@@ -21,6 +21,7 @@ from meshwise.search.serving.plan import (
     row_at,
     some_columns,
 )
+from meshwise.search.serving.runs.trial import SentLoad, Trials, trial_rows
 from meshwise.search.serving.space import serving_space
 from meshwise.search.tp_curve.curve import degree_remarks
 from meshwise.search.training.plan import ranked
@@ -156,6 +157,10 @@ def compare_serving(
         if row.tokens_per_s_per_device > mine.tokens_per_s_per_device or not mine.fits:
             better.append((axis, row))
     best = plan.rows[0] if plan is not None and plan.rows else None
+    if best is not None and best.run is not None:
+        mine, best, better = _simulated_too(
+            Trials(model, where, stack, w, SentLoad()), mine, best, better
+        )
     if best is None:
         best = _best_serving(model, where, stack, w, gpus, {})
     order = sorted(better, key=lambda c: -c[1].tokens_per_s_per_device)
@@ -165,6 +170,22 @@ def compare_serving(
         tuple(order),
         degree_remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
     )
+
+
+def _simulated_too(
+    trials: Trials, mine: ServingRow, best: ServingRow, better: list[tuple[str, ServingRow]]
+) -> tuple[ServingRow, ServingRow, list[tuple[str, ServingRow]]]:
+    """All of them at the load as ``serve`` simulates it, as the plan's best is; of the changes those that
+    are better by that too."""
+    layouts = [mine.layout, best.layout, *(row.layout for _, row in better)]
+    runs = [trials.at(layout, concurrency=trials.w.concurrency) for layout in layouts]
+    own, first, *others = trial_rows(trials, runs)
+    kept = [
+        (axis, row)
+        for (axis, _), row in zip(better, others, strict=True)
+        if row.tokens_per_s_per_device > own.tokens_per_s_per_device or not own.fits
+    ]
+    return own, first, kept
 
 
 def _best_serving(

@@ -35,6 +35,9 @@ class Engine:
     expert_imbalance: float = 1.0
     expert_skew: float | None = None
     known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
+    chunks: dict[tuple[int, int], tuple[tuple[float, ...], tuple[float, ...]]] = field(
+        default_factory=dict, init=False
+    )  # (tokens of a prompt, tokens before them) → attention, as price tables have it
 
     def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:
         """``queries`` tokens of each of ``batch`` sequences, priced."""

@@ -97,7 +97,6 @@ class PriceTable:
         self._decodes: dict[int, list[float]] = {}
         self._attention: dict[int, list[list[float]]] = {}
         self._prompts: dict[Chunk, _Prompt] = {}
-        self._knots: dict[Chunk, _Prompt] = {}
 
     # -- what a state takes ------------------------------------------------------------------------
 
@@ -356,17 +355,17 @@ class PriceTable:
         return found
 
     def _prompt_at(self, chunk: Chunk) -> _Prompt:
-        """Priced: of one such prompt, and of several together."""
-        found = self._knots.get(chunk)
-        if found is None:
+        """Priced once for all loads of the engine: of one such prompt, and of several together."""
+        known = self.engine.chunks.get(chunk)
+        if known is None:
             e = self.engine.prefill(np.array([1, _SEVERAL]), *chunk)
             once, each = [], []
             for one, several in self._of_parts(e, 2):
                 slope = min(max((several - one) / (_SEVERAL - 1), 0.0), one)
                 each.append(slope)
                 once.append(one - slope)
-            found = self._knots[chunk] = _Prompt(tuple(once), tuple(each))
-        return found
+            known = self.engine.chunks[chunk] = tuple(once), tuple(each)
+        return _Prompt(*known)
 
 
 def _about(value: int, parts: int, least: int) -> tuple[int, ...]:

@@ -129,9 +129,10 @@ class FewestGpus:
             self._known[key] = self.trials.at(layout, concurrency=flight, few=few)
         return self._known[key]
 
-    def sized(self, c: Unit, gpus: int) -> Sized | None:
+    def sized(self, c: Unit, gpus: int, *, first: bool = True) -> Sized | None:
         """The fewest replicas on at most so many GPUs, by short runs and at last by whole ones; None
-        where all of them do not do."""
+        where all of them do not do. Not the ``first`` unit that does: that one replica fewer does not is
+        left to a short run."""
         numbers = self._allowed(c, self._most(c, gpus))
         if not numbers:
             return None
@@ -156,7 +157,7 @@ class FewestGpus:
                 return None
         while below is None and at > 0:
             less = self._at(c, numbers[at - 1], few=True)
-            if less.met or less.used < _SURE:
+            if less.met or (first and less.used < _SURE):
                 less = self._at(c, numbers[at - 1])
             if less.met:
                 at -= 1
@@ -245,7 +246,9 @@ class FewestGpus:
                 ties = sum(s.met.layout.devices == best for s in found)
                 if (least == best and ties > MOST_NEAR) or not self.does(c, best):
                     continue
-            sized = self.sized(c, best)
+            sized = self.sized(c, best, first=not found)
+            if sized is not None and found and sized.met.layout.devices < best:
+                sized = self.sized(c, best)  # the best so far: as sure as the first one
             if sized is None:
                 continue
             if not found:  # how much more than averages say one unit does

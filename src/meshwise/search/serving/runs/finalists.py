@@ -12,7 +12,7 @@ from meshwise.simulate.loads.arrivals import Arrivals
 
 MOST_RUN = 5  # layouts that are simulated
 MOST_REQUESTED = 6000  # requests of a replica, of all runs, after which no other layout is begun
-AS_GOOD = 0.03  # of the best: as good, as far as averages can tell
+AS_GOOD = 0.05  # of the best: as good, as far as averages can tell
 
 
 class Finalists(NamedTuple):
@@ -36,7 +36,7 @@ def finalists(
     run: Callable[[ServingRow], tuple[Trial, Trial | None] | None],
 ) -> Finalists:
     """``rows`` by averages, the best first; the first is simulated, and others as long as one may be the
-    best or within 3 % of it, if it does no better against its averages than those simulated before.
+    best or within 5 % of it, if it does no better against its averages than those simulated before.
 
     ``run``: the trial of a row and the one beyond it; None where no load of it meets the limits.
     """
