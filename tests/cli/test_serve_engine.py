@@ -59,7 +59,6 @@ def test_a_plan_has_the_same_limits():
     base = ("plan", "llama-3.1-8b", *WHERE, "--isl", "1024", "--osl", "128")
     asked = (*base, "--ttft", "2s", "--tpot", "50ms")
     few = answer(*asked, "--max-num-seqs", "4")["best"]
-    assert few["concurrency"] <= 4 * few["dp"]
     assert few["tokens_per_s"] < answer(*asked)["best"]["tokens_per_s"]
     eager = answer(*base, "--concurrency", "8", "--tp", "1", "--gpus", "1", "--enforce-eager")
     assert eager["best"]["tpot_s"] >= 32 * 0.58e-3

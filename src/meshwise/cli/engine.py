@@ -111,7 +111,7 @@ def _ruled(o: Given, stack: Stack) -> Stack:
             changes |= switched
     most = o.number("max_num_seqs", high=1 << 20)
     if most is not None:
-        changes["max_sequences"] = most
+        changes |= {"max_sequences": most, "max_sequences_small": most}
     return replaced(stack, changes) if changes else stack
 
 

@@ -64,8 +64,8 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
     ] = 1
     eager: Annotated[
         bool,
-        "Decodes are launched kernel by kernel (`--enforce-eager`, `--disable-cuda-graph`): no padding, and "
-        "`eager_layer_s` of the host for each layer. Otherwise CUDA graphs replay them.",
+        "Decodes are launched kernel by kernel (vLLM's `enforce_eager`): no padding, and `eager_layer_s` of the "
+        "host for each layer. Otherwise CUDA graphs replay them.",
     ] = False
     kv_block_tokens: Annotated[_Tokens, "Tokens of a block of the KV cache."] = 16
     reserved_output: Annotated[

@@ -11,6 +11,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
+from meshwise.cost.memory.server import most_sequences
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules.rule import divisors
@@ -168,7 +169,7 @@ def _decodes(
     where another one of its size is known to deliver more."""
     engine = Engine(model, cluster, stack, layouts, w.formats, w.expert_imbalance, w.expert_skew)
     shape = layouts.tp.shape
-    room = np.minimum(capacity(engine, w, np.int64(1)).most, stack.scheduler.max_sequences)
+    room = np.minimum(capacity(engine, w, np.int64(1)).most, most_sequences(stack, cluster.device))
     room = np.broadcast_to(room, shape)
 
     def tpot(batch: Array, index: Array | slice = EVERY) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.axes import SERVES
 from meshwise.clusters.load import Cluster
+from meshwise.cost.memory.server import most_sequences
 from meshwise.cost.uncertainty import tpot_interval
 from meshwise.layouts.layout import Layout, Layouts
 from meshwise.layouts.pins import Pins
@@ -140,7 +141,7 @@ class Server:
 
         alone = self.at(layouts, dp, False)
         possible, room = within(alone.steady, limits), alone.steady.max_concurrency // dp
-        room = np.minimum(room, self.stack.scheduler.max_sequences)
+        room = np.minimum(room, most_sequences(self.stack, self.cluster.device))
         first = np.where((room >= 1) & possible, 1, 0)
         low = largest(first, np.where(first > 0, room, 0), over)
         batch = pp * together_at_most(Engine(self.model, self.cluster, self.stack, layouts), self.w)

@@ -11,6 +11,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.cost.doubt.question import Question, step_question
 from meshwise.cost.doubt.spread import within_memory_error
 from meshwise.cost.estimate import Estimate
+from meshwise.cost.memory.server import most_sequences
 from meshwise.cost.uncertainty import even_draws_s, memory_sd, step_sd
 from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
@@ -91,7 +92,7 @@ def steady(
     per_replica = -(-asked // layouts.dp)
     room = capacity(engine, w, per_replica)
     most, used, limit = room.most, room.used_bytes, room.limit_bytes
-    running = np.minimum(per_replica, np.minimum(most, stack.scheduler.max_sequences))
+    running = np.minimum(per_replica, np.minimum(most, most_sequences(stack, cluster.device)))
     running = np.maximum(running, 1)
     batch = -(-running // layouts.pp)
     groups = -(-running // batch)

@@ -9,6 +9,7 @@ import numpy as np
 
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
+from meshwise.cost.memory.server import most_sequences
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
@@ -108,7 +109,7 @@ def looked_at(
         return units
     server = Server(model, cluster, stack, mean_lengths(w))
     alone = server.at(layouts, layouts.dp, False).steady
-    room = np.minimum(alone.max_concurrency // layouts.dp, stack.scheduler.max_sequences)
+    room = np.minimum(alone.max_concurrency // layouts.dp, most_sequences(stack, cluster.device))
     slow = beyond(alone, limits) > 0
     index = np.flatnonzero((room >= 1) & ~slow)
     refused = dict(units.refused)
