@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     about={"model": needs.ABOUT_MODEL},
     examples=(
         "meshwise plan gpt3-175b --on dgx-a100 --gpus 1024 --global-batch 1536 --seq 2k",
-        "meshwise plan llama-3.1-70b --on hgx-h100 --gpus 8 --isl 2k --osl 256 --tpot 30ms --ttft 1s",
         "meshwise plan llama-3.1-70b --on hgx-h100 --isl 2k --osl 256 --request-rate 20 --ttft p95=1s --tpot p90=40ms",
     ),
 )
