@@ -108,7 +108,9 @@ def test_every_reason_still_has_a_command() -> None:
     assert [start for start in NOT_RUN if start not in blocks] == []
 
 
-@pytest.mark.parametrize("name, rounds", [("layouts", "1"), ("startup", "1")])
+@pytest.mark.parametrize(
+    "name, rounds", [("layouts", "1"), ("startup", "1"), ("serving", "--rounds=1")]
+)
 def test_a_benchmark_runs(name: str, rounds: str) -> None:
     command = [sys.executable, f"benchmarks/{name}.py", rounds]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

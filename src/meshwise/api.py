@@ -340,7 +340,7 @@ def serve(
     from meshwise.answers.serve import ServeResult
     from meshwise.answers.serve_pools import PoolsResult
     from meshwise.search.serving.pools import PoolLayouts, check_pools, simulate_pools
-    from meshwise.search.serving.runs.room import Server, room_for
+    from meshwise.search.serving.runs.room import PlacedServer, room_for
     from meshwise.search.serving.served import simulated
     from meshwise.search.serving.steady_state import steady
     from meshwise.simulate.loads.arrivals import traffic
@@ -368,7 +368,7 @@ def serve(
     else:
         check(one, spec, where, step, software, gpus, workload.concurrency)
     coming, parts = traffic(request_rate, arrivals, requests), (spec, where, software)
-    room = room_for(Server(*parts, one, workload), pools.prefill, max_model_len, coming)
+    room = room_for(PlacedServer(*parts, one, workload), pools.prefill, max_model_len, coming)
     if prefill is not None:
         both = simulate_pools(*parts, pools, workload, coming, requests, seed, progress)
         return PoolsResult(*parts, workload, both, room, limits, price)

@@ -11,17 +11,24 @@ from meshwise.errors import DoesNotFit, InputError
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.formats import model_as_run
-from meshwise.search.serving.runs.room import Server, require_room, server_room, smallest_share
+from meshwise.search.serving.runs.room import (
+    PlacedServer,
+    require_room,
+    server_room,
+    smallest_share,
+)
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import taking
 
 NODE = mw.cluster("hgx-h100", nodes=1)
 
 
-def server(model: str, *, tp: int = 1, isl: int = 2048, osl: int = 256, **said: object) -> Server:
+def server(
+    model: str, *, tp: int = 1, isl: int = 2048, osl: int = 256, **said: object
+) -> PlacedServer:
     stack = load_stack(str(said.pop("stack", "vllm")))
     load = mw.Serving(isl=isl, osl=osl, concurrency=1, **said)
-    return Server(mw.model(model), NODE, stack, Layout(tp=tp), load)
+    return PlacedServer(mw.model(model), NODE, stack, Layout(tp=tp), load)
 
 
 def test_a_server_says_what_its_log_does() -> None:

@@ -13,6 +13,7 @@ from meshwise.arrays import Array
 from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.pricing import Times
 from meshwise.program.context import Context
+from meshwise.program.launches import served_expert_kernels
 from meshwise.program.step import Program
 from meshwise.stacks.stack import Stack
 
@@ -47,14 +48,14 @@ def launches_s(program: Program) -> tuple[Array, Array]:
     """Host seconds to launch a forward pass of all layers, and of the stage that has most to launch.
 
     A layer takes :func:`layer_launch_s`; one of routed experts in an iteration with prompts the stack's
-    ``prefill_experts_s`` more. 0 under the ideal stack.
+    ``prefill_kernel_s`` more for each of :func:`served_expert_kernels`. 0 under the ideal stack.
     """
     ctx = program.ctx
     each = layer_launch_s(ctx.stack, ctx)
     more = 0.0
     if ctx.phase == "prefill" and not ctx.stack.ideal:
-        more = ctx.stack.host.prefill_experts_s
-    kinds = [each + more * (block.moe is not None) for block in ctx.model.blocks]
+        more = ctx.stack.host.prefill_kernel_s
+    kinds = [each + more * served_expert_kernels(ctx, block) for block in ctx.model.blocks]
     whole = sum(n * kind for n, kind in zip(ctx.model.kind_counts(), kinds, strict=True))
     most: Array = 0.0
     for role in program.roles:

@@ -1,6 +1,6 @@
-"""Kernels that an eager training step starts, which its host has to launch one after the other.
+"""Kernels that an eager step starts, which its host has to launch one after the other.
 
-Counted in Megatron-Core (NVIDIA/Megatron-LM d98e8a6, megatron/core/transformer) with its usual fused
+Of training steps counted in Megatron-Core (NVIDIA/Megatron-LM d98e8a6, megatron/core/transformer) with its usual fused
 kernels, and in the same modules of PyTorch where a stack does not fuse them. Pairs are (forward,
 backward).
 """
@@ -42,6 +42,11 @@ _UNPERMUTE: _Pair = (1, 1)
 _DISPATCH: dict[bool, _Pair] = {False: (2 + 8 + 4 + 3, 2 + 2), True: (2 + 3 + 1 + 1, 1 + 1)}
 _COMBINE: dict[bool, _Pair] = {False: (1 + 2, 1 + 2), True: (1, 1)}
 _LOSS = 12  # of the logits' loss, both ways
+# An engine's layer of routed experts beside a dense one of 16 bit, as engines of 2025 fuse them. The router's
+# product, the choice of k, rows sorted by expert (two), the sum over k; shared experts' two products,
+# activation and addition; MLA's two more products, both latents' norms, and queries and keys put together
+# (three); a recurrence's convolution, gates, norm and scan in chunks in place of rotary, attention and cache.
+_SERVED_EXPERTS, _SERVED_SHARED, _SERVED_MLA, _SERVED_SCAN = 5, 4, 7, 9
 _TRANSFER = 2  # what a chunk sends, and what it receives
 
 
@@ -90,6 +95,23 @@ def kernels_per_microbatch(ops: list[Op], stack: Stack, block: Block | None = No
     for op in ops:
         found = found + op.count * kernels_per_call(op, stack, block)
     return found
+
+
+def served_expert_kernels(ctx: Context, block: Block) -> int:
+    """Kernels of an engine's layer of routed experts beyond those of a dense layer of 16 bit, in an iteration
+    with prompts; 0 of other layers. Narrow operands are quantised before each product, a kernel each.
+    """
+    if block.moe is None:
+        return 0
+    found, products = _SERVED_EXPERTS, 2
+    if block.moe.shared is not None:
+        found, products = found + _SERVED_SHARED, products + 2
+    if block.recurrent is not None:
+        found, products = found + _SERVED_SCAN, products + 2
+    if block.attention is not None:
+        found += _SERVED_MLA * block.attention.mla
+        products += 4 if block.attention.mla else 2
+    return found + products * (ctx.widths.operand < 2)
 
 
 def dense_tensors(ctx: Context, block: Block) -> int:

@@ -93,7 +93,9 @@ def cache_tokens(engine: Engine, w: Serving) -> float:
     does not grow with it (a recurrent state, a window) is spread over its tokens. 0 where not one fits."""
     common, context = common_prefix(w), w.isl + w.osl
     held = float(server_memory(engine, w).concurrency(context, common))
-    return min(held, MAX_BATCH) * (context - common) if held >= 1.0 else 0.0
+    block = engine.stack.scheduler.kv_block_tokens
+    whole = -(-(context - common) // block) * block  # that a request is given
+    return min(held, MAX_BATCH) * whole if held >= 1.0 else 0.0
 
 
 def engine_rules(engine: Engine, w: Serving) -> Rules:

@@ -181,7 +181,7 @@ class Stack:
     dp_balance = ByName(Scheduler.dp_balance)
     eager = ByName(Scheduler.eager)
     prefill_layer_s = ByName(Host.prefill_layer_s)
-    prefill_experts_s = ByName(Host.prefill_experts_s)
+    prefill_kernel_s = ByName(Host.prefill_kernel_s)
     eager_layer_s = ByName(Host.eager_layer_s)
     expert_layer_s = ByName(Host.expert_layer_s)
     iteration_s = ByName(Host.iteration_s)

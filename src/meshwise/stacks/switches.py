@@ -298,10 +298,10 @@ class Host(SwitchGroup, frozen=True, kw_only=True):
         "Serving: host time to launch one layer of an iteration with prompts, which no CUDA graph "
         "replays. Hidden beside the device's work.",
     ] = 0.0
-    prefill_experts_s: Annotated[
+    prefill_kernel_s: Annotated[
         _Seconds,
-        "Serving: host time to launch a layer's routed experts in an iteration with prompts, beside "
-        "`prefill_layer_s`. Hidden beside the device's work.",
+        "Serving: host time to launch each kernel that a layer of routed experts has beyond a dense one in "
+        "an iteration with prompts, beside `prefill_layer_s`. Hidden beside the device's work.",
     ] = 0.0
     expert_layer_s: Annotated[
         _Seconds,

@@ -26,7 +26,7 @@ from meshwise.workloads.workload import MAX_SEQ
 _MOST_SHARE = 0.98  # of a device's memory: beyond, no engine starts
 
 
-class Server(NamedTuple):
+class PlacedServer(NamedTuple):
     """A layout of an engine, and the load whose formats and iterations it runs."""
 
     model: Model
@@ -60,7 +60,7 @@ class ServerRoom(NamedTuple):
     reserve_bytes: float
 
 
-def server_room(server: Server, max_model_len: int | None = None) -> ServerRoom:
+def server_room(server: PlacedServer, max_model_len: int | None = None) -> ServerRoom:
     """Of a layout; ``max_model_len``: the longest request that the engine is told of."""
     memory, w = server.memory(), server.load
     own = server.model.max_positions
@@ -85,7 +85,7 @@ def server_room(server: Server, max_model_len: int | None = None) -> ServerRoom:
 
 
 def room_for(
-    server: Server, prefill: Layout, max_model_len: object, arrivals: Arrivals | None
+    server: PlacedServer, prefill: Layout, max_model_len: object, arrivals: Arrivals | None
 ) -> ServerRoom:
     """What a layout's server holds under a load; :class:`DoesNotFit` where it does not hold it, or that of a
     layout that computes the prompts does not hold one."""
@@ -111,7 +111,9 @@ def _whole(found: float) -> int:
     return int(min(found, 1e15))
 
 
-def require_room(server: Server, max_model_len: int | None = None, *, traced: bool = False) -> None:
+def require_room(
+    server: PlacedServer, max_model_len: int | None = None, *, traced: bool = False
+) -> None:
     """:class:`DoesNotFit` where the longest request, or one of ``max_model_len``, does not fit alone.
 
     ``traced``: a file says how long they are.
@@ -151,7 +153,7 @@ def require_room(server: Server, max_model_len: int | None = None, *, traced: bo
 
 
 def _no_cache(
-    server: Server, memory: ServerMemory, longest: int, ways: tuple[int | None, list[str]]
+    server: PlacedServer, memory: ServerMemory, longest: int, ways: tuple[int | None, list[str]]
 ) -> DoesNotFit:
     w, tp = server.load, server.layout.tp
     parts = memory.tightest(w.isl + w.osl)
@@ -171,7 +173,7 @@ def _no_cache(
     )
 
 
-def _ways(server: Server, tokens: int) -> tuple[int | None, list[str]]:
+def _ways(server: PlacedServer, tokens: int) -> tuple[int | None, list[str]]:
     """(the smallest TP degree that holds a request of so many tokens, in words what does)."""
     said: list[str] = []
     tp = smallest_tp(server, tokens)
@@ -183,7 +185,7 @@ def _ways(server: Server, tokens: int) -> tuple[int | None, list[str]]:
     return tp, said
 
 
-def smallest_tp(server: Server, tokens: int) -> int | None:
+def smallest_tp(server: PlacedServer, tokens: int) -> int | None:
     """The smallest legal degree above the layout's whose cache holds a request of so many tokens."""
     model = model_as_run(server.model, server.load.decode())
     for tp in tp_degrees.legal_tp(model, server.stack):
@@ -202,7 +204,7 @@ def smallest_tp(server: Server, tokens: int) -> int | None:
     return None
 
 
-def smallest_share(server: Server, tokens: int) -> float | None:
+def smallest_share(server: PlacedServer, tokens: int) -> float | None:
     """The smallest share of memory above the engine's, in hundredths, with which it holds such a request."""
     if server.stack.ideal:
         return None
