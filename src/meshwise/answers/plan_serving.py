@@ -266,10 +266,14 @@ def _heading(p: PlannedServing) -> str:
     )
 
 
-def _better(best: ServingRow, other: ServingRow) -> str:
+def _better(a: ServingPlan, other: ServingRow) -> str:
+    """``other`` beside the best, like beside like: by averages where it was not simulated."""
+    best, how = a.rows[0], ""
+    if best.run is not None and other.run is None:
+        best, how = a.averaged or best, " by averages"
     share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
     slower = other.tpot_s / best.tpot_s - 1.0
-    return f"{words.signed(-share)} tokens/s/GPU, {words.signed(slower)} TPOT"
+    return f"{words.signed(-share)} tokens/s/GPU, {words.signed(slower)} TPOT{how}"
 
 
 _RANKED = (
@@ -290,7 +294,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
         parts += [serving_table("", list(a.rows), price, ranks=True, limits=limits)]
         parts.append("\n".join(wrap(text) for text in _sentences(p, a.rows[0])))
         parts += evidence_lines(_evidence(a))
-        detail += _others(p, a.rows[0])
+        detail += _others(p)
     else:
         near = nearest_words(p.served)
         lines = ["No layout is feasible.", *near]
@@ -337,11 +341,11 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
     if best.tight and a.roomy is not None:
         said.append(
             "The memory of the best is tight: within its error of the limit. The best that is not: "
-            f"{serving_mesh_words(a.roomy.layout)} ({_better(best, a.roomy)})."
+            f"{serving_mesh_words(a.roomy.layout)} ({_better(a, a.roomy)})."
         )
     if a.rule_of_thumb is not None:
         thumb = a.rule_of_thumb
-        loses = "is the best" if thumb.layout == best.layout else _better(best, thumb)
+        loses = "is the best" if thumb.layout == best.layout else _better(a, thumb)
         said.append(
             "Rule of thumb (the smallest TP in a node that serves it, replicas for the rest): "
             f"{serving_mesh_words(thumb.layout)}: {loses}."
@@ -349,7 +353,7 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
     return [text for text in said if text]
 
 
-def _others(p: PlannedServing, best: ServingRow) -> list[Table | str]:
+def _others(p: PlannedServing) -> list[Table | str]:
     """Rivals of the best, and the front of time per token against throughput."""
     a = p.plan
     found: list[Table | str] = []
@@ -358,7 +362,7 @@ def _others(p: PlannedServing, best: ServingRow) -> list[Table | str]:
             (
                 f"{axis} {r.layout.record()[axis]}",
                 serving_mesh_words(r.layout),
-                _better(best, r),
+                _better(a, r),
             )
             for axis, r in a.rivals
         )

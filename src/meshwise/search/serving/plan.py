@@ -89,6 +89,7 @@ class ServingPlan(NamedTuple):
     feasible: int
     partial: bool
     reached: ServingRow | None  # where limits leave nothing: the layout that comes nearest
+    averaged: ServingRow | None = None  # the best, where it is simulated: the same by averages
 
 
 class PricedColumns(NamedTuple):

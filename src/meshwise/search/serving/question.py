@@ -259,7 +259,10 @@ def _served(
         thumb = shown(plan.rule_of_thumb) or _thumb(rows, plan.cluster)
         if rows[0].tight:
             roomy = next((r for r in rows if not r.tight), shown(plan.roomy))
-    answer = plan._replace(rows=listed, rivals=rivals, rule_of_thumb=thumb, roomy=roomy)
+    averaged = next((r for r in plan.rows if rows and r.layout == rows[0].layout), None)
+    answer = plan._replace(
+        rows=listed, rivals=rivals, rule_of_thumb=thumb, roomy=roomy, averaged=averaged
+    )
     near = None
     if nearest is not None and not rows:
         near = trial_rows(trials, [nearest])[0], nearest
