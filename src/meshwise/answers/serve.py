@@ -305,11 +305,15 @@ def _figures(a: ServedLayout) -> ServeFigures:
     return {**figures, **more}  # type: ignore[typeddict-item]
 
 
+def _requests(n: int) -> str:
+    return f"{n:,} request{'s' * (n != 1)}"
+
+
 def serve_line(d: ServeRecord, asked: int) -> str:
     """TPOT, TTFT, what all GPUs deliver, and whether it fits; ``asked``: requests in flight."""
     room = words.memory_words(d["memory_bytes"], d["memory_limit_bytes"], d["fits"], d["tight"])
     if d["fits"]:
-        room = f"fits{', tight' * d['tight']}, up to {d['max_concurrency']:,} requests"
+        room = f"fits{', tight' * d['tight']}, up to {_requests(d['max_concurrency'])}"
     elif d["max_concurrency"]:
         room = f"holds {d['max_concurrency']:,} of {asked:,} requests"
     return words.first_line(

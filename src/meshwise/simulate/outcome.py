@@ -172,6 +172,7 @@ def steady_state(
             max(stop, requests.size // 2 + 1, requests.size - in_flight),
         )
     since = float(arrival[begin])
-    if last <= since:
+    ends = np.asarray(requests.end)
+    if last <= since or not np.any((ends > since) & (ends <= last)):  # none ends while others come
         return whole_run(requests, timeline, replicas)
     return figures(requests, timeline, replicas, np.arange(begin, stop), (since, last))
