@@ -37,6 +37,7 @@ class LockStep:
             if i >= TIMED:
                 rank.timeline = NoTimeline()
         self._next = 0
+        self._held = 0  # iterations that prompts were held back for
 
     @property
     def now(self) -> float:
@@ -84,14 +85,28 @@ class LockStep:
             seen = first.before if busy and self.rules.ahead else first.now
             for request in self.requests.arrived(seen):
                 self._given(request).waiting.append(request)
+        decoding = any(rank.decoding for rank in self.ranks)
+        if decoding and self._holds_back():
+            before = first.iteration
+            self._decode(self.rules.gather - self._held)
+            self._held += first.iteration - before
+            return True
+        self._held = 0
         chunks = [rank.chunks() for rank in self.ranks]
         if any(chunks):
             self._with_prompts(chunks)
-        elif any(rank.decoding for rank in self.ranks):
+        elif decoding:
             self._decode()
         else:
             return self._idle()
         return True
+
+    def _holds_back(self) -> bool:
+        """Whether prompts wait until every replica has one, so that they stop the others' decodes once."""
+        if self._held >= self.rules.gather or any(rank.partial for rank in self.ranks):
+            return False
+        some = [bool(rank.waiting) for rank in self.ranks]
+        return any(some) and not all(some)
 
     def _idle(self) -> bool:
         for rank in self.ranks:
@@ -156,11 +171,12 @@ class LockStep:
             else:
                 self._empty(rank, seconds, 1)
 
-    def _decode(self) -> None:
+    def _decode(self, at_most: int | None = None) -> None:
         for rank in self.ranks:
             if rank.decoding and rank.made_room():
                 return
         most = min(rank.undisturbed() for rank in self.ranks)
+        most = most if at_most is None else min(most, at_most)
         gap = self.requests.next_arrival - self.now
         if gap <= 0.0:
             gap = NEVER  # it has arrived, and nobody looked yet

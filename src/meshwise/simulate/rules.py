@@ -30,6 +30,7 @@ class Rules(NamedTuple):
     queries: int = 1  # tokens that a decode of a sequence computes
     yields: float = 1.0  # tokens that it yields, in the mean
     balance: str = "round_robin"  # who gets a request, of replicas that share their experts
+    gather: int = 0  # iterations that prompts wait for until each of those replicas has one
 
 
 def shares_experts(engine: Engine) -> bool:
@@ -128,4 +129,5 @@ def engine_rules(engine: Engine, w: Serving) -> Rules:
         queries=w.queries,
         yields=w.tokens_per_iteration,
         balance=scheduler.dp_balance,
+        gather=scheduler.dp_gather_iterations,
     )

@@ -67,6 +67,12 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Decodes are launched kernel by kernel (vLLM's `enforce_eager`): no padding, and `eager_layer_s` of the "
         "host for each layer. Otherwise CUDA graphs replay them.",
     ] = False
+    dp_gather_iterations: Annotated[
+        int,
+        Range(0, 10000, "iterations"),
+        "Attention data parallelism: so long prompts wait until every rank has one, so that all compute "
+        "theirs in one iteration.",
+    ] = 0
     kv_block_tokens: Annotated[_Tokens, "Tokens of a block of the KV cache."] = 16
     reserved_output: Annotated[
         float,

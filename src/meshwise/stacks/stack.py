@@ -179,6 +179,7 @@ class Stack:
     kv_block_tokens = ByName(Scheduler.kv_block_tokens)
     reserved_output = ByName(Scheduler.reserved_output)
     dp_balance = ByName(Scheduler.dp_balance)
+    dp_gather_iterations = ByName(Scheduler.dp_gather_iterations)
     eager = ByName(Scheduler.eager)
     prefill_layer_s = ByName(Host.prefill_layer_s)
     prefill_kernel_s = ByName(Host.prefill_kernel_s)

@@ -33,7 +33,7 @@ from meshwise.search.serving.plan import (
 )
 from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
-from meshwise.search.serving.runs.finalists import MOST_RUN, at_the_load, at_the_most, finalists
+from meshwise.search.serving.runs.finalists import MOST_RANKED, at_the_load, at_the_most, finalists
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
 from meshwise.search.serving.runs.units import in_flight
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
@@ -156,7 +156,7 @@ def _best(
         *(t.model, t.cluster, t.stack, w, gpus, pins),
         limits=asked.means if largest else None,
         objective=objective,
-        top=max(top, MOST_RUN),
+        top=max(top, MOST_RANKED),
         flights=flights,
     )
     held = None if arrivals is not None else w.concurrency

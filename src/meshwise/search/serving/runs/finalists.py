@@ -10,7 +10,8 @@ from meshwise.search.serving.runs.most import highest_rate, most_in_flight
 from meshwise.search.serving.runs.trial import Trial, Trials, trial_rows
 from meshwise.simulate.loads.arrivals import Arrivals
 
-MOST_RUN = 5  # layouts that are simulated
+MOST_RANKED = 100  # layouts that are looked at
+MOST_RUN = 6  # of a kind that are simulated
 MOST_REQUESTED = 6000  # requests of a replica, of all runs, after which no other layout is begun
 AS_GOOD = 0.05  # of the best: as good, as far as averages can tell
 
@@ -36,21 +37,25 @@ def finalists(
     run: Callable[[ServingRow], tuple[Trial, Trial | None] | None],
 ) -> Finalists:
     """``rows`` by averages, the best first; the first is simulated, and others as long as one may be the
-    best or within 5 % of it, if it does no better against its averages than those simulated before.
+    best or within 5 % of it, if it does no better against its averages than those of its kind before:
+    replicas that share their experts do worse than averages say, which know no lock step, than others do.
 
     ``run``: the trial of a row and the one beyond it; None where no load of it meets the limits.
     """
     met: list[tuple[ServingRow, ServingRow, Trial | None]] = []  # by averages, simulated, beyond
     missed: list[Trial] = []
-    used, best, gain, runs = 0, 0.0, 0.0, 0
+    used, best = 0, 0.0
+    gains: dict[bool, float] = {}  # of each kind, simulated over averages
+    runs: dict[bool, int] = {}
     left = list(rows)
     for row in rows:
-        if runs and (runs >= MOST_RUN or used >= MOST_REQUESTED):
-            break
-        if met and worth(row, objective) * gain < (1.0 - AS_GOOD) * best:
-            break
+        kind = trials.shares_experts(row.layout)
+        if runs.get(kind, 0) >= MOST_RUN or (kind in runs and used >= MOST_REQUESTED):
+            continue
+        if met and worth(row, objective) * gains.get(kind, 1.0) < (1.0 - AS_GOOD) * best:
+            continue
         found = run(row)
-        runs += 1
+        runs[kind] = runs.get(kind, 0) + 1
         left.remove(row)
         if found is None:
             continue
@@ -62,7 +67,8 @@ def finalists(
         one = trial_rows(trials, [trial])[0]
         met.append((row, one, beyond))
         best = max(best, worth(one, objective))
-        gain = max(gain, worth(one, objective) / worth(row, objective))
+        gain = worth(one, objective) / worth(row, objective)
+        gains[kind] = max(gains.get(kind, 0.0), gain)
     met.sort(key=lambda m: (-worth(m[1], objective), m[1].tpot_s))
     missed.sort(key=lambda t: t.used)
     beyond = met[0][2] if met else None

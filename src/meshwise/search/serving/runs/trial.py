@@ -18,7 +18,7 @@ from meshwise.simulate.iteration import Engine
 from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, ROUNDS, Arrivals
 from meshwise.simulate.outcome import Figures
 from meshwise.simulate.price_table import PriceTable
-from meshwise.simulate.rules import engine_rules
+from meshwise.simulate.rules import engine_rules, shares_experts
 from meshwise.simulate.server import Simulated, SimulatedServer, may_be_overloaded
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.limits import LatencyLimit
@@ -134,6 +134,10 @@ class Trials:
             return trial
         most = self.most_per_s(layout, few)
         return trial._replace(most_per_s=most) if coming.rate >= most else trial
+
+    def shares_experts(self, layout: Layout) -> bool:
+        """Whether replicas of the layout pass through their experts together."""
+        return shares_experts(self._engine(layout, self.w))
 
     def most_per_s(self, layout: Layout, few: bool = False) -> float:
         """Requests per second that a layout serves at most."""
