@@ -12,7 +12,8 @@ from meshwise.simulate.loads.arrivals import Arrivals
 
 MOST_RANKED = 100  # layouts that are looked at
 MOST_RUN = 6  # of a kind that are simulated
-MOST_REQUESTED = 6000  # requests of a replica, of all runs, after which no other layout is begun
+MOST_REQUESTED = 15000  # requests of a replica, of all runs, after which no other layout is begun
+_FAIR = 1.25  # simulated over averages, at most, of a kind that was not looked at
 AS_GOOD = 0.05  # of the best: as good, as far as averages can tell
 
 
@@ -37,22 +38,23 @@ def finalists(
     run: Callable[[ServingRow], tuple[Trial, Trial | None] | None],
 ) -> Finalists:
     """``rows`` by averages, the best first; the first is simulated, and others as long as one may be the
-    best or within 5 % of it, if it does no better against its averages than those of its kind before:
-    replicas that share their experts do worse than averages say, which know no lock step, than others do.
+    best or within 5 % of it, if it does no better against its averages than those of its kind before.
+    Averages err by kind: they know no lock step of replicas that share experts, nor what a pipeline's
+    groups wait for.
 
     ``run``: the trial of a row and the one beyond it; None where no load of it meets the limits.
     """
     met: list[tuple[ServingRow, ServingRow, Trial | None]] = []  # by averages, simulated, beyond
     missed: list[Trial] = []
     used, best = 0, 0.0
-    gains: dict[bool, float] = {}  # of each kind, simulated over averages
-    runs: dict[bool, int] = {}
+    gains: dict[tuple[bool, bool], float] = {}  # of each kind, simulated over averages
+    runs: dict[tuple[bool, bool], int] = {}
     left = list(rows)
     for row in rows:
-        kind = trials.shares_experts(row.layout)
+        kind = (trials.shares_experts(row.layout), row.layout.pp > 1)
         if runs.get(kind, 0) >= MOST_RUN or (kind in runs and used >= MOST_REQUESTED):
             continue
-        if met and worth(row, objective) * gains.get(kind, 1.0) < (1.0 - AS_GOOD) * best:
+        if met and worth(row, objective) * gains.get(kind, _FAIR) < (1.0 - AS_GOOD) * best:
             continue
         found = run(row)
         runs[kind] = runs.get(kind, 0) + 1
@@ -72,6 +74,8 @@ def finalists(
     met.sort(key=lambda m: (-worth(m[1], objective), m[1].tpot_s))
     missed.sort(key=lambda t: t.used)
     beyond = met[0][2] if met else None
+    if met:  # averages that promise more were not borne out by those of their kind
+        left = [r for r in left if worth(r, objective) <= best]
     return Finalists((*(m[1] for m in met), *left), beyond, tuple(missed))
 
 
