@@ -170,7 +170,7 @@ def plan(
         *(("ttft_s", ttft_s), ("tpot_s", tpot_s), ("request_s", request_s)),
         *(("request_rate", request_rate), ("arrivals", arrivals), ("requests", requests)),
         *(("at_concurrency", at_concurrency or None), ("disaggregated", disaggregated or None)),
-        ("seed", seed or None),
+        ("seed", None if isinstance(seed, int) and seed == 0 else seed),
     ):
         _only("serving", option, value)
     return _training(

@@ -68,8 +68,9 @@ def forms(*argv: str) -> Forms:
         ran = run(*argv)
     finally:
         output.write_answer = real
-    if ran.code == 2:
-        return Forms(2, "", "", "", None)
+    if ran.code == 2 or (ran.code == 3 and not ran.out):
+        assert len(ran.err.splitlines()) == 1, ran
+        return Forms(ran.code, "", "", "", None)
     assert ran.code in (0, 3) and ran.err == "", ran
     record = json.loads(texts.pop("json"), parse_constant=_refuse)
     return Forms(ran.code, ran.out, **texts, json=record)

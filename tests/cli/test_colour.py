@@ -8,7 +8,7 @@ import pytest
 from running import refusal, run
 from terminals import STYLE, on_terminal
 
-from meshwise.cli import main, plan, terminal
+from meshwise.cli import main, terminal
 
 ARGV = ("model", "gpt2")
 SETTINGS = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS")
@@ -67,14 +67,14 @@ def test_quiet_shows_no_progress(monkeypatch, asked) -> None:
             return True
 
     class Bar:
-        def __init__(self) -> None:
+        def __init__(self, label: str) -> None:
             made.append(self)
 
         def __call__(self, done: int, total: int) -> None:
             pass
 
-    monkeypatch.setattr(plan, "Bar", Bar)
-    monkeypatch.setattr(plan.sys, "stderr", Terminal())
+    monkeypatch.setattr(terminal, "Bar", Bar)
+    monkeypatch.setattr(terminal.sys, "stderr", Terminal())
     argv = ("plan", "gpt2", "--on", "dgx-a100", "--gpus", "8", "--seq", "1k", "--batch", "64")
     assert main([*argv, *asked, "--json", "-o", "/dev/null"]) == 0
     assert bool(made) != bool(asked)

@@ -35,6 +35,9 @@ def asked(model):
 def test_brief_is_the_first_line_and_the_next_command_runs(model):
     for argv in asked(model):
         ran = forms(*argv)
+        if ran.json is None:  # a request that does not fit beside the weights
+            assert (ran.code, argv[0]) == (3, "serve")
+            continue
         (line,) = ran.brief.splitlines()
         assert ran.page.splitlines()[0] == ran.detail.splitlines()[0] == line
         assert re.search(r"\d", line) or "No layout" in line

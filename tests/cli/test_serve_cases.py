@@ -125,7 +125,6 @@ def test_deepseek_by_load() -> None:
         assert found[n]["tpot_low_s"] < measured < found[n]["tpot_high_s"]
     assert 2.2 < found[64]["tpot_s"] / found[8]["tpot_s"] < 3.2
     assert found[64]["ttft_s"] < 0.9
-    assert any("begin at once" in remark for remark in found[64]["remarks"])
 
 
 def test_few_active_weights_gain_little_from_tp() -> None:

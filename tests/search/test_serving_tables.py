@@ -42,7 +42,7 @@ def test_fp8_checkpoints_of_tensorrt_llm_have_an_fp8_cache():
         stated = serving_predictions(
             row(engine="trtllm", dtype="fp8", kv_dtype=given), PUBLISHED.parent
         )[0]
-        assert stated.assumed == (Assumed("length_spread", "0.05"),)
+        assert {a.field for a in stated.assumed} == {"length_spread", "max_batched_tokens"}
         assert (stated.predicted == found.predicted) == (given == "fp8")
     assert serving_predictions(row(engine="vllm", dtype="fp8"), PUBLISHED.parent)[0].assumed == (
         Assumed("length_spread", "0.05"),
@@ -74,8 +74,8 @@ def errors():
 @pytest.mark.parametrize(
     ("quantity", "engine", "mean", "median"),
     [
-        ("tpot_s", "vllm", 0.05, 0.04),
-        ("tpot_s", "sglang", 0.06, 0.04),
+        ("tpot_s", "vllm", 0.055, 0.04),
+        ("tpot_s", "sglang", 0.10, 0.08),
         ("tpot_s", "trtllm", 0.07, 0.05),
         ("total_latency_s", "fastertransformer", 0.07, 0.06),
     ],

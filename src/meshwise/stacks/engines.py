@@ -11,7 +11,7 @@ from meshwise.workloads.workload import MAX_SEQ
 
 _Tokens = Annotated[int, Range(1, MAX_SEQ, "tokens")]
 _Count = Annotated[int, Range(1, 1 << 20)]
-_Bytes = Annotated[float, Range(0.0, 1e12, "bytes")]
+_Bytes = Annotated[float, Range(0.0, 1e11, "bytes")]
 _Sequences = Annotated[int, Range(0, 1 << 20, "sequences")]
 
 
