@@ -159,3 +159,20 @@ def test_experts_compute_the_tokens_of_all_ranks():
 def test_arrivals_at_a_rate_are_served():
     found = server("qwen3-30b-a3b", "sglang").open(Arrivals(4.0), requests=800).steady
     assert found.requests_per_s == pytest.approx(4.0, rel=0.15)
+
+
+@pytest.mark.parametrize("policy", ["mixed", "first", "whole"])
+def test_prompts_that_wait_for_each_other_stop_decodes_less_often(policy):
+    """Later first tokens, quicker ones after; and whoever waits is served, however few the others are."""
+    prompt, answer = lengths(3, 400)
+    rules = RULES._replace(policy=policy, budget=1024)
+    found = {}
+    for gather in (0, 40):
+        _, requests = run(rules._replace(gather=gather), prompt, answer, 4, in_flight=32)
+        end, first, arrival = (np.array(v) for v in (requests.end, requests.first, requests.arrival))
+        assert np.all(np.isfinite(end))
+        found[gather] = np.mean(first - arrival), np.mean(end - first)
+    assert found[40][0] > found[0][0]
+    assert found[40][1] < found[0][1]
+    _, alone = run(rules._replace(gather=40), [100, 100], [10, 10], 4, in_flight=1)
+    assert np.all(np.isfinite(alone.end))
