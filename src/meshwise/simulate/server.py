@@ -14,7 +14,7 @@ from meshwise.simulate.loads.drawn import Drawn, drawn
 from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.loads.traces import MOST_REQUESTS
 from meshwise.simulate.lock_step import LockStep
-from meshwise.simulate.outcome import Figures, Spread, steady_state, whole_run
+from meshwise.simulate.outcome import Figures, Spread, settled, steady_state, whole_run
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.replica import IterationPrice, Replica
 from meshwise.simulate.rules import Rules, engine_rules, shares_experts
@@ -35,6 +35,14 @@ class Simulated(NamedTuple):
     seed: int
     arrivals: Arrivals | None = None
     ranks: int = 1  # replicas of attention that share their experts, and were simulated together
+    answer: float = 0.0  # tokens of an answer, in the mean of the run's requests
+
+    @property
+    def served(self) -> Simulated:
+        """Of arrivals at a rate that are known not to be too many: with their rate as what is served."""
+        if self.arrivals is None or self.arrivals.trace is not None:
+            return self
+        return self._replace(steady=settled(self.steady, self.arrivals.rate, self.answer))
 
 
 def replicas_at_work(w: Serving, dp: int) -> int:
@@ -110,7 +118,7 @@ class SimulatedServer:
             most = self.most_per_s(seed=seed)
             if arrivals.rate >= most:
                 raise overload(arrivals.rate, most)
-        return found
+        return found.served
 
     def arriving(
         self, arrivals: Arrivals, *, requests: int | None = None, seed: int = 0
@@ -124,7 +132,8 @@ class SimulatedServer:
         steady = steady_state(queue, run.timeline, self.servers, 0)
         whole = whole_run(queue, run.timeline, self.servers)
         return Simulated(
-            whole, steady, n, self.servers, run.stopped, seed, arrivals, ranks=self.ranks
+            *(whole, steady, n, self.servers, run.stopped, seed, arrivals, self.ranks),
+            sum(what.answer) / n,
         )
 
     def most_per_s(self, *, seed: int = 0) -> float:
