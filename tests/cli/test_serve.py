@@ -328,3 +328,21 @@ def test_latency_against_load():
 )
 def test_a_sweep_of_no_rates_is_refused(extra):
     refusal(*BASE, *RATE, *extra)
+
+
+def test_a_rate_of_a_sweep_is_judged_as_it_is_alone():
+    few = ("--requests", "150")
+    most = answer(*BASE, *RATE, "--sweep", "request-rate=1:2", *few)["most_requests_per_s"]
+    ends = f"request-rate={0.97 * most:.4g}:{1.6 * most:.4g}"
+    points = answer(*BASE, *RATE, "--sweep", ends, *few)["points"]
+    for p in (points[0], points[2], points[-1]):
+        alone = run(*BASE, *RATE, "--request-rate", repr(p["request_rate"]), *few, "--json")
+        assert alone.code == (3 if p["saturated"] else 0)
+
+
+def test_a_sweep_of_which_nothing_is_served_has_the_exit_code_of_one_such_rate():
+    asked = (*BASE, *RATE, "--sweep", "request-rate=500:600", "--requests", "400")
+    found = run(*asked)
+    assert found.code == 3
+    assert "more requests arrive than are served" in " ".join(found.out.split())
+    assert max(map(len, found.out.splitlines())) <= 80

@@ -265,6 +265,8 @@ def _curve(
     limits = tuple(limit for each in latency.latency_limits(o).values() for limit in each)
     result = LoadCurveResult(found, limits, options.price(o))
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
+    if result.saturated:
+        raise click.exceptions.Exit(3)  # as of one such rate
 
 
 def _ends(o: Given) -> tuple[float, float]:

@@ -79,6 +79,7 @@ class SimulatedServer:
             self.rules = self.rules._replace(most_sequences=most)
         self._price = price
         self.progress: Callable[[int, int], None] | None = None
+        self._most: dict[int, float] = {}  # requests/s at most, by seed
 
     def price(self, most: int) -> IterationPrice:
         """Of up to ``most`` sequences."""
@@ -138,6 +139,11 @@ class SimulatedServer:
 
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that all replicas serve where there is always one waiting."""
+        if seed not in self._most:
+            self._most[seed] = self._most_per_s(seed)
+        return self._most[seed]
+
+    def _most_per_s(self, seed: int) -> float:
         self.progress = None
         in_flight = 2 * self._at_once() * self.ranks
         n = min(max(4 * in_flight, 400), MOST_REQUESTS)
