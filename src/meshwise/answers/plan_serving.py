@@ -245,7 +245,7 @@ def serving_plan_line(p: PlannedServing) -> str:
         [
             head,
             f"{words.rate_words(best.tokens_per_s_per_device)} tokens/s per GPU",
-            f"TPOT {words.time_words(best.tpot_s, best.tpot_low_s, best.tpot_high_s)}",
+            words.pace_words(best.tpot_s, best.tpot_low_s, best.tpot_high_s),
             f"TTFT {format_time(best.ttft_s)}",
             *limited_words(best, asked.limits),
             load,
@@ -272,8 +272,10 @@ def _better(a: ServingPlan, other: ServingRow) -> str:
     if best.run is not None and other.run is None:
         best, how = a.averaged or best, " by averages"
     share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
-    slower = other.tpot_s / best.tpot_s - 1.0
-    return f"{words.signed(-share)} tokens/s/GPU, {words.signed(slower)} TPOT{how}"
+    said = f"{words.signed(-share)} tokens/s/GPU"
+    if best.tpot_s > 0.0 and other.tpot_s > 0.0:
+        said += f", {words.signed(other.tpot_s / best.tpot_s - 1.0)} TPOT"
+    return f"{said}{how}"
 
 
 _RANKED = (
