@@ -27,6 +27,7 @@ from meshwise.answers.serving.sentences import (
     goodput_words,
     limited_words,
     nearest_words,
+    short_load_words,
 )
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines
@@ -235,11 +236,12 @@ def serving_plan_line(p: PlannedServing) -> str:
     head = f"Best {layout}" if not partial else f"Best so far {layout}"
     if asked.fixed and p.plan.objective != "latency":
         head = f"Fewest: {format_gpus(best.devices)}, {layout}"
-    load = f"{best.concurrency:,} in flight"
-    if asked.sent.arrivals is not None:
-        run = best.run
-        rate = best.requests_per_s if run is None or run.arrivals is None else run.arrivals.rate
-        load = f"{rate:g} requests/s"
+    arrivals = asked.sent.arrivals
+    if best.run is not None:
+        arrivals = best.run.arrivals
+    elif arrivals is not None:
+        arrivals = arrivals._replace(rate=best.requests_per_s)
+    load = short_load_words(arrivals, best.concurrency)
     price = token_price(p.price_per_device_hour, best.devices, best.tokens_per_s)
     return words.first_line(
         [

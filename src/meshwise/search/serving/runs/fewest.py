@@ -78,6 +78,8 @@ class FewestGpus:
         self.trials, self.gpus, self.pins, self.limits = trials, gpus, pins, limits
         coming = trials.sent.arrivals
         self.rate = None if coming is None else coming.rate
+        # which ends: whatever its rate, a run of it says whether it is served
+        self.trace = None if coming is None else coming.trace
         self.flight = trials.w.concurrency
         self.doubt = _DOUBT
         self._known: dict[tuple[Layout, bool], Trial] = {}
@@ -99,11 +101,17 @@ class FewestGpus:
             if batch <= 0.0 or rate <= 0.0:
                 continue
             layout = units.layouts.at(i, SERVES)
-            need = self.flight / batch if self.rate is None else self.rate / rate
+            need = self._need(batch, rate)
             if units.joined[i]:
                 need /= layout.dp
             found.append(Unit(layout, layout.devices, need, bool(units.joined[i])))
         return sorted(found, key=lambda c: (c.gpus, c.devices))
+
+    def _need(self, batch: float, rate: float) -> float:
+        """Replicas of so many requests in flight, and requests/s, that the load needs."""
+        if self.trace is not None:  # what a replica does until its last request ends
+            return len(self.trace.arrival) / (self.trace.arrival[-1] * rate + batch)
+        return self.flight / batch if self.rate is None else self.rate / rate
 
     def _most(self, c: Unit, gpus: int) -> int:
         """Replicas on so many GPUs."""
@@ -196,7 +204,8 @@ class FewestGpus:
 
     def least(self, c: Unit) -> int:
         """GPUs that a unit needs at least, as far as is known."""
-        replicas = 1 if c.joined else max(math.ceil(c.need / self.doubt), 1)
+        some = c.joined or self.trace is not None
+        replicas = 1 if some else max(math.ceil(c.need / self.doubt), 1)
         known = self.failed.get(c.layout, 0)
         return c.devices * max(replicas, known + 1)
 
@@ -219,7 +228,8 @@ class FewestGpus:
                     refused[code] = refused.get(code, 0) + n
                 mine = self._candidates(more)
                 candidates += mine
-                self._smallest([c for c in mine if c.need <= self.doubt][: 2 * MOST_NEAR], found)
+                enough = [c for c in mine if self.trace or c.need <= self.doubt]
+                self._smallest(enough[: 2 * MOST_NEAR], found)
         candidates.sort(key=lambda c: (c.gpus, c.devices))
         nearest = None if found else self._nearest(candidates or self._quickest(units))
         seen = {s.candidate.layout for s in found}
