@@ -216,7 +216,7 @@ def _fewest(
         below, binds = found.found[0].below or found.smaller, None
         if below is not None:
             binds = binding(rows[0], below, asked.limits)
-        elif found.refused.get("memory"):
+        elif found.refused.get("memory") and rows[0].devices > 1:
             binds = ServingBinding("memory")
         return served._replace(binds=binds)
     return _with_more(served, trials, pins, asked)

@@ -231,6 +231,8 @@ class FewestGpus:
                 enough = [c for c in mine if self.trace or c.need <= self.doubt]
                 self._smallest(enough[: 2 * MOST_NEAR], found)
         candidates.sort(key=lambda c: (c.gpus, c.devices))
+        if found:
+            self._fewer(candidates, found)
         nearest = None if found else self._nearest(candidates or self._quickest(units))
         seen = {s.candidate.layout for s in found}
         others = [c for c in candidates if c.layout not in seen and not self._hopeless(c)]
@@ -278,6 +280,18 @@ class FewestGpus:
                 return sized.met
         return None
 
+    def _fewer(self, candidates: list[Unit], found: list[Sized]) -> None:
+        """Where no run shows why fewer GPUs than the best's do not do, run what needs the fewest by averages
+        on as many as may be had; what does all the same is the best then."""
+        best = found[0].met.layout.devices
+        if found[0].below is not None or self._smaller(best) is not None:
+            return
+        fitting = [c for c in candidates if self._allowed(c, self._most(c, best - 1))]
+        for c in fitting[:MOST_NEAR]:
+            sized = self.sized(c, found[0].met.layout.devices - 1)
+            if sized is not None:
+                found.insert(0, sized)
+
     def _smaller(self, devices: int) -> Trial | None:
         tried = [t for t in self._known.values() if not t.met and t.layout.devices < devices]
         return min(tried, key=lambda t: t.used, default=None)
@@ -297,8 +311,12 @@ class FewestGpus:
         near = min(tried, key=lambda t: t.used, default=None)
         if near is None or self.rate is None or not may_be_overloaded(near.run):
             return near
-        most = max(self.trials.most_per_s(t.layout, few=True) for t in tried)
-        return near._replace(most_per_s=most) if self.rate >= most else near
+        served = {t.layout: self.trials.most_per_s(t.layout, few=True) for t in tried}
+        enough = [t for t in tried if served[t.layout] > self.rate]
+        if enough:  # limits are missed, not the rate
+            return min(enough, key=lambda t: t.used)
+        most = max(tried, key=lambda t: served[t.layout])
+        return most._replace(most_per_s=served[most.layout])
 
     def _others(self, candidates: list[Unit], least: int) -> list[Layout]:
         """Layouts by averages, with the replicas that they need; not those that averages alone say to do with
