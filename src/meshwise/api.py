@@ -23,7 +23,7 @@ from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack, replaced
 from meshwise.stacks.switches import words_of
 from meshwise.strict_tables import count, one_of
-from meshwise.workloads.limits import Latency, limits_by_quantity
+from meshwise.workloads.limits import Latency, limits_by_quantity, refuse_without_tokens
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill, Training, Workload
 
@@ -341,7 +341,7 @@ def serve(
     from meshwise.answers.serve_pools import PoolsResult
     from meshwise.search.serving.pools import PoolLayouts, check_pools, simulate_pools
     from meshwise.search.serving.runs.room import PlacedServer, room_for
-    from meshwise.search.serving.served import simulated
+    from meshwise.search.serving.served import simulated, with_lengths
     from meshwise.search.serving.steady_state import steady
     from meshwise.simulate.loads.arrivals import traffic
     from meshwise.simulate.loads.traces import MOST_REQUESTS
@@ -368,6 +368,7 @@ def serve(
     else:
         check(one, spec, where, step, software, gpus, workload.concurrency)
     coming, parts = traffic(request_rate, arrivals, requests), (spec, where, software)
+    refuse_without_tokens(limits, with_lengths(workload, coming).osl)
     room = room_for(PlacedServer(*parts, one, workload), pools.prefill, max_model_len, coming)
     if prefill is not None:
         both = simulate_pools(*parts, pools, workload, coming, requests, seed, progress)

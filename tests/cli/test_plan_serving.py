@@ -143,3 +143,29 @@ def test_a_limit_of_latency_and_a_global_batch_are_refused_before_what_is_missin
     ran = run("plan", "gpt2", "--on", "hgx-h100", "--global-batch", "64", "--tpot", "20ms")
     assert ran.code == 2
     assert "--global-batch=64 has no meaning in serving (--tpot)" in ran.err
+
+
+SHORT = ("plan", "llama-3.1-8b", "--on", "hgx-h100", "--gpus", "8", "--isl", "1k")
+
+
+@pytest.mark.parametrize("osl", ["1", "2"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--concurrency", "4"),
+        ("--request-rate", "8"),
+        ("--ttft", "200ms"),
+        ("--ttft", "200ms", "--disaggregated"),
+    ],
+    ids=" ".join,
+)
+def test_answers_of_a_token_or_two(osl: str, extra: tuple[str, ...]) -> None:
+    found = run(*SHORT, "--osl", osl, *extra, "--requests", "60")
+    assert (found.code, found.err) == (0, "")
+    assert ("no TPOT" in found.out) is (osl == "1")
+
+
+@pytest.mark.parametrize("more", [("--concurrency", "4"), ("--request-rate", "9"), ()])
+def test_a_limit_on_the_time_per_token_of_answers_of_one_is_refused(more: tuple[str, ...]) -> None:
+    asked = (*SHORT, "--osl", "1", "--tpot", "p50=1ms", *more)
+    assert refusal(*asked)["field"] == "--tpot"

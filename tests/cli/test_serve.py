@@ -276,7 +276,7 @@ def test_more_than_can_be_served_has_an_exit_code_of_its_own():
         (("--request-rate", "5", "--requests", "0"), "--requests"),
         (("--request-rate", "5", "--requests", "9999999"), "--requests"),
         (("--request-rate", "5", "--seed", "x"), "--seed"),
-        (("--arrivals", "none.csv"), "--isl"),
+        (("--arrivals", "none.csv"), "--arrivals"),
         (("--concurrency", "4", "--arrivals", "gamma:2"), "--arrivals"),
         (("--concurrency", "4", "--length-spread", "2"), "--length-spread"),
     ],
@@ -328,3 +328,46 @@ def test_latency_against_load():
 )
 def test_a_sweep_of_no_rates_is_refused(extra):
     refusal(*BASE, *RATE, *extra)
+
+
+def test_a_rate_of_a_sweep_is_judged_as_it_is_alone():
+    few = ("--requests", "150")
+    most = answer(*BASE, *RATE, "--sweep", "request-rate=1:2", *few)["most_requests_per_s"]
+    ends = f"request-rate={0.97 * most:.4g}:{1.6 * most:.4g}"
+    points = answer(*BASE, *RATE, "--sweep", ends, *few)["points"]
+    for p in (points[0], points[2], points[-1]):
+        alone = run(*BASE, *RATE, "--request-rate", repr(p["request_rate"]), *few, "--json")
+        assert alone.code == (3 if p["saturated"] else 0)
+
+
+def test_a_sweep_of_which_nothing_is_served_has_the_exit_code_of_one_such_rate():
+    asked = (*BASE, *RATE, "--sweep", "request-rate=500:600", "--requests", "400")
+    found = run(*asked)
+    assert found.code == 3
+    assert "more requests arrive than are served" in " ".join(found.out.split())
+    assert max(map(len, found.out.splitlines())) <= 80
+
+
+ONE = (*BASE, "--isl", "1024", "--osl", "1")
+
+
+def test_answers_of_one_token_have_no_time_per_token():
+    page = run(*ONE, "--concurrency", "4").out
+    assert page.startswith("no TPOT")
+    assert " 0 ns" not in page
+    for load in (("--concurrency", "4"), ("--sweep", "request-rate=1:2"), ("--request-rate", "2")):
+        assert refusal(*ONE, *load, "--tpot", "p50=1ms")["field"] == "--tpot"
+
+
+def test_what_is_no_way_of_arriving_is_said_before_what_else_is_wrong():
+    error = refusal(*BASE, "--isl", "1k", "--osl", "64", "--arrivals", "uniform")
+    assert error["field"] == "--arrivals"
+    assert "poisson" in error["message"]
+
+
+def test_a_sweep_of_a_trace_is_refused(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("0,100,10\n1,100,10\n")
+    error = refusal(*BASE, "--arrivals", str(path), "--sweep", "request-rate=1:2")
+    assert error["field"] == "--arrivals"
+    assert "file" not in error["legal"]

@@ -301,3 +301,21 @@ def test_limits_are_read_alike_from_words_and_numbers() -> None:
     assert [limit.name for limit in words] == ["ttft_p50", "ttft_p95"]
     means = ServingAsked((*words, *limits_of(0.5, "tpot", "tpot_s"))).means
     assert (means.ttft_s, means.tpot_s, means.request_s) == (0.3, 0.5, None)
+
+
+@pytest.mark.parametrize("lines", [1, 50], ids=["one request", "fifty at once"])
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_a_trace_of_one_time_is_served(tmp_path, lines, objective) -> None:
+    """It has no rate, and ends: the smallest layout that keeps the limits does."""
+    path = tmp_path / "trace.csv"
+    path.write_text("0,500,100\n" * lines)
+    sent = load(1, 1, 256)
+    asked = {"arrivals": str(path), "gpus": 8, "objective": objective}
+    found = mw.plan(LLAMA, HGX, sent, **asked).to_dict()
+    assert found["best"]["devices"] == (8 if objective == "latency" else 1)
+    assert found["workload"]["request_rate"] is None
+    assert all(row["concurrency"] <= max(lines, row["dp"]) for row in found["layouts"])
+    if objective == "throughput" and lines > 1:
+        tight = mw.plan(LLAMA, HGX, sent, ttft_s=0.2, **asked).to_dict()
+        assert 1 < tight["best"]["devices"] <= 8
+        assert tight["best"]["ttft_s"] <= 0.2

@@ -128,3 +128,22 @@ def test_the_same_seed_gives_the_same_figures():
     assert a != b
     assert a == pytest.approx(b, rel=0.3)
     assert np.isfinite(a)
+
+
+@pytest.mark.parametrize("stack", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("osl", [2, 3, 8])
+def test_no_token_takes_less_than_an_iteration(stack, osl):
+    """However short the answers are, alone and of arrivals."""
+    s = server(stack, concurrency=1, osl=osl, length_spread=0.0)
+    least = s.price(1).decode_s(1, 1025)
+    for found in (s.closed().steady, s.open(Arrivals(4.0), requests=200).steady):
+        assert found.samples.tpot_s.min() >= 0.999 * least
+        assert found.tpot_s.p50 >= 0.999 * least
+
+
+@pytest.mark.parametrize("arrivals", [Arrivals(0.5), Arrivals(12.0), Arrivals(4.0, 0.1)])
+@pytest.mark.parametrize("dp", [1, 2])
+def test_in_a_steady_state_as_many_end_as_come(arrivals, dp):
+    found = server(dp=dp).open(arrivals, requests=300).steady
+    assert found.requests_per_s == pytest.approx(arrivals.rate)
+    assert found.tokens_per_s == pytest.approx(arrivals.rate * 0.9 * 256, rel=0.02)

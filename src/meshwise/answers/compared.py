@@ -125,7 +125,7 @@ def compared_line(c: Compared | ComparedServing) -> str:
     if isinstance(mine, PlanRow):
         time = words.time_words(mine.step_s, mine.step_low_s, mine.step_high_s, "step")
     else:
-        time = f"TPOT {words.time_words(mine.tpot_s, mine.tpot_low_s, mine.tpot_high_s)}"
+        time = words.pace_words(mine.tpot_s, mine.tpot_low_s, mine.tpot_high_s)
     said = [time, f"{words.rate_words(mine.tokens_per_s_per_device)} tokens/s per GPU"]
     return words.first_line(
         [*said, "fits" + ", tight" * mine.tight if mine.fits else "", compared_verdict(c)]
@@ -163,7 +163,7 @@ def _training_cells(r: PlanRow) -> tuple[str, ...]:
 def _serving_cells(r: ServingRow) -> tuple[str, ...]:
     return (
         serving_mesh_words(r.layout),
-        format_time(r.tpot_s),
+        words.pace(r.tpot_s),
         format_time(r.ttft_s),
         f"{r.tokens_per_s_per_device:,.1f}",
         format_memory(r.memory_bytes),

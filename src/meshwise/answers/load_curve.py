@@ -69,6 +69,11 @@ class LoadCurveResult(Placed):
             "points": _points(c, self.limits, self.price),
         }
 
+    @property
+    def saturated(self) -> bool:
+        """Whether more come than leave at every rate."""
+        return all(run is None for run in self.found.runs)
+
     def page(self) -> Page:
         return _page(self.found, self.limits, self.price)
 
@@ -121,8 +126,9 @@ def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -
         rows.append(
             (
                 f"{rate:.3g}",
-                *(format_time(v) for v in (f.ttft_s.mean, f.ttft_s.p95, f.tpot_s.mean)),
-                *(format_time(f.tpot_s.p95), f"{f.running.mean * run.replicas:,.0f}"),
+                *(format_time(v) for v in (f.ttft_s.mean, f.ttft_s.p95)),
+                *(words.pace(v) for v in (f.tpot_s.mean, f.tpot_s.p95)),
+                *(f"{f.running.mean * run.replicas:,.0f}"),
                 f"{f.tokens_per_s / c.layout.devices:,.1f}",
                 *([words.percent(good_shares(f, limits).requests)] if limits else []),
                 *(
@@ -143,6 +149,8 @@ def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -
     header += ("within limits",) * bool(limits) + ("$/1M tokens",) * (price is not None)
     table = Table("Steady state by rate", header, tuple(rows))
     said = f"At {c.most_per_s:.3g} requests/s the queue begins to grow without bound."
+    if all(run is None for run in c.runs):
+        said += " At each of the rates more requests arrive than are served."
     served = [rate for rate, run in zip(c.rates, c.runs, strict=True) if run is not None]
     if limits:
         said += _kept(c, limits)
@@ -154,7 +162,7 @@ def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -
             else "",
         ]
     )
-    return Page(heading, (table, said), line)
+    return Page(heading, (table, wrap(said)), line)
 
 
 def _kept(c: LoadCurve, limits: tuple[LatencyLimit, ...]) -> str:

@@ -27,6 +27,7 @@ from meshwise.answers.serving.sentences import (
     goodput_words,
     limited_words,
     nearest_words,
+    short_load_words,
 )
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines
@@ -235,17 +236,18 @@ def serving_plan_line(p: PlannedServing) -> str:
     head = f"Best {layout}" if not partial else f"Best so far {layout}"
     if asked.fixed and p.plan.objective != "latency":
         head = f"Fewest: {format_gpus(best.devices)}, {layout}"
-    load = f"{best.concurrency:,} in flight"
-    if asked.sent.arrivals is not None:
-        run = best.run
-        rate = best.requests_per_s if run is None or run.arrivals is None else run.arrivals.rate
-        load = f"{rate:g} requests/s"
+    arrivals = asked.sent.arrivals
+    if best.run is not None:
+        arrivals = best.run.arrivals
+    elif arrivals is not None:
+        arrivals = arrivals._replace(rate=best.requests_per_s)
+    load = short_load_words(arrivals, best.concurrency)
     price = token_price(p.price_per_device_hour, best.devices, best.tokens_per_s)
     return words.first_line(
         [
             head,
             f"{words.rate_words(best.tokens_per_s_per_device)} tokens/s per GPU",
-            f"TPOT {words.time_words(best.tpot_s, best.tpot_low_s, best.tpot_high_s)}",
+            words.pace_words(best.tpot_s, best.tpot_low_s, best.tpot_high_s),
             f"TTFT {format_time(best.ttft_s)}",
             *limited_words(best, asked.limits),
             load,
@@ -272,8 +274,10 @@ def _better(a: ServingPlan, other: ServingRow) -> str:
     if best.run is not None and other.run is None:
         best, how = a.averaged or best, " by averages"
     share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
-    slower = other.tpot_s / best.tpot_s - 1.0
-    return f"{words.signed(-share)} tokens/s/GPU, {words.signed(slower)} TPOT{how}"
+    said = f"{words.signed(-share)} tokens/s/GPU"
+    if best.tpot_s > 0.0 and other.tpot_s > 0.0:
+        said += f", {words.signed(other.tpot_s / best.tpot_s - 1.0)} TPOT"
+    return f"{said}{how}"
 
 
 _RANKED = (

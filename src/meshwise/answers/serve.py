@@ -318,7 +318,7 @@ def serve_line(d: ServeRecord, asked: int) -> str:
         room = f"holds {d['max_concurrency']:,} of {asked:,} requests"
     return words.first_line(
         [
-            f"TPOT {words.time_words(d['tpot_s'], d['tpot_low_s'], d['tpot_high_s'])}",
+            words.pace_words(d["tpot_s"], d["tpot_low_s"], d["tpot_high_s"]),
             f"TTFT {format_time(d['ttft_s'])}",
             f"{words.rate_words(d['tokens_per_s'])} tokens/s ({words.rate_words(d['tokens_per_s_per_device'])} per GPU)",
             *(f"goodput {words.percent(d[k])} of the requests" for k in ("good_share",) if k in d),
@@ -351,7 +351,7 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
         "Steady state",
         ("what", "value"),
         (
-            ("time per output token (TPOT)", format_time(d["tpot_s"])),
+            ("time per output token (TPOT)", words.pace(d["tpot_s"])),
             *words.interval_row(d["tpot_s"], d["tpot_low_s"], d["tpot_high_s"]),
             ("time to first token (TTFT)", format_time(d["ttft_s"])),
             ("whole request", format_time(d["request_s"])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meshwise.answers.records.attributes import Key
 from meshwise.answers.records.result import Placed
+from meshwise.answers.text import words
 from meshwise.answers.text.tables import Table
 from meshwise.simulate.outcome import PERCENTILES, Figures, Spread
 from meshwise.simulate.server import Simulated
@@ -110,10 +111,10 @@ def run_words(s: Simulated) -> str:
 def percentiles_table(f: Figures, title: str) -> Table:
     """A row per latency: its mean and percentiles."""
     rows = []
-    for key, words in _NAMES:
+    for key, name in _NAMES:
         spread = getattr(f, key)
         if spread.p99 > 0.0:
-            rows.append((words, *(format_time(v) if v > 0.0 else "0" for v in spread)))
+            rows.append((name, *(format_time(v) if v > 0.0 else "0" for v in spread)))
     header = ("latency", "mean", "p50", "p90", "p95", "p99")
     return Table(title, header, tuple(rows), frozenset({0}))
 
@@ -125,7 +126,7 @@ def run_table(s: Simulated) -> Table:
         run_words(s),
         ("what", "value"),
         (
-            ("time per output token (TPOT)", format_time(f.tpot_s.mean)),
+            ("time per output token (TPOT)", words.pace(f.tpot_s.mean)),
             ("time to first token (TTFT)", format_time(f.ttft_s.mean)),
             ("whole request", format_time(f.request_s.mean)),
             ("output tokens/s", f"{f.tokens_per_s:,.1f}"),

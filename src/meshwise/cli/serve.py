@@ -253,8 +253,11 @@ def _curve(
     from meshwise.search.serving.served import load_curve
     from meshwise.simulate.loads.arrivals import arrivals_of
     from meshwise.simulate.loads.traces import MOST_REQUESTS
+    from meshwise.workloads.limits import refuse_without_tokens
 
-    ends = _ends(o.but(concurrency=None))
+    ends, limits = _ends(o.but(concurrency=None)), latency.latency_limits(o)
+    limited = tuple(limit for each in limits.values() for limit in each)
+    refuse_without_tokens(limited, load.osl)
     one = asked(degrees, SERVES)
     check(one, model, cluster, load.decode(), stack, gpus, load.concurrency)
     arrivals_of(o.word("arrivals"), 1.0)
@@ -262,9 +265,10 @@ def _curve(
     requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
     words = o.word("arrivals")
     found = load_curve(model, cluster, stack, one, load, ends, words, requests, seed)
-    limits = tuple(limit for each in latency.latency_limits(o).values() for limit in each)
-    result = LoadCurveResult(found, limits, options.price(o))
+    result = LoadCurveResult(found, limited, options.price(o))
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "points")
+    if result.saturated:
+        raise click.exceptions.Exit(3)  # as of one such rate
 
 
 def _ends(o: Given) -> tuple[float, float]:
@@ -279,6 +283,13 @@ def _ends(o: Given) -> tuple[float, float]:
                 value=o[name],
                 legal=f"leave {option_of(name)} or --sweep out",
             )
+    if traced(o):
+        raise InputError(
+            f"--arrivals={shorten(o['arrivals'])}: a trace has one rate, its own",
+            field="--arrivals",
+            value=o["arrivals"],
+            legal="poisson or gamma:B with --sweep, or the trace without it",
+        )
     text = o.word("sweep")
     name, _, values = text.partition("=")
     low, colon, high = values.partition(":")
@@ -310,6 +321,7 @@ def rate(o: Given) -> float | None:
 
 def with_arrivals(o: Given, most: int) -> Given:
     """The options with what a trace says of lengths, and how many requests may run at once."""
+    from meshwise.simulate.loads.traces import require_file
     from meshwise.workloads.workload import MAX_BATCH
 
     if not arriving(o):
@@ -320,6 +332,7 @@ def with_arrivals(o: Given, most: int) -> Given:
         return o
     for name in ("isl", "osl", "length_spread"):
         if o.has(name):
+            require_file(o.word("arrivals"), "--arrivals")
             raise InputError(
                 f"{option_of(name)}={shorten(o[name])}: the trace says how long its requests are",
                 field=option_of(name),

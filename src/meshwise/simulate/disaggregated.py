@@ -139,7 +139,7 @@ class DisaggregatedServer:
             most = self.most_per_s(seed=seed)
             if arrivals.rate >= most:
                 raise overload(arrivals.rate, most)
-        return found, transfers
+        return found.served, transfers
 
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that are served where there is always one waiting."""
@@ -177,5 +177,6 @@ class DisaggregatedServer:
             sum(server.stopped for server in pools.decodes),
             seed,
             arrivals,
+            answer=sum(what.answer) / queue.size,
         )
         return found, Transfers(spread_of(pools.moved_s), spread_of(pools.waited_s))

@@ -98,6 +98,12 @@ def over_time(begin: Any, end: Any, since: float, until: float) -> Spread:
     return spread_of(np.concatenate([[0.0], inside]), np.concatenate([[times[0] - since], lasted]))
 
 
+def settled(f: Figures, rate: float, answer: float) -> Figures:
+    """The steady state of arrivals that are served: as many end as come, ``rate`` requests per second, each
+    with ``answer`` tokens in the mean. What ended during the run was short of it, or more, by chance."""
+    return f._replace(requests_per_s=rate, tokens_per_s=rate * answer)
+
+
 def warm_up(values: Any) -> int:
     """How many of a series' first values are not of its steady state: the cut after which the mean of the
     others is known best (MSER-5: White, Simulation 69(6), 1997), at most half of them."""
@@ -119,8 +125,9 @@ def figures(
         np.asarray(a)[index]
         for a in (requests.arrival, requests.start, requests.first, requests.end)
     )
-    answer = np.asarray(requests.answer)
+    answer, made = np.asarray(requests.answer), np.asarray(requests.made)[index]
     more = answer[index] > 1
+    pace = (end - np.where(np.isnan(made), first, made)) / np.maximum(answer[index] - 1, 1)
     since, until = span
     # what ended in the span: in a steady state as much as was begun in it
     ends = np.asarray(requests.end)
@@ -128,7 +135,7 @@ def figures(
     seconds = max(until - since, 1e-30)
     return Figures(
         requests=int(arrival.size),
-        tpot_s=spread_of(((end - first)[more]) / (answer[index][more] - 1)),
+        tpot_s=spread_of(pace[more]),
         itl_s=spread_of(*timeline.gaps(since, until)),
         ttft_s=spread_of(first - arrival),
         request_s=spread_of(end - arrival),
@@ -139,7 +146,7 @@ def figures(
         waiting=over_time(requests.arrival, requests.start, since, until),
         samples=Samples(
             first - arrival,
-            np.where(more, end - first, 0.0) / np.maximum(answer[index] - 1, 1),
+            np.where(more, pace, 0.0),
             end - arrival,
             answer[index],
         ),

@@ -108,6 +108,9 @@ class Station:
     def began(self, request: int, now: float) -> None:
         """Its first token: of a prefill its end says it."""
 
+    def unfollowed(self, request: int, made: float) -> None:
+        """Its first token is of the other pool, and never seen late by this one."""
+
 
 class PoolLink(NamedTuple):
     """Between the pools: a prompt's bytes per token, and what a server of each sends and gets [bytes/s]."""

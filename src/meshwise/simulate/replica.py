@@ -73,6 +73,7 @@ class Replica:
         self.turn = [0] * n  # how often a request was admitted; 0 of entries that are stale
         self.to_do = [0] * n  # tokens of the prompt that are not computed yet
         self.done = [0.0] * n  # tokens of the answer that were computed before it was stopped
+        self.made = [0.0] * n  # when the first token of the answer was computed
         self.begun = [0] * n  # decode iteration at which it began
         self.yields = [1.0] * n  # tokens of a decode iteration, in the mean of its own
         self.decode_iterations = 0
@@ -87,7 +88,7 @@ class Replica:
     def keep_book_of(self, other: Replica) -> None:
         """The same lists as another one, where a request is of one of them."""
         self.turn, self.to_do, self.done = other.turn, other.to_do, other.done
-        self.begun, self.yields = other.begun, other.yields
+        self.made, self.begun, self.yields = other.made, other.begun, other.yields
 
     @property
     def busy(self) -> bool:
@@ -230,6 +231,7 @@ class Replica:
         self.prompt_tokens -= whole
         first = self.done[request] == 0.0
         if first:
+            self.made[request] = self.now
             self.unseen.append((self.iteration, request, False))
         left = self.requests.answer[request] - self.done[request] - 1.0
         self.remaining -= 1.0
@@ -334,6 +336,8 @@ class Replica:
         while self.unseen and self.unseen[0][0] <= until:
             _, request, last = self.unseen.popleft()
             if last:
+                if until == NEVER and self.rules.ahead:
+                    self.requests.unfollowed(request, self.made[request])
                 self.requests.ended(request, self.now)
             else:
                 self.requests.began(request, self.now)

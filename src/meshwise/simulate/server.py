@@ -14,7 +14,7 @@ from meshwise.simulate.loads.drawn import Drawn, drawn
 from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.loads.traces import MOST_REQUESTS
 from meshwise.simulate.lock_step import LockStep
-from meshwise.simulate.outcome import Figures, Spread, steady_state, whole_run
+from meshwise.simulate.outcome import Figures, Spread, settled, steady_state, whole_run
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.replica import IterationPrice, Replica
 from meshwise.simulate.rules import Rules, engine_rules, shares_experts
@@ -35,6 +35,14 @@ class Simulated(NamedTuple):
     seed: int
     arrivals: Arrivals | None = None
     ranks: int = 1  # replicas of attention that share their experts, and were simulated together
+    answer: float = 0.0  # tokens of an answer, in the mean of the run's requests
+
+    @property
+    def served(self) -> Simulated:
+        """Of arrivals at a rate that are known not to be too many: with their rate as what is served."""
+        if self.arrivals is None or self.arrivals.trace is not None:
+            return self
+        return self._replace(steady=settled(self.steady, self.arrivals.rate, self.answer))
 
 
 def replicas_at_work(w: Serving, dp: int) -> int:
@@ -71,6 +79,7 @@ class SimulatedServer:
             self.rules = self.rules._replace(most_sequences=most)
         self._price = price
         self.progress: Callable[[int, int], None] | None = None
+        self._most: dict[int, float] = {}  # requests/s at most, by seed
 
     def price(self, most: int) -> IterationPrice:
         """Of up to ``most`` sequences."""
@@ -110,7 +119,7 @@ class SimulatedServer:
             most = self.most_per_s(seed=seed)
             if arrivals.rate >= most:
                 raise overload(arrivals.rate, most)
-        return found
+        return found.served
 
     def arriving(
         self, arrivals: Arrivals, *, requests: int | None = None, seed: int = 0
@@ -124,11 +133,17 @@ class SimulatedServer:
         steady = steady_state(queue, run.timeline, self.servers, 0)
         whole = whole_run(queue, run.timeline, self.servers)
         return Simulated(
-            whole, steady, n, self.servers, run.stopped, seed, arrivals, ranks=self.ranks
+            *(whole, steady, n, self.servers, run.stopped, seed, arrivals, self.ranks),
+            sum(what.answer) / n,
         )
 
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that all replicas serve where there is always one waiting."""
+        if seed not in self._most:
+            self._most[seed] = self._most_per_s(seed)
+        return self._most[seed]
+
+    def _most_per_s(self, seed: int) -> float:
         self.progress = None
         in_flight = 2 * self._at_once() * self.ranks
         n = min(max(4 * in_flight, 400), MOST_REQUESTS)

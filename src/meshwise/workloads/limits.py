@@ -139,3 +139,19 @@ def limits_by_quantity(
     return tuple(
         limit for name, value in asked.items() for limit in limits_of(value, name, f"{name}_s")
     )
+
+
+def refuse_without_tokens(limits: tuple[LatencyLimit, ...], osl: int) -> None:
+    """Refuse a limit on the time per output token of answers that have no token after the first.
+
+    :param osl: tokens of the longest answer.
+    """
+    limit = next((limit for limit in limits if limit.quantity == "tpot"), None)
+    if osl > 1 or limit is None:
+        return
+    raise InputError(
+        "tpot_s: an answer of one token has no time per output token",
+        field="tpot_s",
+        value=limit.seconds,
+        legal="leave `tpot_s` out, or answers of 2 tokens or more",
+    )

@@ -66,7 +66,7 @@ def serving_row(
         "request_rate": None,
     }
     if r.run is not None:
-        found["request_rate"] = None if r.run.arrivals is None else r.run.arrivals.rate
+        found["request_rate"] = None if r.run.arrivals is None else r.run.arrivals.stated_rate
         found |= latency_keys(r.run.steady)
         found |= {f"{limit.name}_s": figure_s(r.run.steady, limit) for limit in limits}
     return found | goodput_keys(r.good, r.requests_per_s, r.tokens_per_s, r.devices)

@@ -19,7 +19,7 @@ def sent_record(arrivals: Arrivals | None, *, fixed: bool = True) -> dict[str, o
     """What is sent beside the requests' lengths; no rate where it is looked for."""
     if arrivals is None:
         return {"request_rate": None, "arrivals": None}
-    return {"request_rate": arrivals.rate if fixed else None, "arrivals": arrivals.words}
+    return {"request_rate": arrivals.stated_rate if fixed else None, "arrivals": arrivals.words}
 
 
 def run_settings(asked: ServingAsked) -> dict[str, object]:
@@ -46,7 +46,7 @@ def binding_record(b: ServingBinding | None) -> dict[str, object] | None:
         found |= {"layout": t.layout.record(), "devices": t.layout.devices}
         arrivals = t.run.arrivals
         found["concurrency"] = t.concurrency
-        found["request_rate"] = None if arrivals is None else arrivals.rate
+        found["request_rate"] = None if arrivals is None else arrivals.stated_rate
     if b.miss is not None:
         found |= miss_record(b.miss)
     return found

@@ -30,8 +30,8 @@ def burst_remarks(run: Simulated, load: Serving, ideal: bool) -> list[str]:
             f"{load.concurrency} of which begin at once as a benchmark's do, it is {format_time(whole)} in "
             "the mean"
         )
-    if load.osl == 1:
-        said.append("an answer of one token has no next one: its time per output token is 0")
+    if run.steady.tpot_s.p99 <= 0.0:
+        said.append("answers of one token have no next one: there is no time per output token")
     if run.stopped:
         said.append(
             f"the KV cache filled: {run.stopped:,} times a request was stopped and computed again"

@@ -19,8 +19,17 @@ from meshwise.workloads.limits import LatencyLimit
 def arrivals_words(arrivals: Arrivals) -> str:
     """``40 requests/s (poisson)``."""
     if arrivals.trace is not None:
-        return f"the requests of {arrivals.trace.name} ({arrivals.rate:.3g} requests/s)"
+        rate = arrivals.stated_rate
+        at = "all at once" if rate is None else f"{rate:.3g} requests/s"
+        return f"the requests of {arrivals.trace.name} ({at})"
     return f"{arrivals.rate:g} requests/s ({arrivals.words})"
+
+
+def short_load_words(arrivals: Arrivals | None, concurrency: int) -> str:
+    """``64 in flight``, ``40 requests/s``, ``day.csv``."""
+    if arrivals is None:
+        return f"{concurrency:,} in flight"
+    return f"{arrivals.rate:g} requests/s" if arrivals.trace is None else arrivals.trace.name
 
 
 def asked_words(asked: ServingAsked, concurrency: int) -> str:
@@ -65,8 +74,7 @@ def _beyond(m: Miss) -> str:
 
 
 def _load_words(t: Trial) -> str:
-    arrivals = t.run.arrivals
-    return f"{t.concurrency:,} in flight" if arrivals is None else f"{arrivals.rate:g} requests/s"
+    return short_load_words(t.run.arrivals, t.concurrency)
 
 
 def _miss_words(m: Miss) -> str:

@@ -59,7 +59,9 @@ def serving_table(
         cells += [str(layout[a]) for a in axes]
         cells += [
             f"{r.concurrency:,}",
-            f"{format_time(r.tpot_s)} {words.interval(r.tpot_s, r.tpot_low_s, r.tpot_high_s)}",
+            f"{format_time(r.tpot_s)} {words.interval(r.tpot_s, r.tpot_low_s, r.tpot_high_s)}"
+            if r.tpot_s > 0.0
+            else "-",
             format_time(r.ttft_s),
             *("-" if r.run is None else format_time(figure_s(r.run.steady, x)) for x in said),
             format_time(r.request_s),

@@ -38,7 +38,7 @@ def interval(value: float, low: float, high: float) -> str:
 
 def interval_row(value: float, low: float, high: float) -> list[tuple[str, str]]:
     """The ends of a value's interval as a row; none where it is a definition's."""
-    if low == value == high:
+    if low == value == high or value <= 0.0:
         return []
     return [("  90% interval", f"{format_time(low)} – {format_time(high)}")]
 
@@ -51,6 +51,16 @@ def time_words(value: float, low: float, high: float, per: str = "") -> str:
         return said
     unit = value / float(text.split()[0].replace(",", ""))
     return f"{said} ({_digits(low / unit)}–{_digits(high / unit)})"
+
+
+def pace(value: float) -> str:
+    """A time per output token; of answers of one token there is none."""
+    return format_time(value) if value > 0.0 else "none"
+
+
+def pace_words(value: float, low: float, high: float) -> str:
+    """``TPOT 21.7 ms (19–25)``."""
+    return f"TPOT {time_words(value, low, high)}" if value > 0.0 else "no TPOT"
 
 
 def _digits(value: float) -> str:

@@ -186,13 +186,14 @@ def within(s: Steady, limits: Limits) -> Array:
 
 def row_at(t: PricedColumns, i: int, w: Serving) -> ServingRow:
     s, layout = t.steady, t.layouts.at(i, SERVES)
+    paced = float(w.osl > 1)  # an answer of one token has no time per token after it
     return ServingRow(
         layout=layout,
         devices=layout.devices,
         concurrency=int(t.concurrency[i]),
-        tpot_s=float(s.tpot_s[i]),
-        tpot_low_s=float(t.low[i]),
-        tpot_high_s=float(t.high[i]),
+        tpot_s=paced * float(s.tpot_s[i]),
+        tpot_low_s=paced * float(t.low[i]),
+        tpot_high_s=paced * float(t.high[i]),
         ttft_s=float(s.ttft_s[i]),
         request_s=float(s.queue_s[i] + s.ttft_s[i] + (w.osl - 1) * s.tpot_s[i]),
         tokens_per_s=float(s.tokens_per_s[i]),

@@ -41,7 +41,7 @@ from meshwise.search.training.space import least_etp
 from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
-from meshwise.workloads.limits import LatencyLimit
+from meshwise.workloads.limits import LatencyLimit, refuse_without_tokens
 from meshwise.workloads.serving import Serving
 
 _TIMES = 16  # as many GPUs are looked at where those that there are do not do
@@ -111,10 +111,12 @@ def plan_deployment(
     check_objective(objective, SERVING_OBJECTIVES, price_per_device_hour)
     if disaggregated:
         check_disaggregated(asked)
+    coming = asked.sent.arrivals
+    refuse_without_tokens(asked.limits, with_trace(w, coming).osl)
     top = count(top, "top", high=MAX_TOP)
     n = cluster.devices if gpus is None else count(gpus, "gpus")
     where, held = check_gpus(cluster, n), dict(pins or {})
-    w = with_trace(w, asked.sent.arrivals)
+    w = with_trace(w, coming)
     largest = bool(asked.limits) and not asked.fixed
     fewest = asked.fixed and objective != "latency"
     check_serving_pins(
@@ -214,7 +216,7 @@ def _fewest(
         below, binds = found.found[0].below or found.smaller, None
         if below is not None:
             binds = binding(rows[0], below, asked.limits)
-        elif found.refused.get("memory"):
+        elif found.refused.get("memory") and rows[0].devices > 1:
             binds = ServingBinding("memory")
         return served._replace(binds=binds)
     return _with_more(served, trials, pins, asked)

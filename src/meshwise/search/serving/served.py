@@ -56,7 +56,6 @@ def with_lengths(w: Serving, arrivals: Arrivals | None) -> Serving:
 
 
 LOADS = 12  # rates of a curve
-MOST_LOADED = 0.98  # of what is served: rates above are not worth a run, whose queue never settles
 
 
 class LoadCurve(NamedTuple):
@@ -84,7 +83,8 @@ def load_curve(
     requests: int | None = None,
     seed: int = 0,
 ) -> LoadCurve:
-    """Twelve rates from the one end to the other, each as far above the last one as a share."""
+    """Twelve rates from the one end to the other, each as far above the last one as a share, and judged as
+    it is alone."""
     engine = Engine(
         *(model, cluster, stack, arrays(layout, w.decode()), w.formats),
         *(w.expert_imbalance, w.expert_skew),
@@ -95,11 +95,8 @@ def load_curve(
     rates = tuple(low * (high / low) ** (i / (LOADS - 1)) for i in range(LOADS))
     runs: list[Simulated | None] = []
     for rate in rates:
-        run = None
-        if rate < MOST_LOADED * most:
-            try:
-                run = server.open(arrivals_of(arrivals, rate), requests=requests, seed=seed)
-            except Overloaded:
-                run = None
-        runs.append(run)
+        try:
+            runs.append(server.open(arrivals_of(arrivals, rate), requests=requests, seed=seed))
+        except Overloaded:
+            runs.append(None)
     return LoadCurve(model, cluster, stack, layout, w, arrivals, most, rates, tuple(runs))

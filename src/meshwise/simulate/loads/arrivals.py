@@ -30,6 +30,11 @@ class Arrivals(NamedTuple):
     trace: Trace | None = None
 
     @property
+    def stated_rate(self) -> float | None:
+        """The rate [requests/s]; None of a trace whose requests all come at one time."""
+        return None if self.trace is not None and self.trace.arrival[-1] <= 0.0 else self.rate
+
+    @property
     def words(self) -> str:
         """As the option is written."""
         if self.trace is not None:

@@ -31,6 +31,7 @@ class Sent(Protocol):
     def admitted(self, request: int, now: float) -> None: ...
     def began(self, request: int, now: float) -> None: ...
     def ended(self, request: int, now: float) -> None: ...
+    def unfollowed(self, request: int, made: float) -> None: ...
 
 
 class Requests:
@@ -61,6 +62,7 @@ class Requests:
         self.closed = arrival is None
         self.arrival = [_UNKNOWN] * n if arrival is None else list(arrival)
         self.start, self.first, self.end = ([_UNKNOWN] * n for _ in range(3))
+        self.made: list[float] = [_UNKNOWN] * n  # the first token, where the last is seen at once
         self._due: deque[int] = deque()
         self._sent = 0
         if self.closed:
@@ -98,6 +100,11 @@ class Requests:
     def began(self, request: int, now: float) -> None:
         """Its first token is seen."""
         self.first[request] = now
+
+    def unfollowed(self, request: int, made: float) -> None:
+        """No iteration follows its last token, which is seen at once: its pace counts from when the first
+        one was made, not from when it was seen an iteration later."""
+        self.made[request] = made
 
     def ended(self, request: int, now: float) -> None:
         """Its last token is seen; of a closed loop the next one is sent."""

@@ -96,15 +96,22 @@ def read_trace(path: str, field: str, most: int | None = None) -> Trace:
     )
 
 
+def require_file(path: str, field: str) -> None:
+    """Refuse what is no file that can be read."""
+    _opened(path, field).close()
+
+
 def _opened(path: str, field: str) -> Any:
     try:
         if not Path(path).is_file():
             raise FileNotFoundError(2, "no such file")
         return Path(path).open(encoding="utf-8-sig", errors="replace")
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "not a file name"
+        why = f"{shorten(path)}: {getattr(error, 'strerror', None) or 'not a file name'}"
+        if re.fullmatch(r"[a-z]+(:\S*)?", path):  # meant as a way of arriving
+            why = f"{quoted(path)} is neither poisson nor gamma:B, and no file is called so"
         raise InputError(
-            f"{field}: {shorten(path)}: {why}",
+            f"{field}: {why}",
             field=field,
             value=path,
             legal="poisson, gamma:B, or a file of arrival,input,output",

@@ -78,6 +78,8 @@ class FewestGpus:
         self.trials, self.gpus, self.pins, self.limits = trials, gpus, pins, limits
         coming = trials.sent.arrivals
         self.rate = None if coming is None else coming.rate
+        # which ends: whatever its rate, a run of it says whether it is served
+        self.trace = None if coming is None else coming.trace
         self.flight = trials.w.concurrency
         self.doubt = _DOUBT
         self._known: dict[tuple[Layout, bool], Trial] = {}
@@ -99,11 +101,17 @@ class FewestGpus:
             if batch <= 0.0 or rate <= 0.0:
                 continue
             layout = units.layouts.at(i, SERVES)
-            need = self.flight / batch if self.rate is None else self.rate / rate
+            need = self._need(batch, rate)
             if units.joined[i]:
                 need /= layout.dp
             found.append(Unit(layout, layout.devices, need, bool(units.joined[i])))
         return sorted(found, key=lambda c: (c.gpus, c.devices))
+
+    def _need(self, batch: float, rate: float) -> float:
+        """Replicas of so many requests in flight, and requests/s, that the load needs."""
+        if self.trace is not None:  # what a replica does until its last request ends
+            return len(self.trace.arrival) / (self.trace.arrival[-1] * rate + batch)
+        return self.flight / batch if self.rate is None else self.rate / rate
 
     def _most(self, c: Unit, gpus: int) -> int:
         """Replicas on so many GPUs."""
@@ -196,7 +204,8 @@ class FewestGpus:
 
     def least(self, c: Unit) -> int:
         """GPUs that a unit needs at least, as far as is known."""
-        replicas = 1 if c.joined else max(math.ceil(c.need / self.doubt), 1)
+        some = c.joined or self.trace is not None
+        replicas = 1 if some else max(math.ceil(c.need / self.doubt), 1)
         known = self.failed.get(c.layout, 0)
         return c.devices * max(replicas, known + 1)
 
@@ -219,8 +228,11 @@ class FewestGpus:
                     refused[code] = refused.get(code, 0) + n
                 mine = self._candidates(more)
                 candidates += mine
-                self._smallest([c for c in mine if c.need <= self.doubt][: 2 * MOST_NEAR], found)
+                enough = [c for c in mine if self.trace or c.need <= self.doubt]
+                self._smallest(enough[: 2 * MOST_NEAR], found)
         candidates.sort(key=lambda c: (c.gpus, c.devices))
+        if found:
+            self._fewer(candidates, found)
         nearest = None if found else self._nearest(candidates or self._quickest(units))
         seen = {s.candidate.layout for s in found}
         others = [c for c in candidates if c.layout not in seen and not self._hopeless(c)]
@@ -268,6 +280,18 @@ class FewestGpus:
                 return sized.met
         return None
 
+    def _fewer(self, candidates: list[Unit], found: list[Sized]) -> None:
+        """Where no run shows why fewer GPUs than the best's do not do, run what needs the fewest by averages
+        on as many as may be had; what does all the same is the best then."""
+        best = found[0].met.layout.devices
+        if found[0].below is not None or self._smaller(best) is not None:
+            return
+        fitting = [c for c in candidates if self._allowed(c, self._most(c, best - 1))]
+        for c in fitting[:MOST_NEAR]:
+            sized = self.sized(c, found[0].met.layout.devices - 1)
+            if sized is not None:
+                found.insert(0, sized)
+
     def _smaller(self, devices: int) -> Trial | None:
         tried = [t for t in self._known.values() if not t.met and t.layout.devices < devices]
         return min(tried, key=lambda t: t.used, default=None)
@@ -287,8 +311,12 @@ class FewestGpus:
         near = min(tried, key=lambda t: t.used, default=None)
         if near is None or self.rate is None or not may_be_overloaded(near.run):
             return near
-        most = max(self.trials.most_per_s(t.layout, few=True) for t in tried)
-        return near._replace(most_per_s=most) if self.rate >= most else near
+        served = {t.layout: self.trials.most_per_s(t.layout, few=True) for t in tried}
+        enough = [t for t in tried if served[t.layout] > self.rate]
+        if enough:  # limits are missed, not the rate
+            return min(enough, key=lambda t: t.used)
+        most = max(tried, key=lambda t: served[t.layout])
+        return most._replace(most_per_s=served[most.layout])
 
     def _others(self, candidates: list[Unit], least: int) -> list[Layout]:
         """Layouts by averages, with the replicas that they need; not those that averages alone say to do with

@@ -130,10 +130,14 @@ class Trials:
             0.0 if found is None else found[1],
             None if found is None else found[0],
         )
-        if coming is None or trial.used > 1.0 or not may_be_overloaded(run):
+        if coming is None or not may_be_overloaded(run):
+            return trial._replace(run=run.served)
+        if trial.used > 1.0:
             return trial
         most = self.most_per_s(layout, few)
-        return trial._replace(most_per_s=most) if coming.rate >= most else trial
+        if coming.rate >= most:
+            return trial._replace(most_per_s=most)
+        return trial._replace(run=run.served)
 
     def shares_experts(self, layout: Layout) -> bool:
         """Whether replicas of the layout pass through their experts together."""

@@ -157,10 +157,14 @@ def _most(
 
 def in_flight(trials: Trials, layouts: Layouts, rate: float) -> Array:
     """Requests in flight of layouts that serve so many requests/s, by averages; at most those that they
-    hold."""
+    hold, and those of a trace."""
     size = layouts.tp.size
     none = np.zeros(size)
     t = trials
     units = Units(layouts, np.full(size, True), none, none, {})
     units = looked_at(units, t.model, t.cluster, t.stack, t.w, Limits(), rate)
-    return np.maximum(np.round(units.batch * layouts.dp), layouts.dp).astype(np.int64)
+    coming, most = t.sent.arrivals, np.inf
+    if coming is not None and coming.trace is not None:
+        most = len(coming.trace.arrival)
+    flights = np.minimum(np.round(units.batch * layouts.dp), most)
+    return np.maximum(flights, layouts.dp).astype(np.int64)
