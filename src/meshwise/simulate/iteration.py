@@ -144,8 +144,7 @@ def sequence_kinds_s(e: Estimate) -> list[Array]:
 def token_kinds_s(e: Estimate) -> list[Array]:
     """Seconds of all the rest, of a layer of each kind: the same for all tokens of an iteration."""
     return [
-        total_times([c for c in costs if not _by_sequence(c.op)]).busy
-        for costs in e.layer_costs
+        total_times([c for c in costs if not _by_sequence(c.op)]).busy for costs in e.layer_costs
     ]
 
 

@@ -14,6 +14,7 @@ from meshwise.errors import InputError
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.shapes import Model
+from meshwise.search.serving.runs.lengths import with_lengths
 from meshwise.search.serving.steady_state import Steady, steady
 from meshwise.simulate import iteration
 from meshwise.simulate.disaggregated import DisaggregatedServer, Transfers, prefill_load
@@ -109,9 +110,7 @@ def simulate_pools(
     progress: Callable[[int, int], None] | None = None,
 ) -> ServedPools:
     """The run of the pools under a load."""
-    if arrivals is not None and arrivals.trace is not None:
-        longest = {"isl": max(arrivals.trace.prompt), "osl": max(arrivals.trace.answer)}
-        w = msgspec.structs.replace(w, **longest)
+    w = with_lengths(w, arrivals)
     first, second = (arrays(layout, w.decode()) for layout in (apart.prefill, apart.decode))
     engine = Engine(
         *(model, cluster, stack, second, w.formats), *(w.expert_imbalance, w.expert_skew)

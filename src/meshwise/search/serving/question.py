@@ -34,6 +34,7 @@ from meshwise.search.serving.plan import (
 from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RUN, at_the_load, at_the_most, finalists
+from meshwise.search.serving.runs.lengths import check_chunk, with_lengths
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
 from meshwise.search.serving.runs.units import in_flight
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
@@ -114,7 +115,8 @@ def plan_deployment(
     top = count(top, "top", high=MAX_TOP)
     n = cluster.devices if gpus is None else count(gpus, "gpus")
     where, held = check_gpus(cluster, n), dict(pins or {})
-    w = with_trace(w, asked.sent.arrivals)
+    w = with_lengths(w, asked.sent.arrivals)
+    check_chunk(stack, w)
     largest = bool(asked.limits) and not asked.fixed
     fewest = asked.fixed and objective != "latency"
     check_serving_pins(
@@ -132,14 +134,6 @@ def plan_deployment(
         changes = serving_changes(found.plan, held, asked.means if largest else None)
         found = found._replace(changes=tuple(changes))
     return found._replace(disaggregated=apart, elapsed_s=time.perf_counter() - started)
-
-
-def with_trace(w: Serving, arrivals: Arrivals | None) -> Serving:
-    """The workload with the longest requests of a trace."""
-    if arrivals is None or arrivals.trace is None:
-        return w
-    trace = arrivals.trace
-    return msgspec.structs.replace(w, isl=max(trace.prompt), osl=max(trace.answer))
 
 
 def _best(

@@ -222,6 +222,24 @@ def degree_remarks(
     tp: int,
     etp: int | None = None,
 ) -> tuple[str, ...]:
+    """What a degree costs or needs that its figures do not say, and a length that the model was not made
+    for."""
+    found = layout_remarks(model, cluster, workload, stack, tp, etp)
+    length = workload.context if isinstance(workload, Decode) else workload.seq
+    if model.max_positions is None or length <= model.max_positions:
+        return found
+    beyond = f"{length:,} tokens are more than the {model.max_positions:,} positions the model was made for"
+    return (*found, beyond)
+
+
+def layout_remarks(
+    model: Model,
+    cluster: Cluster,
+    workload: Workload,
+    stack: Stack,
+    tp: int,
+    etp: int | None = None,
+) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
     found = run_remarks(model, cluster, workload, stack)
     if tp > 1 and needs_split(model, stack, workload.phase):
@@ -230,11 +248,6 @@ def degree_remarks(
     found += legality.tp_remarks(model, tp, stack, etp)
     if workload.phase != "train":
         found += tower_degree_remarks(model, stack, tp)
-    length = workload.context if isinstance(workload, Decode) else workload.seq
-    if model.max_positions is not None and length > model.max_positions:
-        found.append(
-            f"{length:,} tokens are more than the {model.max_positions:,} positions the model was made for"
-        )
     return tuple(dict.fromkeys(found))
 
 
