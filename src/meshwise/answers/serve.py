@@ -39,7 +39,7 @@ from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.serving.runs.room import ServerRoom
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.steady_state import Steady
-from meshwise.search.tp_curve.curve import layout_remarks
+from meshwise.search.tp_curve.curve import degree_cost_remarks
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_time
@@ -265,7 +265,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "limits": limits_record(a.limits),
         "misses": [miss_record(m) for m in misses(a.run.steady, a.limits)],
         "remarks": [
-            *layout_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
+            *degree_cost_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
             *length_remarks(a.model, a.load, a.room.max_model_len),
             *burst_remarks(a.run, a.load, a.stack.ideal),
             *prefix_remarks(a.model, a.load),

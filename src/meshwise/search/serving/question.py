@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from meshwise.axes import AXES, SERVES, spoken
@@ -39,7 +38,6 @@ from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_ro
 from meshwise.search.serving.runs.units import in_flight
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
 from meshwise.search.training.space import least_etp
-from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.stacks.stack import Stack
 from meshwise.strict_tables import count
 from meshwise.workloads.limits import LatencyLimit

@@ -224,7 +224,7 @@ def degree_remarks(
 ) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say, and a length that the model was not made
     for."""
-    found = layout_remarks(model, cluster, workload, stack, tp, etp)
+    found = degree_cost_remarks(model, cluster, workload, stack, tp, etp)
     length = workload.context if isinstance(workload, Decode) else workload.seq
     if model.max_positions is None or length <= model.max_positions:
         return found
@@ -232,7 +232,7 @@ def degree_remarks(
     return (*found, beyond)
 
 
-def layout_remarks(
+def degree_cost_remarks(
     model: Model,
     cluster: Cluster,
     workload: Workload,
