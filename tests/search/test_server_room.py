@@ -10,7 +10,7 @@ import pytest
 
 import meshwise as mw
 from meshwise import catalog
-from meshwise.errors import DoesNotFit, InputError
+from meshwise.errors import DoesNotFit, IllegalLayout, InputError
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.formats import model_as_run
@@ -224,3 +224,41 @@ def test_more_than_the_model_was_made_for_is_remarked() -> None:
     assert not any("positions" in r for r in mw.serve("llama-3-8b", NODE, short).remarks)
     told = mw.serve("llama-3-8b", NODE, short, max_model_len=9000)
     assert any("9,000 tokens: more than the 8,192 positions" in r for r in told.remarks)
+
+
+@pytest.mark.parametrize("stack", ["llama.cpp", "tgi-2023", "fastertransformer"])
+def test_an_engine_without_graphs_has_none_to_turn_off(stack: str) -> None:
+    load = mw.Serving(isl=512, osl=64, concurrency=2)
+    eager = replaced(load_stack(stack), {"eager": True})
+    with pytest.raises(InputError, match="no CUDA graphs"):
+        mw.serve("llama-3.1-8b", NODE, load, stack=eager)
+    with pytest.raises(InputError, match="no CUDA graphs"):
+        mw.plan("llama-3.1-8b", NODE, load, stack=eager, gpus=1)
+
+
+def test_the_fullest_rank_of_experts_needs_ranks_of_experts() -> None:
+    hot = mw.Serving(isl=512, osl=64, concurrency=2, expert_imbalance=1000.0)
+    with pytest.raises(IllegalLayout, match="ep=1") as caught:
+        mw.serve("qwen3-30b-a3b", NODE, hot, tp=2)
+    assert caught.value.field == "expert_imbalance"
+    mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, ep=2)
+    # of pools it is enough that one of them has such ranks
+    apart = {"prefill": {"tp": 1}}
+    mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, ep=2, **apart)
+    with pytest.raises(InputError, match="ep=1"):
+        mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, **apart)
+
+
+@pytest.mark.parametrize(
+    ("stack", "where", "said"),
+    [
+        *(("trtllm", "mi300x-8x", True), ("trtllm", "hgx-h100", False)),
+        *(("lmdeploy", "mi300x-8x", True), ("vllm", "mi300x-8x", False)),
+    ],
+)
+def test_a_stack_on_devices_that_it_does_not_run_on_is_remarked(
+    stack: str, where: str, said: bool
+) -> None:
+    load = mw.Serving(isl=512, osl=64, concurrency=2)
+    found = mw.serve("llama-3.1-8b", where, load, stack=stack).remarks
+    assert any("which runs on CUDA devices" in r for r in found) == said

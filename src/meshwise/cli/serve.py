@@ -254,11 +254,13 @@ def _curve(
     from meshwise.search.serving.served import load_curve
     from meshwise.simulate.loads.arrivals import arrivals_of
     from meshwise.simulate.loads.traces import MOST_REQUESTS
+    from meshwise.stacks.stack import check_eager
 
     ends = _ends(o.but(concurrency=None))
     one = asked(degrees, SERVES)
     check(one, model, cluster, load.decode(), stack, gpus, load.concurrency)
     arrivals_of(o.word("arrivals"), 1.0)
+    check_eager(stack)
     check_chunk(stack, load)
     require_room(PlacedServer(model, cluster, stack, one, load), o.number("max_model_len"))
     requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)

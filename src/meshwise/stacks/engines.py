@@ -67,6 +67,10 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Decodes are launched kernel by kernel (vLLM's `enforce_eager`): no padding, and `eager_layer_s` of the "
         "host for each layer. Otherwise CUDA graphs replay them.",
     ] = False
+    graphs: Annotated[
+        bool,
+        "Whether the engine has CUDA graphs, which `eager` turns off; otherwise it refuses that.",
+    ] = True
     kv_block_tokens: Annotated[_Tokens, "Tokens of a block of the KV cache."] = 16
     reserved_output: Annotated[
         float,

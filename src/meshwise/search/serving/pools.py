@@ -92,10 +92,12 @@ def check_pools(
     apart: PoolLayouts, model: Model, cluster: Cluster, w: Serving, stack: Stack, gpus: int | None
 ) -> None:
     """Refuse layouts that are not legal, and more GPUs than there are."""
-    decode = apart.decode
+    decode, step = apart.decode, w.decode()
+    if max(decode.ep, apart.prefill.ep) > 1:  # one of them has a fullest rank
+        step = msgspec.structs.replace(step, expert_imbalance=1.0)
     at_least = max(w.concurrency // apart.decode_instances, 1)
     try:
-        check(apart.prefill, model, cluster, w.decode(), stack)
+        check(apart.prefill, model, cluster, step, stack)
     except InputError as error:
         if error.field in ("tp", "pp", "dp", "ep", "etp"):
             own = f"prefill_{error.field}"
@@ -104,7 +106,7 @@ def check_pools(
             text = text if text.startswith(error.field) else f"{error.field}: {text}"
             error.field, error.message = own, f"prefill_{text}"
         raise
-    check(decode, model, cluster, w.decode(), stack, None, max(at_least, decode.dp))
+    check(decode, model, cluster, step, stack, None, max(at_least, decode.dp))
     if gpus is not None and gpus != apart.devices:
         raise InputError(
             f"gpus={gpus}: the pools have {apart.devices} GPUs",

@@ -38,7 +38,7 @@ from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_ro
 from meshwise.search.serving.runs.units import in_flight
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
 from meshwise.search.training.space import least_etp
-from meshwise.stacks.stack import Stack
+from meshwise.stacks.stack import Stack, check_eager
 from meshwise.strict_tables import count
 from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
@@ -114,6 +114,7 @@ def plan_deployment(
     n = cluster.devices if gpus is None else count(gpus, "gpus")
     where, held = check_gpus(cluster, n), dict(pins or {})
     w = with_lengths(w, asked.sent.arrivals)
+    check_eager(stack)
     check_chunk(stack, w)
     largest = bool(asked.limits) and not asked.fixed
     fewest = asked.fixed and objective != "latency"

@@ -17,7 +17,7 @@ from meshwise.models.formats import model_as_run
 from meshwise.models.shapes import Model
 from meshwise.search.serving.runs.lengths import check_chunk, check_told, with_lengths
 from meshwise.simulate.loads.arrivals import Arrivals
-from meshwise.stacks.stack import Stack, replaced
+from meshwise.stacks.stack import Stack, check_eager, replaced
 from meshwise.strict_tables import count
 from meshwise.units import format_memory
 from meshwise.workloads.serving import Serving
@@ -102,6 +102,7 @@ def room_for(
     server = server._replace(load=with_lengths(server.load, arrivals))
     traced = arrivals is not None and arrivals.trace is not None
     check_told(server.load, longest, traced=traced)
+    check_eager(server.stack)
     check_chunk(server.stack, server.load)
     if prefill != server.layout:
         prompts = msgspec.structs.replace(server.load, osl=1)
