@@ -339,7 +339,7 @@ def serve(
     """
     from meshwise.answers.serve import ServeResult
     from meshwise.answers.serve_pools import PoolsResult
-    from meshwise.search.serving.pools import PoolLayouts, check_pools, simulate_pools
+    from meshwise.search.serving.pools import check_pools, pool_layouts, simulate_pools
     from meshwise.search.serving.runs.room import PlacedServer, room_for
     from meshwise.search.serving.served import simulated, with_lengths
     from meshwise.search.serving.steady_state import steady
@@ -357,12 +357,8 @@ def serve(
     price = usd_per_device_hour(price_per_device_hour)
     if prefill is not None:
         given(prefill, dict, "prefill", "a dictionary of degrees, for example {'tp': 2}")
-    pools = PoolLayouts(
-        one if prefill is None else asked(prefill, SERVES),
-        one,
-        count(prefill_instances, "prefill_instances"),
-        count(decode_instances, "decode_instances"),
-    )
+    first = None if prefill is None else asked(prefill, SERVES)
+    pools = pool_layouts(one, first, prefill_instances, decode_instances)
     if prefill is not None:
         check_pools(pools, spec, where, workload, software, gpus)
     else:

@@ -109,6 +109,20 @@ ANSWERS: dict[str, tuple[Callable[[], Answer], tuple[str, ...]]] = {
         lambda: mw.serve("llama-3.1-8b", "dgx-a100", LOAD, tp=2),
         ("serve", "llama-3.1-8b", *DGX, *SERVED, "--tp", "2"),
     ),
+    "serve within limits": (
+        lambda: mw.serve(
+            *("llama-3.1-8b", "dgx-a100", LOAD),
+            tp=2,
+            ttft_s={"p95": 0.001},
+            tpot_s=0.05,
+            price_per_device_hour=2.0,
+        ),
+        (),
+    ),
+    "serve in pools": (
+        lambda: mw.serve("llama-3.1-8b", "dgx-a100", LOAD, prefill={"tp": 2}, ttft_s=1.0),
+        (),
+    ),
     "export": (lambda: mw.export(JOB, "megatron-lm"), ()),
     "import": (
         lambda: mw.read_command(VLLM, "dgx-a100", isl=256, osl=32, concurrency=8),
@@ -254,3 +268,11 @@ def test_a_slip_of_the_fingers_finds_what_was_meant() -> None:
     for typed, meant in (("pionts", "points"), ("verdikt", "verdict"), ("limits", "limit")):
         with pytest.raises(AttributeError, match=f"nearest: {meant}$"):
             getattr(found, typed)
+
+
+def test_a_percentile_that_is_limited_is_an_attribute_too() -> None:
+    found = mw.serve("llama-3.1-8b", "dgx-a100", LOAD, tp=2, ttft_s={"p97": 1.0})
+    assert found.ttft_p97_s == found.to_dict()["ttft_p97_s"]
+    assert "ttft_p97_s" in dir(found)
+    with pytest.raises(AttributeError, match="nearest"):
+        found.ttft_p98_s  # noqa: B018

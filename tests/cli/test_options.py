@@ -75,9 +75,9 @@ HONOURED = {
     "--placement=dp-tp-cp-pp",
     "explain decode": "--kv-dtype=fp8 --comm-dtype=fp8",
     "serve": "--kv-dtype=fp8 --weight-dtype=fp8 --comm-dtype=fp8 --attention=unfused "
-    "--overlap=split --prefix-hit=0.5 --chunk=64 --expert-imbalance=2 "
+    "--overlap=split --prefix-hit=0.5 --chunk=64 "
     "--gpu-memory-utilization=0.5",
-    "serve split": "--etp=4",
+    "serve split": "--etp=4 --expert-imbalance=2",
     "plan train": "--nics=4 --recompute=full --grad-dtype=bf16 --micro-batch=1 --shard=zero1 "
     "--overlap=split --sequence-parallel=true --placement=tp-dp-cp-pp --pp=2 --cp=2 --top=3 "
     "--attention=unfused --price=2",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
 import meshwise as mw
 from meshwise import catalog
-from meshwise.errors import DoesNotFit, InputError
+from meshwise.errors import DoesNotFit, IllegalLayout, InputError
 from meshwise.layouts.layout import Layout
 from meshwise.layouts.tp_degrees import legal_tp
 from meshwise.models.formats import model_as_run
@@ -18,7 +21,7 @@ from meshwise.search.serving.runs.room import (
     smallest_share,
 )
 from meshwise.stacks.load import load_stack
-from meshwise.stacks.stack import taking
+from meshwise.stacks.stack import replaced, taking
 
 NODE = mw.cluster("hgx-h100", nodes=1)
 
@@ -52,6 +55,7 @@ def test_a_server_says_what_its_log_does() -> None:
 @pytest.mark.parametrize("stack", ["vllm", "vllm-0.21.0", "sglang", "trtllm"])
 def test_the_longest_that_fits_is_named(stack: str) -> None:
     few = server("qwen2.5-14b", isl=4_000_000, osl=100, stack=stack)
+    few = few._replace(model=msgspec.structs.replace(few.model, max_positions=None))
     with pytest.raises(DoesNotFit) as caught:
         require_room(few)
     error = caught.value
@@ -150,3 +154,111 @@ def test_the_pool_of_prompts_is_refused_by_its_own_degree() -> None:
     with pytest.raises(DoesNotFit) as caught:
         mw.serve("llama-3.1-70b", "hgx-h100", load, tp=1, prefill={"tp": 4})
     assert caught.value.field == "tp"
+
+
+def test_what_is_advised_is_no_longer_than_the_model_was_made_for() -> None:
+    long = server("llama-3.1-8b", isl=4_000_000)
+    own = long.model.max_positions
+    assert own == 131_072
+    with pytest.raises(DoesNotFit, match="made for 131,072") as caught:
+        require_room(long)
+    assert caught.value.nearest == own - long.load.osl
+    assert "holds it" not in str(caught.value.legal)
+    assert server_room(server("llama-3.1-8b")).longest_request == own
+    # what the engine is told of goes first
+    assert server_room(server("llama-3.1-8b"), 8192).longest_request == 8192
+
+
+def test_fewer_requests_at_once_are_a_way_to_make_room() -> None:
+    """Graphs and sampling are for as many as may run."""
+    alone = server("gpt-oss-120b")
+    with pytest.raises(DoesNotFit) as caught:
+        require_room(alone)
+    said = re.search(r"`max_num_seqs=(\d+)` holds it", str(caught.value.legal))
+    assert said is not None
+    for many, fits in ((int(said[1]), True), (2 * int(said[1]), False)):
+        told = replaced(alone.stack, {"max_sequences": many, "max_sequences_small": many})
+        if fits:
+            require_room(alone._replace(stack=told))
+        else:
+            with pytest.raises(DoesNotFit):
+                require_room(alone._replace(stack=told))
+
+
+def test_a_trace_and_python_keep_to_the_length_that_the_engine_is_told_of(tmp_path: Path) -> None:
+    load = mw.Serving(isl=1024, osl=64, concurrency=2)
+    with pytest.raises(InputError, match="max_model_len=100: ") as caught:
+        mw.serve("llama-3.1-8b", NODE, load, max_model_len=100)
+    assert (caught.value.field, caught.value.nearest) == ("max_model_len", 1088)
+    trace = tmp_path / "t.csv"
+    trace.write_text("arrival,input,output\n0,200,10\n1,140000,100\n")
+    with pytest.raises(InputError, match="140,100 tokens"):
+        mw.serve("llama-3.1-8b", NODE, load, arrivals=trace, max_model_len=100_000)
+
+
+def test_images_beside_a_trace_are_refused(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("arrival,input,output\n0,2000,10\n1,1400,100\n")
+    load = mw.Serving(isl=1024, osl=64, concurrency=2, image_tokens=576)
+    with pytest.raises(InputError) as caught:
+        mw.serve("gemma-3-4b", NODE, load, arrivals=trace)
+    assert caught.value.field == "image_tokens"
+
+
+def test_a_prompt_that_is_not_cut_fits_an_iteration() -> None:
+    load = mw.Serving(isl=4096, osl=64, concurrency=2, chunk=2048)
+    for stack in ("trtllm", replaced(load_stack("vllm"), {"whole_prompts": True})):
+        with pytest.raises(InputError) as caught:
+            mw.serve("llama-3.1-8b", NODE, load, stack=stack)
+        assert (caught.value.field, caught.value.nearest) == ("chunk", 4096)
+        with pytest.raises(InputError, match="chunk=2048"):
+            mw.plan("llama-3.1-8b", NODE, load, stack=stack, gpus=1)
+
+
+def test_more_than_the_model_was_made_for_is_remarked() -> None:
+    load = mw.Serving(isl=8000, osl=300, concurrency=1)
+    said = "8,300 tokens: more than the 8,192 positions"
+    assert any(said in r for r in mw.serve("llama-3-8b", NODE, load).remarks)
+    assert any(said in r for r in mw.plan("llama-3-8b", NODE, load, gpus=1).remarks)
+    short = mw.Serving(isl=800, osl=30, concurrency=1)
+    assert not any("positions" in r for r in mw.serve("llama-3-8b", NODE, short).remarks)
+    told = mw.serve("llama-3-8b", NODE, short, max_model_len=9000)
+    assert any("9,000 tokens: more than the 8,192 positions" in r for r in told.remarks)
+
+
+@pytest.mark.parametrize("stack", ["llama.cpp", "tgi-2023", "fastertransformer"])
+def test_an_engine_without_graphs_has_none_to_turn_off(stack: str) -> None:
+    load = mw.Serving(isl=512, osl=64, concurrency=2)
+    eager = replaced(load_stack(stack), {"eager": True})
+    with pytest.raises(InputError, match="no CUDA graphs"):
+        mw.serve("llama-3.1-8b", NODE, load, stack=eager)
+    with pytest.raises(InputError, match="no CUDA graphs"):
+        mw.plan("llama-3.1-8b", NODE, load, stack=eager, gpus=1)
+
+
+def test_the_fullest_rank_of_experts_needs_ranks_of_experts() -> None:
+    hot = mw.Serving(isl=512, osl=64, concurrency=2, expert_imbalance=1000.0)
+    with pytest.raises(IllegalLayout, match="ep=1") as caught:
+        mw.serve("qwen3-30b-a3b", NODE, hot, tp=2)
+    assert caught.value.field == "expert_imbalance"
+    mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, ep=2)
+    # of pools it is enough that one of them has such ranks
+    apart = {"prefill": {"tp": 1}}
+    mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, ep=2, **apart)
+    with pytest.raises(InputError, match="ep=1"):
+        mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, **apart)
+
+
+@pytest.mark.parametrize(
+    ("stack", "where", "said"),
+    [
+        *(("trtllm", "mi300x-8x", True), ("trtllm", "hgx-h100", False)),
+        *(("lmdeploy", "mi300x-8x", True), ("vllm", "mi300x-8x", False)),
+    ],
+)
+def test_a_stack_on_devices_that_it_does_not_run_on_is_remarked(
+    stack: str, where: str, said: bool
+) -> None:
+    load = mw.Serving(isl=512, osl=64, concurrency=2)
+    found = mw.serve("llama-3.1-8b", where, load, stack=stack).remarks
+    assert any("which runs on CUDA devices" in r for r in found) == said

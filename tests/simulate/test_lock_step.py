@@ -169,7 +169,9 @@ def test_prompts_that_wait_for_each_other_stop_decodes_less_often(policy):
     found = {}
     for gather in (0, 40):
         _, requests = run(rules._replace(gather=gather), prompt, answer, 4, in_flight=32)
-        end, first, arrival = (np.array(v) for v in (requests.end, requests.first, requests.arrival))
+        end, first, arrival = (
+            np.array(v) for v in (requests.end, requests.first, requests.arrival)
+        )
         assert np.all(np.isfinite(end))
         found[gather] = np.mean(first - arrival), np.mean(end - first)
     assert found[40][0] > found[0][0]

@@ -190,3 +190,12 @@ def test_pools_that_cannot_be_are_refused(asked, field):
         mw.serve("llama-3.1-8b", WHERE, w, **asked)
     assert error.value.field == field
     assert json.dumps(error.value.to_dict())
+
+
+@pytest.mark.parametrize("name", ["prefill_instances", "decode_instances"])
+def test_instances_without_a_prefill_layout_are_refused(name):
+    load = mw.Serving(isl=256, osl=32, concurrency=8)
+    with pytest.raises(InputError, match="without `prefill`") as caught:
+        mw.serve("llama-3.1-8b", "hgx-h100", load, **{name: 3})
+    assert caught.value.field == name
+    mw.serve("llama-3.1-8b", "hgx-h100", load, **{name: 1})

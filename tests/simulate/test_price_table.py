@@ -156,3 +156,35 @@ def test_every_kind_of_model_runs_on_every_engine(model, stack):
 def test_every_preset_runs(model):
     runs(model, "vllm")
     runs(model, "sglang", draft_tokens=2, acceptance=0.6, prefix_hit=0.3)
+
+
+HYBRIDS = sorted(
+    name
+    for name in catalog.names("models")
+    if any(block.recurrent is not None for block in mw.model(name).blocks)
+)
+
+
+@pytest.mark.parametrize(
+    "where", ["hgx-a100", "rtx-3090-4x", "a10-8x", "l4-4x", "hgx-h100", "hgx-b200"]
+)
+def test_a_prompt_of_a_hybrid_takes_what_one_prompt_alone_does(where):
+    """A state is kept of a sequence, not of each of a prompt's tokens: it matters most where the states of as
+    many sequences as there are tokens lie beyond the device's cache."""
+    cluster, load = mw.cluster(where), mw.Serving(isl=1024, osl=256, concurrency=1)
+    assert HYBRIDS
+    for name in HYBRIDS:
+        one = Engine(mw.model(name), cluster, load_stack("vllm"), arrays(Layout()))
+        alone = float(prefill(one, np.int64(1), 1024).iteration_s)
+        table = PriceTable(one, load, 1, 2048)
+        assert table.prompts_s(0, 0.0, [(1024, 0)]) == pytest.approx(alone, rel=0.05), name
+
+
+def test_the_first_token_of_a_hybrid_alone_waits_for_its_prompt():
+    load = mw.Serving(isl=1024, osl=256, concurrency=1, length_spread=0.0)
+    for model, where, tp in (
+        *(("nemotron-h-8b", "hgx-a100", 1), ("qwen3-next-80b-a3b", "hgx-a100", 4)),
+        *(("bamba-9b", "rtx-3090-4x", 2), ("falcon-h1-7b", "hgx-a100", 1)),
+    ):
+        d = mw.serve(model, where, load, tp=tp)
+        assert 0.95 * d.prefill_s < d.ttft_s < d.prefill_s + 2 * d.decode_s, model

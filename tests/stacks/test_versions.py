@@ -238,3 +238,18 @@ def test_no_two_stacks_have_one_name_in_tables():
     ]
     assert len(named) == len(set(named))
     assert not set(named) & set(catalog.names("stacks"))
+
+
+@pytest.mark.parametrize(
+    "name", ["vllm@2024-08", "vllm-2024", "nemo@2025-01", "torchtitan@0.14", "nanotron-0.4"]
+)
+def test_a_month_is_no_version_of_what_counts_in_numbers_nor_the_other_way_round(name):
+    with pytest.raises(InputError, match="versions of .* are") as refused:
+        mw.stack(name)
+    assert not is_known(name)
+    mw.stack(refused.value.nearest)
+
+
+@pytest.mark.parametrize("name", ["megatron-core@0.9", "megatron-core@2024-08", "sglang@0.5"])
+def test_software_that_counts_both_ways_or_of_which_nothing_is_known_takes_either(name):
+    mw.stack(name)

@@ -13,10 +13,11 @@ from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.serving.limits import limits_record
 from meshwise.answers.simulated import latency_keys
 from meshwise.answers.text import words
-from meshwise.answers.text.sentences import cluster_words, wrap
+from meshwise.answers.text.sentences import cluster_words, sentence, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
 from meshwise.search.serving.runs.binding import misses
+from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.served import LoadCurve
 from meshwise.units import format_gpus, format_time
@@ -36,6 +37,7 @@ class LoadCurveRecord(TypedDict):
     most_requests_per_s: float
     limits: dict[str, float | None]
     points: list[dict[str, object]]
+    remarks: list[str]
 
 
 class LoadCurveResult(Placed):
@@ -45,6 +47,7 @@ class LoadCurveResult(Placed):
     layout = Key[Record]("The layout's axes.")
     devices = Key[int]("GPUs of the layout.")
     most_requests_per_s = Key[float]("What is served where there is always a request waiting.")
+    remarks = Key[list[str]]("What to know of the answer.")
     points = Key[list[Record]](
         "Per rate the steady state; ``saturated`` where more come than leave."
     )
@@ -67,6 +70,7 @@ class LoadCurveResult(Placed):
             "most_requests_per_s": c.most_per_s,
             "limits": limits_record(self.limits),
             "points": _points(c, self.limits, self.price),
+            "remarks": length_remarks(c.model, c.load),
         }
 
     @property
@@ -162,7 +166,8 @@ def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -
             else "",
         ]
     )
-    return Page(heading, (table, wrap(said)), line)
+    told = map(sentence, length_remarks(c.model, c.load))
+    return Page(heading, (table, wrap(said), *told), line)
 
 
 def _kept(c: LoadCurve, limits: tuple[LatencyLimit, ...]) -> str:

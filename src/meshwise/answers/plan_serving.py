@@ -41,6 +41,7 @@ from meshwise.search.serving.changes import ServingChange
 from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingPlan, ServingRow
 from meshwise.search.serving.question import ServingAnswer
+from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.units import format_gpus, format_time
 
@@ -213,9 +214,14 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
             "refused": {rule: n for rule, n in a.refused.items() if n},
         },
         "partial": a.partial,
-        "remarks": run_remarks(a.model, a.cluster, a.workload.decode(), a.stack),
+        "remarks": _remarks(a),
         "elapsed_s": p.served.elapsed_s,
     }
+
+
+def _remarks(a: ServingPlan) -> list[str]:
+    found = run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
+    return [*found, *length_remarks(a.model, a.workload)]
 
 
 def _evidence(a: ServingPlan) -> EvidenceRecord | None:
@@ -314,7 +320,7 @@ def serving_plan_page(p: PlannedServing) -> Page:
         parts.append(pools_words(p.disaggregated, a.rows[0] if a.rows else None))
         answer += f"; {pools_line(p.disaggregated)}"
     # what it was priced as, and what was not feasible
-    parts += map(sentence, run_remarks(a.model, a.cluster, a.workload.decode(), a.stack))
+    parts += map(sentence, _remarks(a))
     if a.rows and not p.plan.stack.ideal:
         parts.append(wrap(_RANKED))
     parts.append(f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible.")

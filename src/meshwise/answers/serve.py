@@ -35,10 +35,11 @@ from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
 from meshwise.search.serving.runs.binding import misses
+from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.serving.runs.room import ServerRoom
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.steady_state import Steady
-from meshwise.search.tp_curve.curve import degree_remarks
+from meshwise.search.tp_curve.curve import degree_cost_remarks
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_time
@@ -264,7 +265,8 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "limits": limits_record(a.limits),
         "misses": [miss_record(m) for m in misses(a.run.steady, a.limits)],
         "remarks": [
-            *degree_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
+            *degree_cost_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
+            *length_remarks(a.model, a.load, a.room.max_model_len),
             *burst_remarks(a.run, a.load, a.stack.ideal),
             *prefix_remarks(a.model, a.load),
         ],

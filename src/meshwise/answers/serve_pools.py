@@ -14,6 +14,7 @@ from meshwise.answers.text.tables import Page
 from meshwise.clusters.load import Cluster
 from meshwise.models.shapes import Model
 from meshwise.search.serving.pools import ServedPools
+from meshwise.search.serving.runs.lengths import with_lengths
 from meshwise.search.serving.runs.room import ServerRoom
 from meshwise.search.serving.runs.trial import good_shares
 from meshwise.stacks.stack import Stack
@@ -38,6 +39,7 @@ class PoolsResult(ServeResult):
         limits: tuple[LatencyLimit, ...] = (),
         price_per_device_hour: float | None = None,
     ) -> None:
+        w = with_lengths(w, found.run.arrivals)
         super().__init__(
             *(model, cluster, stack, found.apart.decode, w, found.decode, found.run),
             *(room, limits, price_per_device_hour),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from meshwise.answers.records.attributes import Key
+import re
+from typing import TYPE_CHECKING
+
+from meshwise.answers.records.attributes import Key, Record
 from meshwise.answers.records.result import Placed
 from meshwise.answers.text import words
 from meshwise.answers.text.tables import Table
@@ -54,7 +57,17 @@ def run_record(s: Simulated, devices: int) -> dict[str, object]:
 
 
 class SimulatedAnswer(Placed):
-    """The percentiles of the latencies, in the steady state."""
+    """The percentiles of the latencies, in the steady state; and, where limits or a price are said, what is
+    within them and what it costs."""
+
+    limits = Key[Record]("Limits of latency by the key that each bounds, ``ttft_p95_s`` [s].")
+    misses = Key[list[Record]]("Limits that are not kept: ``limit``, ``figure_s``, ``factor``.")
+    good_share = Key[float]("Under limits: share of the requests that are within all of them.")
+    goodput_requests_per_s = Key[float]("Requests within the limits per second.")
+    goodput_tokens_per_s = Key[float]("Output tokens of theirs per second.")
+    goodput_requests_per_s_per_device = Key[float]("The same of one GPU: requests.")
+    goodput_tokens_per_s_per_device = Key[float]("The same of one GPU: output tokens.")
+    dollars_per_million_tokens = Key[float]("At a price: dollars per million output tokens.")
 
     ttft_p50_s = Key[float]("Time to first token: a half of them take no longer [s].")
     ttft_p90_s = Key[float]("The same: 90 % of them take no longer [s].")
@@ -78,6 +91,16 @@ class SimulatedAnswer(Placed):
     queue_p90_s = Key[float]("The same: 90 % of them take no longer [s].")
     queue_p95_s = Key[float]("The same: 95 % of them take no longer [s].")
     queue_p99_s = Key[float]("The same: 99 % of them take no longer [s].")
+
+    if not TYPE_CHECKING:  # of other percentiles, where a limit names them
+
+        def __getattr__(self, name: str) -> object:
+            if re.fullmatch(r"(ttft|tpot|request)_p\d+_s", name) and name in self.figures:
+                return self.figures[name]
+            return super().__getattr__(name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.figures})
 
 
 # -- words and tables ------------------------------------------------------------------------------

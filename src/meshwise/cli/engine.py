@@ -137,16 +137,19 @@ def with_limits(o: Given, record: Mapping[str, object]) -> dict[str, object]:
 
 
 def within_length(o: Given, load: Serving) -> Serving:
-    """The load; :class:`InputError` where its requests are longer than the engine takes."""
+    """The load; :class:`InputError` where its requests, or a trace's, are longer than the engine takes."""
+    from meshwise.search.serving.runs.lengths import check_told, with_lengths
+    from meshwise.simulate.loads.arrivals import is_trace, traffic
+    from meshwise.simulate.loads.traces import MOST_REQUESTS
     from meshwise.workloads.workload import MAX_SEQ
 
-    most, asked = o.number("max_model_len", high=MAX_SEQ), load.isl + load.osl
-    if most is not None and asked > most:
-        raise InputError(
-            f"--max-model-len={most}: a request of {load.isl:,} tokens in and {load.osl:,} out is longer",
-            field="--max-model-len",
-            value=most,
-            legal=f"at least {asked}",
-            nearest=asked,
-        )
+    most = o.number("max_model_len", high=MAX_SEQ)
+    if most is None:
+        return load
+    traced = o.has("arrivals") and is_trace(o.word("arrivals"))
+    asked = load
+    if traced:
+        requests = o.number("requests", high=MOST_REQUESTS)
+        asked = with_lengths(load, traffic(None, o.word("arrivals"), requests))
+    check_told(asked, most, traced=traced)
     return load

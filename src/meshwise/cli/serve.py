@@ -249,10 +249,12 @@ def _curve(
     from meshwise.axes import SERVES
     from meshwise.layouts.check import check
     from meshwise.layouts.layout import asked
+    from meshwise.search.serving.runs.lengths import check_chunk
     from meshwise.search.serving.runs.room import PlacedServer, require_room
     from meshwise.search.serving.served import load_curve
     from meshwise.simulate.loads.arrivals import arrivals_of
     from meshwise.simulate.loads.traces import MOST_REQUESTS
+    from meshwise.stacks.stack import check_eager
     from meshwise.workloads.limits import refuse_without_tokens
 
     ends, limits = _ends(o.but(concurrency=None)), latency.latency_limits(o)
@@ -261,6 +263,8 @@ def _curve(
     one = asked(degrees, SERVES)
     check(one, model, cluster, load.decode(), stack, gpus, load.concurrency)
     arrivals_of(o.word("arrivals"), 1.0)
+    check_eager(stack)
+    check_chunk(stack, load)
     require_room(PlacedServer(model, cluster, stack, one, load), o.number("max_model_len"))
     requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
     words = o.word("arrivals")

@@ -24,6 +24,7 @@ _PARAMETER = {
     "kv_cache": "kv_dtype",
     "comm": "comm_dtype",
     "gradients": "grad_dtype",
+    "eager": "enforce_eager",
     "ttft_s": "ttft",
     "tpot_s": "tpot",
     "request_s": "e2e",

@@ -54,6 +54,8 @@ def check(
     codes = [c for c in broken(case) if RULES[c].holds_for_runs or not ran]
     if not set(FIRST) & set(codes):
         _check_meaning(layout, workload)
+    if not ran:
+        _check_imbalance(layout, workload)
     refuse(layout, case, codes)
 
 
@@ -85,6 +87,14 @@ def _check_gpus(layout: Layout, gpus: int | None) -> None:
     fix = f"dp={gpus // rest}" if gpus % rest == 0 else None
     why = f"the layout uses {product_words(layout)} GPUs"
     raise Refusal("gpus", gpus, why, f"{layout.devices}", fix).error()
+
+
+def _check_imbalance(layout: Layout, workload: Workload) -> None:
+    """Refuse a fullest rank of experts where every rank has its share of all of them."""
+    said = workload.expert_imbalance
+    if layout.ep == 1 and said != 1.0:
+        why = "has no meaning with ep=1: every rank has its share of all experts"
+        raise Refusal("expert_imbalance", said, why, "1, or `ep` above 1", "1").error()
 
 
 def _check_meaning(layout: Layout, workload: Workload) -> None:

@@ -16,7 +16,7 @@ from meshwise.cost.pricing import total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups
 from meshwise.models.shapes import Model
-from meshwise.program.operations import Kernel
+from meshwise.program.operations import Kernel, Op
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill
@@ -123,7 +123,10 @@ class Pace(NamedTuple):
         return self.iteration_s + (iterations - 1) * self.every_s
 
 
-BY_SEQUENCE = ("attention", "recurrence")  # depend on which tokens are of one sequence
+def _by_sequence(op: Op) -> bool:
+    """Whether it depends on which tokens are of one sequence: keys that they see, states that are kept once
+    for each sequence (a short convolution's last positions too)."""
+    return op.kind in ("attention", "recurrence") or op.scan is not None
 
 
 def sequence_kinds_s(e: Estimate) -> list[Array]:
@@ -134,15 +137,14 @@ def sequence_kinds_s(e: Estimate) -> list[Array]:
             (op.count * e.pricer.one(op)[0] for op in ops if np.max(op.count) > 0),
             start=np.float64(0.0),
         )
-        for ops in ([op for op in each if op.kind in BY_SEQUENCE] for each in e.program.layers)
+        for ops in ([op for op in each if _by_sequence(op)] for each in e.program.layers)
     ]
 
 
 def token_kinds_s(e: Estimate) -> list[Array]:
     """Seconds of all the rest, of a layer of each kind: the same for all tokens of an iteration."""
     return [
-        total_times([c for c in costs if c.op.kind not in BY_SEQUENCE]).busy
-        for costs in e.layer_costs
+        total_times([c for c in costs if not _by_sequence(c.op)]).busy for costs in e.layer_costs
     ]
 
 

@@ -73,6 +73,10 @@ class Scheduler(SwitchGroup, frozen=True, kw_only=True):
         "Attention data parallelism: so long prompts wait until every rank has one, so that all compute "
         "theirs in one iteration.",
     ] = 0
+    graphs: Annotated[
+        bool,
+        "Whether the engine has CUDA graphs, which `eager` turns off; otherwise it refuses that.",
+    ] = True
     kv_block_tokens: Annotated[_Tokens, "Tokens of a block of the KV cache."] = 16
     reserved_output: Annotated[
         float,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 import msgspec
 
 from meshwise.checks import flag, text, texts
+from meshwise.errors import InputError
 from meshwise.stacks.engines import Cache, FewRows, Scheduler
 from meshwise.stacks.switches import (
     GROUPS,
@@ -22,6 +23,7 @@ from meshwise.stacks.switches import (
     Pipeline,
 )
 from meshwise.stacks.training_state import TrainingState
+from meshwise.stacks.words import FAMILY_OF
 from meshwise.strict_tables import check_keys
 
 if TYPE_CHECKING:
@@ -141,6 +143,7 @@ class Stack:
     parallel_block_one_all_reduce = ByName(Communication.parallel_block_one_all_reduce)
     copies_kv_heads = ByName(Can.copies_kv_heads)
     unread_methods = ByName(Can.unread_methods)
+    families = ByName(Can.families)
     no_int8_products = ByName(Can.no_int8_products)
     vocab_multiple = ByName(Executed.vocab_multiple)
     vocab_multiple_per_rank = ByName(Executed.vocab_multiple_per_rank)
@@ -181,6 +184,7 @@ class Stack:
     dp_balance = ByName(Scheduler.dp_balance)
     dp_gather_iterations = ByName(Scheduler.dp_gather_iterations)
     eager = ByName(Scheduler.eager)
+    graphs = ByName(Scheduler.graphs)
     prefill_layer_s = ByName(Host.prefill_layer_s)
     prefill_kernel_s = ByName(Host.prefill_kernel_s)
     eager_layer_s = ByName(Host.eager_layer_s)
@@ -291,6 +295,29 @@ def not_made_for(stack: Stack, phase: str) -> list[str]:
         return []
     name, made = stack.title or stack.name, " and ".join(stack.can.runs)
     return [f"priced as if {name}, which is made for {made}, ran {kind_of(phase)}"]
+
+
+def not_made_on(stack: Stack, generation: str, device: str) -> list[str]:
+    """That a stack is asked for on a device whose family it does not run on."""
+    made, family = stack.can.families, FAMILY_OF.get(generation)
+    if not made or family is None or family in made or stack.ideal:
+        return []
+    names = {"cuda": "CUDA", "rocm": "ROCm", "gaudi": "Gaudi", "tpu": "TPU", "cpu": "CPU"}
+    on = " and ".join(names[name] for name in made)
+    return [
+        f"priced as if {stack.title or stack.name}, which runs on {on} devices, ran on {device}"
+    ]
+
+
+def check_eager(stack: Stack) -> None:
+    """:class:`InputError` where someone turned off CUDA graphs of an engine that has none."""
+    if stack.scheduler.eager and stated(stack, "eager") and not stack.scheduler.graphs:
+        raise InputError(
+            f"eager: {stack.title or stack.name} has no CUDA graphs that it turns off",
+            field="eager",
+            value=True,
+            legal="leave `eager` out, or an engine that has them, such as vllm",
+        )
 
 
 DEFAULT = {"train": "megatron-core", "prefill": "vllm", "decode": "vllm"}

@@ -16,6 +16,7 @@ from meshwise.stacks.words import (
     RUNS,
     SHARDS,
     Dispatcher,
+    Family,
     Generation,
     Module,
     Moments,
@@ -339,9 +340,7 @@ class Can(SwitchGroup, frozen=True, kw_only=True):
     ] = True
     context_parallel: Annotated[bool, "Whether it divides sequences over ranks."] = True
     expert_parallel: Annotated[bool, "Whether it keeps experts whole on ranks."] = True
-    attention_dp: Annotated[
-        bool, "Whether it serves replicas of attention that share their experts."
-    ] = True
+    attention_dp: Annotated[bool, "Whether replicas of attention share their experts."] = True
     attention_dp_beside_tp: Annotated[
         bool, "Whether such a replica may have several ranks, by tensor parallelism."
     ] = True
@@ -355,12 +354,14 @@ class Can(SwitchGroup, frozen=True, kw_only=True):
     unsplit_experts: Annotated[
         bool, "Whether it trains experts beside TP without sequence parallelism."
     ] = True
-    decode_context: Annotated[
-        bool, "Whether it divides the context of a KV head's copies in decode."
-    ] = True
+    decode_context: Annotated[bool, "Whether decode divides a KV head's context."] = True
     copies_kv_heads: Annotated[bool, "Whether it runs with more ranks than KV heads."] = True
     unread_methods: Annotated[
         tuple[QuantMethod, ...], "Methods (`quant_method`) whose checkpoints it does not load."
+    ] = ()
+    families: Annotated[
+        tuple[Family, ...],
+        "Devices that it runs on; none: not known. On others the answer says so.",
     ] = ()
     no_int8_products: Annotated[
         tuple[Generation, ...], "Generations of devices where it has no W8A8 products of integers."

@@ -118,10 +118,34 @@ def named(name: str, field: str) -> Release | None:
         begins, version.group(1).removeprefix("v") if version else "", words, in_tables=False
     )
     table = catalog.load("stacks", release.stack, field)[1]
+    if release.version:
+        _check_counting(release, table, name, field)
     variants = {word for variant in table.get("variant", ()) for word in variant["named"]}
     if all(word in variants or f"{known}-{word}" in _names(False) for word in words):
         return release
     return None
+
+
+def _is_date(version: str) -> bool:
+    match = _START.match(version)
+    return match is not None and _numbers(match)[0] in _YEARS
+
+
+def _check_counting(release: Release, table: Mapping[str, Any], name: str, field: str) -> None:
+    """:class:`InputError` for a month of a software whose known versions are numbers, or the other way
+    round: neither is before or after the other."""
+    bounds = [e[end] for e in table.get("version", ()) for end in ("from", "before") if end in e]
+    dated, date = {_is_date(bound) for bound in bounds}, _is_date(release.version)
+    if not bounds or date in dated:
+        return
+    counted = 'numbers, such as "{}"' if date else 'months, such as "{}"'
+    raise InputError(
+        f"{field}: {quoted(name)}: versions of {release.stack} are {counted.format(bounds[-1])}",
+        field=field,
+        value=name,
+        legal=f"{release.stack}@{bounds[-1]} and its like, or no version",
+        nearest=release.stack,
+    )
 
 
 def applying(release: Release, table: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,6 +22,15 @@ QuantMethod = Literal[
 Generation = Literal[
     "volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx", "cdna2", "cdna3", "cdna4"
 ]  # fmt: skip
+# of devices, by the toolchain that their programs are compiled with
+Family = Literal["cuda", "rocm", "gaudi", "tpu", "cpu"]
+FAMILY_OF: dict[str, Family] = {  # generation of the catalog → its family; others are not known
+    **dict.fromkeys(
+        ("volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx"), "cuda"
+    ),
+    **dict.fromkeys(("cdna2", "cdna3", "cdna4"), "rocm"),
+    "gaudi": "gaudi", "tpu": "tpu", "cpu": "cpu",
+}  # fmt: skip
 RUNS: tuple[Run, ...] = get_args(Run)
 SHARDS: tuple[Sharding, ...] = get_args(Sharding)
 MOMENTS: tuple[Moments, ...] = get_args(Moments)

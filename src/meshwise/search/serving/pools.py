@@ -14,6 +14,7 @@ from meshwise.errors import InputError
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.shapes import Model
+from meshwise.search.serving.runs.lengths import with_lengths
 from meshwise.search.serving.steady_state import Steady, steady
 from meshwise.simulate import iteration
 from meshwise.simulate.disaggregated import DisaggregatedServer, Transfers, prefill_load
@@ -22,6 +23,7 @@ from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.rules import tokens_per_iteration
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
+from meshwise.strict_tables import count
 from meshwise.workloads.serving import Serving
 
 
@@ -38,6 +40,30 @@ class PoolLayouts(NamedTuple):
         """GPUs of all instances."""
         first = self.prefill_instances * self.prefill.devices
         return first + self.decode_instances * self.decode.devices
+
+
+def pool_layouts(
+    decode: Layout, prefill: Layout | None, prefill_instances: object, decode_instances: object
+) -> PoolLayouts:
+    """The pools; :class:`InputError` for several instances where one layout does both."""
+    for name, value in (
+        ("prefill_instances", prefill_instances),
+        ("decode_instances", decode_instances),
+    ):
+        if prefill is None and count(value, name) > 1:
+            raise InputError(
+                f"{name}={value} has no meaning without `prefill`, the layout that computes prompts",
+                field=name,
+                value=value,
+                legal="1, or `prefill` beside it, for example `prefill={'tp': 1}`; replicas are `dp`",
+            )
+    return PoolLayouts(
+        *(decode if prefill is None else prefill, decode),
+        *(
+            count(prefill_instances, "prefill_instances"),
+            count(decode_instances, "decode_instances"),
+        ),
+    )
 
 
 class Averages(NamedTuple):
@@ -66,10 +92,12 @@ def check_pools(
     apart: PoolLayouts, model: Model, cluster: Cluster, w: Serving, stack: Stack, gpus: int | None
 ) -> None:
     """Refuse layouts that are not legal, and more GPUs than there are."""
-    decode = apart.decode
+    decode, step = apart.decode, w.decode()
+    if max(decode.ep, apart.prefill.ep) > 1:  # one of them has a fullest rank
+        step = msgspec.structs.replace(step, expert_imbalance=1.0)
     at_least = max(w.concurrency // apart.decode_instances, 1)
     try:
-        check(apart.prefill, model, cluster, w.decode(), stack)
+        check(apart.prefill, model, cluster, step, stack)
     except InputError as error:
         if error.field in ("tp", "pp", "dp", "ep", "etp"):
             own = f"prefill_{error.field}"
@@ -78,7 +106,7 @@ def check_pools(
             text = text if text.startswith(error.field) else f"{error.field}: {text}"
             error.field, error.message = own, f"prefill_{text}"
         raise
-    check(decode, model, cluster, w.decode(), stack, None, max(at_least, decode.dp))
+    check(decode, model, cluster, step, stack, None, max(at_least, decode.dp))
     if gpus is not None and gpus != apart.devices:
         raise InputError(
             f"gpus={gpus}: the pools have {apart.devices} GPUs",
@@ -109,9 +137,7 @@ def simulate_pools(
     progress: Callable[[int, int], None] | None = None,
 ) -> ServedPools:
     """The run of the pools under a load."""
-    if arrivals is not None and arrivals.trace is not None:
-        longest = {"isl": max(arrivals.trace.prompt), "osl": max(arrivals.trace.answer)}
-        w = msgspec.structs.replace(w, **longest)
+    w = with_lengths(w, arrivals)
     first, second = (arrays(layout, w.decode()) for layout in (apart.prefill, apart.decode))
     engine = Engine(
         *(model, cluster, stack, second, w.formats), *(w.expert_imbalance, w.expert_skew)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from meshwise.axes import AXES, SERVES, spoken
@@ -34,12 +33,12 @@ from meshwise.search.serving.plan import (
 from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RANKED, at_the_load, at_the_most, finalists
+from meshwise.search.serving.runs.lengths import check_chunk, with_lengths
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
 from meshwise.search.serving.runs.units import in_flight
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
 from meshwise.search.training.space import least_etp
-from meshwise.simulate.loads.arrivals import Arrivals
-from meshwise.stacks.stack import Stack
+from meshwise.stacks.stack import Stack, check_eager
 from meshwise.strict_tables import count
 from meshwise.workloads.limits import LatencyLimit, refuse_without_tokens
 from meshwise.workloads.serving import Serving
@@ -112,11 +111,13 @@ def plan_deployment(
     if disaggregated:
         check_disaggregated(asked)
     coming = asked.sent.arrivals
-    refuse_without_tokens(asked.limits, with_trace(w, coming).osl)
+    refuse_without_tokens(asked.limits, with_lengths(w, coming).osl)
     top = count(top, "top", high=MAX_TOP)
     n = cluster.devices if gpus is None else count(gpus, "gpus")
     where, held = check_gpus(cluster, n), dict(pins or {})
-    w = with_trace(w, coming)
+    w = with_lengths(w, coming)
+    check_eager(stack)
+    check_chunk(stack, w)
     largest = bool(asked.limits) and not asked.fixed
     fewest = asked.fixed and objective != "latency"
     check_serving_pins(
@@ -134,14 +135,6 @@ def plan_deployment(
         changes = serving_changes(found.plan, held, asked.means if largest else None)
         found = found._replace(changes=tuple(changes))
     return found._replace(disaggregated=apart, elapsed_s=time.perf_counter() - started)
-
-
-def with_trace(w: Serving, arrivals: Arrivals | None) -> Serving:
-    """The workload with the longest requests of a trace."""
-    if arrivals is None or arrivals.trace is None:
-        return w
-    trace = arrivals.trace
-    return msgspec.structs.replace(w, isl=max(trace.prompt), osl=max(trace.answer))
 
 
 def _best(

@@ -12,6 +12,7 @@ from meshwise.clusters.load import Cluster
 from meshwise.errors import Overloaded
 from meshwise.layouts.layout import Layout, Layouts, arrays
 from meshwise.models.shapes import Model
+from meshwise.search.serving.runs.lengths import with_lengths
 from meshwise.simulate.iteration import Engine
 from meshwise.simulate.loads.arrivals import Arrivals, arrivals_of
 from meshwise.simulate.server import Simulated, SimulatedServer
@@ -45,14 +46,6 @@ def simulated(
 def flight(run: Simulated, dp: int) -> int:
     """Requests of arrivals that run in the mean, of all replicas, one of each at least."""
     return max(math.ceil(run.steady.running.mean * run.replicas), dp)
-
-
-def with_lengths(w: Serving, arrivals: Arrivals | None) -> Serving:
-    """The load with the longest lengths of a trace in place of its own."""
-    if arrivals is None or arrivals.trace is None:
-        return w
-    longest = {"isl": max(arrivals.trace.prompt), "osl": max(arrivals.trace.answer)}
-    return msgspec.structs.replace(w, **longest)
 
 
 LOADS = 12  # rates of a curve

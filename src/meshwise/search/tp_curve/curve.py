@@ -27,7 +27,7 @@ from meshwise.search.tp_curve.limit import column, find_limit, main_kind
 from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
 from meshwise.search.tp_curve.towers import tower_degree_remarks, tower_remarks
-from meshwise.stacks.stack import Stack, not_made_for
+from meshwise.stacks.stack import Stack, not_made_for, not_made_on
 from meshwise.units import format_gpus
 from meshwise.workloads.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
 
@@ -193,6 +193,7 @@ def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack
     found = formats.format_remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
     found += not_made_for(stack, workload.phase)
+    found += not_made_on(stack, device.generation, device.title)
     unread = legality.unread_method(formats.model_as_run(model, workload), stack)
     found += [f"{unread}: priced as if it did"] if unread else []
     found += tower_remarks(model, workload, stack)
@@ -222,6 +223,24 @@ def degree_remarks(
     tp: int,
     etp: int | None = None,
 ) -> tuple[str, ...]:
+    """What a degree costs or needs that its figures do not say, and a length that the model was not made
+    for."""
+    found = degree_cost_remarks(model, cluster, workload, stack, tp, etp)
+    length = workload.context if isinstance(workload, Decode) else workload.seq
+    if model.max_positions is None or length <= model.max_positions:
+        return found
+    beyond = f"{length:,} tokens are more than the {model.max_positions:,} positions the model was made for"
+    return (*found, beyond)
+
+
+def degree_cost_remarks(
+    model: Model,
+    cluster: Cluster,
+    workload: Workload,
+    stack: Stack,
+    tp: int,
+    etp: int | None = None,
+) -> tuple[str, ...]:
     """What a degree costs or needs that its figures do not say."""
     found = run_remarks(model, cluster, workload, stack)
     if tp > 1 and needs_split(model, stack, workload.phase):
@@ -230,11 +249,6 @@ def degree_remarks(
     found += legality.tp_remarks(model, tp, stack, etp)
     if workload.phase != "train":
         found += tower_degree_remarks(model, stack, tp)
-    length = workload.context if isinstance(workload, Decode) else workload.seq
-    if model.max_positions is not None and length > model.max_positions:
-        found.append(
-            f"{length:,} tokens are more than the {model.max_positions:,} positions the model was made for"
-        )
     return tuple(dict.fromkeys(found))
 
 

@@ -15,9 +15,9 @@ from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import model_as_run
 from meshwise.models.shapes import Model
-from meshwise.search.serving.served import with_lengths
+from meshwise.search.serving.runs.lengths import check_chunk, check_told, with_lengths
 from meshwise.simulate.loads.arrivals import Arrivals
-from meshwise.stacks.stack import Stack, replaced
+from meshwise.stacks.stack import Stack, check_eager, replaced
 from meshwise.strict_tables import count
 from meshwise.units import format_memory
 from meshwise.workloads.serving import Serving
@@ -74,7 +74,7 @@ def server_room(server: PlacedServer, max_model_len: int | None = None) -> Serve
         kv_cache_blocks=_whole(float(memory.logged_blocks(longest))),
         max_model_len=longest,
         max_model_concurrency=min(float(held), 1e9),
-        longest_request=most if own is None else min(most, max(own, w.isl + w.osl)),
+        longest_request=min(most, _allowed(server, max_model_len)),
         weights_bytes=float(parts.weights_bytes),
         activations_bytes=float(parts.activations_bytes),
         runtime_bytes=float(parts.runtime_bytes),
@@ -82,6 +82,13 @@ def server_room(server: PlacedServer, max_model_len: int | None = None) -> Serve
         kv_cache_bytes=cache,
         reserve_bytes=server.cluster.device.memory_bytes - float(parts.beside_bytes) - cache,
     )
+
+
+def _allowed(server: PlacedServer, max_model_len: int | None = None) -> int:
+    """Tokens of the longest request that the engine takes: what it is told of, else what the model was made
+    for, or the load's own where it is longer (then it was told)."""
+    told = max_model_len or server.model.max_positions
+    return MAX_SEQ if told is None else max(told, server.load.isl + server.load.osl)
 
 
 def room_for(
@@ -94,6 +101,9 @@ def room_for(
         longest = count(longest, "max_model_len", high=MAX_SEQ)
     server = server._replace(load=with_lengths(server.load, arrivals))
     traced = arrivals is not None and arrivals.trace is not None
+    check_told(server.load, longest, traced=traced)
+    check_eager(server.stack)
+    check_chunk(server.stack, server.load)
     if prefill != server.layout:
         prompts = msgspec.structs.replace(server.load, osl=1)
         try:
@@ -123,23 +133,29 @@ def require_room(
     needed = max(asked, max_model_len or 0)
     if float(memory.concurrency(needed)) >= 1.0:
         return
-    longest, ways = memory.longest(), _ways(server, needed)
+    longest, own = memory.longest(), server.model.max_positions
     if longest < w.osl + 1 + w.image_tokens:
-        raise _no_cache(server, memory, longest, ways)
+        raise _no_cache(server, memory, longest, _ways(server, needed))
     holds = f"does not fit: the KV cache of a replica holds one of {longest:,} at most"
+    if own is not None and w.osl + w.image_tokens < own < needed:
+        # no way to hold it is of use to an engine that does not take it
+        holds += f", and the model was made for {own:,}"
+        longest, ways = min(longest, own), []
+    else:
+        ways = _ways(server, needed)[1]
     if needed > asked:
         raise DoesNotFit(
             f"max_model_len={needed}: a request of so many tokens {holds}",
             field="max_model_len",
             value=needed,
-            legal="; ".join((f"at most {longest}", *ways[1])),
+            legal="; ".join((f"at most {longest}", *ways)),
             nearest=longest,
         )
     if traced:
         raise DoesNotFit(
             f"arrivals: the longest request of {asked:,} tokens {holds}",
             field="arrivals",
-            legal="; ".join((f"requests of at most {longest} tokens", *ways[1])),
+            legal="; ".join((f"requests of at most {longest} tokens", *ways)),
         )
     said = w.isl - w.image_tokens
     most = longest - w.osl - w.image_tokens
@@ -147,7 +163,7 @@ def require_room(
         f"isl={said}: a request of {asked:,} tokens with its answer of {w.osl:,} {holds}",
         field="isl",
         value=said,
-        legal="; ".join((f"at most {most}", *ways[1])),
+        legal="; ".join((f"at most {most}", *ways)),
         nearest=most,
     )
 
@@ -182,7 +198,23 @@ def _ways(server: PlacedServer, tokens: int) -> tuple[int | None, list[str]]:
     share = smallest_share(server, tokens)
     if share is not None:
         said.append(f"{share:.0%} of the memory holds it")
+    fewer = most_running(server, tokens)
+    if fewer is not None:
+        said.append(f"`max_num_seqs={fewer}` holds it")
     return tp, said
+
+
+def most_running(server: PlacedServer, tokens: int) -> int | None:
+    """Most requests that run at once, a power of two below the engine's, whose graphs and sampling leave room
+    for a request of so many tokens."""
+    memory = server.memory()
+    fewer = 1 << max(memory.sequences - 1, 0).bit_length() - 1 if memory.sequences > 1 else 0
+    while fewer >= 1:
+        told = {"max_sequences": fewer, "max_sequences_small": fewer}
+        if float(server.memory(stack=replaced(server.stack, told)).concurrency(tokens)) >= 1.0:
+            return fewer
+        fewer //= 2
+    return None
 
 
 def smallest_tp(server: PlacedServer, tokens: int) -> int | None:
