@@ -84,7 +84,10 @@ def _rules(s: Settings) -> dict[str, Any]:
     if s.get("chunk") == -1:
         if found.get("chunked_prefill"):
             raise contradiction(
-                "--chunked-prefill-size", -1, "contradicts --enable-mixed-chunk", "one of them"
+                "--chunked-prefill-size",
+                -1,
+                "prompts that are not cut have no chunks to mix",
+                "one of both",
             )
         found["chunked_prefill"] = False
     return found

@@ -9,8 +9,9 @@ from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
 from meshwise.launch.settings.serving import drafts, server_limits
-from meshwise.launch.settings.settings import Read, Settings, contradiction
+from meshwise.launch.settings.settings import Read, Settings, contradiction, yes
 from meshwise.launch.table import Target
+from meshwise.strict_tables import fraction
 
 
 def _settings(job: Job) -> Settings:
@@ -163,6 +164,9 @@ def _rules(s: Settings, yaml: Settings, cache: Settings) -> dict[str, Any]:
         ("memory_share", cache, "free_gpu_memory_fraction", "cache_share"),
     ):
         own, value = s.get(flag), table.get(key)
+        if value is not None:
+            share = flag == "cache_share"
+            value = fraction(value, key, low=0.05, high=1.0) if share else yes(value)
         if own is not None and value is not None and own != value:
             raise contradiction(f"--{key}", own, f"the file says {value}", value)
         found[field] = own if value is None else value
