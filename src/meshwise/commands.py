@@ -160,7 +160,7 @@ def read_command(
         spec = _model_of(launch.parse(command, target, gpus=gpus))
     routed = any(block.moe is not None for block in spec.blocks)
     parsed = launch.parse(command, target, gpus=gpus, experts=routed)
-    _same_model(parsed, spec)
+    same_model(parsed, spec)
     _same_nodes(parsed, cluster)
     compared = compare(
         parsed.job,
@@ -177,7 +177,7 @@ def read_command(
     return ImportResult(parsed, compared, spec.name)
 
 
-def _same_model(parsed: Parsed, spec: Model) -> None:
+def same_model(parsed: Parsed, spec: Model) -> None:
     """Raise where the model that the command names, or the sizes that its flags give, are not the
     model's."""
     from meshwise.launch.settings import stages
@@ -258,4 +258,4 @@ def _model_of(parsed: Parsed) -> Model:
     return load_model(known)
 
 
-__all__ = ["beside", "compare", "export", "known_model", "read_command"]
+__all__ = ["beside", "compare", "export", "known_model", "read_command", "same_model"]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshwise.arguments import NameOrPath
 from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError, list_in_words
 from meshwise.models.shapes import Model
-from meshwise.stacks.stack import Stack, replaced, taking
+from meshwise.search.serving.engine_limits import EngineLimits, limited_load, limited_stack
+from meshwise.stacks.stack import Stack, replaced
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
 if TYPE_CHECKING:
     from meshwise.launch.job import Job
+    from meshwise.layouts.pins import Pins
     from meshwise.search.compare import Compared, ComparedServing
+
+_Found = TypeVar("_Found", "Compared", "ComparedServing")
 
 
 def compare(
@@ -57,18 +61,33 @@ def compare(
         (osl, "osl", "256"),
         (concurrency or job.concurrency, "concurrency", "64"),
     )
-    _within_limit(concurrency, job)
     _within_length(isl, osl, job)
     formats = formats_of_job(job, model)
     drafts = _drafts(job, acceptance)
-    load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, chunk=job.chunk, **drafts)
+    load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, **drafts)
+    limits = _limits_of(job)
+    load = limited_load(load, limits)
     spec, where, software = _parts(model, cluster, load.decode(), stack)
-    return compare_serving(spec, where, load, taking(software, job.memory_share), job)
+    software = limited_stack(software, limits)
+    return compare_serving(spec, where, load, software, job, max_model_len=job.max_len)
 
 
-def _within_length(isl: int | None, osl: int | None, job: Job) -> None:
+def _limits_of(job: Job) -> EngineLimits:
+    """What a serving command states of its engines."""
+    from meshwise.launch.settings.serving import sequences_per_replica
+
+    return EngineLimits(
+        memory_share=job.memory_share,
+        max_sequences=sequences_per_replica(job),
+        chunk=job.chunk,
+        eager=job.eager,
+        chunked_prefill=job.chunked_prefill,
+    )
+
+
+def _within_length(isl: int, osl: int, job: Job) -> None:
     """A request longer than the command's engines take is refused by them."""
-    if isl is None or osl is None or job.max_len is None or isl + osl <= job.max_len:
+    if job.max_len is None or isl + osl <= job.max_len:
         return
     raise InputError(
         f"isl={isl}: with an answer of {osl} tokens it is longer than the {job.max_len} that the "
@@ -85,19 +104,6 @@ def _stated(job: Job) -> dict[str, Any]:
     from meshwise.stacks.stack import STATED
 
     return {name: getattr(job, name) for name in STATED if getattr(job, name) is not None}
-
-
-def _within_limit(concurrency: int | None, job: Job) -> None:
-    """More requests than the command's engines take would wait, which is not priced."""
-    if concurrency is not None and job.concurrency is not None and concurrency > job.concurrency:
-        raise InputError(
-            f"concurrency={concurrency}: the command's engines run at most {job.concurrency} requests "
-            "at once; the others wait, which is not priced",
-            field="concurrency",
-            value=concurrency,
-            legal=f"at most {job.concurrency}, or leave it out",
-            nearest=job.concurrency,
-        )
 
 
 def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
@@ -129,23 +135,37 @@ def _without_drafts(acceptance: float | None) -> None:
 
 
 def beside(
-    job: Job, model: Model, cluster: Cluster, load: Training | Serving, stack: Stack, plan: Any
+    job: Job,
+    model: Model,
+    cluster: Cluster,
+    load: Training | Serving,
+    stack: Stack,
+    plan: Any,
+    *,
+    own_stack: Stack | None = None,
+    pins: Pins | None = None,
 ) -> Compared | ComparedServing:
-    """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold."""
+    """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold.
+
+    The plan's best stands beside it where both run alike; where the command states formats, rules or
+    limits of its own, or runs on ``own_stack``, the best under these does. ``pins``: axes that the plan holds.
+    """
     import msgspec
 
     from meshwise.launch.settings.formats import formats_of_job
     from meshwise.search.compare import compare_serving, compare_training
 
     if isinstance(load, Training):
+        trained = load
         if job.dtype is not None:  # what the command computes in, not what the plan does
             own = msgspec.structs.replace(
                 load.formats, dtype=job.dtype, gradients=job.grad_dtype or load.formats.gradients
             )
-            load = msgspec.structs.replace(load, formats=own)
-        if not stack.ideal:
-            stack = replaced(stack, _stated(job))
-        return compare_training(model, cluster, load, stack, job, plan)
+            trained = msgspec.structs.replace(load, formats=own)
+        software = stack if stack.ideal else replaced(stack, _stated(job))
+        alike = trained == load and software == stack
+        found = compare_training(model, cluster, trained, software, job, plan if alike else None)
+        return found if alike else _remarked(found, _differences(load, trained, stack, software))
     if (job.draft_tokens or 0) != load.draft_tokens:
         raise InputError(
             f"draft_tokens={load.draft_tokens}: the command drafts {job.draft_tokens or 0}",
@@ -153,15 +173,59 @@ def beside(
             value=load.draft_tokens,
             legal=f"`draft_tokens={job.draft_tokens or 0}`, and `acceptance` where it drafts",
         )
+    _within_length(load.isl, load.osl, job)
     said = {
         k: v for k, v in msgspec.structs.asdict(formats_of_job(job, model)).items() if v is not None
     }
-    load = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
+    limits = _limits_of(job)
+    served = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
+    served = limited_load(served, limits)
+    software = limited_stack(stack if own_stack is None else own_stack, limits)
+    alike = served == load and software == stack
+    differ = _differences(load, served, stack, software)
     whole = msgspec.structs.replace(job, dp=job.dp * max(plan.gpus // job.gpus, 1))
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
         flight = plan.rows[0].concurrency if plan.rows else whole.dp
-        load = msgspec.structs.replace(load, concurrency=flight)
-    return compare_serving(model, cluster, load, taking(stack, job.memory_share), whole, plan)
+        served = msgspec.structs.replace(served, concurrency=flight)
+    compared = compare_serving(
+        *(model, cluster, served, software, whole),
+        plan if alike else None,
+        max_model_len=job.max_len,
+        objective="latency" if plan.objective == "latency" else "throughput",
+        pins=pins,
+    )
+    return compared if alike else _remarked(compared, differ)
+
+
+_SPOKEN = {
+    "max_sequences": "most requests at once",
+    "eager": "no CUDA graphs",
+    "whole_prompts": "whether prompts are cut",
+    "mixes_prefill": "prompts' chunks beside decodes",
+    "memory_reserve": "share of the memory",
+}
+
+
+def _differences(
+    load: Training | Serving, own: Training | Serving, stack: Stack, software: Stack
+) -> list[str]:
+    """What a command runs otherwise than the plan, in words."""
+    from meshwise.stacks.stack import FIELDS
+
+    if software.name != stack.name:
+        return [f"stack {software.name}, not {stack.name}"]
+    said = ["number formats"] if own.formats != load.formats else []
+    if getattr(own, "chunk", None) != getattr(load, "chunk", None):
+        said.append("most tokens of an iteration")
+    names = [n for n in FIELDS if getattr(software, n, None) != getattr(stack, n, None)]
+    said += [_SPOKEN.get(n, n) for n in names if n != "max_sequences_small"]
+    return said
+
+
+def _remarked(found: _Found, differ: list[str]) -> _Found:
+    """The comparison, with what its layouts have in common that the plan's have not."""
+    said = f"yours and this best are priced with what the command states and the plan does not: {list_in_words(differ)}"
+    return found._replace(remarks=(said, *found.remarks))
 
 
 def _needed(*asked: tuple[int | None, str, str]) -> list[int]:

@@ -199,9 +199,13 @@ def compared_verdict(c: Compared | ComparedServing) -> str:
         return " ".join([*said, "It is the best layout of these GPUs."])
     if c.mine.fits:
         word = " (a tie)" if change.tie else ""
-        share = words.percent(max(change.loss, 0.0))
-        how = f"takes {share} longer than" if trains else f"serves {share} less than"
-        said.append(f"It {how} the best, {change.best}{word}.")
+        share = words.percent(abs(change.loss))
+        if change.loss < 0.0:  # averages ranked it behind
+            how = f"takes {share} less time than" if trains else f"serves {share} more than"
+            said.append(f"It {how} what the plan ranks first, {change.best}{word}.")
+        else:
+            how = f"takes {share} longer than" if trains else f"serves {share} less than"
+            said.append(f"It {how} the best, {change.best}{word}.")
     else:
         said.append(f"The best that does: {change.best}.")
     if change.axis is not None:

@@ -60,37 +60,38 @@ limit_options = options.stacked(
         help="Serving: prompts are cut, and share iterations with decodes.",
     ),
 )
-_FLAGS: dict[str, dict[str, object]] = {
-    "enforce_eager": {"eager": True},
-    "no_enable_chunked_prefill": {"whole_prompts": True},
-    "enable_mixed_chunk": {"whole_prompts": False, "mixes_prefill": True},
-}
+_FLAGS = ("enforce_eager", "no_enable_chunked_prefill", "enable_mixed_chunk")
 
 
 def engine_stack(o: Given) -> Stack:
     """The stack of ``--stack`` and its switches, with the share of memory and the rules that are given."""
-    from meshwise.stacks.stack import taking
+    from meshwise.search.serving.engine_limits import EngineLimits, limited_stack
     from meshwise.strict_tables import fraction
 
-    stack = _ruled(o, options.phase_stack(o, "decode"))
-    given = o["gpu_memory_utilization"]
-    if given is None:
-        return stack
-    share = fraction(given, "--gpu-memory-utilization", low=0.05, high=1.0)
-    if stack.ideal:
+    stack = options.phase_stack(o, "decode")
+    _check_rules(o, stack)
+    given, share = o["gpu_memory_utilization"], None
+    if given is not None:
+        share = fraction(given, "--gpu-memory-utilization", low=0.05, high=1.0)
+    if share is not None and stack.ideal:
         raise InputError(
             f"--gpu-memory-utilization={share:g} contradicts ideal rates, whose engine takes all of it",
             field="--gpu-memory-utilization",
             value=given,
             legal="leave it or --ideal out",
         )
-    return taking(stack, share)
+    cut = False if o.flag("no_enable_chunked_prefill") else None
+    limits = EngineLimits(
+        memory_share=share,
+        max_sequences=o.number("max_num_seqs", high=1 << 20),
+        eager=True if o.flag("enforce_eager") else None,
+        chunked_prefill=True if o.flag("enable_mixed_chunk") else cut,
+    )
+    return limited_stack(stack, limits)
 
 
-def _ruled(o: Given, stack: Stack) -> Stack:
-    """The stack with the engine's rules that are given."""
-    from meshwise.stacks.stack import replaced
-
+def _check_rules(o: Given, stack: Stack) -> None:
+    """Raise for rules that contradict each other, or the stack."""
     if o.flag("no_enable_chunked_prefill") and o.flag("enable_mixed_chunk"):
         raise InputError(
             "--enable-mixed-chunk contradicts --no-enable-chunked-prefill",
@@ -105,14 +106,6 @@ def _ruled(o: Given, stack: Stack) -> Stack:
             value=True,
             legal="leave it or --ideal out",
         )
-    changes: dict[str, object] = {}
-    for name, switched in _FLAGS.items():
-        if o.flag(name):
-            changes |= switched
-    most = o.number("max_num_seqs", high=1 << 20)
-    if most is not None:
-        changes |= {"max_sequences": most, "max_sequences_small": most}
-    return replaced(stack, changes) if changes else stack
 
 
 def with_limits(o: Given, record: Mapping[str, object]) -> dict[str, object]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from meshwise.answers.plan import PlanResult
     from meshwise.answers.plan_serving import ServingPlanResult
     from meshwise.api import Cluster, Model, Serving, Stack, Training
+    from meshwise.layouts.keywords import ServingPins
     from meshwise.plans import ServingObjective, TrainingObjective
     from meshwise.search.serving.plan import ServingPlan
     from meshwise.search.training.question import Planned
@@ -160,7 +161,8 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
         **options.serving_pins(axes),
     )
     if o.has("compare"):
-        result.command = _compared(o, model, cluster, load, stack, result.planned.plan)
+        pins = options.serving_pins(axes)
+        result.command = _compared(o, model, cluster, load, stack, result.planned.plan, pins)
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "layouts")
     _leave(result)
 
@@ -202,11 +204,14 @@ def _compared(
     load: Training | Serving,
     stack: Stack,
     plan: Planned | ServingPlan,
+    pins: ServingPins | None = None,
 ) -> ReadCommand:
     """The command of ``--compare`` at the plan's own load."""
     from meshwise import commands, launch
     from meshwise.answers.compared import ReadCommand
     from meshwise.api import Serving
+    from meshwise.launch.table import target
+    from meshwise.layouts.pins import read_pins
     from meshwise.search.training.question import Planned
 
     gpus = plan.plan.search.gpus if isinstance(plan, Planned) else plan.gpus
@@ -229,4 +234,21 @@ def _compared(
             legal=f"--gpus {job.gpus}",
             nearest=job.gpus,
         )
-    return ReadCommand(parsed, commands.beside(job, model, cluster, load, stack, plan))
+    try:
+        commands.same_model(parsed, model)
+    except InputError as error:
+        raise InputError(
+            f"--compare: {error.sentence}",
+            field="--compare",
+            value=job.model,
+            legal=f"a command that runs {model.name}, or a plan of the command's model",
+        ) from None
+    own = None
+    if serves and not o.has("stack") and not stack.ideal:  # the plan's own is the usual one
+        own = plan_options.serving_stack(o.but(stack=target(parsed.target).stack))
+    compared = commands.beside(
+        *(job, model, cluster, load, stack, plan),
+        own_stack=own,
+        pins=read_pins(dict(pins)) if pins is not None else None,
+    )
+    return ReadCommand(parsed, compared)

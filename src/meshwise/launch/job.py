@@ -36,8 +36,8 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parallelism). ``etp`` is explicit: tp for a model without experts. Training has ``micro_batch``,
     ``global_batch`` and ``seq``; serving ``max_len`` (prompt and answer) and ``concurrency`` over all
     replicas, ``chunk`` tokens of an iteration, ``draft_tokens`` of speculation,
-    ``memory_share`` of a GPU's memory that the engine may take. ``dtype`` is that of
-    the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
+    ``memory_share`` of a GPU's memory that the engine may take, ``eager`` (no CUDA graphs) and
+    ``chunked_prefill`` (False: prompts are not cut). ``dtype`` is that of the products, ``weight_dtype`` and ``kv_dtype`` where they are narrower, ``comm_dtype`` what TP
     sends, ``grad_dtype`` the gradients', ``quantization`` the method as an engine calls it, and
     the switches of :data:`meshwise.stacks.stack.STATED` what a training stack does otherwise; None: as the checkpoint, or as the software does by itself.
     """
@@ -75,6 +75,8 @@ class Job(Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     draft_tokens: int | None = None
     draft_cost: str | None = None
     memory_share: float | None = None
+    eager: bool | None = None
+    chunked_prefill: bool | None = None
     gpus_per_node: int = 8
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from meshwise.axes import SERVES, TRAINS
 from meshwise.clusters.load import Cluster
+from meshwise.errors import DoesNotFit
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
@@ -21,6 +22,8 @@ from meshwise.search.serving.plan import (
     row_at,
     some_columns,
 )
+from meshwise.search.serving.question import plan_deployment
+from meshwise.search.serving.runs.room import PlacedServer, require_room
 from meshwise.search.serving.runs.trial import SentLoad, Trials, trial_rows
 from meshwise.search.serving.space import serving_space
 from meshwise.search.tp_curve.curve import degree_remarks
@@ -133,8 +136,14 @@ def compare_serving(
     stack: Stack,
     layout: Layout,
     plan: ServingPlan | None = None,
+    *,
+    max_model_len: int | None = None,
+    objective: str = "throughput",
+    pins: Pins | None = None,
 ) -> ComparedServing:
-    """A serving layout beside the best of as many GPUs at the same concurrency."""
+    """A serving layout beside the best of as many GPUs at the same concurrency, all simulated as ``serve``
+    and ``plan`` do. The best is that of ``plan``, or of one that is made for it, by ``objective`` and under
+    ``pins``; ``max_model_len``: the longest request that the engine is told of [tokens]."""
     routed = any(block.moe is not None for block in model.blocks)
     layout = Layout(
         **{name: getattr(layout, name) for name in SERVES if name != "etp"},
@@ -145,10 +154,10 @@ def compare_serving(
     check(layout, model, where, w.decode(), stack)
     table = Server(model, where, stack, w).at(columns([layout]), np.array([w.concurrency]))
     mine = row_at(table, 0, w)
-    pins = _pinned(layout, SERVES)
+    own_axes = _pinned(layout, SERVES)
     better = []
     for axis in (name for name in SERVES if name != "dp"):
-        own = {k: v for k, v in pins.items() if k != axis}
+        own = {k: v for k, v in own_axes.items() if k != axis}
         if axis in ("ep", "tp"):
             own.pop("etp", None)  # what is left of the experts' grid follows
         row = _best_serving(model, where, stack, w, gpus, own)
@@ -156,28 +165,46 @@ def compare_serving(
             continue
         if row.tokens_per_s_per_device > mine.tokens_per_s_per_device or not mine.fits:
             better.append((axis, row))
-    best = plan.rows[0] if plan is not None and plan.rows else None
-    if best is not None and best.run is not None:
-        mine, best, better = _simulated_too(
-            Trials(model, where, stack, w, SentLoad()), mine, best, better
-        )
-    if best is None:
-        best = _best_serving(model, where, stack, w, gpus, {})
+    if plan is None or not plan.rows:
+        plan = plan_deployment(
+            *(model, where, stack, w), gpus=gpus, pins=pins, objective=objective, top=1
+        ).plan
+    best = plan.rows[0] if plan.rows else None
+    mine, best, better = _simulated_too(
+        Trials(model, where, stack, w, SentLoad()), mine, best, better
+    )
     order = sorted(better, key=lambda c: -c[1].tokens_per_s_per_device)
     return ComparedServing(
         mine,
         best,
         tuple(order),
-        degree_remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
+        (
+            *_too_long(PlacedServer(model, where, stack, layout, w), max_model_len),
+            *degree_remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
+        ),
     )
 
 
+def _too_long(server: PlacedServer, max_model_len: int | None) -> tuple[str, ...]:
+    """That an engine told of requests of such a length does not start, though it holds the load's."""
+    try:
+        require_room(server)
+    except DoesNotFit:  # the row says so
+        return ()
+    try:
+        require_room(server, max_model_len)
+    except DoesNotFit as error:
+        return (error.sentence,)
+    return ()
+
+
 def _simulated_too(
-    trials: Trials, mine: ServingRow, best: ServingRow, better: list[tuple[str, ServingRow]]
-) -> tuple[ServingRow, ServingRow, list[tuple[str, ServingRow]]]:
+    trials: Trials, mine: ServingRow, best: ServingRow | None, better: list[tuple[str, ServingRow]]
+) -> tuple[ServingRow, ServingRow | None, list[tuple[str, ServingRow]]]:
     """All of them at the load as ``serve`` simulates it, as the plan's best is; of the changes those that
     are better by that too."""
-    layouts = [mine.layout, best.layout, *(row.layout for _, row in better)]
+    first = mine if best is None else best
+    layouts = [mine.layout, first.layout, *(row.layout for _, row in better)]
     runs = [trials.at(layout, concurrency=trials.w.concurrency) for layout in layouts]
     own, first, *others = trial_rows(trials, runs)
     kept = [
@@ -185,7 +212,7 @@ def _simulated_too(
         for (axis, _), row in zip(better, others, strict=True)
         if row.tokens_per_s_per_device > own.tokens_per_s_per_device or not own.fits
     ]
-    return own, first, kept
+    return own, first if best is not None else None, kept
 
 
 def _best_serving(

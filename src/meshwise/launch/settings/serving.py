@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshwise.launch.job import Job
-from meshwise.launch.settings.settings import Settings
+from meshwise.launch.settings.settings import Settings, contradiction
 
 
 def sequences_per_replica(job: Job) -> int | None:
@@ -43,3 +43,23 @@ def server_limits(job: Job) -> Settings:
     """Longest sequence, sequences of a replica and tokens of an iteration, as far as they are said."""
     said = {"max_len": job.max_len, "max_seqs": sequences_per_replica(job), "chunk": job.chunk}
     return {name: value for name, value in said.items() if value is not None}
+
+
+def rule_settings(job: Job, names: dict[tuple[str, bool], str]) -> Settings:
+    """Switches of a server that say the job's rules; ``names``: of the field at a value."""
+    return {own: True for (field, value), own in names.items() if getattr(job, field) is value}
+
+
+def rule_fields(s: Settings, flags: dict[str, tuple[str, str]]) -> dict[str, bool]:
+    """A job's rules from a server's switches; ``flags``: of a field the settings that turn it on and off."""
+    found: dict[str, bool] = {}
+    for field, (on, off) in flags.items():
+        said = [(s[on], on)] if s.get(on) is not None else []
+        said += [(not s[off], off)] if s.get(off) is not None else []
+        if len({value for value, _ in said}) > 1:
+            raise contradiction(
+                said[1][1], s[said[1][1]], f"contradicts {said[0][1]}", "one of them"
+            )
+        if said:
+            found[field] = said[0][0]
+    return found

@@ -9,7 +9,7 @@ from meshwise.errors import InputError
 from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
-from meshwise.launch.settings.serving import drafts, server_limits
+from meshwise.launch.settings.serving import drafts, rule_settings, server_limits
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import Target
 
@@ -36,6 +36,9 @@ def _settings(job: Job) -> Settings:
         s["max_seqs"] *= job.dp
     if job.memory_share is not None:
         s["memory_share"] = job.memory_share
+    s |= rule_settings(job, {("eager", True): "eager", ("chunked_prefill", True): "mixed"})
+    if job.chunked_prefill is False and job.chunk is None:
+        s["chunk"] = -1
     return s | formats.format_settings(job, "fp8_e4m3")
 
 
@@ -61,6 +64,7 @@ def read(s: Settings, world: int | None) -> Read:
         "dcp": s.get("dcp", 1),
         "memory_share": s.get("memory_share"),
         **formats.format_fields(s),
+        **_rules(s),
     }
     if s.get("max_len") not in (None, -1):
         found["max_len"] = s["max_len"]
@@ -72,6 +76,21 @@ def read(s: Settings, world: int | None) -> Read:
         found |= more
         notes.append(said)
     return found, notes
+
+
+def _rules(s: Settings) -> dict[str, Any]:
+    """``--chunked-prefill-size -1``: prompts are not cut (its documentation, server arguments)."""
+    found = {"eager": s.get("eager"), "chunked_prefill": s.get("mixed") or None}
+    if s.get("chunk") == -1:
+        if found.get("chunked_prefill"):
+            raise contradiction(
+                "--chunked-prefill-size",
+                -1,
+                "prompts that are not cut have no chunks to mix",
+                "one of both",
+            )
+        found["chunked_prefill"] = False
+    return found
 
 
 def _check_nodes(s: Settings, engine: int, apart: int) -> None:

@@ -9,8 +9,9 @@ from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
 from meshwise.launch.settings.serving import drafts, server_limits
-from meshwise.launch.settings.settings import Read, Settings, contradiction
+from meshwise.launch.settings.settings import Read, Settings, contradiction, yes
 from meshwise.launch.table import Target
+from meshwise.strict_tables import fraction
 
 
 def _settings(job: Job) -> Settings:
@@ -32,6 +33,10 @@ def _settings(job: Job) -> Settings:
         yaml["enable_attention_dp"] = True
     if job.kv_dtype == "fp8":
         yaml["kv_cache_config"] = {"dtype": "fp8"}
+    if job.chunked_prefill is not None:
+        yaml["enable_chunked_prefill"] = job.chunked_prefill
+    if job.eager:
+        yaml["cuda_graph_config"] = None
     s["yaml"] = yaml
     return s
 
@@ -43,22 +48,17 @@ _READ = (
     *_LIMITS,
     *("tensor_parallel_size", "pipeline_parallel_size", "moe_expert_parallel_size"),
     *("moe_tensor_parallel_size", "enable_attention_dp", "speculative_config", "quant_config"),
-    *("model", "kv_cache_config.dtype"),
+    *("model", "kv_cache_config.dtype", "enable_chunked_prefill"),
+    "kv_cache_config.free_gpu_memory_fraction",
 )
 _CHANGES = {
-    "kv_cache_config.free_gpu_memory_fraction": "room for requests",
     "kv_cache_config.max_tokens": "room for requests",
     "kv_cache_config.host_cache_size": "room for requests",
     "kv_cache_config.enable_block_reuse": "time",
     **dict.fromkeys(
         (
             *("cuda_graph_config", "moe_config", "disable_overlap_scheduler", "enable_autotuner"),
-            *(
-                "enable_chunked_prefill",
-                "attn_backend",
-                "attention_dp_config",
-                "allreduce_strategy",
-            ),
+            *("attn_backend", "attention_dp_config", "allreduce_strategy"),
         ),
         "time",
     ),
@@ -124,6 +124,7 @@ def read(s: Settings, world: int | None) -> Read:
         "etp": etp,
     }
     cache = yaml.get("kv_cache_config")
+    found |= _rules(s, yaml, cache if isinstance(cache, dict) else {})
     said = cache.get("dtype") if isinstance(cache, dict) else None
     quant = yaml.get("quant_config")
     quant = quant if isinstance(quant, dict) else {}
@@ -153,6 +154,25 @@ def read(s: Settings, world: int | None) -> Read:
     return found, notes
 
 
+def _rules(s: Settings, yaml: Settings, cache: Settings) -> dict[str, Any]:
+    """``cuda_graph_config: null`` is none of them; the share of memory is of what weights leave."""
+    found: dict[str, Any] = {}
+    if "cuda_graph_config" in yaml and yaml["cuda_graph_config"] is None:
+        found["eager"] = True
+    for field, table, key, flag in (
+        ("chunked_prefill", yaml, "enable_chunked_prefill", "chunked"),
+        ("memory_share", cache, "free_gpu_memory_fraction", "cache_share"),
+    ):
+        own, value = s.get(flag), table.get(key)
+        if value is not None:
+            share = flag == "cache_share"
+            value = fraction(value, key, low=0.05, high=1.0) if share else yes(value)
+        if own is not None and value is not None and own != value:
+            raise contradiction(f"--{key}", own, f"the file says {value}", value)
+        found[field] = own if value is None else value
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def write(job: Job, chosen: Target) -> Written:
     s = _settings(job)
     files = {}
@@ -174,5 +194,6 @@ def _yaml(table: dict[str, Any], indent: int = 0) -> str:
             rows += [" " * indent + f"{key}:", _yaml(value, indent + 2)]
         else:
             shown = str(value).lower() if isinstance(value, bool) else value
+            shown = "null" if shown is None else shown
             rows.append(" " * indent + f"{key}: {shown}")
     return "\n".join(rows)

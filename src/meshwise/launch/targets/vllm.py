@@ -9,7 +9,13 @@ from meshwise.errors import InputError
 from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
-from meshwise.launch.settings.serving import drafts, is_routed, server_limits
+from meshwise.launch.settings.serving import (
+    drafts,
+    is_routed,
+    rule_fields,
+    rule_settings,
+    server_limits,
+)
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import Target
 
@@ -34,7 +40,16 @@ def _settings(job: Job) -> Settings:
     s |= server_limits(job)
     if job.memory_share is not None:
         s["memory_share"] = job.memory_share
+    s |= rule_settings(job, _RULES)
     return s | formats.format_settings(job, "fp8")
+
+
+_RULES = {
+    ("eager", True): "eager",
+    ("eager", False): "graphs",
+    ("chunked_prefill", True): "chunked",
+    ("chunked_prefill", False): "whole",
+}
 
 
 def read(s: Settings, world: int | None) -> Read:
@@ -67,6 +82,7 @@ def read(s: Settings, world: int | None) -> Read:
         "dcp": dcp,
         "memory_share": s.get("memory_share"),
         **formats.format_fields(s),
+        **rule_fields(s, {"eager": ("eager", "graphs"), "chunked_prefill": ("chunked", "whole")}),
     }
     notes = []
     if not spread and dp > 1 and s.get("experts") is None:
