@@ -340,8 +340,9 @@ def serve(
     from meshwise.answers.serve import ServeResult
     from meshwise.answers.serve_pools import PoolsResult
     from meshwise.search.serving.pools import check_pools, pool_layouts, simulate_pools
+    from meshwise.search.serving.runs.lengths import with_lengths
     from meshwise.search.serving.runs.room import PlacedServer, room_for
-    from meshwise.search.serving.served import simulated, with_lengths
+    from meshwise.search.serving.served import simulated
     from meshwise.search.serving.steady_state import steady
     from meshwise.simulate.loads.arrivals import traffic
     from meshwise.simulate.loads.traces import MOST_REQUESTS

@@ -23,6 +23,7 @@ from meshwise.answers.serving.limits import (
 from meshwise.answers.serving.pools import pools_line, pools_words
 from meshwise.answers.serving.sentences import (
     asked_words,
+    better_words,
     binding_words,
     goodput_words,
     limited_words,
@@ -274,18 +275,6 @@ def _heading(p: PlannedServing) -> str:
     )
 
 
-def _better(a: ServingPlan, other: ServingRow) -> str:
-    """``other`` beside the best, like beside like: by averages where it was not simulated."""
-    best, how = a.rows[0], ""
-    if best.run is not None and other.run is None:
-        best, how = a.averaged or best, " by averages"
-    share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
-    said = f"{words.signed(-share)} tokens/s/GPU"
-    if best.tpot_s > 0.0 and other.tpot_s > 0.0:
-        said += f", {words.signed(other.tpot_s / best.tpot_s - 1.0)} TPOT"
-    return f"{said}{how}"
-
-
 _RANKED = (
     "Simulated rows have the figures of `meshwise serve` and come first; the others are averages of the steady "
     "state, which only tell which layouts to simulate."
@@ -351,11 +340,11 @@ def _sentences(p: PlannedServing, best: ServingRow) -> list[str]:
     if best.tight and a.roomy is not None:
         said.append(
             "The memory of the best is tight: within its error of the limit. The best that is not: "
-            f"{serving_mesh_words(a.roomy.layout)} ({_better(a, a.roomy)})."
+            f"{serving_mesh_words(a.roomy.layout)} ({better_words(a, a.roomy)})."
         )
     if a.rule_of_thumb is not None:
         thumb = a.rule_of_thumb
-        loses = "is the best" if thumb.layout == best.layout else _better(a, thumb)
+        loses = "is the best" if thumb.layout == best.layout else better_words(a, thumb)
         said.append(
             "Rule of thumb (the smallest TP in a node that serves it, replicas for the rest): "
             f"{serving_mesh_words(thumb.layout)}: {loses}."
@@ -372,7 +361,7 @@ def _others(p: PlannedServing) -> list[Table | str]:
             (
                 f"{axis} {r.layout.record()[axis]}",
                 serving_mesh_words(r.layout),
-                _better(a, r),
+                better_words(a, r),
             )
             for axis, r in a.rivals
         )

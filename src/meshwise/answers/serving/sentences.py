@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from meshwise.answers.text import words
 from meshwise.answers.text.serving import serving_mesh_words
-from meshwise.search.serving.plan import ServingRow
+from meshwise.search.serving.plan import ServingPlan, ServingRow
 from meshwise.search.serving.question import ServingAnswer, ServingAsked
 from meshwise.search.serving.runs.binding import Miss, ServingBinding
 from meshwise.search.serving.runs.trial import Trial, figure_s
@@ -156,3 +156,15 @@ def kept_rows(
         if isinstance(value, float):
             rows.append((title, written(value)))
     return rows
+
+
+def better_words(a: ServingPlan, other: ServingRow) -> str:
+    """``other`` beside the best, like beside like: by averages where it was not simulated."""
+    best, how = a.rows[0], ""
+    if best.run is not None and other.run is None:
+        best, how = a.averaged or best, " by averages"
+    share = 1.0 - other.tokens_per_s_per_device / best.tokens_per_s_per_device
+    said = f"{words.signed(-share)} tokens/s/GPU"
+    if best.tpot_s > 0.0 and other.tpot_s > 0.0:
+        said += f", {words.signed(other.tpot_s / best.tpot_s - 1.0)} TPOT"
+    return f"{said}{how}"
