@@ -15,8 +15,8 @@ from meshwise.stacks.training_state import TrainingState
 from meshwise.stacks.words import (
     RUNS,
     SHARDS,
+    DeviceFamily,
     Dispatcher,
-    Family,
     Generation,
     Module,
     Moments,
@@ -360,7 +360,7 @@ class Can(SwitchGroup, frozen=True, kw_only=True):
         tuple[QuantMethod, ...], "Methods (`quant_method`) whose checkpoints it does not load."
     ] = ()
     families: Annotated[
-        tuple[Family, ...],
+        tuple[DeviceFamily, ...],
         "Devices that it runs on; none: not known. On others the answer says so.",
     ] = ()
     no_int8_products: Annotated[
