@@ -339,3 +339,10 @@ def test_memory_binds_only_where_nothing_smaller_holds_a_request() -> None:
     found = mw.plan(model, HGX, sent, gpus=64, request_rate=2.0, **SHORT).to_dict()
     assert found["best"]["devices"] == 3
     assert (found["binds"]["code"], found["binds"]["devices"]) == ("saturation", 2)
+
+
+def test_what_is_said_of_other_layouts_does_not_change_with_how_many_are_shown() -> None:
+    said = [fewest(150.0, top=top, gpus=16).to_dict() for top in (1, 4, 30)]
+    assert [len(d["layouts"]) <= top for d, top in zip(said, (1, 4, 30), strict=True)] == [True] * 3
+    for key in ("rule_of_thumb", "rivals", "best"):
+        assert said[0][key] == said[1][key] == said[2][key]
