@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import meshwise as mw
+from meshwise.errors import Overloaded
 from meshwise.search.serving.question import ServingAsked
 from meshwise.search.serving.runs.most import largest_met
 from meshwise.search.serving.runs.trial import Trial, figure_s, good_shares
@@ -319,3 +320,29 @@ def test_a_trace_of_one_time_is_served(tmp_path, lines, objective) -> None:
         tight = mw.plan(LLAMA, HGX, sent, ttft_s=0.2, **asked).to_dict()
         assert 1 < tight["best"]["devices"] <= 8
         assert tight["best"]["ttft_s"] <= 0.2
+
+
+def test_a_figure_of_saturation_is_of_the_layout_that_is_named() -> None:
+    node = mw.cluster("hgx-h100", nodes=1)
+    found = mw.plan(LLAMA, node, load(), request_rate=1000.0, ttft_s=0.5, **SHORT).to_dict()
+    near = found["nearest"]
+    assert found["best"] is None
+    alone = {"request_rate": 1.3 * near["most_requests_per_s"], "requests": 3000}
+    with pytest.raises(Overloaded) as error:
+        mw.serve(LLAMA, node, load(), **alone, **degrees(near))
+    assert error.value.nearest == pytest.approx(0.95 * near["most_requests_per_s"], rel=0.02)
+
+
+def test_memory_binds_only_where_nothing_smaller_holds_a_request() -> None:
+    model = mw.model("llama-3.1-70b")
+    sent = mw.Serving(isl=2048, osl=256, concurrency=MOST)
+    found = mw.plan(model, HGX, sent, gpus=64, request_rate=2.0, **SHORT).to_dict()
+    assert found["best"]["devices"] == 3
+    assert (found["binds"]["code"], found["binds"]["devices"]) == ("saturation", 2)
+
+
+def test_what_is_said_of_other_layouts_does_not_change_with_how_many_are_shown() -> None:
+    said = [fewest(150.0, top=top, gpus=16).to_dict() for top in (1, 4, 30)]
+    assert [len(d["layouts"]) <= top for d, top in zip(said, (1, 4, 30), strict=True)] == [True] * 3
+    for key in ("rule_of_thumb", "rivals", "best"):
+        assert said[0][key] == said[1][key] == said[2][key]

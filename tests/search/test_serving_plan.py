@@ -285,3 +285,21 @@ def test_more_gpus_where_too_few_hold_the_model() -> None:
         changes = {c.code: c for c in serving_changes(plan, {}, None)}
         assert changes["gpus"].value == 16
         assert changes["gpus"].row.devices == 16
+
+
+def test_the_smallest_change_is_the_smallest() -> None:
+    """One GPU fewer, or one request more, and nothing is feasible."""
+    cluster = mw.cluster("hgx-h100")
+    for model, gpus, flight in (("llama-3.1-405b", 4, 4), ("llama-3.1-8b", 1, 400)):
+        sent = mw.Serving(isl=2048, osl=128, concurrency=flight)
+        answer = mw.plan(model, cluster, sent, gpus=gpus).to_dict()
+        assert answer["best"] is None
+        changes = {c["code"]: c["value"] for c in answer["nearest_feasible"]}
+        few = {"requests": 20}
+        for n in range(gpus + 1, changes["gpus"]):
+            assert mw.plan(model, cluster, sent, gpus=n, **few).to_dict()["best"] is None
+        if "concurrency" in changes:
+            for more, does in ((0, True), (1, False)):
+                held = mw.Serving(isl=2048, osl=128, concurrency=changes["concurrency"] + more)
+                found = mw.plan(model, cluster, held, gpus=gpus, **few).to_dict()["best"]
+                assert (found is not None) is does

@@ -26,6 +26,7 @@ from meshwise.answers.serving.sentences import (
     better_words,
     binding_words,
     goodput_words,
+    length_words,
     limited_words,
     nearest_words,
     short_load_words,
@@ -270,8 +271,8 @@ def _heading(p: PlannedServing) -> str:
     a, w, asked = p.plan, p.plan.workload, p.served.asked
     sized = "up to " if asked.fixed and a.objective != "latency" else ""
     return (
-        f"{a.model.name} on {sized}{format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving {w.isl:,} "
-        f"tokens in, {w.osl:,} out, {asked_words(asked, w.concurrency)}, stack {a.stack.name}"
+        f"{a.model.name} on {sized}{format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving "
+        f"{length_words(f'{w.isl:,}', f'{w.osl:,}', asked.sent.arrivals)}, {asked_words(asked, w.concurrency)}, stack {a.stack.name}"
     )
 
 
@@ -312,7 +313,8 @@ def serving_plan_page(p: PlannedServing) -> Page:
     parts += map(sentence, _remarks(a))
     if a.rows and not p.plan.stack.ideal:
         parts.append(wrap(_RANKED))
-    parts.append(f"{a.enumerated:,} layouts looked at, {a.feasible:,} feasible.")
+    served = "feasible" if a.rows else "hold a request within the limits"
+    parts.append(f"{a.enumerated:,} layouts looked at, {a.feasible:,} {served}.")
     refused = sorted((n, rule) for rule, n in a.refused.items() if n)
     if refused:
         why = [f"  {n:,}: {REFUSED_SERVING[rule]}" for n, rule in reversed(refused)]

@@ -14,7 +14,7 @@ from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.serving.limits import limits_record, miss_record, sent_record
 from meshwise.answers.serving.memory import RoomFigures, memory_tables
 from meshwise.answers.serving.remarks import burst_remarks, prefix_remarks
-from meshwise.answers.serving.sentences import kept_rows
+from meshwise.answers.serving.sentences import kept_rows, length_words
 from meshwise.answers.simulated import (
     SimulatedAnswer,
     in_flight_keys,
@@ -30,6 +30,7 @@ from meshwise.answers.text.sentences import cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
 from meshwise.clusters.load import Cluster
+from meshwise.cost.memory.server import most_sequences
 from meshwise.cost.uncertainty import tpot_interval
 from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import Model
@@ -307,15 +308,13 @@ def _figures(a: ServedLayout) -> ServeFigures:
     return {**figures, **more}  # type: ignore[typeddict-item]
 
 
-def _requests(n: int) -> str:
-    return f"{n:,} request{'s' * (n != 1)}"
-
-
-def serve_line(d: ServeRecord, asked: int) -> str:
-    """TPOT, TTFT, what all GPUs deliver, and whether it fits; ``asked``: requests in flight."""
+def serve_line(d: ServeRecord, asked: int, most: int) -> str:
+    """TPOT, TTFT, what all GPUs deliver, and whether it fits; ``asked``: requests in flight; ``most``: that
+    the engine runs at once."""
     room = words.memory_words(d["memory_bytes"], d["memory_limit_bytes"], d["fits"], d["tight"])
     if d["fits"]:
-        room = f"fits{', tight' * d['tight']}, up to {_requests(d['max_concurrency'])}"
+        n = min(d["max_concurrency"], most)
+        room = f"fits{', tight' * d['tight']}, up to {n:,} request{'s' * (n != 1)}"
     elif d["max_concurrency"]:
         room = f"holds {d['max_concurrency']:,} of {asked:,} requests"
     return words.first_line(
@@ -341,8 +340,8 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
     axes += f" etp={a.etp}" if lay.ep > 1 else ""
     axes += f" dcp={lay.dcp}" if lay.dcp > 1 else ""
     heading = wrap(
-        f"{d['model']}: serving {load_words(a.run, w.concurrency)}, {w.isl} tokens in, "
-        f"{w.osl} out\n{d['cluster']['name']}: {cluster_words(a.cluster)}; stack "
+        f"{d['model']}: serving {load_words(a.run, w.concurrency)}, "
+        f"{length_words(str(w.isl), str(w.osl), a.run.arrivals)}\n{d['cluster']['name']}: {cluster_words(a.cluster)}; stack "
         f"{a.stack.name}\nlayout {axes} ({format_gpus(d['devices'])}){_options(w)}"
     )
     # tables
@@ -366,13 +365,15 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
             *kept_rows(a.run.steady, a.limits, d),
         ),
     )
+    servers = lay.dp * max(d["max_concurrency"] // max(int(a.steady.max_concurrency), 1), 1)
+    most = servers * most_sequences(a.stack, a.cluster.device)
     # what is to be said
     said = _room(d, w.concurrency) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
     told = (*((wrap(" ".join(said)),) if said else ()), *evidence_lines(d["evidence"]))
     run = run_table(a.run)
     latencies = percentiles_table(a.run.steady, "Latencies in the steady state")
     detail = (latencies, *memory_tables(d))
-    return Page(heading, (steady, run, *told), serve_line(d, w.concurrency), detail)
+    return Page(heading, (steady, run, *told), serve_line(d, w.concurrency, most), detail)
 
 
 def _options(w: Serving) -> str:

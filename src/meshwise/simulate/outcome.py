@@ -98,7 +98,7 @@ def over_time(begin: Any, end: Any, since: float, until: float) -> Spread:
     return spread_of(np.concatenate([[0.0], inside]), np.concatenate([[times[0] - since], lasted]))
 
 
-def at_the_rate(f: Figures, rate: float, answer: float) -> Figures:
+def as_served(f: Figures, rate: float, answer: float) -> Figures:
     """The steady state of arrivals that are served: as many end as come, ``rate`` requests per second, each
     with ``answer`` tokens in the mean. What ended during the run was short of it, or more, by chance."""
     return f._replace(requests_per_s=rate, tokens_per_s=rate * answer)

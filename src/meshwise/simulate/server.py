@@ -14,7 +14,7 @@ from meshwise.simulate.loads.drawn import Drawn, drawn
 from meshwise.simulate.loads.requests import Requests
 from meshwise.simulate.loads.traces import MOST_REQUESTS
 from meshwise.simulate.lock_step import LockStep
-from meshwise.simulate.outcome import Figures, Spread, at_the_rate, steady_state, whole_run
+from meshwise.simulate.outcome import Figures, Spread, as_served, steady_state, whole_run
 from meshwise.simulate.price_table import PriceTable
 from meshwise.simulate.replica import IterationPrice, Replica
 from meshwise.simulate.rules import Rules, engine_rules, shares_experts
@@ -42,7 +42,7 @@ class Simulated(NamedTuple):
         """Of arrivals at a rate that are known not to be too many: with their rate as what is served."""
         if self.arrivals is None or self.arrivals.trace is not None:
             return self
-        return self._replace(steady=at_the_rate(self.steady, self.arrivals.rate, self.answer))
+        return self._replace(steady=as_served(self.steady, self.arrivals.rate, self.answer))
 
 
 def replicas_at_work(w: Serving, dp: int) -> int:

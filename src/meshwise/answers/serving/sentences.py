@@ -25,6 +25,16 @@ def arrivals_words(arrivals: Arrivals) -> str:
     return f"{arrivals.rate:g} requests/s ({arrivals.words})"
 
 
+def length_words(isl: str, osl: str, arrivals: Arrivals | None) -> str:
+    """``1,024 tokens in, 128 out``; of a trace its means."""
+    if arrivals is None or arrivals.trace is None:
+        return f"{isl} tokens in, {osl} out"
+    tokens_in, tokens_out = (
+        sum(lengths) / len(lengths) for lengths in (arrivals.trace.prompt, arrivals.trace.answer)
+    )
+    return f"{tokens_in:,.0f} tokens in and {tokens_out:,.0f} out in the mean"
+
+
 def short_load_words(arrivals: Arrivals | None, concurrency: int) -> str:
     """``64 in flight``, ``40 requests/s``, ``day.csv``."""
     if arrivals is None:

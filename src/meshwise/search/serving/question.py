@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from meshwise.axes import AXES, SERVES, spoken
 from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
-from meshwise.layouts.layout import columns
+from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules.case import key_copies
 from meshwise.layouts.rules.rule import degree_refusal, divisors
@@ -177,14 +177,17 @@ def _fewest(
     t, w = trials, trials.w
     found = FewestGpus(trials, gpus, pins, asked.means).search()
     rows = trial_rows(trials, [one.met for one in found.found])
-    if found.others and len(rows) < top:
-        listed = columns(found.others[: top - len(rows)])
+    others = _said(rows, found.others, max(top - len(rows), 0), t.cluster)
+    averaged: ServingRow | None = None
+    if rows:
+        listed = columns((rows[0].layout, *others))
         coming = t.sent.arrivals
         flights = np.full(listed.tp.size, w.concurrency)
         if coming is not None:
             flights = in_flight(trials, listed, coming.rate)
         table = Server(t.model, t.cluster, t.stack, w).at(listed, flights)
-        rows += [row_at(table, i, w) for i in range(listed.tp.size)]
+        averaged, *more = (row_at(table, i, w) for i in range(listed.tp.size))
+        rows += more
     plan = ServingPlan(
         model=t.model,
         cluster=t.cluster,
@@ -193,7 +196,7 @@ def _fewest(
         limits=asked.means,
         gpus=gpus,
         objective=objective,
-        rows=(),
+        rows=() if averaged is None else (averaged,),
         pareto=(),
         rivals=(),
         rule_of_thumb=None,
@@ -213,6 +216,22 @@ def _fewest(
             binds = ServingBinding("memory")
         return served._replace(binds=binds)
     return _with_more(served, trials, pins, asked)
+
+
+def _said(
+    rows: Sequence[ServingRow], others: Sequence[Layout], shown: int, cluster: Cluster
+) -> tuple[Layout, ...]:
+    """Of ``others`` those to price: the first ones ``shown``, and what is said whatever is shown, the rule of
+    thumb's and the first of another value of each axis than the best."""
+    if not rows:
+        return ()
+    best = rows[0].layout
+    plain = [one for one in others if _is_plain(one, cluster)]
+    more = [min(plain, key=lambda one: one.tp)] if plain else []
+    for axis in SERVES:
+        more += [one for one in others if one.code(axis) != best.code(axis)][:1]
+    said = set(more)
+    return tuple(one for i, one in enumerate(others) if i < shown or one in said)
 
 
 def _with_more(
@@ -277,14 +296,14 @@ def _rivals(rows: tuple[ServingRow, ...]) -> tuple[tuple[str, ServingRow], ...]:
 
 def _thumb(rows: tuple[ServingRow, ...], cluster: Cluster) -> ServingRow | None:
     """Of ``rows`` the smallest TP degree inside a node, no pipeline, experts within TP."""
-    plain = [
-        r
-        for r in rows
-        if (r.layout.pp, r.layout.dcp, r.layout.ep) == (1, 1, 1)
-        and cluster.node_devices % r.layout.tp == 0
-        and r.layout.etp in (None, r.layout.tp)
-    ]
+    plain = [r for r in rows if _is_plain(r.layout, cluster)]
     return min(plain, key=lambda r: r.layout.tp, default=None)
+
+
+def _is_plain(one: Layout, cluster: Cluster) -> bool:
+    """Whether it is one that a rule of thumb names."""
+    alone = (one.pp, one.dcp, one.ep) == (1, 1, 1) and one.etp in (None, one.tp)
+    return alone and cluster.node_devices % one.tp == 0
 
 
 def check_disaggregated(asked: ServingAsked) -> None:

@@ -42,9 +42,9 @@ class Units(NamedTuple):
 
 
 def unit_sizes(cluster: Cluster, gpus: int, pins: Pins) -> list[int]:
-    """GPUs of a unit: up to a node any number, then whole nodes; what pinned degrees multiply to besides."""
+    """GPUs of a unit: up to two nodes any number, then whole nodes; what pinned degrees multiply to besides."""
     node = cluster.node_devices
-    sizes = {*range(1, min(node, gpus) + 1), *range(node, gpus + 1, node)}
+    sizes = {*range(1, min(2 * node, gpus) + 1), *range(node, gpus + 1, node)}
     tps, pps, dps = (pins.get(axis, (1,)) for axis in ("tp", "pp", "dp"))
     sizes |= {int(tp) * int(pp) * int(dp) for tp in tps for pp in pps for dp in dps}
     return sorted(n for n in sizes if n <= gpus)
