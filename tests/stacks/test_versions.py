@@ -244,7 +244,7 @@ def test_no_two_stacks_have_one_name_in_tables():
     "name", ["vllm@2024-08", "vllm-2024", "nemo@2025-01", "torchtitan@0.14", "nanotron-0.4"]
 )
 def test_a_month_is_no_version_of_what_counts_in_numbers_nor_the_other_way_round(name):
-    with pytest.raises(InputError, match="versions of .* are") as refused:
+    with pytest.raises(InputError, match=r"versions of .* are") as refused:
         mw.stack(name)
     assert not is_known(name)
     mw.stack(refused.value.nearest)
