@@ -16,13 +16,13 @@ from meshwise.stacks.words import (
     RUNS,
     SHARDS,
     Dispatcher,
-    Family,
     Generation,
     Module,
     Moments,
     QuantMethod,
     Run,
     Sharding,
+    Toolchain,
 )
 from meshwise.workloads.workload import OVERLAP_MODES
 
@@ -360,7 +360,7 @@ class Can(SwitchGroup, frozen=True, kw_only=True):
         tuple[QuantMethod, ...], "Methods (`quant_method`) whose checkpoints it does not load."
     ] = ()
     families: Annotated[
-        tuple[Family, ...],
+        tuple[Toolchain, ...],
         "Devices that it runs on; none: not known. On others the answer says so.",
     ] = ()
     no_int8_products: Annotated[
