@@ -30,6 +30,7 @@ MODES = {
     "explain decode": ("explain", MODEL, *HERE, *TOKEN, "--tp", "2", "--dp", "2"),
     "serve": ("serve", MODEL, *HERE, *LOAD, "--tp", "2", "--dp", "2", "--ep", "4"),
     "serve split": ("serve", MODEL, *HERE, *LOAD, "--tp", "2", "--dp", "2"),
+    "serve experts": ("serve", MODEL, *HERE, *LOAD, "--tp", "2", "--ep", "2"),
     "plan train": ("plan", MODEL, *HERE, *TRAIN, "--gpus", "16", "--tp", "2", "--ep", "1"),
     "plan serve": ("plan", MODEL, *HERE, *LOAD, "--gpus", "4", "--ep", "2"),
 }
@@ -77,7 +78,8 @@ HONOURED = {
     "serve": "--kv-dtype=fp8 --weight-dtype=fp8 --comm-dtype=fp8 --attention=unfused "
     "--overlap=split --prefix-hit=0.5 --chunk=64 "
     "--gpu-memory-utilization=0.5",
-    "serve split": "--etp=4 --expert-imbalance=2",
+    "serve split": "--etp=4",
+    "serve experts": "--expert-imbalance=2",
     "plan train": "--nics=4 --recompute=full --grad-dtype=bf16 --micro-batch=1 --shard=zero1 "
     "--overlap=split --sequence-parallel=true --placement=tp-dp-cp-pp --pp=2 --cp=2 --top=3 "
     "--attention=unfused --price=2",

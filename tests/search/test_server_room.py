@@ -242,6 +242,9 @@ def test_the_fullest_rank_of_experts_needs_ranks_of_experts() -> None:
         mw.serve("qwen3-30b-a3b", NODE, hot, tp=2)
     assert caught.value.field == "expert_imbalance"
     mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, ep=2)
+    with pytest.raises(InputError, match="ep=1") as caught:
+        mw.plan("qwen3-30b-a3b", NODE, hot, gpus=2, ep=1)
+    assert caught.value.field == "expert_imbalance"
     # of pools it is enough that one of them has such ranks
     apart = {"prefill": {"tp": 1}}
     mw.serve("qwen3-30b-a3b", NODE, hot, tp=2, ep=2, **apart)

@@ -55,7 +55,7 @@ def check(
     if not set(FIRST) & set(codes):
         _check_meaning(layout, workload)
     if not ran:
-        _check_imbalance(layout, workload)
+        check_imbalance(layout.ep, workload)
     refuse(layout, case, codes)
 
 
@@ -89,10 +89,10 @@ def _check_gpus(layout: Layout, gpus: int | None) -> None:
     raise Refusal("gpus", gpus, why, f"{layout.devices}", fix).error()
 
 
-def _check_imbalance(layout: Layout, workload: Workload) -> None:
+def check_imbalance(ep: int, workload: Workload) -> None:
     """Refuse a fullest rank of experts where every rank has its share of all of them."""
     said = workload.expert_imbalance
-    if layout.ep == 1 and said != 1.0:
+    if ep == 1 and said != 1.0:
         why = "has no meaning with ep=1: every rank has its share of all experts"
         raise Refusal("expert_imbalance", said, why, "1, or `ep` above 1", "1").error()
 

@@ -23,7 +23,7 @@ from meshwise.stacks.switches import (
     Pipeline,
 )
 from meshwise.stacks.training_state import TrainingState
-from meshwise.stacks.words import FAMILY_OF
+from meshwise.stacks.words import TOOLCHAIN_OF
 from meshwise.strict_tables import check_keys
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def not_made_for(stack: Stack, phase: str) -> list[str]:
 
 def not_made_on(stack: Stack, generation: str, device: str) -> list[str]:
     """That a stack is asked for on a device whose family it does not run on."""
-    made, family = stack.can.families, FAMILY_OF.get(generation)
+    made, family = stack.can.families, TOOLCHAIN_OF.get(generation)
     if not made or family is None or family in made or stack.ideal:
         return []
     names = {"cuda": "CUDA", "rocm": "ROCm", "gaudi": "Gaudi", "tpu": "TPU", "cpu": "CPU"}

@@ -15,7 +15,6 @@ from meshwise.stacks.training_state import TrainingState
 from meshwise.stacks.words import (
     RUNS,
     SHARDS,
-    DeviceFamily,
     Dispatcher,
     Generation,
     Module,
@@ -23,6 +22,7 @@ from meshwise.stacks.words import (
     QuantMethod,
     Run,
     Sharding,
+    Toolchain,
 )
 from meshwise.workloads.workload import OVERLAP_MODES
 
@@ -360,7 +360,7 @@ class Can(SwitchGroup, frozen=True, kw_only=True):
         tuple[QuantMethod, ...], "Methods (`quant_method`) whose checkpoints it does not load."
     ] = ()
     families: Annotated[
-        tuple[DeviceFamily, ...],
+        tuple[Toolchain, ...],
         "Devices that it runs on; none: not known. On others the answer says so.",
     ] = ()
     no_int8_products: Annotated[

@@ -23,8 +23,8 @@ Generation = Literal[
     "volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx", "cdna2", "cdna3", "cdna4"
 ]  # fmt: skip
 # of devices, by the toolchain that their programs are compiled with
-DeviceFamily = Literal["cuda", "rocm", "gaudi", "tpu", "cpu"]
-FAMILY_OF: dict[str, DeviceFamily] = {  # generation of the catalog → its family; others are not known
+Toolchain = Literal["cuda", "rocm", "gaudi", "tpu", "cpu"]
+TOOLCHAIN_OF: dict[str, Toolchain] = {  # generation of the catalog → its family; others are not known
     **dict.fromkeys(
         ("volta", "turing", "ampere", "ada", "hopper", "blackwell", "blackwell-rtx"), "cuda"
     ),

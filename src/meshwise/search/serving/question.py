@@ -13,6 +13,7 @@ from meshwise.axes import AXES, SERVES, spoken
 from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import InputError
 from meshwise.layouts import tp_degrees as legality
+from meshwise.layouts.check import check_imbalance
 from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
 from meshwise.layouts.rules.case import key_copies
@@ -117,6 +118,8 @@ def plan_deployment(
     where, held = check_gpus(cluster, n), dict(pins or {})
     w = with_lengths(w, coming)
     check_eager(stack)
+    if set(held.get("ep", ())) == {1}:
+        check_imbalance(1, w.decode())
     check_chunk(stack, w)
     largest = bool(asked.limits) and not asked.fixed
     fewest = asked.fixed and objective != "latency"
