@@ -111,7 +111,7 @@ def test_a_trace_says_lengths_and_times(tmp_path: Path) -> None:
         (("--tpot", "p90=0s"), "--tpot"),
         (("--e2e", "p99=fast"), "--e2e"),
         ((*RATE, "--arrivals", "gamma:0"), "--arrivals"),
-        ((*RATE, "--arrivals", "nowhere.csv"), "--isl"),
+        ((*RATE, "--arrivals", "nowhere.csv"), "--arrivals"),
         (("--request-rate", "5", "--requests", "0"), "--requests"),
         (("--request-rate", "5", "--seed", "-1"), "--seed"),
         (("--request-rate", "5", "--disaggregated"), "--disaggregated"),

@@ -283,7 +283,7 @@ def test_more_gpus_where_too_few_hold_the_model() -> None:
         plan = plan_serving(big, HGX, VLLM, w, asked, {})
         assert not plan.rows
         changes = {c.code: c for c in serving_changes(plan, {}, None)}
-        assert changes["gpus"].value == 16
+        assert changes["gpus"].value == 12
         assert changes["gpus"].row.devices == 16
 
 
