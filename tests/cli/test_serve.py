@@ -310,6 +310,12 @@ def test_latency_against_load():
     page = run(*BASE, *RATE, "--sweep", "request-rate=1:60", "--requests", "200").out
     assert "Serves up to" in page
     assert max(map(len, page.splitlines()[1:-1])) <= 80
+    lines = page.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("requests/s")) + 1
+    for line, point in zip(lines[first:], served, strict=False):
+        *_, running, tokens = line.replace(",", "").split()
+        assert float(tokens) == pytest.approx(point["tokens_per_s_per_device"], rel=0.01)
+        assert int(running) == round(point["running"])
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -
                 f"{rate:.3g}",
                 *(format_time(v) for v in (f.ttft_s.mean, f.ttft_s.p95)),
                 *(words.pace(v) for v in (f.tpot_s.mean, f.tpot_s.p95)),
-                *(f"{f.running.mean * run.replicas:,.0f}"),
+                f"{f.running.mean * run.replicas:,.0f}",
                 f"{f.tokens_per_s / c.layout.devices:,.1f}",
                 *([words.percent(good_shares(f, limits).requests)] if limits else []),
                 *(
