@@ -24,7 +24,7 @@ from meshwise.stacks.stack import Stack
 from meshwise.workloads.limits import LatencyLimit
 from meshwise.workloads.serving import Serving
 
-FEW_REQUESTS = 400  # requests of a run that only tells where to look
+FEW_REQUESTS = 400  # requests of a replica in a run that only tells where to look
 
 
 class SentLoad(NamedTuple):
@@ -120,7 +120,8 @@ class Trials:
             run = server.closed(requests=requests, seed=self.sent.seed)
         else:
             if few and coming.trace is None:
-                requests = min(FEW_REQUESTS, requests or OPEN_REQUESTS)
+                # replicas that share their experts are run together, and share the requests
+                requests = min(FEW_REQUESTS * server.ranks, requests or OPEN_REQUESTS)
             run = server.arriving(coming, requests=requests, seed=self.sent.seed)
         found = worst(run.steady, self.limits)
         trial = Trial(
