@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -16,9 +17,11 @@ from meshwise.search.serving.runs.trial import Trial, Trials
 from meshwise.search.serving.runs.units import (
     LOOKED_AT,
     Units,
+    apart,
     joined,
     looked_at,
     replicated,
+    together,
     unit_sizes,
 )
 from meshwise.simulate.server import may_be_overloaded
@@ -27,6 +30,7 @@ _DOUBT = 1.3  # what averages may underestimate a layout by
 _SURE = 1.25  # a short run that misses its limits by this factor needs no whole one
 _FAR = 1.5  # a miss by which relatives of a layout are not tried
 MOST_UNITS = 12  # units of one replica that are simulated, and as many whose experts join several
+_SIZES = 16  # of units whose experts join replicas, that are looked at together
 MOST_NEAR = 3  # of the fewest GPUs, beside the best; and of one size whose replicas experts join
 
 
@@ -219,10 +223,9 @@ class FewestGpus:
         found: list[Sized] = []
         self._smallest(candidates, found)
         if any(block.moe is not None for block in t.model.blocks):
-            for size in unit_sizes(t.cluster, self.gpus, self.pins):
+            for size, more in self._joined(found):
                 if found and size > found[0].met.layout.devices:
                     break
-                more = self._looked_at(joined(t.model, t.stack, size, self.pins))
                 enumerated += more.size
                 for code, n in more.refused.items():
                     refused[code] = refused.get(code, 0) + n
@@ -245,6 +248,18 @@ class FewestGpus:
             enumerated + sum(n for code, n in refused.items() if code not in LOOKED_AT),
             len(candidates),
         )
+
+    def _joined(self, found: list[Sized]) -> Iterator[tuple[int, Units]]:
+        """Units whose experts join replicas, of each number of GPUs up to those of the best. What prices them
+        takes as long for several numbers as for one."""
+        t = self.trials
+        sizes = unit_sizes(t.cluster, self.gpus, self.pins)
+        for first in range(0, len(sizes), _SIZES):
+            best = found[0].met.layout.devices if found else self.gpus
+            some = [size for size in sizes[first : first + _SIZES] if size <= best]
+            if some:
+                units = [joined(t.model, t.stack, size, self.pins) for size in some]
+                yield from zip(some, apart(self._looked_at(together(units)), units), strict=True)
 
     def _smallest(self, candidates: list[Unit], found: list[Sized]) -> None:
         """Put into ``found`` those of the fewest GPUs, and some that come near, in their order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
 LOOKED_AT = ("memory", "ttft", "tpot", "request")  # codes by which what is legal is refused
+_KEPT = len(LOOKED_AT)  # in place of such a code's index, of what is not refused
 _BATCHES = 11  # 1, 2, 4 … 1,024 requests of a replica
 
 
@@ -31,14 +33,20 @@ class Units(NamedTuple):
     joined: Array
     batch: Array  # requests in flight of a replica within the limits, at most; 0: none
     rate: Array  # requests/s of a replica with them
-    refused: dict[str, int]
-    alone: Array = (
-        np.inf
-    )  # how far one request is beyond the limits, as a share; not one fits: infinite
+    illegal: dict[str, int]  # layouts that are not among them, by why
+    # how far one request is beyond the limits, as a share; not one fits: infinite
+    alone: Array = np.inf
+    why: Array = _KEPT  # index of the code by which it is refused
 
     @property
     def size(self) -> int:
         return int(self.layouts.tp.size)
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """By each code."""
+        counts = np.bincount(np.broadcast_to(self.why, self.size), minlength=_KEPT + 1)
+        return self.illegal | dict(zip(LOOKED_AT, map(int, counts), strict=False))
 
 
 def unit_sizes(cluster: Cluster, gpus: int, pins: Pins) -> list[int]:
@@ -59,10 +67,28 @@ def replicated(model: Model, cluster: Cluster, stack: Stack, gpus: int, pins: Pi
 
 
 def joined(model: Model, stack: Stack, size: int, pins: Pins) -> Units:
-    """Units of ``size`` GPUs whose experts join two replicas or more."""
+    """Units of ``size`` GPUs whose experts join two replicas or more; not looked at yet."""
     layouts, refused = serving_space(model, stack, size, pins, joined=True)
     several = np.flatnonzero(np.broadcast_to(layouts.dp > 1, layouts.tp.shape))
     return _gathered([(some_columns(layouts, several), refused)], True)
+
+
+def together(several: Sequence[Units]) -> Units:
+    """All of them as one."""
+    units = _gathered([(u.layouts, u.illegal) for u in several], False)
+    return units._replace(joined=np.concatenate([u.joined for u in several]))
+
+
+def apart(whole: Units, several: Sequence[Units]) -> list[Units]:
+    """Each of ``several``, as it is among all of them."""
+    found, first = [], 0
+    for units in several:
+        part = slice(first, first + units.size)
+        first += units.size
+        figures = (whole.batch, whole.rate, whole.alone, whole.why)
+        batch, rate, alone, why = (np.broadcast_to(a, whole.size)[part] for a in figures)
+        found.append(units._replace(batch=batch, rate=rate, alone=alone, why=why))
+    return found
 
 
 def _gathered(parts: list[tuple[Layouts, dict[str, int]]], together: bool) -> Units:
@@ -112,19 +138,17 @@ def looked_at(
     room = np.minimum(alone.max_concurrency // layouts.dp, most_sequences(stack, cluster.device))
     slow = beyond(alone, limits) > 0
     index = np.flatnonzero((room >= 1) & ~slow)
-    refused = dict(units.refused)
-    refused["memory"] = refused.get("memory", 0) + int(np.sum(room < 1))
-    for code in LOOKED_AT[1:]:
+    why = np.full(size, _KEPT)
+    for i, code in reversed([*enumerate(LOOKED_AT)][1:]):
         late = beyond(alone, Limits(**{f"{code}_s": getattr(limits, f"{code}_s")})) > 0
-        fresh = slow & late & (room >= 1)
-        refused[code] = refused.get(code, 0) + int(np.sum(fresh))
-        slow = slow & ~fresh
+        why = np.where(slow & late, i, why)
+    why = np.where(room < 1, 0, why)
     batch, served = np.zeros(size), np.zeros(size)
     if index.size:
         some = some_columns(layouts, index)
         batch[index], served[index] = _most(server, some, room[index], limits, rate)
     over = np.where(room >= 1, beyond(alone, limits), np.inf)
-    return Units(layouts, units.joined, batch, served, refused, over)
+    return Units(layouts, units.joined, batch, served, units.illegal, over, why)
 
 
 def _most(
