@@ -3,6 +3,7 @@ together where they share their experts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from meshwise.simulate.rules import Rules, engine_rules, shares_experts
 from meshwise.workloads.serving import Serving
 
 USUAL_MOST = 20_000  # requests of a closed loop that nobody asked for
+_SURE = 0.98  # of a rate that a run of few requests in flight shows to be served
 QUEUED = 1.0  # requests that wait, in the mean, before it is asked whether more come than leave
 
 
@@ -80,6 +82,7 @@ class SimulatedServer:
         self._price = price
         self.progress: Callable[[int, int], None] | None = None
         self._most: dict[int, float] = {}  # requests/s at most, by seed
+        self._shown: dict[int, float] = {}  # requests/s that are known to be served, likewise
 
     def price(self, most: int) -> IterationPrice:
         """Of up to ``most`` sequences."""
@@ -115,10 +118,8 @@ class SimulatedServer:
         :raises Overloaded: where more come than can be served, so that the queue grows for ever.
         """
         found = self.arriving(arrivals, requests=requests, seed=seed)
-        if may_be_overloaded(found):
-            most = self.most_per_s(seed=seed)
-            if arrivals.rate >= most:
-                raise overload(arrivals.rate, most)
+        if may_be_overloaded(found) and not self.serves(arrivals.rate, found, seed=seed):
+            raise overload(arrivals.rate, self.most_per_s(seed=seed))
         return found.served
 
     def arriving(
@@ -137,19 +138,38 @@ class SimulatedServer:
             sum(what.answer) / n,
         )
 
+    def serves(self, rate: float, run: Simulated, *, seed: int = 0) -> bool:
+        """Whether fewer requests come per second than all replicas serve at most; ``run`` of them.
+
+        Twice as many in flight as run in the mean say it sooner, where they are served faster than others
+        come: more in flight are served no slower.
+        """
+        in_flight, every = 2 * math.ceil(run.steady.running.mean), self._always_waiting
+        if seed not in self._most and rate >= self._shown.get(seed, 0.0) and in_flight < every // 2:
+            shown = _SURE * self._in_flight_per_s(in_flight, in_flight, seed)
+            self._shown[seed] = max(shown, self._shown.get(seed, 0.0))
+        return rate < self._shown.get(seed, 0.0) or rate < self.most_per_s(seed=seed)
+
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that all replicas serve where there is always one waiting."""
         if seed not in self._most:
-            self._most[seed] = self._most_per_s(seed)
+            every = self._always_waiting
+            self._most[seed] = self._in_flight_per_s(every, every // 2, seed)
         return self._most[seed]
 
-    def _most_per_s(self, seed: int) -> float:
+    @property
+    def _always_waiting(self) -> int:
+        """Requests in flight of a server, half of which wait."""
+        return 2 * self._at_once() * self.ranks
+
+    def _in_flight_per_s(self, in_flight: int, running: int, seed: int) -> float:
+        """Requests per second that all replicas serve with so many in flight of each server, of which
+        ``running`` run at most."""
         self.progress = None
-        in_flight = 2 * self._at_once() * self.ranks
         n = min(max(4 * in_flight, 400), MOST_REQUESTS)
         what = drawn(self.w, n, None, self.servers, seed)
         run, queue = self._run(self._requests(what, seed, min(in_flight, n)), self._at_once())
-        return steady_state(queue, run.timeline, self.servers, in_flight // 2).requests_per_s
+        return steady_state(queue, run.timeline, self.servers, running).requests_per_s
 
     def _at_once(self) -> int:
         """The most sequences of a replica that run."""

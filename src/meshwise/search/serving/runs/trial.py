@@ -96,7 +96,7 @@ class Trials:
         self.sent, self.limits = sent, tuple(limits)
         self._engines: dict[Layout, Engine] = {}
         self._prices: dict[tuple[Layout, int], PriceTable] = {}
-        self._most: dict[Layout, float] = {}
+        self._servers: dict[Layout, SimulatedServer] = {}
 
     def at(
         self,
@@ -135,10 +135,10 @@ class Trials:
             return trial._replace(run=run.served)
         if trial.used > 1.0:
             return trial
-        most = self.most_per_s(layout, few)
-        if coming.rate >= most:
-            return trial._replace(most_per_s=most)
-        return trial._replace(run=run.served)
+        like = self._like(layout, few)
+        if self._alone(like).serves(coming.rate * like.dp / layout.dp, run, seed=self.sent.seed):
+            return trial._replace(run=run.served)
+        return trial._replace(most_per_s=self.most_per_s(layout, few))
 
     def shares_experts(self, layout: Layout) -> bool:
         """Whether replicas of the layout pass through their experts together."""
@@ -147,10 +147,13 @@ class Trials:
     def most_per_s(self, layout: Layout, few: bool = False) -> float:
         """Requests per second that a layout serves at most."""
         like = self._like(layout, few)
-        if like not in self._most:
-            server = self._server(like, self.w, True)
-            self._most[like] = server.most_per_s(seed=self.sent.seed)
-        return self._most[like] * layout.dp / like.dp
+        return self._alone(like).most_per_s(seed=self.sent.seed) * layout.dp / like.dp
+
+    def _alone(self, like: Layout) -> SimulatedServer:
+        """Of a layout that stands for others, which remembers what it serves at most."""
+        if like not in self._servers:
+            self._servers[like] = self._server(like, self.w, True)
+        return self._servers[like]
 
     def _server(
         self, layout: Layout, w: Serving, open_loop: bool, few: bool = False
