@@ -23,6 +23,7 @@ from meshwise.simulate.iteration import (
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import MAX_SEQ
 
+_Line = tuple[float, float, float, float]  # a knot, how far the next is; seconds there, and more at the next
 Chunk = tuple[int, int]  # tokens of a prompt that are computed, and tokens before them
 _SEVERAL = 8  # prompts, by which what an iteration has once is told from what each has
 _KEPT = 1 << 16  # chunks whose attention is remembered
@@ -42,11 +43,7 @@ def knots(low: int, high: int, parts: int = 4) -> list[int]:
 def _place(xs: Sequence[int], x: float) -> tuple[int, float]:
     """The knot below, of two or more, and the share of the way to the next; beyond the ends along the last
     piece."""
-    i = bisect_right(xs, x) - 1
-    if i < 0:
-        i = 0
-    elif i > len(xs) - 2:
-        i = len(xs) - 2
+    i = bisect_right(xs, x, 1, len(xs) - 1) - 1
     low = xs[i]
     return i, (x - low) / (xs[i + 1] - low)
 
@@ -97,18 +94,22 @@ class PriceTable:
         self._decodes: dict[int, list[float]] = {}
         self._attention: dict[int, list[list[float]]] = {}
         self._prompts: dict[Chunk, _Prompt] = {}
+        # what is read for a number of sequences, or of rows, is the same for all contexts
+        self._lines: dict[tuple[int, int], _Line] = {}
+        self._ends_of: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        self._head_of: dict[int, float] = {}
 
     # -- what a state takes ------------------------------------------------------------------------
 
     def decode_s(self, sequences: int, context: float) -> float:
         """An iteration of decodes alone: of ``sequences`` that hold ``context`` tokens in the mean. Where a
         CUDA graph replays it, of as many sequences as the graph was made for."""
-        made = self._made_for(sequences)
-        i, f = _place(self._sequences, made)
-        j, g = _place(self._contexts, context * sequences / made)
-        low, high = self._decode_at(self._contexts[j]), self._decode_at(self._contexts[j + 1])
-        at = low[i] + f * (low[i + 1] - low[i])
-        return at + g * (high[i] + f * (high[i + 1] - high[i]) - at)
+        made = sequences if self._graphs == 1 else self._made_for(sequences)
+        contexts, held = self._contexts, context * sequences / made
+        j = bisect_right(contexts, held, 1, len(contexts) - 1) - 1
+        line = self._lines.get((made, j)) or self._line(made, j)
+        low, width, at, more = line
+        return at + (held - low) / width * more
 
     def prompts_s(
         self,
@@ -132,8 +133,7 @@ class PriceTable:
         # layers' products, passes and collectives, by tokens; the head, by rows
         i, f = _place(self._tokens, tokens / groups)
         one, two = self._layers[i], self._layers[i + 1]
-        at, g = _place(self._sequences, rows / self.queries)
-        head = self._heads[at] + g * (self._heads[at + 1] - self._heads[at])
+        head = self._head_of.get(rows) or self._head(rows)
         # attention of each prompt's chunk, and of the decodes
         held = [self._prompts.get(chunk) or self._prompt(chunk) for chunk in chunks]
         decodes = self._attention_s(sequences, context) if sequences else self._none
@@ -167,10 +167,18 @@ class PriceTable:
 
     # -- what is priced ----------------------------------------------------------------------------
 
+    def _line(self, made: int, j: int) -> _Line:
+        """Decodes of so many sequences between two knots of their context."""
+        i, f = _place(self._sequences, made)
+        left, right = self._contexts[j : j + 2]
+        low, high = self._decode_at(left), self._decode_at(right)
+        at = low[i] + f * (low[i + 1] - low[i])
+        more = high[i] + f * (high[i + 1] - high[i]) - at
+        self._lines[made, j] = line = left, right - left, at, more
+        return line
+
     def _made_for(self, sequences: int) -> int:
         many = self._graphs
-        if many == 1:
-            return sequences
         if sequences >= many:
             return -(-sequences // many) * many
         return min(1 << (sequences - 1).bit_length(), many)
@@ -257,6 +265,13 @@ class PriceTable:
         """Between stages, of the most tokens."""
         return float(np.max(total_times(self._together.transfer_costs).busy))
 
+    def _head(self, rows: int) -> float:
+        """Of so many next tokens."""
+        i, f = _place(self._sequences, rows / self.queries)
+        found = self._heads[i] + f * (self._heads[i + 1] - self._heads[i])
+        self._head_of[rows] = found
+        return found
+
     @cached_property
     def _heads(self) -> list[float]:
         """By sequences."""
@@ -309,14 +324,15 @@ class PriceTable:
         return found
 
     def _attention_s(self, sequences: int, context: float) -> list[float]:
-        i, f = _place(self._sequences, sequences)
         j, g = _place(self._contexts, context)
-        low, high = self._attention_at(self._contexts[j]), self._attention_at(self._contexts[j + 1])
-        a, b, c, d = low[i], low[i + 1], high[i], high[i + 1]
-        return [
-            (1.0 - g) * (a[k] + f * (b[k] - a[k])) + g * (c[k] + f * (d[k] - c[k]))
-            for k, _ in self._ends
-        ]
+        ends = self._ends_of.get((sequences, j))
+        if ends is None:
+            i, f = _place(self._sequences, sequences)
+            left, right = (self._attention_at(c) for c in self._contexts[j : j + 2])
+            pairs = ((zip(at[i], at[i + 1], strict=True)) for at in (left, right))
+            low, high = ([a + f * (b - a) for a, b in pair] for pair in pairs)
+            ends = self._ends_of[sequences, j] = [*zip(low, high, strict=True)]
+        return [(1.0 - g) * a + g * c for a, c in ends]
 
     def _of_parts(self, e: Estimate, size: int) -> list[list[float]]:
         """Of each part: what depends on which tokens are of one sequence."""

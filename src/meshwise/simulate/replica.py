@@ -110,11 +110,11 @@ class Replica:
 
     def step(self) -> bool:
         """To the next event; false where nothing is left and nothing is known to come."""
-        if self.iteration % self.rules.poll == 0 or not (self.decoding or self.partial):
-            busy = self.decoding or self.partial
-            seen = self.before if busy and self.rules.ahead else self.now
+        busy, rules = self.decoding or self.partial, self.rules
+        if not busy or self.iteration % rules.poll == 0:
+            seen = self.before if busy and rules.ahead else self.now
             self.waiting.extend(self.requests.arrived(seen))
-        chunks = self.chunks()
+        chunks = self.chunks() if self.waiting or self.partial else None
         if chunks:
             self._with_prompts(chunks)
         elif self.decoding:
@@ -217,11 +217,13 @@ class Replica:
             self.context += self.rate
             self.remaining -= self.rate
             self._ended()
+        whole = False
         for request, tokens, _ in chunks:
             self.to_do[request] -= tokens
             if self.to_do[request] == 0:
                 self._first_token(request)
-        if any(self.to_do[request] == 0 for request in self.partial):
+                whole = True
+        if whole:
             self.partial = deque(q for q in self.partial if self.to_do[q])
         self.see(self.iteration - r.ahead)
 
@@ -255,9 +257,10 @@ class Replica:
 
     def _decode(self) -> None:
         """As many iterations of decodes alone as nothing else happens in."""
-        if self.made_room():
+        held = self._held()
+        if self.made_room(held):
             return
-        most, gap = self.undisturbed(), self.requests.next_arrival - self.now
+        most, gap = self.undisturbed(held), self.requests.next_arrival - self.now
         if gap <= 0.0:
             gap = NEVER  # it has arrived, and nobody looked yet
             most = 1 if self.rules.ahead else most
@@ -270,13 +273,14 @@ class Replica:
 
         self.decoded(*until(seconds, most, gap))
 
-    def undisturbed(self) -> int:
-        """Iterations of decodes alone before something else happens to the replica."""
+    def undisturbed(self, held: float | None = None) -> int:
+        """Iterations of decodes alone before something else happens to the replica, whose cache has ``held``
+        tokens in use."""
         r, most = self.rules, 1 << 40
         if self.decoding:
             self._drop_stale()
             most = self.running[0][0] - self.decode_iterations
-            room = (r.capacity - self._held()) / self.rate
+            room = (r.capacity - (self._held() if held is None else held)) / self.rate
             if room < most:
                 most = max(int(room), 1)
         if self.unseen and r.ahead:
@@ -344,11 +348,12 @@ class Replica:
 
     # -- a full cache ------------------------------------------------------------------------------
 
-    def made_room(self) -> bool:
-        """Whether a request had to be stopped, as the next iteration's tokens would not fit."""
-        more = self.rate
-        several = self.decoding + len(self.partial) > 1
-        if not several or self._held() + more <= self.rules.capacity:
+    def made_room(self, held: float | None = None) -> bool:
+        """Whether a request had to be stopped, as the next iteration's tokens would not fit beside those
+        ``held``."""
+        if self.decoding + len(self.partial) <= 1:
+            return False
+        if (self._held() if held is None else held) + self.rate <= self.rules.capacity:
             return False
         self._stop_last()
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ class Timeline:
 
     def columns(self) -> tuple[Floats, ...]:
         """(beginning, iterations, seconds, decoding), one value a run."""
-        table: Any = np.array(self._rows, dtype=np.float64).reshape(-1, 3)
+        values = chain.from_iterable(self._rows)
+        table: Any = np.fromiter(values, np.float64, 3 * len(self._rows)).reshape(-1, 3)
         iterations, seconds, decoding = table.T
         begin = np.concatenate([[0.0], np.cumsum(seconds)[:-1]]) if seconds.size else seconds
         return begin, iterations, seconds, decoding

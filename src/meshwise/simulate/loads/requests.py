@@ -87,9 +87,10 @@ class Requests:
 
     def arrived(self, now: float) -> list[int]:
         """Those that have come by ``now`` and were not told before."""
-        found = []
-        while self._due and self.arrival[self._due[0]] <= now:
-            found.append(self._due.popleft())
+        found: list[int] = []
+        due, arrival = self._due, self.arrival
+        while due and arrival[due[0]] <= now:
+            found.append(due.popleft())
         return found
 
     def admitted(self, request: int, now: float) -> None:
