@@ -13,7 +13,6 @@ from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
 from meshwise.clusters.load import load_cluster
 from meshwise.cost.estimate import price_layouts
-from meshwise.curves import grow, scale, sweep
 from meshwise.layouts.check import check, settled
 from meshwise.layouts.layout import arrays, asked, stated_workload
 from meshwise.models.load import load_model
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from meshwise.answers.serve import ServeResult
     from meshwise.answers.validate import ValidateResult
     from meshwise.collectives import collective
+    from meshwise.curves import grow, scale, sweep
     from meshwise.layouts.keywords import LayoutAxes, ServingDegrees
     from meshwise.plans import plan
 
@@ -81,7 +81,10 @@ if not TYPE_CHECKING:
         "ScaleResult": "meshwise.answers.scale",
         "ValidateResult": "meshwise.answers.validate",
         "collective": "meshwise.collectives",
+        "grow": "meshwise.curves",
         "plan": "meshwise.plans",
+        "scale": "meshwise.curves",
+        "sweep": "meshwise.curves",
     }
 
     def __getattr__(name: str) -> object:
@@ -338,8 +341,7 @@ def serve(
     (True, True)
     """
     from meshwise.answers.serve import ServeResult
-    from meshwise.answers.serve_pools import PoolsResult
-    from meshwise.search.serving.pools import check_pools, pool_layouts, simulate_pools
+    from meshwise.layouts.pools import pool_layouts
     from meshwise.search.serving.runs.lengths import with_lengths
     from meshwise.search.serving.runs.room import PlacedServer, room_for
     from meshwise.search.serving.served import simulated
@@ -361,6 +363,9 @@ def serve(
     first = None if prefill is None else asked(prefill, SERVES)
     pools = pool_layouts(one, first, prefill_instances, decode_instances)
     if prefill is not None:
+        from meshwise.answers.serve_pools import PoolsResult
+        from meshwise.search.serving.pools import check_pools, simulate_pools
+
         check_pools(pools, spec, where, workload, software, gpus)
     else:
         check(one, spec, where, step, software, gpus, workload.concurrency)

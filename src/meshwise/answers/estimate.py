@@ -23,7 +23,7 @@ from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.tp import shard_words, smallest_fit_words
 from meshwise.answers.text.training import memory_table
 from meshwise.search.one_layout import Report
-from meshwise.search.tp_curve.curve import degree_remarks
+from meshwise.search.tp_curve.remarks import degree_remarks
 from meshwise.search.tp_curve.smallest_mesh import smallest_fit
 from meshwise.units import format_bytes, format_gpus, format_memory, format_time
 from meshwise.workloads.workload import to_dict as workload_dict

@@ -18,7 +18,7 @@ from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import training_mesh_words
 from meshwise.program.context import widths
 from meshwise.search.growth import Growth, Size
-from meshwise.search.tp_curve.curve import run_remarks
+from meshwise.search.tp_curve.remarks import run_remarks
 from meshwise.units import format_gpus, format_memory, format_time
 
 

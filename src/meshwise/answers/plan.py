@@ -29,7 +29,7 @@ from meshwise.answers.text.training import (
 from meshwise.axes import Value, spoken
 from meshwise.layouts.pins import pins_record
 from meshwise.program.context import widths
-from meshwise.search.tp_curve.curve import run_remarks
+from meshwise.search.tp_curve.remarks import run_remarks
 from meshwise.search.training.nearest import Change
 from meshwise.search.training.plan import Binding, Plan
 from meshwise.search.training.question import Planned

@@ -44,7 +44,7 @@ from meshwise.search.serving.disaggregated import Disaggregated, Instance
 from meshwise.search.serving.plan import ServingPlan, ServingRow
 from meshwise.search.serving.question import ServingAnswer
 from meshwise.search.serving.runs.lengths import length_remarks
-from meshwise.search.tp_curve.curve import run_remarks
+from meshwise.search.tp_curve.remarks import run_remarks
 from meshwise.units import format_gpus, format_time
 
 _SAME = (*DEGREE_CODES, "layers", "shared_layers")

@@ -40,7 +40,7 @@ from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.serving.runs.room import ServerRoom
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.steady_state import Steady
-from meshwise.search.tp_curve.curve import degree_cost_remarks
+from meshwise.search.tp_curve.remarks import degree_cost_remarks
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
 from meshwise.units import format_gpus, format_time

@@ -13,8 +13,8 @@ from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines
 from meshwise.answers.text.sentences import cluster_words, remark_lines, workload_words
 from meshwise.answers.text.tables import Page, Table
-from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.search.tp_curve.points import Point
+from meshwise.search.tp_curve.remarks import run_remarks
 from meshwise.search.tp_curve.sweep import BreakEven, Quantity, Sweep
 from meshwise.units import format_bandwidth, format_rate, format_time
 

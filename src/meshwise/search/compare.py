@@ -26,7 +26,7 @@ from meshwise.search.serving.question import plan_deployment
 from meshwise.search.serving.runs.room import PlacedServer, require_room
 from meshwise.search.serving.runs.trial import SentLoad, Trials, trial_rows
 from meshwise.search.serving.space import serving_space
-from meshwise.search.tp_curve.curve import degree_remarks
+from meshwise.search.tp_curve.remarks import degree_remarks
 from meshwise.search.training.plan import ranked
 from meshwise.search.training.question import Planned, check_gpus
 from meshwise.search.training.ranking import Found, Variant, search, variants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ class Samples:
         values = getattr(self, f"{quantity}_s")
         if quantity == "tpot":
             values = values[self.answer > 1]
-        return float(np.percentile(values, percentile)) if values.size else 0.0
+        return percentiles(values, (percentile,))[0] if values.size else 0.0
 
 
 class Figures(NamedTuple):
@@ -67,13 +68,27 @@ class Figures(NamedTuple):
     samples: Samples
 
 
+def percentiles(values: Any, percents: Sequence[float]) -> list[float]:
+    """Of one value or more, drawn linearly between two of them: what numpy's ``percentile`` gives, which
+    imports masked arrays first."""
+    ordered, found = np.sort(values), []
+    for percent in percents:
+        place = (ordered.size - 1) * (percent / 100)
+        below = int(place)
+        low, high = (float(ordered[min(i, ordered.size - 1)]) for i in (below, below + 1))
+        share = place - below
+        drawn = high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
+        found.append(drawn)
+    return found
+
+
 def spread_of(values: Any, counts: Any = None) -> Spread:
     """Mean and percentiles of values, each as often as ``counts`` says; zeros where there are none."""
     values = np.asarray(values, dtype=np.float64)
     if counts is None:
         if not values.size:
             return Spread(*[0.0] * 5)
-        return Spread(float(values.mean()), *map(float, np.percentile(values, PERCENTILES)))
+        return Spread(float(values.mean()), *percentiles(values, PERCENTILES))
     counts = np.asarray(counts, dtype=np.float64)
     total = counts.sum()
     if total <= 0.0:

@@ -23,7 +23,9 @@ from meshwise.simulate.iteration import (
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import MAX_SEQ
 
-_Line = tuple[float, float, float, float]  # a knot, how far the next is; seconds there, and more at the next
+_Line = tuple[
+    float, float, float, float
+]  # a knot, how far the next is; seconds there, and more at the next
 Chunk = tuple[int, int]  # tokens of a prompt that are computed, and tokens before them
 _SEVERAL = 8  # prompts, by which what an iteration has once is told from what each has
 _KEPT = 1 << 16  # chunks whose attention is remembered

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from meshwise.answers.records.layout import serving_row
-from meshwise.search.serving.question import ServingAnswer, ServingAsked
-from meshwise.search.serving.runs.binding import Miss, ServingBinding
-from meshwise.simulate.loads.arrivals import Arrivals
-from meshwise.workloads.limits import LatencyLimit
+
+if TYPE_CHECKING:
+    from meshwise.search.serving.question import ServingAnswer, ServingAsked
+    from meshwise.search.serving.runs.binding import Miss, ServingBinding
+    from meshwise.simulate.loads.arrivals import Arrivals
+    from meshwise.workloads.limits import LatencyLimit
 
 
 def limits_record(limits: tuple[LatencyLimit, ...]) -> dict[str, float | None]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from meshwise.answers.text import words
 from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.search.serving.plan import ServingPlan, ServingRow
-from meshwise.search.serving.question import ServingAnswer, ServingAsked
 from meshwise.search.serving.runs.binding import Miss, ServingBinding
 from meshwise.search.serving.runs.trial import Trial, figure_s
 from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.outcome import Figures
 from meshwise.units import format_gpus, format_time
 from meshwise.workloads.limits import LatencyLimit
+
+if TYPE_CHECKING:
+    from meshwise.search.serving.question import ServingAnswer, ServingAsked
 
 
 def arrivals_words(arrivals: Arrivals) -> str:

@@ -82,7 +82,7 @@ def _keeps_sharers(c: Case) -> Array:
     if all(source == index for index, source in enumerate(sources)):
         return np.bool_(True)
     chunks = np.clip(np.asarray(c.layout.pp) * c.layout.vp, 1, c.model.layers)
-    known = {int(n): not parts_sharers(sources, int(n)) for n in np.unique(chunks)}
+    known = {n: not parts_sharers(sources, n) for n in {*map(int, np.ravel(chunks))}}
     return np.array([known[int(n)] for n in chunks.ravel()]).reshape(chunks.shape)
 
 
@@ -141,7 +141,7 @@ def _shares_keys(c: Case) -> Array:
     if c.trains:
         return lay.dcp == 1
     tps = np.asarray(lay.tp)
-    known = {int(tp): key_copies(c.model, int(tp)) for tp in np.unique(tps)}
+    known = {tp: key_copies(c.model, tp) for tp in {*map(int, tps.ravel())}}
     copies = np.array([known[int(tp)] for tp in tps.ravel()], dtype=np.int64).reshape(tps.shape)
     return copies % lay.dcp == 0
 

@@ -12,7 +12,8 @@ import numpy as np
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError
 from meshwise.layouts.check import check
-from meshwise.layouts.layout import Layout, arrays
+from meshwise.layouts.layout import arrays
+from meshwise.layouts.pools import PoolLayouts
 from meshwise.models.shapes import Model
 from meshwise.search.serving.runs.lengths import with_lengths
 from meshwise.search.serving.steady_state import Steady, steady
@@ -23,47 +24,7 @@ from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.rules import tokens_per_iteration
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
-from meshwise.strict_tables import count
 from meshwise.workloads.serving import Serving
-
-
-class PoolLayouts(NamedTuple):
-    """Instances of two layouts: ``prefill`` computes prompts, ``decode`` answers."""
-
-    prefill: Layout
-    decode: Layout
-    prefill_instances: int = 1
-    decode_instances: int = 1
-
-    @property
-    def devices(self) -> int:
-        """GPUs of all instances."""
-        first = self.prefill_instances * self.prefill.devices
-        return first + self.decode_instances * self.decode.devices
-
-
-def pool_layouts(
-    decode: Layout, prefill: Layout | None, prefill_instances: object, decode_instances: object
-) -> PoolLayouts:
-    """The pools; :class:`InputError` for several instances where one layout does both."""
-    for name, value in (
-        ("prefill_instances", prefill_instances),
-        ("decode_instances", decode_instances),
-    ):
-        if prefill is None and count(value, name) > 1:
-            raise InputError(
-                f"{name}={value} has no meaning without `prefill`, the layout that computes prompts",
-                field=name,
-                value=value,
-                legal="1, or `prefill` beside it, for example `prefill={'tp': 1}`; replicas are `dp`",
-            )
-    return PoolLayouts(
-        *(decode if prefill is None else prefill, decode),
-        *(
-            count(prefill_instances, "prefill_instances"),
-            count(decode_instances, "decode_instances"),
-        ),
-    )
 
 
 class Averages(NamedTuple):
