@@ -38,6 +38,11 @@ class Program:
         return tuple(layer.layer(self.ctx, block) for block in self.ctx.model.blocks)
 
     @cached_property
+    def mixers(self) -> tuple[list[Op], ...]:
+        """Of each of ``layers`` what its attention and recurrence compute forward."""
+        return tuple(layer.mixers(self.ctx, block) for block in self.ctx.model.blocks)
+
+    @cached_property
     def embedding(self) -> list[Op]:
         return ends.embedding(self.ctx)
 

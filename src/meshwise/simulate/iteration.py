@@ -137,7 +137,7 @@ def sequence_kinds_s(e: Estimate) -> list[Array]:
             (op.count * e.pricer.one(op)[0] for op in ops if np.max(op.count) > 0),
             start=np.float64(0.0),
         )
-        for ops in ([op for op in each if _by_sequence(op)] for each in e.program.layers)
+        for ops in ([op for op in each if _by_sequence(op)] for each in e.program.mixers)
     ]
 
 

@@ -68,8 +68,9 @@ def _adapters(ctx: Context, block: Block) -> list[Op]:
     return [gemm(f"layer.{a.name}", rows, a.outputs, a.inputs, ctx.wide()) for a in block.adapters]
 
 
-def layer_parts(ctx: Context, block: Block) -> list[Part]:
-    """The layer's regions in order; a parallel block is one region where its sums are reduced once."""
+def layer_parts(ctx: Context, block: Block, *, mixers: bool = False) -> list[Part]:
+    """The layer's regions in order; a parallel block is one region where its sums are reduced once.
+    ``mixers``: of its attention and recurrence alone."""
     found: list[Part] = []
     how = block.stored
     if block.attention is not None:
@@ -93,7 +94,7 @@ def layer_parts(ctx: Context, block: Block) -> list[Part]:
         if found:  # both mixers read what one norm has made
             norm = norm._replace(count=0)
         found.append(Part(name, norm, ops, inputs, ops[-1].name, recurrent=block.recurrent))
-    if block.mlp is not None or block.moe is not None:
+    if not mixers and (block.mlp is not None or block.moe is not None):
         dense = (
             mlp.dense(ctx, block.mlp, "mlp", (how.up, how.down)) if block.mlp is not None else []
         )
@@ -339,6 +340,11 @@ def recomputed(ctx: Context, part: Part, is_last: bool) -> list[Op]:
             count = count + op.count * (selective * share)
         ops.append(op._replace(phase="recompute", count=count, model_flops=0.0))
     return ops
+
+
+def mixers(ctx: Context, block: Block) -> list[Op]:
+    """What a layer's attention and recurrence compute forward, for one microbatch."""
+    return [op for part in layer_parts(ctx, block, mixers=True) for op in part.compute]
 
 
 def layer(ctx: Context, block: Block) -> list[Op]:
