@@ -28,6 +28,7 @@ from meshwise.simulate.server import may_be_overloaded
 
 _DOUBT = 1.3  # what averages may underestimate a layout by
 _SURE = 1.25  # a short run that misses its limits by this factor needs no whole one
+_LEVEL = 1.05  # the same of arrivals, for a unit that could at most come level with the best
 _FAR = 1.5  # a miss by which relatives of a layout are not tried
 MOST_UNITS = 12  # units of one replica that are simulated, and as many whose experts join several
 _SIZES = 16  # of units whose experts join replicas, that are looked at together
@@ -135,6 +136,7 @@ class FewestGpus:
 
     def _at(self, c: Unit, replicas: int, few: bool = False) -> Trial:
         layout = c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas)
+        few = few and self.trace is None  # of a trace there is no short run
         key = layout, few
         if key not in self._known:
             flight = None if self.rate is not None else self.flight
@@ -180,12 +182,14 @@ class FewestGpus:
         return Sized(c, self._at(c, numbers[at]), below)
 
     def does(self, c: Unit, gpus: int) -> bool:
-        """Whether a unit may serve the load on so many GPUs, by a short run."""
+        """Whether a unit may serve the load on as many GPUs as the best, by a short run. Of arrivals it begins
+        with an empty server, and flatters: who misses a limit could at most come level with the best. Of a
+        closed loop it begins with all requests at once."""
         numbers = self._allowed(c, self._most(c, gpus))
         if not numbers:
             return False
         trial = self._at(c, numbers[-1], few=True)
-        if trial.used <= _SURE:
+        if trial.used <= (_SURE if self.rate is None else _LEVEL):
             return True
         self._missed(c, numbers[-1], trial)
         return False
