@@ -37,6 +37,7 @@ def aliases(kind: str) -> dict[str, str]:
     return table
 
 
+@functools.cache
 def canonical(kind: str, name: str) -> str | None:
     """The canonical name that ``name`` or one of its aliases stands for; None if there is none."""
     key = name.strip().lower().replace("_", "-").replace(" ", "-")

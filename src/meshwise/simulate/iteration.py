@@ -21,6 +21,10 @@ from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Decode, Formats, Prefill
 
+# (tokens of a prompt, tokens before them) → attention by kind of layer, as price tables have it: of one
+# model's layouts that differ in neither tp nor dcp it is the same
+Chunks = dict[tuple[int, int], list[Array]]
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -35,9 +39,7 @@ class Engine:
     expert_imbalance: float = 1.0
     expert_skew: float | None = None
     known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
-    chunks: dict[tuple[int, int], tuple[tuple[float, ...], tuple[float, ...]]] = field(
-        default_factory=dict, init=False
-    )  # (tokens of a prompt, tokens before them) → attention, as price tables have it
+    chunks: Chunks = field(default_factory=dict, init=False)
 
     def decode(self, batch: Array, context: int, queries: int = 1) -> Estimate:
         """``queries`` tokens of each of ``batch`` sequences, priced."""

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meshwise.arrays import Array
 from meshwise.cost.estimate import Estimate
 from meshwise.cost.inference import launches_s
 from meshwise.cost.pricing import total_times
 from meshwise.simulate.iteration import (
+    Chunks,
     Engine,
     decode_s,
     draft_s,
@@ -81,10 +83,14 @@ class PriceTable:
     :param w: lengths of requests, and drafts.
     :param most: sequences of a replica, at most.
     :param tokens: of an iteration, at most.
+    :param chunks: prompts' attention that is known; None: what the engine knows.
     """
 
-    def __init__(self, engine: Engine, w: Serving, most: int, tokens: int) -> None:
+    def __init__(
+        self, engine: Engine, w: Serving, most: int, tokens: int, chunks: Chunks | None = None
+    ) -> None:
         self.engine, self.w, self.queries = engine, w, w.queries
+        self._chunks = engine.chunks if chunks is None else chunks
         self.pp = int(engine.layouts.pp)
         scheduler = engine.stack.scheduler
         self._graphs = 1 if scheduler.eager else scheduler.graph_multiple
@@ -96,10 +102,10 @@ class PriceTable:
         self._decodes: dict[int, list[float]] = {}
         self._attention: dict[int, list[list[float]]] = {}
         self._prompts: dict[Chunk, _Prompt] = {}
-        # what is read for a number of sequences, or of rows, is the same for all contexts
+        self._knots: dict[Chunk, _Prompt] = {}
+        # what is read for a number of sequences is the same for all contexts between two knots
         self._lines: dict[tuple[int, int], _Line] = {}
         self._ends_of: dict[tuple[int, int], list[tuple[float, float]]] = {}
-        self._head_of: dict[int, float] = {}
 
     # -- what a state takes ------------------------------------------------------------------------
 
@@ -135,7 +141,7 @@ class PriceTable:
         # layers' products, passes and collectives, by tokens; the head, by rows
         i, f = _place(self._tokens, tokens / groups)
         one, two = self._layers[i], self._layers[i + 1]
-        head = self._head_of.get(rows) or self._head(rows)
+        head = self._by_sequences(self._heads, rows / self.queries)
         # attention of each prompt's chunk, and of the decodes
         held = [self._prompts.get(chunk) or self._prompt(chunk) for chunk in chunks]
         decodes = self._attention_s(sequences, context) if sequences else self._none
@@ -164,7 +170,7 @@ class PriceTable:
         if not sequences:
             return seconds
         if self.w.draft_tokens:
-            seconds += self._drafts_s(sequences)
+            seconds += self._by_sequences(self._drafts, sequences)
         return max(seconds, self.decode_s(sequences, context))
 
     # -- what is priced ----------------------------------------------------------------------------
@@ -254,25 +260,17 @@ class PriceTable:
     @cached_property
     def _experts(self) -> list[list[float]]:
         """By tokens, of each part: products of the routed experts."""
-        kinds, size = expert_kinds_s(self._together), (len(self._tokens),)
-        of_all = [np.broadcast_to(kind, size) for kind in kinds]
-        found = [
-            sum((n * kind for n, kind in zip(p.layers, of_all, strict=True)), start=np.zeros(size))
-            for p in self._parts
-        ]
-        return [[float(v) for v in at] for at in zip(*found, strict=True)]
+        parts = self._of_parts(expert_kinds_s(self._together), len(self._tokens))
+        return [list(at) for at in zip(*parts, strict=True)]
 
     @cached_property
     def _transfer(self) -> float:
         """Between stages, of the most tokens."""
         return float(np.max(total_times(self._together.transfer_costs).busy))
 
-    def _head(self, rows: int) -> float:
-        """Of so many next tokens."""
-        i, f = _place(self._sequences, rows / self.queries)
-        found = self._heads[i] + f * (self._heads[i + 1] - self._heads[i])
-        self._head_of[rows] = found
-        return found
+    def _by_sequences(self, values: Sequence[float], sequences: float) -> float:
+        i, f = _place(self._sequences, sequences)
+        return values[i] + f * (values[i + 1] - values[i])
 
     @cached_property
     def _heads(self) -> list[float]:
@@ -301,10 +299,6 @@ class PriceTable:
         seconds = draft_s(self.engine, self.w, self._batches)
         return [float(v) for v in np.broadcast_to(seconds, self._batches.shape)]
 
-    def _drafts_s(self, sequences: int) -> float:
-        i, f = _place(self._sequences, sequences)
-        return self._drafts[i] + f * (self._drafts[i + 1] - self._drafts[i])
-
     def _decode_at(self, context: int) -> list[float]:
         """By sequences: an iteration of decodes, their drafts included."""
         found = self._decodes.get(context)
@@ -321,7 +315,8 @@ class PriceTable:
         found = self._attention.get(context)
         if found is None:
             e = self.engine.decode(self._batches, context, self.queries)
-            found = [list(at) for at in zip(*self._of_parts(e, len(self._batches)), strict=True)]
+            parts = self._of_parts(sequence_kinds_s(e), len(self._batches))
+            found = [list(at) for at in zip(*parts, strict=True)]
             self._attention[context] = found
         return found
 
@@ -336,19 +331,11 @@ class PriceTable:
             ends = self._ends_of[sequences, j] = [*zip(low, high, strict=True)]
         return [(1.0 - g) * a + g * c for a, c in ends]
 
-    def _of_parts(self, e: Estimate, size: int) -> list[list[float]]:
-        """Of each part: what depends on which tokens are of one sequence."""
-        kinds = [np.broadcast_to(kind, (size,)) for kind in sequence_kinds_s(e)]
-        return [
-            [
-                float(v)
-                for v in sum(
-                    (n * kind for n, kind in zip(part.layers, kinds, strict=True)),
-                    start=np.zeros(size),
-                )
-            ]
-            for part in self._parts
-        ]
+    def _of_parts(self, by_kind: list[Array], size: int) -> list[list[float]]:
+        """Of each part the seconds of all its layers, from those of a layer of each kind."""
+        kinds, none = [np.broadcast_to(kind, (size,)) for kind in by_kind], np.zeros(size)
+        parts = ([n * kind for n, kind in zip(p.layers, kinds, strict=True)] for p in self._parts)
+        return [[float(v) for v in sum(part, start=none)] for part in parts]
 
     def _prompt(self, chunk: Chunk) -> _Prompt:
         """Attention of a chunk: read between knots of its tokens and of those before it. One of several
@@ -373,17 +360,20 @@ class PriceTable:
         return found
 
     def _prompt_at(self, chunk: Chunk) -> _Prompt:
-        """Priced once for all loads of the engine: of one such prompt, and of several together."""
-        known = self.engine.chunks.get(chunk)
-        if known is None:
-            e = self.engine.prefill(np.array([1, _SEVERAL]), *chunk)
+        """Of one such prompt, and of several together."""
+        found = self._knots.get(chunk)
+        if found is None:
+            kinds = self._chunks.get(chunk)
+            if kinds is None:
+                e = self.engine.prefill(np.array([1, _SEVERAL]), *chunk)
+                kinds = self._chunks[chunk] = sequence_kinds_s(e)
             once, each = [], []
-            for one, several in self._of_parts(e, 2):
+            for one, several in self._of_parts(kinds, 2):
                 slope = min(max((several - one) / (_SEVERAL - 1), 0.0), one)
                 each.append(slope)
                 once.append(one - slope)
-            known = self.engine.chunks[chunk] = tuple(once), tuple(each)
-        return _Prompt(*known)
+            found = self._knots[chunk] = _Prompt(tuple(once), tuple(each))
+        return found
 
 
 def _about(value: int, parts: int, least: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from meshwise.layouts.layout import Layout, arrays, columns
 from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import Good, Server, ServingRow, row_at
 from meshwise.search.serving.served import flight
-from meshwise.simulate.iteration import Engine
+from meshwise.simulate.iteration import Chunks, Engine
 from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, ROUNDS, Arrivals
 from meshwise.simulate.outcome import Figures
 from meshwise.simulate.price_table import PriceTable
@@ -96,6 +96,7 @@ class Trials:
         self.sent, self.limits = sent, tuple(limits)
         self._engines: dict[Layout, Engine] = {}
         self._prices: dict[tuple[Layout, int], PriceTable] = {}
+        self._chunks: dict[tuple[int, int], Chunks] = {}  # by tp and dcp
         self._servers: dict[Layout, SimulatedServer] = {}
 
     def at(
@@ -166,7 +167,8 @@ class Trials:
         if key not in self._prices:
             held = min(rules.capacity / max(w.isl * (1.0 - w.length_spread), 1.0), 1e9)
             least = min(most or rules.most_sequences, max(int(held), 1))
-            self._prices[key] = PriceTable(self._engine(priced, w), w, least, rules.budget)
+            chunks = self._chunks.setdefault((layout.tp, layout.dcp), {})
+            self._prices[key] = PriceTable(self._engine(priced, w), w, least, rules.budget, chunks)
         return SimulatedServer(engine, w, rules, self._prices[key], open_loop=open_loop)
 
     def _engine(self, layout: Layout, w: Serving) -> Engine:
