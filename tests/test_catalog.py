@@ -148,6 +148,17 @@ def test_aliases_lead_to_entries(kind):
         assert catalog.canonical(kind, alias) == name
 
 
+@pytest.mark.parametrize("name", entries("kernels"))
+def test_sections_of_a_file_are_its_tables(name):
+    table = catalog.load("kernels", name, "x")[1]
+    tables = {key for key, line in table.items() if isinstance(line, dict) and key != "roofline"}
+    for key in tables:
+        assert catalog.section("kernels", name, key, "x") == table[key]
+    rest = {key: value for key, value in table.items() if key not in tables}
+    assert catalog.section("kernels", name, "", "x") == rest
+    assert catalog.section("kernels", name, "no such", "x") == {}
+
+
 @pytest.mark.parametrize(
     "name", ["", " ", "index", "../devices/a10", "a" * 5000, "a/b", "\0", "深"]
 )

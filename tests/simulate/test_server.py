@@ -9,6 +9,7 @@ from meshwise.layouts.layout import Layout, arrays
 from meshwise.search.serving import steady_state as average
 from meshwise.simulate.iteration import Engine
 from meshwise.simulate.loads.arrivals import Arrivals
+from meshwise.simulate.outcome import percentiles
 from meshwise.simulate.server import SimulatedServer
 from meshwise.stacks.load import load_stack
 
@@ -147,3 +148,9 @@ def test_in_a_steady_state_as_many_end_as_come(arrivals, dp):
     found = server(dp=dp).open(arrivals, requests=300).steady
     assert found.requests_per_s == pytest.approx(arrivals.rate)
     assert found.tokens_per_s == pytest.approx(arrivals.rate * 0.9 * 256, rel=0.02)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 997])
+def test_percentiles_are_numpys(size: int) -> None:
+    values, percents = np.random.default_rng(size).random(size), [0.5, 37.3, 50, 90, 99.9, 100]
+    assert percentiles(values, percents) == list(np.percentile(values, percents))

@@ -73,7 +73,7 @@ class Kernels(NamedTuple):
     def expands(self, dtype: str, engine: str, weight_bytes: float) -> bool:
         """Whether an engine's own products of experts were measured with weights of ``weight_bytes`` that
         are expanded for operands of ``dtype``."""
-        own = _kernel_table(self.name).get("moe", {}).get(engine, {})
+        own = _section(self.name, "moe").get(engine, {})
         return weight_bytes < _FOUR_BIT and _under(own, dtype) != []
 
     def attention(self, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
@@ -98,9 +98,9 @@ class Kernels(NamedTuple):
         return _sparse(self.name, kind)
 
 
-@functools.cache
-def _kernel_table(name: str) -> dict[str, Any]:
-    return catalog.load("kernels", name, "kernels")[1]
+def _section(name: str, key: str = "") -> dict[str, Any]:
+    """A part of a device's file; by default what is said of the device."""
+    return catalog.section("kernels", name, key, "kernels")
 
 
 def _ranges(entry: dict[str, Any]) -> Ranges:
@@ -115,7 +115,7 @@ def _gemm(
     inherited: bool,
     weight_bytes: float | None,
 ) -> tuple[GemmFit, Ranges]:
-    formats = _kernel_table(name)["gemm"]
+    formats = _section(name, "gemm")
     dtype = next(d for d in (dtype, *_ALSO.get(dtype, ()), "bf16") if d in formats)
     entry = formats[dtype]
     where: dict[str, Any] = {
@@ -137,12 +137,12 @@ def _gemm(
 
 @functools.cache
 def _weight_only(name: str, engine: str, weight_bytes: float) -> GemmFit | None:
-    entries = _kernel_table(name).get("weight_only", {}).get(engine, {}).values()
+    entries = _section(name, "weight_only").get(engine, {}).values()
     near = [e for e in entries if abs(e["weight_bytes"] - weight_bytes) < _SCALES]
     if not near:
         return None
     entry = near[0]
-    dense = gemm_fit(_kernel_table(name)["gemm"]["bf16"], elsewhere=True, weight_bytes=weight_bytes)
+    dense = gemm_fit(_section(name, "gemm")["bf16"], elsewhere=True, weight_bytes=weight_bytes)
     return weight_only_fit(dense, entry, tuple(correction_table(t) for t in entry["tables"]))
 
 
@@ -151,12 +151,12 @@ def _experts(
     name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None
 ) -> GemmFit | None:
     """Constants of an engine's grouped products; None where nothing of the kind was measured."""
-    entry = _expert_entry(_kernel_table(name).get("moe", {}), dtype, engine, weight_bytes)
+    entry = _expert_entry(_section(name, "moe"), dtype, engine, weight_bytes)
     if entry is None:
         return None
     narrow = weight_bytes is not None
     # those with scales per block run on the tiles of whole tensors' products
-    dense = _kernel_table(name)["gemm"]["fp8" if dtype == "fp8_block" else dtype]
+    dense = _section(name, "gemm")["fp8" if dtype == "fp8_block" else dtype]
     tiles = gemm_fit(dense, elsewhere=inherited or narrow, weight_bytes=weight_bytes)
     return grouped_fit(tiles, entry, tuple(correction_table(t) for t in entry["tables"]))
 
@@ -190,7 +190,7 @@ def _under(formats: dict[str, Any], dtype: str) -> list[dict[str, Any]]:
 
 def experts_of(device: Device, engine: str) -> str | None:
     """Library and version whose layers of experts were measured for an engine; None for other stacks."""
-    found = _kernel_table(kernels(device).name).get("moe", {}).get(engine, {})
+    found = _section(kernels(device).name, "moe").get(engine, {})
     return next((str(entry["table"]).replace("/", " ") for entry in found.values()), None)
 
 
@@ -200,7 +200,7 @@ def _first(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
 
 @functools.cache
 def _attention(name: str, kind: str, kv_element: float) -> tuple[AttentionFit, Ranges]:
-    entries = _kernel_table(name)["attention"]
+    entries = _section(name, "attention")
     kind = kind if kind in entries else kind.removeprefix("mla_")
     narrow = f"{kind}_fp8"
     entry = entries[narrow if kv_element < 2 and narrow in entries else kind]
@@ -223,7 +223,7 @@ _RECURRENCES_OF = {
 
 def _recurrence_entries(name: str, rule: str, phase: str, engine: str) -> list[dict[str, Any]]:
     """Sections of a rule in a device's file, the engine's own first."""
-    engines = _kernel_table(name).get("recurrence", {})
+    engines = _section(name, "recurrence")
     order = dict.fromkeys((engine, *_RECURRENCES_OF[phase]))
     found = [engines.get(e, {}).get(rule, {}).get(phase) for e in order]
     return [entry for entry in found if entry is not None]
@@ -234,7 +234,7 @@ def _recurrence(
     name: str, rule: str, phase: str, engine: str
 ) -> tuple[RecurrenceFit, Ranges] | None:
     # a device whose table is short says whose file has the rest
-    elsewhere = _kernel_table(name).get("recurrence_elsewhere", {}).get("kernels")
+    elsewhere = _section(name, "recurrence_elsewhere").get("kernels")
     files = (name,) if elsewhere is None else (name, elsewhere)
     own = _first([e for f in files for e in _recurrence_entries(f, rule, phase, engine)])
     if own is not None:
@@ -252,17 +252,17 @@ def _recurrence(
 @functools.cache
 def _sparse(name: str, kind: str) -> tuple[SparseFit, Ranges] | None:
     operation, variant = kind.split(".")
-    entry = _kernel_table(name).get("sparse", {}).get(operation, {}).get(variant)
+    entry = _section(name, "sparse").get(operation, {}).get(variant)
     return None if entry is None else (SparseFit(**_constants(entry)), _ranges(entry))
 
 
 def kernels(device: Device) -> Kernels:
     """Kernel constants of a device: its own fit, the one that its file names, or its generation's."""
     own = catalog.canonical("kernels", device.name)
-    if device.kernels and device.name in _kernel_table(device.kernels).get("devices", ()):
+    if device.kernels and device.name in _section(device.kernels).get("devices", ()):
         own = device.kernels  # more than one card of a chip
     name = own or catalog.load("kernels", device.kernels or device.generation, "generation")[0]
-    table = _kernel_table(name)
+    table = _section(name)
     return Kernels(
         name=name,
         source=Source(f"kernels/{name}", "" if own else device.name),
