@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from meshwise.arguments import NameOrPath, given, usd_per_device_hour
-from meshwise.arguments import named_objects as _parts
+from meshwise.arguments import NameOrPath, given, named_objects, usd_per_device_hour
 from meshwise.axes import AXES, SERVES
 from meshwise.checks import keywords, name_of
 from meshwise.clusters.cluster import Cluster, Device, Level
@@ -266,7 +265,7 @@ def estimate(
 
     one = asked(layout, [name for name, axis in AXES.items() if not axis.key])
     gpus = None if gpus is None else count(gpus, "gpus")
-    spec, where, software = _parts(model, cluster, workload, stack)
+    spec, where, software = named_objects(model, cluster, workload, stack)
     one = settled(one, spec, software, workload.phase)
     check(one, spec, where, workload, software, gpus)
     layouts, workload = arrays(one, workload), stated_workload(one, workload)
@@ -352,7 +351,7 @@ def serve(
     one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
-    spec, where, software = _parts(model, cluster, step, stack)
+    spec, where, software = named_objects(model, cluster, step, stack)
     gpus = None if gpus is None else count(gpus, "gpus")
     requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
     seed = count(seed, "seed", low=0)
