@@ -27,11 +27,30 @@ MODEL = (
     "--osl",
     "1024",
 )
+LIMITS = ("--isl", "1024", "--osl", "256", "--ttft", "p95=1s", "--request-rate", "40")
 # what is measured → the command, and its goal [s]
 COMMANDS = {
     "64 in flight": ((*MODEL, "--concurrency", "64"), 0.4),
     "2,000 requests at a rate": ((*MODEL, "--request-rate", "4"), 3.0),
     "12 loads": ((*MODEL, "--sweep", "request-rate=1:200"), 10.0),
+    "fewest of 64 GPUs": (
+        (
+            "plan",
+            "llama-3.1-70b",
+            "--on",
+            "hgx-h100",
+            "--gpus",
+            "64",
+            *LIMITS,
+            "--tpot",
+            "p90=30ms",
+        ),
+        1.5,
+    ),
+    "the same of experts": (
+        ("plan", "deepseek-v3", "--on", "hgx-h200", "--gpus", "64", *LIMITS, "--tpot", "p90=50ms"),
+        1.5,
+    ),
 }
 DEGREES = (8, 4, 2, 1)  # the first that the model is cut into, and that fits
 
@@ -45,6 +64,20 @@ def seconds(argv: tuple[str, ...]) -> float:
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(argv)}: exit code {done.returncode}")
     return time.perf_counter() - start
+
+
+def of_a_call(calls: int = 20_000) -> float:
+    """Seconds of a call of :class:`meshwise.serving.IterationCost`, of an iteration with a prompt's chunk."""
+    from meshwise.serving import IterationCost
+
+    cost = IterationCost("llama-3.1-8b", "hgx-h100", tp=2)
+    states = [(1 + n % 64, 1000.0 + n % 512, [(64 * (1 + n % 8), 0)]) for n in range(calls)]
+    for state in states[:1000]:  # prices what they need
+        cost(*state)
+    start = time.perf_counter()
+    for state in states:
+        cost(*state)
+    return (time.perf_counter() - start) / calls
 
 
 def of_presets() -> list[tuple[float, str, int]]:
@@ -80,6 +113,8 @@ def main() -> None:
     for what, (argv, goal) in COMMANDS.items():
         best = min(seconds(argv) for _ in range(asked.rounds))
         print(f"{what:26} {best:6.2f} s  (goal {goal:g} s)")
+    of_calls = min(of_a_call() for _ in range(asked.rounds))
+    print(f"{'IterationCost':26} {1e6 * of_calls:6.1f} µs (goal 20 µs)")
     if asked.presets:
         found = of_presets()
         for took, name, tp in found[:12]:
