@@ -38,7 +38,7 @@ def test_the_record():
         "draft_tokens": 0,
         "acceptance": None,
         "draft_cost": "none",
-        "expert_imbalance": 1.0,
+        "expert_imbalance": None,
         "expert_skew": 1.0,
         "length_spread": 0.2,
         "request_rate": None,

@@ -77,10 +77,9 @@ load_options = options.stacked(
     ),
     click.option(
         "--expert-imbalance",
-        default="1",
         metavar="X",
-        show_default=True,
-        help="Tokens of the fullest rank of the expert group over their mean.",
+        help="Tokens of the fullest rank of the expert group over their mean (default: as --expert-skew "
+        "makes it, for experts placed at random).",
     ),
     click.option(
         "--length-spread",
@@ -346,10 +345,12 @@ def with_arrivals(o: Given, most: int) -> Given:
     return o.but(isl="1", osl="1")  # the longest of the trace stand in their place
 
 
-def expert_imbalance(o: Given) -> float:
-    """Tokens of the fullest rank of the expert group over their mean."""
+def expert_imbalance(o: Given) -> float | None:
+    """Tokens of the fullest rank of the expert group over their mean; None: not said."""
     from meshwise.strict_tables import fraction
 
+    if not o.has("expert_imbalance"):
+        return None
     return fraction(o["expert_imbalance"], "--expert-imbalance", low=1.0, high=1e4)
 
 

@@ -32,7 +32,7 @@ class Engine:
     stack: Stack
     layouts: Layouts
     formats: Formats = field(default_factory=Formats)
-    expert_imbalance: float = 1.0
+    expert_imbalance: float | None = None
     expert_skew: float | None = None
     known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
     chunks: dict[tuple[int, int], tuple[tuple[float, ...], tuple[float, ...]]] = field(

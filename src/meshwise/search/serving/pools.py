@@ -94,7 +94,7 @@ def check_pools(
     """Refuse layouts that are not legal, and more GPUs than there are."""
     decode, step = apart.decode, w.decode()
     if max(decode.ep, apart.prefill.ep) > 1:  # one of them has a fullest rank
-        step = msgspec.structs.replace(step, expert_imbalance=1.0)
+        step = msgspec.structs.replace(step, expert_imbalance=None)
     at_least = max(w.concurrency // apart.decode_instances, 1)
     try:
         check(apart.prefill, model, cluster, step, stack)

@@ -183,7 +183,7 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     how = ", assumed: the interval reaches to even draws" if workload.expert_skew is None else ""
     return [
         f"experts are drawn with log-normal popularity, sigma {skew:g}{how}: fewer are read than by even "
-        "draws, which are the upper bound (`expert_skew` 0)"
+        "draws, which are the upper bound (`expert_skew` 0); ranks that share them get unlike numbers of tokens"
     ]
 
 
