@@ -125,6 +125,25 @@ def check_pools(
         )
 
 
+def pool_engine(model: Model, cluster: Cluster, stack: Stack, layout: Layout, w: Serving) -> Engine:
+    """What an instance of a pool runs."""
+    return Engine(
+        *(model, cluster, stack, arrays(layout, w.decode()), w.formats),
+        *(w.expert_imbalance, w.expert_skew),
+    )
+
+
+def pool_server(
+    model: Model, cluster: Cluster, stack: Stack, apart: PoolLayouts, w: Serving
+) -> DisaggregatedServer:
+    """The pools, before any load."""
+    first, second = (
+        pool_engine(model, cluster, stack, layout, w) for layout in (apart.prefill, apart.decode)
+    )
+    instances = apart.prefill_instances, apart.decode_instances
+    return DisaggregatedServer(second, w, first, instances)
+
+
 def simulate_pools(
     model: Model,
     cluster: Cluster,
@@ -139,11 +158,8 @@ def simulate_pools(
     """The run of the pools under a load."""
     w = with_lengths(w, arrivals)
     first, second = (arrays(layout, w.decode()) for layout in (apart.prefill, apart.decode))
-    engine = Engine(
-        *(model, cluster, stack, second, w.formats), *(w.expert_imbalance, w.expert_skew)
-    )
-    instances = apart.prefill_instances, apart.decode_instances
-    server = DisaggregatedServer(engine, w, first, instances)
+    server = pool_server(model, cluster, stack, apart, w)
+    engine = server.decode.engine
     if arrivals is None:
         run, transfers = server.closed(requests=requests, seed=seed, progress=progress)
     else:
