@@ -40,10 +40,11 @@ from meshwise.axes import Value
 from meshwise.layouts.pins import Pins, pins_record
 from meshwise.layouts.rules.of_model import DEGREE_CODES
 from meshwise.search.serving.changes import ServingChange
-from meshwise.search.serving.disaggregated import Disaggregated, Instance
+from meshwise.search.serving.disaggregated import Instance
 from meshwise.search.serving.plan import ServingPlan, ServingRow
 from meshwise.search.serving.question import ServingAnswer
 from meshwise.search.serving.runs.lengths import length_remarks
+from meshwise.search.serving.runs.matched_pools import MatchedPools
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.units import format_gpus, format_time
 
@@ -78,7 +79,7 @@ class PlannedServing(NamedTuple):
         return self.served.changes
 
     @property
-    def disaggregated(self) -> Disaggregated | None:
+    def disaggregated(self) -> MatchedPools | None:
         return self.served.disaggregated
 
 
@@ -171,11 +172,16 @@ def _instance(i: Instance) -> dict[str, object]:
     return i.layout.record() | {k: v for k, v in i._asdict().items() if k != "layout"}
 
 
-def _disaggregated_record(d: Disaggregated | None, price: float | None) -> dict[str, object] | None:
-    if d is None:
+_AVERAGES = ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "concurrency")
+
+
+def _disaggregated_record(m: MatchedPools | None, price: float | None) -> dict[str, object] | None:
+    if m is None:
         return None
+    d = m.simulated
     found = d._asdict() | {"prefill": _instance(d.prefill), "decode": _instance(d.decode)}
-    return found | token_price(price, d.devices, d.tokens_per_s)
+    averages = {name: getattr(m.averaged, name) for name in _AVERAGES}
+    return found | {"averages": averages} | token_price(price, d.devices, d.tokens_per_s)
 
 
 def _change_record(c: ServingChange) -> ServingChangeRecord:
