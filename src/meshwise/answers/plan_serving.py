@@ -43,7 +43,6 @@ from meshwise.search.serving.changes import ServingChange
 from meshwise.search.serving.disaggregated import Instance
 from meshwise.search.serving.plan import ServingPlan, ServingRow
 from meshwise.search.serving.question import ServingAnswer
-from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.serving.runs.matched_pools import MatchedPools
 from meshwise.search.tp_curve.curve import run_remarks
 from meshwise.units import format_gpus, format_time
@@ -228,8 +227,7 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
 
 
 def _remarks(a: ServingPlan) -> list[str]:
-    found = run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
-    return [*found, *length_remarks(a.model, a.workload)]
+    return run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
 
 
 def _evidence(a: ServingPlan) -> EvidenceRecord | None:

@@ -36,7 +36,6 @@ from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
 from meshwise.search.serving.runs.binding import misses
-from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.serving.runs.room import ServerRoom
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.steady_state import Steady
@@ -267,7 +266,6 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "misses": [miss_record(m) for m in misses(a.run.steady, a.limits)],
         "remarks": [
             *degree_cost_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
-            *length_remarks(a.model, a.load, a.room.max_model_len),
             *load_remarks(a.model, a.load, lay.ep, a.run, a.stack.ideal),
         ],
         "points": [{**degrees, "devices": lay.devices, **figures}],

@@ -248,7 +248,7 @@ def _curve(
     from meshwise.axes import SERVES
     from meshwise.layouts.check import check
     from meshwise.layouts.layout import asked
-    from meshwise.search.serving.runs.lengths import check_chunk
+    from meshwise.search.serving.runs.lengths import check_chunk, check_positions
     from meshwise.search.serving.runs.room import PlacedServer, require_room
     from meshwise.search.serving.served import load_curve
     from meshwise.simulate.loads.arrivals import arrivals_of
@@ -264,7 +264,9 @@ def _curve(
     arrivals_of(o.word("arrivals"), 1.0)
     check_eager(stack)
     check_chunk(stack, load)
-    require_room(PlacedServer(model, cluster, stack, one, load), o.number("max_model_len"))
+    longest = o.number("max_model_len")
+    check_positions(model, load, longest)
+    require_room(PlacedServer(model, cluster, stack, one, load), longest)
     requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
     words = o.word("arrivals")
     found = load_curve(model, cluster, stack, one, load, ends, words, requests, seed)

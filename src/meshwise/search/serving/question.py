@@ -34,7 +34,7 @@ from meshwise.search.serving.plan import (
 from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RANKED, at_the_load, at_the_most, finalists
-from meshwise.search.serving.runs.lengths import check_chunk, with_lengths
+from meshwise.search.serving.runs.lengths import check_chunk, check_positions, with_lengths
 from meshwise.search.serving.runs.matched_pools import MatchedPools, matched_pools
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
 from meshwise.search.serving.runs.units import in_flight
@@ -122,6 +122,7 @@ def plan_deployment(
     if set(held.get("ep", ())) == {1}:
         check_imbalance(1, w.decode())
     check_chunk(stack, w)
+    check_positions(model, w, arrivals=coming)
     largest = bool(asked.limits) and not asked.fixed
     fewest = asked.fixed and objective != "latency"
     check_serving_pins(
