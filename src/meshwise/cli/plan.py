@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshwise.layouts.keywords import ServingPins
     from meshwise.plans import ServingObjective, TrainingObjective
     from meshwise.search.serving.plan import ServingPlan
+    from meshwise.search.serving.runs.trial import SentLoad
     from meshwise.search.training.question import Planned
 
 
@@ -162,7 +163,10 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
     )
     if o.has("compare"):
         pins = options.serving_pins(axes)
-        result.command = _compared(o, model, cluster, load, stack, result.planned.plan, pins)
+        planned = result.planned
+        result.command = _compared(
+            *(o, model, cluster, load, stack, planned.plan, pins), planned.served.asked.sent
+        )
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "layouts")
     _leave(result)
 
@@ -205,6 +209,7 @@ def _compared(
     stack: Stack,
     plan: Planned | ServingPlan,
     pins: ServingPins | None = None,
+    sent: SentLoad | None = None,
 ) -> ReadCommand:
     """The command of ``--compare`` at the plan's own load."""
     from meshwise import commands, launch
@@ -250,5 +255,6 @@ def _compared(
         *(job, model, cluster, load, stack, plan),
         own_stack=own,
         pins=read_pins(dict(pins)) if pins is not None else None,
+        sent=sent,
     )
     return ReadCommand(parsed, compared)
