@@ -28,6 +28,7 @@ from meshwise.search.tp_curve.points import Copies, Layer, Limit, Point
 from meshwise.search.tp_curve.smallest_mesh import SmallestFit, smallest_fit
 from meshwise.search.tp_curve.towers import tower_degree_remarks, tower_remarks
 from meshwise.stacks.stack import Stack, not_made_for, not_made_on
+from meshwise.stacks.versions import version_remark
 from meshwise.units import format_gpus
 from meshwise.workloads.workload import Decode, Training, Workload, drawn_skew, tokens_per_step
 
@@ -193,6 +194,8 @@ def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack
     found = formats.format_remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
     found += not_made_for(stack, workload.phase)
+    later = None if stack.ideal else version_remark(stack.name, stack.title)
+    found += [later] if later else []
     found += not_made_on(stack, device.generation, device.title)
     unread = legality.unread_method(formats.model_as_run(model, workload), stack)
     found += [f"{unread}: priced as if it did"] if unread else []
