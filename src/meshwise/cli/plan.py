@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Need(
             *("concurrency", "32", "required to serve, or a rate, or limits of latency"),
             lambda o: plan_options.asks_to_serve(o) and not _loaded(o),
+            instead="or --request-rate 4, or limits such as --ttft 1s --tpot 30ms",
         ),
     ),
     phase=lambda o: "decode" if plan_options.asks_to_serve(o) else "train",

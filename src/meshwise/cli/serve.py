@@ -147,7 +147,10 @@ _software_options = options.stacked(
         *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
         Need("isl", "1024", "required without a trace", lambda o: not traced(o)),
         Need("osl", "256", "required without a trace", lambda o: not traced(o)),
-        Need("concurrency", "32", "required without arrivals", lambda o: not arriving(o)),
+        Need(
+            *("concurrency", "32", "required without arrivals", lambda o: not arriving(o)),
+            instead="or --request-rate 4, or --arrivals with a trace",
+        ),
     ),
     phase=lambda _: "decode",
     about={"model": needs.ABOUT_MODEL},
