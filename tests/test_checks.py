@@ -176,4 +176,5 @@ def test_a_workload_names_the_field_that_is_missing_or_unknown(kind, given, fiel
 
 
 def test_methods_that_a_stack_does_not_load_are_methods_that_are_read() -> None:
-    assert set(words_of("unread_methods")) <= set(READERS)
+    # ModelOpt writes several names, which are read by how they begin
+    assert set(words_of("unread_methods")) <= {*READERS, "modelopt"}

@@ -81,7 +81,7 @@ def _no_experts(model: Model, workload: Workload) -> None:
     """Refuse an imbalance or a skew of experts that the model does not have."""
     if any(block.moe is not None for block in model.blocks):
         return
-    if workload.expert_imbalance != 1.0:
+    if workload.expert_imbalance not in (None, 1.0):
         raise InputError(
             f"expert_imbalance={workload.expert_imbalance:g}: {model.name} has no experts",
             field="expert_imbalance",

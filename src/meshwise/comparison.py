@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from meshwise.launch.job import Job
     from meshwise.layouts.pins import Pins
     from meshwise.search.compare import Compared, ComparedServing
+    from meshwise.search.serving.runs.trial import SentLoad
 
 _Found = TypeVar("_Found", "Compared", "ComparedServing")
 
@@ -144,11 +145,13 @@ def beside(
     *,
     own_stack: Stack | None = None,
     pins: Pins | None = None,
+    sent: SentLoad | None = None,
 ) -> Compared | ComparedServing:
     """A job at the load of a plan that is already made, its replicas as many as the plan's GPUs hold.
 
     The plan's best stands beside it where both run alike; where the command states formats, rules or
-    limits of its own, or runs on ``own_stack``, the best under these does. ``pins``: axes that the plan holds.
+    limits of its own, or runs on ``own_stack``, the best under these does. ``pins``: axes that the plan holds;
+    ``sent``: what it is sent, requests of a run and their seed.
     """
     import msgspec
 
@@ -193,6 +196,7 @@ def beside(
         max_model_len=job.max_len,
         objective="latency" if plan.objective == "latency" else "throughput",
         pins=pins,
+        sent=sent,
     )
     return compared if alike else _remarked(compared, differ)
 

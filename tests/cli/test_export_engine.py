@@ -55,3 +55,24 @@ def test_checkpoints_that_an_engine_does_not_load(target: str, name: str) -> Non
         assert found["field"] == "MODEL" and "does not load" in found["message"]
     served = answer("serve", name, "--on", "hgx-h100", "--stack", target, *load)
     assert any("does not load" in remark for remark in served["remarks"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Qwen/Qwen2.5-14B-Instruct-AWQ",
+        "Qwen/Qwen2.5-14B-Instruct-GPTQ-Int4",
+        "nvidia/Llama-3.1-8B-Instruct-FP8",
+        "nvidia/Llama-3.1-8B-Instruct-FP4",
+        "llama-3.1-8b-int4-autoround",
+        "llama-3.1-8b-int4",
+        "llama-3.1-8b-fp8",
+        "mlx-community/Llama-3.2-3B-Instruct-4bit",
+    ],
+)
+def test_an_engine_of_gguf_files_is_said_to_load_no_other_format(name: str) -> None:
+    """Whatever method stands behind the name of a format."""
+    load = ("--isl", "256", "--osl", "16", "--concurrency", "1", "--requests", "4")
+    argv = ("serve", name, "--on", "hgx-h100", "--nodes", "1", *load, "--stack", "llama.cpp")
+    said = answer(*argv)["remarks"]
+    assert sum("llama.cpp does not load" in remark for remark in said) == 1

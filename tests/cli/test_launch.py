@@ -178,6 +178,26 @@ def test_compare() -> None:
     assert "Beside your command" in run(*SERVE, "--tpot", "40ms", "--compare", VLLM).out
 
 
+@pytest.mark.parametrize("flags", ["", " --max-num-seqs 12"])  # as the plan's own server, and not
+def test_a_command_beside_a_plan_is_sent_what_the_plan_is(flags: str) -> None:
+    """Yours and the best have the figures of ``serve`` with the plan's requests and seed."""
+    load = ("--isl", "512", "--osl", "64", "--concurrency", "8")
+    where = ("llama-3.1-8b", "--on", "hgx-h100", "--nodes", "1")
+    text = f"vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 2{flags}"
+    own = ("--max-num-seqs", "12") if flags else ()
+    found = {}
+    for seed in ("3", "4"):
+        sent = ("--requests", "40", "--seed", seed)
+        d = answer("plan", *where, "--gpus", "2", *load, *sent, "--compare", text)["compared"]
+        alone = answer("serve", *where, "--tp", "2", *own, *load, *sent)
+        for key in ("ttft_s", "tpot_s", "tokens_per_s", "request_s"):
+            assert d["layout"][key] == pytest.approx(alone[key], rel=1e-9)
+        if d["best"]["tp"] == 2:
+            assert d["best"]["ttft_s"] == pytest.approx(alone["ttft_s"], rel=1e-9)
+        found[seed] = d["layout"]["ttft_s"]
+    assert found["3"] != found["4"]
+
+
 @pytest.mark.parametrize("flags", ["--optimizer-cpu-offload", "--bf16 --cpu-offloading"])
 def test_compare_says_what_import_says_of_a_command(flags: str) -> None:
     text = f"torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 {flags}"

@@ -38,7 +38,7 @@ def test_the_record():
         "draft_tokens": 0,
         "acceptance": None,
         "draft_cost": "none",
-        "expert_imbalance": 1.0,
+        "expert_imbalance": None,
         "expert_skew": 1.0,
         "length_spread": 0.2,
         "request_rate": None,
@@ -210,6 +210,16 @@ def test_what_is_missing_is_asked_for(missing):
     error = refusal(*BASE, *LOAD[:at], *LOAD[at + 2 :])
     assert error["field"] == missing
     assert "for example" in error["legal"]
+
+
+def test_a_load_that_is_not_said_may_be_any_of_those_there_are():
+    """Requests in flight, a rate, a trace; of a plan limits too."""
+    lengths = ("--isl", "256", "--osl", "16")
+    served = refusal(*BASE, *lengths)["legal"]
+    planned = refusal("plan", *BASE[1:4], *lengths)["legal"]
+    for said in ("--concurrency", "--request-rate"):
+        assert said in served and said in planned
+    assert "--arrivals" in served and "--tpot" in planned
 
 
 RATE = ("--isl", "1024", "--osl", "256")

@@ -183,3 +183,58 @@ def test_recomputation_starts_forward_again_and_graphs_start_nothing():
         )
         == 0.0
     )
+
+
+def eager_decode(model: str, stack: str, **switches: object) -> tuple[dict, dict]:
+    """One stream from CUDA graphs, and launched kernel by kernel."""
+    asked = mw.model(model), mw.cluster("hgx-h200"), mw.Decode(batch=1, context=1024)
+    return tuple(
+        mw.estimate(*asked, stack=mw.stack(stack, eager=eager, **switches), tp=8).to_dict()
+        for eager in (False, True)
+    )
+
+
+def test_an_eager_decode_of_experts_takes_as_long_as_a_published_one():
+    """sgl-project/sglang pull request 12160: DeepSeek-V3 without graphs, 1.35 ms a layer."""
+    _, eager = eager_decode("deepseek-v3", "sglang")
+    assert eager["step_s"] == pytest.approx(61 * 1.35e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("stack", ["sglang", "trtllm"])
+@pytest.mark.parametrize("model", ["deepseek-v3", "qwen3-235b-a22b", "llama-3.1-70b"])
+def test_eager_decodes_launch_the_kernels_of_routed_experts_too(stack: str, model: str):
+    _, eager = eager_decode(model, stack)
+    _, none = eager_decode(model, stack, eager_kernel_s=0.0)
+    blocks = mw.model(model).blocks
+    if all(block.moe is None for block in blocks):
+        assert eager["step_s"] == none["step_s"]
+        return
+    host = mw.stack(stack).host
+    # five kernels at the least of each layer of experts: see program.launches
+    layers = sum(
+        n for b, n in zip(blocks, mw.model(model).kind_counts(), strict=True) if b.moe is not None
+    )
+    most = mw.model(model).layers * host.eager_layer_s + 5 * layers * host.eager_kernel_s
+    assert eager["step_s"] >= most
+    assert eager["step_s"] > none["step_s"]
+
+
+def test_eager_decodes_of_vllm_launch_their_experts_as_its_prompts_do():
+    for model, layers in (("qwen3-235b-a22b", 94), ("llama-3.1-70b", 0)):
+        _, eager = eager_decode(model, "vllm")
+        graphs, none = eager_decode(model, "vllm", expert_layer_s=0.0)
+        assert eager["step_s"] - none["step_s"] == pytest.approx(layers * 0.5e-3, abs=1e-9)
+        assert eager_decode(model, "vllm")[0]["step_s"] == graphs["step_s"]  # a graph has them
+
+
+@pytest.mark.parametrize("stack", ["vllm", "sglang", "trtllm"])
+def test_a_server_s_eager_decodes_are_those_of_an_estimate(stack: str):
+    eager = mw.stack(stack, eager=True)
+    load = mw.Serving(isl=1024, osl=2, concurrency=1, length_spread=0.0)
+    served = mw.serve("qwen3-235b-a22b", "hgx-h200", load, stack=eager, tp=8)
+    step = mw.estimate(
+        *("qwen3-235b-a22b", "hgx-h200", mw.Decode(batch=1, context=load.context)),
+        stack=eager,
+        tp=8,
+    )
+    assert served.decode_s == pytest.approx(step.step_s, rel=1e-6)

@@ -253,3 +253,55 @@ def test_a_month_is_no_version_of_what_counts_in_numbers_nor_the_other_way_round
 @pytest.mark.parametrize("name", ["megatron-core@0.9", "megatron-core@2024-08", "sglang@0.5"])
 def test_software_that_counts_both_ways_or_of_which_nothing_is_known_takes_either(name):
     mw.stack(name)
+
+
+def newest_of(name: str) -> str | None:
+    table = catalog.load("stacks", name, "stack")[1]
+    return table.get("newest")
+
+
+SOFTWARES = [name for name in catalog.names("stacks") if not load_stack(name).ideal]
+
+
+@pytest.mark.parametrize("name", SOFTWARES)
+def test_a_version_later_than_the_newest_known_is_remarked_of_every_stack(name: str) -> None:
+    """One rule: what is known to be priced by its own rules has no remark, what is not has one."""
+    counted = [v for v in ("99.9", "2099-12") if takes(name, v)]
+    assert counted
+    for version in counted:
+        stack = load_stack(f"{name}@{version}")
+        said = versions.version_remark(stack.name, stack.title)
+        assert said is not None
+        assert "later version" in said or "not told apart" in said
+        assert "\n" not in said
+    assert versions.version_remark(load_stack(name).name, "") is None
+    newest = newest_of(name)
+    if newest is not None:
+        for known in (newest, f"{newest}.7", "0.1"):
+            stack = load_stack(f"{name}@{known}")
+            assert versions.version_remark(stack.name, stack.title) is None
+    for bad in ("abc", "", "1..2"):
+        with pytest.raises(InputError):
+            load_stack(f"{name}@{bad}")
+
+
+def takes(name: str, version: str) -> bool:
+    try:
+        load_stack(f"{name}@{version}")
+    except InputError as error:
+        assert "versions of" in str(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stack", ["sglang", "tensorrt-llm", "vllm"])
+def test_every_command_says_that_a_version_is_later_than_known(stack: str) -> None:
+    model, where = mw.model("llama-3.1-8b"), mw.cluster("hgx-h100", nodes=1)
+    load = mw.Serving(isl=256, osl=16, concurrency=2)
+    said = [
+        mw.serve(model, where, load, stack=f"{stack}@99").remarks,
+        mw.plan(model, where, load, stack=f"{stack}@99", gpus=1).remarks,
+        mw.estimate(model, where, mw.Decode(batch=1, context=64), stack=f"{stack}@99").remarks,
+    ]
+    for remarks in said:
+        assert sum("later version than" in remark for remark in remarks) == 1

@@ -11,15 +11,16 @@ from meshwise.answers.records.layout import goodput_keys, token_price
 from meshwise.answers.records.result import Placed
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.serving.limits import limits_record
+from meshwise.answers.serving.remarks import imbalance_remarks, prefix_remarks
 from meshwise.answers.simulated import latency_keys
 from meshwise.answers.text import words
 from meshwise.answers.text.sentences import cluster_words, sentence, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
 from meshwise.search.serving.runs.binding import misses
-from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.served import LoadCurve
+from meshwise.search.tp_curve.remarks import degree_cost_remarks
 from meshwise.units import format_gpus, format_time
 from meshwise.workloads.limits import LatencyLimit
 
@@ -70,7 +71,7 @@ class LoadCurveResult(Placed):
             "most_requests_per_s": c.most_per_s,
             "limits": limits_record(self.limits),
             "points": _points(c, self.limits, self.price),
-            "remarks": length_remarks(c.model, c.load),
+            "remarks": _remarks(c),
         }
 
     @property
@@ -80,6 +81,16 @@ class LoadCurveResult(Placed):
 
     def page(self) -> Page:
         return _page(self.found, self.limits, self.price)
+
+
+def _remarks(c: LoadCurve) -> list[str]:
+    lay = c.layout
+    parts = c.model, c.cluster, c.load.decode(), c.stack
+    return [
+        *degree_cost_remarks(*parts, lay.tp, lay.expert_tp),
+        *prefix_remarks(c.model, c.load),
+        *imbalance_remarks(c.model, c.load, lay.ep),
+    ]
 
 
 def _points(
@@ -166,7 +177,7 @@ def _page(c: LoadCurve, limits: tuple[LatencyLimit, ...], price: float | None) -
             else "",
         ]
     )
-    told = map(sentence, length_remarks(c.model, c.load))
+    told = map(sentence, _remarks(c))
     return Page(heading, (table, wrap(said), *told), line)
 
 

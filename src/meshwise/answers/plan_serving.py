@@ -40,10 +40,10 @@ from meshwise.axes import Value
 from meshwise.layouts.pins import Pins, pins_record
 from meshwise.layouts.rules.of_model import DEGREE_CODES
 from meshwise.search.serving.changes import ServingChange
-from meshwise.search.serving.disaggregated import Disaggregated, Instance
+from meshwise.search.serving.disaggregated import Instance
 from meshwise.search.serving.plan import ServingPlan, ServingRow
 from meshwise.search.serving.question import ServingAnswer
-from meshwise.search.serving.runs.lengths import length_remarks
+from meshwise.search.serving.runs.matched_pools import MatchedPools
 from meshwise.search.tp_curve.remarks import run_remarks
 from meshwise.units import format_gpus, format_time
 
@@ -78,7 +78,7 @@ class PlannedServing(NamedTuple):
         return self.served.changes
 
     @property
-    def disaggregated(self) -> Disaggregated | None:
+    def disaggregated(self) -> MatchedPools | None:
         return self.served.disaggregated
 
 
@@ -171,11 +171,16 @@ def _instance(i: Instance) -> dict[str, object]:
     return i.layout.record() | {k: v for k, v in i._asdict().items() if k != "layout"}
 
 
-def _disaggregated_record(d: Disaggregated | None, price: float | None) -> dict[str, object] | None:
-    if d is None:
+_AVERAGES = ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "concurrency")
+
+
+def _disaggregated_record(m: MatchedPools | None, price: float | None) -> dict[str, object] | None:
+    if m is None:
         return None
+    d = m.simulated
     found = d._asdict() | {"prefill": _instance(d.prefill), "decode": _instance(d.decode)}
-    return found | token_price(price, d.devices, d.tokens_per_s)
+    averages = {name: getattr(m.averaged, name) for name in _AVERAGES}
+    return found | {"averages": averages} | token_price(price, d.devices, d.tokens_per_s)
 
 
 def _change_record(c: ServingChange) -> ServingChangeRecord:
@@ -222,8 +227,7 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
 
 
 def _remarks(a: ServingPlan) -> list[str]:
-    found = run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
-    return [*found, *length_remarks(a.model, a.workload)]
+    return run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
 
 
 def _evidence(a: ServingPlan) -> EvidenceRecord | None:

@@ -13,7 +13,7 @@ from meshwise.answers.records.served import serving_evidence
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.serving.limits import limits_record, miss_record, sent_record
 from meshwise.answers.serving.memory import RoomFigures, memory_tables
-from meshwise.answers.serving.remarks import burst_remarks, prefix_remarks
+from meshwise.answers.serving.remarks import load_remarks
 from meshwise.answers.serving.sentences import kept_rows, length_words
 from meshwise.answers.simulated import (
     SimulatedAnswer,
@@ -36,7 +36,6 @@ from meshwise.layouts.layout import Layout
 from meshwise.models.shapes import Model
 from meshwise.program.context import widths
 from meshwise.search.serving.runs.binding import misses
-from meshwise.search.serving.runs.lengths import length_remarks
 from meshwise.search.serving.runs.room import ServerRoom
 from meshwise.search.serving.runs.trial import figure_s, good_shares
 from meshwise.search.serving.steady_state import Steady
@@ -267,9 +266,7 @@ def serve_record(a: ServedLayout) -> ServeRecord:
         "misses": [miss_record(m) for m in misses(a.run.steady, a.limits)],
         "remarks": [
             *degree_cost_remarks(a.model, a.cluster, w.decode(), a.stack, lay.tp, a.etp),
-            *length_remarks(a.model, a.load, a.room.max_model_len),
-            *burst_remarks(a.run, a.load, a.stack.ideal),
-            *prefix_remarks(a.model, a.load),
+            *load_remarks(a.model, a.load, lay.ep, a.run, a.stack.ideal),
         ],
         "points": [{**degrees, "devices": lay.devices, **figures}],
     }
@@ -384,7 +381,7 @@ def _options(w: Serving) -> str:
         said.append(f"at most {w.chunk} tokens an iteration")
     if w.draft_tokens:
         said.append(f"{w.draft_tokens} drafts at {w.acceptance:.0%} acceptance")
-    if w.expert_imbalance > 1:
+    if (w.expert_imbalance or 1.0) > 1:
         said.append(f"fullest expert rank {w.expert_imbalance:g} × the mean")
     return "".join(f", {part}" for part in said)
 

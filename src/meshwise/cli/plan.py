@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshwise.layouts.keywords import ServingPins
     from meshwise.plans import ServingObjective, TrainingObjective
     from meshwise.search.serving.plan import ServingPlan
+    from meshwise.search.serving.runs.trial import SentLoad
     from meshwise.search.training.question import Planned
 
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         Need(
             *("concurrency", "32", "required to serve, or a rate, or limits of latency"),
             lambda o: plan_options.asks_to_serve(o) and not _loaded(o),
+            instead="or --request-rate 4, or limits such as --ttft 1s --tpot 30ms",
         ),
     ),
     phase=lambda o: "decode" if plan_options.asks_to_serve(o) else "train",
@@ -162,7 +164,10 @@ def _plan_serving(model: Model, cluster: Cluster, o: Given, gpus: int | None) ->
     )
     if o.has("compare"):
         pins = options.serving_pins(axes)
-        result.command = _compared(o, model, cluster, load, stack, result.planned.plan, pins)
+        planned = result.planned
+        result.command = _compared(
+            *(o, model, cluster, load, stack, planned.plan, pins), planned.served.asked.sent
+        )
     output.write_answer(o, lambda: engine.with_limits(o, result.to_dict()), result.page, "layouts")
     _leave(result)
 
@@ -205,6 +210,7 @@ def _compared(
     stack: Stack,
     plan: Planned | ServingPlan,
     pins: ServingPins | None = None,
+    sent: SentLoad | None = None,
 ) -> ReadCommand:
     """The command of ``--compare`` at the plan's own load."""
     from meshwise import commands, launch
@@ -250,5 +256,6 @@ def _compared(
         *(job, model, cluster, load, stack, plan),
         own_stack=own,
         pins=read_pins(dict(pins)) if pins is not None else None,
+        sent=sent,
     )
     return ReadCommand(parsed, compared)

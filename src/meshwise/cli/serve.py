@@ -77,10 +77,9 @@ load_options = options.stacked(
     ),
     click.option(
         "--expert-imbalance",
-        default="1",
         metavar="X",
-        show_default=True,
-        help="Tokens of the fullest rank of the expert group over their mean.",
+        help="Tokens of the fullest rank of the expert group over their mean (default: as --expert-skew "
+        "makes it, for experts placed at random).",
     ),
     click.option(
         "--length-spread",
@@ -148,7 +147,10 @@ _software_options = options.stacked(
         *(needs.NEEDS_MODEL, needs.NEEDS_CLUSTER),
         Need("isl", "1024", "required without a trace", lambda o: not traced(o)),
         Need("osl", "256", "required without a trace", lambda o: not traced(o)),
-        Need("concurrency", "32", "required without arrivals", lambda o: not arriving(o)),
+        Need(
+            *("concurrency", "32", "required without arrivals", lambda o: not arriving(o)),
+            instead="or --request-rate 4, or --arrivals with a trace",
+        ),
     ),
     phase=lambda _: "decode",
     about={"model": needs.ABOUT_MODEL},
@@ -249,7 +251,7 @@ def _curve(
     from meshwise.axes import SERVES
     from meshwise.layouts.check import check
     from meshwise.layouts.layout import asked
-    from meshwise.search.serving.runs.lengths import check_chunk
+    from meshwise.search.serving.runs.lengths import check_chunk, check_positions
     from meshwise.search.serving.runs.room import PlacedServer, require_room
     from meshwise.search.serving.served import load_curve
     from meshwise.simulate.loads.arrivals import arrivals_of
@@ -265,7 +267,9 @@ def _curve(
     arrivals_of(o.word("arrivals"), 1.0)
     check_eager(stack)
     check_chunk(stack, load)
-    require_room(PlacedServer(model, cluster, stack, one, load), o.number("max_model_len"))
+    longest = o.number("max_model_len")
+    check_positions(model, load, longest)
+    require_room(PlacedServer(model, cluster, stack, one, load), longest)
     requests, seed = o.number("requests", high=MOST_REQUESTS), o.count("seed", low=0)
     words = o.word("arrivals")
     found = load_curve(model, cluster, stack, one, load, ends, words, requests, seed)
@@ -346,10 +350,12 @@ def with_arrivals(o: Given, most: int) -> Given:
     return o.but(isl="1", osl="1")  # the longest of the trace stand in their place
 
 
-def expert_imbalance(o: Given) -> float:
-    """Tokens of the fullest rank of the expert group over their mean."""
+def expert_imbalance(o: Given) -> float | None:
+    """Tokens of the fullest rank of the expert group over their mean; None: not said."""
     from meshwise.strict_tables import fraction
 
+    if not o.has("expert_imbalance"):
+        return None
     return fraction(o["expert_imbalance"], "--expert-imbalance", low=1.0, high=1e4)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.cost.kernels.compute import Compute
 from meshwise.cost.pricing import Times
+from meshwise.models.shapes import Model
 from meshwise.program.context import Context
 from meshwise.program.launches import served_expert_kernels
 from meshwise.program.step import Program
@@ -39,22 +40,39 @@ def layer_launch_s(stack: Stack, ctx: Context) -> float:
         return 0.0
     if ctx.phase == "prefill":
         return max(stack.host.host_layer_s, stack.host.prefill_layer_s)
-    if ctx.phase == "decode" and stack.scheduler.eager:
+    if _launched(ctx):
         return max(stack.host.host_layer_s, stack.host.eager_layer_s)
     return stack.host.host_layer_s
+
+
+def _launched(ctx: Context) -> bool:
+    """Whether it is an iteration of decodes whose kernels the host launches one by one."""
+    return ctx.phase == "decode" and ctx.stack.scheduler.eager and not ctx.stack.ideal
+
+
+def experts_launch_s(stack: Stack, model: Model) -> float:
+    """Host seconds of an iteration that no graph replays to launch the experts of all layers, which nothing
+    hides (the stack's ``expert_layer_s``)."""
+    if stack.ideal:
+        return 0.0
+    counts = zip(model.blocks, model.kind_counts(), strict=True)
+    return stack.host.expert_layer_s * sum(n for block, n in counts if block.moe is not None)
 
 
 def launches_s(program: Program) -> tuple[Array, Array]:
     """Host seconds to launch a forward pass of all layers, and of the stage that has most to launch.
 
-    A layer takes :func:`layer_launch_s`; one of routed experts in an iteration with prompts the stack's
-    ``prefill_kernel_s`` more for each of :func:`served_expert_kernels`. 0 under the ideal stack.
+    A layer takes :func:`layer_launch_s`; one of routed experts in an iteration that no graph replays the
+    stack's ``prefill_kernel_s`` (prompts) or ``eager_kernel_s`` (decodes) more for each of
+    :func:`served_expert_kernels`. 0 under the ideal stack.
     """
     ctx = program.ctx
     each = layer_launch_s(ctx.stack, ctx)
     more = 0.0
     if ctx.phase == "prefill" and not ctx.stack.ideal:
         more = ctx.stack.host.prefill_kernel_s
+    elif _launched(ctx):
+        more = ctx.stack.host.eager_kernel_s
     kinds = [each + more * served_expert_kernels(ctx, block) for block in ctx.model.blocks]
     whole = sum(n * kind for n, kind in zip(ctx.model.kind_counts(), kinds, strict=True))
     most: Array = 0.0
@@ -81,10 +99,11 @@ def engine_s(compute: Compute, ctx: Context, sequences: Array, rows: Array) -> A
 
 def own_engine_s(compute: Compute, ctx: Context) -> Array:
     """:func:`engine_s` [s] of a batch by itself: a prompt's last token is followed by one choice, a decode
-    step has one for each of its queries.
+    step has one for each of its queries, and if it is eager launches its experts.
     """
     queries = ctx.queries if ctx.phase == "decode" else 1
-    return engine_s(compute, ctx, ctx.sequences, ctx.sequences * queries)
+    seconds = engine_s(compute, ctx, ctx.sequences, ctx.sequences * queries)
+    return seconds + experts_launch_s(ctx.stack, ctx.model) if _launched(ctx) else seconds
 
 
 def waits_s(whole: Array, slowest: Array, pp: Array) -> Array:

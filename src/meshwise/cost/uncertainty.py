@@ -30,7 +30,7 @@ from meshwise.cost.doubt.spread import (
 from meshwise.cost.estimate import Estimate
 from meshwise.layouts.placement import Group
 from meshwise.program.layers.feed_forward import moe
-from meshwise.program.operations import Kernel
+from meshwise.program.operations import Kernel, Op
 from meshwise.stacks.load import load_stack
 from meshwise.stacks.stack import Stack
 
@@ -40,8 +40,8 @@ INHERITED_HALF_WIDTH = NORMAL * INHERITED_SD
 def tpot_interval(tpot_s: Array, stack: Stack, sd: Array, even_s: Array) -> tuple[Array, Array]:
     """90 % interval (low, high) of a time per output token [s]; the ideal stack is a definition and has none.
 
-    ``even_s``: how much longer it takes if experts are drawn evenly, where that is not known. The
-    interval is then that of both ends.
+    ``even_s``: how much longer (below 0: shorter) it takes if experts are drawn evenly, where that is not
+    known. The interval is then that of both ends.
     """
     if stack.ideal:
         return tpot_s, tpot_s
@@ -52,8 +52,8 @@ def tpot_interval(tpot_s: Array, stack: Stack, sd: Array, even_s: Array) -> tupl
 
 
 def even_draws_s(e: Estimate) -> Array:
-    """Seconds that a pass of inference takes longer if its tokens draw experts evenly; 0 where how
-    they draw was said."""
+    """Seconds that a pass of inference takes longer if its tokens draw experts evenly (below 0: shorter,
+    where the fullest of ranks that share experts waits for fewer); 0 where how they draw was said."""
     ctx = e.program.ctx
     if ctx.training or e.stack.ideal or e.workload.expert_skew is not None:
         return 0.0
@@ -65,12 +65,18 @@ def even_draws_s(e: Estimate) -> Array:
         if block.moe is None:
             continue
         for op in moe(even, block.moe, block.stored):
-            if op.kernel is Kernel.EXPERTS:
+            if _as_drawn(op):
                 longer = longer + count * op.count * e.pricer.one(op)[0]
         for cost in costs:
-            if cost.op.kernel is Kernel.EXPERTS:
+            if _as_drawn(cost.op):
                 longer = longer - count * cost.op.count * cost.seconds
-    return np.maximum(longer, 0.0)
+    return longer
+
+
+def _as_drawn(op: Op) -> bool:
+    """Whether it takes as long as the draws of experts make it: their products, and the exchange of
+    their tokens."""
+    return op.kernel is Kernel.EXPERTS or (op.kind == "all_to_all" and np.max(op.count) > 0)
 
 
 def step_interval(e: Estimate, asked: Question | None = None) -> tuple[Array, Array]:

@@ -92,7 +92,7 @@ def _check_gpus(layout: Layout, gpus: int | None) -> None:
 def check_imbalance(ep: int, workload: Workload) -> None:
     """Refuse a fullest rank of experts where every rank has its share of all of them."""
     said = workload.expert_imbalance
-    if ep == 1 and said != 1.0:
+    if ep == 1 and said not in (None, 1.0):
         why = "has no meaning with ep=1: every rank has its share of all experts"
         raise Refusal("expert_imbalance", said, why, "1, or `ep` above 1", "1").error()
 

@@ -224,10 +224,19 @@ def _sides(
     return [(name, "out", m.outputs * copies, last if m.role == "output_down" else first)]
 
 
+def method_family(method: str) -> str:
+    """The name that stacks know a checkpoint's method by: ModelOpt and auto-round have several for theirs."""
+    if method.startswith("modelopt"):
+        return "modelopt"
+    if method.rpartition("/")[2].replace("_", "").replace("-", "") == "autoround":
+        return "auto-round"
+    return method
+
+
 def unread_method(model: Model, stack: Stack) -> str:
     """What says that a stack does not load checkpoints of the model's method; "" where it does."""
     q = model.quantization
-    if q is None or q.method not in stack.can.unread_methods:
+    if q is None or method_family(q.method) not in stack.can.unread_methods:
         return ""
     return f"{stack.title or stack.name} does not load {q.method} checkpoints"
 

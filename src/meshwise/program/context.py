@@ -112,7 +112,8 @@ class Context(NamedTuple):
     tokens: Array  # rows of the products per microbatch and rank: sequences · queries / cp
     microbatches: Array
     recompute: Array
-    expert_imbalance: float = 1.0  # tokens of the fullest expert rank over the mean
+    # tokens of the fullest expert rank over the mean; None: as the experts' popularity makes it
+    expert_imbalance: float | None = None
     expert_skew: float = 0.0  # of the experts' popularity, see program.experts
     dtype_stated: bool = False  # the workload names the operands of all products
 

@@ -99,7 +99,7 @@ def kernels_per_microbatch(ops: list[Op], stack: Stack, block: Block | None = No
 
 def served_expert_kernels(ctx: Context, block: Block) -> int:
     """Kernels of an engine's layer of routed experts beyond those of a dense layer of 16 bit, in an iteration
-    with prompts; 0 of other layers. Narrow operands are quantised before each product, a kernel each.
+    that no graph replays; 0 of other layers. Narrow operands are quantised before each product, a kernel each.
     """
     if block.moe is None:
         return 0

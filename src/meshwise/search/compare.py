@@ -9,7 +9,7 @@ import numpy as np
 
 from meshwise.axes import SERVES, TRAINS
 from meshwise.clusters.load import Cluster
-from meshwise.errors import DoesNotFit
+from meshwise.errors import DoesNotFit, InputError
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
@@ -22,7 +22,8 @@ from meshwise.search.serving.plan import (
     row_at,
     some_columns,
 )
-from meshwise.search.serving.question import plan_deployment
+from meshwise.search.serving.question import ServingAsked, plan_deployment
+from meshwise.search.serving.runs.lengths import check_positions
 from meshwise.search.serving.runs.room import PlacedServer, require_room
 from meshwise.search.serving.runs.trial import SentLoad, Trials, trial_rows
 from meshwise.search.serving.space import serving_space
@@ -140,10 +141,13 @@ def compare_serving(
     max_model_len: int | None = None,
     objective: str = "throughput",
     pins: Pins | None = None,
+    sent: SentLoad | None = None,
 ) -> ComparedServing:
     """A serving layout beside the best of as many GPUs at the same concurrency, all simulated as ``serve``
-    and ``plan`` do. The best is that of ``plan``, or of one that is made for it, by ``objective`` and under
-    ``pins``; ``max_model_len``: the longest request that the engine is told of [tokens]."""
+    and ``plan`` do, under what is ``sent`` of ``plan``. The best is that of ``plan``, or of one that is made
+    for it, by ``objective`` and under ``pins``; ``max_model_len``: the longest request that the engine is told
+    of [tokens]."""
+    sent = sent or SentLoad()
     routed = any(block.moe is not None for block in model.blocks)
     layout = Layout(
         **{name: getattr(layout, name) for name in SERVES if name != "etp"},
@@ -167,11 +171,15 @@ def compare_serving(
             better.append((axis, row))
     if plan is None or not plan.rows:
         plan = plan_deployment(
-            *(model, where, stack, w), gpus=gpus, pins=pins, objective=objective, top=1
+            *(model, where, stack, w),
+            gpus=gpus,
+            pins=pins,
+            asked=ServingAsked(sent=sent),
+            objective=objective,
         ).plan
     best = plan.rows[0] if plan.rows else None
     mine, best, better = _simulated_too(
-        Trials(model, where, stack, w, SentLoad()), mine, best, better
+        Trials(model, where, stack, w, sent), plan.rows, mine, best, better
     )
     order = sorted(better, key=lambda c: -c[1].tokens_per_s_per_device)
     return ComparedServing(
@@ -188,6 +196,10 @@ def compare_serving(
 def _too_long(server: PlacedServer, max_model_len: int | None) -> tuple[str, ...]:
     """That an engine told of requests of such a length does not start, though it holds the load's."""
     try:
+        check_positions(server.model, server.load, max_model_len)
+    except InputError as error:
+        return (error.sentence,)
+    try:
         require_room(server)
     except DoesNotFit:  # the row says so
         return ()
@@ -199,14 +211,22 @@ def _too_long(server: PlacedServer, max_model_len: int | None) -> tuple[str, ...
 
 
 def _simulated_too(
-    trials: Trials, mine: ServingRow, best: ServingRow | None, better: list[tuple[str, ServingRow]]
+    trials: Trials,
+    known: Sequence[ServingRow],
+    mine: ServingRow,
+    best: ServingRow | None,
+    better: list[tuple[str, ServingRow]],
 ) -> tuple[ServingRow, ServingRow | None, list[tuple[str, ServingRow]]]:
     """All of them at the load as ``serve`` simulates it, as the plan's best is; of the changes those that
-    are better by that too."""
+    are better by that too. ``known``: rows of the plan, which simulated some of them at this load."""
+    flight = trials.w.concurrency
+    run = {r.layout: r for r in known if r.run is not None and r.concurrency == flight}
     first = mine if best is None else best
     layouts = [mine.layout, first.layout, *(row.layout for _, row in better)]
-    runs = [trials.at(layout, concurrency=trials.w.concurrency) for layout in layouts]
-    own, first, *others = trial_rows(trials, runs)
+    new = [one for one in dict.fromkeys(layouts) if one not in run]
+    found = trial_rows(trials, [trials.at(layout, concurrency=flight) for layout in new])
+    run |= dict(zip(new, found, strict=True))
+    own, first, *others = (run[layout] for layout in layouts)
     kept = [
         (axis, row)
         for (axis, _), row in zip(better, others, strict=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import msgspec
 
-from meshwise.layouts.layout import Layouts
 from meshwise.simulate.iteration import Engine
 from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, Arrivals
 from meshwise.simulate.loads.drafts import Drafts
@@ -21,6 +19,7 @@ from meshwise.simulate.pools import (
     Pools,
     PoolServer,
     Receiver,
+    Sender,
     Station,
     kv_bytes,
     link_bytes_per_s,
@@ -34,6 +33,7 @@ from meshwise.workloads.serving import Serving
 
 _AT_ONCE = 4096  # requests in flight, at most, to see how many are served where some always wait
 _Progress = Callable[[int, int], None]
+PoolPrices = dict[tuple[str, int], PriceTable]  # of a pool, by the tokens of an iteration
 
 
 class Transfers(NamedTuple):
@@ -73,20 +73,26 @@ class DisaggregatedServer:
     has the engine's own rules, and prompts for it are keys and values that come.
 
     :param engine: of the decode pool's layout.
-    :param prefill: the other pool's layout.
+    :param first: of the other pool's layout.
     :param instances: of prefill and of decode.
+    :param prices: of the same engines under other loads, which this one adds its own to.
     """
 
     def __init__(
-        self, engine: Engine, w: Serving, prefill: Layouts, instances: tuple[int, int]
+        self,
+        engine: Engine,
+        w: Serving,
+        first: Engine,
+        instances: tuple[int, int],
+        prices: PoolPrices | None = None,
     ) -> None:
         self.w = w
         self.instances = instances
-        first = replace(engine, layouts=prefill)
-        self.prefill = self._pool(first, prefill_load(w), instances[0])
+        self._prices: PoolPrices = {} if prices is None else prices
+        self.prefill = self._pool("prefill", first, prefill_load(w), instances[0])
         rules = self.prefill.rules._replace(policy="first", together=10**9, reserved=0.0)
         self.prefill = self.prefill._replace(rules=rules)
-        self.decode = self._pool(engine, w, instances[1])
+        self.decode = self._pool("decode", engine, w, instances[1])
         self.token_bytes = kv_bytes(engine.model, engine.stack, w) / w.isl
 
     @property
@@ -96,17 +102,23 @@ class DisaggregatedServer:
         out, into = (link_bytes_per_s(cluster, p.replica) for p in (self.prefill, self.decode))
         return PoolLink(self.token_bytes, out, into)
 
-    def _pool(self, engine: Engine, w: Serving, instances: int) -> _Pool:
+    def _pool(self, name: str, engine: Engine, w: Serving, instances: int) -> _Pool:
         rules = engine_rules(engine, w)
         dp = int(engine.layouts.dp)
         ranks = dp if shares_experts(engine) else 1
         servers = instances * dp // ranks
         least = max(w.isl * (1.0 - w.length_spread), 1.0)
         at_once = max(min(rules.most_sequences, int(min(rules.capacity / least, 1e9))), 1)
-        most = min(at_once, w.concurrency)
-        price = PriceTable(engine, w, most, rules.budget)
+        key = (name, rules.budget)
+        if key not in self._prices:
+            self._prices[key] = PriceTable(engine, w, at_once, rules.budget)
         replica = int(engine.layouts.tp * engine.layouts.pp)
-        return _Pool(engine, rules, price, servers, ranks, replica, at_once)
+        return _Pool(engine, rules, self._prices[key], servers, ranks, replica, at_once)
+
+    @property
+    def room(self) -> int:
+        """Requests that the decode pool holds at once."""
+        return self.decode.at_once * self.decode.servers * self.decode.ranks
 
     def closed(
         self, *, requests: int | None = None, seed: int = 0, progress: _Progress | None = None
@@ -143,8 +155,7 @@ class DisaggregatedServer:
 
     def most_per_s(self, *, seed: int = 0) -> float:
         """Requests per second that are served where there is always one waiting."""
-        room = self.decode.at_once * self.decode.servers * self.decode.ranks
-        in_flight = min(2 * room, _AT_ONCE)
+        in_flight = min(2 * self.room, _AT_ONCE)
         what = drawn(self.w, max(4 * in_flight, 400), None, 1, seed)
         return self._run(what, seed, in_flight, None, None)[0].steady.requests_per_s
 
@@ -162,7 +173,7 @@ class DisaggregatedServer:
         queue = Requests(*what, in_flight=in_flight, drafts=drafts, progress=progress)
         pools = Pools(
             queue,
-            (lambda s: self.prefill.build(s, Replica), self.prefill.servers),
+            (lambda s: self.prefill.build(s, Sender), self.prefill.servers),
             (lambda s: self.decode.build(s, Receiver), self.decode.servers),
             self.link,
         )

@@ -11,7 +11,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.clusters.load import Cluster
 from meshwise.cost.estimate import Estimate, price_layouts
-from meshwise.cost.inference import engine_s, launches_s
+from meshwise.cost.inference import engine_s, experts_launch_s, launches_s
 from meshwise.cost.pricing import total_times
 from meshwise.layouts.layout import Layouts
 from meshwise.layouts.placement import Group, groups
@@ -36,7 +36,7 @@ class Engine:
     stack: Stack
     layouts: Layouts
     formats: Formats = field(default_factory=Formats)
-    expert_imbalance: float = 1.0
+    expert_imbalance: float | None = None
     expert_skew: float | None = None
     known: dict[tuple[object, ...], Estimate] = field(default_factory=dict, init=False)
     chunks: Chunks = field(default_factory=dict, init=False)
@@ -88,11 +88,8 @@ class Engine:
     @property
     def experts_launch_s(self) -> float:
         """Host seconds of an iteration with prompts to launch the experts of all layers, which nothing
-        hides (the stack's ``expert_layer_s``)."""
-        if self.stack.ideal:
-            return 0.0
-        counts = zip(self.model.blocks, self.model.kind_counts(), strict=True)
-        return self.stack.host.expert_layer_s * sum(n for b, n in counts if b.moe is not None)
+        hides."""
+        return experts_launch_s(self.stack, self.model)
 
     def launched(self, e: Estimate, whole: Array, slowest: Array, groups: Array) -> Pace:
         """An iteration that no graph replays: the device's work, or the host's launches where they

@@ -18,7 +18,8 @@ from meshwise.models.shapes import Model
 from meshwise.program.context import context
 from meshwise.program.weights import roles
 from meshwise.simulate.loads.requests import Requests
-from meshwise.simulate.replica import Replica
+from meshwise.simulate.replica import IterationPrice, Replica
+from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import Timeline
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -65,6 +66,37 @@ class Receiver(Replica):
         return found
 
 
+class Sender(Replica):
+    """A replica of a pool that only computes prompts. Their keys and values stay in its cache until the other
+    pool has them, and take the room of prompts that wait."""
+
+    def __init__(self, price: IterationPrice, rules: Rules, requests: Station) -> None:
+        super().__init__(price, rules, requests)
+        self.station = requests
+        self._sending: list[
+            int
+        ] = []  # requests whose prompts are computed, and not known to be moved
+
+    def _leave(self, request: int) -> None:
+        super()._leave(request)
+        self._sending.append(request)
+
+    def _held(self) -> float:
+        moved, r = self.station.moved, self.requests
+        self._sending = [q for q in self._sending if moved[q] > self.now]
+        own = sum(r.prompt[q] - r.cached[q] for q in self._sending)
+        return super()._held() + own + len(self._sending) * (self.rules.block - 1) / 2.0
+
+    def _room_for(self, request: int) -> bool:
+        if not super()._room_for(request):
+            return False
+        held = self._held()
+        if not self._sending:
+            return True
+        own = self._prompt_of(request) - self.requests.cached[request]
+        return held + own + (self.rules.block - 1) / 2.0 <= self.rules.capacity
+
+
 class Station:
     """What one server of a pool knows of the requests, and whom it tells what becomes of them."""
 
@@ -81,6 +113,15 @@ class Station:
         self.admitted, self.ended = begins, ends
         self.horizon = math.inf  # nothing is known of what comes after it
         self._due: list[tuple[float, int]] = []
+        self.moved = [
+            math.inf
+        ] * requests.size  # when a prompt's keys and values have left for good
+        self._moves: list[float] = []
+
+    def moves(self, request: int, until: float) -> None:
+        """A prompt's keys and values are under way ``until`` then."""
+        self.moved[request] = until
+        heapq.heappush(self._moves, until)
 
     def send(self, request: int, when: float) -> None:
         heapq.heappush(self._due, (when, request))
@@ -97,9 +138,12 @@ class Station:
 
     @property
     def next_arrival(self) -> float:
-        return min(self.due, self.horizon)
+        moved = self._moves[0] if self._moves else math.inf  # who waits for room has it then
+        return min(self.due, self.horizon, moved)
 
     def arrived(self, now: float) -> list[int]:
+        while self._moves and self._moves[0] <= now:
+            heapq.heappop(self._moves)
         found = []
         while self._due and self._due[0][0] <= now:
             found.append(heapq.heappop(self._due)[1])
@@ -218,6 +262,7 @@ class Pools:
     def _computed(self, sender: int) -> Callable[[int, float], None]:
         def ended(request: int, now: float) -> None:
             if self.requests.answer[request] == 1:
+                self._prefills[sender].moves(request, now)
                 self.requests.began(request, now)
                 self.requests.ended(request, now)
                 return
@@ -230,6 +275,7 @@ class Pools:
             self._in[getter] = begin + size / self.link.in_bytes_per_s
             due = begin + self.link.transfer_s(tokens)
             self.moved_s[request], self._due[request] = due - now, due
+            self._prefills[sender].moves(request, due)
             self.requests.began(request, due)
             self._decodes[getter].send(request, due)
             self._changed.append(len(self.prefills) + getter)

@@ -25,7 +25,10 @@ from meshwise.stacks.versions import Release
 
 _MAX_FILE_BYTES = 1 << 20
 _EXAMPLE = "`meshwise catalog stack vllm --toml`"
-_TOP = ("title", "like", "ideal", "named_in_tables", *GROUPS, "version", "variant", "source")
+_TOP = (
+    *("title", "like", "ideal", "named_in_tables", *GROUPS),
+    *("newest", "version", "variant", "source"),
+)
 _OF_VERSION = ("from", "before", "title", "note", "source")
 _OF_VARIANT = ("named", "title", "note", "source")
 
@@ -209,7 +212,7 @@ def check_table(table: dict[str, Any]) -> None:
             _check_switches(_a_table(value, key, f"[{key}]"), key, (), key)
         elif key == "source":
             for k in _a_table(texts(value, key), key, "[source]"):
-                if k not in (*FIELDS, "note", "all"):
+                if k not in (*FIELDS, "note", "all", "newest"):
                     raise _unknown(k, key, FIELDS)
         elif key in ("version", "variant"):
             _check_releases(value, key)
@@ -217,6 +220,8 @@ def check_table(table: dict[str, Any]) -> None:
             _check_names(value, key)
         elif key == "ideal":
             flag(value, key)
+        elif key == "newest":
+            versions.numbers_of(value, key)
         elif key in _TOP:
             text(value, key)
         else:

@@ -188,6 +188,7 @@ class Stack:
     prefill_layer_s = ByName(Host.prefill_layer_s)
     prefill_kernel_s = ByName(Host.prefill_kernel_s)
     eager_layer_s = ByName(Host.eager_layer_s)
+    eager_kernel_s = ByName(Host.eager_kernel_s)
     expert_layer_s = ByName(Host.expert_layer_s)
     iteration_s = ByName(Host.iteration_s)
     sequence_s = ByName(Host.sequence_s)

@@ -306,13 +306,17 @@ class Host(SwitchGroup, frozen=True, kw_only=True):
     ] = 0.0
     expert_layer_s: Annotated[
         _Seconds,
-        "Serving: host time to launch a layer's experts in an iteration with prompts, that no device "
-        "work hides.",
+        "Serving: host time to launch a layer's experts in an iteration that no CUDA graph replays "
+        "(prompts, `eager` decodes), that no device work hides.",
     ] = 0.0
     eager_layer_s: Annotated[
         _Seconds,
         "Serving without CUDA graphs (`eager`): host time to launch one layer of an iteration of decodes. "
         "Hidden beside the device's work.",
+    ] = 0.0
+    eager_kernel_s: Annotated[
+        _Seconds,
+        "Of `eager` decodes what `prefill_kernel_s` is of prompts, beside `eager_layer_s`.",
     ] = 0.0
     iteration_s: Annotated[
         _Seconds, "Serving: host time per iteration that no device work hides."

@@ -126,6 +126,40 @@ def named(name: str, field: str) -> Release | None:
     return None
 
 
+def _bounds(table: Mapping[str, Any]) -> list[str]:
+    """Versions that a stack's file names: those between which its rules differ, and the newest that it
+    knows."""
+    found = [e[end] for e in table.get("version", ()) for end in ("from", "before") if end in e]
+    return [*found, *([table["newest"]] if "newest" in table else [])]
+
+
+def version_remark(name: str, title: str) -> str | None:
+    """What is to be known of a stack whose name states a version: that it is later than the newest whose
+    rules are known, or that none is told from another. None for other names."""
+    try:
+        release = named(name, "stack")
+    except InputError:  # a file's name that looks like one
+        return None
+    if release is None or not release.version:
+        return None
+    alike = [b for b in _bounds(_of(release)) if _is_date(b) == _is_date(release.version)]
+    if not alike:
+        return f"versions of {release.stack} are not told apart: any is priced as the one known"
+    newest = max(alike, key=lambda bound: numbers_of(bound, "newest"))
+    if numbers_of(release.version, "stack") <= _filled(newest):
+        return None
+    return f"{title}: a later version than {newest}, the newest whose rules are known here, and priced by them"
+
+
+def _filled(version: str) -> Numbers:
+    """The last of the versions that begin so: 0.24.1 is one of 0.24."""
+    return (*numbers_of(version, "newest"), *_NEVER)
+
+
+def _of(release: Release) -> Mapping[str, Any]:
+    return catalog.load("stacks", release.stack, "stack")[1]
+
+
 def _is_date(version: str) -> bool:
     match = _START.match(version)
     return match is not None and _numbers(match)[0] in _YEARS
@@ -134,7 +168,7 @@ def _is_date(version: str) -> bool:
 def _check_counting(release: Release, table: Mapping[str, Any], name: str, field: str) -> None:
     """:class:`InputError` for a month of a software whose known versions are numbers, or the other way
     round: neither is before or after the other."""
-    bounds = [e[end] for e in table.get("version", ()) for end in ("from", "before") if end in e]
+    bounds = _bounds(table)
     dated, date = {_is_date(bound) for bound in bounds}, _is_date(release.version)
     if not bounds or date in dated:
         return

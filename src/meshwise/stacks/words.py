@@ -15,8 +15,8 @@ Module = Literal[
 ]  # fmt: skip
 # `quant_method` of a checkpoint, by the names of those that some engine does not load
 QuantMethod = Literal[
-    "aqlm", "awq", "bitsandbytes", "compressed-tensors", "exl2", "exl3", "fp8", "gguf", "gptq", "higgs",
-    "hqq", "mlx", "mxfp4", "quanto", "quark", "torchao"
+    "aqlm", "auto-round", "awq", "bitsandbytes", "compressed-tensors", "exl2", "exl3", "fbgemm_fp8", "fp8",
+    "gguf", "gptq", "higgs", "hqq", "mlx", "modelopt", "mxfp4", "quanto", "quark", "torchao"
 ]  # fmt: skip
 # of devices, by what their kernels are compiled for (``catalog/kernels/index.json``)
 Generation = Literal[

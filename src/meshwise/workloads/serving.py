@@ -69,7 +69,7 @@ class Serving(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     draft_tokens: int = 0
     acceptance: float | None = None
     draft_cost: str | float = "none"
-    expert_imbalance: float = 1.0
+    expert_imbalance: float | None = None
     expert_skew: float | None = None
     length_spread: float = LENGTH_SPREAD
     formats: Formats = Formats()
@@ -148,7 +148,7 @@ _RULES: dict[str, Check] = {
     "draft_tokens": counted(low=0, high=MAX_QUERIES - 1),
     "acceptance": optional(shared(low=0.0, high=1.0)),
     "draft_cost": lambda value, field: draft_cost(value),
-    "expert_imbalance": shared(low=1.0, high=MAX_IMBALANCE),
+    "expert_imbalance": optional(shared(low=1.0, high=MAX_IMBALANCE)),
     "expert_skew": optional(shared(low=0.0, high=MAX_SKEW)),
     "length_spread": shared(low=0.0, high=1.0),
     "formats": a(Formats),

@@ -31,6 +31,13 @@ def drawn_skew(expert_skew: float | None) -> float:
     return SERVED_SKEW if expert_skew is None else expert_skew
 
 
+def drawn_imbalance(expert_imbalance: float | None, expert_skew: float | None) -> float | None:
+    """The fullest expert rank's tokens over the mean, where no layout is needed to know them: as they were
+    said, or 1 of even draws."""
+    even = expert_imbalance is None and drawn_skew(expert_skew) == 0.0
+    return 1.0 if even else expert_imbalance
+
+
 def _format(legal: tuple[str, ...] | None) -> Check:
     """None (also as engines write it: auto), or the canonical name of one of the number formats;
     without a list of them, of one that weights are stored in."""
@@ -91,7 +98,8 @@ class Training(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=T
         of its one replica, for ``estimate`` and ``explain`` 1.
     :param recompute: ``"none"``, ``"selective"`` (arXiv 2205.05198) or ``"full"``.
     :param formats: :class:`Formats`.
-    :param expert_imbalance: tokens of the fullest rank of the expert group over their mean, 1 or more.
+    :param expert_imbalance: tokens of the fullest rank of the expert group over their mean, 1 or more;
+        None: what ``expert_skew`` makes of it, where experts are placed without regard to their popularity.
     :param expert_skew: how unevenly tokens draw experts: see :data:`SERVED_SKEW`.
     :raises InputError: for a value out of its range; ``field`` is its name here.
 
@@ -106,7 +114,7 @@ class Training(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=T
     micro_batch: int | None = None
     recompute: str = "none"
     formats: Formats = Formats()
-    expert_imbalance: float = 1.0
+    expert_imbalance: float | None = None
     expert_skew: float = 0.0
 
     phase = "train"
@@ -149,7 +157,7 @@ class Prefill(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     formats: Formats = Formats()
     cached: int = 0
     image_tokens: int = 0
-    expert_imbalance: float = 1.0
+    expert_imbalance: float | None = None
     expert_skew: float | None = None
 
     phase = "prefill"
@@ -181,7 +189,7 @@ class Decode(KeywordStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     formats: Formats = Formats()
     queries: int = 1
     image_tokens: int = 0
-    expert_imbalance: float = 1.0
+    expert_imbalance: float | None = None
     expert_skew: float | None = None
 
     phase = "decode"
@@ -197,7 +205,7 @@ _SEQ = counted(high=MAX_SEQ)
 _ALWAYS: dict[str, Check] = {
     "batch": _BATCH,
     "formats": a(Formats),
-    "expert_imbalance": shared(low=1.0, high=MAX_IMBALANCE),
+    "expert_imbalance": optional(shared(low=1.0, high=MAX_IMBALANCE)),
 }
 _SKEW = shared(low=0.0, high=MAX_SKEW)
 _TRAINING = _ALWAYS | {
@@ -235,6 +243,7 @@ def to_dict(workload: Workload) -> dict[str, Any]:
             }
         else:
             fields[name] = value
+    fields["expert_imbalance"] = drawn_imbalance(workload.expert_imbalance, workload.expert_skew)
     return fields | {"expert_skew": drawn_skew(workload.expert_skew)}
 
 

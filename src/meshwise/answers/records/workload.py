@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from meshwise.workloads.serving import Serving
-from meshwise.workloads.workload import drawn_skew
+from meshwise.workloads.workload import drawn_imbalance, drawn_skew
 
 
 def serving_workload(w: Serving) -> dict[str, object]:
@@ -17,5 +17,6 @@ def serving_workload(w: Serving) -> dict[str, object]:
         fields.pop("image_tokens")
     named = {k if k == "dtype" else f"{k}_dtype": v for k, v in formats.items()}
     named.pop("gradients_dtype")
+    fields["expert_imbalance"] = drawn_imbalance(w.expert_imbalance, w.expert_skew)
     fields["expert_skew"] = drawn_skew(w.expert_skew)
     return {"phase": w.phase, **fields, **named}

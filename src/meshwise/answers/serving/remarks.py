@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from meshwise.models.shapes import Model
+from meshwise.program.layers.experts import fullest_rank
 from meshwise.simulate.server import Simulated
 from meshwise.units import format_time
 from meshwise.workloads.serving import Serving
+from meshwise.workloads.workload import drawn_skew
+
+
+def load_remarks(model: Model, load: Serving, ep: int, run: Simulated, ideal: bool) -> list[str]:
+    """What the run, a prefix cache and the experts' popularity make of the figures."""
+    return [
+        *burst_remarks(run, load, ideal),
+        *prefix_remarks(model, load),
+        *imbalance_remarks(model, load, ep),
+    ]
+
+
+def imbalance_remarks(model: Model, load: Serving, ep: int) -> list[str]:
+    """What ranks wait for that share experts, where nobody said it."""
+    experts = next((block.moe for block in model.blocks if block.moe is not None), None)
+    skew = drawn_skew(load.expert_skew)
+    if experts is None or ep == 1 or skew == 0.0 or load.expert_imbalance is not None:
+        return []
+    fullest = fullest_rank(experts.experts, experts.top_k, ep, 1.0, skew).load
+    return [
+        f"the fullest of {ep} ranks of experts gets {fullest:.2f} times the mean of the tokens, as their "
+        "popularity makes it where experts are placed at random (`expert_imbalance` says otherwise)"
+    ]
 
 
 def prefix_remarks(model: Model, load: Serving) -> list[str]:

@@ -101,11 +101,15 @@ def prediction_interval(
 ) -> tuple[Array, Array]:
     """(low, high) of a predicted value, in its unit: 90 % of left-out published rows lie within.
 
-    ``sd``: :func:`standard_deviation`; ``slower``: how much longer, as a logarithm, it takes if nothing
-    holds that was never measured; ``asked``: the question, whose regime may have ends of its own.
+    ``sd``: :func:`standard_deviation`; ``slower``: how much longer (below 0: shorter), as a logarithm, it
+    takes if nothing holds that was never measured: the interval is then that of both ends; ``asked``: the
+    question, whose regime may have ends of its own.
     """
     low, high = interval_ends(quantity, asked)
-    return value * np.exp(-low * sd), value * np.exp(high * sd + slower)
+    return (
+        value * np.exp(-low * sd + np.minimum(slower, 0.0)),
+        value * np.exp(high * sd + np.maximum(slower, 0.0)),
+    )
 
 
 def difference_sd(

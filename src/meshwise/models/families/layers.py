@@ -251,13 +251,34 @@ def distinct_blocks(blocks: Iterable[Block]) -> tuple[tuple[Block, ...], tuple[i
     return tuple(seen), pattern
 
 
+def scaled_positions(r: Reader, stated: int | None) -> int | None:
+    """Tokens that a checkpoint's positions reach [tokens], of ``max_position_embeddings`` as ``stated``: times
+    the factor where rotary angles are scaled and the file states the length before (vLLM's rule for its
+    longest request: yarn from ``original_max_position_embeddings``, linear and dynamic from the stated
+    length; Llama 3's, longrope and Gemma state the length after)."""
+    said = r.config.get("rope_scaling") or r.config.get("rope_parameters")
+    if not isinstance(said, dict):
+        return stated
+    how, factor = said.get("rope_type", said.get("type")), said.get("factor")
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)):
+        return stated
+    if not 1.0 < factor < fr.MOST_POSITIONS:
+        return stated
+    before = said.get("original_max_position_embeddings")
+    if how == "yarn" and type(before) is int and before > 0:
+        return min(max(int(before * factor), stated or 0), fr.MOST_POSITIONS)
+    if how in ("linear", "dynamic") and stated is not None and "gemma" not in r.model_type:
+        return min(int(stated * factor), fr.MOST_POSITIONS)
+    return stated
+
+
 def end_fields(r: Reader, vocab: str = "vocab_size") -> ModelFields:
     """The fields of a Model that are not its layers, as most families have them; ``vocab``: the key of
     the embedding's rows."""
     f = r.family
     hidden = r.integer("hidden_size")
     norm = norm_size(f.norm) * hidden
-    longest = r.optional("max_position_embeddings", 1, fr.MOST_POSITIONS)
+    longest = scaled_positions(r, r.optional("max_position_embeddings", 1, fr.MOST_POSITIONS))
     rows = 0
     if f.positions:
         if not r.has("max_position_embeddings"):  # a row of weights each

@@ -7,7 +7,7 @@ import numpy as np
 from meshwise.arrays import Array
 from meshwise.models.shapes import LayerFormats, Mlp, Moe, Stored
 from meshwise.program.context import Context
-from meshwise.program.layers.experts import visited
+from meshwise.program.layers.experts import fullest_rank, visited
 from meshwise.program.operations import Kernel, Op, TokenCopies, collective_op, elementwise, gemm
 
 _Pair = tuple[Stored | None, Stored | None]  # how up and down are stored
@@ -97,28 +97,35 @@ def shares_a_product(ctx: Context, moe: Moe, stored: LayerFormats) -> Array:
     return np.bool_(alike) & (ctx.layout.ep == 1)
 
 
+def _fullest(ctx: Context, moe: Moe) -> tuple[Array, Array]:
+    """(rows of the fullest rank of the experts over the mean, share of its experts that have any)."""
+    tokens, ep = routed_tokens(ctx) * ctx.layout.ep, ctx.layout.ep
+    if ctx.expert_imbalance is None:
+        return fullest_rank(moe.experts, moe.top_k, ep, tokens, ctx.expert_skew)
+    fullest = np.where(ep > 1, ctx.expert_imbalance, 1.0)
+    return fullest, visited(moe.experts, moe.top_k, tokens * fullest, ctx.expert_skew)
+
+
 def moe(ctx: Context, moe: Moe, stored: LayerFormats) -> list[Op]:
     """Router, dispatch, grouped products of the experts, combine; shared experts beside them.
 
     Expert grid etp · ep · expert-dp on the ranks of tp · cp · dp: a rank computes
-    tokens · top_k · etp / tp rows with width / etp, balanced over its experts / ep experts, times
-    the workload's imbalance on the fullest rank.
+    tokens · top_k · etp / tp rows with width / etp over its experts / ep experts, times the imbalance
+    of the fullest rank: the workload's, or what its experts' popularity makes of it.
     """
     w, layout = ctx.widths, ctx.layout
     h = moe.latent or ctx.model.hidden  # the width in which experts get their tokens
     etp = layout.expert_tp()
     local = moe.experts / layout.ep
     exchange = exchanges_tokens(ctx)
-    # a layer ends with its fullest rank: its rows, where experts are spread over ranks
-    fullest = np.where(layout.ep > 1, ctx.expert_imbalance, 1.0)
     fused = shares_a_product(ctx, moe, stored)
     # of a token's choices those that have weights
     chosen = moe.top_k * moe.experts / (moe.experts + moe.zero_experts)
+    # a layer ends with its fullest rank: its rows, where experts are spread over ranks
+    fullest, share = _fullest(ctx, moe)
     rows = routed_tokens(ctx) * (chosen + fused) * fullest
     width = -(-moe.expert.width // etp)
     gated = moe.expert.gated
-    tokens = routed_tokens(ctx) * fullest * moe.experts / local
-    share = visited(moe.experts, moe.top_k, tokens, ctx.expert_skew)
     router = gemm(
         "moe.router",
         ctx.tokens / ctx.token_split,

@@ -27,6 +27,9 @@ from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
 ROWS = 256  # prefill instances that are compared with all decode instances at a time
+MATCHED = 24  # pairs that are kept, of which some are simulated
+# Shares of what a prefill instance computes at most that it may be given: the more, the longer prompts wait.
+UTILISATIONS = (0.2, 0.4, 0.6, 0.8, 0.9)
 
 
 class Instance(NamedTuple):
@@ -74,10 +77,26 @@ def disaggregate(
     pins: Pins,
     progress: Callable[[int, int], None] | None = None,
 ) -> Disaggregated | None:
-    """The most tokens/s of two pools on ``gpus`` devices within the limits; None if none is.
+    """The most tokens/s of two pools on ``gpus`` devices within the limits, by averages; None if none is:
+    the first of :func:`disaggregations`."""
+    found = disaggregations(model, cluster, stack, w, gpus, limits, pins, progress)
+    return found[0] if found else None
+
+
+def disaggregations(
+    model: Model,
+    cluster: Cluster,
+    stack: Stack,
+    w: Serving,
+    gpus: int,
+    limits: Limits,
+    pins: Pins,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Disaggregated, ...]:
+    """Two pools on ``gpus`` devices within the limits, by averages, those of the most tokens/s first.
 
     A prefill instance computes batches of prompts one after the other, as many batches at a time as it
-    has pipeline stages; a request waits for half the time between two batches, its own batch, and the
+    has pipeline stages; a request waits for those before it, for its own batch, and for the
     transfer. A decode instance holds the most sequences that the limit on the time per token and its
     KV cache allow. Of instances of one size those that another one beats in rate and latency cannot be
     part of the best, and are dropped; of what is left all pairs and all numbers of instances are
@@ -92,7 +111,7 @@ def disaggregate(
         if progress is not None:
             progress(done + 1, len(batches))
     if not prefills or not decodes:
-        return None
+        return ()
     return _matched(prefills, decodes, cluster, w, gpus, limits, kv_bytes(model, stack, w))
 
 
@@ -152,14 +171,24 @@ def _prefills(
         pace = iteration.prefill(engine, np.int64(prompts), chunk, cached)
         seconds = np.broadcast_to(pace.series_s(chunks), shape)
         every = np.broadcast_to(chunks * pace.every_s, shape)  # between two batches
-        first = every / 2.0 + seconds
         # each replica of an instance computes its own prompts
         rate = prompts * layouts.dp / every
         good = np.broadcast_to(used <= limit, shape)
-        if limits.ttft_s is not None:
-            good = good & (first <= limits.ttft_s)
-        found.append(_Met(good, rate, first, prompts * layouts.dp, memory))
+        if limits.ttft_s is None:
+            found.append(_Met(good, rate, every / 2.0 + seconds, prompts * layouts.dp, memory))
+            continue
+        for share in UTILISATIONS:
+            # who comes waits for what is in the pipeline, all its stages
+            first = _waits_s(seconds, share) + seconds
+            soon = good & (first <= limits.ttft_s)
+            found.append(_Met(soon, share * rate, first, prompts * layouts.dp, memory))
     return _undominated(layouts, found)
+
+
+def _waits_s(every: Array, share: float) -> Array:
+    """Mean wait [s] at a server of constant times, one ``every`` so many seconds, that is busy for a ``share``
+    of the time (Pollaczek and Khinchine): share · every / (2 (1 − share))."""
+    return every * (share / (2.0 * (1.0 - share)))
 
 
 def _decodes(
@@ -312,26 +341,42 @@ def _matched(
     gpus: int,
     limits: Limits,
     moved: float,
-) -> Disaggregated | None:
-    """The best pair of instances and their numbers, the fewest devices of equal ones; None if the limits
-    or the GPUs leave none."""
+) -> tuple[Disaggregated, ...]:
+    """The best pairs of layouts with their numbers, the fewest devices of equal ones, and of a pair of
+    layouts the best alone; none if the limits or the GPUs leave none."""
     carried = link_bytes_per_s(cluster, 1) / moved  # requests per second and device
-    best: tuple[float, int] | None = None
+    found: list[Disaggregated] = []
     for start in range(0, len(prefills), ROWS):
         rows = prefills[start : start + ROWS]
         pairs = _pairs(rows, decodes, gpus, limits, carried)
-        i, j = divmod(
-            int(np.lexsort((pairs.devices.ravel(), -pairs.rate.ravel()))[0]), len(decodes)
-        )
-        requests, devices = float(pairs.rate[i, j]), int(pairs.devices[i, j])
-        if requests < 0 or (best is not None and best <= (-requests, devices)):
-            continue
-        best = -requests, devices
-        first, second, number = rows[i], decodes[j], int(pairs.numbers[i, j])
-        needed, transfer = int(pairs.needed[i, j]), float(pairs.transfer[i, j])
-    if best is None:
-        return None
-    requests = -best[0]
+        order = np.lexsort((pairs.devices.ravel(), -pairs.rate.ravel()))
+        known: set[tuple[Layout, Layout]] = set()
+        for at in order[: len(UTILISATIONS) * MATCHED].tolist():
+            i, j = divmod(at, len(decodes))
+            layouts = rows[i].layout, decodes[j].layout
+            if pairs.rate[i, j] < 0.0 or len(known) == MATCHED:
+                break
+            if layouts not in known:
+                known.add(layouts)
+                found.append(_match(rows[i], decodes[j], pairs, (i, j), gpus, w, moved))
+    found.sort(key=lambda d: (-d.requests_per_s, d.devices))
+    first = {(d.prefill.layout, d.decode.layout): d for d in reversed(found)}
+    kept = [d for d in found if first[d.prefill.layout, d.decode.layout] is d]
+    return tuple(kept[:MATCHED])
+
+
+def _match(
+    first: Instance,
+    second: Instance,
+    pairs: _Pairs,
+    at: tuple[int, int],
+    gpus: int,
+    w: Serving,
+    moved: float,
+) -> Disaggregated:
+    """A pair of instances in the best numbers of both."""
+    requests, number = float(pairs.rate[at]), int(pairs.numbers[at])
+    transfer = float(pairs.transfer[at])
     bounds = {
         "prefill": (gpus - number * second.devices) // first.devices * first.requests_per_s,
         "decode": number * second.requests_per_s,
@@ -340,9 +385,9 @@ def _matched(
     return Disaggregated(
         prefill=first,
         decode=second,
-        prefill_instances=needed,
+        prefill_instances=int(pairs.needed[at]),
         decode_instances=number,
-        devices=best[1],
+        devices=int(pairs.devices[at]),
         transfer_s=transfer,
         transfer_bytes=moved,
         ttft_s=first.latency_s + transfer,

@@ -55,7 +55,7 @@ def check_pools(
     """Refuse layouts that are not legal, and more GPUs than there are."""
     decode, step = apart.decode, w.decode()
     if max(decode.ep, apart.prefill.ep) > 1:  # one of them has a fullest rank
-        step = msgspec.structs.replace(step, expert_imbalance=1.0)
+        step = msgspec.structs.replace(step, expert_imbalance=None)
     at_least = max(w.concurrency // apart.decode_instances, 1)
     try:
         check(apart.prefill, model, cluster, step, stack)
@@ -86,6 +86,25 @@ def check_pools(
         )
 
 
+def pool_engine(model: Model, cluster: Cluster, stack: Stack, layout: Layout, w: Serving) -> Engine:
+    """What an instance of a pool runs."""
+    return Engine(
+        *(model, cluster, stack, arrays(layout, w.decode()), w.formats),
+        *(w.expert_imbalance, w.expert_skew),
+    )
+
+
+def pool_server(
+    model: Model, cluster: Cluster, stack: Stack, apart: PoolLayouts, w: Serving
+) -> DisaggregatedServer:
+    """The pools, before any load."""
+    first, second = (
+        pool_engine(model, cluster, stack, layout, w) for layout in (apart.prefill, apart.decode)
+    )
+    instances = apart.prefill_instances, apart.decode_instances
+    return DisaggregatedServer(second, w, first, instances)
+
+
 def simulate_pools(
     model: Model,
     cluster: Cluster,
@@ -100,11 +119,8 @@ def simulate_pools(
     """The run of the pools under a load."""
     w = with_lengths(w, arrivals)
     first, second = (arrays(layout, w.decode()) for layout in (apart.prefill, apart.decode))
-    engine = Engine(
-        *(model, cluster, stack, second, w.formats), *(w.expert_imbalance, w.expert_skew)
-    )
-    instances = apart.prefill_instances, apart.decode_instances
-    server = DisaggregatedServer(engine, w, first, instances)
+    server = pool_server(model, cluster, stack, apart, w)
+    engine = server.decode.engine
     if arrivals is None:
         run, transfers = server.closed(requests=requests, seed=seed, progress=progress)
     else:

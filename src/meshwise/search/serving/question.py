@@ -21,7 +21,7 @@ from meshwise.layouts.rules.rule import degree_refusal, divisors
 from meshwise.layouts.rules.rulebook import refuse_pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.changes import ServingChange, serving_changes
-from meshwise.search.serving.disaggregated import Disaggregated, disaggregate
+from meshwise.search.serving.disaggregated import disaggregations
 from meshwise.search.serving.plan import (
     SERVING_OBJECTIVES,
     Limits,
@@ -34,7 +34,8 @@ from meshwise.search.serving.plan import (
 from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RANKED, at_the_load, at_the_most, finalists
-from meshwise.search.serving.runs.lengths import check_chunk, with_lengths
+from meshwise.search.serving.runs.lengths import check_chunk, check_positions, with_lengths
+from meshwise.search.serving.runs.matched_pools import MatchedPools, matched_pools
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
 from meshwise.search.serving.runs.units import in_flight
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
@@ -77,7 +78,7 @@ class ServingAnswer(NamedTuple):
 
     plan: ServingPlan
     changes: tuple[ServingChange, ...]
-    disaggregated: Disaggregated | None
+    disaggregated: MatchedPools | None
     elapsed_s: float
     asked: ServingAsked = ServingAsked()
     binds: ServingBinding | None = None
@@ -121,6 +122,7 @@ def plan_deployment(
     if set(held.get("ep", ())) == {1}:
         check_imbalance(1, w.decode())
     check_chunk(stack, w)
+    check_positions(model, w, arrivals=coming)
     largest = bool(asked.limits) and not asked.fixed
     fewest = asked.fixed and objective != "latency"
     check_serving_pins(
@@ -133,7 +135,8 @@ def plan_deployment(
         found = _best(trials, n, held, asked, objective, top)
     apart = None
     if disaggregated:
-        apart = disaggregate(model, where, stack, w, n, asked.means, held, progress)
+        pairs = disaggregations(model, where, stack, w, n, asked.means, held, progress)
+        apart = matched_pools(pairs, trials, n)
     if not found.plan.rows and not asked.fixed:
         changes = serving_changes(found.plan, held, asked.means if largest else None)
         found = found._replace(changes=tuple(changes))

@@ -10,6 +10,7 @@ from meshwise.models import formats
 from meshwise.models.shapes import Model
 from meshwise.search.tp_curve.towers import tower_degree_remarks, tower_remarks
 from meshwise.stacks.stack import Stack, not_made_for, not_made_on
+from meshwise.stacks.versions import version_remark
 from meshwise.workloads.workload import Decode, Workload, drawn_skew
 
 
@@ -25,7 +26,7 @@ def expert_remarks(model: Model, workload: Workload) -> list[str]:
     how = ", assumed: the interval reaches to even draws" if workload.expert_skew is None else ""
     return [
         f"experts are drawn with log-normal popularity, sigma {skew:g}{how}: fewer are read than by even "
-        "draws, which are the upper bound (`expert_skew` 0)"
+        "draws, which are the upper bound (`expert_skew` 0); ranks that share them get unlike numbers of tokens"
     ]
 
 
@@ -35,6 +36,8 @@ def run_remarks(model: Model, cluster: Cluster, workload: Workload, stack: Stack
     found = formats.format_remarks(model, workload, device.peak_flops_per_s, device.title)
     found += [cluster.asked] if cluster.asked else []
     found += not_made_for(stack, workload.phase)
+    later = None if stack.ideal else version_remark(stack.name, stack.title)
+    found += [later] if later else []
     found += not_made_on(stack, device.generation, device.title)
     unread = legality.unread_method(formats.model_as_run(model, workload), stack)
     found += [f"{unread}: priced as if it did"] if unread else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from meshwise.errors import InputError
+from meshwise.errors import InputError, quoted
 from meshwise.models.shapes import Model
 from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.stacks.stack import Stack
@@ -57,14 +57,44 @@ def check_chunk(stack: Stack, w: Serving) -> None:
         )
 
 
-def length_remarks(model: Model, w: Serving, max_model_len: int | None = None) -> list[str]:
-    """Requests beyond the positions that the model was made for, or an engine that is told of such."""
+def check_positions(
+    model: Model, w: Serving, max_model_len: int | None = None, arrivals: Arrivals | None = None
+) -> None:
+    """:class:`InputError` where a request, or the longest that the engine is told of, is longer than the
+    positions that the model was made for: engines refuse it (vLLM takes a longer ``max_model_len`` by an
+    environment variable alone). ``arrivals``: a trace of them has the lengths."""
     own, asked = model.max_positions, w.isl + w.osl
-    most = max(asked, max_model_len or 0)
-    if own is None or most <= own:
-        return []
-    what = "requests of up to" if asked > own else "an engine that is told of requests of up to"
-    return [
-        f"{what} {most:,} tokens: more than the {own:,} positions the model was made for, which engines refuse "
-        "unless they are told of scaled positions"
-    ]
+    if own is None or max(asked, max_model_len or 0) <= own:
+        return
+    made = f"the {own:,} positions that {model.name} was made for"
+    scaled = "a config.json whose rope_scaling reaches further"
+    trace = None if arrivals is None else arrivals.trace
+    if trace is not None and asked > own:
+        lengths = [a + b for a, b in zip(trace.prompt, trace.answer, strict=True)]
+        longer = sum(n > own for n in lengths)
+        raise InputError(
+            f"arrivals={quoted(trace.name)}: {longer:,} of {len(lengths):,} requests are longer than {made}, "
+            f"the longest {max(lengths):,} tokens",
+            field="arrivals",
+            value=trace.name,
+            legal=f"requests of at most {own} tokens, or {scaled}",
+        )
+    if asked <= own:
+        raise InputError(
+            f"max_model_len={max_model_len}: more than {made}",
+            field="max_model_len",
+            value=max_model_len,
+            legal=f"at most {own}, or {scaled}",
+            nearest=own,
+        )
+    told = w.isl - w.image_tokens
+    name, value, most = "isl", told, own - w.osl - w.image_tokens
+    if most < 1:  # no prompt leaves room for such an answer
+        name, value, most = "osl", w.osl, max(own - w.isl, 1)
+    raise InputError(
+        f"{name}={value}: a request of {w.isl:,} tokens in and {w.osl:,} out is longer than {made}",
+        field=name,
+        value=value,
+        legal=f"at most {most}, or {scaled}",
+        nearest=most,
+    )

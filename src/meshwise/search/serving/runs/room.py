@@ -15,7 +15,12 @@ from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, arrays
 from meshwise.models.formats import model_as_run
 from meshwise.models.shapes import Model
-from meshwise.search.serving.runs.lengths import check_chunk, check_told, with_lengths
+from meshwise.search.serving.runs.lengths import (
+    check_chunk,
+    check_positions,
+    check_told,
+    with_lengths,
+)
 from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.stacks.stack import Stack, check_eager, replaced
 from meshwise.strict_tables import count
@@ -86,9 +91,8 @@ def server_room(server: PlacedServer, max_model_len: int | None = None) -> Serve
 
 def _allowed(server: PlacedServer, max_model_len: int | None = None) -> int:
     """Tokens of the longest request that the engine takes: what it is told of, else what the model was made
-    for, or the load's own where it is longer (then it was told)."""
-    told = max_model_len or server.model.max_positions
-    return MAX_SEQ if told is None else max(told, server.load.isl + server.load.osl)
+    for."""
+    return max_model_len or server.model.max_positions or MAX_SEQ
 
 
 def room_for(
@@ -101,6 +105,7 @@ def room_for(
         longest = count(longest, "max_model_len", high=MAX_SEQ)
     server = server._replace(load=with_lengths(server.load, arrivals))
     traced = arrivals is not None and arrivals.trace is not None
+    check_positions(server.model, server.load, longest, arrivals)
     check_told(server.load, longest, traced=traced)
     check_eager(server.stack)
     check_chunk(server.stack, server.load)
@@ -133,16 +138,11 @@ def require_room(
     needed = max(asked, max_model_len or 0)
     if float(memory.concurrency(needed)) >= 1.0:
         return
-    longest, own = memory.longest(), server.model.max_positions
+    longest = memory.longest()
     if longest < w.osl + 1 + w.image_tokens:
         raise _no_cache(server, memory, longest, _ways(server, needed))
     holds = f"does not fit: the KV cache of a replica holds one of {longest:,} at most"
-    if own is not None and w.osl + w.image_tokens < own < needed:
-        # no way to hold it is of use to an engine that does not take it
-        holds += f", and the model was made for {own:,}"
-        longest, ways = min(longest, own), []
-    else:
-        ways = _ways(server, needed)[1]
+    ways = _ways(server, needed)[1]
     if needed > asked:
         raise DoesNotFit(
             f"max_model_len={needed}: a request of so many tokens {holds}",
