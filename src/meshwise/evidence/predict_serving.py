@@ -177,7 +177,8 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         "ttft_s": run.ttft_s.mean,
         "tokens_per_s_per_device": run.tokens_per_s / int(layouts.devices),
     }
-    alike = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
+    alike = ("model", "device", "engine", "engine_version", "dtype", "moe_dtype", "kv_dtype")
+    alike += ("isl", "osl", "concurrency", "dp", "pp")
     return [
         Prediction(
             row.text("id"),
