@@ -64,8 +64,11 @@ _POLLED_TOKENS = 32768
 # ones do not (recipes of TensorRT-LLM set max_num_tokens to little more than a prompt and the decodes).
 _SCRIPT_ROOM = 127
 _RECIPE_ROOM = 1500
-# max_num_tokens of the script for gpt-oss.
-_GPT_OSS_TOKENS = 20000
+# max_num_tokens of the scripts for gpt-oss and for Llama.
+_GPT_OSS_TOKENS, _LLAMA_TOKENS = 20000, 16384
+# batch_wait_timeout_iters and batch_wait_max_tokens_ratio of the latter at 1,024 / 1,024 and fewer than 8 ranks:
+# prompts let so many iterations pass until they fill that share of its tokens.
+_LLAMA_WAIT, _LLAMA_ENOUGH = 20, 0.9
 
 
 def rules_asked(engine: Engine, w: Serving, public: bool) -> tuple[Rules, tuple[Assumed, ...]]:
@@ -83,12 +86,18 @@ def rules_asked(engine: Engine, w: Serving, public: bool) -> tuple[Rules, tuple[
     if rules.policy != "whole" or int(engine.layouts.pp) > 1:
         return rules, ()
     decodes = -(-w.concurrency // int(engine.layouts.dp))
+    more: tuple[Assumed, ...] = ()
     if not public:
         tokens = w.isl + decodes + _RECIPE_ROOM
     elif model.model_type == "deepseek_v3":
         tokens = w.isl + decodes + _SCRIPT_ROOM
     elif model.model_type == "gpt_oss":
         tokens = _GPT_OSS_TOKENS
+    elif model.model_type == "llama":
+        tokens = _LLAMA_TOKENS
+        if w.isl == w.osl == 1024 and int(engine.layouts.tp) < 8:
+            rules = rules._replace(wait=_LLAMA_WAIT, enough=_LLAMA_ENOUGH * tokens)
+            more = (Assumed("batch_wait_timeout_iters", str(_LLAMA_WAIT)),)
     else:
         return rules, ()
-    return rules._replace(budget=tokens), (Assumed("max_batched_tokens", str(tokens)),)
+    return rules._replace(budget=tokens), (Assumed("max_batched_tokens", str(tokens)), *more)
