@@ -27,6 +27,8 @@ from meshwise.cost.kernels.sparse import SparseFit
 from meshwise.cost.sources import Source
 
 STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
+# Formats with a scale per block of an activation, which is found in each pass: no checkpoint fixes them.
+BLOCK_SCALED = ("fp8_block", "nvfp4")
 # whose products run alike where one has no table
 _ALSO = {"int8": ("fp8",), "fp8": ("int8",), "fp8_block": ("fp8", "int8")}
 _QUALITY = (
@@ -122,8 +124,7 @@ def _gemm(
         "elsewhere": inherited or weight_bytes is not None,
         "weight_bytes": weight_bytes,
     }
-    blocks = dtype == "fp8_block"
-    static = engine == STATIC_SCALES and not blocks  # whose scales are found in each pass
+    static = engine == STATIC_SCALES and dtype not in BLOCK_SCALED
     tables = tuple(correction_table(t) for t in entry["tables"])
     fit = gemm_fit(entry, tables, **where)
     if static:
