@@ -28,7 +28,7 @@ from meshwise.evidence.prediction import (
     source_of,
 )
 from meshwise.evidence.rows.suspect import check_decode
-from meshwise.evidence.rows.sweeps import choosing, lengths_of, of_public_sweep, rules_asked
+from meshwise.evidence.rows.sweeps import choosing, is_drafted, lengths_of, of_public_sweep, rules_asked
 from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
@@ -135,6 +135,10 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
     raise Unsupported("the row does not state its concurrency")
 
 
+DRAFTED = (
+    "its publisher's configuration drafts tokens (MTP): how many are accepted is not stated, and decides "
+    "the time per token"
+)
 # TTFT beyond is a queue of requests whose limits the row does not state.
 LONGEST_TTFT_S = 2.0
 OFFLINE_REQUESTS = 1000  # of a run that does not say: num_prompts of vLLM's benchmark client
@@ -151,6 +155,10 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         del measured["ttft_s"]
     if not measured:
         return []
+    if "tpot_s" in measured and is_drafted(row, engine.model, engine.cluster.device, stack):
+        del measured["tpot_s"]
+        if not measured:
+            raise Suspect(DRAFTED)
     if "tpot_s" in measured:
         check_format(row, engine, measured["tpot_s"])
     spread, unstated = lengths_of(row, stack)

@@ -3,7 +3,9 @@ and what their scripts ask of the scheduler."""
 
 from __future__ import annotations
 
+from meshwise.clusters.load import Device
 from meshwise.evidence.tables import Assumed, Row
+from meshwise.models.shapes import Model
 from meshwise.simulate.iteration import Engine
 from meshwise.simulate.rules import Rules, engine_rules
 from meshwise.stacks.stack import Stack, replaced
@@ -14,9 +16,11 @@ from meshwise.workloads.serving import LENGTH_SPREAD, Serving
 # (--random-range-ratio 0.8 of its scripts).
 SPREAD_LENGTHS = ((1024, 1024), (1024, 8192), (8192, 1024))
 # Of rows of other lengths: equal ones would end in waves for ever, which engines that compute prompts beside
-# decodes do not; of 0, 2, 5 and 10 %, tried on samples, vLLM's cells
-# choose 5 or 10, TensorRT-LLM's 0 or 2.
+# decodes do not; of 0, 2, 5 and 10 %, tried on samples, vLLM's cells choose 5 or 10.
 LITTLE_SPREAD = 0.05
+# Of engines that do not cut prompts: of 0, 1, 2 and 5 % the others choose 1 whichever of TensorRT-LLM's cells is
+# left out (tools/serving_left_out.py).
+WHOLE_SPREAD = 0.01
 # Where prompts go first one cell has waves, which 1 % would end, and another has none: of 0, 0.5, 1, 2 and
 # 5 % this one has the smallest error over both.
 WAVES_SPREAD = 0.005
@@ -40,7 +44,9 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
         return fraction(row.text("length_spread"), field, low=0.0, high=1.0), ()
     if of_public_sweep(row):
         return LENGTH_SPREAD, (Assumed("length_spread", f"{LENGTH_SPREAD:g}"),)
-    spread = LITTLE_SPREAD if stack.scheduler.mixes_prefill else WAVES_SPREAD
+    spread = WAVES_SPREAD
+    if stack.scheduler.mixes_prefill:
+        spread = WHOLE_SPREAD if stack.scheduler.whole_prompts else LITTLE_SPREAD
     return spread, (Assumed("length_spread", f"{spread:g}"),)
 
 
@@ -69,6 +75,27 @@ _GPT_OSS_TOKENS, _LLAMA_TOKENS = 20000, 16384
 # batch_wait_timeout_iters and batch_wait_max_tokens_ratio of the latter at 1,024 / 1,024 and fewer than 8 ranks:
 # prompts let so many iterations pass until they fill that share of its tokens.
 _LLAMA_WAIT, _LLAMA_ENOUGH = 20, 0.9
+
+
+# Configurations of the public sweep that draft tokens (spec-decoding: mtp of its nvidia-master.yaml) and whose
+# columns no other configuration has: engine, version, model type, generation, format, TP, EP.
+_DRAFTED = (
+    ("sglang", "0.5.9", "qwen3_5_moe", "blackwell", "fp8", 4, 1),
+    ("sglang", "0.5.9", "deepseek_v3", "blackwell", "fp8", 8, 1),
+)
+# Of DeepSeek-R1 the one without drafts has fewer requests in flight than these, prompts long and short.
+_DRAFTED_FROM = 8, 128
+
+
+def is_drafted(row: Row, model: Model, device: Device, stack: Stack) -> bool:
+    """Whether a row's publisher ran it with drafted tokens, of which no column says how many are accepted."""
+    kind = (stack.software, row.text("engine_version"), model.model_type, device.generation)
+    asked = (*kind, row.text("dtype"), row.count("tp", 1), row.count("ep", 1))
+    if not of_public_sweep(row) or asked not in _DRAFTED:
+        return False
+    if model.model_type != "deepseek_v3":
+        return True
+    return row.count("concurrency") >= _DRAFTED_FROM[row.count("isl") <= row.count("osl")]
 
 
 def rules_asked(engine: Engine, w: Serving, public: bool) -> tuple[Rules, tuple[Assumed, ...]]:
