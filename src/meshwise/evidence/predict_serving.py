@@ -28,7 +28,13 @@ from meshwise.evidence.prediction import (
     source_of,
 )
 from meshwise.evidence.rows.suspect import check_decode
-from meshwise.evidence.rows.sweeps import choosing, is_drafted, lengths_of, of_public_sweep, rules_asked
+from meshwise.evidence.rows.sweeps import (
+    asked_of,
+    is_drafted,
+    lengths_of,
+    of_public_sweep,
+    rules_asked,
+)
 from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
@@ -94,7 +100,7 @@ def served_row(row: Row, folder: Path, named: Stack | None = None) -> ServedRow:
     assumed += (*blocks, *unsaid, *software.assumed, *node, *lacking)
     etp = row.count("etp") if row.text("etp") else None
     layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
-    stack, choice = choosing(row, software.stack)
+    stack, choice = asked_of(row, software.stack, model, cluster.device)
     engine = Engine(model, cluster, stack, layouts, formats)
     return ServedRow(engine, tp, software, (*assumed, *choice))
 

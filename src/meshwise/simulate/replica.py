@@ -294,7 +294,9 @@ class Replica:
         if self.unseen and r.ahead:
             most = min(most, max(self.unseen[0][0] + 1 - self.iteration, 1))
         if self._prompts_wait():
-            most = min(most, r.wait - self.waited)
+            # their room does not change meanwhile where it was set aside for whole answers
+            steady = r.reserved == 1.0 or r.capacity == math.inf
+            most = min(most, r.wait - self.waited if steady else 1)
         if r.poll > 1:
             most = min(most, r.poll - self.iteration % r.poll)
         return most

@@ -68,9 +68,12 @@ class Kernels(NamedTuple):
             return None
         return _weight_only(self.name, engine, weight_bytes)
 
-    def experts(self, dtype: str, engine: str, weight_bytes: float | None = None) -> GemmFit | None:
-        """Constants of an engine's grouped products of experts; None where none were measured."""
-        return _experts(self.name, dtype, engine, self.inherited, weight_bytes)
+    def experts(
+        self, dtype: str, engine: str, weight_bytes: float | None = None, *, marlin: bool = False
+    ) -> GemmFit | None:
+        """Constants of an engine's grouped products of experts, of four-bit ones those of Marlin's kernels
+        where it is asked for them; None where none were measured."""
+        return _experts(self.name, dtype, engine, self.inherited, weight_bytes, marlin)
 
     def expands(self, dtype: str, engine: str, weight_bytes: float) -> bool:
         """Whether an engine's own products of experts were measured with weights of ``weight_bytes`` that
@@ -149,10 +152,14 @@ def _weight_only(name: str, engine: str, weight_bytes: float) -> GemmFit | None:
 
 @functools.cache
 def _experts(
-    name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None
+    name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None, marlin: bool
 ) -> GemmFit | None:
     """Constants of an engine's grouped products; None where nothing of the kind was measured."""
-    entry = _expert_entry(_kernel_table(name).get("moe", {}), dtype, engine, weight_bytes)
+    engines = _kernel_table(name).get("moe", {})
+    entry = _expert_entry(engines, dtype, engine, weight_bytes)
+    if marlin and weight_bytes is not None and weight_bytes < _FOUR_BIT:
+        own = [e for e in _under(engines.get(engine, {}), dtype) if "marlin" in e["kernel"]]
+        entry = _first([*own, entry])
     if entry is None:
         return None
     narrow = weight_bytes is not None

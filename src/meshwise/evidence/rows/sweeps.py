@@ -9,6 +9,7 @@ from meshwise.models.shapes import Model
 from meshwise.simulate.iteration import Engine
 from meshwise.simulate.rules import Rules, engine_rules
 from meshwise.stacks.stack import Stack, replaced
+from meshwise.stacks.versions import numbers_of
 from meshwise.strict_tables import fraction
 from meshwise.workloads.serving import LENGTH_SPREAD, Serving
 
@@ -50,14 +51,31 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
     return spread, (Assumed("length_spread", f"{spread:g}"),)
 
 
-def choosing(row: Row, stack: Stack) -> tuple[Stack, tuple[Assumed, ...]]:
-    """The stack with the choice of tokens that the row's client asks for, and what had to be assumed of it."""
+# Engine, model type and generation of devices whose four-bit experts run on Marlin's kernels, and since which
+# version of the engine: VLLM_MXFP4_USE_MARLIN of the scripts for gpt-oss on H100 and H200 since January 2026.
+_MARLIN_ASKED = ("vllm", "gpt_oss", "hopper"), (0, 13)
+
+
+def asked_of(
+    row: Row, stack: Stack, model: Model, device: Device
+) -> tuple[Stack, tuple[Assumed, ...]]:
+    """The stack with the choice of tokens that the row's client asks for and the kernels that its script does,
+    and what had to be assumed of it."""
     if not of_public_sweep(row) or stack.ideal:
         return stack, ()
-    if stack.kernels.logit_bytes <= GREEDY_LOGIT_BYTES:
-        return stack, ()
-    greedy = replaced(stack, {"logit_bytes": GREEDY_LOGIT_BYTES})
-    return greedy, (Assumed("temperature", "0"),)
+    changes: dict[str, bool | float] = {}
+    assumed: tuple[Assumed, ...] = ()
+    if stack.kernels.logit_bytes > GREEDY_LOGIT_BYTES:
+        changes["logit_bytes"] = GREEDY_LOGIT_BYTES
+        assumed = (Assumed("temperature", "0"),)
+    version = row.text("engine_version")
+    kind, since = _MARLIN_ASKED
+    if (stack.software, model.model_type, device.generation) == kind and (
+        not version or numbers_of(version, "engine_version") >= since
+    ):
+        changes["marlin_experts"] = True
+        assumed += (Assumed("experts", "marlin"),)
+    return (replaced(stack, changes) if changes else stack), assumed
 
 
 # Engine, model type and generation of devices whose servers look for requests every 30 iterations (10 below
