@@ -195,13 +195,18 @@ def fit_format(path: Path, engine: str, name: str, device: Entry) -> Entry | Non
         weight_bytes=fmt.weight if fmt.weight_only else None,
     )
 
+    # activations of 16 bit are not narrowed on their way: with them the term is of a kernel's other passes,
+    # and calls of a single TP degree do not tell it from arithmetic, which TP divides
+    identified = fmt.activation < 2.0 or len(np.unique(calls.shape[5])) > 1
+    start = {k: v for k, v in START.items() if k != "quantise_bytes" or identified}
+
     def predicted(values: Array, shape: Array) -> Layer:
-        entry = dict(zip(START, (float(v) for v in values), strict=True))
+        entry = {"quantise_bytes": 0.0} | dict(zip(start, map(float, values), strict=True))
         entry["memory_efficiency"] = min(entry["memory_efficiency"], 1.0)
         return layer(shape, fmt, kernels.grouped_fit(tiles, entry), chip, device["roofline"])
 
-    found = fk.fit_constants(lambda v, s: predicted(v, s).seconds, list(START.values()), calls, 0.1)
-    entry = dict(zip(START, found, strict=True))
+    found = fk.fit_constants(lambda v, s: predicted(v, s).seconds, list(start.values()), calls, 0.1)
+    entry = {"quantise_bytes": 0.0} | dict(zip(start, found, strict=True))
     entry["memory_efficiency"] = min(entry["memory_efficiency"], 1.0)
     plain = predicted(np.array(found), calls.shape)
     table, final = corrections(plain, calls)

@@ -74,7 +74,7 @@ def test_an_engines_version_is_read() -> None:
     """vLLM's host prepares the next iteration beside the device from 0.14 on."""
     old, new, none = (row(engine_version=version).predicted for version in ("0.12.0", "0.14.0", ""))
     assert old == none
-    assert old - new == pytest.approx(0.85e-3, rel=1e-3)
+    assert old - new == pytest.approx(0.85e-3 + 16 * 13.8e-6, rel=2e-3)
     names = ("vllm-0.9.1", "vllm 0.13.0", "vllm-0.14.1", "vllm-0.24.0", "vllm-1.0", "vllm")
     host = [stack_in_table(name.replace(" ", "-")) for name in names]
     assert [s.iteration_s for s in host if s] == [0.85e-3, 0.85e-3, 0.0, 0.0, 0.0, 0.85e-3]
@@ -88,6 +88,7 @@ def test_how_far_lengths_differ_is_an_assumption_where_the_row_does_not_say() ->
     other = {"isl": "1024", "osl": "500"}
     assert assumed(row(engine="sglang", **other))["length_spread"] == "0.005"
     assert assumed(row(engine="vllm", **other))["length_spread"] == "0.05"
+    assert assumed(row(engine="trtllm", **other))["length_spread"] == "0.01"
     apart = row(engine="sglang", length_spread="0.2", **other)
     assert "length_spread" not in assumed(apart)
     assert apart.predicted != row(engine="sglang", **other).predicted
@@ -111,8 +112,36 @@ def test_tokens_of_an_iteration_are_those_of_scripts_and_recipes() -> None:
     sweep = row(model="deepseek-r1", **trt)
     assert assumed(sweep)["max_batched_tokens"] == str(1024 + 16 + 127)
     assert assumed(row(model="gpt-oss-120b", **trt))["max_batched_tokens"] == "20000"
-    assert "max_batched_tokens" not in assumed(row(**trt))
+    llama = assumed(row(tp="4", devices="4", **trt))
+    assert (llama["max_batched_tokens"], llama["batch_wait_timeout_iters"]) == ("16384", "20")
+    assert "batch_wait_timeout_iters" not in assumed(row(tp="4", devices="4", osl="8192", **trt))
     assert "max_batched_tokens" not in assumed(row(isl="1000"))
+
+
+def test_prompts_of_the_sweep_of_llama_wait_for_each_other_below_eight_ranks() -> None:
+    """20 iterations of decodes pass before the first token."""
+    trt = {"engine": "trtllm", "osl": "1024", "concurrency": "4", "ttft_ms": "60", "tpot_ms": ""}
+    waits, at_once = (row(tp=tp, devices=tp, **trt).predicted for tp in ("4", "8"))
+    each = row(engine="trtllm", osl="1024", concurrency="4", tp="4", devices="4").predicted
+    assert 14 * each < waits - at_once < 22 * each
+
+
+def test_four_bit_experts_of_the_sweep_run_on_marlins_kernels_on_hopper() -> None:
+    sweep = {"model": "gpt-oss-120b", "dtype": "fp4", "osl": "1024", "tpot_ms": "", "ttft_ms": "60"}
+    marlin = row(engine_version="0.18.0", **sweep)
+    assert assumed(marlin)["experts"] == "marlin"
+    before = row(engine_version="0.11.2", **sweep)
+    assert "experts" not in assumed(before)
+    assert "experts" not in assumed(row(device="b200-180gb-sxm", engine_version="0.18.0", **sweep))
+
+
+def test_a_row_that_was_drafted_for_is_not_compared_per_token() -> None:
+    drafted = {"model": "qwen3.5-397b-a17b", "device": "b200-180gb-sxm", "engine": "sglang"}
+    drafted |= {"engine_version": "0.5.9", "dtype": "fp8", "tp": "4", "devices": "4", "osl": "1024"}
+    with pytest.raises(Suspect, match="drafts tokens"):
+        row(**drafted)
+    assert row(ttft_ms="300", **drafted).quantity == "ttft_s"
+    assert row(**drafted | {"tp": "8", "devices": "8"}).quantity == "tpot_s"
 
 
 def test_a_token_that_is_too_quick_for_the_requests_that_a_row_states_is_suspect() -> None:

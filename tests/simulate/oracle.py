@@ -40,7 +40,7 @@ def brute(price, r, prompt, answer, arrival=None, in_flight=0):
     sent = len(due)
     start, first, end = ([math.nan] * n for _ in range(3))
     waiting, running, unseen = [], [], []
-    now, before, step = 0.0, 0.0, 0
+    now, before, step, waited = 0.0, 0.0, 0, 0
 
     def see(until):
         nonlocal sent
@@ -53,6 +53,12 @@ def brute(price, r, prompt, answer, arrival=None, in_flight=0):
 
     def used():
         return sum(s.prompt + s.made + (r.block - 1) / 2 for s in running)
+
+    def has_room(s, decoding):
+        promised = sum(q.answer - q.made for q in running) + s.answer - s.made
+        own = s.prompt + s.made + (r.block - 1) / 2
+        needs = used() + own + r.reserved * promised + len(decoding) + 1
+        return not running or (len(running) < r.most_sequences and needs <= r.capacity)
 
     while True:
         seen = before if running and r.ahead else now
@@ -67,12 +73,13 @@ def brute(price, r, prompt, answer, arrival=None, in_flight=0):
             if not s.decodes and left > 0 and len(chunks) < r.together:
                 chunks.append((s, min(s.left, left)))
                 left -= chunks[-1][1]
-        while waiting and left > 0 and len(chunks) < r.together:
+        tokens = len(decoding) + sum(s.prompt + s.made for s in waiting)
+        few = waited < r.wait and tokens < r.enough
+        passes = few and decoding and not chunks and waiting and has_room(waiting[0], decoding)
+        while waiting and left > 0 and len(chunks) < r.together and not passes:
             s = waiting[0]
             whole = s.prompt + s.made
-            promised = sum(q.answer - q.made for q in running) + s.answer - s.made
-            needs = used() + whole + (r.block - 1) / 2 + r.reserved * promised + len(decoding) + 1
-            if running and (len(running) >= r.most_sequences or needs > r.capacity):
+            if not has_room(s, decoding):
                 break
             s.left = whole
             if r.policy == "whole" and whole > left and (chunks or whole <= r.budget):
@@ -101,6 +108,7 @@ def brute(price, r, prompt, answer, arrival=None, in_flight=0):
         else:
             seconds = price.decode_s(len(beside), mean)
         before, now, step = now, now + seconds, step + 1
+        waited = waited + bool(passes) if not chunks else 0
         over = []
         for s in beside:
             s.made += 1

@@ -91,6 +91,25 @@ def test_an_engine_that_looks_seldom_takes_requests_up_late(poll):
     np.testing.assert_allclose(requests.end, expected[2], rtol=1e-9)
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("more", [{}, {"enough": 300.0}, {"capacity": 900.0, "reserved": 0.7}])
+def test_prompts_let_iterations_pass_until_they_are_enough(more, ahead):
+    """As one token a step has it; and first tokens come later than without."""
+    prompt, answer = lengths(6)
+    rules = RULES._replace(policy="whole", budget=1024, ahead=ahead, wait=9, **more)
+    _, requests = run(rules, prompt, answer, None, 12)
+    expected = brute(Plain(), rules, prompt, answer, None, 12)
+    for ours, theirs in zip((requests.start, requests.first, requests.end), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    arrival = drawn_times(np.random.default_rng(7), len(prompt), 20.0, 1.0).tolist()
+    _, arriving = run(rules, prompt, answer, arrival)
+    expected = brute(Plain(), rules, prompt, answer, arrival)
+    np.testing.assert_allclose(arriving.end, expected[2], rtol=1e-9)
+    _, those = run(rules._replace(wait=0), prompt, answer, None, 12)
+    waits = np.subtract(requests.first, requests.arrival).mean()
+    assert waits > np.subtract(those.first, those.arrival).mean()
+
+
 def test_requests_and_tokens_are_conserved():
     for rules in CASES:
         prompt, answer = lengths(9)

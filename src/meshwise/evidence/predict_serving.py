@@ -28,7 +28,13 @@ from meshwise.evidence.prediction import (
     source_of,
 )
 from meshwise.evidence.rows.suspect import check_decode
-from meshwise.evidence.rows.sweeps import choosing, lengths_of, of_public_sweep, rules_asked
+from meshwise.evidence.rows.sweeps import (
+    asked_of,
+    is_drafted,
+    lengths_of,
+    of_public_sweep,
+    rules_asked,
+)
 from meshwise.evidence.software import RowSoftware, software_of
 from meshwise.evidence.tables import MEASURED, Assumed, Row
 from meshwise.layouts.layout import Layout, arrays
@@ -94,7 +100,7 @@ def served_row(row: Row, folder: Path, named: Stack | None = None) -> ServedRow:
     assumed += (*blocks, *unsaid, *software.assumed, *node, *lacking)
     etp = row.count("etp") if row.text("etp") else None
     layouts = arrays(Layout(tp=tp, pp=pp, ep=row.count("ep", 1), dp=dp, etp=etp))
-    stack, choice = choosing(row, software.stack)
+    stack, choice = asked_of(row, software.stack, model, cluster.device)
     engine = Engine(model, cluster, stack, layouts, formats)
     return ServedRow(engine, tp, software, (*assumed, *choice))
 
@@ -135,6 +141,10 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
     raise Unsupported("the row does not state its concurrency")
 
 
+DRAFTED = (
+    "its publisher's configuration drafts tokens (MTP): how many are accepted is not stated, and decides "
+    "the time per token"
+)
 # TTFT beyond is a queue of requests whose limits the row does not state.
 LONGEST_TTFT_S = 2.0
 OFFLINE_REQUESTS = 1000  # of a run that does not say: num_prompts of vLLM's benchmark client
@@ -151,6 +161,10 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         del measured["ttft_s"]
     if not measured:
         return []
+    if "tpot_s" in measured and is_drafted(row, engine.model, engine.cluster.device, stack):
+        del measured["tpot_s"]
+        if not measured:
+            raise Suspect(DRAFTED)
     if "tpot_s" in measured:
         check_format(row, engine, measured["tpot_s"])
     spread, unstated = lengths_of(row, stack)
@@ -177,7 +191,8 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         "ttft_s": run.ttft_s.mean,
         "tokens_per_s_per_device": run.tokens_per_s / int(layouts.devices),
     }
-    alike = ("model", "engine", "engine_version", "dtype", "isl", "osl", "concurrency", "dp")
+    alike = ("model", "device", "engine", "engine_version", "dtype", "moe_dtype", "kv_dtype")
+    alike += ("isl", "osl", "concurrency", "dp", "pp")
     return [
         Prediction(
             row.text("id"),

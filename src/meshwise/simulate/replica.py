@@ -84,6 +84,7 @@ class Replica:
         self.shared = 0  # of all these, tokens of the prefix that they have in common
         self.remaining = 0.0  # tokens that those running have to make yet
         self.stopped = 0  # times that a request was stopped for want of room
+        self.waited = 0  # iterations that prompts, which had room, have let pass
 
     def keep_book_of(self, other: Replica) -> None:
         """The same lists as another one, where a request is of one of them."""
@@ -114,7 +115,8 @@ class Replica:
         if not busy or self.iteration % rules.poll == 0:
             seen = self.before if busy and rules.ahead else self.now
             self.waiting.extend(self.requests.arrived(seen))
-        chunks = self.chunks() if self.waiting or self.partial else None
+        ready = (self.waiting or self.partial) and not self._prompts_wait()
+        chunks = self.chunks() if ready else None
         if chunks:
             self._with_prompts(chunks)
         elif self.decoding:
@@ -152,6 +154,16 @@ class Replica:
         needs = own + (r.block - 1) / 2.0 + r.reserved * left
         next_one = (self.decoding + 1) * r.yields
         return self._held() + r.reserved * self.remaining + needs + next_one <= r.capacity
+
+    def _prompts_wait(self) -> bool:
+        """Whether prompts let the next iteration of decodes pass, so that more of them may share one."""
+        r = self.rules
+        if not r.wait or not self.decoding or self.partial:
+            return False
+        if not self.waiting or not self._room_for(self.waiting[0]):
+            return False
+        tokens = self.decoding * r.queries + sum(map(self._prompt_of, self.waiting))
+        return self.waited < r.wait and tokens < r.enough
 
     def _prompt_of(self, request: int) -> int:
         """Tokens before the next of its answer: what was made before it was stopped is prompt again."""
@@ -199,6 +211,7 @@ class Replica:
     # -- iterations --------------------------------------------------------------------------------
 
     def _with_prompts(self, chunks: list[tuple[int, int, int]]) -> None:
+        self.waited = 0
         beside = self.decoding if self.rules.policy != "first" else 0
         if beside and self.made_room():
             return
@@ -285,6 +298,10 @@ class Replica:
                 most = max(int(room), 1)
         if self.unseen and r.ahead:
             most = min(most, max(self.unseen[0][0] + 1 - self.iteration, 1))
+        if self._prompts_wait():
+            # their room does not change meanwhile where it was set aside for whole answers
+            steady = r.reserved == 1.0 or r.capacity == math.inf
+            most = min(most, r.wait - self.waited if steady else 1)
         if r.poll > 1:
             most = min(most, r.poll - self.iteration % r.poll)
         return most
@@ -292,6 +309,7 @@ class Replica:
     def decoded(self, seconds: float, most: int) -> None:
         """So many iterations of decodes alone are over, in all ``seconds``."""
         n, r = self.decoding, self.rules
+        self.waited += most * self._prompts_wait()
         self.passed(most, seconds, n)
         self.decode_iterations += most
         self.context += self.rate * most

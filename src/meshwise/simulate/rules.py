@@ -31,6 +31,8 @@ class Rules(NamedTuple):
     yields: float = 1.0  # tokens that it yields, in the mean
     balance: str = "round_robin"  # who gets a request, of replicas that share their experts
     gather: int = 0  # iterations that prompts wait for until each of those replicas has one
+    wait: int = 0  # iterations of decodes that prompts let pass
+    enough: float = np.inf  # tokens of an iteration, of prompts and decodes, for which they do not
 
 
 def shares_experts(engine: Engine) -> bool:

@@ -111,6 +111,11 @@ class FewRows(SwitchGroup, frozen=True, kw_only=True):
         Range(0.0, 1.0, "s"),
         "What such a product takes beside reading: its start and its end.",
     ] = 0.0
+    marlin_experts: Annotated[
+        bool,
+        "Four-bit experts under 16-bit activations run on Marlin's kernels (vLLM's "
+        "`VLLM_MXFP4_USE_MARLIN`), where the device's were measured. Otherwise on the engine's choice.",
+    ] = False
     four_bit: Annotated[
         str | None,
         OneOf(STATED_WEIGHT),

@@ -237,6 +237,7 @@ class Stack:
     row_memory_share = ByName(FewRows.row_memory_share)
     row_sm_bytes_per_s = ByName(FewRows.row_sm_bytes_per_s)
     row_product_s = ByName(FewRows.row_product_s)
+    marlin_experts = ByName(FewRows.marlin_experts)
     four_bit = ByName(FewRows.four_bit)
 
 

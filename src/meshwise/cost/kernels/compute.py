@@ -255,7 +255,9 @@ class Compute(NamedTuple):
     def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> tuple[GemmFit, bool]:
         """(constants of a product, of the experts' where they were measured; whether these are the engine's
         own with weights that are expanded)."""
-        experts = self.fits.experts(dtype, self.stack.software, narrow) if grouped else None
+        marlin = self.stack.few_rows.marlin_experts
+        own = (dtype, self.stack.software, narrow)
+        experts = self.fits.experts(*own, marlin=marlin) if grouped else None
         if experts is None:
             own = None
             if narrow is not None and not grouped:
@@ -263,8 +265,9 @@ class Compute(NamedTuple):
             if own is not None:
                 return own, False
             return self.fits.gemm(dtype, self._quantiser, narrow)[0], False
-        # scales per block are found in each pass
-        static = self.stack.kernels.static_scales and dtype != "fp8_block"
+        # one scale per tensor is fixed beforehand; those per block are found in each pass, and where the
+        # experts' weights are expanded the constant is of their kernel's own passes
+        static = self.stack.kernels.static_scales and dtype == "fp8" and narrow is None
         expanded = narrow is not None and self.fits.expands(dtype, self.stack.software, narrow)
         return (experts._replace(quantise_bytes=0.0) if static else experts), expanded
 

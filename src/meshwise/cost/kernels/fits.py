@@ -27,6 +27,8 @@ from meshwise.cost.kernels.sparse import SparseFit
 from meshwise.cost.sources import Source
 
 STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
+# Formats with a scale per block of an activation, which is found in each pass: no checkpoint fixes them.
+BLOCK_SCALED = ("fp8_block", "nvfp4")
 # whose products run alike where one has no table
 _ALSO = {"int8": ("fp8",), "fp8": ("int8",), "fp8_block": ("fp8", "int8")}
 _QUALITY = (
@@ -66,9 +68,12 @@ class Kernels(NamedTuple):
             return None
         return _weight_only(self.name, engine, weight_bytes)
 
-    def experts(self, dtype: str, engine: str, weight_bytes: float | None = None) -> GemmFit | None:
-        """Constants of an engine's grouped products of experts; None where none were measured."""
-        return _experts(self.name, dtype, engine, self.inherited, weight_bytes)
+    def experts(
+        self, dtype: str, engine: str, weight_bytes: float | None = None, *, marlin: bool = False
+    ) -> GemmFit | None:
+        """Constants of an engine's grouped products of experts, of four-bit ones those of Marlin's kernels
+        where it is asked for them; None where none were measured."""
+        return _experts(self.name, dtype, engine, self.inherited, weight_bytes, marlin)
 
     def expands(self, dtype: str, engine: str, weight_bytes: float) -> bool:
         """Whether an engine's own products of experts were measured with weights of ``weight_bytes`` that
@@ -122,8 +127,7 @@ def _gemm(
         "elsewhere": inherited or weight_bytes is not None,
         "weight_bytes": weight_bytes,
     }
-    blocks = dtype == "fp8_block"
-    static = engine == STATIC_SCALES and not blocks  # whose scales are found in each pass
+    static = engine == STATIC_SCALES and dtype not in BLOCK_SCALED
     tables = tuple(correction_table(t) for t in entry["tables"])
     fit = gemm_fit(entry, tables, **where)
     if static:
@@ -148,10 +152,14 @@ def _weight_only(name: str, engine: str, weight_bytes: float) -> GemmFit | None:
 
 @functools.cache
 def _experts(
-    name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None
+    name: str, dtype: str, engine: str, inherited: bool, weight_bytes: float | None, marlin: bool
 ) -> GemmFit | None:
     """Constants of an engine's grouped products; None where nothing of the kind was measured."""
-    entry = _expert_entry(_section(name, "moe"), dtype, engine, weight_bytes)
+    engines = _section(name, "moe")
+    entry = _expert_entry(engines, dtype, engine, weight_bytes)
+    if marlin and weight_bytes is not None and weight_bytes < _FOUR_BIT:
+        own = [e for e in _under(engines.get(engine, {}), dtype) if "marlin" in e["kernel"]]
+        entry = _first([*own, entry])
     if entry is None:
         return None
     narrow = weight_bytes is not None
