@@ -129,7 +129,10 @@ def field_of(node: ast.AnnAssign) -> Field:
             value = made.body if isinstance(made, ast.Lambda) else ast.Name(id="?")
     if isinstance(value, ast.Constant) and value.value is Ellipsis:
         value = None
-    return Field(name, node.annotation, value, init, argparse)
+    annotation = node.annotation
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        annotation = ast.parse(annotation.value, mode="eval").body
+    return Field(name, annotation, value, init, argparse)
 
 
 def argparse_words(metadata: ast.expr | None) -> dict[str, ast.expr]:
@@ -195,7 +198,9 @@ def literal_words(node: ast.expr, index: Index) -> tuple[str, ...]:
     return () if word is None else (str(word),)
 
 
-def annotation_kind(node: ast.expr, index: Index, depth: int = 0) -> tuple[str, str, tuple[str, ...]]:
+def annotation_kind(
+    node: ast.expr, index: Index, depth: int = 0
+) -> tuple[str, str, tuple[str, ...]]:
     """Type, number of values (``switch`` for a bool) and choices by an annotation."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and depth < 8:
         return annotation_kind(ast.parse(node.value, mode="eval").body, index, depth + 1)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from python_fields import Field, Index, Unknown, annotation_kind, literal  # noqa: E402
+from python_fields import Field, Index, Unknown, annotation_kind, literal
 
 
 class Row(NamedTuple):
@@ -42,6 +42,9 @@ class Source(NamedTuple):
     flags: tuple[str, ...] = ()  # classes each of whose fields is a flag
     prefix: str = "--"
 
+
+# variable → the class whose fields it holds and those left out, or one field
+Names = dict[str, "tuple[str, set[str]] | Field"]
 
 SOURCES = {
     "vllm": Source(
@@ -93,7 +96,7 @@ def merged(found: list[Row]) -> list[Row]:
 
 def calls(tree: ast.AST, index: Index) -> Iterator[Row]:
     for scope in [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.Module))]:
-        names: dict[str, tuple[str, set[str]]] = {}  # variable → (class of its fields, left out)
+        names: Names = {}
         for node in own_nodes(scope):
             if isinstance(node, ast.Assign) and len(node.targets) == 1:
                 remember(node, names, index, scope)
@@ -119,14 +122,14 @@ def own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
         yield from own_nodes(child)
 
 
-def remember(
-    node: ast.Assign, names: dict[str, tuple[str, set[str]]], index: Index, scope: ast.AST
-) -> None:
+def remember(node: ast.Assign, names: Names, index: Index, scope: ast.AST) -> None:
     target, value = node.targets[0], node.value
-    if isinstance(target, ast.Name) and isinstance(value, ast.Call):
-        made = class_of(value, index, scope)
-        if made is not None:
-            names[target.id] = made
+    if not isinstance(target, ast.Name):
+        return
+    made = class_of(value, index, scope) if isinstance(value, ast.Call) else None
+    held = made or spread(value, names, index)
+    if held is not None:
+        names[target.id] = held
 
 
 def class_of(call: ast.Call, index: Index, scope: ast.AST) -> tuple[str, set[str]] | None:
@@ -143,9 +146,7 @@ def class_of(call: ast.Call, index: Index, scope: ast.AST) -> tuple[str, set[str
     return call.args[0].id, left
 
 
-def argument(
-    node: ast.Call, names: dict[str, tuple[str, set[str]]], index: Index
-) -> Iterator[Row]:
+def argument(node: ast.Call, names: Names, index: Index) -> Iterator[Row]:
     spellings = tuple(
         a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
     )
@@ -163,15 +164,16 @@ def argument(
     yield from made(spellings, given, index)
 
 
-def spread(value: ast.expr, names: dict[str, tuple[str, set[str]]], index: Index) -> Field | None:
-    """The field behind ``**kwargs["field"]``."""
-    if (
-        isinstance(value, ast.Subscript)
-        and isinstance(value.value, ast.Name)
-        and value.value.id in names
-    ):
-        wanted = literal(value.slice, {})
-        return next((f for f in index.fields(names[value.value.id][0]) if f.name == wanted), None)
+def spread(value: ast.expr, names: Names, index: Index) -> Field | None:
+    """The field behind ``kwargs["field"]``, or a variable that holds it."""
+    if isinstance(value, ast.Name):
+        held = names.get(value.id)
+        return held if isinstance(held, Field) else None
+    if isinstance(value, ast.Subscript) and isinstance(value.value, ast.Name):
+        of_class = names.get(value.value.id)
+        if of_class is not None and not isinstance(of_class, Field):
+            wanted = literal(value.slice, {})
+            return next((f for f in index.fields(of_class[0]) if f.name == wanted), None)
     return None
 
 
@@ -237,15 +239,13 @@ def option(node: ast.Call, index: Index) -> Iterator[Row]:
     yield Row(tuple(spellings), "bool" if switch else kind, values, default, choices)
 
 
-def group(
-    value: ast.expr, names: dict[str, tuple[str, set[str]]], index: Index, scope: ast.AST
-) -> Iterator[Row]:
+def group(value: ast.expr, names: Names, index: Index, scope: ast.AST) -> Iterator[Row]:
     """The flags of a factory over a dataclass: a switch that is on by default has ``--no-`` and
     ``--disable-`` only."""
     held = names.get(value.id) if isinstance(value, ast.Name) else None
     if held is None and isinstance(value, ast.Call):
         held = class_of(value, index, scope)
-    if held is None:
+    if held is None or isinstance(held, Field):
         return
     for field in index.fields(held[0]):
         if field.name in held[1] or not field.init:
@@ -321,7 +321,9 @@ def main() -> None:
         write.writerow(["spellings", "type", "values", "default", "choices"])
         for row in found:
             default = row.default if len(row.default) <= 40 else "?"
-            write.writerow([" ".join(row.spellings), row.type, row.values, default, "|".join(row.choices)])
+            write.writerow(
+                [" ".join(row.spellings), row.type, row.values, default, "|".join(row.choices)]
+            )
 
 
 if __name__ == "__main__":

@@ -212,22 +212,19 @@ def _other(
             legal="its words apart",
         )
     shown = " ".join([name, *values]) if not equals else word
-    held = _spelt(name, chosen.holds)
-    if held is not None:
+    held, priced = _spelt(name, chosen.holds), _spelt(name, chosen.price)
+    off = [v.lower() for v in values] in (["none"], ["false"], ["no"], ["null"])
+    off = off or (own is not None and as_default(own, values))
+    if held is not None and not off:
         raise InputError(
             f"{shorten(name)}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
             field=name,
             value=" ".join(values) or None,
             legal="a layout without it",
         )
-    priced = _spelt(name, chosen.price)
-    off = [v.lower() for v in values] in (["none"], ["false"], ["no"], ["null"])
-    off = off or (own is not None and as_default(own, values))
     if priced is not None and not off:
         found.unpriced.append((shown, chosen.price[priced]))
-    elif priced is not None or _spelt(name, chosen.bare) or _spelt(name, chosen.takes_value):
-        found.ignored.append(shown)
-    elif own is not None:
+    elif held or priced or own or _spelt(name, chosen.bare) or _spelt(name, chosen.takes_value):
         found.ignored.append(shown)
     else:
         misspelt(name, known, chosen, values)
