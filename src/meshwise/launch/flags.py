@@ -7,6 +7,13 @@ from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, closest, shorten
 from meshwise.launch.settings.settings import Settings
+from meshwise.launch.settings.source_flags import (
+    as_default,
+    is_flag,
+    source_flags,
+    spellings,
+    taken,
+)
 from meshwise.launch.shell.commands import unset_names, whole_number
 from meshwise.launch.shell.expand import WHY, reasons
 from meshwise.launch.table import Flag, Target, every_target
@@ -70,10 +77,11 @@ class ReadWords(NamedTuple):
     unknown: list[str]
     notes: list[str]
     unread: list[str]
+    foreign: list[str]  # names that are no flags of the target's source
 
 
 def no_words() -> ReadWords:
-    return ReadWords({}, [], [], [], [], [], [])
+    return ReadWords({}, [], [], [], [], [], [], [])
 
 
 def read_words(words: list[str], chosen: Target) -> ReadWords:
@@ -129,6 +137,10 @@ def read_words(words: list[str], chosen: Target) -> ReadWords:
             )
         found.settings[flag.name] = value
     _all_set(unset, why)
+    source = source_flags(chosen.name)
+    if found.foreign and source is not None:
+        named = ", ".join(shorten(name) for name in dict.fromkeys(found.foreign))
+        found.notes.append(f"no flags of {source.release}, left aside: {named}")
     return found
 
 
@@ -162,10 +174,7 @@ def _flag(known: dict[str, Flag], name: str, chosen: Target) -> Flag | None:
 
 
 def _spelt(name: str, table: Any) -> str | None:
-    for spelling in (name, name.replace("_", "-"), "--" + name[2:].replace("-", "_")):
-        if spelling in table:
-            return spelling
-    return None
+    return next((s for s in spellings(name) if s in table), None)
 
 
 def _other(
@@ -182,10 +191,15 @@ def _other(
         found.positional.append(word)
         return i
     values = [given] if equals else []
-    if not equals and _spelt(name, chosen.bare) is None:
+    source = source_flags(chosen.name)
+    own = source.get(name) if source is not None else None
+    if not equals and own is not None:
+        values = words[i : i + taken(own, words, i)]
+        i += len(values)
+    elif not equals and _spelt(name, chosen.bare) is None:
         # all that follow are its values, but the model that an engine is to serve
         many = chosen.phase == "train" or bool(found.positional) or "model" in found.settings
-        while i < len(words) and not _is_flag(words[i]) and (many or not values):
+        while i < len(words) and not is_flag(words[i]) and (many or not values):
             if many and values and (words[i].startswith("$") or (overrides and "=" in words[i])):
                 break
             values.append(words[i])
@@ -198,28 +212,26 @@ def _other(
             legal="its words apart",
         )
     shown = " ".join([name, *values]) if not equals else word
-    held = _spelt(name, chosen.holds)
-    if held is not None:
+    held, priced = _spelt(name, chosen.holds), _spelt(name, chosen.price)
+    off = [v.lower() for v in values] in (["none"], ["false"], ["no"], ["null"])
+    off = off or (own is not None and as_default(own, values))
+    if held is not None and not off:
         raise InputError(
             f"{shorten(name)}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
             field=name,
             value=" ".join(values) or None,
             legal="a layout without it",
         )
-    priced = _spelt(name, chosen.price)
-    off = [v.lower() for v in values] in (["none"], ["false"], ["no"], ["null"])
     if priced is not None and not off:
         found.unpriced.append((shown, chosen.price[priced]))
-    elif priced is not None or _spelt(name, chosen.bare) or _spelt(name, chosen.takes_value):
+    elif held or priced or own or _spelt(name, chosen.bare) or _spelt(name, chosen.takes_value):
         found.ignored.append(shown)
     else:
         misspelt(name, known, chosen, values)
+        if source is not None and not chosen.script_flags:
+            found.foreign.append(name)
         (found.unknown if _ABOUT.search(name) else found.ignored).append(shown)
     return i
-
-
-def _is_flag(word: str) -> bool:
-    return word.startswith("-") and not re.fullmatch(r"-\d[\d.e-]*", word)
 
 
 def _unread_word(word: str, found: ReadWords) -> None:

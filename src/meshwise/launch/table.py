@@ -60,6 +60,7 @@ class Target(NamedTuple):
     own_way: tuple[str, ...] = ()  # fields of a job in which it does not do as others do
     takes_value: frozenset[str] = frozenset()  # flags with a value, of no matter to the layout
     bare: frozenset[str] = frozenset()  # the same without a value
+    script_flags: bool = False  # what follows the script is the script's own
     wrappers: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()  # that its documentation lists; (): any, or nobody says
 

@@ -3,7 +3,9 @@
 ``NAME.toml`` is all that is said of a target in words: title, version, aliases, the stack that it is priced
 as, how its commands are told, its flags, and what it cannot say (:class:`meshwise.launch.table.Target`).
 ``NAME.py`` (``-`` as ``_``) has what its settings mean where they are more than a field of a job each; a
-target whose flags are needs none. Its functions are found by name, each may be left out:
+target whose flags are needs none. ``flags/NAME.csv`` has all flags of its own source at one release, written by
+``tools/target_flags.py``: what the table does not name is known to be of no matter to a price. The module's
+functions are found by name, each may be left out:
 
 * ``read(settings, world)``: the fields of a job that settings come to, and sentences about them;
 * ``write(job, target)``: the command of a job, and the files that it reads;

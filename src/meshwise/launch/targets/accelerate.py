@@ -24,6 +24,11 @@ def _settings(job: Job) -> Settings:
     s: Settings = {"processes": job.gpus, "machines": job.nodes}
     if job.pp > 1:
         s |= {"megatron": True, "megatron_tp": job.tp, "megatron_pp": job.pp}
+        s |= {"megatron_cp": job.cp}
+        if job.ep > 1:
+            s |= {"megatron_ep": job.ep, "megatron_etp": job.etp}
+        if job.recompute == "full":
+            s["granularity"] = "full"
         s["megatron_sp"] = str(job.sequence_parallel).lower()
         if job.recompute == "selective":
             s["megatron_recompute"] = "true"
@@ -100,9 +105,19 @@ def _fsdp_stage(s: Settings) -> str:
     return _STRATEGIES[said]
 
 
+def _recomputed(s: Settings) -> str:
+    said = str(s.get("granularity", "")).lower()
+    if said not in ("", "full", "selective"):
+        raise contradiction(
+            "--megatron_lm_recompute_granularity", said, "is not known", ("full", "selective")
+        )
+    return said or ("selective" if yes(s.get("megatron_recompute", "false")) else "none")
+
+
 def read(s: Settings, world: int | None) -> Read:
     world = s.get("processes", world)
     found: dict[str, Any] = {}
+    notes: list[str] = []
     if s.get("deepspeed"):
         stage = s.get("zero_stage", 2)  # accelerate's default
         if stage not in (0, 1, 2, 3):
@@ -113,13 +128,18 @@ def read(s: Settings, world: int | None) -> Read:
         if s.get("fsdp"):
             raise contradiction("--use_megatron_lm", "", "contradicts --use_fsdp", "one of the two")
         tp, pp = s.get("megatron_tp", 1), s.get("megatron_pp", 1)
-        dp = replicas_left(world, tp * pp, "--num_processes")
-        found = {"tp": tp, "pp": pp, "dp": dp}
+        cp = s.get("megatron_cp", 1)
+        dp = replicas_left(world, tp * pp * cp, "--num_processes")
+        found = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "ep": s.get("megatron_ep", 1)}
         found["sequence_parallel"] = tp > 1 and yes(s.get("megatron_sp", "false"))
         found["schedule"] = "1f1b"
         found["shard"] = "zero1" if yes(s.get("megatron_optimizer", "false")) else "none"
-        if yes(s.get("megatron_recompute", "false")):
-            found["recompute"] = "selective"
+        found["recompute"] = _recomputed(s)
+        if "megatron_cp" not in s:
+            notes.append(
+                "the command names no context parallelism: 1 is priced; newer releases of accelerate "
+                "take 2 (--megatron_lm_context_parallel_size)"
+            )
     elif s.get("fsdp") or s.get("parallelism") is not None:
         tp, cp = s.get("tp", 1), s.get("cp", 1)
         replicate = s.get("dp_replicate", 1)
@@ -148,9 +168,9 @@ def read(s: Settings, world: int | None) -> Read:
             found["recompute"] = "full"
     else:
         found = {"dp": replicas_left(world, 1, "--num_processes")}
-    found["etp"] = found.get("tp", 1)
+    whole = 1 if found.get("ep", 1) > 1 else found.get("tp", 1)
+    found["etp"] = s.get("megatron_etp", whole)
     found["loss_chunks"] = 1
-    notes = []
     if "hybrid" in str(s.get("sharding", "")).lower() or str(s.get("sharding")) in ("4", "5"):
         notes.append("hybrid sharding inside a node is priced as over all GPUs")
     said = [name for name in ("bf16", "fp16") if s.get(f"trainer_{name}")]
