@@ -141,6 +141,11 @@ def serving_predictions(row: Row, folder: Path, named: Stack | None = None) -> l
     raise Unsupported("the row does not state its concurrency")
 
 
+# Columns that rows have in common of which one's TP degree is twice the other's.
+_ALIKE = (
+    *("model", "device", "engine", "engine_version", "dtype", "moe_dtype", "kv_dtype"),
+    *("isl", "osl", "concurrency", "dp", "pp"),
+)
 DRAFTED = (
     "its publisher's configuration drafts tokens (MTP): how many are accepted is not stated, and decides "
     "the time per token"
@@ -191,8 +196,6 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         "ttft_s": run.ttft_s.mean,
         "tokens_per_s_per_device": run.tokens_per_s / int(layouts.devices),
     }
-    alike = ("model", "device", "engine", "engine_version", "dtype", "moe_dtype", "kv_dtype")
-    alike += ("isl", "osl", "concurrency", "dp", "pp")
     return [
         Prediction(
             row.text("id"),
@@ -201,7 +204,7 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
             predicted[quantity],
             source_of(row),
             (*ran.assumed, *unstated, *launched),
-            pair=(quantity, *(row.text(c) for c in alike)),
+            pair=(quantity, *(row.text(c) for c in _ALIKE)),
             tp=ran.tp,
             question=asked,
             slower=math.log1p(float(steady.even_s / steady.tpot_s)),

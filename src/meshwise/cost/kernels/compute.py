@@ -255,9 +255,8 @@ class Compute(NamedTuple):
     def _product_fit(self, dtype: str, narrow: float | None, grouped: bool) -> tuple[GemmFit, bool]:
         """(constants of a product, of the experts' where they were measured; whether these are the engine's
         own with weights that are expanded)."""
-        marlin = self.stack.few_rows.marlin_experts
-        own = (dtype, self.stack.software, narrow)
-        experts = self.fits.experts(*own, marlin=marlin) if grouped else None
+        marlin, software = self.stack.few_rows.marlin_experts, self.stack.software
+        experts = self.fits.experts(dtype, software, narrow, marlin=marlin) if grouped else None
         if experts is None:
             own = None
             if narrow is not None and not grouped:

@@ -28,7 +28,7 @@ from meshwise.cost.sources import Source
 
 STATIC_SCALES = "static"  # in place of an engine: activations arrive narrow
 # Formats with a scale per block of an activation, which is found in each pass: no checkpoint fixes them.
-BLOCK_SCALED = ("fp8_block", "nvfp4")
+SCALED_IN_PASSES = ("fp8_block", "nvfp4")
 # whose products run alike where one has no table
 _ALSO = {"int8": ("fp8",), "fp8": ("int8",), "fp8_block": ("fp8", "int8")}
 _QUALITY = (
@@ -127,7 +127,7 @@ def _gemm(
         "elsewhere": inherited or weight_bytes is not None,
         "weight_bytes": weight_bytes,
     }
-    static = engine == STATIC_SCALES and dtype not in BLOCK_SCALED
+    static = engine == STATIC_SCALES and dtype not in SCALED_IN_PASSES
     tables = tuple(correction_table(t) for t in entry["tables"])
     fit = gemm_fit(entry, tables, **where)
     if static:
