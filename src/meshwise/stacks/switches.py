@@ -310,13 +310,10 @@ class Host(SwitchGroup, frozen=True, kw_only=True):
         "(prompts, `eager` decodes), that no device work hides.",
     ] = 0.0
     eager_layer_s: Annotated[
-        _Seconds,
-        "Serving without CUDA graphs (`eager`): host time to launch one layer of an iteration of decodes. "
-        "Hidden beside the device's work.",
+        _Seconds, "As `prefill_layer_s`, of decodes without CUDA graphs (`eager`)."
     ] = 0.0
     eager_kernel_s: Annotated[
-        _Seconds,
-        "Of `eager` decodes what `prefill_kernel_s` is of prompts, beside `eager_layer_s`.",
+        _Seconds, "As `prefill_kernel_s`, of decodes without CUDA graphs."
     ] = 0.0
     iteration_s: Annotated[
         _Seconds, "Serving: host time per iteration that no device work hides."
