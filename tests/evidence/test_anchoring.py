@@ -144,6 +144,7 @@ def test_a_table_of_another_kind_has_no_anchors() -> None:
         mw.validate(PUBLISHED_FOLDER / "layers.csv", anchor=4)
 
 
+@pytest.mark.matrix
 def test_published_logs_inside_a_node() -> None:
     """Four sizes of each log given, the others of it: the far ones are nearer than with none."""
     path = PUBLISHED_FOLDER / "collectives.csv"

@@ -71,6 +71,7 @@ def test_cells_are_left_out_by_the_fit_that_there_is(
         tools.training_left_out([table], rows, shipped, "device")
 
 
+@pytest.mark.matrix
 def test_kernels_are_left_out_with_their_device(tools: Any, table: Path) -> None:
     """A device whose own products are inherited is predicted otherwise, and afterwards as before."""
     rows = rows_of(tools, table)

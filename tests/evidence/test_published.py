@@ -145,6 +145,27 @@ def test_time_per_output_token() -> None:
 
 
 @pytest.mark.parametrize(
+    ("quantity", "engine", "mean", "median"),
+    [
+        ("tpot_s", "vllm", 0.055, 0.04),
+        ("tpot_s", "sglang", 0.10, 0.08),
+        ("tpot_s", "trtllm", 0.07, 0.05),
+        ("total_latency_s", "fastertransformer", 0.07, 0.06),
+    ],
+)
+def test_serving_by_engine(quantity: str, engine: str, mean: float, median: float) -> None:
+    table = validated("serving").table
+    rows = {row.line for row in table.rows if row.text("engine") == engine}
+    sizes = sorted(
+        abs(r.error)
+        for r in validated("serving").results
+        if r.quantity == quantity and r.error is not None and r.line in rows
+    )
+    assert sum(sizes) / len(sizes) <= mean
+    assert sizes[len(sizes) // 2] <= median
+
+
+@pytest.mark.parametrize(
     "source", ["aic-nccl-h100", "aic-vllm-h100", "aic-trtllm-h100", "aic-sglang-h100"]
 )
 def test_collectives_inside_a_node(source: str) -> None:

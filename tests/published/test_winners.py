@@ -55,6 +55,7 @@ def comparisons() -> dict[tuple[str, ...], list[tuple[float, float, tuple[str, .
     return found
 
 
+@pytest.mark.matrix
 def test_published_winners_win() -> None:
     """Of runs of one job with different layouts, where the best leads by 5 % or more."""
     right, wrong = 0, []

@@ -12,7 +12,7 @@ import numpy as np
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError
 from meshwise.layouts.check import check
-from meshwise.layouts.layout import arrays
+from meshwise.layouts.layout import Layout, arrays
 from meshwise.layouts.pools import PoolLayouts
 from meshwise.models.shapes import Model
 from meshwise.search.serving.runs.lengths import with_lengths
