@@ -29,6 +29,7 @@ NOT_RUN = {
     "python tools/fit_": "needs wheels with measurements that are not shipped",
     "python tools/check_catalog_sources": "has tests of its own",
     "python tools/cross_validate.py": "refits for minutes; tests/evidence/test_left_out.py runs its parts",
+    "python tools/serving_left_out.py": "needs tables that are not shipped; tests/evidence/test_serving_left_out.py",
     "python tools/golden.py": "has tests of its own",
     "python docs/generate.py": "test_docs renders what it renders",
     "python examples/": "test_examples runs every example",

@@ -8,6 +8,8 @@ over cells of the mean |ln(predicted / measured)|, of TPOT and of first tokens b
 rows of the other generations of devices. What is printed is the choice of every fold, and the errors of the rows
 that had no part in it beside those with the shipped constants.
 
+Last all of them together: the rows of each generation, and of each cell, by the values that the others choose.
+
 Of each cell ``--rows`` rows are taken, evenly over the table; rows that were measured twice count once.
 """
 
@@ -189,6 +191,10 @@ def main() -> None:
     parser.add_argument("--constant", action="append", choices=names, help="only these")
     arguments = parser.parse_args()
     cells = sampled(arguments.tables, arguments.rows)
+    folds: dict[str, dict[str, dict[Constant, float]]] = {
+        "its generation": {c.generation: {} for c in cells},
+        "its cell": {c.name: {} for c in cells},
+    }
     shipped = {cell: errors_of(rows) for cell, rows in cells.items()}
     print("| constant | quantity | shipped | its cell left out | its generation left out |")
     print("|---|---|---|---|---|")
@@ -200,7 +206,7 @@ def main() -> None:
         for value in constant.grid:
             with priced_with({constant: value}):
                 by_value[value] = {c: errors_of(cells[c]) for c in own}
-        by_cell, without_cell = left_out(constant, by_value, lambda c: f"{c.name} {c.device}")
+        by_cell, without_cell = left_out(constant, by_value, lambda c: c.name)
         by_generation, without = left_out(constant, by_value, lambda c: c.generation)
         for quantity in QUANTITIES:
 
@@ -215,6 +221,9 @@ def main() -> None:
                 flush=True,
             )
         everywhere = chosen(constant, by_value, own)
+        for kind, choices in (("its generation", by_generation), ("its cell", by_cell)):
+            for name, values in folds[kind].items():  # who has no row of it leaves nothing out
+                values[constant] = choices.get(name, everywhere)
         print(f"\n{constant.name}: all choose {everywhere:g}; without each cell:")
         for name, value in by_cell.items():
             print(f"  {name}: {value:g}")
@@ -223,6 +232,20 @@ def main() -> None:
             line = "  ".join(f"{v:g}: {distance(by_value[v][cell]):.3f}" for v in constant.grid)
             print(f"    {cell.name} {cell.device}  {line}")
         print(flush=True)
+    print("| all together | quantity | left out | shipped |\n|---|---|---|---|")
+    for kind, group in (("its generation", "generation"), ("its cell", "name")):
+        together: dict[Cell, Errors] = {}
+        for name, values in folds[kind].items():
+            with priced_with(values):
+                own = [c for c in cells if getattr(c, group) == name]
+                together |= {c: errors_of(cells[c]) for c in own}
+        for quantity in QUANTITIES:
+            both = (together, shipped)
+            said = [
+                scored([e for c in errors.values() for (_, q), e in c.items() if q == quantity])
+                for errors in both
+            ]
+            print(f"| {kind} | {quantity} | {' | '.join(said)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -92,10 +92,10 @@ def test_what_does_not_fit_is_refused():
     assert len(big.err.splitlines()) == 1
     assert "leave no room for a KV cache; legal: TP 16 holds it" in big.err
     argv = ("serve", "qwen3-32b", "--on", "hgx-h100", "--osl", "256", "--concurrency", "8")
-    long = run(*argv, "--isl", "40k", "--json")
+    long = run(*argv, "--isl", "40000", "--json")
     assert (long.code, long.err) == (3, "")
     error = long.json()["error"]
-    assert (error["field"], error["value"]) == ("--isl", 40_960)
+    assert (error["field"], error["value"]) == ("--isl", 40_000)
     longest = error["nearest"]
     held = answer(*argv, "--isl", str(longest))
     assert held["longest_request"] == longest + 256
@@ -108,12 +108,12 @@ def test_what_does_not_fit_is_refused():
     assert told["max_model_len"] == 16_384
     # a larger share, a smaller iteration and a narrower cache hold it
     more = ("--gpu-memory-utilization", "0.97")
-    assert answer(*argv, "--isl", "40k", *more)["fits"] is False  # one of eight
+    assert answer(*argv, "--isl", "40000", *more)["fits"] is False  # one of eight
     narrow = ("--kv-cache-dtype", "fp8", "--max-num-batched-tokens", "2k", *more)
-    both = answer(*argv, "--isl", "40k", *narrow)
+    both = answer(*argv, "--isl", "40000", *narrow)
     assert both["max_concurrency"] >= 2
     # a curve of loads too
-    curve = ("--isl", "40k", "--sweep", "request-rate=1:2")
+    curve = ("--isl", "40000", "--sweep", "request-rate=1:2")
     assert run(*argv[:-2], *curve).code == 3
 
 

@@ -90,8 +90,8 @@ def test_one_answer(
     model: str, cluster: str, tp: int, formats: tuple[str, ...], tmp_path: Path
 ) -> None:
     base = [model, "--on", cluster, "--nodes", "1"]
-    token = ["--phase", "decode", "--batch", "4", "--context", "1024"]
-    load = ["--isl", "1023", "--osl", "2", "--concurrency", "4"]
+    token = ["--phase", "decode", "--batch", "4", "--context", "1023"]
+    load = ["--isl", "1022", "--osl", "2", "--concurrency", "4"]
     degree = ["--tp", str(tp)]
     one = said(["estimate", *base, *degree, *token, *formats], lambda r: r)
     curve = said(["scale", *base, *degree, *token, *formats], point(tp))
