@@ -58,10 +58,6 @@ SOURCES = {
         index=("megatron/training", "megatron/core"),
     ),
     "accelerate": Source(calls=("src/accelerate/commands/launch.py",)),
-    "deepspeed": Source(
-        calls=("deepspeed/launcher/runner.py",),
-        index=("deepspeed/runtime", "deepspeed/launcher"),
-    ),
     "torchtitan": Source(index=("torchtitan",), tree="Trainer.Config"),
     "trtllm": Source(calls=("tensorrt_llm/commands/serve.py",)),
 }
