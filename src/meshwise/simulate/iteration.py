@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +25,21 @@ from meshwise.workloads.workload import Decode, Formats, Prefill
 # (tokens of a prompt, tokens before them) → attention by kind of layer, as price tables have it: of one
 # model's layouts that differ in neither tp nor dcp it is the same
 Chunks = dict[tuple[int, int], list[Array]]
+
+
+class IterationPrice(Protocol):
+    """Seconds of an iteration."""
+
+    def decode_s(self, sequences: int, context: float) -> float: ...
+
+    def prompts_s(
+        self,
+        sequences: int,
+        context: float,
+        chunks: Sequence[tuple[int, int]],
+        shared: float | None = None,
+        empties: bool = False,
+    ) -> float: ...
 
 
 @dataclass(frozen=True)

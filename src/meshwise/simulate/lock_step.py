@@ -3,8 +3,9 @@ iteration, so that each iteration lasts as long as the slowest one's."""
 
 from __future__ import annotations
 
+from meshwise.simulate.iteration import IterationPrice
 from meshwise.simulate.loads.requests import Sent
-from meshwise.simulate.replica import NEVER, IterationPrice, Replica, until
+from meshwise.simulate.replica import NEVER, Replica, until
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import NoTimeline, Timeline, Timelines
 

@@ -17,8 +17,9 @@ from meshwise.layouts.layout import Layouts
 from meshwise.models.shapes import Model
 from meshwise.program.context import context
 from meshwise.program.weights import roles
+from meshwise.simulate.iteration import IterationPrice
 from meshwise.simulate.loads.requests import Requests
-from meshwise.simulate.replica import IterationPrice, Replica
+from meshwise.simulate.replica import Replica
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import Timeline
 from meshwise.stacks.stack import Stack

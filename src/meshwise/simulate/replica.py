@@ -8,29 +8,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
+from meshwise.simulate.iteration import IterationPrice
 from meshwise.simulate.loads.requests import Sent
 from meshwise.simulate.rules import Rules
 from meshwise.simulate.timeline import Timeline
 
 NEVER = math.inf
-
-
-class IterationPrice(Protocol):
-    """Seconds of an iteration."""
-
-    def decode_s(self, sequences: int, context: float) -> float: ...
-
-    def prompts_s(
-        self,
-        sequences: int,
-        context: float,
-        chunks: Sequence[tuple[int, int]],
-        shared: float | None = None,
-        empties: bool = False,
-    ) -> float: ...
 
 
 def until(seconds: Callable[[int], float], most: int, gap: float) -> tuple[float, int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from meshwise.errors import Overloaded
-from meshwise.simulate.iteration import Engine
+from meshwise.simulate.iteration import Engine, IterationPrice
 from meshwise.simulate.loads.arrivals import OPEN_REQUESTS, ROUNDS, Arrivals
 from meshwise.simulate.loads.drafts import Drafts
 from meshwise.simulate.loads.drawn import Drawn, drawn
@@ -17,7 +17,7 @@ from meshwise.simulate.loads.traces import MOST_REQUESTS
 from meshwise.simulate.lock_step import LockStep
 from meshwise.simulate.outcome import Figures, Spread, as_served, steady_state, whole_run
 from meshwise.simulate.price_table import PriceTable
-from meshwise.simulate.replica import IterationPrice, Replica
+from meshwise.simulate.replica import Replica
 from meshwise.simulate.rules import Rules, engine_rules, shares_experts
 from meshwise.workloads.serving import Serving
 
