@@ -30,6 +30,7 @@ from meshwise.evidence import predict_serving
 from meshwise.evidence.prediction import Suspect, Unsupported, source_of
 from meshwise.evidence.rows import sweeps
 from meshwise.evidence.score.summary import quantile
+from meshwise.evidence.software import RowSoftware
 from meshwise.evidence.tables import Row, read_table
 from meshwise.stacks.load import stack_in_table
 from meshwise.stacks.stack import replaced
@@ -118,7 +119,7 @@ def priced_with(values: dict[Constant, float]) -> Iterator[None]:
         else:
             by_engine[constant.engine][constant.switch] = value
 
-    def software_of(*asked: Any) -> predict_serving.RowSoftware:
+    def software_of(*asked: Any) -> RowSoftware:
         found = shipped[0](*asked)
         changes = by_engine.get(found.stack.software)
         return found._replace(stack=replaced(found.stack, changes)) if changes else found
@@ -173,7 +174,8 @@ def left_out(
 ) -> tuple[dict[str, float], dict[Cell, Errors]]:
     """(what is left out → the value that the others choose, errors of every cell by it)."""
     cells = list(next(iter(by_value.values())))
-    choices, errors = {}, {}
+    choices: dict[str, float] = {}
+    errors: dict[Cell, Errors] = {}
     for name in dict.fromkeys(map(group, cells)):
         kept = [cell for cell in cells if group(cell) != name]
         if not kept:
