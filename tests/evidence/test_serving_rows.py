@@ -9,7 +9,7 @@ import pytest
 from meshwise.cost.doubt.spread import standard_deviation
 from meshwise.evidence.predict import predict
 from meshwise.evidence.prediction import Prediction, Suspect
-from meshwise.evidence.tables import parse_table
+from meshwise.evidence.tables import Assumed, parse_table
 from meshwise.stacks.load import stack_in_table
 
 BASE = {
@@ -135,13 +135,13 @@ def test_four_bit_experts_of_the_sweep_run_on_marlins_kernels_on_hopper() -> Non
     assert "experts" not in assumed(row(device="b200-180gb-sxm", engine_version="0.18.0", **sweep))
 
 
-def test_a_row_that_was_drafted_for_is_not_compared_per_token() -> None:
+def test_a_row_whose_publisher_drafted_tokens_is_priced_without_and_says_so() -> None:
     drafted = {"model": "qwen3.5-397b-a17b", "device": "b200-180gb-sxm", "engine": "sglang"}
     drafted |= {"engine_version": "0.5.9", "dtype": "fp8", "tp": "4", "devices": "4", "osl": "1024"}
-    with pytest.raises(Suspect, match="drafts tokens"):
-        row(**drafted)
-    assert row(ttft_ms="300", **drafted).quantity == "ttft_s"
-    assert row(**drafted | {"tp": "8", "devices": "8"}).quantity == "tpot_s"
+    said = Assumed("draft_tokens", "0")
+    assert said in row(**drafted).assumed
+    assert said not in row(**drafted | {"tp": "8", "devices": "8"}).assumed
+
 
 
 def test_a_token_that_is_too_quick_for_the_requests_that_a_row_states_is_suspect() -> None:

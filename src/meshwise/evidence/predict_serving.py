@@ -30,7 +30,6 @@ from meshwise.evidence.prediction import (
 from meshwise.evidence.rows.suspect import check_decode
 from meshwise.evidence.rows.sweeps import (
     asked_of,
-    is_drafted,
     lengths_of,
     of_public_sweep,
     rules_asked,
@@ -146,10 +145,6 @@ _ALIKE = (
     *("model", "device", "engine", "engine_version", "dtype", "moe_dtype", "kv_dtype"),
     *("isl", "osl", "concurrency", "dp", "pp"),
 )
-DRAFTED = (
-    "its publisher's configuration drafts tokens (MTP): how many are accepted is not stated, and decides "
-    "the time per token"
-)
 # TTFT beyond is a queue of requests whose limits the row does not state.
 LONGEST_TTFT_S = 2.0
 OFFLINE_REQUESTS = 1000  # of a run that does not say: num_prompts of vLLM's benchmark client
@@ -166,10 +161,6 @@ def _service(row: Row, ran: ServedRow) -> list[Prediction]:
         del measured["ttft_s"]
     if not measured:
         return []
-    if "tpot_s" in measured and is_drafted(row, engine.model, engine.cluster.device, stack):
-        del measured["tpot_s"]
-        if not measured:
-            raise Suspect(DRAFTED)
     if "tpot_s" in measured:
         check_format(row, engine, measured["tpot_s"])
     spread, unstated = lengths_of(row, stack)

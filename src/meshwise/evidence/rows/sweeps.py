@@ -56,6 +56,28 @@ def lengths_of(row: Row, stack: Stack) -> tuple[float, tuple[Assumed, ...]]:
 _MARLIN_ASKED = ("vllm", "gpt_oss", "hopper"), (0, 13)
 
 
+# Configurations of the public sweep that draft tokens (spec-decoding: mtp of its nvidia-master.yaml) and whose
+# columns no other configuration has: engine, version, model type, generation, format, TP, EP.
+_DRAFTED = (
+    ("sglang", "0.5.9", "qwen3_5_moe", "blackwell", "fp8", 4, 1),
+    ("sglang", "0.5.9", "deepseek_v3", "blackwell", "fp8", 8, 1),
+)
+# Of DeepSeek-R1 the one without drafts has fewer requests in flight than these, prompts long and short.
+_DRAFTED_FROM = 8, 128
+
+
+def _is_drafted(row: Row, model: Model, device: Device, stack: Stack) -> bool:
+    """Whether a row's publisher says that it drafted tokens. It is priced without: no column says how many were
+    accepted."""
+    kind = (stack.software, row.text("engine_version"), model.model_type, device.generation)
+    asked = (*kind, row.text("dtype"), row.count("tp", 1), row.count("ep", 1))
+    if not of_public_sweep(row) or asked not in _DRAFTED:
+        return False
+    if model.model_type != "deepseek_v3":
+        return True
+    return row.count("concurrency") >= _DRAFTED_FROM[row.count("isl") <= row.count("osl")]
+
+
 def asked_of(
     row: Row, stack: Stack, model: Model, device: Device
 ) -> tuple[Stack, tuple[Assumed, ...]]:
@@ -75,6 +97,8 @@ def asked_of(
     ):
         changes["marlin_experts"] = True
         assumed += (Assumed("experts", "marlin"),)
+    if _is_drafted(row, model, device, stack):
+        assumed += (Assumed("draft_tokens", "0"),)
     return (replaced(stack, changes) if changes else stack), assumed
 
 
@@ -93,27 +117,6 @@ _GPT_OSS_TOKENS, _LLAMA_TOKENS = 20000, 16384
 # batch_wait_timeout_iters and batch_wait_max_tokens_ratio of the latter at 1,024 / 1,024 and fewer than 8 ranks:
 # prompts let so many iterations pass until they fill that share of its tokens.
 _LLAMA_WAIT, _LLAMA_ENOUGH = 20, 0.9
-
-
-# Configurations of the public sweep that draft tokens (spec-decoding: mtp of its nvidia-master.yaml) and whose
-# columns no other configuration has: engine, version, model type, generation, format, TP, EP.
-_DRAFTED = (
-    ("sglang", "0.5.9", "qwen3_5_moe", "blackwell", "fp8", 4, 1),
-    ("sglang", "0.5.9", "deepseek_v3", "blackwell", "fp8", 8, 1),
-)
-# Of DeepSeek-R1 the one without drafts has fewer requests in flight than these, prompts long and short.
-_DRAFTED_FROM = 8, 128
-
-
-def is_drafted(row: Row, model: Model, device: Device, stack: Stack) -> bool:
-    """Whether a row's publisher ran it with drafted tokens, of which no column says how many are accepted."""
-    kind = (stack.software, row.text("engine_version"), model.model_type, device.generation)
-    asked = (*kind, row.text("dtype"), row.count("tp", 1), row.count("ep", 1))
-    if not of_public_sweep(row) or asked not in _DRAFTED:
-        return False
-    if model.model_type != "deepseek_v3":
-        return True
-    return row.count("concurrency") >= _DRAFTED_FROM[row.count("isl") <= row.count("osl")]
 
 
 def rules_asked(engine: Engine, w: Serving, public: bool) -> tuple[Rules, tuple[Assumed, ...]]:
