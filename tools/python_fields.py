@@ -235,12 +235,14 @@ def annotation_kind(
 
 
 def best(kinds: list[tuple[str, str, tuple[str, ...]]]) -> tuple[str, str, tuple[str, ...]]:
-    """Of the parts of a union the one that says most."""
+    """Of the parts of a union the one that says how a flag is read: a switch, a word of a few, a list, a
+    number, in this order; a switch that may also have a word after it."""
     kinds = [k for k in kinds if k[0] != "none"] or kinds
-    for wanted in ("bool", "int", "float"):
-        for kind in kinds:
-            if kind[0] == wanted and len(kinds) == 1:
-                return kind
+    switch = next((k for k in kinds if k[1] == "switch"), None)
+    if switch is not None:
+        return switch if {k[0] for k in kinds} == {"bool"} else ("str", "?", ())
     choices = tuple(dict.fromkeys(c for k in kinds for c in k[2]))
-    first = kinds[0]
-    return first[0], first[1], choices if len(kinds) == 1 or choices else first[2]
+    values = "+" if any(k[1] == "+" for k in kinds) else kinds[0][1]
+    order = ("float", "int", "json", "str")
+    first = min(kinds, key=lambda k: order.index(k[0]) if k[0] in order else len(order))
+    return first[0], values, choices

@@ -143,7 +143,6 @@ def test_a_row_whose_publisher_drafted_tokens_is_priced_without_and_says_so() ->
     assert said not in row(**drafted | {"tp": "8", "devices": "8"}).assumed
 
 
-
 def test_a_token_that_is_too_quick_for_the_requests_that_a_row_states_is_suspect() -> None:
     with pytest.raises(Suspect, match="fewer run"):
         row(concurrency="512", tpot_ms="4.5")

@@ -140,6 +140,18 @@ def test_words_that_are_no_flags_of_the_target_are_named() -> None:
     assert not any("no flags" in n for n in quiet.notes)
 
 
+def test_keys_of_a_table_and_levels_are_parts_of_their_flag() -> None:
+    read = parse("vllm serve llama-3.1-8b -tp 2 -O3 --compilation-config.cudagraph_mode NONE")
+    said = [u.flag for u in read.unpriced]
+    assert said == ["-O3", "--compilation-config.cudagraph_mode NONE"]
+    assert not read.notes
+
+
+def test_a_misspelt_degree_is_refused_where_all_flags_are_known() -> None:
+    with pytest.raises(InputError, match="nearest: --tp_size"):
+        parse("trtllm-serve llama-3.1-8b --tp_sise 4")
+
+
 def test_a_layout_that_is_not_followed_is_refused_unless_it_is_off() -> None:
     base = "python -m sglang.launch_server --model-path llama-3.1-8b --tp 2 "
     assert parse(base).job.tp == 2

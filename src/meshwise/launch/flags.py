@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from meshwise.errors import InputError, closest, shorten
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.settings.source_flags import (
+    SourceFlag,
+    SourceFlags,
     as_default,
     is_flag,
     source_flags,
@@ -20,6 +22,7 @@ from meshwise.launch.table import Flag, Target, every_target
 from meshwise.strict_tables import count, fraction
 
 ALIKE = 0.9  # of a misspelt flag to the one that was meant
+ALIKE_OF_NONE = 0.85  # the same, of a word that none of the target's own flags is
 # settings that name a layout; without one of them a command states none
 LAYOUT_SETTINGS = frozenset(
     [
@@ -193,6 +196,9 @@ def _other(
     values = [given] if equals else []
     source = source_flags(chosen.name)
     own = source.get(name) if source is not None else None
+    part = name
+    if own is None and not overrides:
+        name, own = _part_of(name, source, chosen)
     if not equals and own is not None:
         values = words[i : i + taken(own, words, i)]
         i += len(values)
@@ -211,10 +217,10 @@ def _other(
             value=name,
             legal="its words apart",
         )
-    shown = " ".join([name, *values]) if not equals else word
+    shown = " ".join([word, *values]) if not equals else word
     held, priced = _spelt(name, chosen.holds), _spelt(name, chosen.price)
     off = [v.lower() for v in values] in (["none"], ["false"], ["no"], ["null"])
-    off = off or (own is not None and as_default(own, values))
+    off = part == name and (off or (own is not None and as_default(own, values)))
     if held is not None and not off:
         raise InputError(
             f"{shorten(name)}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
@@ -232,6 +238,20 @@ def _other(
             found.foreign.append(name)
         (found.unknown if _ABOUT.search(name) else found.ignored).append(shown)
     return i
+
+
+def _part_of(
+    name: str, source: SourceFlags | None, chosen: Target
+) -> tuple[str, SourceFlag | None]:
+    """A key of a flag's table by a dot (``--compilation-config.level``), or a level behind a letter
+    (``-O3``), as the flag that it is a part of; any other name as it is."""
+    level = re.fullmatch(r"(-[A-Z])\d", name)
+    whole = level[1] if level else name.partition(".")[0]
+    if whole == name or (
+        (source is None or source.get(whole) is None) and not _spelt(whole, chosen.price)
+    ):
+        return name, None
+    return whole, source.get(whole) if source is not None else None
 
 
 def _unread_word(word: str, found: ReadWords) -> None:
@@ -302,7 +322,8 @@ def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str
     a flag of the layout, that is another target's, or that gives a number of some parallelism."""
     if len(name) < 3:
         return
-    nearest = _resembled(name, known) or _lent(name, chosen)
+    alike = ALIKE if source_flags(chosen.name) is None else ALIKE_OF_NONE
+    nearest = _resembled(name, known, alike) or _lent(name, chosen)
     numeric = any(whole_number(value) is not None or value.startswith("$") for value in values)
     about = _ABOUT.search(name) is not None
     degree = (
@@ -311,17 +332,17 @@ def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str
     if nearest is None and degree:
         nearest = next(iter(closest(name, known)), None)
     if nearest is not None or degree:
-        alike = [s for s in known if nearest is not None and s[:6] == nearest[:6]]
+        near = [s for s in known if nearest is not None and s[:6] == nearest[:6]]
         raise InputError(
             f"{shorten(name)}: {chosen.title} has no such flag of a layout that is known here",
             field=name,
             value=name,
-            legal=sorted(alike)[:20] or sorted(known)[:20],
+            legal=sorted(near)[:20] or sorted(known)[:20],
             nearest=nearest,
         )
 
 
-def _resembled(name: str, known: dict[str, Flag]) -> str | None:
+def _resembled(name: str, known: dict[str, Flag], alike: float) -> str | None:
     import difflib
 
     # files and Python write a flag's name with underscores
@@ -329,7 +350,7 @@ def _resembled(name: str, known: dict[str, Flag]) -> str | None:
         for near in closest(spelt, known, n=3):
             same_length = abs(len(near) - len(spelt)) <= 3
             ratio = difflib.SequenceMatcher(None, near, spelt).ratio()
-            if (same_length and ratio >= ALIKE) or ratio >= 0.95:
+            if (same_length and ratio >= alike) or ratio >= 0.95:
                 return near
     return None
 
