@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from meshwise.axes import AXES, SERVES, spoken
 from meshwise.clusters.load import Cluster, grown
 from meshwise.errors import InputError
@@ -26,19 +24,17 @@ from meshwise.search.serving.disaggregated import disaggregations
 from meshwise.search.serving.plan import (
     SERVING_OBJECTIVES,
     Limits,
-    Server,
     ServingPlan,
     ServingRow,
     plan_serving,
     row_at,
-    within,
 )
 from meshwise.search.serving.runs.binding import Miss, ServingBinding, binding, misses
 from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RANKED, at_the_load, at_the_most, finalists
 from meshwise.search.serving.runs.lengths import check_chunk, check_positions, with_lengths
 from meshwise.search.serving.runs.matched_pools import MatchedPools, matched_pools
-from meshwise.search.serving.runs.offered import at_the_rate, near_limits, nearest
+from meshwise.search.serving.runs.offered import at_the_rate, averages, near_limits, nearest
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
 from meshwise.search.serving.space import serving_space
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
@@ -201,17 +197,9 @@ def _fewest(
     averaged: ServingRow | None = None
     if rows:
         listed = columns((rows[0].layout, *others))
-        coming = t.sent.arrivals
-        if coming is None:
-            flights = np.full(listed.tp.size, w.concurrency)
-            table = Server(t.model, t.cluster, t.stack, w).at(listed, flights)
-            shown = np.arange(1, listed.tp.size)
-        else:
-            table = at_the_rate(trials, listed, coming)
-            good = table.steady.fits & within(table.steady, asked.means)
-            shown = 1 + np.flatnonzero(good[1:])
+        table, shown = averages(trials, listed, asked.means)
         averaged = row_at(table, 0)
-        rows += [row_at(table, int(i)) for i in shown]
+        rows += [row_at(table, i) for i in shown if i > 0]
     plan = ServingPlan(
         model=t.model,
         cluster=t.cluster,

@@ -20,6 +20,7 @@ from meshwise.search.serving.plan import (
     beyond,
     least_beyond,
     some_columns,
+    within,
 )
 from meshwise.search.serving.runs.trial import Trial, Trials
 from meshwise.search.serving.runs.units import mean_lengths
@@ -82,6 +83,18 @@ def at_the_rate(trials: Trials, layouts: Layouts, coming: Arrivals) -> PricedCol
     )
     bounds = tpot_interval(tpot, t.stack, sd, even)
     return PricedColumns(layouts, flights, steady, *bounds, w.osl)
+
+
+def averages(trials: Trials, layouts: Layouts, limits: Limits) -> tuple[PricedColumns, list[int]]:
+    """Layouts under the load that is sent, and which of them to show: of arrivals those that serve them within
+    the limits."""
+    t, coming = trials, trials.sent.arrivals
+    if coming is None:
+        flights = np.full(layouts.tp.size, t.w.concurrency)
+        table = Server(t.model, t.cluster, t.stack, t.w).at(layouts, flights)
+        return table, list(range(layouts.tp.size))
+    table = at_the_rate(t, layouts, coming)
+    return table, np.flatnonzero(table.steady.fits & within(table.steady, limits)).tolist()
 
 
 def _mean(w: Serving, coming: Arrivals) -> Serving:
