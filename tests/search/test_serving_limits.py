@@ -10,7 +10,7 @@ import pytest
 
 import meshwise as mw
 from meshwise.errors import Overloaded
-from meshwise.layouts.layout import columns
+from meshwise.layouts.layout import Layout, columns
 from meshwise.search.serving.question import ServingAsked
 from meshwise.search.serving.runs.most import largest_met
 from meshwise.search.serving.runs.offered import at_the_rate
@@ -358,7 +358,6 @@ def test_what_is_said_of_other_layouts_does_not_change_with_how_many_are_shown()
     ("model", "cluster", "limits"),
     [
         ("gpt-oss-120b", "hgx-b200", {"ttft_s": {"p99": 2.0}, "tpot_s": {"p99": 0.010}}),
-        ("gpt-oss-120b", "hgx-b200", {"tpot_s": 0.0095}),
         ("deepseek-v3", "hgx-h200", {"tpot_s": 0.040}),
     ],
 )
@@ -419,7 +418,7 @@ def test_by_averages_more_replicas_are_faster_at_a_rate_and_too_few_do_not_fit()
     w = load(1024, 256)
     coming = Arrivals(30.0)
     trials = Trials(LLAMA, HGX, mw.stack("vllm"), w, SentLoad(coming))
-    layouts = columns([mw.Layout(dp=dp) for dp in range(1, 17)])
+    layouts = columns([Layout(dp=dp) for dp in range(1, 17)])
     table = at_the_rate(trials, layouts, coming)
     s = table.steady
     assert s.fits[1:].all()
