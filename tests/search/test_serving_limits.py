@@ -10,9 +10,12 @@ import pytest
 
 import meshwise as mw
 from meshwise.errors import Overloaded
+from meshwise.layouts.layout import Layout, columns
 from meshwise.search.serving.question import ServingAsked
 from meshwise.search.serving.runs.most import largest_met
-from meshwise.search.serving.runs.trial import Trial, figure_s, good_shares
+from meshwise.search.serving.runs.offered import at_the_rate
+from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, figure_s, good_shares
+from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.outcome import Samples
 from meshwise.workloads.limits import LatencyLimit, limits_in_words, limits_of
 
@@ -346,3 +349,101 @@ def test_what_is_said_of_other_layouts_does_not_change_with_how_many_are_shown()
     assert [len(d["layouts"]) <= top for d, top in zip(said, (1, 4, 30), strict=True)] == [True] * 3
     for key in ("rule_of_thumb", "rivals", "best"):
         assert said[0][key] == said[1][key] == said[2][key]
+
+
+# -- what comes nearest, and what is averaged ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "limits"),
+    [
+        ("gpt-oss-120b", "hgx-b200", {"ttft_s": {"p99": 2.0}, "tpot_s": {"p99": 0.010}}),
+        ("deepseek-v3", "hgx-h200", {"tpot_s": 0.040}),
+    ],
+)
+def test_the_nearest_misses_by_no_more_than_other_layouts(model, cluster, limits) -> None:
+    w = load(2048, 512, 128)
+    node = mw.cluster(cluster, nodes=1)
+    near = mw.plan(model, node, w, at_concurrency=True, **limits).nearest
+    factor = near["misses"][0]["factor"]
+    looked = 0
+    # experts of their replicas and across them, replicas and none
+    for one in ({"dp": 8}, {"dp": 8, "ep": 8}, {"tp": 2, "dp": 4, "ep": 8}, {"tp": 8, "ep": 8}):
+        try:
+            other = mw.serve(model, node, w, **limits, **one).to_dict()
+        except mw.MeshwiseError:  # it does not fit
+            continue
+        looked += 1
+        assert other["misses"][0]["factor"] >= factor * (1.0 - 1e-9), one
+    assert looked >= 2
+
+
+def test_the_nearest_of_the_largest_load_misses_by_the_least_of_one_request() -> None:
+    node = mw.cluster("hgx-h100", nodes=1)
+    near = mw.plan(LLAMA, node, load(), tpot_s={"p99": 0.002}).nearest
+    for one in ({"tp": 8}, {"tp": 4, "dp": 2}, {"dp": 8}):
+        w = load(concurrency=one.get("dp", 1))
+        other = mw.serve(LLAMA, node, w, tpot_s={"p99": 0.002}, **one).to_dict()
+        assert other["misses"][0]["factor"] >= near["misses"][0]["factor"] * (1.0 - 1e-9)
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+@pytest.mark.parametrize("traced", [False, True])
+def test_averages_beside_runs_of_arrivals_are_at_the_rate(tmp_path, traced, objective) -> None:
+    """Tokens/s those that arrive, in flight what Little's law has of them; a layout stands once."""
+    tokens, asked = 20.0 * 230, {"request_rate": 20.0}
+    if traced:  # answers of the longest are five times those of the mean
+        path = tmp_path / "trace.csv"
+        lengths = [(100, 20), (400, 60), (900, 120), (2000, 400)]
+        lines = [(0.05 * i, *lengths[i % 4]) for i in range(401)]
+        path.write_text("\n".join(f"{t:.3f},{a},{b}" for t, a, b in lines))
+        tokens, asked = 20.0 * 149, {"arrivals": str(path)}
+    limits = {"ttft_s": {"p95": 0.5}, "tpot_s": 0.03}
+    found = mw.plan(
+        *(LLAMA, HGX, load(1024, 256)), gpus=8, top=30, objective=objective, **asked, **limits
+    ).to_dict()
+    rows = found["layouts"]
+    assert len({tuple(degrees(row).items()) for row in rows}) == len(rows)
+    averaged = [row for row in rows if not row["simulated"]]
+    assert averaged
+    for row in (*averaged, *(r for r in found["rivals"] if not r["simulated"])):
+        assert row["tokens_per_s"] == pytest.approx(tokens, rel=0.01)
+        assert row["concurrency"] >= row["dp"]
+        inside = row["requests_per_s"] * row["request_s"]
+        assert inside - 1e-6 <= row["concurrency"] <= max(inside + 1.0, row["dp"])
+        assert row["tpot_s"] <= 0.03
+
+
+def test_by_averages_more_replicas_are_faster_at_a_rate_and_too_few_do_not_fit() -> None:
+    w = load(1024, 256)
+    coming = Arrivals(30.0)
+    trials = Trials(LLAMA, HGX, mw.stack("vllm"), w, SentLoad(coming))
+    layouts = columns([Layout(dp=dp) for dp in range(1, 17)])
+    table = at_the_rate(trials, layouts, coming)
+    s = table.steady
+    assert s.fits[1:].all()
+    assert (np.diff(s.tpot_s) <= 1e-12).all() and s.tpot_s[15] < 0.8 * s.tpot_s[1]
+    assert (np.diff(s.ttft_s[1:]) <= 1e-12).all()
+    assert s.requests_per_s[1:] == pytest.approx(30.0)
+    flood = at_the_rate(trials, layouts, coming._replace(rate=300.0)).steady
+    assert not flood.fits[0] and flood.requests_per_s[0] < 300.0
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_a_pinned_number_of_replicas_is_that_of_every_row(objective) -> None:
+    asked = {"tp": 1, "dp": 2, "gpus": 8, "top": 30}
+    if objective == "latency":
+        asked = {"dp": 2, "gpus": 8, "top": 30}
+    found = fewest(20.0, {"tpot_s": 0.03}, objective=objective, **asked).to_dict()
+    rows = [*found["layouts"], *found["rivals"], found["rule_of_thumb"] or found["best"]]
+    assert {row["dp"] for row in rows} == {2}
+    either = fewest(20.0, {"tpot_s": 0.03}, tp=1, dp=[2, 4], gpus=8, top=30).to_dict()
+    assert {row["dp"] for row in either["layouts"]} <= {2, 4}
+
+
+def test_goodput_is_said_to_be_of_a_gpu() -> None:
+    plan = fewest(20.0)
+    best = plan.best
+    share = best.goodput_requests_per_s_per_device
+    words = " ".join(str(plan.page().parts[1]).split())
+    assert f"Goodput per GPU {share:.3g} requests/s and" in words

@@ -157,7 +157,7 @@ def compare_serving(
     where = check_gpus(cluster, gpus)
     check(layout, model, where, w.decode(), stack)
     table = Server(model, where, stack, w).at(columns([layout]), np.array([w.concurrency]))
-    mine = row_at(table, 0, w)
+    mine = row_at(table, 0)
     own_axes = _pinned(layout, SERVES)
     better = []
     for axis in (name for name in SERVES if name != "dp"):
@@ -244,8 +244,8 @@ def _best_serving(
     if not size:
         return None
     table = server.at(layouts, np.full(size, w.concurrency), doubted=False)
-    order = best_first(table, table.steady.fits, "throughput", w)
+    order = best_first(table, table.steady.fits, "throughput")
     if not order:
         return None
     best = server.at(some_columns(layouts, np.array(order[:1])), np.array([w.concurrency]))
-    return row_at(best, 0, w)
+    return row_at(best, 0)

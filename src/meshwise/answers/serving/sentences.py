@@ -78,7 +78,7 @@ def goodput_words(row: ServingRow) -> str:
         return ""
     requests = row.requests_per_s * row.good.requests / row.devices
     tokens = row.tokens_per_s * row.good.tokens / row.devices
-    return f"goodput {requests:.3g} requests/s and {words.rate_words(tokens)} tokens/s per GPU"
+    return f"goodput per GPU {requests:.3g} requests/s and {words.rate_words(tokens)} tokens/s"
 
 
 def _beyond(m: Miss) -> str:

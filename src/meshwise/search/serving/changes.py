@@ -85,7 +85,8 @@ def serving_changes(plan: ServingPlan, pins: Pins, limits: Limits | None) -> lis
             low, high, kept = (low, middle, kept) if row is None else (middle, high, row)
         if kept is not None:
             changes.append(ServingChange("concurrency", low, kept))
-    if plan.reached is not None:
-        reached = {"ttft_s": plan.reached.ttft_s, "tpot_s": plan.reached.tpot_s}
-        changes.append(ServingChange("limits", reached, plan.reached))
+    if plan.reached and not plan.feasible:
+        row = plan.reached[0]
+        reached = {"ttft_s": row.ttft_s, "tpot_s": row.tpot_s}
+        changes.append(ServingChange("limits", reached, row))
     return changes

@@ -27,6 +27,7 @@ from meshwise.workloads.serving import Serving
 SERVING_OBJECTIVES = ("throughput", "latency", "cost")
 SERVING_CHUNK = 4096  # layouts priced at a time
 EVERY = slice(None)
+_OF_A_KIND = 3  # of a kind, of those that come nearest to limits
 LADDER = 12  # doublings of a replica's batch that the front is made of
 
 
@@ -88,7 +89,9 @@ class ServingPlan(NamedTuple):
     enumerated: int
     feasible: int
     partial: bool
-    reached: ServingRow | None  # where limits leave nothing: the layout that comes nearest
+    reached: tuple[
+        ServingRow, ...
+    ]  # of limits: with one request a replica, the nearest to them first
     averaged: ServingRow | None = None  # the best, where it is simulated: the same by averages
 
 
@@ -100,6 +103,7 @@ class PricedColumns(NamedTuple):
     steady: Steady
     low: Array
     high: Array
+    osl: int  # tokens of an answer, by which a request's time is counted
 
 
 class Server:
@@ -123,7 +127,7 @@ class Server:
             for i in range(len(Steady._fields))
         )
         low, high = tpot_interval(whole.tpot_s, self.stack, whole.sd, whole.even_s)
-        return PricedColumns(layouts, np.asarray(concurrency), whole, low, high)
+        return PricedColumns(layouts, np.asarray(concurrency), whole, low, high, self.w.osl)
 
     def most(self, layouts: Layouts, limits: Limits) -> tuple[Array, Array]:
         """(the largest concurrency of each column within the limits and its KV cache, 0 where there is
@@ -184,9 +188,9 @@ def within(s: Steady, limits: Limits) -> Array:
     return beyond(s, limits) <= 0
 
 
-def row_at(t: PricedColumns, i: int, w: Serving) -> ServingRow:
+def row_at(t: PricedColumns, i: int) -> ServingRow:
     s, layout = t.steady, t.layouts.at(i, SERVES)
-    paced = float(w.osl > 1)  # an answer of one token has no time per token after it
+    paced = float(t.osl > 1)  # an answer of one token has no time per token after it
     return ServingRow(
         layout=layout,
         devices=layout.devices,
@@ -195,7 +199,7 @@ def row_at(t: PricedColumns, i: int, w: Serving) -> ServingRow:
         tpot_low_s=paced * float(t.low[i]),
         tpot_high_s=paced * float(t.high[i]),
         ttft_s=float(s.ttft_s[i]),
-        request_s=float(s.queue_s[i] + s.ttft_s[i] + (w.osl - 1) * s.tpot_s[i]),
+        request_s=float(s.queue_s[i] + s.ttft_s[i] + (t.osl - 1) * s.tpot_s[i]),
         tokens_per_s=float(s.tokens_per_s[i]),
         tokens_per_s_per_device=float(s.tokens_per_s_per_device[i]),
         requests_per_s=float(s.requests_per_s[i]),
@@ -217,10 +221,10 @@ def plan_serving(
     limits: Limits | None = None,
     objective: str = "throughput",
     top: int = 10,
-    flights: Callable[[Layouts], Array] | None = None,
+    priced: Callable[[Layouts], PricedColumns] | None = None,
 ) -> ServingPlan:
     """Every legal layout of ``gpus`` devices. Without limits each serves the workload's concurrency, or
-    what ``flights`` says of each; with limits each the most requests in flight that meet them and that its
+    is ``priced`` at a load of its own; with limits each the most requests in flight that meet them and that its
     caches hold."""
     asked = limits or Limits()
     bounded = limits is not None
@@ -230,7 +234,7 @@ def plan_serving(
     size = layouts.tp.size
     enumerated = size + sum(refused.values())
     if not size:
-        return _answer(server, gpus, asked, objective, refused, enumerated, None, [], top, None)
+        return _answer(server, gpus, asked, objective, refused, enumerated, None, [], top, ())
     if bounded:
         concurrency, possible = server.most(layouts, asked)
         alone = server.at(layouts, layouts.dp)
@@ -250,42 +254,47 @@ def plan_serving(
         refused["request"] += int(np.sum(slow & ~slow_next))
         table = server.at(layouts, np.maximum(concurrency, layouts.dp))
         good = concurrency > 0
-        reached = _nearest(alone, roomy, asked, w) if not good.any() else None
+        over = np.where(roomy, beyond(alone.steady, asked), np.inf)
+        reached = tuple(row_at(alone, i) for i in least_beyond(layouts, over))
     else:
-        every = np.full(size, w.concurrency) if flights is None else flights(layouts)
-        table = server.at(layouts, every)
+        every = np.full(size, w.concurrency)
+        table = server.at(layouts, every) if priced is None else priced(layouts)
         roomy = table.steady.max_concurrency >= layouts.dp
-        good = table.steady.fits
+        good = roomy & table.steady.fits
+        if priced is not None and not good.any():  # averages are no runs, which decide
+            good = roomy
         refused["memory"] += int(np.sum(~roomy))
         refused["capacity"] += int(np.sum(roomy & ~good))
-        reached = None
-    order = best_first(table, good, objective, w)
+        reached = ()
+    order = best_first(table, good, objective)
     return _answer(server, gpus, asked, objective, refused, enumerated, table, order, top, reached)
 
 
-def best_first(t: PricedColumns, good: Array, objective: str, w: Serving) -> list[int]:
+def best_first(t: PricedColumns, good: Array, objective: str) -> list[int]:
     """Indices of the feasible columns, the best first."""
     s, lay = t.steady, t.layouts
-    request = s.queue_s + s.ttft_s + (w.osl - 1) * s.tpot_s
+    request = s.queue_s + s.ttft_s + (t.osl - 1) * s.tpot_s
     keys = (request, s.tpot_s) if objective == "latency" else (-s.tokens_per_s_per_device, s.tpot_s)
     simple = (lay.etp, lay.dcp, lay.ep, lay.pp)
     order = np.lexsort((*simple, *reversed(keys)))
     return [int(i) for i in order[good[order]]]
 
 
-def _nearest(alone: PricedColumns, roomy: Array, limits: Limits, w: Serving) -> ServingRow | None:
-    """The layout that misses the limits by the smallest factor with one request per replica."""
-    if not roomy.any():
-        return None
-    s = alone.steady
-    over = np.zeros(s.tpot_s.shape)
-    if limits.ttft_s is not None:
-        over = np.maximum(over, s.ttft_s / limits.ttft_s)
-    if limits.tpot_s is not None:
-        over = np.maximum(over, s.tpot_s / limits.tpot_s)
-    if limits.request_s is not None:
-        over = np.maximum(over, (s.ttft_s + (w.osl - 1) * s.tpot_s) / limits.request_s)
-    return row_at(alone, int(np.argmin(np.where(roomy, over, np.inf))), w)
+def least_beyond(layouts: Layouts, over: Array) -> list[int]:
+    """Columns that are ``over`` by the least, the first of all first: some of each kind, as averages err by
+    kind (experts that join replicas or not, a pipeline or not). Not those of which it is infinite."""
+    kind = 2 * (layouts.ep * np.maximum(layouts.etp, 1) > layouts.tp) + (layouts.pp > 1)
+    kinds = np.broadcast_to(kind, over.shape)
+    simple = (layouts.etp, layouts.dcp, layouts.ep, layouts.pp)
+    found: list[int] = []
+    taken = [0] * 4
+    for i in np.lexsort((*(np.broadcast_to(a, over.shape) for a in simple), over)).tolist():
+        if not np.isfinite(over[i]) or min(taken) >= _OF_A_KIND:
+            break
+        if taken[kinds[i]] < _OF_A_KIND:
+            taken[kinds[i]] += 1
+            found.append(i)
+    return found
 
 
 def _answer(
@@ -298,25 +307,24 @@ def _answer(
     table: PricedColumns | None,
     order: list[int],
     top: int,
-    reached: ServingRow | None,
+    reached: tuple[ServingRow, ...],
 ) -> ServingPlan:
-    w = server.w
-    rows = [row_at(table, i, w) for i in order[:top]] if table is not None else []
+    rows = [row_at(table, i) for i in order[:top]] if table is not None else []
     front: list[ServingRow] = []
     rivals: list[tuple[str, ServingRow]] = []
     thumb = roomy = None
     if table is not None and rows:
         front = _front(server, some_columns(table.layouts, np.array(order)))
-        rivals = _rivals(table, order, rows[0], w)
-        thumb = _thumb(table, order, server.cluster, w)
+        rivals = _rivals(table, order, rows[0])
+        thumb = _thumb(table, order, server.cluster)
         other = next((i for i in order if not table.steady.tight[i]), None)
         if rows[0].tight and other is not None:
-            roomy = row_at(table, other, w)
+            roomy = row_at(table, other)
     return ServingPlan(
         model=server.model,
         cluster=server.cluster,
         stack=server.stack,
-        workload=w,
+        workload=server.w,
         limits=limits,
         gpus=gpus,
         objective=objective,
@@ -333,20 +341,18 @@ def _answer(
     )
 
 
-def _rivals(
-    t: PricedColumns, order: list[int], best: ServingRow, w: Serving
-) -> list[tuple[str, ServingRow]]:
+def _rivals(t: PricedColumns, order: list[int], best: ServingRow) -> list[tuple[str, ServingRow]]:
     """For each axis the best layout with another value of it."""
     found = []
     for axis in SERVES:
         values = getattr(t.layouts, axis)
         other = next((i for i in order if int(values[i]) != best.layout.code(axis)), None)
         if other is not None:
-            found.append((axis, row_at(t, other, w)))
+            found.append((axis, row_at(t, other)))
     return found
 
 
-def _thumb(t: PricedColumns, order: list[int], cluster: Cluster, w: Serving) -> ServingRow | None:
+def _thumb(t: PricedColumns, order: list[int], cluster: Cluster) -> ServingRow | None:
     """The rule of thumb: the smallest TP degree inside a node on which it is feasible, no pipeline,
     replicas for the rest, experts within TP."""
     lay = t.layouts
@@ -359,7 +365,7 @@ def _thumb(t: PricedColumns, order: list[int], cluster: Cluster, w: Serving) -> 
         and lay.ep[i] == 1
         and lay.etp[i] in (0, lay.tp[i])
     ]
-    return row_at(t, min(plain, key=lambda i: int(lay.tp[i])), w) if plain else None
+    return row_at(t, min(plain, key=lambda i: int(lay.tp[i]))) if plain else None
 
 
 def _front(server: Server, layouts: Layouts) -> list[ServingRow]:
@@ -390,4 +396,4 @@ def _front(server: Server, layouts: Layouts) -> list[ServingRow]:
             most = float(rate[i])
     chosen = np.array(kept)
     t = server.at(some_columns(layouts, column[chosen]), dp[column[chosen]] << doubling[chosen])
-    return [row_at(t, i, server.w) for i in range(len(kept))]
+    return [row_at(t, i) for i in range(len(kept))]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from meshwise.axes import AXES, SERVES, spoken
 from meshwise.clusters.load import Cluster, grown
@@ -25,7 +24,6 @@ from meshwise.search.serving.disaggregated import disaggregations
 from meshwise.search.serving.plan import (
     SERVING_OBJECTIVES,
     Limits,
-    Server,
     ServingPlan,
     ServingRow,
     plan_serving,
@@ -36,8 +34,9 @@ from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RANKED, at_the_load, at_the_most, finalists
 from meshwise.search.serving.runs.lengths import check_chunk, check_positions, with_lengths
 from meshwise.search.serving.runs.matched_pools import MatchedPools, matched_pools
+from meshwise.search.serving.runs.offered import at_the_rate, averages, near_limits, nearest
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
-from meshwise.search.serving.runs.units import in_flight
+from meshwise.search.serving.space import serving_space
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
 from meshwise.search.training.space import least_etp
 from meshwise.stacks.stack import Stack, check_eager
@@ -149,31 +148,42 @@ def _best(
     """The best of all the GPUs: at the load, or each at the most that the limits allow."""
     t, w, arrivals = trials, trials.w, trials.sent.arrivals
     largest = bool(asked.limits) and not asked.fixed
-    flights = None
+    priced = None
     if arrivals is not None and asked.fixed:
-        rate = arrivals.rate
-        flights = lambda layouts: in_flight(trials, layouts, rate)  # noqa: E731
+        priced = functools.partial(at_the_rate, trials, coming=arrivals)
     plan = plan_serving(
         *(t.model, t.cluster, t.stack, w, gpus, pins),
         limits=asked.means if largest else None,
         objective=objective,
         top=max(top, MOST_RANKED),
-        flights=flights,
+        priced=priced,
     )
     held = None if arrivals is not None else w.concurrency
     run = at_the_most(trials, arrivals) if largest else at_the_load(trials, held)
     found = finalists(plan.rows, trials, objective, run)
-    rows = found.rows if any(r.run for r in found.rows) else ()
-    missed = next(iter(found.missed), None)
-    if not rows and missed is None:
-        one = plan.reached or next(iter(plan.rows), None)
-        if one is not None and largest:  # with one request of each replica
+    served = any(r.run for r in found.rows)  # of a rate, rows by averages are of what serves it
+    rows = tuple(r for r in found.rows if r.run or r.fits) if served else ()
+    missed = None
+    if not rows and largest:  # with one request of each replica
+        tried = []
+        for one in plan.reached:
             few = arrivals and arrivals._replace(rate=max(0.01 * one.requests_per_s, 1e-4))
-            missed = trials.at(one.layout, concurrency=one.layout.dp, arrivals=few)
-    served = _served(plan, rows, top, asked, missed, trials)
+            tried.append((trials.at(one.layout, concurrency=one.layout.dp, arrivals=few), one))
+        tried.sort(key=lambda pair: pair[0].used)
+        missed = tried[0][0] if tried else None
+        plan = plan._replace(reached=tuple(one for _, one in tried))
+    elif not rows and asked.fixed:
+        layouts, _ = serving_space(t.model, t.stack, gpus, pins, replicas=w.concurrency)
+        near = near_limits(
+            *(trials, layouts, asked.means),
+            lambda i, few: trials.at(layouts.at(i, SERVES), concurrency=held, few=few),
+        )
+        rows = tuple(trial_rows(trials, [one for one in near.values() if one.met]))
+        missed = nearest(trials, [*found.missed, *near.values()])
+    answer = _served(plan, rows, top, asked, missed, trials)
     if largest and rows:
-        served = served._replace(binds=binding(rows[0], found.beyond, asked.limits))
-    return served
+        answer = answer._replace(binds=binding(rows[0], found.beyond, asked.limits))
+    return answer
 
 
 def _fewest(
@@ -187,13 +197,9 @@ def _fewest(
     averaged: ServingRow | None = None
     if rows:
         listed = columns((rows[0].layout, *others))
-        coming = t.sent.arrivals
-        flights = np.full(listed.tp.size, w.concurrency)
-        if coming is not None:
-            flights = in_flight(trials, listed, coming.rate)
-        table = Server(t.model, t.cluster, t.stack, w).at(listed, flights)
-        averaged, *more = (row_at(table, i, w) for i in range(listed.tp.size))
-        rows += more
+        table, shown = averages(trials, listed, asked.means)
+        averaged = row_at(table, 0)
+        rows += [row_at(table, i) for i in shown if i > 0]
     plan = ServingPlan(
         model=t.model,
         cluster=t.cluster,
@@ -211,7 +217,7 @@ def _fewest(
         enumerated=found.enumerated,
         feasible=found.feasible,
         partial=False,
-        reached=None,
+        reached=(),
     )
     served = _served(plan, tuple(rows), top, asked, found.nearest, trials)
     if rows:
@@ -270,12 +276,13 @@ def _served(
     listed = rows[:top]
 
     def shown(row: ServingRow | None) -> ServingRow | None:
-        return None if row is None else known.get(row.layout, row)
+        row = row and known.get(row.layout, row)
+        return row if row and (row.run or row.fits) else None
 
     thumb, roomy = None, None
     rivals: tuple[tuple[str, ServingRow], ...] = ()
     if rows:
-        rivals = _rivals((*rows, *(known.get(r.layout, r) for _, r in plan.rivals)))
+        rivals = _rivals((*rows, *(s for _, r in plan.rivals if (s := shown(r)))))
         thumb = shown(plan.rule_of_thumb) or _thumb(rows, plan.cluster)
         if rows[0].tight:
             roomy = next((r for r in rows if not r.tight), shown(plan.roomy))

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from meshwise.axes import SERVES
-from meshwise.layouts.layout import Layout
+from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
 from meshwise.search.serving.plan import Limits
+from meshwise.search.serving.runs.offered import near_limits, nearest
 from meshwise.search.serving.runs.trial import Trial, Trials
 from meshwise.search.serving.runs.units import (
     LOOKED_AT,
@@ -24,7 +24,6 @@ from meshwise.search.serving.runs.units import (
     together,
     unit_sizes,
 )
-from meshwise.simulate.server import may_be_overloaded
 
 _DOUBT = 1.3  # what averages may underestimate a layout by
 _SURE = 1.25  # a short run that misses its limits by this factor needs no whole one
@@ -134,8 +133,11 @@ class FewestGpus:
 
     # -- one unit ----------------------------------------------------------------------------------
 
+    def _with(self, c: Unit, replicas: int) -> Layout:
+        return c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas)
+
     def _at(self, c: Unit, replicas: int, few: bool = False) -> Trial:
-        layout = c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas)
+        layout = self._with(c, replicas)
         few = few and self.trace is None  # of a trace there is no short run
         key = layout, few
         if key not in self._known:
@@ -222,7 +224,7 @@ class FewestGpus:
     def search(self) -> Fewest:
         t = self.trials
         units = self._looked_at(replicated(t.model, t.cluster, t.stack, self.gpus, self.pins))
-        candidates = self._candidates(units)
+        candidates, every = self._candidates(units), [units]
         refused, enumerated = dict(units.refused), units.size
         found: list[Sized] = []
         self._smallest(candidates, found)
@@ -231,6 +233,7 @@ class FewestGpus:
                 if found and size > found[0].met.layout.devices:
                     break
                 enumerated += more.size
+                every.append(more)
                 for code, n in more.refused.items():
                     refused[code] = refused.get(code, 0) + n
                 mine = self._candidates(more)
@@ -240,13 +243,13 @@ class FewestGpus:
         candidates.sort(key=lambda c: (c.gpus, c.devices))
         if found:
             self._fewer(candidates, found)
-        nearest = None if found else self._nearest(candidates or self._quickest(units))
+        near = None if found else self._nearest(every, found)
         seen = {s.candidate.layout for s in found}
         others = [c for c in candidates if c.layout not in seen and not self._hopeless(c)]
         return Fewest(
             tuple(found),
             tuple(self._others(others, found[0].met.layout.devices)) if found else (),
-            nearest,
+            near,
             self._smaller(found[0].met.layout.devices) if found else None,
             refused,
             enumerated + sum(n for code, n in refused.items() if code not in LOOKED_AT),
@@ -315,35 +318,38 @@ class FewestGpus:
         tried = [t for t in self._known.values() if not t.met and t.layout.devices < devices]
         return min(tried, key=lambda t: t.used, default=None)
 
-    def _quickest(self, units: Units) -> list[Unit]:
-        """Units that miss the limits by the least with one request of a replica, where all of them do."""
-        order = np.argsort(units.alone, kind="stable")[:MOST_NEAR]
-        layouts = [units.layouts.at(int(i), SERVES) for i in order if np.isfinite(units.alone[i])]
-        return [Unit(layout, layout.devices, 1.0, False) for layout in layouts]
-
-    def _nearest(self, candidates: list[Unit]) -> Trial | None:
-        """Of the units that need the fewest GPUs by averages, the one that misses by the least on all."""
-        fitting = [c for c in candidates if self._allowed(c, self._most(c, self.gpus))]
-        tried = [
-            self._at(c, self._allowed(c, self._most(c, self.gpus))[-1]) for c in fitting[:MOST_NEAR]
-        ]
-        near = min(tried, key=lambda t: t.used, default=None)
-        if near is None or self.rate is None or not may_be_overloaded(near.run):
-            return near
-        served = {t.layout: self.trials.most_per_s(t.layout, few=True) for t in tried}
-        enough = [t for t in tried if served[t.layout] > self.rate]
-        if enough:  # limits are missed, not the rate
-            return min(enough, key=lambda t: t.used)
-        most = max(tried, key=lambda t: served[t.layout])
-        return most._replace(most_per_s=served[most.layout])
+    def _nearest(self, every: list[Units], found: list[Sized]) -> Trial | None:
+        """Of all units, each on as many GPUs as it may have, the run that misses the limits by the least:
+        averages choose some of each kind, short runs the ones to run. What serves the load after all is put
+        into ``found``."""
+        units: list[Unit] = []
+        for some in every:
+            for i in range(some.size):
+                layout = some.layouts.at(i, SERVES)
+                units.append(Unit(layout, layout.devices, 1.0, bool(some.joined[i])))
+        fitting = [(c, n[-1]) for c in units if (n := self._allowed(c, self._most(c, self.gpus)))]
+        if not fitting:
+            return None
+        layouts = columns([self._with(c, replicas) for c, replicas in fitting])
+        tried = near_limits(
+            self.trials, layouts, self.limits, lambda i, few: self._at(*fitting[i], few=few)
+        )
+        for i in (i for i, trial in tried.items() if trial.met):
+            sized = self.sized(fitting[i][0], self.gpus)
+            if sized is not None:
+                found.append(sized)
+                found.sort(key=_order)
+        return None if found else nearest(self.trials, list(tried.values()))
 
     def _others(self, candidates: list[Unit], least: int) -> list[Layout]:
         """Layouts by averages, with the replicas that they need; not those that averages alone say to do with
         fewer GPUs than the best."""
         rows = []
         for c in candidates:
-            replicas = 1 if c.joined else max(math.ceil(c.need), self.failed.get(c.layout, 0) + 1)
-            if replicas > self._most(c, self.gpus) or c.devices * replicas < least:
+            enough = 1 if c.joined else max(math.ceil(c.need), self.failed.get(c.layout, 0) + 1)
+            numbers = self._allowed(c, self._most(c, self.gpus))
+            replicas = next((n for n in numbers if n >= enough), None)
+            if replicas is None or c.devices * replicas < least:
                 continue
-            rows.append(c.layout if c.joined else msgspec.structs.replace(c.layout, dp=replicas))
+            rows.append(self._with(c, replicas))
         return sorted(rows, key=lambda layout: layout.devices)

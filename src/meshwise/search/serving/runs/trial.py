@@ -197,7 +197,7 @@ def trial_rows(trials: Trials, found: Sequence[Trial]) -> list[ServingRow]:
     table = server.at(columns([t.layout for t in found]), flights)
     rows = []
     for i, trial in enumerate(found):
-        row, f = row_at(table, i, trials.w), trial.run.steady
+        row, f = row_at(table, i), trial.run.steady
         doubt = table.steady.sd[i], table.steady.even_s[i]
         low, high = tpot_interval(f.tpot_s.mean, trials.stack, *doubt)
         rows.append(

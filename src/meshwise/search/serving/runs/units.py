@@ -15,7 +15,6 @@ from meshwise.layouts.layout import Layouts
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
 from meshwise.search.serving.plan import Limits, Server, beyond, some_columns
-from meshwise.search.serving.runs.trial import Trials
 from meshwise.search.serving.space import serving_space
 from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
@@ -122,10 +121,8 @@ def looked_at(
     stack: Stack,
     w: Serving,
     limits: Limits,
-    rate: float = np.inf,
 ) -> Units:
     """With what a replica serves within limits of the mean, by averages: between powers of two in flight.
-    ``rate``: of all replicas, at which it ends too [requests/s].
 
     Refuses units that do not hold a request (``memory``) or meet no limit with one (``ttft``, ``tpot``,
     ``request``).
@@ -146,14 +143,12 @@ def looked_at(
     batch, served = np.zeros(size), np.zeros(size)
     if index.size:
         some = some_columns(layouts, index)
-        batch[index], served[index] = _most(server, some, room[index], limits, rate)
+        batch[index], served[index] = _most(server, some, room[index], limits)
     over = np.where(room >= 1, beyond(alone, limits), np.inf)
     return Units(layouts, units.joined, batch, served, units.illegal, over, why)
 
 
-def _most(
-    server: Server, layouts: Layouts, room: Array, limits: Limits, rate: float
-) -> tuple[Array, Array]:
+def _most(server: Server, layouts: Layouts, room: Array, limits: Limits) -> tuple[Array, Array]:
     """(requests in flight, requests/s) of a replica where a limit or the room ends, read between powers of
     two."""
     size = layouts.tp.size
@@ -162,7 +157,7 @@ def _most(
     column = np.repeat(np.arange(size), steps + 1)
     some = some_columns(layouts, column)
     s = server.at(some, batches.ravel() * some.dp, False).steady
-    over = np.maximum(beyond(s, limits), s.requests_per_s / rate - 1.0).reshape(size, -1)
+    over = beyond(s, limits).reshape(size, -1)
     rates = (s.requests_per_s / np.broadcast_to(some.dp, column.shape)).reshape(size, -1)
     # the last before a limit is passed, and the way to the next one
     past = over > 0
@@ -177,18 +172,3 @@ def _most(
         return a + np.clip(share, 0.0, 1.0) * (b - a)
 
     return between(batches.astype(np.float64)), between(rates)
-
-
-def in_flight(trials: Trials, layouts: Layouts, rate: float) -> Array:
-    """Requests in flight of layouts that serve so many requests/s, by averages; at most those that they
-    hold, and those of a trace."""
-    size = layouts.tp.size
-    none = np.zeros(size)
-    t = trials
-    units = Units(layouts, np.full(size, True), none, none, {})
-    units = looked_at(units, t.model, t.cluster, t.stack, t.w, Limits(), rate)
-    coming, most = t.sent.arrivals, np.inf
-    if coming is not None and coming.trace is not None:
-        most = len(coming.trace.arrival)
-    flights = np.minimum(np.round(units.batch * layouts.dp), most)
-    return np.maximum(flights, layouts.dp).astype(np.int64)
