@@ -26,7 +26,7 @@ from meshwise.answers.simulated import (
 )
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines
-from meshwise.answers.text.sentences import cluster_words, wrap
+from meshwise.answers.text.sentences import begun, cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
 from meshwise.clusters.load import Cluster
@@ -365,7 +365,7 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
     servers = lay.dp * max(d["max_concurrency"] // max(int(a.steady.max_concurrency), 1), 1)
     most = servers * most_sequences(a.stack, a.cluster.device)
     # what is to be said
-    said = _room(d, w.concurrency) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
+    said = _room(d, w.concurrency) + [begun(r) for r in d["remarks"]]
     told = (*((wrap(" ".join(said)),) if said else ()), *evidence_lines(d["evidence"]))
     run = run_table(a.run)
     latencies = percentiles_table(a.run.steady, "Latencies in the steady state")
