@@ -248,6 +248,14 @@ def test_the_page_says_which_of_the_two_a_figure_is():
     assert "5 requests/s (poisson)" in run(*BASE, *RATE, "--request-rate", "5").out
 
 
+def test_a_name_keeps_its_spelling_where_a_remark_begins_with_it():
+    page = run(*BASE, *LOAD, "--stack", "vllm@99").out
+    assert "vLLM 99: a later version than" in page
+    curve = run("scale", *BASE[1:], "--phase", "decode", "--batch", "8", "--context", "64",
+                "--stack", "vllm@99").out  # fmt: skip
+    assert "vLLM 99: a later version" in " ".join(curve.split())
+
+
 def test_a_trace_says_its_own_lengths(tmp_path):
     trace = tmp_path / "calls.csv"
     rows = "".join(f"{i / 4},{500 + i},60\n" for i in range(80))
