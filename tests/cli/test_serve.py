@@ -266,6 +266,14 @@ def test_a_trace_says_its_own_lengths(tmp_path):
     some = answer(*BASE, "--arrivals", str(trace), "--requests", "40")
     assert some["run"]["requests"] == 40
     assert any("first 40" in remark for remark in some["remarks"])
+    # what has no effect on a trace is refused: more requests than it has, a seed where nothing is drawn
+    plan = ("plan", *BASE[1:], "--gpus", "1", "--arrivals", str(trace), "--ttft", "9s")
+    for command in ((*BASE, "--arrivals", str(trace)), plan):
+        for option, value in (("--requests", "81"), ("--seed", "3")):
+            error = refusal(*command, option, value)
+            assert (error["field"], error["value"]) == (option, int(value))
+    drafted = (*BASE, "--arrivals", str(trace), "--draft-tokens", "2", "--acceptance", "0.5")
+    assert answer(*drafted, "--seed", "1")["tpot_s"] != answer(*drafted, "--seed", "2")["tpot_s"]
     trace.write_text("1,10,10\n0.5,10,10\n")
     error = refusal(*BASE, "--arrivals", str(trace))
     assert error["field"] == "--arrivals"
