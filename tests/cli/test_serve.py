@@ -256,6 +256,35 @@ def test_a_name_keeps_its_spelling_where_a_remark_begins_with_it():
     assert "vLLM 99: a later version" in " ".join(curve.split())
 
 
+@pytest.mark.parametrize("requests", ["16", "32", "33", "64"])
+def test_a_run_of_too_few_requests_has_no_steady_state(requests):
+    """No more requests than a first round and a last: the figures are of all of them, and it is said."""
+    few = (*BASE, "--isl", "512", "--osl", "32", "--concurrency", "32", "--requests", requests)
+    d, ran = answer(*few), run(*few)
+    assert (d["ttft_s"], d["tokens_per_s"]) == (d["run"]["ttft_s"], d["run"]["tokens_per_s"])
+    assert sum("no steady state is reached" in remark for remark in d["remarks"]) == 1
+    assert "\nSteady state" not in ran.out
+    assert "no steady state" in ran.out.splitlines()[0]
+    plan = ("plan", *BASE[1:], "--gpus", "1", *few[len(BASE) :])
+    assert any("no steady state is reached" in remark for remark in answer(*plan)["remarks"])
+
+
+def test_a_run_of_a_few_rounds_has_one():
+    few = (*BASE, "--isl", "512", "--osl", "32", "--concurrency", "32", "--requests", "96")
+    d, usual = answer(*few), answer(*few[:-2])
+    assert d["ttft_s"] < d["run"]["ttft_s"]
+    assert d["tokens_per_s"] == pytest.approx(usual["tokens_per_s"], rel=0.3)
+    for found in (d, usual):
+        assert not any("no steady state" in remark for remark in found["remarks"])
+
+
+def test_arrivals_that_are_over_before_a_steady_state_say_so(tmp_path):
+    trace = tmp_path / "burst.csv"
+    trace.write_text("".join("0,512,32\n" for _ in range(8)))
+    found = answer(*BASE, "--arrivals", str(trace))["remarks"]
+    assert any("no steady state is reached" in remark for remark in found)
+
+
 def test_a_trace_says_its_own_lengths(tmp_path):
     trace = tmp_path / "calls.csv"
     rows = "".join(f"{i / 4},{500 + i},60\n" for i in range(80))
