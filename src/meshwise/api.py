@@ -351,7 +351,7 @@ def serve(
     one = asked(layout, SERVES)
     given(workload, Serving, "workload", "Serving(isl=, osl=, concurrency=)")
     step = workload.decode()
-    spec, where, software = named_objects(model, cluster, step, stack)
+    parts = spec, where, software = named_objects(model, cluster, step, stack)
     gpus = None if gpus is None else count(gpus, "gpus")
     requests = None if requests is None else count(requests, "requests", high=MOST_REQUESTS)
     seed = count(seed, "seed", low=0)
@@ -368,7 +368,7 @@ def serve(
         check_pools(pools, spec, where, workload, software, gpus)
     else:
         check(one, spec, where, step, software, gpus, workload.concurrency)
-    coming, parts = traffic(request_rate, arrivals, requests), (spec, where, software)
+    coming = traffic(request_rate, arrivals, requests, seed=seed, drafts=workload.draft_tokens)
     refuse_without_tokens(limits, with_lengths(workload, coming).osl)
     room = room_for(PlacedServer(*parts, one, workload), pools.prefill, max_model_len, coming)
     if prefill is not None:

@@ -9,7 +9,7 @@ from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError, list_in_words
 from meshwise.models.shapes import Model
-from meshwise.search.serving.engine_limits import EngineLimits, limited_load, limited_stack
+from meshwise.search.serving.engine_limits import EngineLimits, freed, limited_load, limited_stack
 from meshwise.stacks.stack import Stack, replaced
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
@@ -67,10 +67,12 @@ def compare(
     drafts = _drafts(job, acceptance)
     load = Serving(isl=isl, osl=osl, concurrency=flight, formats=formats, **drafts)
     limits = _limits_of(job)
-    load = limited_load(load, limits)
     spec, where, software = _parts(model, cluster, load.decode(), stack)
-    software = limited_stack(software, limits)
-    return compare_serving(spec, where, load, software, job, max_model_len=job.max_len)
+    free = freed(software, load, limits)
+    load, software = limited_load(load, limits), limited_stack(software, limits)
+    return compare_serving(
+        *(spec, where, load, software, job), max_model_len=job.max_len, free=free
+    )
 
 
 def _limits_of(job: Job) -> EngineLimits:
@@ -182,14 +184,17 @@ def beside(
     }
     limits = _limits_of(job)
     served = msgspec.structs.replace(load, formats=msgspec.structs.replace(load.formats, **said))
-    served = limited_load(served, limits)
-    software = limited_stack(stack if own_stack is None else own_stack, limits)
-    alike = served == load and software == stack
-    differ = _differences(load, served, stack, software)
+    own_engine = stack if own_stack is None else own_stack
     whole = msgspec.structs.replace(job, dp=job.dp * max(plan.gpus // job.gpus, 1))
+    flight = load.concurrency
     if plan.limits.tpot_s is not None or plan.limits.ttft_s is not None:
         flight = plan.rows[0].concurrency if plan.rows else whole.dp
-        served = msgspec.structs.replace(served, concurrency=flight)
+    free = freed(own_engine, msgspec.structs.replace(served, concurrency=flight), limits)
+    served = limited_load(served, limits)
+    software = limited_stack(own_engine, limits)
+    alike = served == load and software == stack
+    differ = _differences(load, served, stack, software)
+    served = msgspec.structs.replace(served, concurrency=flight)
     compared = compare_serving(
         *(model, cluster, served, software, whole),
         plan if alike else None,
@@ -197,6 +202,7 @@ def beside(
         objective="latency" if plan.objective == "latency" else "throughput",
         pins=pins,
         sent=sent,
+        free=free,
     )
     return compared if alike else _remarked(compared, differ)
 

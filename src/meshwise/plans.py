@@ -162,6 +162,7 @@ def plan(
             asked=_asked(
                 limits_by_quantity(ttft_s, tpot_s, request_s),
                 *(request_rate, arrivals, at_concurrency, requests, seed),
+                workload.draft_tokens,
             ),
             disaggregated=disaggregated,
             progress=progress,
@@ -191,6 +192,7 @@ def _asked(
     at_concurrency: bool,
     requests: int | None,
     seed: int,
+    drafts: int,
 ) -> ServingAsked:
     """What a serving plan is held to, checked."""
     from meshwise.search.serving.question import ServingAsked
@@ -204,7 +206,8 @@ def _asked(
     if arrivals is not None and not given and limits and not at_concurrency:
         # the highest rate of such arrivals
         return ServingAsked(limits, SentLoad(arrivals_of(os.fspath(arrivals), 1.0), requests, seed))
-    coming = traffic(request_rate, "poisson" if arrivals is None else arrivals, requests)
+    words = "poisson" if arrivals is None else arrivals
+    coming = traffic(request_rate, words, requests, seed=seed, drafts=drafts)
     if coming is not None and at_concurrency:
         raise InputError(
             "at_concurrency: the load is a rate of arrivals",

@@ -248,6 +248,43 @@ def test_the_page_says_which_of_the_two_a_figure_is():
     assert "5 requests/s (poisson)" in run(*BASE, *RATE, "--request-rate", "5").out
 
 
+def test_a_name_keeps_its_spelling_where_a_remark_begins_with_it():
+    page = run(*BASE, *LOAD, "--stack", "vllm@99").out
+    assert "vLLM 99: a later version than" in page
+    curve = run("scale", *BASE[1:], "--phase", "decode", "--batch", "8", "--context", "64",
+                "--stack", "vllm@99").out  # fmt: skip
+    assert "vLLM 99: a later version" in " ".join(curve.split())
+
+
+@pytest.mark.parametrize("requests", ["16", "32", "33", "64"])
+def test_a_run_of_too_few_requests_has_no_steady_state(requests):
+    """No more requests than a first round and a last: the figures are of all of them, and it is said."""
+    few = (*BASE, "--isl", "512", "--osl", "32", "--concurrency", "32", "--requests", requests)
+    d, ran = answer(*few), run(*few)
+    assert (d["ttft_s"], d["tokens_per_s"]) == (d["run"]["ttft_s"], d["run"]["tokens_per_s"])
+    assert sum("no steady state is reached" in remark for remark in d["remarks"]) == 1
+    assert "\nSteady state" not in ran.out
+    assert "no steady state" in ran.out.splitlines()[0]
+    plan = ("plan", *BASE[1:], "--gpus", "1", *few[len(BASE) :])
+    assert any("no steady state is reached" in remark for remark in answer(*plan)["remarks"])
+
+
+def test_a_run_of_a_few_rounds_has_one():
+    few = (*BASE, "--isl", "512", "--osl", "32", "--concurrency", "32", "--requests", "96")
+    d, usual = answer(*few), answer(*few[:-2])
+    assert d["ttft_s"] < d["run"]["ttft_s"]
+    assert d["tokens_per_s"] == pytest.approx(usual["tokens_per_s"], rel=0.3)
+    for found in (d, usual):
+        assert not any("no steady state" in remark for remark in found["remarks"])
+
+
+def test_arrivals_that_are_over_before_a_steady_state_say_so(tmp_path):
+    trace = tmp_path / "burst.csv"
+    trace.write_text("".join("0,512,32\n" for _ in range(8)))
+    found = answer(*BASE, "--arrivals", str(trace))["remarks"]
+    assert any("no steady state is reached" in remark for remark in found)
+
+
 def test_a_trace_says_its_own_lengths(tmp_path):
     trace = tmp_path / "calls.csv"
     rows = "".join(f"{i / 4},{500 + i},60\n" for i in range(80))
@@ -258,6 +295,14 @@ def test_a_trace_says_its_own_lengths(tmp_path):
     some = answer(*BASE, "--arrivals", str(trace), "--requests", "40")
     assert some["run"]["requests"] == 40
     assert any("first 40" in remark for remark in some["remarks"])
+    # what has no effect on a trace is refused: more requests than it has, a seed where nothing is drawn
+    plan = ("plan", *BASE[1:], "--gpus", "1", "--arrivals", str(trace), "--ttft", "9s")
+    for command in ((*BASE, "--arrivals", str(trace)), plan):
+        for option, value in (("--requests", "81"), ("--seed", "3")):
+            error = refusal(*command, option, value)
+            assert (error["field"], error["value"]) == (option, int(value))
+    drafted = (*BASE, "--arrivals", str(trace), "--draft-tokens", "2", "--acceptance", "0.5")
+    assert answer(*drafted, "--seed", "1")["tpot_s"] != answer(*drafted, "--seed", "2")["tpot_s"]
     trace.write_text("1,10,10\n0.5,10,10\n")
     error = refusal(*BASE, "--arrivals", str(trace))
     assert error["field"] == "--arrivals"

@@ -40,6 +40,8 @@ SERVED = [
     ("scale", *ON, *DECODE),
     ("scale", *ON, "--phase", "prefill", *TRAIN),
     ("serve", *ON, *LOAD, "--tp", "8"),
+    ("serve", *ON, *LOAD, "--tp", "4", "--prefill-instances", "1"),
+    ("serve", *ON, *LOAD[:4], "--tp", "8", "--sweep", "request-rate=1:4", "--requests", "40"),
     ("plan", *ON, *LOAD, "--gpus", "8"),
     ("import", f"vllm serve {ON[0]} -tp 8", *ON[1:], *LOAD),
 ]

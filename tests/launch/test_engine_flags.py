@@ -101,6 +101,44 @@ def test_import_and_a_plan_have_one_figure_for_one_layout(stack, flag):
     assert alike == bool(flag)
 
 
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--max-num-seqs 2", "at most 2 requests of a replica at once"),
+        ("--enforce-eager", "no CUDA graphs"),
+    ],
+)
+def test_what_the_commands_own_options_cost_is_one_of_the_changes(flag, words):
+    """The layout without them has the figures of the same command without them."""
+    bare, limited = (
+        run("import", f"{STARTS['vllm']} {more}", *LOAD, "--json").json() for more in ("", flag)
+    )
+    (found,) = (c for c in limited["changes"] if c["axis"] == "engine_options")
+    assert {k: found[k] for k in SAME} == pytest.approx({k: bare["layout"][k] for k in SAME})
+    gain = found["tokens_per_s_per_device"] / limited["layout"]["tokens_per_s_per_device"] - 1.0
+    assert gain > 0.03
+    assert f"ithout the command's engine options ({words}) it serves" in limited["verdict"]
+    assert f"{gain:.0%} more" in limited["verdict"]
+    assert "engine options" in run("import", f"{STARTS['vllm']} {flag}", *LOAD).out
+
+
+@pytest.mark.parametrize("flag", ["--max-num-seqs 512", "--enable-chunked-prefill"])
+def test_options_that_cost_nothing_are_no_change(flag):
+    found = run("import", f"{STARTS['vllm']} {flag}", *LOAD, "--json").json()
+    assert all(c["axis"] != "engine_options" for c in found["changes"])
+    assert "engine options" not in found["verdict"]
+
+
+def test_the_best_layout_under_options_that_cost_is_not_called_best_alone():
+    command = "vllm serve meta-llama/Llama-3.1-8B -dp 2 --max-num-seqs 2"
+    plan = run("plan", "llama-3.1-8b", *LOAD, "--gpus", "2", "--compare", command, "--json").json()
+    found = plan["compared"]
+    assert {k: found["layout"][k] for k in ("tp", "dp")} == {
+        k: found["best"][k] for k in ("tp", "dp")
+    }
+    assert found["verdict"].startswith("It is the best layout of these GPUs; without the command's")
+
+
 def test_what_is_better_is_not_called_less():
     command = f"{STARTS['vllm']} --quantization fp8"
     plan = run("plan", "llama-3.1-8b", *LOAD, "--gpus", "2", "--compare", command, "--json").json()

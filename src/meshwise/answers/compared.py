@@ -14,7 +14,7 @@ from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import training_mesh_words
 from meshwise.axes import spoken
 from meshwise.launch.read import Parsed, Unpriced
-from meshwise.search.compare import Compared, ComparedServing
+from meshwise.search.compare import ENGINE_OPTIONS, Compared, ComparedServing
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.training.rows import PlanRow
 from meshwise.units import format_memory, format_time
@@ -142,7 +142,7 @@ def comparison_table(c: Compared | ComparedServing) -> Table:
         body = tuple((name, *_training_cells(r)) for name, r in trained)
         return Table("", header, body, frozenset({0, 1}), (*header[:3], "fits"))
     header = ("change", "layout", "TPOT", "TTFT", "tokens/s/GPU", "memory", "fits")
-    served = [("yours", c.mine), *c.changes]
+    served = [("yours", c.mine), *((_axis_words(axis), r) for axis, r in c.changes)]
     if c.best is not None:
         served.append(("best", c.best))
     body = tuple((name, *_serving_cells(r)) for name, r in served)
@@ -172,7 +172,15 @@ def _serving_cells(r: ServingRow) -> tuple[str, ...]:
 
 
 def _axis_words(axis: str) -> str:
-    return {"decomposed": "overlap", "sequence_parallel": "sequence parallelism"}.get(axis, axis)
+    return _SPOKEN.get(axis, axis)
+
+
+_SPOKEN = {
+    "decomposed": "overlap",
+    "sequence_parallel": "sequence parallelism",
+    ENGINE_OPTIONS: "engine options",
+}
+_TIE = 0.03  # of the throughput
 
 
 class _Change(NamedTuple):
@@ -194,9 +202,12 @@ def compared_verdict(c: Compared | ComparedServing) -> str:
     change = _training_change(c) if isinstance(c, Compared) else _serving_change(c)
     if change is None:
         runs = "fits" if trains else "serves this load"
-        return " ".join([*said, f"No layout of as many GPUs {runs}."])
+        return " ".join([*said, f"No layout of as many GPUs {runs}.", *_without_options(c)])
     if change.same:
-        return " ".join([*said, "It is the best layout of these GPUs."])
+        options = _without_options(c)
+        if c.mine.fits and options:
+            return f"It is the best layout of these GPUs; {options[0][0].lower()}{options[0][1:]}"
+        return " ".join([*said, "It is the best layout of these GPUs.", *options])
     if c.mine.fits:
         word = " (a tie)" if change.tie else ""
         share = words.percent(abs(change.loss))
@@ -213,7 +224,19 @@ def compared_verdict(c: Compared | ComparedServing) -> str:
         gains = c.mine.fits and change.gain > 0
         brings = f"{more} {words.percent(change.gain)}" if gains else "makes it fit"
         said.append(f"Of single changes {_axis_words(change.axis)} {brings}: {change.layout}.")
-    return " ".join(said)
+    return " ".join([*said, *_without_options(c)])
+
+
+def _without_options(c: Compared | ComparedServing) -> list[str]:
+    """What the command's own engine options cost its layout, where that is more than a tie."""
+    row = None if isinstance(c, Compared) else dict(c.changes).get(ENGINE_OPTIONS)
+    if isinstance(c, Compared) or row is None:
+        return []
+    without = f"Without the command's engine options ({', '.join(c.limits)}) it"
+    if not c.mine.fits:
+        return [f"{without} fits."]
+    gain = row.tokens_per_s_per_device / c.mine.tokens_per_s_per_device - 1.0
+    return [f"{without} serves {words.percent(gain)} more."] if gain >= _TIE else []
 
 
 def _training_change(c: Compared) -> _Change | None:
@@ -243,11 +266,12 @@ def _serving_change(c: ComparedServing) -> _Change | None:
     found = _Change(
         same=best.layout == mine.layout,
         loss=loss,
-        tie=abs(loss) < 0.03,
+        tie=abs(loss) < _TIE,
         best=serving_mesh_words(best.layout),
     )
-    if not c.changes:
+    axes = [change for change in c.changes if change[0] != ENGINE_OPTIONS]
+    if not axes:
         return found
-    axis, row = c.changes[0]
+    axis, row = axes[0]
     gain = row.tokens_per_s_per_device / mine.tokens_per_s_per_device - 1.0
     return found._replace(axis=axis, gain=gain, layout=serving_mesh_words(row.layout))

@@ -11,7 +11,7 @@ from meshwise.answers.records.layout import goodput_keys, token_price
 from meshwise.answers.records.result import Placed
 from meshwise.answers.records.workload import serving_workload
 from meshwise.answers.serving.limits import limits_record
-from meshwise.answers.serving.remarks import imbalance_remarks, prefix_remarks
+from meshwise.answers.serving.remarks import imbalance_remarks, prefix_remarks, unsettled_remarks
 from meshwise.answers.simulated import latency_keys
 from meshwise.answers.text import words
 from meshwise.answers.text.sentences import cluster_words, sentence, wrap
@@ -86,10 +86,12 @@ class LoadCurveResult(Placed):
 def _remarks(c: LoadCurve) -> list[str]:
     lay = c.layout
     parts = c.model, c.cluster, c.load.decode(), c.stack
+    unsettled = [s for run in c.runs for s in unsettled_remarks(run, c.load.concurrency)]
     return [
         *degree_cost_remarks(*parts, lay.tp, lay.expert_tp),
         *prefix_remarks(c.model, c.load),
         *imbalance_remarks(c.model, c.load, lay.ep),
+        *unsettled[:1],
     ]
 
 

@@ -21,6 +21,7 @@ from meshwise.answers.serving.limits import (
     sent_record,
 )
 from meshwise.answers.serving.pools import pools_line, pools_words
+from meshwise.answers.serving.remarks import unsettled_remarks
 from meshwise.answers.serving.sentences import (
     asked_words,
     better_words,
@@ -227,7 +228,8 @@ def serving_plan_record(p: PlannedServing) -> ServingPlanRecord:
 
 
 def _remarks(a: ServingPlan) -> list[str]:
-    return run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
+    found = run_remarks(a.model, a.cluster, a.workload.decode(), a.stack)
+    return found + [s for r in a.rows[:1] for s in unsettled_remarks(r.run, r.concurrency)]
 
 
 def _evidence(a: ServingPlan) -> EvidenceRecord | None:

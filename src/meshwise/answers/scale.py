@@ -12,7 +12,13 @@ from meshwise.answers.records.layout import smallest_fit_dict
 from meshwise.answers.records.result import Placed
 from meshwise.answers.text import curve, words
 from meshwise.answers.text.evidence import evidence_lines
-from meshwise.answers.text.sentences import cluster_words, training_words, workload_words, wrap
+from meshwise.answers.text.sentences import (
+    begun,
+    cluster_words,
+    training_words,
+    workload_words,
+    wrap,
+)
 from meshwise.answers.text.tables import Page
 from meshwise.answers.text.tp import shard_words, smallest_fit_words
 from meshwise.program.context import widths
@@ -252,7 +258,7 @@ def curve_verdict(s: Scaling) -> str:
     # how to go on
     said += _go_on(s, best)
     said += _fit_words(s, best)
-    said += [f"{r[0].upper()}{r[1:]}." for r in best.remarks]
+    said += [begun(r) for r in best.remarks]
     if s.refused:
         said.append("Refused: " + "; ".join(why for _, why in s.refused[:2]) + ".")
     return " ".join(said)

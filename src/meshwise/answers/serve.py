@@ -17,6 +17,7 @@ from meshwise.answers.serving.remarks import load_remarks
 from meshwise.answers.serving.sentences import kept_rows, length_words
 from meshwise.answers.simulated import (
     SimulatedAnswer,
+    figures_title,
     in_flight_keys,
     latency_keys,
     load_words,
@@ -26,7 +27,7 @@ from meshwise.answers.simulated import (
 )
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import evidence_lines
-from meshwise.answers.text.sentences import cluster_words, wrap
+from meshwise.answers.text.sentences import begun, cluster_words, wrap
 from meshwise.answers.text.tables import Page, Table
 from meshwise.axes import Value
 from meshwise.clusters.load import Cluster
@@ -305,7 +306,7 @@ def _figures(a: ServedLayout) -> ServeFigures:
     return {**figures, **more}  # type: ignore[typeddict-item]
 
 
-def serve_line(d: ServeRecord, asked: int, most: int) -> str:
+def serve_line(d: ServeRecord, asked: int, most: int, settled: bool) -> str:
     """TPOT, TTFT, what all GPUs deliver, and whether it fits; ``asked``: requests in flight; ``most``: that
     the engine runs at once."""
     room = words.memory_words(d["memory_bytes"], d["memory_limit_bytes"], d["fits"], d["tight"])
@@ -322,6 +323,7 @@ def serve_line(d: ServeRecord, asked: int, most: int) -> str:
             *(f"goodput {words.percent(d[k])} of the requests" for k in ("good_share",) if k in d),
             *(f"${d[k]:,.2f} per 1M tokens" for k in ("dollars_per_million_tokens",) if k in d),
             room,
+            "no steady state" * (not settled),
         ]
     )
 
@@ -346,7 +348,7 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
         (("tokens per verification", f"{d['tokens_per_iteration']:.2f}"),) if w.draft_tokens else ()
     )
     steady = Table(
-        "Steady state",
+        figures_title(a.run),
         ("what", "value"),
         (
             ("time per output token (TPOT)", words.pace(d["tpot_s"])),
@@ -365,12 +367,13 @@ def serve_page(a: ServedLayout, d: ServeRecord) -> Page:
     servers = lay.dp * max(d["max_concurrency"] // max(int(a.steady.max_concurrency), 1), 1)
     most = servers * most_sequences(a.stack, a.cluster.device)
     # what is to be said
-    said = _room(d, w.concurrency) + [f"{r[0].upper()}{r[1:]}." for r in d["remarks"]]
+    said = _room(d, w.concurrency) + [begun(r) for r in d["remarks"]]
     told = (*((wrap(" ".join(said)),) if said else ()), *evidence_lines(d["evidence"]))
     run = run_table(a.run)
-    latencies = percentiles_table(a.run.steady, "Latencies in the steady state")
+    latencies = percentiles_table(a.run)
     detail = (latencies, *memory_tables(d))
-    return Page(heading, (steady, run, *told), serve_line(d, w.concurrency, most), detail)
+    line = serve_line(d, w.concurrency, most, a.run.settled)
+    return Page(heading, (steady, run, *told), line, detail)
 
 
 def _options(w: Serving) -> str:

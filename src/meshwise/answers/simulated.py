@@ -131,9 +131,15 @@ def run_words(s: Simulated) -> str:
     return f"Mean over {n:,} requests, the first of which met an empty server"
 
 
-def percentiles_table(f: Figures, title: str) -> Table:
+def figures_title(s: Simulated) -> str:
+    """Which of the requests the figures are of."""
+    return "Steady state" if s.settled else "All requests: no steady state"
+
+
+def percentiles_table(s: Simulated) -> Table:
     """A row per latency: its mean and percentiles."""
-    rows = []
+    f, rows = s.steady, []
+    title = "Latencies in the steady state" if s.settled else "Latencies of all requests"
     for key, name in _NAMES:
         spread = getattr(f, key)
         if spread.p99 > 0.0:

@@ -248,6 +248,7 @@ def _curve(
 ) -> None:
     """Latency against load."""
     from meshwise.answers.load_curve import LoadCurveResult
+    from meshwise.arguments import named_objects
     from meshwise.axes import SERVES
     from meshwise.layouts.check import check
     from meshwise.layouts.layout import asked
@@ -262,6 +263,7 @@ def _curve(
     ends, limits = _ends(o.but(concurrency=None)), latency.latency_limits(o)
     limited = tuple(limit for each in limits.values() for limit in each)
     refuse_without_tokens(limited, load.osl)
+    model, cluster, stack = named_objects(model, cluster, load.decode(), stack)
     one = asked(degrees, SERVES)
     check(one, model, cluster, load.decode(), stack, gpus, load.concurrency)
     arrivals_of(o.word("arrivals"), 1.0)

@@ -14,6 +14,7 @@ from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
+from meshwise.search.serving.engine_limits import FreeEngine
 from meshwise.search.serving.plan import (
     Server,
     ServingPlan,
@@ -36,6 +37,7 @@ from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
+ENGINE_OPTIONS = "engine_options"  # the change that keeps the layout and drops these
 _FREE = tuple(name for name in TRAINS if name != "dp")  # dp follows from the others
 
 
@@ -55,6 +57,7 @@ class ComparedServing(NamedTuple):
     best: ServingRow | None
     changes: tuple[tuple[str, ServingRow], ...]
     remarks: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()  # of the engine, which the change ``ENGINE_OPTIONS`` is without
 
 
 def _trained(layout: Layout, model: Model, stack: Stack) -> Layout:
@@ -142,11 +145,12 @@ def compare_serving(
     objective: str = "throughput",
     pins: Pins | None = None,
     sent: SentLoad | None = None,
+    free: FreeEngine | None = None,
 ) -> ComparedServing:
     """A serving layout beside the best of as many GPUs at the same concurrency, all simulated as ``serve``
     and ``plan`` do, under what is ``sent`` of ``plan``. The best is that of ``plan``, or of one that is made
     for it, by ``objective`` and under ``pins``; ``max_model_len``: the longest request that the engine is told
-    of [tokens]."""
+    of [tokens]; ``free``: the engine without the command's own options, one of the changes."""
     sent = sent or SentLoad()
     routed = any(block.moe is not None for block in model.blocks)
     layout = Layout(
@@ -181,6 +185,10 @@ def compare_serving(
     mine, best, better = _simulated_too(
         Trials(model, where, stack, w, sent), plan.rows, mine, best, better
     )
+    if free is not None:
+        trials = Trials(model, where, free.stack, free.load, sent)
+        (row,) = trial_rows(trials, [trials.at(layout, concurrency=w.concurrency)])
+        better += [(ENGINE_OPTIONS, row)] if _is_better(row, mine) else []
     order = sorted(better, key=lambda c: -c[1].tokens_per_s_per_device)
     return ComparedServing(
         mine,
@@ -190,7 +198,15 @@ def compare_serving(
             *_too_long(PlacedServer(model, where, stack, layout, w), max_model_len),
             *degree_remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
         ),
+        () if free is None else free.limits,
     )
+
+
+def _is_better(row: ServingRow, mine: ServingRow) -> bool:
+    """Whether a change brings something: more tokens, or that the load fits."""
+    if not mine.fits:
+        return row.fits
+    return row.tokens_per_s_per_device > mine.tokens_per_s_per_device
 
 
 def _too_long(server: PlacedServer, max_model_len: int | None) -> tuple[str, ...]:

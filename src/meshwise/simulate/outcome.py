@@ -178,7 +178,10 @@ def steady_state(
     requests: Requests, timeline: Timeline, replicas: float, in_flight: int
 ) -> Figures:
     """Without those that met an empty server, and those that none followed. ``in_flight``: of a closed loop,
-    whose first round and last are neither; 0 of arrivals."""
+    whose first round and last are neither; 0 of arrivals. Where those are nearly all, of the whole run."""
+    few = max(requests.size // 5, 1)
+    if requests.closed and requests.size - 2 * in_flight < few:
+        return whole_run(requests, timeline, replicas)
     arrival = np.asarray(requests.arrival)
     request = np.asarray(requests.end) - arrival
     last = float(arrival[-1])
@@ -188,7 +191,7 @@ def steady_state(
     else:
         begin = warm_up(request)
         stop = int(np.searchsorted(arrival, last - float(request.mean()), side="right"))
-    if stop - begin < max(requests.size // 5, 1):  # too few rounds: all that are left
+    if stop - begin < few:  # too few rounds: all that are left
         begin, stop = (
             min(begin, requests.size // 2),
             max(stop, requests.size // 2 + 1, requests.size - in_flight),

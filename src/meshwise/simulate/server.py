@@ -40,6 +40,11 @@ class Simulated(NamedTuple):
     answer: float = 0.0  # tokens of an answer, in the mean of the run's requests
 
     @property
+    def settled(self) -> bool:
+        """Whether a steady state was reached, of fewer requests than the run has."""
+        return self.steady.requests < self.all.requests
+
+    @property
     def served(self) -> Simulated:
         """Of arrivals at a rate that are known not to be too many: with their rate as what is served."""
         if self.arrivals is None or self.arrivals.trace is not None:

@@ -13,9 +13,27 @@ from meshwise.workloads.workload import drawn_skew
 def load_remarks(model: Model, load: Serving, ep: int, run: Simulated, ideal: bool) -> list[str]:
     """What the run, a prefix cache and the experts' popularity make of the figures."""
     return [
+        *unsettled_remarks(run, load.concurrency),
         *burst_remarks(run, load, ideal),
         *prefix_remarks(model, load),
         *imbalance_remarks(model, load, ep),
+    ]
+
+
+def unsettled_remarks(run: Simulated | None, concurrency: int) -> list[str]:
+    """That a run has too few requests for a steady state, so that its figures are of all of them."""
+    if run is None or run.settled:
+        return []
+    n = run.requests * run.replicas
+    if run.arrivals is not None:
+        return [
+            f"no steady state is reached: the {n:,} requests are over before it, and the figures are of all "
+            "of them"
+        ]
+    return [
+        f"no steady state is reached: with {concurrency:,} in flight most of the {n:,} requests are of the "
+        "first, which begin at once, or of the last, which none follow; the figures are of all of them "
+        "(several times as many `requests` as are in flight have one)"
     ]
 
 

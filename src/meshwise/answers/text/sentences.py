@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -15,6 +16,7 @@ from meshwise.units import format_bandwidth
 from meshwise.workloads.workload import Prefill, Training, Workload
 
 WIDTH = 79  # of running text
+_SPELLED = re.compile(r"[a-z]+[A-Z][A-Za-z]*")  # a name in capitals of its own
 
 
 def wrap(text: str, *, ids: bool = False) -> str:
@@ -28,9 +30,15 @@ def wrap(text: str, *, ids: bool = False) -> str:
 
 
 def sentence(remark: str) -> str:
-    """A remark as a sentence of running text; a name that it begins with (``org/model``) stays as it is."""
-    named = "/" in remark.split(maxsplit=1)[0]
-    return wrap(f"{remark[0] if named else remark[0].upper()}{remark[1:]}.")
+    """A remark as a sentence in lines of a page."""
+    return wrap(begun(remark))
+
+
+def begun(remark: str) -> str:
+    """A remark as a sentence; a name that it begins with (``org/model``, ``vLLM``) stays as it is."""
+    first = remark.split(maxsplit=1)[0]
+    named = "/" in first or _SPELLED.fullmatch(first)
+    return f"{remark[0] if named else remark[0].upper()}{remark[1:]}."
 
 
 def remark_lines(remarks: Iterable[str]) -> list[str]:

@@ -25,6 +25,47 @@ class EngineLimits(NamedTuple):
     eager: bool | None = None
     chunked_prefill: bool | None = None
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Each limit that is said, in a few words."""
+        found = []
+        if self.max_sequences is not None:
+            found.append(f"at most {self.max_sequences:,} requests of a replica at once")
+        if self.chunk is not None:
+            found.append(f"at most {self.chunk:,} tokens an iteration")
+        if self.eager is not None:
+            found.append("no CUDA graphs" if self.eager else "CUDA graphs")
+        if self.chunked_prefill is not None:
+            found.append(
+                "prompts cut, beside decodes" if self.chunked_prefill else "prompts that are not cut"
+            )
+        if self.memory_share is not None:
+            found.append(f"{self.memory_share:g} of the memory")
+        return tuple(found)
+
+    def changing(self, stack: Stack, load: Serving) -> EngineLimits:
+        """Of the limits those that are not what the stack and the load have by themselves."""
+        found = EngineLimits()
+        for name, value in self._asdict().items():
+            alone = EngineLimits()._replace(**{name: value})
+            if limited_stack(stack, alone) != stack or limited_load(load, alone) != load:
+                found = found._replace(**{name: value})
+        return found
+
+
+class FreeEngine(NamedTuple):
+    """An engine and a load without the limits that a command states, and these in words."""
+
+    stack: Stack
+    load: Serving
+    limits: tuple[str, ...]
+
+
+def freed(stack: Stack, load: Serving, limits: EngineLimits) -> FreeEngine | None:
+    """The engine and the load as they are without ``limits``; None where these change nothing."""
+    said = limits.changing(stack, load).words
+    return FreeEngine(stack, load, said) if said else None
+
 
 def limited_stack(stack: Stack, limits: EngineLimits) -> Stack:
     """The stack under the limits. Ideal rates have an engine that takes all memory, and no host."""

@@ -67,9 +67,15 @@ def request_rate(value: object, field: str = "request_rate") -> float:
 
 
 def traffic(
-    rate: float | None, arrivals: str | os.PathLike[str], requests: int | None
+    rate: float | None,
+    arrivals: str | os.PathLike[str],
+    requests: int | None,
+    *,
+    seed: int = 0,
+    drafts: int = 0,
 ) -> Arrivals | None:
-    """What is said of arrivals; None: a closed loop."""
+    """What is said of arrivals; None: a closed loop. ``drafts``: tokens of a step, of which those
+    that are accepted are drawn."""
     words = name_of(arrivals, "arrivals", "poisson, gamma:B, or the path of a trace")
     if is_trace(words):
         if rate is not None:
@@ -80,6 +86,7 @@ def traffic(
                 legal="leave `request_rate` out, or `arrivals` of poisson or gamma:B",
             )
         trace = read_trace(words, "arrivals", requests)
+        _draws_what_it_says(trace, requests, seed, drafts)
         return Arrivals(trace.rate, trace=trace)
     if rate is None:
         arrivals_of(words, 1.0)
@@ -92,3 +99,23 @@ def traffic(
             )
         return None
     return arrivals_of(words, request_rate(rate))
+
+
+def _draws_what_it_says(trace: Trace, requests: int | None, seed: int, drafts: int) -> None:
+    """Refuse more requests than a trace has, and a seed where nothing is drawn: neither has an effect."""
+    listed = len(trace.arrival)
+    if requests is not None and requests > listed:
+        raise InputError(
+            f"requests={requests}: the trace has {listed:,}",
+            field="requests",
+            value=requests,
+            legal=f"1 to {listed} of the trace, or leave `requests` out: all of them",
+            nearest=listed,
+        )
+    if seed and not drafts:
+        raise InputError(
+            f"seed={seed}: nothing is drawn of a trace, which says when its requests arrive and how long they are",
+            field="seed",
+            value=seed,
+            legal="leave `seed` out, or `arrivals` of poisson or gamma:B",
+        )
