@@ -34,7 +34,7 @@ from meshwise.search.serving.runs.fewest import FewestGpus
 from meshwise.search.serving.runs.finalists import MOST_RANKED, at_the_load, at_the_most, finalists
 from meshwise.search.serving.runs.lengths import check_chunk, check_positions, with_lengths
 from meshwise.search.serving.runs.matched_pools import MatchedPools, matched_pools
-from meshwise.search.serving.runs.offered import at_the_rate, averages, near_limits, nearest
+from meshwise.search.serving.runs.offered import at_the_rate, averages, near_limits, nearest_run
 from meshwise.search.serving.runs.trial import SentLoad, Trial, Trials, trial_rows
 from meshwise.search.serving.space import serving_space
 from meshwise.search.training.question import MAX_TOP, check_gpus, check_objective, check_product
@@ -179,7 +179,7 @@ def _best(
             lambda i, few: trials.at(layouts.at(i, SERVES), concurrency=held, few=few),
         )
         rows = tuple(trial_rows(trials, [one for one in near.values() if one.met]))
-        missed = nearest(trials, [*found.missed, *near.values()])
+        missed = nearest_run(trials, [*found.missed, *near.values()])
     answer = _served(plan, rows, top, asked, missed, trials)
     if largest and rows:
         answer = answer._replace(binds=binding(rows[0], found.beyond, asked.limits))

@@ -12,7 +12,7 @@ from meshwise.axes import SERVES
 from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
 from meshwise.search.serving.plan import Limits
-from meshwise.search.serving.runs.offered import near_limits, nearest
+from meshwise.search.serving.runs.offered import near_limits, nearest_run
 from meshwise.search.serving.runs.trial import Trial, Trials
 from meshwise.search.serving.runs.units import (
     LOOKED_AT,
@@ -339,7 +339,7 @@ class FewestGpus:
             if sized is not None:
                 found.append(sized)
                 found.sort(key=_order)
-        return None if found else nearest(self.trials, list(tried.values()))
+        return None if found else nearest_run(self.trials, list(tried.values()))
 
     def _others(self, candidates: list[Unit], least: int) -> list[Layout]:
         """Layouts by averages, with the replicas that they need; not those that averages alone say to do with

@@ -140,7 +140,7 @@ def near_limits(
     return {i: at(i, False) for _, _, i in sorted(short)[:_RUN]}
 
 
-def nearest(trials: Trials, tried: Sequence[Trial]) -> Trial | None:
+def nearest_run(trials: Trials, tried: Sequence[Trial]) -> Trial | None:
     """Of runs under the load that is sent the one that is beyond its limits by the least; of those that serve
     what arrives, if one does."""
     near = min(tried, key=lambda t: t.used, default=None)
