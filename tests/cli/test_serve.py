@@ -285,6 +285,25 @@ def test_arrivals_that_are_over_before_a_steady_state_say_so(tmp_path):
     assert any("no steady state is reached" in remark for remark in found)
 
 
+def test_a_cap_at_the_client_is_named():
+    rate = (*RATE, "--request-rate", "3", "--requests", "100")
+    capped = (*BASE, *rate, "--concurrency", "8")
+    assert "at most 8 in flight (others wait at the client)" in run(*capped).out.replace("\n", " ")
+    assert "in flight" not in run(*BASE, *rate).out.split("layout")[0]
+    plan = ("plan", *BASE[1:], "--gpus", "1", *capped[len(BASE) :])
+    assert "at most 8 in flight (others wait at the client)" in run(*plan).out
+    # where the cap is why more come than leave, a larger one is named: it does serve them
+    fast = (*BASE, *RATE, "--request-rate", "10", "--requests", "300")
+    error = run(*fast, "--concurrency", "8", "--json").json()["error"]
+    assert "at most 8 in flight" in error["message"]
+    assert "--concurrency above 8" in error["legal"]
+    assert answer(*fast, "--concurrency", "64")["fits"]
+    assert "--concurrency" not in run(*BASE, *RATE, "--request-rate", "500").err
+    # two pools have no such cap, and refuse one
+    error = refusal(*fast, "--concurrency", "8", "--prefill-instances", "1")
+    assert error["field"] == "--concurrency"
+
+
 def test_a_trace_says_its_own_lengths(tmp_path):
     trace = tmp_path / "calls.csv"
     rows = "".join(f"{i / 4},{500 + i},60\n" for i in range(80))
