@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 
 import pytest
 from running import answer, refusal, run
@@ -283,6 +284,65 @@ def test_arrivals_that_are_over_before_a_steady_state_say_so(tmp_path):
     trace.write_text("".join("0,512,32\n" for _ in range(8)))
     found = answer(*BASE, "--arrivals", str(trace))["remarks"]
     assert any("no steady state is reached" in remark for remark in found)
+
+
+def test_a_cap_at_the_client_is_named():
+    rate = (*RATE, "--request-rate", "3", "--requests", "100")
+    capped = (*BASE, *rate, "--concurrency", "8")
+    assert "at most 8 in flight (others wait at the client)" in run(*capped).out.replace("\n", " ")
+    assert "in flight" not in run(*BASE, *rate).out.split("layout")[0]
+    plan = ("plan", *BASE[1:], "--gpus", "1", *capped[len(BASE) :])
+    assert "at most 8 in flight (others wait at the client)" in run(*plan).out
+    # where the cap is why more come than leave, a larger one is named: it does serve them
+    fast = (*BASE, *RATE, "--request-rate", "10", "--requests", "300")
+    error = run(*fast, "--concurrency", "8", "--json").json()["error"]
+    assert "at most 8 in flight" in error["message"]
+    assert "--concurrency above 8" in error["legal"]
+    assert answer(*fast, "--concurrency", "64")["fits"]
+    assert "--concurrency" not in run(*BASE, *RATE, "--request-rate", "500").err
+    # two pools have no such cap, and refuse one
+    error = refusal(*fast, "--concurrency", "8", "--prefill-instances", "1")
+    assert error["field"] == "--concurrency"
+
+
+def test_what_is_no_file_of_arrivals_is_called_what_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, what in (
+        (str(tmp_path), "a folder, not a file"),
+        (os.devnull, "a device or a pipe, not a file"),
+        (str(pipe), "a device or a pipe, not a file"),
+        (str(tmp_path / "none.csv"), "no such file"),
+    ):
+        for more in ((), ("--isl", "8")):
+            error = refusal(*BASE, "--arrivals", path, *more)
+            assert error["field"] == "--arrivals"
+            assert what in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("said", "field", "nearest"),
+    [
+        (("--tp", "8", "--prefill-instances", "2"), "--prefill-instances", None),
+        (("--tp", "8", "--decode-instances", "2"), "--decode-instances", None),
+        (("--tp", "1", "--prefill-instances", "9"), "--prefill-instances", 7),
+        (("--tp", "2", "--decode-instances", "4", "--prefill-tp", "1"), "--decode-instances", 3),
+        (("--tp", "8", "--prefill-tp", "4"), "--tp", None),
+        (("--tp", "4", "--dp", "2", "--prefill-dp", "2"), "--tp", None),
+        (("--tp", "1", "--prefill-instances", "1", "--prefill-tp", "8"), "--prefill-tp", None),
+        (("--tp", "4", "--prefill-dp", "3"), "--prefill-dp", None),
+    ],
+)
+def test_pools_that_are_too_large_are_refused_by_what_was_typed(said, field, nearest):
+    error = refusal(*BASE, "--isl", "512", "--osl", "32", "--concurrency", "8", *said)
+    assert error["field"] == field
+    assert field in said
+    assert str(error["value"]) == said[said.index(field) + 1]
+    assert error["nearest"] == nearest
+    if nearest is not None:
+        at = said.index(field) + 1
+        fitting = (*said[:at], str(nearest), *said[at + 1 :])
+        answer(*BASE, "--isl", "512", "--osl", "32", "--concurrency", "8", *fitting)
 
 
 def test_a_trace_says_its_own_lengths(tmp_path):

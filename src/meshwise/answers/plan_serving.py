@@ -278,7 +278,7 @@ def _heading(p: PlannedServing) -> str:
     sized = "up to " if asked.fixed and a.objective != "latency" else ""
     return (
         f"{a.model.name} on {sized}{format_gpus(a.gpus)} of {cluster_words(a.cluster)}: serving "
-        f"{length_words(f'{w.isl:,}', f'{w.osl:,}', asked.sent.arrivals)}, {asked_words(asked, w.concurrency)}, stack {a.stack.name}"
+        f"{length_words(f'{w.isl:,}', f'{w.osl:,}', asked.sent.arrivals)}, {asked_words(asked, a)}, stack {a.stack.name}"
     )
 
 

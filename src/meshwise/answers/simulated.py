@@ -118,9 +118,15 @@ def load_words(s: Simulated, concurrency: int) -> str:
     """What is sent: ``64 requests in flight``, ``40 requests/s (poisson)``."""
     if s.arrivals is None:
         return f"{concurrency} requests in flight"
+    held = cap_words(s.cap)
     if s.arrivals.trace is not None:
-        return f"the {s.requests * s.replicas:,} requests of {s.arrivals.trace.name}"
-    return f"{s.arrivals.rate:g} requests/s ({s.arrivals.words})"
+        return f"the {s.requests * s.replicas:,} requests of {s.arrivals.trace.name}{held}"
+    return f"{s.arrivals.rate:g} requests/s ({s.arrivals.words}){held}"
+
+
+def cap_words(cap: int | None) -> str:
+    """That a client holds requests back, whose TTFT counts their wait there."""
+    return "" if cap is None else f", at most {cap:,} in flight (others wait at the client)"
 
 
 def run_words(s: Simulated) -> str:

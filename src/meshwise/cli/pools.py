@@ -53,6 +53,17 @@ def prefill_axes(o: Given, axes: Mapping[str, object]) -> dict[str, object]:
     return kept | own
 
 
+def refuse_cap(o: Given, arriving: bool) -> None:
+    """Refuse requests in flight of arrivals: two pools take what comes."""
+    if arriving and are_apart(o) and o.has("concurrency"):
+        raise InputError(
+            f"--concurrency={shorten(o['concurrency'])}: two pools take arrivals as they come",
+            field="--concurrency",
+            value=o["concurrency"],
+            legal="leave --concurrency or the arrivals out",
+        )
+
+
 def refuse_curve(o: Given) -> None:
     """Refuse a curve of two pools."""
     name = next((name for name in _NAMES if o.has(name)), None)

@@ -193,6 +193,7 @@ def command(
     if o.has("sweep"):
         _ends(o)
         pools.refuse_curve(o)
+    pools.refuse_cap(o, arriving(o))
     apart = pools.are_apart(o)
     numbers = [o.number(f"{pool}_instances") or 1 for pool in ("prefill", "decode")]
     most = stack.scheduler.max_sequences * int(str(axes["dp"])) * numbers[1]

@@ -38,6 +38,7 @@ class Simulated(NamedTuple):
     arrivals: Arrivals | None = None
     ranks: int = 1  # replicas of attention that share their experts, and were simulated together
     answer: float = 0.0  # tokens of an answer, in the mean of the run's requests
+    cap: int | None = None  # of arrivals: in flight at most, below what the engine runs at once
 
     @property
     def settled(self) -> bool:
@@ -81,9 +82,11 @@ class SimulatedServer:
         self.dp = int(engine.layouts.dp)
         self.ranks = self.dp if shares_experts(engine) else 1
         self.servers = self.dp // self.ranks  # that are apart
+        self.cap: int | None = None  # in flight, where a client sends no more than an engine runs
         if open_loop:  # the most that run at once
-            most = min(self.rules.most_sequences, -(-w.concurrency // self.dp))
-            self.rules = self.rules._replace(most_sequences=most)
+            most = -(-w.concurrency // self.dp)
+            if most < self.rules.most_sequences:
+                self.cap, self.rules = w.concurrency, self.rules._replace(most_sequences=most)
         self._price = price
         self.progress: Callable[[int, int], None] | None = None
         self._most: dict[int, float] = {}  # requests/s at most, by seed
@@ -124,7 +127,8 @@ class SimulatedServer:
         """
         found = self.arriving(arrivals, requests=requests, seed=seed)
         if may_be_overloaded(found) and not self.serves(arrivals.rate, found, seed=seed):
-            raise overload(arrivals.rate, self.most_per_s(seed=seed))
+            cap = self.cap if self._held() > self.rules.most_sequences else None
+            raise overload(arrivals.rate, self.most_per_s(seed=seed), cap)
         return found.served
 
     def arriving(
@@ -141,6 +145,7 @@ class SimulatedServer:
         return Simulated(
             *(whole, steady, n, self.servers, run.stopped, seed, arrivals, self.ranks),
             sum(what.answer) / n,
+            self.cap,
         )
 
     def serves(self, rate: float, run: Simulated, *, seed: int = 0) -> bool:
@@ -178,9 +183,12 @@ class SimulatedServer:
 
     def _at_once(self) -> int:
         """The most sequences of a replica that run."""
+        return max(min(self.rules.most_sequences, self._held()), 1)
+
+    def _held(self) -> int:
+        """Of the shortest requests as many as a replica's cache holds."""
         least = max(self.w.isl * (1.0 - self.w.length_spread), 1.0)
-        held = min(self.rules.capacity / least, 1e9)
-        return max(min(self.rules.most_sequences, int(held)), 1)
+        return int(min(self.rules.capacity / least, 1e9))
 
     def _requests(self, what: Drawn, seed: int, in_flight: int = 0) -> Requests:
         w, drafts = self.w, None
@@ -204,13 +212,15 @@ def may_be_overloaded(run: Simulated) -> bool:
     return not traced and run.steady.waiting.mean > QUEUED
 
 
-def overload(rate: float, most: float) -> Overloaded:
-    """More come than leave."""
+def overload(rate: float, most: float, cap: int | None = None) -> Overloaded:
+    """More come than leave; ``cap``: in flight at most, where the engine would run more."""
+    held = "" if cap is None else f" with at most {cap:,} in flight"
+    more = "" if cap is None else f"`concurrency` above {cap}, "
     return Overloaded(
-        f"request_rate={rate:g}: arrivals exceed {most:.3g} requests/s; the queue grows without bound",
+        f"request_rate={rate:g}: arrivals exceed {most:.3g} requests/s{held}; the queue grows without bound",
         field="request_rate",
         value=rate,
-        legal=f"below {most:.3g} requests/s, more replicas, or more GPUs",
+        legal=f"below {most:.3g} requests/s, {more}more replicas, or more GPUs",
         nearest=float(f"{0.95 * most:.3g}"),
     )
 

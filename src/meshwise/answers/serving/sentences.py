@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from meshwise.answers.simulated import cap_words
 from meshwise.answers.text import words
 from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.search.serving.plan import ServingPlan, ServingRow
@@ -45,13 +46,16 @@ def short_load_words(arrivals: Arrivals | None, concurrency: int) -> str:
     return f"{arrivals.rate:g} requests/s" if arrivals.trace is None else arrivals.trace.name
 
 
-def asked_words(asked: ServingAsked, concurrency: int) -> str:
+def asked_words(asked: ServingAsked, plan: ServingPlan) -> str:
     """The load and its limits; of limits alone these."""
-    load = ""
+    load, concurrency = "", plan.workload.concurrency
+    cap = next((r.run.cap for r in plan.rows[:1] if r.run is not None), None)
     if asked.fixed or not asked.limits:
         arrivals = asked.sent.arrivals
         load = (
-            f"{concurrency:,} requests in flight" if arrivals is None else arrivals_words(arrivals)
+            f"{concurrency:,} requests in flight"
+            if arrivals is None
+            else f"{arrivals_words(arrivals)}{cap_words(cap)}"
         )
     said = [limit.sentence for limit in asked.limits]
     limits = f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "".join(said)

@@ -24,6 +24,7 @@ from meshwise.simulate.loads.arrivals import Arrivals
 from meshwise.simulate.rules import tokens_per_iteration
 from meshwise.simulate.server import Simulated
 from meshwise.stacks.stack import Stack
+from meshwise.units import format_gpus
 from meshwise.workloads.serving import Serving
 
 
@@ -77,13 +78,39 @@ def check_pools(
             nearest=apart.devices,
         )
     if apart.devices > cluster.devices:
-        raise InputError(
-            f"decode_instances={apart.decode_instances}: the pools have {apart.devices} GPUs, the cluster "
-            f"{cluster.devices}",
-            field="decode_instances",
-            value=apart.decode_instances,
-            legal="fewer instances, smaller ones, or more `nodes`",
-        )
+        raise _too_many(apart, cluster.devices)
+
+
+def _too_many(apart: PoolLayouts, there: int) -> InputError:
+    """The pools have more GPUs than ``there`` are: by the larger pool's instances where it has several, else
+    by its widest axis, which are above what is taken where nobody says them."""
+    first, second = apart.prefill, apart.decode
+    numbers = apart.prefill_instances, apart.decode_instances
+    sizes = numbers[0] * first.devices, numbers[1] * second.devices
+    larger = "prefill" if sizes[0] > sizes[1] else "decode"
+    own, number = (first, numbers[0]) if larger == "prefill" else (second, numbers[1])
+    nearest = None
+    if number > 1:
+        field, value = f"{larger}_instances", number
+        nearest = (there - (sum(sizes) - max(sizes))) // own.devices
+    else:
+        differ = [a for a in ("tp", "pp", "dp") if getattr(first, a) != getattr(second, a)]
+        axes = differ if larger == "prefill" else ["tp", "pp", "dp"]
+        axis = max(axes, key=lambda a: getattr(own, a))
+        field = f"prefill_{axis}" if larger == "prefill" else axis
+        value = getattr(own, axis)
+    pools = [
+        f"{n} {name} instance{'s' * (n > 1)} of {format_gpus(layout.devices)}"
+        for n, name, layout in zip(numbers, ("prefill", "decode"), (first, second), strict=True)
+    ]
+    return InputError(
+        f"{field}={value}: {' and '.join(pools)} are {format_gpus(apart.devices)}, of which the cluster has "
+        f"{there:,}",
+        field=field,
+        value=value,
+        legal="fewer instances, smaller ones, or more `nodes`",
+        nearest=nearest if nearest is not None and nearest > 0 else None,
+    )
 
 
 def pool_engine(model: Model, cluster: Cluster, stack: Stack, layout: Layout, w: Serving) -> Engine:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -103,12 +104,12 @@ def require_file(path: str, field: str) -> None:
 
 def _opened(path: str, field: str) -> Any:
     try:
-        if not Path(path).is_file():
-            raise FileNotFoundError(2, "no such file")
+        if (what := _other_than_file(Path(path))) is not None:
+            raise FileNotFoundError(2, what)
         return Path(path).open(encoding="utf-8-sig", errors="replace")
     except (OSError, ValueError) as error:
         why = f"{shorten(path)}: {getattr(error, 'strerror', None) or 'not a file name'}"
-        if re.fullmatch(r"[a-z]+(:\S*)?", path):  # meant as a way of arriving
+        if re.fullmatch(r"[a-z]+(:\S*)?", path) and not os.path.exists(path):  # meant as a way of arriving
             why = f"{quoted(path)} is neither poisson nor gamma:B, and no file is called so"
         raise InputError(
             f"{field}: {why}",
@@ -116,6 +117,15 @@ def _opened(path: str, field: str) -> Any:
             value=path,
             legal="poisson, gamma:B, or a file of arrival,input,output",
         ) from None
+
+
+def _other_than_file(path: Path) -> str | None:
+    """What is there in place of a file that can be read line by line; None of such a file."""
+    if path.is_file():
+        return None
+    if path.is_dir():
+        return "a folder, not a file"
+    return "a device or a pipe, not a file" if path.exists() else "no such file"
 
 
 _Request = tuple[float, int, int]  # arrival [s], tokens in, tokens out
