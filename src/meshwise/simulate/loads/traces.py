@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -109,7 +108,9 @@ def _opened(path: str, field: str) -> Any:
         return Path(path).open(encoding="utf-8-sig", errors="replace")
     except (OSError, ValueError) as error:
         why = f"{shorten(path)}: {getattr(error, 'strerror', None) or 'not a file name'}"
-        if re.fullmatch(r"[a-z]+(:\S*)?", path) and not os.path.exists(path):  # meant as a way of arriving
+        if (
+            re.fullmatch(r"[a-z]+(:\S*)?", path) and not Path(path).exists()
+        ):  # meant as a way of arriving
             why = f"{quoted(path)} is neither poisson nor gamma:B, and no file is called so"
         raise InputError(
             f"{field}: {why}",
