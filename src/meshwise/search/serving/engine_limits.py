@@ -37,7 +37,9 @@ class EngineLimits(NamedTuple):
             found.append("no CUDA graphs" if self.eager else "CUDA graphs")
         if self.chunked_prefill is not None:
             found.append(
-                "prompts cut, beside decodes" if self.chunked_prefill else "prompts that are not cut"
+                "prompts cut, beside decodes"
+                if self.chunked_prefill
+                else "prompts that are not cut"
             )
         if self.memory_share is not None:
             found.append(f"{self.memory_share:g} of the memory")
