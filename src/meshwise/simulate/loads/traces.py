@@ -107,10 +107,10 @@ def _opened(path: str, field: str) -> Any:
             raise FileNotFoundError(2, what)
         return Path(path).open(encoding="utf-8-sig", errors="replace")
     except (OSError, ValueError) as error:
-        why = f"{shorten(path)}: {getattr(error, 'strerror', None) or 'not a file name'}"
-        if (
-            re.fullmatch(r"[a-z]+(:\S*)?", path) and not Path(path).exists()
-        ):  # meant as a way of arriving
+        what = getattr(error, "strerror", None) or "not a file name"
+        why = f"{shorten(path)}: {what}"
+        meant = re.fullmatch(r"[a-z]+(:\S*)?", path)  # as a way of arriving
+        if meant and what not in (_FOLDER, _DEVICE):
             why = f"{quoted(path)} is neither poisson nor gamma:B, and no file is called so"
         raise InputError(
             f"{field}: {why}",
@@ -120,13 +120,16 @@ def _opened(path: str, field: str) -> Any:
         ) from None
 
 
+_FOLDER, _DEVICE = "a folder, not a file", "a device or a pipe, not a file"
+
+
 def _other_than_file(path: Path) -> str | None:
     """What is there in place of a file that can be read line by line; None of such a file."""
     if path.is_file():
         return None
     if path.is_dir():
-        return "a folder, not a file"
-    return "a device or a pipe, not a file" if path.exists() else "no such file"
+        return _FOLDER
+    return _DEVICE if path.exists() else "no such file"
 
 
 _Request = tuple[float, int, int]  # arrival [s], tokens in, tokens out
