@@ -666,7 +666,7 @@ def figures() -> dict[str, float]:
                 found["validate.oom.rows"] = sum(called.values())
                 continue
             found[f"validate.{quantity}.rows"] = part["n"]
-            if "tp_doubling" in part:
+            if quantity == "tpot_s":  # of first tokens there are doublings too
                 steps = part["tp_doubling"]
                 flat = steps["baselines"]["constant_factor"]
                 found["validate.doubling.mean"] = 100 * steps["mean_abs_error"]
