@@ -7,7 +7,7 @@ import pytest
 from running import answer, forms, run
 
 DECODE = ("--phase", "decode", "--batch", "8", "--context", "2048")
-LOAD = ("--isl", "1024", "--osl", "128", "--concurrency", "16")
+LOAD = ("--isl", "512", "--osl", "128", "--concurrency", "16")
 STEP = ("--batch", "32", "--seq", "4096")
 PLAN = ("--gpus", "8", "--global-batch", "32", "--seq", "4096")
 HERE = ("--on", "hgx-h100", "--nodes", "1")

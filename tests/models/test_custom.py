@@ -58,7 +58,7 @@ PRESETS: dict[str, mw.Model] = {
     "phi-3-mini": mw.Model.dense(
         layers=32, hidden=3072, heads=32, ffn=8192, vocab=32064, window=2047, max_positions=4096
     ),
-    "mixtral-8x7b": mw.Model.moe(**MIXTRAL, max_positions=4096),
+    "mixtral-8x7b": mw.Model.moe(**MIXTRAL, max_positions=32768),
     "qwen3-30b-a3b": mw.Model.moe(
         layers=48, hidden=2048, heads=32, kv_heads=4, head_dim=128, vocab=151936, experts=128,
         experts_per_token=8, expert_ffn=768, qk_norm="head", max_positions=40960,

@@ -110,7 +110,7 @@ def test_the_group_is_of_neighbours() -> None:
 
 # -- attention data parallelism --------------------------------------------------------------------
 
-STEP = mw.Decode(batch=8, context=1024)
+STEP = mw.Decode(batch=8, context=1024, expert_skew=0.0)
 HIDDEN = 8 * MIXTRAL.hidden * 2  # bytes of a replica's tokens, bf16
 
 

@@ -81,12 +81,19 @@ def _scaled(said: Given, record: Record) -> Step | None:
     work, limit = record["workload"], record["limit"]["tp"]
     curve = ("tp", "limit_threshold", "objective", "phase", "batch", "seq", "context")
     if said["phase"] != "train":
+        from meshwise.models.load import load_model
+
         fitting = [p["tp"] for p in record["points"] if p["fits"]]
         degree = next((tp for tp in fitting if tp >= limit), None)
         if degree is None:
             return None
         held = work["context"] if said["phase"] == "decode" else work["seq"]
         held -= work.get("image_tokens", 0)  # which the option adds again
+        most = load_model(str(said["model"])).max_positions
+        if most is not None:  # no server takes more
+            held = min(held, most - ANSWER_TOKENS - work.get("image_tokens", 0))
+        if held < 1:
+            return None
         load = {"tp": degree, "isl": held, "osl": ANSWER_TOKENS, "concurrency": work["batch"]}
         return Step("Under a load of requests", "serve", load, curve)
     node, most = record["cluster"]["levels"][0]["ranks"], record["cluster"]["devices"]
