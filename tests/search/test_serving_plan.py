@@ -16,7 +16,7 @@ from meshwise.search.serving.changes import serving_changes
 from meshwise.search.serving.disaggregated import (
     _decodes,
     _prefills,
-    disaggregate,
+    disaggregations,
     instance_sizes,
     kv_bytes,
     link_bytes_per_s,
@@ -175,7 +175,7 @@ def test_the_front_is_a_front() -> None:
 
 def test_disaggregated_rates_are_matched() -> None:
     limits = Limits(ttft_s=1.0, tpot_s=0.03)
-    d = disaggregate(LLAMA, HGX, VLLM, LOAD, 16, limits, {})
+    d = next(iter(disaggregations(LLAMA, HGX, VLLM, LOAD, 16, limits, {})), None)
     assert d is not None
     assert d.devices <= 16
     assert d.devices == (
@@ -216,7 +216,7 @@ def test_disaggregated_by_brute_force(
             m = (gpus - n * d.devices) // p.devices
             links = [k * link_bytes_per_s(HGX, i.devices) / moved for k, i in ((m, p), (n, d))]
             best = max(best, min(m * p.requests_per_s, n * d.requests_per_s, *links))
-    found = disaggregate(model, HGX, VLLM, w, gpus, limits, pins)
+    found = next(iter(disaggregations(model, HGX, VLLM, w, gpus, limits, pins)), None)
     assert found is not None
     assert found.requests_per_s == pytest.approx(best, rel=1e-12)
 
@@ -238,7 +238,7 @@ def test_who_is_not_looked_at_to_the_end_is_not_the_best() -> None:
 def test_a_long_search_says_how_far_it_is() -> None:
     heard: list[tuple[int, int]] = []
     limits = Limits(ttft_s=1.0, tpot_s=0.03)
-    disaggregate(LLAMA, HGX, VLLM, LOAD, 16, limits, {}, lambda *said: heard.append(said))
+    disaggregations(LLAMA, HGX, VLLM, LOAD, 16, limits, {}, lambda *said: heard.append(said))
     assert heard
     assert [done for done, _ in heard] == list(range(1, heard[-1][1] + 1))
 
@@ -263,7 +263,8 @@ def test_a_slower_network_never_helps() -> None:
             outer, bandwidth_bytes_per_s=outer.bandwidth_bytes_per_s * factor
         )
         cluster = msgspec.structs.replace(HGX, levels=(*HGX.levels[:-1], slow))
-        d = disaggregate(LLAMA, cluster, VLLM, LOAD, 16, limits, {"tp": (2, 4, 8)})
+        pairs = disaggregations(LLAMA, cluster, VLLM, LOAD, 16, limits, {"tp": (2, 4, 8)})
+        d = next(iter(pairs), None)
         rates.append(d.tokens_per_s if d else 0.0)
     assert rates == sorted(rates)
     assert rates[0] < rates[-1]

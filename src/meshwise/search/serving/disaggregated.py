@@ -67,22 +67,6 @@ class Disaggregated(NamedTuple):
     bound: str  # prefill, decode or transfer: what the rate stops at
 
 
-def disaggregate(
-    model: Model,
-    cluster: Cluster,
-    stack: Stack,
-    w: Serving,
-    gpus: int,
-    limits: Limits,
-    pins: Pins,
-    progress: Callable[[int, int], None] | None = None,
-) -> Disaggregated | None:
-    """The most tokens/s of two pools on ``gpus`` devices within the limits, by averages; None if none is:
-    the first of :func:`disaggregations`."""
-    found = disaggregations(model, cluster, stack, w, gpus, limits, pins, progress)
-    return found[0] if found else None
-
-
 def disaggregations(
     model: Model,
     cluster: Cluster,
