@@ -382,7 +382,7 @@ BAD = [
     ("vllm serve m --tensor-paralel-size 4", "no such flag"),
     ("vllm serve m --enable-expert-paralel", "no such flag"),
     ("vllm serve m --tp-size 4", "nearest: --tensor-parallel-size"),
-    ("vllm serve m --tensor-parallel 4", "nearest: --tensor-parallel-size"),
+    ("vllm serve m --tensor-paralel-size 4", "nearest: --tensor-parallel-size"),
     ("python -m sglang.launch_server --model m --moe-data-parallel-size 4", "not followed"),
     (
         "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-parallel-size 8",

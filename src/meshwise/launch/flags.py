@@ -54,6 +54,7 @@ LAYOUT_SETTINGS = frozenset(
         "sequence_parallel",
     ]
 )
+_LEFT_OUT = ("...", "…", "[...]", "[…]", "<...>")  # in the place of a command's further words
 _KINDS = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "global_batch")
 _ABOUT = re.compile(
     r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel|[-_](tp|pp|dp|ep|cp)$"
@@ -90,6 +91,7 @@ def no_words() -> ReadWords:
 def read_words(words: list[str], chosen: Target) -> ReadWords:
     """Raise for a wrong value, a contradiction, a misspelt flag and a word that may hold the layout."""
     found = no_words()
+    words = list(words)
     known = chosen.by_spelling()
     unset: list[tuple[str, str]] = []
     why: dict[str, str] = {}
@@ -98,6 +100,16 @@ def read_words(words: list[str], chosen: Target) -> ReadWords:
         word = words[i]
         name, equals, given = word.partition("=")
         i += 1
+        if word in _LEFT_OUT:
+            raise InputError(
+                f"command: {word} stands for words that are left out, which may hold the layout",
+                field="command",
+                value=word,
+                legal="the command with all its flags",
+            )
+        whole = _unabbreviated(name, known, chosen)
+        if whole != name:
+            words[i - 1], name = whole + word[len(name) :], whole
         flag = _flag(known, name, chosen)
         if flag is None:
             i = _other(words, i, chosen, known, found)
@@ -174,6 +186,20 @@ def _flag(known: dict[str, Flag], name: str, chosen: Target) -> Flag | None:
             "--" + name[2:].replace("-", "_")
         )
     return flag
+
+
+def _unabbreviated(name: str, known: dict[str, Flag], chosen: Target) -> str:
+    """The flag that a name begins, where the target's parser takes that and no other flag begins so."""
+    source = source_flags(chosen.name)
+    if not chosen.abbreviates or source is None or not name.startswith("--") or len(name) < 4:
+        return name
+    spelt = "--" + name[2:].replace("_", "-")
+    if _flag(known, name, chosen) is not None or source.get(spelt) is not None:
+        return name
+    if any(_spelt(spelt, t) for t in (chosen.price, chosen.holds, chosen.bare, chosen.takes_value)):
+        return name
+    begun = {f.name: own for own, f in source.by_spelling.items() if own.startswith(spelt)}
+    return next(iter(begun.values())) if len(begun) == 1 else name
 
 
 def _spelt(name: str, table: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshwise.launch.find import IMAGE
 from meshwise.launch.parsed import NoLaunch
 
 _ENGINE = "the engine's own command (vLLM, SGLang, TensorRT-LLM) with the same degrees"
@@ -28,6 +29,18 @@ _WORDS = {
     "tune": ("torchtune", _TRAINER),
     "nemo": ("NeMo's command line", _TRAINER),
 }
+# how the name of an image begins → the word above
+_IMAGES = {
+    "text-generation-inference": "text-generation-inference",
+    "huggingface-text-generation-inference": "text-generation-inference",
+    "llama.cpp": "llama-server",
+    "llama-cpp": "llama-server",
+    "ik-llama": "llama-server",
+    "lmdeploy": "lmdeploy",
+    "ollama": "ollama",
+    "tritonserver": "tritonserver",
+    "mlc-llm": "mlc_llm",
+}
 # keys of a configuration file → title
 _KEYS: tuple[tuple[frozenset[str], str, str], ...] = (
     (frozenset({"stage", "finetuning_type"}), "LLaMA-Factory", _TRAINER),
@@ -45,6 +58,23 @@ def of_words(words: list[str]) -> tuple[str, str] | None:
         for name in (base, base.partition(".")[0], base.partition("-")[0]):
             if name in _WORDS:
                 return _WORDS[name]
+        image = of_image(word) if _runs_image(words) else None
+        if image is not None:
+            return image
+    return None
+
+
+def _runs_image(words: list[str]) -> bool:
+    """Whether a command starts a container, by its image's name."""
+    return words[0].rpartition("/")[2] in ("docker", "podman", "nerdctl", IMAGE)
+
+
+def of_image(image: str) -> tuple[str, str] | None:
+    """The same of a container's image."""
+    called = image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+    for start, name in _IMAGES.items():
+        if called.startswith(start):
+            return _WORDS[name]
     return None
 
 

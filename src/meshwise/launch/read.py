@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import NamedTuple
 
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 from meshwise.launch import other_software
+from meshwise.launch.files import code_blocks, templates, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
-from meshwise.launch.files import yaml_text
 from meshwise.launch.find import Launch, launches, script_of
 from meshwise.launch.flags import ReadWords, read_words
 from meshwise.launch.parsed import (
@@ -59,16 +60,23 @@ _PART = "a part of a manifest: copies that the rest of it asks for are not count
 
 
 def _parse(text: str, asked: Asked) -> Parsed:
-    stripped = shell = check_text(text).strip()
+    if templates.is_template(check_text(text)):
+        text = templates.places_as_variables(text)
+    elif code_blocks.is_page(text) and python_text.python_tree(text) is None:
+        text = code_blocks.code(text) or text
+    stripped = shell = text.strip()
     if stripped.startswith("{") and _GROUP.match(stripped) is None:
         return job_from(target("deepspeed"), *zero_file.job_fields(stripped, asked.gpus), asked)
     if yaml_text.looks_like(stripped):
+        given, text = yaml_text.variables_before(text)
+        stripped = text.strip()
         served = files.ray(text, asked)
         if served is not None:
             return served
-        commands = manifests.container_commands(text)
+        commands = manifests.container_commands(text, given)
         if commands is None:
             return files.configuration(stripped, asked)
+        commands = "\n".join([*(f"{k}={shlex.quote(v)}" for k, v in given.items()), commands])
         found = _one_of([_way(script, text, asked) for script in read_script(commands)], text)
         return found._replace(notes=(*found.notes, _PART)) if manifests.is_part(text) else found
     if files.looks_like_toml(stripped):

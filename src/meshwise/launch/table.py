@@ -49,6 +49,7 @@ class Target(NamedTuple):
     images: tuple[str, ...] = ()  # containers whose image starts it
     image: str = ""  # of the container that is written
     keys: tuple[str, ...] = ()  # by which its configuration file is told, given itself
+    file_keys: tuple[str, ...] = ()  # all keys of its file that are known here, beside its flags
     file: str = "yaml"  # what its ``config`` names: yaml, toml
     file_variable: str = ""  # of its own script, which names that file
     calls: tuple[str, ...] = ()  # of Python that start it, package and name
@@ -60,6 +61,7 @@ class Target(NamedTuple):
     own_way: tuple[str, ...] = ()  # fields of a job in which it does not do as others do
     takes_value: frozenset[str] = frozenset()  # flags with a value, of no matter to the layout
     bare: frozenset[str] = frozenset()  # the same without a value
+    abbreviates: bool = False  # its parser takes the beginning of a flag for the flag
     script_flags: bool = False  # what follows the script is the script's own
     wrappers: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()  # that its documentation lists; (): any, or nobody says

@@ -11,7 +11,7 @@ from meshwise.errors import InputError, shorten
 from meshwise.launch import other_software
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
-from meshwise.launch.files import ray_serve, recipe_yaml, yaml_text
+from meshwise.launch.files import ray_serve, recipe_yaml, slurm_recipe, yaml_text
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, no_words, read_words
 from meshwise.launch.parsed import (
@@ -27,6 +27,7 @@ from meshwise.launch.parsed import (
 from meshwise.launch.python import calls as python_calls
 from meshwise.launch.python import configurations as python_text
 from meshwise.launch.python.values import Values
+from meshwise.launch.settings.source_flags import source_flags, spellings
 from meshwise.launch.table import Target, every_target, target
 
 
@@ -39,6 +40,9 @@ def configuration(text: str, asked: Asked) -> Parsed:
     chart = recipe_yaml.production_stack(table)
     if chart is not None:
         return _chart(chart, asked)
+    roles = slurm_recipe.recipe(table)
+    if roles is not None:
+        return _roles(roles, asked)
     chosen = _owner(table) if asked.target is None else target(asked.target)
     words = no_words()
     if chosen.style == "json":
@@ -62,9 +66,12 @@ def of_mapping(
 
 
 def _owner(table: dict[str, Any]) -> Target:
-    """The target most of whose own keys a file has."""
-    keys = set(config_files.leaves(table)) | set(table)
+    """The target most of whose own keys a file has; of an engine also most of the file's keys are."""
+    keys = _keys(table)
     known = {chosen.name: len(keys & set(chosen.keys)) for chosen in every_target()}
+    for chosen in every_target():
+        if chosen.phase == "serve" and not _mostly_of(table, chosen):
+            known[chosen.name] = 0
     most = max(known, key=lambda name: known[name])
     if known[most]:
         return target(most)
@@ -77,6 +84,25 @@ def _owner(table: dict[str, Any]) -> Target:
         value=", ".join(sorted(map(str, table))[:5]),
         legal="`target=trtllm`, vllm, accelerate or another",
     )
+
+
+def _keys(table: dict[str, Any]) -> set[str]:
+    """Keys, whatever section they stand in, and the sections' own."""
+    inner = [_keys(value) for value in table.values() if isinstance(value, dict)]
+    return set(map(str, table)).union(*inner)
+
+
+def _mostly_of(table: dict[str, Any], chosen: Target) -> bool:
+    """Whether at least half of a file's keys are an engine's: its flags, or those of its own file."""
+    source, own = source_flags(chosen.name), chosen.by_spelling()
+    names = [str(key) for key in table]
+    is_known = [
+        key in chosen.file_keys
+        or any(s in own for s in spellings(f"--{key}"))
+        or (source is not None and source.get(f"--{key}") is not None)
+        for key in names
+    ]
+    return 2 * sum(is_known) >= len(names)
 
 
 def looks_like_toml(text: str) -> bool:
@@ -121,6 +147,38 @@ def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:
             nearest=read.job.gpus,
         )
     return with_copies(read, chart.replicas) if chart.replicas > 1 else read
+
+
+def _roles(found: slurm_recipe.Recipe, asked: Asked) -> Parsed:
+    """Servers of one role; raise for prompts and answers on GPUs of their own, with both layouts."""
+    chosen = _same(target(found.engine), asked, found.engine)
+    read = []
+    for role in found.roles:
+        words = no_words()
+        one = of_mapping(role.table | {"model": found.model}, chosen, asked, words, called=True)
+        if role.gpus is not None and one.job.gpus * role.workers > role.gpus:
+            raise InputError(
+                f"command: {one.job.words} · {role.workers} {role.name} workers takes "
+                f"{one.job.gpus * role.workers} GPUs: the recipe gives {role.gpus}",
+                field=f"{role.name} workers",
+                value=role.workers,
+                legal=f"a layout of {role.gpus // role.workers} GPUs",
+            )
+        read.append(one)
+    if len(read) > 1:
+        said = "; ".join(
+            f"{r.name}: {r.workers} of {p.job.words}"
+            for r, p in zip(found.roles, read, strict=True)
+        )
+        raise InputError(
+            f"command: prompts and answers are on GPUs of their own, with a layout each ({said})",
+            field="command",
+            value=", ".join(r.name for r in found.roles),
+            legal="one of the roles alone",
+        )
+    many, nodes = found.roles[0].workers, found.roles[0].nodes
+    whole = with_copies(read[0], many) if many > 1 else read[0]
+    return whole if nodes is None else whole._replace(nodes=nodes)
 
 
 def ray(text: str, asked: Asked) -> Parsed | None:

@@ -71,11 +71,27 @@ def typed(node: Any) -> Any:
     return known.get(node.lower(), node)
 
 
+_SET = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=(?:\"([^\"]*)\"|'([^']*)'|([^\s\"']*))")
+
+
+def variables_before(text: str) -> tuple[dict[str, str], str]:
+    """(variables that are set before a YAML text, the YAML): those of the shell that starts it."""
+    lines = text.splitlines(keepends=True)
+    found: dict[str, str] = {}
+    for many, line in enumerate(lines):
+        match = _SET.fullmatch(line.strip())
+        if match is None and line.strip():
+            return found, "".join(lines[many:]) if found else text
+        if match is not None:
+            found[match.group(1)] = next((v for v in match.groups()[1:] if v is not None), "")
+    return {}, text
+
+
 def looks_like(text: str) -> bool:
     """Whether a text begins as a YAML mapping does, not as a shell command."""
     for line in text.splitlines():
         bare = line.split(" #", 1)[0].strip()
-        if not bare or bare.startswith("#") or bare == "---":
+        if not bare or bare.startswith("#") or bare == "---" or _SET.fullmatch(bare):
             continue
         return re.match(r"(-\s+)?[\"']?[A-Za-z_][\w.-]*[\"']?:(\s|$)", bare) is not None
     return False

@@ -36,6 +36,15 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {
     "awq": Method("int4", None, ("awq",), made=False),
     "awq_marlin": Method("int4", None, ("awq",), made=False),
+    "auto_awq": Method("int4", None, ("awq",), made=False),
+    "auto_gptq": Method("int4", None, ("gptq",), made=False),
+    "marlin": Method("int4", None, ("gptq",), made=False),
+    "w4afp8": Method("int4", "fp8", made=False),
+    "gpt_oss_mxfp4": Method("mxfp4", made=False),
+    "modelopt_mxfp8": Method("mxfp8", "mxfp8", made=False),
+    "fp8_per_block": Method("fp8", "fp8"),
+    "nvfp4_per_token": Method("nvfp4", "nvfp4"),
+    "int8_per_channel_weight_only": Method("int8"),
     "gptq": Method("int4", None, ("gptq",), made=False),
     "gptq_marlin": Method("int4", None, ("gptq",), made=False),
     "moe_wna16": Method("int4", None, ("awq", "gptq"), made=False),
@@ -43,7 +52,8 @@ METHODS: dict[str, Method] = {
     "experts_int8": Method("int8"),
 }
 # containers of any format: the checkpoint says which
-_CONTAINERS = ("compressed-tensors", "modelopt", "quark", "auto-round", "torchao", "gguf", "hqq")
+_CONTAINERS = ("compressed-tensors", "modelopt", "modelopt-mixed", "quark", "auto-round", "inc",
+               "torchao", "gguf", "hqq", "humming", "modelslim", "deepseek-v4-fp8")  # fmt: skip
 # Words for a format that engines read and do not make: their scales are calibrated (docs.vllm.ai, Online
 # Quantization: fp8, mxfp8, mxfp4 and others are made; docs.sglang.io, Quantization: offline for AWQ, GPTQ).
 _READ = ("modelopt_fp8", "modelopt_fp4", "modelopt_nvfp4", "petit_nvfp4", "fbgemm_fp8", "w8a8_int8",
@@ -98,7 +108,7 @@ def _method(said: object) -> tuple[str, Method] | None:
     word = str(said).lower()
     if word in METHODS:
         return word, METHODS[word]
-    if word in _CONTAINERS:
+    if word.replace("_", "-") in _CONTAINERS:
         return word, Method(None, made=False)
     if dtypes.known(word) not in dtypes.WEIGHT:
         raise InputError(
@@ -132,7 +142,7 @@ def format_fields(s: Settings) -> dict[str, Any]:
 
 def _runs(word: str, method: Method, q: Quantization) -> bool:
     """Whether an engine asked for this method runs the checkpoint."""
-    if word in _CONTAINERS:
+    if word.replace("_", "-") in _CONTAINERS:
         return not q.method.startswith(_OWN)
     if method.runs:
         return q.method.startswith(method.runs)

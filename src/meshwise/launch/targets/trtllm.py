@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from meshwise.errors import InputError, closest, shorten
 from meshwise.launch.command_text import Written, flag_lines
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
 from meshwise.launch.settings.serving import drafts, server_limits
 from meshwise.launch.settings.settings import Read, Settings, contradiction, yes
-from meshwise.launch.table import Target
+from meshwise.launch.table import Target, target
 from meshwise.strict_tables import fraction
 
 
@@ -58,18 +59,57 @@ _CHANGES = {
     **dict.fromkeys(
         (
             *("cuda_graph_config", "moe_config", "disable_overlap_scheduler", "enable_autotuner"),
-            *("attn_backend", "attention_dp_config", "allreduce_strategy"),
+            *("attn_backend", "attention_dp_config", "allreduce_strategy", "moe_backend"),
+            *("torch_compile_config", "sparse_attention_config", "enable_min_latency"),
+            *("nvfp4_gemm_config", "enable_lm_head_tp_in_adp", "scheduler_config"),
         ),
         "time",
     ),
     "lora_config": "more memory",
 }
 _OTHER_LAYOUT = ("context_parallel_size", "moe_cluster_parallel_size", "cp_config")
+_BETWEEN_SERVERS = "cache_transceiver_config"
+
+
+# what launchers call the section of a file that is the engine's own, and the flags that they know beside it
+_SECTIONS = ("llm_api_args", "extra_llm_api_args", "extra_llm_api_options")
+_FLAGS = {
+    "tp_size": "tensor_parallel_size",
+    "pp_size": "pipeline_parallel_size",
+    "ep_size": "moe_expert_parallel_size",
+    "cp_size": "context_parallel_size",
+    "cluster_size": "moe_cluster_parallel_size",
+}
 
 
 def split(table: Settings) -> tuple[Settings, Settings]:
-    """A configuration file's keys are no flags: they stand apart."""
-    return {"yaml": table}, {}
+    """A configuration file's keys are no flags: they stand apart, a launcher's section among them."""
+    found: Settings = {}
+    for key, value in table.items():
+        inner = value if key in _SECTIONS and isinstance(value, dict) else {key: value}
+        for name, said in inner.items():
+            own = _FLAGS.get(name, name)
+            if found.get(own, said) != said:
+                raise contradiction(name, said, f"the file also says {found[own]}", found[own])
+            found[own] = said
+    return {"yaml": found}, {}
+
+
+def _known(key: str) -> bool:
+    """Whether a key is of the engine's file; raise for one that resembles a key of the layout."""
+    chosen = target("trtllm")
+    if key in chosen.file_keys:
+        return True
+    nearest = next(iter(closest(key, [k for k in (*_READ, *_OTHER_LAYOUT) if "." not in k])), None)
+    if nearest is not None and abs(len(nearest) - len(key)) <= 2:
+        raise InputError(
+            f"{shorten(key)}: no key of TensorRT-LLM's file is called so",
+            field=key,
+            value=key,
+            legal=nearest,
+            nearest=nearest,
+        )
+    return False
 
 
 def unpriced(s: Settings) -> tuple[list[tuple[str, str]], list[str]]:
@@ -79,14 +119,19 @@ def unpriced(s: Settings) -> tuple[list[tuple[str, str]], list[str]]:
     for key, value in s.get("yaml", {}).items():
         if key in _OTHER_LAYOUT and value not in (None, 1):
             raise contradiction(key, value, "is not followed", "a file without it")
+        if key == _BETWEEN_SERVERS and value is not None:
+            why = "prompts and answers may be on GPUs of their own"
+            raise contradiction(key, str(value), why, "a file without it")
         inner = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
         for name, said in inner.items() if key == "kv_cache_config" else [(key, value)]:
             if name in _READ or said is None:
                 continue
             if name in _CHANGES:
                 left.append((name, _CHANGES[name]))
-            else:
+            elif name != key or _known(key):
                 ignored.append(name)
+            else:
+                left.append((name, "time or memory, which is not known"))
     return left, ignored
 
 
@@ -147,8 +192,16 @@ def read(s: Settings, world: int | None) -> Read:
     speculation = yaml.get("speculative_config")
     if isinstance(speculation, dict):
         keys = ("num_nextn_predict_layers", "max_draft_len")
-        tokens = next((speculation[k] for k in keys if isinstance(speculation.get(k), int)), 1)
-        more, said = drafts(str(speculation.get("decoding_type", "draft model")), tokens)
+        method = str(speculation.get("decoding_type", "draft model"))
+        tokens = next((speculation[k] for k in keys if isinstance(speculation.get(k), int)), None)
+        if tokens is None and method != "MTP":  # whose own default is one layer
+            raise InputError(
+                "speculative_config: no number of drafted tokens was read",
+                field="speculative_config",
+                value=method,
+                legal="max_draft_len: 1 to 63",
+            )
+        more, said = drafts(method, tokens or 1)
         found |= more
         notes.append(said)
     return found, notes

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, shorten
-from meshwise.launch.files import yaml_text
+from meshwise.launch import other_software
+from meshwise.launch.files import code_blocks, yaml_text
 from meshwise.launch.find import IMAGE, image_targets
+from meshwise.launch.table import every_target
+from meshwise.launch.wrappers import compose, kserve
 from meshwise.launch.wrappers.slurm import ResourceRequest
 
 # variables in which the text of a manifest says what its pods have
 GPUS, PODS, SIZE, SERVERS = (f"MESHWISE_POD_{n}" for n in ("GPUS", "PODS", "SIZE", "SERVERS"))
 _REPLICAS = ("replicas", "parallelism", "numNodes")
-_GPU = re.compile(r"(nvidia|amd)\.com/(gpu|mig-[\w.-]+)$")
+_GPU = re.compile(r"(nvidia|amd)\.com/(gpu|mig-[\w.-]+)$|google\.com/tpu$|habana\.ai/gaudi$")
+_CPU = re.compile(r"[-_/](cpu|xeon|arm64-cpu)\b")  # in the name or the tag of an engine's image
+_GROUPS = ("leaderWorkerTemplate", "leaderWorkerPattern")  # of pods that are one server
+# what the controllers of such groups set: the pods of a group, and which of them this one is
+_GROUP_SIZES = ("LWS_GROUP_SIZE", "RBG_LWP_GROUP_SIZE")
+_GROUP_INDICES = ("LWS_WORKER_INDEX", "RBG_LWP_WORKER_INDEX")
 
 
 class Pod(NamedTuple):
@@ -26,15 +35,18 @@ class Pod(NamedTuple):
     gpus: int | None
 
 
-def container_commands(text: str) -> str | None:
+def container_commands(text: str, given: Mapping[str, str] | None = None) -> str | None:
     """The shell text of a manifest's containers, what their pods have before each; None where the YAML
-    is no manifest."""
-    documents = _documents(text)
+    is no manifest. ``given``: variables of the shell that starts it, which compose puts in their places."""
+    documents = [
+        compose.interpolated(d, given or {}) if "services" in d else kserve.with_commands(d)
+        for d in _documents(text)
+    ]
     task = next((t for d in documents if (t := _task(d)) is not None), None)
     if task is not None:
         return task
     if not any(_whole_one(d) or _part(d) for d in documents):
-        return None
+        return "\n".join(_scripts(documents)) or None
     found: list[str] = []
     for document in documents:
         own = [p for p in _pods(document, 1, 1) if _words(p.container)]
@@ -42,6 +54,9 @@ def container_commands(text: str) -> str | None:
         for pod in own:
             found += [*_resources(pod, document, whole), *_container(pod.container)]
     if not found:
+        other = next((o for i in _images(documents) if (o := other_software.of_image(i))), None)
+        if other is not None:
+            raise other_software.refusal(other)
         raise InputError(
             "command: no container of the manifest has a command or args",
             field="command",
@@ -49,6 +64,33 @@ def container_commands(text: str) -> str | None:
             legal="a container with its command",
         )
     return "\n".join(found)
+
+
+def _scripts(node: Any) -> list[str]:
+    """Shell texts and pages that start an engine, as values of a file that is no manifest."""
+    if isinstance(node, list):
+        return [s for value in node for s in _scripts(value)]
+    if isinstance(node, dict):
+        return [s for value in node.values() for s in _scripts(value)]
+    if not isinstance(node, str) or len(node) < 12 or " " not in node:
+        return []
+    own = code_blocks.code(node) if code_blocks.is_page(node) else node
+    return [own] if own and _starts_engine(own) else []
+
+
+def _starts_engine(text: str) -> bool:
+    named = (w for t in every_target() for p in t.program for w in p.split(" ")[:1])
+    return any(w.strip("*") in text for w in named) and code_blocks.starts(text)
+
+
+def _images(node: Any) -> list[str]:
+    """The images of all containers."""
+    if isinstance(node, list):
+        return [i for value in node for i in _images(value)]
+    if not isinstance(node, dict):
+        return []
+    own = [str(node["image"])] if isinstance(node.get("image"), str) else []
+    return own + [i for value in node.values() for i in _images(value)]
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
@@ -126,7 +168,8 @@ def _pods(node: Any, many: int, size: int) -> list[Pod]:
         return []
     for key in _REPLICAS:
         many *= _whole(node.get(key)) or 1
-    size *= _whole(_at(node, "leaderWorkerTemplate", "size")) or 1
+    for key in _GROUPS:
+        size *= _whole(_at(node, key, "size")) or 1
     if any(key in node for key in ("command", "args", "entrypoint")):
         many *= _whole(_at(node, "deploy", "replicas")) or 1
         return [Pod(node, many, size, _gpus(node))]
@@ -172,8 +215,9 @@ def _resources(pod: Pod, document: dict[str, Any], whole: int) -> list[str]:
         f"{SIZE}={pod.size}",
         f"{SERVERS}={pod.many}",
     ]
-    if document.get("kind") == "LeaderWorkerSet":  # its controller's own variables
-        rows += [f"LWS_GROUP_SIZE={pod.size}", "LWS_WORKER_INDEX=0"]
+    if pod.size > 1 or document.get("kind") == "LeaderWorkerSet":
+        rows += [f"{name}={pod.size}" for name in _GROUP_SIZES]
+        rows += [f"{name}=0" for name in _GROUP_INDICES]
     if document.get("kind") in ("PyTorchJob", "TrainJob"):
         per = _whole(_at(document, "spec", "nprocPerNode")) or pod.gpus
         per = _whole(_at(document, "spec", "trainer", "numProcPerNode")) or per
@@ -230,8 +274,24 @@ def _container(container: dict[str, Any]) -> list[str]:
         if ours and not words[0].endswith((chosen.name, "python", "python3", "bash", "sh")):
             words = [IMAGE, name, *words]
             break
+    if other_software.of_image(image) is not None and words[0].startswith("-"):
+        words = [IMAGE, called, *words]
+    _has_gpus(image, words)
     quoted = [_quoted(w) for w in words]
     return [*rows, " ".join(quoted)]
+
+
+def _has_gpus(image: str, words: list[str]) -> None:
+    """Raise for an engine's image that is built for processors without GPUs."""
+    if words[0] != IMAGE and not any("vllm" in w or "sglang" in w for w in words[:5]):
+        return
+    if _CPU.search(image) is not None:
+        raise InputError(
+            f"command: {shorten(image)} runs on CPUs: no layout of GPUs is in it",
+            field="image",
+            value=image,
+            legal="an image for GPUs",
+        )
 
 
 def _words(container: dict[str, Any]) -> list[str]:

@@ -18,10 +18,21 @@ def server_copies(first: Parsed, alike: list[Launch], script: Script) -> Parsed:
         return first
     pod = manifests.server_pods(launch.variables)
     _enough(first, launch, pod, script)
-    own = {(option(x.after, "port"), x.variables.get("CUDA_VISIBLE_DEVICES")) for x in alike}
-    many = len(own) * pod.servers
+    many = len({_server(x, pod) for x in alike}) * pod.servers
     many *= slurm.command_request(launch.before).over(script.batch).array or 1
     return with_copies(first, many) if many > 1 else first
+
+
+def _server(launch: Launch, pod: manifests.ServerPods) -> tuple[str | None, ...]:
+    """What tells a server from others alike: where its ranks meet, else its port and GPUs. The pods of
+    a group are one server, whatever each of them says."""
+    if pod.size > 1:
+        return ()
+    if whole_number(option(launch.after, "nnodes") or "") not in (None, 1):
+        return ("", option(launch.after, "dist-init-addr", "nccl-init-addr", "master-addr"))
+    if option(launch.after, "data-parallel-address", "dpa") is not None:
+        return ("", option(launch.after, "data-parallel-address", "dpa"))
+    return option(launch.after, "port"), launch.variables.get("CUDA_VISIBLE_DEVICES")
 
 
 def _enough(first: Parsed, launch: Launch, pod: manifests.ServerPods, script: Script) -> None:

@@ -1,0 +1,72 @@
+"""Code in the blocks of a page of Markdown: the commands and manifests that a text shows."""
+
+from __future__ import annotations
+
+import re
+
+from meshwise.errors import MeshwiseError
+from meshwise.launch.files import yaml_text
+from meshwise.launch.find import launches
+from meshwise.launch.shell.commands import Script, read_script
+
+_FENCE = re.compile(r"^([ \t]*(?:>[ \t]?)?)(`{3,}|~{3,})[ \t]*([\w+.-]*)")
+_SHELL = ("", "bash", "sh", "shell", "zsh", "console", "shell-session", "shellsession", "text")
+_YAML = ("yaml", "yml")
+
+
+def is_page(text: str) -> bool:
+    """Whether a text has fenced blocks, which no shell and no YAML of itself has."""
+    return any(_FENCE.match(line) for line in text.splitlines())
+
+
+def code(text: str) -> str | None:
+    """The shell blocks of a page that start something, else its first manifest; None where neither is."""
+    blocks = _blocks(text)
+    shell = [block for language, block in blocks if language in _SHELL and starts(block)]
+    if shell:
+        return "\n".join(shell)
+    manifests = [block for language, block in blocks if language in (*_YAML, "")]
+    return next((b for b in manifests if yaml_text.looks_like(b) and _runs(b)), None)
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """(language, text) of each block, its own indent taken off."""
+    found: list[tuple[str, str]] = []
+    rows: list[str] | None = None
+    indent, fence, language = "", "", ""
+    for line in text.splitlines():
+        match = _FENCE.match(line)
+        if rows is None:
+            if match is not None:
+                indent, fence, language = match.groups()
+                rows = []
+        elif match is not None and match.group(2).startswith(fence) and not match.group(3):
+            found.append((language.lower(), "\n".join(rows) + "\n"))
+            rows = None
+        else:
+            rows.append(line.removeprefix(indent))
+    return found if rows is None else [*found, (language.lower(), "\n".join(rows) + "\n")]
+
+
+def starts(text: str) -> bool:
+    """Whether a shell text starts what is known, or begins to and cannot be followed."""
+    if yaml_text.looks_like(text):
+        return False
+    try:
+        return any(launches(script.commands, None) for script in read_script(text))
+    except MeshwiseError:
+        return any(launches(script.commands, None) for script in _line_by_line(text))
+
+
+def _line_by_line(text: str) -> list[Script]:
+    found: list[Script] = []
+    for line in text.splitlines():
+        try:
+            found += read_script(line) if line.strip() else []
+        except MeshwiseError:
+            continue
+    return found
+
+
+def _runs(text: str) -> bool:
+    return re.search(r"(?m)^\s*(- )?(command|args|image|serveConfigV2|run):", text) is not None

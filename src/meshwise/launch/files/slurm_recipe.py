@@ -1,0 +1,104 @@
+"""Recipes of servers under SLURM (srt-slurm): an engine's settings by role, with the nodes and workers of
+each role."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from meshwise.errors import InputError
+
+_SECTIONS = {"vllm_config": "vllm", "sglang_config": "sglang", "trtllm_config": "trtllm"}
+_ROLES = {"aggregated": "agg", "prefill": "prefill", "decode": "decode"}
+# that prompts or answers are elsewhere is said by the role
+_BY_ROLE = (
+    "disaggregation-mode",
+    "disaggregation-transfer-backend",
+    "disaggregation-bootstrap-port",
+    "kv-transfer-config",
+    "cache-transceiver-config",
+)
+_PLACE = ("model", "model-path")  # in the container; the hub's name of the model stands elsewhere
+
+
+class Role(NamedTuple):
+    """What servers of a role do: an engine's settings, how many there are, GPUs and nodes of them all."""
+
+    name: str
+    table: dict[str, Any]
+    workers: int
+    gpus: int | None
+    nodes: int | None
+
+
+class Recipe(NamedTuple):
+    engine: str
+    model: str
+    roles: tuple[Role, ...]
+
+
+def recipe(table: dict[str, Any]) -> Recipe | None:
+    """The roles of a recipe; None where the file is none."""
+    table = _whole(table)
+    backend, resources = table.get("backend"), table.get("resources")
+    if not isinstance(backend, dict) or not isinstance(resources, dict):
+        return None
+    section = next((key for key in _SECTIONS if isinstance(backend.get(key), dict)), None)
+    if section is None:
+        return None
+    own = backend[section]
+    roles = tuple(
+        _role(name, own[name], resources) for name in _ROLES if isinstance(own.get(name), dict)
+    )
+    if not roles:
+        return None
+    return Recipe(_SECTIONS[section], _model(table, roles), roles)
+
+
+def _whole(table: dict[str, Any]) -> dict[str, Any]:
+    """A recipe; raise for one of several that stand in a file."""
+    base = table.get("base")
+    if not isinstance(base, dict) or "backend" not in base:
+        return table
+    variants = [key for key in table if key != "base"]
+    if variants:
+        raise InputError(
+            f"command: a recipe with variants of it ({', '.join(variants[:4])}): which is run is not known",
+            field="command",
+            value=variants[0],
+            legal="the recipe with one variant's values in it",
+        )
+    return base
+
+
+def _role(name: str, settings: dict[str, Any], resources: dict[str, Any]) -> Role:
+    short = _ROLES[name]
+    workers = _count(resources, f"{short}_workers")
+    each, nodes = resources.get(f"gpus_per_{short}"), resources.get(f"{short}_nodes")
+    gpus = each * (workers or 1) if isinstance(each, int) else None
+    if gpus is None and isinstance(nodes, int) and isinstance(resources.get("gpus_per_node"), int):
+        gpus = nodes * resources["gpus_per_node"]
+    left = (*_BY_ROLE, *_PLACE)
+    kept = {k: v for k, v in settings.items() if str(k).replace("_", "-") not in left}
+    return Role(name, kept, workers or 1, gpus or None, nodes if isinstance(nodes, int) else None)
+
+
+def _count(resources: dict[str, Any], key: str) -> int | None:
+    value = resources.get(key)
+    if isinstance(value, list):
+        raise InputError(
+            f"{key}: several numbers: which is run is not known",
+            field=key,
+            value=str(value)[:60],
+            legal="one number",
+        )
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _model(table: dict[str, Any], roles: tuple[Role, ...]) -> str:
+    """The hub's name that the server is called by, else the recipe's own name of it."""
+    for role in roles:
+        served = role.table.get("served-model-name", role.table.get("served_model_name"))
+        if isinstance(served, str) and "/" in served.strip("/"):
+            return served
+    own = table.get("model")
+    return str(own.get("path", "")) if isinstance(own, dict) else ""
