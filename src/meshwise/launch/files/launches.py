@@ -40,7 +40,7 @@ def configuration(text: str, asked: Asked) -> Parsed:
     chart = recipe_yaml.production_stack(table)
     if chart is not None:
         return _chart(chart, asked)
-    roles = slurm_recipe.recipe(table)
+    roles = slurm_recipe.servers_by_role(table)
     if roles is not None:
         return _roles(roles, asked)
     chosen = _owner(table) if asked.target is None else target(asked.target)
@@ -149,7 +149,7 @@ def _chart(chart: recipe_yaml.Chart, asked: Asked) -> Parsed:
     return with_copies(read, chart.replicas) if chart.replicas > 1 else read
 
 
-def _roles(found: slurm_recipe.Recipe, asked: Asked) -> Parsed:
+def _roles(found: slurm_recipe.SlurmRecipe, asked: Asked) -> Parsed:
     """Servers of one role; raise for prompts and answers on GPUs of their own, with both layouts."""
     chosen = _same(target(found.engine), asked, found.engine)
     read = []

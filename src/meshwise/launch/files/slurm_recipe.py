@@ -20,7 +20,7 @@ _BY_ROLE = (
 _PLACE = ("model", "model-path")  # in the container; the hub's name of the model stands elsewhere
 
 
-class Role(NamedTuple):
+class ServerRole(NamedTuple):
     """What servers of a role do: an engine's settings, how many there are, GPUs and nodes of them all."""
 
     name: str
@@ -30,13 +30,13 @@ class Role(NamedTuple):
     nodes: int | None
 
 
-class Recipe(NamedTuple):
+class SlurmRecipe(NamedTuple):
     engine: str
     model: str
-    roles: tuple[Role, ...]
+    roles: tuple[ServerRole, ...]
 
 
-def recipe(table: dict[str, Any]) -> Recipe | None:
+def servers_by_role(table: dict[str, Any]) -> SlurmRecipe | None:
     """The roles of a recipe; None where the file is none."""
     table = _whole(table)
     backend, resources = table.get("backend"), table.get("resources")
@@ -51,7 +51,7 @@ def recipe(table: dict[str, Any]) -> Recipe | None:
     )
     if not roles:
         return None
-    return Recipe(_SECTIONS[section], _model(table, roles), roles)
+    return SlurmRecipe(_SECTIONS[section], _model(table, roles), roles)
 
 
 def _whole(table: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _whole(table: dict[str, Any]) -> dict[str, Any]:
     return base
 
 
-def _role(name: str, settings: dict[str, Any], resources: dict[str, Any]) -> Role:
+def _role(name: str, settings: dict[str, Any], resources: dict[str, Any]) -> ServerRole:
     short = _ROLES[name]
     workers = _count(resources, f"{short}_workers")
     each, nodes = resources.get(f"gpus_per_{short}"), resources.get(f"{short}_nodes")
@@ -79,7 +79,7 @@ def _role(name: str, settings: dict[str, Any], resources: dict[str, Any]) -> Rol
         gpus = nodes * resources["gpus_per_node"]
     left = (*_BY_ROLE, *_PLACE)
     kept = {k: v for k, v in settings.items() if str(k).replace("_", "-") not in left}
-    return Role(name, kept, workers or 1, gpus or None, nodes if isinstance(nodes, int) else None)
+    return ServerRole(name, kept, workers or 1, gpus or None, nodes if isinstance(nodes, int) else None)
 
 
 def _count(resources: dict[str, Any], key: str) -> int | None:
@@ -94,7 +94,7 @@ def _count(resources: dict[str, Any], key: str) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _model(table: dict[str, Any], roles: tuple[Role, ...]) -> str:
+def _model(table: dict[str, Any], roles: tuple[ServerRole, ...]) -> str:
     """The hub's name that the server is called by, else the recipe's own name of it."""
     for role in roles:
         served = role.table.get("served-model-name", role.table.get("served_model_name"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -11,14 +12,12 @@ MAX_NODES = 50_000  # aliases counted each time that they are used
 
 
 def yaml_documents(text: str, where: str = "command") -> list[Any]:
-    """The documents of a YAML text: dicts, lists and strings. Tags construct nothing."""
+    """The documents of a YAML text: dicts, lists and strings, shared by all who read the same text. Tags
+    construct nothing."""
     import yaml
 
     try:
-        found = list(yaml.load_all(text, Loader=yaml.BaseLoader))
-        count = [0]
-        for document in found:
-            _counted(document, count, 0)
+        return list(_loaded(text))
     except (yaml.YAMLError, RecursionError, _TooMany, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark is not None else ""
@@ -29,6 +28,17 @@ def yaml_documents(text: str, where: str = "command") -> list[Any]:
             value=shorten(text.strip()[:60]),
             legal="a YAML file",
         ) from None
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(text: str) -> tuple[Any, ...]:
+    import yaml
+
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # the same of libyaml, where it was built
+    found = tuple(yaml.load_all(text, Loader=loader))
+    count = [0]
+    for document in found:
+        _counted(document, count, 0)
     return found
 
 

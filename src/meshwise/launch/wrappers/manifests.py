@@ -16,7 +16,8 @@ from meshwise.launch.wrappers import compose, kserve
 from meshwise.launch.wrappers.slurm import ResourceRequest
 
 # variables in which the text of a manifest says what its pods have
-GPUS, PODS, SIZE, SERVERS = (f"MESHWISE_POD_{n}" for n in ("GPUS", "PODS", "SIZE", "SERVERS"))
+_SAID = ("GPUS", "PODS", "SIZE", "SERVERS", "NAME")
+GPUS, PODS, SIZE, SERVERS, NAME = (f"MESHWISE_POD_{n}" for n in _SAID)
 _REPLICAS = ("replicas", "parallelism", "numNodes")
 _GPU = re.compile(r"(nvidia|amd)\.com/(gpu|mig-[\w.-]+)$|google\.com/tpu$|habana\.ai/gaudi$")
 _CPU = re.compile(r"[-_/](cpu|xeon|arm64-cpu)\b")  # in the name or the tag of an engine's image
@@ -33,6 +34,7 @@ class Pod(NamedTuple):
     many: int
     size: int
     gpus: int | None
+    name: str = ""  # of the service, or of the container
 
 
 def container_commands(text: str, given: Mapping[str, str] | None = None) -> str | None:
@@ -161,9 +163,9 @@ def _task(document: dict[str, Any]) -> str | None:
     return None
 
 
-def _pods(node: Any, many: int, size: int) -> list[Pod]:
+def _pods(node: Any, many: int, size: int, name: str = "") -> list[Pod]:
     if isinstance(node, list):
-        return [p for value in node for p in _pods(value, many, size)]
+        return [p for value in node for p in _pods(value, many, size, name)]
     if not isinstance(node, dict):
         return []
     for key in _REPLICAS:
@@ -172,8 +174,8 @@ def _pods(node: Any, many: int, size: int) -> list[Pod]:
         size *= _whole(_at(node, key, "size")) or 1
     if any(key in node for key in ("command", "args", "entrypoint")):
         many *= _whole(_at(node, "deploy", "replicas")) or 1
-        return [Pod(node, many, size, _gpus(node))]
-    return [p for value in node.values() for p in _pods(value, many, size)]
+        return [Pod(node, many, size, _gpus(node), str(node.get("name", name)))]
+    return [p for key, value in node.items() for p in _pods(value, many, size, str(key))]
 
 
 def _whole(value: Any) -> int | None:
@@ -214,6 +216,7 @@ def _resources(pod: Pod, document: dict[str, Any], whole: int) -> list[str]:
         f"{PODS}={pod.many * pod.size if pod.size > 1 else whole}",
         f"{SIZE}={pod.size}",
         f"{SERVERS}={pod.many}",
+        f"{NAME}={shlex.quote(pod.name)}",
     ]
     if pod.size > 1 or document.get("kind") == "LeaderWorkerSet":
         rows += [f"{name}={pod.size}" for name in _GROUP_SIZES]
