@@ -18,7 +18,7 @@ from meshwise.launch.settings.source_flags import (
 )
 from meshwise.launch.shell.commands import unset_names, whole_number
 from meshwise.launch.shell.expand import WHY, reasons
-from meshwise.launch.table import Flag, Target, every_target
+from meshwise.launch.table import Flag, Target, every_target, function_of
 from meshwise.strict_tables import count, fraction
 
 ALIKE = 0.9  # of a misspelt flag to the one that was meant
@@ -247,6 +247,10 @@ def _other(
     held, priced = _spelt(name, chosen.holds), _spelt(name, chosen.price)
     off = [v.lower() for v in values] in (["none"], ["false"], ["no"], ["null"])
     off = part == name and (off or (own is not None and as_default(own, values)))
+    local = function_of(chosen, "is_local")
+    if held is not None and local is not None and local(held, values):
+        found.unpriced.append((shown, "room for requests"))
+        return i
     if held is not None and not off:
         raise InputError(
             f"{shorten(name)}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",

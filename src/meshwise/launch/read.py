@@ -60,10 +60,10 @@ _PART = "a part of a manifest: copies that the rest of it asks for are not count
 
 
 def _parse(text: str, asked: Asked) -> Parsed:
-    if templates.is_template(check_text(text)):
-        text = templates.places_as_variables(text)
-    elif code_blocks.is_page(text) and python_text.python_tree(text) is None:
+    if code_blocks.is_page(check_text(text)) and python_text.python_tree(text) is None:
         text = code_blocks.code(text) or text
+    if templates.is_template(text):
+        text = templates.places_as_variables(text)
     stripped = shell = text.strip()
     if stripped.startswith("{") and _GROUP.match(stripped) is None:
         return job_from(target("deepspeed"), *zero_file.job_fields(stripped, asked.gpus), asked)
@@ -204,6 +204,11 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         fields, notes, ignored = zero_file.job_fields(table, world)
         return job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
     words = read_words(launch.after, chosen)
+    words.unpriced.extend(
+        (f"{name}={shorten(launch.variables[name])}", what)
+        for name, what in chosen.environment.items()
+        if launch.variables.get(name)
+    )
     settings = _with_file(words, chosen, script, launch)
     with_files = function_of(chosen, "with_files")
     if with_files is not None:

@@ -39,6 +39,7 @@ class Target(NamedTuple):
     flags: dict[str, Flag]
     price: dict[str, str]  # flag that changes time or memory and is not priced → which of them
     holds: dict[str, str]  # flag of the layout that is not followed → what it does
+    environment: dict[str, str]  # variable that changes time or memory and is not priced → which
     cannot: dict[str, str]  # field of a job → why the target cannot say it
     aliases: tuple[str, ...] = ()
     style: str = "flags"  # flags, overrides (key=value) or json
@@ -114,9 +115,10 @@ def _load(key: str) -> Target:
         flags[setting] = Flag(setting, tuple(entry["flags"]), kind)
     sets = {name: frozenset(table.pop(name, ())) for name in ("takes_value", "bare")}
     price, holds, cannot = (table.pop(name, {}) for name in ("price", "holds", "cannot"))
+    variables: dict[str, list[str]] = table.pop("environment", {})
     listed = table.pop("models", {})
     assert not listed or listed["source"], key
-    assert price.keys() <= set(CHANGES), (key, price.keys())
+    assert price.keys() | variables.keys() <= set(CHANGES), (key, price.keys(), variables.keys())
     rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Target(
         name=key,
@@ -125,6 +127,7 @@ def _load(key: str) -> Target:
         bare=sets["bare"],
         price={k: v for v in CHANGES for k in price.get(v, ())},
         holds=holds,
+        environment={k: v for v, names in variables.items() for k in names},
         cannot=cannot,
         model_types=tuple(listed.get("types", ())),
         **rest,

@@ -79,7 +79,9 @@ def _role(name: str, settings: dict[str, Any], resources: dict[str, Any]) -> Ser
         gpus = nodes * resources["gpus_per_node"]
     left = (*_BY_ROLE, *_PLACE)
     kept = {k: v for k, v in settings.items() if str(k).replace("_", "-") not in left}
-    return ServerRole(name, kept, workers or 1, gpus or None, nodes if isinstance(nodes, int) else None)
+    return ServerRole(
+        name, kept, workers or 1, gpus or None, nodes if isinstance(nodes, int) else None
+    )
 
 
 def _count(resources: dict[str, Any], key: str) -> int | None:

@@ -34,7 +34,9 @@ def yaml_documents(text: str, where: str = "command") -> list[Any]:
 def _loaded(text: str) -> tuple[Any, ...]:
     import yaml
 
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # the same of libyaml, where it was built
+    loader = getattr(
+        yaml, "CBaseLoader", yaml.BaseLoader
+    )  # the same of libyaml, where it was built
     found = tuple(yaml.load_all(text, Loader=loader))
     count = [0]
     for document in found:

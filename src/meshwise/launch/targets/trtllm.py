@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from typing import Any
 
-from meshwise.errors import InputError, closest, shorten
+from meshwise.errors import InputError, shorten
 from meshwise.launch.command_text import Written, flag_lines
+from meshwise.launch.flags import ALIKE
 from meshwise.launch.job import Job
 from meshwise.launch.settings import formats
 from meshwise.launch.settings.serving import drafts, server_limits
@@ -100,8 +102,9 @@ def _known(key: str) -> bool:
     chosen = target("trtllm")
     if key in chosen.file_keys:
         return True
-    nearest = next(iter(closest(key, [k for k in (*_READ, *_OTHER_LAYOUT) if "." not in k])), None)
-    if nearest is not None and abs(len(nearest) - len(key)) <= 2:
+    own = [name for name in (*_READ, *_OTHER_LAYOUT) if "." not in name]
+    nearest = next(iter(difflib.get_close_matches(key, own, n=1, cutoff=ALIKE)), None)
+    if nearest is not None:
         raise InputError(
             f"{shorten(key)}: no key of TensorRT-LLM's file is called so",
             field=key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -18,6 +19,25 @@ from meshwise.launch.settings.serving import (
 )
 from meshwise.launch.settings.settings import Read, Settings, contradiction
 from meshwise.launch.table import Target
+
+# connectors of ``--kv-transfer-config`` that keep a server's own cache elsewhere (vLLM 0.33.0,
+# kv_connector/factory.py); with another role than both they hand it to another server
+_STORES = ("OffloadingConnector", "SimpleCPUOffloadConnector", "LMCacheConnectorV1",
+           "LMCacheMPConnector", "FlexKVConnectorV1", "HF3FSKVConnector", "MooncakeStoreConnector")  # fmt: skip
+
+
+def is_local(flag: str, values: list[str]) -> bool:
+    """Whether a flag that may put prompts and answers on GPUs of their own keeps them on the same."""
+    said = " ".join(values)
+    connector = re.search(r'"kv_connector"\s*:\s*"(\w+)"', said)
+    role = re.search(r'"kv_role"\s*:\s*"(\w+)"', said)
+    return (
+        flag == "--kv-transfer-config"
+        and connector is not None
+        and connector.group(1) in _STORES
+        and role is not None
+        and role.group(1) == "kv_both"
+    )
 
 
 def _settings(job: Job) -> Settings:

@@ -21,7 +21,8 @@ GPUS, PODS, SIZE, SERVERS, NAME = (f"MESHWISE_POD_{n}" for n in _SAID)
 _REPLICAS = ("replicas", "parallelism", "numNodes")
 _GPU = re.compile(r"(nvidia|amd)\.com/(gpu|mig-[\w.-]+)$|google\.com/tpu$|habana\.ai/gaudi$")
 _CPU = re.compile(r"[-_/](cpu|xeon|arm64-cpu)\b")  # in the name or the tag of an engine's image
-_GROUPS = ("leaderWorkerTemplate", "leaderWorkerPattern")  # of pods that are one server
+# a group of pods that are one server: its own key, or those of its pods' templates beside its size
+_GROUP, _LEADS = "leaderWorkerPattern", ("leaderTemplate", "workerTemplate")
 # what the controllers of such groups set: the pods of a group, and which of them this one is
 _GROUP_SIZES = ("LWS_GROUP_SIZE", "RBG_LWP_GROUP_SIZE")
 _GROUP_INDICES = ("LWS_WORKER_INDEX", "RBG_LWP_WORKER_INDEX")
@@ -170,8 +171,9 @@ def _pods(node: Any, many: int, size: int, name: str = "") -> list[Pod]:
         return []
     for key in _REPLICAS:
         many *= _whole(node.get(key)) or 1
-    for key in _GROUPS:
-        size *= _whole(_at(node, key, "size")) or 1
+    size *= _whole(_at(node, _GROUP, "size")) or 1
+    if any(key in node for key in _LEADS):
+        size *= _whole(node.get("size")) or 1
     if any(key in node for key in ("command", "args", "entrypoint")):
         many *= _whole(_at(node, "deploy", "replicas")) or 1
         return [Pod(node, many, size, _gpus(node), str(node.get("name", name)))]
