@@ -47,6 +47,13 @@ def test_a_place_of_a_template_matters_only_in_the_layout() -> None:
     assert refused(POD.format(tp="{{ .Values.model.tp | default 2 }}")).value == "$Values_model_tp"
 
 
+def test_a_blank_of_a_page_is_asked_for_where_it_is_the_layout() -> None:
+    read = parse("trtllm-serve <your checkpoint> --host 0.0.0.0 --tp_size 4")
+    assert read.job.tp == 4 and "$your_checkpoint is not in the text" in " ".join(read.assumed)
+    assert refused("vllm serve m --tensor-parallel-size=<tp> --port <port>").value == "$tp"
+    assert parse("vllm serve m -tp 2 <in >out").job.tp == 2
+
+
 # -- compose --------------------------------------------------------------------------------------------
 
 SERVICE = """

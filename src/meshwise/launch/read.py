@@ -64,6 +64,8 @@ def _parse(text: str, asked: Asked) -> Parsed:
         text = code_blocks.code(text) or text
     if templates.is_template(text):
         text = templates.places_as_variables(text)
+    if not text.lstrip().startswith("{") and python_text.python_tree(text) is None:
+        text = templates.blanks_as_variables(text)
     stripped = shell = text.strip()
     if stripped.startswith("{") and _GROUP.match(stripped) is None:
         return job_from(target("deepspeed"), *zero_file.job_fields(stripped, asked.gpus), asked)

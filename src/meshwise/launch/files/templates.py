@@ -14,6 +14,15 @@ _PARTS = re.compile(
 _PLACE = re.compile(r"\{\{-?\s*`?(.*?)`?\s*-?\}\}")
 
 
+# ``<model>`` as pages write what the reader is to fill in: no redirect has its words so
+_BLANK = re.compile(r"(?<=[\s=])<([A-Za-z][\w ./:-]*\w|[A-Za-z])>(?=[\s'\"\\]|$)")
+
+
+def blanks_as_variables(text: str) -> str:
+    """The text with a variable that is not set in each blank of a page's command."""
+    return _BLANK.sub(lambda m: "$" + _name(m.group(1)), text)
+
+
 def is_template(text: str) -> bool:
     """Whether a text is a template of a configuration file: braces of one, at its head or in YAML."""
     for line in text.splitlines():

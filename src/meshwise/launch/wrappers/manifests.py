@@ -47,7 +47,7 @@ def container_commands(text: str, given: Mapping[str, str] | None = None) -> str
     ]
     task = next((t for d in documents if (t := _task(d)) is not None), None)
     if task is not None:
-        return task
+        return f"set -a\n{task}"
     if not any(_whole_one(d) or _part(d) for d in documents):
         return "\n".join(_scripts(documents)) or None
     found: list[str] = []
@@ -66,7 +66,7 @@ def container_commands(text: str, given: Mapping[str, str] | None = None) -> str
             value=shorten(text.strip()[:60]),
             legal="a container with its command",
         )
-    return "\n".join(found)
+    return "\n".join(["set -a", *found])  # its environment is that of every shell within
 
 
 def _scripts(node: Any) -> list[str]:
@@ -231,7 +231,7 @@ def _resources(pod: Pod, document: dict[str, Any], whole: int) -> list[str]:
     return rows
 
 
-def pod_request(variables: dict[str, str]) -> ResourceRequest | None:
+def pod_request(variables: Mapping[str, str]) -> ResourceRequest | None:
     """What the pods of a manifest's job have; None outside a manifest."""
     if PODS not in variables:
         return None
@@ -248,7 +248,7 @@ class ServerPods(NamedTuple):
     servers: int
 
 
-def server_pods(variables: dict[str, str]) -> ServerPods:
+def server_pods(variables: Mapping[str, str]) -> ServerPods:
     return ServerPods(
         _whole(variables.get(GPUS, "")),
         _whole(variables.get(SIZE, "")) or 1,
