@@ -264,6 +264,19 @@ def test_words_left_out_are_no_layout(word: str) -> None:
     assert refused(f"vllm serve m --port 80 {word}").value == word
 
 
+def test_an_image_that_is_only_pulled_starts_nothing() -> None:
+    run = "docker run --gpus all vllm/vllm-openai-rocm:v0.14 --model m -tp 4\n"
+    pull = "docker pull --platform linux/amd64 vllm/vllm-openai:v0.14\n"
+    read = parse(pull + run)
+    assert read.job.tp == 4 and not read.notes
+    assert isinstance(refused(pull), NoLaunch)
+
+
+def test_a_server_on_a_part_of_a_gpu_is_refused() -> None:
+    text = "servingEngineSpec:\n  modelSpec:\n  - {modelURL: m, replicaCount: 2, requestGPU: 0.5}\n"
+    assert refused(text).field == "requestGPU"
+
+
 # -- flags ----------------------------------------------------------------------------------------------
 
 

@@ -99,10 +99,12 @@ def _pattern(word: str) -> Target | None:
 
 
 def _image(base: str, before: list[str]) -> Target | None:
-    """A container whose image starts the engine."""
+    """A container whose image starts the engine, where it is started: not pulled, built or named."""
     chosen = image_targets().get(base.partition("@")[0].partition(":")[0])
-    ran = any(w.rpartition("/")[2] in ("docker", "podman", "nerdctl", IMAGE) for w in before)
-    return chosen if ran else None
+    programs = [w.rpartition("/")[2] for w in before]
+    ran = any(p in ("docker", "podman", "nerdctl") for p in programs)
+    starts = any(p in ("run", "create") for p in programs)
+    return chosen if (ran and starts) or IMAGE in programs else None
 
 
 IMAGE = "\0image"  # the command of a manifest's container, whose image's own program it runs in

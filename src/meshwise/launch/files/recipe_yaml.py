@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from meshwise.errors import InputError, shorten
 from meshwise.launch.files import configuration as config_files
 
 # what NeMo says inside its model's section, and Megatron-Bridge beside it
@@ -60,11 +61,19 @@ def production_stack(values: dict[str, Any]) -> Chart | None:
     own = first.get("vllmConfig")
     table = {_spelt(k): v for k, v in own.items()} if isinstance(own, dict) else {}
     words = table.pop("extra-args", None)
+    asked = first.get("requestGPU")
+    if asked is not None and not isinstance(asked, int):
+        raise InputError(
+            f"requestGPU: {shorten(asked)}: servers on a part of a GPU each are not priced",
+            field="requestGPU",
+            value=asked,
+            legal="a whole number of GPUs for each server",
+        )
     return Chart(
         model=str(first.get("modelURL", "")),
         table=table,
         words=[str(w) for w in words] if isinstance(words, list) else [],
-        gpus=first["requestGPU"] if isinstance(first.get("requestGPU"), int) else None,
+        gpus=asked,
         replicas=first["replicaCount"] if isinstance(first.get("replicaCount"), int) else 1,
     )
 
