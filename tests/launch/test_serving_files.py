@@ -198,6 +198,61 @@ spec:
     assert (job.model, job.tp, job.dp) == ("Qwen/Qwen3-8B", 2, 2)
 
 
+# -- llm-d's chart, Ray's clusters ----------------------------------------------------------------------
+
+CHART = """
+modelArtifacts: {uri: "hf://Qwen/Qwen3-32B", name: other}
+decode:
+  replicas: 3
+  parallelism: {tensor: 4}
+  containers:
+  - {name: vllm, image: x, modelCommand: vllmServe, args: [--max-model-len, "16000"]}
+prefill:
+  create: %s
+  replicas: 2
+  parallelism: {tensor: 1}
+  containers: [{name: vllm, image: x, modelCommand: vllmServe}]
+"""
+
+
+def test_the_charts_roles_are_servers_or_apart() -> None:
+    job = parse(CHART % "false").job
+    assert (job.model, job.tp, job.dp, job.max_len) == ("Qwen/Qwen3-32B", 4, 3, 16000)
+    assert "decode: 3 with --tensor-parallel-size=4" in refused(CHART % "true").message
+
+
+def test_the_engines_own_file_of_servers_apart_names_both_layouts() -> None:
+    text = """
+context_servers: {num_instances: 2, tensor_parallel_size: 1, urls: [a]}
+generation_servers: {num_instances: 1, tensor_parallel_size: 4, urls: [b]}
+"""
+    message = refused(text).message
+    assert "context_servers: 2 of tp=1" in message and "generation_servers: 1 of tp=4" in message
+
+
+@pytest.mark.parametrize(("pods", "servers"), [(2, 1), (4, 2)])
+def test_pods_of_a_cluster_of_ray_are_one_server(pods: int, servers: int) -> None:
+    text = f"""
+apiVersion: apps/v1
+kind: StatefulSet
+spec:
+  replicas: {pods}
+  template:
+    spec:
+      containers:
+      - image: vllm/vllm-openai:v0.10.0
+        command: [bash, -c]
+        args:
+        - |
+          ray start --head
+          vllm serve m --tensor-parallel-size 8 --pipeline-parallel-size 2
+        resources: {{limits: {{nvidia.com/gpu: 8}}}}
+"""
+    job = parse(text).job
+    assert (job.tp, job.pp, job.dp) == (8, 2, servers)
+    assert refused(text.replace("          ray start --head\n", "")).field == "nvidia.com/gpu"
+
+
 # -- recipes under SLURM --------------------------------------------------------------------------------
 
 RECIPE = """

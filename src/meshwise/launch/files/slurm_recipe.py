@@ -20,6 +20,11 @@ _BY_ROLE = (
 _PLACE = ("model", "model-path")  # in the container; the hub's name of the model stands elsewhere
 
 
+# TensorRT-LLM's own file of such servers: a section each, with the keys of its servers' files
+_APART = ("context_servers", "generation_servers")
+_OF_SERVERS = ("num_instances", "urls", "router")
+
+
 class ServerRole(NamedTuple):
     """What servers of a role do: an engine's settings, how many there are, GPUs and nodes of them all."""
 
@@ -38,6 +43,10 @@ class SlurmRecipe(NamedTuple):
 
 def servers_by_role(table: dict[str, Any]) -> SlurmRecipe | None:
     """The roles of a recipe; None where the file is none."""
+    if all(isinstance(table.get(key), dict) for key in _APART):
+        return SlurmRecipe(
+            "trtllm", str(table.get("model", "")), tuple(_part(table, k) for k in _APART)
+        )
     table = _whole(table)
     backend, resources = table.get("backend"), table.get("resources")
     if not isinstance(backend, dict) or not isinstance(resources, dict):
@@ -52,6 +61,21 @@ def servers_by_role(table: dict[str, Any]) -> SlurmRecipe | None:
     if not roles:
         return None
     return SlurmRecipe(_SECTIONS[section], _model(table, roles), roles)
+
+
+def _part(table: dict[str, Any], name: str) -> ServerRole:
+    """Servers of a section, which also has what holds for all of them."""
+    shared = (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "enable_attention_dp",
+        "kv_cache_config",
+    )
+    own = {k: table[k] for k in shared if k in table} | table[name]
+    many = own.get("num_instances")
+    kept = {k: v for k, v in own.items() if str(k).replace("_", "-") not in _BY_ROLE}
+    kept = {k: v for k, v in kept.items() if k not in _OF_SERVERS}
+    return ServerRole(name, kept, many if isinstance(many, int) and many > 0 else 1, None, None)
 
 
 def _whole(table: dict[str, Any]) -> dict[str, Any]:

@@ -51,12 +51,12 @@ def _service(document: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         return document
     model = spec.get("model")
     model = model if isinstance(model, dict) else {}
-    served = {**main, "command": ["vllm", "serve", _model(model.get("uri"), model.get("name"))]}
-    served["args"] = [*_degrees(spec.get("parallelism")), *_list(main), *_more(main)]
+    served = {**main, "command": ["vllm", "serve", model_of(model.get("uri"), model.get("name"))]}
+    served["args"] = [*degrees_of(spec.get("parallelism")), *_list(main), *_more(main)]
     template["containers"] = [served, *(c for c in containers if c is not main)]
     rest = {k: v for k, v in spec.items() if k not in ("worker", "template")}
     if "worker" in spec:
-        pods = _pods(spec.get("parallelism"))
+        pods = pods_of(spec.get("parallelism"))
         return {
             **document,
             "spec": {**rest, "leaderWorkerTemplate": {"size": pods, "leaderTemplate": template}},
@@ -64,7 +64,7 @@ def _service(document: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     return {**document, "spec": {**rest, "template": template}}
 
 
-def _pods(said: Any) -> str:
+def pods_of(said: Any) -> str:
     """Pods of one server: its replicas of attention over those of a pod, else its stages."""
     said = said if isinstance(said, dict) else {}
     whole, own = str(said.get("data", "")), str(said.get("dataLocal", ""))
@@ -93,14 +93,14 @@ def _predictor(
     workers = predictor.get("workerSpec")
     degrees = _flags(workers if isinstance(workers, dict) else {}, _WORKERS)
     container = {k: v for k, v in model.items() if k != "modelFormat"}
-    container["command"] = ["vllm", "serve", _model(model.get("storageUri"), said)]
+    container["command"] = ["vllm", "serve", model_of(model.get("storageUri"), said)]
     container["args"] = [*degrees, *words]
     most, least = (predictor.get(f"{end}Replicas") for end in ("max", "min"))
     copies = {"replicas": least} if least is not None and least == most else {}
     return {**document, "spec": {**spec, "predictor": {"containers": [container], **copies}}}
 
 
-def _model(uri: Any, name: Any) -> str:
+def model_of(uri: Any, name: Any) -> str:
     """The hub's name of a model; a place in a store says it only where a name stands beside it."""
     place = str(uri or "")
     if place.startswith("hf://"):
@@ -108,7 +108,7 @@ def _model(uri: Any, name: Any) -> str:
     return str(name or place or "$MODEL")
 
 
-def _degrees(said: Any) -> list[str]:
+def degrees_of(said: Any) -> list[str]:
     found = _flags(said if isinstance(said, dict) else {}, _DEGREES)
     spread = isinstance(said, dict) and str(said.get("expert", "")).lower() == "true"
     return [*found, "--enable-expert-parallel"] if spread else found

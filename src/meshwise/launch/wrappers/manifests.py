@@ -12,7 +12,7 @@ from meshwise.launch import other_software
 from meshwise.launch.files import code_blocks, yaml_text
 from meshwise.launch.find import IMAGE, image_targets
 from meshwise.launch.table import every_target
-from meshwise.launch.wrappers import compose, kserve
+from meshwise.launch.wrappers import compose, kserve, llm_d
 from meshwise.launch.wrappers.slurm import ResourceRequest
 
 # variables in which the text of a manifest says what its pods have
@@ -42,7 +42,9 @@ def container_commands(text: str, given: Mapping[str, str] | None = None) -> str
     """The shell text of a manifest's containers, what their pods have before each; None where the YAML
     is no manifest. ``given``: variables of the shell that starts it, which compose puts in their places."""
     documents = [
-        compose.interpolated(d, given or {}) if "services" in d else kserve.with_commands(d)
+        compose.interpolated(d, given or {})
+        if "services" in d
+        else kserve.with_commands(llm_d.with_commands(d))
         for d in _documents(text)
     ]
     task = next((t for d in documents if (t := _task(d)) is not None), None)
@@ -108,7 +110,7 @@ def _documents(text: str) -> list[dict[str, Any]]:
 
 
 def _whole_one(document: dict[str, Any]) -> bool:
-    return "apiVersion" in document or "services" in document
+    return any(key in document for key in ("apiVersion", "services", "modelArtifacts"))
 
 
 def _runs(node: Any) -> bool:

@@ -17,10 +17,23 @@ def server_copies(first: Parsed, alike: list[Launch], script: Script) -> Parsed:
     if launch.target.phase != "serve":
         return first
     pod = manifests.server_pods(launch.variables)
-    _enough(first, launch, pod, script)
-    many = len({_server(x, pod) for x in alike}) * pod.servers
+    spans = _spans(first, pod, script)
+    if spans == 1:
+        _enough(first, launch, pod, script)
+    many = len({_server(x, pod) for x in alike}) * (pod.servers // spans)
     many *= slurm.command_request(launch.before).over(script.batch).array or 1
     return with_copies(first, many) if many > 1 else first
+
+
+def _spans(first: Parsed, pod: manifests.ServerPods, script: Script) -> int:
+    """Copies of a pod that one server takes: where a cluster of Ray's is started, all that it needs."""
+    ray = any(
+        [c.words[0].rpartition("/")[2], *c.words[1:2]] == ["ray", "start"] for c in script.commands
+    )
+    if not ray or pod.gpus is None or first.job.gpus <= pod.gpus * pod.size:
+        return 1
+    spans, rest = divmod(first.job.gpus, pod.gpus * pod.size)
+    return spans if rest == 0 and pod.servers % spans == 0 else 1
 
 
 def _server(launch: Launch, pod: manifests.ServerPods) -> tuple[str | None, ...]:
