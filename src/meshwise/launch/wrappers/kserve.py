@@ -21,7 +21,7 @@ _ENGINES = ("vllm", "huggingface")  # model formats whose runtime is vLLM's serv
 _ARGUMENTS = "VLLM_ADDITIONAL_ARGS"  # flags that the service's own container is given so
 
 
-def with_commands(document: dict[str, Any]) -> dict[str, Any]:
+def of_service(document: dict[str, Any]) -> dict[str, Any]:
     """A document whose containers say what KServe starts in them; any other document as it is."""
     spec = document.get("spec")
     if not isinstance(spec, dict) or "kserve.io/" not in str(document.get("apiVersion", "")):
@@ -51,7 +51,10 @@ def _service(document: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         return document
     model = spec.get("model")
     model = model if isinstance(model, dict) else {}
-    served = {**main, "command": ["vllm", "serve", model_of(model.get("uri"), model.get("name"))]}
+    served = {
+        **main,
+        "command": ["vllm", "serve", served_model(model.get("uri"), model.get("name"))],
+    }
     served["args"] = [*degrees_of(spec.get("parallelism")), *_list(main), *_more(main)]
     template["containers"] = [served, *(c for c in containers if c is not main)]
     rest = {k: v for k, v in spec.items() if k not in ("worker", "template")}
@@ -93,14 +96,14 @@ def _predictor(
     workers = predictor.get("workerSpec")
     degrees = _flags(workers if isinstance(workers, dict) else {}, _WORKERS)
     container = {k: v for k, v in model.items() if k != "modelFormat"}
-    container["command"] = ["vllm", "serve", model_of(model.get("storageUri"), said)]
+    container["command"] = ["vllm", "serve", served_model(model.get("storageUri"), said)]
     container["args"] = [*degrees, *words]
     most, least = (predictor.get(f"{end}Replicas") for end in ("max", "min"))
     copies = {"replicas": least} if least is not None and least == most else {}
     return {**document, "spec": {**spec, "predictor": {"containers": [container], **copies}}}
 
 
-def model_of(uri: Any, name: Any) -> str:
+def served_model(uri: Any, name: Any) -> str:
     """The hub's name of a model; a place in a store says it only where a name stands beside it."""
     place = str(uri or "")
     if place.startswith("hf://"):

@@ -10,7 +10,7 @@ from meshwise.launch.wrappers import kserve
 _ROLES = ("decode", "prefill")
 
 
-def with_commands(document: dict[str, Any]) -> dict[str, Any]:
+def of_chart(document: dict[str, Any]) -> dict[str, Any]:
     """A chart's values as an object whose containers say what the chart starts; any other document as
     it is."""
     artifacts = document.get("modelArtifacts")
@@ -26,7 +26,7 @@ def with_commands(document: dict[str, Any]) -> dict[str, Any]:
             legal="one of the roles alone",
         )
     role = document[roles[0]]
-    model = kserve.model_of(artifacts.get("uri"), artifacts.get("name"))
+    model = kserve.served_model(artifacts.get("uri"), artifacts.get("name"))
     containers = [_container(c, role, model) for c in role.get("containers", [])]
     pods = kserve.pods_of(role.get("parallelism"))
     pod = {"containers": containers}

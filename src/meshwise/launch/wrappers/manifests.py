@@ -44,7 +44,7 @@ def container_commands(text: str, given: Mapping[str, str] | None = None) -> str
     documents = [
         compose.interpolated(d, given or {})
         if "services" in d
-        else kserve.with_commands(llm_d.with_commands(d))
+        else kserve.of_service(llm_d.of_chart(d))
         for d in _documents(text)
     ]
     task = next((t for d in documents if (t := _task(d)) is not None), None)
