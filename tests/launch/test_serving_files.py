@@ -327,6 +327,10 @@ def test_an_image_that_is_only_pulled_starts_nothing() -> None:
     assert isinstance(refused(pull), NoLaunch)
 
 
+def test_a_benchmark_of_an_engine_is_no_server() -> None:
+    assert refused("trtllm-bench --model m throughput --tp 8").value == "trtllm-bench"
+
+
 def test_a_server_on_a_part_of_a_gpu_is_refused() -> None:
     text = "servingEngineSpec:\n  modelSpec:\n  - {modelURL: m, replicaCount: 2, requestGPU: 0.5}\n"
     assert refused(text).field == "requestGPU"

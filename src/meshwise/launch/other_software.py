@@ -21,6 +21,7 @@ _WORDS = {
     "llama-server": ("llama.cpp", _ENGINE),
     "ollama": ("Ollama", _ENGINE),
     "tritonserver": ("Triton", _ENGINE),
+    "trtllm-bench": ("trtllm-bench", "trtllm-serve with the same degrees"),
     "dynamo": ("NVIDIA Dynamo", _ENGINE),
     "verl": ("verl", "the actor's or the rollout's own command with its degrees"),
     "llamafactory-cli": ("LLaMA-Factory", _TRAINER),
