@@ -84,6 +84,8 @@ class MeshwiseError(ValueError):
     """
 
     exit_code = 2
+    line: int | None = None  # of a text that was read, where the error is about a word of it
+    file: str = ""  # that the line is of
 
     def __init__(
         self,
@@ -134,15 +136,16 @@ class MeshwiseError(ValueError):
             isinstance(value, (int, float)) and abs(value) <= _LARGEST_INT
         ):
             value = shorten(value)
-        return {
-            "error": {
-                "field": self.field,
-                "value": value,
-                "message": self.message,
-                "legal": list(self.legal) if isinstance(self.legal, tuple) else self.legal,
-                "nearest": self.nearest,
-            }
+        found: dict[str, Any] = {
+            "field": self.field,
+            "value": value,
+            "message": self.message,
+            "legal": list(self.legal) if isinstance(self.legal, tuple) else self.legal,
+            "nearest": self.nearest,
         }
+        if self.line is not None:
+            found |= {"file": self.file or None, "line": self.line}
+        return {"error": found}
 
 
 class InputError(MeshwiseError):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
 
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 from meshwise.launch import other_software
+from meshwise.launch.account import candidates, roles
+from meshwise.launch.account.origins import Origin, Placed
+from meshwise.launch.account.questions import FILES, Question, Unanswered
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
@@ -26,7 +30,13 @@ from meshwise.launch.parsed import (
 )
 from meshwise.launch.python import configurations as python_text
 from meshwise.launch.settings.settings import Settings
-from meshwise.launch.shell.commands import Script, check_text, read_script
+from meshwise.launch.shell.commands import (
+    Script,
+    check_text,
+    option,
+    read_script,
+    unset_names,
+)
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers
@@ -42,16 +52,64 @@ def parse(
     gpus: int | None = None,
     model: str | None = None,
     experts: bool | None = None,
+    which: str | int | None = None,
+    values: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    name: str = "",
 ) -> Parsed:
     """The job that a launch command starts.
 
     The target is told by the command's own words unless given. ``gpus`` where the command does not say
-    how many it runs on; ``experts``: whether the model has routed experts. Raises
-    :class:`~meshwise.errors.InputError` for a flag that looks like a misspelt one, a missing or wrong
-    value, flags that contradict each other, words that may hold the layout and cannot be followed, and
-    a command that states no layout.
+    how many it runs on; ``experts``: whether the model has routed experts; ``which`` of several commands,
+    by number or name; ``values`` of variables that the text does not set; ``files`` that it names, by
+    name; ``name``: of the file that the text is. Raises :class:`~meshwise.errors.InputError` for a flag
+    that looks like a misspelt one, a missing or wrong value, flags that contradict each other, words that
+    may hold the layout and cannot be followed, several commands of which none is chosen, and a command
+    that states no layout.
     """
-    return on_gpus(_parse(text, Asked(target_name, gpus, model, experts)), gpus)
+    own = check_values(values or {}, text, files or {})
+    asked = Asked(target_name, gpus, model, experts, which, own, files or {})
+    try:
+        return on_gpus(_parse(text, asked), gpus)
+    except MeshwiseError as error:
+        raise _in_file(error, text, name) from None
+
+
+def check_values(
+    values: Mapping[str, str], text: str, files: Mapping[str, str]
+) -> Mapping[str, str]:
+    """The values of variables by their plain names; raise for what is no name, or stands nowhere."""
+    found = {}
+    for said, value in values.items():
+        name = str(said).strip().lstrip("$").strip("{}")
+        if not re.fullmatch(r"[A-Za-z_]\w*|[0-9]", name):
+            raise InputError(
+                f"values={shorten(str(said))}: no name of a variable",
+                field="values",
+                value=said,
+                legal="NAME=VALUE, such as TP=8, or 1=8 for the first argument",
+            )
+        if not any(re.search(rf"(?<!\w){name}(?!\w)", t) for t in (text, *files.values())):
+            raise InputError(
+                f"values={name}: the text has no such variable",
+                field="values",
+                value=name,
+                legal="names of variables in the text",
+            )
+        found[name] = str(value)
+    return found
+
+
+def _in_file(error: MeshwiseError, text: str, name: str) -> MeshwiseError:
+    """The error with the file and the line that it is about, once, where there is more than one."""
+    where = error.file or name
+    if where and (error.line is not None or error.field == "command"):
+        error.file = where
+        at = f" line {error.line}" if error.line else ""
+        error.message += f" (in {shorten(where)}{at})"
+    elif error.line is not None and "\n" in text.strip():
+        error.message += f" (line {error.line})"
+    return error
 
 
 _GROUP = re.compile(r"\{\s+[^\s\"'}]")  # of commands in a shell; JSON's keys are in quotes
@@ -59,7 +117,7 @@ _PART = "a part of a manifest: copies that the rest of it asks for are not count
 
 
 def _parse(text: str, asked: Asked) -> Parsed:
-    stripped = shell = check_text(text).strip()
+    stripped = check_text(text).strip()
     if stripped.startswith("{") and _GROUP.match(stripped) is None:
         return job_from(target("deepspeed"), *zero_file.job_fields(stripped, asked.gpus), asked)
     if yaml_text.looks_like(stripped):
@@ -69,7 +127,8 @@ def _parse(text: str, asked: Asked) -> Parsed:
         commands = manifests.container_commands(text)
         if commands is None:
             return files.configuration(stripped, asked)
-        found = _one_of([_way(script, text, asked) for script in read_script(commands)], text)
+        # the lines of the text that its containers make are not the manifest's own
+        found = _one_of(_scripts(commands, asked, own_lines=False), text, asked)
         return found._replace(notes=(*found.notes, _PART)) if manifests.is_part(text) else found
     if files.looks_like_toml(stripped):
         return files.titan_toml(stripped, asked)
@@ -77,76 +136,114 @@ def _parse(text: str, asked: Asked) -> Parsed:
     read = files.python(text, tree, asked) if tree is not None else text
     if isinstance(read, Parsed):
         return read
-    shell = read
-    return _one_of([_way(script, text, asked) for script in read_script(shell)], text)
+    return _one_of(_scripts(read, asked, own_lines=tree is None), text, asked)
 
 
-class _Way(NamedTuple):
-    """One way through a script: what it comes to."""
-
-    conditions: tuple[str, ...]
-    read: Parsed | None
-    error: MeshwiseError | None
-
-
-def _way(script: Script, text: str, asked: Asked) -> _Way:
-    try:
-        return _Way(script.conditions, _first(script, text, asked), None)
-    except MeshwiseError as error:
-        return _Way(script.conditions, None, error)
+def _scripts(text: str, asked: Asked, *, own_lines: bool) -> list[Script]:
+    """Every way through a shell text; without ``own_lines`` of another text that says nothing of where
+    its words stand."""
+    found = read_script(text, given=asked.values, files=asked.files)
+    if own_lines:
+        return found
+    return [s._replace(commands=[c._replace(lines=()) for c in s.commands]) for s in found]
 
 
-def _one_of(ways: list[_Way], text: str) -> Parsed:
-    """What all ways through a script agree on."""
-    read = [w for w in ways if w.read is not None]
-    failed = [w.error for w in ways if w.error is not None]
-    hard = [e for e in failed if not isinstance(e, NoLaunch)]
-    if hard:
-        raise hard[0]
-    if not read:
+def _one_of(scripts: list[Script], text: str, asked: Asked) -> Parsed:
+    """What all ways through a script, and all its commands, agree on; else the one that is chosen."""
+    ways: list[list[candidates.Candidate]] = []
+    failed: list[MeshwiseError] = []
+    notes: list[str] = []
+    for script in scripts:
+        try:
+            found, said = _candidates(script, text, asked)
+        except NoLaunch as error:
+            failed.append(error)
+            continue
+        ways.append(found)
+        notes += said
+    if not ways:
         raise failed[0]
-    first = read[0].read
-    assert first is not None
-    others = [w for w in read[1:] if w.read is not None and w.read.job != first.job]
-    if others:
-        said = "; ".join(
-            f"{shorten(w.conditions[-1] if w.conditions else 'always', 60)}: {w.read.job.words}"
-            for w in [read[0], *others[:3]]
-            if w.read is not None
-        )
-        raise InputError(
-            f"command: which branch runs is not known ({said})",
-            field="command",
-            value=read[0].conditions[-1] if read[0].conditions else None,
-            legal="the script with the condition's variables set before it",
-        )
-    return first
+    every = candidates.merged(ways)
+    one = candidates.chosen(every, asked.which)
+    if one.error is not None:
+        raise one.error
+    read: Parsed = one.read
+    notes += [_unlike_given(s, asked) for s in scripts[:1] if _unlike_given(s, asked)]
+    return read._replace(
+        notes=tuple(dict.fromkeys((*notes, *read.notes))), commands=max(len(every), 1)
+    )
 
 
-def _first(script: Script, text: str, asked: Asked) -> Parsed:
-    """The first launch of a script; others with another layout are named, copies of a server counted."""
+def _unlike_given(script: Script, asked: Asked) -> str:
+    """That the text sets a variable itself, whatever the caller gives."""
+    other = [n for n, v in asked.values.items() if script.variables.get(n, v) != v]
+    return f"set by the text itself, whatever `values` says: {', '.join(other)}" if other else ""
+
+
+def _candidates(
+    script: Script, text: str, asked: Asked
+) -> tuple[list[candidates.Candidate], list[str]]:
+    """The launches of one way through a script, copies of a server as one; notes on what else it may
+    start."""
     found = launches(script.commands, asked.target)
     if not found:
         raise _none(script, text)
     _goes_on(script)
-    first = _read(found[0], script, text, asked)
-    notes: list[str] = []
-    alike = [found[0]]
-    for other in found[1:]:
-        try:
-            second = _read(other, script, text, asked)
-        except MeshwiseError as error:
-            notes.append(f"another command of the text is not read: {error.sentence}")
-            continue
-        if second.job == first.job:
-            alike.append(other)
+    read = [_candidate(launch, script, text, asked) for launch in found]
+    groups: list[list[int]] = []
+    for i, one in enumerate(read):
+        group = next((g for g in groups if read[g[0]].same(one)), None)
+        if group is None:
+            groups.append([i])
         else:
-            notes.append(
-                f"the text starts another command with another layout ({second.job.words}): the "
-                "first is priced"
-            )
-    read = servers.server_copies(first, alike, script)
-    return read._replace(notes=(*dict.fromkeys(notes), *read.notes))
+            group.append(i)
+    kept, notes = [], []
+    for group in groups:
+        one = read[group[0]]
+        sure = found[group[0]].by_structure or len(groups) == 1
+        if one.error is not None and one.read is None and not sure:
+            notes.append(f"another command of the text is not read: {one.error.sentence}")
+            continue
+        if one.read is not None:
+            try:
+                copies = servers.server_copies(one.read, [found[i] for i in group], script)
+                one = one._replace(read=copies)
+            except MeshwiseError as error:
+                one = one._replace(read=None, error=error)
+        kept.append(one)
+    if not kept:
+        kept, notes = [read[groups[0][0]]], notes[1:]
+    return kept, notes
+
+
+def _candidate(launch: Launch, script: Script, text: str, asked: Asked) -> candidates.Candidate:
+    """A launch, read; an engine of a disaggregated pair is read for its layout, and refused."""
+    role = roles.role_of(launch)
+    read, error = None, None
+    try:
+        read = _read(launch if role is None else role.rest, script, text, asked)
+        if role is not None:
+            error = roles.refusal(role, launch.target.title)
+    except MeshwiseError as caught:
+        error = caught
+    words = [w.rpartition("/")[2] for w in launch.before if not w.startswith(("-", "$", "\0"))]
+    program = " ".join(words[-2:]) if launch.target.phase == "serve" else (words or [""])[-1]
+    served = option(launch.after, "served-model-name")
+    own = (launch.variables.get(_NAME), launch.target.name, served)
+    job_model = read.job.model if read is not None else None
+    return candidates.Candidate(
+        program=shorten(program or launch.target.title, 60),
+        target=launch.target.name,
+        line=next((n for n in launch.lines if n), 0),
+        read=read,
+        error=error,
+        conditions=script.conditions,
+        role="" if role is None else role.name,
+        names=tuple(dict.fromkeys(n for n in (*own, job_model) if n)),
+    )
+
+
+_NAME = "MESHWISE_POD_NAME"  # of a container or a service, which a manifest's text sets
 
 
 def _goes_on(script: Script) -> None:
@@ -195,18 +292,80 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         table = zero_file.command_json(launch.after, script)
         fields, notes, ignored = zero_file.job_fields(table, world)
         return job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
-    words = read_words(launch.after, chosen)
-    settings = _with_file(words, chosen, script, launch)
+    questions: list[Question] = []
+    many = len(launch.before)
+    words = read_words(launch.after, chosen, Placed("", launch.lines[many:]), questions)
+    settings = _with_file(words, chosen, script, launch, questions)
+    started = [q for q in _unset_of_launcher(launch, world) if asked.gpus is None]
+    if questions:
+        if not started and world is None and _needs_world(chosen, settings):
+            started = [_GPUS]
+        raise Unanswered([*started, *questions], chosen.phase, _named(settings, words))
     with_files = function_of(chosen, "with_files")
     if with_files is not None:
         settings = with_files(settings, text, launch, script, chosen)
     states_a_layout(settings, words, launch, world)
-    read = from_settings(chosen, settings, words, asked, world)
-    return read if nodes is None else read._replace(nodes=nodes)
+    try:
+        read = from_settings(chosen, settings, words, asked, world)
+    except InputError as error:
+        if error.field == "gpus" and world is None and asked.gpus is None:
+            raise Unanswered(started or [_GPUS], chosen.phase, _named(settings, words)) from None
+        raise
+    placed = zip(launch.before, Placed("", launch.lines).lines or [0] * many, strict=False)
+    own = tuple(Origin(w, line) for w, line in placed if not w.startswith("\0"))
+    return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
 
 
-def _with_file(words: ReadWords, chosen: Target, script: Script, launch: Launch) -> Settings:
-    """The settings of the file that a command names, under those of its own flags."""
+_GPUS = Question(
+    *("the number of GPUs", "", "gpus"),
+    example="N",
+    said="the command does not say how many GPUs it runs on",
+)
+# options of launchers that say on how many GPUs a job runs
+_COUNTED = (
+    *("nnodes", "num_nodes", "nproc-per-node", "num_gpus", "num_accelerators", "np", "n"),
+    *("ntasks", "ntasks-per-node", "gpus-per-node", "nodes", "N", "num_processes", "num_machines"),
+)
+
+
+def _named(settings: Settings, words: ReadWords) -> str:
+    return str(settings.get("model") or next(iter(words.positional), ""))
+
+
+def _needs_world(chosen: Target, settings: Settings) -> bool:
+    """Whether the number of GPUs decides the layout: replicas are what the other degrees leave."""
+    stated = ("dp", "dp_shard", "dp_replicate", "processes")
+    return (
+        chosen.phase == "train"
+        and chosen.world != "flags"
+        and not any(settings.get(name) for name in stated)
+    )
+
+
+def _unset_of_launcher(launch: Launch, world: int | None) -> list[Question]:
+    """Variables that the launcher's own numbers still have, where these are needed."""
+    if world is not None or launch.target.phase != "train":
+        return []
+    found = []
+    for name in _COUNTED:
+        said = option(launch.before, name)
+        for variable in unset_names(said) if said is not None else []:
+            at = next((i for i, w in enumerate(launch.before) if said in w), 0)
+            line = Placed("", launch.lines).line(at)
+            used = f"--{name}" if len(name) > 2 else f"-{name}"
+            found.append(Question(f"${variable}", used, line=line))
+    return found
+
+
+def _with_file(
+    words: ReadWords,
+    chosen: Target,
+    script: Script,
+    launch: Launch,
+    questions: list[Question],
+) -> Settings:
+    """The settings of the file that a command names, under those of its own flags; where it is not here
+    it is asked for."""
     own = words.settings
     path = own.pop("config", None)
     if (
@@ -221,7 +380,19 @@ def _with_file(words: ReadWords, chosen: Target, script: Script, launch: Launch)
     if chosen.file == "toml" and not path.endswith(".toml"):
         words.unread.append(path)
         return own
-    option = chosen.flags["config"].spellings[0]
-    text = config_files.opened(path, option, script.files)
+    option_name = chosen.flags["config"].spellings[0]
+    said = next((f.origin for f in words.flags if f.setting == "config"), None)
+    used = option_name if said is None else said.word.partition(" ")[0].partition("=")[0]
+    line = 0 if said is None else said.line
+    try:
+        text = config_files.opened(path, used, script.files)
+    except InputError as error:
+        if unset_names(path):
+            questions += [Question(f"${n}", used, line=line) for n in unset_names(path)]
+        elif Path(path).exists():
+            raise
+        else:
+            questions.append(Question(path, used, FILES, line, said=error.message))
+        return own
     mapping = config_files.sections if chosen.file == "toml" else yaml_text.mapping
-    return of_table(mapping(text, option), chosen, words) | own
+    return of_table(mapping(text, used), chosen, words, Path(path).name, text) | own

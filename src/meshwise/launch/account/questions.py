@@ -1,0 +1,107 @@
+"""What a text leaves open and an answer needs: all of it is asked for in one message, each with its name,
+where it is used and the option that gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from meshwise.errors import InputError, list_in_words, shorten
+
+VALUES, FILES = "values", "files"  # fields that give a variable's value, and a file's text
+_SHOWN = 12  # questions that a sentence names
+
+
+class Question(NamedTuple):
+    """A value that is not in the text. ``option``: the field that gives it (``values``: by its name);
+    ``used``: the flag or the word that needs it; ``why``: what keeps it from being known; ``said``: the
+    sentence where nothing else is open."""
+
+    name: str
+    used: str
+    option: str = VALUES
+    line: int = 0
+    file: str = ""
+    why: str = ""
+    example: str = "…"
+    said: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The option with the value's place, marked as a field."""
+        name = self.name.lstrip("$")
+        if self.option == FILES:
+            return f"the text of {shorten(self.name)}, given beside it"
+        return f"`values={name}=…`" if self.option == VALUES else f"`{self.option}={self.example}`"
+
+    @property
+    def words(self) -> str:
+        """The name, and where it is used."""
+        where = [self.used] if self.used and self.used != self.name else []
+        where += [f"{self.file} line {self.line}".strip()] if self.line else []
+        shown = f"{self.name} ({', '.join(where)})" if where else self.name
+        return f"{shown}{self.why}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The question in JSON; ``option`` is the field's name."""
+        return {
+            "name": self.name,
+            "used": self.used or None,
+            "file": self.file or None,
+            "line": self.line or None,
+            "option": self.option,
+        }
+
+
+class Unanswered(InputError):
+    """Values that are needed and not in the text; ``phase``: of the command, where that is known."""
+
+    def __init__(self, questions: Iterable[Question], phase: str = "", model: str = "") -> None:
+        self.questions = tuple(_distinct(questions))
+        self.phase, self.model = phase, model
+        first, *others = self.questions
+        named_by_use = first.option in (VALUES, FILES)
+        field = first.used or "command" if named_by_use else first.option
+        if not others:
+            message = f"{field}: {_alone(first)}"
+            if first.said.startswith(f"{field}: "):
+                message = first.said
+        else:
+            named = [q.words for q in self.questions[:_SHOWN]]
+            if len(self.questions) > _SHOWN:
+                named.append(f"{len(self.questions) - _SHOWN} more")
+            message = f"{field}: {len(self.questions)} values are not set in the text: {list_in_words(named)}"
+        super().__init__(
+            message,
+            field=field,
+            value=first.name if named_by_use else None,
+            legal=", ".join(q.answer for q in self.questions),
+        )
+        if first.line:
+            self.line, self.file = first.line, first.file
+
+    def to_dict(self) -> dict[str, Any]:
+        found = super().to_dict()
+        found["error"]["asked"] = [q.to_dict() for q in self.questions]
+        return found
+
+    def also(self, more: Sequence[Question]) -> Unanswered:
+        """With further questions behind these."""
+        return Unanswered((*self.questions, *more), self.phase, self.model)
+
+
+def _alone(q: Question) -> str:
+    if q.said:
+        return q.said
+    if q.option == VALUES:
+        holds = ", and may hold the layout" if q.used == "command" else ""
+        return f"{shorten(q.name)} is not set in the text{holds}{q.why}"
+    return f"missing{q.why}"
+
+
+def _distinct(questions: Iterable[Question]) -> list[Question]:
+    """Each value once, where it is used first."""
+    found: dict[tuple[str, str], Question] = {}
+    for q in questions:
+        found.setdefault((q.option, q.name), q)
+    return list(found.values())
