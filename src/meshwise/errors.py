@@ -104,7 +104,7 @@ class MeshwiseError(ValueError):
         super().__init__(message)
 
     def __str__(self) -> str:
-        parts = [self.message]
+        parts = [self.message + self.place]
         if self.legal is not None:
             legal = self.legal
             if isinstance(legal, (list, tuple)):
@@ -113,6 +113,12 @@ class MeshwiseError(ValueError):
         if self.nearest is not None:
             parts.append(f"nearest: {self.nearest}")
         return clean("; ".join(parts))
+
+    @property
+    def place(self) -> str:
+        """Where in a text that was read the word stands that the error is about."""
+        line = f"line {self.line}" if self.line is not None else ""
+        return f" ({' '.join(filter(None, (self.file, line)))})" if self.file or line else ""
 
     def marked(self) -> str:
         """The error within a record or a page, where its field is marked too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 from meshwise.answers.compared import (
@@ -59,8 +60,15 @@ class ImportResult(Answer):
     remarks = Key[list[str]]("What to know of the answer.")
     verdict = Key[str]("What to change, in a sentence or two.")
 
-    def __init__(self, parsed: Parsed, compared: Compared | ComparedServing, model: str) -> None:
+    def __init__(
+        self,
+        parsed: Parsed,
+        compared: Compared | ComparedServing,
+        model: str,
+        asked: Sequence[str] = (),
+    ) -> None:
         self.parsed, self.compared, self._model = parsed, compared, model
+        self._asked = tuple(asked)
 
     def to_dict(self) -> ImportRecord:
         p, found = self.parsed, compared_record(self.compared)

@@ -9,6 +9,7 @@ import click
 from meshwise.cli import (
     engine,
     latency,
+    launch_text,
     needs,
     options,
     output,
@@ -213,7 +214,7 @@ def _compared(
     sent: SentLoad | None = None,
 ) -> ReadCommand:
     """The command of ``--compare`` at the plan's own load."""
-    from meshwise import commands, launch
+    from meshwise import commands
     from meshwise.answers.compared import ReadCommand
     from meshwise.api import Serving
     from meshwise.launch.table import target
@@ -222,7 +223,8 @@ def _compared(
 
     gpus = plan.plan.search.gpus if isinstance(plan, Planned) else plan.gpus
     routed = any(block.moe is not None for block in model.blocks)
-    parsed = launch.parse(o.word("compare"), gpus=gpus, experts=routed)
+    text = launch_text.read_launch((o.word("compare"),), o)
+    parsed = text.parse(None, gpus, routed)
     job = parsed.job
     serves = isinstance(load, Serving)
     if (job.phase == "serve") != serves:

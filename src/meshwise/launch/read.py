@@ -101,14 +101,10 @@ def check_values(
 
 
 def _in_file(error: MeshwiseError, text: str, name: str) -> MeshwiseError:
-    """The error with the file and the line that it is about, once, where there is more than one."""
-    where = error.file or name
-    if where and (error.line is not None or error.field == "command"):
-        error.file = where
-        at = f" line {error.line}" if error.line else ""
-        error.message += f" (in {shorten(where)}{at})"
-    elif error.line is not None and "\n" in text.strip():
-        error.message += f" (line {error.line})"
+    """The error with the file that it is about; a line of one line says nothing."""
+    error.file = error.file or name
+    if not error.file and "\n" not in text.strip():
+        error.line = None
     return error
 
 
@@ -300,7 +296,11 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     if questions:
         if not started and world is None and _needs_world(chosen, settings):
             started = [_GPUS]
-        raise Unanswered([*started, *questions], chosen.phase, _named(settings, words))
+        known = chosen.by_spelling()
+        said = {known[q.used].name for q in questions if q.used in known} | settings.keys()
+        raise Unanswered(
+            [*started, *questions], chosen.phase, _named(settings, words), said
+        )
     with_files = function_of(chosen, "with_files")
     if with_files is not None:
         settings = with_files(settings, text, launch, script, chosen)
@@ -309,7 +309,8 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         read = from_settings(chosen, settings, words, asked, world)
     except InputError as error:
         if error.field == "gpus" and world is None and asked.gpus is None:
-            raise Unanswered(started or [_GPUS], chosen.phase, _named(settings, words)) from None
+            named = _named(settings, words)
+            raise Unanswered(started or [_GPUS], chosen.phase, named, settings) from None
         raise
     placed = zip(launch.before, Placed("", launch.lines).lines or [0] * many, strict=False)
     own = tuple(Origin(w, line) for w, line in placed if not w.startswith("\0"))
@@ -329,7 +330,8 @@ _COUNTED = (
 
 
 def _named(settings: Settings, words: ReadWords) -> str:
-    return str(settings.get("model") or next(iter(words.positional), ""))
+    """The model, or the variable that holds it."""
+    return str(settings.get("model") or next(iter((*words.positional, *words.unread)), ""))
 
 
 def _needs_world(chosen: Target, settings: Settings) -> bool:

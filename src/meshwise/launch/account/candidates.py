@@ -76,12 +76,19 @@ class SeveralCommands(InputError):
 
     def __init__(self, found: Sequence[Candidate], message: str, field: str, **more: Any) -> None:
         self.found = tuple(found)
+        self.asked = tuple(open_questions(self.found))
         super().__init__(message, field=field, **more)
+
+    def also(self, more: Sequence[Question]) -> SeveralCommands:
+        """With questions about what any of them runs: the next call can answer all at once."""
+        self.asked = (*self.asked, *more)
+        self.legal = ", ".join([str(self.legal), *(q.answer for q in more)])
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         found = super().to_dict()
         found["error"]["commands"] = [c.to_dict(i) for i, c in enumerate(self.found, 1)]
-        found["error"]["asked"] = [q.to_dict() for q in open_questions(self.found)]
+        found["error"]["asked"] = [q.to_dict() for q in self.asked]
         return found
 
 

@@ -28,7 +28,7 @@ class Question(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """The option with the value's place, marked as a field."""
+        """What gives it: the option with the value's place, marked as a field."""
         name = self.name.lstrip("$")
         if self.option == FILES:
             return f"the text of {shorten(self.name)}, given beside it"
@@ -54,28 +54,39 @@ class Question(NamedTuple):
 
 
 class Unanswered(InputError):
-    """Values that are needed and not in the text; ``phase``: of the command, where that is known."""
+    """Values that are needed and not in the text; ``phase``, ``model`` and the settings that are ``said``
+    of the command, as far as they are known."""
 
-    def __init__(self, questions: Iterable[Question], phase: str = "", model: str = "") -> None:
+    def __init__(
+        self,
+        questions: Iterable[Question],
+        phase: str = "",
+        model: str = "",
+        said: Iterable[str] = (),
+    ) -> None:
         self.questions = tuple(_distinct(questions))
-        self.phase, self.model = phase, model
+        self.phase, self.model, self.said = phase, model, frozenset(said)
         first, *others = self.questions
         named_by_use = first.option in (VALUES, FILES)
-        field = first.used or "command" if named_by_use else first.option
+        field = (first.used or "command") if named_by_use else first.option
+        legal = ", ".join(q.answer for q in self.questions)
         if not others:
-            message = f"{field}: {_alone(first)}"
-            if first.said.startswith(f"{field}: "):
-                message = first.said
+            alone = _alone(first)
+            message = alone if alone.startswith(f"{field}: ") else f"{field}: {alone}"
+        elif all(q.option not in (VALUES, FILES) and not q.said for q in self.questions):
+            names = list_in_words([field, *(f"`{q.option}`" for q in others)])
+            why = "".join(q.why for q in self.questions)
+            message = f"{names}: missing: the command does not say them{why}"
+            examples = ", ".join(f"{q.option}={q.example}" for q in self.questions)
+            legal = f"for example `{examples}`"
         else:
             named = [q.words for q in self.questions[:_SHOWN]]
             if len(self.questions) > _SHOWN:
                 named.append(f"{len(self.questions) - _SHOWN} more")
-            message = f"{field}: {len(self.questions)} values are not set in the text: {list_in_words(named)}"
+            many = len(self.questions)
+            message = f"{field}: {many} values are not set in the text: {list_in_words(named)}"
         super().__init__(
-            message,
-            field=field,
-            value=first.name if named_by_use else None,
-            legal=", ".join(q.answer for q in self.questions),
+            message, field=field, value=first.name if named_by_use else None, legal=legal
         )
         if first.line:
             self.line, self.file = first.line, first.file
@@ -87,7 +98,9 @@ class Unanswered(InputError):
 
     def also(self, more: Sequence[Question]) -> Unanswered:
         """With further questions behind these."""
-        return Unanswered((*self.questions, *more), self.phase, self.model)
+        whole = Unanswered((*self.questions, *more), self.phase, self.model, self.said)
+        whole.line, whole.file = self.line, self.file
+        return whole
 
 
 def _alone(q: Question) -> str:
@@ -96,7 +109,7 @@ def _alone(q: Question) -> str:
     if q.option == VALUES:
         holds = ", and may hold the layout" if q.used == "command" else ""
         return f"{shorten(q.name)} is not set in the text{holds}{q.why}"
-    return f"missing{q.why}"
+    return f"missing: the command does not say it{q.why}"
 
 
 def _distinct(questions: Iterable[Question]) -> list[Question]:
