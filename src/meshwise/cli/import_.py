@@ -72,7 +72,11 @@ from meshwise.units import format_gpus
 @click.option("--stack", type=values.STACK_TYPE, help="Software (default: the target's).")
 @output.output_options
 def command(
-    launch: tuple[str, ...], cluster: str | None, nodes: str | None, nics: str | None, **said: object
+    launch: tuple[str, ...],
+    cluster: str | None,
+    nodes: str | None,
+    nics: str | None,
+    **said: object,
 ) -> None:
     """Read a launch COMMAND (vLLM, SGLang, TensorRT-LLM, Megatron-LM, Megatron-Bridge, torchtitan,
     DeepSpeed, accelerate) into its layout, price it on CLUSTER beside the best, and say what to change.
@@ -124,3 +128,5 @@ def command(
         return {"rows": result.rows()} if rows else result.to_dict()
 
     output.write_answer(o, record, result.page, "rows")
+    if not result.compared.runs:  # priced and said, but it does not run
+        raise click.exceptions.Exit(3)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 MAX_FILES = 64  # that are read because a text names them
 _NAMED = re.compile(r"[\w./${}+-]*\w\.(?:sh|bash|env|json|ya?ml|toml|conf|cfg|txt)\b")
-_SUFFIXES = (*(".sh", ".bash", ".slurm", ".sbatch", ".job", ".yaml", ".yml", ".json", ".toml"), ".py")
+_SUFFIXES = (
+    *(".sh", ".bash", ".slurm", ".sbatch", ".job", ".yaml", ".yml", ".json", ".toml"),
+    ".py",
+)
 _WHAT = "a launch script, a manifest or a configuration"
 
 which_option = click.option(

@@ -172,9 +172,7 @@ class _Reader:
         line = place.line(start)
         for name in dict.fromkeys(unset_names(given)):
             because = _because({name: why[name]} if name in why else {})
-            self.asked.append(
-                Question(f"${name}", used, line=line, file=place.file, why=because)
-            )
+            self.asked.append(Question(f"${name}", used, line=line, file=place.file, why=because))
 
     def _agrees(self, flag: Flag, name: str, value: Any) -> None:
         """Raise where the command says something else before: targets take the last without a word."""

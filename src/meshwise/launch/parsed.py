@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshwise.errors import InputError
+from meshwise.launch.account.launch_warning import LaunchWarning
 from meshwise.launch.account.origins import FlagWord, Origin, Placed, key_lines
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.find import Launch
@@ -43,6 +44,7 @@ class Parsed(NamedTuple):
     flags: tuple[FlagWord, ...] = ()
     launcher: tuple[Origin, ...] = ()  # the words that say on how many GPUs it runs
     commands: int = 1  # that the text starts
+    warnings: tuple[LaunchWarning, ...] = ()  # that the target would give, or gives too late
 
 
 class Asked(NamedTuple):

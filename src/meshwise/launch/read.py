@@ -298,9 +298,7 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
             started = [_GPUS]
         known = chosen.by_spelling()
         said = {known[q.used].name for q in questions if q.used in known} | settings.keys()
-        raise Unanswered(
-            [*started, *questions], chosen.phase, _named(settings, words), said
-        )
+        raise Unanswered([*started, *questions], chosen.phase, _named(settings, words), said)
     with_files = function_of(chosen, "with_files")
     if with_files is not None:
         settings = with_files(settings, text, launch, script, chosen)

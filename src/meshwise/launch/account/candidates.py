@@ -111,8 +111,7 @@ def merged(ways: Sequence[Sequence[Candidate]]) -> list[Candidate]:
             else:
                 many[at] += 1
     return [
-        c._replace(conditions=()) if n >= len(ways) else c
-        for c, n in zip(found, many, strict=True)
+        c._replace(conditions=()) if n >= len(ways) else c for c, n in zip(found, many, strict=True)
     ]
 
 

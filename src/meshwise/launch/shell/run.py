@@ -250,9 +250,7 @@ def _command(node: Simple, state: ShellState, depth: int) -> list[ShellState]:
             before.append(_assign(token, state, expander, bool(rest) and not declares))
     if not rest:
         return [state]
-    placed = [
-        (f, t.line) for t in rest if t.kind == "word" for f in expander.fields(t.words[0])
-    ]
+    placed = [(f, t.line) for t in rest if t.kind == "word" for f in expander.fields(t.words[0])]
     words, lines = [f for f, _ in placed], tuple(line for _, line in placed)
     _files(rest, words, state, expander)
     if words and words[0] == "unset":
