@@ -10,7 +10,7 @@ from meshwise.arguments import NameOrPath, given
 from meshwise.checks import keywords
 from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.comparison import beside, compare, open_load, open_values
-from meshwise.errors import InputError, shorten
+from meshwise.errors import IllegalLayout, InputError, shorten
 from meshwise.launch.account.questions import Question, Unanswered
 from meshwise.models.load import load_model
 from meshwise.models.names import HUB_ID
@@ -73,7 +73,6 @@ def job_needs_split(job: Job, target: str) -> bool:
 
 def _runs(job: Job, target: str) -> None:
     """Raise where the target's software cannot run the job."""
-    from meshwise.errors import IllegalLayout
     from meshwise.launch.table import target as known_target
 
     if job_needs_split(job, target):
@@ -180,15 +179,38 @@ def read_command(
     spec, parsed = _read(text, model, target, gpus, load)
     same_model(parsed, spec)
     _same_nodes(parsed, cluster)
-    compared = compare(
-        parsed.job,
-        spec,
-        cluster,
-        stack=known_target(parsed.target).stack if stack is None else stack,
-        **load,
-    )
+    parsed = with_warnings(parsed, spec, cluster)
+    try:
+        compared = compare(
+            parsed.job,
+            spec,
+            cluster,
+            stack=known_target(parsed.target).stack if stack is None else stack,
+            **load,
+        )
+    except IllegalLayout as error:
+        raise of_its_flag(error, parsed, text.name) from None
     given_too = {k: v for k, v in {"model": model, "gpus": gpus, **load}.items() if v is not None}
     return ImportResult(parsed, compared, spec.name, (*given_too, *text.values))
+
+
+def with_warnings(parsed: Parsed, spec: Model, cluster: Cluster | NameOrPath) -> Parsed:
+    """The job with what its target says of it on the cluster."""
+    from meshwise.launch.account.launch_warnings import launch_warnings
+
+    return parsed._replace(warnings=launch_warnings(parsed, spec, load_cluster(cluster)))
+
+
+def of_its_flag(error: IllegalLayout, parsed: Parsed, name: str) -> IllegalLayout:
+    """A layout that its target refuses, with the flag of the command that says it."""
+    from meshwise.launch.account.sources import sources
+
+    own = sources(parsed, ()).get(error.field)
+    if own is not None and own["source"] == "flag":
+        error.message += f": {own['word']}"
+        error.file = own["file"] or name
+        error.line = own["line"] if error.file or own["file"] else None
+    return error
 
 
 class LaunchText(NamedTuple):
@@ -366,10 +388,12 @@ def _model_of(name: str) -> Model:
 
 __all__ = [
     "LaunchText",
+    "of_its_flag",
     "beside",
     "compare",
     "export",
     "known_model",
     "read_command",
     "same_model",
+    "with_warnings",
 ]

@@ -15,10 +15,11 @@ from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import training_mesh_words
 from meshwise.axes import spoken
+from meshwise.launch.account.launch_warning import LaunchWarning
 from meshwise.launch.account.sources import flags_by_kind, sources, sources_line
 from meshwise.launch.read import Parsed, Unpriced
 from meshwise.launch.table import target
-from meshwise.search.compare import Compared, ComparedServing
+from meshwise.search.compare import Compared, ComparedServing, holds_requests
 from meshwise.search.gains import Gain
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.training.rows import PlanRow
@@ -116,10 +117,17 @@ def command_record(
         "ignored": list(p.ignored),
         "notes": command_notes(p),
         "unpriced": unpriced_records(p),
-        "warnings": [w.to_dict() for w in p.warnings],
+        "warnings": [w.to_dict() for w in all_warnings(p, c)],
         **found,
         "verdict": compared_verdict(c),
     }
+
+
+def all_warnings(p: Parsed, c: Compared | ComparedServing) -> tuple[LaunchWarning, ...]:
+    """What the target says of the command, and that it runs out of memory."""
+    if not c.misfit:
+        return p.warnings
+    return (*p.warnings, LaunchWarning("fails", "out_of_memory", c.misfit, ("memory_bytes",)))
 
 
 def read_command_record(command: ReadCommand) -> dict[str, object]:
@@ -140,7 +148,7 @@ def unpriced_records(p: Parsed) -> list[UnpricedRecord]:
 def with_command(page: Page, command: ReadCommand) -> Page:
     """A plan's page, with the command that it is held against."""
     told: tuple[Table | str, ...] = (
-        *command_lines(command.parsed),
+        *command_lines(command.parsed, command.priced),
         comparison_table(command.priced),
         wrap(compared_verdict(command.priced)),
         *map(sentence, command.priced.remarks),
@@ -149,11 +157,11 @@ def with_command(page: Page, command: ReadCommand) -> Page:
     return page._replace(parts=(*page.parts, "Beside your command:", *told), answer=answer)
 
 
-def command_lines(p: Parsed) -> list[str]:
+def command_lines(p: Parsed, c: Compared | ComparedServing) -> list[str]:
     """The same in lines of a page."""
     read = sources_line(sources(p, ()))
     lines = [wrap(f"{read[:1].upper()}{read[1:]}.")] if read else []
-    lines += [wrap(w.words) for w in p.warnings]
+    lines += [wrap(w.words) for w in all_warnings(p, c)]
     return [*lines, *map(wrap, command_notes(p)), *_unpriced_lines(p.unpriced)]
 
 
@@ -232,5 +240,12 @@ def _serving_cells(r: ServingRow) -> tuple[str, ...]:
         format_time(r.ttft_s),
         f"{r.tokens_per_s_per_device:,.1f}",
         format_memory(r.memory_bytes),
-        fits_words(r.fits, r.tight),
+        _held(r),
     )
+
+
+def _held(r: ServingRow) -> str:
+    """Whether it fits; where it holds some of the requests in flight at a time, how many."""
+    if r.fits or not holds_requests(r):
+        return fits_words(r.fits, r.tight)
+    return f"{r.max_concurrency:,} at once"

@@ -78,7 +78,7 @@ class ImportResult(Answer):
         said = ", ".join([format_gpus(job.gpus), job.words, *dict.fromkeys(formats)])
         heading = f"{target(p.target).title} command: {self._model}, {said}"
         # what was assumed comes before the figures that rest on it
-        heading = "\n".join([heading, *command_lines(p)])
+        heading = "\n".join([heading, *command_lines(p, self.compared)])
         parts: list[Table | str] = [comparison_table(self.compared)]
         parts += map(sentence, self.compared.remarks)
         if p.ignored:

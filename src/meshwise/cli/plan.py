@@ -21,7 +21,7 @@ from meshwise.cli import (
 )
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
-from meshwise.errors import InputError
+from meshwise.errors import IllegalLayout, InputError
 from meshwise.units import format_gpus
 
 if TYPE_CHECKING:
@@ -254,10 +254,13 @@ def _compared(
     own = None
     if serves and not o.has("stack") and not stack.ideal:  # the plan's own is the usual one
         own = plan_options.serving_stack(o.but(stack=target(parsed.target).stack))
-    compared = commands.beside(
-        *(job, model, cluster, load, stack, plan),
-        own_stack=own,
-        pins=read_pins(dict(pins)) if pins is not None else None,
-        sent=sent,
-    )
-    return ReadCommand(parsed, compared)
+    try:
+        compared = commands.beside(
+            *(job, model, cluster, load, stack, plan),
+            own_stack=own,
+            pins=read_pins(dict(pins)) if pins is not None else None,
+            sent=sent,
+        )
+    except IllegalLayout as error:
+        raise commands.of_its_flag(error, parsed, text.name) from None
+    return ReadCommand(commands.with_warnings(parsed, model, cluster), compared)

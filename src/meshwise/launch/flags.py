@@ -204,6 +204,8 @@ class _Reader:
         line, file = self.place.line(start), self.place.file
         self.asked.extend(q._replace(line=line, file=file) for q in asked)
         if not word.startswith("-") and not (self.chosen.style == "overrides" and "=" in word):
+            if self.found.positional == [word] and self.chosen.phase == "serve":
+                self._note("model", start, "model")
             return
         kind = "unpriced" if len(self.found.unpriced) > before[0] else "none"
         self._note("unknown" if len(self.found.foreign) > before[1] else kind, start)

@@ -9,6 +9,7 @@ import numpy as np
 
 from meshwise.axes import SERVES, TRAINS
 from meshwise.clusters.load import Cluster
+from meshwise.cost.estimate import price_layouts
 from meshwise.errors import DoesNotFit, InputError
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, columns
@@ -35,6 +36,7 @@ from meshwise.search.training.question import Planned, check_gpus
 from meshwise.search.training.ranking import Found, Variant, search, variants
 from meshwise.search.training.rows import PlanRow, against, rows
 from meshwise.stacks.stack import Stack
+from meshwise.units import format_memory
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
@@ -52,6 +54,7 @@ class Compared(NamedTuple):
     gains: tuple[Gain, ...] = ()  # of each change
     best_gain: Gain | None = None
     load: Training | None = None  # that it is priced at
+    misfit: str = ""  # by how much its memory is too small, where it is
 
     @property
     def runs(self) -> bool:
@@ -70,6 +73,9 @@ class ComparedServing(NamedTuple):
     gains: tuple[Gain, ...] = ()  # of each change
     best_gain: Gain | None = None
     load: Serving | None = None  # that it is priced at
+    misfit: str = (
+        ""  # by how much its memory is too small for one request, where it is, and what fits
+    )
 
     @property
     def runs(self) -> bool:
@@ -157,6 +163,17 @@ def compare_training(
         tuple(training_gain(mine, row, ideal=stack.ideal) for _, row in order),
         training_gain(mine, best, ideal=stack.ideal) if best is not None else None,
         w,
+        "" if mine.fits else _too_much(model, where, w, stack, mine),
+    )
+
+
+def _too_much(model: Model, cluster: Cluster, w: Training, stack: Stack, mine: PlanRow) -> str:
+    """By how much a step's memory is more than a GPU has for it."""
+    e = price_layouts(model, cluster, w, stack, columns([mine.found.layout]))
+    limit = float(np.ravel(e.memory_limit_bytes)[0])
+    return (
+        f"a step needs {format_memory(mine.memory_bytes)} of a GPU that has {format_memory(limit)} for it: "
+        f"{format_memory(mine.memory_bytes - limit)} too much"
     )
 
 
@@ -238,7 +255,17 @@ def compare_serving(
         gains,
         of_best,
         w,
+        "" if holds_requests(mine) else _no_room(PlacedServer(model, where, stack, layout, w)),
     )
+
+
+def _no_room(server: PlacedServer) -> str:
+    """What keeps a server from holding one request, and the most that it would hold."""
+    try:
+        require_room(server)
+    except DoesNotFit as error:
+        return error.marked()
+    return ""
 
 
 def _gains(

@@ -78,7 +78,7 @@ def serving_gain(
     """The share of the throughput per device that ``other`` adds: tokens per second of so many requests
     in flight are as far off as the time per token."""
     (a, q), (b, r) = mine, other
-    if a.tokens_per_s_per_device <= 0.0:
+    if a.tokens_per_s_per_device <= 0.0 or q is r:  # one layout of one engine at one load
         return Gain(0.0, 0.0, 0.0)
     ratio = b.tokens_per_s_per_device / a.tokens_per_s_per_device
     half = 0.0

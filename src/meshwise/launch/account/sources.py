@@ -30,7 +30,7 @@ _GIVEN_BY = {
     "chunked_prefill": ("chunked", "whole"),
     "draft_tokens": ("draft_tokens", "speculation"),
 }
-_AXES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "dcp", "micro_batch", "sequence_parallel")
+_AXES = ("tp", "pp", "vp", "dp", "cp", "ep", "etp", "micro_batch", "sequence_parallel")
 _LAYOUT = {
     "train": (*_AXES, "recompute", "shard", "placement"),
     "serve": ("tp", "pp", "dp", "ep", "etp", "dcp"),
@@ -47,7 +47,7 @@ _BESIDE = (
         "kv_dtype",
     ),
     *("grad_dtype", "quantization", "memory_share", "chunk", "eager", "chunked_prefill"),
-    *("draft_tokens", "schedule", "dispatcher"),
+    *("draft_tokens", "dispatcher"),
 )
 
 
@@ -99,12 +99,15 @@ def flags_by_kind(p: Parsed) -> dict[str, list[Any]]:
 
 
 def sources_line(found: dict[str, dict[str, Any]]) -> str:
-    """The same in a line: what flags give, what is a default."""
+    """The same in a line: what flags give, what is a default. Of a text of one line no line is said."""
+    flags = [s for s in found.values() if s["source"] == "flag"]
+    lines = any((s["line"] or 1) > 1 for s in flags)
     said, defaults, release = [], [], ""
     for name, s in found.items():
         if s["source"] == "flag":
-            place = f"{s['file'] or ''}:{s['line']}" if s["line"] else s["file"] or ""
-            said.append(f"{s['word']} ({place.lstrip(':')})" if place else str(s["word"]))
+            where = [s["file"]] if s["file"] else []
+            where += [f"line {s['line']}"] if s["line"] and (lines or s["file"]) else []
+            said.append(f"{s['word']} ({' '.join(where)})" if where else str(s["word"]))
         elif s["source"] == "default":
             defaults.append(name)
             release = str(s["word"])
