@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, TypedDict
 
 from meshwise.arguments import NameOrPath, given
 from meshwise.checks import keywords
 from meshwise.clusters.load import Cluster, load_cluster
 from meshwise.comparison import beside, compare, open_load, open_values
-from meshwise.errors import IllegalLayout, InputError, shorten
-from meshwise.launch.account.questions import Question, Unanswered
+from meshwise.errors import IllegalLayout, InputError
+from meshwise.launch.account.launch_text import LaunchText, texts_by_name
+from meshwise.launch.account.questions import OpenValue, Unanswered
 from meshwise.models.load import load_model
 from meshwise.models.names import HUB_ID
 from meshwise.models.served.nearest import nearest_preset
@@ -167,7 +167,7 @@ def read_command(
         given(name, str, "name", "the name of a file")
     if which is not None and (isinstance(which, bool) or not isinstance(which, int | str)):
         given(which, str, "which", "a number or a name")
-    load: dict[str, Any] = {
+    load: _Load = {
         "global_batch": global_batch,
         "seq": seq,
         "isl": isl,
@@ -175,7 +175,9 @@ def read_command(
         "concurrency": concurrency,
         "acceptance": acceptance,
     }
-    text = LaunchText(command, which, _texts(values, "values"), _texts(files, "files"), name or "")
+    text = LaunchText(
+        command, which, texts_by_name(values, "values"), texts_by_name(files, "files"), name or ""
+    )
     spec, parsed = _read(text, model, target, gpus, load)
     same_model(parsed, spec)
     _same_nodes(parsed, cluster)
@@ -213,48 +215,15 @@ def of_its_flag(error: IllegalLayout, parsed: Parsed, name: str) -> IllegalLayou
     return error
 
 
-class LaunchText(NamedTuple):
-    """A launch command's text with what the caller gives beside it: ``which`` of its commands, values of
-    variables, texts of files that it names, its own name."""
+class _Load(TypedDict):
+    """What a caller says of a load."""
 
-    text: str
-    which: int | str | None = None
-    values: Mapping[str, str] = MappingProxyType({})
-    files: Mapping[str, str] = MappingProxyType({})
-    name: str = ""
-
-    def parse(
-        self, target: str | None = None, gpus: int | None = None, experts: bool | None = None
-    ) -> Parsed:
-        """The job that the command starts."""
-        from meshwise import launch
-
-        return launch.parse(
-            self.text,
-            target,
-            gpus=gpus,
-            experts=experts,
-            which=self.which,
-            values=self.values,
-            files=self.files,
-            name=self.name,
-        )
-
-
-def _texts(said: object, field: str) -> Mapping[str, str]:
-    """A table of texts by name."""
-    if said is None:
-        return {}
-    if not isinstance(said, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, str) for k, v in said.items()
-    ):
-        raise InputError(
-            f"{field}: not a table of texts by name",
-            field=field,
-            value=shorten(said),
-            legal='a dictionary such as {"TP": "8"}',
-        )
-    return dict(said)
+    global_batch: int | None
+    seq: int | None
+    isl: int | None
+    osl: int | None
+    concurrency: int | None
+    acceptance: float | None
 
 
 def _read(
@@ -262,7 +231,7 @@ def _read(
     model: Model | NameOrPath | None,
     target: str | None,
     gpus: int | None,
-    load: dict[str, Any],
+    load: _Load,
 ) -> tuple[Model, Parsed]:
     """The model and the job of a command; all that is open asked for in one message."""
     from meshwise.launch.account.candidates import SeveralCommands
@@ -291,18 +260,18 @@ def _is_routed(spec: Model) -> bool:
     return any(block.moe is not None for block in spec.blocks)
 
 
-def _model_question(name: str) -> list[Question]:
+def _model_question(name: str) -> list[OpenValue]:
     """That a command's model is not known; nothing where it is."""
     from meshwise.launch.shell.commands import unset_names
 
     if name and unset_names(name):
-        return [Question(f"${unset_names(name)[0]}", "the model")]
+        return [OpenValue(f"${unset_names(name)[0]}", "the model")]
     try:
         _model_of(name)
     except InputError as error:
         why = "; " + error.message.removeprefix("model: ")
         example = str(error.nearest or "llama-3.1-70b")
-        return [Question("model", "", "model", why=why, example=example)]
+        return [OpenValue("model", "", "model", why=why, example=example)]
     return []
 
 

@@ -9,7 +9,7 @@ from meshwise.arguments import NameOrPath
 from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError, list_in_words
-from meshwise.launch.account.questions import Question, Unanswered
+from meshwise.launch.account.questions import OpenValue, Unanswered
 from meshwise.models.shapes import Model
 from meshwise.search.serving.engine_limits import EngineLimits, freed, limited_load, limited_stack
 from meshwise.stacks.stack import Stack, replaced
@@ -250,7 +250,7 @@ def open_values(
     osl: int | None = None,
     concurrency: int | None = None,
     acceptance: float | None = None,
-) -> list[Question]:
+) -> list[OpenValue]:
     """What of a job's load neither its command nor the caller says."""
     given = {
         "global_batch": global_batch or job.global_batch,
@@ -262,7 +262,7 @@ def open_values(
     found = open_load(job.phase, (), given)
     if job.draft_tokens is not None and acceptance is None:
         why = f"; it drafts tokens ({job.draft_tokens} a step)"
-        found.append(Question("acceptance", "", "acceptance", why=why, example="0.7"))
+        found.append(OpenValue("acceptance", "", "acceptance", why=why, example="0.7"))
     return found
 
 
@@ -273,11 +273,11 @@ _LOADS = {
 }
 
 
-def open_load(phase: str, said: Container[str], given: Mapping[str, Any]) -> list[Question]:
+def open_load(phase: str, said: Container[str], given: Mapping[str, object]) -> list[OpenValue]:
     """What of a phase's load is not ``given``; ``said``: settings of a command that is not read whole."""
     needed = _LOADS.get(phase, {}).items()
     return [
-        Question(name, "", name, example=example)
+        OpenValue(name, "", name, example=example)
         for name, (example, setting) in needed
         if given.get(name) is None and setting not in said
     ]

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+from meshwise.answers.advice import axis_words, compared_verdict, gain_words
 from meshwise.answers.records.layout import serving_row, training_row
 from meshwise.answers.text import words
-from meshwise.answers.text.advice import axis_words, compared_verdict, gain_words
 from meshwise.answers.text.evidence import fits_words
 from meshwise.answers.text.sentences import sentence, wrap
 from meshwise.answers.text.serving import serving_mesh_words

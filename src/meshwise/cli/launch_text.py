@@ -16,7 +16,7 @@ from meshwise.errors import InputError, shorten
 if TYPE_CHECKING:
     from meshwise.commands import LaunchText
 
-MAX_BYTES = 1 << 20
+TEXT_BYTES = 1 << 20
 MAX_FILES = 64  # that are read because a text names them
 _NAMED = re.compile(r"[\w./${}+-]*\w\.(?:sh|bash|env|json|ya?ml|toml|conf|cfg|txt)\b")
 _SUFFIXES = (
@@ -84,10 +84,10 @@ def _values(o: Given) -> dict[str, str]:
 
 
 def _standard_input() -> str:
-    raw = sys.stdin.buffer.read(MAX_BYTES + 1) if hasattr(sys.stdin, "buffer") else None
+    raw = sys.stdin.buffer.read(TEXT_BYTES + 1) if hasattr(sys.stdin, "buffer") else None
     if raw is None:
-        return sys.stdin.read(MAX_BYTES)
-    why = f"more than {MAX_BYTES:,} bytes" if len(raw) > MAX_BYTES else ""
+        return sys.stdin.read(TEXT_BYTES)
+    why = f"more than {TEXT_BYTES:,} bytes" if len(raw) > TEXT_BYTES else ""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -96,7 +96,7 @@ def _standard_input() -> str:
         raise InputError(
             f"command: stdin: {why or 'holds NUL bytes'}",
             field="command",
-            legal=f"{_WHAT}, UTF-8 text of at most {MAX_BYTES >> 20} MiB",
+            legal=f"{_WHAT}, UTF-8 text of at most {TEXT_BYTES >> 20} MiB",
         )
     return text
 
@@ -120,7 +120,7 @@ def _is_manifest(word: str) -> bool:
 def _text(word: str) -> str:
     from meshwise.files import read_text_file
 
-    text = read_text_file(word, "command", _WHAT, MAX_BYTES)
+    text = read_text_file(word, "command", _WHAT, TEXT_BYTES)
     if not text.strip() or "\0" in text:
         raise InputError(
             f"command: {shorten(word)}: {'holds NUL bytes' if text.strip() else 'is empty'}",
@@ -157,7 +157,7 @@ def _named_by(text: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 def _small_file(path: Path) -> bool:
     try:
-        return path.is_file() and path.stat().st_size <= MAX_BYTES
+        return path.is_file() and path.stat().st_size <= TEXT_BYTES
     except (OSError, ValueError):
         return False
 

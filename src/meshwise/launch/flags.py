@@ -6,8 +6,8 @@ import re
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, MeshwiseError, shorten
-from meshwise.launch.account.origins import FlagWord, Origin, Placed, placed_error
-from meshwise.launch.account.questions import Question, Unanswered
+from meshwise.launch.account.origins import FlagWord, Origin, PlacedWords, placed_error
+from meshwise.launch.account.questions import OpenValue, Unanswered
 from meshwise.launch.settings.misspelt import about_parallelism, misspelt
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.settings.source_flags import (
@@ -88,16 +88,16 @@ def no_words() -> ReadWords:
 def read_words(
     words: list[str],
     chosen: Target,
-    placed: Placed | None = None,
-    questions: list[Question] | None = None,
+    placed: PlacedWords | None = None,
+    questions: list[OpenValue] | None = None,
 ) -> ReadWords:
     """Raise for a wrong value, a contradiction, a misspelt flag and a word that may hold the layout.
 
     ``placed``: where the words stand. What the text leaves open is put into ``questions``; without them
     it is raised.
     """
-    place = placed or Placed()
-    asked: list[Question] = [] if questions is None else questions
+    place = placed or PlacedWords()
+    asked: list[OpenValue] = [] if questions is None else questions
     reader = _Reader(words, chosen, place, asked)
     while reader.at < len(words):
         line = place.line(reader.at)
@@ -118,7 +118,7 @@ class _Reader:
     """A target's words one after the other, each put where it belongs."""
 
     def __init__(
-        self, words: list[str], chosen: Target, place: Placed, asked: list[Question]
+        self, words: list[str], chosen: Target, place: PlacedWords, asked: list[OpenValue]
     ) -> None:
         self.words, self.chosen, self.place, self.asked = words, chosen, place, asked
         self.known, self.found, self.at = chosen.by_spelling(), no_words(), 0
@@ -150,7 +150,7 @@ class _Reader:
             return
         self._agrees(flag, name, value)
         self.found.settings[flag.name] = value
-        self._note(kind_of(flag.name), start, flag.name)
+        self._note(flag_kind(flag.name), start, flag.name)
 
     def _values(self, flag: Flag, name: str) -> str:
         """What follows a flag that has a value."""
@@ -172,7 +172,7 @@ class _Reader:
         line = place.line(start)
         for name in dict.fromkeys(unset_names(given)):
             because = _because({name: why[name]} if name in why else {})
-            self.asked.append(Question(f"${name}", used, line=line, file=place.file, why=because))
+            self.asked.append(OpenValue(f"${name}", used, line=line, file=place.file, why=because))
 
     def _agrees(self, flag: Flag, name: str, value: Any) -> None:
         """Raise where the command says something else before: targets take the last without a word."""
@@ -218,7 +218,7 @@ _WHAT_RUNS = (
 _WHERE = ("nodes", "machines", "processes", "gpus", "dp_local", "backend", "micro_batch")
 
 
-def kind_of(setting: str) -> str:
+def flag_kind(setting: str) -> str:
     """The kind of a flag that gives a setting: of the layout, of what is run, or of the price."""
     if setting in LAYOUT_SETTINGS or setting in _WHERE:
         return "layout"
@@ -247,7 +247,7 @@ def _spelt(name: str, table: Any) -> str | None:
 
 def _other(
     words: list[str], i: int, chosen: Target, known: dict[str, Flag], found: ReadWords
-) -> tuple[int, list[Question]]:
+) -> tuple[int, list[OpenValue]]:
     """A word that is no setting, put where it belongs; where the next one stands, and what is open."""
     word = words[i - 1]
     name, equals, given = word.partition("=")
@@ -318,7 +318,7 @@ def _part_of(
     return whole, source.get(whole) if source is not None else None
 
 
-def _unread_word(word: str, found: ReadWords) -> list[Question]:
+def _unread_word(word: str, found: ReadWords) -> list[OpenValue]:
     """What a word that the text does not set may hold."""
     names = unset_names(word) or [word]
     name = names[0]
@@ -329,7 +329,7 @@ def _unread_word(word: str, found: ReadWords) -> list[Question]:
         return []
     why = _because(reasons(word))
     if unset_names(word) and not word.startswith("$("):
-        return [Question(f"${n}", "command", why=why) for n in dict.fromkeys(names)]
+        return [OpenValue(f"${n}", "command", why=why) for n in dict.fromkeys(names)]
     shown = WHY.sub(r"$\1", word)
     raise InputError(
         f"command: {shorten(shown)} is not set in the text, and may hold the layout{why}",

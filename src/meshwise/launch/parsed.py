@@ -10,7 +10,7 @@ import msgspec
 
 from meshwise.errors import InputError
 from meshwise.launch.account.launch_warning import LaunchWarning
-from meshwise.launch.account.origins import FlagWord, Origin, Placed, key_lines
+from meshwise.launch.account.origins import FlagWord, Origin, PlacedWords, key_lines
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, read_words
@@ -113,7 +113,7 @@ def of_table(
         found, table = split(table)
     own = config_files.as_words(table)
     keys = [w.partition("=")[0].lstrip("-") for w in own]
-    read = read_words(own, chosen, Placed(file, key_lines(text, keys) if text else ()))
+    read = read_words(own, chosen, PlacedWords(file, key_lines(text, keys) if text else ()))
     words.ignored.extend(read.ignored)
     words.unpriced.extend(read.unpriced)
     words.unknown.extend(read.unknown)

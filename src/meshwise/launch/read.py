@@ -9,8 +9,14 @@ from pathlib import Path
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 from meshwise.launch import other_software
 from meshwise.launch.account import candidates, roles
-from meshwise.launch.account.origins import Origin, Placed
-from meshwise.launch.account.questions import FILES, Question, Unanswered
+from meshwise.launch.account.launch_text import check_values, in_file
+from meshwise.launch.account.launcher_values import (
+    NUMBER_OF_GPUS,
+    needs_world,
+    unset_of_launcher,
+)
+from meshwise.launch.account.origins import Origin, PlacedWords
+from meshwise.launch.account.questions import FILES, OpenValue, Unanswered
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
 from meshwise.launch.files import launches as files
@@ -72,40 +78,7 @@ def parse(
     try:
         return on_gpus(_parse(text, asked), gpus)
     except MeshwiseError as error:
-        raise _in_file(error, text, name) from None
-
-
-def check_values(
-    values: Mapping[str, str], text: str, files: Mapping[str, str]
-) -> Mapping[str, str]:
-    """The values of variables by their plain names; raise for what is no name, or stands nowhere."""
-    found = {}
-    for said, value in values.items():
-        name = str(said).strip().lstrip("$").strip("{}")
-        if not re.fullmatch(r"[A-Za-z_]\w*|[0-9]", name):
-            raise InputError(
-                f"values={shorten(str(said))}: no name of a variable",
-                field="values",
-                value=said,
-                legal="NAME=VALUE, such as TP=8, or 1=8 for the first argument",
-            )
-        if not any(re.search(rf"(?<!\w){name}(?!\w)", t) for t in (text, *files.values())):
-            raise InputError(
-                f"values={name}: the text has no such variable",
-                field="values",
-                value=name,
-                legal="names of variables in the text",
-            )
-        found[name] = str(value)
-    return found
-
-
-def _in_file(error: MeshwiseError, text: str, name: str) -> MeshwiseError:
-    """The error with the file that it is about; a line of one line says nothing."""
-    error.file = error.file or name
-    if not error.file and "\n" not in text.strip():
-        error.line = None
-    return error
+        raise in_file(error, text, name) from None
 
 
 _GROUP = re.compile(r"\{\s+[^\s\"'}]")  # of commands in a shell; JSON's keys are in quotes
@@ -146,7 +119,7 @@ def _scripts(text: str, asked: Asked, *, own_lines: bool) -> list[Script]:
 
 def _one_of(scripts: list[Script], text: str, asked: Asked) -> Parsed:
     """What all ways through a script, and all its commands, agree on; else the one that is chosen."""
-    ways: list[list[candidates.Candidate]] = []
+    ways: list[list[candidates.LaunchCandidate]] = []
     failed: list[MeshwiseError] = []
     notes: list[str] = []
     for script in scripts:
@@ -178,7 +151,7 @@ def _unlike_given(script: Script, asked: Asked) -> str:
 
 def _candidates(
     script: Script, text: str, asked: Asked
-) -> tuple[list[candidates.Candidate], list[str]]:
+) -> tuple[list[candidates.LaunchCandidate], list[str]]:
     """The launches of one way through a script, copies of a server as one; notes on what else it may
     start."""
     found = launches(script.commands, asked.target)
@@ -212,14 +185,17 @@ def _candidates(
     return kept, notes
 
 
-def _candidate(launch: Launch, script: Script, text: str, asked: Asked) -> candidates.Candidate:
+def _candidate(
+    launch: Launch, script: Script, text: str, asked: Asked
+) -> candidates.LaunchCandidate:
     """A launch, read; an engine of a disaggregated pair is read for its layout, and refused."""
-    role = roles.role_of(launch)
-    read, error = None, None
+    role = roles.engine_role(launch)
+    read: Parsed | None = None
+    error: MeshwiseError | None = None
     try:
         read = _read(launch if role is None else role.rest, script, text, asked)
         if role is not None:
-            error = roles.refusal(role, launch.target.title)
+            error = roles.refused_part(role, launch.target.title)
     except MeshwiseError as caught:
         error = caught
     words = [w.rpartition("/")[2] for w in launch.before if not w.startswith(("-", "$", "\0"))]
@@ -227,7 +203,7 @@ def _candidate(launch: Launch, script: Script, text: str, asked: Asked) -> candi
     served = option(launch.after, "served-model-name")
     own = (launch.variables.get(_NAME), launch.target.name, served)
     job_model = read.job.model if read is not None else None
-    return candidates.Candidate(
+    return candidates.LaunchCandidate(
         program=shorten(program or launch.target.title, 60),
         target=launch.target.name,
         line=next((n for n in launch.lines if n), 0),
@@ -288,14 +264,14 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         table = zero_file.command_json(launch.after, script)
         fields, notes, ignored = zero_file.job_fields(table, world)
         return job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
-    questions: list[Question] = []
+    questions: list[OpenValue] = []
     many = len(launch.before)
-    words = read_words(launch.after, chosen, Placed("", launch.lines[many:]), questions)
+    words = read_words(launch.after, chosen, PlacedWords("", launch.lines[many:]), questions)
     settings = _with_file(words, chosen, script, launch, questions)
-    started = [q for q in _unset_of_launcher(launch, world) if asked.gpus is None]
+    started = [q for q in unset_of_launcher(launch, world) if asked.gpus is None]
     if questions:
-        if not started and world is None and _needs_world(chosen, settings):
-            started = [_GPUS]
+        if not started and world is None and needs_world(chosen, settings):
+            started = [NUMBER_OF_GPUS]
         known = chosen.by_spelling()
         said = {known[q.used].name for q in questions if q.used in known} | settings.keys()
         raise Unanswered([*started, *questions], chosen.phase, _named(settings, words), said)
@@ -308,23 +284,11 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
     except InputError as error:
         if error.field == "gpus" and world is None and asked.gpus is None:
             named = _named(settings, words)
-            raise Unanswered(started or [_GPUS], chosen.phase, named, settings) from None
+            raise Unanswered(started or [NUMBER_OF_GPUS], chosen.phase, named, settings) from None
         raise
-    placed = zip(launch.before, Placed("", launch.lines).lines or [0] * many, strict=False)
+    placed = zip(launch.before, PlacedWords("", launch.lines).lines or [0] * many, strict=False)
     own = tuple(Origin(w, line) for w, line in placed if not w.startswith("\0"))
     return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
-
-
-_GPUS = Question(
-    *("the number of GPUs", "", "gpus"),
-    example="N",
-    said="the command does not say how many GPUs it runs on",
-)
-# options of launchers that say on how many GPUs a job runs
-_COUNTED = (
-    *("nnodes", "num_nodes", "nproc-per-node", "num_gpus", "num_accelerators", "np", "n"),
-    *("ntasks", "ntasks-per-node", "gpus-per-node", "nodes", "N", "num_processes", "num_machines"),
-)
 
 
 def _named(settings: Settings, words: ReadWords) -> str:
@@ -332,37 +296,12 @@ def _named(settings: Settings, words: ReadWords) -> str:
     return str(settings.get("model") or next(iter((*words.positional, *words.unread)), ""))
 
 
-def _needs_world(chosen: Target, settings: Settings) -> bool:
-    """Whether the number of GPUs decides the layout: replicas are what the other degrees leave."""
-    stated = ("dp", "dp_shard", "dp_replicate", "processes")
-    return (
-        chosen.phase == "train"
-        and chosen.world != "flags"
-        and not any(settings.get(name) for name in stated)
-    )
-
-
-def _unset_of_launcher(launch: Launch, world: int | None) -> list[Question]:
-    """Variables that the launcher's own numbers still have, where these are needed."""
-    if world is not None or launch.target.phase != "train":
-        return []
-    found = []
-    for name in _COUNTED:
-        said = option(launch.before, name)
-        for variable in unset_names(said) if said is not None else []:
-            at = next((i for i, w in enumerate(launch.before) if said in w), 0)
-            line = Placed("", launch.lines).line(at)
-            used = f"--{name}" if len(name) > 2 else f"-{name}"
-            found.append(Question(f"${variable}", used, line=line))
-    return found
-
-
 def _with_file(
     words: ReadWords,
     chosen: Target,
     script: Script,
     launch: Launch,
-    questions: list[Question],
+    questions: list[OpenValue],
 ) -> Settings:
     """The settings of the file that a command names, under those of its own flags; where it is not here
     it is asked for."""
@@ -388,11 +327,11 @@ def _with_file(
         text = config_files.opened(path, used, script.files)
     except InputError as error:
         if unset_names(path):
-            questions += [Question(f"${n}", used, line=line) for n in unset_names(path)]
+            questions += [OpenValue(f"${n}", used, line=line) for n in unset_names(path)]
         elif Path(path).exists():
             raise
         else:
-            questions.append(Question(path, used, FILES, line, said=error.message))
+            questions.append(OpenValue(path, used, FILES, line, said=error.message))
         return own
     mapping = config_files.sections if chosen.file == "toml" else yaml_text.mapping
     return of_table(mapping(text, used), chosen, words, Path(path).name, text) | own

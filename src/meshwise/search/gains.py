@@ -20,7 +20,7 @@ from meshwise.stacks.stack import Stack
 from meshwise.workloads.serving import Serving
 
 # Of an engine's throughput: what is nearer than this is a tie whatever is known of the two.
-NEAR = 0.03
+TIE_SHARE = 0.03
 
 
 class Gain(NamedTuple):
@@ -84,5 +84,7 @@ def serving_gain(
     half = 0.0
     if not ideal:
         # of ln(ratio): both at 1, so that the difference is that of the logarithms
-        half = NORMAL * float(np.hypot(difference_sd("tpot_s", (1.0, q), (1.0, r)), NEAR / NORMAL))
+        half = NORMAL * float(
+            np.hypot(difference_sd("tpot_s", (1.0, q), (1.0, r)), TIE_SHARE / NORMAL)
+        )
     return Gain(ratio - 1.0, float(ratio * np.exp(-half)) - 1.0, float(ratio * np.exp(half)) - 1.0)

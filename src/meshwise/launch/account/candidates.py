@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError, MeshwiseError, shorten
-from meshwise.launch.account.questions import Question, Unanswered
+from meshwise.launch.account.questions import OpenValue, Unanswered
 
 _SHOWN = 12  # commands that a sentence names
 
 
-class Candidate(NamedTuple):
+class LaunchCandidate(NamedTuple):
     """A launch with what it was read as, or why it was not.
 
     ``conditions``: under which it runs, none where it always does; ``role``: prefill or decode of a
@@ -28,7 +28,7 @@ class Candidate(NamedTuple):
     role: str = ""
     names: tuple[str, ...] = ()
 
-    def same(self, other: Candidate) -> bool:
+    def same(self, other: LaunchCandidate) -> bool:
         """Whether it comes to the same: one job, or one refusal of one command."""
         if (self.target, self.role) != (other.target, other.role):
             return False
@@ -74,12 +74,14 @@ class Candidate(NamedTuple):
 class SeveralCommands(InputError):
     """A text with several launches of which none was chosen."""
 
-    def __init__(self, found: Sequence[Candidate], message: str, field: str, **more: Any) -> None:
+    def __init__(
+        self, found: Sequence[LaunchCandidate], message: str, field: str, **more: Any
+    ) -> None:
         self.found = tuple(found)
         self.asked = tuple(open_questions(self.found))
         super().__init__(message, field=field, **more)
 
-    def also(self, more: Sequence[Question]) -> SeveralCommands:
+    def also(self, more: Sequence[OpenValue]) -> SeveralCommands:
         """With questions about what any of them runs: the next call can answer all at once."""
         self.asked = (*self.asked, *more)
         self.legal = ", ".join([str(self.legal), *(q.answer for q in more)])
@@ -92,15 +94,15 @@ class SeveralCommands(InputError):
         return found
 
 
-def open_questions(found: Sequence[Candidate]) -> list[Question]:
+def open_questions(found: Sequence[LaunchCandidate]) -> list[OpenValue]:
     """What the candidates' commands leave open."""
     return [q for c in found if isinstance(c.error, Unanswered) for q in c.error.questions]
 
 
-def merged(ways: Sequence[Sequence[Candidate]]) -> list[Candidate]:
+def merged(ways: Sequence[Sequence[LaunchCandidate]]) -> list[LaunchCandidate]:
     """The candidates of all ways through a text, those that come to the same once; one of every way has
     no condition."""
-    found: list[Candidate] = []
+    found: list[LaunchCandidate] = []
     many: list[int] = []
     for way in ways:
         for one in way:
@@ -115,7 +117,7 @@ def merged(ways: Sequence[Sequence[Candidate]]) -> list[Candidate]:
     ]
 
 
-def chosen(found: Sequence[Candidate], which: str | int | None) -> Candidate:
+def chosen(found: Sequence[LaunchCandidate], which: str | int | None) -> LaunchCandidate:
     """The only one, or that of the caller's choice; raise with all of them where that is open."""
     if which is not None:
         return _picked(found, str(which).strip())
@@ -139,7 +141,7 @@ def chosen(found: Sequence[Candidate], which: str | int | None) -> Candidate:
     )
 
 
-def _picked(found: Sequence[Candidate], which: str) -> Candidate:
+def _picked(found: Sequence[LaunchCandidate], which: str) -> LaunchCandidate:
     """By its number or its name."""
     if which.isascii() and which.isdigit():
         if 1 <= int(which) <= len(found):
@@ -167,7 +169,7 @@ def _picked(found: Sequence[Candidate], which: str) -> Candidate:
     )
 
 
-def _listed(found: Sequence[Candidate]) -> str:
+def _listed(found: Sequence[LaunchCandidate]) -> str:
     listed = [f"{i}: {c.words}" for i, c in enumerate(found[:_SHOWN], 1)]
     if len(found) > _SHOWN:
         listed.append(f"{len(found) - _SHOWN} more")

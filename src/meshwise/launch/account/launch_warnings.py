@@ -53,7 +53,7 @@ def _scheduler(p: Parsed, model: Model) -> Iterator[LaunchWarning]:
             yield LaunchWarning(
                 "refused",
                 "tokens_below_sequences",
-                f"--max-num-batched-tokens {job.chunk} is less than --max-num-seqs {seqs}",
+                f"--max-num-batched-tokens {job.chunk} is less than the {seqs} sequences that run at once",
                 ("chunk", "concurrency"),
             )
     most, said = model.max_positions, job.max_len

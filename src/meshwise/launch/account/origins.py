@@ -28,7 +28,7 @@ class FlagWord(NamedTuple):
     setting: str = ""
 
 
-class Placed(NamedTuple):
+class PlacedWords(NamedTuple):
     """Words of a file or a text, with the line of each."""
 
     file: str = ""

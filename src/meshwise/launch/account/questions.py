@@ -12,7 +12,7 @@ VALUES, FILES = "values", "files"  # fields that give a variable's value, and a 
 _SHOWN = 12  # questions that a sentence names
 
 
-class Question(NamedTuple):
+class OpenValue(NamedTuple):
     """A value that is not in the text. ``option``: the field that gives it (``values``: by its name);
     ``used``: the flag or the word that needs it; ``why``: what keeps it from being known; ``said``: the
     sentence where nothing else is open."""
@@ -59,7 +59,7 @@ class Unanswered(InputError):
 
     def __init__(
         self,
-        questions: Iterable[Question],
+        questions: Iterable[OpenValue],
         phase: str = "",
         model: str = "",
         said: Iterable[str] = (),
@@ -96,14 +96,14 @@ class Unanswered(InputError):
         found["error"]["asked"] = [q.to_dict() for q in self.questions]
         return found
 
-    def also(self, more: Sequence[Question]) -> Unanswered:
+    def also(self, more: Sequence[OpenValue]) -> Unanswered:
         """With further questions behind these."""
         whole = Unanswered((*self.questions, *more), self.phase, self.model, self.said)
         whole.line, whole.file = self.line, self.file
         return whole
 
 
-def _alone(q: Question) -> str:
+def _alone(q: OpenValue) -> str:
     if q.said:
         return q.said
     if q.option == VALUES:
@@ -112,9 +112,9 @@ def _alone(q: Question) -> str:
     return f"missing: the command does not say it{q.why}"
 
 
-def _distinct(questions: Iterable[Question]) -> list[Question]:
+def _distinct(questions: Iterable[OpenValue]) -> list[OpenValue]:
     """Each value once, where it is used first."""
-    found: dict[tuple[str, str], Question] = {}
+    found: dict[tuple[str, str], OpenValue] = {}
     for q in questions:
         found.setdefault((q.option, q.name), q)
     return list(found.values())

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from meshwise.errors import InputError
-from meshwise.launch.account.origins import Placed
+from meshwise.launch.account.origins import PlacedWords
 from meshwise.launch.find import Launch
 from meshwise.launch.shell.commands import option
 
@@ -29,7 +29,7 @@ _WORDS = {
 }
 
 
-class Role(NamedTuple):
+class EngineRole(NamedTuple):
     """What part an engine has, and the launch without the flags that say so."""
 
     name: str
@@ -37,7 +37,7 @@ class Role(NamedTuple):
     rest: Launch
 
 
-def role_of(launch: Launch) -> Role | None:
+def engine_role(launch: Launch) -> EngineRole | None:
     """The part of an engine that a launch starts; None of one that serves whole requests."""
     flag = _FLAGS.get(launch.target.name)
     said = option(launch.after, flag) if flag is not None else None
@@ -50,14 +50,18 @@ def role_of(launch: Launch) -> Role | None:
         except (ValueError, AttributeError):
             word = ""
     name = _WORDS.get(word)
-    return None if name is None else Role(name, f"--{flag}", _without(launch, flag.split("-")[0]))
+    return (
+        None
+        if name is None
+        else EngineRole(name, f"--{flag}", _without(launch, flag.split("-")[0]))
+    )
 
 
 def _without(launch: Launch, begins: str) -> Launch:
     """The launch without the flags of a family, and their values."""
     words: list[str] = []
     lines: list[int] = []
-    place = Placed("", launch.lines[len(launch.before) :])
+    place = PlacedWords("", launch.lines[len(launch.before) :])
     values = False  # of a flag that is left out
     for i, word in enumerate(launch.after):
         if word.startswith("-"):
@@ -69,7 +73,7 @@ def _without(launch: Launch, begins: str) -> Launch:
     return launch._replace(after=words, lines=(*before, *lines))
 
 
-def refusal(role: Role, title: str) -> InputError:
+def refused_part(role: EngineRole, title: str) -> InputError:
     """That the engine does not serve by itself."""
     return InputError(
         f"{role.flag}: {title} has {role.name} of a disaggregated pair here: by itself it serves no request, and "

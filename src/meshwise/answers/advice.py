@@ -78,11 +78,12 @@ def _loss(mine: PlanRow | ServingRow, best: PlanRow | ServingRow) -> float:
 
 def _pairs(c: Compared | ComparedServing) -> list[tuple[str, PlanRow | ServingRow, Gain]]:
     """Single changes of the layout, each with what it brings."""
-    return [
-        (axis, row, gain)
-        for (axis, row), gain in zip(c.changes, c.gains, strict=True)
-        if axis != ENGINE_OPTIONS
-    ]
+    found: list[tuple[str, PlanRow | ServingRow, Gain]] = []
+    if isinstance(c, Compared):
+        found += [(axis, r, g) for (axis, r), g in zip(c.changes, c.gains, strict=True)]
+    else:
+        found += [(axis, r, g) for (axis, r), g in zip(c.changes, c.gains, strict=True)]
+    return [pair for pair in found if pair[0] != ENGINE_OPTIONS]
 
 
 def _single_change(c: Compared | ComparedServing) -> list[str]:
