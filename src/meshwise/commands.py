@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
 
 from meshwise.arguments import NameOrPath, given
 from meshwise.checks import keywords
 from meshwise.clusters.load import Cluster, load_cluster
-from meshwise.comparison import beside, compare
-from meshwise.errors import InputError
+from meshwise.comparison import beside, compare, open_load, open_values
+from meshwise.errors import IllegalLayout, InputError
+from meshwise.launch.account.launch_text import LaunchText, texts_by_name
+from meshwise.launch.account.questions import OpenValue, Unanswered
 from meshwise.models.load import load_model
 from meshwise.models.names import HUB_ID
 from meshwise.models.served.nearest import nearest_preset
@@ -70,7 +73,6 @@ def job_needs_split(job: Job, target: str) -> bool:
 
 def _runs(job: Job, target: str) -> None:
     """Raise where the target's software cannot run the job."""
-    from meshwise.errors import IllegalLayout
     from meshwise.launch.table import target as known_target
 
     if job_needs_split(job, target):
@@ -112,6 +114,10 @@ def read_command(
     osl: int | None = None,
     concurrency: int | None = None,
     acceptance: float | None = None,
+    which: int | str | None = None,
+    values: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    name: str | None = None,
 ) -> ImportResult:
     """A launch command read into a layout, priced beside the best of as many GPUs.
 
@@ -130,6 +136,10 @@ def read_command(
     :param osl: serving: tokens of an answer.
     :param concurrency: serving: requests in flight over all replicas.
     :param acceptance: serving with drafts: how often a drafted token is accepted, 0 to 1.
+    :param which: of several commands of the text, by number or name.
+    :param values: of variables that the text does not set: name → value.
+    :param files: that the text names: name → text.
+    :param name: of the file that the text is, which errors name.
     :returns: ``layout``, ``best`` and single ``changes``: seconds, bytes.
     :raises InputError: for a command that cannot be read, or lacks what is not given either.
 
@@ -139,7 +149,6 @@ def read_command(
     >>> answer.model, answer.layout.tp
     ('llama-3.1-8b', 2)
     """
-    from meshwise import launch
     from meshwise.answers.import_ import ImportResult
     from meshwise.launch.table import target as known_target
 
@@ -154,27 +163,116 @@ def read_command(
     ):
         if number is not None:
             count(number, option)
-    if model is not None:
-        spec = load_model(model, "model")
-    else:
-        spec = _model_of(launch.parse(command, target, gpus=gpus))
-    routed = any(block.moe is not None for block in spec.blocks)
-    parsed = launch.parse(command, target, gpus=gpus, experts=routed)
+    if name is not None:
+        given(name, str, "name", "the name of a file")
+    if which is not None and (isinstance(which, bool) or not isinstance(which, int | str)):
+        given(which, str, "which", "a number or a name")
+    load: _Load = {
+        "global_batch": global_batch,
+        "seq": seq,
+        "isl": isl,
+        "osl": osl,
+        "concurrency": concurrency,
+        "acceptance": acceptance,
+    }
+    text = LaunchText(
+        command, which, texts_by_name(values, "values"), texts_by_name(files, "files"), name or ""
+    )
+    spec, parsed = _read(text, model, target, gpus, load)
     same_model(parsed, spec)
     _same_nodes(parsed, cluster)
-    compared = compare(
-        parsed.job,
-        spec,
-        cluster,
-        stack=known_target(parsed.target).stack if stack is None else stack,
-        global_batch=global_batch,
-        seq=seq,
-        isl=isl,
-        osl=osl,
-        concurrency=concurrency,
-        acceptance=acceptance,
-    )
-    return ImportResult(parsed, compared, spec.name)
+    parsed = with_warnings(parsed, spec, cluster)
+    try:
+        compared = compare(
+            parsed.job,
+            spec,
+            cluster,
+            stack=known_target(parsed.target).stack if stack is None else stack,
+            **load,
+        )
+    except IllegalLayout as error:
+        raise of_its_flag(error, parsed, text.name) from None
+    given_too = {k: v for k, v in {"model": model, "gpus": gpus, **load}.items() if v is not None}
+    return ImportResult(parsed, compared, spec.name, (*given_too, *text.values))
+
+
+def with_warnings(parsed: Parsed, spec: Model, cluster: Cluster | NameOrPath) -> Parsed:
+    """The job with what its target says of it on the cluster."""
+    from meshwise.launch.account.launch_warnings import launch_warnings
+
+    return parsed._replace(warnings=launch_warnings(parsed, spec, load_cluster(cluster)))
+
+
+def of_its_flag(error: IllegalLayout, parsed: Parsed, name: str) -> IllegalLayout:
+    """A layout that its target refuses, with the flag of the command that says it."""
+    from meshwise.launch.account.sources import sources
+
+    own = sources(parsed, ()).get(error.field)
+    if own is not None and own["source"] == "flag":
+        error.message += f": {own['word']}"
+        error.file = own["file"] or name
+        error.line = own["line"] if error.file or own["file"] else None
+    return error
+
+
+class _Load(TypedDict):
+    """What a caller says of a load."""
+
+    global_batch: int | None
+    seq: int | None
+    isl: int | None
+    osl: int | None
+    concurrency: int | None
+    acceptance: float | None
+
+
+def _read(
+    text: LaunchText,
+    model: Model | NameOrPath | None,
+    target: str | None,
+    gpus: int | None,
+    load: _Load,
+) -> tuple[Model, Parsed]:
+    """The model and the job of a command; all that is open asked for in one message."""
+    from meshwise.launch.account.candidates import SeveralCommands
+
+    spec = load_model(model, "model") if model is not None else None
+    try:
+        parsed = text.parse(target, gpus, None if spec is None else _is_routed(spec))
+    except Unanswered as error:
+        more = _model_question(error.model) if spec is None and error.model else []
+        raise error.also([*more, *open_load(error.phase, error.said, load)]) from None
+    except SeveralCommands as error:
+        jobs = [c.read.job for c in error.found if c.read is not None]
+        asked = [q for job in jobs for q in open_values(job, **load)]
+        raise error.also(list({q.option: q for q in asked}.values())) from None
+    if spec is not None:
+        return spec, parsed
+    asked = open_values(parsed.job, **load)
+    unknown = _model_question(parsed.job.model)
+    if unknown and asked:
+        raise Unanswered([*unknown, *asked], parsed.job.phase, parsed.job.model)
+    spec = _model_of(parsed.job.model)
+    return spec, text.parse(target, gpus, True) if _is_routed(spec) else parsed
+
+
+def _is_routed(spec: Model) -> bool:
+    return any(block.moe is not None for block in spec.blocks)
+
+
+def _model_question(name: str) -> list[OpenValue]:
+    """That a command's model is not known; nothing where it is."""
+    from meshwise.launch.shell.commands import unset_names
+
+    if name and unset_names(name):
+        return [OpenValue(f"${unset_names(name)[0]}", "the model")]
+    try:
+        _model_of(name)
+    except InputError as error:
+        why = "; " + error.message.removeprefix("model: ")
+        example = str(error.nearest or "llama-3.1-70b")
+        return [OpenValue("model", "", "model", why=why, example=example)]
+    return []
 
 
 def same_model(parsed: Parsed, spec: Model) -> None:
@@ -239,8 +337,7 @@ def _same_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
         )
 
 
-def _model_of(parsed: Parsed) -> Model:
-    name = parsed.job.model
+def _model_of(name: str) -> Model:
     known = known_model(name) if name else None
     if known is None and name and HUB_ID.fullmatch(name):  # as every command reads it
         return load_model(name, "model")
@@ -258,4 +355,14 @@ def _model_of(parsed: Parsed) -> Model:
     return load_model(known)
 
 
-__all__ = ["beside", "compare", "export", "known_model", "read_command", "same_model"]
+__all__ = [
+    "LaunchText",
+    "of_its_flag",
+    "beside",
+    "compare",
+    "export",
+    "known_model",
+    "read_command",
+    "same_model",
+    "with_warnings",
+]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshwise.arguments import NameOrPath
 from meshwise.arguments import named_objects as _parts
 from meshwise.clusters.load import Cluster
 from meshwise.errors import InputError, list_in_words
+from meshwise.launch.account.questions import OpenValue, Unanswered
 from meshwise.models.shapes import Model
 from meshwise.search.serving.engine_limits import EngineLimits, freed, limited_load, limited_stack
 from meshwise.stacks.stack import Stack, replaced
@@ -42,11 +44,20 @@ def compare(
     from meshwise.search.compare import compare_serving, compare_training
     from meshwise.workloads.workload import Formats
 
+    missing = open_values(
+        job,
+        global_batch=global_batch,
+        seq=seq,
+        isl=isl,
+        osl=osl,
+        concurrency=concurrency,
+        acceptance=acceptance,
+    )
+    if missing:
+        raise Unanswered(missing, job.phase, job.model)
     if job.phase == "train":
-        batch, tokens = _needed(
-            (global_batch or job.global_batch, "global_batch", "256"),
-            (seq or job.seq, "seq", "4096"),
-        )
+        batch, tokens = global_batch or job.global_batch, seq or job.seq
+        assert batch is not None and tokens is not None
         formats = Formats(dtype=job.dtype, comm=job.comm_dtype, gradients=job.grad_dtype)
         work = Training(batch=batch, seq=tokens, formats=formats)
         spec, where, software = _parts(model, cluster, work, stack)
@@ -57,11 +68,8 @@ def compare(
         if not software.ideal:
             software = replaced(software, switches)
         return compare_training(spec, where, work, software, job)
-    isl, osl, flight = _needed(
-        (isl, "isl", "2048"),
-        (osl, "osl", "256"),
-        (concurrency or job.concurrency, "concurrency", "64"),
-    )
+    flight = concurrency or job.concurrency
+    assert isl is not None and osl is not None and flight is not None
     _within_length(isl, osl, job)
     formats = formats_of_job(job, model)
     drafts = _drafts(job, acceptance)
@@ -114,12 +122,7 @@ def _drafts(job: Job, acceptance: float | None) -> dict[str, Any]:
     if job.draft_tokens is None:
         _without_drafts(acceptance)
         return {}
-    if acceptance is None:
-        raise InputError(
-            f"acceptance: missing: the command drafts tokens ({job.draft_tokens} a step)",
-            field="acceptance",
-            legal="how often a drafted token is accepted, for example `acceptance=0.7`",
-        )
+    assert acceptance is not None  # asked for with the rest
     return {
         "draft_tokens": job.draft_tokens,
         "acceptance": acceptance,
@@ -238,16 +241,43 @@ def _remarked(found: _Found, differ: list[str]) -> _Found:
     return found._replace(remarks=(said, *found.remarks))
 
 
-def _needed(*asked: tuple[int | None, str, str]) -> list[int]:
-    """The values; what neither the command nor anybody says is asked for, all of it at once."""
-    missing = {field: example for value, field, example in asked if value is None}
-    if missing:
-        first, *others = missing
-        names = list_in_words([first, *(f"`{field}`" for field in others)])
-        examples = ", ".join(f"{field}={example}" for field, example in missing.items())
-        raise InputError(
-            f"{names}: missing: the command does not say {'them' if others else 'it'}",
-            field=first,
-            legal=f"for example `{examples}`",
-        )
-    return [value for value, _, _ in asked if value is not None]
+def open_values(
+    job: Job,
+    *,
+    global_batch: int | None = None,
+    seq: int | None = None,
+    isl: int | None = None,
+    osl: int | None = None,
+    concurrency: int | None = None,
+    acceptance: float | None = None,
+) -> list[OpenValue]:
+    """What of a job's load neither its command nor the caller says."""
+    given = {
+        "global_batch": global_batch or job.global_batch,
+        "seq": seq or job.seq,
+        "isl": isl,
+        "osl": osl,
+        "concurrency": concurrency or job.concurrency,
+    }
+    found = open_load(job.phase, (), given)
+    if job.draft_tokens is not None and acceptance is None:
+        why = f"; it drafts tokens ({job.draft_tokens} a step)"
+        found.append(OpenValue("acceptance", "", "acceptance", why=why, example="0.7"))
+    return found
+
+
+# what a load needs: field → an example, and the setting of a command that says it
+_LOADS = {
+    "train": {"global_batch": ("256", "global_batch"), "seq": ("4096", "seq")},
+    "serve": {"isl": ("2048", ""), "osl": ("256", ""), "concurrency": ("64", "max_seqs")},
+}
+
+
+def open_load(phase: str, said: Container[str], given: Mapping[str, object]) -> list[OpenValue]:
+    """What of a phase's load is not ``given``; ``said``: settings of a command that is not read whole."""
+    needed = _LOADS.get(phase, {}).items()
+    return [
+        OpenValue(name, "", name, example=example)
+        for name, (example, setting) in needed
+        if given.get(name) is None and setting not in said
+    ]

@@ -84,6 +84,8 @@ class MeshwiseError(ValueError):
     """
 
     exit_code = 2
+    line: int | None = None  # of a text that was read, where the error is about a word of it
+    file: str = ""  # that the line is of
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class MeshwiseError(ValueError):
         super().__init__(message)
 
     def __str__(self) -> str:
-        parts = [self.message]
+        parts = [self.message + self.place]
         if self.legal is not None:
             legal = self.legal
             if isinstance(legal, (list, tuple)):
@@ -111,6 +113,12 @@ class MeshwiseError(ValueError):
         if self.nearest is not None:
             parts.append(f"nearest: {self.nearest}")
         return clean("; ".join(parts))
+
+    @property
+    def place(self) -> str:
+        """Where in a text that was read the word stands that the error is about."""
+        line = f"line {self.line}" if self.line is not None else ""
+        return f" ({' '.join(filter(None, (self.file, line)))})" if self.file or line else ""
 
     def marked(self) -> str:
         """The error within a record or a page, where its field is marked too."""
@@ -134,15 +142,16 @@ class MeshwiseError(ValueError):
             isinstance(value, (int, float)) and abs(value) <= _LARGEST_INT
         ):
             value = shorten(value)
-        return {
-            "error": {
-                "field": self.field,
-                "value": value,
-                "message": self.message,
-                "legal": list(self.legal) if isinstance(self.legal, tuple) else self.legal,
-                "nearest": self.nearest,
-            }
+        found: dict[str, Any] = {
+            "field": self.field,
+            "value": value,
+            "message": self.message,
+            "legal": list(self.legal) if isinstance(self.legal, tuple) else self.legal,
+            "nearest": self.nearest,
         }
+        if self.line is not None:
+            found |= {"file": self.file or None, "line": self.line}
+        return {"error": found}
 
 
 class InputError(MeshwiseError):

@@ -79,6 +79,7 @@ TRAINER = Target(
     },
     price={},
     holds={},
+    environment={},
     cannot={},
     run="train.py",
 )

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+from meshwise.answers.advice import axis_words, compared_verdict, gain_words
 from meshwise.answers.records.layout import serving_row, training_row
 from meshwise.answers.text import words
 from meshwise.answers.text.evidence import fits_words
@@ -13,11 +15,16 @@ from meshwise.answers.text.serving import serving_mesh_words
 from meshwise.answers.text.tables import Page, Table
 from meshwise.answers.text.training import training_mesh_words
 from meshwise.axes import spoken
+from meshwise.launch.account.launch_warning import LaunchWarning
+from meshwise.launch.account.sources import flags_by_kind, sources, sources_line
 from meshwise.launch.read import Parsed, Unpriced
-from meshwise.search.compare import ENGINE_OPTIONS, Compared, ComparedServing
+from meshwise.launch.table import target
+from meshwise.search.compare import Compared, ComparedServing, holds_requests
+from meshwise.search.gains import Gain
 from meshwise.search.serving.plan import ServingRow
 from meshwise.search.training.rows import PlanRow
 from meshwise.units import format_memory, format_time
+from meshwise.workloads.workload import Training
 
 
 class ReadCommand(NamedTuple):
@@ -35,9 +42,14 @@ class UnpricedRecord(TypedDict):
 
 
 class ComparedRecord(TypedDict):
-    """A layout, the best of as many GPUs, and the best with one axis changed, each: seconds, bytes."""
+    """A layout, the best of as many GPUs, and the best with one axis changed, each: seconds, bytes, and
+    what each brings with the interval of the difference."""
 
     layout: dict[str, object]
+    yours: dict[str, object]
+    load: dict[str, object]
+    runs: bool
+    requests_at_once: int | None
     best: dict[str, object] | None
     changes: list[dict[str, object]]
     remarks: list[str]
@@ -46,28 +58,81 @@ class ComparedRecord(TypedDict):
 def compared_record(c: Compared | ComparedServing) -> ComparedRecord:
     """A layout, the best, and single changes."""
     if isinstance(c, Compared):
-        return {
-            "layout": training_row(c.mine),
-            "best": training_row(c.best) if c.best is not None else None,
-            "changes": [{"axis": spoken(axis), **training_row(r)} for axis, r in c.changes],
-            "remarks": list(c.remarks),
-        }
+        mine = training_row(c.mine)
+        best = training_row(c.best) if c.best is not None else None
+        changes = [{"axis": spoken(axis), **training_row(r)} for axis, r in c.changes]
+    else:
+        mine = serving_row(c.mine)
+        best = serving_row(c.best) if c.best is not None else None
+        changes = [{"axis": axis, **serving_row(r)} for axis, r in c.changes]
+    for change, gain in zip(changes, c.gains, strict=True):
+        change |= _gain_keys(gain, c.runs)
+    if best is not None and c.best_gain is not None:
+        best |= _gain_keys(c.best_gain, c.runs)
     return {
-        "layout": serving_row(c.mine),
-        "best": serving_row(c.best) if c.best is not None else None,
-        "changes": [{"axis": axis, **serving_row(r)} for axis, r in c.changes],
+        "layout": mine,
+        "yours": mine,
+        "load": _load_record(c),
+        "runs": c.runs,
+        "requests_at_once": None if isinstance(c, Compared) else c.at_once,
+        "best": best,
+        "changes": changes,
         "remarks": list(c.remarks),
     }
 
 
+def _gain_keys(gain: Gain, runs: bool) -> dict[str, object]:
+    """What a change brings. Where yours does not run at all, whatever runs is advised."""
+    return {
+        "gain": gain.share,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "tie": gain.tie and runs,
+        "advised": gain.advised or not runs,
+    }
+
+
+def _load_record(c: Compared | ComparedServing) -> dict[str, object]:
+    w = c.load
+    if w is None:
+        return {}
+    if isinstance(w, Training):
+        return {"phase": "train", "global_batch": w.batch, "seq": w.seq}
+    return {"phase": "serve", "isl": w.isl, "osl": w.osl, "concurrency": w.concurrency}
+
+
+def command_record(
+    p: Parsed, c: Compared | ComparedServing, asked: Sequence[str] = ()
+) -> dict[str, object]:
+    """A command as it was read, and its price: what ``import`` answers, and ``plan --compare`` with it."""
+    chosen = target(p.target)
+    found = compared_record(c)
+    return {
+        "commands": p.commands,
+        "target": p.target,
+        "version": chosen.version,
+        "from": sources(p, asked),
+        "asked": list(asked),
+        "flags": flags_by_kind(p),
+        "ignored": list(p.ignored),
+        "notes": command_notes(p),
+        "unpriced": unpriced_records(p),
+        "warnings": [w.to_dict() for w in all_warnings(p, c)],
+        **found,
+        "verdict": compared_verdict(c),
+    }
+
+
+def all_warnings(p: Parsed, c: Compared | ComparedServing) -> tuple[LaunchWarning, ...]:
+    """What the target says of the command, and that it runs out of memory."""
+    if not c.misfit:
+        return p.warnings
+    return (*p.warnings, LaunchWarning("fails", "out_of_memory", c.misfit, ("memory_bytes",)))
+
+
 def read_command_record(command: ReadCommand) -> dict[str, object]:
     """A command that a plan is held against, as the plan's JSON has it."""
-    return {
-        "notes": command_notes(command.parsed),
-        "unpriced": unpriced_records(command.parsed),
-        **compared_record(command.priced),
-        "verdict": compared_verdict(command.priced),
-    }
+    return command_record(command.parsed, command.priced)
 
 
 def command_notes(p: Parsed) -> list[str]:
@@ -83,7 +148,7 @@ def unpriced_records(p: Parsed) -> list[UnpricedRecord]:
 def with_command(page: Page, command: ReadCommand) -> Page:
     """A plan's page, with the command that it is held against."""
     told: tuple[Table | str, ...] = (
-        *command_lines(command.parsed),
+        *command_lines(command.parsed, command.priced),
         comparison_table(command.priced),
         wrap(compared_verdict(command.priced)),
         *map(sentence, command.priced.remarks),
@@ -92,9 +157,12 @@ def with_command(page: Page, command: ReadCommand) -> Page:
     return page._replace(parts=(*page.parts, "Beside your command:", *told), answer=answer)
 
 
-def command_lines(p: Parsed) -> list[str]:
+def command_lines(p: Parsed, c: Compared | ComparedServing) -> list[str]:
     """The same in lines of a page."""
-    return [*map(wrap, command_notes(p)), *_unpriced_lines(p.unpriced)]
+    read = sources_line(sources(p, ()))
+    lines = [wrap(f"{read[:1].upper()}{read[1:]}.")] if read else []
+    lines += [wrap(w.words) for w in all_warnings(p, c)]
+    return [*lines, *map(wrap, command_notes(p)), *_unpriced_lines(p.unpriced)]
 
 
 _CHANGES = {
@@ -133,20 +201,25 @@ def compared_line(c: Compared | ComparedServing) -> str:
 
 
 def comparison_table(c: Compared | ComparedServing) -> Table:
-    """A layout, what single changes make of it, and the best."""
+    """A layout, what single changes make of it, and the best; what each brings, with its interval."""
+    known = [*c.gains, *([c.best_gain] if c.best_gain is not None else [])]
+    gains = ["", *(gain_words(g) if c.runs else "" for g in known)]
+    body: list[tuple[str, ...]] = []
     if isinstance(c, Compared):
-        header = ("change", "layout", "step", "MFU", "comm", "memory", "fits")
-        trained = [("yours", c.mine), *((_axis_words(axis), r) for axis, r in c.changes)]
-        if c.best is not None:
-            trained.append(("best", c.best))
-        body = tuple((name, *_training_cells(r)) for name, r in trained)
-        return Table("", header, body, frozenset({0, 1}), (*header[:3], "fits"))
-    header = ("change", "layout", "TPOT", "TTFT", "tokens/s/GPU", "memory", "fits")
-    served = [("yours", c.mine), *((_axis_words(axis), r) for axis, r in c.changes)]
-    if c.best is not None:
-        served.append(("best", c.best))
-    body = tuple((name, *_serving_cells(r)) for name, r in served)
-    return Table("", header, body, frozenset({0, 1}), (*header[:3], "fits"))
+        header = ("change", "layout", "saves", "step", "MFU", "comm", "memory", "fits")
+        trained = [("yours", c.mine), *((axis_words(axis), r) for axis, r in c.changes)]
+        trained += [("best", c.best)] if c.best is not None else []
+        for (name, row), gain in zip(trained, gains, strict=False):
+            first, *rest = _training_cells(row)
+            body.append((name, first, gain, *rest))
+    else:
+        header = ("change", "layout", "brings", "TPOT", "TTFT", "tokens/s/GPU", "memory", "fits")
+        served = [("yours", c.mine), *((axis_words(axis), r) for axis, r in c.changes)]
+        served += [("best", c.best)] if c.best is not None else []
+        for (name, own), gain in zip(served, gains, strict=False):
+            first, *rest = _serving_cells(own)
+            body.append((name, first, gain, *rest))
+    return Table("", header, tuple(body), frozenset({0, 1}), (*header[:4], "fits"))
 
 
 def _training_cells(r: PlanRow) -> tuple[str, ...]:
@@ -167,111 +240,12 @@ def _serving_cells(r: ServingRow) -> tuple[str, ...]:
         format_time(r.ttft_s),
         f"{r.tokens_per_s_per_device:,.1f}",
         format_memory(r.memory_bytes),
-        fits_words(r.fits, r.tight),
+        _held(r),
     )
 
 
-def _axis_words(axis: str) -> str:
-    return _SPOKEN.get(axis, axis)
-
-
-_SPOKEN = {
-    "decomposed": "overlap",
-    "sequence_parallel": "sequence parallelism",
-    ENGINE_OPTIONS: "engine options",
-}
-_TIE = 0.03  # of the throughput
-
-
-class _Change(NamedTuple):
-    """What the best, and the best single change, would bring."""
-
-    same: bool  # the layout is the best
-    loss: float  # of the layout against the best, as a share
-    tie: bool
-    best: str
-    axis: str | None = None
-    gain: float = 0.0
-    layout: str = ""
-
-
-def compared_verdict(c: Compared | ComparedServing) -> str:
-    """What to change, in a sentence or two."""
-    said = [] if c.mine.fits else ["This layout does not fit in the GPUs' memory."]
-    trains = isinstance(c, Compared)
-    change = _training_change(c) if isinstance(c, Compared) else _serving_change(c)
-    if change is None:
-        runs = "fits" if trains else "serves this load"
-        return " ".join([*said, f"No layout of as many GPUs {runs}.", *_without_options(c)])
-    if change.same:
-        options = _without_options(c)
-        if c.mine.fits and options:
-            return f"It is the best layout of these GPUs; {options[0][0].lower()}{options[0][1:]}"
-        return " ".join([*said, "It is the best layout of these GPUs.", *options])
-    if c.mine.fits:
-        word = " (a tie)" if change.tie else ""
-        share = words.percent(abs(change.loss))
-        if change.loss < 0.0:  # averages ranked it behind
-            how = f"takes {share} less time than" if trains else f"serves {share} more than"
-            said.append(f"It {how} what the plan ranks first, {change.best}{word}.")
-        else:
-            how = f"takes {share} longer than" if trains else f"serves {share} less than"
-            said.append(f"It {how} the best, {change.best}{word}.")
-    else:
-        said.append(f"The best that does: {change.best}.")
-    if change.axis is not None:
-        more = "saves" if trains else "brings"
-        gains = c.mine.fits and change.gain > 0
-        brings = f"{more} {words.percent(change.gain)}" if gains else "makes it fit"
-        said.append(f"Of single changes {_axis_words(change.axis)} {brings}: {change.layout}.")
-    return " ".join([*said, *_without_options(c)])
-
-
-def _without_options(c: Compared | ComparedServing) -> list[str]:
-    """What the command's own engine options cost its layout, where that is more than a tie."""
-    row = None if isinstance(c, Compared) else dict(c.changes).get(ENGINE_OPTIONS)
-    if isinstance(c, Compared) or row is None:
-        return []
-    without = f"Without the command's engine options ({', '.join(c.limits)}) it"
-    if not c.mine.fits:
-        return [f"{without} fits."]
-    gain = row.tokens_per_s_per_device / c.mine.tokens_per_s_per_device - 1.0
-    return [f"{without} serves {words.percent(gain)} more."] if gain >= _TIE else []
-
-
-def _training_change(c: Compared) -> _Change | None:
-    """None where nothing fits."""
-    mine, best = c.mine, c.best
-    if best is None:
-        return None
-    found = _Change(
-        same=best.found.layout == mine.found.layout,
-        loss=mine.step_s / best.step_s - 1.0,
-        tie=mine.tie,
-        best=training_mesh_words(best.found.layout),
-    )
-    if not c.changes:
-        return found
-    axis, row = c.changes[0]
-    gain = 1.0 - row.step_s / mine.step_s
-    return found._replace(axis=axis, gain=gain, layout=training_mesh_words(row.found.layout))
-
-
-def _serving_change(c: ComparedServing) -> _Change | None:
-    """None where nothing serves the load."""
-    mine, best = c.mine, c.best
-    if best is None:
-        return None
-    loss = 1.0 - mine.tokens_per_s_per_device / best.tokens_per_s_per_device
-    found = _Change(
-        same=best.layout == mine.layout,
-        loss=loss,
-        tie=abs(loss) < _TIE,
-        best=serving_mesh_words(best.layout),
-    )
-    axes = [change for change in c.changes if change[0] != ENGINE_OPTIONS]
-    if not axes:
-        return found
-    axis, row = axes[0]
-    gain = row.tokens_per_s_per_device / mine.tokens_per_s_per_device - 1.0
-    return found._replace(axis=axis, gain=gain, layout=serving_mesh_words(row.layout))
+def _held(r: ServingRow) -> str:
+    """Whether it fits; where it holds some of the requests in flight at a time, how many."""
+    if r.fits or not holds_requests(r):
+        return fits_words(r.fits, r.tight)
+    return f"{r.max_concurrency:,} at once"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Sequence
 
 from meshwise.answers.compared import (
-    UnpricedRecord,
     command_lines,
-    command_notes,
+    command_record,
     compared_line,
     compared_record,
-    compared_verdict,
     comparison_table,
-    unpriced_records,
 )
 from meshwise.answers.records import SCHEMA
 from meshwise.answers.records.attributes import Key, Record, flat_row
@@ -25,59 +22,46 @@ from meshwise.search.compare import Compared, ComparedServing
 from meshwise.units import format_gpus
 
 
-class ImportRecord(TypedDict):
-    """The JSON of ``import``: seconds, bytes."""
-
-    schema: int
-    target: str
-    version: str
-    model: str
-    job: dict[str, object]
-    ignored: list[str]
-    notes: list[str]
-    unpriced: list[UnpricedRecord]
-    layout: dict[str, object]
-    best: dict[str, object] | None
-    changes: list[dict[str, object]]
-    remarks: list[str]
-    verdict: str
-
-
 class ImportResult(Answer):
     """A launch command, read and priced beside the best layout of as many GPUs."""
 
-    target = Key[str]("Whose command it is.")
-    version = Key[str]("Of the target's software, whose flags were read.")
     model = Key[str]("Name of the model.")
     job = Key[Record]("What the command says.")
+    commands = Key[int]("Launches that the text has.")
+    target = Key[str]("Whose command it is.")
+    version = Key[str]("Of the target's software, whose flags were read.")
+    asked = Key[list[str]]("What the caller gave beside the text.")
+    flags = Key[Record]("The words of the command by what they mean to the answer.")
     ignored = Key[list[str]]("Flags that are not of the layout.")
     notes = Key[list[str]]("What was taken for granted.")
     unpriced = Key[list[Record]]("Flags that the figures leave out, and what those change.")
+    warnings = Key[list[Record]]("What the target says of the layout when it starts, or too late.")
     layout = Key[Record]("The command's layout: axes, times [s], memory [bytes].")
+    yours = Key[Record]("The same.")
+    load = Key[Record]("What it is priced at.")
+    runs = Key[bool]("Whether the memory holds it: a step, or a request of each replica.")
+    requests_at_once = Key[int | None]("Serving: requests in flight that the memory holds.")
     best = Key[Record | None]("The best of as many GPUs.")
     changes = Key[list[Record]]("The best layout with one ``axis`` changed, each.")
     remarks = Key[list[str]]("What to know of the answer.")
     verdict = Key[str]("What to change, in a sentence or two.")
 
-    def __init__(self, parsed: Parsed, compared: Compared | ComparedServing, model: str) -> None:
+    def __init__(
+        self,
+        parsed: Parsed,
+        compared: Compared | ComparedServing,
+        model: str,
+        asked: Sequence[str] = (),
+    ) -> None:
         self.parsed, self.compared, self._model = parsed, compared, model
+        self._asked = tuple(asked)
 
-    def to_dict(self) -> ImportRecord:
-        p, found = self.parsed, compared_record(self.compared)
+    def to_dict(self) -> dict[str, object]:
         return {
             "schema": SCHEMA,
-            "target": p.target,
-            "version": target(p.target).version,
             "model": self._model,
-            "job": p.job.to_dict(),
-            "ignored": list(p.ignored),
-            "notes": command_notes(p),
-            "unpriced": unpriced_records(p),
-            "layout": found["layout"],
-            "best": found["best"],
-            "changes": found["changes"],
-            "remarks": found["remarks"],
-            "verdict": compared_verdict(self.compared),
+            "job": self.parsed.job.to_dict(),
+            **command_record(self.parsed, self.compared, self._asked),
         }
 
     def rows(self) -> list[dict[str, object]]:
@@ -94,7 +78,7 @@ class ImportResult(Answer):
         said = ", ".join([format_gpus(job.gpus), job.words, *dict.fromkeys(formats)])
         heading = f"{target(p.target).title} command: {self._model}, {said}"
         # what was assumed comes before the figures that rest on it
-        heading = "\n".join([heading, *command_lines(p)])
+        heading = "\n".join([heading, *command_lines(p, self.compared)])
         parts: list[Table | str] = [comparison_table(self.compared)]
         parts += map(sentence, self.compared.remarks)
         if p.ignored:

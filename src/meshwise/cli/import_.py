@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
 import click
 
-from meshwise.cli import needs, options, output, values
+from meshwise.cli import launch_text, needs, options, output, values
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
 from meshwise.errors import InputError
@@ -18,15 +17,21 @@ from meshwise.units import format_gpus
     "import",
     cls=CliCommand,
     needs=(Need("launch", "'vllm serve meta-llama/Llama-3.1-8B -tp 2'"), needs.NEEDS_CLUSTER),
-    about={"launch": "The command in quotes, or - for stdin."},
+    about={
+        "launch": "The command in quotes, or files: the script or manifest that runs, and what it names; "
+        "- for stdin."
+    },
     examples=(
         "meshwise import 'vllm serve meta-llama/Llama-3.1-70B -tp 8' --on hgx-h100 --isl 2k --osl 256 "
         "--concurrency 64",
         "meshwise import 'trtllm-serve meta-llama/Llama-3.1-8B --tp_size 2' --on hgx-h100 --isl 1k "
         "--osl 128 --concurrency 32",
+        "meshwise import train.sh --on hgx-h100 --model llama-3.1-8b --set SLURM_NNODES=4",
     ),
 )
-@click.argument("launch", metavar="COMMAND", required=False)
+@click.argument("launch", metavar="COMMAND", nargs=-1, callback=lambda _c, _p, words: words or None)
+@launch_text.which_option
+@launch_text.set_option
 @click.option("--on", "cluster", type=values.CLUSTER_TYPE, help="Cluster: a preset or a TOML file.")
 @click.option(
     "--nodes", type=values.NUMBER_TYPE, help="Nodes of the cluster, in place of its own number."
@@ -67,26 +72,35 @@ from meshwise.units import format_gpus
 @click.option("--stack", type=values.STACK_TYPE, help="Software (default: the target's).")
 @output.output_options
 def command(
-    launch: str, cluster: str | None, nodes: str | None, nics: str | None, **said: object
+    launch: tuple[str, ...],
+    cluster: str | None,
+    nodes: str | None,
+    nics: str | None,
+    **said: object,
 ) -> None:
     """Read a launch COMMAND (vLLM, SGLang, TensorRT-LLM, Megatron-LM, Megatron-Bridge, torchtitan,
     DeepSpeed, accelerate) into its layout, price it on CLUSTER beside the best, and say what to change.
 
-    COMMAND is one argument in quotes, or - for stdin.
+    COMMAND is one argument in quotes, - for stdin, or files: the script or manifest that runs, then what
+    it names; what stands beside it is found by itself. Nothing of it is ever run.
     """
     from meshwise import commands
     from meshwise.strict_tables import fraction
 
     o = Given(said)
     # the command, where it runs, and what it does not say
-    text = sys.stdin.read(1_000_000) if launch == "-" else launch
+    given = launch_text.read_launch(launch, o)
     where = options.read_cluster(cluster, nodes, nics, o.text("pcie_host"))
     accepted = None
     if o.has("acceptance"):
         accepted = fraction(o["acceptance"], "--acceptance", low=0.0, high=1.0)
     result = commands.read_command(
-        text,
+        given.text,
         where,
+        which=given.which,
+        values=given.values,
+        files=given.files,
+        name=given.name,
         model=o.text("model"),
         target=o.text("target"),
         stack=o.text("stack"),
@@ -114,3 +128,5 @@ def command(
         return {"rows": result.rows()} if rows else result.to_dict()
 
     output.write_answer(o, record, result.page, "rows")
+    if not result.compared.runs:  # priced and said, but it does not run
+        raise click.exceptions.Exit(3)

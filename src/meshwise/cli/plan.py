@@ -9,6 +9,7 @@ import click
 from meshwise.cli import (
     engine,
     latency,
+    launch_text,
     needs,
     options,
     output,
@@ -20,7 +21,7 @@ from meshwise.cli import (
 )
 from meshwise.cli.command import CliCommand, Need
 from meshwise.cli.given import Given
-from meshwise.errors import InputError
+from meshwise.errors import IllegalLayout, InputError
 from meshwise.units import format_gpus
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _compared(
     sent: SentLoad | None = None,
 ) -> ReadCommand:
     """The command of ``--compare`` at the plan's own load."""
-    from meshwise import commands, launch
+    from meshwise import commands
     from meshwise.answers.compared import ReadCommand
     from meshwise.api import Serving
     from meshwise.launch.table import target
@@ -222,7 +223,8 @@ def _compared(
 
     gpus = plan.plan.search.gpus if isinstance(plan, Planned) else plan.gpus
     routed = any(block.moe is not None for block in model.blocks)
-    parsed = launch.parse(o.word("compare"), gpus=gpus, experts=routed)
+    text = launch_text.read_launch((o.word("compare"),), o)
+    parsed = text.parse(None, gpus, routed)
     job = parsed.job
     serves = isinstance(load, Serving)
     if (job.phase == "serve") != serves:
@@ -252,10 +254,13 @@ def _compared(
     own = None
     if serves and not o.has("stack") and not stack.ideal:  # the plan's own is the usual one
         own = plan_options.serving_stack(o.but(stack=target(parsed.target).stack))
-    compared = commands.beside(
-        *(job, model, cluster, load, stack, plan),
-        own_stack=own,
-        pins=read_pins(dict(pins)) if pins is not None else None,
-        sent=sent,
-    )
-    return ReadCommand(parsed, compared)
+    try:
+        compared = commands.beside(
+            *(job, model, cluster, load, stack, plan),
+            own_stack=own,
+            pins=read_pins(dict(pins)) if pins is not None else None,
+            sent=sent,
+        )
+    except IllegalLayout as error:
+        raise commands.of_its_flag(error, parsed, text.name) from None
+    return ReadCommand(commands.with_warnings(parsed, model, cluster), compared)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 import click
 
 from meshwise.axes import AXES, SERVES, TRAINS
-from meshwise.cli import engine, latency, options, serve, switches, values
+from meshwise.cli import engine, latency, launch_text, options, serve, switches, values
 from meshwise.cli.given import Given, option_of
 from meshwise.errors import InputError, shorten
 
@@ -129,8 +129,11 @@ plan_common_options = options.stacked(
     click.option(
         "--compare",
         metavar="COMMAND",
-        help="A launch command that you have, in quotes: priced beside the best, with what to change.",
+        help="A launch command that you have, in quotes, or its file: priced beside the best, with what to "
+        "change.",
     ),
+    launch_text.which_option,
+    launch_text.set_option,
 )
 plan_software_options = options.stacked(
     click.option("--stack", type=values.STACK_TYPE, help="Software; see catalog stacks."),

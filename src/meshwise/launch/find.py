@@ -48,6 +48,7 @@ class Launch(NamedTuple):
     after: list[str]
     by_structure: bool
     variables: dict[str, str]  # that are set where it stands
+    lines: tuple[int, ...] = ()  # of each of its words, 0 where that is not known
 
     @property
     def words(self) -> list[str]:
@@ -57,7 +58,7 @@ class Launch(NamedTuple):
 def launches(commands: list[StartedCommand], name: str | None) -> list[Launch]:
     """The launches among commands, of the target ``name`` where it is given."""
     found = [
-        launch._replace(variables=c.variables)
+        launch._replace(variables=c.variables, lines=c.lines)
         for c in commands
         if (launch := _launch(c.words)) is not None
     ]
@@ -66,15 +67,17 @@ def launches(commands: list[StartedCommand], name: str | None) -> list[Launch]:
     wanted = target(name)
     chosen = [x for x in found if x.target.name == wanted.name]
     if chosen or found:
-        return chosen or [_as(x.words, wanted, x.variables) for x in found]
+        return chosen or [_as(x.words, wanted, x.variables, x.lines) for x in found]
     known = wanted.by_spelling()
     said = [c for c in commands if any(w.partition("=")[0] in known for w in c.words)]
-    return [_as(c.words, wanted, c.variables) for c in said if not _a_script(c.words)]
+    return [_as(c.words, wanted, c.variables, c.lines) for c in said if not _a_script(c.words)]
 
 
-def _as(words: list[str], wanted: Target, variables: dict[str, str]) -> Launch:
+def _as(
+    words: list[str], wanted: Target, variables: dict[str, str], lines: tuple[int, ...]
+) -> Launch:
     at = _script_at(words)
-    return Launch(wanted, words[:at], words[at:], False, variables)
+    return Launch(wanted, words[:at], words[at:], False, variables, lines)
 
 
 def _launch(words: list[str]) -> Launch | None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from meshwise.errors import InputError, closest, shorten
+from meshwise.errors import InputError, MeshwiseError, shorten
+from meshwise.launch.account.origins import FlagWord, Origin, PlacedWords, placed_error
+from meshwise.launch.account.questions import OpenValue, Unanswered
+from meshwise.launch.settings.flag_values import flag_value
+from meshwise.launch.settings.misspelt import about_parallelism, misspelt
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.settings.source_flags import (
     SourceFlag,
@@ -16,13 +20,10 @@ from meshwise.launch.settings.source_flags import (
     spellings,
     taken,
 )
-from meshwise.launch.shell.commands import unset_names, whole_number
+from meshwise.launch.shell.commands import unset_names
 from meshwise.launch.shell.expand import WHY, reasons
-from meshwise.launch.table import Flag, Target, every_target, function_of
-from meshwise.strict_tables import count, fraction
+from meshwise.launch.table import Flag, Target, function_of
 
-ALIKE = 0.9  # of a misspelt flag to the one that was meant
-ALIKE_OF_NONE = 0.85  # the same, of a word that none of the target's own flags is
 # settings that name a layout; without one of them a command states none
 LAYOUT_SETTINGS = frozenset(
     [
@@ -55,11 +56,6 @@ LAYOUT_SETTINGS = frozenset(
     ]
 )
 _LEFT_OUT = ("...", "…", "[...]", "[…]", "<...>")  # in the place of a command's further words
-_KINDS = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "global_batch")
-_ABOUT = re.compile(
-    r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel|[-_](tp|pp|dp|ep|cp)$"
-)
-_DEGREE = re.compile(r"(size|degree|ranks|stages|num|shards|parallel|tp|pp|dp|ep|cp)$")
 # a list of arguments by a name that says what else it holds
 _OTHERS = re.compile(
     r"MODEL|DATA|TOKENI|LOG|CKPT|CHECKPOINT|SAVE|LOAD|OUTPUT|EVAL|WANDB|TENSORBOARD|PROFIL|NCCL|MASTER|"
@@ -72,7 +68,8 @@ _LAYOUT = re.compile(r"PARALLEL|DIST|LAYOUT|(^|_)(TP|PP|DP|CP|EP|MP)(_|$)", re.I
 
 class ReadWords(NamedTuple):
     """``ignored`` flags do not matter to a price; ``unpriced`` (flag, what it changes) do;
-    ``unknown`` are in no table, ``unread`` are variables that the text does not set."""
+    ``unknown`` are in no table, ``unread`` are variables that the text does not set; ``flags``: all of
+    them as they stand."""
 
     settings: Settings
     positional: list[str]
@@ -82,94 +79,161 @@ class ReadWords(NamedTuple):
     notes: list[str]
     unread: list[str]
     foreign: list[str]  # names that are no flags of the target's source
+    flags: list[FlagWord]
 
 
 def no_words() -> ReadWords:
-    return ReadWords({}, [], [], [], [], [], [], [])
+    return ReadWords({}, [], [], [], [], [], [], [], [])
 
 
-def read_words(words: list[str], chosen: Target) -> ReadWords:
-    """Raise for a wrong value, a contradiction, a misspelt flag and a word that may hold the layout."""
-    found = no_words()
-    words = list(words)
-    known = chosen.by_spelling()
-    unset: list[tuple[str, str]] = []
-    why: dict[str, str] = {}
-    i = 0
-    while i < len(words):
-        word = words[i]
-        name, equals, given = word.partition("=")
-        i += 1
-        if word in _LEFT_OUT:
-            raise InputError(
-                f"command: {word} stands for words that are left out, which may hold the layout",
-                field="command",
-                value=word,
-                legal="the command with all its flags",
-            )
-        whole = _unabbreviated(name, known, chosen)
-        if whole != name:
-            words[i - 1], name = whole + word[len(name) :], whole
-        flag = _flag(known, name, chosen)
-        if flag is None:
-            i = _other(words, i, chosen, known, found)
-            continue
-        value: Any = True
-        if flag.kind == "flag":
-            if equals:
-                value = given.strip().lower() not in ("false", "0", "no")
-            elif i < len(words) and words[i].lower() in ("true", "false"):
-                value = words[i].lower() == "true"
-                i += 1
-        else:
-            if not equals:
-                if i >= len(words) or words[i].startswith("--"):
-                    raise InputError(
-                        f"{shorten(name)}: missing its value",
-                        field=name,
-                        legal=f"for example {name} 8",
-                    )
-                given = words[i]
-                i += 1
-                while flag.kind == "list" and i < len(words) and re.match(r"[a-z]", words[i]):
-                    given += f",{words[i]}"
-                    i += 1
-            if unset_names(given) and flag.name not in ("model", "config"):
-                why |= reasons(given)
-                unset += [(name, variable) for variable in unset_names(given)]
-                continue
-            value = _value(flag, name, given)
-        if value is None:  # null: as where it is not said
-            continue
-        before = found.settings.get(flag.name)
-        if before is not None and before != value:
-            raise InputError(
-                f"{name}={shorten(value)}: the command also says {before}",
-                field=name,
-                value=value,
-                legal="one value",
-                nearest=shorten(before) if isinstance(before, str) else before,
-            )
-        found.settings[flag.name] = value
-    _all_set(unset, why)
-    source = source_flags(chosen.name)
+def read_words(
+    words: list[str],
+    chosen: Target,
+    placed: PlacedWords | None = None,
+    questions: list[OpenValue] | None = None,
+) -> ReadWords:
+    """Raise for a wrong value, a contradiction, a misspelt flag and a word that may hold the layout.
+
+    ``placed``: where the words stand. What the text leaves open is put into ``questions``; without them
+    it is raised.
+    """
+    place = placed or PlacedWords()
+    asked: list[OpenValue] = [] if questions is None else questions
+    reader = _Reader(words, chosen, place, asked)
+    while reader.at < len(words):
+        line = place.line(reader.at)
+        try:
+            reader.step()
+        except MeshwiseError as error:
+            raise placed_error(error, line, place.file) from None
+    if asked and questions is None:
+        raise Unanswered(asked, chosen.phase)
+    found, source = reader.found, source_flags(chosen.name)
     if found.foreign and source is not None:
         named = ", ".join(shorten(name) for name in dict.fromkeys(found.foreign))
         found.notes.append(f"no flags of {source.release}, left aside: {named}")
     return found
 
 
-def _all_set(unset: list[tuple[str, str]], why: dict[str, str]) -> None:
-    if not unset:
-        return
-    names = list(dict.fromkeys(f"${variable}" for _, variable in unset))
-    said = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not set in the text"
-    raise InputError(
-        f"{unset[0][0]}: {said}{_because(why)}",
-        field=unset[0][0],
-        value=names[0],
-        legal=" ".join(f"{name[1:]}=…" for name in names) + " before the command",
-    )
+class _Reader:
+    """A target's words one after the other, each put where it belongs."""
+
+    def __init__(
+        self, words: list[str], chosen: Target, place: PlacedWords, asked: list[OpenValue]
+    ) -> None:
+        self.words, self.chosen, self.place, self.asked = list(words), chosen, place, asked
+        self.known, self.found, self.at = chosen.by_spelling(), no_words(), 0
+
+    def step(self) -> None:
+        """The next word with its values."""
+        words, start = self.words, self.at
+        name, equals, given = words[start].partition("=")
+        self.at += 1
+        if words[start] in _LEFT_OUT:
+            raise InputError(
+                f"command: {words[start]} stands for words that are left out, which may hold the layout",
+                field="command",
+                value=words[start],
+                legal="the command with all its flags",
+            )
+        whole = _unabbreviated(name, self.known, self.chosen)
+        if whole != name:
+            words[start], name = whole + words[start][len(name) :], whole
+        flag = _flag(self.known, name, self.chosen)
+        if flag is None:
+            self._other(start)
+            return
+        value: Any = True
+        if flag.kind == "flag":
+            if equals:
+                value = given.strip().lower() not in ("false", "0", "no")
+            elif self.at < len(words) and words[self.at].lower() in ("true", "false"):
+                value = words[self.at].lower() == "true"
+                self.at += 1
+        else:
+            if not equals:
+                given = self._values(flag, name)
+            if unset_names(given) and flag.name not in ("model", "config"):
+                self._ask(given, name, start)
+                return
+            value = flag_value(flag, name, given)
+        if value is None:  # null: as where it is not said
+            return
+        self._agrees(flag, name, value)
+        self.found.settings[flag.name] = value
+        self._note(flag_kind(flag.name), start, flag.name)
+
+    def _values(self, flag: Flag, name: str) -> str:
+        """What follows a flag that has a value."""
+        words = self.words
+        if self.at >= len(words) or words[self.at].startswith("--"):
+            raise InputError(
+                f"{shorten(name)}: missing its value", field=name, legal=f"for example {name} 8"
+            )
+        given = words[self.at]
+        self.at += 1
+        while flag.kind == "list" and self.at < len(words) and re.match(r"[a-z]", words[self.at]):
+            given += f",{words[self.at]}"
+            self.at += 1
+        return given
+
+    def _ask(self, given: str, used: str, start: int) -> None:
+        """The variables that a flag's value still has."""
+        why, place = reasons(given), self.place
+        line = place.line(start)
+        for name in dict.fromkeys(unset_names(given)):
+            because = _because({name: why[name]} if name in why else {})
+            self.asked.append(OpenValue(f"${name}", used, line=line, file=place.file, why=because))
+
+    def _agrees(self, flag: Flag, name: str, value: Any) -> None:
+        """Raise where the command says something else before: targets take the last without a word."""
+        before = self.found.settings.get(flag.name)
+        if before is None or before == value:
+            return
+        first = next((f.origin for f in self.found.flags if f.setting == flag.name), None)
+        said = str(before) if first is None else shorten(first.word)
+        if first is not None and first.line:
+            said += f" (line {first.line})"
+        raise InputError(
+            f"{name}={shorten(value)}: the command also says {said}",
+            field=name,
+            value=value,
+            legal=f"one value; {self.chosen.title} takes the last",
+            nearest=shorten(value) if isinstance(value, str) else value,
+        )
+
+    def _note(self, kind: str, start: int, setting: str = "") -> None:
+        word = " ".join(self.words[start : self.at])
+        origin = Origin(word, self.place.line(start), self.place.file)
+        self.found.flags.append(FlagWord(origin, kind, setting))
+
+    def _other(self, start: int) -> None:
+        """A word that is no setting."""
+        before = len(self.found.unpriced), len(self.found.foreign)
+        word = self.words[start]
+        self.at, asked = _other(self.words, self.at, self.chosen, self.known, self.found)
+        line, file = self.place.line(start), self.place.file
+        self.asked.extend(q._replace(line=line, file=file) for q in asked)
+        if not word.startswith("-") and not (self.chosen.style == "overrides" and "=" in word):
+            if self.found.positional == [word] and self.chosen.phase == "serve":
+                self._note("model", start, "model")
+            return
+        kind = "unpriced" if len(self.found.unpriced) > before[0] else "none"
+        self._note("unknown" if len(self.found.foreign) > before[1] else kind, start)
+
+
+_WHAT_RUNS = (
+    *("model", "config", "layers", "hidden", "heads", "kv_heads", "ffn", "experts_total"),
+    *("vocab_divisor", "untied"),
+)
+_WHERE = ("nodes", "machines", "processes", "gpus", "dp_local", "backend", "micro_batch")
+
+
+def flag_kind(setting: str) -> str:
+    """The kind of a flag that gives a setting: of the layout, of what is run, or of the price."""
+    if setting in LAYOUT_SETTINGS or setting in _WHERE:
+        return "layout"
+    return "model" if setting in _WHAT_RUNS else "price"
 
 
 def _because(why: dict[str, str]) -> str:
@@ -208,17 +272,16 @@ def _spelt(name: str, table: Any) -> str | None:
 
 def _other(
     words: list[str], i: int, chosen: Target, known: dict[str, Flag], found: ReadWords
-) -> int:
-    """A word that is no setting, put where it belongs; where the next one stands."""
+) -> tuple[int, list[OpenValue]]:
+    """A word that is no setting, put where it belongs; where the next one stands, and what is open."""
     word = words[i - 1]
     name, equals, given = word.partition("=")
     overrides = chosen.style == "overrides"
     if word.startswith("$") or (word.startswith("-") and "$" in name):
-        _unread_word(word, found)
-        return i
+        return i, _unread_word(word, found)
     if not re.match(r"--?[A-Za-z]", word) and not (overrides and equals):
         found.positional.append(word)
-        return i
+        return i, []
     values = [given] if equals else []
     source = source_flags(chosen.name)
     own = source.get(name) if source is not None else None
@@ -250,7 +313,7 @@ def _other(
     local = function_of(chosen, "is_local")
     if held is not None and local is not None and local(held, values):
         found.unpriced.append((shown, "room for requests"))
-        return i
+        return i, []
     if held is not None and not off:
         raise InputError(
             f"{shorten(name)}: {chosen.title}'s flag is not followed: {chosen.holds[held]}",
@@ -266,8 +329,8 @@ def _other(
         misspelt(name, known, chosen, values)
         if source is not None and not chosen.script_flags:
             found.foreign.append(name)
-        (found.unknown if _ABOUT.search(name) else found.ignored).append(shown)
-    return i
+        (found.unknown if about_parallelism(name) else found.ignored).append(shown)
+    return i, []
 
 
 def _part_of(
@@ -284,111 +347,22 @@ def _part_of(
     return whole, source.get(whole) if source is not None else None
 
 
-def _unread_word(word: str, found: ReadWords) -> None:
+def _unread_word(word: str, found: ReadWords) -> list[OpenValue]:
+    """What a word that the text does not set may hold."""
     names = unset_names(word) or [word]
     name = names[0]
     if re.match(r"\$\((hostname|scontrol|date)\b", word) or _HEADLESS.fullmatch(word):
-        return
+        return []
     if not word.startswith("$(") and _OTHERS.search(name) and not _LAYOUT.search(name):
         found.unread.append(word)
-        return
+        return []
+    why = _because(reasons(word))
+    if unset_names(word) and not word.startswith("$("):
+        return [OpenValue(f"${n}", "command", why=why) for n in dict.fromkeys(names)]
     shown = WHY.sub(r"$\1", word)
     raise InputError(
-        f"command: {shorten(shown)} is not set in the text, and may hold the layout"
-        f"{_because(reasons(word))}",
+        f"command: {shorten(shown)} is not set in the text, and may hold the layout{why}",
         field="command",
         value=word,
         legal="the command with its variables' values, or the script that sets them",
     )
-
-
-def _value(flag: Flag, name: str, text: str) -> Any:
-    if flag.kind == "text":
-        return text
-    if flag.kind == "share":
-        return fraction(text.strip(), name, low=0.0, high=1.0)
-    if flag.kind == "tokens":
-        text = _tokens(text.strip(), name)
-    if flag.kind == "list":
-        return tuple(re.findall(r"[\w-]+", text))
-    if text.strip().lower() in ("none", "null"):
-        return None
-    if text.strip() == "-1":
-        return -1
-    low = 0 if flag.name in ("stage", "zero_stage") else 1
-    return count(text.strip(), name, low=low)
-
-
-def _tokens(text: str, name: str) -> str:
-    """``8k`` is 8,000 and ``8K`` 8,192, as vLLM and SGLang read them (``human_readable_int``: decimals
-    with the small letter only)."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([kKmMgG])", text)
-    if found is None:
-        if text.lower() != "auto" and re.fullmatch(r"-?\d+", text) is None:
-            raise InputError(
-                f"{name}: {shorten(text)} is no length",
-                field=name,
-                value=text,
-                legal="tokens, such as 8192, 8k (8,000) or 8K (8,192)",
-            )
-        return "-1" if text.lower() == "auto" else text
-    digits, suffix = found.groups()
-    power = "kmg".index(suffix.lower()) + 1
-    if suffix.islower():
-        return str(int(float(digits) * 1000**power))
-    if "." in digits:
-        raise InputError(
-            f"{name}: {shorten(text)} has decimals before a binary suffix, which the engine refuses",
-            field=name,
-            value=text,
-            legal=f"{digits}{suffix.lower()}, or a whole number",
-            nearest=f"{digits}{suffix.lower()}",
-        )
-    return str(int(digits) * 1024**power)
-
-
-def misspelt(name: str, known: dict[str, Flag], chosen: Target, values: list[str]) -> None:
-    """Raise for a flag that the target does not have and that is about the layout: one that resembles
-    a flag of the layout, that is another target's, or that gives a number of some parallelism."""
-    if len(name) < 3:
-        return
-    alike = ALIKE if source_flags(chosen.name) is None else ALIKE_OF_NONE
-    nearest = _resembled(name, known, alike) or _lent(name, chosen)
-    numeric = any(whole_number(value) is not None or value.startswith("$") for value in values)
-    about = _ABOUT.search(name) is not None
-    degree = (
-        about and (numeric or name.startswith(("--enable-", "--use-"))) and _DEGREE.search(name)
-    )
-    if nearest is None and degree:
-        nearest = next(iter(closest(name, known)), None)
-    if nearest is not None or degree:
-        near = [s for s in known if nearest is not None and s[:6] == nearest[:6]]
-        raise InputError(
-            f"{shorten(name)}: {chosen.title} has no such flag of a layout that is known here",
-            field=name,
-            value=name,
-            legal=sorted(near)[:20] or sorted(known)[:20],
-            nearest=nearest,
-        )
-
-
-def _resembled(name: str, known: dict[str, Flag], alike: float) -> str | None:
-    import difflib
-
-    # files and Python write a flag's name with underscores
-    for spelt in dict.fromkeys((name, "--" + name[2:].replace("_", "-"))):
-        for near in closest(spelt, known, n=3):
-            same_length = abs(len(near) - len(spelt)) <= 3
-            ratio = difflib.SequenceMatcher(None, near, spelt).ratio()
-            if (same_length and ratio >= alike) or ratio >= 0.95:
-                return near
-    return None
-
-
-def _lent(name: str, chosen: Target) -> str | None:
-    """The target's own flag for what another target calls by this name."""
-    for other in every_target():
-        flag = other.by_spelling().get(name)
-        if flag is not None and flag.name in _KINDS and flag.name in chosen.flags:
-            return chosen.flags[flag.name].spellings[0]
-    return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
 from meshwise.errors import InputError
+from meshwise.launch.account.launch_warning import LaunchWarning
+from meshwise.launch.account.origins import FlagWord, Origin, PlacedWords, key_lines
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import LAYOUT_SETTINGS, ReadWords, read_words
@@ -26,7 +30,8 @@ class Unpriced(NamedTuple):
 class Parsed(NamedTuple):
     """What a command says: the job; flags that do not matter to a price; what is worth knowing; what is
     taken for granted where it says nothing; flags that matter and are not priced; the model's own sizes
-    where the command gives them; ``nodes`` that the GPUs are on, where the command says it."""
+    where the command gives them; ``nodes`` that the GPUs are on, where the command says it; its ``flags``
+    as they stand."""
 
     job: Job
     target: str
@@ -36,15 +41,23 @@ class Parsed(NamedTuple):
     sizes: tuple[tuple[str, int], ...] = ()
     assumed: tuple[str, ...] = ()
     nodes: int | None = None
+    flags: tuple[FlagWord, ...] = ()
+    launcher: tuple[Origin, ...] = ()  # the words that say on how many GPUs it runs
+    commands: int = 1  # that the text starts
+    warnings: tuple[LaunchWarning, ...] = ()  # that the target would give, or gives too late
 
 
 class Asked(NamedTuple):
-    """What the caller gives beside the text."""
+    """What the caller gives beside the text: ``which`` of its commands, ``values`` of its variables,
+    ``files`` that it names."""
 
     target: str | None
     gpus: int | None
     model: str | None
     experts: bool | None
+    which: str | int | None = None
+    values: Mapping[str, str] = MappingProxyType({})
+    files: Mapping[str, str] = MappingProxyType({})
 
 
 class NoLaunch(InputError):
@@ -64,7 +77,7 @@ def states_a_layout(
     read = not words.unread and not words.unknown
     if chosen.phase == "serve" and launch.by_structure and read:
         words.notes.append(
-            f"the command names no degree: {chosen.title}'s default is one GPU "
+            f"the command names no degree: the default of {chosen.title} {chosen.version} is one GPU "
             f"({chosen.flags['tp'].spellings[0]} 1)"
         )
         return
@@ -76,7 +89,7 @@ def no_layout(chosen: Target) -> InputError:
         chosen.flags[n].spellings[0] for n in ("tp", "dp_shard", "stage") if n in chosen.flags
     )
     return InputError(
-        f"command: no word of a layout of {chosen.title} was read",
+        f"command: this command states no layout: no word of a layout of {chosen.title} was read",
         field="command",
         value=chosen.name,
         legal=f"the command with its degrees, such as {example} 1",
@@ -90,16 +103,21 @@ def _degrees_of_yaml(settings: Settings) -> bool:
     )
 
 
-def of_table(table: dict[str, Any], chosen: Target, words: ReadWords) -> Settings:
-    """A configuration file's keys, read as the flags that they are."""
+def of_table(
+    table: dict[str, Any], chosen: Target, words: ReadWords, file: str = "", text: str = ""
+) -> Settings:
+    """A configuration file's keys, read as the flags that they are; ``file``: its name and ``text``."""
     found: Settings = {}
     split = function_of(chosen, "split")
     if split is not None:
         found, table = split(table)
-    read = read_words(config_files.as_words(table), chosen)
+    own = config_files.as_words(table)
+    keys = [w.partition("=")[0].lstrip("-") for w in own]
+    read = read_words(own, chosen, PlacedWords(file, key_lines(text, keys) if text else ()))
     words.ignored.extend(read.ignored)
     words.unpriced.extend(read.unpriced)
     words.unknown.extend(read.unknown)
+    words.flags.extend(read.flags)
     return found | {k: v for k, v in read.settings.items() if v is not None}
 
 
@@ -128,6 +146,7 @@ def from_settings(
         sizes=tuple(defaults.model_sizes(settings).items()),
         assumed=tuple(said),
         nodes=settings.get("nodes", settings.get("machines")),
+        flags=tuple(words.flags),
     )
 
 

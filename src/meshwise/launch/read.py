@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
 
 from meshwise.errors import InputError, MeshwiseError, quoted, shorten
 from meshwise.launch import other_software
+from meshwise.launch.account import candidates, roles
+from meshwise.launch.account.launch_text import check_values, in_file
+from meshwise.launch.account.launcher_values import (
+    NUMBER_OF_GPUS,
+    needs_world,
+    unset_of_launcher,
+)
+from meshwise.launch.account.origins import Origin, PlacedWords
+from meshwise.launch.account.questions import FILES, OpenValue, Unanswered
 from meshwise.launch.files import code_blocks, templates, yaml_text
 from meshwise.launch.files import configuration as config_files
 from meshwise.launch.files import deepspeed_json as zero_file
@@ -27,7 +37,13 @@ from meshwise.launch.parsed import (
 )
 from meshwise.launch.python import configurations as python_text
 from meshwise.launch.settings.settings import Settings
-from meshwise.launch.shell.commands import Script, check_text, read_script
+from meshwise.launch.shell.commands import (
+    Script,
+    check_text,
+    option,
+    read_script,
+    unset_names,
+)
 from meshwise.launch.table import Target, function_of, target
 from meshwise.launch.targets import target_names
 from meshwise.launch.wrappers import manifests, servers
@@ -43,16 +59,27 @@ def parse(
     gpus: int | None = None,
     model: str | None = None,
     experts: bool | None = None,
+    which: str | int | None = None,
+    values: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    name: str = "",
 ) -> Parsed:
     """The job that a launch command starts.
 
     The target is told by the command's own words unless given. ``gpus`` where the command does not say
-    how many it runs on; ``experts``: whether the model has routed experts. Raises
-    :class:`~meshwise.errors.InputError` for a flag that looks like a misspelt one, a missing or wrong
-    value, flags that contradict each other, words that may hold the layout and cannot be followed, and
-    a command that states no layout.
+    how many it runs on; ``experts``: whether the model has routed experts; ``which`` of several commands,
+    by number or name; ``values`` of variables that the text does not set; ``files`` that it names, by
+    name; ``name``: of the file that the text is. Raises :class:`~meshwise.errors.InputError` for a flag
+    that looks like a misspelt one, a missing or wrong value, flags that contradict each other, words that
+    may hold the layout and cannot be followed, several commands of which none is chosen, and a command
+    that states no layout.
     """
-    return on_gpus(_parse(text, Asked(target_name, gpus, model, experts)), gpus)
+    own = check_values(values or {}, text, files or {})
+    asked = Asked(target_name, gpus, model, experts, which, own, files or {})
+    try:
+        return on_gpus(_parse(text, asked), gpus)
+    except MeshwiseError as error:
+        raise in_file(error, text, name) from None
 
 
 _GROUP = re.compile(r"\{\s+[^\s\"'}]")  # of commands in a shell; JSON's keys are in quotes
@@ -60,26 +87,28 @@ _PART = "a part of a manifest: copies that the rest of it asks for are not count
 
 
 def _parse(text: str, asked: Asked) -> Parsed:
-    if code_blocks.is_page(check_text(text)) and python_text.python_tree(text) is None:
+    whole = check_text(text)
+    if code_blocks.is_page(text) and python_text.python_tree(text) is None:
         text = code_blocks.code(text) or text
     if templates.is_template(text):
         text = templates.places_as_variables(text)
     if not text.lstrip().startswith("{") and python_text.python_tree(text) is None:
         text = templates.blanks_as_variables(text)
-    stripped = shell = text.strip()
+    stripped = text.strip()
     if stripped.startswith("{") and _GROUP.match(stripped) is None:
         return job_from(target("deepspeed"), *zero_file.job_fields(stripped, asked.gpus), asked)
     if yaml_text.looks_like(stripped):
         given, text = yaml_text.variables_before(text)
-        stripped = text.strip()
+        stripped, given = text.strip(), given | dict(asked.values)
         served = files.ray(text, asked)
         if served is not None:
             return served
         commands = manifests.container_commands(text, given)
         if commands is None:
             return files.configuration(stripped, asked)
+        # the lines of the text that its containers make are not the manifest's own
         commands = "\n".join([*(f"{k}={shlex.quote(v)}" for k, v in given.items()), commands])
-        found = _one_of([_way(script, text, asked) for script in read_script(commands)], text)
+        found = _one_of(_scripts(commands, asked, own_lines=False), text, asked)
         return found._replace(notes=(*found.notes, _PART)) if manifests.is_part(text) else found
     if files.looks_like_toml(stripped):
         return files.titan_toml(stripped, asked)
@@ -87,76 +116,118 @@ def _parse(text: str, asked: Asked) -> Parsed:
     read = files.python(text, tree, asked) if tree is not None else text
     if isinstance(read, Parsed):
         return read
-    shell = read
-    return _one_of([_way(script, text, asked) for script in read_script(shell)], text)
+    own_lines = tree is None and text.count("\n") == whole.count("\n")
+    return _one_of(_scripts(read, asked, own_lines=own_lines), text, asked)
 
 
-class _Way(NamedTuple):
-    """One way through a script: what it comes to."""
-
-    conditions: tuple[str, ...]
-    read: Parsed | None
-    error: MeshwiseError | None
-
-
-def _way(script: Script, text: str, asked: Asked) -> _Way:
-    try:
-        return _Way(script.conditions, _first(script, text, asked), None)
-    except MeshwiseError as error:
-        return _Way(script.conditions, None, error)
+def _scripts(text: str, asked: Asked, *, own_lines: bool) -> list[Script]:
+    """Every way through a shell text; without ``own_lines`` of another text that says nothing of where
+    its words stand."""
+    found = read_script(text, given=asked.values, files=asked.files)
+    if own_lines:
+        return found
+    return [s._replace(commands=[c._replace(lines=()) for c in s.commands]) for s in found]
 
 
-def _one_of(ways: list[_Way], text: str) -> Parsed:
-    """What all ways through a script agree on."""
-    read = [w for w in ways if w.read is not None]
-    failed = [w.error for w in ways if w.error is not None]
-    hard = [e for e in failed if not isinstance(e, NoLaunch)]
-    if hard:
-        raise hard[0]
-    if not read:
+def _one_of(scripts: list[Script], text: str, asked: Asked) -> Parsed:
+    """What all ways through a script, and all its commands, agree on; else the one that is chosen."""
+    ways: list[list[candidates.LaunchCandidate]] = []
+    failed: list[MeshwiseError] = []
+    notes: list[str] = []
+    for script in scripts:
+        try:
+            found, said = _candidates(script, text, asked)
+        except NoLaunch as error:
+            failed.append(error)
+            continue
+        ways.append(found)
+        notes += said
+    if not ways:
         raise failed[0]
-    first = read[0].read
-    assert first is not None
-    others = [w for w in read[1:] if w.read is not None and w.read.job != first.job]
-    if others:
-        said = "; ".join(
-            f"{shorten(w.conditions[-1] if w.conditions else 'always', 60)}: {w.read.job.words}"
-            for w in [read[0], *others[:3]]
-            if w.read is not None
-        )
-        raise InputError(
-            f"command: which branch runs is not known ({said})",
-            field="command",
-            value=read[0].conditions[-1] if read[0].conditions else None,
-            legal="the script with the condition's variables set before it",
-        )
-    return first
+    every = candidates.merged(ways)
+    one = candidates.chosen(every, asked.which)
+    if one.error is not None:
+        raise one.error
+    read: Parsed = one.read
+    notes += [_unlike_given(s, asked) for s in scripts[:1] if _unlike_given(s, asked)]
+    return read._replace(
+        notes=tuple(dict.fromkeys((*notes, *read.notes))), commands=max(len(every), 1)
+    )
 
 
-def _first(script: Script, text: str, asked: Asked) -> Parsed:
-    """The first launch of a script; others with another layout are named, copies of a server counted."""
+def _unlike_given(script: Script, asked: Asked) -> str:
+    """That the text sets a variable itself, whatever the caller gives."""
+    other = [n for n, v in asked.values.items() if script.variables.get(n, v) != v]
+    return f"set by the text itself, whatever `values` says: {', '.join(other)}" if other else ""
+
+
+def _candidates(
+    script: Script, text: str, asked: Asked
+) -> tuple[list[candidates.LaunchCandidate], list[str]]:
+    """The launches of one way through a script, copies of a server as one; notes on what else it may
+    start."""
     found = launches(script.commands, asked.target)
     if not found:
         raise _none(script, text)
     _goes_on(script)
-    first = _read(found[0], script, text, asked)
-    notes: list[str] = []
-    alike = [found[0]]
-    for other in found[1:]:
-        try:
-            second = _read(other, script, text, asked)
-        except MeshwiseError as error:
-            notes.append(f"another command of the text is not read: {error.sentence}")
-            continue
-        if second.job == first.job:
-            alike.append(other)
+    read = [_candidate(launch, script, text, asked) for launch in found]
+    groups: list[list[int]] = []
+    for i, one in enumerate(read):
+        group = next((g for g in groups if read[g[0]].same(one)), None)
+        if group is None:
+            groups.append([i])
         else:
-            notes.append(
-                f"the text starts another command with another layout ({second.job.words}): the "
-                "first is priced"
-            )
-    read = servers.server_copies(first, alike, script)
-    return read._replace(notes=(*dict.fromkeys(notes), *read.notes))
+            group.append(i)
+    kept, notes = [], []
+    for group in groups:
+        one = read[group[0]]
+        sure = found[group[0]].by_structure or len(groups) == 1
+        if one.error is not None and one.read is None and not sure:
+            notes.append(f"another command of the text is not read: {one.error.sentence}")
+            continue
+        if one.read is not None:
+            try:
+                copies = servers.server_copies(one.read, [found[i] for i in group], script)
+                one = one._replace(read=copies)
+            except MeshwiseError as error:
+                one = one._replace(read=None, error=error)
+        kept.append(one)
+    if not kept:
+        kept, notes = [read[groups[0][0]]], notes[1:]
+    return kept, notes
+
+
+def _candidate(
+    launch: Launch, script: Script, text: str, asked: Asked
+) -> candidates.LaunchCandidate:
+    """A launch, read; an engine of a disaggregated pair is read for its layout, and refused."""
+    role = roles.engine_role(launch)
+    read: Parsed | None = None
+    error: MeshwiseError | None = None
+    try:
+        read = _read(launch if role is None else role.rest, script, text, asked)
+        if role is not None:
+            error = roles.refused_part(role, launch.target.title)
+    except MeshwiseError as caught:
+        error = caught
+    words = [w.rpartition("/")[2] for w in launch.before if not w.startswith(("-", "$", "\0"))]
+    program = " ".join(words[-2:]) if launch.target.phase == "serve" else (words or [""])[-1]
+    served = option(launch.after, "served-model-name")
+    own = (launch.variables.get(_NAME), launch.target.name, served)
+    job_model = read.job.model if read is not None else None
+    return candidates.LaunchCandidate(
+        program=shorten(program or launch.target.title, 60),
+        target=launch.target.name,
+        line=next((n for n in launch.lines if n), 0),
+        read=read,
+        error=error,
+        conditions=script.conditions,
+        role="" if role is None else role.name,
+        names=tuple(dict.fromkeys(n for n in (*own, job_model) if n)),
+    )
+
+
+_NAME = "MESHWISE_POD_NAME"  # of a container or a service, which a manifest's text sets
 
 
 def _goes_on(script: Script) -> None:
@@ -205,23 +276,52 @@ def _read(launch: Launch, script: Script, text: str, asked: Asked) -> Parsed:
         table = zero_file.command_json(launch.after, script)
         fields, notes, ignored = zero_file.job_fields(table, world)
         return job_from(chosen, fields, notes, ignored, asked)._replace(nodes=nodes)
-    words = read_words(launch.after, chosen)
+    questions: list[OpenValue] = []
+    many = len(launch.before)
+    words = read_words(launch.after, chosen, PlacedWords("", launch.lines[many:]), questions)
     words.unpriced.extend(
         (f"{name}={shorten(launch.variables[name])}", what)
         for name, what in chosen.environment.items()
         if launch.variables.get(name)
     )
-    settings = _with_file(words, chosen, script, launch)
+    settings = _with_file(words, chosen, script, launch, questions)
+    started = [q for q in unset_of_launcher(launch, world) if asked.gpus is None]
+    if questions:
+        if not started and world is None and needs_world(chosen, settings):
+            started = [NUMBER_OF_GPUS]
+        known = chosen.by_spelling()
+        said = {known[q.used].name for q in questions if q.used in known} | settings.keys()
+        raise Unanswered([*started, *questions], chosen.phase, _named(settings, words), said)
     with_files = function_of(chosen, "with_files")
     if with_files is not None:
         settings = with_files(settings, text, launch, script, chosen)
     states_a_layout(settings, words, launch, world)
-    read = from_settings(chosen, settings, words, asked, world)
-    return read if nodes is None else read._replace(nodes=nodes)
+    try:
+        read = from_settings(chosen, settings, words, asked, world)
+    except InputError as error:
+        if error.field == "gpus" and world is None and asked.gpus is None:
+            named = _named(settings, words)
+            raise Unanswered(started or [NUMBER_OF_GPUS], chosen.phase, named, settings) from None
+        raise
+    placed = zip(launch.before, PlacedWords("", launch.lines).lines or [0] * many, strict=False)
+    own = tuple(Origin(w, line) for w, line in placed if not w.startswith("\0"))
+    return read._replace(launcher=own, nodes=read.nodes if nodes is None else nodes)
 
 
-def _with_file(words: ReadWords, chosen: Target, script: Script, launch: Launch) -> Settings:
-    """The settings of the file that a command names, under those of its own flags."""
+def _named(settings: Settings, words: ReadWords) -> str:
+    """The model, or the variable that holds it."""
+    return str(settings.get("model") or next(iter((*words.positional, *words.unread)), ""))
+
+
+def _with_file(
+    words: ReadWords,
+    chosen: Target,
+    script: Script,
+    launch: Launch,
+    questions: list[OpenValue],
+) -> Settings:
+    """The settings of the file that a command names, under those of its own flags; where it is not here
+    it is asked for."""
     own = words.settings
     path = own.pop("config", None)
     if (
@@ -236,7 +336,19 @@ def _with_file(words: ReadWords, chosen: Target, script: Script, launch: Launch)
     if chosen.file == "toml" and not path.endswith(".toml"):
         words.unread.append(path)
         return own
-    option = chosen.flags["config"].spellings[0]
-    text = config_files.opened(path, option, script.files)
+    option_name = chosen.flags["config"].spellings[0]
+    said = next((f.origin for f in words.flags if f.setting == "config"), None)
+    used = option_name if said is None else said.word.partition(" ")[0].partition("=")[0]
+    line = 0 if said is None else said.line
+    try:
+        text = config_files.opened(path, used, script.files)
+    except InputError as error:
+        if unset_names(path):
+            questions += [OpenValue(f"${n}", used, line=line) for n in unset_names(path)]
+        elif Path(path).exists():
+            raise
+        else:
+            questions.append(OpenValue(path, used, FILES, line, said=error.message))
+        return own
     mapping = config_files.sections if chosen.file == "toml" else yaml_text.mapping
-    return of_table(mapping(text, option), chosen, words) | own
+    return of_table(mapping(text, used), chosen, words, Path(path).name, text) | own

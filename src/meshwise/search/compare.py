@@ -9,11 +9,13 @@ import numpy as np
 
 from meshwise.axes import SERVES, TRAINS
 from meshwise.clusters.load import Cluster
+from meshwise.cost.estimate import price_layouts
 from meshwise.errors import DoesNotFit, InputError
 from meshwise.layouts.check import check
 from meshwise.layouts.layout import Layout, columns
 from meshwise.layouts.pins import Pins
 from meshwise.models.shapes import Model
+from meshwise.search.gains import Gain, ServingDoubt, serving_gain, training_gain
 from meshwise.search.serving.engine_limits import FreeEngine
 from meshwise.search.serving.plan import (
     Server,
@@ -34,6 +36,7 @@ from meshwise.search.training.question import Planned, check_gpus
 from meshwise.search.training.ranking import Found, Variant, search, variants
 from meshwise.search.training.rows import PlanRow, against, rows
 from meshwise.stacks.stack import Stack
+from meshwise.units import format_memory
 from meshwise.workloads.serving import Serving
 from meshwise.workloads.workload import Training
 
@@ -48,6 +51,15 @@ class Compared(NamedTuple):
     best: PlanRow | None
     changes: tuple[tuple[str, PlanRow], ...]  # the shortest step first, those that shorten it only
     remarks: tuple[str, ...] = ()  # as what it was priced, where its figures do not say it
+    gains: tuple[Gain, ...] = ()  # of each change
+    best_gain: Gain | None = None
+    load: Training | None = None  # that it is priced at
+    misfit: str = ""  # by how much its memory is too small, where it is
+
+    @property
+    def runs(self) -> bool:
+        """Whether the layout runs at all: its memory holds the step."""
+        return self.mine.fits
 
 
 class ComparedServing(NamedTuple):
@@ -58,6 +70,27 @@ class ComparedServing(NamedTuple):
     changes: tuple[tuple[str, ServingRow], ...]
     remarks: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()  # of the engine, which the change ``ENGINE_OPTIONS`` is without
+    gains: tuple[Gain, ...] = ()  # of each change
+    best_gain: Gain | None = None
+    load: Serving | None = None  # that it is priced at
+    misfit: str = (
+        ""  # by how much its memory is too small for one request, where it is, and what fits
+    )
+
+    @property
+    def runs(self) -> bool:
+        """Whether the layout serves at all: each replica's memory holds a request."""
+        return holds_requests(self.mine)
+
+    @property
+    def at_once(self) -> int:
+        """Requests of those in flight that the caches hold: the others wait."""
+        return min(self.mine.concurrency, self.mine.max_concurrency)
+
+
+def holds_requests(row: ServingRow) -> bool:
+    """Whether each replica's cache holds a request at least."""
+    return row.max_concurrency >= row.layout.dp
 
 
 def _trained(layout: Layout, model: Model, stack: Stack) -> Layout:
@@ -123,7 +156,24 @@ def compare_training(
         mine = against(best, mine, stack.ideal)
     order = tuple(sorted(better, key=lambda c: c[1].step_s))
     return Compared(
-        mine, best, order, degree_remarks(model, where, w, stack, layout.tp, layout.etp)
+        mine,
+        best,
+        order,
+        degree_remarks(model, where, w, stack, layout.tp, layout.etp),
+        tuple(training_gain(mine, row, ideal=stack.ideal) for _, row in order),
+        training_gain(mine, best, ideal=stack.ideal) if best is not None else None,
+        w,
+        "" if mine.fits else _too_much(model, where, w, stack, mine),
+    )
+
+
+def _too_much(model: Model, cluster: Cluster, w: Training, stack: Stack, mine: PlanRow) -> str:
+    """By how much a step's memory is more than a GPU has for it."""
+    e = price_layouts(model, cluster, w, stack, columns([mine.found.layout]))
+    limit = float(np.ravel(e.memory_limit_bytes)[0])
+    return (
+        f"a step needs {format_memory(mine.memory_bytes)} of a GPU that has {format_memory(limit)} for it: "
+        f"{format_memory(mine.memory_bytes - limit)} too much"
     )
 
 
@@ -171,7 +221,7 @@ def compare_serving(
         row = _best_serving(model, where, stack, w, gpus, own)
         if row is None or row.layout == layout:
             continue
-        if row.tokens_per_s_per_device > mine.tokens_per_s_per_device or not mine.fits:
+        if row.tokens_per_s_per_device > mine.tokens_per_s_per_device or not holds_requests(mine):
             better.append((axis, row))
     if plan is None or not plan.rows:
         plan = plan_deployment(
@@ -182,6 +232,8 @@ def compare_serving(
             objective=objective,
         ).plan
     best = plan.rows[0] if plan.rows else None
+    if best is None:  # none holds all in flight at once: the best of those of which some wait
+        best = _best_serving(model, where, stack, w, gpus, pins or {})
     mine, best, better = _simulated_too(
         Trials(model, where, stack, w, sent), plan.rows, mine, best, better
     )
@@ -190,6 +242,7 @@ def compare_serving(
         (row,) = trial_rows(trials, [trials.at(layout, concurrency=w.concurrency)])
         better += [(ENGINE_OPTIONS, row)] if _is_better(row, mine) else []
     order = sorted(better, key=lambda c: -c[1].tokens_per_s_per_device)
+    gains, of_best = _gains(model, where, (stack, w), mine, best, order, free)
     return ComparedServing(
         mine,
         best,
@@ -199,13 +252,47 @@ def compare_serving(
             *degree_remarks(model, where, w.decode(), stack, layout.tp, layout.etp),
         ),
         () if free is None else free.limits,
+        gains,
+        of_best,
+        w,
+        "" if holds_requests(mine) else _no_room(PlacedServer(model, where, stack, layout, w)),
     )
+
+
+def _no_room(server: PlacedServer) -> str:
+    """What keeps a server from holding one request, and the most that it would hold."""
+    try:
+        require_room(server)
+    except DoesNotFit as error:
+        return error.marked()
+    return ""
+
+
+def _gains(
+    model: Model,
+    cluster: Cluster,
+    engine: tuple[Stack, Serving],
+    mine: ServingRow,
+    best: ServingRow | None,
+    changes: Sequence[tuple[str, ServingRow]],
+    free: FreeEngine | None,
+) -> tuple[tuple[Gain, ...], Gain | None]:
+    """What each change brings, and the best."""
+    doubt, ideal = ServingDoubt(model, cluster), engine[0].ideal
+
+    def gain(row: ServingRow, own: tuple[Stack, Serving]) -> Gain:
+        pair = (mine, doubt.question(mine, *engine)), (row, doubt.question(row, *own))
+        return serving_gain(*pair, ideal=ideal)
+
+    freed = engine if free is None else (free.stack, free.load)
+    found = tuple(gain(row, freed if axis == ENGINE_OPTIONS else engine) for axis, row in changes)
+    return found, None if best is None else gain(best, engine)
 
 
 def _is_better(row: ServingRow, mine: ServingRow) -> bool:
     """Whether a change brings something: more tokens, or that the load fits."""
-    if not mine.fits:
-        return row.fits
+    if not holds_requests(mine):
+        return holds_requests(row)
     return row.tokens_per_s_per_device > mine.tokens_per_s_per_device
 
 
@@ -246,7 +333,7 @@ def _simulated_too(
     kept = [
         (axis, row)
         for (axis, _), row in zip(better, others, strict=True)
-        if row.tokens_per_s_per_device > own.tokens_per_s_per_device or not own.fits
+        if row.tokens_per_s_per_device > own.tokens_per_s_per_device or not holds_requests(own)
     ]
     return own, first if best is not None else None, kept
 
@@ -254,13 +341,16 @@ def _simulated_too(
 def _best_serving(
     model: Model, cluster: Cluster, stack: Stack, w: Serving, gpus: int, pins: Pins
 ) -> ServingRow | None:
-    """The first row of a plan for the load, without what else a plan says."""
+    """The first row of a plan for the load, without what else a plan says; where no layout holds all that
+    are in flight, of those that hold some."""
     layouts, _ = serving_space(model, stack, gpus, pins, replicas=w.concurrency)
     server, size = Server(model, cluster, stack, w), layouts.tp.size
     if not size:
         return None
     table = server.at(layouts, np.full(size, w.concurrency), doubted=False)
-    order = best_first(table, table.steady.fits, "throughput")
+    fits = table.steady.fits
+    some = table.steady.max_concurrency >= np.broadcast_to(layouts.dp, (size,))
+    order = best_first(table, fits if np.any(fits) else some, "throughput")
     if not order:
         return None
     best = server.at(some_columns(layouts, np.array(order[:1])), np.array([w.concurrency]))

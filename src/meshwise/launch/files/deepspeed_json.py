@@ -7,7 +7,7 @@ from typing import Any
 
 from meshwise.errors import InputError, shorten
 from meshwise.launch.files.configuration import opened
-from meshwise.launch.flags import misspelt
+from meshwise.launch.settings.misspelt import misspelt
 from meshwise.launch.settings.settings import Settings
 from meshwise.launch.shell.commands import Script, option, whole_number
 from meshwise.launch.table import read_settings, target

@@ -24,11 +24,11 @@ def replicas_left(world: int | None, rest: int, field: str) -> int:
             legal="torchrun --nnodes … --nproc-per-node …, or `gpus=N`",
         )
     if world % rest:
-        raise contradiction(
-            field,
-            world,
-            f"{world} GPUs are no multiple of the {rest} of one replica",
-            f"multiples of {rest}",
+        raise IllegalLayout(
+            f"{field}: {world} GPUs are no multiple of the {rest} of one replica (the product of its degrees)",
+            field=field,
+            value=world,
+            legal=f"degrees whose product divides {world}, or multiples of {rest} GPUs",
         )
     return world // rest
 

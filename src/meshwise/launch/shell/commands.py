@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from meshwise.errors import InputError
@@ -16,10 +17,12 @@ _UNREAD = re.compile(r"\$\{?([A-Za-z_]\w*|[0-9])")
 
 
 class StartedCommand(NamedTuple):
-    """A command that a text starts: its words, and the variables that are set where it stands."""
+    """A command that a text starts: its words, the variables that are set where it stands, and the line
+    of each word (0: not known)."""
 
     words: list[str]
     variables: dict[str, str]
+    lines: tuple[int, ...] = ()
 
 
 class Script(NamedTuple):
@@ -48,15 +51,18 @@ def check_text(text: Any) -> str:
     return text
 
 
-def read_script(text: str) -> list[Script]:
-    """Every way through a text; :class:`InputError` for what no shell would take."""
+def read_script(
+    text: str, *, given: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None
+) -> list[Script]:
+    """Every way through a text; :class:`InputError` for what no shell would take. ``given``: values of
+    variables that the text leaves open; ``files``: texts by the names that it calls them."""
     text = check_text(text)
     batch = slurm.script_request(text)
     found = []
-    for state in follow(text, slurm.variables(batch)):
+    for state in follow(text, slurm.variables(batch), given or {}, files or {}):
         commands = [
-            StartedCommand(list(words), _joined(known) | dict(before))
-            for words, before, known in state.commands
+            StartedCommand(list(words), _joined(known) | dict(before), lines)
+            for words, before, known, lines in state.commands
         ]
         variables = _joined(state.variables)
         for command in commands:  # what a command alone gets is known to the text's readers too

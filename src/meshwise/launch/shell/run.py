@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from meshwise.errors import InputError, shorten
@@ -42,7 +43,8 @@ class ShellState:
     def __init__(self) -> None:
         self.variables: Variables = {"@": ()}
         self.files: dict[str, str] = {}
-        self.commands: list[tuple[tuple[str, ...], Pairs, Variables]] = []
+        self.commands: list[tuple[tuple[str, ...], Pairs, Variables, tuple[int, ...]]] = []
+        self.given: Mapping[str, str] = {}  # where the text's own value does not follow
         self.functions: dict[str, Body] = {}
         self.sourced: list[str] = []
         self.starter: tuple[str, ...] = ()  # srun with its options, around a script within
@@ -52,7 +54,7 @@ class ShellState:
 
     def copy(self) -> ShellState:
         new = ShellState()
-        new.steps = self.steps
+        new.steps, new.given = self.steps, self.given
         new.variables, new.files = dict(self.variables), dict(self.files)
         new.commands, new.functions = list(self.commands), dict(self.functions)
         new.sourced, new.starter = list(self.sourced), self.starter
@@ -63,11 +65,18 @@ class ShellState:
         return (self.variables, self.files, self.commands, self.done)
 
 
-def follow(text: str, given: dict[str, str]) -> list[ShellState]:
-    """Every way through the text, those with the same outcome once; ``given``: variables that are set
-    before it begins."""
+def follow(
+    text: str,
+    before: dict[str, str],
+    given: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> list[ShellState]:
+    """Every way through the text, those with the same outcome once; ``before``: variables that are set
+    before it begins; ``given``: values that also hold where the text's own do not follow from it."""
     first = ShellState()
-    first.variables |= given
+    first.given = given or {}
+    first.variables |= {**before, **first.given}
+    first.files |= files or {}
     states = _script(text, [first], 0)
     return [s for s in states if s.commands or s.files] or states[:1]
 
@@ -241,7 +250,8 @@ def _command(node: Simple, state: ShellState, depth: int) -> list[ShellState]:
             before.append(_assign(token, state, expander, bool(rest) and not declares))
     if not rest:
         return [state]
-    words = [f for t in rest if t.kind == "word" for f in expander.fields(t.words[0])]
+    placed = [(f, t.line) for t in rest if t.kind == "word" for f in expander.fields(t.words[0])]
+    words, lines = [f for f, _ in placed], tuple(line for _, line in placed)
     _files(rest, words, state, expander)
     if words and words[0] == "unset":
         for name in words[1:]:
@@ -249,7 +259,7 @@ def _command(node: Simple, state: ShellState, depth: int) -> list[ShellState]:
     shell_builtins.perform(words, rest, expander)
     here = next((t for t in rest if t.kind == "here"), None)
     given = expander.text(here.words[0]) if here is not None else None
-    return _started(words, tuple(before), state, depth, given)
+    return _started(words, tuple(before), state, depth, given, lines)
 
 
 def _assignment(token: Token) -> re.Match[str] | None:
@@ -287,6 +297,8 @@ def _assign(token: Token, state: ShellState, expander: Expander, passing: bool) 
     own = re.compile(rf"\$\(|\$\{{?{name}\b")
     if not passing and not (isinstance(value, str) and own.search(value)):
         state.variables[name] = value
+    elif not passing and name in state.given:
+        state.variables[name] = state.given[name]
     elif not passing:  # of itself, or of a command's output: not known
         state.variables.pop(name, None)
     return name, value if isinstance(value, str) else " ".join(value)
@@ -312,7 +324,12 @@ def _files(rest: list[Token], words: list[str], state: ShellState, expander: Exp
 
 
 def _started(
-    words: list[str], before: Pairs, state: ShellState, depth: int, given: str | None = None
+    words: list[str],
+    before: Pairs,
+    state: ShellState,
+    depth: int,
+    given: str | None = None,
+    lines: tuple[int, ...] = (),
 ) -> list[ShellState]:
     """What a command starts; ``given``: the here-document that it reads."""
     if not words:
@@ -335,7 +352,8 @@ def _started(
             each.variables |= kept
         return states
     if program not in QUIET:
-        state.commands.append(((*state.starter, *words), before, dict(state.variables)))
+        where = (*(0 for _ in state.starter), *lines) if depth == 0 else ()
+        state.commands.append(((*state.starter, *words), before, dict(state.variables), where))
     return [state]
 
 

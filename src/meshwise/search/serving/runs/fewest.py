@@ -118,11 +118,10 @@ class FewestGpus:
         return self.flight / batch if self.rate is None else self.rate / rate
 
     def _most(self, c: Unit, gpus: int) -> int:
-        """Replicas on so many GPUs."""
+        """Replicas on so many GPUs, not more than requests may be in flight at once."""
         if c.joined:
-            return 1 if c.devices <= gpus else 0
-        most = gpus // c.devices
-        return most if self.rate is not None else min(most, self.flight)
+            return 1 if c.devices <= gpus and c.layout.dp <= self.flight else 0
+        return min(gpus // c.devices, self.flight)
 
     def _allowed(self, c: Unit, most: int) -> list[int]:
         """Numbers of replicas that pins leave."""

@@ -1,0 +1,126 @@
+"""What ``meshwise import`` and ``plan --compare`` answer of a command, and what bad input gets."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from running import answer, refusal, run
+
+ON = ("--on", "hgx-h100", "--nodes", "1")
+LOAD = ("--isl", "1024", "--osl", "64", "--concurrency", "16")
+VLLM = "vllm serve meta-llama/Llama-3.1-8B-Instruct \\\n  -tp 2 \\\n  --enable-lora --port 80 --max-num-seqs 64\n"
+
+
+def test_each_value_has_its_source(tmp_path) -> None:
+    script = tmp_path / "serve.sh"
+    script.write_text(VLLM)
+    d = answer("import", str(script), *ON, *LOAD)
+    assert d["from"]["tp"] == {"source": "flag", "file": None, "line": 2, "word": "-tp 2"}
+    assert d["from"]["pp"]["source"] == "default" and "vLLM" in d["from"]["pp"]["word"]
+    assert d["from"]["isl"]["source"] == "caller"
+    assert d["asked"] == ["isl", "osl", "concurrency"]
+    assert d["load"] == {"phase": "serve", "isl": 1024, "osl": 64, "concurrency": 16}
+    assert d["commands"] == 1 and d["yours"] == d["layout"]
+    flags = d["flags"]
+    assert "-tp 2" in flags["layout"] and "--port 80" in flags["none"]
+    assert [u["flag"] for u in flags["unpriced"]] == ["--enable-lora"]
+    assert flags["price"] == ["--max-num-seqs 64"]
+
+
+def test_a_change_is_advised_beyond_its_own_interval_only() -> None:
+    text = "vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 1 -pp 4"
+    d = answer("import", text, *ON, *LOAD)
+    rows = [*d["changes"], d["best"]]
+    assert rows
+    for row in rows:
+        assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+        assert row["advised"] == (row["gain_low"] > 0)
+        assert row["tie"] == (row["gain_low"] <= 0 <= row["gain_high"])
+
+
+def test_compare_has_the_same_figures() -> None:
+    text = "vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 4 -pp 2"
+    alone = answer("import", text, *ON, *LOAD)
+    beside = answer("plan", "llama-3.1-8b", *ON, "--gpus", "8", *LOAD, "--compare", text)[
+        "compared"
+    ]
+    for key in ("layout", "best", "changes", "verdict", "flags", "warnings", "runs"):
+        assert beside[key] == alone[key]
+
+
+def test_fewer_at_once_than_asked_is_priced_and_a_misfit_is_none() -> None:
+    text = "vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 1 --gpu-memory-utilization {}"
+    load = ("--isl", "8192", "--osl", "64", "--concurrency", "64")
+    few = answer("import", text.format(0.35), *ON, *load)
+    assert few["runs"] and 1 <= few["requests_at_once"] < 64
+    assert str(few["requests_at_once"]) in few["verdict"]
+    ran = run("import", text.format(0.1), *ON, *load, "--json")
+    assert ran.code == 3
+    d = ran.json()
+    assert not d["runs"]
+    assert [w["rule"] for w in d["warnings"] if w["severity"] == "fails"] == ["out_of_memory"]
+
+
+def test_files_beside_a_script_are_found(tmp_path) -> None:
+    (tmp_path / "more.yaml").write_text("pipeline-parallel-size: 2\n")
+    script = tmp_path / "serve.sh"
+    script.write_text("vllm serve meta-llama/Llama-3.1-8B-Instruct -tp 2 --config more.yaml\n")
+    d = answer("import", str(script), *ON, *LOAD)
+    assert (d["layout"]["tp"], d["layout"]["pp"]) == (2, 2)
+    assert d["from"]["pp"]["file"] == "more.yaml"
+
+
+def test_which_and_set() -> None:
+    text = "vllm serve meta-llama/Llama-3.1-8B -tp $TP\nvllm serve meta-llama/Llama-3.1-8B -tp 4"
+    error = refusal("import", text, *ON)
+    assert [c["number"] for c in error["commands"]] == [1, 2]
+    assert (
+        "--which" in error["legal"] and "--set TP" in error["legal"] and "--isl" in error["legal"]
+    )
+    d = answer("import", text, *ON, *LOAD, "--which", "1", "--set", "TP=2")
+    assert d["layout"]["tp"] == 2
+    assert refusal("import", text, *ON, *LOAD, "--which", "3")["field"] == "--which"
+    assert refusal("import", text, *ON, *LOAD, "--set", "TP")["field"] == "--set"
+    plan = ("plan", "llama-3.1-8b", *ON, "--gpus", "4", *LOAD, "--compare", text, "--which", "2")
+    assert answer(*plan, "--set", "TP=2")["compared"]["layout"]["tp"] == 4
+
+
+def test_a_contradiction_names_file_line_and_both(tmp_path) -> None:
+    script = tmp_path / "serve.sh"
+    script.write_text("vllm serve m \\\n -tp 2 \\\n --tensor-parallel-size 4\n")
+    error = refusal("import", str(script), *ON)
+    assert (error["line"], error["file"], error["nearest"]) == (3, str(script), 4)
+    assert "-tp 2" in error["message"] and "line 2" in error["message"]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+)
+BAD = {
+    "nothing": b"",
+    "spaces": b" \n\n",
+    "binary": bytes(range(256)) * 4,
+    "a NUL": b"vllm serve m -tp 2\0",
+    "aliases": BOMB.encode(),
+    "a tag": b"apiVersion: v1\nkind: Pod\nspec: !!python/object/apply:os.system ['true']\n",
+    "many flags": b"vllm serve m " + b"--tensor-parallel-size 2 --port 1 " * 20_000,
+    "more than a MiB": b"# x\n" * 300_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_end_in_one_line_soon(name: str, tmp_path) -> None:
+    path = tmp_path / ("launch.yaml" if name in ("aliases", "a tag") else "launch.sh")
+    path.write_bytes(BAD[name])
+    start = time.monotonic()
+    ran = run("import", str(path), *ON, *LOAD)
+    assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+    assert "launch." in ran.err
+    assert time.monotonic() - start < 10.0
+
+
+def test_what_is_no_file(tmp_path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere.sh"):
+        assert refusal("import", str(path), *ON)["field"] == "COMMAND"
+    assert refusal("import", "vllm", "serve", "m", *ON)["field"] == "COMMAND"
