@@ -122,7 +122,9 @@ def rows(name: str, root: Path) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("target", choices=SOURCES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path)

@@ -240,10 +240,15 @@ def _same_nodes(parsed: Parsed, cluster: Cluster | NameOrPath) -> None:
 
 
 def _model_of(parsed: Parsed) -> Model:
+    from meshwise.launch.settings.megatron_model import model_of_flags
+
     name = parsed.job.model
     known = known_model(name) if name else None
     if known is None and name and HUB_ID.fullmatch(name):  # as every command reads it
         return load_model(name, "model")
+    built = model_of_flags(dict(parsed.shape), parsed.job.tp) if not name else None
+    if built is not None:
+        return built
     if known is None:
         said = (
             f"the command's model {name!r} is no preset" if name else "the command names no model"

@@ -36,6 +36,7 @@ class Parsed(NamedTuple):
     sizes: tuple[tuple[str, int], ...] = ()
     assumed: tuple[str, ...] = ()
     nodes: int | None = None
+    shape: tuple[tuple[str, Any], ...] = ()  # what its flags say of the model
 
 
 class Asked(NamedTuple):
@@ -122,12 +123,14 @@ def from_settings(
     unpriced += [Unpriced(u, "time or memory, which is not known") for u in words.unknown]
     said += [f"{w} is not in the text: what it holds is not in the answer" for w in words.unread]
     notes = [*words.notes, *notes]
+    shape = function_of(chosen, "shape")
     parsed = job_from(chosen, fields | extra, notes, words.ignored, asked, named)
     return parsed._replace(
         unpriced=tuple(dict.fromkeys(unpriced)),
         sizes=tuple(defaults.model_sizes(settings).items()),
         assumed=tuple(said),
         nodes=settings.get("nodes", settings.get("machines")),
+        shape=() if shape is None else tuple(shape(settings).items()),
     )
 
 

@@ -106,4 +106,3 @@ def with_recipe(own: Settings, name: str, chosen: Target) -> Settings:
 
 
 _NEEDED = {"megatron-bridge": ("tp", "pp"), "torchtitan": ("tp", "pp")}
-

@@ -37,7 +37,7 @@ def recipe_settings(made: Built, chosen: Target) -> tuple[dict[str, Any], str]:
         if flag is None or (name != key and flag.name in found):
             continue
         shown = _precision(value) if flag.name == "precision" else _plain(value, flag.name)
-        if shown is not None:
+        if shown is not None and str(found.get(flag.name)) != "true":  # of two places that say it
             found[flag.name] = shown
     found |= _of_types(leaves)
     adapters = leaves.get("peft")
@@ -80,7 +80,9 @@ def _plain(value: Any, setting: str) -> Any:
     if isinstance(value, list):
         if setting == "stage_layout":
             return _stages(value)
-        return ",".join(map(str, value)) if not any(isinstance(v, Open) for v in value) else Open("")
+        return (
+            ",".join(map(str, value)) if not any(isinstance(v, Open) for v in value) else Open("")
+        )
     return value
 
 
