@@ -314,11 +314,17 @@ def tree_rows(name: str, prefix: str, index: Index, above: tuple[str, ...]) -> I
             continue
         held = [c for c in field.classes(index) if index.fields(c)]
         if held:
+            if not prefix.startswith("-"):  # a file's section may be named as a whole
+                yield Row((prefix + field.name,), "str", "1", "", ())
             for each in dict.fromkeys(held):
                 yield from tree_rows(each, f"{prefix}{field.name}.", index, (*above, name))
             continue
         kind, values, default, choices = field_kind(field, index)
         spellings: tuple[str, ...] = (prefix + field.name,)
+        if field.alias:
+            spellings = (prefix + field.alias, *spellings)
+        if values == "switch" and not prefix.startswith("-"):
+            values = "1"
         if values == "switch":  # --section.field, --section.no-field, or a value after it
             values, spellings = "?", (*spellings, f"{prefix}no-{field.name}")
         yield Row(spellings, kind, values, default, choices)

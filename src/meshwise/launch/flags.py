@@ -54,6 +54,34 @@ LAYOUT_SETTINGS = frozenset(
         "sequence_parallel",
     ]
 )
+# sizes of the model that no layout rests on: asked for where they are needed
+_LEFT_UNSET = frozenset(
+    [
+        "vocab",
+        "padded_vocab",
+        "vocab_multiple",
+        "tokenizer",
+        "tokenizer_model",
+        "positions",
+        "position_kind",
+        "hidden_dropout",
+        "normalization",
+        "head_dim",
+        "ffn",
+        "kv_heads",
+        "experts_per_token",
+        "expert_ffn",
+        "shared_ffn",
+        "moe_layers",
+        "q_rank",
+        "kv_rank",
+        "qk_dim",
+        "qk_rope_dim",
+        "v_dim",
+        "layer_kinds",
+        "optimizer",
+    ]
+)
 _KINDS = ("tp", "pp", "dp", "cp", "ep", "etp", "dcp", "vp", "micro_batch", "global_batch")
 _ABOUT = re.compile(
     r"(tensor|pipeline|data|expert|context|sequence|model)[-_]\w*[-_]?parallel|[-_](tp|pp|dp|ep|cp)$"
@@ -122,6 +150,9 @@ def read_words(words: list[str], chosen: Target) -> ReadWords:
                 while flag.kind == "list" and i < len(words) and re.match(r"[a-z]", words[i]):
                     given += f",{words[i]}"
                     i += 1
+            if unset_names(given) and flag.name in _LEFT_UNSET:
+                found.settings[flag.name] = given
+                continue
             if unset_names(given) and flag.name not in ("model", "config"):
                 why |= reasons(given)
                 unset += [(name, variable) for variable in unset_names(given)]

@@ -230,6 +230,9 @@ def _mismatch(key: str, value: object, flag: str, said: object) -> InputError:
     )
 
 
+_BESIDE = ("stage", "bf16", "fp16", "micro_batch", "optimizer", "offload_optimizer")
+
+
 def stage_of(words: list[str], script: Script, settings: Settings) -> Settings:
     """Megatron-DeepSpeed: ZeRO's stage and the precision come from the JSON or ``--zero-stage``."""
     if not any(w.startswith("--deepspeed") for w in words):
@@ -247,7 +250,7 @@ def stage_of(words: list[str], script: Script, settings: Settings) -> Settings:
                 value=micro,
                 legal=str(settings["micro_batch"]),
             )
-        found = {k: read[k] for k in ("stage", "bf16", "fp16", "micro_batch") if k in read}
+        found = {k: read[k] for k in _BESIDE if k in read}
     stage = whole_number(option(words, "zero-stage") or "")
     if stage is not None:
         found.setdefault("stage", stage)

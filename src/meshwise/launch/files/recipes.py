@@ -93,7 +93,8 @@ def with_recipe(own: Settings, name: str, chosen: Target) -> Settings:
     missing = [n for n in _NEEDED[chosen.name] if n not in own]
     if missing:
         spelt = ", ".join(chosen.flags[n].spellings[0] for n in missing)
-        near = next(iter(closest(name, recipe_names(chosen))), None)
+        alike = (n for n in closest(name, recipe_names(chosen)) if n[:5] == name[:5])
+        near = next(alike, None)
         raise InputError(
             f"recipe: what {shorten(name)} sets is not known, and the command does not say {spelt}",
             field="recipe",

@@ -8,6 +8,7 @@ from typing import Any
 
 from meshwise.errors import InputError, MeshwiseError, shorten
 from meshwise.launch.settings.settings import Settings
+from meshwise.launch.shell.commands import unset_names
 from meshwise.models.load import load_model
 from meshwise.models.names import named_model
 from meshwise.models.shapes import Model
@@ -32,7 +33,7 @@ _TOKENS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
 def model_of_flags(s: Settings, tp: int) -> Model | None:
     """The model; None where the flags give no sizes. Raises where they leave out what the target has no
     default for, or build layers that are not written here."""
-    if not all(s.get(name, 0) > 0 for name in _NEEDED):
+    if not all(isinstance(s.get(name), int) and s[name] > 0 for name in _NEEDED):
         return None
     _check_known(s)
     gated = bool(s.get("swiglu"))
@@ -87,6 +88,11 @@ def _check_known(s: Settings) -> None:
         raise _refused(
             script, "", "what it trains is no decoder alone, and its layers are not in the flags"
         )
+    unset = [
+        (k, v) for k, v in s.items() if isinstance(v, str) and unset_names(v) and k != "script"
+    ]
+    if unset:
+        raise _refused(unset[0][0], unset[0][1], "is not set in the text")
     if s.get("layer_kinds") is not None:
         raise _refused("layers", s["layer_kinds"], "layers of several kinds are not built of flags")
 

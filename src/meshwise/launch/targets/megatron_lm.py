@@ -12,6 +12,7 @@ from meshwise.launch.files.configuration import as_words, leaves, opened
 from meshwise.launch.find import Launch
 from meshwise.launch.flags import LAYOUT_SETTINGS, read_words
 from meshwise.launch.job import Job
+from meshwise.launch.parsed import NoLaunch
 from meshwise.launch.settings import stages, switches
 from meshwise.launch.settings.megatron_model import SHAPE
 from meshwise.launch.settings.settings import (
@@ -146,6 +147,8 @@ def read(s: Settings, world: int | None) -> Read:
         "placement": "tp-cp-pp-dp" if s.get("pp_first") else "tp-cp-dp-pp",
         **_batches(s),
     }
+    if found.get("global_batch") is None and found.get("micro_batch") is not None:
+        found["global_batch"] = found["micro_batch"] * dp  # arguments.py, where none is said
     if s.get("sequence_parallel") and tp == 1:
         notes.append("--sequence-parallel does nothing at TP=1")
         found["sequence_parallel"] = False
@@ -155,7 +158,7 @@ def read(s: Settings, world: int | None) -> Read:
     notes += s.get("own_notes", ())
     if s.get("optimizer") is not None:
         found |= optimizer_fields(str(s["optimizer"]), notes)
-    if s.get("offload_optimizer"):
+    if str(s.get("offload_optimizer") or "none") not in ("none", "False"):
         found["offload_optimizer"] = True
     more, said = switches.switch_fields(s, ep)
     found |= more
@@ -249,7 +252,7 @@ _RUNS = re.compile(
 def _check_trains(script: str) -> None:
     own = "/".join(script.split("/")[-2:])
     if script.endswith(".py") and _RUNS.search(own.removesuffix(".py")):
-        raise InputError(
+        raise NoLaunch(
             f"command: {shorten(own)} does not train: its layout is not priced as training",
             field="command",
             value=own,
